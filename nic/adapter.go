@@ -1,0 +1,168 @@
+package nic
+
+import (
+	"io"
+	"net"
+	"sync"
+)
+
+// Adapter is a Device over anything that reads and writes one frame at a time.
+type Adapter struct {
+	line
+	rw   io.ReadWriteCloser
+	turn turn
+	join []byte // of whoever has the turn
+}
+
+var _ Device = (*Adapter)(nil)
+
+// FromReadWriter makes a Device of something whose every Read returns one frame
+// and whose every Write takes one, such as a *water.Interface. The link
+// describes it, without offloads; an empty Name becomes "adapter", a zero MTU
+// 1500, and on Ethernet a zero MAC a random one.
+//
+// Attach starts a goroutine that reads until Close, which closes rw, or until
+// Read returns an error, which ends the device. Writes are made one at a time,
+// in the goroutine of the sender; a Write that waits makes Send wait. An error
+// of Write ends the device, unless it is a timeout, for which the frame is
+// dropped.
+func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
+	link = link.withDefaults("adapter")
+	link.GSO, link.TxChecksum = 0, false
+	return &Adapter{
+		line: line{
+			link: link,
+			src:  rw,
+			max:  link.MTU + link.Medium.headerLen() + vlanTagLen,
+		},
+		rw: rw,
+	}
+}
+
+// Send writes the frames. Those that the link cannot carry, or that were not
+// written in time, are dropped and counted. After Close it returns
+// net.ErrClosed, and after the device has ended by itself what Err returns.
+func (a *Adapter) Send(batch []Frame) (n int, err error) {
+	a.turn.take()
+	defer a.turn.give()
+	if err := a.sendError(); err != nil {
+		return 0, err
+	}
+	for n = range batch {
+		f := &batch[n]
+		if !a.link.carries(f) {
+			a.sendDropped.Add(1)
+			continue
+		}
+		b := f.Head
+		if len(f.Body) > 0 {
+			a.join = f.AppendTo(a.join[:0])
+			b = a.join
+		}
+		written, err := a.rw.Write(b)
+		switch {
+		case err == nil && written == len(b):
+			a.countSent(1, len(b))
+		case err == nil || timedOut(err):
+			a.sendDropped.Add(1)
+		default:
+			a.fail(err)
+			return n, a.sendError()
+		}
+	}
+	return len(batch), nil
+}
+
+// FuncDevice is a Device whose frames come and go through function calls.
+type FuncDevice struct {
+	port
+	link    Link
+	send    func(frame []byte) error
+	scratch sync.Pool // of *funcScratch
+}
+
+var _ Device = (*FuncDevice)(nil)
+
+// funcScratch is what one call needs beyond its arguments.
+type funcScratch struct {
+	join  []byte
+	batch [1]Frame
+}
+
+// FromFuncs makes a Device that gives every frame that is sent to send, and
+// receives what its Receive method is called with. The link describes it,
+// without offloads; an empty Name becomes "func", a zero MTU 1500, and on
+// Ethernet a zero MAC a random one.
+//
+// send is called in the goroutine of the sender, and by several at once if they
+// are several; the frame is borrowed for the call. An error of send means that
+// the device is of no more use and is returned by Send: a frame that there is
+// just no room for is to be dropped.
+func FromFuncs(link Link, send func(frame []byte) error) *FuncDevice {
+	link = link.withDefaults("func")
+	link.GSO, link.TxChecksum = 0, false
+	return &FuncDevice{link: link, send: send}
+}
+
+// Link describes the link.
+func (d *FuncDevice) Link() Link {
+	l := d.link
+	l.Up = !d.closed.Load()
+	return l
+}
+
+func (d *FuncDevice) getScratch() *funcScratch {
+	if s, ok := d.scratch.Get().(*funcScratch); ok {
+		return s
+	}
+	return new(funcScratch)
+}
+
+// Receive gives a frame to the device's user, in the goroutine of the caller.
+// The frame is borrowed for the call. One that is longer than the link carries,
+// or that comes before Attach, is dropped and counted. After Close it returns
+// net.ErrClosed. Receive may be called by several goroutines at once.
+func (d *FuncDevice) Receive(frame []byte) error {
+	if d.closed.Load() {
+		return net.ErrClosed
+	}
+	s := d.getScratch()
+	s.batch[0] = Frame{Head: frame}
+	if !d.link.carries(&s.batch[0]) || !d.deliver(s.batch[:], len(frame)) {
+		d.recvDropped.Add(1)
+	}
+	s.batch[0] = Frame{}
+	d.scratch.Put(s)
+	return nil
+}
+
+// Send calls send for each frame. Those that the link cannot carry are dropped
+// and counted. After Close it returns net.ErrClosed.
+func (d *FuncDevice) Send(batch []Frame) (n int, err error) {
+	if d.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	for n = range batch {
+		f := &batch[n]
+		if !d.link.carries(f) {
+			d.sendDropped.Add(1)
+			continue
+		}
+		if err := d.sendOne(f); err != nil {
+			return n, err
+		}
+		d.countSent(1, f.Len())
+	}
+	return len(batch), nil
+}
+
+func (d *FuncDevice) sendOne(f *Frame) error {
+	if len(f.Body) == 0 {
+		return d.send(f.Head)
+	}
+	s := d.getScratch()
+	s.join = f.AppendTo(s.join[:0])
+	err := d.send(s.join)
+	d.scratch.Put(s)
+	return err
+}

@@ -1,0 +1,225 @@
+package nic
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// CaptureConfig configures a Capture.
+type CaptureConfig struct {
+	// SnapLen is how many bytes of a frame are kept at most; all if zero.
+	SnapLen int
+}
+
+// Captured is a Device that writes down what passes through another one, in the
+// format of pcapng (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
+type Captured struct {
+	dev    Device
+	w      io.Writer
+	snap   int
+	link   Link
+	closed atomic.Bool
+	err    atomic.Pointer[error]
+	turn   turn
+	block  []byte // of whoever has the turn
+}
+
+var _ Device = (*Captured)(nil)
+
+// Capture puts a Captured in front of dev, whose only user it becomes, and
+// writes the capture's header to w. An error of w is not an error of the link:
+// it ends the capture, and Err tells it.
+//
+// A frame is written before it is passed on, one Write for each, in the
+// goroutine that passes it: a slow writer slows the link, and w gets one Write
+// at a time. A frame that the device below did not take is written again when it
+// is sent again. A frame whose checksum is still to be completed is written with
+// the checksum complete, and a super-frame as one large frame. The time of a
+// frame is that of its passing here.
+//
+// Close does not close w.
+func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
+	c := &Captured{dev: dev, w: w, snap: max(cfg.SnapLen, 0), link: dev.Link()}
+	c.write(c.appendHeader(nil))
+	return c
+}
+
+// Link describes the link of the device below.
+func (c *Captured) Link() Link {
+	l := c.dev.Link()
+	l.Up = l.Up && !c.closed.Load()
+	return l
+}
+
+// Attach attaches recv, behind the capture, to the device below.
+func (c *Captured) Attach(recv func(batch []Frame)) {
+	c.dev.Attach(func(batch []Frame) {
+		if c.closed.Load() {
+			return
+		}
+		c.capture(batch, inbound)
+		recv(batch)
+	})
+}
+
+// Send writes the frames down and passes them to the device below.
+func (c *Captured) Send(batch []Frame) (n int, err error) {
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	c.capture(batch, outbound)
+	return c.dev.Send(batch)
+}
+
+// Close ends the capture and closes the device below. A frame that another
+// goroutine is passing may still be written. A second Close returns
+// net.ErrClosed.
+func (c *Captured) Close() error {
+	if !c.closed.CompareAndSwap(false, true) {
+		return net.ErrClosed
+	}
+	return c.dev.Close()
+}
+
+// Err returns the error that ended the capture, nil while it goes on.
+func (c *Captured) Err() error {
+	if err := c.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// The numbers of draft-ietf-opsawg-pcapng section 4 and of the registry of link
+// types.
+const (
+	blockSection   = 0x0a0d0d0a
+	blockInterface = 1
+	blockPacket    = 6 // Enhanced Packet Block
+
+	byteOrderMagic = 0x1a2b3c4d
+	linkEthernet   = 1
+	linkRaw        = 101 // begins with an IPv4 or IPv6 header
+
+	optEnd       = 0
+	optUserAppl  = 4 // of the section
+	optIfName    = 2
+	optIfMAC     = 6
+	optIfTSResol = 9
+	optFlags     = 2 // of a packet
+
+	inbound, outbound = 1, 2 // bits 0-1 of a packet's flags
+)
+
+func (c *Captured) capture(batch []Frame, direction uint32) {
+	if c.err.Load() != nil {
+		return
+	}
+	c.turn.take()
+	defer c.turn.give()
+	for i := range batch {
+		c.block = c.appendPacket(c.block[:0], &batch[i], direction)
+		if !c.write(c.block) {
+			return
+		}
+	}
+}
+
+// write writes a block unless a write has failed before.
+func (c *Captured) write(block []byte) bool {
+	if c.err.Load() != nil {
+		return false
+	}
+	n, err := c.w.Write(block)
+	if err == nil && n < len(block) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		c.err.Store(new(err)) // a copy: &err would be allocated for every frame
+	}
+	return err == nil
+}
+
+// appendHeader appends the section header and the description of the link.
+func (c *Captured) appendHeader(b []byte) []byte {
+	le := binary.LittleEndian
+	start := len(b)
+	b = le.AppendUint32(b, blockSection)
+	b = le.AppendUint32(b, 0) // length, to come
+	b = le.AppendUint32(b, byteOrderMagic)
+	b = le.AppendUint16(b, 1) // version 1.0
+	b = le.AppendUint16(b, 0)
+	b = le.AppendUint64(b, 1<<64-1) // length of the section: not known
+	b = appendOption(b, optUserAppl, []byte("usernet"))
+	b = endBlock(b, start)
+
+	linkType := uint16(linkEthernet)
+	if c.link.Medium == IP {
+		linkType = linkRaw
+	}
+	start = len(b)
+	b = le.AppendUint32(b, blockInterface)
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint16(b, linkType)
+	b = le.AppendUint16(b, 0)
+	b = le.AppendUint32(b, uint32(c.snap)) // "0 means no limit"
+	b = appendOption(b, optIfName, []byte(c.link.Name))
+	if c.link.Medium == Ethernet {
+		b = appendOption(b, optIfMAC, c.link.MAC[:])
+	}
+	b = appendOption(b, optIfTSResol, []byte{9}) // nanoseconds
+	return endBlock(b, start)
+}
+
+// appendPacket appends an Enhanced Packet Block.
+func (c *Captured) appendPacket(b []byte, f *Frame, direction uint32) []byte {
+	le := binary.LittleEndian
+	start := len(b)
+	now := uint64(time.Now().UnixNano())
+	b = le.AppendUint32(b, blockPacket)
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint32(b, 0) // interface
+	b = le.AppendUint32(b, uint32(now>>32))
+	b = le.AppendUint32(b, uint32(now))
+	b = le.AppendUint32(b, 0) // captured length, to come
+	b = le.AppendUint32(b, uint32(f.Len()))
+	data := len(b)
+	b = f.AppendTo(b)
+	if f.NeedsChecksum {
+		completeChecksum(b[data:], int(f.ChecksumStart), int(f.ChecksumOffset))
+	}
+	if c.snap > 0 && len(b)-data > c.snap {
+		b = b[:data+c.snap]
+	}
+	le.PutUint32(b[data-8:], uint32(len(b)-data))
+	b = pad(b, data)
+	b = appendOption(b, optFlags, le.AppendUint32(make([]byte, 0, 4), direction))
+	return endBlock(b, start)
+}
+
+// appendOption appends one option with its padding.
+func appendOption(b []byte, code uint16, value []byte) []byte {
+	b = binary.LittleEndian.AppendUint16(b, code)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(value)))
+	start := len(b)
+	return pad(append(b, value...), start)
+}
+
+// pad makes what begins at start a multiple of 4 bytes long.
+func pad(b []byte, start int) []byte {
+	for (len(b)-start)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// endBlock ends the options and the block that begins at start, whose length
+// stands at its beginning and at its end.
+func endBlock(b []byte, start int) []byte {
+	b = appendOption(b, optEnd, nil)
+	n := uint32(len(b) - start + 4)
+	binary.LittleEndian.PutUint32(b[start+4:], n)
+	return binary.LittleEndian.AppendUint32(b, n)
+}

@@ -1,0 +1,122 @@
+// Package nic has the links that a usernet host can stand on: TAP devices,
+// wires and switches in memory, and devices that wrap another one to impair
+// or to capture what passes. It knows frames and nothing of what is in them,
+// but for the headers that change when a super-frame is cut up.
+package nic
+
+// A Device is one end of a link. The stack above it is its only user.
+//
+// Before Attach nothing is received and nothing may be sent. All methods may
+// be called from several goroutines.
+type Device interface {
+	// Link describes the link. It does not change while the device is open,
+	// except for Up.
+	Link() Link
+
+	// Attach gives the device the function that takes what it receives.
+	// It is called once, before the first Send. recv is called with one or
+	// more frames in the order of the wire; it never blocks for long, it may
+	// call Send, and it may be called by several goroutines at once.
+	// The frames and their bytes are borrowed for the call, and not to be
+	// changed: they may be the sender's own, and other receivers' too.
+	Attach(recv func(batch []Frame))
+
+	// Send sends the frames in order and returns how many it took. The frames
+	// and their bytes are the caller's again when it returns. It never blocks
+	// for long: what the link has no room for is not taken (n < len(batch) and
+	// a nil error), or dropped and counted, as the device's documentation says.
+	// An error means that the device is of no more use: after Close it is
+	// net.ErrClosed. Send may call the recv function of the device at the
+	// other end, and so of this one, before it returns.
+	Send(batch []Frame) (n int, err error)
+
+	// Close ends the link. Nothing that arrives after it has returned is given
+	// to recv, but a call of recv that another goroutine was making, or had just
+	// decided to make, may still run to its end: Close waits for nobody, so that
+	// it can be called from within recv. A second Close returns net.ErrClosed.
+	Close() error
+}
+
+// Medium says what a link's frames begin with.
+type Medium uint8
+
+const (
+	Ethernet Medium = iota // an Ethernet II header
+	IP                     // an IPv4 or IPv6 header, as on a TUN device
+)
+
+func (m Medium) String() string {
+	if m == IP {
+		return "ip"
+	}
+	return "ethernet"
+}
+
+// Link is what a stack has to know about a link to use it.
+type Link struct {
+	// Name is the device's name for people, such as "tap0" or "pipe".
+	Name string
+	// MAC is the address of this end. It is meaningless on an IP medium.
+	MAC [6]byte
+	// MTU is the largest network-layer packet in bytes, without the Ethernet
+	// header: 1500 on a classic Ethernet.
+	MTU int
+	// Medium is what a frame begins with.
+	Medium Medium
+	// GSO is the largest network-layer packet in bytes that Send takes with
+	// Frame.GSOSize set, for the link to cut up; 0 where it takes none.
+	GSO int
+	// TxChecksum tells that Send takes frames with Frame.NeedsChecksum set.
+	TxChecksum bool
+	// Up tells that the device is open and its link is usable.
+	Up bool
+}
+
+// GSO kinds, named by what is inside the super-frame.
+type GSOKind uint8
+
+const (
+	GSONone GSOKind = iota
+	GSOTCP4
+	GSOTCP6
+	GSOUDP
+)
+
+// A Frame is one frame, or a super-frame that stands for several.
+// Its bytes are Head followed by Body: a sender that has headers and payload in
+// two places need not join them. The link-layer header is always in Head, and
+// so are all headers of a frame that asks for an offload.
+type Frame struct {
+	Head []byte
+	Body []byte
+
+	// NeedsChecksum says that the transport checksum is not yet complete: the
+	// 16-bit field at ChecksumStart+ChecksumOffset holds the folded sum of the
+	// pseudo-header (not complemented), and the bytes from ChecksumStart to the
+	// end of the frame are still to be added. On a received frame it says that
+	// the frame never left this machine's memory and need not be verified.
+	NeedsChecksum  bool
+	ChecksumStart  uint16 // offset in the frame of the transport header
+	ChecksumOffset uint16 // offset of the field from ChecksumStart
+
+	// ChecksumValid is set on a received frame whose transport checksum the
+	// device has verified.
+	ChecksumValid bool
+
+	// GSO, when it is not GSONone, says that the frame is a super-frame: its
+	// payload is to be cut every GSOSize bytes, and HeaderLen is the length of
+	// all the headers that each piece gets, from the frame's first byte.
+	// NeedsChecksum is always set with it; the lengths and the checksums in the
+	// headers are those of the whole super-frame.
+	GSO       GSOKind
+	GSOSize   uint16
+	HeaderLen uint16
+}
+
+// Len is the length of the frame in bytes.
+func (f *Frame) Len() int { return len(f.Head) + len(f.Body) }
+
+// AppendTo appends the frame's bytes to b.
+func (f *Frame) AppendTo(b []byte) []byte {
+	return append(append(b, f.Head...), f.Body...)
+}

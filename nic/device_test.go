@@ -1,0 +1,259 @@
+package nic
+
+import (
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// devicePair is a device and a way to have it receive a frame. Receiving is
+// done when inject has returned and synctest.Wait has, too.
+type devicePair struct {
+	dev    Device
+	inject func(frame []byte)
+}
+
+// memoryDevices are all devices that need no system, by name. Null is not among
+// them: it receives nothing.
+func memoryDevices() map[string]func() devicePair {
+	sender := func(d Device) func([]byte) {
+		d.Attach(func([]Frame) {})
+		return func(b []byte) { d.Send(one(b)) }
+	}
+	pipe := func() devicePair {
+		a, b := Pipe(PipeConfig{})
+		return devicePair{a, sender(b)}
+	}
+	return map[string]func() devicePair{
+		"pipe": pipe,
+		"ip pipe": func() devicePair {
+			a, b := Pipe(PipeConfig{Medium: IP})
+			return devicePair{a, sender(b)}
+		},
+		"loopback": func() devicePair {
+			lo := NewLoopback(LoopbackConfig{})
+			return devicePair{lo, func(b []byte) { lo.Send(one(b)) }}
+		},
+		"switch port": func() devicePair {
+			sw := NewSwitch(SwitchConfig{})
+			return devicePair{sw.Port(), sender(sw.Port())}
+		},
+		"impaired": func() devicePair {
+			p := pipe()
+			return devicePair{Impair(p.dev, ImpairConfig{}), p.inject}
+		},
+		"captured": func() devicePair {
+			p := pipe()
+			return devicePair{Capture(p.dev, io.Discard, CaptureConfig{}), p.inject}
+		},
+		"adapter": func() devicePair {
+			near, far := framePipe()
+			return devicePair{FromReadWriter(near, Link{}), func(b []byte) { far.Write(b) }}
+		},
+		"funcs": func() devicePair {
+			d := FromFuncs(Link{}, func([]byte) error { return nil })
+			return devicePair{d, func(b []byte) { d.Receive(b) }}
+		},
+	}
+}
+
+func eachDevice(t *testing.T, f func(t *testing.T, p devicePair)) {
+	for name, mk := range memoryDevices() {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := mk()
+				defer p.dev.Close()
+				f(t, p)
+			})
+		})
+	}
+}
+
+func TestADeviceIsUpUntilItIsClosed(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		l := p.dev.Link()
+		require.True(t, l.Up)
+		require.NotEmpty(t, l.Name)
+		require.Greater(t, l.MTU, 0)
+		if l.Medium == Ethernet {
+			require.Equal(t, byte(2), l.MAC[0]&3, "unicast, and locally administered")
+		}
+		require.NoError(t, p.dev.Close())
+		l.Up = false
+		require.Equal(t, l, p.dev.Link(), "nothing but Up changes")
+	})
+}
+
+func TestAfterCloseSendAndCloseReturnErrClosed(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		p.dev.Attach(func([]Frame) {})
+		require.NoError(t, p.dev.Close())
+		n, err := p.dev.Send(one(ether(macA, macB, 1, 60)))
+		require.Zero(t, n)
+		require.ErrorIs(t, err, net.ErrClosed)
+		n, err = p.dev.Send(nil)
+		require.Zero(t, n)
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorIs(t, p.dev.Close(), net.ErrClosed)
+	})
+}
+
+func TestAfterCloseNothingIsReceived(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		var r recorder
+		p.dev.Attach(r.recv)
+		p.inject(ether(bcst, macB, 1, 60))
+		synctest.Wait()
+		require.Equal(t, []uint32{1}, tags(r.all()))
+		require.NoError(t, p.dev.Close())
+		p.inject(ether(bcst, macB, 2, 60))
+		synctest.Wait()
+		require.Equal(t, []uint32{1}, tags(r.all()))
+	})
+}
+
+func TestCloseCanBeCalledFromWithinRecv(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		calls := 0
+		p.dev.Attach(func([]Frame) {
+			calls++
+			require.NoError(t, p.dev.Close())
+		})
+		p.inject(ether(bcst, macB, 1, 60))
+		p.inject(ether(bcst, macB, 2, 60))
+		synctest.Wait()
+		require.Equal(t, 1, calls)
+	})
+}
+
+func TestADeviceHasOneUser(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		p.dev.Attach(func([]Frame) {})
+		require.Panics(t, func() { p.dev.Attach(func([]Frame) {}) })
+		require.Panics(t, func() { FromFuncs(Link{}, nil).Attach(nil) })
+	})
+}
+
+func TestFramesThatTheLinkCannotCarryAreTakenAndDropped(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		p.dev.Attach(func([]Frame) {})
+		l := p.dev.Link()
+		long := make([]byte, l.MTU+l.Medium.headerLen()+1)
+		bad := []Frame{
+			{Head: long},
+			{},
+			{Head: long[:60], NeedsChecksum: true, ChecksumStart: 59},
+			{Head: long[:60], NeedsChecksum: true, GSO: GSOTCP4, GSOSize: 0, HeaderLen: 54},
+			{Head: long[:60], GSO: GSOTCP4, GSOSize: 1, HeaderLen: 54},
+			{Head: long[:60], NeedsChecksum: true, GSO: GSOTCP4, GSOSize: 1, HeaderLen: 61},
+		}
+		if l.Medium == Ethernet {
+			bad = append(bad, Frame{Head: long[:13]}, Frame{Head: long[:13], Body: long[:60]})
+		}
+		n, err := p.dev.Send(bad)
+		require.NoError(t, err)
+		require.Equal(t, len(bad), n)
+		synctest.Wait()
+		switch d := p.dev.(type) {
+		case interface{ Stats() Stats }:
+			require.Equal(t, uint64(len(bad)), d.Stats().SendDropped)
+			require.Zero(t, d.Stats().Sent)
+		case *Impaired:
+			require.Equal(t, uint64(len(bad)), d.Invalid())
+			require.Zero(t, d.OutStats().Frames)
+		case *Captured:
+			require.Equal(t, uint64(len(bad)), d.dev.(*PipeEnd).Stats().SendDropped)
+		default:
+			t.Fatalf("%T has no counters", d)
+		}
+	})
+}
+
+func TestADeviceBearsUseByManyGoroutines(t *testing.T) {
+	eachDevice(t, func(t *testing.T, p devicePair) {
+		p.dev.Attach(func(batch []Frame) { p.dev.Link() })
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				for j := range 200 {
+					b := ether(macA, macB, uint32(j), 100)
+					if i%2 == 0 {
+						p.dev.Send([]Frame{{Head: b[:20], Body: b[20:]}, {Head: b}})
+					} else {
+						p.inject(b)
+					}
+					if i == 3 && j == 150 {
+						p.dev.Close()
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// framePipe is a pair of ReadWriteClosers that keep the bounds of what is
+// written, as a TAP's file does.
+func framePipe() (a, b *frameEnd) {
+	ab, ba := newFrameQueue(), newFrameQueue()
+	return &frameEnd{in: ba, out: ab}, &frameEnd{in: ab, out: ba}
+}
+
+type frameEnd struct{ in, out *frameQueue }
+
+func (e *frameEnd) Read(b []byte) (int, error)  { return e.in.read(b) }
+func (e *frameEnd) Write(b []byte) (int, error) { return e.out.write(b) }
+func (e *frameEnd) Close() error {
+	e.in.close()
+	e.out.close()
+	return nil
+}
+
+type frameQueue struct {
+	mu     sync.Mutex
+	cond   *sync.Cond
+	frames [][]byte
+	closed bool
+}
+
+func newFrameQueue() *frameQueue {
+	q := new(frameQueue)
+	q.cond = sync.NewCond(&q.mu)
+	return q
+}
+
+func (q *frameQueue) read(b []byte) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.frames) == 0 && !q.closed {
+		q.cond.Wait()
+	}
+	if q.closed {
+		return 0, io.EOF
+	}
+	n := copy(b, q.frames[0])
+	q.frames = q.frames[1:]
+	return n, nil
+}
+
+func (q *frameQueue) write(b []byte) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return 0, io.ErrClosedPipe
+	}
+	q.frames = append(q.frames, append([]byte(nil), b...))
+	q.cond.Signal()
+	return len(b), nil
+}
+
+func (q *frameQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.cond.Broadcast()
+}

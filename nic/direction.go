@@ -1,0 +1,350 @@
+package nic
+
+import (
+	"math"
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// maxUnderWay bounds the bytes that one direction of an Impaired keeps, where
+// no queue does.
+const maxUnderWay = 64 << 20
+
+// drainBatch is how many frames are delivered by one call at most.
+const drainBatch = 64
+
+// direction is one direction of an impaired link: a wire of a certain speed
+// with a queue before it and a delay behind it.
+//
+// mu guards computation only; it is not held while frames are delivered.
+// Whoever sets draining is alone in delivering until it clears it.
+type direction struct {
+	deliver func(batch []Frame) (n int) // only called by the drainer
+	full    int                         // bytes in a frame of the largest size
+	pool    sync.Pool                   // of *packet
+
+	mu       sync.Mutex
+	imp      Impairment
+	rng      *rand.PCG
+	start    time.Time // the origin of the int64 times, once there is one
+	busy     int64     // when the wire has sent all that was queued
+	rem      uint64    // the part of a nanosecond, in 1/Rate, that busy leaves out
+	lastDue  int64     // when the last frame that kept its place is due
+	seq      uint64
+	queue    packetHeap
+	queued   int // bytes in queue
+	timer    *time.Timer
+	armed    bool
+	armedAt  int64
+	draining bool
+	closed   bool
+	stats    ImpairStats
+
+	batch   []Frame   // the drainer's
+	packets []*packet // the drainer's
+}
+
+// A packet is a copy of a frame under way.
+type packet struct {
+	due int64
+	seq uint64 // orders what is due at the same time
+	buf []byte
+}
+
+func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *direction {
+	return &direction{imp: imp, rng: rand.NewPCG(seed, stream), full: full, deliver: deliver}
+}
+
+// now returns the time since the first call. The caller holds mu.
+func (d *direction) now() int64 {
+	if d.start.IsZero() {
+		d.start = time.Now()
+	}
+	return int64(time.Since(d.start))
+}
+
+// take puts copies of the frames that f stands for on the wire. It reports
+// false if f cannot be made into frames.
+func (d *direction) take(m Medium, f *Frame) bool {
+	var p *packet
+	return m.finish(f, func(n int) []byte {
+		p = d.packet(n)
+		return p.buf
+	}, func([]byte) { d.put(p) })
+}
+
+// packet returns a packet with room for n bytes.
+func (d *direction) packet(n int) *packet {
+	p, _ := d.pool.Get().(*packet)
+	if p == nil {
+		p = new(packet)
+	}
+	if cap(p.buf) < n {
+		p.buf = make([]byte, n, max(n, d.full))
+	}
+	p.buf = p.buf[:n]
+	return p
+}
+
+// put decides the fate of one frame.
+func (d *direction) put(p *packet) {
+	d.mu.Lock()
+	kept := d.enqueue(p)
+	d.mu.Unlock()
+	if !kept {
+		d.pool.Put(p)
+	}
+}
+
+// enqueue decides the fate of one frame and reports whether p is under way.
+func (d *direction) enqueue(p *packet) (kept bool) {
+	// Every frame draws the same numbers, whatever is configured and whatever
+	// befalls it, so that the fate of one does not change that of the next.
+	lost := d.chance(d.imp.Loss)
+	duplicate := d.chance(d.imp.Duplicate)
+	corrupt := d.chance(d.imp.Corrupt)
+	reorder := d.chance(d.imp.Reorder)
+	jitter := d.unit()
+	bit, _ := bits.Mul64(d.rng.Uint64(), uint64(len(p.buf))*8)
+
+	d.stats.Frames++
+	if d.closed {
+		d.stats.Discarded++
+		return false
+	}
+	now := d.now()
+	sent, ok := d.transmit(now, len(p.buf))
+	if !ok || d.queued+len(p.buf) > maxUnderWay {
+		d.stats.QueueDropped++
+		return false
+	}
+	if lost {
+		d.stats.Lost++
+		return false
+	}
+	if corrupt && len(p.buf) > 0 {
+		d.stats.Corrupted++
+		p.buf[bit/8] ^= 1 << (bit % 8)
+	}
+	delay := int64(d.imp.Latency) + int64((2*jitter-1)*float64(d.imp.Jitter))
+	p.due = sent + max(delay, 0)
+	switch {
+	case !reorder:
+		p.due = max(p.due, d.lastDue)
+		d.lastDue = p.due
+	case d.imp.ReorderGap > 0:
+		d.stats.Reordered++
+		p.due = max(p.due, d.lastDue) + int64(d.imp.ReorderGap)
+	default:
+		d.stats.Reordered++
+		p.due = sent
+	}
+	d.push(p)
+	if duplicate {
+		d.stats.Duplicated++
+		twin := d.packet(len(p.buf))
+		copy(twin.buf, p.buf)
+		twin.due = p.due
+		d.push(twin)
+	}
+	return true
+}
+
+// transmit gives n bytes their time on the wire. It returns when the last of
+// them is sent, or false if there is no room for them in the queue.
+func (d *direction) transmit(now int64, n int) (sent int64, ok bool) {
+	if d.imp.Rate <= 0 {
+		return now, true
+	}
+	rate := uint64(d.imp.Rate)
+	if d.busy <= now {
+		d.busy, d.rem = now, 0
+	} else {
+		room := d.imp.Queue
+		if room <= 0 {
+			room = 100 * d.full
+		}
+		// Half a byte of tolerance: the backlog is computed from nanoseconds.
+		if float64(n)+backlog(d.busy-now, rate) > float64(room)+0.5 {
+			return 0, false
+		}
+	}
+	// Exact: a nanosecond that is rounded away for each frame would add up.
+	scaled := uint64(n)*8*uint64(time.Second) + d.rem
+	d.busy += int64(scaled / rate)
+	d.rem = scaled % rate
+	return d.busy, true
+}
+
+// backlog is how many bytes the wire still has to send when it is busy for ns.
+func backlog(ns int64, rate uint64) float64 {
+	return float64(ns) * float64(rate) / 8 / float64(time.Second)
+}
+
+// set changes the impairment. What waits for the wire now leaves it at the new
+// rate, as far as frames still to come are concerned.
+func (d *direction) set(imp Impairment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now := d.now(); d.busy > now && imp.Rate != d.imp.Rate {
+		left := backlog(d.busy-now, uint64(max(d.imp.Rate, 0)))
+		d.busy, d.rem = now, 0
+		if imp.Rate > 0 {
+			ns := left * 8 * float64(time.Second) / float64(imp.Rate)
+			d.busy += int64(min(ns, math.MaxInt64/4))
+		}
+	}
+	d.imp = imp
+}
+
+func (d *direction) push(p *packet) {
+	p.seq = d.seq
+	d.seq++
+	d.queued += len(p.buf)
+	d.stats.UnderWay++
+	d.queue.push(p)
+}
+
+// unit draws a number from 0 up to but not including 1.
+func (d *direction) unit() float64 { return float64(d.rng.Uint64()>>11) / (1 << 53) }
+
+func (d *direction) chance(p float64) bool { return d.unit() < p }
+
+// drain delivers everything that is due, in order, and arms the timer for what
+// is not. If another goroutine, or an outer call of this one, is delivering, it
+// leaves the work to that.
+func (d *direction) drain() {
+	d.mu.Lock()
+	if d.draining {
+		d.mu.Unlock()
+		return
+	}
+	d.draining = true
+	for d.collect() {
+		d.mu.Unlock()
+		n := d.deliver(d.batch)
+		d.recycle()
+		d.mu.Lock()
+		d.stats.Delivered += uint64(n)
+		d.stats.Discarded += uint64(len(d.batch) - n)
+		d.stats.UnderWay -= len(d.batch)
+	}
+	d.draining = false
+	d.arm()
+	d.mu.Unlock()
+}
+
+// collect moves frames that are due into the drainer's batch and reports
+// whether there are any.
+func (d *direction) collect() bool {
+	d.batch, d.packets = d.batch[:0], d.packets[:0]
+	if d.closed || len(d.queue) == 0 {
+		return false
+	}
+	now := d.now()
+	for len(d.queue) > 0 && d.queue[0].due <= now && len(d.batch) < drainBatch {
+		p := d.queue.pop()
+		d.queued -= len(p.buf)
+		d.packets = append(d.packets, p)
+		d.batch = append(d.batch, Frame{Head: p.buf})
+	}
+	return len(d.batch) > 0
+}
+
+// recycle gives the buffers of a delivered batch back.
+func (d *direction) recycle() {
+	for i, p := range d.packets {
+		d.batch[i] = Frame{}
+		d.packets[i] = nil
+		d.pool.Put(p)
+	}
+}
+
+// arm sets the timer for the next frame, unless it is set for no later already.
+func (d *direction) arm() {
+	if d.closed || len(d.queue) == 0 {
+		return
+	}
+	due := d.queue[0].due
+	if d.armed && d.armedAt <= due {
+		return
+	}
+	d.armed, d.armedAt = true, due
+	wait := time.Duration(due - d.now())
+	if d.timer == nil {
+		d.timer = time.AfterFunc(wait, d.fire)
+		return
+	}
+	d.timer.Reset(wait)
+}
+
+// fire is the timer's function.
+func (d *direction) fire() {
+	d.mu.Lock()
+	d.armed = false
+	d.mu.Unlock()
+	d.drain()
+}
+
+// close drops what is under way.
+func (d *direction) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	d.stats.Discarded += uint64(len(d.queue))
+	d.stats.UnderWay -= len(d.queue)
+	d.queue, d.queued = nil, 0
+}
+
+func (d *direction) snapshot() ImpairStats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stats
+}
+
+// packetHeap has the packet that is due next at index 0.
+type packetHeap []*packet
+
+func (h packetHeap) less(i, j int) bool {
+	return h[i].due < h[j].due || h[i].due == h[j].due && h[i].seq < h[j].seq
+}
+
+func (h *packetHeap) push(p *packet) {
+	*h = append(*h, p)
+	q := *h
+	for i := len(q) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if !q.less(i, parent) {
+			return
+		}
+		q[i], q[parent] = q[parent], q[i]
+		i = parent
+	}
+}
+
+func (h *packetHeap) pop() *packet {
+	q := *h
+	top, last := q[0], len(q)-1
+	q[0], q[last] = q[last], nil
+	q = q[:last]
+	*h = q
+	for i := 0; ; {
+		child := 2*i + 1
+		if child >= last {
+			return top
+		}
+		if child+1 < last && q.less(child+1, child) {
+			child++
+		}
+		if !q.less(child, i) {
+			return top
+		}
+		q[i], q[child] = q[child], q[i]
+		i = child
+	}
+}

@@ -1,0 +1,154 @@
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// line is a device that has to be read: what TAP and Adapter have in common.
+// Its reader is the one goroutine that package nic starts.
+type line struct {
+	port
+	link   Link
+	src    io.ReadCloser
+	max    int                   // bytes in the longest frame that is received
+	dead   atomic.Pointer[error] // why the device came to an end by itself
+	onDown func(error)
+}
+
+// Link describes the link. Up is whether the device is open and has not failed.
+func (l *line) Link() Link {
+	link := l.link
+	link.Up = !l.closed.Load() && l.dead.Load() == nil
+	return link
+}
+
+// NotifyDown has f called once if the device comes to an end by itself, with
+// what Err returns then, from the goroutine that reads. It is not called for
+// Close. It must be called before Attach.
+func (l *line) NotifyDown(f func(err error)) { l.onDown = f }
+
+// Err tells why the device does not work any more: nil while it does,
+// net.ErrClosed after Close, else what ended it.
+func (l *line) Err() error {
+	if err := l.dead.Load(); err != nil {
+		return *err
+	}
+	if l.closed.Load() {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// Attach starts the goroutine that reads frames and gives them to recv, one at
+// a time. A second call panics.
+func (l *line) Attach(recv func(batch []Frame)) {
+	l.port.Attach(recv)
+	go l.read()
+}
+
+// Close ends the link and the reader. A second Close returns net.ErrClosed.
+func (l *line) Close() error {
+	if err := l.port.Close(); err != nil {
+		return err
+	}
+	if l.dead.Load() != nil {
+		return nil // fail has closed it
+	}
+	return l.src.Close()
+}
+
+// fail records that the device came to an end, and wakes the reader.
+func (l *line) fail(err error) {
+	if l.closed.Load() {
+		return // and so it ended by Close
+	}
+	err = fmt.Errorf("nic: %s: %w", l.link.Name, err)
+	if l.dead.CompareAndSwap(nil, &err) {
+		l.src.Close()
+	}
+}
+
+// maxEmptyReads is how often in a row a reader may return nothing at all before
+// it is taken for broken.
+const maxEmptyReads = 100
+
+// read is the reader's goroutine.
+func (l *line) read() {
+	// One byte more than fits shows a frame that was cut off.
+	buf := make([]byte, l.max+1)
+	batch := make([]Frame, 1)
+	empty := 0
+	for !l.closed.Load() {
+		n, err := l.src.Read(buf)
+		switch {
+		case n > l.max || n > 0 && n < l.link.Medium.headerLen():
+			l.recvDropped.Add(1)
+		case n > 0:
+			batch[0] = Frame{Head: buf[:n]}
+			if !l.deliver(batch, n) {
+				l.recvDropped.Add(1)
+			}
+		}
+		if n > 0 {
+			empty = 0
+		} else if empty++; err == nil && empty >= maxEmptyReads {
+			err = io.ErrNoProgress
+		}
+		if err != nil {
+			l.fail(err)
+			break
+		}
+	}
+	if err := l.dead.Load(); err != nil && l.onDown != nil {
+		l.onDown(*err)
+	}
+}
+
+// sendError is what Send returns when the device is of no more use, else nil.
+func (l *line) sendError() error {
+	if l.closed.Load() {
+		return net.ErrClosed
+	}
+	if err := l.dead.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// turn lets one goroutine at a time do something that may wait. Unlike a mutex
+// it may be held while waiting: those who wait for it wait in a Cond, as
+// testing/synctest needs.
+type turn struct {
+	mu    sync.Mutex
+	cond  sync.Cond
+	taken bool
+}
+
+func (t *turn) take() {
+	t.mu.Lock()
+	t.cond.L = &t.mu
+	for t.taken {
+		t.cond.Wait()
+	}
+	t.taken = true
+	t.mu.Unlock()
+}
+
+func (t *turn) give() {
+	t.mu.Lock()
+	t.taken = false
+	t.mu.Unlock()
+	t.cond.Signal()
+}
+
+// timedOut reports whether err says that a wait took too long, after which
+// another try may succeed.
+func timedOut(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}

@@ -1,0 +1,169 @@
+package nic
+
+import (
+	"crypto/rand"
+	"net"
+	"sync/atomic"
+)
+
+// Stats counts what has passed a device since it was made. A super-frame
+// counts as one frame.
+type Stats struct {
+	Sent          uint64 // frames that Send took and passed on
+	SentBytes     uint64 // their bytes, with the link-layer header
+	SendDropped   uint64 // frames that Send took and dropped
+	Received      uint64 // frames given to recv
+	ReceivedBytes uint64 // their bytes, with the link-layer header
+	RecvDropped   uint64 // frames that arrived and were not given to recv
+}
+
+type counters struct {
+	sent, sentBytes, sendDropped         atomic.Uint64
+	received, receivedBytes, recvDropped atomic.Uint64
+}
+
+// Stats returns the device's counters.
+func (c *counters) Stats() Stats {
+	return Stats{
+		Sent:          c.sent.Load(),
+		SentBytes:     c.sentBytes.Load(),
+		SendDropped:   c.sendDropped.Load(),
+		Received:      c.received.Load(),
+		ReceivedBytes: c.receivedBytes.Load(),
+		RecvDropped:   c.recvDropped.Load(),
+	}
+}
+
+func (c *counters) countSent(frames, bytes int) {
+	c.sent.Add(uint64(frames))
+	c.sentBytes.Add(uint64(bytes))
+}
+
+// port is what all devices have below their own Send: the way up to the user's
+// recv, whether the device is closed, and the counters.
+type port struct {
+	counters
+	recv   atomic.Pointer[func([]Frame)]
+	closed atomic.Bool
+}
+
+// Attach gives the device the function that takes what it receives. A second
+// call panics.
+func (p *port) Attach(recv func(batch []Frame)) {
+	if recv == nil {
+		panic("nic: Attach of a nil function")
+	}
+	if !p.recv.CompareAndSwap(nil, &recv) {
+		panic("nic: a device has one user: Attach was called twice")
+	}
+}
+
+// Close ends the link. A second Close returns net.ErrClosed.
+func (p *port) Close() error {
+	if !p.closed.CompareAndSwap(false, true) {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// deliver passes a batch up and reports whether there was somebody to take it.
+// It counts nothing as dropped: whose loss it is, the caller knows.
+func (p *port) deliver(batch []Frame, bytes int) bool {
+	recv := p.recv.Load()
+	if recv == nil || p.closed.Load() {
+		return false
+	}
+	p.received.Add(uint64(len(batch)))
+	p.receivedBytes.Add(uint64(bytes))
+	(*recv)(batch)
+	return true
+}
+
+const (
+	etherHeaderLen = 14 // destination, source, type
+	vlanTagLen     = 4  // IEEE 802.1Q
+
+	maxPacket = 65535 // the largest IPv4 packet
+)
+
+// headerLen is the length of what stands before the network-layer header.
+func (m Medium) headerLen() int {
+	if m == IP {
+		return 0
+	}
+	return etherHeaderLen
+}
+
+// vlanTagged reports whether an Ethernet header is followed by a tag, which is
+// not counted against the MTU.
+func vlanTagged(head []byte) bool {
+	if len(head) < etherHeaderLen {
+		return false
+	}
+	t := uint16(head[12])<<8 | uint16(head[13])
+	return t == 0x8100 || t == 0x88a8
+}
+
+// carries reports whether the link can take the frame as it is: that it is not
+// too long, and asks for no offload that the link does not offer.
+func (l *Link) carries(f *Frame) bool {
+	head := l.Medium.headerLen()
+	if l.Medium == Ethernet && vlanTagged(f.Head) {
+		head += vlanTagLen
+	}
+	if len(f.Head) < l.Medium.headerLen() || f.Len() == 0 {
+		return false
+	}
+	if f.NeedsChecksum && (!l.TxChecksum ||
+		int(f.ChecksumStart)+int(f.ChecksumOffset)+2 > len(f.Head)) {
+		return false
+	}
+	if f.GSO == GSONone {
+		return f.Len() <= l.MTU+head
+	}
+	return f.NeedsChecksum && f.GSOSize > 0 &&
+		f.Len() <= l.GSO+head &&
+		int(f.HeaderLen) <= len(f.Head) &&
+		int(f.HeaderLen)+int(f.GSOSize) <= l.MTU+head
+}
+
+// each calls pass with every longest run of frames of the batch that the link
+// carries, with the run's length in bytes, and drop for each that it does not.
+func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func()) {
+	start, bytes := 0, 0
+	for i := range batch {
+		if l.carries(&batch[i]) {
+			bytes += batch[i].Len()
+			continue
+		}
+		if start < i {
+			pass(batch[start:i], bytes)
+		}
+		drop()
+		start, bytes = i+1, 0
+	}
+	if start < len(batch) {
+		pass(batch[start:], bytes)
+	}
+}
+
+// randomMAC returns a random unicast address of the locally administered kind:
+// IEEE 802 section 8.2 has bit 0 of the first octet for groups and bit 1 for
+// addresses that nobody registered.
+func randomMAC() (mac [6]byte) {
+	rand.Read(mac[:]) // never fails: since Go 1.24 a broken source ends the program
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+// gsoSize is a configuration's GSO field made definite: 0 means as large as can
+// be, a negative value none.
+func gsoSize(configured int) int {
+	switch {
+	case configured < 0:
+		return 0
+	case configured == 0 || configured > maxPacket:
+		return maxPacket
+	}
+	return configured
+}

@@ -1,0 +1,331 @@
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// SwitchConfig configures a Switch.
+type SwitchConfig struct {
+	// MTU is that of every port, in bytes; 1500 if zero.
+	MTU int
+	// GSO is the largest super-frame in bytes without the Ethernet header;
+	// 65535 if zero, none if negative.
+	GSO int
+	// NoTxChecksum makes the senders complete their checksums. It turns off
+	// super-frames too, which need the offload.
+	NoTxChecksum bool
+	// MaxMACs bounds the table of addresses; 1024 if zero. Frames for an
+	// address that finds no place in it go to all ports.
+	MaxMACs int
+	// MaxAge is how long an address is remembered after the last frame from it.
+	// IEEE 802.1D section 7.9.2 recommends the 300 s that zero stands for.
+	MaxAge time.Duration
+}
+
+// A Switch is a learning Ethernet bridge in memory. A frame goes to the port
+// behind which its destination was last heard, or else to all other ports, in
+// the goroutine of the sender and without a copy. A switch starts no goroutine
+// and no timer, and needs no Close.
+type Switch struct {
+	link   Link // of every port, but for the name and the MAC
+	max    int
+	maxAge time.Duration
+
+	ports atomic.Pointer[[]*SwitchPort] // replaced as a whole, under mu
+
+	mu    sync.Mutex
+	count int // of ports ever made, for their names
+	macs  map[[6]byte]station
+	swept time.Time // when the table was last rid of what is too old
+}
+
+// station is where an address was last heard.
+type station struct {
+	port *SwitchPort
+	seen time.Time
+}
+
+// NewSwitch returns a Switch without ports.
+func NewSwitch(cfg SwitchConfig) *Switch {
+	sw := &Switch{
+		link:   Link{MTU: cfg.MTU, Medium: Ethernet, GSO: gsoSize(cfg.GSO), TxChecksum: !cfg.NoTxChecksum},
+		max:    cfg.MaxMACs,
+		maxAge: cfg.MaxAge,
+		macs:   make(map[[6]byte]station),
+	}
+	if sw.link.MTU <= 0 {
+		sw.link.MTU = 1500
+	}
+	if cfg.NoTxChecksum {
+		sw.link.GSO = 0
+	}
+	if sw.max <= 0 {
+		sw.max = 1024
+	}
+	if sw.maxAge <= 0 {
+		sw.maxAge = 300 * time.Second
+	}
+	sw.ports.Store(new([]*SwitchPort))
+	return sw
+}
+
+// A SwitchPort is one port of a Switch.
+type SwitchPort struct {
+	port
+	sw      *Switch
+	link    Link
+	dev     Device    // a device on the switch; nil if the port is one itself
+	plain   bool      // dev takes finished frames only
+	scratch sync.Pool // of *plainScratch, where plain
+}
+
+var _ Device = (*SwitchPort)(nil)
+
+// plainScratch is what finishing frames for a plain device needs.
+type plainScratch struct {
+	buf   []byte
+	batch [1]Frame
+}
+
+// Port adds a port with a random locally administered MAC. Closing the port
+// takes it off the switch.
+func (sw *Switch) Port() *SwitchPort {
+	return sw.add(&SwitchPort{sw: sw, link: sw.link}, randomMAC())
+}
+
+func (sw *Switch) add(p *SwitchPort, mac [6]byte) *SwitchPort {
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	p.link.Name = "port" + strconv.Itoa(sw.count)
+	p.link.MAC = mac
+	sw.count++
+	ports := append(slices.Clone(*sw.ports.Load()), p)
+	sw.ports.Store(&ports)
+	return p
+}
+
+// Attach puts a device, such as a TAP or one end of a pipe, on the switch, which
+// becomes its only user. The device has to be an Ethernet with at least the
+// switch's MTU. Frames are finished for a device that has fewer offloads than
+// the switch. Closing the port that is returned takes the device off the switch
+// and closes it. A device whose Send returns an error is closed and taken off.
+func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
+	l := dev.Link()
+	if l.Medium != Ethernet {
+		return nil, fmt.Errorf("nic: switch: %s is no Ethernet: %w", l.Name, errors.ErrUnsupported)
+	}
+	if l.MTU < sw.link.MTU {
+		return nil, fmt.Errorf("nic: switch: the MTU of %s is %d, less than the switch's %d", l.Name, l.MTU, sw.link.MTU)
+	}
+	p := &SwitchPort{sw: sw, link: sw.link, dev: dev}
+	p.plain = l.GSO < sw.link.GSO || !l.TxChecksum && sw.link.TxChecksum
+	dev.Attach(func(batch []Frame) {
+		if p.closed.Load() {
+			return
+		}
+		sw.forward(p, batch)
+	})
+	return sw.add(p, l.MAC), nil
+}
+
+// Link describes the port.
+func (p *SwitchPort) Link() Link {
+	l := p.link
+	l.Up = !p.closed.Load()
+	return l
+}
+
+// Attach gives the port the function that takes what it receives. It panics at
+// a second call, and on the port of an attached device.
+func (p *SwitchPort) Attach(recv func(batch []Frame)) {
+	if p.dev != nil {
+		panic("nic: Attach to the switch port of a device")
+	}
+	p.port.Attach(recv)
+}
+
+// Send gives the frames to the users of the other ports before it returns. It
+// takes all of them. Those that the link cannot carry are dropped and counted by
+// this port; those that the user of another port is not there to take, by that
+// port. After Close, and on the port of an attached device, it returns
+// net.ErrClosed.
+func (p *SwitchPort) Send(batch []Frame) (n int, err error) {
+	if p.closed.Load() || p.dev != nil {
+		return 0, net.ErrClosed
+	}
+	p.sw.forward(p, batch)
+	return len(batch), nil
+}
+
+// Close takes the port off the switch, and closes the device that was attached
+// to it.
+func (p *SwitchPort) Close() error {
+	if err := p.port.Close(); err != nil {
+		return err
+	}
+	p.sw.remove(p)
+	if p.dev != nil {
+		return p.dev.Close()
+	}
+	return nil
+}
+
+// remove forgets a port.
+func (sw *Switch) remove(p *SwitchPort) {
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	ports := slices.DeleteFunc(slices.Clone(*sw.ports.Load()), func(q *SwitchPort) bool { return q == p })
+	sw.ports.Store(&ports)
+	for mac, s := range sw.macs {
+		if s.port == p {
+			delete(sw.macs, mac)
+		}
+	}
+}
+
+// forward sends frames that came from a port on their ways. Those in a row that
+// go the same way are delivered together.
+func (sw *Switch) forward(from *SwitchPort, batch []Frame) {
+	sw.link.each(batch, func(run []Frame, bytes int) {
+		from.countSent(len(run), bytes)
+		for len(run) > 0 {
+			to, n := sw.route(from, run)
+			sw.pass(from, to, run[:n])
+			run = run[n:]
+		}
+	}, func() { from.sendDropped.Add(1) })
+}
+
+// pass gives frames to a port, or if that is nil to all others. A frame back to
+// where it came from is filtered.
+func (sw *Switch) pass(from, to *SwitchPort, run []Frame) {
+	if to != nil {
+		if to != from {
+			to.receive(run)
+		}
+		return
+	}
+	// IEEE 802.1D section 7.12.6: "Frames containing any of the group MAC
+	// Addresses specified in Table 7-10 in their destination address field shall
+	// not be relayed by the Bridge."
+	if reserved(run[0].Head) {
+		return
+	}
+	for _, p := range *sw.ports.Load() {
+		if p != from {
+			p.receive(run)
+		}
+	}
+}
+
+// reserved reports whether the destination is 01-80-C2-00-00-00 to -0F.
+func reserved(head []byte) bool {
+	return head[0] == 0x01 && head[1] == 0x80 && head[2] == 0xc2 &&
+		head[3] == 0 && head[4] == 0 && head[5]&0xf0 == 0
+}
+
+// route learns the source of the first frames of a run, and returns the port
+// that their destination is behind, or nil if they have to go to all, and how
+// many frames have the same destination and source.
+func (sw *Switch) route(from *SwitchPort, run []Frame) (to *SwitchPort, n int) {
+	addrs := [12]byte(run[0].Head)
+	dst, src := [6]byte(addrs[:6]), [6]byte(addrs[6:])
+	for n = 1; n < len(run) && [12]byte(run[n].Head) == addrs; n++ {
+	}
+	now := time.Now()
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	if src[0]&1 == 0 && !from.closed.Load() {
+		sw.learn(src, from, now)
+	}
+	if s, ok := sw.macs[dst]; ok && now.Sub(s.seen) < sw.maxAge {
+		return s.port, n
+	}
+	return nil, n
+}
+
+// learn remembers where an address was heard, if there is room. The caller
+// holds mu.
+func (sw *Switch) learn(mac [6]byte, at *SwitchPort, now time.Time) {
+	if _, known := sw.macs[mac]; !known && len(sw.macs) >= sw.max {
+		// A full table is searched once a second at most, so that a flood of
+		// made-up addresses costs no more than its frames.
+		if now.Sub(sw.swept) < time.Second {
+			return
+		}
+		sw.swept = now
+		for m, s := range sw.macs {
+			if now.Sub(s.seen) >= sw.maxAge {
+				delete(sw.macs, m)
+			}
+		}
+		if len(sw.macs) >= sw.max {
+			return
+		}
+	}
+	sw.macs[mac] = station{at, now}
+}
+
+// receive gives frames to the port's user, or to the device on it.
+func (p *SwitchPort) receive(run []Frame) {
+	bytes := 0
+	for i := range run {
+		bytes += run[i].Len()
+	}
+	if p.dev == nil {
+		if !p.deliver(run, bytes) {
+			p.recvDropped.Add(uint64(len(run)))
+		}
+		return
+	}
+	if p.closed.Load() {
+		p.recvDropped.Add(uint64(len(run)))
+		return
+	}
+	p.received.Add(uint64(len(run)))
+	p.receivedBytes.Add(uint64(bytes))
+	if !p.plain {
+		p.toDevice(run)
+		return
+	}
+	s, _ := p.scratch.Get().(*plainScratch)
+	if s == nil {
+		s = new(plainScratch)
+	}
+	for i := range run {
+		f := &run[i]
+		if !f.NeedsChecksum && f.GSO == GSONone {
+			p.toDevice(run[i : i+1])
+			continue
+		}
+		ok := Ethernet.finish(f, func(n int) []byte {
+			s.buf = slices.Grow(s.buf[:0], n)[:n]
+			return s.buf
+		}, func(b []byte) {
+			s.batch[0] = Frame{Head: b}
+			p.toDevice(s.batch[:])
+		})
+		if !ok {
+			p.recvDropped.Add(1)
+		}
+	}
+	s.batch[0] = Frame{}
+	p.scratch.Put(s)
+}
+
+// toDevice sends frames through the attached device, and takes the port off the
+// switch when the device has come to its end.
+func (p *SwitchPort) toDevice(run []Frame) {
+	n, err := p.dev.Send(run)
+	p.recvDropped.Add(uint64(len(run) - n))
+	if err != nil {
+		p.Close()
+	}
+}

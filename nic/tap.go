@@ -1,0 +1,176 @@
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// TAPConfig configures OpenTAP.
+type TAPConfig struct {
+	// Name is the interface's name, such as "tap0": 1 to 15 bytes without
+	// spaces, slashes, colons and percent signs, or on Windows the name that the
+	// Control Panel shows. If it is empty, Linux makes a device and names it, and
+	// Windows takes the first one.
+	Name string
+	// Addr is the address to give to the kernel's side, with the length of its
+	// network's prefix. It is used only for a device that OpenTAP makes, and may
+	// be left zero there too.
+	Addr netip.Prefix
+	// MTU is that of a device that OpenTAP makes; 1500 if zero. One that exists
+	// keeps its own.
+	MTU int
+	// MAC is the stack's own address, which must not be that of the kernel's
+	// interface: the two are the stations of one small Ethernet. If zero it is a
+	// random locally administered one.
+	MAC [6]byte
+}
+
+// TAP is the user's end of a TAP device: an Ethernet with the kernel as the
+// other station. Its methods may be called by several goroutines.
+//
+// A TAP whose interface is down is not broken: what is sent is dropped and
+// counted until it is up again, and Link().Up stays true. A TAP whose interface
+// is deleted is: Send returns an error, Err tells it, Link().Up is false, and
+// the function given to NotifyDown is called.
+type TAP struct {
+	line
+	tapWriter
+	created bool
+	hostMAC [6]byte
+}
+
+var _ Device = (*TAP)(nil)
+
+// OpenTAP opens a TAP device.
+//
+// On Linux, an interface that exists is attached to and left as it is: its
+// addresses, its state and its persistence are those that its owner gave it, and
+// Close leaves them so. It has to be free, and its owner has to be the user, or
+// the user to have CAP_NET_ADMIN. An interface that does not exist is made, which
+// needs CAP_NET_ADMIN, is given the address and the MTU of the configuration and
+// set up, and is gone after Close.
+//
+// On Windows and macOS the interface is one that a driver has made (tap-windows6,
+// tuntaposx), and is attached to. On other systems the error is
+// errors.ErrUnsupported.
+//
+// The error for a lack of permission is a *TAPPermissionError.
+func OpenTAP(cfg TAPConfig) (*TAP, error) {
+	if err := checkTAP(&cfg); err != nil {
+		return nil, err
+	}
+	return openTAP(cfg)
+}
+
+// Name returns the interface's name.
+func (t *TAP) Name() string { return t.link.Name }
+
+// Created reports whether OpenTAP made the interface, which is gone after Close
+// then.
+func (t *TAP) Created() bool { return t.created }
+
+// HostMAC returns the address of the kernel's interface, as it was when the
+// device was opened.
+func (t *TAP) HostMAC() [6]byte { return t.hostMAC }
+
+// Send writes the frames to the device. When the kernel has no room for more it
+// returns how many it took. Frames that the link cannot carry, or that the
+// kernel refuses, as it does all while the interface is down, are dropped and
+// counted. After Close the error is net.ErrClosed, and after the device has come
+// to an end by itself what Err returns.
+func (t *TAP) Send(batch []Frame) (n int, err error) {
+	if err := t.sendError(); err != nil {
+		return 0, err
+	}
+	n, err = t.write(&t.line, batch)
+	if err != nil {
+		t.fail(err)
+		return n, t.sendError()
+	}
+	return n, nil
+}
+
+// The bounds of a TAP's MTU: RFC 791 section 3.2, "every internet module must be
+// able to forward a datagram of 68 octets without further fragmentation", and
+// what is left of 65535 for the kernel's interface.
+const (
+	minTAPMTU = 68
+	maxTAPMTU = maxPacket - etherHeaderLen
+)
+
+// checkTAP finds what is wrong with a configuration before the system is asked.
+func checkTAP(cfg *TAPConfig) error {
+	if why := badName(cfg.Name); why != "" && runtime.GOOS != "windows" {
+		return fmt.Errorf("nic: bad TAP name %q: %s", cfg.Name, why)
+	}
+	if cfg.MTU != 0 && (cfg.MTU < minTAPMTU || cfg.MTU > maxTAPMTU) {
+		return fmt.Errorf("nic: bad TAP MTU %d: not from %d to %d", cfg.MTU, minTAPMTU, maxTAPMTU)
+	}
+	if cfg.MAC[0]&1 != 0 {
+		return fmt.Errorf("nic: bad TAP MAC %x: a group address", cfg.MAC)
+	}
+	if cfg.Addr.IsValid() && (cfg.Addr.Addr().IsUnspecified() || cfg.Addr.Addr().IsMulticast()) {
+		return fmt.Errorf("nic: bad TAP address %s: not that of a host", cfg.Addr)
+	}
+	if cfg.MTU == 0 {
+		cfg.MTU = 1500
+	}
+	if cfg.MAC == ([6]byte{}) {
+		cfg.MAC = randomMAC()
+	}
+	return nil
+}
+
+// badName tells why no interface can have a name.
+func badName(name string) string {
+	switch {
+	case len(name) > 15:
+		return "longer than 15 bytes"
+	case name == "." || name == "..":
+		return "not a name"
+	case strings.ContainsAny(name, "/:% \t\n\v\f\r\x00"):
+		return "has a slash, a colon, a percent sign or a space"
+	}
+	return ""
+}
+
+// TAPPermissionError is the error of OpenTAP when the user may not open the
+// device. On Linux its text has the commands that make a device that the user
+// may open.
+// errors.Is(err, fs.ErrPermission) is true.
+type TAPPermissionError struct {
+	Name string       // of the device; may be empty
+	Addr netip.Prefix // that the kernel's side should get; may be invalid
+	Err  error        // the system's error
+}
+
+func (e *TAPPermissionError) Error() string {
+	if runtime.GOOS != "linux" {
+		return fmt.Sprintf("nic: open TAP %s: %v", e.Name, e.Err)
+	}
+	name, addr := e.Name, "192.0.2.1/24"
+	if name == "" {
+		name = "tap0"
+	}
+	if e.Addr.IsValid() {
+		addr = e.Addr.String()
+	}
+	open := ""
+	if errors.Is(e.Err, syscall.EACCES) {
+		// EPERM is about the device. EACCES is about the file that leads to all
+		// of them, which udev leaves open to everybody.
+		open = "\tchmod 666 /dev/net/tun\n"
+	}
+	return fmt.Sprintf("nic: open TAP %[1]s: %[3]v; make a device of your own, once, as root:\n"+
+		open+
+		"\tip tuntap add dev %[1]s mode tap user $USER\n"+
+		"\tip addr add %[2]s dev %[1]s\n"+
+		"\tip link set %[1]s up", name, addr, e.Err)
+}
+
+// Unwrap returns the system's error.
+func (e *TAPPermissionError) Unwrap() error { return e.Err }

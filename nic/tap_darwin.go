@@ -1,0 +1,19 @@
+package nic
+
+import (
+	"errors"
+
+	"github.com/songgao/water"
+)
+
+// waterConfig asks for a device of the tuntaposx driver: the system's own makes
+// only TUN devices.
+func waterConfig(name string) (cfg water.Config, err error) {
+	if name == "" {
+		return cfg, errors.New("nic: open TAP: on macOS the device must be named")
+	}
+	cfg.DeviceType = water.TAP
+	cfg.Name = name
+	cfg.Driver = water.MacOSDriverTunTapOSX
+	return cfg, nil
+}

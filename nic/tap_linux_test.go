@@ -1,0 +1,535 @@
+package nic
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// inNamespace puts the test's goroutine into a network namespace of its own, in
+// which it may do what it wants. Its thread is never used for anything else
+// after the test: a locked thread ends with its goroutine.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make a network namespace")
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("cannot make a network namespace: %v", err)
+		}
+		t.Skipf("cannot make a network namespace: %v", err)
+	}
+	// Whatever goes wrong, the machine's own network is not to be touched.
+	links, err := net.Interfaces()
+	require.NoError(t, err)
+	for _, l := range links {
+		require.Zero(t, l.Flags&net.FlagUp, "%s is up: this is no new namespace", l.Name)
+	}
+	if _, err := os.Stat(tunFile); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+}
+
+// run runs a command in the test's namespace.
+func run(t *testing.T, command string) string {
+	t.Helper()
+	args := strings.Fields(command)
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	require.NoError(t, err, "%s: %s", command, out)
+	return string(out)
+}
+
+// address is one address of an interface, as ip tells it.
+type address struct {
+	Local     string
+	Prefixlen int
+}
+
+// ipLink is what ip tells of an interface.
+type ipLink struct {
+	MTU     int
+	Flags   []string
+	Address string
+	Addrs   []address `json:"addr_info"`
+}
+
+func showLink(t *testing.T, name string) (l ipLink, exists bool) {
+	t.Helper()
+	out, err := exec.Command("ip", "-j", "addr", "show", "dev", name).Output()
+	if err != nil {
+		return l, false
+	}
+	var links []ipLink
+	require.NoError(t, json.Unmarshal(out, &links))
+	require.Len(t, links, 1)
+	// Link-local addresses come and go with the state of the link.
+	for _, a := range links[0].Addrs {
+		if !strings.HasPrefix(a.Local, "fe80:") {
+			l.Addrs = append(l.Addrs, a)
+		}
+	}
+	links[0].Addrs = l.Addrs
+	return links[0], true
+}
+
+// eventually waits for something that another thread does.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for range 5000 {
+		if is() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("never came: %s", what)
+}
+
+// readers counts the goroutines that read devices.
+func readers() int {
+	buf := make([]byte, 1<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "nic.(*line).Attach")
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(files)
+}
+
+var testPrefix = netip.MustParsePrefix("192.0.2.1/24")
+
+func TestOpenTAPMakesADeviceThatDoesNotExist(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap7", Addr: testPrefix, MTU: 1400, MAC: macA})
+	require.NoError(t, err)
+	require.True(t, tap.Created())
+	require.Equal(t, "tap7", tap.Name())
+	require.Equal(t, Link{Name: "tap7", MAC: macA, MTU: 1400, Up: true}, tap.Link())
+	l, exists := showLink(t, "tap7")
+	require.True(t, exists)
+	require.Equal(t, 1400, l.MTU)
+	require.Contains(t, l.Flags, "UP")
+	require.Equal(t, []address{{"192.0.2.1", 24}}, l.Addrs)
+	host := tap.HostMAC()
+	require.Equal(t, l.Address, net.HardwareAddr(host[:]).String())
+	require.NotEqual(t, host, tap.Link().MAC)
+
+	require.NoError(t, tap.Close())
+	_, exists = showLink(t, "tap7")
+	require.False(t, exists, "gone with its maker")
+}
+
+func TestOpenTAPGivesAnIPv6Address(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap7", Addr: netip.MustParsePrefix("2001:db8::1/64")})
+	require.NoError(t, err)
+	defer tap.Close()
+	l, _ := showLink(t, "tap7")
+	require.Equal(t, []address{{"2001:db8::1", 64}}, l.Addrs)
+	require.Equal(t, 1500, l.MTU)
+	require.Equal(t, byte(2), tap.Link().MAC[0]&3, "a random MAC is unicast and locally administered")
+}
+
+func TestTheKernelNamesADeviceWithoutAName(t *testing.T) {
+	inNamespace(t)
+	a, err := OpenTAP(TAPConfig{})
+	require.NoError(t, err)
+	defer a.Close()
+	b, err := OpenTAP(TAPConfig{})
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, "tap0", a.Name())
+	require.Equal(t, "tap1", b.Name())
+	require.True(t, a.Created())
+	l, _ := showLink(t, "tap0")
+	require.Empty(t, l.Addrs)
+}
+
+func TestADeviceThatExistsIsLeftAsItIs(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap0 mode tap")
+	run(t, "ip link set tap0 mtu 1300 up")
+	run(t, "ip addr add 198.51.100.1/28 dev tap0")
+	before, _ := showLink(t, "tap0")
+	for range 2 {
+		tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix, MTU: 9000})
+		require.NoError(t, err)
+		require.False(t, tap.Created())
+		require.Equal(t, 1300, tap.Link().MTU, "the kernel's")
+		during, _ := showLink(t, "tap0")
+		require.Equal(t, before.Addrs, during.Addrs)
+		require.Equal(t, 1300, during.MTU)
+		require.NoError(t, tap.Close())
+		after, exists := showLink(t, "tap0")
+		require.True(t, exists, "the device is persistent still")
+		require.Equal(t, before.Addrs, after.Addrs)
+	}
+	require.Contains(t, run(t, "ip -d link show tap0"), "persist on")
+}
+
+// kernelPeer is a UDP socket of the kernel on the other side of a TAP.
+func kernelPeer(t *testing.T, tap *TAP) *net.UDPConn {
+	t.Helper()
+	mac := tap.Link().MAC
+	run(t, "ip neigh replace 192.0.2.2 lladdr "+net.HardwareAddr(mac[:]).String()+" dev "+tap.Name())
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9999})
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// toKernel is a frame of the stack's side to the kernel's socket.
+func toKernel(t testing.TB, tap *TAP, payload []byte) []byte {
+	b, _, _ := packetSpec{payload: payload}.build(t)
+	mac := tap.HostMAC()
+	copy(b, mac[:])
+	mac = tap.Link().MAC
+	copy(b[6:], mac[:])
+	return b
+}
+
+// isUDP4 tells the test's frames from what the kernel sends by itself.
+func isUDP4(b []byte) bool { return len(b) >= 42 && b[12] == 8 && b[13] == 0 && b[23] == 17 }
+
+func TestFramesPassATAPBothWays(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix, MAC: macA})
+	require.NoError(t, err)
+	defer tap.Close()
+	kernel := kernelPeer(t, tap)
+	frames := make(chan []byte, 100)
+	tap.Attach(func(batch []Frame) {
+		for _, f := range batch {
+			if isUDP4(f.Head) {
+				frames <- f.AppendTo(nil)
+			}
+		}
+	})
+	for _, n := range []int{0, 1, 100, 1472} {
+		_, err = kernel.WriteToUDP(pattern(n), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})
+		require.NoError(t, err)
+		frame := <-frames
+		host := tap.HostMAC()
+		require.Equal(t, macA[:], frame[:6])
+		require.Equal(t, host[:], frame[6:12])
+		require.Equal(t, pattern(n), frame[42:])
+	}
+
+	whole, split := toKernel(t, tap, pattern(1472)), toKernel(t, tap, []byte("split"))
+	n, err := tap.Send([]Frame{
+		{Head: whole},
+		{Head: make([]byte, 1515)}, // too long
+		{Head: split[:42], Body: split[42:]},
+	})
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	buf := make([]byte, 2000)
+	for _, want := range [][]byte{pattern(1472), []byte("split")} {
+		require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
+		n, from, err := kernel.ReadFromUDPAddrPort(buf)
+		require.NoError(t, err)
+		require.Equal(t, "192.0.2.2:40000", from.String())
+		require.Equal(t, want, buf[:n])
+	}
+	s := tap.Stats()
+	require.Equal(t, uint64(2), s.Sent)
+	require.Equal(t, uint64(len(whole)+len(split)), s.SentBytes)
+	require.Equal(t, uint64(1), s.SendDropped)
+	require.GreaterOrEqual(t, s.Received, uint64(4))
+}
+
+func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap0 mode tap")
+	run(t, "ip addr add 192.0.2.1/24 dev tap0")
+	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
+	require.NoError(t, err)
+	defer tap.Close()
+	tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+	tap.Attach(func([]Frame) {})
+	l, _ := showLink(t, "tap0")
+	require.NotContains(t, l.Flags, "UP", "OpenTAP leaves it down")
+
+	batch := []Frame{{Head: toKernel(t, tap, []byte("lost"))}, {Head: toKernel(t, tap, []byte("lost"))}}
+	n, err := tap.Send(batch)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Equal(t, Stats{SendDropped: 2}, tap.Stats())
+	require.True(t, tap.Link().Up)
+
+	run(t, "ip link set tap0 up")
+	kernel := kernelPeer(t, tap)
+	n, err = tap.Send(one(toKernel(t, tap, []byte("found"))))
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	buf := make([]byte, 100)
+	require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
+	n, _, err = kernel.ReadFromUDPAddrPort(buf)
+	require.NoError(t, err)
+	require.Equal(t, "found", string(buf[:n]))
+	require.NoError(t, tap.Err())
+}
+
+func TestADeviceThatIsDeletedIsDead(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
+	require.NoError(t, err)
+	told := make(chan error, 10)
+	tap.NotifyDown(func(err error) { told <- err })
+	tap.Attach(func([]Frame) {})
+	require.NoError(t, tap.Err())
+	run(t, "ip link del tap0")
+	err = <-told // from the reader, which ends after this
+	require.ErrorIs(t, err, unix.EBADFD)
+	require.ErrorContains(t, err, "nic: tap0: ")
+	require.Equal(t, err, tap.Err())
+	require.False(t, tap.Link().Up)
+	n, sendErr := tap.Send(one(toKernel(t, tap, []byte("lost"))))
+	require.Zero(t, n)
+	require.Equal(t, err, sendErr)
+	require.NoError(t, tap.Close())
+	_, err = tap.Send(nil)
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, tap.Close(), net.ErrClosed)
+	require.Empty(t, told, "told once")
+}
+
+func TestSendFindsADeletedDeviceWithoutAReader(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
+	require.NoError(t, err)
+	defer tap.Close()
+	run(t, "ip link del tap0")
+	n, err := tap.Send(one(toKernel(t, tap, []byte("lost"))))
+	require.Zero(t, n)
+	require.ErrorIs(t, err, unix.EBADFD)
+	require.False(t, tap.Link().Up)
+}
+
+func TestCloseOfATAPWakesItsReader(t *testing.T) {
+	inNamespace(t)
+	require.Zero(t, readers())
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
+	require.NoError(t, err)
+	tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+	tap.Attach(func([]Frame) {})
+	require.Equal(t, 1, readers())
+	time.Sleep(10 * time.Millisecond) // let it wait in the poller
+	require.NoError(t, tap.Close())
+	eventually(t, "the reader's end", func() bool { return readers() == 0 })
+	_, err = tap.Send(one(toKernel(t, tap, []byte("lost"))))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, tap.Close(), net.ErrClosed)
+	require.ErrorIs(t, tap.Err(), net.ErrClosed)
+}
+
+func TestATAPIsReadThroughThePoller(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
+	require.NoError(t, err)
+	defer tap.Close()
+	require.NoError(t, tap.src.(*os.File).SetReadDeadline(time.Time{}), "only a file in the poller has deadlines")
+	require.NoError(t, tap.raw.Control(func(fd uintptr) {
+		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+		require.NoError(t, err)
+		require.NotZero(t, flags&unix.O_NONBLOCK)
+		flags, err = unix.FcntlInt(fd, unix.F_GETFD, 0)
+		require.NoError(t, err)
+		require.NotZero(t, flags&unix.FD_CLOEXEC, "children are not to inherit the device")
+	}))
+}
+
+func TestADeviceInUseIsBusyAndNothingLeaks(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap0 mode tap")
+	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
+	require.NoError(t, err)
+	_, err = OpenTAP(TAPConfig{Name: "tap0"})
+	require.ErrorIs(t, err, unix.EBUSY)
+	require.EqualError(t, err, "nic: open TAP tap0: device or resource busy (another process, or this one, has it open)")
+	files := openFiles(t)
+	for range 20 {
+		_, err = OpenTAP(TAPConfig{Name: "tap0"})
+		require.ErrorIs(t, err, unix.EBUSY)
+	}
+	require.Equal(t, files, openFiles(t))
+	require.NoError(t, tap.Close())
+	tap, err = OpenTAP(TAPConfig{Name: "tap0"})
+	require.NoError(t, err)
+	require.NoError(t, tap.Close())
+}
+
+func TestAnInterfaceThatIsNoTAPIsRefused(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tun0 mode tun")
+	for _, name := range []string{"lo", "tun0"} {
+		_, err := OpenTAP(TAPConfig{Name: name})
+		require.ErrorIs(t, err, unix.EINVAL)
+		require.ErrorContains(t, err, "is not a TAP device")
+	}
+}
+
+// tunFileOf puts a /dev/net/tun with the given permissions before the eyes of the
+// test's thread, which gets a mount namespace of its own.
+func tunFileOf(t *testing.T, mode uint32) {
+	t.Helper()
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNS))
+	require.NoError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	require.NoError(t, unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=755"))
+	require.NoError(t, unix.Mknod(tunFile, unix.S_IFCHR|mode, int(unix.Mkdev(10, 200))))
+	require.NoError(t, unix.Chmod(tunFile, mode))
+}
+
+// becomeNobody takes all rights from the test's thread, and from it alone.
+func becomeNobody(t *testing.T) {
+	t.Helper()
+	const nobody = 65534
+	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody)
+	require.Zero(t, errno)
+}
+
+func TestWithoutPermissionTheErrorTellsTheCommands(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap1 mode tap user 12345")
+	tunFileOf(t, 0o666)
+	becomeNobody(t)
+	files := openFiles(t)
+	for _, name := range []string{"tap0", "tap1", ""} { // to be made, somebody else's
+		_, err := OpenTAP(TAPConfig{Name: name, Addr: testPrefix})
+		var denied *TAPPermissionError
+		require.ErrorAs(t, err, &denied, "%q", name)
+		require.Equal(t, name, denied.Name)
+		require.ErrorIs(t, err, fs.ErrPermission)
+		require.ErrorIs(t, err, unix.EPERM)
+		require.NotContains(t, err.Error(), "chmod")
+	}
+	require.Equal(t, files, openFiles(t))
+}
+
+func TestWhereTheFileIsClosedToUsersTheErrorTellsIt(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap0 mode tap user 65534")
+	tunFileOf(t, 0o600)
+	becomeNobody(t)
+	_, err := OpenTAP(TAPConfig{Name: "tap0"})
+	require.ErrorIs(t, err, unix.EACCES)
+	require.ErrorIs(t, err, fs.ErrPermission)
+	require.ErrorContains(t, err, "chmod 666 /dev/net/tun")
+}
+
+func TestAUserOpensItsOwnDevice(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap0 mode tap user 65534")
+	run(t, "ip addr add 192.0.2.1/24 dev tap0")
+	run(t, "ip link set tap0 up")
+	tunFileOf(t, 0o666)
+	becomeNobody(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
+	require.NoError(t, err)
+	require.False(t, tap.Created())
+	n, err := tap.Send(one(toKernel(t, tap, []byte("hello"))))
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, uint64(1), tap.Stats().Sent)
+	require.NoError(t, tap.Close())
+	_, err = net.InterfaceByName("tap0")
+	require.NoError(t, err, "it stays")
+}
+
+func TestWithoutTheFileTheErrorTellsTheModule(t *testing.T) {
+	inNamespace(t)
+	tunFileOf(t, 0o666)
+	require.NoError(t, os.Remove(tunFile))
+	_, err := OpenTAP(TAPConfig{Name: "tap0"})
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	require.EqualError(t, err, "nic: open TAP tap0: no such file or directory (/dev/net/tun is missing: modprobe tun)")
+}
+
+func TestErrorsOfTheSystemAreExplained(t *testing.T) {
+	cfg := TAPConfig{Name: "tap0"}
+	for errno, hint := range map[unix.Errno]string{
+		unix.ENOENT: "modprobe tun",
+		unix.ENODEV: "modprobe tun",
+		unix.EBUSY:  "another process",
+		unix.EINVAL: "not a TAP device",
+		unix.EPERM:  "ip tuntap add dev tap0",
+		unix.EACCES: "ip tuntap add dev tap0",
+		unix.EIO:    "input/output error",
+	} {
+		err := tapError(cfg, &fs.PathError{Op: "open", Path: tunFile, Err: errno})
+		require.ErrorContains(t, err, hint)
+		require.True(t, errors.Is(err, errno))
+	}
+}
+
+func TestATAPDoesNotAllocatePerFrame(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
+	require.NoError(t, err)
+	defer tap.Close()
+	kernel := kernelPeer(t, tap)
+	var received atomic.Int64
+	tap.Attach(func(batch []Frame) {
+		if isUDP4(batch[0].Head) {
+			received.Add(1)
+		}
+	})
+	b := toKernel(t, tap, pattern(100))
+	batch := []Frame{{Head: b}, {Head: b[:42], Body: b[42:]}}
+	allocs := testing.AllocsPerRun(100, func() {
+		if n, err := tap.Send(batch); n != 2 || err != nil {
+			t.Fatal(n, err)
+		}
+	})
+	if !raceEnabled {
+		require.Zero(t, allocs, "sending")
+	}
+	to := netip.MustParseAddrPort("192.0.2.2:7")
+	payload := pattern(100)
+	allocs = testing.AllocsPerRun(100, func() {
+		want := received.Load() + 1
+		if _, err := kernel.WriteToUDPAddrPort(payload, to); err != nil {
+			t.Fatal(err)
+		}
+		for received.Load() < want {
+			runtime.Gosched()
+		}
+	})
+	if !raceEnabled {
+		require.Zero(t, allocs, "receiving")
+	}
+}
+
+func BenchmarkTAPSend(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root, to make a network namespace")
+	}
+	runtime.LockOSThread()
+	require.NoError(b, unix.Unshare(unix.CLONE_NEWNET))
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
+	require.NoError(b, err)
+	defer tap.Close()
+	batch := one(toKernel(b, tap, pattern(1400)))
+	b.ReportAllocs()
+	for b.Loop() {
+		tap.Send(batch)
+	}
+}

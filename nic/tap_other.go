@@ -1,0 +1,18 @@
+//go:build !linux && !darwin && !windows
+
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+)
+
+// tapWriter has no system below it: openTAP makes no TAP.
+type tapWriter struct{}
+
+func openTAP(cfg TAPConfig) (*TAP, error) {
+	return nil, fmt.Errorf("nic: open TAP %s: no TAP devices on %s: %w", cfg.Name, runtime.GOOS, errors.ErrUnsupported)
+}
+
+func (*tapWriter) write(*line, []Frame) (int, error) { return 0, errors.ErrUnsupported }

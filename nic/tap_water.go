@@ -1,0 +1,63 @@
+//go:build darwin || windows
+
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+
+	"github.com/songgao/water"
+)
+
+// tapWriter writes frames to the device.
+type tapWriter struct {
+	ifce *water.Interface
+	turn turn
+	join []byte // of whoever has the turn
+}
+
+func openTAP(cfg TAPConfig) (*TAP, error) {
+	wcfg, err := waterConfig(cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	ifce, err := water.New(wcfg)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Err: err}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("nic: open TAP %s: %w", cfg.Name, err)
+	}
+	kernel, err := net.InterfaceByName(ifce.Name())
+	if err != nil {
+		ifce.Close()
+		return nil, fmt.Errorf("nic: open TAP %s: %w", ifce.Name(), err)
+	}
+	t := new(TAP)
+	t.ifce = ifce
+	copy(t.hostMAC[:], kernel.HardwareAddr)
+	t.line.src = ifce
+	t.line.max = maxPacket + etherHeaderLen + vlanTagLen
+	t.line.link = Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: Ethernet}
+	return t, nil
+}
+
+func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
+	w.turn.take()
+	defer w.turn.give()
+	for n = range batch {
+		f := &batch[n]
+		if !l.link.carries(f) {
+			l.sendDropped.Add(1)
+			continue
+		}
+		w.join = f.AppendTo(w.join[:0])
+		if _, err := w.ifce.Write(w.join); err != nil {
+			return n, err
+		}
+		l.countSent(1, len(w.join))
+	}
+	return len(batch), nil
+}

@@ -1,0 +1,108 @@
+package stack
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+	"time"
+)
+
+// inputARP works on an ARP packet, by the algorithm of RFC 826, "Packet
+// Reception", with the care of RFC 5227.
+func (ifc *iface) inputARP(b []byte) {
+	s := ifc.s
+	h, r := wire.ParseARP(b)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	s.counts.arpReceived.Add(1)
+	if h.SenderMAC.IsMulticast() || h.SenderMAC == (wire.MAC{}) ||
+		h.SenderIP.IsMulticast() || h.SenderIP.IsLoopback() || isReserved(h.SenderIP) {
+		s.drop(dropBadARPSender)
+		return
+	}
+	if h.SenderMAC == ifc.mac {
+		s.drop(dropBadARPSender) // our own, come back
+		return
+	}
+	forUs := ifc.owns(h.TargetIP) && !ifc.loopback
+	switch {
+	case h.SenderIP.IsUnspecified():
+		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". It is
+		// answered and not learnt.
+	case ifc.owns(h.SenderIP):
+		ifc.conflict(&h)
+		return
+	default:
+		// RFC 826: "If the pair <protocol type, sender protocol address> is
+		// already in my translation table, update the sender hardware address
+		// field of the entry"; and "?Am I the target protocol address?" before
+		// a new one is made. A reply that nobody asked for makes none.
+		ifc.neigh.learn(h.SenderIP, h.SenderMAC, forUs && h.Op == wire.ARPRequest)
+	}
+	if forUs && h.Op == wire.ARPRequest {
+		if !ifc.tx.room() {
+			s.drop(dropNoReply)
+			return
+		}
+		ifc.sendARP(wire.ARPReply, h.SenderMAC, h.TargetIP, h.SenderMAC, h.SenderIP)
+	}
+}
+
+// sendARP queues an ARP packet from an address of the interface.
+func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target wire.MAC, addr netip.Addr) {
+	if ifc.down.Load() || !sender.Is4() {
+		return
+	}
+	buf := ifc.s.bufs.get(headroom + wire.ARPLen)
+	frame := buf[headroom-wire.EthernetLen:]
+	eth := wire.Ethernet{Dst: to, Src: ifc.mac, Type: wire.EtherTypeARP}
+	eth.Put(frame)
+	arp := wire.ARP{Op: op, SenderMAC: ifc.mac, SenderIP: sender, TargetMAC: target, TargetIP: addr}
+	arp.Put(frame[wire.EthernetLen:])
+	ifc.s.counts.arpSent.Add(1)
+	ifc.tx.put(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: buf})
+}
+
+// announce tells everybody on the link that an address is here.
+// RFC 5227 3: an announcement is an ARP request whose sender and target
+// addresses are both the host's own.
+func (ifc *iface) announce(a netip.Addr) {
+	ifc.sendARP(wire.ARPRequest, wire.Broadcast(), a, wire.MAC{}, a)
+}
+
+// A conflictLog remembers when an address was last defended.
+type conflictLog struct {
+	mu   sync.Mutex
+	last tcp.Time
+	seen bool
+}
+
+// defendInterval is RFC 5227 1.1's DEFEND_INTERVAL.
+const defendInterval = tcp.Time(10 * time.Second)
+
+// conflict answers an ARP packet whose sender has an address of ours.
+//
+// RFC 5227 2.4 (b): the host may defend its address by "broadcasting one single
+// ARP Announcement", but not twice within ten seconds.
+func (ifc *iface) conflict(h *wire.ARP) {
+	s := ifc.s
+	s.drop(dropAddressConflict)
+	now := s.now()
+	c := &ifc.conflicts
+	c.mu.Lock()
+	quiet := c.seen && now-c.last < defendInterval
+	if !quiet {
+		c.last, c.seen = now, true
+	}
+	c.mu.Unlock()
+	if quiet {
+		return
+	}
+	s.log.Warn("address is in use by another machine", "nic", ifc.name, "addr", h.SenderIP, "mac", h.SenderMAC)
+	ifc.announce(h.SenderIP)
+}

@@ -1,0 +1,201 @@
+package stack
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
+	dev := func() nic.Device { return nic.NewNull(nic.Link{}) }
+	one := func(n NIC) Config { return Config{NICs: []NIC{n}} }
+	addrs := func(ps ...string) (as []netip.Prefix) {
+		for _, p := range ps {
+			as = append(as, netip.MustParsePrefix(p))
+		}
+		return as
+	}
+	shared := dev()
+	for _, test := range []struct {
+		name string
+		cfg  Config
+		want string
+	}{
+		{"nil device", one(NIC{Name: "a"}), "device is nil"},
+		{"small MTU", one(NIC{Device: nic.NewNull(nic.Link{MTU: 67})}), "MTU of 67"},
+		{"group MAC", one(NIC{Device: nic.NewNull(nic.Link{MAC: [6]byte{1, 2, 3, 4, 5, 6}})}), "group address"},
+		{"name taken", Config{NICs: []NIC{{Name: "a", Device: dev()}, {Name: "a", Device: dev()}}}, `"a" is taken`},
+		{"name of the loopback", one(NIC{Name: "lo", Device: dev()}), `"lo" is taken`},
+		{"device twice", Config{NICs: []NIC{{Name: "a", Device: shared}, {Name: "b", Device: shared}}}, "that of a already"},
+		{"malformed prefix", one(NIC{Device: dev(), Addrs: []netip.Prefix{{}}}), "malformed"},
+		{"prefix too long", one(NIC{Device: dev(), Addrs: []netip.Prefix{netip.PrefixFrom(addr("192.0.2.1"), 33)}}), "malformed"},
+		{"IPv6", one(NIC{Device: dev(), Addrs: addrs("2001:db8::1/64")}), "only IPv4"},
+		{"address twice on one NIC", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24", "192.0.2.1/25")}), "twice"},
+		{"address twice on two", Config{NICs: []NIC{{Name: "a", Device: dev(), Addrs: addrs("192.0.2.1/24")}, {Device: dev(), Addrs: addrs("192.0.2.1/24")}}}, "a has it"},
+		{"network address", one(NIC{Device: dev(), Addrs: addrs("192.0.2.0/24")}), "the network itself"},
+		{"broadcast address", one(NIC{Device: dev(), Addrs: addrs("192.0.2.255/24")}), "broadcast"},
+		{"multicast", one(NIC{Device: dev(), Addrs: addrs("224.0.0.9/24")}), "unicast"},
+		{"loopback outside", one(NIC{Device: dev(), Addrs: addrs("127.0.0.2/8")}), "loopback"},
+		{"unspecified", one(NIC{Device: dev(), Addrs: addrs("0.0.0.0/8")}), "unspecified"},
+		{"gateway not on link", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("198.51.100.1")}), "not on the link"},
+		{"gateway is the host", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("192.0.2.1")}), "own address"},
+		{"route to nowhere", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8")}}}, "neither"},
+		{"route over no NIC", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8"), NIC: "x"}}}, `"x"`},
+		{"route over a router on no link", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8"), Via: addr("192.0.2.9")}}}, "on no link"},
+		{"malformed route", Config{Routes: []Route{{}}}, "malformed"},
+		{"neighbor of nobody", Config{Neighbors: []Neighbor{{NIC: "x", Addr: addr("192.0.2.9")}}}, `"x"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := New(test.cfg)
+			require.ErrorContains(t, err, test.want)
+			require.Nil(t, s)
+		})
+	}
+}
+
+func TestAHostWithoutLinksHasItsLoopback(t *testing.T) {
+	s, err := New(Config{})
+	require.NoError(t, err)
+	defer s.Close()
+	a := openUDP(t, s, "127.0.0.1:1000")
+	b := openUDP(t, s, "127.0.0.5:1000")
+	_, err = a.WriteTo([]byte("hello"), addrPort("127.0.0.5:1000"), SendOptions{})
+	require.NoError(t, err)
+	buf := make([]byte, 10)
+	n, _, from, meta, err := b.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(buf[:n]))
+	require.Equal(t, addrPort("127.0.0.1:1000"), from)
+	require.Equal(t, Meta{Dst: addr("127.0.0.5"), TTL: 64, NIC: 1}, meta)
+	_, err = a.WriteTo(nil, addrPort("192.0.2.1:1"), SendOptions{})
+	require.ErrorIs(t, err, syscall.EINVAL, "127.0.0.1 cannot be seen outside")
+	require.False(t, s.HasIPv6())
+	require.True(t, s.HasIPv4())
+}
+
+func TestALinkCanComeAndGoWhileTheHostRuns(t *testing.T) {
+	s, err := New(Config{})
+	require.NoError(t, err)
+	defer s.Close()
+	require.False(t, s.SourceFor(addr("192.0.2.2")).IsValid())
+
+	da, db := nic.Pipe(nic.PipeConfig{})
+	require.NoError(t, s.AddNIC(NIC{Name: "hot", Device: da, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}}))
+	require.Equal(t, addr("192.0.2.1"), s.SourceFor(addr("192.0.2.2")))
+	require.Error(t, s.AddNIC(NIC{Name: "hot", Device: db}))
+	other := newHost(t, db, "192.0.2.2/24")
+	u := openUDP(t, s, "0.0.0.0:7")
+	v := openUDP(t, other, "0.0.0.0:7")
+	_, err = u.WriteTo([]byte("x"), addrPort("192.0.2.2:7"), SendOptions{})
+	require.NoError(t, err)
+	n, _, _, _, err := v.ReadFrom(make([]byte, 9))
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+
+	require.NoError(t, s.RemoveNIC("hot"))
+	require.Error(t, s.RemoveNIC("hot"))
+	require.Error(t, s.RemoveNIC("lo"))
+	_, err = u.WriteTo([]byte("x"), addrPort("192.0.2.2:7"), SendOptions{})
+	require.ErrorIs(t, err, syscall.ENETUNREACH)
+	_, err = da.Send(nil)
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.Len(t, s.Interfaces(), 1)
+}
+
+// brokenDevice fails on its first Send.
+type brokenDevice struct {
+	*nic.Null
+	err error
+}
+
+func (d *brokenDevice) Send([]nic.Frame) (int, error) { return 0, d.err }
+
+func TestADeviceThatDiesIsLoggedOnceAndItsRoutesAreDown(t *testing.T) {
+	var log strings.Builder
+	dev := &brokenDevice{nic.NewNull(nic.Link{Medium: nic.IP}), errors.New("cable cut")}
+	s := newHost(t, dev, "192.0.2.1/24", func(c *Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	u := openUDP(t, s, "0.0.0.0:0")
+	_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:7"), SendOptions{})
+	require.NoError(t, err, "nobody knows yet")
+	for range 3 {
+		_, err = u.WriteTo([]byte("x"), addrPort("192.0.2.2:7"), SendOptions{})
+		require.ErrorIs(t, err, syscall.ENETDOWN)
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "cable cut"))
+	require.False(t, s.Interfaces()[1].Up)
+	require.EqualValues(t, 1, s.Stats().NICs[1].TxDropped)
+}
+
+func TestCloseWakesEverybodyAndLeavesNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := nic.Pipe(nic.PipeConfig{})
+		s := newHost(t, a, "192.0.2.1/24")
+		u := openUDP(t, s, "0.0.0.0:7")
+		r, err := s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
+		require.NoError(t, err)
+		require.NoError(t, u.SetDeadline(time.Now().Add(time.Hour)))
+		_, err = u.WriteTo([]byte("parked"), addrPort("192.0.2.9:9"), SendOptions{})
+		require.NoError(t, err)
+		errs := make(chan error)
+		go func() { _, _, _, _, err := u.ReadFrom(nil); errs <- err }()
+		go func() { _, _, _, _, err := r.ReadFrom(nil); errs <- err }()
+		synctest.Wait()
+		begin := time.Now()
+		require.NoError(t, s.Close())
+		require.ErrorIs(t, <-errs, net.ErrClosed)
+		require.ErrorIs(t, <-errs, net.ErrClosed)
+		require.Zero(t, time.Since(begin))
+
+		require.ErrorIs(t, s.Close(), net.ErrClosed)
+		require.ErrorIs(t, u.Close(), net.ErrClosed)
+		require.ErrorIs(t, u.SetDeadline(time.Time{}), net.ErrClosed)
+		_, err = u.WriteTo(nil, addrPort("192.0.2.9:9"), SendOptions{})
+		require.ErrorIs(t, err, net.ErrClosed)
+		_, err = s.OpenUDP(FamilyAny, netip.AddrPort{})
+		require.ErrorIs(t, err, net.ErrClosed)
+		_, err = s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorIs(t, s.AddNIC(NIC{}), net.ErrClosed)
+		// The link's last words are borne.
+		b.Send([]nic.Frame{{Head: make([]byte, 60)}})
+	})
+}
+
+func TestAForgottenCloseDoesNotHoldABubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		da, db := nic.Pipe(nic.PipeConfig{})
+		for i, d := range []nic.Device{da, db} {
+			s, err := New(Config{NICs: []NIC{{Device: d, Addrs: []netip.Prefix{[]netip.Prefix{prefix("192.0.2.1/24"), prefix("192.0.2.2/24")}[i]}}}})
+			require.NoError(t, err)
+			u, err := s.OpenUDP(FamilyAny, netip.AddrPort{})
+			require.NoError(t, err)
+			_, err = u.WriteTo([]byte("x"), addrPort("192.0.2.77:1"), SendOptions{})
+			require.NoError(t, err)
+		}
+	})
+}
+
+func TestInterfacesAreDescribed(t *testing.T) {
+	a, _ := twoHosts(t, nic.PipeConfig{MTU: 1400})
+	infos := a.Interfaces()
+	require.Len(t, infos, 2)
+	require.Equal(t, "lo", infos[0].Name)
+	require.True(t, infos[0].Loopback)
+	require.Equal(t, InterfaceInfo{
+		Name: "eth0", Index: 2, MAC: macA, MTU: 1400,
+		Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Up: true,
+	}, infos[1])
+}

@@ -1,0 +1,326 @@
+package stack
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Meta is what a datagram says beside its payload.
+type Meta struct {
+	Dst      netip.Addr // to which it was sent: the host's own, or a group
+	TTL, TOS uint8      // as received
+	NIC      int        // index of the interface
+}
+
+// SendOptions are a datagram's own. The zero value is what most use.
+type SendOptions struct {
+	TTL          uint8 // 0: the default, 64, or 1 to a multicast group
+	TOS          uint8
+	DontFragment bool       // EMSGSIZE rather than fragments
+	Src          netip.Addr // one of the host's addresses; invalid: the socket's, or chosen
+}
+
+// datagramOverhead is what a datagram in a queue counts beside its buffer, so
+// that many small ones are bounded as well.
+const datagramOverhead = 128
+
+// A datagram waits in a socket's queue. Its buffer is of the pool.
+type datagram struct {
+	buf  []byte
+	from netip.AddrPort
+	meta Meta
+}
+
+// A datagramQueue is a ring that grows to what is needed.
+type datagramQueue struct {
+	ring  []datagram // of a power of two
+	head  int
+	n     int
+	bytes int // of buffers and overhead
+	limit int
+}
+
+// push appends a datagram unless the queue is full. One always has room, however
+// large it is.
+func (q *datagramQueue) push(d datagram) bool {
+	cost := cap(d.buf) + datagramOverhead
+	if q.n > 0 && q.bytes+cost > q.limit {
+		return false
+	}
+	if q.n == len(q.ring) {
+		ring := make([]datagram, max(8, 2*len(q.ring)))
+		for i := range q.n {
+			ring[i] = q.ring[(q.head+i)%len(q.ring)]
+		}
+		q.ring, q.head = ring, 0
+	}
+	q.ring[(q.head+q.n)%len(q.ring)] = d
+	q.n++
+	q.bytes += cost
+	return true
+}
+
+// pop removes the oldest datagram.
+func (q *datagramQueue) pop() (datagram, bool) {
+	if q.n == 0 {
+		return datagram{}, false
+	}
+	d := q.ring[q.head]
+	q.ring[q.head] = datagram{}
+	q.head = (q.head + 1) % len(q.ring)
+	q.n--
+	q.bytes -= cap(d.buf) + datagramOverhead
+	// What a burst left is not kept for the next one.
+	if q.n == 0 && len(q.ring) > 256 {
+		q.ring, q.head = nil, 0
+	}
+	return d, true
+}
+
+// A dgram is what UDP and raw sockets have in common: a queue, deadlines, and a
+// cached path.
+type dgram struct {
+	s   *Stack
+	fam Family
+
+	mu       sync.Mutex
+	readable sync.Cond
+	writable sync.Cond
+	queue    datagramQueue
+	remote   netip.AddrPort // invalid unless connected
+	path     path           // of the last datagram sent
+	pathSrc  netip.Addr     // the source that was asked for
+	pending  syscall.Errno  // reported once, by whatever comes next
+	closed   bool
+	rd, wd   deadline
+}
+
+func (g *dgram) init(s *Stack, fam Family) {
+	g.s, g.fam = s, fam
+	g.readable.L, g.writable.L = &g.mu, &g.mu
+	g.queue.limit = s.udpBuffer
+}
+
+// receive waits for a datagram, copies it to b and returns its whole length.
+func (g *dgram) receive(b []byte) (n, full int, d datagram, err error) {
+	g.mu.Lock()
+	for {
+		if err = g.usable(&g.rd); err != nil {
+			break
+		}
+		var ok bool
+		if d, ok = g.queue.pop(); ok {
+			break
+		}
+		g.readable.Wait()
+	}
+	g.mu.Unlock()
+	if err != nil {
+		return 0, 0, datagram{}, err
+	}
+	n, full = copy(b, d.buf), len(d.buf)
+	g.s.bufs.put(d.buf)
+	d.buf = nil
+	return n, full, d, nil
+}
+
+// usable returns why a read or write cannot go on, if so.
+func (g *dgram) usable(d *deadline) error {
+	switch {
+	case g.closed:
+		return net.ErrClosed
+	case d.expired():
+		return os.ErrDeadlineExceeded
+	case g.pending != 0:
+		errno := g.pending
+		g.pending = 0
+		return errno
+	}
+	return nil
+}
+
+// enqueue puts a copy of a payload into the queue. It reports whether there
+// was room and the socket was open.
+func (g *dgram) enqueue(payload []byte, from netip.AddrPort, meta Meta) bool {
+	buf := append(g.s.bufs.get(len(payload))[:0], payload...)
+	g.mu.Lock()
+	ok := !g.closed && g.queue.push(datagram{buf, from, meta})
+	if ok {
+		g.readable.Signal()
+	}
+	g.mu.Unlock()
+	if !ok {
+		g.s.bufs.put(buf)
+	}
+	return ok
+}
+
+// fail has the next call, or those that wait, return an error, once.
+func (g *dgram) fail(errno syscall.Errno) {
+	g.mu.Lock()
+	if !g.closed {
+		g.pending = errno
+		g.readable.Signal()
+		g.writable.Broadcast()
+	}
+	g.mu.Unlock()
+}
+
+// route brings g.path to dst up to date. The lock is held.
+func (g *dgram) route(dst, src netip.Addr) error {
+	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src {
+		return nil
+	}
+	p, err := g.s.route(dst, src)
+	if err != nil {
+		return err
+	}
+	g.path, g.pathSrc = p, src
+	return nil
+}
+
+// awaitRoom waits until the interface of g.path takes more. The lock is held,
+// and released while it waits. A nil error with the path still valid means
+// that there is room.
+func (g *dgram) awaitRoom() error {
+	for {
+		if err := g.usable(&g.wd); err != nil {
+			return err
+		}
+		ifc := g.path.ifc
+		if ifc.tx.room() {
+			return nil
+		}
+		// What waits may have nobody to send it but us.
+		g.mu.Unlock()
+		ifc.drain()
+		g.mu.Lock()
+		if err := g.usable(&g.wd); err != nil {
+			return err
+		}
+		if ifc.tx.wait(g) {
+			g.writable.Wait()
+		}
+		if err := g.route(g.path.dst, g.pathSrc); err != nil {
+			return err
+		}
+	}
+}
+
+// txReady is called when an interface has room again.
+func (g *dgram) txReady() {
+	g.mu.Lock()
+	g.writable.Broadcast()
+	g.mu.Unlock()
+}
+
+// shut closes the socket and wakes all who wait. It reports whether it was
+// open.
+func (g *dgram) shut() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.closed = true
+	g.rd.stop()
+	g.wd.stop()
+	for {
+		d, ok := g.queue.pop()
+		if !ok {
+			break
+		}
+		g.s.bufs.put(d.buf)
+	}
+	g.queue.ring = nil
+	g.path = path{}
+	g.readable.Broadcast()
+	g.writable.Broadcast()
+	return true
+}
+
+// RemoteAddr returns the address that the socket is connected to, or an invalid
+// one. A raw socket's has no port.
+func (g *dgram) RemoteAddr() netip.AddrPort {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.remote
+}
+
+// SetDeadline sets both deadlines; the zero time means none. What waits when a
+// deadline passes, and what is called after it, returns os.ErrDeadlineExceeded.
+func (g *dgram) SetDeadline(t time.Time) error { return g.setDeadlines(t, true, true) }
+
+// SetReadDeadline sets the deadline of reads.
+func (g *dgram) SetReadDeadline(t time.Time) error { return g.setDeadlines(t, true, false) }
+
+// SetWriteDeadline sets the deadline of writes, which wait only while the link
+// takes nothing more.
+func (g *dgram) SetWriteDeadline(t time.Time) error { return g.setDeadlines(t, false, true) }
+
+func (g *dgram) setDeadlines(t time.Time, read, write bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	if read {
+		g.rd.set(t, &g.mu, g.readable.Broadcast)
+	}
+	if write {
+		g.wd.set(t, &g.mu, g.writable.Broadcast)
+	}
+	return nil
+}
+
+const minSocketBuffer = 2048
+
+// SetReadBuffer sets how many bytes may wait in the receive queue, the queue's
+// own needs included. Less than 2048 becomes 2048. What is there stays.
+func (g *dgram) SetReadBuffer(n int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	g.queue.limit = max(n, minSocketBuffer)
+	return nil
+}
+
+// SetWriteBuffer does nothing to an open socket: what is written is in the
+// link's queue, which the sockets share.
+func (g *dgram) SetWriteBuffer(int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// checkLocal checks and completes the address of a new socket: an unspecified
+// or missing one becomes that of the family.
+func (s *Stack) checkLocal(fam Family, a netip.Addr) (netip.Addr, error) {
+	if fam == Family6 && !s.HasIPv6() {
+		return a, syscall.EAFNOSUPPORT
+	}
+	a = a.Unmap()
+	switch {
+	case !a.IsValid(), a.IsUnspecified():
+		if fam == Family4 || !s.HasIPv6() {
+			return netip.IPv4Unspecified(), nil
+		}
+		return netip.IPv6Unspecified(), nil
+	case !fam.holds(a):
+		return a, syscall.EAFNOSUPPORT
+	case a.IsMulticast():
+		return a, nil
+	case !s.IsLocal(a) && s.table.Load().broadcastOn(a) == nil && a != limitedBroadcast():
+		return a, syscall.EADDRNOTAVAIL
+	}
+	return a, nil
+}

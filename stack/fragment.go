@@ -1,0 +1,287 @@
+package stack
+
+import (
+	"container/list"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const (
+	// reassemblyTimeout is Linux's; RFC 1122 3.3.2 has it at 60 to 120 seconds,
+	// from a time when links were slower than identifications wrap today
+	// (RFC 4963 2).
+	reassemblyTimeout = tcp.Time(30 * time.Second)
+
+	maxReassemblyBytes = 4 << 20 // buffers of all datagrams together
+	maxReassemblies    = 1024    // datagrams
+	maxFragments       = 512     // of one datagram
+)
+
+// A fragmentKey tells which fragments belong together.
+// RFC 791 3.2: "all having the same value for the four fields: identification,
+// source, destination, and protocol".
+type fragmentKey struct {
+	src, dst netip.Addr
+	id       uint16
+	proto    wire.Proto
+}
+
+// A fragment is a piece of a datagram's payload, in a buffer of the pool.
+type fragment struct {
+	off, end int
+	buf      []byte
+}
+
+// A datagramParts is a datagram of which a part has arrived.
+type datagramParts struct {
+	key    fragmentKey
+	ifc    *iface
+	born   tcp.Time
+	parts  []fragment // by offset, apart from each other
+	have   int        // bytes in parts
+	total  int        // of the payload; -1 until the last fragment came
+	cost   int        // capacity of the parts' buffers
+	place  *list.Element
+	group  bool
+	header []byte // of the fragment at offset 0, in a buffer of the pool; nil until it came
+	tos    uint8
+	ttl    uint8
+}
+
+// A reassembly puts fragments together. It holds what has arrived for a fixed
+// time, and forgets the oldest datagram where that would be too much.
+type reassembly struct {
+	s *Stack
+
+	mu      sync.Mutex
+	m       map[fragmentKey]*datagramParts
+	byAge   list.List // of *datagramParts, oldest first
+	cost    int
+	timer   *time.Timer // nil until first needed
+	running bool
+	closed  bool
+}
+
+func (a *reassembly) init(s *Stack) {
+	a.s = s
+	a.m = make(map[fragmentKey]*datagramParts)
+}
+
+// input takes a fragment. Where it completes its datagram, that is delivered.
+func (a *reassembly) input(p *packet, h *wire.IPv4) {
+	s := a.s
+	s.counts.fragsReceived.Add(1)
+	off, end := int(h.FragOffset), int(h.FragOffset)+len(p.payload)
+	switch {
+	case len(p.payload) == 0,
+		// RFC 791 3.2: fragments are cut "on a 8 octet (64 bit) boundary".
+		h.MoreFragments && len(p.payload)%8 != 0,
+		// What is put together has to be a datagram again.
+		end+wire.IPv4Len > maxIPv4:
+		p.ifc.drop(dropBadFragment)
+		return
+	}
+	a.mu.Lock()
+	d, r := a.add(p, h, off, end)
+	a.mu.Unlock()
+	if r != wire.OK {
+		p.ifc.drop(r)
+	}
+	if d == nil {
+		return
+	}
+	whole := a.join(d)
+	q := *p
+	q.header = d.header
+	q.payload = whole
+	q.ttl, q.tos = d.ttl, d.tos
+	q.broadcast = d.group
+	q.checksumOK, q.gso, q.gsoSize = false, 0, 0
+	s.counts.reassembled.Add(1)
+	s.deliver(&q)
+	s.bufs.put(whole)
+	s.bufs.put(d.header)
+}
+
+// add stores a fragment. It returns the datagram if that is complete, which is
+// then the caller's.
+func (a *reassembly) add(p *packet, h *wire.IPv4, off, end int) (*datagramParts, wire.Reason) {
+	if a.closed {
+		return nil, dropBadFragment
+	}
+	key := fragmentKey{p.src, p.dst, h.ID, h.Proto}
+	d := a.m[key]
+	if d == nil {
+		if len(a.m) >= maxReassemblies {
+			a.evict()
+		}
+		d = &datagramParts{key: key, ifc: p.ifc, born: a.s.now(), total: -1}
+		a.m[key] = d
+		d.place = a.byAge.PushBack(d)
+		if !a.running {
+			a.arm(reassemblyTimeout)
+		}
+	}
+	i, found := slices.BinarySearchFunc(d.parts, off, func(f fragment, off int) int { return f.off - off })
+	if found && d.parts[i].end == end {
+		return nil, dropDuplicateFragment
+	}
+	// RFC 5722 4: where a fragment of an IPv6 datagram overlaps another, "the
+	// entire datagram ... MUST be silently discarded". The attack is IPv4's as
+	// well (RFC 1858 3).
+	overlap := found ||
+		i > 0 && d.parts[i-1].end > off ||
+		i < len(d.parts) && d.parts[i].off < end
+	// So must one be of which two fragments tell different ends.
+	bad := d.total >= 0 && end > d.total ||
+		!h.MoreFragments && (d.total >= 0 || len(d.parts) > 0 && d.parts[len(d.parts)-1].end > end) ||
+		len(d.parts) >= maxFragments
+	if overlap || bad {
+		a.forget(d)
+		if overlap {
+			return nil, dropOverlap
+		}
+		return nil, dropBadFragment
+	}
+	a.store(d, i, p, off, end)
+	if !h.MoreFragments {
+		d.total = end
+	}
+	d.group = d.group || p.broadcast
+	if d.have == d.total && d.header != nil {
+		a.detach(d)
+		return d, wire.OK
+	}
+	for a.cost > maxReassemblyBytes {
+		a.evict()
+	}
+	return nil, wire.OK
+}
+
+// store copies a fragment into its datagram, at index i of the parts.
+func (a *reassembly) store(d *datagramParts, i int, p *packet, off, end int) {
+	buf := append(a.s.bufs.get(len(p.payload))[:0], p.payload...)
+	d.parts = slices.Insert(d.parts, i, fragment{off, end, buf})
+	d.have += end - off
+	d.cost += cap(buf)
+	a.cost += cap(buf)
+	if off == 0 {
+		d.header = append(a.s.bufs.get(len(p.header))[:0], p.header...)
+		d.tos, d.ttl = p.tos, p.ttl
+		d.cost += cap(d.header)
+		a.cost += cap(d.header)
+	}
+}
+
+// join copies the parts of a complete datagram into one buffer of the pool, and
+// makes its header that of the whole.
+func (a *reassembly) join(d *datagramParts) []byte {
+	whole := a.s.bufs.get(d.total)
+	for _, f := range d.parts {
+		copy(whole[f.off:], f.buf)
+		a.s.bufs.put(f.buf)
+	}
+	d.parts = nil
+	// For those to whom the datagram is quoted: total length, no fragment.
+	binary.BigEndian.PutUint16(d.header[2:], uint16(min(len(d.header)+d.total, maxIPv4)))
+	binary.BigEndian.PutUint16(d.header[6:], binary.BigEndian.Uint16(d.header[6:])&^0x3fff)
+	binary.BigEndian.PutUint16(d.header[10:], 0)
+	binary.BigEndian.PutUint16(d.header[10:], wire.Checksum(d.header))
+	return whole
+}
+
+// detach takes a datagram out of the table.
+func (a *reassembly) detach(d *datagramParts) {
+	delete(a.m, d.key)
+	a.byAge.Remove(d.place)
+	a.cost -= d.cost
+}
+
+// forget drops a datagram.
+func (a *reassembly) forget(d *datagramParts) {
+	a.detach(d)
+	a.release(d)
+	a.s.counts.reassemblyFailed.Add(1)
+}
+
+// release gives the buffers of a detached datagram back.
+func (a *reassembly) release(d *datagramParts) {
+	for _, f := range d.parts {
+		a.s.bufs.put(f.buf)
+	}
+	if d.header != nil {
+		a.s.bufs.put(d.header)
+	}
+	d.parts, d.header = nil, nil
+}
+
+// evict forgets the oldest datagram.
+func (a *reassembly) evict() {
+	a.s.drop(dropReassemblyFull)
+	a.forget(a.byAge.Front().Value.(*datagramParts))
+}
+
+// arm has the timer fire after d.
+func (a *reassembly) arm(d tcp.Time) {
+	a.running = true
+	if a.timer == nil {
+		a.timer = time.AfterFunc(time.Duration(d), a.tick)
+		return
+	}
+	a.timer.Reset(time.Duration(d))
+}
+
+// tick forgets what was not completed in time.
+func (a *reassembly) tick() {
+	var late []*datagramParts
+	a.mu.Lock()
+	a.running = false
+	now := a.s.now()
+	for !a.closed && a.byAge.Len() > 0 {
+		d := a.byAge.Front().Value.(*datagramParts)
+		if left := d.born + reassemblyTimeout - now; left > 0 {
+			a.arm(left)
+			break
+		}
+		a.detach(d)
+		late = append(late, d)
+	}
+	a.mu.Unlock()
+	for _, d := range late {
+		a.s.drop(dropReassemblyTimeout)
+		a.s.counts.reassemblyFailed.Add(1)
+		// RFC 792: "If fragment zero is not available then no time exceeded
+		// need be sent at all."
+		if d.header != nil {
+			p := packet{
+				ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,
+				header: d.header, payload: d.parts[0].buf, broadcast: d.group,
+			}
+			a.s.sendICMPError(&p, wire.ICMPTimeExceeded, wire.ExceededReassembly)
+		}
+		a.release(d)
+	}
+	a.s.drain()
+}
+
+// close drops everything and stops the timer.
+func (a *reassembly) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	for _, d := range a.m {
+		a.release(d)
+	}
+	clear(a.m)
+	a.byAge.Init()
+	a.cost = 0
+}

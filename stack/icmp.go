@@ -1,0 +1,255 @@
+package stack
+
+import (
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const (
+	// RFC 1812 4.3.2.3: an ICMP error "SHOULD contain as much of the original
+	// datagram as possible without the length of the ICMP datagram exceeding
+	// 576 bytes."
+	maxICMPError = 576
+
+	// Errors that are sent are limited to those of Linux's icmp_msgs_per_sec
+	// and icmp_msgs_burst.
+	icmpErrorRate  = 1000 // per second
+	icmpErrorBurst = 50
+)
+
+// Codes of RFC 1812 5.2.7.1 for what routers make of the precedence in TOS.
+const (
+	precedenceViolation = 14
+	precedenceCutoff    = 15
+)
+
+// An icmpError is a report, by ICMP or by this host's own neighbour table, that
+// a datagram of ours did not arrive.
+type icmpError struct {
+	errno         syscall.Errno // EMSGSIZE where fragmentation is needed
+	hard          bool          // RFC 1122 4.2.3.9: it will not get better by trying again
+	mtu           int           // with EMSGSIZE: the next hop's, or a guess (RFC 1191)
+	local, remote netip.Addr    // source and destination of the datagram
+	transport     []byte        // the beginning of its payload: at least 8 bytes
+	from          netip.Addr    // who reports; invalid: this host
+}
+
+// inputICMP works on an ICMP message.
+func (s *Stack) inputICMP(p *packet) {
+	h, body, r := wire.ParseICMP(p.payload)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	s.counts.icmpReceived.Add(1)
+	switch h.Type {
+	case wire.ICMPEcho:
+		s.echo(p, &h, body)
+	case wire.ICMPUnreachable, wire.ICMPTimeExceeded, wire.ICMPParamProblem:
+		s.inputICMPError(p, &h, body)
+	case wire.ICMPEchoReply:
+		// For raw sockets, which have it by now.
+	default:
+		// RFC 1122 3.2.2: "If an ICMP message of unknown type is received, it
+		// MUST be silently discarded." Source quench is one of them by
+		// RFC 6633 3, and redirects are not believed.
+		s.drop(dropICMPType)
+	}
+}
+
+// echo answers an echo request.
+//
+// RFC 1122 3.2.2.6: "Every host MUST implement an ICMP Echo server function";
+// "Data received in an ICMP Echo Request MUST be entirely included in the
+// resulting Echo Reply"; one to a broadcast address "MAY be silently discarded".
+func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
+	if p.broadcast || !isUnicast(p.src) {
+		s.drop(dropEchoBroadcast)
+		return
+	}
+	n := wire.ICMPLen + len(body)
+	buf := s.bufs.get(ipRoom + n)
+	copy(buf[ipRoom+wire.ICMPLen:], body)
+	answer := wire.ICMP{Type: wire.ICMPEchoReply, Rest: h.Rest}
+	answer.Put(buf[ipRoom:], buf[ipRoom+wire.ICMPLen:])
+	s.counts.icmpSent.Add(1)
+	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL, tos: p.tos}, buf, n)
+}
+
+// sendUnreachable tells a datagram's sender that it reached nobody.
+func (s *Stack) sendUnreachable(p *packet, code uint8) {
+	s.sendICMPError(p, wire.ICMPUnreachable, code)
+}
+
+// sendICMPError sends an ICMP error about a datagram, where that is allowed.
+//
+// RFC 1122 3.2.2: "An ICMP error message MUST NOT be sent as the result of
+// receiving: an ICMP error message, or a datagram destined to an IP broadcast
+// or IP multicast address, or a datagram sent as a link-layer broadcast, or a
+// non-initial fragment, or a datagram whose source address does not define a
+// single host".
+func (s *Stack) sendICMPError(p *packet, typ wire.ICMPType, code uint8) {
+	if p.broadcast || !isUnicast(p.src) {
+		return
+	}
+	if p.proto == wire.ProtoICMP && (len(p.payload) == 0 || !isICMPQuery(wire.ICMPType(p.payload[0]))) {
+		return
+	}
+	if !p.ifc.loopback && !s.icmp.take(s.now()) {
+		s.drop(dropICMPRate)
+		return
+	}
+	quote := min(len(p.header)+len(p.payload), maxICMPError-wire.IPv4Len-wire.ICMPLen)
+	n := wire.ICMPLen + quote
+	buf := s.bufs.get(ipRoom + n)
+	body := buf[ipRoom+wire.ICMPLen : ipRoom+n]
+	copy(body[copy(body, p.header):], p.payload)
+	h := wire.ICMP{Type: typ, Code: code}
+	h.Put(buf[ipRoom:], body)
+	s.counts.icmpSent.Add(1)
+	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL}, buf, n)
+}
+
+// isICMPQuery reports whether a message is known not to be an error.
+func isICMPQuery(t wire.ICMPType) bool {
+	switch t {
+	case wire.ICMPEcho, wire.ICMPEchoReply, wire.ICMPTimestamp, wire.ICMPTimestampReply:
+		return true
+	}
+	return false
+}
+
+// An icmpBudget is a token bucket for the errors that are sent.
+//
+// RFC 1812 4.3.2.8 has the rate of errors limited, lest they cost the host what
+// it has its own traffic for.
+type icmpBudget struct {
+	mu     sync.Mutex
+	tokens float64
+	at     tcp.Time
+}
+
+func (b *icmpBudget) init(now tcp.Time) {
+	b.tokens, b.at = icmpErrorBurst, now
+}
+
+// take reports whether one more error may be sent now.
+func (b *icmpBudget) take(now tcp.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if d := now - b.at; d > 0 {
+		b.tokens = min(b.tokens+time.Duration(d).Seconds()*icmpErrorRate, icmpErrorBurst)
+		b.at = now
+	}
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// inputICMPError works on an error about a datagram that seems to be ours.
+func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
+	quoted, transport, r := wire.ParseQuoted(body)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	// Only what the host has sent comes from one of its addresses, and the
+	// error went to that very address.
+	if p.broadcast || quoted.Src != p.dst || quoted.FragOffset != 0 || !isUnicast(quoted.Dst) {
+		s.drop(dropBadICMPError)
+		return
+	}
+	e := icmpError{local: quoted.Src, remote: quoted.Dst, transport: transport, from: p.src}
+	switch h.Type {
+	case wire.ICMPUnreachable:
+		if h.Code == wire.UnreachFragNeeded {
+			e.errno = syscall.EMSGSIZE
+			e.mtu = nextMTU(int(h.NextHopMTU()), int(quoted.TotalLen))
+			break
+		}
+		e.errno, e.hard = unreachableErrno(h.Code)
+	case wire.ICMPTimeExceeded:
+		e.errno = syscall.EHOSTUNREACH
+	case wire.ICMPParamProblem:
+		e.errno, e.hard = syscall.EPROTO, true
+	}
+	if e.errno == 0 {
+		s.drop(dropICMPType)
+		return
+	}
+	s.counts.icmpErrors.Add(1)
+	s.deliverError(quoted.Proto, &e)
+}
+
+// nextMTU is the MTU that a fragmentation needed message names, or means.
+// RFC 1191 4: a router of old has "zero in the Next-Hop MTU field".
+func nextMTU(mtu, total int) int {
+	if mtu < minMTU {
+		return plateau(total)
+	}
+	return mtu
+}
+
+// unreachableErrno is the errno of a code of destination unreachable, as on
+// Linux, and whether it is hard. It is 0 for a code that nobody defined.
+//
+// RFC 1122 4.2.3.9: codes 0, 1 and 5 are soft errors, "2-4 ... are hard error
+// conditions"; of those defined since, being prohibited will not pass.
+func unreachableErrno(code uint8) (syscall.Errno, bool) {
+	switch code {
+	case wire.UnreachNet, wire.UnreachNetTOS:
+		return syscall.ENETUNREACH, false
+	case wire.UnreachHost, wire.UnreachHostTOS:
+		return syscall.EHOSTUNREACH, false
+	case wire.UnreachProto:
+		return syscall.ENOPROTOOPT, true
+	case wire.UnreachPort:
+		return syscall.ECONNREFUSED, true
+	case wire.UnreachSourceRoute:
+		return syscall.EOPNOTSUPP, false
+	case wire.UnreachNetUnknown, wire.UnreachNetProhibited:
+		return syscall.ENETUNREACH, true
+	case wire.UnreachHostUnknown, wire.UnreachHostIsolated, wire.UnreachHostProhibited, wire.UnreachAdminProhibited,
+		precedenceViolation, precedenceCutoff:
+		return syscall.EHOSTUNREACH, true
+	}
+	return 0, false
+}
+
+// deliverError tells those whose datagram it was of an error. No lock is held.
+func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
+	switch proto {
+	case wire.ProtoTCP:
+		s.tcpICMP(e)
+	case wire.ProtoUDP:
+		s.udpICMP(e)
+	}
+	s.rawICMP(proto, e)
+}
+
+// unreachable tells the senders of a frame that the neighbour that it was for
+// does not answer, as if a router had sent a host unreachable.
+//
+// RFC 1122 2.4: "The link layer MUST NOT report a Destination Unreachable error
+// to IP solely because there is no ARP cache entry for a destination": it has
+// been asked for by now, often enough.
+func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
+	h, transport, r := wire.ParseIPv4(f.Head[ifc.linkLen:])
+	if r != wire.OK || h.FragOffset != 0 || len(transport) < 8 {
+		return
+	}
+	s.deliverError(h.Proto, &icmpError{
+		errno:     syscall.EHOSTUNREACH,
+		local:     h.Src,
+		remote:    h.Dst,
+		transport: transport,
+	})
+}

@@ -1,0 +1,226 @@
+package stack
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const (
+	minMTU = 68 // RFC 791 3.2
+
+	// headroom is how many bytes a buffer has before the IP header, for the
+	// header of the link. It keeps the IP header aligned.
+	headroom = 16
+)
+
+// An iface is a link of the host with the addresses that it has there.
+type iface struct {
+	s          *Stack
+	dev        nic.Device
+	name       string
+	index      int // from 1, never used twice
+	loopback   bool
+	medium     nic.Medium
+	mac        wire.MAC
+	mtu        int // of the network layer
+	gso        int // largest super-frame's IP packet; 0: none
+	txChecksum bool
+	linkLen    int // of the link header: 14 on Ethernet, 0 on IP
+	addrs      []netip.Prefix
+	gateway    netip.Addr
+
+	tx    txQueue
+	neigh neighborTable
+	stats ifaceStats
+	down  atomic.Bool // the device died or was closed
+	group groupTable  // multicast groups joined
+
+	conflicts conflictLog
+}
+
+type ifaceStats struct {
+	RxFrames, RxBytes, RxDropped atomic.Uint64
+	TxFrames, TxBytes, TxDropped atomic.Uint64
+}
+
+func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Prefix, gw netip.Addr) *iface {
+	link := dev.Link()
+	ifc := &iface{
+		s:          s,
+		dev:        dev,
+		name:       name,
+		index:      index,
+		medium:     link.Medium,
+		mac:        link.MAC,
+		mtu:        min(link.MTU, maxIPv4),
+		txChecksum: link.TxChecksum,
+		addrs:      addrs,
+		gateway:    gw,
+	}
+	// A super-frame has no use below what one frame carries, and IPv4's total
+	// length bounds it.
+	if link.TxChecksum && link.GSO > link.MTU {
+		ifc.gso = min(link.GSO, maxIPv4)
+	}
+	if link.Medium == nic.Ethernet {
+		ifc.linkLen = wire.EthernetLen
+	}
+	ifc.neigh.init(ifc)
+	return ifc
+}
+
+// up attaches the device and tells the link which addresses are now here.
+func (ifc *iface) up() {
+	// A device that can die by itself says so here.
+	if d, ok := ifc.dev.(interface{ NotifyDown(func(error)) }); ok {
+		d.NotifyDown(ifc.failed)
+	}
+	ifc.dev.Attach(ifc.recv)
+	if ifc.linkLen == 0 {
+		return
+	}
+	for _, p := range ifc.addrs {
+		ifc.announce(p.Addr())
+	}
+}
+
+// failed is told that the device is of no more use. It may be called from
+// within drain and from the device's own goroutine, with no lock held.
+func (ifc *iface) failed(err error) {
+	if ifc.down.Swap(true) {
+		return
+	}
+	if !errors.Is(err, net.ErrClosed) {
+		ifc.s.log.Error("link failed", "nic", ifc.name, "err", err)
+	}
+	ifc.neigh.flush(true)
+	ifc.s.gen.Add(1)
+}
+
+// close closes the device and drops what the interface still holds.
+func (ifc *iface) close() error {
+	ifc.down.Store(true)
+	err := ifc.dev.Close()
+	ifc.neigh.close()
+	// What is queued meets a closed device, and is given back to the pool.
+	ifc.drain()
+	if errors.Is(err, net.ErrClosed) {
+		return nil // it died before
+	}
+	return err
+}
+
+// owns reports whether a is an address of the interface.
+func (ifc *iface) owns(a netip.Addr) bool {
+	for i := range ifc.addrs {
+		if ifc.addrs[i].Addr() == a {
+			return true
+		}
+	}
+	return ifc.loopback && a.IsLoopback()
+}
+
+// sourceFor chooses the address of the interface from which to send to a
+// neighbour: the one on whose network the neighbour is.
+//
+// RFC 1122 3.3.4.3 leaves the choice to the host, and prefers an address on the
+// network of the destination or else of the router.
+func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
+	best := netip.Prefix{}
+	for _, p := range ifc.addrs {
+		if p.Contains(hop) && (!best.IsValid() || p.Bits() > best.Bits()) {
+			best = p
+		}
+	}
+	if best.IsValid() {
+		return best.Addr()
+	}
+	if len(ifc.addrs) > 0 {
+		return ifc.addrs[0].Addr()
+	}
+	return netip.Addr{}
+}
+
+// InterfaceInfo describes an interface.
+type InterfaceInfo struct {
+	Name     string
+	Index    int // from 1; that of a removed interface is not used again
+	MAC      wire.MAC
+	MTU      int // bytes of the network layer
+	Medium   nic.Medium
+	Addrs    []netip.Prefix
+	Gateway  netip.Addr
+	Loopback bool
+	Up       bool // the device is open and usable
+}
+
+// Interfaces describes the host's interfaces, the loopback first.
+func (s *Stack) Interfaces() []InterfaceInfo {
+	var infos []InterfaceInfo
+	for _, ifc := range *s.ifaces.Load() {
+		infos = append(infos, InterfaceInfo{
+			Name:     ifc.name,
+			Index:    ifc.index,
+			MAC:      ifc.mac,
+			MTU:      ifc.mtu,
+			Medium:   ifc.medium,
+			Addrs:    slices.Clone(ifc.addrs),
+			Gateway:  ifc.gateway,
+			Loopback: ifc.loopback,
+			Up:       !ifc.down.Load() && ifc.dev.Link().Up,
+		})
+	}
+	return infos
+}
+
+// ifaceNamed returns the interface of that name, or nil.
+func (s *Stack) ifaceNamed(name string) *iface {
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.name == name {
+			return ifc
+		}
+	}
+	return nil
+}
+
+// A groupTable counts how often each multicast group was joined.
+type groupTable struct {
+	joined atomic.Pointer[map[netip.Addr]int] // replaced, never changed
+	mu     sync.Mutex
+}
+
+// allHosts is the group to which every multicast host belongs.
+// RFC 1112 4: "224.0.0.1 is assigned to the permanent group of all IP hosts".
+func allHosts() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 1}) }
+
+// has reports whether packets to a multicast address are for us.
+func (g *groupTable) has(a netip.Addr) bool {
+	if a == allHosts() {
+		return true
+	}
+	m := g.joined.Load()
+	return m != nil && (*m)[a] > 0
+}
+
+// add changes the count of a group by n.
+func (g *groupTable) add(a netip.Addr, n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	next := make(map[netip.Addr]int)
+	if m := g.joined.Load(); m != nil {
+		for k, v := range *m {
+			next[k] = v
+		}
+	}
+	if next[a] += n; next[a] <= 0 {
+		delete(next, a)
+	}
+	g.joined.Store(&next)
+}

@@ -1,0 +1,82 @@
+package stack
+
+import (
+	"net/netip"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A packet is the datagram being received, on the stack of the goroutine that
+// received it.
+type packet struct {
+	ifc        *iface
+	src, dst   netip.Addr
+	proto      wire.Proto
+	ttl, tos   uint8
+	header     []byte // the IP header as received, for ICMP quotes
+	payload    []byte // the transport header and what follows, borrowed
+	checksumOK bool   // nothing to verify: it came from memory, or the device did
+	gso        nic.GSOKind
+	gsoSize    int  // super-frame: bytes of payload per wire segment; 0 otherwise
+	broadcast  bool // dst, or the frame's, is a broadcast or multicast address: RFC 1122 forbids many answers
+}
+
+// recv takes what the device received. Frames are borrowed.
+func (ifc *iface) recv(batch []nic.Frame) {
+	if ifc.down.Load() || ifc.s.closed.Load() {
+		return // the device's last words
+	}
+	bytes := 0
+	for i := range batch {
+		f := &batch[i]
+		bytes += f.Len()
+		if len(f.Body) == 0 {
+			ifc.inputFrame(f, f.Head)
+			continue
+		}
+		joined := f.AppendTo(ifc.s.bufs.get(f.Len())[:0])
+		ifc.inputFrame(f, joined)
+		ifc.s.bufs.put(joined)
+	}
+	ifc.stats.RxFrames.Add(uint64(len(batch)))
+	ifc.stats.RxBytes.Add(uint64(bytes))
+	ifc.s.drain()
+}
+
+// inputFrame works on a frame, whose bytes are b.
+func (ifc *iface) inputFrame(f *nic.Frame, b []byte) {
+	if ifc.linkLen == 0 {
+		// What an IP medium carries tells by itself which version it is.
+		ifc.inputIPv4(f, b, false)
+		return
+	}
+	h, payload, r := wire.ParseEthernet(b)
+	if r != wire.OK {
+		ifc.drop(r)
+		return
+	}
+	group := h.Dst.IsMulticast()
+	if !group && h.Dst != ifc.mac {
+		ifc.drop(dropOtherMAC)
+		return
+	}
+	if h.Src.IsMulticast() {
+		ifc.drop(dropMulticastMAC)
+		return
+	}
+	switch h.Type {
+	case wire.EtherTypeIPv4:
+		ifc.inputIPv4(f, payload, group)
+	case wire.EtherTypeARP:
+		ifc.inputARP(payload)
+	default:
+		ifc.drop(dropEtherType)
+	}
+}
+
+// drop counts a frame that the interface did not take.
+func (ifc *iface) drop(r wire.Reason) {
+	ifc.stats.RxDropped.Add(1)
+	ifc.s.drop(r)
+}

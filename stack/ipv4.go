@@ -1,0 +1,132 @@
+package stack
+
+import (
+	"net/netip"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// inputIPv4 works on the datagram at the start of b. linkGroup says that the
+// frame was sent to a broadcast or multicast address of the link.
+func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
+	s := ifc.s
+	s.counts.ipReceived.Add(1)
+	h, payload, r := wire.ParseIPv4(b)
+	if r != wire.OK {
+		ifc.drop(r)
+		return
+	}
+	p := packet{
+		ifc:        ifc,
+		src:        h.Src,
+		dst:        h.Dst,
+		proto:      h.Proto,
+		ttl:        h.TTL,
+		tos:        h.TOS,
+		header:     b[:h.HeaderLen()],
+		payload:    payload,
+		checksumOK: f.NeedsChecksum || f.ChecksumValid,
+		broadcast:  linkGroup,
+	}
+	if f.GSO != nic.GSONone {
+		p.gso, p.gsoSize = f.GSO, int(f.GSOSize)
+	}
+	if r := ifc.filter(&p, linkGroup); r != wire.OK {
+		ifc.drop(r)
+		return
+	}
+	if len(h.Options) > 0 {
+		// RFC 6274 3.13.2.3 and 3.13.2.4: source-routed packets should be
+		// dropped; RFC 1122 3.2.1.8 (c) lets a host do so.
+		routed, r := wire.SourceRoute(h.Options)
+		if r == wire.OK && routed {
+			r = dropSourceRoute
+		}
+		if r != wire.OK {
+			ifc.drop(r)
+			return
+		}
+	}
+	if h.MoreFragments || h.FragOffset != 0 {
+		s.frags.input(&p, &h)
+		return
+	}
+	s.deliver(&p)
+}
+
+// filter decides whether a datagram is for the host and from somebody who can
+// have sent it.
+func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
+	t := ifc.s.table.Load()
+	if ifc.loopback {
+		// Only the host itself sends here.
+		if !t.isLocal(p.dst) {
+			return dropNotLocal
+		}
+		return wire.OK
+	}
+	switch {
+	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram
+	// containing an IP source address that is invalid by the rules of this
+	// section."
+	case p.src.IsMulticast(), isReserved(p.src):
+		return dropGroupSource
+	case p.src.IsUnspecified():
+		return dropNoSource
+	case p.src.IsLoopback(), p.dst.IsLoopback():
+		// Ibid. (g): "Addresses of this form MUST NOT appear outside a host."
+		return dropLoopbackOutside
+	case t.isOwn(p.src):
+		return dropOwnSource
+	case t.broadcastOn(p.src) != nil:
+		return dropGroupSource
+	}
+	if t.isOwn(p.dst) {
+		// RFC 1122 3.3.6: "A host SHOULD silently discard a datagram that is
+		// received via a link-layer broadcast but does not specify an IP
+		// multicast or broadcast destination address."
+		if linkGroup {
+			return dropUnicastInBroadcast
+		}
+		return wire.OK
+	}
+	p.broadcast = true
+	if p.dst.IsMulticast() {
+		if ifc.group.has(p.dst) {
+			return wire.OK
+		}
+		return dropNotJoined
+	}
+	if p.dst == limitedBroadcast() || t.broadcastOn(p.dst) == ifc {
+		return wire.OK
+	}
+	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram that
+	// is not destined for the host." Hosts of this kind do not forward.
+	return dropNotLocal
+}
+
+// deliver gives a whole datagram to those that it is for.
+func (s *Stack) deliver(p *packet) {
+	s.counts.ipDelivered.Add(1)
+	raw := s.inputRaw(p)
+	switch p.proto {
+	case wire.ProtoTCP:
+		s.inputTCP(p)
+	case wire.ProtoUDP:
+		s.inputUDP(p)
+	case wire.ProtoICMP:
+		s.inputICMP(p)
+	default:
+		if raw {
+			return
+		}
+		s.drop(dropProtocol)
+		s.sendUnreachable(p, wire.UnreachProto)
+	}
+}
+
+// isUnicast reports whether a can be the address of one host.
+func isUnicast(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !isReserved(a)
+}

@@ -1,0 +1,554 @@
+package stack
+
+import (
+	"container/list"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const (
+	maxNeighbors = 1024 // per interface, static ones not counted
+	maxRequests  = 3    // sent before a neighbour is given up; RFC 4861 10, MAX_MULTICAST_SOLICIT
+
+	// RFC 1122 2.3.2.1: "The recommended maximum rate is 1 per second per
+	// destination."
+	requestInterval = tcp.Time(time.Second)
+	// RFC 4861 10, REACHABLE_TIME.
+	reachableTime = tcp.Time(30 * time.Second)
+
+	// RFC 1122 2.3.2.2: "The link layer SHOULD save (rather than discard) at
+	// least one (the latest) packet of each set of packets destined to the same
+	// unresolved IP address".
+	maxParked      = 64            // packets per neighbour
+	maxParkedTotal = 4 * maxParked // packets per interface
+)
+
+// The states of a neighbour, by the names of RFC 4861 7.3.2. STALE is not
+// stored: a reachable entry is stale when it has not been confirmed for long.
+type neighborState uint8
+
+const (
+	neighUnknown    neighborState = iota // nothing asked, or there was no answer
+	neighIncomplete                      // asked for by broadcast; packets are parked
+	neighReachable
+	neighProbe     // stale and used, so asked for; still good to send to
+	neighPermanent // configured
+	neighStale     // only in a dump
+)
+
+func (st neighborState) String() string {
+	switch st {
+	case neighIncomplete:
+		return "incomplete"
+	case neighReachable:
+		return "reachable"
+	case neighProbe:
+		return "probe"
+	case neighPermanent:
+		return "permanent"
+	case neighStale:
+		return "stale"
+	}
+	return "failed"
+}
+
+// A neighbor is a host or router on a link. Paths point to it, so that sending
+// to one whose address is known takes no lock. One that has left the table
+// stays unknown for ever; paths to it are void.
+type neighbor struct {
+	addr      netip.Addr
+	word      atomic.Uint64 // MAC<<16 | state; changed under the table's lock, except by confirm
+	confirmed atomic.Int64  // tcp.Time at which it was last known to be there
+
+	// Under the table's lock.
+	tries   int      // requests sent in the states incomplete and probe
+	retryAt tcp.Time // when to ask again, or give up
+	queued  bool     // it is in the table's asking
+	parked  []parked
+	place   *list.Element // in one of the table's lists; nil once it left the table, and if permanent
+	solved  bool          // place is in the list of the resolved
+}
+
+// A parked packet waits for its neighbour's address.
+type parked struct {
+	txEntry
+	src netip.Addr
+}
+
+func packNeighbor(mac wire.MAC, st neighborState) uint64 {
+	var w uint64
+	for _, b := range mac {
+		w = w<<8 | uint64(b)
+	}
+	return w<<16 | uint64(st)
+}
+
+func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
+	st = neighborState(w)
+	w >>= 16
+	for i := 5; i >= 0; i-- {
+		mac[i] = byte(w)
+		w >>= 8
+	}
+	return mac, st
+}
+
+// lookup returns the neighbour's address if packets can go there right away.
+func (n *neighbor) lookup(now tcp.Time) (wire.MAC, bool) {
+	mac, st := unpackNeighbor(n.word.Load())
+	switch st {
+	case neighPermanent, neighProbe:
+		return mac, true
+	case neighReachable:
+		return mac, now-tcp.Time(n.confirmed.Load()) < reachableTime
+	}
+	return mac, false
+}
+
+// confirm takes note that the neighbour has been receiving what was sent to it:
+// an upper layer saw an answer that could not be there otherwise. A nil
+// neighbour is confirmed without effect.
+//
+// RFC 1122 2.3.2.1 (4): "Higher-Layer Advice"; RFC 4861 7.3.1.
+func (n *neighbor) confirm(now tcp.Time) {
+	if n == nil || now-tcp.Time(n.confirmed.Load()) < tcp.Time(time.Second) {
+		return
+	}
+	w := n.word.Load()
+	mac, st := unpackNeighbor(w)
+	switch st {
+	case neighReachable:
+		n.confirmed.Store(int64(now))
+	case neighProbe:
+		n.confirmed.Store(int64(now))
+		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable))
+	}
+}
+
+// A neighborTable is an interface's ARP cache.
+type neighborTable struct {
+	ifc *iface
+
+	mu     sync.Mutex
+	m      map[netip.Addr]*neighbor
+	static int
+	// Those that may be evicted, the least recently changed first, apart by
+	// whether their address is known: so a scan over addresses that nobody has
+	// displaces no more than half of the table.
+	unresolved, resolved list.List
+	asking               []*neighbor // incomplete or probe, and some that just were
+	nparked              int
+	timer                *time.Timer // nil until first needed
+	firesAt              tcp.Time    // when the timer fires; 0: it does not run
+	closed               bool
+}
+
+func (t *neighborTable) init(ifc *iface) {
+	t.ifc = ifc
+	t.m = make(map[netip.Addr]*neighbor)
+}
+
+// get returns the entry for an address, and makes one if there is none.
+func (t *neighborTable) get(addr netip.Addr) *neighbor {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.getLocked(addr)
+}
+
+func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
+	if n := t.m[addr]; n != nil {
+		return n
+	}
+	if len(t.m)-t.static >= maxNeighbors {
+		t.evict()
+	}
+	n := &neighbor{addr: addr}
+	t.m[addr] = n
+	n.place = t.unresolved.PushBack(n)
+	return n
+}
+
+// evict removes the entry that is missed least.
+func (t *neighborTable) evict() {
+	from := &t.resolved
+	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
+		from = &t.unresolved
+	}
+	t.ifc.s.drop(dropNeighborTable)
+	t.remove(from.Front().Value.(*neighbor))
+}
+
+// remove takes an entry out of the table.
+func (t *neighborTable) remove(n *neighbor) {
+	delete(t.m, n.addr)
+	if n.place != nil {
+		t.listOf(n).Remove(n.place)
+		n.place = nil
+	} else {
+		t.static--
+	}
+	n.word.Store(0)
+	t.dropParked(n)
+	t.ifc.s.gen.Add(1)
+}
+
+func (t *neighborTable) listOf(n *neighbor) *list.List {
+	if n.solved {
+		return &t.resolved
+	}
+	return &t.unresolved
+}
+
+// touch moves an entry that is not static behind those changed before it.
+func (t *neighborTable) touch(n *neighbor, solved bool) {
+	if n.place == nil {
+		return
+	}
+	t.listOf(n).Remove(n.place)
+	n.solved = solved
+	n.place = t.listOf(n).PushBack(n)
+}
+
+func (t *neighborTable) dropParked(n *neighbor) {
+	for i := range n.parked {
+		t.ifc.s.bufs.put(n.parked[i].buf)
+		t.ifc.s.drop(dropNeighborQueue)
+	}
+	t.nparked -= len(n.parked)
+	n.parked = nil
+}
+
+// send queues a frame for the neighbour, whose address is not known to be
+// fresh, or parks it and asks. The frame's destination is filled in here.
+func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
+	s := t.ifc.s
+	now := s.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		s.bufs.put(e.buf)
+		s.drop(dropLinkDown)
+		return
+	}
+	if t.m[n.addr] != n {
+		// The path is older than the entry's eviction.
+		n = t.getLocked(n.addr)
+	}
+	if mac, ok := n.lookup(now); ok {
+		copy(e.frame.Head, mac[:])
+		t.ifc.tx.put(e)
+		return
+	}
+	mac, st := unpackNeighbor(n.word.Load())
+	if st == neighReachable {
+		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
+		// by periodically sending a point-to-point ARP Request to it".
+		n.word.Store(packNeighbor(mac, neighProbe))
+		t.ask(n, src, now)
+		copy(e.frame.Head, mac[:])
+		t.ifc.tx.put(e)
+		return
+	}
+	t.park(n, src, e)
+	if st == neighUnknown {
+		n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
+		t.touch(n, false)
+		if now >= n.retryAt {
+			t.ask(n, src, now)
+		} else {
+			t.await(n)
+		}
+	}
+}
+
+// park keeps a frame until the neighbour's address is known.
+func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
+	s := t.ifc.s
+	if len(n.parked) >= maxParked || t.nparked >= maxParkedTotal && len(n.parked) > 0 {
+		s.bufs.put(n.parked[0].buf)
+		n.parked = slices.Delete(n.parked, 0, 1)
+		t.nparked--
+		s.drop(dropNeighborQueue)
+	} else if t.nparked >= maxParkedTotal {
+		s.bufs.put(e.buf)
+		s.drop(dropNeighborQueue)
+		return
+	}
+	n.parked = append(n.parked, parked{e, src})
+	t.nparked++
+}
+
+// ask sends the first request of a resolution or a probe.
+func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
+	n.tries = 1
+	n.retryAt = now + requestInterval
+	t.request(n, src)
+	t.await(n)
+}
+
+// request sends an ARP request: to everybody, or to the address that is known.
+func (t *neighborTable) request(n *neighbor, src netip.Addr) {
+	// RFC 5227 2.1.1 has requests from an address of the link; a packet may
+	// have one of another interface.
+	if !t.ifc.owns(src) {
+		src = t.ifc.sourceFor(n.addr)
+	}
+	dst := wire.Broadcast()
+	if mac, st := unpackNeighbor(n.word.Load()); st == neighProbe {
+		dst = mac
+	}
+	t.ifc.sendARP(wire.ARPRequest, dst, src, wire.MAC{}, n.addr)
+}
+
+// await has the timer look after an entry.
+func (t *neighborTable) await(n *neighbor) {
+	if !n.queued {
+		n.queued = true
+		t.asking = append(t.asking, n)
+	}
+	t.arm(n.retryAt)
+}
+
+// arm has the timer fire at a time, unless it will before.
+func (t *neighborTable) arm(at tcp.Time) {
+	if t.closed || t.firesAt != 0 && t.firesAt <= at {
+		return
+	}
+	t.firesAt = at
+	d := max(time.Duration(at-t.ifc.s.now()), 0)
+	if t.timer == nil {
+		t.timer = time.AfterFunc(d, t.tick)
+		return
+	}
+	t.timer.Reset(d)
+}
+
+// tick asks again where there was no answer, and gives up on those that have
+// been asked often enough.
+func (t *neighborTable) tick() {
+	s := t.ifc.s
+	now := s.now()
+	var lost []parked
+	t.mu.Lock()
+	t.firesAt = 0
+	next := tcp.Time(0)
+	t.asking = slices.DeleteFunc(t.asking, func(n *neighbor) bool {
+		_, st := unpackNeighbor(n.word.Load())
+		if st != neighIncomplete && st != neighProbe {
+			n.queued = false
+			return true
+		}
+		if now >= n.retryAt {
+			if n.tries >= maxRequests {
+				n.word.Store(packNeighbor(wire.MAC{}, neighUnknown))
+				t.touch(n, false)
+				lost = append(lost, n.parked...)
+				t.nparked -= len(n.parked)
+				n.parked = nil
+				n.tries = 0
+				n.queued = false
+				s.counts.arpFailed.Add(1)
+				return true
+			}
+			n.tries++
+			n.retryAt = now + requestInterval
+			src := netip.Addr{}
+			if len(n.parked) > 0 {
+				src = n.parked[0].src
+			}
+			t.request(n, src)
+		}
+		if next == 0 || n.retryAt < next {
+			next = n.retryAt
+		}
+		return false
+	})
+	if next != 0 {
+		t.arm(next)
+	}
+	t.mu.Unlock()
+	for i := range lost {
+		s.drop(dropUnreachableNeighbor)
+		s.unreachable(t.ifc, &lost[i].frame)
+		s.bufs.put(lost[i].buf)
+	}
+	s.drain()
+}
+
+// learn takes an address that an ARP packet told. Without create, only what is
+// in the table already is changed.
+func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, create bool) {
+	s := t.ifc.s
+	now := s.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.m[addr]
+	if n == nil {
+		if !create || t.closed {
+			return
+		}
+		n = t.getLocked(addr)
+	}
+	_, st := unpackNeighbor(n.word.Load())
+	if st == neighPermanent || st == neighUnknown && !create {
+		return
+	}
+	// What is parked goes first: who finds the address known does not wait.
+	for i := range n.parked {
+		copy(n.parked[i].frame.Head, mac[:])
+		t.ifc.tx.put(n.parked[i].txEntry)
+	}
+	t.nparked -= len(n.parked)
+	n.parked = nil
+	n.tries = 0
+	n.confirmed.Store(int64(now))
+	n.word.Store(packNeighbor(mac, neighReachable))
+	t.touch(n, true)
+}
+
+// flush forgets all entries that are not permanent, and drops what is parked.
+// With fail, their packets' senders are told that the link is gone.
+func (t *neighborTable) flush(fail bool) {
+	var lost []parked
+	t.mu.Lock()
+	for _, n := range t.m {
+		if n.place == nil {
+			continue
+		}
+		if fail {
+			lost = append(lost, n.parked...)
+			t.nparked -= len(n.parked)
+			n.parked = nil
+		}
+		t.remove(n)
+	}
+	t.mu.Unlock()
+	for i := range lost {
+		t.ifc.s.drop(dropLinkDown)
+		t.ifc.s.unreachable(t.ifc, &lost[i].frame)
+		t.ifc.s.bufs.put(lost[i].buf)
+	}
+}
+
+// close drops everything and stops the timer.
+func (t *neighborTable) close() {
+	t.flush(false)
+	t.mu.Lock()
+	t.closed = true
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.mu.Unlock()
+}
+
+// A Neighbor is an entry of an interface's ARP cache.
+type Neighbor struct {
+	NIC  string
+	Addr netip.Addr
+	MAC  wire.MAC // zero where it is not known
+	// State is incomplete, reachable, stale, probe, failed or permanent. It is
+	// not looked at where an entry is set, which is always permanent.
+	State string
+	// Age is how long ago the neighbour was last known to be there.
+	Age time.Duration
+}
+
+// Neighbors returns the entries of all interfaces, by interface and address.
+func (s *Stack) Neighbors() []Neighbor {
+	var all []Neighbor
+	now := s.now()
+	for _, ifc := range *s.ifaces.Load() {
+		first := len(all)
+		t := &ifc.neigh
+		t.mu.Lock()
+		for _, n := range t.m {
+			mac, st := unpackNeighbor(n.word.Load())
+			age := time.Duration(now - tcp.Time(n.confirmed.Load()))
+			if st == neighReachable && age >= time.Duration(reachableTime) {
+				st = neighStale
+			}
+			if st == neighPermanent || st == neighUnknown || st == neighIncomplete {
+				age = 0
+			}
+			all = append(all, Neighbor{NIC: ifc.name, Addr: n.addr, MAC: mac, State: st.String(), Age: age})
+		}
+		t.mu.Unlock()
+		slices.SortFunc(all[first:], func(a, b Neighbor) int { return a.Addr.Compare(b.Addr) })
+	}
+	return all
+}
+
+// FlushNeighbors forgets all entries that are not permanent.
+func (s *Stack) FlushNeighbors() {
+	for _, ifc := range *s.ifaces.Load() {
+		ifc.neigh.flush(false)
+	}
+}
+
+// SetNeighbor sets a permanent entry. A zero MAC removes the entry instead.
+func (s *Stack) SetNeighbor(n Neighbor) error {
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	if err := s.setNeighbor(n); err != nil {
+		return fmt.Errorf("stack: SetNeighbor: %w", err)
+	}
+	s.drain()
+	return nil
+}
+
+func (s *Stack) setNeighbor(n Neighbor) error {
+	ifc := s.ifaceNamed(n.NIC)
+	switch {
+	case ifc == nil:
+		return fmt.Errorf("no interface %q: %w", n.NIC, syscall.ENODEV)
+	case ifc.linkLen == 0:
+		return fmt.Errorf("%s has no neighbours: it carries no Ethernet: %w", n.NIC, syscall.EINVAL)
+	case !n.Addr.Is4() || !isUnicast(n.Addr) || n.Addr.IsLoopback():
+		return fmt.Errorf("%v is not an IPv4 unicast address: %w", n.Addr, syscall.EINVAL)
+	case ifc.owns(n.Addr):
+		return fmt.Errorf("%v is the host itself: %w", n.Addr, syscall.EINVAL)
+	case n.MAC.IsMulticast():
+		return fmt.Errorf("%v is a group address: %w", n.MAC, syscall.EINVAL)
+	}
+	ifc.neigh.set(n.Addr, n.MAC)
+	return nil
+}
+
+// set makes an entry permanent, or removes it if the MAC is zero.
+func (t *neighborTable) set(addr netip.Addr, mac wire.MAC) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if mac == (wire.MAC{}) {
+		if n := t.m[addr]; n != nil {
+			t.remove(n)
+		}
+		return
+	}
+	n := t.m[addr]
+	if n == nil {
+		n = &neighbor{addr: addr}
+		t.m[addr] = n
+		t.static++
+	} else if n.place != nil {
+		t.listOf(n).Remove(n.place)
+		n.place = nil
+		t.static++
+	}
+	for i := range n.parked {
+		copy(n.parked[i].frame.Head, mac[:])
+		t.ifc.tx.put(n.parked[i].txEntry)
+	}
+	t.nparked -= len(n.parked)
+	n.parked = nil
+	n.word.Store(packNeighbor(mac, neighPermanent))
+}

@@ -1,0 +1,103 @@
+package stack
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+	"sync/atomic"
+)
+
+// The range of ephemeral ports is Linux's. RFC 6335 6 has 49152-65535 for it,
+// and RFC 6056 3.2 says: "ephemeral port selection algorithms should use the
+// whole range 1024-65535"; this is the compromise that firewalls know.
+const (
+	minEphemeral = 32768
+	maxEphemeral = 60999
+	numEphemeral = maxEphemeral - minEphemeral + 1
+)
+
+// A portSource has the state of RFC 6056 3.3.4, "Algorithm 4: Double-Hash Port
+// Selection": a counter for each class of destinations, so that those to one
+// destination tell nothing of those to another.
+type portSource struct {
+	next [256]atomic.Uint32
+}
+
+// init starts the counters at unpredictable values.
+func (p *portSource) init(secret uint64) {
+	key := hashKey{secret, secret}
+	for i := range p.next {
+		p.next[i].Store(uint32(key.sum([]byte{byte(i)})))
+	}
+}
+
+// ephemeralPort looks for a free port. hash is s.hashAddrs of the connection's
+// addresses without the port that is sought, or s.rand64() where there is no
+// remote address. try is asked for one port after the other, each at most once,
+// until it takes one.
+func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {
+	offset := uint32(hash)
+	next := &s.ports.next[hash>>56]
+	for range numEphemeral {
+		port := uint16(minEphemeral + (next.Add(1)+offset)%numEphemeral)
+		if try(port) {
+			return port, true
+		}
+	}
+	return 0, false
+}
+
+// A hashKey is the secret of SipHash-2-4 (Aumasson and Bernstein, 2012), a
+// keyed hash that nobody can predict who does not have the key.
+type hashKey [2]uint64
+
+// sum returns the hash of b.
+func (k *hashKey) sum(b []byte) uint64 {
+	v0 := k[0] ^ 0x736f6d6570736575
+	v1 := k[1] ^ 0x646f72616e646f6d
+	v2 := k[0] ^ 0x6c7967656e657261
+	v3 := k[1] ^ 0x7465646279746573
+	round := func() {
+		v0 += v1
+		v1 = bits.RotateLeft64(v1, 13) ^ v0
+		v0 = bits.RotateLeft64(v0, 32)
+		v2 += v3
+		v3 = bits.RotateLeft64(v3, 16) ^ v2
+		v0 += v3
+		v3 = bits.RotateLeft64(v3, 21) ^ v0
+		v2 += v1
+		v1 = bits.RotateLeft64(v1, 17) ^ v2
+		v2 = bits.RotateLeft64(v2, 32)
+	}
+	last := uint64(len(b)) << 56
+	for ; len(b) >= 8; b = b[8:] {
+		m := binary.LittleEndian.Uint64(b)
+		v3 ^= m
+		round()
+		round()
+		v0 ^= m
+	}
+	for i, c := range b {
+		last |= uint64(c) << (8 * i)
+	}
+	v3 ^= last
+	round()
+	round()
+	v0 ^= last
+	v2 ^= 0xff
+	for range 4 {
+		round()
+	}
+	return v0 ^ v1 ^ v2 ^ v3
+}
+
+// hashAddrs hashes a pair of addresses with ports under the stack's secret.
+func (s *Stack) hashAddrs(local, remote netip.AddrPort) uint64 {
+	var b [36]byte
+	l, r := local.Addr().As16(), remote.Addr().As16()
+	copy(b[:], l[:])
+	copy(b[16:], r[:])
+	binary.BigEndian.PutUint16(b[32:], local.Port())
+	binary.BigEndian.PutUint16(b[34:], remote.Port())
+	return s.key.sum(b[:])
+}

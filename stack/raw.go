@@ -1,0 +1,232 @@
+package stack
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A Raw is a socket that receives a copy of every datagram of an IP protocol,
+// without the IP header, and sends datagrams of it. What the stack does with
+// the protocol itself goes on.
+type Raw struct {
+	dgram
+	proto wire.Proto
+	local netip.Addr                 // unspecified: all of the host's
+	peer  atomic.Pointer[netip.Addr] // remote, to be read without mu; nil unless connected
+}
+
+// A rawTable has all raw sockets.
+type rawTable struct {
+	all    atomic.Pointer[[]*Raw] // replaced, never changed
+	mu     sync.Mutex
+	closed bool
+}
+
+// sockets returns the sockets there are.
+func (t *rawTable) sockets() []*Raw {
+	if all := t.all.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// closeAll closes every socket.
+func (t *rawTable) closeAll() {
+	t.mu.Lock()
+	t.closed = true
+	all := t.sockets()
+	t.all.Store(nil)
+	t.mu.Unlock()
+	for _, r := range all {
+		r.shut()
+	}
+}
+
+// OpenRaw makes a raw socket of a protocol, for a local address or, if that is
+// invalid or unspecified, for all of the host's. The errors are EADDRNOTAVAIL,
+// EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
+func (s *Stack) OpenRaw(fam Family, proto wire.Proto, local netip.Addr) (*Raw, error) {
+	addr, err := s.checkLocal(fam, local)
+	if err != nil {
+		return nil, err
+	}
+	if proto == 0 {
+		return nil, syscall.EPROTONOSUPPORT
+	}
+	r := &Raw{proto: proto, local: addr}
+	r.init(s, fam)
+	t := &s.raw
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, net.ErrClosed
+	}
+	all := append(slices.Clip(t.sockets()), r)
+	t.all.Store(&all)
+	return r, nil
+}
+
+// Connect has the socket send to and receive from one address only. The errors
+// are those of finding a route.
+func (r *Raw) Connect(remote netip.Addr) error {
+	if remote = remote.Unmap(); !r.fam.holds(remote) {
+		return syscall.EAFNOSUPPORT
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return net.ErrClosed
+	}
+	src := r.source(SendOptions{})
+	p, err := r.s.route(remote, src)
+	if err != nil {
+		return err
+	}
+	dst := p.dst
+	r.remote = netip.AddrPortFrom(dst, 0)
+	r.path, r.pathSrc = p, src
+	r.peer.Store(&dst)
+	return nil
+}
+
+// source is the source address that is asked for, by the call or the socket.
+func (r *Raw) source(o SendOptions) netip.Addr {
+	if o.Src.IsValid() {
+		return o.Src
+	}
+	if isUnicast(r.local) && r.s.IsLocal(r.local) {
+		return r.local
+	}
+	return netip.Addr{}
+}
+
+// LocalAddr returns the address that the socket is bound to; on a connected
+// socket that was bound to all, the one that it sends from.
+func (r *Raw) LocalAddr() netip.Addr {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.remote.IsValid() && r.local.IsUnspecified() && r.path.src.IsValid() {
+		return r.path.src
+	}
+	return r.local
+}
+
+// ReadFrom waits for a datagram and copies as much of its payload as fits to b.
+// full is the payload's whole length.
+func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
+	n, full, d, err := r.receive(b)
+	return n, full, d.from.Addr(), d.meta, err
+}
+
+// Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
+func (r *Raw) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	if !r.closed && !r.remote.IsValid() {
+		r.mu.Unlock()
+		return 0, syscall.EDESTADDRREQ
+	}
+	n, err := r.write(b, r.remote.Addr(), SendOptions{})
+	r.mu.Unlock()
+	r.s.drain()
+	return n, err
+}
+
+// WriteTo sends a datagram with the payload b, in fragments if need be. The
+// errors are as UDP's.
+func (r *Raw) WriteTo(b []byte, to netip.Addr, o SendOptions) (int, error) {
+	r.mu.Lock()
+	n, err := r.write(b, to.Unmap(), o)
+	r.mu.Unlock()
+	r.s.drain()
+	return n, err
+}
+
+// write queues a datagram. The lock is held.
+func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
+	if err := r.usable(&r.wd); err != nil {
+		return 0, err
+	}
+	switch {
+	case !to.IsValid():
+		return 0, syscall.EINVAL
+	case !r.fam.holds(to):
+		return 0, syscall.EAFNOSUPPORT
+	case len(b) > maxIPv4-wire.IPv4Len:
+		return 0, syscall.EMSGSIZE
+	}
+	if err := r.route(to, r.source(o)); err != nil {
+		return 0, err
+	}
+	if !r.path.ifc.tx.room() {
+		if err := r.awaitRoom(); err != nil {
+			return 0, err
+		}
+	}
+	buf := r.s.bufs.get(ipRoom + len(b))
+	copy(buf[ipRoom:], b)
+	h := ipHeader{proto: r.proto, ttl: o.ttlTo(&r.path), tos: o.TOS, df: o.DontFragment}
+	if err := r.s.sendIP(&r.path, h, buf, len(b), frameMeta{}); err != nil {
+		return 0, err
+	}
+	r.s.counts.rawSent.Add(1)
+	return len(b), nil
+}
+
+// Close closes the socket. Those who wait return net.ErrClosed, and so does a
+// second Close.
+func (r *Raw) Close() error {
+	if !r.shut() {
+		return net.ErrClosed
+	}
+	t := &r.s.raw
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := slices.DeleteFunc(slices.Clone(t.sockets()), func(have *Raw) bool { return have == r })
+	t.all.Store(&all)
+	return nil
+}
+
+// inputRaw gives copies of a datagram to the raw sockets of its protocol. It
+// reports whether there was one.
+func (s *Stack) inputRaw(p *packet) bool {
+	found := false
+	for _, r := range s.raw.sockets() {
+		if r.proto != p.proto || !r.local.IsUnspecified() && r.local != p.dst {
+			continue
+		}
+		if peer := r.peer.Load(); peer != nil && *peer != p.src {
+			continue
+		}
+		found = true
+		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
+		if r.enqueue(p.payload, netip.AddrPortFrom(p.src, 0), meta) {
+			s.counts.rawReceived.Add(1)
+		} else {
+			s.drop(dropRawQueue)
+		}
+	}
+	return found
+}
+
+// rawICMP tells connected raw sockets that their datagrams do not arrive.
+func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
+	for _, r := range s.raw.sockets() {
+		peer := r.peer.Load()
+		if r.proto != proto || peer == nil || *peer != e.remote {
+			continue
+		}
+		if e.errno == syscall.EMSGSIZE {
+			s.lowerPathMTU(e.remote, e.mtu)
+			continue
+		}
+		if e.hard || !e.from.IsValid() {
+			r.fail(e.errno)
+		}
+	}
+}

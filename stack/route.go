@@ -1,0 +1,505 @@
+package stack
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A Route says where datagrams to a prefix leave.
+type Route struct {
+	// Dst is the prefix that the route is for.
+	Dst netip.Prefix
+	// Via is the router, which has to be on the link; an invalid address says
+	// that the destinations are on the link themselves.
+	Via netip.Addr
+	// NIC names the interface. It may be empty where Via tells.
+	NIC string
+	// Src is the source address for those who have not chosen one; an invalid
+	// address means that of the interface's on whose network the next hop is.
+	Src netip.Addr
+}
+
+// A route is a Route that has been resolved.
+type route struct {
+	dst netip.Prefix
+	via netip.Addr
+	src netip.Addr
+	ifc *iface
+}
+
+// A routeTable answers where an address is. It is never changed: a change of
+// the configuration makes a new one.
+type routeTable struct {
+	routes []route                  // in order of preference
+	at     map[netip.Prefix][]route // the routes of a prefix, in order of preference
+	lens4  []int                    // lengths of IPv4 prefixes that occur, longest first
+	own    []netip.Addr             // the host's addresses other than 127/8
+	ownSet map[netip.Addr]struct{}  // the same
+	bcasts []broadcast              // directed broadcast addresses
+}
+
+// A broadcast is the broadcast address of an interface's network.
+type broadcast struct {
+	addr netip.Addr
+	ifc  *iface
+}
+
+// broadcastOn returns the interface of a directed broadcast address, or nil.
+func (t *routeTable) broadcastOn(a netip.Addr) *iface {
+	for i := range t.bcasts {
+		if t.bcasts[i].addr == a {
+			return t.bcasts[i].ifc
+		}
+	}
+	return nil
+}
+
+// ownScan is up to how many addresses are compared one by one, which is quicker
+// than a map.
+const ownScan = 8
+
+// isOwn reports whether a is an address of the host other than 127/8.
+func (t *routeTable) isOwn(a netip.Addr) bool {
+	if len(t.own) > ownScan {
+		_, ok := t.ownSet[a]
+		return ok
+	}
+	return slices.Contains(t.own, a)
+}
+
+// isLocal reports whether packets to a stay in the host.
+func (t *routeTable) isLocal(a netip.Addr) bool { return t.isOwn(a) || a.IsLoopback() }
+
+// lookup finds the route for dst: that with the longest prefix and, among
+// those with the same one, the first whose link is up; but one whose interface
+// has the source address goes first. Where only links that are down lead
+// there, the error is ENETDOWN, and ENETUNREACH where nothing does.
+func (t *routeTable) lookup(dst, src netip.Addr) (*route, error) {
+	err := syscall.ENETUNREACH
+	for _, bits := range t.lens4 {
+		p, _ := dst.Prefix(bits)
+		rs := t.at[p]
+		var found *route
+		for i := range rs {
+			if rs[i].ifc.down.Load() {
+				err = syscall.ENETDOWN
+				continue
+			}
+			if src.IsValid() && rs[i].ifc.owns(src) {
+				return &rs[i], nil
+			}
+			if found == nil {
+				found = &rs[i]
+			}
+		}
+		if found != nil {
+			return found, nil
+		}
+	}
+	return nil, err
+}
+
+// rebuildRoutes makes a new table of what is configured. The caller holds s.mu,
+// or is New.
+func (s *Stack) rebuildRoutes() {
+	t := &routeTable{
+		at:     make(map[netip.Prefix][]route),
+		ownSet: make(map[netip.Addr]struct{}),
+	}
+	ifaces := *s.ifaces.Load()
+	var all []route
+	for _, r := range s.static {
+		if ifc := s.ifaceNamed(r.NIC); ifc != nil {
+			all = append(all, route{dst: r.Dst, via: r.Via, src: r.Src, ifc: ifc})
+		}
+	}
+	for _, ifc := range ifaces {
+		if ifc.loopback {
+			continue // what is local never comes to the routes
+		}
+		for _, p := range ifc.addrs {
+			all = append(all, route{dst: p.Masked(), src: p.Addr(), ifc: ifc})
+			t.own = append(t.own, p.Addr())
+			t.ownSet[p.Addr()] = struct{}{}
+			if p.Bits() <= 30 {
+				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), ifc})
+			}
+		}
+	}
+	for _, ifc := range ifaces {
+		if ifc.gateway.IsValid() {
+			all = append(all, route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: ifc.gateway, ifc: ifc})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
+	for _, r := range all {
+		t.at[r.dst] = append(t.at[r.dst], r)
+		if n := len(t.lens4); n == 0 || t.lens4[n-1] != r.dst.Bits() {
+			t.lens4 = append(t.lens4, r.dst.Bits())
+		}
+	}
+	t.routes = all
+	// A path made of the old table after this carries a generation that the
+	// next line makes void.
+	s.table.Store(t)
+	s.gen.Add(1)
+}
+
+// broadcastOf is the address of a network with all host bits set.
+func broadcastOf(p netip.Prefix) netip.Addr {
+	a := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		a[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(a)
+}
+
+// limitedBroadcast is 255.255.255.255.
+func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+
+// isReserved reports whether a is in 240.0.0.0/4, to which the limited
+// broadcast belongs.
+func isReserved(a netip.Addr) bool { return a.Is4() && a.As4()[0] >= 240 }
+
+// A path is where datagrams to a destination leave. A socket keeps it, and it
+// holds as long as its generation is the stack's.
+type path struct {
+	ifc      *iface
+	src, dst netip.Addr
+	hop      netip.Addr // the neighbour; dst itself where that is on the link
+	gen      uint32
+	group    bool      // dst is a broadcast or multicast address
+	mayFrag  bool      // the path's MTU is so small that DF must not be set
+	neigh    *neighbor // nil where the link or the destination needs none
+	mac      wire.MAC  // of a group
+	mtu      int       // of the path
+}
+
+// valid reports whether the path still holds. The zero path never does.
+func (p *path) valid(s *Stack) bool { return p.ifc != nil && p.gen == s.gen.Load() }
+
+// route finds the path to dst. Without a valid and specified src it chooses
+// the source. The errors are EINVAL for an address that cannot be a
+// destination, or a source of 127/8 for one that is elsewhere, EADDRNOTAVAIL
+// for a source that is not the host's, ENETUNREACH and ENETDOWN.
+func (s *Stack) route(dst, src netip.Addr) (path, error) {
+	gen := s.gen.Load()
+	t := s.table.Load()
+	dst = dst.Unmap()
+	src = src.Unmap()
+	if !dst.IsValid() {
+		return path{}, syscall.EINVAL
+	}
+	if src.IsValid() && src.IsUnspecified() {
+		src = netip.Addr{}
+	}
+	if src.IsValid() && !t.isLocal(src) {
+		return path{}, syscall.EADDRNOTAVAIL
+	}
+	if !dst.Is4() {
+		return path{}, syscall.ENETUNREACH
+	}
+	// An unspecified destination is this host.
+	if dst.IsUnspecified() {
+		if dst = src; !dst.IsValid() {
+			dst = s.lo.addrs[0].Addr()
+		}
+	}
+	if t.isLocal(dst) {
+		return s.localPath(dst, src, gen), nil
+	}
+	// RFC 1122 3.2.1.3 (g): "{127, <any>} ... MUST NOT appear outside a host."
+	if src.IsLoopback() {
+		return path{}, syscall.EINVAL
+	}
+	p := path{src: src, dst: dst, hop: dst, gen: gen}
+	if ifc := s.broadcastIface(t, dst, src); ifc != nil {
+		p.ifc, p.group, p.mac = ifc, true, wire.Broadcast()
+	} else if isReserved(dst) {
+		return path{}, syscall.ENETUNREACH
+	} else {
+		r, err := t.lookup(dst, src)
+		if err != nil {
+			return path{}, err
+		}
+		p.ifc = r.ifc
+		if dst.IsMulticast() {
+			// RFC 1112 6.1: a group is always on the link.
+			p.group, p.mac = true, wire.MulticastMAC(dst)
+		} else if r.via.IsValid() {
+			p.hop = r.via
+		}
+		if !p.src.IsValid() {
+			p.src = r.src
+		}
+	}
+	if !p.src.IsValid() {
+		if p.src = p.ifc.sourceFor(p.hop); !p.src.IsValid() {
+			return path{}, syscall.EADDRNOTAVAIL
+		}
+	}
+	p.mtu = p.ifc.mtu
+	if !p.group {
+		if p.ifc.linkLen > 0 {
+			p.neigh = p.ifc.neigh.get(p.hop)
+		}
+		s.pmtu.apply(s, &p)
+	}
+	return p, nil
+}
+
+// localPath is the path of what stays in the host.
+func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
+	if !src.IsValid() {
+		src = dst
+		if dst.IsLoopback() {
+			src = s.lo.addrs[0].Addr()
+		}
+	}
+	return path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu}
+}
+
+// broadcastIface returns the interface on which dst is a broadcast, or nil.
+func (s *Stack) broadcastIface(t *routeTable, dst, src netip.Addr) *iface {
+	if ifc := t.broadcastOn(dst); ifc != nil {
+		return ifc
+	}
+	if dst != limitedBroadcast() {
+		return nil
+	}
+	// The limited broadcast goes to one link: that of the source address, or of
+	// the default route, or the first one.
+	var first *iface
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.loopback || ifc.down.Load() || len(ifc.addrs) == 0 {
+			continue
+		}
+		if src.IsValid() && ifc.owns(src) {
+			return ifc
+		}
+		if first == nil || (ifc.gateway.IsValid() && !first.gateway.IsValid()) {
+			first = ifc
+		}
+	}
+	return first
+}
+
+// SourceFor returns the address from which the host would send to dst. It is
+// invalid where there is no route.
+func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
+	p, err := s.route(dst, netip.Addr{})
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.src
+}
+
+// IsLocal reports whether a is an address of the host: one of its own, or
+// one of 127.0.0.0/8.
+func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap()) }
+
+// HasIPv4 reports whether the host speaks IPv4, if only with itself.
+func (s *Stack) HasIPv4() bool { return true }
+
+// HasIPv6 reports whether the host speaks IPv6. It does not.
+func (s *Stack) HasIPv6() bool { return false }
+
+// Routes returns the routes in the order in which they are looked up: longest
+// prefix first, then those of Config and AddRoute, then those of the addresses
+// and the gateways.
+func (s *Stack) Routes() []Route {
+	var rs []Route
+	for _, r := range s.table.Load().routes {
+		rs = append(rs, Route{Dst: r.dst, Via: r.via, NIC: r.ifc.name, Src: r.src})
+	}
+	return rs
+}
+
+// AddRoute adds a route. It goes after those of the same prefix that were added
+// before it.
+func (s *Stack) AddRoute(r Route) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	r, err := s.checkRoute(r)
+	if err != nil {
+		return fmt.Errorf("stack: AddRoute: %w", err)
+	}
+	if slices.Contains(s.static, r) {
+		return fmt.Errorf("stack: AddRoute: %v is there already: %w", r.Dst, syscall.EEXIST)
+	}
+	s.static = append(s.static, r)
+	s.rebuildRoutes()
+	return nil
+}
+
+// DelRoute removes the first route of Config or AddRoute with that prefix, and
+// that Via and NIC where they are given. Routes that addresses brought stay.
+func (s *Stack) DelRoute(r Route) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	i := slices.IndexFunc(s.static, func(have Route) bool {
+		return have.Dst == r.Dst.Masked() && (!r.Via.IsValid() || r.Via == have.Via) && (r.NIC == "" || r.NIC == have.NIC)
+	})
+	if i < 0 {
+		return fmt.Errorf("stack: DelRoute: no route to %v: %w", r.Dst, syscall.ESRCH)
+	}
+	s.static = slices.Delete(s.static, i, i+1)
+	s.rebuildRoutes()
+	return nil
+}
+
+// checkRoute tells whether a route can be used, and fills in its interface.
+func (s *Stack) checkRoute(r Route) (Route, error) {
+	if !r.Dst.IsValid() {
+		return r, fmt.Errorf("the prefix is malformed")
+	}
+	r.Dst = r.Dst.Masked()
+	if !r.Dst.Addr().Is4() || r.Via.IsValid() && !r.Via.Is4() || r.Src.IsValid() && !r.Src.Is4() {
+		return r, fmt.Errorf("only IPv4 addresses are supported")
+	}
+	if r.NIC == "" {
+		if !r.Via.IsValid() {
+			return r, fmt.Errorf("it names neither an interface nor a router")
+		}
+		for _, ifc := range *s.ifaces.Load() {
+			if !ifc.loopback && s.onLink(ifc, r.Via) {
+				r.NIC = ifc.name
+				break
+			}
+		}
+		if r.NIC == "" {
+			return r, fmt.Errorf("the router %v is on no link", r.Via)
+		}
+	}
+	ifc := s.ifaceNamed(r.NIC)
+	if ifc == nil {
+		return r, fmt.Errorf("no interface %q", r.NIC)
+	}
+	if ifc.loopback {
+		return r, fmt.Errorf("the loopback takes no routes")
+	}
+	if r.Via.IsValid() && !s.onLink(ifc, r.Via) {
+		return r, fmt.Errorf("the router %v is not on the link of %s", r.Via, r.NIC)
+	}
+	if r.Via.IsValid() && ifc.owns(r.Via) {
+		return r, fmt.Errorf("the router %v is the host itself", r.Via)
+	}
+	if r.Src.IsValid() && !slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool { return ifc.owns(r.Src) }) {
+		return r, fmt.Errorf("the source %v is not an address of the host", r.Src)
+	}
+	return r, nil
+}
+
+// onLink reports whether a is reached on the interface without a router.
+func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
+	for _, p := range ifc.addrs {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	for _, r := range s.static {
+		if r.NIC == ifc.name && !r.Via.IsValid() && r.Dst.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	maxPathMTUs = 1024
+	// pathMTUAge is when a lowered MTU is forgotten, as RFC 1191 6.3 suggests.
+	pathMTUAge = tcp.Time(10 * time.Minute)
+	// minPathMTU is the least that an ICMP message can lower a path to. A path
+	// below it exists hardly anywhere, but forged messages do; on one that is
+	// said to be below, DF is not set.
+	minPathMTU = 552
+)
+
+// A pmtuCache remembers to which destinations only smaller packets pass.
+type pmtuCache struct {
+	n  atomic.Int32 // entries, to be read without mu
+	mu sync.Mutex
+	m  map[netip.Addr]pathMTU
+}
+
+type pathMTU struct {
+	mtu   int
+	frag  bool // fragment rather than set DF
+	until tcp.Time
+}
+
+// apply lowers the MTU of a path to what is known of its destination.
+func (c *pmtuCache) apply(s *Stack, p *path) {
+	if c.n.Load() == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.m[p.dst]
+	if !ok {
+		return
+	}
+	if s.now() >= e.until {
+		delete(c.m, p.dst)
+		c.n.Store(int32(len(c.m)))
+		// Others that hold a path to it may try larger packets too.
+		s.gen.Add(1)
+		return
+	}
+	p.mtu = min(p.mtu, e.mtu)
+	p.mayFrag = e.frag
+}
+
+// lowerPathMTU takes note that a packet to dst was too big. The caller has made
+// sure that it was sent by this host. mtu is the next hop's, or 0.
+// It never raises the MTU.
+func (s *Stack) lowerPathMTU(dst netip.Addr, mtu int) {
+	p, err := s.route(dst, netip.Addr{})
+	if err != nil || p.group || p.ifc.loopback || mtu >= p.mtu {
+		return
+	}
+	e := pathMTU{mtu: max(mtu, min(minPathMTU, p.mtu)), frag: mtu < minPathMTU, until: s.now() + pathMTUAge}
+	c := &s.pmtu
+	c.mu.Lock()
+	if c.m == nil {
+		c.m = make(map[netip.Addr]pathMTU)
+	}
+	if _, ok := c.m[dst]; !ok && len(c.m) >= maxPathMTUs {
+		for victim := range c.m { // any: the next message brings it back
+			delete(c.m, victim)
+			break
+		}
+	}
+	c.m[dst] = e
+	c.n.Store(int32(len(c.m)))
+	c.mu.Unlock()
+	s.gen.Add(1)
+}
+
+// plateau is the MTU to try next where a router does not name one, for a packet
+// that had the given total length.
+// RFC 1191 7.1 lists the sizes that links have; the greatest below the length
+// of what did not pass is the next to try.
+func plateau(total int) int {
+	for _, mtu := range [...]int{32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296} {
+		if mtu < total {
+			return mtu
+		}
+	}
+	return minMTU
+}

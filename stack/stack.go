@@ -1,0 +1,386 @@
+// Package stack is the engine of a usernet host: ARP, IPv4, ICMP, UDP, raw
+// sockets and TCP over any number of links. It has no global state: any number
+// of stacks live in one process and share nothing.
+//
+// No goroutine belongs to a stack. What arrives is worked on by the goroutine
+// of the device that received it, what is sent by the one that sends, and the
+// rest runs on timers that are only armed while something is due.
+//
+// # Locks
+//
+// They are taken in this order, and released before a device, a callback or a
+// wait is reached:
+//
+//  1. configuration (Stack.mu)
+//  2. a listener
+//  3. a socket; at most one at a time
+//  4. a table: UDP, raw and TCP sockets, reassembly, path MTU, ICMP budget
+//  5. a neighbour table
+//  6. a transmit queue
+package stack
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// Config says what a stack is made of. The zero value is a host that has only
+// its loopback.
+type Config struct {
+	// NICs are the links. The loopback, "lo" with 127.0.0.1/8, is built in.
+	NICs []NIC
+	// Routes stand beside those that the addresses and gateways of the NICs
+	// bring, and before them where prefixes are equal.
+	Routes []Route
+	// Neighbors are static entries, which are never asked for nor forgotten.
+	Neighbors []Neighbor
+	// Logger is told when a link fails or an address is in use by another
+	// machine; nothing is logged per packet. Nil is silent.
+	Logger *slog.Logger
+	// Rand fills p with unpredictable bytes. Nil means crypto/rand. It may be
+	// called by several goroutines at once.
+	Rand func(p []byte)
+	// TCP has the settings of TCP.
+	TCP TCPConfig
+	// UDPBuffer is the receive queue limit in bytes of a new UDP or raw
+	// socket, with what the queue itself needs; 212992 if zero.
+	UDPBuffer int
+}
+
+// A NIC is a link with the host's addresses on it.
+type NIC struct {
+	// Name is the interface's name; the device's own if empty.
+	Name string
+	// Device is the link. The stack closes it when it is closed itself, or
+	// when the NIC is removed.
+	Device nic.Device
+	// Addrs are the host's addresses with the lengths of their networks.
+	Addrs []netip.Prefix
+	// Gateway is the default router. It has to be on the link. An invalid
+	// address means none.
+	Gateway netip.Addr
+}
+
+// Family is an address family as a caller asks for it.
+type Family uint8
+
+const (
+	FamilyAny Family = iota // whatever the host has; both where it has both
+	Family4
+	Family6
+)
+
+// holds reports whether an address can be used with sockets of the family.
+func (f Family) holds(a netip.Addr) bool {
+	switch f {
+	case Family4:
+		return a.Is4() || a.Is4In6()
+	case Family6:
+		return a.Is6() && !a.Is4In6()
+	}
+	return a.IsValid()
+}
+
+const defaultUDPBuffer = 212992 // Linux's net.core.rmem_default
+
+// A Stack is an Internet host in the sense of RFC 1122.
+// All methods may be called from several goroutines.
+type Stack struct {
+	start     time.Time
+	log       *slog.Logger
+	fill      func(p []byte)
+	bufs      bufPool
+	udpBuffer int
+	lo        *iface
+
+	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never changed
+	table  atomic.Pointer[routeTable] // replaced, never changed
+	gen    atomic.Uint32              // of table; paths of older ones are void
+	pmtu   pmtuCache                  // what ICMP told about paths
+	closed atomic.Bool                // set once, under mu
+
+	mu        sync.Mutex // one change of the configuration at a time
+	lastIndex int        // the highest interface index given
+	static    []Route    // of Config and AddRoute, in order
+
+	frags  reassembly
+	icmp   icmpBudget
+	ids    idSource
+	ports  portSource
+	key    hashKey
+	udp    udpTable
+	raw    rawTable
+	tcp    tcpState
+	counts counters
+}
+
+// New makes a stack and brings up its links. An error says which part of the
+// configuration is wrong; then no device has been attached or closed.
+func New(cfg Config) (*Stack, error) {
+	s := &Stack{
+		start:     time.Now(),
+		log:       cfg.Logger,
+		fill:      cfg.Rand,
+		udpBuffer: cfg.UDPBuffer,
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.fill == nil {
+		s.fill = func(p []byte) { rand.Read(p) }
+	}
+	if s.udpBuffer <= 0 {
+		s.udpBuffer = defaultUDPBuffer
+	}
+	s.key = hashKey{s.rand64(), s.rand64()}
+	s.ids.init(s.rand64())
+	s.ports.init(s.rand64())
+	s.frags.init(s)
+	s.icmp.init(s.now())
+	s.udp.init()
+
+	loDev := nic.NewLoopback(nic.LoopbackConfig{})
+	s.lo = newIface(s, loDev, "lo", 1, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}, netip.Addr{})
+	s.lo.loopback = true
+	s.lastIndex = 1
+	ifaces := []*iface{s.lo}
+	for i, n := range cfg.NICs {
+		ifc, err := s.checkNIC(ifaces, n)
+		if err != nil {
+			return nil, fmt.Errorf("stack: NIC %d: %w", i, err)
+		}
+		ifaces = append(ifaces, ifc)
+	}
+	s.ifaces.Store(&ifaces)
+	for _, r := range cfg.Routes {
+		r, err := s.checkRoute(r)
+		if err != nil {
+			return nil, fmt.Errorf("stack: route to %v: %w", r.Dst, err)
+		}
+		s.static = append(s.static, r)
+	}
+	for i, n := range cfg.NICs {
+		if err := s.checkGateway(ifaces[i+1], n.Gateway); err != nil {
+			return nil, fmt.Errorf("stack: NIC %d: %w", i, err)
+		}
+	}
+	for _, n := range cfg.Neighbors {
+		if err := s.setNeighbor(n); err != nil {
+			return nil, fmt.Errorf("stack: neighbor %v: %w", n.Addr, err)
+		}
+	}
+	s.rebuildRoutes()
+	s.initTCP(cfg.TCP)
+	for _, ifc := range ifaces {
+		ifc.up()
+	}
+	s.drain()
+	return s, nil
+}
+
+// Close ends the host: connections are reset, every blocked caller returns
+// net.ErrClosed, and the devices are closed. Nothing of the stack runs any more
+// when it has returned, but for what other goroutines had already begun. A
+// second Close returns net.ErrClosed.
+func (s *Stack) Close() error {
+	s.mu.Lock()
+	if s.closed.Swap(true) {
+		s.mu.Unlock()
+		return net.ErrClosed
+	}
+	s.mu.Unlock()
+	s.closeTCP()
+	s.udp.closeAll()
+	s.raw.closeAll()
+	s.drain()
+	var first error
+	for _, ifc := range *s.ifaces.Load() {
+		if err := ifc.close(); err != nil && first == nil {
+			first = err
+		}
+	}
+	s.frags.close()
+	s.gen.Add(1)
+	return first
+}
+
+// now is the time since the stack began.
+// It begins at 1, because a zero tcp.Time is never.
+func (s *Stack) now() tcp.Time { return tcp.Time(time.Since(s.start)) + 1 }
+
+// rand64 returns 64 unpredictable bits.
+func (s *Stack) rand64() uint64 {
+	var b [8]byte
+	s.fill(b[:])
+	return binary.NativeEndian.Uint64(b[:])
+}
+
+// AddNIC adds a link to a running stack.
+func (s *Stack) AddNIC(n NIC) error {
+	s.mu.Lock()
+	if s.closed.Load() {
+		s.mu.Unlock()
+		return net.ErrClosed
+	}
+	old := *s.ifaces.Load()
+	ifc, err := s.checkNIC(old, n)
+	if err == nil {
+		err = s.checkGateway(ifc, n.Gateway)
+	}
+	if err != nil {
+		s.mu.Unlock()
+		return fmt.Errorf("stack: AddNIC: %w", err)
+	}
+	ifaces := append(slices.Clip(old), ifc)
+	s.ifaces.Store(&ifaces)
+	s.rebuildRoutes()
+	s.mu.Unlock()
+	ifc.up()
+	s.drain()
+	return nil
+}
+
+// RemoveNIC takes a link out of a running stack and closes its device. Routes
+// over it go with it; sockets stay, and find no route where there is none left.
+func (s *Stack) RemoveNIC(name string) error {
+	s.mu.Lock()
+	old := *s.ifaces.Load()
+	i := slices.IndexFunc(old, func(ifc *iface) bool { return ifc.name == name })
+	if s.closed.Load() || i <= 0 {
+		defer s.mu.Unlock()
+		switch {
+		case s.closed.Load():
+			return net.ErrClosed
+		case i == 0:
+			return fmt.Errorf("stack: RemoveNIC: the loopback stays")
+		}
+		return fmt.Errorf("stack: RemoveNIC: no interface %q", name)
+	}
+	ifc := old[i]
+	ifaces := slices.Delete(slices.Clone(old), i, i+1)
+	s.ifaces.Store(&ifaces)
+	s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == name })
+	s.rebuildRoutes()
+	s.mu.Unlock()
+	err := ifc.close()
+	s.drain()
+	return err
+}
+
+// checkNIC makes an interface of a NIC, after those that are there already.
+func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
+	if n.Device == nil {
+		return nil, fmt.Errorf("the device is nil")
+	}
+	link := n.Device.Link()
+	name, err := nicName(ifaces, n.Name, link.Name)
+	if err != nil {
+		return nil, err
+	}
+	// RFC 791 3.2: "Every internet module must be able to forward a datagram of
+	// 68 octets without further fragmentation."
+	if link.MTU < minMTU {
+		return nil, fmt.Errorf("%s: the MTU of %d is below %d", name, link.MTU, minMTU)
+	}
+	if link.Medium == nic.Ethernet && link.MAC[0]&1 != 0 {
+		return nil, fmt.Errorf("%s: the device's address is a group address", name)
+	}
+	for _, other := range ifaces {
+		if other.dev == n.Device {
+			return nil, fmt.Errorf("%s: the device is that of %s already", name, other.name)
+		}
+	}
+	for i, p := range n.Addrs {
+		if err := checkAddr(p); err != nil {
+			return nil, fmt.Errorf("%s: address %v: %w", name, p, err)
+		}
+		if slices.ContainsFunc(n.Addrs[:i], func(q netip.Prefix) bool { return q.Addr() == p.Addr() }) {
+			return nil, fmt.Errorf("%s: address %v is there twice", name, p.Addr())
+		}
+		for _, other := range ifaces {
+			if other.owns(p.Addr()) {
+				return nil, fmt.Errorf("%s: address %v is there twice: %s has it", name, p.Addr(), other.name)
+			}
+		}
+	}
+	s.lastIndex++
+	return newIface(s, n.Device, name, s.lastIndex, slices.Clone(n.Addrs), n.Gateway), nil
+}
+
+// nicName chooses the name of a new interface.
+func nicName(ifaces []*iface, asked, device string) (string, error) {
+	taken := func(name string) bool {
+		return slices.ContainsFunc(ifaces, func(ifc *iface) bool { return ifc.name == name })
+	}
+	if asked != "" {
+		if taken(asked) {
+			return "", fmt.Errorf("the name %q is taken", asked)
+		}
+		return asked, nil
+	}
+	name := device
+	if name == "" {
+		name = "nic"
+	}
+	for i := 1; taken(name); i++ {
+		name = fmt.Sprintf("%s.%d", device, i)
+	}
+	return name, nil
+}
+
+// checkAddr tells whether a prefix can be an address of an interface.
+func checkAddr(p netip.Prefix) error {
+	a := p.Addr()
+	switch {
+	case !p.IsValid():
+		return fmt.Errorf("the prefix is malformed")
+	case !a.Is4():
+		return fmt.Errorf("only IPv4 addresses are supported")
+	case a.IsUnspecified():
+		return fmt.Errorf("the unspecified address cannot be an interface's")
+	case a.IsLoopback():
+		return fmt.Errorf("127.0.0.0/8 belongs to the loopback")
+	case a.IsMulticast(), isReserved(a):
+		return fmt.Errorf("not a unicast address")
+	case p.Bits() == 0:
+		return fmt.Errorf("a network of length 0 has no place for a route")
+	}
+	// RFC 3021 2.1: a network of 31 bits has neither of the two.
+	if p.Bits() <= 30 {
+		if a == p.Masked().Addr() {
+			return fmt.Errorf("it is the address of the network itself")
+		}
+		if a == broadcastOf(p) {
+			return fmt.Errorf("it is the broadcast address of its network")
+		}
+	}
+	return nil
+}
+
+// checkGateway tells whether an address can be the router of an interface.
+func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
+	if !gw.IsValid() {
+		return nil
+	}
+	if !gw.Is4() {
+		return fmt.Errorf("%s: gateway %v: only IPv4 addresses are supported", ifc.name, gw)
+	}
+	if ifc.owns(gw) {
+		return fmt.Errorf("%s: gateway %v is the host's own address", ifc.name, gw)
+	}
+	if !s.onLink(ifc, gw) {
+		return fmt.Errorf("%s: gateway %v is not on the link: no address has a network that contains it", ifc.name, gw)
+	}
+	return nil
+}

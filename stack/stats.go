@@ -1,0 +1,245 @@
+package stack
+
+import (
+	"sync/atomic"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// Why the stack did not take a packet that package wire could read, or did not
+// send one. They continue wire's reasons.
+const (
+	dropOtherMAC = wire.NumReasons + iota
+	dropMulticastMAC
+	dropEtherType
+	dropBadARPSender
+	dropAddressConflict
+	dropGroupSource
+	dropNoSource
+	dropLoopbackOutside
+	dropOwnSource
+	dropUnicastInBroadcast
+	dropNotJoined
+	dropNotLocal
+	dropSourceRoute
+	dropProtocol
+	dropBadFragment
+	dropDuplicateFragment
+	dropOverlap
+	dropReassemblyFull
+	dropReassemblyTimeout
+	dropICMPType
+	dropBadICMPError
+	dropICMPRate
+	dropEchoBroadcast
+	dropNoReply
+	dropNeighborTable
+	dropNeighborQueue
+	dropUnreachableNeighbor
+	dropLinkDown
+	dropUDPNoSocket
+	dropUDPQueue
+	dropRawQueue
+	dropTCPBroadcast
+	dropSynQueue
+	dropAcceptQueue
+	dropICMPSequence
+	numReasons
+)
+
+// reasonText is what Stats calls a reason.
+func reasonText(r wire.Reason) string {
+	switch r {
+	case dropOtherMAC:
+		return "frame for another station"
+	case dropMulticastMAC:
+		return "frame from a group address"
+	case dropEtherType:
+		return "unknown EtherType"
+	case dropBadARPSender:
+		return "ARP sender that nobody can be"
+	case dropAddressConflict:
+		return "ARP sender has an address of ours"
+	case dropGroupSource:
+		return "source is a broadcast or multicast address"
+	case dropNoSource:
+		return "source is the unspecified address"
+	case dropLoopbackOutside:
+		return "loopback address on the wire"
+	case dropOwnSource:
+		return "source is an address of ours"
+	case dropUnicastInBroadcast:
+		return "unicast datagram in a broadcast frame"
+	case dropNotJoined:
+		return "multicast group not joined"
+	case dropNotLocal:
+		return "destination is not this host"
+	case dropSourceRoute:
+		return "source route"
+	case dropProtocol:
+		return "unknown IP protocol"
+	case dropBadFragment:
+		return "impossible fragment"
+	case dropDuplicateFragment:
+		return "fragment seen before"
+	case dropOverlap:
+		return "overlapping fragment"
+	case dropReassemblyFull:
+		return "reassembly evicted"
+	case dropReassemblyTimeout:
+		return "reassembly timed out"
+	case dropICMPType:
+		return "ICMP type not handled"
+	case dropBadICMPError:
+		return "ICMP error about nothing of ours"
+	case dropICMPRate:
+		return "ICMP error over the rate limit"
+	case dropEchoBroadcast:
+		return "echo request to a group"
+	case dropNoReply:
+		return "reply that could not be sent"
+	case dropNeighborTable:
+		return "neighbor evicted"
+	case dropNeighborQueue:
+		return "neighbor queue overflow"
+	case dropUnreachableNeighbor:
+		return "neighbor did not answer"
+	case dropLinkDown:
+		return "link down"
+	case dropUDPNoSocket:
+		return "UDP port without a socket"
+	case dropUDPQueue:
+		return "UDP receive queue full"
+	case dropRawQueue:
+		return "raw receive queue full"
+	case dropTCPBroadcast:
+		return "TCP segment to a group"
+	case dropSynQueue:
+		return "SYN queue full"
+	case dropAcceptQueue:
+		return "accept queue full"
+	case dropICMPSequence:
+		return "ICMP error about a TCP segment not in flight"
+	}
+	return r.String()
+}
+
+// counters are a stack's; those of interfaces are with them.
+type counters struct {
+	drops [numReasons]atomic.Uint64
+
+	arpReceived, arpSent, arpFailed            atomic.Uint64
+	ipReceived, ipDelivered, ipSent            atomic.Uint64
+	fragsReceived, reassembled                 atomic.Uint64
+	reassemblyFailed, fragsSent                atomic.Uint64
+	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
+	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
+	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
+}
+
+// drop counts a packet that was not taken or not sent.
+func (s *Stack) drop(r wire.Reason) { s.counts.drops[r].Add(1) }
+
+// Stats is a snapshot of a stack's counters, all since it began.
+type Stats struct {
+	NICs []NICStats
+	ARP  ARPStats
+	IP   IPStats
+	ICMP ICMPStats
+	UDP  DatagramStats
+	Raw  DatagramStats
+	TCP  TCPStats
+	// Drops counts by reason what was not taken or not sent. Reasons that have
+	// not occurred are left out.
+	Drops map[string]uint64
+}
+
+// NICStats counts the frames of one interface. A super-frame is one frame.
+type NICStats struct {
+	Name      string
+	RxFrames  uint64
+	RxBytes   uint64 // with the link header
+	RxDropped uint64 // not for us, malformed, or in conflict with a rule
+	TxFrames  uint64
+	TxBytes   uint64 // with the link header
+	TxDropped uint64 // not taken by the device
+}
+
+// ARPStats counts ARP packets.
+type ARPStats struct {
+	Received uint64
+	Sent     uint64
+	Failed   uint64 // resolutions without an answer
+}
+
+// IPStats counts IP datagrams.
+type IPStats struct {
+	Received          uint64 // datagrams and fragments, good or bad
+	Delivered         uint64 // whole datagrams given to a protocol
+	Sent              uint64 // datagrams and fragments
+	FragmentsReceived uint64
+	Reassembled       uint64 // datagrams made of fragments
+	ReassemblyFailed  uint64 // datagrams of which fragments were dropped
+	FragmentsSent     uint64
+}
+
+// ICMPStats counts ICMP messages.
+type ICMPStats struct {
+	Received uint64 // messages with a good checksum
+	Errors   uint64 // of these, errors about datagrams of ours
+	Sent     uint64 // by the stack itself
+}
+
+// DatagramStats counts the datagrams of a kind of socket.
+type DatagramStats struct {
+	Received uint64 // put into a socket's queue
+	Sent     uint64
+}
+
+// TCPStats counts TCP segments. A super-frame is one segment.
+type TCPStats struct {
+	Received         uint64 // with a good checksum
+	Sent             uint64
+	TimeWaitOverflow uint64 // connections whose TIME-WAIT was cut short
+}
+
+// Stats returns a snapshot. The counters are read one after the other, while
+// packets pass.
+func (s *Stack) Stats() Stats {
+	c := &s.counts
+	st := Stats{
+		ARP: ARPStats{c.arpReceived.Load(), c.arpSent.Load(), c.arpFailed.Load()},
+		IP: IPStats{
+			Received:          c.ipReceived.Load(),
+			Delivered:         c.ipDelivered.Load(),
+			Sent:              c.ipSent.Load(),
+			FragmentsReceived: c.fragsReceived.Load(),
+			Reassembled:       c.reassembled.Load(),
+			ReassemblyFailed:  c.reassemblyFailed.Load(),
+			FragmentsSent:     c.fragsSent.Load(),
+		},
+		ICMP:  ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
+		UDP:   DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
+		Raw:   DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
+		TCP:   TCPStats{c.tcpIn.Load(), c.tcpOut.Load(), c.timeWaitOverflow.Load()},
+		Drops: make(map[string]uint64),
+	}
+	for _, ifc := range *s.ifaces.Load() {
+		is := &ifc.stats
+		st.NICs = append(st.NICs, NICStats{
+			Name:      ifc.name,
+			RxFrames:  is.RxFrames.Load(),
+			RxBytes:   is.RxBytes.Load(),
+			RxDropped: is.RxDropped.Load(),
+			TxFrames:  is.TxFrames.Load(),
+			TxBytes:   is.TxBytes.Load(),
+			TxDropped: is.TxDropped.Load(),
+		})
+	}
+	for r := range c.drops {
+		if n := c.drops[r].Load(); n > 0 {
+			st.Drops[reasonText(wire.Reason(r))] = n
+		}
+	}
+	return st
+}

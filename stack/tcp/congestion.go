@@ -1,0 +1,311 @@
+package tcp
+
+import "math"
+
+// Congestion names a congestion control.
+type Congestion uint8
+
+const (
+	CUBIC   Congestion = iota // RFC 9438 with HyStart++ (RFC 9406)
+	NewReno                   // RFC 5681
+)
+
+func (c Congestion) String() string {
+	if c == NewReno {
+		return "newreno"
+	}
+	return "cubic"
+}
+
+// A control grows and reduces the window. It is called in the open phase and
+// after a timeout; fast recovery paces itself by PRR.
+type control interface {
+	// avoid returns by how many bytes cwnd grows in congestion avoidance for
+	// acked bytes.
+	avoid(now Time, w *congestionState, acked, mss int, srtt Time) int
+	// threshold returns ssthresh after a loss.
+	threshold(now Time, w *congestionState, mss int) int
+	// reset forgets the epoch, after a timeout or an undo.
+	reset()
+}
+
+// congestionState is the window and what grows it.
+type congestionState struct {
+	cwnd     int // congestion window in bytes
+	ssthresh int // slow-start threshold in bytes
+	credit   int // acknowledged bytes that have not yet made cwnd grow
+
+	// What was in flight at most in this round, to tell whether cwnd is what
+	// limits the connection: a window that is not used does not grow.
+	maxFlight int
+	round     Seq // the round ends when this is acknowledged
+	limited   bool
+
+	control control
+	cubic   cubic
+	hystart hystart
+}
+
+func (w *congestionState) init(c *Conn) {
+	w.ssthresh = math.MaxInt32
+	if c.p.Congestion == NewReno {
+		w.control = newReno{}
+	} else {
+		w.control = &w.cubic
+	}
+	w.start(c)
+}
+
+// start sets the initial window. RFC 6928 2: "min (10*MSS, max (2*MSS, 14600))".
+func (w *congestionState) start(c *Conn) {
+	w.cwnd = initialWindow(c.snd.mss)
+	w.round = c.snd.nxt
+}
+
+func initialWindow(mss int) int { return min(10*mss, max(2*mss, 14600)) }
+
+// note is told what is in flight after something was sent, and whether the
+// window kept more from being sent.
+func (w *congestionState) note(flight int, limited bool) {
+	w.maxFlight = max(w.maxFlight, flight)
+	w.limited = w.limited || limited
+}
+
+// used reports whether cwnd is what limits the connection (RFC 7661's concern:
+// a window that was not tested by traffic says nothing about the path).
+func (w *congestionState) used() bool {
+	if w.cwnd < w.ssthresh {
+		return w.limited || w.cwnd < 2*w.maxFlight
+	}
+	return w.limited
+}
+
+// grow takes an acknowledgement.
+func (w *congestionState) grow(c *Conn, a *ackSample) {
+	mss := c.snd.mss
+	slow := w.cwnd < w.ssthresh
+	if slow && a.rtt > 0 {
+		w.hystart.sample(a.rtt)
+	}
+	if w.used() {
+		acked := a.delivered
+		if slow {
+			n := min(w.hystart.limit(acked), w.ssthresh-w.cwnd)
+			w.cwnd += n
+			acked -= n
+			if w.hystart.css {
+				acked = 0
+			}
+		}
+		if acked > 0 && w.cwnd >= w.ssthresh {
+			w.cwnd += w.control.avoid(a.now, w, acked, mss, c.rtt.srtt)
+		}
+		w.cwnd = min(w.cwnd, maxWindow)
+	}
+	if w.round.LessEq(c.snd.una) {
+		if slow && w.hystart.endRound() {
+			// RFC 9406 4.2: "the congestion avoidance phase is entered by
+			// setting the ssthresh to the current cwnd".
+			w.ssthresh = w.cwnd
+		}
+		w.round = c.snd.nxt
+		w.maxFlight = c.pipe()
+		w.limited = false
+	}
+}
+
+// maxWindow is the largest window that the window scale option can offer.
+const maxWindow = 1 << 30
+
+// reduce answers a loss. cwnd itself follows PRR.
+func (w *congestionState) reduce(c *Conn, now Time) {
+	w.ssthresh = max(w.control.threshold(now, w, c.snd.mss), 2*c.snd.mss)
+	w.hystart = hystart{}
+	w.credit = 0
+}
+
+// timeout answers a retransmission timeout.
+func (w *congestionState) timeout(c *Conn, now Time) {
+	w.reduce(c, now)
+	w.control.reset()
+	w.credit = 0
+}
+
+// restore takes a reduction back that was for nothing.
+func (w *congestionState) restore(cwnd, ssthresh int) {
+	w.cwnd = max(w.cwnd, cwnd)
+	w.ssthresh = max(w.ssthresh, ssthresh)
+	w.control.reset()
+}
+
+// idle shrinks the window after a pause. RFC 5681 4.1: "when TCP has not
+// received a segment for more than one retransmission timeout, cwnd is reduced
+// to the value of the restart window". Like Linux we halve it for each timeout
+// that has passed, down to that.
+func (w *congestionState) idle(c *Conn, pause, rto Time) {
+	restart := min(initialWindow(c.snd.mss), w.cwnd)
+	w.ssthresh = max(w.ssthresh, w.cwnd*3/4)
+	for ; pause > rto && w.cwnd > restart; pause -= rto {
+		w.cwnd /= 2
+	}
+	w.cwnd = max(w.cwnd, restart)
+	w.control.reset()
+	w.maxFlight = 0
+}
+
+// newReno is RFC 5681.
+type newReno struct{}
+
+func (newReno) avoid(_ Time, w *congestionState, acked, mss int, _ Time) int {
+	// RFC 5681 3.1, with byte counting (RFC 3465 2.1): one segment for each
+	// window that was acknowledged.
+	w.credit += acked
+	if w.credit < w.cwnd {
+		return 0
+	}
+	w.credit -= w.cwnd
+	return mss
+}
+
+func (newReno) threshold(_ Time, w *congestionState, mss int) int { return w.cwnd / 2 }
+
+func (newReno) reset() {}
+
+// cubic is RFC 9438. Windows are in segments where the RFC's formulas are.
+type cubic struct {
+	epoch  Time    // when congestion avoidance began; 0: it has not
+	wMax   float64 // window in segments at the last loss, less after fast convergence
+	k      float64 // seconds until the curve is back at wMax
+	origin float64
+	wEst   float64 // the window that Reno would have
+}
+
+const (
+	cubicC    = 0.4 // RFC 9438 5
+	cubicBeta = 0.7 // RFC 9438 4.6
+	// RFC 9438 4.3: alpha_cubic = 3 * (1 - beta) / (1 + beta)
+	cubicAlpha = 3 * (1 - cubicBeta) / (1 + cubicBeta)
+)
+
+func (q *cubic) avoid(now Time, w *congestionState, acked, mss int, srtt Time) int {
+	cwnd := float64(w.cwnd) / float64(mss)
+	if q.epoch == 0 {
+		q.epoch = now
+		q.wEst = cwnd
+		if cwnd < q.wMax {
+			// RFC 9438 4.2: K = cbrt((W_max - cwnd_epoch) / C)
+			q.k = math.Cbrt((q.wMax - cwnd) / cubicC)
+			q.origin = q.wMax
+		} else {
+			q.k, q.origin = 0, cwnd
+		}
+	}
+	// W_cubic(t + RTT) = C*(t-K)^3 + W_max
+	d := float64(now-q.epoch+srtt)/float64(Second) - q.k
+	target := q.origin + cubicC*d*d*d
+	// RFC 9438 4.2: the target is kept between cwnd and 1.5*cwnd.
+	target = min(max(target, cwnd), 1.5*cwnd)
+	segs := float64(acked) / float64(mss)
+	// RFC 9438 4.3: W_est = W_est + alpha_cubic * segments_acked / cwnd; once it
+	// has reached wMax, alpha is 1.
+	alpha := cubicAlpha
+	if q.wEst >= q.wMax {
+		alpha = 1
+	}
+	q.wEst += alpha * segs / cwnd
+	var grow float64
+	if target < q.wEst {
+		grow = q.wEst - cwnd
+	} else {
+		// "cwnd MUST be incremented by (target - cwnd) / cwnd for each
+		// received new ACK"
+		grow = (target - cwnd) / cwnd * segs
+	}
+	if grow <= 0 {
+		return 0
+	}
+	// Whole segments, so that cwnd stays one; what is left over is kept.
+	w.credit += int(grow * float64(mss))
+	n := w.credit / mss * mss
+	w.credit -= n
+	return n
+}
+
+func (q *cubic) threshold(now Time, w *congestionState, mss int) int {
+	cwnd := float64(w.cwnd) / float64(mss)
+	// RFC 9438 4.7, fast convergence: "if cwnd < W_max, W_max = cwnd * (1 +
+	// beta_cubic) / 2".
+	if cwnd < q.wMax {
+		q.wMax = cwnd * (1 + cubicBeta) / 2
+	} else {
+		q.wMax = cwnd
+	}
+	q.epoch = 0
+	return int(float64(w.cwnd) * cubicBeta)
+}
+
+func (q *cubic) reset() { q.epoch = 0 }
+
+// hystart is HyStart++ (RFC 9406): slow start ends when the round-trip time
+// grows, before the queue overflows.
+type hystart struct {
+	last, current Time  // least round-trip time of the last round and of this one
+	samples       uint8 // in this round
+	css           bool  // Conservative Slow Start
+	rounds        uint8 // of CSS
+	baseline      Time
+	credit        int
+}
+
+// RFC 9406 4.3.
+const (
+	hystartMinThresh = 4 * Millisecond
+	hystartMaxThresh = 16 * Millisecond
+	hystartSamples   = 8
+	cssGrowthDivisor = 4
+	cssRounds        = 5
+)
+
+func (h *hystart) sample(rtt Time) {
+	if h.current == 0 || rtt < h.current {
+		h.current = rtt
+	}
+	if h.samples < 255 {
+		h.samples++
+	}
+	if h.samples < hystartSamples || h.last == 0 {
+		return
+	}
+	if h.css {
+		// "if (currentRoundMinRTT < cssBaselineMinRtt): resume slow start"
+		if h.current < h.baseline {
+			h.css, h.rounds = false, 0
+		}
+		return
+	}
+	thresh := max(hystartMinThresh, min(h.last/8, hystartMaxThresh))
+	if h.current >= h.last+thresh {
+		h.css, h.baseline = true, h.current
+		h.rounds = 0
+	}
+}
+
+// limit returns the growth for acked bytes in slow start.
+func (h *hystart) limit(acked int) int {
+	if !h.css {
+		return acked
+	}
+	h.credit += acked
+	n := h.credit / cssGrowthDivisor
+	h.credit -= n * cssGrowthDivisor
+	return n
+}
+
+// endRound reports that CSS has lasted long enough.
+func (h *hystart) endRound() bool {
+	h.last, h.current, h.samples = h.current, 0, 0
+	if h.css {
+		h.rounds++
+	}
+	return h.css && h.rounds > cssRounds
+}

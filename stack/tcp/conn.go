@@ -1,0 +1,531 @@
+package tcp
+
+import (
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A Conn is one connection: the TCB of RFC 9293 3.3.1, and what loss recovery,
+// congestion control and the timers need. Make it with Open or Accept.
+//
+//	Send sequence space                  Receive sequence space
+//
+//	     1         2          3               1          2          3
+//	----------|----------|----------      ----------|----------|----------
+//	       SND.UNA    SND.NXT    SND.UNA         RCV.NXT    RCV.NXT
+//	                            +SND.WND                   +RCV.WND
+//
+//	1 acknowledged   2 sent   3 may be sent      1 received   2 may come   3 not yet
+type Conn struct {
+	p     *Params
+	state State
+	err   Err
+	soft  Err // last soft error, reported if the connection then times out
+
+	events Events
+
+	passive   bool // came from Accept
+	orphan    bool // the application has closed: nobody will read
+	noDelay   bool
+	synUnsent bool // a SYN or SYN,ACK is to be sent now
+	rstUnsent bool // a RST is to be sent now, and then the Conn is dead
+
+	sackOK bool // SACK permitted by both sides (RFC 2018 2)
+	tsOK   bool // timestamps on every segment (RFC 7323 3.2)
+	wsOK   bool // windows are scaled (RFC 7323 2.2)
+
+	snd sendState
+	rcv recvState
+	rtt rttEstimator
+	sb  scoreboard
+	rec recovery
+	cwr congestionState
+
+	timers timers
+	keep   KeepAlive
+
+	retrans uint32 // segments sent again, ever
+}
+
+type sendState struct {
+	iss    Seq
+	una    Seq    // oldest number not yet acknowledged; what is in buf begins here (or at iss+1)
+	nxt    Seq    // next number to be sent for the first time: it never goes back
+	wnd    uint32 // window last offered by the peer, scaled, from una
+	maxWnd uint32 // the largest it ever offered (MAX.SND.WND of RFC 5961 5.2)
+	wl1    Seq    // SEG.SEQ of the last window update
+	wl2    Seq    // SEG.ACK of the last window update
+	scale  uint8  // Snd.Wind.Shift
+
+	mss  int // payload bytes of a full segment: options already taken off
+	opt  int // bytes of options on every segment
+	gso  int // most payload bytes in a super-segment; 0: none
+	peer int // MSS that the peer announced, without options
+
+	buf     ring
+	limit   int  // bytes that buf may hold
+	fixed   bool // the application has set limit: it is not tuned
+	fin     bool // a FIN follows the last byte of buf
+	finSent bool
+	full    bool // Write took less than it was given: the application waits
+
+	lastData Time // when data was last sent, for the idle restart
+	tsOffset uint32
+}
+
+type recvState struct {
+	irs      Seq
+	nxt      Seq   // next number expected
+	edge     Seq   // right edge of the window that was advertised: RCV.NXT+RCV.WND
+	scale    uint8 // Rcv.Wind.Shift
+	mss      int   // payload bytes of a full segment that comes in, an estimate
+	announce int   // the MSS option of our SYN
+
+	buf   ring
+	limit int  // bytes that buf may hold
+	fixed bool // the application has set limit: it is not tuned
+	ooo   []block
+	sack  [4]block // blocks to report, the newest first (RFC 2018 4)
+	nsack int
+	dsack block // duplicate to report once (RFC 2883), empty if start == end
+
+	fin     bool // a FIN has come, and
+	finSeq  Seq  // this is its number
+	rstNow  bool // a RST with rstSeq answers a bad acknowledgement
+	rstSeq  uint32
+	ackNow  bool  // an acknowledgement is due at once
+	unacked int   // bytes received and not yet acknowledged
+	quick   uint8 // segments that are still acknowledged at once
+	chatty  bool  // the application answers: an acknowledgement can ride on its data
+
+	tsRecent   uint32 // TS.Recent of RFC 7323 4.3
+	tsRecentAt Time
+	lastAck    Seq // Last.ACK.sent
+	last       Time
+	challenge  struct {
+		at Time
+		n  uint8
+	}
+
+	// Receive-buffer tuning (dynamic right-sizing).
+	drs struct {
+		seq Seq  // what the application had read at
+		at  Time // this time
+		rtt Time // round-trip time as the receiver sees it
+	}
+}
+
+// A block is the sequence numbers from start up to, not including, end.
+type block struct{ start, end Seq }
+
+// Open begins an active open: Next has the SYN.
+func (c *Conn) Open(now Time, cfg Config) {
+	c.init(now, cfg)
+	c.state = SynSent
+	c.synUnsent = true
+	c.snd.nxt = c.snd.iss + 1
+}
+
+// Accept begins a passive open for a SYN that a listener took: Next has the
+// SYN,ACK.
+func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
+	c.init(now, cfg)
+	c.passive = true
+	c.state = SynReceived
+	c.synUnsent = true
+	c.snd.nxt = c.snd.iss + 1
+	c.takeSyn(now, syn)
+	c.takeOptions(syn)
+	c.snd.wnd = uint32(syn.Window)
+	c.snd.maxWnd = c.snd.wnd
+	// RFC 9293 3.10.7.2: "If there are other controls or text in the segment,
+	// then queue it for processing later" - text is taken now, and acknowledged.
+	if syn.DataLen() > 0 || syn.has(wire.FlagFIN) {
+		c.text(now, Seq(syn.Seq)+1, syn)
+	}
+}
+
+func (c *Conn) init(now Time, cfg Config) {
+	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep}
+	s := &c.snd
+	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
+	s.tsOffset = cfg.TSOffset
+	s.mss = cfg.MSS
+	s.peer = defaultMSS
+	s.gso = cfg.GSO
+	s.limit = c.p.SendBuffer
+	c.rcv.limit = c.p.RecvBuffer
+	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
+	c.rcv.quick = 16
+	c.rcv.last = now
+	if !c.p.NoWindowScale {
+		// The shift lets the largest buffer be advertised.
+		for c.rcv.scale < 14 && 65535<<c.rcv.scale < max(c.p.RecvBufferMax, c.p.RecvBuffer) {
+			c.rcv.scale++
+		}
+	}
+	c.sb.init()
+	c.cwr.init(c)
+}
+
+// defaultMSS: RFC 9293 3.7.1: "If an MSS Option is not received at connection
+// setup, TCP implementations MUST assume a default send MSS of 536 (576-40) for
+// IPv4 or 1220 (1280 - 60) for IPv6".
+const defaultMSS = 536
+
+// takeSyn records the numbers of the peer's SYN.
+func (c *Conn) takeSyn(now Time, s *Segment) {
+	r := &c.rcv
+	r.irs = Seq(s.Seq)
+	r.nxt = r.irs + 1
+	r.lastAck = r.nxt
+	r.drs.seq, r.drs.at = r.nxt, now
+	// The window that goes out on the SYN,ACK or on the ACK that follows.
+	r.edge = r.nxt + Seq(min(r.limit, 65535))
+}
+
+// takeOptions settles the options of a SYN (RFC 7323 2.2 and 3.2, RFC 2018 2).
+func (c *Conn) takeOptions(s *Segment) {
+	c.sackOK = s.SACKPermitted && !c.p.NoSACK
+	c.tsOK = s.HasTS && !c.p.NoTimestamps
+	c.wsOK = s.HasWScale && !c.p.NoWindowScale
+	if c.wsOK {
+		// RFC 7323 2.3: "If a Window Scale option is received with a shift.cnt
+		// value larger than 14, the TCP SHOULD log the error but MUST use 14".
+		c.snd.scale = min(s.WScale, 14)
+	} else {
+		c.rcv.scale = 0
+	}
+	if c.tsOK {
+		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
+		c.snd.opt = 12
+	}
+	if s.MSS != 0 {
+		c.snd.peer = int(s.MSS)
+	}
+	// RFC 9293 3.7.1: Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize
+	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-c.snd.opt, minMSS)
+	c.rcv.mss -= c.snd.opt
+	c.cwr.start(c)
+}
+
+// minMSS bounds what a peer's option or a forged ICMP message can make of us.
+const minMSS = 48
+
+// State is the connection's state.
+func (c *Conn) State() State { return c.state }
+
+// Err says why the connection broke, or ErrNone.
+func (c *Conn) Err() Err { return c.err }
+
+// Events returns what has changed since it was last called.
+func (c *Conn) Events() Events {
+	e := c.events
+	c.events = 0
+	return e
+}
+
+// MSS is the payload of a full segment that goes out, in bytes.
+func (c *Conn) MSS() int { return c.snd.mss }
+
+// Readable is the number of bytes that Read would return.
+func (c *Conn) Readable() int { return c.rcv.buf.n }
+
+// AtEOF reports that the peer's FIN has come and everything before it was read.
+func (c *Conn) AtEOF() bool {
+	return c.rcv.buf.n == 0 && c.finReceived()
+}
+
+// finReceived tells that the peer's FIN has been reached in sequence.
+func (c *Conn) finReceived() bool {
+	return c.rcv.fin && c.rcv.nxt == c.rcv.finSeq+1
+}
+
+// Unacked is what was written and not yet acknowledged, in bytes.
+func (c *Conn) Unacked() int { return c.snd.buf.n }
+
+// Read takes received bytes in order. It returns 0 where there are none.
+func (c *Conn) Read(now Time, p []byte) int {
+	r := &c.rcv
+	n := min(len(p), r.buf.n)
+	if n == 0 {
+		return 0
+	}
+	x, y := r.buf.slices(0, n)
+	copy(p[copy(p, x):], y)
+	r.buf.drop(n)
+	if r.buf.n == 0 && len(r.ooo) == 0 {
+		r.buf.giveBack(c.p)
+	}
+	c.tuneReceive(now)
+	c.updateWindow()
+	return n
+}
+
+// Peek returns the received bytes in place, in at most two pieces, which hold
+// until the next call on the Conn. Discard takes them.
+func (c *Conn) Peek() (a, b []byte) { return c.rcv.buf.slices(0, c.rcv.buf.n) }
+
+// Write queues what fits of p to be sent, and returns how much that is.
+// When it is less than len(p), a Writable event follows.
+func (c *Conn) Write(now Time, p []byte) int {
+	s := &c.snd
+	if s.fin || c.err != ErrNone {
+		return 0
+	}
+	n := min(len(p), max(s.limit-s.buf.n, 0))
+	s.full = n < len(p)
+	if n == 0 {
+		return 0
+	}
+	s.buf.reserve(c.p, s.buf.n+n, s.buf.n)
+	s.buf.put(s.buf.n, p[:n])
+	s.buf.n += n
+	return n
+}
+
+// WriteSpace is the number of bytes that Write would take.
+func (c *Conn) WriteSpace() int { return max(c.snd.limit-c.snd.buf.n, 0) }
+
+// CloseWrite queues a FIN behind what was written (RFC 9293 3.10.4). The
+// application may go on reading.
+func (c *Conn) CloseWrite(now Time) {
+	switch c.state {
+	case SynReceived:
+		// "queue for processing after entering ESTABLISHED state."
+		c.snd.fin = true
+	case Established:
+		// "Queue this until all preceding SENDs have been segmentized, then form
+		// a FIN segment and send it. In any case, enter FIN-WAIT-1 state."
+		c.snd.fin = true
+		c.state = FinWait1
+	case CloseWait:
+		c.snd.fin = true
+		c.state = LastAck
+	}
+}
+
+// Close is CloseWrite by an application that will not read any more either.
+// Data that has come and was not read, or that comes now, is answered with a
+// RST: RFC 9293 3.10.4 with RFC 1122 4.2.2.13: "If such a host issues a CLOSE
+// call while received data is still pending in TCP, or if new data is received
+// after CLOSE is called, its TCP SHOULD send a RST to show that data was lost."
+func (c *Conn) Close(now Time) {
+	c.orphan = true
+	switch {
+	case c.state == Closed || c.state == SynSent:
+		c.die(ErrNone)
+	case c.rcv.buf.n > 0:
+		c.Abort(now)
+	default:
+		c.CloseWrite(now)
+		if c.state == FinWait2 {
+			c.timers.wait = now + c.p.FinTimeout
+		}
+		if c.state == TimeWait {
+			c.die(ErrNone)
+		}
+	}
+}
+
+// Abort ends the connection at once; the peer is sent a RST where it has one
+// to get (RFC 9293 3.10.5).
+func (c *Conn) Abort(now Time) {
+	switch c.state {
+	case Closed:
+	case SynSent, TimeWait:
+		c.fail(ErrAborted)
+	default:
+		c.rstUnsent = true
+		c.fail(ErrAborted)
+		c.events &^= Dead // until Next has given the RST
+	}
+}
+
+// HardError ends the connection for a reason that came from outside, such as an
+// ICMP message that answers its SYN.
+func (c *Conn) HardError(now Time, e Err) {
+	if c.state != Closed {
+		c.fail(e)
+	}
+}
+
+// SoftError notes a reason that may pass (RFC 9293 3.9.2.2: "MUST NOT abort
+// the connection"); a timeout later is reported as it.
+func (c *Conn) SoftError(e Err) { c.soft = e }
+
+// fail breaks the connection: blocked callers learn why.
+func (c *Conn) fail(e Err) {
+	if c.err == ErrNone {
+		c.err = e
+	}
+	c.events |= Failed | Readable | Writable
+	c.die(e)
+}
+
+// die ends the Conn: state CLOSED, no timer, no memory but what was received.
+func (c *Conn) die(e Err) {
+	c.state = Closed
+	c.timers = timers{}
+	c.synUnsent = false
+	c.snd.buf.n = 0
+	c.snd.buf.giveBack(c.p)
+	c.sb.release()
+	c.rcv.ooo = nil
+	c.rcv.nsack = 0
+	c.rcv.ackNow = false
+	// What was acknowledged to the peer stays readable after a reset or a
+	// timeout. Only an application that wants no more loses it.
+	if e == ErrAborted || c.orphan {
+		c.rcv.buf.n = 0
+		c.rcv.buf.giveBack(c.p)
+	}
+	c.events |= Dead
+}
+
+// SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
+func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
+
+// SetKeepAlive changes the keep-alive; Idle 0 turns it off.
+func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
+	c.keep = k
+	c.timers.keepProbes = 0
+}
+
+// SetSendLimit fixes the send buffer's size in bytes. What is queued stays.
+func (c *Conn) SetSendLimit(n int) { c.snd.limit, c.snd.fixed = n, true }
+
+// SetRecvLimit fixes the receive buffer's size in bytes. What was advertised
+// stays advertised: RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the
+// window".
+func (c *Conn) SetRecvLimit(n int) {
+	c.rcv.limit, c.rcv.fixed = n, true
+	c.updateWindow()
+}
+
+// PathMTU takes a smaller size for segments that the path carries, in bytes of
+// payload and options (the packet without IP and TCP headers). What is in
+// flight and larger is sent again.
+func (c *Conn) PathMTU(now Time, mss int) {
+	mss = max(mss-c.snd.opt, minMSS)
+	if mss >= c.snd.mss {
+		return
+	}
+	c.snd.mss = mss
+	c.sb.markAllLost()
+	// Not a sign of congestion (RFC 8201 5.4), so no recovery is entered.
+}
+
+// timers hold a deadline each; 0 is off.
+type timers struct {
+	rtx     Time // retransmission, probe or reordering, as rtxKind says
+	ack     Time // delayed acknowledgement
+	persist Time // zero window, or a window too small to use
+	wait    Time // FIN-WAIT-2 of an orphan, and TIME-WAIT
+
+	rtxKind    timerKind
+	backoff    uint8 // doublings of rtx
+	persists   uint8 // doublings of persist
+	keepProbes uint8 // keep-alive probes without an answer
+	keepAt     Time  // when the last one was sent
+	keepNow    bool  // one is to be sent
+	probeNow   bool  // what the window does not allow is to be sent
+}
+
+type timerKind uint8
+
+const (
+	rtxRTO timerKind = iota
+	rtxTLP
+	rtxReorder
+)
+
+// Deadline is when Tick wants to be called, and whether it does at all.
+func (c *Conn) Deadline() (Time, bool) {
+	t := &c.timers
+	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
+	d = earliest(d, c.keepDeadline())
+	return d, d != 0
+}
+
+func earliest(a, b Time) Time {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// keepDeadline is when the next keep-alive probe is due. RFC 9293 3.8.4:
+// "Keep-alive packets MUST only be sent when no sent data is outstanding, and
+// no data or acknowledgment packets have been received for the connection
+// within an interval".
+func (c *Conn) keepDeadline() Time {
+	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || !c.state.synchronized() || c.state == TimeWait {
+		return 0
+	}
+	if c.timers.keepProbes > 0 {
+		return c.timers.keepAt + max(c.keep.Interval, Millisecond)
+	}
+	return c.rcv.last + c.keep.Idle
+}
+
+// Tick runs what is due. It may come at any time, late or for nothing.
+func (c *Conn) Tick(now Time) {
+	t := &c.timers
+	if t.wait != 0 && now >= t.wait {
+		t.wait = 0
+		c.die(ErrNone)
+		return
+	}
+	if t.ack != 0 && now >= t.ack {
+		t.ack = 0
+		c.rcv.ackNow = true
+		c.rcv.chatty = false
+	}
+	if t.rtx != 0 && now >= t.rtx {
+		t.rtx = 0
+		c.rtxExpired(now)
+	}
+	if t.persist != 0 && now >= t.persist {
+		t.persist = 0
+		t.probeNow = true
+	}
+	if d := c.keepDeadline(); d != 0 && now >= d {
+		c.keepExpired(now)
+	}
+}
+
+func (c *Conn) keepExpired(now Time) {
+	t := &c.timers
+	if int(t.keepProbes) >= max(c.keep.Count, 1) {
+		c.timedOut()
+		return
+	}
+	t.keepProbes++
+	t.keepAt = now
+	t.keepNow = true
+}
+
+// timedOut ends a connection whose peer does not answer.
+func (c *Conn) timedOut() {
+	e := ErrTimedOut
+	if c.soft != ErrNone {
+		e = c.soft
+	}
+	if c.state.synchronized() {
+		c.rstUnsent = true
+	}
+	c.fail(e)
+	if c.rstUnsent {
+		c.events &^= Dead
+	}
+}
+
+// SetGSO changes the most payload bytes of one outgoing segment; 0: no
+// super-segments.
+func (c *Conn) SetGSO(n int) { c.snd.gso = n }
+
+// InFlight reports whether seq is a number that was sent and is not yet
+// acknowledged.
+func (c *Conn) InFlight(seq Seq) bool {
+	return c.state != Closed && c.snd.una.LessEq(seq) && seq.Less(c.snd.nxt)
+}

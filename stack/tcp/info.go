@@ -1,0 +1,39 @@
+package tcp
+
+// Info is the state of a connection for people and programs that watch it.
+// The names are those of Linux's tcp_info; sizes are in bytes.
+type Info struct {
+	State                    State
+	RTT, RTTVar, RTO         Time // smoothed round-trip time, its variation, retransmission timeout with back-off
+	MinRTT                   Time
+	SndCwnd, SndSsthresh     int
+	SndMSS, RcvMSS           int
+	SndWnd, RcvWnd           int // windows offered by the peer and by us
+	InFlight                 int // bytes in the network, as far as is known
+	Unacked                  int // bytes sent and not acknowledged
+	Sacked, Lost             int // bytes
+	NotSent                  int // bytes written and not yet sent
+	Retrans                  int // segments sent again, ever
+	Backoff                  int
+	SndBuf, RcvBuf           int // limits of the buffers
+	SACK, Timestamps, WScale bool
+	Congestion               Congestion
+	Recovery                 bool // loss recovery is going on
+}
+
+// Info returns the connection's state.
+func (c *Conn) Info() Info {
+	return Info{
+		State: c.state,
+		RTT:   c.rtt.srtt, RTTVar: c.rtt.rttvar, RTO: c.rtt.timeout(c.timers.backoff, c.p), MinRTT: c.rtt.min,
+		SndCwnd: c.cwr.cwnd, SndSsthresh: c.cwr.ssthresh,
+		SndMSS: c.snd.mss, RcvMSS: c.rcv.mss,
+		SndWnd: int(c.snd.wnd), RcvWnd: c.window(),
+		InFlight: c.pipe(), Unacked: int(c.snd.nxt - c.snd.una),
+		Sacked: c.sb.sacked, Lost: c.sb.lost,
+		NotSent: c.unsent(), Retrans: int(c.retrans), Backoff: int(c.timers.backoff),
+		SndBuf: c.snd.limit, RcvBuf: c.rcv.limit,
+		SACK: c.sackOK, Timestamps: c.tsOK, WScale: c.wsOK,
+		Congestion: c.p.Congestion, Recovery: c.rec.phase != phaseOpen,
+	}
+}

@@ -1,0 +1,628 @@
+package tcp
+
+// dupThresh: RFC 5681 3.2: "The fast retransmit algorithm uses the arrival of 3
+// duplicate ACKs [...] as an indication that a segment has been lost."
+const dupThresh = 3
+
+type phase uint8
+
+const (
+	phaseOpen     phase = iota // nothing is known to be lost
+	phaseRecovery              // fast recovery: paced by PRR
+	phaseLoss                  // after a retransmission timeout: slow start
+)
+
+// recovery is what loss detection (RACK-TLP, RFC 8985) and fast recovery (PRR,
+// RFC 9937) remember.
+type recovery struct {
+	phase   phase
+	point   Seq  // the episode ends when this is acknowledged (RecoveryPoint of RFC 6675)
+	pending bool // point is still ahead
+
+	// RACK, RFC 8985 5.2.
+	xmit     Time // when the most recently sent piece that was delivered was sent
+	end      Seq  // and its end
+	rtt      Time // its round-trip time
+	reoSeen  bool // reordering was observed
+	reoMult  uint8
+	reoKeep  uint8 // recoveries until reoMult is taken back
+	dsackEnd Seq   // SND.NXT when the reordering window last grew
+	dsackHot bool  // dsackEnd holds
+
+	// Tail loss probe, RFC 8985 7.
+	tlpEnd   Seq // SND.NXT when the probe was sent
+	tlpOut   bool
+	tlpAgain bool // the probe was a retransmission
+	tlpNow   bool // a probe is to be sent
+
+	dups int // duplicate acknowledgements, where there is no SACK
+
+	// PRR, RFC 9937 5.
+	delivered int // prr_delivered
+	out       int // prr_out
+	flight    int // RecoverFS
+
+	// Undo: what was given up, should the loss turn out not to be one.
+	canUndo   bool
+	undoCwnd  int
+	undoSS    int
+	undoCount int    // retransmissions that no DSACK has answered
+	undoTS    uint32 // timestamp of the first retransmission
+	undoFrom  Seq
+}
+
+// An ackSample is what one acknowledgement told.
+type ackSample struct {
+	now       Time
+	prior     Seq  // SND.UNA before
+	fack      Seq  // the highest number that had arrived before
+	delivered int  // bytes newly known to have arrived
+	rtt       Time // of the piece sent last among those that arrived, never sent twice; or 0
+	rttAt     Time
+	origAcked bool // a piece marked lost arrived that was never sent again
+	dsack     bool
+	sacked    bool // SACK told something new
+	advanced  bool // SND.UNA moved
+	timestamp bool
+	tsEcr     uint32
+}
+
+// pipe is the number of bytes in the network (RFC 6675 4).
+func (c *Conn) pipe() int {
+	b := &c.sb
+	n := int(c.snd.nxt-c.snd.una) - b.sacked - b.lost + b.resent - b.reno
+	return max(n, 0)
+}
+
+// arrived notes that piece s got there, for the round-trip time and for RACK.
+func (c *Conn) arrived(a *ackSample, s *sent) {
+	a.delivered += s.len()
+	r := &c.rec
+	if s.flags&segEver == 0 {
+		if s.at >= a.rttAt {
+			a.rttAt = s.at
+			a.rtt = max(a.now-s.at, 1)
+		}
+		if s.flags&segLost != 0 {
+			a.origAcked = true
+		}
+		// RFC 8985 6.2 step 3: "detect data segment reordering": a segment
+		// that was never sent again arrives below one that arrived before it.
+		if s.end.Less(a.fack) {
+			r.reoSeen = true
+		}
+	}
+	c.sb.fack = maxSeq(c.sb.fack, s.end)
+
+	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless a
+	// retransmission may be taken for its original.
+	rtt := a.now - s.at
+	if s.flags&segEver != 0 {
+		if a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0 {
+			return
+		}
+		if rtt < c.rtt.min {
+			return
+		}
+	}
+	if sentAfter(s.at, s.end, r.xmit, r.end) {
+		r.xmit, r.end, r.rtt = s.at, s.end, max(rtt, 1)
+	}
+}
+
+// sentAfter is RACK_sent_after of RFC 8985 6.2.
+func sentAfter(t1 Time, end1 Seq, t2 Time, end2 Seq) bool {
+	return t1 > t2 || t1 == t2 && end2.Less(end1)
+}
+
+// takeSACK marks what the blocks of s report.
+func (c *Conn) takeSACK(a *ackSample, s *Segment) {
+	b := &c.sb
+	ack := Seq(s.Ack)
+	for i := range int(s.NSACK) {
+		blk := block{Seq(s.SACK[i].Start), Seq(s.SACK[i].End)}
+		if !blk.start.Less(blk.end) {
+			continue
+		}
+		// RFC 2883 4: a first block at or below the acknowledgement, or inside
+		// the second, reports a duplicate.
+		if i == 0 && (blk.end.LessEq(ack) || s.NSACK > 1 &&
+			Seq(s.SACK[1].Start).LessEq(blk.start) && blk.end.LessEq(Seq(s.SACK[1].End))) {
+			c.takeDSACK(a, blk)
+			continue
+		}
+		// What is acknowledged, or was never sent, is no news.
+		if blk.start.Less(c.snd.una) || c.snd.nxt.Less(blk.end) || !c.snd.una.Less(blk.end) {
+			continue
+		}
+		c.sackBlock(a, blk)
+	}
+	for i := range b.cache {
+		b.cache[i] = block{}
+		if i < int(s.NSACK) {
+			k := block{Seq(s.SACK[i].Start), Seq(s.SACK[i].End)}
+			if c.snd.una.LessEq(k.start) && k.end.LessEq(c.snd.nxt) && k.start.Less(k.end) {
+				b.cache[i] = k
+			}
+		}
+	}
+}
+
+// sackBlock marks the pieces in k, without those that the last acknowledgement
+// reported as well.
+func (c *Conn) sackBlock(a *ackSample, k block) {
+	b := &c.sb
+	for _, old := range b.cache {
+		if old.start == old.end {
+			continue
+		}
+		if old.start.LessEq(k.start) && k.start.Less(old.end) {
+			k.start = old.end
+		}
+		if old.start.Less(k.end) && k.end.LessEq(old.end) {
+			k.end = old.start
+		}
+		if !k.start.Less(k.end) {
+			return
+		}
+	}
+	for i := b.find(k.start); i < len(b.segs) && b.segs[i].seq.Less(k.end); i++ {
+		s := &b.segs[i]
+		if s.flags&segSacked != 0 {
+			continue
+		}
+		if s.seq.Less(k.start) {
+			b.split(i, k.start)
+			continue // the second half is next
+		}
+		if k.end.Less(s.end) {
+			b.split(i, k.end)
+		}
+		c.arrived(a, &b.segs[i])
+		b.markSacked(i)
+		a.sacked = true
+	}
+}
+
+// takeDSACK learns that something arrived twice (RFC 2883).
+func (c *Conn) takeDSACK(a *ackSample, k block) {
+	r := &c.rec
+	// One that reports what was never sent, or too long ago, is not believed.
+	if c.snd.nxt.Less(k.end) || uint32(c.snd.nxt-k.start) > max(c.snd.maxWnd, 1<<16) {
+		return
+	}
+	a.dsack = true
+	if r.canUndo && r.undoFrom.LessEq(k.start) {
+		r.undoCount = max(r.undoCount-(int(k.end-k.start)+c.snd.mss-1)/c.snd.mss, 0)
+	}
+	// RFC 8985 6.2 step 4: "If a DSACK option is received [...] and was not in
+	// this round trip: RACK.reo_wnd_mult += 1".
+	if !r.dsackHot {
+		r.dsackHot, r.dsackEnd = true, c.snd.nxt
+		r.reoMult = min(max(r.reoMult, 1)+1, 20)
+		r.reoKeep = 16
+	}
+	r.reoSeen = true
+}
+
+// takeAck removes what is acknowledged from the board.
+func (c *Conn) takeAck(a *ackSample, ack Seq) {
+	b := &c.sb
+	for b.head < len(b.segs) {
+		s := &b.segs[b.head]
+		if ack.LessEq(s.seq) {
+			break
+		}
+		if ack.Less(s.end) {
+			b.split(b.head, ack)
+			s = &b.segs[b.head]
+		}
+		if s.flags&segSacked == 0 {
+			c.arrived(a, s)
+		}
+		b.forget(s)
+		b.head++
+	}
+	if b.head == len(b.segs) {
+		b.reset(ack)
+	}
+	b.dueFrom, b.rackFrom, b.fack = maxSeq(b.dueFrom, ack), maxSeq(b.rackFrom, ack), maxSeq(b.fack, ack)
+	b.reno = 0
+}
+
+// reorderWindow is RACK.reo_wnd (RFC 8985 6.2 step 4).
+func (c *Conn) reorderWindow() Time {
+	r := &c.rec
+	if !r.reoSeen {
+		// "If in recovery, or if DupThresh segments were SACKed, the
+		// reordering window is zero."
+		if r.phase != phaseOpen || c.sb.sacked >= dupThresh*c.snd.mss || c.sackedPieces() >= dupThresh {
+			return 0
+		}
+	}
+	return min(Time(max(r.reoMult, 1))*c.rtt.min/4, c.rtt.srtt)
+}
+
+// sackedPieces counts a few of the pieces that are selectively acknowledged:
+// DupThresh is in segments, and small ones count as well.
+func (c *Conn) sackedPieces() int {
+	n := 0
+	l := c.sb.live()
+	for i := len(l) - 1; i >= 0 && n < dupThresh && len(l)-i <= 16; i-- {
+		if l[i].flags&segSacked != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// detectLoss is RACK_detect_loss of RFC 8985 6.2 step 5. It returns how long
+// the first of those that may only be late has still to be waited for, or 0.
+func (c *Conn) detectLoss(now Time) (wait Time) {
+	b, r := &c.sb, &c.rec
+	if r.xmit == 0 || b.head == len(b.segs) {
+		return 0
+	}
+	limit := r.rtt + c.reorderWindow()
+	judge := func(i int) bool { // reports whether to go on
+		s := &b.segs[i]
+		if !sentAfter(r.xmit, r.end, s.at, s.end) {
+			return false
+		}
+		// "Segment.xmit_ts + RACK.rtt + RACK.reo_wnd - now"
+		if left := s.at + limit - now; left > 0 {
+			wait = max(wait, left)
+		} else {
+			b.markLost(i)
+		}
+		return true
+	}
+	// Those sent once lie in the order of sending.
+	for i := b.find(b.rackFrom); i < len(b.segs); i++ {
+		if s := &b.segs[i]; s.flags&(segSacked|segLost|segResent) == 0 && !judge(i) {
+			break
+		}
+	}
+	for i := b.find(b.rackFrom); i < len(b.segs) && b.segs[i].flags&(segSacked|segLost) != 0; i++ {
+		b.rackFrom = b.segs[i].end
+	}
+	// Those sent again lie in the order of sending in their own queue.
+	for b.againHead < len(b.again) {
+		e := b.again[b.againHead]
+		i := b.find(e.seq)
+		if i < len(b.segs) && b.segs[i].seq == e.seq && b.segs[i].at == e.at && b.segs[i].flags&segResent != 0 {
+			if !judge(i) || b.segs[i].flags&segResent != 0 {
+				break
+			}
+		}
+		b.againHead++
+	}
+	if b.againHead == len(b.again) {
+		b.again, b.againHead = b.again[:0], 0
+	}
+	return wait
+}
+
+// detectReno is RFC 6582 for peers without SACK.
+func (c *Conn) detectReno(a *ackSample, duplicate bool) {
+	r, b := &c.rec, &c.sb
+	if b.head == len(b.segs) {
+		r.dups = 0
+		return
+	}
+	switch {
+	case a.advanced && r.phase != phaseOpen:
+		// RFC 6582 3.2 step 3, partial acknowledgement: "retransmit the first
+		// unacknowledged segment".
+		if a.prior.Less(r.point) && c.snd.una.Less(r.point) && b.segs[b.head].flags&segResent == 0 {
+			c.loseHead()
+		}
+		r.dups = 0
+	case a.advanced:
+		r.dups = 0
+	case duplicate:
+		r.dups++
+		// Each stands for a segment that has arrived (RFC 5681 3.2 step 4).
+		b.reno = min(b.reno+c.snd.mss, int(c.snd.nxt-c.snd.una))
+		a.delivered += c.snd.mss
+		// RFC 6582 3.2 step 2: no second reduction for the same window.
+		if r.dups == dupThresh && r.phase == phaseOpen && !r.pending {
+			c.loseHead()
+		}
+	}
+}
+
+// loseHead takes the first segment in flight for lost.
+func (c *Conn) loseHead() {
+	b := &c.sb
+	if s := &b.segs[b.head]; s.len() > c.snd.mss {
+		b.split(b.head, s.seq+Seq(c.snd.mss))
+	}
+	b.markLost(b.head)
+}
+
+// enterRecovery begins fast recovery (RFC 6675 5, RFC 9937 5).
+func (c *Conn) enterRecovery(a *ackSample) {
+	r := &c.rec
+	if r.phase == phaseOpen {
+		c.saveUndo()
+	}
+	r.phase = phaseRecovery
+	r.point, r.pending = c.snd.nxt, true
+	r.tlpOut = false
+	r.flight = int(c.snd.nxt-c.snd.una) - c.sb.sacked
+	r.delivered, r.out = 0, 0
+	c.cwr.reduce(c, a.now)
+}
+
+// saveUndo keeps what the reduction that follows gives up.
+func (c *Conn) saveUndo() {
+	r := &c.rec
+	r.canUndo = true
+	r.undoCwnd, r.undoSS = c.cwr.cwnd, c.cwr.ssthresh
+	r.undoCount = 0
+	r.undoTS = 0
+	r.undoFrom = c.snd.una
+}
+
+// undo restores the window after a spurious recovery: by Eifel (RFC 3522: the
+// first acknowledgement echoes a timestamp older than the retransmission), by
+// DSACK (RFC 3708: every retransmission arrived twice) or, after a timeout, by
+// the arrival of what was never sent again (RFC 5682).
+func (c *Conn) undo(a *ackSample) bool {
+	r := &c.rec
+	if !r.canUndo {
+		return false
+	}
+	eifel := a.advanced && a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0
+	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
+	frto := r.phase == phaseLoss && c.sackOK && a.origAcked
+	if !eifel && !dsack && !frto {
+		return false
+	}
+	r.canUndo = false
+	c.cwr.restore(r.undoCwnd, r.undoSS)
+	// Nothing was lost: what is marked and was not sent again has not to be.
+	for i := c.sb.head; i < len(c.sb.segs); i++ {
+		s := &c.sb.segs[i]
+		if s.flags&(segLost|segResent) == segLost {
+			c.sb.forget(s)
+			s.flags &^= segLost
+		}
+	}
+	c.sb.rackFrom = c.snd.una
+	r.phase = phaseOpen
+	c.timers.backoff = 0
+	return true
+}
+
+// leaveRecovery ends an episode whose point has been passed.
+func (c *Conn) leaveRecovery() {
+	r := &c.rec
+	if r.phase == phaseRecovery {
+		// RFC 9937 5: "At the end of a recovery episode: cwnd = ssthresh".
+		c.cwr.cwnd = c.cwr.ssthresh
+	}
+	r.phase = phaseOpen
+	r.dups = 0
+	// RFC 8985 6.2: the larger reordering window lasts for 16 recoveries.
+	if r.reoKeep > 0 {
+		if r.reoKeep--; r.reoKeep == 0 {
+			r.reoMult = 1
+		}
+	}
+}
+
+// recover runs after each acknowledgement: who is lost, and how fast to go on.
+func (c *Conn) recover(a *ackSample, duplicate bool) {
+	r := &c.rec
+	undone := c.undo(a)
+	if r.pending && r.point.LessEq(c.snd.una) {
+		r.pending = false
+		if r.phase != phaseOpen {
+			c.leaveRecovery()
+		}
+	}
+	if r.dsackHot && r.dsackEnd.LessEq(c.snd.una) {
+		r.dsackHot = false
+	}
+	var wait Time
+	if c.sackOK {
+		if !undone {
+			wait = c.detectLoss(a.now)
+		}
+	} else {
+		c.detectReno(a, duplicate)
+	}
+	if c.sb.due > 0 && r.phase == phaseOpen {
+		c.enterRecovery(a)
+	}
+	c.checkTLP(a)
+	if r.phase == phaseRecovery {
+		c.reducePRR(a)
+	} else if a.delivered > 0 && (r.phase == phaseOpen || a.advanced) {
+		c.cwr.grow(c, a)
+	}
+	c.armRtx(a.now, wait, a.advanced || a.sacked)
+}
+
+// reducePRR is RFC 9937 5: cwnd follows what is delivered.
+func (c *Conn) reducePRR(a *ackSample) {
+	r, w := &c.rec, &c.cwr
+	if a.delivered == 0 {
+		return
+	}
+	r.delivered += a.delivered
+	pipe := c.pipe()
+	var n int
+	if pipe > w.ssthresh {
+		// "Proportional Rate Reduction:
+		// sndcnt = CEIL(prr_delivered * ssthresh / RecoverFS) - prr_out"
+		n = (r.delivered*w.ssthresh+r.flight-1)/max(r.flight, 1) - r.out
+	} else {
+		// "sndcnt = MAX(prr_delivered - prr_out, DeliveredData);
+		// if safeACK: sndcnt += MSS; sndcnt = MIN(ssthresh - pipe, sndcnt)"
+		n = max(r.delivered-r.out, a.delivered)
+		if a.advanced && c.sb.due == 0 {
+			n += c.snd.mss
+		}
+		n = min(w.ssthresh-pipe, n)
+	}
+	n = max(n, 0)
+	if r.out == 0 && n < c.snd.mss {
+		// "If prr_out is 0 AND sndcnt is 0: sndcnt = MSS" - force a fast retransmit.
+		n = c.snd.mss
+	}
+	w.cwnd = pipe + n
+}
+
+// armRtx sets the one timer of retransmission: for reordering, for a tail loss
+// probe, or for the timeout.
+func (c *Conn) armRtx(now, reorder Time, progress bool) {
+	t := &c.timers
+	if c.snd.una == c.snd.nxt {
+		// RFC 6298 5.2: "When all outstanding data has been acknowledged, turn
+		// off the retransmission timer."
+		t.rtx, t.rtxKind = 0, rtxRTO
+		return
+	}
+	switch {
+	case reorder > 0:
+		t.rtx, t.rtxKind = now+reorder, rtxReorder
+	case progress || t.rtx == 0 || t.rtxKind == rtxReorder:
+		// RFC 6298 5.3: "When an ACK is received that acknowledges new data,
+		// restart the retransmission timer".
+		t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
+		if d, ok := c.probeTimeout(); ok && now+d < t.rtx {
+			t.rtx, t.rtxKind = now+d, rtxTLP
+		}
+	}
+}
+
+// probeTimeout is TLP_calc_PTO of RFC 8985 7.2, and whether a probe is due at
+// all: "the sender SHOULD NOT [...] if there is any lost or SACKed data".
+func (c *Conn) probeTimeout() (Time, bool) {
+	r := &c.rec
+	if !c.sackOK || r.phase != phaseOpen || r.tlpOut || c.sb.sacked > 0 || c.sb.lost > 0 ||
+		c.timers.backoff > 0 || !c.state.synchronized() || c.snd.wnd == 0 {
+		return 0, false
+	}
+	if c.rtt.srtt == 0 {
+		return Second, true
+	}
+	d := 2 * c.rtt.srtt
+	if int(c.snd.nxt-c.snd.una) <= c.snd.mss {
+		// "If FlightSize is one segment: PTO += TLP.max_ack_delay"
+		d += 200 * Millisecond
+	}
+	return max(d, 2*Millisecond), true
+}
+
+// checkTLP is RFC 8985 7.4: what an acknowledgement tells about a probe.
+func (c *Conn) checkTLP(a *ackSample) {
+	r := &c.rec
+	if !r.tlpOut || c.snd.una.Less(r.tlpEnd) {
+		return
+	}
+	r.tlpOut = false
+	// "the original transmission of the probe was lost and the probe repaired
+	// it": congestion, unless a DSACK shows that both arrived.
+	if r.tlpAgain && !a.dsack && r.phase == phaseOpen && !a.origAcked {
+		if a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0 {
+			return
+		}
+		c.cwr.reduce(c, a.now)
+		c.cwr.cwnd = min(c.cwr.cwnd, c.cwr.ssthresh)
+	}
+}
+
+// rtxExpired acts on the retransmission timer.
+func (c *Conn) rtxExpired(now Time) {
+	t := &c.timers
+	switch {
+	case t.rtxKind == rtxReorder && c.snd.una != c.snd.nxt:
+		wait := c.detectLoss(now)
+		if c.sb.due > 0 && c.rec.phase == phaseOpen {
+			c.enterRecovery(&ackSample{now: now})
+			c.cwr.cwnd = max(c.cwr.ssthresh, c.pipe()+c.snd.mss)
+		}
+		c.armRtx(now, wait, true)
+	case t.rtxKind == rtxTLP && c.snd.una != c.snd.nxt:
+		c.rec.tlpNow = true
+		t.rtx, t.rtxKind = now+c.rtt.timeout(0, c.p), rtxRTO
+	default:
+		c.retransmissionTimeout(now)
+	}
+}
+
+// retransmissionTimeout is RFC 6298 5.4 to 5.7.
+func (c *Conn) retransmissionTimeout(now Time) {
+	t := &c.timers
+	if c.state == SynSent || c.state == SynReceived {
+		if t.backoff >= c.p.SynRetries {
+			c.timedOut()
+			return
+		}
+		t.backoff++
+		c.synUnsent = true
+		return
+	}
+	if c.snd.una == c.snd.nxt {
+		return
+	}
+	// A peer whose window is closed and who answers is alive (RFC 9293
+	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
+	closed := c.snd.wnd == 0 && now-c.rcv.last < c.p.MaxRTO
+	if t.backoff >= c.p.Retries && !closed || c.orphan && t.backoff >= orphanRetries {
+		c.timedOut()
+		return
+	}
+	r := &c.rec
+	if r.phase != phaseLoss && !closed {
+		if r.phase == phaseOpen {
+			c.saveUndo()
+		}
+		c.cwr.timeout(c, now)
+	}
+	t.backoff = min(t.backoff+1, 30)
+	r.phase = phaseLoss
+	r.point, r.pending = c.snd.nxt, true
+	r.tlpOut, r.tlpNow = false, false
+	r.dups = 0
+	c.sb.reno = 0
+	if b := &c.sb; b.segs[b.head].flags&segSacked != 0 {
+		// The peer has dropped what it had reported: it did not acknowledge it.
+		b.renege()
+	}
+	c.sb.markAllLost()
+	// RFC 5681 3.1: after a timeout "cwnd MUST be set to no more than the loss
+	// window, LW, which equals 1 full-sized segment".
+	c.cwr.cwnd = c.pipe() + c.snd.mss
+	t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
+}
+
+// orphanRetries bounds how long a connection is kept that nobody holds.
+const orphanRetries = 8
+
+// tsClock is the timestamp clock: RFC 7323 5.4: "between 1 ms and 1 sec per tick".
+func tsClock(now Time) uint32 { return uint32(now / Millisecond) }
+
+func (c *Conn) tsVal(now Time) uint32 { return tsClock(now) + c.snd.tsOffset }
+
+// rttOf takes the samples of an acknowledgement (RFC 6298 3, Karn's algorithm:
+// "RTT samples MUST NOT be made using segments that were retransmitted", unless
+// timestamps tell which copy it was).
+func (c *Conn) rttOf(a *ackSample) {
+	switch {
+	case a.rtt > 0:
+	case a.advanced && a.timestamp && a.tsEcr != 0:
+		d := int32(c.tsVal(a.now) - a.tsEcr)
+		if d < 0 || Time(d)*Millisecond > 2*c.p.MaxRTO {
+			return
+		}
+		a.rtt = max(Time(d)*Millisecond, Millisecond)
+	default:
+		return
+	}
+	c.rtt.sample(a.now, a.rtt, c.p)
+}

@@ -1,0 +1,463 @@
+package tcp
+
+import "github.com/usernet/usernet/stack/wire"
+
+// A verdict is what a step of the ladder decided.
+type verdict uint8
+
+const (
+	keep     verdict = iota // go on to the next step
+	drop                    // done with this segment
+	dropAck                 // done, and an acknowledgement is due
+	dropMind                // done, and a challenge ACK is due (RFC 5961)
+)
+
+// Segment takes a segment that arrived: RFC 9293 3.10.7, step by step in its
+// order. It is parsed and its checksum holds; its payload is borrowed.
+func (c *Conn) Segment(now Time, s *Segment) {
+	switch c.state {
+	case Closed:
+		return // 3.10.7.1 is the caller's: see Reset
+	case SynSent:
+		c.synSent(now, s)
+		return
+	}
+	v := c.checkSequence(now, s)
+	if v == keep {
+		v = c.checkReset(s)
+	}
+	if v == keep {
+		v = c.checkSyn(s)
+	}
+	if v == keep {
+		v = c.checkAck(now, s)
+	}
+	if v == keep {
+		c.rcv.last = now
+		c.timers.keepProbes = 0
+		v = c.segmentText(now, s)
+	}
+	switch v {
+	case dropAck:
+		c.rcv.ackNow = true
+	case dropMind:
+		c.challenge(now)
+	}
+}
+
+// synSent is 3.10.7.3.
+func (c *Conn) synSent(now Time, s *Segment) {
+	ack := Seq(s.Ack)
+	if s.has(wire.FlagACK) {
+		// First: "If SEG.ACK =< ISS, or SEG.ACK > SND.NXT, send a reset (unless
+		// the RST bit is set) [...] and discard the segment."
+		if ack.LessEq(c.snd.iss) || c.snd.nxt.Less(ack) {
+			if !s.has(wire.FlagRST) {
+				c.rstFor(s)
+			}
+			return
+		}
+	}
+	if s.has(wire.FlagRST) {
+		// Second: "If the ACK was acceptable, then signal to the user 'error:
+		// connection reset', drop the segment, enter CLOSED state".
+		if s.has(wire.FlagACK) {
+			c.fail(ErrRefused)
+		}
+		return
+	}
+	if !s.has(wire.FlagSYN) {
+		return // Fifth: "if neither of the SYN or RST bits is set, then drop the segment"
+	}
+	// Fourth: "RCV.NXT is set to SEG.SEQ+1, IRS is set to SEG.SEQ."
+	c.rcv.last = now
+	c.takeSyn(now, s)
+	c.takeOptions(s)
+	// RFC 7323 2.2: the window of a SYN is never scaled.
+	c.snd.wnd = uint32(s.Window)
+	c.snd.maxWnd = c.snd.wnd
+	c.snd.wl1, c.snd.wl2 = Seq(s.Seq), ack
+	if !s.has(wire.FlagACK) {
+		// "Otherwise, enter SYN-RECEIVED, form a SYN,ACK segment": the other
+		// side opens as well. Text is taken, to be given when established.
+		c.state = SynReceived
+		c.synUnsent = true
+		c.timers.rtx = 0
+		if s.DataLen() > 0 || s.has(wire.FlagFIN) {
+			c.text(now, Seq(s.Seq)+1, s)
+		}
+		return
+	}
+	c.synAcked(now, s, ack)
+	c.rcv.ackNow = true
+	c.established()
+	if s.DataLen() > 0 || s.has(wire.FlagFIN) {
+		c.text(now, Seq(s.Seq)+1, s)
+	}
+}
+
+// synAcked notes that our SYN is acknowledged.
+func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
+	c.snd.una = ack
+	if c.timers.backoff == 0 {
+		c.rtt.sample(now, now-c.snd.lastData, c.p)
+		c.rcv.drs.rtt = c.rtt.srtt
+	} else if c.tsOK && s.TSEcr != 0 {
+		if d := int32(c.tsVal(now) - s.TSEcr); d >= 0 {
+			c.rtt.sample(now, max(Time(d)*Millisecond, Millisecond), c.p)
+		}
+	}
+	if c.timers.backoff > 0 {
+		// RFC 6298 5.7: after a lost SYN "the RTO MUST be re-initialized to 3
+		// seconds when data transmission begins": one that a sample has
+		// replaced is better. RFC 6928 2: "the initial window MUST be one
+		// segment" then; hosts keep what RFC 5681 3.1 allows.
+		c.cwr.cwnd = min(c.cwr.cwnd, c.snd.mss)
+	}
+	c.timers.rtx, c.timers.backoff = 0, 0
+	c.sb.reset(ack)
+	c.cwr.round = ack
+}
+
+// established enters ESTABLISHED, and goes on to what was queued before.
+func (c *Conn) established() {
+	c.state = Established
+	c.synUnsent = false
+	c.events |= Connected | Writable
+	c.snd.lastData = 0
+	if c.snd.fin {
+		c.state = FinWait1
+	}
+	// Text that came with the SYN may have brought a FIN.
+	c.peerFinished()
+}
+
+// acceptable is the test of RFC 9293 3.4, table 6.
+func (c *Conn) acceptable(seq Seq, n int) bool {
+	nxt, wnd := c.rcv.nxt, c.window()
+	switch {
+	case n == 0 && wnd == 0:
+		return seq == nxt
+	case n == 0:
+		return seq.In(nxt, wnd)
+	case wnd == 0:
+		return false
+	}
+	return seq.In(nxt, wnd) || (seq+Seq(n-1)).In(nxt, wnd)
+}
+
+// window is RCV.WND: what is left of the window that was advertised.
+func (c *Conn) window() int { return max(int(int32(c.rcv.edge-c.rcv.nxt)), 0) }
+
+// checkSequence is the first step, with RFC 7323 5.3 before it.
+func (c *Conn) checkSequence(now Time, s *Segment) verdict {
+	seq := Seq(s.Seq)
+	if c.tsOK {
+		if !s.HasTS && !s.has(wire.FlagRST) {
+			// RFC 7323 3.2: "If a non-RST segment is received without a TSopt,
+			// a TCP SHOULD silently drop the segment."
+			return drop
+		}
+		if s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) {
+			// "If an acknowledgement is due": R1: "send an ACK, and drop".
+			return c.unacceptable(now, s)
+		}
+	}
+	if !c.acceptable(seq, s.seqLen()) {
+		// "If an incoming segment is not acceptable, an acknowledgment should
+		// be sent in reply (unless the RST bit is set [...])"
+		if s.has(wire.FlagRST) {
+			return drop
+		}
+		if c.state == SynReceived && s.has(wire.FlagSYN) && seq == c.rcv.irs {
+			// The peer has not got our SYN,ACK: it is sent again, and counted
+			// as one that its timer would have sent.
+			c.synUnsent = true
+			return drop
+		}
+		return c.unacceptable(now, s)
+	}
+	// RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <= Last.ACK.sent
+	// then SEG.TSval is copied to TS.Recent".
+	if c.tsOK && s.HasTS && int32(s.TSVal-c.rcv.tsRecent) >= 0 && seq.LessEq(c.rcv.lastAck) {
+		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, now
+	}
+	return keep
+}
+
+// paws reports that a segment is too old to be one of ours. RFC 7323 5.3 R1:
+// "If there is a Timestamps option in the arriving segment, SEG.TSval <
+// TS.Recent, TS.Recent is valid [...], then treat the arriving segment as not
+// acceptable".
+func (c *Conn) paws(now Time, s *Segment) bool {
+	const valid = 24 * 24 * 3600 * Second // RFC 7323 5.5: 24 days
+	return int32(s.TSVal-c.rcv.tsRecent) < 0 && now-c.rcv.tsRecentAt < valid
+}
+
+// unacceptable answers what lies outside the window. Text is answered each
+// time, for its sender waits for it; the rest no faster than challenge ACKs, or
+// two hosts that disagree would answer each other without end.
+func (c *Conn) unacceptable(now Time, s *Segment) verdict {
+	seq, n := Seq(s.Seq), s.DataLen()
+	if c.state == TimeWait && s.has(wire.FlagFIN) {
+		// "The only thing that can arrive in this state is a retransmission of
+		// the remote FIN. Acknowledge it, and restart the 2 MSL timeout."
+		c.timers.wait = now + c.p.TimeWait
+		return dropAck
+	}
+	if n == 0 || s.has(wire.FlagSYN) {
+		if n == 0 && seq+1 == c.rcv.nxt && !s.has(wire.FlagSYN) {
+			// A keep-alive probe (RFC 9293 3.8.4).
+			c.rcv.last = now
+		}
+		return dropMind
+	}
+	if c.sackOK && seq.Less(c.rcv.nxt) {
+		// RFC 2883 4.1: "the first block of the SACK option field reports the
+		// sequence numbers of a duplicate".
+		c.rcv.dsack = block{seq, minSeq(seq+Seq(n), c.rcv.nxt)}
+	}
+	if t := &c.timers; t.keepProbes > 0 {
+		t.keepProbes = 0
+	}
+	c.rcv.last = now
+	return dropAck
+}
+
+// challenge sends an acknowledgement that makes the other side show that it
+// knows the connection. RFC 5961 7: "An implementation SHOULD include an ACK
+// throttling mechanism": ten in a second.
+func (c *Conn) challenge(now Time) {
+	ch := &c.rcv.challenge
+	if now-ch.at >= Second || ch.at == 0 {
+		ch.at, ch.n = now, 0
+	}
+	if ch.n < 10 {
+		ch.n++
+		c.rcv.ackNow = true
+	}
+}
+
+// checkReset is the second step.
+func (c *Conn) checkReset(s *Segment) verdict {
+	if !s.has(wire.FlagRST) {
+		return keep
+	}
+	// RFC 9293 3.10.7.4, from RFC 5961 3.2: "If the RST bit is set and the
+	// sequence number exactly matches the next expected sequence number
+	// (RCV.NXT), then TCP endpoints MUST reset the connection"; "If the RST bit
+	// is set and the sequence number does not exactly match [...] yet is within
+	// the current receive window, TCP endpoints MUST send an acknowledgment
+	// (challenge ACK)".
+	if Seq(s.Seq) != c.rcv.nxt {
+		return dropMind
+	}
+	switch c.state {
+	case SynReceived:
+		// "If this connection was initiated with a passive OPEN [...], then
+		// return this connection to LISTEN state": the listener forgets it.
+		c.fail(ErrRefused)
+	case Closing, LastAck, TimeWait:
+		c.die(ErrNone)
+	default:
+		c.fail(ErrReset)
+	}
+	return drop
+}
+
+// checkSyn is the fourth step.
+func (c *Conn) checkSyn(s *Segment) verdict {
+	if !s.has(wire.FlagSYN) {
+		return keep
+	}
+	if c.state == SynReceived && c.passive {
+		// "If the connection was initiated with a passive OPEN, then return
+		// this connection to the LISTEN state and return."
+		c.die(ErrNone)
+		return drop
+	}
+	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence
+	// number, TCP endpoints MUST send a challenge ACK to the remote peer".
+	return dropMind
+}
+
+// checkAck is the fifth step.
+func (c *Conn) checkAck(now Time, s *Segment) verdict {
+	if !s.has(wire.FlagACK) {
+		return drop // "if the ACK bit is off, drop the segment and return"
+	}
+	ack := Seq(s.Ack)
+	if c.state == SynReceived {
+		// "If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state";
+		// otherwise "form a reset segment <SEQ=SEG.ACK><CTL=RST> and send it".
+		if !c.snd.una.Less(ack) || c.snd.nxt.Less(ack) {
+			c.rstFor(s)
+			return drop
+		}
+		c.synAcked(now, s, c.snd.iss+1)
+		c.snd.wnd = uint32(s.Window) << c.snd.scale
+		c.snd.maxWnd = max(c.snd.maxWnd, c.snd.wnd)
+		c.snd.wl1, c.snd.wl2 = Seq(s.Seq), ack
+		c.established()
+	}
+	// RFC 5961 5.2: "The ACK value is considered acceptable only if it is in
+	// the range of ((SND.UNA - MAX.SND.WND) <= SEG.ACK <= SND.NXT). All
+	// incoming segments whose ACK value doesn't satisfy the above condition
+	// MUST be discarded and an ACK sent back."
+	if c.snd.nxt.Less(ack) || ack.Less(c.snd.una-Seq(c.snd.maxWnd)) {
+		return dropMind
+	}
+	c.ack(now, s, ack)
+	if c.state == Closed {
+		return drop
+	}
+	return keep
+}
+
+// ack processes an acknowledgement that is in range.
+func (c *Conn) ack(now Time, s *Segment, ack Seq) {
+	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr}
+	wnd := uint32(s.Window) << c.snd.scale
+	inFlight := c.snd.una != c.snd.nxt
+	// RFC 5681 2: an acknowledgement is a duplicate when "the receiver of the
+	// ACK has outstanding data, the incoming acknowledgment carries no data,
+	// the SYN and FIN bits are both off, the acknowledgment number is equal to
+	// the greatest acknowledgment received [...] and the advertised window
+	// equals" the last one.
+	duplicate := inFlight && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
+
+	if c.snd.una.Less(ack) {
+		c.advance(&a, ack)
+	}
+	if c.sackOK && s.NSACK > 0 {
+		c.takeSACK(&a, s)
+	}
+	c.takeWindow(now, s, ack, wnd)
+	if a.delivered > 0 || a.dsack || duplicate {
+		c.rttOf(&a)
+		if a.advanced {
+			// RFC 6298 5.7 with Karn: a new acknowledgement ends the back-off.
+			c.timers.backoff = 0
+		}
+		c.recover(&a, duplicate)
+	}
+	if a.advanced {
+		c.tuneSend()
+		c.finAcked(now)
+	}
+}
+
+// advance moves SND.UNA to ack.
+func (c *Conn) advance(a *ackSample, ack Seq) {
+	b := &c.snd
+	a.advanced = true
+	n := int(ack - b.una)
+	c.takeAck(a, ack)
+	b.una = ack
+	if n > b.buf.n {
+		n = b.buf.n // the FIN takes a number and no place
+	}
+	b.buf.drop(n)
+	if b.buf.n == 0 {
+		b.buf.giveBack(c.p)
+		c.events |= Acked
+	}
+}
+
+// takeWindow updates the send window: "If SND.UNA =< SEG.ACK =< SND.NXT, the
+// send window should be updated. If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and
+// SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND".
+func (c *Conn) takeWindow(now Time, s *Segment, ack Seq, wnd uint32) {
+	b := &c.snd
+	seq := Seq(s.Seq)
+	if ack.Less(b.una) || !(b.wl1.Less(seq) || b.wl1 == seq && b.wl2.LessEq(ack)) {
+		return
+	}
+	if wnd != b.wnd {
+		if b.wnd == 0 && b.una != b.nxt {
+			// What was sent to probe a closed window was dropped: it is sent
+			// again at once, and says nothing about congestion.
+			c.sb.markAllLost()
+			c.timers.backoff = 0
+		}
+		c.timers.persist, c.timers.persists = 0, 0
+	}
+	b.wnd = wnd
+	b.maxWnd = max(b.maxWnd, wnd)
+	b.wl1, b.wl2 = seq, ack
+}
+
+// finAcked moves on when our FIN is acknowledged.
+func (c *Conn) finAcked(now Time) {
+	if !c.snd.finSent || c.snd.una != c.snd.nxt {
+		return
+	}
+	switch c.state {
+	case FinWait1:
+		c.state = FinWait2
+		if c.orphan {
+			c.timers.wait = now + c.p.FinTimeout
+		}
+	case Closing:
+		c.enterTimeWait(now)
+	case LastAck:
+		c.die(ErrNone)
+	}
+}
+
+func (c *Conn) enterTimeWait(now Time) {
+	c.state = TimeWait
+	c.timers = timers{wait: now + c.p.TimeWait}
+	c.sb.release()
+}
+
+// segmentText is the seventh and the eighth step. Urgent data is in line with
+// the rest (RFC 6093 4), so the sixth has nothing to do.
+func (c *Conn) segmentText(now Time, s *Segment) verdict {
+	n := s.DataLen()
+	if n == 0 && !s.has(wire.FlagFIN) {
+		return keep
+	}
+	switch c.state {
+	case Established, FinWait1, FinWait2:
+	default:
+		// "This should not occur, since a FIN has been received from the remote
+		// side. Ignore the segment text."
+		return dropAck
+	}
+	if n > 0 && c.orphan {
+		// RFC 1122 4.2.2.13: "if new data is received after CLOSE is called,
+		// its TCP SHOULD send a RST to show that data was lost."
+		c.Abort(now)
+		return drop
+	}
+	c.text(now, Seq(s.Seq), s)
+	return keep
+}
+
+// peerFinished changes the state when the peer's FIN has been reached.
+func (c *Conn) peerFinished() {
+	if !c.finReceived() {
+		return
+	}
+	switch c.state {
+	case Established:
+		c.state = CloseWait
+	case FinWait1:
+		// "If our FIN has been ACKed (perhaps in this segment), then enter
+		// TIME-WAIT [...]; otherwise, enter the CLOSING state."
+		c.state = Closing
+	case FinWait2:
+		c.enterTimeWait(c.rcv.last)
+	default:
+		return
+	}
+	c.events |= EOF | Readable
+	c.rcv.ackNow = true
+}
+
+// rstFor sends, in place of an acknowledgement, the RST that an unacceptable
+// one deserves; the connection stays.
+func (c *Conn) rstFor(s *Segment) {
+	c.rcv.rstSeq, c.rcv.rstNow = s.Ack, true
+}

@@ -1,0 +1,391 @@
+package tcp
+
+import "github.com/usernet/usernet/stack/wire"
+
+// Next writes into out the next segment to be sent now, and reports whether
+// there is one. Nothing is lost when it is not called: what to send is derived
+// from the state each time, in the order of this list.
+func (c *Conn) Next(now Time, out *Segment) bool {
+	switch {
+	case c.rstUnsent:
+		c.reset(out)
+		return true
+	case c.rcv.rstNow:
+		// <SEQ=SEG.ACK><CTL=RST>
+		c.rcv.rstNow = false
+		*out = Segment{TCP: wire.TCP{Seq: c.rcv.rstSeq, Flags: wire.FlagRST}}
+		return true
+	case c.state == Closed:
+		return false
+	case c.synUnsent:
+		c.syn(now, out)
+		return true
+	case c.state == SynSent:
+		return false
+	}
+	if c.state.synchronized() {
+		if c.resend(now, out) || c.probe(now, out) || c.sendNew(now, out) {
+			return true
+		}
+		if c.timers.keepNow {
+			// RFC 9293 3.8.4: a probe has SEG.SEQ = SND.NXT-1 and no text.
+			c.timers.keepNow = false
+			c.header(now, out, c.snd.nxt-1, wire.FlagACK)
+			return true
+		}
+	}
+	if c.rcv.ackNow {
+		c.header(now, out, c.snd.nxt, wire.FlagACK)
+		return true
+	}
+	return false
+}
+
+// reset is the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST>,
+// with an acknowledgement so that a peer that never got our SYN,ACK takes it.
+func (c *Conn) reset(out *Segment) {
+	c.rstUnsent = false
+	c.events |= Dead
+	*out = Segment{TCP: wire.TCP{
+		Seq: uint32(c.snd.nxt), Ack: uint32(c.rcv.nxt), Flags: wire.FlagRST | wire.FlagACK,
+	}}
+}
+
+// syn makes the SYN, or in SYN-RECEIVED the SYN,ACK.
+func (c *Conn) syn(now Time, out *Segment) {
+	c.synUnsent = false
+	*out = Segment{TCP: wire.TCP{
+		Seq:    uint32(c.snd.iss),
+		Flags:  wire.FlagSYN,
+		Window: uint16(min(c.rcv.limit, 65535)),
+		// RFC 9293 3.7.1: "TCP implementations SHOULD send an MSS Option in
+		// every SYN segment when its receive MSS differs from the default".
+		MSS: uint16(min(c.rcv.announce, 65535)),
+	}}
+	first := c.state == SynSent
+	out.SACKPermitted = !c.p.NoSACK && (first || c.sackOK)
+	out.HasTS = !c.p.NoTimestamps && (first || c.tsOK)
+	out.HasWScale = !c.p.NoWindowScale && (first || c.wsOK)
+	out.WScale = c.rcv.scale
+	if out.HasTS {
+		out.TSVal = c.tsVal(now)
+	}
+	if !first {
+		out.Flags |= wire.FlagACK
+		out.Ack = uint32(c.rcv.nxt)
+		if out.HasTS {
+			out.TSEcr = c.rcv.tsRecent
+		}
+		c.acked()
+	}
+	if c.timers.backoff == 0 {
+		c.snd.lastData = now
+	}
+	c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
+}
+
+// header fills what every segment of a synchronized connection carries.
+func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags) {
+	r := &c.rcv
+	wnd := c.advertise()
+	*out = Segment{TCP: wire.TCP{
+		Seq: uint32(seq), Ack: uint32(r.nxt), Flags: flags | wire.FlagACK,
+		Window: uint16(min(wnd>>r.scale, 65535)),
+	}}
+	if c.tsOK {
+		out.HasTS, out.TSVal, out.TSEcr = true, c.tsVal(now), r.tsRecent
+	}
+	if c.sackOK && (r.nsack > 0 || r.dsack.start != r.dsack.end) {
+		c.sackOptions(out)
+	}
+	c.acked()
+}
+
+// sackOptions reports the duplicate first (RFC 2883 4), then the blocks.
+func (c *Conn) sackOptions(out *Segment) {
+	r := &c.rcv
+	n := 0
+	room := c.sackRoom()
+	if r.dsack.start != r.dsack.end {
+		out.SACK[0] = wire.SACKBlock{Start: uint32(r.dsack.start), End: uint32(r.dsack.end)}
+		n = 1
+		r.dsack = block{}
+	}
+	for _, b := range r.sack[:r.nsack] {
+		if n < room {
+			out.SACK[n] = wire.SACKBlock{Start: uint32(b.start), End: uint32(b.end)}
+			n++
+		}
+	}
+	out.NSACK = uint8(n)
+}
+
+// sackRoom is how many blocks fit: RFC 2018 3: "a SACK option that specifies n
+// blocks will have a length of 8*n+2 bytes, so the 40 bytes available for TCP
+// options can specify a maximum of 4 blocks"; 3 with timestamps.
+func (c *Conn) sackRoom() int {
+	if c.tsOK {
+		return 3
+	}
+	return 4
+}
+
+// acked notes that an acknowledgement is on its way.
+func (c *Conn) acked() {
+	r := &c.rcv
+	r.ackNow = false
+	r.unacked = 0
+	r.lastAck = r.nxt
+	c.timers.ack = 0
+}
+
+// segSize is the payload of a full segment that goes out now: RFC 9293 3.7.1
+// has the options that it carries taken off.
+func (c *Conn) segSize() int {
+	n := c.snd.mss
+	r := &c.rcv
+	if r.nsack > 0 || r.dsack.start != r.dsack.end {
+		blocks := r.nsack
+		if r.dsack.start != r.dsack.end {
+			blocks++
+		}
+		n -= 4 + 8*min(blocks, c.sackRoom())
+	}
+	return n
+}
+
+// burst is the most payload of one segment, full segments of a super-segment.
+func (c *Conn) burst(mss int) int {
+	if c.snd.gso > mss {
+		return c.snd.gso / mss * mss
+	}
+	return mss
+}
+
+// dataStart is the number of the first byte in the send ring.
+func (c *Conn) dataStart() Seq {
+	if c.snd.una == c.snd.iss {
+		return c.snd.iss + 1
+	}
+	return c.snd.una
+}
+
+// dataEnd is the number after the last byte that was written: the FIN's.
+func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.n) }
+
+// data fills in the payload from seq to end, where end may include the FIN.
+func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
+	last := c.dataEnd()
+	flags := wire.FlagACK
+	stop := end
+	if last.Less(end) {
+		flags |= wire.FlagFIN
+		stop = last
+	}
+	if stop == last {
+		// RFC 9293 3.9.1.2: "MUST set the PSH bit in the last buffered segment".
+		flags |= wire.FlagPSH
+	}
+	if c.rcv.unacked > 0 {
+		c.rcv.chatty = true
+	}
+	c.header(now, out, seq, flags)
+	n := int(stop - seq)
+	if n == 0 {
+		out.Flags &^= wire.FlagPSH
+	}
+	out.Payload, out.Payload2 = c.snd.buf.slices(int(seq-c.dataStart()), n)
+	if n > mss {
+		out.GSOSize = mss
+	}
+}
+
+// resend gives the first piece that is taken for lost, as the window allows.
+func (c *Conn) resend(now Time, out *Segment) bool {
+	b := &c.sb
+	i := b.nextDue()
+	if i < 0 {
+		return false
+	}
+	mss := c.segSize()
+	room := c.cwr.cwnd - c.pipe()
+	n := min(b.segs[i].len(), c.burst(mss))
+	if room < min(n, mss) {
+		c.cwr.note(c.pipe(), true)
+		return false
+	}
+	if n > room {
+		n = max(room/mss*mss, mss)
+	}
+	c.again(now, out, i, min(n, b.segs[i].len()), mss)
+	return true
+}
+
+// again sends the first n bytes of piece i once more.
+func (c *Conn) again(now Time, out *Segment, i, n, mss int) {
+	b, r := &c.sb, &c.rec
+	if n < b.segs[i].len() {
+		b.split(i, b.segs[i].seq+Seq(n))
+	}
+	s := b.segs[i]
+	b.markResent(i, now)
+	if r.phase == phaseRecovery {
+		r.out += n
+	}
+	if r.undoTS == 0 {
+		r.undoTS = max(c.tsVal(now), 1)
+	}
+	r.undoCount += (n + mss - 1) / mss
+	c.retrans++
+	c.data(now, out, s.seq, s.end, mss)
+	if c.timers.rtx == 0 {
+		c.armRtx(now, 0, true)
+	}
+}
+
+// probe gives the tail loss probe (RFC 8985 7.3: new data if there is some and
+// the window allows, "otherwise, retransmit the highest-sequence segment sent
+// so far"), or what probes a window that is closed or too small.
+func (c *Conn) probe(now Time, out *Segment) bool {
+	mss := c.segSize()
+	s := &c.snd
+	unsent := c.unsent()
+	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
+	if c.rec.tlpNow {
+		c.rec.tlpNow = false
+		if s.una == s.nxt || c.sb.lost > 0 {
+			return false
+		}
+		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpAgain = true, s.nxt, false
+		if n := min(unsent, mss); n > 0 && n <= room {
+			c.fresh(now, out, n, mss)
+			c.rec.tlpEnd = s.nxt
+			return true
+		}
+		c.rec.tlpAgain = true
+		c.rec.undoTS = 0
+		i := len(c.sb.segs) - 1
+		if p := &c.sb.segs[i]; p.len() > mss {
+			c.sb.split(i, p.end-Seq(mss))
+			i++
+		}
+		c.again(now, out, i, c.sb.segs[i].len(), mss)
+		return true
+	}
+	if c.timers.probeNow {
+		c.timers.probeNow = false
+		if s.una != s.nxt || unsent == 0 && !(s.fin && !s.finSent) {
+			return false
+		}
+		// RFC 9293 3.8.6.1: "The sending TCP peer MUST regularly transmit at
+		// least one octet of new data (if available) [...] to the receiving
+		// TCP peer even if the send window is zero".
+		c.timers.persists = min(c.timers.persists+1, 30)
+		c.fresh(now, out, min(max(room, 1), unsent, mss), mss)
+		// The timer of retransmission goes on where this one ended.
+		c.timers.backoff = min(c.timers.persists, c.p.Retries-1)
+		c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
+		return true
+	}
+	return false
+}
+
+// unsent is the number of bytes that were written and never sent.
+func (c *Conn) unsent() int {
+	if c.snd.finSent {
+		return 0 // SND.NXT is past the FIN
+	}
+	return int(c.dataEnd() - c.snd.nxt)
+}
+
+// sendNew gives data that was never sent, or the FIN, or both.
+func (c *Conn) sendNew(now Time, out *Segment) bool {
+	s := &c.snd
+	if s.finSent {
+		return false
+	}
+	unsent := c.unsent()
+	if unsent == 0 && !s.fin {
+		return false
+	}
+	if s.una == s.nxt && s.lastData != 0 {
+		if rto := c.rtt.timeout(0, c.p); now-s.lastData > rto && now-c.rcv.last > rto {
+			c.cwr.idle(c, now-s.lastData, rto)
+		}
+	}
+	mss := c.segSize()
+	n := min(unsent, c.burst(mss))
+	pipe := c.pipe()
+	if room := c.cwr.cwnd - pipe; room < min(n, mss) {
+		c.cwr.note(pipe, true)
+		return false
+	} else if n > room {
+		n = room / mss * mss
+	}
+	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
+	if room < n || room < 1 {
+		n = max(room, 0)
+		if n == 0 {
+			c.armPersist(now)
+			return false
+		}
+	}
+	if n > mss && n < unsent {
+		n = n / mss * mss
+	}
+	if n < mss && !c.mayBeSmall(now, n, unsent) {
+		return false
+	}
+	c.fresh(now, out, n, mss)
+	c.cwr.note(c.pipe(), false)
+	return true
+}
+
+// mayBeSmall is the sender's silly window avoidance and Nagle's algorithm for a
+// segment of n bytes that is not full (RFC 9293 3.8.6.2.1 and 3.7.4).
+func (c *Conn) mayBeSmall(now Time, n, unsent int) bool {
+	s := &c.snd
+	if n == unsent {
+		// "(2) or if the data is pushed and all queued data can be sent now";
+		// Nagle: "[SND.NXT = SND.UNA and] PUSHed and D =< U".
+		return c.noDelay || s.fin || s.una == s.nxt
+	}
+	// "(3) or if at least a fraction Fs of the maximum window can be sent":
+	// "its recommended value is 1/2".
+	if n >= int(s.maxWnd/2) {
+		return true
+	}
+	c.armPersist(now)
+	return false
+}
+
+// armPersist starts the timer that overrides a window that is closed or too
+// small. While something is in flight its acknowledgement tells the window.
+// RFC 9293 3.8.6.1: "The transmitting host SHOULD send the first zero-window
+// probe when a zero window has existed for the retransmission timeout period,
+// and SHOULD increase exponentially the interval between successive probes."
+func (c *Conn) armPersist(now Time) {
+	t := &c.timers
+	if t.persist == 0 && !t.probeNow && c.snd.una == c.snd.nxt {
+		t.persist = now + c.rtt.timeout(t.persists, c.p)
+	}
+}
+
+// fresh sends n bytes of new data, with the FIN if it comes next.
+func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
+	s := &c.snd
+	seq := s.nxt
+	end := seq + Seq(n)
+	if s.fin && end == c.dataEnd() && (n == 0 || end.Less(s.una+Seq(s.wnd))) {
+		end++
+		s.finSent = true
+	}
+	c.sb.push(seq, end, now)
+	s.nxt = end
+	s.lastData = now
+	if c.rec.phase == phaseRecovery {
+		c.rec.out += n
+	}
+	c.data(now, out, seq, end, mss)
+	c.armRtx(now, 0, false)
+}

@@ -1,0 +1,273 @@
+package tcp
+
+import (
+	"sort"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// maxHoles bounds the out-of-order queue in pieces.
+const maxHoles = 512
+
+// text takes the payload and the FIN of a segment whose text begins at seq:
+// RFC 9293 3.10.7.4, seventh and eighth.
+func (c *Conn) text(now Time, seq Seq, s *Segment) {
+	r := &c.rcv
+	n := s.DataLen()
+	end := seq + Seq(n)
+	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) {
+		// The FIN counts once everything before it has come.
+		r.fin, r.finSeq = true, end
+	}
+	lo, hi := maxSeq(seq, r.nxt), minSeq(end, r.edge)
+	if r.fin {
+		hi = minSeq(hi, r.finSeq) // nothing follows a FIN
+	}
+	if seq.Less(lo) && n > 0 && c.sackOK {
+		r.dsack = block{seq, minSeq(lo, end)}
+		r.ackNow = true
+	}
+	if lo.Less(hi) {
+		c.store(lo, hi, int(lo-seq), s)
+		c.ackText(now, s)
+		c.receiverRTT(now, s)
+	}
+	if r.fin && r.nxt == r.finSeq {
+		// "advance RCV.NXT over the FIN, and send an acknowledgment"
+		r.nxt++
+		r.ackNow = true
+		c.peerFinished()
+	} else if r.nxt.Less(end) || s.has(wire.FlagFIN) {
+		r.ackNow = true
+	}
+}
+
+// store puts the bytes from lo to hi, which begin at off in the payload, into
+// the ring, and moves RCV.NXT over what is now without a gap.
+func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
+	r := &c.rcv
+	if lo != r.nxt && len(r.ooo) >= maxHoles && !c.fillsHole(lo, hi) {
+		r.ackNow = true
+		return
+	}
+	at := r.buf.n + int(lo-r.nxt)
+	used := r.buf.n
+	if len(r.ooo) > 0 {
+		used += int(r.ooo[len(r.ooo)-1].end - r.nxt)
+	}
+	r.buf.reserve(c.p, at+int(hi-lo), used)
+	p := s.Payload
+	if off < len(p) {
+		k := min(len(p)-off, int(hi-lo))
+		r.buf.put(at, p[off:off+k])
+		at += k
+		lo2 := lo + Seq(k)
+		if lo2.Less(hi) {
+			r.buf.put(at, s.Payload2[:hi-lo2])
+		}
+	} else {
+		off -= len(p)
+		r.buf.put(at, s.Payload2[off:off+int(hi-lo)])
+	}
+	if lo != r.nxt {
+		c.storeHole(block{lo, hi})
+		return
+	}
+	nxt := hi
+	if len(r.ooo) > 0 {
+		k := 0
+		for k < len(r.ooo) && r.ooo[k].start.LessEq(nxt) {
+			nxt = maxSeq(nxt, r.ooo[k].end)
+			k++
+		}
+		r.ooo = append(r.ooo[:0], r.ooo[k:]...)
+		if len(r.ooo) == 0 {
+			r.ooo = nil
+		}
+		r.ackNow = true // RFC 5681 4.2: "send an immediate ACK when [...] fills in all or part of a gap"
+		c.trimSACK(nxt)
+	}
+	r.buf.n += int(nxt - r.nxt)
+	r.nxt = nxt
+	c.events |= Readable
+}
+
+// fillsHole tells whether a block only extends pieces that are there.
+func (c *Conn) fillsHole(lo, hi Seq) bool {
+	for _, b := range c.rcv.ooo {
+		if lo.LessEq(b.end) && b.start.LessEq(hi) {
+			return true
+		}
+	}
+	return false
+}
+
+// storeHole notes a block beyond RCV.NXT, and reports it first in the next
+// acknowledgement.
+func (c *Conn) storeHole(k block) {
+	r := &c.rcv
+	o := r.ooo
+	i := sort.Search(len(o), func(i int) bool { return k.start.LessEq(o[i].end) })
+	j := i
+	for j < len(o) && o[j].start.LessEq(k.end) {
+		if c.sackOK && o[j].start.LessEq(k.start) && k.end.LessEq(o[j].end) {
+			r.dsack = k // RFC 2883 4.2: a duplicate of what waits out of order
+		}
+		k.start, k.end = minSeq(k.start, o[j].start), maxSeq(k.end, o[j].end)
+		j++
+	}
+	switch {
+	case i == j:
+		o = append(o, block{})
+		copy(o[i+1:], o[i:])
+		o[i] = k
+	default:
+		o[i] = k
+		o = append(o[:i+1], o[j:]...)
+	}
+	r.ooo = o
+	r.ackNow = true
+	r.quick = 16
+	c.noteSACK(k)
+}
+
+// noteSACK puts k first among the blocks to report. RFC 2018 4: "The first SACK
+// block [...] MUST specify the contiguous block of data containing the segment
+// which triggered this ACK", "the SACK option SHOULD be filled out by repeating
+// the most recently reported SACK blocks".
+func (c *Conn) noteSACK(k block) {
+	r := &c.rcv
+	list := [4]block{k}
+	n := 1
+	for _, b := range r.sack[:r.nsack] {
+		if n < len(list) && !(k.start.LessEq(b.start) && b.end.LessEq(k.end)) {
+			list[n] = b
+			n++
+		}
+	}
+	r.sack, r.nsack = list, n
+}
+
+// trimSACK forgets what is acknowledged.
+func (c *Conn) trimSACK(nxt Seq) {
+	r := &c.rcv
+	n := 0
+	for _, b := range r.sack[:r.nsack] {
+		if nxt.Less(b.start) {
+			r.sack[n] = b
+			n++
+		}
+	}
+	r.nsack = n
+}
+
+// ackText decides when what has come is acknowledged. RFC 5681 4.2: "an ACK
+// SHOULD be generated for at least every second full-sized segment, and MUST be
+// generated within 500 ms of the arrival of the first unacknowledged packet".
+func (c *Conn) ackText(now Time, s *Segment) {
+	r := &c.rcv
+	n := s.DataLen()
+	if seg := s.GSOSize; seg == 0 && n > r.mss {
+		r.mss = n
+	}
+	r.unacked += n
+	full := r.mss
+	if r.unacked >= 2*full || len(r.ooo) > 0 {
+		r.ackNow = true
+		return
+	}
+	if r.quick > 0 && !r.chatty {
+		// The sender is in slow start: each acknowledgement lets it grow.
+		r.quick--
+		r.ackNow = true
+		return
+	}
+	if c.timers.ack == 0 {
+		c.timers.ack = now + c.p.DelayedAck
+	}
+}
+
+// receiverRTT measures the round-trip time as a receiver that sends nothing
+// sees it, from the timestamps that come back.
+func (c *Conn) receiverRTT(now Time, s *Segment) {
+	if !c.tsOK || s.TSEcr == 0 {
+		return
+	}
+	d := Time(int32(c.tsVal(now)-s.TSEcr)) * Millisecond
+	if d <= 0 {
+		d = Millisecond
+	}
+	q := &c.rcv.drs
+	if q.rtt == 0 || d < q.rtt {
+		q.rtt = d
+	} else {
+		q.rtt += (d - q.rtt) / 8
+	}
+}
+
+// tuneReceive is dynamic right-sizing: the buffer holds twice what the
+// application takes in a round-trip time, so that the window never is what
+// limits a sender whose window still grows.
+func (c *Conn) tuneReceive(now Time) {
+	r := &c.rcv
+	q := &r.drs
+	read := r.nxt - Seq(r.buf.n)
+	rtt := max(q.rtt, 10*Microsecond)
+	if now-q.at < rtt {
+		return
+	}
+	taken := int(read - q.seq)
+	if want := 2*taken + 16*r.mss; !r.fixed && want > r.limit && len(r.ooo) == 0 {
+		r.limit = min(max(want, r.limit+r.limit/2), max(c.p.RecvBufferMax, r.limit))
+	}
+	q.seq, q.at = read, now
+}
+
+// tuneSend lets the send buffer hold twice the congestion window, so that what
+// is acknowledged can be followed at once.
+func (c *Conn) tuneSend() {
+	s := &c.snd
+	if want := 2 * c.cwr.cwnd; !s.fixed && want > s.limit && s.limit < c.p.SendBufferMax {
+		s.limit = min(want, c.p.SendBufferMax)
+	}
+	if s.full && s.limit-s.buf.n >= s.limit/3 {
+		s.full = false
+		c.events |= Writable
+	}
+}
+
+// advertise moves the right edge of the window as far as the buffer allows, and
+// returns the window. RFC 9293 3.8.6.2.2: "a receiving TCP endpoint SHOULD NOT
+// [...] advance the right edge in small increments": at least by
+// min(Fr * RCV.BUFF, Eff.snd.MSS), and never back.
+func (c *Conn) advertise() int {
+	r := &c.rcv
+	edge := r.nxt + Seq(max(r.limit-r.buf.n, 0))
+	if c.finReceived() {
+		return c.window()
+	}
+	// The field has 16 bits: an edge that it cannot express is not advertised.
+	max16 := Seq(65535) << r.scale
+	if r.nxt.Less(edge) && uint32(edge-r.nxt) > uint32(max16) {
+		edge = r.nxt + max16
+	}
+	edge = r.nxt + (edge-r.nxt)>>r.scale<<r.scale
+	if r.edge.Less(edge) && int(edge-r.edge) >= min(r.limit/2, r.mss) {
+		r.edge = edge
+	}
+	return c.window()
+}
+
+// updateWindow sends a window update when the application has read enough that
+// the peer should know of it at once.
+func (c *Conn) updateWindow() {
+	r := &c.rcv
+	if !c.state.synchronized() || c.finReceived() {
+		return
+	}
+	now := c.window()
+	room := min(max(r.limit-r.buf.n, 0), 65535<<r.scale)
+	if 2*now <= r.limit && room >= 2*now && room-now >= min(r.limit/2, r.mss) {
+		r.ackNow = true
+	}
+}

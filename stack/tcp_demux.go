@@ -1,0 +1,296 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// TCPConfig has the settings of TCP. The zero value is what a host wants.
+type TCPConfig struct {
+	// Params are the parameters of the protocol; nil for tcp.DefaultParams.
+	// Alloc and Free are the stack's own.
+	Params *tcp.Params
+	// SynBacklog bounds the half-open connections of one listener: 1024 if zero.
+	SynBacklog int
+	// TimeWaits bounds the connections in TIME-WAIT: 32768 if zero. The oldest
+	// makes room.
+	TimeWaits int
+}
+
+const (
+	defaultSynBacklog = 1024
+	defaultTimeWaits  = 32768
+	defaultBacklog    = 4096 // Linux's net.core.somaxconn
+
+	// maxTCPHeaders is the most that IP and TCP headers take.
+	maxTCPHeaders = wire.IPv4Len + wire.MaxTCPLen
+)
+
+// tcpState is what the stack's connections have in common.
+type tcpState struct {
+	params     tcp.Params
+	synBacklog int
+
+	shards    [tcpShards]tcpShard
+	listenMu  sync.Mutex
+	listeners atomic.Pointer[map[netip.AddrPort]*TCPListener] // replaced, never changed
+	waits     timeWaits
+}
+
+const tcpShards = 64
+
+// A tcpShard is a part of the table of connections.
+type tcpShard struct {
+	mu    sync.RWMutex
+	conns map[tuple]tcpEntry
+}
+
+// A tcpEntry is a connection, or what is left of one in TIME-WAIT.
+type tcpEntry struct {
+	sock *TCP
+	wait *timeWait
+}
+
+// A tuple names a connection: both addresses in their 16-byte form, both ports.
+// It holds no pointer, so that it is hashed in one go.
+type tuple [36]byte
+
+func makeTuple(local, remote netip.AddrPort) (k tuple) {
+	l, r := local.Addr().As16(), remote.Addr().As16()
+	copy(k[:16], l[:])
+	copy(k[16:32], r[:])
+	binary.BigEndian.PutUint16(k[32:], local.Port())
+	binary.BigEndian.PutUint16(k[34:], remote.Port())
+	return k
+}
+
+// shard spreads tuples by what differs between connections.
+func (ts *tcpState) shard(k *tuple) *tcpShard {
+	h := uint32(k[31])*0x9e37 + uint32(k[32])<<8 + uint32(k[33]) + uint32(k[34])<<4 + uint32(k[35])*31
+	return &ts.shards[(h^h>>6)%tcpShards]
+}
+
+func (s *Stack) initTCP(cfg TCPConfig) {
+	ts := &s.tcp
+	ts.params = tcp.DefaultParams()
+	if cfg.Params != nil {
+		ts.params = *cfg.Params
+	}
+	ts.params.Alloc, ts.params.Free = s.bufs.get, s.bufs.put
+	ts.synBacklog = cfg.SynBacklog
+	if ts.synBacklog <= 0 {
+		ts.synBacklog = defaultSynBacklog
+	}
+	for i := range ts.shards {
+		ts.shards[i].conns = make(map[tuple]tcpEntry)
+	}
+	ts.listeners.Store(&map[netip.AddrPort]*TCPListener{})
+	ts.waits.init(s, cfg.TimeWaits)
+}
+
+// lookup finds the connection of a tuple.
+func (ts *tcpState) lookup(k *tuple) tcpEntry {
+	sh := ts.shard(k)
+	sh.mu.RLock()
+	e := sh.conns[*k]
+	sh.mu.RUnlock()
+	return e
+}
+
+// insert adds a connection, and reports false where the tuple is taken.
+func (ts *tcpState) insert(k *tuple, t *TCP) bool {
+	sh := ts.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e := sh.conns[*k]; e.sock != nil || e.wait != nil {
+		return false
+	}
+	sh.conns[*k] = tcpEntry{sock: t}
+	return true
+}
+
+// remove takes a connection out of the table.
+func (ts *tcpState) remove(k *tuple, t *TCP) {
+	sh := ts.shard(k)
+	sh.mu.Lock()
+	if sh.conns[*k].sock == t {
+		delete(sh.conns, *k)
+	}
+	sh.mu.Unlock()
+}
+
+// sockets returns all connections that are not in TIME-WAIT.
+func (ts *tcpState) sockets() []*TCP {
+	var all []*TCP
+	for i := range ts.shards {
+		sh := &ts.shards[i]
+		sh.mu.RLock()
+		for _, e := range sh.conns {
+			if e.sock != nil {
+				all = append(all, e.sock)
+			}
+		}
+		sh.mu.RUnlock()
+	}
+	return all
+}
+
+// listener finds the listener for an address of ours: its own first, then
+// that of all addresses.
+func (ts *tcpState) listener(local netip.AddrPort) *TCPListener {
+	m := *ts.listeners.Load()
+	if l := m[local]; l != nil {
+		return l
+	}
+	any := netip.IPv4Unspecified()
+	if local.Addr().Is6() {
+		any = netip.IPv6Unspecified()
+	}
+	return m[netip.AddrPortFrom(any, local.Port())]
+}
+
+// inputTCP takes a TCP segment that was addressed to us.
+func (s *Stack) inputTCP(p *packet) {
+	var seg tcp.Segment
+	var r wire.Reason
+	seg.TCP, seg.Payload, r = wire.ParseTCP(p.payload)
+	if r != wire.OK {
+		p.ifc.drop(r)
+		return
+	}
+	if !p.checksumOK && !wire.TCPChecksumOK(p.src, p.dst, p.payload) {
+		p.ifc.drop(wire.BadTCPChecksum)
+		return
+	}
+	if p.broadcast {
+		// RFC 9293 3.9.2.3 MUST-57: "A TCP implementation MUST silently discard
+		// an incoming SYN segment that is addressed to a broadcast or multicast
+		// address"; nothing else has a reason to be there either.
+		p.ifc.drop(dropTCPBroadcast)
+		return
+	}
+	s.counts.tcpIn.Add(1)
+	seg.GSOSize = p.gsoSize
+	local := netip.AddrPortFrom(p.dst, seg.DstPort)
+	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
+	k := makeTuple(local, remote)
+	e := s.tcp.lookup(&k)
+	if e.sock != nil && e.sock.segment(s.now(), &seg) {
+		return
+	}
+	if e.wait != nil && !s.tcp.waits.segment(e.wait, &seg) {
+		return
+	}
+	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
+		if l := s.tcp.listener(local); l != nil && l.syn(local, remote, &seg, e.wait) {
+			return
+		}
+	}
+	s.resetTCP(local, remote, &seg)
+}
+
+// resetTCP answers a segment that belongs to no connection.
+func (s *Stack) resetTCP(local, remote netip.AddrPort, in *tcp.Segment) {
+	var out tcp.Segment
+	if !tcp.Reset(in, &out) {
+		return
+	}
+	s.sendLone(local, remote, &out)
+}
+
+// sendLone sends a segment without payload that no socket is behind.
+func (s *Stack) sendLone(local, remote netip.AddrPort, out *tcp.Segment) {
+	out.SrcPort, out.DstPort = local.Port(), remote.Port()
+	n := out.Len()
+	buf := s.bufs.get(ipRoom + n)
+	b := buf[ipRoom : ipRoom+n]
+	out.Put(b)
+	wire.SetTCPChecksum(local.Addr(), remote.Addr(), b)
+	s.counts.tcpOut.Add(1)
+	s.reply(remote.Addr(), local.Addr(), ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, buf, n)
+}
+
+// tcpICMP takes an ICMP error about a segment of ours, or word that the
+// neighbour does not answer.
+func (s *Stack) tcpICMP(e *icmpError) {
+	if len(e.transport) < 8 {
+		return
+	}
+	local := netip.AddrPortFrom(e.local, binary.BigEndian.Uint16(e.transport))
+	remote := netip.AddrPortFrom(e.remote, binary.BigEndian.Uint16(e.transport[2:]))
+	k := makeTuple(local, remote)
+	if t := s.tcp.lookup(&k).sock; t != nil {
+		t.icmp(e, tcp.Seq(binary.BigEndian.Uint32(e.transport[4:])))
+	}
+}
+
+// closeTCP resets every connection and closes every listener.
+func (s *Stack) closeTCP() {
+	for _, l := range *s.tcp.listeners.Load() {
+		l.Close()
+	}
+	for _, t := range s.tcp.sockets() {
+		t.kill()
+	}
+	s.tcp.waits.close()
+}
+
+// isn is the initial sequence number of RFC 6528 3: "ISN = M + F(localip,
+// localport, remoteip, remoteport, secretkey)" where M is a timer of 4
+// microseconds. The second value is the timestamp offset of RFC 7323 5.4, the
+// same for all connections of a pair of addresses, as PAWS across connections
+// needs it.
+func (s *Stack) isn(local, remote netip.AddrPort) (tcp.Seq, uint32) {
+	m := uint32(s.now() / (4 * tcp.Microsecond))
+	f := s.hashAddrs(local, remote)
+	o := s.hashAddrs(netip.AddrPortFrom(local.Addr(), 0), netip.AddrPortFrom(remote.Addr(), 0))
+	return tcp.Seq(m + uint32(f)), uint32(o >> 32)
+}
+
+// errnoOf maps why a connection ended to what a system call would return.
+func errnoOf(e tcp.Err) error {
+	switch e {
+	case tcp.ErrRefused:
+		return syscall.ECONNREFUSED
+	case tcp.ErrReset:
+		return syscall.ECONNRESET
+	case tcp.ErrTimedOut:
+		return syscall.ETIMEDOUT
+	case tcp.ErrHostUnreachable:
+		return syscall.EHOSTUNREACH
+	case tcp.ErrNetUnreachable:
+		return syscall.ENETUNREACH
+	case tcp.ErrProtocol:
+		return syscall.ENOPROTOOPT
+	case tcp.ErrProhibited:
+		return syscall.EACCES
+	case tcp.ErrMessageSize:
+		return syscall.EMSGSIZE
+	case tcp.ErrAborted:
+		return syscall.ECONNABORTED
+	}
+	return nil
+}
+
+// tcpErrOf is the way back, for what ICMP tells.
+func tcpErrOf(errno syscall.Errno) tcp.Err {
+	switch errno {
+	case syscall.ECONNREFUSED:
+		return tcp.ErrRefused
+	case syscall.ENETUNREACH:
+		return tcp.ErrNetUnreachable
+	case syscall.ENOPROTOOPT, syscall.EPROTO:
+		return tcp.ErrProtocol
+	case syscall.EACCES:
+		return tcp.ErrProhibited
+	case syscall.EMSGSIZE:
+		return tcp.ErrMessageSize
+	}
+	return tcp.ErrHostUnreachable
+}

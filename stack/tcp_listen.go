@@ -1,0 +1,246 @@
+package stack
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// ListenOptions are the options of a listener.
+type ListenOptions struct {
+	// Backlog bounds the connections that stand and were not yet accepted:
+	// 4096 if zero. Further handshakes are not completed.
+	Backlog int
+}
+
+// A TCPListener takes connections for a local address.
+type TCPListener struct {
+	s       *Stack
+	local   netip.AddrPort
+	backlog int
+
+	n atomic.Int32 // connections in queue, to be read without mu
+
+	mu     sync.Mutex
+	cond   sync.Cond
+	dl     deadline
+	queue  []*TCP            // established, not yet accepted
+	half   map[*TCP]struct{} // in SYN-RECEIVED
+	closed bool
+}
+
+// ListenTCP listens on local, whose zero address means all addresses of the
+// family, and whose zero port is chosen. Errors are *os.SyscallError with
+// "bind" and an errno, or net.ErrClosed. Connections in TIME-WAIT on the port
+// do not stand in the way.
+func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*TCPListener, error) {
+	if s.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	a := local.Addr().Unmap()
+	if !a.IsValid() || fam != Family6 && a.IsUnspecified() {
+		// A host without IPv6 has only this one.
+		a = netip.IPv4Unspecified()
+	}
+	if fam == Family6 || !a.Is4() {
+		return nil, os.NewSyscallError("socket", syscall.EAFNOSUPPORT)
+	}
+	if !a.IsUnspecified() && !s.IsLocal(a) {
+		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
+	}
+	l := &TCPListener{s: s, backlog: o.Backlog, half: make(map[*TCP]struct{})}
+	l.cond.L = &l.mu
+	if l.backlog <= 0 {
+		l.backlog = defaultBacklog
+	}
+	ts := &s.tcp
+	ts.listenMu.Lock()
+	defer ts.listenMu.Unlock()
+	try := func(port uint16) bool {
+		l.local = netip.AddrPortFrom(a, port)
+		return ts.bindable(l.local)
+	}
+	if p := local.Port(); p != 0 {
+		if !try(p) {
+			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+		}
+	} else if _, ok := s.ephemeralPort(s.rand64(), try); !ok {
+		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+	}
+	ts.setListener(l.local, l)
+	if s.closed.Load() {
+		delete(*ts.listeners.Load(), l.local)
+		return nil, net.ErrClosed
+	}
+	return l, nil
+}
+
+// bindable reports whether nothing stands in the way of a listener there.
+func (ts *tcpState) bindable(local netip.AddrPort) bool {
+	for have := range *ts.listeners.Load() {
+		if have.Port() == local.Port() &&
+			(have.Addr() == local.Addr() || have.Addr().IsUnspecified() || local.Addr().IsUnspecified()) {
+			return false
+		}
+	}
+	return !ts.portBusy(local, true)
+}
+
+// setListener replaces the table by one in which local is l, or nobody where l
+// is nil. listenMu is held.
+func (ts *tcpState) setListener(local netip.AddrPort, l *TCPListener) {
+	next := make(map[netip.AddrPort]*TCPListener)
+	for k, v := range *ts.listeners.Load() {
+		next[k] = v
+	}
+	if l != nil {
+		next[local] = l
+	} else {
+		delete(next, local)
+	}
+	ts.listeners.Store(&next)
+}
+
+// full reports that no further connection is completed for now.
+func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
+
+// syn takes a SYN: RFC 9293 3.10.7.2. It reports false when nobody listens any
+// more. old is the connection in TIME-WAIT whose place is taken, or nil.
+func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
+	s := l.s
+	p, err := s.route(remote.Addr(), local.Addr())
+	if err != nil || p.group {
+		s.drop(dropNoReply)
+		return true
+	}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return false
+	}
+	if l.full() || len(l.half) >= s.tcp.synBacklog {
+		l.mu.Unlock()
+		s.drop(dropSynQueue)
+		return true
+	}
+	t := s.newTCP(local, remote, p)
+	t.listener = l
+	t.linked = true
+	cfg := t.config()
+	if old != nil {
+		cfg.ISS = old.NextISS(cfg.ISS)
+	}
+	// The socket's lock is taken before anyone can find it, so that a second
+	// copy of the SYN meets an open connection.
+	t.mu.Lock()
+	if !s.tcp.insert(&t.key, t) {
+		t.mu.Unlock()
+		l.mu.Unlock()
+		return true // a copy of the SYN was quicker
+	}
+	l.half[t] = struct{}{}
+	l.mu.Unlock()
+	now := s.now()
+	t.conn.Accept(now, cfg, seg)
+	ev := t.run(now)
+	t.mu.Unlock()
+	t.report(ev)
+	return true
+}
+
+// settled moves a connection whose handshake is complete to those that can be
+// accepted, and forgets one that ended before it was.
+func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
+	l.mu.Lock()
+	_, half := l.half[t]
+	delete(l.half, t)
+	switch {
+	case !half:
+		// It stands in the queue, or was accepted: Accept returns it even if it
+		// has been reset meanwhile, as the kernel does.
+		l.mu.Unlock()
+	case l.closed:
+		l.mu.Unlock()
+		t.kill()
+	case ev&tcp.Connected != 0:
+		l.queue = append(l.queue, t)
+		l.n.Store(int32(len(l.queue)))
+		l.cond.Signal()
+		l.mu.Unlock()
+	default:
+		l.mu.Unlock()
+	}
+}
+
+// Accept waits for a connection.
+func (l *TCPListener) Accept() (*TCP, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		switch {
+		case l.closed:
+			return nil, net.ErrClosed
+		case l.dl.expired():
+			return nil, os.ErrDeadlineExceeded
+		case len(l.queue) > 0:
+			t := l.queue[0]
+			l.queue[0] = nil
+			if l.queue = l.queue[1:]; len(l.queue) == 0 {
+				l.queue = nil
+			}
+			l.n.Store(int32(len(l.queue)))
+			return t, nil
+		}
+		l.cond.Wait()
+	}
+}
+
+// LocalAddr is the address that is listened on.
+func (l *TCPListener) LocalAddr() netip.AddrPort { return l.local }
+
+// SetDeadline sets when Accept stops waiting; the zero time means never.
+func (l *TCPListener) SetDeadline(d time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return net.ErrClosed
+	}
+	l.dl.set(d, &l.mu, l.cond.Broadcast)
+	return nil
+}
+
+// Close ends the listening. Connections that were not accepted are reset, those
+// that were stay. A second Close returns net.ErrClosed.
+func (l *TCPListener) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return net.ErrClosed
+	}
+	l.closed = true
+	l.dl.stop()
+	rest := l.queue
+	for t := range l.half {
+		rest = append(rest, t)
+	}
+	l.queue = nil
+	clear(l.half)
+	l.n.Store(0)
+	l.cond.Broadcast()
+	l.mu.Unlock()
+	ts := &l.s.tcp
+	ts.listenMu.Lock()
+	ts.setListener(l.local, nil)
+	ts.listenMu.Unlock()
+	for _, t := range rest {
+		t.kill()
+	}
+	l.s.drain()
+	return nil
+}

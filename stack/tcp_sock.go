@@ -1,0 +1,750 @@
+package stack
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// TCPInfo is the state of a connection, named as Linux's tcp_info.
+type TCPInfo = tcp.Info
+
+// TCP is a TCP connection as a socket: the state machine of package tcp with a
+// lock, a place in the table, a timer and those who wait. All methods may be
+// called from several goroutines.
+//
+// Every way in runs the same: lock, call the Conn, pull what it wants to send,
+// wake whom it names, set the timer, unlock, transmit.
+type TCP struct {
+	s             *Stack
+	key           tuple
+	local, remote netip.AddrPort
+	listener      *TCPListener // until it is accepted; nil for an active open
+
+	mu       sync.Mutex
+	conn     tcp.Conn
+	path     path
+	rd, wr   sync.Cond // readers wait on rd; writers, Dial and Close on wr
+	rdl, wdl deadline
+
+	timer   *time.Timer
+	timerAt tcp.Time // when timer fires; 0: it is not armed
+
+	linger    int  // seconds; negative: close in the background
+	linked    bool // it is in the table
+	detached  bool // TIME-WAIT stands in the table in its place
+	connected bool // the handshake was completed
+	closed    bool // the application or the stack closed it
+	canceled  bool // the context of the dial ended
+	writing   bool // a writer has the turn
+	rdShut    bool // CloseRead
+	wrShut    bool // CloseWrite
+	told      bool // the error that ended the connection was reported once
+	queueFull bool // waits for room in the transmit queue
+	keepOn    bool
+	keep      tcp.KeepAlive
+}
+
+// newTCP makes a socket that is not yet in the table.
+func (s *Stack) newTCP(local, remote netip.AddrPort, p path) *TCP {
+	t := &TCP{s: s, local: local, remote: remote, key: makeTuple(local, remote), path: p, linger: -1}
+	t.rd.L, t.wr.L = &t.mu, &t.mu
+	t.keep = tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
+	return t
+}
+
+// config is what a connection on the socket's path begins with.
+func (t *TCP) config() tcp.Config {
+	iss, off := t.s.isn(t.local, t.remote)
+	cfg := tcp.Config{
+		Params: &t.s.tcp.params,
+		ISS:    iss, TSOffset: off,
+		MSS:     t.path.mtu - wire.IPv4Len - wire.TCPLen,
+		NoDelay: true,
+	}
+	if t.path.ifc.gso > 0 {
+		cfg.GSO = t.path.ifc.gso - maxTCPHeaders
+	}
+	return cfg
+}
+
+// DialTCP opens a connection to remote and waits until it stands, fails, or ctx
+// ends. A zero local, or its zero address or port, is chosen. Errors are
+// *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
+// net.ErrClosed.
+func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, _ TCPOptions) (*TCP, error) {
+	if s.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	if a := local.Addr(); a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
+		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
+	}
+	if !fam.holds(remote.Addr()) {
+		return nil, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
+	}
+	p, err := s.route(remote.Addr(), local.Addr())
+	if err != nil {
+		return nil, os.NewSyscallError("connect", err)
+	}
+	if p.group {
+		return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
+	}
+	t, err := s.bindDial(p, local.Port(), remote.Port())
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	now := s.now()
+	t.conn.Open(now, t.config())
+	t.run(now)
+	t.mu.Unlock()
+	s.drain()
+	if err := t.awaitConnect(ctx); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// TCPOptions are options of a connection that is being made. There are none yet:
+// what can be changed later has a method.
+type TCPOptions struct{}
+
+// bindDial makes the socket of an active open and puts it into the table. The
+// local port is the given one, or one by RFC 6056.
+func (s *Stack) bindDial(p path, localPort, remotePort uint16) (*TCP, error) {
+	remote := netip.AddrPortFrom(p.dst, remotePort)
+	var t *TCP
+	try := func(port uint16) bool {
+		local := netip.AddrPortFrom(p.src, port)
+		if local == remote {
+			return false // it would connect to itself
+		}
+		t = s.newTCP(local, remote, p)
+		t.linked = true
+		return s.tcp.insert(&t.key, t)
+	}
+	if localPort != 0 {
+		local := netip.AddrPortFrom(p.src, localPort)
+		if s.tcp.listener(local) != nil || s.tcp.portBusy(local, false) || !try(localPort) {
+			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+		}
+	} else {
+		free := func(port uint16) bool {
+			return s.tcp.listener(netip.AddrPortFrom(p.src, port)) == nil && try(port)
+		}
+		h := s.hashAddrs(netip.AddrPortFrom(p.src, 0), remote)
+		if _, ok := s.ephemeralPort(h, free); !ok {
+			return nil, os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)
+		}
+	}
+	if s.closed.Load() {
+		t.kill()
+		return nil, net.ErrClosed
+	}
+	return t, nil
+}
+
+// portBusy reports whether a connection uses a local port, as bind(2) asks.
+// Connections that came in through a listener do not count for another listener.
+func (ts *tcpState) portBusy(local netip.AddrPort, forListener bool) bool {
+	for i := range ts.shards {
+		sh := &ts.shards[i]
+		sh.mu.RLock()
+		for k, e := range sh.conns {
+			if binary.BigEndian.Uint16(k[32:]) != local.Port() || forListener && (e.sock == nil || e.sock.listener != nil) {
+				continue
+			}
+			a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
+			if local.Addr().IsUnspecified() || a == local.Addr() {
+				sh.mu.RUnlock()
+				return true
+			}
+		}
+		sh.mu.RUnlock()
+	}
+	return false
+}
+
+// awaitConnect waits for the handshake.
+func (t *TCP) awaitConnect(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		t.mu.Lock()
+		t.canceled = true
+		t.wr.Broadcast()
+		t.mu.Unlock()
+	})
+	defer stop()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for {
+		switch {
+		case t.closed:
+			return net.ErrClosed
+		case t.connected:
+			return nil
+		case t.conn.Err() != tcp.ErrNone:
+			t.closed = true
+			return os.NewSyscallError("connect", errnoOf(t.conn.Err()))
+		case t.canceled:
+			t.closed = true
+			now := t.s.now()
+			t.conn.Abort(now)
+			t.run(now)
+			return ctx.Err()
+		}
+		t.wr.Wait()
+	}
+}
+
+// segment gives a received segment to the connection. It reports false when the
+// connection has left the table meanwhile.
+func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
+	if l := t.listener; l != nil && l.full() {
+		t.mu.Lock()
+		waiting := t.conn.State() == tcp.SynReceived
+		t.mu.Unlock()
+		if waiting {
+			// As if it were lost: the peer, or our SYN,ACK's timer, tries again
+			// when there is room in the queue.
+			t.s.drop(dropAcceptQueue)
+			return true
+		}
+	}
+	t.mu.Lock()
+	if !t.linked {
+		t.mu.Unlock()
+		return false
+	}
+	t.conn.Segment(now, seg)
+	if t.connected {
+		t.path.neigh.confirm(now)
+	}
+	ev := t.run(now)
+	t.mu.Unlock()
+	t.report(ev)
+	return true
+}
+
+// report tells the listener what has become of a connection of its queue. No
+// lock is held.
+func (t *TCP) report(ev tcp.Events) {
+	if t.listener != nil && ev&(tcp.Connected|tcp.Dead) != 0 {
+		t.listener.settled(t, ev)
+	}
+}
+
+// run is what follows every call on the Conn: send, wake, set the timer. t.mu
+// is held.
+func (t *TCP) run(now tcp.Time) tcp.Events {
+	t.pull(now)
+	ev := t.conn.Events()
+	if ev != 0 {
+		t.wake(ev)
+	}
+	if t.linked && t.conn.State() == tcp.TimeWait {
+		t.linked, t.detached = false, true
+		t.s.tcp.waits.add(t)
+	}
+	t.arm(now)
+	return ev
+}
+
+// wake wakes those whom the events concern. t.mu is held.
+func (t *TCP) wake(ev tcp.Events) {
+	if ev&tcp.Connected != 0 {
+		t.connected = true
+		t.applyKeepAlive()
+	}
+	if ev&(tcp.Readable|tcp.EOF|tcp.Failed) != 0 {
+		t.rd.Broadcast()
+	}
+	if ev&(tcp.Writable|tcp.Connected|tcp.Failed|tcp.Acked|tcp.Dead) != 0 {
+		t.wr.Broadcast()
+	}
+	if ev&tcp.Dead != 0 && t.linked {
+		t.linked = false
+		t.s.tcp.remove(&t.key, t)
+	}
+}
+
+// arm sets the timer where it has to fire sooner than it would. t.mu is held.
+func (t *TCP) arm(now tcp.Time) {
+	d, ok := t.conn.Deadline()
+	if !ok || t.detached || t.timerAt != 0 && t.timerAt <= d {
+		if t.timer != nil && (t.detached || t.conn.State() == tcp.Closed) {
+			t.timer.Stop()
+			t.timerAt = 0
+		}
+		return
+	}
+	t.timerAt = d
+	wait := time.Duration(max(d-now, 0))
+	if t.timer == nil {
+		t.timer = time.AfterFunc(wait, t.tick)
+	} else {
+		t.timer.Reset(wait)
+	}
+}
+
+// tick is the timer's.
+func (t *TCP) tick() {
+	t.mu.Lock()
+	t.timerAt = 0
+	now := t.s.now()
+	if !t.detached {
+		t.conn.Tick(now)
+	}
+	ev := t.run(now)
+	t.mu.Unlock()
+	t.report(ev)
+	t.s.drain()
+}
+
+// txReady is called when the transmit queue has room again.
+func (t *TCP) txReady() {
+	t.mu.Lock()
+	t.queueFull = false
+	ev := t.run(t.s.now())
+	t.mu.Unlock()
+	t.report(ev)
+}
+
+// pull takes segments from the Conn while the transmit queue has room, and
+// queues them. Wire order is the order of choosing, because t.mu is held.
+func (t *TCP) pull(now tcp.Time) {
+	var seg tcp.Segment
+	for !t.queueFull {
+		if !t.path.valid(t.s) {
+			t.reroute(now)
+		}
+		if q := &t.path.ifc.tx; !q.room() && q.wait(t) {
+			t.queueFull = true
+			return
+		}
+		if !t.conn.Next(now, &seg) {
+			return
+		}
+		t.send(&seg)
+	}
+}
+
+// reroute looks for a path when routes have changed. Without one, segments are
+// lost until there is one again or the connection times out.
+func (t *TCP) reroute(now tcp.Time) {
+	p, err := t.s.route(t.remote.Addr(), t.local.Addr())
+	if err != nil || p.group {
+		t.path.gen = t.s.gen.Load() // do not ask again before something changes
+		t.conn.SoftError(tcp.ErrNetUnreachable)
+		return
+	}
+	if p.mtu < t.path.mtu {
+		t.conn.PathMTU(now, p.mtu-wire.IPv4Len-wire.TCPLen)
+	}
+	t.path = p
+	gso := 0
+	if p.ifc.gso > 0 {
+		gso = p.ifc.gso - maxTCPHeaders
+	}
+	t.conn.SetGSO(gso)
+}
+
+// send puts a segment into a frame and queues it. t.mu is held.
+func (t *TCP) send(seg *tcp.Segment) {
+	s := t.s
+	seg.SrcPort, seg.DstPort = t.local.Port(), t.remote.Port()
+	hdr := seg.Len()
+	n := hdr + seg.DataLen()
+	buf := s.bufs.get(ipRoom + n)
+	b := buf[ipRoom : ipRoom+n]
+	seg.Put(b)
+	copy(b[hdr+copy(b[hdr:], seg.Payload):], seg.Payload2)
+	meta := frameMeta{}
+	if t.path.ifc.txChecksum {
+		meta = frameMeta{needsChecksum: true, transportOff: wire.IPv4Len, csumOffset: tcpChecksumOffset}
+		sum := wire.Fold(wire.PseudoSum(t.local.Addr(), t.remote.Addr(), uint8(wire.ProtoTCP), n))
+		binary.BigEndian.PutUint16(b[tcpChecksumOffset:], sum)
+		if seg.GSOSize > 0 {
+			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
+		}
+	} else {
+		wire.SetTCPChecksum(t.local.Addr(), t.remote.Addr(), b)
+	}
+	s.counts.tcpOut.Add(1)
+	ip := wire.IPv4{
+		ID:           s.nextIPID(),
+		DontFragment: !t.path.mayFrag,
+		TTL:          defaultTTL,
+		Proto:        wire.ProtoTCP,
+		Src:          t.path.src,
+		Dst:          t.path.dst,
+	}
+	ip.Put(buf[headroom:], n)
+	s.sendPacket(&t.path, buf, wire.IPv4Len+n, meta)
+}
+
+const tcpChecksumOffset = 16 // RFC 9293 3.1
+
+// icmp takes an ICMP error about the segment with sequence number seq.
+func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
+	t.mu.Lock()
+	now := t.s.now()
+	// RFC 5927 4.1: "the TCP sequence number contained in the payload of the
+	// ICMP error message" has to be "of a segment that is in flight".
+	if !t.linked || !t.conn.InFlight(seq) {
+		t.mu.Unlock()
+		t.s.drop(dropICMPSequence)
+		return
+	}
+	switch st := t.conn.State(); {
+	case e.errno == syscall.EMSGSIZE:
+		if st >= tcp.Established {
+			t.conn.PathMTU(now, e.mtu-wire.IPv4Len-wire.TCPLen)
+		} else {
+			// The path is looked up anew, with the smaller MTU.
+			t.path.gen--
+		}
+	case st == tcp.SynSent || st == tcp.SynReceived:
+		// As Linux: a host that says so now is better believed than waited for.
+		t.conn.HardError(now, tcpErrOf(e.errno))
+	default:
+		// RFC 9293 3.9.2.2 MUST-56: "Since these Unreachable messages indicate
+		// soft error conditions, a TCP implementation MUST NOT abort the
+		// connection"; RFC 5927 5.2: the hard ones neither, once it stands.
+		t.conn.SoftError(tcpErrOf(e.errno))
+	}
+	ev := t.run(now)
+	t.mu.Unlock()
+	t.report(ev)
+	t.s.drain()
+}
+
+// Read takes what has come, waiting for it. At the peer's FIN it returns io.EOF.
+func (t *TCP) Read(p []byte) (int, error) {
+	t.mu.Lock()
+	for {
+		switch {
+		case t.closed:
+			t.mu.Unlock()
+			return 0, net.ErrClosed
+		case len(p) == 0:
+			t.mu.Unlock()
+			return 0, nil
+		case t.rdl.expired():
+			t.mu.Unlock()
+			return 0, os.ErrDeadlineExceeded
+		}
+		now := t.s.now()
+		if n := t.conn.Read(now, p); n > 0 {
+			t.run(now)
+			t.mu.Unlock()
+			t.s.drain()
+			return n, nil
+		}
+		if err := t.readEnd(); err != nil {
+			t.mu.Unlock()
+			return 0, err
+		}
+		t.rd.Wait()
+	}
+}
+
+// readEnd returns why nothing more will be read, or nil. t.mu is held.
+func (t *TCP) readEnd() error {
+	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
+		t.told = true // the kernel reports it once
+		return errnoOf(e)
+	}
+	if t.rdShut || t.conn.AtEOF() || t.conn.State() == tcp.Closed {
+		return io.EOF
+	}
+	return nil
+}
+
+// Write queues p to be sent, waiting for room. Concurrent writes do not mix.
+func (t *TCP) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	for t.writing {
+		if err := t.writeEnd(); err != nil {
+			t.mu.Unlock()
+			return 0, err
+		}
+		t.wr.Wait()
+	}
+	t.writing = true
+	n, err := t.writeAll(p)
+	t.writing = false
+	t.wr.Broadcast()
+	t.mu.Unlock()
+	return n, err
+}
+
+// writeAll writes p in this caller's turn. t.mu is held, and released to send
+// and to wait.
+func (t *TCP) writeAll(p []byte) (n int, err error) {
+	for {
+		if err := t.writeEnd(); err != nil {
+			return n, err
+		}
+		if n == len(p) {
+			return n, nil
+		}
+		now := t.s.now()
+		if k := t.conn.Write(now, p[n:]); k > 0 {
+			n += k
+			t.run(now)
+			t.mu.Unlock()
+			// What is chosen is sent before anyone waits for its answer.
+			t.s.drain()
+			t.mu.Lock()
+			if n == len(p) {
+				return n, nil
+			}
+			continue
+		}
+		t.wr.Wait()
+	}
+}
+
+// writeEnd returns why nothing more can be written, or nil. t.mu is held.
+func (t *TCP) writeEnd() error {
+	switch {
+	case t.closed:
+		return net.ErrClosed
+	case t.wdl.expired():
+		return os.ErrDeadlineExceeded
+	}
+	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
+		t.told = true
+		return errnoOf(e)
+	}
+	if t.wrShut || t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait {
+		return syscall.EPIPE
+	}
+	return nil
+}
+
+// CloseRead makes reads return io.EOF when what has come is read.
+func (t *TCP) CloseRead() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.shutdownErr(); err != nil {
+		return err
+	}
+	t.rdShut = true
+	t.rd.Broadcast()
+	return nil
+}
+
+// CloseWrite sends a FIN after what was written.
+func (t *TCP) CloseWrite() error {
+	t.mu.Lock()
+	if err := t.shutdownErr(); err != nil {
+		t.mu.Unlock()
+		return err
+	}
+	if !t.wrShut {
+		t.wrShut = true
+		now := t.s.now()
+		t.conn.CloseWrite(now)
+		t.run(now)
+		t.wr.Broadcast()
+	}
+	t.mu.Unlock()
+	t.s.drain()
+	return nil
+}
+
+func (t *TCP) shutdownErr() error {
+	switch {
+	case t.closed:
+		return net.ErrClosed
+	case t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait:
+		return syscall.ENOTCONN
+	}
+	return nil
+}
+
+// Close ends the connection for the application. What was written is still
+// delivered in the background, unless SetLinger says otherwise. A second Close
+// returns net.ErrClosed.
+func (t *TCP) Close() error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return net.ErrClosed
+	}
+	t.closed = true
+	t.rdl.stop()
+	t.wdl.stop()
+	now := t.s.now()
+	if t.linger == 0 {
+		t.conn.Abort(now)
+	} else {
+		t.conn.Close(now)
+	}
+	t.run(now)
+	t.rd.Broadcast()
+	t.wr.Broadcast()
+	linger := t.linger
+	t.mu.Unlock()
+	t.s.drain()
+	if linger > 0 {
+		t.lingerFor(time.Duration(linger) * time.Second)
+	}
+	return nil
+}
+
+// lingerFor waits until everything is acknowledged, at most d.
+func (t *TCP) lingerFor(d time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var dl deadline
+	dl.set(time.Now().Add(d), &t.mu, t.wr.Broadcast)
+	for !dl.expired() && t.linked && t.conn.State() != tcp.Closed && t.conn.State() != tcp.FinWait2 {
+		t.wr.Wait()
+	}
+	dl.stop()
+}
+
+// kill resets the connection because the stack closes.
+func (t *TCP) kill() {
+	t.mu.Lock()
+	t.closed = true
+	t.rdl.stop()
+	t.wdl.stop()
+	now := t.s.now()
+	t.conn.Abort(now)
+	t.run(now)
+	if t.linked { // where the Conn was never opened
+		t.linked = false
+		t.s.tcp.remove(&t.key, t)
+	}
+	t.rd.Broadcast()
+	t.wr.Broadcast()
+	t.mu.Unlock()
+}
+
+// LocalAddr is the connection's own address.
+func (t *TCP) LocalAddr() netip.AddrPort { return t.local }
+
+// RemoteAddr is the peer's address.
+func (t *TCP) RemoteAddr() netip.AddrPort { return t.remote }
+
+// Info returns the connection's state.
+func (t *TCP) Info() TCPInfo {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn.Info()
+}
+
+// SetDeadline sets both deadlines; the zero time means none.
+func (t *TCP) SetDeadline(d time.Time) error { return t.setDeadlines(d, true, true) }
+
+// SetReadDeadline sets when reads stop waiting.
+func (t *TCP) SetReadDeadline(d time.Time) error { return t.setDeadlines(d, true, false) }
+
+// SetWriteDeadline sets when writes stop waiting.
+func (t *TCP) SetWriteDeadline(d time.Time) error { return t.setDeadlines(d, false, true) }
+
+func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return net.ErrClosed
+	}
+	if read {
+		t.rdl.set(d, &t.mu, t.rd.Broadcast)
+	}
+	if write {
+		t.wdl.set(d, &t.mu, t.wr.Broadcast)
+	}
+	return nil
+}
+
+// change runs an option's setter, and sends what it makes due.
+func (t *TCP) change(f func(now tcp.Time)) error {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return net.ErrClosed
+	}
+	now := t.s.now()
+	f(now)
+	t.run(now)
+	t.mu.Unlock()
+	t.s.drain()
+	return nil
+}
+
+// SetNoDelay turns Nagle's algorithm off, as it is at first, or on.
+func (t *TCP) SetNoDelay(on bool) error {
+	return t.change(func(tcp.Time) { t.conn.SetNoDelay(on) })
+}
+
+// SetKeepAlive turns keep-alive on or off. It is off at first.
+func (t *TCP) SetKeepAlive(on bool) error {
+	return t.change(func(tcp.Time) {
+		t.keepOn = on
+		t.applyKeepAlive()
+	})
+}
+
+// SetKeepAliveConfig sets the quiet time before the first probe, the time
+// between probes and their number. A value that is not positive stays as it is.
+func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error {
+	return t.change(func(tcp.Time) {
+		if idle > 0 {
+			t.keep.Idle = tcp.Time(idle)
+		}
+		if interval > 0 {
+			t.keep.Interval = tcp.Time(interval)
+		}
+		if count > 0 {
+			t.keep.Count = count
+		}
+		t.applyKeepAlive()
+	})
+}
+
+func (t *TCP) applyKeepAlive() {
+	k := t.keep
+	if !t.keepOn {
+		k.Idle = 0
+	}
+	t.conn.SetKeepAlive(t.s.now(), k)
+}
+
+// SetLinger says what Close does with data that is not yet delivered: negative,
+// it is delivered in the background; zero, it is discarded and the connection
+// reset; positive, Close waits for up to that many seconds.
+func (t *TCP) SetLinger(sec int) error {
+	return t.change(func(tcp.Time) { t.linger = sec })
+}
+
+// SetReadBuffer fixes the receive buffer in bytes, and ends its tuning.
+func (t *TCP) SetReadBuffer(n int) error {
+	return t.change(func(tcp.Time) { t.conn.SetRecvLimit(min(max(n, minTCPBuffer), maxTCPBuffer)) })
+}
+
+// SetWriteBuffer fixes the send buffer in bytes, and ends its tuning.
+func (t *TCP) SetWriteBuffer(n int) error {
+	return t.change(func(tcp.Time) { t.conn.SetSendLimit(min(max(n, minTCPBuffer), maxTCPBuffer)) })
+}
+
+// Buffers that an application asks for are kept between these, in bytes.
+const (
+	minTCPBuffer = 4 << 10
+	maxTCPBuffer = 16 << 20
+)

@@ -1,0 +1,168 @@
+package stack
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
+type timeWait struct {
+	tcp.Waiter
+	key           tuple
+	local, remote netip.AddrPort
+	expires       tcp.Time
+	prev, next    *timeWait // in the order of expiry
+	gone          bool
+}
+
+// timeWaits holds the connections in TIME-WAIT, with one timer for all.
+type timeWaits struct {
+	s     *Stack
+	limit int
+
+	mu    sync.Mutex
+	first *timeWait // expires first
+	last  *timeWait
+	n     int
+	timer *time.Timer
+	armed bool
+}
+
+func (w *timeWaits) init(s *Stack, limit int) {
+	w.s = s
+	w.limit = limit
+	if w.limit <= 0 {
+		w.limit = defaultTimeWaits
+	}
+}
+
+// add puts a Waiter into the place of a connection.
+func (w *timeWaits) add(t *TCP) {
+	tw := &timeWait{Waiter: t.conn.Waiter(), key: t.key, local: t.local, remote: t.remote}
+	sh := w.s.tcp.shard(&tw.key)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sh.mu.Lock()
+	mine := sh.conns[tw.key].sock == t
+	if mine {
+		sh.conns[tw.key] = tcpEntry{wait: tw}
+	}
+	sh.mu.Unlock()
+	if !mine {
+		return
+	}
+	if w.n >= w.limit {
+		w.s.counts.timeWaitOverflow.Add(1)
+		w.drop(w.first)
+	}
+	w.append(tw)
+	w.arm()
+}
+
+// append makes tw the last to expire. w.mu is held.
+func (w *timeWaits) append(tw *timeWait) {
+	tw.expires = w.s.now() + w.s.tcp.params.TimeWait
+	tw.prev, tw.next = w.last, nil
+	if w.last != nil {
+		w.last.next = tw
+	} else {
+		w.first = tw
+	}
+	w.last = tw
+	w.n++
+}
+
+// unlink takes tw out of the order. w.mu is held.
+func (w *timeWaits) unlink(tw *timeWait) {
+	if tw.prev != nil {
+		tw.prev.next = tw.next
+	} else {
+		w.first = tw.next
+	}
+	if tw.next != nil {
+		tw.next.prev = tw.prev
+	} else {
+		w.last = tw.prev
+	}
+	tw.prev, tw.next = nil, nil
+	w.n--
+}
+
+// drop ends tw for good. w.mu is held.
+func (w *timeWaits) drop(tw *timeWait) {
+	w.unlink(tw)
+	tw.gone = true
+	sh := w.s.tcp.shard(&tw.key)
+	sh.mu.Lock()
+	if sh.conns[tw.key].wait == tw {
+		delete(sh.conns, tw.key)
+	}
+	sh.mu.Unlock()
+}
+
+func (w *timeWaits) arm() {
+	if w.armed || w.first == nil || w.s.closed.Load() {
+		return
+	}
+	w.armed = true
+	d := time.Duration(max(w.first.expires-w.s.now(), tcp.Millisecond))
+	if w.timer == nil {
+		w.timer = time.AfterFunc(d, w.expire)
+	} else {
+		w.timer.Reset(d)
+	}
+}
+
+func (w *timeWaits) expire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed = false
+	now := w.s.now()
+	for w.first != nil && w.first.expires <= now {
+		w.drop(w.first)
+	}
+	w.arm()
+}
+
+// segment answers what comes for a connection in TIME-WAIT. It reports that the
+// segment may begin a new connection; then the place is free.
+func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
+	var out tcp.Segment
+	w.mu.Lock()
+	if tw.gone {
+		w.mu.Unlock()
+		return true // it has just ended: as for any segment without a connection
+	}
+	v := tw.Waiter.Segment(w.s.now(), seg, &out)
+	switch v {
+	case tcp.WaitRestart:
+		w.unlink(tw)
+		w.append(tw)
+	case tcp.WaitReuse:
+		// RFC 6191: only where there is someone to take it.
+		if w.s.tcp.listener(tw.local) == nil {
+			v = tcp.WaitDrop
+		} else {
+			w.drop(tw)
+		}
+	}
+	w.mu.Unlock()
+	if v == tcp.WaitAck || v == tcp.WaitRestart {
+		w.s.sendLone(tw.local, tw.remote, &out)
+	}
+	return v == tcp.WaitReuse
+}
+
+func (w *timeWaits) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.first != nil {
+		w.drop(w.first)
+	}
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}

@@ -1,0 +1,179 @@
+package stack
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/usernet/usernet/nic"
+)
+
+const (
+	txQueueLen = 512 // frames that may wait for a device
+	txBatch    = 32  // frames given to a device in one Send
+)
+
+// txQueue is what waits to be sent by one device. Frames leave in the order in
+// which they were put, and one goroutine at a time sends them: whoever puts
+// frames calls drain after it has released its locks, and either sends or knows
+// that another goroutine is about to. No goroutine stands by.
+type txQueue struct {
+	n atomic.Int32 // frames waiting, to be read without mu
+
+	mu       sync.Mutex
+	ring     [txQueueLen]txEntry
+	head     int // index of the oldest entry
+	overflow []txEntry
+	draining bool
+	waiters  []txWaiter
+
+	// Owned by the goroutine that drains.
+	batch [txBatch]nic.Frame
+	taken [txBatch]txEntry
+}
+
+// A txEntry is a frame and the pooled buffer that it lies in.
+type txEntry struct {
+	frame nic.Frame
+	buf   []byte
+}
+
+// A txWaiter stopped choosing what to send because a queue was full. txReady is
+// called once, without any lock held, when there is room again.
+type txWaiter interface{ txReady() }
+
+// room tells whether the queue takes more. It is a soft limit: those who were
+// told that there is room may put what they have at hand.
+func (q *txQueue) room() bool { return q.n.Load() < txQueueLen }
+
+// wait enlists w to be called when there is room, and reports whether it has to
+// wait at all: where it finds room, it does not enlist.
+func (q *txQueue) wait(w txWaiter) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.room() {
+		return false
+	}
+	q.waiters = append(q.waiters, w)
+	return true
+}
+
+// put appends a frame. The queue owns its buffer from now on.
+func (q *txQueue) put(e txEntry) {
+	q.mu.Lock()
+	q.putLocked(e)
+	q.mu.Unlock()
+}
+
+// putAll appends frames under one lock.
+func (q *txQueue) putAll(es []txEntry) {
+	q.mu.Lock()
+	for i := range es {
+		q.putLocked(es[i])
+	}
+	q.mu.Unlock()
+}
+
+func (q *txQueue) putLocked(e txEntry) {
+	n := int(q.n.Load())
+	if n < txQueueLen {
+		q.ring[(q.head+n)%txQueueLen] = e
+	} else {
+		q.overflow = append(q.overflow, e)
+	}
+	q.n.Store(int32(n + 1))
+}
+
+// take moves up to txBatch entries to the drainer's arrays.
+func (q *txQueue) take() int {
+	n := int(q.n.Load())
+	k := min(n, txBatch)
+	for i := range k {
+		slot := &q.ring[q.head]
+		q.taken[i] = *slot
+		q.batch[i] = slot.frame
+		*slot = txEntry{}
+		q.head = (q.head + 1) % txQueueLen
+	}
+	// What overflowed follows what is in the ring.
+	inRing := min(n, txQueueLen) - k
+	moved := 0
+	for moved < len(q.overflow) && inRing < txQueueLen {
+		q.ring[(q.head+inRing)%txQueueLen] = q.overflow[moved]
+		inRing++
+		moved++
+	}
+	if moved > 0 {
+		rest := copy(q.overflow, q.overflow[moved:])
+		clear(q.overflow[rest:])
+		q.overflow = q.overflow[:rest]
+	}
+	q.n.Store(int32(n - k))
+	return k
+}
+
+// drain sends what waits for the interface, unless another goroutine is at it.
+// No lock may be held: the device may call back into this stack.
+func (ifc *iface) drain() {
+	q := &ifc.tx
+	q.mu.Lock()
+	if q.draining {
+		q.mu.Unlock()
+		return
+	}
+	q.draining = true
+	for {
+		k := q.take()
+		var ready []txWaiter
+		if len(q.waiters) > 0 && q.n.Load() < txQueueLen/2 {
+			ready, q.waiters = q.waiters, nil
+		}
+		if k == 0 && len(ready) == 0 {
+			break
+		}
+		q.mu.Unlock()
+		if k > 0 {
+			ifc.transmit(k)
+		}
+		for _, w := range ready {
+			w.txReady()
+		}
+		q.mu.Lock()
+	}
+	q.draining = false
+	q.mu.Unlock()
+}
+
+// transmit gives the first k frames of the batch to the device.
+func (ifc *iface) transmit(k int) {
+	q := &ifc.tx
+	n, err := ifc.dev.Send(q.batch[:k])
+	for i := range k {
+		f := &q.batch[i]
+		if i < n {
+			ifc.stats.TxFrames.Add(1)
+			ifc.stats.TxBytes.Add(uint64(f.Len()))
+		}
+		ifc.s.bufs.put(q.taken[i].buf)
+		q.taken[i] = txEntry{}
+		*f = nic.Frame{}
+	}
+	if n < k {
+		ifc.stats.TxDropped.Add(uint64(k - n))
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		ifc.failed(err)
+	}
+}
+
+// drain sends what waits for any interface. Every way into the stack ends with
+// it: to wait with one's own frames queued is the one deadlock that sending by
+// the caller allows.
+func (s *Stack) drain() {
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.tx.n.Load() > 0 {
+			ifc.drain()
+		}
+	}
+}

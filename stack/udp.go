@@ -1,0 +1,430 @@
+package stack
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const maxUDPPayload = maxIPv4 - wire.IPv4Len - wire.UDPLen // 65507
+
+// A UDP is a UDP socket. Its methods may be called from several goroutines.
+// Errors are net.ErrClosed, os.ErrDeadlineExceeded and syscall.Errno.
+type UDP struct {
+	dgram
+	local netip.AddrPort // changed by Connect, under mu and the table's lock
+	peer  netip.AddrPort // remote, for the table: changed under both locks
+	joins []membership   // under mu
+}
+
+// A membership is a multicast group joined on an interface.
+type membership struct {
+	ifc   *iface
+	group netip.Addr
+}
+
+// A udpTable finds the sockets of a port. Those of one port differ in their
+// local addresses.
+type udpTable struct {
+	mu     sync.RWMutex
+	ports  map[uint16][]*UDP
+	closed bool
+}
+
+func (t *udpTable) init() { t.ports = make(map[uint16][]*UDP) }
+
+// find returns the socket that a datagram is for: the one bound to the very
+// address before one bound to all of them, and none that is connected to
+// somebody else.
+func (t *udpTable) find(local, remote netip.AddrPort) *UDP {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var best *UDP
+	score := 0
+	for _, u := range t.ports[local.Port()] {
+		n := 1
+		if a := u.local.Addr(); !a.IsUnspecified() {
+			if a != local.Addr() {
+				continue
+			}
+			n += 2
+		}
+		if u.peer.IsValid() {
+			if u.peer != remote {
+				continue
+			}
+			n++
+		}
+		if n > score {
+			best, score = u, n
+		}
+	}
+	return best
+}
+
+// free reports whether a socket may be bound to an address. The lock is held.
+func (t *udpTable) free(local netip.AddrPort) bool {
+	for _, u := range t.ports[local.Port()] {
+		a := u.local.Addr()
+		if a == local.Addr() || a.IsUnspecified() || local.Addr().IsUnspecified() {
+			return false
+		}
+	}
+	return true
+}
+
+// remove takes a socket out. The lock is held.
+func (t *udpTable) remove(u *UDP) {
+	port := u.local.Port()
+	us := slices.DeleteFunc(t.ports[port], func(have *UDP) bool { return have == u })
+	if len(us) == 0 {
+		delete(t.ports, port)
+		return
+	}
+	t.ports[port] = us
+}
+
+// closeAll closes every socket.
+func (t *udpTable) closeAll() {
+	t.mu.Lock()
+	t.closed = true
+	ports := t.ports
+	t.ports = nil
+	t.mu.Unlock()
+	for _, us := range ports {
+		for _, u := range us {
+			u.shut()
+		}
+	}
+}
+
+// OpenUDP makes a UDP socket bound to a local address. An invalid or unspecified
+// address stands for all of the host's, and port 0 for a free one, chosen as
+// RFC 6056 has it. The errors are EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT and
+// net.ErrClosed.
+func (s *Stack) OpenUDP(fam Family, local netip.AddrPort) (*UDP, error) {
+	addr, err := s.checkLocal(fam, local.Addr())
+	if err != nil {
+		return nil, err
+	}
+	u := &UDP{}
+	u.init(s, fam)
+	hash := uint64(0)
+	if local.Port() == 0 {
+		hash = s.rand64()
+	}
+	t := &s.udp
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, net.ErrClosed
+	}
+	take := func(port uint16) bool {
+		u.local = netip.AddrPortFrom(addr, port)
+		if !t.free(u.local) {
+			return false
+		}
+		t.ports[port] = append(t.ports[port], u)
+		return true
+	}
+	if port := local.Port(); port != 0 {
+		if !take(port) {
+			return nil, syscall.EADDRINUSE
+		}
+	} else if _, ok := s.ephemeralPort(hash, take); !ok {
+		return nil, syscall.EADDRINUSE
+	}
+	return u, nil
+}
+
+// Connect has the socket send to and receive from one address only. A socket
+// bound to all addresses becomes bound to the one that leads there. The errors
+// are those of finding a route.
+func (u *UDP) Connect(remote netip.AddrPort) error {
+	if remote = unmap(remote); !u.fam.holds(remote.Addr()) {
+		return syscall.EAFNOSUPPORT
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return net.ErrClosed
+	}
+	src := u.source(SendOptions{})
+	p, err := u.s.route(remote.Addr(), src)
+	if err != nil {
+		return err
+	}
+	remote = netip.AddrPortFrom(p.dst, remote.Port())
+	t := &u.s.udp
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if u.local.Addr().IsUnspecified() {
+		u.local = netip.AddrPortFrom(p.src, u.local.Port())
+	}
+	u.remote, u.peer = remote, remote
+	u.path, u.pathSrc = p, src
+	return nil
+}
+
+// unmap makes an IPv4 address of an IPv4-mapped one.
+func unmap(a netip.AddrPort) netip.AddrPort {
+	if a.Addr().Is4In6() {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	return a
+}
+
+// source is the source address that is asked for, by the call or the socket.
+func (u *UDP) source(o SendOptions) netip.Addr {
+	if o.Src.IsValid() {
+		return o.Src
+	}
+	if a := u.local.Addr(); isUnicast(a) && u.s.IsLocal(a) {
+		return a
+	}
+	return netip.Addr{}
+}
+
+// LocalAddr returns the address that the socket is bound to.
+func (u *UDP) LocalAddr() netip.AddrPort {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.local
+}
+
+// ReadFrom waits for a datagram and copies as much of it as fits to b. full is
+// its whole length. On a connected socket, an ICMP error is reported once.
+func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, err error) {
+	n, full, d, err := u.receive(b)
+	return n, full, d.from, d.meta, err
+}
+
+// Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
+func (u *UDP) Write(b []byte) (int, error) {
+	u.mu.Lock()
+	if !u.closed && !u.remote.IsValid() {
+		u.mu.Unlock()
+		return 0, syscall.EDESTADDRREQ
+	}
+	n, err := u.write(b, u.remote, SendOptions{})
+	u.mu.Unlock()
+	u.s.drain()
+	return n, err
+}
+
+// WriteTo sends a datagram. It waits only where the link takes nothing more.
+// The errors are those of finding a route, EMSGSIZE for more than 65507 bytes
+// or what DontFragment forbids, EINVAL for port 0, EAFNOSUPPORT, and on a
+// connected socket what ICMP reported.
+func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
+	u.mu.Lock()
+	n, err := u.write(b, unmap(to), o)
+	u.mu.Unlock()
+	u.s.drain()
+	return n, err
+}
+
+// write queues a datagram. The lock is held.
+func (u *UDP) write(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
+	if err := u.usable(&u.wd); err != nil {
+		return 0, err
+	}
+	switch {
+	case !to.Addr().IsValid(), to.Port() == 0:
+		return 0, syscall.EINVAL
+	case !u.fam.holds(to.Addr()):
+		return 0, syscall.EAFNOSUPPORT
+	case len(b) > maxUDPPayload:
+		return 0, syscall.EMSGSIZE
+	}
+	if err := u.route(to.Addr(), u.source(o)); err != nil {
+		return 0, err
+	}
+	if !u.path.ifc.tx.room() {
+		if err := u.awaitRoom(); err != nil {
+			return 0, err
+		}
+	}
+	s, p := u.s, &u.path
+	n := wire.UDPLen + len(b)
+	buf := s.bufs.get(ipRoom + n)
+	udp := wire.UDP{SrcPort: u.local.Port(), DstPort: to.Port()}
+	udp.Put(buf[ipRoom:], len(b))
+	copy(buf[ipRoom+wire.UDPLen:], b)
+	meta := frameMeta{}
+	if p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
+		sum := wire.Fold(wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), n))
+		buf[ipRoom+6], buf[ipRoom+7] = byte(sum>>8), byte(sum)
+		meta = frameMeta{needsChecksum: true, csumOffset: 6}
+	} else {
+		wire.SetUDPChecksum(p.src, p.dst, buf[ipRoom:ipRoom+n])
+	}
+	h := ipHeader{proto: wire.ProtoUDP, ttl: o.ttlTo(p), tos: o.TOS, df: o.DontFragment}
+	if err := s.sendIP(p, h, buf, n, meta); err != nil {
+		return 0, err
+	}
+	s.counts.udpSent.Add(1)
+	return len(b), nil
+}
+
+// ttlTo is the time to live of a datagram on a path.
+// RFC 1112 6.1: "If the upper-layer protocol chooses not to specify a
+// time-to-live, it should default to 1 for all multicast IP datagrams".
+func (o *SendOptions) ttlTo(p *path) uint8 {
+	switch {
+	case o.TTL != 0:
+		return o.TTL
+	case p.group && p.dst.IsMulticast():
+		return 1
+	}
+	return defaultTTL
+}
+
+// Close closes the socket. Those who wait return net.ErrClosed, and so does a
+// second Close.
+func (u *UDP) Close() error {
+	if !u.shut() {
+		return net.ErrClosed
+	}
+	t := &u.s.udp
+	t.mu.Lock()
+	t.remove(u)
+	t.mu.Unlock()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, m := range u.joins {
+		m.ifc.group.add(m.group, -1)
+	}
+	u.joins = nil
+	return nil
+}
+
+// Join has the socket's interface accept what is sent to a multicast group. The
+// interface is that of the index, or with 0 the one on the route to the group.
+// The errors are EINVAL, ENODEV, EADDRINUSE for a group that is joined already,
+// and those of finding a route.
+func (u *UDP) Join(group netip.Addr, index int) error {
+	m, err := u.member(group, index)
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return net.ErrClosed
+	}
+	if slices.Contains(u.joins, m) {
+		return syscall.EADDRINUSE
+	}
+	u.joins = append(u.joins, m)
+	m.ifc.group.add(m.group, 1)
+	return nil
+}
+
+// Leave undoes a Join; EADDRNOTAVAIL if there was none.
+func (u *UDP) Leave(group netip.Addr, index int) error {
+	m, err := u.member(group, index)
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return net.ErrClosed
+	}
+	i := slices.Index(u.joins, m)
+	if i < 0 {
+		return syscall.EADDRNOTAVAIL
+	}
+	u.joins = slices.Delete(u.joins, i, i+1)
+	m.ifc.group.add(m.group, -1)
+	return nil
+}
+
+// member finds the interface of a membership.
+func (u *UDP) member(group netip.Addr, index int) (membership, error) {
+	group = group.Unmap()
+	if !group.Is4() || !group.IsMulticast() {
+		return membership{}, syscall.EINVAL
+	}
+	if index == 0 {
+		p, err := u.s.route(group, netip.Addr{})
+		return membership{p.ifc, group}, err
+	}
+	for _, ifc := range *u.s.ifaces.Load() {
+		if ifc.index == index {
+			return membership{ifc, group}, nil
+		}
+	}
+	return membership{}, syscall.ENODEV
+}
+
+// inputUDP works on a UDP datagram.
+func (s *Stack) inputUDP(p *packet) {
+	h, payload, r := wire.ParseUDP(p.payload)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	// RFC 1122 4.1.3.4: "If a UDP datagram is received with a checksum that is
+	// non-zero and invalid, UDP MUST silently discard the datagram."
+	if h.Checksum != 0 && !p.checksumOK &&
+		!wire.UDPChecksumOK(p.src, p.dst, p.payload[:h.Length]) {
+		s.drop(wire.BadUDPChecksum)
+		return
+	}
+	from := netip.AddrPortFrom(p.src, h.SrcPort)
+	u := s.udp.find(netip.AddrPortFrom(p.dst, h.DstPort), from)
+	if u == nil {
+		s.drop(dropUDPNoSocket)
+		// RFC 1122 4.1.3.1: "If a datagram arrives addressed to a UDP port for
+		// which there is no pending LISTEN call, UDP SHOULD send an ICMP Port
+		// Unreachable message."
+		s.sendUnreachable(p, wire.UnreachPort)
+		return
+	}
+	meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
+	size := max(len(payload), 1)
+	if p.gso == nic.GSOUDP {
+		size = p.gsoSize
+	}
+	for {
+		piece := payload[:min(size, len(payload))]
+		if u.enqueue(piece, from, meta) {
+			s.counts.udpReceived.Add(1)
+		} else {
+			s.drop(dropUDPQueue)
+		}
+		if payload = payload[len(piece):]; len(payload) == 0 {
+			return
+		}
+	}
+}
+
+// udpICMP tells a connected socket that its datagrams do not arrive.
+//
+// RFC 1122 4.1.3.3: "UDP MUST pass to the application layer all ICMP error
+// messages that it receives from the IP layer." As on Linux, an error that may
+// pass by itself is not told, unless it is this host that could not send.
+func (s *Stack) udpICMP(e *icmpError) {
+	sport := uint16(e.transport[0])<<8 | uint16(e.transport[1])
+	dport := uint16(e.transport[2])<<8 | uint16(e.transport[3])
+	remote := netip.AddrPortFrom(e.remote, dport)
+	u := s.udp.find(netip.AddrPortFrom(e.local, sport), remote)
+	if u == nil {
+		s.drop(dropBadICMPError)
+		return
+	}
+	if e.errno == syscall.EMSGSIZE {
+		s.lowerPathMTU(e.remote, e.mtu)
+		return
+	}
+	if (e.hard || !e.from.IsValid()) && u.RemoteAddr() == remote {
+		u.fail(e.errno)
+	}
+}

@@ -1,0 +1,195 @@
+package stack
+
+import (
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+func addr(s string) netip.Addr         { return netip.MustParseAddr(s) }
+func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+func prefix(s string) netip.Prefix     { return netip.MustParsePrefix(s) }
+
+var (
+	macA = wire.MAC{2, 0, 0, 0, 0, 0xa}
+	macB = wire.MAC{2, 0, 0, 0, 0, 0xb}
+)
+
+// testRand is a Config.Rand that gives every test the same bytes.
+func testRand() func(p []byte) {
+	var mu sync.Mutex
+	x := uint64(1)
+	return func(p []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range p {
+			x ^= x << 13
+			x ^= x >> 7
+			x ^= x << 17
+			p[i] = byte(x >> 32)
+		}
+	}
+}
+
+// newHost makes a stack on a device that is closed with the test.
+func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Config)) *Stack {
+	t.Helper()
+	cfg := Config{
+		NICs: []NIC{{Name: "eth0", Device: dev, Addrs: []netip.Prefix{prefix(address)}}},
+		Rand: testRand(),
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// twoHosts makes 192.0.2.1 and 192.0.2.2 on a pipe.
+func twoHosts(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
+	t.Helper()
+	cfg.MACs = [2][6]byte{macA, macB}
+	da, db := nic.Pipe(cfg)
+	return newHost(t, da, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
+}
+
+// A peer is the other end of a pipe in the hands of a test: it records what the
+// host sends, and sends whatever the test wants.
+type peer struct {
+	t   testing.TB
+	dev *nic.PipeEnd
+
+	mu     sync.Mutex
+	frames [][]byte
+}
+
+// hostAndPeer makes 192.0.2.1 on a plain Ethernet with a peer at the other end.
+func hostAndPeer(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
+	t.Helper()
+	return hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, change...)
+}
+
+func hostAndPeerOn(t testing.TB, cfg nic.PipeConfig, change ...func(*Config)) (*Stack, *peer) {
+	t.Helper()
+	cfg.MACs = [2][6]byte{macA, macB}
+	da, db := nic.Pipe(cfg)
+	p := &peer{t: t, dev: db}
+	db.Attach(func(batch []nic.Frame) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for i := range batch {
+			p.frames = append(p.frames, batch[i].AppendTo(nil))
+		}
+	})
+	s := newHost(t, da, "192.0.2.1/24", change...)
+	return s, p
+}
+
+// sent returns what the host has sent since the last call, in words.
+func (p *peer) sent() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lines []string
+	for _, f := range p.frames {
+		lines = append(lines, wire.Describe(f))
+	}
+	p.frames = nil
+	return lines
+}
+
+// take returns the frames that the host has sent since the last call.
+func (p *peer) take() [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fs := p.frames
+	p.frames = nil
+	return fs
+}
+
+// send gives the host a frame.
+func (p *peer) send(frame []byte) {
+	p.t.Helper()
+	n, err := p.dev.Send([]nic.Frame{{Head: frame}})
+	require.NoError(p.t, err)
+	require.Equal(p.t, 1, n)
+}
+
+// arp sends an ARP packet to a link address.
+func (p *peer) arp(to wire.MAC, h wire.ARP) {
+	p.t.Helper()
+	b := make([]byte, wire.EthernetLen+wire.ARPLen)
+	eth := wire.Ethernet{Dst: to, Src: h.SenderMAC, Type: wire.EtherTypeARP}
+	eth.Put(b)
+	h.Put(b[wire.EthernetLen:])
+	p.send(b)
+}
+
+// reply answers for 192.0.2.2.
+func (p *peer) reply() {
+	p.arp(macA, wire.ARP{Op: wire.ARPReply, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetMAC: macA, TargetIP: addr("192.0.2.1")})
+}
+
+// ip sends a datagram from macB to a link address.
+func (p *peer) ip(to wire.MAC, h wire.IPv4, payload []byte) {
+	p.t.Helper()
+	p.send(ethernet(to, ipPacket(h, payload)))
+}
+
+func ethernet(to wire.MAC, packet []byte) []byte {
+	b := make([]byte, wire.EthernetLen, wire.EthernetLen+len(packet))
+	eth := wire.Ethernet{Dst: to, Src: macB, Type: wire.EtherTypeIPv4}
+	eth.Put(b)
+	return append(b, packet...)
+}
+
+func ipPacket(h wire.IPv4, payload []byte) []byte {
+	if h.TTL == 0 {
+		h.TTL = 64
+	}
+	if !h.Src.IsValid() {
+		h.Src = addr("192.0.2.2")
+	}
+	if !h.Dst.IsValid() {
+		h.Dst = addr("192.0.2.1")
+	}
+	b := make([]byte, h.HeaderLen()+len(payload))
+	h.Put(b, len(payload))
+	copy(b[h.HeaderLen():], payload)
+	return b
+}
+
+// udpDatagram makes a UDP datagram with its checksum.
+func udpDatagram(src, dst netip.AddrPort, payload []byte) []byte {
+	b := make([]byte, wire.UDPLen+len(payload))
+	h := wire.UDP{SrcPort: src.Port(), DstPort: dst.Port()}
+	h.Put(b, len(payload))
+	copy(b[wire.UDPLen:], payload)
+	wire.SetUDPChecksum(src.Addr(), dst.Addr(), b)
+	return b
+}
+
+func echoRequest(id, seq uint16, body []byte) []byte {
+	b := make([]byte, wire.ICMPLen+len(body))
+	h := wire.ICMP{Type: wire.ICMPEcho, Rest: wire.EchoRest(id, seq)}
+	h.Put(b, body)
+	return b
+}
+
+// openUDP opens a socket that is closed with the test.
+func openUDP(t testing.TB, s *Stack, local string) *UDP {
+	t.Helper()
+	u, err := s.OpenUDP(FamilyAny, addrPort(local))
+	require.NoError(t, err)
+	t.Cleanup(func() { u.Close() })
+	return u
+}
+
+// dropped returns how often a reason occurred.
+func dropped(s *Stack, r wire.Reason) int { return int(s.counts.drops[r].Load()) }

@@ -1,0 +1,5 @@
+// Package wire turns bytes into fields and back: Ethernet, ARP, IPv4, ICMP,
+// UDP and TCP. It has no state and allocates nothing. A parser checks every
+// length once and returns the payload as a sub-slice of its input; what is
+// wrong with a packet is told by a [Reason], so that it can be counted.
+package wire

@@ -1,0 +1,190 @@
+package wire
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+const (
+	IPv4Len    = 20 // bytes of an IPv4 header without options
+	MaxIPv4Len = 60 // bytes of an IPv4 header with all the options it can have
+)
+
+// A Proto is what an IP datagram carries: the Protocol field of IPv4, the Next
+// Header field of IPv6.
+type Proto uint8
+
+const (
+	ProtoICMP   Proto = 1
+	ProtoIGMP   Proto = 2
+	ProtoTCP    Proto = 6
+	ProtoUDP    Proto = 17
+	ProtoICMPv6 Proto = 58
+)
+
+const (
+	ipv4DontFragment  = 0x4000
+	ipv4MoreFragments = 0x2000
+	ipv4OffsetMask    = 0x1fff // in units of 8 bytes
+)
+
+// An IPv4 is the header of an IPv4 datagram (RFC 791 3.1).
+type IPv4 struct {
+	TOS           uint8 // the six bits of DSCP and the two of ECN
+	ID            uint16
+	DontFragment  bool
+	MoreFragments bool
+	FragOffset    uint16 // in bytes, a multiple of 8
+	TTL           uint8
+	Proto         Proto
+	Src, Dst      netip.Addr // IPv4
+	Options       []byte     // at most 40 bytes; part of the packet after ParseIPv4
+	TotalLen      uint16     // header and payload in bytes: set by ParseIPv4, not read by Put
+}
+
+// ParseIPv4 checks a datagram as a host must and returns its header and its
+// payload, without whatever the link appended. It does not look into the
+// options: SourceRoute does.
+//
+// It fails with ShortIPv4, BadIPv4Version, BadIPv4HeaderLen, BadIPv4TotalLen or
+// BadIPv4Checksum.
+func ParseIPv4(b []byte) (h IPv4, payload []byte, r Reason) {
+	n, r := checkIPv4(b)
+	if r != OK {
+		return h, nil, r
+	}
+	total := int(binary.BigEndian.Uint16(b[2:4]))
+	if total < n || total > len(b) {
+		return h, nil, BadIPv4TotalLen
+	}
+	// RFC 1122 3.2.1.2: "A host MUST verify the IP header checksum on every
+	// received datagram and silently discard every datagram that has a bad
+	// checksum."
+	if Fold(Sum(b[:n], 0)) != 0xffff {
+		return h, nil, BadIPv4Checksum
+	}
+	h.read(b, n)
+	return h, b[n:total:total], OK
+}
+
+// checkIPv4 returns the header's length if b begins with a whole IPv4 header.
+func checkIPv4(b []byte) (headerLen int, r Reason) {
+	if len(b) < IPv4Len {
+		return 0, ShortIPv4
+	}
+	// RFC 1122 3.2.1.1: "A datagram whose version number is not 4 MUST be
+	// silently discarded."
+	if b[0]>>4 != 4 {
+		return 0, BadIPv4Version
+	}
+	// RFC 791 3.1: "Note that the minimum value for a correct header is 5."
+	n := int(b[0]&15) * 4
+	if n < IPv4Len || n > len(b) {
+		return 0, BadIPv4HeaderLen
+	}
+	return n, OK
+}
+
+// read sets h from the header of n bytes that b begins with.
+func (h *IPv4) read(b []byte, n int) {
+	be := binary.BigEndian
+	h.TOS = b[1]
+	h.TotalLen = be.Uint16(b[2:4])
+	h.ID = be.Uint16(b[4:6])
+	f := be.Uint16(b[6:8])
+	h.DontFragment = f&ipv4DontFragment != 0
+	h.MoreFragments = f&ipv4MoreFragments != 0
+	h.FragOffset = f & ipv4OffsetMask * 8
+	h.TTL = b[8]
+	h.Proto = Proto(b[9])
+	h.Src = netip.AddrFrom4([4]byte(b[12:16]))
+	h.Dst = netip.AddrFrom4([4]byte(b[16:20]))
+	if n > IPv4Len {
+		h.Options = b[IPv4Len:n:n]
+	}
+}
+
+// HeaderLen returns the length of the header in bytes, options included: a
+// multiple of 4 from 20 to 60.
+func (h *IPv4) HeaderLen() int { return IPv4Len + (len(h.Options)+3)&^3 }
+
+// IsFragment tells whether the datagram is a part of a larger one.
+func (h *IPv4) IsFragment() bool { return h.MoreFragments || h.FragOffset != 0 }
+
+// Put writes the header, checksum included, to the first HeaderLen bytes of b.
+// The payload of payloadLen bytes is not looked at. Options are padded with
+// zeros, which mean End of Option List. Both addresses must be IPv4.
+func (h *IPv4) Put(b []byte, payloadLen int) {
+	n := h.HeaderLen()
+	if n > MaxIPv4Len {
+		panic("wire: more than 40 bytes of IPv4 options")
+	}
+	if payloadLen < 0 || n+payloadLen > 0xffff {
+		panic("wire: the payload does not fit an IPv4 datagram")
+	}
+	b = b[:n]
+	be := binary.BigEndian
+	b[0] = 4<<4 | uint8(n/4)
+	b[1] = h.TOS
+	be.PutUint16(b[2:4], uint16(n+payloadLen))
+	be.PutUint16(b[4:6], h.ID)
+	f := h.FragOffset / 8
+	if h.DontFragment {
+		f |= ipv4DontFragment
+	}
+	if h.MoreFragments {
+		f |= ipv4MoreFragments
+	}
+	be.PutUint16(b[6:8], f)
+	b[8] = h.TTL
+	b[9] = uint8(h.Proto)
+	b[10], b[11] = 0, 0
+	*(*[4]byte)(b[12:16]) = h.Src.As4()
+	*(*[4]byte)(b[16:20]) = h.Dst.As4()
+	if n > IPv4Len {
+		clear(b[IPv4Len+copy(b[IPv4Len:], h.Options):])
+	}
+	be.PutUint16(b[10:12], Checksum(b))
+}
+
+// Options of IPv4 (RFC 791 3.1).
+const (
+	ipv4OptEnd  = 0
+	ipv4OptNop  = 1
+	ipv4OptLSRR = 131 // Loose Source and Record Route
+	ipv4OptSSRR = 137 // Strict Source and Record Route
+)
+
+// SourceRoute tells whether the options of a datagram hold a source route,
+// loose or strict, and fails with BadIPv4Options where they are malformed.
+// Options that it does not know are passed over.
+func SourceRoute(options []byte) (bool, Reason) {
+	found := false
+	for i := 0; i < len(options); {
+		switch options[i] {
+		case ipv4OptEnd:
+			return found, OK
+		case ipv4OptNop:
+			i++
+			continue
+		}
+		if i+1 >= len(options) {
+			return found, BadIPv4Options
+		}
+		n := int(options[i+1])
+		if n < 2 || n > len(options)-i {
+			return found, BadIPv4Options
+		}
+		if t := options[i]; t == ipv4OptLSRR || t == ipv4OptSSRR {
+			// RFC 791 3.1: "The pointer is relative to this option, and the
+			// smallest legal value for the pointer is 4."
+			// The same, of either route: "Appears at most once in a datagram."
+			if found || n < 3 || options[i+2] < 4 {
+				return found, BadIPv4Options
+			}
+			found = true
+		}
+		i += n
+	}
+	return found, OK
+}

@@ -1,0 +1,76 @@
+package wire
+
+import "strconv"
+
+// A Reason says why a packet was not taken. It is small enough to index an
+// array of counters, and it is an error for those who want one; OK, the zero
+// value, is no error and is never to be returned as one.
+type Reason uint8
+
+// The reasons of this package. A user of the package may go on with reasons of
+// its own from NumReasons.
+const (
+	OK Reason = iota
+
+	ShortEthernet // fewer than 14 bytes
+
+	ShortARP // fewer than 28 bytes
+	BadARP   // not Ethernet and IPv4, or neither request nor reply
+
+	ShortIPv4        // fewer than 20 bytes
+	BadIPv4Version   // the version is not 4
+	BadIPv4HeaderLen // the header is shorter than 20 bytes, or longer than the packet
+	BadIPv4TotalLen  // the total length is less than the header's, or more than was received
+	BadIPv4Checksum
+	BadIPv4Options // an option has an impossible length, or there are two source routes
+
+	ShortICMP // fewer than 8 bytes
+	BadICMPChecksum
+	ShortQuoted // an ICMP error quotes less than a header and 8 bytes
+	BadQuoted   // an ICMP error quotes what is no IPv4 header
+
+	ShortUDP     // fewer than 8 bytes
+	BadUDPLength // the length is less than 8, or more than was received
+	BadUDPChecksum
+
+	ShortTCP     // fewer than 20 bytes
+	BadTCPOffset // the header is shorter than 20 bytes, or longer than the segment
+	BadTCPChecksum
+
+	NumReasons // how many there are
+)
+
+// The names are those of counters: short, and the same in every report.
+var reasonNames = [NumReasons]string{
+	OK:               "ok",
+	ShortEthernet:    "short Ethernet frame",
+	ShortARP:         "short ARP packet",
+	BadARP:           "bad ARP packet",
+	ShortIPv4:        "short IPv4 packet",
+	BadIPv4Version:   "bad IPv4 version",
+	BadIPv4HeaderLen: "bad IPv4 header length",
+	BadIPv4TotalLen:  "bad IPv4 total length",
+	BadIPv4Checksum:  "bad IPv4 checksum",
+	BadIPv4Options:   "bad IPv4 options",
+	ShortICMP:        "short ICMP message",
+	BadICMPChecksum:  "bad ICMP checksum",
+	ShortQuoted:      "short quote in ICMP error",
+	BadQuoted:        "bad quote in ICMP error",
+	ShortUDP:         "short UDP datagram",
+	BadUDPLength:     "bad UDP length",
+	BadUDPChecksum:   "bad UDP checksum",
+	ShortTCP:         "short TCP segment",
+	BadTCPOffset:     "bad TCP data offset",
+	BadTCPChecksum:   "bad TCP checksum",
+}
+
+// String returns the reason in a few words, as "bad IPv4 checksum".
+func (r Reason) String() string {
+	if r < NumReasons {
+		return reasonNames[r]
+	}
+	return "reason " + strconv.Itoa(int(r))
+}
+
+// Error returns the same as String.
+func (r Reason) Error() string { return r.String() }
