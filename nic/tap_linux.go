@@ -81,11 +81,28 @@ func newTAP(cfg TAPConfig, name string, file *os.File, before *net.Interface, ex
 		now.MTU = cfg.MTU
 	}
 	copy(t.hostMAC[:], now.HardwareAddr)
-	t.line.src = file
+	t.line.src = tapFile{file}
 	// The interface's MTU may be raised while it is open.
 	t.line.max = maxPacket + etherHeaderLen + vlanTagLen
 	t.line.link = Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet}
 	return t, nil
+}
+
+// tapFile is an attached file.
+type tapFile struct{ *os.File }
+
+// Read reads a frame.
+func (f tapFile) Read(b []byte) (int, error) {
+	n, err := f.File.Read(b)
+	if err != nil && !errors.Is(err, os.ErrClosed) {
+		var errno syscall.Errno
+		if !errors.As(err, &errno) {
+			// While the interface is being deleted the poller may know before
+			// read does. Its error is not exported; read's comes to the same.
+			err = os.NewSyscallError("read", unix.EBADFD)
+		}
+	}
+	return n, err
 }
 
 // probeTAP finds out whether water will be able to open the device. When it is

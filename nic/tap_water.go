@@ -55,7 +55,9 @@ func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
 		}
 		w.join = f.AppendTo(w.join[:0])
 		if _, err := w.ifce.Write(w.join); err != nil {
-			return n, err
+			// The interface may only be down. One that is gone the reader finds.
+			l.sendDropped.Add(1)
+			continue
 		}
 		l.countSent(1, len(w.join))
 	}

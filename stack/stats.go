@@ -135,6 +135,8 @@ type counters struct {
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
+	synCookiesSent, synCookiesTaken            atomic.Uint64
+	synCookiesBad                              atomic.Uint64
 }
 
 // drop counts a packet that was not taken or not sent.
@@ -201,6 +203,9 @@ type TCPStats struct {
 	Received         uint64 // with a good checksum
 	Sent             uint64
 	TimeWaitOverflow uint64 // connections whose TIME-WAIT was cut short
+	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
+	CookiesTaken     uint64 // connections made of one that came back
+	CookiesBad       uint64 // acknowledgements that looked like one and were not
 }
 
 // Stats returns a snapshot. The counters are read one after the other, while
@@ -221,7 +226,14 @@ func (s *Stack) Stats() Stats {
 		ICMP:  ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
 		UDP:   DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
 		Raw:   DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
-		TCP:   TCPStats{c.tcpIn.Load(), c.tcpOut.Load(), c.timeWaitOverflow.Load()},
+		TCP:   TCPStats{
+			Received:         c.tcpIn.Load(),
+			Sent:             c.tcpOut.Load(),
+			TimeWaitOverflow: c.timeWaitOverflow.Load(),
+			CookiesSent:      c.synCookiesSent.Load(),
+			CookiesTaken:     c.synCookiesTaken.Load(),
+			CookiesBad:       c.synCookiesBad.Load(),
+		},
 		Drops: make(map[string]uint64),
 	}
 	for _, ifc := range *s.ifaces.Load() {

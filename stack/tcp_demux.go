@@ -192,6 +192,11 @@ func (s *Stack) inputTCP(p *packet) {
 			return
 		}
 	}
+	if e == (tcpEntry{}) && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
+		if l := s.tcp.listener(local); l != nil && l.takeCookie(local, remote, &seg) {
+			return
+		}
+	}
 	s.resetTCP(local, remote, &seg)
 }
 

@@ -25,7 +25,9 @@ type TCPListener struct {
 	local   netip.AddrPort
 	backlog int
 
-	n atomic.Int32 // connections in queue, to be read without mu
+	n          atomic.Int32 // connections in queue, to be read without mu
+	nhalf      atomic.Int32 // connections in half, likewise
+	overflowAt atomic.Int64 // when half was last full, as tcp.Time; 0: never
 
 	mu     sync.Mutex
 	cond   sync.Cond
@@ -119,23 +121,40 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 		s.drop(dropNoReply)
 		return true
 	}
+	if l.full() {
+		s.drop(dropAcceptQueue)
+		return true
+	}
+	if int(l.nhalf.Load()) >= s.tcp.synBacklog {
+		l.overflowAt.Store(int64(s.now()))
+		l.sendCookie(local, remote, &p, seg)
+		return true
+	}
+	return l.open(local, remote, seg, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+		if old != nil {
+			cfg.ISS = old.NextISS(cfg.ISS)
+		}
+		t.conn.Accept(now, cfg, seg)
+	})
+}
+
+// open puts a new connection among those that are half open, and lets begin
+// start it. It reports false when nobody listens any more.
+func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin func(*TCP, tcp.Time, tcp.Config)) bool {
+	s := l.s
+	p, err := s.route(remote.Addr(), local.Addr())
+	if err != nil || p.group {
+		s.drop(dropNoReply)
+		return true
+	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return false
 	}
-	if l.full() || len(l.half) >= s.tcp.synBacklog {
-		l.mu.Unlock()
-		s.drop(dropSynQueue)
-		return true
-	}
 	t := s.newTCP(local, remote, p)
 	t.listener = l
 	t.linked = true
-	cfg := t.config()
-	if old != nil {
-		cfg.ISS = old.NextISS(cfg.ISS)
-	}
 	// The socket's lock is taken before anyone can find it, so that a second
 	// copy of the SYN meets an open connection.
 	t.mu.Lock()
@@ -145,9 +164,10 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 		return true // a copy of the SYN was quicker
 	}
 	l.half[t] = struct{}{}
+	l.nhalf.Store(int32(len(l.half)))
 	l.mu.Unlock()
 	now := s.now()
-	t.conn.Accept(now, cfg, seg)
+	begin(t, now, t.config())
 	ev := t.run(now)
 	t.mu.Unlock()
 	t.report(ev)
@@ -160,6 +180,7 @@ func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
 	_, half := l.half[t]
 	delete(l.half, t)
+	l.nhalf.Store(int32(len(l.half)))
 	switch {
 	case !half:
 		// It stands in the queue, or was accepted: Accept returns it even if it
@@ -231,6 +252,7 @@ func (l *TCPListener) Close() error {
 	}
 	l.queue = nil
 	clear(l.half)
+	l.nhalf.Store(0)
 	l.n.Store(0)
 	l.cond.Broadcast()
 	l.mu.Unlock()

@@ -47,7 +47,7 @@ func connect(t testing.TB, a, b *Stack) (c, d *TCP) {
 	l, err := b.ListenTCP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, 0), ListenOptions{})
 	require.NoError(t, err)
 	defer l.Close()
-	c, err = a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrB, l.LocalAddr().Port()), TCPOptions{})
+	c, err = a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(b.Interfaces()[1].Addrs[0].Addr(), l.LocalAddr().Port()), TCPOptions{})
 	require.NoError(t, err)
 	d, err = l.Accept()
 	require.NoError(t, err)

@@ -144,6 +144,24 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	}
 }
 
+// AcceptCookie is Accept for a connection whose SYN was answered without a
+// Conn, by a SYN cookie. syn is what the cookie tells of it, and cfg.ISS is the
+// cookie; the segment that brought it is given to Segment next.
+func (c *Conn) AcceptCookie(now Time, cfg Config, syn *Segment) {
+	c.Accept(now, cfg, syn)
+	c.synUnsent = false
+}
+
+// WindowScale is Rcv.Wind.Shift: it lets the largest buffer be advertised
+// (RFC 7323 2.3: at most 14).
+func (p *Params) WindowScale() uint8 {
+	var shift uint8
+	for shift < 14 && 65535<<shift < max(p.RecvBufferMax, p.RecvBuffer) {
+		shift++
+	}
+	return shift
+}
+
 func (c *Conn) init(now Time, cfg Config) {
 	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep}
 	s := &c.snd
@@ -158,10 +176,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.quick = 16
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
-		// The shift lets the largest buffer be advertised.
-		for c.rcv.scale < 14 && 65535<<c.rcv.scale < max(c.p.RecvBufferMax, c.p.RecvBuffer) {
-			c.rcv.scale++
-		}
+		c.rcv.scale = c.p.WindowScale()
 	}
 	c.sb.init()
 	c.cwr.init(c)

@@ -607,7 +607,10 @@ const orphanRetries = 8
 // tsClock is the timestamp clock: RFC 7323 5.4: "between 1 ms and 1 sec per tick".
 func tsClock(now Time) uint32 { return uint32(now / Millisecond) }
 
-func (c *Conn) tsVal(now Time) uint32 { return tsClock(now) + c.snd.tsOffset }
+// Timestamp is the TSval that a connection with a Config.TSOffset sends now.
+func Timestamp(now Time, offset uint32) uint32 { return tsClock(now) + offset }
+
+func (c *Conn) tsVal(now Time) uint32 { return Timestamp(now, c.snd.tsOffset) }
 
 // rttOf takes the samples of an acknowledgement (RFC 6298 3, Karn's algorithm:
 // "RTT samples MUST NOT be made using segments that were retransmitted", unless

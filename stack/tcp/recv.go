@@ -99,7 +99,9 @@ func (c *Conn) synSent(now Time, s *Segment) {
 // synAcked notes that our SYN is acknowledged.
 func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.snd.una = ack
-	if c.timers.backoff == 0 {
+	// Of a SYN that was sent again, or that a cookie stood for, only timestamps
+	// tell the round-trip time.
+	if c.timers.backoff == 0 && c.snd.lastData != 0 {
 		c.rtt.sample(now, now-c.snd.lastData, c.p)
 		c.rcv.drs.rtt = c.rtt.srtt
 	} else if c.tsOK && s.TSEcr != 0 {

@@ -292,8 +292,8 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 
 // unsent is the number of bytes that were written and never sent.
 func (c *Conn) unsent() int {
-	if c.snd.finSent {
-		return 0 // SND.NXT is past the FIN
+	if c.snd.finSent || c.state == Closed {
+		return 0 // SND.NXT is past the FIN, or the queue is gone
 	}
 	return int(c.dataEnd() - c.snd.nxt)
 }

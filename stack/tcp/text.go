@@ -194,10 +194,16 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 		return
 	}
 	d := Time(int32(c.tsVal(now)-s.TSEcr)) * Millisecond
-	if d <= 0 {
-		d = Millisecond
-	}
 	q := &c.rcv.drs
+	if d <= Millisecond {
+		// The timestamp clock is too coarse to say more than "at most this". On
+		// a path of microseconds, what the handshake measured is nearer: a
+		// buffer for the bandwidth of a whole millisecond falls out of the cache.
+		if q.rtt == 0 || q.rtt > Millisecond {
+			q.rtt = Millisecond
+		}
+		return
+	}
 	if q.rtt == 0 || d < q.rtt {
 		q.rtt = d
 	} else {

@@ -82,3 +82,6 @@ func (w *Waiter) ack(now Time, out *Segment) {
 		out.HasTS, out.TSVal, out.TSEcr = true, tsClock(now)+w.tsOffset, w.tsRecent
 	}
 }
+
+// RcvNxt is the next number that was expected.
+func (w *Waiter) RcvNxt() Seq { return w.rcvNxt }

@@ -1,0 +1,91 @@
+package resolve
+
+import (
+	"container/list"
+	"sync"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+const (
+	// maxTTL: RFC 8767 4 wants a cap on the order of days to weeks; a stub, which can
+	// always ask its server again, is better off with less.
+	maxTTL = 24 * time.Hour
+	// maxNegativeTTL: RFC 2308 5: "values of one to three hours have been found to
+	// work well".
+	maxNegativeTTL = 3 * time.Hour
+)
+
+type cacheKey struct {
+	name string // rooted, in lower case
+	typ  dnsmessage.Type
+}
+
+type cacheEntry struct {
+	key     cacheKey
+	ans     *answer // shared by all that get it, so only read
+	expires time.Time
+}
+
+// A cache keeps answers, positive and negative, until their time to live ends. When it is
+// full, the one that was not used for the longest time goes.
+type cache struct {
+	max int
+
+	mu      sync.Mutex
+	entries map[cacheKey]*list.Element
+	recent  list.List // of *cacheEntry, the last used in front
+}
+
+func newCache(max int) *cache {
+	return &cache{max: max, entries: make(map[cacheKey]*list.Element)}
+}
+
+// get returns the answer for key, or nil. A nil cache is empty.
+func (c *cache) get(key cacheKey, now time.Time) *answer {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	el, ok := c.entries[key]
+	if !ok {
+		return nil
+	}
+	e := el.Value.(*cacheEntry)
+	if !now.Before(e.expires) {
+		c.recent.Remove(el)
+		delete(c.entries, key)
+		return nil
+	}
+	c.recent.MoveToFront(el)
+	return e.ans
+}
+
+// put keeps ans for its time to live, if that is not zero.
+func (c *cache) put(key cacheKey, ans *answer, now time.Time) {
+	ttl := min(ans.ttl, maxTTL)
+	if ans.notFound {
+		ttl = min(ttl, maxNegativeTTL)
+	}
+	// RFC 1035 3.2.1: "Zero values are interpreted to mean that the RR can only be
+	// used for the transaction in progress, and should not be cached."
+	if c == nil || ttl <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := &cacheEntry{key: key, ans: ans, expires: now.Add(ttl)}
+	if el, ok := c.entries[key]; ok {
+		el.Value = e
+		c.recent.MoveToFront(el)
+		return
+	}
+	c.entries[key] = c.recent.PushFront(e)
+	for c.recent.Len() > c.max {
+		oldest := c.recent.Back()
+		delete(c.entries, oldest.Value.(*cacheEntry).key)
+		c.recent.Remove(oldest)
+	}
+}

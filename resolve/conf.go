@@ -1,0 +1,92 @@
+package resolve
+
+import (
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits of resolv.conf(5), which caps silently.
+const (
+	maxServers  = 3
+	maxNdots    = 15
+	maxTimeout  = 30 // seconds
+	maxAttempts = 5
+
+	serverPort = 53
+)
+
+// ParseResolvConf reads the form of /etc/resolv.conf, see resolv.conf(5): the
+// keywords nameserver, domain, search and options, of which it knows ndots,
+// timeout, attempts, rotate, single-request, use-vc and trust-ad. What it does
+// not know is passed over, as the system's resolvers do. The error, if any, is
+// the reader's. A file without servers gives a Config without servers: that the
+// host itself is meant by it, as the man page says, is for the caller to add.
+func ParseResolvConf(r io.Reader) (Config, error) {
+	var cfg Config
+	err := eachLine(r, func(line string) {
+		if strings.HasPrefix(line, ";") || strings.HasPrefix(line, "#") {
+			return
+		}
+		if f := fields(line); len(f) > 1 {
+			cfg.keyword(f[0], f[1:])
+		} else if len(f) == 1 && f[0] == "search" {
+			cfg.Search = nil
+		}
+	})
+	return cfg, err
+}
+
+func (cfg *Config) keyword(keyword string, args []string) {
+	switch keyword {
+	case "nameserver":
+		addr, err := netip.ParseAddr(args[0])
+		if err == nil && len(cfg.Servers) < maxServers {
+			cfg.Servers = append(cfg.Servers, netip.AddrPortFrom(addr, serverPort))
+		}
+	case "domain":
+		// "The domain and search keywords are mutually exclusive. If more than one
+		// instance of these keywords is present, the last instance wins."
+		cfg.Search = []string{rooted(args[0])}
+	case "search":
+		cfg.Search = nil
+		for _, name := range args {
+			if name = rooted(name); name != "." {
+				cfg.Search = append(cfg.Search, name)
+			}
+		}
+	case "options":
+		for _, option := range args {
+			cfg.option(option)
+		}
+	}
+}
+
+func (cfg *Config) option(option string) {
+	name, value, hasValue := strings.Cut(option, ":")
+	n, err := strconv.Atoi(value)
+	if hasValue && err != nil {
+		return
+	}
+	switch {
+	case name == "ndots" && hasValue:
+		cfg.Ndots = min(n, maxNdots)
+		if n <= 0 {
+			cfg.Ndots = -1 // none, where zero means the default
+		}
+	case name == "timeout" && hasValue:
+		cfg.Timeout = time.Duration(max(1, min(n, maxTimeout))) * time.Second
+	case name == "attempts" && hasValue:
+		cfg.Attempts = max(1, min(n, maxAttempts))
+	case name == "rotate":
+		cfg.Rotate = true
+	case name == "single-request", name == "single-request-reopen":
+		cfg.SingleRequest = true
+	case name == "use-vc", name == "usevc", name == "tcp": // Linux, FreeBSD, OpenBSD
+		cfg.UseTCP = true
+	case name == "trust-ad":
+		cfg.TrustAD = true
+	}
+}

@@ -1,0 +1,260 @@
+package resolve
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// The differential test puts the same questions to this package and to net, whose
+// resolvers both speak with one server on 127.0.0.1, over UDP and TCP of the kernel.
+
+// systemConfig is the configuration that net's resolver reads from this machine.
+func systemConfig(t *testing.T) Config {
+	t.Helper()
+	var cfg Config
+	if f, err := os.Open("/etc/resolv.conf"); err == nil {
+		cfg, err = ParseResolvConf(f)
+		f.Close()
+		require.NoError(t, err)
+	}
+	if len(cfg.Servers) == 0 {
+		cfg.Servers = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53"), netip.MustParseAddrPort("[::1]:53")}
+	}
+	if len(cfg.Search) == 0 {
+		hostname, err := os.Hostname()
+		require.NoError(t, err)
+		if _, domain, ok := strings.Cut(hostname, "."); ok && domain != "" {
+			cfg.Search = []string{domain}
+		}
+	}
+	if f, err := os.Open("/etc/hosts"); err == nil {
+		cfg.Hosts, err = ParseHosts(f)
+		f.Close()
+		require.NoError(t, err)
+	}
+	return cfg
+}
+
+// A lookuper is what net.Resolver and Resolver have in common.
+type lookuper interface {
+	LookupHost(ctx context.Context, host string) ([]string, error)
+	LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error)
+	LookupIP(ctx context.Context, network, host string) ([]net.IP, error)
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	LookupPort(ctx context.Context, network, service string) (int, error)
+	LookupCNAME(ctx context.Context, host string) (string, error)
+	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
+	LookupMX(ctx context.Context, name string) ([]*net.MX, error)
+	LookupNS(ctx context.Context, name string) ([]*net.NS, error)
+	LookupTXT(ctx context.Context, name string) ([]string, error)
+	LookupAddr(ctx context.Context, addr string) ([]string, error)
+}
+
+var (
+	_ lookuper = (*net.Resolver)(nil)
+	_ lookuper = (*Resolver)(nil)
+)
+
+func diffZone() zone {
+	big := []dnsmessage.ResourceBody{}
+	for i := range 100 {
+		big = append(big, &dnsmessage.TXTResource{TXT: []string{fmt.Sprint(i, strings.Repeat("x", 200))}})
+	}
+	return zone{
+		"host.test.":              {a("192.0.2.80"), aaaa("2001:db8::80")},
+		"four.test.":              {a("192.0.2.4")},
+		"six.test.":               {aaaa("2001:db8::6")},
+		"mapped.test.":            {aaaa("::ffff:192.0.2.6")},
+		"many.test.":              {a("192.0.2.1"), a("192.0.2.2"), a("192.0.2.3")},
+		"alias.test.":             {cname("host.test.")},
+		"alias2.test.":            {cname("alias.test.")},
+		"dangling.test.":          {cname("nowhere.test.")},
+		"empty.test.":             {},
+		"mail.test.":              {mx(20, "b.test."), mx(10, "a.test."), mx(30, "192.0.2.1."), mx(0, ".")},
+		"badmail.test.":           {mx(10, "a b.test."), mx(20, "ok.test.")},
+		"_sip._tcp.test.":         {srv(2, 0, "two.test."), srv(1, 5, "one.test.")},
+		"srv.test.":               {srv(1, 1, "one.test."), srv(2, 1, "-bad.test.")},
+		"txt.test.":               {&dnsmessage.TXTResource{TXT: []string{"a", "b c"}}, &dnsmessage.TXTResource{TXT: []string{""}}},
+		"big.test.":               big,
+		"test.":                   {&dnsmessage.NSResource{NS: mustName("ns1.test.")}, &dnsmessage.NSResource{NS: mustName("ns2.test.")}},
+		"1.2.0.192.in-addr.arpa.": {&dnsmessage.PTRResource{PTR: mustName("host.test.")}, &dnsmessage.PTRResource{PTR: mustName("Other.test.")}},
+		"9.2.0.192.in-addr.arpa.": {&dnsmessage.PTRResource{PTR: mustName("b@d.test.")}},
+		"6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.": {&dnsmessage.PTRResource{PTR: mustName("six.test.")}},
+	}
+}
+
+// diffHandler serves the zone, big answers by TCP, and misbehaves for some names.
+func diffHandler() handler {
+	z := diffZone()
+	return func(network string, query []byte) [][]byte {
+		_, q := parseQuery(query)
+		switch lower(q.Name.String()) {
+		case "servfail.test.":
+			return failing(dnsmessage.RCodeServerFailure)(network, query)
+		case "refused.test.":
+			return failing(dnsmessage.RCodeRefused)(network, query)
+		case "lame.test.":
+			m := respond(query)
+			m.RecursionAvailable, m.Additionals = false, nil
+			return [][]byte{pack(m)}
+		case "malformed.test.":
+			m := respond(query)
+			m.Header.RCode, m.Additionals = dnsmessage.RCodeSuccess, nil
+			b := pack(m)
+			b[7] = 1 // one answer, which is not there
+			return [][]byte{b}
+		}
+		m := respond(query)
+		z.resolve(m)
+		if b := pack(m); network == "tcp" || len(b) <= ednsSize {
+			return [][]byte{b}
+		}
+		m.Truncated, m.Answers = true, nil
+		return [][]byte{pack(m)}
+	}
+}
+
+// outcome is what of a result is compared.
+type outcome struct {
+	value any
+	text  string
+	dns   net.DNSError
+	kind  string
+	is    []bool
+}
+
+func outcomeOf(value any, err error) outcome {
+	o := outcome{value: value, kind: fmt.Sprintf("%T", err)}
+	if err != nil {
+		o.text = err.Error()
+		var e *net.DNSError
+		if errors.As(err, &e) {
+			o.dns = *e
+			o.dns.UnwrapErr = nil // compared by errors.Is
+		}
+		for _, target := range []error{context.Canceled, context.DeadlineExceeded, os.ErrDeadlineExceeded} {
+			o.is = append(o.is, errors.Is(err, target))
+		}
+	}
+	return o
+}
+
+// sorted: net asks for A and AAAA at the same time and sorts what arrives first before
+// what arrives last, so that without sources the order of families varies.
+func sorted[T any](s []T, err error) ([]T, error) {
+	slices.SortFunc(s, func(a, b T) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	return s, err
+}
+
+func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
+	address := listen(t, diffHandler())
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	cfg := systemConfig(t)
+	cfg.Dial = dial
+	theirs, ours := &net.Resolver{PreferGo: true, Dial: dial}, New(cfg)
+
+	hosts := []string{
+		"host.test.", "HOST.Test.", "four.test.", "six.test.", "mapped.test.", "many.test.", "alias.test.", "alias2.test.",
+		"dangling.test.", "empty.test.", "nowhere.test.", "nowhere", "host.test", "Four.test", "",
+		"servfail.test.", "refused.test.", "lame.test.", "malformed.test.",
+		"192.0.2.1", "::1", "::", "::ffff:192.0.2.1", "fe80::1%eth0", "192.0.2.256", "1.2", "0x7f.1", "127.1",
+		"-bad.test", "a..b", ".", "a b.test", "é.test", strings.Repeat("a", 64) + ".test.", long(254), "b" + long(254),
+	}
+	for name := range cfg.Hosts.byName { // whatever this machine has
+		hosts = append(hosts, name)
+	}
+	ctx := t.Context()
+	compareAll := func(what string, lookup func(r lookuper) (any, error)) {
+		t.Helper()
+		require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), what)
+	}
+	for _, host := range hosts {
+		compareAll("LookupHost "+host, func(r lookuper) (any, error) { return sorted(r.LookupHost(ctx, host)) })
+		compareAll("LookupIPAddr "+host, func(r lookuper) (any, error) { return sorted(r.LookupIPAddr(ctx, host)) })
+		for _, network := range []string{"ip", "ip4", "ip6", "tcp", ""} {
+			compareAll("LookupIP "+network+host, func(r lookuper) (any, error) { return sorted(r.LookupIP(ctx, network, host)) })
+			compareAll("LookupNetIP "+network+host, func(r lookuper) (any, error) { return sorted(r.LookupNetIP(ctx, network, host)) })
+		}
+		// Asking for the records of a chain of aliases, net returns either of two names.
+		if host != "alias2.test." {
+			compareAll("LookupCNAME "+host, func(r lookuper) (any, error) { return r.LookupCNAME(ctx, host) })
+		}
+	}
+	for _, name := range append(hosts, "mail.test.", "badmail.test.", "txt.test.", "big.test.", "test.", "srv.test.") {
+		if isLocalhost(name) {
+			continue // net asks the server
+		}
+		compareAll("LookupMX "+name, func(r lookuper) (any, error) { return r.LookupMX(ctx, name) })
+		compareAll("LookupNS "+name, func(r lookuper) (any, error) { return r.LookupNS(ctx, name) })
+		compareAll("LookupTXT "+name, func(r lookuper) (any, error) { return r.LookupTXT(ctx, name) })
+		compareAll("LookupSRV "+name, func(r lookuper) (any, error) {
+			cname, srvs, err := r.LookupSRV(ctx, "", "", name)
+			return []any{cname, srvs}, err
+		})
+	}
+	for _, service := range []string{"sip", "ssh"} {
+		compareAll("LookupSRV "+service, func(r lookuper) (any, error) {
+			cname, srvs, err := r.LookupSRV(ctx, service, "tcp", "test.")
+			return []any{cname, srvs}, err
+		})
+	}
+	for _, addr := range []string{
+		"192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "192.0.2.9", "2001:db8::6", "fe80::1%eth0", "127.0.0.1", "::1", "host.test", "", "192.0.2",
+	} {
+		compareAll("LookupAddr "+addr, func(r lookuper) (any, error) { return r.LookupAddr(ctx, addr) })
+	}
+	ports(t, theirs, ours)
+}
+
+func ports(t *testing.T, theirs, ours lookuper) {
+	t.Helper()
+	for _, network := range []string{"tcp", "tcp4", "udp", "udp6", "ip", "", "bogus"} {
+		for _, service := range []string{
+			"", "0", "80", "65535", "65536", "-1", "+1", "-", "+", "1073741823", "1073741824", "4294967296", "99999999999x", "1 2",
+			"http", "HTTP", "https", "ssh", "domain", "smtp", "ftp", "telnet", "pop3s", "imaps", "nosuchservice", "http ",
+		} {
+			want, wantErr := theirs.LookupPort(t.Context(), network, service)
+			got, gotErr := ours.LookupPort(t.Context(), network, service)
+			if wantErr != nil && gotErr == nil {
+				// net knows no more than what this machine's /etc/services has.
+				require.ErrorContains(t, wantErr, "unknown port")
+				require.Contains(t, []string{"http", "https", "ssh", "domain", "smtp", "ftp", "telnet", "pop3s", "imaps"}, lower(service))
+				continue
+			}
+			require.Equal(t, outcomeOf(want, wantErr), outcomeOf(got, gotErr), "LookupPort %q %q", network, service)
+		}
+	}
+}
+
+func TestACanceledLookupFailsAsInNet(t *testing.T) {
+	address := listen(t, silent)
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	cfg := systemConfig(t)
+	cfg.Dial = dial
+	theirs, ours := &net.Resolver{PreferGo: true, Dial: dial}, New(cfg)
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	expired, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	for _, ctx := range []context.Context{canceled, expired} {
+		want := outcomeOf(theirs.LookupIPAddr(ctx, "host.test."))
+		require.Equal(t, want, outcomeOf(ours.LookupIPAddr(ctx, "host.test.")))
+	}
+}

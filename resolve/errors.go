@@ -1,0 +1,85 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+// A failure is why a lookup failed, before it is wrapped in a *net.DNSError. The
+// texts are those of package net, which programs compare.
+type failure struct {
+	text      string
+	notFound  bool
+	temporary bool
+}
+
+func (f *failure) Error() string { return f.text }
+
+var (
+	errNoSuchHost          = &failure{text: "no such host", notFound: true}
+	errUnknownPort         = &failure{text: "unknown port", notFound: true}
+	errLameReferral        = &failure{text: "lame referral"}
+	errCannotMarshal       = &failure{text: "cannot marshal DNS message"}
+	errCannotUnmarshal     = &failure{text: "cannot unmarshal DNS message"}
+	errInvalidResponse     = &failure{text: "invalid DNS response"}
+	errMisbehaving         = &failure{text: "server misbehaving"}
+	errMisbehavingForNow   = &failure{text: "server misbehaving", temporary: true}
+	errMalformedRecords    = &failure{text: "DNS response contained records which contain invalid names"}
+	errInvalidSRVName      = &failure{text: "SRV header name is invalid"}
+	errUnrecognizedAddress = &failure{text: "unrecognized address"}
+	errUnknownNetwork      = &failure{text: "unknown network"}
+
+	// These two do not leave the package: the message is no response to our query;
+	// it is, but for the case of the name.
+	errNotOurs  = &failure{text: "not a response to the query"}
+	errCaseLost = &failure{text: "case of the question not echoed"}
+)
+
+// dnsError wraps err as net does. The server is "" if none was involved.
+func dnsError(err error, name, server string) *net.DNSError {
+	e := &net.DNSError{Err: err.Error(), Name: name, Server: server}
+	switch err {
+	case context.Canceled:
+		e.Err, e.UnwrapErr = "operation was canceled", err
+		return e
+	case context.DeadlineExceeded:
+		e.Err, e.UnwrapErr = "i/o timeout", err
+		e.IsTimeout, e.IsTemporary = true, true
+		return e
+	}
+	switch err := err.(type) {
+	case *failure:
+		e.IsNotFound, e.IsTemporary = err.notFound, err.temporary
+		return e
+	case *net.OpError:
+		// A server that cannot be reached now may be later.
+		e.IsTimeout, e.IsTemporary = err.Timeout(), true
+	case interface {
+		Timeout() bool
+		Temporary() bool
+	}:
+		e.IsTimeout, e.IsTemporary = err.Timeout(), err.Temporary()
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		e.UnwrapErr = err
+	}
+	return e
+}
+
+// isNotFound reports whether err says that there is no such name or record, as
+// opposed to nobody having been able to say.
+func isNotFound(err error) bool {
+	var e *net.DNSError
+	return errors.As(err, &e) && e.IsNotFound
+}
+
+// named returns err, a *net.DNSError that was just made, as one about name: callers
+// are told about the name they gave, not about one made of it by the search list.
+func named(err error, name string) error {
+	var e *net.DNSError
+	if errors.As(err, &e) {
+		e.Name = name
+	}
+	return err
+}

@@ -1,0 +1,318 @@
+package resolve
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+const (
+	// ednsSize is the UDP payload that is announced: 1280 octets, which every IPv6 link
+	// carries whole (RFC 8200 section 5), less the headers. Fragments get lost or forged.
+	ednsSize = 1232
+	// readSize is what a server that does not care about ednsSize may send.
+	readSize = 4096
+
+	headerLen = 12
+)
+
+// A dialect is how to speak with a server: what it does not understand is left out.
+type dialect struct {
+	edns  bool // with an OPT record
+	mixed bool // with the case of the name mixed at random
+}
+
+// query asks the servers in turn, until one can say what there is or that there is
+// nothing. Its errors are of type *net.DNSError.
+func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type) (*answer, error) {
+	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
+	if len(r.servers) == 0 {
+		return nil, dnsError(errNoSuchHost, name.String(), "")
+	}
+	first := 0
+	if r.cfg.Rotate {
+		first = int((r.turn.Add(1) - 1) % uint32(len(r.servers)))
+	}
+	var last error
+	for range r.cfg.Attempts {
+		for i := range r.servers {
+			s := r.servers[(first+i)%len(r.servers)]
+			rep, err := r.exchange(ctx, s, q)
+			if cause := done(ctx); cause != nil && err != nil {
+				return nil, dnsError(cause, name.String(), s.addr)
+			}
+			var ans *answer
+			if err == nil {
+				ans, err = rep.judge(q)
+			}
+			if err == nil {
+				ans.server = s.addr
+				return ans, nil
+			}
+			last = dnsError(err, name.String(), s.addr)
+		}
+	}
+	return nil, last
+}
+
+// done is ctx.Err, except that a deadline has passed as soon as it is reached: a
+// connection with the same deadline may have noticed before.
+func done(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// exchange asks one server one question, by UDP, and by TCP if the answer is truncated.
+func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question) (*reply, error) {
+	d := dialect{edns: !s.noEDNS.Load(), mixed: !s.losesCase.Load()}
+	if !r.cfg.UseTCP {
+		rep, err := r.converse(ctx, "udp", s, q, &d)
+		// RFC 2181 9: "When a DNS client receives a reply with TC set, it should ignore
+		// that response, and query again, using a mechanism, such as a TCP connection,
+		// that will permit larger replies."
+		if err != nil || !rep.truncated {
+			return rep, err
+		}
+	}
+	return r.converse(ctx, "tcp", s, q, &d)
+}
+
+// converse asks over one network within the timeout, and gives up on what the
+// server turns out not to speak. What worked in the end is remembered.
+func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect) (*reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	for {
+		rep, err := r.roundTrip(ctx, network, s, q, *d)
+		switch {
+		case err == errCaseLost:
+			// A forger who got as far as this has to guess the new ID and the new
+			// port as well.
+			d.mixed = false
+			continue
+		case err != nil:
+			return nil, err
+		case d.edns && (rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented):
+			// RFC 6891 7: "Responders that choose not to implement the protocol
+			// extensions [...] MUST respond with a return code (RCODE) of FORMERR to
+			// messages containing an OPT record"; some older ones say NOTIMP.
+			d.edns = false
+			continue
+		case rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented:
+			return rep, nil // the OPT record was not the reason
+		}
+		if !d.edns {
+			s.noEDNS.Store(true)
+		}
+		if !d.mixed {
+			s.losesCase.Store(true)
+		}
+		return rep, nil
+	}
+}
+
+// roundTrip sends one query over a new connection, which makes for a new port, and
+// waits for its response.
+func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q dnsmessage.Question, d dialect) (*reply, error) {
+	msg, err := r.newQuery(q, d)
+	if err != nil {
+		return nil, errCannotMarshal
+	}
+	c, err := r.cfg.Dial(ctx, network, s.addr)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		c.SetDeadline(deadline)
+	}
+	// A deadline in the past wakes a Read or a Write that waits.
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	_, isPacket := c.(net.PacketConn)
+	if !isPacket {
+		return streamRoundTrip(c, msg, q)
+	}
+	if _, err := c.Write(msg[2:]); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, readSize)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return nil, err
+		}
+		rep, err := readResponse(buf[:n], msg[2:], q)
+		switch {
+		case err == errNotOurs:
+			// RFC 5452 9.1: responses MUST match the ID, name, class and type of the
+			// query. This one is forged or late; the true one may still come.
+			continue
+		case err == errCaseLost && !d.mixed:
+			// The case of the caller's own name carries no secret.
+			return readBody(buf[:n], q)
+		}
+		return rep, err
+	}
+}
+
+// streamRoundTrip sends the query and reads its response over TCP. RFC 1035 4.2.2:
+// "The message is prefixed with a two byte length field".
+func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, error) {
+	// RFC 7766 8: the length and the message should be "passed to the TCP layer at the
+	// same time".
+	if _, err := c.Write(msg); err != nil {
+		return nil, err
+	}
+	var length [2]byte
+	if _, err := io.ReadFull(c, length[:]); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, binary.BigEndian.Uint16(length[:]))
+	if _, err := io.ReadFull(c, buf); err != nil {
+		return nil, err
+	}
+	rep, err := readResponse(buf, msg[2:], q)
+	switch err {
+	case errNotOurs:
+		return nil, errInvalidResponse
+	case errCaseLost:
+		// Nobody forges a TCP stream by guessing the case of a name.
+		return readBody(buf, q)
+	}
+	return rep, err
+}
+
+// newQuery returns the message that asks q, after two bytes for its length.
+func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
+	if d.mixed {
+		q.Name = r.mixCase(q.Name)
+	}
+	b := dnsmessage.NewBuilder(make([]byte, 2, 2+512), dnsmessage.Header{
+		ID: uint16(r.cfg.Rand()), RecursionDesired: true, AuthenticData: r.cfg.TrustAD,
+	})
+	if err := b.StartQuestions(); err != nil {
+		return nil, err
+	}
+	if err := b.Question(q); err != nil {
+		return nil, err
+	}
+	if d.edns {
+		var rh dnsmessage.ResourceHeader
+		if err := rh.SetEDNS0(ednsSize, dnsmessage.RCodeSuccess, false); err != nil {
+			return nil, err
+		}
+		if err := b.StartAdditionals(); err != nil {
+			return nil, err
+		}
+		if err := b.OPTResource(rh, dnsmessage.OPTResource{}); err != nil {
+			return nil, err
+		}
+	}
+	msg, err := b.Finish()
+	if err != nil {
+		return nil, err
+	}
+	binary.BigEndian.PutUint16(msg, uint16(len(msg)-2))
+	return msg, nil
+}
+
+// mixCase flips the letters of a name at random: "Use of Bit 0x20 in DNS Labels to
+// Improve Transaction Identity", draft-vixie-dnsext-dns0x20. A forger has to
+// guess one more bit per letter.
+func (r *Resolver) mixCase(name dnsmessage.Name) dnsmessage.Name {
+	var coins uint64
+	left := 0
+	for i := range name.Length {
+		c := name.Data[i] | 0x20
+		if c < 'a' || c > 'z' {
+			continue
+		}
+		if left == 0 {
+			coins, left = r.cfg.Rand(), 64
+		}
+		name.Data[i] ^= byte(coins&1) << 5
+		coins >>= 1
+		left--
+	}
+	return name
+}
+
+// readResponse reads msg as the response to query, which asks q, perhaps with another
+// case. The error is errNotOurs if it is none, errCaseLost if it is but for the case,
+// and another one if it is malformed. The question in msg gets back the case of q,
+// which the names that are compressed by it share.
+func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
+	var p dnsmessage.Parser
+	h, err := p.Start(msg)
+	if err != nil || !h.Response || h.ID != binary.BigEndian.Uint16(query) {
+		return nil, errNotOurs
+	}
+	if binary.BigEndian.Uint16(msg[4:]) == 0 {
+		if h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented {
+			// A server that could not read the query need not have copied its question.
+			return &reply{rcode: h.RCode}, nil
+		}
+		return nil, errNotOurs
+	}
+	end := headerLen + questionLen(q)
+	if len(msg) < end || !bytes.Equal(msg[headerLen:end], query[headerLen:end]) {
+		got, err := p.Question()
+		if err != nil || got.Type != q.Type || got.Class != q.Class || !equalFold(&got.Name, &q.Name) {
+			return nil, errNotOurs
+		}
+		return nil, errCaseLost
+	}
+	for i, c := range q.Name.Data[:q.Name.Length] {
+		// On the wire each letter stands one byte further: lengths take the
+		// places of the dots, the first one comes before all.
+		if c != '.' {
+			msg[headerLen+1+i] = c
+		}
+	}
+	return readBody(msg, q)
+}
+
+// readBody reads a message that is the response to q.
+func readBody(msg []byte, q dnsmessage.Question) (*reply, error) {
+	var p dnsmessage.Parser
+	h, err := p.Start(msg)
+	if err != nil {
+		return nil, errCannotUnmarshal
+	}
+	if err := p.SkipQuestion(); err != nil {
+		return nil, errCannotUnmarshal
+	}
+	// RFC 9619: a QDCOUNT greater than 1 makes no sense.
+	if err := p.SkipQuestion(); err != dnsmessage.ErrSectionDone {
+		return nil, errInvalidResponse
+	}
+	rep, err := parseReply(&p, h, q)
+	if err != nil && h.Truncated {
+		// Some servers cut in the middle of a record. Over UDP this leads to TCP; over
+		// TCP it leads nowhere.
+		return &reply{truncated: true, rcode: dnsmessage.RCodeServerFailure}, nil
+	}
+	return rep, err
+}
+
+// questionLen is the length of q on the wire, where names are one byte longer than in
+// presentation form but for the root, which is one byte in both.
+func questionLen(q dnsmessage.Question) int {
+	const typeAndClass = 4
+	if q.Name.Length == 1 {
+		return 1 + typeAndClass
+	}
+	return int(q.Name.Length) + 1 + typeAndClass
+}

@@ -1,0 +1,241 @@
+package resolve
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// LookupHost returns the addresses of host, in the order in which to try them. Those of
+// the hosts file keep its order. A literal is its own address.
+func (r *Resolver) LookupHost(ctx context.Context, host string) ([]string, error) {
+	if host == "" {
+		return nil, dnsError(errNoSuchHost, host, "")
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return []string{host}, nil
+	}
+	addrs, _ := r.cfg.Hosts.Addrs(host)
+	if len(addrs) == 0 {
+		var err error
+		if addrs, _, err = r.lookupAddrs(ctx, "ip", host); err != nil {
+			return nil, err
+		}
+		for i, a := range addrs {
+			addrs[i] = a.Unmap()
+		}
+	}
+	names := make([]string, len(addrs))
+	for i, a := range addrs {
+		names[i] = a.String()
+	}
+	return names, nil
+}
+
+// LookupIPAddr returns the addresses of host, in the order in which to try them.
+func (r *Resolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	return r.lookupIPAddr(ctx, "ip", host)
+}
+
+// LookupIP returns the addresses of host that are of the network, "ip", "ip4" or
+// "ip6", in the order in which to try them. Another network is a
+// net.UnknownNetworkError; a host that is known locally, but has no address of
+// the network, is a *net.AddrError.
+func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP, error) {
+	switch network {
+	case "ip", "ip4", "ip6":
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	addrs, err := r.lookupIPAddr(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	if len(addrs) == 1 && addrs[0].IP.Equal(net.IPv6unspecified) {
+		// As in net: where "::" cannot be dialed, 0.0.0.0 may be.
+		addrs = append(addrs, net.IPAddr{IP: net.IPv4zero})
+	}
+	ips := make([]net.IP, 0, len(addrs))
+	for _, a := range addrs {
+		is4 := a.IP.To4() != nil
+		if network == "ip" || is4 == (network == "ip4") {
+			ips = append(ips, a.IP)
+		}
+	}
+	if len(ips) == 0 {
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: host}
+	}
+	return ips, nil
+}
+
+// LookupNetIP is LookupIP for netip. As in net, zones are lost, and IPv4 addresses
+// that are literals or from the hosts file have their IPv4-mapped IPv6 form, those
+// from a server do not: netip.Addr.Unmap makes them the same.
+func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	ips, err := r.LookupIP(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.Addr, 0, len(ips))
+	for _, ip := range ips {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs, nil
+}
+
+func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]net.IPAddr, error) {
+	if host == "" {
+		return nil, dnsError(errNoSuchHost, host, "")
+	}
+	addrs, err := []netip.Addr(nil), error(nil)
+	if a, bad := netip.ParseAddr(host); bad == nil {
+		addrs = []netip.Addr{mapped(a)}
+	} else if addrs, _, err = r.lookupAddrs(ctx, network, host); err != nil {
+		if cause := done(ctx); cause != nil && !isNotFound(err) {
+			// It is the caller who gave up, not the server that was asked just then.
+			err = dnsError(cause, host, "")
+		}
+		return nil, err
+	}
+	ips := make([]net.IPAddr, len(addrs))
+	for i, a := range addrs {
+		ips[i] = net.IPAddr{IP: a.AsSlice(), Zone: a.Zone()}
+	}
+	return ips, nil
+}
+
+// lookupAddrs returns the addresses of a name and its canonical name. The network is
+// "ip", "ip4" or "ip6"; what is known locally is returned whatever it is. IPv4
+// addresses that are known locally have their IPv4-mapped form.
+func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]netip.Addr, string, error) {
+	if addrs, canonical := r.local(host); len(addrs) > 0 {
+		return addrs, canonical, nil
+	}
+	answers, err := r.search(ctx, host, r.addrTypes(network)...)
+	if err != nil {
+		return nil, "", err
+	}
+	addrs, canonical := addrsOf(answers)
+	r.order(addrs)
+	return addrs, canonical, nil
+}
+
+// local returns the addresses of a name that is in the hosts file or a localhost name.
+func (r *Resolver) local(host string) (addrs []netip.Addr, canonical string) {
+	addrs, canonical = r.cfg.Hosts.Addrs(host)
+	if len(addrs) == 0 && isLocalhost(host) && isDomainName(host) {
+		// RFC 6761 6.3: "Name resolution APIs and libraries SHOULD recognize
+		// localhost names as special and SHOULD always return the IP loopback
+		// address for address queries".
+		v4, v6 := r.families()
+		if v4 {
+			addrs = append(addrs, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+		}
+		if v6 {
+			addrs = append(addrs, netip.IPv6Loopback())
+		}
+		canonical = lower(absName(host))
+	}
+	for i, a := range addrs {
+		addrs[i] = mapped(a)
+	}
+	r.order(addrs)
+	return addrs, canonical
+}
+
+// addrTypes returns the types of the records to ask for.
+func (r *Resolver) addrTypes(network string) []dnsmessage.Type {
+	v4, v6 := network == "ip4", network == "ip6"
+	if !v4 && !v6 {
+		v4, v6 = r.families()
+	}
+	types := make([]dnsmessage.Type, 0, 3)
+	if v4 {
+		types = append(types, dnsmessage.TypeA)
+	}
+	if v6 {
+		types = append(types, dnsmessage.TypeAAAA)
+	}
+	return types
+}
+
+// addrsOf returns the addresses in the answers, and the name that has them.
+func addrsOf(answers []*answer) (addrs []netip.Addr, canonical string) {
+	for _, ans := range answers {
+		if ans == nil {
+			continue
+		}
+		n := len(addrs)
+		for _, rr := range ans.records {
+			switch body := rr.Body.(type) {
+			case *dnsmessage.AResource:
+				addrs = append(addrs, netip.AddrFrom4(body.A))
+			case *dnsmessage.AAAAResource:
+				addrs = append(addrs, netip.AddrFrom16(body.AAAA))
+			}
+		}
+		if canonical == "" && len(addrs) > n {
+			canonical = ans.canonical.String()
+		}
+	}
+	return addrs, canonical
+}
+
+// mapped returns the IPv4-mapped form of an IPv4 address, and any other as it is.
+func mapped(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.AddrFrom16(a.As16())
+	}
+	return a
+}
+
+// LookupCNAME returns the canonical name of host: what it is called after its aliases
+// are followed. A host without aliases that has addresses is its own canonical
+// name.
+func (r *Resolver) LookupCNAME(ctx context.Context, host string) (string, error) {
+	cname, err := r.canonicalName(ctx, host)
+	if err != nil {
+		return "", err
+	}
+	if !isDomainName(cname) {
+		return "", dnsError(errMalformedRecords, host, "")
+	}
+	return cname, nil
+}
+
+func (r *Resolver) canonicalName(ctx context.Context, host string) (string, error) {
+	if addrs, canonical := r.local(host); len(addrs) > 0 {
+		return canonical, nil
+	}
+	answers, err := r.search(ctx, host, append(r.addrTypes("ip"), dnsmessage.TypeCNAME)...)
+	if err != nil {
+		return "", err
+	}
+	if _, canonical := addrsOf(answers); canonical != "" {
+		return canonical, nil
+	}
+	// An alias of something without addresses: it has a name all the same.
+	alias := answers[len(answers)-1]
+	seen := make([]string, 0, 4)
+	for {
+		target := alias.records[0].Body.(*dnsmessage.CNAMEResource).CNAME.String()
+		// RFC 1034 3.6.2: "CNAME loops signalled as an error".
+		if slices.Contains(seen, lower(target)) || len(seen) == maxChain {
+			return "", dnsError(errNoSuchHost, host, alias.server)
+		}
+		seen = append(seen, lower(target))
+		next, err := r.ask(ctx, target, dnsmessage.TypeCNAME)
+		if err != nil {
+			if !isNotFound(err) {
+				return "", named(err, host)
+			}
+			return target, nil
+		}
+		alias = next
+	}
+}

@@ -1,0 +1,152 @@
+package resolve
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPolicyTable(t *testing.T) {
+	// RFC 6724 2.1
+	for addr, want := range map[string][2]uint8{
+		"::1": {50, 0}, "2001:db8::1": {40, 1}, "::": {1, 3}, "::192.0.2.1": {1, 3},
+		"192.0.2.1": {35, 4}, "127.0.0.1": {35, 4}, "::ffff:192.0.2.1": {35, 4},
+		"2002:c000:201::1": {30, 2}, "2001::1": {5, 5}, "2001:0:ffff::1": {5, 5}, "2001:1::1": {40, 1},
+		"fc00::1": {3, 13}, "fdff::1": {3, 13}, "fec0::1": {1, 11}, "3ffe::1": {1, 12},
+		"fe80::1": {40, 1}, "ff02::1": {40, 1},
+	} {
+		p := policyOf(netip.MustParseAddr(addr))
+		require.Equal(t, want, [2]uint8{p.precedence, p.label}, addr)
+	}
+}
+
+func TestScopes(t *testing.T) {
+	for addr, want := range map[string]uint8{
+		"127.0.0.1": scopeLinkLocal, "169.254.1.1": scopeLinkLocal, "::ffff:169.254.1.1": scopeLinkLocal,
+		"::1": scopeLinkLocal, "fe80::1": scopeLinkLocal, "fe80::1%eth0": scopeLinkLocal,
+		// RFC 6724 3.2: "addresses in private ranges" have global scope.
+		"10.0.0.1": scopeGlobal, "192.168.0.1": scopeGlobal, "192.0.2.1": scopeGlobal,
+		"2001:db8::1": scopeGlobal, "fc00::1": scopeGlobal,
+		"fec0::1": scopeSiteLocal, "feff::1": scopeSiteLocal,
+		"ff01::1": 1, "ff02::1": 2, "ff05::1": 5, "ff0e::1": 14,
+	} {
+		require.Equal(t, want, scopeOf(netip.MustParseAddr(addr)), addr)
+	}
+}
+
+func TestCommonPrefixLen(t *testing.T) {
+	for _, tt := range []struct {
+		s, d string
+		want int
+	}{
+		{"2001:db8::1", "2001:db8::1", 64},
+		{"2001:db8:0:0:1::", "2001:db8::", 64},
+		{"2001:db8:0:1::", "2001:db8::", 63},
+		{"2001:db8::", "3001:db8::", 3},
+		{"8000::", "::1", 0},
+		{"2001:db8::", "192.0.2.1", 0},
+		{"192.0.2.1", "192.0.2.1", 0},
+	} {
+		require.Equal(t, tt.want, commonPrefixLen(netip.MustParseAddr(tt.s), netip.MustParseAddr(tt.d)), "%s %s", tt.s, tt.d)
+	}
+}
+
+// A pair is an address and the source address that goes with it, "" if there is none.
+type pair struct{ dst, src string }
+
+func TestTheRulesOfRFC6724(t *testing.T) {
+	for name, tt := range map[string]struct{ better, worse pair }{
+		// The examples of section 10.2, and one pair for each rule.
+		"rule 1: unreachable": {
+			pair{"192.0.2.1", "192.0.2.9"}, pair{"2001:db8::1", ""}},
+		"rule 2: matching scope": {
+			pair{"198.51.100.121", "198.51.100.117"}, pair{"2001:db8:1::1", "fe80::1"}},
+		"rule 2: link-local IPv4 source": {
+			pair{"2001:db8:1::1", "2001:db8:1::2"}, pair{"198.51.100.121", "169.254.13.78"}},
+		"rule 5: matching label": {
+			pair{"2001:db8:1::1", "2001:db8:1::2"}, pair{"2002:c633:6401::1", "2001:db8:1::2"}},
+		"rule 5: 6to4 from 6to4": {
+			pair{"2002:c633:6401::1", "2002:c633:6401::2"}, pair{"2001:db8:1::1", "2002:c633:6401::2"}},
+		"rule 6: IPv6 over IPv4": {
+			pair{"2001:db8:1::1", "2001:db8:1::2"}, pair{"10.1.2.3", "10.1.2.4"}},
+		"rule 6: native over 6to4": {
+			pair{"2001:db8:1::1", "2001:db8:1::2"}, pair{"2002:c633:6401::1", "2002:c633:6401::2"}},
+		"rule 6: IPv4 over unique local": {
+			pair{"192.0.2.1", "192.0.2.9"}, pair{"fc00::1", "fc00::2"}},
+		"rule 8: smaller scope": {
+			pair{"fe80::1", "fe80::2"}, pair{"2001:db8:1::1", "2001:db8:1::2"}},
+		"rule 9: longest prefix": {
+			pair{"2001:db8:1::1", "2001:db8:1::2"}, pair{"2001:db8:3ffe::1", "2001:db8:3f44::2"}},
+		"rule 9: the other way": {
+			pair{"2001:db8:3ffe::1", "2001:db8:3f44::2"}, pair{"2001:dba::1", "2001:db8:3f44::2"}},
+	} {
+		a, b := tt.better.destination(), tt.worse.destination()
+		require.Negative(t, compare(a, b), name)
+		require.Positive(t, compare(b, a), name)
+	}
+	for name, tt := range map[string]struct{ a, b pair }{
+		"rule 1: neither is reachable": {pair{"2001:db8::1", ""}, pair{"192.0.2.1", ""}},
+		"rule 9 is not for IPv4":       {pair{"192.0.2.1", "192.0.2.9"}, pair{"203.0.113.1", "192.0.2.9"}},
+		"rule 10":                      {pair{"2001:db8::1", "2001:db8::9"}, pair{"2001:db8::2", "2001:db8::9"}},
+	} {
+		a, b := tt.a.destination(), tt.b.destination()
+		require.Zero(t, compare(a, b), name)
+		require.Zero(t, compare(b, a), name)
+	}
+}
+
+func (p pair) destination() destination {
+	var src netip.Addr
+	if p.src != "" {
+		src = netip.MustParseAddr(p.src)
+	}
+	return newDestination(netip.MustParseAddr(p.dst), src)
+}
+
+func TestTheOrderDoesNotDependOnTheFormOfAddresses(t *testing.T) {
+	srcs := map[netip.Addr]netip.Addr{
+		netip.MustParseAddr("192.0.2.1"):    netip.MustParseAddr("192.0.2.9"),
+		netip.MustParseAddr("203.0.113.1"):  netip.MustParseAddr("192.0.2.9"),
+		netip.MustParseAddr("2001:db8::1"):  netip.MustParseAddr("2001:db8::9"),
+		netip.MustParseAddr("fe80::1%eth0"): netip.MustParseAddr("fe80::9"),
+		netip.MustParseAddr("2001:db9::1"):  {},
+	}
+	r := New(Config{Source: func(dst netip.Addr) netip.Addr {
+		src, ok := srcs[dst]
+		require.True(t, ok, "asked about %s", dst)
+		return src
+	}})
+	addrs := []netip.Addr{
+		netip.MustParseAddr("2001:db9::1"), netip.MustParseAddr("::ffff:203.0.113.1"), netip.MustParseAddr("192.0.2.1"),
+		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::1%eth0"),
+	}
+	want := []netip.Addr{addrs[4], addrs[3], addrs[1], addrs[2], addrs[0]}
+	r.order(addrs)
+	require.Equal(t, want, addrs)
+}
+
+func TestCompareIsAnOrder(t *testing.T) {
+	// A strict weak order in each family, where sorting gives one result whatever the input.
+	var all []destination
+	for _, dst := range []string{"2001:db8::1", "2001:db8:1::1", "fe80::1", "::1", "fc00::1", "2002::1", "2001::1", "fec0::1", "3ffe::1", "::5"} {
+		for _, src := range []string{"", "2001:db8::2", "fe80::2", "fc00::2", "2002::2", "::1"} {
+			all = append(all, pair{dst, src}.destination())
+		}
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 20000 {
+		a, b, c := all[rng.IntN(len(all))], all[rng.IntN(len(all))], all[rng.IntN(len(all))]
+		require.Equal(t, sign(compare(a, b)), -sign(compare(b, a)))
+		if compare(a, b) <= 0 && compare(b, c) <= 0 {
+			require.LessOrEqual(t, compare(a, c), 0)
+		}
+	}
+	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	slices.SortStableFunc(all, compare)
+	require.True(t, slices.IsSortedFunc(all, compare))
+}
+
+func sign(n int) int { return max(-1, min(n, 1)) }

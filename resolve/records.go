@@ -1,0 +1,177 @@
+package resolve
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// LookupSRV returns the SRV records of a service: those of _service._proto.name, or
+// of name itself if service and proto are both empty, and the name that has them.
+// They are in the order in which to try them, which is random among equals:
+// RFC 2782. If some of their targets are not valid names these are left out, and
+// an error is returned beside the rest.
+func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
+	target := name
+	if service != "" || proto != "" {
+		target = "_" + service + "._" + proto + "." + name
+	}
+	ans, err := r.lookup(ctx, target, dnsmessage.TypeSRV)
+	if err != nil {
+		return "", nil, err
+	}
+	cname := ans.canonical.String()
+	if !isDomainName(cname) {
+		return "", nil, dnsError(errInvalidSRVName, name, "")
+	}
+	srvs := make([]*net.SRV, 0, len(ans.records))
+	for _, rr := range ans.records {
+		body := rr.Body.(*dnsmessage.SRVResource)
+		if host := body.Target.String(); isDomainName(host) {
+			srvs = append(srvs, &net.SRV{Target: host, Port: body.Port, Priority: body.Priority, Weight: body.Weight})
+		}
+	}
+	r.sortSRV(srvs)
+	return cname, srvs, malformed(name, len(ans.records), len(srvs))
+}
+
+// sortSRV puts records in the order of RFC 2782: "lowest-numbered priority" first,
+// those of one priority at random by their weights.
+func (r *Resolver) sortSRV(srvs []*net.SRV) {
+	// "arrange all SRV RRs (that have not been ordered yet) in any order, except that
+	// all those with weight 0 are placed at the beginning of the list."
+	slices.SortStableFunc(srvs, func(a, b *net.SRV) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Weight, b.Weight))
+	})
+	for len(srvs) > 0 {
+		n, sum := 0, 0
+		for n < len(srvs) && srvs[n].Priority == srvs[0].Priority {
+			sum += int(srvs[n].Weight)
+			n++
+		}
+		for group := srvs[:n]; len(group) > 1; group = group[1:] {
+			// "choose a uniform random number between 0 and the sum computed
+			// (inclusive), and select the RR whose running sum value is the first in
+			// the selected order which is greater than or equal to the random number".
+			pick, running, at := r.intn(sum+1), 0, 0
+			for at = range group {
+				if running += int(group[at].Weight); running >= pick {
+					break
+				}
+			}
+			chosen := group[at]
+			copy(group[1:at+1], group[:at]) // the others keep their order: weight 0 first
+			group[0] = chosen
+			sum -= int(chosen.Weight)
+		}
+		srvs = srvs[n:]
+	}
+}
+
+// LookupMX returns the MX records of a name, the most preferred first, and in random
+// order among equals: RFC 5321 section 5.1. Their hosts are names, or, against the
+// rules, addresses. If some are neither these are left out, and an error is
+// returned beside the rest.
+func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	ans, err := r.lookup(ctx, name, dnsmessage.TypeMX)
+	if err != nil {
+		return nil, err
+	}
+	mxs := make([]*net.MX, 0, len(ans.records))
+	for _, rr := range ans.records {
+		body := rr.Body.(*dnsmessage.MXResource)
+		host := body.MX.String()
+		if !isDomainName(host) {
+			// Addresses are seen in the wild, as names with a final dot.
+			if a, err := netip.ParseAddr(strings.TrimSuffix(host, ".")); err != nil || a.Zone() != "" {
+				continue
+			}
+		}
+		mxs = append(mxs, &net.MX{Host: host, Pref: body.Pref})
+	}
+	// RFC 5321 5.1: "the sender-SMTP MUST randomize them to spread the load across
+	// multiple mail exchangers".
+	for i := range mxs {
+		j := r.intn(i + 1)
+		mxs[i], mxs[j] = mxs[j], mxs[i]
+	}
+	slices.SortStableFunc(mxs, func(a, b *net.MX) int { return cmp.Compare(a.Pref, b.Pref) })
+	return mxs, malformed(name, len(ans.records), len(mxs))
+}
+
+// LookupNS returns the NS records of a name. If some of their hosts are not valid names
+// these are left out, and an error is returned beside the rest.
+func (r *Resolver) LookupNS(ctx context.Context, name string) ([]*net.NS, error) {
+	ans, err := r.lookup(ctx, name, dnsmessage.TypeNS)
+	if err != nil {
+		return nil, err
+	}
+	nss := make([]*net.NS, 0, len(ans.records))
+	for _, rr := range ans.records {
+		if host := rr.Body.(*dnsmessage.NSResource).NS.String(); isDomainName(host) {
+			nss = append(nss, &net.NS{Host: host})
+		}
+	}
+	return nss, malformed(name, len(ans.records), len(nss))
+}
+
+// LookupTXT returns the TXT records of a name. The strings of one record are joined.
+func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	ans, err := r.lookup(ctx, name, dnsmessage.TypeTXT)
+	if err != nil {
+		return nil, err
+	}
+	txts := make([]string, 0, len(ans.records))
+	for _, rr := range ans.records {
+		txts = append(txts, strings.Join(rr.Body.(*dnsmessage.TXTResource).TXT, ""))
+	}
+	return txts, nil
+}
+
+// LookupAddr returns the names of an address, which is a literal: those of the hosts
+// file, or else those that the DNS has. If some are not valid names these are
+// left out, and an error is returned beside the rest.
+func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	a, err := netip.ParseAddr(addr)
+	if err != nil {
+		return nil, dnsError(errUnrecognizedAddress, addr, "")
+	}
+	names := r.cfg.Hosts.Names(a)
+	if len(names) == 0 {
+		if a.Zone() != "" {
+			return nil, dnsError(errUnrecognizedAddress, addr, "")
+		}
+		ans, err := r.lookup(ctx, reverseName(a), dnsmessage.TypePTR)
+		if err != nil {
+			return nil, err
+		}
+		for _, rr := range ans.records {
+			names = append(names, rr.Body.(*dnsmessage.PTRResource).PTR.String())
+		}
+	}
+	total := len(names)
+	names = slices.DeleteFunc(names, func(name string) bool { return !isDomainName(name) })
+	return names, malformed(addr, total, len(names))
+}
+
+// lookup asks for records of one type.
+func (r *Resolver) lookup(ctx context.Context, name string, typ dnsmessage.Type) (*answer, error) {
+	answers, err := r.search(ctx, name, typ)
+	if err != nil {
+		return nil, err
+	}
+	return answers[0], nil
+}
+
+// malformed returns the error for a lookup that left records out, nil if none.
+func malformed(name string, total, kept int) error {
+	if kept == total {
+		return nil
+	}
+	return dnsError(errMalformedRecords, name, "")
+}

@@ -1,0 +1,193 @@
+package resolve
+
+import (
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// maxChain is the length of the longest chain of aliases that is followed, within
+// one message or by asking again. It bounds what a loop costs.
+const maxChain = 16
+
+// A reply is what of a response message the resolver acts on.
+type reply struct {
+	truncated bool
+	rcode     dnsmessage.RCode // with its extended part
+	aa, ra    bool
+	records   []dnsmessage.Resource // answers of the type asked for, and CNAMEs
+	answers   int                   // records in the answer section, of any type
+	hasNS     bool                  // in the authority section
+	hasSOA    bool                  // in the authority section
+	negTTL    time.Duration         // of the SOA
+	hasExtra  bool                  // anything in the additional section
+}
+
+// An answer is what a name turned out to mean.
+type answer struct {
+	server    string
+	notFound  bool                  // there is no such name, or no such record
+	canonical dnsmessage.Name       // the name at the end of the aliases
+	records   []dnsmessage.Resource // the records of that name, of the type asked for
+	ttl       time.Duration
+	aliases   int // that were followed
+	// dangling: the aliases end in a name about which the message says nothing.
+	dangling bool
+}
+
+// parseReply reads the rest of a message after its question section.
+func parseReply(p *dnsmessage.Parser, h dnsmessage.Header, q dnsmessage.Question) (*reply, error) {
+	rep := &reply{truncated: h.Truncated, rcode: h.RCode, aa: h.Authoritative, ra: h.RecursionAvailable}
+	for {
+		rh, err := p.AnswerHeader()
+		if err == dnsmessage.ErrSectionDone {
+			break
+		}
+		if err != nil {
+			return nil, errCannotUnmarshal
+		}
+		rep.answers++
+		if rh.Class != dnsmessage.ClassINET || rh.Type != q.Type && rh.Type != dnsmessage.TypeCNAME {
+			if err := p.SkipAnswer(); err != nil {
+				return nil, errCannotUnmarshal
+			}
+			continue
+		}
+		rr, err := p.Answer()
+		if err != nil {
+			return nil, errCannotUnmarshal
+		}
+		rep.records = append(rep.records, rr)
+	}
+	rep.parseRest(p, h)
+	return rep, nil
+}
+
+// parseRest reads the authority and additional sections. They only help to judge the
+// answer, so that what is malformed in them ends the reading and nothing else.
+func (rep *reply) parseRest(p *dnsmessage.Parser, h dnsmessage.Header) {
+	for {
+		rh, err := p.AuthorityHeader()
+		if err == dnsmessage.ErrSectionDone {
+			break
+		}
+		if err != nil {
+			return
+		}
+		switch rh.Type {
+		case dnsmessage.TypeSOA:
+			soa, err := p.SOAResource()
+			if err != nil {
+				return
+			}
+			// RFC 2308 5: the TTL "is taken from the minimum of the SOA.MINIMUM field
+			// and SOA's TTL."
+			rep.hasSOA, rep.negTTL = true, min(ttlOf(rh.TTL), ttlOf(soa.MinTTL))
+			continue
+		case dnsmessage.TypeNS:
+			rep.hasNS = true
+		}
+		if err := p.SkipAuthority(); err != nil {
+			return
+		}
+	}
+	for {
+		rh, err := p.AdditionalHeader()
+		if err != nil {
+			return
+		}
+		rep.hasExtra = true
+		if rh.Type == dnsmessage.TypeOPT {
+			rep.rcode = rh.ExtendedRCode(h.RCode)
+		}
+		if err := p.SkipAdditional(); err != nil {
+			return
+		}
+	}
+}
+
+// ttlOf: RFC 2181 8: "Implementations should treat TTL values received with the
+// most significant bit set as if the entire value received was zero."
+func ttlOf(seconds uint32) time.Duration {
+	if seconds>>31 != 0 {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// judge decides what the reply says about q. An error means that it says nothing, and
+// that another server may.
+func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
+	switch rep.rcode {
+	case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
+	case dnsmessage.RCodeServerFailure:
+		return nil, errMisbehavingForNow
+	default:
+		// Nothing else makes sense for a question like ours.
+		return nil, errMisbehaving
+	}
+	ans := rep.follow(q)
+	switch {
+	case rep.rcode == dnsmessage.RCodeNameError:
+		// RFC 2308 2.1: NXDOMAIN is about the last name of the aliases.
+		ans.notFound, ans.dangling = true, false
+	case len(ans.records) > 0:
+		return ans, nil
+	case rep.isLame():
+		return nil, errLameReferral
+	default:
+		ans.notFound = true
+	}
+	ans.records = nil
+	switch {
+	case ans.dangling: // the TTL is that of the aliases
+	case rep.hasSOA:
+		ans.ttl = min(ans.ttl, rep.negTTL)
+	default:
+		// RFC 2308 5: negative responses "without SOA records SHOULD NOT be cached".
+		ans.ttl = 0
+	}
+	return ans, nil
+}
+
+// isLame reports whether the reply, without any answer, is a referral from a server that
+// does not recurse, or an empty one that a server gives about what it does not
+// serve. Neither says that there are no records.
+func (rep *reply) isLame() bool {
+	if rep.answers > 0 || rep.aa || rep.ra || rep.hasSOA {
+		return false
+	}
+	return rep.hasNS || !rep.hasExtra
+}
+
+// follow goes along the aliases from the name of q and collects the records of the
+// last one. Records of other names are not answers to q, whoever sent them.
+func (rep *reply) follow(q dnsmessage.Question) *answer {
+	ans := &answer{canonical: q.Name, ttl: maxTTL}
+	for ans.aliases < maxChain {
+		var alias *dnsmessage.Resource
+		for i := range rep.records {
+			rr := &rep.records[i]
+			switch {
+			case !equalFold(&rr.Header.Name, &ans.canonical):
+			case rr.Header.Type == q.Type:
+				ans.records = append(ans.records, *rr)
+				ans.ttl = min(ans.ttl, ttlOf(rr.Header.TTL))
+			default:
+				alias = rr
+			}
+		}
+		if len(ans.records) > 0 || alias == nil {
+			break
+		}
+		// RFC 1034 3.6.2: the query is restarted "at the domain name specified in the
+		// data field of the CNAME record".
+		ans.canonical = alias.Body.(*dnsmessage.CNAMEResource).CNAME
+		ans.ttl = min(ans.ttl, ttlOf(alias.Header.TTL))
+		ans.aliases++
+	}
+	// RFC 2308 2.2: where there is no data for the last name, an SOA record says so.
+	// Without one the server may just not have gone on.
+	ans.dangling = ans.aliases > 0 && len(ans.records) == 0 && !rep.hasSOA
+	return ans
+}

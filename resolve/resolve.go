@@ -1,0 +1,170 @@
+// Package resolve turns names into addresses, and services into ports, for a host
+// whose network is not the kernel's.
+//
+// A Resolver is a complete stub resolver in the sense of RFC 1034 section 5.3.1.
+// It knows IP literals, the localhost names, a hosts file and the well-known
+// services by itself, and asks recursive name servers for the rest, over
+// connections made by a function that it is given. It has the methods of
+// net.Resolver with the same results and the same errors: every failure is a
+// *net.DNSError, except that a wrong argument is a *net.AddrError or a
+// net.UnknownNetworkError where net says so.
+//
+// A Resolver shares nothing with another one, nor with package net. It holds no
+// goroutine between calls, and all that a call starts ends with the call, so that
+// it can be used in a testing/synctest bubble.
+package resolve
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Defaults of Config.
+const (
+	defaultNdots     = 1
+	defaultTimeout   = 5 * time.Second
+	defaultAttempts  = 2
+	defaultCacheSize = 256
+)
+
+// Config says how a Resolver finds its answers. The zero value knows only
+// literals, localhost and the services.
+type Config struct {
+	// Servers are the recursive name servers, in the order in which they are
+	// asked. Without any, names that are not known locally do not exist.
+	Servers []netip.AddrPort
+	// Search are the domains that are appended to names that do not end in a dot.
+	Search []string
+	// Ndots is how many dots a name needs to be tried as it is before the
+	// search list; 1 if zero, none if negative.
+	Ndots int
+	// Timeout limits each try at each server, and once more its TCP part when
+	// the answer by UDP is truncated; 5 s if not positive.
+	Timeout time.Duration
+	// Attempts is how often the list of servers is gone through; 2 if not positive.
+	Attempts int
+	// Rotate starts each query at the next server of the list.
+	Rotate bool
+	// SingleRequest asks for A and AAAA one after the other, not at the same time.
+	SingleRequest bool
+	// UseTCP asks by TCP only.
+	UseTCP bool
+	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: it tells the
+	// server that the AD bit in answers is understood.
+	TrustAD bool
+	// Hosts are names that are known without asking. They come first.
+	Hosts Hosts
+	// CacheSize is the greatest number of answers to keep for their time to
+	// live; 256 if zero, none if negative.
+	CacheSize int
+
+	// Dial connects to a server: network is "udp" or "tcp", address an IP literal
+	// with a port number. A Conn that is also a net.PacketConn carries bare
+	// messages (RFC 1035 section 4.2.1), and must receive only what the server
+	// sent; any other carries messages after their length (section 4.2.2). Each
+	// UDP connection should have an unpredictable port (RFC 5452 section 9.2).
+	// Dial must return soon after ctx is done. If nil, no server is asked.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Families reports which address families the host has. Addresses of a
+	// family that it does not have are not asked for unless the caller wants
+	// just that family. If nil, or when it reports none, it has both.
+	Families func() (v4, v6 bool)
+	// Source returns the address from which the host would send to dst, or the
+	// zero Addr if it cannot. Addresses are put in the order of RFC 6724 by it. If
+	// nil, they stay in the order of the answers, IPv4 first.
+	Source func(dst netip.Addr) netip.Addr
+	// Rand returns 64 random bits, for IDs, the case of names, and the order of
+	// equal records. It is called from several goroutines at the same time. If
+	// nil, the bits come from crypto/rand; whatever replaces it outside of tests
+	// must be as hard to predict.
+	Rand func() uint64
+}
+
+// A Resolver looks up names and numbers. It is made by New, and its methods may
+// be called by several goroutines at the same time.
+type Resolver struct {
+	cfg     Config
+	servers []*server
+	turn    atomic.Uint32 // with cfg.Rotate: where the next query begins
+	cache   *cache        // nil if off
+}
+
+// A server is a recursive name server and what was learned about it.
+type server struct {
+	addr string
+	// noEDNS: it refused a query with an OPT record and took the same one without.
+	noEDNS atomic.Bool
+	// losesCase: it does not echo the case of the question.
+	losesCase atomic.Bool
+}
+
+// New returns a Resolver for cfg, whose slices and Hosts are copied.
+func New(cfg Config) *Resolver {
+	switch {
+	case cfg.Ndots == 0:
+		cfg.Ndots = defaultNdots
+	case cfg.Ndots < 0:
+		cfg.Ndots = 0
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.Attempts <= 0 {
+		cfg.Attempts = defaultAttempts
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = defaultCacheSize
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = random
+	}
+	search := make([]string, 0, len(cfg.Search))
+	for _, domain := range cfg.Search {
+		if domain = rooted(domain); domain != "." {
+			search = append(search, domain)
+		}
+	}
+	cfg.Search = search
+	cfg.Hosts = cfg.Hosts.clone()
+	cfg.Servers = slices.Clone(cfg.Servers)
+
+	r := &Resolver{cfg: cfg}
+	if cfg.CacheSize > 0 {
+		r.cache = newCache(cfg.CacheSize)
+	}
+	if cfg.Dial != nil {
+		for _, addr := range cfg.Servers {
+			r.servers = append(r.servers, &server{addr: addr.String()})
+		}
+	}
+	return r
+}
+
+func random() uint64 {
+	var b [8]byte
+	rand.Read(b[:]) // crypto/rand never returns an error
+	return binary.NativeEndian.Uint64(b[:])
+}
+
+// intn returns a random number in [0, n), n > 0. The bias is below 2^-32 for
+// the sums of 16-bit weights that it is used for.
+func (r *Resolver) intn(n int) int {
+	return int(r.cfg.Rand() % uint64(n))
+}
+
+// families reports which families to ask for when the caller takes any.
+func (r *Resolver) families() (v4, v6 bool) {
+	if r.cfg.Families != nil {
+		v4, v6 = r.cfg.Families()
+	}
+	if !v4 && !v6 {
+		return true, true
+	}
+	return v4, v6
+}

@@ -1,0 +1,125 @@
+package resolve
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// search asks for records of each of the types, under the names that the search list
+// makes of name, until one of these has any. It returns what there is of each
+// type, nil where there is nothing, under that name. Its errors are of type
+// *net.DNSError and speak of name.
+func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.Type) ([]*answer, error) {
+	if !isDomainName(name) {
+		return nil, dnsError(errNoSuchHost, name, "")
+	}
+	var err error
+	for _, fqdn := range r.candidates(name) {
+		answers, e := r.askAll(ctx, fqdn, types)
+		if e == nil {
+			return answers, nil
+		}
+		// The name as it was given is the one that the caller means.
+		if err == nil || fqdn == rooted(name) {
+			err = e
+		}
+		if cause := done(ctx); cause != nil {
+			// The list was not gone through: nothing is known not to exist.
+			if err = e; isNotFound(e) {
+				err = dnsError(cause, name, "")
+			}
+			break
+		}
+	}
+	if err == nil { // there was nothing that may be asked
+		err = dnsError(errNoSuchHost, name, "")
+	}
+	return nil, named(err, name)
+}
+
+// askAll asks for all types at the same time. It fails if there is not one answer.
+func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.Type) ([]*answer, error) {
+	answers := make([]*answer, len(types))
+	errs := make([]error, len(types))
+	if r.cfg.SingleRequest {
+		for i := range types {
+			answers[i], errs[i] = r.ask(ctx, fqdn, types[i])
+		}
+	} else {
+		ended := make(chan struct{})
+		last := len(types) - 1
+		for i := range last {
+			go func() {
+				answers[i], errs[i] = r.ask(ctx, fqdn, types[i])
+				ended <- struct{}{}
+			}()
+		}
+		answers[last], errs[last] = r.ask(ctx, fqdn, types[last])
+		for range last {
+			<-ended
+		}
+	}
+	var err error
+	for i, ans := range answers {
+		if ans != nil {
+			return answers, nil
+		}
+		// That nobody could say for one type outweighs that there is nothing of another.
+		if err == nil || isNotFound(err) {
+			err = errs[i]
+		}
+	}
+	return nil, err
+}
+
+// ask asks for one type of records of one rooted name, from the cache if it can. What
+// it returns is shared, and has at least one record.
+func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*answer, error) {
+	name, err := dnsmessage.NewName(fqdn)
+	if err != nil {
+		return nil, dnsError(errCannotMarshal, fqdn, "")
+	}
+	key := cacheKey{lower(fqdn), typ}
+	ans := r.cache.get(key, time.Now())
+	if ans == nil {
+		if err := done(ctx); err != nil {
+			return nil, dnsError(err, fqdn, "")
+		}
+		if ans, err = r.chase(ctx, name, typ); err != nil {
+			return nil, err
+		}
+		r.cache.put(key, ans, time.Now())
+	}
+	if ans.notFound {
+		return nil, dnsError(errNoSuchHost, fqdn, ans.server)
+	}
+	if ans.aliases == 0 && ans.canonical != name {
+		// It was asked for in another case before. A name that is its own canonical
+		// name is so in the case in which it was given.
+		own := *ans
+		own.canonical = name
+		ans = &own
+	}
+	return ans, nil
+}
+
+// chase queries for name, and for the names that its aliases lead to when the servers
+// do not go there by themselves.
+func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type) (*answer, error) {
+	ans, err := r.query(ctx, name, typ)
+	// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR
+	// and go to step 1". A loop ends as one without data.
+	for err == nil && ans.dangling && ans.aliases < maxChain && !neverAsked(ans.canonical.String()) {
+		before := ans
+		if ans, err = r.query(ctx, before.canonical, typ); err == nil {
+			ans.ttl = min(ans.ttl, before.ttl)
+			ans.aliases += before.aliases
+		}
+	}
+	if err == nil && ans.dangling {
+		ans.ttl = 0 // nobody said for how long there is nothing
+	}
+	return ans, err
+}

@@ -1,0 +1,38 @@
+//go:build !race
+
+// The race detector makes sync.Pool forget at random.
+
+package stack
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+func TestADatagramCostsNoAllocationEitherWay(t *testing.T) {
+	for name, cfg := range map[string]nic.PipeConfig{"offloads": {}, "plain": {NoTxChecksum: true}, "IP": {Medium: nic.IP}} {
+		a, b := twoHosts(t, cfg)
+		u, v := openUDP(t, a, "0.0.0.0:1"), openUDP(t, b, "0.0.0.0:1")
+		buf := make([]byte, 1400)
+		there, back := addrPort("192.0.2.2:1"), addrPort("192.0.2.1:1")
+		round := func() {
+			if _, err := u.WriteTo(buf, there, SendOptions{}); err != nil {
+				t.Error(err)
+			}
+			if _, _, _, _, err := v.ReadFrom(buf); err != nil {
+				t.Error(err)
+			}
+			if _, err := v.WriteTo(buf, back, SendOptions{}); err != nil {
+				t.Error(err)
+			}
+			if _, _, _, _, err := u.ReadFrom(buf); err != nil {
+				t.Error(err)
+			}
+		}
+		round()
+		require.Zero(t, testing.AllocsPerRun(200, round), name)
+	}
+}

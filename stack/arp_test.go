@@ -1,0 +1,330 @@
+package stack
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const whoHas2 = "02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP who-has 192.0.2.2 tell 192.0.2.1"
+
+// sendTo2 has the host send a numbered datagram to 192.0.2.2.
+func sendTo2(t *testing.T, u *UDP, text string) {
+	t.Helper()
+	_, err := u.WriteTo([]byte(text), addrPort("192.0.2.2:9"), SendOptions{})
+	require.NoError(t, err)
+}
+
+// payloads returns the UDP payloads among frames.
+func payloads(frames [][]byte) (texts []string) {
+	for _, f := range frames {
+		_, p, _ := wire.ParseEthernet(f)
+		if h, p, r := wire.ParseIPv4(p); r == wire.OK && h.Proto == wire.ProtoUDP {
+			_, p, _ = wire.ParseUDP(p)
+			texts = append(texts, string(p))
+		}
+	}
+	return texts
+}
+
+func arpCount(frames [][]byte) (n int) {
+	for _, f := range frames {
+		if h, _, r := wire.ParseEthernet(f); r == wire.OK && h.Type == wire.EtherTypeARP {
+			n++
+		}
+	}
+	return n
+}
+
+func TestAnAddressIsAnnouncedWhenItsLinkComesUp(t *testing.T) {
+	_, p := hostAndPeer(t)
+	require.Equal(t, []string{"02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP announce 192.0.2.1 is-at 02:00:00:00:00:0a"}, p.sent())
+}
+
+func TestPacketsWaitForTheirNeighbourAndLeaveInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		p.sent()
+		for _, text := range []string{"1", "2", "3"} {
+			sendTo2(t, u, text)
+		}
+		require.Equal(t, []string{whoHas2}, p.sent(), "one request, however many packets wait")
+		p.reply()
+		sendTo2(t, u, "4")
+		frames := p.take()
+		require.Equal(t, []string{"1", "2", "3", "4"}, payloads(frames))
+		for _, f := range frames {
+			h, _, _ := wire.ParseEthernet(f)
+			require.Equal(t, macB, h.Dst)
+			require.Len(t, f, wire.MinFrame, "short frames are padded")
+		}
+	})
+}
+
+func TestASilentNeighbourIsAskedThreeTimesASecondApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		require.NoError(t, u.Connect(addrPort("192.0.2.2:9")))
+		p.sent()
+		begin := time.Now()
+		_, err := u.Write([]byte("lost"))
+		require.NoError(t, err)
+		for i := range 3 {
+			synctest.Wait()
+			require.Equal(t, []string{whoHas2}, p.sent(), "request %d", i)
+			time.Sleep(time.Second)
+		}
+		_, _, _, _, err = u.ReadFrom(nil)
+		require.ErrorIs(t, err, syscall.EHOSTUNREACH)
+		require.Equal(t, 3*time.Second, time.Since(begin))
+		require.Empty(t, p.sent())
+		require.Equal(t, 1, dropped(s, dropUnreachableNeighbor))
+		require.Equal(t, "failed", s.Neighbors()[0].State)
+
+		_, err = u.Write([]byte("again"))
+		require.NoError(t, err, "the error is told once")
+		require.Equal(t, []string{whoHas2}, p.sent(), "and the next packet asks anew")
+		p.reply()
+		require.Equal(t, []string{"again"}, payloads(p.take()))
+	})
+}
+
+func TestTheQueueOfANeighbourIsBoundedAndKeepsTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		for i := range maxParked + 2 {
+			sendTo2(t, u, string(rune('A'+i)))
+		}
+		p.take()
+		p.reply()
+		got := payloads(p.take())
+		require.Len(t, got, maxParked)
+		require.Equal(t, "C", got[0])
+		require.Equal(t, 2, dropped(s, dropNeighborQueue))
+	})
+}
+
+func TestAStaleNeighbourIsVerifiedByUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "1")
+		p.reply()
+		p.take()
+		time.Sleep(29 * time.Second)
+		sendTo2(t, u, "2")
+		require.Zero(t, arpCount(p.take()), "fresh")
+
+		time.Sleep(time.Hour)
+		require.Empty(t, p.take(), "nobody sends: nobody asks")
+		require.Equal(t, "stale", s.Neighbors()[0].State)
+		sendTo2(t, u, "3")
+		require.Equal(t, []string{
+			"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP who-has 192.0.2.2 tell 192.0.2.1",
+		}, p.sent()[:1], "asked by unicast")
+		sendTo2(t, u, "4")
+		require.Equal(t, []string{"4"}, payloads(p.take()), "meanwhile it is still used")
+		p.reply()
+		time.Sleep(10 * time.Second)
+		require.Zero(t, arpCount(p.take()))
+		require.Equal(t, "reachable", s.Neighbors()[0].State)
+
+		// Once it has moved without a word, three probes tell.
+		time.Sleep(time.Minute)
+		sendTo2(t, u, "5")
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 3, arpCount(p.take()))
+		require.Equal(t, "failed", s.Neighbors()[0].State)
+		sendTo2(t, u, "6")
+		require.Equal(t, []string{whoHas2}, p.sent())
+	})
+}
+
+func TestProgressOfAnUpperLayerKeepsANeighbourFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "1")
+		p.reply()
+		path, err := s.route(addr("192.0.2.2"), netip.Addr{})
+		require.NoError(t, err)
+		for range 10 {
+			time.Sleep(20 * time.Second)
+			path.neigh.confirm(s.now())
+		}
+		p.take()
+		sendTo2(t, u, "2")
+		require.Equal(t, []string{"2"}, payloads(p.take()))
+		require.Zero(t, arpCount(p.take()))
+		(*neighbor)(nil).confirm(s.now())
+	})
+}
+
+func TestOnlyThoseWhoAskUsAreLearnt(t *testing.T) {
+	s, p := hostAndPeer(t)
+	p.sent()
+	macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+	// An answer that nobody asked for, and one more to somebody else.
+	p.reply()
+	require.Empty(t, s.Neighbors())
+	// A gratuitous request of somebody new.
+	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")})
+	require.Empty(t, s.Neighbors())
+	// A question to us.
+	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})
+	require.Equal(t, []string{"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP reply 192.0.2.1 is-at 02:00:00:00:00:0a"}, p.sent())
+	require.Len(t, s.Neighbors(), 1)
+	require.Equal(t, macB, s.Neighbors()[0].MAC)
+	// A gratuitous ARP updates what is known.
+	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macC, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")})
+	require.Equal(t, macC, s.Neighbors()[0].MAC)
+	// A question about somebody else is none of our business.
+	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.8"), TargetIP: addr("192.0.2.9")})
+	require.Len(t, s.Neighbors(), 1)
+	// A probe for our address is answered, though its sender has none.
+	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: netip.IPv4Unspecified(), TargetIP: addr("192.0.2.1")})
+	require.Equal(t, []string{"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP reply 192.0.2.1 is-at 02:00:00:00:00:0a"}, p.sent())
+	require.Len(t, s.Neighbors(), 1)
+}
+
+func TestImpossibleSendersAreNotLearnt(t *testing.T) {
+	s, p := hostAndPeer(t)
+	p.sent()
+	ask := wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")}
+	for _, change := range []func(*wire.ARP){
+		func(h *wire.ARP) { h.SenderIP = addr("224.0.0.1") },
+		func(h *wire.ARP) { h.SenderIP = addr("255.255.255.255") },
+		func(h *wire.ARP) { h.SenderIP = addr("127.0.0.1") },
+		func(h *wire.ARP) { h.SenderMAC = wire.MAC{} },
+		func(h *wire.ARP) { h.SenderMAC = macA },
+	} {
+		h := ask
+		change(&h)
+		p.arp(wire.Broadcast(), h)
+	}
+	require.Equal(t, 5, dropped(s, dropBadARPSender))
+	require.Empty(t, s.Neighbors())
+	require.Empty(t, p.sent())
+}
+
+func TestAnAddressIsDefendedOnceInTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		s, p := hostAndPeer(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		announcement := p.sent()
+		thief := wire.ARP{Op: wire.ARPReply, SenderMAC: macB, SenderIP: addr("192.0.2.1"), TargetMAC: macA, TargetIP: addr("192.0.2.7")}
+		for range 5 {
+			p.arp(wire.Broadcast(), thief)
+		}
+		require.Equal(t, announcement, p.sent())
+		time.Sleep(10 * time.Second)
+		p.arp(wire.Broadcast(), thief)
+		require.Equal(t, announcement, p.sent())
+		require.Equal(t, 6, dropped(s, dropAddressConflict))
+		require.Equal(t, 2, strings.Count(log.String(), "in use"))
+	})
+}
+
+func TestStaticNeighboursAreNeitherAskedNorChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t, func(c *Config) {
+			c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+		})
+		p.sent()
+		u := openUDP(t, s, "0.0.0.0:9")
+		time.Sleep(time.Hour)
+		sendTo2(t, u, "1")
+		require.Equal(t, []string{"1"}, payloads(p.take()))
+		p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: wire.MAC{2, 1}, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})
+		p.take()
+		s.FlushNeighbors()
+		sendTo2(t, u, "2")
+		require.Equal(t, []string{"2"}, payloads(p.take()))
+		require.Equal(t, []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB, State: "permanent"}}, s.Neighbors())
+
+		require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("192.0.2.2")}))
+		require.Empty(t, s.Neighbors())
+		sendTo2(t, u, "3")
+		require.Equal(t, []string{whoHas2}, p.sent())
+		// What waits leaves as soon as the address is told.
+		require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}))
+		require.Equal(t, []string{"3"}, payloads(p.take()))
+
+		require.Error(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("192.0.2.1"), MAC: macB}))
+		require.Error(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("224.0.0.1"), MAC: macB}))
+		require.Error(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: wire.Broadcast()}))
+		require.Error(t, s.SetNeighbor(Neighbor{NIC: "lo", Addr: addr("192.0.2.2"), MAC: macB}))
+	})
+}
+
+func TestFlushForgetsAndPathsFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "1")
+		p.reply()
+		s.FlushNeighbors()
+		require.Empty(t, s.Neighbors())
+		p.take()
+		sendTo2(t, u, "2")
+		require.Equal(t, []string{whoHas2}, p.sent())
+		p.reply()
+		require.Equal(t, []string{"2"}, payloads(p.take()))
+	})
+}
+
+func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, func(c *Config) {
+			c.NICs[0].Addrs = []netip.Prefix{prefix("192.0.2.1/24"), prefix("10.0.0.1/8")}
+		})
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "1")
+		p.reply()
+		// A scan over addresses that nobody has.
+		a := addr("10.0.0.2")
+		for range 3 * maxNeighbors {
+			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(a, 9), SendOptions{})
+			require.NoError(t, err)
+			a = a.Next()
+		}
+		require.Len(t, s.Neighbors(), maxNeighbors)
+		table := &s.ifaceNamed("eth0").neigh
+		table.mu.Lock()
+		require.LessOrEqual(t, table.nparked, maxParkedTotal)
+		table.mu.Unlock()
+		p.take()
+		sendTo2(t, u, "2")
+		require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
+		time.Sleep(time.Minute)
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		require.Empty(t, table.asking)
+		require.Zero(t, table.nparked)
+	})
+}
+
+func TestLookingANeighbourUpAllocatesNothing(t *testing.T) {
+	n := &neighbor{}
+	n.word.Store(packNeighbor(macB, neighReachable))
+	var got wire.MAC
+	var ok bool
+	require.Zero(t, testing.AllocsPerRun(100, func() { got, ok = n.lookup(tcp.Time(time.Second)) }))
+	require.True(t, ok)
+	require.Equal(t, macB, got)
+	_, ok = n.lookup(reachableTime)
+	require.False(t, ok)
+}

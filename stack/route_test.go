@@ -1,0 +1,206 @@
+package stack
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// slowLookup is the rule in its plainest form.
+func slowLookup(rs []Route, dst netip.Addr) (Route, bool) {
+	best := -1
+	for i, r := range rs {
+		if r.Dst.Contains(dst) && (best < 0 || r.Dst.Bits() > rs[best].Dst.Bits()) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return Route{}, false
+	}
+	return rs[best], true
+}
+
+func TestTheRouteTableAgreesWithASlowReference(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+	some := func() netip.Addr {
+		// Few values, so that prefixes nest and destinations hit them.
+		return netip.AddrFrom4([4]byte{10, byte(rnd.UintN(3)), byte(rnd.UintN(3)), byte(rnd.UintN(4))})
+	}
+	for range 300 {
+		r := Route{Dst: netip.PrefixFrom(some(), int(rnd.UintN(33))).Masked(), Via: netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + rnd.UintN(250))})}
+		if err := s.AddRoute(r); err != nil {
+			require.ErrorIs(t, err, syscall.EEXIST)
+		}
+	}
+	for i := range 3000 {
+		if i == 1500 {
+			for _, r := range s.Routes()[:100] {
+				if r.Via.IsValid() {
+					require.NoError(t, s.DelRoute(r))
+				}
+			}
+		}
+		dst := some()
+		p, err := s.route(dst, netip.Addr{})
+		r, ok := slowLookup(s.Routes(), dst)
+		if !ok {
+			require.ErrorIs(t, err, syscall.ENETUNREACH)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, r.Via, p.hop, "to %v", dst)
+	}
+}
+
+func TestAmongEqualRoutesTheFirstThatIsUpWins(t *testing.T) {
+	s, err := New(Config{
+		NICs: []NIC{
+			{Name: "a", Device: nic.NewNull(nic.Link{}), Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Gateway: addr("192.0.2.254")},
+			{Name: "b", Device: nic.NewNull(nic.Link{}), Addrs: []netip.Prefix{prefix("198.51.100.1/24"), prefix("198.51.100.129/25")}, Gateway: addr("198.51.100.254")},
+		},
+		Routes: []Route{{Dst: prefix("203.0.113.0/24"), Via: addr("198.51.100.9"), Src: addr("192.0.2.1")}},
+	})
+	require.NoError(t, err)
+	defer s.Close()
+	hop := func(dst, src string) (netip.Addr, netip.Addr) {
+		from := netip.Addr{}
+		if src != "" {
+			from = addr(src)
+		}
+		p, err := s.route(addr(dst), from)
+		require.NoError(t, err)
+		return p.hop, p.src
+	}
+	via, src := hop("8.8.8.8", "")
+	require.Equal(t, "192.0.2.254", via.String())
+	require.Equal(t, "192.0.2.1", src.String())
+	via, _ = hop("8.8.8.8", "198.51.100.1")
+	require.Equal(t, "198.51.100.254", via.String(), "by the interface of the source")
+	via, src = hop("203.0.113.7", "")
+	require.Equal(t, "198.51.100.9", via.String())
+	require.Equal(t, "192.0.2.1", src.String(), "as the route says")
+	via, src = hop("198.51.100.200", "")
+	require.Equal(t, "198.51.100.200", via.String(), "on the link")
+	require.Equal(t, "198.51.100.129", src.String(), "from the longest prefix")
+
+	p, err := s.route(addr("8.8.8.8"), netip.Addr{})
+	require.NoError(t, err)
+	require.True(t, p.valid(s))
+	s.ifaceNamed("a").failed(syscall.EIO)
+	require.False(t, p.valid(s))
+	via, _ = hop("8.8.8.8", "")
+	require.Equal(t, "198.51.100.254", via.String(), "the first is down")
+	s.ifaceNamed("b").failed(syscall.EIO)
+	_, err = s.route(addr("8.8.8.8"), netip.Addr{})
+	require.ErrorIs(t, err, syscall.ENETDOWN)
+}
+
+func TestRouteRefusesWhatCannotBe(t *testing.T) {
+	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+	for _, test := range []struct {
+		dst, src netip.Addr
+		want     syscall.Errno
+	}{
+		{netip.Addr{}, netip.Addr{}, syscall.EINVAL},
+		{addr("192.0.2.2"), addr("192.0.2.3"), syscall.EADDRNOTAVAIL},
+		{addr("192.0.2.2"), addr("127.0.0.1"), syscall.EINVAL},
+		{addr("198.51.100.1"), netip.Addr{}, syscall.ENETUNREACH},
+		{addr("240.0.0.1"), netip.Addr{}, syscall.ENETUNREACH},
+		{addr("224.0.0.9"), netip.Addr{}, syscall.ENETUNREACH},
+		{addr("2001:db8::1"), netip.Addr{}, syscall.ENETUNREACH},
+	} {
+		_, err := s.route(test.dst, test.src)
+		require.ErrorIs(t, err, test.want, "%v from %v", test.dst, test.src)
+	}
+}
+
+func TestWhatIsLocalStaysInTheHost(t *testing.T) {
+	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+	for dst, src := range map[string]string{
+		"192.0.2.1":        "192.0.2.1",
+		"127.0.0.1":        "127.0.0.1",
+		"127.9.9.9":        "127.0.0.1",
+		"0.0.0.0":          "127.0.0.1",
+		"::ffff:192.0.2.1": "192.0.2.1",
+	} {
+		p, err := s.route(addr(dst), netip.Addr{})
+		require.NoError(t, err)
+		require.True(t, p.ifc.loopback, dst)
+		require.Equal(t, addr(src), p.src, dst)
+	}
+	p, err := s.route(addr("127.0.0.1"), addr("192.0.2.1"))
+	require.NoError(t, err)
+	require.Equal(t, addr("192.0.2.1"), p.src, "the source is preserved")
+}
+
+func TestBroadcastsNeedNoNeighbour(t *testing.T) {
+	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+	for _, dst := range []string{"255.255.255.255", "192.0.2.255"} {
+		p, err := s.route(addr(dst), netip.Addr{})
+		require.NoError(t, err)
+		require.True(t, p.group)
+		require.Nil(t, p.neigh)
+		require.Equal(t, wire.Broadcast(), p.mac)
+		require.Equal(t, addr("192.0.2.1"), p.src)
+	}
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("224.0.0.0/4"), NIC: "eth0"}))
+	p, err := s.route(addr("224.1.2.3"), netip.Addr{})
+	require.NoError(t, err)
+	require.Equal(t, wire.MulticastMAC(addr("224.1.2.3")), p.mac)
+}
+
+func TestALoweredPathMTUIsKeptForTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+		mtu := func() int {
+			p, err := s.route(addr("192.0.2.2"), netip.Addr{})
+			require.NoError(t, err)
+			return p.mtu
+		}
+		p, err := s.route(addr("192.0.2.2"), netip.Addr{})
+		require.NoError(t, err)
+		s.lowerPathMTU(addr("192.0.2.2"), 1400)
+		require.False(t, p.valid(s))
+		require.Equal(t, 1400, mtu())
+		s.lowerPathMTU(addr("192.0.2.2"), 1450)
+		require.Equal(t, 1400, mtu(), "never raised")
+		s.lowerPathMTU(addr("192.0.2.2"), 100)
+		require.Equal(t, minPathMTU, mtu())
+		p, _ = s.route(addr("192.0.2.2"), netip.Addr{})
+		require.True(t, p.mayFrag)
+		other, _ := s.route(addr("192.0.2.3"), netip.Addr{})
+		require.Equal(t, 1500, other.mtu)
+		time.Sleep(10 * time.Minute)
+		mtu()
+		require.Equal(t, 1500, mtu())
+		require.False(t, p.valid(s))
+		a := addr("192.0.2.2")
+		for range 3 * maxPathMTUs {
+			s.pmtu.n.Load()
+			s.lowerPathMTU(a, 1000)
+			if a = a.Next(); a == addr("192.0.2.254") {
+				a = addr("192.0.2.2")
+			}
+		}
+		require.LessOrEqual(t, len(s.pmtu.m), maxPathMTUs)
+	})
+}
+
+func TestRoutingAllocatesNothing(t *testing.T) {
+	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
+	dst := addr("192.0.2.2")
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		if _, err := s.route(dst, netip.Addr{}); err != nil {
+			t.Error(err)
+		}
+	}))
+}

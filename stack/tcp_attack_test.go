@@ -1,0 +1,143 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A forger writes TCP segments with any source onto a wire.
+type forger struct {
+	dev   nic.Device
+	frame [wire.EthernetLen + wire.IPv4Len + wire.MaxTCPLen]byte
+	dst   wire.MAC
+}
+
+func (f *forger) send(src, dst netip.Addr, h wire.TCP, payload []byte) {
+	n := h.Len()
+	b := f.frame[:]
+	(&wire.Ethernet{Dst: f.dst, Src: wire.MAC{2, 0, 0, 0, 0, 9}, Type: wire.EtherTypeIPv4}).Put(b)
+	(&wire.IPv4{TTL: 64, Proto: wire.ProtoTCP, Src: src, Dst: dst}).Put(b[wire.EthernetLen:], n+len(payload))
+	seg := b[wire.EthernetLen+wire.IPv4Len:][:n]
+	h.Put(seg)
+	seg = append(seg, payload...)
+	wire.SetTCPChecksum(src, dst, seg)
+	frame := b[:wire.EthernetLen+wire.IPv4Len+len(seg)]
+	f.dev.Send([]nic.Frame{{Head: frame}})
+}
+
+// floodPair is a switch with a server on it, a client and a forger.
+func floodPair(t testing.TB) (server, client *Stack, f *forger) {
+	sw := nic.NewSwitch(nic.SwitchConfig{})
+	mk := func(a netip.Addr) *Stack {
+		s, err := New(Config{NICs: []NIC{{Device: sw.Port(), Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}}})
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	server, client = mk(addrA), mk(addrB)
+	port := sw.Port()
+	port.Attach(func([]nic.Frame) {})
+	return server, client, &forger{dev: port, dst: server.Interfaces()[1].MAC}
+}
+
+func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
+	server, client, f := floodPair(t)
+	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	n := 1_000_000
+	if testing.Short() {
+		n = 50_000
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range n {
+		f.send(netip.AddrFrom4([4]byte{192, 0, 2, byte(3 + i%250)}), addrA, wire.TCP{
+			SrcPort: uint16(1024 + i/250), DstPort: 80, Seq: uint32(i) * 7919, Flags: wire.FlagSYN,
+			Window: 1000, MSS: 1460, SACKPermitted: true, HasTS: true, TSVal: uint32(i), HasWScale: true, WScale: 7,
+		}, nil)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	// The queue of half-open connections is 1024 long; each is a Conn of about 2 KiB.
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(16<<20))
+	st := server.Stats().TCP
+	require.Greater(t, st.CookiesSent, uint64(n-5000))
+
+	c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
+	require.NoError(t, err)
+	exchangeDone := make(chan *TCP, 1)
+	go func() {
+		d, _ := l.Accept()
+		exchangeDone <- d
+	}()
+	_, err = c.Write([]byte("x")) // the acknowledgement that carries the cookie is on its way already
+	require.NoError(t, err)
+	d := <-exchangeDone
+	_, err = d.Read(make([]byte, 1))
+	require.NoError(t, err)
+	exchange(t, c, d, 1<<20)
+	info := d.Info()
+	require.True(t, info.SACK && info.Timestamps && info.WScale, "the cookie has carried the options: %+v", info)
+	require.EqualValues(t, 1, server.Stats().TCP.CookiesTaken)
+}
+
+func TestAForgedCookieOpensNothing(t *testing.T) {
+	server, _, f := floodPair(t)
+	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	l.overflowAt.Store(int64(server.now()))
+	for i := range uint32(20_000) {
+		f.send(addrB, addrA, wire.TCP{SrcPort: 5000, DstPort: 80, Seq: 77, Ack: i * 214013, Flags: wire.FlagACK, Window: 1000}, nil)
+	}
+	st := server.Stats().TCP
+	require.EqualValues(t, 20_000, st.CookiesBad)
+	require.Zero(t, st.CookiesTaken)
+	require.Empty(t, server.tcp.sockets())
+}
+
+func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {
+	server, client, f := floodPair(t)
+	c, d := connect(t, client, server)
+	exchange(t, c, d, 1000)
+	c2, d2 := connect(t, client, server)
+	defer c2.Close()
+	n := 1_000_000
+	if testing.Short() {
+		n = 50_000
+	}
+	// The attacker knows addresses and ports, and guesses sequence numbers that
+	// are never the very next one (one in 2^32 would be).
+	w := d2.conn.Waiter()
+	nxt := uint32(w.RcvNxt())
+	junk := []byte("junk")
+	for i := range n {
+		seq := uint32(i)*4294 + 12345
+		if seq == nxt {
+			continue
+		}
+		h := wire.TCP{SrcPort: c2.local.Port(), DstPort: d2.local.Port(), Seq: seq, Ack: uint32(i) * 7919, Window: 100}
+		switch i % 3 {
+		case 0:
+			h.Flags = wire.FlagRST
+		case 1:
+			h.Flags = wire.FlagSYN
+		case 2:
+			h.Flags = wire.FlagACK
+		}
+		if h.Flags == wire.FlagACK {
+			f.send(addrB, addrA, h, junk)
+		} else {
+			f.send(addrB, addrA, h, nil)
+		}
+	}
+	exchange(t, d2, c2, 100_000)
+	exchange(t, c2, d2, 100_000)
+}

@@ -1,0 +1,126 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// SYN cookies (RFC 4987 3.6): when a listener's queue of half-open connections
+// is full, it keeps nothing of a further SYN. All that it has to know later is
+// in the SYN,ACK's sequence number, and comes back in the acknowledgement:
+//
+//	5 bits   a counter of cookiePeriod
+//	3 bits   which of cookieMSS the peer can receive
+//	24 bits  a keyed hash of the addresses, the ports, the peer's sequence
+//	         number, and the eight bits above
+//
+// With timestamps, the low six bits of ours carry what else the SYN offered:
+// four bits of window scale (15: none) and one for SACK; so that a connection
+// made under attack is as good as any.
+const (
+	cookiePeriod  = 64 * tcp.Second
+	cookieTSBits  = 6
+	cookieNoScale = 15
+	cookieSACK    = 1 << 4
+	cookieLife    = 2 // periods for which an acknowledgement is believed
+)
+
+// cookieMSS returns the values that a cookie can carry: those that are common,
+// in growing order. The largest that is not more than the peer's is used.
+func cookieMSS() [8]uint16 { return [8]uint16{64, 512, 536, 1024, 1220, 1440, 1460, 8960} }
+
+// cookie makes the initial sequence number of a SYN,ACK.
+func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int) tcp.Seq {
+	top := count<<3&0xff | uint32(mss)
+	var b [45]byte
+	l, r := local.Addr().As16(), remote.Addr().As16()
+	copy(b[:], l[:])
+	copy(b[16:], r[:])
+	binary.BigEndian.PutUint16(b[32:], local.Port())
+	binary.BigEndian.PutUint16(b[34:], remote.Port())
+	binary.BigEndian.PutUint32(b[36:], irs)
+	binary.BigEndian.PutUint32(b[40:], count)
+	b[44] = byte(mss)
+	return tcp.Seq(top<<24 | uint32(s.key.sum(b[:]))&0xffffff)
+}
+
+func (s *Stack) cookieCount() uint32 { return uint32(s.now() / cookiePeriod) }
+
+// sendCookie answers a SYN for which there is no room. l.mu is not held.
+func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp.Segment) {
+	s := l.s
+	mss := 0
+	for i, v := range cookieMSS() {
+		if v <= max(syn.MSS, 64) {
+			mss = i
+		}
+	}
+	params := &s.tcp.params
+	now := s.now()
+	_, off := s.isn(local, remote)
+	out := tcp.Segment{TCP: wire.TCP{
+		Seq:    uint32(s.cookie(local, remote, syn.Seq, s.cookieCount(), mss)),
+		Ack:    syn.Seq + 1,
+		Flags:  wire.FlagSYN | wire.FlagACK,
+		Window: uint16(min(params.RecvBuffer, 65535)),
+		MSS:    uint16(p.mtu - wire.IPv4Len - wire.TCPLen),
+	}}
+	if syn.HasTS && !params.NoTimestamps {
+		bits := uint32(cookieNoScale)
+		if syn.HasWScale && !params.NoWindowScale {
+			bits = uint32(min(syn.WScale, 14))
+			out.HasWScale, out.WScale = true, params.WindowScale()
+		}
+		if syn.SACKPermitted && !params.NoSACK {
+			bits |= cookieSACK
+			out.SACKPermitted = true
+		}
+		// The value must not be in the future: later ones would be older.
+		ts := tcp.Timestamp(now, off)
+		v := ts&^(1<<cookieTSBits-1) | bits
+		if int32(v-ts) > 0 {
+			v -= 1 << cookieTSBits
+		}
+		out.HasTS, out.TSVal, out.TSEcr = true, v, syn.TSVal
+	}
+	s.counts.synCookiesSent.Add(1)
+	s.sendLone(local, remote, &out)
+}
+
+// takeCookie makes a connection of an acknowledgement that carries a cookie of
+// ours. It reports false when it does not.
+func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment) bool {
+	s := l.s
+	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod || l.full() {
+		return false
+	}
+	iss, irs := tcp.Seq(seg.Ack-1), seg.Seq-1
+	mss := int(iss>>24) & 7
+	for age := range uint32(cookieLife) {
+		if s.cookie(local, remote, irs, s.cookieCount()-age, mss) != iss {
+			continue
+		}
+		syn := tcp.Segment{TCP: wire.TCP{
+			Seq: irs, Flags: wire.FlagSYN, MSS: cookieMSS()[mss], Window: seg.Window,
+		}}
+		if seg.HasTS {
+			syn.HasTS, syn.TSVal = true, seg.TSVal
+			bits := seg.TSEcr & (1<<cookieTSBits - 1)
+			syn.SACKPermitted = bits&cookieSACK != 0
+			if w := bits & 15; w != cookieNoScale {
+				syn.HasWScale, syn.WScale = true, uint8(w)
+			}
+		}
+		s.counts.synCookiesTaken.Add(1)
+		return l.open(local, remote, &syn, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+			cfg.ISS = iss
+			t.conn.AcceptCookie(now, cfg, &syn)
+			t.conn.Segment(now, seg)
+		})
+	}
+	s.counts.synCookiesBad.Add(1)
+	return false
+}
