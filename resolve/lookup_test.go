@@ -59,7 +59,7 @@ func TestLocalhostIsLoopbackAndNeverAsked(t *testing.T) {
 func TestSpecialNamesDoNotExistAndAreNeverAsked(t *testing.T) {
 	n := newNetwork(map[string]handler{server1: zone{}.serve})
 	r := resolverOn(n, Config{Search: []string{"example.test"}}, server1)
-	for _, name := range []string{"x.onion", "x.ONION.", "a.x.onion", "x.invalid", "invalid.", "", "a..b", "-a.test", "a-.test", "a b", "192.0.2.256", "1.2", "é.test", "fe80::1%", strings.Repeat("a", 64) + ".test"} {
+	for _, name := range []string{"x.onion", "x.ONION.", "a.x.onion", "x.invalid", "invalid.", "", "a..b", "-a.test", "a-.test", "a b", "192.0.2.256", "1.2", "\u00e9.test", "fe80::1%", strings.Repeat("a", 64) + ".test"} {
 		_, err := r.LookupHost(t.Context(), name)
 		require.True(t, requireDNSError(t, err, "no such host", name, "").IsNotFound)
 		_, err = r.LookupIPAddr(t.Context(), name)
@@ -130,6 +130,8 @@ func TestSearchListAndNdots(t *testing.T) {
 		{"www", -1, []string{"www.", "www.sub.example.test.", "www.example.test."}},
 		{long(245)[:244], 0, []string{long(245)}}, // too long with any domain
 		{long(240)[:239], 0, []string{long(240), long(240) + "example.test."}},
+		{long(241)[:240], 0, []string{long(241), long(241) + "example.test."}}, // 254: just fits
+		{long(242)[:241], 0, []string{long(242)}},
 	} {
 		n := newNetwork(map[string]handler{server1: zone{}.serve})
 		r := resolverOn(n, Config{Search: []string{sub, dom, "."}, Ndots: tt.ndots}, server1)
@@ -288,6 +290,14 @@ func TestAliasesAreFollowed(t *testing.T) {
 			require.NotContains(t, n.names(), "x.onion.")
 		})
 	}
+}
+
+func TestAnAliasOfANameWithoutTheRecordIsNotAskedForAgain(t *testing.T) {
+	z := zone{"a.test.": {cname("b.test.")}, "b.test.": {a("192.0.2.1")}}
+	n := newNetwork(map[string]handler{server1: z.serve})
+	_, err := resolverOn(n, Config{}, server1).LookupMX(t.Context(), "a.test.")
+	requireDNSError(t, err, "no such host", "a.test.", server1)
+	require.Equal(t, []string{"a.test."}, n.names(), "the SOA record says that b.test has none")
 }
 
 func TestAddressesAreOrderedBySource(t *testing.T) {

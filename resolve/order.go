@@ -69,7 +69,7 @@ type destination struct {
 	scope      uint8
 	sameScope  bool // as its source
 	sameLabel  bool // as its source
-	commonBits int  // with its source; IPv6 only
+	commonBits int  // with its source; 0 for IPv4
 }
 
 func newDestination(addr, src netip.Addr) destination {
@@ -109,11 +109,8 @@ func compare(a, b destination) int {
 	}
 	// Rule 9: "Use longest matching prefix", for IPv6 only: with IPv4 it would
 	// defeat the round robin of servers, and the topology does not follow prefixes.
-	if is6(a.addr) && is6(b.addr) {
-		return b.commonBits - a.commonBits
-	}
 	// Rule 10: "Otherwise, leave the order unchanged."
-	return 0
+	return b.commonBits - a.commonBits
 }
 
 func prefer(a, b bool) int {
@@ -131,7 +128,8 @@ func is6(a netip.Addr) bool { return a.Unmap().Is6() }
 
 // commonPrefixLen is CommonPrefixLen(S, D) of RFC 6724 section 2.2: "up to the length
 // of S's prefix (i.e., the portion of the address not including the interface
-// ID)", which is 64 bits. It is zero for IPv4, where nothing uses it.
+// ID)", which is 64 bits. It is zero for IPv4, to which
+// rule 9 is not applied.
 func commonPrefixLen(s, d netip.Addr) int {
 	if !is6(s) || !is6(d) {
 		return 0

@@ -183,12 +183,15 @@ func (g *dgram) route(dst, src netip.Addr) error {
 	return nil
 }
 
-// awaitRoom waits until the interface of g.path takes more. The lock is held,
-// and released while it waits. A nil error with the path still valid means
-// that there is room.
-func (g *dgram) awaitRoom() error {
+// awaitRoom waits until the interface on the path to dst takes more, and leaves
+// that path in g.path. The lock is held, and released while it waits: another
+// writer may have sent elsewhere, and the socket may have been closed.
+func (g *dgram) awaitRoom(dst, src netip.Addr) error {
 	for {
 		if err := g.usable(&g.wd); err != nil {
+			return err
+		}
+		if err := g.route(dst, src); err != nil {
 			return err
 		}
 		ifc := g.path.ifc
@@ -199,14 +202,11 @@ func (g *dgram) awaitRoom() error {
 		g.mu.Unlock()
 		ifc.drain()
 		g.mu.Lock()
-		if err := g.usable(&g.wd); err != nil {
-			return err
+		if g.closed || g.wd.expired() || g.pending != 0 {
+			continue
 		}
 		if ifc.tx.wait(g) {
 			g.writable.Wait()
-		}
-		if err := g.route(g.path.dst, g.pathSrc); err != nil {
-			return err
 		}
 	}
 }

@@ -24,8 +24,8 @@ const (
 )
 
 // A fragmentKey tells which fragments belong together.
-// RFC 791 3.2: "all having the same value for the four fields: identification,
-// source, destination, and protocol".
+// RFC 791 2.3: those "that all have the same value for the four fields:
+// identification, source, destination, and protocol".
 type fragmentKey struct {
 	src, dst netip.Addr
 	id       uint16

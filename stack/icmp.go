@@ -190,7 +190,7 @@ func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 }
 
 // nextMTU is the MTU that a fragmentation needed message names, or means.
-// RFC 1191 4: a router of old has "zero in the Next-Hop MTU field".
+// RFC 1191 4 has it in a field that was unused, and zero, in RFC 792.
 func nextMTU(mtu, total int) int {
 	if mtu < minMTU {
 		return plateau(total)

@@ -164,7 +164,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, err
 	}
 	if !r.path.ifc.tx.room() {
-		if err := r.awaitRoom(); err != nil {
+		if err := r.awaitRoom(to, r.source(o)); err != nil {
 			return 0, err
 		}
 	}

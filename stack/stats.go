@@ -223,10 +223,10 @@ func (s *Stack) Stats() Stats {
 			ReassemblyFailed:  c.reassemblyFailed.Load(),
 			FragmentsSent:     c.fragsSent.Load(),
 		},
-		ICMP:  ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
-		UDP:   DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
-		Raw:   DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
-		TCP:   TCPStats{
+		ICMP: ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
+		UDP:  DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
+		Raw:  DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
+		TCP: TCPStats{
 			Received:         c.tcpIn.Load(),
 			Sent:             c.tcpOut.Load(),
 			TimeWaitOverflow: c.timeWaitOverflow.Load(),

@@ -409,12 +409,9 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	}
 	switch st := t.conn.State(); {
 	case e.errno == syscall.EMSGSIZE:
-		if st >= tcp.Established {
-			t.conn.PathMTU(now, e.mtu-wire.IPv4Len-wire.TCPLen)
-		} else {
-			// The path is looked up anew, with the smaller MTU.
-			t.path.gen--
-		}
+		// The sequence number is right: the report may be believed, for this
+		// connection and for what others send there. pull finds the path void.
+		t.s.lowerPathMTU(t.remote.Addr(), e.mtu)
 	case st == tcp.SynSent || st == tcp.SynReceived:
 		// As Linux: a host that says so now is better believed than waited for.
 		t.conn.HardError(now, tcpErrOf(e.errno))

@@ -209,30 +209,6 @@ func TestDeadlinesWakeReadersAndWriters(t *testing.T) {
 	})
 }
 
-func TestAnIdleSegmentCostsNoAllocation(t *testing.T) {
-	a, b := wiredPair(t, nil)
-	c, d := connect(t, a, b)
-	buf := make([]byte, 2000)
-	roundTrip := func() {
-		c.Write(buf[:1])
-		d.Read(buf)
-		d.Write(buf[:1])
-		c.Read(buf)
-	}
-	for range 100 {
-		roundTrip()
-	}
-	require.Zero(t, testing.AllocsPerRun(1000, roundTrip))
-	bulk := func() {
-		c.Write(buf)
-		io.ReadFull(d, buf)
-	}
-	for range 100 {
-		bulk()
-	}
-	require.Zero(t, testing.AllocsPerRun(1000, bulk))
-}
-
 func BenchmarkPipePingPong(bm *testing.B) {
 	a, b := wiredPair(bm, nil)
 	c, d := connect(bm, a, b)

@@ -62,20 +62,7 @@ func (q *txQueue) wait(w txWaiter) bool {
 // put appends a frame. The queue owns its buffer from now on.
 func (q *txQueue) put(e txEntry) {
 	q.mu.Lock()
-	q.putLocked(e)
-	q.mu.Unlock()
-}
-
-// putAll appends frames under one lock.
-func (q *txQueue) putAll(es []txEntry) {
-	q.mu.Lock()
-	for i := range es {
-		q.putLocked(es[i])
-	}
-	q.mu.Unlock()
-}
-
-func (q *txQueue) putLocked(e txEntry) {
+	defer q.mu.Unlock()
 	n := int(q.n.Load())
 	if n < txQueueLen {
 		q.ring[(q.head+n)%txQueueLen] = e

@@ -246,7 +246,7 @@ func (u *UDP) write(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 		return 0, err
 	}
 	if !u.path.ifc.tx.room() {
-		if err := u.awaitRoom(); err != nil {
+		if err := u.awaitRoom(to.Addr(), u.source(o)); err != nil {
 			return 0, err
 		}
 	}

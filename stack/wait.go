@@ -70,8 +70,11 @@ func (d *deadline) fired(wake func()) {
 	d.timer.Reset(left)
 }
 
-// expired reports whether the deadline has passed.
-func (d *deadline) expired() bool { return d.past }
+// expired reports whether the deadline has passed, whether or not its timer has
+// had its turn.
+func (d *deadline) expired() bool {
+	return d.past || !d.when.IsZero() && time.Until(d.when) <= 0
+}
 
 // stop ends the deadline for good, when its socket is closed.
 func (d *deadline) stop() {

@@ -68,7 +68,8 @@ type sendState struct {
 	finSent bool
 	full    bool // Write took less than it was given: the application waits
 
-	lastData Time // when data was last sent, for the idle restart
+	lastData Time // when data was last sent, for the idle restart; before that, the SYN
+	synAgain bool // the SYN was sent more than once: its round-trip time is ambiguous
 	tsOffset uint32
 }
 
@@ -108,9 +109,10 @@ type recvState struct {
 
 	// Receive-buffer tuning (dynamic right-sizing).
 	drs struct {
-		seq Seq  // what the application had read at
-		at  Time // this time
-		rtt Time // round-trip time as the receiver sees it
+		seq   Seq  // what the application had read at
+		at    Time // this time
+		taken int  // what it read in the round before
+		rtt   Time // round-trip time as the receiver sees it
 	}
 }
 

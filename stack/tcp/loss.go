@@ -29,6 +29,9 @@ type recovery struct {
 	dsackEnd Seq   // SND.NXT when the reordering window last grew
 	dsackHot bool  // dsackEnd holds
 
+	waitUntil Time // no piece sent once is taken for lost before; 0: not known
+	waitLimit Time // what RACK.rtt + RACK.reo_wnd was then
+
 	// Tail loss probe, RFC 8985 7.
 	tlpEnd   Seq // SND.NXT when the probe was sent
 	tlpOut   bool
@@ -264,27 +267,34 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 		return 0
 	}
 	limit := r.rtt + c.reorderWindow()
+	var next Time               // when the first that is waited for will be taken for lost
 	judge := func(i int) bool { // reports whether to go on
 		s := &b.segs[i]
 		if !sentAfter(r.xmit, r.end, s.at, s.end) {
 			return false
 		}
 		// "Segment.xmit_ts + RACK.rtt + RACK.reo_wnd - now"
-		if left := s.at + limit - now; left > 0 {
-			wait = max(wait, left)
+		if s.at+limit > now {
+			next = earliest(next, s.at+limit)
 		} else {
 			b.markLost(i)
 		}
 		return true
 	}
-	// Those sent once lie in the order of sending.
-	for i := b.find(b.rackFrom); i < len(b.segs); i++ {
-		if s := &b.segs[i]; s.flags&(segSacked|segLost|segResent) == 0 && !judge(i) {
-			break
+	// Those sent once lie in the order of sending. While the first of them that
+	// is missing may be waited for, so may the others: they were sent later.
+	if r.waitUntil != 0 && now < r.waitUntil && limit >= r.waitLimit {
+		next = r.waitUntil
+	} else {
+		for i := b.find(b.rackFrom); i < len(b.segs); i++ {
+			if s := &b.segs[i]; s.flags&(segSacked|segLost|segResent) == 0 && !judge(i) {
+				break
+			}
 		}
-	}
-	for i := b.find(b.rackFrom); i < len(b.segs) && b.segs[i].flags&(segSacked|segLost) != 0; i++ {
-		b.rackFrom = b.segs[i].end
+		r.waitUntil, r.waitLimit = next, limit
+		for i := b.find(b.rackFrom); i < len(b.segs) && b.segs[i].flags&(segSacked|segLost) != 0; i++ {
+			b.rackFrom = b.segs[i].end
+		}
 	}
 	// Those sent again lie in the order of sending in their own queue.
 	for b.againHead < len(b.again) {
@@ -300,7 +310,10 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	if b.againHead == len(b.again) {
 		b.again, b.againHead = b.again[:0], 0
 	}
-	return wait
+	if next == 0 {
+		return 0
+	}
+	return max(next-now, 1)
 }
 
 // detectReno is RFC 6582 for peers without SACK.
@@ -390,7 +403,7 @@ func (c *Conn) undo(a *ackSample) bool {
 			s.flags &^= segLost
 		}
 	}
-	c.sb.rackFrom = c.snd.una
+	c.sb.rackFrom, r.waitUntil = c.snd.una, 0
 	r.phase = phaseOpen
 	c.timers.backoff = 0
 	return true
@@ -588,7 +601,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	r.phase = phaseLoss
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut, r.tlpNow = false, false
-	r.dups = 0
+	r.dups, r.waitUntil = 0, 0
 	c.sb.reno = 0
 	if b := &c.sb; b.segs[b.head].flags&segSacked != 0 {
 		// The peer has dropped what it had reported: it did not acknowledge it.

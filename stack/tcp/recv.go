@@ -22,6 +22,14 @@ func (c *Conn) Segment(now Time, s *Segment) {
 		c.synSent(now, s)
 		return
 	}
+	if c.state == SynReceived && !c.passive && s.has(wire.FlagSYN) && s.has(wire.FlagACK) && Seq(s.Seq) == c.rcv.irs {
+		// RFC 9293 3.5, figure 7: in a simultaneous open each side answers the
+		// other's SYN by a SYN,ACK, which is an ACK of ours with a SYN seen before.
+		ack := *s
+		ack.Flags &^= wire.FlagSYN
+		ack.Seq++
+		s = &ack
+	}
 	v := c.checkSequence(now, s)
 	if v == keep {
 		v = c.checkReset(s)
@@ -101,7 +109,7 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.snd.una = ack
 	// Of a SYN that was sent again, or that a cookie stood for, only timestamps
 	// tell the round-trip time.
-	if c.timers.backoff == 0 && c.snd.lastData != 0 {
+	if !c.snd.synAgain && c.snd.lastData != 0 {
 		c.rtt.sample(now, now-c.snd.lastData, c.p)
 		c.rcv.drs.rtt = c.rtt.srtt
 	} else if c.tsOK && s.TSEcr != 0 {
@@ -111,9 +119,13 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	}
 	if c.timers.backoff > 0 {
 		// RFC 6298 5.7: after a lost SYN "the RTO MUST be re-initialized to 3
-		// seconds when data transmission begins": one that a sample has
-		// replaced is better. RFC 6928 2: "the initial window MUST be one
-		// segment" then; hosts keep what RFC 5681 3.1 allows.
+		// seconds when data transmission begins"; like Linux we keep to that
+		// where no timestamp has given a sample.
+		if c.rtt.srtt == 0 {
+			c.rtt.rto = min(fallbackRTO, c.p.MaxRTO)
+		}
+		// RFC 5681 3.1: "If the SYN or SYN/ACK is lost, the initial window used
+		// by a sender after a correctly transmitted SYN MUST be one segment".
 		c.cwr.cwnd = min(c.cwr.cwnd, c.snd.mss)
 	}
 	c.timers.rtx, c.timers.backoff = 0, 0
@@ -165,16 +177,17 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 			return c.unacceptable(now, s)
 		}
 	}
+	if c.state == SynReceived && seq == c.rcv.irs && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
+		// The peer has not got our SYN,ACK: it is sent again. One with an ACK
+		// comes from a peer that opened at the same time and has our SYN: an
+		// acknowledgement is what it waits for.
+		c.synUnsent = true
+		return drop
+	}
 	if !c.acceptable(seq, s.seqLen()) {
 		// "If an incoming segment is not acceptable, an acknowledgment should
 		// be sent in reply (unless the RST bit is set [...])"
 		if s.has(wire.FlagRST) {
-			return drop
-		}
-		if c.state == SynReceived && s.has(wire.FlagSYN) && seq == c.rcv.irs {
-			// The peer has not got our SYN,ACK: it is sent again, and counted
-			// as one that its timer would have sent.
-			c.synUnsent = true
 			return drop
 		}
 		return c.unacceptable(now, s)

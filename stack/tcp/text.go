@@ -6,8 +6,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// maxHoles bounds the out-of-order queue in pieces.
-const maxHoles = 512
+// maxHoles bounds the out-of-order queue in pieces. When slow start overflows a
+// queue of the path, every second segment of a window may be missing.
+const maxHoles = 16384
 
 // text takes the payload and the FIN of a segment whose text begins at seq:
 // RFC 9293 3.10.7.4, seventh and eighth.
@@ -94,12 +95,9 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 
 // fillsHole tells whether a block only extends pieces that are there.
 func (c *Conn) fillsHole(lo, hi Seq) bool {
-	for _, b := range c.rcv.ooo {
-		if lo.LessEq(b.end) && b.start.LessEq(hi) {
-			return true
-		}
-	}
-	return false
+	o := c.rcv.ooo
+	i := sort.Search(len(o), func(i int) bool { return lo.LessEq(o[i].end) })
+	return i < len(o) && o[i].start.LessEq(hi)
 }
 
 // storeHole notes a block beyond RCV.NXT, and reports it first in the next
@@ -223,10 +221,15 @@ func (c *Conn) tuneReceive(now Time) {
 		return
 	}
 	taken := int(read - q.seq)
-	if want := 2*taken + 16*r.mss; !r.fixed && want > r.limit && len(r.ooo) == 0 {
-		r.limit = min(max(want, r.limit+r.limit/2), max(c.p.RecvBufferMax, r.limit))
+	want := 2*taken + 16*r.mss
+	if taken > q.taken && q.taken > 0 {
+		// A sender in slow start will have twice as much in the next round.
+		want += 2 * want * min(taken-q.taken, q.taken) / q.taken
 	}
-	q.seq, q.at = read, now
+	if !r.fixed && want > r.limit {
+		r.limit = min(want, max(c.p.RecvBufferMax, r.limit))
+	}
+	q.seq, q.at, q.taken = read, now, taken
 }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what

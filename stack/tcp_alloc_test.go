@@ -1,0 +1,36 @@
+//go:build !race
+
+// The race detector makes sync.Pool forget at random.
+
+package stack
+
+import (
+	"io"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestASegmentCostsNoAllocationOnAnEstablishedConnection(t *testing.T) {
+	a, b := wiredPair(t, nil)
+	c, d := connect(t, a, b)
+	buf := make([]byte, 2000)
+	roundTrip := func() {
+		c.Write(buf[:1])
+		d.Read(buf)
+		d.Write(buf[:1])
+		c.Read(buf)
+	}
+	for range 100 {
+		roundTrip()
+	}
+	require.Zero(t, testing.AllocsPerRun(1000, roundTrip))
+	bulk := func() {
+		c.Write(buf)
+		io.ReadFull(d, buf)
+	}
+	for range 100 {
+		bulk()
+	}
+	require.Zero(t, testing.AllocsPerRun(1000, bulk))
+}
