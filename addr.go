@@ -1,0 +1,428 @@
+package usernet
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// nameResolver is what a dial asks: the host's own resolver, or the net.Resolver
+// of a Dialer.
+type nameResolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// ipProtocols are the names that "ip4:name" may have, in lower case, from the
+// registry of IANA. It is only read.
+var ipProtocols = map[string]uint8{
+	"ip": 0, "icmp": 1, "igmp": 2, "ipencap": 4, "tcp": 6, "egp": 8, "igp": 9, "udp": 17, "dccp": 33,
+	"ipv6": 41, "rsvp": 46, "gre": 47, "esp": 50, "ah": 51, "ipv6-icmp": 58, "icmp6": 58, "ospf": 89,
+	"ipip": 94, "pim": 103, "vrrp": 112, "l2tp": 115, "sctp": 132, "udplite": 136,
+}
+
+// parseNetwork splits the name of a network into the one of its family and, for
+// "ip4:icmp" and its like, the protocol. With needProto, "ip" without one is unknown.
+func parseNetwork(network string, needProto bool) (name string, proto uint8, err error) {
+	name, protocol, hasProto := network, "", false
+	if i := strings.LastIndexByte(network, ':'); i >= 0 {
+		name, protocol, hasProto = network[:i], network[i+1:], true
+	}
+	switch name {
+	case "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6":
+		if !hasProto {
+			return name, 0, nil
+		}
+	case "ip", "ip4", "ip6":
+		if hasProto {
+			proto, err = parseProtocol(protocol)
+			return name, proto, err
+		}
+		if !needProto {
+			return name, 0, nil
+		}
+	}
+	return "", 0, net.UnknownNetworkError(network)
+}
+
+// parseProtocol returns the protocol number that s is or names.
+func parseProtocol(s string) (uint8, error) {
+	n, digits := 0, s != ""
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			digits = false
+			break
+		}
+		n = min(n*10+int(s[i]-'0'), 256)
+	}
+	if digits && n < 256 {
+		return uint8(n), nil
+	}
+	proto, ok := ipProtocols[strings.ToLower(s)]
+	if !ok {
+		return 0, &net.AddrError{Err: "unknown IP protocol specified", Addr: s}
+	}
+	return proto, nil
+}
+
+// makeAddr makes the address of a network: a *net.TCPAddr, *net.UDPAddr or
+// *net.IPAddr.
+func makeAddr(network string, ip net.IP, zone string, port int) net.Addr {
+	switch network[0] {
+	case 't':
+		return &net.TCPAddr{IP: ip, Port: port, Zone: zone}
+	case 'u':
+		return &net.UDPAddr{IP: ip, Port: port, Zone: zone}
+	}
+	return &net.IPAddr{IP: ip, Zone: zone}
+}
+
+// addrIP returns the parts of an address that one of net's types has in common
+// with the others. Of a nil one, and of another type, they are all zero.
+func addrIP(addr net.Addr) (ip net.IP, port int, zone string) {
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		if a != nil {
+			return a.IP, a.Port, a.Zone
+		}
+	case *net.UDPAddr:
+		if a != nil {
+			return a.IP, a.Port, a.Zone
+		}
+	case *net.IPAddr:
+		if a != nil {
+			return a.IP, 0, a.Zone
+		}
+	}
+	return nil, 0, ""
+}
+
+func isWildcard(ip net.IP) bool { return ip == nil || ip.IsUnspecified() }
+
+func isIPv4(addr net.Addr) bool {
+	ip, _, _ := addrIP(addr)
+	return ip.To4() != nil
+}
+
+// internetAddrs finds the addresses that addr stands for: at least one, in the
+// order in which they are to be tried. network is "tcp", "udp" or "ip", or one of
+// them with a family. Names are asked of r, services are known to the host.
+func (h *Host) internetAddrs(ctx context.Context, r nameResolver, network, addr string) ([]net.Addr, error) {
+	host, port := addr, 0
+	if network[0] != 'i' && addr != "" {
+		var service string
+		var err error
+		if host, service, err = net.SplitHostPort(addr); err != nil {
+			return nil, err
+		}
+		if port, err = h.resolver.LookupPort(ctx, network, service); err != nil {
+			return nil, err
+		}
+	}
+	if host == "" {
+		return []net.Addr{makeAddr(network, nil, "", port)}, nil
+	}
+	ips, err := lookupIPs(ctx, r, network, host)
+	if err != nil {
+		return nil, err
+	}
+	// "::" is how a wildcard of both families is written.
+	if len(ips) == 1 && ips[0] == netip.IPv6Unspecified() {
+		ips = append(ips, netip.IPv4Unspecified())
+	}
+	var addrs []net.Addr
+	for _, ip := range ips {
+		is4 := ip.Is4() || ip.Is4In6()
+		if network[len(network)-1] == '4' && !is4 || network[len(network)-1] == '6' && is4 {
+			continue
+		}
+		b := ip.As16()
+		addrs = append(addrs, makeAddr(network, b[:], ip.Zone(), port))
+	}
+	if len(addrs) == 0 {
+		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: host}
+	}
+	return addrs, nil
+}
+
+// lookupIPs returns the addresses of a host, in both families if one of them
+// was not asked for.
+func lookupIPs(ctx context.Context, r nameResolver, network, host string) ([]netip.Addr, error) {
+	// Literals are nobody's business, and may have zones, which LookupNetIP
+	// does not return.
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	switch network[len(network)-1] {
+	case '4':
+		return r.LookupNetIP(ctx, "ip4", host)
+	case '6':
+		return r.LookupNetIP(ctx, "ip6", host)
+	}
+	return r.LookupNetIP(ctx, "ip", host)
+}
+
+// dialAddrs returns the addresses that a dial has to try. Those that cannot be
+// reached from the local address, if that is not nil, are not among them.
+func (h *Host) dialAddrs(ctx context.Context, r nameResolver, network, address string, local net.Addr) ([]net.Addr, error) {
+	name, _, err := parseNetwork(network, true)
+	if err != nil {
+		return nil, err
+	}
+	if address == "" {
+		return nil, errMissingAddress
+	}
+	addrs, err := h.internetAddrs(ctx, r, name, address)
+	if err != nil || local == nil {
+		return addrs, err
+	}
+	localIP, _, _ := addrIP(local)
+	suitable := addrs[:0]
+	for _, addr := range addrs {
+		if addr.Network() != local.Network() {
+			return nil, &net.AddrError{Err: "mismatched local address type", Addr: local.String()}
+		}
+		ip, _, _ := addrIP(addr)
+		if isWildcard(localIP) || isWildcard(ip) || (ip.To4() != nil) == (localIP.To4() != nil) {
+			suitable = append(suitable, addr)
+		}
+	}
+	if len(suitable) == 0 {
+		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: local.String()}
+	}
+	return suitable, nil
+}
+
+// listenAddr returns the address to listen on: an IPv4 one if there is any.
+func (h *Host) listenAddr(ctx context.Context, network, address string) (net.Addr, error) {
+	name, _, err := parseNetwork(network, true)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := h.internetAddrs(ctx, h.resolver, name, address)
+	if err != nil {
+		return nil, err
+	}
+	return pickAddr(addrs, false), nil
+}
+
+// pickAddr returns the first address that is of IPv6, or not, and without such a
+// one the first.
+func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
+	for _, addr := range addrs {
+		if isIPv4(addr) != want6 {
+			return addr
+		}
+	}
+	return addrs[0]
+}
+
+// partition splits a list into the addresses of the family of the first, and the others.
+func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
+	for _, addr := range addrs {
+		if isIPv4(addr) == isIPv4(addrs[0]) {
+			primaries = append(primaries, addr)
+		} else {
+			fallbacks = append(fallbacks, addr)
+		}
+	}
+	return primaries, fallbacks
+}
+
+// resolveAddr is ResolveTCPAddr and its like. A literal in brackets, and one of
+// IPv6 on "ip", asks for an address of IPv6, any other thing for one of IPv4.
+func (h *Host) resolveAddr(network, address string) (net.Addr, error) {
+	addrs, err := h.internetAddrs(context.Background(), h.resolver, network, address)
+	if err != nil {
+		return nil, err
+	}
+	var want6 bool
+	switch network {
+	case "ip":
+		want6 = strings.Contains(address, ":")
+	case "tcp", "udp":
+		want6 = strings.Contains(address, "[")
+	}
+	return pickAddr(addrs, want6), nil
+}
+
+// ResolveTCPAddr returns the address of a TCP end point, as net.ResolveTCPAddr
+// does. The network is "tcp", "tcp4" or "tcp6".
+func (h *Host) ResolveTCPAddr(network, address string) (*net.TCPAddr, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	case "":
+		network = "tcp"
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	addr, err := h.resolveAddr(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return addr.(*net.TCPAddr), nil
+}
+
+// ResolveUDPAddr returns the address of a UDP end point, as net.ResolveUDPAddr
+// does. The network is "udp", "udp4" or "udp6".
+func (h *Host) ResolveUDPAddr(network, address string) (*net.UDPAddr, error) {
+	switch network {
+	case "udp", "udp4", "udp6":
+	case "":
+		network = "udp"
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	addr, err := h.resolveAddr(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return addr.(*net.UDPAddr), nil
+}
+
+// ResolveIPAddr returns the address of a host, as net.ResolveIPAddr does. The
+// network is "ip", "ip4" or "ip6".
+func (h *Host) ResolveIPAddr(network, address string) (*net.IPAddr, error) {
+	if network == "" {
+		network = "ip"
+	}
+	name, _, err := parseNetwork(network, false)
+	if err != nil {
+		return nil, err
+	}
+	if name[0] != 'i' {
+		return nil, net.UnknownNetworkError(network)
+	}
+	addr, err := h.resolveAddr(name, address)
+	if err != nil {
+		return nil, err
+	}
+	return addr.(*net.IPAddr), nil
+}
+
+// A family is that of a socket.
+type family struct {
+	stack stack.Family
+	// six says that the socket is one of IPv6, which shows its addresses in 16
+	// bytes even if they are IPv4's.
+	six bool
+}
+
+// family chooses the family of a socket for a network and the addresses that it is
+// to have. A wildcard to listen on is of both families where the host has both.
+func (h *Host) family(network string, local, remote net.IP, listen bool) family {
+	switch network[len(network)-1] {
+	case '4':
+		return family{stack: stack.Family4}
+	case '6':
+		return family{stack: stack.Family6, six: true}
+	}
+	if listen && isWildcard(local) {
+		if h.stack.HasIPv6() {
+			return family{stack: stack.FamilyAny, six: true}
+		}
+		return family{stack: stack.Family4}
+	}
+	is4 := func(ip net.IP) bool { return len(ip) <= net.IPv4len || ip.To4() != nil }
+	if is4(local) && is4(remote) {
+		return family{stack: stack.Family4}
+	}
+	return family{stack: stack.FamilyAny, six: true}
+}
+
+// addr turns an address into the form that the stack takes. No address at all is
+// the wildcard of the family.
+func (f family) addr(ip net.IP, zone string) (netip.Addr, error) {
+	if !f.six {
+		if len(ip) == 0 {
+			return netip.IPv4Unspecified(), nil
+		}
+		ip4 := ip.To4()
+		if ip4 == nil {
+			return netip.Addr{}, &net.AddrError{Err: "non-IPv4 address", Addr: ip.String()}
+		}
+		return netip.AddrFrom4([4]byte(ip4)), nil
+	}
+	if len(ip) == 0 || ip.Equal(net.IPv4zero) {
+		return netip.IPv6Unspecified(), nil
+	}
+	ip16 := ip.To16()
+	if ip16 == nil {
+		return netip.Addr{}, &net.AddrError{Err: "non-IPv6 address", Addr: ip.String()}
+	}
+	return netip.AddrFrom16([16]byte(ip16)).Unmap().WithZone(zone), nil
+}
+
+// netip is addr for an address that is in netip's form already.
+func (f family) netip(ip netip.Addr) (netip.Addr, error) {
+	if !f.six {
+		if !ip.Is4() && !ip.Is4In6() {
+			return netip.Addr{}, &net.AddrError{Err: "non-IPv4 address", Addr: ip.String()}
+		}
+		return ip.Unmap(), nil
+	}
+	if !ip.IsValid() || ip == netip.IPv4Unspecified() {
+		return netip.IPv6Unspecified(), nil
+	}
+	if ip.Is4In6() {
+		return ip.Unmap(), nil
+	}
+	return ip, nil
+}
+
+// shown turns an address of the stack into the form in which the socket shows it.
+func (f family) shown(ip netip.Addr) netip.Addr {
+	if f.six && ip.Is4() {
+		return netip.AddrFrom16(ip.As16())
+	}
+	return ip
+}
+
+// addrPort is addr for an address with a port. A nil address stays invalid.
+func (f family) addrPort(addr net.Addr) (netip.AddrPort, error) {
+	if opAddr(addr) == nil {
+		return netip.AddrPort{}, nil
+	}
+	ip, port, zone := addrIP(addr)
+	a, err := f.addr(ip, zone)
+	return netip.AddrPortFrom(a, uint16(port)), err
+}
+
+func (f family) shownPort(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(f.shown(ap.Addr()), ap.Port())
+}
+
+// tcpAddr makes the address of a TCP socket's end in net's form.
+func (f family) tcpAddr(ap netip.AddrPort) *net.TCPAddr {
+	return net.TCPAddrFromAddrPort(f.shownPort(ap))
+}
+
+// udpAddr makes the address of a UDP socket's end in net's form, in one allocation.
+func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr {
+	a := new(struct {
+		net.UDPAddr
+		ip [16]byte
+	})
+	ip := ap.Addr()
+	if ip.Is4() && !f.six {
+		b := ip.As4()
+		a.IP = append(a.ip[:0:4], b[:]...)
+	} else if ip.IsValid() {
+		a.ip = ip.As16()
+		a.IP = a.ip[:]
+	}
+	a.Port, a.Zone = int(ap.Port()), ip.Zone()
+	return &a.UDPAddr
+}
+
+// ipAddr makes the address of an IP socket's end in net's form.
+func (f family) ipAddr(ip netip.Addr) *net.IPAddr {
+	return &net.IPAddr{IP: f.shown(ip).AsSlice(), Zone: ip.Zone()}
+}
+
+// udpAddrPort is a netip.AddrPort as an address in errors.
+type udpAddrPort struct{ netip.AddrPort }
+
+func (udpAddrPort) Network() string { return "udp" }

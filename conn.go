@@ -1,0 +1,323 @@
+package usernet
+
+import (
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// Settings of keep-alive where zero is given.
+const (
+	defaultKeepAliveIdle     = 15 * time.Second
+	defaultKeepAliveInterval = 15 * time.Second
+	defaultKeepAliveCount    = 9
+)
+
+// A socket is what TCP, UDP and raw sockets of the stack have in common.
+type socket interface {
+	Close() error
+	SetDeadline(t time.Time) error
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+	SetReadBuffer(n int) error
+	SetWriteBuffer(n int) error
+}
+
+// A conn is what TCPConn, UDPConn and IPConn have in common.
+type conn struct {
+	sock socket
+	net  string // of errors
+	// The addresses are made when the socket is, and stay the same after Close.
+	// raddr is nil where the socket is not connected.
+	laddr, raddr net.Addr
+}
+
+func (c *conn) ok() bool { return c != nil && c.sock != nil }
+
+// opError is the one place where an error of a socket gets its context. call is
+// the system call that would have returned an errno.
+func (c *conn) opError(op, call string, err error) error {
+	return &net.OpError{Op: op, Net: c.net, Source: c.laddr, Addr: c.raddr, Err: syscallError(call, err)}
+}
+
+// setError is the error of the settings that net reports with the local address only.
+func (c *conn) setError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &net.OpError{Op: "set", Net: c.net, Addr: c.laddr, Err: syscallError("setsockopt", err)}
+}
+
+// Close closes the connection. Calls that wait return net.ErrClosed, and so does a
+// second Close.
+func (c *conn) Close() error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	if err := c.sock.Close(); err != nil {
+		return c.opError("close", "close", err)
+	}
+	return nil
+}
+
+// LocalAddr returns the local address. It is shared by all calls and not to be changed.
+func (c *conn) LocalAddr() net.Addr {
+	if !c.ok() {
+		return nil
+	}
+	return c.laddr
+}
+
+// RemoteAddr returns the address of the other end, nil if there is none. It is shared by
+// all calls and not to be changed.
+func (c *conn) RemoteAddr() net.Addr {
+	if !c.ok() {
+		return nil
+	}
+	return c.raddr
+}
+
+// SetDeadline sets the deadlines of reads and writes, as net.Conn says. The zero
+// time means none. A past one wakes the calls that wait.
+func (c *conn) SetDeadline(t time.Time) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.sock.SetDeadline(t))
+}
+
+// SetReadDeadline sets the deadline of reads.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.sock.SetReadDeadline(t))
+}
+
+// SetWriteDeadline sets the deadline of writes.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.sock.SetWriteDeadline(t))
+}
+
+// SetReadBuffer sets the size of the receive buffer in bytes. What it holds is not dropped.
+func (c *conn) SetReadBuffer(bytes int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.sock.SetReadBuffer(bytes))
+}
+
+// SetWriteBuffer sets the size of the send buffer in bytes. What it holds is not dropped.
+func (c *conn) SetWriteBuffer(bytes int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.sock.SetWriteBuffer(bytes))
+}
+
+// A TCPConn is a TCP connection. It has the methods of net.TCPConn except File and
+// SyscallConn, since there is no descriptor.
+type TCPConn struct {
+	conn
+	tcp  *stack.TCP
+	pool *sync.Pool // of *[copyBuffer]byte
+}
+
+var (
+	_ net.Conn      = (*TCPConn)(nil)
+	_ io.ReaderFrom = (*TCPConn)(nil)
+	_ io.WriterTo   = (*TCPConn)(nil)
+)
+
+// newTCPConn wraps a connection of the stack and gives it the settings that net
+// gives to its own.
+func (h *Host) newTCPConn(t *stack.TCP, network string, f family, keepAlive time.Duration, cfg net.KeepAliveConfig) *TCPConn {
+	c := &TCPConn{
+		conn: conn{sock: t, net: network, laddr: f.tcpAddr(t.LocalAddr()), raddr: f.tcpAddr(t.RemoteAddr())},
+		tcp:  t,
+		pool: &h.copyBuffers,
+	}
+	// Errors say that the connection is over already, as its first use will.
+	c.tcp.SetNoDelay(true)
+	if !cfg.Enable && keepAlive >= 0 {
+		cfg = net.KeepAliveConfig{Enable: true, Idle: keepAlive}
+	}
+	if cfg.Enable {
+		c.SetKeepAliveConfig(cfg)
+	}
+	return c
+}
+
+// Read reads from the connection. At its regular end the error is io.EOF itself.
+func (c *TCPConn) Read(b []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.tcp.Read(b)
+	if err != nil && err != io.EOF {
+		err = c.opError("read", "read", err)
+	}
+	return n, err
+}
+
+// Write writes all of b to the connection, unless it returns an error. What
+// several goroutines write at once is not mixed.
+func (c *TCPConn) Write(b []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.tcp.Write(b)
+	if err != nil {
+		err = c.opError("write", "write", err)
+	}
+	return n, err
+}
+
+// copyBuffer is the size of the buffers of ReadFrom and WriteTo.
+const copyBuffer = 64 << 10
+
+// copy is io.Copy with a buffer of the host's.
+func (c *TCPConn) copy(w io.Writer, r io.Reader) (int64, error) {
+	buf := c.pool.Get().(*[copyBuffer]byte)
+	defer c.pool.Put(buf)
+	return io.CopyBuffer(w, r, buf[:])
+}
+
+// ReadFrom writes to the connection what it reads from r, until r ends.
+func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	// Only the Writer is shown to io.Copy, which would come back here.
+	n, err := c.copy(struct{ io.Writer }{c}, r)
+	if err != nil && err != io.EOF {
+		err = c.opError("readfrom", "write", err)
+	}
+	return n, err
+}
+
+// WriteTo writes to w what it reads from the connection, until that ends.
+func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.copy(w, struct{ io.Reader }{c})
+	if err != nil && err != io.EOF {
+		err = c.opError("writeto", "read", err)
+	}
+	return n, err
+}
+
+// CloseRead shuts down the reading side. Most callers should just use Close.
+func (c *TCPConn) CloseRead() error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	if err := c.tcp.CloseRead(); err != nil {
+		return c.opError("close", "shutdown", err)
+	}
+	return nil
+}
+
+// CloseWrite shuts down the writing side: the other end reads what was written,
+// and then io.EOF. Most callers should just use Close.
+func (c *TCPConn) CloseWrite() error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	if err := c.tcp.CloseWrite(); err != nil {
+		return c.opError("close", "shutdown", err)
+	}
+	return nil
+}
+
+// option wraps the error of an option that is TCP's.
+func (c *TCPConn) option(err error) error {
+	if err == nil {
+		return nil
+	}
+	return c.opError("set", "setsockopt", err)
+}
+
+// SetLinger says what Close does with data that is not yet sent or acknowledged. With
+// sec < 0, the default, it is sent in the background. With 0 it is discarded and
+// the connection reset. With sec > 0, Close waits for it up to so many seconds.
+func (c *TCPConn) SetLinger(sec int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.option(c.tcp.SetLinger(sec))
+}
+
+// SetNoDelay says whether small segments are sent at once, which is the default, or
+// held back while others are not acknowledged (Nagle's algorithm, RFC 9293 section 3.7.4).
+func (c *TCPConn) SetNoDelay(noDelay bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.option(c.tcp.SetNoDelay(noDelay))
+}
+
+// SetKeepAlive turns keep-alive on or off (RFC 9293 section 3.8.4).
+func (c *TCPConn) SetKeepAlive(keepalive bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.option(c.tcp.SetKeepAlive(keepalive))
+}
+
+// SetKeepAlivePeriod sets how long the connection is idle before the first probe;
+// 15 s if d is zero, unchanged if it is negative. The time between probes stays.
+func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	if d == 0 {
+		d = defaultKeepAliveIdle
+	}
+	return c.option(c.tcp.SetKeepAliveConfig(d, -1, -1))
+}
+
+// SetKeepAliveConfig sets all of keep-alive. Of its fields, zero ones mean the
+// defaults, which are 15 s, 15 s and 9, and negative ones no change.
+func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	if config.Idle == 0 {
+		config.Idle = defaultKeepAliveIdle
+	}
+	if config.Interval == 0 {
+		config.Interval = defaultKeepAliveInterval
+	}
+	if config.Count == 0 {
+		config.Count = defaultKeepAliveCount
+	}
+	if err := c.tcp.SetKeepAlive(config.Enable); err != nil {
+		return c.option(err)
+	}
+	return c.option(c.tcp.SetKeepAliveConfig(config.Idle, config.Interval, config.Count))
+}
+
+// MultipathTCP reports whether the connection uses Multipath TCP. It never does.
+func (c *TCPConn) MultipathTCP() (bool, error) {
+	if !c.ok() {
+		return false, syscall.EINVAL
+	}
+	return false, nil
+}
+
+// Info returns a snapshot of the connection's state, for people and for tests.
+func (c *TCPConn) Info() stack.TCPInfo {
+	if !c.ok() {
+		return stack.TCPInfo{}
+	}
+	return c.tcp.Info()
+}

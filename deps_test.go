@@ -1,0 +1,167 @@
+package usernet
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/usernet/usernet"
+
+// floors are the packages outside of the standard library that a package may import. A
+// package that is not listed has no business here.
+var floors = map[string][]string{
+	"":           {"stack", "nic", "resolve"},
+	"stack":      {"stack/wire", "stack/tcp", "nic"},
+	"stack/tcp":  {"stack/wire"},
+	"stack/wire": {},
+	"nic":        {"github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
+	"resolve":    {"golang.org/x/net/dns/dnsmessage"},
+	// The command stands on all of it.
+	"cmd/usernet":      {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
+	"internal/taptest": {},
+}
+
+// testOnly may be imported by tests, of whatever package.
+var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "golang.org/x/sys/"}
+
+// pure are the packages that have no clock, lock, goroutine or randomness of their own.
+var pure = []string{"stack/wire", "stack/tcp"}
+
+// A listing is what go list tells of a package.
+type listing struct {
+	ImportPath, Dir                     string
+	Standard                            bool
+	Imports, TestImports, XTestImports  []string
+	GoFiles, IgnoredGoFiles, OtherFiles []string
+}
+
+// packages lists the packages of the module on a system.
+func packages(t *testing.T, goos string) []listing {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,TestImports,XTestImports,GoFiles", "./...")
+	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		t.Fatalf("%s: %s", cmd, exit.Stderr)
+	}
+	require.NoError(t, err)
+	var all []listing
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var l listing
+		err := d.Decode(&l)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		require.NoError(t, err)
+		all = append(all, l)
+	}
+}
+
+// isStandard reports whether an import is of the standard library.
+func isStandard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return !strings.Contains(first, ".")
+}
+
+// inModule turns the import path of a package of the module into its directory.
+func inModule(path string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, goos := range []string{"linux", "windows", "darwin"} {
+		for _, p := range packages(t, goos) {
+			name := inModule(p.ImportPath)
+			allowed, ok := floors[name]
+			require.True(t, ok, "the package %q has no floor in this test", name)
+			for _, path := range p.Imports {
+				if isStandard(path) {
+					require.NotEqual(t, "C", path, "%s: cgo", name)
+					continue
+				}
+				require.True(t, slices.ContainsFunc(allowed, func(a string) bool { return path == a || inModule(path) == a && path != a }),
+					"%q must not import %q (%s)", name, path, goos)
+			}
+			for _, path := range slices.Concat(p.TestImports, p.XTestImports) {
+				if isStandard(path) || strings.HasPrefix(path+"/", module+"/") || slices.Contains(allowed, path) {
+					continue
+				}
+				require.True(t, slices.ContainsFunc(testOnly, func(prefix string) bool { return strings.HasPrefix(path, prefix) }),
+					"a test of %q must not import %q", name, path)
+			}
+		}
+	}
+}
+
+func TestTestsDoNotBringPackagesIntoTheProgram(t *testing.T) {
+	for _, p := range packages(t, "linux") {
+		for _, path := range p.Imports {
+			require.False(t, strings.HasPrefix(path, "github.com/stretchr/") || strings.HasPrefix(path, "golang.org/x/net/nettest"),
+				"%s imports %s", p.ImportPath, path)
+		}
+	}
+}
+
+func TestPurePackagesHaveNoClockLockOrGoroutine(t *testing.T) {
+	forbidden := []string{"sync", "sync/atomic", "os", "net", "context", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand"}
+	for _, name := range pure {
+		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(name), "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, file, nil, 0)
+			require.NoError(t, err)
+			for _, spec := range f.Imports {
+				path, err := strconv.Unquote(spec.Path.Value)
+				require.NoError(t, err)
+				require.NotContains(t, forbidden, path, "%s", fset.Position(spec.Pos()))
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.GoStmt:
+					t.Errorf("%s: a go statement", fset.Position(n.Pos()))
+				case *ast.SelectorExpr:
+					if pkg, ok := n.X.(*ast.Ident); ok && pkg.Name == "time" &&
+						slices.Contains([]string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}, n.Sel.Name) {
+						t.Errorf("%s: time.%s", fset.Position(n.Pos()), n.Sel.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+func TestNoPackageHasAnInit(t *testing.T) {
+	for _, p := range packages(t, "linux") {
+		for _, name := range p.GoFiles {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, 0)
+			require.NoError(t, err)
+			for _, decl := range f.Decls {
+				if fn, ok := decl.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+					t.Errorf("%s: an init function", fset.Position(fn.Pos()))
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,486 @@
+package usernet
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack"
+)
+
+const (
+	// fallbackDelay is when the other address family gets its chance.
+	// RFC 8305 8: "Connection Attempt Delay [...] Recommended to be 250 milliseconds";
+	// RFC 6555 5.5: "150-250 ms"; net, whose programs run here, waits 300 ms.
+	fallbackDelay = 300 * time.Millisecond
+	// minAddrTime is what an address gets of the time that is left, if it is left.
+	minAddrTime = 2 * time.Second
+)
+
+// A Dialer has the options of a dial, with the names and meanings that they have in
+// net.Dialer. Only Host is needed. Its methods may be called by several goroutines
+// at the same time.
+type Dialer struct {
+	// Host is the host to dial from.
+	Host *Host
+
+	// Timeout is how long a dial may take, the lookup of the name included. The earliest
+	// of it, Deadline and the context's deadline counts. What is left of the time is
+	// shared by the addresses of a name. Zero means no limit but TCP's own.
+	Timeout time.Duration
+
+	// Deadline is when a dial fails. Zero means never.
+	Deadline time.Time
+
+	// LocalAddr is the address to dial from, of the type that belongs to the
+	// network. If nil, one is chosen.
+	LocalAddr net.Addr
+
+	// DualStack has no effect.
+	//
+	// Deprecated: the fallback is on by default, and turned off by a negative FallbackDelay.
+	DualStack bool
+
+	// FallbackDelay is how long a dial to a name on "tcp" waits for the family of the
+	// name's first address before it tries the other one at the same time (RFC 8305, Happy
+	// Eyeballs). Zero means 300 ms, and a negative value that the addresses are tried
+	// one after the other.
+	FallbackDelay time.Duration
+
+	// KeepAlive is how long a connection is idle before keep-alive probes are sent. Zero
+	// means 15 s, a negative value none. It is not looked at if KeepAliveConfig.Enable is set.
+	KeepAlive time.Duration
+
+	// KeepAliveConfig has all of the keep-alive settings.
+	KeepAliveConfig net.KeepAliveConfig
+
+	// Resolver looks up names instead of the host's own resolver. Beware that it
+	// asks through the kernel, unless its Dial is the Host's and PreferGo is set.
+	Resolver *net.Resolver
+
+	// Cancel cancels a dial when it is closed.
+	//
+	// Deprecated: use DialContext.
+	Cancel <-chan struct{}
+
+	// Control and ControlContext are for the descriptor of the socket. There is none, so
+	// that a dial fails with ENOTSUP if one of them is set.
+	Control        func(network, address string, c syscall.RawConn) error
+	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
+
+	multipath bool
+}
+
+// MultipathTCP reports what SetMultipathTCP was told.
+func (d *Dialer) MultipathTCP() bool { return d.multipath }
+
+// SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
+func (d *Dialer) SetMultipathTCP(use bool) { d.multipath = use }
+
+// Dial connects to the address on the network. See net.Dial for their forms; the
+// networks are tcp, udp and ip with their variants.
+func (d *Dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to the address on the network. Once it has returned, the
+// context has no effect on the connection.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	if d.Host == nil {
+		return nil, dialError(network, nil, nil, errNoHost)
+	}
+	ctx, cancel := d.context(ctx)
+	defer cancel()
+	var r nameResolver = d.Host.resolver
+	if d.Resolver != nil {
+		r = d.Resolver
+	}
+	addrs, err := d.Host.dialAddrs(ctx, r, network, address, opAddr(d.LocalAddr))
+	if err != nil {
+		return nil, dialError(network, nil, nil, err)
+	}
+	var fallbacks []net.Addr
+	if network == "tcp" && d.FallbackDelay >= 0 {
+		addrs, fallbacks = partition(addrs)
+	}
+	if len(fallbacks) == 0 {
+		return d.dialSerial(ctx, network, addrs)
+	}
+	return d.dialParallel(ctx, network, addrs, fallbacks)
+}
+
+// DialTCP connects to raddr on "tcp", "tcp4" or "tcp6". With an invalid laddr, the
+// local address is chosen.
+func (d *Dialer) DialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*TCPConn, error) {
+	ctx, cancel := d.context(ctx)
+	defer cancel()
+	return d.dialTCPAddr(ctx, network, net.TCPAddrFromAddrPort(laddr), net.TCPAddrFromAddrPort(raddr))
+}
+
+// DialUDP connects to raddr on "udp", "udp4" or "udp6". With an invalid laddr, the
+// local address is chosen.
+func (d *Dialer) DialUDP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*UDPConn, error) {
+	ctx, cancel := d.context(ctx)
+	defer cancel()
+	return d.dialUDPAddr(ctx, network, net.UDPAddrFromAddrPort(laddr), net.UDPAddrFromAddrPort(raddr))
+}
+
+// DialIP connects to raddr on "ip4:icmp" and its like. With an invalid laddr, the
+// local address is chosen.
+func (d *Dialer) DialIP(ctx context.Context, network string, laddr, raddr netip.Addr) (*IPConn, error) {
+	ctx, cancel := d.context(ctx)
+	defer cancel()
+	ipAddr := func(a netip.Addr) *net.IPAddr { return &net.IPAddr{IP: a.AsSlice(), Zone: a.Zone()} }
+	return d.dialIPAddr(ctx, network, ipAddr(laddr), ipAddr(raddr))
+}
+
+// context returns the context of one dial, which ends when the first of all the
+// limits does.
+func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx == nil {
+		panic("nil context")
+	}
+	deadline := d.Deadline
+	if d.Timeout != 0 {
+		if t := time.Now().Add(d.Timeout); deadline.IsZero() || t.Before(deadline) {
+			deadline = t
+		}
+	}
+	cancel := func() {}
+	if !deadline.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+	}
+	if d.Cancel == nil {
+		return ctx, cancel
+	}
+	outer := cancel
+	ctx, cancel = context.WithCancel(ctx)
+	inner, stopped := ctx, make(chan struct{})
+	go func() {
+		defer close(stopped)
+		select {
+		case <-d.Cancel:
+			cancel()
+		case <-inner.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel()
+		outer()
+		<-stopped
+	}
+}
+
+// dialParallel tries both families at the same time: the fallbacks when the primaries
+// have failed, or have not succeeded for a while. The goroutines end before it does.
+func (d *Dialer) dialParallel(ctx context.Context, network string, primaries, fallbacks []net.Addr) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn    net.Conn
+		err     error
+		primary bool
+	}
+	results := make(chan result)
+	running := 0
+	start := func(addrs []net.Addr, primary bool) {
+		running++
+		go func() {
+			c, err := d.dialSerial(ctx, network, addrs)
+			results <- result{c, err, primary}
+		}()
+	}
+	delay := d.FallbackDelay
+	if delay == 0 {
+		delay = fallbackDelay
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	fallback := timer.C // nil once they are under way
+	start(primaries, true)
+	var primaryErr error
+	for {
+		select {
+		case <-fallback:
+			fallback = nil
+			start(fallbacks, false)
+		case r := <-results:
+			running--
+			if r.err == nil {
+				cancel()
+				for ; running > 0; running-- {
+					if late := <-results; late.err == nil {
+						late.conn.Close()
+					}
+				}
+				return r.conn, nil
+			}
+			if r.primary {
+				primaryErr = r.err
+				if fallback != nil {
+					fallback = nil
+					start(fallbacks, false)
+				}
+			}
+			if running == 0 {
+				return nil, primaryErr
+			}
+		}
+	}
+}
+
+// dialSerial tries addresses one after the other. The error is that of the first.
+func (d *Dialer) dialSerial(ctx context.Context, network string, addrs []net.Addr) (net.Conn, error) {
+	var first error
+	for i, addr := range addrs {
+		if err := ctx.Err(); err != nil {
+			if first == nil {
+				first = dialError(network, d.LocalAddr, addr, contextError(err))
+			}
+			break
+		}
+		c, err := d.dialOne(ctx, network, addr, len(addrs)-i)
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = dialError(network, d.LocalAddr, addr, err)
+		}
+	}
+	return nil, first
+}
+
+// dialOne tries one address, of so many that share the time that is left.
+func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr, remaining int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return nil, timeoutError{}
+		}
+		if share := max(left/time.Duration(remaining), minAddrTime); share < left {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, share)
+			defer cancel()
+		}
+	}
+	switch raddr := addr.(type) {
+	case *net.TCPAddr:
+		laddr, _ := d.LocalAddr.(*net.TCPAddr)
+		return asConn(d.dialTCP(ctx, network, laddr, raddr))
+	case *net.UDPAddr:
+		laddr, _ := d.LocalAddr.(*net.UDPAddr)
+		return asConn(d.dialUDP(ctx, network, laddr, raddr))
+	default:
+		laddr, _ := d.LocalAddr.(*net.IPAddr)
+		return asConn(d.dialIP(ctx, network, laddr, addr.(*net.IPAddr)))
+	}
+}
+
+// asConn keeps a nil pointer out of the interface.
+func asConn[C net.Conn](c C, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// control fails where there are callbacks that want a descriptor.
+func (d *Dialer) control() error {
+	if d.Control != nil || d.ControlContext != nil {
+		return syscall.ENOTSUP
+	}
+	return nil
+}
+
+// endpoints chooses the family of a dial and converts its addresses.
+func (h *Host) endpoints(network string, laddr, raddr net.Addr) (f family, local, remote netip.AddrPort, err error) {
+	localIP, _, _ := addrIP(laddr)
+	remoteIP, _, _ := addrIP(raddr)
+	f = h.family(network, localIP, remoteIP, false)
+	if local, err = f.addrPort(laddr); err != nil {
+		return f, local, remote, err
+	}
+	remote, err = f.addrPort(raddr)
+	return f, local, remote, err
+}
+
+// dialTCPAddr is DialTCP and its like for addresses in net's form.
+func (d *Dialer) dialTCPAddr(ctx context.Context, network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	default:
+		return nil, dialError(network, laddr, raddr, net.UnknownNetworkError(network))
+	}
+	switch {
+	case d.Host == nil:
+		return nil, dialError(network, laddr, raddr, errNoHost)
+	case raddr == nil:
+		return nil, dialError(network, laddr, nil, errMissingAddress)
+	}
+	c, err := d.dialTCP(ctx, network, laddr, raddr)
+	if err != nil {
+		return nil, dialError(network, laddr, raddr, err)
+	}
+	return c, nil
+}
+
+// dialTCP dials, and leaves it to its callers to say what was dialed in an error.
+func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
+	if err := d.control(); err != nil {
+		return nil, err
+	}
+	h := d.Host
+	f, local, remote, err := h.endpoints(network, laddr, raddr)
+	if err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, stack.TCPOptions{})
+		if err != nil {
+			return nil, contextError(syscallError("connect", err))
+		}
+		// RFC 9293 3.5 (figure 8) allows for a connection with itself, when an
+		// ephemeral port happens to be the one that is dialed. Nobody wants it.
+		if local.Port() == 0 && t.LocalAddr() == t.RemoteAddr() {
+			t.SetLinger(0)
+			t.Close()
+			if try < 2 {
+				continue
+			}
+			return nil, syscallError("connect", syscall.ECONNREFUSED)
+		}
+		return h.newTCPConn(t, network, f, d.KeepAlive, d.KeepAliveConfig), nil
+	}
+}
+
+// dialUDPAddr is DialUDP and its like for addresses in net's form.
+func (d *Dialer) dialUDPAddr(ctx context.Context, network string, laddr, raddr *net.UDPAddr) (*UDPConn, error) {
+	switch network {
+	case "udp", "udp4", "udp6":
+	default:
+		return nil, dialError(network, laddr, raddr, net.UnknownNetworkError(network))
+	}
+	switch {
+	case d.Host == nil:
+		return nil, dialError(network, laddr, raddr, errNoHost)
+	case raddr == nil:
+		return nil, dialError(network, laddr, nil, errMissingAddress)
+	}
+	c, err := d.dialUDP(ctx, network, laddr, raddr)
+	if err != nil {
+		return nil, dialError(network, laddr, raddr, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.UDPAddr) (*UDPConn, error) {
+	if err := d.control(); err != nil {
+		return nil, err
+	}
+	f, local, remote, err := d.Host.endpoints(network, laddr, raddr)
+	if err != nil {
+		return nil, err
+	}
+	u, err := d.Host.stack.OpenUDP(f.stack, local)
+	if err != nil {
+		return nil, syscallError("bind", err)
+	}
+	if err := u.Connect(remote); err != nil {
+		u.Close()
+		return nil, syscallError("connect", err)
+	}
+	if err := ctx.Err(); err != nil {
+		u.Close()
+		return nil, contextError(err)
+	}
+	return d.Host.newUDPConn(u, network, f), nil
+}
+
+// dialIPAddr is DialIP and its like for addresses in net's form.
+func (d *Dialer) dialIPAddr(ctx context.Context, network string, laddr, raddr *net.IPAddr) (*IPConn, error) {
+	switch {
+	case d.Host == nil:
+		return nil, dialError(network, laddr, raddr, errNoHost)
+	case raddr == nil:
+		return nil, dialError(network, laddr, nil, errMissingAddress)
+	}
+	c, err := d.dialIP(ctx, network, laddr, raddr)
+	if err != nil {
+		return nil, dialError(network, laddr, raddr, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.IPAddr) (*IPConn, error) {
+	name, proto, err := parseNetwork(network, true)
+	if err != nil {
+		return nil, err
+	}
+	if name[0] != 'i' {
+		return nil, net.UnknownNetworkError(network)
+	}
+	if err := d.control(); err != nil {
+		return nil, err
+	}
+	f, local, remote, err := d.Host.endpoints(name, laddr, raddr)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRaw(d.Host.stack.OpenRaw, f.stack, proto, local.Addr())
+	if err != nil {
+		return nil, syscallError("bind", err)
+	}
+	if err := r.Connect(remote.Addr()); err != nil {
+		r.Close()
+		return nil, syscallError("connect", err)
+	}
+	if err := ctx.Err(); err != nil {
+		r.Close()
+		return nil, contextError(err)
+	}
+	return newIPConn(r, name, f), nil
+}
+
+// openRaw opens a raw socket. The stack's type for the protocol is one of package
+// wire, which this package has nothing to do with otherwise.
+func openRaw[P ~uint8](open func(stack.Family, P, netip.Addr) (*stack.Raw, error), f stack.Family, proto uint8, local netip.Addr) (*stack.Raw, error) {
+	return open(f, P(proto), local)
+}
+
+// Dial connects to the address on the network, as net.Dial does.
+func (h *Host) Dial(network, address string) (net.Conn, error) {
+	return h.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to the address on the network. It is what an
+// http.Transport takes as its DialContext.
+func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d := Dialer{Host: h}
+	return d.DialContext(ctx, network, address)
+}
+
+// DialTimeout is Dial with a limit to the time it takes.
+func (h *Host) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	d := Dialer{Host: h, Timeout: timeout}
+	return d.Dial(network, address)
+}
+
+// DialTCP connects to raddr, from laddr if that is not nil, as net.DialTCP does.
+func (h *Host) DialTCP(network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
+	d := Dialer{Host: h}
+	return d.dialTCPAddr(context.Background(), network, laddr, raddr)
+}
+
+// DialUDP connects to raddr, from laddr if that is not nil, as net.DialUDP does.
+func (h *Host) DialUDP(network string, laddr, raddr *net.UDPAddr) (*UDPConn, error) {
+	d := Dialer{Host: h}
+	return d.dialUDPAddr(context.Background(), network, laddr, raddr)
+}
+
+// DialIP connects to raddr, from laddr if that is not nil, as net.DialIP does.
+func (h *Host) DialIP(network string, laddr, raddr *net.IPAddr) (*IPConn, error) {
+	d := Dialer{Host: h}
+	return d.dialIPAddr(context.Background(), network, laddr, raddr)
+}

@@ -1,0 +1,473 @@
+package usernet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/nic"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+const nobody = "192.0.2.99" // on the link of newPair, and not there
+
+// newPatientHost makes a host on a link with nobody on it, which knows the link
+// address of nobody: what it sends there is neither answered nor refused.
+func newPatientHost(t testing.TB, change ...func(*Config)) *Host {
+	t.Helper()
+	change = append(change, func(cfg *Config) { cfg.Addrs = []netip.Prefix{netip.MustParsePrefix(addrA + "/24")} })
+	return newHost(t, nic.NewNull(nic.Link{Medium: nic.IP}), addrA, change...)
+}
+
+func TestDialThatIsNotAnsweredTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPatientHost(t)
+		began := time.Now()
+		_, err := h.Dial("tcp", nobody+":80")
+		require.EqualError(t, err, "dial tcp "+nobody+":80: connect: connection timed out")
+		require.ErrorIs(t, err, syscall.ETIMEDOUT)
+		oe := err.(*net.OpError)
+		require.True(t, oe.Timeout())
+		require.True(t, oe.Temporary())
+		// RFC 9293 3.8.3 MUST-23: "R2 for a SYN segment MUST be set large enough to
+		// provide retransmission of the segment for at least 3 minutes", which Linux, and so
+		// net's programs, take for about two.
+		require.Greater(t, time.Since(began), 60*time.Second)
+		require.Less(t, time.Since(began), 5*time.Minute)
+	})
+}
+
+func TestDialTimesOutWhenTheFirstLimitDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPatientHost(t)
+		for _, c := range []struct {
+			timeout, deadline, ctx time.Duration
+		}{
+			{3 * time.Second, 0, 0},
+			{0, 3 * time.Second, 0},
+			{0, 0, 3 * time.Second},
+			{3 * time.Second, 5 * time.Second, 7 * time.Second},
+			{7 * time.Second, 3 * time.Second, 5 * time.Second},
+			{5 * time.Second, 7 * time.Second, 3 * time.Second},
+		} {
+			began := time.Now()
+			d := Dialer{Host: h, Timeout: c.timeout}
+			if c.deadline > 0 {
+				d.Deadline = began.Add(c.deadline)
+			}
+			ctx, cancel := context.Background(), func() {}
+			if c.ctx > 0 {
+				ctx, cancel = context.WithTimeout(ctx, c.ctx)
+			}
+			_, err := d.DialContext(ctx, "tcp", nobody+":80")
+			cancel()
+			require.EqualError(t, err, "dial tcp "+nobody+":80: i/o timeout")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.True(t, err.(*net.OpError).Timeout())
+			require.Equal(t, 3*time.Second, time.Since(began))
+		}
+	})
+}
+
+func TestDialIsCancelledAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPatientHost(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Second, cancel)
+		began := time.Now()
+		_, err := h.DialContext(ctx, "tcp", nobody+":80")
+		require.EqualError(t, err, "dial tcp "+nobody+":80: operation was canceled")
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, time.Second, time.Since(began))
+
+		quit := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(quit) })
+		began = time.Now()
+		_, err = (&Dialer{Host: h, Cancel: quit}).Dial("tcp", nobody+":80")
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, time.Second, time.Since(began))
+	})
+}
+
+func TestACancelThatIsNotUsedLeavesTheConnectionAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPair(t)
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		quit := make(chan struct{})
+		ctx, cancel := context.WithCancel(context.Background())
+		c, err := (&Dialer{Host: a, Cancel: quit, Timeout: time.Second}).DialContext(ctx, "tcp", addrB+":80")
+		require.NoError(t, err)
+		cancel()
+		close(quit)
+		time.Sleep(time.Minute)
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		_, err = c.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = s.Read(make([]byte, 1))
+		require.NoError(t, err)
+	})
+}
+
+func TestDialWithoutARouteOrANeighbour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPair(t)
+		_, err := a.Dial("tcp", "203.0.113.1:80")
+		require.EqualError(t, err, "dial tcp 203.0.113.1:80: connect: network is unreachable")
+		_, err = a.Dial("udp", "203.0.113.1:80")
+		require.EqualError(t, err, "dial udp 203.0.113.1:80: connect: network is unreachable")
+		_, err = a.Dial("tcp", "[2001:db8::1]:80")
+		require.EqualError(t, err, "dial tcp [2001:db8::1]:80: connect: network is unreachable")
+		_, err = a.Listen("tcp6", "[::1]:0")
+		require.EqualError(t, err, "listen tcp6 [::1]:0: socket: address family not supported by protocol")
+		began := time.Now()
+		_, err = a.Dial("tcp", nobody+":80")
+		require.EqualError(t, err, "dial tcp "+nobody+":80: connect: no route to host")
+		require.ErrorIs(t, err, syscall.EHOSTUNREACH)
+		require.False(t, err.(*net.OpError).Timeout())
+		require.Less(t, time.Since(began), 10*time.Second)
+		require.NoError(t, b.Close())
+	})
+}
+
+// A recorder is a link with nobody on it that takes note of when something was first
+// sent to an address.
+type recorder struct {
+	*nic.Null
+	mu    sync.Mutex
+	first map[netip.Addr]time.Time
+}
+
+func (r *recorder) Send(batch []nic.Frame) (int, error) {
+	r.mu.Lock()
+	for i := range batch {
+		dst := netip.AddrFrom4([4]byte(batch[i].Head[16:20])) // RFC 791 3.1
+		if _, ok := r.first[dst]; !ok {
+			r.first[dst] = time.Now()
+		}
+	}
+	r.mu.Unlock()
+	return r.Null.Send(batch)
+}
+
+func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// Three addresses, of which none answers.
+		addrs := []netip.Addr{
+			netip.MustParseAddr("192.0.2.91"), netip.MustParseAddr("192.0.2.92"), netip.MustParseAddr("192.0.2.93"),
+		}
+		for _, c := range []struct {
+			timeout time.Duration
+			turns   []time.Duration
+		}{
+			{9 * time.Second, []time.Duration{0, 3 * time.Second, 6 * time.Second}},
+			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s
+			{time.Second, []time.Duration{0}},                                       // what there is
+		} {
+			link := &recorder{Null: nic.NewNull(nic.Link{Medium: nic.IP}), first: make(map[netip.Addr]time.Time)}
+			h := newHost(t, link, addrA, func(cfg *Config) { cfg.Hosts = map[string][]netip.Addr{"all.example": addrs} })
+			began := time.Now()
+			_, err := (&Dialer{Host: h, Timeout: c.timeout}).Dial("tcp", "all.example:80")
+			require.EqualError(t, err, "dial tcp 192.0.2.91:80: i/o timeout", "the error is that of the first address")
+			require.Equal(t, c.timeout, time.Since(began))
+			require.Len(t, link.first, len(c.turns))
+			for i, turn := range c.turns {
+				require.Equal(t, turn, link.first[addrs[i]].Sub(began), "address %d of %v", i, c.timeout)
+			}
+		}
+	})
+}
+
+func TestHappyEyeballsTriesTheOtherFamilyAfterTheDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newImpairedPair(t, nic.Impairment{Latency: 10 * time.Millisecond})
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		go serve(ln, echo)
+		good := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 80}}
+		silent := []net.Addr{&net.TCPAddr{IP: net.ParseIP(nobody), Port: 80}}
+		refused := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 81}}
+		ctx := context.Background()
+
+		// The lists need not be of different families for what is tested here.
+		race := func(d Dialer, primaries, fallbacks []net.Addr) (net.Conn, time.Duration, error) {
+			began := time.Now()
+			d.Host = a
+			c, err := d.dialParallel(ctx, "tcp", primaries, fallbacks)
+			return c, time.Since(began), err
+		}
+		c, warm, err := race(Dialer{}, good, silent)
+		require.NoError(t, err)
+		require.Less(t, warm, 300*time.Millisecond, "the fallback is not needed")
+		require.NoError(t, c.Close())
+
+		c, took, err := race(Dialer{}, silent, good)
+		require.NoError(t, err)
+		require.Equal(t, 320*time.Millisecond, took, "the delay and a round trip")
+		require.NoError(t, c.Close())
+
+		c, took, err = race(Dialer{FallbackDelay: time.Second}, silent, good)
+		require.NoError(t, err)
+		require.Equal(t, 1020*time.Millisecond, took)
+		require.NoError(t, c.Close())
+
+		c, took, err = race(Dialer{}, refused, good)
+		require.NoError(t, err)
+		require.Equal(t, 40*time.Millisecond, took, "at once, when the primary has failed")
+		require.NoError(t, c.Close())
+
+		_, _, err = race(Dialer{}, refused, silent)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED, "the error is the primary's")
+		_, _, err = race(Dialer{}, silent, refused)
+		require.ErrorIs(t, err, syscall.EHOSTUNREACH, "the error is the primary's")
+
+		ctx2, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err = (&Dialer{Host: newPatientHost(t)}).dialParallel(ctx2, "tcp", silent, silent)
+		require.EqualError(t, err, "dial tcp "+nobody+":80: i/o timeout")
+	})
+}
+
+func TestTheSlowerOfTwoFamiliesIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newImpairedPair(t, nic.Impairment{Latency: 200 * time.Millisecond})
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		addrs := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 80}}
+		c, err := (&Dialer{Host: a}).dialParallel(context.Background(), "tcp", addrs, addrs)
+		require.NoError(t, err)
+		defer c.Close()
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		defer s.Close()
+		require.Equal(t, c.LocalAddr().String(), s.RemoteAddr().String(), "the first has won")
+		require.NoError(t, ln.(*TCPListener).SetDeadline(time.Now().Add(time.Minute)))
+		_, err = ln.Accept()
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the second was given up before it stood")
+	})
+}
+
+func TestDialByNameFallsBackToTheFamilyThatThereIs(t *testing.T) {
+	ea, eb := nic.Pipe(nic.PipeConfig{})
+	names := func(cfg *Config) {
+		cfg.Hosts = map[string][]netip.Addr{"dual.example": {netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr(addrB)}}
+	}
+	a, b := newHost(t, ea, addrA, names), newHost(t, eb, addrB)
+	ln, err := b.Listen("tcp", ":http")
+	require.NoError(t, err)
+	defer ln.Close()
+	c, err := a.Dial("tcp", "dual.example:http")
+	require.NoError(t, err)
+	require.Equal(t, addrB+":80", c.RemoteAddr().String())
+	c.Close()
+	_, err = a.Dial("tcp6", "dual.example:http")
+	require.ErrorIs(t, err, syscall.ENETUNREACH)
+	_, err = a.Dial("tcp", "none.example:http")
+	var de *net.DNSError
+	require.ErrorAs(t, err, &de)
+	require.True(t, de.IsNotFound)
+	require.EqualError(t, err, "dial tcp: lookup none.example: no such host")
+	addr, err := a.ResolveTCPAddr("tcp", "dual.example:http")
+	require.NoError(t, err)
+	require.Equal(t, addrB+":80", addr.String(), "an IPv4 address is preferred here")
+}
+
+func TestAddressesAreResolvedAsByNet(t *testing.T) {
+	h := newLoopback(t)
+	for _, c := range []struct{ network, address string }{
+		{"tcp", "127.0.0.1:80"}, {"tcp", ":http"}, {"tcp4", "[::ffff:127.0.0.1]:22"}, {"tcp6", "[::1]:22"}, {"tcp", "[fe80::1%lo]:22"},
+		{"", "127.0.0.1:1"}, {"tcp", "localhost"}, {"udp", "127.0.0.1:domain"}, {"udp4", "[::1]:53"}, {"tcp", "127.0.0.1:99999"},
+		{"ip", "127.0.0.1"}, {"ip4", "::1"}, {"ip6", "::1"}, {"ip4:icmp", "127.0.0.1"}, {"ip4:nope", "127.0.0.1"}, {"ip", ""},
+		{"unix", "/tmp/x"}, {"tcp", ""}, {"tcp", "1.2.3.4"}, {"udp", "[::1]]:1"}, {"tcp", "[[::1]:1"},
+	} {
+		t.Run(c.network+" "+c.address, func(t *testing.T) {
+			text := func(a any, err error) string { return fmt.Sprintf("%v, %v", a, err) }
+			require.Equal(t, text(net.ResolveTCPAddr(c.network, c.address)), text(h.ResolveTCPAddr(c.network, c.address)))
+			require.Equal(t, text(net.ResolveUDPAddr(c.network, c.address)), text(h.ResolveUDPAddr(c.network, c.address)))
+			require.Equal(t, text(net.ResolveIPAddr(c.network, c.address)), text(h.ResolveIPAddr(c.network, c.address)))
+		})
+	}
+}
+
+func TestControlIsRefusedAndNotIgnored(t *testing.T) {
+	h := newLoopback(t)
+	control := func(string, string, syscall.RawConn) error { return nil }
+	for _, network := range []string{"tcp", "udp"} {
+		_, err := (&Dialer{Host: h, Control: control}).Dial(network, "127.0.0.1:80")
+		require.ErrorIs(t, err, syscall.ENOTSUP)
+		_, err = (&Dialer{Host: h, ControlContext: func(context.Context, string, string, syscall.RawConn) error { return nil }}).Dial(network, "127.0.0.1:80")
+		require.ErrorIs(t, err, errors.ErrUnsupported)
+	}
+	_, err := (&Dialer{Host: h, Control: control}).Dial("ip4:icmp", "127.0.0.1")
+	require.ErrorIs(t, err, syscall.ENOTSUP)
+	lc := ListenConfig{Host: h, Control: control}
+	_, err = lc.Listen(context.Background(), "tcp", ":0")
+	require.ErrorIs(t, err, syscall.ENOTSUP)
+	_, err = lc.ListenPacket(context.Background(), "udp", ":0")
+	require.ErrorIs(t, err, syscall.ENOTSUP)
+}
+
+func TestADialerWithoutAHostFails(t *testing.T) {
+	_, err := (&Dialer{}).Dial("tcp", "127.0.0.1:80")
+	require.ErrorContains(t, err, "no Host")
+	_, err = (&Dialer{}).DialTCP(context.Background(), "tcp", netip.AddrPort{}, netip.MustParseAddrPort("127.0.0.1:80"))
+	require.ErrorContains(t, err, "no Host")
+	_, err = (&ListenConfig{}).Listen(context.Background(), "tcp", ":0")
+	require.ErrorContains(t, err, "no Host")
+}
+
+func TestTypedDials(t *testing.T) {
+	a, b := newPair(t)
+	ln, err := b.ListenTCP("tcp4", nil)
+	require.NoError(t, err)
+	port := ln.Addr().(*net.TCPAddr).Port
+	raddr := &net.TCPAddr{IP: net.ParseIP(addrB), Port: port}
+	laddr := &net.TCPAddr{IP: net.ParseIP(addrA), Port: 40000}
+	c, err := a.DialTCP("tcp", laddr, raddr)
+	require.NoError(t, err)
+	require.Equal(t, addrA+":40000", c.LocalAddr().String())
+	_, err = a.DialTCP("tcp", laddr, raddr)
+	require.EqualError(t, err, fmt.Sprintf("dial tcp %v->%v: bind: address already in use", laddr, raddr))
+	s, err := ln.AcceptTCP()
+	require.NoError(t, err)
+	require.Equal(t, "tcp4", s.net)
+	d := Dialer{Host: a}
+	d.SetMultipathTCP(true)
+	require.True(t, d.MultipathTCP())
+	c, err = d.DialTCP(context.Background(), "tcp", netip.AddrPort{}, raddr.AddrPort())
+	require.NoError(t, err)
+	require.Equal(t, addrA, c.LocalAddr().(*net.TCPAddr).IP.String())
+
+	_, err = a.DialTCP("tcp", nil, nil)
+	require.EqualError(t, err, "dial tcp: missing address")
+	_, err = a.DialTCP("udp", nil, raddr)
+	require.EqualError(t, err, "dial udp "+raddr.String()+": unknown network udp")
+	_, err = a.DialUDP("udp", nil, nil)
+	require.EqualError(t, err, "dial udp: missing address")
+	_, err = a.DialIP("ip4:icmp", nil, nil)
+	require.EqualError(t, err, "dial ip4:icmp: missing address")
+	_, err = a.DialIP("tcp", nil, &net.IPAddr{IP: net.ParseIP(addrB)})
+	require.ErrorContains(t, err, "unknown network tcp")
+	_, err = b.ListenTCP("udp", nil)
+	require.EqualError(t, err, "listen udp: unknown network udp")
+	_, err = b.ListenUDP("tcp", nil)
+	require.EqualError(t, err, "listen tcp: unknown network tcp")
+}
+
+func TestKeepAliveIsOnByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ea, eb := nic.Pipe(nic.PipeConfig{})
+		dev := nic.Impair(ea, nic.ImpairConfig{})
+		a, b := newHost(t, dev, addrA), newHost(t, eb, addrB)
+		c, _ := connect(t, a, b, addrB)
+		quiet, err := (&Dialer{Host: a, KeepAlive: -1}).Dial("tcp", net.JoinHostPort(addrB, listenForEver(t, b)))
+		require.NoError(t, err)
+		dev.SetOut(nic.Impairment{Loss: 1})
+		dev.SetIn(nic.Impairment{Loss: 1})
+		began := time.Now()
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ETIMEDOUT)
+		require.True(t, err.(*net.OpError).Timeout())
+		// 15 s until the first probe, 9 probes with 15 s each for an answer.
+		require.InDelta(t, 150, time.Since(began).Seconds(), 1)
+		require.NoError(t, quiet.SetReadDeadline(time.Now().Add(time.Hour)))
+		_, err = quiet.Read(make([]byte, 1))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "nobody has noticed")
+	})
+}
+
+// listenForEver listens until the host closes, and returns the port.
+func listenForEver(t testing.TB, h *Host) string {
+	ln, err := h.Listen("tcp", ":0")
+	require.NoError(t, err)
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	require.NoError(t, err)
+	return port
+}
+
+// serveDNS answers every question about IPv4 addresses with addr.
+func serveDNS(pc net.PacketConn, addr netip.Addr) {
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		var m dnsmessage.Message
+		if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+			continue
+		}
+		q := m.Questions[0]
+		reply := dnsmessage.Message{
+			Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true, RecursionDesired: true},
+			Questions: m.Questions,
+		}
+		if q.Type == dnsmessage.TypeA {
+			reply.Answers = []dnsmessage.Resource{{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 60},
+				Body:   &dnsmessage.AResource{A: addr.As4()},
+			}}
+		}
+		out, err := reply.Pack()
+		if err == nil {
+			pc.WriteTo(out, from)
+		}
+	}
+}
+
+func TestNamesAreLookedUpOverTheHostItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ea, eb := nic.Pipe(nic.PipeConfig{})
+		a := newHost(t, ea, addrA, func(cfg *Config) {
+			cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort(addrB + ":53")}
+			cfg.Search = []string{"example"}
+		})
+		b := newHost(t, nic.Impair(eb, nic.ImpairConfig{Out: nic.Impairment{Latency: 5 * time.Millisecond}}), addrB)
+		pc, err := b.ListenPacket("udp", ":53")
+		require.NoError(t, err)
+		go serveDNS(pc, netip.MustParseAddr(addrB))
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		go serve(ln, echo)
+
+		c, err := a.Dial("tcp", "www.example:80")
+		require.NoError(t, err)
+		require.Equal(t, addrB+":80", c.RemoteAddr().String())
+		require.NoError(t, c.Close())
+		addrs, err := a.LookupHost("www")
+		require.NoError(t, err)
+		require.Equal(t, []string{addrB}, addrs)
+
+	})
+}
+
+func TestAResolverOfNetIsHonoured(t *testing.T) {
+	a, b := newPair(t)
+	pc, err := b.ListenPacket("udp", ":53")
+	require.NoError(t, err)
+	go serveDNS(pc, netip.MustParseAddr(addrB))
+	ln, err := b.Listen("tcp", ":80")
+	require.NoError(t, err)
+	go serve(ln, echo)
+	asked := make(chan string, 16)
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		asked <- network
+		return a.DialContext(ctx, network, addrB+":53")
+	}}
+	c, err := (&Dialer{Host: a, Resolver: r}).Dial("tcp4", "www.usernet.test.:http")
+	require.NoError(t, err)
+	require.Equal(t, addrB+":80", c.RemoteAddr().String())
+	require.Equal(t, "udp", <-asked)
+	require.NoError(t, c.Close())
+}

@@ -1,0 +1,204 @@
+// Package usernet gives a program a network of its own: Internet hosts that live
+// in the process, whose Dial, Listen and ListenPacket behave as those of package
+// net, over a TCP/IP engine written in Go. A host stands on a TAP device, on a wire in
+// memory, or on anything else that is a nic.Device.
+//
+//	tap, err := nic.OpenTAP(nic.TAPConfig{Name: "tap0"})
+//	...
+//	host, err := usernet.New(usernet.Config{
+//		NIC:     tap,
+//		Addrs:   []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")},
+//		Gateway: netip.MustParseAddr("192.0.2.1"),
+//	})
+//	...
+//	defer host.Close()
+//	ln, err := host.Listen("tcp", ":80")
+//	...
+//	http.Serve(ln, handler)
+//
+// Code that is written for net runs unchanged: what it gets are a net.Conn, net.Listener
+// or net.PacketConn with net's addresses and net's errors, to the text. A Dialer and
+// a ListenConfig have net's fields and a Host. What differs is that nothing has a
+// descriptor: File and SyscallConn are absent, a Control function makes a call fail with
+// ENOTSUP, and there are no Unix sockets.
+//
+// Hosts share nothing with each other, nor with the kernel. Those whose devices are in memory
+// work inside a testing/synctest bubble, in virtual time.
+package usernet
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/resolve"
+	"github.com/usernet/usernet/stack"
+)
+
+// Config says what a Host is made of. The common case needs NIC, Addrs and Gateway. The
+// zero value is a host that has only its loopback.
+type Config struct {
+	// NIC is the link, and Addrs the host's addresses on it with the lengths of their
+	// networks. Gateway is the default router, if there is any. The host closes the
+	// device when it is closed.
+	NIC     nic.Device
+	Addrs   []netip.Prefix
+	Gateway netip.Addr
+
+	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
+	NICs []stack.NIC
+	// Routes stand beside those that the addresses and gateways bring.
+	Routes []stack.Route
+	// Neighbors are link addresses that are never asked for.
+	Neighbors []stack.Neighbor
+
+	// DNS are the name servers, in the order in which they are asked. Without any,
+	// names are those of Hosts, and localhost.
+	DNS []netip.AddrPort
+	// Search are the domains that are appended to names without a final dot.
+	Search []string
+	// Hosts are names that are known without asking. For those of a file, see
+	// resolve.ParseHosts and the Hosts of Resolver.
+	Hosts map[string][]netip.Addr
+	// Resolver has the finer settings of the resolver; resolve.ParseResolvConf returns
+	// some. Its Servers, Search and Hosts are used where those above are empty, and the
+	// functions that are nil become the host's own.
+	Resolver resolve.Config
+
+	// TCP has the settings of TCP.
+	TCP stack.TCPConfig
+	// UDPBuffer is the receive queue limit of UDP and IP sockets in bytes; 212992 if zero.
+	UDPBuffer int
+
+	// Logger is told when a link fails or an address is in use by another machine. Nil is
+	// silent.
+	Logger *slog.Logger
+	// Rand fills p with unpredictable bytes: for sequence numbers, ports and IDs. Nil
+	// means crypto/rand. It may be called by several goroutines at once.
+	Rand func(p []byte)
+}
+
+// A Host is an Internet host in the sense of RFC 1122, with addresses, routes and
+// names of its own. Its methods may be called by several goroutines at the same time.
+type Host struct {
+	stack       *stack.Stack
+	resolver    *resolve.Resolver
+	fill        func(p []byte) // with unpredictable bytes
+	copyBuffers sync.Pool      // of *[copyBuffer]byte
+}
+
+// New makes a host and brings up its links. An error says which part of the
+// configuration is wrong; the devices are then the caller's still.
+func New(cfg Config) (*Host, error) {
+	nics := cfg.NICs
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() {
+		first := stack.NIC{Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway}
+		nics = append([]stack.NIC{first}, nics...)
+	}
+	s, err := stack.New(stack.Config{
+		NICs:      nics,
+		Routes:    cfg.Routes,
+		Neighbors: cfg.Neighbors,
+		Logger:    cfg.Logger,
+		Rand:      cfg.Rand,
+		TCP:       cfg.TCP,
+		UDPBuffer: cfg.UDPBuffer,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{stack: s, fill: cfg.Rand}
+	if h.fill == nil {
+		h.fill = func(p []byte) { rand.Read(p) } // which never fails
+	}
+	h.copyBuffers.New = func() any { return new([copyBuffer]byte) }
+	h.resolver = h.newResolver(&cfg)
+	return h, nil
+}
+
+// newResolver makes the resolver of a host, which asks over the host itself.
+func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
+	rc := cfg.Resolver
+	if len(cfg.DNS) > 0 {
+		rc.Servers = cfg.DNS
+	}
+	if len(cfg.Search) > 0 {
+		rc.Search = cfg.Search
+	}
+	if len(cfg.Hosts) > 0 {
+		rc.Hosts = resolve.Hosts{}
+		for _, name := range slices.Sorted(maps.Keys(cfg.Hosts)) {
+			for _, addr := range cfg.Hosts[name] {
+				rc.Hosts.Add(addr, name)
+			}
+		}
+	}
+	if rc.Dial == nil {
+		rc.Dial = h.DialContext
+	}
+	if rc.Families == nil {
+		rc.Families = func() (v4, v6 bool) { return h.stack.HasIPv4(), h.stack.HasIPv6() }
+	}
+	if rc.Source == nil {
+		rc.Source = h.stack.SourceFor
+	}
+	if rc.Rand == nil {
+		rc.Rand = func() uint64 {
+			var b [8]byte
+			h.fill(b[:])
+			return binary.NativeEndian.Uint64(b[:])
+		}
+	}
+	return resolve.New(rc)
+}
+
+// Close ends the host. Its connections are reset, every call that waits returns
+// net.ErrClosed, and the devices are closed. A second Close returns net.ErrClosed.
+func (h *Host) Close() error { return h.stack.Close() }
+
+// Stack returns the engine, for what a program can do with a host that it cannot do with
+// package net: interfaces, routes and neighbours that come and go.
+func (h *Host) Stack() *stack.Stack { return h.stack }
+
+// Stats returns a snapshot of the host's counters.
+func (h *Host) Stats() stack.Stats { return h.stack.Stats() }
+
+// Interfaces describes the host's interfaces, the loopback first.
+func (h *Host) Interfaces() []stack.InterfaceInfo { return h.stack.Interfaces() }
+
+// Routes returns the routes in the order in which they are looked up.
+func (h *Host) Routes() []stack.Route { return h.stack.Routes() }
+
+// Neighbors returns the link addresses that are known, or being asked for.
+func (h *Host) Neighbors() []stack.Neighbor { return h.stack.Neighbors() }
+
+// Addrs returns the host's addresses with the lengths of their networks, without those
+// of the loopback.
+func (h *Host) Addrs() []netip.Prefix {
+	var addrs []netip.Prefix
+	for _, info := range h.stack.Interfaces() {
+		if !info.Loopback {
+			addrs = append(addrs, info.Addrs...)
+		}
+	}
+	return addrs
+}
+
+// InterfaceAddrs returns the host's addresses as net.InterfaceAddrs does: each
+// a *net.IPNet.
+func (h *Host) InterfaceAddrs() []net.Addr {
+	var addrs []net.Addr
+	for _, info := range h.stack.Interfaces() {
+		for _, p := range info.Addrs {
+			a := p.Addr()
+			addrs = append(addrs, &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(p.Bits(), a.BitLen())})
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,329 @@
+package usernet
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// A ListenConfig has the options of a listener, with the names and meanings that
+// they have in net.ListenConfig. Only Host is needed.
+type ListenConfig struct {
+	// Host is the host to listen on.
+	Host *Host
+
+	// Control is for the descriptor of the socket. There is none, so that Listen and
+	// ListenPacket fail with ENOTSUP if it is set.
+	Control func(network, address string, c syscall.RawConn) error
+
+	// KeepAlive is how long an accepted connection is idle before keep-alive probes are
+	// sent. Zero means 15 s, a negative value none. It is not looked at if
+	// KeepAliveConfig.Enable is set.
+	KeepAlive time.Duration
+
+	// KeepAliveConfig has all of the keep-alive settings of accepted connections.
+	KeepAliveConfig net.KeepAliveConfig
+
+	multipath bool
+}
+
+// MultipathTCP reports what SetMultipathTCP was told.
+func (lc *ListenConfig) MultipathTCP() bool { return lc.multipath }
+
+// SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
+func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.multipath = use }
+
+// Listen listens on the local address. See net.Listen for its forms; the network is
+// "tcp", "tcp4" or "tcp6". The context is for the lookup of the address only.
+func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	if lc.Host == nil {
+		return nil, listenError(network, nil, errNoHost)
+	}
+	addr, err := lc.Host.listenAddr(ctx, network, address)
+	if err != nil {
+		return nil, listenError(network, nil, err)
+	}
+	laddr, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return nil, listenError(network, addr, &net.AddrError{Err: "unexpected address type", Addr: address})
+	}
+	l, err := lc.listenTCP(network, laddr)
+	if err != nil {
+		return nil, listenError(network, addr, err)
+	}
+	return l, nil
+}
+
+// ListenPacket binds a socket to the local address. See net.ListenPacket for its
+// forms; the networks are udp and ip with their variants. The context is for the lookup of
+// the address only.
+func (lc *ListenConfig) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	if lc.Host == nil {
+		return nil, listenError(network, nil, errNoHost)
+	}
+	addr, err := lc.Host.listenAddr(ctx, network, address)
+	if err != nil {
+		return nil, listenError(network, nil, err)
+	}
+	var c net.PacketConn
+	switch laddr := addr.(type) {
+	case *net.UDPAddr:
+		c, err = lc.listenUDP(network, laddr)
+	case *net.IPAddr:
+		c, err = lc.listenIP(network, laddr)
+	default:
+		err = &net.AddrError{Err: "unexpected address type", Addr: address}
+	}
+	if err != nil {
+		return nil, listenError(network, addr, err) // and not c, which may hold a nil pointer
+	}
+	return c, nil
+}
+
+// control fails where there is a callback that wants a descriptor.
+func (lc *ListenConfig) control() error {
+	if lc.Control != nil {
+		return syscall.ENOTSUP
+	}
+	return nil
+}
+
+func (lc *ListenConfig) listenTCP(network string, laddr *net.TCPAddr) (*TCPListener, error) {
+	if err := lc.control(); err != nil {
+		return nil, err
+	}
+	f := lc.Host.family(network, laddr.IP, nil, true)
+	local, err := f.addrPort(laddr)
+	if err != nil {
+		return nil, err
+	}
+	l, err := lc.Host.stack.ListenTCP(f.stack, local, stack.ListenOptions{})
+	if err != nil {
+		return nil, syscallError("listen", err)
+	}
+	return &TCPListener{ln: l, lc: *lc, net: network, family: f, laddr: f.tcpAddr(l.LocalAddr())}, nil
+}
+
+func (lc *ListenConfig) listenUDP(network string, laddr *net.UDPAddr) (*UDPConn, error) {
+	if err := lc.control(); err != nil {
+		return nil, err
+	}
+	f := lc.Host.family(network, laddr.IP, nil, true)
+	local, err := f.addrPort(laddr)
+	if err != nil {
+		return nil, err
+	}
+	// As with net, a socket for a multicast group is bound to its port only.
+	if local.Addr().IsMulticast() {
+		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
+	}
+	u, err := lc.Host.stack.OpenUDP(f.stack, local)
+	if err != nil {
+		return nil, syscallError("bind", err)
+	}
+	return lc.Host.newUDPConn(u, network, f), nil
+}
+
+func (lc *ListenConfig) listenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
+	name, proto, err := parseNetwork(network, true)
+	if err != nil {
+		return nil, err
+	}
+	if name[0] != 'i' {
+		return nil, net.UnknownNetworkError(network)
+	}
+	if err := lc.control(); err != nil {
+		return nil, err
+	}
+	f := lc.Host.family(name, laddr.IP, nil, true)
+	local, err := f.addr(laddr.IP, laddr.Zone)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openRaw(lc.Host.stack.OpenRaw, f.stack, proto, local)
+	if err != nil {
+		return nil, syscallError("bind", err)
+	}
+	return newIPConn(r, name, f), nil
+}
+
+// A TCPListener listens for TCP connections. It has the methods of
+// net.TCPListener except File and SyscallConn.
+type TCPListener struct {
+	ln     *stack.TCPListener
+	lc     ListenConfig
+	net    string
+	family family
+	laddr  *net.TCPAddr
+}
+
+var _ net.Listener = (*TCPListener)(nil)
+
+func (l *TCPListener) ok() bool { return l != nil && l.ln != nil }
+
+func (l *TCPListener) opError(op, call string, err error) error {
+	return &net.OpError{Op: op, Net: l.net, Addr: l.laddr, Err: syscallError(call, err)}
+}
+
+// AcceptTCP waits for the next connection.
+func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
+	if !l.ok() {
+		return nil, syscall.EINVAL
+	}
+	t, err := l.ln.Accept()
+	if err != nil {
+		return nil, l.opError("accept", "accept4", err)
+	}
+	return l.lc.Host.newTCPConn(t, l.net, l.family, l.lc.KeepAlive, l.lc.KeepAliveConfig), nil
+}
+
+// Accept waits for the next connection, which is a *TCPConn.
+func (l *TCPListener) Accept() (net.Conn, error) { return asConn(l.AcceptTCP()) }
+
+// Close stops listening. Connections that were not accepted are reset, those that
+// were stay.
+func (l *TCPListener) Close() error {
+	if !l.ok() {
+		return syscall.EINVAL
+	}
+	if err := l.ln.Close(); err != nil {
+		return l.opError("close", "close", err)
+	}
+	return nil
+}
+
+// Addr returns the listener's address, a *net.TCPAddr. It is shared by all calls and
+// not to be changed.
+func (l *TCPListener) Addr() net.Addr { return l.laddr }
+
+// SetDeadline sets the deadline of Accept. The zero time means none. As with net's, the
+// error is net.ErrClosed itself.
+func (l *TCPListener) SetDeadline(t time.Time) error {
+	if !l.ok() {
+		return syscall.EINVAL
+	}
+	return l.ln.SetDeadline(t)
+}
+
+// Listen listens on the local address for TCP connections, as net.Listen does.
+func (h *Host) Listen(network, address string) (net.Listener, error) {
+	lc := ListenConfig{Host: h}
+	return lc.Listen(context.Background(), network, address)
+}
+
+// ListenPacket binds a UDP or IP socket to the local address, as net.ListenPacket
+// does. Broadcast is allowed.
+func (h *Host) ListenPacket(network, address string) (net.PacketConn, error) {
+	lc := ListenConfig{Host: h}
+	return lc.ListenPacket(context.Background(), network, address)
+}
+
+// ListenTCP listens on laddr, as net.ListenTCP does. Without an address it is all of
+// the host's, without a port a free one.
+func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	default:
+		return nil, listenError(network, laddr, net.UnknownNetworkError(network))
+	}
+	if laddr == nil {
+		laddr = &net.TCPAddr{}
+	}
+	lc := ListenConfig{Host: h}
+	l, err := lc.listenTCP(network, laddr)
+	if err != nil {
+		return nil, listenError(network, laddr, err)
+	}
+	return l, nil
+}
+
+// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does. Without an address it is
+// all of the host's, without a port a free one.
+func (h *Host) ListenUDP(network string, laddr *net.UDPAddr) (*UDPConn, error) {
+	switch network {
+	case "udp", "udp4", "udp6":
+	default:
+		return nil, listenError(network, laddr, net.UnknownNetworkError(network))
+	}
+	if laddr == nil {
+		laddr = &net.UDPAddr{}
+	}
+	lc := ListenConfig{Host: h}
+	c, err := lc.listenUDP(network, laddr)
+	if err != nil {
+		return nil, listenError(network, laddr, err)
+	}
+	return c, nil
+}
+
+// ListenIP binds an IP socket to laddr, as net.ListenIP does. The network is
+// "ip4:icmp" or its like.
+func (h *Host) ListenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
+	if laddr == nil {
+		laddr = &net.IPAddr{}
+	}
+	lc := ListenConfig{Host: h}
+	c, err := lc.listenIP(network, laddr)
+	if err != nil {
+		return nil, listenError(network, laddr, err)
+	}
+	return c, nil
+}
+
+// ListenMulticastUDP binds a UDP socket to the port of a multicast group, and joins the
+// group on an interface of the host, as net.ListenMulticastUDP does on one of the
+// kernel's. The interface is given by its Index or its Name, and is chosen by the routes if ifi is nil.
+func (h *Host) ListenMulticastUDP(network string, ifi *net.Interface, gaddr *net.UDPAddr) (*UDPConn, error) {
+	switch network {
+	case "udp", "udp4", "udp6":
+	default:
+		return nil, listenError(network, gaddr, net.UnknownNetworkError(network))
+	}
+	if gaddr == nil || gaddr.IP == nil {
+		return nil, listenError(network, gaddr, errMissingAddress)
+	}
+	c, err := h.listenMulticast(network, ifi, gaddr)
+	if err != nil {
+		return nil, listenError(network, gaddr, err)
+	}
+	return c, nil
+}
+
+func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UDPAddr) (*UDPConn, error) {
+	index, err := h.interfaceIndex(ifi)
+	if err != nil {
+		return nil, err
+	}
+	lc := ListenConfig{Host: h}
+	c, err := lc.listenUDP(network, gaddr)
+	if err != nil {
+		return nil, err
+	}
+	group, err := c.family.addr(gaddr.IP, gaddr.Zone)
+	if err == nil {
+		err = syscallError("setsockopt", c.udp.Join(group, index))
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// interfaceIndex finds an interface of the host by the index, or else the name, of a
+// net.Interface; 0 stands for any.
+func (h *Host) interfaceIndex(ifi *net.Interface) (int, error) {
+	if ifi == nil {
+		return 0, nil
+	}
+	for _, info := range h.stack.Interfaces() {
+		if info.Index == ifi.Index || ifi.Index == 0 && info.Name == ifi.Name {
+			return info.Index, nil
+		}
+	}
+	return 0, syscallError("setsockopt", syscall.ENODEV)
+}

@@ -1,0 +1,506 @@
+package usernet
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// msgTrunc is the flag of ReadMsgUDP and ReadMsgIP for a datagram that did not
+// fit: Linux's MSG_TRUNC.
+const msgTrunc = 0x20
+
+// PacketInfo is what a datagram says beside its payload. For one that is sent, a zero
+// field leaves the choice to the host.
+type PacketInfo struct {
+	// Remote is the other end's address. On an IP socket it has no port.
+	Remote netip.AddrPort
+	// Local is the host's address, or the group, that a received datagram was sent to, and
+	// the source of one that is sent.
+	Local netip.Addr
+	// TTL is the time to live, or hop limit.
+	TTL uint8
+	// TOS is the type of service: DSCP and ECN.
+	TOS uint8
+	// Interface is the index of the interface on which it came. It is not looked at
+	// when sending.
+	Interface int
+	// Size is the length of the whole payload, of which less may have fitted into the
+	// buffer. It is not looked at when sending.
+	Size int
+	// DontFragment has a datagram that is larger than the path's MTU fail with EMSGSIZE,
+	// rather than be sent in fragments. It is not set on receipt.
+	DontFragment bool
+}
+
+func (i *PacketInfo) options() stack.SendOptions {
+	return stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.Local.Unmap(), DontFragment: i.DontFragment}
+}
+
+// A UDPConn is a UDP socket, connected or not. It is a net.Conn and a net.PacketConn,
+// and has the methods of net.UDPConn except File and SyscallConn.
+type UDPConn struct {
+	conn
+	udp    *stack.UDP
+	host   *Host
+	family family
+}
+
+var (
+	_ net.Conn       = (*UDPConn)(nil)
+	_ net.PacketConn = (*UDPConn)(nil)
+)
+
+func (h *Host) newUDPConn(u *stack.UDP, network string, f family) *UDPConn {
+	c := &UDPConn{conn: conn{sock: u, net: network, laddr: f.udpAddr(u.LocalAddr())}, udp: u, host: h, family: f}
+	if remote := u.RemoteAddr(); remote.IsValid() {
+		c.raddr = f.udpAddr(remote)
+	}
+	return c
+}
+
+// sendError is opError for a datagram that names its destination.
+func (c *conn) sendError(call string, to net.Addr, err error) error {
+	return &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: opAddr(to), Err: syscallError(call, err)}
+}
+
+// Read reads a datagram from anywhere, or from where the socket is connected to. What
+// does not fit into b is lost.
+func (c *UDPConn) Read(b []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, _, _, _, err := c.udp.ReadFrom(b)
+	if err != nil {
+		err = c.opError("read", "read", err)
+	}
+	return n, err
+}
+
+// Write sends a datagram to where the socket is connected to.
+func (c *UDPConn) Write(b []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.udp.Write(b)
+	if err != nil {
+		err = c.opError("write", "write", err)
+	}
+	return n, err
+}
+
+// ReadFromUDPAddrPort reads a datagram and returns from where it came. What does not
+// fit into b is lost. It does not allocate.
+func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	if !c.ok() {
+		return 0, netip.AddrPort{}, syscall.EINVAL
+	}
+	n, _, from, _, err := c.udp.ReadFrom(b)
+	if err != nil {
+		return n, netip.AddrPort{}, c.opError("read", "recvfrom", err)
+	}
+	return n, c.family.shownPort(from), nil
+}
+
+// ReadFromUDP is ReadFromUDPAddrPort with the address in another form.
+func (c *UDPConn) ReadFromUDP(b []byte) (int, *net.UDPAddr, error) {
+	if !c.ok() {
+		return 0, nil, syscall.EINVAL
+	}
+	n, _, from, _, err := c.udp.ReadFrom(b)
+	if err != nil {
+		return n, nil, c.opError("read", "recvfrom", err)
+	}
+	return n, c.family.udpAddr(from), nil
+}
+
+// ReadFrom is ReadFromUDPAddrPort with the address in another form, a *net.UDPAddr.
+func (c *UDPConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, addr, err := c.ReadFromUDP(b)
+	return n, opAddr(addr), err
+}
+
+// ReadMsgUDPAddrPort is ReadFromUDPAddrPort with the flags of the kernel's recvmsg: of
+// them only 0x20, MSG_TRUNC, which says that the datagram did not fit into b. There is no
+// out-of-band data; ReadPacket returns what it would have.
+func (c *UDPConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
+	if !c.ok() {
+		return 0, 0, 0, netip.AddrPort{}, syscall.EINVAL
+	}
+	n, full, from, _, err := c.udp.ReadFrom(b)
+	if err != nil {
+		return n, 0, 0, netip.AddrPort{}, c.opError("read", "recvmsg", err)
+	}
+	if full > n {
+		flags = msgTrunc
+	}
+	return n, 0, flags, c.family.shownPort(from), nil
+}
+
+// ReadMsgUDP is ReadMsgUDPAddrPort with the address in another form.
+func (c *UDPConn) ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
+	n, oobn, flags, from, err := c.ReadMsgUDPAddrPort(b, oob)
+	if from.IsValid() {
+		addr = net.UDPAddrFromAddrPort(from)
+	}
+	return n, oobn, flags, addr, err
+}
+
+// ReadPacket reads a datagram with all that is known of it. It does not allocate.
+func (c *UDPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
+	if !c.ok() {
+		return 0, PacketInfo{}, syscall.EINVAL
+	}
+	n, full, from, meta, err := c.udp.ReadFrom(b)
+	if err != nil {
+		return n, PacketInfo{}, c.opError("read", "recvmsg", err)
+	}
+	return n, PacketInfo{
+		Remote:    c.family.shownPort(from),
+		Local:     c.family.shown(meta.Dst),
+		TTL:       meta.TTL,
+		TOS:       meta.TOS,
+		Interface: meta.NIC,
+		Size:      full,
+	}, nil
+}
+
+// connected reports whether the socket is, so that datagrams must not name
+// their destination.
+func (c *conn) connected() bool { return c.raddr != nil }
+
+// sendTo sends a datagram on a socket that is not connected.
+func (c *UDPConn) sendTo(b []byte, addr *net.UDPAddr, o stack.SendOptions) (int, error) {
+	if c.connected() {
+		return 0, net.ErrWriteToConnected
+	}
+	if addr == nil {
+		return 0, errMissingAddress
+	}
+	ip, err := c.family.addr(addr.IP, addr.Zone)
+	if err != nil {
+		return 0, err
+	}
+	return c.udp.WriteTo(b, netip.AddrPortFrom(ip, uint16(addr.Port)), o)
+}
+
+// sendToAddrPort is sendTo with the address in another form.
+func (c *UDPConn) sendToAddrPort(b []byte, addr netip.AddrPort, o stack.SendOptions) (int, error) {
+	if c.connected() {
+		return 0, net.ErrWriteToConnected
+	}
+	if !addr.IsValid() {
+		return 0, errMissingAddress
+	}
+	ip, err := c.family.netip(addr.Addr())
+	if err != nil {
+		return 0, err
+	}
+	return c.udp.WriteTo(b, netip.AddrPortFrom(ip, addr.Port()), o)
+}
+
+// WriteToUDPAddrPort sends a datagram to addr. It does not allocate.
+func (c *UDPConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.sendToAddrPort(b, addr, stack.SendOptions{})
+	if err != nil {
+		err = c.sendError("sendto", udpAddrPort{addr}, err)
+	}
+	return n, err
+}
+
+// WriteToUDP sends a datagram to addr.
+func (c *UDPConn) WriteToUDP(b []byte, addr *net.UDPAddr) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.sendTo(b, addr, stack.SendOptions{})
+	if err != nil {
+		err = c.sendError("sendto", addr, err)
+	}
+	return n, err
+}
+
+// WriteTo sends a datagram to addr, which must be a *net.UDPAddr.
+func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	a, ok := addr.(*net.UDPAddr)
+	if !ok {
+		// An argument's error and not a system call's.
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+	}
+	return c.WriteToUDP(b, a)
+}
+
+// WriteMsgUDP sends a datagram to addr, or on a connected socket, for which addr must
+// be nil, to the other end. There is no out-of-band data: with any, the error is ENOTSUP.
+// WritePacket takes what it would say.
+func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if !c.ok() {
+		return 0, 0, syscall.EINVAL
+	}
+	switch {
+	case len(oob) > 0:
+		err = syscall.ENOTSUP
+	case c.connected() && addr == nil:
+		n, err = c.udp.Write(b)
+	default:
+		n, err = c.sendTo(b, addr, stack.SendOptions{})
+	}
+	if err != nil {
+		err = c.sendError("sendmsg", addr, err)
+	}
+	return n, 0, err
+}
+
+// WriteMsgUDPAddrPort is WriteMsgUDP with the address in another form. For a connected
+// socket it must be the zero one.
+func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
+	if !c.ok() {
+		return 0, 0, syscall.EINVAL
+	}
+	switch {
+	case len(oob) > 0:
+		err = syscall.ENOTSUP
+	case c.connected() && !addr.IsValid():
+		n, err = c.udp.Write(b)
+	default:
+		n, err = c.sendToAddrPort(b, addr, stack.SendOptions{})
+	}
+	if err != nil {
+		err = c.sendError("sendmsg", udpAddrPort{addr}, err)
+	}
+	return n, 0, err
+}
+
+// WritePacket sends a datagram to info.Remote with what info says of it. On a
+// connected socket Remote must be the zero AddrPort.
+func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	var n int
+	var err error
+	if c.connected() && !info.Remote.IsValid() {
+		n, err = c.udp.WriteTo(b, c.udp.RemoteAddr(), info.options())
+	} else {
+		n, err = c.sendToAddrPort(b, info.Remote, info.options())
+	}
+	if err != nil {
+		err = c.sendError("sendmsg", udpAddrPort{info.Remote}, err)
+	}
+	return n, err
+}
+
+// JoinGroup has an interface of the host receive what is sent to a multicast group. The
+// interface is that of Index, or else Name, and is chosen by the routes if ifi is nil. The
+// socket receives it if it is bound to the port and to no other address.
+func (c *UDPConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.member(ifi, group, c.udp.Join)
+}
+
+// LeaveGroup undoes a JoinGroup.
+func (c *UDPConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.member(ifi, group, c.udp.Leave)
+}
+
+func (c *UDPConn) member(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {
+	index, err := c.host.interfaceIndex(ifi)
+	if err == nil {
+		err = do(group, index)
+	}
+	return c.setError(err)
+}
+
+// An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and
+// has the methods of net.IPConn except File and SyscallConn. What is read and written
+// begins after the IP header.
+type IPConn struct {
+	conn
+	raw    *stack.Raw
+	family family
+}
+
+var (
+	_ net.Conn       = (*IPConn)(nil)
+	_ net.PacketConn = (*IPConn)(nil)
+)
+
+func newIPConn(r *stack.Raw, network string, f family) *IPConn {
+	c := &IPConn{conn: conn{sock: r, net: network, laddr: f.ipAddr(r.LocalAddr())}, raw: r, family: f}
+	if remote := r.RemoteAddr(); remote.IsValid() {
+		c.raddr = f.ipAddr(remote.Addr())
+	}
+	return c
+}
+
+// Read reads a datagram from anywhere, or from where the socket is connected to. What
+// does not fit into b is lost. The IP header is not part of it, as it is with net.
+func (c *IPConn) Read(b []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, _, _, _, err := c.raw.ReadFrom(b)
+	if err != nil {
+		err = c.opError("read", "read", err)
+	}
+	return n, err
+}
+
+// Write sends a datagram to where the socket is connected to.
+func (c *IPConn) Write(b []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.raw.Write(b)
+	if err != nil {
+		err = c.opError("write", "write", err)
+	}
+	return n, err
+}
+
+// ReadFromIP reads a datagram and returns from where it came. What does not fit into b
+// is lost.
+func (c *IPConn) ReadFromIP(b []byte) (int, *net.IPAddr, error) {
+	if !c.ok() {
+		return 0, nil, syscall.EINVAL
+	}
+	n, _, from, _, err := c.raw.ReadFrom(b)
+	if err != nil {
+		return n, nil, c.opError("read", "recvfrom", err)
+	}
+	return n, c.family.ipAddr(from), nil
+}
+
+// ReadFrom is ReadFromIP with the address in another form.
+func (c *IPConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, addr, err := c.ReadFromIP(b)
+	return n, opAddr(addr), err
+}
+
+// ReadMsgIP is ReadFromIP with the flags of the kernel's recvmsg: of them only 0x20,
+// MSG_TRUNC, which says that the datagram did not fit into b. There is no out-of-band
+// data; ReadPacket returns what it would have.
+func (c *IPConn) ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error) {
+	if !c.ok() {
+		return 0, 0, 0, nil, syscall.EINVAL
+	}
+	n, full, from, _, err := c.raw.ReadFrom(b)
+	if err != nil {
+		return n, 0, 0, nil, c.opError("read", "recvmsg", err)
+	}
+	if full > n {
+		flags = msgTrunc
+	}
+	return n, 0, flags, c.family.ipAddr(from), nil
+}
+
+// ReadPacket reads a datagram with all that is known of it.
+func (c *IPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
+	if !c.ok() {
+		return 0, PacketInfo{}, syscall.EINVAL
+	}
+	n, full, from, meta, err := c.raw.ReadFrom(b)
+	if err != nil {
+		return n, PacketInfo{}, c.opError("read", "recvmsg", err)
+	}
+	return n, PacketInfo{
+		Remote:    netip.AddrPortFrom(c.family.shown(from), 0),
+		Local:     c.family.shown(meta.Dst),
+		TTL:       meta.TTL,
+		TOS:       meta.TOS,
+		Interface: meta.NIC,
+		Size:      full,
+	}, nil
+}
+
+// sendTo sends a datagram on a socket that is not connected.
+func (c *IPConn) sendTo(b []byte, addr *net.IPAddr, o stack.SendOptions) (int, error) {
+	if c.connected() {
+		return 0, net.ErrWriteToConnected
+	}
+	if addr == nil {
+		return 0, errMissingAddress
+	}
+	ip, err := c.family.addr(addr.IP, addr.Zone)
+	if err != nil {
+		return 0, err
+	}
+	return c.raw.WriteTo(b, ip, o)
+}
+
+// WriteToIP sends a datagram to addr.
+func (c *IPConn) WriteToIP(b []byte, addr *net.IPAddr) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.sendTo(b, addr, stack.SendOptions{})
+	if err != nil {
+		err = c.sendError("sendto", addr, err)
+	}
+	return n, err
+}
+
+// WriteTo sends a datagram to addr, which must be a *net.IPAddr.
+func (c *IPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	a, ok := addr.(*net.IPAddr)
+	if !ok {
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+	}
+	return c.WriteToIP(b, a)
+}
+
+// WriteMsgIP sends a datagram to addr. There is no out-of-band data: with any, the
+// error is ENOTSUP. WritePacket takes what it would say.
+func (c *IPConn) WriteMsgIP(b, oob []byte, addr *net.IPAddr) (n, oobn int, err error) {
+	if !c.ok() {
+		return 0, 0, syscall.EINVAL
+	}
+	if len(oob) > 0 {
+		err = syscall.ENOTSUP
+	} else {
+		n, err = c.sendTo(b, addr, stack.SendOptions{})
+	}
+	if err != nil {
+		err = c.sendError("sendmsg", addr, err)
+	}
+	return n, 0, err
+}
+
+// WritePacket sends a datagram to info.Remote, whose port does not matter, with what
+// info says of it. On a connected socket Remote must be the zero AddrPort.
+func (c *IPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	var n int
+	var err error
+	to := &net.IPAddr{IP: info.Remote.Addr().AsSlice(), Zone: info.Remote.Addr().Zone()}
+	switch {
+	case !info.Remote.Addr().IsValid() && c.connected():
+		n, err = c.raw.WriteTo(b, c.raw.RemoteAddr().Addr(), info.options())
+	case !info.Remote.Addr().IsValid():
+		err = errMissingAddress
+	default:
+		n, err = c.sendTo(b, to, info.options())
+	}
+	if err != nil {
+		err = c.sendError("sendmsg", to, err)
+	}
+	return n, err
+}

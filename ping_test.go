@@ -1,0 +1,230 @@
+package usernet
+
+import (
+	"context"
+	"math"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+)
+
+func TestPingMeasuresRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newImpairedPair(t, nic.Impairment{Latency: 20 * time.Millisecond})
+		_, err := a.Ping(context.Background(), addrB, PingConfig{}) // which also finds the neighbour
+		require.NoError(t, err)
+		var replies []PingReply
+		began := time.Now()
+		st, err := a.Ping(context.Background(), addrB, PingConfig{Count: 3, Size: 56, OnReply: func(r PingReply) { replies = append(replies, r) }})
+		require.NoError(t, err)
+		rtt := 40 * time.Millisecond
+		require.Equal(t, PingStats{Addr: netip.MustParseAddr(addrB), Sent: 3, Received: 3, Min: rtt, Avg: rtt, Max: rtt}, st)
+		require.Zero(t, st.Loss())
+		require.Equal(t, 2*time.Second+rtt, time.Since(began), "it does not wait after the last answer")
+		require.Len(t, replies, 3)
+		for i, r := range replies {
+			require.Equal(t, PingReply{Seq: i, From: netip.MustParseAddr(addrB), RTT: rtt, TTL: 64, Size: 56}, r)
+		}
+	})
+}
+
+func TestPingCountsWhatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newImpairedPair(t, nic.Impairment{Latency: 20 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: 0.3, Duplicate: 0.1})
+		timeouts, duplicates, last := 0, 0, -1
+		st, err := a.Ping(context.Background(), addrB, PingConfig{
+			Count: 200, Interval: 10 * time.Millisecond, Timeout: 500 * time.Millisecond, Size: 1400,
+			OnReply: func(r PingReply) {
+				if r.Err == os.ErrDeadlineExceeded {
+					timeouts++
+				}
+				if r.Duplicate {
+					duplicates++
+				}
+				last = max(last, r.Seq)
+			},
+		})
+		require.NoError(t, err)
+		require.Equal(t, 200, st.Sent)
+		require.Equal(t, 199, last)
+		require.Equal(t, timeouts, st.Sent-st.Received)
+		require.Equal(t, duplicates, st.Duplicates)
+		require.NotZero(t, duplicates)
+		require.InDelta(t, 0.51, st.Loss(), 0.15, "lost on the way there or on the way back")
+		require.LessOrEqual(t, st.Min, st.Avg)
+		require.LessOrEqual(t, st.Avg, st.Max)
+		require.GreaterOrEqual(t, st.Min, 20*time.Millisecond)
+		require.NotZero(t, st.MDev)
+		require.Less(t, st.MDev, 40*time.Millisecond)
+	})
+}
+
+func TestPingOfAllSizes(t *testing.T) {
+	a, b := newPair(t)
+	for _, size := range []int{0, 1, 7, 8, 55, 56, 1471, 1472, 1473, 8000, 65507} {
+		st, err := a.Ping(context.Background(), addrB, PingConfig{Size: size})
+		require.NoError(t, err)
+		require.Equal(t, 1, st.Received, "size %d", size)
+	}
+	_, err := a.Ping(context.Background(), addrB, PingConfig{Size: 65508})
+	require.ErrorIs(t, err, syscall.EMSGSIZE)
+	_, err = a.Ping(context.Background(), addrB, PingConfig{Size: 1473, DontFragment: true})
+	require.ErrorIs(t, err, syscall.EMSGSIZE)
+	st, err := b.Ping(context.Background(), "localhost", PingConfig{Count: 100, Interval: -1})
+	require.NoError(t, err)
+	require.Equal(t, 100, st.Received)
+}
+
+func TestPingToNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newPatientHost(t)
+		began := time.Now()
+		var replies []PingReply
+		st, err := h.Ping(context.Background(), nobody, PingConfig{Count: 2, Timeout: 3 * time.Second, OnReply: func(r PingReply) { replies = append(replies, r) }})
+		require.NoError(t, err, "a loss is no error")
+		require.Equal(t, PingStats{Addr: netip.MustParseAddr(nobody), Sent: 2}, st)
+		require.Equal(t, 1.0, st.Loss())
+		require.Equal(t, 4*time.Second, time.Since(began))
+		require.Len(t, replies, 2)
+		require.Equal(t, PingReply{Seq: 1, RTT: 3 * time.Second, Err: os.ErrDeadlineExceeded}, replies[1])
+
+		_, err = h.Ping(context.Background(), "203.0.113.1", PingConfig{})
+		require.EqualError(t, err, "write ip4 0.0.0.0->203.0.113.1: sendto: network is unreachable")
+		_, err = h.Ping(context.Background(), "no.example", PingConfig{})
+		require.EqualError(t, err, "dial ip4:icmp: lookup no.example: no such host")
+		_, err = h.Ping(context.Background(), "::1", PingConfig{})
+		require.ErrorContains(t, err, "no suitable address found")
+	})
+}
+
+func TestPingEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newImpairedPair(t, nic.Impairment{Latency: 10 * time.Millisecond})
+		ctx, cancel := context.WithTimeout(context.Background(), 2500*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		st, err := a.Ping(ctx, addrB, PingConfig{Count: -1})
+		require.NoError(t, err, "without a count, this is how it ends")
+		require.Equal(t, 3, st.Received)
+		require.Equal(t, 2500*time.Millisecond, time.Since(began))
+		st, err = a.Ping(ctx, addrB, PingConfig{Count: 2})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Zero(t, st.Sent)
+		require.Zero(t, st.Loss())
+	})
+}
+
+func TestPingTellsOfICMPErrors(t *testing.T) {
+	// A router that is only a function: it answers every echo request with a "time exceeded".
+	ea, eb := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	a := newHost(t, ea, addrA, func(cfg *Config) {
+		cfg.Routes = []stack.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), NIC: "pipe-a"}}
+	})
+	router := netip.MustParseAddr(addrB)
+	eb.Attach(func(batch []nic.Frame) {
+		for i := range batch {
+			in := batch[i].AppendTo(nil)
+			out := make([]byte, 20+8+28)
+			out[0], out[3], out[8], out[9] = 0x45, byte(len(out)), 64, 1
+			r := router.As4()
+			copy(out[12:], r[:])
+			copy(out[16:], in[12:16])
+			out[20], out[21] = 11, 0
+			copy(out[28:], in[:28])
+			sum := ^onesSum(out[20:])
+			out[22], out[23] = byte(sum>>8), byte(sum)
+			sum = ^onesSum(out[:20])
+			out[10], out[11] = byte(sum>>8), byte(sum)
+			eb.Send([]nic.Frame{{Head: out}})
+		}
+	})
+	var got []PingReply
+	st, err := a.Ping(context.Background(), "203.0.113.9", PingConfig{Count: 2, Interval: -1, TTL: 1, OnReply: func(r PingReply) { got = append(got, r) }})
+	require.NoError(t, err)
+	require.Equal(t, 2, st.Errors)
+	require.Equal(t, 1.0, st.Loss())
+	require.Len(t, got, 2)
+	require.Equal(t, router, got[1].From)
+	require.Equal(t, 1, got[1].Seq)
+	require.Equal(t, syscall.EHOSTUNREACH, got[1].Err)
+}
+
+func TestUnreachableCodesBecomeErrnos(t *testing.T) {
+	for code, want := range map[byte]syscall.Errno{
+		0: syscall.ENETUNREACH, 1: syscall.EHOSTUNREACH, 2: syscall.ENOPROTOOPT, 3: syscall.ECONNREFUSED, 4: syscall.EMSGSIZE,
+		5: syscall.EHOSTUNREACH, 6: syscall.ENETUNREACH, 7: syscall.EHOSTUNREACH, 11: syscall.ENETUNREACH, 13: syscall.EHOSTUNREACH,
+	} {
+		require.Equal(t, want, icmpErrno(icmpUnreachable, code), "code %d", code)
+	}
+	require.Equal(t, syscall.EHOSTUNREACH, icmpErrno(icmpTimeExceeded, 0))
+}
+
+func FuzzPingInput(f *testing.F) {
+	h, err := New(Config{})
+	require.NoError(f, err)
+	defer h.Close()
+	reply := append([]byte{0, 0, 0, 0, 1, 2, 0, 0}, 0, 1, 2, 3)
+	quote := append([]byte{3, 1, 0, 0, 0, 0, 0, 0, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1}, 8, 0, 0, 0, 1, 2, 0, 0)
+	f.Add(reply)
+	f.Add(quote)
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		raw, err := h.stack.OpenRaw(stack.Family4, 1, netip.Addr{})
+		require.NoError(t, err)
+		defer raw.Close()
+		p := newPinger(h, raw, netip.MustParseAddr("127.0.0.1"), PingConfig{Size: 4})
+		p.id = 0x0102
+		p.out = []request{{0, time.Now()}}
+		if len(msg) >= 4 { // a good checksum, so that more is looked at
+			msg[2], msg[3] = 0, 0
+			sum := ^onesSum(msg)
+			msg[2], msg[3] = byte(sum>>8), byte(sum)
+		}
+		p.input(msg, netip.MustParseAddr("127.0.0.1"), stack.Meta{})
+		p.input(msg, netip.MustParseAddr("127.0.0.1"), stack.Meta{})
+		require.LessOrEqual(t, p.stats.Received+p.stats.Errors, 1)
+		p.finish()
+		require.False(t, math.IsNaN(float64(p.stats.MDev)))
+	})
+}
+
+func TestOnesSumAgreesWithASlowOne(t *testing.T) {
+	b := make([]byte, 0, 300)
+	for i := range 300 {
+		b = append(b, byte(i*i*31))
+		var want uint32
+		for j, c := range b {
+			if j%2 == 0 {
+				want += uint32(c) << 8
+			} else {
+				want += uint32(c)
+			}
+			want = want&0xffff + want>>16
+		}
+		require.Equal(t, uint16(want), onesSum(b))
+	}
+}
+
+func TestICMPSocketsOfNetsForm(t *testing.T) {
+	a, _ := newPair(t)
+	c, err := a.ListenPacket("ip4:icmp", "0.0.0.0")
+	require.NoError(t, err)
+	msg := []byte{8, 0, 0, 0, 0x12, 0x34, 0, 1, 'h', 'i'}
+	sum := ^onesSum(msg)
+	msg[2], msg[3] = byte(sum>>8), byte(sum)
+	_, err = c.WriteTo(msg, &net.IPAddr{IP: net.ParseIP(addrB)})
+	require.NoError(t, err)
+	buf := make([]byte, 100)
+	n, from, err := c.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, addrB, from.String())
+	require.Equal(t, "hi", string(buf[8:n]))
+	require.EqualValues(t, 0, buf[0])
+}
