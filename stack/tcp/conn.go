@@ -435,6 +435,7 @@ func (c *Conn) PathMTU(now Time, mss int) {
 // timers hold a deadline each; 0 is off.
 type timers struct {
 	rtx     Time // retransmission, probe or reordering, as rtxKind says
+	rto     Time // when the retransmission timeout comes, if rtx is a probe before it
 	ack     Time // delayed acknowledgement
 	persist Time // zero window, or a window too small to use
 	wait    Time // FIN-WAIT-2 of an orphan, and TIME-WAIT

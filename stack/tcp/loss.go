@@ -505,8 +505,21 @@ func (c *Conn) armRtx(now, reorder Time, progress bool) {
 	case progress || t.rtx == 0 || t.rtxKind == rtxReorder:
 		// RFC 6298 5.3: "When an ACK is received that acknowledges new data,
 		// restart the retransmission timer".
-		t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
-		if d, ok := c.probeTimeout(); ok && now+d < t.rtx {
+		t.rto = now + c.rtt.timeout(t.backoff, c.p)
+		t.rtx, t.rtxKind = t.rto, rtxRTO
+		c.armProbe(now)
+	}
+}
+
+// armProbe sets the timer for a tail loss probe where one is due before the
+// timeout. RFC 8985 7.2: "the sender SHOULD start or restart a loss probe PTO
+// timer after transmitting new data [...] or upon receiving an ACK that
+// cumulatively acknowledges new data"; "If the RTO would fire sooner", it stays.
+func (c *Conn) armProbe(now Time) {
+	t := &c.timers
+	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {
+		t.rtx, t.rtxKind = t.rto, rtxRTO
+		if now+d < t.rto {
 			t.rtx, t.rtxKind = now+d, rtxTLP
 		}
 	}
@@ -562,7 +575,8 @@ func (c *Conn) rtxExpired(now Time) {
 		c.armRtx(now, wait, true)
 	case t.rtxKind == rtxTLP && c.snd.una != c.snd.nxt:
 		c.rec.tlpNow = true
-		t.rtx, t.rtxKind = now+c.rtt.timeout(0, c.p), rtxRTO
+		t.rto = now + c.rtt.timeout(0, c.p)
+		t.rtx, t.rtxKind = t.rto, rtxRTO
 	default:
 		c.retransmissionTimeout(now)
 	}
@@ -585,8 +599,9 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	}
 	// A peer whose window is closed and who answers is alive (RFC 9293
 	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
-	closed := c.snd.wnd == 0 && now-c.rcv.last < c.p.MaxRTO
-	if t.backoff >= c.p.Retries && !closed || c.orphan && t.backoff >= orphanRetries {
+	// Nobody can end an orphan, so it gets as many probes as others get retries.
+	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
+	if t.backoff >= c.p.Retries && (!closed || c.orphan) || t.backoff >= orphanRetries && c.orphan && !closed {
 		c.timedOut()
 		return
 	}
@@ -610,7 +625,11 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	c.sb.markAllLost()
 	// RFC 5681 3.1: after a timeout "cwnd MUST be set to no more than the loss
 	// window, LW, which equals 1 full-sized segment".
-	c.cwr.cwnd = c.pipe() + c.snd.mss
+	window := c.pipe() + c.snd.mss
+	if closed {
+		window = max(window, c.cwr.cwnd) // what was not let in says nothing about the path
+	}
+	c.cwr.cwnd = window
 	t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
 }
 

@@ -18,6 +18,9 @@ const minRTTWindow = 300 * Second
 // set RTO <- 1 second".
 const initialRTO = 1 * Second
 
+// fallbackRTO is what RFC 6298 5.7 asks for after a SYN was lost.
+const fallbackRTO = 3 * Second
+
 // sample takes a measured round-trip time r.
 func (e *rttEstimator) sample(now, r Time, p *Params) {
 	r = max(r, 1)

@@ -78,8 +78,11 @@ func (c *Conn) syn(now Time, out *Segment) {
 		}
 		c.acked()
 	}
-	if c.timers.backoff == 0 {
+	if c.snd.lastData == 0 {
 		c.snd.lastData = now
+	} else {
+		c.snd.synAgain = true
+		c.retrans++
 	}
 	c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
 }
@@ -253,8 +256,8 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
 	if c.rec.tlpNow {
 		c.rec.tlpNow = false
-		if s.una == s.nxt || c.sb.lost > 0 {
-			return false
+		if s.una == s.nxt || c.sb.lost > 0 || c.sb.sacked > 0 {
+			return false // an acknowledgement came before the probe went
 		}
 		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpAgain = true, s.nxt, false
 		if n := min(unsent, mss); n > 0 && n <= room {
@@ -387,5 +390,9 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 		c.rec.out += n
 	}
 	c.data(now, out, seq, end, mss)
-	c.armRtx(now, 0, false)
+	if c.timers.rtx == 0 {
+		c.armRtx(now, 0, true)
+	} else {
+		c.armProbe(now)
+	}
 }

@@ -180,7 +180,9 @@ type Params struct {
 	MinRTO, MaxRTO Time
 
 	// SynRetries and Retries are how often a SYN and other segments are sent
-	// again before the connection is given up (R2 of RFC 9293 3.8.3).
+	// again before the connection is given up (R2 of RFC 9293 3.8.3). Of a SYN
+	// it "MUST be set large enough to provide retransmission of the segment for
+	// at least 3 minutes": 7, which is 247 s.
 	SynRetries, Retries uint8
 
 	// FinTimeout bounds FIN-WAIT-2 of a connection that the application closed.
@@ -208,7 +210,7 @@ func DefaultParams() Params {
 		RecvBuffer: 128 << 10, RecvBufferMax: 6 << 20,
 		SendBuffer: 128 << 10, SendBufferMax: 4 << 20,
 		MinRTO: 200 * Millisecond, MaxRTO: 120 * Second,
-		SynRetries: 6, Retries: 15,
+		SynRetries: 7, Retries: 15,
 		FinTimeout: 60 * Second, TimeWait: 60 * Second,
 		DelayedAck: 40 * Millisecond,
 	}
