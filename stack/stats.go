@@ -44,6 +44,7 @@ const (
 	dropSynQueue
 	dropAcceptQueue
 	dropICMPSequence
+	dropTCPMemory
 	numReasons
 )
 
@@ -118,6 +119,8 @@ func reasonText(r wire.Reason) string {
 		return "SYN queue full"
 	case dropAcceptQueue:
 		return "accept queue full"
+	case dropTCPMemory:
+		return "SYN over the memory budget"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}
@@ -205,6 +208,7 @@ type TCPStats struct {
 	TimeWaitOverflow uint64 // connections whose TIME-WAIT was cut short
 	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
 	CookiesTaken     uint64 // connections made of one that came back
+	Memory           int64  // bytes of send and receive buffers now
 	CookiesBad       uint64 // acknowledgements that looked like one and were not
 }
 
@@ -233,6 +237,7 @@ func (s *Stack) Stats() Stats {
 			CookiesSent:      c.synCookiesSent.Load(),
 			CookiesTaken:     c.synCookiesTaken.Load(),
 			CookiesBad:       c.synCookiesBad.Load(),
+			Memory:           s.tcp.used.Load(),
 		},
 		Drops: make(map[string]uint64),
 	}

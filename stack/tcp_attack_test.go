@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -140,4 +141,43 @@ func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {
 	}
 	exchange(t, d2, c2, 100_000)
 	exchange(t, c2, d2, 100_000)
+}
+
+// Readers that do not read hold what their window offered, and no more than the
+// budget in all; those that read go on.
+func TestBuffersStayInTheMemoryBudget(t *testing.T) {
+	x, y := nic.Pipe(nic.PipeConfig{})
+	mk := func(dev nic.Device, a netip.Addr) *Stack {
+		s, err := New(Config{
+			NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}},
+			TCP:  TCPConfig{Memory: 4 << 20},
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	a, b := mk(x, addrA), mk(y, addrB)
+	var readers []*TCP
+	for range 60 {
+		c, d := connect(t, a, b)
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+		for {
+			if _, err := c.Write(make([]byte, 64<<10)); err != nil {
+				break
+			}
+		}
+		require.NoError(t, c.SetWriteDeadline(time.Time{}))
+		readers = append(readers, d)
+		// A ring may double once more after the last look at the budget.
+		require.LessOrEqual(t, a.Stats().TCP.Memory, int64(6<<20))
+		require.LessOrEqual(t, b.Stats().TCP.Memory, int64(6<<20))
+	}
+	c, d := connect(t, a, b)
+	exchange(t, c, d, 300_000)
+	for _, d := range readers {
+		require.NoError(t, d.SetReadDeadline(time.Now().Add(5*time.Second)))
+		_, err := d.Read(make([]byte, 1000))
+		require.NoError(t, err)
+		d.Close()
+	}
 }

@@ -18,6 +18,10 @@ type TCPConfig struct {
 	Params *tcp.Params
 	// SynBacklog bounds the half-open connections of one listener: 1024 if zero.
 	SynBacklog int
+	// Memory is the budget of all send and receive buffers together, in bytes:
+	// 1 GiB if zero. Near it, buffers do not grow and windows shrink to what
+	// every connection may have; beyond it, new connections are refused.
+	Memory int64
 	// TimeWaits bounds the connections in TIME-WAIT: 32768 if zero. The oldest
 	// makes room.
 	TimeWaits int
@@ -27,6 +31,7 @@ const (
 	defaultSynBacklog = 1024
 	defaultTimeWaits  = 32768
 	defaultBacklog    = 4096 // Linux's net.core.somaxconn
+	defaultTCPMemory  = 1 << 30
 
 	// maxTCPHeaders is the most that IP and TCP headers take.
 	maxTCPHeaders = wire.IPv4Len + wire.MaxTCPLen
@@ -36,6 +41,8 @@ const (
 type tcpState struct {
 	params     tcp.Params
 	synBacklog int
+	memory     int64        // budget of the rings in bytes
+	used       atomic.Int64 // of it
 
 	shards    [tcpShards]tcpShard
 	listenMu  sync.Mutex
@@ -82,7 +89,22 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	if cfg.Params != nil {
 		ts.params = *cfg.Params
 	}
-	ts.params.Alloc, ts.params.Free = s.bufs.get, s.bufs.put
+	ts.memory = cfg.Memory
+	if ts.memory <= 0 {
+		ts.memory = defaultTCPMemory
+	}
+	ts.params.Alloc = func(n int) []byte {
+		b := s.bufs.get(n)
+		ts.used.Add(int64(cap(b)))
+		return b
+	}
+	ts.params.Free = func(b []byte) {
+		ts.used.Add(-int64(cap(b)))
+		s.bufs.put(b)
+	}
+	// Scarcity begins at three quarters, so that what connections may always
+	// have finds its place in the rest.
+	ts.params.Full = func() bool { return ts.used.Load() >= ts.memory/4*3 }
 	ts.synBacklog = cfg.SynBacklog
 	if ts.synBacklog <= 0 {
 		ts.synBacklog = defaultSynBacklog
@@ -177,6 +199,7 @@ func (s *Stack) inputTCP(p *packet) {
 	}
 	s.counts.tcpIn.Add(1)
 	seg.GSOSize = p.gsoSize
+	seg.CE = p.tos&3 == 3 // RFC 3168 5
 	local := netip.AddrPortFrom(p.dst, seg.DstPort)
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)

@@ -125,6 +125,10 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 		s.drop(dropAcceptQueue)
 		return true
 	}
+	if s.tcp.used.Load() >= s.tcp.memory {
+		s.drop(dropTCPMemory)
+		return true
+	}
 	if int(l.nhalf.Load()) >= s.tcp.synBacklog {
 		l.overflowAt.Store(int64(s.now()))
 		l.sendCookie(local, remote, &p, seg)

@@ -382,7 +382,12 @@ func (t *TCP) send(seg *tcp.Segment) {
 		wire.SetTCPChecksum(t.local.Addr(), t.remote.Addr(), b)
 	}
 	s.counts.tcpOut.Add(1)
+	tos := uint8(0)
+	if seg.ECT {
+		tos = 2 // RFC 3168 5: ECT(0)
+	}
 	ip := wire.IPv4{
+		TOS:          tos,
 		ID:           s.nextIPID(),
 		DontFragment: !t.path.mayFrag,
 		TTL:          defaultTTL,

@@ -32,6 +32,7 @@ type Conn struct {
 	sackOK bool // SACK permitted by both sides (RFC 2018 2)
 	tsOK   bool // timestamps on every segment (RFC 7323 3.2)
 	wsOK   bool // windows are scaled (RFC 7323 2.2)
+	ecn    ecnState
 
 	snd sendState
 	rcv recvState
@@ -69,17 +70,19 @@ type sendState struct {
 	full    bool // Write took less than it was given: the application waits
 
 	lastData Time // when data was last sent, for the idle restart; before that, the SYN
+	progress Time // when SND.UNA last moved, or something was first in flight
 	synAgain bool // the SYN was sent more than once: its round-trip time is ambiguous
 	tsOffset uint32
 }
 
 type recvState struct {
 	irs      Seq
-	nxt      Seq   // next number expected
-	edge     Seq   // right edge of the window that was advertised: RCV.NXT+RCV.WND
-	scale    uint8 // Rcv.Wind.Shift
-	mss      int   // payload bytes of a full segment that comes in, an estimate
-	announce int   // the MSS option of our SYN
+	nxt      Seq    // next number expected
+	edge     Seq    // right edge of the window that was advertised: RCV.NXT+RCV.WND
+	scale    uint8  // Rcv.Wind.Shift
+	mss      int    // payload bytes of a full segment that comes in, an estimate
+	synWnd   uint16 // the window of our SYN, which is never scaled (RFC 7323 2.2)
+	announce int    // the MSS option of our SYN
 
 	buf   ring
 	limit int  // bytes that buf may hold
@@ -174,6 +177,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.gso = cfg.GSO
 	s.limit = c.p.SendBuffer
 	c.rcv.limit = c.p.RecvBuffer
+	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
 	c.rcv.quick = 16
 	c.rcv.last = now
@@ -197,7 +201,7 @@ func (c *Conn) takeSyn(now Time, s *Segment) {
 	r.lastAck = r.nxt
 	r.drs.seq, r.drs.at = r.nxt, now
 	// The window that goes out on the SYN,ACK or on the ACK that follows.
-	r.edge = r.nxt + Seq(min(r.limit, 65535))
+	r.edge = r.nxt + Seq(r.synWnd)
 }
 
 // takeOptions settles the options of a SYN (RFC 7323 2.2 and 3.2, RFC 2018 2).
@@ -216,6 +220,7 @@ func (c *Conn) takeOptions(s *Segment) {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
 		c.snd.opt = 12
 	}
+	c.ecnSetup(s)
 	if s.MSS != 0 {
 		c.snd.peer = int(s.MSS)
 	}
@@ -289,7 +294,7 @@ func (c *Conn) Write(now Time, p []byte) int {
 	if s.fin || c.err != ErrNone {
 		return 0
 	}
-	n := min(len(p), max(s.limit-s.buf.n, 0))
+	n := min(len(p), c.WriteSpace())
 	s.full = n < len(p)
 	if n == 0 {
 		return 0
@@ -301,7 +306,15 @@ func (c *Conn) Write(now Time, p []byte) int {
 }
 
 // WriteSpace is the number of bytes that Write would take.
-func (c *Conn) WriteSpace() int { return max(c.snd.limit-c.snd.buf.n, 0) }
+func (c *Conn) WriteSpace() int { return max(c.share(c.snd.limit)-c.snd.buf.n, 0) }
+
+// share is what of a buffer's limit may be used while memory is scarce.
+func (c *Conn) share(limit int) int {
+	if limit > scarce && c.p.Full != nil && c.p.Full() {
+		return scarce
+	}
+	return limit
+}
 
 // CloseWrite queues a FIN behind what was written (RFC 9293 3.10.4). The
 // application may go on reading.

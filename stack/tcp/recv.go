@@ -22,7 +22,8 @@ func (c *Conn) Segment(now Time, s *Segment) {
 		c.synSent(now, s)
 		return
 	}
-	if c.state == SynReceived && !c.passive && s.has(wire.FlagSYN) && s.has(wire.FlagACK) && Seq(s.Seq) == c.rcv.irs {
+	const synAckRst = wire.FlagSYN | wire.FlagACK | wire.FlagRST
+	if c.state == SynReceived && !c.passive && s.Flags&synAckRst == wire.FlagSYN|wire.FlagACK && Seq(s.Seq) == c.rcv.irs {
 		// RFC 9293 3.5, figure 7: in a simultaneous open each side answers the
 		// other's SYN by a SYN,ACK, which is an ACK of ours with a SYN seen before.
 		ack := *s
@@ -178,9 +179,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 		}
 	}
 	if c.state == SynReceived && seq == c.rcv.irs && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		// The peer has not got our SYN,ACK: it is sent again. One with an ACK
-		// comes from a peer that opened at the same time and has our SYN: an
-		// acknowledgement is what it waits for.
+		// The peer has not got our SYN,ACK: it is sent again.
 		c.synUnsent = true
 		return drop
 	}
@@ -214,7 +213,7 @@ func (c *Conn) paws(now Time, s *Segment) bool {
 // two hosts that disagree would answer each other without end.
 func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	seq, n := Seq(s.Seq), s.DataLen()
-	if c.state == TimeWait && s.has(wire.FlagFIN) {
+	if c.state == TimeWait && s.has(wire.FlagFIN) && seq+Seq(s.seqLen()) == c.rcv.nxt {
 		// "The only thing that can arrive in this state is a retransmission of
 		// the remote FIN. Acknowledge it, and restart the 2 MSL timeout."
 		c.timers.wait = now + c.p.TimeWait
@@ -264,7 +263,10 @@ func (c *Conn) checkReset(s *Segment) verdict {
 	// is set and the sequence number does not exactly match [...] yet is within
 	// the current receive window, TCP endpoints MUST send an acknowledgment
 	// (challenge ACK)".
-	if Seq(s.Seq) != c.rcv.nxt {
+	if seq := Seq(s.Seq); seq != c.rcv.nxt {
+		if !seq.In(c.rcv.nxt, c.window()) {
+			return drop // its text reaches into the window, its number does not
+		}
 		return dropMind
 	}
 	switch c.state {
@@ -347,6 +349,7 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	if c.sackOK && s.NSACK > 0 {
 		c.takeSACK(&a, s)
 	}
+	c.ecnAck(now, s)
 	c.takeWindow(now, s, ack, wnd)
 	if a.delivered > 0 || a.dsack || duplicate {
 		c.rttOf(&a)
@@ -366,6 +369,7 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 func (c *Conn) advance(a *ackSample, ack Seq) {
 	b := &c.snd
 	a.advanced = true
+	b.progress = a.now
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack

@@ -56,8 +56,8 @@ func (c *Conn) syn(now Time, out *Segment) {
 	c.synUnsent = false
 	*out = Segment{TCP: wire.TCP{
 		Seq:    uint32(c.snd.iss),
-		Flags:  wire.FlagSYN,
-		Window: uint16(min(c.rcv.limit, 65535)),
+		Flags:  wire.FlagSYN | c.ecnFlags(),
+		Window: c.rcv.synWnd,
 		// RFC 9293 3.7.1: "TCP implementations SHOULD send an MSS Option in
 		// every SYN segment when its receive MSS differs from the default".
 		MSS: uint16(min(c.rcv.announce, 65535)),
@@ -95,6 +95,9 @@ func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags) {
 		Seq: uint32(seq), Ack: uint32(r.nxt), Flags: flags | wire.FlagACK,
 		Window: uint16(min(wnd>>r.scale, 65535)),
 	}}
+	if c.ecn.echo {
+		out.Flags |= wire.FlagECE
+	}
 	if c.tsOK {
 		out.HasTS, out.TSVal, out.TSEcr = true, c.tsVal(now), r.tsRecent
 	}
@@ -208,6 +211,12 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	b := &c.sb
 	i := b.nextDue()
 	if i < 0 {
+		return false
+	}
+	if i != b.head && (c.snd.una + Seq(c.snd.wnd)).Less(b.segs[i].end) {
+		// The peer took its window back. RFC 9293 3.8.6: the sender "SHOULD
+		// retransmit normally the old unacknowledged data between SND.UNA and
+		// SND.UNA+SND.WND"; beyond it, only the first piece, as a probe.
 		return false
 	}
 	mss := c.segSize()
@@ -383,6 +392,9 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 		end++
 		s.finSent = true
 	}
+	if s.una == s.nxt {
+		s.progress = now
+	}
 	c.sb.push(seq, end, now)
 	s.nxt = end
 	s.lastData = now
@@ -390,6 +402,14 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 		c.rec.out += n
 	}
 	c.data(now, out, seq, end, mss)
+	if c.ecn.on && n > 0 {
+		// RFC 3168 6.1.5: retransmissions are not ECN-capable.
+		out.ECT = true
+		if c.ecn.cwr {
+			c.ecn.cwr = false
+			out.Flags |= wire.FlagCWR
+		}
+	}
 	if c.timers.rtx == 0 {
 		c.armRtx(now, 0, true)
 	} else {

@@ -122,6 +122,11 @@ type Segment struct {
 	Payload  []byte
 	Payload2 []byte
 
+	// CE is set on a received segment whose IP header says that congestion was
+	// experienced, and ECT on one to be sent whose IP header shall say that the
+	// transport understands that (RFC 3168 5).
+	CE, ECT bool
+
 	// GSOSize, when not 0, says that this is a super-segment: the payload is
 	// more than one segment on the wire, cut every GSOSize bytes.
 	GSOSize int
@@ -202,7 +207,22 @@ type Params struct {
 	// and the garbage collector.
 	Alloc func(n int) []byte
 	Free  func([]byte)
+	// Full tells that the memory for rings is used up for now: buffers do not
+	// grow beyond scarce bytes, neither in Write nor in the window that is
+	// offered, until it says otherwise. Nil: never.
+	Full func() bool
+
+	// UserTimeout is how long data may stay unacknowledged before the
+	// connection is given up (RFC 9293 3.8.3, RFC 5482 2); 0: Retries decides.
+	UserTimeout Time
+
+	// ECN says whether to ask for explicit congestion notification when opening
+	// (RFC 3168 6.1.1). A peer that asks for it is always given it.
+	ECN bool
 }
+
+// scarce is what a connection may always buffer in each direction, in bytes.
+const scarce = 8 << 10
 
 // DefaultParams are the values that Linux hosts use, or RFCs where those say more.
 func DefaultParams() Params {

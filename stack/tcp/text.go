@@ -15,6 +15,7 @@ const maxHoles = 16384
 func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	r := &c.rcv
 	n := s.DataLen()
+	c.ecnReceived(s)
 	end := seq + Seq(n)
 	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) {
 		// The FIN counts once everything before it has come.
@@ -226,7 +227,7 @@ func (c *Conn) tuneReceive(now Time) {
 		// A sender in slow start will have twice as much in the next round.
 		want += 2 * want * min(taken-q.taken, q.taken) / q.taken
 	}
-	if !r.fixed && want > r.limit {
+	if !r.fixed && want > r.limit && c.share(want) == want {
 		r.limit = min(want, max(c.p.RecvBufferMax, r.limit))
 	}
 	q.seq, q.at, q.taken = read, now, taken
@@ -236,10 +237,10 @@ func (c *Conn) tuneReceive(now Time) {
 // is acknowledged can be followed at once.
 func (c *Conn) tuneSend() {
 	s := &c.snd
-	if want := 2 * c.cwr.cwnd; !s.fixed && want > s.limit && s.limit < c.p.SendBufferMax {
+	if want := 2 * c.cwr.cwnd; !s.fixed && want > s.limit && s.limit < c.p.SendBufferMax && c.share(want) == want {
 		s.limit = min(want, c.p.SendBufferMax)
 	}
-	if s.full && s.limit-s.buf.n >= s.limit/3 {
+	if limit := c.share(s.limit); s.full && limit-s.buf.n >= limit/3 {
 		s.full = false
 		c.events |= Writable
 	}
@@ -251,7 +252,8 @@ func (c *Conn) tuneSend() {
 // min(Fr * RCV.BUFF, Eff.snd.MSS), and never back.
 func (c *Conn) advertise() int {
 	r := &c.rcv
-	edge := r.nxt + Seq(max(r.limit-r.buf.n, 0))
+	limit := c.share(r.limit)
+	edge := r.nxt + Seq(max(limit-r.buf.n, 0))
 	if c.finReceived() {
 		return c.window()
 	}
@@ -261,7 +263,7 @@ func (c *Conn) advertise() int {
 		edge = r.nxt + max16
 	}
 	edge = r.nxt + (edge-r.nxt)>>r.scale<<r.scale
-	if r.edge.Less(edge) && int(edge-r.edge) >= min(r.limit/2, r.mss) {
+	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
 		r.edge = edge
 	}
 	return c.window()
@@ -275,8 +277,9 @@ func (c *Conn) updateWindow() {
 		return
 	}
 	now := c.window()
-	room := min(max(r.limit-r.buf.n, 0), 65535<<r.scale)
-	if 2*now <= r.limit && room >= 2*now && room-now >= min(r.limit/2, r.mss) {
+	limit := c.share(r.limit)
+	room := min(max(limit-r.buf.n, 0), 65535<<r.scale)
+	if 2*now <= limit && room >= 2*now && room-now >= min(limit/2, r.mss) {
 		r.ackNow = true
 	}
 }

@@ -184,6 +184,7 @@ func TestSourceRoutes(t *testing.T) {
 		{"two source routes", []byte{131, 3, 4, 137, 3, 4}, true, BadIPv4Options},
 		{"pointer into the option's head", []byte{131, 7, 3, 1, 2, 3, 4, 0}, false, BadIPv4Options},
 		{"source route without pointer", []byte{131, 2, 0, 0}, false, BadIPv4Options},
+		{"source route whose pointer would be beyond the header", []byte{1, 1, 131, 2}, false, BadIPv4Options},
 		{"length 0", []byte{7, 0, 0, 0}, false, BadIPv4Options},
 		{"length 1", []byte{7, 1, 0, 0}, false, BadIPv4Options},
 		{"length beyond the header", []byte{148, 5, 0, 0}, false, BadIPv4Options},

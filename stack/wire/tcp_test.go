@@ -215,6 +215,9 @@ func TestTCPWindowScaleIsAtMost14(t *testing.T) {
 	require.Equal(t, OK, r)
 	require.True(t, h.HasWScale)
 	require.Equal(t, uint8(14), h.WScale)
+
+	b := tcpSegment(TCP{HasWScale: true, WScale: 15}, nil)
+	require.Equal(t, []byte{1, 3, 3, 14}, b[TCPLen:], "nor is more ever sent")
 }
 
 func TestTCPASecondSACKOptionReplacesTheFirst(t *testing.T) {

@@ -1,0 +1,71 @@
+package tcp
+
+import "github.com/usernet/usernet/stack/wire"
+
+// ecnState is explicit congestion notification (RFC 3168).
+type ecnState struct {
+	on    bool // both sides understand it
+	echo  bool // a packet came that experienced congestion: ECE is set until CWR comes
+	cwr   bool // the window was reduced: the next new data says so
+	point Seq  // until this is acknowledged, the window is not reduced again
+	held  bool // point is still ahead
+}
+
+// ecnFlags are those of a SYN or SYN,ACK. RFC 3168 6.1.1: "an ECN-setup SYN
+// packet" has "the ECE and CWR flags set", "an ECN-setup SYN-ACK packet" only ECE.
+func (c *Conn) ecnFlags() wire.TCPFlags {
+	switch {
+	case c.state == SynSent && c.p.ECN && c.snd.lastData == 0:
+		return wire.FlagECE | wire.FlagCWR
+	case c.state == SynReceived && c.ecn.on:
+		return wire.FlagECE
+	}
+	// "A host that receives no reply to an ECN-setup SYN within the normal SYN
+	// retransmission timeout interval MAY resend the SYN with CWR and ECE
+	// cleared" (6.1.1.1): a path that drops such SYNs costs one of them.
+	return 0
+}
+
+// ecnSetup settles what a SYN offers or a SYN,ACK agrees to.
+func (c *Conn) ecnSetup(s *Segment) {
+	both := s.Flags & (wire.FlagECE | wire.FlagCWR)
+	if s.has(wire.FlagACK) {
+		c.ecn.on = c.p.ECN && both == wire.FlagECE
+	} else {
+		c.ecn.on = both == wire.FlagECE|wire.FlagCWR
+	}
+}
+
+// ecnReceived notes what a segment with text tells. RFC 3168 6.1.3: the
+// receiver "sets the ECN-Echo flag" until "it receives a CWR packet".
+func (c *Conn) ecnReceived(s *Segment) {
+	if !c.ecn.on {
+		return
+	}
+	if s.has(wire.FlagCWR) {
+		c.ecn.echo = false
+	}
+	if s.CE {
+		c.ecn.echo = true
+		c.rcv.ackNow = true
+	}
+}
+
+// ecnAck acts on an acknowledgement. RFC 3168 6.1.2: "the indication of
+// congestion should be treated just as a congestion loss in non-ECN-Capable
+// TCP", and "TCP should not react to congestion indications more than once every
+// window of data".
+func (c *Conn) ecnAck(now Time, s *Segment) {
+	e := &c.ecn
+	if e.held && e.point.LessEq(c.snd.una) {
+		e.held = false
+	}
+	if !e.on || !s.has(wire.FlagECE) || s.has(wire.FlagSYN) || e.held {
+		return
+	}
+	e.held, e.point, e.cwr = true, c.snd.nxt, true
+	if c.rec.phase == phaseOpen {
+		c.cwr.reduce(c, now)
+		c.cwr.cwnd = min(c.cwr.cwnd, c.cwr.ssthresh)
+	}
+}
