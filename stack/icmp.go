@@ -110,6 +110,10 @@ func (s *Stack) sendICMPError(p *packet, typ wire.ICMPType, code uint8) {
 	buf := s.bufs.get(ipRoom + n)
 	body := buf[ipRoom+wire.ICMPLen : ipRoom+n]
 	copy(body[copy(body, p.header):], p.payload)
+	if off := len(p.header) + p.csumOffset; p.csumOffset > 0 && off+2 <= quote {
+		// The sender reads its datagram as it was on the wire, had there been one.
+		completeChecksum(body[:quote], p.payload, off)
+	}
 	h := wire.ICMP{Type: typ, Code: code}
 	h.Put(buf[ipRoom:], body)
 	s.counts.icmpSent.Add(1)

@@ -17,6 +17,7 @@ type packet struct {
 	header     []byte // the IP header as received, for ICMP quotes
 	payload    []byte // the transport header and what follows, borrowed
 	checksumOK bool   // nothing to verify: it came from memory, or the device did
+	csumOffset int    // where in payload a checksum is that is not yet complete; 0: none
 	gso        nic.GSOKind
 	gsoSize    int  // super-frame: bytes of payload per wire segment; 0 otherwise
 	broadcast  bool // dst, or the frame's, is a broadcast or multicast address: RFC 1122 forbids many answers

@@ -29,6 +29,9 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
 		checksumOK: f.NeedsChecksum || f.ChecksumValid,
 		broadcast:  linkGroup,
 	}
+	if f.NeedsChecksum {
+		p.csumOffset = int(f.ChecksumOffset)
+	}
 	if f.GSO != nic.GSONone {
 		p.gso, p.gsoSize = f.GSO, int(f.GSOSize)
 	}

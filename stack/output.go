@@ -63,7 +63,8 @@ func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
 // the destination is left for the caller to fill in.
 func (ifc *iface) frame(buf []byte, n int, meta *frameMeta) txEntry {
 	if meta.needsChecksum && !ifc.txChecksum {
-		completeChecksum(buf[headroom:headroom+n], meta)
+		packet := buf[headroom : headroom+n]
+		completeChecksum(packet, packet[meta.transportOff:], meta.transportOff+meta.csumOffset)
 		meta.needsChecksum = false
 	}
 	head := buf[headroom-ifc.linkLen : headroom+n]
@@ -101,15 +102,16 @@ func pad(frame []byte) []byte {
 }
 
 // completeChecksum does what the device of an interface cannot do.
-func completeChecksum(packet []byte, meta *frameMeta) {
-	segment := packet[meta.transportOff:]
+// segment is the transport header, in whose checksum field the pseudo-header's
+// sum stands, with all that follows; the result goes to packet[field:].
+func completeChecksum(packet, segment []byte, field int) {
 	sum := ^wire.Fold(wire.Sum(segment, 0))
 	// RFC 768: "If the computed checksum is zero, it is transmitted as all
 	// ones". For TCP the two are equal.
 	if sum == 0 {
 		sum = 0xffff
 	}
-	binary.BigEndian.PutUint16(segment[meta.csumOffset:], sum)
+	binary.BigEndian.PutUint16(packet[field:], sum)
 }
 
 // An ipHeader is what the sender of a datagram chooses of its header.
@@ -154,7 +156,8 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 		return syscall.EMSGSIZE
 	}
 	if meta.needsChecksum {
-		completeChecksum(buf[ipRoom:ipRoom+n], &frameMeta{csumOffset: meta.csumOffset})
+		segment := buf[ipRoom : ipRoom+n]
+		completeChecksum(segment, segment, meta.csumOffset)
 	}
 	s.sendFragments(p, &ip, buf[ipRoom:ipRoom+n])
 	return nil

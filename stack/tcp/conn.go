@@ -40,6 +40,7 @@ type Conn struct {
 	sb  scoreboard
 	rec recovery
 	cwr congestionState
+	pl  plpmtud
 
 	timers timers
 	keep   KeepAlive

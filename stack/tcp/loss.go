@@ -41,6 +41,8 @@ type recovery struct {
 	dups int // duplicate acknowledgements, where there is no SACK
 
 	// PRR, RFC 9937 5.
+	early int // bytes SACKed while nothing is taken for lost: cwnd has not grown for them
+
 	delivered int // prr_delivered
 	out       int // prr_out
 	flight    int // RecoverFS
@@ -335,6 +337,9 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 		r.dups = 0
 	case duplicate:
 		r.dups++
+		if r.phase == phaseLoss {
+			break // what arrives now was given up already
+		}
 		// Each stands for a segment that has arrived (RFC 5681 3.2 step 4).
 		b.reno = min(b.reno+c.snd.mss, int(c.snd.nxt-c.snd.una))
 		a.delivered += c.snd.mss
@@ -363,8 +368,13 @@ func (c *Conn) enterRecovery(a *ackSample) {
 	r.phase = phaseRecovery
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut = false
+	// RFC 9937 6.1: "RecoverFS = SND.NXT - SND.UNA", without what was SACKed,
+	// and with what this acknowledgement told: it counts as delivered.
 	r.flight = int(c.snd.nxt-c.snd.una) - c.sb.sacked
-	r.delivered, r.out = 0, 0
+	if c.sackOK {
+		r.flight += a.delivered
+	}
+	r.delivered, r.out, r.early = 0, 0, 0
 	c.cwr.reduce(c, a.now)
 }
 
@@ -447,14 +457,23 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 	} else {
 		c.detectReno(a, duplicate)
 	}
-	if c.sb.due > 0 && r.phase == phaseOpen {
+	probeLost := c.judgeProbe(a.now)
+	if c.sb.due > 0 && r.phase == phaseOpen && !probeLost {
 		c.enterRecovery(a)
 	}
 	c.checkTLP(a)
 	if r.phase == phaseRecovery {
 		c.reducePRR(a)
-	} else if a.delivered > 0 && (r.phase == phaseOpen || a.advanced) {
-		c.cwr.grow(c, a)
+	} else if a.advanced {
+		a.delivered += r.early
+		r.early = 0
+		if a.delivered > 0 {
+			c.cwr.grow(c, a)
+		}
+	} else if r.phase == phaseOpen && c.sackOK {
+		// RFC 3042 2: "The congestion window (cwnd) MUST NOT be changed when
+		// these new segments are transmitted": it grows when the gap is filled.
+		r.early += a.delivered
 	}
 	c.armRtx(a.now, wait, a.advanced || a.sacked)
 }
@@ -568,7 +587,7 @@ func (c *Conn) rtxExpired(now Time) {
 	switch {
 	case t.rtxKind == rtxReorder && c.snd.una != c.snd.nxt:
 		wait := c.detectLoss(now)
-		if c.sb.due > 0 && c.rec.phase == phaseOpen {
+		if probeLost := c.judgeProbe(now); c.sb.due > 0 && c.rec.phase == phaseOpen && !probeLost {
 			c.enterRecovery(&ackSample{now: now})
 			c.cwr.cwnd = max(c.cwr.ssthresh, c.pipe()+c.snd.mss)
 		}
@@ -617,11 +636,12 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		c.cwr.timeout(c, now)
 	}
 	t.backoff = min(t.backoff+1, 30)
+	c.suspect(now)
 	r.phase = phaseLoss
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut, r.tlpNow = false, false
 	r.dups, r.waitUntil = 0, 0
-	c.sb.reno = 0
+	c.sb.reno, r.early = 0, 0
 	if b := &c.sb; b.segs[b.head].flags&segSacked != 0 {
 		// The peer has dropped what it had reported: it did not acknowledge it.
 		b.renege()

@@ -342,6 +342,11 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 			return false
 		}
 	}
+	if p := c.probeSize(now, unsent, room); p > 0 {
+		c.probed(s.nxt, p)
+		c.fresh(now, out, p, p)
+		return true
+	}
 	if n > mss && n < unsent {
 		n = n / mss * mss
 	}

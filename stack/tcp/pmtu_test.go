@@ -1,0 +1,98 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// smallWindows keeps long virtual times short in real ones.
+func smallWindows() Params {
+	p := DefaultParams()
+	p.RecvBuffer, p.RecvBufferMax = 32<<10, 32<<10
+	return p
+}
+
+// blackHoleRun sends for a while over a path that swallows segments with more
+// than limit bytes of payload, without a word.
+func blackHoleRun(t *testing.T, p *Params, w *wirePair, limit func() int, until Time) (delivered int) {
+	buf := make([]byte, 64<<10)
+	for w.now < until {
+		if w.a.State().synchronized() {
+			w.a.Write(w.now, buf)
+		}
+		if w.b.p != nil {
+			for n := w.b.Read(w.now, buf); n > 0; n = w.b.Read(w.now, buf) {
+				delivered += n
+			}
+		}
+		w.flush()
+		for i := range w.queue {
+			kept := w.queue[i][:0]
+			for _, f := range w.queue[i] {
+				if f.seg.DataLen() <= limit() {
+					kept = append(kept, f)
+				}
+			}
+			w.queue[i] = kept
+		}
+		require.True(t, w.step(p))
+		require.Equal(t, ErrNone, w.a.Err())
+	}
+	return delivered
+}
+
+func TestABlackHoleCostsSecondsAndNotTheConnection(t *testing.T) {
+	p := smallWindows()
+	w := newPair(t, 1, p)
+	limit := 1300
+	n := blackHoleRun(t, &p, w, func() int { return limit }, 3*Second)
+	require.Greater(t, n, 0, "RFC 4821 7.7: something gets through within seconds")
+	n = blackHoleRun(t, &p, w, func() int { return limit }, 20*Second)
+	require.Greater(t, n, 2_000_000)
+	require.Greater(t, w.a.MSS(), limit-2*plStep, "RFC 4821 7.3: the search comes near what the path carries")
+	require.LessOrEqual(t, w.a.MSS(), limit)
+	w.delay = Second // the rest is waiting
+	blackHoleRun(t, &p, w, func() int { return limit }, 60*Second)
+	probes := w.a.Info().Retrans
+	blackHoleRun(t, &p, w, func() int { return limit }, 300*Second)
+	require.Equal(t, probes, w.a.Info().Retrans, "and then rests")
+
+	// The path is repaired: RFC 8899 5.1.1, PMTU_RAISE_TIMER.
+	limit = 65535
+	blackHoleRun(t, &p, w, func() int { return limit }, 700*Second)
+	require.Equal(t, 1448, w.a.MSS())
+}
+
+func TestLossIsNotTakenForABlackHole(t *testing.T) {
+	p := smallWindows()
+	w := newPair(t, 1, p)
+	w.loss = 0.1
+	blackHoleRun(t, &p, w, func() int { return 65535 }, 60*Second)
+	w.loss = 0
+	blackHoleRun(t, &p, w, func() int { return 65535 }, 70*Second)
+	require.Equal(t, 1448, w.a.MSS(), "one suspicion is taken back as soon as a probe gets through")
+}
+
+func TestALostProbeIsNoCongestion(t *testing.T) {
+	p := smallWindows()
+	w := newPair(t, 1, p)
+	limit := func() int { return 1300 }
+	for w.a.pl.max == 0 {
+		blackHoleRun(t, &p, w, limit, w.now+100*Millisecond)
+	}
+	require.Less(t, w.a.MSS(), 1000)
+	cwnd, lost := 0, false
+	for w.now < 10*Second {
+		probing := w.a.pl.probe.start != w.a.pl.probe.end
+		cwnd = w.a.Info().SndCwnd
+		hi := w.a.pl.hi
+		blackHoleRun(t, &p, w, limit, w.now+Millisecond)
+		if probing && w.a.pl.hi < hi && w.a.timers.backoff == 0 {
+			lost = true
+			require.GreaterOrEqual(t, w.a.Info().SndCwnd, cwnd)
+			require.Equal(t, phaseOpen, w.a.rec.phase)
+		}
+	}
+	require.True(t, lost, "a probe was lost")
+}
