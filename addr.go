@@ -129,7 +129,7 @@ func (h *Host) internetAddrs(ctx context.Context, r nameResolver, network, addr 
 		return nil, err
 	}
 	// "::" is how a wildcard of both families is written.
-	if len(ips) == 1 && ips[0] == netip.IPv6Unspecified() {
+	if len(ips) == 1 && ips[0].WithZone("") == netip.IPv6Unspecified() {
 		ips = append(ips, netip.IPv4Unspecified())
 	}
 	var addrs []net.Addr

@@ -55,7 +55,10 @@ func observe(w *world, err error) observation {
 	if errors.As(err, &se) {
 		o.Syscall = se.Syscall
 	}
-	var ne net.Error
+	var ne interface {
+		Timeout() bool
+		Temporary() bool
+	}
 	if errors.As(err, &ne) {
 		o.Timeout, o.Temporary = ne.Timeout(), ne.Temporary()
 	}
@@ -288,6 +291,163 @@ func tcpScenarios() []scenario {
 			_, err := c.Read(make([]byte, 1))
 			return []error{err, c.CloseRead(), c.CloseWrite()}
 		}, "shutdown: transport endpoint is not connected"},
+		{"write after the peer has closed, then write and read", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			require.NoError(t, s.Close())
+			_, first := c.Write([]byte("x"))
+			time.Sleep(5 * time.Millisecond) // the answer is a reset
+			_, second := c.Write([]byte("x"))
+			_, third := c.Write([]byte("x"))
+			_, err := c.Read(make([]byte, 1))
+			return []error{first, second, third, err}
+		}, "EOF"},
+		{"read after the peer has closed and reset", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			require.NoError(t, s.Close())
+			_, first := c.Write([]byte("x"))
+			time.Sleep(5 * time.Millisecond)
+			_, second := c.Read(make([]byte, 1))
+			_, third := c.Write([]byte("x"))
+			return []error{first, second, third}
+		}, "broken pipe"},
+		{"shutdown after the peer has closed", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			require.NoError(t, s.Close())
+			_, err := c.Read(make([]byte, 1))
+			return []error{err, c.CloseRead(), c.CloseWrite()}
+		}, "<nil>"},
+		{"shutdown after both sides have closed for writing", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			first := c.CloseWrite()
+			second := s.CloseWrite()
+			_, err := c.Read(make([]byte, 1))
+			time.Sleep(5 * time.Millisecond)
+			_, again := s.Read(make([]byte, 1))
+			_, write := c.Write([]byte("x"))
+			return []error{first, second, err, again, c.CloseWrite(), c.CloseRead(), s.CloseWrite(), write}
+		}, "broken pipe"},
+		{"data that is there is not read past the deadline", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			_, err := s.Write([]byte("x"))
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			time.Sleep(5 * time.Millisecond)
+			require.NoError(t, c.SetReadDeadline(past))
+			_, err = c.Read(make([]byte, 1))
+			require.NoError(t, c.SetReadDeadline(time.Time{}))
+			_, data := c.Read(make([]byte, 1))
+			_, end := c.Read(make([]byte, 1))
+			return []error{err, data, end}
+		}, "EOF"},
+		{"data that came before a reset is read before it", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			_, err := s.Write([]byte("x"))
+			require.NoError(t, err)
+			require.NoError(t, s.SetLinger(0))
+			require.NoError(t, s.Close())
+			time.Sleep(5 * time.Millisecond)
+			_, data := c.Read(make([]byte, 1))
+			_, second := c.Read(make([]byte, 1))
+			_, third := c.Read(make([]byte, 1))
+			return []error{data, second, third}
+		}, "EOF"},
+		{"CloseRead wakes a blocked read", func(t *testing.T, w *world) []error {
+			c, _ := w.pair(t)
+			got := make(chan error)
+			go func() {
+				_, err := c.Read(make([]byte, 1))
+				got <- err
+			}()
+			time.Sleep(5 * time.Millisecond)
+			require.NoError(t, c.CloseRead())
+			return []error{<-got}
+		}, "EOF"},
+		{"CloseWrite wakes a blocked write", func(t *testing.T, w *world) []error {
+			c, _ := w.pair(t)
+			got, data := make(chan error), make([]byte, 64<<20)
+			go func() {
+				_, err := c.Write(data)
+				got <- err
+			}()
+			time.Sleep(20 * time.Millisecond)
+			require.NoError(t, c.CloseWrite())
+			return []error{<-got}
+		}, "broken pipe"},
+		{"a deadline wakes a blocked write", func(t *testing.T, w *world) []error {
+			c, _ := w.pair(t)
+			require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+			_, err := c.Write(make([]byte, 64<<20))
+			_, again := c.Write([]byte("x"))
+			return []error{err, again}
+		}, "i/o timeout"},
+		{"a reset wakes a blocked write", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			require.NoError(t, s.SetReadBuffer(4096))
+			require.NoError(t, c.SetWriteBuffer(4096))
+			_, err := c.Write([]byte("unread"))
+			require.NoError(t, err)
+			got, data := make(chan error), make([]byte, 64<<20)
+			go func() {
+				_, err := c.Write(data)
+				got <- err
+			}()
+			// If it were not blocked yet, the kernel would say EPIPE as likely as not.
+			time.Sleep(50 * time.Millisecond)
+			require.NoError(t, s.Close(), "with data unread")
+			err = <-got
+			_, end := c.Read(make([]byte, 1))
+			return []error{err, end}
+		}, "EOF"},
+		{"a reset wakes a blocked read", func(t *testing.T, w *world) []error {
+			c, s := w.pair(t)
+			got := make(chan error)
+			go func() {
+				_, err := c.Read(make([]byte, 1))
+				got <- err
+			}()
+			time.Sleep(5 * time.Millisecond)
+			require.NoError(t, s.SetLinger(0))
+			require.NoError(t, s.Close())
+			err := <-got
+			_, write := c.Write([]byte("x"))
+			return []error{err, write}
+		}, "broken pipe"},
+		{"a connection that is not accepted is reset by the listener's Close", func(t *testing.T, w *world) []error {
+			ln, err := w.listen("tcp4", w.server+":0")
+			require.NoError(t, err)
+			accepted, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+			require.NoError(t, err)
+			defer accepted.Close()
+			s, err := ln.Accept()
+			require.NoError(t, err)
+			defer s.Close()
+			waiting, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+			require.NoError(t, err)
+			defer waiting.Close()
+			require.NoError(t, ln.Close())
+			_, stays := s.Write([]byte("x"))
+			_, reads := accepted.Read(make([]byte, 1))
+			_, err = waiting.Read(make([]byte, 1))
+			return []error{stays, reads, err}
+		}, "connection reset by peer"},
+		{"listen again where a connection is in TIME-WAIT", func(t *testing.T, w *world) []error {
+			ln, err := w.listen("tcp4", w.server+":0")
+			require.NoError(t, err)
+			c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+			require.NoError(t, err)
+			s, err := ln.Accept()
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+			_, err = c.Read(make([]byte, 1))
+			require.Equal(t, io.EOF, err)
+			require.NoError(t, c.Close())
+			require.NoError(t, ln.Close())
+			again, err := w.listen("tcp4", ln.Addr().String())
+			if err == nil {
+				again.Close()
+			}
+			return []error{err}
+		}, "<nil>"},
 		{"an empty read", func(t *testing.T, w *world) []error {
 			c, _ := w.pair(t)
 			require.NoError(t, c.SetReadDeadline(past))
@@ -342,9 +502,9 @@ func closedScenarios() []scenario {
 		}, "use of closed network connection"},
 		{"Close wakes a blocked write", func(t *testing.T, w *world) []error {
 			c, _ := w.pair(t)
-			got := make(chan error)
+			got, data := make(chan error), make([]byte, 64<<20)
 			go func() {
-				_, err := c.Write(make([]byte, 64<<20))
+				_, err := c.Write(data)
 				got <- err
 			}()
 			time.Sleep(20 * time.Millisecond)

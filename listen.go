@@ -198,7 +198,7 @@ func (l *TCPListener) Close() error {
 
 // Addr returns the listener's address, a *net.TCPAddr. It is shared by all calls and
 // not to be changed.
-func (l *TCPListener) Addr() net.Addr { return l.laddr }
+func (l *TCPListener) Addr() net.Addr { return opAddr(l.laddr) }
 
 // SetDeadline sets the deadline of Accept. The zero time means none. As with net's, the
 // error is net.ErrClosed itself.

@@ -300,6 +300,8 @@ func errnoOf(e tcp.Err) error {
 		return syscall.EACCES
 	case tcp.ErrMessageSize:
 		return syscall.EMSGSIZE
+	case tcp.ErrPipe:
+		return syscall.EPIPE
 	case tcp.ErrAborted:
 		return syscall.ECONNABORTED
 	}

@@ -464,11 +464,14 @@ func (t *TCP) Read(p []byte) (int, error) {
 
 // readEnd returns why nothing more will be read, or nil. t.mu is held.
 func (t *TCP) readEnd() error {
+	if t.conn.AtEOF() {
+		return io.EOF // whatever came after the FIN
+	}
 	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
 		t.told = true // the kernel reports it once
 		return errnoOf(e)
 	}
-	if t.rdShut || t.conn.AtEOF() || t.conn.State() == tcp.Closed {
+	if t.rdShut || t.conn.State() == tcp.Closed {
 		return io.EOF
 	}
 	return nil

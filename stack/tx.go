@@ -1,8 +1,6 @@
 package stack
 
 import (
-	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 
@@ -149,7 +147,7 @@ func (ifc *iface) transmit(k int) {
 	if n < k {
 		ifc.stats.TxDropped.Add(uint64(k - n))
 	}
-	if err != nil && !errors.Is(err, net.ErrClosed) {
+	if err != nil {
 		ifc.failed(err)
 	}
 }

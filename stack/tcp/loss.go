@@ -213,6 +213,13 @@ func (c *Conn) takeDSACK(a *ackSample, k block) {
 // takeAck removes what is acknowledged from the board.
 func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	b := &c.sb
+	if c.rec.phase == phaseRecovery {
+		// All but the segment that was sent again had its duplicate.
+		rest := max(b.reno-max(int(ack-c.snd.una)-c.snd.mss, 0), 0)
+		b.reno = min(rest, int(c.snd.nxt-ack))
+	} else {
+		b.reno = 0
+	}
 	for b.head < len(b.segs) {
 		s := &b.segs[b.head]
 		if ack.LessEq(s.seq) {
@@ -232,7 +239,6 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 		b.reset(ack)
 	}
 	b.dueFrom, b.rackFrom, b.fack = maxSeq(b.dueFrom, ack), maxSeq(b.rackFrom, ack), maxSeq(b.fack, ack)
-	b.reno = 0
 }
 
 // reorderWindow is RACK.reo_wnd (RFC 8985 6.2 step 4).
@@ -428,6 +434,7 @@ func (c *Conn) leaveRecovery() {
 	}
 	r.phase = phaseOpen
 	r.dups = 0
+	c.sb.reno = 0
 	// RFC 8985 6.2: the larger reordering window lasts for 16 recoveries.
 	if r.reoKeep > 0 {
 		if r.reoKeep--; r.reoKeep == 0 {
@@ -440,9 +447,11 @@ func (c *Conn) leaveRecovery() {
 func (c *Conn) recover(a *ackSample, duplicate bool) {
 	r := &c.rec
 	undone := c.undo(a)
+	recovered := false
 	if r.pending && r.point.LessEq(c.snd.una) {
 		r.pending = false
 		if r.phase != phaseOpen {
+			recovered = r.phase == phaseRecovery
 			c.leaveRecovery()
 		}
 	}
@@ -464,7 +473,7 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 	c.checkTLP(a)
 	if r.phase == phaseRecovery {
 		c.reducePRR(a)
-	} else if a.advanced {
+	} else if a.advanced && !recovered {
 		a.delivered += r.early
 		r.early = 0
 		if a.delivered > 0 {
@@ -636,7 +645,9 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		c.cwr.timeout(c, now)
 	}
 	t.backoff = min(t.backoff+1, 30)
-	c.suspect(now)
+	if !closed {
+		c.suspect(now)
+	}
 	r.phase = phaseLoss
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut, r.tlpNow = false, false

@@ -36,7 +36,7 @@ func (c *Conn) suspect(now Time) {
 	if c.timers.backoff > 2*blackHole {
 		base = max(defaultMSS-c.snd.opt, minMSS)
 	}
-	if c.timers.backoff < blackHole || c.snd.mss <= base {
+	if c.timers.backoff < blackHole || c.snd.mss <= base || c.sb.segs[c.sb.head].len() <= base {
 		return
 	}
 	if q.max == 0 {

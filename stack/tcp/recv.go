@@ -193,7 +193,9 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	}
 	// RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <= Last.ACK.sent
 	// then SEG.TSval is copied to TS.Recent".
-	if c.tsOK && s.HasTS && int32(s.TSVal-c.rcv.tsRecent) >= 0 && seq.LessEq(c.rcv.lastAck) {
+	// 5.5: where TS.Recent is too old to compare with, "replace TS.Recent".
+	if c.tsOK && s.HasTS && seq.LessEq(c.rcv.lastAck) &&
+		(int32(s.TSVal-c.rcv.tsRecent) >= 0 || now-c.rcv.tsRecentAt >= pawsValid) {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, now
 	}
 	return keep
@@ -204,9 +206,11 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 // TS.Recent, TS.Recent is valid [...], then treat the arriving segment as not
 // acceptable".
 func (c *Conn) paws(now Time, s *Segment) bool {
-	const valid = 24 * 24 * 3600 * Second // RFC 7323 5.5: 24 days
-	return int32(s.TSVal-c.rcv.tsRecent) < 0 && now-c.rcv.tsRecentAt < valid
+	return int32(s.TSVal-c.rcv.tsRecent) < 0 && now-c.rcv.tsRecentAt < pawsValid
 }
+
+// pawsValid is how long TS.Recent can be compared with (RFC 7323 5.5).
+const pawsValid = 24 * 24 * 3600 * Second
 
 // unacceptable answers what lies outside the window. Text is answered each
 // time, for its sender waits for it; the rest no faster than challenge ACKs, or
@@ -276,6 +280,10 @@ func (c *Conn) checkReset(s *Segment) verdict {
 		c.fail(ErrRefused)
 	case Closing, LastAck, TimeWait:
 		c.die(ErrNone)
+	case CloseWait:
+		// As Linux: who knows that the peer has closed learns little by the reset.
+		// Reads stay at their end, and writes find a broken pipe.
+		c.fail(ErrPipe)
 	default:
 		c.fail(ErrReset)
 	}
@@ -354,7 +362,11 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	if a.delivered > 0 || a.dsack || duplicate {
 		c.rttOf(&a)
 		if a.advanced {
-			// RFC 6298 5.7 with Karn: a new acknowledgement ends the back-off.
+			// RFC 6298 5: a new acknowledgement ends the count of timeouts. By
+			// Karn's algorithm the RTO stays backed off until there is a sample.
+			if a.rtt == 0 {
+				c.rtt.rto = c.rtt.timeout(c.timers.backoff, c.p)
+			}
 			c.timers.backoff = 0
 		}
 		c.recover(&a, duplicate)

@@ -91,11 +91,12 @@ const (
 	ErrProhibited  // ICMP administratively prohibited
 	ErrMessageSize // the path takes no segment at all
 	ErrAborted     // Abort was called here
+	ErrPipe        // RST after the peer's FIN
 )
 
 func (e Err) String() string {
 	return [...]string{"none", "refused", "reset", "timed out", "host unreachable", "net unreachable",
-		"protocol error", "prohibited", "message too long", "aborted"}[e]
+		"protocol error", "prohibited", "message too long", "aborted", "broken pipe"}[e]
 }
 
 // Events tells the caller what has changed since it last asked.

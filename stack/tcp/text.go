@@ -17,8 +17,9 @@ func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	n := s.DataLen()
 	c.ecnReceived(s)
 	end := seq + Seq(n)
-	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) {
-		// The FIN counts once everything before it has come.
+	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
+		// The FIN counts once everything before it has come. One that lies
+		// before text that is here already is nobody's.
 		r.fin, r.finSeq = true, end
 	}
 	lo, hi := maxSeq(seq, r.nxt), minSeq(end, r.edge)
