@@ -33,6 +33,7 @@ var floors = map[string][]string{
 	// The command stands on all of it.
 	"cmd/usernet":      {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
 	"internal/taptest": {},
+	"interop/std":      {},
 }
 
 // testOnly may be imported by tests, of whatever package.

@@ -197,7 +197,8 @@ func (h *Host) InterfaceAddrs() []net.Addr {
 	for _, info := range h.stack.Interfaces() {
 		for _, p := range info.Addrs {
 			a := p.Addr()
-			addrs = append(addrs, &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(p.Bits(), a.BitLen())})
+			ip := a.As16() // net's has 16 bytes for IPv4 too
+			addrs = append(addrs, &net.IPNet{IP: ip[:], Mask: net.CIDRMask(p.Bits(), a.BitLen())})
 		}
 	}
 	return addrs

@@ -104,6 +104,19 @@ type server struct {
 	losesCase atomic.Bool
 }
 
+// Config returns what the Resolver was made of, with the defaults filled in. It
+// can be changed and given to New again.
+func (r *Resolver) Config() Config {
+	cfg := r.cfg
+	if cfg.Ndots == 0 {
+		cfg.Ndots = -1 // none, as New takes it
+	}
+	cfg.Hosts = cfg.Hosts.clone()
+	cfg.Servers = slices.Clone(cfg.Servers)
+	cfg.Search = slices.Clone(cfg.Search)
+	return cfg
+}
+
 // New returns a Resolver for cfg, whose slices and Hosts are copied.
 func New(cfg Config) *Resolver {
 	switch {
