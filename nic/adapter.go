@@ -29,13 +29,10 @@ var _ Device = (*Adapter)(nil)
 func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	link = link.withDefaults("adapter")
 	link.GSO, link.TxChecksum = 0, false
+	longest := link.MTU + link.Medium.headerLen() + vlanTagLen
 	return &Adapter{
-		line: line{
-			link: link,
-			src:  rw,
-			max:  link.MTU + link.Medium.headerLen() + vlanTagLen,
-		},
-		rw: rw,
+		line: line{link: link, src: newFrameReader(rw, link.Medium, longest)},
+		rw:   rw,
 	}
 }
 

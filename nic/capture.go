@@ -74,6 +74,10 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 	return c.dev.Send(batch)
 }
 
+// NotifyDown has f called once if the device below comes to an end by itself,
+// where it is one that can tell. It must be called before Attach.
+func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
+
 // Close ends the capture and closes the device below. A frame that another
 // goroutine is passing may still be written. A second Close returns
 // net.ErrClosed.

@@ -302,3 +302,25 @@ func TestWiresharkReadsACapture(t *testing.T) {
 		}
 	}
 }
+
+// A host on a capture of a TAP has to learn that the TAP is gone.
+func TestWrappedDevicesPassOnThatTheDeviceIsDown(t *testing.T) {
+	for name, wrap := range map[string]func(Device) Device{
+		"capture": func(d Device) Device { return Capture(d, io.Discard, CaptureConfig{}) },
+		"impair":  func(d Device) Device { return Impair(d, ImpairConfig{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, w := io.Pipe()
+			dev := wrap(FromReadWriter(struct {
+				io.Reader
+				io.WriteCloser
+			}{r, w}, Link{MTU: 1500}))
+			down := make(chan error, 1)
+			dev.(interface{ NotifyDown(func(error)) }).NotifyDown(func(err error) { down <- err })
+			dev.Attach(func([]Frame) {})
+			gone := errors.New("unplugged")
+			w.CloseWithError(gone)
+			require.ErrorIs(t, <-down, gone)
+		})
+	}
+}

@@ -146,6 +146,10 @@ func (d *Impaired) pass(batch []Frame) int {
 	return n
 }
 
+// NotifyDown has f called once if the device below comes to an end by itself,
+// where it is one that can tell. It must be called before Attach.
+func (d *Impaired) NotifyDown(f func(err error)) { notifyDown(d.dev, f) }
+
 // Close drops all frames under way and closes the device below.
 func (d *Impaired) Close() error {
 	if !d.closed.CompareAndSwap(false, true) {

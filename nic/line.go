@@ -14,10 +14,19 @@ import (
 type line struct {
 	port
 	link   Link
-	src    io.ReadCloser
-	max    int                   // bytes in the longest frame that is received
+	src    source
 	dead   atomic.Pointer[error] // why the device came to an end by itself
 	onDown func(error)
+}
+
+// A source is what a line reads.
+type source interface {
+	// read waits for frames, in the order of the wire. They are valid until the
+	// next call. What arrived and is no frame is counted in dropped; there may
+	// be no frames without an error.
+	read() (frames []Frame, dropped int, err error)
+	// Close ends a read that waits, and all later ones.
+	Close() error
 }
 
 // Link describes the link. Up is whether the device is open and has not failed.
@@ -32,6 +41,13 @@ func (l *line) Link() Link {
 // Close. It must be called before Attach.
 func (l *line) NotifyDown(f func(err error)) { l.onDown = f }
 
+// notifyDown passes NotifyDown on to a device that is wrapped.
+func notifyDown(dev Device, f func(err error)) {
+	if d, ok := dev.(interface{ NotifyDown(func(error)) }); ok {
+		d.NotifyDown(f)
+	}
+}
+
 // Err tells why the device does not work any more: nil while it does,
 // net.ErrClosed after Close, else what ended it.
 func (l *line) Err() error {
@@ -44,8 +60,8 @@ func (l *line) Err() error {
 	return nil
 }
 
-// Attach starts the goroutine that reads frames and gives them to recv, one at
-// a time. A second call panics.
+// Attach starts the goroutine that reads frames and gives them to recv, in a
+// batch what is there at once. A second call panics.
 func (l *line) Attach(recv func(batch []Frame)) {
 	l.port.Attach(recv)
 	go l.read()
@@ -73,31 +89,21 @@ func (l *line) fail(err error) {
 	}
 }
 
-// maxEmptyReads is how often in a row a reader may return nothing at all before
-// it is taken for broken.
-const maxEmptyReads = 100
-
 // read is the reader's goroutine.
 func (l *line) read() {
-	// One byte more than fits shows a frame that was cut off.
-	buf := make([]byte, l.max+1)
-	batch := make([]Frame, 1)
-	empty := 0
 	for !l.closed.Load() {
-		n, err := l.src.Read(buf)
-		switch {
-		case n > l.max || n > 0 && n < l.link.Medium.headerLen():
-			l.recvDropped.Add(1)
-		case n > 0:
-			batch[0] = Frame{Head: buf[:n]}
-			if !l.deliver(batch, n) {
-				l.recvDropped.Add(1)
+		frames, dropped, err := l.src.read()
+		if len(frames) > 0 {
+			bytes := 0
+			for i := range frames {
+				bytes += frames[i].Len()
+			}
+			if !l.deliver(frames, bytes) {
+				dropped += len(frames)
 			}
 		}
-		if n > 0 {
-			empty = 0
-		} else if empty++; err == nil && empty >= maxEmptyReads {
-			err = io.ErrNoProgress
+		if dropped > 0 {
+			l.recvDropped.Add(uint64(dropped))
 		}
 		if err != nil {
 			l.fail(err)
@@ -107,6 +113,41 @@ func (l *line) read() {
 	if err := l.dead.Load(); err != nil && l.onDown != nil {
 		l.onDown(*err)
 	}
+}
+
+// A frameReader is the source that is anything with one frame for every Read.
+type frameReader struct {
+	io.ReadCloser
+	min, max int // bytes in a frame
+	empty    int // reads in a row that returned nothing
+	buf      []byte
+	batch    [1]Frame
+}
+
+func newFrameReader(r io.ReadCloser, m Medium, max int) *frameReader {
+	// One byte more than fits shows a frame that was cut off.
+	return &frameReader{ReadCloser: r, min: m.headerLen(), max: max, buf: make([]byte, max+1)}
+}
+
+// maxEmptyReads is how often in a row a reader may return nothing at all before
+// it is taken for broken.
+const maxEmptyReads = 100
+
+func (r *frameReader) read() (frames []Frame, dropped int, err error) {
+	n, err := r.Read(r.buf)
+	switch {
+	case n > r.max || n > 0 && n < r.min:
+		dropped = 1
+	case n > 0:
+		r.batch[0] = Frame{Head: r.buf[:n]}
+		frames = r.batch[:]
+	}
+	if n > 0 {
+		r.empty = 0
+	} else if r.empty++; err == nil && r.empty >= maxEmptyReads {
+		err = io.ErrNoProgress
+	}
+	return frames, dropped, err
 }
 
 // sendError is what Send returns when the device is of no more use, else nil.

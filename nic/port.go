@@ -84,6 +84,7 @@ const (
 	vlanTagLen     = 4  // IEEE 802.1Q
 
 	maxPacket = 65535 // the largest IPv4 packet
+	maxFrame  = maxPacket + etherHeaderLen + vlanTagLen
 )
 
 // headerLen is the length of what stands before the network-layer header.

@@ -27,6 +27,10 @@ type TAPConfig struct {
 	// interface: the two are the stations of one small Ethernet. If zero it is a
 	// random locally administered one.
 	MAC [6]byte
+	// NoOffload makes every frame pass by itself and with complete checksums, as
+	// on a wire, instead of in super-frames of up to 64 KiB. Offloads are those
+	// of Linux; the other systems have none.
+	NoOffload bool
 }
 
 // TAP is the user's end of a TAP device: an Ethernet with the kernel as the

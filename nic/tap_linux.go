@@ -1,13 +1,12 @@
 package nic
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"sync"
-	"syscall"
 	"unsafe"
 
 	"github.com/songgao/water"
@@ -16,93 +15,151 @@ import (
 
 const tunFile = "/dev/net/tun"
 
-// tapWriter writes frames to the device's file.
-type tapWriter struct {
-	raw syscall.RawConn
-	ops sync.Pool // of *tapWrite
-}
-
+// openTAP attaches to the device by itself, for the offloads, which water does
+// not know; where the kernel does not have them, and where they are not wanted,
+// through water.
 func openTAP(cfg TAPConfig) (*TAP, error) {
 	before, err := net.InterfaceByName(cfg.Name)
 	exists := cfg.Name != "" && err == nil
-	if err := probeTAP(cfg.Name, exists); err != nil {
-		return nil, tapError(cfg, err)
+	var file *os.File
+	var name string
+	var off tapOffload
+	if !cfg.NoOffload {
+		if file, name, off, err = attachOffload(cfg.Name); err != nil {
+			return nil, tapError(cfg, err)
+		}
+	}
+	if file == nil {
+		if file, name, err = attachPlain(cfg.Name, exists); err != nil {
+			return nil, tapError(cfg, err)
+		}
+	}
+	t, err := newTAP(cfg, name, file, off, before, exists)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("nic: open TAP %s: %w", name, err)
+	}
+	return t, nil
+}
+
+// tapOffload is what the kernel does for an attached file.
+type tapOffload struct {
+	header int  // bytes before each frame: vnetHeaderLen, or 0 without offloads
+	uso    bool // cuts up UDP super-frames
+}
+
+// attachOffload attaches to a device with offloads. Neither file nor error
+// means that the kernel does not want to: perhaps it does without.
+func attachOffload(name string) (*os.File, string, tapOffload, error) {
+	off := tapOffload{header: vnetHeaderLen}
+	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, "", off, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	switch err {
+	case nil:
+	case unix.EPERM, unix.EACCES, unix.EBUSY:
+		unix.Close(fd)
+		return nil, "", off, err
+	default:
+		unix.Close(fd)
+		return nil, "", off, nil
+	}
+	if off.uso, err = setOffload(fd); err != nil {
+		unix.Close(fd)
+		return nil, "", off, nil
+	}
+	// Only now: the poller has no use for a file without a device.
+	return os.NewFile(uintptr(fd), tunFile), req.Name(), off, nil
+}
+
+// setOffload asks for the header before each frame and for super-frames of TCP,
+// and of UDP where the kernel has them, which it tells. A device that others had
+// before has what they asked for.
+func setOffload(fd int) (uso bool, err error) {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeaderLen); err != nil {
+		return false, err
+	}
+	little := int(binary.NativeEndian.Uint16([]byte{1, 0}))
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, little&1); err != nil {
+		return false, err
+	}
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	// Linux has USO since 6.2.
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6); err == nil {
+		return true, nil
+	}
+	return false, unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp)
+}
+
+// attachPlain attaches to a device without offloads.
+func attachPlain(name string, exists bool) (*os.File, string, error) {
+	if err := probeTAP(name, exists); err != nil {
+		return nil, "", err
 	}
 	wcfg := water.Config{DeviceType: water.TAP}
-	wcfg.Name = cfg.Name
+	wcfg.Name = name
 	// Without it water would clear the persistence that the device's owner gave
 	// it. A device that is there and free has it set already.
 	wcfg.Persist = exists
 	ifce, err := water.New(wcfg)
 	if err != nil {
-		return nil, tapError(cfg, err)
+		return nil, "", err
 	}
 	file, ok := ifce.ReadWriteCloser.(*os.File)
 	if !ok {
 		ifce.Close()
-		return nil, fmt.Errorf("nic: open TAP %s: water gave no file", cfg.Name)
+		return nil, "", errors.New("water gave no file")
 	}
-	t, err := newTAP(cfg, ifce.Name(), file, before, exists)
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return t, nil
+	return file, ifce.Name(), nil
 }
 
 // newTAP makes a TAP of an attached file.
-func newTAP(cfg TAPConfig, name string, file *os.File, before *net.Interface, exists bool) (*TAP, error) {
+func newTAP(cfg TAPConfig, name string, file *os.File, off tapOffload, before *net.Interface, exists bool) (*TAP, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("nic: open TAP %s: %w", name, err)
+		return nil, err
 	}
 	now, err := net.InterfaceByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("nic: open TAP %s: %w", name, err)
+		return nil, err
 	}
 	t := &TAP{created: !exists || now.Index != before.Index}
-	t.raw = raw
-	var persist error
+	t.raw, t.off = raw, off
+	var ctl error
 	err = raw.Control(func(fd uintptr) {
 		// A program that this one starts must not keep the device.
 		unix.CloseOnExec(int(fd))
 		if exists && t.created {
 			// It was deleted since, and made again by us.
-			persist = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 0)
+			ctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 0)
+		}
+		if off.header == 0 {
+			// Whoever had the device before may have died with offloads on.
+			ctl = errors.Join(ctl, unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, 0))
 		}
 	})
-	if err = errors.Join(err, persist); err != nil {
-		return nil, fmt.Errorf("nic: open TAP %s: %w", name, err)
+	if err = errors.Join(err, ctl); err != nil {
+		return nil, err
 	}
 	if t.created {
 		if err := setUpTAP(name, now.Index, cfg); err != nil {
-			return nil, fmt.Errorf("nic: set up TAP %s: %w", name, err)
+			return nil, fmt.Errorf("set it up: %w", err)
 		}
 		now.MTU = cfg.MTU
 	}
 	copy(t.hostMAC[:], now.HardwareAddr)
-	t.line.src = tapFile{file}
-	// The interface's MTU may be raised while it is open.
-	t.line.max = maxPacket + etherHeaderLen + vlanTagLen
+	t.line.src = newTAPReader(file, raw, off.header)
 	t.line.link = Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet}
-	return t, nil
-}
-
-// tapFile is an attached file.
-type tapFile struct{ *os.File }
-
-// Read reads a frame.
-func (f tapFile) Read(b []byte) (int, error) {
-	n, err := f.File.Read(b)
-	if err != nil && !errors.Is(err, os.ErrClosed) {
-		var errno syscall.Errno
-		if !errors.As(err, &errno) {
-			// While the interface is being deleted the poller may know before
-			// read does. Its error is not exported; read's comes to the same.
-			err = os.NewSyscallError("read", unix.EBADFD)
-		}
+	if off.header > 0 {
+		t.line.link.GSO, t.line.link.TxChecksum = maxPacket, true
 	}
-	return n, err
+	return t, nil
 }
 
 // probeTAP finds out whether water will be able to open the device. When it is
@@ -212,80 +269,4 @@ func setAddr6(index int, addr netip.Prefix) error {
 		return errno
 	}
 	return nil
-}
-
-// tapWrite is one call of Send. It is pooled, so that the closure and the
-// vector are not allocated for each.
-type tapWrite struct {
-	line  *line
-	batch []Frame
-	n     int   // frames taken
-	err   error // what ended the device
-	bytes int
-	sent  int
-	iov   [2]unix.Iovec
-	run   func(fd uintptr) bool
-}
-
-func (w *tapWriter) write(l *line, batch []Frame) (int, error) {
-	op, _ := w.ops.Get().(*tapWrite)
-	if op == nil {
-		op = new(tapWrite)
-		op.run = op.frames
-	}
-	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	err := w.raw.Write(op.run)
-	if err == nil {
-		err = op.err
-	}
-	n := op.n
-	l.countSent(op.sent, op.bytes)
-	op.batch, op.iov = nil, [2]unix.Iovec{}
-	w.ops.Put(op)
-	return n, err
-}
-
-// frames writes the batch. It always reports true: a full device is the
-// caller's to wait for, or not.
-func (op *tapWrite) frames(fd uintptr) bool {
-	for op.n < len(op.batch) {
-		f := &op.batch[op.n]
-		if !op.line.link.carries(f) {
-			op.line.sendDropped.Add(1)
-			op.n++
-			continue
-		}
-		switch errno := op.frame(fd, f); errno {
-		case 0:
-			op.sent++
-			op.bytes += f.Len()
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN, unix.ENOBUFS:
-			return true
-		case unix.EBADFD, unix.EBADF, unix.ENODEV, unix.ENXIO:
-			// The interface was deleted.
-			op.err = os.NewSyscallError("write", errno)
-			return true
-		default:
-			// EIO when the interface is down; otherwise the frame's fault.
-			op.line.sendDropped.Add(1)
-		}
-		op.n++
-	}
-	return true
-}
-
-// frame writes one frame.
-func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
-	op.iov[0].Base = &f.Head[0]
-	op.iov[0].SetLen(len(f.Head))
-	count := 1
-	if len(f.Body) > 0 {
-		op.iov[1].Base = &f.Body[0]
-		op.iov[1].SetLen(len(f.Body))
-		count = 2
-	}
-	_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&op.iov[0])), uintptr(count))
-	return errno
 }

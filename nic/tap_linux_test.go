@@ -116,24 +116,29 @@ func openFiles(t *testing.T) int {
 var testPrefix = netip.MustParsePrefix("192.0.2.1/24")
 
 func TestOpenTAPMakesADeviceThatDoesNotExist(t *testing.T) {
-	inNamespace(t)
-	tap, err := OpenTAP(TAPConfig{Name: "tap7", Addr: testPrefix, MTU: 1400, MAC: macA})
-	require.NoError(t, err)
-	require.True(t, tap.Created())
-	require.Equal(t, "tap7", tap.Name())
-	require.Equal(t, Link{Name: "tap7", MAC: macA, MTU: 1400, Up: true}, tap.Link())
-	l, exists := showLink(t, "tap7")
-	require.True(t, exists)
-	require.Equal(t, 1400, l.MTU)
-	require.Contains(t, l.Flags, "UP")
-	require.Equal(t, []address{{"192.0.2.1", 24}}, l.Addrs)
-	host := tap.HostMAC()
-	require.Equal(t, l.Address, net.HardwareAddr(host[:]).String())
-	require.NotEqual(t, host, tap.Link().MAC)
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap7", Addr: testPrefix, MTU: 1400, MAC: macA})
+		require.NoError(t, err)
+		require.True(t, tap.Created())
+		require.Equal(t, "tap7", tap.Name())
+		want := Link{Name: "tap7", MAC: macA, MTU: 1400, GSO: 65535, TxChecksum: true, Up: true}
+		if plain {
+			want.GSO, want.TxChecksum = 0, false
+		}
+		require.Equal(t, want, tap.Link())
+		l, exists := showLink(t, "tap7")
+		require.True(t, exists)
+		require.Equal(t, 1400, l.MTU)
+		require.Contains(t, l.Flags, "UP")
+		require.Equal(t, []address{{"192.0.2.1", 24}}, l.Addrs)
+		host := tap.HostMAC()
+		require.Equal(t, l.Address, net.HardwareAddr(host[:]).String())
+		require.NotEqual(t, host, tap.Link().MAC)
 
-	require.NoError(t, tap.Close())
-	_, exists = showLink(t, "tap7")
-	require.False(t, exists, "gone with its maker")
+		require.NoError(t, tap.Close())
+		_, exists = showLink(t, "tap7")
+		require.False(t, exists, "gone with its maker")
+	})
 }
 
 func TestOpenTAPGivesAnIPv6Address(t *testing.T) {
@@ -148,40 +153,42 @@ func TestOpenTAPGivesAnIPv6Address(t *testing.T) {
 }
 
 func TestTheKernelNamesADeviceWithoutAName(t *testing.T) {
-	inNamespace(t)
-	a, err := OpenTAP(TAPConfig{})
-	require.NoError(t, err)
-	defer a.Close()
-	b, err := OpenTAP(TAPConfig{})
-	require.NoError(t, err)
-	defer b.Close()
-	require.Equal(t, "tap0", a.Name())
-	require.Equal(t, "tap1", b.Name())
-	require.True(t, a.Created())
-	l, _ := showLink(t, "tap0")
-	require.Empty(t, l.Addrs)
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		a, err := OpenTAP(TAPConfig{NoOffload: plain})
+		require.NoError(t, err)
+		defer a.Close()
+		b, err := OpenTAP(TAPConfig{NoOffload: plain})
+		require.NoError(t, err)
+		defer b.Close()
+		require.Equal(t, "tap0", a.Name())
+		require.Equal(t, "tap1", b.Name())
+		require.True(t, a.Created())
+		l, _ := showLink(t, "tap0")
+		require.Empty(t, l.Addrs)
+	})
 }
 
 func TestADeviceThatExistsIsLeftAsItIs(t *testing.T) {
-	inNamespace(t)
-	run(t, "ip tuntap add dev tap0 mode tap")
-	run(t, "ip link set tap0 mtu 1300 up")
-	run(t, "ip addr add 198.51.100.1/28 dev tap0")
-	before, _ := showLink(t, "tap0")
-	for range 2 {
-		tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix, MTU: 9000})
-		require.NoError(t, err)
-		require.False(t, tap.Created())
-		require.Equal(t, 1300, tap.Link().MTU, "the kernel's")
-		during, _ := showLink(t, "tap0")
-		require.Equal(t, before.Addrs, during.Addrs)
-		require.Equal(t, 1300, during.MTU)
-		require.NoError(t, tap.Close())
-		after, exists := showLink(t, "tap0")
-		require.True(t, exists, "the device is persistent still")
-		require.Equal(t, before.Addrs, after.Addrs)
-	}
-	require.Contains(t, run(t, "ip -d link show tap0"), "persist on")
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		run(t, "ip tuntap add dev tap0 mode tap")
+		run(t, "ip link set tap0 mtu 1300 up")
+		run(t, "ip addr add 198.51.100.1/28 dev tap0")
+		before, _ := showLink(t, "tap0")
+		for range 2 {
+			tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix, MTU: 9000})
+			require.NoError(t, err)
+			require.False(t, tap.Created())
+			require.Equal(t, 1300, tap.Link().MTU, "the kernel's")
+			during, _ := showLink(t, "tap0")
+			require.Equal(t, before.Addrs, during.Addrs)
+			require.Equal(t, 1300, during.MTU)
+			require.NoError(t, tap.Close())
+			after, exists := showLink(t, "tap0")
+			require.True(t, exists, "the device is persistent still")
+			require.Equal(t, before.Addrs, after.Addrs)
+		}
+		require.Contains(t, run(t, "ip -d link show tap0"), "persist on")
+	})
 }
 
 // kernelPeer is a UDP socket of the kernel on the other side of a TAP.
@@ -209,171 +216,178 @@ func toKernel(t testing.TB, tap *TAP, payload []byte) []byte {
 func isUDP4(b []byte) bool { return len(b) >= 42 && b[12] == 8 && b[13] == 0 && b[23] == 17 }
 
 func TestFramesPassATAPBothWays(t *testing.T) {
-	inNamespace(t)
-	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix, MAC: macA})
-	require.NoError(t, err)
-	defer tap.Close()
-	kernel := kernelPeer(t, tap)
-	frames := make(chan []byte, 100)
-	tap.Attach(func(batch []Frame) {
-		for _, f := range batch {
-			if isUDP4(f.Head) {
-				frames <- f.AppendTo(nil)
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix, MAC: macA})
+		require.NoError(t, err)
+		defer tap.Close()
+		kernel := kernelPeer(t, tap)
+		frames := make(chan []byte, 100)
+		tap.Attach(func(batch []Frame) {
+			for _, f := range batch {
+				if isUDP4(f.Head) {
+					frames <- f.AppendTo(nil)
+				}
 			}
+		})
+		for _, n := range []int{0, 1, 100, 1472} {
+			_, err = kernel.WriteToUDP(pattern(n), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})
+			require.NoError(t, err)
+			frame := <-frames
+			host := tap.HostMAC()
+			require.Equal(t, macA[:], frame[:6])
+			require.Equal(t, host[:], frame[6:12])
+			require.Equal(t, pattern(n), frame[42:])
 		}
-	})
-	for _, n := range []int{0, 1, 100, 1472} {
-		_, err = kernel.WriteToUDP(pattern(n), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})
-		require.NoError(t, err)
-		frame := <-frames
-		host := tap.HostMAC()
-		require.Equal(t, macA[:], frame[:6])
-		require.Equal(t, host[:], frame[6:12])
-		require.Equal(t, pattern(n), frame[42:])
-	}
 
-	whole, split := toKernel(t, tap, pattern(1472)), toKernel(t, tap, []byte("split"))
-	n, err := tap.Send([]Frame{
-		{Head: whole},
-		{Head: make([]byte, 1515)}, // too long
-		{Head: split[:42], Body: split[42:]},
-	})
-	require.NoError(t, err)
-	require.Equal(t, 3, n)
-	buf := make([]byte, 2000)
-	for _, want := range [][]byte{pattern(1472), []byte("split")} {
-		require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
-		n, from, err := kernel.ReadFromUDPAddrPort(buf)
+		whole, split := toKernel(t, tap, pattern(1472)), toKernel(t, tap, []byte("split"))
+		n, err := tap.Send([]Frame{
+			{Head: whole},
+			{Head: make([]byte, 1515)}, // too long
+			{Head: split[:42], Body: split[42:]},
+		})
 		require.NoError(t, err)
-		require.Equal(t, "192.0.2.2:40000", from.String())
-		require.Equal(t, want, buf[:n])
-	}
-	s := tap.Stats()
-	require.Equal(t, uint64(2), s.Sent)
-	require.Equal(t, uint64(len(whole)+len(split)), s.SentBytes)
-	require.Equal(t, uint64(1), s.SendDropped)
-	require.GreaterOrEqual(t, s.Received, uint64(4))
+		require.Equal(t, 3, n)
+		buf := make([]byte, 2000)
+		for _, want := range [][]byte{pattern(1472), []byte("split")} {
+			require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
+			n, from, err := kernel.ReadFromUDPAddrPort(buf)
+			require.NoError(t, err)
+			require.Equal(t, "192.0.2.2:40000", from.String())
+			require.Equal(t, want, buf[:n])
+		}
+		s := tap.Stats()
+		require.Equal(t, uint64(2), s.Sent)
+		require.Equal(t, uint64(len(whole)+len(split)), s.SentBytes)
+		require.Equal(t, uint64(1), s.SendDropped)
+		require.GreaterOrEqual(t, s.Received, uint64(4))
+	})
 }
 
 func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
-	inNamespace(t)
-	run(t, "ip tuntap add dev tap0 mode tap")
-	run(t, "ip addr add 192.0.2.1/24 dev tap0")
-	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
-	require.NoError(t, err)
-	defer tap.Close()
-	tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
-	tap.Attach(func([]Frame) {})
-	l, _ := showLink(t, "tap0")
-	require.NotContains(t, l.Flags, "UP", "OpenTAP leaves it down")
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		run(t, "ip tuntap add dev tap0 mode tap")
+		run(t, "ip addr add 192.0.2.1/24 dev tap0")
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
+		require.NoError(t, err)
+		defer tap.Close()
+		tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+		tap.Attach(func([]Frame) {})
+		l, _ := showLink(t, "tap0")
+		require.NotContains(t, l.Flags, "UP", "OpenTAP leaves it down")
 
-	batch := []Frame{{Head: toKernel(t, tap, []byte("lost"))}, {Head: toKernel(t, tap, []byte("lost"))}}
-	n, err := tap.Send(batch)
-	require.NoError(t, err)
-	require.Equal(t, 2, n)
-	require.Equal(t, Stats{SendDropped: 2}, tap.Stats())
-	require.True(t, tap.Link().Up)
+		batch := []Frame{{Head: toKernel(t, tap, []byte("lost"))}, {Head: toKernel(t, tap, []byte("lost"))}}
+		n, err := tap.Send(batch)
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+		require.Equal(t, Stats{SendDropped: 2}, tap.Stats())
+		require.True(t, tap.Link().Up)
 
-	run(t, "ip link set tap0 up")
-	kernel := kernelPeer(t, tap)
-	n, err = tap.Send(one(toKernel(t, tap, []byte("found"))))
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
-	buf := make([]byte, 100)
-	require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
-	n, _, err = kernel.ReadFromUDPAddrPort(buf)
-	require.NoError(t, err)
-	require.Equal(t, "found", string(buf[:n]))
-	require.NoError(t, tap.Err())
+		run(t, "ip link set tap0 up")
+		kernel := kernelPeer(t, tap)
+		n, err = tap.Send(one(toKernel(t, tap, []byte("found"))))
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		buf := make([]byte, 100)
+		require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
+		n, _, err = kernel.ReadFromUDPAddrPort(buf)
+		require.NoError(t, err)
+		require.Equal(t, "found", string(buf[:n]))
+		require.NoError(t, tap.Err())
+	})
 }
 
 func TestADeviceThatIsDeletedIsDead(t *testing.T) {
-	inNamespace(t)
-	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
-	require.NoError(t, err)
-	told := make(chan error, 10)
-	tap.NotifyDown(func(err error) { told <- err })
-	tap.Attach(func([]Frame) {})
-	require.NoError(t, tap.Err())
-	run(t, "ip link del tap0")
-	err = <-told // from the reader, which ends after this
-	require.ErrorIs(t, err, unix.EBADFD)
-	require.ErrorContains(t, err, "nic: tap0: ")
-	require.Equal(t, err, tap.Err())
-	require.False(t, tap.Link().Up)
-	n, sendErr := tap.Send(one(toKernel(t, tap, []byte("lost"))))
-	require.Zero(t, n)
-	require.Equal(t, err, sendErr)
-	require.NoError(t, tap.Close())
-	_, err = tap.Send(nil)
-	require.ErrorIs(t, err, net.ErrClosed)
-	require.ErrorIs(t, tap.Close(), net.ErrClosed)
-	require.Empty(t, told, "told once")
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
+		require.NoError(t, err)
+		told := make(chan error, 10)
+		tap.NotifyDown(func(err error) { told <- err })
+		tap.Attach(func([]Frame) {})
+		require.NoError(t, tap.Err())
+		run(t, "ip link del tap0")
+		err = <-told // from the reader, which ends after this
+		require.ErrorIs(t, err, unix.EBADFD)
+		require.ErrorContains(t, err, "nic: tap0: ")
+		require.Equal(t, err, tap.Err())
+		require.False(t, tap.Link().Up)
+		n, sendErr := tap.Send(one(toKernel(t, tap, []byte("lost"))))
+		require.Zero(t, n)
+		require.Equal(t, err, sendErr)
+		require.NoError(t, tap.Close())
+		_, err = tap.Send(nil)
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorIs(t, tap.Close(), net.ErrClosed)
+		require.Empty(t, told, "told once")
+	})
 }
 
 func TestSendFindsADeletedDeviceWithoutAReader(t *testing.T) {
-	inNamespace(t)
-	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
-	require.NoError(t, err)
-	defer tap.Close()
-	run(t, "ip link del tap0")
-	n, err := tap.Send(one(toKernel(t, tap, []byte("lost"))))
-	require.Zero(t, n)
-	require.ErrorIs(t, err, unix.EBADFD)
-	require.False(t, tap.Link().Up)
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
+		require.NoError(t, err)
+		defer tap.Close()
+		run(t, "ip link del tap0")
+		n, err := tap.Send(one(toKernel(t, tap, []byte("lost"))))
+		require.Zero(t, n)
+		require.ErrorIs(t, err, unix.EBADFD)
+		require.False(t, tap.Link().Up)
+	})
 }
 
 func TestCloseOfATAPWakesItsReader(t *testing.T) {
-	inNamespace(t)
-	eventually(t, "the end of the readers of other tests", func() bool { return readers() == 0 })
-	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
-	require.NoError(t, err)
-	tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
-	tap.Attach(func([]Frame) {})
-	require.Equal(t, 1, readers())
-	time.Sleep(10 * time.Millisecond) // let it wait in the poller
-	require.NoError(t, tap.Close())
-	eventually(t, "the reader's end", func() bool { return readers() == 0 })
-	_, err = tap.Send(one(toKernel(t, tap, []byte("lost"))))
-	require.ErrorIs(t, err, net.ErrClosed)
-	require.ErrorIs(t, tap.Close(), net.ErrClosed)
-	require.ErrorIs(t, tap.Err(), net.ErrClosed)
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		eventually(t, "the end of the readers of other tests", func() bool { return readers() == 0 })
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
+		require.NoError(t, err)
+		tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+		tap.Attach(func([]Frame) {})
+		require.Equal(t, 1, readers())
+		time.Sleep(10 * time.Millisecond) // let it wait in the poller
+		require.NoError(t, tap.Close())
+		eventually(t, "the reader's end", func() bool { return readers() == 0 })
+		_, err = tap.Send(one(toKernel(t, tap, []byte("lost"))))
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorIs(t, tap.Close(), net.ErrClosed)
+		require.ErrorIs(t, tap.Err(), net.ErrClosed)
+	})
 }
 
 func TestATAPIsReadThroughThePoller(t *testing.T) {
-	inNamespace(t)
-	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
-	require.NoError(t, err)
-	defer tap.Close()
-	require.NoError(t, tap.src.(tapFile).SetReadDeadline(time.Time{}), "only a file in the poller has deadlines")
-	require.NoError(t, tap.raw.Control(func(fd uintptr) {
-		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
 		require.NoError(t, err)
-		require.NotZero(t, flags&unix.O_NONBLOCK)
-		flags, err = unix.FcntlInt(fd, unix.F_GETFD, 0)
-		require.NoError(t, err)
-		require.NotZero(t, flags&unix.FD_CLOEXEC, "children are not to inherit the device")
-	}))
+		defer tap.Close()
+		require.NoError(t, tap.src.(*tapReader).file.SetReadDeadline(time.Time{}), "only a file in the poller has deadlines")
+		require.NoError(t, tap.raw.Control(func(fd uintptr) {
+			flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+			require.NoError(t, err)
+			require.NotZero(t, flags&unix.O_NONBLOCK)
+			flags, err = unix.FcntlInt(fd, unix.F_GETFD, 0)
+			require.NoError(t, err)
+			require.NotZero(t, flags&unix.FD_CLOEXEC, "children are not to inherit the device")
+		}))
+	})
 }
 
 func TestADeviceInUseIsBusyAndNothingLeaks(t *testing.T) {
-	inNamespace(t)
-	run(t, "ip tuntap add dev tap0 mode tap")
-	tap, err := OpenTAP(TAPConfig{Name: "tap0"})
-	require.NoError(t, err)
-	_, err = OpenTAP(TAPConfig{Name: "tap0"})
-	require.ErrorIs(t, err, unix.EBUSY)
-	require.EqualError(t, err, "nic: open TAP tap0: device or resource busy (another process, or this one, has it open)")
-	files := openFiles(t)
-	for range 20 {
-		_, err = OpenTAP(TAPConfig{Name: "tap0"})
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		run(t, "ip tuntap add dev tap0 mode tap")
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
+		require.NoError(t, err)
+		_, err = OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
 		require.ErrorIs(t, err, unix.EBUSY)
-	}
-	require.Equal(t, files, openFiles(t))
-	require.NoError(t, tap.Close())
-	tap, err = OpenTAP(TAPConfig{Name: "tap0"})
-	require.NoError(t, err)
-	require.NoError(t, tap.Close())
+		require.EqualError(t, err, "nic: open TAP tap0: device or resource busy (another process, or this one, has it open)")
+		files := openFiles(t)
+		for range 20 {
+			_, err = OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
+			require.ErrorIs(t, err, unix.EBUSY)
+		}
+		require.Equal(t, files, openFiles(t))
+		require.NoError(t, tap.Close())
+		tap, err = OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
+		require.NoError(t, err)
+		require.NoError(t, tap.Close())
+	})
 }
 
 func TestAnInterfaceThatIsNoTAPIsRefused(t *testing.T) {
@@ -480,38 +494,49 @@ func TestErrorsOfTheSystemAreExplained(t *testing.T) {
 }
 
 func TestATAPDoesNotAllocatePerFrame(t *testing.T) {
-	inNamespace(t)
-	tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix})
-	require.NoError(t, err)
-	defer tap.Close()
-	kernel := kernelPeer(t, tap)
-	received := make(chan struct{}, 1)
-	tap.Attach(func(batch []Frame) {
-		if isUDP4(batch[0].Head) {
-			received <- struct{}{}
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
+		require.NoError(t, err)
+		defer tap.Close()
+		kernel := kernelPeer(t, tap)
+		received := make(chan struct{}, 1)
+		tap.Attach(func(batch []Frame) {
+			for i := range batch {
+				if isUDP4(batch[i].Head) {
+					received <- struct{}{}
+				}
+			}
+		})
+		b := toKernel(t, tap, pattern(100))
+		batch := []Frame{{Head: b}, {Head: b[:42], Body: b[42:]}}
+		payload := pattern(100)
+		if !plain {
+			super := packetSpec{payload: pattern(20000)}.super(t, 1000, true)
+			copy(super.Head, b[:12])
+			batch = append(batch, super)
+			payload = pattern(20000)
+			setSegmentSize(t, kernel, 1000)
+		}
+		allocs := testing.AllocsPerRun(100, func() {
+			if n, err := tap.Send(batch); n != len(batch) || err != nil {
+				t.Fatal(n, err)
+			}
+		})
+		if !raceEnabled {
+			require.Zero(t, allocs, "sending")
+		}
+		require.Zero(t, tap.Stats().SendDropped)
+		to := netip.MustParseAddrPort("192.0.2.2:7")
+		allocs = testing.AllocsPerRun(100, func() {
+			if _, err := kernel.WriteToUDPAddrPort(payload, to); err != nil {
+				t.Fatal(err)
+			}
+			<-received
+		})
+		if !raceEnabled {
+			require.Zero(t, allocs, "receiving")
 		}
 	})
-	b := toKernel(t, tap, pattern(100))
-	batch := []Frame{{Head: b}, {Head: b[:42], Body: b[42:]}}
-	allocs := testing.AllocsPerRun(100, func() {
-		if n, err := tap.Send(batch); n != 2 || err != nil {
-			t.Fatal(n, err)
-		}
-	})
-	if !raceEnabled {
-		require.Zero(t, allocs, "sending")
-	}
-	to := netip.MustParseAddrPort("192.0.2.2:7")
-	payload := pattern(100)
-	allocs = testing.AllocsPerRun(100, func() {
-		if _, err := kernel.WriteToUDPAddrPort(payload, to); err != nil {
-			t.Fatal(err)
-		}
-		<-received
-	})
-	if !raceEnabled {
-		require.Zero(t, allocs, "receiving")
-	}
 }
 
 func BenchmarkTAPSend(b *testing.B) {

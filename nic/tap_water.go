@@ -38,8 +38,7 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	t := new(TAP)
 	t.ifce = ifce
 	copy(t.hostMAC[:], kernel.HardwareAddr)
-	t.line.src = ifce
-	t.line.max = maxPacket + etherHeaderLen + vlanTagLen
+	t.line.src = newFrameReader(ifce, Ethernet, maxFrame)
 	t.line.link = Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: Ethernet}
 	return t, nil
 }

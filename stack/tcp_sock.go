@@ -112,6 +112,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	t.mu.Unlock()
 	s.drain()
 	if err := t.awaitConnect(ctx); err != nil {
+		s.drain() // a dial that was given up may have a reset to send
 		return nil, err
 	}
 	return t, nil

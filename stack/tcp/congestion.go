@@ -128,6 +128,10 @@ func (w *congestionState) reduce(c *Conn, now Time) {
 func (w *congestionState) timeout(c *Conn, now Time) {
 	w.reduce(c, now)
 	w.control.reset()
+	// RFC 9438 4.8: in the congestion avoidance that follows a timeout, "K is
+	// set to 0, and W_max is set to the congestion window size at the beginning
+	// of the current congestion avoidance stage".
+	w.cubic.wMax = 0
 	w.credit = 0
 }
 
@@ -175,6 +179,7 @@ func (newReno) reset() {}
 type cubic struct {
 	epoch  Time    // when congestion avoidance began; 0: it has not
 	wMax   float64 // window in segments at the last loss, less after fast convergence
+	prior  float64 // window in segments at the last loss
 	k      float64 // seconds until the curve is back at wMax
 	origin float64
 	wEst   float64 // the window that Reno would have
@@ -207,9 +212,9 @@ func (q *cubic) avoid(now Time, w *congestionState, acked, mss int, srtt Time) i
 	target = min(max(target, cwnd), 1.5*cwnd)
 	segs := float64(acked) / float64(mss)
 	// RFC 9438 4.3: W_est = W_est + alpha_cubic * segments_acked / cwnd; once it
-	// has reached wMax, alpha is 1.
+	// has reached cwnd_prior, alpha is 1.
 	alpha := cubicAlpha
-	if q.wEst >= q.wMax {
+	if q.wEst >= q.prior {
 		alpha = 1
 	}
 	q.wEst += alpha * segs / cwnd
@@ -233,6 +238,7 @@ func (q *cubic) avoid(now Time, w *congestionState, acked, mss int, srtt Time) i
 
 func (q *cubic) threshold(now Time, w *congestionState, mss int) int {
 	cwnd := float64(w.cwnd) / float64(mss)
+	q.prior = cwnd
 	// RFC 9438 4.7, fast convergence: "if cwnd < W_max, W_max = cwnd * (1 +
 	// beta_cubic) / 2".
 	if cwnd < q.wMax {
@@ -307,5 +313,8 @@ func (h *hystart) endRound() bool {
 	if h.css {
 		h.rounds++
 	}
-	return h.css && h.rounds > cssRounds
+	// RFC 9406 4.2: "CSS lasts at most CSS_ROUNDS rounds. If the transition into
+	// CSS happens in the middle of a round, that partial round counts towards
+	// the limit."
+	return h.css && h.rounds >= cssRounds
 }

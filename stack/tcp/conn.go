@@ -535,6 +535,11 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepProbes++
 	t.keepAt = now
 	t.keepNow = true
+	// It is idle: nothing is in flight, and nothing came for a while.
+	c.sb.shrink(0)
+	if len(c.rcv.ooo) == 0 {
+		c.rcv.ooo = nil
+	}
 }
 
 // timedOut ends a connection whose peer does not answer.

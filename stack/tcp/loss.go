@@ -479,7 +479,7 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		if a.delivered > 0 {
 			c.cwr.grow(c, a)
 		}
-	} else if r.phase == phaseOpen && c.sackOK {
+	} else if r.phase == phaseOpen && c.sackOK && !a.advanced {
 		// RFC 3042 2: "The congestion window (cwnd) MUST NOT be changed when
 		// these new segments are transmitted": it grows when the gap is filled.
 		r.early += a.delivered

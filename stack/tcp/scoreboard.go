@@ -68,16 +68,26 @@ func (b *scoreboard) live() []sent { return b.segs[b.head:] }
 // reset forgets an empty board's history: what comes next begins at una.
 func (b *scoreboard) reset(una Seq) {
 	b.segs, b.head = b.segs[:0], 0
-	if cap(b.segs) > 64 {
-		b.segs = b.small[:0]
-	}
 	b.again, b.againHead = b.again[:0], 0
-	if cap(b.again) > 64 {
-		b.again = nil
-	}
+	b.shrink(keepPieces)
 	b.sacked, b.lost, b.resent, b.due, b.reno = 0, 0, 0, 0, 0
 	b.dueFrom, b.rackFrom, b.fack = una, una, una
 	b.cache = [4]block{}
+}
+
+// keepPieces is how many pieces an empty board has room for: enough that one
+// that empties with every acknowledgement need not be made anew each time. A
+// connection that stays idle gives them up as well.
+const keepPieces = 1024
+
+// shrink gives up the memory of an empty board if it is for more than n pieces.
+func (b *scoreboard) shrink(n int) {
+	if cap(b.segs) > max(n, len(b.small)) {
+		b.segs = b.small[:0]
+	}
+	if cap(b.again) > n {
+		b.again = nil
+	}
 }
 
 // push appends what was just sent for the first time.

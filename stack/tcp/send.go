@@ -292,7 +292,9 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 		// RFC 9293 3.8.6.1: "The sending TCP peer MUST regularly transmit at
 		// least one octet of new data (if available) [...] to the receiving
 		// TCP peer even if the send window is zero".
-		c.timers.persists = min(c.timers.persists+1, 30)
+		if room < 1 {
+			c.timers.persists = min(c.timers.persists+1, 30)
+		}
 		c.fresh(now, out, min(max(room, 1), unsent, mss), mss)
 		// The timer of retransmission goes on where this one ended.
 		c.timers.backoff = min(c.timers.persists, c.p.Retries-1)
@@ -383,9 +385,16 @@ func (c *Conn) mayBeSmall(now Time, n, unsent int) bool {
 // and SHOULD increase exponentially the interval between successive probes."
 func (c *Conn) armPersist(now Time) {
 	t := &c.timers
-	if t.persist == 0 && !t.probeNow && c.snd.una == c.snd.nxt {
-		t.persist = now + c.rtt.timeout(t.persists, c.p)
+	if t.persist != 0 || t.probeNow || c.snd.una != c.snd.nxt {
+		return
 	}
+	wait := c.rtt.timeout(t.persists, c.p)
+	if c.snd.wnd > 0 {
+		// RFC 9293 3.8.6.2.1: "The override timeout should be in the range 0.1 -
+		// 1.0 seconds". It is not backed off: the window admits something.
+		wait = min(max(c.rtt.timeout(0, c.p), 100*Millisecond), Second)
+	}
+	t.persist = now + wait
 }
 
 // fresh sends n bytes of new data, with the FIN if it comes next.

@@ -80,11 +80,12 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	if len(r.ooo) > 0 {
 		k := 0
 		for k < len(r.ooo) && r.ooo[k].start.LessEq(nxt) {
+			c.noteDuplicate(block{lo, hi}, r.ooo[k])
 			nxt = maxSeq(nxt, r.ooo[k].end)
 			k++
 		}
 		r.ooo = append(r.ooo[:0], r.ooo[k:]...)
-		if len(r.ooo) == 0 {
+		if len(r.ooo) == 0 && cap(r.ooo) > keepPieces {
 			r.ooo = nil
 		}
 		r.ackNow = true // RFC 5681 4.2: "send an immediate ACK when [...] fills in all or part of a gap"
@@ -109,10 +110,9 @@ func (c *Conn) storeHole(k block) {
 	o := r.ooo
 	i := sort.Search(len(o), func(i int) bool { return k.start.LessEq(o[i].end) })
 	j := i
+	came := k
 	for j < len(o) && o[j].start.LessEq(k.end) {
-		if c.sackOK && o[j].start.LessEq(k.start) && k.end.LessEq(o[j].end) {
-			r.dsack = k // RFC 2883 4.2: a duplicate of what waits out of order
-		}
+		c.noteDuplicate(came, o[j])
 		k.start, k.end = minSeq(k.start, o[j].start), maxSeq(k.end, o[j].end)
 		j++
 	}
@@ -129,6 +129,15 @@ func (c *Conn) storeHole(k block) {
 	r.ackNow = true
 	r.quick = 16
 	c.noteSACK(k)
+}
+
+// noteDuplicate reports what of a segment that came was there already. RFC 2883
+// 4.2: where more than one part was, "the first" of them is reported.
+func (c *Conn) noteDuplicate(came, have block) {
+	d := block{maxSeq(came.start, have.start), minSeq(came.end, have.end)}
+	if c.sackOK && d.start.Less(d.end) && c.rcv.dsack == (block{}) {
+		c.rcv.dsack = d
+	}
 }
 
 // noteSACK puts k first among the blocks to report. RFC 2018 4: "The first SACK

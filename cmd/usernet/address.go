@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// documentation are the prefixes that RFC 5737 keeps for examples: no network
+// of anybody's uses them, so that a demonstration may.
+func documentation() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("192.0.2.0/24"),
+		netip.MustParsePrefix("198.51.100.0/24"),
+		netip.MustParsePrefix("203.0.113.0/24"),
+	}
+}
+
+// An ifaceAddr is an address that the kernel has already.
+type ifaceAddr struct {
+	iface  string
+	prefix netip.Prefix
+}
+
+// kernelAddrs lists the IPv4 addresses of the kernel's interfaces.
+func kernelAddrs() ([]ifaceAddr, error) {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var all []ifaceAddr
+	for _, ifc := range ifaces {
+		addrs, err := ifc.Addrs()
+		if err != nil {
+			continue // it is gone since
+		}
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err == nil && p.Addr().Is4() {
+				all = append(all, ifaceAddr{ifc.Name, p})
+			}
+		}
+	}
+	return all, nil
+}
+
+// A plan says which addresses the two ends of the link have.
+type plan struct {
+	addr netip.Prefix // ours
+	host netip.Prefix // the kernel's, or that of the second host on a wire
+	note string       // what the user should know about the choice; may be empty
+}
+
+// planAddrs chooses the addresses of a link. addr and host are what the user
+// asked for, and invalid where nothing was asked. own are the addresses that the
+// TAP has already, taken those of all other interfaces: no network is chosen, or
+// taken from the user, that overlaps with one of them, since the kernel would
+// then send to our link what belongs to the other.
+func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr) (plan, error) {
+	var p plan
+	var err error
+	switch {
+	case addr.IsValid() && host.IsValid():
+		p = plan{addr: addr, host: host}
+	case addr.IsValid() && len(own) > 0:
+		p = plan{addr: addr, host: own[0].prefix}
+	case addr.IsValid():
+		p = plan{addr: addr}
+		p.host, err = sibling(addr)
+	case host.IsValid():
+		p = plan{host: host}
+		p.addr, err = sibling(host)
+	case len(own) > 0:
+		p = plan{host: own[0].prefix}
+		p.addr, err = sibling(p.host)
+		p.note = fmt.Sprintf("%s has the address %v, so ours is %v", own[0].iface, p.host, p.addr)
+	default:
+		return freePlan(taken)
+	}
+	if err != nil {
+		return plan{}, err
+	}
+	return p, p.check(taken)
+}
+
+// freePlan takes the first documentation prefix that the kernel does not use.
+func freePlan(taken []ifaceAddr) (plan, error) {
+	var first *ifaceAddr
+	for _, doc := range documentation() {
+		if t := overlap(doc, taken); t != nil {
+			if first == nil {
+				first = t
+			}
+			continue
+		}
+		hostAddr := doc.Addr().Next()
+		p := plan{
+			host: netip.PrefixFrom(hostAddr, doc.Bits()),
+			addr: netip.PrefixFrom(hostAddr.Next(), doc.Bits()),
+		}
+		if first != nil {
+			p.note = fmt.Sprintf("%s has the address %v, so the link is %v", first.iface, first.prefix, doc)
+		}
+		return p, nil
+	}
+	return plan{}, fmt.Errorf("every network kept for documentation is in use (%v on %s): choose -addr and -host-addr yourself", first.prefix, first.iface)
+}
+
+// check refuses a plan that cannot work or would disturb another interface.
+func (p *plan) check(taken []ifaceAddr) error {
+	for _, q := range []netip.Prefix{p.addr, p.host} {
+		if !q.Addr().Is4() {
+			return fmt.Errorf("address %v: only IPv4 is supported so far", q)
+		}
+		if t := overlap(q, taken); t != nil {
+			return fmt.Errorf("address %v clashes with %v of %s: choose -addr and -host-addr from a network that is free", q, t.prefix, t.iface)
+		}
+	}
+	if p.addr.Addr() == p.host.Addr() {
+		return fmt.Errorf("-addr and -host-addr are both %v: the two ends need an address each", p.addr.Addr())
+	}
+	if p.addr.Masked() != p.host.Masked() {
+		return fmt.Errorf("-addr %v and -host-addr %v are not on one network", p.addr, p.host)
+	}
+	return nil
+}
+
+// overlap finds the interface whose network overlaps with p.
+func overlap(p netip.Prefix, taken []ifaceAddr) *ifaceAddr {
+	for i := range taken {
+		if taken[i].prefix.Overlaps(p) {
+			return &taken[i]
+		}
+	}
+	return nil
+}
+
+// sibling returns another host address on the network of p: the one after it, or
+// the one before where there is none.
+func sibling(p netip.Prefix) (netip.Prefix, error) {
+	network := p.Masked()
+	for _, a := range []netip.Addr{p.Addr().Next(), p.Addr().Prev()} {
+		// The first and the last address of a network are not those of hosts, but
+		// in one of 31 bits. (RFC 3021 2.1)
+		edge := a == network.Addr() || !network.Contains(a.Next())
+		if network.Contains(a) && (!edge || p.Bits() == 31) {
+			return netip.PrefixFrom(a, p.Bits()), nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("the network of %v has no second host address: give both -addr and -host-addr", p)
+}

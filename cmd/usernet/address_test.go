@@ -1,0 +1,101 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func kernel(list ...string) (addrs []ifaceAddr) {
+	for p := range slices.Chunk(list, 2) {
+		addrs = append(addrs, ifaceAddr{p[0], netip.MustParsePrefix(p[1])})
+	}
+	return addrs
+}
+
+func prefix(s string) netip.Prefix {
+	if s == "" {
+		return netip.Prefix{}
+	}
+	return netip.MustParsePrefix(s)
+}
+
+func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
+	lo := []string{"lo", "127.0.0.1/8"}
+	for _, c := range []struct {
+		name               string
+		addr, host         string
+		own, taken         []string
+		wantAddr, wantHost string
+		note               string
+	}{
+		{name: "nothing given, nothing in the way", taken: lo,
+			wantAddr: "192.0.2.2/24", wantHost: "192.0.2.1/24"},
+		{name: "the first documentation network is in use", taken: []string{"eth0", "192.0.2.2/24"},
+			wantAddr: "198.51.100.2/24", wantHost: "198.51.100.1/24", note: "eth0 has the address 192.0.2.2/24, so the link is 198.51.100.0/24"},
+		{name: "a part of it is in use", taken: []string{"eth0", "192.0.2.200/30"},
+			wantAddr: "198.51.100.2/24", wantHost: "198.51.100.1/24", note: "eth0 has the address 192.0.2.200/30, so the link is 198.51.100.0/24"},
+		{name: "a network that contains it is in use", taken: []string{"eth0", "192.0.0.7/16"},
+			wantAddr: "198.51.100.2/24", wantHost: "198.51.100.1/24", note: "eth0 has the address 192.0.0.7/16, so the link is 198.51.100.0/24"},
+		{name: "two are in use", taken: []string{"eth0", "192.0.2.2/24", "eth1", "198.51.100.1/24"},
+			wantAddr: "203.0.113.2/24", wantHost: "203.0.113.1/24", note: "eth0 has the address 192.0.2.2/24, so the link is 203.0.113.0/24"},
+		{name: "both given", addr: "10.1.0.5/16", host: "10.1.0.1/16", taken: lo,
+			wantAddr: "10.1.0.5/16", wantHost: "10.1.0.1/16"},
+		{name: "ours given", addr: "10.1.0.5/16",
+			wantAddr: "10.1.0.5/16", wantHost: "10.1.0.6/16"},
+		{name: "the last host address of a network given", addr: "10.1.0.254/24",
+			wantAddr: "10.1.0.254/24", wantHost: "10.1.0.253/24"},
+		{name: "the kernel's given", host: "10.1.0.1/16",
+			wantAddr: "10.1.0.2/16", wantHost: "10.1.0.1/16"},
+		{name: "a network of two addresses", host: "10.1.0.1/31",
+			wantAddr: "10.1.0.0/31", wantHost: "10.1.0.1/31"},
+		{name: "the TAP has an address", own: []string{"tap0", "192.0.2.1/24"}, taken: lo,
+			wantAddr: "192.0.2.2/24", wantHost: "192.0.2.1/24", note: "tap0 has the address 192.0.2.1/24, so ours is 192.0.2.2/24"},
+		{name: "the TAP has an address and ours is given", addr: "192.0.2.77/24", own: []string{"tap0", "192.0.2.1/24"},
+			wantAddr: "192.0.2.77/24", wantHost: "192.0.2.1/24"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...))
+			require.NoError(t, err)
+			require.Equal(t, c.wantAddr, p.addr.String())
+			require.Equal(t, c.wantHost, p.host.String())
+			require.Equal(t, c.note, p.note)
+		})
+	}
+}
+
+func TestPlanRefusesWhatCannotWork(t *testing.T) {
+	eth0 := []string{"eth0", "192.0.2.2/24"}
+	for _, c := range []struct {
+		name       string
+		addr, host string
+		own, taken []string
+		want       string
+	}{
+		{"ours clashes", "192.0.2.9/24", "", nil, eth0,
+			"address 192.0.2.9/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
+		{"the kernel's clashes", "", "192.0.2.2/24", nil, eth0,
+			"address 192.0.2.3/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
+		{"the TAP's own network is another interface's too", "", "", []string{"tap0", "192.0.2.1/24"}, eth0,
+			"address 192.0.2.2/24 clashes with 192.0.2.2/24 of eth0: choose -addr and -host-addr from a network that is free"},
+		{"everything is in use", "", "", nil, []string{"a", "192.0.2.1/24", "b", "198.51.100.1/24", "c", "203.0.113.1/24"},
+			"every network kept for documentation is in use (192.0.2.1/24 on a): choose -addr and -host-addr yourself"},
+		{"one address for both", "10.0.0.1/24", "10.0.0.1/24", nil, nil,
+			"-addr and -host-addr are both 10.0.0.1: the two ends need an address each"},
+		{"two networks", "10.0.0.1/24", "10.0.1.1/24", nil, nil,
+			"-addr 10.0.0.1/24 and -host-addr 10.0.1.1/24 are not on one network"},
+		{"one network by two lengths", "10.0.0.1/24", "10.0.0.2/25", nil, nil,
+			"-addr 10.0.0.1/24 and -host-addr 10.0.0.2/25 are not on one network"},
+		{"no room for two", "10.0.0.1/32", "", nil, nil,
+			"the network of 10.0.0.1/32 has no second host address: give both -addr and -host-addr"},
+		{"IPv6", "2001:db8::2/64", "2001:db8::1/64", nil, nil,
+			"address 2001:db8::2/64: only IPv4 is supported so far"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...))
+			require.EqualError(t, err, c.want)
+		})
+	}
+}

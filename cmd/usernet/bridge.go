@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// A bridge makes a server inside this program reachable for a browser: every
+// connection to a port of the kernel's on 127.0.0.1 becomes a connection of its
+// own on the wire in memory.
+type bridge struct {
+	ln   net.Listener
+	dial func(context.Context) (net.Conn, error)
+	log  *slog.Logger
+	stop context.CancelFunc // of the dials
+
+	mu     sync.Mutex
+	conns  map[net.Conn]bool // open, of either side
+	closed bool
+	done   sync.WaitGroup
+}
+
+// How many ports above the wanted one are tried.
+const bridgePorts = 100
+
+// listenLoopback listens on 127.0.0.1, on the port or the next one that is free.
+func listenLoopback(port int) (net.Listener, error) {
+	var first error
+	for p := port; p < port+bridgePorts; p++ {
+		ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", p))
+		if err == nil {
+			return ln, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return nil, first
+}
+
+func newBridge(ln net.Listener, log *slog.Logger, dial func(context.Context) (net.Conn, error)) *bridge {
+	ctx, stop := context.WithCancel(context.Background())
+	b := &bridge{ln: ln, dial: dial, log: log, stop: stop, conns: make(map[net.Conn]bool)}
+	b.done.Go(func() { b.accept(ctx) })
+	return b
+}
+
+func (b *bridge) accept(ctx context.Context) {
+	for {
+		c, err := b.ln.Accept()
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				b.log.Error("bridge", "err", err)
+			}
+			return
+		}
+		b.done.Go(func() { b.serve(ctx, c) })
+	}
+}
+
+// serve joins a connection to a new one on the wire until both directions have
+// ended. A direction that ends is ended at the other side too, and the other
+// direction goes on.
+func (b *bridge) serve(ctx context.Context, outer net.Conn) {
+	if !b.add(outer) {
+		return
+	}
+	defer b.remove(outer)
+	inner, err := b.dial(ctx)
+	if err != nil {
+		b.log.Warn("bridge", "err", err)
+		reset(outer)
+		return
+	}
+	if !b.add(inner) {
+		return
+	}
+	defer b.remove(inner)
+	var out sync.WaitGroup
+	out.Go(func() { forward(outer, inner) })
+	forward(inner, outer)
+	out.Wait()
+}
+
+// forward copies what src says to dst, and how it ended.
+func forward(dst, src net.Conn) {
+	_, err := io.Copy(dst, src)
+	if err != nil {
+		// One of the two has failed. Neither side may take what it has got for all.
+		reset(dst)
+		reset(src)
+		return
+	}
+	if c, ok := dst.(interface{ CloseWrite() error }); ok {
+		c.CloseWrite()
+	}
+}
+
+// reset ends a connection so that its peer sees an error and not an end.
+func reset(c net.Conn) {
+	if c, ok := c.(interface{ SetLinger(int) error }); ok {
+		c.SetLinger(0)
+	}
+	c.Close()
+}
+
+func (b *bridge) add(c net.Conn) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		c.Close()
+		return false
+	}
+	b.conns[c] = true
+	return true
+}
+
+func (b *bridge) remove(c net.Conn) {
+	b.mu.Lock()
+	delete(b.conns, c)
+	b.mu.Unlock()
+	c.Close()
+}
+
+// Close ends the bridge and every connection over it.
+func (b *bridge) Close() {
+	b.ln.Close()
+	b.stop()
+	b.mu.Lock()
+	b.closed = true
+	for c := range b.conns {
+		c.Close()
+	}
+	b.mu.Unlock()
+	b.done.Wait()
+}

@@ -1,0 +1,452 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// No test here opens a TAP: those that do are in internal/taptest, in network
+// namespaces of their own.
+
+// A safeBuffer is a buffer that a command writes while a test reads it.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// runLine runs a command line to its end.
+func runLine(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs safeBuffer
+	code = run(t.Context(), args, terminal{&out, &errs})
+	return code, out.String(), errs.String()
+}
+
+func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "usernet is a TCP/IP stack"},
+		{[]string{"fly"}, `unknown command "fly"`},
+		{[]string{"serve", "-colour"}, "flag provided but not defined: -colour"},
+		{[]string{"serve", "a", "b"}, `unexpected argument "b"`},
+		{[]string{"serve", "-addr", "192.0.2.2"}, `invalid value "192.0.2.2" for flag -addr: netip.ParsePrefix("192.0.2.2"): no '/'`},
+		{[]string{"serve", "-host-addr", "1.2.3/24"}, `ParseAddr("1.2.3"): IPv4 address too short`},
+		{[]string{"echo", "x"}, `unexpected argument "x"`},
+		{[]string{"echo", "-tcp-echo", "0"}, "not a port from 1 to 65535"},
+		{[]string{"echo", "-udp-echo", "70000"}, "not a port from 1 to 65535"},
+		{[]string{"ping"}, "one address is needed"},
+		{[]string{"ping", "-c", "-1", "a"}, "-c is negative"},
+		{[]string{"ping", "-s", "65508", "a"}, "-s is not from 0 to 65507"},
+		{[]string{"ping", "-t", "0", "a"}, "-t is not from 1 to 255"},
+		{[]string{"ping", "-i", "NaN", "a"}, "-i is not from 0 to"},
+		{[]string{"ping", "-W", "0", "a"}, "-W is not above 0"},
+		{[]string{"ping", "-dns", "x", "a"}, "-dns: "},
+		{[]string{"get"}, "one URL is needed"},
+		{[]string{"get", "-wire", "http://[x"}, "missing ']' in host"},
+		{[]string{"dump", "-wire"}, "nobody sends on a wire in memory"},
+		{[]string{"dump", "-c", "-1"}, "-c is negative"},
+	} {
+		code, out, errs := runLine(t, c.args...)
+		require.Equal(t, exitUsage, code, "%v", c.args)
+		require.Empty(t, out, "%v", c.args)
+		require.Contains(t, errs, c.want, "%v", c.args)
+	}
+}
+
+func TestHelpShowsFlagsAndExamples(t *testing.T) {
+	for _, args := range [][]string{{"help"}, {"-h"}, {"--help"}} {
+		code, out, errs := runLine(t, args...)
+		require.Equal(t, exitOK, code)
+		require.Empty(t, errs)
+		for _, c := range commands() {
+			require.Contains(t, out, c.name)
+			require.Contains(t, out, c.what)
+		}
+	}
+	for _, c := range commands() {
+		for _, args := range [][]string{{c.name, "-h"}, {"help", c.name}} {
+			code, out, errs := runLine(t, args...)
+			require.Equal(t, exitOK, code, "%v", args)
+			require.Empty(t, errs, "%v", args)
+			require.Contains(t, out, "Examples:\n  usernet "+c.name, "%v", args)
+			require.Contains(t, out, "-tap name", "%v", args)
+		}
+	}
+}
+
+func TestFailureExitsWithOneAndSaysWhy(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"serve", "-wire", missing}, "no such file or directory"},
+		{[]string{"serve", "-wire", "command_test.go"}, "is not a directory"},
+		{[]string{"serve", "-wire", "-pcap", filepath.Join(missing, "x")}, "no such file or directory"},
+		{[]string{"serve", "-wire", "-listen", "203.0.113.9:80"}, "bind: cannot assign requested address"},
+		{[]string{"serve", "-wire", "-listen", "80"}, "missing port in address"},
+		{[]string{"serve", "-wire", "-addr", "10.0.0.1/24", "-host-addr", "10.0.1.1/24"}, "are not on one network"},
+		{[]string{"serve", "-wire", "-addr", "127.0.0.2/8"}, "127.0.0.0/8 belongs to the loopback"},
+		{[]string{"ping", "-wire", "nobody.example"}, "lookup nobody.example: no such host"},
+		{[]string{"get", "-wire", "http://192.0.2.1:81/"}, "connect: connection refused"},
+		{[]string{"get", "-wire", "http://192.0.2.1/nothing"}, "404 Not Found"},
+		{[]string{"get", "-wire", "ftp://192.0.2.1/"}, "unsupported protocol scheme"},
+	} {
+		code, _, errs := runLine(t, c.args...)
+		require.Equal(t, exitFailure, code, "%v: %s", c.args, errs)
+		require.Contains(t, errs, c.want, "%v", c.args)
+	}
+}
+
+func TestPingOnAWirePrintsWhatPingPrints(t *testing.T) {
+	code, out, errs := runLine(t, "ping", "-wire", "-c", "3", "-i", "0", "-s", "100", "192.0.2.1")
+	require.Equal(t, exitOK, code, errs)
+	lines := strings.Split(out, "\n")
+	require.Equal(t, "PING 192.0.2.1: 100(128) bytes of data.", lines[0])
+	for i := range 3 {
+		require.Regexp(t, `^108 bytes from 192\.0\.2\.1: icmp_seq=`+string(rune('1'+i))+` ttl=64 time=[0-9.]+ ms$`, lines[1+i])
+	}
+	require.Equal(t, "--- 192.0.2.1 ping statistics ---", lines[5])
+	require.Regexp(t, `^3 packets transmitted, 3 received, 0% packet loss, time \d+ms$`, lines[6])
+	require.Regexp(t, `^rtt min/avg/max/mdev = \d+\.\d{3}/\d+\.\d{3}/\d+\.\d{3}/\d+\.\d{3} ms$`, lines[7])
+
+	code, out, _ = runLine(t, "ping", "-wire", "-c", "1", "-W", "0.05", "192.0.2.99")
+	require.Equal(t, exitFailure, code, "without an answer")
+	require.Contains(t, out, "1 packets transmitted, 0 received")
+	require.Contains(t, out, "100% packet loss")
+}
+
+func TestPingEndsWithASummaryAtCtrlC(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs safeBuffer
+	done := make(chan int)
+	go func() { done <- run(ctx, []string{"ping", "-wire", "-i", "0.01", "192.0.2.1"}, terminal{&out, &errs}) }()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "icmp_seq=3") }, time.Minute, time.Millisecond)
+	cancel()
+	require.Equal(t, exitOK, <-done, errs.String())
+	require.Contains(t, out.String(), "0% packet loss")
+}
+
+func TestReplyLinesNameEveryOutcome(t *testing.T) {
+	from := netip.MustParseAddr("192.0.2.1")
+	for _, c := range []struct {
+		r    usernet.PingReply
+		want string
+	}{
+		{usernet.PingReply{From: from, RTT: 1234 * time.Nanosecond, TTL: 64, Size: 56}, "64 bytes from 192.0.2.1: icmp_seq=1 ttl=64 time=0.001 ms"},
+		{usernet.PingReply{Seq: 9, From: from, RTT: 12345 * time.Microsecond, TTL: 3, Size: 0, Duplicate: true}, "8 bytes from 192.0.2.1: icmp_seq=10 ttl=3 time=12.3 ms (DUP!)"},
+		{usernet.PingReply{Seq: 1, From: from, RTT: 2340 * time.Millisecond}, "8 bytes from 192.0.2.1: icmp_seq=2 ttl=0 time=2340 ms"},
+		{usernet.PingReply{Seq: 1, Err: os.ErrDeadlineExceeded}, "no answer yet for icmp_seq=2"},
+		{usernet.PingReply{From: from, Err: syscall.EHOSTUNREACH}, "From 192.0.2.1 icmp_seq=1 no route to host"},
+		{usernet.PingReply{Err: io.ErrUnexpectedEOF}, "icmp_seq=1 unexpected EOF"},
+	} {
+		require.Equal(t, c.want, replyLine(&c.r))
+	}
+}
+
+// serve starts the serve command and returns the address that it prints.
+func serve(t *testing.T, args ...string) (url string, errs *safeBuffer, end func() int) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var out safeBuffer
+	errs = new(safeBuffer)
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, append([]string{"serve", "-wire"}, args...), terminal{&out, errs}) }()
+	var line string
+	require.Eventually(t, func() bool {
+		var whole bool
+		line, _, whole = strings.Cut(out.String(), "\n")
+		return whole || len(done) > 0
+	}, time.Minute, time.Millisecond)
+	require.Regexp(t, `^serving on http://127\.0\.0\.1:\d+/ \(Ctrl-C ends\)$`, line, errs.String())
+	return strings.Fields(line)[2], errs, func() int {
+		cancel()
+		return <-done
+	}
+}
+
+// get fetches a page from the kernel's side of a bridge.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(b)
+}
+
+func TestServeOnAWireIsReachableForABrowser(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	trace := filepath.Join(t.TempDir(), "trace.pcapng")
+	url, errs, end := serve(t, "-pcap", trace, "-v")
+	page := get(t, url)
+	require.Contains(t, page, "Hello from <span>192.0.2.2</span>")
+	require.Contains(t, page, "This connection")
+	require.NotContains(t, page, "http://", "the page needs nothing from elsewhere")
+
+	var f facts
+	require.NoError(t, json.Unmarshal([]byte(get(t, url+".usernet/facts")), &f))
+	require.Equal(t, "192.0.2.2", f.Addr)
+	require.Positive(t, f.RTT)
+	require.Equal(t, "This connection", f.Groups[0].Name)
+	require.Contains(t, f.Groups[0].Facts, fact{"to", "192.0.2.2:80"})
+
+	require.Equal(t, exitOK, end())
+	_, err := http.Get(url)
+	require.Error(t, err, "after the end")
+	log := errs.String()
+	for _, want := range []string{"msg=device name=pipe", "msg=address addr=192.0.2.2/24", "msg=route to=0.0.0.0/0 via=192.0.2.1", "msg=protocols", "ARP who-has 192.0.2.2", "TCP"} {
+		require.Contains(t, log, want)
+	}
+	b, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	require.True(t, bytes.HasPrefix(b, []byte{0x0a, 0x0d, 0x0d, 0x0a}), "a pcapng file")
+}
+
+func TestServeServesTheFilesOfADirectory(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	dir := t.TempDir()
+	content := strings.Repeat("0123456789abcdef", 1<<16)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a file"), []byte(content), 0o644))
+	first, _, endFirst := serve(t, dir)
+	second, _, endSecond := serve(t, dir)
+	require.NotEqual(t, first, second, "the second takes the next free port")
+	for _, url := range []string{first, second} {
+		require.Equal(t, content, get(t, url+"a%20file"))
+		require.Contains(t, get(t, url), "a%20file", "a list of the files")
+		require.Contains(t, get(t, url+".usernet/"), "Hello from")
+	}
+	require.Equal(t, exitOK, endFirst())
+	require.Equal(t, exitOK, endSecond())
+}
+
+func TestGetOnAWireFetchesThePage(t *testing.T) {
+	code, out, errs := runLine(t, "get", "-wire", "http://192.0.2.1/")
+	require.Equal(t, exitOK, code, errs)
+	require.Contains(t, out, "Hello from <span>192.0.2.1</span>")
+
+	file := filepath.Join(t.TempDir(), "page")
+	code, out, errs = runLine(t, "get", "-wire", "-o", file, "http://192.0.2.1/")
+	require.Equal(t, exitOK, code, errs)
+	require.Empty(t, out)
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "Hello from")
+}
+
+func TestEchoServicesAnswer(t *testing.T) {
+	var l linkFlags
+	log := slog.New(slog.DiscardHandler)
+	n, err := l.openWire(terminal{io.Discard, io.Discard}, log)
+	require.NoError(t, err)
+	defer n.Close()
+	s := services{log: log}
+	defer s.close()
+	require.NoError(t, s.start(n.host, ports{7777}, ports{6969}))
+	for _, port := range []string{"7", "7777"} {
+		c, err := n.peer.Dial("tcp", "192.0.2.2:"+port)
+		require.NoError(t, err)
+		_, err = io.WriteString(c, "hello")
+		require.NoError(t, err)
+		require.NoError(t, c.(*usernet.TCPConn).CloseWrite())
+		b, err := io.ReadAll(c)
+		require.NoError(t, err)
+		require.Equal(t, "hello", string(b))
+		require.NoError(t, c.Close())
+	}
+	c, err := n.peer.Dial("tcp", "192.0.2.2:9")
+	require.NoError(t, err)
+	_, err = c.Write(make([]byte, 1<<20))
+	require.NoError(t, err)
+	require.NoError(t, c.(*usernet.TCPConn).CloseWrite())
+	b, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Empty(t, b, "discard answers nothing")
+	require.NoError(t, c.Close())
+	for _, port := range []string{"7", "6969"} {
+		c, err := n.peer.Dial("udp", "192.0.2.2:"+port)
+		require.NoError(t, err)
+		for _, size := range []int{0, 1, 1472, 9000} {
+			msg := bytes.Repeat([]byte{'x'}, size)
+			_, err = c.Write(msg)
+			require.NoError(t, err)
+			buf := make([]byte, 1<<16)
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
+			got, err := c.Read(buf)
+			require.NoError(t, err)
+			require.Equal(t, msg, buf[:got])
+		}
+		require.NoError(t, c.Close())
+	}
+
+	// A port that is taken is an error that names it.
+	err = (&services{log: log}).start(n.host, nil, nil)
+	require.EqualError(t, err, "listen tcp :7: bind: address already in use")
+}
+
+// pair returns a connected pair of the kernel's connections on 127.0.0.1.
+func pair(t *testing.T) (a, b *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	dialed, err := net.Dial("tcp4", ln.Addr().String())
+	require.NoError(t, err)
+	accepted, err := ln.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { dialed.Close(); accepted.Close() })
+	return dialed.(*net.TCPConn), accepted.(*net.TCPConn)
+}
+
+func newTestBridge(t *testing.T, dial func(context.Context) (net.Conn, error)) (*bridge, net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	b := newBridge(ln, slog.New(slog.DiscardHandler), dial)
+	t.Cleanup(b.Close)
+	c, err := net.Dial("tcp4", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return b, c
+}
+
+func TestBridgeKeepsHalfClose(t *testing.T) {
+	inner, far := pair(t)
+	_, near := newTestBridge(t, func(context.Context) (net.Conn, error) { return inner, nil })
+	_, err := io.WriteString(near, "question")
+	require.NoError(t, err)
+	require.NoError(t, near.(*net.TCPConn).CloseWrite())
+	got, err := io.ReadAll(far)
+	require.NoError(t, err)
+	require.Equal(t, "question", string(got))
+	_, err = io.WriteString(far, "answer")
+	require.NoError(t, err, "the other direction is still open")
+	require.NoError(t, far.Close())
+	got, err = io.ReadAll(near)
+	require.NoError(t, err)
+	require.Equal(t, "answer", string(got))
+}
+
+func TestBridgePassesAResetOn(t *testing.T) {
+	inner, far := pair(t)
+	_, near := newTestBridge(t, func(context.Context) (net.Conn, error) { return inner, nil })
+	_, err := io.WriteString(far, "half of the ans")
+	require.NoError(t, err)
+	buf := make([]byte, 15)
+	_, err = io.ReadFull(near, buf)
+	require.NoError(t, err)
+	require.NoError(t, far.SetLinger(0))
+	require.NoError(t, far.Close())
+	_, err = io.ReadAll(near)
+	require.Error(t, err, "a reset is not an end")
+}
+
+func TestBridgeThatCannotDialResets(t *testing.T) {
+	_, near := newTestBridge(t, func(context.Context) (net.Conn, error) { return nil, io.ErrUnexpectedEOF })
+	_, err := io.ReadAll(near)
+	require.Error(t, err)
+}
+
+func TestBridgeEndsWithItsConnectionsAndDials(t *testing.T) {
+	inner, _ := pair(t)
+	dialing := make(chan bool, 2)
+	first := true
+	b, near := newTestBridge(t, func(ctx context.Context) (net.Conn, error) {
+		defer func() { first = false }()
+		dialing <- true
+		if first {
+			return inner, nil
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	<-dialing
+	second, err := net.Dial("tcp4", b.ln.Addr().String())
+	require.NoError(t, err)
+	defer second.Close()
+	<-dialing
+	b.Close()
+	_, err = near.Read(make([]byte, 1))
+	require.Error(t, err)
+	_, err = second.Read(make([]byte, 1))
+	require.Error(t, err)
+}
+
+func TestTraceShowsFramesOfBothDirections(t *testing.T) {
+	a, b := nic.Pipe(nic.PipeConfig{})
+	var shown safeBuffer
+	dev := trace(a, &tracer{w: &shown})
+	got := 0
+	dev.Attach(func(batch []nic.Frame) { got += len(batch) })
+	b.Attach(func(batch []nic.Frame) {})
+	frame := []byte("\x02\x00\x00\x00\x00\x01\x02\x00\x00\x00\x00\x02\x08\x06" +
+		"\x00\x01\x08\x00\x06\x04\x00\x01\x02\x00\x00\x00\x00\x02\xc0\x00\x02\x01\x00\x00\x00\x00\x00\x00\xc0\x00\x02\x02")
+	_, err := dev.Send([]nic.Frame{{Head: frame[:14], Body: frame[14:]}})
+	require.NoError(t, err)
+	_, err = b.Send([]nic.Frame{{Head: frame}})
+	require.NoError(t, err)
+	require.Equal(t, 1, got)
+	lines := strings.Split(strings.TrimSpace(shown.String()), "\n")
+	require.Len(t, lines, 2)
+	const what = " 02:00:00:00:00:02 > 02:00:00:00:00:01 ARP who-has 192.0.2.2 tell 192.0.2.1"
+	require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{6} pipe-a out`+what+"$", lines[0])
+	require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{6} pipe-a in `+what+"$", lines[1])
+}
+
+func TestLineLimitEndsOnce(t *testing.T) {
+	var out safeBuffer
+	ended := 0
+	w := &lineLimit{w: &out, left: 2, end: func() { ended++ }}
+	for _, s := range []string{"a", "b", "c"} {
+		n, err := io.WriteString(w, s)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+	}
+	require.Equal(t, "ab", out.String())
+	require.Equal(t, 1, ended)
+}
+
+func TestPortsThatAreTakenAreSkipped(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	port := ln.Addr().(*net.TCPAddr).Port
+	next, err := listenLoopback(port)
+	require.NoError(t, err)
+	defer next.Close()
+	require.Greater(t, next.Addr().(*net.TCPAddr).Port, port)
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/usernet/usernet"
+)
+
+// The ports of the two services, RFC 862 and RFC 863.
+const (
+	echoPort    = 7
+	discardPort = 9
+)
+
+// ports are a repeatable flag.
+type ports []uint16
+
+func (p *ports) String() string { return "" }
+
+func (p *ports) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return fmt.Errorf("not a port from 1 to 65535")
+	}
+	*p = append(*p, uint16(n))
+	return nil
+}
+
+func echoCommand() command {
+	return command{
+		name: "echo",
+		what: "answers on TCP echo (7), TCP discard (9) and UDP echo (7)",
+		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+			var l linkFlags
+			var tcp, udp ports
+			l.define(fs)
+			fs.Var(&tcp, "tcp-echo", "a further TCP echo `port`; may be given several times")
+			fs.Var(&udp, "udp-echo", "a further UDP echo `port`; may be given several times")
+			return func(ctx context.Context, t terminal, args []string) error {
+				if len(args) > 0 {
+					return usageError(fmt.Sprintf("unexpected argument %q", args[0]))
+				}
+				return runEcho(ctx, t, &l, tcp, udp)
+			}
+		},
+		more: `Examples:
+  usernet echo                                  then: nc 192.0.2.2 7
+  usernet echo -tcp-echo 7777 -udp-echo 6969    then: nc -u 192.0.2.2 6969
+  usernet echo -addr 192.168.69.1/24 -host-addr 192.168.69.100/24 -udp-echo 6969
+`,
+	}
+}
+
+// services are the servers of the echo command.
+type services struct {
+	log    *slog.Logger
+	closed []io.Closer
+}
+
+func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) error {
+	log := l.newLog(t, slog.LevelInfo)
+	n, err := l.open(t, log)
+	if err != nil {
+		return err
+	}
+	s := services{log: log}
+	if err := s.start(n.host, tcp, udp); err != nil {
+		s.close()
+		n.Close()
+		return err
+	}
+	fmt.Fprintf(t.out, "echo on %v (Ctrl-C ends)\n", n.addr)
+	select {
+	case <-ctx.Done():
+	case err = <-n.down:
+		err = fmt.Errorf("the link is gone: %w", err)
+	}
+	s.close()
+	if cerr := n.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// start starts all services. An error names the port that could not be had.
+func (s *services) start(h *usernet.Host, tcp, udp ports) error {
+	for _, port := range append(ports{echoPort}, tcp...) {
+		if err := s.startTCP(h, port, "echo", echo); err != nil {
+			return err
+		}
+	}
+	if err := s.startTCP(h, discardPort, "discard", discard); err != nil {
+		return err
+	}
+	for _, port := range append(ports{echoPort}, udp...) {
+		c, err := h.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err
+		}
+		s.closed = append(s.closed, c)
+		s.log.Info("service", "name", "echo", "proto", "udp", "addr", c.LocalAddr())
+		go echoPackets(c, s.log)
+	}
+	return nil
+}
+
+func (s *services) startTCP(h *usernet.Host, port uint16, name string, serve func(net.Conn) error) error {
+	ln, err := h.Listen("tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return err
+	}
+	s.closed = append(s.closed, ln)
+	s.log.Info("service", "name", name, "proto", "tcp", "addr", ln.Addr())
+	go acceptLoop(ln, s.log, serve)
+	return nil
+}
+
+func (s *services) close() {
+	for _, c := range s.closed {
+		c.Close()
+	}
+}
+
+// acceptLoop serves every connection until the listener is closed.
+func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
+	for {
+		c, err := ln.Accept()
+		switch {
+		case err == nil:
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			// A lack of something that may be there again soon.
+			log.Warn("accept", "err", err)
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		go func() {
+			defer c.Close()
+			log.Debug("accepted", "local", c.LocalAddr(), "remote", c.RemoteAddr())
+			if err := serve(c); err != nil && !errors.Is(err, net.ErrClosed) {
+				log.Debug("ended", "remote", c.RemoteAddr(), "err", err)
+			}
+		}()
+	}
+}
+
+// echo sends back what it gets, and ends when the peer has ended.
+func echo(c net.Conn) error {
+	_, err := io.Copy(c, c)
+	return err
+}
+
+// discard reads what it gets.
+func discard(c net.Conn) error {
+	_, err := io.Copy(io.Discard, c)
+	return err
+}
+
+// echoPackets sends every datagram back until the connection is closed.
+func echoPackets(c net.PacketConn, log *slog.Logger) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err == nil {
+			_, err = c.WriteTo(buf[:n], from)
+		}
+		switch {
+		case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			log.Debug("udp echo", "from", from, "err", err)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+
+	"github.com/usernet/usernet"
+)
+
+func getCommand() command {
+	return command{
+		name: "get",
+		args: "URL",
+		what: "fetches a URL with net/http over this stack",
+		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+			var l linkFlags
+			var out, dns string
+			l.define(fs)
+			fs.StringVar(&out, "o", "", "write to `file` and not to the standard output")
+			fs.StringVar(&dns, "dns", "", "`address` of a name server, with or without its port")
+			return func(ctx context.Context, t terminal, args []string) error {
+				if len(args) != 1 {
+					return usageError("one URL is needed")
+				}
+				servers, err := nameServers(dns)
+				if err != nil {
+					return err
+				}
+				return runGet(ctx, t, &l, args[0], out, servers)
+			}
+		},
+		more: `Examples:
+  usernet get http://192.0.2.1:8000/                 from a server of the kernel's
+  usernet get -o image.iso http://192.0.2.1:8000/image.iso
+`,
+	}
+}
+
+// nameServers reads the value of -dns.
+func nameServers(s string) ([]netip.AddrPort, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(a, 53)}, nil
+	}
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, usageError("-dns: " + err.Error())
+	}
+	return []netip.AddrPort{ap}, nil
+}
+
+func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns []netip.AddrPort) error {
+	l.dns = dns
+	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
+	if err != nil {
+		return err
+	}
+	if n.peer != nil {
+		// Nobody else is on a wire in memory: have something to fetch there.
+		ln, err := n.peer.Listen("tcp", ":80")
+		if err != nil {
+			n.Close()
+			return err
+		}
+		content := site{host: n.peer, addr: n.gate, link: "a wire in memory"}
+		srv := &http.Server{Handler: content.handler(), ConnContext: withConn}
+		go srv.Serve(ln)
+		defer srv.Close()
+	}
+	err = fetch(ctx, t.out, n.host, url, out)
+	if cerr := n.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// fetch gets the URL and writes the body to w or to the file.
+func fetch(ctx context.Context, w io.Writer, h *usernet.Host, url, file string) (err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return usageError(err.Error())
+	}
+	transport := &http.Transport{DialContext: h.DialContext}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	if file != "" {
+		f, err := os.Create(file)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if cerr := f.Close(); err == nil {
+				err = cerr
+			}
+		}()
+		w = f
+	}
+	n, err := io.Copy(w, resp.Body)
+	if err != nil {
+		return fmt.Errorf("%s: after %d bytes: %w", url, n, err)
+	}
+	return err
+}

@@ -1,0 +1,132 @@
+// The command usernet shows a TCP/IP stack of its own at work: a web server, an
+// echo server, ping, a web client and a frame dumper, on a TAP device or, where
+// there is none, on a wire in memory.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks for an orderly end, the second one gets the default.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], terminal{out: os.Stdout, err: os.Stderr}))
+}
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+// terminal is where a command writes: results to out, the rest to err.
+type terminal struct {
+	out, err io.Writer
+}
+
+// A command is one of the program's sub-commands.
+type command struct {
+	name string
+	args string // for the usage line
+	what string // one line
+	// define adds the command's flags and returns what to run with the arguments
+	// that are left after them.
+	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
+	more   string // printed after the flags, with examples
+}
+
+func commands() []command {
+	return []command{serveCommand(), echoCommand(), pingCommand(), getCommand(), dumpCommand()}
+}
+
+// A usageError is a wrong use of the command line.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+// errQuiet ends a command that has said already why it failed.
+var errQuiet = errors.New("failed")
+
+// run runs the command line and returns the exit code.
+func run(ctx context.Context, args []string, t terminal) int {
+	if len(args) == 0 {
+		usage(t.err)
+		return exitUsage
+	}
+	name, args := args[0], args[1:]
+	if name == "help" && len(args) > 0 {
+		name, args = args[0], []string{"-h"}
+	}
+	switch name {
+	case "help", "-h", "-help", "--help":
+		usage(t.out)
+		return exitOK
+	}
+	cmds := commands()
+	i := slices.IndexFunc(cmds, func(c command) bool { return c.name == name })
+	if i < 0 {
+		fmt.Fprintf(t.err, "usernet: unknown command %q; usernet help lists them\n", name)
+		return exitUsage
+	}
+	return cmds[i].run(ctx, t, args)
+}
+
+func (c *command) run(ctx context.Context, t terminal, args []string) int {
+	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	do := c.define(fs)
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		c.usage(t.out, fs)
+		return exitOK
+	}
+	if err != nil {
+		err = usageError(err.Error())
+	} else {
+		err = do(ctx, t, fs.Args())
+	}
+	var use usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &use):
+		fmt.Fprintf(t.err, "usernet %s: %s\nusernet %s -h tells how it is used\n", c.name, use, c.name)
+		return exitUsage
+	case !errors.Is(err, errQuiet):
+		fmt.Fprintf(t.err, "usernet %s: %v\n", c.name, err)
+	}
+	return exitFailure
+}
+
+func (c *command) usage(w io.Writer, fs *flag.FlagSet) {
+	fmt.Fprintf(w, "Usage: usernet %s [flags] %s\n\n%s\n\nFlags:\n", c.name, c.args, c.what)
+	fs.SetOutput(w)
+	fs.PrintDefaults()
+	fmt.Fprintf(w, "\n%s", c.more)
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "usernet is a TCP/IP stack of its own, on a TAP device or on a wire in memory.\n\nCommands:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-6s %s\n", c.name, c.what)
+	}
+	fmt.Fprint(w, `
+Examples:
+  usernet serve                       a web server; it prints the address to open
+  usernet serve -listen :8080 ~/www   with files of your own
+  usernet echo -v                     an echo server that shows every frame
+  usernet ping -wire 192.0.2.1        two hosts in this program; needs no root
+  usernet get -o page.html http://192.0.2.1:8000/
+  usernet serve -h                    the flags of a command
+`)
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+const (
+	defaultTAP = "usernet0"
+	tunFile    = "/dev/net/tun" // of Linux
+)
+
+// linkFlags are the flags that say on which link the host stands.
+type linkFlags struct {
+	tap      string
+	wire     bool
+	plain    bool
+	addr     netip.Prefix
+	hostAddr netip.Prefix
+	pcap     string
+	verbose  bool
+	dns      []netip.AddrPort // of the commands that take names
+}
+
+func (l *linkFlags) define(fs *flag.FlagSet) {
+	fs.StringVar(&l.tap, "tap", defaultTAP, "`name` of the TAP device; made, if there is none, and gone at the end")
+	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, and no TAP")
+	fs.BoolVar(&l.plain, "plain", false, "frames as on a real wire: none that the link has to cut up, and all checksums complete")
+	fs.TextVar(&l.addr, "addr", netip.Prefix{}, "our `address/bits`; 192.0.2.2/24, or what suits -host-addr")
+	fs.TextVar(&l.hostAddr, "host-addr", netip.Prefix{}, "`address/bits` of the kernel's side; 192.0.2.1/24, or what suits -addr. One that the TAP has is kept")
+	fs.StringVar(&l.pcap, "pcap", "", "write every frame to `file`, for Wireshark (pcapng)")
+	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
+}
+
+// A network is a host with its link, and what is at the other end of it.
+type network struct {
+	host *usernet.Host
+	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
+	addr netip.Addr    // ours
+	gate netip.Addr    // that of the other end
+	link string        // its name
+	down chan error    // gets the error of a TAP that has come to an end by itself
+	log  *slog.Logger
+	file *os.File // the capture
+	capt *nic.Captured
+}
+
+func newNetwork(p plan, link string, log *slog.Logger) *network {
+	return &network{addr: p.addr.Addr(), gate: p.host.Addr(), link: link, log: log, down: make(chan error, 1)}
+}
+
+// newLog returns the log of a command: from the given level on, or all with -v. It
+// has the time of day, which is enough for a program that somebody is looking at.
+func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
+	if l.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(t.err, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey && len(groups) == 0 {
+				a.Value = slog.StringValue(a.Value.Time().Format("15:04:05.000"))
+			}
+			return a
+		},
+	}))
+}
+
+// open makes the link and a host on it.
+func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
+	if l.wire {
+		return l.openWire(t, log)
+	}
+	return l.openTAP(t, log)
+}
+
+// openTAP makes a host on a TAP device.
+func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
+	tap, p, err := l.attachTAP(log)
+	if err != nil {
+		return nil, err
+	}
+	n := newNetwork(p, tap.Name(), log)
+	dev, err := n.wrap(l, t, tap)
+	if err == nil {
+		dev = &watched{Device: dev, tap: tap, down: n.down}
+		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
+	}
+	if err != nil {
+		tap.Close()
+		n.Close()
+		return nil, err
+	}
+	n.report()
+	return n, nil
+}
+
+// attachTAP opens the TAP and decides who has which address on it.
+func (l *linkFlags) attachTAP(log *slog.Logger) (*nic.TAP, plan, error) {
+	all, err := kernelAddrs()
+	if err != nil {
+		return nil, plan{}, err
+	}
+	var own, taken []ifaceAddr
+	for _, a := range all {
+		if a.iface == l.tap {
+			own = append(own, a)
+		} else {
+			taken = append(taken, a)
+		}
+	}
+	p, err := planAddrs(l.addr, l.hostAddr, own, taken)
+	if err != nil {
+		return nil, plan{}, err
+	}
+	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.host, NoOffload: l.plain})
+	if err != nil {
+		return nil, plan{}, err
+	}
+	if p.note != "" {
+		log.Info(p.note)
+	}
+	if !tap.Created() && len(own) == 0 {
+		log.Warn(fmt.Sprintf("%[1]s has no address yet: ip addr add %[2]v dev %[1]s; ip link set %[1]s up", l.tap, p.host))
+	}
+	return tap, p, nil
+}
+
+// openWire makes two hosts on a wire in memory.
+func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
+	p, err := planAddrs(l.addr, l.hostAddr, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	n := newNetwork(p, "wire", log)
+	a, b := nic.Pipe(nic.PipeConfig{NoTxChecksum: l.plain})
+	dev, err := n.wrap(l, t, a)
+	if err == nil {
+		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
+	}
+	if err == nil {
+		n.peer, err = newHost(b, p.host, p.addr.Addr(), nil, log)
+	}
+	if err != nil {
+		a.Close()
+		b.Close()
+		n.Close()
+		return nil, err
+	}
+	n.report()
+	return n, nil
+}
+
+// wrap puts the capture and the trace that the user asked for around a device.
+func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, error) {
+	if l.pcap != "" {
+		f, err := os.Create(l.pcap)
+		if err != nil {
+			return nil, err
+		}
+		n.file = f
+		n.capt = nic.Capture(dev, f, nic.CaptureConfig{})
+		dev = n.capt
+	}
+	if l.verbose {
+		dev = trace(dev, &tracer{w: t.err})
+	}
+	return dev, nil
+}
+
+// watched lets the command know too when its TAP has come to an end.
+type watched struct {
+	nic.Device
+	tap  *nic.TAP
+	down chan<- error // with room for one
+}
+
+// NotifyDown is called by the stack. The TAP calls at most once.
+func (d *watched) NotifyDown(f func(error)) {
+	d.tap.NotifyDown(func(err error) {
+		f(err)
+		d.down <- err
+	})
+}
+
+func newHost(dev nic.Device, addr netip.Prefix, gateway netip.Addr, dns []netip.AddrPort, log *slog.Logger) (*usernet.Host, error) {
+	return usernet.New(usernet.Config{
+		NIC:     dev,
+		Addrs:   []netip.Prefix{addr},
+		Gateway: gateway,
+		DNS:     dns,
+		Logger:  log,
+	})
+}
+
+// report logs what the host consists of.
+func (n *network) report() {
+	for _, ifc := range n.host.Interfaces() {
+		if ifc.Medium == nic.Ethernet {
+			n.log.Info("device", "name", ifc.Name, "mac", ifc.MAC, "mtu", ifc.MTU, "up", ifc.Up)
+		} else {
+			n.log.Info("device", "name", ifc.Name, "mtu", ifc.MTU, "up", ifc.Up)
+		}
+		for _, a := range ifc.Addrs {
+			n.log.Info("address", "addr", a, "dev", ifc.Name)
+		}
+	}
+	for _, r := range n.host.Routes() {
+		if r.Via.IsValid() {
+			n.log.Info("route", "to", r.Dst, "via", r.Via, "dev", r.NIC)
+		} else {
+			n.log.Info("route", "to", r.Dst, "dev", r.NIC)
+		}
+	}
+	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP", "transport", "TCP,UDP")
+}
+
+// Close ends the hosts and the capture. It returns what went wrong with the
+// capture, which the user would otherwise take for complete.
+func (n *network) Close() error {
+	if n.host != nil {
+		n.host.Close()
+	}
+	if n.peer != nil {
+		n.peer.Close()
+	}
+	if n.file == nil {
+		return nil
+	}
+	err := n.capt.Err()
+	if cerr := n.file.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("the capture is not complete: %w", err)
+	}
+	return nil
+}
+
+// cannotTAP reports whether a failure to open the TAP means that this user, or
+// this system, has none at all.
+func cannotTAP(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
+}
+
+// explainTAP tells in two lines why there is no TAP and how to get one.
+func explainTAP(t terminal, l *linkFlags, err error) {
+	var perm *nic.TAPPermissionError
+	if errors.As(err, &perm) {
+		why, allow := perm.Err, ""
+		f, oerr := os.OpenFile(tunFile, os.O_RDWR, 0)
+		if oerr == nil {
+			f.Close()
+		} else if errors.Is(oerr, fs.ErrPermission) {
+			// Most systems let everybody open it, since that alone gives no device.
+			why, allow = oerr, "chmod 666 "+tunFile+" && "
+		}
+		fmt.Fprintf(t.err, "no TAP device: %v\n", why)
+		fmt.Fprintf(t.err, "to have one: sudo sh -c '%[4]sip tuntap add dev %[1]s mode tap user %[3]s && ip addr add %[2]v dev %[1]s && ip link set %[1]s up'\n",
+			l.tap, perm.Addr, userName(), allow)
+		return
+	}
+	fmt.Fprintf(t.err, "no TAP device: %v\n", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintln(t.err, "to have one: sudo modprobe tun, or, in a container, give it /dev/net/tun")
+	} else {
+		fmt.Fprintln(t.err, "to have one: run usernet on Linux")
+	}
+}
+
+func userName() string {
+	if name := os.Getenv("USER"); name != "" {
+		return name
+	}
+	return "$USER"
+}
+
+// openOrWire is open, but with a wire in memory where no TAP can be had.
+func (l *linkFlags) openOrWire(t terminal, log *slog.Logger) (*network, error) {
+	n, err := l.open(t, log)
+	if err == nil || !cannotTAP(err) {
+		return n, err
+	}
+	explainTAP(t, l, err)
+	return l.openWire(t, log)
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"time"
+)
+
+// How long requests that are being answered may take to end after Ctrl-C.
+const shutdownTime = 10 * time.Second
+
+func serveCommand() command {
+	return command{
+		name: "serve",
+		args: "[DIR]",
+		what: "a web server: net/http on this stack, with the files of DIR and a start page",
+		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+			var l linkFlags
+			var listen string
+			l.define(fs)
+			fs.StringVar(&listen, "listen", ":80", "`address` to listen on")
+			return func(ctx context.Context, t terminal, args []string) error {
+				if len(args) > 1 {
+					return usageError(fmt.Sprintf("unexpected argument %q", args[1]))
+				}
+				dir := ""
+				if len(args) == 1 {
+					dir = args[0]
+				}
+				return runServe(ctx, t, &l, listen, dir)
+			}
+		},
+		more: `Where no TAP device can be had the server stands on a wire in memory, and a port
+of 127.0.0.1 leads to it.
+
+Examples:
+  usernet serve                                the start page
+  usernet serve ~/www                          files of your own
+  usernet serve -listen :8080 -tap tap0        on a device of your own
+  usernet serve -wire                          without a TAP, and so without root
+  usernet serve -pcap trace.pcapng -v          with a look inside
+`,
+	}
+}
+
+func runServe(ctx context.Context, t terminal, l *linkFlags, listen, dir string) error {
+	if dir != "" {
+		if st, err := os.Stat(dir); err != nil {
+			return err
+		} else if !st.IsDir() {
+			return fmt.Errorf("%s is not a directory", dir)
+		}
+	}
+	log := l.newLog(t, slog.LevelInfo)
+	n, err := l.openOrWire(t, log)
+	if err != nil {
+		return err
+	}
+	err = n.serve(ctx, t, listen, dir)
+	if cerr := n.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// serve runs the web server until ctx ends or the link does.
+func (n *network) serve(ctx context.Context, t terminal, listen, dir string) error {
+	ln, err := n.host.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	at := ln.Addr().(*net.TCPAddr)
+	url := n.url(at)
+	content := site{host: n.host, addr: n.addr, link: "the TAP device " + n.link, dir: dir}
+	if n.peer != nil {
+		content.link, content.bridged = "a wire in memory", true
+		outer, err := listenLoopback(bridgePort)
+		if err != nil {
+			ln.Close()
+			return err
+		}
+		to := net.JoinHostPort(n.listenAddr(at).String(), strconv.Itoa(at.Port))
+		br := newBridge(outer, n.log, func(ctx context.Context) (net.Conn, error) {
+			return n.peer.DialContext(ctx, "tcp", to)
+		})
+		defer br.Close()
+		url = "http://" + outer.Addr().String() + "/"
+	}
+	srv := &http.Server{
+		Handler:           content.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ConnContext:       withConn,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	fmt.Fprintf(t.out, "serving on %s (Ctrl-C ends)\n", url)
+	if dir != "" {
+		fmt.Fprintf(t.out, "a look inside: %s\n", url+pagePath[1:])
+	}
+	select {
+	case err := <-served:
+		return err
+	case err := <-n.down:
+		srv.Close()
+		return fmt.Errorf("the link is gone: %w", err)
+	case <-ctx.Done():
+	}
+	return shutdown(srv, n.log)
+}
+
+// shutdown ends a server in order, and without it when that takes too long.
+func shutdown(srv *http.Server, log *slog.Logger) error {
+	log.Info("ending; Ctrl-C again ends at once")
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		log.Warn("requests were cut off", "after", shutdownTime)
+		srv.Close()
+		return nil
+	}
+	return err
+}
+
+// listenAddr is the address at which a listener of our host can be reached.
+func (n *network) listenAddr(a *net.TCPAddr) netip.Addr {
+	if ip := a.AddrPort().Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
+		return ip
+	}
+	return n.addr
+}
+
+// url is the address to open in a browser.
+func (n *network) url(a *net.TCPAddr) string {
+	host := n.listenAddr(a).String()
+	if a.Port != 80 {
+		host = net.JoinHostPort(host, strconv.Itoa(a.Port))
+	}
+	return "http://" + host + "/"
+}
+
+// bridgePort is the first port tried on 127.0.0.1.
+const bridgePort = 8080

@@ -1,0 +1,206 @@
+//go:build linux
+
+package taptest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// sumOf is the SHA-256 of what r gives, in hexadecimal.
+func sumOf(t *testing.T, r io.Reader) string {
+	t.Helper()
+	h := sha256.New()
+	_, err := io.CopyBuffer(h, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	require.NoError(t, err)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// build builds the command. Everybody may run it.
+func build(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "usernet")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	exe := filepath.Join(dir, "usernet")
+	out, err := exec.Command("go", "build", "-o", exe, "github.com/usernet/usernet/cmd/usernet").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return exe
+}
+
+// A program is a command of ours that runs in a namespace.
+type program struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  *bufio.Reader
+	errs bytes.Buffer
+}
+
+// start starts a program in the namespace and reads its first line.
+func (ns *namespace) start(t *testing.T, args ...string) (p *program, line string) {
+	t.Helper()
+	p = &program{t: t, cmd: ns.command(t.Context(), args...)}
+	stdout, err := p.cmd.StdoutPipe()
+	require.NoError(t, err)
+	p.cmd.Stderr = &p.errs
+	require.NoError(t, p.cmd.Start())
+	t.Cleanup(func() { p.cmd.Process.Kill() })
+	p.out = bufio.NewReader(stdout)
+	line, err = p.out.ReadString('\n')
+	if err != nil {
+		p.cmd.Wait()
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, p.errs.String())
+	}
+	return p, strings.TrimSpace(line)
+}
+
+// interrupt does what Ctrl-C does, and waits for the end.
+func (p *program) interrupt() (errs string) {
+	p.t.Helper()
+	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGINT))
+	_, err := io.Copy(io.Discard, p.out)
+	require.NoError(p.t, err)
+	require.NoError(p.t, p.cmd.Wait(), "%s", p.errs.String())
+	return p.errs.String()
+}
+
+func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
+	need(t, "curl")
+	exe := build(t)
+	ns := newNamespace(t)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), []byte("a file\n"), 0o644))
+	trace := filepath.Join(dir, "trace.pcapng")
+	p, line := ns.start(t, exe, "serve", "-v", "-pcap", trace, dir)
+	require.Equal(t, "serving on http://192.0.2.2/ (Ctrl-C ends)", line)
+	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/file"))
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/"), "Hello from <span>192.0.2.2</span>")
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/facts"), `"This connection"`)
+	errs := p.interrupt()
+	require.Contains(t, errs, "msg=device name=usernet0")
+	require.Contains(t, errs, "msg=address addr=192.0.2.2/24")
+	require.Contains(t, errs, "who-has 192.0.2.2", "-v shows frames")
+	require.NotContains(t, ns.run(t, "ip", "-o", "link"), "usernet0", "the device is gone after the end")
+	st, err := os.Stat(trace)
+	require.NoError(t, err)
+	require.Positive(t, st.Size())
+}
+
+func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
+	need(t, "curl", "setpriv", "mount")
+	exe := build(t)
+	ns := newNamespace(t)
+	ns.shell(t, `
+		ip tuntap add dev tap7 mode tap user nobody
+		ip addr add 198.51.100.1/24 dev tap7
+		ip link set tap7 up`)
+	// In the mount namespace that "ip netns exec" makes, and nowhere else, everybody
+	// may open the file of the TAP driver, as on most systems.
+	dir, err := os.MkdirTemp("", "usernet")
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	nobody := []string{"bash", "-euc", fmt.Sprintf(`
+		mknod %[1]s/tun.$$ c 10 200
+		chmod 666 %[1]s/tun.$$
+		mount --bind %[1]s/tun.$$ /dev/net/tun
+		exec setpriv --reuid=nobody --regid=nogroup --clear-groups --bounding-set=-all "$@"`, dir), "nobody"}
+	p, line := ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
+	require.Equal(t, "serving on http://198.51.100.2/ (Ctrl-C ends)", line)
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")
+	p.interrupt()
+	out := ns.run(t, "ip", "addr", "show", "dev", "tap7")
+	require.Contains(t, out, "198.51.100.1/24", "the user's device has stayed, and its address")
+
+	// Without a device of one's own there is the wire in memory, and two lines.
+	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "other0")...)
+	require.Equal(t, "serving on http://127.0.0.1:8080/ (Ctrl-C ends)", line)
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://127.0.0.1:8080/"), "Hello from")
+	errs := p.interrupt()
+	require.Contains(t, errs, "no TAP device: ")
+	require.Contains(t, errs, "ip tuntap add dev other0 mode tap user ")
+
+	// The other commands need one.
+	_, errs, err = ns.try(t, append(nobody, exe, "echo", "-tap", "other0")...)
+	require.Error(t, err)
+	require.Contains(t, errs, "ip tuntap add dev other0 mode tap user $USER")
+}
+
+func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
+	need(t, "nc", "sha256sum")
+	exe := build(t)
+	ns := newNamespace(t)
+	p, line := ns.start(t, exe, "echo", "-tcp-echo", "7777", "-udp-echo", "6969")
+	require.Equal(t, "echo on 192.0.2.2 (Ctrl-C ends)", line)
+	for _, port := range []string{"7", "7777"} {
+		require.Equal(t, contentSum(t, 100_000)+"  -\n",
+			ns.shell(t, fmt.Sprintf("%s 100000 | nc -N 192.0.2.2 %s | sha256sum", self(t, "generate"), port)))
+	}
+	for _, port := range []string{"7", "6969"} {
+		require.Equal(t, "x\n", ns.shell(t, "echo x | nc -u -W 1 -w 30 192.0.2.2 "+port))
+	}
+	require.Empty(t, ns.shell(t, fmt.Sprintf("%s 100000 | nc -N 192.0.2.2 9", self(t, "generate"))), "discard answers nothing")
+
+	_, errs, err := ns.try(t, exe, "echo")
+	require.Error(t, err)
+	require.Contains(t, errs, "device or resource busy")
+	_, errs, err = ns.try(t, exe, "echo", "-tap", "other0", "-addr", "192.0.2.9/24")
+	require.Error(t, err)
+	require.Contains(t, errs, "clashes with 192.0.2.1/24 of usernet0")
+
+	// A program whose device vanishes says so.
+	ns.run(t, "ip", "link", "del", "usernet0")
+	_, err = io.Copy(io.Discard, p.out)
+	require.NoError(t, err)
+	require.Error(t, p.cmd.Wait())
+	require.Contains(t, p.errs.String(), "the link is gone")
+}
+
+func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
+	need(t)
+	exe := build(t)
+	ns := newNamespace(t)
+	out := ns.run(t, exe, "ping", "-c", "3", "-i", "0.01", "-s", "100", "192.0.2.1")
+	require.Contains(t, out, "108 bytes from 192.0.2.1: icmp_seq=1 ttl=64 time=")
+	require.Contains(t, out, "3 packets transmitted, 3 received, 0% packet loss")
+	_, _, err := ns.try(t, exe, "ping", "-c", "1", "-W", "0.1", "192.0.2.77")
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 1, exit.ExitCode(), "nobody answers")
+
+	ns.startHelper(t, "ready", "http", ":8000")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "got")
+	ns.run(t, exe, "get", "-o", file, "http://192.0.2.1:8000/content?n=1000000")
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, contentSum(t, 1_000_000), sumOf(t, f))
+}
+
+func TestDumpCommandPrintsWhatArrives(t *testing.T) {
+	need(t, "ping")
+	exe := build(t)
+	ns := newNamespace(t)
+	p := &program{t: t, cmd: ns.command(t.Context(), exe, "dump", "-answer", "-c", "20")}
+	var out bytes.Buffer
+	p.cmd.Stdout, p.cmd.Stderr = &out, &p.errs
+	require.NoError(t, p.cmd.Start())
+	ns.shell(t, "until ping -q -c 1 -W 1 192.0.2.2; do sleep 0.1; done; ping -q -c 20 -i 0.002 192.0.2.2")
+	require.NoError(t, p.cmd.Wait(), "%s", p.errs.String())
+	require.Equal(t, 20, strings.Count(out.String(), "\n"))
+	require.Contains(t, out.String(), "who-has 192.0.2.2")
+	require.Contains(t, out.String(), "192.0.2.1 > 192.0.2.2")
+}

@@ -1,0 +1,172 @@
+//go:build linux
+
+package taptest
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// The test's program is also the kernel-side program of some tests: it is started
+// again, in the namespace, with this in its environment.
+const helperVar = "USERNET_TAPTEST_HELPER"
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(helperVar); name != "" {
+		if err := helper(name, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, name+":", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// self is the shell's way to start a helper.
+func self(t *testing.T, name string) string {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	return fmt.Sprintf("%s=%s %s", helperVar, name, exe)
+}
+
+// helper is the kernel's side. It uses package net only.
+func helper(name string, args []string) error {
+	switch name {
+	case "generate": // SIZE: writes the bytes of content
+		n, err := strconv.ParseInt(args[0], 10, 64)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(os.Stdout, content(n))
+		return err
+	case "http": // ADDRESS: serves site
+		ln, err := net.Listen("tcp", args[0])
+		if err != nil {
+			return err
+		}
+		fmt.Println("ready")
+		return http.Serve(ln, site())
+	case "send": // ADDRESS SIZE: sends, tells when all is acknowledged, and stays
+		n, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		return sendAndWait(args[0], n)
+	case "sink": // ADDRESS DURATION: counts what comes in that time
+		return sink(args[0], args[1])
+	case "source": // ADDRESS: sends until nobody wants more
+		return source(args[0])
+	}
+	return fmt.Errorf("no such helper")
+}
+
+// sendAndWait sends n bytes of content, waits until the peer has acknowledged
+// them, says so, and waits for its standard input to end.
+func sendAndWait(addr string, n int64) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(c, content(n)); err != nil {
+		return err
+	}
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var queued int
+		var ierr error
+		err := raw.Control(func(fd uintptr) { queued, ierr = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err != nil || ierr != nil {
+			return fmt.Errorf("SIOCOUTQ: %v, %v", err, ierr)
+		}
+		if queued == 0 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println("acknowledged")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// content is n bytes that differ everywhere, the same each time.
+func content(n int64) io.Reader {
+	return io.LimitReader(rand.NewChaCha8([32]byte{'u', 's', 'e', 'r', 'n', 'e', 't'}), n)
+}
+
+// contentSum is the SHA-256 of content, in hexadecimal.
+func contentSum(t *testing.T, n int64) string {
+	t.Helper()
+	h := sha256.New()
+	_, err := io.Copy(h, content(n))
+	require.NoError(t, err)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// site is what both sides serve: GET /content?n=SIZE gives that much content, and
+// PUT /sum answers with the size and the SHA-256 of what it got.
+func site() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /content", func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.ParseInt(r.FormValue("n"), 10, 64)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		w.Header().Set("Content-Type", "application/octet-stream")
+		io.CopyBuffer(struct{ io.Writer }{w}, content(n), make([]byte, 256<<10))
+	})
+	mux.HandleFunc("PUT /sum", func(w http.ResponseWriter, r *http.Request) {
+		h := sha256.New()
+		n, err := io.CopyBuffer(h, struct{ io.Reader }{r.Body}, make([]byte, 256<<10))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		fmt.Fprintf(w, "%d %x\n", n, h.Sum(nil))
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello\n") })
+	return mux
+}
+
+// startHelper starts a helper in the namespace and waits until it has written the
+// line.
+func (ns *namespace) startHelper(t *testing.T, line, name string, args ...string) {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := ns.command(t.Context(), append([]string{exe}, args...)...)
+	cmd.Env = append(os.Environ(), helperVar+"="+name)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		stdin.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	got, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err, "helper %s", name)
+	require.Equal(t, line, strings.TrimSpace(got))
+}

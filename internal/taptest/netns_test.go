@@ -1,0 +1,236 @@
+//go:build linux
+
+package taptest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// The two ends of every test's link.
+const (
+	ourAddr    = "192.0.2.2"
+	kernelAddr = "192.0.2.1"
+	tapName    = "tap0"
+)
+
+// patience is how long a command of the kernel's side may take. It is there to
+// end a test that hangs, and says nothing about speed.
+const patience = 3 * time.Minute
+
+// need skips the test without root, and where a tool is missing. In CI nothing
+// may be missing.
+func need(t *testing.T, tools ...string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make a network namespace and a TAP device in it")
+	}
+	for _, tool := range append(tools, "ip") {
+		_, err := exec.LookPath(tool)
+		if err == nil {
+			continue
+		}
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("needs the tool %s: %v", tool, err)
+		}
+		t.Skipf("needs the tool %s: %v", tool, err)
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("needs /dev/net/tun: %v", err)
+		}
+		t.Skipf("needs /dev/net/tun (modprobe tun): %v", err)
+	}
+}
+
+// A namespace is a network namespace of the kernel's.
+type namespace struct {
+	name string
+}
+
+var lastNamespace atomic.Int64
+
+// newNamespace makes a namespace with only a loopback in it. It is gone, with
+// all that runs in it, at the end of the test.
+func newNamespace(t *testing.T) *namespace {
+	t.Helper()
+	name := os.Getenv("USERNET_NETNS")
+	if name == "" {
+		name = "usernet"
+	}
+	ns := &namespace{fmt.Sprintf("%s-%d-%d", name, os.Getpid(), lastNamespace.Add(1))}
+	out, err := exec.Command("ip", "netns", "add", ns.name).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	t.Cleanup(func() {
+		out, err := exec.Command("ip", "netns", "pids", ns.name).Output()
+		require.NoError(t, err)
+		for _, pid := range strings.Fields(string(out)) {
+			n, err := strconv.Atoi(pid)
+			require.NoError(t, err)
+			require.NotEqual(t, os.Getpid(), n, "the test has not come back from the namespace")
+			syscall.Kill(n, syscall.SIGKILL)
+		}
+		out, err = exec.Command("ip", "netns", "del", ns.name).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	})
+	ns.run(t, "ip", "link", "set", "lo", "up")
+	return ns
+}
+
+// inside calls f in a thread that is in the namespace for so long. What f opens
+// stays in there, and can be used from everywhere.
+func (ns *namespace) inside(f func() error) error {
+	runtime.LockOSThread()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(home)
+	there, err := unix.Open("/run/netns/"+ns.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(there)
+	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = f()
+	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
+		// Nothing else may run in this thread, which stays locked.
+		return fmt.Errorf("back to our own namespace: %w", err)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// openTAP opens a TAP in the namespace, made if it does not exist. On a plain one
+// every frame passes by itself, with its checksum complete.
+func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
+	t.Helper()
+	var tap *nic.TAP
+	err := ns.inside(func() (err error) {
+		tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), NoOffload: plain})
+		return err
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { tap.Close() })
+	return tap
+}
+
+// newHost makes a host on a device.
+func newHost(t *testing.T, dev nic.Device) *usernet.Host {
+	t.Helper()
+	h, err := usernet.New(usernet.Config{
+		NIC:     dev,
+		Addrs:   []netip.Prefix{netip.MustParsePrefix(ourAddr + "/24")},
+		Gateway: netip.MustParseAddr(kernelAddr),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// newLink makes a namespace and a host on a TAP in it.
+func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
+	t.Helper()
+	need(t, tools...)
+	ns := newNamespace(t)
+	return ns, newHost(t, ns.openTAP(t, false))
+}
+
+// onBothLinks runs a test over a TAP that carries super-frames and over a plain
+// one.
+func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *namespace, h *usernet.Host)) {
+	t.Helper()
+	need(t, tools...)
+	for name, plain := range map[string]bool{"super-frames": false, "plain frames": true} {
+		t.Run(name, func(t *testing.T) {
+			ns := newNamespace(t)
+			test(t, ns, newHost(t, ns.openTAP(t, plain)))
+		})
+	}
+}
+
+// command prepares a command in the namespace, which is ended with ctx.
+func (ns *namespace) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns.name}, args...)...)
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// try runs a command in the namespace and returns what it wrote.
+func (ns *namespace) try(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := ns.command(ctx, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%v: %w", ctx.Err(), err)
+	}
+	return out.String(), errs.String(), err
+}
+
+// run runs a command that has to succeed.
+func (ns *namespace) run(t *testing.T, args ...string) string {
+	t.Helper()
+	out, errs, err := ns.try(t, args...)
+	require.NoError(t, err, "%s\n%s%s", strings.Join(args, " "), out, errs)
+	return out
+}
+
+// shell runs a script that has to succeed, each command of it.
+func (ns *namespace) shell(t *testing.T, script string) string {
+	t.Helper()
+	return ns.run(t, "bash", "-euo", "pipefail", "-c", script)
+}
+
+// drop has the kernel drop one packet of a hundred, at random, in each
+// direction.
+func (ns *namespace) drop(t *testing.T) {
+	t.Helper()
+	ns.shell(t, `
+		nft add table inet loss
+		nft add chain inet loss in '{ type filter hook input priority 0; }'
+		nft add chain inet loss out '{ type filter hook output priority 0; }'
+		nft add rule inet loss in numgen random mod 100 '<' 1 counter drop
+		nft add rule inet loss out numgen random mod 100 '<' 1 counter drop`)
+}
+
+// dropped returns how many packets the rules of drop have dropped in each
+// direction.
+func (ns *namespace) dropped(t *testing.T) (in, out int) {
+	t.Helper()
+	count := func(chain string) int {
+		fields := strings.Fields(ns.run(t, "nft", "list", "chain", "inet", "loss", chain))
+		for i, f := range fields {
+			if f == "packets" {
+				n, err := strconv.Atoi(fields[i+1])
+				require.NoError(t, err)
+				return n
+			}
+		}
+		t.Fatalf("no counter in %q", fields)
+		return 0
+	}
+	return count("in"), count("out")
+}

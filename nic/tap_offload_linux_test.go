@@ -1,0 +1,392 @@
+package nic
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// eachTAPMode runs a test with offloads and without, in a namespace for each.
+func eachTAPMode(t *testing.T, f func(t *testing.T, plain bool)) {
+	for name, plain := range map[string]bool{"offload": false, "plain": true} {
+		t.Run(name, func(t *testing.T) {
+			inNamespace(t)
+			f(t, plain)
+		})
+	}
+}
+
+// wired is two kernels, each in a namespace of its own, with a TAP in each and
+// the two TAPs joined by this process.
+type wired struct {
+	a, b  *TAP
+	fromA watched // what a received
+	fromB watched
+	kernels
+}
+
+// kernels is what two kernels have to talk to each other.
+type kernels struct {
+	listener net.Listener
+	dial     func() net.Conn
+	udp      [2]*net.UDPConn // connected to each other
+}
+
+// addresses of the two kernels, with the length of the prefix, and what package
+// net calls their family.
+func addresses(v6 bool) (addrs [2]string, prefix, family string) {
+	if v6 {
+		return [2]string{"2001:db8::1", "2001:db8::2"}, "/64 nodad", "6"
+	}
+	return [2]string{"198.51.100.1", "198.51.100.2"}, "/24", "4"
+}
+
+// listen opens what the first kernel has; the test's thread is in its namespace.
+func (k *kernels) listen(t *testing.T, v6 bool) {
+	t.Helper()
+	addrs, _, family := addresses(v6)
+	k.udp[0] = datagrams(t, family, addrs[0], addrs[1])
+	l, err := net.Listen("tcp"+family, net.JoinHostPort(addrs[0], "0"))
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	k.listener = l
+}
+
+// join opens what the second kernel has; the test's thread is in its namespace,
+// and is to be when dial is called.
+func (k *kernels) join(t *testing.T, v6 bool) {
+	t.Helper()
+	addrs, _, family := addresses(v6)
+	k.udp[1] = datagrams(t, family, addrs[1], addrs[0])
+	k.dial = func() net.Conn {
+		conn, err := net.Dial("tcp"+family, k.listener.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+}
+
+func datagrams(t *testing.T, family, at, to string) *net.UDPConn {
+	t.Helper()
+	local, err := net.ResolveUDPAddr("udp"+family, net.JoinHostPort(at, "700"))
+	require.NoError(t, err)
+	remote, err := net.ResolveUDPAddr("udp"+family, net.JoinHostPort(to, "700"))
+	require.NoError(t, err)
+	conn, err := net.DialUDP("udp"+family, local, remote)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// watched notes what passes one way.
+type watched struct {
+	kinds [GSOUDP + 1]atomic.Int64 // frames of each kind
+	large atomic.Int64             // bytes in the longest
+	plain atomic.Int64             // bytes in the longest that is no super-frame
+}
+
+func (w *watched) see(batch []Frame) {
+	for i := range batch {
+		f := &batch[i]
+		w.kinds[f.GSO].Add(1)
+		w.large.Store(max(w.large.Load(), int64(f.Len())))
+		if f.GSO == GSONone {
+			w.plain.Store(max(w.plain.Load(), int64(f.Len())))
+		}
+	}
+}
+
+// wire makes the two namespaces, and leaves the test's thread in the second.
+// wrap, if not nil, returns what stands in front of a, and may change more.
+func wire(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
+	t.Helper()
+	w := new(wired)
+	addrs, prefix, _ := addresses(v6)
+	open := func(cfg TAPConfig, addr string) *TAP {
+		tap, err := OpenTAP(cfg)
+		require.NoError(t, err)
+		t.Cleanup(func() { tap.Close() })
+		run(t, "ip addr add "+addr+prefix+" dev "+tap.Name())
+		return tap
+	}
+	inNamespace(t)
+	w.a = open(cfgA, addrs[0])
+	w.listen(t, v6)
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
+	w.b = open(cfgB, addrs[1])
+	w.join(t, v6)
+
+	var devA Device = w.a
+	if wrap != nil {
+		devA = wrap(w)
+		t.Cleanup(func() { devA.Close() })
+	}
+	devA.Attach(func(batch []Frame) { w.fromA.see(batch); w.b.Send(batch) })
+	w.b.Attach(func(batch []Frame) { w.fromB.see(batch); devA.Send(batch) })
+	return w
+}
+
+// exchange sends n bytes both ways over one connection of the two kernels, and
+// looks whether they came.
+func (k *kernels) exchange(t *testing.T, n int) {
+	t.Helper()
+	dialed := k.dial()
+	accepted, err := k.listener.Accept()
+	require.NoError(t, err)
+	defer accepted.Close()
+	data := bytes.Repeat(pattern(65521), n/65521+1)[:n]
+	want := sha256.Sum256(data)
+	var wg sync.WaitGroup
+	for _, c := range []*net.TCPConn{dialed.(*net.TCPConn), accepted.(*net.TCPConn)} {
+		c.SetDeadline(time.Now().Add(time.Minute))
+		wg.Go(func() {
+			if _, err := c.Write(data); err != nil {
+				t.Error(err)
+			}
+			c.CloseWrite()
+		})
+		wg.Go(func() {
+			h := sha256.New()
+			if got, err := io.Copy(h, c); err != nil || got != int64(n) || !bytes.Equal(h.Sum(nil), want[:]) {
+				t.Errorf("%d of %d bytes, or others: %v", got, n, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestKernelsTalkOverTwoTAPsInSuperFrames(t *testing.T) {
+	for name, kind := range map[string]GSOKind{"IPv4": GSOTCP4, "IPv6": GSOTCP6} {
+		t.Run(name, func(t *testing.T) {
+			w := wire(t, TAPConfig{}, TAPConfig{}, kind == GSOTCP6, nil)
+			w.exchange(t, 8<<20)
+			for _, dir := range []*watched{&w.fromA, &w.fromB} {
+				require.Positive(t, dir.kinds[kind].Load())
+				require.Greater(t, dir.large.Load(), int64(20000), "bytes in the longest frame")
+				require.LessOrEqual(t, dir.plain.Load(), int64(1514))
+			}
+			for _, tap := range []*TAP{w.a, w.b} {
+				require.Zero(t, tap.Stats().SendDropped)
+				require.Zero(t, tap.Stats().RecvDropped)
+			}
+		})
+	}
+}
+
+func TestATAPWithoutOffloadsDropsSuperFrames(t *testing.T) {
+	inNamespace(t)
+	tap, err := OpenTAP(TAPConfig{Name: "tap0", NoOffload: true})
+	require.NoError(t, err)
+	defer tap.Close()
+	require.Zero(t, tap.Link().GSO)
+	require.False(t, tap.Link().TxChecksum)
+	n, err := tap.Send([]Frame{packetSpec{tcp: true, payload: pattern(5000)}.super(t, 1000, true)})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, uint64(1), tap.Stats().SendDropped)
+}
+
+func TestKernelsTalkOverTwoPlainTAPs(t *testing.T) {
+	w := wire(t, TAPConfig{NoOffload: true}, TAPConfig{NoOffload: true}, false, nil)
+	w.exchange(t, 2<<20)
+	for _, dir := range []*watched{&w.fromA, &w.fromB} {
+		require.Equal(t, int64(1514), dir.large.Load())
+	}
+}
+
+func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
+	// An impaired link is one of real frames, even if it impairs nothing.
+	var cut *Impaired
+	impaired := func(w *wired) Device {
+		cut = Impair(w.a, ImpairConfig{})
+		return cut
+	}
+	w := wire(t, TAPConfig{}, TAPConfig{NoOffload: true}, false, impaired)
+	w.exchange(t, 2<<20)
+	require.Equal(t, int64(1514), w.fromA.large.Load())
+	require.Greater(t, cut.InStats().Delivered, w.a.Stats().Received+500, "super-frames became many")
+	require.Zero(t, w.b.Stats().SendDropped)
+}
+
+// setSegmentSize has the kernel send each payload as one UDP super-frame.
+func setSegmentSize(t *testing.T, conn *net.UDPConn, size int) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size)
+	}))
+	require.NoError(t, err)
+}
+
+func sendSegments(t *testing.T, conn *net.UDPConn, payload []byte, size int) {
+	t.Helper()
+	setSegmentSize(t, conn, size)
+	_, err := conn.Write(payload)
+	require.NoError(t, err)
+}
+
+func TestDatagramsOfEqualSizeCrossInOneSuperFrame(t *testing.T) {
+	for name, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
+		for _, kernelCuts := range []bool{true, false} {
+			t.Run(name, func(t *testing.T) {
+				w := wire(t, TAPConfig{}, TAPConfig{}, v6, func(w *wired) Device {
+					require.True(t, w.b.off.uso, "Linux has it since 6.2")
+					w.b.off.uso = kernelCuts
+					return w.a
+				})
+				payload := pattern(20500)
+				sendSegments(t, w.udp[0], payload, 1000)
+				got := make([]byte, 2000)
+				for i := 0; i < len(payload); i += 1000 {
+					require.NoError(t, w.udp[1].SetReadDeadline(time.Now().Add(10*time.Second)))
+					n, err := w.udp[1].Read(got)
+					require.NoError(t, err)
+					require.Equal(t, payload[i:min(i+1000, len(payload))], got[:n])
+				}
+				require.Equal(t, int64(1), w.fromA.kinds[GSOUDP].Load())
+				require.Zero(t, w.b.Stats().SendDropped)
+			})
+		}
+	}
+}
+
+// TestWiresharkReadsAnOffloadedRun has tshark look at every checksum of what two
+// kernels sent each other in super-frames.
+func TestWiresharkReadsAnOffloadedRun(t *testing.T) {
+	tshark, err := exec.LookPath("tshark")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("tshark is not installed")
+		}
+		t.Skip("tshark is not installed")
+	}
+	name := filepath.Join(t.TempDir(), "offload.pcapng")
+	f, err := os.Create(name)
+	require.NoError(t, err)
+	defer f.Close()
+	w := wire(t, TAPConfig{}, TAPConfig{}, false, func(w *wired) Device { return Capture(w.a, f, CaptureConfig{}) })
+	w.exchange(t, 1<<20)
+	sendSegments(t, w.udp[1], pattern(5500), 1000)
+	eventually(t, "the datagrams", func() bool { return w.fromB.kinds[GSOUDP].Load() > 0 })
+	require.NoError(t, w.a.Close())
+	require.NoError(t, w.b.Close())
+
+	show := func(filter string) []string {
+		out, err := exec.Command(tshark, "-r", name, "-n",
+			"-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
+			"-Y", filter, "-T", "fields", "-e", "frame.number", "-e", "frame.len").Output()
+		require.NoError(t, err)
+		return strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+	}
+	require.Greater(t, len(show("tcp.checksum.status == 1")), 20)
+	require.NotEqual(t, []string{""}, show("tcp.checksum.status == 1 && frame.len > 20000"))
+	require.Len(t, show("udp.checksum.status == 1 && frame.len > 5000"), 1)
+	require.Equal(t, []string{""}, show("ip.version == 4 && (!ip.checksum.status == 1 || tcp.checksum.status == 0 || udp.checksum.status == 0)"))
+	require.Equal(t, []string{""}, show("_ws.malformed"))
+}
+
+// tsoOf asks the kernel whether it hands super-frames of TCP to an interface.
+func tsoOf(t *testing.T, name string) bool {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	value := struct{ cmd, data uint32 }{cmd: 0x1e} // ETHTOOL_GTSO
+	var req struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(req.name[:], name)
+	req.data = unsafe.Pointer(&value)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
+	require.Zero(t, errno)
+	return value.data != 0
+}
+
+func TestOffloadsEndWithTheDevicesUse(t *testing.T) {
+	inNamespace(t)
+	run(t, "ip tuntap add dev tap0 mode tap")
+	run(t, "ip addr add 198.51.100.1/28 dev tap0")
+	require.False(t, tsoOf(t, "tap0"))
+	for range 2 {
+		tap, err := OpenTAP(TAPConfig{Name: "tap0"})
+		require.NoError(t, err)
+		require.Equal(t, maxPacket, tap.Link().GSO)
+		require.True(t, tap.Link().TxChecksum)
+		require.True(t, tsoOf(t, "tap0"))
+		require.NoError(t, tap.Close())
+		require.False(t, tsoOf(t, "tap0"))
+		l, exists := showLink(t, "tap0")
+		require.True(t, exists)
+		require.Equal(t, []address{{"198.51.100.1", 28}}, l.Addrs)
+	}
+	require.Contains(t, run(t, "ip -d link show tap0"), "persist on")
+}
+
+// leaveOddState does what a program with other wishes does that is killed.
+func leaveOddState(t *testing.T, name string) {
+	t.Helper()
+	fd, err := unix.Open(tunFile, unix.O_RDWR, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	require.NoError(t, err)
+	req.SetUint16(unix.IFF_TAP | unix.IFF_VNET_HDR) // and with the header that IFF_NO_PI leaves out
+	require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
+	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, 12))
+	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1))
+	require.NoError(t, unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO_ECN))
+}
+
+func TestADeviceIsUsedWhateverItsLastUserLeft(t *testing.T) {
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		run(t, "ip tuntap add dev tap0 mode tap")
+		run(t, "ip addr add 192.0.2.1/24 dev tap0")
+		run(t, "ip link set tap0 up")
+		leaveOddState(t, "tap0")
+		require.True(t, tsoOf(t, "tap0"), "the state is odd")
+		tap, err := OpenTAP(TAPConfig{Name: "tap0", NoOffload: plain})
+		require.NoError(t, err)
+		defer tap.Close()
+		require.Equal(t, !plain, tsoOf(t, "tap0"))
+		got := make(chan []byte, 10)
+		tap.Attach(func(batch []Frame) {
+			for i := range batch {
+				if f := &batch[i]; isUDP4(f.Head) {
+					Ethernet.finish(f, func(n int) []byte { return make([]byte, n) }, func(b []byte) { got <- b })
+				}
+			}
+		})
+		kernel := kernelPeer(t, tap)
+		_, err = kernel.WriteToUDP(pattern(100), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})
+		require.NoError(t, err)
+		b := <-got
+		require.Equal(t, pattern(100), b[42:])
+		// The sum over what the checksum covers, with itself, is all ones.
+		pseudo := append(append([]byte(nil), b[26:34]...), 0, 17, b[38], b[39])
+		require.Equal(t, uint16(0xffff), slowSum(pseudo, b[34:]))
+		n, err := tap.Send(one(toKernel(t, tap, []byte("hello"))))
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		buf := make([]byte, 100)
+		require.NoError(t, kernel.SetReadDeadline(time.Now().Add(10*time.Second)))
+		n, err = kernel.Read(buf)
+		require.NoError(t, err)
+		require.Equal(t, "hello", string(buf[:n]))
+	})
+}

@@ -1,0 +1,252 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// The requirements of RFC 9293 that are the host's and not the state machine's.
+// docs/rfc9293.md is made from these comments.
+
+// tcpSegment makes a segment from 192.0.2.2 to dst with its checksum.
+func tcpSegment(dst netip.Addr, h wire.TCP) []byte {
+	b := make([]byte, h.Len())
+	h.Put(b)
+	wire.SetTCPChecksum(addr("192.0.2.2"), dst, b)
+	return b
+}
+
+// segments returns the TCP segments that the host has sent since the last call,
+// after a look at their checksums.
+func (p *peer) segments() (list []wire.TCP, sources []netip.Addr, packets [][]byte) {
+	p.t.Helper()
+	for _, f := range p.take() {
+		_, packet, _ := wire.ParseEthernet(f)
+		ip, payload, r := wire.ParseIPv4(packet)
+		require.Equal(p.t, wire.OK, r)
+		if ip.Proto != wire.ProtoTCP {
+			continue
+		}
+		// RFC 9293 3.1: "the sender MUST generate it".
+		require.True(p.t, wire.TCPChecksumOK(ip.Src, ip.Dst, payload))
+		h, _, r := wire.ParseTCP(payload)
+		require.Equal(p.t, wire.OK, r)
+		list, sources, packets = append(list, h), append(sources, ip.Src), append(packets, packet)
+	}
+	return list, sources, packets
+}
+
+// dialing dials in the background and returns the SYN, its source and a way to
+// wait for the outcome.
+func dialing(t *testing.T, s *Stack, p *peer, local netip.AddrPort) (syn wire.TCP, src netip.Addr, packet []byte, wait func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.DialTCP(ctx, FamilyAny, local, addrPort("192.0.2.2:80"), TCPOptions{})
+		done <- err
+	}()
+	synctest.Wait()
+	list, sources, packets := p.segments()
+	require.Len(t, list, 1)
+	require.Equal(t, wire.FlagSYN, list[0].Flags)
+	return list[0], sources[0], packets[0], func() error {
+		synctest.Wait()
+		select {
+		case err := <-done:
+			return err
+		default:
+			cancel()
+			return <-done
+		}
+	}
+}
+
+func TestInitialSequenceNumbersAreUnpredictableAndFollowTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := hostAndPeer(t)
+		other, _ := hostAndPeer(t, func(c *Config) {
+			c.Rand = func(p []byte) {
+				for i := range p {
+					p[i] = 7
+				}
+			}
+		})
+		a, b, c := addrPort("192.0.2.1:1000"), addrPort("192.0.2.2:80"), addrPort("192.0.2.2:81")
+		isn := func(s *Stack, local, remote netip.AddrPort) tcp.Seq {
+			n, _ := s.isn(local, remote)
+			return n
+		}
+		first := isn(s, a, b)
+		require.Equal(t, first, isn(s, a, b))
+		// RFC 9293 SHLD-1, MUST-9: another connection and another host's secret
+		// give numbers that have nothing to do with each other.
+		require.NotEqual(t, first, isn(s, a, c))
+		require.NotEqual(t, first, isn(other, a, b))
+		require.NotEqual(t, isn(s, a, c)-first, isn(other, a, c)-isn(other, a, b), "no difference carries over")
+		// RFC 9293 MUST-8: the clock ticks every 4 microseconds.
+		time.Sleep(4 * time.Millisecond)
+		require.Equal(t, first+1000, isn(s, a, b))
+	})
+}
+
+func TestIPChoosesTheAddressOfASYNUnlessTheCallerDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t, func(c *Config) {
+			c.NICs[0].Addrs = append(c.NICs[0].Addrs, prefix("192.0.2.9/24"))
+		})
+		p.segments()
+		// RFC 9293 MUST-44: IP chooses.
+		_, src, _, wait := dialing(t, s, p, netip.AddrPort{})
+		require.Equal(t, addr("192.0.2.1"), src)
+		require.ErrorIs(t, wait(), context.Canceled)
+		// RFC 9293 MUST-43: the caller chooses.
+		syn, src, _, wait := dialing(t, s, p, addrPort("192.0.2.9:0"))
+		require.Equal(t, addr("192.0.2.9"), src)
+		// RFC 9293 MUST-45: what follows comes from the same address.
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP, Dst: src}, tcpSegment(src, wire.TCP{
+			SrcPort: 80, DstPort: syn.SrcPort, Seq: 100, Ack: syn.Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000,
+		}))
+		require.NoError(t, wait())
+		list, sources, _ := p.segments()
+		require.NotEmpty(t, list)
+		require.Equal(t, wire.FlagACK, list[0].Flags)
+		require.Equal(t, src, sources[0])
+	})
+}
+
+// RFC 9293 MUST-67: the option is the largest segment that can be received:
+// the MTU without the headers.
+func TestTheMSSOptionIsTheMTUWithoutHeaders(t *testing.T) {
+	for mtu, mss := range map[int]uint16{1500: 1460, 9000: 8960, 576: 536} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true, MTU: mtu}, func(c *Config) {
+				c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+			})
+			p.take()
+			syn, _, _, wait := dialing(t, s, p, netip.AddrPort{})
+			require.Equal(t, mss, syn.MSS)
+			require.ErrorIs(t, wait(), context.Canceled)
+		})
+	}
+}
+
+// RFC 9293 MUST-46: an OPEN to what cannot be a host is an error.
+func TestAnOpenToAGroupFails(t *testing.T) {
+	s, p := hostAndKnownPeer(t)
+	for _, to := range []string{"255.255.255.255:80", "192.0.2.255:80", "224.0.0.1:80"} {
+		_, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort(to), TCPOptions{})
+		require.ErrorIs(t, err, syscall.ENETUNREACH, to)
+	}
+	require.Empty(t, p.sent())
+}
+
+// RFC 9293 MUST-57: a SYN to a broadcast or multicast address is discarded
+// silently, and so is any other segment.
+func TestASegmentToAGroupIsDiscardedSilently(t *testing.T) {
+	s, p := hostAndKnownPeer(t)
+	l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	defer l.Close()
+	p.sent()
+	for _, dst := range []netip.Addr{addr("255.255.255.255"), addr("192.0.2.255"), addr("224.0.0.1")} {
+		mac := wire.Broadcast()
+		if dst.IsMulticast() {
+			mac = wire.MulticastMAC(dst)
+		}
+		for _, flags := range []wire.TCPFlags{wire.FlagSYN, wire.FlagACK} {
+			p.ip(mac, wire.IPv4{Proto: wire.ProtoTCP, Dst: dst}, tcpSegment(dst, wire.TCP{SrcPort: 9, DstPort: 80, Flags: flags}))
+		}
+	}
+	require.Empty(t, p.sent())
+	require.Equal(t, 6, dropped(s, dropTCPBroadcast), "%v", s.Stats().Drops)
+	// The listener is there.
+	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Flags: wire.FlagSYN}))
+	require.Len(t, p.sent(), 1)
+}
+
+// RFC 9293 MUST-3: a segment whose checksum is wrong is dropped.
+func TestASegmentWithAWrongChecksumIsDropped(t *testing.T) {
+	s, p := hostAndKnownPeer(t)
+	b := tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Flags: wire.FlagSYN})
+	b[16] ^= 1
+	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
+	require.Empty(t, p.sent())
+	require.Equal(t, 1, dropped(s, wire.BadTCPChecksum))
+	b[16] ^= 1
+	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
+	list, _, _ := p.segments() // RFC 9293 MUST-2: and the answer has one.
+	require.Len(t, list, 1)
+	require.Equal(t, wire.FlagRST|wire.FlagACK, list[0].Flags)
+}
+
+// RFC 9293 MUST-50: IP options that mean nothing to TCP are ignored.
+func TestIPOptionsOfASegmentAreIgnored(t *testing.T) {
+	s, p := hostAndKnownPeer(t)
+	l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	defer l.Close()
+	p.segments()
+	routerAlert := []byte{148, 4, 0, 0}
+	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP, Options: routerAlert}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Flags: wire.FlagSYN}))
+	list, _, _ := p.segments()
+	require.Len(t, list, 1)
+	require.Equal(t, wire.FlagSYN|wire.FlagACK, list[0].Flags)
+}
+
+func TestICMPMessagesReachTheConnectionTheyQuote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t)
+		_, _, packet, wait := dialing(t, s, p, netip.AddrPort{})
+		// RFC 9293 MUST-55: Source Quench is discarded silently.
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPSourceQuench, 0, 0, packet[:28]))
+		synctest.Wait()
+		require.Empty(t, p.sent())
+		// RFC 9293 MUST-54: others are for the connection that they quote.
+		strange := append([]byte(nil), packet[:28]...)
+		strange[wire.IPv4Len+7]++ // of a number that is not in flight
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachPort, 0, strange))
+		synctest.Wait()
+		require.Equal(t, 1, dropped(s, dropICMPSequence))
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachPort, 0, packet[:28]))
+		require.ErrorIs(t, wait(), syscall.ECONNREFUSED)
+	})
+}
+
+func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t)
+		syn, src, _, wait := dialing(t, s, p, addrPort("192.0.2.1:4000"))
+		// RFC 9293 MUST-42: LISTEN on a port whose connection is in SYN-SENT.
+		l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:4000"), ListenOptions{})
+		require.NoError(t, err)
+		defer l.Close()
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(src, wire.TCP{SrcPort: 9, DstPort: 4000, Flags: wire.FlagSYN}))
+		list, _, _ := p.segments()
+		require.Len(t, list, 1)
+		require.Equal(t, wire.FlagSYN|wire.FlagACK, list[0].Flags)
+		// RFC 9293 MUST-41: a second LISTEN is an error, and changes nothing.
+		_, err = s.ListenTCP(FamilyAny, addrPort("0.0.0.0:4000"), ListenOptions{})
+		require.ErrorIs(t, err, syscall.EADDRINUSE)
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(src, wire.TCP{
+			SrcPort: 80, DstPort: 4000, Seq: 100, Ack: syn.Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000,
+		}))
+		require.NoError(t, wait())
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(src, wire.TCP{
+			SrcPort: 9, DstPort: 4000, Seq: 1, Ack: list[0].Seq + 1, Flags: wire.FlagACK, Window: 1000,
+		}))
+		c, err := l.Accept()
+		require.NoError(t, err)
+		require.Equal(t, addrPort("192.0.2.2:9"), c.RemoteAddr())
+	})
+}

@@ -1,0 +1,185 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// freeList is what a stack gives its connections for Params.Alloc and Free.
+type freeList struct{ list [][]byte }
+
+func (f *freeList) alloc(n int) []byte {
+	for i, b := range f.list {
+		if cap(b) == n {
+			last := len(f.list) - 1
+			f.list[i] = f.list[last]
+			f.list = f.list[:last]
+			return b
+		}
+	}
+	return make([]byte, n)
+}
+
+func (f *freeList) free(b []byte) { f.list = append(f.list, b) }
+
+// A loop is two established connections and a wire of preallocated segments,
+// which loses some.
+type loop struct {
+	now    Time
+	c      [2]Conn
+	wire   [2][]Segment // from 0, from 1
+	text   [2][]byte
+	lose   int // one segment with text in so many from 0; 0: none
+	sent   int
+	buf    []byte
+	pooled freeList
+	p      Params
+}
+
+func newLoop(t *testing.T, gso int) *loop {
+	l := &loop{now: 1, p: DefaultParams(), buf: make([]byte, 256<<10)}
+	l.p.Alloc, l.p.Free = l.pooled.alloc, l.pooled.free
+	// Without auto-tuning: a buffer that grows is an allocation.
+	l.p.RecvBuffer, l.p.SendBuffer = 256<<10, 256<<10
+	l.p.RecvBufferMax, l.p.SendBufferMax = 256<<10, 256<<10
+	for i := range l.wire {
+		l.wire[i] = make([]Segment, 0, 1024)
+		l.text[i] = make([]byte, 1<<20)
+	}
+	cfg := Config{Params: &l.p, ISS: 0xffff0000, MSS: 1460, GSO: gso, NoDelay: true}
+	l.c[0].Open(l.now, cfg)
+	var syn Segment
+	require.True(t, l.c[0].Next(l.now, &syn))
+	l.c[1].Accept(l.now, cfg, &syn)
+	for range 3 {
+		l.round()
+	}
+	require.Equal(t, Established, l.c[0].State())
+	require.Equal(t, Established, l.c[1].State())
+	return l
+}
+
+// round carries what each side has to send to the other, a millisecond later.
+func (l *loop) round() {
+	for i := range l.c {
+		l.wire[i] = l.wire[i][:0]
+		text := l.text[i]
+		for len(l.wire[i]) < cap(l.wire[i]) {
+			k := len(l.wire[i])
+			l.wire[i] = l.wire[i][:k+1]
+			s := &l.wire[i][k]
+			if !l.c[i].Next(l.now, s) {
+				l.wire[i] = l.wire[i][:k]
+				break
+			}
+			n := copy(text, s.Payload)
+			n += copy(text[n:], s.Payload2)
+			s.Payload, s.Payload2 = text[:n], nil
+			text = text[n:]
+		}
+	}
+	l.now += Millisecond
+	for i := range l.c {
+		for k := range l.wire[i] {
+			s := &l.wire[i][k]
+			if i == 0 && s.DataLen() > 0 && l.lose > 0 {
+				if l.sent++; l.sent%l.lose == 0 {
+					continue
+				}
+			}
+			l.c[1-i].Segment(l.now, s)
+		}
+		l.c[i].Events()
+	}
+	for i := range l.c {
+		if d, ok := l.c[i].Deadline(); ok && d <= l.now {
+			l.c[i].Tick(l.now)
+		}
+	}
+}
+
+// bulk sends while it can and reads what has come, for some rounds.
+func (l *loop) bulk(rounds int) (read int) {
+	for range rounds {
+		l.c[0].Write(l.now, l.buf)
+		l.round()
+		read += l.c[1].Read(l.now, l.buf)
+	}
+	return read
+}
+
+func TestBulkDataAllocatesNothing(t *testing.T) {
+	l := newLoop(t, 0)
+	l.bulk(1000)
+	var read int
+	n := testing.AllocsPerRun(1, func() { read = l.bulk(1000) })
+	require.Zero(t, n)
+	require.Greater(t, read, 100_000_000, "it runs")
+}
+
+func TestSuperSegmentsAllocateNothing(t *testing.T) {
+	l := newLoop(t, 65000)
+	l.bulk(1000)
+	n := testing.AllocsPerRun(1, func() { l.bulk(1000) })
+	require.Zero(t, n)
+}
+
+func TestPingPongAllocatesNothing(t *testing.T) {
+	l := newLoop(t, 0)
+	msg := make([]byte, 100)
+	turns := 0
+	exchange := func() {
+		for i := range 200 {
+			from, to := &l.c[i%2], &l.c[1-i%2]
+			if from.Write(l.now, msg) == len(msg) {
+				turns++
+			}
+			for to.Readable() == 0 {
+				l.round()
+			}
+			to.Read(l.now, l.buf)
+		}
+	}
+	exchange()
+	require.Zero(t, testing.AllocsPerRun(1, exchange))
+	require.Equal(t, 600, turns)
+}
+
+func TestLossRecoveryAllocatesNothing(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		gso  int
+		lose int
+	}{{"one in 500", 0, 500}, {"one in 40", 0, 40}, {"one in 11", 0, 11}, {"super-segments", 16000, 30}} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLoop(t, tc.gso)
+			l.lose = tc.lose
+			l.bulk(20_000)
+			before := l.c[0].Info().Retrans
+			n := testing.AllocsPerRun(1, func() { l.bulk(5_000) })
+			require.Zero(t, n)
+			require.Greater(t, l.c[0].Info().Retrans-before, 100, "something was lost")
+		})
+	}
+}
+
+func TestOpeningAConnectionAllocatesNothing(t *testing.T) {
+	p := DefaultParams()
+	cfg := Config{Params: &p, ISS: 1, MSS: 1460}
+	var a, b Conn
+	var s Segment
+	n := testing.AllocsPerRun(100, func() {
+		a.Open(1, cfg)
+		a.Next(1, &s)
+		b.Accept(1, cfg, &s)
+		b.Next(1, &s)
+		a.Segment(2, &s)
+		a.Next(2, &s)
+		b.Segment(3, &s)
+		if b.State() != Established {
+			panic("not established")
+		}
+	})
+	require.Zero(t, n)
+}

@@ -1,0 +1,217 @@
+package tcp
+
+import (
+	"fmt"
+	"sort"
+)
+
+// checkConn returns what is wrong with a Conn of which Next has been pulled
+// until it returned false: the first invariant that does not hold, or nil.
+func checkConn(c *Conn) error {
+	for _, f := range []func(*Conn) error{checkSend, checkBoard, checkRecv, checkLiveness} {
+		if err := f(c); err != nil {
+			return fmt.Errorf("%v: %w", c.state, err)
+		}
+	}
+	return nil
+}
+
+func checkSend(c *Conn) error {
+	s := &c.snd
+	if s.nxt.Less(s.una) {
+		return fmt.Errorf("SND.NXT %d before SND.UNA %d", s.nxt-s.iss, s.una-s.iss)
+	}
+	if n := uint64(s.nxt - s.una); n > uint64(s.maxWnd)+1 {
+		return fmt.Errorf("%d in flight, the largest window ever offered is %d", n, s.maxWnd)
+	}
+	if s.mss <= 0 || c.segSize() <= 0 {
+		return fmt.Errorf("MSS %d, segments of %d", s.mss, c.segSize())
+	}
+	if len(s.buf.b)&(len(s.buf.b)-1) != 0 || s.buf.n > len(s.buf.b) {
+		return fmt.Errorf("send ring of %d holds %d", len(s.buf.b), s.buf.n)
+	}
+	finAcked := s.finSent && s.una == s.nxt
+	if c.state.synchronized() && !finAcked && s.finSent != (s.nxt == c.dataEnd()+1) {
+		return fmt.Errorf("finSent %v with SND.NXT %d and the data's end %d", s.finSent, s.nxt-s.iss, c.dataEnd()-s.iss)
+	}
+	w := &c.cwr
+	if w.cwnd <= 0 || c.rec.phase != phaseRecovery && w.cwnd < min(s.mss, minMSS) {
+		return fmt.Errorf("cwnd %d in phase %d, MSS %d", w.cwnd, c.rec.phase, s.mss)
+	}
+	if w.ssthresh < 2*minMSS {
+		return fmt.Errorf("ssthresh %d", w.ssthresh)
+	}
+	return nil
+}
+
+// checkBoard recounts the scoreboard.
+func checkBoard(c *Conn) error {
+	b := &c.sb
+	live := b.live()
+	if !c.state.synchronized() || c.state == TimeWait {
+		if len(live) != 0 {
+			return fmt.Errorf("%d pieces in flight", len(live))
+		}
+		return nil
+	}
+	at := c.snd.una
+	var sacked, lost, resent, due int
+	for i, s := range live {
+		if s.seq != at || !s.seq.Less(s.end) {
+			return fmt.Errorf("piece %d is %d..%d, the one before ended at %d", i, s.seq-c.snd.iss, s.end-c.snd.iss, at-c.snd.iss)
+		}
+		at = s.end
+		n := s.len()
+		if s.flags&segSacked != 0 {
+			sacked += n
+			if s.flags&(segLost|segResent) != 0 {
+				return fmt.Errorf("piece %d has arrived and has flags %b", i, s.flags)
+			}
+		}
+		if s.flags&segLost != 0 {
+			lost += n
+			if s.flags&segResent == 0 {
+				due += n
+				if s.seq.Less(b.dueFrom) {
+					return fmt.Errorf("piece %d is due and lies before dueFrom", i)
+				}
+			}
+		}
+		if s.flags&segResent != 0 {
+			resent += n
+			if s.flags&segEver == 0 {
+				return fmt.Errorf("piece %d was sent again and its time is not ambiguous", i)
+			}
+			if !queued(b, s) {
+				return fmt.Errorf("piece %d was sent again and RACK will not look at it", i)
+			}
+		}
+		if s.end.LessEq(b.rackFrom) && s.flags&(segSacked|segLost) == 0 {
+			return fmt.Errorf("piece %d is neither here nor there and lies before rackFrom", i)
+		}
+	}
+	if at != c.snd.nxt {
+		return fmt.Errorf("the pieces end at %d, SND.NXT is %d", at-c.snd.iss, c.snd.nxt-c.snd.iss)
+	}
+	if sacked != b.sacked || lost != b.lost || resent != b.resent || due != b.due {
+		return fmt.Errorf("sacked %d lost %d resent %d due %d, counted %d %d %d %d",
+			b.sacked, b.lost, b.resent, b.due, sacked, lost, resent, due)
+	}
+	if b.reno < 0 || b.reno > int(c.snd.nxt-c.snd.una) {
+		return fmt.Errorf("reno %d of %d in flight", b.reno, c.snd.nxt-c.snd.una)
+	}
+	return nil
+}
+
+// queued tells whether a piece that was sent again is in the queue of those.
+func queued(b *scoreboard, s sent) bool {
+	for _, e := range b.again[b.againHead:] {
+		if e.seq == s.seq && e.at == s.at {
+			return true
+		}
+	}
+	return false
+}
+
+func checkRecv(c *Conn) error {
+	r := &c.rcv
+	if !c.state.synchronized() && c.state != SynReceived {
+		return nil
+	}
+	if r.edge.Less(r.nxt) && !(c.finReceived() && r.edge+1 == r.nxt) {
+		return fmt.Errorf("RCV.NXT %d beyond the window's edge %d", r.nxt-r.irs, r.edge-r.irs)
+	}
+	if len(r.buf.b)&(len(r.buf.b)-1) != 0 || r.buf.n > len(r.buf.b) {
+		return fmt.Errorf("receive ring of %d holds %d", len(r.buf.b), r.buf.n)
+	}
+	last := r.nxt
+	for i, k := range r.ooo {
+		if !last.Less(k.start) || !k.start.Less(k.end) {
+			return fmt.Errorf("block %d is %d..%d after %d", i, k.start-r.irs, k.end-r.irs, last-r.irs)
+		}
+		last = k.end
+	}
+	if n := len(r.ooo); n > 0 {
+		if r.edge.Less(last) {
+			return fmt.Errorf("a block ends at %d beyond the window's edge %d", last-r.irs, r.edge-r.irs)
+		}
+		if r.buf.n+int(last-r.nxt) > len(r.buf.b) {
+			return fmt.Errorf("the ring of %d does not hold %d and blocks up to %d", len(r.buf.b), r.buf.n, last-r.nxt)
+		}
+		if n > maxHoles {
+			return fmt.Errorf("%d blocks", n)
+		}
+	}
+	for _, k := range r.sack[:r.nsack] {
+		i := sort.Search(len(r.ooo), func(i int) bool { return k.start.Less(r.ooo[i].end) })
+		if i == len(r.ooo) || k.start.Less(r.ooo[i].start) || r.ooo[i].end.Less(k.end) {
+			return fmt.Errorf("the SACK block %d..%d is not what has arrived", k.start-r.irs, k.end-r.irs)
+		}
+	}
+	if r.fin && r.finSeq.Less(last) && !c.finReceived() {
+		return fmt.Errorf("the FIN is at %d before what has arrived up to %d", r.finSeq-r.irs, last-r.irs)
+	}
+	return nil
+}
+
+// checkLiveness tells whether a connection that has something to do will be
+// woken to do it.
+func checkLiveness(c *Conn) error {
+	t := &c.timers
+	switch {
+	case c.state == Closed:
+		if d, ok := c.Deadline(); ok {
+			return fmt.Errorf("a deadline %d", d)
+		}
+		return nil
+	case c.state == TimeWait:
+		if t.wait == 0 {
+			return fmt.Errorf("nothing ends it")
+		}
+		return nil
+	case c.state == SynSent || c.state == SynReceived:
+		if t.rtx == 0 {
+			return fmt.Errorf("the SYN is not sent again")
+		}
+		return nil
+	}
+	if c.snd.una != c.snd.nxt {
+		if t.rtx == 0 {
+			return fmt.Errorf("%d in flight and no timer", c.snd.nxt-c.snd.una)
+		}
+	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 {
+		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cwr.cwnd)
+	}
+	if c.rcv.unacked > 0 && t.ack == 0 {
+		return fmt.Errorf("%d bytes were taken and nothing will acknowledge them", c.rcv.unacked)
+	}
+	if c.orphan && c.state == FinWait2 && t.wait == 0 {
+		return fmt.Errorf("an orphan that nothing ends")
+	}
+	return nil
+}
+
+// legal has the transitions of RFC 9293 figure 5 that a Conn can make, with
+// those that pass through a state within one segment. Every state may become
+// CLOSED.
+var legal = map[State][]State{
+	SynSent:     {SynReceived, Established, CloseWait},
+	SynReceived: {Established, FinWait1, FinWait2, CloseWait, Closing},
+	Established: {FinWait1, CloseWait},
+	FinWait1:    {FinWait2, Closing, TimeWait},
+	FinWait2:    {TimeWait},
+	CloseWait:   {LastAck},
+	Closing:     {TimeWait},
+}
+
+func legalMove(from, to State) bool {
+	if from == to || to == Closed {
+		return true
+	}
+	for _, s := range legal[from] {
+		if s == to {
+			return true
+		}
+	}
+	return false
+}

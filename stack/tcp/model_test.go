@@ -1,0 +1,549 @@
+package tcp
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// The model: what RFC 9293 says that a segment does to a connection, written
+// down section by section without regard to speed, and compared with Conn for
+// every state, set of flags, place of the sequence number, place of the
+// acknowledgement and length.
+
+// A tcb is what section 3.10.7 needs to know of a connection.
+type tcb struct {
+	state         State
+	passive       bool
+	iss, una, nxt Seq
+	wnd, maxWnd   uint32
+	wl1, wl2      Seq
+	irs, rcvNxt   Seq
+	rcvWnd        int
+	finSent       bool // nxt-1 is our FIN
+	scale         uint8
+	err           Err
+	answer        string // "", "ACK", "SYN,ACK", "RST <seq>"
+	delivered     int    // bytes of text given to the user
+	restart       bool   // the 2 MSL timer begins anew
+	heldAfter     bool   // the segment came to text processing after the peer's FIN
+}
+
+// tcbOf takes the model's state from a Conn.
+func tcbOf(c *Conn) tcb {
+	return tcb{
+		state: c.state, passive: c.passive, iss: c.snd.iss, una: c.snd.una, nxt: c.snd.nxt,
+		wnd: c.snd.wnd, maxWnd: c.snd.maxWnd, wl1: c.snd.wl1, wl2: c.snd.wl2,
+		irs: c.rcv.irs, rcvNxt: c.rcv.nxt, rcvWnd: c.window(), finSent: c.snd.finSent, scale: c.snd.scale,
+	}
+}
+
+// A deviation is a place where Conn does on purpose something else than the
+// letter of RFC 9293.
+type deviation struct {
+	reason  string
+	applies func(m *tcb, s *Segment) bool
+	change  func(before, m *tcb, s *Segment)
+}
+
+var deviations = []deviation{
+	{
+		reason: "A SYN that comes again in SYN-RECEIVED shows that our SYN,ACK was lost: it is sent again, " +
+			"where 3.10.7.4 would send an ACK that a peer in SYN-SENT answers with RST.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.state == SynReceived && Seq(s.Seq) == m.irs && s.has(wire.FlagSYN) && !s.has(wire.FlagACK|wire.FlagRST)
+		},
+		change: func(before, m *tcb, _ *Segment) { *m = *before; m.answer = "SYN,ACK" },
+	},
+	{
+		reason: "A SYN,ACK at IRS in SYN-RECEIVED after an active open is the other half of a simultaneous open: what lies " +
+			"before the window, its SYN, is trimmed off first, where 3.10.7.4 would answer it and wait for one ACK more.",
+		applies: func(m *tcb, s *Segment) bool {
+			const flags = wire.FlagSYN | wire.FlagACK | wire.FlagRST
+			return m.state == SynReceived && !m.passive && Seq(s.Seq) == m.irs && s.Flags&flags == wire.FlagSYN|wire.FlagACK
+		},
+		change: func(before, m *tcb, s *Segment) {
+			*m = *before
+			x := *s
+			x.Flags &^= wire.FlagSYN
+			x.Seq++
+			m.arrives(&x)
+		},
+	},
+	{
+		reason: "Text or a FIN after the peer's FIN cannot be; where 3.10.7.4 ignores it, an ACK tells the peer where we are. " +
+			"The second FIN does not move RCV.NXT and does not restart TIME-WAIT.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.heldAfter && (s.DataLen() > 0 || s.has(wire.FlagFIN))
+		},
+		change: func(before, m *tcb, _ *Segment) {
+			m.answer, m.restart = "ACK", m.restart && before.state != TimeWait
+		},
+	},
+	{
+		reason: "The FIN that comes again in TIME-WAIT lies before the window: 3.10.7.4 sorts it out in its first step, " +
+			"and means in its fifth to restart the 2 MSL timeout for it.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.state == TimeWait && s.has(wire.FlagFIN) && !s.has(wire.FlagRST) && Seq(s.Seq)+Seq(s.seqLen()) == m.rcvNxt
+		},
+		change: func(_, m *tcb, _ *Segment) { m.restart = true },
+	},
+}
+
+// arrives is SEGMENT ARRIVES, RFC 9293 3.10.7, for the states that a Conn has.
+func (m *tcb) arrives(s *Segment) {
+	if m.state == SynSent {
+		m.arrivesSynSent(s)
+		return
+	}
+	for _, step := range []func(*Segment) bool{m.first, m.second, m.fourth, m.fifth, m.seventh} {
+		if !step(s) {
+			return
+		}
+	}
+	m.eighth(s)
+}
+
+// arrivesSynSent is 3.10.7.3.
+func (m *tcb) arrivesSynSent(s *Segment) {
+	seq, ack := Seq(s.Seq), Seq(s.Ack)
+	acceptable := false
+	// "First, check the ACK bit:"
+	if s.has(wire.FlagACK) {
+		// "If SEG.ACK =< ISS or SEG.ACK > SND.NXT, send a reset (unless the RST
+		// bit is set, if so drop the segment and return) <SEQ=SEG.ACK><CTL=RST>
+		// and discard the segment. Return."
+		if ack.LessEq(m.iss) || m.nxt.Less(ack) {
+			if !s.has(wire.FlagRST) {
+				m.answer = fmt.Sprint("RST ", s.Ack)
+			}
+			return
+		}
+		// "If SND.UNA < SEG.ACK =< SND.NXT, then the ACK is acceptable."
+		acceptable = m.una.Less(ack) && ack.LessEq(m.nxt)
+	}
+	// "Second, check the RST bit: [...] If the ACK was acceptable, then signal
+	// to the user "error: connection reset", drop the segment, enter CLOSED
+	// state, delete TCB, and return. Otherwise (no ACK), drop the segment and
+	// return."
+	if s.has(wire.FlagRST) {
+		if acceptable {
+			m.state, m.err = Closed, ErrRefused
+		}
+		return
+	}
+	// "Third, check the security": there is none.
+	// "Fourth, check the SYN bit: [...] If the SYN bit is on [...] then RCV.NXT is
+	// set to SEG.SEQ+1, IRS is set to SEG.SEQ. SND.UNA should be advanced to
+	// equal SEG.ACK (if there is an ACK)".
+	if s.has(wire.FlagSYN) {
+		m.irs, m.rcvNxt, m.rcvWnd = seq, seq+1, rigBuffer
+		// RFC 7323 2.2: "The window field in a segment where the SYN bit is set
+		// [...] MUST NOT be scaled."
+		m.wnd, m.wl1, m.wl2 = uint32(s.Window), seq, ack
+		text := *s
+		text.Seq++
+		if acceptable {
+			m.una = ack
+		}
+		// "If SND.UNA > ISS (our SYN has been ACKed), change the connection state
+		// to ESTABLISHED, form an ACK segment <SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>
+		// and send it. [...] If there are other controls or text in the segment,
+		// then continue processing at the sixth step".
+		if m.iss.Less(m.una) {
+			m.state, m.answer = Established, "ACK"
+			m.seventh(&text)
+			m.eighth(&text)
+			return
+		}
+		// "Otherwise, enter SYN-RECEIVED, form a SYN,ACK segment and send it. [...]
+		// If there are other controls or text in the segment, queue them for
+		// processing after the ESTABLISHED state has been reached": it is in the
+		// queue when it is acknowledged, which the SYN,ACK does.
+		m.state = Established
+		m.seventh(&text)
+		m.eighth(&text)
+		m.state, m.answer = SynReceived, "SYN,ACK"
+	}
+	// "Fifth, if neither of the SYN or RST bits is set, then drop the segment
+	// and return."
+}
+
+// first: "First, check sequence number", with table 6 of 3.4.
+func (m *tcb) first(s *Segment) bool {
+	seq, n := Seq(s.Seq), s.seqLen()
+	last := seq + Seq(n) - 1
+	inWindow := func(x Seq) bool { // RCV.NXT =< x < RCV.NXT+RCV.WND
+		return m.rcvNxt.LessEq(x) && x.Less(m.rcvNxt+Seq(m.rcvWnd))
+	}
+	var acceptable bool
+	switch {
+	case n == 0 && m.rcvWnd == 0:
+		acceptable = seq == m.rcvNxt
+	case n == 0:
+		acceptable = inWindow(seq)
+	case m.rcvWnd == 0:
+		acceptable = false
+	default:
+		acceptable = inWindow(seq) || inWindow(last)
+	}
+	if acceptable {
+		return true
+	}
+	// "If an incoming segment is not acceptable, an acknowledgment should be
+	// sent in reply (unless the RST bit is set, if so drop the segment and
+	// return): <SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>".
+	if !s.has(wire.FlagRST) {
+		m.answer = "ACK"
+	}
+	return false
+}
+
+// second: "Second, check the RST bit", with RFC 5961 section 3.
+func (m *tcb) second(s *Segment) bool {
+	if !s.has(wire.FlagRST) {
+		return true
+	}
+	seq := Seq(s.Seq)
+	switch {
+	// "1) If the RST bit is set and the sequence number is outside the current
+	// receive window, silently drop the segment."
+	case seq != m.rcvNxt && (seq.Less(m.rcvNxt) || !seq.Less(m.rcvNxt+Seq(m.rcvWnd))):
+	// "2) If the RST bit is set and the sequence number exactly matches the next
+	// expected sequence number (RCV.NXT), then TCP endpoints MUST reset the
+	// connection in the manner prescribed below".
+	case seq == m.rcvNxt:
+		switch m.state {
+		case SynReceived:
+			// "return this connection to the LISTEN state" or "the connection was
+			// refused; signal the user"; for a Conn both are CLOSED.
+			m.err = ErrRefused
+		case Established, FinWait1, FinWait2:
+			m.err = ErrReset
+		case CloseWait:
+			m.err = ErrPipe // the user had read to the end: the same signal by its other name
+		}
+		m.state = Closed
+	// "3) If the RST bit is set and the sequence number does not exactly match
+	// the next expected sequence value, yet is within the current receive
+	// window, TCP endpoints MUST send an acknowledgment (challenge ACK)".
+	default:
+		m.answer = "ACK"
+	}
+	return false
+}
+
+// fourth: "Fourth, check the SYN bit".
+func (m *tcb) fourth(s *Segment) bool {
+	if !s.has(wire.FlagSYN) {
+		return true
+	}
+	// "SYN-RECEIVED STATE: If the connection was initiated with a passive OPEN,
+	// then return this connection to the LISTEN state and return. Otherwise,
+	// handle per the directions for synchronized states below."
+	if m.state == SynReceived && m.passive {
+		m.state = Closed
+		return false
+	}
+	// "RFC 5961 recommends that in these synchronized states, if the SYN bit is
+	// set, irrespective of the sequence number, TCP endpoints MUST send a
+	// "challenge ACK" to the remote peer".
+	m.answer = "ACK"
+	return false
+}
+
+// fifth: "Fifth, check the ACK field".
+func (m *tcb) fifth(s *Segment) bool {
+	// "if the ACK bit is off, drop the segment and return."
+	if !s.has(wire.FlagACK) {
+		return false
+	}
+	seq, ack := Seq(s.Seq), Seq(s.Ack)
+	if m.state == SynReceived {
+		// "If SND.UNA < SEG.ACK =< SND.NXT, then enter ESTABLISHED state and
+		// continue processing with the variables below set to: SND.WND <- SEG.WND,
+		// SND.WL1 <- SEG.SEQ, SND.WL2 <- SEG.ACK. If the segment acknowledgment is
+		// not acceptable, form a reset segment <SEQ=SEG.ACK><CTL=RST> and send it."
+		if !m.una.Less(ack) || m.nxt.Less(ack) {
+			m.answer = fmt.Sprint("RST ", s.Ack)
+			return false
+		}
+		m.state = Established
+		m.wnd, m.wl1, m.wl2 = uint32(s.Window)<<m.scale, seq, ack
+		m.maxWnd = max(m.maxWnd, m.wnd)
+	}
+	// "[RFC 5961 section 5: the] ACK value is considered acceptable only if it is
+	// in the range of ((SND.UNA - MAX.SND.WND) =< SEG.ACK =< SND.NXT). All
+	// incoming segments whose ACK value doesn't satisfy the above condition MUST
+	// be discarded and an ACK sent back."
+	if ack.Less(m.una-Seq(m.maxWnd)) || m.nxt.Less(ack) {
+		m.answer = "ACK"
+		return false
+	}
+	// "If SND.UNA < SEG.ACK =< SND.NXT, then set SND.UNA <- SEG.ACK. [...] If the
+	// ACK is a duplicate (SEG.ACK =< SND.UNA), it can be ignored."
+	if m.una.Less(ack) {
+		m.una = ack
+	}
+	// "If SND.UNA =< SEG.ACK =< SND.NXT, the send window should be updated. If
+	// (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK)), set
+	// SND.WND <- SEG.WND, set SND.WL1 <- SEG.SEQ, and set SND.WL2 <- SEG.ACK."
+	if m.una.LessEq(ack) && ack.LessEq(m.nxt) && (m.wl1.Less(seq) || m.wl1 == seq && m.wl2.LessEq(ack)) {
+		m.wnd, m.wl1, m.wl2 = uint32(s.Window)<<m.scale, seq, ack
+	}
+	finAcked := m.finSent && m.una == m.nxt
+	switch m.state {
+	case FinWait1:
+		// "if the FIN segment is now acknowledged, then enter FIN-WAIT-2 and
+		// continue processing in that state."
+		if finAcked {
+			m.state = FinWait2
+		}
+	case Closing:
+		// "if the ACK acknowledges our FIN, then enter the TIME-WAIT state;
+		// otherwise, ignore the segment."
+		if finAcked {
+			m.state, m.restart = TimeWait, true
+		}
+	case LastAck:
+		// "If our FIN is now acknowledged, delete the TCB, enter the CLOSED
+		// state, and return."
+		if finAcked {
+			m.state = Closed
+			return false
+		}
+	}
+	return true
+}
+
+// seventh: "Seventh, process the segment text"; the sixth, the URG bit, asks
+// only that the user be told.
+func (m *tcb) seventh(s *Segment) bool {
+	switch m.state {
+	case Established, FinWait1, FinWait2:
+	default:
+		// "This should not occur since a FIN has been received from the remote
+		// side. Ignore the segment text."
+		m.heldAfter = true
+		return true
+	}
+	seq, n := Seq(s.Seq), s.DataLen()
+	if n == 0 {
+		return true
+	}
+	// "In the following it is assumed that the segment is the idealized segment
+	// that begins at RCV.NXT and does not exceed the window. One could tailor
+	// actual segments to fit this assumption by trimming off any portions that
+	// lie outside the window [...] and only processing further if the segment
+	// then begins at RCV.NXT. Segments with higher beginning sequence numbers
+	// SHOULD be held for later processing."
+	if seq.LessEq(m.rcvNxt) {
+		taken := min(max(int(int32(seq+Seq(n)-m.rcvNxt)), 0), m.rcvWnd)
+		m.delivered += taken
+		m.rcvNxt += Seq(taken)
+		m.rcvWnd -= taken
+	}
+	// "Send an acknowledgment of the form: <SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>".
+	m.answer = "ACK"
+	return true
+}
+
+// eighth: "Eighth, check the FIN bit".
+func (m *tcb) eighth(s *Segment) {
+	if !s.has(wire.FlagFIN) {
+		return
+	}
+	if m.heldAfter {
+		// "CLOSE-WAIT: Remain in the CLOSE-WAIT state", and so on; "TIME-WAIT:
+		// Remain in the TIME-WAIT state. Restart the 2 MSL time-wait timeout."
+		m.restart = m.restart || m.state == TimeWait
+		return
+	}
+	m.answer = "ACK"
+	// What is not in order, or beyond the window, was trimmed off or is held.
+	if fin := Seq(s.Seq) + Seq(s.DataLen()); fin != m.rcvNxt || m.rcvWnd == 0 {
+		return
+	}
+	// "If the FIN bit is set, signal the user "connection closing" [...], advance
+	// RCV.NXT over the FIN, and send an acknowledgment for the FIN."
+	m.rcvNxt++
+	m.rcvWnd--
+	switch m.state {
+	case Established:
+		m.state = CloseWait
+	case FinWait1:
+		// "If our FIN has been ACKed (perhaps in this segment), then enter
+		// TIME-WAIT [...]; otherwise, enter the CLOSING state." It has not: it
+		// would be FIN-WAIT-2.
+		m.state = Closing
+	case FinWait2:
+		m.state, m.restart = TimeWait, true
+	}
+}
+
+// modelCase is one segment for one state.
+type modelCase struct {
+	flags    wire.TCPFlags
+	seq, ack Seq // absolute
+	n        int
+}
+
+var modelText = func() []byte {
+	b := make([]byte, rigBuffer+100)
+	for i := range b {
+		b[i] = byte(i*7 + 1)
+	}
+	return b
+}()
+
+// modelCases are the segments that a state is tried with; brief leaves out
+// places that are like others.
+func modelCases(m tcb, brief bool, run func(modelCase)) {
+	w := Seq(m.rcvWnd)
+	seqs := []Seq{
+		m.rcvNxt - 1<<30, m.rcvNxt - w - 1, m.irs, m.rcvNxt - 5, m.rcvNxt - 1, m.rcvNxt, m.rcvNxt + 1,
+		m.rcvNxt + w/2, m.rcvNxt + w - 1, m.rcvNxt + w, m.rcvNxt + w + 1, m.rcvNxt + 1<<30,
+	}
+	acks := []Seq{
+		m.una - 1<<30, m.una - Seq(m.maxWnd) - 1, m.una - Seq(m.maxWnd), m.una - 1, m.una, m.una + 1,
+		m.una + 150, m.nxt - 1, m.nxt, m.nxt + 1, m.nxt + 1<<30,
+	}
+	lengths := []int{0, 1, 5, 10, int(w), int(w) + 1}
+	if w < 2 {
+		lengths = lengths[:4]
+	}
+	for flags := range wire.TCPFlags(64) {
+		few := flags&(wire.FlagPSH|wire.FlagURG) != 0
+		for i, seq := range seqs {
+			for j, ack := range acks {
+				for k, n := range lengths {
+					switch {
+					case few && (i < 4 || j < 4 || k == 1 || k == 2):
+						// PSH and URG change nothing: fewer places show it.
+					case flags&wire.FlagACK == 0 && j > 0:
+						// The field means nothing.
+					case brief && (k == 1 || k == 2 || i == 2 || i == 10 || j == 0 || j == 10):
+					default:
+						run(modelCase{flags, seq, ack, n})
+					}
+				}
+			}
+		}
+	}
+}
+
+// try gives the segment of k to a Conn and to the model and compares them.
+func try(t *testing.T, r *rig, k modelCase) {
+	c := &r.c
+	readable := c.Readable()
+	before := tcbOf(c)
+	s := r.segment(k.flags, k.seq-rigIRS-1, k.ack-rigISS-1, modelText[:k.n])
+	want := before
+	want.arrives(s)
+	for _, d := range deviations {
+		at := before
+		at.heldAfter = want.heldAfter
+		if d.applies(&at, s) {
+			d.change(&before, &want, s)
+		}
+	}
+	wait := c.timers.wait
+	r.now += Millisecond
+	c.Segment(r.now, s)
+
+	got := tcbOf(c)
+	got.err = c.err
+	got.restart = c.timers.wait != wait && c.state == TimeWait
+	got.delivered = c.Readable() - readable
+	for _, out := range r.pull() {
+		got.answer += describe(c, &out)
+	}
+	// What only the model has, what does not matter any more, and what other
+	// tests look at.
+	want.heldAfter = false
+	got.maxWnd, got.rcvWnd, want.maxWnd, want.rcvWnd = 0, 0, 0, 0
+	if got.state == Closed {
+		want.wnd, want.wl1, want.wl2 = got.wnd, got.wl1, got.wl2
+		want.una = got.una
+	}
+	got.finSent = want.finSent
+	if before.state == SynSent {
+		got.scale = 0
+	}
+	if got != want {
+		t.Fatalf("%v, segment %+v\nRCV.NXT %d RCV.WND %d SND.UNA %d SND.NXT %d\ngot  %+v\nwant %+v",
+			before.state, k, before.rcvNxt, before.rcvWnd, before.una, before.nxt, got, want)
+	}
+	if err := checkConn(c); err != nil {
+		t.Fatalf("%v, segment %+v: %v", before.state, k, err)
+	}
+	if got.delivered > 0 {
+		a, b := c.Peek()
+		text := append(append([]byte(nil), a...), b...)[readable:]
+		off := int(before.rcvNxt - k.seq)
+		if before.state == SynSent || s.has(wire.FlagSYN) {
+			off = 0
+		}
+		require.True(t, bytes.Equal(modelText[off:off+got.delivered], text), "%v, segment %+v: other text", before.state, k)
+	}
+}
+
+// describe is what a segment that the Conn sends is, if it is as it has to be.
+func describe(c *Conn, s *Segment) string {
+	switch {
+	case s.DataLen() > 0:
+		return fmt.Sprintf("text %v", s.Flags)
+	case s.Flags == wire.FlagACK && Seq(s.Seq) == c.snd.nxt && Seq(s.Ack) == c.rcv.nxt:
+		return "ACK"
+	case s.Flags == wire.FlagSYN|wire.FlagACK && Seq(s.Seq) == c.snd.iss && Seq(s.Ack) == c.rcv.nxt:
+		return "SYN,ACK"
+	case s.Flags == wire.FlagRST:
+		return fmt.Sprint("RST ", s.Seq)
+	}
+	return fmt.Sprintf("%v seq %d ack %d", s.Flags, s.Seq, s.Ack)
+}
+
+func TestSegmentAgreesWithALiteralReadingOfRFC9293(t *testing.T) {
+	type constructor func(testing.TB, rigOptions) *rig
+	count := 0
+	for _, st := range []struct {
+		name string
+		make constructor
+		o    rigOptions
+	}{
+		{"SYN-SENT", synSent, rigOptions{}},
+		{"SYN-RECEIVED after an active open", synReceived, rigOptions{}},
+		{"SYN-RECEIVED after a passive open", synReceived, rigOptions{passive: true}},
+		{"ESTABLISHED", established, rigOptions{}},
+		{"ESTABLISHED with a closed window", established, rigOptions{zeroWindow: true}},
+		{"FIN-WAIT-1", finWait1, rigOptions{}},
+		{"FIN-WAIT-1 with a closed window", finWait1, rigOptions{zeroWindow: true}},
+		{"FIN-WAIT-2", finWait2, rigOptions{}},
+		{"FIN-WAIT-2 with a closed window", finWait2, rigOptions{zeroWindow: true}},
+		{"CLOSE-WAIT", closeWait, rigOptions{}},
+		{"CLOSING", closing, rigOptions{}},
+		{"LAST-ACK", lastAck, rigOptions{}},
+		{"TIME-WAIT", timeWait, rigOptions{}},
+	} {
+		for _, modern := range []bool{false, true} {
+			name := st.name
+			if modern {
+				name += ", with every option"
+			}
+			t.Run(name, func(t *testing.T) {
+				st.o.modern = modern
+				first := st.make(t, st.o)
+				modelCases(tcbOf(&first.c), modern || testing.Short(), func(k modelCase) {
+					count++
+					try(t, st.make(t, st.o), k)
+				})
+			})
+		}
+	}
+	t.Logf("%d cases", count)
+	require.Greater(t, count, 50_000)
+}

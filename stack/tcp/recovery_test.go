@@ -1,0 +1,259 @@
+package tcp
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// ack gives the Conn an acknowledgement with SACK blocks, in relative numbers.
+func (r *rig) ack(ack Seq, blocks ...block) {
+	s := r.segment(wire.FlagACK, r.theirs(), ack, nil)
+	r.sack(s, blocks...)
+	r.c.Segment(r.now, s)
+}
+
+func (r *rig) sack(s *Segment, blocks ...block) {
+	for _, k := range blocks {
+		s.SACK[s.NSACK] = wire.SACKBlock{Start: uint32(rigISS + 1 + k.start), End: uint32(rigISS + 1 + k.end)}
+		s.NSACK++
+	}
+}
+
+// flight is a modern connection with n segments of 100 bytes in flight, its
+// round-trip time measured as 20 ms.
+func flight(t testing.TB, n int) *rig {
+	r := bare(t, rigOptions{modern: true, window: 60000})
+	r.c.Write(r.now, make([]byte, 100))
+	require.Equal(t, []int{0}, numbers(r.pull()))
+	r.now += 20 * Millisecond
+	r.ack(100)
+	r.c.Write(r.now, make([]byte, 100*n))
+	require.Len(t, numbers(r.pull()), n)
+	return r
+}
+
+func TestATailLossProbeDoesNotUndoAnEarlierRecovery(t *testing.T) {
+	r := flight(t, 10)
+	before := r.c.Info().SndCwnd
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 1100})
+	require.Equal(t, []int{100}, numbers(r.pull()))
+	r.now += 20 * Millisecond
+	r.ack(1100)
+	after := r.c.Info()
+	require.False(t, after.Recovery)
+	require.Less(t, after.SndSsthresh, before, "a segment was lost: RFC 9438 4.6")
+
+	// The next segment is late, not lost: the probe was for nothing.
+	r.c.Write(r.now, make([]byte, 100))
+	stamp := r.c.tsVal(r.now)
+	require.Equal(t, []int{1100}, numbers(r.pull()))
+	require.Equal(t, []int{1100}, numbers(r.wait(300*Millisecond)), "RFC 8985 7.3")
+	s := r.segment(wire.FlagACK, r.theirs(), 1200, nil)
+	s.TSEcr = stamp
+	r.c.Segment(r.now, s)
+	require.Equal(t, after.SndSsthresh, r.c.Info().SndSsthresh, "the loss before it was real")
+	require.LessOrEqual(t, r.c.Info().SndCwnd, after.SndCwnd)
+}
+
+func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
+	// RFC 8985 4 (3): the reordering window adapts, so that a path which always
+	// reorders is not taken for one that loses.
+	r := flight(t, 10)
+	sent := 1100
+	una := 100
+	for range 50 {
+		// The first of each flight arrives after all the others, a little late.
+		r.now += 20 * Millisecond
+		r.ack(Seq(una), block{Seq(una + 100), Seq(sent)})
+		again := numbers(r.pull())
+		r.now += 4 * Millisecond
+		again = append(again, numbers(r.wait(0))...)
+		if len(again) > 0 && again[0] == una {
+			// It arrived twice, which the receiver says.
+			r.ack(Seq(sent), block{Seq(una), Seq(una + 100)})
+		} else {
+			r.ack(Seq(sent))
+		}
+		una = int(r.c.snd.nxt - rigISS - 1)
+		sent = una
+		r.c.Write(r.now, make([]byte, 1000))
+		for _, n := range numbers(r.pull()) {
+			sent = max(sent, n+100)
+		}
+		require.Greater(t, sent, una)
+	}
+	info := r.c.Info()
+	require.Greater(t, info.SndSsthresh, 1<<20, "nothing was ever lost")
+	require.LessOrEqual(t, info.Retrans, 3)
+}
+
+// slowBoard knows for each byte in flight what a scoreboard knows.
+type slowBoard struct {
+	una, nxt Seq
+	flags    map[Seq]sentFlags
+}
+
+func (b *slowBoard) count(f func(sentFlags) bool) (n int) {
+	for q := b.una; q != b.nxt; q++ {
+		if f(b.flags[q]) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 8))
+		c := &Conn{p: &Params{}}
+		c.sb.init()
+		c.snd.mss = 10
+		start := Seq(r.Uint32())
+		c.snd.una, c.snd.nxt = start, start
+		b := &c.sb
+		slow := &slowBoard{una: start, nxt: start, flags: map[Seq]sentFlags{}}
+		for step := range 200 {
+			now := Time(step + 1)
+			inside := func() Seq { return c.snd.una + Seq(r.IntN(int(c.snd.nxt-c.snd.una)+1)) }
+			switch op := r.IntN(7); {
+			case op <= 1 || c.snd.una == c.snd.nxt:
+				n := 1 + r.IntN(40)
+				b.push(c.snd.nxt, c.snd.nxt+Seq(n), now)
+				c.snd.nxt += Seq(n)
+				slow.nxt = c.snd.nxt
+			case op == 2:
+				ack := inside()
+				if ack == c.snd.una {
+					break
+				}
+				c.takeAck(&ackSample{now: now, prior: c.snd.una}, ack)
+				for q := c.snd.una; q != ack; q++ {
+					delete(slow.flags, q)
+				}
+				c.snd.una, slow.una = ack, ack
+			case op == 3:
+				k := block{inside(), inside()}
+				if !k.start.Less(k.end) {
+					break
+				}
+				c.sackBlock(&ackSample{now: now}, k)
+				for q := k.start; q != k.end; q++ {
+					slow.flags[q] = segSacked
+				}
+			case op == 4:
+				i := b.find(inside())
+				if i == len(b.segs) {
+					break
+				}
+				s := b.segs[i]
+				b.markLost(i)
+				for q := s.seq; q != s.end; q++ {
+					if slow.flags[q]&segSacked == 0 {
+						slow.flags[q] = slow.flags[q]&^segResent | segLost
+					}
+				}
+			case op == 5:
+				i := b.nextDue()
+				due := slow.count(func(f sentFlags) bool { return f&(segLost|segResent) == segLost })
+				require.Equal(t, due > 0, i >= 0, "seed %d", seed)
+				if i < 0 {
+					break
+				}
+				if n := b.segs[i].len(); n > 1 && r.IntN(2) == 0 {
+					b.split(i, b.segs[i].seq+Seq(1+r.IntN(n-1)))
+				}
+				s := b.segs[i]
+				for q := slow.una; q != s.seq; q++ {
+					require.NotEqual(t, segLost, slow.flags[q]&(segLost|segResent), "seed %d: %d is due before", seed, q)
+				}
+				b.markResent(i, now)
+				for q := s.seq; q != s.end; q++ {
+					slow.flags[q] |= segResent
+				}
+			case op == 6 && r.IntN(10) == 0:
+				b.renege()
+				for q := slow.una; q != slow.nxt; q++ {
+					slow.flags[q] &^= segSacked
+				}
+			}
+			has := func(f sentFlags) int { return slow.count(func(x sentFlags) bool { return x&f != 0 }) }
+			require.Equal(t, has(segSacked), b.sacked, "seed %d step %d", seed, step)
+			require.Equal(t, has(segLost), b.lost, "seed %d step %d", seed, step)
+			require.Equal(t, has(segResent), b.resent, "seed %d step %d", seed, step)
+			require.Equal(t, slow.count(func(f sentFlags) bool { return f&(segLost|segResent) == segLost }), b.due, "seed %d step %d", seed, step)
+			c.state, c.snd.maxWnd = Established, 1<<30
+			require.NoError(t, checkBoard(c), "seed %d step %d", seed, step)
+		}
+	}
+}
+
+func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
+	// RFC 9937 5: in a recovery from few losses PRR sends beta segments for each
+	// that is delivered, and ends with cwnd at ssthresh.
+	for lost := 1; lost <= 3; lost++ {
+		r := flight(t, 10)
+		r.c.Write(r.now, make([]byte, 5000))
+		out, delivered := 0, 0
+		r.now += 20 * Millisecond
+		hole := Seq(100 + 100*lost)
+		for end := hole + 100; end <= 1100; end += 100 {
+			r.ack(100, block{hole, end})
+			delivered += 100
+			for _, s := range r.pull() {
+				out += s.DataLen()
+			}
+			if r.c.Info().Recovery {
+				require.LessOrEqual(t, out, max(delivered, 300), "lost %d, delivered %d", lost, delivered)
+			}
+		}
+		info := r.c.Info()
+		require.True(t, info.Recovery)
+		require.Equal(t, 700, info.SndSsthresh)
+		r.now += 20 * Millisecond
+		r.ack(1100)
+		require.False(t, r.c.Info().Recovery)
+		require.InDelta(t, 700, r.c.Info().SndCwnd, 100, "lost %d: at the end cwnd is ssthresh", lost)
+	}
+}
+
+func TestSuperSegmentsLeaveTheirSmallRestToNagle(t *testing.T) {
+	// RFC 9293 3.7.4: "the sending TCP endpoint buffers all user data [...] until
+	// the outstanding data has been acknowledged or until the TCP endpoint can
+	// send a full-sized segment".
+	r := bare(t, rigOptions{modern: true, window: 60000, gso: 65535, nagle: true})
+	r.c.Write(r.now, make([]byte, 250))
+	out := r.pull()
+	require.Len(t, out, 1)
+	require.Equal(t, 200, out[0].DataLen())
+	require.Equal(t, 100, out[0].GSOSize)
+	r.ack(200)
+	require.Equal(t, []int{200}, numbers(r.pull()))
+}
+
+func TestAckedMeansThatTheFinIsAcknowledgedAsWell(t *testing.T) {
+	r := finWait1(t, rigOptions{modern: true})
+	r.c.Events()
+	r.ack(rigFlight)
+	require.Zero(t, r.c.Events()&Acked)
+	r.ack(rigFlight + 1)
+	require.NotZero(t, r.c.Events()&Acked)
+}
+
+func TestABufferBelowTheUnitOfTheWindowScaleStillOpensTheWindow(t *testing.T) {
+	r := bare(t, rigOptions{modern: true, change: func(p *Params) { p.RecvBufferMax = 1 << 30 }})
+	require.EqualValues(t, 14, r.c.rcv.scale)
+	r.c.SetRecvLimit(4096)
+	buf := make([]byte, 65536)
+	for range 200 {
+		r.send(wire.FlagACK, r.theirs(), 0, make([]byte, min(100, r.c.window())))
+		r.pull()
+		r.c.Read(r.now, buf)
+		r.pull()
+	}
+	require.Equal(t, Seq(200*100), r.theirs(), "RFC 7323 2.3: the window is a multiple of 2^14")
+}

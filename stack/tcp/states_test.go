@@ -1,0 +1,237 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A rig is a Conn and a peer that is played by hand. Sequence numbers that its
+// methods take are relative: ours to ISS+1, the peer's to IRS+1, so that the
+// first byte of text is 0 on both sides.
+type rig struct {
+	t    testing.TB
+	c    Conn
+	p    Params
+	now  Time
+	o    rigOptions
+	peer uint32 // the peer's timestamp clock
+}
+
+// rigOptions say what kind of connection it is.
+type rigOptions struct {
+	modern     bool // timestamps, SACK and window scaling
+	passive    bool // for synReceived: the peer opened
+	zeroWindow bool // the receive buffer is full and nobody reads
+	window     int  // that the peer offers, in bytes; 2000 if 0
+	mss        int  // 100 if 0
+	gso        int
+	nagle      bool
+	change     func(*Params)
+}
+
+const (
+	rigISS    = Seq(0xfffffe00) // numbers wrap early
+	rigIRS    = Seq(0x7fffff00) // and change sign
+	rigBuffer = 1000            // bytes that we can receive
+	rigFlight = 300             // bytes in flight in the states that can have some
+	rigScale  = 3               // the peer's window scale
+	synNumber = ^Seq(0)         // the relative number of a SYN
+)
+
+func newRig(t testing.TB, o rigOptions) *rig {
+	if o.window == 0 {
+		o.window = 2000
+	}
+	if o.mss == 0 {
+		o.mss = 100
+	}
+	r := &rig{t: t, o: o, now: 1, p: DefaultParams(), peer: 5000}
+	r.p.RecvBuffer, r.p.RecvBufferMax = rigBuffer, rigBuffer
+	if o.modern {
+		r.p.RecvBufferMax = 200_000 // a scale of 2
+	} else {
+		r.p.NoSACK, r.p.NoTimestamps, r.p.NoWindowScale = true, true, true
+	}
+	if o.change != nil {
+		o.change(&r.p)
+	}
+	return r
+}
+
+func (r *rig) config() Config {
+	opt := 0
+	if r.o.modern {
+		opt = 12
+	}
+	return Config{Params: &r.p, ISS: rigISS, TSOffset: 0xfffffff0, MSS: r.o.mss + opt, GSO: r.o.gso, NoDelay: !r.o.nagle}
+}
+
+// segment makes a segment of the peer's.
+func (r *rig) segment(flags wire.TCPFlags, seq, ack Seq, payload []byte) *Segment {
+	s := &Segment{Payload: payload}
+	s.Flags = flags
+	s.Seq, s.Ack = uint32(rigIRS+1+seq), uint32(rigISS+1+ack)
+	s.Window = uint16(r.o.window)
+	if r.o.modern {
+		s.HasTS, s.TSVal, s.TSEcr = true, r.peer, r.c.tsVal(r.now)
+		if flags&wire.FlagSYN == 0 {
+			s.Window = uint16(r.o.window >> rigScale)
+		} else {
+			s.SACKPermitted, s.HasWScale, s.WScale = true, true, rigScale
+		}
+	}
+	if flags&wire.FlagSYN != 0 {
+		s.MSS = 8000
+	}
+	return s
+}
+
+// send gives the Conn a segment.
+func (r *rig) send(flags wire.TCPFlags, seq, ack Seq, payload []byte) {
+	r.c.Segment(r.now, r.segment(flags, seq, ack, payload))
+}
+
+// pull returns what the Conn sends now.
+func (r *rig) pull() []Segment {
+	r.t.Helper()
+	var list []Segment
+	var s Segment
+	for r.c.Next(r.now, &s) {
+		x := s
+		x.Payload = append(append([]byte(nil), s.Payload...), s.Payload2...)
+		x.Payload2 = nil
+		list = append(list, x)
+		require.Less(r.t, len(list), 5000, "Next does not end")
+	}
+	return list
+}
+
+// wait lets time pass until at, with the ticks that are due on the way, and
+// returns what was sent.
+func (r *rig) wait(d Time) []Segment {
+	end := r.now + d
+	list := r.pull()
+	for {
+		at, ok := r.c.Deadline()
+		if !ok || at > end {
+			break
+		}
+		require.Greater(r.t, at, r.now, "a deadline in the past")
+		r.now = at
+		r.c.Tick(r.now)
+		list = append(list, r.pull()...)
+	}
+	r.now = end
+	return list
+}
+
+// numbers returns the relative sequence numbers of segments that have text.
+func numbers(list []Segment) []int {
+	var n []int
+	for _, s := range list {
+		if s.DataLen() > 0 {
+			n = append(n, int(Seq(s.Seq)-rigISS-1))
+		}
+	}
+	return n
+}
+
+func (r *rig) in(want State) *rig {
+	r.t.Helper()
+	require.Equal(r.t, want, r.c.State())
+	return r
+}
+
+func synSent(t testing.TB, o rigOptions) *rig {
+	r := newRig(t, o)
+	r.c.Open(r.now, r.config())
+	r.pull()
+	r.now += 10 * Millisecond
+	return r.in(SynSent)
+}
+
+func synReceived(t testing.TB, o rigOptions) *rig {
+	if !o.passive {
+		r := synSent(t, o)
+		r.send(wire.FlagSYN, synNumber, 0, nil)
+		r.pull()
+		return r.in(SynReceived)
+	}
+	r := newRig(t, o)
+	r.c.Accept(r.now, r.config(), r.segment(wire.FlagSYN, synNumber, 0, nil))
+	r.pull()
+	r.now += 10 * Millisecond
+	return r.in(SynReceived)
+}
+
+// bare is ESTABLISHED with nothing in flight.
+func bare(t testing.TB, o rigOptions) *rig {
+	r := synSent(t, o)
+	r.send(wire.FlagSYN|wire.FlagACK, synNumber, 0, nil)
+	r.pull()
+	if o.zeroWindow {
+		r.send(wire.FlagACK, 0, 0, make([]byte, rigBuffer))
+		r.pull()
+		require.Zero(t, r.c.window())
+	}
+	return r.in(Established)
+}
+
+// theirs is the relative number of the peer's next byte.
+func (r *rig) theirs() Seq { return r.c.rcv.nxt - rigIRS - 1 }
+
+func established(t testing.TB, o rigOptions) *rig {
+	r := bare(t, o)
+	require.Equal(t, rigFlight, r.c.Write(r.now, make([]byte, rigFlight)))
+	r.pull()
+	return r.in(Established)
+}
+
+func finWait1(t testing.TB, o rigOptions) *rig {
+	r := established(t, o)
+	r.c.CloseWrite(r.now)
+	r.pull()
+	return r.in(FinWait1)
+}
+
+func finWait2(t testing.TB, o rigOptions) *rig {
+	r := finWait1(t, o)
+	r.send(wire.FlagACK, r.theirs(), rigFlight+1, nil)
+	r.pull()
+	return r.in(FinWait2)
+}
+
+// peerFin gives the Conn the peer's FIN. A closed window does not admit it, so
+// then it comes before the buffer is full and the buffer shrinks afterwards.
+func (r *rig) peerFin(ack Seq) {
+	r.send(wire.FlagACK|wire.FlagFIN, r.theirs(), ack, nil)
+	r.pull()
+}
+
+func closeWait(t testing.TB, o rigOptions) *rig {
+	r := established(t, o)
+	r.peerFin(0)
+	return r.in(CloseWait)
+}
+
+func closing(t testing.TB, o rigOptions) *rig {
+	r := finWait1(t, o)
+	r.peerFin(0)
+	return r.in(Closing)
+}
+
+func lastAck(t testing.TB, o rigOptions) *rig {
+	r := closeWait(t, o)
+	r.c.CloseWrite(r.now)
+	r.pull()
+	return r.in(LastAck)
+}
+
+func timeWait(t testing.TB, o rigOptions) *rig {
+	r := finWait2(t, o)
+	r.peerFin(rigFlight + 1)
+	return r.in(TimeWait)
+}
