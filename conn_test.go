@@ -45,7 +45,7 @@ func TestAWriteThatIsNeverAcknowledgedTimesOut(t *testing.T) {
 		require.True(t, oe.Timeout())
 		require.True(t, oe.Temporary())
 		require.ErrorContains(t, err, "read: connection timed out")
-		// RFC 9293 3.8.3 SHLD-10: "R2 [...] SHOULD correspond to at least 100 seconds."
+		// RFC 9293 3.8.3 SHLD-11: "R2 [...] SHOULD correspond to at least 100 seconds."
 		require.Greater(t, time.Since(began), 100*time.Second)
 		_, err = c.Read(make([]byte, 1))
 		require.Equal(t, io.EOF, err, "the error is told once")

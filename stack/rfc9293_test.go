@@ -224,29 +224,40 @@ func TestICMPMessagesReachTheConnectionTheyQuote(t *testing.T) {
 }
 
 func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, p := hostAndKnownPeer(t)
-		syn, src, _, wait := dialing(t, s, p, addrPort("192.0.2.1:4000"))
-		// RFC 9293 MUST-42: LISTEN on a port whose connection is in SYN-SENT.
-		l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:4000"), ListenOptions{})
-		require.NoError(t, err)
-		defer l.Close()
-		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(src, wire.TCP{SrcPort: 9, DstPort: 4000, Flags: wire.FlagSYN}))
+	s, p := hostAndKnownPeer(t)
+	l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	open := func(port uint16) (synAck wire.TCP) {
+		p.segments()
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: port, DstPort: 80, Flags: wire.FlagSYN}))
 		list, _, _ := p.segments()
 		require.Len(t, list, 1)
 		require.Equal(t, wire.FlagSYN|wire.FlagACK, list[0].Flags)
-		// RFC 9293 MUST-41: a second LISTEN is an error, and changes nothing.
-		_, err = s.ListenTCP(FamilyAny, addrPort("0.0.0.0:4000"), ListenOptions{})
-		require.ErrorIs(t, err, syscall.EADDRINUSE)
-		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(src, wire.TCP{
-			SrcPort: 80, DstPort: 4000, Seq: 100, Ack: syn.Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000,
+		return list[0]
+	}
+	ack := func(port uint16, synAck wire.TCP) {
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{
+			SrcPort: port, DstPort: 80, Seq: 1, Ack: synAck.Seq + 1, Flags: wire.FlagACK, Window: 1000,
 		}))
-		require.NoError(t, wait())
-		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(src, wire.TCP{
-			SrcPort: 9, DstPort: 4000, Seq: 1, Ack: list[0].Seq + 1, Flags: wire.FlagACK, Window: 1000,
-		}))
+	}
+	// RFC 9293 MUST-42: while one connection is in SYN-RECEIVED the port listens on.
+	first, second := open(1), open(2)
+	// RFC 9293 MUST-41: another LISTEN is an error, and changes nothing.
+	_, err = s.ListenTCP(FamilyAny, addrPort("192.0.2.1:80"), ListenOptions{})
+	require.ErrorIs(t, err, syscall.EADDRINUSE)
+	ack(2, second)
+	ack(1, first)
+	for _, want := range []string{"192.0.2.2:2", "192.0.2.2:1"} {
 		c, err := l.Accept()
 		require.NoError(t, err)
-		require.Equal(t, addrPort("192.0.2.2:9"), c.RemoteAddr())
-	})
+		require.Equal(t, addrPort(want), c.RemoteAddr())
+	}
+	// Nor does it take more than the listener to be gone.
+	require.NoError(t, l.Close())
+	l, err = s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	ack(3, open(3))
+	c, err := l.Accept()
+	require.NoError(t, err)
+	require.Equal(t, addrPort("192.0.2.2:3"), c.RemoteAddr())
 }

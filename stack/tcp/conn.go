@@ -284,10 +284,6 @@ func (c *Conn) Read(now Time, p []byte) int {
 	return n
 }
 
-// Peek returns the received bytes in place, in at most two pieces, which hold
-// until the next call on the Conn. Discard takes them.
-func (c *Conn) Peek() (a, b []byte) { return c.rcv.buf.slices(0, c.rcv.buf.n) }
-
 // Write queues what fits of p to be sent, and returns how much that is.
 // When it is less than len(p), a Writable event follows.
 func (c *Conn) Write(now Time, p []byte) int {
@@ -363,7 +359,9 @@ func (c *Conn) Close(now Time) {
 func (c *Conn) Abort(now Time) {
 	switch c.state {
 	case Closed:
-	case SynSent, TimeWait:
+	case SynSent, Closing, LastAck, TimeWait:
+		// "respond with an ok and delete the TCB": the peer has all that we sent,
+		// or has nothing to lose.
 		c.fail(ErrAborted)
 	default:
 		c.rstUnsent = true

@@ -387,6 +387,9 @@ func FuzzConn(f *testing.F) {
 	f.Add([]byte{0, 0xff, 90, 1, 8, 200, 6, 4, 100, 9, 100, 10, 6})
 	f.Add([]byte{0x80, 0xff, 90, 6, 8, 255, 8, 255, 6, 0, 16, 0, 0, 0, 0, 2, 1, 100, 3, 100, 13, 13, 6})
 	f.Add([]byte{0x44, 0, 30, 1, 8, 255, 0, 16, 0, 0, 0, 1, 0, 0, 13, 13, 13, 6, 17, 100, 13})
+	for seed := range uint64(64) {
+		f.Add(opStrings(seed))
+	}
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		if len(ops) > 2000 {
 			return

@@ -48,12 +48,13 @@ func TestATailLossProbeDoesNotUndoAnEarlierRecovery(t *testing.T) {
 	require.False(t, after.Recovery)
 	require.Less(t, after.SndSsthresh, before, "a segment was lost: RFC 9438 4.6")
 
-	// The next segment is late, not lost: the probe was for nothing.
-	r.c.Write(r.now, make([]byte, 100))
+	// The next segments are late, not lost: the probe was for nothing.
+	r.c.Write(r.now, make([]byte, 200))
 	stamp := r.c.tsVal(r.now)
-	require.Equal(t, []int{1100}, numbers(r.pull()))
-	require.Equal(t, []int{1100}, numbers(r.wait(300*Millisecond)), "RFC 8985 7.3")
-	s := r.segment(wire.FlagACK, r.theirs(), 1200, nil)
+	require.Equal(t, []int{1100, 1200}, numbers(r.pull()))
+	require.Equal(t, []int{1200}, numbers(r.wait(100*Millisecond)), "RFC 8985 7.3")
+	require.Zero(t, r.c.Info().Backoff, "it is no timeout")
+	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
 	s.TSEcr = stamp
 	r.c.Segment(r.now, s)
 	require.Equal(t, after.SndSsthresh, r.c.Info().SndSsthresh, "the loss before it was real")
@@ -64,28 +65,26 @@ func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
 	// RFC 8985 4 (3): the reordering window adapts, so that a path which always
 	// reorders is not taken for one that loses.
 	r := flight(t, 10)
-	sent := 1100
-	una := 100
+	una := Seq(100)
 	for range 50 {
 		// The first of each flight arrives after all the others, a little late.
+		nxt := r.c.snd.nxt - rigISS - 1
+		stamp := r.echo
 		r.now += 20 * Millisecond
-		r.ack(Seq(una), block{Seq(una + 100), Seq(sent)})
+		r.ack(una, block{una + 100, nxt})
 		again := numbers(r.pull())
-		r.now += 4 * Millisecond
-		again = append(again, numbers(r.wait(0))...)
-		if len(again) > 0 && again[0] == una {
-			// It arrived twice, which the receiver says.
-			r.ack(Seq(sent), block{Seq(una), Seq(una + 100)})
-		} else {
-			r.ack(Seq(sent))
+		again = append(again, numbers(r.wait(4*Millisecond))...)
+		s := r.segment(wire.FlagACK, r.theirs(), nxt, nil)
+		s.TSEcr = stamp // of the original, which came first
+		r.c.Segment(r.now, s)
+		if len(again) > 0 {
+			require.Equal(t, []int{int(una)}, again)
+			r.now += 16 * Millisecond
+			r.ack(nxt, block{una, una + 100}) // the second copy
 		}
-		una = int(r.c.snd.nxt - rigISS - 1)
-		sent = una
+		una = nxt
 		r.c.Write(r.now, make([]byte, 1000))
-		for _, n := range numbers(r.pull()) {
-			sent = max(sent, n+100)
-		}
-		require.Greater(t, sent, una)
+		require.NotEmpty(t, numbers(r.pull()))
 	}
 	info := r.c.Info()
 	require.Greater(t, info.SndSsthresh, 1<<20, "nothing was ever lost")
@@ -215,7 +214,7 @@ func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
 		require.True(t, info.Recovery)
 		require.Equal(t, 700, info.SndSsthresh)
 		r.now += 20 * Millisecond
-		r.ack(1100)
+		r.ack(r.c.snd.nxt - rigISS - 1)
 		require.False(t, r.c.Info().Recovery)
 		require.InDelta(t, 700, r.c.Info().SndCwnd, 100, "lost %d: at the end cwnd is ssthresh", lost)
 	}
@@ -256,4 +255,55 @@ func TestABufferBelowTheUnitOfTheWindowScaleStillOpensTheWindow(t *testing.T) {
 		r.pull()
 	}
 	require.Equal(t, Seq(200*100), r.theirs(), "RFC 7323 2.3: the window is a multiple of 2^14")
+}
+
+func TestNothingFollowsAFin(t *testing.T) {
+	r := bare(t, rigOptions{modern: true})
+	r.send(wire.FlagACK|wire.FlagFIN, 100, 0, make([]byte, 50)) // before its turn
+	r.send(wire.FlagACK, 140, 0, make([]byte, 50))              // 40 bytes beyond it
+	r.send(wire.FlagACK, 0, 0, make([]byte, 100))
+	require.Equal(t, 150, r.c.Readable())
+	require.Equal(t, CloseWait, r.c.State())
+	require.NoError(t, checkRecv(&r.c))
+	require.Equal(t, 150, r.c.Read(r.now, make([]byte, 500)))
+	require.True(t, r.c.AtEOF())
+}
+
+func TestAFinBeforeTextThatIsHeldIsNotTaken(t *testing.T) {
+	r := bare(t, rigOptions{modern: true})
+	r.send(wire.FlagACK, 100, 0, make([]byte, 50))
+	r.send(wire.FlagACK|wire.FlagFIN, 50, 0, nil)
+	r.send(wire.FlagACK, 0, 0, make([]byte, 100))
+	require.Equal(t, 150, r.c.Readable())
+	require.Equal(t, Established, r.c.State())
+	r.send(wire.FlagACK|wire.FlagFIN, 150, 0, nil)
+	require.Equal(t, CloseWait, r.c.State())
+}
+
+func TestAClosedWindowThatAnswersIsProbedWithoutEnd(t *testing.T) {
+	// RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send
+	// acknowledgments in response to the probe segments, the sending TCP peer MUST
+	// allow the connection to stay open" (MUST-37). The answers come at once, so
+	// the last one is as old as the timeout when that comes.
+	r := bare(t, rigOptions{modern: true, window: 8})
+	r.c.Write(r.now, make([]byte, 1000))
+	r.pull()
+	r.o.window = 0
+	r.ack(8)
+	cwnd := r.c.Info().SndCwnd
+	for range 40 {
+		d, ok := r.c.Deadline()
+		require.True(t, ok)
+		r.now = d
+		r.c.Tick(r.now)
+		require.Equal(t, []int{8}, numbers(r.pull()))
+		r.ack(8)
+		require.Empty(t, numbers(r.pull()))
+	}
+	require.Equal(t, Established, r.c.State())
+	require.Greater(t, r.now, 3600*Second)
+	require.Equal(t, cwnd, r.c.Info().SndCwnd, "it says nothing about congestion")
+	r.o.window = 60000
+	r.ack(8)
+	require.Equal(t, 8, numbers(r.pull())[0])
 }

@@ -391,7 +391,9 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	b.buf.drop(n)
 	if b.buf.n == 0 {
 		b.buf.giveBack(c.p)
-		c.events |= Acked
+		if !b.fin || b.finSent && b.una == b.nxt {
+			c.events |= Acked
+		}
 	}
 }
 

@@ -275,7 +275,9 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 			return true
 		}
 		c.rec.tlpAgain = true
-		c.rec.undoTS = 0
+		// The time of the probe is what tells it from the original. What came
+		// before it is not undone any more.
+		c.rec.undoTS, c.rec.canUndo = 0, false
 		i := len(c.sb.segs) - 1
 		if p := &c.sb.segs[i]; p.len() > mss {
 			c.sb.split(i, p.end-Seq(mss))
@@ -349,8 +351,8 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 		c.fresh(now, out, p, p)
 		return true
 	}
-	if n > mss && n < unsent {
-		n = n / mss * mss
+	if n > mss && (n < unsent || !c.noDelay && !s.fin) {
+		n = n / mss * mss // what is left is for Nagle's algorithm to judge
 	}
 	if n < mss && !c.mayBeSmall(now, n, unsent) {
 		return false

@@ -152,7 +152,7 @@ type simHost struct {
 
 	written, read          int
 	fin, sawEOF            bool // we said that we end; the peer's end was read
-	closed, gaveUp         bool
+	closed                 bool
 	failed, everConnected  bool
 	appAt, giveUp, pullAt  Time
 	state                  State
@@ -244,7 +244,7 @@ func (w *sim) judge() {
 		// Few retries where nobody waits.
 		late := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
 		// The ACK of a handshake with a cookie does not come again.
-		polite = polite && !(h.gaveUp && w.o.Cookie)
+		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
 		polite = polite && !(h.c.orphan && late && w.o.Loss > 0.1)
 	}
 	for i := range w.host {
@@ -535,7 +535,7 @@ func (w *sim) act(i int) {
 	h.appAt = 0
 	if w.now >= h.giveUp {
 		w.log("%s gives up waiting", h.name)
-		h.closed, h.gaveUp = true, true
+		h.closed = true
 		c.Close(w.now)
 		return
 	}
@@ -831,6 +831,20 @@ var kept = []struct {
 		Side: [2]simSide{
 			{MSS: 8960, Total: 7378, Chunk: 1801, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 2048, SendMax: 2048, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
 			{MSS: 8960, Total: 356, Chunk: 49, Bite: 2001, Pause: 300 * Millisecond, Recv: 1024, RecvMax: 4096, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
+		},
+	}},
+	{"a tail loss probe sent what had arrived since it fell due", simOptions{
+		Seed: 0x4c61b0, Delay: Millisecond, Loss: 0.15, Dup: 0.0970166357193094, Merge: true, LatePull: 0.39936373320925644, CE: 0.1583935269567712,
+		Side: [2]simSide{
+			{MSS: 536, Total: 7154, Chunk: 100000, Bite: 100000, Pause: 10 * Millisecond, Recv: 65536, RecvMax: 65536, Send: 2048, SendMax: 2048, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, ECN: true},
+			{MSS: 1000, Chunk: 100000, Bite: 2001, Pause: 10 * Millisecond, Recv: 1024, RecvMax: 32768, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
+		},
+	}},
+	{"after fast recovery and a closed window, cwnd stayed below one segment, again", simOptions{
+		Seed: 0x100d, Jitter: 30 * Millisecond, Loss: 0.15, Dup: 0.1195130032793901, Reorder: 0.3329051220875488,
+		Side: [2]simSide{
+			{MSS: 8960, Total: 34737, Chunk: 1427, Bite: 30200, Pause: 10 * Millisecond, Recv: 2048, RecvMax: 32768, Send: 2048, SendMax: 32768, NoWS: true, NewReno: true, NoDelay: true},
+			{MSS: 4000, Total: 31300, Chunk: 314, Bite: 2001, Pause: 100 * Microsecond, Recv: 4096, RecvMax: 4096, Send: 65536, SendMax: 65536, NoWS: true, NewReno: true},
 		},
 	}},
 	{"a window of less than a segment was probed as slowly as a closed one", simOptions{

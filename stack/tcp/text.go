@@ -272,7 +272,11 @@ func (c *Conn) advertise() int {
 	if r.nxt.Less(edge) && uint32(edge-r.nxt) > uint32(max16) {
 		edge = r.nxt + max16
 	}
-	edge = r.nxt + (edge-r.nxt)>>r.scale<<r.scale
+	unit := Seq(1) << r.scale
+	if r.buf.n == 0 && r.nxt.Less(edge) && edge-r.nxt < unit {
+		edge = r.nxt + unit // or a buffer below the unit would never be offered
+	}
+	edge = r.nxt + (edge-r.nxt)/unit*unit
 	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
 		r.edge = edge
 	}

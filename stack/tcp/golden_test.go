@@ -1,0 +1,433 @@
+package tcp
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var updateGolden = flag.Bool("update", false, "write the golden tables anew")
+
+// A bottleneck is the path of one direction: a queue of limited length that is
+// served at a rate, then a delay. The way back has only the delay.
+type bottleneck struct {
+	rate    float64 // bits per second
+	rtt     Time
+	loss    float64 // of the packets that come to the queue
+	reorder float64 // of those that leave it: delayed further, see displace
+	queue   int     // bytes
+}
+
+// bdp is the bandwidth-delay product in bytes.
+func (l *bottleneck) bdp() int { return int(l.rate / 8 * float64(l.rtt) / float64(Second)) }
+
+// displace is the most by which a packet is delayed that loses its place: 20
+// packets' time, as where parallel links differ in their queues, and at most a
+// quarter of an RTT. Farther is not reordering for a receiver with PAWS: once a
+// hole was filled by a retransmission, RFC 7323 5.3 has it discard what was sent
+// before that and comes after.
+func (l *bottleneck) displace() Time {
+	return min(l.rtt/4, Time(20*1514*8/l.rate*float64(Second)))
+}
+
+const wireOverhead = 14 + 20 + 20 + 12 // Ethernet, IP, TCP with timestamps
+
+// A flow is a sender that always has data, and a receiver that always reads.
+type flow struct {
+	snd, rcv  Conn
+	delivered int64
+	begun     int64 // delivered when measuring began
+}
+
+type event struct {
+	at   Time
+	seq  int // events at the same time come in the order of their making
+	flow int
+	back bool // to the sender
+	seg  Segment
+}
+
+// A netsim runs flows over one bottleneck in virtual time.
+type netsim struct {
+	link   bottleneck
+	flows  []*flow
+	params Params
+	now    Time
+	heap   []event
+	n      int
+	rng    *rand.Rand
+	free   Time // when the queue will be empty
+	data   []byte
+
+	queueSum Time // of the delays in the queue, from the beginning of measuring
+	queueN   int64
+}
+
+func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
+	s := &netsim{link: link, now: 1, rng: rand.New(rand.NewPCG(seed, 7)), data: make([]byte, 64<<10)}
+	s.params = DefaultParams()
+	s.params.Congestion = cc
+	// The table is about congestion control: the buffers are never what limits.
+	s.params.RecvBufferMax, s.params.SendBufferMax = 512<<20, 512<<20
+	var pool [40][][]byte
+	s.params.Alloc = func(n int) []byte {
+		c := int(math.Ceil(math.Log2(float64(n))))
+		if k := len(pool[c]); k > 0 {
+			b := pool[c][k-1]
+			pool[c] = pool[c][:k-1]
+			return b
+		}
+		return make([]byte, 1<<c)
+	}
+	s.params.Free = func(b []byte) {
+		c := int(math.Log2(float64(cap(b))))
+		pool[c] = append(pool[c], b)
+	}
+	for i := range flows {
+		f := &flow{}
+		s.flows = append(s.flows, f)
+		f.snd.Open(s.now, Config{Params: &s.params, ISS: Seq(i * 1000), MSS: 1460, NoDelay: true})
+	}
+	return s
+}
+
+func (s *netsim) push(e event) {
+	s.n++
+	e.seq = s.n
+	h := append(s.heap, e)
+	i := len(h) - 1
+	for i > 0 && less(&h[i], &h[(i-1)/2]) {
+		h[i], h[(i-1)/2] = h[(i-1)/2], h[i]
+		i = (i - 1) / 2
+	}
+	s.heap = h
+}
+
+func less(a, b *event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
+
+func (s *netsim) pop() event {
+	h := s.heap
+	e := h[0]
+	last := len(h) - 1
+	h[0] = h[last]
+	h[last] = event{}
+	h = h[:last]
+	for i := 0; ; {
+		m := i
+		for _, k := range [2]int{2*i + 1, 2*i + 2} {
+			if k < last && less(&h[k], &h[m]) {
+				m = k
+			}
+		}
+		if m == i {
+			break
+		}
+		h[i], h[m] = h[m], h[i]
+		i = m
+	}
+	s.heap = h
+	return e
+}
+
+// send puts what a Conn wants to send onto its way.
+func (s *netsim) send(i int, fromSender bool) {
+	f := s.flows[i]
+	c := &f.snd
+	if !fromSender {
+		c = &f.rcv
+	}
+	var seg Segment
+	for c.Next(s.now, &seg) {
+		// What is in the payload does not matter here, only how long it is.
+		n := seg.DataLen()
+		seg.Payload, seg.Payload2 = s.data[:n], nil
+		if !fromSender {
+			s.push(event{at: s.now + s.link.rtt/2, flow: i, back: true, seg: seg})
+			continue
+		}
+		size := n + wireOverhead
+		if s.rng.Float64() < s.link.loss {
+			continue
+		}
+		wait := max(s.free-s.now, 0)
+		if float64(wait)*s.link.rate/8/float64(Second) > float64(s.link.queue) {
+			continue // the queue is full
+		}
+		s.queueSum += wait
+		s.queueN++
+		s.free = max(s.free, s.now) + Time(float64(size)*8/s.link.rate*float64(Second))
+		at := s.free + s.link.rtt/2
+		if s.rng.Float64() < s.link.reorder {
+			at += Time(s.rng.Float64() * float64(s.link.displace()))
+		}
+		s.push(event{at: at, flow: i, seg: seg})
+	}
+}
+
+func (s *netsim) work(i int) {
+	f := s.flows[i]
+	if f.snd.state.synchronized() {
+		for f.snd.Write(s.now, s.data) > 0 {
+		}
+	}
+	s.send(i, true)
+}
+
+// run goes on until a time.
+func (s *netsim) run(until Time) {
+	for i := range s.flows {
+		s.work(i)
+	}
+	for s.now < until {
+		next := until
+		if len(s.heap) > 0 {
+			next = min(next, s.heap[0].at)
+		}
+		for _, f := range s.flows {
+			for _, c := range [2]*Conn{&f.snd, &f.rcv} {
+				if c.p != nil {
+					if d, ok := c.Deadline(); ok {
+						next = min(next, d)
+					}
+				}
+			}
+		}
+		s.now = max(s.now, next)
+		for i, f := range s.flows {
+			if d, ok := f.snd.Deadline(); ok && d <= s.now {
+				f.snd.Tick(s.now)
+				s.work(i)
+			}
+			if f.rcv.p != nil {
+				if d, ok := f.rcv.Deadline(); ok && d <= s.now {
+					f.rcv.Tick(s.now)
+					s.send(i, false)
+				}
+			}
+		}
+		for len(s.heap) > 0 && s.heap[0].at <= s.now {
+			e := s.pop()
+			f := s.flows[e.flow]
+			if e.back {
+				f.snd.Segment(s.now, &e.seg)
+				s.work(e.flow)
+				continue
+			}
+			if f.rcv.p == nil {
+				f.rcv.Accept(s.now, Config{Params: &s.params, ISS: 5000, MSS: 1460, NoDelay: true}, &e.seg)
+			} else {
+				f.rcv.Segment(s.now, &e.seg)
+			}
+			n := f.rcv.rcv.buf.n
+			f.delivered += int64(n)
+			f.rcv.discard(s.now, n)
+			s.send(e.flow, false)
+		}
+	}
+}
+
+// discard reads n bytes without copying them.
+func (c *Conn) discard(now Time, n int) {
+	c.rcv.buf.drop(n)
+	c.tuneReceive(now)
+	c.updateWindow()
+}
+
+// measure runs for a warm-up and then for a while, and returns the goodput of
+// each flow in bits per second and the mean delay in the queue.
+func (s *netsim) measure(warm, while Time) (goodput []float64, delay Time) {
+	s.run(warm)
+	for _, f := range s.flows {
+		f.begun = f.delivered
+	}
+	s.queueSum, s.queueN = 0, 0
+	s.run(warm + while)
+	for _, f := range s.flows {
+		goodput = append(goodput, float64(f.delivered-f.begun)*8*float64(Second)/float64(while))
+	}
+	return goodput, s.queueSum / Time(max(s.queueN, 1))
+}
+
+// bound is what theory allows a flow: the rate, or what a congestion control's
+// response function gives for the loss (RFC 5681 with the square-root law;
+// RFC 9438 5.2, equation 6).
+func (l *bottleneck) bound(cc Congestion) float64 {
+	line := l.rate * 1448 / (1448 + wireOverhead)
+	if l.loss == 0 {
+		return line
+	}
+	rtt := float64(l.rtt) / float64(Second)
+	w := math.Sqrt(1.5 / l.loss)
+	if cc == CUBIC {
+		k := cubicC * (3 + cubicBeta) / (4 * (1 - cubicBeta))
+		w = max(w, math.Pow(k, 0.25)*math.Pow(rtt, 0.75)/math.Pow(l.loss, 0.75))
+	}
+	return min(line, w*1448*8/rtt)
+}
+
+type cell struct {
+	cc   Congestion
+	link bottleneck
+	bdps float64
+}
+
+func (c *cell) String() string {
+	return fmt.Sprintf("%-7v %5.0f %4d %5.2f %3.0f %5.2f", c.cc, c.link.rate/1e6, c.link.rtt/Millisecond,
+		c.link.loss*100, c.link.reorder*100, c.bdps)
+}
+
+// goldenCells are the cells of the table.
+func goldenCells() []cell {
+	var cells []cell
+	for _, cc := range []Congestion{CUBIC, NewReno} {
+		for _, rate := range []float64{10e6, 100e6, 1000e6} {
+			for _, rtt := range []Time{1, 20, 100, 300} {
+				for _, loss := range []float64{0, 0.0001, 0.001, 0.01, 0.03} {
+					for _, reorder := range []float64{0, 0.01, 0.05} {
+						for _, bdps := range []float64{0.25, 1, 4} {
+							l := bottleneck{rate: rate, rtt: rtt * Millisecond, loss: loss, reorder: reorder}
+							l.queue = max(int(bdps*float64(l.bdp())), 4*1514)
+							cells = append(cells, cell{cc, l, bdps})
+						}
+					}
+				}
+			}
+		}
+	}
+	return cells
+}
+
+// run measures a cell: long enough for slow start to be over and for several
+// epochs of congestion avoidance, short where packets are many.
+func (c *cell) run() string {
+	warm := max(30*c.link.rtt, 2*Second)
+	while := max(60*c.link.rtt, 4*Second)
+	if c.link.rate > 500e6 {
+		warm, while = max(40*c.link.rtt, 500*Millisecond), max(20*c.link.rtt, Second)
+	}
+	s := newNetsim(c.link, c.cc, 1, 1)
+	g, delay := s.measure(warm, while)
+	return fmt.Sprintf("%v %9.2f %9.2f %6.3f %9.2f", c, g[0]/1e6, c.link.bound(c.cc)/1e6, g[0]/c.link.bound(c.cc), float64(delay)/1e6)
+}
+
+const goldenFile = "testdata/golden.txt"
+
+const goldenPlot = "../../docs/golden.svg"
+
+const goldenHead = `# Goodput of one flow in virtual time, made by: go test ./stack/tcp -run Golden -update
+# Columns: congestion control, rate (Mbit/s), RTT (ms), loss (%), reordering (%), bottleneck buffer (BDP),
+# goodput (Mbit/s), theoretical bound (Mbit/s), goodput/bound, mean delay in the queue (ms).
+`
+
+// TestGoldenTable computes a sample of the table again (all of it with
+// USERNET_GOLDEN=all) and compares: a change of congestion control or of loss
+// recovery shows as a diff.
+func TestGoldenTable(t *testing.T) {
+	cells := goldenCells()
+	if *updateGolden {
+		var b strings.Builder
+		b.WriteString(goldenHead)
+		for i := range cells {
+			b.WriteString(cells[i].run())
+			b.WriteByte('\n')
+		}
+		require.NoError(t, os.WriteFile(goldenFile, []byte(b.String()), 0o666))
+		require.NoError(t, os.WriteFile(goldenPlot, []byte(plotGolden(cells, readGolden(t))), 0o666))
+		return
+	}
+	want := readGolden(t)
+	require.Len(t, want, len(cells))
+	plot, err := os.ReadFile(goldenPlot)
+	require.NoError(t, err)
+	require.Equal(t, plotGolden(cells, want), string(plot))
+	for i := range cells {
+		if os.Getenv("USERNET_GOLDEN") != "all" && (cells[i].link.rate > 500e6 || i%13 != 0) {
+			continue
+		}
+		require.Equal(t, want[i], cells[i].run())
+	}
+}
+
+func readGolden(t *testing.T) []string {
+	f, err := os.Open(goldenFile)
+	require.NoError(t, err)
+	defer f.Close()
+	var lines []string
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if !strings.HasPrefix(sc.Text(), "#") {
+			lines = append(lines, sc.Text())
+		}
+	}
+	return lines
+}
+
+// TestFlowsShareABottleneckFairly wants Jain's index (sum x)^2 / (n * sum x^2)
+// of flows with the same round-trip time near 1.
+func TestFlowsShareABottleneckFairly(t *testing.T) {
+	for _, cc := range []Congestion{CUBIC, NewReno} {
+		for _, n := range []int{2, 4, 10} {
+			l := bottleneck{rate: 100e6, rtt: 20 * Millisecond}
+			l.queue = l.bdp()
+			s := newNetsim(l, cc, n, 3)
+			g, _ := s.measure(30*Second, 90*Second)
+			var sum, squares float64
+			for _, x := range g {
+				sum += x
+				squares += x * x
+			}
+			jain := sum * sum / (float64(n) * squares)
+			require.GreaterOrEqual(t, jain, 0.95, "%v, %d flows: %.0f", cc, n, g)
+			require.GreaterOrEqual(t, sum, 0.93*l.rate, "%v, %d flows", cc, n)
+		}
+	}
+}
+
+// plotGolden draws the table: a field for each rate and buffer, in it a column
+// for each loss and reordering and a row for each round-trip time, coloured by
+// goodput/bound.
+func plotGolden(cells []cell, lines []string) string {
+	const size, gap, left, top = 18, 34, 70, 70
+	panelW, panelH := 15*size, 4*size
+	var b strings.Builder
+	width, height := left+3*(panelW+gap), top+6*(panelH+gap)+30
+	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"10\">\n", width, height)
+	fmt.Fprintf(&b, "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n")
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"18\" font-size=\"14\">Goodput of one flow / theoretical bound, in virtual time</text>\n", left)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"34\">columns: loss 0, 0.01, 0.1, 1, 3 %%, each with reordering 0, 1, 5 %%; rows: RTT 1, 20, 100, 300 ms; number: percent, 100 and more is dark green</text>\n", left)
+	for i := range cells {
+		c := &cells[i]
+		// The order of goldenCells gives the place.
+		k := i
+		buffer := k % 3
+		k /= 3
+		reorder := k % 3
+		k /= 3
+		loss := k % 5
+		k /= 5
+		rtt := k % 4
+		k /= 4
+		rate := k % 3
+		cc := k / 3
+		x0 := left + rate*(panelW+gap)
+		y0 := top + (cc*3+buffer)*(panelH+gap)
+		if loss == 0 && reorder == 0 && rtt == 0 {
+			fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\">%v, %.0f Mbit/s, buffer %.2f BDP</text>\n", x0, y0-6, c.cc, c.link.rate/1e6, c.bdps)
+		}
+		f := strings.Fields(lines[i])
+		var ratio float64
+		fmt.Sscan(f[8], &ratio)
+		shown := min(ratio, 1)
+		x, y := x0+(loss*3+reorder)*size, y0+rtt*size
+		fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"hsl(%.0f,65%%,%.0f%%)\"/>", x, y, size-1, size-1, 130*shown, 62-18*shown)
+		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"7\" text-anchor=\"middle\" fill=\"#fff\">%.0f</text>\n", x+size/2, y+size/2+3, ratio*100)
+	}
+	b.WriteString("</svg>\n")
+	return b.String()
+}
