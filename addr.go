@@ -157,11 +157,11 @@ func lookupIPs(ctx context.Context, r nameResolver, network, host string) ([]net
 	}
 	switch network[len(network)-1] {
 	case '4':
-		return r.LookupNetIP(ctx, "ip4", host)
+		return lookupTraced(ctx, r, "ip4", host)
 	case '6':
-		return r.LookupNetIP(ctx, "ip6", host)
+		return lookupTraced(ctx, r, "ip6", host)
 	}
-	return r.LookupNetIP(ctx, "ip", host)
+	return lookupTraced(ctx, r, "ip", host)
 }
 
 // dialAddrs returns the addresses that a dial has to try. Those that cannot be

@@ -34,6 +34,9 @@ var floors = map[string][]string{
 	"cmd/usernet":      {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
 	"internal/taptest": {},
 	"interop/std":      {},
+	// It is net's face on one host, and generated.
+	"dropin":              {"", "stack", "nic", "resolve"},
+	"dropin/internal/gen": {},
 }
 
 // testOnly may be imported by tests, of whatever package.

@@ -71,6 +71,7 @@ type Dialer struct {
 	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
 
 	multipath bool
+	quiet     bool // the hooks of net/http/httptrace are not fired
 }
 
 // MultipathTCP reports what SetMultipathTCP was told.
@@ -252,8 +253,8 @@ func (d *Dialer) dialSerial(ctx context.Context, network string, addrs []net.Add
 	return nil, first
 }
 
-// dialOne tries one address, of so many that share the time that is left.
-func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr, remaining int) (net.Conn, error) {
+// dialAddr tries one address, of so many that share the time that is left.
+func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr, remaining int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
 		if left <= 0 {

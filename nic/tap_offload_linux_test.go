@@ -390,3 +390,44 @@ func TestADeviceIsUsedWhateverItsLastUserLeft(t *testing.T) {
 		require.Equal(t, "hello", string(buf[:n]))
 	})
 }
+
+func TestWhatWaitsIsReceivedInBatches(t *testing.T) {
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{Name: "tap0", Addr: testPrefix, NoOffload: plain})
+		require.NoError(t, err)
+		defer tap.Close()
+		kernel := kernelPeer(t, tap)
+		busy, more := make(chan struct{}), make(chan struct{})
+		got := make(chan byte, 100)
+		var largest atomic.Int64
+		first := true
+		tap.Attach(func(batch []Frame) {
+			largest.Store(max(largest.Load(), int64(len(batch))))
+			for i := range batch {
+				if !isUDP4(batch[i].Head) {
+					continue
+				}
+				got <- batch[i].Head[42]
+				if first {
+					first = false
+					close(busy)
+					<-more
+				}
+			}
+		})
+		const frames = 40
+		for i := range byte(frames) {
+			_, err = kernel.WriteToUDP([]byte{i}, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})
+			require.NoError(t, err)
+			if i == 0 {
+				<-busy
+			}
+		}
+		close(more)
+		for i := range byte(frames) {
+			require.Equal(t, i, <-got, "in the order of the wire")
+		}
+		require.Greater(t, largest.Load(), int64(1))
+		require.LessOrEqual(t, largest.Load(), int64(readBatch))
+	})
+}

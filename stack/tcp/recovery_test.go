@@ -290,6 +290,7 @@ func TestAClosedWindowThatAnswersIsProbedWithoutEnd(t *testing.T) {
 	r.pull()
 	r.o.window = 0
 	r.ack(8)
+	require.Empty(t, numbers(r.pull()))
 	cwnd := r.c.Info().SndCwnd
 	for range 40 {
 		d, ok := r.c.Deadline()

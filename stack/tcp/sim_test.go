@@ -150,14 +150,14 @@ type simHost struct {
 	waiter  *Waiter
 	waitEnd Time
 
-	written, read          int
-	fin, sawEOF            bool // we said that we end; the peer's end was read
-	closed                 bool
-	failed, everConnected  bool
-	appAt, giveUp, pullAt  Time
-	state                  State
-	una, nxt, rnxt, edge   Seq
-	pathMSS, losses, sends int
+	written, read         int
+	fin, sawEOF           bool // we said that we end; the peer's end was read
+	closed                bool
+	failed                bool
+	appAt, giveUp, pullAt Time
+	state                 State
+	una, nxt, rnxt, edge  Seq
+	losses                int // in a row
 }
 
 // simCookie is what a SYN cookie tells.
@@ -429,7 +429,6 @@ func (w *sim) pull(i int) {
 	if ev != 0 {
 		w.log("%s events %b", h.name, ev)
 	}
-	h.everConnected = h.everConnected || ev&Connected != 0
 	if ev&(Readable|Writable|Connected|EOF|Failed) != 0 {
 		h.appAt = earliest(h.appAt, w.now+w.pause(h))
 	}
@@ -496,7 +495,6 @@ func (w *sim) transmit(from int, s *Segment) {
 // always wrong.
 func (w *sim) put(from int, s *Segment) {
 	h := &w.host[from]
-	h.sends++
 	if w.rng.Float64() < w.o.Loss && h.losses < 4 && w.now < 120*Second {
 		h.losses++
 		w.log("    lost %d+%d", s.Seq-uint32(h.c.snd.iss), len(s.Payload))

@@ -1,0 +1,33 @@
+package dropin_test
+
+import (
+	"fmt"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/dropin"
+)
+
+// The functions serve and greet are in a file of their own, which was written for
+// package net: they call net.Dial and the like.
+func Example() {
+	_, err := greet("localhost:80")
+	fmt.Println(err)
+
+	host, err := usernet.New(usernet.Config{})
+	if err != nil {
+		panic(err)
+	}
+	defer host.Close()
+	defer dropin.Use(dropin.Use(host))
+
+	stop, err := serve(":80")
+	if err != nil {
+		panic(err)
+	}
+	defer stop()
+	fmt.Println(greet("localhost:80"))
+
+	// Output:
+	// dial tcp: no network: call dropin.Use with a Host first
+	// hello, 127.0.0.1 <nil>
+}

@@ -1,0 +1,137 @@
+package dropin
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+)
+
+// An Interface is an interface of the default Host. It has the fields of
+// net.Interface, and converts to one; it is another type so that its methods ask the
+// Host.
+type Interface net.Interface
+
+// The texts are those of net.
+var (
+	errInvalidInterface      = errors.New("invalid network interface")
+	errInvalidInterfaceIndex = errors.New("invalid network interface index")
+	errInvalidInterfaceName  = errors.New("invalid network interface name")
+	errNoSuchInterface       = errors.New("no such network interface")
+)
+
+func routeError(err error) error { return &net.OpError{Op: "route", Net: "ip+net", Err: err} }
+
+// newInterface describes an interface of a Host as net does those of the kernel.
+func newInterface(info *stack.InterfaceInfo) Interface {
+	ifi := Interface{Index: info.Index, MTU: info.MTU, Name: info.Name, Flags: FlagUp}
+	if info.Up {
+		ifi.Flags |= FlagRunning
+	}
+	switch {
+	case info.Loopback:
+		ifi.Flags |= FlagLoopback
+	case info.Medium == nic.Ethernet:
+		ifi.Flags |= FlagBroadcast | FlagMulticast
+		ifi.HardwareAddr = HardwareAddr(info.MAC[:])
+	default:
+		ifi.Flags |= FlagPointToPoint | FlagMulticast
+	}
+	return ifi
+}
+
+// ipNets are the addresses of an interface in the form that net returns them.
+func ipNets(prefixes []netip.Prefix) []Addr {
+	var addrs []Addr
+	for _, p := range prefixes {
+		ip := p.Addr().As16()
+		addrs = append(addrs, &IPNet{IP: ip[:], Mask: CIDRMask(p.Bits(), p.Addr().BitLen())})
+	}
+	return addrs
+}
+
+// Addrs returns the addresses of the interface, each an *IPNet; none if the Host has no such
+// interface any more.
+func (ifi *Interface) Addrs() ([]Addr, error) {
+	if ifi == nil {
+		return nil, routeError(errInvalidInterface)
+	}
+	h, err := hostFor("route", "ip+net")
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range h.Interfaces() {
+		if info.Index == ifi.Index {
+			return ipNets(info.Addrs), nil
+		}
+	}
+	return nil, nil
+}
+
+// MulticastAddrs fails with ENOTSUP: a Host does not tell the groups that its sockets
+// have joined.
+func (ifi *Interface) MulticastAddrs() ([]Addr, error) {
+	if ifi == nil {
+		return nil, routeError(errInvalidInterface)
+	}
+	return nil, routeError(syscall.ENOTSUP)
+}
+
+// Interfaces returns the interfaces of the default Host, the loopback first.
+func Interfaces() ([]Interface, error) {
+	h, err := hostFor("route", "ip+net")
+	if err != nil {
+		return nil, err
+	}
+	return interfaces(h), nil
+}
+
+func interfaces(h *usernet.Host) []Interface {
+	var all []Interface
+	for _, info := range h.Interfaces() {
+		all = append(all, newInterface(&info))
+	}
+	return all
+}
+
+// InterfaceAddrs returns the addresses of all interfaces of the default Host.
+func InterfaceAddrs() ([]Addr, error) {
+	h, err := hostFor("route", "ip+net")
+	if err != nil {
+		return nil, err
+	}
+	return h.InterfaceAddrs(), nil
+}
+
+// InterfaceByIndex returns the interface of the default Host with an index.
+func InterfaceByIndex(index int) (*Interface, error) {
+	if index <= 0 {
+		return nil, routeError(errInvalidInterfaceIndex)
+	}
+	return findInterface(func(ifi *Interface) bool { return ifi.Index == index })
+}
+
+// InterfaceByName returns the interface of the default Host with a name.
+func InterfaceByName(name string) (*Interface, error) {
+	if name == "" {
+		return nil, routeError(errInvalidInterfaceName)
+	}
+	return findInterface(func(ifi *Interface) bool { return ifi.Name == name })
+}
+
+func findInterface(is func(*Interface) bool) (*Interface, error) {
+	h, err := hostFor("route", "ip+net")
+	if err != nil {
+		return nil, err
+	}
+	for _, ifi := range interfaces(h) {
+		if is(&ifi) {
+			return &ifi, nil
+		}
+	}
+	return nil, routeError(errNoSuchInterface)
+}

@@ -1,0 +1,41 @@
+// Gen writes those files of package dropin that follow from what net exports: net.go,
+// refused.go and api_test.go. It takes the directory of the package as its argument,
+// and reads net from the Go installation that runs it.
+package main
+
+import (
+	"fmt"
+	"go/build"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "gen:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("usage: gen directory")
+	}
+	net, err := exports(netDir())
+	if err != nil {
+		return err
+	}
+	files, err := generate(net, choices())
+	if err != nil {
+		return err
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(args[0], name), text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// netDir is where the source of net is.
+func netDir() string { return filepath.Join(build.Default.GOROOT, "src", "net") }

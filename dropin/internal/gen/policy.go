@@ -1,0 +1,81 @@
+package main
+
+// A way is how package dropin provides a name that net exports.
+type way int
+
+const (
+	same    way = iota // net's own: an alias, a copy of the constant or variable, or a function that calls net's
+	ours               // the type of the same name in package usernet
+	onHost             // a function that calls the method of the default Host of the same name
+	lookup             // a function that calls the method of DefaultResolver of the same name
+	written            // by hand, in the other files of the package
+	refused            // absent on purpose
+)
+
+// A choice is what is done about a name, and why it is refused if it is.
+type choice struct {
+	way way
+	op  string // of the *net.OpError when there is no Host; for onHost
+	why string // for refused
+}
+
+const (
+	whyUnix       = "a Unix socket is a thing of the kernel's file system, and a Host is not on it; Dial and Listen say net.UnknownNetworkError to \"unix\" and its like"
+	whyFile       = "it takes a socket of the kernel's over by its descriptor, which would be a connection that does not go through the Host"
+	whyDescriptor = "no connection of a Host has a descriptor; code that asserts an interface with this method sees that it is absent, and falls back"
+)
+
+// choices returns what is done about each exported name of net, and about those methods
+// of its types that are absent. A name that is not here has no default: when
+// a release of Go brings one, somebody must decide.
+func choices() map[string]choice {
+	m := map[string]choice{
+		"DialTCP":   {way: onHost, op: "dial"},
+		"DialUDP":   {way: onHost, op: "dial"},
+		"DialIP":    {way: onHost, op: "dial"},
+		"ListenTCP": {way: onHost, op: "listen"},
+		"ListenUDP": {way: onHost, op: "listen"},
+		"ListenIP":  {way: onHost, op: "listen"},
+	}
+	for _, group := range []struct {
+		choice choice
+		names  []string
+	}{
+		{choice{way: same}, []string{
+			// Constants and variables.
+			"IPv4len", "IPv6len", "FlagUp", "FlagBroadcast", "FlagLoopback", "FlagPointToPoint", "FlagMulticast", "FlagRunning",
+			"IPv4bcast", "IPv4allsys", "IPv4allrouter", "IPv4zero",
+			"IPv6zero", "IPv6unspecified", "IPv6loopback", "IPv6interfacelocalallnodes", "IPv6linklocalallnodes", "IPv6linklocalallrouters",
+			"ErrClosed", "ErrWriteToConnected",
+			// Data, interfaces and errors.
+			"Addr", "Buffers", "Conn", "Error", "Flags", "HardwareAddr", "IP", "IPAddr", "IPMask", "IPNet", "KeepAliveConfig", "Listener",
+			"MX", "NS", "PacketConn", "SRV", "TCPAddr", "UDPAddr", "UnixAddr",
+			"AddrError", "DNSConfigError", "DNSError", "InvalidAddrError", "OpError", "ParseError", "UnknownNetworkError",
+			// Nothing makes one of these here, but type switches name them.
+			"UnixConn", "UnixListener",
+			// Functions of their arguments alone.
+			"CIDRMask", "IPv4", "IPv4Mask", "JoinHostPort", "ParseCIDR", "ParseIP", "ParseMAC", "Pipe", "ResolveUnixAddr", "SplitHostPort",
+			"TCPAddrFromAddrPort", "UDPAddrFromAddrPort",
+		}},
+		{choice{way: ours}, []string{"IPConn", "TCPConn", "TCPListener", "UDPConn"}},
+		{choice{way: lookup}, []string{
+			"LookupAddr", "LookupCNAME", "LookupHost", "LookupMX", "LookupNS", "LookupPort", "LookupSRV", "LookupTXT",
+		}},
+		{choice{way: written}, []string{
+			"Dial", "DialTimeout", "Dialer", "Listen", "ListenConfig", "ListenMulticastUDP", "ListenPacket",
+			"DefaultResolver", "LookupIP", "ResolveIPAddr", "ResolveTCPAddr", "ResolveUDPAddr", "Resolver",
+			"Interface", "InterfaceAddrs", "InterfaceByIndex", "InterfaceByName", "Interfaces",
+		}},
+		{choice{way: refused, why: whyUnix}, []string{"DialUnix", "Dialer.DialUnix", "ListenUnix", "ListenUnixgram"}},
+		{choice{way: refused, why: whyFile}, []string{"FileConn", "FileListener", "FilePacketConn"}},
+		{choice{way: refused, why: whyDescriptor}, []string{
+			"IPConn.File", "IPConn.SyscallConn", "TCPConn.File", "TCPConn.SyscallConn",
+			"TCPListener.File", "TCPListener.SyscallConn", "UDPConn.File", "UDPConn.SyscallConn",
+		}},
+	} {
+		for _, name := range group.names {
+			m[name] = group.choice
+		}
+	}
+	return m
+}

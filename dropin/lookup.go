@@ -1,0 +1,257 @@
+package dropin
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/resolve"
+)
+
+// A Resolver is a net.Resolver for the default Host: it asks what the Host's own resolver asks,
+// over the Host. A nil one is the same as the zero one.
+type Resolver struct {
+	// PreferGo has no effect: there is no other resolver than one in Go.
+	PreferGo bool
+
+	// StrictErrors has no effect.
+	StrictErrors bool
+
+	// Dial connects to a name server, in place of the Host. It is given the address of
+	// one of the Host's servers, or, as by net, 127.0.0.1:53 if it has none; it is free to
+	// connect to another. What is found by it is not kept for later lookups.
+	Dial func(ctx context.Context, network, address string) (Conn, error)
+}
+
+// DefaultResolver is what the Lookup functions ask, and where a Dialer without a
+// Resolver, Listen and the Resolve functions look names up.
+var DefaultResolver = &Resolver{}
+
+func (r *Resolver) hasDial() bool { return r != nil && r.Dial != nil }
+
+// by returns who does the work of a lookup of a name.
+func (r *Resolver) by(name string) (*resolve.Resolver, error) {
+	h := current.Load()
+	if h == nil {
+		return nil, &net.DNSError{UnwrapErr: errNoHost, Err: errNoHost.Error(), Name: name}
+	}
+	return r.byHost(h), nil
+}
+
+func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
+	if !r.hasDial() {
+		return h.Resolver()
+	}
+	cfg := h.Resolver().Config()
+	cfg.Dial = r.Dial
+	cfg.CacheSize = -1
+	if len(cfg.Servers) == 0 {
+		cfg.Servers = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53)}
+	}
+	return resolve.New(cfg)
+}
+
+// literals replaces the name in an address by the addresses that the Resolver
+// finds for it. Where there is no name, or something is wrong with the rest, it
+// leaves the address to the Host.
+func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, address string) ([]string, error) {
+	family, host, port := "ip", address, ""
+	switch network[:min(len(network), 3)] {
+	case "tcp", "udp":
+		var err error
+		if host, port, err = net.SplitHostPort(address); err != nil {
+			return []string{address}, nil
+		}
+		if _, err = h.LookupPort(network, port); err != nil {
+			return []string{address}, nil
+		}
+		family += network[3:] // "4", "6" or nothing: LookupPort knows the network
+	case "ip4", "ip6":
+		family = network[:3]
+	default:
+		if len(network) < 2 || network[:2] != "ip" {
+			return []string{address}, nil
+		}
+	}
+	if _, err := netip.ParseAddr(host); err == nil || host == "" {
+		return []string{address}, nil
+	}
+	ips, err := r.byHost(h).LookupNetIP(ctx, family, host)
+	if err != nil {
+		return nil, err
+	}
+	var addrs []string
+	for _, ip := range ips {
+		addr := ip.Unmap().String()
+		if port != "" {
+			addr = net.JoinHostPort(addr, port)
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+// literal is literals for calls that use one address only. As in net, it is one of IPv4 if
+// there is any.
+func (r *Resolver) literal(ctx context.Context, h *usernet.Host, network, address string) (string, error) {
+	if !r.hasDial() {
+		return address, nil
+	}
+	addrs, err := r.literals(ctx, h, network, address)
+	if err != nil {
+		return "", err
+	}
+	for _, addr := range addrs {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			host = addr
+		}
+		if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+			return addr, nil
+		}
+	}
+	return addrs[0], nil
+}
+
+// LookupAddr returns the names of an address. See net.Resolver.
+func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	by, err := r.by(addr)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupAddr(ctx, addr)
+}
+
+// LookupCNAME returns the canonical name of a host. See net.Resolver.
+func (r *Resolver) LookupCNAME(ctx context.Context, host string) (string, error) {
+	by, err := r.by(host)
+	if err != nil {
+		return "", err
+	}
+	return by.LookupCNAME(ctx, host)
+}
+
+// LookupHost returns the addresses of a host. See net.Resolver.
+func (r *Resolver) LookupHost(ctx context.Context, host string) (addrs []string, err error) {
+	by, err := r.by(host)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupHost(ctx, host)
+}
+
+// LookupIP returns the addresses of a host that are of the network. See net.Resolver.
+func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]IP, error) {
+	by, err := r.by(host)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupIP(ctx, network, host)
+}
+
+// LookupIPAddr returns the addresses of a host. See net.Resolver.
+func (r *Resolver) LookupIPAddr(ctx context.Context, host string) ([]IPAddr, error) {
+	by, err := r.by(host)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupIPAddr(ctx, host)
+}
+
+// LookupMX returns the MX records of a domain. See net.Resolver.
+func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*MX, error) {
+	by, err := r.by(name)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupMX(ctx, name)
+}
+
+// LookupNS returns the NS records of a domain. See net.Resolver.
+func (r *Resolver) LookupNS(ctx context.Context, name string) ([]*NS, error) {
+	by, err := r.by(name)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupNS(ctx, name)
+}
+
+// LookupNetIP returns the addresses of a host that are of the network. See net.Resolver.
+func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	by, err := r.by(host)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupNetIP(ctx, network, host)
+}
+
+// LookupPort returns the port of a service. See net.Resolver.
+func (r *Resolver) LookupPort(ctx context.Context, network, service string) (port int, err error) {
+	by, err := r.by(network + "/" + service)
+	if err != nil {
+		return 0, err
+	}
+	return by.LookupPort(ctx, network, service)
+}
+
+// LookupSRV returns the SRV records of a service and the name that has them. See net.Resolver.
+func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*SRV, error) {
+	by, err := r.by(name)
+	if err != nil {
+		return "", nil, err
+	}
+	return by.LookupSRV(ctx, service, proto, name)
+}
+
+// LookupTXT returns the TXT records of a domain. See net.Resolver.
+func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	by, err := r.by(name)
+	if err != nil {
+		return nil, err
+	}
+	return by.LookupTXT(ctx, name)
+}
+
+// LookupIP is net.LookupIP, by DefaultResolver.
+func LookupIP(host string) ([]IP, error) {
+	return DefaultResolver.LookupIP(context.Background(), "ip", host)
+}
+
+// ResolveTCPAddr is net.ResolveTCPAddr, by DefaultResolver.
+func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
+	h, address, err := resolving(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return h.ResolveTCPAddr(network, address)
+}
+
+// ResolveUDPAddr is net.ResolveUDPAddr, by DefaultResolver.
+func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
+	h, address, err := resolving(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return h.ResolveUDPAddr(network, address)
+}
+
+// ResolveIPAddr is net.ResolveIPAddr, by DefaultResolver.
+func ResolveIPAddr(network, address string) (*IPAddr, error) {
+	h, address, err := resolving(network, address)
+	if err != nil {
+		return nil, err
+	}
+	return h.ResolveIPAddr(network, address)
+}
+
+// resolving returns the default Host, and the address without the names that are not the
+// Host's to look up.
+func resolving(network, address string) (*usernet.Host, string, error) {
+	h, err := hostFor("lookup", network)
+	if err != nil {
+		return nil, "", err
+	}
+	address, err = DefaultResolver.literal(context.Background(), h, network, address)
+	return h, address, err
+}

@@ -1,0 +1,181 @@
+package dropin
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/usernet/usernet"
+)
+
+// serveNames answers questions on 127.0.0.1:53 of the default Host: each name has the
+// addresses 127.0.0.2 and 127.0.0.1, and counts as asked.
+func serveNames(t *testing.T) (asked *atomic.Int32) {
+	t.Helper()
+	c, err := ListenPacket("udp", "127.0.0.1:53")
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	asked = new(atomic.Int32)
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			asked.Add(1)
+			q := m.Questions[0]
+			answer := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
+			if q.Type == dnsmessage.TypeA {
+				for _, last := range []byte{2, 1} {
+					answer.Answers = append(answer.Answers, dnsmessage.Resource{
+						Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 600},
+						Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, last}},
+					})
+				}
+			}
+			if p, err := answer.Pack(); err == nil {
+				c.WriteTo(p, from)
+			}
+		}
+	}()
+	return asked
+}
+
+// ownResolver is a Resolver whose Dial ignores what it is told.
+func ownResolver(told *atomic.Value) *Resolver {
+	return &Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (Conn, error) {
+		told.Store(address)
+		var d Dialer
+		return d.DialContext(ctx, "udp", "127.0.0.1:53")
+	}}
+}
+
+func TestAResolverAsksWhatItsDialConnectsTo(t *testing.T) {
+	useHost(t, usernet.Config{
+		DNS:   []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
+		Hosts: map[string][]netip.Addr{"known": {netip.MustParseAddr("192.0.2.99")}},
+	})
+	asked := serveNames(t)
+	var told atomic.Value
+	r := ownResolver(&told)
+	for range 2 {
+		addrs, err := r.LookupHost(context.Background(), "www.usernet.test")
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"127.0.0.1", "127.0.0.2"}, addrs)
+	}
+	require.Equal(t, int32(2), asked.Load(), "nothing is kept")
+	require.Equal(t, "192.0.2.53:53", told.Load(), "the Host's server")
+	addrs, err := r.LookupHost(context.Background(), "known")
+	require.NoError(t, err)
+	require.Equal(t, []string{"192.0.2.99"}, addrs, "the Host's names")
+	require.Equal(t, int32(2), asked.Load())
+}
+
+func TestAResolverOfAHostWithoutServersIsToldThatOfNet(t *testing.T) {
+	useHost(t, usernet.Config{})
+	serveNames(t)
+	var told atomic.Value
+	_, err := ownResolver(&told).LookupNetIP(context.Background(), "ip4", "www.usernet.test")
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:53", told.Load())
+}
+
+func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
+	useHost(t, usernet.Config{})
+	serveNames(t)
+	ln, err := Listen("tcp", "127.0.0.1:80") // only one of the two addresses
+	require.NoError(t, err)
+	defer ln.Close()
+	var told atomic.Value
+	d := &Dialer{Resolver: ownResolver(&told), Timeout: time.Minute}
+	c, err := d.Dial("tcp", "www.usernet.test:http")
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:80", c.RemoteAddr().String())
+	require.NoError(t, c.Close())
+
+	_, err = d.Dial("tcp", "www.usernet.test:81")
+	require.ErrorContains(t, err, "connect: connection refused")
+	require.IsType(t, &OpError{}, err)
+	_, err = d.Dial("tcp6", "www.usernet.test:80")
+	require.IsType(t, &OpError{}, err)
+	require.ErrorAs(t, err, new(*DNSError))
+	// What is wrong besides the name is the Host's to tell.
+	_, err = d.Dial("tcp", "www.usernet.test")
+	require.ErrorContains(t, err, "missing port in address")
+	_, err = d.Dial("tcp", "www.usernet.test:no-such-service")
+	require.ErrorContains(t, err, "unknown port")
+	_, err = d.Dial("carrier-pigeon", "www.usernet.test:80")
+	require.ErrorAs(t, err, new(UnknownNetworkError))
+}
+
+func TestTheDefaultResolverIsAskedByAll(t *testing.T) {
+	useHost(t, usernet.Config{})
+	serveNames(t)
+	var told atomic.Value
+	before := DefaultResolver
+	DefaultResolver = ownResolver(&told)
+	defer func() { DefaultResolver = before }()
+	is := func(addr Addr) {
+		t.Helper()
+		require.Contains(t, []string{"127.0.0.1:80", "127.0.0.2:80", "127.0.0.1", "127.0.0.2"}, addr.String())
+	}
+	ln, err := Listen("tcp", "www.usernet.test:80")
+	require.NoError(t, err)
+	defer ln.Close()
+	is(ln.Addr())
+	c, err := Dial("tcp", "www.usernet.test:80")
+	require.NoError(t, err)
+	defer c.Close()
+	is(c.RemoteAddr())
+	pc, err := ListenPacket("udp", "www.usernet.test:80")
+	require.NoError(t, err)
+	defer pc.Close()
+	is(pc.LocalAddr())
+	tcp, err := ResolveTCPAddr("tcp", "www.usernet.test:http")
+	require.NoError(t, err)
+	is(tcp)
+	udp, err := ResolveUDPAddr("udp4", "www.usernet.test:80")
+	require.NoError(t, err)
+	is(udp)
+	ip, err := ResolveIPAddr("ip", "www.usernet.test")
+	require.NoError(t, err)
+	is(ip)
+	ips, err := LookupIP("www.usernet.test")
+	require.NoError(t, err)
+	require.Len(t, ips, 2)
+}
+
+func TestATimeoutCoversTheLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		useHost(t, usernet.Config{})
+		silent := &Resolver{Dial: func(ctx context.Context, _, _ string) (Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		began := time.Now()
+		_, err := (&Dialer{Resolver: silent, Timeout: 700 * time.Millisecond}).Dial("tcp", "www.usernet.test:80")
+		require.Equal(t, 700*time.Millisecond, time.Since(began))
+		var dns *DNSError
+		require.ErrorAs(t, err, &dns)
+		require.True(t, dns.IsTimeout)
+
+		cancel := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(cancel) })
+		began = time.Now()
+		_, err = (&Dialer{Resolver: silent, Cancel: cancel}).Dial("tcp", "www.usernet.test:80")
+		require.Equal(t, time.Second, time.Since(began))
+		require.ErrorContains(t, err, "operation was canceled")
+		require.IsType(t, &OpError{}, err)
+	})
+}

@@ -1,0 +1,283 @@
+package nic
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// How many frames one system call moves at most.
+const (
+	packetReadBatch  = 8 // each has a buffer for a super-frame
+	packetWriteBatch = 16
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// How long to wait before it is looked again whether an interface that is down
+// still exists: nothing tells it.
+const (
+	minDownWait = 10 * time.Millisecond
+	maxDownWait = time.Second
+)
+
+// packetReader reads a packet socket through the runtime's poller.
+type packetReader struct {
+	file     *os.File
+	raw      syscall.RawConn
+	bufs     [packetReadBatch][]byte
+	iovs     [packetReadBatch]unix.Iovec
+	msgs     [packetReadBatch]mmsghdr
+	fill     func(fd uintptr) bool
+	downWait time.Duration // not 0 since the interface was found down
+
+	// What the last read found.
+	n     int // messages
+	errno syscall.Errno
+	batch [packetReadBatch]Frame
+}
+
+// newPacketReader returns the source of a bound socket.
+func newPacketReader(file *os.File, raw syscall.RawConn) *packetReader {
+	r := &packetReader{file: file, raw: raw}
+	r.fill = r.receive
+	return r
+}
+
+func (r *packetReader) Close() error { return r.file.Close() }
+
+// makeBuffers gives each message its place.
+func (r *packetReader) makeBuffers() {
+	// One byte more than fits shows a frame that was cut off.
+	const size = vnetHeaderLen + maxFrame + 1
+	for i := range r.bufs {
+		r.bufs[i] = make([]byte, size)
+		r.iovs[i].Base = &r.bufs[i][0]
+		r.iovs[i].SetLen(size)
+		r.msgs[i].hdr.Iov = &r.iovs[i]
+		r.msgs[i].hdr.SetIovlen(1)
+	}
+}
+
+func (r *packetReader) read() (frames []Frame, dropped int, err error) {
+	if r.bufs[0] == nil {
+		r.makeBuffers()
+	}
+	if r.downWait > 0 {
+		r.file.SetReadDeadline(time.Now().Add(r.downWait))
+	}
+	r.n, r.errno = 0, 0
+	err = r.raw.Read(r.fill)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), r.errno == unix.ENETDOWN:
+		return nil, 0, r.whileDown()
+	case err != nil:
+		return nil, 0, err // after Close
+	}
+	switch r.errno {
+	case 0:
+	case unix.EINVAL, unix.ENOBUFS, unix.ENOMEM:
+		// A frame that the kernel has no words for, or no memory.
+		return nil, 1, nil
+	default:
+		return nil, 0, os.NewSyscallError("recvmmsg", r.errno)
+	}
+	if r.downWait > 0 {
+		r.downWait = 0
+		r.file.SetReadDeadline(time.Time{})
+	}
+	frames = r.batch[:0]
+	for i := range r.n {
+		b := r.bufs[i][:min(int(r.msgs[i].len), len(r.bufs[i]))]
+		if len(b) < vnetHeaderLen || len(b) > vnetHeaderLen+maxFrame {
+			dropped++
+			continue
+		}
+		f, ok := parseVnet(b, b[vnetHeaderLen:])
+		if !ok {
+			dropped++
+			continue
+		}
+		frames = append(frames, f)
+	}
+	return frames, dropped, nil
+}
+
+// receive takes what is there. It reports false if there is nothing.
+func (r *packetReader) receive(fd uintptr) bool {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd,
+			uintptr(unsafe.Pointer(&r.msgs[0])), packetReadBatch, unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		}
+		r.n, r.errno = int(n), errno
+		return true
+	}
+}
+
+// whileDown returns an error if the interface is down because it is gone.
+func (r *packetReader) whileDown() (err error) {
+	r.raw.Control(func(fd uintptr) {
+		addr, e := unix.Getsockname(int(fd))
+		if ll, ok := addr.(*unix.SockaddrLinklayer); e == nil && ok && ll.Ifindex <= 0 {
+			err = os.NewSyscallError("recvmmsg", unix.ENODEV)
+		}
+	})
+	r.downWait = min(max(minDownWait, 2*r.downWait), maxDownWait)
+	return err
+}
+
+// packetWrite is one call of Send. It is pooled, so that the closure and the
+// vectors are not allocated for each.
+type packetWrite struct {
+	line  *line
+	batch []Frame
+	n     int   // frames taken
+	err   error // what ended the device
+	bytes int
+	sent  int
+	run   func(fd uintptr) bool
+
+	// The messages of one system call, and which frames they are.
+	count int
+	from  [packetWriteBatch]int // index in batch
+	vnet  [packetWriteBatch][vnetHeaderLen]byte
+	iovs  [packetWriteBatch][3]unix.Iovec
+	msgs  [packetWriteBatch]mmsghdr
+}
+
+func (p *packetSocket) write(l *line, batch []Frame) (int, error) {
+	op, _ := p.ops.Get().(*packetWrite)
+	if op == nil {
+		op = new(packetWrite)
+		op.run = op.frames
+	}
+	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
+	err := p.raw.Write(op.run)
+	if err == nil {
+		err = op.err
+	}
+	n := op.n
+	l.countSent(op.sent, op.bytes)
+	op.batch = nil
+	clear(op.iovs[:])
+	p.ops.Put(op)
+	return n, err
+}
+
+// frames sends the batch. It always reports true: a full queue is the caller's
+// to wait for, or not.
+func (op *packetWrite) frames(fd uintptr) bool {
+	for op.n < len(op.batch) {
+		op.collect()
+		first := 0
+		for first < op.count {
+			n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd,
+				uintptr(unsafe.Pointer(&op.msgs[first])), uintptr(op.count-first), unix.MSG_DONTWAIT, 0, 0)
+			if errno == unix.EINTR {
+				continue
+			}
+			if errno != 0 {
+				if !op.failed(fd, &op.batch[op.from[first]], errno) {
+					op.n = op.from[first]
+					return true
+				}
+				n = 1
+			} else {
+				op.passed(first, first+int(n))
+			}
+			first += int(n)
+		}
+	}
+	return true
+}
+
+// collect makes messages of the next frames of the batch, up to those behind the
+// last that was taken into account.
+func (op *packetWrite) collect() {
+	op.count = 0
+	for op.n < len(op.batch) && op.count < packetWriteBatch {
+		f := &op.batch[op.n]
+		if !op.line.link.carries(f) {
+			op.line.sendDropped.Add(1)
+			op.n++
+			continue
+		}
+		i := op.count
+		iov := &op.iovs[i]
+		putVnet(op.vnet[i][:], f)
+		iov[0].Base = &op.vnet[i][0]
+		iov[0].SetLen(vnetHeaderLen)
+		iov[1].Base = &f.Head[0]
+		iov[1].SetLen(len(f.Head))
+		parts := 2
+		if len(f.Body) > 0 {
+			iov[2].Base = &f.Body[0]
+			iov[2].SetLen(len(f.Body))
+			parts = 3
+		}
+		op.msgs[i].hdr.Iov = &iov[0]
+		op.msgs[i].hdr.SetIovlen(parts)
+		op.from[i] = op.n
+		op.count++
+		op.n++
+	}
+}
+
+// passed counts the messages from one to before another.
+func (op *packetWrite) passed(from, to int) {
+	op.sent += to - from
+	for _, i := range op.from[from:to] {
+		op.bytes += op.batch[i].Len()
+	}
+}
+
+// failed works on a frame that could not be sent. It reports false if those that
+// follow cannot be sent either.
+func (op *packetWrite) failed(fd uintptr, f *Frame, errno syscall.Errno) bool {
+	switch errno {
+	case unix.EAGAIN, unix.ENOBUFS:
+		return false
+	case unix.ENXIO, unix.ENODEV, unix.EBADF:
+		// The interface was deleted.
+		op.err = os.NewSyscallError("sendmmsg", errno)
+		return false
+	case unix.EINVAL:
+		// Linux has USO since 6.2.
+		if f.GSO == GSOUDP && op.cut(fd, f) {
+			op.sent++
+			op.bytes += f.Len()
+			return true
+		}
+	}
+	// ENETDOWN when the interface is down; otherwise the frame's fault.
+	op.line.sendDropped.Add(1)
+	return true
+}
+
+// cut sends a super-frame that the kernel does not know piece by piece. It
+// reports whether all went well; after an error the rest is not sent.
+func (op *packetWrite) cut(fd uintptr, f *Frame) bool {
+	var vnet [vnetHeaderLen]byte
+	sent := true
+	alloc := func(n int) []byte { return make([]byte, n) }
+	ok := Ethernet.finish(f, alloc, func(piece []byte) {
+		if sent {
+			_, err := unix.SendmsgBuffers(int(fd), [][]byte{vnet[:], piece}, nil, nil, unix.MSG_DONTWAIT)
+			sent = err == nil
+		}
+	})
+	return ok && sent
+}

@@ -1,0 +1,186 @@
+package nic
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// packetBuffer is how many bytes the kernel may keep for a socket, each way. It
+// counts the memory of a frame, which is more than its length.
+const packetBuffer = 8 << 20
+
+// packetSocket is a socket of AF_PACKET. packet(7) describes it.
+type packetSocket struct {
+	raw syscall.RawConn
+	ops sync.Pool // of *packetWrite
+}
+
+func openPacket(cfg PacketConfig) (*Packet, error) {
+	// Without a protocol it receives nothing before it is bound.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("%w (it needs CAP_NET_RAW: run as root, or setcap cap_net_raw+ep the program)", err)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	p, err := newPacket(fd, cfg)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	// From here on the descriptor is the file's.
+	file := os.NewFile(uintptr(fd), cfg.Interface)
+	if p.raw, err = file.SyscallConn(); err != nil {
+		file.Close()
+		return nil, err
+	}
+	p.line.src = newPacketReader(file, p.raw)
+	return p, nil
+}
+
+// newPacket binds a socket to the interface. What it asks about the interface it
+// asks the socket, which knows in which network namespace it is.
+func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
+	p := new(Packet)
+	p.line.link = Link{Name: cfg.Interface, MAC: cfg.MAC, Medium: Ethernet, GSO: maxPacket, TxChecksum: true}
+	link := &p.line.link
+	index, err := link.ask(fd)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.MAC != ([6]byte{}) {
+		link.MAC = cfg.MAC
+	}
+	if err := setUpPacket(fd, index, link.MAC, cfg.Promiscuous); err != nil {
+		return nil, err
+	}
+	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+	err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index})
+	return p, os.NewSyscallError("bind", err)
+}
+
+// ask fills in what the kernel knows of the interface, and returns its index.
+func (l *Link) ask(fd int) (index int, err error) {
+	req, err := unix.NewIfreq(l.Name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req); err != nil {
+		return 0, err
+	}
+	index = int(req.Uint32())
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFMTU, req); err != nil {
+		return 0, os.NewSyscallError("get MTU", err)
+	}
+	l.MTU = int(req.Uint32())
+	// x/sys has no access to the address: struct ifreq of netdevice(7).
+	var hw struct {
+		name   [unix.IFNAMSIZ]byte
+		family uint16
+		addr   [6]byte
+		_      [16]byte
+	}
+	copy(hw.name[:], l.Name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&hw)))
+	if errno != 0 {
+		return 0, os.NewSyscallError("get MAC", errno)
+	}
+	if hw.family != unix.ARPHRD_ETHER {
+		return 0, fmt.Errorf("it is no Ethernet: %w", unix.EINVAL)
+	}
+	l.MAC = hw.addr
+	return index, nil
+}
+
+// setUpPacket makes the settings of a socket.
+func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		return os.NewSyscallError("PACKET_VNET_HDR", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1); err != nil {
+		return os.NewSyscallError("PACKET_IGNORE_OUTGOING", err)
+	}
+	for _, o := range []struct{ force, ask int }{
+		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
+	} {
+		// More than the system's limit only with CAP_NET_ADMIN.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.force, packetBuffer) != nil {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.ask, packetBuffer); err != nil {
+				return os.NewSyscallError("set buffer", err)
+			}
+		}
+	}
+	// Whoever joins a multicast group above does not say it here.
+	join := []unix.PacketMreq{{Type: unix.PACKET_MR_ALLMULTI}, {Type: unix.PACKET_MR_UNICAST, Alen: 6}}
+	copy(join[1].Address[:], mac[:])
+	if promiscuous {
+		join = append(join, unix.PacketMreq{Type: unix.PACKET_MR_PROMISC})
+	}
+	for i := range join {
+		join[i].Ifindex = int32(index)
+		if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &join[i]); err != nil {
+			return os.NewSyscallError("PACKET_ADD_MEMBERSHIP", err)
+		}
+	}
+	filter := packetFilter(mac, promiscuous)
+	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	return os.NewSyscallError("SO_ATTACH_FILTER", err)
+}
+
+// packetFilter has the kernel copy only what is for the stack.
+func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
+	const (
+		// linux/filter.h: what is known of a packet besides its bytes.
+		vlanTag        = 0xfffff000 + 44
+		vlanTagPresent = 0xfffff000 + 48
+
+		loadByte  = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
+		loadHalf  = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS
+		loadWord  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jumpEqual = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		jumpAny   = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
+		end       = unix.BPF_RET | unix.BPF_K
+	)
+	all := unix.SockFilter{Code: end, K: 1 << 18} // bytes
+	// The kernel has taken the tag away: without it the frame of a VLAN would
+	// look like one for everybody. IEEE 802.1Q has VLAN 0 for none.
+	filter := []unix.SockFilter{
+		{Code: loadByte, K: vlanTagPresent},
+		{Code: jumpEqual, K: 0, Jt: 3},
+		{Code: loadHalf, K: vlanTag},
+		{Code: jumpAny, K: 0xfff, Jf: 1},
+		{Code: end},
+	}
+	if promiscuous {
+		return append(filter, all)
+	}
+	return append(filter,
+		unix.SockFilter{Code: loadByte, K: 0},
+		unix.SockFilter{Code: jumpAny, K: 1, Jt: 5}, // to a group
+		unix.SockFilter{Code: loadWord, K: 0},
+		unix.SockFilter{Code: jumpEqual, K: binary.BigEndian.Uint32(mac[:]), Jf: 2},
+		unix.SockFilter{Code: loadHalf, K: 4},
+		unix.SockFilter{Code: jumpEqual, K: uint32(binary.BigEndian.Uint16(mac[4:])), Jt: 1},
+		unix.SockFilter{Code: end},
+		all,
+	)
+}
+
+// lost returns how many frames the kernel had no room for since the last call.
+func (p *packetSocket) lost() (n uint64) {
+	p.raw.Control(func(fd uintptr) {
+		if s, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+			n = uint64(s.Drops)
+		}
+	})
+	return n
+}

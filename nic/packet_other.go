@@ -1,0 +1,20 @@
+//go:build !linux
+
+package nic
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+)
+
+// packetSocket has no system below it: openPacket makes no Packet.
+type packetSocket struct{}
+
+func openPacket(PacketConfig) (*Packet, error) {
+	return nil, fmt.Errorf("no packet sockets on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+func (*packetSocket) write(*line, []Frame) (int, error) { return 0, errors.ErrUnsupported }
+
+func (*packetSocket) lost() uint64 { return 0 }
