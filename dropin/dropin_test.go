@@ -253,6 +253,50 @@ func TestInterfacesAreThoseOfTheHost(t *testing.T) {
 	require.NoError(t, c.Close())
 }
 
+func TestALinkWithoutAddressesOfItsOwnIsPointToPoint(t *testing.T) {
+	dev, other := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	defer other.Close()
+	useHost(t, usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
+	all, err := Interfaces()
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	require.Equal(t, FlagUp|FlagRunning|FlagPointToPoint|FlagMulticast, all[1].Flags)
+	require.Empty(t, all[1].HardwareAddr)
+}
+
+func TestDialsByAddressReachTheHost(t *testing.T) {
+	useHost(t, usernet.Config{})
+	ctx, d := context.Background(), &Dialer{}
+	ln, err := ListenTCP("tcp", &TCPAddr{IP: IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	defer ln.Close()
+	tcp, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, ln.Addr().(*TCPAddr).AddrPort())
+	require.NoError(t, err)
+	require.Equal(t, ln.Addr(), tcp.RemoteAddr())
+	require.NoError(t, tcp.Close())
+	pc, err := ListenUDP("udp", &UDPAddr{IP: IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	defer pc.Close()
+	udp, err := d.DialUDP(ctx, "udp", netip.AddrPort{}, pc.LocalAddr().(*UDPAddr).AddrPort())
+	require.NoError(t, err)
+	require.Equal(t, pc.LocalAddr().String(), udp.RemoteAddr().String())
+	require.NoError(t, udp.Close())
+
+	raw, err := ListenIP("ip4:200", &IPAddr{IP: IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	defer raw.Close()
+	ip, err := d.DialIP(ctx, "ip4:200", netip.Addr{}, netip.MustParseAddr("127.0.0.1"))
+	require.NoError(t, err)
+	defer ip.Close()
+	_, err = ip.Write([]byte("experimental"))
+	require.NoError(t, err)
+	b := make([]byte, 100)
+	n, from, err := raw.ReadFromIP(b)
+	require.NoError(t, err)
+	require.Equal(t, "experimental", string(b[:n]))
+	require.Equal(t, "127.0.0.1", from.String())
+}
+
 func formatAddrs(addrs []Addr) string {
 	var s []string
 	for _, a := range addrs {

@@ -7,8 +7,6 @@ import (
 	"syscall"
 
 	"github.com/usernet/usernet"
-	"github.com/usernet/usernet/nic"
-	"github.com/usernet/usernet/stack"
 )
 
 // An Interface is an interface of the default Host. It has the fields of
@@ -24,25 +22,10 @@ var (
 	errNoSuchInterface       = errors.New("no such network interface")
 )
 
-func routeError(err error) error { return &net.OpError{Op: "route", Net: "ip+net", Err: err} }
+// ethernet is the medium nic.Ethernet, the zero one. This package needs nothing else of nic.
+const ethernet = 0
 
-// newInterface describes an interface of a Host as net does those of the kernel.
-func newInterface(info *stack.InterfaceInfo) Interface {
-	ifi := Interface{Index: info.Index, MTU: info.MTU, Name: info.Name, Flags: FlagUp}
-	if info.Up {
-		ifi.Flags |= FlagRunning
-	}
-	switch {
-	case info.Loopback:
-		ifi.Flags |= FlagLoopback
-	case info.Medium == nic.Ethernet:
-		ifi.Flags |= FlagBroadcast | FlagMulticast
-		ifi.HardwareAddr = HardwareAddr(info.MAC[:])
-	default:
-		ifi.Flags |= FlagPointToPoint | FlagMulticast
-	}
-	return ifi
-}
+func routeError(err error) error { return &net.OpError{Op: "route", Net: "ip+net", Err: err} }
 
 // ipNets are the addresses of an interface in the form that net returns them.
 func ipNets(prefixes []netip.Prefix) []Addr {
@@ -90,10 +73,24 @@ func Interfaces() ([]Interface, error) {
 	return interfaces(h), nil
 }
 
+// interfaces describes the interfaces of a Host as net does those of the kernel.
 func interfaces(h *usernet.Host) []Interface {
 	var all []Interface
 	for _, info := range h.Interfaces() {
-		all = append(all, newInterface(&info))
+		ifi := Interface{Index: info.Index, MTU: info.MTU, Name: info.Name, Flags: FlagUp}
+		if info.Up {
+			ifi.Flags |= FlagRunning
+		}
+		switch {
+		case info.Loopback:
+			ifi.Flags |= FlagLoopback
+		case info.Medium == ethernet:
+			ifi.Flags |= FlagBroadcast | FlagMulticast
+			ifi.HardwareAddr = HardwareAddr(info.MAC[:])
+		default:
+			ifi.Flags |= FlagPointToPoint | FlagMulticast
+		}
+		all = append(all, ifi)
 	}
 	return all
 }

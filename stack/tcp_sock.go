@@ -459,7 +459,18 @@ func (t *TCP) Read(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
+		mine := t.conn.Await(p)
 		t.rd.Wait()
+		if !mine {
+			continue
+		}
+		now = t.s.now()
+		if n := t.conn.Awaited(now); n > 0 {
+			t.run(now)
+			t.mu.Unlock()
+			t.s.drain()
+			return n, nil
+		}
 	}
 }
 

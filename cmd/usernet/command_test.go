@@ -376,7 +376,12 @@ func TestBridgePassesAResetOn(t *testing.T) {
 }
 
 func TestBridgeThatCannotDialResets(t *testing.T) {
-	_, near := newTestBridge(t, func(context.Context) (net.Conn, error) { return nil, io.ErrUnexpectedEOF })
+	connected := make(chan struct{}) // or the reset may come so early that connect reports it
+	_, near := newTestBridge(t, func(context.Context) (net.Conn, error) {
+		<-connected
+		return nil, io.ErrUnexpectedEOF
+	})
+	close(connected)
 	_, err := io.ReadAll(near)
 	require.Error(t, err)
 }

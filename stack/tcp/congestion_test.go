@@ -55,17 +55,22 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 		rtt  Time
 		wMax int
 		time Time
+		// The credit of whole segments makes the fast one differ by so many
+		// segments and such a share of the window.
+		within, share float64
 	}{
-		{"a long path", 100 * Millisecond, 100, 12 * Second},
-		{"a short path, where Reno would be faster", 2 * Millisecond, 20, 3 * Second},
-		{"a large window", 50 * Millisecond, 2000, 20 * Second},
+		{"a long path", 100 * Millisecond, 100, 12 * Second, 2, 0.01},
+		{"a short path, where Reno would be faster", 2 * Millisecond, 20, 300 * Millisecond, 1.01, 0},
+		{"a large window", 50 * Millisecond, 2000, 20 * Second, 2, 0.01},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := &congestionState{cwnd: tc.wMax * mss, ssthresh: math.MaxInt32}
 			w.control = &w.cubic
 			ref := &slowCubic{cwnd: float64(tc.wMax)}
 			now := Time(1)
-			for range 3 { // the third time with fast convergence
+			// The second loss comes long before the third, which thus comes below
+			// the last maximum: fast convergence.
+			for _, phase := range []Time{tc.time, tc.time / 3, tc.time} {
 				ref.cwnd = float64(w.cwnd) / mss // what rounding has made of it
 				w.ssthresh = w.control.threshold(now, w, mss)
 				w.cwnd, w.credit = w.ssthresh, 0
@@ -73,7 +78,7 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 				require.InDelta(t, ref.cwnd, float64(w.cwnd)/mss, 0.01, "RFC 9438 4.6: beta is 0.7")
 				w.cwnd = w.cwnd / mss * mss
 				ref.cwnd = math.Floor(ref.cwnd)
-				end := now + tc.time
+				end := now + phase
 				for now < end {
 					flight := w.cwnd / mss
 					for i := range flight {
@@ -82,10 +87,9 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 						ref.ack(float64(at)/float64(Second), float64(tc.rtt)/float64(Second))
 					}
 					now += tc.rtt
-					require.InDelta(t, ref.cwnd, float64(w.cwnd)/mss, 3+ref.cwnd/50, "at %v", float64(now)/float64(Second))
+					require.InDelta(t, ref.cwnd, float64(w.cwnd)/mss, tc.within+ref.cwnd*tc.share, "at %v", float64(now)/float64(Second))
 				}
 				require.Greater(t, w.cwnd, w.ssthresh)
-				tc.time /= 3 // the next loss comes below the last maximum
 			}
 		})
 	}

@@ -86,8 +86,10 @@ type recvState struct {
 	announce int    // the MSS option of our SYN
 
 	buf   ring
-	limit int  // bytes that buf may hold
-	fixed bool // the application has set limit: it is not tuned
+	await []byte // a waiting reader's buffer, which text in order goes to at once
+	got   int    // bytes in await
+	limit int    // bytes that buf may hold
+	fixed bool   // the application has set limit: it is not tuned
 	ooo   []block
 	sack  [4]block // blocks to report, the newest first (RFC 2018 4)
 	nsack int
@@ -281,6 +283,30 @@ func (c *Conn) Read(now Time, p []byte) int {
 	}
 	c.tuneReceive(now)
 	c.updateWindow()
+	return n
+}
+
+// Await offers p for what comes next in order, so that it is copied once; the
+// caller waits, and takes p back with Awaited before it uses it. It reports
+// false when somebody else waits already.
+func (c *Conn) Await(p []byte) bool {
+	if c.rcv.await != nil {
+		return false
+	}
+	c.rcv.await, c.rcv.got = p, 0
+	return true
+}
+
+// Awaited ends what Await began, and returns how many bytes have come. They were
+// read: a Readable event told of them.
+func (c *Conn) Awaited(now Time) int {
+	r := &c.rcv
+	n := r.got
+	r.await, r.got = nil, 0
+	if n > 0 {
+		c.tuneReceive(now)
+		c.updateWindow()
+	}
 	return n
 }
 

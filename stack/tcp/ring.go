@@ -10,9 +10,15 @@ const minRing = 2048
 // len(b) is 0 or a power of two.
 type ring struct {
 	b    []byte
-	head int // index in b of the first byte
-	n    int // bytes in the queue
+	head int   // index in b of the first byte
+	n    int   // bytes in the queue
+	was  int32 // length of b when it was last given back
 }
+
+// bulk is the size in bytes from which a ring that is made anew gets the length
+// that it had: a transfer that empties it with each read would otherwise double
+// it again and again, and spent half its copying on that.
+const bulk = 16 << 10
 
 // reserve makes room for n bytes from the head, whether they are in the queue
 // or beyond it, and keeps what is in the first used bytes.
@@ -21,6 +27,9 @@ func (r *ring) reserve(p *Params, n, used int) {
 		return
 	}
 	size := 1 << bits.Len(uint(max(n, minRing)-1))
+	if n >= bulk && int(r.was) > size && (p.Full == nil || !p.Full()) {
+		size = int(r.was)
+	}
 	var b []byte
 	if p.Alloc != nil {
 		b = p.Alloc(size)
@@ -30,7 +39,9 @@ func (r *ring) reserve(p *Params, n, used int) {
 	}
 	x, y := r.slices(0, used)
 	copy(b[copy(b, x):], y)
-	r.giveBack(p)
+	if r.b != nil && p.Free != nil {
+		p.Free(r.b)
+	}
 	r.b, r.head = b, 0
 }
 
@@ -63,6 +74,9 @@ func (r *ring) drop(n int) {
 // giveBack returns the storage; the caller has copied or no longer needs what
 // is in it.
 func (r *ring) giveBack(p *Params) {
+	if r.b != nil {
+		r.was = int32(len(r.b))
+	}
 	if r.b != nil && p.Free != nil {
 		p.Free(r.b)
 	}

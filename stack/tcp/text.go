@@ -53,6 +53,17 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && off < len(s.Payload) && r.got < len(r.await) {
+		k := copy(r.await[r.got:], s.Payload[off:min(off+int(hi-lo), len(s.Payload))])
+		r.got += k
+		off += k
+		lo += Seq(k)
+		r.nxt = lo
+		c.events |= Readable
+		if lo == hi {
+			return
+		}
+	}
 	at := r.buf.n + int(lo-r.nxt)
 	used := r.buf.n
 	if len(r.ooo) > 0 {
@@ -231,7 +242,8 @@ func (c *Conn) tuneReceive(now Time) {
 	if now-q.at < rtt {
 		return
 	}
-	taken := int(read - q.seq)
+	// What was read in one round trip: a reader that paused takes more at once.
+	taken := int(int64(read-q.seq) * int64(rtt) / int64(now-q.at))
 	want := 2*taken + 16*r.mss
 	if taken > q.taken && q.taken > 0 {
 		// A sender in slow start will have twice as much in the next round.
@@ -244,10 +256,10 @@ func (c *Conn) tuneReceive(now Time) {
 }
 
 // cacheable is what a buffer may grow to on a path with the given round-trip
-// time: what 100 Gbit/s have in flight, and a mebibyte. On the shortest paths
+// time: what 100 Gbit/s have in flight, and half a mebibyte. On the shortest paths
 // more only waits in the buffer, which falls out of the processor's cache: a bulk
 // transfer through a TAP spent half its time on copying there.
-func cacheable(rtt Time) int { return 1<<20 + int(min(rtt, Second)*25/2) }
+func cacheable(rtt Time) int { return 512<<10 + int(min(rtt, Second)*25/2) }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what
 // is acknowledged can be followed at once.

@@ -55,7 +55,12 @@ func TestAResetDoesNotEndTimeWait(t *testing.T) {
 	// RFC 1337 3, F1: "Ignore RST segments in TIME-WAIT state."
 	r, w := waiting(t, true)
 	var out Segment
-	require.Equal(t, WaitDrop, w.Segment(r.now, r.segment(wire.FlagRST, r.theirs(), 0, nil), &out))
+	for _, seq := range []Seq{r.theirs(), r.theirs() - 1, r.theirs() + 100} {
+		for _, flags := range []wire.TCPFlags{0, wire.FlagACK, wire.FlagFIN, wire.FlagSYN} {
+			require.Equal(t, WaitDrop, w.Segment(r.now, r.segment(wire.FlagRST|flags, seq, 0, nil), &out))
+			require.Zero(t, out.Flags, "a RST is never answered")
+		}
+	}
 }
 
 func TestASynReusesTimeWaitOnlyWhenItIsNewer(t *testing.T) {

@@ -1,0 +1,213 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// flightWithoutTimestamps is flight for a peer that has SACK only.
+func flightWithoutTimestamps(t testing.TB, n int) *rig {
+	r := bare(t, rigOptions{modern: true, window: 60000, mss: 88, change: func(p *Params) { p.NoTimestamps = true }})
+	require.Equal(t, 100, r.c.MSS())
+	r.c.Write(r.now, make([]byte, 100))
+	r.pull()
+	r.now += 20 * Millisecond
+	r.ack(100)
+	r.c.Write(r.now, make([]byte, 100*n))
+	require.Len(t, numbers(r.pull()), n)
+	return r
+}
+
+// untilTimeout lets time pass up to the retransmission timeout, and answers the
+// tail loss probe before it with silence.
+func (r *rig) untilTimeout() {
+	r.t.Helper()
+	for r.c.Info().Backoff == 0 {
+		d, ok := r.c.Deadline()
+		require.True(r.t, ok)
+		r.now = max(r.now, d)
+		r.c.Tick(r.now)
+		r.pull()
+	}
+}
+
+func TestATimeoutThatATimestampShowsSpuriousIsUndone(t *testing.T) {
+	// RFC 3522 3.2: "If the value of the Timestamp Echo Reply field of the
+	// acceptable ACK's Timestamps option is smaller than the value of
+	// RetransmitTS, then [...] SpuriousRecovery"; RFC 4015 3: the window is as before.
+	r := flight(t, 10)
+	before, stamp := r.c.Info(), r.echo
+	r.untilTimeout()
+	during := r.c.Info()
+	require.Less(t, during.SndSsthresh, before.SndSsthresh)
+	require.LessOrEqual(t, during.SndCwnd, 2*r.c.MSS())
+	s := r.segment(wire.FlagACK, r.theirs(), 200, nil)
+	s.TSEcr = stamp // the original was late
+	r.c.Segment(r.now, s)
+	after := r.c.Info()
+	require.GreaterOrEqual(t, after.SndCwnd, before.SndCwnd)
+	require.Equal(t, before.SndSsthresh, after.SndSsthresh)
+	require.Zero(t, after.Backoff)
+	require.Zero(t, after.Lost, "nothing was lost")
+	require.Empty(t, numbers(r.pull()), "nothing has to be sent again")
+}
+
+func TestATimeoutThatWasRightIsNotUndone(t *testing.T) {
+	r := flight(t, 10)
+	r.untilTimeout()
+	during := r.c.Info()
+	r.now += 20 * Millisecond
+	r.ack(200) // it echoes the retransmission
+	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
+	require.NotEmpty(t, numbers(r.pull()), "RFC 5681 3.1: slow start")
+}
+
+func TestATimeoutIsUndoneWhenWhatWasNotSentAgainArrives(t *testing.T) {
+	// RFC 5682 3.1 step 3 (b): "If the acknowledgment acknowledges some segments
+	// that were not retransmitted after the timeout, then the TCP sender declares
+	// the timeout spurious".
+	r := flightWithoutTimestamps(t, 10)
+	before := r.c.Info()
+	r.untilTimeout()
+	require.Less(t, r.c.Info().SndSsthresh, before.SndSsthresh)
+	r.now += 10 * Millisecond
+	r.ack(500)
+	after := r.c.Info()
+	require.Equal(t, before.SndSsthresh, after.SndSsthresh)
+	require.GreaterOrEqual(t, after.SndCwnd, before.SndCwnd)
+	require.Empty(t, numbers(r.pull()))
+}
+
+func TestADuplicateReportedForEachRetransmissionUndoesTheReduction(t *testing.T) {
+	// RFC 3708 3 (A): all retransmitted segments were unnecessary when a DSACK has
+	// come for each of them.
+	r := flightWithoutTimestamps(t, 10)
+	before := r.c.Info()
+	r.now += 20 * Millisecond
+	r.ack(100, block{300, 1100}) // two are missing, so it seems
+	require.Equal(t, []int{100}, numbers(r.pull())[:1])
+	during := r.c.Info()
+	require.True(t, during.Recovery)
+	require.Less(t, during.SndSsthresh, before.SndSsthresh)
+	r.now += 5 * Millisecond
+	r.ack(1100) // they were late
+	r.now += 15 * Millisecond
+	retrans := int(r.c.Info().Retrans)
+	for i := range retrans {
+		at := Seq(100 + 100*i)
+		r.ack(1100, block{at, at + 100})
+	}
+	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
+}
+
+func TestARetransmissionThatIsLostAgainIsFoundWithoutATimeout(t *testing.T) {
+	// RFC 8985 3.1: RACK "can detect lost retransmissions".
+	r := flight(t, 10)
+	r.c.Write(r.now, make([]byte, 2000))
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 1100})
+	out := numbers(r.pull())
+	require.Equal(t, 100, out[0])
+	require.Greater(t, len(out), 1, "and new data after it")
+	r.now += 20 * Millisecond
+	// What was sent after the retransmission arrives, the retransmission does not.
+	end := Seq(out[len(out)-1] + 100)
+	r.ack(100, block{200, end})
+	out = numbers(r.wait(10 * Millisecond))
+	require.Contains(t, out, 100)
+	require.Zero(t, r.c.Info().Backoff)
+}
+
+func TestTheReorderingWindowIsAtMostTheRoundTripTime(t *testing.T) {
+	// RFC 8985 6.2 step 4: "RACK.reo_wnd = min(RACK.reo_wnd_mult *
+	// RACK.min_RTT / 4, SRTT)".
+	r := flight(t, 10)
+	require.Equal(t, r.c.rtt.min/4, r.c.reorderWindow(), "nothing is known to be reordered yet")
+	r.c.rec.reoSeen = true
+	for mult := range uint8(30) {
+		r.c.rec.reoMult = mult
+		want := min(Time(max(mult, 1))*r.c.rtt.min/4, r.c.rtt.srtt)
+		require.Equal(t, want, r.c.reorderWindow())
+	}
+	r.c.rec.reoSeen = false
+	r.c.rec.phase = phaseRecovery
+	require.Zero(t, r.c.reorderWindow(), "in recovery, without reordering, it is zero")
+}
+
+func TestTheRoundTripTimeIsNotMeasuredOnWhatWasSentAgain(t *testing.T) {
+	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
+	// retransmitted (and thus for which it is ambiguous whether the reply was for
+	// the first instance of the packet or a later instance)" (Karn).
+	r := flightWithoutTimestamps(t, 1)
+	before := r.c.Info()
+	r.untilTimeout()
+	r.now += 3 * Second
+	r.ack(200)
+	require.Equal(t, before.RTT, r.c.Info().RTT)
+	require.Equal(t, before.RTTVar, r.c.Info().RTTVar)
+	require.Zero(t, r.c.Info().Backoff)
+}
+
+func TestWhatAPeerTakesBackIsSentAgainAfterATimeout(t *testing.T) {
+	// RFC 2018 8: "the data sender MUST NOT discard data in its retransmission
+	// queue until it is acknowledged by the Acknowledgment Number field".
+	r := flight(t, 10)
+	r.now += 20 * Millisecond
+	r.ack(100, block{100, 1100}) // it has everything from the first missing byte
+	require.Equal(t, 1000, r.c.Info().Sacked)
+	r.untilTimeout()
+	require.Zero(t, r.c.Info().Sacked, "but does not acknowledge it: it was dropped")
+	seen := map[int]bool{100: true}
+	for una := Seq(100); una < 1100; una += 100 {
+		r.now += 20 * Millisecond
+		r.ack(una + 100)
+		for _, n := range numbers(r.pull()) {
+			seen[n] = true
+		}
+	}
+	require.Len(t, seen, 10)
+}
+
+func TestASelectiveAcknowledgementOfWhatWasNeverSentIsIgnored(t *testing.T) {
+	r := flight(t, 3)
+	r.ack(100, block{200, 5000}, block{0, 50}, block{300, 300}, block{400, 200})
+	info := r.c.Info()
+	require.Zero(t, info.Sacked)
+	require.Zero(t, info.Lost)
+	require.NoError(t, checkConn(&r.c))
+}
+
+func TestADuplicateReportOfWhatWasNeverSentIsNotBelieved(t *testing.T) {
+	r := flight(t, 3)
+	end := r.c.snd.nxt - rigISS - 1
+	s := r.segment(wire.FlagACK, r.theirs(), end, nil)
+	r.sack(s, block{end + 100, end + 200})
+	r.c.Segment(r.now, s)
+	s = r.segment(wire.FlagACK, r.theirs(), end, nil)
+	r.sack(s, block{end - 100, end + 100}, block{end - 200, end + 200})
+	r.c.Segment(r.now, s)
+	require.False(t, r.c.rec.reoSeen, "RFC 8985 6.2 step 4 asks for a DSACK")
+	s = r.segment(wire.FlagACK, r.theirs(), end, nil)
+	r.sack(s, block{end - 100, end})
+	r.c.Segment(r.now, s)
+	require.True(t, r.c.rec.reoSeen)
+}
+
+func TestADeliveredRetransmissionTellsOfLossesBeforeIt(t *testing.T) {
+	// RFC 8985 6.2 step 2: what was sent again counts as well, once it is clear
+	// that it was the second copy that arrived.
+	r := flight(t, 4)
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 300}, block{400, 500})
+	r.wait(10 * Millisecond) // both holes are found, one after the other
+	require.EqualValues(t, 2, r.c.Info().Retrans)
+	second := r.c.sb.segs[r.c.sb.find(rigISS+1+300)].at
+	r.now = second + 20*Millisecond
+	r.ack(100, block{200, 500}) // the later one has arrived, so the earlier is lost again
+	require.Equal(t, second, r.c.rec.xmit)
+	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
+	require.Zero(t, r.c.Info().Backoff)
+}
