@@ -195,6 +195,16 @@ func TestADeviceThatExistsIsLeftAsItIs(t *testing.T) {
 func kernelPeer(t *testing.T, tap *TAP) *net.UDPConn {
 	t.Helper()
 	mac := tap.Link().MAC
+	// A device that was there before gets its carrier back when we attach, and the
+	// kernel drops what is sent until it has taken note of that, some time later.
+	for i := 0; ; i++ {
+		state := run(t, "ip -o link show dev "+tap.Name())
+		if !strings.Contains(state, "state DOWN") && !strings.Contains(state, "NO-CARRIER") {
+			break
+		}
+		require.Less(t, i, 1000, "the link stays down: %s", state)
+		time.Sleep(10 * time.Millisecond)
+	}
 	run(t, "ip neigh replace 192.0.2.2 lladdr "+net.HardwareAddr(mac[:]).String()+" dev "+tap.Name())
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9999})
 	require.NoError(t, err)
