@@ -25,6 +25,10 @@ func TestTextInOrderGoesStraightToAWaitingReader(t *testing.T) {
 		require.True(t, w.step(&p))
 	}
 	require.Equal(t, 4000, w.b.Awaited(w.now))
+	for w.a.Unacked() > 0 {
+		require.True(t, w.step(&p))
+	}
+	require.EqualValues(t, 5000, w.a.Info().Delivered)
 	require.Equal(t, data[:4000], buf)
 	rest := make([]byte, 2000)
 	require.Equal(t, 1000, w.b.Read(w.now, rest))

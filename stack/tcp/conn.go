@@ -45,7 +45,8 @@ type Conn struct {
 	timers timers
 	keep   KeepAlive
 
-	retrans uint32 // segments sent again, ever
+	retrans   uint32 // segments sent again, ever
+	delivered uint64 // bytes known to have arrived, ever
 }
 
 type sendState struct {

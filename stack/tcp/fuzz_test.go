@@ -29,6 +29,7 @@ type fuzzRun struct {
 	peerClock     uint32
 	log           []string
 	quiet         bool
+	await         []byte
 }
 
 // byte takes the next byte of the op string, and 0 at its end.
@@ -186,7 +187,14 @@ func (f *fuzzRun) step() error {
 	case 15:
 		f.peerClock += uint32(f.byte() - 64)
 	case 16:
-		f.full = !f.full
+		switch n := f.size(); {
+		case n&1 != 0:
+			f.full = !f.full
+		case f.await == nil:
+			f.note("await %d", n)
+			f.await = make([]byte, n)
+			c.Await(f.await)
+		}
 	case 17:
 		mss := f.size()
 		f.note("path MTU %d", mss)
@@ -263,12 +271,23 @@ func (f *fuzzRun) segmentIn(s *Segment) {
 
 // readSome checks that the text read is what the peer wrote there.
 func (f *fuzzRun) readSome(n int) error {
+	if f.await != nil {
+		buf := f.await
+		f.await = nil
+		if err := f.taken(buf[:f.c.Awaited(f.now)]); err != nil {
+			return err
+		}
+	}
 	buf := make([]byte, n)
-	n = f.c.Read(f.now, buf)
+	return f.taken(buf[:f.c.Read(f.now, buf)])
+}
+
+func (f *fuzzRun) taken(buf []byte) error {
+	n := len(buf)
 	f.note("read %d", n)
 	want := fuzzText(f.c.rcv.irs-fuzzIRS+Seq(f.read), n)
 	f.read += n
-	if !bytes.Equal(buf[:n], want) {
+	if !bytes.Equal(buf, want) {
 		return fmt.Errorf("other text than was sent, in %d bytes before %d", n, f.read)
 	}
 	return nil

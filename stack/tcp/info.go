@@ -8,12 +8,13 @@ type Info struct {
 	MinRTT                   Time
 	SndCwnd, SndSsthresh     int
 	SndMSS, RcvMSS           int
-	SndWnd, RcvWnd           int // windows offered by the peer and by us
-	InFlight                 int // bytes in the network, as far as is known
-	Unacked                  int // bytes sent and not acknowledged
-	Sacked, Lost             int // bytes
-	NotSent                  int // bytes written and not yet sent
-	Retrans                  int // segments sent again, ever
+	SndWnd, RcvWnd           int    // windows offered by the peer and by us
+	InFlight                 int    // bytes in the network, as far as is known
+	Unacked                  int    // bytes sent and not acknowledged
+	Sacked, Lost             int    // bytes
+	NotSent                  int    // bytes written and not yet sent
+	Delivered                uint64 // bytes that are known to have arrived, ever; a FIN counts as one
+	Retrans                  int    // segments sent again, ever
 	Backoff                  int
 	SndBuf, RcvBuf           int // limits of the buffers
 	SACK, Timestamps, WScale bool
@@ -31,7 +32,8 @@ func (c *Conn) Info() Info {
 		SndWnd: int(c.snd.wnd), RcvWnd: c.window(),
 		InFlight: c.pipe(), Unacked: int(c.snd.nxt - c.snd.una),
 		Sacked: c.sb.sacked, Lost: c.sb.lost,
-		NotSent: c.unsent(), Retrans: int(c.retrans), Backoff: int(c.timers.backoff),
+		Delivered: c.delivered,
+		NotSent:   c.unsent(), Retrans: int(c.retrans), Backoff: int(c.timers.backoff),
 		SndBuf: c.snd.limit, RcvBuf: c.rcv.limit,
 		SACK: c.sackOK, Timestamps: c.tsOK, WScale: c.wsOK,
 		Congestion: c.p.Congestion, Recovery: c.rec.phase != phaseOpen,

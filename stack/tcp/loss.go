@@ -82,6 +82,7 @@ func (c *Conn) pipe() int {
 // arrived notes that piece s got there, for the round-trip time and for RACK.
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
+	c.delivered += uint64(s.len())
 	r := &c.rec
 	if s.flags&segEver == 0 {
 		if s.at >= a.rttAt {

@@ -42,7 +42,7 @@ type simSide struct {
 	Recv, RecvMax               int
 	Send, SendMax               int
 	NoSACK, NoTS, NoWS, NewReno bool
-	NoDelay, ECN                bool
+	NoDelay, ECN, Await         bool // Await: a reader with nothing to read leaves its buffer
 	Scarce                      bool // memory runs short from time to time
 	End                         simEnd
 	AbortAt                     Time
@@ -104,7 +104,7 @@ func randomOptions(seed uint64) simOptions {
 		s.NewReno, s.NoDelay = chance(0.3), chance(0.5)
 		s.End = [...]simEnd{endPolitely, endPolitely, endPolitely, endFirst, endClose, endAbort}[r.IntN(6)]
 		s.AbortAt = Time(r.Int64N(int64(3 * Second)))
-		s.Fiddle, s.ECN, s.Scarce = chance(0.2), chance(0.4), chance(0.1)
+		s.Fiddle, s.ECN, s.Scarce, s.Await = chance(0.2), chance(0.4), chance(0.1), chance(0.4)
 		if chance(0.1) {
 			s.Keep = KeepAlive{Idle: 20 * Second, Interval: 5 * Second, Count: 40}
 		}
@@ -158,6 +158,7 @@ type simHost struct {
 	state                 State
 	una, nxt, rnxt, edge  Seq
 	losses                int // in a row
+	await                 []byte
 }
 
 // simCookie is what a SYN cookie tells.
@@ -438,6 +439,7 @@ func (w *sim) pull(i int) {
 		w.drain(i)
 		h.gone = true
 	} else if h.c.State() == TimeWait && w.o.Waiters && h.c.Readable() == 0 && !h.gone {
+		w.takeAwaited(i)
 		x := h.c.Waiter()
 		h.sawEOF = true
 		h.waiter, h.waitEnd, h.gone = &x, w.now+h.p.TimeWait, true
@@ -453,6 +455,7 @@ func (w *sim) drain(i int) {
 	if h.closed {
 		return
 	}
+	w.takeAwaited(i)
 	buf := make([]byte, 4096)
 	for n := w.readSome(i, buf); n > 0; n = w.readSome(i, buf) {
 	}
@@ -576,18 +579,43 @@ func (w *sim) act(i int) {
 
 func (w *sim) reads(i int) (busy bool) {
 	h := &w.host[i]
-	if h.c.Readable() == 0 {
-		return false
+	w.takeAwaited(i)
+	buf := make([]byte, 1+w.rng.IntN(h.side.Bite))
+	if h.c.Readable() > 0 {
+		w.readSome(i, buf)
+		return h.c.Readable() > 0 || h.c.AtEOF()
 	}
-	w.readSome(i, make([]byte, 1+w.rng.IntN(h.side.Bite)))
-	return h.c.Readable() > 0 || h.c.AtEOF()
+	if h.side.Await && !h.c.AtEOF() {
+		if !h.c.Await(buf) {
+			w.fail("%s cannot wait", h.name)
+		}
+		h.await = buf
+	}
+	return false
+}
+
+// takeAwaited takes back the buffer of a reader that waits.
+func (w *sim) takeAwaited(i int) {
+	h := &w.host[i]
+	if h.await != nil {
+		w.taken(i, h.await[:h.c.Awaited(w.now)])
+		h.await = nil
+	}
 }
 
 func (w *sim) readSome(i int, buf []byte) int {
+	w.takeAwaited(i)
+	n := w.host[i].c.Read(w.now, buf)
+	w.taken(i, buf[:n])
+	return n
+}
+
+// taken checks what an application has read.
+func (w *sim) taken(i int, buf []byte) {
 	h := &w.host[i]
-	n := h.c.Read(w.now, buf)
+	n := len(buf)
 	off := h.read % simPeriod
-	for rest := buf[:n]; len(rest) > 0; {
+	for rest := buf; len(rest) > 0; {
 		k := min(len(rest), 1<<16)
 		if !bytes.Equal(rest[:k], simPattern[off:off+k]) {
 			w.fail("%s reads other bytes than were written, in %d from %d", h.name, n, h.read)
@@ -602,7 +630,6 @@ func (w *sim) readSome(i int, buf []byte) int {
 	if h.read > w.host[1-i].written {
 		w.fail("%s has read %d bytes, %d were written", h.name, h.read, w.host[1-i].written)
 	}
-	return n
 }
 
 func (w *sim) writes(i int) (busy bool) {
@@ -698,7 +725,7 @@ func (w *sim) checkPair(i int) {
 	if !h.made || !other.made || h.gone || other.gone || other.closed || h.failed || !h.c.state.synchronized() || other.c.state == Closed {
 		return
 	}
-	if acked, got := h.written-h.c.Unacked(), other.read+other.c.Readable(); acked > got && h.c.state != Closed {
+	if acked, got := h.written-h.c.Unacked(), other.read+other.c.Readable()+other.c.rcv.got; acked > got && h.c.state != Closed {
 		w.fail("%s has %d bytes acknowledged, %s got %d", h.name, acked, other.name, got)
 	}
 }
@@ -763,6 +790,7 @@ func simplify(o simOptions) simOptions {
 			func(s *simSide) { s.NoDelay = true },
 			func(s *simSide) { s.Fiddle = false },
 			func(s *simSide) { s.ECN = false },
+			func(s *simSide) { s.Await = false },
 			func(s *simSide) { s.Scarce = false },
 			func(s *simSide) { s.Keep = KeepAlive{} },
 			func(s *simSide) { s.End, s.AbortAt = endPolitely, 0 },
