@@ -1,0 +1,21 @@
+module github.com/usernet/usernet/interop/fasthttp
+
+go 1.26.0
+
+replace github.com/usernet/usernet => ../..
+
+require (
+	github.com/stretchr/testify v1.12.1
+	github.com/usernet/usernet v0.0.0-00010101000000-000000000000
+	github.com/valyala/fasthttp v1.69.0
+)
+
+require (
+	github.com/andybalholm/brotli v1.2.0 // indirect
+	github.com/klauspost/compress v1.18.2 // indirect
+	github.com/songgao/water v0.0.0-20200317203138-2b4b6d7c09d8 // indirect
+	github.com/valyala/bytebufferpool v1.0.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)

@@ -1,0 +1,6 @@
+//go:build !race
+
+package std
+
+// streamed is how much the streaming test sends in each direction: 1 GiB.
+const streamed = 1 << 30
