@@ -77,7 +77,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	}
 	ts.setListener(l.local, l)
 	if s.closed.Load() {
-		delete(*ts.listeners.Load(), l.local)
+		ts.setListener(l.local, nil)
 		return nil, net.ErrClosed
 	}
 	return l, nil
@@ -200,6 +200,7 @@ func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 		l.mu.Unlock()
 	default:
 		l.mu.Unlock()
+		t.kill()
 	}
 }
 

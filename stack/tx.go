@@ -10,6 +10,7 @@ import (
 const (
 	txQueueLen = 512 // frames that may wait for a device
 	txBatch    = 32  // frames given to a device in one Send
+	txTurn     = 256 // batches that one caller sends before it hands the turn on
 )
 
 // txQueue is what waits to be sent by one device. Frames leave in the order in
@@ -108,7 +109,22 @@ func (ifc *iface) drain() {
 		return
 	}
 	q.draining = true
-	for {
+	q.mu.Unlock()
+	ifc.drainOn()
+}
+
+// drainOn sends until nothing waits; the caller has set draining. Who came to send
+// its own, or to receive, is not kept for ever by others that go on putting: a
+// long turn is handed on to a goroutine that ends with it.
+func (ifc *iface) drainOn() {
+	q := &ifc.tx
+	q.mu.Lock()
+	for turn := 0; ; turn++ {
+		if turn == txTurn && q.n.Load() > 0 {
+			q.mu.Unlock()
+			go ifc.drainOn()
+			return
+		}
 		k := q.take()
 		var ready []txWaiter
 		if len(q.waiters) > 0 && q.n.Load() < txQueueLen/2 {
@@ -123,6 +139,9 @@ func (ifc *iface) drain() {
 		}
 		for _, w := range ready {
 			w.txReady()
+		}
+		if len(ready) > 0 {
+			ifc.s.drain() // routes may have changed: what they put may be elsewhere
 		}
 		q.mu.Lock()
 	}

@@ -390,7 +390,7 @@ func (s *Stack) inputUDP(p *packet) {
 	}
 	meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
 	size := max(len(payload), 1)
-	if p.gso == nic.GSOUDP {
+	if p.gso == nic.GSOUDP && p.gsoSize > 0 {
 		size = p.gsoSize
 	}
 	for {

@@ -386,6 +386,9 @@ func (c *Conn) Close(now Time) {
 func (c *Conn) Abort(now Time) {
 	switch c.state {
 	case Closed:
+		// It broke before, and what had come by then will not be read.
+		c.rcv.buf.n = 0
+		c.rcv.buf.giveBack(c.p)
 	case SynSent, Closing, LastAck, TimeWait:
 		// "respond with an ok and delete the TCB": the peer has all that we sent,
 		// or has nothing to lose.
@@ -420,6 +423,8 @@ func (c *Conn) fail(e Err) {
 
 // die ends the Conn: state CLOSED, no timer, no memory but what was received.
 func (c *Conn) die(e Err) {
+	// Text that came with a SYN: nobody has the connection to read it from.
+	half := c.state == SynSent || c.state == SynReceived
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
@@ -431,7 +436,7 @@ func (c *Conn) die(e Err) {
 	c.rcv.ackNow = false
 	// What was acknowledged to the peer stays readable after a reset or a
 	// timeout. Only an application that wants no more loses it.
-	if e == ErrAborted || c.orphan {
+	if e == ErrAborted || c.orphan || half {
 		c.rcv.buf.n = 0
 		c.rcv.buf.giveBack(c.p)
 	}
@@ -448,7 +453,13 @@ func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 }
 
 // SetSendLimit fixes the send buffer's size in bytes. What is queued stays.
-func (c *Conn) SetSendLimit(n int) { c.snd.limit, c.snd.fixed = n, true }
+func (c *Conn) SetSendLimit(n int) {
+	c.snd.limit, c.snd.fixed = n, true
+	if c.snd.full && c.WriteSpace() > 0 {
+		c.snd.full = false
+		c.events |= Writable
+	}
+}
 
 // SetRecvLimit fixes the receive buffer's size in bytes. What was advertised
 // stays advertised: RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the
@@ -553,7 +564,7 @@ func (c *Conn) Tick(now Time) {
 
 func (c *Conn) keepExpired(now Time) {
 	t := &c.timers
-	if int(t.keepProbes) >= max(c.keep.Count, 1) {
+	if int(t.keepProbes) >= min(max(c.keep.Count, 1), 255) {
 		c.timedOut()
 		return
 	}

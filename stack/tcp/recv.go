@@ -382,6 +382,7 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	b := &c.snd
 	a.advanced = true
 	b.progress = a.now
+	c.soft = ErrNone // what was sent has arrived: it has passed
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack

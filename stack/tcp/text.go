@@ -247,7 +247,7 @@ func (c *Conn) tuneReceive(now Time) {
 	want := 2*taken + 16*r.mss
 	if taken > q.taken && q.taken > 0 {
 		// A sender in slow start will have twice as much in the next round.
-		want += 2 * want * min(taken-q.taken, q.taken) / q.taken
+		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))
 	}
 	if want = min(want, c.p.RecvBufferMax, cacheable(q.rtt)); !r.fixed && want > r.limit && c.share(want) == want {
 		r.limit = want
@@ -256,10 +256,10 @@ func (c *Conn) tuneReceive(now Time) {
 }
 
 // cacheable is what a buffer may grow to on a path with the given round-trip
-// time: what 100 Gbit/s have in flight, and half a mebibyte. On the shortest paths
+// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte. On the shortest paths
 // more only waits in the buffer, which falls out of the processor's cache: a bulk
 // transfer through a TAP spent half its time on copying there.
-func cacheable(rtt Time) int { return 512<<10 + int(min(rtt, Second)*25/2) }
+func cacheable(rtt Time) int { return int(min(256<<10+min(rtt, Second)*25/2, 1<<30)) }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what
 // is acknowledged can be followed at once.

@@ -1,0 +1,56 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func openPair(t *testing.T) *wirePair {
+	p := DefaultParams()
+	w := newPair(t, 1, p)
+	for w.b.p == nil || w.b.State() != Established {
+		require.True(t, w.step(&p))
+	}
+	return w
+}
+
+// RFC 9293 3.9.2.2: a soft error may pass. When what was sent has arrived, it has:
+// a timeout long after is a timeout.
+func TestASoftErrorIsForgottenWhenDataArrives(t *testing.T) {
+	w := openPair(t)
+	w.a.Write(w.now, make([]byte, 100))
+	w.a.SoftError(ErrNetUnreachable)
+	for w.a.Unacked() > 0 {
+		require.True(t, w.step(w.a.p))
+	}
+	w.loss = 1
+	w.a.Write(w.now, make([]byte, 100))
+	for w.a.Err() == ErrNone {
+		require.True(t, w.step(w.a.p))
+	}
+	require.Equal(t, ErrTimedOut, w.a.Err())
+}
+
+func TestKeepAliveGivesUpHoweverManyProbesAreAskedFor(t *testing.T) {
+	w := openPair(t)
+	w.a.SetKeepAlive(w.now, KeepAlive{Idle: Second, Interval: Second, Count: 1000})
+	w.loss = 1
+	for range 3000 {
+		if w.a.Err() != ErrNone {
+			break
+		}
+		require.True(t, w.step(w.a.p))
+	}
+	require.Equal(t, ErrTimedOut, w.a.Err())
+}
+
+// Also where an int has 32 bits: GOARCH=386 go test.
+func TestBuffersMayGrowOnEveryPath(t *testing.T) {
+	last := 0
+	for _, rtt := range []Time{0, Millisecond, 171 * Millisecond, 172 * Millisecond, 250 * Millisecond, Second, 10 * Second} {
+		n := cacheable(rtt)
+		require.GreaterOrEqual(t, n, max(last, 128<<10), "%d ns", rtt)
+		last = n
+	}
+}

@@ -1,0 +1,201 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// dialed is a connection from a to a listener on b that nobody has accepted.
+func dialed(t *testing.T, a, b *Stack) (*TCP, *TCPListener) {
+	l, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+	require.NoError(t, err)
+	return c, l
+}
+
+func TestTextOnASynCostsNoMemoryWhenTheConnectionDies(t *testing.T) {
+	server, _, f := floodPair(t)
+	_, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	src := addr("192.0.2.77")
+	for i := range 500 {
+		p := uint16(2000 + i)
+		f.send(src, addrA, wire.TCP{SrcPort: p, DstPort: 80, Seq: 1000, Flags: wire.FlagSYN, Window: 1000, MSS: 1460}, make([]byte, 15))
+		f.send(src, addrA, wire.TCP{SrcPort: p, DstPort: 80, Seq: 1001 + 15, Flags: wire.FlagRST, Window: 1000}, nil)
+	}
+	require.Empty(t, server.tcp.sockets())
+	require.Zero(t, server.Stats().TCP.Memory)
+}
+
+func TestWhatWasNotReadOfAResetConnectionGivesItsMemoryBack(t *testing.T) {
+	t.Run("closed", func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		c, l := dialed(t, a, b)
+		d, err := l.Accept()
+		require.NoError(t, err)
+		c.Write(make([]byte, 10000))
+		c.SetLinger(0)
+		c.Close()
+		d.SetLinger(0)
+		d.Close()
+		require.Zero(t, b.Stats().TCP.Memory)
+	})
+	t.Run("never accepted", func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		c, l := dialed(t, a, b)
+		c.Write(make([]byte, 10000))
+		c.SetLinger(0)
+		c.Close()
+		l.Close()
+		require.Zero(t, b.Stats().TCP.Memory)
+	})
+}
+
+// With -race this fails when either writes what the other reads.
+func TestListenAndCloseOfTheStackMayMeet(t *testing.T) {
+	for range 200 {
+		s, err := New(Config{Rand: testRand()})
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for i := range 3 {
+			wg.Go(func() {
+				for j := range 8 {
+					if _, err := s.ListenTCP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, uint16(80+10*i+j)), ListenOptions{}); err != nil {
+						return
+					}
+				}
+			})
+		}
+		wg.Go(func() { s.Close() })
+		wg.Wait()
+	}
+}
+
+func TestADialWithAContextThatHasEndedFails(t *testing.T) {
+	a, b := twoHosts(t, nic.PipeConfig{})
+	_, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = a.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestALargerWriteBufferWakesAWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		c, _ := dialed(t, a, b)
+		require.NoError(t, c.SetWriteBuffer(4096))
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.Write(make([]byte, 300<<10)) // more than the peer's window
+			done <- err
+		}()
+		synctest.Wait()
+		require.Empty(t, done)
+		require.NoError(t, c.SetWriteBuffer(1<<20))
+		synctest.Wait()
+		require.Len(t, done, 1)
+		require.NoError(t, <-done)
+	})
+}
+
+// A heldDevice keeps each Send until the test lets it go.
+type heldDevice struct {
+	name string
+	in   chan struct{}
+	out  chan error
+	sent chan int // nil: held
+}
+
+func (d *heldDevice) Link() nic.Link {
+	return nic.Link{Name: d.name, MTU: 1500, Medium: nic.IP, Up: true}
+}
+func (d *heldDevice) Attach(func([]nic.Frame)) {}
+func (d *heldDevice) Close() error             { return nil }
+func (d *heldDevice) Send(b []nic.Frame) (int, error) {
+	if d.sent != nil {
+		d.sent <- len(b)
+		return len(b), nil
+	}
+	d.in <- struct{}{}
+	if err := <-d.out; err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// A connection that waited for a full queue may find that its route has changed
+// when there is room: what it then sends must not lie in the other queue.
+func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e0 := &heldDevice{name: "e0", sent: make(chan int, 1000)}
+		e1 := &heldDevice{name: "e1", in: make(chan struct{}), out: make(chan error)}
+		s, err := New(Config{Rand: testRand(), NICs: []NIC{
+			{Device: e0, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Gateway: addr("192.0.2.254")},
+			{Device: e1, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}, Gateway: addr("198.51.100.254")},
+		}})
+		require.NoError(t, err)
+		u, err := s.OpenUDP(FamilyAny, netip.AddrPort{})
+		require.NoError(t, err)
+		// One datagram is in Send, and as many as may wait wait behind it.
+		go u.WriteTo([]byte("x"), addrPort("198.51.100.9:9"), SendOptions{})
+		<-e1.in
+		for (*s.ifaces.Load())[2].tx.room() {
+			u.WriteTo([]byte("x"), addrPort("198.51.100.9:9"), SendOptions{})
+		}
+		go s.DialTCP(context.Background(), FamilyAny, addrPort("198.51.100.1:0"), addrPort("203.0.113.1:80"), TCPOptions{})
+		synctest.Wait()
+		require.Empty(t, e0.sent)
+		start := time.Now()
+		e1.out <- errors.New("gone")
+		for len(e0.sent) == 0 {
+			select {
+			case <-e1.in:
+				e1.out <- errors.New("gone")
+			case <-e0.sent:
+				e0.sent <- 1
+			}
+		}
+		require.Equal(t, start, time.Now(), "not its retransmission timer's")
+		go func() {
+			for range e1.in {
+				e1.out <- errors.New("gone")
+			}
+		}()
+		s.Close()
+		synctest.Wait()
+		close(e1.in)
+	})
+}
+
+// A dial that meets Close leaves nothing that runs.
+func TestADialThatMeetsCloseOpensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 50 {
+			a, _ := twoHosts(t, nic.PipeConfig{})
+			done := make(chan error, 1)
+			go func() {
+				_, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+				done <- err
+			}()
+			a.Close()
+			if err := <-done; !errors.Is(err, net.ErrClosed) {
+				require.ErrorContains(t, err, "connect") // it was quicker: refused
+			}
+			require.Empty(t, a.tcp.sockets())
+		}
+	})
+}
