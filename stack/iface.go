@@ -106,6 +106,9 @@ func (ifc *iface) failed(err error) {
 
 // close closes the device and drops what the interface still holds.
 func (ifc *iface) close() error {
+	if ifc.tx.n.Load() > 0 {
+		ifc.flush()
+	}
 	ifc.down.Store(true)
 	err := ifc.dev.Close()
 	ifc.neigh.close()

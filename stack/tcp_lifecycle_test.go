@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,5 +199,41 @@ func TestADialThatMeetsCloseOpensNothing(t *testing.T) {
 			}
 			require.Empty(t, a.tcp.sockets())
 		}
+	})
+}
+
+// A sticky device keeps one Send that it is told to keep, and passes all others.
+type sticky struct {
+	nic.Device
+	keep atomic.Bool
+	in   chan struct{}
+	out  chan struct{}
+}
+
+func (d *sticky) Send(b []nic.Frame) (int, error) {
+	if d.keep.Swap(false) {
+		close(d.in)
+		<-d.out
+	}
+	return d.Device.Send(b)
+}
+
+func TestCloseSendsItsResetsThoughAnotherIsSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
+		dev := &sticky{Device: x, in: make(chan struct{}), out: make(chan struct{})}
+		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
+		_, l := dialed(t, a, b)
+		d, err := l.Accept()
+		require.NoError(t, err)
+		u, err := a.OpenUDP(FamilyAny, netip.AddrPort{})
+		require.NoError(t, err)
+		dev.keep.Store(true)
+		go u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
+		<-dev.in
+		require.NoError(t, a.Close())
+		_, err = d.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		close(dev.out)
 	})
 }

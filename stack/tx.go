@@ -71,14 +71,14 @@ func (q *txQueue) put(e txEntry) {
 	q.n.Store(int32(n + 1))
 }
 
-// take moves up to txBatch entries to the drainer's arrays.
-func (q *txQueue) take() int {
+// take moves up to txBatch entries to the caller's arrays. q.mu is held.
+func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	n := int(q.n.Load())
 	k := min(n, txBatch)
 	for i := range k {
 		slot := &q.ring[q.head]
-		q.taken[i] = *slot
-		q.batch[i] = slot.frame
+		taken[i] = *slot
+		batch[i] = slot.frame
 		*slot = txEntry{}
 		q.head = (q.head + 1) % txQueueLen
 	}
@@ -125,7 +125,7 @@ func (ifc *iface) drainOn() {
 			go ifc.drainOn()
 			return
 		}
-		k := q.take()
+		k := q.take(q.batch[:], q.taken[:])
 		var ready []txWaiter
 		if len(q.waiters) > 0 && q.n.Load() < txQueueLen/2 {
 			ready, q.waiters = q.waiters, nil
@@ -135,7 +135,7 @@ func (ifc *iface) drainOn() {
 		}
 		q.mu.Unlock()
 		if k > 0 {
-			ifc.transmit(k)
+			ifc.transmit(q.batch[:k], q.taken[:k])
 		}
 		for _, w := range ready {
 			w.txReady()
@@ -149,22 +149,37 @@ func (ifc *iface) drainOn() {
 	q.mu.Unlock()
 }
 
-// transmit gives the first k frames of the batch to the device.
-func (ifc *iface) transmit(k int) {
+// flush sends what waits although another goroutine may be sending: the device is
+// about to be closed, and resets that come out of order are better than none. To
+// wait for the other is no way out, because Close may run below its Send.
+func (ifc *iface) flush() {
 	q := &ifc.tx
-	n, err := ifc.dev.Send(q.batch[:k])
-	for i := range k {
-		f := &q.batch[i]
+	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
+	for left := int(q.n.Load()); left > 0; left -= txBatch { // what waited, no more
+		q.mu.Lock()
+		k := q.take(batch, taken)
+		q.mu.Unlock()
+		if k > 0 {
+			ifc.transmit(batch[:k], taken[:k])
+		}
+	}
+}
+
+// transmit gives frames to the device, and their buffers back.
+func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
+	n, err := ifc.dev.Send(batch)
+	for i := range batch {
+		f := &batch[i]
 		if i < n {
 			ifc.stats.TxFrames.Add(1)
 			ifc.stats.TxBytes.Add(uint64(f.Len()))
 		}
-		ifc.s.bufs.put(q.taken[i].buf)
-		q.taken[i] = txEntry{}
+		ifc.s.bufs.put(taken[i].buf)
+		taken[i] = txEntry{}
 		*f = nic.Frame{}
 	}
-	if n < k {
-		ifc.stats.TxDropped.Add(uint64(k - n))
+	if n < len(batch) {
+		ifc.stats.TxDropped.Add(uint64(len(batch) - n))
 	}
 	if err != nil {
 		ifc.failed(err)
