@@ -127,6 +127,7 @@ func TestFailureExitsWithOneAndSaysWhy(t *testing.T) {
 		code, _, errs := runLine(t, c.args...)
 		require.Equal(t, exitFailure, code, "%v: %s", c.args, errs)
 		require.Contains(t, errs, c.want, "%v", c.args)
+		require.NotContains(t, errs, "no TAP device", "%v", c.args)
 	}
 }
 

@@ -8,15 +8,25 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
 )
 
-const (
-	defaultTAP = "usernet0"
-	tunFile    = "/dev/net/tun" // of Linux
-)
+const tunFile = "/dev/net/tun" // of Linux
+
+// defaultTAP is the name of a device that can be made, or that the system's driver
+// has.
+func defaultTAP() string {
+	switch runtime.GOOS {
+	case "windows":
+		return "" // the first one
+	case "darwin":
+		return "tap0"
+	}
+	return "usernet0"
+}
 
 // linkFlags are the flags that say on which link the host stands.
 type linkFlags struct {
@@ -31,7 +41,7 @@ type linkFlags struct {
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
-	fs.StringVar(&l.tap, "tap", defaultTAP, "`name` of the TAP device; made, if there is none, and gone at the end")
+	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; made, if there is none, and gone at the end")
 	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, and no TAP")
 	fs.BoolVar(&l.plain, "plain", false, "frames as on a real wire: none that the link has to cut up, and all checksums complete")
 	fs.TextVar(&l.addr, "addr", netip.Prefix{}, "our `address/bits`; 192.0.2.2/24, or what suits -host-addr")
@@ -123,7 +133,7 @@ func (l *linkFlags) attachTAP(log *slog.Logger) (*nic.TAP, plan, error) {
 	}
 	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.host, NoOffload: l.plain})
 	if err != nil {
-		return nil, plan{}, err
+		return nil, plan{}, &tapError{err}
 	}
 	if p.note != "" {
 		log.Info(p.note)
@@ -245,10 +255,20 @@ func (n *network) Close() error {
 	return nil
 }
 
-// cannotTAP reports whether a failure to open the TAP means that this user, or
-// this system, has none at all.
+// A tapError is a failure to open the TAP device.
+type tapError struct{ err error }
+
+func (e *tapError) Error() string { return e.err.Error() }
+func (e *tapError) Unwrap() error { return e.err }
+
+// cannotTAP reports whether an error is a failure to open the TAP that means that
+// this user, or this system, has none at all. Where TAP devices are those of a
+// driver that few have, each failure means that.
 func cannotTAP(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
+	if !errors.As(err, new(*tapError)) {
+		return false
+	}
+	return runtime.GOOS != "linux" || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
 }
 
 // explainTAP tells in two lines why there is no TAP and how to get one.
@@ -269,10 +289,10 @@ func explainTAP(t terminal, l *linkFlags, err error) {
 		return
 	}
 	fmt.Fprintf(t.err, "no TAP device: %v\n", err)
-	if errors.Is(err, fs.ErrNotExist) {
+	if runtime.GOOS == "linux" {
 		fmt.Fprintln(t.err, "to have one: sudo modprobe tun, or, in a container, give it /dev/net/tun")
 	} else {
-		fmt.Fprintln(t.err, "to have one: run usernet on Linux")
+		fmt.Fprintln(t.err, "to have one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)")
 	}
 }
 

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/xml"
+	"io"
+	"math"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestOutputOfWrkIsUnderstood(t *testing.T) {
+	const out = `Running 1s test @ http://198.18.0.2:2000/
+  2 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   605.32us  320.99us   8.67ms   88.12%
+    Req/Sec    52.44k     2.11k   56.24k    72.73%
+  114857 requests in 1.10s, 14.13MB read
+  Socket errors: connect 0, read 2, write 0, timeout 1
+Requests/sec: 104415.45
+Transfer/sec:     12.85MB
+`
+	r, err := parseWrk(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Total != 114857 || r.Errors != 3 || r.Note == "" {
+		t.Fatalf("%+v", r)
+	}
+	if rate := r.Count / r.Time.Seconds(); math.Abs(rate-104415.45) > 1 {
+		t.Fatalf("rate %v", rate)
+	}
+	if _, err := parseWrk("unable to connect"); err == nil {
+		t.Fatal("no error without a rate")
+	}
+}
+
+func TestOnlySelectsWholeNumbers(t *testing.T) {
+	o := options{only: "T1,P"}
+	for id, want := range map[string]bool{"T1": true, "T10": false, "T14in": false, "P3": false, "C1": false} {
+		if o.wanted(id) != want {
+			t.Errorf("%s: %v", id, !want)
+		}
+	}
+	o.only = "T13,T14pp"
+	for id, want := range map[string]bool{"T13in": true, "T13out": true, "T14pp": true, "T14pp16": false, "T14in": false, "T1": false} {
+		if o.wanted(id) != want {
+			t.Errorf("%s: %v", id, !want)
+		}
+	}
+}
+
+func TestMedianIsNotMovedByOneBadRun(t *testing.T) {
+	f := figure{samples: []sample{{Rate: 5}, {Rate: 1}, {Rate: 6}, {Rate: 4}, {Rate: 1000}}}
+	if f.rate() != 5 {
+		t.Fatal(f.rate())
+	}
+	f.samples = f.samples[:4]
+	if f.rate() != 4.5 {
+		t.Fatal(f.rate())
+	}
+	if !math.IsNaN((*figure)(nil).rate()) {
+		t.Fatal("a figure that was not taken has a rate")
+	}
+}
+
+func TestChartIsWellFormed(t *testing.T) {
+	w := workloads[0]
+	w.Name = "<&>"
+	b := bench{rows: []*row{{workload: &w, figures: map[stackName]*figure{
+		kernel: {samples: []sample{{Rate: 2e9}}},
+		gvisor: {samples: []sample{{Rate: 1e8}}},
+		usern:  {samples: []sample{{Rate: 1e9}}},
+	}}}}
+	svg := b.chart()
+	d := xml.NewDecoder(strings.NewReader(svg))
+	for {
+		_, err := d.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(svg, ">0.50<") || !strings.Contains(svg, ">10.0<") {
+		t.Fatal("the ratios are not in the chart")
+	}
+	if missed := b.missed(); len(missed) != 1 || missed[0] != "T1/kernel" {
+		t.Fatal(missed)
+	}
+}
+
+func TestEveryKindOfWorkloadRunsOnAPipe(t *testing.T) {
+	for _, w := range workloads {
+		if w.Place != onPipe {
+			continue
+		}
+		t.Run(w.ID, func(t *testing.T) {
+			for _, s := range []stackName{usern, gvisor} {
+				task := task{
+					Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Close: w.Close, Addr: farAddr, Port: firstPort,
+					Setup: setup{MTU: 65535, Chunk: smallChunk}, Time: 50 * time.Millisecond,
+				}
+				near, far, err := openPair(&task)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := startServer(far, &task); err != nil {
+					t.Fatal(err)
+				}
+				r, err := runClient(near, &task)
+				if err != nil || r.Total <= 0 || r.Errors > 0 {
+					t.Fatalf("%s: %+v, %v", s, r, err)
+				}
+				near.close()
+				far.close()
+			}
+		})
+	}
+}

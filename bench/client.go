@@ -1,0 +1,372 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A client runs one workload's client side.
+type client struct {
+	n    *network
+	t    *task
+	stop atomic.Bool // the time is over
+	// dialing has a value for each connection that is being made.
+	dialing chan struct{}
+	// connected has a value for each goroutine whose connection stands.
+	connected chan struct{}
+
+	mu     sync.Mutex
+	counts []*counter
+	conns  []net.Conn
+	failed int
+	lost   int
+	note   string
+}
+
+// A counter belongs to one goroutine, and so to one cache line.
+type counter struct {
+	atomic.Int64
+	_ [56]byte
+}
+
+// runClient runs the client's side of the task.
+func runClient(n *network, t *task) (report, error) {
+	c := &client{n: n, t: t, dialing: make(chan struct{}, dialers)}
+	var work func(*counter) error
+	loops := t.N
+	switch t.Kind {
+	case send:
+		return c.send()
+	case recv:
+		work = c.recv
+	case pingpong:
+		work = c.pingpong
+	case short:
+		work = c.short
+	case udpEcho:
+		work, loops = c.datagrams, 1
+	case goHTTP:
+		work = c.http()
+	default:
+		return report{}, fmt.Errorf("no client for %q", t.Kind)
+	}
+	return c.run(loops, work)
+}
+
+// run runs loops goroutines of work and reads their counters after the warm-up and
+// at the end.
+func (c *client) run(loops int, work func(*counter) error) (report, error) {
+	var wg sync.WaitGroup
+	errs := make(chan error, loops)
+	c.connected = make(chan struct{}, loops)
+	for range loops {
+		n := new(counter)
+		c.counts = append(c.counts, n)
+		wg.Go(func() {
+			if err := work(n); err != nil && !c.stop.Load() {
+				errs <- err
+			}
+		})
+	}
+	for range loops {
+		select {
+		case err := <-errs:
+			return report{}, err
+		case <-c.connected:
+		}
+	}
+	wait := func(d time.Duration) error {
+		select {
+		case err := <-errs:
+			return err
+		case <-time.After(d):
+			return nil
+		}
+	}
+	if err := wait(c.t.Time / 10); err != nil {
+		return report{}, err
+	}
+	begin, before := time.Now(), c.count()
+	if err := wait(c.t.Time); err != nil {
+		return report{}, err
+	}
+	after, took := c.count(), time.Since(begin)
+	c.stop.Store(true)
+	c.mu.Lock()
+	for _, conn := range c.conns {
+		// What waits for an answer that does not come has to end too.
+		conn.SetDeadline(time.Now().Add(time.Second))
+		if c.t.Kind == recv {
+			conn.Close()
+		}
+	}
+	c.mu.Unlock()
+	wg.Wait()
+	return report{
+		Count: float64(after - before), Time: took, Total: float64(c.count()),
+		Errors: c.failed, Lost: c.lost, Note: c.note,
+	}, nil
+}
+
+func (c *client) count() (n int64) {
+	for _, m := range c.counts {
+		n += m.Load()
+	}
+	return n
+}
+
+func (c *client) addr() string { return net.JoinHostPort(c.t.Addr, strconv.Itoa(c.t.Port)) }
+
+// dialers is how many connections a workload whose connections stay makes at once.
+const dialers = 64
+
+func (c *client) dial(network string) (net.Conn, error) {
+	if c.t.Kind != short {
+		c.dialing <- struct{}{}
+		defer func() { <-c.dialing }()
+	}
+	conn, err := c.n.dial(network, c.addr())
+	if err == nil && c.t.Kind != short {
+		c.mu.Lock()
+		c.conns = append(c.conns, conn)
+		c.mu.Unlock()
+	}
+	return conn, err
+}
+
+// fail counts an operation that failed.
+func (c *client) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed++
+	if c.note == "" {
+		c.note = err.Error()
+	}
+}
+
+// send writes on all connections, and takes the server's word for what arrived.
+func (c *client) send() (report, error) {
+	var wg sync.WaitGroup
+	var total atomic.Uint64
+	errs := make(chan error, c.t.N)
+	time.AfterFunc(c.t.Time, func() { c.stop.Store(true) })
+	begin := time.Now()
+	for range c.t.N {
+		wg.Go(func() {
+			n, err := c.sendOne()
+			total.Add(n)
+			if err != nil {
+				errs <- err
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(begin)
+	select {
+	case err := <-errs:
+		return report{}, err
+	default:
+	}
+	n := float64(total.Load())
+	return report{Count: n, Time: took, Total: n}, nil
+}
+
+func (c *client) sendOne() (uint64, error) {
+	conn, err := c.dial("tcp4")
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(c.t.Time + 10*time.Second))
+	buf := make([]byte, c.t.Setup.Chunk)
+	var sent uint64
+	for !c.stop.Load() {
+		n, err := conn.Write(buf)
+		sent += uint64(n)
+		if err != nil {
+			return 0, err
+		}
+	}
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return 0, errors.New("no CloseWrite")
+	}
+	if err := half.CloseWrite(); err != nil {
+		return 0, err
+	}
+	var answer [8]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return 0, fmt.Errorf("the server's count: %w", err)
+	}
+	got := binary.BigEndian.Uint64(answer[:])
+	if got != sent {
+		return 0, fmt.Errorf("%d bytes of %d arrived", got, sent)
+	}
+	return got, nil
+}
+
+func (c *client) recv(count *counter) error {
+	conn, err := c.dial("tcp4")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c.connected <- struct{}{}
+	buf := make([]byte, c.t.Setup.Chunk)
+	for !c.stop.Load() {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return err
+		}
+		count.Add(int64(n))
+	}
+	return nil
+}
+
+func (c *client) pingpong(count *counter) error {
+	conn, err := c.dial("tcp4")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c.connected <- struct{}{}
+	buf := make([]byte, 1)
+	for !c.stop.Load() {
+		if _, err := conn.Write(buf); err != nil {
+			return err
+		}
+		if _, err := conn.Read(buf); err != nil {
+			return err
+		}
+		count.Add(1)
+	}
+	return nil
+}
+
+func (c *client) short(count *counter) error {
+	c.connected <- struct{}{} // each operation connects
+	buf := make([]byte, 1)
+	for !c.stop.Load() {
+		if err := c.shortOnce(buf); err != nil {
+			c.fail(err)
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		count.Add(1)
+	}
+	return nil
+}
+
+func (c *client) shortOnce(buf []byte) error {
+	conn, err := c.dial("tcp4")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(buf); err != nil {
+		return err
+	}
+	if _, err := conn.Read(buf); err != nil {
+		return err
+	}
+	// The server closes first, and so has TIME-WAIT.
+	if _, err := conn.Read(buf); err != io.EOF {
+		return fmt.Errorf("%v instead of EOF", err)
+	}
+	return nil
+}
+
+// datagrams keeps N datagrams in flight on one socket.
+func (c *client) datagrams(count *counter) error {
+	conn, err := c.dial("udp4")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c.connected <- struct{}{}
+	out, in := make([]byte, c.t.Size), make([]byte, 64<<10)
+	for !c.stop.Load() {
+		for range c.t.N {
+			if _, err := conn.Write(out); err != nil {
+				return err
+			}
+		}
+		if err := c.echoes(conn, out, in, count); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// echoes answers each datagram with the next, until none comes any more.
+func (c *client) echoes(conn net.Conn, out, in []byte, count *counter) error {
+	for i := 0; !c.stop.Load(); i++ {
+		if i%256 == 0 {
+			conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		}
+		n, err := conn.Read(in)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			c.lost += c.t.N // at most
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n != len(out) {
+			return fmt.Errorf("an echo of %d bytes", n)
+		}
+		count.Add(1)
+		if _, err := conn.Write(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *client) http() func(*counter) error {
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return c.n.dial("tcp4", addr)
+		},
+		MaxIdleConns:        c.t.N,
+		MaxIdleConnsPerHost: c.t.N,
+		DisableKeepAlives:   c.t.Close,
+		DisableCompression:  true,
+	}
+	cl := &http.Client{Transport: tr}
+	url := "http://" + c.addr() + "/"
+	get := func() error {
+		resp, err := cl.Get(url)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		n, err := io.Copy(io.Discard, resp.Body)
+		if err == nil && n != 13 {
+			err = fmt.Errorf("a body of %d bytes", n)
+		}
+		return err
+	}
+	return func(count *counter) error {
+		c.connected <- struct{}{} // the transport connects
+		for !c.stop.Load() {
+			if err := get(); err != nil {
+				c.fail(err)
+				time.Sleep(time.Millisecond)
+				continue
+			}
+			count.Add(1)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,330 @@
+// Bench measures usernet beside gVisor's netstack and the kernel, with the same
+// programs on all three, and prints the ratios. See README.md.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line's.
+type options struct {
+	quick, noisy    bool
+	million, growth bool
+	only            string
+	runs            int
+	time, budget    time.Duration
+	svg, markdown   string
+	profiles, place string
+	stacks          string
+	probe           bool
+	task            string
+}
+
+func parse(args []string) (o options, err error) {
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.BoolVar(&o.quick, "quick", false, "one short run of each: two minutes, and figures to match")
+	fs.BoolVar(&o.noisy, "noisy", false, "do not repeat runs that others have disturbed")
+	fs.BoolVar(&o.million, "million", false, "weigh 1,000,000 idle connections too")
+	fs.BoolVar(&o.growth, "growth", false, "measure how the cost grows, and nothing else (writes GROWTH.md and ../docs/growth.svg)")
+	fs.StringVar(&o.only, "only", "", "workloads to run, such as T1,P3,C5; a prefix names many")
+	fs.IntVar(&o.runs, "runs", 0, "runs of each, of which the median counts (default 5)")
+	fs.DurationVar(&o.time, "time", 0, "time of each run (default 800ms)")
+	fs.DurationVar(&o.budget, "budget", 14*time.Minute, "no more runs than fit into this time")
+	fs.StringVar(&o.svg, "svg", "", "write a chart (default ../docs/bench.svg for a full run)")
+	fs.StringVar(&o.markdown, "md", "", "write the tables (default RESULTS.md for a full run)")
+	fs.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of usernet's process for each workload to this directory")
+	fs.StringVar(&o.place, "place", "", "free, same or cross, instead of the workloads' own")
+	fs.StringVar(&o.stacks, "stacks", "kernel,gVisor,usernet", "stacks to run")
+	fs.BoolVar(&o.probe, "probe", true, "find each stack's best settings first; without, they are the default ones")
+	fs.StringVar(&o.task, "task", "", "for the harness's own use")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	text, picture := "RESULTS.md", "bench.svg"
+	runs, t := 5, 800*time.Millisecond
+	if o.growth {
+		text, picture = "GROWTH.md", "growth.svg"
+		runs, t = 3, 300*time.Millisecond
+	}
+	full := !o.quick && o.only == ""
+	if full && o.markdown == "" {
+		o.markdown = text
+	}
+	if full && o.svg == "" {
+		o.svg = filepath.Join("..", "docs", picture)
+	}
+	if o.quick {
+		runs, t, o.probe, o.noisy = 1, 500*time.Millisecond, false, true
+	}
+	if o.runs <= 0 {
+		o.runs = runs
+	}
+	if o.time <= 0 {
+		o.time = t
+	}
+	return o, nil
+}
+
+func run(args []string) error {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if o.task != "" {
+		return runTask(o.task)
+	}
+	b, err := newBench(o)
+	if err != nil {
+		return err
+	}
+	defer b.lab.close()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-stop
+		b.lab.close()
+		os.Exit(1)
+	}()
+	if o.growth {
+		return b.grow()
+	}
+	if err := b.all(); err != nil {
+		return err
+	}
+	return b.write()
+}
+
+// A bench is one run of the harness.
+type bench struct {
+	runner
+	o      options
+	begin  time.Time
+	stacks []stackName
+	rows   []*row
+	costs  []cost
+	failed int // workloads that a stack could not run
+}
+
+// A row is a workload's figures.
+type row struct {
+	*workload
+	figures map[stackName]*figure
+}
+
+// A figure is what a workload gave on a stack.
+type figure struct {
+	setup     setup
+	samples   []sample
+	disturbed int   // samples that others disturbed, in spite of repetition
+	failed    int   // runs that failed, and were repeated once
+	err       error // of the last run that failed
+}
+
+// disturbance is the part of the machine that others may use in a run.
+const disturbance = 0.08
+
+// repeats is how often a disturbed run is repeated.
+const repeats = 3
+
+func newBench(o options) (*bench, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("needs root, for network namespaces and TAP devices of its own")
+	}
+	b := &bench{o: o, begin: time.Now()}
+	for s := range strings.SplitSeq(o.stacks, ",") {
+		name := stackName(s)
+		if !slices.Contains([]stackName{kernel, gvisor, usern, netPipe}, name) {
+			return nil, fmt.Errorf("no stack %q", s)
+		}
+		b.stacks = append(b.stacks, name)
+	}
+	b.pin = pin(o.place)
+	if b.pin != "" && b.pin != free && b.pin != same && b.pin != cross {
+		return nil, fmt.Errorf("no placement %q", o.place)
+	}
+	b.time, b.profiles = o.time, o.profiles
+	if b.profiles != "" {
+		if err := os.MkdirAll(b.profiles, 0o777); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if b.self, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	b.softirqs = findSoftirqds()
+	b.lab, err = newLab()
+	return b, err
+}
+
+// wanted tells whether a workload is asked for.
+func (o *options) wanted(id string) bool {
+	if o.only == "" {
+		return true
+	}
+	for s := range strings.SplitSeq(o.only, ",") {
+		rest, ok := strings.CutPrefix(id, s)
+		// T1 is not T10, but T14 is all of T14's.
+		if ok && (rest == "" || rest[0] < '0' || rest[0] > '9') {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *bench) all() error {
+	for i := range workloads {
+		if w := &workloads[i]; b.o.wanted(w.ID) {
+			r := b.measure(w)
+			b.rows = append(b.rows, r)
+			fmt.Fprintln(os.Stderr, r.line())
+		}
+	}
+	return b.measureCosts()
+}
+
+// measure runs a workload on every stack in turn, again and again.
+func (b *bench) measure(w *workload) *row {
+	r := &row{workload: w, figures: map[stackName]*figure{}}
+	for _, s := range b.stacks {
+		if s == netPipe && (w.Place != onPipe || w.Kind != pingpong) {
+			continue
+		}
+		f := &figure{setup: b.defaults(w, s)}
+		if b.o.probe {
+			f.setup = b.probe(w, s, f.setup)
+		}
+		r.figures[s] = f
+	}
+	for n := range b.o.runs {
+		if n > 0 && time.Since(b.begin) > b.o.budget {
+			break
+		}
+		for _, s := range b.stacks {
+			if f := r.figures[s]; f != nil && f.failed < 3 {
+				b.sample(r, s, f)
+			}
+		}
+	}
+	for _, f := range r.figures {
+		if len(f.samples) == 0 {
+			b.failed++
+		}
+	}
+	return r
+}
+
+// sample adds a sample to a figure.
+func (b *bench) sample(r *row, s stackName, f *figure) {
+	var best sample
+	for i := range repeats + 1 {
+		one, err := b.run(r.workload, s, f.setup)
+		if err != nil {
+			f.failed++
+			f.err = err
+			one, err = b.run(r.workload, s, f.setup)
+		}
+		if err != nil {
+			f.failed++
+			f.err = err
+			return
+		}
+		if i == 0 || one.Other < best.Other {
+			best = one
+		}
+		if b.o.noisy || best.Other <= disturbance || time.Since(b.begin) > b.o.budget {
+			break
+		}
+	}
+	if best.Other > disturbance {
+		f.disturbed++
+	}
+	f.samples = append(f.samples, best)
+}
+
+// defaults are the settings to begin with.
+func (b *bench) defaults(w *workload, s stackName) setup {
+	// Without loss cubic costs half of what bbr does, which paces.
+	c := setup{Plain: w.Plain, CC: "cubic"}
+	if s == gvisor && w.Place == onPipe {
+		c.MTU = 65535
+	}
+	if w.Kind.bulk() {
+		c.Chunk = largeChunk
+		if s == kernel {
+			c.Chunk = smallChunk
+		}
+	}
+	return c
+}
+
+// probe finds the settings that suit a stack best in a workload: one after another,
+// each is tried with short runs, and the better kept. All stacks have their choice.
+func (b *bench) probe(w *workload, s stackName, c setup) setup {
+	long, profiles := b.time, b.profiles
+	b.time, b.profiles = min(300*time.Millisecond, b.time), ""
+	defer func() { b.time, b.profiles = long, profiles }()
+	try := func(c setup) float64 {
+		one, err := b.run(w, s, c)
+		if err != nil {
+			return 0 // the runs that count will tell
+		}
+		return one.Rate
+	}
+	best := try(c)
+	for _, change := range b.choices(w, s) {
+		other := c
+		change(&other)
+		if rate := try(other); rate > best {
+			best, c = rate, other
+		}
+	}
+	return c
+}
+
+// choices are the settings that are worth a try.
+func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
+	p := w.Pin
+	if b.pin != "" {
+		p = b.pin
+	}
+	tcp := w.Place == onTAP || s == kernel
+	if tcp && w.Kind.bulk() && slices.Contains(b.lab.availableCCs, "bbr") {
+		list = append(list, func(c *setup) { c.CC = "bbr" })
+	}
+	if w.Kind.bulk() {
+		list = append(list, func(c *setup) { c.Chunk = smallChunk + largeChunk - c.Chunk })
+	}
+	if p == free {
+		list = append(list, func(c *setup) { c.Procs = 1 })
+	}
+	if s == gvisor && w.Place == onTAP && !w.Plain && !w.Kind.bulk() {
+		list = append(list, func(c *setup) { c.Plain = true })
+	}
+	if s == gvisor && w.Place == onPipe {
+		list = append(list, func(c *setup) { c.MTU = 1500 })
+	}
+	return list
+}

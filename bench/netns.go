@@ -1,0 +1,230 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A lab is the namespaces in which everything runs. Nothing outside of them is
+// touched. In tap there is only a loopback until a stack makes its device; near and
+// far are joined by a veth pair, and so are those of the plain one, without offloads.
+type lab struct {
+	tap          namespace
+	veth, noGSO  [2]namespace // near and far
+	made         []namespace
+	availableCCs []string
+}
+
+// A namespace is the name of a network namespace of the kernel's.
+type namespace string
+
+const labPrefix = "usernet-bench-"
+
+func newLab() (*lab, error) {
+	sweep()
+	l := &lab{}
+	if err := l.build(); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *lab) build() (err error) {
+	if l.tap, err = l.namespace("tap"); err != nil {
+		return err
+	}
+	for i, side := range []string{"near", "far"} {
+		if l.veth[i], err = l.namespace(side); err != nil {
+			return err
+		}
+		if l.noGSO[i], err = l.namespace("plain" + side); err != nil {
+			return err
+		}
+	}
+	if err := join(l.veth, true); err != nil {
+		return err
+	}
+	if err := join(l.noGSO, false); err != nil {
+		return err
+	}
+	return l.tap.inside(func() error {
+		b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
+		l.availableCCs = strings.Fields(string(b))
+		return err
+	})
+}
+
+// sysctls make a namespace quiet, and leave it enough ports for a connection for each
+// operation. The limits of the buffers are the kernel's defaults.
+var sysctls = map[string]string{
+	"net/ipv6/conf/all/disable_ipv6":     "1",
+	"net/ipv6/conf/default/disable_ipv6": "1",
+	"net/ipv4/ip_local_port_range":       "10000 65535",
+	"net/ipv4/tcp_tw_reuse":              "1",
+	"net/ipv4/tcp_max_syn_backlog":       "4096",
+	"net/core/somaxconn":                 "4096",
+}
+
+func (l *lab) namespace(name string) (namespace, error) {
+	ns := namespace(fmt.Sprintf("%s%d-%s", labPrefix, os.Getpid(), name))
+	if err := ip("netns", "add", string(ns)); err != nil {
+		return "", err
+	}
+	l.made = append(l.made, ns)
+	if err := ip("-n", string(ns), "link", "set", "lo", "up"); err != nil {
+		return "", err
+	}
+	return ns, ns.inside(func() error {
+		for key, value := range sysctls {
+			path := "/proc/sys/" + key
+			if _, err := os.Stat(path); err != nil {
+				continue // not of this kernel, or not of namespaces
+			}
+			if err := os.WriteFile(path, []byte(value), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// join puts a veth pair between two namespaces.
+func join(ns [2]namespace, gso bool) error {
+	near, far := string(ns[0]), string(ns[1])
+	steps := [][]string{
+		{"-n", near, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", far},
+		{"-n", near, "addr", "add", nearAddr + prefixed, "dev", "veth0"},
+		{"-n", far, "addr", "add", farAddr + prefixed, "dev", "veth0"},
+		{"-n", near, "link", "set", "veth0", "up"},
+		{"-n", far, "link", "set", "veth0", "up"},
+	}
+	for _, args := range steps {
+		if err := ip(args...); err != nil {
+			return err
+		}
+	}
+	if gso {
+		return nil
+	}
+	for _, n := range ns {
+		if err := n.inside(func() error { return offloadsOff("veth0") }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// offloadsOff is ethtool -K ifc tso off gso off gro off.
+func offloadsOff(ifc string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, cmd := range []uint32{unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO, unix.ETHTOOL_SGRO} {
+		value := struct{ cmd, data uint32 }{cmd: cmd}
+		var req struct {
+			name [unix.IFNAMSIZ]byte
+			data unsafe.Pointer
+			_    [16]byte
+		}
+		copy(req.name[:], ifc)
+		req.data = unsafe.Pointer(&value)
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
+		if errno != 0 {
+			return fmt.Errorf("ethtool command %#x on %s: %w", cmd, ifc, errno)
+		}
+	}
+	return nil
+}
+
+// close removes the namespaces.
+func (l *lab) close() {
+	for _, ns := range l.made {
+		ip("netns", "del", string(ns))
+	}
+	l.made = nil
+}
+
+// sweep removes what a harness that was killed has left.
+func sweep() {
+	names, _ := filepath.Glob("/run/netns/" + labPrefix + "*")
+	for _, path := range names {
+		name := filepath.Base(path)
+		pid, _, _ := strings.Cut(strings.TrimPrefix(name, labPrefix), "-")
+		n, err := strconv.Atoi(pid)
+		if err == nil && unix.Kill(n, 0) == unix.ESRCH {
+			ip("netns", "del", name)
+		}
+	}
+}
+
+func ip(args ...string) error {
+	out, err := exec.Command("ip", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// setCC sets the congestion control of the namespace's new sockets.
+func (ns namespace) setCC(name string) error {
+	return ns.inside(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte(name), 0)
+	})
+}
+
+// inside calls f in a thread that is in the namespace for so long. A process that f
+// starts stays in there.
+func (ns namespace) inside(f func() error) error {
+	runtime.LockOSThread()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(home)
+	there, err := unix.Open("/run/netns/"+string(ns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(there)
+	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	err = f()
+	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
+		// Nothing else may run in this thread, which stays locked.
+		return fmt.Errorf("back to our own namespace: %w", err)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// start starts the command in the namespace, on one core or, if core is negative, on
+// all that this process may use.
+func (ns namespace) start(cmd *exec.Cmd, core int) error {
+	return ns.inside(func() error {
+		if core < 0 {
+			return cmd.Start()
+		}
+		var all, one unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &all); err != nil {
+			return err
+		}
+		one.Set(core)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			return err
+		}
+		defer unix.SchedSetaffinity(0, &all)
+		return cmd.Start()
+	})
+}

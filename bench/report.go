@@ -1,0 +1,262 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+// median of what f takes from the samples.
+func (f *figure) median(of func(sample) float64) float64 {
+	if f == nil || len(f.samples) == 0 {
+		return math.NaN()
+	}
+	var v []float64
+	for _, s := range f.samples {
+		v = append(v, of(s))
+	}
+	slices.SortFunc(v, cmp.Compare)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+func (f *figure) rate() float64 { return f.median(func(s sample) float64 { return s.Rate }) }
+func (f *figure) cpu() float64  { return f.median(func(s sample) float64 { return s.CPU }) }
+
+// spread is how far the samples are apart, as a part of the median.
+func (f *figure) spread() float64 {
+	if f == nil || len(f.samples) == 0 {
+		return math.NaN()
+	}
+	lo, hi := math.Inf(1), math.Inf(-1)
+	for _, s := range f.samples {
+		lo, hi = min(lo, s.Rate), max(hi, s.Rate)
+	}
+	return (hi - lo) / f.rate()
+}
+
+// ratio is usernet's median over another stack's.
+func (r *row) ratio(to stackName) float64 {
+	return r.figures[usern].rate() / r.figures[to].rate()
+}
+
+// amount writes a figure with three digits.
+func (r *row) amount(s stackName) string {
+	f := r.figures[s]
+	v := f.rate()
+	switch {
+	case f != nil && f.err != nil && len(f.samples) == 0:
+		return "failed"
+	case math.IsNaN(v):
+		return "-"
+	case r.Kind.bulk():
+		return digits(v / 1e9)
+	case v >= 1000:
+		return digits(v/1000) + "k"
+	}
+	return digits(v)
+}
+
+func digits(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "-"
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// verdict writes a ratio, its target and whether it is reached.
+func verdict(ratio, target float64) string {
+	if math.IsNaN(ratio) {
+		return "-"
+	}
+	sign := " "
+	if ratio < target {
+		sign = "!"
+	}
+	return fmt.Sprintf("%.2f (%.2f)%s", ratio, target, sign)
+}
+
+// note tells the settings that were chosen, and what went wrong.
+func (r *row) note(s stackName) string {
+	f := r.figures[s]
+	if f == nil {
+		return ""
+	}
+	var words []string
+	if r.Place == onTAP && r.Kind.bulk() || s == kernel {
+		words = append(words, f.setup.CC)
+	}
+	if f.setup.Chunk > 0 {
+		words = append(words, fmt.Sprintf("%d KiB", f.setup.Chunk>>10))
+	}
+	if f.setup.Procs > 0 {
+		words = append(words, fmt.Sprintf("GOMAXPROCS=%d", f.setup.Procs))
+	}
+	if f.setup.Plain {
+		words = append(words, "plain")
+	}
+	if f.setup.MTU > 0 {
+		words = append(words, fmt.Sprintf("MTU %d", f.setup.MTU))
+	}
+	if len(f.samples) > 1 {
+		words = append(words, fmt.Sprintf("±%.0f%%", 50*f.spread()))
+	}
+	if f.disturbed > 0 {
+		words = append(words, fmt.Sprintf("%d of %d disturbed", f.disturbed, len(f.samples)))
+	}
+	errs, lost, why := 0, 0, ""
+	for _, one := range f.samples {
+		errs, lost = errs+one.Errors, lost+one.Lost
+		why = cmp.Or(why, one.Note)
+	}
+	if errs > 0 {
+		words = append(words, fmt.Sprintf("%d errors: %s", errs, why))
+	}
+	if lost > 0 {
+		words = append(words, fmt.Sprintf("up to %d datagrams lost", lost))
+	}
+	if f.failed > 0 {
+		words = append(words, fmt.Sprintf("%d runs failed:", f.failed), brief(f.err))
+	}
+	return strings.Join(words, ", ")
+}
+
+// line is the row as text.
+func (r *row) line() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-8s %-46s %-6s %9s %9s %9s  %-14s %-14s  cpu %6s %6s %6s",
+		r.ID, r.Name, r.unit(), r.amount(kernel), r.amount(gvisor), r.amount(usern),
+		verdict(r.ratio(kernel), r.OverKernel), verdict(r.ratio(gvisor), r.OverGVisor),
+		digits(r.figures[kernel].cpu()), digits(r.figures[gvisor].cpu()), digits(r.figures[usern].cpu()))
+	for _, s := range []stackName{kernel, gvisor, usern} {
+		if n := r.note(s); n != "" {
+			fmt.Fprintf(&b, "  %s: %s;", s, n)
+		}
+	}
+	if f := r.figures[netPipe]; f != nil {
+		fmt.Fprintf(&b, "  net.Pipe: %s", r.amount(netPipe))
+	}
+	return b.String()
+}
+
+// write prints the table and writes the files.
+func (b *bench) write() error {
+	fmt.Printf("%-8s %-46s %-6s %9s %9s %9s  %-14s %-14s  seconds of CPU for a GB or a million: kernel gVisor usernet\n",
+		"", "", "", "kernel", "gVisor", "usernet", "over kernel", "over gVisor")
+	for _, r := range b.rows {
+		fmt.Println(r.line())
+	}
+	for _, c := range b.costs {
+		fmt.Println(c.line())
+	}
+	missed := b.missed()
+	fmt.Printf("%d targets missed %s; %s\n", len(missed), strings.Join(missed, " "), time.Since(b.begin).Round(time.Second))
+	if b.o.markdown != "" {
+		if err := os.WriteFile(b.o.markdown, []byte(b.markdown()), 0o666); err != nil {
+			return err
+		}
+	}
+	if b.o.svg != "" {
+		if err := os.WriteFile(b.o.svg, []byte(b.chart()), 0o666); err != nil {
+			return err
+		}
+	}
+	if b.failed > 0 {
+		return fmt.Errorf("%d measurements failed", b.failed)
+	}
+	return nil
+}
+
+// missed lists the targets that are not reached.
+func (b *bench) missed() (list []string) {
+	for _, r := range b.rows {
+		if r.ratio(kernel) < r.OverKernel {
+			list = append(list, r.ID+"/kernel")
+		}
+		if r.ratio(gvisor) < r.OverGVisor {
+			list = append(list, r.ID+"/gVisor")
+		}
+	}
+	return list
+}
+
+// markdown is the tables for RESULTS.md.
+func (b *bench) markdown() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "# Results\n\nOne interleaved run of `go run .` on %s, %s: medians of %d runs of %v.\n%s\n\n",
+		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, strings.Join(versions(), ", "))
+	s.WriteString("Targets are in parentheses; a ratio in bold misses its target. CPU is that of both sides, in seconds for a GB or\n" +
+		"for a million operations.\n\n" +
+		"| | workload | unit | kernel | gVisor | usernet | usernet / kernel | usernet / gVisor | CPU kernel | CPU gVisor | CPU usernet |\n" +
+		"|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, r := range b.rows {
+		place := ""
+		if r.Pin != free {
+			place = fmt.Sprintf(" (%s core)", r.Pin)
+		}
+		fmt.Fprintf(&s, "| %s | %s%s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
+			r.ID, r.Name, place, r.unit(), r.amount(kernel), r.amount(gvisor), r.amount(usern),
+			bold(r.ratio(kernel), r.OverKernel), bold(r.ratio(gvisor), r.OverGVisor),
+			digits(r.figures[kernel].cpu()), digits(r.figures[gvisor].cpu()), digits(r.figures[usern].cpu()))
+	}
+	if len(b.costs) > 0 {
+		s.WriteString("\n| | cost | unit | kernel | gVisor | usernet | target |\n|---|---|---|---|---|---|---|\n")
+		for _, c := range b.costs {
+			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s |\n", c.ID, c.Name, c.Unit,
+				c.Values[kernel], c.Values[gvisor], c.Values[usern], c.Target)
+		}
+	}
+	s.WriteString("\nThe settings that were found best for each stack, and half of the spread of its runs:\n\n" +
+		"| | kernel | gVisor | usernet |\n|---|---|---|---|\n")
+	for _, r := range b.rows {
+		fmt.Fprintf(&s, "| %s | %s | %s | %s |\n", r.ID, r.note(kernel), r.note(gvisor), r.note(usern))
+	}
+	return s.String()
+}
+
+func bold(ratio, target float64) string {
+	if math.IsNaN(ratio) {
+		return "-"
+	}
+	if ratio < target {
+		return fmt.Sprintf("**%.2f** (%.2f)", ratio, target)
+	}
+	return fmt.Sprintf("%.2f (%.2f)", ratio, target)
+}
+
+// machine describes where the figures are from.
+func machine() string {
+	out, err := exec.Command("uname", "-r").Output()
+	if err != nil {
+		out = []byte("?")
+	}
+	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(out)), runtime.Version())
+}
+
+// versions are those of the peers.
+func versions() (list []string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return nil
+	}
+	for _, d := range info.Deps {
+		if d.Path == "gvisor.dev/gvisor" {
+			list = append(list, d.Path+" "+d.Version)
+		}
+	}
+	return list
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"syscall"
+	"time"
+)
+
+// runTask is what a process does that the harness has started: one side of a
+// workload, or both. Lines on its standard input are questions for the CPU time it
+// has used, answered by a line each; at the end of the input a server ends.
+func runTask(arg string) error {
+	var t task
+	if err := json.Unmarshal([]byte(arg), &t); err != nil {
+		return err
+	}
+	if t.Setup.Procs > 0 {
+		runtime.GOMAXPROCS(t.Setup.Procs)
+	}
+	// The same for every stack: gVisor gains by it.
+	debug.SetGCPercent(400)
+	if t.Profile != "" {
+		f, err := os.Create(t.Profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	switch t.Role {
+	case "server":
+		return serve(&t)
+	case "client":
+		n, err := openNetwork(&t)
+		if err != nil {
+			return err
+		}
+		defer n.close()
+		return reportClient(n, &t)
+	case "both":
+		return both(&t)
+	case "idle":
+		return idle(&t)
+	}
+	return fmt.Errorf("no role %q", t.Role)
+}
+
+// openNetwork opens the stack that has a side of its own.
+func openNetwork(t *task) (*network, error) {
+	switch t.Stack {
+	case kernel:
+		return kernelNetwork(), nil
+	case usern:
+		return usernetOnTAP(t.Setup)
+	case gvisor:
+		return gvisorOnTAP(t.Setup)
+	}
+	return nil, fmt.Errorf("no stack %q", t.Stack)
+}
+
+// openPair opens the two sides of a workload in one process.
+func openPair(t *task) (near, far *network, err error) {
+	switch t.Stack {
+	case kernel:
+		return kernelNetwork(), kernelNetwork(), nil
+	case usern:
+		return usernetPipe(t.Latency, t.Loss)
+	case gvisor:
+		if t.Latency > 0 {
+			return gvisorWire(t.Latency, t.Loss)
+		}
+		return gvisorPipe(t.Setup.MTU)
+	case netPipe:
+		n := pipeNetwork()
+		return n, n, nil
+	}
+	return nil, nil, fmt.Errorf("no stack %q", t.Stack)
+}
+
+func serve(t *task) error {
+	n, err := openNetwork(t)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := startServer(n, t); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		fmt.Println(int64(ownCPU()))
+	}
+	return in.Err()
+}
+
+func both(t *task) error {
+	near, far, err := openPair(t)
+	if err != nil {
+		return err
+	}
+	defer near.close()
+	defer far.close()
+	if err := startServer(far, t); err != nil {
+		return err
+	}
+	idle, err := idlers(near, far, t.Addr, t.Idle)
+	if err != nil {
+		return err
+	}
+	defer runtime.KeepAlive(idle)
+	return reportClient(near, t)
+}
+
+// reportClient runs the client's side and prints the report.
+func reportClient(n *network, t *task) error {
+	stuck := time.AfterFunc(2*t.Time+20*time.Second, func() {
+		fmt.Fprintln(os.Stderr, "stuck")
+		buf := make([]byte, 64<<10)
+		os.Stderr.Write(buf[:runtime.Stack(buf, true)])
+		os.Exit(3)
+	})
+	defer stuck.Stop()
+	before := ownCPU()
+	r, err := runClient(n, t)
+	if err != nil {
+		return err
+	}
+	r.CPU = ownCPU() - before
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// ownCPU is the time that this process has used.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// An idlePair is two hosts for idle connections.
+type idlePair struct {
+	near, far *network
+	// settle is how long the connections are left alone before they are weighed.
+	settle time.Duration
+}
+
+// perListener is how many connections go to one port: the client has about 28,000
+// ports for each.
+const (
+	perListener = 20000
+	firstIdle   = 1000 // the first of those ports
+)
+
+// idle weighs N established connections of both hosts without an application's
+// goroutine. Count is the number of bytes for one end of one connection.
+func idle(t *task) error {
+	var p *idlePair
+	var err error
+	switch t.Stack {
+	case usern:
+		p, err = usernetIdle()
+	case gvisor:
+		p, err = gvisorIdle()
+	default:
+		err = fmt.Errorf("no idle connections of %q", t.Stack)
+	}
+	if err != nil {
+		return err
+	}
+	before := memory()
+	keep := make([]net.Conn, 0, 2*t.N)
+	own := uint64(cap(keep)) * 16
+	for base := 0; base < t.N; base += perListener {
+		keep, err = fill(p.near, p.far, farAddr, firstIdle+base/perListener, min(perListener, t.N-base), keep)
+		if err != nil {
+			return fmt.Errorf("after %d connections: %w", len(keep)/2, err)
+		}
+	}
+	time.Sleep(p.settle)
+	after := memory()
+	runtime.KeepAlive(keep)
+	r := report{Count: float64(after-before-own) / float64(len(keep)), Total: float64(len(keep))}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// idlers makes n connections that do nothing.
+func idlers(near, far *network, addr string, n int) (keep []net.Conn, err error) {
+	for base := 0; base < n; base += perListener {
+		keep, err = fill(near, far, addr, firstIdle+base/perListener, min(perListener, n-base), keep)
+		if err != nil {
+			return keep, fmt.Errorf("after %d connections: %w", len(keep)/2, err)
+		}
+	}
+	return keep, nil
+}
+
+// fill makes n connections to a port of its own.
+func fill(near, far *network, addr string, port, n int, keep []net.Conn) ([]net.Conn, error) {
+	ln, err := far.listen("tcp4", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return keep, err
+	}
+	addr = net.JoinHostPort(addr, fmt.Sprint(port))
+	for range n {
+		a, err := near.dial("tcp4", addr)
+		if err != nil {
+			return keep, err
+		}
+		b, err := ln.Accept()
+		if err != nil {
+			return keep, errors.Join(err, a.Close())
+		}
+		keep = append(keep, a, b)
+	}
+	return keep, nil
+}
+
+// memory is what the heap and the goroutines' stacks hold.
+func memory() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}

@@ -1,0 +1,420 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A sample is one run of a workload on a stack.
+type sample struct {
+	// Rate is in bits or operations a second.
+	Rate float64
+	// CPU is the time of both sides for a GB or a million operations, in seconds.
+	CPU float64
+	// Other is the part of the machine that others used in that time, 0 to 1.
+	Other float64
+	// Errors and Lost count operations that failed and datagrams that got lost.
+	Errors, Lost int
+	Note         string
+}
+
+// A runner runs workloads.
+type runner struct {
+	lab  *lab
+	self string // this program's file
+	time time.Duration
+	pin  pin // instead of the workloads' own, if not empty
+	// profiles is the directory for usernet's profiles; none if empty.
+	profiles string
+	runs     int // so far
+	// softirqs are the process numbers of the kernel's own threads for packets.
+	softirqs []string
+}
+
+// run runs a workload once on a stack.
+func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
+	// Besides the time itself: to start, and to make idle connections.
+	limit := 3*r.time + 40*time.Second + time.Duration(w.Idle)*500*time.Microsecond
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	r.runs++
+	load := r.beginLoad()
+	var rep report
+	var used time.Duration
+	var err error
+	switch {
+	case w.Place == onPipe:
+		rep, used, err = r.inOne(ctx, w, s, c)
+	default:
+		rep, used, err = r.inTwo(ctx, w, s, c)
+	}
+	if err != nil {
+		return sample{}, fmt.Errorf("%s on %s: %w", w.ID, s, err)
+	}
+	if rep.Count <= 0 || rep.Total <= 0 {
+		return sample{}, fmt.Errorf("%s on %s: nothing came through: %s", w.ID, s, rep.Note)
+	}
+	out := sample{
+		Rate: rep.Count / rep.Time.Seconds(), Other: r.others(load, used),
+		Errors: rep.Errors, Lost: rep.Lost, Note: rep.Note,
+	}
+	if w.Kind.bulk() {
+		out.Rate *= 8
+		out.CPU = rep.CPU.Seconds() / (rep.Total / 1e9)
+	} else {
+		out.CPU = rep.CPU.Seconds() / (rep.Total / 1e6)
+	}
+	return out, nil
+}
+
+func (r *runner) task(w *workload, s stackName, c setup) task {
+	return task{
+		Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Close: w.Close, Place: w.Place,
+		Idle: w.Idle, Latency: w.Latency, Loss: w.Loss, Setup: c,
+		Port: firstPort + r.runs%(lastPort-firstPort+1), Time: r.time,
+	}
+}
+
+// profile names the file for a profile of usernet's process.
+func (r *runner) profile(w *workload, s stackName) string {
+	if r.profiles == "" || s != usern {
+		return ""
+	}
+	return filepath.Join(r.profiles, w.ID+".pprof")
+}
+
+// cores are those of the two sides.
+func (r *runner) cores(w *workload) (client, server int) {
+	p := w.Pin
+	if r.pin != "" {
+		p = r.pin
+	}
+	switch p {
+	case same:
+		return 0, 0
+	case cross:
+		return 0, 1
+	}
+	return -1, -1
+}
+
+// inOne runs a workload whose two sides are in one process.
+func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
+	t := r.task(w, s, c)
+	t.Role, t.Addr, t.Profile = "both", farAddr, r.profile(w, s)
+	if s == kernel {
+		t.Addr = "127.0.0.1"
+		if err := r.lab.tap.setCC(c.CC); err != nil {
+			return report{}, 0, err
+		}
+	}
+	core, _ := r.cores(w)
+	return r.client(ctx, r.lab.tap, &t, core)
+}
+
+// inTwo runs a workload whose sides are in two processes. CPU is that of both.
+func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
+	near, far := r.lab.tap, r.lab.tap // the kernel's side, the stack's side
+	if s == kernel {
+		near, far = r.lab.veth[0], r.lab.veth[1]
+		if w.Plain {
+			near, far = r.lab.noGSO[0], r.lab.noGSO[1]
+		}
+	}
+	for _, ns := range []namespace{near, far} {
+		if err := ns.setCC(c.CC); err != nil {
+			return report{}, 0, err
+		}
+	}
+	nearTask, farTask := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
+	farTask.Profile = r.profile(w, s)
+	client, server := &nearTask, &farTask
+	clientNS, serverNS := near, far
+	client.Addr = farAddr
+	if w.Client {
+		client, server = server, client
+		clientNS, serverNS = far, near
+		client.Addr = nearAddr
+	}
+	client.Role, server.Role = "client", "server"
+	clientCore, serverCore := r.cores(w)
+
+	srv, err := r.server(ctx, serverNS, server, serverCore)
+	if err != nil {
+		return report{}, 0, err
+	}
+	defer srv.kill()
+	before, err := srv.cpu()
+	if err != nil {
+		return report{}, 0, err
+	}
+	var rep report
+	var used time.Duration
+	if w.Kind == wrkHTTP {
+		rep, used, err = r.wrk(ctx, clientNS, w, client, clientCore)
+	} else {
+		rep, used, err = r.client(ctx, clientNS, client, clientCore)
+	}
+	if err != nil {
+		return report{}, 0, err
+	}
+	after, err := srv.cpu()
+	if err != nil {
+		return report{}, 0, err
+	}
+	rep.CPU += after - before
+	all, err := srv.end()
+	return rep, used + all, err
+}
+
+// A process is a server that the harness has started.
+type process struct {
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	errs bytes.Buffer
+}
+
+func (r *runner) command(ctx context.Context, t *task) (*exec.Cmd, error) {
+	arg, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	return exec.CommandContext(ctx, r.self, "-task", string(arg)), nil
+}
+
+func (r *runner) server(ctx context.Context, ns namespace, t *task, core int) (*process, error) {
+	cmd, err := r.command(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd}
+	cmd.Stderr = &p.errs
+	if p.in, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = bufio.NewScanner(out)
+	if err := ns.start(cmd, core); err != nil {
+		return nil, err
+	}
+	if !p.out.Scan() || p.out.Text() != "ready" {
+		p.kill()
+		return nil, fmt.Errorf("the server did not start: %s", p.errs.String())
+	}
+	return p, nil
+}
+
+// cpu asks a server for the time it has used.
+func (p *process) cpu() (time.Duration, error) {
+	if _, err := io.WriteString(p.in, "\n"); err != nil {
+		return 0, fmt.Errorf("%w: %s", err, p.errs.String())
+	}
+	if !p.out.Scan() {
+		return 0, fmt.Errorf("the server is gone: %s", p.errs.String())
+	}
+	n, err := strconv.ParseInt(p.out.Text(), 10, 64)
+	return time.Duration(n), err
+}
+
+// end lets a server end, and returns all the time it has used.
+func (p *process) end() (time.Duration, error) {
+	p.in.Close()
+	err := p.cmd.Wait()
+	if err != nil {
+		return 0, fmt.Errorf("the server: %w: %s", err, p.errs.String())
+	}
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
+}
+
+// kill ends a server that is still there.
+func (p *process) kill() {
+	if p.cmd.ProcessState == nil {
+		p.cmd.Process.Kill()
+		p.cmd.Wait()
+	}
+}
+
+// client runs a process to its end and returns its report.
+func (r *runner) client(ctx context.Context, ns namespace, t *task, core int) (rep report, used time.Duration, err error) {
+	cmd, err := r.command(ctx, t)
+	if err != nil {
+		return rep, 0, err
+	}
+	out, used, err := finish(ns, cmd, core)
+	if err != nil {
+		return rep, 0, err
+	}
+	err = json.Unmarshal([]byte(out), &rep)
+	return rep, used, err
+}
+
+// finish runs a command to its end and returns what it printed and the time it used.
+func finish(ns namespace, cmd *exec.Cmd, core int) (string, time.Duration, error) {
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := ns.start(cmd, core); err != nil {
+		return "", 0, err
+	}
+	if err := cmd.Wait(); err != nil {
+		return "", 0, fmt.Errorf("%w: %s", err, tail(errs.String()))
+	}
+	return out.String(), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
+}
+
+func tail(s string) string {
+	const most = 2000
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return strings.TrimSpace(s)
+}
+
+// wrk runs wrk. Its shortest time is a second.
+func (r *runner) wrk(ctx context.Context, ns namespace, w *workload, t *task, core int) (report, time.Duration, error) {
+	secs := max(1, int(r.time.Seconds()+0.5))
+	args := []string{
+		"-t", strconv.Itoa(min(2, w.N)), "-c", strconv.Itoa(w.N), "-d", strconv.Itoa(secs) + "s", "--timeout", "10s",
+	}
+	if w.Close {
+		args = append(args, "-H", "Connection: close")
+	}
+	args = append(args, fmt.Sprintf("http://%s:%d/", t.Addr, t.Port))
+	out, used, err := finish(ns, exec.CommandContext(ctx, "wrk", args...), core)
+	if err != nil {
+		return report{}, 0, err
+	}
+	rep, err := parseWrk(out)
+	rep.CPU = used
+	return rep, used, err
+}
+
+// parseWrk reads what wrk prints:
+//
+//	104857 requests in 1.00s, 13.4MB read
+//	Socket errors: connect 0, read 0, write 0, timeout 0
+//	Requests/sec: 104857.00
+func parseWrk(out string) (rep report, err error) {
+	var rate float64
+	for line := range strings.Lines(out) {
+		f := strings.Fields(strings.ReplaceAll(line, ",", ""))
+		switch {
+		case len(f) >= 4 && f[1] == "requests" && f[2] == "in":
+			rep.Total, err = strconv.ParseFloat(f[0], 64)
+		case len(f) == 2 && f[0] == "Requests/sec:":
+			rate, err = strconv.ParseFloat(f[1], 64)
+		case strings.HasPrefix(strings.TrimSpace(line), "Socket errors"),
+			strings.HasPrefix(strings.TrimSpace(line), "Non-2xx"):
+			for _, s := range f {
+				if n, err := strconv.Atoi(s); err == nil {
+					rep.Errors += n
+				}
+			}
+			rep.Note = strings.TrimSpace(line)
+		}
+		if err != nil {
+			return rep, err
+		}
+	}
+	if rate == 0 {
+		return rep, errors.New("wrk: " + tail(out))
+	}
+	rep.Count, rep.Time = rep.Total, time.Duration(rep.Total/rate*1e9)
+	return rep, nil
+}
+
+// A load is the state of the machine at a run's begin.
+type load struct {
+	when time.Time
+	busy time.Duration
+	soft time.Duration
+	own  time.Duration
+}
+
+func (r *runner) beginLoad() load {
+	return load{time.Now(), machineBusy(), softirqd(r.softirqs), ownCPU()}
+}
+
+// others is the part of the machine that was used since by others than the processes
+// of the run, which used so much, the kernel's threads for packets and this one.
+func (r *runner) others(l load, used time.Duration) float64 {
+	took := time.Since(l.when)
+	other := machineBusy() - l.busy - used - (softirqd(r.softirqs) - l.soft) - (ownCPU() - l.own)
+	return max(0, float64(other)/float64(took)/float64(machineCPUs()))
+}
+
+// tick is the unit of /proc, USER_HZ.
+const tick = 10 * time.Millisecond
+
+// machineBusy is the time that all cores have not been idle.
+func machineBusy() (busy time.Duration) {
+	b, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(b), "\n")
+	for i, s := range strings.Fields(line) {
+		// cpu user nice system idle iowait irq softirq steal guest guest_nice;
+		// guests are part of user.
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil && i != 4 && i != 5 && i < 9 {
+			busy += time.Duration(n) * tick
+		}
+	}
+	return busy
+}
+
+// machineCPUs is the number of cores of the machine.
+func machineCPUs() (n int) {
+	b, _ := os.ReadFile("/proc/stat")
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "cpu") && !strings.HasPrefix(line, "cpu ") {
+			n++
+		}
+	}
+	return max(n, 1)
+}
+
+// softirqd is the time that processes of the kernel's have used.
+func softirqd(pids []string) (used time.Duration) {
+	for _, pid := range pids {
+		b, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil {
+			continue
+		}
+		// After the name in parentheses: state, ten more, utime, stime.
+		_, rest, _ := strings.Cut(string(b), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 13 {
+			continue
+		}
+		for _, s := range f[11:13] {
+			n, _ := strconv.ParseInt(s, 10, 64)
+			used += time.Duration(n) * tick
+		}
+	}
+	return used
+}
+
+// findSoftirqds finds the kernel's threads for packets, which live as long as the
+// machine.
+func findSoftirqds() (pids []string) {
+	names, _ := filepath.Glob("/proc/[0-9]*/comm")
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err == nil && strings.HasPrefix(string(b), "ksoftirqd/") {
+			pids = append(pids, filepath.Base(filepath.Dir(name)))
+		}
+	}
+	return pids
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+)
+
+// A network is what a workload uses of a stack. The program text of all workloads
+// is the same for all stacks.
+type network struct {
+	dial         func(network, address string) (net.Conn, error)
+	listen       func(network, address string) (net.Listener, error)
+	listenPacket func(network, address string) (net.PacketConn, error)
+	close        func()
+}
+
+// kernelNetwork is the kernel's, in the namespace of the process.
+func kernelNetwork() *network {
+	return &network{dial: net.Dial, listen: net.Listen, listenPacket: net.ListenPacket, close: func() {}}
+}
+
+// startServer serves a workload and returns when it can be reached.
+func startServer(n *network, t *task) error {
+	k, addr := t.Kind, fmt.Sprintf(":%d", t.Port)
+	if k == udpEcho {
+		pc, err := n.listenPacket("udp4", addr)
+		if err != nil {
+			return err
+		}
+		go echoDatagrams(pc)
+		return nil
+	}
+	ln, err := n.listen("tcp4", addr)
+	if err != nil {
+		return err
+	}
+	switch k {
+	case send:
+		go accept(ln, func(c net.Conn) { sink(c, t.Setup.Chunk) })
+	case recv:
+		go accept(ln, func(c net.Conn) { source(c, t.Setup.Chunk) })
+	case pingpong:
+		go accept(ln, echo)
+	case short:
+		go accept(ln, echoOnce)
+	case wrkHTTP, goHTTP:
+		body := []byte("Hello, World!")
+		go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Content-Type"] = []string{"text/plain"}
+			w.Write(body)
+		}))
+	}
+	return nil
+}
+
+func accept(ln net.Listener, serve func(net.Conn)) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go serve(c)
+	}
+}
+
+// sink reads to the end and answers with the number of bytes.
+func sink(c net.Conn, chunk int) {
+	defer c.Close()
+	buf := make([]byte, chunk)
+	var total uint64
+	for {
+		n, err := c.Read(buf)
+		total += uint64(n)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return
+		}
+	}
+	c.Write(binary.BigEndian.AppendUint64(nil, total))
+}
+
+// source writes until the client closes.
+func source(c net.Conn, chunk int) {
+	defer c.Close()
+	buf := make([]byte, chunk)
+	for {
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+func echo(c net.Conn) {
+	defer c.Close()
+	buf := make([]byte, 1)
+	for {
+		if _, err := c.Read(buf); err != nil {
+			return
+		}
+		if _, err := c.Write(buf); err != nil {
+			return
+		}
+	}
+}
+
+func echoOnce(c net.Conn) {
+	defer c.Close()
+	buf := make([]byte, 1)
+	if _, err := c.Read(buf); err == nil {
+		c.Write(buf)
+	}
+}
+
+// addrPortConn is a socket that needs no allocation for an address.
+type addrPortConn interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
+}
+
+func echoDatagrams(pc net.PacketConn) {
+	buf := make([]byte, 64<<10)
+	if c, ok := pc.(addrPortConn); ok {
+		for {
+			n, addr, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			c.WriteToUDPAddrPort(buf[:n], addr)
+		}
+	}
+	for {
+		n, addr, err := pc.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		pc.WriteTo(buf[:n], addr)
+	}
+}

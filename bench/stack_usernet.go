@@ -1,0 +1,117 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// usernetOnTAP makes a host on a TAP device, which it makes.
+func usernetOnTAP(s setup) (*network, error) {
+	tap, err := nic.OpenTAP(nic.TAPConfig{
+		Name:      tapName,
+		Addr:      netip.MustParsePrefix(nearAddr + prefixed),
+		NoOffload: s.Plain,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h, err := usernetHost(tap, farAddr)
+	if err != nil {
+		tap.Close()
+		return nil, err
+	}
+	return ofHost(h), nil
+}
+
+// usernetPipe makes two hosts with a wire between them.
+func usernetPipe(latency time.Duration, loss float64) (near, far *network, err error) {
+	a, b := wire(latency, loss)
+	h1, err := usernetHost(a, nearAddr)
+	if err != nil {
+		return nil, nil, err
+	}
+	h2, err := usernetHost(b, farAddr)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ofHost(h1), ofHost(h2), nil
+}
+
+// wire makes a wire with a latency each way, which loses a part of what is sent at its
+// first end.
+func wire(latency time.Duration, loss float64) (a, b nic.Device) {
+	a, b = nic.Pipe(nic.PipeConfig{})
+	if latency > 0 {
+		a = nic.Impair(a, nic.ImpairConfig{
+			Out:  nic.Impairment{Latency: latency, Loss: loss},
+			In:   nic.Impairment{Latency: latency},
+			Seed: 1,
+		})
+	}
+	return a, b
+}
+
+func usernetHost(dev nic.Device, addr string) (*usernet.Host, error) {
+	return usernet.New(usernet.Config{
+		NIC:   dev,
+		Addrs: []netip.Prefix{netip.MustParsePrefix(addr + prefixed)},
+	})
+}
+
+func ofHost(h *usernet.Host) *network {
+	return &network{
+		dial:         h.Dial,
+		listen:       h.Listen,
+		listenPacket: h.ListenPacket,
+		close:        func() { h.Close() },
+	}
+}
+
+// usernetIdle makes two hosts for connections that are counted and not used. None is
+// kept alive, so that the figure does not depend on the time.
+func usernetIdle() (*idlePair, error) {
+	near, far, err := usernetPipe(0, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &idlePair{near: near, far: far, settle: time.Second}, nil
+}
+
+// pipeNetwork is net.Pipe: what the wire, the stack and TCP cost nothing of.
+func pipeNetwork() *network {
+	ln := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	return &network{
+		dial: func(string, string) (net.Conn, error) {
+			a, b := net.Pipe()
+			select {
+			case ln.conns <- b:
+				return a, nil
+			case <-ln.closed:
+				return nil, net.ErrClosed
+			}
+		},
+		listen: func(string, string) (net.Listener, error) { return ln, nil },
+		close:  func() {},
+	}
+}
+
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error   { close(l.closed); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }

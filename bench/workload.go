@@ -1,0 +1,187 @@
+package main
+
+import "time"
+
+// A kind is what the two programs of a workload do, told from the client's side.
+type kind string
+
+const (
+	send     kind = "send"     // the client writes for the whole time, and the server counts
+	recv     kind = "recv"     // the server writes for the whole time, and the client counts
+	pingpong kind = "pingpong" // a byte goes and a byte comes back
+	short    kind = "short"    // connect, a byte each way, close: the server closes first
+	udpEcho  kind = "udp"      // datagrams are echoed, a fixed number of them in flight
+	wrkHTTP  kind = "wrk"      // net/http asked by wrk
+	goHTTP   kind = "http"     // net/http asked by net/http
+)
+
+// bulk tells that a workload is measured in bits, and not in operations.
+func (k kind) bulk() bool { return k == send || k == recv }
+
+// A place is where the stack under measurement runs.
+type place string
+
+const (
+	onTAP  place = "tap"  // the kernel is on the other side
+	onPipe place = "pipe" // both sides are in one process
+)
+
+// A pin is how processes are placed on cores.
+type pin string
+
+const (
+	free  pin = "free"  // the scheduler decides
+	same  pin = "same"  // both sides on one core: the total cost
+	cross pin = "cross" // a core each
+)
+
+// A workload is a row of BENCHMARKS.md.
+type workload struct {
+	ID    string
+	Name  string
+	Place place
+	Kind  kind
+	// N is the number of connections, or of datagrams in flight.
+	N int
+	// Size is that of a datagram in bytes.
+	Size int
+	Pin  pin
+	// Plain asks for a device without offloads, one frame at a time.
+	Plain bool
+	// Client tells that the stack under measurement is the client, and the kernel
+	// the server. Otherwise it is the other way round.
+	Client bool
+	// Close asks for a connection for each HTTP request.
+	Close bool
+	// Idle is the number of further connections, which do nothing.
+	Idle int
+	// Latency is that of a pipe each way, and Loss the part of the client's frames that
+	// it loses, 0 to 1, if it has a latency. The kernel has no such pipe.
+	Latency time.Duration
+	Loss    float64
+	// OverKernel and OverGVisor are the ratios to be reached.
+	OverKernel, OverGVisor float64
+}
+
+func (w *workload) unit() string {
+	if w.Kind.bulk() {
+		return "Gbit/s"
+	}
+	return "/s"
+}
+
+// workloads are those of BENCHMARKS.md, in its order.
+var workloads = []workload{
+	{ID: "T1", Name: "bulk in, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, OverKernel: 0.9, OverGVisor: 2.0},
+	{ID: "T2", Name: "bulk out, 1 stream", Place: onTAP, Kind: recv, N: 1, Pin: free, OverKernel: 1.0, OverGVisor: 3.2},
+	{ID: "T3", Name: "bulk in, 4 streams", Place: onTAP, Kind: send, N: 4, Pin: free, OverKernel: 0.75, OverGVisor: 1.9},
+	{ID: "T4", Name: "bulk out, 4 streams", Place: onTAP, Kind: recv, N: 4, Pin: free, OverKernel: 0.9, OverGVisor: 3.5},
+	{ID: "T5", Name: "1-byte ping-pong, 1 connection", Place: onTAP, Kind: pingpong, N: 1, Pin: same, OverKernel: 1.2, OverGVisor: 2.5},
+	{ID: "T6", Name: "1-byte ping-pong, 16 connections", Place: onTAP, Kind: pingpong, N: 16, Pin: free, OverKernel: 1.0, OverGVisor: 3.6},
+	{ID: "T7", Name: "connect, exchange, close; 16 at once", Place: onTAP, Kind: short, N: 16, Pin: free, OverKernel: 1.1, OverGVisor: 2.8},
+	{ID: "T8", Name: "UDP echo 64 B, 32 in flight", Place: onTAP, Kind: udpEcho, N: 32, Size: 64, Pin: free, OverKernel: 1.0, OverGVisor: 2.6},
+	{ID: "T9", Name: "UDP echo 1400 B, 32 in flight", Place: onTAP, Kind: udpEcho, N: 32, Size: 1400, Pin: free, OverKernel: 1.0, OverGVisor: 2.6},
+	{ID: "T10", Name: "net/http keep-alive, wrk, 64 connections", Place: onTAP, Kind: wrkHTTP, N: 64, Pin: free, OverKernel: 1.0, OverGVisor: 2.5},
+	{ID: "T11", Name: "net/http, a connection each, wrk, 64", Place: onTAP, Kind: wrkHTTP, N: 64, Pin: free, Close: true, OverKernel: 1.0, OverGVisor: 2.7},
+	{ID: "T12", Name: "net/http keep-alive, wrk, 1 connection", Place: onTAP, Kind: wrkHTTP, N: 1, Pin: same, OverKernel: 1.0, OverGVisor: 2.1},
+	{ID: "T13in", Name: "plain frames, bulk in", Place: onTAP, Kind: send, N: 1, Pin: free, Plain: true, OverKernel: 0.9, OverGVisor: 4.4},
+	{ID: "T13out", Name: "plain frames, bulk out", Place: onTAP, Kind: recv, N: 1, Pin: free, Plain: true, OverKernel: 0.5, OverGVisor: 3.3},
+	{ID: "T14in", Name: "client: bulk in, 1 stream", Place: onTAP, Kind: recv, N: 1, Pin: free, Client: true, OverKernel: 0.9, OverGVisor: 2.0},
+	{ID: "T14out", Name: "client: bulk out, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, Client: true, OverKernel: 1.0, OverGVisor: 3.2},
+	{ID: "T14pp", Name: "client: 1-byte ping-pong, 1 connection", Place: onTAP, Kind: pingpong, N: 1, Pin: same, Client: true, OverKernel: 1.2, OverGVisor: 2.5},
+	{ID: "T14pp16", Name: "client: 1-byte ping-pong, 16 connections", Place: onTAP, Kind: pingpong, N: 16, Pin: free, Client: true, OverKernel: 1.0, OverGVisor: 3.6},
+	{ID: "T14conn", Name: "client: connect, exchange, close; 16 at once", Place: onTAP, Kind: short, N: 16, Pin: free, Client: true, OverKernel: 1.1, OverGVisor: 2.8},
+
+	{ID: "P1", Name: "bulk, 1 stream", Place: onPipe, Kind: send, N: 1, Pin: free, OverKernel: 1.0, OverGVisor: 2.8},
+	{ID: "P2", Name: "bulk, 4 streams", Place: onPipe, Kind: send, N: 4, Pin: free, OverKernel: 0.8, OverGVisor: 1.7},
+	{ID: "P3", Name: "1-byte ping-pong, 1 connection", Place: onPipe, Kind: pingpong, N: 1, Pin: free, OverKernel: 2, OverGVisor: 8},
+	{ID: "P4", Name: "1-byte ping-pong, 16 connections", Place: onPipe, Kind: pingpong, N: 16, Pin: free, OverKernel: 2, OverGVisor: 5},
+	{ID: "P5", Name: "connect, exchange, close; 16 at once", Place: onPipe, Kind: short, N: 16, Pin: free, OverKernel: 1.5, OverGVisor: 3.7},
+	{ID: "P6", Name: "net/http both sides, keep-alive, 64", Place: onPipe, Kind: goHTTP, N: 64, Pin: free, OverKernel: 1.2, OverGVisor: 1.7},
+	{ID: "P7", Name: "net/http both sides, a connection each, 64", Place: onPipe, Kind: goHTTP, N: 64, Pin: free, Close: true, OverKernel: 1.3, OverGVisor: 2.7},
+	{ID: "P8", Name: "UDP echo 64 B, 32 in flight", Place: onPipe, Kind: udpEcho, N: 32, Size: 64, Pin: free, OverKernel: 1.5, OverGVisor: 5},
+	{ID: "P8big", Name: "UDP echo 1400 B, 32 in flight", Place: onPipe, Kind: udpEcho, N: 32, Size: 1400, Pin: free, OverKernel: 1.5, OverGVisor: 5},
+}
+
+// A stackName names a TCP/IP stack.
+type stackName string
+
+const (
+	kernel  stackName = "kernel"
+	usern   stackName = "usernet"
+	gvisor  stackName = "gVisor"
+	netPipe stackName = "net.Pipe" // no stack at all: a reference for P3
+)
+
+// A setup is how a stack is run: what may be chosen to its advantage.
+type setup struct {
+	// Procs is GOMAXPROCS of the stack's process; 0 for what the placement gives.
+	Procs int
+	// CC is the kernel's congestion control, on every kernel that takes part.
+	CC string
+	// Plain turns off the offloads of the device.
+	Plain bool
+	// MTU is that of gVisor's pipe.
+	MTU int
+	// Chunk is what both sides of a bulk workload read and write at once, in bytes.
+	Chunk int
+}
+
+// The addresses of the two sides, of RFC 2544's network for benchmarks. In the
+// kernel's own runs the far side is a second namespace.
+const (
+	nearAddr = "198.18.0.1" // the kernel that stands for the rest of the world
+	farAddr  = "198.18.0.2" // the stack under measurement
+	prefixed = "/24"
+	tapName  = "tap0"
+)
+
+// The servers' ports. Each run has one of its own: what the connections of an earlier
+// run left in TIME-WAIT must not meet those of another stack with the same address,
+// whose timestamps are older.
+const firstPort, lastPort = 2000, 9999
+
+// How much a bulk workload reads and writes with a call, in bytes: the kernel is at its
+// best with small pieces, which stay in the cache, and the others with large ones.
+const (
+	smallChunk = 32 << 10
+	largeChunk = 128 << 10
+)
+
+// A task is what one process does. It is handed over as JSON.
+type task struct {
+	Role    string // "server", "client", "both" or "idle"
+	Stack   stackName
+	Kind    kind
+	N       int
+	Size    int
+	Close   bool
+	Place   place
+	Idle    int
+	Latency time.Duration
+	Loss    float64
+	Setup   setup
+	// Addr is what a client dials, without the port, which is Port.
+	Addr string
+	Port int
+	// Time is how long a client runs after a warm-up of a tenth of it.
+	Time time.Duration
+	// Profile is a file for a CPU profile, if not empty.
+	Profile string
+}
+
+// A report is what a process prints at its end.
+type report struct {
+	// Count is the number of bytes or operations in Time.
+	Count float64
+	Time  time.Duration
+	// Total is the number in the whole run, to which CPU belongs.
+	Total float64
+	// CPU is what the process used for the workload.
+	CPU time.Duration
+	// Errors is the number of operations that failed, Lost of datagrams.
+	Errors int
+	Lost   int
+	// Note is the first error.
+	Note string
+}
