@@ -48,7 +48,9 @@ type Dialer struct {
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. Beware that it
-	// asks through the kernel, unless its Dial is the Host's and PreferGo is set.
+	// asks through the kernel, unless its Dial is the Host's and PreferGo is set, and
+	// that its first lookup makes a channel for the whole process: if that happens in a
+	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
 
 	// Cancel cancels a dial when it is closed.
