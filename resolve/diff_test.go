@@ -104,6 +104,40 @@ func diffHandler() handler {
 			return failing(dnsmessage.RCodeServerFailure)(network, query)
 		case "refused.test.":
 			return failing(dnsmessage.RCodeRefused)(network, query)
+		case "notimp.test.":
+			return failing(dnsmessage.RCodeNotImplemented)(network, query)
+		case "formerr.test.":
+			return failing(dnsmessage.RCodeFormatError)(network, query)
+		case "yxdomain.test.":
+			return failing(dnsmessage.RCode(6))(network, query)
+		case "badvers.test.": // an extended code: 16
+			m := respond(query)
+			for i := range m.Additionals {
+				m.Additionals[i].Header.TTL = 1 << 24
+			}
+			return [][]byte{pack(m)}
+		case "two.test.":
+			m := respond(query)
+			m.Questions = append(m.Questions, m.Questions[0])
+			return [][]byte{pack(m)}
+		case "short.test.": // too much for UDP, and nonsense by TCP
+			m := respond(query)
+			if m.Truncated = network == "udp"; m.Truncated {
+				return [][]byte{pack(m)}
+			}
+			return [][]byte{pack(m)[:11]}
+		case "cut.test.": // truncated by TCP as well
+			m := respond(query)
+			m.Truncated = true
+			m.Answers = []dnsmessage.Resource{resource(q.Name, 1, a("192.0.2.9"))}
+			if q.Type != dnsmessage.TypeA {
+				m.Answers = nil
+			}
+			return [][]byte{pack(m)}
+		case "nodata.test.": // from who is responsible, without an SOA
+			m := respond(query)
+			m.Authoritative, m.RecursionAvailable = true, false
+			return [][]byte{pack(m)}
 		case "lame.test.":
 			m := respond(query)
 			m.RecursionAvailable, m.Additionals = false, nil
@@ -171,6 +205,7 @@ func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
 		"host.test.", "HOST.Test.", "four.test.", "six.test.", "mapped.test.", "many.test.", "alias.test.", "alias2.test.",
 		"dangling.test.", "empty.test.", "nowhere.test.", "nowhere", "host.test", "Four.test", "",
 		"servfail.test.", "refused.test.", "lame.test.", "malformed.test.",
+		"notimp.test.", "formerr.test.", "yxdomain.test.", "badvers.test.", "two.test.", "short.test.", "cut.test.", "nodata.test.",
 		"192.0.2.1", "::1", "::", "::ffff:192.0.2.1", "fe80::1%eth0", "192.0.2.256", "1.2", "0x7f.1", "127.1",
 		"-bad.test", "a..b", ".", "a b.test", "\u00e9.test", strings.Repeat("a", 64) + ".test.", long(254), "b" + long(254),
 	}
