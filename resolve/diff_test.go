@@ -73,6 +73,7 @@ func diffZone() zone {
 	}
 	return zone{
 		"host.test.":              {a("192.0.2.80"), aaaa("2001:db8::80")},
+		"half.test.":              {a("192.0.2.80"), aaaa("2001:db8::80")},
 		"four.test.":              {a("192.0.2.4")},
 		"six.test.":               {aaaa("2001:db8::6")},
 		"mapped.test.":            {aaaa("::ffff:192.0.2.6")},
@@ -104,6 +105,10 @@ func diffHandler() handler {
 			return failing(dnsmessage.RCodeServerFailure)(network, query)
 		case "refused.test.":
 			return failing(dnsmessage.RCodeRefused)(network, query)
+		case "half.test.", "half.a.test.":
+			if q.Type == dnsmessage.TypeAAAA || q.Type == dnsmessage.TypeTXT {
+				return failing(dnsmessage.RCodeServerFailure)(network, query)
+			}
 		case "notimp.test.":
 			return failing(dnsmessage.RCodeNotImplemented)(network, query)
 		case "formerr.test.":
@@ -298,4 +303,48 @@ func TestACanceledLookupFailsAsInNet(t *testing.T) {
 			require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s, %v", what, ctx.Err())
 		}
 	}
+}
+
+func TestStrictErrorsAreThoseOfNet(t *testing.T) {
+	address := listen(t, diffHandler())
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	cfg := systemConfig(t)
+	cfg.Dial = dial
+	for _, strict := range []bool{false, true} {
+		cfg.StrictErrors = strict
+		theirs, ours := &net.Resolver{PreferGo: true, StrictErrors: strict, Dial: dial}, New(cfg)
+		for _, host := range []string{"half.test.", "half.test", "host.test.", "nowhere.test.", "servfail.test.", "refused.test.", "four.test"} {
+			for what, lookup := range map[string]func(r lookuper) (any, error){
+				"LookupHost":  func(r lookuper) (any, error) { return sorted(r.LookupHost(t.Context(), host)) },
+				"LookupNetIP": func(r lookuper) (any, error) { return sorted(r.LookupNetIP(t.Context(), "ip", host)) },
+				"LookupIP":    func(r lookuper) (any, error) { return sorted(r.LookupIP(t.Context(), "ip4", host)) },
+				"LookupTXT":   func(r lookuper) (any, error) { return r.LookupTXT(t.Context(), host) },
+			} {
+				require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s %s, strict %v", what, host, strict)
+			}
+		}
+	}
+}
+
+func TestStrictErrorsEndTheSearch(t *testing.T) {
+	n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+		if _, q := parseQuery(query); lower(q.Name.String()) == "x.a.test." {
+			return failing(dnsmessage.RCodeServerFailure)(network, query)
+		}
+		return zone{"x.b.test.": {a("192.0.2.1"), &dnsmessage.TXTResource{TXT: []string{"b"}}}}.serve(network, query)
+	}})
+	cfg := Config{Search: []string{"a.test", "b.test"}, Attempts: 1}
+	lax := resolverOn(n, cfg, server1)
+	addrs, err := lax.LookupHost(t.Context(), "x")
+	require.NoError(t, err)
+	require.Equal(t, []string{"192.0.2.1"}, addrs)
+	cfg.StrictErrors = true
+	strict := resolverOn(n, cfg, server1)
+	_, err = strict.LookupHost(t.Context(), "x")
+	require.True(t, requireDNSError(t, err, "server misbehaving", "x", server1).IsTemporary)
+	_, err = strict.LookupTXT(t.Context(), "x")
+	requireDNSError(t, err, "server misbehaving", "x", server1)
 }

@@ -55,6 +55,10 @@ type Config struct {
 	SingleRequest bool
 	// UseTCP asks by TCP only.
 	UseTCP bool
+	// StrictErrors ends a lookup at the first error that is temporary, as that of
+	// net.Resolver does: what is known of the other family, and what other names of the
+	// search list have, does not count then.
+	StrictErrors bool
 	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: it tells the
 	// server that the AD bit in answers is understood.
 	TrustAD bool

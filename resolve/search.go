@@ -23,8 +23,12 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 		if e == nil {
 			return answers, nil
 		}
-		if err == nil || !asGiven || fqdn == rooted(name) {
+		strict := r.cfg.StrictErrors && isTemporary(e)
+		if err == nil || !asGiven || strict || fqdn == rooted(name) {
 			err = e
+		}
+		if strict {
+			break
 		}
 		if cause := done(ctx); cause != nil {
 			// The list was not gone through: nothing is known not to exist.
@@ -60,6 +64,13 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 		answers[last], errs[last] = r.ask(ctx, fqdn, types[last])
 		for range last {
 			<-ended
+		}
+	}
+	if r.cfg.StrictErrors {
+		for _, err := range errs {
+			if isTemporary(err) {
+				return nil, err
+			}
 		}
 	}
 	var err error
