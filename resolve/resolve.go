@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -97,6 +98,9 @@ type Resolver struct {
 	servers []*server
 	turn    atomic.Uint32 // with cfg.Rotate: where the next query begins
 	cache   *cache        // nil if off
+
+	mu      sync.Mutex
+	flights map[cacheKey]*flight // what is being asked
 }
 
 // A server is a recursive name server and what was learned about it.
@@ -151,7 +155,7 @@ func New(cfg Config) *Resolver {
 	cfg.Hosts = cfg.Hosts.clone()
 	cfg.Servers = slices.Clone(cfg.Servers)
 
-	r := &Resolver{cfg: cfg}
+	r := &Resolver{cfg: cfg, flights: make(map[cacheKey]*flight)}
 	if cfg.CacheSize > 0 {
 		r.cache = newCache(cfg.CacheSize)
 	}

@@ -96,10 +96,9 @@ func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*
 	key := cacheKey{lower(fqdn), typ}
 	ans := r.cache.get(key, time.Now())
 	if ans == nil {
-		if ans, err = r.chase(ctx, name, typ); err != nil {
+		if ans, err = r.askOnce(ctx, key, name); err != nil {
 			return nil, err
 		}
-		r.cache.put(key, ans, time.Now())
 	}
 	if ans.notFound {
 		return nil, dnsError(errNoSuchHost, fqdn, ans.server)
