@@ -106,6 +106,8 @@ type recvState struct {
 	quick   uint8 // segments that are still acknowledged at once
 	chatty  bool  // the application answers: an acknowledgement can ride on its data
 
+	lastText Time // when text in the window last came
+
 	tsRecent   uint32 // TS.Recent of RFC 7323 4.3
 	tsRecentAt Time
 	lastAck    Seq // Last.ACK.sent
@@ -184,7 +186,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
-	c.rcv.quick = 16
+	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()

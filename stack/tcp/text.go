@@ -138,7 +138,7 @@ func (c *Conn) storeHole(k block) {
 	}
 	r.ooo = o
 	r.ackNow = true
-	r.quick = 16
+	r.quick = quickSegments
 	c.noteSACK(k)
 }
 
@@ -181,6 +181,10 @@ func (c *Conn) trimSACK(nxt Seq) {
 	r.nsack = n
 }
 
+// quickSegments is how many segments are acknowledged at once for a sender that
+// may be in slow start: as many as Linux does.
+const quickSegments = 16
+
 // answerTime is how long an acknowledgement that a sender in slow start may wait
 // for is held back for an application that answers. So long at most does a
 // sender with Nagle's algorithm keep the second half of a request.
@@ -197,6 +201,12 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	}
 	r.unacked += n
 	full := r.mss
+	if now-r.lastText > c.rtt.rto {
+		// After so long a pause the sender begins anew, be it from a timeout or
+		// from having had nothing to send.
+		r.quick = quickSegments
+	}
+	r.lastText = now
 	if r.unacked >= 2*full || len(r.ooo) > 0 {
 		r.ackNow = true
 		return
