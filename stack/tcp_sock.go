@@ -57,11 +57,12 @@ type TCP struct {
 	queueFull bool // waits for room in the transmit queue
 	keepOn    bool
 	keep      tcp.KeepAlive
+	tos, ttl  uint8 // of the packets that are sent; tos without the bits of ECN
 }
 
 // newTCP makes a socket that is not yet in the table.
 func (s *Stack) newTCP(local, remote netip.AddrPort, p path) *TCP {
-	t := &TCP{s: s, local: local, remote: remote, key: makeTuple(local, remote), path: p, linger: -1}
+	t := &TCP{s: s, local: local, remote: remote, key: makeTuple(local, remote), path: p, linger: -1, ttl: defaultTTL}
 	t.rd.L, t.wr.L = &t.mu, &t.mu
 	t.keep = tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
 	return t
@@ -394,15 +395,15 @@ func (t *TCP) send(seg *tcp.Segment) {
 		wire.SetTCPChecksum(t.local.Addr(), t.remote.Addr(), b)
 	}
 	s.counts.tcpOut.Add(1)
-	tos := uint8(0)
+	tos := t.tos
 	if seg.ECT {
-		tos = 2 // RFC 3168 5: ECT(0)
+		tos |= 2 // RFC 3168 5: ECT(0)
 	}
 	ip := wire.IPv4{
 		TOS:          tos,
 		ID:           s.nextIPID(),
 		DontFragment: !t.path.mayFrag,
-		TTL:          defaultTTL,
+		TTL:          t.ttl,
 		Proto:        wire.ProtoTCP,
 		Src:          t.path.src,
 		Dst:          t.path.dst,

@@ -44,6 +44,7 @@ type Conn struct {
 
 	timers timers
 	keep   KeepAlive
+	giveUp Time // the user timeout; 0: Retries decides
 
 	retrans   uint32 // segments sent again, ever
 	delivered uint64 // bytes known to have arrived, ever
@@ -104,6 +105,8 @@ type recvState struct {
 	unacked int   // bytes received and not yet acknowledged
 	quick   uint8 // segments that are still acknowledged at once
 	chatty  bool  // the application answers: an acknowledgement can ride on its data
+
+	lastText Time // when text in the window last came
 
 	tsRecent   uint32 // TS.Recent of RFC 7323 4.3
 	tsRecentAt Time
@@ -172,7 +175,7 @@ func (p *Params) WindowScale() uint8 {
 }
 
 func (c *Conn) init(now Time, cfg Config) {
-	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep}
+	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep, giveUp: cfg.UserTimeout}
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
@@ -183,7 +186,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
-	c.rcv.quick = 16
+	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()
@@ -451,6 +454,11 @@ func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 	c.keep = k
 	c.timers.keepProbes = 0
 }
+
+// SetUserTimeout sets how long data may stay unacknowledged before the
+// connection is given up; 0: Retries decides. RFC 9293 3.8.3: "An application
+// MUST (MUST-21) be able to set the value for R2 for a particular connection."
+func (c *Conn) SetUserTimeout(d Time) { c.giveUp = d }
 
 // SetSendLimit fixes the send buffer's size in bytes. What is queued stays.
 func (c *Conn) SetSendLimit(n int) {

@@ -325,6 +325,9 @@ func (f *fuzzRun) sent(s *Segment) error {
 	case s.GSOSize == 0 && n > max(f.c.snd.mss, f.c.pl.max), s.GSOSize != 0 && s.GSOSize >= n:
 		return fmt.Errorf("sends %d bytes, MSS %d, GSO size %d", n, f.c.snd.mss, s.GSOSize)
 	}
+	if s.has(wire.FlagURG) || s.Urgent != 0 {
+		return fmt.Errorf("sends an urgent pointer %d", s.Urgent)
+	}
 	if s.Len() > wire.MaxTCPLen {
 		return fmt.Errorf("sends a header of %d bytes", s.Len())
 	}
@@ -475,6 +478,9 @@ func opStrings(seed uint64) []byte {
 	return ops
 }
 
+// TestConnBearsRandomOperations also shows, by RFC 9293 MUST-62, that no urgent
+// pointer indicates anything but the octet after the urgent data: whatever comes,
+// none is sent.
 func TestConnBearsRandomOperations(t *testing.T) {
 	n := uint64(20_000)
 	if testing.Short() {
