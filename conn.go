@@ -136,23 +136,21 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-// newTCPConn wraps a connection of the stack and gives it the settings that net
-// gives to its own.
-func (h *Host) newTCPConn(t *stack.TCP, network string, f family, keepAlive time.Duration, cfg net.KeepAliveConfig) *TCPConn {
-	c := &TCPConn{
+// newTCPConn wraps a connection of the stack.
+func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
+	return &TCPConn{
 		conn: conn{sock: t, net: network, laddr: f.tcpAddr(t.LocalAddr()), raddr: f.tcpAddr(t.RemoteAddr())},
 		tcp:  t,
 		pool: &h.copyBuffers,
 	}
-	// Errors say that the connection is over already, as its first use will.
-	c.tcp.SetNoDelay(true)
+}
+
+// tcpOptions are the settings that net gives to its connections.
+func tcpOptions(keepAlive time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
 	if !cfg.Enable && keepAlive >= 0 {
 		cfg = net.KeepAliveConfig{Enable: true, Idle: keepAlive}
 	}
-	if cfg.Enable {
-		c.SetKeepAliveConfig(cfg)
-	}
-	return c
+	return stack.TCPOptions{KeepAlive: cfg.Enable, Idle: cfg.Idle, Interval: cfg.Interval, Count: cfg.Count}
 }
 
 // Read reads from the connection. At its regular end the error is io.EOF itself.

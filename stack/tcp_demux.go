@@ -48,6 +48,8 @@ type tcpState struct {
 	listenMu  sync.Mutex
 	listeners atomic.Pointer[map[netip.AddrPort]*TCPListener] // replaced, never changed
 	waits     timeWaits
+	wheel     wheel
+	paths     pathCache
 }
 
 const tcpShards = 64
@@ -75,6 +77,21 @@ func makeTuple(local, remote netip.AddrPort) (k tuple) {
 	binary.BigEndian.PutUint16(k[32:], local.Port())
 	binary.BigEndian.PutUint16(k[34:], remote.Port())
 	return k
+}
+
+// local and remote are the two ends that the tuple names.
+func (k *tuple) local() netip.AddrPort {
+	a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(k[32:]))
+}
+
+func (k *tuple) remote() netip.AddrPort {
+	a := netip.AddrFrom16([16]byte(k[16:32])).Unmap()
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(k[34:]))
+}
+
+func (k *tuple) ports() (local, remote uint16) {
+	return binary.BigEndian.Uint16(k[32:]), binary.BigEndian.Uint16(k[34:])
 }
 
 // shard spreads tuples by what differs between connections.
@@ -114,6 +131,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	}
 	ts.listeners.Store(&map[netip.AddrPort]*TCPListener{})
 	ts.waits.init(s, cfg.TimeWaits)
+	ts.wheel.s = s
 }
 
 // lookup finds the connection of a tuple.
@@ -267,18 +285,21 @@ func (s *Stack) closeTCP() {
 		t.kill()
 	}
 	s.tcp.waits.close()
+	s.tcp.wheel.close()
 }
 
 // isn is the initial sequence number of RFC 6528 3: "ISN = M + F(localip,
 // localport, remoteip, remoteport, secretkey)" where M is a timer of 4
-// microseconds. The second value is the timestamp offset of RFC 7323 5.4, the
-// same for all connections of a pair of addresses, as PAWS across connections
-// needs it.
-func (s *Stack) isn(local, remote netip.AddrPort) (tcp.Seq, uint32) {
-	m := uint32(s.now() / (4 * tcp.Microsecond))
-	f := s.hashAddrs(local, remote)
-	o := s.hashAddrs(netip.AddrPortFrom(local.Addr(), 0), netip.AddrPortFrom(remote.Addr(), 0))
-	return tcp.Seq(m + uint32(f)), uint32(o >> 32)
+// microseconds.
+func (s *Stack) isn(now tcp.Time, k *tuple) tcp.Seq {
+	m := uint32(now / (4 * tcp.Microsecond))
+	return tcp.Seq(m + uint32(s.key.sum(k[:])))
+}
+
+// tsOffset is the timestamp offset of RFC 7323 5.4, the same for all connections
+// of a pair of addresses, as PAWS across connections needs it.
+func (s *Stack) tsOffset(local, remote netip.Addr) uint32 {
+	return uint32(s.hashAddrs(netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, 0)) >> 32)
 }
 
 // errnoOf maps why a connection ended to what a system call would return.

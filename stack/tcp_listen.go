@@ -17,6 +17,8 @@ type ListenOptions struct {
 	// Backlog bounds the connections that stand and were not yet accepted:
 	// 4096 if zero. Further handshakes are not completed.
 	Backlog int
+	// TCP is what the connections begin with.
+	TCP TCPOptions
 }
 
 // A TCPListener takes connections for a local address.
@@ -24,16 +26,16 @@ type TCPListener struct {
 	s       *Stack
 	local   netip.AddrPort
 	backlog int
+	options TCPOptions
 
 	n          atomic.Int32 // connections in queue, to be read without mu
-	nhalf      atomic.Int32 // connections in half, likewise
+	nhalf      atomic.Int32 // those in SYN-RECEIVED, likewise
 	overflowAt atomic.Int64 // when half was last full, as tcp.Time; 0: never
 
 	mu     sync.Mutex
 	cond   sync.Cond
 	dl     deadline
-	queue  []*TCP            // established, not yet accepted
-	half   map[*TCP]struct{} // in SYN-RECEIVED
+	queue  []*TCP // established, not yet accepted
 	closed bool
 }
 
@@ -56,7 +58,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	if !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
-	l := &TCPListener{s: s, backlog: o.Backlog, half: make(map[*TCP]struct{})}
+	l := &TCPListener{s: s, backlog: o.Backlog, options: o.TCP}
 	l.cond.L = &l.mu
 	if l.backlog <= 0 {
 		l.backlog = defaultBacklog
@@ -116,7 +118,7 @@ func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
 // more. old is the connection in TIME-WAIT whose place is taken, or nil.
 func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
 	s := l.s
-	p, err := s.route(remote.Addr(), local.Addr())
+	p, err := s.sharedRoute(remote.Addr(), local.Addr())
 	if err != nil || p.group {
 		s.drop(dropNoReply)
 		return true
@@ -131,10 +133,10 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 	}
 	if int(l.nhalf.Load()) >= s.tcp.synBacklog {
 		l.overflowAt.Store(int64(s.now()))
-		l.sendCookie(local, remote, &p, seg)
+		l.sendCookie(local, remote, p, seg)
 		return true
 	}
-	return l.open(local, remote, seg, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+	return l.open(local, remote, p, func(t *TCP, now tcp.Time, cfg tcp.Config) {
 		if old != nil {
 			cfg.ISS = old.NextISS(cfg.ISS)
 		}
@@ -144,13 +146,8 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 
 // open puts a new connection among those that are half open, and lets begin
 // start it. It reports false when nobody listens any more.
-func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin func(*TCP, tcp.Time, tcp.Config)) bool {
+func (l *TCPListener) open(local, remote netip.AddrPort, p *path, begin func(*TCP, tcp.Time, tcp.Config)) bool {
 	s := l.s
-	p, err := s.route(remote.Addr(), local.Addr())
-	if err != nil || p.group {
-		s.drop(dropNoReply)
-		return true
-	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -167,11 +164,11 @@ func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin
 		l.mu.Unlock()
 		return true // a copy of the SYN was quicker
 	}
-	l.half[t] = struct{}{}
-	l.nhalf.Store(int32(len(l.half)))
+	t.half = true
+	l.nhalf.Add(1)
 	l.mu.Unlock()
 	now := s.now()
-	begin(t, now, t.config())
+	begin(t, now, t.config(now, &l.options))
 	ev := t.run(now)
 	t.mu.Unlock()
 	t.report(ev)
@@ -182,9 +179,11 @@ func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin
 // accepted, and forgets one that ended before it was.
 func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
-	_, half := l.half[t]
-	delete(l.half, t)
-	l.nhalf.Store(int32(len(l.half)))
+	half := t.half
+	if half {
+		t.half = false
+		l.nhalf.Add(-1)
+	}
 	switch {
 	case !half:
 		// It stands in the queue, or was accepted: Accept returns it even if it
@@ -202,6 +201,19 @@ func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 		l.mu.Unlock()
 		t.kill()
 	}
+}
+
+// forget takes a connection out of those that are half open, and reports whether
+// it was one.
+func (l *TCPListener) forget(t *TCP) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	half := t.half
+	if half {
+		t.half = false
+		l.nhalf.Add(-1)
+	}
+	return half
 }
 
 // Accept waits for a connection.
@@ -252,15 +264,16 @@ func (l *TCPListener) Close() error {
 	l.closed = true
 	l.dl.stop()
 	rest := l.queue
-	for t := range l.half {
-		rest = append(rest, t)
-	}
 	l.queue = nil
-	clear(l.half)
-	l.nhalf.Store(0)
 	l.n.Store(0)
 	l.cond.Broadcast()
 	l.mu.Unlock()
+	// None is added any more. Those that are half open stand in the table only.
+	for _, t := range l.s.tcp.sockets() {
+		if t.listener == l && l.forget(t) {
+			rest = append(rest, t)
+		}
+	}
 	ts := &l.s.tcp
 	ts.listenMu.Lock()
 	ts.setListener(l.local, nil)

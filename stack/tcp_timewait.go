@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
@@ -11,11 +10,10 @@ import (
 // A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
 type timeWait struct {
 	tcp.Waiter
-	key           tuple
-	local, remote netip.AddrPort
-	expires       tcp.Time
-	prev, next    *timeWait // in the order of expiry
-	gone          bool
+	key        tuple
+	expires    tcp.Time
+	prev, next *timeWait // in the order of expiry
+	gone       bool
 }
 
 // timeWaits holds the connections in TIME-WAIT, with one timer for all.
@@ -41,7 +39,7 @@ func (w *timeWaits) init(s *Stack, limit int) {
 
 // add puts a Waiter into the place of a connection.
 func (w *timeWaits) add(t *TCP) {
-	tw := &timeWait{Waiter: t.conn.Waiter(), key: t.key, local: t.local, remote: t.remote}
+	tw := &timeWait{Waiter: t.conn.Waiter(), key: t.key}
 	sh := w.s.tcp.shard(&tw.key)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -143,7 +141,7 @@ func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
 		w.append(tw)
 	case tcp.WaitReuse:
 		// RFC 6191: only where there is someone to take it.
-		if w.s.tcp.listener(tw.local) == nil {
+		if w.s.tcp.listener(tw.key.local()) == nil {
 			v = tcp.WaitDrop
 		} else {
 			w.drop(tw)
@@ -151,7 +149,7 @@ func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
 	}
 	w.mu.Unlock()
 	if v == tcp.WaitAck || v == tcp.WaitRestart {
-		w.s.sendLone(tw.local, tw.remote, &out)
+		w.s.sendLone(tw.key.local(), tw.key.remote(), &out)
 	}
 	return v == tcp.WaitReuse
 }

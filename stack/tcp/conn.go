@@ -446,7 +446,10 @@ func (c *Conn) die(e Err) {
 // SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
 func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
 
-// SetKeepAlive changes the keep-alive; Idle 0 turns it off.
+// KeepAlive is the setting of the keep-alive.
+func (c *Conn) KeepAlive() KeepAlive { return c.keep }
+
+// SetKeepAlive changes the keep-alive; an Idle that is not positive turns it off.
 func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 	c.keep = k
 	c.timers.keepProbes = 0
