@@ -101,7 +101,7 @@ func TestAForgedCookieOpensNothing(t *testing.T) {
 	st := server.Stats().TCP
 	require.EqualValues(t, 20_000, st.CookiesBad)
 	require.Zero(t, st.CookiesTaken)
-	require.Empty(t, server.tcp.sockets())
+	require.Empty(t, server.tcp.table.sockets())
 }
 
 func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {

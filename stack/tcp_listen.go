@@ -93,7 +93,7 @@ func (ts *tcpState) bindable(local netip.AddrPort) bool {
 			return false
 		}
 	}
-	return !ts.portBusy(local, true)
+	return !ts.table.portBusy(local, true)
 }
 
 // setListener replaces the table by one in which local is l, or nobody where l
@@ -159,7 +159,7 @@ func (l *TCPListener) open(local, remote netip.AddrPort, p *path, begin func(*TC
 	// The socket's lock is taken before anyone can find it, so that a second
 	// copy of the SYN meets an open connection.
 	t.mu.Lock()
-	if !s.tcp.insert(&t.key, t) {
+	if !s.tcp.table.insert(&t.tcpEntry) {
 		t.mu.Unlock()
 		l.mu.Unlock()
 		return true // a copy of the SYN was quicker
@@ -269,7 +269,7 @@ func (l *TCPListener) Close() error {
 	l.cond.Broadcast()
 	l.mu.Unlock()
 	// None is added any more. Those that are half open stand in the table only.
-	for _, t := range l.s.tcp.sockets() {
+	for _, t := range l.s.tcp.table.sockets() {
 		if t.listener == l && l.forget(t) {
 			rest = append(rest, t)
 		}

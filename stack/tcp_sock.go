@@ -35,8 +35,7 @@ type TCPInfo = tcp.Info
 // made when it is first used.
 type TCP struct {
 	s        *Stack
-	key      tuple
-	linger   int32        // seconds; negative: close in the background
+	tcpEntry              // its place in the table
 	listener *TCPListener // that it came through; nil for an active open
 
 	mu      sync.Mutex
@@ -45,6 +44,7 @@ type TCP struct {
 	waiters *waiters   // nil until somebody has waited
 	dl      *deadlines // nil until there was one that had to be waited for
 
+	linger  int32       // seconds; negative: close in the background
 	timer   *time.Timer // nil while the wheel looks after the connection
 	timerAt tcp.Time    // when timer fires, or the wheel comes round; 0: neither
 	rest    wheelPlace
@@ -93,7 +93,9 @@ func (t *TCP) wakeWriters() {
 
 // newTCP makes a socket that is not yet in the table.
 func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
-	return &TCP{s: s, key: makeTuple(local, remote), path: p, linger: -1}
+	t := &TCP{s: s, path: p, linger: -1}
+	t.key, t.sock = makeTuple(local, remote), t
+	return t
 }
 
 // config is what a connection on the socket's path begins with.
@@ -198,11 +200,11 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 		}
 		t = s.newTCP(local, remote, p)
 		t.linked = true
-		return s.tcp.insert(&t.key, t)
+		return s.tcp.table.insert(&t.tcpEntry)
 	}
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
-		if s.tcp.listener(local) != nil || s.tcp.portBusy(local, false) || !try(localPort) {
+		if s.tcp.listener(local) != nil || s.tcp.table.portBusy(local, false) || !try(localPort) {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {
@@ -219,27 +221,6 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 		return nil, net.ErrClosed
 	}
 	return t, nil
-}
-
-// portBusy reports whether a connection uses a local port, as bind(2) asks.
-// Connections that came in through a listener do not count for another listener.
-func (ts *tcpState) portBusy(local netip.AddrPort, forListener bool) bool {
-	for i := range ts.shards {
-		sh := &ts.shards[i]
-		sh.mu.RLock()
-		for k, e := range sh.conns {
-			if binary.BigEndian.Uint16(k[32:]) != local.Port() || forListener && (e.sock == nil || e.sock.listener != nil) {
-				continue
-			}
-			a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
-			if local.Addr().IsUnspecified() || a == local.Addr() {
-				sh.mu.RUnlock()
-				return true
-			}
-		}
-		sh.mu.RUnlock()
-	}
-	return false
 }
 
 // awaitConnect waits for the handshake.
@@ -339,7 +320,7 @@ func (t *TCP) wake(ev tcp.Events) {
 	}
 	if ev&tcp.Dead != 0 && t.linked {
 		t.linked = false
-		t.s.tcp.remove(&t.key, t)
+		t.s.tcp.table.remove(&t.tcpEntry)
 	}
 }
 
@@ -752,7 +733,7 @@ func (t *TCP) kill() {
 	t.run(now)
 	if t.linked { // where the Conn was never opened
 		t.linked = false
-		t.s.tcp.remove(&t.key, t)
+		t.s.tcp.table.remove(&t.tcpEntry)
 	}
 	t.wakeReaders()
 	t.wakeWriters()

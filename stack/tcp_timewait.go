@@ -10,7 +10,7 @@ import (
 // A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
 type timeWait struct {
 	tcp.Waiter
-	key        tuple
+	tcpEntry   // its place in the table
 	expires    tcp.Time
 	prev, next *timeWait // in the order of expiry
 	gone       bool
@@ -39,17 +39,11 @@ func (w *timeWaits) init(s *Stack, limit int) {
 
 // add puts a Waiter into the place of a connection.
 func (w *timeWaits) add(t *TCP) {
-	tw := &timeWait{Waiter: t.conn.Waiter(), key: t.key}
-	sh := w.s.tcp.shard(&tw.key)
+	tw := &timeWait{Waiter: t.conn.Waiter()}
+	tw.key, tw.wait = t.key, tw
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	sh.mu.Lock()
-	mine := sh.conns[tw.key].sock == t
-	if mine {
-		sh.conns[tw.key] = tcpEntry{wait: tw}
-	}
-	sh.mu.Unlock()
-	if !mine {
+	if !w.s.tcp.table.replace(&t.tcpEntry, &tw.tcpEntry) {
 		return
 	}
 	if w.n >= w.limit {
@@ -93,12 +87,7 @@ func (w *timeWaits) unlink(tw *timeWait) {
 func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
-	sh := w.s.tcp.shard(&tw.key)
-	sh.mu.Lock()
-	if sh.conns[tw.key].wait == tw {
-		delete(sh.conns, tw.key)
-	}
-	sh.mu.Unlock()
+	w.s.tcp.table.remove(&tw.tcpEntry)
 }
 
 func (w *timeWaits) arm() {
