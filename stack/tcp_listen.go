@@ -35,7 +35,8 @@ type TCPListener struct {
 	mu     sync.Mutex
 	cond   sync.Cond
 	dl     deadline
-	queue  []*TCP // established, not yet accepted
+	queue  []*TCP // established; those from head on are not yet accepted
+	head   int
 	closed bool
 }
 
@@ -194,7 +195,7 @@ func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 		t.kill()
 	case ev&tcp.Connected != 0:
 		l.queue = append(l.queue, t)
-		l.n.Store(int32(len(l.queue)))
+		l.n.Store(int32(len(l.queue) - l.head))
 		l.cond.Signal()
 		l.mu.Unlock()
 	default:
@@ -226,17 +227,29 @@ func (l *TCPListener) Accept() (*TCP, error) {
 			return nil, net.ErrClosed
 		case l.dl.expired():
 			return nil, os.ErrDeadlineExceeded
-		case len(l.queue) > 0:
-			t := l.queue[0]
-			l.queue[0] = nil
-			if l.queue = l.queue[1:]; len(l.queue) == 0 {
-				l.queue = nil
-			}
-			l.n.Store(int32(len(l.queue)))
-			return t, nil
+		case len(l.queue) > l.head:
+			return l.take(), nil
 		}
 		l.cond.Wait()
 	}
+}
+
+// take returns the connection that has waited longest. l.mu is held.
+func (l *TCPListener) take() *TCP {
+	t := l.queue[l.head]
+	l.queue[l.head] = nil
+	if l.head++; l.head == len(l.queue) {
+		l.queue, l.head = l.queue[:0], 0
+		if cap(l.queue) > 64 {
+			l.queue = nil
+		}
+	} else if l.head >= 64 && l.head >= len(l.queue)/2 {
+		n := copy(l.queue, l.queue[l.head:])
+		clear(l.queue[n:])
+		l.queue, l.head = l.queue[:n], 0
+	}
+	l.n.Store(int32(len(l.queue) - l.head))
+	return t
 }
 
 // LocalAddr is the address that is listened on.
@@ -263,8 +276,8 @@ func (l *TCPListener) Close() error {
 	}
 	l.closed = true
 	l.dl.stop()
-	rest := l.queue
-	l.queue = nil
+	rest := l.queue[l.head:]
+	l.queue, l.head = nil, 0
 	l.n.Store(0)
 	l.cond.Broadcast()
 	l.mu.Unlock()

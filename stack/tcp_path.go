@@ -29,15 +29,21 @@ func (s *Stack) sharedRoute(dst, src netip.Addr) (*path, error) {
 	if p != nil && p.valid(s) {
 		return p, nil
 	}
-	found, err := s.route(dst, src)
+	return s.findRoute(ends)
+}
+
+// findRoute is sharedRoute where there is none yet.
+func (s *Stack) findRoute(ends pathEnds) (*path, error) {
+	found, err := s.route(ends.dst, ends.src)
 	if err != nil {
 		return nil, err
 	}
-	p = &found
+	p := &found
 	p.tsOffset = s.tsOffset(p.src, p.dst)
 	if p.group || p.mayFrag || p.mtu != p.ifc.mtu {
 		return p, nil // what is known of a path's MTU ages: it is asked for each time
 	}
+	c := &s.tcp.paths
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.m == nil {

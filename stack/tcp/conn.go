@@ -172,7 +172,8 @@ func (p *Params) WindowScale() uint8 {
 }
 
 func (c *Conn) init(now Time, cfg Config) {
-	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep}
+	*c = Conn{}
+	c.p, c.noDelay, c.keep = cfg.Params, cfg.NoDelay, cfg.Keep
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
