@@ -175,7 +175,8 @@ func (p *Params) WindowScale() uint8 {
 }
 
 func (c *Conn) init(now Time, cfg Config) {
-	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep, giveUp: cfg.UserTimeout}
+	*c = Conn{}
+	c.p, c.noDelay, c.keep, c.giveUp = cfg.Params, cfg.NoDelay, cfg.Keep, cfg.UserTimeout
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
@@ -449,7 +450,10 @@ func (c *Conn) die(e Err) {
 // SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
 func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
 
-// SetKeepAlive changes the keep-alive; Idle 0 turns it off.
+// KeepAlive is the setting of the keep-alive.
+func (c *Conn) KeepAlive() KeepAlive { return c.keep }
+
+// SetKeepAlive changes the keep-alive; an Idle that is not positive turns it off.
 func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 	c.keep = k
 	c.timers.keepProbes = 0
