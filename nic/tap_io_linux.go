@@ -219,6 +219,10 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	if f.GSO == GSOUDP && !op.off.uso {
 		return op.cut(fd, f)
 	}
+	if op.off.header == 0 && len(f.Body) == 0 {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&f.Head[0])), uintptr(len(f.Head)))
+		return errno
+	}
 	count := 0
 	if op.off.header > 0 {
 		putVnet(op.vnet[:], f)
