@@ -327,6 +327,9 @@ func (c *Conn) Write(now Time, p []byte) int {
 	if n == 0 {
 		return 0
 	}
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.writing(c)
+	}
 	s.buf.reserve(c.p, s.buf.n+n, s.buf.n)
 	s.buf.put(s.buf.n, p[:n])
 	s.buf.n += n
@@ -435,6 +438,7 @@ func (c *Conn) die(e Err) {
 	c.snd.buf.n = 0
 	c.snd.buf.giveBack(c.p)
 	c.sb.release()
+	c.cwr.release()
 	c.rcv.ooo = nil
 	c.rcv.nsack = 0
 	c.rcv.ackNow = false
@@ -523,7 +527,7 @@ const (
 func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
-	d = earliest(d, c.keepDeadline())
+	d = earliest(d, earliest(c.keepDeadline(), c.cwr.pace.deadline()))
 	return d, d != 0
 }
 
@@ -551,6 +555,9 @@ func (c *Conn) keepDeadline() Time {
 // Tick runs what is due. It may come at any time, late or for nothing.
 func (c *Conn) Tick(now Time) {
 	t := &c.timers
+	if d := c.cwr.pace.deadline(); d != 0 && now >= d {
+		c.cwr.pace.release() // Next is pulled now
+	}
 	if t.wait != 0 && now >= t.wait {
 		t.wait = 0
 		c.die(ErrNone)
@@ -585,6 +592,7 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepNow = true
 	// It is idle: nothing is in flight, and nothing came for a while.
 	c.sb.shrink(0)
+	c.cwr.release()
 	if len(c.rcv.ooo) == 0 {
 		c.rcv.ooo = nil
 	}
