@@ -242,7 +242,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 		return nil, err
 	}
 	for try := 0; ; try++ {
-		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, stack.TCPOptions{})
+		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, tcpOptions(d.KeepAlive, d.KeepAliveConfig))
 		if err != nil {
 			return nil, contextError(syscallError("connect", err))
 		}
@@ -256,7 +256,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 			}
 			return nil, syscallError("connect", syscall.ECONNREFUSED)
 		}
-		return h.newTCPConn(t, network, f, d.KeepAlive, d.KeepAliveConfig), nil
+		return h.newTCPConn(t, network, f), nil
 	}
 }
 
