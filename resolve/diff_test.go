@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -347,4 +348,42 @@ func TestStrictErrorsEndTheSearch(t *testing.T) {
 	require.True(t, requireDNSError(t, err, "server misbehaving", "x", server1).IsTemporary)
 	_, err = strict.LookupTXT(t.Context(), "x")
 	requireDNSError(t, err, "server misbehaving", "x", server1)
+}
+
+// TestAnyNameIsTreatedAsByNet puts together names of what matters in them, but for the names of
+// RFC 6761 and RFC 7686, which net knows only in part.
+func TestAnyNameIsTreatedAsByNet(t *testing.T) {
+	address := listen(t, diffHandler())
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	cfg := systemConfig(t)
+	cfg.Dial, cfg.CacheSize = dial, -1
+	theirs, ours := &net.Resolver{PreferGo: true, Dial: dial}, New(cfg)
+	parts := []string{
+		"a", "A", "-", "_", ".", "..", "host", "four", "test", "test.", "local", "1", "255", "0x1", "xn--", "alias", "\u00e9", " ", "\t", "\n", "\x00",
+		"%", "%lo", ":", "::", "[", "]", "\\", "*", "@", "/", strings.Repeat("b", 63), strings.Repeat("c", 64),
+	}
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 500 {
+		var b strings.Builder
+		for range 1 + rnd.IntN(5) {
+			b.WriteString(parts[rnd.IntN(len(parts))])
+			if rnd.IntN(2) == 0 {
+				b.WriteByte('.')
+			}
+		}
+		name := b.String()
+		for what, lookup := range map[string]func(r lookuper) (any, error){
+			"LookupHost":  func(r lookuper) (any, error) { return sorted(r.LookupHost(t.Context(), name)) },
+			"LookupNetIP": func(r lookuper) (any, error) { return sorted(r.LookupNetIP(t.Context(), "ip", name)) },
+			"LookupTXT":   func(r lookuper) (any, error) { return r.LookupTXT(t.Context(), name) },
+			"LookupCNAME": func(r lookuper) (any, error) { return r.LookupCNAME(t.Context(), name) },
+			"LookupAddr":  func(r lookuper) (any, error) { return r.LookupAddr(t.Context(), name) },
+		} {
+			require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s %q (seed %d)", what, name, seed)
+		}
+	}
 }
