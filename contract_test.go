@@ -181,8 +181,13 @@ func observe(w *world, err error) observation {
 		o.DNS = fmt.Sprintf("%s of %q: not found %v", de.Err, de.Name, de.IsNotFound)
 	}
 	var ne net.Error
-	if o.NetError = errors.As(err, &ne); o.NetError {
-		o.Timeout, o.Temporary = ne.Timeout(), ne.Temporary()
+	o.NetError = errors.As(err, &ne)
+	var te interface {
+		Timeout() bool
+		Temporary() bool
+	}
+	if errors.As(err, &te) {
+		o.Timeout, o.Temporary = te.Timeout(), te.Temporary()
 	}
 	for _, target := range []error{
 		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, os.ErrClosed, net.ErrWriteToConnected,

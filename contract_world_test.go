@@ -80,8 +80,10 @@ type listenOptions struct {
 func kernelDialer(o dialOptions) *net.Dialer {
 	d := &net.Dialer{
 		Timeout: o.timeout, Deadline: o.deadline, LocalAddr: o.local, FallbackDelay: o.fallback, KeepAlive: o.keepAlive,
-		KeepAliveConfig: o.config, Cancel: o.cancel, Control: o.control, ControlContext: o.controlCtx,
+		KeepAliveConfig: o.config, Control: o.control, ControlContext: o.controlCtx,
 	}
+	//lint:ignore SA1019 it has to work as long as it is there
+	d.Cancel = o.cancel
 	if o.multipath {
 		d.SetMultipathTCP(true)
 	}
