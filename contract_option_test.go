@@ -1,6 +1,7 @@
 package usernet
 
 import (
+	"context"
 	"io"
 	"math"
 	"net"
@@ -61,6 +62,16 @@ func optionBehaviours() []behaviour {
 			multipath, err := c.MultipathTCP()
 			return []any{err, multipath}
 		}), "false"},
+		{"a connection that asks for Multipath TCP on both sides", func(t *testing.T, w *world) []any {
+			ln, err := w.listenConfig(listenOptions{multipath: true}).Listen(context.Background(), "tcp4", w.server+":0")
+			require.NoError(t, err)
+			defer ln.Close()
+			c, err := w.dial(context.Background(), dialOptions{multipath: true}, "tcp", ln.Addr().String())
+			require.NoError(t, err)
+			defer c.Close()
+			multipath, err := c.(tcpConn).MultipathTCP()
+			return []any{err, multipath}
+		}, "true"},
 		{"a connection with the smallest of buffers carries data", func(t *testing.T, w *world) []any {
 			c, s := w.pair(t)
 			require.NoError(t, c.SetWriteBuffer(1))
