@@ -441,7 +441,7 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		r.Close()
 		return nil, contextError(err)
 	}
-	return newIPConn(r, name, f), nil
+	return d.Host.newIPConn(r, name, f), nil
 }
 
 // openRaw opens a raw socket. The stack's type for the protocol is one of package

@@ -115,16 +115,7 @@ func (g *dgram) init(s *Stack, fam Family) {
 // receive waits for a datagram, copies it to b and returns its whole length.
 func (g *dgram) receive(b []byte) (n, full int, d datagram, err error) {
 	g.mu.Lock()
-	for {
-		if err = g.usable(&g.rd); err != nil {
-			break
-		}
-		var ok bool
-		if d, ok = g.queue.pop(); ok {
-			break
-		}
-		g.readable.Wait()
-	}
+	d, err = g.await()
 	g.mu.Unlock()
 	if err != nil {
 		return 0, 0, datagram{}, err
@@ -133,6 +124,19 @@ func (g *dgram) receive(b []byte) (n, full int, d datagram, err error) {
 	g.s.bufs.put(d.buf)
 	d.buf = nil
 	return n, full, d, nil
+}
+
+// await waits for a datagram. The lock is held, and released while it waits.
+func (g *dgram) await() (datagram, error) {
+	for {
+		if err := g.usable(&g.rd); err != nil {
+			return datagram{}, err
+		}
+		if d, ok := g.queue.pop(); ok {
+			return d, nil
+		}
+		g.readable.Wait()
+	}
 }
 
 // usable returns why a read or write cannot go on, if so.
