@@ -309,7 +309,7 @@ func TestControlMessagesAreObeyedAsByTheKernel(t *testing.T) {
 		t.Skip("the messages are written by hand for 64 bits")
 	}
 	cut := func(b []byte, n int) []byte { return b[:n] }
-	long := func(b []byte, n int) []byte { binary.NativeEndian.PutUint64(b, uint64(n)); return b }
+	long := func(b []byte, n uint64) []byte { binary.NativeEndian.PutUint64(b, n); return b }
 	messages := []struct {
 		name string
 		oob  []byte
