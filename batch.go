@@ -22,7 +22,8 @@ type Message struct {
 const waitForOne = 0x10000
 
 // ReadBatch waits for a datagram and reads it and those that have come with it, up to
-// len(ms), as the ReadBatch of x/net/ipv4 does on Linux. It returns how many there were.
+// len(ms), as the ReadBatch of x/net/ipv4 does on Linux. It returns how many there were; on
+// an error 0, where that returns -1.
 // The socket is locked once for all of them. Flags must be 0 or MSG_WAITFORONE; others are
 // ENOTSUP.
 func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
@@ -44,17 +45,18 @@ func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 	if err != nil {
 		return 0, c.opError("read", "recvmmsg", err)
 	}
+	addrs := make([]udpAddr, n) // in one piece: who reads batches reads many
 	for i := range n {
 		m, d := &ms[i], &(*ds)[i]
 		m.N = d.N
 		m.NN, m.Flags = c.receivedControl(m.OOB, d.N, d.Full, d.Addr.Addr(), &d.Meta)
-		m.Addr = c.family.udpAddr(d.Addr)
+		m.Addr = c.family.setUDPAddr(&addrs[i], d.Addr)
 	}
 	return n, nil
 }
 
 // WriteBatch sends datagrams, as the WriteBatch of x/net/ipv4 does on Linux. It returns
-// how many were sent, and an error only if the first could not be. The socket is locked once
+// how many were sent, and 0 with an error only if the first could not be. The socket is locked once
 // for all of them, and only while the link takes nothing more is there a wait. Flags must be
 // 0; others are ENOTSUP.
 func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {

@@ -87,3 +87,30 @@ func (k kernelSocket) SetControlMessage(cf ControlFlags, on bool) error {
 	}
 	return k.p.SetControlMessage(ipv4.ControlFlags(cf), on)
 }
+
+// xnetMessages turns ours into those of x/net, which share their buffers.
+func xnetMessages(ms []Message) []ipv4.Message {
+	out := make([]ipv4.Message, len(ms))
+	for i, m := range ms {
+		out[i] = ipv4.Message(m)
+	}
+	return out
+}
+
+func (k kernelSocket) ReadBatch(ms []Message, flags int) (int, error) {
+	xs := xnetMessages(ms)
+	n, err := k.p.ReadBatch(xs, flags)
+	for i := range xs {
+		ms[i] = Message(xs[i])
+	}
+	return n, err
+}
+
+func (k kernelSocket) WriteBatch(ms []Message, flags int) (int, error) {
+	xs := xnetMessages(ms)
+	n, err := k.p.WriteBatch(xs, flags)
+	for i := range xs {
+		ms[i] = Message(xs[i])
+	}
+	return n, err
+}
