@@ -34,11 +34,11 @@ type datagramConn struct {
 
 // connected reports whether the socket is, so that datagrams must not name
 // their destination.
-func (c *datagramConn) connected() bool { return c.raddr != nil }
+func (c *datagramConn) connected() bool { return c.ends().remote != nil }
 
 // sendError is opError for a datagram that names its destination.
 func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
-	return &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: opAddr(to), Err: syscallError(call, err)}
+	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
 // SetControlMessage has the socket pass the control messages of cf with what it

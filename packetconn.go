@@ -49,11 +49,12 @@ var (
 
 func (h *Host) newUDPConn(u *stack.UDP, network string, f family) *UDPConn {
 	c := &UDPConn{udp: u}
-	c.sock, c.dg, c.host, c.family = u, u, h, f
-	c.net, c.laddr = network, f.udpAddr(u.LocalAddr())
+	c.sock, c.dg, c.host, c.family, c.net = u, u, h, f, network
+	e := &ends{local: f.udpAddr(u.LocalAddr())}
 	if remote := u.RemoteAddr(); remote.IsValid() {
-		c.raddr = f.udpAddr(remote)
+		e.remote = f.udpAddr(remote)
 	}
+	c.made.Store(e)
 	return c
 }
 
@@ -231,7 +232,7 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	a, ok := addr.(*net.UDPAddr)
 	if !ok {
 		// An argument's error and not a system call's.
-		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToUDP(b, a)
 }
@@ -306,11 +307,12 @@ var (
 
 func (h *Host) newIPConn(r *stack.Raw, network string, f family) *IPConn {
 	c := &IPConn{raw: r}
-	c.sock, c.dg, c.host, c.family = r, r, h, f
-	c.net, c.laddr = network, f.ipAddr(r.LocalAddr())
+	c.sock, c.dg, c.host, c.family, c.net = r, r, h, f, network
+	e := &ends{local: f.ipAddr(r.LocalAddr())}
 	if remote := r.RemoteAddr(); remote.IsValid() {
-		c.raddr = f.ipAddr(remote.Addr())
+		e.remote = f.ipAddr(remote.Addr())
 	}
+	c.made.Store(e)
 	return c
 }
 
@@ -429,7 +431,7 @@ func (c *IPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	a, ok := addr.(*net.IPAddr)
 	if !ok {
-		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToIP(b, a)
 }

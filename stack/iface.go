@@ -82,6 +82,10 @@ func (ifc *iface) up() {
 	if d, ok := ifc.dev.(interface{ NotifyDown(func(error)) }); ok {
 		d.NotifyDown(ifc.failed)
 	}
+	// One that can join what it receives is asked to.
+	if d, ok := ifc.dev.(interface{ MergeReceived() }); ok {
+		d.MergeReceived()
+	}
 	ifc.dev.Attach(ifc.recv)
 	if ifc.linkLen == 0 {
 		return
