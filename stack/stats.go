@@ -45,6 +45,7 @@ const (
 	dropAcceptQueue
 	dropICMPSequence
 	dropTCPMemory
+	dropTCPListen
 	numReasons
 )
 
@@ -121,6 +122,8 @@ func reasonText(r wire.Reason) string {
 		return "accept queue full"
 	case dropTCPMemory:
 		return "SYN over the memory budget"
+	case dropTCPListen:
+		return "TCP segment for a listener without SYN, ACK or RST"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}
