@@ -85,8 +85,8 @@ func TestInitialSequenceNumbersAreUnpredictableAndFollowTheClock(t *testing.T) {
 		})
 		a, b, c := addrPort("192.0.2.1:1000"), addrPort("192.0.2.2:80"), addrPort("192.0.2.2:81")
 		isn := func(s *Stack, local, remote netip.AddrPort) tcp.Seq {
-			n, _ := s.isn(local, remote)
-			return n
+			k := makeTuple(local, remote)
+			return s.isn(s.now(), &k)
 		}
 		first := isn(s, a, b)
 		require.Equal(t, first, isn(s, a, b))

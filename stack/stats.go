@@ -46,6 +46,7 @@ const (
 	dropICMPSequence
 	dropTCPMemory
 	dropTCPListen
+	dropIGMP
 	numReasons
 )
 
@@ -124,6 +125,8 @@ func reasonText(r wire.Reason) string {
 		return "SYN over the memory budget"
 	case dropTCPListen:
 		return "TCP segment for a listener without SYN, ACK or RST"
+	case dropIGMP:
+		return "IGMP message that is not believed, or for routers"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}
@@ -139,6 +142,7 @@ type counters struct {
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
+	igmpReceived, igmpSent                     atomic.Uint64
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
 	synCookiesSent, synCookiesTaken            atomic.Uint64
@@ -154,6 +158,7 @@ type Stats struct {
 	ARP  ARPStats
 	IP   IPStats
 	ICMP ICMPStats
+	IGMP IGMPStats
 	UDP  DatagramStats
 	Raw  DatagramStats
 	TCP  TCPStats
@@ -198,6 +203,12 @@ type ICMPStats struct {
 	Sent     uint64 // by the stack itself
 }
 
+// IGMPStats counts IGMP messages.
+type IGMPStats struct {
+	Received uint64 // well formed, of whatever kind
+	Sent     uint64
+}
+
 // DatagramStats counts the datagrams of a kind of socket.
 type DatagramStats struct {
 	Received uint64 // put into a socket's queue
@@ -231,6 +242,7 @@ func (s *Stack) Stats() Stats {
 			FragmentsSent:     c.fragsSent.Load(),
 		},
 		ICMP: ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
+		IGMP: IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
 		UDP:  DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
 		Raw:  DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
 		TCP: TCPStats{

@@ -93,7 +93,11 @@ func (f *fuzzRun) open() {
 	}
 	f.p.RecvBuffer, f.p.SendBuffer = 600<<(b&7), 600<<(b>>3&7)
 	f.p.RecvBufferMax, f.p.SendBufferMax = f.p.RecvBuffer<<(b>>6), f.p.SendBuffer<<(b>>6)
-	cfg := Config{Params: &f.p, ISS: fuzzISS, TSOffset: 0xffffff00, MSS: 100 + 10*f.byte(), NoDelay: a&32 != 0}
+	size := f.byte()
+	if a&16 == 0 && size&1 != 0 {
+		f.p.Congestion = BBR
+	}
+	cfg := Config{Params: &f.p, ISS: fuzzISS, TSOffset: 0xffffff00, MSS: 100 + 10*size, NoDelay: a&32 != 0}
 	if a&64 != 0 {
 		cfg.GSO = 65535
 	}
