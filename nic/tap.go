@@ -148,33 +148,53 @@ func badName(name string) string {
 // may open.
 // errors.Is(err, fs.ErrPermission) is true.
 type TAPPermissionError struct {
-	Name string       // of the device; may be empty
-	Addr netip.Prefix // that the kernel's side should get; may be invalid
-	Err  error        // the system's error
+	Name   string       // of the device; may be empty
+	Addr   netip.Prefix // that the kernel's side should get; may be invalid
+	Exists bool         // there is such an interface
+	Err    error        // the system's error
 }
 
 func (e *TAPPermissionError) Error() string {
 	if runtime.GOOS != "linux" {
 		return fmt.Sprintf("nic: open TAP %s: %v", e.Name, e.Err)
 	}
-	name, addr := e.Name, "192.0.2.1/24"
-	if name == "" {
-		name = "tap0"
+	what := "make a device of your own"
+	if e.Exists {
+		what = "it exists: make it your own"
 	}
-	if e.Addr.IsValid() {
-		addr = e.Addr.String()
+	return fmt.Sprintf("nic: open TAP %s: %v; %s, once, as root:\n\t%s",
+		e.name(), e.Err, what, strings.Join(e.Commands("$USER"), "\n\t"))
+}
+
+func (e *TAPPermissionError) name() string {
+	if e.Name == "" {
+		return "tap0"
 	}
-	open := ""
+	return e.Name
+}
+
+// Commands returns the commands that have a user able to open the device, to be
+// run as root, on Linux.
+func (e *TAPPermissionError) Commands(user string) (commands []string) {
 	if errors.Is(e.Err, syscall.EACCES) {
 		// EPERM is about the device. EACCES is about the file that leads to all
 		// of them, which udev leaves open to everybody.
-		open = "\tchmod 666 /dev/net/tun\n"
+		commands = append(commands, "chmod 666 /dev/net/tun")
+		if e.Exists {
+			return commands // it may be the user's: the next try will tell
+		}
 	}
-	return fmt.Sprintf("nic: open TAP %[1]s: %[3]v; make a device of your own, once, as root:\n"+
-		open+
-		"\tip tuntap add dev %[1]s mode tap user $USER\n"+
-		"\tip addr add %[2]s dev %[1]s\n"+
-		"\tip link set %[1]s up", name, addr, e.Err)
+	if e.Exists {
+		commands = append(commands, fmt.Sprintf("ip tuntap del dev %s mode tap", e.name()))
+	}
+	addr := "192.0.2.1/24"
+	if e.Addr.IsValid() {
+		addr = e.Addr.String()
+	}
+	return append(commands,
+		fmt.Sprintf("ip tuntap add dev %s mode tap user %s", e.name(), user),
+		fmt.Sprintf("ip addr add %s dev %s", addr, e.name()),
+		fmt.Sprintf("ip link set %s up", e.name()))
 }
 
 // Unwrap returns the system's error.

@@ -26,12 +26,12 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	var off tapOffload
 	if !cfg.NoOffload {
 		if file, name, off, err = attachOffload(cfg.Name); err != nil {
-			return nil, tapError(cfg, err)
+			return nil, tapError(cfg, exists, err)
 		}
 	}
 	if file == nil {
 		if file, name, err = attachPlain(cfg.Name, exists); err != nil {
-			return nil, tapError(cfg, err)
+			return nil, tapError(cfg, exists, err)
 		}
 	}
 	t, err := newTAP(cfg, name, file, off, before, exists)
@@ -189,11 +189,11 @@ func probeTAP(name string, exists bool) error {
 }
 
 // tapError says what an error of the system means for a TAP.
-func tapError(cfg TAPConfig, err error) error {
+func tapError(cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Err: err}
+		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Exists: exists, Err: err}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		hint = " (" + tunFile + " is missing: modprobe tun)"
 	case errors.Is(err, unix.EBUSY):

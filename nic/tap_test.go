@@ -49,4 +49,13 @@ func TestAPermissionErrorTellsTheWayOut(t *testing.T) {
 	ip tuntap add dev tap0 mode tap user $USER
 	ip addr add 192.0.2.1/24 dev tap0
 	ip link set tap0 up`)
+	err = &TAPPermissionError{Name: "tap1", Exists: true, Err: syscall.EPERM}
+	require.EqualError(t, err, `nic: open TAP tap1: operation not permitted; it exists: make it your own, once, as root:
+	ip tuntap del dev tap1 mode tap
+	ip tuntap add dev tap1 mode tap user $USER
+	ip addr add 192.0.2.1/24 dev tap1
+	ip link set tap1 up`)
+	err = &TAPPermissionError{Name: "tap1", Exists: true, Err: syscall.EACCES}
+	require.EqualError(t, err, `nic: open TAP tap1: permission denied; it exists: make it your own, once, as root:
+	chmod 666 /dev/net/tun`)
 }
