@@ -17,18 +17,13 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
 		ifc.drop(r)
 		return
 	}
-	p := packet{
-		ifc:        ifc,
-		src:        h.Src,
-		dst:        h.Dst,
-		proto:      h.Proto,
-		ttl:        h.TTL,
-		tos:        h.TOS,
-		header:     b[:h.HeaderLen()],
-		payload:    payload,
-		checksumOK: f.NeedsChecksum || f.ChecksumValid,
-		broadcast:  linkGroup,
-	}
+	var p packet // set field by field: the goroutines that come here have small stacks
+	p.ifc = ifc
+	p.src, p.dst = h.Src, h.Dst
+	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
+	p.header, p.payload = b[:h.HeaderLen()], payload
+	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
+	p.broadcast = linkGroup
 	if f.NeedsChecksum {
 		p.csumOffset = int(f.ChecksumOffset)
 	}

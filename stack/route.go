@@ -189,6 +189,7 @@ type path struct {
 	neigh    *neighbor // nil where the link or the destination needs none
 	mac      wire.MAC  // of a group
 	mtu      int       // of the path
+	tsOffset uint32    // of TCP's timestamps, in a shared path
 }
 
 // valid reports whether the path still holds. The zero path never does.
