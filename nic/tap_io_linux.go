@@ -3,8 +3,10 @@ package nic
 import (
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +37,9 @@ type tapReader struct {
 	limit int
 	merge *merger // nil: every frame stays by itself
 
+	spin    time.Duration // how long to look again before a wait
+	spinEnd time.Time     // of this wait; zero before it
+
 	// What the last read found.
 	frames  []Frame
 	reads   int // frames that it found
@@ -45,8 +50,8 @@ type tapReader struct {
 }
 
 // newTAPReader returns the source of an attached file.
-func newTAPReader(file *os.File, raw syscall.RawConn, header int) *tapReader {
-	r := &tapReader{file: file, raw: raw, header: header, limit: 1}
+func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Duration) *tapReader {
+	r := &tapReader{file: file, raw: raw, header: header, spin: spin, limit: 1}
 	r.frames = make([]Frame, 0, readBatch)
 	r.fill = r.readBatch
 	return r
@@ -71,6 +76,7 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 		r.limit = min(2*r.limit, readBatch)
 	}
 	r.frames, r.reads, r.used, r.dropped, r.err = r.frames[:0], 0, 0, 0, nil
+	r.spinEnd = time.Time{}
 	if err := r.raw.Read(r.fill); err != nil && r.err == nil {
 		// While the interface is being deleted the poller may know before read
 		// does. Its error is not exported; read's comes to the same. After Close
@@ -106,7 +112,10 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 			}
 			// It is not behind: the next frame need not wait for others.
 			r.limit = 1
-			return false
+			if !r.spins() {
+				return false
+			}
+			runtime.Gosched() // to whom the last frames woke
 		case errno != 0:
 			r.err = os.NewSyscallError("read", errno)
 			return true
@@ -118,6 +127,18 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// spins reports whether to look again before the reader sleeps.
+func (r *tapReader) spins() bool {
+	if r.spin == 0 {
+		return false
+	}
+	now := time.Now()
+	if r.spinEnd.IsZero() {
+		r.spinEnd = now.Add(r.spin)
+	}
+	return now.Before(r.spinEnd)
 }
 
 // take makes a frame of what was read.

@@ -154,7 +154,7 @@ func newTAP(cfg TAPConfig, name string, file *os.File, off tapOffload, before *n
 		now.MTU = cfg.MTU
 	}
 	copy(t.hostMAC[:], now.HardwareAddr)
-	t.line.src = newTAPReader(file, raw, off.header)
+	t.line.src = newTAPReader(file, raw, off.header, cfg.Spin)
 	t.line.link = Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet}
 	if off.header > 0 {
 		t.line.link.GSO, t.line.link.TxChecksum = maxPacket, true

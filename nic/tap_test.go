@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,6 +17,8 @@ func TestABadTAPConfigurationIsRefusedBeforeTheSystemIsAsked(t *testing.T) {
 		`nic: bad TAP name "a/b": has a slash, a colon, a percent sign or a space`:   {Name: "a/b"},
 		`nic: bad TAP name "tap%d": has a slash, a colon, a percent sign or a space`: {Name: "tap%d"},
 		`nic: bad TAP name "..": not a name`:                                         {Name: ".."},
+		`nic: bad TAP spin -1ns: not from 0 to 10ms`:                                 {Spin: -1},
+		`nic: bad TAP spin 11ms: not from 0 to 10ms`:                                 {Spin: 11 * time.Millisecond},
 		`nic: bad TAP MTU 67: not from 68 to 65521`:                                  {MTU: 67},
 		`nic: bad TAP MTU 65522: not from 68 to 65521`:                               {MTU: 65522},
 		`nic: bad TAP MAC 010000000000: a group address`:                             {MAC: [6]byte{1}},
