@@ -33,6 +33,15 @@ type TAPConfig struct {
 	// of Linux; the other systems have none. What is received may be joined after
 	// all: see MergeReceived.
 	NoOffload bool
+	// Queues is how many queues the device has, each with a goroutine that reads
+	// it, from 1, which 0 stands for, to 256. Send chooses a frame's queue by the
+	// addresses and ports, and the kernel sends what belongs to a connection on the
+	// queue on which it last saw the other direction: after its first packets it
+	// stays in order. With two cores a second queue took a tenth more CPU time for
+	// ping-pong on 16 connections and UDP, and a fifth less for four bulk transfers
+	// at once. A device that exists has to be one with several queues, as by
+	// ip tuntap add dev tap0 mode tap multi_queue. Only Linux has them.
+	Queues int
 	// Spin is how long the reader goes on looking for the next frame before it
 	// sleeps: 0, not at all, to 10 ms. Other goroutines run in between, but it
 	// takes a core that the kernel, or another process, may have more use for.
@@ -116,8 +125,12 @@ const (
 	maxTAPMTU = maxPacket - etherHeaderLen
 )
 
-// maxSpin bounds how long a reader may look for frames without a rest.
-const maxSpin = 10 * time.Millisecond
+const (
+	// maxSpin bounds how long a reader may look for frames without a rest.
+	maxSpin = 10 * time.Millisecond
+	// maxQueues is the kernel's bound, MAX_TAP_QUEUES of Linux.
+	maxQueues = 256
+)
 
 // checkTAP finds what is wrong with a configuration before the system is asked.
 func checkTAP(cfg *TAPConfig) error {
@@ -126,6 +139,9 @@ func checkTAP(cfg *TAPConfig) error {
 	}
 	if cfg.MTU != 0 && (cfg.MTU < minTAPMTU || cfg.MTU > maxTAPMTU) {
 		return fmt.Errorf("nic: bad TAP MTU %d: not from %d to %d", cfg.MTU, minTAPMTU, maxTAPMTU)
+	}
+	if cfg.Queues < 0 || cfg.Queues > maxQueues {
+		return fmt.Errorf("nic: bad number of TAP queues %d: not from 1 to %d", cfg.Queues, maxQueues)
 	}
 	if cfg.Spin < 0 || cfg.Spin > maxSpin {
 		return fmt.Errorf("nic: bad TAP spin %v: not from 0 to %v", cfg.Spin, maxSpin)

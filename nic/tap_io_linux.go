@@ -1,6 +1,7 @@
 package nic
 
 import (
+	"encoding/binary"
 	"io"
 	"os"
 	"runtime"
@@ -164,11 +165,11 @@ func (r *tapReader) take(b []byte) {
 	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
-// tapWriter writes frames to the device's file.
+// tapWriter writes frames to the device's file, or files.
 type tapWriter struct {
-	raw syscall.RawConn
-	off tapOffload
-	ops sync.Pool // of *tapWrite
+	queues []syscall.RawConn
+	off    tapOffload
+	ops    sync.Pool // of *tapWrite
 }
 
 // tapWrite is one call of Send. It is pooled, so that the closure and the
@@ -186,14 +187,63 @@ type tapWrite struct {
 	run   func(fd uintptr) bool
 }
 
-func (w *tapWriter) write(l *line, batch []Frame) (int, error) {
+func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
+	if len(w.queues) == 1 {
+		return w.writeTo(w.queues[0], l, batch)
+	}
+	for n < len(batch) {
+		q := w.queueOf(&batch[n])
+		end := n + 1
+		for end < len(batch) && w.queueOf(&batch[end]) == q {
+			end++
+		}
+		k, err := w.writeTo(w.queues[q], l, batch[n:end])
+		if n += k; err != nil || n < end {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// queueOf chooses the queue of a frame by its addresses and ports, of which it does
+// not matter which are the sender's.
+func (w *tapWriter) queueOf(f *Frame) int {
+	b := f.Head
+	const ports4, ports6 = etherHeaderLen + ip4HeaderLen, etherHeaderLen + ip6HeaderLen
+	if len(b) < ports4+4 {
+		return 0
+	}
+	be := binary.BigEndian
+	var h uint32
+	switch ip := b[etherHeaderLen:]; {
+	case be.Uint16(b[12:]) == etherTypeIP4:
+		h = be.Uint32(ip[12:]) ^ be.Uint32(ip[16:])
+		if hasPorts(ip[9]) && ip[0] == 0x45 && be.Uint16(ip[6:])&^ip4DontFragment == 0 {
+			h ^= uint32(be.Uint16(b[ports4:]) ^ be.Uint16(b[ports4+2:]))
+		}
+	case be.Uint16(b[12:]) == etherTypeIP6 && len(b) >= ports6+4:
+		for i := 8; i < ip6HeaderLen; i += 4 {
+			h ^= be.Uint32(ip[i:])
+		}
+		if hasPorts(ip[6]) {
+			h ^= uint32(be.Uint16(b[ports6:]) ^ be.Uint16(b[ports6+2:]))
+		}
+	}
+	h *= 0x9e3779b1 // 2^32 by the golden ratio: the upper bits depend on all
+	return int(uint64(h) * uint64(len(w.queues)) >> 32)
+}
+
+// hasPorts reports whether ports begin a transport header.
+func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP }
+
+func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int, error) {
 	op, _ := w.ops.Get().(*tapWrite)
 	if op == nil {
 		op = &tapWrite{off: w.off}
 		op.run = op.frames
 	}
 	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	err := w.raw.Write(op.run)
+	err := queue.Write(op.run)
 	if err == nil {
 		err = op.err
 	}

@@ -369,7 +369,7 @@ func TestATAPIsReadThroughThePoller(t *testing.T) {
 		require.NoError(t, err)
 		defer tap.Close()
 		require.NoError(t, tap.src.(*tapReader).file.SetReadDeadline(time.Time{}), "only a file in the poller has deadlines")
-		require.NoError(t, tap.raw.Control(func(fd uintptr) {
+		require.NoError(t, tap.queues[0].Control(func(fd uintptr) {
 			flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
 			require.NoError(t, err)
 			require.NotZero(t, flags&unix.O_NONBLOCK)

@@ -19,6 +19,8 @@ func TestABadTAPConfigurationIsRefusedBeforeTheSystemIsAsked(t *testing.T) {
 		`nic: bad TAP name "..": not a name`:                                         {Name: ".."},
 		`nic: bad TAP spin -1ns: not from 0 to 10ms`:                                 {Spin: -1},
 		`nic: bad TAP spin 11ms: not from 0 to 10ms`:                                 {Spin: 11 * time.Millisecond},
+		`nic: bad number of TAP queues -1: not from 1 to 256`:                        {Queues: -1},
+		`nic: bad number of TAP queues 257: not from 1 to 256`:                       {Queues: 257},
 		`nic: bad TAP MTU 67: not from 68 to 65521`:                                  {MTU: 67},
 		`nic: bad TAP MTU 65522: not from 68 to 65521`:                               {MTU: 65522},
 		`nic: bad TAP MAC 010000000000: a group address`:                             {MAC: [6]byte{1}},
