@@ -74,7 +74,7 @@ func (c *UDPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, _, _, _, err := c.udp.ReadFrom(b)
+	n, err := c.udp.Read(b)
 	if err != nil {
 		err = c.opError("read", "read", err)
 	}
@@ -181,11 +181,11 @@ func (c *UDPConn) sendTo(b []byte, addr *net.UDPAddr, o stack.SendOptions) (int,
 	if addr == nil {
 		return 0, errMissingAddress
 	}
-	ip, err := c.family.addr(addr.IP, addr.Zone)
+	to, err := c.family.addrPort(addr)
 	if err != nil {
 		return 0, err
 	}
-	return c.udp.WriteTo(b, netip.AddrPortFrom(ip, uint16(addr.Port)), o)
+	return c.udp.WriteTo(b, to, o)
 }
 
 // sendToAddrPort is sendTo with the address in another form.
@@ -327,8 +327,9 @@ func (c *UDPConn) member(ifi *net.Interface, group netip.Addr, do func(netip.Add
 }
 
 // An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and
-// has the methods of net.IPConn except File and SyscallConn. What is read and written
-// begins after the IP header.
+// has the methods of net.IPConn except File and SyscallConn. What is written begins after
+// the IP header. As with net, what Read and ReadMsgIP return of IPv4 begins with the IP
+// header, and what the other methods return begins after it.
 type IPConn struct {
 	conn
 	raw    *stack.Raw
@@ -351,12 +352,12 @@ func newIPConn(r *stack.Raw, network string, f family) *IPConn {
 }
 
 // Read reads a datagram from anywhere, or from where the socket is connected to. What
-// does not fit into b is lost. The IP header is not part of it, as it is with net.
+// does not fit into b is lost. It begins with the IPv4 header.
 func (c *IPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, _, _, _, err := c.raw.ReadFrom(b)
+	n, err := c.raw.Read(b)
 	if err != nil {
 		err = c.opError("read", "read", err)
 	}
@@ -394,14 +395,14 @@ func (c *IPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, opAddr(addr), err
 }
 
-// ReadMsgIP is ReadFromIP with the flags of the kernel's recvmsg: of them only 0x20,
+// ReadMsgIP is ReadFromIP with the IPv4 header before the payload, and the flags of the kernel's recvmsg: of them only 0x20,
 // MSG_TRUNC, which says that the datagram did not fit into b. There is no out-of-band
 // data; ReadPacket returns what it would have.
 func (c *IPConn) ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error) {
 	if !c.ok() {
 		return 0, 0, 0, nil, syscall.EINVAL
 	}
-	n, full, from, _, err := c.raw.ReadFrom(b)
+	n, full, from, err := c.raw.ReadHeader(b)
 	if err != nil {
 		return n, 0, 0, nil, c.opError("read", "recvmsg", err)
 	}

@@ -229,14 +229,23 @@ func (u *UDP) LocalAddr() netip.AddrPort {
 // ReadFrom waits for a datagram and copies as much of it as fits to b. full is
 // its whole length. On a connected socket, an ICMP error is reported once.
 func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, err error) {
-	n, full, d, err := u.receive(b)
+	n, full, d, err := u.receive(b, false)
 	return n, full, d.from, d.meta, err
+}
+
+// Read is ReadFrom as read(2) has it: nothing is read into nothing, and it does not wait.
+func (u *UDP) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, u.open()
+	}
+	n, _, _, err := u.receive(b, false)
+	return n, err
 }
 
 // Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
 func (u *UDP) Write(b []byte) (int, error) {
 	u.mu.Lock()
-	if !u.closed && !u.remote.IsValid() {
+	if !u.closed && !u.wd.expired() && !u.remote.IsValid() {
 		u.mu.Unlock()
 		return 0, syscall.EDESTADDRREQ
 	}
@@ -279,8 +288,8 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 		return err
 	}
 	switch {
-	case !to.Addr().IsValid(), to.Port() == 0:
-		return syscall.EINVAL
+	case !to.Addr().IsValid(), to.Port() == 0 && to != u.remote:
+		return syscall.EINVAL // as on Linux, a socket can be connected to port 0
 	case !u.fam.holds(to.Addr()):
 		return syscall.EAFNOSUPPORT
 	case n > maxUDPPayload:
@@ -375,7 +384,7 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta Meta) {
 	}
 	for {
 		piece := payload[:min(size, len(payload))]
-		if u.enqueue(piece, from, meta) {
+		if u.enqueue(nil, piece, from, meta) {
 			u.s.counts.udpReceived.Add(1)
 		} else {
 			u.s.drop(dropUDPQueue)
