@@ -219,18 +219,6 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	return addrs[0]
 }
 
-// partition splits a list into the addresses of the family of the first, and the others.
-func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
-	for _, addr := range addrs {
-		if isIPv4(addr) == isIPv4(addrs[0]) {
-			primaries = append(primaries, addr)
-		} else {
-			fallbacks = append(fallbacks, addr)
-		}
-	}
-	return primaries, fallbacks
-}
-
 // resolveAddr is ResolveTCPAddr and its like. A literal in brackets, and one of
 // IPv6 on "ip", asks for an address of IPv6, any other thing for one of IPv4.
 func (h *Host) resolveAddr(network, address string) (net.Addr, error) {

@@ -60,6 +60,10 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	if ifc.loopback {
 		// Only the host itself sends here.
+		if p.dst.IsMulticast() && ifc.group.has(p.dst) {
+			p.broadcast = true
+			return wire.OK
+		}
 		if !t.isLocal(p.dst) {
 			return dropNotLocal
 		}
@@ -116,6 +120,8 @@ func (s *Stack) deliver(p *packet) {
 		s.inputUDP(p)
 	case wire.ProtoICMP:
 		s.inputICMP(p)
+	case wire.ProtoIGMP:
+		s.inputIGMP(p)
 	default:
 		if raw {
 			return

@@ -51,19 +51,20 @@ type TCP struct {
 	rest    wheelPlace
 	wheeled bool // rest was taken, and the wheel has not come round
 
-	half      bool // it is among the listener's that are half open; under its lock
-	linked    bool // it is in the table
-	detached  bool // TIME-WAIT stands in the table in its place
-	connected bool // the handshake was completed
-	closed    bool // the application or the stack closed it
-	canceled  bool // the context of the dial ended
-	writing   bool // a writer has the turn
-	rdShut    bool // CloseRead
-	wrShut    bool // CloseWrite
-	told      bool // the error that ended the connection was reported once
-	queueFull bool // waits for room in the transmit queue
-	rdPast    bool // the deadline of reads was set to a time that had passed
-	wrPast    bool // and that of writes
+	half      bool  // it is among the listener's that are half open; under its lock
+	linked    bool  // it is in the table
+	detached  bool  // TIME-WAIT stands in the table in its place
+	connected bool  // the handshake was completed
+	closed    bool  // the application or the stack closed it
+	canceled  bool  // the context of the dial ended
+	writing   bool  // a writer has the turn
+	rdShut    bool  // CloseRead
+	wrShut    bool  // CloseWrite
+	told      bool  // the error that ended the connection was reported once
+	queueFull bool  // waits for room in the transmit queue
+	rdPast    bool  // the deadline of reads was set to a time that had passed
+	wrPast    bool  // and that of writes
+	tos, ttl  uint8 // of the packets that are sent; tos without the bits of ECN
 }
 
 // waiters are those who wait for a connection: readers on rd; writers, Dial and
@@ -94,7 +95,7 @@ func (t *TCP) wakeWriters() {
 
 // newTCP makes a socket that is not yet in the table.
 func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
-	t := &TCP{s: s, path: p, linger: -1}
+	t := &TCP{s: s, path: p, linger: -1, ttl: defaultTTL}
 	t.key, t.sock = makeTuple(local, remote), t
 	return t
 }
@@ -470,15 +471,15 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		wire.SetTCPChecksum(t.path.src, t.path.dst, b)
 	}
 	s.counts.tcpOut.Add(1)
-	tos := uint8(0)
+	tos := t.tos
 	if seg.ECT {
-		tos = 2 // RFC 3168 5: ECT(0)
+		tos |= 2 // RFC 3168 5: ECT(0)
 	}
 	ip := wire.IPv4{
 		TOS:          tos,
 		ID:           s.nextIPID(),
 		DontFragment: !t.path.mayFrag,
-		TTL:          defaultTTL,
+		TTL:          t.ttl,
 		Proto:        wire.ProtoTCP,
 		Src:          t.path.src,
 		Dst:          t.path.dst,
