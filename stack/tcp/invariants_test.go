@@ -8,6 +8,7 @@ import (
 // checkConn returns what is wrong with a Conn of which Next has been pulled
 // until it returned false: the first invariant that does not hold, or nil.
 func checkConn(c *Conn) error {
+	defer roused(c)()
 	for _, f := range []func(*Conn) error{checkSend, checkBoard, checkRecv, checkLiveness} {
 		if err := f(c); err != nil {
 			return fmt.Errorf("%v: %w", c.state, err)
@@ -44,8 +45,26 @@ func checkSend(c *Conn) error {
 	return nil
 }
 
+// roused wakes a Conn that rests, and returns what lets it rest again.
+func roused(c *Conn) func() {
+	if c.busy != nil {
+		return func() {}
+	}
+	c.rouse(c.rcv.last)
+	return c.unload
+}
+
+// largest is the most that a segment may carry, probes of the path's MTU included.
+func largest(c *Conn) int {
+	if c.busy == nil {
+		return c.snd.mss
+	}
+	return max(c.snd.mss, c.pl.max)
+}
+
 // checkBoard recounts the scoreboard.
 func checkBoard(c *Conn) error {
+	defer roused(c)()
 	b := &c.sb
 	live := b.live()
 	if !c.state.synchronized() || c.state == TimeWait {

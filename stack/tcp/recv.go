@@ -15,10 +15,11 @@ const (
 // Segment takes a segment that arrived: RFC 9293 3.10.7, step by step in its
 // order. It is parsed and its checksum holds; its payload is borrowed.
 func (c *Conn) Segment(now Time, s *Segment) {
-	switch c.state {
-	case Closed:
+	if c.state == Closed {
 		return // 3.10.7.1 is the caller's: see Reset
-	case SynSent:
+	}
+	c.rouse(now)
+	if c.state == SynSent {
 		c.synSent(now, s)
 		return
 	}
