@@ -306,7 +306,7 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 	}
 	c := d.Host.newUDPConn(u, network, f)
 	if raddr.Port == 0 && !isWildcard(raddr.IP) {
-		c.raddr = raddr // which net keeps where the kernel tells of no peer
+		c.made.Store(&ends{c.ends().local, raddr}) // which net keeps where the kernel tells of no peer
 	}
 	return c, nil
 }
@@ -355,7 +355,7 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 	}
 	c := newIPConn(r, name, f)
 	if !isWildcard(raddr.IP) {
-		c.raddr = raddr // which net keeps, since the kernel tells of no peer
+		c.made.Store(&ends{c.ends().local, raddr}) // which net keeps, since the kernel tells of no peer
 	}
 	return c, nil
 }
