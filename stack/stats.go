@@ -46,6 +46,7 @@ const (
 	dropICMPSequence
 	dropTCPMemory
 	dropIGMP
+	dropLoopQueue
 	numReasons
 )
 
@@ -124,6 +125,8 @@ func reasonText(r wire.Reason) string {
 		return "SYN over the memory budget"
 	case dropIGMP:
 		return "IGMP message that is not believed, or for routers"
+	case dropLoopQueue:
+		return "datagram to a group that its own host did not hear"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}
