@@ -28,14 +28,14 @@ type ListenConfig struct {
 	// KeepAliveConfig has all of the keep-alive settings of accepted connections.
 	KeepAliveConfig net.KeepAliveConfig
 
-	multipath bool
+	noMultipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told.
-func (lc *ListenConfig) MultipathTCP() bool { return lc.multipath }
+// MultipathTCP reports what SetMultipathTCP was told, and before that true, as net does.
+func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
-func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.multipath = use }
+func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
 // Listen listens on the local address. See net.Listen for its forms; the network is
 // "tcp", "tcp4" or "tcp6". The context is for the lookup of the address only.
@@ -99,7 +99,7 @@ func (lc *ListenConfig) listenTCP(network string, laddr *net.TCPAddr) (*TCPListe
 	f := lc.Host.family(network, laddr.IP, nil, true)
 	local, err := f.addrPort(laddr)
 	if err != nil {
-		return nil, err
+		return nil, syscallError("bind", err)
 	}
 	l, err := lc.Host.stack.ListenTCP(f.stack, local, stack.ListenOptions{TCP: tcpOptions(lc.KeepAlive, lc.KeepAliveConfig)})
 	if err != nil {
@@ -115,7 +115,7 @@ func (lc *ListenConfig) listenUDP(network string, laddr *net.UDPAddr) (*UDPConn,
 	f := lc.Host.family(network, laddr.IP, nil, true)
 	local, err := f.addrPort(laddr)
 	if err != nil {
-		return nil, err
+		return nil, syscallError("bind", err)
 	}
 	// As with net, a socket for a multicast group is bound to its port only, which it
 	// shares with others of its kind.

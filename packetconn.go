@@ -64,7 +64,7 @@ func (c *UDPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, _, _, _, err := c.udp.ReadFrom(b)
+	n, err := c.udp.Read(b)
 	if err != nil {
 		err = c.opError("read", "read", err)
 	}
@@ -166,11 +166,11 @@ func (c *UDPConn) sendTo(b, oob []byte, addr *net.UDPAddr) (int, error) {
 	if addr == nil {
 		return 0, errMissingAddress
 	}
-	ip, err := c.family.addr(addr.IP, addr.Zone)
+	to, err := c.family.addrPort(addr)
 	if err != nil {
 		return 0, err
 	}
-	return c.send(b, oob, netip.AddrPortFrom(ip, uint16(addr.Port)), stack.SendOptions{})
+	return c.send(b, oob, to, stack.SendOptions{})
 }
 
 // sendToAddrPort is sendTo with the address in another form.
@@ -293,8 +293,9 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 }
 
 // An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and
-// has the methods of net.IPConn except File and SyscallConn. What is read and written
-// begins after the IP header.
+// has the methods of net.IPConn except File and SyscallConn. What is written begins after
+// the IP header. As with net, what Read and ReadMsgIP return of IPv4 begins with the IP
+// header, and what the other methods return begins after it.
 type IPConn struct {
 	datagramConn
 	raw *stack.Raw
@@ -317,12 +318,12 @@ func (h *Host) newIPConn(r *stack.Raw, network string, f family) *IPConn {
 }
 
 // Read reads a datagram from anywhere, or from where the socket is connected to. What
-// does not fit into b is lost. The IP header is not part of it, as it is with net.
+// does not fit into b is lost. It begins with the IPv4 header.
 func (c *IPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, _, _, _, err := c.raw.ReadFrom(b)
+	n, err := c.raw.Read(b)
 	if err != nil {
 		err = c.opError("read", "read", err)
 	}
@@ -360,13 +361,14 @@ func (c *IPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, opAddr(addr), err
 }
 
-// ReadMsgIP is ReadFromIP with the flags of the kernel's recvmsg, and with the control
-// messages for which SetControlMessage has asked, as ReadMsgUDP has them.
+// ReadMsgIP is ReadFromIP with the IPv4 header before the payload, with the flags of the
+// kernel's recvmsg, and with the control messages for which SetControlMessage has asked,
+// as ReadMsgUDP has them.
 func (c *IPConn) ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error) {
 	if !c.ok() {
 		return 0, 0, 0, nil, syscall.EINVAL
 	}
-	n, full, from, meta, err := c.raw.ReadFrom(b)
+	n, full, from, meta, err := c.raw.ReadHeader(b)
 	if err != nil {
 		return n, 0, 0, nil, c.opError("read", "recvmsg", err)
 	}

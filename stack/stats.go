@@ -45,6 +45,7 @@ const (
 	dropAcceptQueue
 	dropICMPSequence
 	dropTCPMemory
+	dropTCPListen
 	dropIGMP
 	dropLoopQueue
 	numReasons
@@ -123,6 +124,8 @@ func reasonText(r wire.Reason) string {
 		return "accept queue full"
 	case dropTCPMemory:
 		return "SYN over the memory budget"
+	case dropTCPListen:
+		return "TCP segment for a listener without SYN, ACK or RST"
 	case dropIGMP:
 		return "IGMP message that is not believed, or for routers"
 	case dropLoopQueue:
