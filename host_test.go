@@ -462,10 +462,10 @@ func TestIPSocketsPassControlMessages(t *testing.T) {
 	n, oobn, err := c.WriteMsgIP([]byte("hello"), hint.AppendControl(nil), to)
 	require.NoError(t, err)
 	require.Equal(t, []int{5, len(hint.AppendControl(nil))}, []int{n, oobn})
-	buf, oob := make([]byte, 3), make([]byte, 100)
+	buf, oob := make([]byte, 20+3), make([]byte, 100) // the header too
 	n, oobn, flags, from, err := s.ReadMsgIP(buf, oob)
 	require.NoError(t, err)
-	require.Equal(t, "hel", string(buf[:n]))
+	require.Equal(t, "hel", string(buf[20:n]))
 	require.Equal(t, msgTrunc, flags)
 	require.Equal(t, addrA, from.String())
 	var info PacketInfo
