@@ -45,12 +45,13 @@ type TCP struct {
 	waiters *waiters   // nil until somebody has waited
 	dl      *deadlines // nil until there was one that had to be waited for
 
-	linger  int32       // seconds; negative: close in the background
 	timer   *time.Timer // nil while the wheel looks after the connection
 	timerAt tcp.Time    // when timer fires, or the wheel comes round; 0: neither
 	rest    wheelPlace
-	wheeled bool // rest was taken, and the wheel has not come round
+	slot    uint8 // of the wheel; under its lock
+	wheeled bool  // rest was taken, and the wheel has not come round
 
+	linger    int32 // seconds; negative: close in the background
 	half      bool  // it is among the listener's that are half open; under its lock
 	linked    bool  // it is in the table
 	detached  bool  // TIME-WAIT stands in the table in its place
@@ -340,16 +341,22 @@ const restful = 2 * wheelStep
 // has nothing to do for long is given to the wheel. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
-	if !ok || t.detached || t.timerAt != 0 && t.timerAt <= d {
-		if t.detached || t.conn.State() == tcp.Closed {
-			t.disarm()
+	if t.detached || t.conn.State() == tcp.Closed {
+		t.disarm()
+		return
+	}
+	if t.timerAt == 0 && (!ok || d-now >= restful) {
+		t.timer = nil // it has fired, or never was
+		if again := t.conn.Rest(now); again != 0 && (!ok || again < d) {
+			d, ok = max(again, now+restful), true
+		}
+		if ok {
+			t.wheeled = true
+			t.timerAt = t.s.tcp.wheel.put(t, now, d)
 		}
 		return
 	}
-	if t.timerAt == 0 && d-now >= restful {
-		t.timer = nil // it has fired, or never was
-		t.wheeled = true
-		t.timerAt = t.s.tcp.wheel.put(t, now, d)
+	if !ok || t.timerAt != 0 && t.timerAt <= d {
 		return
 	}
 	t.timerAt = d
@@ -371,6 +378,7 @@ func (t *TCP) disarm() {
 		t.wheeled = false
 	}
 	t.timerAt = 0
+	t.conn.Rest(t.ran)
 }
 
 // tick is the timer's.
