@@ -160,7 +160,7 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 		s.bufs.put(buf)
 		return nil
 	}
-	if total <= p.mtu {
+	if total <= p.mtu || meta.gso != nic.GSONone {
 		ip.Put(buf[headroom:], n)
 		meta.transportOff = wire.IPv4Len
 		s.sendPacket(p, buf, total, meta)

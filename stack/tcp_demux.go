@@ -171,6 +171,12 @@ func (s *Stack) inputTCP(p *packet) {
 			return
 		}
 	}
+	if sock == nil && wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
+		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
+		// or data-bearing segment (not containing SYN) must have an ACK".
+		p.ifc.drop(dropTCPListen)
+		return
+	}
 	s.resetTCP(local, remote, &seg)
 }
 

@@ -198,8 +198,8 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	var t *TCP
 	try := func(port uint16) bool {
 		local := netip.AddrPortFrom(p.src, port)
-		if local == remote {
-			return false // it would connect to itself
+		if local == remote && localPort == 0 {
+			return false // it would connect to itself, which only who asks for it wants
 		}
 		t = s.newTCP(local, remote, p)
 		t.linked = true

@@ -201,8 +201,8 @@ func checkLiveness(c *Conn) error {
 	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 && c.cwr.pace.deadline() == 0 {
 		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cwr.cwnd)
 	}
-	if c.rcv.unacked > 0 && t.ack == 0 {
-		return fmt.Errorf("%d bytes were taken and nothing will acknowledge them", c.rcv.unacked)
+	if n := c.rcv.nxt - c.rcv.lastAck; n != 0 && t.ack == 0 {
+		return fmt.Errorf("%d numbers were taken and nothing will acknowledge them", n)
 	}
 	if c.orphan && c.state == FinWait2 && t.wait == 0 {
 		return fmt.Errorf("an orphan that nothing ends")

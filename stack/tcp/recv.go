@@ -145,7 +145,10 @@ func (c *Conn) established() {
 		c.state = FinWait1
 	}
 	// Text that came with the SYN may have brought a FIN.
-	c.peerFinished()
+	if c.finReceived() {
+		c.peerFinished()
+		c.rcv.ackNow = true
+	}
 }
 
 // acceptable is the test of RFC 9293 3.4, table 6.
@@ -476,9 +479,6 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 
 // peerFinished changes the state when the peer's FIN has been reached.
 func (c *Conn) peerFinished() {
-	if !c.finReceived() {
-		return
-	}
 	switch c.state {
 	case Established:
 		c.state = CloseWait
@@ -492,7 +492,6 @@ func (c *Conn) peerFinished() {
 		return
 	}
 	c.events |= EOF | Readable
-	c.rcv.ackNow = true
 }
 
 // rstFor sends, in place of an acknowledgement, the RST that an unacceptable
