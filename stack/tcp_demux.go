@@ -51,6 +51,7 @@ type tcpState struct {
 	waits     timeWaits
 	wheel     wheel
 	paths     pathCache
+	timers    sync.Pool // of *sockTimer: those that nobody has
 }
 
 // A tuple names a connection: both addresses in their 16-byte form, both ports.
