@@ -18,7 +18,7 @@ import (
 
 // idleBytes is what one end of an idle connection may hold: the connection, its
 // place in the table, and the net.Conn.
-const idleBytes = 1700
+const idleBytes = 1750
 
 // heap is what is allocated and reachable.
 func heap() int64 {

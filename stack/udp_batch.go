@@ -8,28 +8,50 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A Datagram is one of those that WriteBatch sends or ReadBatch received.
+// A Datagram is one of those that WriteBatch sends or ReadBatch receives.
 type Datagram struct {
-	// B is the payload to send, or the buffer to receive into.
-	B []byte
-	// Addr is where to send to, or where a datagram came from. To send, an invalid
-	// one stands for the address that the socket is connected to.
-	Addr netip.AddrPort
-	// Options are those of a datagram to be sent.
-	Options SendOptions
-	// N and Full are how many bytes were received into B and how many there were.
-	N, Full int
-	// Meta is what a received datagram says beside.
-	Meta Meta
+	Buffers [][]byte       // to be filled one after the other, or what is sent
+	Addr    netip.AddrPort // of the other end; invalid when sending on a connected socket
+	N       int            // bytes that were read or sent
+	Full    int            // length of what was received, of which N fitted
+	Meta    Meta           // of what was received
+	Options SendOptions    // for what is sent
+}
+
+// len is the length of what is to be sent.
+func (d *Datagram) len() int {
+	n := 0
+	for _, b := range d.Buffers {
+		n += len(b)
+	}
+	return n
+}
+
+// copyTo copies what is to be sent to b, and returns its length.
+func (d *Datagram) copyTo(b []byte) int {
+	n := 0
+	for _, p := range d.Buffers {
+		n += copy(b[n:], p)
+	}
+	return n
+}
+
+// receive takes a datagram of the queue.
+func (d *Datagram) receive(q *datagram) {
+	d.Addr, d.Meta = q.from, q.meta
+	d.N, d.Full = 0, len(q.buf)
+	for _, b := range d.Buffers {
+		d.N += copy(b, q.buf[d.N:])
+	}
 }
 
 // maxUDPRun is how many datagrams one super-frame may stand for: what the kernel
 // takes, UDP_MAX_SEGMENTS of Linux before 6.9.
 const maxUDPRun = 64
 
-// WriteBatch sends datagrams in their order and returns how many it has sent. The
-// error, one of WriteTo's, is that of the datagram after them, and is told only
-// if it is the first: as with sendmmsg(2), to write the rest tells it.
+// WriteBatch sends datagrams in their order, sets N of each, and returns how many it has
+// sent. The error, one of WriteTo's, or EDESTADDRREQ, is that of the datagram after them, and is
+// told only if it is the first: as with sendmmsg(2), to write the rest tells it.
 //
 // Datagrams of one length that follow each other and go to one address with the
 // same options leave as one super-frame where the link cuts them up; the last of
@@ -37,6 +59,9 @@ const maxUDPRun = 64
 func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	u.mu.Lock()
 	for n < len(ms) && err == nil {
+		if n > 0 && u.pending != 0 {
+			break // it is for the next call to tell
+		}
 		var k int
 		k, err = u.writeRun(ms[n:])
 		n += k
@@ -59,11 +84,13 @@ func (u *UDP) writeRun(ms []Datagram) (int, error) {
 			return 0, syscall.EDESTADDRREQ
 		}
 	}
-	size := len(first.B)
-	if size == 0 || len(ms) == 1 || len(ms[1].B) > size || len(ms[1].B) == 0 {
-		if _, err := u.write(first.B, to, first.Options); err != nil {
+	size := first.len()
+	if len(first.Buffers) == 1 && (size == 0 || len(ms) == 1) {
+		k, err := u.write(first.Buffers[0], to, first.Options)
+		if err != nil {
 			return 0, err
 		}
+		first.N = k
 		return 1, nil
 	}
 	if err := u.ready(size, to, &first.Options); err != nil {
@@ -73,20 +100,20 @@ func (u *UDP) writeRun(ms []Datagram) (int, error) {
 	p := &u.path
 	if wire.IPv4Len+wire.UDPLen+size <= p.mtu && !p.group {
 		most := p.ifc.gso - wire.IPv4Len - wire.UDPLen
-		for n < min(len(ms), maxUDPRun) && len(ms[n-1].B) == size {
+		for last := size; n < min(len(ms), maxUDPRun) && last == size; n++ {
 			m := &ms[n]
-			if m.Addr != first.Addr || m.Options != first.Options ||
-				len(m.B) == 0 || len(m.B) > size || total+len(m.B) > most {
+			last = m.len()
+			if m.Addr != first.Addr || m.Options != first.Options || last == 0 || last > size || total+last > most {
 				break
 			}
-			total += len(m.B)
-			n++
+			total += last
 		}
 	}
 	buf := u.s.bufs.get(ipRoom + wire.UDPLen + total)
 	at := ipRoom + wire.UDPLen
 	for i := range ms[:n] {
-		at += copy(buf[at:], ms[i].B)
+		ms[i].N = ms[i].copyTo(buf[at:])
+		at += ms[i].N
 	}
 	var meta frameMeta
 	if n > 1 {
@@ -128,10 +155,8 @@ func (u *UDP) ReadBatch(ms []Datagram) (n int, err error) {
 		}
 		u.mu.Unlock()
 		for i := range ds {
-			d, m := &ds[i], &ms[n+i]
-			m.N, m.Full = copy(m.B, d.buf), len(d.buf)
-			m.Addr, m.Meta = d.from, d.meta
-			u.s.bufs.put(d.buf)
+			ms[n+i].receive(&ds[i])
+			u.s.bufs.put(ds[i].buf)
 		}
 		if n += len(ds); len(ds) < len(few) {
 			return n, nil

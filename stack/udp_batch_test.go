@@ -20,7 +20,7 @@ import (
 func datagramsOf(lengths ...int) (ms []Datagram) {
 	for i, n := range lengths {
 		b := bytes.Repeat([]byte{byte(i)}, n)
-		ms = append(ms, Datagram{B: b, Addr: addrPort("192.0.2.2:2222")})
+		ms = append(ms, Datagram{Buffers: [][]byte{b}, Addr: addrPort("192.0.2.2:2222")})
 	}
 	return ms
 }
@@ -37,7 +37,7 @@ func framesSent(s *Stack, f func()) int {
 func readAll(t *testing.T, u *UDP, n int) (got []Datagram) {
 	t.Helper()
 	for len(got) < n {
-		ms := []Datagram{{B: make([]byte, 65536)}, {B: make([]byte, 65536)}}
+		ms := []Datagram{{Buffers: [][]byte{make([]byte, 65536)}}, {Buffers: [][]byte{make([]byte, 65536)}}}
 		k, err := u.ReadBatch(ms)
 		require.NoError(t, err)
 		require.Positive(t, k)
@@ -60,7 +60,7 @@ func TestDatagramsOfOneLengthLeaveInOneFrame(t *testing.T) {
 		{"two", []int{100, 100}, nothing, 1},
 		{"many", make([]int, 10), func(ms []Datagram) {
 			for i := range ms {
-				ms[i].B = bytes.Repeat([]byte{byte(i)}, 1472)
+				ms[i].Buffers = [][]byte{bytes.Repeat([]byte{byte(i)}, 1472)}
 			}
 		}, 1},
 		{"a shorter one at the end", []int{100, 100, 99}, nothing, 1},
@@ -95,18 +95,18 @@ func TestDatagramsOfOneLengthLeaveInOneFrame(t *testing.T) {
 				if plain {
 					fragments := 0
 					for _, m := range ms {
-						fragments += len(m.B) / 1473
+						fragments += len(m.Buffers[0]) / 1473
 					}
 					require.Equal(t, len(ms)+fragments, frames)
 				} else {
 					require.Equal(t, tc.frames, frames)
 				}
 				if tc.name == "another port" {
-					require.Equal(t, ms[2].B, readAll(t, w, 1)[0].B[:100])
+					require.Equal(t, ms[2].Buffers[0], readAll(t, w, 1)[0].Buffers[0][:100])
 					ms = append(ms[:2], ms[3])
 				}
 				for i, m := range readAll(t, v, len(ms)) {
-					require.Equal(t, ms[i].B, m.B[:m.N])
+					require.Equal(t, ms[i].Buffers[0], m.Buffers[0][:m.N])
 					require.Equal(t, m.N, m.Full)
 					require.Equal(t, addrPort("192.0.2.1:1111"), m.Addr)
 					require.Equal(t, Meta{Dst: addr("192.0.2.2"), TTL: 64, TOS: ms[i].Options.TOS, NIC: 2}, m.Meta)
@@ -158,7 +158,7 @@ func TestABatchToAGroupOrTheHostItselfArrives(t *testing.T) {
 		require.NoError(t, err, tc.to)
 		require.Equal(t, 3, n)
 		for i, m := range readAll(t, tc.at, 3) {
-			require.Equal(t, ms[i].B, m.B[:m.N], tc.to)
+			require.Equal(t, ms[i].Buffers[0], m.Buffers[0][:m.N], tc.to)
 			require.Equal(t, addrPort(tc.to).Addr(), m.Meta.Dst)
 		}
 	}
@@ -205,7 +205,7 @@ func TestReadBatchTakesWhatIsThereAndWaitsForTheFirst(t *testing.T) {
 		require.Zero(t, n, "without waiting")
 		ms := make([]Datagram, 40)
 		for i := range ms {
-			ms[i].B = make([]byte, 3)
+			ms[i].Buffers = [][]byte{make([]byte, 3)}
 		}
 		time.AfterFunc(time.Second, func() { u.WriteBatch(datagramsOf(2, 4)[:1]) })
 		start := time.Now()
@@ -227,7 +227,7 @@ func TestReadBatchTakesWhatIsThereAndWaitsForTheFirst(t *testing.T) {
 			require.Equal(t, min(count, 40), n)
 			for i := range ms[:n] {
 				require.Equal(t, [2]int{min(i, 3), i}, [2]int{ms[i].N, ms[i].Full})
-				require.Equal(t, bytes.Repeat([]byte{byte(i)}, ms[i].N), ms[i].B[:ms[i].N])
+				require.Equal(t, bytes.Repeat([]byte{byte(i)}, ms[i].N), ms[i].Buffers[0][:ms[i].N])
 			}
 		}
 		n, err = v.ReadBatch(ms)
