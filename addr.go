@@ -396,12 +396,17 @@ func (f family) tcpAddr(ap netip.AddrPort) *net.TCPAddr {
 	return net.TCPAddrFromAddrPort(f.shownPort(ap))
 }
 
+// A udpAddr is a net.UDPAddr with the bytes of its IP.
+type udpAddr struct {
+	net.UDPAddr
+	ip [16]byte
+}
+
 // udpAddr makes the address of a UDP socket's end in net's form, in one allocation.
-func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr {
-	a := new(struct {
-		net.UDPAddr
-		ip [16]byte
-	})
+func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr { return f.setUDPAddr(new(udpAddr), ap) }
+
+// setUDPAddr is udpAddr in memory that there is already, all zero.
+func (f family) setUDPAddr(a *udpAddr, ap netip.AddrPort) *net.UDPAddr {
 	a.UDPAddr = net.UDPAddr{IP: f.bytes(ap.Addr(), &a.ip), Port: int(ap.Port()), Zone: ap.Addr().Zone()}
 	return &a.UDPAddr
 }

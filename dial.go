@@ -49,7 +49,9 @@ type Dialer struct {
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. Beware that it
-	// asks through the kernel, unless its Dial is the Host's and PreferGo is set.
+	// asks through the kernel, unless its Dial is the Host's and PreferGo is set, and
+	// that its first lookup makes a channel for the whole process: if that happens in a
+	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
 
 	// Cancel cancels a dial when it is closed.
@@ -306,7 +308,7 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 	}
 	c := d.Host.newUDPConn(u, network, f)
 	if raddr.Port == 0 && !isWildcard(raddr.IP) {
-		c.made.Store(&ends{c.ends().local, raddr}) // which net keeps where the kernel tells of no peer
+		c.ends().remote = raddr // which net keeps where the kernel tells of no peer
 	}
 	return c, nil
 }
@@ -353,9 +355,9 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		r.Close()
 		return nil, contextError(err)
 	}
-	c := newIPConn(r, name, f)
+	c := d.Host.newIPConn(r, name, f)
 	if !isWildcard(raddr.IP) {
-		c.made.Store(&ends{c.ends().local, raddr}) // which net keeps, since the kernel tells of no peer
+		c.ends().remote = raddr // which net keeps, since the kernel tells of no peer
 	}
 	return c, nil
 }

@@ -117,16 +117,7 @@ func (g *dgram) init(s *Stack, fam Family) {
 // has of an IP header belongs to it only if header says so.
 func (g *dgram) receive(b []byte, header bool) (n, full int, d datagram, err error) {
 	g.mu.Lock()
-	for {
-		if err = g.usable(&g.rd); err != nil {
-			break
-		}
-		var ok bool
-		if d, ok = g.queue.pop(); ok {
-			break
-		}
-		g.readable.Wait()
-	}
+	d, err = g.await()
 	g.mu.Unlock()
 	if err != nil {
 		return 0, 0, datagram{}, err
@@ -149,6 +140,19 @@ func (g *dgram) open() error {
 		return net.ErrClosed
 	}
 	return nil
+}
+
+// await waits for a datagram. The lock is held, and released while it waits.
+func (g *dgram) await() (datagram, error) {
+	for {
+		if err := g.usable(&g.rd); err != nil {
+			return datagram{}, err
+		}
+		if d, ok := g.queue.pop(); ok {
+			return d, nil
+		}
+		g.readable.Wait()
+	}
 }
 
 // usable returns why a read or write cannot go on, if so.

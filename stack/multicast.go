@@ -164,8 +164,12 @@ func (g *dgram) SetMulticastInterface(index int) error {
 }
 
 // SetMulticastTTL sets the time to live of what the socket sends to groups. With 0
-// it does not leave the host. EINVAL says that it is not from 0 to 255.
+// it does not leave the host, and -1 is the default, 1, as on Linux. EINVAL says that it is
+// not from -1 to 255.
 func (g *dgram) SetMulticastTTL(ttl int) error {
+	if ttl == -1 {
+		ttl = 1
+	}
 	if ttl < 0 || ttl > 255 {
 		return syscall.EINVAL
 	}
@@ -178,9 +182,12 @@ func (g *dgram) SetMulticastLoopback(on bool) error {
 	return g.configure(func() { g.mc.loop = on })
 }
 
-// SetTTL sets the time to live of what the socket sends to hosts. EINVAL says that
-// it is not from 1 to 255.
+// SetTTL sets the time to live of what the socket sends to hosts; -1 is the default, 64,
+// as on Linux. EINVAL says that it is neither that nor from 1 to 255.
 func (g *dgram) SetTTL(ttl int) error {
+	if ttl == -1 {
+		ttl = defaultTTL
+	}
 	if ttl < 1 || ttl > 255 {
 		return syscall.EINVAL
 	}
@@ -193,13 +200,25 @@ func (g *dgram) SetTOS(tos int) error {
 	return g.configure(func() { g.tos = uint8(tos) })
 }
 
-// Settings returns what the setters have set: the index of the interface for
-// groups, the times to live for hosts and for groups, the type of service, and
-// whether groups' datagrams are looped back.
-func (g *dgram) Settings() (index int, ttl, groupTTL, tos uint8, loop bool) {
+// DatagramSettings are what a datagram socket has been told, or does by default.
+type DatagramSettings struct {
+	TTL, TOS          uint8
+	MulticastTTL      uint8
+	MulticastNIC      int // index of the interface for groups; 0: by the routes
+	MulticastLoopback bool
+}
+
+// Settings returns what the setters have set; net.ErrClosed once the socket is closed.
+func (g *dgram) Settings() (DatagramSettings, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.mc.index, g.ttl, g.mc.ttl, g.tos, g.mc.loop
+	if g.closed {
+		return DatagramSettings{}, net.ErrClosed
+	}
+	return DatagramSettings{
+		TTL: g.ttl, TOS: g.tos,
+		MulticastTTL: g.mc.ttl, MulticastNIC: g.mc.index, MulticastLoopback: g.mc.loop,
+	}, nil
 }
 
 func (g *dgram) configure(set func()) error {
@@ -250,7 +269,8 @@ func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 // the sender has released its locks. One goroutine at a time delivers them, so
 // that they come in the order in which they were sent.
 type loopQueue struct {
-	n atomic.Int32 // waiting, to be read without mu
+	n     atomic.Int32 // waiting, to be read without mu
+	bytes atomic.Int64 // of their buffers, likewise
 
 	mu         sync.Mutex
 	waiting    []looped
@@ -264,9 +284,16 @@ type looped struct {
 	csumOffset int // of a checksum that is not complete; 0: none
 }
 
-// put queues a copy of a datagram. The interface's queue bounds it too: who sends asks that
-// for room, and delivers what is here whenever it sends.
+// maxLooped is how many bytes of buffers may wait: who sends, delivers, so that more
+// gather only from those that send while another delivers, or that hold many ready.
+const maxLooped = 4 << 20
+
+// put queues a copy of a datagram, unless there are too many.
 func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, meta *frameMeta) {
+	if q.bytes.Load() >= maxLooped {
+		s.drop(dropLoopQueue)
+		return
+	}
 	buf := s.bufs.get(wire.IPv4Len + len(payload))
 	ip.Put(buf, len(payload))
 	copy(buf[wire.IPv4Len:], payload)
@@ -278,24 +305,38 @@ func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, met
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, l)
 	q.n.Add(1)
+	q.bytes.Add(int64(cap(buf)))
 }
 
 // drain delivers what waits, unless another goroutine is at it. No lock is held.
 func (q *loopQueue) drain(s *Stack) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.delivering {
-		return
-	}
+	busy := q.delivering
 	q.delivering = true
-	for len(q.waiting) > 0 {
+	q.mu.Unlock()
+	if !busy {
+		q.drainOn(s)
+	}
+}
+
+// drainOn delivers until nothing waits; the caller has set delivering. As with a
+// device's queue, a long turn is handed on.
+func (q *loopQueue) drainOn(s *Stack) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for turn := 0; len(q.waiting) > 0; turn++ {
+		if turn == txTurn {
+			go q.drainOn(s)
+			return
+		}
 		batch := q.waiting
 		q.waiting = nil
 		q.mu.Unlock()
 		for i := range batch {
 			s.inputLooped(&batch[i])
-			s.bufs.put(batch[i].buf)
+			q.bytes.Add(-int64(cap(batch[i].buf)))
 			q.n.Add(-1)
+			s.bufs.put(batch[i].buf)
 		}
 		q.mu.Lock()
 	}

@@ -125,9 +125,9 @@ func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err e
 }
 
 // ReadHeader is ReadFrom with the IPv4 header before the payload, as recvmsg(2) has it.
-func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, err error) {
+func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
 	n, full, d, err := r.receive(b, true)
-	return n, full, d.from.Addr(), err
+	return n, full, d.from.Addr(), d.meta, err
 }
 
 // Read is ReadHeader as read(2) has it: nothing is read into nothing, and it does not
@@ -136,7 +136,7 @@ func (r *Raw) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, r.open()
 	}
-	n, _, _, err := r.ReadHeader(b)
+	n, _, _, _, err := r.ReadHeader(b)
 	return n, err
 }
 
@@ -243,7 +243,7 @@ func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 			s.lowerPathMTU(e.remote, e.mtu)
 			continue
 		}
-		if e.hard || !e.from.IsValid() {
+		if e.hard {
 			r.fail(e.errno)
 		}
 	}

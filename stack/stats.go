@@ -45,7 +45,9 @@ const (
 	dropAcceptQueue
 	dropICMPSequence
 	dropTCPMemory
+	dropTCPListen
 	dropIGMP
+	dropLoopQueue
 	numReasons
 )
 
@@ -122,8 +124,12 @@ func reasonText(r wire.Reason) string {
 		return "accept queue full"
 	case dropTCPMemory:
 		return "SYN over the memory budget"
+	case dropTCPListen:
+		return "TCP segment for a listener without SYN, ACK or RST"
 	case dropIGMP:
 		return "IGMP message that is not believed, or for routers"
+	case dropLoopQueue:
+		return "datagram to a group that its own host did not hear"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}

@@ -40,16 +40,18 @@ type TCP struct {
 
 	mu      sync.Mutex
 	conn    tcp.Conn
+	ran     tcp.Time   // the time that conn has reached
 	path    *path      // shared with other connections: it does not change
 	waiters *waiters   // nil until somebody has waited
 	dl      *deadlines // nil until there was one that had to be waited for
 
-	linger  int32       // seconds; negative: close in the background
-	timer   *time.Timer // nil while the wheel looks after the connection
-	timerAt tcp.Time    // when timer fires, or the wheel comes round; 0: neither
+	timer   *sockTimer // nil while the wheel looks after the connection
+	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
 	rest    wheelPlace
-	wheeled bool // rest was taken, and the wheel has not come round
+	slot    uint8 // of the wheel; under its lock
+	wheeled bool  // rest was taken, and the wheel has not come round
 
+	linger    int32 // seconds; negative: close in the background
 	half      bool  // it is among the listener's that are half open; under its lock
 	linked    bool  // it is in the table
 	detached  bool  // TIME-WAIT stands in the table in its place
@@ -278,6 +280,8 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		return false
 	}
+	// It was received with its batch. Others may have had the lock since.
+	now = max(now, t.ran)
 	t.conn.Segment(now, seg)
 	if t.connected {
 		t.path.neigh.confirm(now)
@@ -299,6 +303,7 @@ func (t *TCP) report(ev tcp.Events) {
 // run is what follows every call on the Conn: send, wake, set the timer. t.mu
 // is held.
 func (t *TCP) run(now tcp.Time) tcp.Events {
+	t.ran = now
 	t.pull(now)
 	ev := t.conn.Events()
 	if ev != 0 {
@@ -306,7 +311,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 	}
 	if t.linked && t.conn.State() == tcp.TimeWait {
 		t.linked, t.detached = false, true
-		t.s.tcp.waits.add(t)
+		t.s.tcp.waits.add(now, t)
 	}
 	t.arm(now)
 	return ev
@@ -327,71 +332,6 @@ func (t *TCP) wake(ev tcp.Events) {
 		t.linked = false
 		t.s.tcp.table.remove(&t.tcpEntry)
 	}
-}
-
-// restful is how far off a deadline is that the stack's wheel looks after.
-const restful = 2 * wheelStep
-
-// arm sets the timer where it has to fire sooner than it would. A connection that
-// has nothing to do for long is given to the wheel. t.mu is held.
-func (t *TCP) arm(now tcp.Time) {
-	d, ok := t.conn.Deadline()
-	if !ok || t.detached || t.timerAt != 0 && t.timerAt <= d {
-		if t.detached || t.conn.State() == tcp.Closed {
-			t.disarm()
-		}
-		return
-	}
-	if t.timerAt == 0 && d-now >= restful {
-		t.timer = nil // it has fired, or never was
-		t.wheeled = true
-		t.timerAt = t.s.tcp.wheel.put(t, now, d)
-		return
-	}
-	t.timerAt = d
-	wait := time.Duration(max(d-now, 0))
-	if t.timer == nil {
-		t.timer = time.AfterFunc(wait, t.tick)
-	} else {
-		t.timer.Reset(wait)
-	}
-}
-
-// disarm ends the timer for good. t.mu is held.
-func (t *TCP) disarm() {
-	if t.timer != nil {
-		t.timer.Stop()
-	}
-	if t.wheeled {
-		t.s.tcp.wheel.remove(t)
-		t.wheeled = false
-	}
-	t.timerAt = 0
-}
-
-// tick is the timer's.
-func (t *TCP) tick() {
-	t.mu.Lock()
-	t.timerAt = 0
-	now := t.s.now()
-	if !t.detached {
-		t.conn.Tick(now)
-	}
-	ev := t.run(now)
-	t.mu.Unlock()
-	t.report(ev)
-	t.s.drain()
-}
-
-// turn is the wheel's.
-func (t *TCP) turn(now tcp.Time) {
-	t.mu.Lock()
-	t.wheeled = false
-	if t.timer == nil { // or it has become busy
-		t.timerAt = 0
-		t.arm(now)
-	}
-	t.mu.Unlock()
 }
 
 // txReady is called when the transmit queue has room again.
@@ -418,7 +358,7 @@ func (t *TCP) pull(now tcp.Time) {
 		if !t.conn.Next(now, &seg) {
 			return
 		}
-		t.send(&seg)
+		t.send(now, &seg)
 	}
 }
 
@@ -446,7 +386,7 @@ func (t *TCP) reroute(now tcp.Time) {
 }
 
 // send puts a segment into a frame and queues it. t.mu is held.
-func (t *TCP) send(seg *tcp.Segment) {
+func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	s := t.s
 	seg.SrcPort, seg.DstPort = t.key.ports()
 	hdr := seg.Len()
@@ -481,7 +421,7 @@ func (t *TCP) send(seg *tcp.Segment) {
 		Dst:          t.path.dst,
 	}
 	ip.Put(buf[headroom:], n)
-	s.sendPacket(t.path, buf, wire.IPv4Len+n, meta)
+	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
 }
 
 const tcpChecksumOffset = 16 // RFC 9293 3.1
@@ -532,8 +472,9 @@ func (t *TCP) Read(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
-		now := t.s.now()
-		if n := t.conn.Read(now, p); n > 0 {
+		if t.conn.Readable() > 0 {
+			now := t.s.now()
+			n := t.conn.Read(now, p)
 			t.run(now)
 			t.mu.Unlock()
 			t.s.drain()
@@ -548,7 +489,7 @@ func (t *TCP) Read(p []byte) (int, error) {
 		if !mine {
 			continue
 		}
-		now = t.s.now()
+		now := t.s.now()
 		if n := t.conn.Awaited(now); n > 0 {
 			t.run(now)
 			t.mu.Unlock()
