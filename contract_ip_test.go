@@ -139,6 +139,18 @@ func ipBehaviours() []behaviour {
 			_, _, err3 := c.WriteMsgIP([]byte("x"), nil, nil)
 			return []any{err1, err2, err3}
 		}, "use of WriteTo with pre-connected connection"},
+		{"a connected IP socket hears nobody else", func(t *testing.T, w *world) []any {
+			w = w.self(t)
+			c, s := w.ipPair(t)
+			other, err := w.bindIP(experimental, &net.IPAddr{IP: net.IPv4(127, 0, 0, 3)})
+			require.NoError(t, err)
+			defer other.Close()
+			_, err1 := other.WriteTo([]byte("other"), c.LocalAddr())
+			_, err2 := s.WriteTo([]byte("peer"), c.LocalAddr())
+			b := make([]byte, 100)
+			n, from, err := c.ReadFrom(b)
+			return append([]any{err1, err2}, received(b, n, from, err)...)
+		}, "<nil>"},
 		{"wrong addresses on an IP socket", func(t *testing.T, w *world) []any {
 			_, s := w.ipPair(t)
 			_, none := s.WriteTo([]byte("x"), nil)
