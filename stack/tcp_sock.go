@@ -121,6 +121,7 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 // *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
 // net.ErrClosed.
 func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
+	roomy(false)
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
@@ -516,6 +517,7 @@ func (t *TCP) readEnd() error {
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
+	roomy(false)
 	t.mu.Lock()
 	for t.writing {
 		if err := t.writeEnd(); err != nil {
@@ -597,6 +599,7 @@ func (t *TCP) CloseRead() error {
 
 // CloseWrite sends a FIN after what was written.
 func (t *TCP) CloseWrite() error {
+	roomy(false)
 	t.mu.Lock()
 	if err := t.shutdownErr(); err != nil {
 		t.mu.Unlock()
@@ -628,6 +631,7 @@ func (t *TCP) shutdownErr() error {
 // delivered in the background, unless SetLinger says otherwise. A second Close
 // returns net.ErrClosed.
 func (t *TCP) Close() error {
+	roomy(false)
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
