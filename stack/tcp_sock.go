@@ -196,14 +196,14 @@ func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 // local port is the given one, or one by RFC 6056.
 func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	remote := netip.AddrPortFrom(p.dst, remotePort)
-	var t *TCP
+	t := s.newTCP(netip.AddrPortFrom(p.src, 0), remote, p)
+	t.linked = true
 	try := func(port uint16) bool {
 		local := netip.AddrPortFrom(p.src, port)
 		if local == remote && localPort == 0 {
 			return false // it would connect to itself, which only who asks for it wants
 		}
-		t = s.newTCP(local, remote, p)
-		t.linked = true
+		t.key = makeTuple(local, remote)
 		return s.tcp.table.insert(&t.tcpEntry)
 	}
 	if localPort != 0 {
