@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -445,6 +446,53 @@ func TestMessagesThatAreNotBelievedMeetSilence(t *testing.T) {
 	})
 }
 
+// RFC 4541 2.1.1: a switch that snoops and has no address asks from 0.0.0.0.
+func TestAQuerierWithoutAnAddressIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		u := openUDP(t, r.s, "0.0.0.0:5")
+		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
+		r.after(time.Minute)
+		h := wire.IPv4{TTL: 1, Proto: wire.ProtoIGMP, Src: netip.IPv4Unspecified(), Dst: addr("224.0.0.1"), Options: []byte{0x94, 4, 0, 0}}
+		r.say(h, generalV3)
+		require.Equal(t, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}, r.after(time.Minute))
+		h.Dst = addr("192.0.2.1")
+		r.say(h, groupV3)
+		require.Equal(t, 1, dropped(r.s, dropNoSource), "but only to a group")
+		require.Empty(t, r.after(time.Minute))
+	})
+}
+
+func TestEachLinkSpeaksTheVersionOfItsQuerier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		d1, e1 := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
+		other := &router{peer: &peer{t: t, dev: e1}, begin: time.Now()}
+		e1.Attach(func(batch []nic.Frame) {
+			other.mu.Lock()
+			defer other.mu.Unlock()
+			for i := range batch {
+				if text := describeIGMP(t, batch[i].AppendTo(nil)); text != "" {
+					other.said = append(other.said, igmpSaid{time.Since(other.begin), text})
+				}
+			}
+		})
+		require.NoError(t, r.s.AddNIC(NIC{Name: "eth1", Device: d1, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}))
+		u := openUDP(t, r.s, "0.0.0.0:5")
+		r.ask("224.0.0.1", generalV2)
+		for _, index := range []int{2, 3} {
+			require.NoError(t, u.Join(addr("224.1.2.3"), index))
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3", "v2 report 224.1.2.3 > 224.1.2.3"}, r.texts())
+		require.Equal(t, []string{"v3 TO_EX 224.1.2.3 > 224.0.0.22", "v3 TO_EX 224.1.2.3 > 224.0.0.22"}, other.texts())
+		r.ask("224.0.0.1", generalV2)
+		require.Len(t, r.after(time.Minute), 1)
+		require.Empty(t, other.texts(), "nobody asked there")
+	})
+}
+
 func TestManyGroupsAreReportedInAsManyDatagramsAsItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -487,4 +535,76 @@ func TestALinkThatIsRemovedHearsALeave(t *testing.T) {
 		require.ErrorIs(t, u.Join(addr("224.1.2.3"), 2), syscall.ENODEV)
 		require.Empty(t, r.after(time.Minute))
 	})
+}
+
+// A router knows a host's groups from what it says: here are joins and leaves at random,
+// and a router that believes every report and counts no sources (RFC 3376 6.4). It misses
+// the first copy of whatever is said twice.
+func TestARouterKnowsTheGroupsOfAHost(t *testing.T) {
+	for _, version := range []int{3, 2} {
+		for seed := range uint64(5) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRouter(t)
+				rnd := rand.New(rand.NewPCG(seed, 0))
+				if version == 2 {
+					r.ask("224.0.0.1", generalV2)
+				}
+				known := map[string]bool{}
+				listen := func() {
+					synctest.Wait()
+					for _, text := range r.texts() {
+						words := strings.Fields(text)
+						switch words[0] {
+						case "v2":
+							known[words[2]] = true
+						case "leave":
+							delete(known, words[1])
+						case "v3":
+							for i := 1; words[i] != ">"; i += 2 {
+								if known[words[i+1]] = words[i][3:] == "EX"; !known[words[i+1]] {
+									delete(known, words[i+1])
+								}
+							}
+						}
+					}
+				}
+				var socks [3]*UDP
+				members := map[string]int{}
+				joined := map[string]bool{}
+				for i := range socks {
+					socks[i] = openUDP(t, r.s, "0.0.0.0:0")
+				}
+				for range 100 {
+					i, group := rnd.IntN(len(socks)), fmt.Sprintf("239.1.1.%d", rnd.IntN(5)+1)
+					key := fmt.Sprint(i, group)
+					if joined[key] {
+						require.NoError(t, socks[i].Leave(addr(group), 2))
+						members[group]--
+					} else {
+						require.NoError(t, socks[i].Join(addr(group), 2))
+						members[group]++
+					}
+					joined[key] = !joined[key]
+					if version == 3 || members[group] == 1 && joined[key] {
+						synctest.Wait()
+						r.heard() // lost
+						time.Sleep(10 * time.Second)
+					}
+					listen()
+					if version == 2 && rnd.IntN(10) == 0 {
+						r.ask("224.0.0.1", generalV2) // which keeps the version, too
+						time.Sleep(10 * time.Second)
+						listen()
+					}
+					want := map[string]bool{}
+					for group, n := range members {
+						if n > 0 {
+							want[group] = true
+						}
+					}
+					require.Equal(t, want, known, "version %d, seed %d", version, seed)
+				}
+			})
+		}
+	}
 }
