@@ -2,9 +2,8 @@ package main
 
 import "time"
 
-// lneto is far from the others in most workloads, so that a short look will do; and as it
-// does not send again what got lost, but once in a while for three acknowledgments that
-// are the same, a run of it may stop for good. It must not hold up the others for long.
+// No target is measured by lneto, so that a short look will do; and as it has no timer for
+// retransmission, a run of it may stop for good. It must not hold up the others for long.
 const (
 	lnetoTimes    = 2
 	lnetoTime     = 200 * time.Millisecond
