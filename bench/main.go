@@ -1,5 +1,5 @@
-// Bench measures usernet beside gVisor's netstack and the kernel, with the same
-// programs on all three, and prints the ratios. See README.md.
+// Bench measures usernet beside gVisor's netstack, lneto and the kernel, with the same
+// programs on all of them, and prints the ratios. See README.md.
 package main
 
 import (
