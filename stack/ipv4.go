@@ -7,12 +7,13 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputIPv4 works on the datagram at the start of b. linkGroup says that the
-// frame was sent to a broadcast or multicast address of the link.
-func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
+// inputIPv4 works on the datagram at the start of b, which goes on in tail where
+// that is not empty. linkGroup says that the frame was sent to a broadcast or
+// multicast address of the link.
+func (ifc *iface) inputIPv4(f *nic.Frame, b, tail []byte, linkGroup bool) {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
-	h, payload, r := wire.ParseIPv4(b)
+	h, payload, r := wire.ParseIPv4Head(b, len(tail))
 	if r != wire.OK {
 		ifc.drop(r)
 		return
@@ -26,6 +27,7 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
 		tos:        h.TOS,
 		header:     b[:h.HeaderLen()],
 		payload:    payload,
+		tail:       tail,
 		checksumOK: f.NeedsChecksum || f.ChecksumValid,
 		broadcast:  linkGroup,
 	}
@@ -52,6 +54,10 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
 		}
 	}
 	if h.MoreFragments || h.FragOffset != 0 {
+		if len(tail) > 0 {
+			ifc.drop(wire.BadIPv4TotalLen) // no fragment is a super-frame
+			return
+		}
 		s.frags.input(&p, &h)
 		return
 	}

@@ -7,18 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
-
-// yieldBytes is how much a writer has to have sent at once to let others run.
-const yieldBytes = 16 << 10
 
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
 type TCPInfo = tcp.Info
@@ -55,6 +50,7 @@ type TCP struct {
 	wrShut    bool // CloseWrite
 	told      bool // the error that ended the connection was reported once
 	queueFull bool // waits for room in the transmit queue
+	lending        // what a writer has lent
 	keepOn    bool
 	keep      tcp.KeepAlive
 }
@@ -372,47 +368,6 @@ func (t *TCP) reroute(now tcp.Time) {
 	t.conn.SetGSO(gso)
 }
 
-// send puts a segment into a frame and queues it. t.mu is held.
-func (t *TCP) send(seg *tcp.Segment) {
-	s := t.s
-	seg.SrcPort, seg.DstPort = t.local.Port(), t.remote.Port()
-	hdr := seg.Len()
-	n := hdr + seg.DataLen()
-	buf := s.bufs.get(ipRoom + n)
-	b := buf[ipRoom : ipRoom+n]
-	seg.Put(b)
-	copy(b[hdr+copy(b[hdr:], seg.Payload):], seg.Payload2)
-	meta := frameMeta{}
-	if t.path.ifc.txChecksum {
-		meta = frameMeta{needsChecksum: true, transportOff: wire.IPv4Len, csumOffset: tcpChecksumOffset}
-		sum := wire.Fold(wire.PseudoSum(t.local.Addr(), t.remote.Addr(), uint8(wire.ProtoTCP), n))
-		binary.BigEndian.PutUint16(b[tcpChecksumOffset:], sum)
-		if seg.GSOSize > 0 {
-			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
-		}
-	} else {
-		wire.SetTCPChecksum(t.local.Addr(), t.remote.Addr(), b)
-	}
-	s.counts.tcpOut.Add(1)
-	tos := uint8(0)
-	if seg.ECT {
-		tos = 2 // RFC 3168 5: ECT(0)
-	}
-	ip := wire.IPv4{
-		TOS:          tos,
-		ID:           s.nextIPID(),
-		DontFragment: !t.path.mayFrag,
-		TTL:          defaultTTL,
-		Proto:        wire.ProtoTCP,
-		Src:          t.path.src,
-		Dst:          t.path.dst,
-	}
-	ip.Put(buf[headroom:], n)
-	s.sendPacket(&t.path, buf, wire.IPv4Len+n, meta)
-}
-
-const tcpChecksumOffset = 16 // RFC 9293 3.1
-
 // icmp takes an ICMP error about the segment with sequence number seq.
 func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.mu.Lock()
@@ -496,75 +451,6 @@ func (t *TCP) readEnd() error {
 	}
 	if t.rdShut || t.conn.State() == tcp.Closed {
 		return io.EOF
-	}
-	return nil
-}
-
-// Write queues p to be sent, waiting for room. Concurrent writes do not mix.
-func (t *TCP) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	for t.writing {
-		if err := t.writeEnd(); err != nil {
-			t.mu.Unlock()
-			return 0, err
-		}
-		t.wr.Wait()
-	}
-	t.writing = true
-	n, err := t.writeAll(p)
-	t.writing = false
-	t.wr.Broadcast()
-	t.mu.Unlock()
-	return n, err
-}
-
-// writeAll writes p in this caller's turn. t.mu is held, and released to send
-// and to wait.
-func (t *TCP) writeAll(p []byte) (n int, err error) {
-	for {
-		if err := t.writeEnd(); err != nil {
-			return n, err
-		}
-		if n == len(p) {
-			return n, nil
-		}
-		now := t.s.now()
-		if k := t.conn.Write(now, p[n:]); k > 0 {
-			n += k
-			t.run(now)
-			t.mu.Unlock()
-			// What is chosen is sent before anyone waits for its answer.
-			t.s.drain()
-			if k > yieldBytes {
-				// On a wire in memory the peer's reader was woken by this very
-				// goroutine, and takes the data while it is in this core's cache:
-				// twice the throughput, measured on two cores.
-				runtime.Gosched()
-			}
-			t.mu.Lock()
-			if n == len(p) {
-				return n, nil
-			}
-			continue
-		}
-		t.wr.Wait()
-	}
-}
-
-// writeEnd returns why nothing more can be written, or nil. t.mu is held.
-func (t *TCP) writeEnd() error {
-	switch {
-	case t.closed:
-		return net.ErrClosed
-	case t.wdl.expired():
-		return os.ErrDeadlineExceeded
-	}
-	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
-		t.told = true
-		return errnoOf(e)
-	}
-	if t.wrShut || t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait {
-		return syscall.EPIPE
 	}
 	return nil
 }
