@@ -219,18 +219,6 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	return addrs[0]
 }
 
-// partition splits a list into the addresses of the family of the first, and the others.
-func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
-	for _, addr := range addrs {
-		if isIPv4(addr) == isIPv4(addrs[0]) {
-			primaries = append(primaries, addr)
-		} else {
-			fallbacks = append(fallbacks, addr)
-		}
-	}
-	return primaries, fallbacks
-}
-
 // resolveAddr is ResolveTCPAddr and its like. A literal in brackets, and one of
 // IPv6 on "ip", asks for an address of IPv6, any other thing for one of IPv4.
 func (h *Host) resolveAddr(network, address string) (net.Addr, error) {
@@ -405,16 +393,34 @@ func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr {
 		net.UDPAddr
 		ip [16]byte
 	})
-	ip := ap.Addr()
-	if ip.Is4() && !f.six {
-		b := ip.As4()
-		a.IP = append(a.ip[:0:4], b[:]...)
-	} else if ip.IsValid() {
-		a.ip = ip.As16()
-		a.IP = a.ip[:]
-	}
-	a.Port, a.Zone = int(ap.Port()), ip.Zone()
+	a.UDPAddr = net.UDPAddr{IP: f.bytes(ap.Addr(), &a.ip), Port: int(ap.Port()), Zone: ap.Addr().Zone()}
 	return &a.UDPAddr
+}
+
+// tcpEnds makes both addresses of a TCP connection, in one allocation.
+func (f family) tcpEnds(local, remote netip.AddrPort) *ends {
+	a := new(struct {
+		ends
+		local, remote     net.TCPAddr
+		localIP, remoteIP [16]byte
+	})
+	a.local = net.TCPAddr{IP: f.bytes(local.Addr(), &a.localIP), Port: int(local.Port()), Zone: local.Addr().Zone()}
+	a.remote = net.TCPAddr{IP: f.bytes(remote.Addr(), &a.remoteIP), Port: int(remote.Port()), Zone: remote.Addr().Zone()}
+	a.ends = ends{&a.local, &a.remote}
+	return &a.ends
+}
+
+// bytes returns an address in net's form, which lies in b.
+func (f family) bytes(ip netip.Addr, b *[16]byte) net.IP {
+	if ip.Is4() && !f.six {
+		v4 := ip.As4()
+		return append(b[:0:4], v4[:]...)
+	}
+	if !ip.IsValid() {
+		return nil
+	}
+	*b = ip.As16()
+	return b[:]
 }
 
 // ipAddr makes the address of an IP socket's end in net's form.

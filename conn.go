@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,9 +32,23 @@ type socket interface {
 type conn struct {
 	sock socket
 	net  string // of errors
-	// The addresses are made when the socket is, and stay the same after Close.
-	// raddr is nil where the socket is not connected.
-	laddr, raddr net.Addr
+	six  bool   // TCP's addresses are shown in IPv6's form
+	// The addresses, the same before and after Close. Those of a TCP connection are
+	// made when somebody asks: most never are.
+	made atomic.Pointer[ends]
+}
+
+// ends are the addresses of a socket. remote is nil where it is not connected.
+type ends struct{ local, remote net.Addr }
+
+// ends returns the socket's addresses.
+func (c *conn) ends() *ends {
+	if e := c.made.Load(); e != nil {
+		return e
+	}
+	t := c.sock.(*stack.TCP) // others have theirs from the beginning
+	c.made.CompareAndSwap(nil, family{six: c.six}.tcpEnds(t.LocalAddr(), t.RemoteAddr()))
+	return c.made.Load() // what another goroutine made meanwhile is as good
 }
 
 func (c *conn) ok() bool { return c != nil && c.sock != nil }
@@ -41,7 +56,8 @@ func (c *conn) ok() bool { return c != nil && c.sock != nil }
 // opError is the one place where an error of a socket gets its context. call is
 // the system call that would have returned an errno.
 func (c *conn) opError(op, call string, err error) error {
-	return &net.OpError{Op: op, Net: c.net, Source: c.laddr, Addr: c.raddr, Err: syscallError(call, err)}
+	e := c.ends()
+	return &net.OpError{Op: op, Net: c.net, Source: e.local, Addr: e.remote, Err: syscallError(call, err)}
 }
 
 // setError is the error of the settings that net reports with the local address only.
@@ -49,7 +65,7 @@ func (c *conn) setError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &net.OpError{Op: "set", Net: c.net, Addr: c.laddr, Err: syscallError("setsockopt", err)}
+	return &net.OpError{Op: "set", Net: c.net, Addr: c.ends().local, Err: syscallError("setsockopt", err)}
 }
 
 // Close closes the connection. Calls that wait return net.ErrClosed, and so does a
@@ -69,7 +85,7 @@ func (c *conn) LocalAddr() net.Addr {
 	if !c.ok() {
 		return nil
 	}
-	return c.laddr
+	return c.ends().local
 }
 
 // RemoteAddr returns the address of the other end, nil if there is none. It is shared by
@@ -78,7 +94,7 @@ func (c *conn) RemoteAddr() net.Addr {
 	if !c.ok() {
 		return nil
 	}
-	return c.raddr
+	return c.ends().remote
 }
 
 // SetDeadline sets the deadlines of reads and writes, as net.Conn says. The zero
@@ -136,23 +152,21 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-// newTCPConn wraps a connection of the stack and gives it the settings that net
-// gives to its own.
-func (h *Host) newTCPConn(t *stack.TCP, network string, f family, keepAlive time.Duration, cfg net.KeepAliveConfig) *TCPConn {
-	c := &TCPConn{
-		conn: conn{sock: t, net: network, laddr: f.tcpAddr(t.LocalAddr()), raddr: f.tcpAddr(t.RemoteAddr())},
+// newTCPConn wraps a connection of the stack.
+func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
+	return &TCPConn{
+		conn: conn{sock: t, net: network, six: f.six},
 		tcp:  t,
 		pool: &h.copyBuffers,
 	}
-	// Errors say that the connection is over already, as its first use will.
-	c.tcp.SetNoDelay(true)
+}
+
+// tcpOptions are the settings that net gives to its connections.
+func tcpOptions(keepAlive time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
 	if !cfg.Enable && keepAlive >= 0 {
 		cfg = net.KeepAliveConfig{Enable: true, Idle: keepAlive}
 	}
-	if cfg.Enable {
-		c.SetKeepAliveConfig(cfg)
-	}
-	return c
+	return stack.TCPOptions{KeepAlive: cfg.Enable, Idle: cfg.Idle, Interval: cfg.Interval, Count: cfg.Count}
 }
 
 // Read reads from the connection. At its regular end the error is io.EOF itself.

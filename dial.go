@@ -10,15 +10,6 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-const (
-	// fallbackDelay is when the other address family gets its chance.
-	// RFC 8305 8: "Connection Attempt Delay [...] Recommended to be 250 milliseconds";
-	// RFC 6555 5.5: "150-250 ms"; net, whose programs run here, waits 300 ms.
-	fallbackDelay = 300 * time.Millisecond
-	// minAddrTime is what an address gets of the time that is left, if it is left.
-	minAddrTime = 2 * time.Second
-)
-
 // A Dialer has the options of a dial, with the names and meanings that they have in
 // net.Dialer. Only Host is needed. Its methods may be called by several goroutines
 // at the same time.
@@ -102,14 +93,15 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, dialError(network, nil, nil, err)
 	}
-	var fallbacks []net.Addr
-	if network == "tcp" && d.FallbackDelay >= 0 {
-		addrs, fallbacks = partition(addrs)
+	return d.race(network).run(ctx, addrs)
+}
+
+// race returns what tries the addresses of a dial.
+func (d *Dialer) race(network string) *race {
+	return &race{
+		network: network, local: d.LocalAddr, delay: d.FallbackDelay,
+		dial: func(ctx context.Context, addr net.Addr) (net.Conn, error) { return d.dialOne(ctx, network, addr) },
 	}
-	if len(fallbacks) == 0 {
-		return d.dialSerial(ctx, network, addrs)
-	}
-	return d.dialParallel(ctx, network, addrs, fallbacks)
 }
 
 // DialTCP connects to raddr on "tcp", "tcp4" or "tcp6". With an invalid laddr, the
@@ -174,98 +166,8 @@ func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFu
 	}
 }
 
-// dialParallel tries both families at the same time: the fallbacks when the primaries
-// have failed, or have not succeeded for a while. The goroutines end before it does.
-func (d *Dialer) dialParallel(ctx context.Context, network string, primaries, fallbacks []net.Addr) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn    net.Conn
-		err     error
-		primary bool
-	}
-	results := make(chan result)
-	running := 0
-	start := func(addrs []net.Addr, primary bool) {
-		running++
-		go func() {
-			c, err := d.dialSerial(ctx, network, addrs)
-			results <- result{c, err, primary}
-		}()
-	}
-	delay := d.FallbackDelay
-	if delay == 0 {
-		delay = fallbackDelay
-	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	fallback := timer.C // nil once they are under way
-	start(primaries, true)
-	var primaryErr error
-	for {
-		select {
-		case <-fallback:
-			fallback = nil
-			start(fallbacks, false)
-		case r := <-results:
-			running--
-			if r.err == nil {
-				cancel()
-				for ; running > 0; running-- {
-					if late := <-results; late.err == nil {
-						late.conn.Close()
-					}
-				}
-				return r.conn, nil
-			}
-			if r.primary {
-				primaryErr = r.err
-				if fallback != nil {
-					fallback = nil
-					start(fallbacks, false)
-				}
-			}
-			if running == 0 {
-				return nil, primaryErr
-			}
-		}
-	}
-}
-
-// dialSerial tries addresses one after the other. The error is that of the first.
-func (d *Dialer) dialSerial(ctx context.Context, network string, addrs []net.Addr) (net.Conn, error) {
-	var first error
-	for i, addr := range addrs {
-		if err := ctx.Err(); err != nil {
-			if first == nil {
-				first = dialError(network, d.LocalAddr, addr, contextError(err))
-			}
-			break
-		}
-		c, err := d.dialOne(ctx, network, addr, len(addrs)-i)
-		if err == nil {
-			return c, nil
-		}
-		if first == nil {
-			first = dialError(network, d.LocalAddr, addr, err)
-		}
-	}
-	return nil, first
-}
-
-// dialAddr tries one address, of so many that share the time that is left.
-func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr, remaining int) (net.Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return nil, timeoutError{}
-		}
-		if share := max(left/time.Duration(remaining), minAddrTime); share < left {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, share)
-			defer cancel()
-		}
-	}
+// dialAddr dials one address.
+func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr) (net.Conn, error) {
 	switch raddr := addr.(type) {
 	case *net.TCPAddr:
 		laddr, _ := d.LocalAddr.(*net.TCPAddr)
@@ -338,7 +240,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 		return nil, err
 	}
 	for try := 0; ; try++ {
-		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, stack.TCPOptions{})
+		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, tcpOptions(d.KeepAlive, d.KeepAliveConfig))
 		if err != nil {
 			return nil, contextError(syscallError("connect", err))
 		}
@@ -352,7 +254,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 			}
 			return nil, syscallError("connect", syscall.ECONNREFUSED)
 		}
-		return h.newTCPConn(t, network, f, d.KeepAlive, d.KeepAliveConfig), nil
+		return h.newTCPConn(t, network, f), nil
 	}
 }
 

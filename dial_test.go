@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -138,123 +137,6 @@ func TestDialWithoutARouteOrANeighbour(t *testing.T) {
 		require.False(t, err.(*net.OpError).Timeout())
 		require.Less(t, time.Since(began), 10*time.Second)
 		require.NoError(t, b.Close())
-	})
-}
-
-// A recorder is a link with nobody on it that takes note of when something was first
-// sent to an address.
-type recorder struct {
-	*nic.Null
-	mu    sync.Mutex
-	first map[netip.Addr]time.Time
-}
-
-func (r *recorder) Send(batch []nic.Frame) (int, error) {
-	r.mu.Lock()
-	for i := range batch {
-		dst := netip.AddrFrom4([4]byte(batch[i].Head[16:20])) // RFC 791 3.1
-		if _, ok := r.first[dst]; !ok {
-			r.first[dst] = time.Now()
-		}
-	}
-	r.mu.Unlock()
-	return r.Null.Send(batch)
-}
-
-func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		// Three addresses, of which none answers.
-		addrs := []netip.Addr{
-			netip.MustParseAddr("192.0.2.91"), netip.MustParseAddr("192.0.2.92"), netip.MustParseAddr("192.0.2.93"),
-		}
-		for _, c := range []struct {
-			timeout time.Duration
-			turns   []time.Duration
-		}{
-			{9 * time.Second, []time.Duration{0, 3 * time.Second, 6 * time.Second}},
-			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s
-			{time.Second, []time.Duration{0}},                                       // what there is
-		} {
-			link := &recorder{Null: nic.NewNull(nic.Link{Medium: nic.IP}), first: make(map[netip.Addr]time.Time)}
-			h := newHost(t, link, addrA, func(cfg *Config) { cfg.Hosts = map[string][]netip.Addr{"all.example": addrs} })
-			began := time.Now()
-			_, err := (&Dialer{Host: h, Timeout: c.timeout}).Dial("tcp", "all.example:80")
-			require.EqualError(t, err, "dial tcp 192.0.2.91:80: i/o timeout", "the error is that of the first address")
-			require.Equal(t, c.timeout, time.Since(began))
-			require.Len(t, link.first, len(c.turns))
-			for i, turn := range c.turns {
-				require.Equal(t, turn, link.first[addrs[i]].Sub(began), "address %d of %v", i, c.timeout)
-			}
-		}
-	})
-}
-
-func TestHappyEyeballsTriesTheOtherFamilyAfterTheDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := newImpairedPair(t, nic.Impairment{Latency: 10 * time.Millisecond})
-		ln, err := b.Listen("tcp", ":80")
-		require.NoError(t, err)
-		go serve(ln, echo)
-		good := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 80}}
-		silent := []net.Addr{&net.TCPAddr{IP: net.ParseIP(nobody), Port: 80}}
-		refused := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 81}}
-		ctx := context.Background()
-
-		// The lists need not be of different families for what is tested here.
-		race := func(d Dialer, primaries, fallbacks []net.Addr) (net.Conn, time.Duration, error) {
-			began := time.Now()
-			d.Host = a
-			c, err := d.dialParallel(ctx, "tcp", primaries, fallbacks)
-			return c, time.Since(began), err
-		}
-		c, warm, err := race(Dialer{}, good, silent)
-		require.NoError(t, err)
-		require.Less(t, warm, 300*time.Millisecond, "the fallback is not needed")
-		require.NoError(t, c.Close())
-
-		c, took, err := race(Dialer{}, silent, good)
-		require.NoError(t, err)
-		require.Equal(t, 320*time.Millisecond, took, "the delay and a round trip")
-		require.NoError(t, c.Close())
-
-		c, took, err = race(Dialer{FallbackDelay: time.Second}, silent, good)
-		require.NoError(t, err)
-		require.Equal(t, 1020*time.Millisecond, took)
-		require.NoError(t, c.Close())
-
-		c, took, err = race(Dialer{}, refused, good)
-		require.NoError(t, err)
-		require.Equal(t, 40*time.Millisecond, took, "at once, when the primary has failed")
-		require.NoError(t, c.Close())
-
-		_, _, err = race(Dialer{}, refused, silent)
-		require.ErrorIs(t, err, syscall.ECONNREFUSED, "the error is the primary's")
-		_, _, err = race(Dialer{}, silent, refused)
-		require.ErrorIs(t, err, syscall.EHOSTUNREACH, "the error is the primary's")
-
-		ctx2, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		_, err = (&Dialer{Host: newPatientHost(t)}).dialParallel(ctx2, "tcp", silent, silent)
-		require.EqualError(t, err, "dial tcp "+nobody+":80: i/o timeout")
-	})
-}
-
-func TestTheSlowerOfTwoFamiliesIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := newImpairedPair(t, nic.Impairment{Latency: 200 * time.Millisecond})
-		ln, err := b.Listen("tcp", ":80")
-		require.NoError(t, err)
-		addrs := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 80}}
-		c, err := (&Dialer{Host: a}).dialParallel(context.Background(), "tcp", addrs, addrs)
-		require.NoError(t, err)
-		defer c.Close()
-		s, err := ln.Accept()
-		require.NoError(t, err)
-		defer s.Close()
-		require.Equal(t, c.LocalAddr().String(), s.RemoteAddr().String(), "the first has won")
-		require.NoError(t, ln.(*TCPListener).SetDeadline(time.Now().Add(time.Minute)))
-		_, err = ln.Accept()
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the second was given up before it stood")
 	})
 }
 

@@ -143,9 +143,6 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 		// Its connections are no business of those who trace the dial.
 		rc.Dial = (&Dialer{Host: h, quiet: true}).DialContext
 	}
-	if rc.Families == nil {
-		rc.Families = func() (v4, v6 bool) { return h.stack.HasIPv4(), h.stack.HasIPv6() }
-	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor
 	}

@@ -101,7 +101,7 @@ func (lc *ListenConfig) listenTCP(network string, laddr *net.TCPAddr) (*TCPListe
 	if err != nil {
 		return nil, err
 	}
-	l, err := lc.Host.stack.ListenTCP(f.stack, local, stack.ListenOptions{})
+	l, err := lc.Host.stack.ListenTCP(f.stack, local, stack.ListenOptions{TCP: tcpOptions(lc.KeepAlive, lc.KeepAliveConfig)})
 	if err != nil {
 		return nil, syscallError("listen", err)
 	}
@@ -178,7 +178,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	if err != nil {
 		return nil, l.opError("accept", "accept4", err)
 	}
-	return l.lc.Host.newTCPConn(t, l.net, l.family, l.lc.KeepAlive, l.lc.KeepAliveConfig), nil
+	return l.lc.Host.newTCPConn(t, l.net, l.family), nil
 }
 
 // Accept waits for the next connection, which is a *TCPConn.

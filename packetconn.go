@@ -54,16 +54,18 @@ var (
 )
 
 func (h *Host) newUDPConn(u *stack.UDP, network string, f family) *UDPConn {
-	c := &UDPConn{conn: conn{sock: u, net: network, laddr: f.udpAddr(u.LocalAddr())}, udp: u, host: h, family: f}
+	c := &UDPConn{conn: conn{sock: u, net: network}, udp: u, host: h, family: f}
+	e := &ends{local: f.udpAddr(u.LocalAddr())}
 	if remote := u.RemoteAddr(); remote.IsValid() {
-		c.raddr = f.udpAddr(remote)
+		e.remote = f.udpAddr(remote)
 	}
+	c.made.Store(e)
 	return c
 }
 
 // sendError is opError for a datagram that names its destination.
 func (c *conn) sendError(call string, to net.Addr, err error) error {
-	return &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: opAddr(to), Err: syscallError(call, err)}
+	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
 // Read reads a datagram from anywhere, or from where the socket is connected to. What
@@ -169,7 +171,7 @@ func (c *UDPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 
 // connected reports whether the socket is, so that datagrams must not name
 // their destination.
-func (c *conn) connected() bool { return c.raddr != nil }
+func (c *conn) connected() bool { return c.ends().remote != nil }
 
 // sendTo sends a datagram on a socket that is not connected.
 func (c *UDPConn) sendTo(b []byte, addr *net.UDPAddr, o stack.SendOptions) (int, error) {
@@ -233,7 +235,7 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	a, ok := addr.(*net.UDPAddr)
 	if !ok {
 		// An argument's error and not a system call's.
-		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToUDP(b, a)
 }
@@ -339,10 +341,12 @@ var (
 )
 
 func newIPConn(r *stack.Raw, network string, f family) *IPConn {
-	c := &IPConn{conn: conn{sock: r, net: network, laddr: f.ipAddr(r.LocalAddr())}, raw: r, family: f}
+	c := &IPConn{conn: conn{sock: r, net: network}, raw: r, family: f}
+	e := &ends{local: f.ipAddr(r.LocalAddr())}
 	if remote := r.RemoteAddr(); remote.IsValid() {
-		c.raddr = f.ipAddr(remote.Addr())
+		e.remote = f.ipAddr(remote.Addr())
 	}
+	c.made.Store(e)
 	return c
 }
 
@@ -460,7 +464,7 @@ func (c *IPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	a, ok := addr.(*net.IPAddr)
 	if !ok {
-		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToIP(b, a)
 }

@@ -96,6 +96,7 @@ type world struct {
 	dial         func(ctx context.Context, o dialOptions, network, address string) (net.Conn, error)
 	listen       func(network, address string) (net.Listener, error)
 	listenPacket func(network, address string) (net.PacketConn, error)
+	openPacket   func(network, address string) (net.PacketConn, error) // listenPacket on the side that dials
 }
 
 type dialOptions struct {
@@ -113,6 +114,7 @@ func kernelWorld() *world {
 		},
 		listen:       net.Listen,
 		listenPacket: net.ListenPacket,
+		openPacket:   net.ListenPacket,
 	}
 }
 
@@ -125,6 +127,7 @@ func usernetWorld(name string, client, server *Host, clientAddr, serverAddr stri
 		},
 		listen:       server.Listen,
 		listenPacket: server.ListenPacket,
+		openPacket:   client.ListenPacket,
 	}
 }
 

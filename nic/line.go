@@ -42,6 +42,15 @@ func (l *line) Link() Link {
 // Close. It must be called before Attach.
 func (l *line) NotifyDown(f func(err error)) { l.onDown = f }
 
+// MergeReceived has the device join segments of TCP that arrive together to
+// super-frames, where it can and the kernel does not. It is for a user who takes
+// super-frames whatever the link sends, and must be called before Attach.
+func (l *line) MergeReceived() {
+	if src, ok := l.src.(interface{ mergeReceived() }); ok {
+		src.mergeReceived()
+	}
+}
+
 // yieldBytes is how much has to have come at once for the reader to let others
 // run.
 const yieldBytes = 16 << 10

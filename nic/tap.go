@@ -29,7 +29,8 @@ type TAPConfig struct {
 	MAC [6]byte
 	// NoOffload makes every frame pass by itself and with complete checksums, as
 	// on a wire, instead of in super-frames of up to 64 KiB. Offloads are those
-	// of Linux; the other systems have none.
+	// of Linux; the other systems have none. What is received may be joined after
+	// all: see MergeReceived.
 	NoOffload bool
 }
 

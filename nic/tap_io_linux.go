@@ -12,9 +12,11 @@ import (
 
 // How much a reader takes from a device at once: a large super-frame or a number
 // of small frames. More room, and batches that are always filled, measured no
-// better; small frames one at a time cost up to a tenth more CPU time.
+// better; small frames one at a time cost up to a tenth more CPU time. Segments
+// that are merged make less work and fewer acknowledgements the more there are, and
+// cost a third less CPU time than one by one.
 const (
-	readBatch = 16        // frames
+	readBatch = 32        // frames
 	readRoom  = 128 << 10 // bytes
 )
 
@@ -31,9 +33,12 @@ type tapReader struct {
 	// limit is how many frames the next batch may have: one after a wait, so that
 	// it is not held up for others, and twice as many after each full batch.
 	limit int
+	merge *merger // nil: every frame stays by itself
 
 	// What the last read found.
 	frames  []Frame
+	reads   int // frames that it found
+	begin   int // where the last of them begins in buf
 	used    int // bytes of buf
 	dropped int
 	err     error
@@ -62,30 +67,41 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 	if r.buf == nil {
 		r.buf = make([]byte, readRoom)
 	}
-	if len(r.frames)+r.dropped == r.limit {
+	if r.reads == r.limit {
 		r.limit = min(2*r.limit, readBatch)
 	}
-	r.frames, r.used, r.dropped, r.err = r.frames[:0], 0, 0, nil
+	r.frames, r.reads, r.used, r.dropped, r.err = r.frames[:0], 0, 0, 0, nil
 	if err := r.raw.Read(r.fill); err != nil && r.err == nil {
 		// While the interface is being deleted the poller may know before read
 		// does. Its error is not exported; read's comes to the same. After Close
 		// nobody asks.
 		r.err = os.NewSyscallError("read", unix.EBADFD)
 	}
+	if r.merge != nil {
+		r.merge.close(r.frames)
+	}
 	return r.frames, r.dropped, r.err
+}
+
+// mergeReceived has the frames of a batch merged. A device with offloads has them
+// merged by the kernel.
+func (r *tapReader) mergeReceived() {
+	if r.header == 0 {
+		r.merge = new(merger)
+	}
 }
 
 // readBatch reads what is there and fits. It reports false if there is nothing.
 func (r *tapReader) readBatch(fd uintptr) bool {
 	// One byte more than fits shows a frame that was cut off.
 	longest := r.header + maxFrame + 1
-	for len(r.frames)+r.dropped < r.limit && len(r.buf)-r.used >= longest {
+	for r.reads < r.limit && len(r.buf)-r.used >= longest {
 		b := r.buf[r.used:][:longest]
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
-			if len(r.frames) > 0 || r.dropped > 0 {
+			if r.reads > 0 {
 				return true
 			}
 			// It is not behind: the next frame need not wait for others.
@@ -106,6 +122,7 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 
 // take makes a frame of what was read.
 func (r *tapReader) take(b []byte) {
+	r.reads++
 	if len(b) < r.header || len(b) > r.header+maxFrame {
 		r.dropped++
 		return
@@ -118,9 +135,12 @@ func (r *tapReader) take(b []byte) {
 		r.dropped++
 		return
 	}
-	r.frames = append(r.frames, f)
+	if r.merge == nil || !r.merge.add(r.frames, b) {
+		r.frames = append(r.frames, f)
+		r.begin = r.used
+	}
 	// The next frame begins on a cache line of its own.
-	r.used += (len(b) + 63) &^ 63
+	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
 // tapWriter writes frames to the device's file.
@@ -198,6 +218,10 @@ func (op *tapWrite) frames(fd uintptr) bool {
 func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	if f.GSO == GSOUDP && !op.off.uso {
 		return op.cut(fd, f)
+	}
+	if op.off.header == 0 && len(f.Body) == 0 {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&f.Head[0])), uintptr(len(f.Head)))
+		return errno
 	}
 	count := 0
 	if op.off.header > 0 {

@@ -221,6 +221,35 @@ func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	require.Zero(t, w.b.Stats().SendDropped)
 }
 
+// cutter cuts up what is sent to a device without offloads.
+type cutter struct{ *TAP }
+
+func (c cutter) Send(batch []Frame) (int, error) {
+	for i := range batch {
+		alloc := func(n int) []byte { return make([]byte, n) }
+		Ethernet.finish(&batch[i], alloc, func(b []byte) { c.TAP.Send(one(b)) })
+	}
+	return len(batch), nil
+}
+
+func TestAPlainTAPMergesWhatTheKernelCutUp(t *testing.T) {
+	for name, kind := range map[string]GSOKind{"IPv4": GSOTCP4, "IPv6": GSOTCP6} {
+		t.Run(name, func(t *testing.T) {
+			w := wire(t, TAPConfig{NoOffload: true}, TAPConfig{}, kind == GSOTCP6, func(w *wired) Device {
+				w.a.MergeReceived()
+				return cutter{w.a}
+			})
+			w.exchange(t, 8<<20)
+			require.Positive(t, w.fromA.kinds[kind].Load())
+			require.Greater(t, w.fromA.large.Load(), int64(10000), "bytes in the longest frame")
+			require.LessOrEqual(t, w.fromA.plain.Load(), int64(1514))
+			require.Less(t, w.a.Stats().Received, uint64(8<<20/1448), "not one by one")
+			require.Zero(t, w.a.Stats().RecvDropped)
+			require.Zero(t, w.b.Stats().SendDropped)
+		})
+	}
+}
+
 // setSegmentSize has the kernel send each payload as one UDP super-frame.
 func setSegmentSize(t *testing.T, conn *net.UDPConn, size int) {
 	t.Helper()

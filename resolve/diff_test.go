@@ -254,7 +254,13 @@ func TestACanceledLookupFailsAsInNet(t *testing.T) {
 	expired, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
 	for _, ctx := range []context.Context{canceled, expired} {
-		want := outcomeOf(theirs.LookupIPAddr(ctx, "host.test."))
-		require.Equal(t, want, outcomeOf(ours.LookupIPAddr(ctx, "host.test.")))
+		for what, lookup := range map[string]func(r lookuper) (any, error){
+			"LookupIPAddr": func(r lookuper) (any, error) { return r.LookupIPAddr(ctx, "host.test.") },
+			"LookupHost":   func(r lookuper) (any, error) { return r.LookupHost(ctx, "host.test.") },
+			"LookupTXT":    func(r lookuper) (any, error) { return r.LookupTXT(ctx, "host.test.") },
+			"LookupCNAME":  func(r lookuper) (any, error) { return r.LookupCNAME(ctx, "host.test.") },
+		} {
+			require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s, %v", what, ctx.Err())
+		}
 	}
 }

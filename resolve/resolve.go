@@ -71,9 +71,9 @@ type Config struct {
 	// UDP connection should have an unpredictable port (RFC 5452 section 9.2).
 	// Dial must return soon after ctx is done. If nil, no server is asked.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Families reports which address families the host has. Addresses of a
-	// family that it does not have are not asked for unless the caller wants
-	// just that family. If nil, or when it reports none, it has both.
+	// Families reports which address families to ask for when the caller takes any. If
+	// nil, or when it reports none, both are asked for, as by net: that a name has only
+	// addresses which the host cannot reach does not mean that there is no such name.
 	Families func() (v4, v6 bool)
 	// Source returns the address from which the host would send to dst, or the
 	// zero Addr if it cannot. Addresses are put in the order of RFC 6724 by it. If

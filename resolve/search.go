@@ -10,19 +10,20 @@ import (
 // search asks for records of each of the types, under the names that the search list
 // makes of name, until one of these has any. It returns what there is of each
 // type, nil where there is nothing, under that name. Its errors are of type
-// *net.DNSError and speak of name.
+// *net.DNSError and speak of name. As in net, they say what became of the name as it was
+// given if addresses are asked for, and else of the last name that was tried.
 func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.Type) ([]*answer, error) {
 	if !isDomainName(name) {
 		return nil, dnsError(errNoSuchHost, name, "")
 	}
+	asGiven := types[0] == dnsmessage.TypeA || types[0] == dnsmessage.TypeAAAA
 	var err error
 	for _, fqdn := range r.candidates(name) {
 		answers, e := r.askAll(ctx, fqdn, types)
 		if e == nil {
 			return answers, nil
 		}
-		// The name as it was given is the one that the caller means.
-		if err == nil || fqdn == rooted(name) {
+		if err == nil || !asGiven || fqdn == rooted(name) {
 			err = e
 		}
 		if cause := done(ctx); cause != nil {
@@ -84,9 +85,6 @@ func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*
 	key := cacheKey{lower(fqdn), typ}
 	ans := r.cache.get(key, time.Now())
 	if ans == nil {
-		if err := done(ctx); err != nil {
-			return nil, dnsError(err, fqdn, "")
-		}
 		if ans, err = r.chase(ctx, name, typ); err != nil {
 			return nil, err
 		}

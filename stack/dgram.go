@@ -18,8 +18,10 @@ type Meta struct {
 
 // SendOptions are a datagram's own. The zero value is what most use.
 type SendOptions struct {
-	TTL          uint8 // 0: the default, 64, or 1 to a multicast group
-	TOS          uint8
+	TTL          uint8      // 0: the socket's, which is 64, or 1 to a multicast group
+	TOS          uint8      // 0: the socket's, unless SetTOS
+	SetTOS       bool       // TOS holds even if it is 0
+	NIC          int        // index of the interface to leave by; 0: by the routes
 	DontFragment bool       // EMSGSIZE rather than fragments
 	Src          netip.Addr // one of the host's addresses; invalid: the socket's, or chosen
 }
@@ -94,13 +96,18 @@ type dgram struct {
 	remote   netip.AddrPort // invalid unless connected
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
-	pending  syscall.Errno  // reported once, by whatever comes next
+	pathOver int            // the interface that was asked for
+	ttl, tos uint8          // of what is sent; groups have a ttl of their own
+	mc       multicast
+	pending  syscall.Errno // reported once, by whatever comes next
 	closed   bool
 	rd, wd   deadline
 }
 
 func (g *dgram) init(s *Stack, fam Family) {
 	g.s, g.fam = s, fam
+	g.ttl = defaultTTL
+	g.mc.ttl, g.mc.loop = 1, true
 	g.readable.L, g.writable.L = &g.mu, &g.mu
 	g.queue.limit = s.udpBuffer
 }
@@ -170,28 +177,29 @@ func (g *dgram) fail(errno syscall.Errno) {
 	g.mu.Unlock()
 }
 
-// route brings g.path to dst up to date. The lock is held.
-func (g *dgram) route(dst, src netip.Addr) error {
-	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src {
+// route brings g.path to dst up to date, from a source and over an interface if these
+// are asked for. The lock is held.
+func (g *dgram) route(dst, src netip.Addr, over int) error {
+	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
 		return nil
 	}
-	p, err := g.s.route(dst, src)
+	p, err := g.s.routeOver(dst, src, over)
 	if err != nil {
 		return err
 	}
-	g.path, g.pathSrc = p, src
+	g.path, g.pathSrc, g.pathOver = p, src, over
 	return nil
 }
 
 // awaitRoom waits until the interface on the path to dst takes more, and leaves
 // that path in g.path. The lock is held, and released while it waits: another
 // writer may have sent elsewhere, and the socket may have been closed.
-func (g *dgram) awaitRoom(dst, src netip.Addr) error {
+func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 	for {
 		if err := g.usable(&g.wd); err != nil {
 			return err
 		}
-		if err := g.route(dst, src); err != nil {
+		if err := g.route(dst, src, over); err != nil {
 			return err
 		}
 		ifc := g.path.ifc

@@ -18,19 +18,13 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b, tail []byte, linkGroup bool) {
 		ifc.drop(r)
 		return
 	}
-	p := packet{
-		ifc:        ifc,
-		src:        h.Src,
-		dst:        h.Dst,
-		proto:      h.Proto,
-		ttl:        h.TTL,
-		tos:        h.TOS,
-		header:     b[:h.HeaderLen()],
-		payload:    payload,
-		tail:       tail,
-		checksumOK: f.NeedsChecksum || f.ChecksumValid,
-		broadcast:  linkGroup,
-	}
+	var p packet // set field by field: the goroutines that come here have small stacks
+	p.ifc = ifc
+	p.src, p.dst = h.Src, h.Dst
+	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
+	p.header, p.payload, p.tail = b[:h.HeaderLen()], payload, tail
+	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
+	p.broadcast = linkGroup
 	if f.NeedsChecksum {
 		p.csumOffset = int(f.ChecksumOffset)
 	}
@@ -70,6 +64,10 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	if ifc.loopback {
 		// Only the host itself sends here.
+		if p.dst.IsMulticast() && ifc.group.has(p.dst) {
+			p.broadcast = true
+			return wire.OK
+		}
 		if !t.isLocal(p.dst) {
 			return dropNotLocal
 		}
@@ -126,6 +124,8 @@ func (s *Stack) deliver(p *packet) {
 		s.inputUDP(p)
 	case wire.ProtoICMP:
 		s.inputICMP(p)
+	case wire.ProtoIGMP:
+		s.inputIGMP(p)
 	default:
 		if raw {
 			return

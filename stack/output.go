@@ -27,7 +27,7 @@ type frameMeta struct {
 	headerLen     int // IP and transport header
 
 	body   []byte // what follows the packet's bytes in the frame, lent by
-	lender *TCP
+	lender *lending
 }
 
 // sendPacket sends the IP packet buf[headroom:headroom+n], which goes on in
@@ -125,6 +125,7 @@ type ipHeader struct {
 	ttl   uint8
 	tos   uint8
 	df    bool // RFC 791's Don't Fragment
+	loop  bool // the host itself is to hear a group's datagram too
 }
 
 // ipRoom is how many bytes a buffer has before the transport header.
@@ -149,6 +150,14 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 		Proto:        h.proto,
 		Src:          p.src,
 		Dst:          p.dst,
+	}
+	if h.loop && (total <= p.mtu || !ip.DontFragment) {
+		s.loop.put(s, p.ifc, &ip, buf[ipRoom:ipRoom+n], &meta)
+	}
+	if h.ttl == 0 && !p.ifc.loopback {
+		// What has no hop to go reaches this host only.
+		s.bufs.put(buf)
+		return nil
 	}
 	if total <= p.mtu {
 		ip.Put(buf[headroom:], n)

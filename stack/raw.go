@@ -83,14 +83,14 @@ func (r *Raw) Connect(remote netip.Addr) error {
 	if r.closed {
 		return net.ErrClosed
 	}
-	src := r.source(SendOptions{})
-	p, err := r.s.route(remote, src)
+	src, over := r.source(SendOptions{}), r.over(remote, &SendOptions{})
+	p, err := r.s.routeOver(remote, src, over)
 	if err != nil {
 		return err
 	}
 	dst := p.dst
 	r.remote = netip.AddrPortFrom(dst, 0)
-	r.path, r.pathSrc = p, src
+	r.path, r.pathSrc, r.pathOver = p, src, over
 	r.peer.Store(&dst)
 	return nil
 }
@@ -160,18 +160,18 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	case len(b) > maxIPv4-wire.IPv4Len:
 		return 0, syscall.EMSGSIZE
 	}
-	if err := r.route(to, r.source(o)); err != nil {
+	src, over := r.source(o), r.over(to, &o)
+	if err := r.route(to, src, over); err != nil {
 		return 0, err
 	}
 	if !r.path.ifc.tx.room() {
-		if err := r.awaitRoom(to, r.source(o)); err != nil {
+		if err := r.awaitRoom(to, src, over); err != nil {
 			return 0, err
 		}
 	}
 	buf := r.s.bufs.get(ipRoom + len(b))
 	copy(buf[ipRoom:], b)
-	h := ipHeader{proto: r.proto, ttl: o.ttlTo(&r.path), tos: o.TOS, df: o.DontFragment}
-	if err := r.s.sendIP(&r.path, h, buf, len(b), frameMeta{}); err != nil {
+	if err := r.s.sendIP(&r.path, r.header(r.proto, &o), buf, len(b), frameMeta{}); err != nil {
 		return 0, err
 	}
 	r.s.counts.rawSent.Add(1)
@@ -186,9 +186,11 @@ func (r *Raw) Close() error {
 	}
 	t := &r.s.raw
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	all := slices.DeleteFunc(slices.Clone(t.sockets()), func(have *Raw) bool { return have == r })
 	t.all.Store(&all)
+	t.mu.Unlock()
+	r.leaveAll()
+	r.s.drain()
 	return nil
 }
 

@@ -2,8 +2,8 @@ package stack
 
 import (
 	"context"
-	"encoding/binary"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -24,53 +24,85 @@ type TCPInfo = tcp.Info
 //
 // Every way in runs the same: lock, call the Conn, pull what it wants to send,
 // wake whom it names, set the timer, unlock, transmit.
+//
+// Most connections are idle most of the time, so what only a busy one needs is
+// made when it is first used.
 type TCP struct {
-	s             *Stack
-	key           tuple
-	local, remote netip.AddrPort
-	listener      *TCPListener // until it is accepted; nil for an active open
+	s        *Stack
+	tcpEntry              // its place in the table
+	listener *TCPListener // that it came through; nil for an active open
 
-	mu       sync.Mutex
-	conn     tcp.Conn
-	path     path
-	rd, wr   sync.Cond // readers wait on rd; writers, Dial and Close on wr
-	rdl, wdl deadline
+	mu      sync.Mutex
+	conn    tcp.Conn
+	path    *path      // shared with other connections: it does not change
+	waiters *waiters   // nil until somebody has waited
+	dl      *deadlines // nil until there was one that had to be waited for
 
-	timer   *time.Timer
-	timerAt tcp.Time // when timer fires; 0: it is not armed
+	linger  int32       // seconds; negative: close in the background
+	timer   *time.Timer // nil while the wheel looks after the connection
+	timerAt tcp.Time    // when timer fires, or the wheel comes round; 0: neither
+	rest    wheelPlace
+	wheeled bool // rest was taken, and the wheel has not come round
 
-	linger    int  // seconds; negative: close in the background
-	linked    bool // it is in the table
-	detached  bool // TIME-WAIT stands in the table in its place
-	connected bool // the handshake was completed
-	closed    bool // the application or the stack closed it
-	canceled  bool // the context of the dial ended
-	writing   bool // a writer has the turn
-	rdShut    bool // CloseRead
-	wrShut    bool // CloseWrite
-	told      bool // the error that ended the connection was reported once
-	queueFull bool // waits for room in the transmit queue
-	lending        // what a writer has lent
-	keepOn    bool
-	keep      tcp.KeepAlive
+	half      bool  // it is among the listener's that are half open; under its lock
+	linked    bool  // it is in the table
+	detached  bool  // TIME-WAIT stands in the table in its place
+	connected bool  // the handshake was completed
+	closed    bool  // the application or the stack closed it
+	canceled  bool  // the context of the dial ended
+	writing   bool  // a writer has the turn
+	rdShut    bool  // CloseRead
+	wrShut    bool  // CloseWrite
+	told      bool  // the error that ended the connection was reported once
+	queueFull bool  // waits for room in the transmit queue
+	rdPast    bool  // the deadline of reads was set to a time that had passed
+	wrPast    bool  // and that of writes
+	tos, ttl  uint8 // of the packets that are sent; tos without the bits of ECN
+
+	lent *lending // nil until there was a large Write
+}
+
+// waiters are those who wait for a connection: readers on rd; writers, Dial and
+// Close on wr.
+type waiters struct{ rd, wr sync.Cond }
+
+// waiting makes what it takes to wait. t.mu is held.
+func (t *TCP) waiting() *waiters {
+	if t.waiters == nil {
+		t.waiters = &waiters{}
+		t.waiters.rd.L, t.waiters.wr.L = &t.mu, &t.mu
+	}
+	return t.waiters
+}
+
+// wakeReaders and wakeWriters wake all who wait, if any do. t.mu is held.
+func (t *TCP) wakeReaders() {
+	if t.waiters != nil {
+		t.waiters.rd.Broadcast()
+	}
+}
+
+func (t *TCP) wakeWriters() {
+	if t.waiters != nil {
+		t.waiters.wr.Broadcast()
+	}
 }
 
 // newTCP makes a socket that is not yet in the table.
-func (s *Stack) newTCP(local, remote netip.AddrPort, p path) *TCP {
-	t := &TCP{s: s, local: local, remote: remote, key: makeTuple(local, remote), path: p, linger: -1}
-	t.rd.L, t.wr.L = &t.mu, &t.mu
-	t.keep = tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
+func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
+	t := &TCP{s: s, path: p, linger: -1, ttl: defaultTTL}
+	t.key, t.sock = makeTuple(local, remote), t
 	return t
 }
 
 // config is what a connection on the socket's path begins with.
-func (t *TCP) config() tcp.Config {
-	iss, off := t.s.isn(t.local, t.remote)
+func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	cfg := tcp.Config{
 		Params: &t.s.tcp.params,
-		ISS:    iss, TSOffset: off,
+		ISS:    t.s.isn(now, &t.key), TSOffset: t.path.tsOffset,
 		MSS:     t.path.mtu - wire.IPv4Len - wire.TCPLen,
 		NoDelay: true,
+		Keep:    o.keepAlive(),
 	}
 	if t.path.ifc.gso > 0 {
 		cfg.GSO = t.path.ifc.gso - maxTCPHeaders
@@ -82,7 +114,7 @@ func (t *TCP) config() tcp.Config {
 // ends. A zero local, or its zero address or port, is chosen. Errors are
 // *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
 // net.ErrClosed.
-func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, _ TCPOptions) (*TCP, error) {
+func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
@@ -97,7 +129,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if !fam.holds(remote.Addr()) {
 		return nil, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
 	}
-	p, err := s.route(remote.Addr(), local.Addr())
+	p, err := s.sharedRoute(remote.Addr(), local.Addr())
 	if err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
@@ -114,7 +146,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, net.ErrClosed
 	}
 	now := s.now()
-	t.conn.Open(now, t.config())
+	t.conn.Open(now, t.config(now, &o))
 	t.run(now)
 	t.mu.Unlock()
 	s.drain()
@@ -125,13 +157,37 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	return t, nil
 }
 
-// TCPOptions are options of a connection that is being made. There are none yet:
-// what can be changed later has a method.
-type TCPOptions struct{}
+// TCPOptions are what a connection begins with. It can be changed later.
+type TCPOptions struct {
+	// KeepAlive turns keep-alive on. Idle is the quiet time before the first
+	// probe, Interval the time between probes, and Count their number. What is
+	// not positive has its default: 15 s, 15 s and 9.
+	KeepAlive      bool
+	Idle, Interval time.Duration
+	Count          int
+}
+
+// keepAlive is the setting of the connection. Where it is off, Idle is negative.
+func (o *TCPOptions) keepAlive() tcp.KeepAlive {
+	k := tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
+	if o.Idle > 0 {
+		k.Idle = tcp.Time(o.Idle)
+	}
+	if o.Interval > 0 {
+		k.Interval = tcp.Time(o.Interval)
+	}
+	if o.Count > 0 {
+		k.Count = o.Count
+	}
+	if !o.KeepAlive {
+		k.Idle = -k.Idle
+	}
+	return k
+}
 
 // bindDial makes the socket of an active open and puts it into the table. The
 // local port is the given one, or one by RFC 6056.
-func (s *Stack) bindDial(p path, localPort, remotePort uint16) (*TCP, error) {
+func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	remote := netip.AddrPortFrom(p.dst, remotePort)
 	var t *TCP
 	try := func(port uint16) bool {
@@ -141,11 +197,11 @@ func (s *Stack) bindDial(p path, localPort, remotePort uint16) (*TCP, error) {
 		}
 		t = s.newTCP(local, remote, p)
 		t.linked = true
-		return s.tcp.insert(&t.key, t)
+		return s.tcp.table.insert(&t.tcpEntry)
 	}
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
-		if s.tcp.listener(local) != nil || s.tcp.portBusy(local, false) || !try(localPort) {
+		if s.tcp.listener(local) != nil || s.tcp.table.portBusy(local, false) || !try(localPort) {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {
@@ -164,38 +220,21 @@ func (s *Stack) bindDial(p path, localPort, remotePort uint16) (*TCP, error) {
 	return t, nil
 }
 
-// portBusy reports whether a connection uses a local port, as bind(2) asks.
-// Connections that came in through a listener do not count for another listener.
-func (ts *tcpState) portBusy(local netip.AddrPort, forListener bool) bool {
-	for i := range ts.shards {
-		sh := &ts.shards[i]
-		sh.mu.RLock()
-		for k, e := range sh.conns {
-			if binary.BigEndian.Uint16(k[32:]) != local.Port() || forListener && (e.sock == nil || e.sock.listener != nil) {
-				continue
-			}
-			a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
-			if local.Addr().IsUnspecified() || a == local.Addr() {
-				sh.mu.RUnlock()
-				return true
-			}
-		}
-		sh.mu.RUnlock()
-	}
-	return false
-}
-
 // awaitConnect waits for the handshake.
 func (t *TCP) awaitConnect(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		t.mu.Lock()
-		t.canceled = true
-		t.wr.Broadcast()
-		t.mu.Unlock()
-	})
-	defer stop()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.connected && !t.closed {
+		return nil // the peer is in this process, and has answered
+	}
+	if ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() {
+			t.mu.Lock()
+			t.canceled = true
+			t.wakeWriters()
+			t.mu.Unlock()
+		})()
+	}
 	for {
 		switch {
 		case t.closed:
@@ -212,7 +251,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 			t.run(now)
 			return ctx.Err()
 		}
-		t.wr.Wait()
+		t.waiting().wr.Wait()
 	}
 }
 
@@ -273,28 +312,36 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 func (t *TCP) wake(ev tcp.Events) {
 	if ev&tcp.Connected != 0 {
 		t.connected = true
-		t.applyKeepAlive()
 	}
 	if ev&(tcp.Readable|tcp.EOF|tcp.Failed) != 0 {
-		t.rd.Broadcast()
+		t.wakeReaders()
 	}
 	if ev&(tcp.Writable|tcp.Connected|tcp.Failed|tcp.Acked|tcp.Dead) != 0 {
-		t.wr.Broadcast()
+		t.wakeWriters()
 	}
 	if ev&tcp.Dead != 0 && t.linked {
 		t.linked = false
-		t.s.tcp.remove(&t.key, t)
+		t.s.tcp.table.remove(&t.tcpEntry)
 	}
 }
 
-// arm sets the timer where it has to fire sooner than it would. t.mu is held.
+// restful is how far off a deadline is that the stack's wheel looks after.
+const restful = 2 * wheelStep
+
+// arm sets the timer where it has to fire sooner than it would. A connection that
+// has nothing to do for long is given to the wheel. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
 	if !ok || t.detached || t.timerAt != 0 && t.timerAt <= d {
-		if t.timer != nil && (t.detached || t.conn.State() == tcp.Closed) {
-			t.timer.Stop()
-			t.timerAt = 0
+		if t.detached || t.conn.State() == tcp.Closed {
+			t.disarm()
 		}
+		return
+	}
+	if t.timerAt == 0 && d-now >= restful {
+		t.timer = nil // it has fired, or never was
+		t.wheeled = true
+		t.timerAt = t.s.tcp.wheel.put(t, now, d)
 		return
 	}
 	t.timerAt = d
@@ -304,6 +351,18 @@ func (t *TCP) arm(now tcp.Time) {
 	} else {
 		t.timer.Reset(wait)
 	}
+}
+
+// disarm ends the timer for good. t.mu is held.
+func (t *TCP) disarm() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	if t.wheeled {
+		t.s.tcp.wheel.remove(t)
+		t.wheeled = false
+	}
+	t.timerAt = 0
 }
 
 // tick is the timer's.
@@ -318,6 +377,17 @@ func (t *TCP) tick() {
 	t.mu.Unlock()
 	t.report(ev)
 	t.s.drain()
+}
+
+// turn is the wheel's.
+func (t *TCP) turn(now tcp.Time) {
+	t.mu.Lock()
+	t.wheeled = false
+	if t.timer == nil { // or it has become busy
+		t.timerAt = 0
+		t.arm(now)
+	}
+	t.mu.Unlock()
 }
 
 // txReady is called when the transmit queue has room again.
@@ -351,9 +421,12 @@ func (t *TCP) pull(now tcp.Time) {
 // reroute looks for a path when routes have changed. Without one, segments are
 // lost until there is one again or the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
-	p, err := t.s.route(t.remote.Addr(), t.local.Addr())
+	gen := t.s.gen.Load()
+	p, err := t.s.sharedRoute(t.path.dst, t.path.src)
 	if err != nil || p.group {
-		t.path.gen = t.s.gen.Load() // do not ask again before something changes
+		old := *t.path
+		old.gen = gen // do not ask again before something changes
+		t.path = &old
 		t.conn.SoftError(tcp.ErrNetUnreachable)
 		return
 	}
@@ -383,7 +456,7 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	case e.errno == syscall.EMSGSIZE:
 		// The sequence number is right: the report may be believed, for this
 		// connection and for what others send there. pull finds the path void.
-		t.s.lowerPathMTU(t.remote.Addr(), e.mtu)
+		t.s.lowerPathMTU(t.path.dst, e.mtu)
 	case st == tcp.SynSent || st == tcp.SynReceived:
 		// As Linux: a host that says so now is better believed than waited for.
 		t.conn.HardError(now, tcpErrOf(e.errno))
@@ -410,7 +483,7 @@ func (t *TCP) Read(p []byte) (int, error) {
 		case len(p) == 0:
 			t.mu.Unlock()
 			return 0, nil
-		case t.rdl.expired():
+		case t.rdPast || t.dl != nil && t.dl.rd.expired():
 			t.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
@@ -426,7 +499,7 @@ func (t *TCP) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		mine := t.conn.Await(p)
-		t.rd.Wait()
+		t.waiting().rd.Wait()
 		if !mine {
 			continue
 		}
@@ -463,7 +536,7 @@ func (t *TCP) CloseRead() error {
 		return err
 	}
 	t.rdShut = true
-	t.rd.Broadcast()
+	t.wakeReaders()
 	return nil
 }
 
@@ -479,7 +552,7 @@ func (t *TCP) CloseWrite() error {
 		now := t.s.now()
 		t.conn.CloseWrite(now)
 		t.run(now)
-		t.wr.Broadcast()
+		t.wakeWriters()
 	}
 	t.mu.Unlock()
 	t.s.drain()
@@ -506,8 +579,9 @@ func (t *TCP) Close() error {
 		return net.ErrClosed
 	}
 	t.closed = true
-	t.rdl.stop()
-	t.wdl.stop()
+	if t.dl != nil {
+		t.dl.stop()
+	}
 	now := t.s.now()
 	if t.linger == 0 {
 		t.conn.Abort(now)
@@ -515,8 +589,8 @@ func (t *TCP) Close() error {
 		t.conn.Close(now)
 	}
 	t.run(now)
-	t.rd.Broadcast()
-	t.wr.Broadcast()
+	t.wakeReaders()
+	t.wakeWriters()
 	linger := t.linger
 	t.mu.Unlock()
 	t.s.drain()
@@ -531,9 +605,9 @@ func (t *TCP) lingerFor(d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var dl deadline
-	dl.set(time.Now().Add(d), &t.mu, t.wr.Broadcast)
+	dl.set(time.Now().Add(d), &t.mu, t.wakeWriters)
 	for !dl.expired() && t.linked && t.conn.State() != tcp.Closed && t.conn.State() != tcp.FinWait2 {
-		t.wr.Wait()
+		t.waiting().wr.Wait()
 	}
 	dl.stop()
 }
@@ -542,25 +616,26 @@ func (t *TCP) lingerFor(d time.Duration) {
 func (t *TCP) kill() {
 	t.mu.Lock()
 	t.closed = true
-	t.rdl.stop()
-	t.wdl.stop()
+	if t.dl != nil {
+		t.dl.stop()
+	}
 	now := t.s.now()
 	t.conn.Abort(now)
 	t.run(now)
 	if t.linked { // where the Conn was never opened
 		t.linked = false
-		t.s.tcp.remove(&t.key, t)
+		t.s.tcp.table.remove(&t.tcpEntry)
 	}
-	t.rd.Broadcast()
-	t.wr.Broadcast()
+	t.wakeReaders()
+	t.wakeWriters()
 	t.mu.Unlock()
 }
 
 // LocalAddr is the connection's own address.
-func (t *TCP) LocalAddr() netip.AddrPort { return t.local }
+func (t *TCP) LocalAddr() netip.AddrPort { return t.key.local() }
 
 // RemoteAddr is the peer's address.
-func (t *TCP) RemoteAddr() netip.AddrPort { return t.remote }
+func (t *TCP) RemoteAddr() netip.AddrPort { return t.key.remote() }
 
 // Info returns the connection's state.
 func (t *TCP) Info() TCPInfo {
@@ -584,13 +659,44 @@ func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
 	if t.closed {
 		return net.ErrClosed
 	}
+	// net/http ends its background read of each request by a deadline that has
+	// passed, and none after it: that takes no timer and no memory.
+	past := !d.IsZero() && time.Until(d) <= 0
+	if t.dl == nil && !past && !d.IsZero() {
+		t.dl = newDeadlines(t)
+	}
 	if read {
-		t.rdl.set(d, &t.mu, t.rd.Broadcast)
+		t.rdPast = past
+		if t.dl != nil {
+			t.dl.rd.set(d, &t.mu, t.dl.wakeReaders)
+		} else if past {
+			t.wakeReaders()
+		}
 	}
 	if write {
-		t.wdl.set(d, &t.mu, t.wr.Broadcast)
+		t.wrPast = past
+		if t.dl != nil {
+			t.dl.wr.set(d, &t.mu, t.dl.wakeWriters)
+		} else if past {
+			t.wakeWriters()
+		}
 	}
 	return nil
+}
+
+// deadlines are those of a connection's reads and writes.
+type deadlines struct {
+	rd, wr                   deadline
+	wakeReaders, wakeWriters func()
+}
+
+func newDeadlines(t *TCP) *deadlines {
+	return &deadlines{wakeReaders: t.wakeReaders, wakeWriters: t.wakeWriters}
+}
+
+func (d *deadlines) stop() {
+	d.rd.stop()
+	d.wr.stop()
 }
 
 // change runs an option's setter, and sends what it makes due.
@@ -613,44 +719,48 @@ func (t *TCP) SetNoDelay(on bool) error {
 	return t.change(func(tcp.Time) { t.conn.SetNoDelay(on) })
 }
 
-// SetKeepAlive turns keep-alive on or off. It is off at first.
+// SetKeepAlive turns keep-alive on or off. TCPOptions say what it is at first.
 func (t *TCP) SetKeepAlive(on bool) error {
-	return t.change(func(tcp.Time) {
-		t.keepOn = on
-		t.applyKeepAlive()
+	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
+		if on == (k.Idle < 0) {
+			k.Idle = -k.Idle
+		}
 	})
 }
 
 // SetKeepAliveConfig sets the quiet time before the first probe, the time
 // between probes and their number. A value that is not positive stays as it is.
 func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error {
-	return t.change(func(tcp.Time) {
-		if idle > 0 {
-			t.keep.Idle = tcp.Time(idle)
+	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
+		if idle > 0 && k.Idle < 0 {
+			k.Idle = -tcp.Time(idle)
+		} else if idle > 0 {
+			k.Idle = tcp.Time(idle)
 		}
 		if interval > 0 {
-			t.keep.Interval = tcp.Time(interval)
+			k.Interval = tcp.Time(interval)
 		}
 		if count > 0 {
-			t.keep.Count = count
+			k.Count = count
 		}
-		t.applyKeepAlive()
 	})
 }
 
-func (t *TCP) applyKeepAlive() {
-	k := t.keep
-	if !t.keepOn {
-		k.Idle = 0
-	}
-	t.conn.SetKeepAlive(t.s.now(), k)
+// changeKeepAlive lets f change the setting, in which a negative Idle is one that
+// is turned off.
+func (t *TCP) changeKeepAlive(f func(k *tcp.KeepAlive)) error {
+	return t.change(func(now tcp.Time) {
+		k := t.conn.KeepAlive()
+		f(&k)
+		t.conn.SetKeepAlive(now, k)
+	})
 }
 
 // SetLinger says what Close does with data that is not yet delivered: negative,
 // it is delivered in the background; zero, it is discarded and the connection
 // reset; positive, Close waits for up to that many seconds.
 func (t *TCP) SetLinger(sec int) error {
-	return t.change(func(tcp.Time) { t.linger = sec })
+	return t.change(func(tcp.Time) { t.linger = int32(max(min(sec, math.MaxInt32), -1)) })
 }
 
 // SetReadBuffer fixes the receive buffer in bytes, and ends its tuning.

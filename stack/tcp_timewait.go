@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
@@ -11,11 +10,10 @@ import (
 // A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
 type timeWait struct {
 	tcp.Waiter
-	key           tuple
-	local, remote netip.AddrPort
-	expires       tcp.Time
-	prev, next    *timeWait // in the order of expiry
-	gone          bool
+	tcpEntry   // its place in the table
+	expires    tcp.Time
+	prev, next *timeWait // in the order of expiry
+	gone       bool
 }
 
 // timeWaits holds the connections in TIME-WAIT, with one timer for all.
@@ -41,17 +39,11 @@ func (w *timeWaits) init(s *Stack, limit int) {
 
 // add puts a Waiter into the place of a connection.
 func (w *timeWaits) add(t *TCP) {
-	tw := &timeWait{Waiter: t.conn.Waiter(), key: t.key, local: t.local, remote: t.remote}
-	sh := w.s.tcp.shard(&tw.key)
+	tw := &timeWait{Waiter: t.conn.Waiter()}
+	tw.key, tw.wait = t.key, tw
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	sh.mu.Lock()
-	mine := sh.conns[tw.key].sock == t
-	if mine {
-		sh.conns[tw.key] = tcpEntry{wait: tw}
-	}
-	sh.mu.Unlock()
-	if !mine {
+	if !w.s.tcp.table.replace(&t.tcpEntry, &tw.tcpEntry) {
 		return
 	}
 	if w.n >= w.limit {
@@ -95,12 +87,7 @@ func (w *timeWaits) unlink(tw *timeWait) {
 func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
-	sh := w.s.tcp.shard(&tw.key)
-	sh.mu.Lock()
-	if sh.conns[tw.key].wait == tw {
-		delete(sh.conns, tw.key)
-	}
-	sh.mu.Unlock()
+	w.s.tcp.table.remove(&tw.tcpEntry)
 }
 
 func (w *timeWaits) arm() {
@@ -143,7 +130,7 @@ func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
 		w.append(tw)
 	case tcp.WaitReuse:
 		// RFC 6191: only where there is someone to take it.
-		if w.s.tcp.listener(tw.local) == nil {
+		if w.s.tcp.listener(tw.key.local()) == nil {
 			v = tcp.WaitDrop
 		} else {
 			w.drop(tw)
@@ -151,7 +138,7 @@ func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
 	}
 	w.mu.Unlock()
 	if v == tcp.WaitAck || v == tcp.WaitRestart {
-		w.s.sendLone(tw.local, tw.remote, &out)
+		w.s.sendLone(tw.key.local(), tw.key.remote(), &out)
 	}
 	return v == tcp.WaitReuse
 }

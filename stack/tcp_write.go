@@ -29,6 +29,7 @@ const (
 // Frames are chosen under the socket's lock, but leave when somebody has the turn
 // to send. Write does not return while one of them refers to the writer's bytes.
 type lending struct {
+	t       *TCP
 	frames  atomic.Int32 // queued, or in a device's Send
 	waiting atomic.Bool  // the writer waits for the last of them
 }
@@ -41,12 +42,12 @@ func (t *TCP) Write(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
-		t.wr.Wait()
+		t.waiting().wr.Wait()
 	}
 	t.writing = true
 	n, err := t.writeAll(p)
 	t.writing = false
-	t.wr.Broadcast()
+	t.wakeWriters()
 	t.mu.Unlock()
 	return n, err
 }
@@ -56,6 +57,9 @@ func (t *TCP) Write(p []byte) (int, error) {
 func (t *TCP) writeAll(p []byte) (n int, err error) {
 	take := t.conn.Write
 	if len(p) >= lendBytes {
+		if t.lent == nil {
+			t.lent = &lending{t: t}
+		}
 		take = t.conn.Lend
 		defer t.settle()
 	}
@@ -85,7 +89,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 			}
 			continue
 		}
-		t.wr.Wait()
+		t.waiting().wr.Wait()
 	}
 }
 
@@ -93,23 +97,23 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 // frames that refer to it are waited for. t.mu is held, and released to wait.
 func (t *TCP) settle() {
 	t.conn.Settle()
-	l := &t.lending
+	l := t.lent
 	for l.frames.Load() > 0 {
 		l.waiting.Store(true)
 		if l.frames.Load() > 0 {
-			t.wr.Wait()
+			t.waiting().wr.Wait()
 		}
 	}
 	l.waiting.Store(false)
 }
 
-// giveBack tells that a frame with lent bytes is no more. t.mu may be held only
-// before settle, when nobody waits.
-func (t *TCP) giveBack() {
-	if t.lending.frames.Add(-1) == 0 && t.lending.waiting.Load() {
-		t.mu.Lock()
-		t.wr.Broadcast()
-		t.mu.Unlock()
+// giveBack tells that a frame with lent bytes is no more. The socket's lock may be
+// held only before settle, when nobody waits.
+func (l *lending) giveBack() {
+	if l.frames.Add(-1) == 0 && l.waiting.Load() {
+		l.t.mu.Lock()
+		l.t.wakeWriters()
+		l.t.mu.Unlock()
 	}
 }
 
@@ -118,7 +122,7 @@ func (t *TCP) writeEnd() error {
 	switch {
 	case t.closed:
 		return net.ErrClosed
-	case t.wdl.expired():
+	case t.wrPast || t.dl != nil && t.dl.wr.expired():
 		return os.ErrDeadlineExceeded
 	}
 	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
@@ -134,14 +138,14 @@ func (t *TCP) writeEnd() error {
 // send puts a segment into a frame and queues it. t.mu is held.
 func (t *TCP) send(seg *tcp.Segment) {
 	s := t.s
-	seg.SrcPort, seg.DstPort = t.local.Port(), t.remote.Port()
+	seg.SrcPort, seg.DstPort = t.key.ports()
 	hdr := seg.Len()
 	total := hdr + seg.DataLen()
 	meta := frameMeta{}
 	n := total // in buf
 	if len(seg.Lent) >= gatherBytes && t.path.ifc.txChecksum {
-		meta.body, meta.lender = seg.Lent, t
-		t.lending.frames.Add(1)
+		meta.body, meta.lender = seg.Lent, t.lent
+		t.lent.frames.Add(1)
 		n -= len(seg.Lent)
 	}
 	buf := s.bufs.get(ipRoom + n)
@@ -152,30 +156,30 @@ func (t *TCP) send(seg *tcp.Segment) {
 	copy(b[at:], seg.Lent)
 	if t.path.ifc.txChecksum {
 		meta.needsChecksum, meta.transportOff, meta.csumOffset = true, wire.IPv4Len, tcpChecksumOffset
-		sum := wire.Fold(wire.PseudoSum(t.local.Addr(), t.remote.Addr(), uint8(wire.ProtoTCP), total))
+		sum := wire.Fold(wire.PseudoSum(t.path.src, t.path.dst, uint8(wire.ProtoTCP), total))
 		binary.BigEndian.PutUint16(b[tcpChecksumOffset:], sum)
 		if seg.GSOSize > 0 {
 			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
 		}
 	} else {
-		wire.SetTCPChecksum(t.local.Addr(), t.remote.Addr(), b)
+		wire.SetTCPChecksum(t.path.src, t.path.dst, b)
 	}
 	s.counts.tcpOut.Add(1)
-	tos := uint8(0)
+	tos := t.tos
 	if seg.ECT {
-		tos = 2 // RFC 3168 5: ECT(0)
+		tos |= 2 // RFC 3168 5: ECT(0)
 	}
 	ip := wire.IPv4{
 		TOS:          tos,
 		ID:           s.nextIPID(),
 		DontFragment: !t.path.mayFrag,
-		TTL:          defaultTTL,
+		TTL:          t.ttl,
 		Proto:        wire.ProtoTCP,
 		Src:          t.path.src,
 		Dst:          t.path.dst,
 	}
 	ip.Put(buf[headroom:], total)
-	s.sendPacket(&t.path, buf, wire.IPv4Len+n, meta)
+	s.sendPacket(t.path, buf, wire.IPv4Len+n, meta)
 }
 
 const tcpChecksumOffset = 16 // RFC 9293 3.1

@@ -37,7 +37,7 @@ type txQueue struct {
 type txEntry struct {
 	frame  nic.Frame
 	buf    []byte
-	lender *TCP
+	lender *lending
 }
 
 // release gives back what an entry holds that will not be sent any more.
@@ -212,6 +212,9 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 // it: to wait with one's own frames queued is the one deadlock that sending by
 // the caller allows.
 func (s *Stack) drain() {
+	if s.loop.n.Load() > 0 {
+		s.loop.drain(s)
+	}
 	for _, ifc := range *s.ifaces.Load() {
 		if ifc.tx.n.Load() > 0 {
 			ifc.drain()

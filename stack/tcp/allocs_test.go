@@ -37,8 +37,9 @@ type loop struct {
 	p      Params
 }
 
-func newLoop(t *testing.T, gso int) *loop {
+func newLoop(t *testing.T, gso int, cc Congestion) *loop {
 	l := &loop{now: 1, p: DefaultParams(), buf: make([]byte, 256<<10)}
+	l.p.Congestion = cc
 	l.p.Alloc, l.p.Free = l.pooled.alloc, l.pooled.free
 	// Without auto-tuning: a buffer that grows is an allocation.
 	l.p.RecvBuffer, l.p.SendBuffer = 256<<10, 256<<10
@@ -110,23 +111,27 @@ func (l *loop) bulk(rounds int) (read int) {
 }
 
 func TestBulkDataAllocatesNothing(t *testing.T) {
-	l := newLoop(t, 0)
-	l.bulk(1000)
-	var read int
-	n := testing.AllocsPerRun(1, func() { read = l.bulk(1000) })
-	require.Zero(t, n)
-	require.Greater(t, read, 100_000_000, "it runs")
+	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
+		l := newLoop(t, 0, cc)
+		l.bulk(1000)
+		var read int
+		n := testing.AllocsPerRun(1, func() { read = l.bulk(1000) })
+		require.Zero(t, n, cc)
+		require.Greater(t, read, 100_000_000, "%v runs", cc)
+	}
 }
 
 func TestSuperSegmentsAllocateNothing(t *testing.T) {
-	l := newLoop(t, 65000)
-	l.bulk(1000)
-	n := testing.AllocsPerRun(1, func() { l.bulk(1000) })
-	require.Zero(t, n)
+	for _, cc := range []Congestion{CUBIC, BBR} {
+		l := newLoop(t, 65000, cc)
+		l.bulk(1000)
+		n := testing.AllocsPerRun(1, func() { l.bulk(1000) })
+		require.Zero(t, n, cc)
+	}
 }
 
 func TestPingPongAllocatesNothing(t *testing.T) {
-	l := newLoop(t, 0)
+	l := newLoop(t, 0, CUBIC)
 	msg := make([]byte, 100)
 	turns := 0
 	exchange := func() {
@@ -151,9 +156,13 @@ func TestLossRecoveryAllocatesNothing(t *testing.T) {
 		name string
 		gso  int
 		lose int
-	}{{"one in 500", 0, 500}, {"one in 40", 0, 40}, {"one in 11", 0, 11}, {"super-segments", 16000, 30}} {
+		cc   Congestion
+	}{
+		{"one in 500", 0, 500, CUBIC}, {"one in 40", 0, 40, CUBIC}, {"one in 11", 0, 11, CUBIC},
+		{"super-segments", 16000, 30, CUBIC}, {"bbr", 0, 40, BBR}, {"bbr with super-segments", 16000, 30, BBR},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
-			l := newLoop(t, tc.gso)
+			l := newLoop(t, tc.gso, tc.cc)
 			l.lose = tc.lose
 			l.bulk(20_000)
 			before := l.c[0].Info().Retrans

@@ -8,11 +8,15 @@ type Congestion uint8
 const (
 	CUBIC   Congestion = iota // RFC 9438 with HyStart++ (RFC 9406)
 	NewReno                   // RFC 5681
+	BBR                       // BBRv3, draft-ietf-ccwg-bbr-06, which paces
 )
 
 func (c Congestion) String() string {
-	if c == NewReno {
+	switch c {
+	case NewReno:
 		return "newreno"
+	case BBR:
+		return "bbr"
 	}
 	return "cubic"
 }
@@ -44,13 +48,20 @@ type congestionState struct {
 	control control
 	cubic   cubic
 	hystart hystart
+
+	bbr  *bbr   // with BBR, which sets cwnd in place of control; otherwise nil
+	pace *pacer // nil: what is sent is not paced
 }
 
 func (w *congestionState) init(c *Conn) {
 	w.ssthresh = math.MaxInt32
-	if c.p.Congestion == NewReno {
+	switch c.p.Congestion {
+	case NewReno:
 		w.control = newReno{}
-	} else {
+	case BBR:
+		w.bbr = newBBR(c.snd.iss)
+		w.pace = &w.bbr.pace
+	default:
 		w.control = &w.cubic
 	}
 	w.start(c)
@@ -119,6 +130,9 @@ const maxWindow = 1 << 30
 
 // reduce answers a loss. cwnd itself follows PRR.
 func (w *congestionState) reduce(c *Conn, now Time) {
+	if w.bbr != nil {
+		return // it has learnt of the loss by losing
+	}
 	w.ssthresh = max(w.control.threshold(now, w, c.snd.mss), 2*c.snd.mss)
 	w.hystart = hystart{}
 	w.credit = 0
@@ -126,6 +140,10 @@ func (w *congestionState) reduce(c *Conn, now Time) {
 
 // timeout answers a retransmission timeout.
 func (w *congestionState) timeout(c *Conn, now Time) {
+	if w.bbr != nil {
+		w.bbr.timeout(c, now)
+		return
+	}
 	w.reduce(c, now)
 	w.control.reset()
 	// RFC 9438 4.8: in the congestion avoidance that follows a timeout, "K is
@@ -136,7 +154,11 @@ func (w *congestionState) timeout(c *Conn, now Time) {
 }
 
 // restore takes a reduction back that was for nothing.
-func (w *congestionState) restore(cwnd, ssthresh int) {
+func (w *congestionState) restore(c *Conn, cwnd, ssthresh int) {
+	if w.bbr != nil {
+		w.bbr.spurious(c)
+		return
+	}
 	w.cwnd = max(w.cwnd, cwnd)
 	w.ssthresh = max(w.ssthresh, ssthresh)
 	w.control.reset()
@@ -147,6 +169,9 @@ func (w *congestionState) restore(cwnd, ssthresh int) {
 // to the value of the restart window". Like Linux we halve it for each timeout
 // that has passed, down to that.
 func (w *congestionState) idle(c *Conn, pause, rto Time) {
+	if w.bbr != nil {
+		return // it restarts at the rate that it knows
+	}
 	restart := min(initialWindow(c.snd.mss), w.cwnd)
 	w.ssthresh = max(w.ssthresh, w.cwnd*3/4)
 	for ; pause > rto && w.cwnd > restart; pause -= rto {
@@ -155,6 +180,14 @@ func (w *congestionState) idle(c *Conn, pause, rto Time) {
 	w.cwnd = max(w.cwnd, restart)
 	w.control.reset()
 	w.maxFlight = 0
+}
+
+// release gives up what is only of use while something is in flight.
+func (w *congestionState) release() {
+	w.pace.release()
+	if w.bbr != nil {
+		w.bbr.ring = nil
+	}
 }
 
 // newReno is RFC 5681.

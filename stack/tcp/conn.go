@@ -44,6 +44,7 @@ type Conn struct {
 
 	timers timers
 	keep   KeepAlive
+	giveUp Time // the user timeout; 0: Retries decides
 
 	retrans   uint32 // segments sent again, ever
 	delivered uint64 // bytes known to have arrived, ever
@@ -104,6 +105,8 @@ type recvState struct {
 	unacked int   // bytes received and not yet acknowledged
 	quick   uint8 // segments that are still acknowledged at once
 	chatty  bool  // the application answers: an acknowledgement can ride on its data
+
+	lastText Time // when text in the window last came
 
 	tsRecent   uint32 // TS.Recent of RFC 7323 4.3
 	tsRecentAt Time
@@ -172,7 +175,8 @@ func (p *Params) WindowScale() uint8 {
 }
 
 func (c *Conn) init(now Time, cfg Config) {
-	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep}
+	*c = Conn{}
+	c.p, c.noDelay, c.keep, c.giveUp = cfg.Params, cfg.NoDelay, cfg.Keep, cfg.UserTimeout
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
@@ -183,7 +187,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
-	c.rcv.quick = 16
+	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()
@@ -410,6 +414,7 @@ func (c *Conn) die(e Err) {
 	c.snd.buf.clear()
 	c.snd.buf.ring.giveBack(c.p)
 	c.sb.release()
+	c.cwr.release()
 	c.rcv.ooo = nil
 	c.rcv.nsack = 0
 	c.rcv.ackNow = false
@@ -425,11 +430,19 @@ func (c *Conn) die(e Err) {
 // SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
 func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
 
-// SetKeepAlive changes the keep-alive; Idle 0 turns it off.
+// KeepAlive is the setting of the keep-alive.
+func (c *Conn) KeepAlive() KeepAlive { return c.keep }
+
+// SetKeepAlive changes the keep-alive; an Idle that is not positive turns it off.
 func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 	c.keep = k
 	c.timers.keepProbes = 0
 }
+
+// SetUserTimeout sets how long data may stay unacknowledged before the
+// connection is given up; 0: Retries decides. RFC 9293 3.8.3: "An application
+// MUST (MUST-21) be able to set the value for R2 for a particular connection."
+func (c *Conn) SetUserTimeout(d Time) { c.giveUp = d }
 
 // SetSendLimit fixes the send buffer's size in bytes. What is queued stays.
 func (c *Conn) SetSendLimit(n int) {
@@ -490,7 +503,7 @@ const (
 func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
-	d = earliest(d, c.keepDeadline())
+	d = earliest(d, earliest(c.keepDeadline(), c.cwr.pace.deadline()))
 	return d, d != 0
 }
 
@@ -518,6 +531,9 @@ func (c *Conn) keepDeadline() Time {
 // Tick runs what is due. It may come at any time, late or for nothing.
 func (c *Conn) Tick(now Time) {
 	t := &c.timers
+	if d := c.cwr.pace.deadline(); d != 0 && now >= d {
+		c.cwr.pace.release() // Next is pulled now
+	}
 	if t.wait != 0 && now >= t.wait {
 		t.wait = 0
 		c.die(ErrNone)
@@ -552,6 +568,7 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepNow = true
 	// It is idle: nothing is in flight, and nothing came for a while.
 	c.sb.shrink(0)
+	c.cwr.release()
 	if len(c.rcv.ooo) == 0 {
 		c.rcv.ooo = nil
 	}

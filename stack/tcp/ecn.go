@@ -65,7 +65,6 @@ func (c *Conn) ecnAck(now Time, s *Segment) {
 	}
 	e.held, e.point, e.cwr = true, c.snd.nxt, true
 	if c.rec.phase == phaseOpen {
-		c.cwr.reduce(c, now)
-		c.cwr.cwnd = min(c.cwr.cwnd, c.cwr.ssthresh)
+		c.congested(now)
 	}
 }

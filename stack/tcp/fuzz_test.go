@@ -93,7 +93,11 @@ func (f *fuzzRun) open() {
 	}
 	f.p.RecvBuffer, f.p.SendBuffer = 600<<(b&7), 600<<(b>>3&7)
 	f.p.RecvBufferMax, f.p.SendBufferMax = f.p.RecvBuffer<<(b>>6), f.p.SendBuffer<<(b>>6)
-	cfg := Config{Params: &f.p, ISS: fuzzISS, TSOffset: 0xffffff00, MSS: 100 + 10*f.byte(), NoDelay: a&32 != 0}
+	size := f.byte()
+	if a&16 == 0 && size&1 != 0 {
+		f.p.Congestion = BBR
+	}
+	cfg := Config{Params: &f.p, ISS: fuzzISS, TSOffset: 0xffffff00, MSS: 100 + 10*size, NoDelay: a&32 != 0}
 	if a&64 != 0 {
 		cfg.GSO = 65535
 	}
@@ -325,6 +329,9 @@ func (f *fuzzRun) sent(s *Segment) error {
 	case s.GSOSize == 0 && n > max(f.c.snd.mss, f.c.pl.max), s.GSOSize != 0 && s.GSOSize >= n:
 		return fmt.Errorf("sends %d bytes, MSS %d, GSO size %d", n, f.c.snd.mss, s.GSOSize)
 	}
+	if s.has(wire.FlagURG) || s.Urgent != 0 {
+		return fmt.Errorf("sends an urgent pointer %d", s.Urgent)
+	}
 	if s.Len() > wire.MaxTCPLen {
 		return fmt.Errorf("sends a header of %d bytes", s.Len())
 	}
@@ -475,6 +482,9 @@ func opStrings(seed uint64) []byte {
 	return ops
 }
 
+// TestConnBearsRandomOperations also shows, by RFC 9293 MUST-62, that no urgent
+// pointer indicates anything but the octet after the urgent data: whatever comes,
+// none is sent.
 func TestConnBearsRandomOperations(t *testing.T) {
 	n := uint64(20_000)
 	if testing.Short() {

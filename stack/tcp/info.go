@@ -19,12 +19,14 @@ type Info struct {
 	SndBuf, RcvBuf           int // limits of the buffers
 	SACK, Timestamps, WScale bool
 	Congestion               Congestion
-	Recovery                 bool // loss recovery is going on
+	Recovery                 bool  // loss recovery is going on
+	PacingRate               int64 // bytes/s; 0: what is sent is not paced
+	DeliveryRate             int64 // bytes/s that arrived, by the newest sample; 0: not measured, as only BBR does
 }
 
 // Info returns the connection's state.
 func (c *Conn) Info() Info {
-	return Info{
+	info := Info{
 		State: c.state,
 		RTT:   c.rtt.srtt, RTTVar: c.rtt.rttvar, RTO: c.rtt.timeout(c.timers.backoff, c.p), MinRTT: c.rtt.min,
 		SndCwnd: c.cwr.cwnd, SndSsthresh: c.cwr.ssthresh,
@@ -38,4 +40,11 @@ func (c *Conn) Info() Info {
 		SACK: c.sackOK, Timestamps: c.tsOK, WScale: c.wsOK,
 		Congestion: c.p.Congestion, Recovery: c.rec.phase != phaseOpen,
 	}
+	if p := c.cwr.pace; p != nil {
+		info.PacingRate = p.rate
+	}
+	if b := c.cwr.bbr; b != nil {
+		info.DeliveryRate = b.latest
+	}
+	return info
 }

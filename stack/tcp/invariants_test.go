@@ -179,7 +179,7 @@ func checkLiveness(c *Conn) error {
 		if t.rtx == 0 {
 			return fmt.Errorf("%d in flight and no timer", c.snd.nxt-c.snd.una)
 		}
-	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 {
+	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 && c.cwr.pace.deadline() == 0 {
 		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cwr.cwnd)
 	}
 	if c.rcv.unacked > 0 && t.ack == 0 {

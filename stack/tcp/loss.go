@@ -83,6 +83,9 @@ func (c *Conn) pipe() int {
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.arrived(a.now, s)
+	}
 	r := &c.rec
 	if s.flags&segEver == 0 {
 		if s.at >= a.rttAt {
@@ -286,7 +289,7 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 		if s.at+limit > now {
 			next = earliest(next, s.at+limit)
 		} else {
-			b.markLost(i)
+			c.lose(now, i)
 		}
 		return true
 	}
@@ -337,7 +340,7 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 		// RFC 6582 3.2 step 3, partial acknowledgement: "retransmit the first
 		// unacknowledged segment".
 		if a.prior.Less(r.point) && c.snd.una.Less(r.point) && b.segs[b.head].flags&segResent == 0 {
-			c.loseHead()
+			c.loseHead(a.now)
 		}
 		r.dups = 0
 	case a.advanced:
@@ -352,18 +355,26 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 		a.delivered += c.snd.mss
 		// RFC 6582 3.2 step 2: no second reduction for the same window.
 		if r.dups == dupThresh && r.phase == phaseOpen && !r.pending {
-			c.loseHead()
+			c.loseHead(a.now)
 		}
 	}
 }
 
+// lose takes piece i for lost, by congestion as far as is known.
+func (c *Conn) lose(now Time, i int) {
+	if s := &c.sb.segs[i]; c.cwr.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
+		c.cwr.bbr.losing(c, now, s)
+	}
+	c.sb.markLost(i)
+}
+
 // loseHead takes the first segment in flight for lost.
-func (c *Conn) loseHead() {
+func (c *Conn) loseHead(now Time) {
 	b := &c.sb
 	if s := &b.segs[b.head]; s.len() > c.snd.mss {
 		b.split(b.head, s.seq+Seq(c.snd.mss))
 	}
-	b.markLost(b.head)
+	c.lose(now, b.head)
 }
 
 // enterRecovery begins fast recovery (RFC 6675 5, RFC 9937 5).
@@ -411,7 +422,7 @@ func (c *Conn) undo(a *ackSample) bool {
 		return false
 	}
 	r.canUndo = false
-	c.cwr.restore(r.undoCwnd, r.undoSS)
+	c.cwr.restore(c, r.undoCwnd, r.undoSS)
 	// Nothing was lost: what is marked and was not sent again has not to be.
 	for i := c.sb.head; i < len(c.sb.segs); i++ {
 		s := &c.sb.segs[i]
@@ -429,7 +440,11 @@ func (c *Conn) undo(a *ackSample) bool {
 // leaveRecovery ends an episode whose point has been passed.
 func (c *Conn) leaveRecovery() {
 	r := &c.rec
-	if r.phase == phaseRecovery {
+	if b := c.cwr.bbr; b != nil {
+		// draft-ietf-ccwg-bbr-06 5.6.4.4: "When BBR exits loss recovery it
+		// restores C.cwnd to the "last known good" value".
+		c.cwr.cwnd = max(c.cwr.cwnd, b.priorCwnd)
+	} else if r.phase == phaseRecovery {
 		// RFC 9937 5: "At the end of a recovery episode: cwnd = ssthresh".
 		c.cwr.cwnd = c.cwr.ssthresh
 	}
@@ -472,7 +487,9 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		c.enterRecovery(a)
 	}
 	c.checkTLP(a)
-	if r.phase == phaseRecovery {
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.acked(c, a)
+	} else if r.phase == phaseRecovery {
 		c.reducePRR(a)
 	} else if a.advanced && !recovered {
 		a.delivered += r.early
@@ -586,9 +603,18 @@ func (c *Conn) checkTLP(a *ackSample) {
 		if a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0 {
 			return
 		}
-		c.cwr.reduce(c, a.now)
-		c.cwr.cwnd = min(c.cwr.cwnd, c.cwr.ssthresh)
+		c.congested(a.now)
 	}
+}
+
+// congested answers a sign of congestion that no recovery follows.
+func (c *Conn) congested(now Time) {
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.congested(c, now)
+		return
+	}
+	c.cwr.reduce(c, now)
+	c.cwr.cwnd = min(c.cwr.cwnd, c.cwr.ssthresh)
 }
 
 // rtxExpired acts on the retransmission timer.
@@ -599,7 +625,9 @@ func (c *Conn) rtxExpired(now Time) {
 		wait := c.detectLoss(now)
 		if probeLost := c.judgeProbe(now); c.sb.due > 0 && c.rec.phase == phaseOpen && !probeLost {
 			c.enterRecovery(&ackSample{now: now})
-			c.cwr.cwnd = max(c.cwr.ssthresh, c.pipe()+c.snd.mss)
+			if c.cwr.bbr == nil {
+				c.cwr.cwnd = max(c.cwr.ssthresh, c.pipe()+c.snd.mss)
+			}
 		}
 		c.armRtx(now, wait, true)
 	case t.rtxKind == rtxTLP && c.snd.una != c.snd.nxt:
@@ -630,7 +658,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
 	// Nobody can end an orphan, so it gets as many probes as others get retries.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
-	if ut := c.p.UserTimeout; ut > 0 && now-c.snd.progress >= ut {
+	if c.giveUp > 0 && now-c.snd.progress >= c.giveUp {
 		c.timedOut()
 		return
 	}

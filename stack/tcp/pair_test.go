@@ -170,6 +170,8 @@ func TestTransferArrivesWholeOverEveryKindOfWire(t *testing.T) {
 		{name: "no timestamps", loss: 0.05, reord: 0.02, change: func(p *Params) { p.NoTimestamps = true }},
 		{name: "bare", loss: 0.05, reord: 0.02, change: func(p *Params) { p.NoTimestamps, p.NoSACK, p.NoWindowScale = true, true, true }},
 		{name: "newreno", loss: 0.05, change: func(p *Params) { p.Congestion = NewReno }},
+		{name: "bbr", loss: 0.05, reord: 0.02, change: func(p *Params) { p.Congestion = BBR }},
+		{name: "bbr without sack", loss: 0.05, change: func(p *Params) { p.Congestion, p.NoSACK = BBR, true }},
 		{name: "tiny windows", loss: 0.02, change: func(p *Params) { p.RecvBuffer, p.RecvBufferMax = 3000, 3000 }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

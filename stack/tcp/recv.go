@@ -344,6 +344,9 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr}
 	wnd := uint32(s.Window) << c.snd.scale
 	inFlight := c.snd.una != c.snd.nxt
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.begin(c.delivered)
+	}
 	// RFC 5681 2: an acknowledgement is a duplicate when "the receiver of the
 	// ACK has outstanding data, the incoming acknowledgment carries no data,
 	// the SYN and FIN bits are both off, the acknowledgment number is equal to
@@ -442,6 +445,7 @@ func (c *Conn) enterTimeWait(now Time) {
 	c.state = TimeWait
 	c.timers = timers{wait: now + c.p.TimeWait}
 	c.sb.release()
+	c.cwr.release()
 }
 
 // segmentText is the seventh and the eighth step. Urgent data is in line with

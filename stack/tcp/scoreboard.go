@@ -8,6 +8,7 @@ type sent struct {
 	seq, end Seq
 	at       Time // when it was last sent
 	flags    sentFlags
+	tx       uint32 // the number of its txRecord, where there are any
 }
 
 type sentFlags uint8

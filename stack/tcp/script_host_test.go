@@ -101,7 +101,7 @@ func newScriptHost(options map[string]string) (*scriptHost, error) {
 		case "tolerance_usecs":
 			h.tolerance = Time(n) * Microsecond
 		case "congestion":
-			p.Congestion = map[string]Congestion{"newreno": NewReno, "cubic": CUBIC}[value]
+			p.Congestion = map[string]Congestion{"newreno": NewReno, "cubic": CUBIC, "bbr": BBR}[value]
 		case "rcvbuf":
 			p.RecvBuffer, p.RecvBufferMax = n, n
 		case "rcvbuf_max":

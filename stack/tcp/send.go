@@ -24,6 +24,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		return false
 	}
 	if c.state.synchronized() {
+		c.cwr.pace.release()
 		if c.resend(now, out) || c.probe(now, out) || c.sendNew(now, out) {
 			return true
 		}
@@ -162,10 +163,28 @@ func (c *Conn) segSize() int {
 
 // burst is the most payload of one segment, full segments of a super-segment.
 func (c *Conn) burst(mss int) int {
-	if c.snd.gso > mss {
-		return c.snd.gso / mss * mss
+	if n := c.snd.gso; n > mss {
+		if p := c.cwr.pace; p != nil && p.rate > 0 {
+			n = min(n, p.quantum(mss))
+		}
+		return n / mss * mss
 	}
 	return mss
+}
+
+// noteSent tells the pacer and BBR that piece i goes now; first is whether
+// nothing was in flight before it.
+func (c *Conn) noteSent(now Time, i int, first bool) {
+	w := &c.cwr
+	if w.pace == nil {
+		return
+	}
+	s := &c.sb.segs[i]
+	if w.bbr != nil {
+		w.bbr.initRate(c)
+		s.tx = w.bbr.sent(now, c.delivered, first, c.pipe(), len(c.sb.live()))
+	}
+	w.pace.sent(now, s.len(), c.snd.mss)
 }
 
 // dataStart is the number of the first byte in the send queue.
@@ -226,6 +245,9 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 		c.cwr.note(c.pipe(), true)
 		return false
 	}
+	if c.cwr.pace.hold(now) {
+		return false
+	}
 	if n > room {
 		n = max(room/mss*mss, mss)
 	}
@@ -241,6 +263,7 @@ func (c *Conn) again(now Time, out *Segment, i, n, mss int) {
 	}
 	s := b.segs[i]
 	b.markResent(i, now)
+	c.noteSent(now, i, false)
 	if r.phase == phaseRecovery {
 		r.out += n
 	}
@@ -346,7 +369,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 			return false
 		}
 	}
-	if p := c.probeSize(now, unsent, room); p > 0 {
+	if p := c.probeSize(now, unsent, room); p > 0 && !c.cwr.pace.hold(now) {
 		c.probed(s.nxt, p)
 		c.fresh(now, out, p, p)
 		return true
@@ -354,7 +377,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	if n > mss && (n < unsent || !c.noDelay && !s.fin) {
 		n = n / mss * mss // what is left is for Nagle's algorithm to judge
 	}
-	if n < mss && !c.mayBeSmall(now, n, unsent) {
+	if n < mss && !c.mayBeSmall(now, n, unsent) || c.cwr.pace.hold(now) {
 		return false
 	}
 	c.fresh(now, out, n, mss)
@@ -408,11 +431,16 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 		end++
 		s.finSent = true
 	}
-	if s.una == s.nxt {
+	first := s.una == s.nxt
+	if first {
 		s.progress = now
+		if c.cwr.bbr != nil {
+			c.cwr.bbr.restart(c, now)
+		}
 	}
 	c.sb.push(seq, end, now)
 	s.nxt = end
+	c.noteSent(now, len(c.sb.segs)-1, first)
 	s.lastData = now
 	if c.rec.phase == phaseRecovery {
 		c.rec.out += n

@@ -87,6 +87,9 @@ func (c *Conn) admit(p []byte) int {
 	}
 	n := min(len(p), c.WriteSpace())
 	s.full = n < len(p)
+	if n > 0 && c.cwr.bbr != nil {
+		c.cwr.bbr.writing(c)
+	}
 	return n
 }
 

@@ -42,6 +42,7 @@ type simSide struct {
 	Recv, RecvMax               int
 	Send, SendMax               int
 	NoSACK, NoTS, NoWS, NewReno bool
+	BBR                         bool // in place of CUBIC
 	NoDelay, ECN, Await         bool // Await: a reader with nothing to read leaves its buffer
 	Scarce                      bool // memory runs short from time to time
 	End                         simEnd
@@ -108,6 +109,7 @@ func randomOptions(seed uint64) simOptions {
 		if chance(0.1) {
 			s.Keep = KeepAlive{Idle: 20 * Second, Interval: 5 * Second, Count: 40}
 		}
+		s.BBR = !s.NewReno && chance(0.5)
 	}
 	if o.Side[0].End == endFirst {
 		o.Side[1].End = endPolitely // or they would wait for each other
@@ -122,6 +124,9 @@ func (s *simSide) params() Params {
 	p.NoSACK, p.NoTimestamps, p.NoWindowScale, p.ECN = s.NoSACK, s.NoTS, s.NoWS, s.ECN
 	if s.NewReno {
 		p.Congestion = NewReno
+	}
+	if s.BBR {
+		p.Congestion = BBR
 	}
 	return p
 }
@@ -786,7 +791,7 @@ func simplify(o simOptions) simOptions {
 			func(s *simSide) { s.NoSACK = false },
 			func(s *simSide) { s.NoTS = true },
 			func(s *simSide) { s.NoWS = true },
-			func(s *simSide) { s.NewReno = true },
+			func(s *simSide) { s.NewReno, s.BBR = true, false },
 			func(s *simSide) { s.NoDelay = true },
 			func(s *simSide) { s.Fiddle = false },
 			func(s *simSide) { s.ECN = false },

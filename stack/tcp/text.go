@@ -152,7 +152,7 @@ func (c *Conn) storeHole(k block) {
 	}
 	r.ooo = o
 	r.ackNow = true
-	r.quick = 16
+	r.quick = quickSegments
 	c.noteSACK(k)
 }
 
@@ -195,6 +195,15 @@ func (c *Conn) trimSACK(nxt Seq) {
 	r.nsack = n
 }
 
+// quickSegments is how many segments are acknowledged at once for a sender that
+// may be in slow start: as many as Linux does.
+const quickSegments = 16
+
+// answerTime is how long an acknowledgement that a sender in slow start may wait
+// for is held back for an application that answers. So long at most does a
+// sender with Nagle's algorithm keep the second half of a request.
+const answerTime = Millisecond
+
 // ackText decides when what has come is acknowledged. RFC 5681 4.2: "an ACK
 // SHOULD be generated for at least every second full-sized segment, and MUST be
 // generated within 500 ms of the arrival of the first unacknowledged packet".
@@ -206,6 +215,12 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	}
 	r.unacked += n
 	full := r.mss
+	if now-r.lastText > c.rtt.rto {
+		// After so long a pause the sender begins anew, be it from a timeout or
+		// from having had nothing to send.
+		r.quick = quickSegments
+	}
+	r.lastText = now
 	if r.unacked >= 2*full || len(r.ooo) > 0 {
 		r.ackNow = true
 		return
@@ -213,7 +228,16 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	if r.quick > 0 && !r.chatty {
 		// The sender is in slow start: each acknowledgement lets it grow.
 		r.quick--
-		r.ackNow = true
+		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 {
+			r.ackNow = true
+			return
+		}
+		// But this is no burst: it is the whole of a request, and we have said
+		// nothing so far. The answer will carry the acknowledgement, if it comes
+		// soon: a short connection needs a segment less.
+		if at := now + answerTime; c.timers.ack == 0 || at < c.timers.ack {
+			c.timers.ack = at
+		}
 		return
 	}
 	if c.timers.ack == 0 {
@@ -324,8 +348,14 @@ func (c *Conn) updateWindow() {
 	}
 	now := c.window()
 	limit := c.share(r.limit)
+	offered := limit
+	if r.edge == r.irs+1+Seq(r.synWnd) {
+		// Only the SYN has offered a window, which is never scaled. That it is
+		// half of the buffer is no reason to tell of more: half of it has to be gone.
+		offered = min(limit, int(r.synWnd))
+	}
 	room := min(max(limit-r.buf.n, 0), 65535<<r.scale)
-	if 2*now <= limit && room >= 2*now && room-now >= min(limit/2, r.mss) {
+	if 2*now <= offered && room >= 2*now && room-now >= min(limit/2, r.mss) {
 		r.ackNow = true
 	}
 }

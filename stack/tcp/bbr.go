@@ -1,0 +1,478 @@
+package tcp
+
+import "math"
+
+// bbr is BBRv3 (draft-ietf-ccwg-bbr-06), whose sections the comments name. It
+// keeps a model of the path (the bandwidth, the round-trip time without queues,
+// and what may be in flight without much loss) and makes of it the rate that
+// the pacer keeps and the window. A connection has one only if it uses BBR.
+//
+// This file is the state machine of 5.3; bbr_model.go has the model of 5.5 and
+// the control parameters of 5.6.
+type bbr struct {
+	rateSampler
+	pace pacer
+
+	state      bbrState
+	ackPhase   ackPhase
+	pacingGain float64
+	cwndGain   float64
+	rng        uint32
+
+	// Rounds, 5.5.1.
+	nextRound  uint64 // the round ends when what was sent after so many bytes had arrived, arrives
+	rounds     int
+	roundStart bool
+
+	// The path's rates in bytes/s, 5.5.2 to 5.5.6.
+	bw       int64
+	maxBw    [2]int64 // greatest sample of the last ProbeBW cycle and of this one
+	bwShort  int64    // math.MaxInt64: no bound
+	bwLatest int64
+
+	// Round-trip times, 5.5.7 and 5.3.4.
+	minRTT, minRTTAt     Time // 0: none yet
+	probeMin, probeMinAt Time
+	probeExpired         bool
+	probeDone            Time // when ProbeRTT may end; 0: inflight is still too much
+	probeRoundDone       bool
+	idleRestart          bool
+
+	// Volumes in bytes, 5.5.8 to 5.5.10; math.MaxInt: no bound.
+	inflightLong, inflightShort int
+	inflightLatest              int
+	priorCwnd                   int
+	extraAcked                  [2]int
+	extraRounds                 int
+	extraFrom                   Time
+	extraDelivered              int
+
+	// Full pipe, 5.3.1.2.
+	fullBw      int64
+	fullCount   int
+	fullNow     bool
+	fullReached bool
+	drainRound  int
+
+	// Probing, 5.3.3.
+	cycleAt        Time
+	probeWait      Time
+	sinceProbeUp   int // rounds
+	upRounds       int
+	upAcked        int
+	upAckedPer     int
+	probeSample    bool // the samples are of what was sent while probing
+	tooHigh        bool // BBR.prev_probe_too_high
+	precautionary  bool // BBR.prev_probe_precautionary
+	limitedBefore  bool // cwnd limited the round before
+	lossInRound    bool
+	lossRoundStart bool
+	lossRound      uint64 // BBR.loss_round_delivered
+	lossEvents     int    // discontiguous ranges lost in this round
+	lossEnd        Seq
+	recoveryRounds int // whole rounds of fast recovery
+	undoState      bbrState
+	undoBwShort    int64
+	undoShort      int
+	undoLong       int
+}
+
+type bbrState uint8
+
+const (
+	bbrNone bbrState = iota // as undoState: nothing to go back to
+	bbrStartup
+	bbrDrain
+	bbrDown
+	bbrCruise
+	bbrRefill
+	bbrUp
+	bbrProbeRTT
+)
+
+// ackPhase is BBR.ack_phase: what the samples tell of.
+type ackPhase uint8
+
+const (
+	acksInit ackPhase = iota
+	acksRefilling
+	acksProbeStarting
+	acksProbeFeedback
+	acksProbeStopping
+)
+
+// Constants of 2.4 to 2.14.
+const (
+	bbrPacingMargin    = 0.99
+	bbrLossThresh      = 0.02
+	bbrBeta            = 0.7
+	bbrHeadroom        = 0.15
+	bbrMinPipe         = 4 // segments
+	bbrStartupGain     = 2.77
+	bbrDrainGain       = 0.5
+	bbrCwndGain        = 2
+	bbrUpCwndGain      = 2.25
+	bbrFullGrowth      = 1.25
+	bbrFullRounds      = 3
+	bbrStartupLosses   = 6
+	bbrExtraRounds     = 10
+	bbrMinRTTLen       = 10 * Second
+	bbrProbeInterval   = 5 * Second
+	bbrProbeDuration   = 200 * Millisecond
+	bbrProbeCwndGain   = 0.5
+	bbrMostRenoRounds  = 63
+	unbounded          = math.MaxInt
+	unboundedRate      = math.MaxInt64
+	bbrDrainRounds     = 3
+	bbrMaxProbeUpShift = 30
+)
+
+// newBBR begins in Startup. seed makes the random choices of 5.3.3.8: the
+// initial sequence number, which nobody can guess.
+func newBBR(seed Seq) *bbr {
+	b := &bbr{
+		rng:     uint32(seed) | 1,
+		bwShort: unboundedRate, inflightLong: unbounded, inflightShort: unbounded,
+		undoBwShort: unboundedRate, undoShort: unbounded, undoLong: unbounded,
+	}
+	b.enterStartup()
+	return b
+}
+
+// random is a number below n (xorshift).
+func (b *bbr) random(n uint32) uint32 {
+	b.rng ^= b.rng << 13
+	b.rng ^= b.rng >> 17
+	b.rng ^= b.rng << 5
+	return b.rng % n
+}
+
+// acked is 5.2.3: "On every ACK, the BBR algorithm executes the following [...]
+// steps in order to update its network path model, update its state machine,
+// and adjust its control parameters".
+func (b *bbr) acked(c *Conn, a *ackSample) {
+	b.finish(c.delivered, c.rtt.min)
+	b.latestSignals(c)
+	b.congestionSignals(c)
+	b.ackAggregation(c, a.now)
+	b.checkFull()
+	b.checkStartupDone(c)
+	b.checkDrainDone(c, a.now)
+	b.cycle(c, a.now)
+	b.updateMinRTT(a.now)
+	b.checkProbeRTT(c, a.now)
+	if b.lossRoundStart {
+		b.bwLatest, b.inflightLatest = b.rs.rate, int(b.rs.delivered)
+	}
+	b.bw = min(b.bandwidth(), b.bwShort)
+	b.setRate(b.pacingGain)
+	b.setCwnd(c)
+}
+
+func (b *bbr) enterStartup() {
+	b.state, b.pacingGain, b.cwndGain = bbrStartup, bbrStartupGain, bbrCwndGain
+}
+
+func (b *bbr) resetFull() { b.fullBw, b.fullCount, b.fullNow = 0, 0, false }
+
+// checkFull is 5.3.1.2: "if BBR counts several (three) non-application-limited
+// rounds where attempts to significantly increase the delivery rate actually
+// result in little increase (less than 25 percent), then it estimates that it
+// has fully utilized the per-flow available bandwidth".
+func (b *bbr) checkFull() {
+	if b.fullNow || !b.roundStart || b.rs.appLimited {
+		return
+	}
+	if float64(b.rs.rate) >= float64(b.fullBw)*bbrFullGrowth {
+		b.resetFull()
+		b.fullBw = b.rs.rate
+		return
+	}
+	b.fullCount++
+	if b.fullCount >= bbrFullRounds {
+		b.fullNow, b.fullReached = true, true
+	}
+}
+
+// checkStartupDone is 5.3.1.1 with 5.3.1.3.
+func (b *bbr) checkStartupDone(c *Conn) {
+	if b.state != bbrStartup {
+		return
+	}
+	// "The connection has been in fast recovery for at least one full
+	// packet-timed round trip. The loss rate over the time scale of a single
+	// full round trip exceeds BBR.LossThresh (2%). There are at least
+	// BBRStartupFullLossCnt=6 discontiguous sequence ranges lost in that round
+	// trip." Without SACK: "if any packet loss is detected during fast recovery".
+	if b.roundStart {
+		if c.rec.phase == phaseRecovery {
+			b.recoveryRounds++
+		} else {
+			b.recoveryRounds = 0
+		}
+	}
+	enough := b.recoveryRounds > 1 && b.lossRoundStart && b.lossEvents >= bbrStartupLosses
+	if !c.sackOK {
+		enough = c.rec.phase == phaseRecovery
+	}
+	if enough && b.inflightTooHigh(c, &b.rs) {
+		b.undoState = bbrStartup
+		b.fullAtLoss(c)
+	}
+	if b.lossRoundStart {
+		b.lossEvents = 0
+	}
+	if b.fullReached {
+		b.state, b.pacingGain, b.cwndGain = bbrDrain, bbrDrainGain, bbrCwndGain
+		b.drainRound = b.rounds
+	}
+}
+
+// fullAtLoss takes the pipe for full because of congestion in Startup.
+func (b *bbr) fullAtLoss(c *Conn) {
+	b.fullReached = true
+	b.inflightLong = max(b.bdp(1), b.inflightLatest, bbrMinPipe*c.snd.mss)
+}
+
+// checkDrainDone is 5.3.2: "if (BBR.state == Drain && (C.inflight <=
+// Inflight(1.0) || BBR.round_count > BBR.drain_start_round + 3)) EnterProbeBW()".
+func (b *bbr) checkDrainDone(c *Conn, now Time) {
+	if b.state == bbrDrain && (c.pipe() <= b.inflight(c, 1) || b.rounds > b.drainRound+bbrDrainRounds) {
+		b.startDown(c, now)
+	}
+}
+
+func (b *bbr) probing() bool {
+	return b.state == bbrStartup || b.state == bbrRefill || b.state == bbrUp
+}
+
+func (b *bbr) inProbeBW() bool { return b.state >= bbrDown && b.state <= bbrUp }
+
+// startDown is StartProbeBW_DOWN of 5.3.3.9.
+func (b *bbr) startDown(c *Conn, now Time) {
+	b.lossInRound, b.bwLatest, b.inflightLatest = false, 0, 0
+	b.upAckedPer = unbounded
+	// 5.3.3.8.3, PickProbeWait: "Decide random round-trip bound for wait",
+	// "Decide the random wall clock bound for wait": 2 to 3 s.
+	b.sinceProbeUp = int(b.random(2))
+	b.probeWait = 2*Second + Time(b.random(1000))*Millisecond
+	b.cycleAt = now
+	b.ackPhase = acksProbeStopping
+	b.nextRound = c.delivered
+	b.state, b.pacingGain, b.cwndGain = bbrDown, 0.9, bbrCwndGain
+}
+
+func (b *bbr) startCruise() {
+	b.state, b.pacingGain, b.cwndGain = bbrCruise, 1, bbrCwndGain
+}
+
+func (b *bbr) startRefill(c *Conn) {
+	b.bwShort, b.inflightShort = unboundedRate, unbounded
+	b.upRounds, b.upAcked = 0, 0
+	b.precautionary = false
+	b.ackPhase = acksRefilling
+	b.nextRound = c.delivered
+	b.state, b.pacingGain, b.cwndGain = bbrRefill, 1, bbrCwndGain
+}
+
+func (b *bbr) startUp(c *Conn) {
+	b.ackPhase = acksProbeStarting
+	b.nextRound = c.delivered
+	b.resetFull()
+	b.fullBw = b.rs.rate
+	b.state, b.pacingGain, b.cwndGain = bbrUp, bbrUpGain, bbrUpCwndGain
+	b.raiseSlope(c)
+}
+
+const bbrUpGain = 1.25
+
+// cycle is UpdateProbeBWCyclePhase of 5.3.3.9: "on each ACK that acknowledges
+// new data, to advance the ProbeBW state machine".
+func (b *bbr) cycle(c *Conn, now Time) {
+	if !b.fullReached || !b.rs.valid || b.adaptLongTerm(c) {
+		return
+	}
+	switch b.state {
+	case bbrDown:
+		if !b.timeToProbe(c, now) && b.timeToCruise(c) {
+			b.startCruise()
+		}
+	case bbrCruise:
+		b.timeToProbe(c, now)
+	case bbrRefill:
+		// "After one round of REFILL, start UP".
+		if b.roundStart {
+			b.probeSample = true
+			b.startUp(c)
+		}
+	case bbrUp:
+		if b.timeToGoDown(c) {
+			b.tooHigh = false // no high loss (yet)
+			b.startDown(c, now)
+		}
+	}
+}
+
+// timeToProbe is IsTimeToProbeBW of 5.3.3.8.3, with T_probe = min(T_bbr, T_reno).
+func (b *bbr) timeToProbe(c *Conn, now Time) bool {
+	rounds := min(b.targetInflight(c)/c.snd.mss, bbrMostRenoRounds)
+	if now > b.cycleAt+b.probeWait || b.sinceProbeUp >= rounds {
+		b.startRefill(c)
+		return true
+	}
+	return false
+}
+
+// timeToCruise: 5.3.3.1: "There is free headroom", and "C.inflight is less than
+// or equal to BBR.bdp".
+func (b *bbr) timeToCruise(c *Conn) bool {
+	return c.pipe() <= b.withHeadroom(c) && c.pipe() <= b.quantize(c, b.bdpOf(b.bandwidth(), 1))
+}
+
+// timeToGoDown is IsTimeToGoDown of 5.3.3.9 (5.3.3.7: "Exit Conditions").
+func (b *bbr) timeToGoDown(c *Conn) bool {
+	if b.tooHigh && c.pipe() >= b.inflightLong {
+		// "Precautionary Bandwidth Probing: Deceleration".
+		b.precautionary = true
+		return true
+	}
+	if b.cwndLimited(c) && c.cwr.cwnd >= b.inflightLong {
+		b.resetFull() // bw is limited by BBR.inflight_longterm
+		b.fullBw = b.rs.rate
+		return false
+	}
+	return b.fullNow // we estimate we've fully used path bw
+}
+
+// cwndLimited is C.is_cwnd_limited: in this round or in the last.
+func (b *bbr) cwndLimited(c *Conn) bool { return c.cwr.limited || b.limitedBefore }
+
+// withHeadroom is InflightWithHeadroom: "Return a volume of data that tries to
+// leave free headroom in the bottleneck buffer or link for other flows".
+func (b *bbr) withHeadroom(c *Conn) int {
+	if b.inflightLong == unbounded {
+		return unbounded
+	}
+	room := max(c.snd.mss, int(bbrHeadroom*float64(b.inflightLong)))
+	return max(b.inflightLong-room, bbrMinPipe*c.snd.mss)
+}
+
+// raiseSlope: 5.3.3.5: "The additive increase to BBR.inflight_longterm doubles
+// each round trip".
+func (b *bbr) raiseSlope(c *Conn) {
+	growth := 1 << b.upRounds
+	b.upRounds = min(b.upRounds+1, bbrMaxProbeUpShift)
+	b.upAckedPer = max(c.cwr.cwnd/growth, c.snd.mss)
+}
+
+// probeUpward is ProbeInflightLongtermUpward of 5.3.3.9.
+func (b *bbr) probeUpward(c *Conn) {
+	if !b.cwndLimited(c) || c.cwr.cwnd < b.inflightLong {
+		return // "not fully using BBR.inflight_longterm, so don't grow it"
+	}
+	b.upAcked += b.rs.newlyAcked
+	if b.upAcked >= b.upAckedPer {
+		n := b.upAcked / b.upAckedPer
+		b.upAcked -= n * b.upAckedPer
+		b.inflightLong += n * c.snd.mss
+	}
+	if b.roundStart {
+		b.raiseSlope(c)
+	}
+}
+
+// adaptLongTerm is AdaptLongTermModel of 5.3.3.9. It reports that it has decided
+// a transition.
+func (b *bbr) adaptLongTerm(c *Conn) bool {
+	if b.ackPhase == acksProbeStarting && b.roundStart {
+		b.ackPhase = acksProbeFeedback // "starting to get bw probing samples"
+	}
+	if b.ackPhase == acksProbeStopping && b.roundStart {
+		// "end of samples from bw probing phase"
+		b.probeSample = false
+		b.ackPhase = acksInit
+		if b.inProbeBW() && !b.rs.appLimited {
+			b.advanceMaxBw()
+		}
+		// "Precautionary Bandwidth Probing: Acceleration".
+		if b.inProbeBW() && b.precautionary && !b.tooHigh {
+			b.startRefill(c)
+			return true
+		}
+	}
+	if b.inflightTooHigh(c, &b.rs) || b.inflightLong == unbounded {
+		return false
+	}
+	// "Loss rate is safe. Adjust upper bounds upward."
+	b.inflightLong = max(b.inflightLong, b.rs.inFlight)
+	if b.state == bbrUp {
+		b.probeUpward(c)
+	}
+	return false
+}
+
+// updateMinRTT is UpdateMinRTT of 5.3.4.3.
+func (b *bbr) updateMinRTT(now Time) {
+	b.probeExpired = b.probeMinAt != 0 && now > b.probeMinAt+bbrProbeInterval
+	if rtt := b.rs.rtt; b.rs.valid && rtt > 0 && (b.probeMin == 0 || rtt < b.probeMin || b.probeExpired) {
+		b.probeMin, b.probeMinAt = rtt, now
+	}
+	if b.probeMin != 0 && (b.minRTT == 0 || b.probeMin < b.minRTT || now > b.minRTTAt+bbrMinRTTLen) {
+		b.minRTT, b.minRTTAt = b.probeMin, b.probeMinAt
+	}
+}
+
+// checkProbeRTT is CheckProbeRTT of 5.3.4.3.
+func (b *bbr) checkProbeRTT(c *Conn, now Time) {
+	if b.state != bbrProbeRTT && b.probeExpired && !b.idleRestart {
+		b.saveCwnd(c)
+		b.state, b.pacingGain, b.cwndGain = bbrProbeRTT, 1, bbrProbeCwndGain
+		b.probeDone = 0
+		b.ackPhase = acksProbeStopping
+		b.nextRound = c.delivered
+	}
+	if b.state == bbrProbeRTT {
+		b.handleProbeRTT(c, now)
+	}
+	if b.rs.newlyAcked > 0 {
+		b.idleRestart = false
+	}
+}
+
+// handleProbeRTT: "Wait for at least BBR.ProbeRTTDuration to elapse", "Wait for
+// at least one round to elapse".
+func (b *bbr) handleProbeRTT(c *Conn, now Time) {
+	b.limited(c.delivered, c.pipe()) // "Ignore low rate samples during ProbeRTT"
+	if b.probeDone == 0 {
+		if c.pipe() <= b.probeRTTCwnd(c) {
+			b.probeDone = now + bbrProbeDuration
+			b.probeRoundDone = false
+			b.nextRound = c.delivered
+		}
+		return
+	}
+	if b.roundStart {
+		b.probeRoundDone = true
+	}
+	if b.probeRoundDone {
+		b.checkProbeRTTDone(c, now)
+	}
+}
+
+func (b *bbr) checkProbeRTTDone(c *Conn, now Time) {
+	if b.probeDone == 0 || now <= b.probeDone {
+		return
+	}
+	b.probeMinAt = now // "schedule next ProbeRTT"
+	c.cwr.cwnd = max(c.cwr.cwnd, b.priorCwnd)
+	// 5.3.4.4: "BBR calls ResetShortTermModel()"; "the algorithm resets the
+	// bandwidth-probing clock by starting the cycle at ProbeBW_DOWN(). But then
+	// [...] the connection can proceed immediately to ProbeBW_CRUISE."
+	b.bwShort, b.inflightShort = unboundedRate, unbounded
+	if b.fullReached {
+		b.startDown(c, now)
+		b.startCruise()
+	} else {
+		b.enterStartup()
+	}
+}

@@ -1,0 +1,152 @@
+package tcp
+
+// This file is the delivery-rate estimator of draft-ietf-ccwg-bbr-06 4.1
+// ("Delivery Rate Samples"), which only a connection with BBR has.
+
+// A txRecord is what was so when a piece was sent (4.1.2.1, "per-packet
+// variables": P.delivered, P.delivered_time, P.first_send_time, P.tx_in_flight,
+// P.lost and P.is_app_limited).
+type txRecord struct {
+	delivered   uint64
+	lost        uint64
+	deliveredAt Time
+	firstSent   Time
+	inFlight    int
+	appLimited  bool
+}
+
+// A rateSampler takes the samples. Its records lie in a ring in the order of
+// sending, and a piece knows the number of its own; a piece whose record has
+// been overwritten gives no sample.
+type rateSampler struct {
+	ring []txRecord // a power of two long
+	next uint32     // number of the next record
+
+	lost        uint64 // bytes taken for lost, ever (C.lost)
+	deliveredAt Time   // C.delivered_time
+	firstSent   Time   // C.first_send_time
+	lastSent    Time   // when the newest piece that arrived was sent, and
+	lastEnd     Seq    // its end, to tell which is newer
+	appLimited  uint64 // until so many bytes are delivered, samples are application-limited; 0: they are not
+
+	latest int64 // the last rate that was measured, in bytes/s
+	rs     rateSample
+}
+
+// A rateSample is RS of the draft: what one acknowledgement told.
+type rateSample struct {
+	valid          bool // something arrived whose record is there
+	appLimited     bool
+	priorDelivered uint64 // P.delivered of the newest piece
+	priorLost      uint64
+	inFlight       int    // RS.tx_in_flight
+	delivered      uint64 // over the interval
+	lost           uint64
+	newlyAcked     int
+	rate           int64 // bytes/s; 0: none
+	rtt            Time  // 0: none
+
+	before      uint64 // C.delivered before this acknowledgement
+	sendElapsed Time
+	priorTime   Time
+}
+
+// minRecords is the least size of the ring.
+const minRecords = 64
+
+// sent notes what is so as a piece goes. fresh is whether nothing was in flight
+// before; pieces is how many pieces are in flight, inFlight their bytes with
+// this one.
+func (r *rateSampler) sent(now Time, delivered uint64, fresh bool, inFlight, pieces int) uint32 {
+	if fresh {
+		// 4.1.2.2: "If there are no packets in flight yet, then we can start the
+		// delivery rate interval at the current time".
+		r.firstSent, r.deliveredAt = now, now
+	}
+	if 2*pieces > len(r.ring) {
+		r.grow(max(minRecords, 2*len(r.ring)))
+	}
+	n := r.next
+	r.next++
+	r.ring[n&uint32(len(r.ring)-1)] = txRecord{
+		delivered: delivered, lost: r.lost, deliveredAt: r.deliveredAt, firstSent: r.firstSent,
+		inFlight: inFlight, appLimited: r.appLimited != 0,
+	}
+	return n
+}
+
+// grow makes the ring n records long, and keeps those that are there.
+func (r *rateSampler) grow(n int) {
+	ring := make([]txRecord, n)
+	for i := range uint32(len(r.ring)) {
+		k := r.next - 1 - i
+		ring[k&uint32(n-1)] = r.ring[k&uint32(len(r.ring)-1)]
+	}
+	r.ring = ring
+}
+
+// record is the one with number n, or nil where it was overwritten.
+func (r *rateSampler) record(n uint32) *txRecord {
+	if d := r.next - n; d == 0 || d > uint32(len(r.ring)) {
+		return nil
+	}
+	return &r.ring[n&uint32(len(r.ring)-1)]
+}
+
+// begin is called as an acknowledgement comes.
+func (r *rateSampler) begin(delivered uint64) { r.rs = rateSample{before: delivered} }
+
+// arrived takes a piece that got there. 4.1.2.3: "Update RS using the newest
+// packet".
+func (r *rateSampler) arrived(now Time, s *sent) {
+	p := r.record(s.tx)
+	if p == nil {
+		return
+	}
+	r.deliveredAt = now
+	if r.rs.valid && !sentAfter(s.at, s.end, r.lastSent, r.lastEnd) {
+		return
+	}
+	r.lastSent, r.lastEnd = s.at, s.end
+	r.firstSent = s.at
+	x := &r.rs
+	x.valid = true
+	x.priorDelivered, x.priorLost, x.priorTime = p.delivered, p.lost, p.deliveredAt
+	x.sendElapsed = s.at - p.firstSent
+	x.inFlight, x.appLimited = p.inFlight, p.appLimited
+	x.rtt = 0
+	if s.flags&segEver == 0 {
+		x.rtt = max(now-s.at, 1)
+	}
+}
+
+// finish makes the sample (4.1.2.3, GenerateRateSample).
+func (r *rateSampler) finish(delivered uint64, minRTT Time) {
+	x := &r.rs
+	x.newlyAcked = int(delivered - x.before)
+	if r.appLimited != 0 && delivered > r.appLimited {
+		// "Clear app-limited field if bubble is ACKed and gone."
+		r.appLimited = 0
+	}
+	if !x.valid {
+		return
+	}
+	x.delivered = delivered - x.priorDelivered
+	x.lost = r.lost - x.priorLost
+	// "Use the longer of the send_elapsed and ack_elapsed".
+	interval := max(x.sendElapsed, r.deliveredAt-x.priorTime)
+	// "Normally we expect interval >= MinRTT. Note that rate may still be
+	// overestimated when a spuriously retransmitted packet was first (s)acked
+	// because "interval" is under-estimated".
+	if interval < max(minRTT, 1) {
+		return
+	}
+	x.rate = int64(float64(x.delivered) * float64(Second) / float64(interval))
+	r.latest = x.rate
+}
+
+// limited marks what is sent from now on as limited by the application.
+// 4.1.1.4: "C.app_limited = (C.delivered + C.inflight) ? : 1".
+func (r *rateSampler) limited(delivered uint64, inFlight int) {
+	r.appLimited = max(delivered+uint64(inFlight), 1)
+}
