@@ -18,6 +18,12 @@ const (
 	defaultKeepAliveCount    = 9
 )
 
+// The most that Linux takes: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT.
+const (
+	maxKeepAliveTime  = 32767 * time.Second
+	maxKeepAliveCount = 127
+)
+
 // A socket is what TCP, UDP and raw sockets of the stack have in common.
 type socket interface {
 	Close() error
@@ -288,36 +294,60 @@ func (c *TCPConn) SetKeepAlive(keepalive bool) error {
 }
 
 // SetKeepAlivePeriod sets how long the connection is idle before the first probe;
-// 15 s if d is zero, unchanged if it is negative. The time between probes stays.
+// 15 s if d is zero, unchanged if it is negative. The time between probes stays. It is
+// rounded up to whole seconds; more than 32767 s is EINVAL.
 func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	if d == 0 {
-		d = defaultKeepAliveIdle
-	}
-	return c.option(c.tcp.SetKeepAliveConfig(d, -1, -1))
+	return c.option(c.setKeepAlive(d, -1, -1))
 }
 
 // SetKeepAliveConfig sets all of keep-alive. Of its fields, zero ones mean the
-// defaults, which are 15 s, 15 s and 9, and negative ones no change.
+// defaults, which are 15 s, 15 s and 9, and negative ones no change. Times are rounded up
+// to whole seconds; more than 32767 s, and a count of more than 127, are EINVAL.
 func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	if config.Idle == 0 {
-		config.Idle = defaultKeepAliveIdle
-	}
-	if config.Interval == 0 {
-		config.Interval = defaultKeepAliveInterval
-	}
-	if config.Count == 0 {
-		config.Count = defaultKeepAliveCount
-	}
 	if err := c.tcp.SetKeepAlive(config.Enable); err != nil {
 		return c.option(err)
 	}
-	return c.option(c.tcp.SetKeepAliveConfig(config.Idle, config.Interval, config.Count))
+	return c.option(c.setKeepAlive(config.Idle, config.Interval, config.Count))
+}
+
+// setKeepAlive sets what is not negative, each to its default if it is zero. What Linux
+// does not take is EINVAL here too, and what comes before it is set.
+func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
+	idle, interval = keepAliveTime(idle, defaultKeepAliveIdle), keepAliveTime(interval, defaultKeepAliveInterval)
+	if count == 0 {
+		count = defaultKeepAliveCount
+	}
+	var tooMuch error
+	switch {
+	case idle > maxKeepAliveTime:
+		idle, interval, count, tooMuch = -1, -1, -1, syscall.EINVAL
+	case interval > maxKeepAliveTime:
+		interval, count, tooMuch = -1, -1, syscall.EINVAL
+	case count > maxKeepAliveCount:
+		count, tooMuch = -1, syscall.EINVAL
+	}
+	if err := c.tcp.SetKeepAliveConfig(idle, interval, count); err != nil {
+		return err
+	}
+	return tooMuch
+}
+
+// keepAliveTime is a time of keep-alive in whole seconds, rounded up, or its default
+// if it is zero.
+func keepAliveTime(d, standard time.Duration) time.Duration {
+	switch {
+	case d == 0:
+		return standard
+	case d < 0, d > maxKeepAliveTime:
+		return d
+	}
+	return (d + time.Second - 1).Truncate(time.Second)
 }
 
 // MultipathTCP reports whether the connection uses Multipath TCP. It never does.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -48,7 +49,9 @@ type Dialer struct {
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. Beware that it
-	// asks through the kernel, unless its Dial is the Host's and PreferGo is set.
+	// asks through the kernel, unless its Dial is the Host's and PreferGo is set, and
+	// that its first lookup makes a channel for the whole process: if that happens in a
+	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
 
 	// Cancel cancels a dial when it is closed.
@@ -150,6 +153,11 @@ func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFu
 	}
 	outer := cancel
 	ctx, cancel = context.WithCancel(ctx)
+	select {
+	case <-d.Cancel: // at once, though the goroutine were not
+		cancel()
+	default:
+	}
 	inner, stopped := ctx, make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -203,10 +211,10 @@ func (h *Host) endpoints(network string, laddr, raddr net.Addr) (f family, local
 	remoteIP, _, _ := addrIP(raddr)
 	f = h.family(network, localIP, remoteIP, false)
 	if local, err = f.addrPort(laddr); err != nil {
-		return f, local, remote, err
+		return f, local, remote, syscallError("bind", err)
 	}
 	remote, err = f.addrPort(raddr)
-	return f, local, remote, err
+	return f, local, remote, syscallError("connect", err)
 }
 
 // dialTCPAddr is DialTCP and its like for addresses in net's form.
@@ -298,7 +306,11 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 		u.Close()
 		return nil, contextError(err)
 	}
-	return d.Host.newUDPConn(u, network, f), nil
+	c := d.Host.newUDPConn(u, network, f)
+	if raddr.Port == 0 && !isWildcard(raddr.IP) {
+		c.ends().remote = raddr // which net keeps where the kernel tells of no peer
+	}
+	return c, nil
 }
 
 // dialIPAddr is DialIP and its like for addresses in net's form.
@@ -343,12 +355,19 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		r.Close()
 		return nil, contextError(err)
 	}
-	return newIPConn(r, name, f), nil
+	c := d.Host.newIPConn(r, name, f)
+	if !isWildcard(raddr.IP) {
+		c.ends().remote = raddr // which net keeps, since the kernel tells of no peer
+	}
+	return c, nil
 }
 
 // openRaw opens a raw socket. The stack's type for the protocol is one of package
 // wire, which this package has nothing to do with otherwise.
-func openRaw[P ~uint8](open func(stack.Family, P, netip.Addr) (*stack.Raw, error), f stack.Family, proto uint8, local netip.Addr) (*stack.Raw, error) {
+func openRaw[P ~uint8](open func(stack.Family, P, netip.Addr) (*stack.Raw, error), f stack.Family, proto int, local netip.Addr) (*stack.Raw, error) {
+	if proto > 0xff {
+		return nil, os.NewSyscallError("socket", syscall.EINVAL)
+	}
 	return open(f, P(proto), local)
 }
 

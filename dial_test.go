@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -334,22 +335,103 @@ func TestNamesAreLookedUpOverTheHostItself(t *testing.T) {
 	})
 }
 
-func TestAResolverOfNetIsHonoured(t *testing.T) {
-	a, b := newPair(t)
-	pc, err := b.ListenPacket("udp", ":53")
-	require.NoError(t, err)
-	go serveDNS(pc, netip.MustParseAddr(addrB))
-	ln, err := b.Listen("tcp", ":80")
-	require.NoError(t, err)
-	go serve(ln, echo)
-	asked := make(chan string, 16)
-	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		asked <- network
-		return a.DialContext(ctx, network, addrB+":53")
+// netResolver is a net.Resolver that asks a name server over a host, whatever server it means
+// to ask, and takes note of what it dials.
+func netResolver(h *Host, server string) (r *net.Resolver, dialed func() []string) {
+	var mu sync.Mutex
+	var networks []string
+	r = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		mu.Lock()
+		networks = append(networks, network)
+		mu.Unlock()
+		return h.DialContext(ctx, network, server)
 	}}
-	c, err := (&Dialer{Host: a, Resolver: r}).Dial("tcp4", "www.usernet.test.:http")
-	require.NoError(t, err)
-	require.Equal(t, addrB+":80", c.RemoteAddr().String())
-	require.Equal(t, "udp", <-asked)
-	require.NoError(t, c.Close())
+	return r, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		d := networks
+		networks = nil
+		return d
+	}
+}
+
+func TestAResolverOfNetIsHonoured(t *testing.T) {
+	honoured := func(t *testing.T) {
+		var own []string
+		a, b := newFarPair(t, func(cfg *Config) {
+			cfg.Hosts = map[string][]netip.Addr{"www.usernet.test.": {netip.MustParseAddr(nobody)}}
+			cfg.Resolver.Dial = func(_ context.Context, network, address string) (net.Conn, error) {
+				own = append(own, network+" "+address)
+				return nil, syscall.ENETUNREACH
+			}
+			cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort(nobody + ":53")}
+		})
+		pc, err := b.ListenPacket("udp", ":53")
+		require.NoError(t, err)
+		defer pc.Close()
+		go serveDNS(pc, netip.MustParseAddr(addrB))
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		defer ln.Close()
+		r, dialed := netResolver(a, addrB+":53")
+		d := &Dialer{Host: a, Resolver: r}
+		for _, c := range []struct {
+			network string
+			asked   []string
+		}{
+			{"tcp4", []string{"udp"}},
+			{"tcp", []string{"udp", "udp"}}, // A and AAAA
+			{"udp", []string{"udp", "udp"}},
+			{"ip4:icmp", []string{"udp"}},
+		} {
+			address := "www.usernet.test."
+			if c.network != "ip4:icmp" {
+				address += ":http"
+			}
+			if c.network == "udp" {
+				address = "www.usernet.test.:53"
+			}
+			conn, err := d.Dial(c.network, address)
+			require.NoError(t, err)
+			ip, _, _ := addrIP(conn.RemoteAddr())
+			require.Equal(t, addrB, ip.String(), "%s: not the host's own table", c.network)
+			require.NoError(t, conn.Close())
+			require.Equal(t, c.asked, dialed(), c.network)
+		}
+		// Services and literals are nobody's business.
+		conn, err := d.Dial("tcp", addrB+":http")
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		require.Empty(t, dialed())
+		require.Empty(t, own, "the host's resolver was not asked for anything")
+
+		// Its errors are those of the Dial that it was given.
+		require.NoError(t, pc.Close())
+		_, err = d.Dial("tcp4", "www.usernet.test.:http")
+		require.ErrorContains(t, err, "dial tcp4: lookup www.usernet.test. on ")
+		require.ErrorContains(t, err, "->"+addrB+":53: read: connection refused")
+		var de *net.DNSError
+		require.ErrorAs(t, err, &de)
+		require.True(t, de.IsTemporary)
+	}
+	// First outside, where the channel that net keeps for the process is at home.
+	honoured(t)
+	synctest.Test(t, honoured)
+	honoured(t)
+}
+
+func TestAResolverOfNetWaitsInVirtualTime(t *testing.T) {
+	r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ENETUNREACH }}
+	_, err := r.LookupHost(t.Context(), "www.usernet.test.") // outside first, as above
+	require.ErrorContains(t, err, "network is unreachable")
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newFarPair(t)
+		r, dialed := netResolver(a, nobody+":53")
+		began := time.Now()
+		_, err := (&Dialer{Host: a, Resolver: r, Timeout: time.Second}).Dial("tcp", "www.usernet.test.:80")
+		require.EqualError(t, err, "dial tcp: lookup www.usernet.test.: i/o timeout")
+		require.Equal(t, time.Second, time.Since(began))
+		require.NotEmpty(t, dialed())
+		time.Sleep(time.Minute) // net leaves its lookup behind
+	})
 }

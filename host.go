@@ -91,6 +91,7 @@ type Host struct {
 	resolver    *resolve.Resolver
 	fill        func(p []byte) // with unpredictable bytes
 	copyBuffers sync.Pool      // of *[copyBuffer]byte
+	batches     sync.Pool      // of *[]stack.Datagram
 }
 
 // New makes a host and brings up its links. An error says which part of the

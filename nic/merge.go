@@ -34,6 +34,7 @@ const (
 	etherTypeIP4    = 0x0800
 	etherTypeIP6    = 0x86dd
 	protoTCP        = 6
+	protoUDP        = 17
 	ip4DontFragment = 0x4000
 	tcpACK          = 0x10
 

@@ -1,10 +1,13 @@
 package nic
 
 import (
+	"encoding/binary"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +38,9 @@ type tapReader struct {
 	limit int
 	merge *merger // nil: every frame stays by itself
 
+	spin    time.Duration // how long to look again before a wait
+	spinEnd time.Time     // of this wait; zero before it
+
 	// What the last read found.
 	frames  []Frame
 	reads   int // frames that it found
@@ -45,8 +51,8 @@ type tapReader struct {
 }
 
 // newTAPReader returns the source of an attached file.
-func newTAPReader(file *os.File, raw syscall.RawConn, header int) *tapReader {
-	r := &tapReader{file: file, raw: raw, header: header, limit: 1}
+func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Duration) *tapReader {
+	r := &tapReader{file: file, raw: raw, header: header, spin: spin, limit: 1}
 	r.frames = make([]Frame, 0, readBatch)
 	r.fill = r.readBatch
 	return r
@@ -71,6 +77,7 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 		r.limit = min(2*r.limit, readBatch)
 	}
 	r.frames, r.reads, r.used, r.dropped, r.err = r.frames[:0], 0, 0, 0, nil
+	r.spinEnd = time.Time{}
 	if err := r.raw.Read(r.fill); err != nil && r.err == nil {
 		// While the interface is being deleted the poller may know before read
 		// does. Its error is not exported; read's comes to the same. After Close
@@ -106,7 +113,10 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 			}
 			// It is not behind: the next frame need not wait for others.
 			r.limit = 1
-			return false
+			if !r.spins() {
+				return false
+			}
+			runtime.Gosched() // to whom the last frames woke
 		case errno != 0:
 			r.err = os.NewSyscallError("read", errno)
 			return true
@@ -118,6 +128,18 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// spins reports whether to look again before the reader sleeps.
+func (r *tapReader) spins() bool {
+	if r.spin == 0 {
+		return false
+	}
+	now := time.Now()
+	if r.spinEnd.IsZero() {
+		r.spinEnd = now.Add(r.spin)
+	}
+	return now.Before(r.spinEnd)
 }
 
 // take makes a frame of what was read.
@@ -143,11 +165,11 @@ func (r *tapReader) take(b []byte) {
 	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
-// tapWriter writes frames to the device's file.
+// tapWriter writes frames to the device's file, or files.
 type tapWriter struct {
-	raw syscall.RawConn
-	off tapOffload
-	ops sync.Pool // of *tapWrite
+	queues []syscall.RawConn
+	off    tapOffload
+	ops    sync.Pool // of *tapWrite
 }
 
 // tapWrite is one call of Send. It is pooled, so that the closure and the
@@ -165,14 +187,63 @@ type tapWrite struct {
 	run   func(fd uintptr) bool
 }
 
-func (w *tapWriter) write(l *line, batch []Frame) (int, error) {
+func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
+	if len(w.queues) == 1 {
+		return w.writeTo(w.queues[0], l, batch)
+	}
+	for n < len(batch) {
+		q := w.queueOf(&batch[n])
+		end := n + 1
+		for end < len(batch) && w.queueOf(&batch[end]) == q {
+			end++
+		}
+		k, err := w.writeTo(w.queues[q], l, batch[n:end])
+		if n += k; err != nil || n < end {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// queueOf chooses the queue of a frame by its addresses and ports, of which it does
+// not matter which are the sender's.
+func (w *tapWriter) queueOf(f *Frame) int {
+	b := f.Head
+	const ports4, ports6 = etherHeaderLen + ip4HeaderLen, etherHeaderLen + ip6HeaderLen
+	if len(b) < ports4+4 {
+		return 0
+	}
+	be := binary.BigEndian
+	var h uint32
+	switch ip := b[etherHeaderLen:]; {
+	case be.Uint16(b[12:]) == etherTypeIP4:
+		h = be.Uint32(ip[12:]) ^ be.Uint32(ip[16:])
+		if hasPorts(ip[9]) && ip[0] == 0x45 && be.Uint16(ip[6:])&^ip4DontFragment == 0 {
+			h ^= uint32(be.Uint16(b[ports4:]) ^ be.Uint16(b[ports4+2:]))
+		}
+	case be.Uint16(b[12:]) == etherTypeIP6 && len(b) >= ports6+4:
+		for i := 8; i < ip6HeaderLen; i += 4 {
+			h ^= be.Uint32(ip[i:])
+		}
+		if hasPorts(ip[6]) {
+			h ^= uint32(be.Uint16(b[ports6:]) ^ be.Uint16(b[ports6+2:]))
+		}
+	}
+	h *= 0x9e3779b1 // 2^32 by the golden ratio: the upper bits depend on all
+	return int(uint64(h) * uint64(len(w.queues)) >> 32)
+}
+
+// hasPorts reports whether ports begin a transport header.
+func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP }
+
+func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int, error) {
 	op, _ := w.ops.Get().(*tapWrite)
 	if op == nil {
 		op = &tapWrite{off: w.off}
 		op.run = op.frames
 	}
 	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	err := w.raw.Write(op.run)
+	err := queue.Write(op.run)
 	if err == nil {
 		err = op.err
 	}

@@ -207,6 +207,20 @@ func TestKernelsTalkOverTwoPlainTAPs(t *testing.T) {
 	}
 }
 
+func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
+	const spin = time.Millisecond
+	for _, plain := range []bool{false, true} {
+		before := readers()
+		w := wire(t, TAPConfig{Spin: spin, NoOffload: plain}, TAPConfig{Spin: spin, NoOffload: plain}, false, nil)
+		w.exchange(t, 2<<20)
+		time.Sleep(2 * spin) // it sleeps, and is woken again
+		w.exchange(t, 1<<10)
+		require.NoError(t, w.a.Close())
+		require.NoError(t, w.b.Close())
+		eventually(t, "the end of the readers", func() bool { return readers() == before })
+	}
+}
+
 func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	// An impaired link is one of real frames, even if it impairs nothing.
 	var cut *Impaired

@@ -194,6 +194,13 @@ func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, err
 	rep, err := readResponse(buf, msg[2:], q)
 	switch err {
 	case errNotOurs:
+		var p dnsmessage.Parser
+		if _, err := p.Start(buf); err != nil {
+			return nil, errCannotUnmarshal
+		}
+		if _, err := p.Question(); err != nil {
+			return nil, errCannotUnmarshal
+		}
 		return nil, errInvalidResponse
 	case errCaseLost:
 		// Nobody forges a TCP stream by guessing the case of a name.

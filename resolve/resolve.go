@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -55,6 +56,10 @@ type Config struct {
 	SingleRequest bool
 	// UseTCP asks by TCP only.
 	UseTCP bool
+	// StrictErrors ends a lookup at the first error that is temporary, as that of
+	// net.Resolver does: what is known of the other family, and what other names of the
+	// search list have, does not count then.
+	StrictErrors bool
 	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: it tells the
 	// server that the AD bit in answers is understood.
 	TrustAD bool
@@ -93,6 +98,9 @@ type Resolver struct {
 	servers []*server
 	turn    atomic.Uint32 // with cfg.Rotate: where the next query begins
 	cache   *cache        // nil if off
+
+	mu      sync.Mutex
+	flights map[cacheKey]*flight // what is being asked
 }
 
 // A server is a recursive name server and what was learned about it.
@@ -147,7 +155,7 @@ func New(cfg Config) *Resolver {
 	cfg.Hosts = cfg.Hosts.clone()
 	cfg.Servers = slices.Clone(cfg.Servers)
 
-	r := &Resolver{cfg: cfg}
+	r := &Resolver{cfg: cfg, flights: make(map[cacheKey]*flight)}
 	if cfg.CacheSize > 0 {
 		r.cache = newCache(cfg.CacheSize)
 	}

@@ -23,8 +23,12 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 		if e == nil {
 			return answers, nil
 		}
-		if err == nil || !asGiven || fqdn == rooted(name) {
+		strict := r.cfg.StrictErrors && isTemporary(e)
+		if err == nil || !asGiven || strict || fqdn == rooted(name) {
 			err = e
+		}
+		if strict {
+			break
 		}
 		if cause := done(ctx); cause != nil {
 			// The list was not gone through: nothing is known not to exist.
@@ -62,6 +66,13 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 			<-ended
 		}
 	}
+	if r.cfg.StrictErrors {
+		for _, err := range errs {
+			if isTemporary(err) {
+				return nil, err
+			}
+		}
+	}
 	var err error
 	for i, ans := range answers {
 		if ans != nil {
@@ -85,10 +96,9 @@ func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*
 	key := cacheKey{lower(fqdn), typ}
 	ans := r.cache.get(key, time.Now())
 	if ans == nil {
-		if ans, err = r.chase(ctx, name, typ); err != nil {
+		if ans, err = r.askOnce(ctx, key, name); err != nil {
 			return nil, err
 		}
-		r.cache.put(key, ans, time.Now())
 	}
 	if ans.notFound {
 		return nil, dnsError(errNoSuchHost, fqdn, ans.server)

@@ -33,6 +33,7 @@ const datagramOverhead = 128
 // A datagram waits in a socket's queue. Its buffer is of the pool.
 type datagram struct {
 	buf  []byte
+	head int // bytes of the IP header that buf begins with, on a raw socket
 	from netip.AddrPort
 	meta Meta
 }
@@ -112,27 +113,46 @@ func (g *dgram) init(s *Stack, fam Family) {
 	g.queue.limit = s.udpBuffer
 }
 
-// receive waits for a datagram, copies it to b and returns its whole length.
-func (g *dgram) receive(b []byte) (n, full int, d datagram, err error) {
+// receive waits for a datagram, copies it to b and returns its whole length. What it
+// has of an IP header belongs to it only if header says so.
+func (g *dgram) receive(b []byte, header bool) (n, full int, d datagram, err error) {
 	g.mu.Lock()
-	for {
-		if err = g.usable(&g.rd); err != nil {
-			break
-		}
-		var ok bool
-		if d, ok = g.queue.pop(); ok {
-			break
-		}
-		g.readable.Wait()
-	}
+	d, err = g.await()
 	g.mu.Unlock()
 	if err != nil {
 		return 0, 0, datagram{}, err
 	}
-	n, full = copy(b, d.buf), len(d.buf)
+	data := d.buf
+	if !header {
+		data = data[d.head:]
+	}
+	n, full = copy(b, data), len(data)
 	g.s.bufs.put(d.buf)
 	d.buf = nil
 	return n, full, d, nil
+}
+
+// open returns net.ErrClosed if the socket is closed.
+func (g *dgram) open() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// await waits for a datagram. The lock is held, and released while it waits.
+func (g *dgram) await() (datagram, error) {
+	for {
+		if err := g.usable(&g.rd); err != nil {
+			return datagram{}, err
+		}
+		if d, ok := g.queue.pop(); ok {
+			return d, nil
+		}
+		g.readable.Wait()
+	}
 }
 
 // usable returns why a read or write cannot go on, if so.
@@ -150,12 +170,13 @@ func (g *dgram) usable(d *deadline) error {
 	return nil
 }
 
-// enqueue puts a copy of a payload into the queue. It reports whether there
-// was room and the socket was open.
-func (g *dgram) enqueue(payload []byte, from netip.AddrPort, meta Meta) bool {
-	buf := append(g.s.bufs.get(len(payload))[:0], payload...)
+// enqueue puts a copy of a payload, and of the IP header if it is to be read, into the
+// queue. It reports whether there was room and the socket was open.
+func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta Meta) bool {
+	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
+	buf = append(buf, payload...)
 	g.mu.Lock()
-	ok := !g.closed && g.queue.push(datagram{buf, from, meta})
+	ok := !g.closed && g.queue.push(datagram{buf, len(header), from, meta})
 	if ok {
 		g.readable.Signal()
 	}

@@ -458,7 +458,7 @@ func (g *igmp) send(ifc *iface, dst netip.Addr, message []byte) {
 		src = netip.IPv4Unspecified()
 	}
 	h := wire.IPv4{
-		TOS: igmpTOS, ID: s.nextIPID(), TTL: 1, Proto: wire.ProtoIGMP,
+		TOS: igmpTOS, ID: s.nextIPID(), DontFragment: true, TTL: 1, Proto: wire.ProtoIGMP,
 		Src: src, Dst: dst, Options: wire.RouterAlertOption(),
 	}
 	buf := s.bufs.get(headroom + igmpHeader + len(message))

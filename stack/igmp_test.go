@@ -159,7 +159,7 @@ func TestTheFirstReportOfAGroupHasTheseBytes(t *testing.T) {
 	clear(f[24:26])
 	require.Equal(t, strings.ReplaceAll(""+
 		"01005e000016 02000000000a 0800"+ // to the MAC of 224.0.0.22
-		"46c00028 00000000 01020000 c0000201 e0000016 94040000"+
+		"46c00028 00004000 01020000 c0000201 e0000016 94040000"+
 		"2200f7f9 00000001"+ // version 3, one record
 		"04000000 e0010203"+ // TO_EX, no sources
 		"000000000000", " ", ""), hex.EncodeToString(f), "with padding at the end")

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -11,6 +12,7 @@ import (
 // received it.
 type packet struct {
 	ifc        *iface
+	now        tcp.Time // when its batch was received
 	src, dst   netip.Addr
 	proto      wire.Proto
 	ttl, tos   uint8
@@ -29,16 +31,17 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	if ifc.down.Load() || ifc.s.closed.Load() {
 		return // the device's last words
 	}
+	now := ifc.s.now()
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
 		bytes += f.Len()
 		if len(f.Body) == 0 || ifc.takesParts(f) {
-			ifc.inputFrame(f, f.Head, f.Body)
+			ifc.inputFrame(now, f, f.Head, f.Body)
 			continue
 		}
 		joined := f.AppendTo(ifc.s.bufs.get(f.Len())[:0])
-		ifc.inputFrame(f, joined, nil)
+		ifc.inputFrame(now, f, joined, nil)
 		ifc.s.bufs.put(joined)
 	}
 	ifc.stats.RxFrames.Add(uint64(len(batch)))
@@ -54,10 +57,10 @@ func (ifc *iface) takesParts(f *nic.Frame) bool {
 }
 
 // inputFrame works on a frame, whose bytes are b and tail.
-func (ifc *iface) inputFrame(f *nic.Frame, b, tail []byte) {
+func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) {
 	if ifc.linkLen == 0 {
 		// What an IP medium carries tells by itself which version it is.
-		ifc.inputIPv4(f, b, tail, false)
+		ifc.inputIPv4(now, f, b, tail, false)
 		return
 	}
 	h, payload, r := wire.ParseEthernet(b)
@@ -76,7 +79,7 @@ func (ifc *iface) inputFrame(f *nic.Frame, b, tail []byte) {
 	}
 	switch h.Type {
 	case wire.EtherTypeIPv4:
-		ifc.inputIPv4(f, payload, tail, group)
+		ifc.inputIPv4(now, f, payload, tail, group)
 	case wire.EtherTypeARP:
 		ifc.inputARP(payload)
 	default:

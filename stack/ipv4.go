@@ -4,13 +4,14 @@ import (
 	"net/netip"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
 // inputIPv4 works on the datagram at the start of b, which goes on in tail where
 // that is not empty. linkGroup says that the frame was sent to a broadcast or
 // multicast address of the link.
-func (ifc *iface) inputIPv4(f *nic.Frame, b, tail []byte, linkGroup bool) {
+func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
 	h, payload, r := wire.ParseIPv4Head(b, len(tail))
@@ -19,7 +20,7 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b, tail []byte, linkGroup bool) {
 		return
 	}
 	var p packet // set field by field: the goroutines that come here have small stacks
-	p.ifc = ifc
+	p.ifc, p.now = ifc, now
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
 	p.header, p.payload, p.tail = b[:h.HeaderLen()], payload, tail

@@ -164,8 +164,12 @@ func (g *dgram) SetMulticastInterface(index int) error {
 }
 
 // SetMulticastTTL sets the time to live of what the socket sends to groups. With 0
-// it does not leave the host. EINVAL says that it is not from 0 to 255.
+// it does not leave the host, and -1 is the default, 1, as on Linux. EINVAL says that it is
+// not from -1 to 255.
 func (g *dgram) SetMulticastTTL(ttl int) error {
+	if ttl == -1 {
+		ttl = 1
+	}
 	if ttl < 0 || ttl > 255 {
 		return syscall.EINVAL
 	}
@@ -178,9 +182,12 @@ func (g *dgram) SetMulticastLoopback(on bool) error {
 	return g.configure(func() { g.mc.loop = on })
 }
 
-// SetTTL sets the time to live of what the socket sends to hosts. EINVAL says that
-// it is not from 1 to 255.
+// SetTTL sets the time to live of what the socket sends to hosts; -1 is the default, 64,
+// as on Linux. EINVAL says that it is neither that nor from 1 to 255.
 func (g *dgram) SetTTL(ttl int) error {
+	if ttl == -1 {
+		ttl = defaultTTL
+	}
 	if ttl < 1 || ttl > 255 {
 		return syscall.EINVAL
 	}
@@ -193,13 +200,25 @@ func (g *dgram) SetTOS(tos int) error {
 	return g.configure(func() { g.tos = uint8(tos) })
 }
 
-// Settings returns what the setters have set: the index of the interface for
-// groups, the times to live for hosts and for groups, the type of service, and
-// whether groups' datagrams are looped back.
-func (g *dgram) Settings() (index int, ttl, groupTTL, tos uint8, loop bool) {
+// DatagramSettings are what a datagram socket has been told, or does by default.
+type DatagramSettings struct {
+	TTL, TOS          uint8
+	MulticastTTL      uint8
+	MulticastNIC      int // index of the interface for groups; 0: by the routes
+	MulticastLoopback bool
+}
+
+// Settings returns what the setters have set; net.ErrClosed once the socket is closed.
+func (g *dgram) Settings() (DatagramSettings, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.mc.index, g.ttl, g.mc.ttl, g.tos, g.mc.loop
+	if g.closed {
+		return DatagramSettings{}, net.ErrClosed
+	}
+	return DatagramSettings{
+		TTL: g.ttl, TOS: g.tos,
+		MulticastTTL: g.mc.ttl, MulticastNIC: g.mc.index, MulticastLoopback: g.mc.loop,
+	}, nil
 }
 
 func (g *dgram) configure(set func()) error {

@@ -252,8 +252,9 @@ func TestTheSenderChoosesTheLinkOfAHost(t *testing.T) {
 func TestSettingsOfASocketAreKeptAndChecked(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u, v := openUDP(t, a, "0.0.0.0:1"), openUDP(t, b, "0.0.0.0:5")
-	index, ttl, groupTTL, tos, loop := u.Settings()
-	require.Equal(t, []any{0, uint8(64), uint8(1), uint8(0), true}, []any{index, ttl, groupTTL, tos, loop})
+	settings, err := u.Settings()
+	require.NoError(t, err)
+	require.Equal(t, DatagramSettings{TTL: 64, MulticastTTL: 1, MulticastLoopback: true}, settings)
 	require.NoError(t, u.SetTTL(9))
 	require.NoError(t, u.SetTOS(0x12e))
 	require.NoError(t, u.SetMulticastTTL(7))
@@ -268,7 +269,7 @@ func TestSettingsOfASocketAreKeptAndChecked(t *testing.T) {
 		got = append(got, [2]uint8{m.TTL, m.TOS})
 	}
 	require.Equal(t, [][2]uint8{{9, 0x2e}, {3, 4}, {9, 0}, {9, 0x2e}, {7, 0x2e}}, got)
-	for _, bad := range []int{-1, 256} {
+	for _, bad := range []int{-2, 256} {
 		require.ErrorIs(t, u.SetMulticastTTL(bad), syscall.EINVAL)
 		require.ErrorIs(t, u.SetTTL(bad), syscall.EINVAL)
 	}

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -37,6 +38,11 @@ type frameMeta struct {
 //
 // Whoever has a choice asks p.ifc.tx.room first; sendPacket never refuses.
 func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
+	s.sendPacketAt(s.now(), p, buf, n, &meta)
+}
+
+// sendPacketAt is sendPacket for a caller who knows the time.
+func (s *Stack) sendPacketAt(now tcp.Time, p *path, buf []byte, n int, meta *frameMeta) {
 	ifc := p.ifc
 	if ifc.down.Load() {
 		ifc.stats.TxDropped.Add(1)
@@ -44,7 +50,7 @@ func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
 		return
 	}
 	s.counts.ipSent.Add(1)
-	e := ifc.frame(buf, n, &meta)
+	e := ifc.frame(buf, n, meta)
 	if ifc.linkLen == 0 {
 		ifc.tx.put(e)
 		return
@@ -54,7 +60,7 @@ func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
 		ifc.tx.put(e)
 		return
 	}
-	if mac, ok := p.neigh.lookup(s.now()); ok {
+	if mac, ok := p.neigh.lookup(now); ok {
 		copy(e.frame.Head, mac[:])
 		ifc.tx.put(e)
 		return
@@ -159,7 +165,7 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 		s.bufs.put(buf)
 		return nil
 	}
-	if total <= p.mtu {
+	if total <= p.mtu || meta.gso != nic.GSONone {
 		ip.Put(buf[headroom:], n)
 		meta.transportOff = wire.IPv4Len
 		s.sendPacket(p, buf, total, meta)

@@ -12,7 +12,7 @@ import (
 )
 
 // A Raw is a socket that receives a copy of every datagram of an IP protocol,
-// without the IP header, and sends datagrams of it. What the stack does with
+// with the IP header or without it, and sends datagrams of it. What the stack does with
 // the protocol itself goes on.
 type Raw struct {
 	dgram
@@ -120,14 +120,30 @@ func (r *Raw) LocalAddr() netip.Addr {
 // ReadFrom waits for a datagram and copies as much of its payload as fits to b.
 // full is the payload's whole length.
 func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
-	n, full, d, err := r.receive(b)
+	n, full, d, err := r.receive(b, false)
 	return n, full, d.from.Addr(), d.meta, err
+}
+
+// ReadHeader is ReadFrom with the IPv4 header before the payload, as recvmsg(2) has it.
+func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
+	n, full, d, err := r.receive(b, true)
+	return n, full, d.from.Addr(), d.meta, err
+}
+
+// Read is ReadHeader as read(2) has it: nothing is read into nothing, and it does not
+// wait.
+func (r *Raw) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, r.open()
+	}
+	n, _, _, _, err := r.ReadHeader(b)
+	return n, err
 }
 
 // Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
 func (r *Raw) Write(b []byte) (int, error) {
 	r.mu.Lock()
-	if !r.closed && !r.remote.IsValid() {
+	if !r.closed && !r.wd.expired() && !r.remote.IsValid() {
 		r.mu.Unlock()
 		return 0, syscall.EDESTADDRREQ
 	}
@@ -210,7 +226,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		}
 		found = true
 		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
-		if r.enqueue(p.payload, netip.AddrPortFrom(p.src, 0), meta) {
+		if r.enqueue(p.header, p.payload, netip.AddrPortFrom(p.src, 0), meta) {
 			s.counts.rawReceived.Add(1)
 		} else {
 			s.drop(dropRawQueue)

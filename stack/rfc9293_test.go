@@ -279,6 +279,24 @@ func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
 	})
 }
 
+// As nmap -sN, -sF and -sX send them.
+func TestAListenerDropsWhatHasNeitherSYNNorACKNorRST(t *testing.T) {
+	s, p := hostAndKnownPeer(t)
+	_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	all := []wire.TCPFlags{0, wire.FlagFIN, wire.FlagPSH, wire.FlagFIN | wire.FlagPSH | wire.FlagURG}
+	for _, flags := range all {
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Seq: 5, Flags: flags}))
+		require.Empty(t, p.take(), "%v", flags)
+		// RFC 9293 3.10.7.1: where nobody listens, a RST answers it.
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 81, Seq: 5, Flags: flags}))
+		list, _, _ := p.segments()
+		require.Len(t, list, 1)
+		require.Equal(t, wire.FlagRST|wire.FlagACK, list[0].Flags)
+	}
+	require.Equal(t, len(all), dropped(s, dropTCPListen))
+}
+
 func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})

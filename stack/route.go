@@ -264,6 +264,10 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 			p.src = r.src
 		}
 	}
+	if !p.src.IsValid() && p.ifc.loopback && len(t.own) > 0 {
+		// As on Linux, to a group on the loopback too the host speaks in its own name.
+		p.src = t.own[0]
+	}
 	if !p.src.IsValid() {
 		if p.src = p.ifc.sourceFor(p.hop); !p.src.IsValid() {
 			return path{}, syscall.EADDRNOTAVAIL

@@ -45,6 +45,7 @@ const (
 	dropAcceptQueue
 	dropICMPSequence
 	dropTCPMemory
+	dropTCPListen
 	dropIGMP
 	numReasons
 )
@@ -122,6 +123,8 @@ func reasonText(r wire.Reason) string {
 		return "accept queue full"
 	case dropTCPMemory:
 		return "SYN over the memory budget"
+	case dropTCPListen:
+		return "TCP segment for a listener without SYN, ACK or RST"
 	case dropIGMP:
 		return "IGMP message that is not believed, or for routers"
 	case dropICMPSequence:

@@ -119,7 +119,8 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 			return true
 		}
 		s.counts.synCookiesTaken.Add(1)
-		return l.open(local, remote, p, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+		now := s.now()
+		return l.open(now, local, remote, p, func(t *TCP, cfg tcp.Config) {
 			cfg.ISS = iss
 			t.conn.AcceptCookie(now, cfg, &syn)
 			t.conn.Segment(now, seg)

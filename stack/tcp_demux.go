@@ -158,14 +158,14 @@ func (s *Stack) inputTCP(p *packet) {
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)
 	sock, wait := s.tcp.table.lookup(&k)
-	if sock != nil && sock.segment(s.now(), &seg) {
+	if sock != nil && sock.segment(p.now, &seg) {
 		return
 	}
-	if wait != nil && !s.tcp.waits.segment(wait, &seg) {
+	if wait != nil && !s.tcp.waits.segment(p.now, wait, &seg) {
 		return
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listener(local); l != nil && l.syn(local, remote, &seg, wait) {
+		if l := s.tcp.listener(local); l != nil && l.syn(p.now, local, remote, &seg, wait) {
 			return
 		}
 	}
@@ -173,6 +173,12 @@ func (s *Stack) inputTCP(p *packet) {
 		if l := s.tcp.listener(local); l != nil && l.takeCookie(local, remote, &seg) {
 			return
 		}
+	}
+	if sock == nil && wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
+		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
+		// or data-bearing segment (not containing SYN) must have an ACK".
+		p.ifc.drop(dropTCPListen)
+		return
 	}
 	s.resetTCP(local, remote, &seg)
 }

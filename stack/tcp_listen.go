@@ -117,7 +117,7 @@ func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
 
 // syn takes a SYN: RFC 9293 3.10.7.2. It reports false when nobody listens any
 // more. old is the connection in TIME-WAIT whose place is taken, or nil.
-func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
+func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
 	s := l.s
 	p, err := s.sharedRoute(remote.Addr(), local.Addr())
 	if err != nil || p.group {
@@ -133,11 +133,11 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 		return true
 	}
 	if int(l.nhalf.Load()) >= s.tcp.synBacklog {
-		l.overflowAt.Store(int64(s.now()))
+		l.overflowAt.Store(int64(now))
 		l.sendCookie(local, remote, p, seg)
 		return true
 	}
-	return l.open(local, remote, p, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+	return l.open(now, local, remote, p, func(t *TCP, cfg tcp.Config) {
 		if old != nil {
 			cfg.ISS = old.NextISS(cfg.ISS)
 		}
@@ -147,7 +147,7 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 
 // open puts a new connection among those that are half open, and lets begin
 // start it. It reports false when nobody listens any more.
-func (l *TCPListener) open(local, remote netip.AddrPort, p *path, begin func(*TCP, tcp.Time, tcp.Config)) bool {
+func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, begin func(*TCP, tcp.Config)) bool {
 	s := l.s
 	l.mu.Lock()
 	if l.closed {
@@ -168,8 +168,7 @@ func (l *TCPListener) open(local, remote netip.AddrPort, p *path, begin func(*TC
 	t.half = true
 	l.nhalf.Add(1)
 	l.mu.Unlock()
-	now := s.now()
-	begin(t, now, t.config(now, &l.options))
+	begin(t, t.config(now, &l.options))
 	ev := t.run(now)
 	t.mu.Unlock()
 	t.report(ev)

@@ -34,6 +34,7 @@ type TCP struct {
 
 	mu      sync.Mutex
 	conn    tcp.Conn
+	ran     tcp.Time   // the time that conn has reached
 	path    *path      // shared with other connections: it does not change
 	waiters *waiters   // nil until somebody has waited
 	dl      *deadlines // nil until there was one that had to be waited for
@@ -192,8 +193,8 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	var t *TCP
 	try := func(port uint16) bool {
 		local := netip.AddrPortFrom(p.src, port)
-		if local == remote {
-			return false // it would connect to itself
+		if local == remote && localPort == 0 {
+			return false // it would connect to itself, which only who asks for it wants
 		}
 		t = s.newTCP(local, remote, p)
 		t.linked = true
@@ -274,6 +275,8 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		return false
 	}
+	// It was received with its batch. Others may have had the lock since.
+	now = max(now, t.ran)
 	t.conn.Segment(now, seg)
 	if t.connected {
 		t.path.neigh.confirm(now)
@@ -295,6 +298,7 @@ func (t *TCP) report(ev tcp.Events) {
 // run is what follows every call on the Conn: send, wake, set the timer. t.mu
 // is held.
 func (t *TCP) run(now tcp.Time) tcp.Events {
+	t.ran = now
 	t.pull(now)
 	ev := t.conn.Events()
 	if ev != 0 {
@@ -302,7 +306,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 	}
 	if t.linked && t.conn.State() == tcp.TimeWait {
 		t.linked, t.detached = false, true
-		t.s.tcp.waits.add(t)
+		t.s.tcp.waits.add(now, t)
 	}
 	t.arm(now)
 	return ev
@@ -414,7 +418,7 @@ func (t *TCP) pull(now tcp.Time) {
 		if !t.conn.Next(now, &seg) {
 			return
 		}
-		t.send(&seg)
+		t.send(now, &seg)
 	}
 }
 
@@ -487,8 +491,9 @@ func (t *TCP) Read(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
-		now := t.s.now()
-		if n := t.conn.Read(now, p); n > 0 {
+		if t.conn.Readable() > 0 {
+			now := t.s.now()
+			n := t.conn.Read(now, p)
 			t.run(now)
 			t.mu.Unlock()
 			t.s.drain()
@@ -503,7 +508,7 @@ func (t *TCP) Read(p []byte) (int, error) {
 		if !mine {
 			continue
 		}
-		now = t.s.now()
+		now := t.s.now()
 		if n := t.conn.Awaited(now); n > 0 {
 			t.run(now)
 			t.mu.Unlock()

@@ -136,7 +136,7 @@ func (t *TCP) writeEnd() error {
 }
 
 // send puts a segment into a frame and queues it. t.mu is held.
-func (t *TCP) send(seg *tcp.Segment) {
+func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	s := t.s
 	seg.SrcPort, seg.DstPort = t.key.ports()
 	hdr := seg.Len()
@@ -179,7 +179,7 @@ func (t *TCP) send(seg *tcp.Segment) {
 		Dst:          t.path.dst,
 	}
 	ip.Put(buf[headroom:], total)
-	s.sendPacket(t.path, buf, wire.IPv4Len+n, meta)
+	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
 }
 
 const tcpChecksumOffset = 16 // RFC 9293 3.1

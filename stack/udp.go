@@ -229,14 +229,23 @@ func (u *UDP) LocalAddr() netip.AddrPort {
 // ReadFrom waits for a datagram and copies as much of it as fits to b. full is
 // its whole length. On a connected socket, an ICMP error is reported once.
 func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, err error) {
-	n, full, d, err := u.receive(b)
+	n, full, d, err := u.receive(b, false)
 	return n, full, d.from, d.meta, err
+}
+
+// Read is ReadFrom as read(2) has it: nothing is read into nothing, and it does not wait.
+func (u *UDP) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, u.open()
+	}
+	n, _, _, err := u.receive(b, false)
+	return n, err
 }
 
 // Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
 func (u *UDP) Write(b []byte) (int, error) {
 	u.mu.Lock()
-	if !u.closed && !u.remote.IsValid() {
+	if !u.closed && !u.wd.expired() && !u.remote.IsValid() {
 		u.mu.Unlock()
 		return 0, syscall.EDESTADDRREQ
 	}
@@ -260,45 +269,57 @@ func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 
 // write queues a datagram. The lock is held.
 func (u *UDP) write(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
-	if err := u.usable(&u.wd); err != nil {
+	if err := u.ready(len(b), to, &o); err != nil {
 		return 0, err
+	}
+	buf := u.s.bufs.get(ipRoom + wire.UDPLen + len(b))
+	copy(buf[ipRoom+wire.UDPLen:], b)
+	if err := u.send(buf, len(b), to, &o, frameMeta{}); err != nil {
+		return 0, err
+	}
+	u.s.counts.udpSent.Add(1)
+	return len(b), nil
+}
+
+// ready returns nil when a datagram of n bytes can be sent, on the path in u.path.
+// It waits for room. The lock is held.
+func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
+	if err := u.usable(&u.wd); err != nil {
+		return err
 	}
 	switch {
-	case !to.Addr().IsValid(), to.Port() == 0:
-		return 0, syscall.EINVAL
+	case !to.Addr().IsValid(), to.Port() == 0 && to != u.remote:
+		return syscall.EINVAL // as on Linux, a socket can be connected to port 0
 	case !u.fam.holds(to.Addr()):
-		return 0, syscall.EAFNOSUPPORT
-	case len(b) > maxUDPPayload:
-		return 0, syscall.EMSGSIZE
+		return syscall.EAFNOSUPPORT
+	case n > maxUDPPayload:
+		return syscall.EMSGSIZE
 	}
-	src, over := u.source(o), u.over(to.Addr(), &o)
+	src, over := u.source(*o), u.over(to.Addr(), o)
 	if err := u.route(to.Addr(), src, over); err != nil {
-		return 0, err
+		return err
 	}
 	if !u.path.ifc.tx.room() {
-		if err := u.awaitRoom(to.Addr(), src, over); err != nil {
-			return 0, err
-		}
+		return u.awaitRoom(to.Addr(), src, over)
 	}
+	return nil
+}
+
+// send queues the datagram, or with meta the super-frame, whose payload of size
+// bytes is in buf, which is given away. ready was called. The lock is held.
+func (u *UDP) send(buf []byte, size int, to netip.AddrPort, o *SendOptions, meta frameMeta) error {
 	s, p := u.s, &u.path
-	n := wire.UDPLen + len(b)
-	buf := s.bufs.get(ipRoom + n)
+	n := wire.UDPLen + size
 	udp := wire.UDP{SrcPort: u.local.Port(), DstPort: to.Port()}
-	udp.Put(buf[ipRoom:], len(b))
-	copy(buf[ipRoom+wire.UDPLen:], b)
-	meta := frameMeta{}
-	if p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
+	udp.Put(buf[ipRoom:], size)
+	if meta.gso != nic.GSONone || p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
 		sum := wire.Fold(wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), n))
 		buf[ipRoom+6], buf[ipRoom+7] = byte(sum>>8), byte(sum)
-		meta = frameMeta{needsChecksum: true, csumOffset: 6}
+		meta.needsChecksum, meta.csumOffset = true, 6
 	} else {
 		wire.SetUDPChecksum(p.src, p.dst, buf[ipRoom:ipRoom+n])
 	}
-	if err := s.sendIP(p, u.header(wire.ProtoUDP, &o), buf, n, meta); err != nil {
-		return 0, err
-	}
-	s.counts.udpSent.Add(1)
-	return len(b), nil
+	return s.sendIP(p, u.header(wire.ProtoUDP, o), buf, n, meta)
 }
 
 // Close closes the socket. Those who wait return net.ErrClosed, and so does a
@@ -363,7 +384,7 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta Meta) {
 	}
 	for {
 		piece := payload[:min(size, len(payload))]
-		if u.enqueue(piece, from, meta) {
+		if u.enqueue(nil, piece, from, meta) {
 			u.s.counts.udpReceived.Add(1)
 		} else {
 			u.s.drop(dropUDPQueue)

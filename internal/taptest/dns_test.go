@@ -227,6 +227,8 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 		{"absent by TCP", []string{absentAddr}, "timeout:30 use-vc", []question{quick}, false},
 		{"out of reach", []string{"198.51.100.1"}, "timeout:30", []question{quick}, false},
 		{"out of reach first", []string{"198.51.100.1", dnsmasqAddr}, "timeout:30", []question{quick}, true},
+		// By UDP the kernel says nothing, and a socket of ours what ARP has found out.
+		{"nobody there, by TCP", []string{"192.0.2.200"}, "timeout:30 attempts:1 use-vc", []question{quick}, false},
 		{"refuses first", []string{dnsmasqAddr, unboundAddr}, "", []question{{Method: "LookupHost", Name: "no.where."}}, false},
 		{"refuses last", []string{unboundAddr, dnsmasqAddr}, "", []question{{Method: "LookupHost", Name: "refused.test."}}, false},
 		{"fails first", []string{unboundAddr, absentAddr}, "timeout:30", []question{{Method: "LookupHost", Name: "broken.test."}}, false},

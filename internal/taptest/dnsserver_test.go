@@ -203,7 +203,8 @@ func (ns *namespace) startNameServers(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
 	}
 	ns.startServer(t, unboundAddr, "unbound", "-d", "-c", filepath.Join(dir, "unbound.conf"))
-	ns.startServer(t, dnsmasqAddr, "dnsmasq", "--conf-file="+filepath.Join(dir, "dnsmasq.conf"), "--log-facility=-")
+	ns.startServer(t, dnsmasqAddr, "dnsmasq", "--conf-file="+filepath.Join(dir, "dnsmasq.conf"),
+		"--pid-file="+filepath.Join(dir, "dnsmasq.pid"), "--log-facility=-")
 }
 
 // startServer starts a name server, which is ended with the test.

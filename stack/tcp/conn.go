@@ -37,10 +37,9 @@ type Conn struct {
 	snd sendState
 	rcv recvState
 	rtt rttEstimator
-	sb  scoreboard
-	rec recovery
 	cwr congestionState
-	pl  plpmtud
+
+	*busy // nil while the Conn rests: see rouse
 
 	timers timers
 	keep   KeepAlive
@@ -92,10 +91,8 @@ type recvState struct {
 	got   int    // bytes in await
 	limit int    // bytes that buf may hold
 	fixed bool   // the application has set limit: it is not tuned
-	ooo   []block
-	sack  [4]block // blocks to report, the newest first (RFC 2018 4)
-	nsack int
-	dsack block // duplicate to report once (RFC 2883), empty if start == end
+
+	*arrivals // of the Conn's flight
 
 	fin     bool // a FIN has come, and
 	finSeq  Seq  // this is its number
@@ -112,18 +109,6 @@ type recvState struct {
 	tsRecentAt Time
 	lastAck    Seq // Last.ACK.sent
 	last       Time
-	challenge  struct {
-		at Time
-		n  uint8
-	}
-
-	// Receive-buffer tuning (dynamic right-sizing).
-	drs struct {
-		seq   Seq  // what the application had read at
-		at    Time // this time
-		taken int  // what it read in the round before
-		rtt   Time // round-trip time as the receiver sees it
-	}
 }
 
 // A block is the sequence numbers from start up to, not including, end.
@@ -192,7 +177,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()
 	}
-	c.sb.init()
+	c.rouse(now)
 	c.cwr.init(c)
 }
 
@@ -413,10 +398,12 @@ func (c *Conn) die(e Err) {
 	c.synUnsent = false
 	c.snd.buf.clear()
 	c.snd.buf.ring.giveBack(c.p)
-	c.sb.release()
 	c.cwr.release()
-	c.rcv.ooo = nil
-	c.rcv.nsack = 0
+	if c.busy != nil {
+		c.sb.release()
+		c.rcv.ooo = nil
+		c.rcv.nsack = 0
+	}
 	c.rcv.ackNow = false
 	// What was acknowledged to the peer stays readable after a reset or a
 	// timeout. Only an application that wants no more loses it.
@@ -470,6 +457,9 @@ func (c *Conn) PathMTU(now Time, mss int) {
 		return
 	}
 	c.snd.mss = mss
+	if c.busy == nil {
+		return
+	}
 	c.sb.markAllLost()
 	// Not a sign of congestion (RFC 8201 5.4), so no recovery is entered.
 }
@@ -567,10 +557,12 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepAt = now
 	t.keepNow = true
 	// It is idle: nothing is in flight, and nothing came for a while.
-	c.sb.shrink(0)
 	c.cwr.release()
-	if len(c.rcv.ooo) == 0 {
-		c.rcv.ooo = nil
+	if c.busy != nil {
+		c.sb.shrink(0)
+		if len(c.rcv.ooo) == 0 {
+			c.rcv.ooo = nil
+		}
 	}
 }
 

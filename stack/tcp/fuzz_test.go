@@ -326,7 +326,7 @@ func (f *fuzzRun) sent(s *Segment) error {
 		return fmt.Errorf("sends bytes %d to %d of %d", off, int(off)+n, f.written)
 	case !bytes.Equal(append(append([]byte(nil), s.Payload...), s.Payload2...), fuzzText(off, n)):
 		return fmt.Errorf("sends other bytes than were written at %d+%d", off, n)
-	case s.GSOSize == 0 && n > max(f.c.snd.mss, f.c.pl.max), s.GSOSize != 0 && s.GSOSize >= n:
+	case s.GSOSize == 0 && n > largest(&f.c), s.GSOSize != 0 && s.GSOSize >= n:
 		return fmt.Errorf("sends %d bytes, MSS %d, GSO size %d", n, f.c.snd.mss, s.GSOSize)
 	}
 	if s.has(wire.FlagURG) || s.Urgent != 0 {
@@ -349,6 +349,7 @@ func (f *fuzzRun) check(pulled bool) error {
 		if err := checkConn(c); err != nil {
 			return err
 		}
+		c.Rest(f.now) // at each opportunity
 	} else if err := checkBoard(c); err != nil {
 		return err
 	}

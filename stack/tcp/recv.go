@@ -15,10 +15,11 @@ const (
 // Segment takes a segment that arrived: RFC 9293 3.10.7, step by step in its
 // order. It is parsed and its checksum holds; its payload is borrowed.
 func (c *Conn) Segment(now Time, s *Segment) {
-	switch c.state {
-	case Closed:
+	if c.state == Closed {
 		return // 3.10.7.1 is the caller's: see Reset
-	case SynSent:
+	}
+	c.rouse(now)
+	if c.state == SynSent {
 		c.synSent(now, s)
 		return
 	}
@@ -144,7 +145,10 @@ func (c *Conn) established() {
 		c.state = FinWait1
 	}
 	// Text that came with the SYN may have brought a FIN.
-	c.peerFinished()
+	if c.finReceived() {
+		c.peerFinished()
+		c.rcv.ackNow = true
+	}
 }
 
 // acceptable is the test of RFC 9293 3.4, table 6.
@@ -474,9 +478,6 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 
 // peerFinished changes the state when the peer's FIN has been reached.
 func (c *Conn) peerFinished() {
-	if !c.finReceived() {
-		return
-	}
 	switch c.state {
 	case Established:
 		c.state = CloseWait
@@ -490,7 +491,6 @@ func (c *Conn) peerFinished() {
 		return
 	}
 	c.events |= EOF | Readable
-	c.rcv.ackNow = true
 }
 
 // rstFor sends, in place of an acknowledgement, the RST that an unacceptable

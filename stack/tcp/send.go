@@ -15,8 +15,11 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		c.rcv.rstNow = false
 		*out = Segment{TCP: wire.TCP{Seq: c.rcv.rstSeq, Flags: wire.FlagRST}}
 		return true
-	case c.state == Closed:
+	case c.state == Closed, c.busy == nil && !c.due():
 		return false
+	}
+	c.rouse(now)
+	switch {
 	case c.synUnsent:
 		c.syn(now, out)
 		return true

@@ -39,7 +39,7 @@ func (q *sendQueue) clear() { q.ring.n, q.lent = 0, nil }
 // Write queues what fits of p to be sent, and returns how much that is.
 // When it is less than len(p), a Writable event follows.
 func (c *Conn) Write(now Time, p []byte) int {
-	n := c.admit(p)
+	n := c.admit(now, p)
 	if n == 0 {
 		return 0
 	}
@@ -54,7 +54,7 @@ func (c *Conn) Write(now Time, p []byte) int {
 // not change until Settle was called. Calls that follow without a Settle go on
 // where the one before ended: p is what was left then. No Write may come between.
 func (c *Conn) Lend(now Time, p []byte) int {
-	n := c.admit(p)
+	n := c.admit(now, p)
 	if n == 0 {
 		return 0
 	}
@@ -80,14 +80,18 @@ func (c *Conn) Settle() {
 }
 
 // admit is how much of p may be queued now.
-func (c *Conn) admit(p []byte) int {
+func (c *Conn) admit(now Time, p []byte) int {
 	s := &c.snd
 	if s.fin || c.err != ErrNone {
 		return 0
 	}
 	n := min(len(p), c.WriteSpace())
 	s.full = n < len(p)
-	if n > 0 && c.cwr.bbr != nil {
+	if n == 0 {
+		return 0
+	}
+	c.rouse(now)
+	if c.cwr.bbr != nil {
 		c.cwr.bbr.writing(c)
 	}
 	return n

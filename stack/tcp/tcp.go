@@ -213,6 +213,12 @@ type Params struct {
 	// and the garbage collector.
 	Alloc func(n int) []byte
 	Free  func([]byte)
+	// Spare keeps what connections need only while they are busy: a sync.Pool.
+	// Nil: the garbage collector.
+	Spare interface {
+		Get() any
+		Put(any)
+	}
 	// Full tells that the memory for rings is used up for now: buffers do not
 	// grow beyond scarce bytes, neither in Write nor in the window that is
 	// offered, until it says otherwise. Nil: never.

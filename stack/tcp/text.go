@@ -38,7 +38,13 @@ func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	if r.fin && r.nxt == r.finSeq {
 		// "advance RCV.NXT over the FIN, and send an acknowledgment"
 		r.nxt++
-		r.ackNow = true
+		if c.state == Established && r.chatty && !r.ackNow {
+			// An application that answers will most likely close as well: our FIN
+			// can carry the acknowledgement.
+			c.ackSoon(now)
+		} else {
+			r.ackNow = true
+		}
 		c.peerFinished()
 	} else if r.nxt.Less(end) || s.has(wire.FlagFIN) {
 		r.ackNow = true
@@ -235,13 +241,19 @@ func (c *Conn) ackText(now Time, s *Segment) {
 		// But this is no burst: it is the whole of a request, and we have said
 		// nothing so far. The answer will carry the acknowledgement, if it comes
 		// soon: a short connection needs a segment less.
-		if at := now + answerTime; c.timers.ack == 0 || at < c.timers.ack {
-			c.timers.ack = at
-		}
+		c.ackSoon(now)
 		return
 	}
 	if c.timers.ack == 0 {
 		c.timers.ack = now + c.p.DelayedAck
+	}
+}
+
+// ackSoon has what came acknowledged by what the application sends within
+// answerTime, or else by itself.
+func (c *Conn) ackSoon(now Time) {
+	if at := now + answerTime; c.timers.ack == 0 || at < c.timers.ack {
+		c.timers.ack = at
 	}
 }
 
