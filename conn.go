@@ -300,6 +300,9 @@ func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
+	if d < 0 {
+		return nil // of a closed connection too, as net does
+	}
 	return c.option(c.setKeepAlive(d, -1, -1))
 }
 

@@ -134,9 +134,11 @@ func copyBehaviours() []behaviour {
 		{"WriteTo until the deadline", func(t *testing.T, w *world) []any {
 			c, s := w.pair(t)
 			require.NoError(t, writeAll(s, "until then"))
-			require.NoError(t, c.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
 			var b bytes.Buffer
-			n, err := c.WriteTo(&b)
+			n, err := c.WriteTo(writerFunc(func(p []byte) (int, error) {
+				require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+				return b.Write(p)
+			}))
 			return []any{b.String(), n, err}
 		}, "i/o timeout"},
 		{"WriteTo a writer that fails", func(t *testing.T, w *world) []any {
@@ -188,6 +190,10 @@ func writeAll(w io.Writer, s string) error {
 	_, err := io.WriteString(w, s)
 	return err
 }
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 type failingWriter struct{}
 

@@ -49,6 +49,7 @@ func optionBehaviours() []behaviour {
 			return []any{
 				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 24 * time.Hour}),
 				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Interval: 24 * time.Hour}),
+				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Interval: 32768 * time.Second}),
 				c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Count: 128}),
 			}
 		}), "setsockopt: invalid argument"},
@@ -58,6 +59,12 @@ func optionBehaviours() []behaviour {
 				c.SetWriteBuffer(0), c.SetWriteBuffer(1), c.SetWriteBuffer(1 << 20), c.SetWriteBuffer(math.MaxInt32), c.SetWriteBuffer(-1),
 			}
 		}), "<nil>"},
+		{"settings that change nothing on a closed connection", func(t *testing.T, w *world) []any {
+			c, _ := w.pair(t)
+			require.NoError(t, c.Close())
+			keep := net.KeepAliveConfig{Enable: true, Idle: -1, Interval: -1, Count: -1}
+			return []any{c.SetKeepAlivePeriod(-1), c.SetKeepAlivePeriod(math.MaxInt64), c.SetKeepAliveConfig(keep), c.SetDeadline(time.Time{})}
+		}, "use of closed network connection"},
 		{"MultipathTCP", on(func(c tcpConn) []any {
 			multipath, err := c.MultipathTCP()
 			return []any{err, multipath}
@@ -147,10 +154,10 @@ func deadlineBehaviours() []behaviour {
 		}, "i/o timeout"},
 		{"a deadline that is moved later lets a blocked read wait", func(t *testing.T, w *world) []any {
 			c, s := w.pair(t)
-			require.NoError(t, c.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(300*time.Millisecond)))
 			got := after(func() error { return readErr(c) })
 			require.NoError(t, c.SetReadDeadline(future))
-			time.Sleep(150 * time.Millisecond)
+			time.Sleep(350 * time.Millisecond)
 			return []any{writeErr(s), <-got}
 		}, "<nil>"},
 		{"a deadline in the far future, and in the far past", func(t *testing.T, w *world) []any {

@@ -3,9 +3,14 @@ package usernet
 import (
 	"bufio"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/rpc"
@@ -57,7 +62,7 @@ func programBehaviours() []behaviour {
 		{"an http.Client whose time is over", func(t *testing.T, w *world) []any {
 			ln := w.listener(t)
 			client := w.client1()
-			client.Timeout = 50 * time.Millisecond
+			client.Timeout = 300 * time.Millisecond
 			_, err := client.Get("http://" + ln.Addr().String())
 			var ne net.Error
 			return []any{errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded), err.Error()}
@@ -122,6 +127,26 @@ func programBehaviours() []behaviour {
 			require.NoError(t, ln.Close())
 			return []any{http.Serve(ln, nil)}
 		}, "use of closed network connection"},
+		{"TLS, and its end", func(t *testing.T, w *world) []any {
+			c, s := w.pair(t)
+			certificate := selfSigned(t)
+			server := tls.Server(s, &tls.Config{Certificates: []tls.Certificate{certificate}})
+			client := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+			served := make(chan []any, 1)
+			go func() { served <- append(all(server), server.Close()) }()
+			seen := []any{client.Handshake(), writeAll(client, "in secret"), client.CloseWrite()}
+			seen = append(seen, <-served...)
+			return append(seen, readErr(client), client.Close(), readErr(client))
+		}, "EOF"},
+		{"TLS with a server that does not speak it", func(t *testing.T, w *world) []any {
+			c, s := w.pair(t)
+			go func() {
+				bufio.NewReader(s).ReadByte()
+				s.SetLinger(0)
+				s.Close()
+			}()
+			return []any{tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake()}
+		}, "connection reset by peer"},
 		{"calls of net/rpc", func(t *testing.T, w *world) []any {
 			c, s := w.pair(t)
 			srv := rpc.NewServer()
@@ -166,11 +191,13 @@ func programBehaviours() []behaviour {
 		}, "connection reset by peer"},
 		{"errors of both ends after a reset in the middle of a transfer", func(t *testing.T, w *world) []any {
 			c, s := w.pair(t)
+			data := make([]byte, 64<<20)
 			got := after(func() error {
-				_, err := c.Write(make([]byte, 64<<20))
+				_, err := c.Write(data)
 				return err
 			})
-			time.Sleep(20 * time.Millisecond)
+			require.NoError(t, readErr(s), "it has begun")
+			time.Sleep(50 * time.Millisecond)
 			require.NoError(t, s.SetLinger(0))
 			return []any{s.Close(), <-got, writeErr(c), readErr(s)}
 		}, "use of closed network connection"},
@@ -198,6 +225,17 @@ func (w *world) client1() *http.Client {
 			return w.dial(ctx, dialOptions{}, network, address)
 		},
 	}}
+}
+
+// selfSigned makes a certificate that nobody trusts.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	public, key, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, key)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 type upper struct{}

@@ -185,6 +185,8 @@ func tcpBehaviours() []behaviour {
 				_, err := c.Write(data)
 				got <- err
 			}()
+			_, err = io.ReadFull(s, make([]byte, len("unread")+1))
+			require.NoError(t, err, "it has begun")
 			// If it were not blocked yet, the kernel would say EPIPE as likely as not.
 			time.Sleep(50 * time.Millisecond)
 			require.NoError(t, s.Close(), "with data unread")

@@ -348,6 +348,27 @@ func udpErrorBehaviours() []behaviour {
 			settle()
 			return append([]any{readErr(c)}, read(c, 100)...)
 		}, "<nil>"},
+		{"a port unreachable by all ways of reading and writing", func(t *testing.T, w *world) []any {
+			c := closed(t, w)
+			b := make([]byte, 10)
+			var seen []any
+			for _, f := range []func() error{
+				func() error { _, _, err := c.ReadFrom(b); return err },
+				func() error { _, _, err := c.ReadFromUDP(b); return err },
+				func() error { _, _, err := c.ReadFromUDPAddrPort(b); return err },
+				func() error { _, _, _, _, err := c.ReadMsgUDP(b, nil); return err },
+				func() error { _, _, _, _, err := c.ReadMsgUDPAddrPort(b, nil); return err },
+				func() error { _, _, err := c.WriteMsgUDP(b, nil, nil); return err },
+				func() error { _, _, err := c.WriteMsgUDPAddrPort(b, nil, netip.AddrPort{}); return err },
+				func() error { _, err := c.Read(nil); return err },
+				func() error { _, err := c.Write(nil); return err },
+			} {
+				seen = append(seen, writeErr(c))
+				settle()
+				seen = append(seen, f())
+			}
+			return seen
+		}, "<nil>"},
 		{"a past deadline comes before a port unreachable", func(t *testing.T, w *world) []any {
 			c := closed(t, w)
 			require.NoError(t, writeErr(c))

@@ -312,7 +312,7 @@ func freePort(t *testing.T, w *world) string {
 }
 
 // settle waits until what was sent has arrived and was answered.
-func settle() { time.Sleep(5 * time.Millisecond) }
+func settle() { time.Sleep(10 * time.Millisecond) }
 
 // tcpConn is what net.TCPConn and TCPConn have in common.
 type tcpConn interface {

@@ -18,7 +18,7 @@ import (
 
 // idleBytes is what one end of an idle connection may hold: the connection, its
 // place in the table, and the net.Conn.
-const idleBytes = 1700
+const idleBytes = 1024
 
 // heap is what is allocated and reachable.
 func heap() int64 {
@@ -81,7 +81,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 						use.once(t, ten[i], ten[i+1])
 					}
 					conns = append(conns, ten...)
-					time.Sleep(time.Millisecond) // or all would be probed at one time
+					time.Sleep(10 * time.Millisecond) // or all would be probed at one time
 				}
 				time.Sleep(use.wait)
 				each := (heap() - before - int64(16*cap(conns))) / int64(len(conns))

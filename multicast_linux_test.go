@@ -1,6 +1,7 @@
 package usernet
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -113,4 +114,50 @@ func (k kernelSocket) WriteBatch(ms []Message, flags int) (int, error) {
 		ms[i] = Message(xs[i])
 	}
 	return n, err
+}
+
+// A raw socket's control messages are those of UDP.
+func TestIPControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a raw socket of the kernel")
+	}
+	lo := &net.IPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	type ipSocket interface {
+		ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error)
+		WriteMsgIP(b, oob []byte, addr *net.IPAddr) (n, oobn int, err error)
+	}
+	program := func(c ipSocket) (lines []string) {
+		for _, m := range [][]byte{
+			nil,
+			control(0, 2, int32Bytes(7)...),
+			control(0, 1, 0x20),
+			control(0, 8, packetInfo(1, "127.0.0.7")...),
+			control(0, 8, packetInfo(9999, "0.0.0.0")...),
+			control(0, 2, int32Bytes(0)...),
+			control(250, 2, int32Bytes(0)...),
+			{1, 2, 3},
+		} {
+			n, oobn, err := c.WriteMsgIP([]byte("datagram"), m, lo)
+			lines = append(lines, fmt.Sprintf("sent %d %d %s", n, oobn, why(err)))
+			if err != nil {
+				continue
+			}
+			b, oob := make([]byte, 100), make([]byte, 80)
+			n, oobn, flags, from, err := c.ReadMsgIP(b, oob)
+			require.NoError(t, err)
+			lines = append(lines, fmt.Sprintf("%q from %v, control %x, flags %#x", b[20:n], from, oob[:oobn], flags))
+		}
+		return lines
+	}
+	kernel, err := net.ListenIP("ip4:200", lo)
+	require.NoError(t, err)
+	defer kernel.Close()
+	require.NoError(t, ipv4.NewPacketConn(kernel).SetControlMessage(ipv4.FlagTTL|ipv4.FlagDst, true))
+	h, err := New(Config{})
+	require.NoError(t, err)
+	defer h.Close()
+	ours, err := h.ListenIP("ip4:200", lo)
+	require.NoError(t, err)
+	require.NoError(t, ours.SetControlMessage(FlagTTL|FlagDst, true))
+	require.Equal(t, program(kernel), program(ours), "expected is the kernel's")
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/ipv4"
+
+	"github.com/usernet/usernet/stack"
 )
 
 // A datagramWorld is the kernel, or a host of usernet. Everything in it happens on its
@@ -487,5 +489,32 @@ func TestBuffersOfDatagramSocketsAreAsOnTheKernel(t *testing.T) {
 		l.note("close: %s", why(c.Close()))
 		l.note("%v", strings.ReplaceAll(c.SetReadBuffer(4096).Error(), fmt.Sprint(port), "P"))
 		l.note("%v", strings.ReplaceAll(c.SetWriteBuffer(4096).Error(), fmt.Sprint(port), "P"))
+	})
+}
+
+func FuzzControlMessages(f *testing.F) {
+	f.Add([]byte(nil))
+	f.Add((&PacketInfo{Local: netip.MustParseAddr("192.0.2.1"), Interface: 3, TTL: 4, TOS: 5}).AppendControl(nil))
+	f.Add(control(0, 2, int32Bytes(7)...))
+	f.Fuzz(func(t *testing.T, oob []byte) {
+		var o stack.SendOptions
+		if err := sendControl(oob, &o); err != nil {
+			require.Equal(t, syscall.EINVAL, err)
+		}
+		var info PacketInfo
+		if err := info.ParseControl(oob); err != nil {
+			require.Equal(t, syscall.EINVAL, err)
+			return
+		}
+		// What is written is read: of the source as what is to be sent.
+		var again stack.SendOptions
+		if info.Interface < 0 || info.Local.IsMulticast() || info.Local == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+			return
+		}
+		require.NoError(t, sendControl(info.AppendControl(nil), &again))
+		require.Equal(t, info.Interface, again.NIC)
+		require.Equal(t, info.Local, again.Src)
+		require.Equal(t, info.TTL, again.TTL)
+		require.Equal(t, info.TOS, again.TOS)
 	})
 }

@@ -297,6 +297,11 @@ func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
 		pc.SetReadBuffer(1 << 20)
 		client := w.listenUDP(t, w.client).(packetConn)
 		client.SetWriteBuffer(1 << 20)
+		// The link address is known: only some packets are kept while it is asked for.
+		_, err := client.WriteTo([]byte("first"), pc.LocalAddr())
+		require.NoError(t, err)
+		_, _, err = pc.ReadFrom(make([]byte, 10))
+		require.NoError(t, err)
 		got := make(chan string, writers*each)
 		var readers, all sync.WaitGroup
 		for range 3 {

@@ -184,6 +184,7 @@ type tapWrite struct {
 	off   tapOffload
 	vnet  [vnetHeaderLen]byte
 	iov   [3]unix.Iovec
+	piece []byte // of a super-frame that is cut up here
 	run   func(fd uintptr) bool
 }
 
@@ -316,7 +317,12 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 // cut writes a super-frame that the kernel does not know, piece by piece. After
 // an error the pieces that follow are not written.
 func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
-	alloc := func(n int) []byte { return make([]byte, n) }
+	alloc := func(n int) []byte {
+		if cap(op.piece) < n {
+			op.piece = make([]byte, n)
+		}
+		return op.piece[:n] // the one before it is written
+	}
 	ok := Ethernet.finish(f, alloc, func(piece []byte) {
 		if errno == 0 {
 			errno = op.frame(fd, &Frame{Head: piece})

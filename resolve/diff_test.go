@@ -362,7 +362,7 @@ func TestAnyNameIsTreatedAsByNet(t *testing.T) {
 	cfg.Dial, cfg.CacheSize = dial, -1
 	theirs, ours := &net.Resolver{PreferGo: true, Dial: dial}, New(cfg)
 	parts := []string{
-		"a", "A", "-", "_", ".", "..", "host", "four", "test", "test.", "local", "1", "255", "0x1", "xn--", "alias", "\u00e9", " ", "\t", "\n", "\x00",
+		"a", "A", "-", "_", ".", "..", "host", "four", "test", "test.", "lan", "1", "255", "0x1", "xn--", "alias", "\u00e9", " ", "\t", "\n", "\x00",
 		"%", "%lo", ":", "::", "[", "]", "\\", "*", "@", "/", strings.Repeat("b", 63), strings.Repeat("c", 64),
 	}
 	seed := rand.Uint64()

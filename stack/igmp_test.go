@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -487,4 +488,76 @@ func TestALinkThatIsRemovedHearsALeave(t *testing.T) {
 		require.ErrorIs(t, u.Join(addr("224.1.2.3"), 2), syscall.ENODEV)
 		require.Empty(t, r.after(time.Minute))
 	})
+}
+
+// A router knows a host's groups from what it says: here are joins and leaves at random,
+// and a router that believes every report and counts no sources (RFC 3376 6.4). It misses
+// the first copy of whatever is said twice.
+func TestARouterKnowsTheGroupsOfAHost(t *testing.T) {
+	for _, version := range []int{3, 2} {
+		for seed := range uint64(5) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRouter(t)
+				rnd := rand.New(rand.NewPCG(seed, 0))
+				if version == 2 {
+					r.ask("224.0.0.1", generalV2)
+				}
+				known := map[string]bool{}
+				listen := func() {
+					synctest.Wait()
+					for _, text := range r.texts() {
+						words := strings.Fields(text)
+						switch words[0] {
+						case "v2":
+							known[words[2]] = true
+						case "leave":
+							delete(known, words[1])
+						case "v3":
+							for i := 1; words[i] != ">"; i += 2 {
+								if known[words[i+1]] = words[i][3:] == "EX"; !known[words[i+1]] {
+									delete(known, words[i+1])
+								}
+							}
+						}
+					}
+				}
+				var socks [3]*UDP
+				members := map[string]int{}
+				joined := map[string]bool{}
+				for i := range socks {
+					socks[i] = openUDP(t, r.s, "0.0.0.0:0")
+				}
+				for range 100 {
+					i, group := rnd.IntN(len(socks)), fmt.Sprintf("239.1.1.%d", rnd.IntN(5)+1)
+					key := fmt.Sprint(i, group)
+					if joined[key] {
+						require.NoError(t, socks[i].Leave(addr(group), 2))
+						members[group]--
+					} else {
+						require.NoError(t, socks[i].Join(addr(group), 2))
+						members[group]++
+					}
+					joined[key] = !joined[key]
+					if version == 3 || members[group] == 1 && joined[key] {
+						synctest.Wait()
+						r.heard() // lost
+						time.Sleep(10 * time.Second)
+					}
+					listen()
+					if version == 2 && rnd.IntN(10) == 0 {
+						r.ask("224.0.0.1", generalV2) // which keeps the version, too
+						time.Sleep(10 * time.Second)
+						listen()
+					}
+					want := map[string]bool{}
+					for group, n := range members {
+						if n > 0 {
+							want[group] = true
+						}
+					}
+					require.Equal(t, want, known, "version %d, seed %d", version, seed)
+				}
+			})
+		}
+	}
 }

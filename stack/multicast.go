@@ -269,7 +269,8 @@ func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 // the sender has released its locks. One goroutine at a time delivers them, so
 // that they come in the order in which they were sent.
 type loopQueue struct {
-	n atomic.Int32 // waiting, to be read without mu
+	n     atomic.Int32 // waiting, to be read without mu
+	bytes atomic.Int64 // of their buffers, likewise
 
 	mu         sync.Mutex
 	waiting    []looped
@@ -283,9 +284,16 @@ type looped struct {
 	csumOffset int // of a checksum that is not complete; 0: none
 }
 
-// put queues a copy of a datagram. The interface's queue bounds it too: who sends asks that
-// for room, and delivers what is here whenever it sends.
+// maxLooped is how many bytes of buffers may wait: who sends, delivers, so that more
+// gather only from those that send while another delivers, or that hold many ready.
+const maxLooped = 4 << 20
+
+// put queues a copy of a datagram, unless there are too many.
 func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, meta *frameMeta) {
+	if q.bytes.Load() >= maxLooped {
+		s.drop(dropLoopQueue)
+		return
+	}
 	buf := s.bufs.get(wire.IPv4Len + len(payload))
 	ip.Put(buf, len(payload))
 	copy(buf[wire.IPv4Len:], payload)
@@ -297,24 +305,38 @@ func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, met
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, l)
 	q.n.Add(1)
+	q.bytes.Add(int64(cap(buf)))
 }
 
 // drain delivers what waits, unless another goroutine is at it. No lock is held.
 func (q *loopQueue) drain(s *Stack) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.delivering {
-		return
-	}
+	busy := q.delivering
 	q.delivering = true
-	for len(q.waiting) > 0 {
+	q.mu.Unlock()
+	if !busy {
+		q.drainOn(s)
+	}
+}
+
+// drainOn delivers until nothing waits; the caller has set delivering. As with a
+// device's queue, a long turn is handed on.
+func (q *loopQueue) drainOn(s *Stack) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for turn := 0; len(q.waiting) > 0; turn++ {
+		if turn == txTurn {
+			go q.drainOn(s)
+			return
+		}
 		batch := q.waiting
 		q.waiting = nil
 		q.mu.Unlock()
 		for i := range batch {
 			s.inputLooped(&batch[i])
-			s.bufs.put(batch[i].buf)
+			q.bytes.Add(-int64(cap(batch[i].buf)))
 			q.n.Add(-1)
+			s.bufs.put(batch[i].buf)
 		}
 		q.mu.Lock()
 	}

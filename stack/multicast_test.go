@@ -337,3 +337,65 @@ func TestConcurrentSendersHearThemselvesInOrder(t *testing.T) {
 	}
 	require.Equal(t, [senders]int{each, each, each, each}, next)
 }
+
+func TestWhatAHostHearsOfItselfIsBounded(t *testing.T) {
+	a, _ := twoHosts(t, nic.PipeConfig{})
+	u := openUDP(t, a, "0.0.0.0:5")
+	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
+	require.NoError(t, u.SetReadBuffer(1<<30))
+	require.NoError(t, u.SetMulticastTTL(0)) // so that no wait for the link is among it
+	ds := make([]Datagram, 200)
+	payload := make([]byte, 40000) // in buffers of 64 KiB
+	for i := range ds {
+		ds[i] = Datagram{Buffers: [][]byte{payload}, Addr: addrPort("224.1.2.3:5"), Options: SendOptions{NIC: 2}}
+	}
+	n, err := u.WriteBatch(ds)
+	require.NoError(t, err)
+	require.Equal(t, len(ds), n)
+	heard, lost := len(texts(u)), dropped(a, dropLoopQueue)
+	require.Equal(t, len(ds), heard+lost)
+	require.Equal(t, maxLooped/(64<<10), heard)
+}
+
+func TestRawSocketsAreMembersOfGroupsToo(t *testing.T) {
+	a, b := twoHosts(t, nic.PipeConfig{})
+	u, v := openRaw(t, a), openRaw(t, b)
+	require.NoError(t, v.Join(addr("224.1.2.3"), 2))
+	require.NoError(t, u.SetMulticastInterface(2))
+	require.NoError(t, u.SetMulticastTTL(9))
+	say := func(text string) {
+		_, err := u.WriteTo(echoRequest(1, 2, []byte(text)), addr("224.1.2.3"), SendOptions{})
+		require.NoError(t, err)
+	}
+	say("hello")
+	buf := make([]byte, 100)
+	_, _, from, meta, err := v.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, addr("192.0.2.1"), from)
+	require.Equal(t, Meta{Dst: addr("224.1.2.3"), TTL: 9, NIC: 2}, meta)
+	// RFC 1122 3.2.2.6: an echo request to a group "MAY be silently discarded", as by Linux.
+	require.Equal(t, 1, dropped(b, dropEchoBroadcast))
+	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
+	say("ourselves")
+	_, _, from, _, err = u.ReadFrom(buf)
+	require.NoError(t, err)
+	require.Equal(t, addr("192.0.2.1"), from)
+	require.Equal(t, 1, dropped(a, dropEchoBroadcast))
+	require.NoError(t, v.Close())
+	require.Equal(t, []netip.Addr{allHosts()}, b.Interfaces()[1].Groups)
+}
+
+// RFC 1122 3.2.2: no error is sent about a datagram to a group, whoever it is from.
+func TestNoErrorIsSentAboutADatagramToAGroup(t *testing.T) {
+	a, b := twoHosts(t, nic.PipeConfig{})
+	u, v := openUDP(t, a, "0.0.0.0:5"), openUDP(t, b, "0.0.0.0:6")
+	require.NoError(t, v.Join(addr("224.1.2.3"), 2))
+	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
+	say(t, u, "224.1.2.3:7", "nobody has this port", SendOptions{NIC: 2})
+	for _, s := range []*Stack{a, b} {
+		require.Equal(t, 1, dropped(s, dropUDPNoSocket))
+		require.Zero(t, s.Stats().ICMP.Sent)
+	}
+	_, err := u.WriteTo(nil, addrPort("192.0.2.2:6"), SendOptions{})
+	require.NoError(t, err)
+}

@@ -246,7 +246,7 @@ func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 			s.lowerPathMTU(e.remote, e.mtu)
 			continue
 		}
-		if e.hard || !e.from.IsValid() {
+		if e.hard {
 			r.fail(e.errno)
 		}
 	}

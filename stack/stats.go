@@ -47,6 +47,7 @@ const (
 	dropTCPMemory
 	dropTCPListen
 	dropIGMP
+	dropLoopQueue
 	numReasons
 )
 
@@ -127,6 +128,8 @@ func reasonText(r wire.Reason) string {
 		return "TCP segment for a listener without SYN, ACK or RST"
 	case dropIGMP:
 		return "IGMP message that is not believed, or for routers"
+	case dropLoopQueue:
+		return "datagram to a group that its own host did not hear"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}

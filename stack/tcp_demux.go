@@ -51,6 +51,7 @@ type tcpState struct {
 	waits     timeWaits
 	wheel     wheel
 	paths     pathCache
+	timers    sync.Pool // of *sockTimer: those that nobody has
 }
 
 // A tuple names a connection: both addresses in their 16-byte form, both ports.
@@ -100,6 +101,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		ts.used.Add(-int64(cap(b)))
 		s.bufs.put(b)
 	}
+	ts.params.Spare = new(sync.Pool)
 	// Scarcity begins at three quarters, so that what connections may always
 	// have finds its place in the rest.
 	ts.params.Full = func() bool { return ts.used.Load() >= ts.memory/4*3 }

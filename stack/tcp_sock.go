@@ -39,12 +39,13 @@ type TCP struct {
 	waiters *waiters   // nil until somebody has waited
 	dl      *deadlines // nil until there was one that had to be waited for
 
-	linger  int32       // seconds; negative: close in the background
-	timer   *time.Timer // nil while the wheel looks after the connection
-	timerAt tcp.Time    // when timer fires, or the wheel comes round; 0: neither
+	timer   *sockTimer // nil while the wheel looks after the connection
+	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
 	rest    wheelPlace
-	wheeled bool // rest was taken, and the wheel has not come round
+	slot    uint8 // of the wheel; under its lock
+	wheeled bool  // rest was taken, and the wheel has not come round
 
+	linger    int32 // seconds; negative: close in the background
 	half      bool  // it is among the listener's that are half open; under its lock
 	linked    bool  // it is in the table
 	detached  bool  // TIME-WAIT stands in the table in its place
@@ -327,71 +328,6 @@ func (t *TCP) wake(ev tcp.Events) {
 		t.linked = false
 		t.s.tcp.table.remove(&t.tcpEntry)
 	}
-}
-
-// restful is how far off a deadline is that the stack's wheel looks after.
-const restful = 2 * wheelStep
-
-// arm sets the timer where it has to fire sooner than it would. A connection that
-// has nothing to do for long is given to the wheel. t.mu is held.
-func (t *TCP) arm(now tcp.Time) {
-	d, ok := t.conn.Deadline()
-	if !ok || t.detached || t.timerAt != 0 && t.timerAt <= d {
-		if t.detached || t.conn.State() == tcp.Closed {
-			t.disarm()
-		}
-		return
-	}
-	if t.timerAt == 0 && d-now >= restful {
-		t.timer = nil // it has fired, or never was
-		t.wheeled = true
-		t.timerAt = t.s.tcp.wheel.put(t, now, d)
-		return
-	}
-	t.timerAt = d
-	wait := time.Duration(max(d-now, 0))
-	if t.timer == nil {
-		t.timer = time.AfterFunc(wait, t.tick)
-	} else {
-		t.timer.Reset(wait)
-	}
-}
-
-// disarm ends the timer for good. t.mu is held.
-func (t *TCP) disarm() {
-	if t.timer != nil {
-		t.timer.Stop()
-	}
-	if t.wheeled {
-		t.s.tcp.wheel.remove(t)
-		t.wheeled = false
-	}
-	t.timerAt = 0
-}
-
-// tick is the timer's.
-func (t *TCP) tick() {
-	t.mu.Lock()
-	t.timerAt = 0
-	now := t.s.now()
-	if !t.detached {
-		t.conn.Tick(now)
-	}
-	ev := t.run(now)
-	t.mu.Unlock()
-	t.report(ev)
-	t.s.drain()
-}
-
-// turn is the wheel's.
-func (t *TCP) turn(now tcp.Time) {
-	t.mu.Lock()
-	t.wheeled = false
-	if t.timer == nil { // or it has become busy
-		t.timerAt = 0
-		t.arm(now)
-	}
-	t.mu.Unlock()
 }
 
 // txReady is called when the transmit queue has room again.

@@ -34,7 +34,6 @@ type wheel struct {
 // A wheelPlace is where a connection stands in a wheel. It belongs to its lock.
 type wheelPlace struct {
 	prev, next *TCP // in the slot; nil: it is in none
-	slot       uint8
 }
 
 // put files a connection until shortly before deadline d, and returns when that
@@ -66,7 +65,7 @@ func (w *wheel) remove(t *TCP) {
 
 // link puts a connection at the end of a slot. w.mu is held.
 func (w *wheel) link(t *TCP, slot uint8) {
-	t.rest = wheelPlace{prev: t, next: t, slot: slot}
+	t.rest, t.slot = wheelPlace{prev: t, next: t}, slot
 	if first := w.slots[slot]; first != nil {
 		last := first.rest.prev
 		t.rest.prev, t.rest.next = last, first
@@ -83,7 +82,7 @@ func (w *wheel) unlink(t *TCP) {
 	if r.next == nil {
 		return
 	}
-	if first := &w.slots[r.slot]; r.next == t {
+	if first := &w.slots[t.slot]; r.next == t {
 		*first = nil
 	} else {
 		r.prev.rest.next, r.next.rest.prev = r.next, r.prev

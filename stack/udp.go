@@ -399,7 +399,7 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta Meta) {
 //
 // RFC 1122 4.1.3.3: "UDP MUST pass to the application layer all ICMP error
 // messages that it receives from the IP layer." As on Linux, an error that may
-// pass by itself is not told, unless it is this host that could not send.
+// pass by itself is not told.
 func (s *Stack) udpICMP(e *icmpError) {
 	sport := uint16(e.transport[0])<<8 | uint16(e.transport[1])
 	dport := uint16(e.transport[2])<<8 | uint16(e.transport[3])
@@ -413,7 +413,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 		s.lowerPathMTU(e.remote, e.mtu)
 		return
 	}
-	if (e.hard || !e.from.IsValid()) && u.RemoteAddr() == remote {
+	if e.hard && u.RemoteAddr() == remote {
 		u.fail(e.errno)
 	}
 }

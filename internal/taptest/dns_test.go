@@ -328,15 +328,25 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 				// RFC 2308 5: what does not exist "without SOA records SHOULD NOT be cached".
 				again = asked
 			}
-			require.Equal(t, asked, nowhere())
-			require.Equal(t, again, nowhere())
-			require.Equal(t, asked, short())
-			// dnsmasq gives no SOA with the AAAA that there is not.
-			if addr == unboundAddr {
-				require.Equal(t, kept, short())
-			} else {
-				require.Equal(t, map[string]int{"udp": 1}, short())
+			// dnsmasq gives no SOA with the AAAA that there is not, either.
+			shortAgain := kept
+			if addr == dnsmasqAddr {
+				shortAgain = map[string]int{"udp": 1}
 			}
+			twice := func(lookup func() map[string]int, again map[string]int) {
+				for {
+					began := time.Now()
+					require.Equal(t, asked, lookup())
+					got := lookup()
+					if time.Since(began) < time.Second { // on a machine that is not too busy
+						require.Equal(t, again, got)
+						return
+					}
+					time.Sleep(2100 * time.Millisecond)
+				}
+			}
+			twice(nowhere, again)
+			twice(short, shortAgain)
 			time.Sleep(2100 * time.Millisecond) // both have a TTL of 2 s
 			require.Equal(t, asked, nowhere())
 			require.Equal(t, asked, short())

@@ -46,7 +46,7 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 				if i == 29 {
 					n = 7
 				}
-				ms = append(ms, stack.Datagram{B: bytes.Repeat([]byte{byte(i)}, n), Addr: kernelTo})
+				ms = append(ms, stack.Datagram{Buffers: [][]byte{bytes.Repeat([]byte{byte(i)}, n)}, Addr: kernelTo})
 			}
 			_, err = ours.WriteTo([]byte("hello"), kernelTo, stack.SendOptions{}) // finds the station
 			require.NoError(t, err)
@@ -62,7 +62,7 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 			for i := range ms {
 				n, err := kernel.Read(buf)
 				require.NoError(t, err)
-				require.Equal(t, ms[i].B, buf[:n], i)
+				require.Equal(t, ms[i].Buffers[0], buf[:n], i)
 			}
 			requireFrames(t, plain, before.Sent, tap.Stats().Sent, len(ms))
 
@@ -72,12 +72,12 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 			for got < len(ms) {
 				in := make([]stack.Datagram, 8)
 				for i := range in {
-					in[i].B = make([]byte, 2000)
+					in[i].Buffers = [][]byte{make([]byte, 2000)}
 				}
 				n, err := ours.ReadBatch(in)
 				require.NoError(t, err)
 				for _, m := range in[:n] {
-					require.Equal(t, ms[got].B, m.B[:m.N], got)
+					require.Equal(t, ms[got].Buffers[0], m.Buffers[0][:m.N], got)
 					require.Equal(t, kernelTo, m.Addr)
 					got++
 				}
@@ -108,7 +108,7 @@ func sendSegments(t *testing.T, conn *net.UDPConn, ms []stack.Datagram, size int
 	require.NoError(t, err)
 	var all []byte
 	for i := range ms {
-		all = append(all, ms[i].B...)
+		all = append(all, ms[i].Buffers[0]...)
 	}
 	_, err = conn.Write(all)
 	require.NoError(t, err)

@@ -34,6 +34,8 @@ type Conn struct {
 	wsOK   bool // windows are scaled (RFC 7323 2.2)
 	ecn    ecnState
 
+	retrans uint32 // segments sent again, ever
+
 	snd sendState
 	rcv recvState
 	rtt rttEstimator
@@ -45,70 +47,73 @@ type Conn struct {
 	keep   KeepAlive
 	giveUp Time // the user timeout; 0: Retries decides
 
-	retrans   uint32 // segments sent again, ever
 	delivered uint64 // bytes known to have arrived, ever
 }
 
 type sendState struct {
-	iss    Seq
-	una    Seq    // oldest number not yet acknowledged; what is in buf begins here (or at iss+1)
-	nxt    Seq    // next number to be sent for the first time: it never goes back
-	wnd    uint32 // window last offered by the peer, scaled, from una
-	maxWnd uint32 // the largest it ever offered (MAX.SND.WND of RFC 5961 5.2)
-	wl1    Seq    // SEG.SEQ of the last window update
-	wl2    Seq    // SEG.ACK of the last window update
-	scale  uint8  // Snd.Wind.Shift
+	iss      Seq
+	una      Seq    // oldest number not yet acknowledged; what is in buf begins here (or at iss+1)
+	nxt      Seq    // next number to be sent for the first time: it never goes back
+	wnd      uint32 // window last offered by the peer, scaled, from una
+	maxWnd   uint32 // the largest it ever offered (MAX.SND.WND of RFC 5961 5.2)
+	wl1      Seq    // SEG.SEQ of the last window update
+	wl2      Seq    // SEG.ACK of the last window update
+	tsOffset uint32
 
 	mss  int // payload bytes of a full segment: options already taken off
 	opt  int // bytes of options on every segment
 	gso  int // most payload bytes in a super-segment; 0: none
 	peer int // MSS that the peer announced, without options
 
-	buf     sendQueue
-	limit   int  // bytes that buf may hold
-	fixed   bool // the application has set limit: it is not tuned
-	fin     bool // a FIN follows the last byte of buf
-	finSent bool
-	full    bool // Write took less than it was given: the application waits
+	buf   sendQueue
+	limit int // bytes that buf may hold
 
 	lastData Time // when data was last sent, for the idle restart; before that, the SYN
 	progress Time // when SND.UNA last moved, or something was first in flight
+
+	scale    uint8 // Snd.Wind.Shift
+	fixed    bool  // the application has set limit: it is not tuned
+	fin      bool  // a FIN follows the last byte of buf
+	finSent  bool
+	full     bool // Write took less than it was given: the application waits
 	synAgain bool // the SYN was sent more than once: its round-trip time is ambiguous
-	tsOffset uint32
 }
 
 type recvState struct {
-	irs      Seq
-	nxt      Seq    // next number expected
-	edge     Seq    // right edge of the window that was advertised: RCV.NXT+RCV.WND
-	scale    uint8  // Rcv.Wind.Shift
-	mss      int    // payload bytes of a full segment that comes in, an estimate
-	synWnd   uint16 // the window of our SYN, which is never scaled (RFC 7323 2.2)
-	announce int    // the MSS option of our SYN
+	irs    Seq
+	nxt    Seq    // next number expected
+	edge   Seq    // right edge of the window that was advertised: RCV.NXT+RCV.WND
+	synWnd uint16 // the window of our SYN, which is never scaled (RFC 7323 2.2)
+	scale  uint8  // Rcv.Wind.Shift
+	quick  uint8  // segments that are still acknowledged at once
+
+	mss      int // payload bytes of a full segment that comes in, an estimate
+	announce int // the MSS option of our SYN
 
 	buf   ring
 	await []byte // a waiting reader's buffer, which text in order goes to at once
 	got   int    // bytes in await
 	limit int    // bytes that buf may hold
-	fixed bool   // the application has set limit: it is not tuned
 
-	*arrivals // of the Conn's flight
+	*arrivals // of the busy part of the Conn
 
-	fin     bool // a FIN has come, and
-	finSeq  Seq  // this is its number
-	rstNow  bool // a RST with rstSeq answers a bad acknowledgement
-	rstSeq  uint32
-	ackNow  bool  // an acknowledgement is due at once
-	unacked int   // bytes received and not yet acknowledged
-	quick   uint8 // segments that are still acknowledged at once
-	chatty  bool  // the application answers: an acknowledgement can ride on its data
+	last        Time // when a segment last came that the peer must have sent
+	lastText    Time // when text in the window last came
+	tsRecentAt  Time
+	challengeAt Time // when the second began in which there were so many challenges
 
-	lastText Time // when text in the window last came
+	unacked  int    // bytes received and not yet acknowledged
+	lastAck  Seq    // Last.ACK.sent
+	tsRecent uint32 // TS.Recent of RFC 7323 4.3
+	finSeq   Seq    // number of the FIN
+	rstSeq   uint32
 
-	tsRecent   uint32 // TS.Recent of RFC 7323 4.3
-	tsRecentAt Time
-	lastAck    Seq // Last.ACK.sent
-	last       Time
+	challenges uint8
+	fixed      bool // the application has set limit: it is not tuned
+	fin        bool // a FIN has come, with finSeq
+	rstNow     bool // a RST with rstSeq answers a bad acknowledgement
+	ackNow     bool // an acknowledgement is due at once
+	chatty     bool // the application answers: an acknowledgement can ride on its data
 }
 
 // A block is the sequence numbers from start up to, not including, end.
@@ -177,7 +182,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()
 	}
-	c.rouse(now)
+	c.work(now)
 	c.cwr.init(c)
 }
 
@@ -472,11 +477,12 @@ type timers struct {
 	persist Time // zero window, or a window too small to use
 	wait    Time // FIN-WAIT-2 of an orphan, and TIME-WAIT
 
+	keepAt Time // when the last keep-alive probe was sent
+
 	rtxKind    timerKind
 	backoff    uint8 // doublings of rtx
 	persists   uint8 // doublings of persist
 	keepProbes uint8 // keep-alive probes without an answer
-	keepAt     Time  // when the last one was sent
 	keepNow    bool  // one is to be sent
 	probeNow   bool  // what the window does not allow is to be sent
 }

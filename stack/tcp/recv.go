@@ -250,13 +250,13 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 // knows the connection. RFC 5961 7: "An implementation SHOULD include an ACK
 // throttling mechanism": ten in a second.
 func (c *Conn) challenge(now Time) {
-	ch := &c.rcv.challenge
-	if now-ch.at >= Second || ch.at == 0 {
-		ch.at, ch.n = now, 0
+	r := &c.rcv
+	if now-r.challengeAt >= Second || r.challengeAt == 0 {
+		r.challengeAt, r.challenges = now, 0
 	}
-	if ch.n < 10 {
-		ch.n++
-		c.rcv.ackNow = true
+	if r.challenges < 10 {
+		r.challenges++
+		r.ackNow = true
 	}
 }
 

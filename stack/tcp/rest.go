@@ -8,6 +8,7 @@ type busy struct {
 	rec recovery
 	pl  plpmtud
 	arrivals
+	brief bool // it was made for a probe or its answer, and text has not come or gone
 }
 
 // arrivals is what a Conn knows of what has come beyond RCV.NXT, and of how fast
@@ -17,11 +18,6 @@ type arrivals struct {
 	sack  [4]block // blocks to report, the newest first (RFC 2018 4)
 	nsack int
 	dsack block // duplicate to report once (RFC 2883), empty if start == end
-
-	challenge struct {
-		at Time
-		n  uint8
-	}
 
 	// Receive-buffer tuning (dynamic right-sizing).
 	drs struct {
@@ -53,23 +49,38 @@ func (c *Conn) rouse(now Time) {
 	c.busy, c.rcv.arrivals = f, &f.arrivals
 	f.sb.dueFrom, f.sb.rackFrom, f.sb.fack = c.snd.una, c.snd.una, c.snd.una
 	f.drs.seq, f.drs.at, f.drs.rtt = c.rcv.nxt, now, c.rtt.srtt
+	f.brief = true
 }
 
-// Awake reports whether there is something that Rest could give up.
-func (c *Conn) Awake() bool { return c.busy != nil }
+// work is rouse for text.
+func (c *Conn) work(now Time) {
+	c.rouse(now)
+	c.brief = false
+}
 
 // Rest gives up what a Conn needs only while it is busy, if it has not been for a
-// while; what comes next makes it anew. It reports whether the Conn rests.
-func (c *Conn) Rest(now Time) bool {
-	if c.busy == nil {
-		return true
+// while; what comes next makes it anew. It returns when to try again, or 0 where
+// the Conn rests, or will not before something happens to it.
+func (c *Conn) Rest(now Time) (again Time) {
+	if c.busy == nil || !c.restful() {
+		return 0
 	}
-	if !c.restful(now) {
-		return false
+	if c.state.synchronized() && c.state != TimeWait {
+		if at := max(c.rcv.last, c.snd.lastData, c.snd.progress) + restAfter; now < at {
+			return at
+		}
 	}
 	c.unload()
 	c.cwr.release()
-	return true
+	return 0
+}
+
+// relax ends what a Conn that rests was roused for, if it is over: a keep-alive
+// probe and its answer teach nothing that is worth to be kept.
+func (c *Conn) relax() {
+	if c.busy != nil && c.brief && c.restful() {
+		c.unload()
+	}
 }
 
 // unload gives up the busy part.
@@ -84,7 +95,7 @@ func (c *Conn) unload() {
 }
 
 // restful tells whether there is nothing under way, and nothing to be remembered.
-func (c *Conn) restful(now Time) bool {
+func (c *Conn) restful() bool {
 	r, s, t := &c.rcv, &c.snd, &c.timers
 	if r.buf.n > 0 || r.got > 0 || c.Unacked() > 0 || c.rstUnsent || r.rstNow {
 		return false
@@ -103,7 +114,7 @@ func (c *Conn) restful(now Time) bool {
 	case c.rec.phase != phaseOpen || c.rec.pending || c.pl.max != 0:
 		return false
 	}
-	return now-max(r.last, s.lastData, s.progress) >= restAfter
+	return true
 }
 
 // due tells whether a Conn that rests has something to send.

@@ -42,6 +42,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		c.header(now, out, c.snd.nxt, wire.FlagACK)
 		return true
 	}
+	c.relax()
 	return false
 }
 

@@ -90,7 +90,7 @@ func (c *Conn) admit(now Time, p []byte) int {
 	if n == 0 {
 		return 0
 	}
-	c.rouse(now)
+	c.work(now)
 	if c.cwr.bbr != nil {
 		c.cwr.bbr.writing(c)
 	}

@@ -15,6 +15,7 @@ const maxHoles = 16384
 func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	r := &c.rcv
 	n := s.DataLen()
+	c.brief = false
 	c.ecnReceived(s)
 	end := seq + Seq(n)
 	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
