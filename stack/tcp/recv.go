@@ -393,12 +393,11 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack
-	if n > b.buf.n {
-		n = b.buf.n // the FIN takes a number and no place
+	b.buf.drop(min(n, b.buf.len())) // the FIN takes a number and no place
+	if b.buf.ring.n == 0 {
+		b.buf.ring.giveBack(c.p)
 	}
-	b.buf.drop(n)
-	if b.buf.n == 0 {
-		b.buf.giveBack(c.p)
+	if b.buf.len() == 0 {
 		if !b.fin || b.finSent && b.una == b.nxt {
 			c.events |= Acked
 		}

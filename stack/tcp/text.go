@@ -60,8 +60,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && off < len(s.Payload) && r.got < len(r.await) {
-		k := copy(r.await[r.got:], s.Payload[off:min(off+int(hi-lo), len(s.Payload))])
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) {
+		k := s.copyText(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k
 		lo += Seq(k)
@@ -112,6 +112,20 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	r.buf.n += int(nxt - r.nxt)
 	r.nxt = nxt
 	c.events |= Readable
+}
+
+// copyText copies to p what fits of the n bytes that begin at off in the payload
+// of a received segment, and returns how many those are.
+func (s *Segment) copyText(p []byte, off, n int) int {
+	n = min(n, len(p))
+	k := 0
+	if off < len(s.Payload) {
+		k = copy(p[:n], s.Payload[off:])
+	}
+	if k < n {
+		copy(p[k:n], s.Payload2[off+k-len(s.Payload):])
+	}
+	return n
 }
 
 // fillsHole tells whether a block only extends pieces that are there.
@@ -305,7 +319,7 @@ func (c *Conn) tuneSend() {
 	if want := min(2*c.cwr.cwnd, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.share(want) == want {
 		s.limit = want
 	}
-	if limit := c.share(s.limit); s.full && limit-s.buf.n >= limit/3 {
+	if limit := c.share(s.limit); s.full && limit-s.buf.len() >= limit/3 {
 		s.full = false
 		c.events |= Writable
 	}
