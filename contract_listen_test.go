@@ -174,6 +174,31 @@ func listenBehaviours() []behaviour {
 			_, network := w.listenGroup("tcp", nil, &net.UDPAddr{IP: net.IPv4allsys})
 			return []any{none, empty, network}
 		}, "unknown network tcp"},
+		{"two sockets of a group share a port", func(t *testing.T, w *world) []any {
+			lo := &net.Interface{Index: 1, Name: "lo"}
+			group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251)}
+			first, err := w.listenGroup("udp4", lo, group)
+			require.NoError(t, err)
+			defer first.Close()
+			group.Port = first.LocalAddr().(*net.UDPAddr).Port
+			second, err := w.listenGroup("udp4", lo, group)
+			if err != nil {
+				return []any{err}
+			}
+			return append([]any{first.LocalAddr()}, bound(second, err)...)
+		}, "udp 0.0.0.0:P"},
+		{"a socket of a group and one that is bound to the port", func(t *testing.T, w *world) []any {
+			lo := &net.Interface{Index: 1, Name: "lo"}
+			c, err := w.listenGroup("udp4", lo, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251)})
+			require.NoError(t, err)
+			defer c.Close()
+			_, port, _ := net.SplitHostPort(c.LocalAddr().String())
+			return binding("udp4", ":"+port)(t, w)
+		}, "bind: address already in use"},
+		{"ListenMulticastUDP on an interface that is not there", func(t *testing.T, w *world) []any {
+			_, err := w.listenGroup("udp4", &net.Interface{Index: 9999, Name: "none"}, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 7779})
+			return []any{err != nil}
+		}, "true"},
 		{"a ListenConfig with all settings", func(t *testing.T, w *world) []any {
 			var seen []any
 			for _, o := range []listenOptions{

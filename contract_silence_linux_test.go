@@ -102,8 +102,8 @@ func silentPipe(t *testing.T) *silentWorld {
 func TestSilenceIsTheKernels(t *testing.T) {
 	for _, b := range silentBehaviours() {
 		t.Run(b.name, func(t *testing.T) {
-			t.Parallel() // they wait
 			k := silentKernel()
+			t.Parallel() // they wait
 			kernel := transcript(t, k.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, k) }}, b.want)
 			synctest.Test(t, func(t *testing.T) {
 				w := silentPipe(t)

@@ -136,7 +136,7 @@ var ephemeral = regexp.MustCompile(`:(3[2-9]|4\d|5\d|60)\d\d\d\b`)
 // plain makes the client's and the server's address HOST, and ports that were chosen P.
 func (w *world) plain(s string) string {
 	s = ephemeral.ReplaceAllString(s, ":P")
-	for _, addr := range []string{w.server, w.client, "127.0.0.1"} {
+	for _, addr := range []string{w.alone, w.server, w.client, "127.0.0.1"} {
 		s = strings.ReplaceAll(s, addr, "HOST")
 	}
 	return s

@@ -405,6 +405,15 @@ func udpErrorBehaviours() []behaviour {
 			_, _, msg := c.WriteMsgUDP([]byte("x"), nil, &net.UDPAddr{IP: ip, Port: 65536 + 9})
 			return []any{large, negative, msg}
 		}, "sendmsg: invalid argument"},
+		{"WriteMsgUDP with out-of-band data that is none", func(t *testing.T, w *world) []any {
+			c, s := w.udpPair(t)
+			to := c.LocalAddr().(*net.UDPAddr)
+			n, oobn, err := s.WriteMsgUDP([]byte("x"), make([]byte, 5), to)
+			seen := []any{n, oobn, err}
+			// A header that says that it is longer than all of the data.
+			n, oobn, err = s.WriteMsgUDP([]byte("x"), bytes.Repeat([]byte{0x7f}, 16), to)
+			return append(seen, n, oobn, err)
+		}, "sendmsg: invalid argument"},
 		{"too large a datagram by all ways of writing", func(t *testing.T, w *world) []any {
 			c, s := w.udpPair(t)
 			b, to := make([]byte, 65508), c.LocalAddr().(*net.UDPAddr)

@@ -2,9 +2,11 @@ package usernet
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ type world struct {
 	name   string
 	server string // address of the side that listens
 	client string // address of the side that dials
+	alone  string // the server's too, and of no other process
 
 	dial         func(ctx context.Context, o dialOptions, network, address string) (net.Conn, error)
 	dialTimeout  func(network, address string, timeout time.Duration) (net.Conn, error)
@@ -116,8 +119,10 @@ func kernelWorld() *world {
 	if !net.DefaultResolver.PreferGo {
 		net.DefaultResolver.PreferGo = true
 	}
+	pid := os.Getpid()
 	return &world{
 		name: "kernel", server: "127.0.0.1", client: "127.0.0.1",
+		alone: fmt.Sprintf("127.%d.%d.%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff),
 		dial: func(ctx context.Context, o dialOptions, network, address string) (net.Conn, error) {
 			return kernelDialer(o).DialContext(ctx, network, address)
 		},
@@ -175,7 +180,7 @@ func kernelWorld() *world {
 
 func usernetWorld(name string, client, server *Host, clientAddr, serverAddr string) *world {
 	return &world{
-		name: name, server: serverAddr, client: clientAddr,
+		name: name, server: serverAddr, client: clientAddr, alone: serverAddr,
 		dial: func(ctx context.Context, o dialOptions, network, address string) (net.Conn, error) {
 			return usernetDialer(client, o).DialContext(ctx, network, address)
 		},
@@ -245,7 +250,7 @@ func worlds(t *testing.T) []*world {
 // self is a world in which client and server are one host, so that wildcards lead from
 // one to the other. If they are not, it is the loopback of a third.
 func (w *world) self(t *testing.T) *world {
-	if w.client == w.server {
+	if w.name != "pipe" {
 		return w
 	}
 	lo := newLoopback(t)

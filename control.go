@@ -186,8 +186,8 @@ func controlError(oob []byte, err error) error {
 func (i *PacketInfo) AppendControl(oob []byte) []byte {
 	var b [128]byte
 	w := controlWriter{rest: b[:]}
-	if local := i.Local.Unmap(); local.IsValid() || i.Interface != 0 {
-		w.putInfo(i.Interface, local, netip.Addr{})
+	if src := i.source(); src.IsValid() || i.Interface != 0 {
+		w.putInfo(i.Interface, src, netip.Addr{})
 	}
 	if i.TTL != 0 {
 		w.putInt(optTTL, i.TTL)

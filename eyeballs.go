@@ -28,7 +28,7 @@ type race struct {
 // run connects to one of the addresses, of which there is at least one, in the order in which
 // they are to be tried.
 func (r *race) run(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
-	if r.network == "tcp" && r.delay >= 0 {
+	if r.network == "tcp" && r.delay >= 0 && len(addrs) > 1 {
 		if primaries, fallbacks := partition(addrs); len(fallbacks) > 0 {
 			return r.parallel(ctx, primaries, fallbacks)
 		}

@@ -452,6 +452,90 @@ func TestAPacketIsAnsweredFromWhereItCame(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("127.0.0.5:%d", port), addr.String())
 }
 
+func TestAnAnswerToAGroupIsFromTheHost(t *testing.T) {
+	a, b := newPair(t)
+	eth := &net.Interface{Index: 2}
+	group := &net.UDPAddr{IP: net.IPv4(239, 1, 2, 3), Port: 5000}
+	server, err := b.ListenMulticastUDP("udp4", eth, group)
+	require.NoError(t, err)
+	require.NoError(t, server.SetControlMessage(FlagDst, true))
+	client, err := a.ListenUDP("udp4", nil)
+	require.NoError(t, err)
+	require.NoError(t, client.SetMulticastInterface(eth))
+	ifi, err := client.MulticastInterface()
+	require.NoError(t, err)
+	require.Equal(t, 2, ifi.Index)
+	buf, oob := make([]byte, 10), make([]byte, 100)
+	for range 2 {
+		_, err = client.WriteTo([]byte("?"), group)
+		require.NoError(t, err)
+	}
+	_, info, err := server.ReadPacket(buf)
+	require.NoError(t, err)
+	require.Equal(t, "239.1.2.3", info.Local.String())
+	_, err = server.WritePacket([]byte("!"), info)
+	require.NoError(t, err)
+	_, oobn, _, from, err := server.ReadMsgUDP(buf, oob)
+	require.NoError(t, err)
+	var again PacketInfo
+	require.NoError(t, again.ParseControl(oob[:oobn]))
+	_, _, err = server.WriteMsgUDP([]byte("!"), again.AppendControl(nil), from)
+	require.NoError(t, err)
+	for range 2 {
+		_, addr, err := client.ReadFrom(buf)
+		require.NoError(t, err)
+		require.Equal(t, addrB+":5000", addr.String())
+	}
+}
+
+func TestSettingsOfDatagramSocketsAreKept(t *testing.T) {
+	a, _ := newPair(t)
+	udp, err := a.ListenUDP("udp4", nil)
+	require.NoError(t, err)
+	ip, err := a.ListenIP("ip4:200", nil)
+	require.NoError(t, err)
+	for _, c := range []interface {
+		Close() error
+		JoinGroup(ifi *net.Interface, group netip.Addr) error
+		SetTTL(ttl int) error
+		SetTOS(tos int) error
+		SetMulticastTTL(ttl int) error
+		SetMulticastLoopback(on bool) error
+		TTL() (int, error)
+		TOS() (int, error)
+		MulticastTTL() (int, error)
+		MulticastLoopback() (bool, error)
+		MulticastInterface() (*net.Interface, error)
+	}{udp, ip} {
+		require.NoError(t, c.SetTTL(9))
+		require.NoError(t, c.SetTOS(8))
+		require.NoError(t, c.SetMulticastTTL(7))
+		require.NoError(t, c.SetMulticastLoopback(false))
+		for want, get := range map[int]func() (int, error){9: c.TTL, 8: c.TOS, 7: c.MulticastTTL} {
+			n, err := get()
+			require.NoError(t, err)
+			require.Equal(t, want, n)
+		}
+		loop, err := c.MulticastLoopback()
+		require.NoError(t, err)
+		require.False(t, loop)
+		ifi, err := c.MulticastInterface()
+		require.NoError(t, err)
+		require.Nil(t, ifi)
+		require.NoError(t, c.Close())
+		_, err = c.TTL()
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.IsType(t, &net.OpError{}, err)
+		require.ErrorIs(t, c.SetTTL(9), net.ErrClosed)
+		require.ErrorIs(t, c.JoinGroup(nil, netip.MustParseAddr("192.0.2.1")), net.ErrClosed, "before what else is wrong")
+		require.ErrorIs(t, c.SetMulticastTTL(256), net.ErrClosed)
+		require.ErrorIs(t, c.JoinGroup(&net.Interface{Index: 2}, netip.MustParseAddr("224.1.2.3")), net.ErrClosed)
+	}
+	require.Equal(t, syscall.EINVAL, new(UDPConn).SetTTL(1))
+	_, err = new(IPConn).TTL()
+	require.Equal(t, syscall.EINVAL, err)
+}
+
 func TestBuffersOfDatagramSocketsAreAsOnTheKernel(t *testing.T) {
 	inBothWorlds(t, func(l *log) {
 		c, port := l.listenOn("127.0.0.1:0")
@@ -508,12 +592,11 @@ func FuzzControlMessages(f *testing.F) {
 		}
 		// What is written is read: of the source as what is to be sent.
 		var again stack.SendOptions
-		if info.Interface < 0 || info.Local.IsMulticast() || info.Local == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
-			return
-		}
 		require.NoError(t, sendControl(info.AppendControl(nil), &again))
 		require.Equal(t, info.Interface, again.NIC)
-		require.Equal(t, info.Local, again.Src)
+		if src := info.source(); src.IsValid() {
+			require.Equal(t, src, again.Src)
+		}
 		require.Equal(t, info.TTL, again.TTL)
 		require.Equal(t, info.TOS, again.TOS)
 	})

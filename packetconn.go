@@ -14,7 +14,8 @@ type PacketInfo struct {
 	// Remote is the other end's address. On an IP socket it has no port.
 	Remote netip.AddrPort
 	// Local is the host's address, or the group, that a received datagram was sent to, and
-	// the source of one that is sent.
+	// the source of one that is sent; a group is none, so that the host chooses the source
+	// of an answer to what was sent to one.
 	Local netip.Addr
 	// TTL is the time to live, or hop limit.
 	TTL uint8
@@ -32,7 +33,15 @@ type PacketInfo struct {
 }
 
 func (i *PacketInfo) options() stack.SendOptions {
-	return stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.Local.Unmap(), NIC: i.Interface, DontFragment: i.DontFragment}
+	return stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.source(), NIC: i.Interface, DontFragment: i.DontFragment}
+}
+
+// source is the address from which a datagram is to be sent; invalid if the host chooses it.
+func (i *PacketInfo) source() netip.Addr {
+	if local := i.Local.Unmap(); !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return local
+	}
+	return netip.Addr{}
 }
 
 // A UDPConn is a UDP socket, connected or not. It is a net.Conn and a net.PacketConn,

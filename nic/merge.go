@@ -13,7 +13,9 @@ import (
 // What is joined could have been sent as one super-frame: all but the last piece
 // have the same length, and nothing but sequence numbers, lengths, checksums and
 // the flags of the last one differs. The checksum of each piece is verified
-// here, and not again by the stack.
+// here, and not again by the stack. To read each payload to where it belongs, so
+// that it need not be moved, made no difference that could be measured; nor would
+// assembly for the checksum, which takes 60 ns of the 1400 that a frame costs.
 type merger struct {
 	open bool // the last frame of the batch may be continued
 

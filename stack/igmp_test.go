@@ -446,6 +446,53 @@ func TestMessagesThatAreNotBelievedMeetSilence(t *testing.T) {
 	})
 }
 
+// RFC 4541 2.1.1: a switch that snoops and has no address asks from 0.0.0.0.
+func TestAQuerierWithoutAnAddressIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		u := openUDP(t, r.s, "0.0.0.0:5")
+		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
+		r.after(time.Minute)
+		h := wire.IPv4{TTL: 1, Proto: wire.ProtoIGMP, Src: netip.IPv4Unspecified(), Dst: addr("224.0.0.1"), Options: []byte{0x94, 4, 0, 0}}
+		r.say(h, generalV3)
+		require.Equal(t, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}, r.after(time.Minute))
+		h.Dst = addr("192.0.2.1")
+		r.say(h, groupV3)
+		require.Equal(t, 1, dropped(r.s, dropNoSource), "but only to a group")
+		require.Empty(t, r.after(time.Minute))
+	})
+}
+
+func TestEachLinkSpeaksTheVersionOfItsQuerier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRouter(t)
+		d1, e1 := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
+		other := &router{peer: &peer{t: t, dev: e1}, begin: time.Now()}
+		e1.Attach(func(batch []nic.Frame) {
+			other.mu.Lock()
+			defer other.mu.Unlock()
+			for i := range batch {
+				if text := describeIGMP(t, batch[i].AppendTo(nil)); text != "" {
+					other.said = append(other.said, igmpSaid{time.Since(other.begin), text})
+				}
+			}
+		})
+		require.NoError(t, r.s.AddNIC(NIC{Name: "eth1", Device: d1, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}))
+		u := openUDP(t, r.s, "0.0.0.0:5")
+		r.ask("224.0.0.1", generalV2)
+		for _, index := range []int{2, 3} {
+			require.NoError(t, u.Join(addr("224.1.2.3"), index))
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, []string{"v2 report 224.1.2.3 > 224.1.2.3", "v2 report 224.1.2.3 > 224.1.2.3"}, r.texts())
+		require.Equal(t, []string{"v3 TO_EX 224.1.2.3 > 224.0.0.22", "v3 TO_EX 224.1.2.3 > 224.0.0.22"}, other.texts())
+		r.ask("224.0.0.1", generalV2)
+		require.Len(t, r.after(time.Minute), 1)
+		require.Empty(t, other.texts(), "nobody asked there")
+	})
+}
+
 func TestManyGroupsAreReportedInAsManyDatagramsAsItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)

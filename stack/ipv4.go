@@ -80,7 +80,9 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	// section."
 	case p.src.IsMulticast(), isReserved(p.src):
 		return dropGroupSource
-	case p.src.IsUnspecified():
+	case p.src.IsUnspecified() && (p.proto != wire.ProtoIGMP || !p.dst.IsMulticast()):
+		// RFC 4541 2.1.1: a switch that snoops may ask with "an all-zeros IP Source
+		// Address"; RFC 3376 4.2.13: a host without an address yet may report so.
 		return dropNoSource
 	case p.src.IsLoopback(), p.dst.IsLoopback():
 		// Ibid. (g): "Addresses of this form MUST NOT appear outside a host."

@@ -78,6 +78,9 @@ type multicast struct {
 // what is no group, ENODEV without such an interface or route, and EADDRINUSE for a group
 // that the socket has joined there already.
 func (g *dgram) Join(group netip.Addr, index int) error {
+	if _, err := g.Settings(); err != nil {
+		return err
+	}
 	group = group.Unmap()
 	if !group.Is4() || !group.IsMulticast() {
 		return syscall.EINVAL
@@ -116,9 +119,6 @@ func (g *dgram) join(m membership) error {
 // of the group. EADDRNOTAVAIL says that there was none.
 func (g *dgram) Leave(group netip.Addr, index int) error {
 	group = group.Unmap()
-	if !group.Is4() || !group.IsMulticast() {
-		return syscall.EINVAL
-	}
 	if err := g.leave(group, index); err != nil {
 		return err
 	}
@@ -129,8 +129,11 @@ func (g *dgram) Leave(group netip.Addr, index int) error {
 func (g *dgram) leave(group netip.Addr, index int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	switch {
+	case g.closed:
 		return net.ErrClosed
+	case !group.Is4() || !group.IsMulticast():
+		return syscall.EINVAL
 	}
 	i := slices.IndexFunc(g.mc.joins, func(m membership) bool {
 		return m.group == group && (index == 0 || m.ifc.index == index)
@@ -157,10 +160,8 @@ func (g *dgram) leaveAll() {
 // SetMulticastInterface chooses the interface over which the socket sends to
 // groups: 0 leaves it to the routes. EADDRNOTAVAIL says that there is none of that index.
 func (g *dgram) SetMulticastInterface(index int) error {
-	if index != 0 && g.s.ifaceAt(index) == nil {
-		return syscall.EADDRNOTAVAIL
-	}
-	return g.configure(func() { g.mc.index = index })
+	known := index == 0 || g.s.ifaceAt(index) != nil
+	return g.configure(known, syscall.EADDRNOTAVAIL, func() { g.mc.index = index })
 }
 
 // SetMulticastTTL sets the time to live of what the socket sends to groups. With 0
@@ -170,16 +171,13 @@ func (g *dgram) SetMulticastTTL(ttl int) error {
 	if ttl == -1 {
 		ttl = 1
 	}
-	if ttl < 0 || ttl > 255 {
-		return syscall.EINVAL
-	}
-	return g.configure(func() { g.mc.ttl = uint8(ttl) })
+	return g.configure(ttl >= 0 && ttl <= 255, syscall.EINVAL, func() { g.mc.ttl = uint8(ttl) })
 }
 
 // SetMulticastLoopback says whether the host's own sockets hear what the socket
 // sends to a group that they have joined: they do by default.
 func (g *dgram) SetMulticastLoopback(on bool) error {
-	return g.configure(func() { g.mc.loop = on })
+	return g.configure(true, 0, func() { g.mc.loop = on })
 }
 
 // SetTTL sets the time to live of what the socket sends to hosts; -1 is the default, 64,
@@ -188,16 +186,13 @@ func (g *dgram) SetTTL(ttl int) error {
 	if ttl == -1 {
 		ttl = defaultTTL
 	}
-	if ttl < 1 || ttl > 255 {
-		return syscall.EINVAL
-	}
-	return g.configure(func() { g.ttl = uint8(ttl) })
+	return g.configure(ttl >= 1 && ttl <= 255, syscall.EINVAL, func() { g.ttl = uint8(ttl) })
 }
 
 // SetTOS sets the type of service of what the socket sends, of which only the lowest
 // eight bits count.
 func (g *dgram) SetTOS(tos int) error {
-	return g.configure(func() { g.tos = uint8(tos) })
+	return g.configure(true, 0, func() { g.tos = uint8(tos) })
 }
 
 // DatagramSettings are what a datagram socket has been told, or does by default.
@@ -221,11 +216,16 @@ func (g *dgram) Settings() (DatagramSettings, error) {
 	}, nil
 }
 
-func (g *dgram) configure(set func()) error {
+// configure calls set if the socket is open and the value is good; bad is the error if
+// it is not.
+func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	switch {
+	case g.closed:
 		return net.ErrClosed
+	case !good:
+		return bad
 	}
 	set()
 	return nil

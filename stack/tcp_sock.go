@@ -117,6 +117,7 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 // *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
 // net.ErrClosed.
 func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
+	roomy(false)
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
@@ -191,14 +192,14 @@ func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 // local port is the given one, or one by RFC 6056.
 func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	remote := netip.AddrPortFrom(p.dst, remotePort)
-	var t *TCP
+	t := s.newTCP(netip.AddrPortFrom(p.src, 0), remote, p)
+	t.linked = true
 	try := func(port uint16) bool {
 		local := netip.AddrPortFrom(p.src, port)
 		if local == remote && localPort == 0 {
 			return false // it would connect to itself, which only who asks for it wants
 		}
-		t = s.newTCP(local, remote, p)
-		t.linked = true
+		t.key = makeTuple(local, remote)
 		return s.tcp.table.insert(&t.tcpEntry)
 	}
 	if localPort != 0 {
@@ -483,6 +484,7 @@ func (t *TCP) CloseRead() error {
 
 // CloseWrite sends a FIN after what was written.
 func (t *TCP) CloseWrite() error {
+	roomy(false)
 	t.mu.Lock()
 	if err := t.shutdownErr(); err != nil {
 		t.mu.Unlock()
@@ -514,6 +516,7 @@ func (t *TCP) shutdownErr() error {
 // delivered in the background, unless SetLinger says otherwise. A second Close
 // returns net.ErrClosed.
 func (t *TCP) Close() error {
+	roomy(false)
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()

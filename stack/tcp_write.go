@@ -36,6 +36,7 @@ type lending struct {
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
+	roomy(false)
 	t.mu.Lock()
 	for t.writing {
 		if err := t.writeEnd(); err != nil {

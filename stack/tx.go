@@ -131,20 +131,22 @@ func (ifc *iface) drain() {
 		return
 	}
 	q.draining = true
-	q.mu.Unlock()
 	ifc.drainOn()
 }
 
-// drainOn sends until nothing waits; the caller has set draining. Who came to send
-// its own, or to receive, is not kept for ever by others that go on putting: a
-// long turn is handed on to a goroutine that ends with it.
+// drainOn sends until nothing waits; the caller has set draining, and holds q.mu,
+// which is released. Who came to send its own, or to receive, is not kept for ever
+// by others that go on putting: a long turn is handed on to a goroutine that ends
+// with it.
 func (ifc *iface) drainOn() {
 	q := &ifc.tx
-	q.mu.Lock()
 	for turn := 0; ; turn++ {
 		if turn == txTurn && q.n.Load() > 0 {
 			q.mu.Unlock()
-			go ifc.drainOn()
+			go func() {
+				q.mu.Lock()
+				ifc.drainOn()
+			}()
 			return
 		}
 		k := q.take(q.batch[:], q.taken[:])

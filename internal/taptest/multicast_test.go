@@ -294,3 +294,61 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 		}
 	})
 }
+
+// TestASwitchThatSnoopsPassesTheGroupsThatWeJoin puts our host and a sender on a bridge of
+// the kernel's that passes a group only to ports that have reported it, and has no address.
+func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
+	for _, version := range []string{"3", "2"} {
+		t.Run("version "+version, func(t *testing.T) {
+			need(t, "bridge")
+			ns := newNamespace(t)
+			tap := ns.openTAP(t, true)
+			ns.shell(t, `
+				ip link add br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_igmp_version `+version+` \
+					mcast_query_response_interval 20 mcast_startup_query_interval 100 mcast_last_member_interval 20
+				ip addr flush dev tap0
+				ip link set tap0 master br0
+				ip link add sender type veth peer name port
+				ip link set port master br0
+				ip link set dev port up
+				ip link set dev sender up
+				ip addr add 192.0.2.1/24 dev sender
+				ip link set dev br0 up`)
+			h := newHost(t, tap)
+			gaddr := &net.UDPAddr{IP: net.ParseIP("239.1.2.3"), Port: 5000}
+			ours, err := h.ListenMulticastUDP("udp4", nil, gaddr)
+			require.NoError(t, err)
+			// Once the bridge has heard a query, be it its own, it passes nothing unasked.
+			has := func(port string) bool {
+				return strings.Contains(ns.run(t, "bridge", "mdb", "show"), "port "+port+" grp 239.1.2.3")
+			}
+			require.Eventually(t, func() bool { return has(tapName) }, 20*time.Second, 20*time.Millisecond, "the bridge knows of us")
+			require.False(t, has("port"))
+			before := h.Stats().IGMP
+			require.Eventually(t, func() bool {
+				now := h.Stats().IGMP
+				return now.Received > before.Received && now.Sent > before.Sent
+			}, 20*time.Second, 20*time.Millisecond, "its queries, from 0.0.0.0, are answered")
+
+			var theirs *net.UDPConn
+			require.NoError(t, ns.inside(func() error {
+				var err error
+				theirs, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(kernelAddr)})
+				return err
+			}))
+			defer theirs.Close()
+			ns.run(t, "ip", "route", "add", "224.0.0.0/4", "dev", "sender")
+			_, err = theirs.WriteTo([]byte("hello"), gaddr)
+			require.NoError(t, err)
+			ours.SetReadDeadline(time.Now().Add(10 * time.Second))
+			b := make([]byte, 100)
+			n, from, err := ours.ReadFromUDP(b)
+			require.NoError(t, err)
+			require.Equal(t, "hello", string(b[:n]))
+			require.Equal(t, kernelAddr, from.IP.String())
+
+			require.NoError(t, ours.Close())
+			require.Eventually(t, func() bool { return !has(tapName) }, 20*time.Second, 20*time.Millisecond, "it knows that we left")
+		})
+	}
+}
