@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 
 	"github.com/usernet/usernet/stack"
 )
@@ -17,7 +18,7 @@ type nameResolver interface {
 
 // ipProtocols are the names that "ip4:name" may have, in lower case, from the
 // registry of IANA. It is only read.
-var ipProtocols = map[string]uint8{
+var ipProtocols = map[string]int{
 	"ip": 0, "icmp": 1, "igmp": 2, "ipencap": 4, "tcp": 6, "egp": 8, "igp": 9, "udp": 17, "dccp": 33,
 	"ipv6": 41, "rsvp": 46, "gre": 47, "esp": 50, "ah": 51, "ipv6-icmp": 58, "icmp6": 58, "ospf": 89,
 	"ipip": 94, "pim": 103, "vrrp": 112, "l2tp": 115, "sctp": 132, "udplite": 136,
@@ -25,7 +26,7 @@ var ipProtocols = map[string]uint8{
 
 // parseNetwork splits the name of a network into the one of its family and, for
 // "ip4:icmp" and its like, the protocol. With needProto, "ip" without one is unknown.
-func parseNetwork(network string, needProto bool) (name string, proto uint8, err error) {
+func parseNetwork(network string, needProto bool) (name string, proto int, err error) {
 	name, protocol, hasProto := network, "", false
 	if i := strings.LastIndexByte(network, ':'); i >= 0 {
 		name, protocol, hasProto = network[:i], network[i+1:], true
@@ -47,18 +48,22 @@ func parseNetwork(network string, needProto bool) (name string, proto uint8, err
 	return "", 0, net.UnknownNetworkError(network)
 }
 
+// tooLarge is where net does not take a number for one any more.
+const tooLarge = 0xffffff
+
 // parseProtocol returns the protocol number that s is or names.
-func parseProtocol(s string) (uint8, error) {
+// One that is too large is left to the socket to refuse, as long as it is a number to net.
+func parseProtocol(s string) (int, error) {
 	n, digits := 0, s != ""
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
 			digits = false
 			break
 		}
-		n = min(n*10+int(s[i]-'0'), 256)
+		n = min(n*10+int(s[i]-'0'), tooLarge)
 	}
-	if digits && n < 256 {
-		return uint8(n), nil
+	if digits && n < tooLarge {
+		return n, nil
 	}
 	proto, ok := ipProtocols[strings.ToLower(s)]
 	if !ok {
@@ -219,18 +224,6 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	return addrs[0]
 }
 
-// partition splits a list into the addresses of the family of the first, and the others.
-func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
-	for _, addr := range addrs {
-		if isIPv4(addr) == isIPv4(addrs[0]) {
-			primaries = append(primaries, addr)
-		} else {
-			fallbacks = append(fallbacks, addr)
-		}
-	}
-	return primaries, fallbacks
-}
-
 // resolveAddr is ResolveTCPAddr and its like. A literal in brackets, and one of
 // IPv6 on "ip", asks for an address of IPv6, any other thing for one of IPv4.
 func (h *Host) resolveAddr(network, address string) (net.Addr, error) {
@@ -380,13 +373,17 @@ func (f family) shown(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// addrPort is addr for an address with a port. A nil address stays invalid.
+// addrPort is addr for an address with a port. A nil address stays invalid. A port that
+// is none is the errno of the call that it is for.
 func (f family) addrPort(addr net.Addr) (netip.AddrPort, error) {
 	if opAddr(addr) == nil {
 		return netip.AddrPort{}, nil
 	}
 	ip, port, zone := addrIP(addr)
 	a, err := f.addr(ip, zone)
+	if err == nil && (port < 0 || port > 0xffff) {
+		err = syscall.EINVAL
+	}
 	return netip.AddrPortFrom(a, uint16(port)), err
 }
 
@@ -399,22 +396,45 @@ func (f family) tcpAddr(ap netip.AddrPort) *net.TCPAddr {
 	return net.TCPAddrFromAddrPort(f.shownPort(ap))
 }
 
+// A udpAddr is a net.UDPAddr with the bytes of its IP.
+type udpAddr struct {
+	net.UDPAddr
+	ip [16]byte
+}
+
 // udpAddr makes the address of a UDP socket's end in net's form, in one allocation.
-func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr {
-	a := new(struct {
-		net.UDPAddr
-		ip [16]byte
-	})
-	ip := ap.Addr()
-	if ip.Is4() && !f.six {
-		b := ip.As4()
-		a.IP = append(a.ip[:0:4], b[:]...)
-	} else if ip.IsValid() {
-		a.ip = ip.As16()
-		a.IP = a.ip[:]
-	}
-	a.Port, a.Zone = int(ap.Port()), ip.Zone()
+func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr { return f.setUDPAddr(new(udpAddr), ap) }
+
+// setUDPAddr is udpAddr in memory that there is already, all zero.
+func (f family) setUDPAddr(a *udpAddr, ap netip.AddrPort) *net.UDPAddr {
+	a.UDPAddr = net.UDPAddr{IP: f.bytes(ap.Addr(), &a.ip), Port: int(ap.Port()), Zone: ap.Addr().Zone()}
 	return &a.UDPAddr
+}
+
+// tcpEnds makes both addresses of a TCP connection, in one allocation.
+func (f family) tcpEnds(local, remote netip.AddrPort) *ends {
+	a := new(struct {
+		ends
+		local, remote     net.TCPAddr
+		localIP, remoteIP [16]byte
+	})
+	a.local = net.TCPAddr{IP: f.bytes(local.Addr(), &a.localIP), Port: int(local.Port()), Zone: local.Addr().Zone()}
+	a.remote = net.TCPAddr{IP: f.bytes(remote.Addr(), &a.remoteIP), Port: int(remote.Port()), Zone: remote.Addr().Zone()}
+	a.ends = ends{&a.local, &a.remote}
+	return &a.ends
+}
+
+// bytes returns an address in net's form, which lies in b.
+func (f family) bytes(ip netip.Addr, b *[16]byte) net.IP {
+	if ip.Is4() && !f.six {
+		v4 := ip.As4()
+		return append(b[:0:4], v4[:]...)
+	}
+	if !ip.IsValid() {
+		return nil
+	}
+	*b = ip.As16()
+	return b[:]
 }
 
 // ipAddr makes the address of an IP socket's end in net's form.

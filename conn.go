@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,6 +16,12 @@ const (
 	defaultKeepAliveIdle     = 15 * time.Second
 	defaultKeepAliveInterval = 15 * time.Second
 	defaultKeepAliveCount    = 9
+)
+
+// The most that Linux takes: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT.
+const (
+	maxKeepAliveTime  = 32767 * time.Second
+	maxKeepAliveCount = 127
 )
 
 // A socket is what TCP, UDP and raw sockets of the stack have in common.
@@ -31,9 +38,23 @@ type socket interface {
 type conn struct {
 	sock socket
 	net  string // of errors
-	// The addresses are made when the socket is, and stay the same after Close.
-	// raddr is nil where the socket is not connected.
-	laddr, raddr net.Addr
+	six  bool   // TCP's addresses are shown in IPv6's form
+	// The addresses, the same before and after Close. Those of a TCP connection are
+	// made when somebody asks: most never are.
+	made atomic.Pointer[ends]
+}
+
+// ends are the addresses of a socket. remote is nil where it is not connected.
+type ends struct{ local, remote net.Addr }
+
+// ends returns the socket's addresses.
+func (c *conn) ends() *ends {
+	if e := c.made.Load(); e != nil {
+		return e
+	}
+	t := c.sock.(*stack.TCP) // others have theirs from the beginning
+	c.made.CompareAndSwap(nil, family{six: c.six}.tcpEnds(t.LocalAddr(), t.RemoteAddr()))
+	return c.made.Load() // what another goroutine made meanwhile is as good
 }
 
 func (c *conn) ok() bool { return c != nil && c.sock != nil }
@@ -41,7 +62,8 @@ func (c *conn) ok() bool { return c != nil && c.sock != nil }
 // opError is the one place where an error of a socket gets its context. call is
 // the system call that would have returned an errno.
 func (c *conn) opError(op, call string, err error) error {
-	return &net.OpError{Op: op, Net: c.net, Source: c.laddr, Addr: c.raddr, Err: syscallError(call, err)}
+	e := c.ends()
+	return &net.OpError{Op: op, Net: c.net, Source: e.local, Addr: e.remote, Err: syscallError(call, err)}
 }
 
 // setError is the error of the settings that net reports with the local address only.
@@ -49,7 +71,7 @@ func (c *conn) setError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &net.OpError{Op: "set", Net: c.net, Addr: c.laddr, Err: syscallError("setsockopt", err)}
+	return &net.OpError{Op: "set", Net: c.net, Addr: c.ends().local, Err: syscallError("setsockopt", err)}
 }
 
 // Close closes the connection. Calls that wait return net.ErrClosed, and so does a
@@ -69,7 +91,7 @@ func (c *conn) LocalAddr() net.Addr {
 	if !c.ok() {
 		return nil
 	}
-	return c.laddr
+	return c.ends().local
 }
 
 // RemoteAddr returns the address of the other end, nil if there is none. It is shared by
@@ -78,7 +100,7 @@ func (c *conn) RemoteAddr() net.Addr {
 	if !c.ok() {
 		return nil
 	}
-	return c.raddr
+	return c.ends().remote
 }
 
 // SetDeadline sets the deadlines of reads and writes, as net.Conn says. The zero
@@ -136,23 +158,21 @@ var (
 	_ io.WriterTo   = (*TCPConn)(nil)
 )
 
-// newTCPConn wraps a connection of the stack and gives it the settings that net
-// gives to its own.
-func (h *Host) newTCPConn(t *stack.TCP, network string, f family, keepAlive time.Duration, cfg net.KeepAliveConfig) *TCPConn {
-	c := &TCPConn{
-		conn: conn{sock: t, net: network, laddr: f.tcpAddr(t.LocalAddr()), raddr: f.tcpAddr(t.RemoteAddr())},
+// newTCPConn wraps a connection of the stack.
+func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
+	return &TCPConn{
+		conn: conn{sock: t, net: network, six: f.six},
 		tcp:  t,
 		pool: &h.copyBuffers,
 	}
-	// Errors say that the connection is over already, as its first use will.
-	c.tcp.SetNoDelay(true)
+}
+
+// tcpOptions are the settings that net gives to its connections.
+func tcpOptions(keepAlive time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
 	if !cfg.Enable && keepAlive >= 0 {
 		cfg = net.KeepAliveConfig{Enable: true, Idle: keepAlive}
 	}
-	if cfg.Enable {
-		c.SetKeepAliveConfig(cfg)
-	}
-	return c
+	return stack.TCPOptions{KeepAlive: cfg.Enable, Idle: cfg.Idle, Interval: cfg.Interval, Count: cfg.Count}
 }
 
 // Read reads from the connection. At its regular end the error is io.EOF itself.
@@ -274,36 +294,63 @@ func (c *TCPConn) SetKeepAlive(keepalive bool) error {
 }
 
 // SetKeepAlivePeriod sets how long the connection is idle before the first probe;
-// 15 s if d is zero, unchanged if it is negative. The time between probes stays.
+// 15 s if d is zero, unchanged if it is negative. The time between probes stays. It is
+// rounded up to whole seconds; more than 32767 s is EINVAL.
 func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	if d == 0 {
-		d = defaultKeepAliveIdle
+	if d < 0 {
+		return nil // of a closed connection too, as net does
 	}
-	return c.option(c.tcp.SetKeepAliveConfig(d, -1, -1))
+	return c.option(c.setKeepAlive(d, -1, -1))
 }
 
 // SetKeepAliveConfig sets all of keep-alive. Of its fields, zero ones mean the
-// defaults, which are 15 s, 15 s and 9, and negative ones no change.
+// defaults, which are 15 s, 15 s and 9, and negative ones no change. Times are rounded up
+// to whole seconds; more than 32767 s, and a count of more than 127, are EINVAL.
 func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	if config.Idle == 0 {
-		config.Idle = defaultKeepAliveIdle
-	}
-	if config.Interval == 0 {
-		config.Interval = defaultKeepAliveInterval
-	}
-	if config.Count == 0 {
-		config.Count = defaultKeepAliveCount
-	}
 	if err := c.tcp.SetKeepAlive(config.Enable); err != nil {
 		return c.option(err)
 	}
-	return c.option(c.tcp.SetKeepAliveConfig(config.Idle, config.Interval, config.Count))
+	return c.option(c.setKeepAlive(config.Idle, config.Interval, config.Count))
+}
+
+// setKeepAlive sets what is not negative, each to its default if it is zero. What Linux
+// does not take is EINVAL here too, and what comes before it is set.
+func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
+	idle, interval = keepAliveTime(idle, defaultKeepAliveIdle), keepAliveTime(interval, defaultKeepAliveInterval)
+	if count == 0 {
+		count = defaultKeepAliveCount
+	}
+	var tooMuch error
+	switch {
+	case idle > maxKeepAliveTime:
+		idle, interval, count, tooMuch = -1, -1, -1, syscall.EINVAL
+	case interval > maxKeepAliveTime:
+		interval, count, tooMuch = -1, -1, syscall.EINVAL
+	case count > maxKeepAliveCount:
+		count, tooMuch = -1, syscall.EINVAL
+	}
+	if err := c.tcp.SetKeepAliveConfig(idle, interval, count); err != nil {
+		return err
+	}
+	return tooMuch
+}
+
+// keepAliveTime is a time of keep-alive in whole seconds, rounded up, or its default
+// if it is zero.
+func keepAliveTime(d, standard time.Duration) time.Duration {
+	switch {
+	case d == 0:
+		return standard
+	case d < 0, d > maxKeepAliveTime:
+		return d
+	}
+	return (d + time.Second - 1).Truncate(time.Second)
 }
 
 // MultipathTCP reports whether the connection uses Multipath TCP. It never does.

@@ -169,3 +169,42 @@ func TestNoPackageHasAnInit(t *testing.T) {
 		}
 	}
 }
+
+// kernelNames are the beginnings of the names of package net behind which there is the
+// kernel's network, or the resolver of the process, whose channels do not bear
+// synctest bubbles.
+var kernelNames = []string{"Lookup", "Resolve", "DefaultResolver", "Dial", "Listen", "File", "InterfaceAddrs", "InterfaceBy", "Interfaces"}
+
+func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {
+	allowed := map[string][]string{
+		"":    {"Resolver", "Listener"},                // the type of a Dialer's field, and an interface
+		"nic": {"InterfaceByName", "InterfaceByIndex"}, // the kernel's side of a link
+	}
+	for _, name := range []string{"", "resolve", "stack", "stack/tcp", "stack/wire", "nic"} {
+		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(name), "*.go"))
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, file, nil, 0)
+			require.NoError(t, err)
+			ast.Inspect(f, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				pkg, ok := sel.X.(*ast.Ident)
+				if !ok || pkg.Name != "net" || pkg.Obj != nil || slices.Contains(allowed[name], sel.Sel.Name) {
+					return true
+				}
+				if slices.ContainsFunc(kernelNames, func(prefix string) bool { return strings.HasPrefix(sel.Sel.Name, prefix) }) {
+					t.Errorf("%s: net.%s", fset.Position(n.Pos()), sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+}

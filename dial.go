@@ -4,19 +4,11 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
 	"github.com/usernet/usernet/stack"
-)
-
-const (
-	// fallbackDelay is when the other address family gets its chance.
-	// RFC 8305 8: "Connection Attempt Delay [...] Recommended to be 250 milliseconds";
-	// RFC 6555 5.5: "150-250 ms"; net, whose programs run here, waits 300 ms.
-	fallbackDelay = 300 * time.Millisecond
-	// minAddrTime is what an address gets of the time that is left, if it is left.
-	minAddrTime = 2 * time.Second
 )
 
 // A Dialer has the options of a dial, with the names and meanings that they have in
@@ -57,7 +49,9 @@ type Dialer struct {
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. Beware that it
-	// asks through the kernel, unless its Dial is the Host's and PreferGo is set.
+	// asks through the kernel, unless its Dial is the Host's and PreferGo is set, and
+	// that its first lookup makes a channel for the whole process: if that happens in a
+	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
 
 	// Cancel cancels a dial when it is closed.
@@ -102,14 +96,15 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, dialError(network, nil, nil, err)
 	}
-	var fallbacks []net.Addr
-	if network == "tcp" && d.FallbackDelay >= 0 {
-		addrs, fallbacks = partition(addrs)
+	return d.race(network).run(ctx, addrs)
+}
+
+// race returns what tries the addresses of a dial.
+func (d *Dialer) race(network string) *race {
+	return &race{
+		network: network, local: d.LocalAddr, delay: d.FallbackDelay,
+		dial: func(ctx context.Context, addr net.Addr) (net.Conn, error) { return d.dialOne(ctx, network, addr) },
 	}
-	if len(fallbacks) == 0 {
-		return d.dialSerial(ctx, network, addrs)
-	}
-	return d.dialParallel(ctx, network, addrs, fallbacks)
 }
 
 // DialTCP connects to raddr on "tcp", "tcp4" or "tcp6". With an invalid laddr, the
@@ -158,6 +153,11 @@ func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFu
 	}
 	outer := cancel
 	ctx, cancel = context.WithCancel(ctx)
+	select {
+	case <-d.Cancel: // at once, though the goroutine were not
+		cancel()
+	default:
+	}
 	inner, stopped := ctx, make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -174,98 +174,8 @@ func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFu
 	}
 }
 
-// dialParallel tries both families at the same time: the fallbacks when the primaries
-// have failed, or have not succeeded for a while. The goroutines end before it does.
-func (d *Dialer) dialParallel(ctx context.Context, network string, primaries, fallbacks []net.Addr) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn    net.Conn
-		err     error
-		primary bool
-	}
-	results := make(chan result)
-	running := 0
-	start := func(addrs []net.Addr, primary bool) {
-		running++
-		go func() {
-			c, err := d.dialSerial(ctx, network, addrs)
-			results <- result{c, err, primary}
-		}()
-	}
-	delay := d.FallbackDelay
-	if delay == 0 {
-		delay = fallbackDelay
-	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	fallback := timer.C // nil once they are under way
-	start(primaries, true)
-	var primaryErr error
-	for {
-		select {
-		case <-fallback:
-			fallback = nil
-			start(fallbacks, false)
-		case r := <-results:
-			running--
-			if r.err == nil {
-				cancel()
-				for ; running > 0; running-- {
-					if late := <-results; late.err == nil {
-						late.conn.Close()
-					}
-				}
-				return r.conn, nil
-			}
-			if r.primary {
-				primaryErr = r.err
-				if fallback != nil {
-					fallback = nil
-					start(fallbacks, false)
-				}
-			}
-			if running == 0 {
-				return nil, primaryErr
-			}
-		}
-	}
-}
-
-// dialSerial tries addresses one after the other. The error is that of the first.
-func (d *Dialer) dialSerial(ctx context.Context, network string, addrs []net.Addr) (net.Conn, error) {
-	var first error
-	for i, addr := range addrs {
-		if err := ctx.Err(); err != nil {
-			if first == nil {
-				first = dialError(network, d.LocalAddr, addr, contextError(err))
-			}
-			break
-		}
-		c, err := d.dialOne(ctx, network, addr, len(addrs)-i)
-		if err == nil {
-			return c, nil
-		}
-		if first == nil {
-			first = dialError(network, d.LocalAddr, addr, err)
-		}
-	}
-	return nil, first
-}
-
-// dialAddr tries one address, of so many that share the time that is left.
-func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr, remaining int) (net.Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return nil, timeoutError{}
-		}
-		if share := max(left/time.Duration(remaining), minAddrTime); share < left {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, share)
-			defer cancel()
-		}
-	}
+// dialAddr dials one address.
+func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr) (net.Conn, error) {
 	switch raddr := addr.(type) {
 	case *net.TCPAddr:
 		laddr, _ := d.LocalAddr.(*net.TCPAddr)
@@ -301,10 +211,10 @@ func (h *Host) endpoints(network string, laddr, raddr net.Addr) (f family, local
 	remoteIP, _, _ := addrIP(raddr)
 	f = h.family(network, localIP, remoteIP, false)
 	if local, err = f.addrPort(laddr); err != nil {
-		return f, local, remote, err
+		return f, local, remote, syscallError("bind", err)
 	}
 	remote, err = f.addrPort(raddr)
-	return f, local, remote, err
+	return f, local, remote, syscallError("connect", err)
 }
 
 // dialTCPAddr is DialTCP and its like for addresses in net's form.
@@ -338,7 +248,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 		return nil, err
 	}
 	for try := 0; ; try++ {
-		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, stack.TCPOptions{})
+		t, err := h.stack.DialTCP(ctx, f.stack, local, remote, tcpOptions(d.KeepAlive, d.KeepAliveConfig))
 		if err != nil {
 			return nil, contextError(syscallError("connect", err))
 		}
@@ -352,7 +262,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 			}
 			return nil, syscallError("connect", syscall.ECONNREFUSED)
 		}
-		return h.newTCPConn(t, network, f, d.KeepAlive, d.KeepAliveConfig), nil
+		return h.newTCPConn(t, network, f), nil
 	}
 }
 
@@ -396,7 +306,11 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 		u.Close()
 		return nil, contextError(err)
 	}
-	return d.Host.newUDPConn(u, network, f), nil
+	c := d.Host.newUDPConn(u, network, f)
+	if raddr.Port == 0 && !isWildcard(raddr.IP) {
+		c.ends().remote = raddr // which net keeps where the kernel tells of no peer
+	}
+	return c, nil
 }
 
 // dialIPAddr is DialIP and its like for addresses in net's form.
@@ -441,12 +355,19 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		r.Close()
 		return nil, contextError(err)
 	}
-	return newIPConn(r, name, f), nil
+	c := d.Host.newIPConn(r, name, f)
+	if !isWildcard(raddr.IP) {
+		c.ends().remote = raddr // which net keeps, since the kernel tells of no peer
+	}
+	return c, nil
 }
 
 // openRaw opens a raw socket. The stack's type for the protocol is one of package
 // wire, which this package has nothing to do with otherwise.
-func openRaw[P ~uint8](open func(stack.Family, P, netip.Addr) (*stack.Raw, error), f stack.Family, proto uint8, local netip.Addr) (*stack.Raw, error) {
+func openRaw[P ~uint8](open func(stack.Family, P, netip.Addr) (*stack.Raw, error), f stack.Family, proto int, local netip.Addr) (*stack.Raw, error) {
+	if proto > 0xff {
+		return nil, os.NewSyscallError("socket", syscall.EINVAL)
+	}
 	return open(f, P(proto), local)
 }
 

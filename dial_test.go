@@ -141,123 +141,6 @@ func TestDialWithoutARouteOrANeighbour(t *testing.T) {
 	})
 }
 
-// A recorder is a link with nobody on it that takes note of when something was first
-// sent to an address.
-type recorder struct {
-	*nic.Null
-	mu    sync.Mutex
-	first map[netip.Addr]time.Time
-}
-
-func (r *recorder) Send(batch []nic.Frame) (int, error) {
-	r.mu.Lock()
-	for i := range batch {
-		dst := netip.AddrFrom4([4]byte(batch[i].Head[16:20])) // RFC 791 3.1
-		if _, ok := r.first[dst]; !ok {
-			r.first[dst] = time.Now()
-		}
-	}
-	r.mu.Unlock()
-	return r.Null.Send(batch)
-}
-
-func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		// Three addresses, of which none answers.
-		addrs := []netip.Addr{
-			netip.MustParseAddr("192.0.2.91"), netip.MustParseAddr("192.0.2.92"), netip.MustParseAddr("192.0.2.93"),
-		}
-		for _, c := range []struct {
-			timeout time.Duration
-			turns   []time.Duration
-		}{
-			{9 * time.Second, []time.Duration{0, 3 * time.Second, 6 * time.Second}},
-			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s
-			{time.Second, []time.Duration{0}},                                       // what there is
-		} {
-			link := &recorder{Null: nic.NewNull(nic.Link{Medium: nic.IP}), first: make(map[netip.Addr]time.Time)}
-			h := newHost(t, link, addrA, func(cfg *Config) { cfg.Hosts = map[string][]netip.Addr{"all.example": addrs} })
-			began := time.Now()
-			_, err := (&Dialer{Host: h, Timeout: c.timeout}).Dial("tcp", "all.example:80")
-			require.EqualError(t, err, "dial tcp 192.0.2.91:80: i/o timeout", "the error is that of the first address")
-			require.Equal(t, c.timeout, time.Since(began))
-			require.Len(t, link.first, len(c.turns))
-			for i, turn := range c.turns {
-				require.Equal(t, turn, link.first[addrs[i]].Sub(began), "address %d of %v", i, c.timeout)
-			}
-		}
-	})
-}
-
-func TestHappyEyeballsTriesTheOtherFamilyAfterTheDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := newImpairedPair(t, nic.Impairment{Latency: 10 * time.Millisecond})
-		ln, err := b.Listen("tcp", ":80")
-		require.NoError(t, err)
-		go serve(ln, echo)
-		good := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 80}}
-		silent := []net.Addr{&net.TCPAddr{IP: net.ParseIP(nobody), Port: 80}}
-		refused := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 81}}
-		ctx := context.Background()
-
-		// The lists need not be of different families for what is tested here.
-		race := func(d Dialer, primaries, fallbacks []net.Addr) (net.Conn, time.Duration, error) {
-			began := time.Now()
-			d.Host = a
-			c, err := d.dialParallel(ctx, "tcp", primaries, fallbacks)
-			return c, time.Since(began), err
-		}
-		c, warm, err := race(Dialer{}, good, silent)
-		require.NoError(t, err)
-		require.Less(t, warm, 300*time.Millisecond, "the fallback is not needed")
-		require.NoError(t, c.Close())
-
-		c, took, err := race(Dialer{}, silent, good)
-		require.NoError(t, err)
-		require.Equal(t, 320*time.Millisecond, took, "the delay and a round trip")
-		require.NoError(t, c.Close())
-
-		c, took, err = race(Dialer{FallbackDelay: time.Second}, silent, good)
-		require.NoError(t, err)
-		require.Equal(t, 1020*time.Millisecond, took)
-		require.NoError(t, c.Close())
-
-		c, took, err = race(Dialer{}, refused, good)
-		require.NoError(t, err)
-		require.Equal(t, 40*time.Millisecond, took, "at once, when the primary has failed")
-		require.NoError(t, c.Close())
-
-		_, _, err = race(Dialer{}, refused, silent)
-		require.ErrorIs(t, err, syscall.ECONNREFUSED, "the error is the primary's")
-		_, _, err = race(Dialer{}, silent, refused)
-		require.ErrorIs(t, err, syscall.EHOSTUNREACH, "the error is the primary's")
-
-		ctx2, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		_, err = (&Dialer{Host: newPatientHost(t)}).dialParallel(ctx2, "tcp", silent, silent)
-		require.EqualError(t, err, "dial tcp "+nobody+":80: i/o timeout")
-	})
-}
-
-func TestTheSlowerOfTwoFamiliesIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := newImpairedPair(t, nic.Impairment{Latency: 200 * time.Millisecond})
-		ln, err := b.Listen("tcp", ":80")
-		require.NoError(t, err)
-		addrs := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 80}}
-		c, err := (&Dialer{Host: a}).dialParallel(context.Background(), "tcp", addrs, addrs)
-		require.NoError(t, err)
-		defer c.Close()
-		s, err := ln.Accept()
-		require.NoError(t, err)
-		defer s.Close()
-		require.Equal(t, c.LocalAddr().String(), s.RemoteAddr().String(), "the first has won")
-		require.NoError(t, ln.(*TCPListener).SetDeadline(time.Now().Add(time.Minute)))
-		_, err = ln.Accept()
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the second was given up before it stood")
-	})
-}
-
 func TestDialByNameFallsBackToTheFamilyThatThereIs(t *testing.T) {
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	names := func(cfg *Config) {
@@ -452,22 +335,103 @@ func TestNamesAreLookedUpOverTheHostItself(t *testing.T) {
 	})
 }
 
-func TestAResolverOfNetIsHonoured(t *testing.T) {
-	a, b := newPair(t)
-	pc, err := b.ListenPacket("udp", ":53")
-	require.NoError(t, err)
-	go serveDNS(pc, netip.MustParseAddr(addrB))
-	ln, err := b.Listen("tcp", ":80")
-	require.NoError(t, err)
-	go serve(ln, echo)
-	asked := make(chan string, 16)
-	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		asked <- network
-		return a.DialContext(ctx, network, addrB+":53")
+// netResolver is a net.Resolver that asks a name server over a host, whatever server it means
+// to ask, and takes note of what it dials.
+func netResolver(h *Host, server string) (r *net.Resolver, dialed func() []string) {
+	var mu sync.Mutex
+	var networks []string
+	r = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		mu.Lock()
+		networks = append(networks, network)
+		mu.Unlock()
+		return h.DialContext(ctx, network, server)
 	}}
-	c, err := (&Dialer{Host: a, Resolver: r}).Dial("tcp4", "www.usernet.test.:http")
-	require.NoError(t, err)
-	require.Equal(t, addrB+":80", c.RemoteAddr().String())
-	require.Equal(t, "udp", <-asked)
-	require.NoError(t, c.Close())
+	return r, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		d := networks
+		networks = nil
+		return d
+	}
+}
+
+func TestAResolverOfNetIsHonoured(t *testing.T) {
+	honoured := func(t *testing.T) {
+		var own []string
+		a, b := newFarPair(t, func(cfg *Config) {
+			cfg.Hosts = map[string][]netip.Addr{"www.usernet.test.": {netip.MustParseAddr(nobody)}}
+			cfg.Resolver.Dial = func(_ context.Context, network, address string) (net.Conn, error) {
+				own = append(own, network+" "+address)
+				return nil, syscall.ENETUNREACH
+			}
+			cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort(nobody + ":53")}
+		})
+		pc, err := b.ListenPacket("udp", ":53")
+		require.NoError(t, err)
+		defer pc.Close()
+		go serveDNS(pc, netip.MustParseAddr(addrB))
+		ln, err := b.Listen("tcp", ":80")
+		require.NoError(t, err)
+		defer ln.Close()
+		r, dialed := netResolver(a, addrB+":53")
+		d := &Dialer{Host: a, Resolver: r}
+		for _, c := range []struct {
+			network string
+			asked   []string
+		}{
+			{"tcp4", []string{"udp"}},
+			{"tcp", []string{"udp", "udp"}}, // A and AAAA
+			{"udp", []string{"udp", "udp"}},
+			{"ip4:icmp", []string{"udp"}},
+		} {
+			address := "www.usernet.test."
+			if c.network != "ip4:icmp" {
+				address += ":http"
+			}
+			if c.network == "udp" {
+				address = "www.usernet.test.:53"
+			}
+			conn, err := d.Dial(c.network, address)
+			require.NoError(t, err)
+			ip, _, _ := addrIP(conn.RemoteAddr())
+			require.Equal(t, addrB, ip.String(), "%s: not the host's own table", c.network)
+			require.NoError(t, conn.Close())
+			require.Equal(t, c.asked, dialed(), c.network)
+		}
+		// Services and literals are nobody's business.
+		conn, err := d.Dial("tcp", addrB+":http")
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		require.Empty(t, dialed())
+		require.Empty(t, own, "the host's resolver was not asked for anything")
+
+		// Its errors are those of the Dial that it was given.
+		require.NoError(t, pc.Close())
+		_, err = d.Dial("tcp4", "www.usernet.test.:http")
+		require.ErrorContains(t, err, "dial tcp4: lookup www.usernet.test. on ")
+		require.ErrorContains(t, err, "->"+addrB+":53: read: connection refused")
+		var de *net.DNSError
+		require.ErrorAs(t, err, &de)
+		require.True(t, de.IsTemporary)
+	}
+	// First outside, where the channel that net keeps for the process is at home.
+	honoured(t)
+	synctest.Test(t, honoured)
+	honoured(t)
+}
+
+func TestAResolverOfNetWaitsInVirtualTime(t *testing.T) {
+	r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ENETUNREACH }}
+	_, err := r.LookupHost(t.Context(), "www.usernet.test.") // outside first, as above
+	require.ErrorContains(t, err, "network is unreachable")
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newFarPair(t)
+		r, dialed := netResolver(a, nobody+":53")
+		began := time.Now()
+		_, err := (&Dialer{Host: a, Resolver: r, Timeout: time.Second}).Dial("tcp", "www.usernet.test.:80")
+		require.EqualError(t, err, "dial tcp: lookup www.usernet.test.: i/o timeout")
+		require.Equal(t, time.Second, time.Since(began))
+		require.NotEmpty(t, dialed())
+		time.Sleep(time.Minute) // net leaves its lookup behind
+	})
 }

@@ -91,6 +91,7 @@ type Host struct {
 	resolver    *resolve.Resolver
 	fill        func(p []byte) // with unpredictable bytes
 	copyBuffers sync.Pool      // of *[copyBuffer]byte
+	batches     sync.Pool      // of *[]stack.Datagram
 }
 
 // New makes a host and brings up its links. An error says which part of the
@@ -142,9 +143,6 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	if rc.Dial == nil {
 		// Its connections are no business of those who trace the dial.
 		rc.Dial = (&Dialer{Host: h, quiet: true}).DialContext
-	}
-	if rc.Families == nil {
-		rc.Families = func() (v4, v6 bool) { return h.stack.HasIPv4(), h.stack.HasIPv6() }
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor

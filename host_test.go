@@ -347,7 +347,9 @@ func TestUDPPacketInfoTellsWhatTheHeadersSay(t *testing.T) {
 	_, err = c.WritePacket([]byte("x"), PacketInfo{Remote: to, Local: netip.MustParseAddr("203.0.113.1")})
 	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 	_, _, err = c.WriteMsgUDP([]byte("x"), []byte("control"), nil)
-	require.ErrorIs(t, err, errors.ErrUnsupported, "never silently ignored")
+	require.EqualError(t, err, "write udp "+c.LocalAddr().String()+": missing address")
+	_, _, err = c.WriteMsgUDPAddrPort([]byte("x"), []byte("what does this mean?"), to)
+	require.ErrorIs(t, err, syscall.EINVAL, "never silently ignored")
 	connected, err := a.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	require.NoError(t, err)
 	_, err = connected.WritePacket([]byte("x"), PacketInfo{TTL: 3})
@@ -377,9 +379,9 @@ func TestIPSocketsCarryAProtocolOfTheirOwn(t *testing.T) {
 	require.Equal(t, addrA, from.(*net.IPAddr).String())
 	_, err = s.WriteTo([]byte("a longer answer"), from)
 	require.NoError(t, err)
-	n, _, flags, addr, err := c.(*IPConn).ReadMsgIP(buf[:8], nil)
+	n, _, flags, addr, err := c.(*IPConn).ReadMsgIP(buf[:28], nil)
 	require.NoError(t, err)
-	require.Equal(t, "a longer", string(buf[:n]))
+	require.Equal(t, "a longer", string(buf[20:n]), "with the IP header")
 	require.Equal(t, 0x20, flags)
 	require.Equal(t, addrB, addr.String())
 	_, err = s.WritePacket([]byte("x"), PacketInfo{Remote: netip.AddrPortFrom(netip.MustParseAddr(addrA), 0), TTL: 9})
@@ -446,4 +448,51 @@ func TestBroadcastIsAllowedByDefault(t *testing.T) {
 		require.Equal(t, "all", string(buf[:n]))
 		require.Equal(t, c.LocalAddr().(*net.UDPAddr).Port, from.(*net.UDPAddr).Port)
 	}
+}
+
+func TestIPSocketsPassControlMessages(t *testing.T) {
+	a, b := newPair(t)
+	s, err := b.ListenIP("ip4:200", nil)
+	require.NoError(t, err)
+	require.NoError(t, s.SetControlMessage(FlagTTL|FlagTOS|FlagDst, true))
+	c, err := a.ListenIP("ip4:200", nil)
+	require.NoError(t, err)
+	to := &net.IPAddr{IP: net.ParseIP(addrB)}
+	hint := &PacketInfo{TTL: 7, TOS: 0x20, Local: netip.MustParseAddr(addrA), Interface: 2}
+	n, oobn, err := c.WriteMsgIP([]byte("hello"), hint.AppendControl(nil), to)
+	require.NoError(t, err)
+	require.Equal(t, []int{5, len(hint.AppendControl(nil))}, []int{n, oobn})
+	buf, oob := make([]byte, 20+3), make([]byte, 100) // the header too
+	n, oobn, flags, from, err := s.ReadMsgIP(buf, oob)
+	require.NoError(t, err)
+	require.Equal(t, "hel", string(buf[20:n]))
+	require.Equal(t, msgTrunc, flags)
+	require.Equal(t, addrA, from.String())
+	var info PacketInfo
+	require.NoError(t, info.ParseControl(oob[:oobn]))
+	require.Equal(t, PacketInfo{TTL: 7, TOS: 0x20, Local: netip.MustParseAddr(addrB), Interface: 2}, info)
+
+	// The last one does not fit.
+	_, err = c.WriteTo([]byte("hey"), to)
+	require.NoError(t, err)
+	_, short, flags, _, err := s.ReadMsgIP(buf, oob[:oobn-8])
+	require.NoError(t, err)
+	require.Equal(t, msgCTrunc, flags)
+	require.Equal(t, oobn-8, short)
+
+	for _, bad := range []struct {
+		hint *PacketInfo
+		err  error
+	}{
+		{&PacketInfo{Interface: 9}, syscall.ENODEV},
+		{&PacketInfo{Local: netip.MustParseAddr("203.0.113.1")}, syscall.ENETUNREACH},
+	} {
+		n, oobn, err := c.WriteMsgIP([]byte("x"), bad.hint.AppendControl(nil), to)
+		require.ErrorIs(t, err, bad.err)
+		require.Equal(t, []int{0, 0}, []int{n, oobn})
+	}
+	_, _, err = c.WriteMsgIP([]byte("x"), []byte("what does this mean?"), to)
+	require.EqualError(t, err, "write ip4 0.0.0.0->"+addrB+": sendmsg: invalid argument")
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.SetControlMessage(FlagTTL, true), net.ErrClosed)
 }

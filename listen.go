@@ -28,14 +28,14 @@ type ListenConfig struct {
 	// KeepAliveConfig has all of the keep-alive settings of accepted connections.
 	KeepAliveConfig net.KeepAliveConfig
 
-	multipath bool
+	noMultipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told.
-func (lc *ListenConfig) MultipathTCP() bool { return lc.multipath }
+// MultipathTCP reports what SetMultipathTCP was told, and before that true, as net does.
+func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
-func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.multipath = use }
+func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
 // Listen listens on the local address. See net.Listen for its forms; the network is
 // "tcp", "tcp4" or "tcp6". The context is for the lookup of the address only.
@@ -99,9 +99,9 @@ func (lc *ListenConfig) listenTCP(network string, laddr *net.TCPAddr) (*TCPListe
 	f := lc.Host.family(network, laddr.IP, nil, true)
 	local, err := f.addrPort(laddr)
 	if err != nil {
-		return nil, err
+		return nil, syscallError("bind", err)
 	}
-	l, err := lc.Host.stack.ListenTCP(f.stack, local, stack.ListenOptions{})
+	l, err := lc.Host.stack.ListenTCP(f.stack, local, stack.ListenOptions{TCP: tcpOptions(lc.KeepAlive, lc.KeepAliveConfig)})
 	if err != nil {
 		return nil, syscallError("listen", err)
 	}
@@ -115,13 +115,16 @@ func (lc *ListenConfig) listenUDP(network string, laddr *net.UDPAddr) (*UDPConn,
 	f := lc.Host.family(network, laddr.IP, nil, true)
 	local, err := f.addrPort(laddr)
 	if err != nil {
-		return nil, err
+		return nil, syscallError("bind", err)
 	}
-	// As with net, a socket for a multicast group is bound to its port only.
+	// As with net, a socket for a multicast group is bound to its port only, which it
+	// shares with others of its kind.
+	open := lc.Host.stack.OpenUDP
 	if local.Addr().IsMulticast() {
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
+		open = lc.Host.stack.OpenSharedUDP
 	}
-	u, err := lc.Host.stack.OpenUDP(f.stack, local)
+	u, err := open(f.stack, local)
 	if err != nil {
 		return nil, syscallError("bind", err)
 	}
@@ -148,7 +151,7 @@ func (lc *ListenConfig) listenIP(network string, laddr *net.IPAddr) (*IPConn, er
 	if err != nil {
 		return nil, syscallError("bind", err)
 	}
-	return newIPConn(r, name, f), nil
+	return lc.Host.newIPConn(r, name, f), nil
 }
 
 // A TCPListener listens for TCP connections. It has the methods of
@@ -178,7 +181,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	if err != nil {
 		return nil, l.opError("accept", "accept4", err)
 	}
-	return l.lc.Host.newTCPConn(t, l.net, l.family, l.lc.KeepAlive, l.lc.KeepAliveConfig), nil
+	return l.lc.Host.newTCPConn(t, l.net, l.family), nil
 }
 
 // Accept waits for the next connection, which is a *TCPConn.
@@ -276,7 +279,9 @@ func (h *Host) ListenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
 
 // ListenMulticastUDP binds a UDP socket to the port of a multicast group, and joins the
 // group on an interface of the host, as net.ListenMulticastUDP does on one of the
-// kernel's. The interface is given by its Index or its Name, and is chosen by the routes if ifi is nil.
+// kernel's. The interface is given by its Index or its Name, and is chosen by the routes if
+// ifi is nil. Several sockets may listen so on one port; each receives every group of that
+// port that any of them has joined. What the socket sends to a group is not looped back.
 func (h *Host) ListenMulticastUDP(network string, ifi *net.Interface, gaddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -298,30 +303,47 @@ func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UD
 	if err != nil {
 		return nil, err
 	}
+	if network == "udp4" && gaddr.IP.To4() == nil && gaddr.IP.IsMulticast() {
+		// As net finds out only when it joins.
+		return nil, syscallError("setsockopt", syscall.ENOPROTOOPT)
+	}
 	lc := ListenConfig{Host: h}
 	c, err := lc.listenUDP(network, gaddr)
 	if err != nil {
 		return nil, err
 	}
-	group, err := c.family.addr(gaddr.IP, gaddr.Zone)
-	if err == nil {
-		err = syscallError("setsockopt", c.udp.Join(group, index))
-	}
-	if err != nil {
+	if err := c.joinFirst(gaddr, index); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// interfaceIndex finds an interface of the host by the index, or else the name, of a
-// net.Interface; 0 stands for any.
+// joinFirst does what net does with the socket of ListenMulticastUDP.
+func (c *UDPConn) joinFirst(gaddr *net.UDPAddr, index int) error {
+	group, err := c.family.addr(gaddr.IP, gaddr.Zone)
+	if err != nil {
+		return err
+	}
+	if err = c.udp.SetMulticastInterface(index); err == nil {
+		if err = c.udp.SetMulticastLoopback(false); err == nil {
+			err = c.udp.Join(group, index)
+		}
+	}
+	return syscallError("setsockopt", err)
+}
+
+// interfaceIndex returns the index of a net.Interface, which may have only a name; 0 stands
+// for any. Whether there is one of that index is for the stack to say.
 func (h *Host) interfaceIndex(ifi *net.Interface) (int, error) {
 	if ifi == nil {
 		return 0, nil
 	}
+	if ifi.Index != 0 {
+		return ifi.Index, nil
+	}
 	for _, info := range h.stack.Interfaces() {
-		if info.Index == ifi.Index || ifi.Index == 0 && info.Name == ifi.Name {
+		if info.Name == ifi.Name {
 			return info.Index, nil
 		}
 	}

@@ -3,6 +3,7 @@ package usernet
 import (
 	"context"
 	"net"
+	"net/netip"
 
 	"github.com/usernet/usernet/resolve"
 )
@@ -18,6 +19,12 @@ func (h *Host) LookupHost(host string) ([]string, error) {
 // LookupIP returns the addresses of a host, as net.LookupIP does.
 func (h *Host) LookupIP(host string) ([]net.IP, error) {
 	return h.resolver.LookupIP(context.Background(), "ip", host)
+}
+
+// LookupNetIP returns the addresses of a host, as the method of net.Resolver does. The
+// network is "ip", "ip4" or "ip6".
+func (h *Host) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	return h.resolver.LookupNetIP(ctx, network, host)
 }
 
 // LookupAddr returns the names of an address, as net.LookupAddr does.

@@ -8,24 +8,21 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// msgTrunc is the flag of ReadMsgUDP and ReadMsgIP for a datagram that did not
-// fit: Linux's MSG_TRUNC.
-const msgTrunc = 0x20
-
 // PacketInfo is what a datagram says beside its payload. For one that is sent, a zero
 // field leaves the choice to the host.
 type PacketInfo struct {
 	// Remote is the other end's address. On an IP socket it has no port.
 	Remote netip.AddrPort
 	// Local is the host's address, or the group, that a received datagram was sent to, and
-	// the source of one that is sent.
+	// the source of one that is sent; a group is none, so that the host chooses the source
+	// of an answer to what was sent to one.
 	Local netip.Addr
 	// TTL is the time to live, or hop limit.
 	TTL uint8
 	// TOS is the type of service: DSCP and ECN.
 	TOS uint8
-	// Interface is the index of the interface on which it came. It is not looked at
-	// when sending.
+	// Interface is the index of the interface on which it came, or over which one that is
+	// sent leaves.
 	Interface int
 	// Size is the length of the whole payload, of which less may have fitted into the
 	// buffer. It is not looked at when sending.
@@ -36,16 +33,22 @@ type PacketInfo struct {
 }
 
 func (i *PacketInfo) options() stack.SendOptions {
-	return stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.Local.Unmap(), DontFragment: i.DontFragment}
+	return stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.source(), NIC: i.Interface, DontFragment: i.DontFragment}
+}
+
+// source is the address from which a datagram is to be sent; invalid if the host chooses it.
+func (i *PacketInfo) source() netip.Addr {
+	if local := i.Local.Unmap(); !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return local
+	}
+	return netip.Addr{}
 }
 
 // A UDPConn is a UDP socket, connected or not. It is a net.Conn and a net.PacketConn,
 // and has the methods of net.UDPConn except File and SyscallConn.
 type UDPConn struct {
-	conn
-	udp    *stack.UDP
-	host   *Host
-	family family
+	datagramConn
+	udp *stack.UDP
 }
 
 var (
@@ -54,16 +57,14 @@ var (
 )
 
 func (h *Host) newUDPConn(u *stack.UDP, network string, f family) *UDPConn {
-	c := &UDPConn{conn: conn{sock: u, net: network, laddr: f.udpAddr(u.LocalAddr())}, udp: u, host: h, family: f}
+	c := &UDPConn{udp: u}
+	c.sock, c.dg, c.host, c.family, c.net = u, u, h, f, network
+	e := &ends{local: f.udpAddr(u.LocalAddr())}
 	if remote := u.RemoteAddr(); remote.IsValid() {
-		c.raddr = f.udpAddr(remote)
+		e.remote = f.udpAddr(remote)
 	}
+	c.made.Store(e)
 	return c
-}
-
-// sendError is opError for a datagram that names its destination.
-func (c *conn) sendError(call string, to net.Addr, err error) error {
-	return &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
 // Read reads a datagram from anywhere, or from where the socket is connected to. What
@@ -72,7 +73,7 @@ func (c *UDPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, _, _, _, err := c.udp.ReadFrom(b)
+	n, err := c.udp.Read(b)
 	if err != nil {
 		err = c.opError("read", "read", err)
 	}
@@ -122,21 +123,20 @@ func (c *UDPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, opAddr(addr), err
 }
 
-// ReadMsgUDPAddrPort is ReadFromUDPAddrPort with the flags of the kernel's recvmsg: of
-// them only 0x20, MSG_TRUNC, which says that the datagram did not fit into b. There is no
-// out-of-band data; ReadPacket returns what it would have.
+// ReadMsgUDPAddrPort is ReadFromUDPAddrPort with the flags of the kernel's recvmsg, and
+// with the control messages for which SetControlMessage has asked. The flags are 0x20,
+// MSG_TRUNC, which says that the datagram did not fit into b, and 8, MSG_CTRUNC, which says
+// the same of the control messages and oob. It does not allocate.
 func (c *UDPConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
 	if !c.ok() {
 		return 0, 0, 0, netip.AddrPort{}, syscall.EINVAL
 	}
-	n, full, from, _, err := c.udp.ReadFrom(b)
+	n, full, from, meta, err := c.udp.ReadFrom(b)
 	if err != nil {
 		return n, 0, 0, netip.AddrPort{}, c.opError("read", "recvmsg", err)
 	}
-	if full > n {
-		flags = msgTrunc
-	}
-	return n, 0, flags, c.family.shownPort(from), nil
+	oobn, flags = c.receivedControl(oob, n, full, from.Addr(), &meta)
+	return n, oobn, flags, c.family.shownPort(from), nil
 }
 
 // ReadMsgUDP is ReadMsgUDPAddrPort with the address in another form.
@@ -167,27 +167,23 @@ func (c *UDPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 	}, nil
 }
 
-// connected reports whether the socket is, so that datagrams must not name
-// their destination.
-func (c *conn) connected() bool { return c.raddr != nil }
-
 // sendTo sends a datagram on a socket that is not connected.
-func (c *UDPConn) sendTo(b []byte, addr *net.UDPAddr, o stack.SendOptions) (int, error) {
+func (c *UDPConn) sendTo(b, oob []byte, addr *net.UDPAddr) (int, error) {
 	if c.connected() {
 		return 0, net.ErrWriteToConnected
 	}
 	if addr == nil {
 		return 0, errMissingAddress
 	}
-	ip, err := c.family.addr(addr.IP, addr.Zone)
+	to, err := c.family.addrPort(addr)
 	if err != nil {
 		return 0, err
 	}
-	return c.udp.WriteTo(b, netip.AddrPortFrom(ip, uint16(addr.Port)), o)
+	return c.send(b, oob, to, stack.SendOptions{})
 }
 
 // sendToAddrPort is sendTo with the address in another form.
-func (c *UDPConn) sendToAddrPort(b []byte, addr netip.AddrPort, o stack.SendOptions) (int, error) {
+func (c *UDPConn) sendToAddrPort(b, oob []byte, addr netip.AddrPort, o stack.SendOptions) (int, error) {
 	if c.connected() {
 		return 0, net.ErrWriteToConnected
 	}
@@ -198,7 +194,19 @@ func (c *UDPConn) sendToAddrPort(b []byte, addr netip.AddrPort, o stack.SendOpti
 	if err != nil {
 		return 0, err
 	}
-	return c.udp.WriteTo(b, netip.AddrPortFrom(ip, addr.Port()), o)
+	return c.send(b, oob, netip.AddrPortFrom(ip, addr.Port()), o)
+}
+
+// send sends a datagram as its control messages say.
+func (c *UDPConn) send(b, oob []byte, to netip.AddrPort, o stack.SendOptions) (int, error) {
+	if len(oob) == 0 {
+		return c.udp.WriteTo(b, to, o)
+	}
+	if err := sendControl(oob, &o); err != nil {
+		return 0, err
+	}
+	n, err := c.udp.WriteTo(b, to, o)
+	return n, controlError(oob, err)
 }
 
 // WriteToUDPAddrPort sends a datagram to addr. It does not allocate.
@@ -206,7 +214,7 @@ func (c *UDPConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, err := c.sendToAddrPort(b, addr, stack.SendOptions{})
+	n, err := c.sendToAddrPort(b, nil, addr, stack.SendOptions{})
 	if err != nil {
 		err = c.sendError("sendto", udpAddrPort{addr}, err)
 	}
@@ -218,7 +226,7 @@ func (c *UDPConn) WriteToUDP(b []byte, addr *net.UDPAddr) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, err := c.sendTo(b, addr, stack.SendOptions{})
+	n, err := c.sendTo(b, nil, addr)
 	if err != nil {
 		err = c.sendError("sendto", addr, err)
 	}
@@ -233,30 +241,28 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	a, ok := addr.(*net.UDPAddr)
 	if !ok {
 		// An argument's error and not a system call's.
-		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToUDP(b, a)
 }
 
 // WriteMsgUDP sends a datagram to addr, or on a connected socket, for which addr must
-// be nil, to the other end. There is no out-of-band data: with any, the error is ENOTSUP.
-// WritePacket takes what it would say.
+// be nil, to the other end. The control messages of oob may choose source, interface, TTL
+// and TOS, in the form of Linux: see PacketInfo.AppendControl. Those that are malformed or
+// not known are EINVAL.
 func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
 	}
-	switch {
-	case len(oob) > 0:
-		err = syscall.ENOTSUP
-	case c.connected() && addr == nil:
-		n, err = c.udp.Write(b)
-	default:
-		n, err = c.sendTo(b, addr, stack.SendOptions{})
+	if c.connected() && addr == nil {
+		n, err = c.send(b, oob, c.udp.RemoteAddr(), stack.SendOptions{})
+	} else {
+		n, err = c.sendTo(b, oob, addr)
 	}
 	if err != nil {
-		err = c.sendError("sendmsg", addr, err)
+		return n, 0, c.sendError("sendmsg", addr, err)
 	}
-	return n, 0, err
+	return n, len(oob), nil
 }
 
 // WriteMsgUDPAddrPort is WriteMsgUDP with the address in another form. For a connected
@@ -265,18 +271,15 @@ func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oo
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
 	}
-	switch {
-	case len(oob) > 0:
-		err = syscall.ENOTSUP
-	case c.connected() && !addr.IsValid():
-		n, err = c.udp.Write(b)
-	default:
-		n, err = c.sendToAddrPort(b, addr, stack.SendOptions{})
+	if c.connected() && !addr.IsValid() {
+		n, err = c.send(b, oob, c.udp.RemoteAddr(), stack.SendOptions{})
+	} else {
+		n, err = c.sendToAddrPort(b, oob, addr, stack.SendOptions{})
 	}
 	if err != nil {
-		err = c.sendError("sendmsg", udpAddrPort{addr}, err)
+		return n, 0, c.sendError("sendmsg", udpAddrPort{addr}, err)
 	}
-	return n, 0, err
+	return n, len(oob), nil
 }
 
 // WritePacket sends a datagram to info.Remote with what info says of it. On a
@@ -290,7 +293,7 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	if c.connected() && !info.Remote.IsValid() {
 		n, err = c.udp.WriteTo(b, c.udp.RemoteAddr(), info.options())
 	} else {
-		n, err = c.sendToAddrPort(b, info.Remote, info.options())
+		n, err = c.sendToAddrPort(b, nil, info.Remote, info.options())
 	}
 	if err != nil {
 		err = c.sendError("sendmsg", udpAddrPort{info.Remote}, err)
@@ -298,39 +301,13 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	return n, err
 }
 
-// JoinGroup has an interface of the host receive what is sent to a multicast group. The
-// interface is that of Index, or else Name, and is chosen by the routes if ifi is nil. The
-// socket receives it if it is bound to the port and to no other address.
-func (c *UDPConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
-	if !c.ok() {
-		return syscall.EINVAL
-	}
-	return c.member(ifi, group, c.udp.Join)
-}
-
-// LeaveGroup undoes a JoinGroup.
-func (c *UDPConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
-	if !c.ok() {
-		return syscall.EINVAL
-	}
-	return c.member(ifi, group, c.udp.Leave)
-}
-
-func (c *UDPConn) member(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {
-	index, err := c.host.interfaceIndex(ifi)
-	if err == nil {
-		err = do(group, index)
-	}
-	return c.setError(err)
-}
-
 // An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and
-// has the methods of net.IPConn except File and SyscallConn. What is read and written
-// begins after the IP header.
+// has the methods of net.IPConn except File and SyscallConn. What is written begins after
+// the IP header. As with net, what Read and ReadMsgIP return of IPv4 begins with the IP
+// header, and what the other methods return begins after it.
 type IPConn struct {
-	conn
-	raw    *stack.Raw
-	family family
+	datagramConn
+	raw *stack.Raw
 }
 
 var (
@@ -338,21 +315,24 @@ var (
 	_ net.PacketConn = (*IPConn)(nil)
 )
 
-func newIPConn(r *stack.Raw, network string, f family) *IPConn {
-	c := &IPConn{conn: conn{sock: r, net: network, laddr: f.ipAddr(r.LocalAddr())}, raw: r, family: f}
+func (h *Host) newIPConn(r *stack.Raw, network string, f family) *IPConn {
+	c := &IPConn{raw: r}
+	c.sock, c.dg, c.host, c.family, c.net = r, r, h, f, network
+	e := &ends{local: f.ipAddr(r.LocalAddr())}
 	if remote := r.RemoteAddr(); remote.IsValid() {
-		c.raddr = f.ipAddr(remote.Addr())
+		e.remote = f.ipAddr(remote.Addr())
 	}
+	c.made.Store(e)
 	return c
 }
 
 // Read reads a datagram from anywhere, or from where the socket is connected to. What
-// does not fit into b is lost. The IP header is not part of it, as it is with net.
+// does not fit into b is lost. It begins with the IPv4 header.
 func (c *IPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, _, _, _, err := c.raw.ReadFrom(b)
+	n, err := c.raw.Read(b)
 	if err != nil {
 		err = c.opError("read", "read", err)
 	}
@@ -390,21 +370,19 @@ func (c *IPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, opAddr(addr), err
 }
 
-// ReadMsgIP is ReadFromIP with the flags of the kernel's recvmsg: of them only 0x20,
-// MSG_TRUNC, which says that the datagram did not fit into b. There is no out-of-band
-// data; ReadPacket returns what it would have.
+// ReadMsgIP is ReadFromIP with the IPv4 header before the payload, with the flags of the
+// kernel's recvmsg, and with the control messages for which SetControlMessage has asked,
+// as ReadMsgUDP has them.
 func (c *IPConn) ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error) {
 	if !c.ok() {
 		return 0, 0, 0, nil, syscall.EINVAL
 	}
-	n, full, from, _, err := c.raw.ReadFrom(b)
+	n, full, from, meta, err := c.raw.ReadHeader(b)
 	if err != nil {
 		return n, 0, 0, nil, c.opError("read", "recvmsg", err)
 	}
-	if full > n {
-		flags = msgTrunc
-	}
-	return n, 0, flags, c.family.ipAddr(from), nil
+	oobn, flags = c.receivedControl(oob, n, full, from, &meta)
+	return n, oobn, flags, c.family.ipAddr(from), nil
 }
 
 // ReadPacket reads a datagram with all that is known of it.
@@ -427,7 +405,7 @@ func (c *IPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 }
 
 // sendTo sends a datagram on a socket that is not connected.
-func (c *IPConn) sendTo(b []byte, addr *net.IPAddr, o stack.SendOptions) (int, error) {
+func (c *IPConn) sendTo(b, oob []byte, addr *net.IPAddr, o stack.SendOptions) (int, error) {
 	if c.connected() {
 		return 0, net.ErrWriteToConnected
 	}
@@ -438,7 +416,11 @@ func (c *IPConn) sendTo(b []byte, addr *net.IPAddr, o stack.SendOptions) (int, e
 	if err != nil {
 		return 0, err
 	}
-	return c.raw.WriteTo(b, ip, o)
+	if err := sendControl(oob, &o); err != nil {
+		return 0, err
+	}
+	n, err := c.raw.WriteTo(b, ip, o)
+	return n, controlError(oob, err)
 }
 
 // WriteToIP sends a datagram to addr.
@@ -446,7 +428,7 @@ func (c *IPConn) WriteToIP(b []byte, addr *net.IPAddr) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
 	}
-	n, err := c.sendTo(b, addr, stack.SendOptions{})
+	n, err := c.sendTo(b, nil, addr, stack.SendOptions{})
 	if err != nil {
 		err = c.sendError("sendto", addr, err)
 	}
@@ -460,26 +442,22 @@ func (c *IPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	a, ok := addr.(*net.IPAddr)
 	if !ok {
-		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.laddr, Addr: addr, Err: syscall.EINVAL}
+		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToIP(b, a)
 }
 
-// WriteMsgIP sends a datagram to addr. There is no out-of-band data: with any, the
-// error is ENOTSUP. WritePacket takes what it would say.
+// WriteMsgIP sends a datagram to addr. The control messages of oob are those of
+// WriteMsgUDP.
 func (c *IPConn) WriteMsgIP(b, oob []byte, addr *net.IPAddr) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
 	}
-	if len(oob) > 0 {
-		err = syscall.ENOTSUP
-	} else {
-		n, err = c.sendTo(b, addr, stack.SendOptions{})
-	}
+	n, err = c.sendTo(b, oob, addr, stack.SendOptions{})
 	if err != nil {
-		err = c.sendError("sendmsg", addr, err)
+		return n, 0, c.sendError("sendmsg", addr, err)
 	}
-	return n, 0, err
+	return n, len(oob), nil
 }
 
 // WritePacket sends a datagram to info.Remote, whose port does not matter, with what
@@ -497,7 +475,7 @@ func (c *IPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	case !info.Remote.Addr().IsValid():
 		err = errMissingAddress
 	default:
-		n, err = c.sendTo(b, to, info.options())
+		n, err = c.sendTo(b, nil, to, info.options())
 	}
 	if err != nil {
 		err = c.sendError("sendmsg", to, err)

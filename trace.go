@@ -11,7 +11,7 @@ import (
 
 // dialOne fires the hooks of net/http/httptrace around an attempt at one
 // address, as package net does.
-func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr, remaining int) (c net.Conn, err error) {
+func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c net.Conn, err error) {
 	if t := httptrace.ContextClientTrace(ctx); t != nil && !d.quiet {
 		if t.ConnectStart != nil {
 			t.ConnectStart(network, addr.String())
@@ -26,7 +26,7 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr, rem
 			}()
 		}
 	}
-	return d.dialAddr(ctx, network, addr, remaining)
+	return d.dialAddr(ctx, network, addr)
 }
 
 // lookupTraced fires the hooks around a lookup of ours; a *net.Resolver has its

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"syscall"
 
 	"github.com/usernet/usernet"
 )
@@ -55,13 +54,27 @@ func (ifi *Interface) Addrs() ([]Addr, error) {
 	return nil, nil
 }
 
-// MulticastAddrs fails with ENOTSUP: a Host does not tell the groups that its sockets
-// have joined.
+// MulticastAddrs returns the multicast groups that are received on the interface, each an
+// *IPAddr; none if the Host has no such interface any more.
 func (ifi *Interface) MulticastAddrs() ([]Addr, error) {
 	if ifi == nil {
 		return nil, routeError(errInvalidInterface)
 	}
-	return nil, routeError(syscall.ENOTSUP)
+	h, err := hostFor("route", "ip+net")
+	if err != nil {
+		return nil, err
+	}
+	var addrs []Addr
+	for _, info := range h.Interfaces() {
+		if info.Index != ifi.Index {
+			continue
+		}
+		for _, group := range info.Groups {
+			ip := group.As16()
+			addrs = append(addrs, &IPAddr{IP: ip[:]})
+		}
+	}
+	return addrs, nil
 }
 
 // Interfaces returns the interfaces of the default Host, the loopback first.

@@ -15,7 +15,8 @@ type Resolver struct {
 	// PreferGo has no effect: there is no other resolver than one in Go.
 	PreferGo bool
 
-	// StrictErrors has no effect.
+	// StrictErrors ends a lookup at the first error that is temporary, rather than with
+	// what else is known. What is found by it is not kept for later lookups.
 	StrictErrors bool
 
 	// Dial connects to a name server, in place of the Host. It is given the address of
@@ -40,12 +41,16 @@ func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 }
 
 func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
-	if !r.hasDial() {
+	if !r.hasDial() && (r == nil || !r.StrictErrors) {
 		return h.Resolver()
 	}
 	cfg := h.Resolver().Config()
-	cfg.Dial = r.Dial
+	cfg.StrictErrors = r.StrictErrors
 	cfg.CacheSize = -1
+	if !r.hasDial() {
+		return resolve.New(cfg)
+	}
+	cfg.Dial = r.Dial
 	if len(cfg.Servers) == 0 {
 		cfg.Servers = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53)}
 	}

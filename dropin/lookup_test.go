@@ -74,12 +74,12 @@ func TestAResolverAsksWhatItsDialConnectsTo(t *testing.T) {
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"127.0.0.1", "127.0.0.2"}, addrs)
 	}
-	require.Equal(t, int32(2), asked.Load(), "nothing is kept")
+	require.Equal(t, int32(4), asked.Load(), "both families, and nothing is kept")
 	require.Equal(t, "192.0.2.53:53", told.Load(), "the Host's server")
 	addrs, err := r.LookupHost(context.Background(), "known")
 	require.NoError(t, err)
 	require.Equal(t, []string{"192.0.2.99"}, addrs, "the Host's names")
-	require.Equal(t, int32(2), asked.Load())
+	require.Equal(t, int32(4), asked.Load())
 }
 
 func TestAResolverOfAHostWithoutServersIsToldThatOfNet(t *testing.T) {
@@ -178,4 +178,45 @@ func TestATimeoutCoversTheLookup(t *testing.T) {
 		require.ErrorContains(t, err, "operation was canceled")
 		require.IsType(t, &OpError{}, err)
 	})
+}
+
+func TestStrictErrorsOfAResolverCount(t *testing.T) {
+	useHost(t, usernet.Config{DNS: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}})
+	c, err := ListenPacket("udp", "127.0.0.1:53")
+	require.NoError(t, err)
+	defer c.Close()
+	go func() { // it has addresses of IPv4, and cannot say about the others
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil {
+				continue
+			}
+			q := m.Questions[0]
+			answer := dnsmessage.Message{
+				Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true, RCode: dnsmessage.RCodeServerFailure},
+				Questions: m.Questions,
+			}
+			if q.Type == dnsmessage.TypeA {
+				answer.RCode = dnsmessage.RCodeSuccess
+				answer.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 600},
+					Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, 2}},
+				}}
+			}
+			if p, err := answer.Pack(); err == nil {
+				c.WriteTo(p, from)
+			}
+		}
+	}()
+	ctx := context.Background()
+	addrs, err := (&Resolver{}).LookupHost(ctx, "half.usernet.test.")
+	require.NoError(t, err)
+	require.Equal(t, []string{"127.0.0.2"}, addrs)
+	_, err = (&Resolver{StrictErrors: true}).LookupHost(ctx, "half.usernet.test.")
+	require.EqualError(t, err, "lookup half.usernet.test. on 127.0.0.1:53: server misbehaving")
 }

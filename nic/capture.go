@@ -38,7 +38,8 @@ var _ Device = (*Captured)(nil)
 // at a time. A frame that the device below did not take is written again when it
 // is sent again. A frame whose checksum is still to be completed is written with
 // the checksum complete, and a super-frame as one large frame. The time of a
-// frame is that of its passing here.
+// frame is that of its passing here. Segments that TAP.MergeReceived would join are
+// not joined behind a Captured: they are written as they came.
 //
 // Close does not close w.
 func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {

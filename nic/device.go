@@ -8,6 +8,10 @@ package nic
 //
 // Before Attach nothing is received and nothing may be sent. All methods may
 // be called from several goroutines.
+//
+// A device may have two more methods, as TAP has, which a stack calls before
+// Attach: NotifyDown(func(error)), by which it tells that it came to an end by
+// itself, and MergeReceived(), which asks for larger frames.
 type Device interface {
 	// Link describes the link. It does not change while the device is open,
 	// except for Up.

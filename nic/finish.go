@@ -1,6 +1,9 @@
 package nic
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // finish makes the frames that f stands for, as they have to be on a wire
 // without offloads: cut to size, and with complete checksums. Each is built in
@@ -41,22 +44,37 @@ func completeChecksum(b []byte, start, offset int) bool {
 // onesSum adds b, as big-endian 16-bit words padded with a zero, to initial in
 // ones' complement arithmetic (RFC 1071 section 1).
 func onesSum(b []byte, initial uint16) uint16 {
-	sum := uint64(initial)
-	for len(b) >= 4 {
-		sum += uint64(binary.BigEndian.Uint32(b))
-		b = b[4:]
+	// RFC 1071 2(B): "the sum of 16-bit integers can be computed in either byte
+	// order", and that of the processor is free. Carries are added in the end.
+	le := binary.LittleEndian
+	var sum, carry uint64
+	for len(b) >= 64 {
+		p := b[:64]
+		sum, carry = bits.Add64(sum, le.Uint64(p[0:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[8:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[16:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[24:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[32:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[40:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[48:]), carry)
+		sum, carry = bits.Add64(sum, le.Uint64(p[56:]), carry)
+		sum, carry = sum+carry, 0
+		b = b[64:]
 	}
-	if len(b) >= 2 {
-		sum += uint64(binary.BigEndian.Uint16(b))
-		b = b[2:]
+	for len(b) >= 8 {
+		sum, carry = bits.Add64(sum, le.Uint64(b), 0)
+		sum += carry
+		b = b[8:]
 	}
-	if len(b) > 0 {
-		sum += uint64(b[0]) << 8
-	}
+	var tail [8]byte
+	copy(tail[:], b)
+	sum, carry = bits.Add64(sum, le.Uint64(tail[:]), 0)
+	sum, carry = bits.Add64(sum, uint64(bits.ReverseBytes16(initial)), carry)
+	sum = sum>>32 + sum&0xffffffff + carry
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
-	return uint16(sum)
+	return bits.ReverseBytes16(uint16(sum))
 }
 
 const (
@@ -66,6 +84,10 @@ const (
 	tcpHeaderLen = 20
 
 	tcpFIN, tcpPSH, tcpCWR = 0x01, 0x08, 0x80
+
+	// Where the transport protocols have their checksums.
+	tcpChecksumOffset = 16
+	udpChecksumOffset = 6
 )
 
 // superFrame is what cut has to know about a super-frame.

@@ -11,13 +11,16 @@ import (
 )
 
 // line is a device that has to be read: what TAP and Adapter have in common.
-// Its reader is the one goroutine that package nic starts.
+// Its reader is the one goroutine that package nic starts, or one for each of the
+// queues of a TAP that has several.
 type line struct {
 	port
 	link   Link
 	src    source
+	more   []source              // the other queues
 	dead   atomic.Pointer[error] // why the device came to an end by itself
 	onDown func(error)
+	told   atomic.Bool // onDown
 }
 
 // A source is what a line reads.
@@ -41,6 +44,28 @@ func (l *line) Link() Link {
 // what Err returns then, from the goroutine that reads. It is not called for
 // Close. It must be called before Attach.
 func (l *line) NotifyDown(f func(err error)) { l.onDown = f }
+
+// MergeReceived has the device join segments of TCP that arrive together to
+// super-frames, where it can and the kernel does not. It is for a user who takes
+// super-frames whatever the link sends, and must be called before Attach.
+func (l *line) MergeReceived() {
+	for _, src := range l.sources() {
+		if src, ok := src.(interface{ mergeReceived() }); ok {
+			src.mergeReceived()
+		}
+	}
+}
+
+// sources returns what there is to read.
+func (l *line) sources() []source { return append([]source{l.src}, l.more...) }
+
+// closeSources closes all, and returns what closing the first one did.
+func (l *line) closeSources() error {
+	for _, src := range l.more {
+		src.Close()
+	}
+	return l.src.Close()
+}
 
 // yieldBytes is how much has to have come at once for the reader to let others
 // run.
@@ -66,10 +91,12 @@ func (l *line) Err() error {
 }
 
 // Attach starts the goroutine that reads frames and gives them to recv, in a
-// batch what is there at once. A second call panics.
+// batch what is there at once; each queue has one. A second call panics.
 func (l *line) Attach(recv func(batch []Frame)) {
 	l.port.Attach(recv)
-	go l.read()
+	for _, src := range l.sources() {
+		go l.read(src)
+	}
 }
 
 // Close ends the link and the reader. A second Close returns net.ErrClosed.
@@ -80,7 +107,7 @@ func (l *line) Close() error {
 	if l.dead.Load() != nil {
 		return nil // fail has closed it
 	}
-	return l.src.Close()
+	return l.closeSources()
 }
 
 // fail records that the device came to an end, and wakes the reader.
@@ -90,14 +117,14 @@ func (l *line) fail(err error) {
 	}
 	err = fmt.Errorf("nic: %s: %w", l.link.Name, err)
 	if l.dead.CompareAndSwap(nil, &err) {
-		l.src.Close()
+		l.closeSources()
 	}
 }
 
-// read is the reader's goroutine.
-func (l *line) read() {
+// read is the goroutine that reads src.
+func (l *line) read(src source) {
 	for !l.closed.Load() {
-		frames, dropped, err := l.src.read()
+		frames, dropped, err := src.read()
 		if len(frames) > 0 {
 			bytes := 0
 			for i := range frames {
@@ -121,7 +148,7 @@ func (l *line) read() {
 			break
 		}
 	}
-	if err := l.dead.Load(); err != nil && l.onDown != nil {
+	if err := l.dead.Load(); err != nil && l.onDown != nil && !l.told.Swap(true) {
 		l.onDown(*err)
 	}
 }

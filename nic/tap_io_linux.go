@@ -1,10 +1,13 @@
 package nic
 
 import (
+	"encoding/binary"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +15,11 @@ import (
 
 // How much a reader takes from a device at once: a large super-frame or a number
 // of small frames. More room, and batches that are always filled, measured no
-// better; small frames one at a time cost up to a tenth more CPU time.
+// better; small frames one at a time cost up to a tenth more CPU time. Segments
+// that are merged make less work and fewer acknowledgements the more there are, and
+// cost a third less CPU time than one by one.
 const (
-	readBatch = 16        // frames
+	readBatch = 32        // frames
 	readRoom  = 128 << 10 // bytes
 )
 
@@ -31,17 +36,23 @@ type tapReader struct {
 	// limit is how many frames the next batch may have: one after a wait, so that
 	// it is not held up for others, and twice as many after each full batch.
 	limit int
+	merge *merger // nil: every frame stays by itself
+
+	spin    time.Duration // how long to look again before a wait
+	spinEnd time.Time     // of this wait; zero before it
 
 	// What the last read found.
 	frames  []Frame
+	reads   int // frames that it found
+	begin   int // where the last of them begins in buf
 	used    int // bytes of buf
 	dropped int
 	err     error
 }
 
 // newTAPReader returns the source of an attached file.
-func newTAPReader(file *os.File, raw syscall.RawConn, header int) *tapReader {
-	r := &tapReader{file: file, raw: raw, header: header, limit: 1}
+func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Duration) *tapReader {
+	r := &tapReader{file: file, raw: raw, header: header, spin: spin, limit: 1}
 	r.frames = make([]Frame, 0, readBatch)
 	r.fill = r.readBatch
 	return r
@@ -62,35 +73,50 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 	if r.buf == nil {
 		r.buf = make([]byte, readRoom)
 	}
-	if len(r.frames)+r.dropped == r.limit {
+	if r.reads == r.limit {
 		r.limit = min(2*r.limit, readBatch)
 	}
-	r.frames, r.used, r.dropped, r.err = r.frames[:0], 0, 0, nil
+	r.frames, r.reads, r.used, r.dropped, r.err = r.frames[:0], 0, 0, 0, nil
+	r.spinEnd = time.Time{}
 	if err := r.raw.Read(r.fill); err != nil && r.err == nil {
 		// While the interface is being deleted the poller may know before read
 		// does. Its error is not exported; read's comes to the same. After Close
 		// nobody asks.
 		r.err = os.NewSyscallError("read", unix.EBADFD)
 	}
+	if r.merge != nil {
+		r.merge.close(r.frames)
+	}
 	return r.frames, r.dropped, r.err
+}
+
+// mergeReceived has the frames of a batch merged. A device with offloads has them
+// merged by the kernel.
+func (r *tapReader) mergeReceived() {
+	if r.header == 0 {
+		r.merge = new(merger)
+	}
 }
 
 // readBatch reads what is there and fits. It reports false if there is nothing.
 func (r *tapReader) readBatch(fd uintptr) bool {
 	// One byte more than fits shows a frame that was cut off.
 	longest := r.header + maxFrame + 1
-	for len(r.frames)+r.dropped < r.limit && len(r.buf)-r.used >= longest {
+	for r.reads < r.limit && len(r.buf)-r.used >= longest {
 		b := r.buf[r.used:][:longest]
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
-			if len(r.frames) > 0 || r.dropped > 0 {
+			if r.reads > 0 {
 				return true
 			}
 			// It is not behind: the next frame need not wait for others.
 			r.limit = 1
-			return false
+			if !r.spins() {
+				return false
+			}
+			runtime.Gosched() // to whom the last frames woke
 		case errno != 0:
 			r.err = os.NewSyscallError("read", errno)
 			return true
@@ -104,8 +130,21 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 	return true
 }
 
+// spins reports whether to look again before the reader sleeps.
+func (r *tapReader) spins() bool {
+	if r.spin == 0 {
+		return false
+	}
+	now := time.Now()
+	if r.spinEnd.IsZero() {
+		r.spinEnd = now.Add(r.spin)
+	}
+	return now.Before(r.spinEnd)
+}
+
 // take makes a frame of what was read.
 func (r *tapReader) take(b []byte) {
+	r.reads++
 	if len(b) < r.header || len(b) > r.header+maxFrame {
 		r.dropped++
 		return
@@ -118,16 +157,19 @@ func (r *tapReader) take(b []byte) {
 		r.dropped++
 		return
 	}
-	r.frames = append(r.frames, f)
+	if r.merge == nil || !r.merge.add(r.frames, b) {
+		r.frames = append(r.frames, f)
+		r.begin = r.used
+	}
 	// The next frame begins on a cache line of its own.
-	r.used += (len(b) + 63) &^ 63
+	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
-// tapWriter writes frames to the device's file.
+// tapWriter writes frames to the device's file, or files.
 type tapWriter struct {
-	raw syscall.RawConn
-	off tapOffload
-	ops sync.Pool // of *tapWrite
+	queues []syscall.RawConn
+	off    tapOffload
+	ops    sync.Pool // of *tapWrite
 }
 
 // tapWrite is one call of Send. It is pooled, so that the closure and the
@@ -142,17 +184,67 @@ type tapWrite struct {
 	off   tapOffload
 	vnet  [vnetHeaderLen]byte
 	iov   [3]unix.Iovec
+	piece []byte // of a super-frame that is cut up here
 	run   func(fd uintptr) bool
 }
 
-func (w *tapWriter) write(l *line, batch []Frame) (int, error) {
+func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
+	if len(w.queues) == 1 {
+		return w.writeTo(w.queues[0], l, batch)
+	}
+	for n < len(batch) {
+		q := w.queueOf(&batch[n])
+		end := n + 1
+		for end < len(batch) && w.queueOf(&batch[end]) == q {
+			end++
+		}
+		k, err := w.writeTo(w.queues[q], l, batch[n:end])
+		if n += k; err != nil || n < end {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// queueOf chooses the queue of a frame by its addresses and ports, of which it does
+// not matter which are the sender's.
+func (w *tapWriter) queueOf(f *Frame) int {
+	b := f.Head
+	const ports4, ports6 = etherHeaderLen + ip4HeaderLen, etherHeaderLen + ip6HeaderLen
+	if len(b) < ports4+4 {
+		return 0
+	}
+	be := binary.BigEndian
+	var h uint32
+	switch ip := b[etherHeaderLen:]; {
+	case be.Uint16(b[12:]) == etherTypeIP4:
+		h = be.Uint32(ip[12:]) ^ be.Uint32(ip[16:])
+		if hasPorts(ip[9]) && ip[0] == 0x45 && be.Uint16(ip[6:])&^ip4DontFragment == 0 {
+			h ^= uint32(be.Uint16(b[ports4:]) ^ be.Uint16(b[ports4+2:]))
+		}
+	case be.Uint16(b[12:]) == etherTypeIP6 && len(b) >= ports6+4:
+		for i := 8; i < ip6HeaderLen; i += 4 {
+			h ^= be.Uint32(ip[i:])
+		}
+		if hasPorts(ip[6]) {
+			h ^= uint32(be.Uint16(b[ports6:]) ^ be.Uint16(b[ports6+2:]))
+		}
+	}
+	h *= 0x9e3779b1 // 2^32 by the golden ratio: the upper bits depend on all
+	return int(uint64(h) * uint64(len(w.queues)) >> 32)
+}
+
+// hasPorts reports whether ports begin a transport header.
+func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP }
+
+func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int, error) {
 	op, _ := w.ops.Get().(*tapWrite)
 	if op == nil {
 		op = &tapWrite{off: w.off}
 		op.run = op.frames
 	}
 	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	err := w.raw.Write(op.run)
+	err := queue.Write(op.run)
 	if err == nil {
 		err = op.err
 	}
@@ -199,6 +291,10 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	if f.GSO == GSOUDP && !op.off.uso {
 		return op.cut(fd, f)
 	}
+	if op.off.header == 0 && len(f.Body) == 0 {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&f.Head[0])), uintptr(len(f.Head)))
+		return errno
+	}
 	count := 0
 	if op.off.header > 0 {
 		putVnet(op.vnet[:], f)
@@ -221,7 +317,12 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 // cut writes a super-frame that the kernel does not know, piece by piece. After
 // an error the pieces that follow are not written.
 func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
-	alloc := func(n int) []byte { return make([]byte, n) }
+	alloc := func(n int) []byte {
+		if cap(op.piece) < n {
+			op.piece = make([]byte, n)
+		}
+		return op.piece[:n] // the one before it is written
+	}
 	ok := Ethernet.finish(f, alloc, func(piece []byte) {
 		if errno == 0 {
 			errno = op.frame(fd, &Frame{Head: piece})

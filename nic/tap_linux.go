@@ -21,22 +21,34 @@ const tunFile = "/dev/net/tun"
 func openTAP(cfg TAPConfig) (*TAP, error) {
 	before, err := net.InterfaceByName(cfg.Name)
 	exists := cfg.Name != "" && err == nil
+	several := cfg.Queues > 1
 	var file *os.File
 	var name string
 	var off tapOffload
 	if !cfg.NoOffload {
-		if file, name, off, err = attachOffload(cfg.Name); err != nil {
-			return nil, tapError(cfg, err)
+		if file, name, off, err = attachOffload(cfg.Name, several); err != nil {
+			return nil, tapError(cfg, exists, err)
 		}
 	}
 	if file == nil {
-		if file, name, err = attachPlain(cfg.Name, exists); err != nil {
-			return nil, tapError(cfg, err)
+		if file, name, err = attachPlain(cfg.Name, exists, several); err != nil {
+			return nil, tapError(cfg, exists, err)
 		}
 	}
-	t, err := newTAP(cfg, name, file, off, before, exists)
+	files := []*os.File{file}
+	for err == nil && len(files) < cfg.Queues {
+		if file, err = attachQueue(name, off.header > 0); err == nil {
+			files = append(files, file)
+		}
+	}
+	var t *TAP
+	if err == nil {
+		t, err = newTAP(cfg, name, files, off, before, exists)
+	}
 	if err != nil {
-		file.Close()
+		for _, file := range files {
+			file.Close()
+		}
 		return nil, fmt.Errorf("nic: open TAP %s: %w", name, err)
 	}
 	return t, nil
@@ -50,7 +62,7 @@ type tapOffload struct {
 
 // attachOffload attaches to a device with offloads. Neither file nor error
 // means that the kernel does not want to: perhaps it does without.
-func attachOffload(name string) (*os.File, string, tapOffload, error) {
+func attachOffload(name string, several bool) (*os.File, string, tapOffload, error) {
 	off := tapOffload{header: vnetHeaderLen}
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -58,7 +70,7 @@ func attachOffload(name string) (*os.File, string, tapOffload, error) {
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		req.SetUint16(tapFlags(true, several))
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	switch err {
@@ -76,6 +88,36 @@ func attachOffload(name string) (*os.File, string, tapOffload, error) {
 	}
 	// Only now: the poller has no use for a file without a device.
 	return os.NewFile(uintptr(fd), tunFile), req.Name(), off, nil
+}
+
+// tapFlags are what a file is attached with.
+func tapFlags(vnet, several bool) uint16 {
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if vnet {
+		flags |= unix.IFF_VNET_HDR
+	}
+	if several {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	return flags
+}
+
+// attachQueue attaches one more queue to a device that this process has open.
+func attachQueue(name string, vnet bool) (*os.File, error) {
+	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(tapFlags(vnet, true))
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("attach a queue: %w", err)
+	}
+	return os.NewFile(uintptr(fd), tunFile), nil
 }
 
 // setOffload asks for the header before each frame and for super-frames of TCP,
@@ -98,12 +140,12 @@ func setOffload(fd int) (uso bool, err error) {
 }
 
 // attachPlain attaches to a device without offloads.
-func attachPlain(name string, exists bool) (*os.File, string, error) {
-	if err := probeTAP(name, exists); err != nil {
+func attachPlain(name string, exists, several bool) (*os.File, string, error) {
+	if err := probeTAP(name, exists, several); err != nil {
 		return nil, "", err
 	}
 	wcfg := water.Config{DeviceType: water.TAP}
-	wcfg.Name = name
+	wcfg.Name, wcfg.MultiQueue = name, several
 	// Without it water would clear the persistence that the device's owner gave
 	// it. A device that is there and free has it set already.
 	wcfg.Persist = exists
@@ -119,20 +161,25 @@ func attachPlain(name string, exists bool) (*os.File, string, error) {
 	return file, ifce.Name(), nil
 }
 
-// newTAP makes a TAP of an attached file.
-func newTAP(cfg TAPConfig, name string, file *os.File, off tapOffload, before *net.Interface, exists bool) (*TAP, error) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
+// newTAP makes a TAP of attached files, one for each queue.
+func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before *net.Interface, exists bool) (*TAP, error) {
 	now, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, err
 	}
 	t := &TAP{created: !exists || now.Index != before.Index}
-	t.raw, t.off = raw, off
+	t.off = off
+	for _, file := range files {
+		raw, err := file.SyscallConn()
+		if err != nil {
+			return nil, err
+		}
+		t.queues = append(t.queues, raw)
+		t.line.more = append(t.line.more, newTAPReader(file, raw, off.header, cfg.Spin))
+	}
+	t.line.src, t.line.more = t.line.more[0], t.line.more[1:]
 	var ctl error
-	err = raw.Control(func(fd uintptr) {
+	err = t.queues[0].Control(func(fd uintptr) {
 		// A program that this one starts must not keep the device.
 		unix.CloseOnExec(int(fd))
 		if exists && t.created {
@@ -154,7 +201,6 @@ func newTAP(cfg TAPConfig, name string, file *os.File, off tapOffload, before *n
 		now.MTU = cfg.MTU
 	}
 	copy(t.hostMAC[:], now.HardwareAddr)
-	t.line.src = newTAPReader(file, raw, off.header)
 	t.line.link = Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet}
 	if off.header > 0 {
 		t.line.link.GSO, t.line.link.TxChecksum = maxPacket, true
@@ -165,7 +211,7 @@ func newTAP(cfg TAPConfig, name string, file *os.File, off tapOffload, before *n
 // probeTAP finds out whether water will be able to open the device. When it is
 // not, water leaves a file open that nobody can close any more; a caller who
 // waits for a device to be free would run out of descriptors.
-func probeTAP(name string, exists bool) error {
+func probeTAP(name string, exists, several bool) error {
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -176,7 +222,7 @@ func probeTAP(name string, exists bool) error {
 		return err
 	}
 	if exists {
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		req.SetUint16(tapFlags(false, several))
 		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	// With neither kind of device asked for, Linux checks the permission to make
@@ -189,17 +235,20 @@ func probeTAP(name string, exists bool) error {
 }
 
 // tapError says what an error of the system means for a TAP.
-func tapError(cfg TAPConfig, err error) error {
+func tapError(cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Err: err}
+		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Exists: exists, Err: err}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		hint = " (" + tunFile + " is missing: modprobe tun)"
 	case errors.Is(err, unix.EBUSY):
 		hint = " (another process, or this one, has it open)"
 	case errors.Is(err, unix.EINVAL):
 		hint = " (the interface exists and is not a TAP device, or is one with several queues)"
+		if cfg.Queues > 1 {
+			hint = " (the interface exists and is not a TAP device with several queues)"
+		}
 	}
 	return fmt.Errorf("nic: open TAP %s: %w%s", cfg.Name, err, hint)
 }

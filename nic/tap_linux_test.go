@@ -3,6 +3,7 @@ package nic
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -368,7 +369,7 @@ func TestATAPIsReadThroughThePoller(t *testing.T) {
 		require.NoError(t, err)
 		defer tap.Close()
 		require.NoError(t, tap.src.(*tapReader).file.SetReadDeadline(time.Time{}), "only a file in the poller has deadlines")
-		require.NoError(t, tap.raw.Control(func(fd uintptr) {
+		require.NoError(t, tap.queues[0].Control(func(fd uintptr) {
 			flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
 			require.NoError(t, err)
 			require.NotZero(t, flags&unix.O_NONBLOCK)
@@ -443,8 +444,54 @@ func TestWithoutPermissionTheErrorTellsTheCommands(t *testing.T) {
 		require.ErrorIs(t, err, fs.ErrPermission)
 		require.ErrorIs(t, err, unix.EPERM)
 		require.NotContains(t, err.Error(), "chmod")
+		require.Equal(t, name == "tap1", denied.Exists)
 	}
 	require.Equal(t, files, openFiles(t))
+}
+
+// TestTheCommandsOfAPermissionErrorHelp runs what the error says, as root, and
+// opens the device as the user who could not.
+func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
+	for _, name := range []string{"", "tap0", "tap1"} {
+		for _, mode := range []uint32{0o666, 0o600} {
+			t.Run(fmt.Sprintf("%s %o", name, mode), func(t *testing.T) {
+				inNamespace(t)
+				run(t, "ip tuntap add dev tap1 mode tap user 12345")
+				tunFileOf(t, mode)
+				for range 3 {
+					tap, err := asNobody(t, func() (*TAP, error) { return OpenTAP(TAPConfig{Name: name, Addr: testPrefix}) })
+					var denied *TAPPermissionError
+					if !errors.As(err, &denied) {
+						require.NoError(t, err)
+						require.NoError(t, tap.Close())
+						l, _ := showLink(t, tap.Name())
+						require.Equal(t, []address{{"192.0.2.1", 24}}, l.Addrs)
+						return
+					}
+					for _, command := range denied.Commands("nobody") {
+						require.Contains(t, err.Error(), strings.ReplaceAll(command, "nobody", "$USER"))
+						run(t, command)
+					}
+					if name == "" {
+						name = "tap0" // what the commands make
+					}
+				}
+				t.Fatal("still denied")
+			})
+		}
+	}
+}
+
+// asNobody calls f without any rights.
+func asNobody(t *testing.T, f func() (*TAP, error)) (*TAP, error) {
+	t.Helper()
+	set := func(uid uintptr) {
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uid, ^uintptr(0))
+		require.Zero(t, errno)
+	}
+	set(65534)
+	defer set(0)
+	return f()
 }
 
 func TestWhereTheFileIsClosedToUsersTheErrorTellsIt(t *testing.T) {
@@ -497,7 +544,7 @@ func TestErrorsOfTheSystemAreExplained(t *testing.T) {
 		unix.EACCES: "ip tuntap add dev tap0",
 		unix.EIO:    "input/output error",
 	} {
-		err := tapError(cfg, &fs.PathError{Op: "open", Path: tunFile, Err: errno})
+		err := tapError(cfg, false, &fs.PathError{Op: "open", Path: tunFile, Err: errno})
 		require.ErrorContains(t, err, hint)
 		require.True(t, errors.Is(err, errno))
 	}

@@ -207,6 +207,20 @@ func TestKernelsTalkOverTwoPlainTAPs(t *testing.T) {
 	}
 }
 
+func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
+	const spin = time.Millisecond
+	for _, plain := range []bool{false, true} {
+		before := readers()
+		w := wire(t, TAPConfig{Spin: spin, NoOffload: plain}, TAPConfig{Spin: spin, NoOffload: plain}, false, nil)
+		w.exchange(t, 2<<20)
+		time.Sleep(2 * spin) // it sleeps, and is woken again
+		w.exchange(t, 1<<10)
+		require.NoError(t, w.a.Close())
+		require.NoError(t, w.b.Close())
+		eventually(t, "the end of the readers", func() bool { return readers() == before })
+	}
+}
+
 func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	// An impaired link is one of real frames, even if it impairs nothing.
 	var cut *Impaired
@@ -219,6 +233,35 @@ func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	require.Equal(t, int64(1514), w.fromA.large.Load())
 	require.Greater(t, cut.InStats().Delivered, w.a.Stats().Received+500, "super-frames became many")
 	require.Zero(t, w.b.Stats().SendDropped)
+}
+
+// cutter cuts up what is sent to a device without offloads.
+type cutter struct{ *TAP }
+
+func (c cutter) Send(batch []Frame) (int, error) {
+	for i := range batch {
+		alloc := func(n int) []byte { return make([]byte, n) }
+		Ethernet.finish(&batch[i], alloc, func(b []byte) { c.TAP.Send(one(b)) })
+	}
+	return len(batch), nil
+}
+
+func TestAPlainTAPMergesWhatTheKernelCutUp(t *testing.T) {
+	for name, kind := range map[string]GSOKind{"IPv4": GSOTCP4, "IPv6": GSOTCP6} {
+		t.Run(name, func(t *testing.T) {
+			w := wire(t, TAPConfig{NoOffload: true}, TAPConfig{}, kind == GSOTCP6, func(w *wired) Device {
+				w.a.MergeReceived()
+				return cutter{w.a}
+			})
+			w.exchange(t, 8<<20)
+			require.Positive(t, w.fromA.kinds[kind].Load())
+			require.Greater(t, w.fromA.large.Load(), int64(10000), "bytes in the longest frame")
+			require.LessOrEqual(t, w.fromA.plain.Load(), int64(1514))
+			require.Less(t, w.a.Stats().Received, uint64(8<<20/1448), "not one by one")
+			require.Zero(t, w.a.Stats().RecvDropped)
+			require.Zero(t, w.b.Stats().SendDropped)
+		})
+	}
 }
 
 // setSegmentSize has the kernel send each payload as one UDP super-frame.

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -16,6 +17,10 @@ func TestABadTAPConfigurationIsRefusedBeforeTheSystemIsAsked(t *testing.T) {
 		`nic: bad TAP name "a/b": has a slash, a colon, a percent sign or a space`:   {Name: "a/b"},
 		`nic: bad TAP name "tap%d": has a slash, a colon, a percent sign or a space`: {Name: "tap%d"},
 		`nic: bad TAP name "..": not a name`:                                         {Name: ".."},
+		`nic: bad TAP spin -1ns: not from 0 to 10ms`:                                 {Spin: -1},
+		`nic: bad TAP spin 11ms: not from 0 to 10ms`:                                 {Spin: 11 * time.Millisecond},
+		`nic: bad number of TAP queues -1: not from 1 to 256`:                        {Queues: -1},
+		`nic: bad number of TAP queues 257: not from 1 to 256`:                       {Queues: 257},
 		`nic: bad TAP MTU 67: not from 68 to 65521`:                                  {MTU: 67},
 		`nic: bad TAP MTU 65522: not from 68 to 65521`:                               {MTU: 65522},
 		`nic: bad TAP MAC 010000000000: a group address`:                             {MAC: [6]byte{1}},
@@ -49,4 +54,13 @@ func TestAPermissionErrorTellsTheWayOut(t *testing.T) {
 	ip tuntap add dev tap0 mode tap user $USER
 	ip addr add 192.0.2.1/24 dev tap0
 	ip link set tap0 up`)
+	err = &TAPPermissionError{Name: "tap1", Exists: true, Err: syscall.EPERM}
+	require.EqualError(t, err, `nic: open TAP tap1: operation not permitted; it exists: make it your own, once, as root:
+	ip tuntap del dev tap1 mode tap
+	ip tuntap add dev tap1 mode tap user $USER
+	ip addr add 192.0.2.1/24 dev tap1
+	ip link set tap1 up`)
+	err = &TAPPermissionError{Name: "tap1", Exists: true, Err: syscall.EACCES}
+	require.EqualError(t, err, `nic: open TAP tap1: permission denied; it exists: make it your own, once, as root:
+	chmod 666 /dev/net/tun`)
 }

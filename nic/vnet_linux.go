@@ -23,12 +23,6 @@ const (
 	vnetCsumOffset = 8
 )
 
-// Where the transport protocols have their checksums.
-const (
-	tcpChecksumOffset = 16
-	udpChecksumOffset = 6
-)
-
 // putVnet describes what is left to do with a frame in the header b.
 func putVnet(b []byte, f *Frame) {
 	ne := binary.NativeEndian

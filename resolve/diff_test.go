@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -73,6 +74,7 @@ func diffZone() zone {
 	}
 	return zone{
 		"host.test.":              {a("192.0.2.80"), aaaa("2001:db8::80")},
+		"half.test.":              {a("192.0.2.80"), aaaa("2001:db8::80")},
 		"four.test.":              {a("192.0.2.4")},
 		"six.test.":               {aaaa("2001:db8::6")},
 		"mapped.test.":            {aaaa("::ffff:192.0.2.6")},
@@ -104,6 +106,44 @@ func diffHandler() handler {
 			return failing(dnsmessage.RCodeServerFailure)(network, query)
 		case "refused.test.":
 			return failing(dnsmessage.RCodeRefused)(network, query)
+		case "half.test.", "half.a.test.":
+			if q.Type == dnsmessage.TypeAAAA || q.Type == dnsmessage.TypeTXT {
+				return failing(dnsmessage.RCodeServerFailure)(network, query)
+			}
+		case "notimp.test.":
+			return failing(dnsmessage.RCodeNotImplemented)(network, query)
+		case "formerr.test.":
+			return failing(dnsmessage.RCodeFormatError)(network, query)
+		case "yxdomain.test.":
+			return failing(dnsmessage.RCode(6))(network, query)
+		case "badvers.test.": // an extended code: 16
+			m := respond(query)
+			for i := range m.Additionals {
+				m.Additionals[i].Header.TTL = 1 << 24
+			}
+			return [][]byte{pack(m)}
+		case "two.test.":
+			m := respond(query)
+			m.Questions = append(m.Questions, m.Questions[0])
+			return [][]byte{pack(m)}
+		case "short.test.": // too much for UDP, and nonsense by TCP
+			m := respond(query)
+			if m.Truncated = network == "udp"; m.Truncated {
+				return [][]byte{pack(m)}
+			}
+			return [][]byte{pack(m)[:11]}
+		case "cut.test.": // truncated by TCP as well
+			m := respond(query)
+			m.Truncated = true
+			m.Answers = []dnsmessage.Resource{resource(q.Name, 1, a("192.0.2.9"))}
+			if q.Type != dnsmessage.TypeA {
+				m.Answers = nil
+			}
+			return [][]byte{pack(m)}
+		case "nodata.test.": // from who is responsible, without an SOA
+			m := respond(query)
+			m.Authoritative, m.RecursionAvailable = true, false
+			return [][]byte{pack(m)}
 		case "lame.test.":
 			m := respond(query)
 			m.RecursionAvailable, m.Additionals = false, nil
@@ -171,6 +211,7 @@ func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
 		"host.test.", "HOST.Test.", "four.test.", "six.test.", "mapped.test.", "many.test.", "alias.test.", "alias2.test.",
 		"dangling.test.", "empty.test.", "nowhere.test.", "nowhere", "host.test", "Four.test", "",
 		"servfail.test.", "refused.test.", "lame.test.", "malformed.test.",
+		"notimp.test.", "formerr.test.", "yxdomain.test.", "badvers.test.", "two.test.", "short.test.", "cut.test.", "nodata.test.",
 		"192.0.2.1", "::1", "::", "::ffff:192.0.2.1", "fe80::1%eth0", "192.0.2.256", "1.2", "0x7f.1", "127.1",
 		"-bad.test", "a..b", ".", "a b.test", "\u00e9.test", strings.Repeat("a", 64) + ".test.", long(254), "b" + long(254),
 	}
@@ -254,7 +295,95 @@ func TestACanceledLookupFailsAsInNet(t *testing.T) {
 	expired, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
 	for _, ctx := range []context.Context{canceled, expired} {
-		want := outcomeOf(theirs.LookupIPAddr(ctx, "host.test."))
-		require.Equal(t, want, outcomeOf(ours.LookupIPAddr(ctx, "host.test.")))
+		for what, lookup := range map[string]func(r lookuper) (any, error){
+			"LookupIPAddr": func(r lookuper) (any, error) { return r.LookupIPAddr(ctx, "host.test.") },
+			"LookupHost":   func(r lookuper) (any, error) { return r.LookupHost(ctx, "host.test.") },
+			"LookupTXT":    func(r lookuper) (any, error) { return r.LookupTXT(ctx, "host.test.") },
+			"LookupCNAME":  func(r lookuper) (any, error) { return r.LookupCNAME(ctx, "host.test.") },
+		} {
+			require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s, %v", what, ctx.Err())
+		}
+	}
+}
+
+func TestStrictErrorsAreThoseOfNet(t *testing.T) {
+	address := listen(t, diffHandler())
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	cfg := systemConfig(t)
+	cfg.Dial = dial
+	for _, strict := range []bool{false, true} {
+		cfg.StrictErrors = strict
+		theirs, ours := &net.Resolver{PreferGo: true, StrictErrors: strict, Dial: dial}, New(cfg)
+		for _, host := range []string{"half.test.", "half.test", "host.test.", "nowhere.test.", "servfail.test.", "refused.test.", "four.test"} {
+			for what, lookup := range map[string]func(r lookuper) (any, error){
+				"LookupHost":  func(r lookuper) (any, error) { return sorted(r.LookupHost(t.Context(), host)) },
+				"LookupNetIP": func(r lookuper) (any, error) { return sorted(r.LookupNetIP(t.Context(), "ip", host)) },
+				"LookupIP":    func(r lookuper) (any, error) { return sorted(r.LookupIP(t.Context(), "ip4", host)) },
+				"LookupTXT":   func(r lookuper) (any, error) { return r.LookupTXT(t.Context(), host) },
+			} {
+				require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s %s, strict %v", what, host, strict)
+			}
+		}
+	}
+}
+
+func TestStrictErrorsEndTheSearch(t *testing.T) {
+	n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+		if _, q := parseQuery(query); lower(q.Name.String()) == "x.a.test." {
+			return failing(dnsmessage.RCodeServerFailure)(network, query)
+		}
+		return zone{"x.b.test.": {a("192.0.2.1"), &dnsmessage.TXTResource{TXT: []string{"b"}}}}.serve(network, query)
+	}})
+	cfg := Config{Search: []string{"a.test", "b.test"}, Attempts: 1}
+	lax := resolverOn(n, cfg, server1)
+	addrs, err := lax.LookupHost(t.Context(), "x")
+	require.NoError(t, err)
+	require.Equal(t, []string{"192.0.2.1"}, addrs)
+	cfg.StrictErrors = true
+	strict := resolverOn(n, cfg, server1)
+	_, err = strict.LookupHost(t.Context(), "x")
+	require.True(t, requireDNSError(t, err, "server misbehaving", "x", server1).IsTemporary)
+	_, err = strict.LookupTXT(t.Context(), "x")
+	requireDNSError(t, err, "server misbehaving", "x", server1)
+}
+
+// TestAnyNameIsTreatedAsByNet puts together names of what matters in them, but for the names of
+// RFC 6761 and RFC 7686, which net knows only in part.
+func TestAnyNameIsTreatedAsByNet(t *testing.T) {
+	address := listen(t, diffHandler())
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	cfg := systemConfig(t)
+	cfg.Dial, cfg.CacheSize = dial, -1
+	theirs, ours := &net.Resolver{PreferGo: true, Dial: dial}, New(cfg)
+	parts := []string{
+		"a", "A", "-", "_", ".", "..", "host", "four", "test", "test.", "lan", "1", "255", "0x1", "xn--", "alias", "\u00e9", " ", "\t", "\n", "\x00",
+		"%", "%lo", ":", "::", "[", "]", "\\", "*", "@", "/", strings.Repeat("b", 63), strings.Repeat("c", 64),
+	}
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 500 {
+		var b strings.Builder
+		for range 1 + rnd.IntN(5) {
+			b.WriteString(parts[rnd.IntN(len(parts))])
+			if rnd.IntN(2) == 0 {
+				b.WriteByte('.')
+			}
+		}
+		name := b.String()
+		for what, lookup := range map[string]func(r lookuper) (any, error){
+			"LookupHost":  func(r lookuper) (any, error) { return sorted(r.LookupHost(t.Context(), name)) },
+			"LookupNetIP": func(r lookuper) (any, error) { return sorted(r.LookupNetIP(t.Context(), "ip", name)) },
+			"LookupTXT":   func(r lookuper) (any, error) { return r.LookupTXT(t.Context(), name) },
+			"LookupCNAME": func(r lookuper) (any, error) { return r.LookupCNAME(t.Context(), name) },
+			"LookupAddr":  func(r lookuper) (any, error) { return r.LookupAddr(t.Context(), name) },
+		} {
+			require.Equal(t, outcomeOf(lookup(theirs)), outcomeOf(lookup(ours)), "%s %q (seed %d)", what, name, seed)
+		}
 	}
 }

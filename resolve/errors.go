@@ -74,6 +74,12 @@ func isNotFound(err error) bool {
 	return errors.As(err, &e) && e.IsNotFound
 }
 
+// isTemporary reports whether the same question may be answered later.
+func isTemporary(err error) bool {
+	var e *net.DNSError
+	return errors.As(err, &e) && e.Temporary()
+}
+
 // named returns err, a *net.DNSError that was just made, as one about name: callers
 // are told about the name they gave, not about one made of it by the search list.
 func named(err error, name string) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -38,24 +39,25 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	if r.cfg.Rotate {
 		first = int((r.turn.Add(1) - 1) % uint32(len(r.servers)))
 	}
+	tries := r.cfg.Attempts * len(r.servers)
 	var last error
-	for range r.cfg.Attempts {
-		for i := range r.servers {
-			s := r.servers[(first+i)%len(r.servers)]
-			rep, err := r.exchange(ctx, s, q)
-			if cause := done(ctx); cause != nil && err != nil {
-				return nil, dnsError(cause, name.String(), s.addr)
-			}
-			var ans *answer
-			if err == nil {
-				ans, err = rep.judge(q)
-			}
-			if err == nil {
-				ans.server = s.addr
-				return ans, nil
-			}
-			last = dnsError(err, name.String(), s.addr)
+	for i := range tries {
+		s := r.servers[(first+i)%len(r.servers)]
+		rep, err := r.exchange(ctx, s, q)
+		var ans *answer
+		if err == nil {
+			ans, err = rep.judge(q)
 		}
+		if err == nil {
+			ans.server = s.addr
+			return ans, nil
+		}
+		if ctx.Err() == context.Canceled && i == tries-1 && !errors.Is(err, context.Canceled) {
+			// It is not the server who was late. Before the last try this is left to
+			// Dial, as in net.
+			err = context.Canceled
+		}
+		last = dnsError(err, name.String(), s.addr)
 	}
 	return nil, last
 }
@@ -92,6 +94,12 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
+	if done(ctx) == context.DeadlineExceeded && ctx.Err() == nil {
+		// Dial has to see it as well.
+		deadline, _ := ctx.Deadline()
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
 	for {
 		rep, err := r.roundTrip(ctx, network, s, q, *d)
 		switch {
@@ -186,6 +194,13 @@ func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, err
 	rep, err := readResponse(buf, msg[2:], q)
 	switch err {
 	case errNotOurs:
+		var p dnsmessage.Parser
+		if _, err := p.Start(buf); err != nil {
+			return nil, errCannotUnmarshal
+		}
+		if _, err := p.Question(); err != nil {
+			return nil, errCannotUnmarshal
+		}
 		return nil, errInvalidResponse
 	case errCaseLost:
 		// Nobody forges a TCP stream by guessing the case of a name.

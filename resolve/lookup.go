@@ -132,13 +132,7 @@ func (r *Resolver) local(host string) (addrs []netip.Addr, canonical string) {
 		// RFC 6761 6.3: "Name resolution APIs and libraries SHOULD recognize
 		// localhost names as special and SHOULD always return the IP loopback
 		// address for address queries".
-		v4, v6 := r.families()
-		if v4 {
-			addrs = append(addrs, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
-		}
-		if v6 {
-			addrs = append(addrs, netip.IPv6Loopback())
-		}
+		addrs = r.loopback()
 		canonical = lower(absName(host))
 	}
 	for i, a := range addrs {
@@ -146,6 +140,31 @@ func (r *Resolver) local(host string) (addrs []netip.Addr, canonical string) {
 	}
 	r.order(addrs)
 	return addrs, canonical
+}
+
+// loopback returns the loopback addresses of the families that the host has.
+func (r *Resolver) loopback() []netip.Addr {
+	v4, v6 := r.families()
+	all := make([]netip.Addr, 0, 2)
+	if v4 {
+		all = append(all, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+	}
+	if v6 {
+		all = append(all, netip.IPv6Loopback())
+	}
+	if r.cfg.Families != nil || r.cfg.Source == nil {
+		return all
+	}
+	reachable := make([]netip.Addr, 0, 2)
+	for _, a := range all {
+		if r.cfg.Source(a).IsValid() {
+			reachable = append(reachable, a)
+		}
+	}
+	if len(reachable) == 0 {
+		return all
+	}
+	return reachable
 }
 
 // addrTypes returns the types of the records to ask for.

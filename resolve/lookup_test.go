@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -54,6 +55,24 @@ func TestLocalhostIsLoopbackAndNeverAsked(t *testing.T) {
 	addrs, err := r.LookupHost(t.Context(), "localhost")
 	require.NoError(t, err)
 	require.Equal(t, []string{"127.0.0.1"}, addrs)
+
+	// Only what the host can reach, if it can reach any.
+	for _, c := range []struct{ reachable, want []string }{
+		{[]string{"127.0.0.1"}, []string{"127.0.0.1"}},
+		{[]string{"::1"}, []string{"::1"}},
+		{nil, []string{"127.0.0.1", "::1"}},
+		{[]string{"127.0.0.1", "::1"}, []string{"::1", "127.0.0.1"}}, // RFC 6724 2.1: precedence 50 and 35
+	} {
+		r = resolverOn(n, Config{Source: func(dst netip.Addr) netip.Addr {
+			if slices.Contains(c.reachable, dst.String()) {
+				return dst
+			}
+			return netip.Addr{}
+		}}, server1)
+		addrs, err = r.LookupHost(t.Context(), "localhost")
+		require.NoError(t, err)
+		require.Equal(t, c.want, addrs)
+	}
 }
 
 func TestSpecialNamesDoNotExistAndAreNeverAsked(t *testing.T) {

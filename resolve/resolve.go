@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -55,6 +56,10 @@ type Config struct {
 	SingleRequest bool
 	// UseTCP asks by TCP only.
 	UseTCP bool
+	// StrictErrors ends a lookup at the first error that is temporary, as that of
+	// net.Resolver does: what is known of the other family, and what other names of the
+	// search list have, does not count then.
+	StrictErrors bool
 	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: it tells the
 	// server that the AD bit in answers is understood.
 	TrustAD bool
@@ -71,9 +76,9 @@ type Config struct {
 	// UDP connection should have an unpredictable port (RFC 5452 section 9.2).
 	// Dial must return soon after ctx is done. If nil, no server is asked.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Families reports which address families the host has. Addresses of a
-	// family that it does not have are not asked for unless the caller wants
-	// just that family. If nil, or when it reports none, it has both.
+	// Families reports which address families to ask for when the caller takes any. If
+	// nil, or when it reports none, both are asked for, as by net: that a name has only
+	// addresses which the host cannot reach does not mean that there is no such name.
 	Families func() (v4, v6 bool)
 	// Source returns the address from which the host would send to dst, or the
 	// zero Addr if it cannot. Addresses are put in the order of RFC 6724 by it. If
@@ -93,6 +98,9 @@ type Resolver struct {
 	servers []*server
 	turn    atomic.Uint32 // with cfg.Rotate: where the next query begins
 	cache   *cache        // nil if off
+
+	mu      sync.Mutex
+	flights map[cacheKey]*flight // what is being asked
 }
 
 // A server is a recursive name server and what was learned about it.
@@ -147,7 +155,7 @@ func New(cfg Config) *Resolver {
 	cfg.Hosts = cfg.Hosts.clone()
 	cfg.Servers = slices.Clone(cfg.Servers)
 
-	r := &Resolver{cfg: cfg}
+	r := &Resolver{cfg: cfg, flights: make(map[cacheKey]*flight)}
 	if cfg.CacheSize > 0 {
 		r.cache = newCache(cfg.CacheSize)
 	}

@@ -10,20 +10,25 @@ import (
 // search asks for records of each of the types, under the names that the search list
 // makes of name, until one of these has any. It returns what there is of each
 // type, nil where there is nothing, under that name. Its errors are of type
-// *net.DNSError and speak of name.
+// *net.DNSError and speak of name. As in net, they say what became of the name as it was
+// given if addresses are asked for, and else of the last name that was tried.
 func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.Type) ([]*answer, error) {
 	if !isDomainName(name) {
 		return nil, dnsError(errNoSuchHost, name, "")
 	}
+	asGiven := types[0] == dnsmessage.TypeA || types[0] == dnsmessage.TypeAAAA
 	var err error
 	for _, fqdn := range r.candidates(name) {
 		answers, e := r.askAll(ctx, fqdn, types)
 		if e == nil {
 			return answers, nil
 		}
-		// The name as it was given is the one that the caller means.
-		if err == nil || fqdn == rooted(name) {
+		strict := r.cfg.StrictErrors && isTemporary(e)
+		if err == nil || !asGiven || strict || fqdn == rooted(name) {
 			err = e
+		}
+		if strict {
+			break
 		}
 		if cause := done(ctx); cause != nil {
 			// The list was not gone through: nothing is known not to exist.
@@ -61,6 +66,13 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 			<-ended
 		}
 	}
+	if r.cfg.StrictErrors {
+		for _, err := range errs {
+			if isTemporary(err) {
+				return nil, err
+			}
+		}
+	}
 	var err error
 	for i, ans := range answers {
 		if ans != nil {
@@ -84,13 +96,9 @@ func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*
 	key := cacheKey{lower(fqdn), typ}
 	ans := r.cache.get(key, time.Now())
 	if ans == nil {
-		if err := done(ctx); err != nil {
-			return nil, dnsError(err, fqdn, "")
-		}
-		if ans, err = r.chase(ctx, name, typ); err != nil {
+		if ans, err = r.askOnce(ctx, key, name); err != nil {
 			return nil, err
 		}
-		r.cache.put(key, ans, time.Now())
 	}
 	if ans.notFound {
 		return nil, dnsError(errNoSuchHost, fqdn, ans.server)

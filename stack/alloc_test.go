@@ -5,6 +5,7 @@
 package stack
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,4 +36,19 @@ func TestADatagramCostsNoAllocationEitherWay(t *testing.T) {
 		round()
 		require.Zero(t, testing.AllocsPerRun(200, round), name)
 	}
+}
+
+func TestABatchAllocatesNothing(t *testing.T) {
+	a, b := twoHosts(t, nic.PipeConfig{})
+	u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")
+	out := datagramsOf(1000, 1000, 1000, 1000, 1000, 1000, 1000, 900)
+	in := datagramsOf(1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
+	round := func() {
+		u.WriteBatch(out)
+		if n, err := v.ReadBatch(in); n != len(in) || err != nil {
+			panic(fmt.Sprint(n, err))
+		}
+	}
+	round()
+	require.Zero(t, testing.AllocsPerRun(200, round))
 }

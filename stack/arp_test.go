@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,16 +85,16 @@ func TestASilentNeighbourIsAskedThreeTimesASecondApart(t *testing.T) {
 			require.Equal(t, []string{whoHas2}, p.sent(), "request %d", i)
 			time.Sleep(time.Second)
 		}
-		_, _, _, _, err = u.ReadFrom(nil)
-		require.ErrorIs(t, err, syscall.EHOSTUNREACH)
+		synctest.Wait()
 		require.Equal(t, 3*time.Second, time.Since(begin))
 		require.Empty(t, p.sent())
 		require.Equal(t, 1, dropped(s, dropUnreachableNeighbor))
 		require.Equal(t, "failed", s.Neighbors()[0].State)
 
 		_, err = u.Write([]byte("again"))
-		require.NoError(t, err, "the error is told once")
-		require.Equal(t, []string{whoHas2}, p.sent(), "and the next packet asks anew")
+		require.NoError(t, err, "as on Linux, a datagram socket is not told: it is no hard error")
+		synctest.Wait()
+		require.Equal(t, []string{whoHas2}, p.sent(), "the next packet asks anew")
 		p.reply()
 		require.Equal(t, []string{"again"}, payloads(p.take()))
 	})

@@ -196,6 +196,6 @@ func TestInterfacesAreDescribed(t *testing.T) {
 	require.True(t, infos[0].Loopback)
 	require.Equal(t, InterfaceInfo{
 		Name: "eth0", Index: 2, MAC: macA, MTU: 1400,
-		Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Up: true,
+		Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Groups: []netip.Addr{allHosts()}, Up: true,
 	}, infos[1])
 }

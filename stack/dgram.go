@@ -18,8 +18,10 @@ type Meta struct {
 
 // SendOptions are a datagram's own. The zero value is what most use.
 type SendOptions struct {
-	TTL          uint8 // 0: the default, 64, or 1 to a multicast group
-	TOS          uint8
+	TTL          uint8      // 0: the socket's, which is 64, or 1 to a multicast group
+	TOS          uint8      // 0: the socket's, unless SetTOS
+	SetTOS       bool       // TOS holds even if it is 0
+	NIC          int        // index of the interface to leave by; 0: by the routes
 	DontFragment bool       // EMSGSIZE rather than fragments
 	Src          netip.Addr // one of the host's addresses; invalid: the socket's, or chosen
 }
@@ -31,6 +33,7 @@ const datagramOverhead = 128
 // A datagram waits in a socket's queue. Its buffer is of the pool.
 type datagram struct {
 	buf  []byte
+	head int // bytes of the IP header that buf begins with, on a raw socket
 	from netip.AddrPort
 	meta Meta
 }
@@ -94,38 +97,62 @@ type dgram struct {
 	remote   netip.AddrPort // invalid unless connected
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
-	pending  syscall.Errno  // reported once, by whatever comes next
+	pathOver int            // the interface that was asked for
+	ttl, tos uint8          // of what is sent; groups have a ttl of their own
+	mc       multicast
+	pending  syscall.Errno // reported once, by whatever comes next
 	closed   bool
 	rd, wd   deadline
 }
 
 func (g *dgram) init(s *Stack, fam Family) {
 	g.s, g.fam = s, fam
+	g.ttl = defaultTTL
+	g.mc.ttl, g.mc.loop = 1, true
 	g.readable.L, g.writable.L = &g.mu, &g.mu
 	g.queue.limit = s.udpBuffer
 }
 
-// receive waits for a datagram, copies it to b and returns its whole length.
-func (g *dgram) receive(b []byte) (n, full int, d datagram, err error) {
+// receive waits for a datagram, copies it to b and returns its whole length. What it
+// has of an IP header belongs to it only if header says so.
+func (g *dgram) receive(b []byte, header bool) (n, full int, d datagram, err error) {
 	g.mu.Lock()
-	for {
-		if err = g.usable(&g.rd); err != nil {
-			break
-		}
-		var ok bool
-		if d, ok = g.queue.pop(); ok {
-			break
-		}
-		g.readable.Wait()
-	}
+	d, err = g.await()
 	g.mu.Unlock()
 	if err != nil {
 		return 0, 0, datagram{}, err
 	}
-	n, full = copy(b, d.buf), len(d.buf)
+	data := d.buf
+	if !header {
+		data = data[d.head:]
+	}
+	n, full = copy(b, data), len(data)
 	g.s.bufs.put(d.buf)
 	d.buf = nil
 	return n, full, d, nil
+}
+
+// open returns net.ErrClosed if the socket is closed.
+func (g *dgram) open() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// await waits for a datagram. The lock is held, and released while it waits.
+func (g *dgram) await() (datagram, error) {
+	for {
+		if err := g.usable(&g.rd); err != nil {
+			return datagram{}, err
+		}
+		if d, ok := g.queue.pop(); ok {
+			return d, nil
+		}
+		g.readable.Wait()
+	}
 }
 
 // usable returns why a read or write cannot go on, if so.
@@ -143,12 +170,13 @@ func (g *dgram) usable(d *deadline) error {
 	return nil
 }
 
-// enqueue puts a copy of a payload into the queue. It reports whether there
-// was room and the socket was open.
-func (g *dgram) enqueue(payload []byte, from netip.AddrPort, meta Meta) bool {
-	buf := append(g.s.bufs.get(len(payload))[:0], payload...)
+// enqueue puts a copy of a payload, and of the IP header if it is to be read, into the
+// queue. It reports whether there was room and the socket was open.
+func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta Meta) bool {
+	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
+	buf = append(buf, payload...)
 	g.mu.Lock()
-	ok := !g.closed && g.queue.push(datagram{buf, from, meta})
+	ok := !g.closed && g.queue.push(datagram{buf, len(header), from, meta})
 	if ok {
 		g.readable.Signal()
 	}
@@ -170,28 +198,29 @@ func (g *dgram) fail(errno syscall.Errno) {
 	g.mu.Unlock()
 }
 
-// route brings g.path to dst up to date. The lock is held.
-func (g *dgram) route(dst, src netip.Addr) error {
-	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src {
+// route brings g.path to dst up to date, from a source and over an interface if these
+// are asked for. The lock is held.
+func (g *dgram) route(dst, src netip.Addr, over int) error {
+	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
 		return nil
 	}
-	p, err := g.s.route(dst, src)
+	p, err := g.s.routeOver(dst, src, over)
 	if err != nil {
 		return err
 	}
-	g.path, g.pathSrc = p, src
+	g.path, g.pathSrc, g.pathOver = p, src, over
 	return nil
 }
 
 // awaitRoom waits until the interface on the path to dst takes more, and leaves
 // that path in g.path. The lock is held, and released while it waits: another
 // writer may have sent elsewhere, and the socket may have been closed.
-func (g *dgram) awaitRoom(dst, src netip.Addr) error {
+func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 	for {
 		if err := g.usable(&g.wd); err != nil {
 			return err
 		}
-		if err := g.route(dst, src); err != nil {
+		if err := g.route(dst, src, over); err != nil {
 			return err
 		}
 		ifc := g.path.ifc

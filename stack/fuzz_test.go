@@ -42,6 +42,16 @@ func FuzzInput(f *testing.F) {
 		ip(wire.IPv4{Proto: wire.ProtoUDP, ID: 1, MoreFragments: true}, udp[:16]),
 		ip(wire.IPv4{Proto: wire.ProtoUDP, ID: 1, FragOffset: 16}, udp[16:]),
 	), true)
+	igmp := func(dst string, b ...byte) []byte {
+		return ethernet(wire.MulticastMAC(addr(dst)), ipPacket(wire.IPv4{Proto: wire.ProtoIGMP, Dst: addr(dst), Options: wire.RouterAlertOption()}, b))
+	}
+	f.Add(list(
+		igmp("224.0.0.1", 0x11, 1, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0),
+		igmp("224.1.2.3", 0x11, 1, 0, 0, 224, 1, 2, 3, 2, 125, 0, 1, 198, 51, 100, 1),
+		igmp("224.0.0.1", 0x11, 100, 0, 0, 0, 0, 0, 0),
+		igmp("224.1.2.3", 0x16, 0, 0, 0, 224, 1, 2, 3),
+		igmp("224.0.0.1", 0x11, 0, 0, 0, 0, 0, 0, 0),
+	), true)
 	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
 		dev, other := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 		other.Attach(func([]nic.Frame) {})
@@ -53,6 +63,7 @@ func FuzzInput(f *testing.F) {
 		u, err := s.OpenUDP(FamilyAny, addrPort("0.0.0.0:9"))
 		require.NoError(t, err)
 		require.NoError(t, u.Connect(addrPort("192.0.2.2:9")))
+		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 		l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 		require.NoError(t, err)
 		r, err := s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
@@ -94,7 +105,7 @@ func fixChecksums(frame []byte) {
 		return
 	}
 	switch {
-	case h.Proto == wire.ProtoICMP && len(b) >= wire.ICMPLen:
+	case h.Proto == wire.ProtoIGMP && len(b) >= wire.IGMPLen, h.Proto == wire.ProtoICMP && len(b) >= wire.ICMPLen:
 		b[2], b[3] = 0, 0
 		sum := wire.Checksum(b)
 		b[2], b[3] = byte(sum>>8), byte(sum)

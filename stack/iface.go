@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/usernet/usernet/nic"
@@ -41,6 +40,7 @@ type iface struct {
 	stats ifaceStats
 	down  atomic.Bool // the device died or was closed
 	group groupTable  // multicast groups joined
+	igmp  igmpLink    // under the lock of the stack's igmp
 
 	conflicts conflictLog
 }
@@ -81,6 +81,10 @@ func (ifc *iface) up() {
 	// A device that can die by itself says so here.
 	if d, ok := ifc.dev.(interface{ NotifyDown(func(error)) }); ok {
 		d.NotifyDown(ifc.failed)
+	}
+	// One that can join what it receives is asked to.
+	if d, ok := ifc.dev.(interface{ MergeReceived() }); ok {
+		d.MergeReceived()
 	}
 	ifc.dev.Attach(ifc.recv)
 	if ifc.linkLen == 0 {
@@ -153,13 +157,16 @@ func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
 
 // InterfaceInfo describes an interface.
 type InterfaceInfo struct {
-	Name     string
-	Index    int // from 1; that of a removed interface is not used again
-	MAC      wire.MAC
-	MTU      int // bytes of the network layer
-	Medium   nic.Medium
-	Addrs    []netip.Prefix
-	Gateway  netip.Addr
+	Name    string
+	Index   int // from 1; that of a removed interface is not used again
+	MAC     wire.MAC
+	MTU     int // bytes of the network layer
+	Medium  nic.Medium
+	Addrs   []netip.Prefix
+	Gateway netip.Addr
+	// Groups are the multicast groups that are received on the interface, in order:
+	// 224.0.0.1 and those that sockets have joined.
+	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable
 }
@@ -176,6 +183,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			Medium:   ifc.medium,
 			Addrs:    slices.Clone(ifc.addrs),
 			Gateway:  ifc.gateway,
+			Groups:   ifc.group.list(),
 			Loopback: ifc.loopback,
 			Up:       !ifc.down.Load() && ifc.dev.Link().Up,
 		})
@@ -193,37 +201,12 @@ func (s *Stack) ifaceNamed(name string) *iface {
 	return nil
 }
 
-// A groupTable counts how often each multicast group was joined.
-type groupTable struct {
-	joined atomic.Pointer[map[netip.Addr]int] // replaced, never changed
-	mu     sync.Mutex
-}
-
-// allHosts is the group to which every multicast host belongs.
-// RFC 1112 4: "224.0.0.1 is assigned to the permanent group of all IP hosts".
-func allHosts() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 1}) }
-
-// has reports whether packets to a multicast address are for us.
-func (g *groupTable) has(a netip.Addr) bool {
-	if a == allHosts() {
-		return true
-	}
-	m := g.joined.Load()
-	return m != nil && (*m)[a] > 0
-}
-
-// add changes the count of a group by n.
-func (g *groupTable) add(a netip.Addr, n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	next := make(map[netip.Addr]int)
-	if m := g.joined.Load(); m != nil {
-		for k, v := range *m {
-			next[k] = v
+// ifaceAt returns the interface with that index, or nil.
+func (s *Stack) ifaceAt(index int) *iface {
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.index == index {
+			return ifc
 		}
 	}
-	if next[a] += n; next[a] <= 0 {
-		delete(next, a)
-	}
-	g.joined.Store(&next)
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -11,11 +12,13 @@ import (
 // received it.
 type packet struct {
 	ifc        *iface
+	now        tcp.Time // when its batch was received
 	src, dst   netip.Addr
 	proto      wire.Proto
 	ttl, tos   uint8
 	header     []byte // the IP header as received, for ICMP quotes
 	payload    []byte // the transport header and what follows, borrowed
+	tail       []byte // of TCP: what follows payload, borrowed too
 	checksumOK bool   // nothing to verify: it came from memory, or the device did
 	csumOffset int    // where in payload a checksum is that is not yet complete; 0: none
 	gso        nic.GSOKind
@@ -28,16 +31,17 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	if ifc.down.Load() || ifc.s.closed.Load() {
 		return // the device's last words
 	}
+	now := ifc.s.now()
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
 		bytes += f.Len()
-		if len(f.Body) == 0 {
-			ifc.inputFrame(f, f.Head)
+		if len(f.Body) == 0 || ifc.takesParts(f) {
+			ifc.inputFrame(now, f, f.Head, f.Body)
 			continue
 		}
 		joined := f.AppendTo(ifc.s.bufs.get(f.Len())[:0])
-		ifc.inputFrame(f, joined)
+		ifc.inputFrame(now, f, joined, nil)
 		ifc.s.bufs.put(joined)
 	}
 	ifc.stats.RxFrames.Add(uint64(len(batch)))
@@ -45,11 +49,18 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	ifc.s.drain()
 }
 
-// inputFrame works on a frame, whose bytes are b.
-func (ifc *iface) inputFrame(f *nic.Frame, b []byte) {
+// takesParts reports whether Head and Body of a frame can stay apart: it is a
+// super-frame of TCP, whose headers are all in Head, and no raw socket wants it.
+func (ifc *iface) takesParts(f *nic.Frame) bool {
+	return f.GSO == nic.GSOTCP4 && f.NeedsChecksum && len(f.Head) >= ifc.linkLen+wire.IPv4Len &&
+		wire.Proto(f.Head[ifc.linkLen+9]) == wire.ProtoTCP && len(ifc.s.raw.sockets()) == 0
+}
+
+// inputFrame works on a frame, whose bytes are b and tail.
+func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) {
 	if ifc.linkLen == 0 {
 		// What an IP medium carries tells by itself which version it is.
-		ifc.inputIPv4(f, b, false)
+		ifc.inputIPv4(now, f, b, tail, false)
 		return
 	}
 	h, payload, r := wire.ParseEthernet(b)
@@ -68,7 +79,7 @@ func (ifc *iface) inputFrame(f *nic.Frame, b []byte) {
 	}
 	switch h.Type {
 	case wire.EtherTypeIPv4:
-		ifc.inputIPv4(f, payload, group)
+		ifc.inputIPv4(now, f, payload, tail, group)
 	case wire.EtherTypeARP:
 		ifc.inputARP(payload)
 	default:

@@ -4,31 +4,28 @@ import (
 	"net/netip"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputIPv4 works on the datagram at the start of b. linkGroup says that the
-// frame was sent to a broadcast or multicast address of the link.
-func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
+// inputIPv4 works on the datagram at the start of b, which goes on in tail where
+// that is not empty. linkGroup says that the frame was sent to a broadcast or
+// multicast address of the link.
+func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
-	h, payload, r := wire.ParseIPv4(b)
+	h, payload, r := wire.ParseIPv4Head(b, len(tail))
 	if r != wire.OK {
 		ifc.drop(r)
 		return
 	}
-	p := packet{
-		ifc:        ifc,
-		src:        h.Src,
-		dst:        h.Dst,
-		proto:      h.Proto,
-		ttl:        h.TTL,
-		tos:        h.TOS,
-		header:     b[:h.HeaderLen()],
-		payload:    payload,
-		checksumOK: f.NeedsChecksum || f.ChecksumValid,
-		broadcast:  linkGroup,
-	}
+	var p packet // set field by field: the goroutines that come here have small stacks
+	p.ifc, p.now = ifc, now
+	p.src, p.dst = h.Src, h.Dst
+	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
+	p.header, p.payload, p.tail = b[:h.HeaderLen()], payload, tail
+	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
+	p.broadcast = linkGroup
 	if f.NeedsChecksum {
 		p.csumOffset = int(f.ChecksumOffset)
 	}
@@ -52,6 +49,10 @@ func (ifc *iface) inputIPv4(f *nic.Frame, b []byte, linkGroup bool) {
 		}
 	}
 	if h.MoreFragments || h.FragOffset != 0 {
+		if len(tail) > 0 {
+			ifc.drop(wire.BadIPv4TotalLen) // no fragment is a super-frame
+			return
+		}
 		s.frags.input(&p, &h)
 		return
 	}
@@ -64,6 +65,10 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	if ifc.loopback {
 		// Only the host itself sends here.
+		if p.dst.IsMulticast() && ifc.group.has(p.dst) {
+			p.broadcast = true
+			return wire.OK
+		}
 		if !t.isLocal(p.dst) {
 			return dropNotLocal
 		}
@@ -75,7 +80,9 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	// section."
 	case p.src.IsMulticast(), isReserved(p.src):
 		return dropGroupSource
-	case p.src.IsUnspecified():
+	case p.src.IsUnspecified() && (p.proto != wire.ProtoIGMP || !p.dst.IsMulticast()):
+		// RFC 4541 2.1.1: a switch that snoops may ask with "an all-zeros IP Source
+		// Address"; RFC 3376 4.2.13: a host without an address yet may report so.
 		return dropNoSource
 	case p.src.IsLoopback(), p.dst.IsLoopback():
 		// Ibid. (g): "Addresses of this form MUST NOT appear outside a host."
@@ -120,6 +127,8 @@ func (s *Stack) deliver(p *packet) {
 		s.inputUDP(p)
 	case wire.ProtoICMP:
 		s.inputICMP(p)
+	case wire.ProtoIGMP:
+		s.inputIGMP(p)
 	default:
 		if raw {
 			return

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -25,23 +26,31 @@ type frameMeta struct {
 	gso           nic.GSOKind
 	gsoSize       int // payload bytes of each piece
 	headerLen     int // IP and transport header
+
+	body   []byte // what follows the packet's bytes in the frame, lent by
+	lender *lending
 }
 
-// sendPacket sends the IP packet buf[headroom:headroom+n] on a path. The
-// buffer comes from s.bufs and is given away. The frame is queued at the
+// sendPacket sends the IP packet buf[headroom:headroom+n], which goes on in
+// meta.body, on a path. The buffer comes from s.bufs and is given away. The frame is queued at the
 // interface, or parked until the neighbour's address is known. Nothing is sent
 // yet: the caller calls drain when it has released its locks.
 //
 // Whoever has a choice asks p.ifc.tx.room first; sendPacket never refuses.
 func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
+	s.sendPacketAt(s.now(), p, buf, n, &meta)
+}
+
+// sendPacketAt is sendPacket for a caller who knows the time.
+func (s *Stack) sendPacketAt(now tcp.Time, p *path, buf []byte, n int, meta *frameMeta) {
 	ifc := p.ifc
 	if ifc.down.Load() {
 		ifc.stats.TxDropped.Add(1)
-		s.bufs.put(buf)
+		s.release(txEntry{buf: buf, lender: meta.lender})
 		return
 	}
 	s.counts.ipSent.Add(1)
-	e := ifc.frame(buf, n, &meta)
+	e := ifc.frame(buf, n, meta)
 	if ifc.linkLen == 0 {
 		ifc.tx.put(e)
 		return
@@ -51,7 +60,7 @@ func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
 		ifc.tx.put(e)
 		return
 	}
-	if mac, ok := p.neigh.lookup(s.now()); ok {
+	if mac, ok := p.neigh.lookup(now); ok {
 		copy(e.frame.Head, mac[:])
 		ifc.tx.put(e)
 		return
@@ -71,9 +80,11 @@ func (ifc *iface) frame(buf []byte, n int, meta *frameMeta) txEntry {
 	if ifc.linkLen > 0 {
 		h := wire.Ethernet{Src: ifc.mac, Type: wire.EtherTypeIPv4}
 		h.Put(head)
-		head = pad(head)
+		if len(meta.body) == 0 {
+			head = pad(head)
+		}
 	}
-	e := txEntry{frame: nic.Frame{Head: head}, buf: buf}
+	e := txEntry{frame: nic.Frame{Head: head, Body: meta.body}, buf: buf, lender: meta.lender}
 	if meta.needsChecksum {
 		f := &e.frame
 		f.NeedsChecksum = true
@@ -120,6 +131,7 @@ type ipHeader struct {
 	ttl   uint8
 	tos   uint8
 	df    bool // RFC 791's Don't Fragment
+	loop  bool // the host itself is to hear a group's datagram too
 }
 
 // ipRoom is how many bytes a buffer has before the transport header.
@@ -145,7 +157,15 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 		Src:          p.src,
 		Dst:          p.dst,
 	}
-	if total <= p.mtu {
+	if h.loop && (total <= p.mtu || !ip.DontFragment) {
+		s.loop.put(s, p.ifc, &ip, buf[ipRoom:ipRoom+n], &meta)
+	}
+	if h.ttl == 0 && !p.ifc.loopback {
+		// What has no hop to go reaches this host only.
+		s.bufs.put(buf)
+		return nil
+	}
+	if total <= p.mtu || meta.gso != nic.GSONone {
 		ip.Put(buf[headroom:], n)
 		meta.transportOff = wire.IPv4Len
 		s.sendPacket(p, buf, total, meta)

@@ -12,7 +12,7 @@ import (
 )
 
 // A Raw is a socket that receives a copy of every datagram of an IP protocol,
-// without the IP header, and sends datagrams of it. What the stack does with
+// with the IP header or without it, and sends datagrams of it. What the stack does with
 // the protocol itself goes on.
 type Raw struct {
 	dgram
@@ -83,14 +83,14 @@ func (r *Raw) Connect(remote netip.Addr) error {
 	if r.closed {
 		return net.ErrClosed
 	}
-	src := r.source(SendOptions{})
-	p, err := r.s.route(remote, src)
+	src, over := r.source(SendOptions{}), r.over(remote, &SendOptions{})
+	p, err := r.s.routeOver(remote, src, over)
 	if err != nil {
 		return err
 	}
 	dst := p.dst
 	r.remote = netip.AddrPortFrom(dst, 0)
-	r.path, r.pathSrc = p, src
+	r.path, r.pathSrc, r.pathOver = p, src, over
 	r.peer.Store(&dst)
 	return nil
 }
@@ -120,14 +120,30 @@ func (r *Raw) LocalAddr() netip.Addr {
 // ReadFrom waits for a datagram and copies as much of its payload as fits to b.
 // full is the payload's whole length.
 func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
-	n, full, d, err := r.receive(b)
+	n, full, d, err := r.receive(b, false)
 	return n, full, d.from.Addr(), d.meta, err
+}
+
+// ReadHeader is ReadFrom with the IPv4 header before the payload, as recvmsg(2) has it.
+func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
+	n, full, d, err := r.receive(b, true)
+	return n, full, d.from.Addr(), d.meta, err
+}
+
+// Read is ReadHeader as read(2) has it: nothing is read into nothing, and it does not
+// wait.
+func (r *Raw) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, r.open()
+	}
+	n, _, _, _, err := r.ReadHeader(b)
+	return n, err
 }
 
 // Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
 func (r *Raw) Write(b []byte) (int, error) {
 	r.mu.Lock()
-	if !r.closed && !r.remote.IsValid() {
+	if !r.closed && !r.wd.expired() && !r.remote.IsValid() {
 		r.mu.Unlock()
 		return 0, syscall.EDESTADDRREQ
 	}
@@ -160,18 +176,18 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	case len(b) > maxIPv4-wire.IPv4Len:
 		return 0, syscall.EMSGSIZE
 	}
-	if err := r.route(to, r.source(o)); err != nil {
+	src, over := r.source(o), r.over(to, &o)
+	if err := r.route(to, src, over); err != nil {
 		return 0, err
 	}
 	if !r.path.ifc.tx.room() {
-		if err := r.awaitRoom(to, r.source(o)); err != nil {
+		if err := r.awaitRoom(to, src, over); err != nil {
 			return 0, err
 		}
 	}
 	buf := r.s.bufs.get(ipRoom + len(b))
 	copy(buf[ipRoom:], b)
-	h := ipHeader{proto: r.proto, ttl: o.ttlTo(&r.path), tos: o.TOS, df: o.DontFragment}
-	if err := r.s.sendIP(&r.path, h, buf, len(b), frameMeta{}); err != nil {
+	if err := r.s.sendIP(&r.path, r.header(r.proto, &o), buf, len(b), frameMeta{}); err != nil {
 		return 0, err
 	}
 	r.s.counts.rawSent.Add(1)
@@ -186,15 +202,20 @@ func (r *Raw) Close() error {
 	}
 	t := &r.s.raw
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	all := slices.DeleteFunc(slices.Clone(t.sockets()), func(have *Raw) bool { return have == r })
 	t.all.Store(&all)
+	t.mu.Unlock()
+	r.leaveAll()
+	r.s.drain()
 	return nil
 }
 
 // inputRaw gives copies of a datagram to the raw sockets of its protocol. It
 // reports whether there was one.
 func (s *Stack) inputRaw(p *packet) bool {
+	if len(p.tail) > 0 {
+		return false // takesParts found no socket: one that is there now is newer than the frame
+	}
 	found := false
 	for _, r := range s.raw.sockets() {
 		if r.proto != p.proto || !r.local.IsUnspecified() && r.local != p.dst {
@@ -205,7 +226,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		}
 		found = true
 		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
-		if r.enqueue(p.payload, netip.AddrPortFrom(p.src, 0), meta) {
+		if r.enqueue(p.header, p.payload, netip.AddrPortFrom(p.src, 0), meta) {
 			s.counts.rawReceived.Add(1)
 		} else {
 			s.drop(dropRawQueue)
@@ -225,7 +246,7 @@ func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 			s.lowerPathMTU(e.remote, e.mtu)
 			continue
 		}
-		if e.hard || !e.from.IsValid() {
+		if e.hard {
 			r.fail(e.errno)
 		}
 	}

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -84,8 +85,8 @@ func TestInitialSequenceNumbersAreUnpredictableAndFollowTheClock(t *testing.T) {
 		})
 		a, b, c := addrPort("192.0.2.1:1000"), addrPort("192.0.2.2:80"), addrPort("192.0.2.2:81")
 		isn := func(s *Stack, local, remote netip.AddrPort) tcp.Seq {
-			n, _ := s.isn(local, remote)
-			return n
+			k := makeTuple(local, remote)
+			return s.isn(s.now(), &k)
 		}
 		first := isn(s, a, b)
 		require.Equal(t, first, isn(s, a, b))
@@ -221,6 +222,79 @@ func TestICMPMessagesReachTheConnectionTheyQuote(t *testing.T) {
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachPort, 0, packet[:28]))
 		require.ErrorIs(t, wait(), syscall.ECONNREFUSED)
 	})
+}
+
+func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t)
+		done := make(chan *TCP, 1)
+		go func() {
+			c, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+			require.NoError(t, err)
+			done <- c
+		}()
+		synctest.Wait()
+		list, _, packets := p.segments()
+		require.Len(t, list, 1)
+		syn := list[0]
+		first, _, _ := wire.ParseIPv4(packets[0])
+		require.EqualValues(t, 0, first.TOS)
+		require.EqualValues(t, 64, first.TTL)
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{
+			SrcPort: 80, DstPort: syn.SrcPort, Seq: 100, Ack: syn.Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000,
+		}))
+		c := <-done
+		p.segments()
+		// RFC 9293 MUST-48, MUST-49, SHLD-21, SHLD-22: both may be changed at any
+		// time, and go into the packets as they were given.
+		for _, v := range []struct{ tos, ttl, wantTTL uint8 }{{0xb8, 7, 7}, {0x20, 255, 255}, {0, 0, 64}} {
+			require.NoError(t, c.SetTOS(v.tos|1))
+			require.NoError(t, c.SetTTL(v.ttl))
+			require.Equal(t, v.tos, c.TOS(), "without the bits of ECN")
+			require.Equal(t, v.wantTTL, c.TTL())
+			_, err := c.Write([]byte("x"))
+			require.NoError(t, err)
+			_, _, packets := p.segments()
+			require.Len(t, packets, 1)
+			h, _, _ := wire.ParseIPv4(packets[0])
+			require.Equal(t, v.tos, h.TOS)
+			require.Equal(t, v.wantTTL, h.TTL)
+			// RFC 9293 SHLD-23: what is sent again has the same.
+			time.Sleep(time.Duration(c.Info().RTO))
+			synctest.Wait()
+			_, _, packets = p.segments()
+			require.NotEmpty(t, packets)
+			h, _, _ = wire.ParseIPv4(packets[0])
+			require.Equal(t, v.tos, h.TOS)
+			syn.Seq++
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{
+				SrcPort: 80, DstPort: syn.SrcPort, Seq: 101, Ack: syn.Seq + 1, Flags: wire.FlagACK, Window: 1000,
+			}))
+			p.segments()
+		}
+		c.SetLinger(0)
+		c.Close()
+		require.ErrorIs(t, c.SetTOS(0), net.ErrClosed)
+		require.ErrorIs(t, c.SetTTL(0), net.ErrClosed)
+	})
+}
+
+// As nmap -sN, -sF and -sX send them.
+func TestAListenerDropsWhatHasNeitherSYNNorACKNorRST(t *testing.T) {
+	s, p := hostAndKnownPeer(t)
+	_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	all := []wire.TCPFlags{0, wire.FlagFIN, wire.FlagPSH, wire.FlagFIN | wire.FlagPSH | wire.FlagURG}
+	for _, flags := range all {
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Seq: 5, Flags: flags}))
+		require.Empty(t, p.take(), "%v", flags)
+		// RFC 9293 3.10.7.1: where nobody listens, a RST answers it.
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 81, Seq: 5, Flags: flags}))
+		list, _, _ := p.segments()
+		require.Len(t, list, 1)
+		require.Equal(t, wire.FlagRST|wire.FlagACK, list[0].Flags)
+	}
+	require.Equal(t, len(all), dropped(s, dropTCPListen))
 }
 
 func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {

@@ -82,14 +82,18 @@ func (t *routeTable) isLocal(a netip.Addr) bool { return t.isOwn(a) || a.IsLoopb
 // lookup finds the route for dst: that with the longest prefix and, among
 // those with the same one, the first whose link is up; but one whose interface
 // has the source address goes first. Where only links that are down lead
-// there, the error is ENETDOWN, and ENETUNREACH where nothing does.
-func (t *routeTable) lookup(dst, src netip.Addr) (*route, error) {
+// there, the error is ENETDOWN, and ENETUNREACH where nothing does. Over an
+// interface that the caller has chosen, whatever has no route is on the link.
+func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
 	for _, bits := range t.lens4 {
 		p, _ := dst.Prefix(bits)
 		rs := t.at[p]
 		var found *route
 		for i := range rs {
+			if on != nil && rs[i].ifc != on {
+				continue
+			}
 			if rs[i].ifc.down.Load() {
 				err = syscall.ENETDOWN
 				continue
@@ -104,6 +108,9 @@ func (t *routeTable) lookup(dst, src netip.Addr) (*route, error) {
 		if found != nil {
 			return found, nil
 		}
+	}
+	if on != nil && !on.loopback {
+		return &route{dst: netip.PrefixFrom(dst, dst.BitLen()), ifc: on}, nil
 	}
 	return nil, err
 }
@@ -182,6 +189,7 @@ type path struct {
 	neigh    *neighbor // nil where the link or the destination needs none
 	mac      wire.MAC  // of a group
 	mtu      int       // of the path
+	tsOffset uint32    // of TCP's timestamps, in a shared path
 }
 
 // valid reports whether the path still holds. The zero path never does.
@@ -191,7 +199,12 @@ func (p *path) valid(s *Stack) bool { return p.ifc != nil && p.gen == s.gen.Load
 // the source. The errors are EINVAL for an address that cannot be a
 // destination, or a source of 127/8 for one that is elsewhere, EADDRNOTAVAIL
 // for a source that is not the host's, ENETUNREACH and ENETDOWN.
-func (s *Stack) route(dst, src netip.Addr) (path, error) {
+func (s *Stack) route(dst, src netip.Addr) (path, error) { return s.routeOver(dst, src, 0) }
+
+// routeOver is route where the caller may have chosen the interface, by its index:
+// then ENODEV says that there is none, and no route is needed. What is for the host
+// itself stays in it all the same.
+func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	gen := s.gen.Load()
 	t := s.table.Load()
 	dst = dst.Unmap()
@@ -214,20 +227,29 @@ func (s *Stack) route(dst, src netip.Addr) (path, error) {
 			dst = s.lo.addrs[0].Addr()
 		}
 	}
+	on, err := s.chosenLink(dst, src, index)
+	if err != nil {
+		return path{}, err
+	}
 	if t.isLocal(dst) {
 		return s.localPath(dst, src, gen), nil
 	}
 	// RFC 1122 3.2.1.3 (g): "{127, <any>} ... MUST NOT appear outside a host."
-	if src.IsLoopback() {
+	if src.IsLoopback() && (on == nil || !on.loopback) {
 		return path{}, syscall.EINVAL
 	}
 	p := path{src: src, dst: dst, hop: dst, gen: gen}
-	if ifc := s.broadcastIface(t, dst, src); ifc != nil {
+	if ifc := s.broadcastIface(t, dst, src); ifc != nil && (on == nil || on == ifc || dst == limitedBroadcast()) {
+		if on != nil {
+			ifc = on
+		}
 		p.ifc, p.group, p.mac = ifc, true, wire.Broadcast()
 	} else if isReserved(dst) {
 		return path{}, syscall.ENETUNREACH
+	} else if on != nil && dst.IsMulticast() {
+		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(dst)
 	} else {
-		r, err := t.lookup(dst, src)
+		r, err := t.lookup(dst, src, on)
 		if err != nil {
 			return path{}, err
 		}
@@ -242,6 +264,10 @@ func (s *Stack) route(dst, src netip.Addr) (path, error) {
 			p.src = r.src
 		}
 	}
+	if !p.src.IsValid() && p.ifc.loopback && len(t.own) > 0 {
+		// As on Linux, to a group on the loopback too the host speaks in its own name.
+		p.src = t.own[0]
+	}
 	if !p.src.IsValid() {
 		if p.src = p.ifc.sourceFor(p.hop); !p.src.IsValid() {
 			return path{}, syscall.EADDRNOTAVAIL
@@ -255,6 +281,29 @@ func (s *Stack) route(dst, src netip.Addr) (path, error) {
 		s.pmtu.apply(s, &p)
 	}
 	return p, nil
+}
+
+// chosenLink returns the interface that the caller has chosen, or nil where the routes
+// are to tell. As on Linux, the source of a multicast datagram chooses one.
+func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
+	var on *iface
+	switch {
+	case index != 0:
+		if on = s.ifaceAt(index); on == nil {
+			return nil, syscall.ENODEV
+		}
+	case dst.IsMulticast() && src.IsValid():
+		for _, ifc := range *s.ifaces.Load() {
+			if ifc.owns(src) {
+				on = ifc
+				break
+			}
+		}
+	}
+	if on != nil && on.down.Load() {
+		return nil, syscall.ENETDOWN
+	}
+	return on, nil
 }
 
 // localPath is the path of what stays in the host.

@@ -14,7 +14,7 @@
 //  1. configuration (Stack.mu)
 //  2. a listener
 //  3. a socket; at most one at a time
-//  4. a table: UDP, raw and TCP sockets, reassembly, path MTU, ICMP budget
+//  4. a table: UDP, raw and TCP sockets, reassembly, path MTU, IGMP, ICMP budget
 //  5. a neighbour table
 //  6. a transmit queue
 package stack
@@ -122,6 +122,8 @@ type Stack struct {
 	udp    udpTable
 	raw    rawTable
 	tcp    tcpState
+	loop   loopQueue
+	igmp   igmp
 	counts counters
 }
 
@@ -147,6 +149,7 @@ func New(cfg Config) (*Stack, error) {
 	s.ids.init(s.rand64())
 	s.ports.init(s.rand64())
 	s.frags.init(s)
+	s.igmp.s = s
 	s.icmp.init(s.now())
 	s.udp.init()
 
@@ -203,6 +206,7 @@ func (s *Stack) Close() error {
 	s.closeTCP()
 	s.udp.closeAll()
 	s.raw.closeAll()
+	s.igmp.close()
 	s.drain()
 	var first error
 	for _, ifc := range *s.ifaces.Load() {
@@ -273,6 +277,8 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == name })
 	s.rebuildRoutes()
 	s.mu.Unlock()
+	s.igmp.detach(ifc)
+	ifc.drain()
 	err := ifc.close()
 	s.drain()
 	return err

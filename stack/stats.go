@@ -45,6 +45,9 @@ const (
 	dropAcceptQueue
 	dropICMPSequence
 	dropTCPMemory
+	dropTCPListen
+	dropIGMP
+	dropLoopQueue
 	numReasons
 )
 
@@ -121,6 +124,12 @@ func reasonText(r wire.Reason) string {
 		return "accept queue full"
 	case dropTCPMemory:
 		return "SYN over the memory budget"
+	case dropTCPListen:
+		return "TCP segment for a listener without SYN, ACK or RST"
+	case dropIGMP:
+		return "IGMP message that is not believed, or for routers"
+	case dropLoopQueue:
+		return "datagram to a group that its own host did not hear"
 	case dropICMPSequence:
 		return "ICMP error about a TCP segment not in flight"
 	}
@@ -136,6 +145,7 @@ type counters struct {
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
+	igmpReceived, igmpSent                     atomic.Uint64
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
 	synCookiesSent, synCookiesTaken            atomic.Uint64
@@ -151,6 +161,7 @@ type Stats struct {
 	ARP  ARPStats
 	IP   IPStats
 	ICMP ICMPStats
+	IGMP IGMPStats
 	UDP  DatagramStats
 	Raw  DatagramStats
 	TCP  TCPStats
@@ -195,6 +206,12 @@ type ICMPStats struct {
 	Sent     uint64 // by the stack itself
 }
 
+// IGMPStats counts IGMP messages.
+type IGMPStats struct {
+	Received uint64 // well formed, of whatever kind
+	Sent     uint64
+}
+
 // DatagramStats counts the datagrams of a kind of socket.
 type DatagramStats struct {
 	Received uint64 // put into a socket's queue
@@ -228,6 +245,7 @@ func (s *Stack) Stats() Stats {
 			FragmentsSent:     c.fragsSent.Load(),
 		},
 		ICMP: ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
+		IGMP: IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
 		UDP:  DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
 		Raw:  DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
 		TCP: TCPStats{

@@ -101,7 +101,7 @@ func TestAForgedCookieOpensNothing(t *testing.T) {
 	st := server.Stats().TCP
 	require.EqualValues(t, 20_000, st.CookiesBad)
 	require.Zero(t, st.CookiesTaken)
-	require.Empty(t, server.tcp.sockets())
+	require.Empty(t, server.tcp.table.sockets())
 }
 
 func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {
@@ -124,7 +124,7 @@ func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {
 		if seq == nxt {
 			continue
 		}
-		h := wire.TCP{SrcPort: c2.local.Port(), DstPort: d2.local.Port(), Seq: seq, Ack: uint32(i) * 7919, Window: 100}
+		h := wire.TCP{SrcPort: c2.LocalAddr().Port(), DstPort: d2.LocalAddr().Port(), Seq: seq, Ack: uint32(i) * 7919, Window: 100}
 		switch i % 3 {
 		case 0:
 			h.Flags = wire.FlagRST

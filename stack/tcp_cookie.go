@@ -60,7 +60,6 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 	}
 	params := &s.tcp.params
 	now := s.now()
-	_, off := s.isn(local, remote)
 	out := tcp.Segment{TCP: wire.TCP{
 		Seq:    uint32(s.cookie(local, remote, syn.Seq, s.cookieCount(), mss)),
 		Ack:    syn.Seq + 1,
@@ -79,7 +78,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 			out.SACKPermitted = true
 		}
 		// The value must not be in the future: later ones would be older.
-		ts := tcp.Timestamp(now, off)
+		ts := tcp.Timestamp(now, p.tsOffset)
 		v := ts&^(1<<cookieTSBits-1) | bits
 		if int32(v-ts) > 0 {
 			v -= 1 << cookieTSBits
@@ -114,8 +113,14 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 				syn.HasWScale, syn.WScale = true, uint8(w)
 			}
 		}
+		p, err := s.sharedRoute(remote.Addr(), local.Addr())
+		if err != nil || p.group {
+			s.drop(dropNoReply)
+			return true
+		}
 		s.counts.synCookiesTaken.Add(1)
-		return l.open(local, remote, &syn, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+		now := s.now()
+		return l.open(now, local, remote, p, func(t *TCP, cfg tcp.Config) {
 			cfg.ISS = iss
 			t.conn.AcceptCookie(now, cfg, &syn)
 			t.conn.Segment(now, seg)

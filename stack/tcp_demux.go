@@ -2,6 +2,7 @@ package stack
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -44,24 +45,13 @@ type tcpState struct {
 	memory     int64        // budget of the rings in bytes
 	used       atomic.Int64 // of it
 
-	shards    [tcpShards]tcpShard
+	table     tcpTable
 	listenMu  sync.Mutex
 	listeners atomic.Pointer[map[netip.AddrPort]*TCPListener] // replaced, never changed
 	waits     timeWaits
-}
-
-const tcpShards = 64
-
-// A tcpShard is a part of the table of connections.
-type tcpShard struct {
-	mu    sync.RWMutex
-	conns map[tuple]tcpEntry
-}
-
-// A tcpEntry is a connection, or what is left of one in TIME-WAIT.
-type tcpEntry struct {
-	sock *TCP
-	wait *timeWait
+	wheel     wheel
+	paths     pathCache
+	timers    sync.Pool // of *sockTimer: those that nobody has
 }
 
 // A tuple names a connection: both addresses in their 16-byte form, both ports.
@@ -77,10 +67,19 @@ func makeTuple(local, remote netip.AddrPort) (k tuple) {
 	return k
 }
 
-// shard spreads tuples by what differs between connections.
-func (ts *tcpState) shard(k *tuple) *tcpShard {
-	h := uint32(k[31])*0x9e37 + uint32(k[32])<<8 + uint32(k[33]) + uint32(k[34])<<4 + uint32(k[35])*31
-	return &ts.shards[(h^h>>6)%tcpShards]
+// local and remote are the two ends that the tuple names.
+func (k *tuple) local() netip.AddrPort {
+	a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(k[32:]))
+}
+
+func (k *tuple) remote() netip.AddrPort {
+	a := netip.AddrFrom16([16]byte(k[16:32])).Unmap()
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(k[34:]))
+}
+
+func (k *tuple) ports() (local, remote uint16) {
+	return binary.BigEndian.Uint16(k[32:]), binary.BigEndian.Uint16(k[34:])
 }
 
 func (s *Stack) initTCP(cfg TCPConfig) {
@@ -102,6 +101,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		ts.used.Add(-int64(cap(b)))
 		s.bufs.put(b)
 	}
+	ts.params.Spare = new(sync.Pool)
 	// Scarcity begins at three quarters, so that what connections may always
 	// have finds its place in the rest.
 	ts.params.Full = func() bool { return ts.used.Load() >= ts.memory/4*3 }
@@ -109,58 +109,10 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	if ts.synBacklog <= 0 {
 		ts.synBacklog = defaultSynBacklog
 	}
-	for i := range ts.shards {
-		ts.shards[i].conns = make(map[tuple]tcpEntry)
-	}
+	ts.table.seed = maphash.MakeSeed()
 	ts.listeners.Store(&map[netip.AddrPort]*TCPListener{})
 	ts.waits.init(s, cfg.TimeWaits)
-}
-
-// lookup finds the connection of a tuple.
-func (ts *tcpState) lookup(k *tuple) tcpEntry {
-	sh := ts.shard(k)
-	sh.mu.RLock()
-	e := sh.conns[*k]
-	sh.mu.RUnlock()
-	return e
-}
-
-// insert adds a connection, and reports false where the tuple is taken.
-func (ts *tcpState) insert(k *tuple, t *TCP) bool {
-	sh := ts.shard(k)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if e := sh.conns[*k]; e.sock != nil || e.wait != nil {
-		return false
-	}
-	sh.conns[*k] = tcpEntry{sock: t}
-	return true
-}
-
-// remove takes a connection out of the table.
-func (ts *tcpState) remove(k *tuple, t *TCP) {
-	sh := ts.shard(k)
-	sh.mu.Lock()
-	if sh.conns[*k].sock == t {
-		delete(sh.conns, *k)
-	}
-	sh.mu.Unlock()
-}
-
-// sockets returns all connections that are not in TIME-WAIT.
-func (ts *tcpState) sockets() []*TCP {
-	var all []*TCP
-	for i := range ts.shards {
-		sh := &ts.shards[i]
-		sh.mu.RLock()
-		for _, e := range sh.conns {
-			if e.sock != nil {
-				all = append(all, e.sock)
-			}
-		}
-		sh.mu.RUnlock()
-	}
-	return all
+	ts.wheel.s = s
 }
 
 // listener finds the listener for an address of ours: its own first, then
@@ -186,6 +138,10 @@ func (s *Stack) inputTCP(p *packet) {
 		p.ifc.drop(r)
 		return
 	}
+	// One of the two may be all that there is.
+	if seg.Payload2 = p.tail; len(seg.Payload) == 0 {
+		seg.Payload, seg.Payload2 = p.tail, nil
+	}
 	if !p.checksumOK && !wire.TCPChecksumOK(p.src, p.dst, p.payload) {
 		p.ifc.drop(wire.BadTCPChecksum)
 		return
@@ -203,22 +159,28 @@ func (s *Stack) inputTCP(p *packet) {
 	local := netip.AddrPortFrom(p.dst, seg.DstPort)
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)
-	e := s.tcp.lookup(&k)
-	if e.sock != nil && e.sock.segment(s.now(), &seg) {
+	sock, wait := s.tcp.table.lookup(&k)
+	if sock != nil && sock.segment(p.now, &seg) {
 		return
 	}
-	if e.wait != nil && !s.tcp.waits.segment(e.wait, &seg) {
+	if wait != nil && !s.tcp.waits.segment(p.now, wait, &seg) {
 		return
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listener(local); l != nil && l.syn(local, remote, &seg, e.wait) {
+		if l := s.tcp.listener(local); l != nil && l.syn(p.now, local, remote, &seg, wait) {
 			return
 		}
 	}
-	if e == (tcpEntry{}) && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
+	if sock == nil && wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
 		if l := s.tcp.listener(local); l != nil && l.takeCookie(local, remote, &seg) {
 			return
 		}
+	}
+	if sock == nil && wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
+		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
+		// or data-bearing segment (not containing SYN) must have an ACK".
+		p.ifc.drop(dropTCPListen)
+		return
 	}
 	s.resetTCP(local, remote, &seg)
 }
@@ -253,7 +215,7 @@ func (s *Stack) tcpICMP(e *icmpError) {
 	local := netip.AddrPortFrom(e.local, binary.BigEndian.Uint16(e.transport))
 	remote := netip.AddrPortFrom(e.remote, binary.BigEndian.Uint16(e.transport[2:]))
 	k := makeTuple(local, remote)
-	if t := s.tcp.lookup(&k).sock; t != nil {
+	if t, _ := s.tcp.table.lookup(&k); t != nil {
 		t.icmp(e, tcp.Seq(binary.BigEndian.Uint32(e.transport[4:])))
 	}
 }
@@ -263,22 +225,25 @@ func (s *Stack) closeTCP() {
 	for _, l := range *s.tcp.listeners.Load() {
 		l.Close()
 	}
-	for _, t := range s.tcp.sockets() {
+	for _, t := range s.tcp.table.sockets() {
 		t.kill()
 	}
 	s.tcp.waits.close()
+	s.tcp.wheel.close()
 }
 
 // isn is the initial sequence number of RFC 6528 3: "ISN = M + F(localip,
 // localport, remoteip, remoteport, secretkey)" where M is a timer of 4
-// microseconds. The second value is the timestamp offset of RFC 7323 5.4, the
-// same for all connections of a pair of addresses, as PAWS across connections
-// needs it.
-func (s *Stack) isn(local, remote netip.AddrPort) (tcp.Seq, uint32) {
-	m := uint32(s.now() / (4 * tcp.Microsecond))
-	f := s.hashAddrs(local, remote)
-	o := s.hashAddrs(netip.AddrPortFrom(local.Addr(), 0), netip.AddrPortFrom(remote.Addr(), 0))
-	return tcp.Seq(m + uint32(f)), uint32(o >> 32)
+// microseconds.
+func (s *Stack) isn(now tcp.Time, k *tuple) tcp.Seq {
+	m := uint32(now / (4 * tcp.Microsecond))
+	return tcp.Seq(m + uint32(s.key.sum(k[:])))
+}
+
+// tsOffset is the timestamp offset of RFC 7323 5.4, the same for all connections
+// of a pair of addresses, as PAWS across connections needs it.
+func (s *Stack) tsOffset(local, remote netip.Addr) uint32 {
+	return uint32(s.hashAddrs(netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, 0)) >> 32)
 }
 
 // errnoOf maps why a connection ended to what a system call would return.

@@ -37,7 +37,7 @@ func TestTextOnASynCostsNoMemoryWhenTheConnectionDies(t *testing.T) {
 		f.send(src, addrA, wire.TCP{SrcPort: p, DstPort: 80, Seq: 1000, Flags: wire.FlagSYN, Window: 1000, MSS: 1460}, make([]byte, 15))
 		f.send(src, addrA, wire.TCP{SrcPort: p, DstPort: 80, Seq: 1001 + 15, Flags: wire.FlagRST, Window: 1000}, nil)
 	}
-	require.Empty(t, server.tcp.sockets())
+	require.Empty(t, server.tcp.table.sockets())
 	require.Zero(t, server.Stats().TCP.Memory)
 }
 
@@ -197,7 +197,7 @@ func TestADialThatMeetsCloseOpensNothing(t *testing.T) {
 			if err := <-done; !errors.Is(err, net.ErrClosed) {
 				require.ErrorContains(t, err, "connect") // it was quicker: refused
 			}
-			require.Empty(t, a.tcp.sockets())
+			require.Empty(t, a.tcp.table.sockets())
 		}
 	})
 }

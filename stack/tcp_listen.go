@@ -17,6 +17,8 @@ type ListenOptions struct {
 	// Backlog bounds the connections that stand and were not yet accepted:
 	// 4096 if zero. Further handshakes are not completed.
 	Backlog int
+	// TCP is what the connections begin with.
+	TCP TCPOptions
 }
 
 // A TCPListener takes connections for a local address.
@@ -24,16 +26,17 @@ type TCPListener struct {
 	s       *Stack
 	local   netip.AddrPort
 	backlog int
+	options TCPOptions
 
 	n          atomic.Int32 // connections in queue, to be read without mu
-	nhalf      atomic.Int32 // connections in half, likewise
+	nhalf      atomic.Int32 // those in SYN-RECEIVED, likewise
 	overflowAt atomic.Int64 // when half was last full, as tcp.Time; 0: never
 
 	mu     sync.Mutex
 	cond   sync.Cond
 	dl     deadline
-	queue  []*TCP            // established, not yet accepted
-	half   map[*TCP]struct{} // in SYN-RECEIVED
+	queue  []*TCP // established; those from head on are not yet accepted
+	head   int
 	closed bool
 }
 
@@ -56,7 +59,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	if !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
-	l := &TCPListener{s: s, backlog: o.Backlog, half: make(map[*TCP]struct{})}
+	l := &TCPListener{s: s, backlog: o.Backlog, options: o.TCP}
 	l.cond.L = &l.mu
 	if l.backlog <= 0 {
 		l.backlog = defaultBacklog
@@ -91,7 +94,7 @@ func (ts *tcpState) bindable(local netip.AddrPort) bool {
 			return false
 		}
 	}
-	return !ts.portBusy(local, true)
+	return !ts.table.portBusy(local, true)
 }
 
 // setListener replaces the table by one in which local is l, or nobody where l
@@ -114,9 +117,9 @@ func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
 
 // syn takes a SYN: RFC 9293 3.10.7.2. It reports false when nobody listens any
 // more. old is the connection in TIME-WAIT whose place is taken, or nil.
-func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
+func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
 	s := l.s
-	p, err := s.route(remote.Addr(), local.Addr())
+	p, err := s.sharedRoute(remote.Addr(), local.Addr())
 	if err != nil || p.group {
 		s.drop(dropNoReply)
 		return true
@@ -130,11 +133,11 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 		return true
 	}
 	if int(l.nhalf.Load()) >= s.tcp.synBacklog {
-		l.overflowAt.Store(int64(s.now()))
-		l.sendCookie(local, remote, &p, seg)
+		l.overflowAt.Store(int64(now))
+		l.sendCookie(local, remote, p, seg)
 		return true
 	}
-	return l.open(local, remote, seg, func(t *TCP, now tcp.Time, cfg tcp.Config) {
+	return l.open(now, local, remote, p, func(t *TCP, cfg tcp.Config) {
 		if old != nil {
 			cfg.ISS = old.NextISS(cfg.ISS)
 		}
@@ -144,13 +147,8 @@ func (l *TCPListener) syn(local, remote netip.AddrPort, seg *tcp.Segment, old *t
 
 // open puts a new connection among those that are half open, and lets begin
 // start it. It reports false when nobody listens any more.
-func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin func(*TCP, tcp.Time, tcp.Config)) bool {
+func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, begin func(*TCP, tcp.Config)) bool {
 	s := l.s
-	p, err := s.route(remote.Addr(), local.Addr())
-	if err != nil || p.group {
-		s.drop(dropNoReply)
-		return true
-	}
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -162,16 +160,15 @@ func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin
 	// The socket's lock is taken before anyone can find it, so that a second
 	// copy of the SYN meets an open connection.
 	t.mu.Lock()
-	if !s.tcp.insert(&t.key, t) {
+	if !s.tcp.table.insert(&t.tcpEntry) {
 		t.mu.Unlock()
 		l.mu.Unlock()
 		return true // a copy of the SYN was quicker
 	}
-	l.half[t] = struct{}{}
-	l.nhalf.Store(int32(len(l.half)))
+	t.half = true
+	l.nhalf.Add(1)
 	l.mu.Unlock()
-	now := s.now()
-	begin(t, now, t.config())
+	begin(t, t.config(now, &l.options))
 	ev := t.run(now)
 	t.mu.Unlock()
 	t.report(ev)
@@ -182,9 +179,11 @@ func (l *TCPListener) open(local, remote netip.AddrPort, seg *tcp.Segment, begin
 // accepted, and forgets one that ended before it was.
 func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
-	_, half := l.half[t]
-	delete(l.half, t)
-	l.nhalf.Store(int32(len(l.half)))
+	half := t.half
+	if half {
+		t.half = false
+		l.nhalf.Add(-1)
+	}
 	switch {
 	case !half:
 		// It stands in the queue, or was accepted: Accept returns it even if it
@@ -195,13 +194,26 @@ func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 		t.kill()
 	case ev&tcp.Connected != 0:
 		l.queue = append(l.queue, t)
-		l.n.Store(int32(len(l.queue)))
+		l.n.Store(int32(len(l.queue) - l.head))
 		l.cond.Signal()
 		l.mu.Unlock()
 	default:
 		l.mu.Unlock()
 		t.kill()
 	}
+}
+
+// forget takes a connection out of those that are half open, and reports whether
+// it was one.
+func (l *TCPListener) forget(t *TCP) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	half := t.half
+	if half {
+		t.half = false
+		l.nhalf.Add(-1)
+	}
+	return half
 }
 
 // Accept waits for a connection.
@@ -214,17 +226,29 @@ func (l *TCPListener) Accept() (*TCP, error) {
 			return nil, net.ErrClosed
 		case l.dl.expired():
 			return nil, os.ErrDeadlineExceeded
-		case len(l.queue) > 0:
-			t := l.queue[0]
-			l.queue[0] = nil
-			if l.queue = l.queue[1:]; len(l.queue) == 0 {
-				l.queue = nil
-			}
-			l.n.Store(int32(len(l.queue)))
-			return t, nil
+		case len(l.queue) > l.head:
+			return l.take(), nil
 		}
 		l.cond.Wait()
 	}
+}
+
+// take returns the connection that has waited longest. l.mu is held.
+func (l *TCPListener) take() *TCP {
+	t := l.queue[l.head]
+	l.queue[l.head] = nil
+	if l.head++; l.head == len(l.queue) {
+		l.queue, l.head = l.queue[:0], 0
+		if cap(l.queue) > 64 {
+			l.queue = nil
+		}
+	} else if l.head >= 64 && l.head >= len(l.queue)/2 {
+		n := copy(l.queue, l.queue[l.head:])
+		clear(l.queue[n:])
+		l.queue, l.head = l.queue[:n], 0
+	}
+	l.n.Store(int32(len(l.queue) - l.head))
+	return t
 }
 
 // LocalAddr is the address that is listened on.
@@ -251,16 +275,17 @@ func (l *TCPListener) Close() error {
 	}
 	l.closed = true
 	l.dl.stop()
-	rest := l.queue
-	for t := range l.half {
-		rest = append(rest, t)
-	}
-	l.queue = nil
-	clear(l.half)
-	l.nhalf.Store(0)
+	rest := l.queue[l.head:]
+	l.queue, l.head = nil, 0
 	l.n.Store(0)
 	l.cond.Broadcast()
 	l.mu.Unlock()
+	// None is added any more. Those that are half open stand in the table only.
+	for _, t := range l.s.tcp.table.sockets() {
+		if t.listener == l && l.forget(t) {
+			rest = append(rest, t)
+		}
+	}
 	ts := &l.s.tcp
 	ts.listenMu.Lock()
 	ts.setListener(l.local, nil)

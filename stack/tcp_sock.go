@@ -2,23 +2,18 @@ package stack
 
 import (
 	"context"
-	"encoding/binary"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
-
-// yieldBytes is how much a writer has to have sent at once to let others run.
-const yieldBytes = 16 << 10
 
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
 type TCPInfo = tcp.Info
@@ -29,52 +24,87 @@ type TCPInfo = tcp.Info
 //
 // Every way in runs the same: lock, call the Conn, pull what it wants to send,
 // wake whom it names, set the timer, unlock, transmit.
+//
+// Most connections are idle most of the time, so what only a busy one needs is
+// made when it is first used.
 type TCP struct {
-	s             *Stack
-	key           tuple
-	local, remote netip.AddrPort
-	listener      *TCPListener // until it is accepted; nil for an active open
+	s        *Stack
+	tcpEntry              // its place in the table
+	listener *TCPListener // that it came through; nil for an active open
 
-	mu       sync.Mutex
-	conn     tcp.Conn
-	path     path
-	rd, wr   sync.Cond // readers wait on rd; writers, Dial and Close on wr
-	rdl, wdl deadline
+	mu      sync.Mutex
+	conn    tcp.Conn
+	ran     tcp.Time   // the time that conn has reached
+	path    *path      // shared with other connections: it does not change
+	waiters *waiters   // nil until somebody has waited
+	dl      *deadlines // nil until there was one that had to be waited for
 
-	timer   *time.Timer
-	timerAt tcp.Time // when timer fires; 0: it is not armed
+	timer   *sockTimer // nil while the wheel looks after the connection
+	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
+	rest    wheelPlace
+	slot    uint8 // of the wheel; under its lock
+	wheeled bool  // rest was taken, and the wheel has not come round
 
-	linger    int  // seconds; negative: close in the background
-	linked    bool // it is in the table
-	detached  bool // TIME-WAIT stands in the table in its place
-	connected bool // the handshake was completed
-	closed    bool // the application or the stack closed it
-	canceled  bool // the context of the dial ended
-	writing   bool // a writer has the turn
-	rdShut    bool // CloseRead
-	wrShut    bool // CloseWrite
-	told      bool // the error that ended the connection was reported once
-	queueFull bool // waits for room in the transmit queue
-	keepOn    bool
-	keep      tcp.KeepAlive
+	linger    int32 // seconds; negative: close in the background
+	half      bool  // it is among the listener's that are half open; under its lock
+	linked    bool  // it is in the table
+	detached  bool  // TIME-WAIT stands in the table in its place
+	connected bool  // the handshake was completed
+	closed    bool  // the application or the stack closed it
+	canceled  bool  // the context of the dial ended
+	writing   bool  // a writer has the turn
+	rdShut    bool  // CloseRead
+	wrShut    bool  // CloseWrite
+	told      bool  // the error that ended the connection was reported once
+	queueFull bool  // waits for room in the transmit queue
+	rdPast    bool  // the deadline of reads was set to a time that had passed
+	wrPast    bool  // and that of writes
+	tos, ttl  uint8 // of the packets that are sent; tos without the bits of ECN
+
+	lent *lending // nil until there was a large Write
+}
+
+// waiters are those who wait for a connection: readers on rd; writers, Dial and
+// Close on wr.
+type waiters struct{ rd, wr sync.Cond }
+
+// waiting makes what it takes to wait. t.mu is held.
+func (t *TCP) waiting() *waiters {
+	if t.waiters == nil {
+		t.waiters = &waiters{}
+		t.waiters.rd.L, t.waiters.wr.L = &t.mu, &t.mu
+	}
+	return t.waiters
+}
+
+// wakeReaders and wakeWriters wake all who wait, if any do. t.mu is held.
+func (t *TCP) wakeReaders() {
+	if t.waiters != nil {
+		t.waiters.rd.Broadcast()
+	}
+}
+
+func (t *TCP) wakeWriters() {
+	if t.waiters != nil {
+		t.waiters.wr.Broadcast()
+	}
 }
 
 // newTCP makes a socket that is not yet in the table.
-func (s *Stack) newTCP(local, remote netip.AddrPort, p path) *TCP {
-	t := &TCP{s: s, local: local, remote: remote, key: makeTuple(local, remote), path: p, linger: -1}
-	t.rd.L, t.wr.L = &t.mu, &t.mu
-	t.keep = tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
+func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
+	t := &TCP{s: s, path: p, linger: -1, ttl: defaultTTL}
+	t.key, t.sock = makeTuple(local, remote), t
 	return t
 }
 
 // config is what a connection on the socket's path begins with.
-func (t *TCP) config() tcp.Config {
-	iss, off := t.s.isn(t.local, t.remote)
+func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	cfg := tcp.Config{
 		Params: &t.s.tcp.params,
-		ISS:    iss, TSOffset: off,
+		ISS:    t.s.isn(now, &t.key), TSOffset: t.path.tsOffset,
 		MSS:     t.path.mtu - wire.IPv4Len - wire.TCPLen,
 		NoDelay: true,
+		Keep:    o.keepAlive(),
 	}
 	if t.path.ifc.gso > 0 {
 		cfg.GSO = t.path.ifc.gso - maxTCPHeaders
@@ -86,7 +116,8 @@ func (t *TCP) config() tcp.Config {
 // ends. A zero local, or its zero address or port, is chosen. Errors are
 // *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
 // net.ErrClosed.
-func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, _ TCPOptions) (*TCP, error) {
+func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
+	roomy(false)
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
@@ -101,7 +132,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if !fam.holds(remote.Addr()) {
 		return nil, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
 	}
-	p, err := s.route(remote.Addr(), local.Addr())
+	p, err := s.sharedRoute(remote.Addr(), local.Addr())
 	if err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
@@ -118,7 +149,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, net.ErrClosed
 	}
 	now := s.now()
-	t.conn.Open(now, t.config())
+	t.conn.Open(now, t.config(now, &o))
 	t.run(now)
 	t.mu.Unlock()
 	s.drain()
@@ -129,27 +160,51 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	return t, nil
 }
 
-// TCPOptions are options of a connection that is being made. There are none yet:
-// what can be changed later has a method.
-type TCPOptions struct{}
+// TCPOptions are what a connection begins with. It can be changed later.
+type TCPOptions struct {
+	// KeepAlive turns keep-alive on. Idle is the quiet time before the first
+	// probe, Interval the time between probes, and Count their number. What is
+	// not positive has its default: 15 s, 15 s and 9.
+	KeepAlive      bool
+	Idle, Interval time.Duration
+	Count          int
+}
+
+// keepAlive is the setting of the connection. Where it is off, Idle is negative.
+func (o *TCPOptions) keepAlive() tcp.KeepAlive {
+	k := tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
+	if o.Idle > 0 {
+		k.Idle = tcp.Time(o.Idle)
+	}
+	if o.Interval > 0 {
+		k.Interval = tcp.Time(o.Interval)
+	}
+	if o.Count > 0 {
+		k.Count = o.Count
+	}
+	if !o.KeepAlive {
+		k.Idle = -k.Idle
+	}
+	return k
+}
 
 // bindDial makes the socket of an active open and puts it into the table. The
 // local port is the given one, or one by RFC 6056.
-func (s *Stack) bindDial(p path, localPort, remotePort uint16) (*TCP, error) {
+func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	remote := netip.AddrPortFrom(p.dst, remotePort)
-	var t *TCP
+	t := s.newTCP(netip.AddrPortFrom(p.src, 0), remote, p)
+	t.linked = true
 	try := func(port uint16) bool {
 		local := netip.AddrPortFrom(p.src, port)
-		if local == remote {
-			return false // it would connect to itself
+		if local == remote && localPort == 0 {
+			return false // it would connect to itself, which only who asks for it wants
 		}
-		t = s.newTCP(local, remote, p)
-		t.linked = true
-		return s.tcp.insert(&t.key, t)
+		t.key = makeTuple(local, remote)
+		return s.tcp.table.insert(&t.tcpEntry)
 	}
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
-		if s.tcp.listener(local) != nil || s.tcp.portBusy(local, false) || !try(localPort) {
+		if s.tcp.listener(local) != nil || s.tcp.table.portBusy(local, false) || !try(localPort) {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {
@@ -168,38 +223,21 @@ func (s *Stack) bindDial(p path, localPort, remotePort uint16) (*TCP, error) {
 	return t, nil
 }
 
-// portBusy reports whether a connection uses a local port, as bind(2) asks.
-// Connections that came in through a listener do not count for another listener.
-func (ts *tcpState) portBusy(local netip.AddrPort, forListener bool) bool {
-	for i := range ts.shards {
-		sh := &ts.shards[i]
-		sh.mu.RLock()
-		for k, e := range sh.conns {
-			if binary.BigEndian.Uint16(k[32:]) != local.Port() || forListener && (e.sock == nil || e.sock.listener != nil) {
-				continue
-			}
-			a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
-			if local.Addr().IsUnspecified() || a == local.Addr() {
-				sh.mu.RUnlock()
-				return true
-			}
-		}
-		sh.mu.RUnlock()
-	}
-	return false
-}
-
 // awaitConnect waits for the handshake.
 func (t *TCP) awaitConnect(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		t.mu.Lock()
-		t.canceled = true
-		t.wr.Broadcast()
-		t.mu.Unlock()
-	})
-	defer stop()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.connected && !t.closed {
+		return nil // the peer is in this process, and has answered
+	}
+	if ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() {
+			t.mu.Lock()
+			t.canceled = true
+			t.wakeWriters()
+			t.mu.Unlock()
+		})()
+	}
 	for {
 		switch {
 		case t.closed:
@@ -216,7 +254,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 			t.run(now)
 			return ctx.Err()
 		}
-		t.wr.Wait()
+		t.waiting().wr.Wait()
 	}
 }
 
@@ -239,6 +277,8 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		return false
 	}
+	// It was received with its batch. Others may have had the lock since.
+	now = max(now, t.ran)
 	t.conn.Segment(now, seg)
 	if t.connected {
 		t.path.neigh.confirm(now)
@@ -260,6 +300,7 @@ func (t *TCP) report(ev tcp.Events) {
 // run is what follows every call on the Conn: send, wake, set the timer. t.mu
 // is held.
 func (t *TCP) run(now tcp.Time) tcp.Events {
+	t.ran = now
 	t.pull(now)
 	ev := t.conn.Events()
 	if ev != 0 {
@@ -267,7 +308,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 	}
 	if t.linked && t.conn.State() == tcp.TimeWait {
 		t.linked, t.detached = false, true
-		t.s.tcp.waits.add(t)
+		t.s.tcp.waits.add(now, t)
 	}
 	t.arm(now)
 	return ev
@@ -277,51 +318,17 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 func (t *TCP) wake(ev tcp.Events) {
 	if ev&tcp.Connected != 0 {
 		t.connected = true
-		t.applyKeepAlive()
 	}
 	if ev&(tcp.Readable|tcp.EOF|tcp.Failed) != 0 {
-		t.rd.Broadcast()
+		t.wakeReaders()
 	}
 	if ev&(tcp.Writable|tcp.Connected|tcp.Failed|tcp.Acked|tcp.Dead) != 0 {
-		t.wr.Broadcast()
+		t.wakeWriters()
 	}
 	if ev&tcp.Dead != 0 && t.linked {
 		t.linked = false
-		t.s.tcp.remove(&t.key, t)
+		t.s.tcp.table.remove(&t.tcpEntry)
 	}
-}
-
-// arm sets the timer where it has to fire sooner than it would. t.mu is held.
-func (t *TCP) arm(now tcp.Time) {
-	d, ok := t.conn.Deadline()
-	if !ok || t.detached || t.timerAt != 0 && t.timerAt <= d {
-		if t.timer != nil && (t.detached || t.conn.State() == tcp.Closed) {
-			t.timer.Stop()
-			t.timerAt = 0
-		}
-		return
-	}
-	t.timerAt = d
-	wait := time.Duration(max(d-now, 0))
-	if t.timer == nil {
-		t.timer = time.AfterFunc(wait, t.tick)
-	} else {
-		t.timer.Reset(wait)
-	}
-}
-
-// tick is the timer's.
-func (t *TCP) tick() {
-	t.mu.Lock()
-	t.timerAt = 0
-	now := t.s.now()
-	if !t.detached {
-		t.conn.Tick(now)
-	}
-	ev := t.run(now)
-	t.mu.Unlock()
-	t.report(ev)
-	t.s.drain()
 }
 
 // txReady is called when the transmit queue has room again.
@@ -348,16 +355,19 @@ func (t *TCP) pull(now tcp.Time) {
 		if !t.conn.Next(now, &seg) {
 			return
 		}
-		t.send(&seg)
+		t.send(now, &seg)
 	}
 }
 
 // reroute looks for a path when routes have changed. Without one, segments are
 // lost until there is one again or the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
-	p, err := t.s.route(t.remote.Addr(), t.local.Addr())
+	gen := t.s.gen.Load()
+	p, err := t.s.sharedRoute(t.path.dst, t.path.src)
 	if err != nil || p.group {
-		t.path.gen = t.s.gen.Load() // do not ask again before something changes
+		old := *t.path
+		old.gen = gen // do not ask again before something changes
+		t.path = &old
 		t.conn.SoftError(tcp.ErrNetUnreachable)
 		return
 	}
@@ -371,47 +381,6 @@ func (t *TCP) reroute(now tcp.Time) {
 	}
 	t.conn.SetGSO(gso)
 }
-
-// send puts a segment into a frame and queues it. t.mu is held.
-func (t *TCP) send(seg *tcp.Segment) {
-	s := t.s
-	seg.SrcPort, seg.DstPort = t.local.Port(), t.remote.Port()
-	hdr := seg.Len()
-	n := hdr + seg.DataLen()
-	buf := s.bufs.get(ipRoom + n)
-	b := buf[ipRoom : ipRoom+n]
-	seg.Put(b)
-	copy(b[hdr+copy(b[hdr:], seg.Payload):], seg.Payload2)
-	meta := frameMeta{}
-	if t.path.ifc.txChecksum {
-		meta = frameMeta{needsChecksum: true, transportOff: wire.IPv4Len, csumOffset: tcpChecksumOffset}
-		sum := wire.Fold(wire.PseudoSum(t.local.Addr(), t.remote.Addr(), uint8(wire.ProtoTCP), n))
-		binary.BigEndian.PutUint16(b[tcpChecksumOffset:], sum)
-		if seg.GSOSize > 0 {
-			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
-		}
-	} else {
-		wire.SetTCPChecksum(t.local.Addr(), t.remote.Addr(), b)
-	}
-	s.counts.tcpOut.Add(1)
-	tos := uint8(0)
-	if seg.ECT {
-		tos = 2 // RFC 3168 5: ECT(0)
-	}
-	ip := wire.IPv4{
-		TOS:          tos,
-		ID:           s.nextIPID(),
-		DontFragment: !t.path.mayFrag,
-		TTL:          defaultTTL,
-		Proto:        wire.ProtoTCP,
-		Src:          t.path.src,
-		Dst:          t.path.dst,
-	}
-	ip.Put(buf[headroom:], n)
-	s.sendPacket(&t.path, buf, wire.IPv4Len+n, meta)
-}
-
-const tcpChecksumOffset = 16 // RFC 9293 3.1
 
 // icmp takes an ICMP error about the segment with sequence number seq.
 func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
@@ -428,7 +397,7 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	case e.errno == syscall.EMSGSIZE:
 		// The sequence number is right: the report may be believed, for this
 		// connection and for what others send there. pull finds the path void.
-		t.s.lowerPathMTU(t.remote.Addr(), e.mtu)
+		t.s.lowerPathMTU(t.path.dst, e.mtu)
 	case st == tcp.SynSent || st == tcp.SynReceived:
 		// As Linux: a host that says so now is better believed than waited for.
 		t.conn.HardError(now, tcpErrOf(e.errno))
@@ -455,12 +424,13 @@ func (t *TCP) Read(p []byte) (int, error) {
 		case len(p) == 0:
 			t.mu.Unlock()
 			return 0, nil
-		case t.rdl.expired():
+		case t.rdPast || t.dl != nil && t.dl.rd.expired():
 			t.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
-		now := t.s.now()
-		if n := t.conn.Read(now, p); n > 0 {
+		if t.conn.Readable() > 0 {
+			now := t.s.now()
+			n := t.conn.Read(now, p)
 			t.run(now)
 			t.mu.Unlock()
 			t.s.drain()
@@ -471,11 +441,11 @@ func (t *TCP) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		mine := t.conn.Await(p)
-		t.rd.Wait()
+		t.waiting().rd.Wait()
 		if !mine {
 			continue
 		}
-		now = t.s.now()
+		now := t.s.now()
 		if n := t.conn.Awaited(now); n > 0 {
 			t.run(now)
 			t.mu.Unlock()
@@ -500,75 +470,6 @@ func (t *TCP) readEnd() error {
 	return nil
 }
 
-// Write queues p to be sent, waiting for room. Concurrent writes do not mix.
-func (t *TCP) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	for t.writing {
-		if err := t.writeEnd(); err != nil {
-			t.mu.Unlock()
-			return 0, err
-		}
-		t.wr.Wait()
-	}
-	t.writing = true
-	n, err := t.writeAll(p)
-	t.writing = false
-	t.wr.Broadcast()
-	t.mu.Unlock()
-	return n, err
-}
-
-// writeAll writes p in this caller's turn. t.mu is held, and released to send
-// and to wait.
-func (t *TCP) writeAll(p []byte) (n int, err error) {
-	for {
-		if err := t.writeEnd(); err != nil {
-			return n, err
-		}
-		if n == len(p) {
-			return n, nil
-		}
-		now := t.s.now()
-		if k := t.conn.Write(now, p[n:]); k > 0 {
-			n += k
-			t.run(now)
-			t.mu.Unlock()
-			// What is chosen is sent before anyone waits for its answer.
-			t.s.drain()
-			if k > yieldBytes {
-				// On a wire in memory the peer's reader was woken by this very
-				// goroutine, and takes the data while it is in this core's cache:
-				// twice the throughput, measured on two cores.
-				runtime.Gosched()
-			}
-			t.mu.Lock()
-			if n == len(p) {
-				return n, nil
-			}
-			continue
-		}
-		t.wr.Wait()
-	}
-}
-
-// writeEnd returns why nothing more can be written, or nil. t.mu is held.
-func (t *TCP) writeEnd() error {
-	switch {
-	case t.closed:
-		return net.ErrClosed
-	case t.wdl.expired():
-		return os.ErrDeadlineExceeded
-	}
-	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
-		t.told = true
-		return errnoOf(e)
-	}
-	if t.wrShut || t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait {
-		return syscall.EPIPE
-	}
-	return nil
-}
-
 // CloseRead makes reads return io.EOF when what has come is read.
 func (t *TCP) CloseRead() error {
 	t.mu.Lock()
@@ -577,12 +478,13 @@ func (t *TCP) CloseRead() error {
 		return err
 	}
 	t.rdShut = true
-	t.rd.Broadcast()
+	t.wakeReaders()
 	return nil
 }
 
 // CloseWrite sends a FIN after what was written.
 func (t *TCP) CloseWrite() error {
+	roomy(false)
 	t.mu.Lock()
 	if err := t.shutdownErr(); err != nil {
 		t.mu.Unlock()
@@ -593,7 +495,7 @@ func (t *TCP) CloseWrite() error {
 		now := t.s.now()
 		t.conn.CloseWrite(now)
 		t.run(now)
-		t.wr.Broadcast()
+		t.wakeWriters()
 	}
 	t.mu.Unlock()
 	t.s.drain()
@@ -614,14 +516,16 @@ func (t *TCP) shutdownErr() error {
 // delivered in the background, unless SetLinger says otherwise. A second Close
 // returns net.ErrClosed.
 func (t *TCP) Close() error {
+	roomy(false)
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return net.ErrClosed
 	}
 	t.closed = true
-	t.rdl.stop()
-	t.wdl.stop()
+	if t.dl != nil {
+		t.dl.stop()
+	}
 	now := t.s.now()
 	if t.linger == 0 {
 		t.conn.Abort(now)
@@ -629,8 +533,8 @@ func (t *TCP) Close() error {
 		t.conn.Close(now)
 	}
 	t.run(now)
-	t.rd.Broadcast()
-	t.wr.Broadcast()
+	t.wakeReaders()
+	t.wakeWriters()
 	linger := t.linger
 	t.mu.Unlock()
 	t.s.drain()
@@ -645,9 +549,9 @@ func (t *TCP) lingerFor(d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var dl deadline
-	dl.set(time.Now().Add(d), &t.mu, t.wr.Broadcast)
+	dl.set(time.Now().Add(d), &t.mu, t.wakeWriters)
 	for !dl.expired() && t.linked && t.conn.State() != tcp.Closed && t.conn.State() != tcp.FinWait2 {
-		t.wr.Wait()
+		t.waiting().wr.Wait()
 	}
 	dl.stop()
 }
@@ -656,25 +560,26 @@ func (t *TCP) lingerFor(d time.Duration) {
 func (t *TCP) kill() {
 	t.mu.Lock()
 	t.closed = true
-	t.rdl.stop()
-	t.wdl.stop()
+	if t.dl != nil {
+		t.dl.stop()
+	}
 	now := t.s.now()
 	t.conn.Abort(now)
 	t.run(now)
 	if t.linked { // where the Conn was never opened
 		t.linked = false
-		t.s.tcp.remove(&t.key, t)
+		t.s.tcp.table.remove(&t.tcpEntry)
 	}
-	t.rd.Broadcast()
-	t.wr.Broadcast()
+	t.wakeReaders()
+	t.wakeWriters()
 	t.mu.Unlock()
 }
 
 // LocalAddr is the connection's own address.
-func (t *TCP) LocalAddr() netip.AddrPort { return t.local }
+func (t *TCP) LocalAddr() netip.AddrPort { return t.key.local() }
 
 // RemoteAddr is the peer's address.
-func (t *TCP) RemoteAddr() netip.AddrPort { return t.remote }
+func (t *TCP) RemoteAddr() netip.AddrPort { return t.key.remote() }
 
 // Info returns the connection's state.
 func (t *TCP) Info() TCPInfo {
@@ -698,13 +603,44 @@ func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
 	if t.closed {
 		return net.ErrClosed
 	}
+	// net/http ends its background read of each request by a deadline that has
+	// passed, and none after it: that takes no timer and no memory.
+	past := !d.IsZero() && time.Until(d) <= 0
+	if t.dl == nil && !past && !d.IsZero() {
+		t.dl = newDeadlines(t)
+	}
 	if read {
-		t.rdl.set(d, &t.mu, t.rd.Broadcast)
+		t.rdPast = past
+		if t.dl != nil {
+			t.dl.rd.set(d, &t.mu, t.dl.wakeReaders)
+		} else if past {
+			t.wakeReaders()
+		}
 	}
 	if write {
-		t.wdl.set(d, &t.mu, t.wr.Broadcast)
+		t.wrPast = past
+		if t.dl != nil {
+			t.dl.wr.set(d, &t.mu, t.dl.wakeWriters)
+		} else if past {
+			t.wakeWriters()
+		}
 	}
 	return nil
+}
+
+// deadlines are those of a connection's reads and writes.
+type deadlines struct {
+	rd, wr                   deadline
+	wakeReaders, wakeWriters func()
+}
+
+func newDeadlines(t *TCP) *deadlines {
+	return &deadlines{wakeReaders: t.wakeReaders, wakeWriters: t.wakeWriters}
+}
+
+func (d *deadlines) stop() {
+	d.rd.stop()
+	d.wr.stop()
 }
 
 // change runs an option's setter, and sends what it makes due.
@@ -727,44 +663,48 @@ func (t *TCP) SetNoDelay(on bool) error {
 	return t.change(func(tcp.Time) { t.conn.SetNoDelay(on) })
 }
 
-// SetKeepAlive turns keep-alive on or off. It is off at first.
+// SetKeepAlive turns keep-alive on or off. TCPOptions say what it is at first.
 func (t *TCP) SetKeepAlive(on bool) error {
-	return t.change(func(tcp.Time) {
-		t.keepOn = on
-		t.applyKeepAlive()
+	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
+		if on == (k.Idle < 0) {
+			k.Idle = -k.Idle
+		}
 	})
 }
 
 // SetKeepAliveConfig sets the quiet time before the first probe, the time
 // between probes and their number. A value that is not positive stays as it is.
 func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error {
-	return t.change(func(tcp.Time) {
-		if idle > 0 {
-			t.keep.Idle = tcp.Time(idle)
+	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
+		if idle > 0 && k.Idle < 0 {
+			k.Idle = -tcp.Time(idle)
+		} else if idle > 0 {
+			k.Idle = tcp.Time(idle)
 		}
 		if interval > 0 {
-			t.keep.Interval = tcp.Time(interval)
+			k.Interval = tcp.Time(interval)
 		}
 		if count > 0 {
-			t.keep.Count = count
+			k.Count = count
 		}
-		t.applyKeepAlive()
 	})
 }
 
-func (t *TCP) applyKeepAlive() {
-	k := t.keep
-	if !t.keepOn {
-		k.Idle = 0
-	}
-	t.conn.SetKeepAlive(t.s.now(), k)
+// changeKeepAlive lets f change the setting, in which a negative Idle is one that
+// is turned off.
+func (t *TCP) changeKeepAlive(f func(k *tcp.KeepAlive)) error {
+	return t.change(func(now tcp.Time) {
+		k := t.conn.KeepAlive()
+		f(&k)
+		t.conn.SetKeepAlive(now, k)
+	})
 }
 
 // SetLinger says what Close does with data that is not yet delivered: negative,
 // it is delivered in the background; zero, it is discarded and the connection
 // reset; positive, Close waits for up to that many seconds.
 func (t *TCP) SetLinger(sec int) error {
-	return t.change(func(tcp.Time) { t.linger = sec })
+	return t.change(func(tcp.Time) { t.linger = int32(max(min(sec, math.MaxInt32), -1)) })
 }
 
 // SetReadBuffer fixes the receive buffer in bytes, and ends its tuning.

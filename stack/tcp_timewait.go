@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
@@ -11,11 +10,10 @@ import (
 // A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
 type timeWait struct {
 	tcp.Waiter
-	key           tuple
-	local, remote netip.AddrPort
-	expires       tcp.Time
-	prev, next    *timeWait // in the order of expiry
-	gone          bool
+	tcpEntry   // its place in the table
+	expires    tcp.Time
+	prev, next *timeWait // in the order of expiry
+	gone       bool
 }
 
 // timeWaits holds the connections in TIME-WAIT, with one timer for all.
@@ -40,31 +38,25 @@ func (w *timeWaits) init(s *Stack, limit int) {
 }
 
 // add puts a Waiter into the place of a connection.
-func (w *timeWaits) add(t *TCP) {
-	tw := &timeWait{Waiter: t.conn.Waiter(), key: t.key, local: t.local, remote: t.remote}
-	sh := w.s.tcp.shard(&tw.key)
+func (w *timeWaits) add(now tcp.Time, t *TCP) {
+	tw := &timeWait{Waiter: t.conn.Waiter()}
+	tw.key, tw.wait = t.key, tw
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	sh.mu.Lock()
-	mine := sh.conns[tw.key].sock == t
-	if mine {
-		sh.conns[tw.key] = tcpEntry{wait: tw}
-	}
-	sh.mu.Unlock()
-	if !mine {
+	if !w.s.tcp.table.replace(&t.tcpEntry, &tw.tcpEntry) {
 		return
 	}
 	if w.n >= w.limit {
 		w.s.counts.timeWaitOverflow.Add(1)
 		w.drop(w.first)
 	}
-	w.append(tw)
-	w.arm()
+	w.append(now, tw)
+	w.arm(now)
 }
 
 // append makes tw the last to expire. w.mu is held.
-func (w *timeWaits) append(tw *timeWait) {
-	tw.expires = w.s.now() + w.s.tcp.params.TimeWait
+func (w *timeWaits) append(now tcp.Time, tw *timeWait) {
+	tw.expires = now + w.s.tcp.params.TimeWait
 	tw.prev, tw.next = w.last, nil
 	if w.last != nil {
 		w.last.next = tw
@@ -95,20 +87,15 @@ func (w *timeWaits) unlink(tw *timeWait) {
 func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
-	sh := w.s.tcp.shard(&tw.key)
-	sh.mu.Lock()
-	if sh.conns[tw.key].wait == tw {
-		delete(sh.conns, tw.key)
-	}
-	sh.mu.Unlock()
+	w.s.tcp.table.remove(&tw.tcpEntry)
 }
 
-func (w *timeWaits) arm() {
+func (w *timeWaits) arm(now tcp.Time) {
 	if w.armed || w.first == nil || w.s.closed.Load() {
 		return
 	}
 	w.armed = true
-	d := time.Duration(max(w.first.expires-w.s.now(), tcp.Millisecond))
+	d := time.Duration(max(w.first.expires-now, tcp.Millisecond))
 	if w.timer == nil {
 		w.timer = time.AfterFunc(d, w.expire)
 	} else {
@@ -124,26 +111,26 @@ func (w *timeWaits) expire() {
 	for w.first != nil && w.first.expires <= now {
 		w.drop(w.first)
 	}
-	w.arm()
+	w.arm(now)
 }
 
 // segment answers what comes for a connection in TIME-WAIT. It reports that the
 // segment may begin a new connection; then the place is free.
-func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
+func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) (reuse bool) {
 	var out tcp.Segment
 	w.mu.Lock()
 	if tw.gone {
 		w.mu.Unlock()
 		return true // it has just ended: as for any segment without a connection
 	}
-	v := tw.Waiter.Segment(w.s.now(), seg, &out)
+	v := tw.Waiter.Segment(now, seg, &out)
 	switch v {
 	case tcp.WaitRestart:
 		w.unlink(tw)
-		w.append(tw)
+		w.append(now, tw)
 	case tcp.WaitReuse:
 		// RFC 6191: only where there is someone to take it.
-		if w.s.tcp.listener(tw.local) == nil {
+		if w.s.tcp.listener(tw.key.local()) == nil {
 			v = tcp.WaitDrop
 		} else {
 			w.drop(tw)
@@ -151,7 +138,7 @@ func (w *timeWaits) segment(tw *timeWait, seg *tcp.Segment) (reuse bool) {
 	}
 	w.mu.Unlock()
 	if v == tcp.WaitAck || v == tcp.WaitRestart {
-		w.s.sendLone(tw.local, tw.remote, &out)
+		w.s.sendLone(tw.key.local(), tw.key.remote(), &out)
 	}
 	return v == tcp.WaitReuse
 }

@@ -32,10 +32,32 @@ type txQueue struct {
 	taken [txBatch]txEntry
 }
 
-// A txEntry is a frame and the pooled buffer that it lies in.
+// A txEntry is a frame and the pooled buffer that its Head lies in. Its Body, if
+// there is one, is the lender's.
 type txEntry struct {
-	frame nic.Frame
-	buf   []byte
+	frame  nic.Frame
+	buf    []byte
+	lender *lending
+}
+
+// release gives back what an entry holds that will not be sent any more.
+func (s *Stack) release(e txEntry) {
+	s.bufs.put(e.buf)
+	if e.lender != nil {
+		e.lender.giveBack()
+	}
+}
+
+// own makes an entry that may be kept of one that may hold lent bytes.
+func (s *Stack) own(e txEntry) txEntry {
+	if e.lender == nil {
+		return e
+	}
+	f := e.frame
+	buf := f.AppendTo(s.bufs.get(f.Len())[:0])
+	f.Head, f.Body = buf, nil
+	s.release(e)
+	return txEntry{frame: f, buf: buf}
 }
 
 // A txWaiter stopped choosing what to send because a queue was full. txReady is
@@ -109,20 +131,22 @@ func (ifc *iface) drain() {
 		return
 	}
 	q.draining = true
-	q.mu.Unlock()
 	ifc.drainOn()
 }
 
-// drainOn sends until nothing waits; the caller has set draining. Who came to send
-// its own, or to receive, is not kept for ever by others that go on putting: a
-// long turn is handed on to a goroutine that ends with it.
+// drainOn sends until nothing waits; the caller has set draining, and holds q.mu,
+// which is released. Who came to send its own, or to receive, is not kept for ever
+// by others that go on putting: a long turn is handed on to a goroutine that ends
+// with it.
 func (ifc *iface) drainOn() {
 	q := &ifc.tx
-	q.mu.Lock()
 	for turn := 0; ; turn++ {
 		if turn == txTurn && q.n.Load() > 0 {
 			q.mu.Unlock()
-			go ifc.drainOn()
+			go func() {
+				q.mu.Lock()
+				ifc.drainOn()
+			}()
 			return
 		}
 		k := q.take(q.batch[:], q.taken[:])
@@ -174,7 +198,7 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 			ifc.stats.TxFrames.Add(1)
 			ifc.stats.TxBytes.Add(uint64(f.Len()))
 		}
-		ifc.s.bufs.put(taken[i].buf)
+		ifc.s.release(taken[i])
 		taken[i] = txEntry{}
 		*f = nic.Frame{}
 	}
@@ -190,6 +214,9 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 // it: to wait with one's own frames queued is the one deadlock that sending by
 // the caller allows.
 func (s *Stack) drain() {
+	if s.loop.n.Load() > 0 {
+		s.loop.drain(s)
+	}
 	for _, ifc := range *s.ifaces.Load() {
 		if ifc.tx.n.Load() > 0 {
 			ifc.drain()

@@ -17,15 +17,9 @@ const maxUDPPayload = maxIPv4 - wire.IPv4Len - wire.UDPLen // 65507
 // Errors are net.ErrClosed, os.ErrDeadlineExceeded and syscall.Errno.
 type UDP struct {
 	dgram
-	local netip.AddrPort // changed by Connect, under mu and the table's lock
-	peer  netip.AddrPort // remote, for the table: changed under both locks
-	joins []membership   // under mu
-}
-
-// A membership is a multicast group joined on an interface.
-type membership struct {
-	ifc   *iface
-	group netip.Addr
+	local  netip.AddrPort // changed by Connect, under mu and the table's lock
+	peer   netip.AddrPort // remote, for the table: changed under both locks
+	shared bool           // the address may be that of others which are shared
 }
 
 // A udpTable finds the sockets of a port. Those of one port differ in their
@@ -47,29 +41,53 @@ func (t *udpTable) find(local, remote netip.AddrPort) *UDP {
 	var best *UDP
 	score := 0
 	for _, u := range t.ports[local.Port()] {
-		n := 1
-		if a := u.local.Addr(); !a.IsUnspecified() {
-			if a != local.Addr() {
-				continue
-			}
-			n += 2
-		}
-		if u.peer.IsValid() {
-			if u.peer != remote {
-				continue
-			}
-			n++
-		}
-		if n > score {
+		// Of those that share an address it is the last that came, as on Linux.
+		if n := u.fit(local.Addr(), remote); n > 0 && n >= score {
 			best, score = u, n
 		}
 	}
 	return best
 }
 
-// free reports whether a socket may be bound to an address. The lock is held.
-func (t *udpTable) free(local netip.AddrPort) bool {
+// fit tells how well a datagram to an address of the host, or a group, fits the
+// socket; 0: not at all. The table's lock is held.
+func (u *UDP) fit(dst netip.Addr, remote netip.AddrPort) int {
+	n := 1
+	if a := u.local.Addr(); !a.IsUnspecified() {
+		if a != dst {
+			return 0
+		}
+		n += 2
+	}
+	if u.peer.IsValid() {
+		if u.peer != remote {
+			return 0
+		}
+		n++
+	}
+	return n
+}
+
+// findAll appends all sockets that a datagram to a group is for: each gets a copy,
+// whichever of them has joined it, as on Linux.
+func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort) []*UDP {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
 	for _, u := range t.ports[local.Port()] {
+		if u.fit(local.Addr(), remote) > 0 {
+			us = append(us, u)
+		}
+	}
+	return us
+}
+
+// free reports whether a socket may be bound to an address. Those that are shared do
+// not stand in each other's way. The lock is held.
+func (t *udpTable) free(local netip.AddrPort, shared bool) bool {
+	for _, u := range t.ports[local.Port()] {
+		if shared && u.shared {
+			continue
+		}
 		a := u.local.Addr()
 		if a == local.Addr() || a.IsUnspecified() || local.Addr().IsUnspecified() {
 			return false
@@ -108,11 +126,22 @@ func (t *udpTable) closeAll() {
 // RFC 6056 has it. The errors are EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT and
 // net.ErrClosed.
 func (s *Stack) OpenUDP(fam Family, local netip.AddrPort) (*UDP, error) {
+	return s.openUDP(fam, local, false)
+}
+
+// OpenSharedUDP is OpenUDP for a socket that shares its address with others made by it,
+// as Linux has it with SO_REUSEADDR. Each gets a copy of what is sent to a multicast
+// group; what is sent to a host is for the last.
+func (s *Stack) OpenSharedUDP(fam Family, local netip.AddrPort) (*UDP, error) {
+	return s.openUDP(fam, local, true)
+}
+
+func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, error) {
 	addr, err := s.checkLocal(fam, local.Addr())
 	if err != nil {
 		return nil, err
 	}
-	u := &UDP{}
+	u := &UDP{shared: shared}
 	u.init(s, fam)
 	hash := uint64(0)
 	if local.Port() == 0 {
@@ -126,7 +155,7 @@ func (s *Stack) OpenUDP(fam Family, local netip.AddrPort) (*UDP, error) {
 	}
 	take := func(port uint16) bool {
 		u.local = netip.AddrPortFrom(addr, port)
-		if !t.free(u.local) {
+		if !t.free(u.local, shared && local.Port() != 0) {
 			return false
 		}
 		t.ports[port] = append(t.ports[port], u)
@@ -154,8 +183,8 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	if u.closed {
 		return net.ErrClosed
 	}
-	src := u.source(SendOptions{})
-	p, err := u.s.route(remote.Addr(), src)
+	src, over := u.source(SendOptions{}), u.over(remote.Addr(), &SendOptions{})
+	p, err := u.s.routeOver(remote.Addr(), src, over)
 	if err != nil {
 		return err
 	}
@@ -167,7 +196,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 		u.local = netip.AddrPortFrom(p.src, u.local.Port())
 	}
 	u.remote, u.peer = remote, remote
-	u.path, u.pathSrc = p, src
+	u.path, u.pathSrc, u.pathOver = p, src, over
 	return nil
 }
 
@@ -200,14 +229,23 @@ func (u *UDP) LocalAddr() netip.AddrPort {
 // ReadFrom waits for a datagram and copies as much of it as fits to b. full is
 // its whole length. On a connected socket, an ICMP error is reported once.
 func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, err error) {
-	n, full, d, err := u.receive(b)
+	n, full, d, err := u.receive(b, false)
 	return n, full, d.from, d.meta, err
+}
+
+// Read is ReadFrom as read(2) has it: nothing is read into nothing, and it does not wait.
+func (u *UDP) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, u.open()
+	}
+	n, _, _, err := u.receive(b, false)
+	return n, err
 }
 
 // Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
 func (u *UDP) Write(b []byte) (int, error) {
 	u.mu.Lock()
-	if !u.closed && !u.remote.IsValid() {
+	if !u.closed && !u.wd.expired() && !u.remote.IsValid() {
 		u.mu.Unlock()
 		return 0, syscall.EDESTADDRREQ
 	}
@@ -231,58 +269,57 @@ func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 
 // write queues a datagram. The lock is held.
 func (u *UDP) write(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
-	if err := u.usable(&u.wd); err != nil {
+	if err := u.ready(len(b), to, &o); err != nil {
 		return 0, err
 	}
-	switch {
-	case !to.Addr().IsValid(), to.Port() == 0:
-		return 0, syscall.EINVAL
-	case !u.fam.holds(to.Addr()):
-		return 0, syscall.EAFNOSUPPORT
-	case len(b) > maxUDPPayload:
-		return 0, syscall.EMSGSIZE
-	}
-	if err := u.route(to.Addr(), u.source(o)); err != nil {
-		return 0, err
-	}
-	if !u.path.ifc.tx.room() {
-		if err := u.awaitRoom(to.Addr(), u.source(o)); err != nil {
-			return 0, err
-		}
-	}
-	s, p := u.s, &u.path
-	n := wire.UDPLen + len(b)
-	buf := s.bufs.get(ipRoom + n)
-	udp := wire.UDP{SrcPort: u.local.Port(), DstPort: to.Port()}
-	udp.Put(buf[ipRoom:], len(b))
+	buf := u.s.bufs.get(ipRoom + wire.UDPLen + len(b))
 	copy(buf[ipRoom+wire.UDPLen:], b)
-	meta := frameMeta{}
-	if p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
-		sum := wire.Fold(wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), n))
-		buf[ipRoom+6], buf[ipRoom+7] = byte(sum>>8), byte(sum)
-		meta = frameMeta{needsChecksum: true, csumOffset: 6}
-	} else {
-		wire.SetUDPChecksum(p.src, p.dst, buf[ipRoom:ipRoom+n])
-	}
-	h := ipHeader{proto: wire.ProtoUDP, ttl: o.ttlTo(p), tos: o.TOS, df: o.DontFragment}
-	if err := s.sendIP(p, h, buf, n, meta); err != nil {
+	if err := u.send(buf, len(b), to, &o, frameMeta{}); err != nil {
 		return 0, err
 	}
-	s.counts.udpSent.Add(1)
+	u.s.counts.udpSent.Add(1)
 	return len(b), nil
 }
 
-// ttlTo is the time to live of a datagram on a path.
-// RFC 1112 6.1: "If the upper-layer protocol chooses not to specify a
-// time-to-live, it should default to 1 for all multicast IP datagrams".
-func (o *SendOptions) ttlTo(p *path) uint8 {
-	switch {
-	case o.TTL != 0:
-		return o.TTL
-	case p.group && p.dst.IsMulticast():
-		return 1
+// ready returns nil when a datagram of n bytes can be sent, on the path in u.path.
+// It waits for room. The lock is held.
+func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
+	if err := u.usable(&u.wd); err != nil {
+		return err
 	}
-	return defaultTTL
+	switch {
+	case !to.Addr().IsValid(), to.Port() == 0 && to != u.remote:
+		return syscall.EINVAL // as on Linux, a socket can be connected to port 0
+	case !u.fam.holds(to.Addr()):
+		return syscall.EAFNOSUPPORT
+	case n > maxUDPPayload:
+		return syscall.EMSGSIZE
+	}
+	src, over := u.source(*o), u.over(to.Addr(), o)
+	if err := u.route(to.Addr(), src, over); err != nil {
+		return err
+	}
+	if !u.path.ifc.tx.room() {
+		return u.awaitRoom(to.Addr(), src, over)
+	}
+	return nil
+}
+
+// send queues the datagram, or with meta the super-frame, whose payload of size
+// bytes is in buf, which is given away. ready was called. The lock is held.
+func (u *UDP) send(buf []byte, size int, to netip.AddrPort, o *SendOptions, meta frameMeta) error {
+	s, p := u.s, &u.path
+	n := wire.UDPLen + size
+	udp := wire.UDP{SrcPort: u.local.Port(), DstPort: to.Port()}
+	udp.Put(buf[ipRoom:], size)
+	if meta.gso != nic.GSONone || p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
+		sum := wire.Fold(wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), n))
+		buf[ipRoom+6], buf[ipRoom+7] = byte(sum>>8), byte(sum)
+		meta.needsChecksum, meta.csumOffset = true, 6
+	} else {
+		wire.SetUDPChecksum(p.src, p.dst, buf[ipRoom:ipRoom+n])
+	}
+	return s.sendIP(p, u.header(wire.ProtoUDP, o), buf, n, meta)
 }
 
 // Close closes the socket. Those who wait return net.ErrClosed, and so does a
@@ -295,73 +332,9 @@ func (u *UDP) Close() error {
 	t.mu.Lock()
 	t.remove(u)
 	t.mu.Unlock()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, m := range u.joins {
-		m.ifc.group.add(m.group, -1)
-	}
-	u.joins = nil
+	u.leaveAll()
+	u.s.drain()
 	return nil
-}
-
-// Join has the socket's interface accept what is sent to a multicast group. The
-// interface is that of the index, or with 0 the one on the route to the group.
-// The errors are EINVAL, ENODEV, EADDRINUSE for a group that is joined already,
-// and those of finding a route.
-func (u *UDP) Join(group netip.Addr, index int) error {
-	m, err := u.member(group, index)
-	if err != nil {
-		return err
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return net.ErrClosed
-	}
-	if slices.Contains(u.joins, m) {
-		return syscall.EADDRINUSE
-	}
-	u.joins = append(u.joins, m)
-	m.ifc.group.add(m.group, 1)
-	return nil
-}
-
-// Leave undoes a Join; EADDRNOTAVAIL if there was none.
-func (u *UDP) Leave(group netip.Addr, index int) error {
-	m, err := u.member(group, index)
-	if err != nil {
-		return err
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed {
-		return net.ErrClosed
-	}
-	i := slices.Index(u.joins, m)
-	if i < 0 {
-		return syscall.EADDRNOTAVAIL
-	}
-	u.joins = slices.Delete(u.joins, i, i+1)
-	m.ifc.group.add(m.group, -1)
-	return nil
-}
-
-// member finds the interface of a membership.
-func (u *UDP) member(group netip.Addr, index int) (membership, error) {
-	group = group.Unmap()
-	if !group.Is4() || !group.IsMulticast() {
-		return membership{}, syscall.EINVAL
-	}
-	if index == 0 {
-		p, err := u.s.route(group, netip.Addr{})
-		return membership{p.ifc, group}, err
-	}
-	for _, ifc := range *u.s.ifaces.Load() {
-		if ifc.index == index {
-			return membership{ifc, group}, nil
-		}
-	}
-	return membership{}, syscall.ENODEV
 }
 
 // inputUDP works on a UDP datagram.
@@ -378,8 +351,20 @@ func (s *Stack) inputUDP(p *packet) {
 		s.drop(wire.BadUDPChecksum)
 		return
 	}
-	from := netip.AddrPortFrom(p.src, h.SrcPort)
-	u := s.udp.find(netip.AddrPortFrom(p.dst, h.DstPort), from)
+	from, to := netip.AddrPortFrom(p.src, h.SrcPort), netip.AddrPortFrom(p.dst, h.DstPort)
+	meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
+	if p.broadcast {
+		var few [8]*UDP
+		us := s.udp.findAll(few[:0], to, from)
+		if len(us) == 0 {
+			s.drop(dropUDPNoSocket)
+		}
+		for _, u := range us {
+			u.input(p, payload, from, meta)
+		}
+		return
+	}
+	u := s.udp.find(to, from)
 	if u == nil {
 		s.drop(dropUDPNoSocket)
 		// RFC 1122 4.1.3.1: "If a datagram arrives addressed to a UDP port for
@@ -388,17 +373,21 @@ func (s *Stack) inputUDP(p *packet) {
 		s.sendUnreachable(p, wire.UnreachPort)
 		return
 	}
-	meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
+	u.input(p, payload, from, meta)
+}
+
+// input queues a datagram, or those of a super-frame.
+func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta Meta) {
 	size := max(len(payload), 1)
 	if p.gso == nic.GSOUDP && p.gsoSize > 0 {
 		size = p.gsoSize
 	}
 	for {
 		piece := payload[:min(size, len(payload))]
-		if u.enqueue(piece, from, meta) {
-			s.counts.udpReceived.Add(1)
+		if u.enqueue(nil, piece, from, meta) {
+			u.s.counts.udpReceived.Add(1)
 		} else {
-			s.drop(dropUDPQueue)
+			u.s.drop(dropUDPQueue)
 		}
 		if payload = payload[len(piece):]; len(payload) == 0 {
 			return
@@ -410,7 +399,7 @@ func (s *Stack) inputUDP(p *packet) {
 //
 // RFC 1122 4.1.3.3: "UDP MUST pass to the application layer all ICMP error
 // messages that it receives from the IP layer." As on Linux, an error that may
-// pass by itself is not told, unless it is this host that could not send.
+// pass by itself is not told.
 func (s *Stack) udpICMP(e *icmpError) {
 	sport := uint16(e.transport[0])<<8 | uint16(e.transport[1])
 	dport := uint16(e.transport[2])<<8 | uint16(e.transport[3])
@@ -424,7 +413,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 		s.lowerPathMTU(e.remote, e.mtu)
 		return
 	}
-	if (e.hard || !e.from.IsValid()) && u.RemoteAddr() == remote {
+	if e.hard && u.RemoteAddr() == remote {
 		u.fail(e.errno)
 	}
 }

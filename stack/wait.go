@@ -8,8 +8,8 @@ import (
 // A deadline is the time at which a socket's reads or writes stop waiting. It
 // belongs to the socket's lock, which is held for every call.
 //
-// The timer is left running when a deadline moves later, as it does with each
-// request of many a server: it looks at the deadline when it fires.
+// The timer is left running when a deadline moves later or ends, as it does with
+// each request of many a server: it looks at the deadline when it fires.
 type deadline struct {
 	when  time.Time   // zero: none
 	past  bool        // when has come
@@ -24,13 +24,11 @@ func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 	d.past = false
 	if t.IsZero() {
 		d.when = time.Time{}
-		d.halt()
 		return
 	}
 	now := time.Now()
 	left := t.Sub(now)
 	if left <= 0 {
-		d.halt()
 		d.when, d.past = t, true
 		wake()
 		return
@@ -79,10 +77,6 @@ func (d *deadline) expired() bool {
 // stop ends the deadline for good, when its socket is closed.
 func (d *deadline) stop() {
 	d.when = time.Time{}
-	d.halt()
-}
-
-func (d *deadline) halt() {
 	if d.timer != nil {
 		d.timer.Stop()
 	}

@@ -9,12 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
 )
-
-const tunFile = "/dev/net/tun" // of Linux
 
 // defaultTAP is the name of a device that can be made, or that the system's driver
 // has.
@@ -275,17 +274,8 @@ func cannotTAP(err error) bool {
 func explainTAP(t terminal, l *linkFlags, err error) {
 	var perm *nic.TAPPermissionError
 	if errors.As(err, &perm) {
-		why, allow := perm.Err, ""
-		f, oerr := os.OpenFile(tunFile, os.O_RDWR, 0)
-		if oerr == nil {
-			f.Close()
-		} else if errors.Is(oerr, fs.ErrPermission) {
-			// Most systems let everybody open it, since that alone gives no device.
-			why, allow = oerr, "chmod 666 "+tunFile+" && "
-		}
-		fmt.Fprintf(t.err, "no TAP device: %v\n", why)
-		fmt.Fprintf(t.err, "to have one: sudo sh -c '%[4]sip tuntap add dev %[1]s mode tap user %[3]s && ip addr add %[2]v dev %[1]s && ip link set %[1]s up'\n",
-			l.tap, perm.Addr, userName(), allow)
+		fmt.Fprintf(t.err, "no TAP device: %v\n", perm.Err)
+		fmt.Fprintf(t.err, "to have one: sudo sh -c '%s'\n", strings.Join(perm.Commands(userName()), " && "))
 		return
 	}
 	fmt.Fprintf(t.err, "no TAP device: %v\n", err)

@@ -4,7 +4,7 @@
 // that namespace is touched.
 //
 // The tests need root and the tools that they name: curl, ping, nc, socat, wrk,
-// tshark and nft. Without root they are skipped. As root a missing tool skips a
+// tshark, nft, dnsmasq and unbound. Without root they are skipped. As root a missing tool skips a
 // test too, but is a failure when CI=true is in the environment.
 //
 // USERNET_NETNS, if set, is what the names of the namespaces begin with, so that

@@ -69,6 +69,8 @@ func helper(name string, args []string) error {
 		return sendAndWait(args[0], n)
 	case "sink": // ADDRESS DURATION: counts what comes in that time
 		return sink(args[0], args[1])
+	case "oracle": // asks net's resolver the questions on its standard input
+		return oracle()
 	case "source": // ADDRESS: sends until nobody wants more
 		return source(args[0])
 	}

@@ -3,6 +3,7 @@
 package taptest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -297,6 +298,7 @@ func captureARun(t *testing.T, plain bool) {
 	require.Equal(t, contentSum(t, 1_000_000), sumOf(t, resp.Body))
 	require.NoError(t, resp.Body.Close())
 	client.CloseIdleConnections()
+	sendBatch(t, h)
 	require.NoError(t, h.Close())
 	require.NoError(t, capt.Err())
 	require.NoError(t, f.Close())
@@ -309,9 +311,30 @@ func captureARun(t *testing.T, plain bool) {
 		"tcp.flags.reset == 1", "tcp.flags.fin == 1", "tcp.checksum.status == 1 && tcp.srcport == 80"} {
 		require.NotEmpty(t, shark(part), "the capture has no %q", part)
 	}
+	if plain {
+		require.Empty(t, shark("frame.len > 1514"))
+	} else {
+		require.NotEmpty(t, shark("udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1"), "the batch in one frame")
+	}
 	require.Empty(t, shark(faulty))
 	// What is not a fault of a frame but would be one of ours.
 	require.Empty(t, shark("tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1"))
+}
+
+// sendBatch sends datagrams that the device may carry in one frame.
+func sendBatch(t *testing.T, h *usernet.Host) {
+	t.Helper()
+	pc, err := h.ListenPacket("udp", ":0")
+	require.NoError(t, err)
+	defer pc.Close()
+	var ms []usernet.Message
+	for i := range 6 {
+		to := &net.UDPAddr{IP: net.ParseIP(kernelAddr), Port: 9}
+		ms = append(ms, usernet.Message{Buffers: [][]byte{bytes.Repeat([]byte{byte(i)}, 1200)}, Addr: to})
+	}
+	n, err := pc.(*usernet.UDPConn).WriteBatch(ms, 0)
+	require.NoError(t, err)
+	require.Equal(t, len(ms), n)
 }
 
 func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {

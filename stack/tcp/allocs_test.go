@@ -175,6 +175,7 @@ func TestLossRecoveryAllocatesNothing(t *testing.T) {
 
 func TestOpeningAConnectionAllocatesNothing(t *testing.T) {
 	p := DefaultParams()
+	p.Spare = new(spares)
 	cfg := Config{Params: &p, ISS: 1, MSS: 1460}
 	var a, b Conn
 	var s Segment
@@ -189,6 +190,25 @@ func TestOpeningAConnectionAllocatesNothing(t *testing.T) {
 		if b.State() != Established {
 			panic("not established")
 		}
+		for _, c := range []*Conn{&a, &b} {
+			if c.Rest(restAfter + 3); c.busy != nil {
+				panic("it does not rest")
+			}
+		}
 	})
 	require.Zero(t, n)
 }
+
+// spares is a sync.Pool that forgets nothing.
+type spares []any
+
+func (p *spares) Get() any {
+	if len(*p) == 0 {
+		return nil
+	}
+	x := (*p)[len(*p)-1]
+	*p = (*p)[:len(*p)-1]
+	return x
+}
+
+func (p *spares) Put(x any) { *p = append(*p, x) }

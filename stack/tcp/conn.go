@@ -34,93 +34,86 @@ type Conn struct {
 	wsOK   bool // windows are scaled (RFC 7323 2.2)
 	ecn    ecnState
 
+	retrans uint32 // segments sent again, ever
+
 	snd sendState
 	rcv recvState
 	rtt rttEstimator
-	sb  scoreboard
-	rec recovery
 	cwr congestionState
-	pl  plpmtud
+
+	*busy // nil while the Conn rests: see rouse
 
 	timers timers
 	keep   KeepAlive
+	giveUp Time // the user timeout; 0: Retries decides
 
-	retrans   uint32 // segments sent again, ever
 	delivered uint64 // bytes known to have arrived, ever
 }
 
 type sendState struct {
-	iss    Seq
-	una    Seq    // oldest number not yet acknowledged; what is in buf begins here (or at iss+1)
-	nxt    Seq    // next number to be sent for the first time: it never goes back
-	wnd    uint32 // window last offered by the peer, scaled, from una
-	maxWnd uint32 // the largest it ever offered (MAX.SND.WND of RFC 5961 5.2)
-	wl1    Seq    // SEG.SEQ of the last window update
-	wl2    Seq    // SEG.ACK of the last window update
-	scale  uint8  // Snd.Wind.Shift
+	iss      Seq
+	una      Seq    // oldest number not yet acknowledged; what is in buf begins here (or at iss+1)
+	nxt      Seq    // next number to be sent for the first time: it never goes back
+	wnd      uint32 // window last offered by the peer, scaled, from una
+	maxWnd   uint32 // the largest it ever offered (MAX.SND.WND of RFC 5961 5.2)
+	wl1      Seq    // SEG.SEQ of the last window update
+	wl2      Seq    // SEG.ACK of the last window update
+	tsOffset uint32
 
 	mss  int // payload bytes of a full segment: options already taken off
 	opt  int // bytes of options on every segment
 	gso  int // most payload bytes in a super-segment; 0: none
 	peer int // MSS that the peer announced, without options
 
-	buf     ring
-	limit   int  // bytes that buf may hold
-	fixed   bool // the application has set limit: it is not tuned
-	fin     bool // a FIN follows the last byte of buf
-	finSent bool
-	full    bool // Write took less than it was given: the application waits
+	buf   sendQueue
+	limit int // bytes that buf may hold
 
 	lastData Time // when data was last sent, for the idle restart; before that, the SYN
 	progress Time // when SND.UNA last moved, or something was first in flight
+
+	scale    uint8 // Snd.Wind.Shift
+	fixed    bool  // the application has set limit: it is not tuned
+	fin      bool  // a FIN follows the last byte of buf
+	finSent  bool
+	full     bool // Write took less than it was given: the application waits
 	synAgain bool // the SYN was sent more than once: its round-trip time is ambiguous
-	tsOffset uint32
 }
 
 type recvState struct {
-	irs      Seq
-	nxt      Seq    // next number expected
-	edge     Seq    // right edge of the window that was advertised: RCV.NXT+RCV.WND
-	scale    uint8  // Rcv.Wind.Shift
-	mss      int    // payload bytes of a full segment that comes in, an estimate
-	synWnd   uint16 // the window of our SYN, which is never scaled (RFC 7323 2.2)
-	announce int    // the MSS option of our SYN
+	irs    Seq
+	nxt    Seq    // next number expected
+	edge   Seq    // right edge of the window that was advertised: RCV.NXT+RCV.WND
+	synWnd uint16 // the window of our SYN, which is never scaled (RFC 7323 2.2)
+	scale  uint8  // Rcv.Wind.Shift
+	quick  uint8  // segments that are still acknowledged at once
+
+	mss      int // payload bytes of a full segment that comes in, an estimate
+	announce int // the MSS option of our SYN
 
 	buf   ring
 	await []byte // a waiting reader's buffer, which text in order goes to at once
 	got   int    // bytes in await
 	limit int    // bytes that buf may hold
-	fixed bool   // the application has set limit: it is not tuned
-	ooo   []block
-	sack  [4]block // blocks to report, the newest first (RFC 2018 4)
-	nsack int
-	dsack block // duplicate to report once (RFC 2883), empty if start == end
 
-	fin     bool // a FIN has come, and
-	finSeq  Seq  // this is its number
-	rstNow  bool // a RST with rstSeq answers a bad acknowledgement
-	rstSeq  uint32
-	ackNow  bool  // an acknowledgement is due at once
-	unacked int   // bytes received and not yet acknowledged
-	quick   uint8 // segments that are still acknowledged at once
-	chatty  bool  // the application answers: an acknowledgement can ride on its data
+	*arrivals // of the busy part of the Conn
 
-	tsRecent   uint32 // TS.Recent of RFC 7323 4.3
-	tsRecentAt Time
-	lastAck    Seq // Last.ACK.sent
-	last       Time
-	challenge  struct {
-		at Time
-		n  uint8
-	}
+	last        Time // when a segment last came that the peer must have sent
+	lastText    Time // when text in the window last came
+	tsRecentAt  Time
+	challengeAt Time // when the second began in which there were so many challenges
 
-	// Receive-buffer tuning (dynamic right-sizing).
-	drs struct {
-		seq   Seq  // what the application had read at
-		at    Time // this time
-		taken int  // what it read in the round before
-		rtt   Time // round-trip time as the receiver sees it
-	}
+	unacked  int    // bytes received and not yet acknowledged
+	lastAck  Seq    // Last.ACK.sent
+	tsRecent uint32 // TS.Recent of RFC 7323 4.3
+	finSeq   Seq    // number of the FIN
+	rstSeq   uint32
+
+	challenges uint8
+	fixed      bool // the application has set limit: it is not tuned
+	fin        bool // a FIN has come, with finSeq
+	rstNow     bool // a RST with rstSeq answers a bad acknowledgement
+	ackNow     bool // an acknowledgement is due at once
+	chatty     bool // the application answers: an acknowledgement can ride on its data
 }
 
 // A block is the sequence numbers from start up to, not including, end.
@@ -172,7 +165,8 @@ func (p *Params) WindowScale() uint8 {
 }
 
 func (c *Conn) init(now Time, cfg Config) {
-	*c = Conn{p: cfg.Params, noDelay: cfg.NoDelay, keep: cfg.Keep}
+	*c = Conn{}
+	c.p, c.noDelay, c.keep, c.giveUp = cfg.Params, cfg.NoDelay, cfg.Keep, cfg.UserTimeout
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
@@ -183,12 +177,12 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
-	c.rcv.quick = 16
+	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()
 	}
-	c.sb.init()
+	c.work(now)
 	c.cwr.init(c)
 }
 
@@ -267,7 +261,7 @@ func (c *Conn) finReceived() bool {
 }
 
 // Unacked is what was written and not yet acknowledged, in bytes.
-func (c *Conn) Unacked() int { return c.snd.buf.n }
+func (c *Conn) Unacked() int { return c.snd.buf.len() }
 
 // Read takes received bytes in order. It returns 0 where there are none.
 func (c *Conn) Read(now Time, p []byte) int {
@@ -310,30 +304,6 @@ func (c *Conn) Awaited(now Time) int {
 	}
 	return n
 }
-
-// Write queues what fits of p to be sent, and returns how much that is.
-// When it is less than len(p), a Writable event follows.
-func (c *Conn) Write(now Time, p []byte) int {
-	s := &c.snd
-	if s.fin || c.err != ErrNone {
-		return 0
-	}
-	n := min(len(p), c.WriteSpace())
-	s.full = n < len(p)
-	if n == 0 {
-		return 0
-	}
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.writing(c)
-	}
-	s.buf.reserve(c.p, s.buf.n+n, s.buf.n)
-	s.buf.put(s.buf.n, p[:n])
-	s.buf.n += n
-	return n
-}
-
-// WriteSpace is the number of bytes that Write would take.
-func (c *Conn) WriteSpace() int { return max(c.share(c.snd.limit)-c.snd.buf.n, 0) }
 
 // share is what of a buffer's limit may be used while memory is scarce.
 func (c *Conn) share(limit int) int {
@@ -431,12 +401,14 @@ func (c *Conn) die(e Err) {
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
-	c.snd.buf.n = 0
-	c.snd.buf.giveBack(c.p)
-	c.sb.release()
+	c.snd.buf.clear()
+	c.snd.buf.ring.giveBack(c.p)
 	c.cwr.release()
-	c.rcv.ooo = nil
-	c.rcv.nsack = 0
+	if c.busy != nil {
+		c.sb.release()
+		c.rcv.ooo = nil
+		c.rcv.nsack = 0
+	}
 	c.rcv.ackNow = false
 	// What was acknowledged to the peer stays readable after a reset or a
 	// timeout. Only an application that wants no more loses it.
@@ -450,11 +422,19 @@ func (c *Conn) die(e Err) {
 // SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
 func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
 
-// SetKeepAlive changes the keep-alive; Idle 0 turns it off.
+// KeepAlive is the setting of the keep-alive.
+func (c *Conn) KeepAlive() KeepAlive { return c.keep }
+
+// SetKeepAlive changes the keep-alive; an Idle that is not positive turns it off.
 func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 	c.keep = k
 	c.timers.keepProbes = 0
 }
+
+// SetUserTimeout sets how long data may stay unacknowledged before the
+// connection is given up; 0: Retries decides. RFC 9293 3.8.3: "An application
+// MUST (MUST-21) be able to set the value for R2 for a particular connection."
+func (c *Conn) SetUserTimeout(d Time) { c.giveUp = d }
 
 // SetSendLimit fixes the send buffer's size in bytes. What is queued stays.
 func (c *Conn) SetSendLimit(n int) {
@@ -482,6 +462,9 @@ func (c *Conn) PathMTU(now Time, mss int) {
 		return
 	}
 	c.snd.mss = mss
+	if c.busy == nil {
+		return
+	}
 	c.sb.markAllLost()
 	// Not a sign of congestion (RFC 8201 5.4), so no recovery is entered.
 }
@@ -494,11 +477,12 @@ type timers struct {
 	persist Time // zero window, or a window too small to use
 	wait    Time // FIN-WAIT-2 of an orphan, and TIME-WAIT
 
+	keepAt Time // when the last keep-alive probe was sent
+
 	rtxKind    timerKind
 	backoff    uint8 // doublings of rtx
 	persists   uint8 // doublings of persist
 	keepProbes uint8 // keep-alive probes without an answer
-	keepAt     Time  // when the last one was sent
 	keepNow    bool  // one is to be sent
 	probeNow   bool  // what the window does not allow is to be sent
 }
@@ -579,10 +563,12 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepAt = now
 	t.keepNow = true
 	// It is idle: nothing is in flight, and nothing came for a while.
-	c.sb.shrink(0)
 	c.cwr.release()
-	if len(c.rcv.ooo) == 0 {
-		c.rcv.ooo = nil
+	if c.busy != nil {
+		c.sb.shrink(0)
+		if len(c.rcv.ooo) == 0 {
+			c.rcv.ooo = nil
+		}
 	}
 }
 

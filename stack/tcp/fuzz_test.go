@@ -326,8 +326,11 @@ func (f *fuzzRun) sent(s *Segment) error {
 		return fmt.Errorf("sends bytes %d to %d of %d", off, int(off)+n, f.written)
 	case !bytes.Equal(append(append([]byte(nil), s.Payload...), s.Payload2...), fuzzText(off, n)):
 		return fmt.Errorf("sends other bytes than were written at %d+%d", off, n)
-	case s.GSOSize == 0 && n > max(f.c.snd.mss, f.c.pl.max), s.GSOSize != 0 && s.GSOSize >= n:
+	case s.GSOSize == 0 && n > largest(&f.c), s.GSOSize != 0 && s.GSOSize >= n:
 		return fmt.Errorf("sends %d bytes, MSS %d, GSO size %d", n, f.c.snd.mss, s.GSOSize)
+	}
+	if s.has(wire.FlagURG) || s.Urgent != 0 {
+		return fmt.Errorf("sends an urgent pointer %d", s.Urgent)
 	}
 	if s.Len() > wire.MaxTCPLen {
 		return fmt.Errorf("sends a header of %d bytes", s.Len())
@@ -346,6 +349,7 @@ func (f *fuzzRun) check(pulled bool) error {
 		if err := checkConn(c); err != nil {
 			return err
 		}
+		c.Rest(f.now) // at each opportunity
 	} else if err := checkBoard(c); err != nil {
 		return err
 	}
@@ -479,6 +483,9 @@ func opStrings(seed uint64) []byte {
 	return ops
 }
 
+// TestConnBearsRandomOperations also shows, by RFC 9293 MUST-62, that no urgent
+// pointer indicates anything but the octet after the urgent data: whatever comes,
+// none is sent.
 func TestConnBearsRandomOperations(t *testing.T) {
 	n := uint64(20_000)
 	if testing.Short() {

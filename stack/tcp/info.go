@@ -26,6 +26,10 @@ type Info struct {
 
 // Info returns the connection's state.
 func (c *Conn) Info() Info {
+	if c.busy == nil {
+		c.rouse(c.rcv.last)
+		defer c.unload()
+	}
 	info := Info{
 		State: c.state,
 		RTT:   c.rtt.srtt, RTTVar: c.rtt.rttvar, RTO: c.rtt.timeout(c.timers.backoff, c.p), MinRTT: c.rtt.min,

@@ -8,6 +8,7 @@ import (
 // checkConn returns what is wrong with a Conn of which Next has been pulled
 // until it returned false: the first invariant that does not hold, or nil.
 func checkConn(c *Conn) error {
+	defer roused(c)()
 	for _, f := range []func(*Conn) error{checkSend, checkBoard, checkRecv, checkLiveness} {
 		if err := f(c); err != nil {
 			return fmt.Errorf("%v: %w", c.state, err)
@@ -27,8 +28,8 @@ func checkSend(c *Conn) error {
 	if s.mss <= 0 || c.segSize() <= 0 {
 		return fmt.Errorf("MSS %d, segments of %d", s.mss, c.segSize())
 	}
-	if len(s.buf.b)&(len(s.buf.b)-1) != 0 || s.buf.n > len(s.buf.b) {
-		return fmt.Errorf("send ring of %d holds %d", len(s.buf.b), s.buf.n)
+	if len(s.buf.ring.b)&(len(s.buf.ring.b)-1) != 0 || s.buf.ring.n > len(s.buf.ring.b) {
+		return fmt.Errorf("send ring of %d holds %d", len(s.buf.ring.b), s.buf.ring.n)
 	}
 	finAcked := s.finSent && s.una == s.nxt
 	if c.state.synchronized() && !finAcked && s.finSent != (s.nxt == c.dataEnd()+1) {
@@ -44,8 +45,26 @@ func checkSend(c *Conn) error {
 	return nil
 }
 
+// roused wakes a Conn that rests, and returns what lets it rest again.
+func roused(c *Conn) func() {
+	if c.busy != nil {
+		return func() {}
+	}
+	c.rouse(c.rcv.last)
+	return c.unload
+}
+
+// largest is the most that a segment may carry, probes of the path's MTU included.
+func largest(c *Conn) int {
+	if c.busy == nil {
+		return c.snd.mss
+	}
+	return max(c.snd.mss, c.pl.max)
+}
+
 // checkBoard recounts the scoreboard.
 func checkBoard(c *Conn) error {
+	defer roused(c)()
 	b := &c.sb
 	live := b.live()
 	if !c.state.synchronized() || c.state == TimeWait {
@@ -182,8 +201,8 @@ func checkLiveness(c *Conn) error {
 	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 && c.cwr.pace.deadline() == 0 {
 		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cwr.cwnd)
 	}
-	if c.rcv.unacked > 0 && t.ack == 0 {
-		return fmt.Errorf("%d bytes were taken and nothing will acknowledge them", c.rcv.unacked)
+	if n := c.rcv.nxt - c.rcv.lastAck; n != 0 && t.ack == 0 {
+		return fmt.Errorf("%d numbers were taken and nothing will acknowledge them", n)
 	}
 	if c.orphan && c.state == FinWait2 && t.wait == 0 {
 		return fmt.Errorf("an orphan that nothing ends")

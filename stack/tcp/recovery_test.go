@@ -110,7 +110,7 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 8))
 		c := &Conn{p: &Params{}}
-		c.sb.init()
+		c.rouse(0)
 		c.snd.mss = 10
 		start := Seq(r.Uint32())
 		c.snd.una, c.snd.nxt = start, start

@@ -15,10 +15,11 @@ const (
 // Segment takes a segment that arrived: RFC 9293 3.10.7, step by step in its
 // order. It is parsed and its checksum holds; its payload is borrowed.
 func (c *Conn) Segment(now Time, s *Segment) {
-	switch c.state {
-	case Closed:
+	if c.state == Closed {
 		return // 3.10.7.1 is the caller's: see Reset
-	case SynSent:
+	}
+	c.rouse(now)
+	if c.state == SynSent {
 		c.synSent(now, s)
 		return
 	}
@@ -144,7 +145,10 @@ func (c *Conn) established() {
 		c.state = FinWait1
 	}
 	// Text that came with the SYN may have brought a FIN.
-	c.peerFinished()
+	if c.finReceived() {
+		c.peerFinished()
+		c.rcv.ackNow = true
+	}
 }
 
 // acceptable is the test of RFC 9293 3.4, table 6.
@@ -246,13 +250,13 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 // knows the connection. RFC 5961 7: "An implementation SHOULD include an ACK
 // throttling mechanism": ten in a second.
 func (c *Conn) challenge(now Time) {
-	ch := &c.rcv.challenge
-	if now-ch.at >= Second || ch.at == 0 {
-		ch.at, ch.n = now, 0
+	r := &c.rcv
+	if now-r.challengeAt >= Second || r.challengeAt == 0 {
+		r.challengeAt, r.challenges = now, 0
 	}
-	if ch.n < 10 {
-		ch.n++
-		c.rcv.ackNow = true
+	if r.challenges < 10 {
+		r.challenges++
+		r.ackNow = true
 	}
 }
 
@@ -391,12 +395,11 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack
-	if n > b.buf.n {
-		n = b.buf.n // the FIN takes a number and no place
+	b.buf.drop(min(n, b.buf.len())) // the FIN takes a number and no place
+	if b.buf.ring.n == 0 {
+		b.buf.ring.giveBack(c.p)
 	}
-	b.buf.drop(n)
-	if b.buf.n == 0 {
-		b.buf.giveBack(c.p)
+	if b.buf.len() == 0 {
 		if !b.fin || b.finSent && b.una == b.nxt {
 			c.events |= Acked
 		}
@@ -477,9 +480,6 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 
 // peerFinished changes the state when the peer's FIN has been reached.
 func (c *Conn) peerFinished() {
-	if !c.finReceived() {
-		return
-	}
 	switch c.state {
 	case Established:
 		c.state = CloseWait
@@ -493,7 +493,6 @@ func (c *Conn) peerFinished() {
 		return
 	}
 	c.events |= EOF | Readable
-	c.rcv.ackNow = true
 }
 
 // rstFor sends, in place of an acknowledgement, the RST that an unacceptable

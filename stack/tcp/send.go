@@ -15,8 +15,11 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		c.rcv.rstNow = false
 		*out = Segment{TCP: wire.TCP{Seq: c.rcv.rstSeq, Flags: wire.FlagRST}}
 		return true
-	case c.state == Closed:
+	case c.state == Closed, c.busy == nil && !c.due():
 		return false
+	}
+	c.rouse(now)
+	switch {
 	case c.synUnsent:
 		c.syn(now, out)
 		return true
@@ -39,6 +42,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		c.header(now, out, c.snd.nxt, wire.FlagACK)
 		return true
 	}
+	c.relax()
 	return false
 }
 
@@ -187,7 +191,7 @@ func (c *Conn) noteSent(now Time, i int, first bool) {
 	w.pace.sent(now, s.len(), c.snd.mss)
 }
 
-// dataStart is the number of the first byte in the send ring.
+// dataStart is the number of the first byte in the send queue.
 func (c *Conn) dataStart() Seq {
 	if c.snd.una == c.snd.iss {
 		return c.snd.iss + 1
@@ -196,7 +200,7 @@ func (c *Conn) dataStart() Seq {
 }
 
 // dataEnd is the number after the last byte that was written: the FIN's.
-func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.n) }
+func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.len()) }
 
 // data fills in the payload from seq to end, where end may include the FIN.
 func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
@@ -219,7 +223,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	if n == 0 {
 		out.Flags &^= wire.FlagPSH
 	}
-	out.Payload, out.Payload2 = c.snd.buf.slices(int(seq-c.dataStart()), n)
+	out.Payload, out.Payload2, out.Lent = c.snd.buf.slices(int(seq-c.dataStart()), n)
 	if n > mss {
 		out.GSOSize = mss
 	}

@@ -475,7 +475,7 @@ func (w *sim) transmit(from int, s *Segment) {
 	size := s.GSOSize
 	if size == 0 {
 		size = len(p)
-		if h.made && s.DataLen() > max(h.c.snd.mss, h.c.pl.max) {
+		if h.made && s.DataLen() > largest(&h.c) {
 			w.fail("%s sends a segment of %d bytes, MSS %d", h.name, s.DataLen(), h.c.snd.mss)
 		}
 	} else if len(p) <= size || len(p) > h.side.GSO {
@@ -708,6 +708,7 @@ func (w *sim) check(i int, pulled bool) {
 		if err := checkConn(c); err != nil {
 			w.fail("%s: %v", h.name, err)
 		}
+		c.Rest(w.now) // at each opportunity
 	} else if err := checkBoard(c); err != nil {
 		w.fail("%s: %v", h.name, err)
 	}

@@ -15,6 +15,7 @@ const maxHoles = 16384
 func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	r := &c.rcv
 	n := s.DataLen()
+	c.brief = false
 	c.ecnReceived(s)
 	end := seq + Seq(n)
 	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
@@ -38,7 +39,13 @@ func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	if r.fin && r.nxt == r.finSeq {
 		// "advance RCV.NXT over the FIN, and send an acknowledgment"
 		r.nxt++
-		r.ackNow = true
+		if c.state == Established && r.chatty && !r.ackNow {
+			// An application that answers will most likely close as well: our FIN
+			// can carry the acknowledgement.
+			c.ackSoon(now)
+		} else {
+			r.ackNow = true
+		}
 		c.peerFinished()
 	} else if r.nxt.Less(end) || s.has(wire.FlagFIN) {
 		r.ackNow = true
@@ -53,8 +60,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && off < len(s.Payload) && r.got < len(r.await) {
-		k := copy(r.await[r.got:], s.Payload[off:min(off+int(hi-lo), len(s.Payload))])
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) {
+		k := s.copyText(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k
 		lo += Seq(k)
@@ -107,6 +114,20 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	c.events |= Readable
 }
 
+// copyText copies to p what fits of the n bytes that begin at off in the payload
+// of a received segment, and returns how many those are.
+func (s *Segment) copyText(p []byte, off, n int) int {
+	n = min(n, len(p))
+	k := 0
+	if off < len(s.Payload) {
+		k = copy(p[:n], s.Payload[off:])
+	}
+	if k < n {
+		copy(p[k:n], s.Payload2[off+k-len(s.Payload):])
+	}
+	return n
+}
+
 // fillsHole tells whether a block only extends pieces that are there.
 func (c *Conn) fillsHole(lo, hi Seq) bool {
 	o := c.rcv.ooo
@@ -138,7 +159,7 @@ func (c *Conn) storeHole(k block) {
 	}
 	r.ooo = o
 	r.ackNow = true
-	r.quick = 16
+	r.quick = quickSegments
 	c.noteSACK(k)
 	c.tuneHole()
 }
@@ -198,6 +219,15 @@ func (c *Conn) trimSACK(nxt Seq) {
 	r.nsack = n
 }
 
+// quickSegments is how many segments are acknowledged at once for a sender that
+// may be in slow start: as many as Linux does.
+const quickSegments = 16
+
+// answerTime is how long an acknowledgement that a sender in slow start may wait
+// for is held back for an application that answers. So long at most does a
+// sender with Nagle's algorithm keep the second half of a request.
+const answerTime = Millisecond
+
 // ackText decides when what has come is acknowledged. RFC 5681 4.2: "an ACK
 // SHOULD be generated for at least every second full-sized segment, and MUST be
 // generated within 500 ms of the arrival of the first unacknowledged packet".
@@ -209,6 +239,12 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	}
 	r.unacked += n
 	full := r.mss
+	if now-r.lastText > c.rtt.rto {
+		// After so long a pause the sender begins anew, be it from a timeout or
+		// from having had nothing to send.
+		r.quick = quickSegments
+	}
+	r.lastText = now
 	if r.unacked >= 2*full || len(r.ooo) > 0 {
 		r.ackNow = true
 		return
@@ -216,11 +252,26 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	if r.quick > 0 && !r.chatty {
 		// The sender is in slow start: each acknowledgement lets it grow.
 		r.quick--
-		r.ackNow = true
+		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 {
+			r.ackNow = true
+			return
+		}
+		// But this is no burst: it is the whole of a request, and we have said
+		// nothing so far. The answer will carry the acknowledgement, if it comes
+		// soon: a short connection needs a segment less.
+		c.ackSoon(now)
 		return
 	}
 	if c.timers.ack == 0 {
 		c.timers.ack = now + c.p.DelayedAck
+	}
+}
+
+// ackSoon has what came acknowledged by what the application sends within
+// answerTime, or else by itself.
+func (c *Conn) ackSoon(now Time) {
+	if at := now + answerTime; c.timers.ack == 0 || at < c.timers.ack {
+		c.timers.ack = at
 	}
 }
 
@@ -286,7 +337,7 @@ func (c *Conn) tuneSend() {
 	if want := min(2*c.cwr.cwnd+c.sb.sacked, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.share(want) == want {
 		s.limit = want
 	}
-	if limit := c.share(s.limit); s.full && limit-s.buf.n >= limit/3 {
+	if limit := c.share(s.limit); s.full && limit-s.buf.len() >= limit/3 {
 		s.full = false
 		c.events |= Writable
 	}
@@ -328,8 +379,14 @@ func (c *Conn) updateWindow() {
 	}
 	now := c.window()
 	limit := c.share(r.limit)
+	offered := limit
+	if r.edge == r.irs+1+Seq(r.synWnd) {
+		// Only the SYN has offered a window, which is never scaled. That it is
+		// half of the buffer is no reason to tell of more: half of it has to be gone.
+		offered = min(limit, int(r.synWnd))
+	}
 	room := min(max(limit-r.buf.n, 0), 65535<<r.scale)
-	if 2*now <= limit && room >= 2*now && room-now >= min(limit/2, r.mss) {
+	if 2*now <= offered && room >= 2*now && room-now >= min(limit/2, r.mss) {
 		r.ackNow = true
 	}
 }

@@ -192,8 +192,51 @@ func appendTransport(dst []byte, h *IPv4, b []byte) []byte {
 	case ProtoTCP:
 		_, _, r := ParseTCP(b)
 		return appendBad(append(dst, ' '), r, b)
+	case ProtoIGMP:
+		if whole {
+			return appendIGMP(append(dst, ' '), b)
+		}
 	}
 	return appendNum(dst, " len=", len(b))
+}
+
+// appendIGMP appends what an IGMP message asks or reports.
+func appendIGMP(dst []byte, b []byte) []byte {
+	h, r := ParseIGMP(b)
+	if r != OK {
+		return appendBad(dst, r, b)
+	}
+	switch h.Type {
+	case IGMPQuery:
+		dst = h.Group.AppendTo(append(appendNum(dst, "query v", h.Version), ' '))
+		return appendNum(appendNum(dst, " tenths=", h.Tenths), " sources=", len(h.Sources)/4)
+	case IGMPv1Report:
+		return h.Group.AppendTo(append(dst, "report v1 "...))
+	case IGMPv2Report:
+		return h.Group.AppendTo(append(dst, "report v2 "...))
+	case IGMPv2Leave:
+		return h.Group.AppendTo(append(dst, "leave "...))
+	case IGMPv3Report:
+		return appendIGMPRecords(append(dst, "report v3"...), b[IGMPLen:])
+	}
+	return appendNum(appendNum(dst, "type=", h.Type), " len=", len(b))
+}
+
+// appendIGMPRecords appends the records of a report as far as they are whole.
+func appendIGMPRecords(dst []byte, b []byte) []byte {
+	kinds := [...]string{IGMPIsInclude: " IS_IN ", IGMPIsExclude: " IS_EX ", IGMPToInclude: " TO_IN ", IGMPToExclude: " TO_EX "}
+	for len(b) >= IGMPRecordLen {
+		if kind := b[0]; int(kind) < len(kinds) && kind > 0 {
+			dst = append(dst, kinds[kind]...)
+		} else {
+			dst = append(appendNum(dst, " type=", kind), ' ')
+		}
+		dst = netip.AddrFrom4([4]byte(b[4:8])).AppendTo(dst)
+		n := int(binary.BigEndian.Uint16(b[2:4]))
+		dst = appendNum(dst, " sources=", n)
+		b = b[min(IGMPRecordLen+4*n+4*int(b[1]), len(b)):]
+	}
+	return dst
 }
 
 // appendSumNote tells a checksum that is left to the device, whose field holds

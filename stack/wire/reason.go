@@ -29,6 +29,10 @@ const (
 	ShortQuoted // an ICMP error quotes less than a header and 8 bytes
 	BadQuoted   // an ICMP error quotes what is no IPv4 header
 
+	ShortIGMP     // fewer than 8 bytes
+	BadIGMPLength // a query that is of no version, or has fewer sources than it says
+	BadIGMPChecksum
+
 	ShortUDP     // fewer than 8 bytes
 	BadUDPLength // the length is less than 8, or more than was received
 	BadUDPChecksum
@@ -56,6 +60,9 @@ var reasonNames = [NumReasons]string{
 	BadICMPChecksum:  "bad ICMP checksum",
 	ShortQuoted:      "short quote in ICMP error",
 	BadQuoted:        "bad quote in ICMP error",
+	ShortIGMP:        "short IGMP message",
+	BadIGMPLength:    "bad IGMP length",
+	BadIGMPChecksum:  "bad IGMP checksum",
 	ShortUDP:         "short UDP datagram",
 	BadUDPLength:     "bad UDP length",
 	BadUDPChecksum:   "bad UDP checksum",

@@ -133,6 +133,32 @@ func TestTCPWhateverIsWrittenIsReadTheSame(t *testing.T) {
 	}
 }
 
+// RFC 9293 3.1, MUST-69: "The content of the header beyond the End of Option List
+// option MUST be header padding of zeros." We fill up with No-Operation, so that
+// there is nothing beyond it.
+func TestTCPNothingButZerosFollowsAnEndOfOptionList(t *testing.T) {
+	rnd := testRand()
+	for range 5000 {
+		h := randomTCP(rnd)
+		b := tcpSegment(h, nil)
+		require.Len(t, b, int(b[12]>>4)*4)
+		for o := b[TCPLen:]; len(o) > 0; {
+			switch o[0] {
+			case tcpOptEnd:
+				require.Equal(t, make([]byte, len(o)), o)
+				o = nil
+			case tcpOptNop:
+				o = o[1:]
+			default:
+				require.GreaterOrEqual(t, len(o), 2)
+				require.GreaterOrEqual(t, int(o[1]), 2)
+				require.GreaterOrEqual(t, len(o), int(o[1]), "the options fill the header exactly")
+				o = o[o[1]:]
+			}
+		}
+	}
+}
+
 func TestTCPSACKBlocksThatDoNotFitAreLeftOut(t *testing.T) {
 	h := TCP{NSACK: 4, SACK: [4]SACKBlock{{1, 2}, {3, 4}, {5, 6}, {7, 8}}}
 	for _, c := range []struct {

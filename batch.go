@@ -1,0 +1,136 @@
+package usernet
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// A Message is a datagram of a batch, with the fields of x/net/ipv4's Message.
+type Message struct {
+	Buffers [][]byte // of the payload, one after the other
+	OOB     []byte   // control messages, or room for them
+	Addr    net.Addr // a *net.UDPAddr: where it came from, or goes to; nil on a connected socket
+	N       int      // bytes of the payload that were read or sent
+	NN      int      // bytes of OOB that were read or sent
+	Flags   int      // of what was read: MSG_TRUNC, 0x20, and MSG_CTRUNC, 8
+}
+
+// waitForOne is Linux's MSG_WAITFORONE, which asks ReadBatch for what it does anyway.
+const waitForOne = 0x10000
+
+// ReadBatch waits for a datagram and reads it and those that have come with it, up to
+// len(ms), as the ReadBatch of x/net/ipv4 does on Linux. It returns how many there were; on
+// an error 0, where that returns -1.
+// The socket is locked once for all of them. Flags must be 0 or MSG_WAITFORONE; others are
+// ENOTSUP.
+func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	if flags&^waitForOne != 0 {
+		return 0, c.opError("read", "recvmmsg", syscall.ENOTSUP)
+	}
+	if len(ms) == 0 {
+		return 0, nil
+	}
+	ds := c.host.getBatch(len(ms))
+	defer c.host.putBatch(ds)
+	for i := range ms {
+		(*ds)[i].Buffers = ms[i].Buffers
+	}
+	n, err := c.udp.ReadBatch(*ds)
+	if err != nil {
+		return 0, c.opError("read", "recvmmsg", err)
+	}
+	addrs := make([]udpAddr, n) // in one piece: who reads batches reads many
+	for i := range n {
+		m, d := &ms[i], &(*ds)[i]
+		m.N = d.N
+		m.NN, m.Flags = c.receivedControl(m.OOB, d.N, d.Full, d.Addr.Addr(), &d.Meta)
+		m.Addr = c.family.setUDPAddr(&addrs[i], d.Addr)
+	}
+	return n, nil
+}
+
+// WriteBatch sends datagrams, as the WriteBatch of x/net/ipv4 does on Linux. It returns
+// how many were sent, and 0 with an error only if the first could not be. The socket is locked once
+// for all of them, and only while the link takes nothing more is there a wait. Flags must be
+// 0; others are ENOTSUP.
+func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	if flags != 0 {
+		return 0, c.opError("write", "sendmmsg", syscall.ENOTSUP)
+	}
+	if len(ms) == 0 {
+		return 0, nil
+	}
+	ds := c.host.getBatch(len(ms))
+	defer c.host.putBatch(ds)
+	k := 0
+	var bad error
+	for ; k < len(ms); k++ {
+		d := &(*ds)[k]
+		if d.Addr, bad = c.batchAddr(ms[k].Addr); bad != nil {
+			break
+		}
+		if bad = sendControl(ms[k].OOB, &d.Options); bad != nil {
+			break
+		}
+		d.Buffers = ms[k].Buffers
+	}
+	n := 0
+	if k > 0 {
+		if n, bad = c.udp.WriteBatch((*ds)[:k]); n > 0 {
+			bad = nil
+		}
+	}
+	for i := range n {
+		ms[i].N, ms[i].NN = (*ds)[i].N, len(ms[i].OOB)
+	}
+	if bad != nil {
+		return 0, c.sendError("sendmmsg", ms[0].Addr, controlError(ms[0].OOB, bad))
+	}
+	return n, nil
+}
+
+// batchAddr is the destination of a message; the zero one on a connected socket.
+func (c *UDPConn) batchAddr(addr net.Addr) (netip.AddrPort, error) {
+	switch a := addr.(type) {
+	case nil:
+		if !c.connected() {
+			return netip.AddrPort{}, errMissingAddress
+		}
+		return netip.AddrPort{}, nil
+	case *net.UDPAddr:
+		switch {
+		case a == nil:
+			return netip.AddrPort{}, errMissingAddress
+		case c.connected():
+			return netip.AddrPort{}, net.ErrWriteToConnected
+		}
+		ip, err := c.family.addr(a.IP, a.Zone)
+		return netip.AddrPortFrom(ip, uint16(a.Port)), err
+	}
+	return netip.AddrPort{}, syscall.EINVAL
+}
+
+// getBatch returns n zero datagrams, to be given back by putBatch.
+func (h *Host) getBatch(n int) *[]stack.Datagram {
+	ds, ok := h.batches.Get().(*[]stack.Datagram)
+	if !ok || cap(*ds) < n {
+		all := make([]stack.Datagram, n)
+		return &all
+	}
+	*ds = (*ds)[:n]
+	return ds
+}
+
+func (h *Host) putBatch(ds *[]stack.Datagram) {
+	clear(*ds)
+	h.batches.Put(ds)
+}

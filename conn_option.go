@@ -1,0 +1,56 @@
+package usernet
+
+import (
+	"syscall"
+	"time"
+)
+
+// Options that package net leaves to setsockopt. Their names and arguments are
+// those of golang.org/x/net/ipv4's Conn where it has them.
+
+// TOS returns the type of service of the packets that the connection sends.
+func (c *TCPConn) TOS() (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	return int(c.tcp.TOS()), nil
+}
+
+// SetTOS sets the type of service of the packets sent from now on, 0 to 255: the
+// Differentiated Services field in the upper six bits (RFC 2474 3). The lower two
+// are those of ECN (RFC 3168 5), and are ignored: TCP sets them itself.
+func (c *TCPConn) SetTOS(tos int) error {
+	if !c.ok() || tos < 0 || tos > 255 {
+		return syscall.EINVAL
+	}
+	return c.option(c.tcp.SetTOS(uint8(tos)))
+}
+
+// TTL returns the time to live of the packets that the connection sends.
+func (c *TCPConn) TTL() (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	return int(c.tcp.TTL()), nil
+}
+
+// SetTTL sets the time to live of the packets sent from now on, 1 to 255. It is
+// 64 at first.
+func (c *TCPConn) SetTTL(ttl int) error {
+	if !c.ok() || ttl < 1 || ttl > 255 {
+		return syscall.EINVAL
+	}
+	return c.option(c.tcp.SetTTL(uint8(ttl)))
+}
+
+// SetUserTimeout sets how long what was written may stay unacknowledged before
+// the connection is given up, at the retransmission that is due next: it is
+// TCP_USER_TIMEOUT, and R2 of RFC 9293 3.8.3. If d is zero, as at first, that is
+// when 15 retransmissions have not been answered, which takes 15 minutes or more.
+// Reads and writes then fail with ETIMEDOUT.
+func (c *TCPConn) SetUserTimeout(d time.Duration) error {
+	if !c.ok() || d < 0 {
+		return syscall.EINVAL
+	}
+	return c.option(c.tcp.SetUserTimeout(d))
+}

@@ -1,0 +1,114 @@
+package usernet
+
+import (
+	"go/ast"
+	"go/build"
+	"go/parser"
+	"go/token"
+	"net"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// hostFunctions are the functions of net that ask or change a network: methods of Host
+// have their names and signatures.
+func hostFunctions() map[string]any {
+	return map[string]any{
+		"Dial": net.Dial, "DialTimeout": net.DialTimeout, "DialTCP": net.DialTCP, "DialUDP": net.DialUDP, "DialIP": net.DialIP,
+		"Listen": net.Listen, "ListenPacket": net.ListenPacket, "ListenTCP": net.ListenTCP, "ListenUDP": net.ListenUDP,
+		"ListenIP": net.ListenIP, "ListenMulticastUDP": net.ListenMulticastUDP,
+		"ResolveTCPAddr": net.ResolveTCPAddr, "ResolveUDPAddr": net.ResolveUDPAddr, "ResolveIPAddr": net.ResolveIPAddr,
+		"LookupAddr": net.LookupAddr, "LookupCNAME": net.LookupCNAME, "LookupHost": net.LookupHost, "LookupIP": net.LookupIP,
+		"LookupMX": net.LookupMX, "LookupNS": net.LookupNS, "LookupPort": net.LookupPort, "LookupSRV": net.LookupSRV,
+		"LookupTXT": net.LookupTXT,
+	}
+}
+
+// otherFunctions are those of net that no Host has, or in another form.
+func otherFunctions() map[string]string {
+	const (
+		pure   = "a function of its arguments alone"
+		unix   = "Unix sockets are out of scope"
+		file   = "there is no descriptor"
+		ours   = "an interface is no net.Interface: Host.Interfaces tells of a stack.InterfaceInfo; package dropin has net's form"
+		noFail = "Host.InterfaceAddrs, which cannot fail; package dropin has net's form"
+	)
+	return map[string]string{
+		"CIDRMask": pure, "IPv4": pure, "IPv4Mask": pure, "JoinHostPort": pure, "ParseCIDR": pure, "ParseIP": pure, "ParseMAC": pure,
+		"Pipe": pure, "SplitHostPort": pure, "TCPAddrFromAddrPort": pure, "UDPAddrFromAddrPort": pure, "ResolveUnixAddr": pure,
+		"DialUnix": unix, "ListenUnix": unix, "ListenUnixgram": unix,
+		"FileConn": file, "FileListener": file, "FilePacketConn": file,
+		"Interfaces": ours, "InterfaceByIndex": ours, "InterfaceByName": ours, "InterfaceAddrs": noFail,
+	}
+}
+
+func TestAHostHasTheFunctionsOfNet(t *testing.T) {
+	// plain is a signature with net's types for ours, and without a receiver.
+	plain := func(s string) string {
+		s = strings.ReplaceAll(s, "usernet.", "net.")
+		return strings.Replace(strings.Replace(s, "func(*net.Host, ", "func(", 1), "func(*net.Host)", "func()", 1)
+	}
+	host := reflect.TypeFor[*Host]()
+	for name, theirs := range hostFunctions() {
+		ours, ok := host.MethodByName(name)
+		require.True(t, ok, "Host.%s is missing", name)
+		require.Equal(t, reflect.TypeOf(theirs).String(), plain(ours.Type.String()), name)
+	}
+	resolver := reflect.TypeFor[*net.Resolver]()
+	for _, name := range []string{"LookupNetIP"} { // which has no function in net
+		theirs, _ := resolver.MethodByName(name)
+		ours, ok := host.MethodByName(name)
+		require.True(t, ok, "Host.%s is missing", name)
+		require.Equal(t, strings.Replace(theirs.Type.String(), "*net.Resolver, ", "", 1), plain(ours.Type.String()), name)
+	}
+
+	// When a release of Go brings a function, somebody must decide.
+	pkg, err := build.Default.Import("net", "", 0)
+	require.NoError(t, err)
+	found := 0
+	for _, file := range pkg.GoFiles {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(pkg.Dir, file), nil, 0)
+		require.NoError(t, err)
+		for _, decl := range f.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || !fn.Name.IsExported() {
+				continue
+			}
+			found++
+			_, isHost := hostFunctions()[fn.Name.Name]
+			_, isOther := otherFunctions()[fn.Name.Name]
+			require.True(t, isHost != isOther, "net.%s has to be a method of Host, or a reason why not", fn.Name.Name)
+		}
+	}
+	require.Equal(t, len(hostFunctions())+len(otherFunctions()), found, "a function that net does not have any more")
+}
+
+// methodsOf are the names of the methods of a type.
+func methodsOf(t reflect.Type) map[string]bool {
+	names := make(map[string]bool)
+	for i := range t.NumMethod() {
+		names[t.Method(i).Name] = true
+	}
+	return names
+}
+
+func TestWhatOursHasBeyondNetIsKnown(t *testing.T) {
+	// The connections have more: what a program without a descriptor asks them instead.
+	for _, c := range []struct {
+		theirs, ours any
+	}{
+		{&net.TCPListener{}, &TCPListener{}},
+		{&net.Dialer{}, &Dialer{}},
+		{&net.ListenConfig{}, &ListenConfig{}},
+	} {
+		theirs, ours := methodsOf(reflect.TypeOf(c.theirs)), methodsOf(reflect.TypeOf(c.ours))
+		for name := range theirs {
+			delete(ours, name)
+		}
+		require.Empty(t, ours, "%T has methods that net's has not", c.ours)
+	}
+}

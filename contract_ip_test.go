@@ -1,0 +1,219 @@
+package usernet
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+)
+
+// experimental is a protocol that nobody speaks: RFC 3692 has it for tests.
+const experimental = "ip4:253"
+
+// privileged is a behaviour that the kernel lets only root have.
+func privileged(run func(t *testing.T, w *world) []any) func(*testing.T, *world) []any {
+	return func(t *testing.T, w *world) []any {
+		if os.Geteuid() != 0 {
+			t.Skip("the kernel gives IP sockets to root only")
+		}
+		own := *w
+		own.server = w.alone
+		return run(t, &own)
+	}
+}
+
+// ipPair makes an IP socket of the server's and one that is connected to it.
+func (w *world) ipPair(t *testing.T) (client, server ipConn) {
+	t.Helper()
+	pc, err := w.listenPacket(experimental, w.server)
+	require.NoError(t, err)
+	t.Cleanup(func() { pc.Close() })
+	c, err := w.dial(context.Background(), dialOptions{}, experimental, w.server)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c.(ipConn), pc.(ipConn)
+}
+
+// ipBehaviours are of IP sockets.
+func ipBehaviours() []behaviour {
+	all := []behaviour{
+		{"ends of IP sockets", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			return []any{s.LocalAddr(), s.RemoteAddr(), c.LocalAddr(), c.RemoteAddr()}
+		}, "ip HOST"},
+		{"bind IP to all addresses", binding(experimental, "0.0.0.0"), "ip 0.0.0.0"},
+		{"bind IP to no address", binding(experimental, ""), "ip 0.0.0.0"},
+		{"bind IP by a protocol's name", binding("ip4:icmp", "HOST"), "ip HOST"},
+		{"bind IP by a protocol's name in capitals", binding("ip4:ICMP", "HOST"), "ip HOST"},
+		{"bind IP to an address that is not ours", binding(experimental, "203.0.113.77"), "bind: cannot assign requested address"},
+		{"dial on protocol 0", dialing("ip4:0", "HOST", dialOptions{}), "socket: protocol not supported"},
+		{"dial on a protocol that is too large", dialing("ip4:300", "HOST", dialOptions{}), "socket: invalid argument"},
+		{"bind IP to a protocol that is too large", binding("ip4:70000", "HOST"), "socket: invalid argument"},
+		{"dial on ip to an IPv4 literal", dialing("ip:253", "HOST", dialOptions{}), "ip HOST"},
+		{"dial IP from an address of the wrong type", dialing(experimental, "HOST", dialOptions{local: &net.UDPAddr{}}), "mismatched local address type"},
+		{"dial IP from an address that is not ours", dialing(experimental, "HOST", dialOptions{local: &net.IPAddr{IP: net.IP{203, 0, 113, 77}}}), "bind: cannot assign requested address"},
+		{"dial IP with a timeout that is over", dialing(experimental, "HOST", dialOptions{timeout: -1}), "i/o timeout"},
+		{"DialIP and ListenIP", func(t *testing.T, w *world) []any {
+			addr := &net.IPAddr{IP: net.ParseIP(w.server)}
+			s, err := w.bindIP(experimental, addr)
+			require.NoError(t, err)
+			defer s.Close()
+			c, err := w.dialIP(experimental, nil, addr)
+			require.NoError(t, err)
+			defer c.Close()
+			return []any{s.LocalAddr(), c.RemoteAddr()}
+		}, "ip HOST"},
+		{"DialIP on ip4 to IPv6", func(t *testing.T, w *world) []any {
+			_, err := w.dialIP(experimental, nil, &net.IPAddr{IP: net.IPv6loopback})
+			return []any{err}
+		}, "non-IPv4 address"},
+		{"ReadFrom of an IP socket begins after the IP header", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			seen := write(c, "payload")
+			b := make([]byte, 100)
+			n, from, err := s.ReadFrom(b)
+			return append(seen, received(b, n, from, err)...)
+		}, "<nil>"},
+		{"ReadFromIP of an IP socket", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			seen := write(c, "payload")
+			b := make([]byte, 100)
+			n, from, err := s.ReadFromIP(b)
+			return append(seen, received(b, n, from, err)...)
+		}, "<nil>"},
+		{"ReadFrom of an IP socket into a small buffer", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			require.NoError(t, writeAll(c, "more than fits"))
+			b := make([]byte, 24)
+			n, from, err := s.ReadFrom(b)
+			return []any{from, err, n}
+		}, "4"},
+		{"an empty Read of an IP socket", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			require.NoError(t, writeAll(c, "stays"))
+			seen := read(s, 0)
+			b := make([]byte, 100)
+			n, from, err := s.ReadFrom(b)
+			return append(seen, received(b, n, from, err)...)
+		}, "<nil>"},
+		{"Read of an IP socket begins with the IP header", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			require.NoError(t, writeAll(c, "payload"))
+			b := make([]byte, 100)
+			n, err := s.Read(b)
+			require.NoError(t, err)
+			return []any{n, headerOf(b), b[20:n]}
+		}, `"payload"`},
+		{"ReadMsgIP of an IP socket begins with the IP header", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			require.NoError(t, writeAll(c, "payload"))
+			b := make([]byte, 24)
+			n, oobn, flags, from, err := s.ReadMsgIP(b, nil)
+			require.NoError(t, err)
+			return []any{from, n, oobn, flags, headerOf(b), b[20:n]}
+		}, `"payl"`},
+		{"answers on IP sockets by all ways of writing", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			to := c.LocalAddr().(*net.IPAddr)
+			n1, err1 := s.WriteTo([]byte("1"), to)
+			n2, err2 := s.WriteToIP([]byte("2"), to)
+			n3, _, err3 := s.WriteMsgIP([]byte("3"), nil, to)
+			seen := []any{n1, err1, n2, err2, n3, err3}
+			b := make([]byte, 100)
+			for range 3 {
+				n, from, err := c.ReadFrom(b)
+				seen = append(seen, received(append([]byte(nil), b...), n, from, err)...)
+			}
+			return seen
+		}, "<nil>"},
+		{"WriteTo on a connected IP socket", func(t *testing.T, w *world) []any {
+			c, _ := w.ipPair(t)
+			_, err1 := c.WriteTo([]byte("x"), c.RemoteAddr())
+			_, _, err2 := c.WriteMsgIP([]byte("x"), nil, c.RemoteAddr().(*net.IPAddr))
+			_, _, err3 := c.WriteMsgIP([]byte("x"), nil, nil)
+			return []any{err1, err2, err3}
+		}, "use of WriteTo with pre-connected connection"},
+		{"a connected IP socket hears nobody else", func(t *testing.T, w *world) []any {
+			w = w.self(t)
+			c, s := w.ipPair(t)
+			other, err := w.bindIP(experimental, &net.IPAddr{IP: net.IPv4(127, 0, 0, 3)})
+			require.NoError(t, err)
+			defer other.Close()
+			_, err1 := other.WriteTo([]byte("other"), c.LocalAddr())
+			_, err2 := s.WriteTo([]byte("peer"), c.LocalAddr())
+			b := make([]byte, 100)
+			n, from, err := c.ReadFrom(b)
+			return append([]any{err1, err2}, received(b, n, from, err)...)
+		}, "<nil>"},
+		{"wrong addresses on an IP socket", func(t *testing.T, w *world) []any {
+			_, s := w.ipPair(t)
+			_, none := s.WriteTo([]byte("x"), nil)
+			_, wrong := s.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(w.server), Port: 1})
+			_, missing := s.WriteToIP([]byte("x"), nil)
+			_, _, msg := s.WriteMsgIP([]byte("x"), nil, nil)
+			_, family := s.WriteToIP([]byte("x"), &net.IPAddr{IP: net.IPv6loopback})
+			return []any{writeErr(s), none, wrong, missing, msg, family}
+		}, "non-IPv4 address"},
+		{"too large a datagram on an IP socket", func(t *testing.T, w *world) []any {
+			c, _ := w.ipPair(t)
+			_, err := c.Write(make([]byte, 65536-20))
+			return []any{err}
+		}, "message too long"},
+		{"deadlines of an IP socket", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			require.NoError(t, s.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+			_, _, from := s.ReadFrom(make([]byte, 1))
+			require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
+			return []any{from, readErr(c), writeErr(c)}
+		}, "i/o timeout"},
+		{"every method of a closed IP socket", func(t *testing.T, w *world) []any {
+			c, s := w.ipPair(t)
+			require.NoError(t, c.Close())
+			got := after(func() error { return readErr(s) })
+			require.NoError(t, s.Close())
+			seen := append([]any{<-got}, ipMethods(s, c.LocalAddr().(*net.IPAddr))...)
+			return append(append(seen, ipMethods(c, nil)...), c.LocalAddr(), c.RemoteAddr())
+		}, "ip HOST"},
+		{"ping", func(t *testing.T, w *world) []any {
+			c, err := w.dial(context.Background(), dialOptions{}, "ip4:icmp", w.server)
+			require.NoError(t, err)
+			defer c.Close()
+			id := os.Getpid() & 0xffff
+			request := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: id, Seq: 7, Data: []byte("ping")}}
+			b, err := request.Marshal(nil)
+			require.NoError(t, err)
+			_, err = c.Write(b)
+			require.NoError(t, err)
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+			for {
+				b := make([]byte, 100)
+				n, from, err := c.(ipConn).ReadFrom(b)
+				if err != nil {
+					return []any{err}
+				}
+				m, err := icmp.ParseMessage(1, b[:n])
+				require.NoError(t, err)
+				// Over loopback the request comes back too.
+				if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == id {
+					return []any{from, echo.Seq, echo.Data}
+				}
+			}
+		}, `"ping"`},
+	}
+	for i := range all {
+		all[i].run = privileged(all[i].run)
+	}
+	return all
+}
+
+// headerOf shows what does not vary in an IPv4 header: version and length, the
+// protocol, and whether the addresses are there.
+func headerOf(b []byte) []any {
+	return []any{b[0], b[9], binary.BigEndian.Uint16(b[2:]), b[8], net.IP(b[12:16]).IsUnspecified(), net.IP(b[16:20]).IsUnspecified()}
+}

@@ -1,0 +1,286 @@
+package usernet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/nic"
+	"golang.org/x/sys/unix"
+)
+
+// A silentWorld is one in which the server can be made to hear nothing any more.
+type silentWorld struct {
+	*world
+	// silence has what a listener or connection of the server's is sent disappear.
+	silence func(t *testing.T, server any)
+	// giveUp is the option of a dial that does not wait for the kernel's two minutes.
+	giveUp dialOptions
+	// impatient has a connection give up a while after it is not acknowledged.
+	impatient func(t *testing.T, c tcpConn)
+}
+
+// A silentBehaviour is a behaviour with a peer that does not answer. On the kernel it takes
+// some time, with usernet it is in virtual time.
+type silentBehaviour struct {
+	name string
+	run  func(t *testing.T, w *silentWorld) []any
+	want string
+}
+
+// option sets an option of a socket of the kernel's.
+func option(t *testing.T, c syscall.Conn, set func(fd int) error) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) { err = set(int(fd)) }))
+	require.NoError(t, err)
+}
+
+func silentKernel() *silentWorld {
+	w := kernelWorld()
+	w.listen = func(network, address string) (net.Listener, error) {
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false) // sockets of Multipath TCP have no filters
+		return lc.Listen(context.Background(), network, address)
+	}
+	return &silentWorld{
+		world: w,
+		silence: func(t *testing.T, server any) {
+			option(t, server.(syscall.Conn), func(fd int) error {
+				drop := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+				return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop)
+			})
+		},
+		giveUp: dialOptions{control: func(_, _ string, c syscall.RawConn) (err error) {
+			failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1) })
+			return errors.Join(failed, err)
+		}},
+		impatient: func(t *testing.T, c tcpConn) {
+			option(t, c.(syscall.Conn), func(fd int) error {
+				return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 300)
+			})
+		},
+	}
+}
+
+// A scissors is a device that can be cut off.
+type scissors struct {
+	nic.Device
+	cut atomic.Bool
+}
+
+func (s *scissors) Send(batch []nic.Frame) (int, error) {
+	if s.cut.Load() {
+		return len(batch), nil
+	}
+	return s.Device.Send(batch)
+}
+
+func silentPipe(t *testing.T) *silentWorld {
+	ea, eb := nic.Pipe(nic.PipeConfig{})
+	wire := &scissors{Device: ea}
+	a, b := newHost(t, wire, addrA), newHost(t, eb, addrB)
+	w := usernetWorld("pipe", a, b, addrA, addrB)
+	w.pair(t) // each knows the other's link address
+	return &silentWorld{
+		world:     w,
+		silence:   func(*testing.T, any) { wire.cut.Store(true) },
+		impatient: func(t *testing.T, c tcpConn) { require.NoError(t, c.(*TCPConn).SetUserTimeout(300*time.Millisecond)) },
+	}
+}
+
+func TestSilenceIsTheKernels(t *testing.T) {
+	for _, b := range silentBehaviours() {
+		t.Run(b.name, func(t *testing.T) {
+			k := silentKernel()
+			t.Parallel() // they wait
+			kernel := transcript(t, k.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, k) }}, b.want)
+			synctest.Test(t, func(t *testing.T) {
+				w := silentPipe(t)
+				ours := transcript(t, w.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, w) }}, b.want)
+				require.Equal(t, kernel, ours)
+			})
+		})
+	}
+}
+
+func silentBehaviours() []silentBehaviour {
+	// waiting dials to a listener that hears nothing.
+	waiting := func(t *testing.T, w *silentWorld, ctx context.Context, o dialOptions) []any {
+		ln := w.listener(t)
+		w.silence(t, ln)
+		return dialed(w.dial(ctx, o, "tcp", ln.Addr().String()))
+	}
+	// overtime shows a timeout. Whether it is that of the context or of the socket, which has
+	// the same deadline, is chance in net.
+	overtime := func(seen []any) []any {
+		err := seen[0].(*net.OpError)
+		late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+		return []any{err.Op, err.Net, err.Source, err.Addr, err.Timeout(), err.Temporary(), late, err.Error()}
+	}
+	ctx, soon := context.Background(), 30*time.Millisecond
+	return []silentBehaviour{
+		{"a dial that nobody answers", func(t *testing.T, w *silentWorld) []any {
+			return waiting(t, w, ctx, w.giveUp)
+		}, "connect: connection timed out"},
+		{"a dial whose timeout passes", func(t *testing.T, w *silentWorld) []any {
+			return overtime(waiting(t, w, ctx, dialOptions{timeout: soon}))
+		}, `i/o timeout"`},
+		{"a dial whose deadline passes", func(t *testing.T, w *silentWorld) []any {
+			return overtime(waiting(t, w, ctx, dialOptions{deadline: time.Now().Add(soon)}))
+		}, `i/o timeout"`},
+		{"a dial whose context's deadline passes", func(t *testing.T, w *silentWorld) []any {
+			ctx, cancel := context.WithTimeout(ctx, soon)
+			defer cancel()
+			return overtime(waiting(t, w, ctx, dialOptions{timeout: time.Minute}))
+		}, `i/o timeout"`},
+		{"a dial whose context is cancelled", func(t *testing.T, w *silentWorld) []any {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(soon, cancel)
+			return waiting(t, w, ctx, dialOptions{timeout: time.Minute})
+		}, "operation was canceled"},
+		{"a dial whose Cancel is closed", func(t *testing.T, w *silentWorld) []any {
+			quit := make(chan struct{})
+			time.AfterFunc(soon, func() { close(quit) })
+			return waiting(t, w, ctx, dialOptions{cancel: quit})
+		}, "operation was canceled"},
+		{"a DialTimeout that passes", func(t *testing.T, w *silentWorld) []any {
+			ln := w.listener(t)
+			w.silence(t, ln)
+			return overtime(dialed(w.dialTimeout("tcp", ln.Addr().String(), soon)))
+		}, `i/o timeout"`},
+		{"data that is never acknowledged", func(t *testing.T, w *silentWorld) []any {
+			c, s := w.pair(t)
+			w.silence(t, s)
+			w.impatient(t, c)
+			return []any{writeErr(c), readErr(c), readErr(c), writeErr(c), c.CloseWrite()}
+		}, "shutdown: transport endpoint is not connected"},
+		{"a blocked write that is never acknowledged", func(t *testing.T, w *silentWorld) []any {
+			c, s := w.pair(t)
+			w.silence(t, s)
+			w.impatient(t, c)
+			_, err := c.Write(make([]byte, 64<<20))
+			return []any{err, writeErr(c), readErr(c), c.Close()}
+		}, "<nil>"},
+		{"keep-alive that is not answered", func(t *testing.T, w *silentWorld) []any {
+			c, s := w.pair(t)
+			w.silence(t, s)
+			keep := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}
+			return []any{c.SetKeepAliveConfig(keep), readErr(c), readErr(c), writeErr(c)}
+		}, "write: broken pipe"},
+		{"a Close that lingers in vain", func(t *testing.T, w *silentWorld) []any {
+			c, s := w.pair(t)
+			w.silence(t, s)
+			began := time.Now()
+			seen := []any{c.SetLinger(1), writeErr(c), c.Close()}
+			return append(seen, time.Since(began).Round(time.Second))
+		}, "1s"},
+		{"a deadline while nothing is acknowledged", func(t *testing.T, w *silentWorld) []any {
+			c, s := w.pair(t)
+			w.silence(t, s)
+			return []any{writeErr(c), c.SetReadDeadline(time.Now().Add(soon)), readErr(c)}
+		}, "i/o timeout"},
+	}
+}
+
+// unrouted runs f in a network namespace of the kernel's own that has only its loopback
+// and what ip(8) is told to add.
+func unrouted(t *testing.T, f func(w *world) []any, commands ...[]string) []any {
+	t.Helper()
+	var err error
+	var seen []any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		for _, args := range append([][]string{{"link", "set", "lo", "up"}}, commands...) {
+			if err = exec.Command("ip", args...).Run(); err != nil {
+				return
+			}
+		}
+		seen = f(kernelWorld())
+	}()
+	<-done
+	require.NoError(t, err)
+	return seen
+}
+
+func TestUnreachableIsTheKernels(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes network namespaces")
+	}
+	const away = "203.0.113.1"
+	dial := func(network, address string, o dialOptions) func(w *world) []any {
+		return func(w *world) []any { return dialed(w.dial(context.Background(), o, network, address)) }
+	}
+	for _, b := range []struct {
+		name string
+		run  func(w *world) []any
+		want string
+	}{
+		{"dial without a route", dial("tcp", away+":80", dialOptions{}), "connect: network is unreachable"},
+		{"dial UDP without a route", dial("udp", away+":80", dialOptions{}), "connect: network is unreachable"},
+		{"dial IP without a route", dial("ip4:253", away, dialOptions{}), "connect: network is unreachable"},
+		{"dial without a route from a port", dial("tcp", away+":80", dialOptions{local: &net.TCPAddr{Port: 7}}), "connect: network is unreachable"},
+		{"dial to the broadcast address without a route", dial("tcp", "255.255.255.255:80", dialOptions{}), "connect: network is unreachable"},
+		{"WriteTo without a route", func(w *world) []any {
+			c, err := w.listenPacket("udp4", ":0")
+			if err != nil {
+				return []any{err}
+			}
+			defer c.Close()
+			to := &net.UDPAddr{IP: net.ParseIP(away), Port: 9}
+			_, err = c.WriteTo([]byte("x"), to)
+			_, _, msg := c.(udpConn).WriteMsgUDP([]byte("x"), nil, to)
+			_, again := c.WriteTo([]byte("x"), to)
+			return []any{err, msg, again}
+		}, "sendto: network is unreachable"},
+		{"WriteTo of an IP socket without a route", func(w *world) []any {
+			c, err := w.listenPacket("ip4:253", "")
+			if err != nil {
+				return []any{err}
+			}
+			defer c.Close()
+			_, err = c.WriteTo([]byte("x"), &net.IPAddr{IP: net.ParseIP(away)})
+			return []any{err}
+		}, "sendto: network is unreachable"},
+	} {
+		t.Run(b.name, func(t *testing.T) {
+			run := behaviour{run: func(t *testing.T, w *world) []any {
+				if w.name == "kernel" {
+					return unrouted(t, b.run)
+				}
+				return b.run(w)
+			}}
+			kernel := transcript(t, kernelWorld(), run, b.want)
+			lo := newLoopback(t)
+			require.Equal(t, kernel, transcript(t, usernetWorld("loopback", lo, lo, "127.0.0.1", "127.0.0.1"), run, b.want))
+		})
+	}
+	t.Run("dial to a neighbour that is silent", func(t *testing.T) {
+		run := behaviour{run: func(t *testing.T, w *world) []any {
+			if w.name == "kernel" {
+				return unrouted(t, dial("tcp", nobody+":80", dialOptions{}), []string{"route", "add", "unreachable", nobody})
+			}
+			return dial("tcp", nobody+":80", dialOptions{})(w)
+		}}
+		kernel := transcript(t, kernelWorld(), run, "connect: no route to host")
+		synctest.Test(t, func(t *testing.T) {
+			a, b := newPair(t)
+			require.Equal(t, kernel, transcript(t, usernetWorld("pipe", a, b, addrA, addrB), run, "connect: no route to host"))
+		})
+	})
+}

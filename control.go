@@ -1,0 +1,253 @@
+package usernet
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+	"syscall"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// ControlFlags say what control messages a socket passes with the datagrams that it
+// receives. Those of x/net/ipv4 have the same values.
+type ControlFlags uint
+
+const (
+	FlagTTL       ControlFlags = 1 << iota // the time to live
+	FlagSrc                                // the source address for an answer
+	FlagDst                                // the destination address
+	FlagInterface                          // the index of the interface
+	FlagTOS                                // the type of service, which x/net/ipv4 does not know
+)
+
+// packetInfoFlags are those that Linux tells in one message, IP_PKTINFO.
+const packetInfoFlags = FlagSrc | FlagDst | FlagInterface
+
+// The numbers of Linux, which hold here on every system.
+const (
+	levelIP     = 0
+	levelSocket = 1
+	levelUDP    = 17
+
+	optTOS        = 1
+	optTTL        = 2
+	optPacketInfo = 8
+
+	packetInfoLen = 12 // int ipi_ifindex; struct in_addr ipi_spec_dst, ipi_addr
+
+	msgTrunc  = 0x20 // MSG_TRUNC: the datagram did not fit into the buffer
+	msgCTrunc = 0x08 // MSG_CTRUNC: the control messages did not fit into theirs
+)
+
+// Out-of-band data is a sequence of messages in the form of Linux's struct cmsghdr:
+// a length of the size of a word, with the header; level and type of 4 bytes; data, padded to
+// words. All is in the order of bytes of the machine.
+const (
+	wordLen          = bits.UintSize / 8
+	controlHeaderLen = wordLen + 8
+)
+
+func alignControl(n int) int { return (n + wordLen - 1) &^ (wordLen - 1) }
+
+// A controlWriter writes messages as the kernel's put_cmsg does: what does not fit is cut.
+type controlWriter struct {
+	rest      []byte
+	n         int // bytes written, with padding
+	truncated bool
+}
+
+func (w *controlWriter) put(typ int, data []byte) {
+	if len(w.rest) < controlHeaderLen {
+		w.truncated = true
+		return
+	}
+	n := controlHeaderLen + len(data)
+	if n > len(w.rest) {
+		n, w.truncated = len(w.rest), true
+	}
+	putWord(w.rest, n)
+	binary.NativeEndian.PutUint32(w.rest[wordLen:], levelIP)
+	binary.NativeEndian.PutUint32(w.rest[wordLen+4:], uint32(typ))
+	copy(w.rest[controlHeaderLen:n], data)
+	space := min(alignControl(controlHeaderLen+len(data)), len(w.rest))
+	w.rest = w.rest[space:]
+	w.n += space
+}
+
+func putWord(b []byte, n int) {
+	if wordLen == 8 {
+		binary.NativeEndian.PutUint64(b, uint64(n))
+		return
+	}
+	binary.NativeEndian.PutUint32(b, uint32(n))
+}
+
+func getWord(b []byte) uint64 {
+	if wordLen == 8 {
+		return binary.NativeEndian.Uint64(b)
+	}
+	return uint64(binary.NativeEndian.Uint32(b))
+}
+
+// putInfo writes an IP_PKTINFO.
+func (w *controlWriter) putInfo(index int, specDst, dst netip.Addr) {
+	var b [packetInfoLen]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(index))
+	for i, a := range [2]netip.Addr{specDst, dst} {
+		if a.Is4() {
+			*(*[4]byte)(b[4+4*i:]) = a.As4()
+		}
+	}
+	w.put(optPacketInfo, b[:])
+}
+
+func (w *controlWriter) putInt(typ int, n uint8) {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(n))
+	w.put(typ, b[:])
+}
+
+// nextControl takes the first message off oob. ok is false where there is none, and the
+// error is EINVAL where it is longer than what there is.
+func nextControl(oob []byte) (level, typ int, data, rest []byte, ok bool, err error) {
+	if len(oob) < controlHeaderLen {
+		return 0, 0, nil, nil, false, nil
+	}
+	n := getWord(oob)
+	if n < controlHeaderLen || n > uint64(len(oob)) {
+		return 0, 0, nil, nil, false, syscall.EINVAL
+	}
+	level = int(int32(binary.NativeEndian.Uint32(oob[wordLen:])))
+	typ = int(int32(binary.NativeEndian.Uint32(oob[wordLen+4:])))
+	return level, typ, oob[controlHeaderLen:n], oob[min(alignControl(int(n)), len(oob)):], true, nil
+}
+
+// sendControl sets options to what the control messages of a datagram that is sent say.
+// As on Linux, those of IP and of the socket that are not known, or out of range, are EINVAL,
+// and those of other levels are passed over.
+func sendControl(oob []byte, o *stack.SendOptions) error {
+	for {
+		level, typ, data, rest, ok, err := nextControl(oob)
+		if !ok {
+			return err
+		}
+		oob = rest
+		switch level {
+		case levelIP:
+			if err := sendOption(typ, data, o); err != nil {
+				return err
+			}
+		case levelSocket, levelUDP:
+			return syscall.EINVAL
+		}
+	}
+}
+
+func sendOption(typ int, data []byte, o *stack.SendOptions) error {
+	value := -1
+	switch {
+	case len(data) == 4:
+		value = int(int32(binary.NativeEndian.Uint32(data)))
+	case len(data) == 1 && typ == optTOS:
+		value = int(data[0])
+	}
+	switch {
+	case typ == optPacketInfo && len(data) == packetInfoLen:
+		if index := int(int32(binary.NativeEndian.Uint32(data))); index != 0 {
+			o.NIC = index
+		}
+		// An unspecified source is one that the routes choose, even if the socket is bound.
+		o.Src = netip.AddrFrom4([4]byte(data[4:8]))
+		if o.Src.IsMulticast() || o.Src == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+			return syscall.EINVAL
+		}
+	case typ == optTTL && value >= 1 && value <= 255:
+		o.TTL = uint8(value)
+	case typ == optTOS && value >= 0 && value <= 255:
+		o.TOS, o.SetTOS = uint8(value), true
+	default:
+		return syscall.EINVAL
+	}
+	return nil
+}
+
+// controlError is the error of a datagram that was sent with control messages. Where these
+// name a source that is not the host's there is no route from it, as on Linux since 6.12.
+func controlError(oob []byte, err error) error {
+	if err == syscall.EADDRNOTAVAIL && len(oob) > 0 {
+		return syscall.ENETUNREACH
+	}
+	return err
+}
+
+// AppendControl appends the control messages that say what info does, for WriteMsgUDP and
+// WriteMsgIP: the interface, the source, TTL and TOS. What is zero is not said.
+func (i *PacketInfo) AppendControl(oob []byte) []byte {
+	var b [128]byte
+	w := controlWriter{rest: b[:]}
+	if src := i.source(); src.IsValid() || i.Interface != 0 {
+		w.putInfo(i.Interface, src, netip.Addr{})
+	}
+	if i.TTL != 0 {
+		w.putInt(optTTL, i.TTL)
+	}
+	if i.TOS != 0 {
+		w.putInt(optTOS, i.TOS)
+	}
+	return append(oob, b[:w.n]...)
+}
+
+// ParseControl sets the fields Local, Interface, TTL and TOS to what the control messages
+// of a datagram say, as ReadMsgUDP and ReadMsgIP return them. Fields of which nothing is said
+// stay as they are. The error is EINVAL for what is malformed.
+func (i *PacketInfo) ParseControl(oob []byte) error {
+	for {
+		level, typ, data, rest, ok, err := nextControl(oob)
+		if !ok {
+			return err
+		}
+		oob = rest
+		switch {
+		case level != levelIP:
+		case typ == optPacketInfo && len(data) >= packetInfoLen:
+			i.Interface = int(int32(binary.NativeEndian.Uint32(data)))
+			i.Local = netip.AddrFrom4([4]byte(data[8:12]))
+		case typ == optTTL && len(data) >= 4:
+			i.TTL = uint8(binary.NativeEndian.Uint32(data))
+		case typ == optTOS && len(data) >= 1:
+			i.TOS = data[0]
+		}
+	}
+}
+
+// receivedControl writes what the socket passes of a datagram to oob. It returns how
+// much that is, and the flags that tell what did not fit.
+func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr, meta *stack.Meta) (oobn, flags int) {
+	if full > n {
+		flags = msgTrunc
+	}
+	cf := ControlFlags(c.control.Load())
+	if cf == 0 {
+		return 0, flags
+	}
+	w := controlWriter{rest: oob}
+	if cf&packetInfoFlags != 0 {
+		// The address from which to answer.
+		src := meta.Dst
+		if !c.host.stack.IsLocal(src) {
+			src = c.host.stack.SourceFor(from)
+		}
+		w.putInfo(meta.NIC, src, meta.Dst)
+	}
+	if cf&FlagTTL != 0 {
+		w.putInt(optTTL, meta.TTL)
+	}
+	if cf&FlagTOS != 0 {
+		w.put(optTOS, []byte{meta.TOS})
+	}
+	if w.truncated {
+		flags |= msgCTrunc
+	}
+	return w.n, flags
+}

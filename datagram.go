@@ -1,0 +1,184 @@
+package usernet
+
+import (
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// A datagramSocket is what UDP and raw sockets of the stack have in common.
+type datagramSocket interface {
+	socket
+	Join(group netip.Addr, index int) error
+	Leave(group netip.Addr, index int) error
+	SetMulticastInterface(index int) error
+	SetMulticastTTL(ttl int) error
+	SetMulticastLoopback(on bool) error
+	SetTTL(ttl int) error
+	SetTOS(tos int) error
+	Settings() (stack.DatagramSettings, error)
+}
+
+// A datagramConn is what UDPConn and IPConn have in common: groups, and what x/net/ipv4
+// sets by the descriptor that there is not.
+type datagramConn struct {
+	conn
+	dg      datagramSocket
+	host    *Host
+	family  family
+	control atomic.Uint32 // ControlFlags
+}
+
+// connected reports whether the socket is, so that datagrams must not name
+// their destination.
+func (c *datagramConn) connected() bool { return c.ends().remote != nil }
+
+// sendError is opError for a datagram that names its destination.
+func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
+	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
+}
+
+// SetControlMessage has the socket pass the control messages of cf with what it
+// receives, or not any more: they are the out-of-band data of ReadMsgUDP, ReadMsgIP and
+// ReadBatch. Their form is that of Linux, struct cmsghdr of IP_PKTINFO, IP_TTL and IP_TOS, on
+// every system: on Linux the ControlMessage of x/net/ipv4 parses it, and everywhere
+// PacketInfo.ParseControl.
+func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	if _, err := c.dg.Settings(); err != nil {
+		return c.setError(err)
+	}
+	if on {
+		c.control.Or(uint32(cf))
+	} else {
+		c.control.And(^uint32(cf))
+	}
+	return nil
+}
+
+// JoinGroup has an interface of the host receive what is sent to a multicast group, and
+// tells the routers so. The interface is that of Index, or else Name, and is chosen by the
+// routes if ifi is nil. A UDP socket receives it if it is bound to the port and to no
+// address, or to that of the group, as all others that are do.
+func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.member(ifi, group, c.dg.Join)
+}
+
+// LeaveGroup undoes a JoinGroup. If ifi is nil, it is the first of the group.
+func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.member(ifi, group, c.dg.Leave)
+}
+
+func (c *datagramConn) member(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {
+	index, err := c.host.interfaceIndex(ifi)
+	if err == nil {
+		err = do(group, index)
+	}
+	return c.setError(err)
+}
+
+// SetMulticastInterface chooses the interface over which the socket sends to groups. If
+// ifi is nil, the routes do.
+func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	index, err := c.host.interfaceIndex(ifi)
+	if err == nil {
+		err = c.dg.SetMulticastInterface(index)
+	}
+	return c.setError(err)
+}
+
+// MulticastInterface returns what SetMulticastInterface chose; nil if the routes do.
+func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
+	s, err := c.settings()
+	if err != nil || s.MulticastNIC == 0 {
+		return nil, err
+	}
+	for _, info := range c.host.stack.Interfaces() {
+		if info.Index == s.MulticastNIC {
+			return &net.Interface{Index: info.Index, Name: info.Name, MTU: info.MTU}, nil
+		}
+	}
+	return nil, c.setError(syscall.ENODEV)
+}
+
+// SetMulticastTTL sets the time to live of what the socket sends to groups, which is 1
+// by default, as with -1. With 0 it does not leave the host.
+func (c *datagramConn) SetMulticastTTL(ttl int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.dg.SetMulticastTTL(ttl))
+}
+
+// MulticastTTL returns the time to live of what the socket sends to groups.
+func (c *datagramConn) MulticastTTL() (int, error) {
+	s, err := c.settings()
+	return int(s.MulticastTTL), err
+}
+
+// SetMulticastLoopback says whether sockets of the host that are members of a group
+// receive what the socket sends to it. They do by default, but not with what
+// ListenMulticastUDP returns.
+func (c *datagramConn) SetMulticastLoopback(on bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.dg.SetMulticastLoopback(on))
+}
+
+// MulticastLoopback returns what SetMulticastLoopback sets.
+func (c *datagramConn) MulticastLoopback() (bool, error) {
+	s, err := c.settings()
+	return s.MulticastLoopback, err
+}
+
+// SetTTL sets the time to live of what the socket sends to hosts, from 1 to 255. It is 64
+// by default, as with -1.
+func (c *datagramConn) SetTTL(ttl int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.dg.SetTTL(ttl))
+}
+
+// TTL returns the time to live of what the socket sends to hosts.
+func (c *datagramConn) TTL() (int, error) {
+	s, err := c.settings()
+	return int(s.TTL), err
+}
+
+// SetTOS sets the type of service of what the socket sends: DSCP and ECN.
+func (c *datagramConn) SetTOS(tos int) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.setError(c.dg.SetTOS(tos))
+}
+
+// TOS returns the type of service of what the socket sends.
+func (c *datagramConn) TOS() (int, error) {
+	s, err := c.settings()
+	return int(s.TOS), err
+}
+
+func (c *datagramConn) settings() (stack.DatagramSettings, error) {
+	if !c.ok() {
+		return stack.DatagramSettings{}, syscall.EINVAL
+	}
+	s, err := c.dg.Settings()
+	return s, c.setError(err)
+}

@@ -1,0 +1,135 @@
+//go:build !race
+
+// The race detector makes everything larger.
+
+package usernet
+
+import (
+	"io"
+	"net"
+	"runtime"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// idleBytes is what one end of an idle connection may hold: the connection, its
+// place in the table, and the net.Conn.
+const idleBytes = 1024
+
+// heap is what is allocated and reachable.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// dialMany makes n connections and returns both ends of each.
+func dialMany(t testing.TB, a, b *Host, n int) []net.Conn {
+	ln, err := b.Listen("tcp", addrB+":0")
+	require.NoError(t, err)
+	defer ln.Close()
+	all := make([]net.Conn, 0, 2*n)
+	for range n {
+		c, err := a.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		d, err := ln.Accept()
+		require.NoError(t, err)
+		all = append(all, c, d)
+	}
+	return all
+}
+
+func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
+	const n = 10_000
+	for _, use := range []struct {
+		name string
+		once func(t *testing.T, c, d net.Conn) // what the connection does before it is idle
+		wait time.Duration
+	}{
+		{"never used", nil, 3 * time.Second},
+		{"kept alive", nil, 40 * time.Second},
+		{"used", func(t *testing.T, c, d net.Conn) {
+			var b [3000]byte
+			for range 2 {
+				_, err := c.Write(b[:])
+				require.NoError(t, err)
+				_, err = io.ReadFull(d, b[:])
+				require.NoError(t, err)
+				c, d = d, c
+			}
+		}, 40 * time.Second},
+	} {
+		t.Run(use.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newPair(t)
+				// What the hosts hold for all connections together.
+				for _, c := range dialMany(t, a, b, 1) {
+					c.Close()
+				}
+				time.Sleep(2 * time.Minute)
+				before := heap()
+				var conns []net.Conn
+				for range n / 10 {
+					ten := dialMany(t, a, b, 10)
+					for i := 0; use.once != nil && i < len(ten); i += 2 {
+						use.once(t, ten[i], ten[i+1])
+					}
+					conns = append(conns, ten...)
+					time.Sleep(10 * time.Millisecond) // or all would be probed at one time
+				}
+				time.Sleep(use.wait)
+				each := (heap() - before - int64(16*cap(conns))) / int64(len(conns))
+				t.Logf("%d bytes", each)
+				require.LessOrEqual(t, each, int64(idleBytes))
+				for _, c := range conns {
+					c.Close()
+				}
+			})
+		})
+	}
+}
+
+func TestADeadlineOfEachRequestCostsNoMemory(t *testing.T) {
+	a, b := newPair(t)
+	c, _ := connect(t, a, b, addrB)
+	past := time.Unix(1, 0)
+	require.Zero(t, testing.AllocsPerRun(100, func() { // as net/http does
+		c.SetReadDeadline(past)
+		c.SetReadDeadline(time.Time{})
+	}))
+	c.SetReadDeadline(time.Now().Add(time.Hour))
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		c.SetReadDeadline(past)
+		c.SetReadDeadline(time.Time{})
+		c.SetReadDeadline(time.Now().Add(time.Hour))
+	}))
+}
+
+// BenchmarkSetUpBesideIdleConnections shows that a connection costs the same
+// whether there are others or not.
+func BenchmarkSetUpBesideIdleConnections(b *testing.B) {
+	for _, idle := range []int{0, 10_000} {
+		b.Run(strconv.Itoa(idle), func(b *testing.B) {
+			x, y := newPair(b)
+			conns := dialMany(b, x, y, idle)
+			ln, err := y.Listen("tcp", addrB+":80")
+			require.NoError(b, err)
+			b.ReportAllocs()
+			for b.Loop() {
+				c, err := x.Dial("tcp", addrB+":80")
+				require.NoError(b, err)
+				d, err := ln.Accept()
+				require.NoError(b, err)
+				c.Close()
+				d.Close()
+			}
+			runtime.KeepAlive(conns)
+		})
+	}
+}

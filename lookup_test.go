@@ -1,0 +1,67 @@
+package usernet
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// RFC 5452 9.2: a resolver must "use an unpredictable source port for outgoing queries from the
+// range of available ports", and "an unpredictable query ID for outgoing queries, utilizing the full
+// range available".
+func TestPortsAndIDsOfQueriesCannotBePredicted(t *testing.T) {
+	const queries = 500
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newFarPair(t, func(cfg *Config) {
+			cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort(addrB + ":53")}
+		})
+		pc, err := b.ListenPacket("udp", ":53")
+		require.NoError(t, err)
+		var ports, ids []int
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				n, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				var m dnsmessage.Message
+				if m.Unpack(buf[:n]) != nil {
+					continue
+				}
+				ports = append(ports, from.(*net.UDPAddr).Port)
+				ids = append(ids, int(m.ID))
+				reply := dnsmessage.Message{
+					Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true, RCode: dnsmessage.RCodeNameError},
+					Questions: m.Questions,
+				}
+				if out, err := reply.Pack(); err == nil {
+					pc.WriteTo(out, from)
+				}
+			}
+		}()
+		for i := range queries {
+			_, err := a.Resolver().LookupTXT(t.Context(), fmt.Sprintf("%d.example.", i))
+			require.ErrorContains(t, err, "no such host")
+		}
+		synctest.Wait()
+		for what, numbers := range map[string][]int{"ports": ports, "IDs": ids} {
+			require.Len(t, numbers, queries)
+			steps := make([]int, 0, queries)
+			for i := range numbers[1:] {
+				steps = append(steps, numbers[i+1]-numbers[i])
+			}
+			distinct := func(s []int) int { return len(slices.Compact(slices.Sorted(slices.Values(s)))) }
+			// Of so many numbers out of 28,000 ports or 65,536 IDs, few are the same.
+			require.Greater(t, distinct(numbers), queries*95/100, what)
+			require.Greater(t, distinct(steps), queries*95/100, "%s: none tells of the next", what)
+			require.Greater(t, slices.Max(numbers)-slices.Min(numbers), 25_000, "%s: they are of all of the range", what)
+		}
+	})
+}

@@ -1,0 +1,65 @@
+package usernet_test
+
+import (
+	"fmt"
+	"log"
+	"net"
+	"net/netip"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// Hosts on a switch find each other by a multicast group, of which each listener gets a
+// copy.
+func ExampleHost_ListenMulticastUDP() {
+	sw := nic.NewSwitch(nic.SwitchConfig{})
+	var hosts []*usernet.Host
+	for i := range 3 {
+		h, err := usernet.New(usernet.Config{
+			NIC:     sw.Port(),
+			Addrs:   []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i+1))},
+			Gateway: netip.MustParseAddr("192.0.2.254"), // the route to groups too
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer h.Close()
+		hosts = append(hosts, h)
+	}
+	group := &net.UDPAddr{IP: net.IPv4(239, 1, 2, 3), Port: 5353}
+	var listeners []*usernet.UDPConn
+	for _, h := range hosts {
+		c, err := h.ListenMulticastUDP("udp4", nil, group)
+		if err != nil {
+			log.Fatal(err)
+		}
+		listeners = append(listeners, c)
+	}
+	if _, err := listeners[0].WriteTo([]byte("who is there?"), group); err != nil {
+		log.Fatal(err)
+	}
+	buf := make([]byte, 100)
+	for _, c := range listeners[1:] {
+		n, info, err := c.ReadPacket(buf)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s to %v, TTL %d: %s\n", info.Remote.Addr(), info.Local, info.TTL, buf[:n])
+		if _, err := c.WriteTo([]byte("me"), net.UDPAddrFromAddrPort(info.Remote)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for range listeners[1:] {
+		n, from, err := listeners[0].ReadFrom(buf)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%v: %s\n", from, buf[:n])
+	}
+	// Output:
+	// 192.0.2.1 to 239.1.2.3, TTL 1: who is there?
+	// 192.0.2.1 to 239.1.2.3, TTL 1: who is there?
+	// 192.0.2.2:5353: me
+	// 192.0.2.3:5353: me
+}

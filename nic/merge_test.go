@@ -1,0 +1,235 @@
+package nic
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// timestamps is the usual option of a segment, NOP, NOP, TSopt.
+var timestamps = []byte{1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7}
+
+// merged is what a merger makes of frames that came together. It works in one
+// buffer, as a reader does, in which they lie one after the other.
+func merged(frames [][]byte) (batch []Frame) {
+	var m merger
+	total := 0
+	for _, b := range frames {
+		total += len(b) + 1
+	}
+	buf := make([]byte, total)
+	used := 0
+	for _, b := range frames {
+		in := buf[used:][:copy(buf[used:], b)]
+		if !m.add(batch, in) {
+			batch = append(batch, Frame{Head: in})
+		}
+		last := batch[len(batch)-1].Head
+		used = total - cap(last) + len(last)
+	}
+	m.close(batch)
+	return batch
+}
+
+func TestThePiecesOfASuperFrameAreMergedToIt(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		spec packetSpec
+	}{
+		{"tcp4", packetSpec{tcp: true}},
+		{"tcp4 with timestamps", packetSpec{tcp: true, options: timestamps}},
+		{"tcp6", packetSpec{tcp: true, v6: true}},
+		{"tcp6 with timestamps", packetSpec{tcp: true, v6: true, options: timestamps}},
+	} {
+		for _, flags := range []byte{tcpACK, tcpACK | tcpPSH, tcpACK | tcpPSH | tcpFIN} {
+			for _, size := range []int{1, 2, 536, 1447, 1448, 4000} {
+				for _, n := range []int{2, 3, 11} {
+					t.Run(fmt.Sprint(tc.name, " ", flags, " ", size, " ", n), func(t *testing.T) {
+						spec := tc.spec
+						spec.seq, spec.flags = 0xffffff00, flags
+						spec.payload = pattern(size*n - size/2)
+						want := spec.super(t, size, false)
+						pieces, ok := finished(Ethernet, &want)
+						require.True(t, ok)
+						require.Len(t, pieces, n)
+						require.Equal(t, []Frame{want}, merged(pieces))
+					})
+				}
+			}
+		}
+	}
+}
+
+// TestWhatIsMergedIsWhatCame cuts what was merged up again.
+func TestWhatIsMergedIsWhatCame(t *testing.T) {
+	const size = 100
+	segment := func(i int, change func(*packetSpec)) []byte {
+		p := packetSpec{tcp: true, id: uint16(i), seq: uint32(1000 + i*size), flags: tcpACK, payload: pattern(size), options: timestamps}
+		if change != nil {
+			change(&p)
+		}
+		b, _, _ := p.build(t)
+		return b
+	}
+	// resum makes the checksums of a changed segment right again.
+	resum := func(b []byte) []byte {
+		ip, l4 := b[14:34], b[34:]
+		ip[10], ip[11], l4[16], l4[17] = 0, 0, 0, 0
+		sum := ^slowSum(ip)
+		ip[10], ip[11] = byte(sum>>8), byte(sum)
+		sum = ^slowSum(ip[12:20], []byte{0, 6, byte(len(l4) >> 8), byte(len(l4))}, l4)
+		l4[16], l4[17] = byte(sum>>8), byte(sum)
+		return b
+	}
+	at := func(i, offset int, value byte) func([]byte) []byte {
+		return func([]byte) []byte {
+			b := segment(i, nil)
+			b[offset] = value
+			return resum(b)
+		}
+	}
+	for name, tc := range map[string]struct {
+		third func([]byte) []byte // what comes in place of the third of five
+		want  []int               // lengths of payload
+	}{
+		"nothing else":         {func(b []byte) []byte { return b }, []int{500}},
+		"its end":              {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= tcpPSH }) }, []int{300, 200}},
+		"the FIN":              {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= tcpFIN }) }, []int{300, 200}},
+		"a SYN":                {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags = 2 }) }, []int{200, 100, 200}},
+		"a reset":              {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= 4 }) }, []int{200, 100, 200}},
+		"urgent data":          {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= 0x20 }) }, []int{200, 100, 200}},
+		"an ECN echo":          {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= 0x40 }) }, []int{200, 100, 200}},
+		"a reduced window":     {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= 0x80 }) }, []int{200, 100, 200}},
+		"a gap":                {func([]byte) []byte { return segment(3, nil) }, []int{200, 100, 200}},
+		"a repetition":         {func([]byte) []byte { return segment(1, nil) }, []int{200, 100, 200}},
+		"a shorter one":        {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.payload = p.payload[:99] }) }, []int{299, 200}},
+		"a longer one":         {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.payload = pattern(101) }) }, []int{200, 101, 200}},
+		"an empty one":         {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.payload = nil }) }, []int{200, 0, 200}},
+		"no timestamps":        {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.options = nil }) }, []int{200, 100, 200}},
+		"other options":        {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.options = make([]byte, 12) }) }, []int{200, 100, 200}},
+		"options of IPv4":      {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.ipOpts = []byte{1, 1, 1, 0} }) }, []int{200, 100, 200}},
+		"a VLAN":               {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.vlan = true }) }, []int{200, 100, 200}},
+		"a datagram":           {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.tcp = false }) }, []int{200, 100, 200}},
+		"another family":       {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.v6 = true }) }, []int{200, 100, 200}},
+		"another station":      {at(2, 11, 0xdd), []int{200, 100, 200}},
+		"congestion":           {at(2, 15, 3), []int{200, 100, 200}},
+		"another time to live": {at(2, 22, 63), []int{200, 100, 200}},
+		"a fragment":           {at(2, 20, 0x20), []int{200, 100, 200}},
+		"another host":         {at(2, 29, 77), []int{200, 100, 200}},
+		"another port":         {at(2, 35, 1), []int{200, 100, 200}},
+		"another ACK":          {at(2, 45, 1), []int{200, 100, 200}},
+		"a reserved bit":       {at(2, 46, 0x82), []int{200, 100, 200}},
+		"another window":       {at(2, 49, 1), []int{200, 100, 200}},
+		"a later timestamp":    {at(2, 61, 10), []int{200, 100, 200}},
+		"bytes after the end":  {func(b []byte) []byte { return append(b, 0) }, []int{200, 100, 200}},
+		"an early end":         {func(b []byte) []byte { return b[:len(b)-1] }, []int{200, 100, 200}},
+		"a bad checksum":       {func(b []byte) []byte { b[120] ^= 1; return b }, []int{200, 100, 200}},
+		"a bad IP checksum":    {func(b []byte) []byte { b[24] ^= 1; return b }, []int{200, 100, 200}},
+		"half a header":        {func(b []byte) []byte { return b[:60] }, []int{200, 100, 200}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var came [][]byte
+			for i := range 5 {
+				came = append(came, segment(i, nil))
+			}
+			came[2] = tc.third(came[2])
+			batch := merged(came)
+			var lengths []int
+			var again [][]byte
+			for i := range batch {
+				f := &batch[i]
+				pieces, ok := finished(Ethernet, f)
+				require.True(t, ok)
+				again = append(again, pieces...)
+				n := f.Len() - 66
+				if f.GSO == GSONone {
+					require.Equal(t, Frame{Head: f.Head}, *f, "not touched")
+					n = 100
+					if bytes.Equal(f.Head, came[2]) {
+						n = tc.want[1]
+					}
+				}
+				lengths = append(lengths, n)
+			}
+			require.Equal(t, came, again)
+			require.Equal(t, tc.want, lengths)
+		})
+	}
+}
+
+func TestSegmentsAreMergedOnlyWithThoseOfTheSameBatch(t *testing.T) {
+	var m merger
+	a, _, _ := packetSpec{tcp: true, seq: 1, flags: tcpACK, payload: pattern(10)}.build(t)
+	b, _, _ := packetSpec{tcp: true, seq: 11, flags: tcpACK, payload: pattern(10)}.build(t)
+	require.False(t, m.add(nil, a))
+	m.close([]Frame{{Head: a}})
+	require.False(t, m.add(nil, b))
+	require.False(t, m.add(nil, b), "and nothing is taken for granted of an empty one")
+}
+
+func TestASuperFrameIsMergedUpToTheLongestPacket(t *testing.T) {
+	var came [][]byte
+	for i := range 100 {
+		b, _, _ := packetSpec{tcp: true, id: uint16(i), seq: uint32(i * 1460), flags: tcpACK, payload: pattern(1460)}.build(t)
+		came = append(came, b)
+	}
+	batch := merged(came)
+	require.Len(t, batch, 3)
+	require.Equal(t, 14+40+44*1460, batch[0].Len(), "the most that an IPv4 packet holds")
+	require.Equal(t, 14+40+44*1460, batch[1].Len())
+	require.Equal(t, 14+40+12*1460, batch[2].Len())
+}
+
+func TestMergingAllocatesNothing(t *testing.T) {
+	a, _, _ := packetSpec{tcp: true, seq: 1, flags: tcpACK, payload: pattern(1460)}.build(t)
+	b, _, _ := packetSpec{tcp: true, seq: 1461, flags: tcpACK, payload: pattern(1460)}.build(t)
+	var m merger
+	buf := make([]byte, 4000)
+	batch := make([]Frame, 1)
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		batch[0] = Frame{Head: buf[:copy(buf, a)]}
+		m.add(nil, a)
+		if !m.add(batch, b) {
+			panic("not merged")
+		}
+		m.close(batch)
+	}))
+}
+
+func FuzzWhatIsMergedIsWhatCame(f *testing.F) {
+	a, _, _ := packetSpec{tcp: true, seq: 1, flags: tcpACK, payload: pattern(30), options: timestamps}.build(f)
+	b, _, _ := packetSpec{tcp: true, seq: 31, flags: tcpACK | tcpPSH, payload: pattern(30), options: timestamps}.build(f)
+	f.Add(a, b, uint16(0), byte(0))
+	f.Add(a, b, uint16(66), byte(1))
+	f.Fuzz(func(t *testing.T, a, b []byte, at uint16, value byte) {
+		if len(a) == 0 || len(b) == 0 {
+			return
+		}
+		if len(b) > int(at) {
+			b[at] ^= value
+		}
+		came := [][]byte{a, b, a}
+		var again [][]byte
+		for _, fr := range merged(came) {
+			pieces, ok := finished(Ethernet, &fr)
+			if !ok {
+				t.Fatal("merged to what cannot be cut")
+			}
+			again = append(again, pieces...)
+		}
+		if len(again) != 3 {
+			t.Fatalf("%d frames of 3", len(again))
+		}
+		for i, b := range again {
+			if len(b) >= 54 && len(came[i]) == len(b) && b[12] == 8 {
+				copy(b[18:], came[i][18:20]) // the identification, and the checksum with it
+				copy(b[24:], came[i][24:26])
+			}
+			if !bytes.Equal(came[i], b) {
+				t.Fatalf("frame %d:\n%x came,\n%x is said to have", i, came[i], b)
+			}
+		}
+	})
+}

@@ -1,0 +1,364 @@
+package usernet
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// packetConn is what net.UDPConn and UDPConn have in common.
+type packetConn interface {
+	net.Conn
+	net.PacketConn
+	ReadFromUDP(b []byte) (int, *net.UDPAddr, error)
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error)
+	ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
+	WriteToUDP(b []byte, addr *net.UDPAddr) (int, error)
+	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
+	WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error)
+	WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error)
+	SetReadBuffer(n int) error
+	SetWriteBuffer(n int) error
+}
+
+func TestAPacketConnAndAConnToIt(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc := w.listenUDP(t, w.server)
+		require.Equal(t, "udp", pc.LocalAddr().Network())
+		c := w.to(t, pc.LocalAddr())
+		require.Equal(t, pc.LocalAddr().String(), c.RemoteAddr().String())
+		require.NoError(t, pc.SetDeadline(time.Now().Add(time.Minute)))
+		require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		b := make([]byte, 100)
+		for i := range 20 {
+			question := fmt.Sprint("question ", i)
+			n, err := c.Write([]byte(question))
+			require.NoError(t, err)
+			require.Equal(t, len(question), n)
+			n, from, err := pc.ReadFrom(b)
+			require.NoError(t, err)
+			require.Equal(t, question, string(b[:n]))
+			require.Equal(t, c.LocalAddr().String(), from.String())
+			n, err = pc.WriteTo(b[:n], from)
+			require.NoError(t, err)
+			require.Equal(t, len(question), n)
+			n, err = c.Read(b)
+			require.NoError(t, err)
+			require.Equal(t, question, string(b[:n]))
+		}
+		require.NoError(t, pc.Close())
+		require.ErrorIs(t, pc.Close(), net.ErrClosed)
+	})
+}
+
+func TestAClosedPacketConnWakesItsReader(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc := w.listenUDP(t, w.server)
+		failed := make(chan error, 1)
+		go func() {
+			_, _, err := pc.ReadFrom(make([]byte, 1))
+			failed <- err
+		}()
+		time.Sleep(10 * time.Millisecond)
+		require.NoError(t, pc.Close())
+		require.ErrorIs(t, <-failed, net.ErrClosed)
+		_, err := pc.WriteTo([]byte("x"), pc.LocalAddr())
+		require.ErrorIs(t, err, net.ErrClosed)
+	})
+}
+
+func TestEachFormOfReadAndWriteGoesWithEachOther(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		server := w.listenUDP(t, w.server).(packetConn)
+		client := w.listenUDP(t, w.client).(packetConn)
+		to := server.LocalAddr().(*net.UDPAddr)
+		plain := func(a netip.AddrPort) string { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String() }
+		writes := []func(b []byte) (int, error){
+			func(b []byte) (int, error) { return client.WriteTo(b, to) },
+			func(b []byte) (int, error) { return client.WriteToUDP(b, to) },
+			func(b []byte) (int, error) { return client.WriteToUDPAddrPort(b, to.AddrPort()) },
+			func(b []byte) (n int, err error) { n, _, err = client.WriteMsgUDP(b, nil, to); return },
+			func(b []byte) (n int, err error) {
+				n, _, err = client.WriteMsgUDPAddrPort(b, nil, to.AddrPort())
+				return
+			},
+		}
+		reads := []func(b []byte) (int, string, error){
+			func(b []byte) (int, string, error) { n, a, err := server.ReadFrom(b); return n, a.String(), err },
+			func(b []byte) (int, string, error) { n, a, err := server.ReadFromUDP(b); return n, a.String(), err },
+			func(b []byte) (int, string, error) {
+				n, a, err := server.ReadFromUDPAddrPort(b)
+				return n, plain(a), err
+			},
+			func(b []byte) (int, string, error) {
+				n, _, _, a, err := server.ReadMsgUDP(b, nil)
+				return n, a.String(), err
+			},
+			func(b []byte) (int, string, error) {
+				n, _, _, a, err := server.ReadMsgUDPAddrPort(b, nil)
+				return n, plain(a), err
+			},
+		}
+		b := make([]byte, 100)
+		for i, write := range writes {
+			for j, read := range reads {
+				want := fmt.Sprint(i, j)
+				n, err := write([]byte(want))
+				require.NoError(t, err)
+				require.Equal(t, len(want), n)
+				n, from, err := read(b)
+				require.NoError(t, err)
+				require.Equal(t, want, string(b[:n]))
+				require.Equal(t, client.LocalAddr().String(), from)
+			}
+		}
+	})
+}
+
+func TestADatagramOfNothingIsOne(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc := w.listenUDP(t, w.server)
+		c := w.to(t, pc.LocalAddr())
+		require.NoError(t, pc.SetReadDeadline(time.Now().Add(10*time.Second)))
+		for _, empty := range [][]byte{nil, {}} {
+			n, err := c.Write(empty)
+			require.NoError(t, err)
+			require.Zero(t, n)
+			n, from, err := pc.ReadFrom(make([]byte, 10))
+			require.NoError(t, err)
+			require.Zero(t, n)
+			require.Equal(t, c.LocalAddr().String(), from.String())
+		}
+		// And one of something may be read into nothing.
+		c.Write([]byte("gone"))
+		n, _, err := pc.ReadFrom(nil)
+		require.NoError(t, err)
+		require.Zero(t, n)
+		c.Write([]byte("next"))
+		b := make([]byte, 10)
+		n, _, err = pc.ReadFrom(b)
+		require.NoError(t, err)
+		require.Equal(t, "next", string(b[:n]))
+	})
+}
+
+func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc := w.listenUDP(t, w.server).(packetConn)
+		c := w.to(t, pc.LocalAddr())
+		c.Write([]byte("a long one"))
+		c.Write([]byte("a long one"))
+		c.Write([]byte("next"))
+		b := make([]byte, 6)
+		n, _, err := pc.ReadFrom(b)
+		require.NoError(t, err)
+		require.Equal(t, "a long", string(b[:n]))
+		n, _, flags, _, err := pc.ReadMsgUDP(b, nil)
+		require.NoError(t, err)
+		require.Equal(t, "a long", string(b[:n]))
+		require.Equal(t, msgTrunc, flags)
+		n, _, flags, _, err = pc.ReadMsgUDP(b, nil)
+		require.NoError(t, err)
+		require.Equal(t, "next", string(b[:n]))
+		require.Zero(t, flags)
+	})
+}
+
+func TestDatagramsOfAllSizesArrive(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc := w.listenUDP(t, w.server)
+		c := w.to(t, pc.LocalAddr())
+		require.NoError(t, pc.SetReadDeadline(time.Now().Add(10*time.Second)))
+		b := make([]byte, 1<<16)
+		for _, size := range []int{1, 1471, 1472, 1473, 2960, 9000, 32768, 65507} { // fragments from 1473 on
+			want := text(size)
+			_, err := c.Write(want)
+			require.NoError(t, err)
+			n, _, err := pc.ReadFrom(b)
+			require.NoError(t, err)
+			require.Equal(t, want, b[:n])
+		}
+		_, err := c.Write(make([]byte, 65508))
+		require.ErrorIs(t, err, syscall.EMSGSIZE)
+	})
+}
+
+func TestASocketNamesItsAddress(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		for network, addr := range map[string]string{"udp": w.server, "udp4": ""} {
+			pc, err := w.listenPacket(network, net.JoinHostPort(addr, "0"))
+			require.NoError(t, err)
+			local := pc.LocalAddr().(*net.UDPAddr)
+			require.NotZero(t, local.Port)
+			if addr == "" {
+				addr = "0.0.0.0"
+			}
+			require.Equal(t, addr, local.IP.String())
+			require.NoError(t, pc.Close())
+			require.Equal(t, local.String(), pc.LocalAddr().String(), "after Close too")
+		}
+		c, err := w.dial(context.Background(), dialOptions{}, "udp", net.JoinHostPort(w.server, "9"))
+		require.NoError(t, err)
+		defer c.Close()
+		require.Equal(t, w.client, c.LocalAddr().(*net.UDPAddr).IP.String(), "a dialed one has the address that the route gives")
+		require.Equal(t, w.server+":9", c.RemoteAddr().String())
+	})
+}
+
+func TestAConnectedSocketHearsOnlyItsPeer(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		peer := w.listenUDP(t, w.server)
+		other := w.listenUDP(t, w.server)
+		c := w.to(t, peer.LocalAddr())
+		other.WriteTo([]byte("other"), c.LocalAddr())
+		peer.WriteTo([]byte("peer"), c.LocalAddr())
+		b := make([]byte, 10)
+		n, err := c.Read(b)
+		require.NoError(t, err)
+		require.Equal(t, "peer", string(b[:n]))
+		_, err = c.(net.PacketConn).WriteTo(b, peer.LocalAddr())
+		require.ErrorIs(t, err, net.ErrWriteToConnected)
+	})
+}
+
+func TestANobodyAnswersOnce(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		gone := w.listenUDP(t, w.server)
+		gone.Close()
+		c := w.to(t, gone.LocalAddr())
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+		_, err := c.Write([]byte("anybody?"))
+		require.NoError(t, err)
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the error is told once")
+		// When somebody is there, the same socket reaches him.
+		again, err := w.listenPacket("udp", gone.LocalAddr().String())
+		require.NoError(t, err)
+		defer again.Close()
+		_, err = c.Write([]byte("and now?"))
+		require.NoError(t, err)
+		b := make([]byte, 10)
+		n, _, err := again.ReadFrom(b)
+		require.NoError(t, err)
+		require.Equal(t, "and now?", string(b[:n]))
+	})
+}
+
+func TestAServerOfDatagramsServesMany(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc := w.listenUDP(t, w.server)
+		go func() {
+			b := make([]byte, 2000)
+			for {
+				n, from, err := pc.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				pc.WriteTo(b[:n], from)
+			}
+		}()
+		var clients sync.WaitGroup
+		for i := range 10 {
+			c := w.to(t, pc.LocalAddr())
+			clients.Go(func() {
+				b := make([]byte, 2000)
+				for j := range 30 {
+					want := fmt.Sprintf("%d from %d", j, i)
+					c.Write([]byte(want))
+					c.SetReadDeadline(time.Now().Add(10 * time.Second))
+					n, err := c.Read(b)
+					if err != nil || string(b[:n]) != want {
+						t.Errorf("%q for %q: %v", b[:n], want, err)
+						return
+					}
+				}
+			})
+		}
+		clients.Wait()
+	})
+}
+
+func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		const writers, each = 4, 50
+		pc := w.listenUDP(t, w.server).(packetConn)
+		pc.SetReadBuffer(1 << 20)
+		client := w.listenUDP(t, w.client).(packetConn)
+		client.SetWriteBuffer(1 << 20)
+		// The link address is known: only some packets are kept while it is asked for.
+		_, err := client.WriteTo([]byte("first"), pc.LocalAddr())
+		require.NoError(t, err)
+		_, _, err = pc.ReadFrom(make([]byte, 10))
+		require.NoError(t, err)
+		got := make(chan string, writers*each)
+		var readers, all sync.WaitGroup
+		for range 3 {
+			readers.Go(func() {
+				b := make([]byte, 100)
+				for {
+					n, _, err := pc.ReadFromUDPAddrPort(b)
+					if err != nil {
+						return
+					}
+					got <- string(b[:n])
+				}
+			})
+		}
+		for i := range writers {
+			all.Go(func() {
+				for j := range each {
+					if _, err := client.WriteTo(fmt.Appendf(nil, "%d/%d", i, j), pc.LocalAddr()); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		all.Wait()
+		seen := map[string]int{}
+		for range writers * each {
+			select {
+			case s := <-got:
+				seen[s]++
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%d of %d datagrams came", len(seen), writers*each)
+			}
+		}
+		for s, n := range seen {
+			require.Equal(t, 1, n, s)
+		}
+		pc.Close()
+		readers.Wait()
+	})
+}
+
+func TestTheWildcardReceivesForEachAddress(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		pc, err := w.listenPacket("udp4", ":0")
+		require.NoError(t, err)
+		defer pc.Close()
+		to := &net.UDPAddr{IP: net.ParseIP(w.server), Port: pc.LocalAddr().(*net.UDPAddr).Port}
+		c := w.to(t, to)
+		c.Write([]byte("to one of many"))
+		b := make([]byte, 20)
+		n, from, err := pc.ReadFrom(b)
+		require.NoError(t, err)
+		require.Equal(t, "to one of many", string(b[:n]))
+		_, err = pc.WriteTo([]byte("from the same"), from)
+		require.NoError(t, err)
+		n, err = c.Read(b)
+		require.NoError(t, err, "a connected socket hears only the address that it wrote to")
+		require.Equal(t, "from the same", string(b[:n]))
+	})
+}

@@ -1,0 +1,442 @@
+package usernet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAConnectionAndItsListener(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		ln := w.listenTCP(t)
+		require.Equal(t, "tcp", ln.Addr().Network())
+		go serve(ln, echo)
+		c := w.to(t, ln.Addr())
+		require.Equal(t, ln.Addr().String(), c.RemoteAddr().String())
+		require.Equal(t, "tcp", c.LocalAddr().Network())
+		require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(time.Minute)))
+		for _, n := range []int{1, 10, 1460, 5000, 100_000} {
+			go c.Write(text(n))
+			require.Equal(t, text(n), readFull(t, c, n))
+		}
+		require.NoError(t, c.Close())
+		require.ErrorIs(t, c.Close(), net.ErrClosed)
+	})
+}
+
+func TestServersAreSeveralAndTheirClientsMany(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		var clients sync.WaitGroup
+		for range 3 {
+			ln := w.listenTCP(t)
+			go serve(ln, echo)
+			for i := range 8 {
+				clients.Go(func() {
+					c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer c.Close()
+					for j := range 20 {
+						question := fmt.Sprintf("%d of %d", j, i)
+						answer := make([]byte, len(question))
+						c.Write([]byte(question))
+						if _, err := io.ReadFull(c, answer); err != nil || string(answer) != question {
+							t.Errorf("%q for %q: %v", answer, question, err)
+						}
+					}
+				})
+			}
+		}
+		clients.Wait()
+	})
+}
+
+func TestHalfAConnectionGoesOn(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		client.Write([]byte("question"))
+		require.NoError(t, client.CloseWrite())
+		question, err := io.ReadAll(server)
+		require.NoError(t, err)
+		require.Equal(t, "question", string(question))
+		_, err = client.Write([]byte("more"))
+		require.ErrorIs(t, err, syscall.EPIPE)
+		// The other half lives as long as it is wanted.
+		for range 3 {
+			server.Write([]byte("answer"))
+			require.Equal(t, "answer", string(readFull(t, client, 6)))
+		}
+		require.NoError(t, server.CloseWrite())
+		_, err = client.Read(make([]byte, 1))
+		require.Equal(t, io.EOF, err)
+	})
+}
+
+func TestAReaderIsClosedUnderItself(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, _ := w.pair(t)
+		failed := make(chan error, 1)
+		go func() {
+			_, err := client.Read(make([]byte, 1))
+			failed <- err
+		}()
+		time.Sleep(10 * time.Millisecond)
+		require.NoError(t, client.CloseRead())
+		require.Equal(t, io.EOF, <-failed)
+		_, err := client.Write([]byte("still"))
+		require.NoError(t, err)
+	})
+}
+
+func TestAClosedConnectionWakesItsCallers(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, _ := w.pair(t)
+		failed := make(chan error, 2)
+		go func() {
+			_, err := client.Read(make([]byte, 1))
+			failed <- err
+		}()
+		go func() {
+			for {
+				if _, err := client.Write(make([]byte, 1<<20)); err != nil {
+					failed <- err
+					return
+				}
+			}
+		}()
+		time.Sleep(10 * time.Millisecond)
+		require.NoError(t, client.Close())
+		require.ErrorIs(t, <-failed, net.ErrClosed)
+		require.ErrorIs(t, <-failed, net.ErrClosed)
+		n, err := client.Read(make([]byte, 1))
+		require.Zero(t, n)
+		require.ErrorIs(t, err, net.ErrClosed)
+	})
+}
+
+func TestNothingIsReadIntoNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		for _, p := range [][]byte{nil, {}} {
+			n, err := client.Read(p)
+			require.NoError(t, err)
+			require.Zero(t, n)
+			n, err = client.Write(p)
+			require.NoError(t, err)
+			require.Zero(t, n)
+		}
+		client.Write([]byte("x"))
+		require.Equal(t, "x", string(readFull(t, server, 1)), "an empty write sends nothing")
+	})
+}
+
+func TestMuchIsSentInOneWrite(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		much := text(8 << 20)
+		go func() {
+			if n, err := client.Write(much); n != len(much) || err != nil {
+				t.Error(n, err)
+			}
+			client.Close()
+		}()
+		got, err := io.ReadAll(server)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(much, got))
+	})
+}
+
+func TestManyBuffersAreWrittenAsOne(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		var want []byte
+		var buffers net.Buffers
+		for i := range 300 {
+			b := text(i)
+			buffers = append(buffers, b)
+			want = append(want, b...)
+		}
+		go func() {
+			if n, err := buffers.WriteTo(client); n != int64(len(want)) || err != nil {
+				t.Error(n, err)
+			}
+		}()
+		require.Equal(t, want, readFull(t, server, len(want)))
+	})
+}
+
+func TestAFileIsSent(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		want := text(1 << 20)
+		name := filepath.Join(t.TempDir(), "file")
+		require.NoError(t, os.WriteFile(name, want, 0o600))
+		send := func(copy func(c net.Conn, f *os.File) (int64, error)) []byte {
+			client, server := w.pair(t)
+			f, err := os.Open(name)
+			require.NoError(t, err)
+			defer f.Close()
+			go func() {
+				defer client.Close()
+				if _, err := copy(client, f); err != nil {
+					t.Error(err)
+				}
+			}()
+			got, err := io.ReadAll(server)
+			require.NoError(t, err)
+			return got
+		}
+		require.True(t, bytes.Equal(want, send(func(c net.Conn, f *os.File) (int64, error) { return io.Copy(c, f) })))
+		require.True(t, bytes.Equal(want, send(func(c net.Conn, f *os.File) (n int64, err error) {
+			for n < int64(len(want)) && err == nil { // in parts
+				var k int64
+				k, err = io.CopyN(c, f, min(100_003, int64(len(want))-n))
+				n += k
+			}
+			return n, err
+		})))
+		require.True(t, bytes.Equal(want[1000:], send(func(c net.Conn, f *os.File) (int64, error) {
+			f.Seek(1000, io.SeekStart)
+			return io.Copy(c, f)
+		})))
+		require.True(t, bytes.Equal(want[10:20], send(func(c net.Conn, f *os.File) (int64, error) {
+			f.Seek(10, io.SeekStart)
+			n, err := c.(io.ReaderFrom).ReadFrom(io.LimitReader(f, 10))
+			if at, _ := f.Seek(0, io.SeekCurrent); at != 20 {
+				t.Errorf("the file stands at %d", at)
+			}
+			return n, err
+		})))
+	})
+}
+
+func TestACopyEndsWithTheDeadline(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		client.SetWriteBuffer(64 << 10)
+		server.SetReadBuffer(64 << 10)
+		// The deadline is set when something has been sent: a loaded machine may not get so
+		// far in any given time.
+		n, err := io.Copy(client, &onceRead{r: io.LimitReader(zeros{}, 64<<20), then: func() {
+			if err := client.SetWriteDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
+				t.Error(err)
+			}
+		}})
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Greater(t, n, int64(0), "what was sent is counted")
+		require.Less(t, n, int64(64<<20))
+	})
+}
+
+func TestAConnectionIsCopiedIntoAnother(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, inbound := w.pair(t)
+		outbound, server := w.pair(t)
+		copied := make(chan error, 1)
+		go func() { // a proxy
+			_, err := io.Copy(outbound, inbound)
+			outbound.CloseWrite()
+			copied <- err
+		}()
+		want := text(3 << 20)
+		go func() {
+			client.Write(want)
+			client.CloseWrite()
+		}()
+		got, err := io.ReadAll(server)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got))
+		require.NoError(t, <-copied)
+	})
+}
+
+func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		r, pw := io.Pipe()
+		copied := make(chan error, 1)
+		go func() {
+			_, err := io.Copy(client, r)
+			r.CloseWithError(err)
+			copied <- err
+		}()
+		pw.Write([]byte("hello"))
+		require.Equal(t, "hello", string(readFull(t, server, 5)))
+		client.Close()
+		_, err := pw.Write([]byte("more"))
+		if err == nil { // the copy has taken it, and failed
+			_, err = pw.Write([]byte("more"))
+		}
+		require.ErrorIs(t, err, net.ErrClosed)
+		require.ErrorIs(t, <-copied, net.ErrClosed)
+	})
+}
+
+func TestARefusedPortIsNeverConnectedToItself(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		// A dial to a port of the range that is dialed from may choose that very port:
+		// simultaneous open with itself, which is nobody's wish.
+		free := freePort(t, w)
+		for range 300 {
+			c, err := w.dial(context.Background(), dialOptions{timeout: time.Second}, "tcp", free)
+			if err == nil {
+				require.NotEqual(t, c.LocalAddr().String(), c.RemoteAddr().String())
+				c.Close()
+			}
+			require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		}
+	})
+}
+
+func TestARefusalIsQuick(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		_, err := w.dial(context.Background(), dialOptions{timeout: time.Minute}, "tcp", freePort(t, w))
+		require.ErrorIs(t, err, syscall.ECONNREFUSED, "and not the timeout")
+	})
+}
+
+func TestAnAbortedRequestDoesNotStopAccept(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		ln := w.listenTCP(t)
+		aborted := w.to(t, ln.Addr())
+		require.NoError(t, aborted.(tcpConn).SetLinger(0))
+		require.NoError(t, aborted.Close())
+		go func() {
+			c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			c.Write([]byte("alive"))
+		}()
+		for {
+			c, err := ln.Accept()
+			require.NoError(t, err)
+			got, err := io.ReadAll(c)
+			c.Close()
+			if err == nil {
+				require.Equal(t, "alive", string(got))
+				return
+			}
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+		}
+	})
+}
+
+func TestManyAcceptAtOnce(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		const n = 50
+		ln := w.listenTCP(t)
+		var accepters sync.WaitGroup
+		accepted := make(chan string, n)
+		for range 10 {
+			accepters.Go(func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						if !errors.Is(err, net.ErrClosed) {
+							t.Error(err)
+						}
+						return
+					}
+					accepted <- c.RemoteAddr().String()
+					c.Close()
+				}
+			})
+		}
+		seen := map[string]bool{}
+		for range n {
+			c := w.to(t, ln.Addr())
+			seen[c.LocalAddr().String()] = true
+		}
+		for range n {
+			remote := <-accepted
+			require.True(t, seen[remote], remote)
+			delete(seen, remote) // each is accepted once
+		}
+		ln.Close()
+		accepters.Wait()
+	})
+}
+
+func TestBothSidesTalkAtOnce(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		client, server := w.pair(t)
+		want := text(2 << 20)
+		var talk sync.WaitGroup
+		for _, c := range []tcpConn{client, server} {
+			talk.Go(func() {
+				for p := want; len(p) > 0; {
+					n := min(len(p), 7001)
+					if _, err := c.Write(p[:n]); err != nil {
+						t.Error(err)
+						return
+					}
+					p = p[n:]
+				}
+				c.CloseWrite()
+			})
+			talk.Go(func() {
+				got, err := io.ReadAll(c)
+				if err != nil || !bytes.Equal(want, got) {
+					t.Errorf("%d bytes: %v", len(got), err)
+				}
+			})
+		}
+		talk.Wait()
+	})
+}
+
+func TestConnectionsComeAndGo(t *testing.T) {
+	everywhere(t, func(t *testing.T, w *world) {
+		ln := w.listenTCP(t)
+		go serve(ln, echo)
+		var clients sync.WaitGroup
+		for range 4 {
+			clients.Go(func() {
+				for range 50 {
+					c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					c.Write([]byte("ping"))
+					if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+						t.Error(err)
+					}
+					c.Close()
+				}
+			})
+		}
+		clients.Wait()
+	})
+}
+
+// onceRead calls then when it is read for the second time.
+type onceRead struct {
+	r     io.Reader
+	reads int
+	then  func()
+}
+
+func (r *onceRead) Read(p []byte) (int, error) {
+	if r.reads++; r.reads == 2 {
+		r.then()
+	}
+	return r.r.Read(p)
+}

@@ -1,0 +1,47 @@
+package stack
+
+import (
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// SetTOS sets the type of service of the packets that are sent from now on: the
+// Differentiated Services field in its upper six bits. RFC 9293 3.9.1.9: "The
+// application layer MUST be able to specify the Differentiated Services field
+// for segments that are sent on a connection." The lower two bits are those of
+// ECN, which is TCP's own business, and are ignored.
+func (t *TCP) SetTOS(tos uint8) error {
+	return t.change(func(tcp.Time) { t.tos = tos &^ 3 })
+}
+
+// TOS returns what SetTOS has set, 0 at first.
+func (t *TCP) TOS() uint8 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tos
+}
+
+// SetTTL sets the time to live of the packets that are sent from now on; 0 is the
+// default of 64. RFC 9293 3.9.2: "The TTL value used to send TCP segments MUST
+// be configurable".
+func (t *TCP) SetTTL(ttl uint8) error {
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	return t.change(func(tcp.Time) { t.ttl = ttl })
+}
+
+// TTL returns the time to live of the packets that are sent.
+func (t *TCP) TTL() uint8 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ttl
+}
+
+// SetUserTimeout sets how long what was sent may stay unacknowledged before the
+// connection is given up, at the retransmission that is due next; 0: until the
+// retransmissions are used up, 15 minutes or more.
+func (t *TCP) SetUserTimeout(d time.Duration) error {
+	return t.change(func(tcp.Time) { t.conn.SetUserTimeout(tcp.Time(max(d, 0))) })
+}

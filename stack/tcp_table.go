@@ -1,0 +1,181 @@
+package stack
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+)
+
+// A tcpTable has the connections, by their tuples. It is a hash table whose
+// entries are parts of what they stand for: a connection costs it one pointer of
+// a bucket, and a lookup touches nothing that the segment's way does not.
+type tcpTable struct {
+	seed   maphash.Seed // nobody can choose ports that all fall into one bucket
+	shards [tcpShards]tcpShard
+}
+
+const tcpShards = 64
+
+// A tcpShard is a part of the table.
+type tcpShard struct {
+	mu      sync.RWMutex
+	buckets []*tcpEntry // a power of two of them, at least one for each entry
+	n       int         // entries
+}
+
+// A tcpEntry is the place in the table of a connection, or of what is left of one
+// in TIME-WAIT. All but next stays as it is while it is there.
+type tcpEntry struct {
+	key  tuple
+	hash uint32
+	next *tcpEntry // in the bucket; under the shard's lock
+	sock *TCP      // the whole of which this is a part,
+	wait *timeWait // or this
+}
+
+func (tt *tcpTable) hash(k *tuple) uint32 { return uint32(maphash.Bytes(tt.seed, k[:])) }
+
+func (tt *tcpTable) shard(hash uint32) *tcpShard { return &tt.shards[hash%tcpShards] }
+
+// bucket is where the entries of a hash begin. There is one.
+func (sh *tcpShard) bucket(hash uint32) **tcpEntry {
+	return &sh.buckets[int(hash/tcpShards)&(len(sh.buckets)-1)]
+}
+
+// find returns the entry of a tuple, or nil. sh.mu is held.
+func (sh *tcpShard) find(hash uint32, k *tuple) *tcpEntry {
+	if sh.n == 0 {
+		return nil
+	}
+	e := *sh.bucket(hash)
+	for e != nil && (e.hash != hash || e.key != *k) {
+		e = e.next
+	}
+	return e
+}
+
+// link adds an entry whose tuple is not there. sh.mu is held.
+func (sh *tcpShard) link(e *tcpEntry) {
+	if sh.n == len(sh.buckets) {
+		old := sh.buckets
+		sh.buckets = make([]*tcpEntry, max(8, 2*len(old)))
+		for _, f := range old {
+			for f != nil {
+				next, b := f.next, sh.bucket(f.hash)
+				f.next, *b = *b, f
+				f = next
+			}
+		}
+	}
+	b := sh.bucket(e.hash)
+	e.next, *b = *b, e
+	sh.n++
+}
+
+// unlink takes an entry out, and reports whether it was there. sh.mu is held.
+func (sh *tcpShard) unlink(e *tcpEntry) bool {
+	if sh.n == 0 {
+		return false
+	}
+	b := sh.bucket(e.hash)
+	for *b != e {
+		if *b == nil {
+			return false
+		}
+		b = &(*b).next
+	}
+	*b, e.next = e.next, nil
+	sh.n--
+	return true
+}
+
+// lookup finds what a tuple names, if anything.
+func (tt *tcpTable) lookup(k *tuple) (*TCP, *timeWait) {
+	h := tt.hash(k)
+	sh := tt.shard(h)
+	sh.mu.RLock()
+	e := sh.find(h, k)
+	sh.mu.RUnlock()
+	if e == nil {
+		return nil, nil
+	}
+	return e.sock, e.wait
+}
+
+// insert adds an entry, and reports false where its tuple is taken.
+func (tt *tcpTable) insert(e *tcpEntry) bool {
+	e.hash = tt.hash(&e.key)
+	sh := tt.shard(e.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.find(e.hash, &e.key) != nil {
+		return false
+	}
+	sh.link(e)
+	return true
+}
+
+// replace puts an entry in the place of one with the same tuple, and reports
+// false where that is gone.
+func (tt *tcpTable) replace(old, e *tcpEntry) bool {
+	e.hash = old.hash
+	sh := tt.shard(e.hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if !sh.unlink(old) {
+		return false
+	}
+	sh.link(e)
+	return true
+}
+
+// remove takes an entry out, if it is there.
+func (tt *tcpTable) remove(e *tcpEntry) {
+	sh := tt.shard(e.hash)
+	sh.mu.Lock()
+	sh.unlink(e)
+	sh.mu.Unlock()
+}
+
+// each calls f for all entries until it returns false. f must not call back.
+func (tt *tcpTable) each(f func(*tcpEntry) bool) {
+	for i := range tt.shards {
+		sh := &tt.shards[i]
+		sh.mu.RLock()
+		for _, e := range sh.buckets {
+			for ; e != nil; e = e.next {
+				if !f(e) {
+					sh.mu.RUnlock()
+					return
+				}
+			}
+		}
+		sh.mu.RUnlock()
+	}
+}
+
+// sockets returns all connections that are not in TIME-WAIT.
+func (tt *tcpTable) sockets() []*TCP {
+	var all []*TCP
+	tt.each(func(e *tcpEntry) bool {
+		if e.sock != nil {
+			all = append(all, e.sock)
+		}
+		return true
+	})
+	return all
+}
+
+// portBusy reports whether a connection uses a local port, as bind(2) asks.
+// Connections that came in through a listener do not count for another listener.
+func (tt *tcpTable) portBusy(local netip.AddrPort, forListener bool) bool {
+	busy := false
+	tt.each(func(e *tcpEntry) bool {
+		if port, _ := e.key.ports(); port != local.Port() || forListener && (e.sock == nil || e.sock.listener != nil) {
+			return true
+		}
+		busy = local.Addr().IsUnspecified() || e.key.local().Addr() == local.Addr()
+		return !busy
+	})
+	return busy
+}

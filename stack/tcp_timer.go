@@ -1,0 +1,116 @@
+package stack
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// A sockTimer is the timer of a connection that is busy. When it is not any more,
+// another one gets it: most connections live for less than their timer runs. One
+// that was handed on may still fire for whom it was set before; that a timer
+// fires early or for nothing does no harm.
+type sockTimer struct {
+	timer *time.Timer
+	of    atomic.Pointer[TCP]
+}
+
+// newTimer returns a timer that runs.
+func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
+	if st, _ := s.tcp.timers.Get().(*sockTimer); st != nil {
+		st.of.Store(t)
+		st.timer.Reset(wait)
+		return st
+	}
+	st := new(sockTimer)
+	st.of.Store(t)
+	st.timer = time.AfterFunc(wait, func() {
+		if t := st.of.Load(); t != nil {
+			t.tick()
+		}
+	})
+	return st
+}
+
+// restful is how far off a deadline is that the stack's wheel looks after.
+const restful = 2 * wheelStep
+
+// arm sets the timer where it has to fire sooner than it would. A connection that
+// has nothing to do for long is given to the wheel. t.mu is held.
+func (t *TCP) arm(now tcp.Time) {
+	d, ok := t.conn.Deadline()
+	if t.detached || t.conn.State() == tcp.Closed {
+		t.disarm()
+		return
+	}
+	if t.timerAt == 0 && (!ok || d-now >= restful) {
+		t.freeTimer() // it has fired, or never was
+		if again := t.conn.Rest(now); again != 0 && (!ok || again < d) {
+			d, ok = max(again, now+restful), true
+		}
+		if ok {
+			t.wheeled = true
+			t.timerAt = t.s.tcp.wheel.put(t, now, d)
+		}
+		return
+	}
+	if !ok || t.timerAt != 0 && t.timerAt <= d {
+		return
+	}
+	t.timerAt = d
+	wait := time.Duration(max(d-now, 0))
+	if t.timer == nil {
+		t.timer = t.s.newTimer(t, wait)
+	} else {
+		t.timer.timer.Reset(wait)
+	}
+}
+
+// freeTimer gives up the timer, which need not have stopped. t.mu is held.
+func (t *TCP) freeTimer() {
+	if t.timer != nil {
+		t.timer.of.Store(nil)
+		t.s.tcp.timers.Put(t.timer)
+		t.timer = nil
+	}
+}
+
+// disarm ends the timer for good. t.mu is held.
+func (t *TCP) disarm() {
+	if t.timer != nil {
+		t.timer.timer.Stop()
+		t.freeTimer()
+	}
+	if t.wheeled {
+		t.s.tcp.wheel.remove(t)
+		t.wheeled = false
+	}
+	t.timerAt = 0
+	t.conn.Rest(t.ran)
+}
+
+// tick is the timer's.
+func (t *TCP) tick() {
+	t.mu.Lock()
+	t.timerAt = 0
+	now := t.s.now()
+	if !t.detached {
+		t.conn.Tick(now)
+	}
+	ev := t.run(now)
+	t.mu.Unlock()
+	t.report(ev)
+	t.s.drain()
+}
+
+// turn is the wheel's.
+func (t *TCP) turn(now tcp.Time) {
+	t.mu.Lock()
+	t.wheeled = false
+	if t.timer == nil { // or it has become busy
+		t.timerAt = 0
+		t.arm(now)
+	}
+	t.mu.Unlock()
+}

@@ -1,0 +1,147 @@
+package stack
+
+import (
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+const (
+	// wheelStep is the time from slot to slot. A connection gets a timer of its
+	// own when less than that is left, so that a deadline is met exactly.
+	wheelStep = tcp.Time(500 * time.Millisecond)
+	// wheelSlots is a power of two. Who waits for longer comes by more than once.
+	wheelSlots = 64
+)
+
+// A wheel looks after the connections that have nothing to do for long: all but
+// their keep-alive is over. It holds one timer for all of them, and two pointers
+// for each, where a timer of its own would take a connection a fifth of its
+// memory. Slots are circular lists; a connection stands in at most one.
+type wheel struct {
+	s *Stack
+
+	mu     sync.Mutex
+	slots  [wheelSlots]*TCP
+	n      int
+	timer  *time.Timer
+	at     int64 // the step at which the timer fires; 0: it does not run
+	next   int64 // no connection waits for a step before
+	closed bool
+}
+
+// A wheelPlace is where a connection stands in a wheel. It belongs to its lock.
+type wheelPlace struct {
+	prev, next *TCP // in the slot; nil: it is in none
+}
+
+// put files a connection until shortly before deadline d, and returns when that
+// is. A connection that is there already moves. d is some steps ahead.
+func (w *wheel) put(t *TCP, now, d tcp.Time) tcp.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unlink(t)
+	this := int64(now / wheelStep)
+	step := min(int64(d/wheelStep), this+wheelSlots-1)
+	if w.closed {
+		return tcp.Time(step) * wheelStep
+	}
+	if w.n == 0 {
+		w.next = step
+	}
+	w.link(t, uint8(step%wheelSlots))
+	w.next = min(w.next, step)
+	w.arm(now)
+	return tcp.Time(step) * wheelStep
+}
+
+// remove takes a connection out.
+func (w *wheel) remove(t *TCP) {
+	w.mu.Lock()
+	w.unlink(t)
+	w.mu.Unlock()
+}
+
+// link puts a connection at the end of a slot. w.mu is held.
+func (w *wheel) link(t *TCP, slot uint8) {
+	t.rest, t.slot = wheelPlace{prev: t, next: t}, slot
+	if first := w.slots[slot]; first != nil {
+		last := first.rest.prev
+		t.rest.prev, t.rest.next = last, first
+		last.rest.next, first.rest.prev = t, t
+	} else {
+		w.slots[slot] = t
+	}
+	w.n++
+}
+
+// unlink takes a connection out of its slot, if it is in one. w.mu is held.
+func (w *wheel) unlink(t *TCP) {
+	r := &t.rest
+	if r.next == nil {
+		return
+	}
+	if first := &w.slots[t.slot]; r.next == t {
+		*first = nil
+	} else {
+		r.prev.rest.next, r.next.rest.prev = r.next, r.prev
+		if *first == t {
+			*first = r.next
+		}
+	}
+	r.prev, r.next = nil, nil
+	w.n--
+}
+
+// arm sets the timer for the first slot that is not empty. w.mu is held.
+func (w *wheel) arm(now tcp.Time) {
+	if w.n == 0 || w.closed {
+		return // a timer that runs finds nothing to do
+	}
+	for w.slots[w.next%wheelSlots] == nil {
+		w.next++
+	}
+	if w.at != 0 && w.at <= w.next {
+		return
+	}
+	w.at = w.next
+	wait := time.Duration(max(tcp.Time(w.next)*wheelStep-now, 0))
+	if w.timer == nil {
+		w.timer = time.AfterFunc(wait, w.turn)
+	} else {
+		w.timer.Reset(wait)
+	}
+}
+
+// turn lets the connections of the slots whose time has come look after
+// themselves. Each is taken out alone, because its own lock comes first.
+func (w *wheel) turn() {
+	now := w.s.now()
+	this := int64(now / wheelStep)
+	w.mu.Lock()
+	w.at = 0
+	for n := w.n; n > 0 && w.next <= this; {
+		t := w.slots[w.next%wheelSlots]
+		if t == nil {
+			w.next++
+			continue
+		}
+		w.unlink(t)
+		n--
+		w.mu.Unlock()
+		t.turn(now)
+		w.mu.Lock()
+	}
+	w.arm(now)
+	w.mu.Unlock()
+}
+
+func (w *wheel) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}

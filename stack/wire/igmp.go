@@ -1,0 +1,144 @@
+package wire
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+const (
+	IGMPLen       = 8  // bytes of an IGMP message of versions 1 and 2, and of the header of a report of version 3
+	IGMPv3Len     = 12 // bytes of a query of version 3, without its sources
+	IGMPRecordLen = 8  // bytes of a group record, without its sources
+)
+
+// An IGMPType is the type of an IGMP message (RFC 1112, RFC 2236, RFC 3376).
+type IGMPType uint8
+
+const (
+	IGMPQuery    IGMPType = 0x11
+	IGMPv1Report IGMPType = 0x12
+	IGMPv2Report IGMPType = 0x16
+	IGMPv2Leave  IGMPType = 0x17
+	IGMPv3Report IGMPType = 0x22
+)
+
+// Types of group records (RFC 3376 4.2.12).
+const (
+	IGMPIsInclude = 1 // answers: these sources are wanted
+	IGMPIsExclude = 2 // all but these sources are wanted
+	IGMPToInclude = 3 // the same of a change; without sources, the group was left
+	IGMPToExclude = 4 // without sources, the group was joined
+)
+
+// An IGMP is what the messages have in common; what follows only queries have.
+type IGMP struct {
+	Type  IGMPType
+	Group netip.Addr // unspecified: in a query, all groups
+
+	Version    int    // of the query: 1, 2 or 3
+	Tenths     int    // of a second, in which the answer is wanted; 100 of version 1
+	Robustness int    // version 3: the querier's robustness variable, up to 7; 0: not told
+	Interval   int    // version 3: the querier's interval in seconds; 0: not told
+	Sources    []byte // version 3: 4 bytes each
+}
+
+// ParseIGMP checks a message and returns what a host needs of it. It fails with
+// ShortIGMP, BadIGMPLength or BadIGMPChecksum.
+func ParseIGMP(b []byte) (h IGMP, r Reason) {
+	if len(b) < IGMPLen {
+		return h, ShortIGMP
+	}
+	// RFC 3376 4.1.2: "When receiving packets, the checksum MUST be verified
+	// before processing a packet." It covers all of the IP payload.
+	if Fold(Sum(b, 0)) != 0xffff {
+		return h, BadIGMPChecksum
+	}
+	h.Type = IGMPType(b[0])
+	h.Group = netip.AddrFrom4([4]byte(b[4:8]))
+	if h.Type != IGMPQuery {
+		return h, OK
+	}
+	code := b[1]
+	// RFC 3376 7.1: "IGMPv1 Query: length = 8 octets AND Max Resp Code field is
+	// zero. IGMPv2 Query: length = 8 octets AND Max Resp Code field is
+	// non-zero. IGMPv3 Query: length >= 12 octets. Query messages that do not
+	// match any of the above conditions ... MUST be silently ignored."
+	switch {
+	case len(b) == IGMPLen && code == 0:
+		h.Version, h.Tenths = 1, 100
+	case len(b) == IGMPLen:
+		h.Version, h.Tenths = 2, int(code)
+	case len(b) >= IGMPv3Len:
+		h.Version, h.Tenths = 3, igmpFloat(code)
+		h.Robustness = int(b[8] & 7)
+		h.Interval = igmpFloat(b[9])
+		n := int(binary.BigEndian.Uint16(b[10:12])) * 4
+		if IGMPv3Len+n > len(b) {
+			return h, BadIGMPLength
+		}
+		h.Sources = b[IGMPv3Len : IGMPv3Len+n]
+	default:
+		return h, BadIGMPLength
+	}
+	return h, OK
+}
+
+// igmpFloat is the value of a code of RFC 3376 4.1.1 and 4.1.7: "If Max Resp Code
+// >= 128, Max Resp Code represents a floating-point value".
+func igmpFloat(code uint8) int {
+	if code < 128 {
+		return int(code)
+	}
+	mant, exp := int(code&15), int(code>>4&7)
+	return (mant | 0x10) << (exp + 3)
+}
+
+// PutIGMP writes a message of version 1 or 2 to the first IGMPLen bytes of b.
+func PutIGMP(b []byte, typ IGMPType, group netip.Addr) {
+	b = b[:IGMPLen]
+	b[0], b[1], b[2], b[3] = byte(typ), 0, 0, 0
+	*(*[4]byte)(b[4:8]) = group.As4()
+	binary.BigEndian.PutUint16(b[2:4], Checksum(b))
+}
+
+// PutIGMPv3Report writes the header of a report to b, where n group records follow
+// it already: b is the whole message.
+func PutIGMPv3Report(b []byte, n int) {
+	clear(b[:IGMPLen])
+	b[0] = byte(IGMPv3Report)
+	binary.BigEndian.PutUint16(b[6:8], uint16(n))
+	binary.BigEndian.PutUint16(b[2:4], Checksum(b))
+}
+
+// AppendIGMPRecord appends a group record; sources are 4 bytes each.
+func AppendIGMPRecord(b []byte, kind uint8, group netip.Addr, sources []byte) []byte {
+	b = append(b, kind, 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(sources)/4))
+	a := group.As4()
+	b = append(b, a[:]...)
+	return append(b, sources...)
+}
+
+// ipv4OptRouterAlert is the option of RFC 2113 2.1: "Router shall examine packet".
+const ipv4OptRouterAlert = 148
+
+// RouterAlertOption returns the options of a header that has only a router alert.
+func RouterAlertOption() []byte { return []byte{ipv4OptRouterAlert, 4, 0, 0} }
+
+// RouterAlert reports whether a router alert is among the options of a datagram, which
+// are well formed.
+func RouterAlert(options []byte) bool {
+	for i := 0; i+1 < len(options); {
+		switch options[i] {
+		case ipv4OptEnd:
+			return false
+		case ipv4OptNop:
+			i++
+			continue
+		case ipv4OptRouterAlert:
+			return true
+		}
+		i += max(int(options[i+1]), 2)
+	}
+	return false
+}
