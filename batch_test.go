@@ -138,6 +138,7 @@ func TestABatchSaysWhatIsWrong(t *testing.T) {
 		{s, (*net.UDPAddr)(nil), errMissingAddress},
 		{s, &net.TCPAddr{}, syscall.EINVAL},
 		{s, &net.UDPAddr{IP: net.ParseIP(addrA)}, syscall.EINVAL},
+		{s, &net.UDPAddr{IP: net.ParseIP(addrA), Port: 65536 + to.Port}, syscall.EINVAL},
 	} {
 		n, err := wrong.c.WriteBatch(message(wrong.addr), 0)
 		require.Zero(t, n)
@@ -147,7 +148,7 @@ func TestABatchSaysWhatIsWrong(t *testing.T) {
 	}
 	_, err = s.WriteBatch(message(&net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1}), 0)
 	require.ErrorContains(t, err, "non-IPv4 address")
-	_, err = s.ReadBatch(message(nil), syscall.MSG_PEEK)
+	_, err = s.ReadBatch(message(nil), 2) // Linux's MSG_PEEK
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	_, err = s.WriteBatch(message(to), 1)
 	require.ErrorIs(t, err, errors.ErrUnsupported)

@@ -165,7 +165,7 @@ func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
 		n, _, flags, _, err := pc.ReadMsgUDP(b, nil)
 		require.NoError(t, err)
 		require.Equal(t, "a long", string(b[:n]))
-		require.Equal(t, syscall.MSG_TRUNC, flags)
+		require.Equal(t, msgTrunc, flags)
 		n, _, flags, _, err = pc.ReadMsgUDP(b, nil)
 		require.NoError(t, err)
 		require.Equal(t, "next", string(b[:n]))

@@ -18,6 +18,7 @@ type packet struct {
 	ttl, tos   uint8
 	header     []byte // the IP header as received, for ICMP quotes
 	payload    []byte // the transport header and what follows, borrowed
+	tail       []byte // of TCP: what follows payload, borrowed too
 	checksumOK bool   // nothing to verify: it came from memory, or the device did
 	csumOffset int    // where in payload a checksum is that is not yet complete; 0: none
 	gso        nic.GSOKind
@@ -35,12 +36,12 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	for i := range batch {
 		f := &batch[i]
 		bytes += f.Len()
-		if len(f.Body) == 0 {
-			ifc.inputFrame(now, f, f.Head)
+		if len(f.Body) == 0 || ifc.takesParts(f) {
+			ifc.inputFrame(now, f, f.Head, f.Body)
 			continue
 		}
 		joined := f.AppendTo(ifc.s.bufs.get(f.Len())[:0])
-		ifc.inputFrame(now, f, joined)
+		ifc.inputFrame(now, f, joined, nil)
 		ifc.s.bufs.put(joined)
 	}
 	ifc.stats.RxFrames.Add(uint64(len(batch)))
@@ -48,11 +49,18 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	ifc.s.drain()
 }
 
-// inputFrame works on a frame, whose bytes are b.
-func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b []byte) {
+// takesParts reports whether Head and Body of a frame can stay apart: it is a
+// super-frame of TCP, whose headers are all in Head, and no raw socket wants it.
+func (ifc *iface) takesParts(f *nic.Frame) bool {
+	return f.GSO == nic.GSOTCP4 && f.NeedsChecksum && len(f.Head) >= ifc.linkLen+wire.IPv4Len &&
+		wire.Proto(f.Head[ifc.linkLen+9]) == wire.ProtoTCP && len(ifc.s.raw.sockets()) == 0
+}
+
+// inputFrame works on a frame, whose bytes are b and tail.
+func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) {
 	if ifc.linkLen == 0 {
 		// What an IP medium carries tells by itself which version it is.
-		ifc.inputIPv4(now, f, b, false)
+		ifc.inputIPv4(now, f, b, tail, false)
 		return
 	}
 	h, payload, r := wire.ParseEthernet(b)
@@ -71,7 +79,7 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b []byte) {
 	}
 	switch h.Type {
 	case wire.EtherTypeIPv4:
-		ifc.inputIPv4(now, f, payload, group)
+		ifc.inputIPv4(now, f, payload, tail, group)
 	case wire.EtherTypeARP:
 		ifc.inputARP(payload)
 	default:

@@ -8,12 +8,13 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputIPv4 works on the datagram at the start of b. linkGroup says that the
-// frame was sent to a broadcast or multicast address of the link.
-func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b []byte, linkGroup bool) {
+// inputIPv4 works on the datagram at the start of b, which goes on in tail where
+// that is not empty. linkGroup says that the frame was sent to a broadcast or
+// multicast address of the link.
+func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
-	h, payload, r := wire.ParseIPv4(b)
+	h, payload, r := wire.ParseIPv4Head(b, len(tail))
 	if r != wire.OK {
 		ifc.drop(r)
 		return
@@ -22,7 +23,7 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b []byte, linkGroup bool
 	p.ifc, p.now = ifc, now
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
-	p.header, p.payload = b[:h.HeaderLen()], payload
+	p.header, p.payload, p.tail = b[:h.HeaderLen()], payload, tail
 	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
 	p.broadcast = linkGroup
 	if f.NeedsChecksum {
@@ -48,6 +49,10 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b []byte, linkGroup bool
 		}
 	}
 	if h.MoreFragments || h.FragOffset != 0 {
+		if len(tail) > 0 {
+			ifc.drop(wire.BadIPv4TotalLen) // no fragment is a super-frame
+			return
+		}
 		s.frags.input(&p, &h)
 		return
 	}

@@ -235,7 +235,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		s.bufs.put(e.buf)
+		s.release(e)
 		s.drop(dropLinkDown)
 		return
 	}
@@ -274,16 +274,16 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	s := t.ifc.s
 	if len(n.parked) >= maxParked || t.nparked >= maxParkedTotal && len(n.parked) > 0 {
-		s.bufs.put(n.parked[0].buf)
+		s.release(n.parked[0].txEntry)
 		n.parked = slices.Delete(n.parked, 0, 1)
 		t.nparked--
 		s.drop(dropNeighborQueue)
 	} else if t.nparked >= maxParkedTotal {
-		s.bufs.put(e.buf)
+		s.release(e)
 		s.drop(dropNeighborQueue)
 		return
 	}
-	n.parked = append(n.parked, parked{e, src})
+	n.parked = append(n.parked, parked{s.own(e), src}) // a writer does not wait for that long
 	t.nparked++
 }
 

@@ -26,10 +26,13 @@ type frameMeta struct {
 	gso           nic.GSOKind
 	gsoSize       int // payload bytes of each piece
 	headerLen     int // IP and transport header
+
+	body   []byte // what follows the packet's bytes in the frame, lent by
+	lender *lending
 }
 
-// sendPacket sends the IP packet buf[headroom:headroom+n] on a path. The
-// buffer comes from s.bufs and is given away. The frame is queued at the
+// sendPacket sends the IP packet buf[headroom:headroom+n], which goes on in
+// meta.body, on a path. The buffer comes from s.bufs and is given away. The frame is queued at the
 // interface, or parked until the neighbour's address is known. Nothing is sent
 // yet: the caller calls drain when it has released its locks.
 //
@@ -43,7 +46,7 @@ func (s *Stack) sendPacketAt(now tcp.Time, p *path, buf []byte, n int, meta *fra
 	ifc := p.ifc
 	if ifc.down.Load() {
 		ifc.stats.TxDropped.Add(1)
-		s.bufs.put(buf)
+		s.release(txEntry{buf: buf, lender: meta.lender})
 		return
 	}
 	s.counts.ipSent.Add(1)
@@ -77,9 +80,11 @@ func (ifc *iface) frame(buf []byte, n int, meta *frameMeta) txEntry {
 	if ifc.linkLen > 0 {
 		h := wire.Ethernet{Src: ifc.mac, Type: wire.EtherTypeIPv4}
 		h.Put(head)
-		head = pad(head)
+		if len(meta.body) == 0 {
+			head = pad(head)
+		}
 	}
-	e := txEntry{frame: nic.Frame{Head: head}, buf: buf}
+	e := txEntry{frame: nic.Frame{Head: head, Body: meta.body}, buf: buf, lender: meta.lender}
 	if meta.needsChecksum {
 		f := &e.frame
 		f.NeedsChecksum = true

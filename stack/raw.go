@@ -213,6 +213,9 @@ func (r *Raw) Close() error {
 // inputRaw gives copies of a datagram to the raw sockets of its protocol. It
 // reports whether there was one.
 func (s *Stack) inputRaw(p *packet) bool {
+	if len(p.tail) > 0 {
+		return false // takesParts found no socket: one that is there now is newer than the frame
+	}
 	found := false
 	for _, r := range s.raw.sockets() {
 		if r.proto != p.proto || !r.local.IsUnspecified() && r.local != p.dst {

@@ -138,6 +138,10 @@ func (s *Stack) inputTCP(p *packet) {
 		p.ifc.drop(r)
 		return
 	}
+	// One of the two may be all that there is.
+	if seg.Payload2 = p.tail; len(seg.Payload) == 0 {
+		seg.Payload, seg.Payload2 = p.tail, nil
+	}
 	if !p.checksumOK && !wire.TCPChecksumOK(p.src, p.dst, p.payload) {
 		p.ifc.drop(wire.BadTCPChecksum)
 		return

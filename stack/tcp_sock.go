@@ -2,24 +2,18 @@ package stack
 
 import (
 	"context"
-	"encoding/binary"
 	"io"
 	"math"
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
-
-// yieldBytes is how much a writer has to have sent at once to let others run.
-const yieldBytes = 16 << 10
 
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
 type TCPInfo = tcp.Info
@@ -66,6 +60,8 @@ type TCP struct {
 	rdPast    bool  // the deadline of reads was set to a time that had passed
 	wrPast    bool  // and that of writes
 	tos, ttl  uint8 // of the packets that are sent; tos without the bits of ECN
+
+	lent *lending // nil until there was a large Write
 }
 
 // waiters are those who wait for a connection: readers on rd; writers, Dial and
@@ -386,47 +382,6 @@ func (t *TCP) reroute(now tcp.Time) {
 	t.conn.SetGSO(gso)
 }
 
-// send puts a segment into a frame and queues it. t.mu is held.
-func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
-	s := t.s
-	seg.SrcPort, seg.DstPort = t.key.ports()
-	hdr := seg.Len()
-	n := hdr + seg.DataLen()
-	buf := s.bufs.get(ipRoom + n)
-	b := buf[ipRoom : ipRoom+n]
-	seg.Put(b)
-	copy(b[hdr+copy(b[hdr:], seg.Payload):], seg.Payload2)
-	meta := frameMeta{}
-	if t.path.ifc.txChecksum {
-		meta = frameMeta{needsChecksum: true, transportOff: wire.IPv4Len, csumOffset: tcpChecksumOffset}
-		sum := wire.Fold(wire.PseudoSum(t.path.src, t.path.dst, uint8(wire.ProtoTCP), n))
-		binary.BigEndian.PutUint16(b[tcpChecksumOffset:], sum)
-		if seg.GSOSize > 0 {
-			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
-		}
-	} else {
-		wire.SetTCPChecksum(t.path.src, t.path.dst, b)
-	}
-	s.counts.tcpOut.Add(1)
-	tos := t.tos
-	if seg.ECT {
-		tos |= 2 // RFC 3168 5: ECT(0)
-	}
-	ip := wire.IPv4{
-		TOS:          tos,
-		ID:           s.nextIPID(),
-		DontFragment: !t.path.mayFrag,
-		TTL:          t.ttl,
-		Proto:        wire.ProtoTCP,
-		Src:          t.path.src,
-		Dst:          t.path.dst,
-	}
-	ip.Put(buf[headroom:], n)
-	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
-}
-
-const tcpChecksumOffset = 16 // RFC 9293 3.1
-
 // icmp takes an ICMP error about the segment with sequence number seq.
 func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.mu.Lock()
@@ -511,76 +466,6 @@ func (t *TCP) readEnd() error {
 	}
 	if t.rdShut || t.conn.State() == tcp.Closed {
 		return io.EOF
-	}
-	return nil
-}
-
-// Write queues p to be sent, waiting for room. Concurrent writes do not mix.
-func (t *TCP) Write(p []byte) (int, error) {
-	roomy(false)
-	t.mu.Lock()
-	for t.writing {
-		if err := t.writeEnd(); err != nil {
-			t.mu.Unlock()
-			return 0, err
-		}
-		t.waiting().wr.Wait()
-	}
-	t.writing = true
-	n, err := t.writeAll(p)
-	t.writing = false
-	t.wakeWriters()
-	t.mu.Unlock()
-	return n, err
-}
-
-// writeAll writes p in this caller's turn. t.mu is held, and released to send
-// and to wait.
-func (t *TCP) writeAll(p []byte) (n int, err error) {
-	for {
-		if err := t.writeEnd(); err != nil {
-			return n, err
-		}
-		if n == len(p) {
-			return n, nil
-		}
-		now := t.s.now()
-		if k := t.conn.Write(now, p[n:]); k > 0 {
-			n += k
-			t.run(now)
-			t.mu.Unlock()
-			// What is chosen is sent before anyone waits for its answer.
-			t.s.drain()
-			if k > yieldBytes {
-				// On a wire in memory the peer's reader was woken by this very
-				// goroutine, and takes the data while it is in this core's cache:
-				// twice the throughput, measured on two cores.
-				runtime.Gosched()
-			}
-			t.mu.Lock()
-			if n == len(p) {
-				return n, nil
-			}
-			continue
-		}
-		t.waiting().wr.Wait()
-	}
-}
-
-// writeEnd returns why nothing more can be written, or nil. t.mu is held.
-func (t *TCP) writeEnd() error {
-	switch {
-	case t.closed:
-		return net.ErrClosed
-	case t.wrPast || t.dl != nil && t.dl.wr.expired():
-		return os.ErrDeadlineExceeded
-	}
-	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
-		t.told = true
-		return errnoOf(e)
-	}
-	if t.wrShut || t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait {
-		return syscall.EPIPE
 	}
 	return nil
 }

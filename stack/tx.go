@@ -32,10 +32,32 @@ type txQueue struct {
 	taken [txBatch]txEntry
 }
 
-// A txEntry is a frame and the pooled buffer that it lies in.
+// A txEntry is a frame and the pooled buffer that its Head lies in. Its Body, if
+// there is one, is the lender's.
 type txEntry struct {
-	frame nic.Frame
-	buf   []byte
+	frame  nic.Frame
+	buf    []byte
+	lender *lending
+}
+
+// release gives back what an entry holds that will not be sent any more.
+func (s *Stack) release(e txEntry) {
+	s.bufs.put(e.buf)
+	if e.lender != nil {
+		e.lender.giveBack()
+	}
+}
+
+// own makes an entry that may be kept of one that may hold lent bytes.
+func (s *Stack) own(e txEntry) txEntry {
+	if e.lender == nil {
+		return e
+	}
+	f := e.frame
+	buf := f.AppendTo(s.bufs.get(f.Len())[:0])
+	f.Head, f.Body = buf, nil
+	s.release(e)
+	return txEntry{frame: f, buf: buf}
 }
 
 // A txWaiter stopped choosing what to send because a queue was full. txReady is
@@ -176,7 +198,7 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 			ifc.stats.TxFrames.Add(1)
 			ifc.stats.TxBytes.Add(uint64(f.Len()))
 		}
-		ifc.s.bufs.put(taken[i].buf)
+		ifc.s.release(taken[i])
 		taken[i] = txEntry{}
 		*f = nic.Frame{}
 	}

@@ -65,7 +65,7 @@ type sendState struct {
 	gso  int // most payload bytes in a super-segment; 0: none
 	peer int // MSS that the peer announced, without options
 
-	buf   ring
+	buf   sendQueue
 	limit int // bytes that buf may hold
 
 	lastData Time // when data was last sent, for the idle restart; before that, the SYN
@@ -261,7 +261,7 @@ func (c *Conn) finReceived() bool {
 }
 
 // Unacked is what was written and not yet acknowledged, in bytes.
-func (c *Conn) Unacked() int { return c.snd.buf.n }
+func (c *Conn) Unacked() int { return c.snd.buf.len() }
 
 // Read takes received bytes in order. It returns 0 where there are none.
 func (c *Conn) Read(now Time, p []byte) int {
@@ -304,31 +304,6 @@ func (c *Conn) Awaited(now Time) int {
 	}
 	return n
 }
-
-// Write queues what fits of p to be sent, and returns how much that is.
-// When it is less than len(p), a Writable event follows.
-func (c *Conn) Write(now Time, p []byte) int {
-	s := &c.snd
-	if s.fin || c.err != ErrNone {
-		return 0
-	}
-	n := min(len(p), c.WriteSpace())
-	s.full = n < len(p)
-	if n == 0 {
-		return 0
-	}
-	c.work(now)
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.writing(c)
-	}
-	s.buf.reserve(c.p, s.buf.n+n, s.buf.n)
-	s.buf.put(s.buf.n, p[:n])
-	s.buf.n += n
-	return n
-}
-
-// WriteSpace is the number of bytes that Write would take.
-func (c *Conn) WriteSpace() int { return max(c.share(c.snd.limit)-c.snd.buf.n, 0) }
 
 // share is what of a buffer's limit may be used while memory is scarce.
 func (c *Conn) share(limit int) int {
@@ -426,8 +401,8 @@ func (c *Conn) die(e Err) {
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
-	c.snd.buf.n = 0
-	c.snd.buf.giveBack(c.p)
+	c.snd.buf.clear()
+	c.snd.buf.ring.giveBack(c.p)
 	c.cwr.release()
 	if c.busy != nil {
 		c.sb.release()

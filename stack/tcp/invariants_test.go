@@ -28,8 +28,8 @@ func checkSend(c *Conn) error {
 	if s.mss <= 0 || c.segSize() <= 0 {
 		return fmt.Errorf("MSS %d, segments of %d", s.mss, c.segSize())
 	}
-	if len(s.buf.b)&(len(s.buf.b)-1) != 0 || s.buf.n > len(s.buf.b) {
-		return fmt.Errorf("send ring of %d holds %d", len(s.buf.b), s.buf.n)
+	if len(s.buf.ring.b)&(len(s.buf.ring.b)-1) != 0 || s.buf.ring.n > len(s.buf.ring.b) {
+		return fmt.Errorf("send ring of %d holds %d", len(s.buf.ring.b), s.buf.ring.n)
 	}
 	finAcked := s.finSent && s.una == s.nxt
 	if c.state.synchronized() && !finAcked && s.finSent != (s.nxt == c.dataEnd()+1) {

@@ -378,8 +378,10 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 		}
 		c.recover(&a, duplicate)
 	}
-	if a.advanced {
+	if a.advanced || a.sacked {
 		c.tuneSend()
+	}
+	if a.advanced {
 		c.finAcked(now)
 	}
 }
@@ -393,12 +395,11 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack
-	if n > b.buf.n {
-		n = b.buf.n // the FIN takes a number and no place
+	b.buf.drop(min(n, b.buf.len())) // the FIN takes a number and no place
+	if b.buf.ring.n == 0 {
+		b.buf.ring.giveBack(c.p)
 	}
-	b.buf.drop(n)
-	if b.buf.n == 0 {
-		b.buf.giveBack(c.p)
+	if b.buf.len() == 0 {
 		if !b.fin || b.finSent && b.una == b.nxt {
 			c.events |= Acked
 		}

@@ -191,7 +191,7 @@ func (c *Conn) noteSent(now Time, i int, first bool) {
 	w.pace.sent(now, s.len(), c.snd.mss)
 }
 
-// dataStart is the number of the first byte in the send ring.
+// dataStart is the number of the first byte in the send queue.
 func (c *Conn) dataStart() Seq {
 	if c.snd.una == c.snd.iss {
 		return c.snd.iss + 1
@@ -200,7 +200,7 @@ func (c *Conn) dataStart() Seq {
 }
 
 // dataEnd is the number after the last byte that was written: the FIN's.
-func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.n) }
+func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.len()) }
 
 // data fills in the payload from seq to end, where end may include the FIN.
 func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
@@ -223,7 +223,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	if n == 0 {
 		out.Flags &^= wire.FlagPSH
 	}
-	out.Payload, out.Payload2 = c.snd.buf.slices(int(seq-c.dataStart()), n)
+	out.Payload, out.Payload2, out.Lent = c.snd.buf.slices(int(seq-c.dataStart()), n)
 	if n > mss {
 		out.GSOSize = mss
 	}
@@ -368,6 +368,9 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
 	if room < n || room < 1 {
 		n = max(room, 0)
+		if c.cwr.bbr != nil && s.una == s.nxt {
+			c.cwr.bbr.limited(c.delivered, 0) // by the peer's window, not by the path
+		}
 		if n == 0 {
 			c.armPersist(now)
 			return false

@@ -119,9 +119,14 @@ type Segment struct {
 
 	// Payload is borrowed: by Conn.Segment for the call, and from Conn.Next
 	// until the next call on the Conn. What goes out may be in two pieces,
-	// because the send ring wraps.
+	// because the send ring wraps, and what comes in because the frame is.
 	Payload  []byte
 	Payload2 []byte
+
+	// Lent is the end of the payload of a segment from Conn.Next, where that is
+	// a part of what was given to Conn.Lend. It may be used until that is to
+	// change, and so after Conn.Settle too.
+	Lent []byte
 
 	// CE is set on a received segment whose IP header says that congestion was
 	// experienced, and ECT on one to be sent whose IP header shall say that the
@@ -134,7 +139,7 @@ type Segment struct {
 }
 
 // DataLen is the number of payload bytes.
-func (s *Segment) DataLen() int { return len(s.Payload) + len(s.Payload2) }
+func (s *Segment) DataLen() int { return len(s.Payload) + len(s.Payload2) + len(s.Lent) }
 
 // seqLen is SEG.LEN of RFC 9293 3.3.1: payload, SYN and FIN.
 func (s *Segment) seqLen() int {

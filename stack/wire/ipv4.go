@@ -49,12 +49,19 @@ type IPv4 struct {
 // It fails with ShortIPv4, BadIPv4Version, BadIPv4HeaderLen, BadIPv4TotalLen or
 // BadIPv4Checksum.
 func ParseIPv4(b []byte) (h IPv4, payload []byte, r Reason) {
+	return ParseIPv4Head(b, 0)
+}
+
+// ParseIPv4Head is ParseIPv4 for the beginning of a datagram, with all of its
+// header, whose last bytes are elsewhere. How many those are is given in tail; when
+// they are not exactly what is missing, it fails with BadIPv4TotalLen.
+func ParseIPv4Head(b []byte, tail int) (h IPv4, payload []byte, r Reason) {
 	n, r := checkIPv4(b)
 	if r != OK {
 		return h, nil, r
 	}
-	total := int(binary.BigEndian.Uint16(b[2:4]))
-	if total < n || total > len(b) {
+	total := int(binary.BigEndian.Uint16(b[2:4])) - tail
+	if total < n || total > len(b) || tail > 0 && total < len(b) {
 		return h, nil, BadIPv4TotalLen
 	}
 	// RFC 1122 3.2.1.2: "A host MUST verify the IP header checksum on every

@@ -1,0 +1,163 @@
+package tcp
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// flat is a segment with its payload in one piece, for comparison.
+func flat(s *Segment) string {
+	text := bytes.Join([][]byte{s.Payload, s.Payload2, s.Lent}, nil)
+	return fmt.Sprintf("%+v gso=%d ect=%v %x", s.TCP, s.GSOSize, s.ECT, text)
+}
+
+// joined is a copy of a segment as it would arrive.
+func joined(s *Segment) Segment {
+	in := *s
+	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Lent}, nil)
+	in.Payload2, in.Lent = nil, nil
+	return in
+}
+
+func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
+	// Two senders get the same calls, but one is lent what the other copies, and
+	// loses it with Settle, at any time. Their segments are the same to the byte.
+	carried := 0
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 77))
+		p := DefaultParams()
+		var pool poison
+		p.Alloc, p.Free = pool.alloc, pool.free
+		p.SendBuffer, p.SendBufferMax = 40_000, 40_000
+		cfg := Config{Params: &p, ISS: 0xffff8000, MSS: 1460, GSO: []int{0, 65000}[seed%2], NoDelay: seed%3 > 0}
+		var a, b, peer Conn // b is lent what a is given
+		now := Time(1)
+		a.Open(now, cfg)
+		b.Open(now, cfg)
+		var s, s2 Segment
+		require.True(t, a.Next(now, &s) && b.Next(now, &s2))
+		peer.Accept(now, cfg, &s)
+		var want, got []byte
+		buf := make([]byte, 1<<16)
+		lent, left := []byte(nil), []byte(nil) // of the Write that is not settled
+		settle := func() {
+			b.Settle()
+			for i := range lent {
+				lent[i] = 0xdd
+			}
+			lent, left = nil, nil
+		}
+		write := func() {
+			n := a.Write(now, left)
+			require.Equal(t, n, b.Lend(now, left))
+			want = append(want, left[:n]...)
+			left = left[n:]
+		}
+		for range 1000 {
+			now += Time(r.IntN(int(3 * Millisecond)))
+			switch r.IntN(6) {
+			case 0:
+				settle()
+				lent = make([]byte, 1+r.IntN(30_000))
+				for i := range lent {
+					lent[i] = byte(r.Uint32())
+				}
+				left = lent
+				write()
+			case 1:
+				write()
+			case 2:
+				settle()
+			case 3:
+				got = append(got, buf[:peer.Read(now, buf)]...)
+			case 4:
+				for _, c := range []*Conn{&a, &b, &peer} {
+					if d, ok := c.Deadline(); ok && d <= now {
+						c.Tick(now)
+					}
+				}
+			}
+			for a.Next(now, &s) {
+				require.True(t, b.Next(now, &s2), "seed %d", seed)
+				require.Equal(t, flat(&s), flat(&s2), "seed %d", seed)
+				if in := joined(&s); r.IntN(20) > 0 {
+					peer.Segment(now, &in)
+				}
+			}
+			require.False(t, b.Next(now, &s2), "seed %d", seed)
+			for peer.Next(now, &s) {
+				if r.IntN(20) > 0 {
+					in := joined(&s)
+					a.Segment(now, &in)
+					in = joined(&s)
+					b.Segment(now, &in)
+				}
+			}
+			require.Equal(t, a.Events(), b.Events())
+			require.Equal(t, a.Unacked(), b.Unacked())
+		}
+		require.True(t, bytes.HasPrefix(want, got), "seed %d", seed)
+		carried += len(got)
+		settle()
+		a.Abort(now)
+		b.Abort(now)
+		require.Zero(t, b.Unacked())
+	}
+	require.Greater(t, carried, 10_000_000, "it runs")
+}
+
+// A poison is an allocator that spoils what it is given back, and never gives it
+// out again.
+type poison struct{}
+
+func (poison) alloc(n int) []byte { return make([]byte, n) }
+
+func (poison) free(b []byte) {
+	for i := range b {
+		b[i] = 0xee
+	}
+}
+
+func TestAQueueThatIsAllLentHoldsNoRing(t *testing.T) {
+	a, b := pairFor(t)
+	require.Equal(t, 50_000, a.Lend(2, make([]byte, 50_000)))
+	require.Nil(t, a.snd.buf.ring.b)
+	var s Segment
+	for a.Next(2, &s) {
+		require.Empty(t, s.Payload)
+		require.NotEmpty(t, s.Lent)
+		in := joined(&s)
+		b.Segment(2, &in)
+	}
+	for b.Next(2, &s) {
+		in := joined(&s)
+		a.Segment(2, &in)
+	}
+	left := a.Unacked()
+	require.Less(t, left, 50_000)
+	require.NotZero(t, left)
+	a.Settle()
+	require.Equal(t, left, a.Unacked())
+	require.Equal(t, left, a.snd.buf.ring.n)
+}
+
+// pairFor makes two established connections without a wire.
+func pairFor(t *testing.T) (a, b *Conn) {
+	p := DefaultParams()
+	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}
+	a, b = new(Conn), new(Conn)
+	var s Segment
+	a.Open(1, cfg)
+	require.True(t, a.Next(1, &s))
+	b.Accept(1, cfg, &s)
+	require.True(t, b.Next(1, &s))
+	a.Segment(1, &s)
+	require.True(t, a.Next(1, &s))
+	b.Segment(1, &s)
+	require.Equal(t, Established, b.State())
+	return a, b
+}

@@ -1,0 +1,282 @@
+package stack
+
+import (
+	"bytes"
+	"errors"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A barrier is a device whose Send waits while it is shut.
+type barrier struct {
+	nic.Device
+	mu   sync.Mutex
+	cond sync.Cond
+	shut bool
+	held int // calls of Send that wait
+}
+
+func newBarrier(dev nic.Device) *barrier {
+	g := &barrier{Device: dev}
+	g.cond.L = &g.mu
+	return g
+}
+
+func (g *barrier) Send(batch []nic.Frame) (int, error) {
+	g.mu.Lock()
+	g.held++
+	for g.shut {
+		g.cond.Wait()
+	}
+	g.held--
+	g.mu.Unlock()
+	return g.Device.Send(batch)
+}
+
+func (g *barrier) set(shut bool) {
+	g.mu.Lock()
+	g.shut = shut
+	g.cond.Broadcast()
+	g.mu.Unlock()
+}
+
+// noise returns n bytes that look random.
+func noise(n int) []byte {
+	r := rand.New(rand.NewPCG(uint64(n), 1))
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(r.Uint32())
+	}
+	return p
+}
+
+func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g *barrier
+		a, b := wiredPair(t, func(dev nic.Device) nic.Device {
+			g = newBarrier(dev)
+			return g
+		})
+		c, d := connect(t, a, b)
+		e, _ := connect(t, a, b)
+		want := noise(100_000)
+
+		// Another connection's writer has the turn to send, and is held up.
+		g.set(true)
+		go e.Write([]byte("first"))
+		synctest.Wait()
+		require.Equal(t, 1, g.held)
+
+		returned := false
+		go func() {
+			p := bytes.Clone(want)
+			n, err := c.Write(p)
+			returned = true
+			require.NoError(t, err)
+			require.Equal(t, len(want), n)
+			clear(p)
+			c.CloseWrite()
+		}()
+		synctest.Wait()
+		require.False(t, returned, "frames that are queued refer to the writer's bytes")
+		g.set(false)
+		got, err := io.ReadAll(d)
+		require.NoError(t, err)
+		require.True(t, returned)
+		require.True(t, bytes.Equal(want, got))
+	})
+}
+
+func TestAWriteThatIsGivenUpLeavesNothingOfItsBytes(t *testing.T) {
+	for name, end := range map[string]func(c *TCP){
+		"deadline": func(c *TCP) { c.SetWriteDeadline(time.Now()) },
+		"close":    func(c *TCP) { c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := wiredPair(t, nil)
+				c, d := connect(t, a, b)
+				// The reader does not read: the write waits for room.
+				want := noise(4 << 20)
+				p := bytes.Clone(want)
+				n := -1
+				go func() {
+					var err error
+					n, err = c.Write(p)
+					require.Error(t, err)
+					clear(p)
+				}()
+				synctest.Wait()
+				require.Equal(t, -1, n, "it waits")
+				end(c)
+				synctest.Wait()
+				require.Positive(t, n)
+				require.Less(t, n, len(want))
+				c.Close() // what was taken is delivered all the same
+				got, err := io.ReadAll(d)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(want[:n], got))
+			})
+		})
+	}
+}
+
+func TestAWriteDoesNotWaitForTheNeighborsAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := wiredPair(t, nil)
+		c, d := connect(t, a, b)
+		// The neighbour is forgotten, and asked for when the route is looked up anew.
+		ifc := a.ifaceNamed(a.Interfaces()[1].Name)
+		ifc.neigh.flush(false)
+		a.gen.Add(1)
+		b.ifaceNamed(b.Interfaces()[1].Name).neigh.closed = true // and does not answer
+		want := noise(60_000)
+		p := bytes.Clone(want)
+		began := time.Now()
+		n, err := c.Write(p)
+		require.NoError(t, err)
+		require.Equal(t, len(want), n)
+		require.Zero(t, time.Since(began))
+		clear(p)
+		c.Close()
+		got, err := io.ReadAll(d)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got))
+	})
+}
+
+func TestWritersReuseTheirBuffersOnAnyLink(t *testing.T) {
+	// Each buffer is overwritten as soon as Write has returned, and the bytes that
+	// arrive are those that were there before. The race detector sees who reads
+	// them later.
+	plain := func(cfg nic.PipeConfig) func(t *testing.T) (a, b *Stack) {
+		return func(t *testing.T) (a, b *Stack) { return twoHosts(t, cfg) }
+	}
+	impaired := func(i nic.Impairment) func(t *testing.T) (a, b *Stack) {
+		return func(t *testing.T) (a, b *Stack) {
+			return wiredPair(t, func(dev nic.Device) nic.Device {
+				return nic.Impair(dev, nic.ImpairConfig{Out: i, In: i, Seed: 1})
+			})
+		}
+	}
+	for name, hosts := range map[string]func(t *testing.T) (a, b *Stack){
+		"pipe":      plain(nic.PipeConfig{}),
+		"plain":     plain(nic.PipeConfig{NoTxChecksum: true}),
+		"one frame": plain(nic.PipeConfig{GSO: -1}),
+		"IP":        plain(nic.PipeConfig{Medium: nic.IP}),
+		"loss":      impaired(nic.Impairment{Latency: 3 * time.Millisecond, Loss: 0.02, Reorder: 0.01, Duplicate: 0.01}),
+		"slow":      impaired(nic.Impairment{Latency: 10 * time.Millisecond, Rate: 100e6}),
+		"switch": func(t *testing.T) (a, b *Stack) {
+			sw := nic.NewSwitch(nic.SwitchConfig{})
+			return newHost(t, sw.Port(), "192.0.2.1/24"), newHost(t, sw.Port(), "192.0.2.2/24")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := hosts(t)
+				var wg sync.WaitGroup
+				for range 3 {
+					c, d := connect(t, a, b)
+					wg.Go(func() { exchange(t, c, d, 1_000_000) })
+					wg.Go(func() { exchange(t, d, c, 1_000_000) })
+				}
+				wg.Wait()
+			})
+		})
+	}
+	t.Run("loopback", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, _ := wiredPair(t, nil)
+			l, err := a.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
+			require.NoError(t, err)
+			c, err := a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), l.LocalAddr().Port()), TCPOptions{})
+			require.NoError(t, err)
+			d, err := l.Accept()
+			require.NoError(t, err)
+			exchange(t, c, d, 5_000_000)
+		})
+	})
+}
+
+// A watcher is a device that takes its time with frames, and sees whether they
+// change meanwhile.
+type watcher struct {
+	nic.Device
+	seen, changed atomic.Int64
+}
+
+func (w *watcher) Send(batch []nic.Frame) (int, error) {
+	sum := func() (s uint32) {
+		for i := range batch {
+			s = s*31 + crc32.ChecksumIEEE(batch[i].Body)
+			w.seen.Add(int64(len(batch[i].Body)))
+		}
+		return s
+	}
+	before := sum()
+	for range 5 {
+		runtime.Gosched()
+	}
+	if sum() != before {
+		w.changed.Add(1)
+	}
+	return w.Device.Send(batch)
+}
+
+func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
+	// Writes end in every way: done, late, and because somebody closes.
+	var w *watcher
+	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
+		w = &watcher{Device: dev}
+		return w
+	})
+	var wg sync.WaitGroup
+	for i := range 6 {
+		for range 3 {
+			c, d := connect(t, a, b)
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(i), 2))
+				p := make([]byte, 300_000)
+				for k := range 40 {
+					if i%3 == 1 {
+						c.SetWriteDeadline(time.Now().Add(time.Duration(r.IntN(200)) * time.Microsecond))
+					}
+					_, err := c.Write(p[:r.IntN(len(p))])
+					for j := range p {
+						p[j] = byte(k)
+					}
+					if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+						return // closed by the other goroutine, or reset
+					}
+				}
+				c.Close()
+			})
+			wg.Go(func() {
+				if i%3 == 2 {
+					io.CopyN(io.Discard, d, 1_000_000)
+					if d.Close(); i == 2 {
+						c.Close()
+					}
+					return
+				}
+				io.Copy(io.Discard, d)
+			})
+		}
+	}
+	wg.Wait()
+	require.Zero(t, w.changed.Load())
+	require.Greater(t, w.seen.Load(), int64(10_000_000), "it runs")
+}
