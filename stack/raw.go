@@ -90,7 +90,7 @@ func (r *Raw) Connect(remote netip.Addr) error {
 	}
 	dst := p.dst
 	r.remote = netip.AddrPortFrom(dst, 0)
-	r.path, r.pathSrc, r.pathOver = p, src, over
+	r.setPath(p, src, over)
 	r.peer.Store(&dst)
 	return nil
 }

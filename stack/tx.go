@@ -14,22 +14,53 @@ const (
 )
 
 // txQueue is what waits to be sent by one device. Frames leave in the order in
-// which they were put, and one goroutine at a time sends them: whoever puts
-// frames calls drain after it has released its locks, and either sends or knows
-// that another goroutine is about to. No goroutine stands by.
+// which they were put, and one goroutine at a time, whose turn it is, sends them:
+// whoever puts frames calls drain after it has released its locks, and either sends or
+// knows that another goroutine is about to. No goroutine stands by.
 type txQueue struct {
-	n atomic.Int32 // frames waiting, to be read without mu
+	n    atomic.Int32 // frames waiting, to be read without mu
+	busy atomic.Bool  // it is somebody's turn, who looks at n after having ended it
 
 	mu       sync.Mutex
 	ring     [txQueueLen]txEntry
 	head     int // index of the oldest entry
 	overflow []txEntry
-	draining bool
-	waiters  []txWaiter
+	waiters  []txWaiter // none where n is 0
 
-	// Owned by the goroutine that drains.
+	// Owned by the goroutine whose turn it is.
 	batch [txBatch]nic.Frame
 	taken [txBatch]txEntry
+	bytes [txDirect]byte // of the one frame that claim was for
+}
+
+// txDirect is the room for a frame that is sent without having been queued: an
+// Ethernet frame and the space before it.
+const txDirect = 2 << 10
+
+// claim takes the turn for a frame that is to go at once, if nothing waits and nobody
+// sends. The caller, who may hold the lock of a socket, makes the frame in bytes and
+// batch[0], releases its locks, and calls sendClaimed.
+func (q *txQueue) claim() bool { return q.n.Load() == 0 && q.busy.CompareAndSwap(false, true) }
+
+// sendClaimed sends the frame in batch[0], and what others have put meanwhile.
+func (ifc *iface) sendClaimed() {
+	q := &ifc.tx
+	f := &q.batch[0]
+	bytes := f.Len()
+	n, err := ifc.dev.Send(q.batch[:1])
+	*f = nic.Frame{}
+	if n == 1 {
+		ifc.stats.TxFrames.Add(1)
+		ifc.stats.TxBytes.Add(uint64(bytes))
+	} else {
+		ifc.stats.TxDropped.Add(1)
+	}
+	if err != nil {
+		ifc.failed(err)
+	}
+	if q.busy.Store(false); q.n.Load() > 0 {
+		ifc.drain()
+	}
 }
 
 // A txEntry is a frame and the pooled buffer that its Head lies in. Its Body, if
@@ -124,38 +155,26 @@ func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 // drain sends what waits for the interface, unless another goroutine is at it.
 // No lock may be held: the device may call back into this stack.
 func (ifc *iface) drain() {
-	q := &ifc.tx
-	q.mu.Lock()
-	if q.draining {
-		q.mu.Unlock()
-		return
+	if ifc.tx.busy.CompareAndSwap(false, true) {
+		ifc.drainOn()
 	}
-	q.draining = true
-	ifc.drainOn()
 }
 
-// drainOn sends until nothing waits; the caller has set draining, and holds q.mu,
-// which is released. Who came to send its own, or to receive, is not kept for ever
-// by others that go on putting: a long turn is handed on to a goroutine that ends
-// with it.
+// drainOn sends until nothing waits; it is the caller's turn, which ends. Who came to
+// send its own, or to receive, is not kept for ever by others that go on putting: a long
+// turn is handed on to a goroutine that ends with it.
 func (ifc *iface) drainOn() {
 	q := &ifc.tx
 	for turn := 0; ; turn++ {
-		if turn == txTurn && q.n.Load() > 0 {
-			q.mu.Unlock()
-			go func() {
-				q.mu.Lock()
-				ifc.drainOn()
-			}()
+		if turn >= txTurn && q.n.Load() > 0 {
+			go ifc.drainOn()
 			return
 		}
+		q.mu.Lock()
 		k := q.take(q.batch[:], q.taken[:])
 		var ready []txWaiter
 		if len(q.waiters) > 0 && q.n.Load() < txQueueLen/2 {
 			ready, q.waiters = q.waiters, nil
-		}
-		if k == 0 && len(ready) == 0 {
-			break
 		}
 		q.mu.Unlock()
 		if k > 0 {
@@ -167,10 +186,16 @@ func (ifc *iface) drainOn() {
 		if len(ready) > 0 {
 			ifc.s.drain() // routes may have changed: what they put may be elsewhere
 		}
-		q.mu.Lock()
+		if q.n.Load() > 0 {
+			continue
+		}
+		// Who puts something from here on finds either that the turn has ended, or
+		// that we have not looked yet.
+		q.busy.Store(false)
+		if q.n.Load() == 0 || !q.busy.CompareAndSwap(false, true) {
+			return
+		}
 	}
-	q.draining = false
-	q.mu.Unlock()
 }
 
 // flush sends what waits although another goroutine may be sending: the device is
@@ -182,9 +207,14 @@ func (ifc *iface) flush() {
 	for left := int(q.n.Load()); left > 0; left -= txBatch { // what waited, no more
 		q.mu.Lock()
 		k := q.take(batch, taken)
+		ready := q.waiters
+		q.waiters = nil
 		q.mu.Unlock()
 		if k > 0 {
 			ifc.transmit(batch[:k], taken[:k])
+		}
+		for _, w := range ready {
+			w.txReady()
 		}
 	}
 }
@@ -192,15 +222,19 @@ func (ifc *iface) flush() {
 // transmit gives frames to the device, and their buffers back.
 func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 	n, err := ifc.dev.Send(batch)
+	bytes := 0
 	for i := range batch {
 		f := &batch[i]
 		if i < n {
-			ifc.stats.TxFrames.Add(1)
-			ifc.stats.TxBytes.Add(uint64(f.Len()))
+			bytes += f.Len()
 		}
 		ifc.s.release(taken[i])
 		taken[i] = txEntry{}
 		*f = nic.Frame{}
+	}
+	if n > 0 {
+		ifc.stats.TxFrames.Add(uint64(n))
+		ifc.stats.TxBytes.Add(uint64(bytes))
 	}
 	if n < len(batch) {
 		ifc.stats.TxDropped.Add(uint64(len(batch) - n))

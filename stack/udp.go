@@ -20,6 +20,7 @@ type UDP struct {
 	local  netip.AddrPort // changed by Connect, under mu and the table's lock
 	peer   netip.AddrPort // remote, for the table: changed under both locks
 	shared bool           // the address may be that of others which are shared
+	head   udpHead        // of the last datagram that was sent at once
 }
 
 // A udpTable finds the sockets of a port. Those of one port differ in their
@@ -183,7 +184,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	if u.closed {
 		return net.ErrClosed
 	}
-	src, over := u.source(SendOptions{}), u.over(remote.Addr(), &SendOptions{})
+	src, over := u.source(&SendOptions{}), u.over(remote.Addr(), &SendOptions{})
 	p, err := u.s.routeOver(remote.Addr(), src, over)
 	if err != nil {
 		return err
@@ -196,7 +197,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 		u.local = netip.AddrPortFrom(p.src, u.local.Port())
 	}
 	u.remote, u.peer = remote, remote
-	u.path, u.pathSrc, u.pathOver = p, src, over
+	u.setPath(p, src, over)
 	return nil
 }
 
@@ -209,7 +210,7 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 }
 
 // source is the source address that is asked for, by the call or the socket.
-func (u *UDP) source(o SendOptions) netip.Addr {
+func (u *UDP) source(o *SendOptions) netip.Addr {
 	if o.Src.IsValid() {
 		return o.Src
 	}
@@ -249,10 +250,9 @@ func (u *UDP) Write(b []byte) (int, error) {
 		u.mu.Unlock()
 		return 0, syscall.EDESTADDRREQ
 	}
-	n, err := u.write(b, u.remote, SendOptions{})
+	now, err := u.write(b, u.remote, &SendOptions{})
 	u.mu.Unlock()
-	u.s.drain()
-	return n, err
+	return u.written(b, now, err)
 }
 
 // WriteTo sends a datagram. It waits only where the link takes nothing more.
@@ -261,23 +261,39 @@ func (u *UDP) Write(b []byte) (int, error) {
 // connected socket what ICMP reported.
 func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	u.mu.Lock()
-	n, err := u.write(b, unmap(to), o)
+	now, err := u.write(b, unmap(to), &o)
 	u.mu.Unlock()
-	u.s.drain()
-	return n, err
+	return u.written(b, now, err)
 }
 
-// write queues a datagram. The lock is held.
-func (u *UDP) write(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
-	if err := u.ready(len(b), to, &o); err != nil {
-		return 0, err
+// write queues a datagram, or claims the turn of an interface for it. The lock is held.
+// written is to be called without it.
+func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (now *iface, err error) {
+	if err := u.ready(len(b), to, o); err != nil {
+		return nil, err
+	}
+	if u.claim(b, to, o) {
+		return u.path.ifc, nil
 	}
 	buf := u.s.bufs.get(ipRoom + wire.UDPLen + len(b))
 	copy(buf[ipRoom+wire.UDPLen:], b)
-	if err := u.send(buf, len(b), to, &o, frameMeta{}); err != nil {
-		return 0, err
+	if err := u.send(buf, len(b), to, o, frameMeta{}); err != nil {
+		return nil, err
 	}
 	u.s.counts.udpSent.Add(1)
+	return nil, nil
+}
+
+// written sends what write has queued or made, and returns what WriteTo does.
+func (u *UDP) written(b []byte, now *iface, err error) (int, error) {
+	if now != nil {
+		now.sendClaimed()
+		return len(b), nil
+	}
+	u.s.drain()
+	if err != nil {
+		return 0, err
+	}
 	return len(b), nil
 }
 
@@ -295,7 +311,7 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	case n > maxUDPPayload:
 		return syscall.EMSGSIZE
 	}
-	src, over := u.source(*o), u.over(to.Addr(), o)
+	src, over := u.source(o), u.over(to.Addr(), o)
 	if err := u.route(to.Addr(), src, over); err != nil {
 		return err
 	}

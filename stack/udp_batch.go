@@ -85,14 +85,6 @@ func (u *UDP) writeRun(ms []Datagram) (int, error) {
 		}
 	}
 	size := first.len()
-	if len(first.Buffers) == 1 && (size == 0 || len(ms) == 1) {
-		k, err := u.write(first.Buffers[0], to, first.Options)
-		if err != nil {
-			return 0, err
-		}
-		first.N = k
-		return 1, nil
-	}
 	if err := u.ready(size, to, &first.Options); err != nil {
 		return 0, err
 	}
