@@ -17,9 +17,14 @@ type Stats struct {
 	RecvDropped   uint64 // frames that arrived and were not given to recv
 }
 
+// Different goroutines send and receive, often at the same time: what each of them
+// changes has cache lines of its own.
 type counters struct {
+	_                                    [64]byte
 	sent, sentBytes, sendDropped         atomic.Uint64
+	_                                    [64]byte
 	received, receivedBytes, recvDropped atomic.Uint64
+	_                                    [64]byte
 }
 
 // Stats returns the device's counters.

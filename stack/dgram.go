@@ -104,6 +104,10 @@ type dgram struct {
 	pending  syscall.Errno // reported once, by whatever comes next
 	closed   bool
 	rd, wd   deadline
+
+	// Not yet in the stack's counters: those that were put into the queue, and that
+	// claim has sent.
+	received, sentNow uint64
 }
 
 func (g *dgram) init(s *Stack, fam Family) {
@@ -179,6 +183,7 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta Meta) 
 	g.mu.Lock()
 	ok := !g.closed && g.queue.push(datagram{buf, len(header), from, meta})
 	if ok {
+		g.received++
 		g.readable.Signal()
 	}
 	g.mu.Unlock()

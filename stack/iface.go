@@ -45,10 +45,18 @@ type iface struct {
 	conflicts conflictLog
 }
 
+// What is received and what is sent are counted by different goroutines, often at the
+// same time: each has cache lines of its own.
 type ifaceStats struct {
+	_                            cacheLine
 	RxFrames, RxBytes, RxDropped atomic.Uint64
+	_                            cacheLine
 	TxFrames, TxBytes, TxDropped atomic.Uint64
+	_                            cacheLine
 }
+
+// A cacheLine keeps apart what different cores change.
+type cacheLine [64]byte
 
 func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Prefix, gw netip.Addr) *iface {
 	link := dev.Link()

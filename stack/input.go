@@ -12,7 +12,7 @@ import (
 // received it.
 type packet struct {
 	ifc        *iface
-	now        tcp.Time // when its batch was received
+	now        tcp.Time // when its batch was received; 0: nobody has asked yet
 	src, dst   netip.Addr
 	proto      wire.Proto
 	ttl, tos   uint8
@@ -26,22 +26,30 @@ type packet struct {
 	broadcast  bool // dst, or the frame's, is a broadcast or multicast address: RFC 1122 forbids many answers
 }
 
+// time is the time at which the packet was received.
+func (p *packet) time() tcp.Time {
+	if p.now == 0 {
+		p.now = p.ifc.s.now()
+	}
+	return p.now
+}
+
 // recv takes what the device received. Frames are borrowed.
 func (ifc *iface) recv(batch []nic.Frame) {
 	if ifc.down.Load() || ifc.s.closed.Load() {
 		return // the device's last words
 	}
-	now := ifc.s.now()
+	var now tcp.Time // to read the clock may cost as much as all else
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
 		bytes += f.Len()
 		if len(f.Body) == 0 || ifc.takesParts(f) {
-			ifc.inputFrame(now, f, f.Head, f.Body)
+			now = ifc.inputFrame(now, f, f.Head, f.Body)
 			continue
 		}
 		joined := f.AppendTo(ifc.s.bufs.get(f.Len())[:0])
-		ifc.inputFrame(now, f, joined, nil)
+		now = ifc.inputFrame(now, f, joined, nil)
 		ifc.s.bufs.put(joined)
 	}
 	ifc.stats.RxFrames.Add(uint64(len(batch)))
@@ -56,35 +64,36 @@ func (ifc *iface) takesParts(f *nic.Frame) bool {
 		wire.Proto(f.Head[ifc.linkLen+9]) == wire.ProtoTCP && len(ifc.s.raw.sockets()) == 0
 }
 
-// inputFrame works on a frame, whose bytes are b and tail.
-func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) {
+// inputFrame works on a frame, whose bytes are b and tail. It returns the time of the
+// batch, 0 as long as nobody has asked for it.
+func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Time {
 	if ifc.linkLen == 0 {
 		// What an IP medium carries tells by itself which version it is.
-		ifc.inputIPv4(now, f, b, tail, false)
-		return
+		return ifc.inputIPv4(now, f, b, tail, false)
 	}
 	h, payload, r := wire.ParseEthernet(b)
 	if r != wire.OK {
 		ifc.drop(r)
-		return
+		return now
 	}
 	group := h.Dst.IsMulticast()
 	if !group && h.Dst != ifc.mac {
 		ifc.drop(dropOtherMAC)
-		return
+		return now
 	}
 	if h.Src.IsMulticast() {
 		ifc.drop(dropMulticastMAC)
-		return
+		return now
 	}
 	switch h.Type {
 	case wire.EtherTypeIPv4:
-		ifc.inputIPv4(now, f, payload, tail, group)
+		return ifc.inputIPv4(now, f, payload, tail, group)
 	case wire.EtherTypeARP:
 		ifc.inputARP(payload)
 	default:
 		ifc.drop(dropEtherType)
 	}
+	return now
 }
 
 // drop counts a frame that the interface did not take.

@@ -10,14 +10,14 @@ import (
 
 // inputIPv4 works on the datagram at the start of b, which goes on in tail where
 // that is not empty. linkGroup says that the frame was sent to a broadcast or
-// multicast address of the link.
-func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) {
+// multicast address of the link. It returns what inputFrame does.
+func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
 	h, payload, r := wire.ParseIPv4Head(b, len(tail))
 	if r != wire.OK {
-		ifc.drop(r)
-		return
+		ifc.stop(r)
+		return now
 	}
 	var p packet // set field by field: the goroutines that come here have small stacks
 	p.ifc, p.now = ifc, now
@@ -33,8 +33,8 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		p.gso, p.gsoSize = f.GSO, int(f.GSOSize)
 	}
 	if r := ifc.filter(&p, linkGroup); r != wire.OK {
-		ifc.drop(r)
-		return
+		ifc.stop(r)
+		return now
 	}
 	if len(h.Options) > 0 {
 		// RFC 6274 3.13.2.3 and 3.13.2.4: source-routed packets should be
@@ -44,19 +44,27 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 			r = dropSourceRoute
 		}
 		if r != wire.OK {
-			ifc.drop(r)
-			return
+			ifc.stop(r)
+			return now
 		}
 	}
 	if h.MoreFragments || h.FragOffset != 0 {
 		if len(tail) > 0 {
-			ifc.drop(wire.BadIPv4TotalLen) // no fragment is a super-frame
-			return
+			ifc.stop(wire.BadIPv4TotalLen) // no fragment is a super-frame
+			return now
 		}
+		s.counts.ipStopped.Add(1)
 		s.frags.input(&p, &h)
-		return
+		return p.now
 	}
 	s.deliver(&p)
+	return p.now
+}
+
+// stop counts a datagram that goes no further.
+func (ifc *iface) stop(r wire.Reason) {
+	ifc.s.counts.ipStopped.Add(1)
+	ifc.drop(r)
 }
 
 // filter decides whether a datagram is for the host and from somebody who can
@@ -118,7 +126,6 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 
 // deliver gives a whole datagram to those that it is for.
 func (s *Stack) deliver(p *packet) {
-	s.counts.ipDelivered.Add(1)
 	raw := s.inputRaw(p)
 	switch p.proto {
 	case wire.ProtoTCP:

@@ -116,7 +116,9 @@ type Stack struct {
 
 	frags  reassembly
 	icmp   icmpBudget
+	_      cacheLine
 	ids    idSource
+	_      cacheLine
 	ports  portSource
 	key    hashKey
 	udp    udpTable
@@ -151,7 +153,6 @@ func New(cfg Config) (*Stack, error) {
 	s.frags.init(s)
 	s.igmp.s = s
 	s.icmp.init(s.now())
-	s.udp.init()
 
 	loDev := nic.NewLoopback(nic.LoopbackConfig{})
 	s.lo = newIface(s, loDev, "lo", 1, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}, netip.Addr{})

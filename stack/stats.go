@@ -141,7 +141,8 @@ type counters struct {
 	drops [numReasons]atomic.Uint64
 
 	arpReceived, arpSent, arpFailed            atomic.Uint64
-	ipReceived, ipDelivered, ipSent            atomic.Uint64
+	ipReceived, ipSent                         atomic.Uint64
+	ipStopped, udpSentNow                      atomic.Uint64 // received and not delivered at once; sent at once
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
@@ -233,12 +234,17 @@ type TCPStats struct {
 // packets pass.
 func (s *Stack) Stats() Stats {
 	c := &s.counts
+	udpReceived, sentNow := s.udp.counted(&c.udpReceived, &c.udpSentNow)
+	// What is delivered was received, or put together. The other two are read before
+	// what they are a part of.
+	delivered := c.reassembled.Load() - c.ipStopped.Load()
+	delivered += c.ipReceived.Load()
 	st := Stats{
 		ARP: ARPStats{c.arpReceived.Load(), c.arpSent.Load(), c.arpFailed.Load()},
 		IP: IPStats{
 			Received:          c.ipReceived.Load(),
-			Delivered:         c.ipDelivered.Load(),
-			Sent:              c.ipSent.Load(),
+			Delivered:         delivered,
+			Sent:              c.ipSent.Load() + sentNow,
 			FragmentsReceived: c.fragsReceived.Load(),
 			Reassembled:       c.reassembled.Load(),
 			ReassemblyFailed:  c.reassemblyFailed.Load(),
@@ -246,7 +252,7 @@ func (s *Stack) Stats() Stats {
 		},
 		ICMP: ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
 		IGMP: IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
-		UDP:  DatagramStats{c.udpReceived.Load(), c.udpSent.Load()},
+		UDP:  DatagramStats{udpReceived, c.udpSent.Load() + sentNow},
 		Raw:  DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
 		TCP: TCPStats{
 			Received:         c.tcpIn.Load(),

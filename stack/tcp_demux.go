@@ -160,14 +160,14 @@ func (s *Stack) inputTCP(p *packet) {
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)
 	sock, wait := s.tcp.table.lookup(&k)
-	if sock != nil && sock.segment(p.now, &seg) {
+	if sock != nil && sock.segment(p.time(), &seg) {
 		return
 	}
-	if wait != nil && !s.tcp.waits.segment(p.now, wait, &seg) {
+	if wait != nil && !s.tcp.waits.segment(p.time(), wait, &seg) {
 		return
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listener(local); l != nil && l.syn(p.now, local, remote, &seg, wait) {
+		if l := s.tcp.listener(local); l != nil && l.syn(p.time(), local, remote, &seg, wait) {
 			return
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/usernet/usernet/nic"
@@ -17,51 +18,72 @@ const maxUDPPayload = maxIPv4 - wire.IPv4Len - wire.UDPLen // 65507
 // Errors are net.ErrClosed, os.ErrDeadlineExceeded and syscall.Errno.
 type UDP struct {
 	dgram
-	local  netip.AddrPort // changed by Connect, under mu and the table's lock
-	peer   netip.AddrPort // remote, for the table: changed under both locks
+	local  netip.AddrPort // changed by Connect, under mu
 	shared bool           // the address may be that of others which are shared
 	head   udpHead        // of the last datagram that was sent at once
 }
 
+// udpBuckets is over how many lists the sockets are spread by their ports.
+const udpBuckets = 512
+
 // A udpTable finds the sockets of a port. Those of one port differ in their
-// local addresses.
+// local addresses, or are shared.
 type udpTable struct {
-	mu     sync.RWMutex
-	ports  map[uint16][]*UDP
+	// Replaced under mu, never changed; found without it.
+	buckets [udpBuckets]atomic.Pointer[[]udpBinding]
+
+	mu     sync.Mutex
 	closed bool
+	folded atomic.Uint64 // sockets whose counters have gone to the stack's
 }
 
-func (t *udpTable) init() { t.ports = make(map[uint16][]*UDP) }
+// A udpBinding is a socket with what finds it.
+type udpBinding struct {
+	u           *UDP
+	local, peer netip.AddrPort // peer is invalid unless the socket is connected
+}
+
+// at returns the sockets of a port, and others.
+func (t *udpTable) at(port uint16) []udpBinding {
+	if bs := t.buckets[port%udpBuckets].Load(); bs != nil {
+		return *bs
+	}
+	return nil
+}
+
+func (t *udpTable) set(port uint16, bs []udpBinding) { t.buckets[port%udpBuckets].Store(&bs) }
 
 // find returns the socket that a datagram is for: the one bound to the very
 // address before one bound to all of them, and none that is connected to
 // somebody else.
 func (t *udpTable) find(local, remote netip.AddrPort) *UDP {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
 	var best *UDP
 	score := 0
-	for _, u := range t.ports[local.Port()] {
+	bs := t.at(local.Port())
+	for i := range bs {
 		// Of those that share an address it is the last that came, as on Linux.
-		if n := u.fit(local.Addr(), remote); n > 0 && n >= score {
-			best, score = u, n
+		if n := bs[i].fit(local, remote); n > 0 && n >= score {
+			best, score = bs[i].u, n
 		}
 	}
 	return best
 }
 
 // fit tells how well a datagram to an address of the host, or a group, fits the
-// socket; 0: not at all. The table's lock is held.
-func (u *UDP) fit(dst netip.Addr, remote netip.AddrPort) int {
+// socket; 0: not at all.
+func (b *udpBinding) fit(local, remote netip.AddrPort) int {
+	if b.local.Port() != local.Port() {
+		return 0
+	}
 	n := 1
-	if a := u.local.Addr(); !a.IsUnspecified() {
-		if a != dst {
+	if a := b.local.Addr(); !a.IsUnspecified() {
+		if a != local.Addr() {
 			return 0
 		}
 		n += 2
 	}
-	if u.peer.IsValid() {
-		if u.peer != remote {
+	if b.peer.IsValid() {
+		if b.peer != remote {
 			return 0
 		}
 		n++
@@ -72,11 +94,10 @@ func (u *UDP) fit(dst netip.Addr, remote netip.AddrPort) int {
 // findAll appends all sockets that a datagram to a group is for: each gets a copy,
 // whichever of them has joined it, as on Linux.
 func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort) []*UDP {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	for _, u := range t.ports[local.Port()] {
-		if u.fit(local.Addr(), remote) > 0 {
-			us = append(us, u)
+	bs := t.at(local.Port())
+	for i := range bs {
+		if bs[i].fit(local, remote) > 0 {
+			us = append(us, bs[i].u)
 		}
 	}
 	return us
@@ -85,11 +106,11 @@ func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort) []*UDP {
 // free reports whether a socket may be bound to an address. Those that are shared do
 // not stand in each other's way. The lock is held.
 func (t *udpTable) free(local netip.AddrPort, shared bool) bool {
-	for _, u := range t.ports[local.Port()] {
-		if shared && u.shared {
+	for _, b := range t.at(local.Port()) {
+		if b.local.Port() != local.Port() || shared && b.u.shared {
 			continue
 		}
-		a := u.local.Addr()
+		a := b.local.Addr()
 		if a == local.Addr() || a.IsUnspecified() || local.Addr().IsUnspecified() {
 			return false
 		}
@@ -97,28 +118,59 @@ func (t *udpTable) free(local netip.AddrPort, shared bool) bool {
 	return true
 }
 
+// add puts a socket in. The lock is held.
+func (t *udpTable) add(b udpBinding) {
+	port := b.local.Port()
+	t.set(port, append(slices.Clip(t.at(port)), b))
+}
+
 // remove takes a socket out. The lock is held.
-func (t *udpTable) remove(u *UDP) {
-	port := u.local.Port()
-	us := slices.DeleteFunc(t.ports[port], func(have *UDP) bool { return have == u })
-	if len(us) == 0 {
-		delete(t.ports, port)
-		return
+func (t *udpTable) remove(u *UDP, port uint16) {
+	t.set(port, slices.DeleteFunc(slices.Clone(t.at(port)), func(have udpBinding) bool { return have.u == u }))
+}
+
+// rebind changes what finds a socket, in its place. The lock is held.
+func (t *udpTable) rebind(b udpBinding) {
+	port := b.local.Port()
+	bs := slices.Clone(t.at(port))
+	for i := range bs {
+		if bs[i].u == b.u {
+			bs[i] = b
+		}
 	}
-	t.ports[port] = us
+	t.set(port, bs)
+}
+
+// counted adds what the sockets have counted that are open to two counters of the
+// stack, of what they received and of what they sent at once.
+func (t *udpTable) counted(received, sent *atomic.Uint64) (uint64, uint64) {
+	for {
+		folded := t.folded.Load()
+		r, n := received.Load(), sent.Load()
+		for i := range t.buckets {
+			for _, b := range t.at(uint16(i)) {
+				b.u.mu.Lock()
+				r, n = r+b.u.received, n+b.u.sentNow
+				b.u.mu.Unlock()
+			}
+		}
+		if t.folded.Load() == folded {
+			return r, n
+		}
+	}
 }
 
 // closeAll closes every socket.
 func (t *udpTable) closeAll() {
 	t.mu.Lock()
 	t.closed = true
-	ports := t.ports
-	t.ports = nil
 	t.mu.Unlock()
-	for _, us := range ports {
-		for _, u := range us {
-			u.shut()
+	for i := range t.buckets {
+		for _, b := range t.at(uint16(i)) {
+			b.u.shut()
+			b.u.fold()
 		}
+		t.buckets[i].Store(nil)
 	}
 }
 
@@ -159,7 +211,7 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 		if !t.free(u.local, shared && local.Port() != 0) {
 			return false
 		}
-		t.ports[port] = append(t.ports[port], u)
+		t.add(udpBinding{u: u, local: u.local})
 		return true
 	}
 	if port := local.Port(); port != 0 {
@@ -196,7 +248,10 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	if u.local.Addr().IsUnspecified() {
 		u.local = netip.AddrPortFrom(p.src, u.local.Port())
 	}
-	u.remote, u.peer = remote, remote
+	u.remote = remote
+	if !t.closed {
+		t.rebind(udpBinding{u: u, local: u.local, peer: remote})
+	}
 	u.setPath(p, src, over)
 	return nil
 }
@@ -344,13 +399,27 @@ func (u *UDP) Close() error {
 	if !u.shut() {
 		return net.ErrClosed
 	}
-	t := &u.s.udp
+	u.fold()
+	t, port := &u.s.udp, u.LocalAddr().Port()
 	t.mu.Lock()
-	t.remove(u)
+	if !t.closed {
+		t.remove(u, port)
+	}
 	t.mu.Unlock()
 	u.leaveAll()
 	u.s.drain()
 	return nil
+}
+
+// fold gives the counters of a socket that has been closed to the stack.
+func (u *UDP) fold() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c := &u.s.counts
+	c.udpReceived.Add(u.received)
+	c.udpSentNow.Add(u.sentNow)
+	u.received, u.sentNow = 0, 0
+	u.s.udp.folded.Add(1)
 }
 
 // inputUDP works on a UDP datagram.
@@ -400,9 +469,7 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta Meta) {
 	}
 	for {
 		piece := payload[:min(size, len(payload))]
-		if u.enqueue(nil, piece, from, meta) {
-			u.s.counts.udpReceived.Add(1)
-		} else {
+		if !u.enqueue(nil, piece, from, meta) {
 			u.s.drop(dropUDPQueue)
 		}
 		if payload = payload[len(piece):]; len(payload) == 0 {

@@ -93,7 +93,6 @@ func (u *UDP) claim(b []byte, to netip.AddrPort, o *SendOptions) bool {
 		be.PutUint16(datagram[6:], wire.Fold(sum))
 		completeChecksum(datagram, datagram, 6)
 	}
-	u.s.counts.udpSent.Add(1)
-	u.s.counts.ipSent.Add(1)
+	u.sentNow++
 	return true
 }
