@@ -121,6 +121,7 @@ type Stack struct {
 	_      cacheLine
 	ports  portSource
 	key    hashKey
+	clock  coarseClock
 	udp    udpTable
 	raw    rawTable
 	tcp    tcpState
@@ -216,6 +217,7 @@ func (s *Stack) Close() error {
 		}
 	}
 	s.frags.close()
+	s.clock.stop()
 	s.gen.Add(1)
 	return first
 }

@@ -53,7 +53,7 @@ func (u *UDP) claim(b []byte, to netip.AddrPort, o *SendOptions) bool {
 	mac := p.mac
 	if p.neigh != nil {
 		var ok bool
-		if mac, ok = p.neigh.lookup(u.s.now()); !ok {
+		if mac, ok = p.neigh.lookup(u.s.coarse(u.sentNow%64 == 63)); !ok {
 			return false
 		}
 	}

@@ -1,0 +1,62 @@
+package stack
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// coarseTime is by how much the coarse clock may be slow.
+const coarseTime = 100 * time.Millisecond
+
+// A coarseClock keeps a time that was read for as long as it is good enough. To read
+// the clock costs about a tenth of a datagram. It runs only while there is much to send,
+// with one timer, which nothing waits for.
+type coarseClock struct {
+	read atomic.Int64 // tcp.Time; 0: it is not kept
+
+	mu      sync.Mutex
+	timer   *time.Timer // nil until first needed
+	stopped bool
+}
+
+// coarse is the time, or one that was not more than coarseTime ago. Who has sent much
+// has the clock run.
+func (s *Stack) coarse(much bool) tcp.Time {
+	if t := s.clock.read.Load(); t != 0 {
+		return tcp.Time(t)
+	}
+	now := s.now()
+	if much {
+		s.clock.keep(now)
+	}
+	return now
+}
+
+// keep has the time stand for a while.
+func (c *coarseClock) keep(now tcp.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped || c.read.Load() != 0 {
+		return
+	}
+	c.read.Store(int64(now))
+	if c.timer == nil {
+		c.timer = time.AfterFunc(coarseTime, func() { c.read.Store(0) })
+		return
+	}
+	c.timer.Reset(coarseTime)
+}
+
+// stop ends the clock with its stack.
+func (c *coarseClock) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.read.Store(0)
+}
