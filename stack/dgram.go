@@ -49,7 +49,7 @@ type datagramQueue struct {
 
 // push appends a datagram unless the queue is full. One always has room, however
 // large it is.
-func (q *datagramQueue) push(d datagram) bool {
+func (q *datagramQueue) push(d *datagram) bool {
 	cost := cap(d.buf) + datagramOverhead
 	if q.n > 0 && q.bytes+cost > q.limit {
 		return false
@@ -61,27 +61,28 @@ func (q *datagramQueue) push(d datagram) bool {
 		}
 		q.ring, q.head = ring, 0
 	}
-	q.ring[(q.head+q.n)%len(q.ring)] = d
+	q.ring[(q.head+q.n)&(len(q.ring)-1)] = *d
 	q.n++
 	q.bytes += cost
 	return true
 }
 
-// pop removes the oldest datagram.
-func (q *datagramQueue) pop() (datagram, bool) {
+// pop moves the oldest datagram to d, and reports whether there was one.
+func (q *datagramQueue) pop(d *datagram) bool {
 	if q.n == 0 {
-		return datagram{}, false
+		return false
 	}
-	d := q.ring[q.head]
-	q.ring[q.head] = datagram{}
-	q.head = (q.head + 1) % len(q.ring)
+	slot := &q.ring[q.head]
+	*d = *slot
+	slot.buf = nil
+	q.head = (q.head + 1) & (len(q.ring) - 1)
 	q.n--
 	q.bytes -= cap(d.buf) + datagramOverhead
 	// What a burst left is not kept for the next one.
 	if q.n == 0 && len(q.ring) > 256 {
 		q.ring, q.head = nil, 0
 	}
-	return d, true
+	return true
 }
 
 // A dgram is what UDP and raw sockets have in common: a queue, deadlines, and a
@@ -118,14 +119,14 @@ func (g *dgram) init(s *Stack, fam Family) {
 	g.queue.limit = s.udpBuffer
 }
 
-// receive waits for a datagram, copies it to b and returns its whole length. What it
-// has of an IP header belongs to it only if header says so.
-func (g *dgram) receive(b []byte, header bool) (n, full int, d datagram, err error) {
+// receive waits for a datagram, copies it to b and returns its whole length, and in d
+// what else there is of it. What it has of an IP header belongs to it only if header says so.
+func (g *dgram) receive(b []byte, header bool, d *datagram) (n, full int, err error) {
 	g.mu.Lock()
-	d, err = g.await()
+	err = g.await(d)
 	g.mu.Unlock()
 	if err != nil {
-		return 0, 0, datagram{}, err
+		return 0, 0, err
 	}
 	data := d.buf
 	if !header {
@@ -134,7 +135,7 @@ func (g *dgram) receive(b []byte, header bool) (n, full int, d datagram, err err
 	n, full = copy(b, data), len(data)
 	g.s.bufs.put(d.buf)
 	d.buf = nil
-	return n, full, d, nil
+	return n, full, nil
 }
 
 // open returns net.ErrClosed if the socket is closed.
@@ -148,13 +149,13 @@ func (g *dgram) open() error {
 }
 
 // await waits for a datagram. The lock is held, and released while it waits.
-func (g *dgram) await() (datagram, error) {
+func (g *dgram) await(d *datagram) error {
 	for {
 		if err := g.usable(&g.rd); err != nil {
-			return datagram{}, err
+			return err
 		}
-		if d, ok := g.queue.pop(); ok {
-			return d, nil
+		if g.queue.pop(d) {
+			return nil
 		}
 		g.readable.Wait()
 	}
@@ -177,11 +178,12 @@ func (g *dgram) usable(d *deadline) error {
 
 // enqueue puts a copy of a payload, and of the IP header if it is to be read, into the
 // queue. It reports whether there was room and the socket was open.
-func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta Meta) bool {
+func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) bool {
 	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
 	buf = append(buf, payload...)
+	d := datagram{buf, len(header), from, *meta}
 	g.mu.Lock()
-	ok := !g.closed && g.queue.push(datagram{buf, len(header), from, meta})
+	ok := !g.closed && g.queue.push(&d)
 	if ok {
 		g.received++
 		g.readable.Signal()
@@ -271,11 +273,7 @@ func (g *dgram) shut() bool {
 	g.closed = true
 	g.rd.stop()
 	g.wd.stop()
-	for {
-		d, ok := g.queue.pop()
-		if !ok {
-			break
-		}
+	for d := (datagram{}); g.queue.pop(&d); {
 		g.s.bufs.put(d.buf)
 	}
 	g.queue.ring = nil

@@ -120,13 +120,15 @@ func (r *Raw) LocalAddr() netip.Addr {
 // ReadFrom waits for a datagram and copies as much of its payload as fits to b.
 // full is the payload's whole length.
 func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
-	n, full, d, err := r.receive(b, false)
+	var d datagram
+	n, full, err = r.receive(b, false, &d)
 	return n, full, d.from.Addr(), d.meta, err
 }
 
 // ReadHeader is ReadFrom with the IPv4 header before the payload, as recvmsg(2) has it.
 func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
-	n, full, d, err := r.receive(b, true)
+	var d datagram
+	n, full, err = r.receive(b, true, &d)
 	return n, full, d.from.Addr(), d.meta, err
 }
 
@@ -226,7 +228,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		}
 		found = true
 		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
-		if r.enqueue(p.header, p.payload, netip.AddrPortFrom(p.src, 0), meta) {
+		if r.enqueue(p.header, p.payload, netip.AddrPortFrom(p.src, 0), &meta) {
 			s.counts.rawReceived.Add(1)
 		} else {
 			s.drop(dropRawQueue)

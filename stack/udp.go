@@ -285,7 +285,8 @@ func (u *UDP) LocalAddr() netip.AddrPort {
 // ReadFrom waits for a datagram and copies as much of it as fits to b. full is
 // its whole length. On a connected socket, an ICMP error is reported once.
 func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, err error) {
-	n, full, d, err := u.receive(b, false)
+	var d datagram
+	n, full, err = u.receive(b, false, &d)
 	return n, full, d.from, d.meta, err
 }
 
@@ -294,7 +295,8 @@ func (u *UDP) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, u.open()
 	}
-	n, _, _, err := u.receive(b, false)
+	var d datagram
+	n, _, err := u.receive(b, false, &d)
 	return n, err
 }
 
@@ -445,7 +447,7 @@ func (s *Stack) inputUDP(p *packet) {
 			s.drop(dropUDPNoSocket)
 		}
 		for _, u := range us {
-			u.input(p, payload, from, meta)
+			u.input(p, payload, from, &meta)
 		}
 		return
 	}
@@ -458,11 +460,11 @@ func (s *Stack) inputUDP(p *packet) {
 		s.sendUnreachable(p, wire.UnreachPort)
 		return
 	}
-	u.input(p, payload, from, meta)
+	u.input(p, payload, from, &meta)
 }
 
 // input queues a datagram, or those of a super-frame.
-func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta Meta) {
+func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) {
 	size := max(len(payload), 1)
 	if p.gso == nic.GSOUDP && p.gsoSize > 0 {
 		size = p.gsoSize

@@ -139,11 +139,10 @@ func (u *UDP) ReadBatch(ms []Datagram) (n int, err error) {
 	for n < len(ms) {
 		ds := few[:0]
 		for len(ds) < min(len(few), len(ms)-n) {
-			d, ok := u.queue.pop()
-			if !ok {
+			if !u.queue.pop(&few[len(ds)]) {
 				break
 			}
-			ds = append(ds, d)
+			ds = few[:len(ds)+1]
 		}
 		u.mu.Unlock()
 		for i := range ds {

@@ -192,7 +192,8 @@ func TestAReceiveQueueIsBoundedInBytesAndCountsWhatItDrops(t *testing.T) {
 func queuedAll(u *UDP) (lengths []int) {
 	for {
 		u.mu.Lock()
-		d, ok := u.queue.pop()
+		var d datagram
+		ok := u.queue.pop(&d)
 		u.mu.Unlock()
 		if !ok {
 			return lengths
