@@ -54,6 +54,11 @@ type Dialer struct {
 	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
 
+	// LookupNetIP, if not nil, looks up names instead of Resolver and of the host's own
+	// resolver. It is what resolve.Resolver and net.Resolver have as a method: network is
+	// "ip", "ip4" or "ip6", and the addresses are tried in their order.
+	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
 	// Cancel cancels a dial when it is closed.
 	//
 	// Deprecated: use DialContext.
@@ -65,7 +70,6 @@ type Dialer struct {
 	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
 
 	multipath bool
-	quiet     bool // the hooks of net/http/httptrace are not fired
 }
 
 // MultipathTCP reports what SetMultipathTCP was told.
@@ -88,15 +92,22 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	ctx, cancel := d.context(ctx)
 	defer cancel()
-	var r nameResolver = d.Host.resolver
-	if d.Resolver != nil {
-		r = d.Resolver
-	}
-	addrs, err := d.Host.dialAddrs(ctx, r, network, address, opAddr(d.LocalAddr))
+	addrs, err := d.Host.dialAddrs(ctx, d.lookup(), network, address, opAddr(d.LocalAddr))
 	if err != nil {
 		return nil, dialError(network, nil, nil, err)
 	}
 	return d.race(network).run(ctx, addrs)
+}
+
+// lookup returns what is asked for names.
+func (d *Dialer) lookup() lookupFunc {
+	switch {
+	case d.LookupNetIP != nil:
+		return traced(d.LookupNetIP, false)
+	case d.Resolver != nil:
+		return traced(d.Resolver.LookupNetIP, true)
+	}
+	return d.Host.lookup()
 }
 
 // race returns what tries the addresses of a dial.
