@@ -42,10 +42,12 @@ type Dialer struct {
 	FallbackDelay time.Duration
 
 	// KeepAlive is how long a connection is idle before keep-alive probes are sent. Zero
-	// means 15 s, a negative value none. It is not looked at if KeepAliveConfig.Enable is set.
+	// means 15 s, a negative value none. It is rounded up to whole seconds, and is not looked
+	// at if KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
-	// KeepAliveConfig has all of the keep-alive settings.
+	// KeepAliveConfig has all of the keep-alive settings, see TCPConn.SetKeepAliveConfig.
+	// What that would refuse has its default.
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. Beware that it
