@@ -105,7 +105,8 @@ func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	return c.setError(err)
 }
 
-// MulticastInterface returns what SetMulticastInterface chose; nil if the routes do.
+// MulticastInterface returns what SetMulticastInterface chose, with its Index, Name and
+// MTU; nil if the routes do.
 func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	s, err := c.settings()
 	if err != nil || s.MulticastNIC == 0 {
