@@ -1,6 +1,7 @@
 package dropin
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -29,7 +30,8 @@ type Resolver struct {
 // Resolver, Listen and the Resolve functions look names up.
 var DefaultResolver = &Resolver{}
 
-func (r *Resolver) hasDial() bool { return r != nil && r.Dial != nil }
+// isHosts reports whether the Resolver does as the Host's own does.
+func (r *Resolver) isHosts() bool { return r == nil || r.Dial == nil && !r.StrictErrors }
 
 // by returns who does the work of a lookup of a name.
 func (r *Resolver) by(name string) (*resolve.Resolver, error) {
@@ -41,13 +43,13 @@ func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 }
 
 func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
-	if !r.hasDial() && (r == nil || !r.StrictErrors) {
+	if r.isHosts() {
 		return h.Resolver()
 	}
 	cfg := h.Resolver().Config()
 	cfg.StrictErrors = r.StrictErrors
 	cfg.CacheSize = -1
-	if !r.hasDial() {
+	if r.Dial == nil {
 		return resolve.New(cfg)
 	}
 	cfg.Dial = r.Dial
@@ -100,7 +102,7 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 // literal is literals for calls that use one address only. As in net, it is one of IPv4 if
 // there is any.
 func (r *Resolver) literal(ctx context.Context, h *usernet.Host, network, address string) (string, error) {
-	if !r.hasDial() {
+	if r.isHosts() {
 		return address, nil
 	}
 	addrs, err := r.literals(ctx, h, network, address)
@@ -225,7 +227,7 @@ func LookupIP(host string) ([]IP, error) {
 
 // ResolveTCPAddr is net.ResolveTCPAddr, by DefaultResolver.
 func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
-	h, address, err := resolving(network, address)
+	h, address, err := resolving(cmp.Or(network, "tcp"), address)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +236,7 @@ func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
 
 // ResolveUDPAddr is net.ResolveUDPAddr, by DefaultResolver.
 func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
-	h, address, err := resolving(network, address)
+	h, address, err := resolving(cmp.Or(network, "udp"), address)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +245,7 @@ func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
 
 // ResolveIPAddr is net.ResolveIPAddr, by DefaultResolver.
 func ResolveIPAddr(network, address string) (*IPAddr, error) {
-	h, address, err := resolving(network, address)
+	h, address, err := resolving(cmp.Or(network, "ip"), address)
 	if err != nil {
 		return nil, err
 	}
