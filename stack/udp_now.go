@@ -66,7 +66,7 @@ func (u *UDP) claim(b []byte, to netip.AddrPort, o *SendOptions) bool {
 		d.make(u, &h, to.Port())
 	}
 	buf := ifc.tx.bytes[:ipRoom+n]
-	copy(buf, d.bytes[:])
+	*(*[ipRoom + wire.UDPLen]byte)(buf) = d.bytes
 	copy(buf[ipRoom+wire.UDPLen:], b)
 	be := binary.BigEndian
 	total, id := uint16(wire.IPv4Len+n), u.s.nextIPID()
@@ -78,7 +78,7 @@ func (u *UDP) claim(b []byte, to netip.AddrPort, o *SendOptions) bool {
 	be.PutUint16(datagram[4:], uint16(n))
 	frame := buf[headroom-ifc.linkLen:]
 	if ifc.linkLen > 0 {
-		copy(frame, mac[:])
+		*(*wire.MAC)(frame) = mac
 		frame = pad(frame)
 	}
 	f := &ifc.tx.batch[0]
