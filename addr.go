@@ -10,11 +10,12 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// nameResolver is what a dial asks: the host's own resolver, or the net.Resolver
-// of a Dialer.
-type nameResolver interface {
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
+// A lookupFunc is what a dial asks for the addresses of a name: the LookupNetIP of the
+// host's own resolver, or what a Dialer has in its place.
+type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
+// lookup is that of the host's own resolver.
+func (h *Host) lookup() lookupFunc { return traced(h.resolver.LookupNetIP, false) }
 
 // ipProtocols are the names that "ip4:name" may have, in lower case, from the
 // registry of IANA. It is only read.
@@ -113,8 +114,8 @@ func isIPv4(addr net.Addr) bool {
 
 // internetAddrs finds the addresses that addr stands for: at least one, in the
 // order in which they are to be tried. network is "tcp", "udp" or "ip", or one of
-// them with a family. Names are asked of r, services are known to the host.
-func (h *Host) internetAddrs(ctx context.Context, r nameResolver, network, addr string) ([]net.Addr, error) {
+// them with a family. Names are asked of lookup, services are known to the host.
+func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, addr string) ([]net.Addr, error) {
 	host, port := addr, 0
 	if network[0] != 'i' && addr != "" {
 		var service string
@@ -129,7 +130,7 @@ func (h *Host) internetAddrs(ctx context.Context, r nameResolver, network, addr 
 	if host == "" {
 		return []net.Addr{makeAddr(network, nil, "", port)}, nil
 	}
-	ips, err := lookupIPs(ctx, r, network, host)
+	ips, err := lookupIPs(ctx, lookup, network, host)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func (h *Host) internetAddrs(ctx context.Context, r nameResolver, network, addr 
 
 // lookupIPs returns the addresses of a host, in both families if one of them
 // was not asked for.
-func lookupIPs(ctx context.Context, r nameResolver, network, host string) ([]netip.Addr, error) {
+func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string) ([]netip.Addr, error) {
 	// Literals are nobody's business, and may have zones, which LookupNetIP
 	// does not return.
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -162,16 +163,16 @@ func lookupIPs(ctx context.Context, r nameResolver, network, host string) ([]net
 	}
 	switch network[len(network)-1] {
 	case '4':
-		return lookupTraced(ctx, r, "ip4", host)
+		return lookup(ctx, "ip4", host)
 	case '6':
-		return lookupTraced(ctx, r, "ip6", host)
+		return lookup(ctx, "ip6", host)
 	}
-	return lookupTraced(ctx, r, "ip", host)
+	return lookup(ctx, "ip", host)
 }
 
 // dialAddrs returns the addresses that a dial has to try. Those that cannot be
 // reached from the local address, if that is not nil, are not among them.
-func (h *Host) dialAddrs(ctx context.Context, r nameResolver, network, address string, local net.Addr) ([]net.Addr, error) {
+func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, address string, local net.Addr) ([]net.Addr, error) {
 	name, _, err := parseNetwork(network, true)
 	if err != nil {
 		return nil, err
@@ -179,7 +180,7 @@ func (h *Host) dialAddrs(ctx context.Context, r nameResolver, network, address s
 	if address == "" {
 		return nil, errMissingAddress
 	}
-	addrs, err := h.internetAddrs(ctx, r, name, address)
+	addrs, err := h.internetAddrs(ctx, lookup, name, address)
 	if err != nil || local == nil {
 		return addrs, err
 	}
@@ -206,7 +207,7 @@ func (h *Host) listenAddr(ctx context.Context, network, address string) (net.Add
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := h.internetAddrs(ctx, h.resolver, name, address)
+	addrs, err := h.internetAddrs(ctx, h.lookup(), name, address)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +228,7 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 // resolveAddr is ResolveTCPAddr and its like. A literal in brackets, and one of
 // IPv6 on "ip", asks for an address of IPv6, any other thing for one of IPv4.
 func (h *Host) resolveAddr(network, address string) (net.Addr, error) {
-	addrs, err := h.internetAddrs(context.Background(), h.resolver, network, address)
+	addrs, err := h.internetAddrs(context.Background(), h.lookup(), network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -113,8 +113,7 @@ func (c *UDPConn) batchAddr(addr net.Addr) (netip.AddrPort, error) {
 		case c.connected():
 			return netip.AddrPort{}, net.ErrWriteToConnected
 		}
-		ip, err := c.family.addr(a.IP, a.Zone)
-		return netip.AddrPortFrom(ip, uint16(a.Port)), err
+		return c.family.addrPort(a)
 	}
 	return netip.AddrPort{}, syscall.EINVAL
 }

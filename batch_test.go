@@ -138,6 +138,7 @@ func TestABatchSaysWhatIsWrong(t *testing.T) {
 		{s, (*net.UDPAddr)(nil), errMissingAddress},
 		{s, &net.TCPAddr{}, syscall.EINVAL},
 		{s, &net.UDPAddr{IP: net.ParseIP(addrA)}, syscall.EINVAL},
+		{s, &net.UDPAddr{IP: net.ParseIP(addrA), Port: 65536 + to.Port}, syscall.EINVAL},
 	} {
 		n, err := wrong.c.WriteBatch(message(wrong.addr), 0)
 		require.Zero(t, n)

@@ -167,12 +167,15 @@ func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
 	}
 }
 
-// tcpOptions are the settings that net gives to its connections.
-func tcpOptions(keepAlive time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
-	if !cfg.Enable && keepAlive >= 0 {
-		cfg = net.KeepAliveConfig{Enable: true, Idle: keepAlive}
+// tcpOptions are the settings that net gives to its connections. That Linux does not take
+// one of them is, as with net, no error.
+func tcpOptions(period time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
+	if !cfg.Enable && period >= 0 {
+		cfg = net.KeepAliveConfig{Enable: true, Idle: period}
 	}
-	return stack.TCPOptions{KeepAlive: cfg.Enable, Idle: cfg.Idle, Interval: cfg.Interval, Count: cfg.Count}
+	o := stack.TCPOptions{KeepAlive: cfg.Enable}
+	o.Idle, o.Interval, o.Count, _ = keepAlive(cfg.Idle, cfg.Interval, cfg.Count)
+	return o
 }
 
 // Read reads from the connection. At its regular end the error is io.EOF itself.
@@ -319,26 +322,31 @@ func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	return c.option(c.setKeepAlive(config.Idle, config.Interval, config.Count))
 }
 
-// setKeepAlive sets what is not negative, each to its default if it is zero. What Linux
-// does not take is EINVAL here too, and what comes before it is set.
+// setKeepAlive sets what is not negative, each to its default if it is zero.
 func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
-	idle, interval = keepAliveTime(idle, defaultKeepAliveIdle), keepAliveTime(interval, defaultKeepAliveInterval)
-	if count == 0 {
-		count = defaultKeepAliveCount
-	}
-	var tooMuch error
-	switch {
-	case idle > maxKeepAliveTime:
-		idle, interval, count, tooMuch = -1, -1, -1, syscall.EINVAL
-	case interval > maxKeepAliveTime:
-		interval, count, tooMuch = -1, -1, syscall.EINVAL
-	case count > maxKeepAliveCount:
-		count, tooMuch = -1, syscall.EINVAL
-	}
+	idle, interval, count, tooMuch := keepAlive(idle, interval, count)
 	if err := c.tcp.SetKeepAliveConfig(idle, interval, count); err != nil {
 		return err
 	}
 	return tooMuch
+}
+
+// keepAlive returns settings as Linux takes them: of what is zero the defaults, and what
+// is negative is not set. What Linux does not take is EINVAL, and what comes before it is set.
+func keepAlive(idle, interval time.Duration, count int) (time.Duration, time.Duration, int, error) {
+	idle, interval = keepAliveTime(idle, defaultKeepAliveIdle), keepAliveTime(interval, defaultKeepAliveInterval)
+	if count == 0 {
+		count = defaultKeepAliveCount
+	}
+	switch {
+	case idle > maxKeepAliveTime:
+		return -1, -1, -1, syscall.EINVAL
+	case interval > maxKeepAliveTime:
+		return idle, -1, -1, syscall.EINVAL
+	case count > maxKeepAliveCount:
+		return idle, interval, -1, syscall.EINVAL
+	}
+	return idle, interval, count, nil
 }
 
 // keepAliveTime is a time of keep-alive in whole seconds, rounded up, or its default

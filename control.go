@@ -182,7 +182,8 @@ func controlError(oob []byte, err error) error {
 }
 
 // AppendControl appends the control messages that say what info does, for WriteMsgUDP and
-// WriteMsgIP: the interface, the source, TTL and TOS. What is zero is not said.
+// WriteMsgIP: the interface, the source, TTL and TOS. What is zero is not said. As on Linux, the
+// broadcast address of a network is no source to send from.
 func (i *PacketInfo) AppendControl(oob []byte) []byte {
 	var b [128]byte
 	w := controlWriter{rest: b[:]}

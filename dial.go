@@ -42,10 +42,12 @@ type Dialer struct {
 	FallbackDelay time.Duration
 
 	// KeepAlive is how long a connection is idle before keep-alive probes are sent. Zero
-	// means 15 s, a negative value none. It is not looked at if KeepAliveConfig.Enable is set.
+	// means 15 s, a negative value none. It is rounded up to whole seconds, and is not looked
+	// at if KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
-	// KeepAliveConfig has all of the keep-alive settings.
+	// KeepAliveConfig has all of the keep-alive settings, see TCPConn.SetKeepAliveConfig.
+	// What that would refuse has its default.
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. Beware that it
@@ -53,6 +55,11 @@ type Dialer struct {
 	// that its first lookup makes a channel for the whole process: if that happens in a
 	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
+
+	// LookupNetIP, if not nil, looks up names instead of Resolver and of the host's own
+	// resolver. It is what resolve.Resolver and net.Resolver have as a method: network is
+	// "ip", "ip4" or "ip6", and the addresses are tried in their order.
+	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	// Cancel cancels a dial when it is closed.
 	//
@@ -65,7 +72,6 @@ type Dialer struct {
 	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
 
 	multipath bool
-	quiet     bool // the hooks of net/http/httptrace are not fired
 }
 
 // MultipathTCP reports what SetMultipathTCP was told.
@@ -88,15 +94,22 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	ctx, cancel := d.context(ctx)
 	defer cancel()
-	var r nameResolver = d.Host.resolver
-	if d.Resolver != nil {
-		r = d.Resolver
-	}
-	addrs, err := d.Host.dialAddrs(ctx, r, network, address, opAddr(d.LocalAddr))
+	addrs, err := d.Host.dialAddrs(ctx, d.lookup(), network, address, opAddr(d.LocalAddr))
 	if err != nil {
 		return nil, dialError(network, nil, nil, err)
 	}
 	return d.race(network).run(ctx, addrs)
+}
+
+// lookup returns what is asked for names.
+func (d *Dialer) lookup() lookupFunc {
+	switch {
+	case d.LookupNetIP != nil:
+		return traced(d.LookupNetIP, false)
+	case d.Resolver != nil:
+		return traced(d.Resolver.LookupNetIP, true)
+	}
+	return d.Host.lookup()
 }
 
 // race returns what tries the addresses of a dial.

@@ -270,6 +270,37 @@ func TestKeepAliveIsOnByDefault(t *testing.T) {
 	})
 }
 
+// What a Dialer and a ListenConfig ask for is what the setters of a connection make of it.
+func TestKeepAliveOfADialIsThatOfTheSetters(t *testing.T) {
+	for _, k := range []struct {
+		config net.KeepAliveConfig
+		dead   time.Duration
+	}{
+		{net.KeepAliveConfig{Enable: true, Idle: 300 * time.Millisecond, Interval: time.Millisecond, Count: 2}, 3 * time.Second},
+		{net.KeepAliveConfig{Enable: true, Idle: 24 * time.Hour, Count: 2}, 150 * time.Second},
+		{net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: 24 * time.Hour, Count: 2}, 136 * time.Second},
+		{net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1000}, 10 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b, cut := newCuttablePair(t)
+			lc := ListenConfig{Host: b, KeepAliveConfig: k.config}
+			ln, err := lc.Listen(t.Context(), "tcp", ":80")
+			require.NoError(t, err)
+			dialed, err := (&Dialer{Host: a, KeepAliveConfig: k.config}).Dial("tcp", addrB+":80")
+			require.NoError(t, err)
+			accepted, err := ln.Accept()
+			require.NoError(t, err)
+			cut()
+			began := time.Now()
+			for _, c := range []net.Conn{dialed, accepted} {
+				_, err = c.Read(make([]byte, 1))
+				require.ErrorIs(t, err, syscall.ETIMEDOUT)
+			}
+			require.InDelta(t, k.dead.Seconds(), time.Since(began).Seconds(), 1, "%+v", k.config)
+		})
+	}
+}
+
 // listenForEver listens until the host closes, and returns the port.
 func listenForEver(t testing.TB, h *Host) string {
 	ln, err := h.Listen("tcp", ":0")

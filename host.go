@@ -141,8 +141,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 		}
 	}
 	if rc.Dial == nil {
-		// Its connections are no business of those who trace the dial.
-		rc.Dial = (&Dialer{Host: h, quiet: true}).DialContext
+		rc.Dial = h.DialContext
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor

@@ -21,11 +21,12 @@ type ListenConfig struct {
 	Control func(network, address string, c syscall.RawConn) error
 
 	// KeepAlive is how long an accepted connection is idle before keep-alive probes are
-	// sent. Zero means 15 s, a negative value none. It is not looked at if
-	// KeepAliveConfig.Enable is set.
+	// sent. Zero means 15 s, a negative value none. It is rounded up to whole seconds, and is
+	// not looked at if KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
-	// KeepAliveConfig has all of the keep-alive settings of accepted connections.
+	// KeepAliveConfig has all of the keep-alive settings of accepted connections, as in a
+	// Dialer.
 	KeepAliveConfig net.KeepAliveConfig
 
 	noMultipath bool

@@ -452,6 +452,28 @@ func TestAPacketIsAnsweredFromWhereItCame(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("127.0.0.5:%d", port), addr.String())
 }
 
+func TestAnAnswerToABroadcastIsFromTheHost(t *testing.T) {
+	a, b := newPair(t)
+	server, err := b.ListenUDP("udp4", &net.UDPAddr{Port: 7})
+	require.NoError(t, err)
+	client, err := a.ListenUDP("udp4", nil)
+	require.NoError(t, err)
+	for _, to := range []string{addrB, "192.0.2.255", "255.255.255.255"} {
+		_, err = client.WriteTo([]byte("?"), &net.UDPAddr{IP: net.ParseIP(to), Port: 7})
+		require.NoError(t, err)
+		_, info, err := server.ReadPacket(make([]byte, 1))
+		require.NoError(t, err)
+		require.Equal(t, to, info.Local.String())
+		_, err = server.WritePacket([]byte("!"), info)
+		require.NoError(t, err)
+		_, from, err := client.ReadFrom(make([]byte, 1))
+		require.NoError(t, err)
+		require.Equal(t, addrB+":7", from.String())
+	}
+	_, err = server.WritePacket(nil, PacketInfo{Remote: client.LocalAddr().(*net.UDPAddr).AddrPort(), Local: netip.MustParseAddr("192.0.2.77")})
+	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL, "which is nobody's")
+}
+
 func TestAnAnswerToAGroupIsFromTheHost(t *testing.T) {
 	a, b := newPair(t)
 	eth := &net.Interface{Index: 2}

@@ -13,9 +13,10 @@ import (
 type PacketInfo struct {
 	// Remote is the other end's address. On an IP socket it has no port.
 	Remote netip.AddrPort
-	// Local is the host's address, or the group, that a received datagram was sent to, and
-	// the source of one that is sent; a group is none, so that the host chooses the source
-	// of an answer to what was sent to one.
+	// Local is the address that a received datagram was sent to: the host's, a group, or a
+	// broadcast address. It is the source of one that is sent with WritePacket, which takes a
+	// group or a broadcast address for none, so that what was received may be answered with
+	// the PacketInfo that came with it.
 	Local netip.Addr
 	// TTL is the time to live, or hop limit.
 	TTL uint8
@@ -32,8 +33,12 @@ type PacketInfo struct {
 	DontFragment bool
 }
 
-func (i *PacketInfo) options() stack.SendOptions {
-	return stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.source(), NIC: i.Interface, DontFragment: i.DontFragment}
+func (c *datagramConn) options(i *PacketInfo) stack.SendOptions {
+	o := stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.source(), NIC: i.Interface, DontFragment: i.DontFragment}
+	if o.Src.IsValid() && c.host.stack.IsBroadcast(o.Src) {
+		o.Src = netip.Addr{}
+	}
+	return o
 }
 
 // source is the address from which a datagram is to be sent; invalid if the host chooses it.
@@ -291,9 +296,9 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	var n int
 	var err error
 	if c.connected() && !info.Remote.IsValid() {
-		n, err = c.udp.WriteTo(b, c.udp.RemoteAddr(), info.options())
+		n, err = c.udp.WriteTo(b, c.udp.RemoteAddr(), c.options(&info))
 	} else {
-		n, err = c.sendToAddrPort(b, nil, info.Remote, info.options())
+		n, err = c.sendToAddrPort(b, nil, info.Remote, c.options(&info))
 	}
 	if err != nil {
 		err = c.sendError("sendmsg", udpAddrPort{info.Remote}, err)
@@ -471,11 +476,11 @@ func (c *IPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	to := &net.IPAddr{IP: info.Remote.Addr().AsSlice(), Zone: info.Remote.Addr().Zone()}
 	switch {
 	case !info.Remote.Addr().IsValid() && c.connected():
-		n, err = c.raw.WriteTo(b, c.raw.RemoteAddr().Addr(), info.options())
+		n, err = c.raw.WriteTo(b, c.raw.RemoteAddr().Addr(), c.options(&info))
 	case !info.Remote.Addr().IsValid():
 		err = errMissingAddress
 	default:
-		n, err = c.sendTo(b, nil, to, info.options())
+		n, err = c.sendTo(b, nil, to, c.options(&info))
 	}
 	if err != nil {
 		err = c.sendError("sendmsg", to, err)

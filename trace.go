@@ -5,14 +5,16 @@ import (
 	"net"
 	"net/http/httptrace"
 	"net/netip"
-
-	"github.com/usernet/usernet/resolve"
 )
+
+// untraced is a key of contexts. The connections to name servers that a dial makes have it:
+// as with net, they are no business of those who trace the dial.
+type untraced struct{}
 
 // dialOne fires the hooks of net/http/httptrace around an attempt at one
 // address, as package net does.
 func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c net.Conn, err error) {
-	if t := httptrace.ContextClientTrace(ctx); t != nil && !d.quiet {
+	if t := httptrace.ContextClientTrace(ctx); t != nil && ctx.Value(untraced{}) == nil {
 		if t.ConnectStart != nil {
 			t.ConnectStart(network, addr.String())
 		}
@@ -29,15 +31,19 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c 
 	return d.dialAddr(ctx, network, addr)
 }
 
-// lookupTraced fires the hooks around a lookup of ours; a *net.Resolver has its
-// own.
-func lookupTraced(ctx context.Context, r nameResolver, network, host string) (ips []netip.Addr, err error) {
-	t := httptrace.ContextClientTrace(ctx)
-	if _, ours := r.(*resolve.Resolver); t != nil && ours {
-		if t.DNSStart != nil {
+// traced fires the hooks around a lookup, or, where the lookup fires them itself, only sees
+// to it that it does not fire those of the connections that it makes.
+func traced(lookup lookupFunc, itself bool) lookupFunc {
+	return func(ctx context.Context, network, host string) (ips []netip.Addr, err error) {
+		t := httptrace.ContextClientTrace(ctx)
+		if t == nil {
+			return lookup(ctx, network, host)
+		}
+		ctx = context.WithValue(ctx, untraced{}, true)
+		if t.DNSStart != nil && !itself {
 			t.DNSStart(httptrace.DNSStartInfo{Host: host})
 		}
-		if t.DNSDone != nil {
+		if t.DNSDone != nil && !itself {
 			defer func() {
 				info := httptrace.DNSDoneInfo{Err: err}
 				for _, ip := range ips {
@@ -46,6 +52,6 @@ func lookupTraced(ctx context.Context, r nameResolver, network, host string) (ip
 				t.DNSDone(info)
 			}()
 		}
+		return lookup(ctx, network, host)
 	}
-	return r.LookupNetIP(ctx, network, host)
 }

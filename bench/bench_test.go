@@ -97,7 +97,7 @@ func TestEveryKindOfWorkloadRunsOnAPipe(t *testing.T) {
 			continue
 		}
 		t.Run(w.ID, func(t *testing.T) {
-			for _, s := range []stackName{usern, gvisor} {
+			for _, s := range []stackName{usern, gvisor, lnetoS} {
 				task := task{
 					Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Close: w.Close, Addr: farAddr, Port: firstPort,
 					Setup: setup{MTU: 65535, Chunk: smallChunk}, Time: 50 * time.Millisecond,
@@ -117,5 +117,30 @@ func TestEveryKindOfWorkloadRunsOnAPipe(t *testing.T) {
 				far.close()
 			}
 		})
+	}
+}
+
+// A run of lneto that fails is told in its column, and is not a failure of the bench.
+func TestLnetoThatFailsIsOnlyTold(t *testing.T) {
+	b := bench{
+		runner: runner{self: "/nonexistent", lab: &lab{}, time: time.Millisecond},
+		o:      options{runs: 5, noisy: true},
+		stacks: []stackName{lnetoS},
+	}
+	for i := range workloads[:lnetoPatience+1] {
+		r := b.measure(&workloads[len(workloads)-1-i]) // in one process
+		want := "failed"
+		if i == lnetoPatience {
+			want = "-"
+		}
+		if got := r.amount(lnetoS); got != want {
+			t.Fatalf("%q instead of %q", got, want)
+		}
+		if f := r.figures[lnetoS]; f != nil && f.failed != 2 {
+			t.Fatalf("%d runs failed", f.failed)
+		}
+	}
+	if b.failed != 0 {
+		t.Fatal("the bench has failed")
 	}
 }

@@ -91,7 +91,7 @@ func sizeCost() (cost, error) {
 	if err != nil {
 		return c, err
 	}
-	for s, name := range map[stackName]string{usern: "usernet", gvisor: "gvisor"} {
+	for s, name := range map[stackName]string{usern: "usernet", gvisor: "gvisor", lnetoS: "lneto"} {
 		n, err := size(name)
 		if err != nil {
 			return c, err
@@ -105,7 +105,7 @@ func sizeCost() (cost, error) {
 func (c *cost) line() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-8s %-46s", c.ID, c.Name)
-	for _, s := range []stackName{kernel, gvisor, usern} {
+	for _, s := range []stackName{kernel, gvisor, lnetoS, usern} {
 		if v := c.Values[s]; v != "" {
 			fmt.Fprintf(&b, "  %s %s %s", s, v, c.Unit)
 		}

@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/usernet/usernet => ../
 
 require (
+	github.com/soypat/lneto v0.1.0
 	github.com/usernet/usernet v0.0.0
 	golang.org/x/sys v0.49.0
 	gvisor.dev/gvisor v0.0.0-20260224225140-573d5e7127a8

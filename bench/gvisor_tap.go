@@ -34,15 +34,11 @@ var (
 const vnetHeader = 10 // the length of struct virtio_net_hdr in bytes
 
 func newGVisorTAP(offload bool) (*gvisorTAP, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	file, err := openTAP(offload)
 	if err != nil {
-		return nil, err
-	}
-	if err := attachTAP(fd, offload); err != nil {
-		unix.Close(fd)
 		return nil, fmt.Errorf("gVisor's TAP: %w", err)
 	}
-	e := &gvisorTAP{file: os.NewFile(uintptr(fd), "/dev/net/tun")}
+	e := &gvisorTAP{file: file}
 	e.gvisorLink = gvisorLink{
 		offload: offload, mac: "\x02\x00\x00\x00\x00\x02",
 		send: e.write, begin: func() { go e.read() }, end: func() { e.file.Close() },
@@ -51,16 +47,30 @@ func newGVisorTAP(offload bool) (*gvisorTAP, error) {
 		e.file.Close()
 		return nil, err
 	}
+	return e, nil
+}
+
+// openTAP makes a TAP device, for the runtime's poller, with the near address.
+func openTAP(offload bool) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := attachTAP(fd, offload); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "/dev/net/tun")
 	for _, args := range [][]string{
 		{"addr", "add", nearAddr + prefixed, "dev", tapName},
 		{"link", "set", tapName, "up"},
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-			e.file.Close()
+			file.Close()
 			return nil, fmt.Errorf("ip %v: %w: %s", args, err, out)
 		}
 	}
-	return e, nil
+	return file, nil
 }
 
 func attachTAP(fd int, offload bool) error {

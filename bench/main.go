@@ -1,5 +1,5 @@
-// Bench measures usernet beside gVisor's netstack and the kernel, with the same
-// programs on all three, and prints the ratios. See README.md.
+// Bench measures usernet beside gVisor's netstack, lneto and the kernel, with the same
+// programs on all of them, and prints the ratios. See README.md.
 package main
 
 import (
@@ -50,7 +50,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.markdown, "md", "", "write the tables (default RESULTS.md for a full run)")
 	fs.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of usernet's process for each workload to this directory")
 	fs.StringVar(&o.place, "place", "", "free, same or cross, instead of the workloads' own")
-	fs.StringVar(&o.stacks, "stacks", "kernel,gVisor,usernet", "stacks to run")
+	fs.StringVar(&o.stacks, "stacks", "kernel,gVisor,lneto,usernet", "stacks to run")
 	fs.BoolVar(&o.probe, "probe", true, "find each stack's best settings first; without, they are the default ones")
 	fs.StringVar(&o.task, "task", "", "for the harness's own use")
 	if err := fs.Parse(args); err != nil {
@@ -125,6 +125,8 @@ type bench struct {
 	rows   []*row
 	costs  []cost
 	failed int // workloads that a stack could not run
+	// lnetoFailed is the number of workloads that lneto could not run.
+	lnetoFailed int
 }
 
 // A row is a workload's figures.
@@ -155,7 +157,7 @@ func newBench(o options) (*bench, error) {
 	b := &bench{o: o, begin: time.Now()}
 	for s := range strings.SplitSeq(o.stacks, ",") {
 		name := stackName(s)
-		if !slices.Contains([]stackName{kernel, gvisor, usern, netPipe}, name) {
+		if !slices.Contains([]stackName{kernel, gvisor, lnetoS, usern, netPipe}, name) {
 			return nil, fmt.Errorf("no stack %q", s)
 		}
 		b.stacks = append(b.stacks, name)
@@ -209,7 +211,7 @@ func (b *bench) all() error {
 func (b *bench) measure(w *workload) *row {
 	r := &row{workload: w, figures: map[stackName]*figure{}}
 	for _, s := range b.stacks {
-		if s == netPipe && (w.Place != onPipe || w.Kind != pingpong) {
+		if s == netPipe && (w.Place != onPipe || w.Kind != pingpong) || s == lnetoS && b.lnetoFailed >= lnetoPatience {
 			continue
 		}
 		f := &figure{setup: b.defaults(w, s)}
@@ -223,13 +225,18 @@ func (b *bench) measure(w *workload) *row {
 			break
 		}
 		for _, s := range b.stacks {
-			if f := r.figures[s]; f != nil && f.failed < 3 {
+			f := r.figures[s]
+			switch {
+			case f == nil || f.failed >= 3:
+			case s != lnetoS:
 				b.sample(r, s, f)
+			case n < lnetoTimes && f.failed < 2:
+				b.sampleLneto(r, f)
 			}
 		}
 	}
-	for _, f := range r.figures {
-		if len(f.samples) == 0 {
+	for s, f := range r.figures {
+		if len(f.samples) == 0 && s != lnetoS {
 			b.failed++
 		}
 	}
@@ -277,6 +284,12 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 			c.Chunk = smallChunk
 		}
 	}
+	if s == lnetoS {
+		c.Plain = true
+		if w.Kind == wrkHTTP && w.Pin == free {
+			c.Procs = 1 // wrk's shortest run is too long for a probe
+		}
+	}
 	return c
 }
 
@@ -285,6 +298,9 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	long, profiles := b.time, b.profiles
 	b.time, b.profiles = min(300*time.Millisecond, b.time), ""
+	if s == lnetoS {
+		b.time = min(lnetoTime/2, b.time)
+	}
 	defer func() { b.time, b.profiles = long, profiles }()
 	try := func(c setup) float64 {
 		one, err := b.run(w, s, c)
@@ -293,8 +309,12 @@ func (b *bench) probe(w *workload, s stackName, c setup) setup {
 		}
 		return one.Rate
 	}
+	choices := b.choices(w, s)
+	if len(choices) == 0 {
+		return c
+	}
 	best := try(c)
-	for _, change := range b.choices(w, s) {
+	for _, change := range choices {
 		other := c
 		change(&other)
 		if rate := try(other); rate > best {
@@ -309,6 +329,12 @@ func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 	p := w.Pin
 	if b.pin != "" {
 		p = b.pin
+	}
+	if s == lnetoS {
+		if w.Place == onTAP && p == free && w.Kind != wrkHTTP {
+			list = append(list, func(c *setup) { c.Procs = 1 })
+		}
+		return list
 	}
 	tcp := w.Place == onTAP || s == kernel
 	if tcp && w.Kind.bulk() && slices.Contains(b.lab.availableCCs, "bbr") {

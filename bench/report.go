@@ -138,11 +138,11 @@ func (r *row) note(s stackName) string {
 // line is the row as text.
 func (r *row) line() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-8s %-46s %-6s %9s %9s %9s  %-14s %-14s  cpu %6s %6s %6s",
-		r.ID, r.Name, r.unit(), r.amount(kernel), r.amount(gvisor), r.amount(usern),
+	fmt.Fprintf(&b, "%-8s %-46s %-6s %9s %9s %9s %9s  %-14s %-14s  cpu %6s %6s %6s",
+		r.ID, r.Name, r.unit(), r.amount(kernel), r.amount(gvisor), r.amount(lnetoS), r.amount(usern),
 		verdict(r.ratio(kernel), r.OverKernel), verdict(r.ratio(gvisor), r.OverGVisor),
 		digits(r.figures[kernel].cpu()), digits(r.figures[gvisor].cpu()), digits(r.figures[usern].cpu()))
-	for _, s := range []stackName{kernel, gvisor, usern} {
+	for _, s := range []stackName{kernel, gvisor, lnetoS, usern} {
 		if n := r.note(s); n != "" {
 			fmt.Fprintf(&b, "  %s: %s;", s, n)
 		}
@@ -155,8 +155,8 @@ func (r *row) line() string {
 
 // write prints the table and writes the files.
 func (b *bench) write() error {
-	fmt.Printf("%-8s %-46s %-6s %9s %9s %9s  %-14s %-14s  seconds of CPU for a GB or a million: kernel gVisor usernet\n",
-		"", "", "", "kernel", "gVisor", "usernet", "over kernel", "over gVisor")
+	fmt.Printf("%-8s %-46s %-6s %9s %9s %9s %9s  %-14s %-14s  seconds of CPU for a GB or a million: kernel gVisor usernet\n",
+		"", "", "", "kernel", "gVisor", "lneto", "usernet", "over kernel", "over gVisor")
 	for _, r := range b.rows {
 		fmt.Println(r.line())
 	}
@@ -201,29 +201,29 @@ func (b *bench) markdown() string {
 		time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time, strings.Join(versions(), ", "))
 	s.WriteString("Targets are in parentheses; a ratio in bold misses its target. CPU is that of both sides, in seconds for a GB or\n" +
 		"for a million operations.\n\n" +
-		"| | workload | unit | kernel | gVisor | usernet | usernet / kernel | usernet / gVisor | CPU kernel | CPU gVisor | CPU usernet |\n" +
-		"|---|---|---|---|---|---|---|---|---|---|---|\n")
+		"| | workload | unit | kernel | gVisor | lneto | usernet | usernet / kernel | usernet / gVisor | CPU kernel | CPU gVisor | CPU usernet |\n" +
+		"|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range b.rows {
 		place := ""
 		if r.Pin != free {
 			place = fmt.Sprintf(" (%s core)", r.Pin)
 		}
-		fmt.Fprintf(&s, "| %s | %s%s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
-			r.ID, r.Name, place, r.unit(), r.amount(kernel), r.amount(gvisor), r.amount(usern),
+		fmt.Fprintf(&s, "| %s | %s%s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n",
+			r.ID, r.Name, place, r.unit(), r.amount(kernel), r.amount(gvisor), r.amount(lnetoS), r.amount(usern),
 			bold(r.ratio(kernel), r.OverKernel), bold(r.ratio(gvisor), r.OverGVisor),
 			digits(r.figures[kernel].cpu()), digits(r.figures[gvisor].cpu()), digits(r.figures[usern].cpu()))
 	}
 	if len(b.costs) > 0 {
-		s.WriteString("\n| | cost | unit | kernel | gVisor | usernet | target |\n|---|---|---|---|---|---|---|\n")
+		s.WriteString("\n| | cost | unit | kernel | gVisor | lneto | usernet | target |\n|---|---|---|---|---|---|---|---|\n")
 		for _, c := range b.costs {
-			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s |\n", c.ID, c.Name, c.Unit,
-				c.Values[kernel], c.Values[gvisor], c.Values[usern], c.Target)
+			fmt.Fprintf(&s, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", c.ID, c.Name, c.Unit,
+				c.Values[kernel], c.Values[gvisor], c.Values[lnetoS], c.Values[usern], c.Target)
 		}
 	}
 	s.WriteString("\nThe settings that were found best for each stack, and half of the spread of its runs:\n\n" +
-		"| | kernel | gVisor | usernet |\n|---|---|---|---|\n")
+		"| | kernel | gVisor | lneto | usernet |\n|---|---|---|---|---|\n")
 	for _, r := range b.rows {
-		fmt.Fprintf(&s, "| %s | %s | %s | %s |\n", r.ID, r.note(kernel), r.note(gvisor), r.note(usern))
+		fmt.Fprintf(&s, "| %s | %s | %s | %s | %s |\n", r.ID, r.note(kernel), r.note(gvisor), r.note(lnetoS), r.note(usern))
 	}
 	return s.String()
 }
@@ -254,7 +254,7 @@ func versions() (list []string) {
 		return nil
 	}
 	for _, d := range info.Deps {
-		if d.Path == "gvisor.dev/gvisor" {
+		if d.Path == "gvisor.dev/gvisor" || d.Path == "github.com/soypat/lneto" {
 			list = append(list, d.Path+" "+d.Version)
 		}
 	}

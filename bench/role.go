@@ -65,6 +65,8 @@ func openNetwork(t *task) (*network, error) {
 		return usernetOnTAP(t.Setup)
 	case gvisor:
 		return gvisorOnTAP(t.Setup)
+	case lnetoS:
+		return lnetoOnTAP()
 	}
 	return nil, fmt.Errorf("no stack %q", t.Stack)
 }
@@ -81,6 +83,8 @@ func openPair(t *task) (near, far *network, err error) {
 			return gvisorWire(t.Latency, t.Loss)
 		}
 		return gvisorPipe(t.Setup.MTU)
+	case lnetoS:
+		return lnetoPipe()
 	case netPipe:
 		n := pipeNetwork()
 		return n, n, nil

@@ -46,6 +46,9 @@ type runner struct {
 func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 	// Besides the time itself: to start, and to make idle connections.
 	limit := 3*r.time + 40*time.Second + time.Duration(w.Idle)*500*time.Microsecond
+	if s == lnetoS {
+		limit = lnetoLimit
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	r.runs++

@@ -110,6 +110,7 @@ const (
 	kernel  stackName = "kernel"
 	usern   stackName = "usernet"
 	gvisor  stackName = "gVisor"
+	lnetoS  stackName = "lneto"
 	netPipe stackName = "net.Pipe" // no stack at all: a reference for P3
 )
 

@@ -322,6 +322,18 @@ func formatAddrs(addrs []Addr) string {
 	return "[" + strings.Join(s, ",") + "]"
 }
 
+func TestMultipathIsReportedAsByNet(t *testing.T) {
+	var theirs net.ListenConfig
+	var ours ListenConfig
+	require.Equal(t, theirs.MultipathTCP(), ours.MultipathTCP(), "at first")
+	for _, use := range []bool{true, false} {
+		theirs.SetMultipathTCP(use)
+		ours.SetMultipathTCP(use)
+		require.Equal(t, theirs.MultipathTCP(), ours.MultipathTCP())
+	}
+	require.Equal(t, new(net.Dialer).MultipathTCP(), new(Dialer).MultipathTCP())
+}
+
 func TestInterfaceErrorsAreThoseOfNet(t *testing.T) {
 	useHost(t, usernet.Config{})
 	for _, c := range []struct{ theirs, ours func() error }{

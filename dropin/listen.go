@@ -17,14 +17,14 @@ type ListenConfig struct {
 	KeepAlive       time.Duration
 	KeepAliveConfig KeepAliveConfig
 
-	multipath bool
+	noMultipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told.
-func (lc *ListenConfig) MultipathTCP() bool { return lc.multipath }
+// MultipathTCP reports what SetMultipathTCP was told, and before that true, as net does.
+func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
-func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.multipath = use }
+func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
 // on returns the same ListenConfig for a Host, and the address without the names that are
 // not the Host's to look up.

@@ -29,7 +29,8 @@ type Resolver struct {
 // Resolver, Listen and the Resolve functions look names up.
 var DefaultResolver = &Resolver{}
 
-func (r *Resolver) hasDial() bool { return r != nil && r.Dial != nil }
+// isHosts reports whether the Resolver does as the Host's own does.
+func (r *Resolver) isHosts() bool { return r == nil || r.Dial == nil && !r.StrictErrors }
 
 // by returns who does the work of a lookup of a name.
 func (r *Resolver) by(name string) (*resolve.Resolver, error) {
@@ -41,13 +42,13 @@ func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 }
 
 func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
-	if !r.hasDial() && (r == nil || !r.StrictErrors) {
+	if r.isHosts() {
 		return h.Resolver()
 	}
 	cfg := h.Resolver().Config()
 	cfg.StrictErrors = r.StrictErrors
 	cfg.CacheSize = -1
-	if !r.hasDial() {
+	if r.Dial == nil {
 		return resolve.New(cfg)
 	}
 	cfg.Dial = r.Dial
@@ -100,7 +101,7 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 // literal is literals for calls that use one address only. As in net, it is one of IPv4 if
 // there is any.
 func (r *Resolver) literal(ctx context.Context, h *usernet.Host, network, address string) (string, error) {
-	if !r.hasDial() {
+	if r.isHosts() {
 		return address, nil
 	}
 	addrs, err := r.literals(ctx, h, network, address)

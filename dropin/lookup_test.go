@@ -2,6 +2,8 @@ package dropin
 
 import (
 	"context"
+	"fmt"
+	"net/http/httptrace"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -180,12 +182,14 @@ func TestATimeoutCoversTheLookup(t *testing.T) {
 	})
 }
 
-func TestStrictErrorsOfAResolverCount(t *testing.T) {
-	useHost(t, usernet.Config{DNS: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}})
+// serveHalf answers questions on 127.0.0.1:53 of the default Host: each name has an address of
+// IPv4, and about the others nothing can be said.
+func serveHalf(t *testing.T) {
+	t.Helper()
 	c, err := ListenPacket("udp", "127.0.0.1:53")
 	require.NoError(t, err)
-	defer c.Close()
-	go func() { // it has addresses of IPv4, and cannot say about the others
+	t.Cleanup(func() { c.Close() })
+	go func() {
 		b := make([]byte, 1500)
 		for {
 			n, from, err := c.ReadFrom(b)
@@ -213,10 +217,52 @@ func TestStrictErrorsOfAResolverCount(t *testing.T) {
 			}
 		}
 	}()
+}
+
+func TestStrictErrorsOfAResolverCount(t *testing.T) {
+	useHost(t, usernet.Config{DNS: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}})
+	serveHalf(t)
 	ctx := context.Background()
 	addrs, err := (&Resolver{}).LookupHost(ctx, "half.usernet.test.")
 	require.NoError(t, err)
 	require.Equal(t, []string{"127.0.0.2"}, addrs)
-	_, err = (&Resolver{StrictErrors: true}).LookupHost(ctx, "half.usernet.test.")
-	require.EqualError(t, err, "lookup half.usernet.test. on 127.0.0.1:53: server misbehaving")
+	const failed = "lookup half.usernet.test. on 127.0.0.1:53: server misbehaving"
+	strict := &Resolver{StrictErrors: true}
+	_, err = strict.LookupHost(ctx, "half.usernet.test.")
+	require.EqualError(t, err, failed)
+
+	// It is the Resolver's for all who ask it.
+	_, err = Dial("udp", "half.usernet.test.:9")
+	require.NoError(t, err)
+	_, err = (&Dialer{Resolver: strict}).Dial("udp", "half.usernet.test.:9")
+	require.EqualError(t, err, "dial udp: "+failed)
+	before := DefaultResolver
+	DefaultResolver = strict
+	defer func() { DefaultResolver = before }()
+	_, err = Dial("udp", "half.usernet.test.:9")
+	require.EqualError(t, err, "dial udp: "+failed)
+	_, err = ListenPacket("udp", "half.usernet.test.:9")
+	require.EqualError(t, err, "listen udp: "+failed)
+	_, err = ResolveUDPAddr("udp", "half.usernet.test.:9")
+	require.EqualError(t, err, failed)
+}
+
+func TestADialByItsResolverIsTraced(t *testing.T) {
+	useHost(t, usernet.Config{})
+	serveNames(t)
+	ln, err := Listen("tcp", "127.0.0.1:80")
+	require.NoError(t, err)
+	defer ln.Close()
+	var told atomic.Value
+	var events []string
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		DNSStart:     func(i httptrace.DNSStartInfo) { events = append(events, "lookup "+i.Host) },
+		DNSDone:      func(i httptrace.DNSDoneInfo) { events = append(events, fmt.Sprint("found ", len(i.Addrs))) },
+		ConnectStart: func(_, addr string) { events = append(events, "connect "+addr) },
+	})
+	d := &Dialer{Resolver: ownResolver(&told), LocalAddr: &TCPAddr{IP: IPv4(127, 0, 0, 3)}}
+	c, err := d.DialContext(ctx, "tcp4", "www.usernet.test:80")
+	require.NoError(t, err)
+	defer c.Close()
+	require.Equal(t, []string{"lookup www.usernet.test", "found 2", "connect 127.0.0.2:80", "connect 127.0.0.1:80"}, events)
 }

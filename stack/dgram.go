@@ -348,7 +348,7 @@ func (s *Stack) checkLocal(fam Family, a netip.Addr) (netip.Addr, error) {
 		return a, syscall.EAFNOSUPPORT
 	case a.IsMulticast():
 		return a, nil
-	case !s.IsLocal(a) && s.table.Load().broadcastOn(a) == nil && a != limitedBroadcast():
+	case !s.IsLocal(a) && !s.IsBroadcast(a):
 		return a, syscall.EADDRNOTAVAIL
 	}
 	return a, nil

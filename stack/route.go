@@ -356,6 +356,13 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 // one of 127.0.0.0/8.
 func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap()) }
 
+// IsBroadcast reports whether a is the limited broadcast address, or that of a
+// network that the host is on.
+func (s *Stack) IsBroadcast(a netip.Addr) bool {
+	a = a.Unmap()
+	return a == limitedBroadcast() || s.table.Load().broadcastOn(a) != nil
+}
+
 // HasIPv4 reports whether the host speaks IPv4, if only with itself.
 func (s *Stack) HasIPv4() bool { return true }
 

@@ -2,10 +2,15 @@ package stack
 
 import (
 	"bytes"
+	"errors"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,4 +222,74 @@ func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	a.sendPacketAt(a.now(), c.path, a.bufs.get(ipRoom), 20, &frameMeta{body: make([]byte, 4000), lender: l})
 	a.drain()
 	require.Zero(t, l.frames.Load(), "Write would wait for ever")
+}
+
+// A watcher is a device that takes its time with frames, and sees whether they
+// change meanwhile.
+type watcher struct {
+	nic.Device
+	seen, changed atomic.Int64
+}
+
+func (w *watcher) Send(batch []nic.Frame) (int, error) {
+	sum := func() (s uint32) {
+		for i := range batch {
+			s = s*31 + crc32.ChecksumIEEE(batch[i].Body)
+			w.seen.Add(int64(len(batch[i].Body)))
+		}
+		return s
+	}
+	before := sum()
+	for range 5 {
+		runtime.Gosched()
+	}
+	if sum() != before {
+		w.changed.Add(1)
+	}
+	return w.Device.Send(batch)
+}
+
+func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
+	// Writes end in every way: done, late, and because somebody closes.
+	var w *watcher
+	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
+		w = &watcher{Device: dev}
+		return w
+	})
+	var wg sync.WaitGroup
+	for i := range 6 {
+		for range 3 {
+			c, d := connect(t, a, b)
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(i), 2))
+				p := make([]byte, 300_000)
+				for k := range 40 {
+					if i%3 == 1 {
+						c.SetWriteDeadline(time.Now().Add(time.Duration(r.IntN(200)) * time.Microsecond))
+					}
+					_, err := c.Write(p[:r.IntN(len(p))])
+					for j := range p {
+						p[j] = byte(k)
+					}
+					if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+						return // closed by the other goroutine, or reset
+					}
+				}
+				c.Close()
+			})
+			wg.Go(func() {
+				if i%3 == 2 {
+					io.CopyN(io.Discard, d, 1_000_000)
+					if d.Close(); i == 2 {
+						c.Close()
+					}
+					return
+				}
+				io.Copy(io.Discard, d)
+			})
+		}
+	}
+	wg.Wait()
+	require.Zero(t, w.changed.Load())
+	require.Greater(t, w.seen.Load(), int64(10_000_000), "it runs")
 }

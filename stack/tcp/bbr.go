@@ -165,7 +165,7 @@ func (b *bbr) acked(c *Conn, a *ackSample) {
 		b.bwLatest, b.inflightLatest = b.rs.rate, int(b.rs.delivered)
 	}
 	b.bw = min(b.bandwidth(), b.bwShort)
-	b.setRate(b.pacingGain)
+	b.setRate(c, b.pacingGain)
 	b.setCwnd(c)
 }
 
@@ -180,7 +180,7 @@ func (b *bbr) resetFull() { b.fullBw, b.fullCount, b.fullNow = 0, 0, false }
 // result in little increase (less than 25 percent), then it estimates that it
 // has fully utilized the per-flow available bandwidth".
 func (b *bbr) checkFull() {
-	if b.fullNow || !b.roundStart || b.rs.appLimited {
+	if b.fullNow || !b.roundStart || b.rs.appLimited || b.rs.rate == 0 {
 		return
 	}
 	if float64(b.rs.rate) >= float64(b.fullBw)*bbrFullGrowth {

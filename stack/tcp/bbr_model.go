@@ -223,7 +223,7 @@ func (b *bbr) restart(c *Conn, now Time) {
 	b.idleRestart = true
 	b.extraFrom, b.extraDelivered = now, 0
 	if b.inProbeBW() {
-		b.setRate(1)
+		b.setRate(c, 1)
 	} else if b.state == bbrProbeRTT {
 		b.checkProbeRTTDone(c, now)
 	}
@@ -254,11 +254,13 @@ func (b *bbr) ackAggregation(c *Conn, now Time) {
 }
 
 // setRate is SetPacingRateWithGain of 5.6.2: "as long as it estimates that it
-// has filled the pipe [...], or doing so increases the pacing rate".
-func (b *bbr) setRate(gain float64) {
+// has filled the pipe [...], or doing so increases the pacing rate". The window
+// has a floor of BBR.MinPipeCwnd, and the rate one of as much in a second: after
+// a peer's window was closed, the samples may be of single bytes.
+func (b *bbr) setRate(c *Conn, gain float64) {
 	rate := int64(gain * float64(b.bw) * bbrPacingMargin)
 	if rate > 0 && (b.fullReached || rate > b.pace.rate) {
-		b.pace.rate = rate
+		b.pace.rate = max(rate, int64(bbrMinPipe*c.snd.mss))
 	}
 }
 

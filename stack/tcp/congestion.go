@@ -125,6 +125,31 @@ func (w *congestionState) grow(c *Conn, a *ackSample) {
 	}
 }
 
+// paced is the shortest path, in least round-trip time, on which what a window
+// lets go is spread. On shorter ones a timer is too coarse to help.
+const paced = 2 * Millisecond
+
+// setRate paces a control that has a window. Acknowledgements may come in
+// bunches, and a recovery frees what it may send all at once: sent so, it
+// overflows a queue that the window itself would fit into. As Linux does it, the
+// rate is twice what the window needs in slow start, so that the window and not
+// the rate is what grows, and a fifth more in avoidance and recovery. What RFC
+// 6928 lets go at once, ten segments, still does: small windows do not wait.
+func (w *congestionState) setRate(c *Conn) {
+	if w.bbr != nil || c.rtt.min < paced {
+		return
+	}
+	if w.pace == nil {
+		w.pace = &pacer{}
+	}
+	w.pace.free = initialWindow(c.snd.mss)
+	gain := 1.2
+	if w.cwnd < w.ssthresh/2 {
+		gain = 2
+	}
+	w.pace.rate = int64(gain * float64(max(w.cwnd, c.pipe())) * float64(Second) / float64(c.rtt.srtt))
+}
+
 // maxWindow is the largest window that the window scale option can offer.
 const maxWindow = 1 << 30
 

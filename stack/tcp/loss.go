@@ -18,6 +18,8 @@ type recovery struct {
 	phase   phase
 	point   Seq  // the episode ends when this is acknowledged (RecoveryPoint of RFC 6675)
 	pending bool // point is still ahead
+	reduced Time // since when the pipe has been within ssthresh in this episode; 0: it is not yet
+	lost    bool // of what was sent again since then, something was lost
 
 	// RACK, RFC 8985 5.2.
 	xmit     Time // when the most recently sent piece that was delivered was sent
@@ -362,7 +364,11 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 
 // lose takes piece i for lost, by congestion as far as is known.
 func (c *Conn) lose(now Time, i int) {
-	if s := &c.sb.segs[i]; c.cwr.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
+	s := &c.sb.segs[i]
+	if r := &c.rec; s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
+		c.rec.lost = true
+	}
+	if c.cwr.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
 		c.cwr.bbr.losing(c, now, s)
 	}
 	c.sb.markLost(i)
@@ -392,8 +398,29 @@ func (c *Conn) enterRecovery(a *ackSample) {
 	if c.sackOK {
 		r.flight += a.delivered
 	}
-	r.delivered, r.out, r.early = 0, 0, 0
-	c.cwr.reduce(c, a.now)
+	r.early = 0
+	c.beginPRR(a.now)
+}
+
+// beginPRR lowers ssthresh, and has cwnd follow it (RFC 9937 5).
+func (c *Conn) beginPRR(now Time) {
+	r := &c.rec
+	r.delivered, r.out = 0, 0
+	r.reduced, r.lost = 0, false
+	c.cwr.reduce(c, now)
+}
+
+// reduceAgain is for a recovery whose retransmissions are lost. RFC 5681 4.3:
+// "the loss of a retransmission, should be taken as two indications of
+// congestion and, therefore, cwnd (and ssthresh) MUST be lowered twice". Where
+// slow start has overflowed a queue, ssthresh may be more than the path and the
+// queue hold: PRR would keep the queue full, and the recovery would never end.
+func (c *Conn) reduceAgain(now Time) {
+	if r := &c.rec; r.lost && r.phase == phaseRecovery {
+		r.flight = c.pipe()
+		c.beginPRR(now)
+	}
+	c.rec.lost = false
 }
 
 // saveUndo keeps what the reduction that follows gives up.
@@ -408,8 +435,9 @@ func (c *Conn) saveUndo() {
 
 // undo restores the window after a spurious recovery: by Eifel (RFC 3522: the
 // first acknowledgement echoes a timestamp older than the retransmission), by
-// DSACK (RFC 3708: every retransmission arrived twice) or, after a timeout, by
-// the arrival of what was never sent again (RFC 5682).
+// DSACK (RFC 3708: every retransmission arrived twice), after a timeout by the
+// arrival of what was never sent again (RFC 5682), or where nothing was sent
+// again at all.
 func (c *Conn) undo(a *ackSample) bool {
 	r := &c.rec
 	if !r.canUndo {
@@ -418,7 +446,9 @@ func (c *Conn) undo(a *ackSample) bool {
 	eifel := a.advanced && a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0
 	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
 	frto := r.phase == phaseLoss && c.sackOK && a.origAcked
-	if !eifel && !dsack && !frto {
+	// What was taken for lost arrived before it was its turn to be sent again.
+	unsent := r.phase == phaseRecovery && r.undoTS == 0 && a.origAcked && c.sb.lost == 0
+	if !eifel && !dsack && !frto && !unsent {
 		return false
 	}
 	r.canUndo = false
@@ -486,6 +516,7 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 	if c.sb.due > 0 && r.phase == phaseOpen && !probeLost {
 		c.enterRecovery(a)
 	}
+	c.reduceAgain(a.now)
 	c.checkTLP(a)
 	if c.cwr.bbr != nil {
 		c.cwr.bbr.acked(c, a)
@@ -502,6 +533,7 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		// these new segments are transmitted": it grows when the gap is filled.
 		r.early += a.delivered
 	}
+	c.cwr.setRate(c)
 	c.armRtx(a.now, wait, a.advanced || a.sacked)
 }
 
@@ -513,6 +545,9 @@ func (c *Conn) reducePRR(a *ackSample) {
 	}
 	r.delivered += a.delivered
 	pipe := c.pipe()
+	if r.reduced == 0 && pipe <= w.ssthresh {
+		r.reduced = a.now
+	}
 	var n int
 	if pipe > w.ssthresh {
 		// "Proportional Rate Reduction:

@@ -9,6 +9,7 @@ type pacer struct {
 	rate int64 // bytes/s; 0: not known yet, nothing waits
 	next Time  // when the next quantum may go
 	left int   // bytes that may still go of the quantum that has begun
+	free int   // bytes that a connection which has paused may send at once, beside a quantum
 	held Time  // Next held something back until then; 0: it did not
 }
 
@@ -46,12 +47,15 @@ func (p *pacer) sent(now Time, n, mss int) {
 		return
 	}
 	if p.left <= 0 {
-		p.next = max(p.next, now-pacedAhead)
+		p.next = max(p.next, now-max(pacedAhead, p.time(p.free)))
 		p.left = p.quantum(mss)
 	}
 	p.left -= n
-	p.next += Time(float64(n) / float64(p.rate) * float64(Second))
+	p.next += p.time(n)
 }
+
+// time is how long n bytes take.
+func (p *pacer) time(n int) Time { return Time(float64(n) / float64(p.rate) * float64(Second)) }
 
 // deadline is when a quantum may go that Next held back, or 0.
 func (p *pacer) deadline() Time {

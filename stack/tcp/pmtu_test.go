@@ -53,7 +53,7 @@ func TestABlackHoleCostsSecondsAndNotTheConnection(t *testing.T) {
 	require.Greater(t, w.a.MSS(), limit-2*plStep, "RFC 4821 7.3: the search comes near what the path carries")
 	require.LessOrEqual(t, w.a.MSS(), limit)
 	w.delay = Second // the rest is waiting
-	blackHoleRun(t, &p, w, func() int { return limit }, 60*Second)
+	blackHoleRun(t, &p, w, func() int { return limit }, 90*Second)
 	probes := w.a.Info().Retrans
 	blackHoleRun(t, &p, w, func() int { return limit }, 300*Second)
 	require.Equal(t, probes, w.a.Info().Retrans, "and then rests")

@@ -378,8 +378,10 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 		}
 		c.recover(&a, duplicate)
 	}
-	if a.advanced {
+	if a.advanced || a.sacked {
 		c.tuneSend()
+	}
+	if a.advanced {
 		c.finAcked(now)
 	}
 }

@@ -368,6 +368,9 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
 	if room < n || room < 1 {
 		n = max(room, 0)
+		if c.cwr.bbr != nil && s.una == s.nxt {
+			c.cwr.bbr.limited(c.delivered, 0) // by the peer's window, not by the path
+		}
 		if n == 0 {
 			c.armPersist(now)
 			return false

@@ -161,6 +161,23 @@ func (c *Conn) storeHole(k block) {
 	r.ackNow = true
 	r.quick = quickSegments
 	c.noteSACK(k)
+	c.tuneHole()
+}
+
+// tuneHole makes room behind a hole. A sender that recovers by SACK goes on
+// sending: until what it lost is noticed, perhaps after waiting for reordering,
+// and has come again, it sends what two or three round trips hold, all of which
+// waits here. Without SACK it sends little; and its acknowledgements would not
+// count as duplicates if they offered more each time (RFC 5681 2).
+func (c *Conn) tuneHole() {
+	r := &c.rcv
+	last := r.ooo[len(r.ooo)-1].end
+	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/4*3 {
+		return
+	}
+	if want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt)); want > r.limit && c.share(want) == want {
+		r.limit = want
+	}
 }
 
 // noteDuplicate reports what of a segment that came was there already. RFC 2883
@@ -313,10 +330,11 @@ func (c *Conn) tuneReceive(now Time) {
 func cacheable(rtt Time) int { return int(min(256<<10+min(rtt, Second)*25/2, 1<<30)) }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what
-// is acknowledged can be followed at once.
+// is acknowledged can be followed at once, and what was selectively acknowledged
+// beside it: behind a hole that takes up room and is no longer in flight.
 func (c *Conn) tuneSend() {
 	s := &c.snd
-	if want := min(2*c.cwr.cwnd, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.share(want) == want {
+	if want := min(2*c.cwr.cwnd+c.sb.sacked, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.share(want) == want {
 		s.limit = want
 	}
 	if limit := c.share(s.limit); s.full && limit-s.buf.len() >= limit/3 {

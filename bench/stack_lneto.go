@@ -1,0 +1,447 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/soypat/lneto/tcp"
+	"github.com/soypat/lneto/x/xnet"
+	"golang.org/x/sys/unix"
+)
+
+// lneto's limits and our choices for it.
+const (
+	lnetoMTU    = 1500
+	lnetoBuffer = 65535 // the longest it takes: it has no window scaling
+	lnetoQueue  = 256   // segments in flight, datagrams queued
+	lnetoPool   = 256   // connections of a listener, those being closed among them
+	lnetoBatch  = 16    // frames read before it may send
+	lnetoHold   = 20 * time.Millisecond
+	lnetoDial   = 3 * time.Second
+)
+
+// An lnetoHost is an lneto stack with what it leaves to its user: to move frames, and to
+// wake whoever waits. lneto's own blocking calls sleep and look again, up to 5 ms long;
+// here a goroutine waits on a channel, and calls lneto only when the call need not wait.
+// The goroutine that has written also sends. Nothing of lneto runs outside of mu.
+type lnetoHost struct {
+	mu        sync.Mutex
+	stack     xnet.StackAsync
+	send      func(frame []byte)
+	out       []byte
+	conns     map[uint32]*lnetoConn // by both ports
+	listeners map[uint16]*lnetoListener
+	nextPort  uint16
+	ended     []*tcp.Conn // for the next call of dial
+	// holding is the number of connections for whose sake nothing is sent now.
+	holding int
+	closed  chan struct{}
+}
+
+func newLnetoHost(addr string, mac, gateway [6]byte, send func([]byte)) (*lnetoHost, error) {
+	h := &lnetoHost{
+		send:      send,
+		out:       make([]byte, lnetoMTU+14),
+		conns:     map[uint32]*lnetoConn{},
+		listeners: map[uint16]*lnetoListener{},
+		nextPort:  10000,
+		closed:    make(chan struct{}),
+	}
+	err := h.stack.Reset(xnet.StackConfig{
+		StaticAddress:     netip.MustParseAddr(addr),
+		RandSeed:          time.Now().UnixNano() | 1,
+		Hostname:          "bench",
+		MaxActiveTCPPorts: 128,
+		MaxActiveUDPPorts: 4,
+		HardwareAddress:   mac,
+		MTU:               lnetoMTU,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lneto: %w", err)
+	}
+	// It sends everything there: it does not learn the address of who asks it.
+	h.stack.SetGateway6(gateway)
+	return h, nil
+}
+
+var (
+	lnetoMAC1 = [6]byte{2, 0, 0, 0, 0, 1}
+	lnetoMAC2 = [6]byte{2, 0, 0, 0, 0, 2}
+)
+
+// lnetoOnTAP makes a host on a TAP device, which it makes. It has no offloads.
+func lnetoOnTAP() (*network, error) {
+	file, err := openTAP(false)
+	if err != nil {
+		return nil, fmt.Errorf("lneto's TAP: %w", err)
+	}
+	ifc, err := net.InterfaceByName(tapName)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	h, err := newLnetoHost(farAddr, lnetoMAC2, [6]byte(ifc.HardwareAddr), func(frame []byte) { file.Write(frame) })
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	go h.readTAP(raw)
+	return h.network(file), nil
+}
+
+// readTAP takes what is there, and then lets the host send, so that one acknowledgment
+// is for many segments.
+func (h *lnetoHost) readTAP(raw syscall.RawConn) {
+	buf := make([]byte, lnetoMTU+14)
+	got := 0
+	raw.Read(func(fd uintptr) bool {
+		for {
+			n, err := unix.Read(int(fd), buf)
+			switch {
+			case err == unix.EINTR:
+				continue
+			case err != nil && err != unix.EAGAIN:
+				return true
+			case err == nil:
+				h.mu.Lock()
+				h.arrive(buf[:n])
+				h.mu.Unlock()
+				got++
+			}
+			if got == lnetoBatch || got > 0 && err != nil {
+				h.answer()
+				got = 0
+			}
+			if err != nil {
+				return false // wait
+			}
+		}
+	})
+}
+
+// lnetoPipe makes two hosts with a wire between them.
+func lnetoPipe() (near, far *network, err error) {
+	there, back := newLnetoWire(), newLnetoWire()
+	h1, err := newLnetoHost(nearAddr, lnetoMAC1, lnetoMAC2, there.put)
+	if err != nil {
+		return nil, nil, err
+	}
+	h2, err := newLnetoHost(farAddr, lnetoMAC2, lnetoMAC1, back.put)
+	if err != nil {
+		return nil, nil, err
+	}
+	go h1.readWire(back)
+	go h2.readWire(there)
+	return h1.network(back), h2.network(there), nil
+}
+
+// An lnetoWire is a direction of a pipe. What is on it is bounded by the windows.
+type lnetoWire struct {
+	mu     sync.Mutex
+	cond   sync.Cond
+	frames [][]byte
+	spare  [][]byte
+	closed bool
+}
+
+func newLnetoWire() *lnetoWire {
+	w := &lnetoWire{}
+	w.cond.L = &w.mu
+	return w
+}
+
+func (w *lnetoWire) put(frame []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var b []byte
+	if n := len(w.spare); n > 0 {
+		b, w.spare = w.spare[n-1], w.spare[:n-1]
+	} else {
+		b = make([]byte, lnetoMTU+14)
+	}
+	w.frames = append(w.frames, append(b[:0], frame...))
+	w.cond.Signal()
+}
+
+// take waits for frames. Those of the last time, which it gets back, are used again.
+func (w *lnetoWire) take(last [][]byte) [][]byte {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spare = append(w.spare, last...)
+	for len(w.frames) == 0 && !w.closed {
+		w.cond.Wait()
+	}
+	if w.closed {
+		return nil
+	}
+	frames := w.frames
+	w.frames = last[:0]
+	return frames
+}
+
+func (w *lnetoWire) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	w.cond.Signal()
+	return nil
+}
+
+func (h *lnetoHost) readWire(w *lnetoWire) {
+	var frames [][]byte
+	for {
+		if frames = w.take(frames); frames == nil {
+			return
+		}
+		h.mu.Lock()
+		for _, b := range frames {
+			h.arrive(b)
+		}
+		h.mu.Unlock()
+		h.answer()
+	}
+}
+
+// answer sends what is due after frames have arrived. Those who were woken go first, so
+// that what they write carries the acknowledgment.
+func (h *lnetoHost) answer() {
+	runtime.Gosched()
+	h.mu.Lock()
+	h.pump()
+	h.mu.Unlock()
+}
+
+// pump sends all that is due. h.mu is held.
+func (h *lnetoHost) pump() {
+	for h.holding == 0 {
+		n, _ := h.stack.EgressEthernet(h.out)
+		if n <= 0 {
+			return
+		}
+		h.send(h.out[:n])
+	}
+}
+
+// arrive takes a frame and wakes whom it concerns. h.mu is held.
+func (h *lnetoHost) arrive(frame []byte) {
+	h.stack.IngressEthernet(frame) // an error is a frame dropped
+	const ethernet, ipv4, minTCP = 14, 0x0800, 20
+	if len(frame) < ethernet+20+minTCP || binary.BigEndian.Uint16(frame[12:]) != ipv4 || frame[ethernet+9] != unix.IPPROTO_TCP {
+		return
+	}
+	t := frame[ethernet+int(frame[ethernet]&15)*4:]
+	if len(t) < minTCP {
+		return
+	}
+	local, remote := binary.BigEndian.Uint16(t[2:]), binary.BigEndian.Uint16(t)
+	if c := h.conns[lnetoKey(local, remote)]; c != nil {
+		c.arrived()
+	} else if l := h.listeners[local]; l != nil {
+		l.poll()
+	}
+}
+
+func lnetoKey(local, remote uint16) uint32 { return uint32(local)<<16 | uint32(remote) }
+
+// network is what a workload uses. link is closed with it.
+func (h *lnetoHost) network(link interface{ Close() error }) *network {
+	go h.housekeep()
+	return &network{
+		dial: func(network, address string) (net.Conn, error) {
+			to, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return nil, err
+			}
+			if strings.HasPrefix(network, "udp") {
+				return h.packetConn(0, to)
+			}
+			return h.dial(to)
+		},
+		listen: func(network, address string) (net.Listener, error) {
+			port, err := lnetoPort(address)
+			if err != nil {
+				return nil, err
+			}
+			return h.listen(port)
+		},
+		listenPacket: func(network, address string) (net.PacketConn, error) {
+			port, err := lnetoPort(address)
+			if err != nil {
+				return nil, err
+			}
+			return h.packetConn(port, netip.AddrPort{})
+		},
+		close: func() {
+			close(h.closed)
+			link.Close()
+		},
+	}
+}
+
+// lnetoPort reads an address of a listener, such as ":80".
+func lnetoPort(address string) (uint16, error) {
+	a, err := net.ResolveTCPAddr("tcp4", address)
+	if err != nil {
+		return 0, err
+	}
+	return uint16(a.Port), nil
+}
+
+// housekeep lets the listeners' pools give up what does not come to an end.
+func (h *lnetoHost) housekeep() {
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-h.closed:
+			return
+		case <-t.C:
+		}
+		h.mu.Lock()
+		for _, l := range h.listeners {
+			l.pool.CheckTimeouts()
+		}
+		h.pump()
+		h.mu.Unlock()
+	}
+}
+
+// An lnetoListener hands out the connections of a tcp.Listener.
+type lnetoListener struct {
+	h     *lnetoHost
+	port  uint16
+	tcp   tcp.Listener
+	pool  *xnet.TCPPool
+	ready chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (h *lnetoHost) listen(port uint16) (net.Listener, error) {
+	pool, err := xnet.NewTCPPool(xnet.TCPPoolConfig{
+		PoolSize:           lnetoPool,
+		QueueSize:          lnetoQueue,
+		TxBufSize:          lnetoBuffer,
+		RxBufSize:          lnetoBuffer,
+		EstablishedTimeout: time.Second,
+		ClosingTimeout:     time.Second,
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := &lnetoListener{h: h, port: port, pool: pool, ready: make(chan net.Conn, lnetoPool), done: make(chan struct{})}
+	if err := l.tcp.Reset(port, pool); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.stack.RegisterListener(&l.tcp); err != nil {
+		return nil, err
+	}
+	h.listeners[port] = l
+	return l, nil
+}
+
+// poll accepts the connections that have become established. h.mu is held.
+func (l *lnetoListener) poll() {
+	for l.tcp.NumberOfReadyToAccept() > 0 {
+		t, _, err := l.tcp.TryAccept()
+		if err != nil {
+			return
+		}
+		select {
+		case l.ready <- l.h.conn(t):
+		default:
+			t.Abort()
+		}
+	}
+}
+
+func (l *lnetoListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *lnetoListener) Close() error {
+	l.once.Do(func() {
+		close(l.done)
+		l.h.mu.Lock()
+		defer l.h.mu.Unlock()
+		delete(l.h.listeners, l.port)
+		l.tcp.Close()
+	})
+	return nil
+}
+
+func (l *lnetoListener) Addr() net.Addr { return &net.TCPAddr{Port: int(l.port)} }
+
+// dial connects. lneto sends a SYN once.
+func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t, err := h.spare()
+	if err != nil {
+		return nil, err
+	}
+	h.nextPort = max(h.nextPort+1, 10000)
+	if err := h.stack.DialTCP(t, h.nextPort, to); err != nil {
+		return nil, err
+	}
+	c := h.conn(t)
+	h.pump()
+	for deadline := time.Now().Add(lnetoDial); t.State() != tcp.StateEstablished; {
+		// A new one is closed until it has sent its SYN.
+		refused := t.State() == tcp.StateClosed && !t.InternalHandler().AwaitingSynSend()
+		if refused || time.Now().After(deadline) {
+			t.Abort()
+			c.remove()
+			if refused {
+				return nil, syscall.ECONNREFUSED
+			}
+			return nil, os.ErrDeadlineExceeded
+		}
+		h.mu.Unlock()
+		c.readable.wait(time.Until(deadline))
+		h.mu.Lock()
+	}
+	return c, nil
+}
+
+// spare is a connection of an earlier call of dial that is over, or a new one.
+func (h *lnetoHost) spare() (*tcp.Conn, error) {
+	for i, t := range h.ended {
+		if t.State().IsClosed() {
+			h.ended[i] = h.ended[len(h.ended)-1]
+			h.ended = h.ended[:len(h.ended)-1]
+			return t, nil
+		}
+	}
+	t := new(tcp.Conn)
+	err := t.Configure(tcp.ConnConfig{
+		RxBuf:             make([]byte, lnetoBuffer),
+		TxBuf:             make([]byte, lnetoBuffer),
+		TxPacketQueueSize: lnetoQueue,
+	})
+	if err != nil {
+		return nil, errors.Join(errors.New("lneto"), err)
+	}
+	return t, nil
+}

@@ -1,0 +1,190 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// bbrFlow runs one flow with BBR and calls see after every millisecond.
+func bbrFlow(l bottleneck, until Time, see func(s *netsim, c *Conn, b *bbr)) *netsim {
+	s := newNetsim(l, BBR, 1, 1)
+	for s.now < until {
+		s.run(s.now + Millisecond)
+		c := &s.flows[0].snd
+		see(s, c, c.cwr.bbr)
+	}
+	return s
+}
+
+// bytesPerSecond is the goodput of a link in the unit of BBR's model.
+func (l *bottleneck) bytesPerSecond() float64 { return l.line() / 8 }
+
+func TestBBRGoesThroughTheStatesOfTheDraft(t *testing.T) {
+	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
+	l.queue = 4 * l.bdp()
+	var states []bbrState
+	bbrFlow(l, 20*Second, func(_ *netsim, _ *Conn, b *bbr) {
+		if n := len(states); n == 0 || states[n-1] != b.state {
+			states = append(states, b.state)
+		}
+	})
+	require.Equal(t, []bbrState{bbrStartup, bbrDrain}, states[:2])
+	for _, s := range []bbrState{bbrDown, bbrCruise, bbrRefill, bbrUp} {
+		require.Contains(t, states, s)
+	}
+	require.Contains(t, states, bbrProbeRTT, "5.3.4: after 5 seconds without a new least round-trip time")
+	follows := map[bbrState][]bbrState{ // DOWN may be over within a millisecond
+		bbrStartup: {bbrDrain}, bbrDrain: {bbrDown, bbrCruise}, bbrDown: {bbrCruise, bbrRefill, bbrProbeRTT}, bbrCruise: {bbrRefill, bbrProbeRTT}, bbrRefill: {bbrUp, bbrProbeRTT},
+		bbrUp: {bbrDown, bbrProbeRTT, bbrCruise}, bbrProbeRTT: {bbrCruise},
+	}
+	for i, s := range states[1:] {
+		require.Contains(t, follows[states[i]], s, "%v", states)
+	}
+}
+
+func TestBBRKnowsThePath(t *testing.T) {
+	for _, l := range []bottleneck{
+		{rate: 10e6, rtt: 20 * Millisecond}, {rate: 50e6, rtt: 40 * Millisecond},
+		{rate: 100e6, rtt: 5 * Millisecond}, {rate: 20e6, rtt: 100 * Millisecond, loss: 0.01},
+	} {
+		l.queue = 4 * l.bdp()
+		s := bbrFlow(l, 8*Second, func(*netsim, *Conn, *bbr) {})
+		c := &s.flows[0].snd
+		b := c.cwr.bbr
+		require.InEpsilon(t, l.bytesPerSecond(), float64(b.bandwidth()), 0.05, "%v", l)
+		require.InDelta(t, float64(l.rtt), float64(b.minRTT), float64(2*Millisecond), "%v", l)
+		info := c.Info()
+		require.InEpsilon(t, l.bytesPerSecond(), float64(info.PacingRate), 0.35, "%v", l)
+		require.Positive(t, info.DeliveryRate)
+	}
+}
+
+func TestBBRKeepsTheQueueShortWhereCubicFillsIt(t *testing.T) {
+	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
+	l.queue = 4 * l.bdp()
+	delay := make(map[Congestion]Time)
+	for _, cc := range []Congestion{CUBIC, BBR} {
+		s := newNetsim(l, cc, 1, 1)
+		g, d := s.measure(3*Second, 20*Second)
+		require.Greater(t, g[0], 0.95*l.line(), "%v", cc)
+		delay[cc] = d
+	}
+	require.Less(t, delay[BBR], 15*Millisecond)
+	require.Greater(t, delay[CUBIC], 80*Millisecond)
+}
+
+func TestBBRBearsRandomLoss(t *testing.T) {
+	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond, loss: 0.01}
+	l.queue = l.bdp()
+	s := newNetsim(l, BBR, 1, 1)
+	g, _ := s.measure(3*Second, 10*Second)
+	require.Greater(t, g[0], 0.75*l.line())
+	s = newNetsim(l, CUBIC, 1, 1)
+	g, _ = s.measure(3*Second, 10*Second)
+	require.Less(t, g[0], 0.2*l.line(), "what the response function allows")
+}
+
+func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
+	// 5.3.4: inflight is half the product for 200 ms, in which the queue drains.
+	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
+	l.queue = 4 * l.bdp()
+	low := false
+	bbrFlow(l, 12*Second, func(s *netsim, c *Conn, b *bbr) {
+		if b.state == bbrProbeRTT && b.probeDone != 0 {
+			require.LessOrEqual(t, c.pipe(), int(0.55*float64(l.bdp())))
+			low = low || s.free <= s.now
+		}
+	})
+	require.True(t, low, "the queue was empty")
+}
+
+func TestBBRGivesWayToLossOfMoreThanTwoPercentWhileProbing(t *testing.T) {
+	// 5.5.10.2: the queue is a tenth of the product, so that probing with 1.25
+	// overflows it. What may be in flight is then bounded, and by that the loss.
+	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
+	l.queue = l.bdp() / 10
+	s := bbrFlow(l, 30*Second, func(*netsim, *Conn, *bbr) {})
+	c := &s.flows[0].snd
+	b := c.cwr.bbr
+	require.NotEqual(t, unbounded, b.inflightLong)
+	require.InEpsilon(t, float64(l.bdp()+l.queue), float64(b.inflightLong), 0.2)
+	sent := s.flows[0].delivered / 1448
+	require.Less(t, float64(c.retrans)/float64(sent), 0.02)
+}
+
+func TestBBRIsNotMisledByAnApplicationThatPauses(t *testing.T) {
+	// 5.5.4: a sample that the application limited does not lower the estimate.
+	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.Congestion = BBR }})
+	b := r.c.cwr.bbr
+	exchange := func(n int) {
+		r.c.Write(r.now, make([]byte, n))
+		for end := r.now + 20*Millisecond; r.now < end; r.now += Millisecond {
+			r.c.Tick(r.now)
+			r.pull()
+		}
+		r.ack(r.c.snd.nxt - rigISS - 1)
+	}
+	for range 10 {
+		exchange(10_000)
+	}
+	rate := b.bandwidth()
+	require.Positive(t, rate)
+	for range 100 {
+		exchange(100)
+	}
+	require.True(t, b.rs.appLimited)
+	require.Equal(t, bbrStartup, b.state, "the pipe was never full")
+	require.GreaterOrEqual(t, b.bandwidth(), rate)
+}
+
+func TestDeliveryRateIsThatOfTheSlowerOfSendingAndAcknowledging(t *testing.T) {
+	// 4.1.2.3: "Use the longer of the send_elapsed and ack_elapsed".
+	var r rateSampler
+	now, delivered := Time(1), uint64(0)
+	board := make([]sent, 20)
+	for i := range board {
+		at := now + Time(i)*Millisecond // 1000 bytes each: 1 MB/s
+		board[i] = sent{seq: Seq(1000 * i), end: Seq(1000*i + 1000), at: at}
+		board[i].tx = r.sent(at, delivered, i == 0, 1000*(i+1), i+1)
+	}
+	for i := range board {
+		// Acknowledgements come twice as fast: they were bunched on their way.
+		at := now + 50*Millisecond + Time(i)*Millisecond/2
+		r.begin(delivered)
+		delivered += 1000
+		r.arrived(at, &board[i])
+		r.finish(delivered, 10*Millisecond)
+	}
+	require.Positive(t, r.latest)
+	require.LessOrEqual(t, r.latest, int64(1_000_000))
+	require.EqualValues(t, 1000, r.rs.newlyAcked)
+	require.Nil(t, r.record(r.next), "never sent")
+	require.Nil(t, r.record(r.next-uint32(len(r.ring))-1), "overwritten")
+}
+
+func TestBBRComesBackWhereItWasAfterALossThatWasNone(t *testing.T) {
+	// 5.5.11.2: "BBR restores aspects of its state to their previously saved values."
+	r := bare(t, rigOptions{modern: true, window: 500_000, change: func(p *Params) { p.Congestion = BBR }})
+	c, b := &r.c, r.c.cwr.bbr
+	b.fullReached, b.undoState = true, bbrNone
+	b.inflightLong = 50_000
+	c.cwr.cwnd = 40_000
+	b.startUp(c)
+	b.probeSample = true
+	b.saveState(c)
+	b.handleTooHigh(c, r.now, 10_000, false)
+	require.Equal(t, bbrDown, b.state)
+	require.Less(t, b.inflightLong, 50_000)
+	c.cwr.cwnd = 10_000
+	b.spurious(c)
+	require.Equal(t, bbrRefill, b.state, "it probes again")
+	require.Equal(t, 50_000, b.inflightLong)
+	require.Equal(t, 40_000, c.cwr.cwnd)
+}
+
+func TestCongestionExperiencedEndsStartup(t *testing.T) {
+	r := bare(t, rigOptions{modern: true, window: 500_000, change: func(p *Params) { p.Congestion = BBR }})
+	r.c.congested(r.now)
+	require.True(t, r.c.cwr.bbr.fullReached, "RFC 3168 6.1.2: it is treated as a loss")
+}

@@ -1,0 +1,163 @@
+package tcp
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// paced100 is an established connection on a path of 100 ms whose window of 100
+// segments may be used at once.
+func paced100(t testing.TB, gso int) *rig {
+	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, gso: gso})
+	r.c.Write(r.now, make([]byte, 1000))
+	require.Len(t, r.pull(), 1)
+	r.now += 100 * Millisecond
+	r.ack(1000)
+	r.c.rtt.min, r.c.rtt.srtt = 100*Millisecond, 100*Millisecond
+	r.c.cwr.cwnd, r.c.cwr.ssthresh = 100_000, 100_000
+	r.c.cwr.setRate(&r.c)
+	r.now += Second // so that nothing is owed
+	r.c.rcv.last, r.c.snd.lastData = r.now, r.now
+	return r
+}
+
+func TestALargeWindowLeavesAtItsRate(t *testing.T) {
+	r := paced100(t, 0)
+	require.EqualValues(t, 1_200_000, r.c.Info().PacingRate, "1.2 windows in a round trip")
+	r.c.Write(r.now, make([]byte, 100_000))
+	sent := len(r.pull())
+	require.InDelta(t, 12, sent, 2, "RFC 6928's ten segments, and one quantum")
+	began := r.now
+	for sent < 100 {
+		d, ok := r.c.Deadline()
+		require.True(t, ok)
+		require.Greater(t, d, r.now, "a timer for each segment would be late each time")
+		require.LessOrEqual(t, d, r.now+2*Millisecond)
+		r.now = d
+		r.c.Tick(r.now)
+		n := len(r.pull())
+		require.LessOrEqual(t, n, 2, "a quantum is two segments at this rate")
+		sent += n
+		require.InDelta(t, float64(r.now-began), float64(sent-12)*1000/1.2e6*float64(Second), float64(3*Millisecond))
+	}
+	require.NoError(t, checkConn(&r.c))
+}
+
+func TestALateTimerMakesUpForItsLateness(t *testing.T) {
+	r := paced100(t, 0)
+	r.c.cwr.pace.rate, r.c.cwr.pace.free = 10_000_000, 0
+	r.c.Write(r.now, make([]byte, 100_000))
+	began, sent := r.now, 0
+	for sent < 90 {
+		sent += len(r.pull())
+		r.now += 1500 * Microsecond // where every half millisecond would be right
+		r.c.Tick(r.now)
+	}
+	require.InDelta(t, 90_000/1e7*float64(Second), float64(r.now-began), float64(5*Millisecond))
+}
+
+func TestASuperSegmentIsAMillisecondOfTheRate(t *testing.T) {
+	r := paced100(t, 65535)
+	for _, tc := range []struct {
+		rate int64
+		want int
+	}{{1_000_000, 2000}, {8_500_000, 8000}, {40_000_000, 40_000}, {1_000_000_000, 65_000}} {
+		r.c.cwr.pace.rate = tc.rate
+		require.Equal(t, tc.want, r.c.burst(1000), "%d bytes/s", tc.rate)
+	}
+	r.c.cwr.pace = nil
+	require.Equal(t, 65_000, r.c.burst(1000), "without pacing all that the link takes")
+}
+
+func TestWhatPacingHoldsBackIsNoReasonToWaitForAnAcknowledgement(t *testing.T) {
+	r := paced100(t, 0)
+	r.c.Write(r.now, make([]byte, 100_000))
+	r.pull()
+	require.NotZero(t, r.c.cwr.pace.deadline())
+	// An acknowledgement of what came goes at once.
+	r.send(wire.FlagACK, r.theirs(), 1000, make([]byte, 3000))
+	out := r.pull()
+	require.Len(t, out, 1)
+	require.Zero(t, out[0].DataLen())
+	r.c.Abort(r.now)
+	r.pull()
+	_, ok := r.c.Deadline()
+	require.False(t, ok, "a connection that is gone waits for nothing")
+}
+
+func TestShortPathsAndSmallWindowsAreNotPaced(t *testing.T) {
+	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000})
+	for range 6 {
+		r.c.Write(r.now, make([]byte, r.c.cwr.cwnd))
+		require.Equal(t, r.c.cwr.cwnd/1000, len(r.pull()))
+		r.now += Millisecond
+		r.ack(r.c.snd.nxt - rigISS - 1)
+		require.Nil(t, r.c.cwr.pace, "a path of 1 ms")
+	}
+	r = bare(t, rigOptions{modern: true, window: 500_000, mss: 1000})
+	for range 20 {
+		r.c.Write(r.now, make([]byte, 10_000))
+		require.Len(t, r.pull(), 10, "RFC 6928: ten segments may go at once")
+		r.c.cwr.cwnd = 10_000
+		r.now += 50 * Millisecond
+		r.ack(r.c.snd.nxt - rigISS - 1)
+		require.NotZero(t, r.c.Info().PacingRate)
+	}
+}
+
+func TestALossOfWhatWasSentAgainLowersTheWindowTwice(t *testing.T) {
+	// RFC 5681 4.3: "the loss of a retransmission, should be taken as two
+	// indications of congestion and, therefore, cwnd (and ssthresh) MUST be
+	// lowered twice in this case."
+	for _, again := range []bool{false, true} {
+		r := flight(t, 10)
+		r.c.Write(r.now, make([]byte, 3000))
+		r.now += 20 * Millisecond
+		r.ack(100, block{200, 1100})
+		r.pull()
+		require.Equal(t, 700, r.c.Info().SndSsthresh)
+		// What is in flight is now within ssthresh. A second hole is repaired:
+		// that retransmission may be lost, and then the path still holds less.
+		r.now += 20 * Millisecond
+		nxt := r.c.snd.nxt - rigISS - 1
+		r.ack(100, block{200, 1200}, block{1300, nxt})
+		require.Contains(t, numbers(r.pull()), 100, "lost once more: sent before the window was reduced")
+		require.Equal(t, 700, r.c.Info().SndSsthresh)
+		r.now += 20 * Millisecond
+		nxt = r.c.snd.nxt - rigISS - 1
+		if again {
+			r.ack(100, block{200, nxt})
+		} else {
+			r.ack(nxt)
+		}
+		r.pull()
+		require.Equal(t, again, r.c.Info().SndSsthresh < 600, "ssthresh %d", r.c.Info().SndSsthresh)
+	}
+}
+
+func TestALossThatWasNoneIsForgottenBeforeAnythingIsSentAgain(t *testing.T) {
+	r := flight(t, 10)
+	before := r.c.Info()
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 500}) // and Next is not pulled, as where pacing holds back
+	require.True(t, r.c.Info().Recovery)
+	r.ack(500)
+	require.False(t, r.c.Info().Recovery)
+	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
+	require.GreaterOrEqual(t, r.c.Info().SndCwnd, before.SndCwnd)
+}
+
+func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
+	// What waits behind a hole takes up room in both buffers: twice the window is
+	// not enough where a reordering window delays the detection of the loss.
+	l := bottleneck{rate: 100e6, rtt: 20 * Millisecond, reorder: 0.01}
+	l.queue = l.bdp() / 4
+	s := newNetsim(l, CUBIC, 1, 1)
+	s.params.RecvBufferMax, s.params.SendBufferMax = 6<<20, 4<<20 // the defaults
+	g, _ := s.measure(2*Second, 6*Second)
+	require.Greater(t, s.flows[0].snd.Info().Retrans, 0)
+	require.Greater(t, g[0], 0.95*l.line())
+}
