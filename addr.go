@@ -225,10 +225,11 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	return addrs[0]
 }
 
-// resolveAddr is ResolveTCPAddr and its like. A literal in brackets, and one of
-// IPv6 on "ip", asks for an address of IPv6, any other thing for one of IPv4.
-func (h *Host) resolveAddr(network, address string) (net.Addr, error) {
-	addrs, err := h.internetAddrs(context.Background(), h.lookup(), network, address)
+// resolveAddr is ResolveTCPAddr and its like; name is the network without its protocol. A
+// literal in brackets, and one of IPv6 on "ip", asks for an address of IPv6, any other
+// thing for one of IPv4.
+func (h *Host) resolveAddr(network, name, address string) (net.Addr, error) {
+	addrs, err := h.internetAddrs(context.Background(), h.lookup(), name, address)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +253,7 @@ func (h *Host) ResolveTCPAddr(network, address string) (*net.TCPAddr, error) {
 	default:
 		return nil, net.UnknownNetworkError(network)
 	}
-	addr, err := h.resolveAddr(network, address)
+	addr, err := h.resolveAddr(network, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +270,7 @@ func (h *Host) ResolveUDPAddr(network, address string) (*net.UDPAddr, error) {
 	default:
 		return nil, net.UnknownNetworkError(network)
 	}
-	addr, err := h.resolveAddr(network, address)
+	addr, err := h.resolveAddr(network, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +290,7 @@ func (h *Host) ResolveIPAddr(network, address string) (*net.IPAddr, error) {
 	if name[0] != 'i' {
 		return nil, net.UnknownNetworkError(network)
 	}
-	addr, err := h.resolveAddr(name, address)
+	addr, err := h.resolveAddr(network, name, address)
 	if err != nil {
 		return nil, err
 	}

@@ -18,10 +18,13 @@ func (c *TCPConn) TOS() (int, error) {
 
 // SetTOS sets the type of service of the packets sent from now on, 0 to 255: the
 // Differentiated Services field in the upper six bits (RFC 2474 3). The lower two
-// are those of ECN (RFC 3168 5), and are ignored: TCP sets them itself.
+// are those of ECN (RFC 3168 5), and are ignored: TCP sets them itself. Others are EINVAL.
 func (c *TCPConn) SetTOS(tos int) error {
-	if !c.ok() || tos < 0 || tos > 255 {
+	if !c.ok() {
 		return syscall.EINVAL
+	}
+	if tos < 0 || tos > 255 {
+		return c.option(syscall.EINVAL)
 	}
 	return c.option(c.tcp.SetTOS(uint8(tos)))
 }
@@ -35,10 +38,13 @@ func (c *TCPConn) TTL() (int, error) {
 }
 
 // SetTTL sets the time to live of the packets sent from now on, 1 to 255. It is
-// 64 at first.
+// 64 at first. Others are EINVAL.
 func (c *TCPConn) SetTTL(ttl int) error {
-	if !c.ok() || ttl < 1 || ttl > 255 {
+	if !c.ok() {
 		return syscall.EINVAL
+	}
+	if ttl < 1 || ttl > 255 {
+		return c.option(syscall.EINVAL)
 	}
 	return c.option(c.tcp.SetTTL(uint8(ttl)))
 }
@@ -47,10 +53,13 @@ func (c *TCPConn) SetTTL(ttl int) error {
 // the connection is given up, at the retransmission that is due next: it is
 // TCP_USER_TIMEOUT, and R2 of RFC 9293 3.8.3. If d is zero, as at first, that is
 // when 15 retransmissions have not been answered, which takes 15 minutes or more.
-// Reads and writes then fail with ETIMEDOUT.
+// Reads and writes then fail with ETIMEDOUT. A negative d is EINVAL.
 func (c *TCPConn) SetUserTimeout(d time.Duration) error {
-	if !c.ok() || d < 0 {
+	if !c.ok() {
 		return syscall.EINVAL
+	}
+	if d < 0 {
+		return c.option(syscall.EINVAL)
 	}
 	return c.option(c.tcp.SetUserTimeout(d))
 }

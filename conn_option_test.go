@@ -41,8 +41,12 @@ func TestAnApplicationSetsHowLongItsDataMayStayUnacknowledged(t *testing.T) {
 func TestOptionsBeyondNetsCheckTheirArguments(t *testing.T) {
 	a, b := newPair(t)
 	c, _ := connect(t, a, b, addrB)
+	for _, err := range []error{c.SetTOS(-1), c.SetTOS(256), c.SetTTL(0), c.SetTTL(256), c.SetUserTimeout(-1)} {
+		require.ErrorIs(t, err, syscall.EINVAL)
+		require.IsType(t, &net.OpError{}, err)
+		require.Equal(t, "set", err.(*net.OpError).Op)
+	}
 	for _, err := range []error{
-		c.SetTOS(-1), c.SetTOS(256), c.SetTTL(0), c.SetTTL(256), c.SetUserTimeout(-1),
 		new(TCPConn).SetTOS(0), new(TCPConn).SetTTL(1), new(TCPConn).SetUserTimeout(0),
 	} {
 		require.Equal(t, syscall.EINVAL, err)

@@ -70,6 +70,8 @@ func resolveBehaviours() []behaviour {
 		{"ResolveIPAddr of IPv6 with a zone", ip("ip6", "fe80::1%eth7"), "ip fe80::1%eth7"},
 		{"ResolveIPAddr on no network", ip("", "192.0.2.7"), "ip 192.0.2.7"},
 		{"ResolveIPAddr with a protocol", ip("ip4:icmp", "192.0.2.7"), "ip 192.0.2.7"},
+		{"ResolveIPAddr of IPv6's wildcard", ip("ip", "::"), "ip ::"},
+		{"ResolveIPAddr of IPv6's wildcard with a protocol", ip("ip:icmp", "::"), "ip 0.0.0.0"},
 		{"ResolveIPAddr of nothing", ip("ip4", ""), "ip "},
 		{"ResolveIPAddr on TCP", ip("tcp", "192.0.2.7"), "unknown network tcp"},
 		{"ResolveIPAddr on an unknown protocol", ip("ip4:nobody", "192.0.2.7"), "unknown IP protocol specified"},

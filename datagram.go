@@ -64,7 +64,10 @@ func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 // JoinGroup has an interface of the host receive what is sent to a multicast group, and
 // tells the routers so. The interface is that of Index, or else Name, and is chosen by the
 // routes if ifi is nil. A UDP socket receives it if it is bound to the port and to no
-// address, or to that of the group, as all others that are do.
+// address, or to that of the group, as all others that are do; an IP socket if its
+// protocol is that of the datagram. The error is a *net.OpError: EINVAL for what is no group of
+// IPv4, ENODEV without such an interface or a route, and EADDRINUSE for a group that the socket
+// has joined there already.
 func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -72,7 +75,8 @@ func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	return c.member(ifi, group, c.dg.Join)
 }
 
-// LeaveGroup undoes a JoinGroup. If ifi is nil, it is the first of the group.
+// LeaveGroup undoes a JoinGroup. If ifi is nil, it is the first of the group. EADDRNOTAVAIL
+// says that there was none. Close leaves all groups.
 func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -89,7 +93,7 @@ func (c *datagramConn) member(ifi *net.Interface, group netip.Addr, do func(neti
 }
 
 // SetMulticastInterface chooses the interface over which the socket sends to groups. If
-// ifi is nil, the routes do.
+// ifi is nil, the routes do. EADDRNOTAVAIL says that there is no such interface.
 func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -101,7 +105,8 @@ func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	return c.setError(err)
 }
 
-// MulticastInterface returns what SetMulticastInterface chose; nil if the routes do.
+// MulticastInterface returns what SetMulticastInterface chose, with its Index, Name and
+// MTU; nil if the routes do.
 func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	s, err := c.settings()
 	if err != nil || s.MulticastNIC == 0 {
@@ -115,8 +120,8 @@ func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	return nil, c.setError(syscall.ENODEV)
 }
 
-// SetMulticastTTL sets the time to live of what the socket sends to groups, which is 1
-// by default, as with -1. With 0 it does not leave the host.
+// SetMulticastTTL sets the time to live of what the socket sends to groups, from 0 to 255,
+// which is 1 by default, as with -1. With 0 it does not leave the host. Others are EINVAL.
 func (c *datagramConn) SetMulticastTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -147,7 +152,7 @@ func (c *datagramConn) MulticastLoopback() (bool, error) {
 }
 
 // SetTTL sets the time to live of what the socket sends to hosts, from 1 to 255. It is 64
-// by default, as with -1.
+// by default, as with -1. Others are EINVAL.
 func (c *datagramConn) SetTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -161,7 +166,9 @@ func (c *datagramConn) TTL() (int, error) {
 	return int(s.TTL), err
 }
 
-// SetTOS sets the type of service of what the socket sends: DSCP and ECN.
+// SetTOS sets the type of service of what the socket sends, of which the lowest eight bits
+// count: the Differentiated Services field in the upper six (RFC 2474 3), ECN in the lower two
+// (RFC 3168 5).
 func (c *datagramConn) SetTOS(tos int) error {
 	if !c.ok() {
 		return syscall.EINVAL

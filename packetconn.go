@@ -18,7 +18,8 @@ type PacketInfo struct {
 	// group or a broadcast address for none, so that what was received may be answered with
 	// the PacketInfo that came with it.
 	Local netip.Addr
-	// TTL is the time to live, or hop limit.
+	// TTL is the time to live, or hop limit: 1 to 255. To answer with the PacketInfo of what
+	// was received, set it to 0, or the answer goes only as far as what was left of it.
 	TTL uint8
 	// TOS is the type of service: DSCP and ECN.
 	TOS uint8

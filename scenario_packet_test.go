@@ -14,22 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// packetConn is what net.UDPConn and UDPConn have in common.
-type packetConn interface {
-	net.Conn
-	net.PacketConn
-	ReadFromUDP(b []byte) (int, *net.UDPAddr, error)
-	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
-	ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error)
-	ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
-	WriteToUDP(b []byte, addr *net.UDPAddr) (int, error)
-	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
-	WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error)
-	WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error)
-	SetReadBuffer(n int) error
-	SetWriteBuffer(n int) error
-}
-
 func TestAPacketConnAndAConnToIt(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		pc := w.listenUDP(t, w.server)
@@ -78,8 +62,8 @@ func TestAClosedPacketConnWakesItsReader(t *testing.T) {
 
 func TestEachFormOfReadAndWriteGoesWithEachOther(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
-		server := w.listenUDP(t, w.server).(packetConn)
-		client := w.listenUDP(t, w.client).(packetConn)
+		server := w.listenUDP(t, w.server).(udpConn)
+		client := w.listenUDP(t, w.client).(udpConn)
 		to := server.LocalAddr().(*net.UDPAddr)
 		plain := func(a netip.AddrPort) string { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String() }
 		writes := []func(b []byte) (int, error){
@@ -153,7 +137,7 @@ func TestADatagramOfNothingIsOne(t *testing.T) {
 
 func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server).(packetConn)
+		pc := w.listenUDP(t, w.server).(udpConn)
 		c := w.to(t, pc.LocalAddr())
 		c.Write([]byte("a long one"))
 		c.Write([]byte("a long one"))
@@ -293,9 +277,9 @@ func TestAServerOfDatagramsServesMany(t *testing.T) {
 func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world) {
 		const writers, each = 4, 50
-		pc := w.listenUDP(t, w.server).(packetConn)
+		pc := w.listenUDP(t, w.server).(udpConn)
 		pc.SetReadBuffer(1 << 20)
-		client := w.listenUDP(t, w.client).(packetConn)
+		client := w.listenUDP(t, w.client).(udpConn)
 		client.SetWriteBuffer(1 << 20)
 		// The link address is known: only some packets are kept while it is asked for.
 		_, err := client.WriteTo([]byte("first"), pc.LocalAddr())

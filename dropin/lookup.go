@@ -1,6 +1,7 @@
 package dropin
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -226,7 +227,7 @@ func LookupIP(host string) ([]IP, error) {
 
 // ResolveTCPAddr is net.ResolveTCPAddr, by DefaultResolver.
 func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
-	h, address, err := resolving(network, address)
+	h, address, err := resolving(cmp.Or(network, "tcp"), address)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +236,7 @@ func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
 
 // ResolveUDPAddr is net.ResolveUDPAddr, by DefaultResolver.
 func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
-	h, address, err := resolving(network, address)
+	h, address, err := resolving(cmp.Or(network, "udp"), address)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +245,7 @@ func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
 
 // ResolveIPAddr is net.ResolveIPAddr, by DefaultResolver.
 func ResolveIPAddr(network, address string) (*IPAddr, error) {
-	h, address, err := resolving(network, address)
+	h, address, err := resolving(cmp.Or(network, "ip"), address)
 	if err != nil {
 		return nil, err
 	}

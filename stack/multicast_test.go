@@ -3,6 +3,7 @@ package stack
 import (
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -349,12 +350,25 @@ func TestWhatAHostHearsOfItselfIsBounded(t *testing.T) {
 	for i := range ds {
 		ds[i] = Datagram{Buffers: [][]byte{payload}, Addr: addrPort("224.1.2.3:5"), Options: SendOptions{NIC: 2}}
 	}
-	n, err := u.WriteBatch(ds)
-	require.NoError(t, err)
-	require.Equal(t, len(ds), n)
-	heard, lost := len(texts(u)), dropped(a, dropLoopQueue)
-	require.Equal(t, len(ds), heard+lost)
-	require.Equal(t, maxLooped/(64<<10), heard)
+	// What is heard while it is still being sent makes room for more, on a loaded machine for
+	// all of it: so it is tried again until there is a loss.
+	for range 50 {
+		n, err := u.WriteBatch(ds)
+		require.NoError(t, err)
+		require.Equal(t, len(ds), n)
+		lost := dropped(a, dropLoopQueue)
+		heard := 0
+		for heard < len(ds)-lost { // another goroutine may be at it
+			runtime.Gosched()
+			heard += len(texts(u))
+		}
+		require.Equal(t, len(ds), heard+lost)
+		require.GreaterOrEqual(t, heard, maxLooped/(64<<10))
+		if lost > 0 {
+			return
+		}
+	}
+	t.Fatal("nothing was ever lost")
 }
 
 func TestRawSocketsAreMembersOfGroupsToo(t *testing.T) {

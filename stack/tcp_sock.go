@@ -28,8 +28,8 @@ type TCPInfo = tcp.Info
 // Most connections are idle most of the time, so what only a busy one needs is
 // made when it is first used.
 type TCP struct {
+	tcpEntry // its place in the table; first, so that a lookup touches one cache line
 	s        *Stack
-	tcpEntry              // its place in the table
 	listener *TCPListener // that it came through; nil for an active open
 
 	mu      sync.Mutex

@@ -9,8 +9,8 @@ import (
 
 // A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
 type timeWait struct {
+	tcpEntry // its place in the table; first, as in a TCP
 	tcp.Waiter
-	tcpEntry   // its place in the table
 	expires    tcp.Time
 	prev, next *timeWait // in the order of expiry
 	gone       bool

@@ -57,7 +57,8 @@ well. The kernel, %s, uses %s.
 What a single flow gets on a wire that loses depends on when the losses fall: at 0.1 %% and 100 ms one kernel sending to
 another got 4.5 of 100 Mbit/s with one seed and 32 with another. So the three are compared seed by seed: with the same seed
 nic.Impair loses the same frames, the nth that goes the way of the data and the nth that goes back. A goodput is the
-median of the seeds, a ratio the median of theirs, with the least and the greatest. nftables has no seed.
+median of the seeds, a ratio the median of theirs, with the least and the greatest. nftables has no seed. On a busy
+machine run it with nice -n -19: the wire is a process, and one that has to wait loses what no TCP can give back.
 
 `
 

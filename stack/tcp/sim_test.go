@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -914,10 +917,26 @@ func TestSimulation(t *testing.T) {
 		require.NoError(t, err, "USERNET_SIM_FIRST is the first seed")
 		first = n
 	}
-	for seed := first; seed < first+runs; seed++ {
-		o := randomOptions(seed)
-		if err := simulate(o, nil); err != nil {
-			report(t, o, err)
-		}
+	type failure struct {
+		o   simOptions
+		err error
+	}
+	failed := make(chan failure, runtime.GOMAXPROCS(0))
+	var next atomic.Uint64
+	var workers sync.WaitGroup
+	for range cap(failed) {
+		workers.Go(func() {
+			for seed := first + next.Add(1) - 1; seed < first+runs && len(failed) == 0; seed = first + next.Add(1) - 1 {
+				o := randomOptions(seed)
+				if err := simulate(o, nil); err != nil {
+					failed <- failure{o, err}
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if len(failed) > 0 {
+		f := <-failed
+		report(t, f.o, f.err)
 	}
 }

@@ -183,7 +183,10 @@ type Params struct {
 	RecvBuffer, RecvBufferMax int
 	SendBuffer, SendBufferMax int
 
-	// Congestion is the congestion control: CUBIC by default.
+	// Congestion is the congestion control: CUBIC by default. BBR is for paths
+	// that lose at random, where it uses what the others leave, and for those
+	// with long queues, which it keeps short; where nothing is lost, CUBIC gives
+	// a few percent more.
 	Congestion Congestion
 
 	// MinRTO and MaxRTO bound the retransmission timeout. RFC 6298 2.4 says one
