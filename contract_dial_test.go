@@ -127,6 +127,17 @@ func dialAddrBehaviours() []behaviour {
 			defer c.Close()
 			return []any{c.RemoteAddr(), writeErr(c)}
 		}, "<nil>"},
+		{"dial UDP to the host itself by the wildcard, with a port and without", func(t *testing.T, w *world) []any {
+			w = w.self(t)
+			var seen []any
+			for _, addr := range []string{":", "0.0.0.0:0", ":9", "0.0.0.0:9"} {
+				c, err := w.dial(context.Background(), none, "udp4", addr)
+				require.NoError(t, err)
+				defer c.Close()
+				seen = append(seen, c.RemoteAddr())
+			}
+			return seen
+		}, "udp HOST:9"},
 		{"dial a port that is no number", dialing("tcp", "HOST:0x50", none), "unknown port"},
 		{"dial a port that overflows", dialing("udp", "HOST:99999999999999999999", none), "invalid port"},
 		{"dial a service of TCP on UDP", dialing("udp", "HOST:smtp", none), "unknown port"},

@@ -56,6 +56,16 @@ func ipBehaviours() []behaviour {
 		{"dial on a protocol that is too large", dialing("ip4:300", "HOST", dialOptions{}), "socket: invalid argument"},
 		{"bind IP to a protocol that is too large", binding("ip4:70000", "HOST"), "socket: invalid argument"},
 		{"dial on ip to an IPv4 literal", dialing("ip:253", "HOST", dialOptions{}), "ip HOST"},
+		{"dial IP to the wildcard, and to no address", func(t *testing.T, w *world) []any {
+			w = w.self(t)
+			none, err := w.dialIP(experimental, nil, &net.IPAddr{})
+			require.NoError(t, err)
+			defer none.Close()
+			zero, err := w.dialIP(experimental, nil, &net.IPAddr{IP: net.IPv4zero})
+			require.NoError(t, err)
+			defer zero.Close()
+			return []any{none.LocalAddr(), none.RemoteAddr(), zero.LocalAddr(), zero.RemoteAddr()}
+		}, "ip 0.0.0.0"},
 		{"dial IP from an address of the wrong type", dialing(experimental, "HOST", dialOptions{local: &net.UDPAddr{}}), "mismatched local address type"},
 		{"dial IP from an address that is not ours", dialing(experimental, "HOST", dialOptions{local: &net.IPAddr{IP: net.IP{203, 0, 113, 77}}}), "bind: cannot assign requested address"},
 		{"dial IP with a timeout that is over", dialing(experimental, "HOST", dialOptions{timeout: -1}), "i/o timeout"},

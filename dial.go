@@ -320,7 +320,7 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 		return nil, contextError(err)
 	}
 	c := d.Host.newUDPConn(u, network, f)
-	if raddr.Port == 0 && !isWildcard(raddr.IP) {
+	if raddr.Port == 0 {
 		c.ends().remote = raddr // which net keeps where the kernel tells of no peer
 	}
 	return c, nil
@@ -369,9 +369,7 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		return nil, contextError(err)
 	}
 	c := d.Host.newIPConn(r, name, f)
-	if !isWildcard(raddr.IP) {
-		c.ends().remote = raddr // which net keeps, since the kernel tells of no peer
-	}
+	c.ends().remote = raddr // which net keeps, since the kernel tells of no peer
 	return c, nil
 }
 

@@ -278,6 +278,27 @@ func TestReadFromAndWriteToDoNotAllocateBuffers(t *testing.T) {
 	require.LessOrEqual(t, avg, 4.0, "the readers and writers that hide methods, and no buffer")
 }
 
+func TestWriteToWritesWhatHasComeFromWhereItLies(t *testing.T) {
+	a, b := newPair(t)
+	c, s := connect(t, a, b, addrB)
+	want := text(200_000)
+	require.NoError(t, s.SetReadBuffer(1<<20))
+	_, err := c.Write(want)
+	require.NoError(t, err)
+	require.NoError(t, c.CloseWrite())
+	var got []byte
+	largest := 0
+	n, err := s.WriteTo(writerFunc(func(p []byte) (int, error) {
+		largest = max(largest, len(p))
+		got = append(got, p...)
+		return len(p), nil
+	}))
+	require.NoError(t, err)
+	require.EqualValues(t, len(want), n)
+	require.Equal(t, want, got)
+	require.Greater(t, largest, copyBuffer, "there is no buffer between")
+}
+
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }

@@ -65,7 +65,7 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	arp := wire.ARP{Op: op, SenderMAC: ifc.mac, SenderIP: sender, TargetMAC: target, TargetIP: addr}
 	arp.Put(frame[wire.EthernetLen:])
 	ifc.s.counts.arpSent.Add(1)
-	ifc.tx.put(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: buf})
+	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: buf})
 }
 
 // announce tells everybody on the link that an address is here.

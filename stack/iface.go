@@ -124,6 +124,7 @@ func (ifc *iface) close() error {
 	ifc.down.Store(true)
 	err := ifc.dev.Close()
 	ifc.neigh.close()
+	ifc.tx.close()
 	// What is queued meets a closed device, and is given back to the pool.
 	ifc.drain()
 	if errors.Is(err, net.ErrClosed) {

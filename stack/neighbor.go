@@ -245,7 +245,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	}
 	if mac, ok := n.lookup(now); ok {
 		copy(e.frame.Head, mac[:])
-		t.ifc.tx.put(e)
+		t.ifc.enqueue(e)
 		return
 	}
 	mac, st := unpackNeighbor(n.word.Load())
@@ -255,7 +255,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		n.word.Store(packNeighbor(mac, neighProbe))
 		t.ask(n, src, now)
 		copy(e.frame.Head, mac[:])
-		t.ifc.tx.put(e)
+		t.ifc.enqueue(e)
 		return
 	}
 	t.park(n, src, e)
@@ -405,7 +405,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, create bool) {
 	// What is parked goes first: who finds the address known does not wait.
 	for i := range n.parked {
 		copy(n.parked[i].frame.Head, mac[:])
-		t.ifc.tx.put(n.parked[i].txEntry)
+		t.ifc.enqueue(n.parked[i].txEntry)
 	}
 	t.nparked -= len(n.parked)
 	n.parked = nil
@@ -546,7 +546,7 @@ func (t *neighborTable) set(addr netip.Addr, mac wire.MAC) {
 	}
 	for i := range n.parked {
 		copy(n.parked[i].frame.Head, mac[:])
-		t.ifc.tx.put(n.parked[i].txEntry)
+		t.ifc.enqueue(n.parked[i].txEntry)
 	}
 	t.nparked -= len(n.parked)
 	n.parked = nil

@@ -52,17 +52,17 @@ func (s *Stack) sendPacketAt(now tcp.Time, p *path, buf []byte, n int, meta *fra
 	s.counts.ipSent.Add(1)
 	e := ifc.frame(buf, n, meta)
 	if ifc.linkLen == 0 {
-		ifc.tx.put(e)
+		ifc.enqueue(e)
 		return
 	}
 	if p.neigh == nil {
 		copy(e.frame.Head, p.mac[:])
-		ifc.tx.put(e)
+		ifc.enqueue(e)
 		return
 	}
 	if mac, ok := p.neigh.lookup(now); ok {
 		copy(e.frame.Head, mac[:])
-		ifc.tx.put(e)
+		ifc.enqueue(e)
 		return
 	}
 	ifc.neigh.send(p.neigh, p.src, e)

@@ -160,6 +160,8 @@ func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 	var readers []*TCP
 	for range 60 {
 		c, d := connect(t, a, b)
+		_, err := c.Write(make([]byte, 1000)) // however late the first of those below comes
+		require.NoError(t, err)
 		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
 		for {
 			if _, err := c.Write(make([]byte, 64<<10)); err != nil {

@@ -160,8 +160,12 @@ func (s *Stack) inputTCP(p *packet) {
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)
 	sock, wait := s.tcp.table.lookup(&k)
-	if sock != nil && sock.segment(p.time(), &seg) {
-		return
+	for sock != nil {
+		if sock.segment(p.time(), &seg) {
+			return
+		}
+		// It has left the table since: it ended, or stands there in TIME-WAIT.
+		sock, wait = s.tcp.table.lookup(&k)
 	}
 	if wait != nil && !s.tcp.waits.segment(p.time(), wait, &seg) {
 		return
@@ -171,12 +175,12 @@ func (s *Stack) inputTCP(p *packet) {
 			return
 		}
 	}
-	if sock == nil && wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
+	if wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
 		if l := s.tcp.listener(local); l != nil && l.takeCookie(local, remote, &seg) {
 			return
 		}
 	}
-	if sock == nil && wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
+	if wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
 		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
 		// or data-bearing segment (not containing SYN) must have an ACK".
 		p.ifc.drop(dropTCPListen)

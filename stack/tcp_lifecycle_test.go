@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -236,4 +237,59 @@ func TestCloseSendsItsResetsThoughAnotherIsSending(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		close(dev.out)
 	})
+}
+
+func TestASegmentThatMeetsTheChangeToTimeWaitIsAnsweredByIt(t *testing.T) {
+	// Two goroutines bring the peer's FIN, which came twice: the second has found the
+	// connection when the first moves it to TIME-WAIT.
+	var sent recorder
+	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
+		sent.Device = dev
+		return &sent
+	})
+	c, d := connect(t, a, b)
+	require.NoError(t, c.CloseWrite())
+	var fin tcp.Segment
+	d.mu.Lock()
+	now := b.now()
+	d.conn.CloseWrite(now)
+	require.True(t, d.conn.Next(now, &fin))
+	d.mu.Unlock()
+	require.NotZero(t, fin.Flags&wire.FlagFIN)
+	fin.SrcPort, fin.DstPort = d.key.ports()
+	payload := make([]byte, fin.Len())
+	fin.Put(payload)
+	p := packet{ifc: c.path.ifc, now: a.now(), src: c.path.dst, dst: c.path.src, payload: payload, checksumOK: true}
+
+	c.mu.Lock()
+	done := make(chan struct{})
+	go func() {
+		a.inputTCP(&p)
+		close(done)
+	}()
+	time.Sleep(20 * time.Millisecond) // it has found the connection, as good as surely
+	now = a.now()
+	c.conn.Segment(now, &fin)
+	c.run(now)
+	require.True(t, c.detached)
+	c.mu.Unlock()
+	<-done
+	a.drain()
+	require.Zero(t, sent.resets.Load())
+}
+
+// A recorder counts the resets that a device is given.
+type recorder struct {
+	nic.Device
+	resets atomic.Int32
+}
+
+func (r *recorder) Send(batch []nic.Frame) (int, error) {
+	for i := range batch {
+		b := batch[i].AppendTo(nil)
+		if len(b) > 47 && b[23] == byte(wire.ProtoTCP) && b[47]&4 != 0 {
+			r.resets.Add(1)
+		}
+	}
+	return r.Device.Send(batch)
 }

@@ -455,6 +455,29 @@ func (t *TCP) Read(p []byte) (int, error) {
 	}
 }
 
+// Take is Read of all that waits, without a copy: x and then y. They are the
+// caller's until it gives storage to GiveBack. It returns nil where Read has to be
+// called: nothing waits, or the connection cannot be read.
+func (t *TCP) Take() (x, y, storage []byte) {
+	t.mu.Lock()
+	if t.closed || t.rdPast || t.dl != nil && t.dl.rd.expired() {
+		t.mu.Unlock()
+		return nil, nil, nil
+	}
+	now := t.s.now()
+	if x, y, storage = t.conn.Take(now); storage == nil {
+		t.mu.Unlock()
+		return nil, nil, nil
+	}
+	t.run(now)
+	t.mu.Unlock()
+	t.s.drain()
+	return x, y, storage
+}
+
+// GiveBack ends the use of what Take returned.
+func (t *TCP) GiveBack(storage []byte) { t.s.tcp.params.Free(storage) }
+
 // readEnd returns why nothing more will be read, or nil. t.mu is held.
 func (t *TCP) readEnd() error {
 	if t.conn.AtEOF() {

@@ -105,12 +105,12 @@ func (t *TCP) tick() {
 }
 
 // turn is the wheel's.
-func (t *TCP) turn(now tcp.Time) {
+func (t *TCP) turn() {
 	t.mu.Lock()
 	t.wheeled = false
 	if t.timer == nil { // or it has become busy
 		t.timerAt = 0
-		t.arm(now)
+		t.arm(t.s.now()) // many may have had their turn before
 	}
 	t.mu.Unlock()
 }

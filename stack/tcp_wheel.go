@@ -130,7 +130,7 @@ func (w *wheel) turn() {
 		w.unlink(t)
 		n--
 		w.mu.Unlock()
-		t.turn(now)
+		t.turn()
 		w.mu.Lock()
 	}
 	w.arm(now)

@@ -211,6 +211,19 @@ func TestWritersReuseTheirBuffersOnAnyLink(t *testing.T) {
 	})
 }
 
+func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
+	a, b := twoHosts(t, nic.PipeConfig{Medium: nic.IP})
+	c, _ := connect(t, a, b)
+	ifc := c.path.ifc
+	require.NoError(t, a.RemoveNIC(ifc.name))
+	ifc.down.Store(false) // as it was when the writer looked
+	l := &lending{t: c}
+	l.frames.Add(1)
+	a.sendPacketAt(a.now(), c.path, a.bufs.get(ipRoom), 20, &frameMeta{body: make([]byte, 4000), lender: l})
+	a.drain()
+	require.Zero(t, l.frames.Load(), "Write would wait for ever")
+}
+
 // A watcher is a device that takes its time with frames, and sees whether they
 // change meanwhile.
 type watcher struct {

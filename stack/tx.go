@@ -25,6 +25,7 @@ type txQueue struct {
 	ring     [txQueueLen]txEntry
 	head     int // index of the oldest entry
 	overflow []txEntry
+	closed   bool       // nobody looks for frames here any more
 	waiters  []txWaiter // none where n is 0
 
 	// Owned by the goroutine whose turn it is.
@@ -111,10 +112,14 @@ func (q *txQueue) wait(w txWaiter) bool {
 	return true
 }
 
-// put appends a frame. The queue owns its buffer from now on.
-func (q *txQueue) put(e txEntry) {
+// put appends a frame, and reports false where the queue was closed. Otherwise it
+// owns the frame's buffer from now on.
+func (q *txQueue) put(e txEntry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
 	n := int(q.n.Load())
 	if n < txQueueLen {
 		q.ring[(q.head+n)%txQueueLen] = e
@@ -122,6 +127,23 @@ func (q *txQueue) put(e txEntry) {
 		q.overflow = append(q.overflow, e)
 	}
 	q.n.Store(int32(n + 1))
+	return true
+}
+
+// close has put refuse what comes from now on.
+func (q *txQueue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+}
+
+// enqueue queues a frame, unless the interface was closed meanwhile: one that has been
+// removed is drained by nobody, and a writer would wait for its bytes for ever.
+func (ifc *iface) enqueue(e txEntry) {
+	if !ifc.tx.put(e) {
+		ifc.stats.TxDropped.Add(1)
+		ifc.s.release(e)
+	}
 }
 
 // take moves up to txBatch entries to the caller's arrays. q.mu is held.

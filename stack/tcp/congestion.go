@@ -136,7 +136,12 @@ const paced = 2 * Millisecond
 // the rate is what grows, and a fifth more in avoidance and recovery. What RFC
 // 6928 lets go at once, ten segments, still does: small windows do not wait.
 func (w *congestionState) setRate(c *Conn) {
-	if w.bbr != nil || c.rtt.min < paced {
+	if w.bbr != nil {
+		return
+	}
+	if c.rtt.min < paced {
+		// It may have looked longer at first, as when its neighbour had to be asked for.
+		w.pace = nil
 		return
 	}
 	if w.pace == nil {

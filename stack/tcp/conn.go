@@ -281,6 +281,22 @@ func (c *Conn) Read(now Time, p []byte) int {
 	return n
 }
 
+// Take takes all that can be read, where it lies: x and then y, in storage that
+// the caller gives back with Params.Free. It returns nil where there is nothing, or
+// where there is more than that, behind a hole.
+func (c *Conn) Take(now Time) (x, y, storage []byte) {
+	r := &c.rcv
+	if r.buf.n == 0 || len(r.ooo) > 0 {
+		return nil, nil, nil
+	}
+	x, y = r.buf.slices(0, r.buf.n)
+	storage = r.buf.b
+	r.buf = ring{was: int32(len(storage))}
+	c.tuneReceive(now)
+	c.updateWindow()
+	return x, y, storage
+}
+
 // Await offers p for what comes next in order, so that it is copied once; the
 // caller waits, and takes p back with Awaited before it uses it. It reports
 // false when somebody else waits already.

@@ -161,3 +161,44 @@ func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
 	require.Greater(t, s.flows[0].snd.Info().Retrans, 0)
 	require.Greater(t, g[0], 0.95*l.line())
 }
+
+func TestAConnectionWhosePathTurnsOutToBeShortIsNotPacedAnyMore(t *testing.T) {
+	// The handshake had to wait for ARP, and made the path look long.
+	p := DefaultParams()
+	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}
+	var a, b Conn
+	var s Segment
+	now := Time(1)
+	a.Open(now, cfg)
+	require.True(t, a.Next(now, &s))
+	b.Accept(now, cfg, &s)
+	require.True(t, b.Next(now, &s))
+	now += 5 * Millisecond
+	a.Segment(now, &s)
+	require.True(t, a.Next(now, &s))
+	b.Segment(now, &s)
+	buf := make([]byte, 1<<20)
+	round := func(d Time) {
+		a.Write(now, buf)
+		for a.Next(now, &s) {
+			in := joined(&s)
+			b.Segment(now, &in)
+			b.Read(now, buf)
+		}
+		now += d
+		for b.Next(now, &s) {
+			a.Segment(now, &s)
+		}
+		for d, ok := a.Deadline(); ok && d <= now; d, ok = a.Deadline() {
+			a.Tick(now)
+		}
+	}
+	for range 3 {
+		round(5 * Millisecond)
+	}
+	require.Positive(t, a.Info().PacingRate)
+	for range 50 {
+		round(Millisecond / 4)
+	}
+	require.Zero(t, a.Info().PacingRate)
+}

@@ -1,0 +1,156 @@
+package stack
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// streamByte is byte i of what a stream carries.
+func streamByte(seed byte, i int) byte { return byte(i*7+i>>8*13+i>>16*29) ^ seed }
+
+// interrupted writes up to total bytes in Writes that are cut short by deadlines, and
+// spoils its buffer after each. It adds to sent what Write says it took.
+func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64) error {
+	buf := make([]byte, 300_000)
+	for at := 0; at < total; {
+		p := buf[:min(total-at, 1+r.IntN(len(buf)))]
+		for i := range p {
+			p[i] = streamByte(seed, at+i)
+		}
+		if r.IntN(3) == 0 {
+			c.SetWriteDeadline(time.Now().Add(time.Duration(r.IntN(500)) * time.Microsecond))
+		} else {
+			c.SetWriteDeadline(time.Time{})
+		}
+		n, err := c.Write(p)
+		for i := range p {
+			p[i] = ^p[i]
+		}
+		at += n
+		sent.Add(int64(n))
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+	return nil
+}
+
+// verified reads to the end, at times slowly, and returns how much there was.
+func verified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) {
+	buf := make([]byte, 200_000)
+	for {
+		k, err := d.Read(buf[:1+r.IntN(len(buf))])
+		for i, b := range buf[:k] {
+			if b != streamByte(seed, n+i) {
+				t.Errorf("byte %d is not what was written", n+i)
+				return n, io.ErrUnexpectedEOF
+			}
+		}
+		n += k
+		if err != nil {
+			return n, err
+		}
+		if r.IntN(8) == 0 {
+			time.Sleep(time.Duration(r.IntN(300)) * time.Microsecond)
+		}
+	}
+}
+
+func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
+	// In real time, so that senders, receivers and timers do run at once, and the
+	// race detector sees it.
+	impaired := func(t *testing.T) (a, b *Stack) {
+		return wiredPair(t, func(dev nic.Device) nic.Device {
+			i := nic.Impairment{Latency: 100 * time.Microsecond, Loss: 0.005, Reorder: 0.01, ReorderGap: 200 * time.Microsecond, Duplicate: 0.01}
+			return nic.Impair(dev, nic.ImpairConfig{Out: i, In: i, Seed: 3})
+		})
+	}
+	for name, hosts := range map[string]func(t *testing.T) (a, b *Stack){
+		"pipe":     func(t *testing.T) (a, b *Stack) { return twoHosts(t, nic.PipeConfig{}) },
+		"impaired": impaired,
+		"loopback": func(t *testing.T) (a, b *Stack) { a, _ = wiredPair(t, nil); return a, a },
+	} {
+		for _, end := range []string{"finish", "close", "abort", "host"} {
+			t.Run(name+" "+end, func(t *testing.T) {
+				t.Parallel()
+				a, b := hosts(t)
+				var pairs [4][2]*TCP
+				for k := range pairs {
+					pairs[k][0], pairs[k][1] = connectAny(t, a, b)
+				}
+				var all sync.WaitGroup
+				for k, pair := range pairs {
+					c, d := pair[0], pair[1]
+					for dir, ends := range [2][2]*TCP{{c, d}, {d, c}} {
+						seed := byte(1 + 2*k + dir)
+						r := rand.New(rand.NewPCG(uint64(seed), uint64(len(end))))
+						r2 := rand.New(rand.NewPCG(uint64(seed), 99))
+						from, to := ends[0], ends[1]
+						var sent atomic.Int64
+						all.Go(func() {
+							err := interrupted(from, r, seed, 1_500_000, &sent)
+							if end == "finish" && err != nil {
+								t.Errorf("write: %v", err)
+							}
+							from.CloseWrite()
+						})
+						all.Go(func() {
+							n, err := verified(t, to, r2, seed)
+							if end == "finish" && (err != io.EOF || n != 1_500_000) {
+								t.Errorf("read %d bytes, then %v", n, err)
+							}
+						})
+					}
+					if end != "finish" {
+						all.Go(func() {
+							time.Sleep(time.Duration(k) * time.Millisecond)
+							switch end {
+							case "close":
+								c.Close()
+							case "abort":
+								c.SetLinger(0)
+								c.Close()
+							case "host":
+								b.Close()
+							}
+							time.Sleep(20 * time.Millisecond)
+							if err := d.Close(); err != nil {
+								require.ErrorIs(t, err, net.ErrClosed)
+							}
+							if end == "host" {
+								c.SetLinger(0)
+								c.Close() // b says nothing any more, if its resets were lost
+							}
+						})
+					}
+				}
+				all.Wait()
+			})
+		}
+	}
+}
+
+// connectAny is connect, also of a host to itself.
+func connectAny(t *testing.T, a, b *Stack) (c, d *TCP) {
+	l, err := b.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
+	require.NoError(t, err)
+	defer l.Close()
+	to := b.Interfaces()[1].Addrs[0].Addr()
+	c, err = a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(to, l.LocalAddr().Port()), TCPOptions{})
+	require.NoError(t, err)
+	d, err = l.Accept()
+	require.NoError(t, err)
+	return c, d
+}
