@@ -24,7 +24,8 @@ type bottleneck struct {
 	rate    float64 // bits per second
 	rtt     Time
 	loss    float64 // of the packets that come to the queue
-	reorder float64 // of those that leave it: delayed further, see displace; timestamps are off then
+	reorder float64 // of those that leave it: delayed further, see displace
+	stamps  bool    // with reordering: the connection has timestamps, see newNetsim
 	queue   int     // bytes
 }
 
@@ -91,8 +92,9 @@ func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	s.params.Congestion = cc
 	// With timestamps, reordering is loss: a retransmission that fills a hole
 	// moves TS.Recent on, and by RFC 7323 5.3 what was sent before it and comes
-	// after it is discarded. The table shows what reordering alone does.
-	s.params.NoTimestamps = link.reorder > 0
+	// after it is discarded. The table shows both: what reordering alone does,
+	// and that.
+	s.params.NoTimestamps = link.reorder > 0 && !link.stamps
 	// The table is about congestion control: the buffers are never what limits.
 	s.params.RecvBufferMax, s.params.SendBufferMax = 512<<20, 512<<20
 	var pool [40][][]byte
@@ -284,17 +286,22 @@ type cell struct {
 }
 
 func (c *cell) String() string {
-	return fmt.Sprintf("%-7v %5.0f %4d %5.2f %3.0f %5.2f", c.cc, c.link.rate/1e6, c.link.rtt/Millisecond,
+	name := c.cc.String()
+	if c.link.stamps {
+		name += "+ts"
+	}
+	return fmt.Sprintf("%-10s %5.0f %4d %5.2f %3.0f %5.2f", name, c.link.rate/1e6, c.link.rtt/Millisecond,
 		c.link.loss*100, c.link.reorder*100, c.bdps)
 }
 
-// goldenCells are the cells of the table.
+// goldenCells are the cells of the table: first those of the plot, in the order in
+// which it has them; then those without loss again, with reordering and timestamps.
 func goldenCells() []cell {
 	var cells []cell
 	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
 		for _, rate := range []float64{10e6, 100e6, 1000e6} {
 			for _, rtt := range []Time{1, 20, 100, 300} {
-				for _, loss := range []float64{0, 0.001, 0.01, 0.03} {
+				for _, loss := range []float64{0, 0.0001, 0.001, 0.01, 0.03} {
 					for _, reorder := range []float64{0, 0.01, 0.05} {
 						for _, bdps := range []float64{0.25, 1, 4} {
 							l := bottleneck{rate: rate, rtt: rtt * Millisecond, loss: loss, reorder: reorder}
@@ -304,6 +311,12 @@ func goldenCells() []cell {
 					}
 				}
 			}
+		}
+	}
+	for _, c := range cells {
+		if c.link.loss == 0 && c.link.reorder > 0 {
+			c.link.stamps = true
+			cells = append(cells, c)
 		}
 	}
 	return cells
@@ -345,7 +358,8 @@ const goldenFile = "testdata/golden.txt"
 const goldenPlot = "../../docs/golden.svg"
 
 const goldenHead = `# Goodput of one flow in virtual time, made by: go test ./stack/tcp -run Golden -update
-# Columns: congestion control, rate (Mbit/s), RTT (ms), loss (%), reordering (%), bottleneck buffer (BDP),
+# Columns: congestion control (with reordering +ts: with timestamps, else without; without reordering always with),
+# rate (Mbit/s), RTT (ms), loss (%), reordering (%), bottleneck buffer (BDP),
 # goodput (Mbit/s), what theory gives this control on this path (Mbit/s; see bounds_test.go), goodput/theory,
 # mean delay in the queue (ms).
 `
@@ -443,23 +457,26 @@ func TestFlowsShareABottleneckFairly(t *testing.T) {
 // goodput/bound.
 func plotGolden(cells []cell, lines []string) string {
 	const size, gap, left, top = 18, 34, 70, 70
-	panelW, panelH := 12*size, 4*size
+	panelW, panelH := 15*size, 4*size
 	var b strings.Builder
 	width, height := left+3*(panelW+gap), top+9*(panelH+gap)+30
 	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"10\">\n", width, height)
 	fmt.Fprintf(&b, "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n")
 	fmt.Fprintf(&b, "<text x=\"%d\" y=\"18\" font-size=\"14\">Goodput of one flow / what theory gives its congestion control on that path, in virtual time</text>\n", left)
-	fmt.Fprintf(&b, "<text x=\"%d\" y=\"34\">columns: loss 0, 0.1, 1, 3 %%, each with reordering 0, 1, 5 %%; rows: RTT 1, 20, 100, 300 ms; number: percent, 100 and more is dark green</text>\n", left)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"34\">columns: loss 0, 0.01, 0.1, 1, 3 %%, each with reordering 0, 1, 5 %%; rows: RTT 1, 20, 100, 300 ms; number: percent, 100 and more is dark green</text>\n", left)
 	for i := range cells {
 		c := &cells[i]
+		if c.link.stamps {
+			break
+		}
 		// The order of goldenCells gives the place.
 		k := i
 		buffer := k % 3
 		k /= 3
 		reorder := k % 3
 		k /= 3
-		loss := k % 4
-		k /= 4
+		loss := k % 5
+		k /= 5
 		rtt := k % 4
 		k /= 4
 		rate := k % 3

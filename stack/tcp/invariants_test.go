@@ -36,7 +36,7 @@ func checkSend(c *Conn) error {
 		return fmt.Errorf("finSent %v with SND.NXT %d and the data's end %d", s.finSent, s.nxt-s.iss, c.dataEnd()-s.iss)
 	}
 	w := &c.cwr
-	if w.cwnd <= 0 || c.rec.phase != phaseRecovery && w.cwnd < min(s.mss, minMSS) {
+	if w.cwnd <= 0 || c.rec.phase != phaseRecovery && c.state != Closed && w.cwnd < min(s.mss, minMSS) {
 		return fmt.Errorf("cwnd %d in phase %d, MSS %d", w.cwnd, c.rec.phase, s.mss)
 	}
 	if w.ssthresh < 2*minMSS {

@@ -889,6 +889,13 @@ var kept = []struct {
 			{MSS: 1460, Total: 17222, Chunk: 1415, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 1024, SendMax: 1024, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, Fiddle: true},
 		},
 	}},
+	{"a connection that was reset in recovery had its small window still", simOptions{
+		Seed: 0x7ae4b9, Delay: 20 * Millisecond, Loss: 0.15, Dup: 0.01623830133425801, LatePull: 0.4970765500371528,
+		Side: [2]simSide{
+			{MSS: 1000, Total: 130, Chunk: 2, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
+			{MSS: 536, Total: 10261, Chunk: 100000, Bite: 100000, Pause: 10 * Millisecond, Recv: 65536, RecvMax: 65536, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 2, AbortAt: 182009212},
+		},
+	}},
 }
 
 func TestSimulationsThatOnceFailed(t *testing.T) {
