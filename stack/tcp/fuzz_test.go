@@ -488,7 +488,7 @@ func opStrings(seed uint64) []byte {
 // none is sent.
 func TestConnBearsRandomOperations(t *testing.T) {
 	n := uint64(20_000)
-	if testing.Short() {
+	if testing.Short() || racing {
 		n = 2_000
 	}
 	if s := os.Getenv("USERNET_SIM"); s != "" {

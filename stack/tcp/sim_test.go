@@ -910,7 +910,7 @@ func TestSimulationsThatOnceFailed(t *testing.T) {
 
 func TestSimulation(t *testing.T) {
 	runs := uint64(10_000)
-	if testing.Short() {
+	if testing.Short() || racing {
 		runs = 1_000
 	}
 	first := uint64(0)
