@@ -71,7 +71,10 @@ var deviations = []deviation{
 			x := *s
 			x.Flags &^= wire.FlagSYN
 			x.Seq++
+			// RFC 7323 2.2: the window of a <SYN,ACK> "MUST NOT be scaled".
+			m.scale = 0
 			m.arrives(&x)
+			m.scale = before.scale
 		},
 	},
 	{

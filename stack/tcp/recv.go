@@ -29,6 +29,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 		// other's SYN by a SYN,ACK, which is an ACK of ours with a SYN seen before.
 		ack := *s
 		ack.Flags &^= wire.FlagSYN
+		ack.hadSYN = true
 		ack.Seq++
 		s = &ack
 	}
@@ -324,7 +325,7 @@ func (c *Conn) checkAck(now Time, s *Segment) verdict {
 			return drop
 		}
 		c.synAcked(now, s, c.snd.iss+1)
-		c.snd.wnd = uint32(s.Window) << c.snd.scale
+		c.snd.wnd = c.peerWindow(s)
 		c.snd.maxWnd = max(c.snd.maxWnd, c.snd.wnd)
 		c.snd.wl1, c.snd.wl2 = Seq(s.Seq), ack
 		c.established()
@@ -343,10 +344,20 @@ func (c *Conn) checkAck(now Time, s *Segment) verdict {
 	return keep
 }
 
+// peerWindow is the window of a segment in bytes. RFC 7323 2.2: "The window field in a
+// segment where the SYN bit is set (i.e., a <SYN> or <SYN,ACK>) MUST NOT be scaled":
+// a simultaneous open ends with such a one.
+func (c *Conn) peerWindow(s *Segment) uint32 {
+	if s.hadSYN || s.has(wire.FlagSYN) {
+		return uint32(s.Window)
+	}
+	return uint32(s.Window) << c.snd.scale
+}
+
 // ack processes an acknowledgement that is in range.
 func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr}
-	wnd := uint32(s.Window) << c.snd.scale
+	wnd := c.peerWindow(s)
 	inFlight := c.snd.una != c.snd.nxt
 	if c.cwr.bbr != nil {
 		c.cwr.bbr.begin(c.delivered)

@@ -896,6 +896,13 @@ var kept = []struct {
 			{MSS: 536, Total: 10261, Chunk: 100000, Bite: 100000, Pause: 10 * Millisecond, Recv: 65536, RecvMax: 65536, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 2, AbortAt: 182009212},
 		},
 	}},
+	{"the window of a SYN,ACK was scaled in a simultaneous open, and both acknowledged without end", simOptions{
+		Seed: 0x84d2e, Delay: 50 * Microsecond, Jitter: 10 * Microsecond, Reorder: 0.27421434254720434, SimOpen: true,
+		Side: [2]simSide{
+			{MSS: 1460, GSO: 20786, Total: 22452, Chunk: 15698, Bite: 2001, Recv: 2048, RecvMax: 16384, Send: 16384, SendMax: 131072, NewReno: true, NoDelay: true, Fiddle: true},
+			{MSS: 8960, Total: 43315, Chunk: 11486, Bite: 2001, Recv: 4096, RecvMax: 131072, Send: 16384, SendMax: 65536, NoSACK: true, NewReno: true, NoDelay: true, ECN: true},
+		},
+	}},
 }
 
 func TestSimulationsThatOnceFailed(t *testing.T) {

@@ -133,6 +133,8 @@ type Segment struct {
 	// transport understands that (RFC 3168 5).
 	CE, ECT bool
 
+	hadSYN bool // Conn has taken the SYN from it: the window is not scaled
+
 	// GSOSize, when not 0, says that this is a super-segment: the payload is
 	// more than one segment on the wire, cut every GSOSize bytes.
 	GSOSize int
