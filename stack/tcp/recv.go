@@ -152,14 +152,14 @@ func (c *Conn) established() {
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6.
+// acceptable is the test of RFC 9293 3.4, table 6, and takes also what has no
+// text and stands at the right edge of the window: who has filled the window, and
+// lost a part of that, sends its ACKs from there, and they count.
 func (c *Conn) acceptable(seq Seq, n int) bool {
 	nxt, wnd := c.rcv.nxt, c.window()
 	switch {
-	case n == 0 && wnd == 0:
-		return seq == nxt
 	case n == 0:
-		return seq.In(nxt, wnd)
+		return seq.In(nxt, wnd+1)
 	case wnd == 0:
 		return false
 	}
