@@ -491,6 +491,14 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 		c.Abort(now)
 		return drop
 	}
+	if n > 0 && c.shutRead && c.state != Established {
+		// The same holds for one that is closed in both directions, but held:
+		// its application is told.
+		c.rstUnsent = true
+		c.fail(ErrReset)
+		c.events &^= Dead // until Next has given the RST
+		return drop
+	}
 	c.text(now, Seq(s.Seq), s)
 	return keep
 }
