@@ -324,9 +324,9 @@ func (c *Conn) tuneReceive(now Time) {
 }
 
 // cacheable is what a buffer may grow to on a path with the given round-trip
-// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte. On the shortest paths
-// more only waits in the buffer, which falls out of the processor's cache: a bulk
-// transfer through a TAP spent half its time on copying there.
+// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte. On the
+// shortest paths more only waits in the buffer, which falls out of the processor's
+// cache: a bulk transfer through a TAP spent half its time on copying there.
 func cacheable(rtt Time) int { return int(min(256<<10+min(rtt, Second)*25/2, 1<<30)) }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what
