@@ -32,9 +32,9 @@ type frameMeta struct {
 }
 
 // sendPacket sends the IP packet buf[headroom:headroom+n], which goes on in
-// meta.body, on a path. The buffer comes from s.bufs and is given away. The frame is queued at the
-// interface, or parked until the neighbour's address is known. Nothing is sent
-// yet: the caller calls drain when it has released its locks.
+// meta.body, on a path. The buffer comes from s.bufs and is given away. The frame
+// is queued at the interface, or parked until the neighbour's address is known.
+// Nothing is sent yet: the caller calls drain when it has released its locks.
 //
 // Whoever has a choice asks p.ifc.tx.room first; sendPacket never refuses.
 func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {

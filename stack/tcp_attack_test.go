@@ -52,7 +52,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
-	n := 1_000_000
+	n := flood
 	if testing.Short() {
 		n = 50_000
 	}
@@ -110,7 +110,7 @@ func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {
 	exchange(t, c, d, 1000)
 	c2, d2 := connect(t, client, server)
 	defer c2.Close()
-	n := 1_000_000
+	n := flood
 	if testing.Short() {
 		n = 50_000
 	}

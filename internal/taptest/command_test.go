@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -28,17 +29,31 @@ func sumOf(t *testing.T, r io.Reader) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// built is where the command is, for all tests; TestMain removes it.
+var built struct {
+	sync.Once
+	dir, exe string
+	err      error
+}
+
 // build builds the command. Everybody may run it.
 func build(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "usernet")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755))
-	exe := filepath.Join(dir, "usernet")
-	out, err := exec.Command("go", "build", "-o", exe, "github.com/usernet/usernet/cmd/usernet").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return exe
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "usernet"); built.err != nil {
+			return
+		}
+		if built.err = os.Chmod(built.dir, 0o755); built.err != nil {
+			return
+		}
+		built.exe = filepath.Join(built.dir, "usernet")
+		out, err := exec.Command("go", "build", "-o", built.exe, "github.com/usernet/usernet/cmd/usernet").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	require.NoError(t, built.err)
+	return built.exe
 }
 
 // A program is a command of ours that runs in a namespace.
@@ -78,6 +93,7 @@ func (p *program) interrupt() (errs string) {
 }
 
 func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
+	t.Parallel()
 	need(t, "curl")
 	exe := build(t)
 	ns := newNamespace(t)
@@ -100,6 +116,7 @@ func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
 }
 
 func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
+	t.Parallel()
 	need(t, "curl", "setpriv", "mount")
 	exe := build(t)
 	ns := newNamespace(t)
@@ -139,6 +156,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 }
 
 func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
+	t.Parallel()
 	need(t, "nc", "sha256sum")
 	exe := build(t)
 	ns := newNamespace(t)
@@ -169,6 +187,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 }
 
 func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
+	t.Parallel()
 	need(t)
 	exe := build(t)
 	ns := newNamespace(t)
@@ -191,6 +210,7 @@ func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
 }
 
 func TestDumpCommandPrintsWhatArrives(t *testing.T) {
+	t.Parallel()
 	need(t, "ping")
 	exe := build(t)
 	ns := newNamespace(t)
