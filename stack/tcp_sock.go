@@ -502,6 +502,7 @@ func (t *TCP) CloseRead() error {
 		return err
 	}
 	t.rdShut = true
+	t.conn.CloseRead()
 	t.wakeReaders()
 	return nil
 }
