@@ -85,10 +85,15 @@ func (c *Conn) pipe() int {
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.arrived(a.now, s)
-	}
 	r := &c.rec
+	rtt := a.now - s.at
+	early := s.flags&segEver != 0 && (rtt < c.rtt.min || a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0)
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.arrived(a.now, s, early)
+		if early || s.flags&(segLost|segEver) == segLost {
+			c.cwr.bbr.found(s.len())
+		}
+	}
 	if s.flags&segEver == 0 {
 		if s.at >= a.rttAt {
 			a.rttAt = s.at
@@ -107,16 +112,7 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 
 	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless a
 	// retransmission may be taken for its original.
-	rtt := a.now - s.at
-	if s.flags&segEver != 0 {
-		if a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0 {
-			return
-		}
-		if rtt < c.rtt.min {
-			return
-		}
-	}
-	if sentAfter(s.at, s.end, r.xmit, r.end) {
+	if !early && sentAfter(s.at, s.end, r.xmit, r.end) {
 		r.xmit, r.end, r.rtt = s.at, s.end, max(rtt, 1)
 	}
 }
