@@ -66,7 +66,12 @@ func (f *flow) arrived() int64 {
 
 type event struct {
 	at   Time
-	seq  int // events at the same time come in the order of their making
+	seq  uint32 // events at the same time come in the order of their making
+	what int32  // its place in netsim.whats
+}
+
+// A passage is a segment on its way.
+type passage struct {
 	flow int
 	back bool // to the sender
 	seg  Segment
@@ -79,7 +84,9 @@ type netsim struct {
 	params Params
 	now    Time
 	heap   []event
-	n      int
+	whats  []passage // what the events are about; they are small, for the heap moves them much
+	spare  []int32   // places in whats
+	n      uint32
 	rng    *rand.Rand
 	free   Time // when the queue will be empty
 	data   []byte
@@ -121,9 +128,16 @@ func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	return s
 }
 
-func (s *netsim) push(e event) {
+func (s *netsim) push(at Time, flow int, back bool, seg *Segment) {
 	s.n++
-	e.seq = s.n
+	e := event{at: at, seq: s.n}
+	if k := len(s.spare) - 1; k >= 0 {
+		e.what, s.spare = s.spare[k], s.spare[:k]
+	} else {
+		e.what = int32(len(s.whats))
+		s.whats = append(s.whats, passage{})
+	}
+	s.whats[e.what] = passage{flow: flow, back: back, seg: *seg}
 	h := append(s.heap, e)
 	i := len(h) - 1
 	for i > 0 && less(&h[i], &h[(i-1)/2]) {
@@ -140,7 +154,6 @@ func (s *netsim) pop() event {
 	e := h[0]
 	last := len(h) - 1
 	h[0] = h[last]
-	h[last] = event{}
 	h = h[:last]
 	for i := 0; ; {
 		m := i
@@ -172,7 +185,7 @@ func (s *netsim) send(i int, fromSender bool) {
 		n := seg.DataLen()
 		seg.Payload, seg.Payload2 = s.data[:n], nil
 		if !fromSender {
-			s.push(event{at: s.now + s.link.rtt/2, flow: i, back: true, seg: seg})
+			s.push(s.now+s.link.rtt/2, i, true, &seg)
 			continue
 		}
 		size := n + wireOverhead
@@ -193,7 +206,7 @@ func (s *netsim) send(i int, fromSender bool) {
 		if s.rng.Float64() < s.link.reorder {
 			at += Time(s.rng.Float64() * float64(s.link.displace()))
 		}
-		s.push(event{at: at, flow: i, seg: seg})
+		s.push(at, i, false, &seg)
 	}
 }
 
@@ -239,7 +252,9 @@ func (s *netsim) run(until Time) {
 			}
 		}
 		for len(s.heap) > 0 && s.heap[0].at <= s.now {
-			e := s.pop()
+			what := s.pop().what
+			s.spare = append(s.spare, what)
+			e := s.whats[what]
 			f := s.flows[e.flow]
 			if e.back {
 				f.snd.Segment(s.now, &e.seg)
