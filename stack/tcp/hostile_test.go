@@ -43,3 +43,98 @@ func TestWhatIsNotAcceptedDoesNotChangeTheTimestampThatIsExpected(t *testing.T) 
 		})
 	}
 }
+
+func TestAWindowProbeIsNotECNCapable(t *testing.T) {
+	// RFC 3168 6.1.6: "the TCP data sender MUST NOT set either an ECT codepoint or
+	// the CWR bit on window probe packets."
+	a, b, now := ecnPair(t, true)
+	var s, ack Segment
+	b.SetRecvLimit(3000)
+	probes := 0
+	for range 200 {
+		a.Write(now, make([]byte, 5000))
+		for a.Next(now, &s) {
+			b.Segment(now, &s)
+			if a.Info().SndWnd == 0 {
+				require.False(t, s.ECT)
+				require.Zero(t, s.Flags&wire.FlagCWR)
+				probes++
+			}
+			for b.Next(now, &ack) {
+				a.Segment(now, &ack)
+			}
+		}
+		if d, ok := a.Deadline(); ok {
+			now = max(now, d)
+			a.Tick(now)
+		}
+		if d, ok := b.Deadline(); ok && d <= now {
+			b.Tick(now)
+			for b.Next(now, &ack) {
+				a.Segment(now, &ack)
+			}
+		}
+	}
+	require.NotZero(t, probes)
+}
+
+func TestALossIsToldByCWR(t *testing.T) {
+	// RFC 3168 6.1.2: "When an ECN-Capable TCP sender reduces its congestion window
+	// for any reason (because of a retransmit timeout, a Fast Retransmit, or in
+	// response to an ECN Notification), the TCP sender sets the CWR flag in the TCP
+	// header of the first new data packet sent after the window reduction."
+	a, b, now := ecnPair(t, true)
+	var s, ack Segment
+	a.Write(now, make([]byte, 20*a.MSS()))
+	cwr := 0
+	for i := 0; a.Next(now, &s); i++ {
+		if s.Flags&wire.FlagCWR != 0 {
+			cwr++
+		}
+		now += Millisecond
+		if i == 1 {
+			continue // lost
+		}
+		b.Segment(now, &s)
+		for b.Next(now, &ack) {
+			a.Segment(now, &ack)
+		}
+	}
+	require.NotZero(t, a.Info().Retrans)
+	require.Equal(t, 1, cwr)
+}
+
+func TestASynThatDidNotAskForECNLeavesItOff(t *testing.T) {
+	// RFC 3168 6.1.1: who has sent a SYN without it "MUST NOT set ECT on data packets",
+	// even if the answer is to the one that had it. What the peer marks is echoed.
+	p := DefaultParams()
+	p.ECN = true
+	var a, b Conn
+	var s, syn, ack Segment
+	now := Second
+	a.Open(now, Config{Params: &p, ISS: 100, MSS: 1460, NoDelay: true})
+	require.True(t, a.Next(now, &syn))
+	b.Accept(now, Config{Params: &p, ISS: 900, MSS: 1460, NoDelay: true}, &syn)
+	now, _ = a.Deadline()
+	a.Tick(now)
+	require.True(t, a.Next(now, &s))
+	require.Zero(t, s.Flags&(wire.FlagECE|wire.FlagCWR))
+	require.True(t, b.Next(now, &s))
+	require.NotZero(t, s.Flags&wire.FlagECE)
+	a.Segment(now, &s)
+	a.Write(now, make([]byte, 3000))
+	for a.Next(now, &s) {
+		require.False(t, s.ECT)
+		b.Segment(now, &s)
+	}
+	for b.Next(now, &ack) {
+		a.Segment(now, &ack)
+	}
+	b.Write(now, make([]byte, 100))
+	require.True(t, b.Next(now, &s))
+	require.True(t, s.ECT)
+	s.CE = true
+	a.Segment(now, &s)
+	require.True(t, a.Next(now, &ack))
+	require.NotZero(t, ack.Flags&wire.FlagECE)
+}
