@@ -138,3 +138,17 @@ func TestASynThatDidNotAskForECNLeavesItOff(t *testing.T) {
 	require.True(t, a.Next(now, &ack))
 	require.NotZero(t, ack.Flags&wire.FlagECE)
 }
+
+func TestTheUserTimeoutIsPunctual(t *testing.T) {
+	for _, d := range []Time{Second, 5 * Second, 30 * Second, 300 * Second} {
+		r := flight(t, 3)
+		r.c.SetUserTimeout(d)
+		begin := r.now
+		for r.c.Err() == ErrNone {
+			r.wait(100 * Millisecond)
+			require.Less(t, r.now-begin, d+Second)
+		}
+		require.GreaterOrEqual(t, r.now-begin, d)
+		require.Equal(t, ErrTimedOut, r.c.Err())
+	}
+}

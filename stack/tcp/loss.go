@@ -693,10 +693,6 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
 	// Nobody can end an orphan, so it gets as many probes as others get retries.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
-	if c.giveUp > 0 && now-c.snd.progress >= c.giveUp {
-		c.timedOut()
-		return
-	}
 	if t.backoff >= c.p.Retries && (!closed || c.orphan) || t.backoff >= orphanRetries && c.orphan && !closed {
 		c.timedOut()
 		return

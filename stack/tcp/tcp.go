@@ -230,8 +230,8 @@ type Params struct {
 	Full func() bool
 
 	// UserTimeout is how long data may stay unacknowledged before a connection
-	// is given up, at the retransmission that is due next (RFC 9293 3.8.3, RFC
-	// 5482 2); 0: Retries decides. SetUserTimeout changes it for a connection.
+	// is given up (RFC 9293 3.8.3, RFC 5482 2); 0: Retries decides.
+	// SetUserTimeout changes it for a connection.
 	UserTimeout Time
 
 	// ECN says whether to ask for explicit congestion notification when opening
