@@ -76,6 +76,9 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	if len(r.ooo) > 0 {
 		used += int(r.ooo[len(r.ooo)-1].end - r.nxt)
 	}
+	if hi = c.affordable(lo, hi, at); lo == hi {
+		return
+	}
 	r.buf.reserve(c.p, at+int(hi-lo), used)
 	p := s.Payload
 	if off < len(p) {
@@ -112,6 +115,26 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	r.buf.n += int(nxt - r.nxt)
 	r.nxt = nxt
 	c.events |= Readable
+}
+
+// affordable is how much may be kept of the text from lo to hi, which would begin at
+// bytes from the ring's head: it returns the new end. Windows that were offered may add
+// up to more than there is memory for. When that is scarce, a ring does not grow
+// for them, unless it has less than what every connection may have.
+func (c *Conn) affordable(lo, hi Seq, at int) Seq {
+	r := &c.rcv
+	room := max(scarce, len(r.buf.b)) - at
+	if int(hi-lo) <= room || c.p.Full == nil || !c.p.Full() {
+		return hi
+	}
+	r.ackNow = true
+	if lo != r.nxt {
+		return lo // it comes again when the gap is filled
+	}
+	// RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the window", but a sender that
+	// goes on sending what is dropped would give up. As Linux does, it is told to wait.
+	r.edge = lo + Seq(max(room, 0))
+	return r.edge
 }
 
 // copyText copies to p what fits of the n bytes that begin at off in the payload
