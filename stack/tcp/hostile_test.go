@@ -152,3 +152,26 @@ func TestTheUserTimeoutIsPunctual(t *testing.T) {
 		require.Equal(t, ErrTimedOut, r.c.Err())
 	}
 }
+
+func TestSelectiveAcknowledgementsOfSingleBytesAreBounded(t *testing.T) {
+	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.SendBuffer, p.SendBufferMax = 1<<20, 1<<20 }})
+	at := Seq(0)
+	for at < 400_000 {
+		r.c.Write(r.now, make([]byte, 1<<20))
+		r.pull()
+		r.now += 20 * Millisecond
+		at = r.c.snd.nxt - rigISS - 1
+		r.ack(at - 100)
+	}
+	r.c.Write(r.now, make([]byte, 1<<20))
+	r.pull()
+	una, nxt := r.c.snd.una-rigISS-1, r.c.snd.nxt-rigISS-1
+	require.Greater(t, nxt-una, Seq(10_000))
+	for s := una + 1; s+8 < nxt; s += 6 {
+		r.ack(una, block{s, s + 1}, block{s + 2, s + 3}, block{s + 4, s + 5})
+	}
+	require.Less(t, len(r.c.sb.segs), 2000)
+	r.ack(una, block{una + 1000, nxt})
+	require.GreaterOrEqual(t, r.c.Info().Sacked, int(nxt-una-1000), "what is whole is believed")
+	require.NoError(t, checkConn(&r.c))
+}

@@ -182,6 +182,9 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		if s.flags&segSacked != 0 {
 			continue
 		}
+		if (s.seq.Less(k.start) || k.end.Less(s.end)) && len(b.live()) >= c.mostPieces() {
+			continue // it is no news that a part has arrived
+		}
 		if s.seq.Less(k.start) {
 			b.split(i, k.start)
 			continue // the second half is next
@@ -194,6 +197,11 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		a.sacked = true
 	}
 }
+
+// mostPieces bounds what blocks cut the scoreboard into: twice as many as there are
+// segments in flight. A peer that reports every second byte would otherwise take
+// up sixteen bytes of memory for each, and time with each block to move them.
+func (c *Conn) mostPieces() int { return keepPieces + 2*int(c.snd.nxt-c.snd.una)/c.snd.mss }
 
 // takeDSACK learns that something arrived twice (RFC 2883).
 func (c *Conn) takeDSACK(a *ackSample, k block) {
