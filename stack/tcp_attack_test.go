@@ -80,6 +80,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 
 	c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
 	require.NoError(t, err)
+	require.Zero(t, c.Info().Retrans, "at once: by its first SYN")
 	exchangeDone := make(chan *TCP, 1)
 	go func() {
 		d, _ := l.Accept()

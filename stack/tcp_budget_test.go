@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -109,4 +110,42 @@ func TestWritesToADeadPeerDoNotBreakTheMemoryBudget(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestConnectionsAreRefusedWhileTheMemoryIsUsedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const memory, n = 256 << 10, 100
+		x, y := nic.Pipe(nic.PipeConfig{})
+		a, b := budgetHost(t, x, addrA, 0), budgetHost(t, y, addrB, memory)
+		l, err := b.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
+		require.NoError(t, err)
+		dial := func() (*TCP, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			return a.DialTCP(ctx, FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrB, 80), TCPOptions{})
+		}
+		var readers []*TCP
+		for range n {
+			c, err := dial()
+			require.NoError(t, err)
+			d, err := l.Accept()
+			require.NoError(t, err)
+			readers = append(readers, d)
+			go c.Write(make([]byte, 20_000))
+		}
+		time.Sleep(time.Second)
+		require.GreaterOrEqual(t, b.Stats().TCP.Memory, int64(memory))
+		_, err = dial()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		// What every connection may always have, those that stand have.
+		for _, d := range readers {
+			for left := 20_000; left > 0; {
+				k, err := d.Read(make([]byte, left))
+				require.NoError(t, err)
+				left -= k
+			}
+		}
+		_, err = dial()
+		require.NoError(t, err)
+	})
 }
