@@ -198,7 +198,18 @@ func (c *Conn) tuneHole() {
 	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/4*3 {
 		return
 	}
-	if want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt)); want > r.limit && c.share(want) == want {
+	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt))
+	if want <= r.limit || c.share(want) != want {
+		return
+	}
+	// A few bytes far away are no reason: whoever sends those would have the largest
+	// ring made for a handful of segments. Where slow start has overflowed a queue,
+	// half of what was sent is here.
+	held := 0
+	for _, k := range r.ooo {
+		held += int(k.end - k.start)
+	}
+	if held >= int(last-r.nxt)/4 {
 		r.limit = want
 	}
 }
