@@ -153,14 +153,14 @@ func (c *Conn) established() {
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6.
+// acceptable is the test of RFC 9293 3.4, table 6, and takes also what has no
+// text and stands at the right edge of the window: who has filled the window, and
+// lost a part of that, sends its ACKs from there, and they count.
 func (c *Conn) acceptable(seq Seq, n int) bool {
 	nxt, wnd := c.rcv.nxt, c.window()
 	switch {
-	case n == 0 && wnd == 0:
-		return seq == nxt
 	case n == 0:
-		return seq.In(nxt, wnd)
+		return seq.In(nxt, wnd+1)
 	case wnd == 0:
 		return false
 	}
@@ -489,6 +489,14 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 		// RFC 1122 4.2.2.13: "if new data is received after CLOSE is called,
 		// its TCP SHOULD send a RST to show that data was lost."
 		c.Abort(now)
+		return drop
+	}
+	if n > 0 && c.shutRead && c.state != Established {
+		// The same holds for one that is closed in both directions, but held:
+		// its application is told.
+		c.rstUnsent = true
+		c.fail(ErrReset)
+		c.events &^= Dead // until Next has given the RST
 		return drop
 	}
 	c.text(now, Seq(s.Seq), s)
