@@ -233,7 +233,7 @@ func (n *network) report() {
 			n.log.Info("route", "to", r.Dst, "dev", r.NIC)
 		}
 	}
-	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP", "transport", "TCP,UDP")
+	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP", "transport", "TCP,UDP")
 }
 
 // Close ends the hosts and the capture. It returns what went wrong with the
