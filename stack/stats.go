@@ -189,7 +189,7 @@ type TCPStats struct {
 	TimeWaitOverflow uint64 // connections whose TIME-WAIT was cut short
 	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
 	CookiesTaken     uint64 // connections made of one that came back
-	Memory           int64  // bytes of send and receive buffers now
+	Memory           int64  // bytes of send and receive buffers now, and of what blocked Writes may leave in them
 	CookiesBad       uint64 // acknowledgements that looked like one and were not
 }
 

@@ -247,6 +247,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 		case t.closed:
 			return net.ErrClosed
 		case t.connected:
+			t.waiters = nil // nobody else has the socket yet, and it may never have to wait again
 			return nil
 		case t.conn.Err() != tcp.ErrNone:
 			t.closed = true

@@ -129,9 +129,10 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 		w.unlink(tw)
 		w.append(now, tw)
 	case tcp.WaitReuse:
-		// RFC 6191: only where there is someone to take it.
+		// RFC 6191: only where there is someone to take it. RFC 5961 4.2: otherwise
+		// "TCP endpoints MUST send a challenge ACK".
 		if w.s.tcp.listener(tw.key.local()) == nil {
-			v = tcp.WaitDrop
+			v = tcp.WaitAck
 		} else {
 			w.drop(tw)
 		}

@@ -137,8 +137,12 @@ func (l *linkFlags) attachTAP(log *slog.Logger) (*nic.TAP, plan, error) {
 	if p.note != "" {
 		log.Info(p.note)
 	}
-	if !tap.Created() && len(own) == 0 {
+	switch {
+	case tap.Created():
+	case len(own) == 0:
 		log.Warn(fmt.Sprintf("%[1]s has no address yet: ip addr add %[2]v dev %[1]s; ip link set %[1]s up", l.tap, p.host))
+	case isDown(l.tap):
+		log.Warn(fmt.Sprintf("%[1]s is down, so that nothing passes: ip link set %[1]s up", l.tap))
 	}
 	return tap, p, nil
 }

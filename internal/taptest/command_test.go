@@ -141,6 +141,15 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	out := ns.run(t, "ip", "addr", "show", "dev", "tap7")
 	require.Contains(t, out, "198.51.100.1/24", "the user's device has stayed, and its address")
 
+	require.NotContains(t, p.errs.String(), "WARN")
+
+	// One that is not up yet is taken too, with a word about it.
+	ns.run(t, "ip", "link", "set", "tap7", "down")
+	p, _ = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
+	ns.run(t, "ip", "link", "set", "tap7", "up")
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")
+	require.Contains(t, p.interrupt(), "tap7 is down, so that nothing passes: ip link set tap7 up")
+
 	// Without a device of one's own there is the wire in memory, and two lines.
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "other0")...)
 	require.Equal(t, "serving on http://127.0.0.1:8080/ (Ctrl-C ends)", line)
