@@ -106,6 +106,8 @@ type recvState struct {
 	unacked  int    // bytes received and not yet acknowledged
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
+	markTS   uint32 // what TS.Recent was once, and
+	markSeq  Seq    // the number that the segment began with which it came from: see overtaken
 	finSeq   Seq    // number of the FIN
 	rstSeq   uint32
 
@@ -217,6 +219,7 @@ func (c *Conn) takeOptions(s *Segment) {
 	}
 	if c.tsOK {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
+		c.rcv.markTS, c.rcv.markSeq = s.TSVal, Seq(s.Seq)
 		c.snd.opt = 12
 	}
 	c.ecnSetup(s)
