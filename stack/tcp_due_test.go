@@ -71,3 +71,33 @@ func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsDueWaitsForRoomAsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dev *sticky
+		a, b := wiredPair(t, func(d nic.Device) nic.Device {
+			dev = &sticky{Device: d, in: make(chan struct{}), out: make(chan struct{})}
+			return dev
+		})
+		const n = 2000
+		for range n {
+			c, _ := connect(t, a, b)
+			require.NoError(t, c.SetKeepAlive(true))
+		}
+		u := openUDP(t, a, "0.0.0.0:0")
+		time.Sleep(10 * time.Second)
+		before := a.Stats().TCP.Sent
+		dev.keep.Store(true)
+		go u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
+		<-dev.in
+		time.Sleep(6 * time.Second)
+		q := &(*a.ifaces.Load())[1].tx
+		require.False(t, q.room())
+		require.LessOrEqual(t, len(q.waiters), 3, "who comes now is among the first")
+		close(dev.out)
+		time.Sleep(time.Second)
+		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "a probe each")
+		require.Empty(t, q.waiters)
+		require.Empty(t, a.tcp.wheel.due.heap)
+	})
+}
