@@ -91,11 +91,16 @@ func TestWhatIsDueWaitsForRoomAsOne(t *testing.T) {
 		go u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
 		<-dev.in
 		time.Sleep(6 * time.Second)
+		synctest.Wait()
 		q := &(*a.ifaces.Load())[1].tx
 		require.False(t, q.room())
-		require.LessOrEqual(t, len(q.waiters), 3, "who comes now is among the first")
+		q.mu.Lock()
+		waiters := len(q.waiters)
+		q.mu.Unlock()
+		require.LessOrEqual(t, waiters, 3, "who comes now is among the first")
 		close(dev.out)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "a probe each")
 		require.Empty(t, q.waiters)
 		require.Empty(t, a.tcp.wheel.due.heap)
