@@ -179,6 +179,9 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		if s.flags&segSacked != 0 {
 			continue
 		}
+		if (s.seq.Less(k.start) || k.end.Less(s.end)) && len(b.live()) >= c.mostPieces() {
+			continue // it is no news that a part has arrived
+		}
 		if s.seq.Less(k.start) {
 			b.split(i, k.start)
 			continue // the second half is next
@@ -191,6 +194,11 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		a.sacked = true
 	}
 }
+
+// mostPieces bounds what blocks cut the scoreboard into: twice as many as there are
+// segments in flight. A peer that reports every second byte would otherwise take
+// up sixteen bytes of memory for each, and time with each block to move them.
+func (c *Conn) mostPieces() int { return keepPieces + 2*int(c.snd.nxt-c.snd.una)/c.snd.mss }
 
 // takeDSACK learns that something arrived twice (RFC 2883).
 func (c *Conn) takeDSACK(a *ackSample, k block) {
@@ -702,10 +710,6 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
 	// Nobody can end an orphan, so it gets as many probes as others get retries.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
-	if c.giveUp > 0 && now-c.snd.progress >= c.giveUp {
-		c.timedOut()
-		return
-	}
 	if t.backoff >= c.p.Retries && (!closed || c.orphan) || t.backoff >= orphanRetries && c.orphan && !closed {
 		c.timedOut()
 		return
