@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,5 +62,64 @@ func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T
 		seg := tcp.Segment{TCP: wire.TCP{Seq: uint32(w.RcvNxt()) + 1000, Flags: wire.FlagSYN, HasTS: true, TSVal: 1 << 30}}
 		require.False(t, a.tcp.waits.segment(a.now(), w, &seg))
 		require.Equal(t, before.Sent+1, a.Stats().TCP.Sent)
+	})
+}
+
+func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
+	// RFC 5927 4.1: who does not see the traffic has to guess a sequence number that
+	// is in flight, and 5.2: one who has guessed it does not end the connection.
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t)
+		done := make(chan *TCP, 1)
+		go func() {
+			c, err := s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+			require.NoError(t, err)
+			done <- c
+		}()
+		synctest.Wait()
+		list, _, _ := p.segments()
+		h := wire.TCP{SrcPort: 80, DstPort: list[0].SrcPort, Seq: 100, Ack: list[0].Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 60000, MSS: 1460}
+		send := func() {
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), h))
+			synctest.Wait()
+		}
+		send()
+		c := <-done
+		sent := make([]byte, 10_000)
+		_, err := c.Write(sent)
+		require.NoError(t, err)
+		_, _, packets := p.segments()
+		packet := packets[len(packets)-1][:wire.IPv4Len+8]
+		first := list[0].Seq + 1
+		attack := func(i int, seq uint32) {
+			binary.BigEndian.PutUint32(packet[wire.IPv4Len+4:], seq)
+			codes := [...]uint8{wire.UnreachPort, wire.UnreachProto, wire.UnreachHost, wire.UnreachAdminProhibited, wire.UnreachFragNeeded}
+			code, rest := codes[i%len(codes)], uint32(0)
+			if code == wire.UnreachFragNeeded {
+				rest = uint32(i) % 1500
+			}
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, code, rest, packet))
+		}
+		n := 1_000_000
+		if testing.Short() {
+			n = 50_000
+		}
+		for i := range n {
+			if seq := uint32(i) * 4294; seq-first >= uint32(len(sent)) {
+				attack(i, seq)
+			}
+		}
+		require.Equal(t, 1460, c.Info().SndMSS, "whoever guesses wrong changes nothing")
+		require.GreaterOrEqual(t, dropped(s, dropICMPSequence), n-5)
+		for i := range 1000 {
+			attack(i, first+uint32(i))
+		}
+		require.GreaterOrEqual(t, c.Info().SndMSS, 552-40, "whoever guesses right makes segments smaller")
+		require.Equal(t, tcp.Established, c.Info().State)
+		h.Flags, h.Seq, h.Ack = wire.FlagACK, 101, first+uint32(len(sent))
+		send()
+		require.Zero(t, c.Info().Unacked)
+		require.NoError(t, c.SetLinger(0))
+		require.NoError(t, c.Close())
 	})
 }

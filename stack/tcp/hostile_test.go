@@ -223,3 +223,35 @@ func TestATimeoutThatWasRightGoesOnAfterTheNewData(t *testing.T) {
 	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
 	require.NoError(t, checkConn(&r.c))
 }
+
+func TestAFewBytesFarAwayMakeNoLargeBuffer(t *testing.T) {
+	p := DefaultParams()
+	w := newPair(t, 1, p)
+	for w.b.p == nil || w.b.State() != Established || w.a.State() != Established {
+		require.True(t, w.step(&p))
+	}
+	var s Segment
+	c := &w.b
+	for range 100 {
+		w.now += 10 * Millisecond
+		w.a.header(w.now, &s, w.a.snd.nxt+Seq(c.window())-1, wire.FlagACK)
+		s.Payload = []byte("x")
+		c.Segment(w.now, &s)
+		for c.Next(w.now, &s) {
+		}
+	}
+	require.Equal(t, p.RecvBuffer, c.Info().RcvBuf)
+	require.LessOrEqual(t, len(c.rcv.buf.b), p.RecvBuffer)
+}
+
+func TestACookieTellsNoRoundTripTime(t *testing.T) {
+	p := DefaultParams()
+	now := 10 * Second
+	syn := Segment{TCP: wire.TCP{Seq: 99, Flags: wire.FlagSYN, Window: 1000, HasTS: true, TSVal: 5, MSS: 1460}}
+	var c Conn
+	c.AcceptCookie(now, Config{Params: &p, ISS: 500, MSS: 1460}, &syn)
+	ack := Segment{TCP: wire.TCP{Seq: 100, Ack: 501, Flags: wire.FlagACK, Window: 1000, HasTS: true, TSVal: 6, TSEcr: Timestamp(now, 0) - 100}}
+	c.Segment(now, &ack)
+	require.Equal(t, Established, c.State())
+	require.Zero(t, c.Info().RTT, "the low bits of its timestamp are no time")
+}

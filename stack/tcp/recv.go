@@ -111,12 +111,12 @@ func (c *Conn) synSent(now Time, s *Segment) {
 // synAcked notes that our SYN is acknowledged.
 func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.snd.una = ack
-	// Of a SYN that was sent again, or that a cookie stood for, only timestamps
-	// tell the round-trip time.
+	// Of a SYN that was sent again only timestamps tell the round-trip time; of one
+	// that a cookie stood for nothing does, for that is in the timestamp's low bits.
 	if !c.snd.synAgain && c.snd.lastData != 0 {
 		c.rtt.sample(now, now-c.snd.lastData, c.p)
 		c.rcv.drs.rtt = c.rtt.srtt
-	} else if c.tsOK && s.TSEcr != 0 {
+	} else if c.snd.synAgain && c.tsOK && s.TSEcr != 0 {
 		if d := int32(c.tsVal(now) - s.TSEcr); d >= 0 {
 			c.rtt.sample(now, max(Time(d)*Millisecond, Millisecond), c.p)
 		}

@@ -198,7 +198,18 @@ func (c *Conn) tuneHole() {
 	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/4*3 {
 		return
 	}
-	if want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt)); want > r.limit && c.share(want) == want {
+	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt))
+	if want <= r.limit || c.share(want) != want {
+		return
+	}
+	// A few bytes far away are no reason: whoever sends those would have the largest
+	// ring made for a handful of segments. Where slow start has overflowed a queue,
+	// half of what was sent is here.
+	held := 0
+	for _, k := range r.ooo {
+		held += int(k.end - k.start)
+	}
+	if held >= int(last-r.nxt)/4 {
 		r.limit = want
 	}
 }
@@ -348,12 +359,12 @@ func (c *Conn) tuneReceive(now Time) {
 
 // cacheable is what a buffer may grow to on a path with the given round-trip
 // time: what 100 Gbit/s have in flight, and a quarter of a mebibyte; beyond 4 MiB,
-// what 10 Gbit/s have. On the shortest paths more only waits in the buffer, which
+// what 20 Gbit/s have. On the shortest paths more only waits in the buffer, which
 // falls out of the processor's cache: a bulk transfer through a TAP spent half its
 // time on copying there.
 func cacheable(rtt Time) int {
 	rtt = min(rtt, Second)
-	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/4))
+	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/2))
 }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what
