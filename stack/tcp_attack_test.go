@@ -58,7 +58,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
-	n := 1_000_000
+	n := flood
 	if testing.Short() {
 		n = 50_000
 	}
@@ -137,7 +137,7 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	}
 	talk(c, d)
 	talk(d, c)
-	n := 1_000_000
+	n := flood
 	if testing.Short() {
 		n = 50_000
 	}

@@ -124,13 +124,15 @@ func TestConnectionsAreRefusedWhileTheMemoryIsUsedUp(t *testing.T) {
 			defer cancel()
 			return a.DialTCP(ctx, FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrB, 80), TCPOptions{})
 		}
-		var readers []*TCP
+		var writers, readers []*TCP
 		for range n {
 			c, err := dial()
 			require.NoError(t, err)
 			d, err := l.Accept()
 			require.NoError(t, err)
-			readers = append(readers, d)
+			writers, readers = append(writers, c), append(readers, d)
+		}
+		for _, c := range writers {
 			go c.Write(make([]byte, 20_000))
 		}
 		time.Sleep(time.Second)

@@ -13,12 +13,14 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// yieldBytes is how much a writer has to have sent at once to let others run.
+// yieldBytes is how much a writer has to have sent at once to let others run: less is
+// cheaper to fetch from another core's cache than a switch of goroutines. The reader of a
+// device has a bound of its own, in nic, which is the same number for its own reason.
 const yieldBytes = 16 << 10
 
-// lendBytes is how large a Write has to be, in bytes, for its data to be sent
-// from where the application has it; gatherBytes, what a frame has to have of it
-// not to be copied.
+// lendBytes is how large a Write has to be, in bytes, for its data to be sent from
+// where the application has it, which costs a wait in the end; gatherBytes, what a
+// frame has to have of it not to be copied.
 const (
 	lendBytes   = 16 << 10
 	gatherBytes = 2 << 10

@@ -25,6 +25,7 @@ type Conn struct {
 
 	passive   bool // came from Accept
 	orphan    bool // the application has closed: nobody will read
+	shutRead  bool // CloseRead: nobody will read what comes once our side is closed too
 	noDelay   bool
 	synUnsent bool // a SYN or SYN,ACK is to be sent now
 	rstUnsent bool // a RST is to be sent now, and then the Conn is dead
@@ -105,6 +106,8 @@ type recvState struct {
 	unacked  int    // bytes received and not yet acknowledged
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
+	markTS   uint32 // what TS.Recent was once, and
+	markSeq  Seq    // the number that the segment began with which it came from: see overtaken
 	finSeq   Seq    // number of the FIN
 	rstSeq   uint32
 
@@ -216,6 +219,7 @@ func (c *Conn) takeOptions(s *Segment) {
 	}
 	if c.tsOK {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
+		c.rcv.markTS, c.rcv.markSeq = s.TSVal, Seq(s.Seq)
 		c.snd.opt = 12
 	}
 	c.ecnSetup(s)
@@ -369,6 +373,11 @@ func (c *Conn) Close(now Time) {
 		}
 	}
 }
+
+// CloseRead tells that the application will not read any more, though it holds
+// the Conn. As with Linux that changes nothing while our side is open; data that comes
+// after CloseWrite breaks the connection, and the peer gets a RST.
+func (c *Conn) CloseRead() { c.shutRead = true }
 
 // Abort ends the connection at once; the peer is sent a RST where it has one
 // to get (RFC 9293 3.10.5).

@@ -29,6 +29,7 @@ type recovery struct {
 	pending bool // point is still ahead
 	reduced Time // since when the pipe has been within ssthresh in this episode; 0: it is not yet
 	lost    bool // of what was sent again since then, something was lost
+	twice   bool // and so the window was lowered again: see reduceAgain
 
 	// RACK, RFC 8985 5.2.
 	xmit     Time // when the most recently sent piece that was delivered was sent
@@ -96,10 +97,15 @@ func (c *Conn) pipe() int {
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.arrived(a.now, s)
-	}
 	r := &c.rec
+	rtt := a.now - s.at
+	early := s.flags&segEver != 0 && (rtt < c.rtt.min || a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0)
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.arrived(a.now, s, early)
+		if early || s.flags&(segLost|segEver) == segLost {
+			c.cwr.bbr.found(s.len())
+		}
+	}
 	if s.flags&segEver == 0 {
 		if s.at >= a.rttAt {
 			a.rttAt = s.at
@@ -118,16 +124,7 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 
 	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless a
 	// retransmission may be taken for its original.
-	rtt := a.now - s.at
-	if s.flags&segEver != 0 {
-		if a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0 {
-			return
-		}
-		if rtt < c.rtt.min {
-			return
-		}
-	}
-	if sentAfter(s.at, s.end, r.xmit, r.end) {
+	if !early && sentAfter(s.at, s.end, r.xmit, r.end) {
 		r.xmit, r.end, r.rtt = s.at, s.end, max(rtt, 1)
 	}
 }
@@ -418,6 +415,7 @@ func (c *Conn) enterRecovery(a *ackSample) {
 		r.flight += a.delivered
 	}
 	r.early = 0
+	r.twice = false
 	c.beginPRR(a.now)
 }
 
@@ -438,6 +436,7 @@ func (c *Conn) reduceAgain(now Time) {
 	if r := &c.rec; r.lost && r.phase == phaseRecovery {
 		r.flight = c.pipe()
 		c.beginPRR(now)
+		r.twice = true
 	}
 	c.rec.lost = false
 }
@@ -447,8 +446,13 @@ func (c *Conn) saveUndo() {
 	r := &c.rec
 	r.canUndo = true
 	r.undoCwnd, r.undoSS = c.cwr.cwnd, c.cwr.ssthresh
-	r.undoCount = 0
-	r.undoTS = 0
+	// A retransmission of the episode before that is still on its way fills a hole
+	// with a timestamp older than that of the first of this one, and may be
+	// answered by a DSACK: neither tells that this episode is for nothing.
+	r.undoCount = (c.sb.resent + c.snd.mss - 1) / c.snd.mss
+	if c.sb.resent == 0 {
+		r.undoTS = 0
+	}
 	r.undoFrom = c.snd.una
 }
 
@@ -585,6 +589,11 @@ func (c *Conn) reducePRR(a *ackSample) {
 	pipe := c.pipe()
 	if r.reduced == 0 && pipe <= w.ssthresh {
 		r.reduced = a.now
+		if r.twice {
+			// What the queue still dropped while PRR lowered the pipe belongs to
+			// what has been answered twice: it does not ask for a third reduction.
+			r.point = c.snd.nxt
+		}
 	}
 	var n int
 	if pipe > w.ssthresh {

@@ -226,7 +226,8 @@ type Params struct {
 	}
 	// Full tells that the memory for rings is used up for now: buffers do not
 	// grow beyond scarce bytes, neither in Write nor in the window that is
-	// offered, until it says otherwise. Nil: never.
+	// offered, nor for one that was offered before, until it says otherwise. Nil:
+	// never.
 	Full func() bool
 
 	// UserTimeout is how long data may stay unacknowledged before a connection

@@ -195,7 +195,7 @@ func (c *Conn) storeHole(k block) {
 func (c *Conn) tuneHole() {
 	r := &c.rcv
 	last := r.ooo[len(r.ooo)-1].end
-	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/4*3 {
+	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/2 {
 		return
 	}
 	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt))
