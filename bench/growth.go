@@ -146,7 +146,7 @@ func (b *bench) idleCurves() []*curve {
 }
 
 // growLimit is how long a stack may take on its way up.
-const growLimit = 2 * time.Minute
+const growLimit = 4 * time.Minute
 
 // most is what of finds among the lines with n idle connections; the others have none of it.
 func most(list []grown, n int, of func(*grown) float64) float64 {
