@@ -60,7 +60,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) {
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.placing || s.liesAt(r.await[r.got:])) {
+		r.placing = false // or who has placed it there has given it to us
 		k := s.copyText(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k
@@ -120,13 +121,19 @@ func (s *Segment) copyText(p []byte, off, n int) int {
 	n = min(n, len(p))
 	k := 0
 	if off < len(s.Payload) {
-		k = copy(p[:n], s.Payload[off:])
+		k = min(n, len(s.Payload)-off)
+		if off > 0 || !s.liesAt(p) {
+			copy(p[:k], s.Payload[off:])
+		}
 	}
 	if k < n {
 		copy(p[k:n], s.Payload2[off+k-len(s.Payload):])
 	}
 	return n
 }
+
+// liesAt reports whether the text of a segment was put to the beginning of p before.
+func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payload[0] == &p[0] }
 
 // fillsHole tells whether a block only extends pieces that are there.
 func (c *Conn) fillsHole(lo, hi Seq) bool {
