@@ -39,7 +39,7 @@ type tapReader struct {
 	merge *merger // nil: every frame stays by itself
 
 	place func() Room // nil: there are none
-	large bool        // the last frame was, and so may be the next
+	small int         // frames since there was one that could have been placed
 	end   func()      // of the room that the only frame is in; else nil
 	iov   [3]unix.Iovec
 
@@ -172,12 +172,16 @@ func (r *tapReader) take(b []byte) {
 	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
+// fewFrames is how many frames after a large one may be followed by another: each
+// write of an application ends with a short one.
+const fewFrames = 4
+
 // placeReceived has large frames read to rooms.
 func (r *tapReader) placeReceived(place func() Room) bool {
 	if r.header == 0 {
 		return false // there are none
 	}
-	r.place = place
+	r.place, r.small = place, fewFrames
 	return true
 }
 
@@ -191,13 +195,16 @@ func (r *tapReader) release() {
 // readFrame reads a frame to b; or to b and a room, where r.end then is that one's.
 func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	var room Room
-	if r.large && r.reads == 0 && r.place != nil {
+	if r.place != nil && r.small < fewFrames && r.reads == 0 {
 		room = r.place()
 	}
 	if room.Buf == nil {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		if errno == 0 {
-			r.large = n > yieldBytes
+			r.small++
+			if n > yieldBytes {
+				r.small = 0
+			}
 		}
 		return int(n), errno
 	}
@@ -206,15 +213,18 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	body := room.Buf[:min(len(room.Buf), len(b)-head)]
 	n, errno = r.readParts(fd, b[:head], body, b[head:len(b)-len(body)])
 	if errno == 0 && n > head && n <= head+len(body) && r.takePlaced(b[:head], body[:n-head]) {
-		r.end = room.End
+		r.end, r.small = room.End, 0
 		return n, 0
 	}
-	if errno == 0 && n > head {
-		// Another frame than was expected: it goes where it would be without the room.
-		in := min(n-head, len(body))
-		copy(b[head+in:], b[head:n-in])
-		copy(b[head:], body[:in])
-		r.large = false
+	if errno == 0 {
+		if r.small++; n > yieldBytes {
+			r.small = fewFrames // others like it may follow
+		}
+		if in := min(n-head, len(body)); in > 0 {
+			// Another frame than was expected goes where it would be without the room.
+			copy(b[head+in:], b[head:n-in])
+			copy(b[head:], body[:in])
+		}
 	}
 	room.End()
 	return n, errno

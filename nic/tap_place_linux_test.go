@@ -80,6 +80,22 @@ func TestATAPReadsTheFrameThatIsExpectedToTheRoom(t *testing.T) {
 	require.Empty(t, s.pass(f)[0].Body)
 }
 
+func TestATAPAsksForRoomWhileLargeFramesComeBetweenShortOnes(t *testing.T) {
+	s := newTAPStandIn(t, vnetHeaderLen, maxPacket)
+	require.True(t, s.r.placeReceived(s.ask))
+	large := packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}.super(t, 1448, true)
+	short, _, _ := packetSpec{payload: pattern(1)}.build(t)
+	s.pass(large)
+	for range fewFrames {
+		s.pass(Frame{Head: short})
+	}
+	require.Equal(t, fewFrames, s.rooms)
+	s.pass(Frame{Head: short})
+	s.pass(large)
+	require.Equal(t, fewFrames, s.rooms, "that was a pause")
+	require.NotEmpty(t, s.pass(large)[0].Body)
+}
+
 func TestATAPPutsAnyOtherFrameWhereItWouldBeWithoutTheRoom(t *testing.T) {
 	large := packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}
 	with := func(change func(p *packetSpec)) packetSpec {
