@@ -128,10 +128,13 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 		case n == 0:
 			r.err = io.ErrUnexpectedEOF
 			return true
-		case r.end != nil:
-			return true // the next room has to wait for the end of this one
 		default:
-			r.take(b[:n])
+			if r.end == nil {
+				r.take(b[:n])
+			}
+			if r.expectsLarge() {
+				return true // there is room for the next only when this one was delivered
+			}
 		}
 	}
 	return true
@@ -192,10 +195,13 @@ func (r *tapReader) release() {
 	}
 }
 
+// expectsLarge reports whether the next frame is likely to be one for a room.
+func (r *tapReader) expectsLarge() bool { return r.place != nil && r.small < fewFrames }
+
 // readFrame reads a frame to b; or to b and a room, where r.end then is that one's.
 func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	var room Room
-	if r.place != nil && r.small < fewFrames && r.reads == 0 {
+	if r.expectsLarge() {
 		room = r.place()
 	}
 	if room.Buf == nil {
