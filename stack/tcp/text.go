@@ -182,7 +182,7 @@ func (c *Conn) tuneHole() {
 	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/4*3 {
 		return
 	}
-	if want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt)); want > r.limit && c.share(want) == want {
+	if want := min(2*r.limit, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT())); want > r.limit && c.share(want) == want {
 		r.limit = want
 	}
 }
@@ -285,6 +285,7 @@ func (c *Conn) ackSoon(now Time) {
 // receiverRTT measures the round-trip time as a receiver that sends nothing
 // sees it, from the timestamps that come back.
 func (c *Conn) receiverRTT(now Time, s *Segment) {
+	c.measureWindow(now)
 	if !c.tsOK || s.TSEcr == 0 {
 		return
 	}
@@ -306,6 +307,33 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 	}
 }
 
+// measureWindow notes how long it takes until text comes from beyond the window that
+// is offered now. A round-trip time must have passed by then.
+func (c *Conn) measureWindow(now Time) {
+	r := &c.rcv
+	q := &r.drs
+	if q.edged != 0 && r.nxt.LessEq(q.edge) {
+		return
+	}
+	if d := now - q.edged; q.edged != 0 && (q.least == 0 || d < q.least) {
+		q.least = d
+	}
+	q.edge, q.edged = r.edge, now
+}
+
+// receiverLeastRTT is the least round-trip time that is known of the path. The mean
+// has the time in it that text waited in queues and for the processor: a buffer that
+// grew for that made the queues longer, and the mean with them.
+func (c *Conn) receiverLeastRTT() Time {
+	rtt := c.rcv.drs.rtt
+	for _, d := range [...]Time{c.rcv.drs.least, c.rtt.min} {
+		if d != 0 && d < rtt {
+			rtt = d
+		}
+	}
+	return rtt
+}
+
 // tuneReceive is dynamic right-sizing: the buffer holds twice what the
 // application takes in a round-trip time, so that the window never is what
 // limits a sender whose window still grows.
@@ -324,7 +352,7 @@ func (c *Conn) tuneReceive(now Time) {
 		// A sender in slow start will have twice as much in the next round.
 		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))
 	}
-	if want = min(want, c.p.RecvBufferMax, cacheable(q.rtt)); !r.fixed && want > r.limit && c.share(want) == want {
+	if want = min(want, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT())); !r.fixed && want > r.limit && c.share(want) == want {
 		r.limit = want
 	}
 	q.seq, q.at, q.taken = read, now, taken
