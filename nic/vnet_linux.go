@@ -139,11 +139,7 @@ func (f *Frame) reopenChecksum() bool {
 	if transport+offset+2 > len(b) {
 		return false
 	}
-	var rest [4]byte
-	rest[1] = proto
-	binary.BigEndian.PutUint16(rest[2:], uint16(f.Len()-transport))
-	sum := onesSum(rest[:], onesSum(addrs, 0))
-	binary.BigEndian.PutUint16(b[transport+offset:], sum)
+	binary.BigEndian.PutUint16(b[transport+offset:], pseudoSum(addrs, proto, f.Len()-transport))
 	f.NeedsChecksum, f.ChecksumValid = true, false
 	f.ChecksumStart, f.ChecksumOffset = uint16(transport), uint16(offset)
 	return true

@@ -42,11 +42,12 @@ type TCP struct {
 	timer   *sockTimer // nil while the wheel looks after the connection
 	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
 	rest    wheelPlace
+
+	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
+	linger  int32 // seconds; negative: close in the background
 	slot    uint8 // of the wheel; under its lock
 	wheeled bool  // rest was taken, and the wheel has not come round
 
-	linger    int32 // seconds; negative: close in the background
-	half      bool  // it is among the listener's that are half open; under its lock
 	linked    bool  // it is in the table
 	detached  bool  // TIME-WAIT stands in the table in its place
 	connected bool  // the handshake was completed
@@ -129,7 +130,10 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	}
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
-	if a := local.Addr(); a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
+	if a := local.Addr(); a.IsMulticast() || s.IsBroadcast(a) || a == loopbackBroadcast() {
+		// As on the kernel, which binds to it and sends from an address of the host's.
+		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
+	} else if a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
 	if !fam.holds(remote.Addr()) {
@@ -139,7 +143,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
-	if p.group {
+	if p.group || p.dst == loopbackBroadcast() {
 		return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
 	}
 	t, err := s.bindDial(p, local.Port(), remote.Port())
@@ -207,7 +211,7 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	}
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
-		if s.tcp.listener(local) != nil || s.tcp.table.portBusy(local, false) || !try(localPort) {
+		if s.tcp.listener(local) != nil || s.tcp.table.ports.busy(local, false) || !try(localPort) {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {
@@ -246,6 +250,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 		case t.closed:
 			return net.ErrClosed
 		case t.connected:
+			t.waiters = nil // nobody else has the socket yet, and it may never have to wait again
 			return nil
 		case t.conn.Err() != tcp.ErrNone:
 			t.closed = true
@@ -509,6 +514,7 @@ func (t *TCP) CloseRead() error {
 		return err
 	}
 	t.rdShut = true
+	t.conn.CloseRead()
 	t.wakeReaders()
 	return nil
 }
@@ -625,7 +631,8 @@ func (t *TCP) SetDeadline(d time.Time) error { return t.setDeadlines(d, true, tr
 // SetReadDeadline sets when reads stop waiting.
 func (t *TCP) SetReadDeadline(d time.Time) error { return t.setDeadlines(d, true, false) }
 
-// SetWriteDeadline sets when writes stop waiting.
+// SetWriteDeadline sets when writes stop waiting for room. While a device's Send
+// blocks, so does the write that called it.
 func (t *TCP) SetWriteDeadline(d time.Time) error { return t.setDeadlines(d, false, true) }
 
 func (t *TCP) setDeadlines(d time.Time, read, write bool) error {

@@ -107,10 +107,18 @@ func (t *TCP) tick() {
 // turn is the wheel's.
 func (t *TCP) turn() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.wheeled = false
-	if t.timer == nil { // or it has become busy
-		t.timerAt = 0
-		t.arm(t.s.now()) // many may have had their turn before
+	if t.timer != nil {
+		return // it has become busy
 	}
-	t.mu.Unlock()
+	t.timerAt = 0
+	now := t.s.now() // many may have had their turn before
+	d, ok := t.conn.Deadline()
+	if ok && d-now < restful && !t.detached && t.conn.State() != tcp.Closed {
+		t.timerAt = d
+		t.s.tcp.wheel.due.put(t, now, d)
+		return
+	}
+	t.arm(now)
 }

@@ -25,6 +25,7 @@ type Conn struct {
 
 	passive   bool // came from Accept
 	orphan    bool // the application has closed: nobody will read
+	shutRead  bool // CloseRead: nobody will read what comes once our side is closed too
 	noDelay   bool
 	synUnsent bool // a SYN or SYN,ACK is to be sent now
 	rstUnsent bool // a RST is to be sent now, and then the Conn is dead
@@ -105,6 +106,8 @@ type recvState struct {
 	unacked  int    // bytes received and not yet acknowledged
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
+	markTS   uint32 // what TS.Recent was once, and
+	markSeq  Seq    // the number that the segment began with which it came from: see overtaken
 	finSeq   Seq    // number of the FIN
 	rstSeq   uint32
 
@@ -217,6 +220,7 @@ func (c *Conn) takeOptions(s *Segment) {
 	}
 	if c.tsOK {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
+		c.rcv.markTS, c.rcv.markSeq = s.TSVal, Seq(s.Seq)
 		c.snd.opt = 12
 	}
 	c.ecnSetup(s)
@@ -393,6 +397,11 @@ func (c *Conn) Close(now Time) {
 	}
 }
 
+// CloseRead tells that the application will not read any more, though it holds
+// the Conn. As with Linux that changes nothing while our side is open; data that comes
+// after CloseWrite breaks the connection, and the peer gets a RST.
+func (c *Conn) CloseRead() { c.shutRead = true }
+
 // Abort ends the connection at once; the peer is sent a RST where it has one
 // to get (RFC 9293 3.10.5).
 func (c *Conn) Abort(now Time) {
@@ -539,6 +548,7 @@ func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
 	d = earliest(d, earliest(c.keepDeadline(), c.cwr.pace.deadline()))
+	d = earliest(d, c.giveUpDeadline())
 	return d, d != 0
 }
 
@@ -563,6 +573,16 @@ func (c *Conn) keepDeadline() Time {
 	return c.rcv.last + c.keep.Idle
 }
 
+// giveUpDeadline is when the user timeout ends the connection, unless something is
+// acknowledged before. It does not wait for a retransmission: those are up to two
+// minutes apart.
+func (c *Conn) giveUpDeadline() Time {
+	if c.giveUp <= 0 || c.snd.una == c.snd.nxt || !c.state.synchronized() || c.state == TimeWait {
+		return 0
+	}
+	return c.snd.progress + c.giveUp
+}
+
 // Tick runs what is due. It may come at any time, late or for nothing.
 func (c *Conn) Tick(now Time) {
 	t := &c.timers
@@ -572,6 +592,10 @@ func (c *Conn) Tick(now Time) {
 	if t.wait != 0 && now >= t.wait {
 		t.wait = 0
 		c.die(ErrNone)
+		return
+	}
+	if d := c.giveUpDeadline(); d != 0 && now >= d {
+		c.timedOut()
 		return
 	}
 	if t.ack != 0 && now >= t.ack {

@@ -226,12 +226,13 @@ type Params struct {
 	}
 	// Full tells that the memory for rings is used up for now: buffers do not
 	// grow beyond scarce bytes, neither in Write nor in the window that is
-	// offered, until it says otherwise. Nil: never.
+	// offered, nor for one that was offered before, until it says otherwise. Nil:
+	// never.
 	Full func() bool
 
 	// UserTimeout is how long data may stay unacknowledged before a connection
-	// is given up, at the retransmission that is due next (RFC 9293 3.8.3, RFC
-	// 5482 2); 0: Retries decides. SetUserTimeout changes it for a connection.
+	// is given up (RFC 9293 3.8.3, RFC 5482 2); 0: Retries decides.
+	// SetUserTimeout changes it for a connection.
 	UserTimeout Time
 
 	// ECN says whether to ask for explicit congestion notification when opening
@@ -243,10 +244,12 @@ type Params struct {
 const scarce = 8 << 10
 
 // DefaultParams are the values that Linux hosts use, or RFCs where those say more.
+// Buffers may grow to what fills 1 Gbit/s over 100 ms, and recovers from a loss
+// there: two and a half times the 12.5 MB that are in flight.
 func DefaultParams() Params {
 	return Params{
-		RecvBuffer: 128 << 10, RecvBufferMax: 6 << 20,
-		SendBuffer: 128 << 10, SendBufferMax: 4 << 20,
+		RecvBuffer: 128 << 10, RecvBufferMax: 32 << 20,
+		SendBuffer: 128 << 10, SendBufferMax: 32 << 20,
 		MinRTO: 200 * Millisecond, MaxRTO: 120 * Second,
 		SynRetries: 7, Retries: 15,
 		FinTimeout: 60 * Second, TimeWait: 60 * Second,
