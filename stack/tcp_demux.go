@@ -112,7 +112,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	ts.table.seed = maphash.MakeSeed()
 	ts.listeners.Store(&map[netip.AddrPort]*TCPListener{})
 	ts.waits.init(s, cfg.TimeWaits)
-	ts.wheel.s = s
+	ts.wheel.s, ts.wheel.due.s = s, s
 }
 
 // listener finds the listener for an address of ours: its own first, then

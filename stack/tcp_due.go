@@ -9,14 +9,17 @@ import (
 
 // A dueList has the connections that the wheel has let go of because they will have
 // something to do within a step or two. They tick one after the other, each at its
-// time. One that has become busy or has ended meanwhile ticks for nothing, which does no
-// harm.
+// time, or when there is room for what they send: thousands that wait for it would stand
+// before everyone else. One that has become busy or has ended meanwhile ticks for nothing,
+// which does no harm.
 type dueList struct {
+	s *Stack
+
 	mu     sync.Mutex
 	heap   []dueEntry // by time: none is later than the two at twice its place
 	timer  *time.Timer
 	at     tcp.Time // when the timer fires; 0: it does not run
-	firing bool     // it has fired, and is at it
+	firing bool     // it has fired, and is at it, or waits for room
 	closed bool
 }
 
@@ -33,44 +36,54 @@ func (l *dueList) put(t *TCP, now, at tcp.Time) {
 		return
 	}
 	l.push(dueEntry{at, t})
-	l.arm(t.s, now)
+	l.arm(now)
 }
 
 // arm sets the timer for the first. The lock is held.
-func (l *dueList) arm(s *Stack, now tcp.Time) {
+func (l *dueList) arm(now tcp.Time) {
 	if len(l.heap) == 0 || l.closed || l.firing || l.at != 0 && l.at <= l.heap[0].at {
 		return
 	}
 	l.at = l.heap[0].at
 	wait := time.Duration(max(l.at-now, 0))
 	if l.timer == nil {
-		l.timer = time.AfterFunc(wait, func() { l.fire(s) })
+		l.timer = time.AfterFunc(wait, l.fire)
 	} else {
 		l.timer.Reset(wait)
 	}
 }
 
 // fire has those tick whose time has come.
-func (l *dueList) fire(s *Stack) {
-	now := s.now()
+func (l *dueList) fire() {
+	now := l.s.now()
 	l.mu.Lock()
 	l.at, l.firing = 0, true
 	for len(l.heap) > 0 {
 		if l.heap[0].at > now {
-			if now = s.now(); l.heap[0].at > now { // some time has passed
+			if now = l.s.now(); l.heap[0].at > now { // some time has passed
 				break
 			}
 		}
 		t := l.pop().t
 		l.mu.Unlock()
-		t.tick()
+		if full := t.tick(); full != nil && full.tx.wait(l) {
+			return // txReady will be called
+		}
 		l.mu.Lock()
 	}
 	if cap(l.heap) > 1024 && len(l.heap) < cap(l.heap)/8 {
 		l.heap = append([]dueEntry(nil), l.heap...)
 	}
 	l.firing = false
-	l.arm(s, now)
+	l.arm(now)
+	l.mu.Unlock()
+}
+
+// txReady is called when the queue that was full has room again.
+func (l *dueList) txReady() {
+	l.mu.Lock()
+	l.firing = false
+	l.arm(l.s.now())
 	l.mu.Unlock()
 }
 

@@ -71,3 +71,38 @@ func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsDueWaitsForRoomAsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dev *sticky
+		a, b := wiredPair(t, func(d nic.Device) nic.Device {
+			dev = &sticky{Device: d, in: make(chan struct{}), out: make(chan struct{})}
+			return dev
+		})
+		const n = 2000
+		for range n {
+			c, _ := connect(t, a, b)
+			require.NoError(t, c.SetKeepAlive(true))
+		}
+		u := openUDP(t, a, "0.0.0.0:0")
+		time.Sleep(10 * time.Second)
+		before := a.Stats().TCP.Sent
+		dev.keep.Store(true)
+		go u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
+		<-dev.in
+		time.Sleep(6 * time.Second)
+		synctest.Wait()
+		q := &(*a.ifaces.Load())[1].tx
+		require.False(t, q.room())
+		q.mu.Lock()
+		waiters := len(q.waiters)
+		q.mu.Unlock()
+		require.LessOrEqual(t, waiters, 3, "who comes now is among the first")
+		close(dev.out)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "a probe each")
+		require.Empty(t, q.waiters)
+		require.Empty(t, a.tcp.wheel.due.heap)
+	})
+}

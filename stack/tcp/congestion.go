@@ -172,6 +172,7 @@ func (w *congestionState) reduce(c *Conn, now Time) {
 // timeout answers a retransmission timeout.
 func (w *congestionState) timeout(c *Conn, now Time) {
 	if w.bbr != nil {
+		c.ecnReduced()
 		w.bbr.timeout(c, now)
 		return
 	}

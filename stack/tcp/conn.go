@@ -62,7 +62,6 @@ type sendState struct {
 	tsOffset uint32
 
 	mss  int // payload bytes of a full segment: options already taken off
-	opt  int // bytes of options on every segment
 	gso  int // most payload bytes in a super-segment; 0: none
 	peer int // MSS that the peer announced, without options
 
@@ -73,6 +72,7 @@ type sendState struct {
 	progress Time // when SND.UNA last moved, or something was first in flight
 
 	scale    uint8 // Snd.Wind.Shift
+	opt      uint8 // bytes of options on every segment
 	fixed    bool  // the application has set limit: it is not tuned
 	fin      bool  // a FIN follows the last byte of buf
 	finSent  bool
@@ -88,8 +88,9 @@ type recvState struct {
 	scale  uint8  // Rcv.Wind.Shift
 	quick  uint8  // segments that are still acknowledged at once
 
-	mss      int // payload bytes of a full segment that comes in, an estimate
-	announce int // the MSS option of our SYN
+	mss      int    // payload bytes of a full segment that comes in, an estimate
+	announce uint32 // the MSS option of our SYN
+	unacked  uint32 // bytes received and not yet acknowledged
 
 	buf   ring
 	await []byte // a waiting reader's buffer, which text in order goes to at once
@@ -103,7 +104,6 @@ type recvState struct {
 	tsRecentAt  Time
 	challengeAt Time // when the second began in which there were so many challenges
 
-	unacked  int    // bytes received and not yet acknowledged
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
 	markTS   uint32 // what TS.Recent was once, and
@@ -180,7 +180,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.limit = c.p.SendBuffer
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
-	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
+	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
 	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
@@ -228,8 +228,8 @@ func (c *Conn) takeOptions(s *Segment) {
 		c.snd.peer = int(s.MSS)
 	}
 	// RFC 9293 3.7.1: Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize
-	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-c.snd.opt, minMSS)
-	c.rcv.mss -= c.snd.opt
+	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-int(c.snd.opt), minMSS)
+	c.rcv.mss -= int(c.snd.opt)
 	c.cwr.start(c)
 }
 
@@ -339,7 +339,7 @@ func (c *Conn) Place(least int) (room []byte, header int) {
 		return nil, 0
 	}
 	r.placing = true
-	return r.await[r.got:], wire.TCPLen + c.snd.opt
+	return r.await[r.got:], wire.TCPLen + int(c.snd.opt)
 }
 
 // Placing reports whether the reader's buffer is lent.
@@ -505,7 +505,7 @@ func (c *Conn) SetRecvLimit(n int) {
 // payload and options (the packet without IP and TCP headers). What is in
 // flight and larger is sent again.
 func (c *Conn) PathMTU(now Time, mss int) {
-	mss = max(mss-c.snd.opt, minMSS)
+	mss = max(mss-int(c.snd.opt), minMSS)
 	if mss >= c.snd.mss {
 		return
 	}
