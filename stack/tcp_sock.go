@@ -67,7 +67,10 @@ type TCP struct {
 
 // waiters are those who wait for a connection: readers on rd; writers, Dial and
 // Close on wr.
-type waiters struct{ rd, wr sync.Cond }
+type waiters struct {
+	rd, wr  sync.Cond
+	placing *placing // nil until a reader had room for it
+}
 
 // waiting makes what it takes to wait. t.mu is held.
 func (t *TCP) waiting() *waiters {
@@ -445,11 +448,16 @@ func (t *TCP) Read(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
+		w := t.waiting()
 		mine := t.conn.Await(p)
-		t.waiting().rd.Wait()
+		if mine {
+			t.offer(p)
+		}
+		w.rd.Wait()
 		if !mine {
 			continue
 		}
+		t.retract()
 		now := t.s.now()
 		if n := t.conn.Awaited(now); n > 0 {
 			t.run(now)

@@ -25,6 +25,9 @@ type arrivals struct {
 		at    Time // this time
 		taken int  // what it read in the round before
 		rtt   Time // round-trip time as the receiver sees it
+		edge  Seq  // of the window that was offered at
+		edged Time // this time; 0: never
+		least Time // that it took for more than that to come; 0: it has not
 	}
 }
 

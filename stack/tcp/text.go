@@ -60,7 +60,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) {
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.placing || s.liesAt(r.await[r.got:])) {
+		r.placing = false // or who has placed it there has given it to us
 		k := s.copyText(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k
@@ -143,13 +144,19 @@ func (s *Segment) copyText(p []byte, off, n int) int {
 	n = min(n, len(p))
 	k := 0
 	if off < len(s.Payload) {
-		k = copy(p[:n], s.Payload[off:])
+		k = min(n, len(s.Payload)-off)
+		if off > 0 || !s.liesAt(p) {
+			copy(p[:k], s.Payload[off:])
+		}
 	}
 	if k < n {
 		copy(p[k:n], s.Payload2[off+k-len(s.Payload):])
 	}
 	return n
 }
+
+// liesAt reports whether the text of a segment was put to the beginning of p before.
+func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payload[0] == &p[0] }
 
 // fillsHole tells whether a block only extends pieces that are there.
 func (c *Conn) fillsHole(lo, hi Seq) bool {
@@ -200,7 +207,7 @@ func (c *Conn) tuneHole() {
 	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/2 {
 		return
 	}
-	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt))
+	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT()))
 	if want <= r.limit || c.share(want) != want {
 		return
 	}
@@ -314,6 +321,7 @@ func (c *Conn) ackSoon(now Time) {
 // receiverRTT measures the round-trip time as a receiver that sends nothing
 // sees it, from the timestamps that come back.
 func (c *Conn) receiverRTT(now Time, s *Segment) {
+	c.measureWindow(now)
 	if !c.tsOK || s.TSEcr == 0 {
 		return
 	}
@@ -335,6 +343,33 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 	}
 }
 
+// measureWindow notes how long it takes until text comes from beyond the window that
+// is offered now. A round-trip time must have passed by then.
+func (c *Conn) measureWindow(now Time) {
+	r := &c.rcv
+	q := &r.drs
+	if q.edged != 0 && r.nxt.LessEq(q.edge) {
+		return
+	}
+	if d := now - q.edged; q.edged != 0 && (q.least == 0 || d < q.least) {
+		q.least = d
+	}
+	q.edge, q.edged = r.edge, now
+}
+
+// receiverLeastRTT is the least round-trip time that is known of the path. The mean
+// has the time in it that text waited in queues and for the processor: a buffer that
+// grew for that made the queues longer, and the mean with them.
+func (c *Conn) receiverLeastRTT() Time {
+	rtt := c.rcv.drs.rtt
+	for _, d := range [...]Time{c.rcv.drs.least, c.rtt.min} {
+		if d != 0 && d < rtt {
+			rtt = d
+		}
+	}
+	return rtt
+}
+
 // tuneReceive is dynamic right-sizing: the buffer holds twice what the
 // application takes in a round-trip time, so that the window never is what
 // limits a sender whose window still grows.
@@ -353,7 +388,7 @@ func (c *Conn) tuneReceive(now Time) {
 		// A sender in slow start will have twice as much in the next round.
 		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))
 	}
-	if want = min(want, c.p.RecvBufferMax, cacheable(q.rtt)); !r.fixed && want > r.limit && c.share(want) == want {
+	if want = min(want, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT())); !r.fixed && want > r.limit && c.share(want) == want {
 		r.limit = want
 	}
 	q.seq, q.at, q.taken = read, now, taken
