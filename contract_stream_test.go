@@ -213,6 +213,21 @@ func shutdownBehaviours() []behaviour {
 			settle()
 			return append(seen, writeErr(s), writeErr(c), readErr(s))
 		}, "<nil>"},
+		{"data for a side that is shut both ways resets the connection", func(t *testing.T, w *world) []any {
+			c, s := w.pair(t)
+			seen := slices.Concat(write(s, "early"), []any{c.CloseWrite(), c.CloseRead()})
+			settle()
+			seen = append(seen, writeErr(s))
+			settle()
+			seen = append(seen, read(c, 100)...)
+			return append(seen, readErr(c), readErr(c), c.CloseWrite(), readErr(s), writeErr(s), s.CloseWrite())
+		}, "transport endpoint is not connected"},
+		{"data for a side that is shut both ways before it has come to the end", func(t *testing.T, w *world) []any {
+			c, s := w.pair(t)
+			seen := []any{s.CloseWrite(), c.CloseRead(), c.CloseWrite()}
+			settle()
+			return append(seen, readErr(c), writeErr(c), readErr(s), writeErr(s))
+		}, "write: broken pipe"},
 		{"a CloseWrite is after the data that is written", func(t *testing.T, w *world) []any {
 			c, s := w.pair(t)
 			size := make(chan int64, 1)

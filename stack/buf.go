@@ -8,10 +8,11 @@ import (
 
 // Buffers are pooled by powers of two from 1<<minBufClass to 1<<maxBufClass
 // bytes: 256 bytes hold a bare acknowledgement with every header, 128 KiB a
-// super-frame with its headers, and the classes above serve TCP's rings.
+// super-frame with its headers, and the classes above serve TCP's rings, the largest
+// of which are of DefaultParams' 32 MiB.
 const (
 	minBufClass = 8
-	maxBufClass = 24
+	maxBufClass = 25
 )
 
 // bufPool hands out byte slices whose capacity is a power of two.

@@ -29,12 +29,13 @@ type TCPListener struct {
 	options TCPOptions
 
 	n          atomic.Int32 // connections in queue, to be read without mu
-	nhalf      atomic.Int32 // those in SYN-RECEIVED, likewise
+	nhalf      atomic.Int32 // those in half, likewise
 	overflowAt atomic.Int64 // when half was last full, as tcp.Time; 0: never
 
 	mu     sync.Mutex
 	cond   sync.Cond
 	dl     deadline
+	half   []*TCP // in SYN-RECEIVED, in no order
 	queue  []*TCP // established; those from head on are not yet accepted
 	head   int
 	closed bool
@@ -94,7 +95,7 @@ func (ts *tcpState) bindable(local netip.AddrPort) bool {
 			return false
 		}
 	}
-	return !ts.table.portBusy(local, true)
+	return !ts.table.ports.busy(local, true)
 }
 
 // setListener replaces the table by one in which local is l, or nobody where l
@@ -165,8 +166,9 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 		l.mu.Unlock()
 		return true // a copy of the SYN was quicker
 	}
-	t.half = true
-	l.nhalf.Add(1)
+	l.half = append(l.half, t)
+	t.half = int32(len(l.half))
+	l.nhalf.Store(t.half)
 	l.mu.Unlock()
 	begin(t, t.config(now, &l.options))
 	ev := t.run(now)
@@ -179,11 +181,7 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 // accepted, and forgets one that ended before it was.
 func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
-	half := t.half
-	if half {
-		t.half = false
-		l.nhalf.Add(-1)
-	}
+	half := l.forget(t)
 	switch {
 	case !half:
 		// It stands in the queue, or was accepted: Accept returns it even if it
@@ -204,16 +202,20 @@ func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
 }
 
 // forget takes a connection out of those that are half open, and reports whether
-// it was one.
+// it was one. l.mu is held.
 func (l *TCPListener) forget(t *TCP) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	half := t.half
-	if half {
-		t.half = false
-		l.nhalf.Add(-1)
+	if t.half == 0 {
+		return false
 	}
-	return half
+	n := len(l.half) - 1
+	last := l.half[n]
+	l.half[t.half-1], last.half = last, t.half
+	l.half[n], t.half = nil, 0
+	if l.half = l.half[:n]; n == 0 && cap(l.half) > 64 {
+		l.half = nil
+	}
+	l.nhalf.Store(int32(n))
+	return true
 }
 
 // Accept waits for a connection.
@@ -275,17 +277,15 @@ func (l *TCPListener) Close() error {
 	}
 	l.closed = true
 	l.dl.stop()
-	rest := l.queue[l.head:]
-	l.queue, l.head = nil, 0
+	rest := append(l.half, l.queue[l.head:]...)
+	for _, t := range l.half {
+		t.half = 0
+	}
+	l.half, l.queue, l.head = nil, nil, 0
 	l.n.Store(0)
+	l.nhalf.Store(0)
 	l.cond.Broadcast()
 	l.mu.Unlock()
-	// None is added any more. Those that are half open stand in the table only.
-	for _, t := range l.s.tcp.table.sockets() {
-		if t.listener == l && l.forget(t) {
-			rest = append(rest, t)
-		}
-	}
 	ts := &l.s.tcp
 	ts.listenMu.Lock()
 	ts.setListener(l.local, nil)

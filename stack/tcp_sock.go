@@ -42,12 +42,13 @@ type TCP struct {
 	timer   *sockTimer // nil while the wheel looks after the connection
 	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
 	rest    wheelPlace
+
+	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
+	linger  int32 // seconds; negative: close in the background
 	slot    uint8 // of the wheel; under its lock
 	now     nowState
 	wheeled bool // rest was taken, and the wheel has not come round
 
-	linger    int32 // seconds; negative: close in the background
-	half      bool  // it is among the listener's that are half open; under its lock
 	linked    bool  // it is in the table
 	detached  bool  // TIME-WAIT stands in the table in its place
 	connected bool  // the handshake was completed
@@ -203,7 +204,7 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	}
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
-		if s.tcp.listener(local) != nil || s.tcp.table.portBusy(local, false) || !try(localPort) {
+		if s.tcp.listener(local) != nil || s.tcp.table.ports.busy(local, false) || !try(localPort) {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {
@@ -511,6 +512,7 @@ func (t *TCP) CloseRead() error {
 		return err
 	}
 	t.rdShut = true
+	t.conn.CloseRead()
 	t.wakeReaders()
 	return nil
 }

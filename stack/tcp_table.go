@@ -2,7 +2,6 @@ package stack
 
 import (
 	"hash/maphash"
-	"net/netip"
 	"sync"
 )
 
@@ -12,6 +11,7 @@ import (
 type tcpTable struct {
 	seed   maphash.Seed // nobody can choose ports that all fall into one bucket
 	shards [tcpShards]tcpShard
+	ports  tcpPorts
 }
 
 const tcpShards = 64
@@ -112,6 +112,7 @@ func (tt *tcpTable) insert(e *tcpEntry) bool {
 		return false
 	}
 	sh.link(e)
+	tt.ports.add(&e.key, 1, e.own())
 	return true
 }
 
@@ -126,6 +127,7 @@ func (tt *tcpTable) replace(old, e *tcpEntry) bool {
 		return false
 	}
 	sh.link(e)
+	tt.ports.add(&e.key, 0, e.own()-old.own())
 	return true
 }
 
@@ -133,49 +135,26 @@ func (tt *tcpTable) replace(old, e *tcpEntry) bool {
 func (tt *tcpTable) remove(e *tcpEntry) {
 	sh := tt.shard(e.hash)
 	sh.mu.Lock()
-	sh.unlink(e)
-	sh.mu.Unlock()
-}
-
-// each calls f for all entries until it returns false. f must not call back.
-func (tt *tcpTable) each(f func(*tcpEntry) bool) {
-	for i := range tt.shards {
-		sh := &tt.shards[i]
-		sh.mu.RLock()
-		for _, e := range sh.buckets {
-			for ; e != nil; e = e.next {
-				if !f(e) {
-					sh.mu.RUnlock()
-					return
-				}
-			}
-		}
-		sh.mu.RUnlock()
+	if sh.unlink(e) {
+		tt.ports.add(&e.key, -1, -e.own())
 	}
+	sh.mu.Unlock()
 }
 
 // sockets returns all connections that are not in TIME-WAIT.
 func (tt *tcpTable) sockets() []*TCP {
 	var all []*TCP
-	tt.each(func(e *tcpEntry) bool {
-		if e.sock != nil {
-			all = append(all, e.sock)
+	for i := range tt.shards {
+		sh := &tt.shards[i]
+		sh.mu.RLock()
+		for _, e := range sh.buckets {
+			for ; e != nil; e = e.next {
+				if e.sock != nil {
+					all = append(all, e.sock)
+				}
+			}
 		}
-		return true
-	})
+		sh.mu.RUnlock()
+	}
 	return all
-}
-
-// portBusy reports whether a connection uses a local port, as bind(2) asks.
-// Connections that came in through a listener do not count for another listener.
-func (tt *tcpTable) portBusy(local netip.AddrPort, forListener bool) bool {
-	busy := false
-	tt.each(func(e *tcpEntry) bool {
-		if port, _ := e.key.ports(); port != local.Port() || forListener && (e.sock == nil || e.sock.listener != nil) {
-			return true
-		}
-		busy = local.Addr().IsUnspecified() || e.key.local().Addr() == local.Addr()
-		return !busy
-	})
-	return busy
 }

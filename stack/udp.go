@@ -329,7 +329,7 @@ func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (now *iface, er
 	if err := u.ready(len(b), to, o); err != nil {
 		return nil, err
 	}
-	if u.claim(b, to, o) {
+	if u.claim(len(b), to, o, b) {
 		return u.path.ifc, nil
 	}
 	buf := u.s.bufs.get(ipRoom + wire.UDPLen + len(b))

@@ -58,15 +58,19 @@ const maxUDPRun = 64
 // them may be shorter.
 func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	u.mu.Lock()
+	var now *iface
 	for n < len(ms) && err == nil {
 		if n > 0 && u.pending != 0 {
 			break // it is for the next call to tell
 		}
 		var k int
-		k, err = u.writeRun(ms[n:])
+		k, now, err = u.writeRun(ms[n:])
 		n += k
 	}
 	u.mu.Unlock()
+	if now != nil {
+		now.sendClaimed()
+	}
 	u.s.drain()
 	if n > 0 {
 		err = nil
@@ -75,20 +79,26 @@ func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 }
 
 // writeRun queues the first of the datagrams, with those that can go in one
-// super-frame with it, and returns how many. The lock is held.
-func (u *UDP) writeRun(ms []Datagram) (int, error) {
+// super-frame with it, and returns how many. For the last one it may claim the turn
+// of an interface instead, as write does. The lock is held.
+func (u *UDP) writeRun(ms []Datagram) (n int, now *iface, err error) {
 	first := &ms[0]
 	to := unmap(first.Addr)
 	if !to.IsValid() && !u.closed {
 		if to = u.remote; !to.IsValid() {
-			return 0, syscall.EDESTADDRREQ
+			return 0, nil, syscall.EDESTADDRREQ
 		}
 	}
 	size := first.len()
 	if err := u.ready(size, to, &first.Options); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	n, total := 1, size
+	if len(ms) == 1 && u.claim(size, to, &first.Options, first.Buffers...) {
+		first.N = size
+		return 1, u.path.ifc, nil
+	}
+	n = 1
+	total := size
 	p := &u.path
 	if wire.IPv4Len+wire.UDPLen+size <= p.mtu && !p.group {
 		most := p.ifc.gso - wire.IPv4Len - wire.UDPLen
@@ -112,10 +122,10 @@ func (u *UDP) writeRun(ms []Datagram) (int, error) {
 		meta = frameMeta{gso: nic.GSOUDP, gsoSize: size, headerLen: wire.IPv4Len + wire.UDPLen}
 	}
 	if err := u.send(buf, total, to, &first.Options, meta); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	u.s.counts.udpSent.Add(uint64(n))
-	return n, nil
+	return n, nil, nil
 }
 
 // ReadBatch waits for a datagram and takes as many as there are, at most one for

@@ -118,6 +118,34 @@ func TestDatagramsOfOneLengthLeaveInOneFrame(t *testing.T) {
 	}
 }
 
+func TestABatchOfOneGoesAtOnceAsADatagramDoes(t *testing.T) {
+	a, b := twoHosts(t, nic.PipeConfig{})
+	u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")
+	_, err := u.WriteTo(nil, addrPort("192.0.2.2:2222"), SendOptions{})
+	require.NoError(t, err)
+	readUDP(t, v)
+	sent := 0
+	for _, lengths := range [][]int{{0}, {1}, {1472}, {10, 9}, {10, 20}, {1473}} {
+		before := u.sentNow
+		ms := datagramsOf(lengths...)
+		last := &ms[len(ms)-1]
+		last.Buffers = [][]byte{last.Buffers[0][:last.len()/3], nil, last.Buffers[0][last.len()/3:]}
+		n, err := u.WriteBatch(ms)
+		require.NoError(t, err)
+		require.Equal(t, len(ms), n)
+		if sent += n; n == 1 && lengths[0] < 1473 {
+			require.Equal(t, before+1, u.sentNow)
+		} else {
+			require.Equal(t, before, u.sentNow, "fragments, and what comes after others, are queued")
+		}
+		for i, m := range readAll(t, v, n) {
+			require.Equal(t, lengths[i], ms[i].N)
+			require.Equal(t, bytes.Repeat([]byte{byte(i)}, lengths[i]), m.Buffers[0][:m.N])
+		}
+	}
+	require.EqualValues(t, 1+sent, a.Stats().UDP.Sent)
+}
+
 func TestASuperFrameOfDatagramsHasItsBounds(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")

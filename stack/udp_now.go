@@ -40,13 +40,13 @@ func (d *udpHead) make(u *UDP, h *ipHeader, port uint16) {
 	d.pseudo = wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), 0)
 }
 
-// claim claims the turn of the interface on u.path for a datagram that can go at once,
-// and makes its frame there: it needs no buffer and no place in a queue. ready was called.
-// The lock is held.
-func (u *UDP) claim(b []byte, to netip.AddrPort, o *SendOptions) bool {
+// claim claims the turn of the interface on u.path for a datagram of size bytes, which are
+// in parts, that can go at once, and makes its frame there: it needs no buffer and no place
+// in a queue. ready was called. The lock is held.
+func (u *UDP) claim(size int, to netip.AddrPort, o *SendOptions, parts ...[]byte) bool {
 	p := &u.path
 	ifc := p.ifc
-	n := wire.UDPLen + len(b)
+	n := wire.UDPLen + size
 	if p.group || wire.IPv4Len+n > p.mtu || ipRoom+n > txDirect || ifc.down.Load() {
 		return false
 	}
@@ -67,7 +67,10 @@ func (u *UDP) claim(b []byte, to netip.AddrPort, o *SendOptions) bool {
 	}
 	buf := ifc.tx.bytes[:ipRoom+n]
 	*(*[ipRoom + wire.UDPLen]byte)(buf) = d.bytes
-	copy(buf[ipRoom+wire.UDPLen:], b)
+	payload := buf[ipRoom+wire.UDPLen:]
+	for _, b := range parts {
+		payload = payload[copy(payload, b):]
+	}
 	be := binary.BigEndian
 	total, id := uint16(wire.IPv4Len+n), u.s.nextIPID()
 	ip := buf[headroom:ipRoom]

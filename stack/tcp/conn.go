@@ -25,6 +25,7 @@ type Conn struct {
 
 	passive   bool // came from Accept
 	orphan    bool // the application has closed: nobody will read
+	shutRead  bool // CloseRead: nobody will read what comes once our side is closed too
 	noDelay   bool
 	synUnsent bool // a SYN or SYN,ACK is to be sent now
 	rstUnsent bool // a RST is to be sent now, and then the Conn is dead
@@ -373,6 +374,11 @@ func (c *Conn) Close(now Time) {
 		}
 	}
 }
+
+// CloseRead tells that the application will not read any more, though it holds
+// the Conn. As with Linux that changes nothing while our side is open; data that comes
+// after CloseWrite breaks the connection, and the peer gets a RST.
+func (c *Conn) CloseRead() { c.shutRead = true }
 
 // Abort ends the connection at once; the peer is sent a RST where it has one
 // to get (RFC 9293 3.10.5).

@@ -95,6 +95,19 @@ var deviations = []deviation{
 		},
 		change: func(_, m *tcb, _ *Segment) { m.restart = true },
 	},
+	{
+		reason: "A segment without text at the right edge of the window comes from a peer that has filled the window and lost " +
+			"a part of that: table 6 would have its ACK ignored until the text has come again.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.state != SynSent && m.rcvWnd > 0 && s.seqLen() == 0 && !s.has(wire.FlagRST) &&
+				Seq(s.Seq) == m.rcvNxt+Seq(m.rcvWnd)
+		},
+		change: func(before, m *tcb, s *Segment) {
+			*m = *before
+			m.rcvWnd++
+			m.arrives(s)
+		},
+	},
 }
 
 // arrives is SEGMENT ARRIVES, RFC 9293 3.10.7, for the states that a Conn has.

@@ -156,7 +156,8 @@ func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
 	l := bottleneck{rate: 100e6, rtt: 20 * Millisecond, reorder: 0.01}
 	l.queue = l.bdp() / 4
 	s := newNetsim(l, CUBIC, 1, 1)
-	s.params.RecvBufferMax, s.params.SendBufferMax = 6<<20, 4<<20 // the defaults
+	d := DefaultParams()
+	s.params.RecvBufferMax, s.params.SendBufferMax = d.RecvBufferMax, d.SendBufferMax
 	g, _ := s.measure(2*Second, 6*Second)
 	require.Greater(t, s.flows[0].snd.Info().Retrans, 0)
 	require.Greater(t, g[0], 0.95*l.line())

@@ -46,6 +46,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 	if v == keep {
 		c.rcv.last = now
 		c.timers.keepProbes = 0
+		c.noteTimestamp(now, s)
 		v = c.segmentText(now, s)
 	}
 	switch v {
@@ -152,14 +153,14 @@ func (c *Conn) established() {
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6.
+// acceptable is the test of RFC 9293 3.4, table 6, and takes also what has no
+// text and stands at the right edge of the window: who has filled the window, and
+// lost a part of that, sends its ACKs from there, and they count.
 func (c *Conn) acceptable(seq Seq, n int) bool {
 	nxt, wnd := c.rcv.nxt, c.window()
 	switch {
-	case n == 0 && wnd == 0:
-		return seq == nxt
 	case n == 0:
-		return seq.In(nxt, wnd)
+		return seq.In(nxt, wnd+1)
 	case wnd == 0:
 		return false
 	}
@@ -196,14 +197,19 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 		}
 		return c.unacceptable(now, s)
 	}
-	// RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <= Last.ACK.sent
-	// then SEG.TSval is copied to TS.Recent".
-	// 5.5: where TS.Recent is too old to compare with, "replace TS.Recent".
-	if c.tsOK && s.HasTS && seq.LessEq(c.rcv.lastAck) &&
+	return keep
+}
+
+// noteTimestamp is RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <=
+// Last.ACK.sent then SEG.TSval is copied to TS.Recent". 5.5: where TS.Recent is too
+// old to compare with, "replace TS.Recent". The segment has passed every test: of one
+// that RFC 5961 has discarded the timestamp is not believed either, or whoever
+// guesses a sequence number could have all that the peer sends discarded by PAWS.
+func (c *Conn) noteTimestamp(now Time, s *Segment) {
+	if c.tsOK && s.HasTS && Seq(s.Seq).LessEq(c.rcv.lastAck) &&
 		(int32(s.TSVal-c.rcv.tsRecent) >= 0 || now-c.rcv.tsRecentAt >= pawsValid) {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, now
 	}
-	return keep
 }
 
 // paws reports that a segment is too old to be one of ours. RFC 7323 5.3 R1:
@@ -483,6 +489,14 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 		// RFC 1122 4.2.2.13: "if new data is received after CLOSE is called,
 		// its TCP SHOULD send a RST to show that data was lost."
 		c.Abort(now)
+		return drop
+	}
+	if n > 0 && c.shutRead && c.state != Established {
+		// The same holds for one that is closed in both directions, but held:
+		// its application is told.
+		c.rstUnsent = true
+		c.fail(ErrReset)
+		c.events &^= Dead // until Next has given the RST
 		return drop
 	}
 	c.text(now, Seq(s.Seq), s)

@@ -39,11 +39,20 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		}
 	}
 	if c.rcv.ackNow {
-		c.header(now, out, c.snd.nxt, wire.FlagACK)
+		c.header(now, out, c.ackSeq(), wire.FlagACK)
 		return true
 	}
 	c.relax()
 	return false
+}
+
+// ackSeq is the sequence number of a segment without text: SND.NXT, unless the
+// peer has shrunk its window since and would not take that, as RFC 9293 3.8.6
+// foresees: "a sending TCP peer MUST be robust against window shrinking, which may
+// cause the 'usable window' to become negative" (MUST-34). Two peers that have
+// overrun each other's windows would else never hear each other's ACKs.
+func (c *Conn) ackSeq() Seq {
+	return minSeq(c.snd.nxt, c.snd.una+Seq(c.snd.wnd))
 }
 
 // reset is the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST>,

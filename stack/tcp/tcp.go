@@ -243,10 +243,12 @@ type Params struct {
 const scarce = 8 << 10
 
 // DefaultParams are the values that Linux hosts use, or RFCs where those say more.
+// Buffers may grow to what fills 1 Gbit/s over 100 ms, and recovers from a loss
+// there: two and a half times the 12.5 MB that are in flight.
 func DefaultParams() Params {
 	return Params{
-		RecvBuffer: 128 << 10, RecvBufferMax: 6 << 20,
-		SendBuffer: 128 << 10, SendBufferMax: 4 << 20,
+		RecvBuffer: 128 << 10, RecvBufferMax: 32 << 20,
+		SendBuffer: 128 << 10, SendBufferMax: 32 << 20,
 		MinRTO: 200 * Millisecond, MaxRTO: 120 * Second,
 		SynRetries: 7, Retries: 15,
 		FinTimeout: 60 * Second, TimeWait: 60 * Second,

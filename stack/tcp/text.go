@@ -331,10 +331,14 @@ func (c *Conn) tuneReceive(now Time) {
 }
 
 // cacheable is what a buffer may grow to on a path with the given round-trip
-// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte. On the shortest paths
-// more only waits in the buffer, which falls out of the processor's cache: a bulk
-// transfer through a TAP spent half its time on copying there.
-func cacheable(rtt Time) int { return int(min(256<<10+min(rtt, Second)*25/2, 1<<30)) }
+// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte; beyond 4 MiB,
+// what 10 Gbit/s have. On the shortest paths more only waits in the buffer, which
+// falls out of the processor's cache: a bulk transfer through a TAP spent half its
+// time on copying there.
+func cacheable(rtt Time) int {
+	rtt = min(rtt, Second)
+	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/4))
+}
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what
 // is acknowledged can be followed at once, and what was selectively acknowledged

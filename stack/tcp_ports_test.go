@@ -1,0 +1,153 @@
+package stack
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// slowBusy is tcpPorts.busy, by a look at all entries.
+func slowBusy(all map[tuple]*tcpEntry, local netip.AddrPort, forListener bool) bool {
+	for k, e := range all {
+		if forListener && (e.sock == nil || e.sock.listener != nil) {
+			continue
+		}
+		if have := k.local(); have.Port() == local.Port() && (local.Addr().IsUnspecified() || have.Addr() == local.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
+	s, err := New(Config{})
+	require.NoError(t, err)
+	defer s.Close()
+	tt := &s.tcp.table
+	rng := rand.New(rand.NewPCG(5, 6))
+	addrs := []netip.Addr{addrA, addrB, addr("127.0.0.1")}
+	ports := []uint16{0, 80, 127, 128, 65535}
+	have := map[tuple]*tcpEntry{}
+	var order []*tcpEntry
+	came := &TCPListener{}
+	busy := 0
+	for range 20_000 {
+		switch n := rng.IntN(10); {
+		case n < 5 && len(order) < 20 || len(order) == 0:
+			local := netip.AddrPortFrom(addrs[rng.IntN(len(addrs))], ports[rng.IntN(len(ports))])
+			e := s.newTCP(local, netip.AddrPortFrom(addrB, uint16(rng.IntN(3))), &path{ifc: s.lo})
+			if n%2 == 0 {
+				e.listener = came
+			}
+			require.Equal(t, have[e.key] == nil, tt.insert(&e.tcpEntry))
+			if have[e.key] == nil {
+				have[e.key], order = &e.tcpEntry, append(order, &e.tcpEntry)
+			}
+		case n < 7: // TIME-WAIT
+			i := rng.IntN(len(order))
+			w := &timeWait{}
+			w.key, w.wait = order[i].key, w
+			require.True(t, tt.replace(order[i], &w.tcpEntry))
+			have[w.key], order[i] = &w.tcpEntry, &w.tcpEntry
+		default:
+			i := rng.IntN(len(order))
+			tt.remove(order[i])
+			tt.remove(order[i]) // it is not there any more
+			delete(have, order[i].key)
+			order[i] = order[len(order)-1]
+			order = order[:len(order)-1]
+		}
+		for _, a := range append(addrs, netip.IPv4Unspecified()) {
+			for _, port := range ports {
+				local := netip.AddrPortFrom(a, port)
+				for _, forListener := range []bool{false, true} {
+					want := slowBusy(have, local, forListener)
+					require.Equal(t, want, tt.ports.busy(local, forListener), "%v %v", local, forListener)
+					if want {
+						busy++
+					}
+				}
+			}
+		}
+	}
+	require.Greater(t, busy, 100_000)
+}
+
+// The table is locked meanwhile: who looks into it waits for ever.
+func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
+	a, b := wiredPair(t, nil)
+	c, _ := connect(t, a, b)
+	tt := &a.tcp.table
+	for i := range tt.shards {
+		tt.shards[i].mu.Lock()
+	}
+	defer func() {
+		for i := range tt.shards {
+			tt.shards[i].mu.Unlock()
+		}
+	}()
+	done := make(chan error, 1)
+	go func() {
+		for _, port := range []uint16{0, 81} {
+			l, err := a.ListenTCP(Family4, netip.AddrPortFrom(netip.Addr{}, port), ListenOptions{})
+			if err == nil {
+				err = l.Close()
+			}
+			if err != nil {
+				done <- err
+				return
+			}
+		}
+		_, err := a.ListenTCP(Family4, c.LocalAddr(), ListenOptions{})
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		require.ErrorContains(t, err, "address already in use", "the port of a connection that was opened here")
+	case <-time.After(20 * time.Second):
+		t.Fatal("the table is looked through")
+	}
+}
+
+func TestTheEndOfAListenerResetsWhatIsHalfOpenThereAndNothingElse(t *testing.T) {
+	s, p := hostAndPeer(t)
+	ln, err := s.ListenTCP(Family4, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	other, err := s.ListenTCP(Family4, addrPort("0.0.0.0:81"), ListenOptions{})
+	require.NoError(t, err)
+	send := func(h wire.TCP) {
+		b := make([]byte, h.Len())
+		h.Put(b)
+		wire.SetTCPChecksum(addrB, addrA, b)
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
+	}
+	const n = 100
+	for i := range uint16(n) {
+		send(wire.TCP{SrcPort: 1000 + i, DstPort: 80, Seq: 7, Flags: wire.FlagSYN, Window: 1000})
+		send(wire.TCP{SrcPort: 1000 + i, DstPort: 81, Seq: 7, Flags: wire.FlagSYN, Window: 1000})
+		p.reply()
+	}
+	require.EqualValues(t, n, ln.nhalf.Load())
+	for i := uint16(0); i < n; i += 3 { // they end before the listener does
+		send(wire.TCP{SrcPort: 1000 + i, DstPort: 80, Seq: 8, Flags: wire.FlagRST})
+	}
+	const left = n - (n+2)/3
+	require.EqualValues(t, left, ln.nhalf.Load())
+	require.Len(t, s.tcp.table.sockets(), left+n)
+	for i, half := range ln.half {
+		require.EqualValues(t, i+1, half.half)
+	}
+	p.take()
+	require.NoError(t, ln.Close())
+	require.Len(t, p.take(), left, "a reset each")
+	require.Len(t, s.tcp.table.sockets(), n)
+	require.Zero(t, ln.nhalf.Load())
+	require.NoError(t, other.Close())
+	require.Len(t, p.take(), n)
+	require.Empty(t, s.tcp.table.sockets())
+}
