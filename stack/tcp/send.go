@@ -74,7 +74,7 @@ func (c *Conn) syn(now Time, out *Segment) {
 		Window: c.rcv.synWnd,
 		// RFC 9293 3.7.1: "TCP implementations SHOULD send an MSS Option in
 		// every SYN segment when its receive MSS differs from the default".
-		MSS: c.rcv.announce,
+		MSS: uint16(min(c.rcv.announce, 65535)),
 	}}
 	first := c.state == SynSent
 	out.SACKPermitted = !c.p.NoSACK && (first || c.sackOK)
@@ -242,7 +242,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 func (c *Conn) resend(now Time, out *Segment) bool {
 	b := &c.sb
 	i := b.nextDue()
-	if i < 0 {
+	if i < 0 || c.rec.frto == frtoNew {
 		return false
 	}
 	if i != b.head && (c.snd.una + Seq(c.snd.wnd)).Less(b.segs[i].end) {
