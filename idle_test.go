@@ -118,6 +118,33 @@ func TestADeadlineOfEachRequestCostsNoMemory(t *testing.T) {
 	}))
 }
 
+// Both ends of a connection, their addresses in net's form, and what a dial tries
+// them with: ten allocations, where package net over the kernel has twenty.
+func TestAShortConnectionAllocatesLittle(t *testing.T) {
+	a, b := newPair(t)
+	ln, err := b.Listen("tcp", ":80")
+	require.NoError(t, err)
+	addr, buf := net.JoinHostPort(addrB, "80"), make([]byte, 1)
+	exchange := func() {
+		c, err := a.Dial("tcp", addr)
+		require.NoError(t, err)
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		for _, way := range [2][2]net.Conn{{c, s}, {s, c}} {
+			way[0].Write(buf)
+			way[1].Read(buf)
+		}
+		s.Close()
+		_, err = c.Read(buf)
+		require.ErrorIs(t, err, io.EOF)
+		c.Close()
+	}
+	for range 100 {
+		exchange()
+	}
+	require.LessOrEqual(t, testing.AllocsPerRun(500, exchange), 11.0)
+}
+
 // BenchmarkSetUpBesideIdleConnections shows that a connection costs the same
 // whether there are others or not.
 func BenchmarkSetUpBesideIdleConnections(b *testing.B) {

@@ -278,9 +278,15 @@ type tapWrite struct {
 	off   tapOffload
 	vnet  [vnetHeaderLen]byte
 	iov   [3]unix.Iovec
-	piece []byte // of a super-frame that is cut up here
-	run   func(fd uintptr) bool
+	one   [vnetHeaderLen + oneBytes]byte // a frame in one piece
+	piece []byte                         // of a super-frame that is cut up here
+	run   func(fd uintptr)
 }
+
+// oneBytes is how long a frame may be, in bytes, to be copied behind the header
+// that stands before it: to copy it costs less than the system call takes to gather
+// two pieces.
+const oneBytes = 512
 
 func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
 	if len(w.queues) == 1 {
@@ -338,7 +344,9 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int,
 		op.run = op.frames
 	}
 	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	err := queue.Write(op.run)
+	// The writes do not block, and may overlap: that they have the file open is all
+	// that is needed.
+	err := queue.Control(op.run)
 	if err == nil {
 		err = op.err
 	}
@@ -349,9 +357,8 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int,
 	return n, err
 }
 
-// frames writes the batch. It always reports true: a full device is the
-// caller's to wait for, or not.
-func (op *tapWrite) frames(fd uintptr) bool {
+// frames writes the batch. A full device is the caller's to wait for, or not.
+func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
 		if !op.line.link.carries(f) {
@@ -366,18 +373,17 @@ func (op *tapWrite) frames(fd uintptr) bool {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN, unix.ENOBUFS:
-			return true
+			return
 		case unix.EBADFD, unix.EBADF, unix.ENODEV, unix.ENXIO:
 			// The interface was deleted.
 			op.err = os.NewSyscallError("write", errno)
-			return true
+			return
 		default:
 			// EIO when the interface is down; otherwise the frame's fault.
 			op.line.sendDropped.Add(1)
 		}
 		op.n++
 	}
-	return true
 }
 
 // frame writes one frame.
@@ -385,8 +391,13 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	if f.GSO == GSOUDP && !op.off.uso {
 		return op.cut(fd, f)
 	}
-	if op.off.header == 0 && len(f.Body) == 0 {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&f.Head[0])), uintptr(len(f.Head)))
+	if len(f.Body) == 0 && (op.off.header == 0 || len(f.Head) <= oneBytes) {
+		b := f.Head
+		if op.off.header > 0 {
+			putVnet(op.one[:], f)
+			b = op.one[:vnetHeaderLen+copy(op.one[vnetHeaderLen:], b)]
+		}
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		return errno
 	}
 	count := 0

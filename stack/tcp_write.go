@@ -81,10 +81,14 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 		if k := take(now, p[n:]); k > 0 {
 			n += k
 			t.charge()
-			t.run(now)
-			t.mu.Unlock()
 			// What is chosen is sent before anyone waits for its answer.
-			t.s.drain()
+			if k <= nowBytes {
+				t.runNow(now)
+			} else {
+				t.run(now)
+				t.mu.Unlock()
+				t.s.drain()
+			}
 			if k > yieldBytes {
 				// On a wire in memory the peer's reader was woken by this very
 				// goroutine, and takes the data while it is in this core's cache:
@@ -166,7 +170,17 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		t.lent.frames.Add(1)
 		n -= len(seg.Lent)
 	}
-	buf := s.bufs.get(ipRoom + n)
+	var mac wire.MAC
+	direct := t.now == mayNow && n <= nowBytes && meta.lender == nil && !t.path.ifc.down.Load()
+	if direct {
+		mac, direct = t.hop(now)
+	}
+	var buf []byte
+	if direct {
+		buf = t.path.ifc.tx.bytes[:ipRoom+n]
+	} else {
+		buf = s.bufs.get(ipRoom + n)
+	}
 	b := buf[ipRoom : ipRoom+n]
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)
@@ -197,6 +211,10 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		Dst:          t.path.dst,
 	}
 	ip.Put(buf[headroom:], total)
+	if direct {
+		t.sendNow(buf, wire.IPv4Len+n, mac, &meta)
+		return
+	}
 	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
 }
 

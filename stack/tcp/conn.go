@@ -348,6 +348,10 @@ func (c *Conn) Placing() bool { return c.rcv.placing }
 // Placed ends what Place began.
 func (c *Conn) Placed() { c.rcv.placing = false }
 
+// AckDue reports whether an acknowledgement is to be sent at once: after Read, that
+// the window has opened.
+func (c *Conn) AckDue() bool { return c.rcv.ackNow }
+
 // share is what of a buffer's limit may be used while memory is scarce.
 func (c *Conn) share(limit int) int {
 	if limit > scarce && c.p.Full != nil && c.p.Full() {

@@ -39,9 +39,9 @@ func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	if r.fin && r.nxt == r.finSeq {
 		// "advance RCV.NXT over the FIN, and send an acknowledgment"
 		r.nxt++
-		if c.state == Established && r.chatty && !r.ackNow {
-			// An application that answers will most likely close as well: our FIN
-			// can carry the acknowledgement.
+		if c.state == Established && !r.ackNow && (r.chatty || !c.passive && c.timers.ack != 0) {
+			// An application that answers, or that has just had its answer, will
+			// most likely close as well: our FIN can carry the acknowledgement.
 			c.ackSoon(now)
 		} else {
 			r.ackNow = true
@@ -295,19 +295,26 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	if r.quick > 0 && !r.chatty {
 		// The sender is in slow start: each acknowledgement lets it grow.
 		r.quick--
-		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 {
+		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 && !c.firstAnswer(n) {
 			r.ackNow = true
 			return
 		}
 		// But this is no burst: it is the whole of a request, and we have said
-		// nothing so far. The answer will carry the acknowledgement, if it comes
-		// soon: a short connection needs a segment less.
+		// nothing so far, or of the answer to ours. What we say next, or our FIN,
+		// will carry the acknowledgement, if it comes soon: a short connection
+		// needs a segment or two less.
 		c.ackSoon(now)
 		return
 	}
 	if c.timers.ack == 0 {
 		c.timers.ack = now + c.p.DelayedAck
 	}
+}
+
+// firstAnswer reports whether the n bytes that have just come are the first on a
+// connection that we opened, and all that we have said has arrived.
+func (c *Conn) firstAnswer(n int) bool {
+	return !c.passive && c.snd.una == c.snd.nxt && c.rcv.nxt == c.rcv.irs+1+Seq(n)
 }
 
 // ackSoon has what came acknowledged by what the application sends within
