@@ -120,7 +120,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.setError(c.sock.SetReadDeadline(t))
 }
 
-// SetWriteDeadline sets the deadline of writes.
+// SetWriteDeadline sets the deadline of writes. It ends the wait for room, not a call of a
+// device's Send, in which a Write may be for as long as the device blocks.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL

@@ -50,7 +50,7 @@ func (c *TCPConn) SetTTL(ttl int) error {
 }
 
 // SetUserTimeout sets how long what was written may stay unacknowledged before
-// the connection is given up, at the retransmission that is due next: it is
+// the connection is given up: it is
 // TCP_USER_TIMEOUT, and R2 of RFC 9293 3.8.3. If d is zero, as at first, that is
 // when 15 retransmissions have not been answered, which takes 15 minutes or more.
 // Reads and writes then fail with ETIMEDOUT. A negative d is EINVAL.

@@ -202,6 +202,22 @@ func dialAddrBehaviours() []behaviour {
 			w.dial(ctx, none, "tcp", w.server+":80")
 			return nil
 		}, `"nil context"`},
+		{"dial to the broadcast address of the loopback", dialing("tcp", "127.255.255.255:80", none), "connect: network is unreachable"},
+		{"dial from a group", func(t *testing.T, w *world) []any {
+			o := dialOptions{local: &net.TCPAddr{IP: net.IPv4(224, 0, 0, 1)}}
+			return dialed(w.dial(context.Background(), o, "tcp", w.listener(t).Addr().String()))
+		}, "tcp HOST:P"},
+		{"dial from the broadcast address of the loopback, and from that of all networks", func(t *testing.T, w *world) []any {
+			lo := w.self(t)
+			o := dialOptions{local: &net.TCPAddr{IP: net.IPv4(127, 255, 255, 255)}}
+			seen := dialed(lo.dial(context.Background(), o, "tcp", lo.listener(t).Addr().String()))
+			o.local = &net.TCPAddr{IP: net.IPv4bcast}
+			return append(seen, dialed(w.dial(context.Background(), o, "tcp", w.listener(t).Addr().String()))...)
+		}, "tcp HOST:P"},
+		{"dial from a group to nobody", func(t *testing.T, w *world) []any {
+			o := dialOptions{local: &net.TCPAddr{IP: net.IPv4(224, 0, 0, 1)}}
+			return dialed(w.dial(context.Background(), o, "tcp", freePort(t, w)))
+		}, "connect: connection refused"},
 		{"DialTimeout that has time", func(t *testing.T, w *world) []any {
 			return dialed(w.dialTimeout("tcp", w.listener(t).Addr().String(), time.Minute))
 		}, "tcp HOST:P"},

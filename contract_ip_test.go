@@ -54,6 +54,19 @@ func ipBehaviours() []behaviour {
 		{"bind IP to an address that is not ours", binding(experimental, "203.0.113.77"), "bind: cannot assign requested address"},
 		{"dial on protocol 0", dialing("ip4:0", "HOST", dialOptions{}), "socket: protocol not supported"},
 		{"dial on a protocol that is too large", dialing("ip4:300", "HOST", dialOptions{}), "socket: invalid argument"},
+		{"bind IP to the first protocol that no header has room for", binding("ip4:256", "HOST"), "ip HOST"},
+		{"bind IP to the last protocol of Linux's", binding("ip4:262", "HOST"), "ip HOST"},
+		{"bind IP to the next", binding("ip4:263", "HOST"), "socket: invalid argument"},
+		{"an IP socket of a protocol that is too large sends, and hears nothing", func(t *testing.T, w *world) []any {
+			pc, err := w.listenPacket("ip4:257", w.server)
+			require.NoError(t, err)
+			defer pc.Close()
+			n, err := pc.WriteTo([]byte("is sent with the lower 8 bits"), pc.LocalAddr())
+			require.NoError(t, pc.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
+			b := make([]byte, 100)
+			_, _, rerr := pc.ReadFrom(b)
+			return []any{n, err, rerr}
+		}, "i/o timeout"},
 		{"bind IP to a protocol that is too large", binding("ip4:70000", "HOST"), "socket: invalid argument"},
 		{"dial on ip to an IPv4 literal", dialing("ip:253", "HOST", dialOptions{}), "ip HOST"},
 		{"dial IP to the wildcard, and to no address", func(t *testing.T, w *world) []any {

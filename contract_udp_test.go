@@ -369,6 +369,13 @@ func udpErrorBehaviours() []behaviour {
 			}
 			return seen
 		}, "<nil>"},
+		{"what ReadMsgUDP returns beside an error", func(t *testing.T, w *world) []any {
+			c := closed(t, w)
+			require.NoError(t, writeErr(c))
+			settle()
+			n, oobn, flags, from, err := c.ReadMsgUDP(make([]byte, 10), nil)
+			return []any{err, oobn, flags, from != nil, n}
+		}, "-1"},
 		{"a past deadline comes before a port unreachable", func(t *testing.T, w *world) []any {
 			c := closed(t, w)
 			require.NoError(t, writeErr(c))

@@ -356,7 +356,7 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 	if err != nil {
 		return nil, err
 	}
-	r, err := openRaw(d.Host.stack.OpenRaw, f.stack, proto, local.Addr())
+	r, err := d.Host.openRaw(f, proto, local.Addr())
 	if err != nil {
 		return nil, syscallError("bind", err)
 	}
@@ -373,13 +373,16 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 	return c, nil
 }
 
-// openRaw opens a raw socket. The stack's type for the protocol is one of package
-// wire, which this package has nothing to do with otherwise.
-func openRaw[P ~uint8](open func(stack.Family, P, netip.Addr) (*stack.Raw, error), f stack.Family, proto int, local netip.Addr) (*stack.Raw, error) {
-	if proto > 0xff {
+// maxProtocol is the largest that Linux has a socket for: IPPROTO_MPTCP. No IP header has
+// room for more than 255.
+const maxProtocol = 262
+
+// openRaw opens a raw socket.
+func (h *Host) openRaw(f family, proto int, local netip.Addr) (*stack.Raw, error) {
+	if proto > maxProtocol {
 		return nil, os.NewSyscallError("socket", syscall.EINVAL)
 	}
-	return open(f, P(proto), local)
+	return h.stack.OpenRaw(f.stack, uint16(proto), local)
 }
 
 // Dial connects to the address on the network, as net.Dial does.

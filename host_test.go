@@ -194,6 +194,32 @@ func TestHostCloseWakesEveryBlockedCaller(t *testing.T) {
 	})
 }
 
+func TestHostCloseEndsLookups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ea, eb := nic.Pipe(nic.PipeConfig{})
+		server := netip.AddrPortFrom(netip.MustParseAddr(addrB), 53)
+		a, err := New(Config{NIC: ea, Addrs: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(addrA), 24)}, DNS: []netip.AddrPort{server}})
+		require.NoError(t, err)
+		b, err := New(Config{NIC: eb, Addrs: []netip.Prefix{netip.PrefixFrom(server.Addr(), 24)}})
+		require.NoError(t, err)
+		defer b.Close()
+		_, err = b.ListenPacket("udp", ":53") // which says nothing
+		require.NoError(t, err)
+		calls := map[string]chan error{
+			"lookup": blocked(func() error { _, err := a.LookupHost("one.test"); return err }),
+			"txt":    blocked(func() error { _, err := a.LookupTXT("two.test"); return err }),
+			"dial":   blocked(func() error { _, err := a.Dial("tcp", "three.test:80"); return err }),
+		}
+		synctest.Wait()
+		began := time.Now()
+		require.NoError(t, a.Close())
+		for name, done := range calls {
+			require.ErrorIs(t, <-done, net.ErrClosed, name)
+		}
+		require.Zero(t, time.Since(began))
+	})
+}
+
 func TestAForgottenHostIsNoTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ea, eb := nic.Pipe(nic.PipeConfig{})

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
 )
 
 // idleBytes is what one end of an idle connection may hold: the connection, its
@@ -51,9 +53,11 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 		name string
 		once func(t *testing.T, c, d net.Conn) // what the connection does before it is idle
 		wait time.Duration
+		link nic.Impairment
 	}{
-		{"never used", nil, 3 * time.Second},
-		{"kept alive", nil, 40 * time.Second},
+		{"never used", nil, 3 * time.Second, nic.Impairment{}},
+		{"never used, and waited for", nil, 3 * time.Second, nic.Impairment{Latency: time.Millisecond}},
+		{"kept alive", nil, 40 * time.Second, nic.Impairment{}},
 		{"used", func(t *testing.T, c, d net.Conn) {
 			var b [3000]byte
 			for range 2 {
@@ -63,11 +67,14 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 				require.NoError(t, err)
 				c, d = d, c
 			}
-		}, 40 * time.Second},
+		}, 40 * time.Second, nic.Impairment{}},
 	} {
 		t.Run(use.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := newPair(t)
+				if use.link != (nic.Impairment{}) {
+					a, b = newImpairedPair(t, use.link)
+				}
 				// What the hosts hold for all connections together.
 				for _, c := range dialMany(t, a, b, 1) {
 					c.Close()

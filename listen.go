@@ -148,7 +148,7 @@ func (lc *ListenConfig) listenIP(network string, laddr *net.IPAddr) (*IPConn, er
 	if err != nil {
 		return nil, err
 	}
-	r, err := openRaw(lc.Host.stack.OpenRaw, f.stack, proto, local)
+	r, err := lc.Host.openRaw(f, proto, local)
 	if err != nil {
 		return nil, syscallError("bind", err)
 	}

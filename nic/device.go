@@ -32,6 +32,9 @@ type Device interface {
 	// An error means that the device is of no more use: after Close it is
 	// net.ErrClosed. Send may call the recv function of the device at the
 	// other end, and so of this one, before it returns.
+	//
+	// A host has no goroutine that sends: who writes, or brings a frame, calls Send.
+	// For as long as it blocks, so does that Write, beyond its deadline too.
 	Send(batch []Frame) (n int, err error)
 
 	// Close ends the link. Nothing that arrives after it has returned is given

@@ -33,8 +33,9 @@ func completeChecksum(b []byte, start, offset int) bool {
 	}
 	sum := ^onesSum(b[start:], 0)
 	// RFC 768: "If the computed checksum is zero, it is transmitted as all
-	// ones". In TCP both mean the same: RFC 1071 section 1 has two zeros.
-	if sum == 0 {
+	// ones". That is UDP's alone: TCP's is never all ones (RFC 1624 section 3), and
+	// though receivers take it, Wireshark calls it bad.
+	if sum == 0 && offset == udpChecksumOffset {
 		sum = 0xffff
 	}
 	binary.BigEndian.PutUint16(b[start+offset:], sum)

@@ -95,10 +95,14 @@ func TestFinishCompletesAChecksum(t *testing.T) {
 }
 
 // RFC 768: "If the computed checksum is zero, it is transmitted as all ones".
-func TestAChecksumOfZeroIsSentAsAllOnes(t *testing.T) {
-	b := []byte{0xff, 0xf0, 0, 0x0f, 0, 0}
-	require.True(t, completeChecksum(b, 0, 4))
-	require.Equal(t, uint16(0xffff), binary.BigEndian.Uint16(b[4:]))
+func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
+	b := make([]byte, 20)
+	for offset, want := range map[int]uint16{udpChecksumOffset: 0xffff, tcpChecksumOffset: 0} {
+		clear(b)
+		copy(b, []byte{0xff, 0xf0, 0, 0x0f})
+		require.True(t, completeChecksum(b, 0, offset))
+		require.Equal(t, want, binary.BigEndian.Uint16(b[offset:]))
+	}
 }
 
 func TestTheSumAgreesWithTheSlowOne(t *testing.T) {

@@ -68,7 +68,7 @@ func (l *line) closeSources() error {
 }
 
 // yieldBytes is how much has to have come at once for the reader to let others
-// run.
+// run: those whom it woke take the data while it is in this core's cache.
 const yieldBytes = 16 << 10
 
 // notifyDown passes NotifyDown on to a device that is wrapped.

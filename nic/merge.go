@@ -153,15 +153,21 @@ func (m *merger) valid(b []byte) bool {
 	return onesSum(b[m.transport:], m.pseudoSum(b)) == 0xffff
 }
 
-// pseudoSum is the sum of the pseudo-header of a packet (RFC 9293 3.1).
+// pseudoSum is that of a piece, or of all.
 func (m *merger) pseudoSum(b []byte) uint16 {
 	addrs := b[m.network+12 : m.transport]
 	if m.v6 {
 		addrs = b[m.network+8 : m.transport]
 	}
+	return pseudoSum(addrs, protoTCP, len(b)-m.transport)
+}
+
+// pseudoSum is the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1): of both addresses,
+// the protocol, and the length of the transport header and what follows it.
+func pseudoSum(addrs []byte, proto byte, length int) uint16 {
 	var rest [4]byte
-	rest[1] = protoTCP
-	binary.BigEndian.PutUint16(rest[2:], uint16(len(b)-m.transport))
+	rest[1] = proto
+	binary.BigEndian.PutUint16(rest[2:], uint16(length))
 	return onesSum(rest[:], onesSum(addrs, 0))
 }
 

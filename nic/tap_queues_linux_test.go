@@ -22,7 +22,7 @@ func TestKernelsTalkOverSeveralQueues(t *testing.T) {
 				}
 				require.NoError(t, w.a.Close())
 				require.NoError(t, w.b.Close())
-				eventually(t, "the end of the readers", func() bool { return readers() == before })
+				eventually(t, "the end of the readers", func() bool { return readers() <= before }) // those of other tests may end too
 			})
 		}
 	}
@@ -94,7 +94,7 @@ func TestADeviceWithSeveralQueuesThatIsDeletedIsDeadOnce(t *testing.T) {
 		tap.Attach(func([]Frame) {})
 		run(t, "ip link del tap0")
 		require.ErrorContains(t, <-told, "nic: tap0: ")
-		eventually(t, "the end of the readers", func() bool { return readers() == before })
+		eventually(t, "the end of the readers", func() bool { return readers() <= before }) // those of other tests may end too
 		require.Empty(t, told)
 		require.False(t, tap.Link().Up)
 	})

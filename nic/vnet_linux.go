@@ -49,8 +49,8 @@ func putVnet(b []byte, f *Frame) {
 
 // parseVnet makes a Frame of a frame on Ethernet and the header that stood
 // before it, whose checksum it may have to change. It reports false if the two
-// contradict each other: what it takes can be cut up and summed. The header's hdr_len is only a hint, as VIRTIO 1.2
-// section 5.1.6 has it, and is not looked at.
+// contradict each other: what it takes can be cut up and summed. The header's
+// hdr_len is only a hint, as VIRTIO 1.2 section 5.1.6 has it, and is not looked at.
 func parseVnet(hdr, frame []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
 	f.Head = frame
@@ -139,11 +139,7 @@ func (f *Frame) reopenChecksum() bool {
 	if transport+offset+2 > len(b) {
 		return false
 	}
-	var rest [4]byte
-	rest[1] = proto
-	binary.BigEndian.PutUint16(rest[2:], uint16(len(b)-transport))
-	sum := onesSum(rest[:], onesSum(addrs, 0))
-	binary.BigEndian.PutUint16(b[transport+offset:], sum)
+	binary.BigEndian.PutUint16(b[transport+offset:], pseudoSum(addrs, proto, len(b)-transport))
 	f.NeedsChecksum, f.ChecksumValid = true, false
 	f.ChecksumStart, f.ChecksumOffset = uint16(transport), uint16(offset)
 	return true

@@ -306,6 +306,30 @@ func TestACanceledLookupFailsAsInNet(t *testing.T) {
 	}
 }
 
+func TestACanceledLookupOfAnAddressIsNoAnswer(t *testing.T) {
+	r := New(Config{Hosts: Hosts{}})
+	r.cfg.Hosts.Add(netip.MustParseAddr("192.0.2.7"), "known.test")
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	expired, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	// What is known without asking, or known not to be. Net asks another goroutine in any
+	// case, and does not wait for it; but it parses literals first.
+	for _, host := range []string{"localhost", "known.test", "no..name", "x.invalid", "host.test."} {
+		_, err := r.LookupIPAddr(canceled, host)
+		require.ErrorIs(t, err, context.Canceled, host)
+		require.EqualError(t, err, "lookup "+host+": operation was canceled")
+		_, err = r.LookupNetIP(expired, "ip4", host)
+		require.ErrorIs(t, err, context.DeadlineExceeded, host)
+		require.EqualError(t, err, "lookup "+host+": i/o timeout")
+	}
+	addrs, err := r.LookupIPAddr(canceled, "192.0.2.7")
+	require.NoError(t, err)
+	require.Len(t, addrs, 1)
+	_, err = r.LookupIPAddr(canceled, "")
+	require.EqualError(t, err, "lookup : no such host")
+}
+
 func TestStrictErrorsAreThoseOfNet(t *testing.T) {
 	address := listen(t, diffHandler())
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {

@@ -61,7 +61,8 @@ func dnsError(err error, name, server string) *net.DNSError {
 	}:
 		e.IsTimeout, e.IsTemporary = err.Timeout(), err.Temporary()
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	// The last is not net's, whose network does not end before the program does.
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
 		e.UnwrapErr = err
 	}
 	return e

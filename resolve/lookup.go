@@ -95,6 +95,9 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 	addrs, err := []netip.Addr(nil), error(nil)
 	if a, bad := netip.ParseAddr(host); bad == nil {
 		addrs = []netip.Addr{mapped(a)}
+	} else if cause := done(ctx); cause != nil {
+		// Even what would not have to be asked: who gave up is told just that.
+		return nil, dnsError(cause, host, "")
 	} else if addrs, _, err = r.lookupAddrs(ctx, network, host); err != nil {
 		if cause := done(ctx); cause != nil && !isNotFound(err) {
 			// It is the caller who gave up, not the server that was asked just then.

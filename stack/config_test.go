@@ -144,7 +144,7 @@ func TestCloseWakesEverybodyAndLeavesNothingBehind(t *testing.T) {
 		a, b := nic.Pipe(nic.PipeConfig{})
 		s := newHost(t, a, "192.0.2.1/24")
 		u := openUDP(t, s, "0.0.0.0:7")
-		r, err := s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
+		r, err := s.OpenRaw(FamilyAny, uint16(wire.ProtoICMP), netip.Addr{})
 		require.NoError(t, err)
 		require.NoError(t, u.SetDeadline(time.Now().Add(time.Hour)))
 		_, err = u.WriteTo([]byte("parked"), addrPort("192.0.2.9:9"), SendOptions{})
@@ -166,7 +166,7 @@ func TestCloseWakesEverybodyAndLeavesNothingBehind(t *testing.T) {
 		require.ErrorIs(t, err, net.ErrClosed)
 		_, err = s.OpenUDP(FamilyAny, netip.AddrPort{})
 		require.ErrorIs(t, err, net.ErrClosed)
-		_, err = s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
+		_, err = s.OpenRaw(FamilyAny, uint16(wire.ProtoICMP), netip.Addr{})
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.ErrorIs(t, s.AddNIC(NIC{}), net.ErrClosed)
 		// The link's last words are borne.

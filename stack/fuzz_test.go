@@ -66,7 +66,7 @@ func FuzzInput(f *testing.F) {
 		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 		l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 		require.NoError(t, err)
-		r, err := s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
+		r, err := s.OpenRaw(FamilyAny, uint16(wire.ProtoICMP), netip.Addr{})
 		require.NoError(t, err)
 		for len(b) >= 2 {
 			n := min(int(b[0])<<8|int(b[1]), len(b)-2)

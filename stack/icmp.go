@@ -110,9 +110,9 @@ func (s *Stack) sendICMPError(p *packet, typ wire.ICMPType, code uint8) {
 	buf := s.bufs.get(ipRoom + n)
 	body := buf[ipRoom+wire.ICMPLen : ipRoom+n]
 	copy(body[copy(body, p.header):], p.payload)
-	if off := len(p.header) + p.csumOffset; p.csumOffset > 0 && off+2 <= quote {
+	if p.csumOffset > 0 && len(p.header)+p.csumOffset+2 <= quote {
 		// The sender reads its datagram as it was on the wire, had there been one.
-		completeChecksum(body[:quote], p.payload, off)
+		completeChecksum(body[:quote], p.payload, len(p.header), p.csumOffset)
 	}
 	h := wire.ICMP{Type: typ, Code: code}
 	h.Put(buf[ipRoom:], body)

@@ -37,7 +37,7 @@ func parseFrame(t *testing.T, f []byte) (wire.IPv4, []byte) {
 
 func openRaw(t *testing.T, s *Stack) *Raw {
 	t.Helper()
-	r, err := s.OpenRaw(FamilyAny, wire.ProtoICMP, netip.Addr{})
+	r, err := s.OpenRaw(FamilyAny, uint16(wire.ProtoICMP), netip.Addr{})
 	require.NoError(t, err)
 	t.Cleanup(func() { r.Close() })
 	return r

@@ -220,7 +220,7 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 
 func (t *neighborTable) dropParked(n *neighbor) {
 	for i := range n.parked {
-		t.ifc.s.bufs.put(n.parked[i].buf)
+		t.ifc.s.release(n.parked[i].txEntry)
 		t.ifc.s.drop(dropNeighborQueue)
 	}
 	t.nparked -= len(n.parked)
@@ -379,7 +379,7 @@ func (t *neighborTable) tick() {
 	for i := range lost {
 		s.drop(dropUnreachableNeighbor)
 		s.unreachable(t.ifc, &lost[i].frame)
-		s.bufs.put(lost[i].buf)
+		s.release(lost[i].txEntry)
 	}
 	s.drain()
 }
@@ -435,7 +435,7 @@ func (t *neighborTable) flush(fail bool) {
 	for i := range lost {
 		t.ifc.s.drop(dropLinkDown)
 		t.ifc.s.unreachable(t.ifc, &lost[i].frame)
-		t.ifc.s.bufs.put(lost[i].buf)
+		t.ifc.s.release(lost[i].txEntry)
 	}
 }
 

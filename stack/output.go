@@ -32,9 +32,9 @@ type frameMeta struct {
 }
 
 // sendPacket sends the IP packet buf[headroom:headroom+n], which goes on in
-// meta.body, on a path. The buffer comes from s.bufs and is given away. The frame is queued at the
-// interface, or parked until the neighbour's address is known. Nothing is sent
-// yet: the caller calls drain when it has released its locks.
+// meta.body, on a path. The buffer comes from s.bufs and is given away. The frame
+// is queued at the interface, or parked until the neighbour's address is known.
+// Nothing is sent yet: the caller calls drain when it has released its locks.
 //
 // Whoever has a choice asks p.ifc.tx.room first; sendPacket never refuses.
 func (s *Stack) sendPacket(p *path, buf []byte, n int, meta frameMeta) {
@@ -73,7 +73,7 @@ func (s *Stack) sendPacketAt(now tcp.Time, p *path, buf []byte, n int, meta *fra
 func (ifc *iface) frame(buf []byte, n int, meta *frameMeta) txEntry {
 	if meta.needsChecksum && !ifc.txChecksum {
 		packet := buf[headroom : headroom+n]
-		completeChecksum(packet, packet[meta.transportOff:], meta.transportOff+meta.csumOffset)
+		completeChecksum(packet, packet[meta.transportOff:], meta.transportOff, meta.csumOffset)
 		meta.needsChecksum = false
 	}
 	head := buf[headroom-ifc.linkLen : headroom+n]
@@ -113,16 +113,17 @@ func pad(frame []byte) []byte {
 }
 
 // completeChecksum does what the device of an interface cannot do.
-// segment is the transport header, in whose checksum field the pseudo-header's
-// sum stands, with all that follows; the result goes to packet[field:].
-func completeChecksum(packet, segment []byte, field int) {
+// segment is the transport header, in whose checksum field, at offset, the
+// pseudo-header's sum stands, with all that follows. It begins at packet[start:], and the
+// result goes there.
+func completeChecksum(packet, segment []byte, start, offset int) {
 	sum := ^wire.Fold(wire.Sum(segment, 0))
 	// RFC 768: "If the computed checksum is zero, it is transmitted as all
-	// ones". For TCP the two are equal.
-	if sum == 0 {
+	// ones". That is UDP's alone: TCP's is never all ones (RFC 1624 section 3).
+	if sum == 0 && offset == udpChecksumOffset {
 		sum = 0xffff
 	}
-	binary.BigEndian.PutUint16(packet[field:], sum)
+	binary.BigEndian.PutUint16(packet[start+offset:], sum)
 }
 
 // An ipHeader is what the sender of a datagram chooses of its header.
@@ -177,7 +178,7 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 	}
 	if meta.needsChecksum {
 		segment := buf[ipRoom : ipRoom+n]
-		completeChecksum(segment, segment, meta.csumOffset)
+		completeChecksum(segment, segment, 0, meta.csumOffset)
 	}
 	s.sendFragments(p, &ip, buf[ipRoom:ipRoom+n])
 	return nil

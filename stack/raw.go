@@ -16,7 +16,7 @@ import (
 // the protocol itself goes on.
 type Raw struct {
 	dgram
-	proto wire.Proto
+	proto uint16
 	local netip.Addr                 // unspecified: all of the host's
 	peer  atomic.Pointer[netip.Addr] // remote, to be read without mu; nil unless connected
 }
@@ -49,9 +49,10 @@ func (t *rawTable) closeAll() {
 }
 
 // OpenRaw makes a raw socket of a protocol, for a local address or, if that is
-// invalid or unspecified, for all of the host's. The errors are EADDRNOTAVAIL,
-// EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
-func (s *Stack) OpenRaw(fam Family, proto wire.Proto, local netip.Addr) (*Raw, error) {
+// invalid or unspecified, for all of the host's. A protocol above 255 fits no header: as on
+// Linux, such a socket receives nothing, and sends with the lower 8 bits. The errors are
+// EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
+func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error) {
 	addr, err := s.checkLocal(fam, local)
 	if err != nil {
 		return nil, err
@@ -189,7 +190,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	}
 	buf := r.s.bufs.get(ipRoom + len(b))
 	copy(buf[ipRoom:], b)
-	if err := r.s.sendIP(&r.path, r.header(r.proto, &o), buf, len(b), frameMeta{}); err != nil {
+	if err := r.s.sendIP(&r.path, r.header(wire.Proto(r.proto), &o), buf, len(b), frameMeta{}); err != nil {
 		return 0, err
 	}
 	r.s.counts.rawSent.Add(1)
@@ -220,7 +221,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 	}
 	found := false
 	for _, r := range s.raw.sockets() {
-		if r.proto != p.proto || !r.local.IsUnspecified() && r.local != p.dst {
+		if r.proto != uint16(p.proto) || !r.local.IsUnspecified() && r.local != p.dst {
 			continue
 		}
 		if peer := r.peer.Load(); peer != nil && *peer != p.src {
@@ -241,7 +242,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 	for _, r := range s.raw.sockets() {
 		peer := r.peer.Load()
-		if r.proto != proto || peer == nil || *peer != e.remote {
+		if r.proto != uint16(proto) || peer == nil || *peer != e.remote {
 			continue
 		}
 		if e.errno == syscall.EMSGSIZE {

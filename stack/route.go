@@ -173,6 +173,10 @@ func broadcastOf(p netip.Prefix) netip.Addr {
 // limitedBroadcast is 255.255.255.255.
 func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
 
+// loopbackBroadcast is 127.255.255.255: an address of the host's to datagrams, and to
+// connections a group's.
+func loopbackBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{127, 255, 255, 255}) }
+
 // isReserved reports whether a is in 240.0.0.0/4, to which the limited
 // broadcast belongs.
 func isReserved(a netip.Addr) bool { return a.Is4() && a.As4()[0] >= 240 }

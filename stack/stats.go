@@ -53,87 +53,50 @@ const (
 
 // reasonText is what Stats calls a reason.
 func reasonText(r wire.Reason) string {
-	switch r {
-	case dropOtherMAC:
-		return "frame for another station"
-	case dropMulticastMAC:
-		return "frame from a group address"
-	case dropEtherType:
-		return "unknown EtherType"
-	case dropBadARPSender:
-		return "ARP sender that nobody can be"
-	case dropAddressConflict:
-		return "ARP sender has an address of ours"
-	case dropGroupSource:
-		return "source is a broadcast or multicast address"
-	case dropNoSource:
-		return "source is the unspecified address"
-	case dropLoopbackOutside:
-		return "loopback address on the wire"
-	case dropOwnSource:
-		return "source is an address of ours"
-	case dropUnicastInBroadcast:
-		return "unicast datagram in a broadcast frame"
-	case dropNotJoined:
-		return "multicast group not joined"
-	case dropNotLocal:
-		return "destination is not this host"
-	case dropSourceRoute:
-		return "source route"
-	case dropProtocol:
-		return "unknown IP protocol"
-	case dropBadFragment:
-		return "impossible fragment"
-	case dropDuplicateFragment:
-		return "fragment seen before"
-	case dropOverlap:
-		return "overlapping fragment"
-	case dropReassemblyFull:
-		return "reassembly evicted"
-	case dropReassemblyTimeout:
-		return "reassembly timed out"
-	case dropICMPType:
-		return "ICMP type not handled"
-	case dropBadICMPError:
-		return "ICMP error about nothing of ours"
-	case dropICMPRate:
-		return "ICMP error over the rate limit"
-	case dropEchoBroadcast:
-		return "echo request to a group"
-	case dropNoReply:
-		return "reply that could not be sent"
-	case dropNeighborTable:
-		return "neighbor evicted"
-	case dropNeighborQueue:
-		return "neighbor queue overflow"
-	case dropUnreachableNeighbor:
-		return "neighbor did not answer"
-	case dropLinkDown:
-		return "link down"
-	case dropUDPNoSocket:
-		return "UDP port without a socket"
-	case dropUDPQueue:
-		return "UDP receive queue full"
-	case dropRawQueue:
-		return "raw receive queue full"
-	case dropTCPBroadcast:
-		return "TCP segment to a group"
-	case dropSynQueue:
-		return "SYN queue full"
-	case dropAcceptQueue:
-		return "accept queue full"
-	case dropTCPMemory:
-		return "SYN over the memory budget"
-	case dropTCPListen:
-		return "TCP segment for a listener without SYN, ACK or RST"
-	case dropIGMP:
-		return "IGMP message that is not believed, or for routers"
-	case dropLoopQueue:
-		return "datagram to a group that its own host did not hear"
-	case dropICMPSequence:
-		return "ICMP error about a TCP segment not in flight"
+	if r < wire.NumReasons {
+		return r.String()
 	}
-	return r.String()
+	return [...]string{
+		dropOtherMAC - wire.NumReasons:            "frame for another station",
+		dropMulticastMAC - wire.NumReasons:        "frame from a group address",
+		dropEtherType - wire.NumReasons:           "unknown EtherType",
+		dropBadARPSender - wire.NumReasons:        "ARP sender that nobody can be",
+		dropAddressConflict - wire.NumReasons:     "ARP sender has an address of ours",
+		dropGroupSource - wire.NumReasons:         "source is a broadcast or multicast address",
+		dropNoSource - wire.NumReasons:            "source is the unspecified address",
+		dropLoopbackOutside - wire.NumReasons:     "loopback address on the wire",
+		dropOwnSource - wire.NumReasons:           "source is an address of ours",
+		dropUnicastInBroadcast - wire.NumReasons:  "unicast datagram in a broadcast frame",
+		dropNotJoined - wire.NumReasons:           "multicast group not joined",
+		dropNotLocal - wire.NumReasons:            "destination is not this host",
+		dropSourceRoute - wire.NumReasons:         "source route",
+		dropProtocol - wire.NumReasons:            "unknown IP protocol",
+		dropBadFragment - wire.NumReasons:         "impossible fragment",
+		dropDuplicateFragment - wire.NumReasons:   "fragment seen before",
+		dropOverlap - wire.NumReasons:             "overlapping fragment",
+		dropReassemblyFull - wire.NumReasons:      "reassembly evicted",
+		dropReassemblyTimeout - wire.NumReasons:   "reassembly timed out",
+		dropICMPType - wire.NumReasons:            "ICMP type not handled",
+		dropBadICMPError - wire.NumReasons:        "ICMP error about nothing of ours",
+		dropICMPRate - wire.NumReasons:            "ICMP error over the rate limit",
+		dropEchoBroadcast - wire.NumReasons:       "echo request to a group",
+		dropNoReply - wire.NumReasons:             "reply that could not be sent",
+		dropNeighborTable - wire.NumReasons:       "neighbor evicted",
+		dropNeighborQueue - wire.NumReasons:       "neighbor queue overflow",
+		dropUnreachableNeighbor - wire.NumReasons: "neighbor did not answer",
+		dropLinkDown - wire.NumReasons:            "link down",
+		dropUDPNoSocket - wire.NumReasons:         "UDP port without a socket",
+		dropUDPQueue - wire.NumReasons:            "UDP receive queue full",
+		dropRawQueue - wire.NumReasons:            "raw receive queue full",
+		dropTCPBroadcast - wire.NumReasons:        "TCP segment to a group",
+		dropSynQueue - wire.NumReasons:            "SYN queue full",
+		dropAcceptQueue - wire.NumReasons:         "accept queue full",
+		dropTCPMemory - wire.NumReasons:           "SYN over the memory budget",
+		dropTCPListen - wire.NumReasons:           "TCP segment for a listener without SYN, ACK or RST",
+		dropIGMP - wire.NumReasons:                "IGMP message that is not believed, or for routers",
+		dropLoopQueue - wire.NumReasons:           "datagram to a group that its own host did not hear",
+		dropICMPSequence - wire.NumReasons:        "ICMP error about a TCP segment not in flight",
+	}[r-wire.NumReasons]
 }
 
 // counters are a stack's; those of interfaces are with them.
@@ -226,7 +189,7 @@ type TCPStats struct {
 	TimeWaitOverflow uint64 // connections whose TIME-WAIT was cut short
 	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
 	CookiesTaken     uint64 // connections made of one that came back
-	Memory           int64  // bytes of send and receive buffers now
+	Memory           int64  // bytes of send and receive buffers now, and of what blocked Writes may leave in them
 	CookiesBad       uint64 // acknowledgements that looked like one and were not
 }
 

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"runtime"
@@ -10,13 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
 // A forger writes TCP segments with any source onto a wire.
 type forger struct {
 	dev   nic.Device
-	frame [wire.EthernetLen + wire.IPv4Len + wire.MaxTCPLen]byte
+	frame [wire.EthernetLen + 1500]byte
 	dst   wire.MAC
 }
 
@@ -34,10 +36,14 @@ func (f *forger) send(src, dst netip.Addr, h wire.TCP, payload []byte) {
 }
 
 // floodPair is a switch with a server on it, a client and a forger.
-func floodPair(t testing.TB) (server, client *Stack, f *forger) {
+func floodPair(t testing.TB, change ...func(*Config)) (server, client *Stack, f *forger) {
 	sw := nic.NewSwitch(nic.SwitchConfig{})
 	mk := func(a netip.Addr) *Stack {
-		s, err := New(Config{NICs: []NIC{{Device: sw.Port(), Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}}})
+		cfg := Config{NICs: []NIC{{Device: sw.Port(), Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}}}
+		for _, f := range change {
+			f(&cfg)
+		}
+		s, err := New(cfg)
 		require.NoError(t, err)
 		t.Cleanup(func() { s.Close() })
 		return s
@@ -52,7 +58,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
-	n := 1_000_000
+	n := flood
 	if testing.Short() {
 		n = 50_000
 	}
@@ -74,6 +80,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 
 	c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
 	require.NoError(t, err)
+	require.Zero(t, c.Info().Retrans, "at once: by its first SYN")
 	exchangeDone := make(chan *TCP, 1)
 	go func() {
 		d, _ := l.Accept()
@@ -105,42 +112,76 @@ func TestAForgedCookieOpensNothing(t *testing.T) {
 }
 
 func TestBlindResetsAndDataDoNotBreakAConnection(t *testing.T) {
-	server, client, f := floodPair(t)
+	for name, timestamps := range map[string]bool{"with timestamps": true, "without": false} {
+		t.Run(name, func(t *testing.T) { testBlindAttack(t, timestamps) })
+	}
+}
+
+func testBlindAttack(t *testing.T, timestamps bool) {
+	server, client, f := floodPair(t, func(c *Config) {
+		p := tcp.DefaultParams()
+		p.NoTimestamps = !timestamps
+		c.TCP.Params = &p
+	})
 	c, d := connect(t, client, server)
-	exchange(t, c, d, 1000)
-	c2, d2 := connect(t, client, server)
-	defer c2.Close()
-	n := 1_000_000
+	talk := func(from, to *TCP) {
+		sent, got := bytes.Repeat([]byte("real text "), 10), make([]byte, 100)
+		_, err := from.Write(sent)
+		require.NoError(t, err)
+		for n := 0; n < len(got); {
+			k, err := to.Read(got[n:])
+			require.NoError(t, err)
+			n += k
+		}
+		require.Equal(t, sent, got)
+	}
+	talk(c, d)
+	talk(d, c)
+	n := flood
 	if testing.Short() {
 		n = 50_000
 	}
-	// The attacker knows addresses and ports, and guesses sequence numbers that
-	// are never the very next one (one in 2^32 would be).
-	w := d2.conn.Waiter()
-	nxt := uint32(w.RcvNxt())
-	junk := []byte("junk")
-	for i := range n {
-		seq := uint32(i)*4294 + 12345
-		if seq == nxt {
-			continue
+	// The attacker knows addresses and ports, and guesses the rest: numbers that
+	// are never the very next one (one in 2^32 would be) for a reset, and never
+	// acknowledge what is in the window (as few are) for data.
+	w, v := d.conn.Waiter(), c.conn.Waiter()
+	nxt, acked, junk := uint32(w.RcvNxt()), uint32(v.RcvNxt()), bytes.Repeat([]byte("junk"), 350)
+	guess := func(i int, seq uint32) {
+		h := wire.TCP{
+			SrcPort: c.LocalAddr().Port(), DstPort: d.LocalAddr().Port(),
+			Seq: seq, Ack: uint32(i) * 7919, Window: 100, HasTS: i&8 != 0, TSVal: uint32(i) << 12,
 		}
-		h := wire.TCP{SrcPort: c2.LocalAddr().Port(), DstPort: d2.LocalAddr().Port(), Seq: seq, Ack: uint32(i) * 7919, Window: 100}
-		switch i % 3 {
+		if before := int32(acked - h.Ack); before >= 0 && before < 1<<26 {
+			return
+		}
+		var text []byte
+		switch i % 5 {
 		case 0:
 			h.Flags = wire.FlagRST
+			if seq == nxt {
+				return
+			}
 		case 1:
 			h.Flags = wire.FlagSYN
 		case 2:
-			h.Flags = wire.FlagACK
+			h.Flags, text = wire.FlagACK, junk
+		case 3:
+			h.Flags, text = 0, junk
+		case 4:
+			h.Flags = wire.FlagACK | wire.FlagFIN
 		}
-		if h.Flags == wire.FlagACK {
-			f.send(addrB, addrA, h, junk)
-		} else {
-			f.send(addrB, addrA, h, nil)
-		}
+		f.send(addrB, addrA, h, text)
 	}
-	exchange(t, d2, c2, 100_000)
-	exchange(t, c2, d2, 100_000)
+	for i := range n / 2 {
+		guess(i, uint32(i)*8588+12345) // anywhere
+	}
+	for i := range n / 2 {
+		guess(i, nxt-2000+uint32(13*i)%70_001) // as if it knew the window
+	}
+	talk(d, c)
+	talk(c, d)
+	exchange(t, d, c, 100_000)
+	exchange(t, c, d, 100_000)
 }
 
 // Readers that do not read hold what their window offered, and no more than the

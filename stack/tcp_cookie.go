@@ -52,9 +52,12 @@ func (s *Stack) cookieCount() uint32 { return uint32(s.now() / cookiePeriod) }
 // sendCookie answers a SYN for which there is no room. l.mu is not held.
 func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp.Segment) {
 	s := l.s
-	mss := 0
+	mss, peer := 0, syn.MSS
+	if peer == 0 {
+		peer = 536 // RFC 9293 3.7.1: "TCP implementations MUST assume a default send MSS of 536"
+	}
 	for i, v := range cookieMSS() {
-		if v <= max(syn.MSS, 64) {
+		if v <= peer {
 			mss = i
 		}
 	}
@@ -116,6 +119,10 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 		p, err := s.sharedRoute(remote.Addr(), local.Addr())
 		if err != nil || p.group {
 			s.drop(dropNoReply)
+			return true
+		}
+		if s.tcp.used.Load() >= s.tcp.memory {
+			s.drop(dropTCPMemory)
 			return true
 		}
 		s.counts.synCookiesTaken.Add(1)

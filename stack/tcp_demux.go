@@ -112,7 +112,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	ts.table.seed = maphash.MakeSeed()
 	ts.listeners.Store(&map[netip.AddrPort]*TCPListener{})
 	ts.waits.init(s, cfg.TimeWaits)
-	ts.wheel.s = s
+	ts.wheel.s, ts.wheel.due.s = s, s
 }
 
 // listener finds the listener for an address of ours: its own first, then
@@ -160,27 +160,30 @@ func (s *Stack) inputTCP(p *packet) {
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)
 	sock, wait := s.tcp.table.lookup(&k)
-	for sock != nil {
-		if sock.segment(p.time(), &seg) {
+	var old *timeWait // the one whose place a SYN takes
+	for sock != nil || wait != nil {
+		if sock != nil {
+			if sock.segment(p.time(), &seg) {
+				return
+			}
+		} else if old = wait; s.tcp.waits.segment(p.time(), wait, &seg) {
 			return
 		}
-		// It has left the table since: it ended, or stands there in TIME-WAIT.
+		// It has left the table since: it ended, stands there in TIME-WAIT, or made
+		// room for another, which may be there already.
 		sock, wait = s.tcp.table.lookup(&k)
 	}
-	if wait != nil && !s.tcp.waits.segment(p.time(), wait, &seg) {
-		return
-	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listener(local); l != nil && l.syn(p.time(), local, remote, &seg, wait) {
+		if l := s.tcp.listener(local); l != nil && l.syn(p.time(), local, remote, &seg, old) {
 			return
 		}
 	}
-	if wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
+	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
 		if l := s.tcp.listener(local); l != nil && l.takeCookie(local, remote, &seg) {
 			return
 		}
 	}
-	if wait == nil && seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
+	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
 		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
 		// or data-bearing segment (not containing SYN) must have an ACK".
 		p.ifc.drop(dropTCPListen)

@@ -57,8 +57,8 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	if fam == Family6 || !a.Is4() {
 		return nil, os.NewSyscallError("socket", syscall.EAFNOSUPPORT)
 	}
-	if !a.IsUnspecified() && !s.IsLocal(a) {
-		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
+	if _, err := s.checkLocal(fam, a); err != nil {
+		return nil, os.NewSyscallError("bind", err)
 	}
 	l := &TCPListener{s: s, backlog: o.Backlog, options: o.TCP}
 	l.cond.L = &l.mu

@@ -40,8 +40,8 @@ func (t *TCP) TTL() uint8 {
 }
 
 // SetUserTimeout sets how long what was sent may stay unacknowledged before the
-// connection is given up, at the retransmission that is due next; 0: until the
-// retransmissions are used up, 15 minutes or more.
+// connection is given up; 0: until the retransmissions are used up, 15 minutes or
+// more.
 func (t *TCP) SetUserTimeout(d time.Duration) error {
 	return t.change(func(tcp.Time) { t.conn.SetUserTimeout(tcp.Time(max(d, 0))) })
 }

@@ -127,7 +127,10 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	}
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
-	if a := local.Addr(); a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
+	if a := local.Addr(); a.IsMulticast() || s.IsBroadcast(a) || a == loopbackBroadcast() {
+		// As on the kernel, which binds to it and sends from an address of the host's.
+		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
+	} else if a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
 	if !fam.holds(remote.Addr()) {
@@ -137,7 +140,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
-	if p.group {
+	if p.group || p.dst == loopbackBroadcast() {
 		return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
 	}
 	t, err := s.bindDial(p, local.Port(), remote.Port())
@@ -244,6 +247,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 		case t.closed:
 			return net.ErrClosed
 		case t.connected:
+			t.waiters = nil // nobody else has the socket yet, and it may never have to wait again
 			return nil
 		case t.conn.Err() != tcp.ErrNone:
 			t.closed = true
@@ -619,7 +623,8 @@ func (t *TCP) SetDeadline(d time.Time) error { return t.setDeadlines(d, true, tr
 // SetReadDeadline sets when reads stop waiting.
 func (t *TCP) SetReadDeadline(d time.Time) error { return t.setDeadlines(d, true, false) }
 
-// SetWriteDeadline sets when writes stop waiting.
+// SetWriteDeadline sets when writes stop waiting for room. While a device's Send
+// blocks, so does the write that called it.
 func (t *TCP) SetWriteDeadline(d time.Time) error { return t.setDeadlines(d, false, true) }
 
 func (t *TCP) setDeadlines(d time.Time, read, write bool) error {

@@ -90,8 +90,9 @@ func (t *TCP) disarm() {
 	t.conn.Rest(t.ran)
 }
 
-// tick is the timer's.
-func (t *TCP) tick() {
+// tick is the timer's. It returns the interface whose queue the connection waits for,
+// or nil.
+func (t *TCP) tick() (full *iface) {
 	t.mu.Lock()
 	t.timerAt = 0
 	now := t.s.now()
@@ -99,18 +100,30 @@ func (t *TCP) tick() {
 		t.conn.Tick(now)
 	}
 	ev := t.run(now)
+	if t.queueFull {
+		full = t.path.ifc
+	}
 	t.mu.Unlock()
 	t.report(ev)
 	t.s.drain()
+	return full
 }
 
 // turn is the wheel's.
 func (t *TCP) turn() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.wheeled = false
-	if t.timer == nil { // or it has become busy
-		t.timerAt = 0
-		t.arm(t.s.now()) // many may have had their turn before
+	if t.timer != nil {
+		return // it has become busy
 	}
-	t.mu.Unlock()
+	t.timerAt = 0
+	now := t.s.now() // many may have had their turn before
+	d, ok := t.conn.Deadline()
+	if ok && d-now < restful && !t.detached && t.conn.State() != tcp.Closed {
+		t.timerAt = d
+		t.s.tcp.wheel.due.put(t, now, d)
+		return
+	}
+	t.arm(now)
 }

@@ -13,7 +13,7 @@ type timeWait struct {
 	tcp.Waiter
 	expires    tcp.Time
 	prev, next *timeWait // in the order of expiry
-	gone       bool
+	gone       bool      // it has left the table
 }
 
 // timeWaits holds the connections in TIME-WAIT, with one timer for all.
@@ -114,14 +114,14 @@ func (w *timeWaits) expire() {
 	w.arm(now)
 }
 
-// segment answers what comes for a connection in TIME-WAIT. It reports that the
-// segment may begin a new connection; then the place is free.
-func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) (reuse bool) {
+// segment answers what comes for a connection in TIME-WAIT. It reports false where
+// the place is free: that connection has just ended, or the segment may begin a new one.
+func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	var out tcp.Segment
 	w.mu.Lock()
 	if tw.gone {
 		w.mu.Unlock()
-		return true // it has just ended: as for any segment without a connection
+		return false
 	}
 	v := tw.Waiter.Segment(now, seg, &out)
 	switch v {
@@ -129,9 +129,10 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) (reuse
 		w.unlink(tw)
 		w.append(now, tw)
 	case tcp.WaitReuse:
-		// RFC 6191: only where there is someone to take it.
+		// RFC 6191: only where there is someone to take it. RFC 5961 4.2: otherwise
+		// "TCP endpoints MUST send a challenge ACK".
 		if w.s.tcp.listener(tw.key.local()) == nil {
-			v = tcp.WaitDrop
+			v = tcp.WaitAck
 		} else {
 			w.drop(tw)
 		}
@@ -140,7 +141,7 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) (reuse
 	if v == tcp.WaitAck || v == tcp.WaitRestart {
 		w.s.sendLone(tw.key.local(), tw.key.remote(), &out)
 	}
-	return v == tcp.WaitReuse
+	return v != tcp.WaitReuse
 }
 
 func (w *timeWaits) close() {

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// wheelStep is the time from slot to slot. A connection gets a timer of its
-	// own when less than that is left, so that a deadline is met exactly.
+	// wheelStep is the time from slot to slot. When less than that is left, a
+	// connection goes to the due ones, so that a deadline is met exactly.
 	wheelStep = tcp.Time(500 * time.Millisecond)
 	// wheelSlots is a power of two. Who waits for longer comes by more than once.
 	wheelSlots = 64
@@ -18,7 +18,9 @@ const (
 // A wheel looks after the connections that have nothing to do for long: all but
 // their keep-alive is over. It holds one timer for all of them, and two pointers
 // for each, where a timer of its own would take a connection a fifth of its
-// memory. Slots are circular lists; a connection stands in at most one.
+// memory. Slots are circular lists; a connection stands in at most one. Those that are
+// due have one timer more, and so one goroutine: with one for each, the probes of a million
+// connections would leave no other goroutine its share.
 type wheel struct {
 	s *Stack
 
@@ -28,6 +30,7 @@ type wheel struct {
 	timer  *time.Timer
 	at     int64 // the step at which the timer fires; 0: it does not run
 	next   int64 // no connection waits for a step before
+	due    dueList
 	closed bool
 }
 
@@ -144,4 +147,5 @@ func (w *wheel) close() {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
+	w.due.close()
 }

@@ -13,12 +13,14 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// yieldBytes is how much a writer has to have sent at once to let others run.
+// yieldBytes is how much a writer has to have sent at once to let others run: less is
+// cheaper to fetch from another core's cache than a switch of goroutines. The reader of a
+// device has a bound of its own, in nic, which is the same number for its own reason.
 const yieldBytes = 16 << 10
 
-// lendBytes is how large a Write has to be, in bytes, for its data to be sent
-// from where the application has it; gatherBytes, what a frame has to have of it
-// not to be copied.
+// lendBytes is how large a Write has to be, in bytes, for its data to be sent from
+// where the application has it, which costs a wait in the end; gatherBytes, what a
+// frame has to have of it not to be copied.
 const (
 	lendBytes   = 16 << 10
 	gatherBytes = 2 << 10
@@ -46,6 +48,10 @@ type lending struct {
 
 	late uint8  // times in a row that acknowledgements did not come within ackWait
 	skip uint16 // Writes that do not wait for any, because of it
+
+	// charged is what settle may have to copy, in bytes. It counts as used memory,
+	// or many writers whose deadlines pass at once would copy more than there is.
+	charged int64
 }
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
@@ -94,6 +100,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 		now := t.s.now()
 		if k := take(now, p[n:]); k > 0 {
 			n += k
+			t.charge()
 			t.run(now)
 			t.mu.Unlock()
 			// What is chosen is sent before anyone waits for its answer.
@@ -141,11 +148,21 @@ func (t *TCP) awaitAcks() {
 	l.skip = 1 << l.late
 }
 
+// charge takes what is lent for used memory. t.mu is held.
+func (t *TCP) charge() {
+	if n := int64(t.conn.Lent()); n > 0 && n > t.lent.charged {
+		t.s.tcp.used.Add(n - t.lent.charged)
+		t.lent.charged = n
+	}
+}
+
 // settle ends what a writer has lent: what is not acknowledged is copied, and the
 // frames that refer to it are waited for. t.mu is held, and released to wait.
 func (t *TCP) settle() {
 	t.conn.Settle()
 	l := t.lent
+	t.s.tcp.used.Add(-l.charged)
+	l.charged = 0
 	for l.frames.Load() > 0 {
 		l.waiting.Store(true)
 		if l.frames.Load() > 0 {

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // A barrier is a device whose Send waits while it is shut.
@@ -222,6 +223,43 @@ func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	a.sendPacketAt(a.now(), c.path, a.bufs.get(ipRoom), 20, &frameMeta{body: make([]byte, 4000), lender: l})
 	a.drain()
 	require.Zero(t, l.frames.Load(), "Write would wait for ever")
+}
+
+func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
+	// No frame with lent bytes is parked as it is, today: whoever drops one gives back all.
+	for name, lose := range map[string]func(t *testing.T, nt *neighborTable, n *neighbor){
+		"the neighbor does not answer": func(t *testing.T, nt *neighborTable, n *neighbor) {
+			n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
+			n.tries, n.queued, nt.asking = maxRequests, true, append(nt.asking, n)
+			nt.tick()
+		},
+		"the link is down":     func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(true) },
+		"the table is flushed": func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(false) },
+		"others are parked instead": func(t *testing.T, nt *neighborTable, n *neighbor) {
+			for range maxParked {
+				nt.mu.Lock()
+				nt.park(n, addrA, txEntry{buf: nt.ifc.s.bufs.get(100)})
+				nt.mu.Unlock()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := twoHosts(t, nic.PipeConfig{})
+			c, _ := connect(t, a, b)
+			nt := &c.path.ifc.neigh
+			l := &lending{t: c}
+			l.frames.Add(1)
+			nt.mu.Lock()
+			n := nt.getLocked(addr("192.0.2.99"))
+			n.parked = append(n.parked, parked{txEntry{
+				frame: nic.Frame{Head: make([]byte, 60)}, buf: a.bufs.get(100), lender: l,
+			}, addrA})
+			nt.nparked++
+			nt.mu.Unlock()
+			lose(t, nt, n)
+			require.Zero(t, l.frames.Load(), "Write would wait for ever")
+		})
+	}
 }
 
 // A watcher is a device that takes its time with frames, and sees whether they

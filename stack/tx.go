@@ -26,7 +26,7 @@ type txQueue struct {
 	head     int // index of the oldest entry
 	overflow []txEntry
 	closed   bool       // nobody looks for frames here any more
-	waiters  []txWaiter // none where n is 0
+	waiters  []txWaiter // those that came first, first; where n is 0, somebody is calling them
 
 	// Owned by the goroutine whose turn it is.
 	batch [txBatch]nic.Frame
@@ -174,6 +174,21 @@ func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	return k
 }
 
+// ready takes those out of waiters that are to be called now: no more than there is room
+// for, because the others would have to wait again, and thousands may. q.mu is held.
+func (q *txQueue) ready() []txWaiter {
+	n := int(q.n.Load())
+	if len(q.waiters) == 0 || n >= txQueueLen/2 {
+		return nil
+	}
+	k := min(len(q.waiters), txQueueLen-n)
+	ready := q.waiters[:k]
+	if q.waiters = q.waiters[k:]; len(q.waiters) == 0 {
+		q.waiters = nil
+	}
+	return ready
+}
+
 // drain sends what waits for the interface, unless another goroutine is at it.
 // No lock may be held: the device may call back into this stack.
 func (ifc *iface) drain() {
@@ -194,10 +209,8 @@ func (ifc *iface) drainOn() {
 		}
 		q.mu.Lock()
 		k := q.take(q.batch[:], q.taken[:])
-		var ready []txWaiter
-		if len(q.waiters) > 0 && q.n.Load() < txQueueLen/2 {
-			ready, q.waiters = q.waiters, nil
-		}
+		ready := q.ready()
+		more := len(q.waiters) > 0
 		q.mu.Unlock()
 		if k > 0 {
 			ifc.transmit(q.batch[:k], q.taken[:k])
@@ -206,9 +219,10 @@ func (ifc *iface) drainOn() {
 			w.txReady()
 		}
 		if len(ready) > 0 {
+			clear(ready)
 			ifc.s.drain() // routes may have changed: what they put may be elsewhere
 		}
-		if q.n.Load() > 0 {
+		if more || q.n.Load() > 0 {
 			continue
 		}
 		// Who puts something from here on finds either that the turn has ended, or

@@ -91,10 +91,10 @@ func (u *UDP) claim(size int, to netip.AddrPort, o *SendOptions, parts ...[]byte
 		be.PutUint16(datagram[6:], wire.Fold(sum))
 		f.NeedsChecksum = true
 		f.ChecksumStart = uint16(ifc.linkLen + wire.IPv4Len)
-		f.ChecksumOffset = 6
+		f.ChecksumOffset = udpChecksumOffset
 	} else {
 		be.PutUint16(datagram[6:], wire.Fold(sum))
-		completeChecksum(datagram, datagram, 6)
+		completeChecksum(datagram, datagram, 0, udpChecksumOffset)
 	}
 	u.sentNow++
 	return true

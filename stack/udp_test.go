@@ -465,3 +465,15 @@ func TestRawSocketsGetCopiesOfTheirProtocol(t *testing.T) {
 	_, err = r.WriteTo(make([]byte, 65516), addr("192.0.2.2"), SendOptions{})
 	require.ErrorIs(t, err, syscall.EMSGSIZE)
 }
+
+// RFC 768: "If the computed checksum is zero, it is transmitted as all ones".
+func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
+	const start = 20
+	packet := make([]byte, 2*start)
+	for offset, want := range map[int][]byte{udpChecksumOffset: {0xff, 0xff}, tcpChecksumOffset: {0, 0}} {
+		clear(packet)
+		copy(packet[start:], []byte{0xff, 0xf0, 0, 0x0f})
+		completeChecksum(packet, packet[start:], start, offset)
+		require.Equal(t, want, packet[start+offset:][:2])
+	}
+}

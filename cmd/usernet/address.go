@@ -44,6 +44,12 @@ func kernelAddrs() ([]ifaceAddr, error) {
 	return all, nil
 }
 
+// isDown tells that the kernel's side of an interface is there, but not up.
+func isDown(name string) bool {
+	ifc, err := net.InterfaceByName(name)
+	return err == nil && ifc.Flags&net.FlagUp == 0
+}
+
 // A plan says which addresses the two ends of the link have.
 type plan struct {
 	addr netip.Prefix // ours

@@ -137,8 +137,12 @@ func (l *linkFlags) attachTAP(log *slog.Logger) (*nic.TAP, plan, error) {
 	if p.note != "" {
 		log.Info(p.note)
 	}
-	if !tap.Created() && len(own) == 0 {
+	switch {
+	case tap.Created():
+	case len(own) == 0:
 		log.Warn(fmt.Sprintf("%[1]s has no address yet: ip addr add %[2]v dev %[1]s; ip link set %[1]s up", l.tap, p.host))
+	case isDown(l.tap):
+		log.Warn(fmt.Sprintf("%[1]s is down, so that nothing passes: ip link set %[1]s up", l.tap))
 	}
 	return tap, p, nil
 }
@@ -229,7 +233,7 @@ func (n *network) report() {
 			n.log.Info("route", "to", r.Dst, "dev", r.NIC)
 		}
 	}
-	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP", "transport", "TCP,UDP")
+	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP", "transport", "TCP,UDP")
 }
 
 // Close ends the hosts and the capture. It returns what went wrong with the

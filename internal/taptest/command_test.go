@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -28,17 +29,31 @@ func sumOf(t *testing.T, r io.Reader) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// built is where the command is, for all tests; TestMain removes it.
+var built struct {
+	sync.Once
+	dir, exe string
+	err      error
+}
+
 // build builds the command. Everybody may run it.
 func build(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "usernet")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755))
-	exe := filepath.Join(dir, "usernet")
-	out, err := exec.Command("go", "build", "-o", exe, "github.com/usernet/usernet/cmd/usernet").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return exe
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "usernet"); built.err != nil {
+			return
+		}
+		if built.err = os.Chmod(built.dir, 0o755); built.err != nil {
+			return
+		}
+		built.exe = filepath.Join(built.dir, "usernet")
+		out, err := exec.Command("go", "build", "-o", built.exe, "github.com/usernet/usernet/cmd/usernet").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	require.NoError(t, built.err)
+	return built.exe
 }
 
 // A program is a command of ours that runs in a namespace.
@@ -78,6 +93,7 @@ func (p *program) interrupt() (errs string) {
 }
 
 func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
+	t.Parallel()
 	need(t, "curl")
 	exe := build(t)
 	ns := newNamespace(t)
@@ -100,6 +116,7 @@ func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
 }
 
 func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
+	t.Parallel()
 	need(t, "curl", "setpriv", "mount")
 	exe := build(t)
 	ns := newNamespace(t)
@@ -124,6 +141,15 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	out := ns.run(t, "ip", "addr", "show", "dev", "tap7")
 	require.Contains(t, out, "198.51.100.1/24", "the user's device has stayed, and its address")
 
+	require.NotContains(t, p.errs.String(), "WARN")
+
+	// One that is not up yet is taken too, with a word about it.
+	ns.run(t, "ip", "link", "set", "tap7", "down")
+	p, _ = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
+	ns.run(t, "ip", "link", "set", "tap7", "up")
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")
+	require.Contains(t, p.interrupt(), "tap7 is down, so that nothing passes: ip link set tap7 up")
+
 	// Without a device of one's own there is the wire in memory, and two lines.
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "other0")...)
 	require.Equal(t, "serving on http://127.0.0.1:8080/ (Ctrl-C ends)", line)
@@ -139,6 +165,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 }
 
 func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
+	t.Parallel()
 	need(t, "nc", "sha256sum")
 	exe := build(t)
 	ns := newNamespace(t)
@@ -169,6 +196,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 }
 
 func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
+	t.Parallel()
 	need(t)
 	exe := build(t)
 	ns := newNamespace(t)
@@ -191,6 +219,7 @@ func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
 }
 
 func TestDumpCommandPrintsWhatArrives(t *testing.T) {
+	t.Parallel()
 	need(t, "ping")
 	exe := build(t)
 	ns := newNamespace(t)

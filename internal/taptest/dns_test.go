@@ -65,6 +65,7 @@ func recordQuestions() []question {
 }
 
 func TestLookupsAtRealServersAreThoseOfNet(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -94,6 +95,7 @@ func TestLookupsAtRealServersAreThoseOfNet(t *testing.T) {
 
 // TestRecordsOfRealServers says what the answers are, which a comparison does not.
 func TestRecordsOfRealServers(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -165,6 +167,7 @@ func (s system) counted(t *testing.T, ns *namespace) (*usernet.Host, *counter) {
 }
 
 func TestLargeAnswersOfRealServersComeByTCP(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -193,6 +196,7 @@ func TestLargeAnswersOfRealServersComeByTCP(t *testing.T) {
 }
 
 func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -247,6 +251,7 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 }
 
 func TestDialsByNameAreThoseOfNet(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -278,6 +283,7 @@ func TestDialsByNameAreThoseOfNet(t *testing.T) {
 }
 
 func TestAThousandLookupsAtOnceAreAnswered(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -305,6 +311,7 @@ func TestAThousandLookupsAtOnceAreAnswered(t *testing.T) {
 }
 
 func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
+	t.Parallel()
 	needNameServers(t)
 	ns := newNamespace(t)
 	ns.startNameServers(t)
@@ -446,6 +453,7 @@ func (s *spoofer) serve() error {
 }
 
 func TestForgedAnswersAreNotBelieved(t *testing.T) {
+	t.Parallel()
 	need(t)
 	ns := newNamespace(t)
 	ns.run(t, "ip", "addr", "add", spooferAddr+"/32", "dev", "lo")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -244,12 +243,8 @@ func (ns *namespace) startServer(t *testing.T, addr string, args ...string) {
 	}
 }
 
-// needNameServers is need for a test with the servers. Debian keeps them out of the PATH
-// of users.
+// needNameServers is need for a test with the servers.
 func needNameServers(t *testing.T) {
 	t.Helper()
-	if _, err := exec.LookPath("unbound"); err != nil {
-		t.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin")
-	}
 	need(t, "dnsmasq", "unbound", "mount", "bash")
 }

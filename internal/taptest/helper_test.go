@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,7 +34,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	// Debian keeps servers out of the PATH of users.
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
+	code := m.Run()
+	if built.dir != "" {
+		os.RemoveAll(built.dir)
+	}
+	os.Exit(code)
 }
 
 // self is the shell's way to start a helper.
@@ -113,13 +120,21 @@ func content(n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{'u', 's', 'e', 'r', 'n', 'e', 't'}), n)
 }
 
+// sums are those of contentSum that are known, by size.
+var sums sync.Map
+
 // contentSum is the SHA-256 of content, in hexadecimal.
 func contentSum(t *testing.T, n int64) string {
 	t.Helper()
+	if sum, ok := sums.Load(n); ok {
+		return sum.(string)
+	}
 	h := sha256.New()
-	_, err := io.Copy(h, content(n))
+	_, err := io.CopyBuffer(h, struct{ io.Reader }{content(n)}, make([]byte, 256<<10))
 	require.NoError(t, err)
-	return hex.EncodeToString(h.Sum(nil))
+	sum := hex.EncodeToString(h.Sum(nil))
+	sums.Store(n, sum)
+	return sum
 }
 
 // site is what both sides serve: GET /content?n=SIZE gives that much content, and

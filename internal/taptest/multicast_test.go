@@ -104,6 +104,7 @@ func query(t *testing.T, rc *ipv4.RawConn, ifi *net.Interface, dst, message stri
 // TestIGMPIsSpokenAsByTheKernel has a socket of ours and one of the kernel's be members
 // of groups on one link, and be asked the same.
 func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
+	t.Parallel()
 	need(t, "tshark")
 	ns := newNamespace(t)
 	rec := &recorder{TAP: ns.openTAP(t, true)}
@@ -200,7 +201,7 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 // TestGroupsReachTheKernelAndComeFromIt compares what either side is told of the same
 // datagram, sent to it by the other.
 func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
-	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host) {
+	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host, _ bool) {
 		const group = "239.1.2.3"
 		gaddr := &net.UDPAddr{IP: net.ParseIP(group), Port: 5000}
 		var theirs *net.UDPConn
@@ -298,6 +299,7 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 // TestASwitchThatSnoopsPassesTheGroupsThatWeJoin puts our host and a sender on a bridge of
 // the kernel's that passes a group only to ports that have reported it, and has no address.
 func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"3", "2"} {
 		t.Run("version "+version, func(t *testing.T) {
 			need(t, "bridge")

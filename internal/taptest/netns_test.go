@@ -5,6 +5,7 @@ package taptest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -125,10 +126,18 @@ func (ns *namespace) inside(f func() error) error {
 func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 	t.Helper()
 	var tap *nic.TAP
-	err := ns.inside(func() (err error) {
-		tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), NoOffload: plain})
-		return err
-	})
+	var err error
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		err = ns.inside(func() (err error) {
+			tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), NoOffload: plain})
+			return err
+		})
+		// A process that another test is just starting has our descriptors, also of a
+		// device that was closed, until its exec.
+		if !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
+			break
+		}
+	}
 	require.NoError(t, err)
 	t.Cleanup(func() { tap.Close() })
 	return tap
@@ -157,13 +166,13 @@ func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 
 // onBothLinks runs a test over a TAP that carries super-frames and over a plain
 // one.
-func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *namespace, h *usernet.Host)) {
+func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *namespace, h *usernet.Host, plain bool)) {
 	t.Helper()
 	need(t, tools...)
 	for name, plain := range map[string]bool{"super-frames": false, "plain frames": true} {
 		t.Run(name, func(t *testing.T) {
 			ns := newNamespace(t)
-			test(t, ns, newHost(t, ns.openTAP(t, plain)))
+			test(t, ns, newHost(t, ns.openTAP(t, plain)), plain)
 		})
 	}
 }

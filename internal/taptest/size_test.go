@@ -2,5 +2,10 @@
 
 package taptest
 
-// bulk is how many bytes the large transfers have.
-const bulk = 1 << 30
+// How much the long tests do.
+const (
+	bulk      = 1 << 30  // bytes of a large transfer, in super-frames, once
+	someBulk  = 96 << 20 // bytes of the other large transfers: 70,000 frames
+	pingStep  = 1        // from one size of a ping to the next
+	wrkPeriod = "5s"
+)

@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -81,9 +83,14 @@ func curlUpload(t *testing.T, ns *namespace, n int64) {
 }
 
 func TestCurlDownloadsAndUploadsIntact(t *testing.T) {
-	onBothLinks(t, []string{"curl", "sha256sum"}, func(t *testing.T, ns *namespace, h *usernet.Host) {
+	t.Parallel()
+	onBothLinks(t, []string{"curl", "sha256sum"}, func(t *testing.T, ns *namespace, h *usernet.Host, plain bool) {
 		serveSite(t, h)
-		for _, n := range []int64{0, 1, 1448, 1449, 100_000, bulk} {
+		large := int64(bulk)
+		if plain {
+			large = someBulk
+		}
+		for _, n := range []int64{0, 1, 1448, 1449, 100_000, large} {
 			curlDownload(t, ns, n)
 			curlUpload(t, ns, n)
 		}
@@ -91,11 +98,17 @@ func TestCurlDownloadsAndUploadsIntact(t *testing.T) {
 }
 
 func TestCurlDownloadsAndUploadsIntactThroughLossInEachDirection(t *testing.T) {
-	onBothLinks(t, []string{"curl", "sha256sum", "nft"}, func(t *testing.T, ns *namespace, h *usernet.Host) {
+	t.Parallel()
+	onBothLinks(t, []string{"curl", "sha256sum", "nft"}, func(t *testing.T, ns *namespace, h *usernet.Host, plain bool) {
 		serveSite(t, h)
 		ns.drop(t)
-		curlDownload(t, ns, bulk)
-		curlUpload(t, ns, bulk)
+		// A super-frame is lost as a whole: it takes more bytes for as many losses.
+		size := int64(min(bulk, 4*someBulk))
+		if plain {
+			size = someBulk
+		}
+		curlDownload(t, ns, size)
+		curlUpload(t, ns, size)
 		in, out := ns.dropped(t)
 		require.Positive(t, in, "packets of ours that the kernel dropped")
 		require.Positive(t, out, "packets of its own that the kernel dropped")
@@ -104,6 +117,7 @@ func TestCurlDownloadsAndUploadsIntactThroughLossInEachDirection(t *testing.T) {
 }
 
 func TestManyCurlsAtOnceAreServed(t *testing.T) {
+	t.Parallel()
 	ns, h := newLink(t, "curl", "sha256sum")
 	serveSite(t, h)
 	const curls, size = 200, 256 << 10
@@ -127,11 +141,12 @@ func TestManyCurlsAtOnceAreServed(t *testing.T) {
 }
 
 func TestPingAnswersEverySizeWithoutLoss(t *testing.T) {
+	t.Parallel()
 	ns, _ := newLink(t, "ping")
 	// Every size that fits a frame, once, and those at an edge, or larger than a
 	// frame, many times.
 	out := ns.shell(t, fmt.Sprintf(
-		"for s in $(seq 0 1472); do ping -q -M do -c 1 -W 5 -s $s %s >/dev/null || echo lost $s; done", ourAddr))
+		"for s in $(seq 0 %d 1472); do ping -q -M do -c 1 -W 5 -s $s %s >/dev/null || echo lost $s; done", pingStep, ourAddr))
 	require.Empty(t, out)
 	for _, size := range []int{0, 1, 7, 8, 9, 15, 16, 17, 18, 19, 56, 1471, 1472, 1473, 1480, 4000, 30000, 65507} {
 		pace := []string{"-i", "0.002"}
@@ -152,6 +167,7 @@ func TestPingFloodIsAnsweredWithoutLoss(t *testing.T) {
 }
 
 func TestUsernetPingsTheKernel(t *testing.T) {
+	t.Parallel()
 	_, h := newLink(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -164,6 +180,7 @@ func TestUsernetPingsTheKernel(t *testing.T) {
 }
 
 func TestNetcatAndSocatAreEchoed(t *testing.T) {
+	t.Parallel()
 	ns, h := newLink(t, "nc", "socat", "sha256sum")
 	serveEcho(t, h)
 	const size = 1 << 20
@@ -191,12 +208,13 @@ func TestNetcatAndSocatAreEchoed(t *testing.T) {
 }
 
 func TestUsernetClientFetchesFromAKernelServer(t *testing.T) {
-	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host) {
+	t.Parallel()
+	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host, plain bool) {
 		ns.startHelper(t, "ready", "http", kernelAddr+":8000")
 		client := &http.Client{Transport: &http.Transport{DialContext: h.DialContext}}
 		defer client.CloseIdleConnections()
 		base := "http://" + kernelAddr + ":8000"
-		for _, n := range []int64{0, 1, 100_000, bulk} {
+		for _, n := range []int64{0, 1, 100_000, someBulk} {
 			resp, err := client.Get(fmt.Sprintf("%s/content?n=%d", base, n))
 			require.NoError(t, err)
 			require.Equal(t, contentSum(t, n), sumOf(t, resp.Body), "download of %d bytes", n)
@@ -215,9 +233,10 @@ func TestUsernetClientFetchesFromAKernelServer(t *testing.T) {
 }
 
 func TestWrkSeesNoError(t *testing.T) {
+	t.Parallel()
 	ns, h := newLink(t, "wrk")
 	serveSite(t, h)
-	out := ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", "10s", "http://"+ourAddr+"/")
+	out := ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", wrkPeriod, "http://"+ourAddr+"/")
 	t.Log(out)
 	require.NotContains(t, out, "Socket errors")
 	require.NotContains(t, out, "Non-2xx")
@@ -225,9 +244,10 @@ func TestWrkSeesNoError(t *testing.T) {
 }
 
 func TestWrkSeesNoErrorWithAConnectionForEachRequest(t *testing.T) {
+	t.Parallel()
 	ns, h := newLink(t, "wrk")
 	serveSite(t, h)
-	out := ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", "3s", "-H", "Connection: close", "http://"+ourAddr+"/")
+	out := ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", "2s", "-H", "Connection: close", "http://"+ourAddr+"/")
 	t.Log(out)
 	require.NotContains(t, out, "Socket errors")
 	require.NotContains(t, out, "Non-2xx")
@@ -235,6 +255,7 @@ func TestWrkSeesNoErrorWithAConnectionForEachRequest(t *testing.T) {
 }
 
 func TestConnectionToAClosedPortIsRefusedInBothDirections(t *testing.T) {
+	t.Parallel()
 	ns, h := newLink(t, "curl", "nc")
 	_, errs, err := ns.try(t, "curl", "-sS", "--connect-timeout", "30", "http://"+ourAddr+":81/")
 	require.Error(t, err)
@@ -262,6 +283,7 @@ func TestConnectionToAClosedPortIsRefusedInBothDirections(t *testing.T) {
 const faulty = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0 || icmp.checksum.status == 0"
 
 func TestSharkFindsNothingWrongInACapture(t *testing.T) {
+	t.Parallel()
 	need(t, "tshark", "curl", "ping", "nc")
 	for name, plain := range map[string]bool{"super-frames": false, "plain frames": true} {
 		t.Run(name, func(t *testing.T) { captureARun(t, plain) })
@@ -303,22 +325,44 @@ func captureARun(t *testing.T, plain bool) {
 	require.NoError(t, capt.Err())
 	require.NoError(t, f.Close())
 
-	shark := func(filter string) string {
-		return ns.run(t, "tshark", "-r", file, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
-			"-o", "udp.check_checksum:TRUE", "-Y", filter)
-	}
-	for _, part := range []string{"arp", "icmp.type == 8", "icmp.type == 0", "icmp.code == 3", "udp", "ip.flags.mf == 1",
-		"tcp.flags.reset == 1", "tcp.flags.fin == 1", "tcp.checksum.status == 1 && tcp.srcport == 80"} {
-		require.NotEmpty(t, shark(part), "the capture has no %q", part)
-	}
+	there := []string{"arp", "icmp.type == 8", "icmp.type == 0", "icmp.code == 3", "udp", "ip.flags.mf == 1",
+		"tcp.flags.reset == 1", "tcp.flags.fin == 1", "tcp.checksum.status == 1 && tcp.srcport == 80"}
+	// What is not a fault of a frame but would be one of ours is the second.
+	absent := []string{faulty, "tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1"}
 	if plain {
-		require.Empty(t, shark("frame.len > 1514"))
-	} else {
-		require.NotEmpty(t, shark("udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1"), "the batch in one frame")
+		absent = append(absent, "frame.len > 1514")
+	} else { // the batch in one frame
+		there = append(there, "udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1")
 	}
-	require.Empty(t, shark(faulty))
-	// What is not a fault of a frame but would be one of ours.
-	require.Empty(t, shark("tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1"))
+	for i, n := range ns.shark(t, file, slices.Concat(there, absent)) {
+		if i < len(there) {
+			require.Positive(t, n, "the capture has no %q", there[i])
+		} else {
+			require.Zero(t, n, "the capture has %q", absent[i-len(there)])
+		}
+	}
+}
+
+// shark tells how many frames of a capture each of the filters has, in one run of tshark:
+// to start it takes longer than to read the file.
+func (ns *namespace) shark(t *testing.T, file string, filters []string) (frames []int) {
+	t.Helper()
+	out := ns.run(t, "tshark", "-q", "-r", file, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
+		"-o", "udp.check_checksum:TRUE", "-z", "io,stat,0,"+strings.Join(filters, ","))
+	for line := range strings.Lines(out) {
+		if !strings.Contains(line, "<>") {
+			continue
+		}
+		// | interval | frames | bytes | frames | bytes | ... |
+		columns := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		for i := 1; i < len(columns); i += 2 {
+			n, err := strconv.Atoi(strings.TrimSpace(columns[i]))
+			require.NoError(t, err, line)
+			frames = append(frames, n)
+		}
+	}
+	require.Len(t, frames, len(filters), out)
+	return frames
 }
 
 // sendBatch sends datagrams that the device may carry in one frame.
@@ -338,6 +382,7 @@ func sendBatch(t *testing.T, h *usernet.Host) {
 }
 
 func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
+	t.Parallel()
 	ns, h := newLink(t)
 	ln, err := h.Listen("tcp", ":5000")
 	require.NoError(t, err)
@@ -424,6 +469,7 @@ func requireOpError(t *testing.T, err error, op string) {
 	require.Equal(t, op, operr.Op)
 }
 
+// Not in parallel: a process that another test is just starting keeps a closed device.
 func TestMissingAndBusyDevicesAreClearErrors(t *testing.T) {
 	need(t)
 	ns := newNamespace(t)
@@ -457,6 +503,7 @@ func TestMissingAndBusyDevicesAreClearErrors(t *testing.T) {
 }
 
 func TestTakenPortAndMalformedAddressAreClearErrors(t *testing.T) {
+	t.Parallel()
 	_, h := newLink(t)
 	ln, err := h.Listen("tcp", ":80")
 	require.NoError(t, err)

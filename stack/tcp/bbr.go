@@ -117,6 +117,7 @@ const (
 	bbrStartupLosses   = 6
 	bbrExtraRounds     = 10
 	bbrMinRTTLen       = 10 * Second
+	bbrSameRTT         = 64 // round-trip times match that differ by no more than this part: what interrupts and timers add
 	bbrProbeInterval   = 5 * Second
 	bbrProbeDuration   = 200 * Millisecond
 	bbrProbeCwndGain   = 0.5
@@ -411,11 +412,26 @@ func (b *bbr) adaptLongTerm(c *Conn) bool {
 	return false
 }
 
-// updateMinRTT is UpdateMinRTT of 5.3.4.3.
+// updateMinRTT is UpdateMinRTT of 5.3.4.3, but for this: there only a lower
+// sample renews the estimate, here one that matches it does so too. It proves as
+// well that nothing waited in a queue, which is all that ProbeRTT is to bring
+// about. 5.3.4.2 has that in mind: a flow with "low-rate periods [...] for long
+// enough to drain its queue" is to have "the BBR.probe_rtt_min_delay estimate
+// refreshes without requiring ProbeRTT. This way, flows typically need only pay
+// the 2 percent throughput penalty if there are multiple bulk flows busy"; and
+// Linux says that it probes where no sample "matches or decreases" the estimate.
+// A flow alone drains the queue in each cycle of ProbeBW. Flows that share one
+// leave each other's part in it, see no such sample, and do probe; and so does one
+// whose path has become longer.
 func (b *bbr) updateMinRTT(now Time) {
 	b.probeExpired = b.probeMinAt != 0 && now > b.probeMinAt+bbrProbeInterval
-	if rtt := b.rs.rtt; b.rs.valid && rtt > 0 && (b.probeMin == 0 || rtt < b.probeMin || b.probeExpired) {
-		b.probeMin, b.probeMinAt = rtt, now
+	if rtt := b.rs.rtt; b.rs.valid && rtt > 0 {
+		switch {
+		case b.probeMin == 0 || rtt < b.probeMin || b.probeExpired:
+			b.probeMin, b.probeMinAt = rtt, now
+		case rtt <= b.probeMin+b.probeMin/bbrSameRTT:
+			b.probeMinAt = now
+		}
 	}
 	if b.probeMin != 0 && (b.minRTT == 0 || b.probeMin < b.minRTT || now > b.minRTTAt+bbrMinRTTLen) {
 		b.minRTT, b.minRTTAt = b.probeMin, b.probeMinAt

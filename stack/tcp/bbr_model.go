@@ -112,7 +112,7 @@ func (b *bbr) losing(c *Conn, now Time, s *sent) {
 	if p == nil || !b.probeSample {
 		return
 	}
-	rs := rateSample{inFlight: p.inFlight, lost: b.rateSampler.lost - p.lost}
+	rs := rateSample{inFlight: p.inFlight, lost: b.lostSince(p.lost)}
 	if !b.inflightTooHigh(c, &rs) {
 		return
 	}

@@ -24,7 +24,10 @@ func TestBBRGoesThroughTheStatesOfTheDraft(t *testing.T) {
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
 	l.queue = 4 * l.bdp()
 	var states []bbrState
-	bbrFlow(l, 20*Second, func(_ *netsim, _ *Conn, b *bbr) {
+	bbrFlow(l, 20*Second, func(s *netsim, _ *Conn, b *bbr) {
+		if s.now > 10*Second {
+			s.link.rtt = 50 * Millisecond
+		}
 		if n := len(states); n == 0 || states[n-1] != b.state {
 			states = append(states, b.state)
 		}
@@ -33,7 +36,7 @@ func TestBBRGoesThroughTheStatesOfTheDraft(t *testing.T) {
 	for _, s := range []bbrState{bbrDown, bbrCruise, bbrRefill, bbrUp} {
 		require.Contains(t, states, s)
 	}
-	require.Contains(t, states, bbrProbeRTT, "5.3.4: after 5 seconds without a new least round-trip time")
+	require.Contains(t, states, bbrProbeRTT, "5.3.4: after 5 seconds in which the least round-trip time was not seen")
 	follows := map[bbrState][]bbrState{ // DOWN may be over within a millisecond
 		bbrStartup: {bbrDrain}, bbrDrain: {bbrDown, bbrCruise}, bbrDown: {bbrCruise, bbrRefill, bbrProbeRTT}, bbrCruise: {bbrRefill, bbrProbeRTT}, bbrRefill: {bbrUp, bbrProbeRTT},
 		bbrUp: {bbrDown, bbrProbeRTT, bbrCruise}, bbrProbeRTT: {bbrCruise},
@@ -91,12 +94,96 @@ func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
 	l.queue = 4 * l.bdp()
 	low := false
 	bbrFlow(l, 12*Second, func(s *netsim, c *Conn, b *bbr) {
+		if s.now > 2*Second {
+			s.link.rtt = 44 * Millisecond // or it would not probe
+		}
 		if b.state == bbrProbeRTT && b.probeDone != 0 {
 			require.LessOrEqual(t, c.pipe(), int(0.55*float64(l.bdp())))
 			low = low || s.free <= s.now
 		}
 	})
 	require.True(t, low, "the queue was empty")
+}
+
+func TestBBRAloneOnAPathNeedsNoProbeRTT(t *testing.T) {
+	// It sees the least round-trip time again each time that it has drained the queue.
+	for _, rtt := range []Time{20 * Millisecond, 100 * Millisecond} {
+		l := bottleneck{rate: 50e6, rtt: rtt}
+		l.queue = 4 * l.bdp()
+		bbrFlow(l, 40*Second, func(s *netsim, _ *Conn, b *bbr) {
+			require.NotEqual(t, bbrProbeRTT, b.state, "at %v", s.now)
+		})
+	}
+}
+
+func TestBBRProbesTheRTTOfAPathThatHasBecomeLonger(t *testing.T) {
+	// No sample matches the estimate any more: 5.3.4.1: it is renewed by ProbeRTT,
+	// and replaced once it is 10 s old.
+	l := bottleneck{rate: 20e6, rtt: 20 * Millisecond}
+	l.queue = 4 * l.bdp()
+	probed := false
+	s := bbrFlow(l, 25*Second, func(s *netsim, _ *Conn, b *bbr) {
+		if s.now > 8*Second {
+			s.link.rtt = 30 * Millisecond
+			probed = probed || b.state == bbrProbeRTT
+		}
+	})
+	require.True(t, probed)
+	require.InDelta(t, float64(30*Millisecond), float64(s.flows[0].snd.cwr.bbr.minRTT), float64(Millisecond))
+}
+
+func TestBBRFlowsThatShareAQueueProbeTheRTT(t *testing.T) {
+	// One of another's making hides the least round-trip time from a flow that
+	// drains its own: 5.3.4: they "cooperate to periodically drain the bottleneck
+	// queue".
+	for _, flows := range []int{2, 4, 10} {
+		l := bottleneck{rate: 50e6, rtt: 20 * Millisecond}
+		l.queue = 2 * l.bdp()
+		s := newNetsim(l, BBR, flows, 3)
+		probing := make([]int, flows)
+		for s.now < 30*Second {
+			s.run(s.now + 50*Millisecond)
+			for i, f := range s.flows {
+				if f.snd.cwr.bbr.state == bbrProbeRTT {
+					probing[i]++
+				}
+			}
+		}
+		for i, f := range s.flows {
+			require.Positive(t, probing[i], "flow %d of %d", i, flows)
+			require.InDelta(t, float64(l.rtt), float64(f.snd.cwr.bbr.minRTT), float64(3*Millisecond), "flow %d of %d", i, flows)
+		}
+	}
+}
+
+func TestAnOriginalThatComesAfterItsRetransmissionWentGivesNoSample(t *testing.T) {
+	// 4.1.2.3: "rate may still be overestimated when a spuriously retransmitted
+	// packet was first (s)acked"; and underestimated, where little came since.
+	var r rateSampler
+	s := sent{seq: 0, end: 1000, at: 1}
+	s.tx = r.sent(s.at, 0, true, 1000, 1)
+	r.lost += 1000
+	s.flags, s.at = segLost|segResent|segEver, 50*Millisecond
+	s.tx = r.sent(s.at, 40_000, false, 1000, 2)
+	r.begin(40_000)
+	r.arrived(51*Millisecond, &s, true)
+	r.found(s.len())
+	r.finish(41_000, 50*Millisecond)
+	require.False(t, r.rs.valid, "no round has ended by it")
+	require.Zero(t, r.latest)
+	require.EqualValues(t, 1000, r.rs.newlyAcked)
+	require.Zero(t, r.lost, "it was not lost")
+	require.Zero(t, r.lostSince(1000), "nor was more since")
+}
+
+func TestBBRBearsReorderingAndLossInStartup(t *testing.T) {
+	// What was overtaken and sent again seemed to end a round in which nothing was
+	// delivered: Startup found the pipe full at a twentieth of the rate.
+	l := bottleneck{rate: 100e6, rtt: 100 * Millisecond, loss: 0.01, reorder: 0.05}
+	l.queue = l.bdp()
+	s := newNetsim(l, BBR, 1, 1)
+	g, _ := s.measure(3*Second, 6*Second)
+	require.Greater(t, g[0], 0.85*l.line())
 }
 
 func TestBBRGivesWayToLossOfMoreThanTwoPercentWhileProbing(t *testing.T) {
@@ -153,7 +240,7 @@ func TestDeliveryRateIsThatOfTheSlowerOfSendingAndAcknowledging(t *testing.T) {
 		at := now + 50*Millisecond + Time(i)*Millisecond/2
 		r.begin(delivered)
 		delivered += 1000
-		r.arrived(at, &board[i])
+		r.arrived(at, &board[i], false)
 		r.finish(delivered, 10*Millisecond)
 	}
 	require.Positive(t, r.latest)

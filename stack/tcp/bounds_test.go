@@ -24,15 +24,12 @@ func (l *bottleneck) line() float64 {
 // says how large its window becomes: RFC 5681 with the square-root law, RFC 9438
 // 5.2, equation 6.
 //
-// BBR gives the rate less what it spends on measuring. draft-ietf-ccwg-bbr-06
-// 5.3.4.2: half of the rate for 200 ms in every 5 s, "and at least one
-// packet-timed round trip"; 5.6.2: it paces "at 1% below the bw". What is lost of
-// that is missing; it is not made up for.
+// BBR gives the rate but for the hundredth by which draft-ietf-ccwg-bbr-06 5.6.2
+// has it paced "at 1% below the bw", and what is lost of that; it is not made up
+// for. What ProbeRTT costs is not taken off: a flow alone does without it.
 func (l *bottleneck) bound(cc Congestion, while Time) float64 {
 	if cc == BBR {
-		probes := (while + bbrProbeInterval - 1) / bbrProbeInterval
-		idle := 0.5 * float64(probes*(bbrProbeDuration+l.rtt)) / float64(while)
-		return l.line() * (1 - idle) * bbrPacingMargin * (1 - l.loss)
+		return l.line() * bbrPacingMargin * (1 - l.loss)
 	}
 	if l.loss == 0 {
 		return l.sawtooth(cc, while)
@@ -112,25 +109,22 @@ func TestSawtoothOfRenoIsTheTextbook(t *testing.T) {
 	}
 }
 
-// TestGoldenTableHoldsItsPromises looks at the committed table: without loss
-// every control gives at least 95 % of what theory gives it, and reordering
-// costs at most a tenth of that; BBR does so with random loss too, and keeps a
-// queue of four bandwidth-delay products short.
-//
-// With timestamps PAWS makes losses of what reordering has displaced, once
-// something was lost: it costs more than a tenth in a few cells, of which there
-// are to be no more.
+// TestGoldenTableHoldsItsPromises looks at the committed table: without loss every
+// control gives at least 95 % of the line, once slow start is over, and reordering
+// costs at most a tenth of that. NewReno with a queue of a quarter of the product
+// is excepted from the first: it cannot, see TestSawtoothOfRenoIsTheTextbook, and
+// gives at least 95 % of what it can. BBR holds on with random loss too, and keeps
+// a queue of four bandwidth-delay products short.
 func TestGoldenTableHoldsItsPromises(t *testing.T) {
 	cells, lines := goldenCells(), readGolden(t)
 	require.Len(t, lines, len(cells))
 	plain := make(map[cell]golden) // by the cell without reordering
 	worst := make(map[Congestion]float64)
-	paws := make(map[Congestion]int) // cells of 72 where reordering costs too much, with timestamps
 	for i, c := range cells {
 		g := parseGolden(t, lines[i])
 		if c.link.loss > 0 {
-			if c.cc == BBR && c.link.loss <= 0.001 {
-				require.GreaterOrEqual(t, g.ratio, 0.85, "loss at random is not congestion: %s", lines[i])
+			if c.cc == BBR && c.link.loss <= 0.01 {
+				require.GreaterOrEqual(t, g.ratio, 0.8, "loss at random is not congestion: %s", lines[i])
 			}
 			continue
 		}
@@ -138,27 +132,22 @@ func TestGoldenTableHoldsItsPromises(t *testing.T) {
 			require.Less(t, g.delay, float64(c.link.rtt)/float64(Millisecond), "a long queue stays short: %s", lines[i])
 		}
 		key := c
-		key.link.reorder = 0
+		key.link.reorder, key.link.stamps = 0, false
 		if c.link.reorder == 0 {
 			plain[key] = g
-		}
-		if c.link.stamps {
-			key.link.stamps = false
-			require.GreaterOrEqual(t, g.goodput, 0.6*plain[key].goodput, lines[i])
-			if g.goodput < 0.9*plain[key].goodput {
-				paws[c.cc]++
+			if c.cc != NewReno || c.bdps > 0.25 {
+				require.GreaterOrEqual(t, g.goodput*1e6, 0.95*c.link.line(), lines[i])
 			}
+		}
+		require.GreaterOrEqual(t, g.goodput, 0.9*plain[key].goodput, "reordering costs too much: %s", lines[i])
+		if c.link.stamps {
 			continue
 		}
 		if w, ok := worst[c.cc]; !ok || g.ratio < w {
 			worst[c.cc] = g.ratio
 		}
 		require.GreaterOrEqual(t, g.ratio, 0.95, lines[i])
-		require.GreaterOrEqual(t, g.goodput, 0.9*plain[key].goodput, "reordering costs too much: %s", lines[i])
 	}
-	require.LessOrEqual(t, paws[CUBIC], 4)
-	require.LessOrEqual(t, paws[NewReno], 6)
-	require.Zero(t, paws[BBR])
 	for cc, w := range worst {
 		t.Logf("%v: at least %.1f %% of what theory gives without loss", cc, w*100)
 	}

@@ -160,6 +160,7 @@ const maxWindow = 1 << 30
 
 // reduce answers a loss. cwnd itself follows PRR.
 func (w *congestionState) reduce(c *Conn, now Time) {
+	c.ecnReduced()
 	if w.bbr != nil {
 		return // it has learnt of the loss by losing
 	}
@@ -171,6 +172,7 @@ func (w *congestionState) reduce(c *Conn, now Time) {
 // timeout answers a retransmission timeout.
 func (w *congestionState) timeout(c *Conn, now Time) {
 	if w.bbr != nil {
+		c.ecnReduced()
 		w.bbr.timeout(c, now)
 		return
 	}

@@ -62,7 +62,6 @@ type sendState struct {
 	tsOffset uint32
 
 	mss  int // payload bytes of a full segment: options already taken off
-	opt  int // bytes of options on every segment
 	gso  int // most payload bytes in a super-segment; 0: none
 	peer int // MSS that the peer announced, without options
 
@@ -73,6 +72,7 @@ type sendState struct {
 	progress Time // when SND.UNA last moved, or something was first in flight
 
 	scale    uint8 // Snd.Wind.Shift
+	opt      uint8 // bytes of options on every segment
 	fixed    bool  // the application has set limit: it is not tuned
 	fin      bool  // a FIN follows the last byte of buf
 	finSent  bool
@@ -88,8 +88,7 @@ type recvState struct {
 	scale  uint8  // Rcv.Wind.Shift
 	quick  uint8  // segments that are still acknowledged at once
 
-	mss      int // payload bytes of a full segment that comes in, an estimate
-	announce int // the MSS option of our SYN
+	mss int // payload bytes of a full segment that comes in, an estimate
 
 	buf   ring
 	await []byte // a waiting reader's buffer, which text in order goes to at once
@@ -106,9 +105,12 @@ type recvState struct {
 	unacked  int    // bytes received and not yet acknowledged
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
+	markTS   uint32 // what TS.Recent was once, and
+	markSeq  Seq    // the number that the segment began with which it came from: see overtaken
 	finSeq   Seq    // number of the FIN
 	rstSeq   uint32
 
+	announce   uint16 // the MSS option of our SYN
 	challenges uint8
 	fixed      bool // the application has set limit: it is not tuned
 	fin        bool // a FIN has come, with finSeq
@@ -177,7 +179,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.limit = c.p.SendBuffer
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
-	c.rcv.mss, c.rcv.announce = cfg.MSS, cfg.MSS
+	c.rcv.mss, c.rcv.announce = cfg.MSS, uint16(min(cfg.MSS, 65535))
 	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
@@ -217,6 +219,7 @@ func (c *Conn) takeOptions(s *Segment) {
 	}
 	if c.tsOK {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
+		c.rcv.markTS, c.rcv.markSeq = s.TSVal, Seq(s.Seq)
 		c.snd.opt = 12
 	}
 	c.ecnSetup(s)
@@ -224,8 +227,8 @@ func (c *Conn) takeOptions(s *Segment) {
 		c.snd.peer = int(s.MSS)
 	}
 	// RFC 9293 3.7.1: Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize
-	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-c.snd.opt, minMSS)
-	c.rcv.mss -= c.snd.opt
+	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-int(c.snd.opt), minMSS)
+	c.rcv.mss -= int(c.snd.opt)
 	c.cwr.start(c)
 }
 
@@ -479,7 +482,7 @@ func (c *Conn) SetRecvLimit(n int) {
 // payload and options (the packet without IP and TCP headers). What is in
 // flight and larger is sent again.
 func (c *Conn) PathMTU(now Time, mss int) {
-	mss = max(mss-c.snd.opt, minMSS)
+	mss = max(mss-int(c.snd.opt), minMSS)
 	if mss >= c.snd.mss {
 		return
 	}
@@ -525,6 +528,7 @@ func (c *Conn) Deadline() (Time, bool) {
 	if c.busy != nil {
 		d = earliest(d, c.settleBy)
 	}
+	d = earliest(d, c.giveUpDeadline())
 	return d, d != 0
 }
 
@@ -549,6 +553,16 @@ func (c *Conn) keepDeadline() Time {
 	return c.rcv.last + c.keep.Idle
 }
 
+// giveUpDeadline is when the user timeout ends the connection, unless something is
+// acknowledged before. It does not wait for a retransmission: those are up to two
+// minutes apart.
+func (c *Conn) giveUpDeadline() Time {
+	if c.giveUp <= 0 || c.snd.una == c.snd.nxt || !c.state.synchronized() || c.state == TimeWait {
+		return 0
+	}
+	return c.snd.progress + c.giveUp
+}
+
 // Tick runs what is due. It may come at any time, late or for nothing.
 func (c *Conn) Tick(now Time) {
 	t := &c.timers
@@ -558,6 +572,10 @@ func (c *Conn) Tick(now Time) {
 	if t.wait != 0 && now >= t.wait {
 		t.wait = 0
 		c.die(ErrNone)
+		return
+	}
+	if d := c.giveUpDeadline(); d != 0 && now >= d {
+		c.timedOut()
 		return
 	}
 	if t.ack != 0 && now >= t.ack {

@@ -5,6 +5,7 @@ import "github.com/usernet/usernet/stack/wire"
 // ecnState is explicit congestion notification (RFC 3168).
 type ecnState struct {
 	on    bool // both sides understand it
+	mute  bool // but we sent a SYN that did not ask for it: what we send is not ECN-capable
 	echo  bool // a packet came that experienced congestion: ECE is set until CWR comes
 	cwr   bool // the window was reduced: the next new data says so
 	point Seq  // until this is acknowledged, the window is not reduced again
@@ -29,12 +30,21 @@ func (c *Conn) ecnFlags() wire.TCPFlags {
 // ecnSetup settles what a SYN offers or a SYN,ACK agrees to.
 func (c *Conn) ecnSetup(s *Segment) {
 	both := s.Flags & (wire.FlagECE | wire.FlagCWR)
+	// RFC 3168 6.1.1: "A host MUST NOT set ECT on data packets unless it [...] has
+	// sent no non-ECN-setup SYN".
+	c.ecn.mute = c.snd.synAgain
 	if s.has(wire.FlagACK) {
 		c.ecn.on = c.p.ECN && both == wire.FlagECE
 	} else {
 		c.ecn.on = both == wire.FlagECE|wire.FlagCWR
 	}
 }
+
+// ecnReduced notes that the window is reduced. RFC 3168 6.1.2: "When an ECN-Capable
+// TCP sender reduces its congestion window for any reason (because of a retransmit
+// timeout, a Fast Retransmit, or in response to an ECN Notification), the TCP sender
+// sets the CWR flag in the TCP header of the first new data packet sent after".
+func (c *Conn) ecnReduced() { c.ecn.cwr = c.ecn.on }
 
 // ecnReceived notes what a segment with text tells. RFC 3168 6.1.3: the
 // receiver "sets the ECN-Echo flag" until "it receives a CWR packet".
@@ -63,7 +73,8 @@ func (c *Conn) ecnAck(now Time, s *Segment) {
 	if !e.on || !s.has(wire.FlagECE) || s.has(wire.FlagSYN) || e.held {
 		return
 	}
-	e.held, e.point, e.cwr = true, c.snd.nxt, true
+	e.held, e.point = true, c.snd.nxt
+	c.ecnReduced()
 	if c.rec.phase == phaseOpen {
 		c.congested(now)
 	}

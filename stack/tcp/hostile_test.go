@@ -43,3 +43,167 @@ func TestWhatIsNotAcceptedDoesNotChangeTheTimestampThatIsExpected(t *testing.T) 
 		})
 	}
 }
+
+func TestAWindowProbeIsNotECNCapable(t *testing.T) {
+	// RFC 3168 6.1.6: "the TCP data sender MUST NOT set either an ECT codepoint or
+	// the CWR bit on window probe packets."
+	a, b, now := ecnPair(t, true)
+	var s, ack Segment
+	b.SetRecvLimit(3000)
+	probes := 0
+	for range 200 {
+		a.Write(now, make([]byte, 5000))
+		for a.Next(now, &s) {
+			b.Segment(now, &s)
+			if a.Info().SndWnd == 0 {
+				require.False(t, s.ECT)
+				require.Zero(t, s.Flags&wire.FlagCWR)
+				probes++
+			}
+			for b.Next(now, &ack) {
+				a.Segment(now, &ack)
+			}
+		}
+		if d, ok := a.Deadline(); ok {
+			now = max(now, d)
+			a.Tick(now)
+		}
+		if d, ok := b.Deadline(); ok && d <= now {
+			b.Tick(now)
+			for b.Next(now, &ack) {
+				a.Segment(now, &ack)
+			}
+		}
+	}
+	require.NotZero(t, probes)
+}
+
+func TestALossIsToldByCWR(t *testing.T) {
+	// RFC 3168 6.1.2: "When an ECN-Capable TCP sender reduces its congestion window
+	// for any reason (because of a retransmit timeout, a Fast Retransmit, or in
+	// response to an ECN Notification), the TCP sender sets the CWR flag in the TCP
+	// header of the first new data packet sent after the window reduction."
+	a, b, now := ecnPair(t, true)
+	var s, ack Segment
+	a.Write(now, make([]byte, 20*a.MSS()))
+	cwr := 0
+	for i := 0; a.Next(now, &s); i++ {
+		if s.Flags&wire.FlagCWR != 0 {
+			cwr++
+		}
+		now += Millisecond
+		if i == 1 {
+			continue // lost
+		}
+		b.Segment(now, &s)
+		for b.Next(now, &ack) {
+			a.Segment(now, &ack)
+		}
+	}
+	require.NotZero(t, a.Info().Retrans)
+	require.Equal(t, 1, cwr)
+}
+
+func TestASynThatDidNotAskForECNLeavesItOff(t *testing.T) {
+	// RFC 3168 6.1.1: who has sent a SYN without it "MUST NOT set ECT on data packets",
+	// even if the answer is to the one that had it. What the peer marks is echoed.
+	p := DefaultParams()
+	p.ECN = true
+	var a, b Conn
+	var s, syn, ack Segment
+	now := Second
+	a.Open(now, Config{Params: &p, ISS: 100, MSS: 1460, NoDelay: true})
+	require.True(t, a.Next(now, &syn))
+	b.Accept(now, Config{Params: &p, ISS: 900, MSS: 1460, NoDelay: true}, &syn)
+	now, _ = a.Deadline()
+	a.Tick(now)
+	require.True(t, a.Next(now, &s))
+	require.Zero(t, s.Flags&(wire.FlagECE|wire.FlagCWR))
+	require.True(t, b.Next(now, &s))
+	require.NotZero(t, s.Flags&wire.FlagECE)
+	a.Segment(now, &s)
+	a.Write(now, make([]byte, 3000))
+	for a.Next(now, &s) {
+		require.False(t, s.ECT)
+		b.Segment(now, &s)
+	}
+	for b.Next(now, &ack) {
+		a.Segment(now, &ack)
+	}
+	b.Write(now, make([]byte, 100))
+	require.True(t, b.Next(now, &s))
+	require.True(t, s.ECT)
+	s.CE = true
+	a.Segment(now, &s)
+	require.True(t, a.Next(now, &ack))
+	require.NotZero(t, ack.Flags&wire.FlagECE)
+}
+
+func TestTheUserTimeoutIsPunctual(t *testing.T) {
+	for _, d := range []Time{Second, 5 * Second, 30 * Second, 300 * Second} {
+		r := flight(t, 3)
+		r.c.SetUserTimeout(d)
+		begin := r.now
+		for r.c.Err() == ErrNone {
+			r.wait(100 * Millisecond)
+			require.Less(t, r.now-begin, d+Second)
+		}
+		require.GreaterOrEqual(t, r.now-begin, d)
+		require.Equal(t, ErrTimedOut, r.c.Err())
+	}
+}
+
+func TestSelectiveAcknowledgementsOfSingleBytesAreBounded(t *testing.T) {
+	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.SendBuffer, p.SendBufferMax = 1<<20, 1<<20 }})
+	at := Seq(0)
+	for at < 400_000 {
+		r.c.Write(r.now, make([]byte, 1<<20))
+		r.pull()
+		r.now += 20 * Millisecond
+		at = r.c.snd.nxt - rigISS - 1
+		r.ack(at - 100)
+	}
+	r.c.Write(r.now, make([]byte, 1<<20))
+	r.pull()
+	una, nxt := r.c.snd.una-rigISS-1, r.c.snd.nxt-rigISS-1
+	require.Greater(t, nxt-una, Seq(10_000))
+	for s := una + 1; s+8 < nxt; s += 6 {
+		r.ack(una, block{s, s + 1}, block{s + 2, s + 3}, block{s + 4, s + 5})
+	}
+	require.Less(t, len(r.c.sb.segs), 2000)
+	r.ack(una, block{una + 1000, nxt})
+	require.GreaterOrEqual(t, r.c.Info().Sacked, int(nxt-una-1000), "what is whole is believed")
+	require.NoError(t, checkConn(&r.c))
+}
+
+func TestAFewBytesFarAwayMakeNoLargeBuffer(t *testing.T) {
+	p := DefaultParams()
+	w := newPair(t, 1, p)
+	for w.b.p == nil || w.b.State() != Established || w.a.State() != Established {
+		require.True(t, w.step(&p))
+	}
+	var s Segment
+	c := &w.b
+	for range 100 {
+		w.now += 10 * Millisecond
+		w.a.header(w.now, &s, w.a.snd.nxt+Seq(c.window())-1, wire.FlagACK)
+		s.Payload = []byte("x")
+		c.Segment(w.now, &s)
+		for c.Next(w.now, &s) {
+		}
+	}
+	require.Equal(t, p.RecvBuffer, c.Info().RcvBuf)
+	require.LessOrEqual(t, len(c.rcv.buf.b), p.RecvBuffer)
+}
+
+func TestACookieTellsNoRoundTripTime(t *testing.T) {
+	p := DefaultParams()
+	now := 10 * Second
+	syn := Segment{TCP: wire.TCP{Seq: 99, Flags: wire.FlagSYN, Window: 1000, HasTS: true, TSVal: 5, MSS: 1460}}
+	var c Conn
+	c.AcceptCookie(now, Config{Params: &p, ISS: 500, MSS: 1460}, &syn)
+	ack := Segment{TCP: wire.TCP{Seq: 100, Ack: 501, Flags: wire.FlagACK, Window: 1000, HasTS: true, TSVal: 6, TSEcr: Timestamp(now, 0) - 100}}
+	c.Segment(now, &ack)
+	require.Equal(t, Established, c.State())
+	require.Zero(t, c.Info().RTT, "the low bits of its timestamp are no time")
+}

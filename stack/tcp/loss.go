@@ -20,6 +20,7 @@ type recovery struct {
 	pending bool // point is still ahead
 	reduced Time // since when the pipe has been within ssthresh in this episode; 0: it is not yet
 	lost    bool // of what was sent again since then, something was lost
+	twice   bool // and so the window was lowered again: see reduceAgain
 
 	// RACK, RFC 8985 5.2.
 	xmit     Time // when the most recently sent piece that was delivered was sent
@@ -85,10 +86,15 @@ func (c *Conn) pipe() int {
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.arrived(a.now, s)
-	}
 	r := &c.rec
+	rtt := a.now - s.at
+	early := s.flags&segEver != 0 && (rtt < c.rtt.min || a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0)
+	if c.cwr.bbr != nil {
+		c.cwr.bbr.arrived(a.now, s, early)
+		if early || s.flags&(segLost|segEver) == segLost {
+			c.cwr.bbr.found(s.len())
+		}
+	}
 	if s.flags&segEver == 0 {
 		if s.at >= a.rttAt {
 			a.rttAt = s.at
@@ -107,16 +113,7 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 
 	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless a
 	// retransmission may be taken for its original.
-	rtt := a.now - s.at
-	if s.flags&segEver != 0 {
-		if a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0 {
-			return
-		}
-		if rtt < c.rtt.min {
-			return
-		}
-	}
-	if sentAfter(s.at, s.end, r.xmit, r.end) {
+	if !early && sentAfter(s.at, s.end, r.xmit, r.end) {
 		r.xmit, r.end, r.rtt = s.at, s.end, max(rtt, 1)
 	}
 }
@@ -182,6 +179,9 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		if s.flags&segSacked != 0 {
 			continue
 		}
+		if (s.seq.Less(k.start) || k.end.Less(s.end)) && len(b.live()) >= c.mostPieces() {
+			continue // it is no news that a part has arrived
+		}
 		if s.seq.Less(k.start) {
 			b.split(i, k.start)
 			continue // the second half is next
@@ -194,6 +194,11 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		a.sacked = true
 	}
 }
+
+// mostPieces bounds what blocks cut the scoreboard into: twice as many as there are
+// segments in flight. A peer that reports every second byte would otherwise take
+// up sixteen bytes of memory for each, and time with each block to move them.
+func (c *Conn) mostPieces() int { return keepPieces + 2*int(c.snd.nxt-c.snd.una)/c.snd.mss }
 
 // takeDSACK learns that something arrived twice (RFC 2883).
 func (c *Conn) takeDSACK(a *ackSample, k block) {
@@ -399,6 +404,7 @@ func (c *Conn) enterRecovery(a *ackSample) {
 		r.flight += a.delivered
 	}
 	r.early = 0
+	r.twice = false
 	c.beginPRR(a.now)
 }
 
@@ -419,6 +425,7 @@ func (c *Conn) reduceAgain(now Time) {
 	if r := &c.rec; r.lost && r.phase == phaseRecovery {
 		r.flight = c.pipe()
 		c.beginPRR(now)
+		r.twice = true
 	}
 	c.rec.lost = false
 }
@@ -428,8 +435,13 @@ func (c *Conn) saveUndo() {
 	r := &c.rec
 	r.canUndo = true
 	r.undoCwnd, r.undoSS = c.cwr.cwnd, c.cwr.ssthresh
-	r.undoCount = 0
-	r.undoTS = 0
+	// A retransmission of the episode before that is still on its way fills a hole
+	// with a timestamp older than that of the first of this one, and may be
+	// answered by a DSACK: neither tells that this episode is for nothing.
+	r.undoCount = (c.sb.resent + c.snd.mss - 1) / c.snd.mss
+	if c.sb.resent == 0 {
+		r.undoTS = 0
+	}
 	r.undoFrom = c.snd.una
 }
 
@@ -547,6 +559,11 @@ func (c *Conn) reducePRR(a *ackSample) {
 	pipe := c.pipe()
 	if r.reduced == 0 && pipe <= w.ssthresh {
 		r.reduced = a.now
+		if r.twice {
+			// What the queue still dropped while PRR lowered the pipe belongs to
+			// what has been answered twice: it does not ask for a third reduction.
+			r.point = c.snd.nxt
+		}
 	}
 	var n int
 	if pipe > w.ssthresh {
@@ -693,10 +710,6 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
 	// Nobody can end an orphan, so it gets as many probes as others get retries.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
-	if c.giveUp > 0 && now-c.snd.progress >= c.giveUp {
-		c.timedOut()
-		return
-	}
 	if t.backoff >= c.p.Retries && (!closed || c.orphan) || t.backoff >= orphanRetries && c.orphan && !closed {
 		c.timedOut()
 		return

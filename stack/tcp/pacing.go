@@ -6,7 +6,7 @@ package tcp
 // What is sent goes in quanta of about a millisecond of the rate, so that one
 // timer serves many segments, and one super-segment where the link takes them.
 type pacer struct {
-	rate int64 // bytes/s; 0: not known yet, nothing waits
+	rate int64 // bytes/s; 0: none is set yet, and nothing waits
 	next Time  // when the next quantum may go
 	left int   // bytes that may still go of the quantum that has begun
 	free int   // bytes that a connection which has paused may send at once, beside a quantum

@@ -32,9 +32,9 @@ const (
 // suspect runs at a retransmission timeout, after the back-off was counted.
 func (c *Conn) suspect(now Time) {
 	q := &c.pl
-	base := max(plBase-c.snd.opt, minMSS)
+	base := max(plBase-int(c.snd.opt), minMSS)
 	if c.timers.backoff > 2*blackHole {
-		base = max(defaultMSS-c.snd.opt, minMSS)
+		base = max(defaultMSS-int(c.snd.opt), minMSS)
 	}
 	if c.timers.backoff < blackHole || c.snd.mss <= base || c.sb.segs[c.sb.head].len() <= base {
 		return

@@ -97,13 +97,16 @@ func (r *rateSampler) record(n uint32) *txRecord {
 func (r *rateSampler) begin(delivered uint64) { r.rs = rateSample{before: delivered} }
 
 // arrived takes a piece that got there. 4.1.2.3: "Update RS using the newest
-// packet".
-func (r *rateSampler) arrived(now Time, s *sent) {
+// packet". early is whether what arrived is the original of a piece that was
+// sent again: the record is the retransmission's, which is still on its way. By
+// it the round trip would be over that has just begun, and nothing would have
+// been delivered in it.
+func (r *rateSampler) arrived(now Time, s *sent, early bool) {
+	r.deliveredAt = now
 	p := r.record(s.tx)
-	if p == nil {
+	if p == nil || early {
 		return
 	}
-	r.deliveredAt = now
 	if r.rs.valid && !sentAfter(s.at, s.end, r.lastSent, r.lastEnd) {
 		return
 	}
@@ -120,6 +123,13 @@ func (r *rateSampler) arrived(now Time, s *sent) {
 	}
 }
 
+// found takes back that n bytes were lost: they had only been overtaken.
+func (r *rateSampler) found(n int) { r.lost -= min(r.lost, uint64(n)) }
+
+// lostSince is what was lost since so much was: less may be lost than was
+// thought then.
+func (r *rateSampler) lostSince(before uint64) uint64 { return max(r.lost, before) - before }
+
 // finish makes the sample (4.1.2.3, GenerateRateSample).
 func (r *rateSampler) finish(delivered uint64, minRTT Time) {
 	x := &r.rs
@@ -132,7 +142,7 @@ func (r *rateSampler) finish(delivered uint64, minRTT Time) {
 		return
 	}
 	x.delivered = delivered - x.priorDelivered
-	x.lost = r.lost - x.priorLost
+	x.lost = r.lostSince(x.priorLost)
 	// "Use the longer of the send_elapsed and ack_elapsed".
 	interval := max(x.sendElapsed, r.deliveredAt-x.priorTime)
 	// "Normally we expect interval >= MinRTT. Note that rate may still be

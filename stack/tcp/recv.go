@@ -111,12 +111,12 @@ func (c *Conn) synSent(now Time, s *Segment) {
 // synAcked notes that our SYN is acknowledged.
 func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.snd.una = ack
-	// Of a SYN that was sent again, or that a cookie stood for, only timestamps
-	// tell the round-trip time.
+	// Of a SYN that was sent again only timestamps tell the round-trip time; of one
+	// that a cookie stood for nothing does, for that is in the timestamp's low bits.
 	if !c.snd.synAgain && c.snd.lastData != 0 {
 		c.rtt.sample(now, now-c.snd.lastData, c.p)
 		c.rcv.drs.rtt = c.rtt.srtt
-	} else if c.tsOK && s.TSEcr != 0 {
+	} else if c.snd.synAgain && c.tsOK && s.TSEcr != 0 {
 		if d := int32(c.tsVal(now) - s.TSEcr); d >= 0 {
 			c.rtt.sample(now, max(Time(d)*Millisecond, Millisecond), c.p)
 		}
@@ -179,7 +179,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 			// a TCP SHOULD silently drop the segment."
 			return drop
 		}
-		if s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) {
+		if s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.fillsOvertaken(s) {
 			// "If an acknowledgement is due": R1: "send an ACK, and drop".
 			return c.unacceptable(now, s)
 		}
@@ -201,14 +201,13 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 }
 
 // noteTimestamp is RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <=
-// Last.ACK.sent then SEG.TSval is copied to TS.Recent". 5.5: where TS.Recent is too
-// old to compare with, "replace TS.Recent". The segment has passed every test: of one
-// that RFC 5961 has discarded the timestamp is not believed either, or whoever
-// guesses a sequence number could have all that the peer sends discarded by PAWS.
+// Last.ACK.sent then SEG.TSval is copied to TS.Recent". The segment has passed every
+// test: of one that RFC 5961 has discarded the timestamp is not believed either, or
+// whoever guesses a sequence number could have all that the peer sends discarded by
+// PAWS.
 func (c *Conn) noteTimestamp(now Time, s *Segment) {
-	if c.tsOK && s.HasTS && Seq(s.Seq).LessEq(c.rcv.lastAck) &&
-		(int32(s.TSVal-c.rcv.tsRecent) >= 0 || now-c.rcv.tsRecentAt >= pawsValid) {
-		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, now
+	if seq := Seq(s.Seq); c.tsOK && s.HasTS && seq.LessEq(c.rcv.lastAck) {
+		c.takeStamp(now, seq, s.TSVal)
 	}
 }
 
@@ -222,6 +221,53 @@ func (c *Conn) paws(now Time, s *Segment) bool {
 
 // pawsValid is how long TS.Recent can be compared with (RFC 7323 5.5).
 const pawsValid = 24 * 24 * 3600 * Second
+
+// takeStamp has TS.Recent follow the timestamp of a segment that begins with seq,
+// which was not received before.
+func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
+	r := &c.rcv
+	// RFC 7323 5.5: where TS.Recent is too old to compare with, "replace TS.Recent".
+	old := now-r.tsRecentAt >= pawsValid
+	if int32(ts-r.tsRecent) < 0 && !old {
+		return
+	}
+	if old || seq-r.markSeq >= markRange || ts-r.markTS >= markRange {
+		r.markTS, r.markSeq = ts, seq
+	}
+	r.tsRecent, r.tsRecentAt = ts, now
+}
+
+// markRange is for how many bytes, and ticks of the peer's clock, a mark is good.
+const markRange = 1 << 30
+
+// fillsOvertaken reports that text which fills a hole may be taken although its
+// timestamp is older than TS.Recent: see overtaken.
+func (c *Conn) fillsOvertaken(s *Segment) bool {
+	o, end := c.rcv.ooo, Seq(s.Seq)+Seq(s.DataLen())
+	return len(o) > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && end.LessEq(o[len(o)-1].end) && c.overtaken(end, s.TSVal)
+}
+
+// overtaken reports that text in the window, up to end, was sent after the mark
+// was, and so is none of an earlier round through the sequence numbers. Where a
+// retransmission has filled a hole, TS.Recent is newer than all that was sent
+// before it, and what of that is delayed on its way would be sent again for
+// nothing. RFC 7323 5.3: "In certain unlikely circumstances, the algorithm of
+// rules R1-R5 could lead to discarding some segments unnecessarily". Parallel
+// links make them likely. PAWS is to discard old duplicates, and this is none.
+//
+// That follows from how far the mark lies behind. end is less than
+// 2^31 above the number that the mark's segment began with (markRange before the
+// mark is replaced, a window of at most 2^30 after that). The same number one
+// round before is 2^32 less: more than 2^31 below the mark. When the mark's
+// segment was sent, all that lies more than a window (2^30) below it had been
+// acknowledged. What is acknowledged is never sent again, so no segment with that
+// number has a timestamp newer than the mark's; RFC 7323 5.4: the clock is "at
+// least approximately proportional to real time", and does not go back.
+func (c *Conn) overtaken(end Seq, ts uint32) bool {
+	r := &c.rcv
+	age := ts - r.markTS
+	return age > 0 && age < r.tsRecent-r.markTS && end-r.markSeq < 2*markRange
+}
 
 // unacceptable answers what lies outside the window. Text is answered each
 // time, for its sender waits for it; the rest no faster than challenge ACKs, or

@@ -74,7 +74,7 @@ func (c *Conn) syn(now Time, out *Segment) {
 		Window: c.rcv.synWnd,
 		// RFC 9293 3.7.1: "TCP implementations SHOULD send an MSS Option in
 		// every SYN segment when its receive MSS differs from the default".
-		MSS: uint16(min(c.rcv.announce, 65535)),
+		MSS: c.rcv.announce,
 	}}
 	first := c.state == SynSent
 	out.SACKPermitted = !c.p.NoSACK && (first || c.sackOK)
@@ -462,9 +462,11 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 		c.rec.out += n
 	}
 	c.data(now, out, seq, end, mss)
-	if c.ecn.on && n > 0 {
-		// RFC 3168 6.1.5: retransmissions are not ECN-capable.
-		out.ECT = true
+	if c.ecn.on && n > 0 && seq.Less(s.una+Seq(s.wnd)) {
+		// RFC 3168 6.1.5: retransmissions are not ECN-capable, and 6.1.6: "the TCP
+		// data sender MUST NOT set either an ECT codepoint or the CWR bit on window
+		// probe packets".
+		out.ECT = !c.ecn.mute
 		if c.ecn.cwr {
 			c.ecn.cwr = false
 			out.Flags |= wire.FlagCWR

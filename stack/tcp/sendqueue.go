@@ -66,6 +66,10 @@ func (c *Conn) Lend(now Time, p []byte) int {
 	return n
 }
 
+// Lent is how much of what was given to Lend is still needed, in bytes: Settle would
+// copy it.
+func (c *Conn) Lent() int { return len(c.snd.buf.lent) }
+
 // Settle ends what Lend began: what is not acknowledged is copied. Segments that
 // Next gave before still refer to what was lent.
 func (c *Conn) Settle() {

@@ -226,12 +226,13 @@ type Params struct {
 	}
 	// Full tells that the memory for rings is used up for now: buffers do not
 	// grow beyond scarce bytes, neither in Write nor in the window that is
-	// offered, until it says otherwise. Nil: never.
+	// offered, nor for one that was offered before, until it says otherwise. Nil:
+	// never.
 	Full func() bool
 
 	// UserTimeout is how long data may stay unacknowledged before a connection
-	// is given up, at the retransmission that is due next (RFC 9293 3.8.3, RFC
-	// 5482 2); 0: Retries decides. SetUserTimeout changes it for a connection.
+	// is given up (RFC 9293 3.8.3, RFC 5482 2); 0: Retries decides.
+	// SetUserTimeout changes it for a connection.
 	UserTimeout Time
 
 	// ECN says whether to ask for explicit congestion notification when opening

@@ -76,6 +76,9 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	if len(r.ooo) > 0 {
 		used += int(r.ooo[len(r.ooo)-1].end - r.nxt)
 	}
+	if hi = c.affordable(lo, hi, at); lo == hi {
+		return
+	}
 	r.buf.reserve(c.p, at+int(hi-lo), used)
 	p := s.Payload
 	if off < len(p) {
@@ -112,6 +115,26 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	r.buf.n += int(nxt - r.nxt)
 	r.nxt = nxt
 	c.events |= Readable
+}
+
+// affordable is how much may be kept of the text from lo to hi, which would begin at
+// bytes from the ring's head: it returns the new end. Windows that were offered may add
+// up to more than there is memory for. When that is scarce, a ring does not grow
+// for them, unless it has less than what every connection may have.
+func (c *Conn) affordable(lo, hi Seq, at int) Seq {
+	r := &c.rcv
+	room := max(scarce, len(r.buf.b)) - at
+	if int(hi-lo) <= room || c.p.Full == nil || !c.p.Full() {
+		return hi
+	}
+	r.ackNow = true
+	if lo != r.nxt {
+		return lo // it comes again when the gap is filled
+	}
+	// RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the window", but a sender that
+	// goes on sending what is dropped would give up. As Linux does, it is told to wait.
+	r.edge = lo + Seq(max(room, 0))
+	return r.edge
 }
 
 // copyText copies to p what fits of the n bytes that begin at off in the payload
@@ -172,10 +195,21 @@ func (c *Conn) storeHole(k block) {
 func (c *Conn) tuneHole() {
 	r := &c.rcv
 	last := r.ooo[len(r.ooo)-1].end
-	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/4*3 {
+	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/2 {
 		return
 	}
-	if want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt)); want > r.limit && c.share(want) == want {
+	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt))
+	if want <= r.limit || c.share(want) != want {
+		return
+	}
+	// A few bytes far away are no reason: whoever sends those would have the largest
+	// ring made for a handful of segments. Where slow start has overflowed a queue,
+	// half of what was sent is here.
+	held := 0
+	for _, k := range r.ooo {
+		held += int(k.end - k.start)
+	}
+	if held >= int(last-r.nxt)/4 {
 		r.limit = want
 	}
 }
@@ -325,12 +359,12 @@ func (c *Conn) tuneReceive(now Time) {
 
 // cacheable is what a buffer may grow to on a path with the given round-trip
 // time: what 100 Gbit/s have in flight, and a quarter of a mebibyte; beyond 4 MiB,
-// what 10 Gbit/s have. On the shortest paths more only waits in the buffer, which
+// what 20 Gbit/s have. On the shortest paths more only waits in the buffer, which
 // falls out of the processor's cache: a bulk transfer through a TAP spent half its
 // time on copying there.
 func cacheable(rtt Time) int {
 	rtt = min(rtt, Second)
-	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/4))
+	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/2))
 }
 
 // tuneSend lets the send buffer hold twice the congestion window, so that what

@@ -29,7 +29,7 @@ const (
 	WaitDrop    Verdict = iota // nothing is due
 	WaitAck                    // out is to be sent
 	WaitRestart                // out is to be sent, and 2 MSL begin anew
-	WaitReuse                  // a new connection may take the place: give the segment to the listener
+	WaitReuse                  // a new connection may take the place: give the segment to the listener; without one, out is to be sent
 )
 
 // Segment is RFC 9293 3.10.7.4 in TIME-WAIT. A segment that is answered has its
@@ -40,10 +40,10 @@ func (w *Waiter) Segment(now Time, s, out *Segment) Verdict {
 		return WaitDrop
 	}
 	old := w.ts && s.HasTS && int32(s.TSVal-w.tsRecent) < 0
+	w.ack(now, out)
 	if s.has(wire.FlagSYN) && !s.has(wire.FlagACK) && w.reusable(s, old) {
 		return WaitReuse
 	}
-	w.ack(now, out)
 	if s.has(wire.FlagFIN) && !old && Seq(s.Seq)+Seq(s.seqLen()) == w.rcvNxt {
 		// "The only thing that can arrive in this state is a retransmission of
 		// the remote FIN. Acknowledge it, and restart the 2 MSL timeout."

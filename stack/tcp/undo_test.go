@@ -211,3 +211,38 @@ func TestADeliveredRetransmissionTellsOfLossesBeforeIt(t *testing.T) {
 	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
 	require.Zero(t, r.c.Info().Backoff)
 }
+
+func TestARetransmissionOfTheEpisodeBeforeDoesNotUndoThisOne(t *testing.T) {
+	// RFC 3522 3.2: RetransmitTS is of "the retransmit sent when loss recovery is
+	// initiated": an acknowledgement of one that was sent before that tells nothing.
+	r := flight(t, 10)
+	r.c.Write(r.now, make([]byte, 3000))
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 1100})
+	out := numbers(r.wait(5 * Millisecond))
+	require.Equal(t, 100, out[0])
+	require.Greater(t, len(out), 3, "and new data after it")
+	end := Seq(out[len(out)-1] + 100)
+	require.Greater(t, end, Seq(1500))
+	r.now += 15 * Millisecond
+	r.ack(100, block{1200, 1300}, block{200, 1100}) // 1100 is lost, too
+	require.Contains(t, numbers(r.pull()), 1100)
+	stamp := r.c.tsVal(r.now)
+	r.now += Millisecond
+	r.ack(1100, block{1200, 1300})
+	require.False(t, r.c.Info().Recovery, "the first episode is over")
+	r.now += 2 * Millisecond
+	before := r.c.Info()
+	r.ack(1100, block{1400, end}, block{1200, 1300})
+	require.Contains(t, numbers(r.wait(10*Millisecond)), 1300)
+	during := r.c.Info()
+	require.True(t, during.Recovery)
+	require.Less(t, during.SndSsthresh, before.SndSsthresh)
+	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
+	r.sack(s, block{1400, end})
+	s.TSEcr = stamp // what was sent again in the first episode fills its hole
+	r.c.Segment(r.now, s)
+	after := r.c.Info()
+	require.True(t, after.Recovery)
+	require.Equal(t, during.SndSsthresh, after.SndSsthresh)
+}

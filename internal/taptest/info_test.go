@@ -1,0 +1,71 @@
+//go:build linux
+
+package taptest
+
+import (
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// ssField is a field of what ss tells of a connection, or "".
+func ssField(info, name string) string {
+	m := regexp.MustCompile(`(?:^| )` + regexp.QuoteMeta(name) + `:([^ ]+)`).FindStringSubmatch(info)
+	if m == nil {
+		return ""
+	}
+	return m[1]
+}
+
+func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
+	need(t, "ss", "socat")
+	ns := newNamespace(t)
+	slow := nic.Impairment{Latency: 10 * time.Millisecond}
+	h := newHost(t, nic.Impair(ns.openTAP(t, false), nic.ImpairConfig{Out: slow, In: slow}))
+	l, err := h.Listen("tcp", ourAddr+":7777")
+	require.NoError(t, err)
+	const size = 4 << 20
+	// The kernel sends as much as it gets, and then keeps the connection.
+	cmd := ns.command(t.Context(), "sh", "-c", "head -c "+strconv.Itoa(size)+" /dev/zero | socat -t60 STDIO,ignoreeof TCP:"+ourAddr+":7777 >/dev/null")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.CopyN(conn, strings.NewReader(strings.Repeat("x", size)), size)
+	require.NoError(t, err)
+	_, err = io.CopyN(io.Discard, conn, size)
+	require.NoError(t, err)
+	time.Sleep(300 * time.Millisecond) // the last acknowledgements
+	ours := conn.(*usernet.TCPConn).Info()
+	theirs := strings.Join(strings.Fields(ns.shell(t, "ss -tinH dst "+ourAddr)), " ")
+	t.Logf("ss: %s\nours: %+v", theirs, ours)
+	number := func(name string) int {
+		n, err := strconv.Atoi(ssField(theirs, name))
+		require.NoError(t, err, name)
+		return n
+	}
+	require.Equal(t, tcp.Established, ours.State)
+	require.Equal(t, number("mss"), ours.RcvMSS)
+	require.Equal(t, number("rcvmss"), ours.SndMSS)
+	require.Equal(t, number("snd_wnd"), ours.RcvWnd)
+	require.EqualValues(t, number("bytes_received"), ours.Delivered)
+	require.Zero(t, ours.InFlight+ours.Unacked+ours.NotSent+ours.Sacked+ours.Lost)
+	require.GreaterOrEqual(t, ours.SndWnd, number("rcv_ssthresh")-2048, "to the unit of the window scale")
+	require.GreaterOrEqual(t, time.Duration(ours.MinRTT), 2*slow.Latency)
+	require.GreaterOrEqual(t, ours.RTT, ours.MinRTT)
+	require.GreaterOrEqual(t, ours.RTO, ours.RTT+200*tcp.Millisecond)
+	require.Positive(t, ours.RTTVar)
+	require.GreaterOrEqual(t, ours.SndCwnd, 10*ours.SndMSS)
+	require.Positive(t, ours.PacingRate)
+	require.True(t, ours.SACK && ours.Timestamps && ours.WScale)
+}

@@ -1,0 +1,124 @@
+package tcp
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// stamped is a segment of n bytes of text from the peer with a timestamp.
+func (r *rig) stamped(seq Seq, n int, ts uint32) *Segment {
+	s := r.segment(wire.FlagACK, seq-rigIRS-1, 0, make([]byte, n))
+	s.TSVal = ts
+	return s
+}
+
+func TestTextThatARetransmissionOvertookIsTaken(t *testing.T) {
+	r := bare(t, rigOptions{modern: true, window: 60000})
+	nxt := r.c.rcv.nxt
+	ts := r.c.rcv.tsRecent
+	// The first is lost, the second delayed; the third comes, and then the first again.
+	r.c.Segment(r.now, r.stamped(nxt+200, 100, ts+12))
+	r.c.Segment(r.now, r.stamped(nxt, 100, ts+40))
+	require.Equal(t, ts+40, r.c.rcv.tsRecent)
+	require.Equal(t, nxt+100, r.c.rcv.nxt)
+	r.c.Segment(r.now, r.stamped(nxt+100, 100, ts+11))
+	require.Equal(t, nxt+300, r.c.rcv.nxt)
+	require.Equal(t, ts+40, r.c.rcv.tsRecent, "RFC 7323 4.3 (2): it is not older than before")
+}
+
+func TestPAWSDiscardsWhatMayBeAnOldDuplicate(t *testing.T) {
+	// RFC 7323 5.3 R1.
+	for name, tc := range map[string]struct {
+		at    Seq
+		older uint32 // than the mark's successor
+		flags wire.TCPFlags
+	}{
+		"no hole below what has come":  {at: 300, older: 20},
+		"as old as the mark":           {at: 100, older: 40},
+		"older than the mark":          {at: 100, older: 60},
+		"it reaches beyond the hole's": {at: 250, older: 20},
+		"a SYN":                        {at: 100, older: 20, flags: wire.FlagSYN},
+	} {
+		r := bare(t, rigOptions{modern: true, window: 60000})
+		nxt := r.c.rcv.nxt
+		ts := r.c.rcv.tsRecent
+		require.Equal(t, ts, r.c.rcv.markTS, "the SYN's")
+		r.c.Segment(r.now, r.stamped(nxt+200, 100, ts+12))
+		r.c.Segment(r.now, r.stamped(nxt, 100, ts+40))
+		s := r.stamped(nxt+tc.at, 100, ts+40-tc.older)
+		s.Flags |= tc.flags
+		r.c.Segment(r.now, s)
+		require.Equal(t, nxt+100, r.c.rcv.nxt, name)
+		require.Len(t, r.c.rcv.ooo, 1, name)
+		require.Equal(t, block{nxt + 200, nxt + 300}, r.c.rcv.ooo[0], name)
+	}
+}
+
+// TestNoOldDuplicatePassesPAWS sends through the sequence numbers many times
+// over, keeps all that was ever sent, and sees whether any of it would be taken
+// for something else: text whose number, modulo 2^32, lies in the window now.
+func TestNoOldDuplicatePassesPAWS(t *testing.T) {
+	const window = 1 << 30 // RFC 7323 2.3: less than this
+	type copyOf struct {
+		seq uint64
+		n   int
+		ts  uint64
+	}
+	passed, refused := 0, 0
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var c Conn
+		c.busy = &busy{}
+		r := &c.rcv
+		ts, una, nxt := rng.Uint64N(1<<32), rng.Uint64N(1<<32), uint64(0)
+		nxt = una
+		r.tsRecent, r.markTS, r.markSeq = uint32(ts), uint32(ts), Seq(una)
+		now, arrived := Time(1), una
+		var sent []copyOf
+		most := 1 + rng.Uint64N(1<<27)
+		for range 400 {
+			// The sender sends text, or some of what is in flight again.
+			switch k := rng.IntN(4); {
+			case k < 3 && nxt-una < window-most:
+				n := 1 + rng.Uint64N(most)
+				sent = append(sent, copyOf{nxt, int(n), ts})
+				nxt += n
+			case nxt > una:
+				n := 1 + rng.Uint64N(min(most, nxt-una))
+				seq := una + rng.Uint64N(nxt-una-n+1)
+				sent = append(sent, copyOf{seq, int(n), ts})
+			}
+			ts += rng.Uint64N(1 << rng.IntN(29))
+			// Some of it arrives, in order: TS.Recent is that of the newest copy of
+			// what comes next. Acknowledgements are on their way for a while.
+			for _, p := range sent[max(0, len(sent)-20):] {
+				if p.seq <= arrived && arrived < p.seq+uint64(p.n) && rng.IntN(3) > 0 && int32(uint32(p.ts)-r.tsRecent) >= 0 {
+					c.takeStamp(now, Seq(p.seq), uint32(p.ts))
+					arrived = p.seq + uint64(p.n)
+				}
+			}
+			if rng.IntN(2) == 0 {
+				una = max(una, arrived-rng.Uint64N(arrived-una+1))
+			}
+			for _, p := range sent {
+				end := p.seq + uint64(p.n)
+				offset := Seq(end) - Seq(arrived)
+				if offset == 0 || offset >= window || int32(uint32(p.ts)-r.tsRecent) >= 0 || ts-p.ts >= 1<<31 {
+					continue // not in the window, or for RFC 7323 5.5 to judge
+				}
+				if !c.overtaken(Seq(end), uint32(p.ts)) {
+					refused++
+					continue
+				}
+				passed++
+				require.Equal(t, arrived+uint64(offset), end, "seed %d: of an earlier round", seed)
+			}
+		}
+	}
+	require.Greater(t, passed, 1000)
+	require.Greater(t, refused, 1000)
+}

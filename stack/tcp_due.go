@@ -1,0 +1,131 @@
+package stack
+
+import (
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+// A dueList has the connections that the wheel has let go of because they will have
+// something to do within a step or two. They tick one after the other, each at its
+// time, or when there is room for what they send: thousands that wait for it would stand
+// before everyone else. One that has become busy or has ended meanwhile ticks for nothing,
+// which does no harm.
+type dueList struct {
+	s *Stack
+
+	mu     sync.Mutex
+	heap   []dueEntry // by time: none is later than the two at twice its place
+	timer  *time.Timer
+	at     tcp.Time // when the timer fires; 0: it does not run
+	firing bool     // it has fired, and is at it, or waits for room
+	closed bool
+}
+
+type dueEntry struct {
+	at tcp.Time
+	t  *TCP
+}
+
+// put has t.tick be called at a time, which is not 0.
+func (l *dueList) put(t *TCP, now, at tcp.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	l.push(dueEntry{at, t})
+	l.arm(now)
+}
+
+// arm sets the timer for the first. The lock is held.
+func (l *dueList) arm(now tcp.Time) {
+	if len(l.heap) == 0 || l.closed || l.firing || l.at != 0 && l.at <= l.heap[0].at {
+		return
+	}
+	l.at = l.heap[0].at
+	wait := time.Duration(max(l.at-now, 0))
+	if l.timer == nil {
+		l.timer = time.AfterFunc(wait, l.fire)
+	} else {
+		l.timer.Reset(wait)
+	}
+}
+
+// fire has those tick whose time has come.
+func (l *dueList) fire() {
+	now := l.s.now()
+	l.mu.Lock()
+	l.at, l.firing = 0, true
+	for len(l.heap) > 0 {
+		if l.heap[0].at > now {
+			if now = l.s.now(); l.heap[0].at > now { // some time has passed
+				break
+			}
+		}
+		t := l.pop().t
+		l.mu.Unlock()
+		if full := t.tick(); full != nil && full.tx.wait(l) {
+			return // txReady will be called
+		}
+		l.mu.Lock()
+	}
+	if cap(l.heap) > 1024 && len(l.heap) < cap(l.heap)/8 {
+		l.heap = append([]dueEntry(nil), l.heap...)
+	}
+	l.firing = false
+	l.arm(now)
+	l.mu.Unlock()
+}
+
+// txReady is called when the queue that was full has room again.
+func (l *dueList) txReady() {
+	l.mu.Lock()
+	l.firing = false
+	l.arm(l.s.now())
+	l.mu.Unlock()
+}
+
+// push and pop are those of a binary heap. The lock is held.
+func (l *dueList) push(e dueEntry) {
+	l.heap = append(l.heap, e)
+	i := len(l.heap) - 1
+	for i > 0 && l.heap[(i-1)/2].at > e.at {
+		l.heap[i] = l.heap[(i-1)/2]
+		i = (i - 1) / 2
+	}
+	l.heap[i] = e
+}
+
+func (l *dueList) pop() dueEntry {
+	first, n := l.heap[0], len(l.heap)-1
+	e := l.heap[n]
+	l.heap[n] = dueEntry{}
+	if l.heap = l.heap[:n]; n == 0 {
+		return first
+	}
+	i := 0
+	for {
+		k := 2*i + 1
+		if k+1 < n && l.heap[k+1].at < l.heap[k].at {
+			k++
+		}
+		if k >= n || e.at <= l.heap[k].at {
+			break
+		}
+		l.heap[i] = l.heap[k]
+		i = k
+	}
+	l.heap[i] = e
+	return first
+}
+
+func (l *dueList) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed, l.heap = true, nil
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+}

@@ -1,0 +1,125 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+func TestACookieForASynWithoutAnMSSOptionStandsForTheDefault(t *testing.T) {
+	// RFC 9293 3.7.1: "If an MSS Option is not received at connection setup, TCP
+	// implementations MUST assume a default send MSS of 536".
+	for mss, want := range map[uint16]int{0: 536, 50: 64, 536: 536, 1460: 1460, 9000: 1460} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := hostAndKnownPeer(t)
+			l, err := s.ListenTCP(FamilyAny, addrPort("192.0.2.1:80"), ListenOptions{})
+			require.NoError(t, err)
+			l.nhalf.Add(int32(s.tcp.synBacklog)) // as in a flood
+			p.segments()
+			send := func(h wire.TCP) []wire.TCP {
+				h.SrcPort, h.DstPort, h.Window = 1000, 80, 1000
+				p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP, Dst: addr("192.0.2.1")}, tcpSegment(addr("192.0.2.1"), h))
+				synctest.Wait()
+				list, _, _ := p.segments()
+				return list
+			}
+			list := send(wire.TCP{Seq: 5000, Flags: wire.FlagSYN, MSS: mss})
+			require.Len(t, list, 1)
+			send(wire.TCP{Seq: 5001, Ack: list[0].Seq + 1, Flags: wire.FlagACK})
+			c, err := l.Accept()
+			require.NoError(t, err)
+			require.Equal(t, want, c.Info().SndMSS)
+			require.NoError(t, c.SetLinger(0))
+			c.Close()
+		})
+	}
+}
+
+func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T) {
+	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP
+	// endpoints MUST send a challenge ACK". Without an answer the peer would try in vain
+	// until 2 MSL are over.
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		c, d := connect(t, a, b)
+		require.NoError(t, c.CloseWrite())
+		_, err := d.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.NoError(t, d.CloseWrite())
+		time.Sleep(time.Second)
+		k := makeTuple(c.LocalAddr(), c.RemoteAddr())
+		_, w := a.tcp.table.lookup(&k)
+		require.NotNil(t, w)
+		before := a.Stats().TCP
+		seg := tcp.Segment{TCP: wire.TCP{Seq: uint32(w.RcvNxt()) + 1000, Flags: wire.FlagSYN, HasTS: true, TSVal: 1 << 30}}
+		require.False(t, a.tcp.waits.segment(a.now(), w, &seg))
+		require.Equal(t, before.Sent+1, a.Stats().TCP.Sent)
+	})
+}
+
+func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
+	// RFC 5927 4.1: who does not see the traffic has to guess a sequence number that
+	// is in flight, and 5.2: one who has guessed it does not end the connection.
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t)
+		done := make(chan *TCP, 1)
+		go func() {
+			c, err := s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+			require.NoError(t, err)
+			done <- c
+		}()
+		synctest.Wait()
+		list, _, _ := p.segments()
+		h := wire.TCP{SrcPort: 80, DstPort: list[0].SrcPort, Seq: 100, Ack: list[0].Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 60000, MSS: 1460}
+		send := func() {
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), h))
+			synctest.Wait()
+		}
+		send()
+		c := <-done
+		sent := make([]byte, 10_000)
+		_, err := c.Write(sent)
+		require.NoError(t, err)
+		_, _, packets := p.segments()
+		packet := packets[len(packets)-1][:wire.IPv4Len+8]
+		first := list[0].Seq + 1
+		attack := func(i int, seq uint32) {
+			binary.BigEndian.PutUint32(packet[wire.IPv4Len+4:], seq)
+			codes := [...]uint8{wire.UnreachPort, wire.UnreachProto, wire.UnreachHost, wire.UnreachAdminProhibited, wire.UnreachFragNeeded}
+			code, rest := codes[i%len(codes)], uint32(0)
+			if code == wire.UnreachFragNeeded {
+				rest = uint32(i) % 1500
+			}
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, code, rest, packet))
+		}
+		n := 1_000_000
+		if testing.Short() {
+			n = 50_000
+		}
+		for i := range n {
+			if seq := uint32(i) * 4294; seq-first >= uint32(len(sent)) {
+				attack(i, seq)
+			}
+		}
+		require.Equal(t, 1460, c.Info().SndMSS, "whoever guesses wrong changes nothing")
+		require.GreaterOrEqual(t, dropped(s, dropICMPSequence), n-5)
+		for i := range 1000 {
+			attack(i, first+uint32(i))
+		}
+		require.GreaterOrEqual(t, c.Info().SndMSS, 552-40, "whoever guesses right makes segments smaller")
+		require.Equal(t, tcp.Established, c.Info().State)
+		h.Flags, h.Seq, h.Ack = wire.FlagACK, 101, first+uint32(len(sent))
+		send()
+		require.Zero(t, c.Info().Unacked)
+		require.NoError(t, c.SetLinger(0))
+		require.NoError(t, c.Close())
+	})
+}

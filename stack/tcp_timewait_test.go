@@ -1,0 +1,67 @@
+package stack
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t *testing.T) {
+	// A goroutine brings a segment and has found the connection in TIME-WAIT; until it has
+	// the lock that one ends, and a new connection has its ports.
+	var sent recorder
+	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
+		sent.Device = dev
+		return &sent
+	})
+	c, d := connect(t, a, b)
+	key, path := c.key, c.path
+	require.NoError(t, c.Close())
+	require.NoError(t, d.Close())
+	_, tw := a.tcp.table.lookup(&key)
+	require.NotNil(t, tw)
+
+	sent.Device = deaf{sent.Device} // the peer would refuse a connection that it has not
+	const iss = 5000
+	answer := tcp.Segment{TCP: wire.TCP{Seq: 9000, Ack: iss + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000}}
+	answer.DstPort, answer.SrcPort = key.ports()
+	payload := make([]byte, answer.Len())
+	answer.Put(payload)
+	p := packet{ifc: path.ifc, now: a.now(), src: path.dst, dst: path.src, payload: payload, checksumOK: true}
+
+	w := &a.tcp.waits
+	w.mu.Lock()
+	done := make(chan struct{})
+	go func() {
+		a.inputTCP(&p)
+		close(done)
+	}()
+	time.Sleep(20 * time.Millisecond) // it has found what is left of the old, as good as surely
+	w.drop(tw)
+	next, err := a.bindDial(path, answer.DstPort, answer.SrcPort)
+	require.NoError(t, err)
+	next.mu.Lock()
+	cfg := next.config(a.now(), &TCPOptions{})
+	cfg.ISS = iss
+	next.conn.Open(a.now(), cfg)
+	var syn tcp.Segment
+	require.True(t, next.conn.Next(a.now(), &syn))
+	next.mu.Unlock()
+	w.mu.Unlock()
+	<-done
+	a.drain()
+	require.Zero(t, sent.resets.Load())
+	next.mu.Lock()
+	require.Equal(t, tcp.Established, next.conn.State())
+	next.mu.Unlock()
+}
+
+// A deaf device takes what it is to send, and that is all.
+type deaf struct{ nic.Device }
+
+func (deaf) Send(batch []nic.Frame) (int, error) { return len(batch), nil }
