@@ -88,7 +88,9 @@ type recvState struct {
 	scale  uint8  // Rcv.Wind.Shift
 	quick  uint8  // segments that are still acknowledged at once
 
-	mss int // payload bytes of a full segment that comes in, an estimate
+	mss      int    // payload bytes of a full segment that comes in, an estimate
+	announce uint32 // the MSS option of our SYN
+	unacked  uint32 // bytes received and not yet acknowledged
 
 	buf   ring
 	await []byte // a waiting reader's buffer, which text in order goes to at once
@@ -102,7 +104,6 @@ type recvState struct {
 	tsRecentAt  Time
 	challengeAt Time // when the second began in which there were so many challenges
 
-	unacked  int    // bytes received and not yet acknowledged
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
 	markTS   uint32 // what TS.Recent was once, and
@@ -110,7 +111,6 @@ type recvState struct {
 	finSeq   Seq    // number of the FIN
 	rstSeq   uint32
 
-	announce   uint16 // the MSS option of our SYN
 	challenges uint8
 	fixed      bool // the application has set limit: it is not tuned
 	fin        bool // a FIN has come, with finSeq
@@ -179,7 +179,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.limit = c.p.SendBuffer
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
-	c.rcv.mss, c.rcv.announce = cfg.MSS, uint16(min(cfg.MSS, 65535))
+	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
 	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {

@@ -74,7 +74,7 @@ func (c *Conn) syn(now Time, out *Segment) {
 		Window: c.rcv.synWnd,
 		// RFC 9293 3.7.1: "TCP implementations SHOULD send an MSS Option in
 		// every SYN segment when its receive MSS differs from the default".
-		MSS: c.rcv.announce,
+		MSS: uint16(min(c.rcv.announce, 65535)),
 	}}
 	first := c.state == SynSent
 	out.SACKPermitted = !c.p.NoSACK && (first || c.sackOK)

@@ -190,8 +190,10 @@ func (c *Conn) storeHole(k block) {
 // tuneHole makes room behind a hole. A sender that recovers by SACK goes on
 // sending: until what it lost is noticed, perhaps after waiting for reordering,
 // and has come again, it sends what two or three round trips hold, all of which
-// waits here. Without SACK it sends little; and its acknowledgements would not
-// count as duplicates if they offered more each time (RFC 5681 2).
+// waits here. The buffer grows once half of it is taken: the sender learns of it
+// half a round trip later, and in slow start sends twice as much in each. Without
+// SACK it sends little; and its acknowledgements would not count as duplicates if
+// they offered more each time (RFC 5681 2).
 func (c *Conn) tuneHole() {
 	r := &c.rcv
 	last := r.ooo[len(r.ooo)-1].end
@@ -271,7 +273,7 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	if seg := s.GSOSize; seg == 0 && n > r.mss {
 		r.mss = n
 	}
-	r.unacked += n
+	r.unacked += uint32(n)
 	full := r.mss
 	if now-r.lastText > c.rtt.rto {
 		// After so long a pause the sender begins anew, be it from a timeout or
@@ -279,7 +281,7 @@ func (c *Conn) ackText(now Time, s *Segment) {
 		r.quick = quickSegments
 	}
 	r.lastText = now
-	if r.unacked >= 2*full || len(r.ooo) > 0 {
+	if int(r.unacked) >= 2*full || len(r.ooo) > 0 {
 		r.ackNow = true
 		return
 	}
