@@ -36,6 +36,7 @@ type iface struct {
 	gateway    netip.Addr
 
 	tx    txQueue
+	bulk  atomic.Int32 // Writes of crowdBytes that go on, to peers that are near
 	neigh neighborTable
 	stats ifaceStats
 	down  atomic.Bool // the device died or was closed

@@ -552,6 +552,9 @@ func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
 	d = earliest(d, earliest(c.keepDeadline(), c.cwr.pace.deadline()))
+	if c.busy != nil {
+		d = earliest(d, c.settleBy)
+	}
 	d = earliest(d, c.giveUpDeadline())
 	return d, d != 0
 }
@@ -614,6 +617,9 @@ func (c *Conn) Tick(now Time) {
 	if t.persist != 0 && now >= t.persist {
 		t.persist = 0
 		t.probeNow = true
+	}
+	if c.busy != nil && c.settleBy != 0 && now >= c.settleBy {
+		c.endSettling()
 	}
 	if d := c.keepDeadline(); d != 0 && now >= d {
 		c.keepExpired(now)

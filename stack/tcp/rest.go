@@ -8,7 +8,8 @@ type busy struct {
 	rec recovery
 	pl  plpmtud
 	arrivals
-	brief bool // it was made for a probe or its answer, and text has not come or gone
+	settleBy Time // until then the application waits for what it lent; 0: it does not
+	brief    bool // it was made for a probe or its answer, and text has not come or gone
 }
 
 // arrivals is what a Conn knows of what has come beyond RCV.NXT, and of how fast
