@@ -49,6 +49,16 @@ func dialMany(t testing.TB, a, b *Host, n int) []net.Conn {
 
 func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 	const n = 10_000
+	use := func(t *testing.T, c, d net.Conn) {
+		var b [3000]byte
+		for range 2 {
+			_, err := c.Write(b[:])
+			require.NoError(t, err)
+			_, err = io.ReadFull(d, b[:])
+			require.NoError(t, err)
+			c, d = d, c
+		}
+	}
 	for _, use := range []struct {
 		name string
 		once func(t *testing.T, c, d net.Conn) // what the connection does before it is idle
@@ -58,16 +68,8 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 		{"never used", nil, 3 * time.Second, nic.Impairment{}},
 		{"never used, and waited for", nil, 3 * time.Second, nic.Impairment{Latency: time.Millisecond}},
 		{"kept alive", nil, 40 * time.Second, nic.Impairment{}},
-		{"used", func(t *testing.T, c, d net.Conn) {
-			var b [3000]byte
-			for range 2 {
-				_, err := c.Write(b[:])
-				require.NoError(t, err)
-				_, err = io.ReadFull(d, b[:])
-				require.NoError(t, err)
-				c, d = d, c
-			}
-		}, 40 * time.Second, nic.Impairment{}},
+		{"used", use, 40 * time.Second, nic.Impairment{}},
+		{"used, and waited for", use, 40 * time.Second, nic.Impairment{Latency: time.Millisecond}},
 	} {
 		t.Run(use.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

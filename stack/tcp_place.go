@@ -51,7 +51,7 @@ func (t *TCP) retract() {
 	pl.ifc.reader.CompareAndSwap(pl, nil)
 	for t.conn.Placing() {
 		pl.leaving = true
-		t.waiters.rd.Wait()
+		t.waiters.read()
 	}
 	pl.leaving = false
 }

@@ -70,7 +70,18 @@ type TCP struct {
 // Close on wr.
 type waiters struct {
 	rd, wr  sync.Cond
+	n       int      // those who wait
 	placing *placing // nil until a reader had room for it
+}
+
+// read and write wait. t.mu is held, and released to wait.
+func (w *waiters) read()  { w.wait(&w.rd) }
+func (w *waiters) write() { w.wait(&w.wr) }
+
+func (w *waiters) wait(on *sync.Cond) {
+	w.n++
+	on.Wait()
+	w.n--
 }
 
 // waiting makes what it takes to wait. t.mu is held.
@@ -261,7 +272,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 			t.run(now)
 			return ctx.Err()
 		}
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 }
 
@@ -453,7 +464,7 @@ func (t *TCP) Read(p []byte) (int, error) {
 		if mine {
 			t.offer(p)
 		}
-		w.rd.Wait()
+		w.read()
 		if !mine {
 			continue
 		}
@@ -596,7 +607,7 @@ func (t *TCP) lingerFor(d time.Duration) {
 	var dl deadline
 	dl.set(time.Now().Add(d), &t.mu, t.wakeWriters)
 	for !dl.expired() && t.linked && t.conn.State() != tcp.Closed && t.conn.State() != tcp.FinWait2 {
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 	dl.stop()
 }

@@ -63,7 +63,7 @@ func (t *TCP) Write(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 	t.writing = true
 	n, err := t.writeAll(p)
@@ -124,7 +124,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 			}
 			continue
 		}
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 }
 
@@ -141,7 +141,7 @@ func (t *TCP) awaitAcks() {
 	until := now + ackWait
 	for t.conn.AwaitSettled(now, until) {
 		t.arm(now)
-		t.waiting().wr.Wait()
+		t.waiting().write()
 		now = t.s.now()
 	}
 	if now < until {
@@ -170,7 +170,7 @@ func (t *TCP) settle() {
 	for l.frames.Load() > 0 {
 		l.waiting.Store(true)
 		if l.frames.Load() > 0 {
-			t.waiting().wr.Wait()
+			t.waiting().write()
 		}
 	}
 	l.waiting.Store(false)

@@ -59,7 +59,10 @@ func (c *Conn) rouse(now Time) {
 // work is rouse for text.
 func (c *Conn) work(now Time) {
 	c.rouse(now)
-	c.brief = false
+	if c.brief {
+		c.brief = false
+		c.cwr.setRate(c) // as before the rest: see unload
+	}
 }
 
 // Rest gives up what a Conn needs only while it is busy, if it has not been for a
@@ -91,6 +94,9 @@ func (c *Conn) relax() {
 func (c *Conn) unload() {
 	f := c.busy
 	c.busy, c.rcv.arrivals = nil, nil
+	if c.cwr.bbr == nil {
+		c.cwr.pace = nil
+	}
 	if c.p.Spare != nil {
 		*f = busy{}
 		f.sb.init()
