@@ -151,7 +151,7 @@ func (g *dgram) open() error {
 // await waits for a datagram. The lock is held, and released while it waits.
 func (g *dgram) await(d *datagram) error {
 	for {
-		if err := g.usable(&g.rd); err != nil {
+		if err := g.mayRead(); err != nil {
 			return err
 		}
 		if g.queue.pop(d) {
@@ -159,6 +159,16 @@ func (g *dgram) await(d *datagram) error {
 		}
 		g.readable.Wait()
 	}
+}
+
+// mayRead is usable for reads. One that leaves may have been woken for what is in the
+// queue: that is the next one's then.
+func (g *dgram) mayRead() error {
+	err := g.usable(&g.rd)
+	if err != nil && g.queue.n > 0 {
+		g.readable.Signal()
+	}
+	return err
 }
 
 // usable returns why a read or write cannot go on, if so.
