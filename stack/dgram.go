@@ -104,6 +104,7 @@ type dgram struct {
 	mc       multicast
 	pending  syscall.Errno // reported once, by whatever comes next
 	closed   bool
+	enlisted *iface // where txReady is to come from; nil: nowhere
 	rd, wd   deadline
 
 	// Not yet in the stack's counters: those that were put into the queue, and that
@@ -259,7 +260,9 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 		if g.closed || g.wd.expired() || g.pending != 0 {
 			continue
 		}
-		if ifc.tx.wait(g) {
+		// Those that gave up before have left the socket enlisted.
+		if g.enlisted == ifc || ifc.tx.wait(g) {
+			g.enlisted = ifc
 			g.writable.Wait()
 		}
 	}
@@ -268,6 +271,7 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 // txReady is called when an interface has room again.
 func (g *dgram) txReady() {
 	g.mu.Lock()
+	g.enlisted = nil
 	g.writable.Broadcast()
 	g.mu.Unlock()
 }

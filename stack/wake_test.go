@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -69,5 +70,49 @@ func TestWhoGivesUpLeavesWhatCameToTheNext(t *testing.T) {
 			require.True(t, waiting.Load() == 0 || v.queue.n == 0, "%d wait for what is there", waiting.Load())
 			v.Close()
 		})
+	})
+}
+
+func TestWritersThatGiveUpLeaveNothingInTheLinksQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{Null: nic.NewNull(nic.Link{Medium: nic.IP})}
+		g.cond.L = &g.mu
+		s := newHost(t, g, "192.0.2.1/24")
+		u := openUDP(t, s, "0.0.0.0:9")
+		q := &s.ifaceNamed("eth0").tx
+		g.set(true)
+		go u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{}) // gets stuck in the device
+		synctest.Wait()
+		for q.room() {
+			u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+		}
+		for range 100 {
+			require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
+			_, err := u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		}
+		require.Equal(t, 1, len(q.waiters))
+		// And it is woken, as often as there is room again.
+		for range 3 {
+			for q.room() {
+				u.SetWriteDeadline(time.Now().Add(time.Second))
+				u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+			}
+			require.NoError(t, u.SetWriteDeadline(time.Time{}))
+			done := make(chan error)
+			go func() {
+				_, err := u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+				done <- err
+			}()
+			synctest.Wait()
+			g.set(false)
+			require.NoError(t, <-done)
+			synctest.Wait()
+			require.Empty(t, q.waiters)
+			g.set(true)
+			go u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+			synctest.Wait()
+		}
+		g.set(false)
 	})
 }
