@@ -235,7 +235,9 @@ type turn struct {
 
 func (t *turn) take() {
 	t.mu.Lock()
-	t.cond.L = &t.mu
+	if t.cond.L == nil { // who waits reads it without the lock
+		t.cond.L = &t.mu
+	}
 	for t.taken {
 		t.cond.Wait()
 	}

@@ -199,3 +199,16 @@ func TestInterfacesAreDescribed(t *testing.T) {
 		Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Groups: []netip.Addr{allHosts()}, Up: true,
 	}, infos[1])
 }
+
+func TestLinksWithoutNamesGetOne(t *testing.T) {
+	s, err := New(Config{NICs: []NIC{
+		{Device: &heldDevice{}}, {Device: &heldDevice{}}, {Device: &heldDevice{name: "tap"}}, {Device: &heldDevice{name: "tap"}},
+	}})
+	require.NoError(t, err)
+	defer s.Close()
+	var names []string
+	for _, info := range s.Interfaces() {
+		names = append(names, info.Name)
+	}
+	require.Equal(t, []string{"lo", "nic", "nic.1", "tap", "tap.1"}, names)
+}

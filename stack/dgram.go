@@ -104,6 +104,7 @@ type dgram struct {
 	mc       multicast
 	pending  syscall.Errno // reported once, by whatever comes next
 	closed   bool
+	enlisted *iface // where txReady is to come from; nil: nowhere
 	rd, wd   deadline
 
 	// Not yet in the stack's counters: those that were put into the queue, and that
@@ -151,7 +152,7 @@ func (g *dgram) open() error {
 // await waits for a datagram. The lock is held, and released while it waits.
 func (g *dgram) await(d *datagram) error {
 	for {
-		if err := g.usable(&g.rd); err != nil {
+		if err := g.mayRead(); err != nil {
 			return err
 		}
 		if g.queue.pop(d) {
@@ -159,6 +160,16 @@ func (g *dgram) await(d *datagram) error {
 		}
 		g.readable.Wait()
 	}
+}
+
+// mayRead is usable for reads. One that leaves may have been woken for what is in the
+// queue: that is the next one's then.
+func (g *dgram) mayRead() error {
+	err := g.usable(&g.rd)
+	if err != nil && g.queue.n > 0 {
+		g.readable.Signal()
+	}
+	return err
 }
 
 // usable returns why a read or write cannot go on, if so.
@@ -249,7 +260,9 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 		if g.closed || g.wd.expired() || g.pending != 0 {
 			continue
 		}
-		if ifc.tx.wait(g) {
+		// Those that gave up before have left the socket enlisted.
+		if g.enlisted == ifc || ifc.tx.wait(g) {
+			g.enlisted = ifc
 			g.writable.Wait()
 		}
 	}
@@ -258,6 +271,7 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 // txReady is called when an interface has room again.
 func (g *dgram) txReady() {
 	g.mu.Lock()
+	g.enlisted = nil
 	g.writable.Broadcast()
 	g.mu.Unlock()
 }

@@ -338,10 +338,10 @@ func nicName(ifaces []*iface, asked, device string) (string, error) {
 		}
 		return asked, nil
 	}
-	name := device
-	if name == "" {
-		name = "nic"
+	if device == "" {
+		device = "nic"
 	}
+	name := device
 	for i := 1; taken(name); i++ {
 		name = fmt.Sprintf("%s.%d", device, i)
 	}

@@ -46,8 +46,8 @@ type tcpState struct {
 	used       atomic.Int64 // of it
 
 	table     tcpTable
-	listenMu  sync.Mutex
-	listeners atomic.Pointer[map[netip.AddrPort]*TCPListener] // replaced, never changed
+	listenMu  sync.Mutex                                      // held to bind to a port that was asked for
+	listeners atomic.Pointer[map[netip.AddrPort]*TCPListener] // replaced under listenMu, never changed
 	waits     timeWaits
 	wheel     wheel
 	paths     pathCache

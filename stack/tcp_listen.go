@@ -227,6 +227,9 @@ func (l *TCPListener) Accept() (*TCP, error) {
 		case l.closed:
 			return nil, net.ErrClosed
 		case l.dl.expired():
+			if len(l.queue) > l.head {
+				l.cond.Signal() // we may have been woken for it: it is the next one's now
+			}
 			return nil, os.ErrDeadlineExceeded
 		case len(l.queue) > l.head:
 			return l.take(), nil

@@ -221,7 +221,10 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	}
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
-		if s.tcp.listener(local) != nil || s.tcp.table.ports.busy(local, false) || !try(localPort) {
+		s.tcp.listenMu.Lock() // between the question and the insertion nobody else takes the port
+		free := s.tcp.listener(local) == nil && !s.tcp.table.ports.busy(local, false) && try(localPort)
+		s.tcp.listenMu.Unlock()
+		if !free {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {

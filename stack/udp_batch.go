@@ -136,7 +136,7 @@ func (u *UDP) ReadBatch(ms []Datagram) (n int, err error) {
 	}
 	u.mu.Lock()
 	for {
-		if err = u.usable(&u.rd); err != nil {
+		if err = u.mayRead(); err != nil {
 			u.mu.Unlock()
 			return 0, err
 		}

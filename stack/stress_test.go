@@ -1,0 +1,231 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// stressed is three hosts on a switch, and what goroutines do to them at random.
+type stressed struct {
+	t     *testing.T
+	hosts []*Stack
+	addrs []netip.Addr
+	used  atomic.Int32 // connections
+}
+
+func newStressed(t *testing.T, imp nic.Impairment) *stressed {
+	x := &stressed{t: t}
+	sw := nic.NewSwitch(nic.SwitchConfig{})
+	for i := range 3 {
+		a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
+		var dev nic.Device = sw.Port()
+		if i == 2 {
+			dev = nic.Impair(dev, nic.ImpairConfig{Out: imp, In: imp, Seed: 1})
+		}
+		s, err := New(Config{
+			NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}},
+			TCP:  TCPConfig{SynBacklog: 4, TimeWaits: 16},
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		x.hosts, x.addrs = append(x.hosts, s), append(x.addrs, a)
+	}
+	return x
+}
+
+// port is one of few, so that much meets.
+func (x *stressed) port(r *rand.Rand) uint16 { return uint16(1000 + r.IntN(4)) }
+
+// soon is a deadline that may have passed already.
+func (x *stressed) soon(r *rand.Rand) time.Time {
+	return time.Now().Add(time.Duration(r.IntN(3000)-200) * time.Microsecond)
+}
+
+// use does things with a connection, and ends it in one of the ways that there are.
+func (x *stressed) use(c *TCP, r *rand.Rand) {
+	x.used.Add(1)
+	var wg sync.WaitGroup
+	c.SetDeadline(time.Now().Add(20 * time.Millisecond))
+	size, cut := 1+r.IntN(200_000), r.IntN(3) == 0
+	seed := r.Uint64()
+	wg.Go(func() {
+		if cut {
+			c.SetWriteDeadline(time.Now().Add(time.Duration(seed%2000) * time.Microsecond))
+		}
+		b := make([]byte, size)
+		c.Write(b)
+		clear(b) // it is ours again
+		if seed%5 == 0 {
+			c.CloseWrite()
+		}
+	})
+	wg.Go(func() {
+		b := make([]byte, 50_000)
+		for left := size; left > 0; {
+			if seed%3 == 0 {
+				if _, _, storage := c.Take(); storage != nil {
+					c.GiveBack(storage)
+				}
+			}
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			left -= n
+		}
+	})
+	if r.IntN(2) == 0 { // in the midst of it
+		runtime.Gosched()
+		x.end(c, r)
+		wg.Wait()
+		return
+	}
+	wg.Wait()
+	x.end(c, r)
+}
+
+func (x *stressed) end(c *TCP, r *rand.Rand) {
+	switch r.IntN(4) {
+	case 0:
+		c.SetLinger(0)
+	case 1:
+		c.CloseRead()
+		c.CloseWrite()
+	case 2:
+		c.SetReadBuffer(4096)
+		c.SetKeepAlive(r.IntN(2) == 0)
+	}
+	c.Close()
+}
+
+// step does one thing.
+func (x *stressed) step(r *rand.Rand) {
+	i := r.IntN(len(x.hosts))
+	s := x.hosts[i]
+	switch r.IntN(9) {
+	case 0, 1, 8:
+		l, err := s.ListenTCP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, x.port(r)), ListenOptions{Backlog: 1 + r.IntN(3)})
+		if err != nil {
+			return
+		}
+		for range 1 + r.IntN(5) {
+			l.SetDeadline(time.Now().Add(5 * time.Millisecond))
+			if c, err := l.Accept(); err == nil {
+				x.use(c, r)
+			}
+		}
+		l.Close()
+	case 2, 3, 4, 5:
+		ctx, cancel := context.WithDeadline(context.Background(), x.soon(r).Add(2*time.Millisecond))
+		defer cancel()
+		local := netip.AddrPort{}
+		if r.IntN(4) == 0 {
+			local = netip.AddrPortFrom(netip.Addr{}, x.port(r))
+		}
+		to := netip.AddrPortFrom(x.addrs[r.IntN(len(x.addrs))], x.port(r))
+		if c, err := s.DialTCP(ctx, FamilyAny, local, to, TCPOptions{KeepAlive: true}); err == nil {
+			x.use(c, r)
+		}
+	case 6:
+		u, err := s.OpenUDP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, x.port(r)))
+		if err != nil {
+			return
+		}
+		u.SetDeadline(x.soon(r))
+		u.Join(addr("224.1.2.3"), 0)
+		for range 1 + r.IntN(5) {
+			u.WriteTo(make([]byte, r.IntN(5000)), netip.AddrPortFrom(x.addrs[r.IntN(len(x.addrs))], x.port(r)), SendOptions{})
+			u.WriteTo(make([]byte, 100), netip.AddrPortFrom(addr("224.1.2.3"), x.port(r)), SendOptions{})
+			u.ReadFrom(make([]byte, 1000))
+		}
+		u.Close()
+	case 7:
+		s.FlushNeighbors()
+		s.Stats()
+	}
+}
+
+// requireEmpty fails unless nothing is left of a host that was closed.
+func requireEmpty(t *testing.T, s *Stack) {
+	ts := &s.tcp
+	require.Zero(t, ts.used.Load(), "memory of TCP")
+	for i := range ts.table.shards {
+		require.Zero(t, ts.table.shards[i].n, "entries")
+	}
+	for i := range ts.table.ports.shards {
+		require.Empty(t, ts.table.ports.shards[i].use)
+	}
+	require.Empty(t, *ts.listeners.Load())
+	require.Zero(t, ts.waits.n)
+	require.Nil(t, ts.waits.first)
+	require.Empty(t, ts.wheel.due.heap)
+	for i := range s.udp.buckets {
+		require.Empty(t, s.udp.at(uint16(i)))
+	}
+	require.Empty(t, s.raw.sockets())
+	require.Zero(t, s.frags.cost)
+	require.Zero(t, s.loop.n.Load())
+	require.Zero(t, s.loop.bytes.Load())
+	for _, ifc := range *s.ifaces.Load() {
+		require.Zero(t, ifc.tx.n.Load(), "frames that wait")
+		require.Empty(t, ifc.tx.waiters)
+		require.Zero(t, ifc.neigh.nparked)
+		require.Nil(t, ifc.group.joined.Load())
+	}
+}
+
+func TestNothingIsLeftOfWhatManyDidAtOnce(t *testing.T) {
+	for name, imp := range map[string]nic.Impairment{
+		"a good link": {},
+		"a bad link":  {Loss: 0.05, Duplicate: 0.05, Reorder: 0.1, Latency: 100 * time.Microsecond, Jitter: 50 * time.Microsecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := runtime.NumGoroutine()
+			x := newStressed(t, imp)
+			var wg sync.WaitGroup
+			seed := rand.Uint64()
+			t.Log("seed", seed)
+			for i := range 12 {
+				wg.Go(func() {
+					r := rand.New(rand.NewPCG(seed, uint64(i)))
+					for range stressSteps {
+						x.step(r)
+					}
+				})
+			}
+			// One host goes while the others are at it.
+			last := make(chan struct{})
+			go func() {
+				defer close(last)
+				time.Sleep(stressClose)
+				x.hosts[1].Close()
+			}()
+			wg.Wait()
+			<-last
+			t.Log(x.used.Load(), "connections")
+			for _, s := range x.hosts {
+				s.Close()
+			}
+			for i, s := range x.hosts {
+				t.Run(fmt.Sprint("host ", i), func(t *testing.T) { requireEmpty(t, s) })
+			}
+			require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+1 }, 10*time.Second, time.Millisecond)
+		})
+	}
+}
+
+const (
+	stressSteps = 100
+	stressClose = 150 * time.Millisecond
+)

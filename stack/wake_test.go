@@ -1,0 +1,118 @@
+package stack
+
+import (
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// pass sets a deadline to a time that has come, and of which the timer has yet to learn.
+func (d *deadline) pass(mu *sync.Mutex) {
+	mu.Lock()
+	d.when = time.Now().Add(-time.Nanosecond)
+	mu.Unlock()
+}
+
+// Of two who wait, one is woken, finds that its time is over and leaves what it was woken
+// for. The deadline is lifted before its timer has told the other one.
+func TestWhoGivesUpLeavesWhatCameToTheNext(t *testing.T) {
+	t.Run("accept", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := twoHosts(t, nic.PipeConfig{})
+			l, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+			require.NoError(t, err)
+			var waiting atomic.Int32
+			waiting.Store(2)
+			for range 2 {
+				go func() {
+					l.Accept()
+					waiting.Add(-1)
+				}()
+			}
+			synctest.Wait()
+			l.dl.pass(&l.mu)
+			_, err = a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+			require.NoError(t, err)
+			synctest.Wait()
+			require.NoError(t, l.SetDeadline(time.Time{}))
+			synctest.Wait()
+			require.True(t, waiting.Load() == 0 || l.n.Load() == 0, "%d wait for what is there", waiting.Load())
+			l.Close()
+		})
+	})
+	t.Run("datagram", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := twoHosts(t, nic.PipeConfig{})
+			u, v := openUDP(t, a, "192.0.2.1:1"), openUDP(t, b, "192.0.2.2:2")
+			var waiting atomic.Int32
+			waiting.Store(2)
+			for range 2 {
+				go func() {
+					v.ReadFrom(make([]byte, 10))
+					waiting.Add(-1)
+				}()
+			}
+			synctest.Wait()
+			v.rd.pass(&v.mu)
+			_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:2"), SendOptions{})
+			require.NoError(t, err)
+			synctest.Wait()
+			require.NoError(t, v.SetReadDeadline(time.Time{}))
+			synctest.Wait()
+			require.True(t, waiting.Load() == 0 || v.queue.n == 0, "%d wait for what is there", waiting.Load())
+			v.Close()
+		})
+	})
+}
+
+func TestWritersThatGiveUpLeaveNothingInTheLinksQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{Null: nic.NewNull(nic.Link{Medium: nic.IP})}
+		g.cond.L = &g.mu
+		s := newHost(t, g, "192.0.2.1/24")
+		u := openUDP(t, s, "0.0.0.0:9")
+		q := &s.ifaceNamed("eth0").tx
+		g.set(true)
+		go u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{}) // gets stuck in the device
+		synctest.Wait()
+		for q.room() {
+			u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+		}
+		for range 100 {
+			require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
+			_, err := u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		}
+		require.Equal(t, 1, len(q.waiters))
+		// And it is woken, as often as there is room again.
+		for range 3 {
+			for q.room() {
+				u.SetWriteDeadline(time.Now().Add(time.Second))
+				u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+			}
+			require.NoError(t, u.SetWriteDeadline(time.Time{}))
+			done := make(chan error)
+			go func() {
+				_, err := u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+				done <- err
+			}()
+			synctest.Wait()
+			g.set(false)
+			require.NoError(t, <-done)
+			synctest.Wait()
+			require.Empty(t, q.waiters)
+			g.set(true)
+			go u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
+			synctest.Wait()
+		}
+		g.set(false)
+	})
+}
