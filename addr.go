@@ -14,9 +14,6 @@ import (
 // host's own resolver, or what a Dialer has in its place.
 type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
-// lookup is that of the host's own resolver.
-func (h *Host) lookup() lookupFunc { return traced(h.resolver.LookupNetIP, false) }
-
 // ipProtocols are the names that "ip4:name" may have, in lower case, from the
 // registry of IANA. It is only read.
 var ipProtocols = map[string]int{
@@ -85,6 +82,22 @@ func makeAddr(network string, ip net.IP, zone string, port int) net.Addr {
 	return &net.IPAddr{IP: ip, Zone: zone}
 }
 
+// makeAddr16 is makeAddr with an IP of 16 bytes, which a TCP address has beside it, in
+// one allocation.
+func makeAddr16(network string, ip netip.Addr, port int) net.Addr {
+	if network[0] == 't' {
+		a := new(struct {
+			net.TCPAddr
+			ip [16]byte
+		})
+		a.ip = ip.As16()
+		a.TCPAddr = net.TCPAddr{IP: a.ip[:], Port: port, Zone: ip.Zone()}
+		return &a.TCPAddr
+	}
+	b := ip.As16()
+	return makeAddr(network, b[:], ip.Zone(), port)
+}
+
 // addrIP returns the parts of an address that one of net's types has in common
 // with the others. Of a nil one, and of another type, they are all zero.
 func addrIP(addr net.Addr) (ip net.IP, port int, zone string) {
@@ -130,7 +143,8 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	if host == "" {
 		return []net.Addr{makeAddr(network, nil, "", port)}, nil
 	}
-	ips, err := lookupIPs(ctx, lookup, network, host)
+	var one [1]netip.Addr
+	ips, err := lookupIPs(ctx, lookup, network, host, one[:0])
 	if err != nil {
 		return nil, err
 	}
@@ -138,14 +152,13 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	if len(ips) == 1 && ips[0].WithZone("") == netip.IPv6Unspecified() {
 		ips = append(ips, netip.IPv4Unspecified())
 	}
-	var addrs []net.Addr
+	addrs := make([]net.Addr, 0, len(ips))
 	for _, ip := range ips {
 		is4 := ip.Is4() || ip.Is4In6()
 		if network[len(network)-1] == '4' && !is4 || network[len(network)-1] == '6' && is4 {
 			continue
 		}
-		b := ip.As16()
-		addrs = append(addrs, makeAddr(network, b[:], ip.Zone(), port))
+		addrs = append(addrs, makeAddr16(network, ip, port))
 	}
 	if len(addrs) == 0 {
 		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: host}
@@ -154,12 +167,12 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 }
 
 // lookupIPs returns the addresses of a host, in both families if one of them
-// was not asked for.
-func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string) ([]netip.Addr, error) {
+// was not asked for. A literal is appended to ips.
+func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips []netip.Addr) ([]netip.Addr, error) {
 	// Literals are nobody's business, and may have zones, which LookupNetIP
 	// does not return.
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{ip}, nil
+		return append(ips, ip), nil
 	}
 	switch network[len(network)-1] {
 	case '4':
@@ -207,7 +220,7 @@ func (h *Host) listenAddr(ctx context.Context, network, address string) (net.Add
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := h.internetAddrs(ctx, h.lookup(), name, address)
+	addrs, err := h.internetAddrs(ctx, h.lookup, name, address)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +242,7 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 // literal in brackets, and one of IPv6 on "ip", asks for an address of IPv6, any other
 // thing for one of IPv4.
 func (h *Host) resolveAddr(network, name, address string) (net.Addr, error) {
-	addrs, err := h.internetAddrs(context.Background(), h.lookup(), name, address)
+	addrs, err := h.internetAddrs(context.Background(), h.lookup, name, address)
 	if err != nil {
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func (d *Dialer) lookup() lookupFunc {
 	case d.Resolver != nil:
 		return traced(d.Resolver.LookupNetIP, true)
 	}
-	return d.Host.lookup()
+	return d.Host.lookup
 }
 
 // race returns what tries the addresses of a dial.

@@ -89,6 +89,7 @@ type Config struct {
 type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
+	lookup      lookupFunc     // the resolver's, which a dial asks
 	fill        func(p []byte) // with unpredictable bytes
 	copyBuffers sync.Pool      // of *[copyBuffer]byte
 	batches     sync.Pool      // of *[]stack.Datagram
@@ -120,6 +121,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	h.copyBuffers.New = func() any { return new([copyBuffer]byte) }
 	h.resolver = h.newResolver(&cfg)
+	h.lookup = traced(h.resolver.LookupNetIP, false)
 	return h, nil
 }
 

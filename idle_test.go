@@ -49,6 +49,16 @@ func dialMany(t testing.TB, a, b *Host, n int) []net.Conn {
 
 func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 	const n = 10_000
+	use := func(t *testing.T, c, d net.Conn) {
+		var b [3000]byte
+		for range 2 {
+			_, err := c.Write(b[:])
+			require.NoError(t, err)
+			_, err = io.ReadFull(d, b[:])
+			require.NoError(t, err)
+			c, d = d, c
+		}
+	}
 	for _, use := range []struct {
 		name string
 		once func(t *testing.T, c, d net.Conn) // what the connection does before it is idle
@@ -58,16 +68,8 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 		{"never used", nil, 3 * time.Second, nic.Impairment{}},
 		{"never used, and waited for", nil, 3 * time.Second, nic.Impairment{Latency: time.Millisecond}},
 		{"kept alive", nil, 40 * time.Second, nic.Impairment{}},
-		{"used", func(t *testing.T, c, d net.Conn) {
-			var b [3000]byte
-			for range 2 {
-				_, err := c.Write(b[:])
-				require.NoError(t, err)
-				_, err = io.ReadFull(d, b[:])
-				require.NoError(t, err)
-				c, d = d, c
-			}
-		}, 40 * time.Second, nic.Impairment{}},
+		{"used", use, 40 * time.Second, nic.Impairment{}},
+		{"used, and waited for", use, 40 * time.Second, nic.Impairment{Latency: time.Millisecond}},
 	} {
 		t.Run(use.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -116,6 +118,33 @@ func TestADeadlineOfEachRequestCostsNoMemory(t *testing.T) {
 		c.SetReadDeadline(time.Time{})
 		c.SetReadDeadline(time.Now().Add(time.Hour))
 	}))
+}
+
+// Both ends of a connection, their addresses in net's form, and what a dial tries
+// them with: ten allocations, where package net over the kernel has twenty.
+func TestAShortConnectionAllocatesLittle(t *testing.T) {
+	a, b := newPair(t)
+	ln, err := b.Listen("tcp", ":80")
+	require.NoError(t, err)
+	addr, buf := net.JoinHostPort(addrB, "80"), make([]byte, 1)
+	exchange := func() {
+		c, err := a.Dial("tcp", addr)
+		require.NoError(t, err)
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		for _, way := range [2][2]net.Conn{{c, s}, {s, c}} {
+			way[0].Write(buf)
+			way[1].Read(buf)
+		}
+		s.Close()
+		_, err = c.Read(buf)
+		require.ErrorIs(t, err, io.EOF)
+		c.Close()
+	}
+	for range 100 {
+		exchange()
+	}
+	require.LessOrEqual(t, testing.AllocsPerRun(500, exchange), 11.0)
 }
 
 // BenchmarkSetUpBesideIdleConnections shows that a connection costs the same

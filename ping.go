@@ -102,7 +102,7 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 	if cfg.Size < 0 || cfg.Size > maxPingData {
 		return fail(nil, syscall.EMSGSIZE)
 	}
-	addrs, err := h.dialAddrs(ctx, h.lookup(), network, addr, nil)
+	addrs, err := h.dialAddrs(ctx, h.lookup, network, addr, nil)
 	if err != nil {
 		return fail(nil, err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"math"
 	"strings"
@@ -142,5 +143,65 @@ func TestLnetoThatFailsIsOnlyTold(t *testing.T) {
 	}
 	if b.failed != 0 {
 		t.Fatal("the bench has failed")
+	}
+}
+
+func TestGrowthIsMeasuredBesideIdleConnections(t *testing.T) {
+	for _, s := range []stackName{usern, gvisor, kernel} {
+		task := task{Stack: s, Addr: farAddr, Setup: setup{MTU: 65535}, Time: 50 * time.Millisecond}
+		if s == kernel {
+			task.Addr = "127.0.0.1"
+		}
+		near, far, err := openIdlePair(&task)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Ports that the kernel's own services do not use.
+		g := &growth{near: near, far: far, t: &task, port: 9000, at: 7000, end: time.Now().Add(time.Minute)}
+		for _, n := range []int{0, 50} {
+			one, err := g.step(n)
+			if err != nil {
+				t.Fatal(s, err)
+			}
+			// On a loaded machine little may come through in so short a time.
+			busy := s != usern || one.Bits > 0 && one.Short > 0
+			if one.Trips <= 0 || one.Late <= 0 || !busy || len(g.keep) != 2*n || n > 0 && one.Open <= 0 {
+				t.Fatalf("%s: %+v", s, one)
+			}
+		}
+		if err := g.closeTo(10); err != nil || len(g.keep) != 20 {
+			t.Fatal(s, len(g.keep), err)
+		}
+		g.end = time.Now()
+		if _, err := g.step(50); !errors.Is(err, errLimit) {
+			t.Fatalf("%s: %v", s, err)
+		}
+		if err := g.closeTo(0); err != nil {
+			t.Fatal(s, err)
+		}
+	}
+}
+
+func TestCurvesAreWellFormedThoughPointsAreMissing(t *testing.T) {
+	nan := math.NaN()
+	list := []*curve{
+		{Title: "<a>", X: "b", Unit: bits, Stacks: []stackName{usern}, Labels: []string{"1", "2"}, values: map[stackName][]float64{usern: {nan, 3}}},
+		{Title: "none", X: "b", Unit: rate, Stacks: []stackName{usern}, Labels: []string{"1"}, values: map[stackName][]float64{usern: {nan}}, notes: []string{"why"}},
+	}
+	d := xml.NewDecoder(strings.NewReader(panels(list)))
+	for {
+		_, err := d.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := list[0].markdown(); !strings.Contains(got, "| usernet | - | 3.00 |") {
+		t.Fatal(got)
+	}
+	if got := list[1].text(); !strings.Contains(got, "why") {
+		t.Fatal(got)
 	}
 }

@@ -22,8 +22,9 @@ type client struct {
 	stop atomic.Bool // the time is over
 	// dialing has a value for each connection that is being made.
 	dialing chan struct{}
-	// connected has a value for each goroutine whose connection stands.
-	connected chan struct{}
+	// connected has a value for each goroutine whose connection stands, and begin is
+	// closed when all do.
+	connected, begin chan struct{}
 
 	mu     sync.Mutex
 	counts []*counter
@@ -47,6 +48,8 @@ func runClient(n *network, t *task) (report, error) {
 	switch t.Kind {
 	case send:
 		return c.send()
+	case flow:
+		work = c.flow
 	case recv:
 		work = c.recv
 	case pingpong:
@@ -68,7 +71,7 @@ func runClient(n *network, t *task) (report, error) {
 func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	var wg sync.WaitGroup
 	errs := make(chan error, loops)
-	c.connected = make(chan struct{}, loops)
+	c.connected, c.begin = make(chan struct{}, loops), make(chan struct{})
 	for range loops {
 		n := new(counter)
 		c.counts = append(c.counts, n)
@@ -85,6 +88,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 		case <-c.connected:
 		}
 	}
+	close(c.begin)
 	wait := func(d time.Duration) error {
 		select {
 		case err := <-errs:
@@ -106,7 +110,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	for _, conn := range c.conns {
 		// What waits for an answer that does not come has to end too.
 		conn.SetDeadline(time.Now().Add(time.Second))
-		if c.t.Kind == recv {
+		if c.t.Kind == recv || c.t.Kind == flow {
 			conn.Close()
 		}
 	}
@@ -119,6 +123,9 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 }
 
 func (c *client) count() (n int64) {
+	if c.t.Kind == flow {
+		return c.t.arrived.Load()
+	}
 	for _, m := range c.counts {
 		n += m.Load()
 	}
@@ -215,6 +222,23 @@ func (c *client) sendOne() (uint64, error) {
 	return got, nil
 }
 
+// flow writes. The other side counts, in the same process.
+func (c *client) flow(*counter) error {
+	conn, err := c.dial("tcp4")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c.connected <- struct{}{}
+	buf := make([]byte, c.t.Setup.Chunk)
+	for !c.stop.Load() {
+		if _, err := conn.Write(buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *client) recv(count *counter) error {
 	conn, err := c.dial("tcp4")
 	if err != nil {
@@ -240,6 +264,7 @@ func (c *client) pingpong(count *counter) error {
 	}
 	defer conn.Close()
 	c.connected <- struct{}{}
+	<-c.begin
 	buf := make([]byte, 1)
 	for !c.stop.Load() {
 		if _, err := conn.Write(buf); err != nil {

@@ -5,6 +5,7 @@ import (
 	"html"
 	"math"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -14,63 +15,157 @@ import (
 type curve struct {
 	Title  string
 	X      string
+	Unit   string
 	Stacks []stackName
-	Points []point
-	// values[stack][point] are medians, in bits or operations a second.
+	Labels []string
+	points []point // none for those of idle connections
+	// values[stack][place on the x axis] are medians, in the unit.
 	values map[stackName][]float64
 	notes  []string
 }
 
 // A point is a workload with its place on the x axis.
 type point struct {
-	Label string
 	workload
 	chunk int // of a bulk workload, in bytes
 }
 
-// curves are those that C4 of BENCHMARKS.md asks for.
-func curves(million bool) []*curve {
+func (c *curve) add(label string, w workload, chunk int) {
+	c.Labels = append(c.Labels, label)
+	c.points = append(c.points, point{w, chunk})
+}
+
+// curves are those of BENCHMARKS.md's C4 that need no idle connections.
+func curves() []*curve {
 	all := []stackName{kernel, gvisor, usern}
-	ours := []stackName{gvisor, usern}
-	bulk := workload{Place: onPipe, Kind: send, N: 1, Pin: free}
+	bulk := workload{Place: onPipe, Kind: flow, N: 1, Pin: free}
 	ping := workload{Place: onPipe, Kind: pingpong, N: 16, Pin: free}
 
-	size := &curve{Title: "bulk, by bytes a Write", X: "bytes", Stacks: all}
+	size := &curve{Title: "bulk, by bytes a Write", X: "bytes", Unit: bits, Stacks: all}
 	for _, n := range []int{1, 16, 256, 4 << 10, 64 << 10, 1 << 20} {
-		size.Points = append(size.Points, point{Label: short10(n), workload: bulk, chunk: n})
+		size.add(short10(n), bulk, n)
 	}
-	busy := &curve{Title: "1-byte ping-pong, by connections", X: "busy connections", Stacks: all}
+	busy := &curve{Title: "1-byte ping-pong, by connections", X: "busy connections", Unit: rate, Stacks: all}
 	for _, n := range []int{1, 10, 100, 1000, 10000} {
 		w := ping
 		w.N = n
-		busy.Points = append(busy.Points, point{Label: short10(n), workload: w})
+		busy.add(short10(n), w, 0)
 	}
-	idle := &curve{Title: "ping-pong of 16, beside idle connections", X: "idle connections", Stacks: ours}
-	counts := []int{0, 1000, 10_000, 100_000}
-	if million {
-		counts = append(counts, 1_000_000)
-	}
-	for _, n := range counts {
-		w := ping
-		w.Idle = n
-		idle.Points = append(idle.Points, point{Label: short10(n), workload: w})
-	}
-	cores := &curve{Title: "ping-pong of 16, by cores", X: "cores", Stacks: all}
-	bulkCores := &curve{Title: "bulk, 4 streams, by cores", X: "cores", Stacks: all}
+	cores := &curve{Title: "ping-pong of 16, by cores", X: "cores", Unit: rate, Stacks: all}
+	bulkCores := &curve{Title: "bulk, 4 streams, by cores", X: "cores", Unit: bits, Stacks: all}
 	for i, p := range []pin{same, free} {
 		w, v := ping, bulk
 		w.Pin, v.Pin, v.N = p, p, 4
-		label := fmt.Sprint(i + 1)
-		cores.Points = append(cores.Points, point{Label: label, workload: w})
-		bulkCores.Points = append(bulkCores.Points, point{Label: label, workload: v, chunk: largeChunk})
+		cores.add(fmt.Sprint(i+1), w, 0)
+		bulkCores.add(fmt.Sprint(i+1), v, largeChunk)
 	}
-	loss := &curve{Title: "bulk, round trip of 10 ms, by loss", X: "loss", Stacks: ours}
+	loss := &curve{Title: "bulk, round trip of 10 ms, by loss", X: "loss", Unit: bits, Stacks: []stackName{gvisor, usern}}
 	for _, l := range []float64{0, 0.001, 0.003, 0.01, 0.03} {
 		w := bulk
 		w.Latency, w.Loss = 5*time.Millisecond, l
-		loss.Points = append(loss.Points, point{Label: fmt.Sprintf("%.1f %%", 100*l), workload: w, chunk: largeChunk})
+		loss.add(fmt.Sprintf("%.1f %%", 100*l), w, largeChunk)
 	}
-	return []*curve{size, busy, idle, cores, bulkCores, loss}
+	return []*curve{size, busy, cores, bulkCores, loss}
+}
+
+// The units of curves.
+const (
+	bits    = "Gbit/s"
+	rate    = "/s"
+	micros  = "us"
+	inBytes = "bytes"
+)
+
+// idleSteps are numbers of idle connections. The kernel has a file for each end, which are
+// counted; gVisor would need 12 GB, and some minutes, for the last.
+func idleSteps(s stackName) []int {
+	steps := []int{0, 1000, 10_000, 100_000, 1_000_000}
+	if s != usern {
+		steps = steps[:4]
+	}
+	return steps
+}
+
+// idleCurves measures what one connection does beside idle ones.
+func (b *bench) idleCurves() []*curve {
+	about := []struct {
+		title, unit string
+		of          func(*grown) float64
+	}{
+		{"ping-pong of one connection, beside idle ones", rate, func(g *grown) float64 { return g.Trips }},
+		{"the longest 1 % of its round trips begins at", micros, func(g *grown) float64 { return float64(g.Late) / 1e3 }},
+		{"CPU time of such a round trip", micros, func(g *grown) float64 { return float64(g.TripCPU) / 1e3 }},
+		{"bulk on one connection, beside idle ones", bits, func(g *grown) float64 { return g.Bits / 1e9 }},
+		{"connect, exchange, close, beside idle ones", rate, func(g *grown) float64 { return g.Short }},
+		{"CPU time of such a connection", micros, func(g *grown) float64 { return float64(g.ShortCPU) / 1e3 }},
+		{"idle connections made, up to so many", rate, func(g *grown) float64 { return g.Open }},
+		{"idle connections closed, down from so many", rate, func(g *grown) float64 { return g.Close }},
+		{"memory of one end of an idle connection", inBytes, func(g *grown) float64 { return g.Bytes }},
+	}
+	stacks := []stackName{kernel, gvisor, usern}
+	got := map[stackName][]grown{}
+	var notes []string
+	for _, s := range stacks {
+		t := task{
+			Role: "growth", Stack: s, Place: onPipe, Addr: farAddr, Setup: setup{MTU: 65535}, Time: b.time,
+			Steps: idleSteps(s), Limit: growLimit,
+		}
+		if s == kernel {
+			t.Addr = "127.0.0.1"
+		}
+		var err error
+		if got[s], err = b.beside(s, &t); err != nil {
+			notes = append(notes, fmt.Sprintf("%s: %s", s, brief(err)))
+		}
+		for _, one := range got[s] {
+			if one.Note != "" {
+				notes = append(notes, fmt.Sprintf("%s, on the way to %d: %s", s, one.Idle, one.Note))
+			}
+		}
+		if last := idleSteps(s); s == usern && !reached(got[s], last[len(last)-1]) {
+			b.failed++ // what a peer cannot do is a result
+		}
+	}
+	var list []*curve
+	for _, a := range about {
+		c := &curve{Title: a.title, X: "idle connections", Unit: a.unit, Stacks: stacks, values: map[stackName][]float64{}}
+		for _, n := range idleSteps(usern) {
+			c.Labels = append(c.Labels, short10(n))
+			for _, s := range stacks {
+				c.values[s] = append(c.values[s], most(got[s], n, a.of))
+			}
+		}
+		list = append(list, c)
+	}
+	// The kernel's connections are not in this process's memory.
+	memory := list[len(list)-1]
+	memory.Stacks = []stackName{gvisor, usern}
+	delete(memory.values, kernel)
+	list[0].notes = notes
+	return list
+}
+
+// growLimit is how long a stack may take on its way up.
+const growLimit = 4 * time.Minute
+
+// most is what of finds among the lines with n idle connections; the others have none of it.
+func most(list []grown, n int, of func(*grown) float64) float64 {
+	v := math.NaN()
+	for i := range list {
+		if x := of(&list[i]); list[i].Idle == n && x > 0 {
+			v = x
+		}
+	}
+	return v
+}
+
+func reached(list []grown, n int) bool {
+	for i := range list {
+		if list[i].Idle == n && list[i].Note == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // brief is the first line of an error.
@@ -96,15 +191,22 @@ func short10(n int) string {
 
 // grow measures the curves and writes them.
 func (b *bench) grow() error {
-	list := curves(b.o.million)
+	b.files = raiseFiles()
+	list := curves()
 	for _, c := range list {
 		b.curve(c)
 		fmt.Print(c.text())
 	}
+	for _, c := range b.idleCurves() {
+		fmt.Print(c.text())
+		list = append(list, c)
+	}
+	fmt.Println(time.Since(b.begin).Round(time.Second))
 	if b.o.markdown != "" {
 		var s strings.Builder
-		fmt.Fprintf(&s, "# How the cost grows\n\nOne run of `go run . -growth` on %s, %s: both sides in one process, medians of %d runs of %v.\n",
+		fmt.Fprintf(&s, "# How the cost grows\n\nOne run of `go run . -growth` on %s, %s: both sides in one process, medians of %d runs of %v.\n\n",
 			time.Now().UTC().Format("2006-01-02"), machine(), b.o.runs, b.o.time)
+		s.WriteString("![The curves of the tables below](../docs/growth.svg)\n")
 		for _, c := range list {
 			s.WriteString(c.markdown())
 		}
@@ -123,57 +225,70 @@ func (b *bench) grow() error {
 	return nil
 }
 
-// curve measures one curve, point by point, the stacks in turn.
+// curve measures one curve, point by point, the stacks in turn. What fails once, or takes
+// too long, is not tried again.
 func (b *bench) curve(c *curve) {
 	c.values = map[stackName][]float64{}
 	long := b.time
 	defer func() { b.time = long }()
-	for i := range c.Points {
-		p := &c.Points[i]
+	for i := range c.points {
+		p := &c.points[i]
 		b.time = long
 		if p.Latency > 0 {
-			// Slow start and the first losses take their time.
-			b.time = 10 * long
+			b.time = 4 * long // slow start and the first losses take their time
 		}
-		r := &row{workload: &p.workload, figures: map[stackName]*figure{}}
+		if p.N >= 10_000 {
+			b.time = 3 * long // a round trip takes a tenth of that
+		}
+		figures := map[stackName]*figure{}
 		for range b.o.runs {
 			for _, s := range c.Stacks {
-				f := r.figures[s]
+				w := p.workload
+				if most := (b.files - 400) / 2; s == kernel && w.N > most {
+					w.N = most // both ends are files of one process
+				}
+				f := figures[s]
 				if f == nil {
 					f = &figure{setup: b.defaults(&p.workload, s)}
 					f.setup.Chunk = p.chunk
-					r.figures[s] = f
+					figures[s] = f
 				}
-				if f.failed < 3 {
-					b.sample(r, s, f)
+				if f.err != nil {
+					continue
+				}
+				b.patience = 8*time.Second + time.Duration(w.N)*2*time.Millisecond
+				one, err := b.run(&w, s, f.setup)
+				if f.err = err; err == nil {
+					f.samples = append(f.samples, one)
 				}
 			}
 		}
 		for _, s := range c.Stacks {
-			f := r.figures[s]
-			if len(f.samples) == 0 {
+			f := figures[s]
+			if f.err != nil {
 				if s == usern {
 					b.failed++ // what a peer cannot do is a result
 				}
-				c.notes = append(c.notes, fmt.Sprintf("%s at %s %s: %s", s, p.Label, c.X, brief(f.err)))
+				c.notes = append(c.notes, fmt.Sprintf("%s at %s %s: %s", s, c.Labels[i], c.X, brief(f.err)))
 			}
-			c.values[s] = append(c.values[s], f.rate())
+			if most := (b.files - 400) / 2; s == kernel && p.N > most {
+				c.notes = append(c.notes, fmt.Sprintf("%s at %s: %d, for a process may have %d files", s, c.Labels[i], most, b.files))
+			}
+			v := f.rate()
+			if c.Unit == bits {
+				v /= 1e9
+			}
+			c.values[s] = append(c.values[s], v)
 		}
 	}
 }
 
-func (c *curve) unit() string { return c.Points[0].unit() }
-
 // amount writes a value in the curve's unit.
 func (c *curve) amount(v float64) string {
-	if c.Points[0].Kind.bulk() {
-		v /= 1e9
-		if v < 1 && v > 0 {
-			return fmt.Sprintf("%.3f", v)
-		}
-		return digits(v)
-	}
-	if v >= 1000 {
+	switch {
+	case v > 0 && v < 0.1:
+		return strconv.FormatFloat(v, 'g', 2, 64)
+	case c.Unit == rate && v >= 1000:
 		return digits(v/1000) + "k"
 	}
 	return digits(v)
@@ -181,9 +296,9 @@ func (c *curve) amount(v float64) string {
 
 func (c *curve) text() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%s (%s)\n%-18s", c.Title, c.unit(), c.X)
-	for _, p := range c.Points {
-		fmt.Fprintf(&s, " %9s", p.Label)
+	fmt.Fprintf(&s, "%s (%s)\n%-18s", c.Title, c.Unit, c.X)
+	for _, label := range c.Labels {
+		fmt.Fprintf(&s, " %9s", label)
 	}
 	for _, name := range c.Stacks {
 		fmt.Fprintf(&s, "\n%-18s", name)
@@ -199,11 +314,11 @@ func (c *curve) text() string {
 
 func (c *curve) markdown() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "\n## %s\n\n| %s (%s) |", c.Title, c.X, c.unit())
-	for _, p := range c.Points {
-		fmt.Fprintf(&s, " %s |", p.Label)
+	fmt.Fprintf(&s, "\n## %s\n\n| %s (%s) |", c.Title, c.X, c.Unit)
+	for _, label := range c.Labels {
+		fmt.Fprintf(&s, " %s |", label)
 	}
-	s.WriteString("\n|---|" + strings.Repeat("---|", len(c.Points)))
+	s.WriteString("\n|---|" + strings.Repeat("---|", len(c.Labels)))
 	for _, name := range c.Stacks {
 		fmt.Fprintf(&s, "\n| %s |", name)
 		for _, v := range c.values[name] {
@@ -266,19 +381,19 @@ func (c *curve) draw(s *strings.Builder) {
 		return panelTop + panelPlotH - (math.Log10(v)-first)/(last-first)*panelPlotH
 	}
 	x := func(i int) float64 {
-		return panelLeft + 20 + float64(i)*(panelPlotW-40)/math.Max(1, float64(len(c.Points)-1))
+		return panelLeft + 20 + float64(i)*(panelPlotW-40)/math.Max(1, float64(len(c.Labels)-1))
 	}
 	for p := first; p <= last; p++ {
 		v := math.Pow(10, p)
 		fmt.Fprintf(s, `<line x1="%d" y1="%.1f" x2="%d" y2="%.1f" stroke="#d8d8d8"/>`, panelLeft, y(v), panelLeft+panelPlotW, y(v))
 		fmt.Fprintf(s, `<text x="%d" y="%.1f" text-anchor="end" fill="#606060">%s</text>`+"\n", panelLeft-5, y(v)+4, c.axis(v))
 	}
-	for i, p := range c.Points {
+	for i, label := range c.Labels {
 		fmt.Fprintf(s, `<text x="%.1f" y="%d" text-anchor="middle" fill="#606060">%s</text>`+"\n",
-			x(i), panelTop+panelPlotH+16, html.EscapeString(p.Label))
+			x(i), panelTop+panelPlotH+16, html.EscapeString(label))
 	}
 	fmt.Fprintf(s, `<text x="%d" y="%d" text-anchor="middle" fill="#606060">%s</text>`+"\n",
-		panelLeft+panelPlotW/2, panelTop+panelPlotH+32, html.EscapeString(c.X+" ("+c.unit()+")"))
+		panelLeft+panelPlotW/2, panelTop+panelPlotH+32, html.EscapeString(c.X+" ("+c.Unit+")"))
 	for _, name := range c.Stacks {
 		var path []string
 		for i, v := range c.values[name] {
@@ -293,10 +408,7 @@ func (c *curve) draw(s *strings.Builder) {
 
 // axis writes a power of ten.
 func (c *curve) axis(v float64) string {
-	if c.Points[0].Kind.bulk() {
-		return fmt.Sprintf("%g", v/1e9)
-	}
-	if v >= 1000 {
+	if c.Unit == rate && v >= 1000 {
 		return fmt.Sprintf("%gk", v/1000)
 	}
 	return fmt.Sprintf("%g", v)

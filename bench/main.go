@@ -125,6 +125,7 @@ type bench struct {
 	rows   []*row
 	costs  []cost
 	failed int // workloads that a stack could not run
+	files  int // that a process may have; for growth only
 	// lnetoFailed is the number of workloads that lneto could not run.
 	lnetoFailed int
 }

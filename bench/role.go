@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -52,6 +53,8 @@ func runTask(arg string) error {
 		return both(&t)
 	case "idle":
 		return idle(&t)
+	case "growth":
+		return growIdle(&t)
 	}
 	return fmt.Errorf("no role %q", t.Role)
 }
@@ -110,6 +113,7 @@ func serve(t *task) error {
 }
 
 func both(t *task) error {
+	t.arrived = new(atomic.Int64)
 	near, far, err := openPair(t)
 	if err != nil {
 		return err
@@ -119,11 +123,6 @@ func both(t *task) error {
 	if err := startServer(far, t); err != nil {
 		return err
 	}
-	idle, err := idlers(near, far, t.Addr, t.Idle)
-	if err != nil {
-		return err
-	}
-	defer runtime.KeepAlive(idle)
 	return reportClient(near, t)
 }
 
@@ -198,17 +197,6 @@ func idle(t *task) error {
 	runtime.KeepAlive(keep)
 	r := report{Count: float64(after-before-own) / float64(len(keep)), Total: float64(len(keep))}
 	return json.NewEncoder(os.Stdout).Encode(r)
-}
-
-// idlers makes n connections that do nothing.
-func idlers(near, far *network, addr string, n int) (keep []net.Conn, err error) {
-	for base := 0; base < n; base += perListener {
-		keep, err = fill(near, far, addr, firstIdle+base/perListener, min(perListener, n-base), keep)
-		if err != nil {
-			return keep, fmt.Errorf("after %d connections: %w", len(keep)/2, err)
-		}
-	}
-	return keep, nil
 }
 
 // fill makes n connections to a port of its own.

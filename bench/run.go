@@ -38,16 +38,21 @@ type runner struct {
 	// profiles is the directory for usernet's profiles; none if empty.
 	profiles string
 	runs     int // so far
+	// patience is how long a run may take besides its time, if not 0.
+	patience time.Duration
 	// softirqs are the process numbers of the kernel's own threads for packets.
 	softirqs []string
 }
 
 // run runs a workload once on a stack.
 func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
-	// Besides the time itself: to start, and to make idle connections.
-	limit := 3*r.time + 40*time.Second + time.Duration(w.Idle)*500*time.Microsecond
-	if s == lnetoS {
+	// Besides the time itself: to start, and to make connections.
+	limit := 3*r.time + 40*time.Second
+	switch {
+	case s == lnetoS:
 		limit = lnetoLimit
+	case r.patience > 0:
+		limit = 3*r.time + r.patience
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -61,6 +66,9 @@ func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 		rep, used, err = r.inOne(ctx, w, s, c)
 	default:
 		rep, used, err = r.inTwo(ctx, w, s, c)
+	}
+	if ctx.Err() != nil {
+		return sample{}, fmt.Errorf("%s on %s: stopped after %v", w.ID, s, limit)
 	}
 	if err != nil {
 		return sample{}, fmt.Errorf("%s on %s: %w", w.ID, s, err)
@@ -84,7 +92,7 @@ func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
 func (r *runner) task(w *workload, s stackName, c setup) task {
 	return task{
 		Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Close: w.Close, Place: w.Place,
-		Idle: w.Idle, Latency: w.Latency, Loss: w.Loss, Setup: c,
+		Latency: w.Latency, Loss: w.Loss, Setup: c,
 		Port: firstPort + r.runs%(lastPort-firstPort+1), Time: r.time,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 )
 
 // A network is what a workload uses of a stack. The program text of all workloads
@@ -42,6 +43,8 @@ func startServer(n *network, t *task) error {
 	switch k {
 	case send:
 		go accept(ln, func(c net.Conn) { sink(c, t.Setup.Chunk) })
+	case flow:
+		go accept(ln, func(c net.Conn) { count(c, t.Setup.Chunk, t.arrived) })
 	case recv:
 		go accept(ln, func(c net.Conn) { source(c, t.Setup.Chunk) })
 	case pingpong:
@@ -84,6 +87,19 @@ func sink(c net.Conn, chunk int) {
 		}
 	}
 	c.Write(binary.BigEndian.AppendUint64(nil, total))
+}
+
+// count reads to the end and counts on the way.
+func count(c net.Conn, chunk int, arrived *atomic.Int64) {
+	defer c.Close()
+	buf := make([]byte, chunk)
+	for {
+		n, err := c.Read(buf)
+		arrived.Add(int64(n))
+		if err != nil {
+			return
+		}
+	}
 }
 
 // source writes until the client closes.

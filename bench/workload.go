@@ -1,12 +1,16 @@
 package main
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // A kind is what the two programs of a workload do, told from the client's side.
 type kind string
 
 const (
 	send     kind = "send"     // the client writes for the whole time, and the server counts
+	flow     kind = "flow"     // the client writes for the whole time, and what arrives meanwhile is counted; in one process
 	recv     kind = "recv"     // the server writes for the whole time, and the client counts
 	pingpong kind = "pingpong" // a byte goes and a byte comes back
 	short    kind = "short"    // connect, a byte each way, close: the server closes first
@@ -16,7 +20,7 @@ const (
 )
 
 // bulk tells that a workload is measured in bits, and not in operations.
-func (k kind) bulk() bool { return k == send || k == recv }
+func (k kind) bulk() bool { return k == send || k == recv || k == flow }
 
 // A place is where the stack under measurement runs.
 type place string
@@ -53,8 +57,6 @@ type workload struct {
 	Client bool
 	// Close asks for a connection for each HTTP request.
 	Close bool
-	// Idle is the number of further connections, which do nothing.
-	Idle int
 	// Latency is that of a pipe each way, and Loss the part of the client's frames that
 	// it loses, 0 to 1, if it has a latency. The kernel has no such pipe.
 	Latency time.Duration
@@ -151,14 +153,13 @@ const (
 
 // A task is what one process does. It is handed over as JSON.
 type task struct {
-	Role    string // "server", "client", "both" or "idle"
+	Role    string // "server", "client", "both", "idle" or "growth"
 	Stack   stackName
 	Kind    kind
 	N       int
 	Size    int
 	Close   bool
 	Place   place
-	Idle    int
 	Latency time.Duration
 	Loss    float64
 	Setup   setup
@@ -169,6 +170,11 @@ type task struct {
 	Time time.Duration
 	// Profile is a file for a CPU profile, if not empty.
 	Profile string
+	// Steps are numbers of idle connections, and Limit how long to make them.
+	Steps []int         `json:",omitempty"`
+	Limit time.Duration `json:",omitempty"`
+	// arrived counts the bytes of a flow.
+	arrived *atomic.Int64
 }
 
 // A report is what a process prints at its end.

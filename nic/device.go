@@ -9,9 +9,10 @@ package nic
 // Before Attach nothing is received and nothing may be sent. All methods may
 // be called from several goroutines.
 //
-// A device may have two more methods, as TAP has, which a stack calls before
-// Attach: NotifyDown(func(error)), by which it tells that it came to an end by
-// itself, and MergeReceived(), which asks for larger frames.
+// A device may have more methods, as TAP has, which a stack calls before Attach:
+// NotifyDown(func(error)), by which it tells that it came to an end by itself;
+// MergeReceived(), which asks for larger frames; and PlaceReceived(func() Room) bool,
+// which tells it where their payload is to be put: see Room.
 type Device interface {
 	// Link describes the link. It does not change while the device is open,
 	// except for Up.
@@ -118,6 +119,22 @@ type Frame struct {
 	GSO       GSOKind
 	GSOSize   uint16
 	HeaderLen uint16
+}
+
+// A Room is where a stack wants the payload of the next frame: most likely it then
+// need not be copied there. It is the device's from when it asked for it until it
+// calls End, which it has to do once, and before it asks for the next.
+//
+// If what it receives is a super-frame of TCP with Headers bytes of headers, the
+// device may put the rest to the beginning of Buf, and give both to recv as Head and
+// Body; End is then to follow that call. Any other frame has to be elsewhere when it
+// is given to recv. In what is left of Buf the device may leave anything.
+//
+// One goroutine asks for rooms and ends them.
+type Room struct {
+	Headers int    // bytes that are not for the room, from the link-layer header on
+	Buf     []byte // nil: there is no room, and no End
+	End     func()
 }
 
 // Len is the length of the frame in bytes.

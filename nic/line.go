@@ -21,6 +21,7 @@ type line struct {
 	dead   atomic.Pointer[error] // why the device came to an end by itself
 	onDown func(error)
 	told   atomic.Bool // onDown
+	placer placer      // nil: what src reads is never in a Room
 }
 
 // A source is what a line reads.
@@ -54,6 +55,27 @@ func (l *line) MergeReceived() {
 			src.mergeReceived()
 		}
 	}
+}
+
+// A placer is a source that can read to a Room.
+type placer interface {
+	source
+	// placeReceived reports whether it will ask for rooms.
+	placeReceived(place func() Room) bool
+	// release ends the room that what read returned may be in.
+	release()
+}
+
+// PlaceReceived gives the device a function that it may ask for a Room before it
+// reads a frame. It reports whether it will, which is so for a TAP whose frames come
+// with offloads, by one queue. It must be called before Attach.
+func (l *line) PlaceReceived(place func() Room) bool {
+	src, ok := l.src.(placer)
+	if !ok || len(l.more) > 0 || !src.placeReceived(place) {
+		return false
+	}
+	l.placer = src
+	return true
 }
 
 // sources returns what there is to read.
@@ -132,6 +154,9 @@ func (l *line) read(src source) {
 			}
 			if !l.deliver(frames, bytes) {
 				dropped += len(frames)
+			}
+			if l.placer != nil {
+				l.placer.release()
 			}
 			if bytes > yieldBytes {
 				// The application that was woken takes the data while it is in this

@@ -38,6 +38,11 @@ type tapReader struct {
 	limit int
 	merge *merger // nil: every frame stays by itself
 
+	place func() Room // nil: there are none
+	small int         // frames since there was one that could have been placed
+	end   func()      // of the room that the only frame is in; else nil
+	iov   [3]unix.Iovec
+
 	spin    time.Duration // how long to look again before a wait
 	spinEnd time.Time     // of this wait; zero before it
 
@@ -104,7 +109,7 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 	longest := r.header + maxFrame + 1
 	for r.reads < r.limit && len(r.buf)-r.used >= longest {
 		b := r.buf[r.used:][:longest]
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		n, errno := r.readFrame(fd, b)
 		switch {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
@@ -124,7 +129,12 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 			r.err = io.ErrUnexpectedEOF
 			return true
 		default:
-			r.take(b[:n])
+			if r.end == nil {
+				r.take(b[:n])
+			}
+			if r.expectsLarge() {
+				return true // there is room for the next only when this one was delivered
+			}
 		}
 	}
 	return true
@@ -151,7 +161,7 @@ func (r *tapReader) take(b []byte) {
 	}
 	f, ok := Frame{Head: b}, len(b) >= etherHeaderLen
 	if r.header > 0 {
-		f, ok = parseVnet(b, b[r.header:])
+		f, ok = parseVnet(b, b[r.header:], nil)
 	}
 	if !ok {
 		r.dropped++
@@ -163,6 +173,90 @@ func (r *tapReader) take(b []byte) {
 	}
 	// The next frame begins on a cache line of its own.
 	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
+}
+
+// fewFrames is how many frames after a large one may be followed by another: each
+// write of an application ends with a short one.
+const fewFrames = 4
+
+// placeReceived has large frames read to rooms.
+func (r *tapReader) placeReceived(place func() Room) bool {
+	if r.header == 0 {
+		return false // there are none
+	}
+	r.place, r.small = place, fewFrames
+	return true
+}
+
+func (r *tapReader) release() {
+	if r.end != nil {
+		r.end()
+		r.end = nil
+	}
+}
+
+// expectsLarge reports whether the next frame is likely to be one for a room.
+func (r *tapReader) expectsLarge() bool { return r.place != nil && r.small < fewFrames }
+
+// readFrame reads a frame to b; or to b and a room, where r.end then is that one's.
+func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
+	var room Room
+	if r.expectsLarge() {
+		room = r.place()
+	}
+	if room.Buf == nil {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		if errno == 0 {
+			r.small++
+			if n > yieldBytes {
+				r.small = 0
+			}
+		}
+		return int(n), errno
+	}
+	// Headers, what fits into the room, and what is longer.
+	head := r.header + room.Headers
+	body := room.Buf[:min(len(room.Buf), len(b)-head)]
+	n, errno = r.readParts(fd, b[:head], body, b[head:len(b)-len(body)])
+	if errno == 0 && n > head && n <= head+len(body) && r.takePlaced(b[:head], body[:n-head]) {
+		r.end, r.small = room.End, 0
+		return n, 0
+	}
+	if errno == 0 {
+		if r.small++; n > yieldBytes {
+			r.small = fewFrames // others like it may follow
+		}
+		if in := min(n-head, len(body)); in > 0 {
+			// Another frame than was expected goes where it would be without the room.
+			copy(b[head+in:], b[head:n-in])
+			copy(b[head:], body[:in])
+		}
+	}
+	room.End()
+	return n, errno
+}
+
+// readParts reads a frame to three places.
+func (r *tapReader) readParts(fd uintptr, parts ...[]byte) (int, unix.Errno) {
+	for i, p := range parts {
+		r.iov[i].Base = unsafe.SliceData(p)
+		r.iov[i].SetLen(len(p))
+	}
+	n, _, errno := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(parts)))
+	r.iov = [3]unix.Iovec{} // it does not keep a room from being freed
+	return int(n), errno
+}
+
+// takePlaced makes a frame of what was read to a room and the headers before it, if
+// that is what is to be there.
+func (r *tapReader) takePlaced(head, body []byte) bool {
+	f, ok := parseVnet(head, head[r.header:], body)
+	if !ok || f.GSO != GSOTCP4 && f.GSO != GSOTCP6 || int(f.HeaderLen) != len(f.Head) {
+		return false
+	}
+	r.reads++
+	r.frames = append(r.frames, f)
+	return true
 }
 
 // tapWriter writes frames to the device's file, or files.
@@ -184,9 +278,15 @@ type tapWrite struct {
 	off   tapOffload
 	vnet  [vnetHeaderLen]byte
 	iov   [3]unix.Iovec
-	piece []byte // of a super-frame that is cut up here
-	run   func(fd uintptr) bool
+	one   [vnetHeaderLen + oneBytes]byte // a frame in one piece
+	piece []byte                         // of a super-frame that is cut up here
+	run   func(fd uintptr)
 }
+
+// oneBytes is how long a frame may be, in bytes, to be copied behind the header
+// that stands before it: to copy it costs less than the system call takes to gather
+// two pieces.
+const oneBytes = 512
 
 func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
 	if len(w.queues) == 1 {
@@ -244,7 +344,9 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int,
 		op.run = op.frames
 	}
 	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	err := queue.Write(op.run)
+	// The writes do not block, and may overlap: that they have the file open is all
+	// that is needed.
+	err := queue.Control(op.run)
 	if err == nil {
 		err = op.err
 	}
@@ -255,9 +357,8 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int,
 	return n, err
 }
 
-// frames writes the batch. It always reports true: a full device is the
-// caller's to wait for, or not.
-func (op *tapWrite) frames(fd uintptr) bool {
+// frames writes the batch. A full device is the caller's to wait for, or not.
+func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
 		if !op.line.link.carries(f) {
@@ -272,18 +373,17 @@ func (op *tapWrite) frames(fd uintptr) bool {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN, unix.ENOBUFS:
-			return true
+			return
 		case unix.EBADFD, unix.EBADF, unix.ENODEV, unix.ENXIO:
 			// The interface was deleted.
 			op.err = os.NewSyscallError("write", errno)
-			return true
+			return
 		default:
 			// EIO when the interface is down; otherwise the frame's fault.
 			op.line.sendDropped.Add(1)
 		}
 		op.n++
 	}
-	return true
 }
 
 // frame writes one frame.
@@ -291,8 +391,13 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	if f.GSO == GSOUDP && !op.off.uso {
 		return op.cut(fd, f)
 	}
-	if op.off.header == 0 && len(f.Body) == 0 {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&f.Head[0])), uintptr(len(f.Head)))
+	if len(f.Body) == 0 && (op.off.header == 0 || len(f.Head) <= oneBytes) {
+		b := f.Head
+		if op.off.header > 0 {
+			putVnet(op.one[:], f)
+			b = op.one[:vnetHeaderLen+copy(op.one[vnetHeaderLen:], b)]
+		}
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		return errno
 	}
 	count := 0

@@ -47,14 +47,14 @@ func putVnet(b []byte, f *Frame) {
 	ne.PutUint16(b[vnetGSOSize:], f.GSOSize)
 }
 
-// parseVnet makes a Frame of a frame on Ethernet and the header that stood
-// before it, whose checksum it may have to change. It reports false if the two
-// contradict each other: what it takes can be cut up and summed. The header's
+// parseVnet makes a Frame of a frame on Ethernet, in one part or in two, and the
+// header that stood before it. Its checksum it may have to change. It reports false
+// if they contradict each other: what it takes can be cut up and summed. The header's
 // hdr_len is only a hint, as VIRTIO 1.2 section 5.1.6 has it, and is not looked at.
-func parseVnet(hdr, frame []byte) (f Frame, ok bool) {
+func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
-	f.Head = frame
-	if len(frame) < etherHeaderLen {
+	f.Head, f.Body = head, body
+	if len(head) < etherHeaderLen {
 		return f, false
 	}
 	switch flags := hdr[vnetFlags]; {
@@ -63,7 +63,7 @@ func parseVnet(hdr, frame []byte) (f Frame, ok bool) {
 		f.ChecksumStart = ne.Uint16(hdr[vnetCsumStart:])
 		f.ChecksumOffset = ne.Uint16(hdr[vnetCsumOffset:])
 		if f.ChecksumStart < etherHeaderLen ||
-			int(f.ChecksumStart)+int(f.ChecksumOffset)+2 > len(frame) {
+			int(f.ChecksumStart)+int(f.ChecksumOffset)+2 > len(head) {
 			return f, false
 		}
 	case flags&unix.VIRTIO_NET_HDR_F_DATA_VALID != 0:
@@ -139,7 +139,7 @@ func (f *Frame) reopenChecksum() bool {
 	if transport+offset+2 > len(b) {
 		return false
 	}
-	binary.BigEndian.PutUint16(b[transport+offset:], pseudoSum(addrs, proto, len(b)-transport))
+	binary.BigEndian.PutUint16(b[transport+offset:], pseudoSum(addrs, proto, f.Len()-transport))
 	f.NeedsChecksum, f.ChecksumValid = true, false
 	f.ChecksumStart, f.ChecksumOffset = uint16(transport), uint16(offset)
 	return true

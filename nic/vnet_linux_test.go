@@ -26,7 +26,7 @@ func TestAVnetHeaderTellsWhatTheFrameTold(t *testing.T) {
 			hdr[i] = 0xff // what stood there before is of no matter
 		}
 		putVnet(hdr[:], &f)
-		got, ok := parseVnet(hdr[:], f.AppendTo(nil))
+		got, ok := parseVnet(hdr[:], f.AppendTo(nil), nil)
 		require.True(t, ok)
 		f.Head, f.Body = f.AppendTo(nil), nil
 		require.Equal(t, f, got)
@@ -57,7 +57,7 @@ func TestAVnetHeaderIsLaidOutAsLinuxHasIt(t *testing.T) {
 
 func TestAVnetHeaderMaySayThatTheChecksumIsGood(t *testing.T) {
 	b, _, _ := packetSpec{payload: pattern(10)}.build(t)
-	f, ok := parseVnet([]byte{unix.VIRTIO_NET_HDR_F_DATA_VALID, 0, 9: 0}, b)
+	f, ok := parseVnet([]byte{unix.VIRTIO_NET_HDR_F_DATA_VALID, 0, 9: 0}, b, nil)
 	require.True(t, ok)
 	require.Equal(t, Frame{Head: b, ChecksumValid: true}, f)
 }
@@ -68,7 +68,7 @@ func TestTheHeaderLengthInAVnetHeaderIsNotBelieved(t *testing.T) {
 		var hdr [vnetHeaderLen]byte
 		putVnet(hdr[:], &f)
 		binary.NativeEndian.PutUint16(hdr[vnetHdrLen:], n)
-		got, ok := parseVnet(hdr[:], f.Head)
+		got, ok := parseVnet(hdr[:], f.Head, nil)
 		require.True(t, ok)
 		require.Equal(t, uint16(54), got.HeaderLen)
 	}
@@ -96,7 +96,7 @@ func TestAVnetHeaderThatContradictsItsFrameIsRefused(t *testing.T) {
 		f := packetSpec{tcp: true, payload: pattern(5000)}.super(t, 1000, false)
 		var hdr [vnetHeaderLen]byte
 		putVnet(hdr[:], &f)
-		_, ok := parseVnet(hdr[:], change(hdr[:], f.Head))
+		_, ok := parseVnet(hdr[:], change(hdr[:], f.Head), nil)
 		require.False(t, ok, name)
 	}
 }
@@ -111,7 +111,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 		putVnet(hdr[:], &f)
 		hdr[vnetFlags] = unix.VIRTIO_NET_HDR_F_DATA_VALID
 		copy(f.Head[f.ChecksumStart+f.ChecksumOffset:], []byte{0xde, 0xad})
-		got, ok := parseVnet(hdr[:], f.Head)
+		got, ok := parseVnet(hdr[:], f.Head, nil)
 		require.True(t, ok)
 		require.Equal(t, kind, got.GSO)
 		require.False(t, got.ChecksumValid)
@@ -141,7 +141,7 @@ func FuzzVnetHeader(f *testing.F) {
 			return
 		}
 		before := bytes.Clone(b)
-		frame, ok := parseVnet(hdr, b)
+		frame, ok := parseVnet(hdr, b, nil)
 		if !ok {
 			return
 		}
@@ -166,7 +166,7 @@ func FuzzVnetHeader(f *testing.F) {
 		// The header says it again, in its own words.
 		var again [vnetHeaderLen]byte
 		putVnet(again[:], &frame)
-		second, ok := parseVnet(again[:], b)
+		second, ok := parseVnet(again[:], b, nil)
 		second.ChecksumValid = frame.ChecksumValid // of what is received only
 		second.Head, frame.Head = nil, nil
 		if !ok || second.NeedsChecksum != frame.NeedsChecksum || second.GSO != frame.GSO ||

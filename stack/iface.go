@@ -36,11 +36,15 @@ type iface struct {
 	gateway    netip.Addr
 
 	tx    txQueue
+	bulk  atomic.Int32 // Writes of crowdBytes that go on, to peers that are near
 	neigh neighborTable
 	stats ifaceStats
 	down  atomic.Bool // the device died or was closed
 	group groupTable  // multicast groups joined
 	igmp  igmpLink    // under the lock of the stack's igmp
+
+	places bool                    // the device asks for rooms
+	reader atomic.Pointer[placing] // who last began to wait with a large buffer; nil when it has left
 
 	conflicts conflictLog
 }
@@ -95,6 +99,10 @@ func (ifc *iface) up() {
 	// One that can join what it receives is asked to.
 	if d, ok := ifc.dev.(interface{ MergeReceived() }); ok {
 		d.MergeReceived()
+	}
+	// One that can put payload where it belongs asks where that is.
+	if d, ok := ifc.dev.(interface{ PlaceReceived(func() nic.Room) bool }); ok {
+		ifc.places = d.PlaceReceived(ifc.place)
 	}
 	ifc.dev.Attach(ifc.recv)
 	ifc.tx.busy.Store(false)

@@ -46,7 +46,8 @@ type TCP struct {
 	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
 	slot    uint8 // of the wheel; under its lock
-	wheeled bool  // rest was taken, and the wheel has not come round
+	now     nowState
+	wheeled bool // rest was taken, and the wheel has not come round
 
 	linked    bool  // it is in the table
 	detached  bool  // TIME-WAIT stands in the table in its place
@@ -67,7 +68,21 @@ type TCP struct {
 
 // waiters are those who wait for a connection: readers on rd; writers, Dial and
 // Close on wr.
-type waiters struct{ rd, wr sync.Cond }
+type waiters struct {
+	rd, wr  sync.Cond
+	n       int      // those who wait
+	placing *placing // nil until a reader had room for it
+}
+
+// read and write wait. t.mu is held, and released to wait.
+func (w *waiters) read()  { w.wait(&w.rd) }
+func (w *waiters) write() { w.wait(&w.wr) }
+
+func (w *waiters) wait(on *sync.Cond) {
+	w.n++
+	on.Wait()
+	w.n--
+}
 
 // waiting makes what it takes to wait. t.mu is held.
 func (t *TCP) waiting() *waiters {
@@ -154,9 +169,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	}
 	now := s.now()
 	t.conn.Open(now, t.config(now, &o))
-	t.run(now)
-	t.mu.Unlock()
-	s.drain()
+	t.runNow(now)
 	if err := t.awaitConnect(ctx); err != nil {
 		s.drain() // a dial that was given up may have a reset to send
 		return nil, err
@@ -262,7 +275,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 			t.run(now)
 			return ctx.Err()
 		}
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 }
 
@@ -370,6 +383,9 @@ func (t *TCP) pull(now tcp.Time) {
 // reroute looks for a path when routes have changed. Without one, segments are
 // lost until there is one again or the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
+	if t.now == mayNow {
+		t.now = notNow // it is the caller's turn on the path that was
+	}
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src)
 	if err != nil || p.group {
@@ -439,28 +455,41 @@ func (t *TCP) Read(p []byte) (int, error) {
 		if t.conn.Readable() > 0 {
 			now := t.s.now()
 			n := t.conn.Read(now, p)
-			t.run(now)
-			t.mu.Unlock()
-			t.s.drain()
+			t.wasRead(now)
 			return n, nil
 		}
 		if err := t.readEnd(); err != nil {
 			t.mu.Unlock()
 			return 0, err
 		}
+		w := t.waiting()
 		mine := t.conn.Await(p)
-		t.waiting().rd.Wait()
+		if mine {
+			t.offer(p)
+		}
+		w.read()
 		if !mine {
 			continue
 		}
-		now := t.s.now()
-		if n := t.conn.Awaited(now); n > 0 {
-			t.run(now)
-			t.mu.Unlock()
-			t.s.drain()
+		t.retract()
+		// It has just come: the time of that will do.
+		if n := t.conn.Awaited(t.ran); n > 0 {
+			t.wasRead(t.ran)
 			return n, nil
 		}
 	}
+}
+
+// wasRead is run after a Read, which seldom has anything to send. t.mu is held, and
+// released.
+func (t *TCP) wasRead(now tcp.Time) {
+	if !t.conn.AckDue() && t.timerAt != 0 {
+		t.mu.Unlock()
+		return
+	}
+	t.run(now)
+	t.mu.Unlock()
+	t.s.drain()
 }
 
 // Take is Read of all that waits, without a copy: x and then y. They are the
@@ -526,11 +555,11 @@ func (t *TCP) CloseWrite() error {
 		t.wrShut = true
 		now := t.s.now()
 		t.conn.CloseWrite(now)
-		t.run(now)
 		t.wakeWriters()
+		t.runNow(now)
+		return nil
 	}
 	t.mu.Unlock()
-	t.s.drain()
 	return nil
 }
 
@@ -564,12 +593,10 @@ func (t *TCP) Close() error {
 	} else {
 		t.conn.Close(now)
 	}
-	t.run(now)
 	t.wakeReaders()
 	t.wakeWriters()
 	linger := t.linger
-	t.mu.Unlock()
-	t.s.drain()
+	t.runNow(now)
 	if linger > 0 {
 		t.lingerFor(time.Duration(linger) * time.Second)
 	}
@@ -583,7 +610,7 @@ func (t *TCP) lingerFor(d time.Duration) {
 	var dl deadline
 	dl.set(time.Now().Add(d), &t.mu, t.wakeWriters)
 	for !dl.expired() && t.linked && t.conn.State() != tcp.Closed && t.conn.State() != tcp.FinWait2 {
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 	dl.stop()
 }

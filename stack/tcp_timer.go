@@ -46,6 +46,9 @@ func (t *TCP) arm(now tcp.Time) {
 	}
 	if t.timerAt == 0 && (!ok || d-now >= restful) {
 		t.freeTimer() // it has fired, or never was
+		if w := t.waiters; w != nil && w.n == 0 {
+			t.waiters = nil
+		}
 		if again := t.conn.Rest(now); again != 0 && (!ok || again < d) {
 			d, ok = max(again, now+restful), true
 		}

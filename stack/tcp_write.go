@@ -26,6 +26,17 @@ const (
 	gatherBytes = 2 << 10
 )
 
+// Where crowd Writes of at least crowdBytes go on at an interface, one of them whose
+// bytes have all been sent waits up to ackWait for them to be acknowledged: the
+// others keep the device busy, and nothing is left to be copied, which took a third of
+// the time with four. Alone a writer does not wait, for its reader would be idle then,
+// nor with less, where it would wait more often than that saves.
+const (
+	crowd      = 3
+	crowdBytes = 64 << 10
+	ackWait    = tcp.Millisecond
+)
+
 // lending is what is out of the bytes that a writer has lent.
 //
 // Frames are chosen under the socket's lock, but leave when somebody has the turn
@@ -34,6 +45,9 @@ type lending struct {
 	t       *TCP
 	frames  atomic.Int32 // queued, or in a device's Send
 	waiting atomic.Bool  // the writer waits for the last of them
+
+	late uint8  // times in a row that acknowledgements did not come within ackWait
+	skip uint16 // Writes that do not wait for any, because of it
 
 	// charged is what settle may have to copy, in bytes. It counts as used memory,
 	// or many writers whose deadlines pass at once would copy more than there is.
@@ -49,7 +63,7 @@ func (t *TCP) Write(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
 	t.writing = true
 	n, err := t.writeAll(p)
@@ -63,11 +77,17 @@ func (t *TCP) Write(p []byte) (int, error) {
 // and to wait.
 func (t *TCP) writeAll(p []byte) (n int, err error) {
 	take := t.conn.Write
+	var writers *atomic.Int32
 	if len(p) >= lendBytes {
 		if t.lent == nil {
 			t.lent = &lending{t: t}
 		}
 		take = t.conn.Lend
+		if len(p) >= crowdBytes && t.conn.Near() {
+			writers = &t.path.ifc.bulk
+			writers.Add(1)
+			defer writers.Add(-1)
+		}
 		defer t.settle()
 	}
 	for {
@@ -81,10 +101,14 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 		if k := take(now, p[n:]); k > 0 {
 			n += k
 			t.charge()
-			t.run(now)
-			t.mu.Unlock()
 			// What is chosen is sent before anyone waits for its answer.
-			t.s.drain()
+			if k <= nowBytes {
+				t.runNow(now)
+			} else {
+				t.run(now)
+				t.mu.Unlock()
+				t.s.drain()
+			}
 			if k > yieldBytes {
 				// On a wire in memory the peer's reader was woken by this very
 				// goroutine, and takes the data while it is in this core's cache:
@@ -93,12 +117,39 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 			}
 			t.mu.Lock()
 			if n == len(p) {
+				if writers != nil && writers.Load() >= crowd {
+					t.awaitAcks()
+				}
 				return n, nil
 			}
 			continue
 		}
-		t.waiting().wr.Wait()
+		t.waiting().write()
 	}
+}
+
+// awaitAcks waits up to ackWait for what was lent to be acknowledged. Where it is
+// not, as by a peer whose application is slow to read, it is tried less and less.
+// t.mu is held, and released to wait.
+func (t *TCP) awaitAcks() {
+	l := t.lent
+	if l.skip > 0 {
+		l.skip--
+		return
+	}
+	now := t.s.now()
+	until := now + ackWait
+	for t.conn.AwaitSettled(now, until) {
+		t.arm(now)
+		t.waiting().write()
+		now = t.s.now()
+	}
+	if now < until {
+		l.late = 0
+		return
+	}
+	l.late = min(l.late+1, 10)
+	l.skip = 1 << l.late
 }
 
 // charge takes what is lent for used memory. t.mu is held.
@@ -119,7 +170,7 @@ func (t *TCP) settle() {
 	for l.frames.Load() > 0 {
 		l.waiting.Store(true)
 		if l.frames.Load() > 0 {
-			t.waiting().wr.Wait()
+			t.waiting().write()
 		}
 	}
 	l.waiting.Store(false)
@@ -166,7 +217,17 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		t.lent.frames.Add(1)
 		n -= len(seg.Lent)
 	}
-	buf := s.bufs.get(ipRoom + n)
+	var mac wire.MAC
+	direct := t.now == mayNow && n <= nowBytes && meta.lender == nil && !t.path.ifc.down.Load()
+	if direct {
+		mac, direct = t.hop(now)
+	}
+	var buf []byte
+	if direct {
+		buf = t.path.ifc.tx.bytes[:ipRoom+n]
+	} else {
+		buf = s.bufs.get(ipRoom + n)
+	}
 	b := buf[ipRoom : ipRoom+n]
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)
@@ -197,6 +258,10 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		Dst:          t.path.dst,
 	}
 	ip.Put(buf[headroom:], total)
+	if direct {
+		t.sendNow(buf, wire.IPv4Len+n, mac, &meta)
+		return
+	}
 	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
 }
 

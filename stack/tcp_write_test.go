@@ -331,3 +331,91 @@ func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
 	require.Zero(t, w.changed.Load())
 	require.Greater(t, w.seen.Load(), int64(10_000_000), "it runs")
 }
+
+// A deafened device loses what it receives while it is deaf.
+type deafened struct {
+	nic.Device
+	deaf atomic.Bool
+}
+
+func (d *deafened) Attach(recv func(batch []nic.Frame)) {
+	d.Device.Attach(func(batch []nic.Frame) {
+		if !d.deaf.Load() {
+			recv(batch)
+		}
+	})
+}
+
+func TestAWriterAmongOthersWaitsForAcknowledgementsInsteadOfCopying(t *testing.T) {
+	const (
+		way  = 100 * time.Microsecond // one way
+		size = 46 * 1448              // of which the last segment is acknowledged at once
+	)
+	synctest.Test(t, func(t *testing.T) {
+		dev := new(deafened)
+		a, b := wiredPair(t, func(wire nic.Device) nic.Device {
+			i := nic.Impairment{Latency: way}
+			dev.Device = nic.Impair(wire, nic.ImpairConfig{In: i, Out: i})
+			return dev
+		})
+		c, d := connect(t, a, b)
+		require.NoError(t, c.SetWriteBuffer(8*size))
+		var want []byte
+		write := func() (took time.Duration, unacked int) {
+			p := noise(size + len(want))[:size]
+			want = append(want, p...)
+			began := time.Now()
+			n, err := c.Write(p)
+			took = time.Since(began)
+			require.NoError(t, err)
+			require.Equal(t, len(p), n)
+			clear(p)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return took, c.conn.Unacked()
+		}
+		got := make(chan []byte, 1)
+		go func() {
+			p, _ := io.ReadAll(d)
+			got <- p
+		}()
+
+		took, unacked := write()
+		require.Zero(t, took, "alone it does not wait")
+		require.Positive(t, unacked)
+		time.Sleep(time.Second)
+		writers := &c.path.ifc.bulk
+		require.Zero(t, writers.Load())
+		writers.Add(crowd - 1)
+		took, unacked = write()
+		require.Zero(t, unacked)
+		require.Less(t, took, time.Duration(ackWait))
+
+		dev.deaf.Store(true)
+		took, _ = write()
+		require.Equal(t, time.Duration(ackWait), took, "no longer than this")
+		for range 2 {
+			took, _ = write()
+			require.Zero(t, took, "who has waited for nothing does not wait again so soon")
+		}
+		took, _ = write()
+		require.Equal(t, time.Duration(ackWait), took)
+		dev.deaf.Store(false)
+		c.Close()
+		require.True(t, bytes.Equal(want, <-got))
+	})
+}
+
+func TestAWriterFarFromItsPeerDoesNotWaitForAcknowledgements(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := wiredPair(t, func(wire nic.Device) nic.Device {
+			return nic.Impair(wire, nic.ImpairConfig{Out: nic.Impairment{Latency: time.Millisecond}})
+		})
+		c, _ := connect(t, a, b)
+		c.path.ifc.bulk.Add(crowd)
+		began := time.Now()
+		_, err := c.Write(make([]byte, crowdBytes))
+		require.NoError(t, err)
+		require.Zero(t, time.Since(began))
+	})
+}

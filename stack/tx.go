@@ -59,7 +59,12 @@ func (ifc *iface) sendClaimed() {
 	if err != nil {
 		ifc.failed(err)
 	}
-	if q.busy.Store(false); q.n.Load() > 0 {
+	ifc.unclaim()
+}
+
+// unclaim ends a turn, and sends what others have put meanwhile.
+func (ifc *iface) unclaim() {
+	if ifc.tx.busy.Store(false); ifc.tx.n.Load() > 0 {
 		ifc.drain()
 	}
 }

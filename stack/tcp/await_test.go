@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
 )
 
 func TestTextInOrderGoesStraightToAWaitingReader(t *testing.T) {
@@ -67,4 +69,105 @@ func TestAWaitingReaderGetsEveryByteInOrderOverABadWire(t *testing.T) {
 		}
 		require.True(t, bytes.Equal(data, got), "seed %d", seed)
 	}
+}
+
+// awaiting is an established connection whose reader waits with a buffer.
+func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
+	r = established(t, rigOptions{modern: true})
+	buf = make([]byte, n)
+	require.True(t, r.c.Await(buf))
+	return r, buf
+}
+
+// place puts text to where the Conn wants it, as a device does.
+func (r *rig) place(text []byte) []byte {
+	r.t.Helper()
+	room, header := r.c.Place(len(text))
+	require.Equal(r.t, wire.TCPLen+12, header, "with timestamps")
+	require.True(r.t, r.c.Placing())
+	return room[:copy(room, text)]
+}
+
+func TestPlacedTextStaysWhereItIs(t *testing.T) {
+	r, buf := awaiting(t, 500)
+	for i := range 2 {
+		text := bytes.Repeat([]byte{byte('a' + i)}, 100)
+		placed := r.place(text)
+		require.Same(t, &buf[100*i], &placed[0])
+		none, _ := r.c.Place(1)
+		require.Nil(t, none, "one at a time")
+		r.send(wire.FlagACK, Seq(100*i), rigFlight, placed)
+		require.False(t, r.c.Placing(), "it was taken")
+	}
+	none, _ := r.c.Place(301)
+	require.Nil(t, none, "that is more than there is")
+	require.Equal(t, 200, r.c.Awaited(r.now))
+	require.Equal(t, bytes.Repeat([]byte("a"), 100), buf[:100])
+	require.Equal(t, bytes.Repeat([]byte("b"), 100), buf[100:200])
+	none, _ = r.c.Place(1)
+	require.Nil(t, none, "nobody waits")
+}
+
+func TestThereIsNoPlaceForTextBehindOther(t *testing.T) {
+	r, _ := awaiting(t, 500)
+	r.send(wire.FlagACK, 10, rigFlight, []byte("behind a hole"))
+	room, _ := r.c.Place(1)
+	require.Nil(t, room)
+
+	r, _ = awaiting(t, 3)
+	r.send(wire.FlagACK, 0, rigFlight, []byte("more than the reader can take"))
+	room, _ = r.c.Place(0)
+	require.Nil(t, room)
+}
+
+func TestPlacedTextMayBeAnyOther(t *testing.T) {
+	text := noise(400)
+	for name, send := range map[string]func(r *rig){
+		"a part of it came before": func(r *rig) {
+			r.send(wire.FlagACK, 0, rigFlight, text[:150])
+			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:400]))
+		},
+		"it came before": func(r *rig) {
+			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:150]))
+			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:150]))
+			r.c.Placed()
+			r.send(wire.FlagACK, 150, rigFlight, text[150:])
+		},
+		"it is behind a hole": func(r *rig) {
+			r.send(wire.FlagACK, 150, rigFlight, r.place(text[150:]))
+			require.True(r.t, r.c.Placing(), "it was copied from there")
+			r.c.Placed()
+			r.send(wire.FlagACK, 0, rigFlight, text[:150])
+		},
+		"what is before it comes meanwhile": func(r *rig) {
+			placed := r.place(text[150:])
+			r.send(wire.FlagACK, 0, rigFlight, text[:150])
+			require.True(r.t, r.c.Placing(), "nothing is put over it")
+			r.send(wire.FlagACK, 150, rigFlight, placed)
+			r.c.Placed()
+		},
+		"it comes in two parts": func(r *rig) {
+			s := r.segment(wire.FlagACK, 0, rigFlight, r.place(text[:100]))
+			s.Payload2 = text[100:]
+			r.c.Segment(r.now, s)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, buf := awaiting(t, 900)
+			send(r)
+			require.False(t, r.c.Placing())
+			n := r.c.Awaited(r.now)
+			n += r.c.Read(r.now, buf[n:])
+			require.True(t, bytes.Equal(text, buf[:n]))
+		})
+	}
+}
+
+// noise returns n bytes that look random.
+func noise(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i * i >> 3)
+	}
+	return p
 }

@@ -117,6 +117,7 @@ type recvState struct {
 	rstNow     bool // a RST with rstSeq answers a bad acknowledgement
 	ackNow     bool // an acknowledgement is due at once
 	chatty     bool // the application answers: an acknowledgement can ride on its data
+	placing    bool // what follows got in await is another's to write to
 }
 
 // A block is the sequence numbers from start up to, not including, end.
@@ -302,7 +303,7 @@ func (c *Conn) Take(now Time) (x, y, storage []byte) {
 }
 
 // Await offers p for what comes next in order, so that it is copied once; the
-// caller waits, and takes p back with Awaited before it uses it. It reports
+// caller waits, and takes p back with Awaited, while not Placing, before it uses it. It reports
 // false when somebody else waits already.
 func (c *Conn) Await(p []byte) bool {
 	if c.rcv.await != nil {
@@ -324,6 +325,32 @@ func (c *Conn) Awaited(now Time) int {
 	}
 	return n
 }
+
+// Place lends the free part of a waiting reader's buffer, where what comes next in
+// order can be put before Segment is given it as its Payload, and need not be copied.
+// It is nil where there are not at least least bytes for that. header is how long the
+// header of such a segment will be.
+//
+// It ends with that segment, or else with Placed: until then the caller may write
+// there, nothing else is put there, and the reader has to wait if Placing says so.
+func (c *Conn) Place(least int) (room []byte, header int) {
+	r := &c.rcv
+	if r.placing || len(r.await)-r.got < least || r.buf.n > 0 || c.busy != nil && len(r.ooo) > 0 {
+		return nil, 0
+	}
+	r.placing = true
+	return r.await[r.got:], wire.TCPLen + int(c.snd.opt)
+}
+
+// Placing reports whether the reader's buffer is lent.
+func (c *Conn) Placing() bool { return c.rcv.placing }
+
+// Placed ends what Place began.
+func (c *Conn) Placed() { c.rcv.placing = false }
+
+// AckDue reports whether an acknowledgement is to be sent at once: after Read, that
+// the window has opened.
+func (c *Conn) AckDue() bool { return c.rcv.ackNow }
 
 // share is what of a buffer's limit may be used while memory is scarce.
 func (c *Conn) share(limit int) int {
@@ -525,6 +552,9 @@ func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
 	d = earliest(d, earliest(c.keepDeadline(), c.cwr.pace.deadline()))
+	if c.busy != nil {
+		d = earliest(d, c.settleBy)
+	}
 	d = earliest(d, c.giveUpDeadline())
 	return d, d != 0
 }
@@ -587,6 +617,9 @@ func (c *Conn) Tick(now Time) {
 	if t.persist != 0 && now >= t.persist {
 		t.persist = 0
 		t.probeNow = true
+	}
+	if c.busy != nil && c.settleBy != 0 && now >= c.settleBy {
+		c.endSettling()
 	}
 	if d := c.keepDeadline(); d != 0 && now >= d {
 		c.keepExpired(now)

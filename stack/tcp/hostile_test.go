@@ -176,6 +176,54 @@ func TestSelectiveAcknowledgementsOfSingleBytesAreBounded(t *testing.T) {
 	require.NoError(t, checkConn(&r.c))
 }
 
+func TestATimeoutForNothingSendsLittleAgain(t *testing.T) {
+	// RFC 5682 2.1: without timestamps, where each segment is acknowledged, late.
+	for name, sack := range map[string]bool{"with SACK": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			r := flightWithoutTimestamps(t, 10)
+			r.c.sackOK = sack
+			before := r.c.Info()
+			r.c.Write(r.now, make([]byte, 2000))
+			r.untilTimeout()
+			tlp := 0
+			if sack {
+				tlp = 1 // new data
+			}
+			for i := range Seq(10) {
+				r.now += Millisecond
+				r.ack(200 + 100*i)
+				r.pull()
+			}
+			after := r.c.Info()
+			require.LessOrEqual(t, after.Retrans, 1+tlp)
+			require.GreaterOrEqual(t, after.SndCwnd, before.SndCwnd)
+			require.Equal(t, before.SndSsthresh, after.SndSsthresh)
+		})
+	}
+}
+
+func TestATimeoutThatWasRightGoesOnAfterTheNewData(t *testing.T) {
+	// RFC 5682 2.1 step 3a: a duplicate acknowledgement: "the TCP sender MUST [...]
+	// continue with the conventional retransmission timeout recovery".
+	r := flightWithoutTimestamps(t, 10)
+	r.c.Write(r.now, make([]byte, 2000))
+	r.untilTimeout()
+	during := r.c.Info()
+	r.now += 20 * Millisecond
+	r.ack(200)
+	out := numbers(r.pull())
+	require.Len(t, out, 2)
+	require.GreaterOrEqual(t, out[0], 1100, "new data: %v", out)
+	r.now += 20 * Millisecond
+	end := Seq(out[1] + 100)
+	r.ack(200, block{Seq(out[0]), end})
+	out = numbers(r.pull())
+	require.NotEmpty(t, out)
+	require.Equal(t, 200, out[0])
+	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
+	require.NoError(t, checkConn(&r.c))
+}
+
 func TestAFewBytesFarAwayMakeNoLargeBuffer(t *testing.T) {
 	p := DefaultParams()
 	w := newPair(t, 1, p)

@@ -161,3 +161,46 @@ func pairFor(t *testing.T) (a, b *Conn) {
 	require.Equal(t, Established, b.State())
 	return a, b
 }
+
+func TestAnApplicationMayWaitForWhatItLent(t *testing.T) {
+	a, b := pairFor(t)
+	var s Segment
+	pull := func(now Time, from, to *Conn) {
+		for from.Next(now, &s) {
+			in := joined(&s)
+			to.Segment(now, &in)
+		}
+	}
+	require.False(t, a.AwaitSettled(1, Millisecond), "nothing is lent")
+
+	require.Equal(t, 3000, a.Lend(1, make([]byte, 3000)))
+	require.True(t, a.AwaitSettled(1, Millisecond))
+	pull(1, a, b)
+	a.Events()
+	pull(1, b, a)
+	require.NotZero(t, a.Events()&Writable)
+	require.False(t, a.AwaitSettled(1, Millisecond), "it is acknowledged")
+	a.Settle()
+	require.Zero(t, a.Unacked())
+
+	require.Equal(t, 3000, a.Lend(2, make([]byte, 3000)))
+	require.True(t, a.AwaitSettled(2, Millisecond))
+	a.Events()
+	d, ok := a.Deadline()
+	require.True(t, ok)
+	require.Equal(t, Millisecond, d)
+	a.Tick(d - 1)
+	require.Zero(t, a.Events()&Writable)
+	a.Tick(d)
+	require.NotZero(t, a.Events()&Writable)
+	require.False(t, a.AwaitSettled(d, Millisecond), "it has waited long enough")
+	a.Settle()
+	require.Equal(t, 3000, a.Unacked())
+	at, _ := a.Deadline()
+	require.NotEqual(t, d, at, "nobody waits any more")
+
+	require.Equal(t, 3000, a.Lend(d, make([]byte, 3000)))
+	require.True(t, a.AwaitSettled(d, 2*d))
+	a.Abort(d)
+	require.False(t, a.AwaitSettled(d, 2*d), "a connection that was reset has given back what was lent")
+}

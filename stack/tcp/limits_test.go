@@ -54,3 +54,33 @@ func TestBuffersMayGrowOnEveryPath(t *testing.T) {
 		last = n
 	}
 }
+
+func TestAReceiveBufferGrowsForThePathAndNotForTimeSpentWaiting(t *testing.T) {
+	for _, test := range []struct {
+		delay, pause Time
+		least, most  int
+	}{
+		{50 * Microsecond, 0, 128 << 10, cacheable(150 * Microsecond)},
+		{50 * Microsecond, 5 * Millisecond, 128 << 10, cacheable(150 * Microsecond)},
+		{10 * Millisecond, 5 * Millisecond, 1 << 20, DefaultParams().RecvBufferMax},
+	} {
+		p := DefaultParams()
+		w := newPair(t, 1, p)
+		w.delay = test.delay
+		buf := make([]byte, 128<<10)
+		for n, steps := 0, 0; n < 20<<20; steps++ {
+			if w.a.State() == Established {
+				w.a.Write(w.now, buf)
+			}
+			if w.b.p != nil {
+				n += w.b.Read(w.now, buf)
+			}
+			if steps%100 == 99 {
+				w.now += test.pause // for all: the processor is another's
+			}
+			require.True(t, w.step(&p))
+		}
+		require.GreaterOrEqual(t, w.b.rcv.limit, test.least)
+		require.LessOrEqual(t, w.b.rcv.limit, test.most)
+	}
+}

@@ -12,6 +12,15 @@ const (
 	phaseLoss                  // after a retransmission timeout: slow start
 )
 
+// A frtoStep is where F-RTO is, the steps of RFC 5682 2.1.
+type frtoStep uint8
+
+const (
+	frtoOff  frtoStep = iota
+	frtoSent          // step 1: the first segment was sent again, and nothing else
+	frtoNew           // step 2b: new data goes, to see what is acknowledged next
+)
+
 // recovery is what loss detection (RACK-TLP, RFC 8985) and fast recovery (PRR,
 // RFC 9937) remember.
 type recovery struct {
@@ -42,6 +51,8 @@ type recovery struct {
 	tlpNow   bool // a probe is to be sent
 
 	dups int // duplicate acknowledgements, where there is no SACK
+
+	frto frtoStep // what is known of whether the last timeout was spurious
 
 	// PRR, RFC 9937 5.
 	early int // bytes SACKed while nothing is taken for lost: cwnd has not grown for them
@@ -457,13 +468,13 @@ func (c *Conn) undo(a *ackSample) bool {
 	}
 	eifel := a.advanced && a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0
 	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
-	frto := r.phase == phaseLoss && c.sackOK && a.origAcked
+	frto := r.phase == phaseLoss && a.origAcked && (c.sackOK || r.frto == frtoNew)
 	// What was taken for lost arrived before it was its turn to be sent again.
 	unsent := r.phase == phaseRecovery && r.undoTS == 0 && a.origAcked && c.sb.lost == 0
 	if !eifel && !dsack && !frto && !unsent {
 		return false
 	}
-	r.canUndo = false
+	r.canUndo, r.frto = false, frtoOff
 	c.cwr.restore(c, r.undoCwnd, r.undoSS)
 	// Nothing was lost: what is marked and was not sent again has not to be.
 	for i := c.sb.head; i < len(c.sb.segs); i++ {
@@ -545,8 +556,27 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		// these new segments are transmitted": it grows when the gap is filled.
 		r.early += a.delivered
 	}
+	if r.frto != frtoOff {
+		c.judgeTimeout(a)
+	}
 	c.cwr.setRate(c)
 	c.armRtx(a.now, wait, a.advanced || a.sacked)
+}
+
+// judgeTimeout goes on with F-RTO after an acknowledgement that did not show yet
+// that the timeout was spurious (see undo). RFC 5682 2.1 step 2b: "the TCP sender
+// SHOULD transmit up to two new (previously unsent) segments" in place of sending
+// again what may only be late, where it can. With timestamps the first
+// acknowledgement has told by itself (RFC 3522).
+func (c *Conn) judgeTimeout(a *ackSample) {
+	r, mss := &c.rec, c.segSize()
+	window := int(int32(c.snd.una + Seq(c.snd.wnd) - c.snd.nxt))
+	if r.frto == frtoSent && r.phase == phaseLoss && a.advanced && !a.timestamp && c.unsent() >= mss && window >= mss {
+		r.frto = frtoNew
+		c.cwr.cwnd = c.pipe() + 2*mss
+		return
+	}
+	r.frto = frtoOff
 }
 
 // reducePRR is RFC 9937 5: cwnd follows what is delivered.
@@ -715,9 +745,12 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		return
 	}
 	r := &c.rec
+	// RFC 5682 2.1 step 1: not where a timeout has already begun a recovery.
+	r.frto = frtoOff
 	if r.phase != phaseLoss && !closed {
 		if r.phase == phaseOpen {
 			c.saveUndo()
+			r.frto = frtoSent
 		}
 		c.cwr.timeout(c, now)
 	}

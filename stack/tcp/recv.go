@@ -462,6 +462,9 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	if b.buf.ring.n == 0 {
 		b.buf.ring.giveBack(c.p)
 	}
+	if c.settleBy != 0 && len(b.buf.lent) == 0 {
+		c.endSettling()
+	}
 	if b.buf.len() == 0 {
 		if !b.fin || b.finSent && b.una == b.nxt {
 			c.events |= Acked

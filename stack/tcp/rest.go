@@ -8,7 +8,8 @@ type busy struct {
 	rec recovery
 	pl  plpmtud
 	arrivals
-	brief bool // it was made for a probe or its answer, and text has not come or gone
+	settleBy Time // until then the application waits for what it lent; 0: it does not
+	brief    bool // it was made for a probe or its answer, and text has not come or gone
 }
 
 // arrivals is what a Conn knows of what has come beyond RCV.NXT, and of how fast
@@ -25,6 +26,9 @@ type arrivals struct {
 		at    Time // this time
 		taken int  // what it read in the round before
 		rtt   Time // round-trip time as the receiver sees it
+		edge  Seq  // of the window that was offered at
+		edged Time // this time; 0: never
+		least Time // that it took for more than that to come; 0: it has not
 	}
 }
 
@@ -55,7 +59,10 @@ func (c *Conn) rouse(now Time) {
 // work is rouse for text.
 func (c *Conn) work(now Time) {
 	c.rouse(now)
-	c.brief = false
+	if c.brief {
+		c.brief = false
+		c.cwr.setRate(c) // as before the rest: see unload
+	}
 }
 
 // Rest gives up what a Conn needs only while it is busy, if it has not been for a
@@ -87,6 +94,9 @@ func (c *Conn) relax() {
 func (c *Conn) unload() {
 	f := c.busy
 	c.busy, c.rcv.arrivals = nil, nil
+	if c.cwr.bbr == nil {
+		c.cwr.pace = nil
+	}
 	if c.p.Spare != nil {
 		*f = busy{}
 		f.sb.init()

@@ -242,7 +242,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 func (c *Conn) resend(now Time, out *Segment) bool {
 	b := &c.sb
 	i := b.nextDue()
-	if i < 0 {
+	if i < 0 || c.rec.frto == frtoNew {
 		return false
 	}
 	if i != b.head && (c.snd.una + Seq(c.snd.wnd)).Less(b.segs[i].end) {

@@ -83,6 +83,33 @@ func (c *Conn) Settle() {
 	q.lent = nil
 }
 
+// near is the round-trip time below which acknowledgements come so soon that it may
+// cost less to wait for them than to copy what they are for.
+const near = Millisecond / 2
+
+// Near tells whether the peer is as near as one in the same machine.
+func (c *Conn) Near() bool { return c.rtt.min > 0 && c.rtt.min < near }
+
+// AwaitSettled asks for a Writable event when all that was lent is acknowledged, so
+// that Settle has nothing to copy, or when it is until. It reports false, and asks
+// for nothing, where one of both is so now.
+func (c *Conn) AwaitSettled(now, until Time) bool {
+	if c.busy == nil {
+		return false
+	}
+	c.settleBy = 0
+	if len(c.snd.buf.lent) > 0 && now < until {
+		c.settleBy = until
+	}
+	return c.settleBy != 0
+}
+
+// endSettling ends AwaitSettled's wait.
+func (c *Conn) endSettling() {
+	c.settleBy = 0
+	c.events |= Writable
+}
+
 // admit is how much of p may be queued now.
 func (c *Conn) admit(now Time, p []byte) int {
 	s := &c.snd

@@ -39,9 +39,9 @@ func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	if r.fin && r.nxt == r.finSeq {
 		// "advance RCV.NXT over the FIN, and send an acknowledgment"
 		r.nxt++
-		if c.state == Established && r.chatty && !r.ackNow {
-			// An application that answers will most likely close as well: our FIN
-			// can carry the acknowledgement.
+		if c.state == Established && !r.ackNow && (r.chatty || !c.passive && c.timers.ack != 0) {
+			// An application that answers, or that has just had its answer, will
+			// most likely close as well: our FIN can carry the acknowledgement.
 			c.ackSoon(now)
 		} else {
 			r.ackNow = true
@@ -60,7 +60,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) {
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.placing || s.liesAt(r.await[r.got:])) {
+		r.placing = false // or who has placed it there has given it to us
 		k := s.copyText(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k
@@ -143,13 +144,19 @@ func (s *Segment) copyText(p []byte, off, n int) int {
 	n = min(n, len(p))
 	k := 0
 	if off < len(s.Payload) {
-		k = copy(p[:n], s.Payload[off:])
+		k = min(n, len(s.Payload)-off)
+		if off > 0 || !s.liesAt(p) {
+			copy(p[:k], s.Payload[off:])
+		}
 	}
 	if k < n {
 		copy(p[k:n], s.Payload2[off+k-len(s.Payload):])
 	}
 	return n
 }
+
+// liesAt reports whether the text of a segment was put to the beginning of p before.
+func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payload[0] == &p[0] }
 
 // fillsHole tells whether a block only extends pieces that are there.
 func (c *Conn) fillsHole(lo, hi Seq) bool {
@@ -200,7 +207,7 @@ func (c *Conn) tuneHole() {
 	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/2 {
 		return
 	}
-	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(r.drs.rtt))
+	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT()))
 	if want <= r.limit || c.share(want) != want {
 		return
 	}
@@ -288,19 +295,26 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	if r.quick > 0 && !r.chatty {
 		// The sender is in slow start: each acknowledgement lets it grow.
 		r.quick--
-		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 {
+		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 && !c.firstAnswer(n) {
 			r.ackNow = true
 			return
 		}
 		// But this is no burst: it is the whole of a request, and we have said
-		// nothing so far. The answer will carry the acknowledgement, if it comes
-		// soon: a short connection needs a segment less.
+		// nothing so far, or of the answer to ours. What we say next, or our FIN,
+		// will carry the acknowledgement, if it comes soon: a short connection
+		// needs a segment or two less.
 		c.ackSoon(now)
 		return
 	}
 	if c.timers.ack == 0 {
 		c.timers.ack = now + c.p.DelayedAck
 	}
+}
+
+// firstAnswer reports whether the n bytes that have just come are the first on a
+// connection that we opened, and all that we have said has arrived.
+func (c *Conn) firstAnswer(n int) bool {
+	return !c.passive && c.snd.una == c.snd.nxt && c.rcv.nxt == c.rcv.irs+1+Seq(n)
 }
 
 // ackSoon has what came acknowledged by what the application sends within
@@ -314,6 +328,7 @@ func (c *Conn) ackSoon(now Time) {
 // receiverRTT measures the round-trip time as a receiver that sends nothing
 // sees it, from the timestamps that come back.
 func (c *Conn) receiverRTT(now Time, s *Segment) {
+	c.measureWindow(now)
 	if !c.tsOK || s.TSEcr == 0 {
 		return
 	}
@@ -335,6 +350,33 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 	}
 }
 
+// measureWindow notes how long it takes until text comes from beyond the window that
+// is offered now. A round-trip time must have passed by then.
+func (c *Conn) measureWindow(now Time) {
+	r := &c.rcv
+	q := &r.drs
+	if q.edged != 0 && r.nxt.LessEq(q.edge) {
+		return
+	}
+	if d := now - q.edged; q.edged != 0 && (q.least == 0 || d < q.least) {
+		q.least = d
+	}
+	q.edge, q.edged = r.edge, now
+}
+
+// receiverLeastRTT is the least round-trip time that is known of the path. The mean
+// has the time in it that text waited in queues and for the processor: a buffer that
+// grew for that made the queues longer, and the mean with them.
+func (c *Conn) receiverLeastRTT() Time {
+	rtt := c.rcv.drs.rtt
+	for _, d := range [...]Time{c.rcv.drs.least, c.rtt.min} {
+		if d != 0 && d < rtt {
+			rtt = d
+		}
+	}
+	return rtt
+}
+
 // tuneReceive is dynamic right-sizing: the buffer holds twice what the
 // application takes in a round-trip time, so that the window never is what
 // limits a sender whose window still grows.
@@ -353,7 +395,7 @@ func (c *Conn) tuneReceive(now Time) {
 		// A sender in slow start will have twice as much in the next round.
 		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))
 	}
-	if want = min(want, c.p.RecvBufferMax, cacheable(q.rtt)); !r.fixed && want > r.limit && c.share(want) == want {
+	if want = min(want, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT())); !r.fixed && want > r.limit && c.share(want) == want {
 		r.limit = want
 	}
 	q.seq, q.at, q.taken = read, now, taken

@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A grown is what one busy connection does beside so many idle ones, and how fast the
+// idle ones have been made or closed. A process prints one for each step on its way up,
+// and one for each on its way down, in which only Idle and Close are set.
+type grown struct {
+	Idle int
+	// Open and Close are the connections that were made and closed a second, from the
+	// step before to this one.
+	Open, Close float64
+	// Trips are round trips of one byte a second on one connection, Late is what one
+	// of a hundred takes longer than, and TripCPU what each costs.
+	Trips   float64
+	Late    time.Duration
+	TripCPU time.Duration
+	// Bits are what one connection carries a second.
+	Bits float64
+	// Short are connections a second that are made, used and closed, 16 at once, and
+	// ShortCPU is what each costs.
+	Short    float64
+	ShortCPU time.Duration
+	// Bytes are the heap's and the stacks' for one end of an idle connection.
+	Bytes float64
+	// Note tells why there are no more steps.
+	Note string
+}
+
+// growIdle goes up through t.Steps and down again. It turns back when t.Limit has passed,
+// or when there can be no more connections.
+func growIdle(t *task) error {
+	// With the 400 of the other workloads, a million connections would have the heap
+	// be of 10 GB.
+	debug.SetGCPercent(100)
+	files := raiseFiles()
+	near, far, err := openIdlePair(t)
+	if err != nil {
+		return err
+	}
+	g := &growth{near: near, far: far, t: t, port: firstPort, end: time.Now().Add(t.Limit)}
+	out := json.NewEncoder(os.Stdout)
+	var up []grown
+	for _, n := range t.Steps {
+		room := n
+		if t.Stack == kernel {
+			room = min(n, (files-400)/2)
+		}
+		if room < n*9/10 {
+			up = append(up, grown{Idle: n, Note: fmt.Sprintf("a process may have %d files, and both ends of %d connections", files, room)})
+			break
+		}
+		one, err := g.step(room)
+		if err != nil {
+			up = append(up, grown{Idle: n, Note: brief(err)})
+			break
+		}
+		one.Idle = n
+		up = append(up, one)
+		if err := out.Encode(one); err != nil {
+			return err
+		}
+	}
+	if last := up[len(up)-1]; last.Note != "" {
+		if err := out.Encode(last); err != nil {
+			return err
+		}
+	}
+	for i := len(t.Steps) - 1; i > 0; i-- {
+		had := len(g.keep) / 2
+		if had < t.Steps[i]*9/10 {
+			if err := g.closeTo(t.Steps[i-1]); err != nil {
+				return err
+			}
+			continue // it was not reached
+		}
+		begin := time.Now()
+		if err := g.closeTo(t.Steps[i-1]); err != nil {
+			return err
+		}
+		rate := float64(had-len(g.keep)/2) / time.Since(begin).Seconds()
+		if err := out.Encode(grown{Idle: t.Steps[i], Close: rate}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// raiseFiles allows as many files as the kernel does, and returns how many.
+func raiseFiles() int {
+	b, _ := os.ReadFile("/proc/sys/fs/nr_open")
+	var l unix.Rlimit
+	if n, err := strconv.ParseUint(string(bytes.TrimSpace(b)), 10, 64); err == nil {
+		l = unix.Rlimit{Cur: n, Max: n}
+		if unix.Setrlimit(unix.RLIMIT_NOFILE, &l) == nil {
+			return int(n)
+		}
+	}
+	// It stays what it was, which Go has made as large as it may be.
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0
+	}
+	return int(l.Cur)
+}
+
+// openIdlePair opens two sides whose connections are not kept alive: the probes of
+// a million would be what is measured.
+func openIdlePair(t *task) (near, far *network, err error) {
+	switch t.Stack {
+	case usern:
+		p, err := usernetIdle()
+		if err != nil {
+			return nil, nil, err
+		}
+		return p.near, p.far, nil
+	case kernel:
+		d, lc := net.Dialer{KeepAlive: -1}, net.ListenConfig{KeepAlive: -1}
+		n := kernelNetwork()
+		n.dial = d.Dial
+		n.listen = func(network, address string) (net.Listener, error) {
+			return lc.Listen(context.Background(), network, address)
+		}
+		return n, n, nil
+	}
+	return openPair(t)
+}
+
+// A growth is a process that measures beside idle connections.
+type growth struct {
+	near, far *network
+	t         *task
+	port      int // the next measurement's
+	end       time.Time
+	empty     uint64 // memory without connections
+
+	keep []net.Conn // both ends of each idle connection
+	ln   net.Listener
+	to   string // its address
+	left int    // connections that may still be made to it
+	at   int    // ports of ln so far
+}
+
+var errLimit = errors.New("no more time")
+
+// step makes idle connections until there are n, and measures beside them.
+func (g *growth) step(n int) (grown, error) {
+	one := grown{Idle: n}
+	if more := n - len(g.keep)/2; more > 0 {
+		begin := time.Now()
+		if err := g.open(more); err != nil {
+			return one, fmt.Errorf("%w at %d of them", err, len(g.keep)/2)
+		}
+		one.Open = float64(more) / time.Since(begin).Seconds()
+		// Handshakes leave something behind for half a second, in every stack.
+		time.Sleep(time.Second)
+	}
+	if n > 0 {
+		one.Bytes = (float64(memory()) - float64(g.empty) - 16*float64(cap(g.keep))) / float64(2*n)
+	}
+	for _, f := range []func(*grown) error{g.trips, g.bits, g.short} {
+		if err := median(f, &one); err != nil {
+			return one, err
+		}
+	}
+	if n == 0 {
+		g.empty = memory() // what was measured has left its buffers
+	}
+	return one, nil
+}
+
+// median calls f three times, and leaves in one what is neither best nor worst.
+func median(f func(*grown) error, one *grown) error {
+	var all [3]grown
+	for i := range all {
+		all[i] = *one
+		if err := f(&all[i]); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(all[:], func(a, b grown) int {
+		return int(a.Trips + a.Bits + a.Short - b.Trips - b.Bits - b.Short)
+	})
+	*one = all[1]
+	return nil
+}
+
+// open makes n idle connections.
+func (g *growth) open(n int) error {
+	for i := range n {
+		if i%1024 == 0 && time.Now().After(g.end) {
+			return errLimit
+		}
+		if g.left == 0 {
+			ln, err := g.far.listen("tcp4", fmt.Sprintf(":%d", firstIdle+g.at))
+			if err != nil {
+				return err
+			}
+			if g.ln != nil {
+				g.ln.Close()
+			}
+			g.ln, g.left = ln, perListener
+			g.to = fmt.Sprintf("%s:%d", g.t.Addr, firstIdle+g.at)
+			g.at++
+		}
+		a, err := g.near.dial("tcp4", g.to)
+		if err != nil {
+			return err
+		}
+		b, err := g.ln.Accept()
+		if err != nil {
+			return errors.Join(err, a.Close())
+		}
+		g.keep = append(g.keep, a, b)
+		g.left--
+	}
+	return nil
+}
+
+// closeTo closes idle connections until there are n.
+func (g *growth) closeTo(n int) error {
+	for len(g.keep) > 2*n {
+		last := len(g.keep) - 2
+		if err := errors.Join(g.keep[last].Close(), g.keep[last+1].Close()); err != nil {
+			return err
+		}
+		g.keep[last], g.keep[last+1] = nil, nil
+		g.keep = g.keep[:last]
+	}
+	return nil
+}
+
+// task is that of one measurement, on a port of its own.
+func (g *growth) task(k kind, n int) *task {
+	t := *g.t
+	t.Kind, t.N, t.Port, t.Setup.Chunk = k, n, g.port, largeChunk
+	t.arrived = new(atomic.Int64)
+	g.port++
+	return &t
+}
+
+func (g *growth) bits(one *grown) error {
+	r, err := g.measure(g.task(flow, 1))
+	one.Bits = 8 * r.Count / r.Time.Seconds()
+	return err
+}
+
+func (g *growth) short(one *grown) error {
+	before := ownCPU()
+	r, err := g.measure(g.task(short, 16))
+	one.Short = r.Count / r.Time.Seconds()
+	one.ShortCPU = time.Duration(float64(ownCPU()-before) / r.Total)
+	return err
+}
+
+func (g *growth) measure(t *task) (report, error) {
+	if err := startServer(g.far, t); err != nil {
+		return report{}, err
+	}
+	r, err := runClient(g.near, t)
+	if err == nil && r.Errors > 0 {
+		err = fmt.Errorf("%d operations failed: %s", r.Errors, r.Note)
+	}
+	return r, err
+}
+
+func (g *growth) trips(one *grown) error {
+	t := g.task(pingpong, 1)
+	if err := startServer(g.far, t); err != nil {
+		return err
+	}
+	conn, err := g.near.dial("tcp4", fmt.Sprintf("%s:%d", t.Addr, t.Port))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(t.Time + 10*time.Second))
+	took := make([]time.Duration, 0, 1<<20)
+	buf := make([]byte, 1)
+	begin, before := time.Now(), ownCPU()
+	for last := begin; last.Sub(begin) < t.Time && len(took) < cap(took); {
+		if _, err := conn.Write(buf); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, buf); err != nil {
+			return err
+		}
+		now := time.Now()
+		took = append(took, now.Sub(last))
+		last = now
+	}
+	one.Trips = float64(len(took)) / time.Since(begin).Seconds()
+	one.TripCPU = (ownCPU() - before) / time.Duration(len(took))
+	slices.Sort(took)
+	one.Late = took[len(took)*99/100]
+	runtime.KeepAlive(g.keep)
+	return nil
+}
+
+// beside runs a process of growIdle on a stack and returns what it printed. What it
+// had printed when it failed counts.
+func (r *runner) beside(s stackName, t *task) (list []grown, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*t.Limit+10*time.Second)
+	defer cancel()
+	cmd, err := r.command(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.lab.tap.start(cmd, -1); err != nil {
+		return nil, err
+	}
+	in := bufio.NewScanner(out)
+	for in.Scan() {
+		var one grown
+		if err := json.Unmarshal(in.Bytes(), &one); err != nil {
+			break
+		}
+		list = append(list, one)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", s, in.Text())
+	}
+	err = cmd.Wait()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("stopped after %v", 2*t.Limit+10*time.Second)
+	} else if err != nil {
+		err = fmt.Errorf("%w: %s", err, tail(errs.String()))
+	}
+	return list, err
+}

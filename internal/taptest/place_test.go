@@ -1,0 +1,89 @@
+//go:build linux
+
+package taptest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A placeCounter counts the frames whose payload a TAP has put elsewhere.
+type placeCounter struct {
+	*nic.TAP
+	placed atomic.Int64
+}
+
+func (d *placeCounter) Attach(recv func(batch []nic.Frame)) {
+	d.TAP.Attach(func(batch []nic.Frame) {
+		for i := range batch {
+			if len(batch[i].Body) > 0 {
+				d.placed.Add(1)
+			}
+		}
+		recv(batch)
+	})
+}
+
+// spoiled reads to the end with a large buffer, in reads that are cut short by
+// deadlines, and writes to all of the buffer after each. It returns the SHA-256.
+func spoiled(c net.Conn, r *rand.Rand) (string, error) {
+	sum := sha256.New()
+	buf := make([]byte, 128<<10)
+	for {
+		c.SetReadDeadline(time.Now().Add(time.Duration(r.IntN(1000)) * time.Microsecond))
+		n, err := c.Read(buf)
+		sum.Write(buf[:n])
+		clear(buf)
+		if err == io.EOF {
+			return hex.EncodeToString(sum.Sum(nil)), nil
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return "", err
+		}
+	}
+}
+
+func TestWhatTheKernelSendsIsPutIntoTheBuffersOfReaders(t *testing.T) {
+	need(t)
+	const streams, size = 3, 10_000_000
+	ns := newNamespace(t)
+	dev := &placeCounter{TAP: ns.openTAP(t, false)}
+	ln, err := newHost(t, dev).Listen("tcp", ":80")
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	var readers sync.WaitGroup
+	want := contentSum(t, size)
+	for i := range streams {
+		readers.Go(func() {
+			c, err := ln.Accept()
+			if err != nil {
+				t.Errorf("accept: %v", err)
+				return
+			}
+			defer c.Close()
+			sum, err := spoiled(c, rand.New(rand.NewPCG(1, uint64(i))))
+			if err != nil || sum != want {
+				t.Errorf("the SHA-256 of what came is %s, %v", sum, err)
+			}
+		})
+	}
+	send := fmt.Sprintf("%s %s:80 %d </dev/null &\n", self(t, "send"), ourAddr, size)
+	ns.shell(t, strings.Repeat(send, streams)+"wait")
+	readers.Wait()
+	require.Positive(t, dev.placed.Load(), "frames")
+}

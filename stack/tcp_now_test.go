@@ -1,0 +1,114 @@
+package stack
+
+import (
+	"encoding/binary"
+	"io"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// An orderly device notes the last sequence number of each sender's port, and how
+// often one went before another that is older.
+type orderly struct {
+	nic.Device
+	mu     sync.Mutex
+	last   map[uint16]uint32
+	turned int
+	frames int
+}
+
+func (d *orderly) Send(batch []nic.Frame) (int, error) {
+	d.mu.Lock()
+	for i := range batch {
+		b := batch[i].Head
+		if len(b) < 54 || b[12] != 8 || b[13] != 0 || b[23] != 6 {
+			continue
+		}
+		port, seq := binary.BigEndian.Uint16(b[34:]), binary.BigEndian.Uint32(b[38:])
+		if last, ok := d.last[port]; ok && int32(seq-last) < 0 {
+			d.turned++
+		}
+		d.last[port] = seq
+		d.frames++
+	}
+	d.mu.Unlock()
+	return d.Device.Send(batch)
+}
+
+// Some of what is written goes at once, some is queued behind it, and the routes
+// change meanwhile.
+func TestConnectionsThatSendAtOnceLeaveNothingInAQueueAndKeepTheOrder(t *testing.T) {
+	for name, plain := range map[string]bool{"offloads": false, "plain frames": true} {
+		t.Run(name, func(t *testing.T) {
+			da, db := nic.Pipe(nic.PipeConfig{NoTxChecksum: plain, MACs: [2][6]byte{macA, macB}})
+			dev := &orderly{Device: da, last: make(map[uint16]uint32)}
+			a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
+			var wg sync.WaitGroup
+			var conns []*TCP
+			for _, size := range []int{1, 500, nowBytes - 40, nowBytes, nowBytes + 1, 5000, 1} {
+				c, d := connect(t, a, b)
+				wg.Go(func() {
+					buf := make([]byte, size)
+					for {
+						if _, err := io.ReadFull(d, buf); err != nil {
+							break
+						}
+						d.Write(buf)
+					}
+					d.Close()
+				})
+				conns = append(conns, c)
+				wg.Go(func() {
+					buf := make([]byte, size)
+					for i := range 1000 {
+						c.Write(buf)
+						if n, err := io.ReadFull(c, buf); n != size || err != nil {
+							t.Error(i, n, err)
+							break
+						}
+					}
+					c.Close()
+				})
+			}
+			wg.Go(func() {
+				r := Route{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: addr("192.0.2.2")}
+				for range 100 {
+					if a.AddRoute(r) != nil || a.DelRoute(r) != nil {
+						t.Error("routes")
+					}
+				}
+			})
+			wg.Wait()
+			for _, s := range []*Stack{a, b} {
+				tx := &(*s.ifaces.Load())[1].tx
+				require.False(t, tx.busy.Load())
+				require.Zero(t, tx.n.Load())
+			}
+			again := 0
+			for _, c := range conns {
+				again += int(c.Info().Retrans)
+			}
+			require.LessOrEqual(t, dev.turned, again)
+			require.Greater(t, dev.frames, 7000)
+		})
+	}
+}
+
+func TestASmallSegmentGoesWithoutABufferOfThePool(t *testing.T) {
+	a, b := wiredPair(t, nil)
+	c, d := connect(t, a, b)
+	buf := make([]byte, nowBytes)
+	for range 10 {
+		before := a.ids.counter.Load()
+		c.Write(buf)
+		require.Equal(t, before+1, a.ids.counter.Load(), "one frame")
+		require.Equal(t, buf[:1], (*a.ifaces.Load())[1].tx.bytes[ipRoom+32:][:1])
+		_, err := io.ReadFull(d, buf)
+		require.NoError(t, err)
+	}
+}

@@ -1,0 +1,292 @@
+package stack
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A placer is a device in memory that puts payload where it belongs, as a TAP does.
+type placer struct {
+	nic.Device
+	ask    func() nic.Room
+	recv   func([]nic.Frame)
+	mu     sync.Mutex // whose holder may ask for a room
+	placed atomic.Int64
+	hold   atomic.Bool // super-frames are kept in held
+	held   []nic.Frame
+}
+
+func (d *placer) PlaceReceived(place func() nic.Room) bool {
+	d.ask = place
+	return true
+}
+
+func (d *placer) Attach(recv func([]nic.Frame)) {
+	d.recv = recv
+	d.Device.Attach(func(batch []nic.Frame) {
+		for _, f := range batch {
+			switch {
+			case f.GSO != nic.GSOTCP4:
+				recv([]nic.Frame{f})
+			case d.hold.Load():
+				f.Head, f.Body = bytes.Clone(f.Head), bytes.Clone(f.Body)
+				d.held = append(d.held, f)
+			default:
+				d.receive(f)
+			}
+		}
+	})
+}
+
+// receive passes a frame on, placed if there is room.
+func (d *placer) receive(f nic.Frame) {
+	if !d.mu.TryLock() {
+		d.recv([]nic.Frame{f})
+		return
+	}
+	defer d.mu.Unlock()
+	room := d.ask()
+	if room.Buf == nil {
+		d.recv([]nic.Frame{f})
+		return
+	}
+	d.place(f, room)
+}
+
+// place passes a frame on by a room, if it fits.
+func (d *placer) place(f nic.Frame, room nic.Room) {
+	if b := f.AppendTo(nil); room.Headers == int(f.HeaderLen) {
+		f.Head = b[:room.Headers]
+		f.Body = room.Buf[:copy(room.Buf, b[room.Headers:])]
+		d.placed.Add(1)
+	}
+	d.recv([]nic.Frame{f})
+	room.End()
+}
+
+// placePair makes two hosts, of which b has a device that places.
+func placePair(t *testing.T) (a, b *Stack, d *placer) {
+	da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
+	d = &placer{Device: db}
+	return newHost(t, da, "192.0.2.1/24"), newHost(t, d, "192.0.2.2/24"), d
+}
+
+// A reading is a Read with a large buffer in a goroutine of its own.
+type reading struct {
+	buf []byte
+	n   int
+	err error
+	end atomic.Bool
+}
+
+func startReading(c *TCP) *reading {
+	r := &reading{buf: make([]byte, 128<<10)}
+	go func() {
+		r.n, r.err = c.Read(r.buf)
+		r.end.Store(true)
+	}()
+	synctest.Wait()
+	return r
+}
+
+// inBubble runs a test with a reader of d, the end of a connection whose text the
+// device holds until the test gives it on.
+func inBubble(t *testing.T, f func(t *testing.T, dev *placer, c, d *TCP, text []byte)) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, dev := placePair(t)
+		c, d := connect(t, a, b)
+		dev.hold.Store(true)
+		text := noise(10_000)
+		for _, part := range [][]byte{text[:5000], text[5000:]} {
+			_, err := c.Write(part)
+			require.NoError(t, err)
+		}
+		require.Len(t, dev.held, 2)
+		dev.hold.Store(false)
+		f(t, dev, c, d, text)
+	})
+}
+
+func TestReadReturnsWhatADevicePutIntoItsBuffer(t *testing.T) {
+	inBubble(t, func(t *testing.T, dev *placer, c, d *TCP, text []byte) {
+		r := startReading(d)
+		room := dev.ask()
+		require.Same(t, &r.buf[0], &room.Buf[0])
+		f := dev.held[0]
+		require.EqualValues(t, f.HeaderLen, room.Headers)
+		f.Body = room.Buf[:copy(room.Buf, f.AppendTo(nil)[f.HeaderLen:])]
+		f.Head = f.Head[:f.HeaderLen]
+		dev.recv([]nic.Frame{f})
+		synctest.Wait()
+		require.True(t, r.end.Load(), "the device has given it away, and is not waited for")
+		require.NoError(t, r.err)
+		require.Equal(t, 5000, r.n)
+		require.True(t, bytes.Equal(text[:5000], r.buf[:r.n]))
+		room.End()
+		require.Nil(t, dev.ask().Buf, "nobody waits")
+	})
+}
+
+func TestReadDoesNotReturnWhileADeviceMayWriteToItsBuffer(t *testing.T) {
+	for name, x := range map[string]struct {
+		end func(dev *placer, c, d *TCP)
+		n   int
+		err error
+	}{
+		"close":           {end: func(dev *placer, c, d *TCP) { d.Close() }, err: net.ErrClosed},
+		"deadline":        {end: func(dev *placer, c, d *TCP) { d.SetReadDeadline(time.Now().Add(time.Millisecond)) }, err: os.ErrDeadlineExceeded},
+		"passed deadline": {end: func(dev *placer, c, d *TCP) { d.SetReadDeadline(time.Unix(1, 0)) }, err: os.ErrDeadlineExceeded},
+		"close of reads":  {end: func(dev *placer, c, d *TCP) { d.CloseRead() }, err: io.EOF},
+		"close of host":   {end: func(dev *placer, c, d *TCP) { d.s.Close() }, err: net.ErrClosed},
+		"text":            {end: func(dev *placer, c, d *TCP) { dev.recv(dev.held) }, n: 10_000},
+		"peer's reset":    {end: func(dev *placer, c, d *TCP) { c.SetLinger(0); c.Close() }, err: syscall.ECONNRESET},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, dev *placer, c, d *TCP, text []byte) {
+				r := startReading(d)
+				room := dev.ask()
+				require.NotNil(t, room.Buf)
+				x.end(dev, c, d)
+				time.Sleep(2 * time.Millisecond)
+				synctest.Wait()
+				require.False(t, r.end.Load())
+				copy(room.Buf, noise(len(room.Buf))) // a frame for somebody else
+				room.End()
+				synctest.Wait()
+				require.True(t, r.end.Load())
+				require.ErrorIs(t, r.err, x.err)
+				require.Equal(t, x.n, r.n)
+				require.True(t, bytes.Equal(text[:r.n], r.buf[:r.n]))
+				require.Nil(t, dev.ask().Buf)
+			})
+		})
+	}
+}
+
+func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
+	for name, give := range map[string]func(t *testing.T, dev *placer, c, d *TCP){
+		"out of order": func(t *testing.T, dev *placer, c, d *TCP) {
+			dev.receive(dev.held[1])
+			dev.receive(dev.held[0])
+		},
+		"twice": func(t *testing.T, dev *placer, c, d *TCP) {
+			for _, i := range []int{0, 0, 1, 0, 1} {
+				dev.receive(dev.held[i])
+			}
+		},
+		"while what is before it comes": func(t *testing.T, dev *placer, c, d *TCP) {
+			room := dev.ask()
+			dev.recv(dev.held[:1])
+			dev.place(dev.held[1], room)
+		},
+		"after it was damaged": func(t *testing.T, dev *placer, c, d *TCP) {
+			f := dev.held[0]
+			f.Head = bytes.Clone(f.Head)
+			f.Head[20]++ // in the IP header
+			f.Body = noise(len(f.Body) + 1)[1:]
+			dev.receive(f)
+			dev.receive(dev.held[0])
+			dev.receive(dev.held[1])
+		},
+		"in another's room": func(t *testing.T, dev *placer, c, d *TCP) {
+			e, f := connect(t, c.s, d.s)
+			r := startReading(f) // it waits, and has waited last
+			room := dev.ask()
+			require.Same(t, &r.buf[0], &room.Buf[0])
+			dev.place(dev.held[0], room)
+			dev.receive(dev.held[1])
+			require.False(t, r.end.Load())
+			text := noise(7000)
+			_, err := e.Write(text)
+			require.NoError(t, err)
+			synctest.Wait()
+			require.True(t, bytes.Equal(text, r.buf[:r.n]))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, dev *placer, c, d *TCP, text []byte) {
+				r := startReading(d)
+				give(t, dev, c, d)
+				synctest.Wait()
+				require.True(t, r.end.Load())
+				require.NoError(t, r.err)
+				got := make([]byte, len(text)-r.n)
+				_, err := io.ReadFull(d, got)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(text, append(r.buf[:r.n:r.n], got...)))
+				require.NotZero(t, dev.placed.Load())
+			})
+		})
+	}
+}
+
+func TestOnlyALargeBufferIsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, dev := placePair(t)
+		_, d := connect(t, a, b)
+		go d.Read(make([]byte, placeLeast-1))
+		synctest.Wait()
+		require.Nil(t, dev.ask().Buf)
+	})
+}
+
+// spoiled reads to the end in Reads that are cut short by deadlines, and writes to all
+// of its buffer after each.
+func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
+	buf := make([]byte, 70_000)
+	for {
+		d.SetReadDeadline(time.Now().Add(time.Duration(r.IntN(2000)) * time.Microsecond))
+		k, err := d.Read(buf)
+		for i, b := range buf[:k] {
+			if b != streamByte(seed, n+i) {
+				return n + i, errors.New("another byte than was written")
+			}
+		}
+		n += k
+		clear(buf)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+}
+
+func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
+	// In real time, so that the race detector sees who writes.
+	a, b, dev := placePair(t)
+	const total = 300_000
+	var all sync.WaitGroup
+	for k := range 2 {
+		c, d := connect(t, a, b)
+		seed := byte(k)
+		r := rand.New(rand.NewPCG(uint64(k), 1))
+		all.Go(func() {
+			var sent atomic.Int64
+			if err := interrupted(c, rand.New(rand.NewPCG(uint64(k), 2)), seed, total, &sent); err != nil {
+				t.Errorf("write: %v", err)
+			}
+			c.CloseWrite()
+		})
+		all.Go(func() {
+			n, err := spoiled(d, r, seed)
+			if err != io.EOF || n != total {
+				t.Errorf("read %d bytes, then %v", n, err)
+			}
+		})
+	}
+	all.Wait()
+	require.Positive(t, dev.placed.Load())
+}
