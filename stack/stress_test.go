@@ -21,12 +21,14 @@ type stressed struct {
 	t     *testing.T
 	hosts []*Stack
 	addrs []netip.Addr
+	other *nic.Switch  // to which the first host has a link that comes and goes
 	used  atomic.Int32 // connections
 }
 
 func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 	x := &stressed{t: t}
 	sw := nic.NewSwitch(nic.SwitchConfig{})
+	x.other = nic.NewSwitch(nic.SwitchConfig{})
 	for i := range 3 {
 		a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
 		var dev nic.Device = sw.Port()
@@ -35,12 +37,14 @@ func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 		}
 		s, err := New(Config{
 			NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}},
-			TCP:  TCPConfig{SynBacklog: 4, TimeWaits: 16},
+			TCP:  TCPConfig{SynBacklog: 4, TimeWaits: 16, Memory: 4 << 20},
 		})
 		require.NoError(t, err)
 		t.Cleanup(func() { s.Close() })
 		x.hosts, x.addrs = append(x.hosts, s), append(x.addrs, a)
 	}
+	require.NoError(t, x.hosts[2].AddNIC(NIC{Device: x.other.Port(), Addrs: []netip.Prefix{prefix("198.51.100.3/24")}}))
+	x.addrs = append(x.addrs, addr("198.51.100.3"))
 	return x
 }
 
@@ -153,6 +157,12 @@ func (x *stressed) step(r *rand.Rand) {
 	case 7:
 		s.FlushNeighbors()
 		s.Stats()
+		s.Neighbors()
+		s = x.hosts[0]
+		if s.AddNIC(NIC{Name: "eth9", Device: x.other.Port(), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}) == nil {
+			time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond)
+			s.RemoveNIC("eth9")
+		}
 	}
 }
 
