@@ -32,7 +32,8 @@ type SwitchConfig struct {
 // A Switch is a learning Ethernet bridge in memory. A frame goes to the port
 // behind which its destination was last heard, or else to all other ports, in
 // the goroutine of the sender and without a copy. A switch starts no goroutine
-// and no timer, and needs no Close.
+// and no timer, and needs no Close. Switches must not be joined in a ring: it has
+// no spanning tree, and a broadcast would go round until the sender's stack is full.
 type Switch struct {
 	link   Link // of every port, but for the name and the MAC
 	max    int

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -211,4 +212,47 @@ func TestLinksWithoutNamesGetOne(t *testing.T) {
 		names = append(names, info.Name)
 	}
 	require.Equal(t, []string{"lo", "nic", "nic.1", "tap", "tap.1"}, names)
+}
+
+// An attachedDevice is one that the world talks to while it is being attached.
+type attachedDevice struct {
+	*nic.Null
+	during   func(recv func([]nic.Frame))
+	attached atomic.Bool
+	early    atomic.Int32 // frames sent before that
+	sent     atomic.Int32
+}
+
+func (d *attachedDevice) Attach(recv func([]nic.Frame)) {
+	d.during(recv)
+	d.attached.Store(true)
+}
+
+func (d *attachedDevice) Send(batch []nic.Frame) (int, error) {
+	d.sent.Add(int32(len(batch)))
+	if !d.attached.Load() {
+		d.early.Add(int32(len(batch)))
+	}
+	return len(batch), nil
+}
+
+// nic.Device: "Before Attach nothing is received and nothing may be sent."
+func TestADeviceIsNotSentToBeforeItIsAttached(t *testing.T) {
+	s, err := New(Config{})
+	require.NoError(t, err)
+	defer s.Close()
+	u := openUDP(t, s, "0.0.0.0:9")
+	d := &attachedDevice{Null: nic.NewNull(nic.Link{Medium: nic.IP})}
+	d.during = func(func([]nic.Frame)) {
+		for range 3 {
+			_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
+			require.NoError(t, err)
+		}
+	}
+	require.NoError(t, s.AddNIC(NIC{Device: d, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}}))
+	require.Zero(t, d.early.Load())
+	require.EqualValues(t, 3, d.sent.Load())
+	_, err = u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
+	require.NoError(t, err)
+	require.EqualValues(t, 4, d.sent.Load())
 }

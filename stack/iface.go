@@ -85,10 +85,12 @@ func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Pr
 		ifc.linkLen = wire.EthernetLen
 	}
 	ifc.neigh.init(ifc)
+	ifc.tx.busy.Store(true) // up ends the turn: a device is not sent to before it is attached
 	return ifc
 }
 
-// up attaches the device and tells the link which addresses are now here.
+// up attaches the device and tells the link which addresses are now here. The caller
+// drains: others may have put something since the routes were known.
 func (ifc *iface) up() {
 	// A device that can die by itself says so here.
 	if d, ok := ifc.dev.(interface{ NotifyDown(func(error)) }); ok {
@@ -103,6 +105,7 @@ func (ifc *iface) up() {
 		ifc.places = d.PlaceReceived(ifc.place)
 	}
 	ifc.dev.Attach(ifc.recv)
+	ifc.tx.busy.Store(false)
 	if ifc.linkLen == 0 {
 		return
 	}

@@ -21,12 +21,14 @@ type stressed struct {
 	t     *testing.T
 	hosts []*Stack
 	addrs []netip.Addr
+	other *nic.Switch  // to which the first host has a link that comes and goes
 	used  atomic.Int32 // connections
 }
 
 func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 	x := &stressed{t: t}
 	sw := nic.NewSwitch(nic.SwitchConfig{})
+	x.other = nic.NewSwitch(nic.SwitchConfig{})
 	for i := range 3 {
 		a := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
 		var dev nic.Device = sw.Port()
@@ -35,12 +37,14 @@ func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 		}
 		s, err := New(Config{
 			NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(a, 24)}}},
-			TCP:  TCPConfig{SynBacklog: 4, TimeWaits: 16},
+			TCP:  TCPConfig{SynBacklog: 4, TimeWaits: 16, Memory: 4 << 20},
 		})
 		require.NoError(t, err)
 		t.Cleanup(func() { s.Close() })
 		x.hosts, x.addrs = append(x.hosts, s), append(x.addrs, a)
 	}
+	require.NoError(t, x.hosts[2].AddNIC(NIC{Device: x.other.Port(), Addrs: []netip.Prefix{prefix("198.51.100.3/24")}}))
+	x.addrs = append(x.addrs, addr("198.51.100.3"))
 	return x
 }
 
@@ -143,7 +147,7 @@ func (x *stressed) step(r *rand.Rand) {
 			return
 		}
 		u.SetDeadline(x.soon(r))
-		u.Join(addr("224.1.2.3"), 0)
+		u.Join(addr("224.1.2.3"), 2)
 		for range 1 + r.IntN(5) {
 			u.WriteTo(make([]byte, r.IntN(5000)), netip.AddrPortFrom(x.addrs[r.IntN(len(x.addrs))], x.port(r)), SendOptions{})
 			u.WriteTo(make([]byte, 100), netip.AddrPortFrom(addr("224.1.2.3"), x.port(r)), SendOptions{})
@@ -153,6 +157,31 @@ func (x *stressed) step(r *rand.Rand) {
 	case 7:
 		s.FlushNeighbors()
 		s.Stats()
+		s.Neighbors()
+		s = x.hosts[0]
+		if s.AddNIC(NIC{Name: "eth9", Device: x.other.Port(), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}) == nil {
+			time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond)
+			s.RemoveNIC("eth9")
+		}
+	}
+}
+
+// requireIdle fails unless nothing is open any more on a host. What was closed may still
+// be on its way.
+func requireIdle(t *testing.T, s *Stack) {
+	require.Empty(t, *s.tcp.listeners.Load())
+	for i := range s.udp.buckets {
+		require.Empty(t, s.udp.at(uint16(i)))
+	}
+	require.Len(t, s.Interfaces()[1].Groups, 1)
+	for _, c := range s.tcp.table.sockets() {
+		c.mu.Lock()
+		closed, writing, half := c.closed, c.writing, c.half
+		lent := c.lent != nil && (c.lent.frames.Load() != 0 || c.lent.charged != 0)
+		c.mu.Unlock()
+		require.True(t, closed, "of nobody, and open")
+		require.False(t, writing || lent)
+		require.Zero(t, half)
 	}
 }
 
@@ -181,7 +210,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 		require.Zero(t, ifc.tx.n.Load(), "frames that wait")
 		require.Empty(t, ifc.tx.waiters)
 		require.Zero(t, ifc.neigh.nparked)
-		require.Nil(t, ifc.group.joined.Load())
+		require.Empty(t, ifc.neigh.m)
 	}
 }
 
@@ -214,7 +243,10 @@ func TestNothingIsLeftOfWhatManyDidAtOnce(t *testing.T) {
 			wg.Wait()
 			<-last
 			t.Log(x.used.Load(), "connections")
-			for _, s := range x.hosts {
+			for i, s := range x.hosts {
+				if i != 1 {
+					requireIdle(t, s)
+				}
 				s.Close()
 			}
 			for i, s := range x.hosts {

@@ -96,7 +96,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 // ours. It reports false when it does not.
 func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment) bool {
 	s := l.s
-	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod || l.full() {
+	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod {
 		return false
 	}
 	iss, irs := tcp.Seq(seg.Ack-1), seg.Seq-1
@@ -104,6 +104,10 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 	for age := range uint32(cookieLife) {
 		if s.cookie(local, remote, irs, s.cookieCount()-age, mss) != iss {
 			continue
+		}
+		if l.full() {
+			s.drop(dropAcceptQueue) // as if it were lost: the peer comes back with what it sends next
+			return true
 		}
 		syn := tcp.Segment{TCP: wire.TCP{
 			Seq: irs, Flags: wire.FlagSYN, MSS: cookieMSS()[mss], Window: seg.Window,

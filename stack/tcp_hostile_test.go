@@ -123,3 +123,41 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 		require.NoError(t, c.Close())
 	})
 }
+
+func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
+	// As without cookies: it is as if the segment were lost, and what the peer sends
+	// next brings the cookie again.
+	server, client, f := floodPair(t)
+	l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
+	require.NoError(t, err)
+	dial := func() {
+		_, err := client.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
+		require.NoError(t, err)
+	}
+	dial()
+	l.overflowAt.Store(int64(server.now()))
+	remote := addrPort("192.0.2.77:5000")
+	iss := server.cookie(netip.AddrPortFrom(addrA, 80), remote, 1000, server.cookieCount(), 1)
+	back := func() {
+		f.send(remote.Addr(), addrA, wire.TCP{
+			SrcPort: remote.Port(), DstPort: 80, Seq: 1001, Ack: uint32(iss) + 1, Flags: wire.FlagACK, Window: 1000,
+		}, nil)
+	}
+	before := server.Stats().TCP
+	back()
+	require.Equal(t, before.Sent, server.Stats().TCP.Sent)
+	require.Equal(t, 1, dropped(server, dropAcceptQueue))
+	_, err = l.Accept()
+	require.NoError(t, err)
+	back()
+	d, err := l.Accept()
+	require.NoError(t, err)
+	require.Equal(t, remote, d.RemoteAddr())
+	// What is no cookie is reset all the same.
+	dial()
+	remote = addrPort("192.0.2.77:5001")
+	before = server.Stats().TCP
+	back()
+	require.Equal(t, before.Sent+1, server.Stats().TCP.Sent)
+	require.Equal(t, before.CookiesBad+1, server.Stats().TCP.CookiesBad)
+}

@@ -43,5 +43,9 @@ func (t *TCP) TTL() uint8 {
 // connection is given up; 0: until the retransmissions are used up, 15 minutes or
 // more.
 func (t *TCP) SetUserTimeout(d time.Duration) error {
-	return t.change(func(tcp.Time) { t.conn.SetUserTimeout(tcp.Time(max(d, 0))) })
+	return t.change(func(tcp.Time) { t.conn.SetUserTimeout(tcpTime(max(d, 0))) })
 }
+
+// tcpTime is how long an application wants to wait, or 30 years: what is added to a time
+// must not reach beyond the end of time.
+func tcpTime(d time.Duration) tcp.Time { return min(tcp.Time(d), 30*365*24*3600*tcp.Second) }

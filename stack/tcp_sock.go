@@ -191,10 +191,10 @@ type TCPOptions struct {
 func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 	k := tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
 	if o.Idle > 0 {
-		k.Idle = tcp.Time(o.Idle)
+		k.Idle = tcpTime(o.Idle)
 	}
 	if o.Interval > 0 {
-		k.Interval = tcp.Time(o.Interval)
+		k.Interval = tcpTime(o.Interval)
 	}
 	if o.Count > 0 {
 		k.Count = o.Count
@@ -737,12 +737,12 @@ func (t *TCP) SetKeepAlive(on bool) error {
 func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error {
 	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
 		if idle > 0 && k.Idle < 0 {
-			k.Idle = -tcp.Time(idle)
+			k.Idle = -tcpTime(idle)
 		} else if idle > 0 {
-			k.Idle = tcp.Time(idle)
+			k.Idle = tcpTime(idle)
 		}
 		if interval > 0 {
-			k.Interval = tcp.Time(interval)
+			k.Interval = tcpTime(interval)
 		}
 		if count > 0 {
 			k.Count = count
