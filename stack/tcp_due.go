@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"container/heap"
 	"sync"
 	"time"
 
@@ -16,7 +17,7 @@ type dueList struct {
 	s *Stack
 
 	mu     sync.Mutex
-	heap   []dueEntry // by time: none is later than the two at twice its place
+	heap   dueHeap
 	timer  *time.Timer
 	at     tcp.Time // when the timer fires; 0: it does not run
 	firing bool     // it has fired, and is at it, or waits for room
@@ -35,7 +36,7 @@ func (l *dueList) put(t *TCP, now, at tcp.Time) {
 	if l.closed {
 		return
 	}
-	l.push(dueEntry{at, t})
+	heap.Push(&l.heap, dueEntry{at, t})
 	l.arm(now)
 }
 
@@ -64,7 +65,7 @@ func (l *dueList) fire() {
 				break
 			}
 		}
-		t := l.pop().t
+		t := heap.Pop(&l.heap).(dueEntry).t
 		l.mu.Unlock()
 		if full := t.tick(); full != nil && full.tx.wait(l) {
 			return // txReady will be called
@@ -87,38 +88,20 @@ func (l *dueList) txReady() {
 	l.mu.Unlock()
 }
 
-// push and pop are those of a binary heap. The lock is held.
-func (l *dueList) push(e dueEntry) {
-	l.heap = append(l.heap, e)
-	i := len(l.heap) - 1
-	for i > 0 && l.heap[(i-1)/2].at > e.at {
-		l.heap[i] = l.heap[(i-1)/2]
-		i = (i - 1) / 2
-	}
-	l.heap[i] = e
-}
+// A dueHeap has the earliest first, for container/heap.
+type dueHeap []dueEntry
 
-func (l *dueList) pop() dueEntry {
-	first, n := l.heap[0], len(l.heap)-1
-	e := l.heap[n]
-	l.heap[n] = dueEntry{}
-	if l.heap = l.heap[:n]; n == 0 {
-		return first
-	}
-	i := 0
-	for {
-		k := 2*i + 1
-		if k+1 < n && l.heap[k+1].at < l.heap[k].at {
-			k++
-		}
-		if k >= n || e.at <= l.heap[k].at {
-			break
-		}
-		l.heap[i] = l.heap[k]
-		i = k
-	}
-	l.heap[i] = e
-	return first
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *dueHeap) Push(e any)        { *h = append(*h, e.(dueEntry)) }
+
+func (h *dueHeap) Pop() any {
+	n := len(*h) - 1
+	e := (*h)[n]
+	(*h)[n] = dueEntry{}
+	*h = (*h)[:n]
+	return e
 }
 
 func (l *dueList) close() {

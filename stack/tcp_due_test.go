@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"container/heap"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -22,12 +23,12 @@ func TestTheDueComeInTheOrderOfTheirTimes(t *testing.T) {
 	for range 20_000 {
 		if len(slow) == 0 || rng.IntN(100) < 51 {
 			at := tcp.Time(1 + rng.IntN(1000))
-			l.push(dueEntry{at: at})
+			heap.Push(&l.heap, dueEntry{at: at})
 			slow = append(slow, at)
 			continue
 		}
 		i := slices.Index(slow, slices.Min(slow))
-		require.Equal(t, slow[i], l.pop().at)
+		require.Equal(t, slow[i], heap.Pop(&l.heap).(dueEntry).at)
 		slow = slices.Delete(slow, i, i+1)
 	}
 	require.Greater(t, len(slow), 100)
