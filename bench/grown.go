@@ -132,8 +132,9 @@ func openIdlePair(t *task) (near, far *network, err error) {
 		}
 		return p.near, p.far, nil
 	case kernel:
-		d, lc := net.Dialer{KeepAlive: -1}, net.ListenConfig{KeepAlive: -1}
-		n := kernelNetwork()
+		d, lc := kernelDialer(t.Setup.CC)
+		d.KeepAlive, lc.KeepAlive = -1, -1
+		n := kernelNetwork("")
 		n.dial = d.Dial
 		n.listen = func(network, address string) (net.Listener, error) {
 			return lc.Listen(context.Background(), network, address)

@@ -22,6 +22,9 @@ func main() {
 	}
 }
 
+// allStacks is the default of -stacks.
+const allStacks = "kernel,gVisor,lneto,usernet"
+
 // options are the command line's.
 type options struct {
 	quick, noisy    bool
@@ -33,6 +36,7 @@ type options struct {
 	profiles, place string
 	stacks          string
 	probe           bool
+	compare         string
 	task            string
 }
 
@@ -50,8 +54,9 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.markdown, "md", "", "write the tables (default RESULTS.md for a full run)")
 	fs.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of usernet's process for each workload to this directory")
 	fs.StringVar(&o.place, "place", "", "free, same or cross, instead of the workloads' own")
-	fs.StringVar(&o.stacks, "stacks", "kernel,gVisor,lneto,usernet", "stacks to run")
+	fs.StringVar(&o.stacks, "stacks", allStacks, "stacks to run")
 	fs.BoolVar(&o.probe, "probe", true, "find each stack's best settings first; without, they are the default ones")
+	fs.StringVar(&o.compare, "compare", "", "measure this tree beside the `commit`'s, interleaved: every workload, both ratios of medians")
 	fs.StringVar(&o.task, "task", "", "for the harness's own use")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -65,7 +70,15 @@ func parse(args []string) (o options, err error) {
 		text, picture = "GROWTH.md", "growth.svg"
 		runs, t = 3, 300*time.Millisecond
 	}
-	full := !o.quick && o.only == ""
+	if o.compare != "" {
+		if o.growth {
+			return o, errors.New("-compare and -growth exclude each other")
+		}
+		if o.stacks == allStacks {
+			o.stacks = string(before) + "," + string(usern)
+		}
+	}
+	full := !o.quick && o.only == "" && o.compare == ""
 	if full && o.markdown == "" {
 		o.markdown = text
 	}
@@ -99,21 +112,30 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer b.lab.close()
+	defer b.close()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-stop
-		b.lab.close()
+		b.close()
 		os.Exit(1)
 	}()
 	if o.growth {
 		return b.grow()
 	}
-	if err := b.all(); err != nil {
-		return err
+	if o.compare != "" {
+		return b.compare()
 	}
+	b.all()
 	return b.write()
+}
+
+// close removes what the run made outside of its files.
+func (b *bench) close() {
+	b.lab.close()
+	if b.before != nil {
+		b.before.remove()
+	}
 }
 
 // A bench is one run of the harness.
@@ -124,8 +146,9 @@ type bench struct {
 	stacks []stackName
 	rows   []*row
 	costs  []cost
-	failed int // workloads that a stack could not run
-	files  int // that a process may have; for growth only
+	failed int    // workloads that a stack could not run
+	before *build // of -compare, or nil
+	files  int    // that a process may have; for growth only
 	// lnetoFailed is the number of workloads that lneto could not run.
 	lnetoFailed int
 }
@@ -158,7 +181,7 @@ func newBench(o options) (*bench, error) {
 	b := &bench{o: o, begin: time.Now()}
 	for s := range strings.SplitSeq(o.stacks, ",") {
 		name := stackName(s)
-		if !slices.Contains([]stackName{kernel, gvisor, lnetoS, usern, netPipe}, name) {
+		if !slices.Contains([]stackName{kernel, gvisor, lnetoS, usern, netPipe, before}, name) || name == before && o.compare == "" {
 			return nil, fmt.Errorf("no stack %q", s)
 		}
 		b.stacks = append(b.stacks, name)
@@ -197,7 +220,7 @@ func (o *options) wanted(id string) bool {
 	return false
 }
 
-func (b *bench) all() error {
+func (b *bench) all() {
 	for i := range workloads {
 		if w := &workloads[i]; b.o.wanted(w.ID) {
 			r := b.measure(w)
@@ -205,7 +228,7 @@ func (b *bench) all() error {
 			fmt.Fprintln(os.Stderr, r.line())
 		}
 	}
-	return b.measureCosts()
+	b.measureCosts()
 }
 
 // measure runs a workload on every stack in turn, again and again.
@@ -216,16 +239,23 @@ func (b *bench) measure(w *workload) *row {
 			continue
 		}
 		f := &figure{setup: b.defaults(w, s)}
-		if b.o.probe {
+		if b.o.probe && s != before {
 			f.setup = b.probe(w, s, f.setup)
 		}
 		r.figures[s] = f
+	}
+	if f := r.figures[before]; f != nil && r.figures[usern] != nil {
+		f.setup = r.figures[usern].setup // one setting for both trees
 	}
 	for n := range b.o.runs {
 		if n > 0 && time.Since(b.begin) > b.o.budget {
 			break
 		}
-		for _, s := range b.stacks {
+		for i := range b.stacks {
+			s := b.stacks[i]
+			if n%2 == 1 { // so that none always follows the same other
+				s = b.stacks[len(b.stacks)-1-i]
+			}
 			f := r.figures[s]
 			switch {
 			case f == nil || f.failed >= 3:
@@ -274,8 +304,7 @@ func (b *bench) sample(r *row, s stackName, f *figure) {
 
 // defaults are the settings to begin with.
 func (b *bench) defaults(w *workload, s stackName) setup {
-	// Without loss cubic costs half of what bbr does, which paces.
-	c := setup{Plain: w.Plain, CC: "cubic"}
+	c := setup{Plain: w.Plain, CC: b.lab.cc()}
 	if s == gvisor && w.Place == onPipe {
 		c.MTU = 65535
 	}
@@ -338,7 +367,7 @@ func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 		return list
 	}
 	tcp := w.Place == onTAP || s == kernel
-	if tcp && w.Kind.bulk() && slices.Contains(b.lab.availableCCs, "bbr") {
+	if tcp && w.Kind.bulk() && b.lab.cc() != "bbr" && slices.Contains(b.lab.ccs, "bbr") {
 		list = append(list, func(c *setup) { c.CC = "bbr" })
 	}
 	if w.Kind.bulk() {

@@ -63,7 +63,7 @@ func runTask(arg string) error {
 func openNetwork(t *task) (*network, error) {
 	switch t.Stack {
 	case kernel:
-		return kernelNetwork(), nil
+		return kernelNetwork(t.Setup.CC), nil
 	case usern:
 		return usernetOnTAP(t.Setup)
 	case gvisor:
@@ -78,7 +78,7 @@ func openNetwork(t *task) (*network, error) {
 func openPair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case kernel:
-		return kernelNetwork(), kernelNetwork(), nil
+		return kernelNetwork(t.Setup.CC), kernelNetwork(t.Setup.CC), nil
 	case usern:
 		return usernetPipe(t.Latency, t.Loss)
 	case gvisor:

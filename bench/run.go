@@ -33,8 +33,10 @@ type sample struct {
 type runner struct {
 	lab  *lab
 	self string // this program's file
-	time time.Duration
-	pin  pin // instead of the workloads' own, if not empty
+	// other is the program that runs the tasks of before, which to it is usernet.
+	other string
+	time  time.Duration
+	pin   pin // instead of the workloads' own, if not empty
 	// profiles is the directory for usernet's profiles; none if empty.
 	profiles string
 	runs     int // so far
@@ -126,9 +128,6 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	t.Role, t.Addr, t.Profile = "both", farAddr, r.profile(w, s)
 	if s == kernel {
 		t.Addr = "127.0.0.1"
-		if err := r.lab.tap.setCC(c.CC); err != nil {
-			return report{}, 0, err
-		}
 	}
 	core, _ := r.cores(w)
 	return r.client(ctx, r.lab.tap, &t, core)
@@ -141,11 +140,6 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 		near, far = r.lab.veth[0], r.lab.veth[1]
 		if w.Plain {
 			near, far = r.lab.noGSO[0], r.lab.noGSO[1]
-		}
-	}
-	for _, ns := range []namespace{near, far} {
-		if err := ns.setCC(c.CC); err != nil {
-			return report{}, 0, err
 		}
 	}
 	nearTask, farTask := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
@@ -198,11 +192,15 @@ type process struct {
 }
 
 func (r *runner) command(ctx context.Context, t *task) (*exec.Cmd, error) {
-	arg, err := json.Marshal(t)
+	program, own := r.self, *t
+	if t.Stack == before {
+		program, own.Stack = r.other, usern
+	}
+	arg, err := json.Marshal(&own)
 	if err != nil {
 		return nil, err
 	}
-	return exec.CommandContext(ctx, r.self, "-task", string(arg)), nil
+	return exec.CommandContext(ctx, program, "-task", string(arg)), nil
 }
 
 func (r *runner) server(ctx context.Context, ns namespace, t *task, core int) (*process, error) {

@@ -20,11 +20,6 @@ type network struct {
 	close        func()
 }
 
-// kernelNetwork is the kernel's, in the namespace of the process.
-func kernelNetwork() *network {
-	return &network{dial: net.Dial, listen: net.Listen, listenPacket: net.ListenPacket, close: func() {}}
-}
-
 // startServer serves a workload and returns when it can be reached.
 func startServer(n *network, t *task) error {
 	k, addr := t.Kind, fmt.Sprintf(":%d", t.Port)

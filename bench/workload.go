@@ -114,6 +114,7 @@ const (
 	gvisor  stackName = "gVisor"
 	lnetoS  stackName = "lneto"
 	netPipe stackName = "net.Pipe" // no stack at all: a reference for P3
+	before  stackName = "before"   // usernet at the commit of -compare
 )
 
 // A setup is how a stack is run: what may be chosen to its advantage.

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// A build is usernet of another commit under this harness.
+type build struct {
+	root   string // of the repository
+	dir    string // with everything that was made
+	commit string
+}
+
+// tree is the commit's checkout.
+func (c *build) tree() string { return filepath.Join(c.dir, "tree") }
+
+// program is the harness, built with the commit's usernet.
+func (c *build) program() string { return filepath.Join(c.dir, "bench") }
+
+// checkout checks a commit out beside the tree and builds the harness with it. The harness is
+// this tree's, so that both sides run the same programs; where that does not compile, because
+// the commit's usernet has another face, it is the commit's own.
+func checkout(commit string) (*build, error) {
+	c := &build{}
+	var err error
+	if c.root, err = command("", "git", "rev-parse", "--show-toplevel"); err != nil {
+		return nil, err
+	}
+	if c.commit, err = command("", "git", "rev-parse", "--verify", "--short", commit+"^{commit}"); err != nil {
+		return nil, fmt.Errorf("-compare %s: %w", commit, err)
+	}
+	if c.dir, err = os.MkdirTemp("", "usernet-bench-"); err != nil {
+		return nil, err
+	}
+	if err := c.build(); err != nil {
+		c.remove()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *build) build() error {
+	if _, err := command(c.root, "git", "worktree", "add", "--detach", c.tree(), c.commit); err != nil {
+		return err
+	}
+	harness := filepath.Join(c.tree(), "bench-compare")
+	if err := os.CopyFS(harness, os.DirFS(filepath.Join(c.root, "bench"))); err != nil {
+		return err
+	}
+	_, first := command(harness, "go", "build", "-o", c.program(), ".")
+	if first == nil {
+		return nil
+	}
+	_, second := command(filepath.Join(c.tree(), "bench"), "go", "build", "-o", c.program(), ".")
+	if second == nil {
+		fmt.Fprintf(os.Stderr, "%s runs under its own harness; this tree's does not compile with it\n", c.commit)
+		return nil
+	}
+	return errors.Join(first, second)
+}
+
+// remove removes all that was made.
+func (c *build) remove() {
+	command(c.root, "git", "worktree", "remove", "--force", c.tree())
+	os.RemoveAll(c.dir)
+}
+
+// command runs a program to its end and returns the first line of what it printed.
+func command(dir, name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, tail(errs.String()))
+	}
+	first, _, _ := strings.Cut(string(out), "\n")
+	return first, nil
+}
+
+// compare measures this tree and the commit of -compare in turns, and prints both.
+func (b *bench) compare() (err error) {
+	if b.before, err = checkout(b.o.compare); err != nil {
+		return err
+	}
+	b.other = b.before.program()
+	fmt.Printf("%s is the commit %s; ratios are this tree's median over its; CPU is in seconds for a GB or a million operations\n",
+		before, b.before.commit)
+	fmt.Printf("%-8s %-46s %9s %9s %7s  %7s %7s %7s\n", "", "", "before", "now", "ratio", "CPU", "CPU now", "ratio")
+	var slower []string
+	for i := range workloads {
+		w := &workloads[i]
+		if !b.o.wanted(w.ID) {
+			continue
+		}
+		r := b.measure(w)
+		fmt.Println(r.compared())
+		if r.ratio(before) < enough {
+			slower = append(slower, fmt.Sprintf("%s %.2f", w.ID, r.ratio(before)))
+		}
+	}
+	if b.o.wanted("C1") {
+		c := b.idleCost(10_000)
+		fmt.Println(c.line())
+	}
+	fmt.Printf("%d workloads below %.2f: %s; %s\n", len(slower), enough, strings.Join(slower, ", "),
+		time.Since(b.begin).Round(time.Second))
+	if b.failed > 0 {
+		return fmt.Errorf("%d measurements failed", b.failed)
+	}
+	return nil
+}
+
+// enough is the ratio of medians from which on a workload counts as not slower: runs of one
+// and the same tree differ by as much.
+const enough = 0.98
+
+// compared is a row of -compare.
+func (r *row) compared() string {
+	f, g := r.figures[before], r.figures[usern]
+	ratio := r.ratio(before)
+	sign := " "
+	if math.IsNaN(ratio) || ratio < enough {
+		sign = "!"
+	}
+	line := fmt.Sprintf("%-8s %-46s %9s %9s %7s%s %7s %7s %7s", r.ID, r.Name, r.amount(before), r.amount(usern),
+		digits(ratio), sign, digits(f.cpu()), digits(g.cpu()), digits(g.cpu()/f.cpu()))
+	for _, s := range []stackName{before, usern, kernel, gvisor, lnetoS} {
+		if n := r.note(s); n != "" {
+			line += fmt.Sprintf("  %s: %s;", s, n)
+		}
+	}
+	return line
+}
