@@ -199,6 +199,34 @@ func TestOnlyThoseWhoAskUsAreLearnt(t *testing.T) {
 	require.Len(t, s.Neighbors(), 1)
 }
 
+func TestAFailedNeighborLearnsOnlyFromAnAnswer(t *testing.T) {
+	// RFC 4861 7.2.5, of an unsolicited advertisement: "If no entry exists, the advertisement
+	// SHOULD be silently discarded". A failed entry is none: nobody waits for an answer, and whoever
+	// could fill it would take the next packets.
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "lost")
+		time.Sleep(10 * time.Second)
+		require.Equal(t, "failed", s.Neighbors()[0].State)
+		p.take()
+		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+		for _, h := range []wire.ARP{
+			{Op: wire.ARPReply, SenderMAC: macC, SenderIP: addr("192.0.2.2"), TargetMAC: macA, TargetIP: addr("192.0.2.1")},
+			{Op: wire.ARPReply, SenderMAC: macC, SenderIP: addr("192.0.2.2"), TargetMAC: macC, TargetIP: addr("192.0.2.2")},
+			{Op: wire.ARPRequest, SenderMAC: macC, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")},
+		} {
+			p.arp(macA, h)
+			require.Equal(t, "failed", s.Neighbors()[0].State, "%+v", h)
+		}
+		sendTo2(t, u, "again")
+		require.Equal(t, []string{whoHas2}, p.sent(), "the neighbour is asked")
+		p.reply()
+		require.Equal(t, []string{"again"}, payloads(p.take()))
+		require.Equal(t, macB, s.Neighbors()[0].MAC)
+	})
+}
+
 func TestImpossibleSendersAreNotLearnt(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()

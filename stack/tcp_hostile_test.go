@@ -43,6 +43,45 @@ func TestACookieForASynWithoutAnMSSOptionStandsForTheDefault(t *testing.T) {
 	}
 }
 
+func TestAnOldCookieOpensNothing(t *testing.T) {
+	// Cookies that never expire can be collected and played back to open connections without
+	// any SYN (RFC 4987 3.6 has a counter in the cookie for that).
+	for age, taken := range map[time.Duration]bool{
+		time.Second: true, 30 * time.Second: true, 5 * time.Minute: false, 30 * time.Minute: false,
+	} {
+		t.Run(age.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, p := hostAndKnownPeer(t)
+				l, err := s.ListenTCP(FamilyAny, addrPort("192.0.2.1:80"), ListenOptions{})
+				require.NoError(t, err)
+				l.nhalf.Add(int32(s.tcp.synBacklog)) // as in a flood
+				p.segments()
+				send := func(h wire.TCP) []wire.TCP {
+					h.DstPort, h.Window = 80, 1000
+					p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP, Dst: addr("192.0.2.1")}, tcpSegment(addr("192.0.2.1"), h))
+					synctest.Wait()
+					list, _, _ := p.segments()
+					return list
+				}
+				syn := wire.TCP{SrcPort: 1000, Seq: 5000, Flags: wire.FlagSYN, MSS: 1460}
+				list := send(syn)
+				require.Len(t, list, 1)
+				time.Sleep(age)
+				syn.SrcPort++
+				require.Len(t, send(syn), 1, "the flood goes on")
+				send(wire.TCP{SrcPort: 1000, Seq: 5001, Ack: list[0].Seq + 1, Flags: wire.FlagACK})
+				require.NoError(t, l.SetDeadline(time.Now().Add(time.Millisecond)))
+				c, err := l.Accept()
+				require.Equal(t, taken, err == nil, "Accept: %v", err)
+				if err == nil {
+					require.NoError(t, c.SetLinger(0))
+					require.NoError(t, c.Close())
+				}
+			})
+		})
+	}
+}
+
 func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T) {
 	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP
 	// endpoints MUST send a challenge ACK". Without an answer the peer would try in vain

@@ -293,3 +293,33 @@ func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	}
 	return r.Device.Send(batch)
 }
+
+// A segment has the time at which its batch was received. While the batch is worked on,
+// another goroutine may write, and time does not go back for a connection: a round trip that
+// took less than nothing would spoil the estimate, and every timer with it.
+func TestTimeDoesNotGoBackWithinABatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndKnownPeer(t)
+		syn, _, _, wait := dialing(t, s, p, netip.AddrPort{})
+		h := wire.TCP{SrcPort: 80, DstPort: syn.SrcPort, Seq: 100, Ack: syn.Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 60000, MSS: 1460}
+		time.Sleep(10 * time.Millisecond)
+		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), h))
+		require.NoError(t, wait())
+		c := s.tcp.table.sockets()[0]
+		require.Equal(t, tcp.Time(10*time.Millisecond), c.Info().MinRTT)
+		time.Sleep(time.Second)
+		received := s.now() // of the batch
+		time.Sleep(100 * time.Millisecond)
+		_, err := c.Write(make([]byte, 100))
+		require.NoError(t, err)
+		wrote := s.now()
+		require.True(t, c.segment(received, &tcp.Segment{TCP: wire.TCP{
+			SrcPort: 80, DstPort: syn.SrcPort, Flags: wire.FlagACK, Window: 60000, Seq: 101, Ack: syn.Seq + 101,
+		}}))
+		require.Zero(t, c.Info().Unacked)
+		require.Equal(t, wrote, c.ran)
+		require.GreaterOrEqual(t, c.Info().MinRTT, tcp.Time(0))
+		require.NoError(t, c.SetLinger(0))
+		require.NoError(t, c.Close())
+	})
+}

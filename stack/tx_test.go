@@ -1,6 +1,9 @@
 package stack
 
 import (
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,4 +64,41 @@ func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
 		require.LessOrEqual(t, calls, n*max(frames, 1)+1000, "%d frames each", frames)
 		require.EqualValues(t, 1000+n*frames, ifc.stats.TxFrames.Load()-sent)
 	}
+}
+
+// The drainer looks once more after its turn has ended, because a frame may be put between its
+// last look and that end, by a goroutine that saw it at work and left.
+func TestTheDrainerSeesAFrameThatIsPutLate(t *testing.T) {
+	a, _ := twoHosts(t, nic.PipeConfig{})
+	ifc := a.ifaceNamed("eth0")
+	const rounds = 50_000 // without that look, the first failed within 7000
+	frame := make([]byte, 60)
+	var ready, done [2]atomic.Int64 // rounds that each goroutine has begun, and ended
+	await := func(n *atomic.Int64, round int64) {
+		for n.Load() <= round {
+			runtime.Gosched()
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() {
+			for r := range int64(rounds) {
+				ready[i].Add(1)
+				for spin := 0; ready[1-i].Load() <= r; spin++ { // both begin at once
+					if spin > 1000 {
+						runtime.Gosched() // there may be one processor
+					}
+				}
+				ifc.enqueue(txEntry{frame: nic.Frame{Head: frame}})
+				ifc.drain()
+				done[i].Add(1)
+				await(&done[1-i], r)
+				if left := ifc.tx.n.Load(); left != 0 {
+					t.Errorf("round %d: %d frames were left in the queue", r, left)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
