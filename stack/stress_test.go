@@ -169,7 +169,7 @@ func (x *stressed) step(r *rand.Rand) {
 // requireIdle fails unless nothing is open any more on a host. What was closed may still
 // be on its way.
 func requireIdle(t *testing.T, s *Stack) {
-	require.Empty(t, *s.tcp.listeners.Load())
+	require.Empty(t, s.tcp.listeners.all())
 	for i := range s.udp.buckets {
 		require.Empty(t, s.udp.at(uint16(i)))
 	}
@@ -195,7 +195,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 	for i := range ts.table.ports.shards {
 		require.Empty(t, ts.table.ports.shards[i].use)
 	}
-	require.Empty(t, *ts.listeners.Load())
+	require.Empty(t, ts.listeners.all())
 	require.Zero(t, ts.waits.n)
 	require.Nil(t, ts.waits.first)
 	require.Empty(t, ts.wheel.due.heap)

@@ -46,8 +46,8 @@ type tcpState struct {
 	used       atomic.Int64 // of it
 
 	table     tcpTable
-	listenMu  sync.Mutex                                      // held to bind to a port that was asked for
-	listeners atomic.Pointer[map[netip.AddrPort]*TCPListener] // replaced under listenMu, never changed
+	listenMu  sync.Mutex // held to bind to a port that was asked for
+	listeners tcpListeners
 	waits     timeWaits
 	wheel     wheel
 	paths     pathCache
@@ -110,23 +110,8 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		ts.synBacklog = defaultSynBacklog
 	}
 	ts.table.seed = maphash.MakeSeed()
-	ts.listeners.Store(&map[netip.AddrPort]*TCPListener{})
 	ts.waits.init(s, cfg.TimeWaits)
 	ts.wheel.s, ts.wheel.due.s = s, s
-}
-
-// listener finds the listener for an address of ours: its own first, then
-// that of all addresses.
-func (ts *tcpState) listener(local netip.AddrPort) *TCPListener {
-	m := *ts.listeners.Load()
-	if l := m[local]; l != nil {
-		return l
-	}
-	any := netip.IPv4Unspecified()
-	if local.Addr().Is6() {
-		any = netip.IPv6Unspecified()
-	}
-	return m[netip.AddrPortFrom(any, local.Port())]
 }
 
 // inputTCP takes a TCP segment that was addressed to us.
@@ -174,16 +159,16 @@ func (s *Stack) inputTCP(p *packet) {
 		sock, wait = s.tcp.table.lookup(&k)
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listener(local); l != nil && l.syn(p.time(), local, remote, &seg, old) {
+		if l := s.tcp.listeners.find(local); l != nil && l.syn(p.time(), local, remote, &seg, old) {
 			return
 		}
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
-		if l := s.tcp.listener(local); l != nil && l.takeCookie(local, remote, &seg) {
+		if l := s.tcp.listeners.find(local); l != nil && l.takeCookie(local, remote, &seg) {
 			return
 		}
 	}
-	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listener(local) != nil {
+	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listeners.find(local) != nil {
 		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
 		// or data-bearing segment (not containing SYN) must have an ACK".
 		p.ifc.drop(dropTCPListen)
@@ -229,7 +214,7 @@ func (s *Stack) tcpICMP(e *icmpError) {
 
 // closeTCP resets every connection and closes every listener.
 func (s *Stack) closeTCP() {
-	for _, l := range *s.tcp.listeners.Load() {
+	for _, l := range s.tcp.listeners.all() {
 		l.Close()
 	}
 	for _, t := range s.tcp.table.sockets() {

@@ -79,9 +79,9 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	} else if _, ok := s.ephemeralPort(s.rand64(), try); !ok {
 		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 	}
-	ts.setListener(l.local, l)
+	ts.listeners.add(l)
 	if s.closed.Load() {
-		ts.setListener(l.local, nil)
+		ts.listeners.remove(l)
 		return nil, net.ErrClosed
 	}
 	return l, nil
@@ -89,28 +89,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 
 // bindable reports whether nothing stands in the way of a listener there.
 func (ts *tcpState) bindable(local netip.AddrPort) bool {
-	for have := range *ts.listeners.Load() {
-		if have.Port() == local.Port() &&
-			(have.Addr() == local.Addr() || have.Addr().IsUnspecified() || local.Addr().IsUnspecified()) {
-			return false
-		}
-	}
-	return !ts.table.ports.busy(local, true)
-}
-
-// setListener replaces the table by one in which local is l, or nobody where l
-// is nil. listenMu is held.
-func (ts *tcpState) setListener(local netip.AddrPort, l *TCPListener) {
-	next := make(map[netip.AddrPort]*TCPListener)
-	for k, v := range *ts.listeners.Load() {
-		next[k] = v
-	}
-	if l != nil {
-		next[local] = l
-	} else {
-		delete(next, local)
-	}
-	ts.listeners.Store(&next)
+	return !ts.listeners.conflicts(local) && !ts.table.ports.busy(local, true)
 }
 
 // full reports that no further connection is completed for now.
@@ -291,7 +270,7 @@ func (l *TCPListener) Close() error {
 	l.mu.Unlock()
 	ts := &l.s.tcp
 	ts.listenMu.Lock()
-	ts.setListener(l.local, nil)
+	ts.listeners.remove(l)
 	ts.listenMu.Unlock()
 	for _, t := range rest {
 		t.kill()

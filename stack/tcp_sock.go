@@ -222,14 +222,14 @@ func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
 	if localPort != 0 {
 		local := netip.AddrPortFrom(p.src, localPort)
 		s.tcp.listenMu.Lock() // between the question and the insertion nobody else takes the port
-		free := s.tcp.listener(local) == nil && !s.tcp.table.ports.busy(local, false) && try(localPort)
+		free := s.tcp.listeners.find(local) == nil && !s.tcp.table.ports.busy(local, false) && try(localPort)
 		s.tcp.listenMu.Unlock()
 		if !free {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
 	} else {
 		free := func(port uint16) bool {
-			return s.tcp.listener(netip.AddrPortFrom(p.src, port)) == nil && try(port)
+			return s.tcp.listeners.find(netip.AddrPortFrom(p.src, port)) == nil && try(port)
 		}
 		h := s.hashAddrs(netip.AddrPortFrom(p.src, 0), remote)
 		if _, ok := s.ephemeralPort(h, free); !ok {

@@ -131,7 +131,7 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	case tcp.WaitReuse:
 		// RFC 6191: only where there is someone to take it. RFC 5961 4.2: otherwise
 		// "TCP endpoints MUST send a challenge ACK".
-		if w.s.tcp.listener(tw.key.local()) == nil {
+		if w.s.tcp.listeners.find(tw.key.local()) == nil {
 			v = tcp.WaitAck
 		} else {
 			w.drop(tw)
