@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // PingConfig says how to ping. The zero value sends one request and waits a second for
@@ -224,7 +225,7 @@ func (p *pinger) send() error {
 	seq := uint16(p.stats.Sent)
 	binary.BigEndian.PutUint16(p.msg[6:], seq)
 	binary.BigEndian.PutUint16(p.msg[2:], 0)
-	binary.BigEndian.PutUint16(p.msg[2:], ^onesSum(p.msg))
+	binary.BigEndian.PutUint16(p.msg[2:], wire.Checksum(p.msg))
 	r := request{seq, time.Now()}
 	// Known before it is sent: on a link in memory, the answer comes first.
 	p.out = append(p.out, r)
@@ -271,7 +272,7 @@ func (p *pinger) tell(r PingReply) {
 
 // input takes an ICMP message, which may have nothing to do with us.
 func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
-	if len(msg) < echoLen || onesSum(msg) != 0xffff {
+	if len(msg) < echoLen || wire.Checksum(msg) != 0 {
 		return
 	}
 	reply := PingReply{From: from, TTL: meta.TTL, Size: len(msg) - echoLen}
@@ -376,19 +377,4 @@ func (p *pinger) finish() {
 	p.stats.Avg = p.sum / time.Duration(n)
 	mean := float64(p.sum) / float64(n)
 	p.stats.MDev = time.Duration(math.Sqrt(max(0, p.square/float64(n)-mean*mean)))
-}
-
-// onesSum is the folded sum of RFC 1071, without the complement.
-func onesSum(b []byte) uint16 {
-	var sum uint64
-	for ; len(b) >= 2; b = b[2:] {
-		sum += uint64(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint64(b[0]) << 8
-	}
-	for sum > 0xffff {
-		sum = sum&0xffff + sum>>16
-	}
-	return uint16(sum)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 func TestPingMeasuresRoundTrips(t *testing.T) {
@@ -138,9 +139,9 @@ func TestPingTellsOfICMPErrors(t *testing.T) {
 			copy(out[16:], in[12:16])
 			out[20], out[21] = 11, 0
 			copy(out[28:], in[:28])
-			sum := ^onesSum(out[20:])
+			sum := wire.Checksum(out[20:])
 			out[22], out[23] = byte(sum>>8), byte(sum)
-			sum = ^onesSum(out[:20])
+			sum = wire.Checksum(out[:20])
 			out[10], out[11] = byte(sum>>8), byte(sum)
 			eb.Send([]nic.Frame{{Head: out}})
 		}
@@ -183,7 +184,7 @@ func FuzzPingInput(f *testing.F) {
 		p.out = []request{{0, time.Now()}}
 		if len(msg) >= 4 { // a good checksum, so that more is looked at
 			msg[2], msg[3] = 0, 0
-			sum := ^onesSum(msg)
+			sum := wire.Checksum(msg)
 			msg[2], msg[3] = byte(sum>>8), byte(sum)
 		}
 		p.input(msg, netip.MustParseAddr("127.0.0.1"), stack.Meta{})
@@ -194,29 +195,12 @@ func FuzzPingInput(f *testing.F) {
 	})
 }
 
-func TestOnesSumAgreesWithASlowOne(t *testing.T) {
-	b := make([]byte, 0, 300)
-	for i := range 300 {
-		b = append(b, byte(i*i*31))
-		var want uint32
-		for j, c := range b {
-			if j%2 == 0 {
-				want += uint32(c) << 8
-			} else {
-				want += uint32(c)
-			}
-			want = want&0xffff + want>>16
-		}
-		require.Equal(t, uint16(want), onesSum(b))
-	}
-}
-
 func TestICMPSocketsOfNetsForm(t *testing.T) {
 	a, _ := newPair(t)
 	c, err := a.ListenPacket("ip4:icmp", "0.0.0.0")
 	require.NoError(t, err)
 	msg := []byte{8, 0, 0, 0, 0x12, 0x34, 0, 1, 'h', 'i'}
-	sum := ^onesSum(msg)
+	sum := wire.Checksum(msg)
 	msg[2], msg[3] = byte(sum>>8), byte(sum)
 	_, err = c.WriteTo(msg, &net.IPAddr{IP: net.ParseIP(addrB)})
 	require.NoError(t, err)

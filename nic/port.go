@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"net"
 	"sync/atomic"
+
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // Stats counts what has passed a device since it was made. A super-frame
@@ -85,11 +87,10 @@ func (p *port) deliver(batch []Frame, bytes int) bool {
 }
 
 const (
-	etherHeaderLen = 14 // destination, source, type
-	vlanTagLen     = 4  // IEEE 802.1Q
+	vlanTagLen = 4 // IEEE 802.1Q
 
 	maxPacket = 65535 // the largest IPv4 packet
-	maxFrame  = maxPacket + etherHeaderLen + vlanTagLen
+	maxFrame  = maxPacket + wire.EthernetLen + vlanTagLen
 )
 
 // headerLen is the length of what stands before the network-layer header.
@@ -97,13 +98,13 @@ func (m Medium) headerLen() int {
 	if m == IP {
 		return 0
 	}
-	return etherHeaderLen
+	return wire.EthernetLen
 }
 
 // vlanTagged reports whether an Ethernet header is followed by a tag, which is
 // not counted against the MTU.
 func vlanTagged(head []byte) bool {
-	if len(head) < etherHeaderLen {
+	if len(head) < wire.EthernetLen {
 		return false
 	}
 	t := uint16(head[12])<<8 | uint16(head[13])

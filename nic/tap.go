@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // TAPConfig configures OpenTAP.
@@ -122,7 +124,7 @@ func (t *TAP) Send(batch []Frame) (n int, err error) {
 // what is left of 65535 for the kernel's interface.
 const (
 	minTAPMTU = 68
-	maxTAPMTU = maxPacket - etherHeaderLen
+	maxTAPMTU = maxPacket - wire.EthernetLen
 )
 
 const (

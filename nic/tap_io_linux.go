@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/usernet/usernet/stack/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -159,7 +160,7 @@ func (r *tapReader) take(b []byte) {
 		r.dropped++
 		return
 	}
-	f, ok := Frame{Head: b}, len(b) >= etherHeaderLen
+	f, ok := Frame{Head: b}, len(b) >= wire.EthernetLen
 	if r.header > 0 {
 		f, ok = parseVnet(b, b[r.header:], nil)
 	}
@@ -310,20 +311,20 @@ func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
 // not matter which are the sender's.
 func (w *tapWriter) queueOf(f *Frame) int {
 	b := f.Head
-	const ports4, ports6 = etherHeaderLen + ip4HeaderLen, etherHeaderLen + ip6HeaderLen
+	const ports4, ports6 = wire.EthernetLen + wire.IPv4Len, wire.EthernetLen + wire.IPv6Len
 	if len(b) < ports4+4 {
 		return 0
 	}
 	be := binary.BigEndian
 	var h uint32
-	switch ip := b[etherHeaderLen:]; {
-	case be.Uint16(b[12:]) == etherTypeIP4:
+	switch ip := b[wire.EthernetLen:]; {
+	case wire.EtherType(be.Uint16(b[12:])) == wire.EtherTypeIPv4:
 		h = be.Uint32(ip[12:]) ^ be.Uint32(ip[16:])
 		if hasPorts(ip[9]) && ip[0] == 0x45 && be.Uint16(ip[6:])&^ip4DontFragment == 0 {
 			h ^= uint32(be.Uint16(b[ports4:]) ^ be.Uint16(b[ports4+2:]))
 		}
-	case be.Uint16(b[12:]) == etherTypeIP6 && len(b) >= ports6+4:
-		for i := 8; i < ip6HeaderLen; i += 4 {
+	case wire.EtherType(be.Uint16(b[12:])) == wire.EtherTypeIPv6 && len(b) >= ports6+4:
+		for i := 8; i < wire.IPv6Len; i += 4 {
 			h ^= be.Uint32(ip[i:])
 		}
 		if hasPorts(ip[6]) {
@@ -335,7 +336,7 @@ func (w *tapWriter) queueOf(f *Frame) int {
 }
 
 // hasPorts reports whether ports begin a transport header.
-func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP }
+func hasPorts(proto byte) bool { return proto == byte(wire.ProtoTCP) || proto == byte(wire.ProtoUDP) }
 
 func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int, error) {
 	op, _ := w.ops.Get().(*tapWrite)

@@ -109,9 +109,9 @@ func (w *watched) see(batch []Frame) {
 	}
 }
 
-// wire makes the two namespaces, and leaves the test's thread in the second.
+// joined makes the two namespaces, and leaves the test's thread in the second.
 // wrap, if not nil, returns what stands in front of a, and may change more.
-func wire(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
+func joined(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
 	t.Helper()
 	w := new(wired)
 	addrs, prefix, _ := addresses(v6)
@@ -171,7 +171,7 @@ func (k *kernels) exchange(t *testing.T, n int) {
 func TestKernelsTalkOverTwoTAPsInSuperFrames(t *testing.T) {
 	for name, kind := range map[string]GSOKind{"IPv4": GSOTCP4, "IPv6": GSOTCP6} {
 		t.Run(name, func(t *testing.T) {
-			w := wire(t, TAPConfig{}, TAPConfig{}, kind == GSOTCP6, nil)
+			w := joined(t, TAPConfig{}, TAPConfig{}, kind == GSOTCP6, nil)
 			w.exchange(t, 8<<20)
 			for _, dir := range []*watched{&w.fromA, &w.fromB} {
 				require.Positive(t, dir.kinds[kind].Load())
@@ -200,7 +200,7 @@ func TestATAPWithoutOffloadsDropsSuperFrames(t *testing.T) {
 }
 
 func TestKernelsTalkOverTwoPlainTAPs(t *testing.T) {
-	w := wire(t, TAPConfig{NoOffload: true}, TAPConfig{NoOffload: true}, false, nil)
+	w := joined(t, TAPConfig{NoOffload: true}, TAPConfig{NoOffload: true}, false, nil)
 	w.exchange(t, 2<<20)
 	for _, dir := range []*watched{&w.fromA, &w.fromB} {
 		require.Equal(t, int64(1514), dir.large.Load())
@@ -211,7 +211,7 @@ func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
 	const spin = time.Millisecond
 	for _, plain := range []bool{false, true} {
 		before := readers()
-		w := wire(t, TAPConfig{Spin: spin, NoOffload: plain}, TAPConfig{Spin: spin, NoOffload: plain}, false, nil)
+		w := joined(t, TAPConfig{Spin: spin, NoOffload: plain}, TAPConfig{Spin: spin, NoOffload: plain}, false, nil)
 		w.exchange(t, 2<<20)
 		time.Sleep(2 * spin) // it sleeps, and is woken again
 		w.exchange(t, 1<<10)
@@ -228,7 +228,7 @@ func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 		cut = Impair(w.a, ImpairConfig{})
 		return cut
 	}
-	w := wire(t, TAPConfig{}, TAPConfig{NoOffload: true}, false, impaired)
+	w := joined(t, TAPConfig{}, TAPConfig{NoOffload: true}, false, impaired)
 	w.exchange(t, 2<<20)
 	require.Equal(t, int64(1514), w.fromA.large.Load())
 	require.Greater(t, cut.InStats().Delivered, w.a.Stats().Received+500, "super-frames became many")
@@ -249,7 +249,7 @@ func (c cutter) Send(batch []Frame) (int, error) {
 func TestAPlainTAPMergesWhatTheKernelCutUp(t *testing.T) {
 	for name, kind := range map[string]GSOKind{"IPv4": GSOTCP4, "IPv6": GSOTCP6} {
 		t.Run(name, func(t *testing.T) {
-			w := wire(t, TAPConfig{NoOffload: true}, TAPConfig{}, kind == GSOTCP6, func(w *wired) Device {
+			w := joined(t, TAPConfig{NoOffload: true}, TAPConfig{}, kind == GSOTCP6, func(w *wired) Device {
 				w.a.MergeReceived()
 				return cutter{w.a}
 			})
@@ -286,7 +286,7 @@ func TestDatagramsOfEqualSizeCrossInOneSuperFrame(t *testing.T) {
 	for name, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
 		for _, kernelCuts := range []bool{true, false} {
 			t.Run(name, func(t *testing.T) {
-				w := wire(t, TAPConfig{}, TAPConfig{}, v6, func(w *wired) Device {
+				w := joined(t, TAPConfig{}, TAPConfig{}, v6, func(w *wired) Device {
 					require.True(t, w.b.off.uso, "Linux has it since 6.2")
 					w.b.off.uso = kernelCuts
 					return w.a
@@ -321,7 +321,7 @@ func TestWiresharkReadsAnOffloadedRun(t *testing.T) {
 	f, err := os.Create(name)
 	require.NoError(t, err)
 	defer f.Close()
-	w := wire(t, TAPConfig{}, TAPConfig{}, false, func(w *wired) Device { return Capture(w.a, f, CaptureConfig{}) })
+	w := joined(t, TAPConfig{}, TAPConfig{}, false, func(w *wired) Device { return Capture(w.a, f, CaptureConfig{}) })
 	w.exchange(t, 1<<20)
 	sendSegments(t, w.udp[1], pattern(5500), 1000)
 	eventually(t, "the datagrams", func() bool { return w.fromB.kinds[GSOUDP].Load() > 0 })

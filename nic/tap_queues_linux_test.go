@@ -15,7 +15,7 @@ func TestKernelsTalkOverSeveralQueues(t *testing.T) {
 		for family, v6 := range map[string]bool{"IPv4": false, "IPv6": true} {
 			t.Run(name+" "+family, func(t *testing.T) {
 				before := readers()
-				w := wire(t, TAPConfig{NoOffload: plain, Queues: 3}, TAPConfig{NoOffload: plain, Queues: 2}, v6, nil)
+				w := joined(t, TAPConfig{NoOffload: plain, Queues: 3}, TAPConfig{NoOffload: plain, Queues: 2}, v6, nil)
 				require.Equal(t, before+5, readers(), "one for each queue")
 				for range 4 {
 					w.exchange(t, 2<<20)

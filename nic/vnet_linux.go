@@ -3,6 +3,7 @@ package nic
 import (
 	"encoding/binary"
 
+	"github.com/usernet/usernet/stack/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -54,7 +55,7 @@ func putVnet(b []byte, f *Frame) {
 func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
 	f.Head, f.Body = head, body
-	if len(head) < etherHeaderLen {
+	if len(head) < wire.EthernetLen {
 		return f, false
 	}
 	switch flags := hdr[vnetFlags]; {
@@ -62,7 +63,7 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 		f.NeedsChecksum = true
 		f.ChecksumStart = ne.Uint16(hdr[vnetCsumStart:])
 		f.ChecksumOffset = ne.Uint16(hdr[vnetCsumOffset:])
-		if f.ChecksumStart < etherHeaderLen ||
+		if f.ChecksumStart < wire.EthernetLen ||
 			int(f.ChecksumStart)+int(f.ChecksumOffset)+2 > len(head) {
 			return f, false
 		}
@@ -86,19 +87,19 @@ func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 	var header, sumOffset int
 	switch kind {
 	case unix.VIRTIO_NET_HDR_GSO_TCPV4, unix.VIRTIO_NET_HDR_GSO_TCPV6:
-		f.GSO, sumOffset = GSOTCP4, tcpChecksumOffset
+		f.GSO, sumOffset = GSOTCP4, wire.TCPChecksumOffset
 		if kind == unix.VIRTIO_NET_HDR_GSO_TCPV6 {
 			f.GSO = GSOTCP6
 		}
-		if start+tcpHeaderLen > len(b) {
+		if start+wire.TCPLen > len(b) {
 			return false
 		}
 		header = int(b[start+12]>>4) * 4
-		if header < tcpHeaderLen {
+		if header < wire.TCPLen {
 			return false
 		}
 	case unix.VIRTIO_NET_HDR_GSO_UDP_L4:
-		f.GSO, sumOffset, header = GSOUDP, udpChecksumOffset, udpHeaderLen
+		f.GSO, sumOffset, header = GSOUDP, wire.UDPChecksumOffset, wire.UDPLen
 	default:
 		return false
 	}
@@ -114,11 +115,11 @@ func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 // one whose checksum is still to be completed, as super-frames are here. A
 // network card that merges what it receives leaves any checksum in it.
 func (f *Frame) reopenChecksum() bool {
-	b, network := f.Head, etherHeaderLen
+	b, network := f.Head, wire.EthernetLen
 	if vlanTagged(b) {
 		network += vlanTagLen
 	}
-	if len(b) < network+ip6HeaderLen {
+	if len(b) < network+wire.IPv6Len {
 		return false // too short for both versions, with a transport header
 	}
 	var transport int
@@ -128,11 +129,11 @@ func (f *Frame) reopenChecksum() bool {
 	case 4:
 		transport, proto, addrs = network+int(ip[0]&15)*4, ip[9], ip[12:20]
 	case 6:
-		transport, proto, addrs = network+ip6HeaderLen, ip[6], ip[8:40]
+		transport, proto, addrs = network+wire.IPv6Len, ip[6], ip[8:40]
 	}
-	offset := tcpChecksumOffset
+	offset := wire.TCPChecksumOffset
 	if proto == unix.IPPROTO_UDP {
-		offset = udpChecksumOffset
+		offset = wire.UDPChecksumOffset
 	} else if proto != unix.IPPROTO_TCP {
 		return false
 	}

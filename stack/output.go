@@ -117,13 +117,7 @@ func pad(frame []byte) []byte {
 // pseudo-header's sum stands, with all that follows. It begins at packet[start:], and the
 // result goes there.
 func completeChecksum(packet, segment []byte, start, offset int) {
-	sum := ^wire.Fold(wire.Sum(segment, 0))
-	// RFC 768: "If the computed checksum is zero, it is transmitted as all
-	// ones". That is UDP's alone: TCP's is never all ones (RFC 1624 section 3).
-	if sum == 0 && offset == udpChecksumOffset {
-		sum = 0xffff
-	}
-	binary.BigEndian.PutUint16(packet[start+offset:], sum)
+	binary.BigEndian.PutUint16(packet[start+offset:], wire.FinishChecksum(segment, offset))
 }
 
 // An ipHeader is what the sender of a datagram chooses of its header.

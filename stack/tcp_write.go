@@ -234,9 +234,9 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	at += copy(b[at:], seg.Payload2)
 	copy(b[at:], seg.Lent)
 	if t.path.ifc.txChecksum {
-		meta.needsChecksum, meta.transportOff, meta.csumOffset = true, wire.IPv4Len, tcpChecksumOffset
+		meta.needsChecksum, meta.transportOff, meta.csumOffset = true, wire.IPv4Len, wire.TCPChecksumOffset
 		sum := wire.Fold(wire.PseudoSum(t.path.src, t.path.dst, uint8(wire.ProtoTCP), total))
-		binary.BigEndian.PutUint16(b[tcpChecksumOffset:], sum)
+		binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], sum)
 		if seg.GSOSize > 0 {
 			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
 		}
@@ -264,5 +264,3 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	}
 	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
 }
-
-const tcpChecksumOffset = 16 // RFC 9293 3.1

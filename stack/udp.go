@@ -14,8 +14,6 @@ import (
 
 const maxUDPPayload = maxIPv4 - wire.IPv4Len - wire.UDPLen // 65507
 
-const udpChecksumOffset = 6 // RFC 768
-
 // A UDP is a UDP socket. Its methods may be called from several goroutines.
 // Errors are net.ErrClosed, os.ErrDeadlineExceeded and syscall.Errno.
 type UDP struct {
@@ -390,7 +388,7 @@ func (u *UDP) send(buf []byte, size int, to netip.AddrPort, o *SendOptions, meta
 	if meta.gso != nic.GSONone || p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
 		sum := wire.Fold(wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), n))
 		buf[ipRoom+6], buf[ipRoom+7] = byte(sum>>8), byte(sum)
-		meta.needsChecksum, meta.csumOffset = true, udpChecksumOffset
+		meta.needsChecksum, meta.csumOffset = true, wire.UDPChecksumOffset
 	} else {
 		wire.SetUDPChecksum(p.src, p.dst, buf[ipRoom:ipRoom+n])
 	}

@@ -91,10 +91,10 @@ func (u *UDP) claim(size int, to netip.AddrPort, o *SendOptions, parts ...[]byte
 		be.PutUint16(datagram[6:], wire.Fold(sum))
 		f.NeedsChecksum = true
 		f.ChecksumStart = uint16(ifc.linkLen + wire.IPv4Len)
-		f.ChecksumOffset = udpChecksumOffset
+		f.ChecksumOffset = wire.UDPChecksumOffset
 	} else {
 		be.PutUint16(datagram[6:], wire.Fold(sum))
-		completeChecksum(datagram, datagram, 0, udpChecksumOffset)
+		completeChecksum(datagram, datagram, 0, wire.UDPChecksumOffset)
 	}
 	u.sentNow++
 	return true

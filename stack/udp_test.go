@@ -470,7 +470,7 @@ func TestRawSocketsGetCopiesOfTheirProtocol(t *testing.T) {
 func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
 	const start = 20
 	packet := make([]byte, 2*start)
-	for offset, want := range map[int][]byte{udpChecksumOffset: {0xff, 0xff}, tcpChecksumOffset: {0, 0}} {
+	for offset, want := range map[int][]byte{wire.UDPChecksumOffset: {0xff, 0xff}, wire.TCPChecksumOffset: {0, 0}} {
 		clear(packet)
 		copy(packet[start:], []byte{0xff, 0xf0, 0, 0x0f})
 		completeChecksum(packet, packet[start:], start, offset)

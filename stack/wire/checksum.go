@@ -113,3 +113,17 @@ func UpdateChecksum(old, from, to uint16) uint16 {
 	// RFC 1624 3, equation 3: "HC' = ~(~HC + ~m + m')".
 	return ^Fold(uint64(^old) + uint64(^from) + uint64(to))
 }
+
+// FinishChecksum returns the checksum of a TCP segment or UDP datagram whose field, offset
+// bytes into it, holds the folded sum of the pseudo-header, not complemented: what a sender
+// leaves to a device that computes checksums. The field has to lie in the segment.
+func FinishChecksum(segment []byte, offset int) uint16 {
+	sum := ^Fold(Sum(segment, 0))
+	// RFC 768: "If the computed checksum is zero, it is transmitted as all
+	// ones". That is UDP's alone: TCP's is never all ones (RFC 1624 section 3), and
+	// though receivers take it, Wireshark calls it bad.
+	if sum == 0 && offset == UDPChecksumOffset {
+		sum = 0xffff
+	}
+	return sum
+}

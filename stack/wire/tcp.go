@@ -8,6 +8,9 @@ import (
 const (
 	TCPLen    = 20 // bytes of a TCP header without options
 	MaxTCPLen = 60 // bytes of a TCP header with all the options it can have
+
+	// TCPChecksumOffset is where the checksum is in the header (RFC 9293 3.1).
+	TCPChecksumOffset = 16
 )
 
 // TCPFlags are the control bits of a TCP segment (RFC 9293 3.1; AE is RFC 9768's).

@@ -8,6 +8,9 @@ import (
 // UDPLen is the length in bytes of a UDP header.
 const UDPLen = 8
 
+// UDPChecksumOffset is where the checksum is in the header (RFC 768).
+const UDPChecksumOffset = 6
+
 // A UDP is the header of a UDP datagram (RFC 768).
 type UDP struct {
 	SrcPort, DstPort uint16

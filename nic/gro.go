@@ -3,6 +3,8 @@ package nic
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // A merger joins the segments of a TCP connection that follow each other in a
@@ -33,12 +35,7 @@ const (
 	// mergeLimit is the longest packet that is made by merging.
 	mergeLimit = maxPacket
 
-	etherTypeIP4    = 0x0800
-	etherTypeIP6    = 0x86dd
-	protoTCP        = 6
-	protoUDP        = 17
 	ip4DontFragment = 0x4000
-	tcpACK          = 0x10
 
 	// The 4 bytes that begin the options of most segments (RFC 7323 appendix A).
 	tcpNopNopTS = 0x0101080a
@@ -74,25 +71,25 @@ func (m *merger) add(batch []Frame, b []byte) bool {
 
 // begin looks whether a frame may be continued, by one with the same headers.
 func (m *merger) begin(b []byte) bool {
-	if len(b) < etherHeaderLen+ip4HeaderLen+tcpHeaderLen {
+	if len(b) < wire.EthernetLen+wire.IPv4Len+wire.TCPLen {
 		return false
 	}
-	m.network, m.merged = etherHeaderLen, false
-	ip := b[etherHeaderLen:]
-	switch binary.BigEndian.Uint16(b[12:]) {
-	case etherTypeIP4:
+	m.network, m.merged = wire.EthernetLen, false
+	ip := b[wire.EthernetLen:]
+	switch wire.EtherType(binary.BigEndian.Uint16(b[12:])) {
+	case wire.EtherTypeIPv4:
 		// Without options, and not a fragment.
-		if ip[0] != 0x45 || ip[9] != protoTCP || binary.BigEndian.Uint16(ip[6:])&^ip4DontFragment != 0 ||
+		if ip[0] != 0x45 || ip[9] != byte(wire.ProtoTCP) || binary.BigEndian.Uint16(ip[6:])&^ip4DontFragment != 0 ||
 			int(binary.BigEndian.Uint16(ip[2:])) != len(ip) {
 			return false
 		}
-		m.v6, m.transport = false, etherHeaderLen+ip4HeaderLen
-	case etherTypeIP6:
-		if len(ip) < ip6HeaderLen+tcpHeaderLen || ip[0]>>4 != 6 || ip[6] != protoTCP ||
-			int(binary.BigEndian.Uint16(ip[4:])) != len(ip)-ip6HeaderLen {
+		m.v6, m.transport = false, wire.EthernetLen+wire.IPv4Len
+	case wire.EtherTypeIPv6:
+		if len(ip) < wire.IPv6Len+wire.TCPLen || ip[0]>>4 != 6 || ip[6] != byte(wire.ProtoTCP) ||
+			int(binary.BigEndian.Uint16(ip[4:])) != len(ip)-wire.IPv6Len {
 			return false
 		}
-		m.v6, m.transport = true, etherHeaderLen+ip6HeaderLen
+		m.v6, m.transport = true, wire.EthernetLen+wire.IPv6Len
 	default:
 		return false
 	}
@@ -100,8 +97,8 @@ func (m *merger) begin(b []byte) bool {
 	header := int(t[12]>>4) * 4
 	// Options other than timestamps say something about the one segment. So do
 	// all flags but ACK, and PSH and FIN at the end, after which nothing follows.
-	plain := header == tcpHeaderLen ||
-		header == tcpHeaderLen+12 && len(t) > header && binary.BigEndian.Uint32(t[20:]) == tcpNopNopTS
+	plain := header == wire.TCPLen ||
+		header == wire.TCPLen+12 && len(t) > header && binary.BigEndian.Uint32(t[20:]) == tcpNopNopTS
 	if !plain || t[12]&15 != 0 || t[13] != tcpACK || len(t) <= header {
 		return false
 	}
@@ -147,10 +144,10 @@ func (m *merger) continues(a, b []byte) (n int, flags byte, ok bool) {
 
 // valid verifies the checksums of a piece.
 func (m *merger) valid(b []byte) bool {
-	if !m.v6 && onesSum(b[m.network:m.transport], 0) != 0xffff {
+	if !m.v6 && wire.Checksum(b[m.network:m.transport]) != 0 {
 		return false
 	}
-	return onesSum(b[m.transport:], m.pseudoSum(b)) == 0xffff
+	return wire.Fold(wire.Sum(b[m.transport:], uint64(m.pseudoSum(b)))) == 0xffff
 }
 
 // pseudoSum is that of a piece, or of all.
@@ -159,16 +156,13 @@ func (m *merger) pseudoSum(b []byte) uint16 {
 	if m.v6 {
 		addrs = b[m.network+8 : m.transport]
 	}
-	return pseudoSum(addrs, protoTCP, len(b)-m.transport)
+	return pseudoSum(addrs, byte(wire.ProtoTCP), len(b)-m.transport)
 }
 
 // pseudoSum is the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1): of both addresses,
 // the protocol, and the length of the transport header and what follows it.
 func pseudoSum(addrs []byte, proto byte, length int) uint16 {
-	var rest [4]byte
-	rest[1] = proto
-	binary.BigEndian.PutUint16(rest[2:], uint16(length))
-	return onesSum(rest[:], onesSum(addrs, 0))
+	return wire.Fold(wire.Sum(addrs, uint64(proto)+uint64(length)))
 }
 
 // close ends the last frame of a batch, and makes what was joined a super-frame.
@@ -188,10 +182,10 @@ func (m *merger) close(batch []Frame) {
 	} else {
 		binary.BigEndian.PutUint16(ip[2:], uint16(len(b)-m.network))
 		ip[10], ip[11] = 0, 0
-		binary.BigEndian.PutUint16(ip[10:], ^onesSum(ip, 0))
+		binary.BigEndian.PutUint16(ip[10:], wire.Checksum(ip))
 	}
 	f.NeedsChecksum = true
-	f.ChecksumStart, f.ChecksumOffset = uint16(m.transport), tcpChecksumOffset
+	f.ChecksumStart, f.ChecksumOffset = uint16(m.transport), wire.TCPChecksumOffset
 	f.GSOSize, f.HeaderLen = uint16(m.size), uint16(m.header)
-	binary.BigEndian.PutUint16(b[m.transport+tcpChecksumOffset:], m.pseudoSum(b))
+	binary.BigEndian.PutUint16(b[m.transport+wire.TCPChecksumOffset:], m.pseudoSum(b))
 }

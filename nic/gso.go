@@ -2,7 +2,8 @@ package nic
 
 import (
 	"encoding/binary"
-	"math/bits"
+
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // finish makes the frames that f stands for, as they have to be on a wire
@@ -31,64 +32,16 @@ func completeChecksum(b []byte, start, offset int) bool {
 	if start+offset+2 > len(b) {
 		return false
 	}
-	sum := ^onesSum(b[start:], 0)
-	// RFC 768: "If the computed checksum is zero, it is transmitted as all
-	// ones". That is UDP's alone: TCP's is never all ones (RFC 1624 section 3), and
-	// though receivers take it, Wireshark calls it bad.
-	if sum == 0 && offset == udpChecksumOffset {
-		sum = 0xffff
-	}
-	binary.BigEndian.PutUint16(b[start+offset:], sum)
+	binary.BigEndian.PutUint16(b[start+offset:], wire.FinishChecksum(b[start:], offset))
 	return true
 }
 
-// onesSum adds b, as big-endian 16-bit words padded with a zero, to initial in
-// ones' complement arithmetic (RFC 1071 section 1).
-func onesSum(b []byte, initial uint16) uint16 {
-	// RFC 1071 2(B): "the sum of 16-bit integers can be computed in either byte
-	// order", and that of the processor is free. Carries are added in the end.
-	le := binary.LittleEndian
-	var sum, carry uint64
-	for len(b) >= 64 {
-		p := b[:64]
-		sum, carry = bits.Add64(sum, le.Uint64(p[0:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[8:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[16:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[24:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[32:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[40:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[48:]), carry)
-		sum, carry = bits.Add64(sum, le.Uint64(p[56:]), carry)
-		sum, carry = sum+carry, 0
-		b = b[64:]
-	}
-	for len(b) >= 8 {
-		sum, carry = bits.Add64(sum, le.Uint64(b), 0)
-		sum += carry
-		b = b[8:]
-	}
-	var tail [8]byte
-	copy(tail[:], b)
-	sum, carry = bits.Add64(sum, le.Uint64(tail[:]), 0)
-	sum, carry = bits.Add64(sum, uint64(bits.ReverseBytes16(initial)), carry)
-	sum = sum>>32 + sum&0xffffffff + carry
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return bits.ReverseBytes16(uint16(sum))
-}
-
+// Flags as they stand in the header.
 const (
-	ip4HeaderLen = 20
-	ip6HeaderLen = 40
-	udpHeaderLen = 8
-	tcpHeaderLen = 20
-
-	tcpFIN, tcpPSH, tcpCWR = 0x01, 0x08, 0x80
-
-	// Where the transport protocols have their checksums.
-	tcpChecksumOffset = 16
-	udpChecksumOffset = 6
+	tcpFIN = byte(wire.FlagFIN)
+	tcpPSH = byte(wire.FlagPSH)
+	tcpACK = byte(wire.FlagACK)
+	tcpCWR = byte(wire.FlagCWR)
 )
 
 // superFrame is what cut has to know about a super-frame.
@@ -110,22 +63,22 @@ func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 		f.Len() <= int(f.HeaderLen) || s.network >= len(f.Head) {
 		return s, false
 	}
-	ipLen := ip4HeaderLen
+	ipLen := wire.IPv4Len
 	switch f.Head[s.network] >> 4 {
 	case 4:
 	case 6:
-		s.v6, ipLen = true, ip6HeaderLen
+		s.v6, ipLen = true, wire.IPv6Len
 	default:
 		return s, false
 	}
 	var least int // of the transport header
 	switch f.GSO {
 	case GSOTCP4:
-		least, ok = tcpHeaderLen, !s.v6
+		least, ok = wire.TCPLen, !s.v6
 	case GSOTCP6:
-		least, ok = tcpHeaderLen, s.v6
+		least, ok = wire.TCPLen, s.v6
 	case GSOUDP:
-		least, ok = udpHeaderLen, true
+		least, ok = wire.UDPLen, true
 	}
 	ok = ok && s.transport >= s.network+ipLen &&
 		s.transport+least <= int(f.HeaderLen) &&
@@ -164,16 +117,16 @@ func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte))
 func (s *superFrame) fix(b []byte, off int, last bool) {
 	ip := b[s.network:]
 	if s.v6 {
-		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-ip6HeaderLen))
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-wire.IPv6Len))
 	} else {
 		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 		// Each piece may be fragmented further on, and so needs an
 		// identification of its own.
 		id := binary.BigEndian.Uint16(ip[4:]) + uint16(off/int(s.GSOSize))
 		binary.BigEndian.PutUint16(ip[4:], id)
-		header := ip[:max(ip4HeaderLen, min(int(ip[0]&15)*4, s.transport-s.network))]
+		header := ip[:max(wire.IPv4Len, min(int(ip[0]&15)*4, s.transport-s.network))]
 		binary.BigEndian.PutUint16(ip[10:], 0)
-		binary.BigEndian.PutUint16(ip[10:], ^onesSum(header, 0))
+		binary.BigEndian.PutUint16(ip[10:], wire.Checksum(header))
 	}
 
 	t := b[s.transport:]
@@ -192,10 +145,8 @@ func (s *superFrame) fix(b []byte, off int, last bool) {
 
 	// The pseudo-header's sum has the length of the whole super-frame in it.
 	// RFC 1624 section 3: a changed field is taken out by its complement.
-	sum := t[s.ChecksumOffset:]
-	var delta [4]byte
-	binary.BigEndian.PutUint16(delta[0:], ^uint16(s.Len()-s.transport))
-	binary.BigEndian.PutUint16(delta[2:], uint16(len(t)))
-	binary.BigEndian.PutUint16(sum, onesSum(delta[:], binary.BigEndian.Uint16(sum)))
+	field := t[s.ChecksumOffset:]
+	sum := uint64(binary.BigEndian.Uint16(field)) + uint64(^uint16(s.Len()-s.transport)) + uint64(len(t))
+	binary.BigEndian.PutUint16(field, wire.Fold(sum))
 	completeChecksum(b, s.transport, int(s.ChecksumOffset))
 }
