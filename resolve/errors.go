@@ -29,6 +29,10 @@ var (
 	errInvalidSRVName      = &failure{text: "SRV header name is invalid"}
 	errUnrecognizedAddress = &failure{text: "unrecognized address"}
 	errUnknownNetwork      = &failure{text: "unknown network"}
+	// These are not net's, which does not follow aliases by itself and has no way to be left
+	// without a result.
+	errTooManyAliases = &failure{text: "too many aliases"}
+	errNotEnded       = &failure{text: "lookup ended without a result", temporary: true}
 
 	// These two do not leave the package: the message is no response to our query;
 	// it is, but for the case of the name.

@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,9 +48,9 @@ func TestEqualQuestionsAreAskedOnce(t *testing.T) {
 	}
 }
 
-func TestWhoGivesUpDoesNotTakeTheOthersAlong(t *testing.T) {
+func TestALookupEndsWithItsLastWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork(map[string]handler{server1: late(hostZone.serve)})
+		n := newNetwork(map[string]handler{server1: late(hostZone.serve), server2: silent})
 		r := resolverOn(n, Config{}, server1)
 		start := time.Now()
 		var wg sync.WaitGroup
@@ -64,15 +65,92 @@ func TestWhoGivesUpDoesNotTakeTheOthersAlong(t *testing.T) {
 			})
 		}
 		const ms = time.Millisecond
-		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)       // asks, and gives up
-		limited(100*ms, 300*ms, context.DeadlineExceeded, 400*ms)  // waits, and gives up
-		limited(200*ms, 10*time.Second, nil, 1500*ms)              // asks again when the first has given up
-		limited(300*ms, 10*time.Second, nil, 1500*ms)              // or this one does
-		limited(1600*ms, 10*time.Second, nil, 2600*ms)             // comes later
-		limited(700*ms, 500*ms, context.DeadlineExceeded, 1200*ms) // waits for the second
+		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)      // begins it, and gives up
+		limited(100*ms, 300*ms, context.DeadlineExceeded, 400*ms) // waits, and gives up
+		limited(200*ms, 10*time.Second, nil, 1000*ms)             // gets the answer of the first query
+		limited(600*ms, 10*time.Second, nil, 1000*ms)             // so does one that came after the first had left
+		limited(1600*ms, 10*time.Second, nil, 2600*ms)            // comes later
 		wg.Wait()
-		require.Len(t, n.log(), 3)
+		require.Len(t, n.log(), 2)
 		require.Empty(t, r.flights)
+
+		// Nothing goes on when nobody waits, and nobody joins what is ending.
+		r = resolverOn(n, Config{Attempts: 10}, server2)
+		start = time.Now()
+		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)
+		limited(100*ms, 600*ms, context.DeadlineExceeded, 700*ms)
+		limited(700*ms, 300*ms, context.DeadlineExceeded, 1000*ms)
+		wg.Wait()
+		require.Zero(t, n.open)
+		require.Empty(t, r.flights)
+		queries := len(n.log())
+		time.Sleep(time.Hour)
+		require.Len(t, n.log(), queries)
+	})
+}
+
+func TestTheImpatientDoNotStarveAPatientLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(map[string]handler{server1: late(hostZone.serve)})
+		r := resolverOn(n, Config{}, server1)
+		patient := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				for {
+					select {
+					case <-patient:
+						return
+					default:
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(100+i)*time.Millisecond)
+					r.LookupIP(ctx, "ip4", "host.test.")
+					cancel()
+				}
+			})
+		}
+		time.Sleep(250 * time.Millisecond)
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := r.LookupIP(ctx, "ip4", "host.test.")
+		took := time.Since(start)
+		queries := len(n.log())
+		close(patient)
+		wg.Wait()
+		require.NoError(t, err)
+		require.LessOrEqual(t, took, time.Second)
+		require.Equal(t, 1, queries, "and it was answered")
+	})
+}
+
+type contextKey struct{}
+
+func TestALookupHasTheValuesOfTheCallerThatBeganIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(map[string]handler{server1: silent})
+		r := resolverOn(n, Config{Attempts: 2}, server1)
+		var seen []any
+		r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			seen = append(seen, ctx.Value(contextKey{}))
+			_, limited := ctx.Deadline()
+			require.True(t, limited, "by the resolver's own timeout")
+			return n.Dial(ctx, network, address)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), contextKey{}, "first"), time.Second)
+			defer cancel()
+			r.LookupTXT(ctx, "host.test.")
+		})
+		wg.Go(func() {
+			time.Sleep(time.Millisecond)
+			_, err := r.LookupTXT(context.WithValue(t.Context(), contextKey{}, "second"), "host.test.")
+			require.Error(t, err)
+		})
+		wg.Wait()
+		require.Equal(t, "first", seen[0])
+		require.Nil(t, seen[len(seen)-1], "a context that has ended has no values any more, as in net")
 	})
 }
 
@@ -92,25 +170,25 @@ func TestAnErrorIsEachOnesOwn(t *testing.T) {
 	})
 }
 
-func TestADialThatPanicsLeavesNobodyWaiting(t *testing.T) {
+func TestADialThatDoesNotReturnLeavesNobodyWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: hostZone.serve})
 		r := resolverOn(n, Config{}, server1)
-		good := r.cfg.Dial
 		r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
-			r.cfg.Dial = good
+			r.cfg.Dial = n.Dial
 			time.Sleep(time.Second)
-			panic("of the caller's")
+			runtime.Goexit() // as t.FailNow does
+			return nil, nil
 		}
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			require.Panics(t, func() { r.LookupTXT(t.Context(), "host.test.") })
-		})
-		wg.Go(func() {
-			time.Sleep(time.Millisecond)
-			_, err := r.LookupTXT(t.Context(), "host.test.")
-			require.True(t, isNotFound(err), "the server was asked")
-		})
-		wg.Wait()
+		for _, want := range []string{"lookup ended without a result", "no such host"} {
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() {
+					_, err := r.LookupTXT(t.Context(), "host.test.")
+					require.ErrorContains(t, err, want)
+				})
+			}
+			wg.Wait()
+		}
 	})
 }
