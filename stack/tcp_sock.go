@@ -55,6 +55,7 @@ type TCP struct {
 	closed    bool  // the application or the stack closed it
 	canceled  bool  // the context of the dial ended
 	writing   bool  // a writer has the turn
+	yield     bool  // the next Write first lets others run: see yieldBytes
 	rdShut    bool  // CloseRead
 	wrShut    bool  // CloseWrite
 	told      bool  // the error that ended the connection was reported once

@@ -13,9 +13,17 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// yieldBytes is how much a writer has to have sent at once to let others run: less is
-// cheaper to fetch from another core's cache than a switch of goroutines. The reader of a
-// device has a bound of its own, in nic, which is the same number for its own reason.
+// yieldBytes is how much a writer has to have sent at once to let others run before it
+// sends more: on a wire in memory the peer's reader was woken by this very goroutine, and
+// takes the data while it is in this core's cache, which gave twice the throughput on two
+// cores. Less is cheaper to fetch from another core's cache than a switch of goroutines.
+//
+// The yield comes before the next bytes, in this Write or the next one, and never between
+// the last byte of a Write and its return: the peer could read all, answer, and close
+// before the caller knows that its request was sent. httputil.ReverseProxy fails then.
+//
+// The reader of a device has a bound of its own, in nic, which is the same number for its
+// own reason.
 const yieldBytes = 16 << 10
 
 // lendBytes is how large a Write has to be, in bytes, for its data to be sent from
@@ -90,6 +98,12 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 		}
 		defer t.settle()
 	}
+	if t.yield {
+		t.yield = false
+		t.mu.Unlock()
+		runtime.Gosched()
+		t.mu.Lock()
+	}
 	for {
 		if err := t.writeEnd(); err != nil {
 			return n, err
@@ -109,13 +123,11 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 				t.mu.Unlock()
 				t.s.drain()
 			}
-			if k > yieldBytes {
-				// On a wire in memory the peer's reader was woken by this very
-				// goroutine, and takes the data while it is in this core's cache:
-				// twice the throughput, measured on two cores.
+			if k > yieldBytes && n < len(p) {
 				runtime.Gosched()
 			}
 			t.mu.Lock()
+			t.yield = k > yieldBytes && n == len(p)
 			if n == len(p) {
 				if writers != nil && writers.Load() >= crowd {
 					t.awaitAcks()
