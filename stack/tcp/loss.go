@@ -57,9 +57,10 @@ type recovery struct {
 	// PRR, RFC 9937 5.
 	early int // bytes SACKed while nothing is taken for lost: cwnd has not grown for them
 
-	delivered int // prr_delivered
-	out       int // prr_out
-	flight    int // RecoverFS
+	delivered int    // prr_delivered
+	out       int    // prr_out
+	flight    int    // RecoverFS
+	marked    uint64 // bytes taken for lost, ever
 
 	// Undo: what was given up, should the loss turn out not to be one.
 	canUndo   bool
@@ -73,12 +74,13 @@ type recovery struct {
 // An ackSample is what one acknowledgement told.
 type ackSample struct {
 	now       Time
-	prior     Seq  // SND.UNA before
-	fack      Seq  // the highest number that had arrived before
-	delivered int  // bytes newly known to have arrived
-	rtt       Time // of the piece sent last among those that arrived, never sent twice; or 0
-	rttAt     Time
-	origAcked bool // a piece marked lost arrived that was never sent again
+	prior     Seq    // SND.UNA before
+	fack      Seq    // the highest number that had arrived before
+	delivered int    // bytes newly known to have arrived
+	marked    uint64 // recovery.marked before
+	rtt       Time   // of the piece sent last among those that arrived; 0 if it was sent more than once
+	rttAt     Time   // when that piece was sent
+	origAcked bool   // a piece marked lost arrived that was never sent again
 	dsack     bool
 	sacked    bool // SACK told something new
 	advanced  bool // SND.UNA moved
@@ -387,7 +389,7 @@ func (c *Conn) lose(now Time, i int) {
 	if c.cwr.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
 		c.cwr.bbr.losing(c, now, s)
 	}
-	c.sb.markLost(i)
+	c.rec.marked += uint64(c.sb.markLost(i))
 }
 
 // loseHead takes the first segment in flight for lost.
@@ -602,9 +604,11 @@ func (c *Conn) reducePRR(a *ackSample) {
 		n = (r.delivered*w.ssthresh+r.flight-1)/max(r.flight, 1) - r.out
 	} else {
 		// "sndcnt = MAX(prr_delivered - prr_out, DeliveredData);
-		// if safeACK: sndcnt += MSS; sndcnt = MIN(ssthresh - pipe, sndcnt)"
+		// if safeACK: sndcnt += MSS; sndcnt = MIN(ssthresh - pipe, sndcnt)".
+		// RFC 9937 6.2: safeACK is that "SND.UNA advances and no further loss is
+		// indicated": what was taken for lost before does not count.
 		n = max(r.delivered-r.out, a.delivered)
-		if a.advanced && c.sb.due == 0 {
+		if a.advanced && r.marked == a.marked {
 			n += c.snd.mss
 		}
 		n = min(w.ssthresh-pipe, n)
@@ -704,12 +708,20 @@ func (c *Conn) rtxExpired(now Time) {
 	t := &c.timers
 	switch {
 	case t.rtxKind == rtxReorder && c.snd.una != c.snd.nxt:
+		before := c.pipe()
 		wait := c.detectLoss(now)
 		if probeLost := c.judgeProbe(now); c.sb.due > 0 && c.rec.phase == phaseOpen && !probeLost {
 			c.enterRecovery(&ackSample{now: now})
-			if c.cwr.bbr == nil {
-				c.cwr.cwnd = max(c.cwr.ssthresh, c.pipe()+c.snd.mss)
+		}
+		if pipe := c.pipe(); pipe < before && c.rec.phase == phaseRecovery && c.cwr.bbr == nil {
+			// What has left the pipe was not delivered, so it lets nothing go but the
+			// fast retransmit that RFC 9937 6.2 forces: "If prr_out is 0 AND sndcnt is
+			// 0: sndcnt = SMSS". The rest goes as acknowledgements come.
+			left := 0
+			if c.rec.out > 0 {
+				left = max(c.cwr.cwnd-before, 0) // what the last acknowledgement let go
 			}
+			c.cwr.cwnd = pipe + max(left, c.snd.mss)
 		}
 		c.armRtx(now, wait, true)
 	case t.rtxKind == rtxTLP && c.snd.una != c.snd.nxt:

@@ -408,7 +408,7 @@ func (c *Conn) peerWindow(s *Segment) uint32 {
 
 // ack processes an acknowledgement that is in range.
 func (c *Conn) ack(now Time, s *Segment, ack Seq) {
-	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr}
+	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr, marked: c.rec.marked}
 	wnd := c.peerWindow(s)
 	inFlight := c.snd.una != c.snd.nxt
 	if c.cwr.bbr != nil {

@@ -160,11 +160,12 @@ func (b *scoreboard) forget(s *sent) {
 	}
 }
 
-// markLost takes piece i for lost: if it was sent again, that copy.
-func (b *scoreboard) markLost(i int) {
+// markLost takes piece i for lost: if it was sent again, that copy. It returns
+// how many bytes that is.
+func (b *scoreboard) markLost(i int) int {
 	s := &b.segs[i]
 	if s.flags&segSacked != 0 || s.flags&(segLost|segResent) == segLost {
-		return
+		return 0
 	}
 	b.forget(s)
 	s.flags = s.flags&^segResent | segLost
@@ -173,6 +174,7 @@ func (b *scoreboard) markLost(i int) {
 	if s.seq.Less(b.dueFrom) {
 		b.dueFrom = s.seq
 	}
+	return s.len()
 }
 
 // markAllLost takes for lost whatever has not arrived.

@@ -199,14 +199,15 @@ func TestADuplicateReportOfWhatWasNeverSentIsNotBelieved(t *testing.T) {
 func TestADeliveredRetransmissionTellsOfLossesBeforeIt(t *testing.T) {
 	// RFC 8985 6.2 step 2: what was sent again counts as well, once it is clear
 	// that it was the second copy that arrived.
-	r := flight(t, 4)
+	r := flight(t, 5)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 300}, block{400, 500})
-	r.wait(10 * Millisecond) // both holes are found, one after the other
-	require.EqualValues(t, 2, r.c.Info().Retrans)
+	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
+	r.ack(100, block{500, 600}, block{400, 500}, block{200, 300})
+	require.Equal(t, []int{300}, numbers(r.pull()))
 	second := r.c.sb.segs[r.c.sb.find(rigISS+1+300)].at
 	r.now = second + 20*Millisecond
-	r.ack(100, block{200, 500}) // the later one has arrived, so the earlier is lost again
+	r.ack(100, block{200, 600}) // the later one has arrived, so the earlier is lost again
 	require.Equal(t, second, r.c.rec.xmit)
 	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
 	require.Zero(t, r.c.Info().Backoff)
