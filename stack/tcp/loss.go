@@ -108,11 +108,16 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 			c.cwr.bbr.found(s.len())
 		}
 	}
-	if s.flags&segEver == 0 {
-		if s.at >= a.rttAt {
-			a.rttAt = s.at
+	if s.at >= a.rttAt {
+		// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
+		// retransmitted". Nor from one that was sent before a retransmission which
+		// the same acknowledgement reports: it may have waited for that.
+		a.rttAt, a.rtt = s.at, 0
+		if s.flags&segEver == 0 {
 			a.rtt = max(a.now-s.at, 1)
 		}
+	}
+	if s.flags&segEver == 0 {
 		if s.flags&segLost != 0 {
 			a.origAcked = true
 		}
@@ -244,6 +249,7 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	} else {
 		b.reno = 0
 	}
+	ambiguous := false
 	for b.head < len(b.segs) {
 		s := &b.segs[b.head]
 		if ack.LessEq(s.seq) {
@@ -253,11 +259,20 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 			b.split(b.head, ack)
 			s = &b.segs[b.head]
 		}
+		ambiguous = ambiguous || s.flags&segEver != 0
 		if s.flags&segSacked == 0 {
 			c.arrived(a, s)
 		}
 		b.forget(s)
 		b.head++
+	}
+	if ambiguous {
+		// Karn's algorithm, for the acknowledgement as a whole: what it covers may
+		// have arrived long ago, and have waited behind the piece that was sent again.
+		a.rtt = 0
+		if c.cwr.bbr != nil {
+			c.cwr.bbr.rs.rtt = 0
+		}
 	}
 	if b.head == len(b.segs) {
 		b.reset(ack)

@@ -1,6 +1,7 @@
 package tcp
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 
@@ -217,6 +218,72 @@ func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
 		r.ack(r.c.snd.nxt - rigISS - 1)
 		require.False(t, r.c.Info().Recovery)
 		require.InDelta(t, 700, r.c.Info().SndCwnd, 100, "lost %d: at the end cwnd is ssthresh", lost)
+	}
+}
+
+func TestABurstLossIsRepairedByDoubling(t *testing.T) {
+	// RFC 9937 6.2: "safeACK = (SND.UNA advances and no further loss indicated)": then
+	// an acknowledgement lets one segment more go than it reports. Without that, one
+	// segment goes in each round trip where one was left in the pipe.
+	r := flight(t, 10)
+	una := Seq(1100)
+	for range 4 { // slow start up to 160 segments
+		r.now += 20 * Millisecond
+		r.ack(una)
+		r.c.Write(r.now, make([]byte, 2*r.c.cwr.cwnd))
+		r.wait(19 * Millisecond)
+		una = r.c.snd.nxt - rigISS - 1
+	}
+	r.now += 20 * Millisecond
+	una = r.c.snd.una - rigISS - 1
+	last := r.c.snd.nxt - rigISS - 1
+	require.Greater(t, last-una, Seq(6000))
+	r.c.snd.buf.ring.n = int(last - una) // nothing new: every segment that goes is a retransmission
+
+	// All but the last four segments are lost.
+	kept := block{last - 400, last}
+	r.ack(una, kept)
+	out := numbers(r.pull())
+	rounds := 0
+	for una != kept.start {
+		rounds++
+		require.Less(t, rounds, 12, "%d of %d are repaired", una, kept.start)
+		start := r.now
+		var next []int
+		for i, n := range out {
+			require.Equal(t, int(una), n)
+			r.now = start + 20*Millisecond + Time(i)*10*Microsecond
+			una += 100
+			r.ack(una, kept)
+			next = append(next, numbers(r.pull())...)
+		}
+		next = append(next, numbers(r.wait(19*Millisecond))...) // what the pacer held back
+		out = next
+	}
+	require.Zero(t, r.c.Info().Backoff)
+	require.LessOrEqual(t, r.c.Info().SndCwnd, r.c.Info().SndSsthresh+100)
+}
+
+func TestWaitingBehindAHoleIsNoRoundTripTime(t *testing.T) {
+	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
+	// retransmitted", unless timestamps tell them apart. What waited for such a
+	// segment arrived with it. The path has 50 ms.
+	for _, cc := range []Congestion{CUBIC, BBR} {
+		for _, sack := range []bool{false, true} {
+			for _, stamps := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%v, SACK %v, timestamps %v", cc, sack, stamps), func(t *testing.T) {
+					s := newNetsim(bottleneck{rate: 50e6, rtt: 50 * Millisecond, loss: 0.2, queue: 300_000}, cc, 1, 3)
+					s.params.NoSACK, s.params.NoTimestamps = !sack, !stamps
+					s.run(Second)
+					f := s.flows[0]
+					for f.arrived() < 1<<20 {
+						s.run(s.now + 100*Millisecond)
+						require.Less(t, f.snd.rtt.srtt, 100*Millisecond)
+						require.Less(t, s.now, 300*Second, "%d bytes have arrived", f.arrived())
+					}
+				})
+			}
+		}
 	}
 }
 
