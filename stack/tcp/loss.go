@@ -658,17 +658,17 @@ func (c *Conn) armRtx(now, reorder Time, progress bool) {
 	}
 }
 
-// armProbe sets the timer for a tail loss probe where one is due before the
-// timeout. RFC 8985 7.2: "the sender SHOULD start or restart a loss probe PTO
-// timer after transmitting new data [...] or upon receiving an ACK that
-// cumulatively acknowledges new data"; "If the RTO would fire sooner", it stays.
+// armProbe sets the timer for a tail loss probe where one is due. RFC 8985 7.2:
+// "the sender SHOULD start or restart a loss probe PTO timer after transmitting
+// new data [...] or upon receiving an ACK that cumulatively acknowledges new
+// data"; "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() -
+// Now()": where the timeout would come first, the probe goes in its place, and
+// the timeout begins anew with it. So a single segment on a short path, whose
+// PTO has the peer's delayed acknowledgement in it, is probed as well.
 func (c *Conn) armProbe(now Time) {
 	t := &c.timers
 	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {
-		t.rtx, t.rtxKind = t.rto, rtxRTO
-		if now+d < t.rto {
-			t.rtx, t.rtxKind = now+d, rtxTLP
-		}
+		t.rtx, t.rtxKind = min(now+d, t.rto), rtxTLP
 	}
 }
 
