@@ -114,6 +114,7 @@ type recvState struct {
 	challenges uint8
 	fixed      bool // the application has set limit: it is not tuned
 	fin        bool // a FIN has come, with finSeq
+	edgeMoved  bool // edge is no longer the one that the SYN advertised
 	rstNow     bool // a RST with rstSeq answers a bad acknowledgement
 	ackNow     bool // an acknowledgement is due at once
 	chatty     bool // the application answers: an acknowledgement can ride on its data

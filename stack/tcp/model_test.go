@@ -557,14 +557,20 @@ func TestSegmentAgreesWithALiteralReadingOfRFC9293(t *testing.T) {
 		for _, modern := range []bool{false, true} {
 			name := st.name
 			if modern {
-				name += ", with every option"
+				name += ", with every option, old"
 			}
 			t.Run(name, func(t *testing.T) {
 				st.o.modern = modern
-				first := st.make(t, st.o)
-				modelCases(tcbOf(&first.c), modern || testing.Short() || racing, func(k modelCase) {
+				setUp := func() *rig {
+					r := st.make(t, st.o)
+					if modern && r.c.state.synchronized() {
+						age(&r.c, 0, 0) // SND.UNA is ISS, and RCV.NXT IRS
+					}
+					return r
+				}
+				modelCases(tcbOf(&setUp().c), modern || testing.Short() || racing, func(k modelCase) {
 					count++
-					try(t, st.make(t, st.o), k)
+					try(t, setUp(), k)
 				})
 			})
 		}

@@ -30,7 +30,7 @@ type inFlight struct {
 
 func newPair(t testing.TB, seed uint64, p Params) *wirePair {
 	w := &wirePair{t: t, now: 1, delay: 10 * Millisecond, rng: rand.New(rand.NewPCG(seed, 1))}
-	w.a.Open(w.now, Config{Params: &p, ISS: Seq(w.rng.Uint32()), TSOffset: w.rng.Uint32(), MSS: 1460, NoDelay: true})
+	w.a.Open(w.now, Config{Params: &p, ISS: Seq(-w.rng.Int32N(400_000)), TSOffset: w.rng.Uint32(), MSS: 1460, NoDelay: true})
 	return w
 }
 
@@ -40,7 +40,7 @@ func (w *wirePair) deliver(to int, s *Segment, p *Params) {
 	if to == 1 {
 		c = &w.b
 		if c.p == nil {
-			c.Accept(w.now, Config{Params: p, ISS: Seq(w.rng.Uint32()), TSOffset: w.rng.Uint32(), MSS: 1460, NoDelay: true}, s)
+			c.Accept(w.now, Config{Params: p, ISS: 1<<31 - Seq(w.rng.Int32N(400_000)), TSOffset: w.rng.Uint32(), MSS: 1460, NoDelay: true}, s)
 			return
 		}
 	}

@@ -155,7 +155,7 @@ func (h *scriptHost) start(ev *pktEvent, fd *scriptFD, to Time) (*scriptCall, er
 }
 
 func (h *scriptHost) connect(b *scriptCall, fd *scriptFD) {
-	s := &scriptSock{fd: fd, iss: scriptISS, linked: true, readAt: 1, writeAt: 1}
+	s := &scriptSock{fd: fd, iss: h.iss, linked: true, readAt: 1, writeAt: 1}
 	begun := false
 	b.try = func() (int, string, bool) {
 		if !begun {

@@ -10,12 +10,31 @@ import (
 )
 
 const (
-	scriptStart    = 1000 * Second       // when a script begins
-	scriptPatience = 3600 * Second       // how long "*" waits
-	scriptISS      = Seq(1<<32 - 1500)   // both numberings wrap early
-	scriptPeer     = uint32(1<<32 - 700) // added to the peer's numbers
-	scriptTSOffset = 0xfffffc18          // so does the timestamp clock
+	scriptStart    = 1000 * Second // when a script begins
+	scriptPatience = 3600 * Second // how long "*" waits
+	scriptTSOffset = 0xfffffc18    // the timestamp clock wraps early
 )
+
+// scriptNumbers are the sequence numbers that a script is run with.
+type scriptNumbers struct {
+	name string
+	iss  Seq    // ours
+	peer uint32 // added to the peer's numbers
+	old  bool   // 2^32-1 bytes went in each direction before: SND.UNA is ISS again
+}
+
+var scriptRuns = []scriptNumbers{
+	{name: "numbers wrap", iss: 1<<32 - 1500, peer: 1<<32 - 700},
+	{name: "numbers change sign", iss: 1<<31 - 1500, peer: 1<<31 - 700},
+	{name: "numbers begin at the end", iss: 1<<32 - 5, peer: 1<<32 - 1},
+	{name: "the connection is old", iss: 5000, peer: 1 << 31, old: true},
+}
+
+// age makes a connection one that has carried 2^32-1-sent bytes, and as many less
+// received from the peer, before what it has carried.
+func age(c *Conn, sent, received Seq) {
+	c.snd.iss, c.rcv.irs = c.snd.una+sent, c.rcv.nxt+received
+}
 
 // scriptByte is what the data of both directions holds at a sequence number:
 // so all that arrives on either side is checked.
@@ -25,6 +44,7 @@ func scriptByte(rel uint32) byte { return byte(rel*7 + rel>>8) }
 // listener, TIME-WAIT, and system calls, in virtual time. What it does with the
 // Conn is what package stack does.
 type scriptHost struct {
+	scriptNumbers
 	params    Params
 	cfg       Config
 	tolerance Time
@@ -84,10 +104,10 @@ type scriptCall struct {
 	try      func() (ret int, errno string, done bool)
 }
 
-func newScriptHost(options map[string]string) (*scriptHost, error) {
-	h := &scriptHost{params: DefaultParams(), now: scriptStart, last: scriptStart, fds: map[int]*scriptFD{}}
+func newScriptHost(options map[string]string, n scriptNumbers) (*scriptHost, error) {
+	h := &scriptHost{scriptNumbers: n, params: DefaultParams(), now: scriptStart, last: scriptStart, fds: map[int]*scriptFD{}}
 	p := &h.params
-	h.cfg = Config{Params: p, MSS: 1460, ISS: scriptISS, TSOffset: scriptTSOffset}
+	h.cfg = Config{Params: p, MSS: 1460, ISS: h.iss, TSOffset: scriptTSOffset}
 	for name, value := range options {
 		n, err := strconv.Atoi(value)
 		if value != "" && err != nil && name != "congestion" {
@@ -239,6 +259,9 @@ func (h *scriptHost) pull() {
 	ev := s.conn.Events()
 	if ev&Connected != 0 {
 		s.connected = true
+		if h.old {
+			age(&s.conn, 0, 0)
+		}
 		h.applyKeepAlive(s)
 		if s.conn.passive {
 			h.queue = append(h.queue, s)
@@ -257,7 +280,7 @@ func (h *scriptHost) pull() {
 // sent takes what goes out: through its form on the wire, so that what cannot
 // be expressed there is found.
 func (h *scriptHost) sent(seg *Segment) {
-	o := scriptOut{at: h.now, seg: *seg, iss: scriptISS, peer: scriptPeer}
+	o := scriptOut{at: h.now, seg: *seg, iss: h.iss, peer: h.peer}
 	if h.sock != nil {
 		o.iss = h.sock.iss
 	}
@@ -283,12 +306,12 @@ func (h *scriptHost) sent(seg *Segment) {
 
 // receive gives a segment of the script to whom it belongs.
 func (h *scriptHost) receive(g *pktSegment) error {
-	iss := scriptISS
+	iss := h.iss
 	if h.sock != nil {
 		iss = h.sock.iss
 	}
 	s := Segment{TCP: g.opt, CE: g.mark == "ce"}
-	s.Seq = g.start + scriptPeer
+	s.Seq = g.start + h.peer
 	s.Flags, s.Urgent = g.flags, g.urg
 	if s.has(wire.FlagACK) {
 		s.Ack = g.ack + uint32(iss)
@@ -319,7 +342,7 @@ func (h *scriptHost) deliver(s *Segment, start uint32) {
 		return
 	}
 	var out Segment
-	iss := scriptISS
+	iss := h.iss
 	if h.wait != nil {
 		switch v := h.wait.Segment(h.now, s, &out); v {
 		case WaitDrop:

@@ -21,8 +21,10 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(f), ".pkt"), func(t *testing.T) {
 			src, err := os.ReadFile(f)
 			require.NoError(t, err)
-			if err := runScript(string(src)); err != nil {
-				t.Errorf("%s:%v", f, err)
+			for _, n := range scriptRuns {
+				if err := runScript(string(src), n); err != nil {
+					t.Errorf("%s, %s:%v", f, n.name, err)
+				}
 			}
 		})
 	}
@@ -72,7 +74,7 @@ func TestAScriptThatIsWrongFails(t *testing.T) {
 		{"nonsense", "+0 dance(4) = 0", "dance"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := runScript(open + tc.rest)
+			err := runScript(open+tc.rest, scriptRuns[0])
 			if tc.want == "" {
 				require.NoError(t, err)
 			} else {
@@ -84,12 +86,12 @@ func TestAScriptThatIsWrongFails(t *testing.T) {
 
 // runScript runs a script and says where it fails: the line, what it expected
 // and what came.
-func runScript(src string) (err error) {
+func runScript(src string, n scriptNumbers) (err error) {
 	s, err := parseScript(src)
 	if err != nil {
 		return err
 	}
-	h, err := newScriptHost(s.options)
+	h, err := newScriptHost(s.options, n)
 	if err != nil {
 		return err
 	}

@@ -200,9 +200,11 @@ func (c *Conn) noteSent(now Time, i int, first bool) {
 	w.pace.sent(now, s.len(), c.snd.mss)
 }
 
-// dataStart is the number of the first byte in the send queue.
+// dataStart is the sequence number of the first byte in the send queue: SND.UNA, or
+// ISS+1 while the SYN is not acknowledged. The state tells which. The numbers do
+// not: after 2^32-1 bytes SND.UNA equals ISS again.
 func (c *Conn) dataStart() Seq {
-	if c.snd.una == c.snd.iss {
+	if c.state == SynSent || c.state == SynReceived {
 		return c.snd.iss + 1
 	}
 	return c.snd.una

@@ -38,6 +38,8 @@ func simplify(o simOptions) simOptions {
 		func(o *simOptions) { o.SimOpen = false },
 		func(o *simOptions) { o.Cookie = false },
 		func(o *simOptions) { o.Waiters = false },
+		func(o *simOptions) { o.Old = false },
+		func(o *simOptions) { o.Numbers = simWrap },
 		func(o *simOptions) { o.Delay = 10 * Millisecond },
 	}
 	for i := range 2 {

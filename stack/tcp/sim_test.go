@@ -25,6 +25,8 @@ type simOptions struct {
 	Cookie             bool    // the passive side answers the SYN without a Conn
 	CE                 float64 // share of the segments that may be marked by a congested router that are
 	Waiters            bool    // TIME-WAIT is kept as a Waiter
+	Numbers            simNumbers
+	Old                bool // almost 2^32 bytes went before: SND.UNA passes ISS, and RCV.NXT IRS
 	Side               [2]simSide
 }
 
@@ -54,6 +56,15 @@ const (
 	endClose                  // Close when everything is written, whatever may come
 	endAbort                  // Abort at AbortAt
 	endFirst                  // CloseWrite only after the peer's EOF, then Close
+)
+
+// simNumbers says where half of the initial sequence numbers are.
+type simNumbers uint8
+
+const (
+	simWrap   simNumbers = iota // they wrap soon
+	simAtOnce                   // the SYN, or the first text, wraps
+	simSign                     // they change sign soon
 )
 
 // randomOptions makes a run from its seed.
@@ -109,6 +120,7 @@ func randomOptions(seed uint64) simOptions {
 	if o.Side[0].End == endFirst {
 		o.Side[1].End = endPolitely // or they would wait for each other
 	}
+	o.Old, o.Numbers = chance(0.3), simNumbers(r.IntN(3))
 	return o
 }
 
@@ -149,6 +161,7 @@ type simHost struct {
 	cookie  *simCookie
 	waiter  *Waiter
 	waitEnd Time
+	aged    bool
 
 	written, read         int
 	fin, sawEOF           bool // we said that we end; the peer's end was read
@@ -198,10 +211,17 @@ func (w *sim) log(format string, args ...any) {
 }
 
 func (w *sim) iss() Seq {
-	if w.rng.IntN(2) == 0 {
-		return Seq(-w.rng.Int32N(100_000)) // it wraps soon
+	if w.rng.IntN(2) > 0 {
+		return Seq(w.rng.Uint32())
 	}
-	return Seq(w.rng.Uint32())
+	before := w.rng.Int32N(100_000)
+	switch w.o.Numbers {
+	case simSign:
+		return 1<<31 - Seq(before)
+	case simAtOnce:
+		before %= 4
+	}
+	return Seq(-before)
 }
 
 func (w *sim) config(h *simHost) Config {
@@ -406,6 +426,11 @@ func mergeable(a, b *Segment) bool {
 // after is what a host does after each call on its Conn.
 func (w *sim) after(i int) {
 	h := &w.host[i]
+	if w.o.Old && !h.aged && h.c.State().synchronized() {
+		h.aged = true
+		few := func(n int) Seq { return Seq(w.rng.IntN(1 + min(n, 1<<w.rng.IntN(18)))) }
+		age(&h.c, few(h.side.Total), few(w.o.Side[1-i].Total))
+	}
 	if w.rng.Float64() < w.o.LatePull {
 		h.pullAt = w.now + 1 + Time(w.rng.Int64N(int64(5*Millisecond)))
 		w.check(i, false)

@@ -134,7 +134,7 @@ func (c *Conn) affordable(lo, hi Seq, at int) Seq {
 	}
 	// RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the window", but a sender that
 	// goes on sending what is dropped would give up. As Linux does, it is told to wait.
-	r.edge = lo + Seq(max(room, 0))
+	r.edge, r.edgeMoved = lo+Seq(max(room, 0)), true
 	return r.edge
 }
 
@@ -282,6 +282,7 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	}
 	r.unacked += uint32(n)
 	full := r.mss
+	first := r.lastText == 0
 	if now-r.lastText > c.rtt.rto {
 		// After so long a pause the sender begins anew, be it from a timeout or
 		// from having had nothing to send.
@@ -295,7 +296,7 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	if r.quick > 0 && !r.chatty {
 		// The sender is in slow start: each acknowledgement lets it grow.
 		r.quick--
-		if n >= full || !s.has(wire.FlagPSH) || c.snd.nxt != c.snd.iss+1 && !c.firstAnswer(n) {
+		if n >= full || !s.has(wire.FlagPSH) || c.snd.lastData != 0 && !(first && c.isAnswer()) {
 			r.ackNow = true
 			return
 		}
@@ -311,11 +312,9 @@ func (c *Conn) ackText(now Time, s *Segment) {
 	}
 }
 
-// firstAnswer reports whether the n bytes that have just come are the first on a
-// connection that we opened, and all that we have said has arrived.
-func (c *Conn) firstAnswer(n int) bool {
-	return !c.passive && c.snd.una == c.snd.nxt && c.rcv.nxt == c.rcv.irs+1+Seq(n)
-}
+// isAnswer reports whether the first text that comes is an answer: we opened the
+// connection, and all that we have sent has arrived.
+func (c *Conn) isAnswer() bool { return !c.passive && c.snd.una == c.snd.nxt }
 
 // ackSoon has what came acknowledged by what the application sends within
 // answerTime, or else by itself.
@@ -447,7 +446,7 @@ func (c *Conn) advertise() int {
 	}
 	edge = r.nxt + (edge-r.nxt)/unit*unit
 	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
-		r.edge = edge
+		r.edge, r.edgeMoved = edge, true
 	}
 	return c.window()
 }
@@ -462,7 +461,7 @@ func (c *Conn) updateWindow() {
 	now := c.window()
 	limit := c.share(r.limit)
 	offered := limit
-	if r.edge == r.irs+1+Seq(r.synWnd) {
+	if !r.edgeMoved {
 		// Only the SYN has offered a window, which is never scaled. That it is
 		// half of the buffer is no reason to tell of more: half of it has to be gone.
 		offered = min(limit, int(r.synWnd))
