@@ -221,6 +221,16 @@ func (s *Stack) ifaceNamed(name string) *iface {
 	return nil
 }
 
+// ifaceWith returns the interface that has an address, or nil.
+func (s *Stack) ifaceWith(a netip.Addr) *iface {
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.owns(a) {
+			return ifc
+		}
+	}
+	return nil
+}
+
 // ifaceAt returns the interface with that index, or nil.
 func (s *Stack) ifaceAt(index int) *iface {
 	for _, ifc := range *s.ifaces.Load() {

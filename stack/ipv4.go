@@ -88,16 +88,14 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	// section."
 	case p.src.IsMulticast(), isReserved(p.src):
 		return dropGroupSource
-	case p.src.IsUnspecified() && (p.proto != wire.ProtoIGMP || !p.dst.IsMulticast()):
-		// RFC 4541 2.1.1: a switch that snoops may ask with "an all-zeros IP Source
-		// Address"; RFC 3376 4.2.13: a host without an address yet may report so.
+	case p.src.IsUnspecified() && !mayLackSource(p):
 		return dropNoSource
 	case p.src.IsLoopback(), p.dst.IsLoopback():
 		// Ibid. (g): "Addresses of this form MUST NOT appear outside a host."
 		return dropLoopbackOutside
 	case t.isOwn(p.src):
 		return dropOwnSource
-	case t.broadcastOn(p.src) != nil:
+	case t.isBroadcast(p.src):
 		return dropGroupSource
 	}
 	if t.isOwn(p.dst) {
@@ -116,12 +114,27 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 		}
 		return dropNotJoined
 	}
-	if p.dst == limitedBroadcast() || t.broadcastOn(p.dst) == ifc {
+	if p.dst == limitedBroadcast() || t.isBroadcastOn(p.dst, ifc) || p.dst.IsUnspecified() && p.src.IsUnspecified() {
 		return wire.OK
 	}
 	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram that
 	// is not destined for the host." Hosts of this kind do not forward.
 	return dropNotLocal
+}
+
+// mayLackSource reports whether a datagram may come from 0.0.0.0. What may is as on Linux.
+//
+// RFC 1122 3.2.1.3 (a): it is sent "as a source address as part of an initialization procedure
+// by which the host learns its own IP address". RFC 2131 4.1: "DHCP messages broadcast by
+// a client prior to that client obtaining its IP address must have the source address field in
+// the IP header set to 0." Old ones broadcast to 0.0.0.0 (RFC 1122 3.3.6).
+func mayLackSource(p *packet) bool {
+	if p.dst.IsMulticast() {
+		// RFC 4541 2.1.1: a switch that snoops may ask with "an all-zeros IP Source
+		// Address"; RFC 3376 4.2.13: a host without an address yet may report so.
+		return p.proto == wire.ProtoIGMP || p.dst.IsLinkLocalMulticast()
+	}
+	return p.dst == limitedBroadcast() || p.dst.IsUnspecified()
 }
 
 // deliver gives a whole datagram to those that it is for.

@@ -44,23 +44,25 @@ type routeTable struct {
 	lens4  []int                    // lengths of IPv4 prefixes that occur, longest first
 	own    []netip.Addr             // the host's addresses other than 127/8
 	ownSet map[netip.Addr]struct{}  // the same
-	bcasts []broadcast              // directed broadcast addresses
+	bcasts []broadcast              // directed broadcast addresses, of the longest prefix first
 }
 
-// A broadcast is the broadcast address of an interface's network.
+// A broadcast is the broadcast address of an interface's network. Networks that overlap, or
+// one network on two links, may have the same.
 type broadcast struct {
 	addr netip.Addr
+	bits int // of the network's prefix
 	ifc  *iface
 }
 
-// broadcastOn returns the interface of a directed broadcast address, or nil.
-func (t *routeTable) broadcastOn(a netip.Addr) *iface {
-	for i := range t.bcasts {
-		if t.bcasts[i].addr == a {
-			return t.bcasts[i].ifc
-		}
-	}
-	return nil
+// isBroadcast reports whether a is the broadcast address of a network on some link.
+func (t *routeTable) isBroadcast(a netip.Addr) bool {
+	return slices.ContainsFunc(t.bcasts, func(b broadcast) bool { return b.addr == a })
+}
+
+// isBroadcastOn reports whether a is the broadcast address of a network on a link.
+func (t *routeTable) isBroadcastOn(a netip.Addr, ifc *iface) bool {
+	return slices.ContainsFunc(t.bcasts, func(b broadcast) bool { return b.addr == a && b.ifc == ifc })
 }
 
 // ownScan is up to how many addresses are compared one by one, which is quicker
@@ -116,8 +118,12 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 }
 
 // rebuildRoutes makes a new table of what is configured. The caller holds s.mu,
-// or is New.
+// or is New. Static routes whose interface or source address has gone are deleted, as on
+// Linux.
 func (s *Stack) rebuildRoutes() {
+	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
+		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && s.ifaceWith(r.Src) == nil
+	})
 	t := &routeTable{
 		at:     make(map[netip.Prefix][]route),
 		ownSet: make(map[netip.Addr]struct{}),
@@ -125,9 +131,7 @@ func (s *Stack) rebuildRoutes() {
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
-		if ifc := s.ifaceNamed(r.NIC); ifc != nil {
-			all = append(all, route{dst: r.Dst, via: r.Via, src: r.Src, ifc: ifc})
-		}
+		all = append(all, route{dst: r.Dst, via: r.Via, src: r.Src, ifc: s.ifaceNamed(r.NIC)})
 	}
 	for _, ifc := range ifaces {
 		if ifc.loopback {
@@ -138,7 +142,7 @@ func (s *Stack) rebuildRoutes() {
 			t.own = append(t.own, p.Addr())
 			t.ownSet[p.Addr()] = struct{}{}
 			if p.Bits() <= 30 {
-				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), ifc})
+				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
 			}
 		}
 	}
@@ -148,6 +152,7 @@ func (s *Stack) rebuildRoutes() {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
+	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
 	for _, r := range all {
 		t.at[r.dst] = append(t.at[r.dst], r)
 		if n := len(t.lens4); n == 0 || t.lens4[n-1] != r.dst.Bits() {
@@ -243,39 +248,11 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 		return path{}, syscall.EINVAL
 	}
 	p := path{src: src, dst: dst, hop: dst, gen: gen}
-	if ifc := s.broadcastIface(t, dst, src); ifc != nil && (on == nil || on == ifc || dst == limitedBroadcast()) {
-		if on != nil {
-			ifc = on
-		}
-		p.ifc, p.group, p.mac = ifc, true, wire.Broadcast()
-	} else if isReserved(dst) {
-		return path{}, syscall.ENETUNREACH
-	} else if on != nil && dst.IsMulticast() {
-		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(dst)
-	} else {
-		r, err := t.lookup(dst, src, on)
-		if err != nil {
-			return path{}, err
-		}
-		p.ifc = r.ifc
-		if dst.IsMulticast() {
-			// RFC 1112 6.1: a group is always on the link.
-			p.group, p.mac = true, wire.MulticastMAC(dst)
-		} else if r.via.IsValid() {
-			p.hop = r.via
-		}
-		if !p.src.IsValid() {
-			p.src = r.src
-		}
+	if err := s.leave(t, &p, on); err != nil {
+		return path{}, err
 	}
-	if !p.src.IsValid() && p.ifc.loopback && len(t.own) > 0 {
-		// As on Linux, to a group on the loopback too the host speaks in its own name.
-		p.src = t.own[0]
-	}
-	if !p.src.IsValid() {
-		if p.src = p.ifc.sourceFor(p.hop); !p.src.IsValid() {
-			return path{}, syscall.EADDRNOTAVAIL
-		}
+	if err := s.chooseSource(t, &p); err != nil {
+		return path{}, err
 	}
 	p.mtu = p.ifc.mtu
 	if !p.group {
@@ -287,8 +264,63 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	return p, nil
 }
 
+// leave fills in by which interface and to which neighbour a path leaves the host, and its
+// source where the route has one and the caller has not. on is the interface that the caller
+// has chosen, or nil.
+func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
+	r, err := s.broadcastRoute(t, p.dst, p.src, on)
+	switch {
+	case err != nil:
+		return err
+	case r != nil:
+		p.group, p.mac = true, wire.Broadcast()
+	case isReserved(p.dst):
+		return syscall.ENETUNREACH
+	case on != nil && p.dst.IsMulticast():
+		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(p.dst)
+		return nil
+	default:
+		if r, err = t.lookup(p.dst, p.src, on); err != nil {
+			return err
+		}
+		if p.dst.IsMulticast() {
+			// RFC 1112 6.1: a group is always on the link.
+			p.group, p.mac = true, wire.MulticastMAC(p.dst)
+		} else if r.via.IsValid() {
+			p.hop = r.via
+		}
+	}
+	p.ifc = r.ifc
+	if !p.src.IsValid() {
+		p.src = r.src
+	}
+	return nil
+}
+
+// chooseSource fills in the source of a path that has none yet.
+func (s *Stack) chooseSource(t *routeTable, p *path) error {
+	if !p.src.IsValid() && p.ifc.loopback && len(t.own) > 0 {
+		// As on Linux, to a group on the loopback too the host speaks in its own name.
+		p.src = t.own[0]
+	}
+	if !p.src.IsValid() {
+		p.src = p.ifc.sourceFor(p.hop)
+	}
+	if !p.src.IsValid() {
+		// RFC 1122 3.2.1.3 (a): 0.0.0.0 may be sent "as a source address as part of an
+		// initialization procedure by which the host learns its own IP address", as
+		// DHCP's (RFC 2131 4.1).
+		if p.dst != limitedBroadcast() {
+			return syscall.EADDRNOTAVAIL
+		}
+		p.src = netip.IPv4Unspecified()
+	}
+	return nil
+}
+
 // chosenLink returns the interface that the caller has chosen, or nil where the routes
-// are to tell. As on Linux, the source of a multicast datagram chooses one.
+// are to tell. As on Linux, the source of a multicast datagram or of one to the limited
+// broadcast address chooses one.
 func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -296,13 +328,8 @@ func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 		if on = s.ifaceAt(index); on == nil {
 			return nil, syscall.ENODEV
 		}
-	case dst.IsMulticast() && src.IsValid():
-		for _, ifc := range *s.ifaces.Load() {
-			if ifc.owns(src) {
-				on = ifc
-				break
-			}
-		}
+	case dst.IsMulticast() && src.IsValid(), dst == limitedBroadcast() && src.IsValid() && !src.IsLoopback():
+		on = s.ifaceWith(src)
 	}
 	if on != nil && on.down.Load() {
 		return nil, syscall.ENETDOWN
@@ -321,29 +348,58 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	return path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu}
 }
 
-// broadcastIface returns the interface on which dst is a broadcast, or nil.
-func (s *Stack) broadcastIface(t *routeTable, dst, src netip.Addr) *iface {
-	if ifc := t.broadcastOn(dst); ifc != nil {
-		return ifc
+// broadcastRoute returns the route of a broadcast: its interface, and its source where the
+// route has one. It is nil where dst is not a broadcast address, or not on the interface that
+// the caller has chosen. A directed broadcast goes over the link of the source address, or
+// else the one with the longest prefix. The error is ENETDOWN where all such links are down.
+func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*route, error) {
+	if dst == limitedBroadcast() {
+		return s.limitedRoute(t, src, on)
 	}
-	if dst != limitedBroadcast() {
-		return nil
-	}
-	// The limited broadcast goes to one link: that of the source address, or of
-	// the default route, or the first one.
-	var first *iface
-	for _, ifc := range *s.ifaces.Load() {
-		if ifc.loopback || ifc.down.Load() || len(ifc.addrs) == 0 {
+	var best *iface
+	var err error
+	for i := range t.bcasts {
+		b := &t.bcasts[i]
+		if b.addr != dst || on != nil && b.ifc != on {
 			continue
 		}
-		if src.IsValid() && ifc.owns(src) {
-			return ifc
+		if b.ifc.down.Load() {
+			err = syscall.ENETDOWN
+			continue
 		}
-		if first == nil || (ifc.gateway.IsValid() && !first.gateway.IsValid()) {
+		if best == nil || src.IsValid() && b.ifc.owns(src) && !best.owns(src) {
+			best = b.ifc
+		}
+	}
+	if best == nil {
+		return nil, err
+	}
+	return &route{ifc: best}, nil
+}
+
+// limitedRoute is broadcastRoute for 255.255.255.255, which goes to one link: the one that was
+// chosen, or that of the route to it, which is as a rule the default route. Without either it
+// is the first link with an address, or the first; Linux has no route then.
+func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, error) {
+	if on != nil {
+		return &route{ifc: on}, nil
+	}
+	if r, err := t.lookup(limitedBroadcast(), src, nil); err == nil {
+		return r, nil
+	}
+	var first *iface
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.loopback || ifc.down.Load() {
+			continue
+		}
+		if first == nil || len(ifc.addrs) > 0 && len(first.addrs) == 0 {
 			first = ifc
 		}
 	}
-	return first
+	if first == nil {
+		return nil, nil
+	}
+	return &route{ifc: first}, nil
 }
 
 // SourceFor returns the address from which the host would send to dst. It is
@@ -364,7 +420,7 @@ func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unm
 // network that the host is on.
 func (s *Stack) IsBroadcast(a netip.Addr) bool {
 	a = a.Unmap()
-	return a == limitedBroadcast() || s.table.Load().broadcastOn(a) != nil
+	return a == limitedBroadcast() || s.table.Load().isBroadcast(a)
 }
 
 // HasIPv4 reports whether the host speaks IPv4, if only with itself.
@@ -459,7 +515,7 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	if r.Via.IsValid() && ifc.owns(r.Via) {
 		return r, fmt.Errorf("the router %v is the host itself", r.Via)
 	}
-	if r.Src.IsValid() && !slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool { return ifc.owns(r.Src) }) {
+	if r.Src.IsValid() && s.ifaceWith(r.Src) == nil {
 		return r, fmt.Errorf("the source %v is not an address of the host", r.Src)
 	}
 	return r, nil
