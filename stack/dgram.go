@@ -96,6 +96,7 @@ type dgram struct {
 	writable sync.Cond
 	queue    datagramQueue
 	remote   netip.AddrPort // invalid unless connected
+	src      netip.Addr     // that the socket sends from; invalid: chosen for each destination
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
 	pathOver int            // the interface that was asked for
@@ -223,12 +224,30 @@ func (g *dgram) route(dst, src netip.Addr, over int) error {
 	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
 		return nil
 	}
-	p, err := g.s.routeOver(dst, src, over)
+	p, err := g.lookup(dst, src, over)
 	if err != nil {
 		return err
 	}
 	g.setPath(p, src, over)
 	return nil
+}
+
+// lookup finds the path to dst. As on Linux, there is no route from the address of a socket
+// that the host does not have any more: ENETUNREACH. The lock is held.
+func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
+	p, err := g.s.routeOver(dst, src, over)
+	if err == syscall.EADDRNOTAVAIL && g.src.IsValid() && src == g.src {
+		err = syscall.ENETUNREACH
+	}
+	return p, err
+}
+
+// source is the source address that is asked for, by the call or the socket.
+func (g *dgram) source(o *SendOptions) netip.Addr {
+	if o.Src.IsValid() {
+		return o.Src
+	}
+	return g.src
 }
 
 func (g *dgram) setPath(p path, src netip.Addr, over int) {
@@ -354,6 +373,15 @@ func (g *dgram) SetWriteBuffer(int) error {
 		return net.ErrClosed
 	}
 	return nil
+}
+
+// sourceOf is the address that a socket bound to a sends from; invalid where that is one of
+// many, or a group's.
+func (s *Stack) sourceOf(a netip.Addr) netip.Addr {
+	if isUnicast(a) && s.IsLocal(a) {
+		return a
+	}
+	return netip.Addr{}
 }
 
 // checkLocal checks and completes the address of a new socket: an unspecified

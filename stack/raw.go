@@ -17,8 +17,18 @@ import (
 type Raw struct {
 	dgram
 	proto uint16
-	local netip.Addr                 // unspecified: all of the host's
-	peer  atomic.Pointer[netip.Addr] // remote, to be read without mu; nil unless connected
+	ends  atomic.Pointer[rawEnds] // replaced under mu, never changed; read without it
+}
+
+// rawEnds are the addresses from and to which a raw socket receives.
+type rawEnds struct {
+	local netip.Addr // unspecified: all of the host's
+	peer  netip.Addr // invalid unless the socket is connected
+}
+
+// fit reports whether what came from remote to local is for the socket.
+func (e *rawEnds) fit(local, remote netip.Addr) bool {
+	return (e.local.IsUnspecified() || e.local == local) && (!e.peer.IsValid() || e.peer == remote)
 }
 
 // A rawTable has all raw sockets.
@@ -60,8 +70,10 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 	if proto == 0 {
 		return nil, syscall.EPROTONOSUPPORT
 	}
-	r := &Raw{proto: proto, local: addr}
+	r := &Raw{proto: proto}
+	r.ends.Store(&rawEnds{local: addr})
 	r.init(s, fam)
+	r.src = s.sourceOf(addr)
 	t := &s.raw
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,7 +85,8 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 	return r, nil
 }
 
-// Connect has the socket send to and receive from one address only. The errors
+// Connect has the socket send to and receive from one address only. A socket
+// bound to all addresses becomes bound to the one that leads there. The errors
 // are those of finding a route.
 func (r *Raw) Connect(remote netip.Addr) error {
 	if remote = remote.Unmap(); !r.fam.holds(remote) {
@@ -84,39 +97,24 @@ func (r *Raw) Connect(remote netip.Addr) error {
 	if r.closed {
 		return net.ErrClosed
 	}
-	src, over := r.source(SendOptions{}), r.over(remote, &SendOptions{})
-	p, err := r.s.routeOver(remote, src, over)
+	src, over := r.source(&SendOptions{}), r.over(remote, &SendOptions{})
+	p, err := r.lookup(remote, src, over)
 	if err != nil {
 		return err
 	}
-	dst := p.dst
-	r.remote = netip.AddrPortFrom(dst, 0)
+	local := r.ends.Load().local
+	if local.IsUnspecified() {
+		local = p.src
+		r.src = r.s.sourceOf(local)
+	}
+	r.remote = netip.AddrPortFrom(p.dst, 0)
 	r.setPath(p, src, over)
-	r.peer.Store(&dst)
+	r.ends.Store(&rawEnds{local: local, peer: p.dst})
 	return nil
 }
 
-// source is the source address that is asked for, by the call or the socket.
-func (r *Raw) source(o SendOptions) netip.Addr {
-	if o.Src.IsValid() {
-		return o.Src
-	}
-	if isUnicast(r.local) && r.s.IsLocal(r.local) {
-		return r.local
-	}
-	return netip.Addr{}
-}
-
-// LocalAddr returns the address that the socket is bound to; on a connected
-// socket that was bound to all, the one that it sends from.
-func (r *Raw) LocalAddr() netip.Addr {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.remote.IsValid() && r.local.IsUnspecified() && r.path.src.IsValid() {
-		return r.path.src
-	}
-	return r.local
-}
+// LocalAddr returns the address that the socket is bound to.
+func (r *Raw) LocalAddr() netip.Addr { return r.ends.Load().local }
 
 // ReadFrom waits for a datagram and copies as much of its payload as fits to b.
 // full is the payload's whole length.
@@ -179,7 +177,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	case len(b) > maxIPv4-wire.IPv4Len:
 		return 0, syscall.EMSGSIZE
 	}
-	src, over := r.source(o), r.over(to, &o)
+	src, over := r.source(&o), r.over(to, &o)
 	if err := r.route(to, src, over); err != nil {
 		return 0, err
 	}
@@ -221,10 +219,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 	}
 	found := false
 	for _, r := range s.raw.sockets() {
-		if r.proto != uint16(p.proto) || !r.local.IsUnspecified() && r.local != p.dst {
-			continue
-		}
-		if peer := r.peer.Load(); peer != nil && *peer != p.src {
+		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src) {
 			continue
 		}
 		found = true
@@ -241,8 +236,8 @@ func (s *Stack) inputRaw(p *packet) bool {
 // rawICMP tells connected raw sockets that their datagrams do not arrive.
 func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 	for _, r := range s.raw.sockets() {
-		peer := r.peer.Load()
-		if r.proto != uint16(proto) || peer == nil || *peer != e.remote {
+		ends := r.ends.Load()
+		if r.proto != uint16(proto) || !ends.peer.IsValid() || !ends.fit(e.local, e.remote) {
 			continue
 		}
 		if e.errno == syscall.EMSGSIZE {

@@ -259,7 +259,8 @@ func (s *Stack) AddNIC(n NIC) error {
 }
 
 // RemoveNIC takes a link out of a running stack and closes its device. Routes
-// over it go with it; sockets stay, and find no route where there is none left.
+// over it go with it, and so do those whose source is an address of it. Sockets stay: they
+// find no route where there is none left, nor from an address that has gone.
 func (s *Stack) RemoveNIC(name string) error {
 	s.mu.Lock()
 	old := *s.ifaces.Load()
@@ -277,7 +278,6 @@ func (s *Stack) RemoveNIC(name string) error {
 	ifc := old[i]
 	ifaces := slices.Delete(slices.Clone(old), i, i+1)
 	s.ifaces.Store(&ifaces)
-	s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == name })
 	s.rebuildRoutes()
 	s.mu.Unlock()
 	s.igmp.detach(ifc)

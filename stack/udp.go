@@ -196,6 +196,7 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 	}
 	u := &UDP{shared: shared}
 	u.init(s, fam)
+	u.src = s.sourceOf(addr)
 	hash := uint64(0)
 	if local.Port() == 0 {
 		hash = s.rand64()
@@ -237,7 +238,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 		return net.ErrClosed
 	}
 	src, over := u.source(&SendOptions{}), u.over(remote.Addr(), &SendOptions{})
-	p, err := u.s.routeOver(remote.Addr(), src, over)
+	p, err := u.lookup(remote.Addr(), src, over)
 	if err != nil {
 		return err
 	}
@@ -247,6 +248,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	defer t.mu.Unlock()
 	if u.local.Addr().IsUnspecified() {
 		u.local = netip.AddrPortFrom(p.src, u.local.Port())
+		u.src = u.s.sourceOf(p.src)
 	}
 	u.remote = remote
 	if !t.closed {
@@ -262,17 +264,6 @@ func unmap(a netip.AddrPort) netip.AddrPort {
 		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	}
 	return a
-}
-
-// source is the source address that is asked for, by the call or the socket.
-func (u *UDP) source(o *SendOptions) netip.Addr {
-	if o.Src.IsValid() {
-		return o.Src
-	}
-	if a := u.local.Addr(); isUnicast(a) && u.s.IsLocal(a) {
-		return a
-	}
-	return netip.Addr{}
 }
 
 // LocalAddr returns the address that the socket is bound to.
