@@ -93,7 +93,11 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 		ms[i].N, ms[i].NN = (*ds)[i].N, len(ms[i].OOB)
 	}
 	if bad != nil {
-		return 0, c.sendError("sendmmsg", ms[0].Addr, controlError(ms[0].OOB, bad))
+		to := opAddr(ms[0].Addr)
+		if to == nil {
+			to = c.ends().remote
+		}
+		return 0, c.sendError("sendmmsg", to, controlError(ms[0].OOB, bad))
 	}
 	return n, nil
 }

@@ -41,6 +41,15 @@ func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
 	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
+// destination is what the error of a datagram to an address names: the address, or without
+// one the other end of a connected socket, or nothing.
+func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
+	if addr.IsValid() {
+		return to
+	}
+	return c.ends().remote
+}
+
 // SetControlMessage has the socket pass the control messages of cf with what it
 // receives, or not any more: they are the out-of-band data of ReadMsgUDP, ReadMsgIP and
 // ReadBatch. Their form is that of Linux, struct cmsghdr of IP_PKTINFO, IP_TTL and IP_TOS, on

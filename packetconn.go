@@ -302,7 +302,7 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 		n, err = c.sendToAddrPort(b, nil, info.Remote, c.options(&info))
 	}
 	if err != nil {
-		err = c.sendError("sendmsg", udpAddrPort{info.Remote}, err)
+		err = c.sendError("sendmsg", c.destination(udpAddrPort{info.Remote}, info.Remote.Addr()), err)
 	}
 	return n, err
 }
@@ -484,7 +484,7 @@ func (c *IPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 		n, err = c.sendTo(b, nil, to, c.options(&info))
 	}
 	if err != nil {
-		err = c.sendError("sendmsg", to, err)
+		err = c.sendError("sendmsg", c.destination(to, info.Remote.Addr()), err)
 	}
 	return n, err
 }

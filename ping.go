@@ -132,6 +132,7 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 // A pinger is one Ping under way.
 type pinger struct {
 	cfg    PingConfig
+	loose  bool // answers come from other addresses than the one that is pinged
 	raw    *stack.Raw
 	laddr  net.Addr
 	to     netip.Addr
@@ -161,6 +162,9 @@ func newPinger(h *Host, raw *stack.Raw, to netip.Addr, cfg PingConfig) *pinger {
 		cfg.Timeout = time.Second
 	}
 	p := &pinger{cfg: cfg, raw: raw, to: to, stats: PingStats{Addr: to}}
+	// A group, a broadcast address, also one that looks as if it were that of a distant network,
+	// or the host itself as 0.0.0.0.
+	p.loose = to.IsMulticast() || h.stack.IsBroadcast(to) || to.As4()[3] == 255 || to.IsUnspecified()
 	p.laddr = family{}.ipAddr(raw.LocalAddr())
 	var id [2]byte
 	h.fill(id[:])
@@ -278,7 +282,7 @@ func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
 	reply := PingReply{From: from, TTL: meta.TTL, Size: len(msg) - echoLen}
 	switch msg[0] {
 	case icmpEchoReply:
-		if from != p.to && !p.to.IsMulticast() && !p.loose() || !bytes.Equal(msg[echoLen:], p.msg[echoLen:]) {
+		if from != p.to && !p.loose || !bytes.Equal(msg[echoLen:], p.msg[echoLen:]) {
 			return
 		}
 	case icmpUnreachable, icmpTimeExceeded:
@@ -295,10 +299,6 @@ func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
 	}
 	p.answer(binary.BigEndian.Uint16(msg[6:]), reply)
 }
-
-// loose reports whether answers come from other addresses than the one that is
-// pinged: from a broadcast, or from the host itself pinged as 0.0.0.0.
-func (p *pinger) loose() bool { return p.to.IsUnspecified() || p.to.As4()[3] == 255 }
 
 // quoted returns the ICMP message that a quoted datagram begins with, at least its
 // header, if it is a request to where we send ours.

@@ -122,6 +122,42 @@ func TestPingEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// A network of stations that answer what is sent to everybody, in the plainest form.
+func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
+	for _, c := range []struct{ network, to string }{
+		{"192.0.2.1/24", "192.0.2.255"}, {"192.0.2.1/26", "192.0.2.63"}, {"192.0.2.1/29", "192.0.2.7"}, {"192.0.2.1/26", "255.255.255.255"},
+	} {
+		ea, eb := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+		h, err := New(Config{NIC: ea, Addrs: []netip.Prefix{netip.MustParsePrefix(c.network)}})
+		require.NoError(t, err)
+		defer h.Close()
+		eb.Attach(func(batch []nic.Frame) {
+			for i := range batch {
+				for _, last := range []byte{2, 3} {
+					out := batch[i].AppendTo(nil)
+					copy(out[16:20], out[12:16])
+					copy(out[12:16], []byte{192, 0, 2, last})
+					out[20], out[10], out[11], out[22], out[23] = 0, 0, 0, 0, 0
+					sum := wire.Checksum(out[20:])
+					out[22], out[23] = byte(sum>>8), byte(sum)
+					sum = wire.Checksum(out[:20])
+					out[10], out[11] = byte(sum>>8), byte(sum)
+					eb.Send([]nic.Frame{{Head: out}})
+				}
+			}
+		})
+		var from []string
+		st, err := h.Ping(context.Background(), c.to, PingConfig{Count: 3, Interval: 10 * time.Millisecond, OnReply: func(r PingReply) {
+			from = append(from, r.From.String())
+		}})
+		require.NoError(t, err)
+		require.Equal(t, 3, st.Received, "%s on %s", c.to, c.network)
+		require.Contains(t, from, "192.0.2.2")
+		require.Contains(t, from, "192.0.2.3")
+		require.Positive(t, st.Duplicates)
+	}
+}
+
 func TestPingTellsOfICMPErrors(t *testing.T) {
 	// A router that is only a function: it answers every echo request with a "time exceeded".
 	ea, eb := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
