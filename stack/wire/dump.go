@@ -93,14 +93,10 @@ func appendIPv4(dst []byte, b []byte) []byte {
 		dst = appendProto(dst, h.Proto)
 		dst = appendNum(dst, " len=", len(payload))
 	} else {
-		dst = appendTransport(dst, &h, payload)
+		dst = appendTransport(dst, ends{h.Src, h.Dst, h.Proto, !h.IsFragment()}, payload)
 	}
 	if h.IsFragment() {
-		dst = appendNum(dst, " frag=", h.FragOffset)
-		if h.MoreFragments {
-			dst = append(dst, '+')
-		}
-		dst = appendNum(dst, " id=", h.ID)
+		dst = appendFragment(dst, h.FragOffset, h.MoreFragments, uint32(h.ID))
 	}
 	if len(h.Options) > 0 {
 		dst = appendNum(dst, " ipopts=", len(h.Options))
@@ -108,16 +104,20 @@ func appendIPv4(dst []byte, b []byte) []byte {
 	return dst
 }
 
-// appendIPv6 appends the addresses of an IPv6 packet and what it carries.
-func appendIPv6(dst []byte, b []byte) []byte {
-	const headerLen = 40
-	dst = append(dst, "IPv6 "...)
-	if len(b) < headerLen {
-		return append(appendNum(dst, "[short IPv6 packet, ", len(b)), " bytes]"...)
+// appendFragment appends where in a datagram a fragment belongs.
+func appendFragment(dst []byte, offset uint16, more bool, id uint32) []byte {
+	dst = appendNum(dst, " frag=", offset)
+	if more {
+		dst = append(dst, '+')
 	}
-	dst = appendPair(dst, netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])))
-	dst = appendProto(dst, Proto(b[6]))
-	return appendNum(dst, " len=", binary.BigEndian.Uint16(b[4:6]))
+	return appendNum(dst, " id=", id)
+}
+
+// ends is what a transport's line needs to know of the packet around it.
+type ends struct {
+	src, dst netip.Addr
+	proto    Proto
+	whole    bool // it is no fragment
 }
 
 func appendPair(dst []byte, src, to netip.Addr) []byte {
@@ -127,10 +127,10 @@ func appendPair(dst []byte, src, to netip.Addr) []byte {
 	return append(dst, ' ')
 }
 
-func appendPorts(dst []byte, h *IPv4, src, to uint16) []byte {
-	dst = netip.AddrPortFrom(h.Src, src).AppendTo(dst)
+func appendPorts(dst []byte, h ends, src, to uint16) []byte {
+	dst = netip.AddrPortFrom(h.src, src).AppendTo(dst)
 	dst = append(dst, " > "...)
-	dst = netip.AddrPortFrom(h.Dst, to).AppendTo(dst)
+	dst = netip.AddrPortFrom(h.dst, to).AppendTo(dst)
 	return append(dst, ' ')
 }
 
@@ -146,20 +146,23 @@ func appendProto(dst []byte, p Proto) []byte {
 		return append(dst, "UDP"...)
 	case ProtoICMPv6:
 		return append(dst, "ICMPv6"...)
+	case ProtoNone:
+		return append(dst, "nothing"...)
 	}
 	return appendNum(dst, "proto=", p)
 }
 
 // appendTransport appends the addresses of a datagram and its payload, of which
 // the first bytes at least are there: a first fragment is not checked further.
-func appendTransport(dst []byte, h *IPv4, b []byte) []byte {
-	whole := !h.IsFragment()
-	switch h.Proto {
+func appendTransport(dst []byte, h ends, b []byte) []byte {
+	switch h.proto {
 	case ProtoICMP:
-		return appendICMP(dst, h, b, whole)
+		return appendICMP(dst, h, b)
+	case ProtoICMPv6:
+		return appendICMPv6(dst, h, b)
 	case ProtoUDP:
 		u, payload, r := ParseUDP(b)
-		if r == BadUDPLength && !whole {
+		if r == BadUDPLength && !h.whole {
 			u, payload, r = readUDP(b), b[UDPLen:], OK
 		}
 		if r != OK {
@@ -167,7 +170,7 @@ func appendTransport(dst []byte, h *IPv4, b []byte) []byte {
 		}
 		dst = appendPorts(dst, h, u.SrcPort, u.DstPort)
 		dst = appendNum(dst, "UDP len=", len(payload))
-		if whole && !UDPChecksumOK(h.Src, h.Dst, b) {
+		if h.whole && !UDPChecksumOK(h.src, h.dst, b) {
 			dst = appendSumNote(dst, h, b[:u.Length], u.Checksum, BadUDPChecksum)
 		}
 		return dst
@@ -178,14 +181,14 @@ func appendTransport(dst []byte, h *IPv4, b []byte) []byte {
 		}
 		dst = appendPorts(dst, h, t.SrcPort, t.DstPort)
 		dst = appendTCP(dst, &t, len(payload))
-		if whole && !TCPChecksumOK(h.Src, h.Dst, b) {
+		if h.whole && !TCPChecksumOK(h.src, h.dst, b) {
 			dst = appendSumNote(dst, h, b, binary.BigEndian.Uint16(b[16:18]), BadTCPChecksum)
 		}
 		return dst
 	}
-	dst = appendPair(dst, h.Src, h.Dst)
-	dst = appendProto(dst, h.Proto)
-	switch h.Proto {
+	dst = appendPair(dst, h.src, h.dst)
+	dst = appendProto(dst, h.proto)
+	switch h.proto {
 	case ProtoUDP:
 		_, _, r := ParseUDP(b)
 		return appendBad(append(dst, ' '), r, b)
@@ -193,7 +196,7 @@ func appendTransport(dst []byte, h *IPv4, b []byte) []byte {
 		_, _, r := ParseTCP(b)
 		return appendBad(append(dst, ' '), r, b)
 	case ProtoIGMP:
-		if whole {
+		if h.whole {
 			return appendIGMP(append(dst, ' '), b)
 		}
 	}
@@ -224,13 +227,8 @@ func appendIGMP(dst []byte, b []byte) []byte {
 
 // appendIGMPRecords appends the records of a report as far as they are whole.
 func appendIGMPRecords(dst []byte, b []byte) []byte {
-	kinds := [...]string{IGMPIsInclude: " IS_IN ", IGMPIsExclude: " IS_EX ", IGMPToInclude: " TO_IN ", IGMPToExclude: " TO_EX "}
 	for len(b) >= IGMPRecordLen {
-		if kind := b[0]; int(kind) < len(kinds) && kind > 0 {
-			dst = append(dst, kinds[kind]...)
-		} else {
-			dst = append(appendNum(dst, " type=", kind), ' ')
-		}
+		dst = appendRecordKind(dst, b[0])
 		dst = netip.AddrFrom4([4]byte(b[4:8])).AppendTo(dst)
 		n := int(binary.BigEndian.Uint16(b[2:4]))
 		dst = appendNum(dst, " sources=", n)
@@ -239,10 +237,19 @@ func appendIGMPRecords(dst []byte, b []byte) []byte {
 	return dst
 }
 
+// appendRecordKind appends the type of a group record, of IGMP or MLD.
+func appendRecordKind(dst []byte, kind uint8) []byte {
+	kinds := [...]string{IGMPIsInclude: " IS_IN ", IGMPIsExclude: " IS_EX ", IGMPToInclude: " TO_IN ", IGMPToExclude: " TO_EX "}
+	if int(kind) < len(kinds) && kind > 0 {
+		return append(dst, kinds[kind]...)
+	}
+	return append(appendNum(dst, " type=", kind), ' ')
+}
+
 // appendSumNote tells a checksum that is left to the device, whose field holds
 // the sum of the pseudo-header alone, from one that is wrong.
-func appendSumNote(dst []byte, h *IPv4, b []byte, field uint16, bad Reason) []byte {
-	if field == Fold(PseudoSum(h.Src, h.Dst, uint8(h.Proto), len(b))) {
+func appendSumNote(dst []byte, h ends, b []byte, field uint16, bad Reason) []byte {
+	if field == Fold(PseudoSum(h.src, h.dst, uint8(h.proto), len(b))) {
 		return append(dst, " [checksum offloaded]"...)
 	}
 	dst = append(dst, " ["...)
@@ -322,8 +329,8 @@ var unreachNames = [...]string{
 
 // appendICMP appends the addresses of an ICMP message and the message. A first
 // fragment has a checksum that cannot be verified.
-func appendICMP(dst []byte, ip *IPv4, b []byte, whole bool) []byte {
-	dst = appendPair(dst, ip.Src, ip.Dst)
+func appendICMP(dst []byte, ip ends, b []byte) []byte {
+	dst = appendPair(dst, ip.src, ip.dst)
 	dst = append(dst, "ICMP "...)
 	if len(b) < ICMPLen {
 		return appendBad(dst, ShortICMP, b)
@@ -340,7 +347,7 @@ func appendICMP(dst []byte, ip *IPv4, b []byte, whole bool) []byte {
 	default:
 		dst = appendNum(dst, " len=", len(body))
 	}
-	if whole && Fold(Sum(b, 0)) != 0xffff {
+	if ip.whole && Fold(Sum(b, 0)) != 0xffff {
 		dst = append(dst, " ["...)
 		dst = append(dst, BadICMPChecksum.String()...)
 		dst = append(dst, ']')
@@ -384,7 +391,7 @@ func appendQuoted(dst []byte, b []byte) []byte {
 	}
 	if h.FragOffset == 0 && (h.Proto == ProtoUDP || h.Proto == ProtoTCP) {
 		be := binary.BigEndian
-		dst = appendPorts(dst, &h, be.Uint16(t[0:2]), be.Uint16(t[2:4]))
+		dst = appendPorts(dst, ends{src: h.Src, dst: h.Dst}, be.Uint16(t[0:2]), be.Uint16(t[2:4]))
 	} else {
 		dst = appendPair(dst, h.Src, h.Dst)
 	}

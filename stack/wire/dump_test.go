@@ -103,7 +103,7 @@ func TestFramesWithoutEthernetAreDescribedByTheirVersion(t *testing.T) {
 	b := udpFrame(IPv4{}, "answer")[EthernetLen:]
 	require.Equal(t, "> IPv4 192.0.2.1:53 > 192.0.2.2:40000 UDP len=6", string(AppendFrame([]byte("> "), b, false)))
 	v6 := unhex(`60000000 0008 3a 40 20010db8000000000000000000000001 ff020000000000000000000000000001`)
-	require.Equal(t, "IPv6 2001:db8::1 > ff02::1 ICMPv6 len=8", string(AppendFrame(nil, v6, false)))
+	require.Equal(t, "IPv6 [bad IPv6 payload length, 40 bytes]", string(AppendFrame(nil, v6, false)))
 	require.Equal(t, "IPv6 [short IPv6 packet, 39 bytes]", string(AppendFrame(nil, v6[:39], false)))
 	require.Equal(t, "IPv4 [short IPv4 packet, 0 bytes]", string(AppendFrame(nil, nil, false)))
 }

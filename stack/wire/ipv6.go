@@ -1,5 +1,88 @@
 package wire
 
-// IPv6Len is the length of an IPv6 header in bytes, without extension headers
-// (RFC 8200 3).
-const IPv6Len = 40
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+const (
+	// IPv6Len is the length of an IPv6 header in bytes, without extension headers
+	// (RFC 8200 3).
+	IPv6Len = 40
+
+	// MinIPv6MTU is the least MTU of a link that carries IPv6, in bytes. RFC 8200 5:
+	// "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+	MinIPv6MTU = 1280
+)
+
+// Offsets of fields in an IPv6 header, for the pointer of a Parameter Problem.
+const (
+	IPv6PayloadLenOffset = 4
+	IPv6NextOffset       = 6
+)
+
+// An IPv6 is the header of an IPv6 packet (RFC 8200 3).
+type IPv6 struct {
+	TrafficClass uint8  // the six bits of DSCP and the two of ECN
+	FlowLabel    uint32 // 20 bits (RFC 6437); 0: none
+	Next         Proto  // of what follows: an extension header or the transport
+	HopLimit     uint8
+	Src, Dst     netip.Addr // IPv6, without a zone
+	PayloadLen   uint16     // what follows the header, in bytes: set by ParseIPv6, not read by Put
+}
+
+// ParseIPv6 checks a packet as a node must and returns its header and its payload, which
+// begins with the first extension header where there is one, without whatever the link
+// appended. It does not look into extension headers: WalkIPv6 does.
+//
+// It fails with ShortIPv6, BadIPv6Version or BadIPv6PayloadLen.
+func ParseIPv6(b []byte) (h IPv6, payload []byte, r Reason) {
+	return ParseIPv6Head(b, 0)
+}
+
+// ParseIPv6Head is ParseIPv6 for the beginning of a packet, with all of its headers, whose
+// last bytes are elsewhere. tail is how many those are; when they are not exactly what is
+// missing, it fails with BadIPv6PayloadLen.
+func ParseIPv6Head(b []byte, tail int) (h IPv6, payload []byte, r Reason) {
+	if len(b) < IPv6Len {
+		return h, nil, ShortIPv6
+	}
+	if b[0]>>4 != 6 {
+		return h, nil, BadIPv6Version
+	}
+	end := IPv6Len + int(binary.BigEndian.Uint16(b[4:6])) - tail
+	if end < IPv6Len || end > len(b) || tail > 0 && end < len(b) {
+		return h, nil, BadIPv6PayloadLen
+	}
+	h.read(b)
+	return h, b[IPv6Len:end:end], OK
+}
+
+// read sets h from the header that b, of at least IPv6Len bytes, begins with.
+func (h *IPv6) read(b []byte) {
+	v := binary.BigEndian.Uint32(b[0:4])
+	h.TrafficClass = uint8(v >> 20)
+	h.FlowLabel = v & 0xfffff
+	h.PayloadLen = binary.BigEndian.Uint16(b[4:6])
+	h.Next = Proto(b[6])
+	h.HopLimit = b[7]
+	h.Src = netip.AddrFrom16([16]byte(b[8:24]))
+	h.Dst = netip.AddrFrom16([16]byte(b[24:40]))
+}
+
+// Put writes the header to the first IPv6Len bytes of b. The payload of payloadLen bytes,
+// extension headers included, is not looked at. IPv4 addresses are written in their
+// IPv4-mapped form.
+func (h *IPv6) Put(b []byte, payloadLen int) {
+	if payloadLen < 0 || payloadLen > 0xffff {
+		panic("wire: the payload does not fit an IPv6 packet")
+	}
+	_ = b[IPv6Len-1]
+	be := binary.BigEndian
+	be.PutUint32(b[0:4], 6<<28|uint32(h.TrafficClass)<<20|h.FlowLabel&0xfffff)
+	be.PutUint16(b[4:6], uint16(payloadLen))
+	b[6] = uint8(h.Next)
+	b[7] = h.HopLimit
+	*(*[16]byte)(b[8:24]) = h.Src.As16()
+	*(*[16]byte)(b[24:40]) = h.Dst.As16()
+}

@@ -24,10 +24,32 @@ const (
 	BadIPv4Checksum
 	BadIPv4Options // an option has an impossible length, or there are two source routes
 
+	ShortIPv6         // fewer than 40 bytes
+	BadIPv6Version    // the version is not 6
+	BadIPv6PayloadLen // the payload length is more than was received
+	ShortIPv6Ext      // the packet ends within an extension header
+	BadIPv6Ext        // Hop-by-Hop Options are not the first header
+	BadIPv6Option     // an option that is not whole, or forbids to go on where it is not known
+	BadIPv6Routing    // a source route that is not at its end
+	BadIPv6Fragment   // a fragment of an impossible length or offset, or within another
+	LongIPv6Chain     // more extension headers than anybody needs
+
 	ShortICMP // fewer than 8 bytes
 	BadICMPChecksum
 	ShortQuoted // an ICMP error quotes less than a header and 8 bytes
 	BadQuoted   // an ICMP error quotes what is no IPv4 header
+
+	ShortICMPv6 // fewer than 8 bytes
+	BadICMPv6Checksum
+	ShortQuoted6 // an ICMPv6 error quotes less than a header and 8 bytes
+	BadQuoted6   // an ICMPv6 error quotes what is no IPv6 packet
+
+	ShortND     // a message of neighbour discovery that is not whole
+	BadNDOption // an option of length 0, or that is not whole
+	BadND       // a target or destination that cannot be
+
+	ShortMLD     // fewer than 24 bytes
+	BadMLDLength // a query that is of no version, or has fewer sources than it says
 
 	ShortIGMP     // fewer than 8 bytes
 	BadIGMPLength // a query that is of no version, or has fewer sources than it says
@@ -46,29 +68,47 @@ const (
 
 // The names are those of counters: short, and the same in every report.
 var reasonNames = [NumReasons]string{
-	OK:               "ok",
-	ShortEthernet:    "short Ethernet frame",
-	ShortARP:         "short ARP packet",
-	BadARP:           "bad ARP packet",
-	ShortIPv4:        "short IPv4 packet",
-	BadIPv4Version:   "bad IPv4 version",
-	BadIPv4HeaderLen: "bad IPv4 header length",
-	BadIPv4TotalLen:  "bad IPv4 total length",
-	BadIPv4Checksum:  "bad IPv4 checksum",
-	BadIPv4Options:   "bad IPv4 options",
-	ShortICMP:        "short ICMP message",
-	BadICMPChecksum:  "bad ICMP checksum",
-	ShortQuoted:      "short quote in ICMP error",
-	BadQuoted:        "bad quote in ICMP error",
-	ShortIGMP:        "short IGMP message",
-	BadIGMPLength:    "bad IGMP length",
-	BadIGMPChecksum:  "bad IGMP checksum",
-	ShortUDP:         "short UDP datagram",
-	BadUDPLength:     "bad UDP length",
-	BadUDPChecksum:   "bad UDP checksum",
-	ShortTCP:         "short TCP segment",
-	BadTCPOffset:     "bad TCP data offset",
-	BadTCPChecksum:   "bad TCP checksum",
+	OK:                "ok",
+	ShortEthernet:     "short Ethernet frame",
+	ShortARP:          "short ARP packet",
+	BadARP:            "bad ARP packet",
+	ShortIPv4:         "short IPv4 packet",
+	BadIPv4Version:    "bad IPv4 version",
+	BadIPv4HeaderLen:  "bad IPv4 header length",
+	BadIPv4TotalLen:   "bad IPv4 total length",
+	BadIPv4Checksum:   "bad IPv4 checksum",
+	BadIPv4Options:    "bad IPv4 options",
+	ShortIPv6:         "short IPv6 packet",
+	BadIPv6Version:    "bad IPv6 version",
+	BadIPv6PayloadLen: "bad IPv6 payload length",
+	ShortIPv6Ext:      "short IPv6 extension header",
+	BadIPv6Ext:        "misplaced IPv6 hop-by-hop options",
+	BadIPv6Option:     "bad IPv6 option",
+	BadIPv6Routing:    "IPv6 source route",
+	BadIPv6Fragment:   "impossible IPv6 fragment",
+	LongIPv6Chain:     "too many IPv6 extension headers",
+	ShortICMP:         "short ICMP message",
+	BadICMPChecksum:   "bad ICMP checksum",
+	ShortQuoted:       "short quote in ICMP error",
+	BadQuoted:         "bad quote in ICMP error",
+	ShortICMPv6:       "short ICMPv6 message",
+	BadICMPv6Checksum: "bad ICMPv6 checksum",
+	ShortQuoted6:      "short quote in ICMPv6 error",
+	BadQuoted6:        "bad quote in ICMPv6 error",
+	ShortND:           "short neighbor discovery message",
+	BadNDOption:       "bad neighbor discovery option",
+	BadND:             "bad neighbor discovery message",
+	ShortMLD:          "short MLD message",
+	BadMLDLength:      "bad MLD length",
+	ShortIGMP:         "short IGMP message",
+	BadIGMPLength:     "bad IGMP length",
+	BadIGMPChecksum:   "bad IGMP checksum",
+	ShortUDP:          "short UDP datagram",
+	BadUDPLength:      "bad UDP length",
+	BadUDPChecksum:    "bad UDP checksum",
+	ShortTCP:          "short TCP segment",
+	BadTCPOffset:      "bad TCP data offset",
+	BadTCPChecksum:    "bad TCP checksum",
 }
 
 // String returns the reason in a few words, as "bad IPv4 checksum".
