@@ -24,12 +24,13 @@ const module = "github.com/usernet/usernet"
 // floors are the packages outside of the standard library that a package may import. A
 // package that is not listed has no business here.
 var floors = map[string][]string{
-	"":           {"stack", "stack/wire", "nic", "resolve"},
-	"stack":      {"stack/wire", "stack/tcp", "nic"},
-	"stack/tcp":  {"stack/wire"},
-	"stack/wire": {},
-	"nic":        {"stack/wire", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
-	"resolve":    {"golang.org/x/net/dns/dnsmessage"},
+	"":                 {"stack", "stack/wire", "nic", "resolve"},
+	"stack":            {"stack/wire", "stack/tcp", "nic", "internal/addrsel"},
+	"stack/tcp":        {"stack/wire"},
+	"stack/wire":       {},
+	"nic":              {"stack/wire", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
+	"resolve":          {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
+	"internal/addrsel": {},
 	// The command stands on all of it.
 	"cmd/usernet":      {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
 	"internal/taptest": {},

@@ -1,4 +1,4 @@
-package resolve
+package addrsel
 
 import (
 	"math/rand/v2"
@@ -114,17 +114,17 @@ func TestTheOrderDoesNotDependOnTheFormOfAddresses(t *testing.T) {
 		netip.MustParseAddr("fe80::1%eth0"): netip.MustParseAddr("fe80::9"),
 		netip.MustParseAddr("2001:db9::1"):  {},
 	}
-	r := New(Config{Source: func(dst netip.Addr) netip.Addr {
+	source := func(dst netip.Addr) netip.Addr {
 		src, ok := srcs[dst]
 		require.True(t, ok, "asked about %s", dst)
 		return src
-	}})
+	}
 	addrs := []netip.Addr{
 		netip.MustParseAddr("2001:db9::1"), netip.MustParseAddr("::ffff:203.0.113.1"), netip.MustParseAddr("192.0.2.1"),
 		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::1%eth0"),
 	}
 	want := []netip.Addr{addrs[4], addrs[3], addrs[1], addrs[2], addrs[0]}
-	r.order(addrs)
+	SortDestinations(addrs, source)
 	require.Equal(t, want, addrs)
 }
 
@@ -150,3 +150,36 @@ func TestCompareIsAnOrder(t *testing.T) {
 }
 
 func sign(n int) int { return max(-1, min(n, 1)) }
+
+func TestSourcesAreChosenByTheRulesOfRFC6724(t *testing.T) {
+	src := func(s string) Source { return Source{Prefix: netip.MustParsePrefix(s)} }
+	with := func(s Source, change func(*Source)) Source { change(&s); return s }
+	plain := src("2001:db8:1::1/64")
+	for name, tt := range map[string]struct {
+		dst           string
+		better, worse Source
+	}{
+		// The examples of section 10.1, and one for each rule.
+		"rule 1: same address":                {"2001:db8:1::1", src("2001:db8:1::1/64"), src("2001:db8:1::2/64")},
+		"rule 2: global for global":           {"2001:db8:1::1", src("2001:db8:3::1/64"), src("fe80::1/64")},
+		"rule 2: global for a site's group":   {"ff05::1", src("2001:db8:3::1/64"), src("fe80::1/64")},
+		"rule 2: link-local for a link-local": {"fe80::9", src("fe80::1/64"), src("2001:db8:3::1/64")},
+		"rule 2: IPv4":                        {"198.51.100.1", src("192.0.2.1/24"), src("169.254.1.1/16")},
+		"rule 3: not deprecated":              {"2001:db8:1::9", src("2001:db8:3::1/64"), with(plain, func(s *Source) { s.Deprecated = true })},
+		"rule 5: of the interface":            {"2001:db8:1::9", with(src("2001:db8:3::1/64"), func(s *Source) { s.Outgoing = true }), plain},
+		"rule 5.5: of the next hop":           {"2001:db8:1::9", with(src("2001:db8:3::1/64"), func(s *Source) { s.NextHop = true }), plain},
+		"rule 6: 6to4 for 6to4":               {"2002:c633:6401::1", src("2002:c633:6401::d5e3:7953:13eb:22e8/64"), src("2001:db8:1::2/64")},
+		"rule 6: unique local for the same":   {"fd11:2233:4455::9", src("fd00:aabb::1/64"), src("2001:db8:1::2/64")},
+		"rule 7: temporary":                   {"2001:db8:1::d5e3:0:0:1", with(src("2001:db8:1::d5e3:7953:13eb:22e8/64"), func(s *Source) { s.Temporary = true }), src("2001:db8:1::2/64")},
+		"rule 8: longest prefix":              {"2001:db8:1::9", plain, src("2001:db8:3::1/64")},
+		"rule 8: IPv4":                        {"192.0.2.9", src("192.0.2.1/24"), src("198.51.100.1/24")},
+	} {
+		dst := netip.MustParseAddr(tt.dst)
+		require.True(t, Better(dst, tt.better, tt.worse), name)
+		require.False(t, Better(dst, tt.worse, tt.better), name)
+	}
+	// RFC 6724 2.2: only the prefix counts, not the interface's part.
+	a, b := src("2001:db8:1::8/64"), src("2001:db8:1::1/64")
+	require.False(t, Better(netip.MustParseAddr("2001:db8:1::9"), a, b))
+	require.False(t, Better(netip.MustParseAddr("2001:db8:1::9"), b, a))
+}

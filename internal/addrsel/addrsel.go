@@ -1,0 +1,231 @@
+// Package addrsel chooses among addresses as RFC 6724 says: which destination to try first,
+// and which source to send from.
+package addrsel
+
+import (
+	"math/bits"
+	"net/netip"
+	"slices"
+)
+
+// A policy is a row of the policy table of RFC 6724 section 2.1.
+type policy struct {
+	prefix     netip.Prefix
+	precedence uint8
+	label      uint8
+}
+
+// policyTable is the default one of RFC 6724 2.1, the longest prefixes first. It is
+// only read.
+var policyTable = [...]policy{
+	{netip.MustParsePrefix("::1/128"), 50, 0},
+	{netip.MustParsePrefix("::ffff:0:0/96"), 35, 4},
+	{netip.MustParsePrefix("::/96"), 1, 3},
+	{netip.MustParsePrefix("2001::/32"), 5, 5},
+	{netip.MustParsePrefix("2002::/16"), 30, 2},
+	{netip.MustParsePrefix("3ffe::/16"), 1, 12},
+	{netip.MustParsePrefix("fec0::/10"), 1, 11},
+	{netip.MustParsePrefix("fc00::/7"), 3, 13},
+	{netip.MustParsePrefix("::/0"), 40, 1},
+}
+
+// policyOf returns the row with the longest prefix that contains a. RFC 6724 2.1:
+// IPv4 addresses are looked up as IPv4-mapped ones.
+func policyOf(a netip.Addr) policy {
+	a = netip.AddrFrom16(a.As16())
+	last := len(policyTable) - 1
+	for _, p := range policyTable[:last] {
+		if p.prefix.Contains(a) {
+			return p
+		}
+	}
+	return policyTable[last] // ::/0
+}
+
+// Scopes of RFC 6724 section 3.1, numbered as in multicast addresses.
+const (
+	scopeLinkLocal = 0x2
+	scopeSiteLocal = 0x5
+	scopeGlobal    = 0xe
+)
+
+func scopeOf(a netip.Addr) uint8 {
+	a = a.Unmap()
+	switch b := a.As16(); {
+	case a.Is6() && a.IsMulticast():
+		return b[1] & 0xf
+	case a.IsLinkLocalUnicast(), a.IsLoopback():
+		// RFC 6724 3.2: 169.254/16 and 127/8 "are assigned link-local scope"; 3.4 says so of ::1.
+		return scopeLinkLocal
+	case a.Is6() && b[0] == 0xfe && b[1]&0xc0 == 0xc0:
+		return scopeSiteLocal // fec0::/10, deprecated by RFC 3879
+	default:
+		return scopeGlobal
+	}
+}
+
+// A destination is an address with what the rules ask about it.
+type destination struct {
+	addr, src  netip.Addr // src is invalid if addr cannot be reached
+	policy     policy
+	scope      uint8
+	sameScope  bool // as its source
+	sameLabel  bool // as its source
+	commonBits int  // with its source; 0 for IPv4
+}
+
+func newDestination(addr, src netip.Addr) destination {
+	d := destination{addr: addr, src: src, policy: policyOf(addr), scope: scopeOf(addr)}
+	if src.IsValid() {
+		d.sameScope = scopeOf(src) == d.scope
+		d.sameLabel = policyOf(src).label == d.policy.label
+		d.commonBits = commonPrefixLen(src, addr)
+	}
+	return d
+}
+
+// compare is negative if a comes before b, positive if after, and zero if the rules
+// of RFC 6724 section 6 do not tell. Rules 3, 4 and 7 ask for things that this
+// host does not have: source addresses that are deprecated yet chosen, mobile
+// homes, and tunnels.
+func compare(a, b destination) int {
+	// Rule 1: "Avoid unusable destinations."
+	if !a.src.IsValid() || !b.src.IsValid() {
+		return prefer(a.src.IsValid(), b.src.IsValid())
+	}
+	// Rule 2: "Prefer matching scope."
+	if c := prefer(a.sameScope, b.sameScope); c != 0 {
+		return c
+	}
+	// Rule 5: "Prefer matching label."
+	if c := prefer(a.sameLabel, b.sameLabel); c != 0 {
+		return c
+	}
+	// Rule 6: "Prefer higher precedence."
+	if c := int(b.policy.precedence) - int(a.policy.precedence); c != 0 {
+		return c
+	}
+	// Rule 8: "Prefer smaller scope."
+	if c := int(a.scope) - int(b.scope); c != 0 {
+		return c
+	}
+	// Rule 9: "Use longest matching prefix", for IPv6 only: with IPv4 it would
+	// defeat the round robin of servers, and the topology does not follow prefixes.
+	// Rule 10: "Otherwise, leave the order unchanged."
+	return b.commonBits - a.commonBits
+}
+
+func prefer(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	default:
+		return 1
+	}
+}
+
+func is6(a netip.Addr) bool { return a.Unmap().Is6() }
+
+// commonPrefixLen is CommonPrefixLen(S, D) of RFC 6724 section 2.2: "up to the length
+// of S's prefix (i.e., the portion of the address not including the interface
+// ID)", which is 64 bits. It is zero for IPv4, to which
+// rule 9 is not applied.
+func commonPrefixLen(s, d netip.Addr) int {
+	if !is6(s) || !is6(d) {
+		return 0
+	}
+	return common(s, d, 64)
+}
+
+// common is how many of the first bits of two IPv6 addresses are equal, at most most.
+func common(s, d netip.Addr, most int) int {
+	a, b := s.As16(), d.As16()
+	for i := range a {
+		if x := a[i] ^ b[i]; x != 0 {
+			return min(8*i+bits.LeadingZeros8(x), most)
+		}
+	}
+	return most
+}
+
+// SortDestinations sorts addresses in the order in which to try them (RFC 6724 6). source
+// returns the address that would be used to send to one, or an invalid address where
+// none is.
+func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr) {
+	if len(addrs) < 2 {
+		return
+	}
+	dests := make([]destination, len(addrs))
+	for i, a := range addrs {
+		dests[i] = newDestination(a, source(a.Unmap()))
+	}
+	slices.SortStableFunc(dests, compare)
+	for i := range dests {
+		addrs[i] = dests[i].addr
+	}
+}
+
+// A Source is an address that a host may send from, with what the rules ask about it.
+type Source struct {
+	Prefix     netip.Prefix // the address with the length of its prefix, unmasked
+	Deprecated bool         // RFC 4862 5.5.4
+	Temporary  bool         // RFC 8981
+	Outgoing   bool         // it is of the interface that the packet leaves by
+	NextHop    bool         // its prefix was advertised by the router that is the next hop
+}
+
+// Better reports whether a is to be preferred to b for sending to dst (RFC 6724 5). Where the
+// rules do not tell it reports false, so that the first of several stays. The addresses are
+// of dst's family.
+//
+// Rule 4 asks for mobile homes, which this host does not have. Rule 7 prefers temporary
+// addresses, which a host has only where it was configured to.
+func Better(dst netip.Addr, a, b Source) bool {
+	s, r := a.Prefix.Addr(), b.Prefix.Addr()
+	// Rule 1: "Prefer same address."
+	if s == dst || r == dst {
+		return s == dst && r != dst
+	}
+	// Rule 2: "Prefer appropriate scope. If Scope(SA) < Scope(SB): If Scope(SA) < Scope(D),
+	// then prefer SB and otherwise prefer SA."
+	if x, y := scopeOf(s), scopeOf(r); x != y {
+		if x < y {
+			return x >= scopeOf(dst)
+		}
+		return y < scopeOf(dst)
+	}
+	// Rule 3: "Avoid deprecated addresses."
+	if a.Deprecated != b.Deprecated {
+		return b.Deprecated
+	}
+	// Rule 5: "Prefer outgoing interface."
+	if a.Outgoing != b.Outgoing {
+		return a.Outgoing
+	}
+	// Rule 5.5: "Prefer addresses in a prefix advertised by the next-hop."
+	if a.NextHop != b.NextHop {
+		return a.NextHop
+	}
+	// Rule 6: "Prefer matching label."
+	label := policyOf(dst).label
+	if x, y := policyOf(s).label == label, policyOf(r).label == label; x != y {
+		return x
+	}
+	// Rule 7: "Prefer temporary addresses."
+	if a.Temporary != b.Temporary {
+		return a.Temporary
+	}
+	// Rule 8: "Use longest matching prefix." RFC 6724 2.2 compares "up to the length of S's prefix".
+	if is6(dst) {
+		return common(s, dst, a.Prefix.Bits()) > common(r, dst, b.Prefix.Bits())
+	}
+	return common4(s, dst, a.Prefix.Bits()) > common4(r, dst, b.Prefix.Bits())
+}
+
+// common4 is common for IPv4.
+func common4(s, d netip.Addr, most int) int {
+	const mapped = 96
+	return common(s, d, mapped+most) - mapped
+}
