@@ -165,6 +165,8 @@ type mortal struct {
 	dead atomic.Bool
 }
 
+func (m *mortal) Nonblocking() nic.Device { return m }
+
 func (m *mortal) Send(batch []nic.Frame) (int, error) {
 	if m.dead.Load() {
 		return 0, errors.New("the device has vanished")

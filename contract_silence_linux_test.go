@@ -79,6 +79,8 @@ type scissors struct {
 	cut atomic.Bool
 }
 
+func (s *scissors) Nonblocking() nic.Device { return s }
+
 func (s *scissors) Send(batch []nic.Frame) (int, error) {
 	if s.cut.Load() {
 		return len(batch), nil

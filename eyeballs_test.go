@@ -377,6 +377,8 @@ type recorder struct {
 	first map[netip.Addr]time.Time
 }
 
+func (r *recorder) Nonblocking() nic.Device { return r }
+
 func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	r.mu.Lock()
 	for i := range batch {

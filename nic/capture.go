@@ -79,6 +79,15 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 // where it is one that can tell. It must be called before Attach.
 func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
 
+// Nonblocking returns the device if the Send of the one below does not wait, and takes
+// the capture's writer for one that does not.
+func (c *Captured) Nonblocking() Device {
+	if !IsNonblocking(c.dev) {
+		return nil
+	}
+	return c
+}
+
 // Close ends the capture and closes the device below. A frame that another
 // goroutine is passing may still be written. A second Close returns
 // net.ErrClosed.

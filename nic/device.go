@@ -9,10 +9,9 @@ package nic
 // Before Attach nothing is received and nothing may be sent. All methods may
 // be called from several goroutines.
 //
-// A device may have more methods, as TAP has, which a stack calls before Attach:
-// NotifyDown(func(error)), by which it tells that it came to an end by itself;
-// MergeReceived(), which asks for larger frames; and PlaceReceived(func() Room) bool,
-// which tells it where their payload is to be put: see Room.
+// What some devices can do beside is told by further interfaces, which a stack looks for
+// before Attach: DownNotifier, ReceiveMerger, ReceivePlacer and Nonblocking. A
+// device that wraps another one passes them on, where they still hold.
 type Device interface {
 	// Link describes the link. It does not change while the device is open,
 	// except for Up.
@@ -34,8 +33,10 @@ type Device interface {
 	// net.ErrClosed. Send may call the recv function of the device at the
 	// other end, and so of this one, before it returns.
 	//
-	// A host has no goroutine that sends: who writes, or brings a frame, calls Send.
-	// For as long as it blocks, so does that Write, beyond its deadline too.
+	// A host calls the Send of a device that is Nonblocking from whichever goroutine has
+	// frames for it, and that of any other from one goroutine at a time, which it
+	// starts when there are frames and which ends with them. So a Send that blocks fills the
+	// host's queue for that device, and nothing else waits for it.
 	Send(batch []Frame) (n int, err error)
 
 	// Close ends the link. Nothing that arrives after it has returned is given
@@ -43,6 +44,48 @@ type Device interface {
 	// decided to make, may still run to its end: Close waits for nobody, so that
 	// it can be called from within recv. A second Close returns net.ErrClosed.
 	Close() error
+}
+
+// A DownNotifier is a Device that tells when it comes to an end by itself.
+type DownNotifier interface {
+	Device
+	// NotifyDown has f called once if the device comes to an end by itself, with why,
+	// from any goroutine and with no lock held. It is not called for Close.
+	// NotifyDown must be called before Attach.
+	NotifyDown(f func(err error))
+}
+
+// A ReceiveMerger is a Device that can join segments of TCP that arrive together to
+// super-frames.
+type ReceiveMerger interface {
+	Device
+	// MergeReceived has it do so. It must be called before Attach.
+	MergeReceived()
+}
+
+// A ReceivePlacer is a Device that can put the payload of what it receives where the stack
+// wants it.
+type ReceivePlacer interface {
+	Device
+	// PlaceReceived gives the device a function that it may ask for a Room before it
+	// reads a frame, and reports whether it will. It must be called before Attach.
+	PlaceReceived(place func() Room) bool
+}
+
+// Nonblocking is a Device whose Send never waits: not for the other end of the link, and
+// not for a write that may take long.
+type Nonblocking interface {
+	Device
+	// Nonblocking returns the device itself if its Send never waits, else nil. A type
+	// that embeds such a device and has a Send of its own inherits the method but not the
+	// promise: what is returned is not that type's device.
+	Nonblocking() Device
+}
+
+// IsNonblocking reports whether the Send of a device never waits.
+func IsNonblocking(dev Device) bool {
+	d, ok := dev.(Nonblocking)
+	return ok && d.Nonblocking() == dev
 }
 
 // Medium says what a link's frames begin with.

@@ -257,3 +257,39 @@ func (q *frameQueue) close() {
 	q.closed = true
 	q.cond.Broadcast()
 }
+
+// A wrapped device keeps the promise of the one below, and a type with a Send of its own
+// makes none by embedding one that does.
+func TestWhichDevicesAreNonblocking(t *testing.T) {
+	pipe := func() Device {
+		a, _ := Pipe(PipeConfig{})
+		return a
+	}
+	adapter := func() Device {
+		return FromReadWriter(struct {
+			io.ReadWriter
+			io.Closer
+		}{}, Link{})
+	}
+	type embedded struct{ *Null }
+	for _, tt := range []struct {
+		name string
+		dev  Device
+		want bool
+	}{
+		{"pipe", pipe(), true},
+		{"loopback", NewLoopback(LoopbackConfig{}), true},
+		{"null", NewNull(Link{}), true},
+		{"switch port", NewSwitch(SwitchConfig{}).Port(), true},
+		{"adapter", adapter(), false},
+		{"funcs", FromFuncs(Link{}, nil), false},
+		{"impaired pipe", Impair(pipe(), ImpairConfig{}), true},
+		{"impaired adapter", Impair(adapter(), ImpairConfig{}), false},
+		{"captured pipe", Capture(pipe(), io.Discard, CaptureConfig{}), true},
+		{"captured adapter", Capture(adapter(), io.Discard, CaptureConfig{}), false},
+		{"captured and impaired adapter", Capture(Impair(adapter(), ImpairConfig{}), io.Discard, CaptureConfig{}), false},
+		{"embedded null", embedded{NewNull(Link{})}, false},
+	} {
+		require.Equal(t, tt.want, IsNonblocking(tt.dev), tt.name)
+	}
+}

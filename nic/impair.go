@@ -150,6 +150,14 @@ func (d *Impaired) pass(batch []Frame) int {
 // where it is one that can tell. It must be called before Attach.
 func (d *Impaired) NotifyDown(f func(err error)) { notifyDown(d.dev, f) }
 
+// Nonblocking returns the device if the Send of the one below does not wait.
+func (d *Impaired) Nonblocking() Device {
+	if !IsNonblocking(d.dev) {
+		return nil
+	}
+	return d
+}
+
 // Close drops all frames under way and closes the device below.
 func (d *Impaired) Close() error {
 	if !d.closed.CompareAndSwap(false, true) {

@@ -95,7 +95,7 @@ const yieldBytes = 16 << 10
 
 // notifyDown passes NotifyDown on to a device that is wrapped.
 func notifyDown(dev Device, f func(err error)) {
-	if d, ok := dev.(interface{ NotifyDown(func(error)) }); ok {
+	if d, ok := dev.(DownNotifier); ok {
 		d.NotifyDown(f)
 	}
 }

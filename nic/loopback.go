@@ -48,6 +48,9 @@ func (lo *Loopback) Link() Link {
 	return l
 }
 
+// Nonblocking returns the device: its Send does not wait.
+func (lo *Loopback) Nonblocking() Device { return lo }
+
 // Send gives the frames to recv before it returns. It takes all of them; those
 // that the link cannot carry are dropped and counted. After Close it returns
 // net.ErrClosed.

@@ -39,6 +39,9 @@ func (d *Null) Link() Link {
 	return l
 }
 
+// Nonblocking returns the device: its Send does not wait.
+func (d *Null) Nonblocking() Device { return d }
+
 // Send takes all frames. Those that the described link could not carry count as
 // dropped. After Close it returns net.ErrClosed.
 func (d *Null) Send(batch []Frame) (n int, err error) {

@@ -58,6 +58,9 @@ func OpenPacket(cfg PacketConfig) (*Packet, error) {
 	return p, nil
 }
 
+// Nonblocking returns the device: its Send does not wait.
+func (p *Packet) Nonblocking() Device { return p }
+
 // Send sends the frames. When the kernel has no room for more it returns how
 // many it took. Frames that the link cannot carry, or that the kernel refuses,
 // as it does all while the interface is down, are dropped and counted. After

@@ -69,6 +69,9 @@ func (e *PipeEnd) Link() Link {
 	return l
 }
 
+// Nonblocking returns the device: its Send does not wait.
+func (e *PipeEnd) Nonblocking() Device { return e }
+
 // Send gives the frames to the other end's user before it returns. It takes all
 // of them. After Close it returns net.ErrClosed.
 func (e *PipeEnd) Send(batch []Frame) (n int, err error) {

@@ -31,8 +31,8 @@ type SwitchConfig struct {
 
 // A Switch is a learning Ethernet bridge in memory. A frame goes to the port
 // behind which its destination was last heard, or else to all other ports, in
-// the goroutine of the sender and without a copy. A switch starts no goroutine
-// and no timer, and needs no Close. Switches must not be joined in a ring: it has
+// the goroutine of the sender and without a copy. A switch starts no timer, and no goroutine
+// but for attached devices whose Send may wait, and needs no Close. Switches must not be joined in a ring: it has
 // no spanning tree, and a broadcast would go round until the sender's stack is full.
 type Switch struct {
 	link   Link // of every port, but for the name and the MAC
@@ -85,6 +85,7 @@ type SwitchPort struct {
 	dev     Device    // a device on the switch; nil if the port is one itself
 	plain   bool      // dev takes finished frames only
 	scratch sync.Pool // of *plainScratch, where plain
+	egress  *egress   // where the Send of dev may wait
 }
 
 var _ Device = (*SwitchPort)(nil)
@@ -116,7 +117,9 @@ func (sw *Switch) add(p *SwitchPort, mac [6]byte) *SwitchPort {
 // becomes its only user. The device has to be an Ethernet with at least the
 // switch's MTU. Frames are finished for a device that has fewer offloads than
 // the switch. Closing the port that is returned takes the device off the switch
-// and closes it. A device whose Send returns an error is closed and taken off.
+// and closes it. A device whose Send returns an error is closed and taken off. One that
+// is not Nonblocking is sent to by a goroutine that runs while frames wait: of those, up to
+// 6.5 MB, copies are kept, and others are dropped and counted.
 func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
 	l := dev.Link()
 	if l.Medium != Ethernet {
@@ -127,6 +130,9 @@ func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
 	}
 	p := &SwitchPort{sw: sw, link: sw.link, dev: dev}
 	p.plain = l.GSO < sw.link.GSO || !l.TxChecksum && sw.link.TxChecksum
+	if !IsNonblocking(dev) {
+		p.egress = &egress{dev: dev, dropped: &p.recvDropped, failed: func() { p.Close() }}
+	}
 	dev.Attach(func(batch []Frame) {
 		if p.closed.Load() {
 			return
@@ -151,6 +157,9 @@ func (p *SwitchPort) Attach(recv func(batch []Frame)) {
 	}
 	p.port.Attach(recv)
 }
+
+// Nonblocking returns the port: its Send does not wait.
+func (p *SwitchPort) Nonblocking() Device { return p }
 
 // Send gives the frames to the users of the other ports before it returns. It
 // takes all of them. Those that the link cannot carry are dropped and counted by
@@ -324,6 +333,10 @@ func (p *SwitchPort) receive(run []Frame) {
 // toDevice sends frames through the attached device, and takes the port off the
 // switch when the device has come to its end.
 func (p *SwitchPort) toDevice(run []Frame) {
+	if p.egress != nil {
+		p.recvDropped.Add(uint64(len(run) - p.egress.put(run)))
+		return
+	}
 	n, err := p.dev.Send(run)
 	p.recvDropped.Add(uint64(len(run) - n))
 	if err != nil {

@@ -214,17 +214,48 @@ func TestADeviceWithTheSameOffloadsGetsFramesAsTheyAre(t *testing.T) {
 }
 
 func TestADeviceThatFailsIsTakenOffTheSwitch(t *testing.T) {
-	sw := NewSwitch(SwitchConfig{})
-	s := stations(sw, macA)
-	broken := errors.New("broken")
-	dev := FromFuncs(Link{}, func([]byte) error { return broken })
-	p, err := sw.Attach(dev)
-	require.NoError(t, err)
-	s[0].send(t, bcst, 0)
-	require.False(t, p.Link().Up)
-	require.False(t, dev.Link().Up)
-	require.Len(t, *sw.ports.Load(), 1)
-	require.Equal(t, uint64(1), p.Stats().RecvDropped)
+	synctest.Test(t, func(t *testing.T) {
+		sw := NewSwitch(SwitchConfig{})
+		s := stations(sw, macA)
+		broken := errors.New("broken")
+		dev := FromFuncs(Link{}, func([]byte) error { return broken })
+		p, err := sw.Attach(dev)
+		require.NoError(t, err)
+		s[0].send(t, bcst, 0)
+		synctest.Wait()
+		require.False(t, p.Link().Up)
+		require.False(t, dev.Link().Up)
+		require.Len(t, *sw.ports.Load(), 1)
+		require.Equal(t, uint64(1), p.Stats().RecvDropped)
+	})
+}
+
+// A stuck device on a switch costs the other stations nothing but the frames for it.
+func TestAStuckDeviceDoesNotStopASwitch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := NewSwitch(SwitchConfig{})
+		s := stations(sw, macA, macB)
+		stuck := make(chan struct{})
+		var got []uint32
+		dev := FromFuncs(Link{}, func(b []byte) error {
+			<-stuck
+			got = append(got, tagOf(b))
+			return nil
+		})
+		p, err := sw.Attach(dev)
+		require.NoError(t, err)
+		const n = 2 * maxEgress / 1514
+		for i := range n {
+			s[0].Send(one(ether(bcst, macA, uint32(i), 1514))) // returns
+		}
+		require.Equal(t, n, s[1].count())
+		dropped := p.Stats().RecvDropped
+		require.Greater(t, dropped, uint64(0), "what is kept is bounded")
+		close(stuck)
+		synctest.Wait()
+		require.EqualValues(t, n, uint64(len(got))+dropped)
+		require.IsIncreasing(t, got)
+	})
 }
 
 func TestADeviceLeavesTheSwitchWithItsPort(t *testing.T) {

@@ -54,6 +54,9 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	return t, nil
 }
 
+// Nonblocking returns the device: its Send does not wait.
+func (t *TAP) Nonblocking() Device { return t }
+
 // tapOffload is what the kernel does for an attached file.
 type tapOffload struct {
 	header int  // bytes before each frame: vnetHeaderLen, or 0 without offloads

@@ -53,9 +53,14 @@ func (ifc *iface) inputARP(b []byte) {
 	}
 }
 
-// sendARP queues an ARP packet from an address of the interface.
+// sendARP queues an ARP packet from an address of the interface. If the queue is full the
+// packet is lost: a device that is stuck would else collect those of every neighbour.
 func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target wire.MAC, addr netip.Addr) {
 	if ifc.down.Load() || !sender.Is4() {
+		return
+	}
+	if !ifc.tx.room() {
+		ifc.stats.TxDropped.Add(1)
 		return
 	}
 	buf := ifc.s.bufs.get(headroom + wire.ARPLen)

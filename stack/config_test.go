@@ -120,6 +120,8 @@ type brokenDevice struct {
 	err error
 }
 
+func (d *brokenDevice) Nonblocking() nic.Device { return d }
+
 func (d *brokenDevice) Send([]nic.Frame) (int, error) { return 0, d.err }
 
 func TestADeviceThatDiesIsLoggedOnceAndItsRoutesAreDown(t *testing.T) {
@@ -227,6 +229,8 @@ func (d *attachedDevice) Attach(recv func([]nic.Frame)) {
 	d.during(recv)
 	d.attached.Store(true)
 }
+
+func (d *attachedDevice) Nonblocking() nic.Device { return d }
 
 func (d *attachedDevice) Send(batch []nic.Frame) (int, error) {
 	d.sent.Add(int32(len(batch)))

@@ -16,6 +16,8 @@ type tapped struct {
 	see func(f *nic.Frame)
 }
 
+func (d *tapped) Nonblocking() nic.Device { return d }
+
 func (d *tapped) Attach(recv func([]nic.Frame)) {
 	d.Device.Attach(func(batch []nic.Frame) {
 		for i := range batch {

@@ -2,10 +2,12 @@ package stack
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
@@ -85,6 +87,7 @@ func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Pr
 		ifc.linkLen = wire.EthernetLen
 	}
 	ifc.neigh.init(ifc)
+	ifc.tx.async.Store(!nic.IsNonblocking(dev))
 	ifc.tx.busy.Store(true) // up ends the turn: a device is not sent to before it is attached
 	return ifc
 }
@@ -93,15 +96,15 @@ func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Pr
 // drains: others may have put something since the routes were known.
 func (ifc *iface) up() {
 	// A device that can die by itself says so here.
-	if d, ok := ifc.dev.(interface{ NotifyDown(func(error)) }); ok {
+	if d, ok := ifc.dev.(nic.DownNotifier); ok {
 		d.NotifyDown(ifc.failed)
 	}
 	// One that can join what it receives is asked to.
-	if d, ok := ifc.dev.(interface{ MergeReceived() }); ok {
+	if d, ok := ifc.dev.(nic.ReceiveMerger); ok {
 		d.MergeReceived()
 	}
 	// One that can put payload where it belongs asks where that is.
-	if d, ok := ifc.dev.(interface{ PlaceReceived(func() nic.Room) bool }); ok {
+	if d, ok := ifc.dev.(nic.ReceivePlacer); ok {
 		ifc.places = d.PlaceReceived(ifc.place)
 	}
 	ifc.dev.Attach(ifc.recv)
@@ -127,21 +130,31 @@ func (ifc *iface) failed(err error) {
 	ifc.s.gen.Add(1)
 }
 
-// close closes the device and drops what the interface still holds.
+// close closes the device and drops what the interface still holds. sendLast was called.
 func (ifc *iface) close() error {
-	if ifc.tx.n.Load() > 0 {
-		ifc.flush()
-	}
 	ifc.down.Store(true)
-	err := ifc.dev.Close()
+	err := ifc.closeDevice()
 	ifc.neigh.close()
-	ifc.tx.close()
-	// What is queued meets a closed device, and is given back to the pool.
-	ifc.drain()
+	ifc.closeQueue()
 	if errors.Is(err, net.ErrClosed) {
 		return nil // it died before
 	}
 	return err
+}
+
+// closeDevice closes the device. One that takes long, such as a wrapped tunnel that waits for
+// its own Write, goes on closing in the background.
+func (ifc *iface) closeDevice() error {
+	done := make(chan error, 1)
+	go func() { done <- ifc.dev.Close() }()
+	timer := time.NewTimer(closeStall)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("stack: %s: the device has not closed within %v", ifc.name, closeStall)
+	}
 }
 
 // owns reports whether a is an address of the interface.

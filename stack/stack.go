@@ -205,13 +205,18 @@ func (s *Stack) Close() error {
 		return net.ErrClosed
 	}
 	s.mu.Unlock()
+	ifaces := *s.ifaces.Load()
+	for _, ifc := range ifaces {
+		ifc.tx.async.Store(true) // a stuck device does not keep us
+	}
 	s.closeTCP()
 	s.udp.closeAll()
 	s.raw.closeAll()
 	s.igmp.close()
 	s.drain()
+	s.sendLast(ifaces...)
 	var first error
-	for _, ifc := range *s.ifaces.Load() {
+	for _, ifc := range ifaces {
 		if err := ifc.close(); err != nil && first == nil {
 			first = err
 		}
@@ -280,8 +285,9 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.ifaces.Store(&ifaces)
 	s.rebuildRoutes()
 	s.mu.Unlock()
+	ifc.tx.async.Store(true) // a stuck device does not keep us
 	s.igmp.detach(ifc)
-	ifc.drain()
+	s.sendLast(ifc)
 	err := ifc.close()
 	s.drain()
 	return err

@@ -11,17 +11,25 @@ import (
 // A dueList has the connections that the wheel has let go of because they will have
 // something to do within a step or two. They tick one after the other, each at its
 // time, or when there is room for what they send: thousands that wait for it would stand
-// before everyone else. One that has become busy or has ended meanwhile ticks for nothing,
-// which does no harm.
+// before everyone else. Those of an interface whose queue is full do not keep the others.
+// One that has become busy or has ended meanwhile ticks for nothing, which does no harm.
 type dueList struct {
 	s *Stack
 
-	mu     sync.Mutex
-	heap   dueHeap
-	timer  *time.Timer
-	at     tcp.Time // when the timer fires; 0: it does not run
-	firing bool     // it has fired, and is at it, or waits for room
-	closed bool
+	mu      sync.Mutex
+	heap    dueHeap
+	blocked map[*iface]*dueBlocked // by the interface whose queue is full
+	timer   *time.Timer
+	at      tcp.Time // when the timer fires; 0: it does not run
+	firing  bool     // it has fired, and is at it
+	closed  bool
+}
+
+// A dueBlocked has those of a dueList that are due at an interface whose queue is full.
+type dueBlocked struct {
+	l    *dueList
+	ifc  *iface
+	list []*TCP
 }
 
 type dueEntry struct {
@@ -58,6 +66,10 @@ func (l *dueList) arm(now tcp.Time) {
 func (l *dueList) fire() {
 	now := l.s.now()
 	l.mu.Lock()
+	if l.firing {
+		l.mu.Unlock()
+		return
+	}
 	l.at, l.firing = 0, true
 	for len(l.heap) > 0 {
 		if l.heap[0].at > now {
@@ -67,8 +79,10 @@ func (l *dueList) fire() {
 		}
 		t := heap.Pop(&l.heap).(dueEntry).t
 		l.mu.Unlock()
-		if full := t.tick(); full != nil && full.tx.wait(l) {
-			return // txReady will be called
+		ifc := t.link()
+		wait := !ifc.tx.room() && l.block(ifc, t)
+		if !wait {
+			t.tick()
 		}
 		l.mu.Lock()
 	}
@@ -80,12 +94,52 @@ func (l *dueList) fire() {
 	l.mu.Unlock()
 }
 
-// txReady is called when the queue that was full has room again.
-func (l *dueList) txReady() {
+// block keeps t until the interface's queue has room. It reports false if it has.
+func (l *dueList) block(ifc *iface, t *TCP) bool {
 	l.mu.Lock()
-	l.firing = false
-	l.arm(l.s.now())
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	b := l.blocked[ifc]
+	if b == nil {
+		b = &dueBlocked{l: l, ifc: ifc}
+		if !ifc.tx.wait(b) {
+			return false
+		}
+		if l.blocked == nil {
+			l.blocked = make(map[*iface]*dueBlocked)
+		}
+		l.blocked[ifc] = b
+	}
+	b.list = append(b.list, t)
+	return true
+}
+
+// txReady is called when the queue that was full has room again, or the interface is closed.
+func (b *dueBlocked) txReady() {
+	l := b.l
+	now := l.s.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.blocked[b.ifc] == b {
+		delete(l.blocked, b.ifc)
+	}
+	if l.closed {
+		return
+	}
+	for _, t := range b.list {
+		heap.Push(&l.heap, dueEntry{now, t})
+	}
+	b.list = nil
+	l.arm(now)
+}
+
+// link is the interface on which the connection sends.
+func (t *TCP) link() *iface {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.path.ifc
 }
 
 // A dueHeap has the earliest first, for container/heap.
@@ -107,7 +161,7 @@ func (h *dueHeap) Pop() any {
 func (l *dueList) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.closed, l.heap = true, nil
+	l.closed, l.heap, l.blocked = true, nil, nil
 	if l.timer != nil {
 		l.timer.Stop()
 	}

@@ -40,6 +40,8 @@ type crowdMeter struct {
 	most atomic.Int64
 }
 
+func (m *crowdMeter) Nonblocking() nic.Device { return m }
+
 func (m *crowdMeter) Send(batch []nic.Frame) (int, error) {
 	m.most.Store(max(m.most.Load(), int64(runtime.NumGoroutine())))
 	return m.Device.Send(batch)

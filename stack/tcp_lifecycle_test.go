@@ -211,6 +211,8 @@ type sticky struct {
 	out  chan struct{}
 }
 
+func (d *sticky) Nonblocking() nic.Device { return d }
+
 func (d *sticky) Send(b []nic.Frame) (int, error) {
 	if d.keep.Swap(false) {
 		close(d.in)
@@ -283,6 +285,8 @@ type recorder struct {
 	nic.Device
 	resets atomic.Int32
 }
+
+func (r *recorder) Nonblocking() nic.Device { return r }
 
 func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	for i := range batch {

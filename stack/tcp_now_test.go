@@ -23,6 +23,8 @@ type orderly struct {
 	frames int
 }
 
+func (d *orderly) Nonblocking() nic.Device { return d }
+
 func (d *orderly) Send(batch []nic.Frame) (int, error) {
 	d.mu.Lock()
 	for i := range batch {

@@ -30,6 +30,8 @@ type placer struct {
 	held   []nic.Frame
 }
 
+func (d *placer) Nonblocking() nic.Device { return d }
+
 func (d *placer) PlaceReceived(place func() nic.Room) bool {
 	d.ask = place
 	return true

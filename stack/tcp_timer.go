@@ -93,9 +93,8 @@ func (t *TCP) disarm() {
 	t.conn.Rest(t.ran)
 }
 
-// tick is the timer's. It returns the interface whose queue the connection waits for,
-// or nil.
-func (t *TCP) tick() (full *iface) {
+// tick is the timer's.
+func (t *TCP) tick() {
 	t.mu.Lock()
 	t.timerAt = 0
 	now := t.s.now()
@@ -103,13 +102,9 @@ func (t *TCP) tick() (full *iface) {
 		t.conn.Tick(now)
 	}
 	ev := t.run(now)
-	if t.queueFull {
-		full = t.path.ifc
-	}
 	t.mu.Unlock()
 	t.report(ev)
 	t.s.drain()
-	return full
 }
 
 // turn is the wheel's.

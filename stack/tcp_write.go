@@ -224,7 +224,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	total := hdr + seg.DataLen()
 	meta := frameMeta{}
 	n := total // in buf
-	if len(seg.Lent) >= gatherBytes && t.path.ifc.txChecksum {
+	if len(seg.Lent) >= gatherBytes && t.path.ifc.txChecksum && !t.path.ifc.tx.async.Load() {
 		meta.body, meta.lender = seg.Lent, t.lent
 		t.lent.frames.Add(1)
 		n -= len(seg.Lent)

@@ -3,6 +3,7 @@ package stack
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/usernet/usernet/nic"
 )
@@ -17,9 +18,15 @@ const (
 // which they were put, and one goroutine at a time, whose turn it is, sends them:
 // whoever puts frames calls drain after it has released its locks, and either sends or
 // knows that another goroutine is about to. No goroutine stands by.
+//
+// A device whose Send may wait (see nic.Nonblocking) would keep whoever sends: a timer,
+// the receiver of another link, the caller of Close. A goroutine that ends when the queue is
+// empty sends to such a device, so that only the queue fills while the device is stuck.
 type txQueue struct {
-	n    atomic.Int32 // frames waiting, to be read without mu
-	busy atomic.Bool  // it is somebody's turn, who looks at n after having ended it
+	n     atomic.Int32                  // frames waiting, to be read without mu
+	busy  atomic.Bool                   // it is somebody's turn, who looks at n after having ended it
+	async atomic.Bool                   // a goroutine of its own sends: Send may wait, or the interface is being closed
+	idle  atomic.Pointer[chan struct{}] // told when a turn ends; set while the interface is being closed
 
 	mu       sync.Mutex
 	ring     [txQueueLen]txEntry
@@ -41,7 +48,20 @@ const txDirect = 2 << 10
 // claim takes the turn for a frame that is to go at once, if nothing waits and nobody
 // sends. The caller, who may hold the lock of a socket, makes the frame in bytes and
 // batch[0], releases its locks, and calls sendClaimed.
-func (q *txQueue) claim() bool { return q.n.Load() == 0 && q.busy.CompareAndSwap(false, true) }
+func (q *txQueue) claim() bool {
+	return q.n.Load() == 0 && !q.async.Load() && q.busy.CompareAndSwap(false, true)
+}
+
+// endTurn ends the turn of the goroutine that sends.
+func (q *txQueue) endTurn() {
+	q.busy.Store(false)
+	if idle := q.idle.Load(); idle != nil {
+		select {
+		case *idle <- struct{}{}:
+		default:
+		}
+	}
+}
 
 // sendClaimed sends the frame in batch[0], and what others have put meanwhile.
 func (ifc *iface) sendClaimed() {
@@ -64,7 +84,7 @@ func (ifc *iface) sendClaimed() {
 
 // unclaim ends a turn, and sends what others have put meanwhile.
 func (ifc *iface) unclaim() {
-	if ifc.tx.busy.Store(false); ifc.tx.n.Load() > 0 {
+	if ifc.tx.endTurn(); ifc.tx.n.Load() > 0 {
 		ifc.drain()
 	}
 }
@@ -110,7 +130,7 @@ func (q *txQueue) room() bool { return q.n.Load() < txQueueLen }
 func (q *txQueue) wait(w txWaiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.room() {
+	if q.room() || q.closed {
 		return false
 	}
 	q.waiters = append(q.waiters, w)
@@ -135,11 +155,29 @@ func (q *txQueue) put(e txEntry) bool {
 	return true
 }
 
-// close has put refuse what comes from now on.
-func (q *txQueue) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
+// closeQueue drops what is queued and has put refuse what comes from now on. Those who
+// wait for room find out that there is another interface, or none.
+func (ifc *iface) closeQueue() {
+	q := &ifc.tx
+	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
+	for {
+		q.mu.Lock()
+		q.closed = true
+		k := q.take(batch, taken)
+		waiters := q.waiters
+		q.waiters = nil
+		q.mu.Unlock()
+		for _, e := range taken[:k] {
+			ifc.s.release(e)
+		}
+		ifc.stats.TxDropped.Add(uint64(k))
+		for _, w := range waiters {
+			w.txReady()
+		}
+		if k == 0 {
+			return
+		}
+	}
 }
 
 // enqueue queues a frame, unless the interface was closed meanwhile: one that has been
@@ -194,10 +232,15 @@ func (q *txQueue) ready() []txWaiter {
 	return ready
 }
 
-// drain sends what waits for the interface, unless another goroutine is at it.
+// drain sends what waits for the interface, unless another goroutine is at it. It does
+// not wait for a device whose Send may wait.
 // No lock may be held: the device may call back into this stack.
 func (ifc *iface) drain() {
-	if ifc.tx.busy.CompareAndSwap(false, true) {
+	switch {
+	case !ifc.tx.busy.CompareAndSwap(false, true):
+	case ifc.tx.async.Load():
+		go ifc.drainOn()
+	default:
 		ifc.drainOn()
 	}
 }
@@ -232,16 +275,15 @@ func (ifc *iface) drainOn() {
 		}
 		// Who puts something from here on finds either that the turn has ended, or
 		// that we have not looked yet.
-		q.busy.Store(false)
+		q.endTurn()
 		if q.n.Load() == 0 || !q.busy.CompareAndSwap(false, true) {
 			return
 		}
 	}
 }
 
-// flush sends what waits although another goroutine may be sending: the device is
-// about to be closed, and resets that come out of order are better than none. To
-// wait for the other is no way out, because Close may run below its Send.
+// flush sends what waits although another goroutine may be sending: the device is about
+// to be closed, and resets that come out of order are better than none.
 func (ifc *iface) flush() {
 	q := &ifc.tx
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
@@ -256,6 +298,78 @@ func (ifc *iface) flush() {
 		}
 		for _, w := range ready {
 			w.txReady()
+		}
+	}
+}
+
+// While interfaces are closed, closeStall is how long to wait for a device that takes no frame
+// or does not close, and closeLimit how long for those that do take some.
+const (
+	closeStall = 500 * time.Millisecond
+	closeLimit = 5 * time.Second
+)
+
+// sendLast waits until the devices have taken what is queued for them. It does not wait for
+// one that takes nothing: a stuck device, or one below whose Send the caller runs.
+// From now on no device can keep a caller that sends.
+func (s *Stack) sendLast(ifaces ...*iface) {
+	idle := make(chan struct{}, 1)
+	for _, ifc := range ifaces {
+		ifc.tx.async.Store(true)
+		ifc.tx.idle.Store(&idle)
+		ifc.drain()
+	}
+	if awaitSent(ifaces, idle) {
+		return
+	}
+	done := make(chan struct{}, len(ifaces))
+	for _, ifc := range ifaces {
+		go func() {
+			ifc.flush()
+			done <- struct{}{}
+		}()
+	}
+	stalled := time.NewTimer(closeStall)
+	defer stalled.Stop()
+	for range ifaces {
+		select {
+		case <-done:
+		case <-stalled.C:
+			return
+		}
+	}
+}
+
+// awaitSent waits until nothing is queued at the interfaces, as long as frames leave. idle is
+// told when a turn ends. It reports whether all has been sent.
+func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
+	state := func() (taken uint64, waiting bool) {
+		for _, ifc := range ifaces {
+			taken += ifc.stats.TxFrames.Load() + ifc.stats.TxDropped.Load()
+			waiting = waiting || ifc.tx.n.Load() > 0 || ifc.tx.busy.Load()
+		}
+		return taken, waiting
+	}
+	began := time.Now()
+	taken, waiting := state()
+	if !waiting {
+		return true
+	}
+	stalled := time.NewTimer(closeStall)
+	defer stalled.Stop()
+	for {
+		select {
+		case <-idle:
+			if _, waiting := state(); !waiting {
+				return true
+			}
+		case <-stalled.C:
+			n, waiting := state()
+			if !waiting || n == taken || time.Since(began) > closeLimit {
+				return !waiting
+			}
+			taken = n
+			stalled.Reset(closeStall)
 		}
 	}
 }

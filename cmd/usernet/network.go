@@ -204,6 +204,14 @@ func (d *watched) NotifyDown(f func(error)) {
 	})
 }
 
+// Nonblocking returns the device if the Send of the one that is watched does not wait.
+func (d *watched) Nonblocking() nic.Device {
+	if !nic.IsNonblocking(d.Device) {
+		return nil
+	}
+	return d
+}
+
 func newHost(dev nic.Device, addr netip.Prefix, gateway netip.Addr, dns []netip.AddrPort, log *slog.Logger) (*usernet.Host, error) {
 	return usernet.New(usernet.Config{
 		NIC:     dev,

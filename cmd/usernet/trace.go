@@ -57,6 +57,14 @@ func (d *traced) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
+// Nonblocking returns the device if the Send of the one that is traced does not wait.
+func (d *traced) Nonblocking() nic.Device {
+	if !nic.IsNonblocking(d.Device) {
+		return nil
+	}
+	return d
+}
+
 // Send shows the frames before they are sent: on a wire in memory the answer may
 // arrive before Send returns. Those that the device does not take now are shown
 // again when they are sent again.

@@ -34,6 +34,8 @@ type recorder struct {
 	ours, kernel []string
 }
 
+func (r *recorder) Nonblocking() nic.Device { return r }
+
 func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	r.record(&r.ours, batch)
 	return r.TAP.Send(batch)

@@ -1,0 +1,74 @@
+package nic
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// An egress queue is what waits for a device whose Send may wait, on a port of a switch:
+// the sender's goroutine leaves a copy and goes on. A goroutine sends while frames wait,
+// and ends with them.
+type egress struct {
+	dev     Device
+	dropped *atomic.Uint64 // frames that the device did not take
+	failed  func()         // called when Send returned an error
+
+	mu      sync.Mutex
+	queue   []Frame // each with its bytes in Head
+	bytes   int     // of queue and of what is being sent
+	sending bool
+	pool    sync.Pool // of *[]byte
+}
+
+// maxEgress bounds the bytes of an egress queue: a hundred super-frames or more than
+// four thousand frames of 1500 bytes.
+const maxEgress = 100 * maxFrame
+
+// put queues copies of frames, as many as there is room for, and returns how many.
+func (q *egress) put(run []Frame) (n int) {
+	q.mu.Lock()
+	for n < len(run) && q.bytes+run[n].Len() <= maxEgress {
+		f := run[n]
+		b, _ := q.pool.Get().(*[]byte)
+		if b == nil {
+			b = new([]byte)
+		}
+		f.Head, f.Body = f.AppendTo((*b)[:0]), nil
+		q.queue = append(q.queue, f)
+		q.bytes += f.Len()
+		n++
+	}
+	start := !q.sending && len(q.queue) > 0
+	q.sending = q.sending || start
+	q.mu.Unlock()
+	if start {
+		go q.send()
+	}
+	return n
+}
+
+// send gives what is queued to the device until nothing is.
+func (q *egress) send() {
+	var batch []Frame
+	for {
+		q.mu.Lock()
+		for i := range batch {
+			b := batch[i].Head
+			q.bytes -= len(b)
+			q.pool.Put(&b)
+			batch[i] = Frame{}
+		}
+		if len(q.queue) == 0 {
+			q.sending = false
+			q.mu.Unlock()
+			return
+		}
+		batch, q.queue = q.queue, batch[:0]
+		q.mu.Unlock()
+		n, err := q.dev.Send(batch)
+		q.dropped.Add(uint64(len(batch) - n))
+		if err != nil {
+			q.failed()
+		}
+	}
+}

@@ -1,0 +1,292 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A stuckTunnel is something of frames whose Write waits until it is closed, from when
+// the test says so.
+type stuckTunnel struct {
+	mu     sync.Mutex
+	cond   sync.Cond
+	in     [][]byte
+	out    *stuckTunnel // where what is written arrives
+	stuck  bool
+	closed bool
+}
+
+func newTunnel() *stuckTunnel {
+	w := new(stuckTunnel)
+	w.cond.L = &w.mu
+	return w
+}
+
+func (w *stuckTunnel) Read(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.in) == 0 && !w.closed {
+		w.cond.Wait()
+	}
+	if w.closed {
+		return 0, io.EOF
+	}
+	n := copy(b, w.in[0])
+	w.in = w.in[1:]
+	return n, nil
+}
+
+func (w *stuckTunnel) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	for w.stuck && !w.closed {
+		w.cond.Wait()
+	}
+	closed := w.closed
+	w.mu.Unlock()
+	if closed {
+		return 0, os.ErrClosed
+	}
+	if w.out != nil {
+		w.out.mu.Lock()
+		w.out.in = append(w.out.in, append([]byte(nil), b...))
+		w.out.cond.Broadcast()
+		w.out.mu.Unlock()
+	}
+	return len(b), nil
+}
+
+func (w *stuckTunnel) set(stuck, closed bool) {
+	w.mu.Lock()
+	w.stuck, w.closed = stuck, closed
+	w.cond.Broadcast()
+	w.mu.Unlock()
+}
+
+func (w *stuckTunnel) Close() error {
+	w.set(false, true)
+	return nil
+}
+
+// A shell is a device of a user's own: it has the four methods of nic.Device.
+type shell struct{ nic.Device }
+
+// stuckDevices are ways for a stuck tunnel to be a device.
+var stuckDevices = map[string]func(w *stuckTunnel) nic.Device{
+	"adapter": func(w *stuckTunnel) nic.Device { return nic.FromReadWriter(w, nic.Link{}) },
+	"captured": func(w *stuckTunnel) nic.Device {
+		return nic.Capture(nic.FromReadWriter(w, nic.Link{}), io.Discard, nic.CaptureConfig{})
+	},
+	"impaired": func(w *stuckTunnel) nic.Device {
+		return nic.Impair(nic.FromReadWriter(w, nic.Link{}), nic.ImpairConfig{})
+	},
+	"own": func(w *stuckTunnel) nic.Device { return shell{nic.FromReadWriter(w, nic.Link{})} },
+	"funcs": func(w *stuckTunnel) nic.Device {
+		d := nic.FromFuncs(nic.Link{}, func(b []byte) error {
+			_, err := w.Write(b)
+			return err
+		})
+		return &funcsOver{d, w}
+	},
+	"embedded": func(w *stuckTunnel) nic.Device { return &blockedNull{nic.NewNull(nic.Link{}), w} },
+}
+
+// A funcsOver closes its tunnel, too.
+type funcsOver struct {
+	*nic.FuncDevice
+	w *stuckTunnel
+}
+
+func (d *funcsOver) Close() error {
+	d.w.Close()
+	return d.FuncDevice.Close()
+}
+
+// A blockedNull inherits the method Nonblocking, but not the promise.
+type blockedNull struct {
+	*nic.Null
+	w *stuckTunnel
+}
+
+func (d *blockedNull) Send(batch []nic.Frame) (int, error) {
+	_, err := d.w.Write(nil)
+	return len(batch), err
+}
+
+func (d *blockedNull) Close() error {
+	d.w.Close()
+	return d.Null.Close()
+}
+
+// New, RemoveNIC, Close and an application's calls return though a device takes no frame.
+func TestAStuckDeviceKeepsNobody(t *testing.T) {
+	for name, make := range stuckDevices {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTunnel()
+				w.set(true, false)
+				began := time.Now()
+				s, err := New(Config{Rand: testRand(), NICs: []NIC{
+					{Name: "stuck", Device: make(w), Addrs: []netip.Prefix{prefix("192.0.2.1/24")}},
+				}})
+				require.NoError(t, err)
+				u := openUDP(t, s, "0.0.0.0:0")
+				for range 10 {
+					sendTo2(t, u, "x")
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				defer cancel()
+				_, err = s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.NoError(t, s.AddNIC(NIC{Name: "too", Device: make(w), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}}))
+				require.Equal(t, time.Second, time.Since(began))
+				require.NoError(t, s.RemoveNIC("too"))
+				w.set(true, false)
+				s.AddNIC(NIC{Name: "too", Device: make(w), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}})
+				began = time.Now()
+				require.NoError(t, s.Close())
+				require.LessOrEqual(t, time.Since(began), 2*closeStall)
+			})
+		})
+	}
+}
+
+// A deadline ends a Write whose bytes wait for a stuck device.
+func TestADeadlineEndsAWriteToAStuckDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := nic.Pipe(nic.PipeConfig{})
+		stop, stopped := make(chan struct{}), false
+		dev := &stoppable{Device: x, stop: stop, stopped: &stopped}
+		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
+		c, _ := dialed(t, a, b)
+		synctest.Wait()
+		stopped = true
+		began := time.Now()
+		require.NoError(t, c.SetWriteDeadline(began.Add(time.Second)))
+		_, err := c.Write(make([]byte, 8<<20))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(began))
+		require.NoError(t, c.Close())
+		stopped = false
+		close(stop)
+	})
+}
+
+// A stoppable device waits in Send while it is stopped. It takes super-frames.
+type stoppable struct {
+	nic.Device
+	stop    chan struct{}
+	stopped *bool
+}
+
+func (d *stoppable) Send(batch []nic.Frame) (int, error) {
+	if *d.stopped {
+		<-d.stop
+	}
+	return d.Device.Send(batch)
+}
+
+// Keep-alive probes, sends and what is received on a link go on while another is stuck.
+func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck, other := newTunnel(), newTunnel()
+		stuck.out, other.out = other, stuck
+		x, y := nic.Pipe(nic.PipeConfig{})
+		far := newHost(t, nic.FromReadWriter(other, nic.Link{}), "198.51.100.2/24")
+		near := newHost(t, y, "192.0.2.2/24")
+		s, err := New(Config{Rand: testRand(), NICs: []NIC{
+			{Name: "stuck", Device: nic.FromReadWriter(stuck, nic.Link{}), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}},
+			{Name: "ok", Device: x, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}},
+		}})
+		require.NoError(t, err)
+		defer s.Close()
+		// Connections over both, whose keep-alive probes are due together. Those of
+		// the stuck link fill its queue.
+		const n = 3 * txQueueLen
+		dial := func(to *Stack, remote string) *TCPListener {
+			l, err := to.ListenTCP(FamilyAny, addrPort(remote), ListenOptions{})
+			require.NoError(t, err)
+			return l
+		}
+		dial(far, "198.51.100.2:80")
+		dial(near, "192.0.2.2:80")
+		open := func(remote string) *TCP {
+			c, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort(remote), TCPOptions{KeepAlive: true})
+			require.NoError(t, err)
+			return c
+		}
+		for range n {
+			open("198.51.100.2:80")
+		}
+		var ok *TCP
+		for range 10 {
+			ok = open("192.0.2.2:80")
+		}
+		synctest.Wait()
+		stuck.set(true, false)
+		before := near.Stats().TCP.Received
+		time.Sleep(16 * time.Second)
+		require.EqualValues(t, 10, near.Stats().TCP.Received-before, "a probe each")
+		require.False(t, s.ifaceNamed("stuck").tx.room())
+		began := time.Now()
+		_, err = ok.Write([]byte("x"))
+		require.NoError(t, err)
+		synctest.Wait()
+		require.EqualValues(t, 11, near.Stats().TCP.Received-before)
+		require.Equal(t, began, time.Now())
+		// When it takes frames again, those that waited have their turn.
+		before = far.Stats().TCP.Received
+		stuck.set(false, false)
+		time.Sleep(2 * time.Second)
+		require.GreaterOrEqual(t, far.Stats().TCP.Received-before, uint64(n))
+	})
+}
+
+// Close waits for a device that is slow but takes frames.
+func TestCloseWaitsForASlowDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := nic.Pipe(nic.PipeConfig{})
+		var slow time.Duration
+		dev := &slowDevice{Device: x, wait: &slow}
+		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
+		l, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+		require.NoError(t, err)
+		const n = 40
+		for range n {
+			_, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+			require.NoError(t, err)
+		}
+		synctest.Wait()
+		slow = 300 * time.Millisecond // for each batch
+		require.NoError(t, a.Close())
+		slow = 0
+		for range n {
+			c, err := l.Accept()
+			require.NoError(t, err)
+			_, err = c.Read(make([]byte, 1))
+			require.Error(t, err)
+			require.False(t, errors.Is(err, io.EOF))
+		}
+	})
+}
+
+// A slowDevice takes its time.
+type slowDevice struct {
+	nic.Device
+	wait *time.Duration
+}
+
+func (d *slowDevice) Send(batch []nic.Frame) (int, error) {
+	time.Sleep(*d.wait)
+	return d.Device.Send(batch)
+}
