@@ -24,8 +24,8 @@ const (
 
 // A dialect is how to speak with a server: what it does not understand is left out.
 type dialect struct {
-	edns  bool // with an OPT record
-	mixed bool // with the case of the name mixed at random
+	edns bool            // with an OPT record
+	name dnsmessage.Name // the name as it is asked for, perhaps with its case mixed
 }
 
 // query asks the servers in turn, until one can say what there is or that there is
@@ -43,11 +43,7 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	var last error
 	for i := range tries {
 		s := r.servers[(first+i)%len(r.servers)]
-		rep, err := r.exchange(ctx, s, q)
-		var ans *answer
-		if err == nil {
-			ans, err = rep.judge(q)
-		}
+		ans, err := r.try(ctx, s, q)
 		if err == nil {
 			ans.server = s.addr
 			return ans, nil
@@ -74,39 +70,125 @@ func done(ctx context.Context) error {
 	return nil
 }
 
-// exchange asks one server one question, by UDP, and by TCP if the answer is truncated.
-func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question) (*reply, error) {
-	d := dialect{edns: !s.noEDNS.Load(), mixed: !s.losesCase.Load()}
+// try asks one server one question within the timeout.
+//
+// The case of the name is mixed at random over UDP, and some servers know names in lower case
+// only. Whatever they do about it (they say that there is no such name, or no such record, they
+// refuse, fail or stay silent) the question is asked once more with the name as the caller
+// wrote it before that counts: at once, or, after silence, at half time beside the first query,
+// whose answer is still welcome.
+func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question) (*answer, error) {
+	start := time.Now()
+	mixed := q.Name
+	if !r.cfg.UseTCP && !s.losesCase.holds(start) {
+		mixed = r.mixCase(q.Name)
+	}
+	if mixed == q.Name {
+		return r.exchange(ctx, s, q, mixed, start)
+	}
+	type outcome struct {
+		ans *answer
+		err error
+	}
+	var plain outcome
+	ended := make(chan struct{})
+	mixedCtx, endMixed := context.WithCancel(ctx)
+	plainCtx, endPlain := context.WithCancel(ctx)
+	defer endMixed()
+	defer endPlain()
+	askPlain := func() {
+		defer close(ended)
+		plain.ans, plain.err = r.exchange(plainCtx, s, q, q.Name, start)
+		if heard(plain.err) {
+			endMixed()
+		}
+	}
+	halfTime := time.AfterFunc(r.cfg.Timeout/2, askPlain)
+	ans, err := r.exchange(mixedCtx, s, q, mixed, start)
+	early := halfTime.Stop()
+	switch {
+	case err == nil && !ans.notFound:
+		s.silences.Store(0)
+		if !early {
+			endPlain()
+			<-ended
+		}
+		return ans, nil
+	case heard(err):
+		s.silences.Store(0)
+		if early {
+			askPlain()
+		}
+	case early:
+		// It could not be asked, or the caller did not wait for the answer.
+		if ctx.Err() != nil && time.Since(start) >= silence {
+			s.silent()
+		}
+		return nil, err
+	default:
+		s.silent()
+	}
+	if !early {
+		<-ended
+	}
+	switch {
+	case plain.err == nil && !plain.ans.notFound:
+		if heard(err) {
+			s.losesCase.set()
+		}
+		return plain.ans, nil
+	case heard(plain.err), !heard(err):
+		return plain.ans, plain.err
+	}
+	return ans, err
+}
+
+// heard reports whether err, or nil, came of a message of the server's, as opposed to its silence or to
+// a failure to ask it.
+func heard(err error) bool {
+	_, ok := err.(*failure)
+	return ok || err == nil
+}
+
+// exchange asks for the name in one spelling, by UDP, and by TCP if the answer is truncated.
+// The try has begun at start.
+func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, name dnsmessage.Name, start time.Time) (*answer, error) {
+	d := dialect{edns: !s.noEDNS.holds(start), name: name}
 	if !r.cfg.UseTCP {
-		rep, err := r.converse(ctx, "udp", s, q, &d)
+		rep, err := r.converse(ctx, "udp", s, q, &d, start.Add(r.cfg.Timeout))
+		if err != nil {
+			return nil, err
+		}
+		if !rep.truncated {
+			return rep.judge(q)
+		}
 		// RFC 2181 9: "When a DNS client receives a reply with TC set, it should ignore
 		// that response, and query again, using a mechanism, such as a TCP connection,
 		// that will permit larger replies."
-		if err != nil || !rep.truncated {
-			return rep, err
-		}
+		start = time.Now()
 	}
-	return r.converse(ctx, "tcp", s, q, &d)
+	// Nobody forges a TCP stream by guessing the case of a name.
+	d.name = q.Name
+	rep, err := r.converse(ctx, "tcp", s, q, &d, start.Add(r.cfg.Timeout))
+	if err != nil {
+		return nil, err
+	}
+	return rep.judge(q)
 }
 
-// converse asks over one network within the timeout, and gives up on what the
-// server turns out not to speak. What worked in the end is remembered.
-func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect) (*reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+// converse asks over one network until the time end, and gives up on what the
+// server turns out not to speak. What worked in the end is remembered for a while.
+func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect, end time.Time) (*reply, error) {
+	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
-	if done(ctx) == context.DeadlineExceeded && ctx.Err() == nil {
-		// Dial has to see it as well.
-		deadline, _ := ctx.Deadline()
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
-	}
+	asked := *d
 	for {
 		rep, err := r.roundTrip(ctx, network, s, q, *d)
 		switch {
 		case err == errCaseLost:
 			// A forger who got as far as this has to guess the new ID and the new
 			// port as well.
-			d.mixed = false
+			d.name = q.Name
 			continue
 		case err != nil:
 			return nil, err
@@ -119,11 +201,11 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 		case rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented:
 			return rep, nil // the OPT record was not the reason
 		}
-		if !d.edns {
-			s.noEDNS.Store(true)
+		if d.edns != asked.edns {
+			s.noEDNS.set()
 		}
-		if !d.mixed {
-			s.losesCase.Store(true)
+		if d.name != asked.name {
+			s.losesCase.set()
 		}
 		return rep, nil
 	}
@@ -167,7 +249,7 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 			// RFC 5452 9.1: responses MUST match the ID, name, class and type of the
 			// query. This one is forged or late; the true one may still come.
 			continue
-		case err == errCaseLost && !d.mixed:
+		case err == errCaseLost && d.name == q.Name:
 			// The case of the caller's own name carries no secret.
 			return readBody(buf[:n], q)
 		}
@@ -211,9 +293,7 @@ func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, err
 
 // newQuery returns the message that asks q, after two bytes for its length.
 func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
-	if d.mixed {
-		q.Name = r.mixCase(q.Name)
-	}
+	q.Name = d.name
 	b := dnsmessage.NewBuilder(make([]byte, 2, 2+512), dnsmessage.Header{
 		ID: uint16(r.cfg.Rand()), RecursionDesired: true, AuthenticData: r.cfg.TrustAD,
 	})
@@ -313,13 +393,7 @@ func readBody(msg []byte, q dnsmessage.Question) (*reply, error) {
 	if err := p.SkipQuestion(); err != dnsmessage.ErrSectionDone {
 		return nil, errInvalidResponse
 	}
-	rep, err := parseReply(&p, h, q)
-	if err != nil && h.Truncated {
-		// Some servers cut in the middle of a record. Over UDP this leads to TCP; over
-		// TCP it leads nowhere.
-		return &reply{truncated: true, rcode: dnsmessage.RCodeServerFailure}, nil
-	}
-	return rep, err
+	return parseReply(&p, h, q)
 }
 
 // questionLen is the length of q on the wire, where names are one byte longer than in

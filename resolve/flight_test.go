@@ -26,7 +26,7 @@ func TestEqualQuestionsAreAskedOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNetwork(map[string]handler{server1: late(hostZone.serve)})
-				r := resolverOn(n, Config{CacheSize: cacheSize}, server1)
+				r := resolverOn(n, Config{CacheSize: cacheSize, Rand: unmixed}, server1)
 				start := time.Now()
 				var wg sync.WaitGroup
 				for i := range 1000 {
@@ -92,7 +92,7 @@ func TestALookupEndsWithItsLastWaiter(t *testing.T) {
 func TestTheImpatientDoNotStarveAPatientLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: late(hostZone.serve)})
-		r := resolverOn(n, Config{}, server1)
+		r := resolverOn(n, Config{CacheSize: 10}, server1)
 		patient := make(chan struct{})
 		var wg sync.WaitGroup
 		for i := range 10 {
@@ -129,7 +129,7 @@ type contextKey struct{}
 func TestALookupHasTheValuesOfTheCallerThatBeganIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: silent})
-		r := resolverOn(n, Config{Attempts: 2}, server1)
+		r := resolverOn(n, Config{Attempts: 2, Rand: unmixed}, server1)
 		var seen []any
 		r.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 			seen = append(seen, ctx.Value(contextKey{}))
@@ -157,7 +157,7 @@ func TestALookupHasTheValuesOfTheCallerThatBeganIt(t *testing.T) {
 func TestAnErrorIsEachOnesOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: late(failing(dnsmessage.RCodeServerFailure))})
-		r := resolverOn(n, Config{Attempts: 1, Search: []string{"a.test"}, Ndots: 5}, server1)
+		r := resolverOn(n, Config{Attempts: 1, Search: []string{"a.test"}, Ndots: 5, Rand: unmixed}, server1)
 		var wg sync.WaitGroup
 		for _, name := range []string{"host", "host.a.test."} { // the same question at first
 			wg.Go(func() {

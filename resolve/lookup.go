@@ -243,20 +243,40 @@ func (r *Resolver) canonicalName(ctx context.Context, host string) (string, erro
 	}
 	// An alias of something without addresses: it has a name all the same.
 	alias := answers[len(answers)-1]
-	seen := make([]string, 0, 4)
+	for _, ans := range answers {
+		switch {
+		case ans == nil || ans.aliases == 0:
+		case ans.loop:
+			// RFC 1034 3.6.2: "CNAME loops signalled as an error".
+			return "", dnsError(errNoSuchHost, host, ans.server)
+		case !ans.dangling || neverAsked(ans.canonical.String()):
+			return ans.canonical.String(), nil
+		}
+	}
+	return r.walk(ctx, host, alias)
+}
+
+// walk follows the aliases of host, the first of which is given, one by one.
+func (r *Resolver) walk(ctx context.Context, host string, alias *answer) (string, error) {
+	seen := []string{lower(absName(host))}
 	for {
 		target := alias.records[0].Body.(*dnsmessage.CNAMEResource).CNAME.String()
-		// RFC 1034 3.6.2: "CNAME loops signalled as an error".
-		if slices.Contains(seen, lower(target)) || len(seen) == maxChain {
+		if slices.Contains(seen, lower(target)) {
 			return "", dnsError(errNoSuchHost, host, alias.server)
 		}
+		if len(seen) > maxChain {
+			return "", dnsError(errTooManyAliases, host, alias.server)
+		}
 		seen = append(seen, lower(target))
-		next, err := r.ask(ctx, target, dnsmessage.TypeCNAME)
-		if err != nil {
-			if !isNotFound(err) {
-				return "", named(err, host)
-			}
+		if neverAsked(target) {
 			return target, nil
+		}
+		next, err := r.ask(ctx, target, dnsmessage.TypeCNAME)
+		if cause := done(ctx); cause != nil && err != nil {
+			return "", named(err, host)
+		}
+		if err != nil {
+			return target, nil // as far as anybody could say
 		}
 		alias = next
 	}

@@ -153,7 +153,7 @@ func TestSearchListAndNdots(t *testing.T) {
 		{long(242)[:241], 0, []string{long(242)}},
 	} {
 		n := newNetwork(map[string]handler{server1: zone{}.serve})
-		r := resolverOn(n, Config{Search: []string{sub, dom, "."}, Ndots: tt.ndots}, server1)
+		r := resolverOn(n, Config{Search: []string{sub, dom, "."}, Ndots: tt.ndots, Rand: unmixed}, server1)
 		_, err := r.LookupTXT(t.Context(), tt.name)
 		require.True(t, requireDNSError(t, err, "no such host", tt.name, server1).IsNotFound)
 		require.Equal(t, tt.want, n.names(), "%s with ndots %d", tt.name, tt.ndots)
@@ -163,7 +163,7 @@ func TestSearchListAndNdots(t *testing.T) {
 func TestTheSearchEndsAtTheFirstNameThatHasTheRecord(t *testing.T) {
 	z := zone{"www.a.test.": {&dnsmessage.TXTResource{TXT: []string{"x"}}}, "www.b.test.": {a("192.0.2.2")}}
 	n := newNetwork(map[string]handler{server1: z.serve})
-	r := resolverOn(n, Config{Search: []string{"a.test", "b.test", "c.test"}, Families: onlyIPv4}, server1)
+	r := resolverOn(n, Config{Search: []string{"a.test", "b.test", "c.test"}, Families: onlyIPv4, Rand: unmixed}, server1)
 	addrs, err := r.LookupHost(t.Context(), "www")
 	require.NoError(t, err)
 	require.Equal(t, []string{"192.0.2.2"}, addrs)
@@ -306,15 +306,103 @@ func TestAliasesAreFollowed(t *testing.T) {
 			n.asked = nil
 			_, err = r.LookupHost(t.Context(), "hidden.test.")
 			require.Error(t, err)
+			canonical, err = r.LookupCNAME(t.Context(), "hidden.test.")
+			require.NoError(t, err)
+			require.Equal(t, "x.onion.", canonical)
 			require.NotContains(t, n.names(), "x.onion.")
 		})
+	}
+}
+
+// chain is a handler of a.test., whose aliases n0.test. to n{n-1}.test. end in an address. It tells at most
+// so many of them at once.
+func chain(n, atOnce int) handler {
+	return func(_ string, query []byte) [][]byte {
+		m := respond(query)
+		name := m.Questions[0].Name
+		i := 0
+		fmt.Sscanf(lower(name.String()), "n%d.", &i)
+		if lower(name.String()) != "a.test." {
+			i++
+		}
+		for range atOnce {
+			if i == n {
+				break
+			}
+			next := mustName(fmt.Sprintf("n%d.test.", i))
+			m.Answers = append(m.Answers, resource(name, recordTTL, &dnsmessage.CNAMEResource{CNAME: next}))
+			name = next
+			i++
+		}
+		switch {
+		case i < n:
+		case m.Questions[0].Type == dnsmessage.TypeA:
+			m.Answers = append(m.Answers, resource(name, recordTTL, a("192.0.2.3")))
+		default:
+			m.Authorities = append(m.Authorities, soa(negativeTTL))
+		}
+		return [][]byte{pack(m)}
+	}
+}
+
+func TestALongChainOfAliasesResolves(t *testing.T) {
+	for _, c := range []struct{ length, atOnce int }{{60, 60}, {60, 30}, {maxChain + 1, 1}, {2000, 1000}} {
+		n := newNetwork(map[string]handler{server1: chain(c.length, c.atOnce)})
+		r := resolverOn(n, Config{UseTCP: true}, server1)
+		addrs, err := r.LookupHost(t.Context(), "a.test.")
+		require.NoError(t, err, "%v", c)
+		require.Equal(t, []string{"192.0.2.3"}, addrs)
+		canonical, err := r.LookupCNAME(t.Context(), "a.test.")
+		require.NoError(t, err, "%v", c)
+		require.Equal(t, fmt.Sprintf("n%d.test.", c.length-1), canonical)
+	}
+}
+
+func TestTooManyAliasesIsNotNoSuchHost(t *testing.T) {
+	n := newNetwork(map[string]handler{server1: chain(maxChain+2, 1)})
+	r := resolverOn(n, Config{Rand: unmixed}, server1)
+	_, err := r.LookupHost(t.Context(), "a.test.")
+	e := requireDNSError(t, err, "too many aliases", "a.test.", server1)
+	require.False(t, e.IsNotFound)
+	_, err = r.LookupTXT(t.Context(), "a.test.")
+	requireDNSError(t, err, "too many aliases", "a.test.", server1)
+	_, err = r.LookupCNAME(t.Context(), "a.test.")
+	requireDNSError(t, err, "too many aliases", "a.test.", server1)
+	require.LessOrEqual(t, len(n.log()), 8*(maxChain+1), "what it costs is bounded")
+
+	// Where the servers do not answer to all of it, the rest is not known not to exist.
+	n = newNetwork(map[string]handler{server1: chain(1000, 1)})
+	_, err = resolverOn(n, Config{Search: []string{"b.test"}}, server1).LookupHost(t.Context(), "a.test")
+	requireDNSError(t, err, "too many aliases", "a.test", server1)
+}
+
+func TestAReplyThatIsCutGivesItsWholeAddresses(t *testing.T) {
+	var addrs []dnsmessage.ResourceBody
+	for i := range 200 {
+		addrs = append(addrs, a(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String()))
+	}
+	for name, first := range map[string]bool{"truncated": true, "not marked": false} {
+		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+			m := respond(query)
+			m.Additionals = nil
+			m.Truncated = first
+			zone{"host.test.": addrs}.resolve(m)
+			b := pack(m)
+			return [][]byte{b[:len(b)-7]}
+		}})
+		r := resolverOn(n, Config{Families: onlyIPv4, CacheSize: 10}, server1)
+		got, err := r.LookupHost(t.Context(), "host.test.")
+		require.NoError(t, err, name)
+		require.Len(t, got, 199, name)
+		require.Equal(t, first, n.log()[len(n.log())-1].network == "tcp", name)
+		require.Empty(t, r.cache.entries, "what is not complete is not kept")
 	}
 }
 
 func TestAnAliasOfANameWithoutTheRecordIsNotAskedForAgain(t *testing.T) {
 	z := zone{"a.test.": {cname("b.test.")}, "b.test.": {a("192.0.2.1")}}
 	n := newNetwork(map[string]handler{server1: z.serve})
-	_, err := resolverOn(n, Config{}, server1).LookupMX(t.Context(), "a.test.")
+	_, err := resolverOn(n, Config{Rand: unmixed}, server1).LookupMX(t.Context(), "a.test.")
 	requireDNSError(t, err, "no such host", "a.test.", server1)
 	require.Equal(t, []string{"a.test."}, n.names(), "the SOA record says that b.test has none")
 }
@@ -336,7 +424,7 @@ func TestAddressesAreOrderedBySource(t *testing.T) {
 func TestAnswersAreKeptForTheirTimeToLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: hostZone.serve})
-		r := resolverOn(n, Config{CacheSize: 10, Families: onlyIPv4}, server1)
+		r := resolverOn(n, Config{CacheSize: 10, Families: onlyIPv4, Rand: unmixed}, server1)
 		lookup := func(queries int) {
 			t.Helper()
 			addrs, err := r.LookupHost(t.Context(), "host.test.")
@@ -393,7 +481,7 @@ func TestFailuresAndAnswersWithoutTTLAreNotKept(t *testing.T) {
 				change(m)
 				return [][]byte{pack(m)}
 			}})
-			r := resolverOn(n, Config{CacheSize: 10, Families: onlyIPv4, Attempts: 1}, server1)
+			r := resolverOn(n, Config{CacheSize: 10, Families: onlyIPv4, Attempts: 1, Rand: unmixed}, server1)
 			for i := range 3 {
 				calls.Store(0)
 				r.LookupHost(t.Context(), "host.test.")
@@ -527,7 +615,7 @@ func TestASearchThatIsCutOffDoesNotSayThatThereIsNothing(t *testing.T) {
 
 func TestADomainThatCannotBePartOfANameIsAnErrorOfItsOwn(t *testing.T) {
 	n := newNetwork(map[string]handler{server1: zone{}.serve})
-	r := resolverOn(n, Config{Search: []string{strings.Repeat("a", 64) + ".test"}, Ndots: 5}, server1)
+	r := resolverOn(n, Config{Search: []string{strings.Repeat("a", 64) + ".test"}, Ndots: 5, Rand: unmixed}, server1)
 	_, err := r.LookupTXT(t.Context(), "www")
 	requireDNSError(t, err, "no such host", "www", server1)
 	require.Equal(t, []string{"www."}, n.names())

@@ -127,6 +127,20 @@ func neverAsked(name string) bool {
 	return false
 }
 
+// canBeAsked reports whether a rooted name fits into a message: RFC 1035 2.3.4. Domains of the search
+// list need not be host names.
+func canBeAsked(name string) bool {
+	if len(name) > maxName {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		if len(label) > 63 || label == "" && name != "." {
+			return false
+		}
+	}
+	return true
+}
+
 // candidates returns the rooted names to ask for, in order: resolv.conf(5), "search".
 func (r *Resolver) candidates(name string) []string {
 	if neverAsked(name) {
@@ -137,7 +151,7 @@ func (r *Resolver) candidates(name string) []string {
 	}
 	names := make([]string, 0, 1+len(r.cfg.Search))
 	add := func(s string) {
-		if len(s) <= maxName && !neverAsked(s) {
+		if canBeAsked(s) && !neverAsked(s) {
 			names = append(names, s)
 		}
 	}

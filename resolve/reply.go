@@ -6,13 +6,14 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxChain is the length of the longest chain of aliases that is followed, within
-// one message or by asking again. It bounds what a loop costs.
+// maxChain is how often it is asked again for where an alias leads. Within a message aliases
+// are followed to their end.
 const maxChain = 16
 
 // A reply is what of a response message the resolver acts on.
 type reply struct {
-	truncated bool
+	truncated bool             // with the TC bit
+	cut       error            // why the answer section could not be read to its end
 	rcode     dnsmessage.RCode // with its extended part
 	aa, ra    bool
 	records   []dnsmessage.Resource // answers of the type asked for, and CNAMEs
@@ -33,34 +34,50 @@ type answer struct {
 	aliases   int // that were followed
 	// dangling: the aliases end in a name about which the message says nothing.
 	dangling bool
+	// loop: they lead back to one of themselves.
+	loop bool
 }
 
-// parseReply reads the rest of a message after its question section.
+// parseReply reads the rest of a message after its question section. Where the answer section ends
+// within a record or has one that cannot be read, the addresses before it are good all the
+// same, as in net; what is left of other records, of which callers want all, is an
+// error.
 func parseReply(p *dnsmessage.Parser, h dnsmessage.Header, q dnsmessage.Question) (*reply, error) {
 	rep := &reply{truncated: h.Truncated, rcode: h.RCode, aa: h.Authoritative, ra: h.RecursionAvailable}
+	err := rep.parseAnswers(p, q)
+	switch {
+	case err == nil:
+		rep.parseRest(p, h)
+	case h.Truncated, len(rep.records) > 0 && (q.Type == dnsmessage.TypeA || q.Type == dnsmessage.TypeAAAA):
+		rep.cut = err
+	default:
+		return nil, err
+	}
+	return rep, nil
+}
+
+func (rep *reply) parseAnswers(p *dnsmessage.Parser, q dnsmessage.Question) error {
 	for {
 		rh, err := p.AnswerHeader()
 		if err == dnsmessage.ErrSectionDone {
-			break
+			return nil
 		}
 		if err != nil {
-			return nil, errCannotUnmarshal
+			return errCannotUnmarshal
 		}
 		rep.answers++
 		if rh.Class != dnsmessage.ClassINET || rh.Type != q.Type && rh.Type != dnsmessage.TypeCNAME {
 			if err := p.SkipAnswer(); err != nil {
-				return nil, errCannotUnmarshal
+				return errCannotUnmarshal
 			}
 			continue
 		}
 		rr, err := p.Answer()
 		if err != nil {
-			return nil, errCannotUnmarshal
+			return errCannotUnmarshal
 		}
 		rep.records = append(rep.records, rr)
 	}
-	rep.parseRest(p, h)
-	return rep, nil
 }
 
 // parseRest reads the authority and additional sections. They only help to judge the
@@ -127,7 +144,12 @@ func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 		return nil, errMisbehaving
 	}
 	ans := rep.follow(q)
+	if rep.truncated || rep.cut != nil {
+		ans.ttl = 0 // there is more
+	}
 	switch {
+	case rep.cut != nil && (len(ans.records) == 0 || q.Type != dnsmessage.TypeA && q.Type != dnsmessage.TypeAAAA):
+		return nil, rep.cut
 	case rep.rcode == dnsmessage.RCodeNameError:
 		// RFC 2308 2.1: NXDOMAIN is about the last name of the aliases.
 		ans.notFound, ans.dangling = true, false
@@ -164,22 +186,29 @@ func (rep *reply) isLame() bool {
 // last one. Records of other names are not answers to q, whoever sent them.
 func (rep *reply) follow(q dnsmessage.Question) *answer {
 	ans := &answer{canonical: q.Name, ttl: maxTTL}
-	for ans.aliases < maxChain {
+	byName := make(map[string][]int, len(rep.records))
+	for i := range rep.records {
+		name := lower(rep.records[i].Header.Name.String())
+		byName[name] = append(byName[name], i)
+	}
+	for {
+		name := lower(ans.canonical.String())
+		found, known := byName[name]
+		ans.loop = known && len(found) == 0
 		var alias *dnsmessage.Resource
-		for i := range rep.records {
+		for _, i := range found {
 			rr := &rep.records[i]
-			switch {
-			case !equalFold(&rr.Header.Name, &ans.canonical):
-			case rr.Header.Type == q.Type:
+			if rr.Header.Type == q.Type {
 				ans.records = append(ans.records, *rr)
 				ans.ttl = min(ans.ttl, ttlOf(rr.Header.TTL))
-			default:
+			} else {
 				alias = rr
 			}
 		}
 		if len(ans.records) > 0 || alias == nil {
 			break
 		}
+		byName[name] = nil // or a loop would have no end
 		// RFC 1034 3.6.2: the query is restarted "at the domain name specified in the
 		// data field of the CNAME record".
 		ans.canonical = alias.Body.(*dnsmessage.CNAMEResource).CNAME

@@ -46,7 +46,8 @@ type Config struct {
 	// search list; 1 if zero, none if negative.
 	Ndots int
 	// Timeout limits each try at each server, and once more its TCP part when
-	// the answer by UDP is truncated; 5 s if not positive.
+	// the answer by UDP is truncated; 5 s if not positive. A server that is silent is
+	// asked once more, in another way, at half of it.
 	Timeout time.Duration
 	// Attempts is how often the list of servers is gone through; 2 if not positive.
 	Attempts int
@@ -107,10 +108,40 @@ type Resolver struct {
 type server struct {
 	addr string
 	// noEDNS: it refused a query with an OPT record and took the same one without.
-	noEDNS atomic.Bool
-	// losesCase: it does not echo the case of the question.
-	losesCase atomic.Bool
+	noEDNS lesson
+	// losesCase: it does not echo the case of the question, or has answers only to names in
+	// the case in which callers write them.
+	losesCase lesson
+	// silences counts the questions in mixed case, one after the other, that got no answer.
+	silences atomic.Int32
 }
+
+// silent notes that a question in mixed case got no answer. One may have been lost; after
+// the second the case is not mixed for a while.
+func (s *server) silent() {
+	if s.silences.Add(1) >= 2 {
+		s.silences.Store(0)
+		s.losesCase.set()
+	}
+}
+
+const (
+	// lessonTime is for how long what was learned about a server counts: what is behind its
+	// address may change, and a packet may have been lost or forged. Unbound has the same
+	// (infra-host-ttl).
+	lessonTime = 15 * time.Minute
+	// silence is how long a server that a caller no longer waits for has to have been
+	// silent to be taken for it.
+	silence = time.Second
+)
+
+// A lesson is something that was learned about a server, which counts for a while. The zero
+// value says nothing.
+type lesson struct{ until atomic.Int64 } // a time in nanoseconds since 1970
+
+func (l *lesson) set() { l.until.Store(time.Now().Add(lessonTime).UnixNano()) }
+
+func (l *lesson) holds(now time.Time) bool { return now.UnixNano() < l.until.Load() }
 
 // Config returns what the Resolver was made of, with the defaults filled in. It
 // can be changed and given to New again.

@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -10,8 +11,10 @@ import (
 // search asks for records of each of the types, under the names that the search list
 // makes of name, until one of these has any. It returns what there is of each
 // type, nil where there is nothing, under that name. Its errors are of type
-// *net.DNSError and speak of name. As in net, they say what became of the name as it was
-// given if addresses are asked for, and else of the last name that was tried.
+// *net.DNSError and speak of name. That there is no such name is only said where all names of
+// the list could be asked for: a name that could not be may be the one that exists. As
+// in net, errors otherwise say what became of the name as it was given if addresses are
+// asked for, and else of the last name that was tried.
 func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.Type) ([]*answer, error) {
 	if !isDomainName(name) {
 		return nil, dnsError(errNoSuchHost, name, "")
@@ -24,7 +27,14 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 			return answers, nil
 		}
 		strict := r.cfg.StrictErrors && isTemporary(e)
-		if err == nil || !asGiven || strict || fqdn == rooted(name) {
+		switch {
+		case err == nil, strict:
+			err = e
+		case isNotFound(err) != isNotFound(e):
+			if isNotFound(err) {
+				err = e
+			}
+		case !asGiven, fqdn == rooted(name):
 			err = e
 		}
 		if strict {
@@ -44,7 +54,9 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 	return nil, named(err, name)
 }
 
-// askAll asks for all types at the same time. It fails if there is not one answer.
+// askAll asks for all types at the same time. It fails if there is not one answer. If CNAME is
+// among the types, it is the last of them, and then an alias is an answer although the name
+// that it stands for has no records.
 func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.Type) ([]*answer, error) {
 	answers := make([]*answer, len(types))
 	errs := make([]error, len(types))
@@ -73,21 +85,29 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 			}
 		}
 	}
+	forAlias := types[len(types)-1] == dnsmessage.TypeCNAME
 	var err error
+	answered := false
 	for i, ans := range answers {
-		if ans != nil {
-			return answers, nil
+		if errs[i] == nil || forAlias && ans != nil && ans.aliases > 0 {
+			answered = true
+			continue
 		}
+		answers[i] = nil
 		// That nobody could say for one type outweighs that there is nothing of another.
 		if err == nil || isNotFound(err) {
 			err = errs[i]
 		}
 	}
+	if answered {
+		return answers, nil
+	}
 	return nil, err
 }
 
 // ask asks for one type of records of one rooted name, from the cache if it can. What
-// it returns is shared, and has at least one record.
+// it returns is shared. Without an error it has at least one record; with one that says that
+// there is none it may tell the aliases of the name.
 func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*answer, error) {
 	name, err := dnsmessage.NewName(fqdn)
 	if err != nil {
@@ -101,7 +121,7 @@ func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*
 		}
 	}
 	if ans.notFound {
-		return nil, dnsError(errNoSuchHost, fqdn, ans.server)
+		return ans, dnsError(errNoSuchHost, fqdn, ans.server)
 	}
 	if ans.aliases == 0 && ans.canonical != name {
 		// It was asked for in another case before. A name that is its own canonical
@@ -117,17 +137,24 @@ func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*
 // do not go there by themselves.
 func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type) (*answer, error) {
 	ans, err := r.query(ctx, name, typ)
-	// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR
-	// and go to step 1". A loop ends as one without data.
-	for err == nil && ans.dangling && ans.aliases < maxChain && !neverAsked(ans.canonical.String()) {
+	seen := []string{lower(name.String())}
+	for err == nil && ans.dangling {
+		// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR
+		// and go to step 1". A loop ends as one without data, as in net.
+		target := lower(ans.canonical.String())
+		if ans.loop = ans.loop || slices.Contains(seen, target); ans.loop || neverAsked(target) {
+			ans.ttl = 0 // nobody said for how long there is nothing
+			break
+		}
+		if len(seen) > maxChain {
+			return nil, dnsError(errTooManyAliases, name.String(), ans.server)
+		}
+		seen = append(seen, target)
 		before := ans
 		if ans, err = r.query(ctx, before.canonical, typ); err == nil {
 			ans.ttl = min(ans.ttl, before.ttl)
 			ans.aliases += before.aliases
 		}
-	}
-	if err == nil && ans.dangling {
-		ans.ttl = 0 // nobody said for how long there is nothing
 	}
 	return ans, err
 }

@@ -1,0 +1,247 @@
+package resolve
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// flipped is a Config.Rand with which every letter of a name changes its case.
+func flipped() uint64 { return ^uint64(0) }
+
+// inLowerCase is h for names in lower case, and for other names refuse.
+func inLowerCase(h, refuse handler) handler {
+	return func(network string, query []byte) [][]byte {
+		if _, q := parseQuery(query); q.Name.String() != lower(q.Name.String()) {
+			return refuse(network, query)
+		}
+		return h(network, query)
+	}
+}
+
+// responding is a handler that answers with what change makes of an empty response.
+func responding(change func(m *dnsmessage.Message)) handler {
+	return func(_ string, query []byte) [][]byte {
+		m := respond(query)
+		change(m)
+		return [][]byte{pack(m)}
+	}
+}
+
+func refusals() map[string]handler {
+	return map[string]handler{
+		"NXDOMAIN":             zone{}.serve,
+		"NXDOMAIN without SOA": failing(dnsmessage.RCodeNameError),
+		"no data":              zone{"host.test.": {}}.serve,
+		"no data without SOA":  responding(func(*dnsmessage.Message) {}),
+		"REFUSED":              failing(dnsmessage.RCodeRefused),
+		"SERVFAIL":             failing(dnsmessage.RCodeServerFailure),
+		"NOTIMP":               failing(dnsmessage.RCodeNotImplemented),
+		"FORMERR":              failing(dnsmessage.RCodeFormatError),
+		"another code":         failing(dnsmessage.RCode(9)),
+		"a referral": responding(func(m *dnsmessage.Message) {
+			m.RecursionAvailable, m.Additionals = false, nil
+		}),
+		"two questions": responding(func(m *dnsmessage.Message) { m.Questions = append(m.Questions, m.Questions[0]) }),
+		"an answer that cannot be read": func(_ string, query []byte) [][]byte {
+			m := respond(query)
+			m.Additionals = nil
+			b := pack(m)
+			b[7] = 1 // one answer, which is not there
+			return [][]byte{b}
+		},
+		"an alias without an end": func(_ string, query []byte) [][]byte {
+			m := respond(query)
+			m.Answers = []dnsmessage.Resource{resource(m.Questions[0].Name, 60, cname("nowhere.test."))}
+			m.RCode = dnsmessage.RCodeNameError
+			return [][]byte{pack(m)}
+		},
+		"the question in lower case": func(network string, query []byte) [][]byte {
+			m := respond(query)
+			m.Questions[0].Name = mustName(lower(m.Questions[0].Name.String()))
+			return [][]byte{pack(m)}
+		},
+	}
+}
+
+func TestAServerMayKnowLowerCaseOnly(t *testing.T) {
+	for name, refuse := range refusals() {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(map[string]handler{server1: inLowerCase(hostZone.serve, refuse)})
+				r := resolverOn(n, Config{Families: onlyIPv4, Attempts: 1, Rand: flipped}, server1)
+				start := time.Now()
+				lookup := func() (raw []string) {
+					t.Helper()
+					n.asked = nil
+					addrs, err := r.LookupHost(t.Context(), "host.test.")
+					require.NoError(t, err)
+					require.Equal(t, []string{"192.0.2.80"}, addrs)
+					for _, q := range n.log() {
+						raw = append(raw, q.raw)
+					}
+					return raw
+				}
+				raw := lookup()
+				require.Equal(t, "HOST.TEST.", raw[0])
+				require.Equal(t, "host.test.", raw[len(raw)-1])
+				require.Equal(t, []string{"host.test."}, lookup(), "it is remembered")
+				require.Zero(t, time.Since(start), "without waiting")
+				time.Sleep(lessonTime)
+				require.Equal(t, raw, lookup(), "for a while")
+			})
+		})
+	}
+}
+
+func TestAServerMayBeSilentAboutMixedCase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(map[string]handler{server1: inLowerCase(hostZone.serve, silent)})
+		r := resolverOn(n, Config{Families: onlyIPv4, Attempts: 1, Timeout: 4 * time.Second, Rand: flipped}, server1)
+		for i, want := range []time.Duration{2 * time.Second, 2 * time.Second, 0, 0} {
+			start := time.Now()
+			addrs, err := r.LookupHost(t.Context(), "host.test.")
+			require.NoError(t, err)
+			require.Equal(t, []string{"192.0.2.80"}, addrs)
+			require.Equal(t, want, time.Since(start), "lookup %d", i)
+		}
+		time.Sleep(lessonTime)
+		start := time.Now()
+		_, err := r.LookupHost(t.Context(), "host.test.")
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Second, time.Since(start), "for a while")
+		require.Zero(t, n.open)
+	})
+}
+
+// A caller that does not wait until half time must not find the server silent for ever.
+func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(map[string]handler{server1: inLowerCase(hostZone.serve, silent)})
+		r := resolverOn(n, Config{Rand: flipped}, server1)
+		lookup := func(limit time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			_, err := r.LookupHost(ctx, "host.test.")
+			return err
+		}
+		require.ErrorIs(t, lookup(silence-1), context.DeadlineExceeded)
+		require.ErrorIs(t, lookup(silence-1), context.DeadlineExceeded, "that was no time to answer in")
+		require.ErrorIs(t, lookup(silence), context.DeadlineExceeded)
+		require.NoError(t, lookup(silence), "neither of A and AAAA was answered")
+	})
+}
+
+func TestOneLostPacketDoesNotEndMixedCase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lost atomic.Bool // the next query is
+		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+			if lost.Swap(false) {
+				return nil
+			}
+			return hostZone.serve(network, query)
+		}})
+		r := resolverOn(n, Config{Families: onlyIPv4, Rand: flipped}, server1)
+		for range 5 {
+			n.asked = nil
+			lost.Store(true)
+			_, err := r.LookupHost(t.Context(), "host.test.")
+			require.NoError(t, err)
+			require.Len(t, n.log(), 2, "in mixed case, and at half time in plain case")
+			_, err = r.LookupHost(t.Context(), "host.test.")
+			require.NoError(t, err)
+			require.Equal(t, "HOST.TEST.", n.log()[2].raw)
+		}
+	})
+}
+
+func TestASlowServerIsWaitedForInBothCases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+			time.Sleep(4 * time.Second)
+			return hostZone.serve(network, query)
+		}})
+		r := resolverOn(n, Config{Families: onlyIPv4, Attempts: 1, Rand: flipped}, server1)
+		for range 3 {
+			start := time.Now()
+			_, err := r.LookupHost(t.Context(), "host.test.")
+			require.NoError(t, err)
+			require.Equal(t, 4*time.Second, time.Since(start), "the first query is answered")
+			require.Zero(t, n.open)
+		}
+		require.False(t, r.servers[0].losesCase.holds(time.Now()), "it is slow, not silent")
+		time.Sleep(4 * time.Second) // until the server has answered what nobody waits for
+	})
+}
+
+func TestARefusalInBothCasesCounts(t *testing.T) {
+	for name, refuse := range refusals() {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(map[string]handler{server1: refuse})
+			r := resolverOn(n, Config{Families: onlyIPv4, Attempts: 1, Rand: flipped}, server1)
+			for range 2 {
+				n.asked = nil
+				_, err := r.LookupHost(t.Context(), "host.test.")
+				require.Error(t, err)
+				log := n.log()
+				require.Equal(t, "HOST.TEST.", log[0].raw, "the case was not the reason")
+				require.Equal(t, "host.test.", log[len(log)-1].raw)
+				if name == "the question in lower case" {
+					break
+				}
+			}
+			require.Zero(t, n.open)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		// The second question is not answered: the first answer is all there is.
+		n := newNetwork(map[string]handler{server1: inLowerCase(silent, zone{}.serve)})
+		r := resolverOn(n, Config{Attempts: 1, Rand: flipped}, server1)
+		start := time.Now()
+		_, err := r.LookupHost(t.Context(), "host.test.")
+		requireDNSError(t, err, "no such host", "host.test.", server1)
+		require.Equal(t, 5*time.Second, time.Since(start))
+	})
+}
+
+func TestATruncatedAnswerIsAskedForInPlainCase(t *testing.T) {
+	n := newNetwork(map[string]handler{server1: inLowerCase(hostZone.serve, truncating(zone{}, false))})
+	addrs, err := resolverOn(n, Config{Families: onlyIPv4, Rand: flipped}, server1).LookupHost(t.Context(), "host.test.")
+	require.NoError(t, err)
+	require.Equal(t, []string{"192.0.2.80"}, addrs)
+	require.Len(t, n.log(), 2)
+	require.Equal(t, "tcp", n.log()[1].network)
+}
+
+func TestEDNSIsTriedAgainAfterAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := true
+		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
+			if _, _, ok := ednsOf(query); ok && old {
+				return failing(dnsmessage.RCodeFormatError)(network, query)
+			}
+			return hostZone.serve(network, query)
+		}})
+		r := resolverOn(n, Config{Families: onlyIPv4}, server1)
+		lookup := func() (edns []bool) {
+			n.asked = nil
+			_, err := r.LookupHost(t.Context(), "host.test.")
+			require.NoError(t, err)
+			for _, q := range n.log() {
+				edns = append(edns, q.edns)
+			}
+			return edns
+		}
+		require.Equal(t, []bool{true, false}, lookup())
+		old = false
+		time.Sleep(lessonTime - 1)
+		require.Equal(t, []bool{false}, lookup())
+		time.Sleep(1)
+		require.Equal(t, []bool{true}, lookup())
+	})
+}
