@@ -32,9 +32,10 @@ var floors = map[string][]string{
 	"resolve":          {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
 	"internal/addrsel": {},
 	// The command stands on all of it.
-	"cmd/usernet":      {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
-	"internal/taptest": {},
-	"interop/std":      {},
+	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
+	"internal/hosttest": {"", "nic"},
+	"internal/taptest":  {},
+	"interop/std":       {},
 	// It is net's face on one host, and generated.
 	"dropin":              {"", "stack", "nic", "resolve"},
 	"dropin/internal/gen": {},

@@ -4,9 +4,8 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -15,15 +14,6 @@ import (
 func newHosts(t *testing.T) (client, server *usernet.Host) {
 	t.Helper()
 	a, b := nic.Pipe(nic.PipeConfig{})
-	newHost := func(dev nic.Device, addr, dns string) *usernet.Host {
-		cfg := usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix(addr)}}
-		if dns != "" {
-			cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort(dns)}
-		}
-		h, err := usernet.New(cfg)
-		require.NoError(t, err)
-		t.Cleanup(func() { h.Close() })
-		return h
-	}
-	return newHost(a, "192.0.2.1/24", "192.0.2.2:53"), newHost(b, "192.0.2.2/24", "")
+	dns := func(cfg *usernet.Config) { cfg.DNS = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.2:53")} }
+	return hosttest.Host(t, a, hosttest.AddrA, dns), hosttest.Host(t, b, hosttest.AddrB)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // serve serves until the end of the test.
@@ -64,7 +65,7 @@ func newClient(t *testing.T, h *usernet.Host) *fasthttp.Client {
 }
 
 func TestRequests(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	client := newClient(t, a)
 	code, body, err := client.Get(nil, "http://server.test/hello")
@@ -92,7 +93,7 @@ func TestRequests(t *testing.T) {
 }
 
 func TestManyRequestsAtOnce(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	client := newClient(t, a)
 	var wg sync.WaitGroup
@@ -112,7 +113,7 @@ func TestManyRequestsAtOnce(t *testing.T) {
 }
 
 func TestPipelinedRequests(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	client := &fasthttp.PipelineClient{
 		Addr: "server.test:80",
@@ -134,7 +135,7 @@ func TestPipelinedRequests(t *testing.T) {
 }
 
 func TestHijackedConnection(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	c, err := a.Dial("tcp", "server.test:80")
 	require.NoError(t, err)
@@ -148,7 +149,7 @@ func TestHijackedConnection(t *testing.T) {
 }
 
 func TestServerThatIsNotThere(t *testing.T) {
-	a, _ := newHosts(t)
+	a, _ := hosttest.Pair(t)
 	_, _, err := newClient(t, a).Get(nil, "http://server.test/hello")
 	require.EqualError(t, err, "dial tcp 192.0.2.2:80: connect: connection refused")
 }

@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/nic"
 )
 
 // A server answers as gRPC's interoperability tests want it.
@@ -126,7 +128,7 @@ func unary(ctx context.Context, t *testing.T, c pb.TestServiceClient) {
 }
 
 func TestUnaryCalls(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	c, _ := connect(t, a, b)
 	unary(t.Context(), t, c)
 	_, err := c.UnaryCall(t.Context(), &pb.SimpleRequest{ResponseStatus: &pb.EchoStatus{Code: int32(codes.FailedPrecondition), Message: "not now"}})
@@ -146,7 +148,7 @@ func TestUnaryCalls(t *testing.T) {
 }
 
 func TestStreams(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	c, _ := connect(t, a, b)
 
 	var want []*pb.ResponseParameters
@@ -187,7 +189,7 @@ func TestStreams(t *testing.T) {
 }
 
 func TestServerThatGoesAndComesBack(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	c, s := connect(t, a, b)
 	unary(t.Context(), t, c)
 	s.Stop()
@@ -209,7 +211,7 @@ func TestServerThatGoesAndComesBack(t *testing.T) {
 
 func TestDeadlineAndCancellationInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := newHosts(t)
+		a, b := hosttest.Pair(t)
 		c, _ := connect(t, a, b)
 		unary(t.Context(), t, c)
 		began := time.Now()
@@ -230,7 +232,7 @@ func TestDeadlineAndCancellationInVirtualTime(t *testing.T) {
 
 func TestKeepaliveFindsADeadLinkInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b, cut := newCuttableHosts(t)
+		a, b, impair := hosttest.ImpairedPair(t, 1)
 		c, _ := connect(t, a, b, grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true,
 		}))
@@ -246,7 +248,7 @@ func TestKeepaliveFindsADeadLinkInVirtualTime(t *testing.T) {
 			waiting <- err
 		}()
 		time.Sleep(time.Second)
-		cut()
+		impair(nic.Impairment{Loss: 1})
 		began := time.Now()
 		err := <-waiting
 		require.Equal(t, codes.Unavailable, status.Code(err), "%v", err)

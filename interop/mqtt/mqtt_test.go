@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // patience ends a test that hangs.
@@ -61,7 +62,7 @@ func wait(t *testing.T, token paho.Token) {
 }
 
 func TestMessagesArriveAtEachQualityOfService(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	sub, pub := connect(t, a, "subscriber"), connect(t, a, "publisher")
 	for qos := range byte(3) {
@@ -84,7 +85,7 @@ func TestMessagesArriveAtEachQualityOfService(t *testing.T) {
 }
 
 func TestLargeMessageAndRetainedOne(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	pub := connect(t, a, "publisher")
 	large := strings.Repeat("usernet ", 1<<18)
@@ -101,7 +102,7 @@ func TestLargeMessageAndRetainedOne(t *testing.T) {
 }
 
 func TestWillIsPublishedWhenAHostIsGone(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	got := make(chan string, 1)
 	wait(t, connect(t, b, "watcher").Subscribe("wills", 1, func(_ paho.Client, m paho.Message) { got <- string(m.Payload()) }))
@@ -119,7 +120,7 @@ func TestWillIsPublishedWhenAHostIsGone(t *testing.T) {
 }
 
 func TestClientIsToldThatTheHostOfTheBrokerIsGone(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	lost := make(chan error, 1)
 	connect(t, a, "client", func(o *paho.ClientOptions) {

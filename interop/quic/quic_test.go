@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -32,7 +33,7 @@ var config = quic.Config{EnableDatagrams: true, MaxIdleTimeout: 30 * time.Second
 // the test.
 func connect(t *testing.T, a, b *usernet.Host) (client, server *quic.Conn) {
 	t.Helper()
-	clientTLS, serverTLS := newTLS(t, "echo")
+	clientTLS, serverTLS := hosttest.TLS(t, "echo")
 	pc, err := b.ListenPacket("udp", ":4433")
 	require.NoError(t, err)
 	tr := &quic.Transport{Conn: pc}
@@ -117,7 +118,7 @@ func exercise(ctx context.Context, t *testing.T, c *quic.Conn, data []byte) {
 }
 
 func TestStreamsAndDatagrams(t *testing.T) {
-	a, b, _ := newHosts(t)
+	a, b := hosttest.Pair(t)
 	client, server := connect(t, a, b)
 	go echo(t.Context(), server)
 	require.Equal(t, client.LocalAddr().(*net.UDPAddr).Port, server.RemoteAddr().(*net.UDPAddr).Port)
@@ -133,7 +134,7 @@ func TestStreamsAndDatagrams(t *testing.T) {
 
 func TestLossyLinkInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b, impair := newHosts(t)
+		a, b, impair := hosttest.ImpairedPair(t, 3)
 		impair(farAway)
 		began := time.Now()
 		client, server := connect(t, a, b)
@@ -159,8 +160,8 @@ func TestLossyLinkInVirtualTime(t *testing.T) {
 
 func TestServerThatIsNotThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, _, _ := newHosts(t)
-		clientTLS, _ := newTLS(t, "echo")
+		a, _ := hosttest.Pair(t)
+		clientTLS, _ := hosttest.TLS(t, "echo")
 		pc := listenPacket(t, a)
 		tr := &quic.Transport{Conn: pc}
 		began := time.Now()
@@ -196,7 +197,7 @@ func site() http.Handler {
 // newSite serves HTTP/3 on one host and makes a client on the other.
 func newSite(t *testing.T, a, b *usernet.Host) *http.Client {
 	t.Helper()
-	clientTLS, serverTLS := newTLS(t, http3.NextProtoH3)
+	clientTLS, serverTLS := hosttest.TLS(t, http3.NextProtoH3)
 	pc, err := b.ListenPacket("udp", ":https")
 	require.NoError(t, err)
 	s := &http3.Server{Handler: site(), TLSConfig: serverTLS}
@@ -235,7 +236,7 @@ func read(t *testing.T, resp *http.Response, err error) []byte {
 }
 
 func TestHTTP3(t *testing.T) {
-	a, b, _ := newHosts(t)
+	a, b := hosttest.Pair(t)
 	client := newSite(t, a, b)
 	resp, err := client.Get("https://server.test/hello")
 	require.Equal(t, "hello over HTTP/3.0", string(read(t, resp, err)))

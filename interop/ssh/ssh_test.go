@@ -22,6 +22,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // A server is an SSH server on a host. It runs commands of its own, and forwards
@@ -246,7 +247,7 @@ func post(t *testing.T, dial func(ctx context.Context, network, address string) 
 }
 
 func TestCommandsRunOverSessions(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	cl := connect(t, a, b)
 	data := make([]byte, 4<<20)
 	rand.Read(data)
@@ -278,7 +279,7 @@ func TestCommandsRunOverSessions(t *testing.T) {
 }
 
 func TestLocalPortIsForwarded(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	cl := connect(t, a, b)
 	ln, err := b.Listen("tcp", "127.0.0.1:8080") // which the client cannot reach but through ssh
 	require.NoError(t, err)
@@ -295,7 +296,7 @@ func TestLocalPortIsForwarded(t *testing.T) {
 }
 
 func TestRemotePortIsForwarded(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	cl := connect(t, a, b)
 	ln, err := cl.Listen("tcp", "192.0.2.2:0")
 	require.NoError(t, err)
@@ -305,7 +306,7 @@ func TestRemotePortIsForwarded(t *testing.T) {
 }
 
 func TestConnectionEndsWithItsHost(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	cl := connect(t, a, b)
 	s, err := cl.NewSession()
 	require.NoError(t, err)

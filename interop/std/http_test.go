@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // content is n bytes that differ everywhere, the same each time.
@@ -245,22 +246,22 @@ func browse(t *testing.T, client *http.Client, url, proto string) {
 }
 
 func TestHTTP1(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
-	serveHTTP(t, listen(t, h[1], ":80"), site(), nil)
+	h := hosttest.Named(t, "client.test", "server.test")
+	serveHTTP(t, hosttest.Listen(t, h[1], ":80"), site(), nil)
 	browse(t, newClient(t, h[0], nil, false), "http://server.test", "HTTP/1.1")
 }
 
 func TestHTTP1OverTLS(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
-	cert, pool := newCertificate(t, "server.test")
-	serveHTTP(t, listen(t, h[1], ":https"), site(), &tls.Config{Certificates: []tls.Certificate{cert}})
+	h := hosttest.Named(t, "client.test", "server.test")
+	cert, pool := hosttest.Certificate(t, "server.test")
+	serveHTTP(t, hosttest.Listen(t, h[1], ":https"), site(), &tls.Config{Certificates: []tls.Certificate{cert}})
 	browse(t, newClient(t, h[0], &tls.Config{RootCAs: pool}, false), "https://server.test", "HTTP/1.1")
 }
 
 func TestHTTP2OverTLS(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
-	cert, pool := newCertificate(t, "server.test")
-	serveHTTP(t, listen(t, h[1], ":https"), site(), &tls.Config{Certificates: []tls.Certificate{cert}})
+	h := hosttest.Named(t, "client.test", "server.test")
+	cert, pool := hosttest.Certificate(t, "server.test")
+	serveHTTP(t, hosttest.Listen(t, h[1], ":https"), site(), &tls.Config{Certificates: []tls.Certificate{cert}})
 	browse(t, newClient(t, h[0], &tls.Config{RootCAs: pool}, true), "https://server.test", "HTTP/2.0")
 }
 
@@ -273,18 +274,18 @@ func newProxy(t *testing.T, h []*usernet.Host) {
 		Transport: newClient(t, h[1], nil, false).Transport,
 		ErrorLog:  log.New(io.Discard, "", 0),
 	}
-	serveHTTP(t, listen(t, h[2], ":80"), site(), nil)
-	serveHTTP(t, listen(t, h[1], ":80"), proxy, nil)
+	serveHTTP(t, hosttest.Listen(t, h[2], ":80"), site(), nil)
+	serveHTTP(t, hosttest.Listen(t, h[1], ":80"), proxy, nil)
 }
 
 func TestReverseProxy(t *testing.T) {
-	h := newHosts(t, "client.test", "proxy.test", "backend.test")
+	h := hosttest.Named(t, "client.test", "proxy.test", "backend.test")
 	newProxy(t, h)
 	browse(t, newClient(t, h[0], nil, false), "http://proxy.test", "HTTP/1.1")
 }
 
 func TestWebSocketUpgradeThroughReverseProxy(t *testing.T) {
-	h := newHosts(t, "client.test", "proxy.test", "backend.test")
+	h := hosttest.Named(t, "client.test", "proxy.test", "backend.test")
 	newProxy(t, h)
 	for _, name := range []string{"backend.test", "proxy.test"} {
 		c, err := h[0].Dial("tcp", name+":http")
@@ -312,8 +313,8 @@ func TestWebSocketUpgradeThroughReverseProxy(t *testing.T) {
 }
 
 func TestLargeDownloadAndUploadArriveWhole(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
-	serveHTTP(t, listen(t, h[1], ":80"), site(), nil)
+	h := hosttest.Named(t, "client.test", "server.test")
+	serveHTTP(t, hosttest.Listen(t, h[1], ":80"), site(), nil)
 	client := newClient(t, h[0], nil, false)
 	want := sum(t, content(streamed))
 

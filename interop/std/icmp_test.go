@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 )
@@ -15,7 +16,7 @@ import (
 const patience = time.Minute
 
 func TestMessagesOfTheICMPPackage(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
+	h := hosttest.Named(t, "client.test", "server.test")
 	c, err := h[0].ListenPacket("ip4:icmp", "0.0.0.0")
 	require.NoError(t, err)
 	defer c.Close()

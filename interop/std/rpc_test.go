@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // Arith is the service of net/rpc's documentation.
@@ -54,11 +55,11 @@ func call(t *testing.T, client *rpc.Client) {
 }
 
 func TestRPC(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
+	h := hosttest.Named(t, "client.test", "server.test")
 	arith := &Arith{make(chan struct{})}
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(arith))
-	ln := listen(t, h[1], ":1234")
+	ln := hosttest.Listen(t, h[1], ":1234")
 	go server.Accept(ln)
 	c, err := h[0].Dial("tcp", "server.test:1234")
 	require.NoError(t, err)
@@ -74,12 +75,12 @@ func TestRPC(t *testing.T) {
 }
 
 func TestRPCServerThatDies(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
+	h := hosttest.Named(t, "client.test", "server.test")
 	arith := &Arith{make(chan struct{})}
 	defer close(arith.release)
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(arith))
-	go server.Accept(listen(t, h[1], ":1234"))
+	go server.Accept(hosttest.Listen(t, h[1], ":1234"))
 	c, err := h[0].Dial("tcp", "server.test:1234")
 	require.NoError(t, err)
 	client := rpc.NewClient(c)
@@ -93,10 +94,10 @@ func TestRPCServerThatDies(t *testing.T) {
 }
 
 func TestRPCOverHTTPConnect(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
+	h := hosttest.Named(t, "client.test", "server.test")
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(&Arith{}))
-	serveHTTP(t, listen(t, h[1], ":80"), server, nil)
+	serveHTTP(t, hosttest.Listen(t, h[1], ":80"), server, nil)
 	c, err := h[0].Dial("tcp", "server.test:http")
 	require.NoError(t, err)
 	_, err = io.WriteString(c, "CONNECT "+rpc.DefaultRPCPath+" HTTP/1.0\n\n")
@@ -112,10 +113,10 @@ func TestRPCOverHTTPConnect(t *testing.T) {
 }
 
 func TestJSONRPC(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
+	h := hosttest.Named(t, "client.test", "server.test")
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(&Arith{}))
-	ln := listen(t, h[1], ":1234")
+	ln := hosttest.Listen(t, h[1], ":1234")
 	go func() {
 		for {
 			c, err := ln.Accept()

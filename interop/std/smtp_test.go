@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // A mail is what an smtpServer has received.
@@ -106,10 +107,10 @@ func (s *smtpServer) session(c net.Conn) error {
 }
 
 func TestSMTP(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
-	cert, pool := newCertificate(t, "server.test")
+	h := hosttest.Named(t, "client.test", "server.test")
+	cert, pool := hosttest.Certificate(t, "server.test")
 	server := &smtpServer{tls: &tls.Config{Certificates: []tls.Certificate{cert}}, mails: make(chan mail, 1)}
-	go server.serve(listen(t, h[1], ":smtp"))
+	go server.serve(hosttest.Listen(t, h[1], ":smtp"))
 
 	c, err := h[0].Dial("tcp", "server.test:smtp")
 	require.NoError(t, err)

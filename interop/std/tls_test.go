@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // serveTLS answers each connection with whether its session was resumed, and then
@@ -55,9 +56,9 @@ func talk(t *testing.T, h *usernet.Host, cfg *tls.Config) (client, server bool) 
 func TestTLSSessionsAreResumed(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
-			h := newHosts(t, "client.test", "server.test")
-			cert, pool := newCertificate(t, "server.test")
-			go serveTLS(listen(t, h[1], ":4433"), &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: version})
+			h := hosttest.Named(t, "client.test", "server.test")
+			cert, pool := hosttest.Certificate(t, "server.test")
+			go serveTLS(hosttest.Listen(t, h[1], ":4433"), &tls.Config{Certificates: []tls.Certificate{cert}, MaxVersion: version})
 			cfg := &tls.Config{RootCAs: pool, ServerName: "server.test", ClientSessionCache: tls.NewLRUClientSessionCache(1)}
 			for i := range 3 {
 				client, server := talk(t, h[0], cfg)
@@ -69,10 +70,10 @@ func TestTLSSessionsAreResumed(t *testing.T) {
 }
 
 func TestTLSClientRefusesAServerItDoesNotKnow(t *testing.T) {
-	h := newHosts(t, "client.test", "server.test")
-	cert, _ := newCertificate(t, "server.test")
-	_, other := newCertificate(t, "server.test")
-	go serveTLS(listen(t, h[1], ":4433"), &tls.Config{Certificates: []tls.Certificate{cert}})
+	h := hosttest.Named(t, "client.test", "server.test")
+	cert, _ := hosttest.Certificate(t, "server.test")
+	_, other := hosttest.Certificate(t, "server.test")
+	go serveTLS(hosttest.Listen(t, h[1], ":4433"), &tls.Config{Certificates: []tls.Certificate{cert}})
 	raw, err := h[0].Dial("tcp", "server.test:4433")
 	require.NoError(t, err)
 	defer raw.Close()

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -80,7 +81,7 @@ func newPeers(t *testing.T, imp nic.Impairment) (a, b *webrtc.PeerConnection) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	wire := nic.Impair(ea, nic.ImpairConfig{In: imp, Out: imp, Seed: 5})
-	return newPeer(t, newHost(t, wire, "192.0.2.1/24")), newPeer(t, newHost(t, eb, "192.0.2.2/24"))
+	return newPeer(t, hosttest.Host(t, wire, "192.0.2.1")), newPeer(t, hosttest.Host(t, eb, "192.0.2.2"))
 }
 
 // sendAll sends messages of all sizes over a data channel and tells what the other side
@@ -146,7 +147,7 @@ func TestDataChannelOverLossyLink(t *testing.T) {
 }
 
 func TestAdapterIsACompleteNetwork(t *testing.T) {
-	h := newLoopback(t)
+	h := hosttest.Loopback(t)
 	n := hostNet{h}
 	ln, err := n.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // patience ends a test that hangs.
@@ -113,7 +114,7 @@ func dialCoder(ctx context.Context, t *testing.T, h *usernet.Host, page string) 
 func TestMessagesComeBackToGorilla(t *testing.T) {
 	for _, page := range []string{"gorilla", "coder"} {
 		t.Run("from "+page, func(t *testing.T) {
-			a, b := newHosts(t)
+			a, b := hosttest.Pair(t)
 			serve(t, b)
 			c := dialGorilla(t, a, page)
 			for _, m := range messages() {
@@ -135,7 +136,7 @@ func TestMessagesComeBackToGorilla(t *testing.T) {
 func TestMessagesComeBackToCoder(t *testing.T) {
 	for _, page := range []string{"gorilla", "coder"} {
 		t.Run("from "+page, func(t *testing.T) {
-			a, b := newHosts(t)
+			a, b := hosttest.Pair(t)
 			serve(t, b)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
@@ -154,7 +155,7 @@ func TestMessagesComeBackToCoder(t *testing.T) {
 }
 
 func TestManyWebSocketsAtOnce(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	serve(t, b)
 	var conns []*gorilla.Conn
 	for range 100 {
@@ -180,7 +181,7 @@ func TestManyWebSocketsAtOnce(t *testing.T) {
 
 func TestDeadlinesAndPingsInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := newHosts(t)
+		a, b := hosttest.Pair(t)
 		serve(t, b)
 		began := time.Now()
 		g := dialGorilla(t, a, "gorilla")

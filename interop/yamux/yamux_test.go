@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
 )
 
 // sessions makes the two sides of a session over a connection between two hosts.
@@ -53,7 +54,7 @@ func echo(s *yamux.Session) {
 }
 
 func TestManyStreamsShareAConnection(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	client, server := sessions(t, a, b)
 	require.Equal(t, client.LocalAddr().String(), server.RemoteAddr().String())
 	go echo(server)
@@ -81,7 +82,7 @@ func TestManyStreamsShareAConnection(t *testing.T) {
 }
 
 func TestStreamsEndWithTheirHost(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	client, server := sessions(t, a, b)
 	go echo(server)
 	c, err := client.Open()
@@ -101,7 +102,7 @@ func TestStreamsEndWithTheirHost(t *testing.T) {
 // yamux keeps its timers in a pool of the package, so that it cannot be used both in
 // and out of bubbles of synctest.
 func TestDeadlineAndPing(t *testing.T) {
-	a, b := newHosts(t)
+	a, b := hosttest.Pair(t)
 	client, server := sessions(t, a, b)
 	go echo(server)
 	c, err := client.Open()

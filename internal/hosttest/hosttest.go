@@ -1,0 +1,170 @@
+// Package hosttest has the hosts, servers and certificates that the tests of several packages
+// and modules need. Hosts are closed when the test ends.
+package hosttest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math/big"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// The addresses and names of the hosts of Pair.
+const (
+	AddrA = "192.0.2.1"
+	AddrB = "192.0.2.2"
+	NameA = "client.test"
+	NameB = "server.test"
+)
+
+// New makes a host of a configuration.
+func New(t testing.TB, cfg usernet.Config) *usernet.Host {
+	t.Helper()
+	h, err := usernet.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// Host makes a host with an address of a network of 24 bits on a device, nil for none. The
+// functions change its configuration before it is made.
+func Host(t testing.TB, dev nic.Device, addr string, change ...func(*usernet.Config)) *usernet.Host {
+	t.Helper()
+	cfg := usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(addr), 24)}}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return New(t, cfg)
+}
+
+// Loopback makes a host that has only its loopback.
+func Loopback(t testing.TB) *usernet.Host {
+	t.Helper()
+	return New(t, usernet.Config{})
+}
+
+// Pair makes two hosts with a wire between them that know each other's name.
+func Pair(t testing.TB) (a, b *usernet.Host) {
+	t.Helper()
+	near, far := nic.Pipe(nic.PipeConfig{})
+	return named(t, near, far)
+}
+
+// ImpairedPair is Pair with a wire that can be made bad, in both directions alike.
+func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(nic.Impairment)) {
+	t.Helper()
+	near, far := nic.Pipe(nic.PipeConfig{})
+	wire := nic.Impair(near, nic.ImpairConfig{Seed: seed})
+	a, b = named(t, wire, far)
+	return a, b, func(imp nic.Impairment) {
+		wire.SetOut(imp)
+		wire.SetIn(imp)
+	}
+}
+
+func named(t testing.TB, near, far nic.Device) (a, b *usernet.Host) {
+	t.Helper()
+	names := func(cfg *usernet.Config) {
+		cfg.Hosts = map[string][]netip.Addr{
+			NameA: {netip.MustParseAddr(AddrA)},
+			NameB: {netip.MustParseAddr(AddrB)},
+		}
+	}
+	return Host(t, near, AddrA, names), Host(t, far, AddrB, names)
+}
+
+// Named makes hosts on a switch that know each other by these names. Their addresses are
+// 192.0.2.1 and those that follow, in order.
+func Named(t testing.TB, names ...string) []*usernet.Host {
+	t.Helper()
+	known := map[string][]netip.Addr{}
+	addr := netip.MustParseAddr(AddrA)
+	for _, name := range names {
+		known[name] = []netip.Addr{addr}
+		addr = addr.Next()
+	}
+	sw := nic.NewSwitch(nic.SwitchConfig{})
+	var hosts []*usernet.Host
+	for _, name := range names {
+		hosts = append(hosts, Host(t, sw.Port(), known[name][0].String(), func(cfg *usernet.Config) { cfg.Hosts = known }))
+	}
+	return hosts
+}
+
+// Listen listens on a port of a host until the end of the test.
+func Listen(t testing.TB, h *usernet.Host, address string) net.Listener {
+	t.Helper()
+	ln, err := h.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// Serve accepts connections and runs f for each, until the listener is closed.
+func Serve(ln net.Listener, f func(net.Conn)) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go f(c)
+	}
+}
+
+// Echo sends back what comes, and closes when the other end does.
+func Echo(c net.Conn) {
+	defer c.Close()
+	io.Copy(c, c)
+}
+
+// Certificate makes a certificate for a name and a pool that trusts it. It is valid in a
+// bubble too, where time begins in the year 2000.
+func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		NotBefore:             time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter:              time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
+		DNSNames:              []string{name},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
+}
+
+// TLS makes the configurations of a server named NameB and of a client that trusts it.
+func TLS(t testing.TB, protocol string) (client, server *tls.Config) {
+	t.Helper()
+	cert, pool := Certificate(t, NameB)
+	return &tls.Config{RootCAs: pool, ServerName: NameB, NextProtos: []string{protocol}},
+		&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protocol}}
+}
