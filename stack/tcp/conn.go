@@ -102,7 +102,7 @@ type recvState struct {
 	last        Time // when a segment last came that the peer must have sent
 	lastText    Time // when text in the window last came
 	tsRecentAt  Time
-	challengeAt Time // when the second began in which there were so many challenges
+	challengeAt Time // when the second began in which there were so many challenges: see replyAllowed
 
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3

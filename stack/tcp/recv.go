@@ -173,20 +173,20 @@ func (c *Conn) window() int { return max(int(int32(c.rcv.edge-c.rcv.nxt)), 0) }
 // checkSequence is the first step, with RFC 7323 5.3 before it.
 func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	seq := Seq(s.Seq)
-	if c.tsOK {
-		if !s.HasTS && !s.has(wire.FlagRST) {
-			// RFC 7323 3.2: "If a non-RST segment is received without a TSopt,
-			// a TCP SHOULD silently drop the segment."
-			return drop
-		}
-		if s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.fillsOvertaken(s) {
-			// "If an acknowledgement is due": R1: "send an ACK, and drop".
-			return c.unacceptable(now, s)
-		}
+	// RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD
+	// silently drop the segment." Like Linux we take it, without PAWS: Windows and
+	// middleboxes leave timestamps off after they have agreed on them, and a
+	// connection to them would carry nothing.
+	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.fillsOvertaken(s) {
+		// "If an acknowledgement is due": R1: "send an ACK, and drop".
+		return c.unacceptable(now, s)
 	}
 	if c.state == SynReceived && seq == c.rcv.irs && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		// The peer has not got our SYN,ACK: it is sent again.
-		c.synUnsent = true
+		// The peer has not got our SYN,ACK: it is sent again, with this SYN's
+		// timestamp, or the peer would take the time since its first SYN for the
+		// round-trip time.
+		c.noteTimestamp(now, s)
+		c.synUnsent = c.synUnsent || c.replyAllowed(now)
 		return drop
 	}
 	if !c.acceptable(seq, s.seqLen()) {
@@ -281,6 +281,11 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 		return dropAck
 	}
 	if n == 0 || s.has(wire.FlagSYN) {
+		if s.has(wire.FlagSYN) && s.has(wire.FlagACK) && !c.passive && seq+1 == c.rcv.nxt && Seq(s.Ack) == c.snd.una {
+			// The SYN,ACK again: our ACK of the first was lost. Both numbers are
+			// right, so its timestamp is the peer's, which measures by our answer.
+			c.noteTimestamp(now, s)
+		}
 		if n == 0 && seq+1 == c.rcv.nxt && !s.has(wire.FlagSYN) {
 			// A keep-alive probe (RFC 9293 3.8.4).
 			c.rcv.last = now
@@ -300,17 +305,30 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 }
 
 // challenge sends an acknowledgement that makes the other side show that it
-// knows the connection. RFC 5961 7: "An implementation SHOULD include an ACK
-// throttling mechanism": ten in a second.
+// knows the connection.
 func (c *Conn) challenge(now Time) {
-	r := &c.rcv
-	if now-r.challengeAt >= Second || r.challengeAt == 0 {
-		r.challengeAt, r.challenges = now, 0
+	if c.replyAllowed(now) {
+		c.rcv.ackNow = true
 	}
-	if r.challenges < 10 {
-		r.challenges++
-		r.ackNow = true
+}
+
+// replyAllowed reports whether one more reply may be sent to segments that anybody
+// can send without end: challenge ACKs and repeated SYN,ACKs.
+func (c *Conn) replyAllowed(now Time) bool {
+	return replyAllowed(now, &c.rcv.challengeAt, &c.rcv.challenges)
+}
+
+// replyAllowed counts a reply against a limit of ten in the second that began at since.
+// RFC 5961 7: "An implementation SHOULD include an ACK throttling mechanism".
+func replyAllowed(now Time, since *Time, n *uint8) bool {
+	if now-*since >= Second || *since == 0 {
+		*since, *n = now, 0
 	}
+	if *n >= 10 {
+		return false
+	}
+	*n++
+	return true
 }
 
 // checkReset is the second step.

@@ -8,12 +8,17 @@ import "github.com/usernet/usernet/stack/wire"
 func (c *Conn) Next(now Time, out *Segment) bool {
 	switch {
 	case c.rstUnsent:
-		c.reset(out)
+		c.reset(now, out)
 		return true
 	case c.rcv.rstNow:
 		// <SEQ=SEG.ACK><CTL=RST>
 		c.rcv.rstNow = false
 		*out = Segment{TCP: wire.TCP{Seq: c.rcv.rstSeq, Flags: wire.FlagRST}}
+		if c.tsOK {
+			// RFC 7323 3.2: "If the ACK bit is not set in the outgoing TCP header, the
+			// sender of that segment SHOULD set the TSecr field to zero."
+			out.HasTS, out.TSVal = true, c.tsVal(now)
+		}
 		return true
 	case c.state == Closed, c.busy == nil && !c.due():
 		return false
@@ -57,12 +62,17 @@ func (c *Conn) ackSeq() Seq {
 
 // reset is the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST>,
 // with an acknowledgement so that a peer that never got our SYN,ACK takes it.
-func (c *Conn) reset(out *Segment) {
+func (c *Conn) reset(now Time, out *Segment) {
 	c.rstUnsent = false
 	c.events |= Dead
 	*out = Segment{TCP: wire.TCP{
 		Seq: uint32(c.snd.nxt), Ack: uint32(c.rcv.nxt), Flags: wire.FlagRST | wire.FlagACK,
 	}}
+	if c.tsOK {
+		// RFC 7323 3.2: once negotiated, "the TSopt MUST be sent in every non-<RST>
+		// segment for the duration of the connection, and SHOULD be sent in an <RST>".
+		out.HasTS, out.TSVal, out.TSEcr = true, c.tsVal(now), c.rcv.tsRecent
+	}
 }
 
 // syn makes the SYN, or in SYN-RECEIVED the SYN,ACK.
