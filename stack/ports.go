@@ -36,11 +36,14 @@ func (p *portSource) init(secret uint64) {
 // remote address. try is asked for one port after the other, each at most once,
 // until it takes one.
 func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {
-	offset := uint32(hash)
 	next := &s.ports.next[hash>>56]
-	for range numEphemeral {
-		port := uint16(minEphemeral + (next.Add(1)+offset)%numEphemeral)
+	// Others may look at the same time: each looks at every port from where the
+	// counter is, and not at what the others have left.
+	first := next.Add(1) + uint32(hash)
+	for i := range uint32(numEphemeral) {
+		port := uint16(minEphemeral + (first+i)%numEphemeral)
 		if try(port) {
+			next.Add(i)
 			return port, true
 		}
 	}

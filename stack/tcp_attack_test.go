@@ -144,7 +144,7 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	// The attacker knows addresses and ports, and guesses the rest: numbers that
 	// are never the very next one (one in 2^32 would be) for a reset, and never
 	// acknowledge what is in the window (as few are) for data.
-	w, v := d.conn.Waiter(), c.conn.Waiter()
+	w, v := d.conn.Waiter(d.s.now()), c.conn.Waiter(c.s.now())
 	nxt, acked, junk := uint32(w.RcvNxt()), uint32(v.RcvNxt()), bytes.Repeat([]byte("junk"), 350)
 	guess := func(i int, seq uint32) {
 		h := wire.TCP{

@@ -159,7 +159,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if p.group || p.dst == loopbackBroadcast() {
 		return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
 	}
-	t, err := s.bindDial(p, local.Port(), remote.Port())
+	t, old, err := s.bindDial(ctx, p, local.Port(), remote.Port())
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,11 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, net.ErrClosed
 	}
 	now := s.now()
-	t.conn.Open(now, t.config(now, &o))
+	cfg := t.config(now, &o)
+	if old != nil {
+		cfg.ISS = old.NextISS(cfg.ISS)
+	}
+	t.conn.Open(now, cfg)
 	t.runNow(now)
 	if err := t.awaitConnect(ctx); err != nil {
 		s.drain() // a dial that was given up may have a reset to send
@@ -207,41 +211,27 @@ func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 }
 
 // bindDial makes the socket of an active open and puts it into the table. The
-// local port is the given one, or one by RFC 6056.
-func (s *Stack) bindDial(p *path, localPort, remotePort uint16) (*TCP, error) {
-	remote := netip.AddrPortFrom(p.dst, remotePort)
-	t := s.newTCP(netip.AddrPortFrom(p.src, 0), remote, p)
+// local port is the given one, or one by RFC 6056. old is the connection in TIME-WAIT
+// whose place is taken, or nil.
+func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uint16) (t *TCP, old *timeWait, err error) {
+	local, remote := netip.AddrPortFrom(p.src, localPort), netip.AddrPortFrom(p.dst, remotePort)
+	t = s.newTCP(local, remote, p)
 	t.linked = true
-	try := func(port uint16) bool {
-		local := netip.AddrPortFrom(p.src, port)
-		if local == remote && localPort == 0 {
-			return false // it would connect to itself, which only who asks for it wants
-		}
-		t.key = makeTuple(local, remote)
-		return s.tcp.table.insert(&t.tcpEntry)
-	}
 	if localPort != 0 {
-		local := netip.AddrPortFrom(p.src, localPort)
 		s.tcp.listenMu.Lock() // between the question and the insertion nobody else takes the port
-		free := s.tcp.listeners.find(local) == nil && !s.tcp.table.ports.busy(local, false) && try(localPort)
+		free := s.tcp.listeners.find(local) == nil && !s.tcp.table.ports.busy(local, false) && s.tcp.table.insert(&t.tcpEntry)
 		s.tcp.listenMu.Unlock()
 		if !free {
-			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+			return nil, nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
-	} else {
-		free := func(port uint16) bool {
-			return s.tcp.listeners.find(netip.AddrPortFrom(p.src, port)) == nil && try(port)
-		}
-		h := s.hashAddrs(netip.AddrPortFrom(p.src, 0), remote)
-		if _, ok := s.ephemeralPort(h, free); !ok {
-			return nil, os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)
-		}
+	} else if old, err = s.bindEphemeral(ctx, t, p.src, remote); err != nil {
+		return nil, nil, err
 	}
 	if s.closed.Load() {
 		t.kill()
-		return nil, net.ErrClosed
+		return nil, nil, net.ErrClosed
 	}
-	return t, nil
+	return t, old, nil
 }
 
 // awaitConnect waits for the handshake.
@@ -348,9 +338,15 @@ func (t *TCP) wake(ev tcp.Events) {
 		t.wakeWriters()
 	}
 	if ev&tcp.Dead != 0 && t.linked {
-		t.linked = false
-		t.s.tcp.table.remove(&t.tcpEntry)
+		t.unlink()
 	}
+}
+
+// unlink takes the connection out of the table. t.mu is held.
+func (t *TCP) unlink() {
+	t.linked = false
+	t.s.tcp.table.remove(&t.tcpEntry)
+	t.s.tcp.waits.freed(&t.key)
 }
 
 // txReady is called when the transmit queue has room again.
@@ -627,8 +623,7 @@ func (t *TCP) kill() {
 	t.conn.Abort(now)
 	t.run(now)
 	if t.linked { // where the Conn was never opened
-		t.linked = false
-		t.s.tcp.table.remove(&t.tcpEntry)
+		t.unlink()
 	}
 	t.wakeReaders()
 	t.wakeWriters()

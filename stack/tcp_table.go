@@ -103,17 +103,20 @@ func (tt *tcpTable) lookup(k *tuple) (*TCP, *timeWait) {
 }
 
 // insert adds an entry, and reports false where its tuple is taken.
-func (tt *tcpTable) insert(e *tcpEntry) bool {
+func (tt *tcpTable) insert(e *tcpEntry) bool { return tt.put(e) == nil }
+
+// put adds an entry, or returns the one that has its tuple.
+func (tt *tcpTable) put(e *tcpEntry) (taken *tcpEntry) {
 	e.hash = tt.hash(&e.key)
 	sh := tt.shard(e.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.find(e.hash, &e.key) != nil {
-		return false
+	if taken = sh.find(e.hash, &e.key); taken != nil {
+		return taken
 	}
 	sh.link(e)
 	tt.ports.add(&e.key, 1, e.own())
-	return true
+	return nil
 }
 
 // replace puts an entry in the place of one with the same tuple, and reports

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -21,12 +22,16 @@ type timeWaits struct {
 	s     *Stack
 	limit int
 
-	mu    sync.Mutex
-	first *timeWait // expires first
-	last  *timeWait
-	n     int
-	timer *time.Timer
-	armed bool
+	queued atomic.Int32 // len(dials), to be read without mu
+
+	mu     sync.Mutex
+	first  *timeWait // expires first
+	last   *timeWait
+	n      int
+	dials  map[dialEnds]*dialQueue // the dials that wait for a port
+	timer  *time.Timer
+	at     tcp.Time // when timer fires; 0: it does not run
+	closed bool
 }
 
 func (w *timeWaits) init(s *Stack, limit int) {
@@ -39,7 +44,7 @@ func (w *timeWaits) init(s *Stack, limit int) {
 
 // add puts a Waiter into the place of a connection.
 func (w *timeWaits) add(now tcp.Time, t *TCP) {
-	tw := &timeWait{Waiter: t.conn.Waiter()}
+	tw := &timeWait{Waiter: t.conn.Waiter(now)}
 	tw.key, tw.wait = t.key, tw
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -51,6 +56,7 @@ func (w *timeWaits) add(now tcp.Time, t *TCP) {
 		w.drop(w.first)
 	}
 	w.append(now, tw)
+	w.free(&tw.key, w.takeAt(now, tw, tw.TSOffset()))
 	w.arm(now)
 }
 
@@ -88,14 +94,53 @@ func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
 	w.s.tcp.table.remove(&tw.tcpEntry)
+	w.free(&tw.key, 1)
 }
 
+// takeAt returns when an active open whose timestamps have tsOffset may take the
+// tuple of tw.
+func (w *timeWaits) takeAt(now tcp.Time, tw *timeWait, tsOffset uint32) tcp.Time {
+	if at := tw.ReopenAt(now, tsOffset); at != 0 && at < tw.expires {
+		return at
+	}
+	return tw.expires
+}
+
+// take puts t, which has the tuple of tw, into its place. If t may not have it yet,
+// take returns when it may.
+func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if tw.gone {
+		return false, now
+	}
+	if at := w.takeAt(now, tw, t.path.tsOffset); at > now {
+		return false, at
+	}
+	if !w.s.tcp.table.replace(&tw.tcpEntry, &t.tcpEntry) {
+		return false, now
+	}
+	w.unlink(tw)
+	tw.gone = true
+	return true, now
+}
+
+// arm sets the timer for whatever is first. w.mu is held.
 func (w *timeWaits) arm(now tcp.Time) {
-	if w.armed || w.first == nil || w.s.closed.Load() {
+	var at tcp.Time
+	if w.first != nil {
+		at = w.first.expires
+	}
+	for _, q := range w.dials {
+		if q.at != 0 && (at == 0 || q.at < at) {
+			at = q.at
+		}
+	}
+	if at == 0 || w.at != 0 && w.at <= at || w.closed || w.s.closed.Load() {
 		return
 	}
-	w.armed = true
-	d := time.Duration(max(w.first.expires-now, tcp.Millisecond))
+	w.at = at
+	d := time.Duration(max(at-now, tcp.Millisecond))
 	if w.timer == nil {
 		w.timer = time.AfterFunc(d, w.expire)
 	} else {
@@ -103,13 +148,17 @@ func (w *timeWaits) arm(now tcp.Time) {
 	}
 }
 
+// expire is the timer's.
 func (w *timeWaits) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.armed = false
+	w.at = 0
 	now := w.s.now()
 	for w.first != nil && w.first.expires <= now {
 		w.drop(w.first)
+	}
+	for _, q := range w.dials {
+		q.wake(now)
 	}
 	w.arm(now)
 }
@@ -136,9 +185,11 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 		} else {
 			w.drop(tw)
 		}
+	case tcp.WaitEnd:
+		w.drop(tw)
 	}
 	w.mu.Unlock()
-	if v == tcp.WaitAck || v == tcp.WaitRestart {
+	if (v == tcp.WaitAck || v == tcp.WaitRestart) && out.Flags != 0 {
 		w.s.sendLone(tw.key.local(), tw.key.remote(), &out)
 	}
 	return v != tcp.WaitReuse
@@ -147,8 +198,14 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 func (w *timeWaits) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.closed = true
 	for w.first != nil {
 		w.drop(w.first)
+	}
+	for _, q := range w.dials {
+		for _, d := range q.waiting {
+			d.cond.Signal()
+		}
 	}
 	if w.timer != nil {
 		w.timer.Stop()

@@ -43,7 +43,7 @@ func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t
 	}()
 	time.Sleep(20 * time.Millisecond) // it has found what is left of the old, as good as surely
 	w.drop(tw)
-	next, err := a.bindDial(path, answer.DstPort, answer.SrcPort)
+	next, _, err := a.bindDial(t.Context(), path, answer.DstPort, answer.SrcPort)
 	require.NoError(t, err)
 	next.mu.Lock()
 	cfg := next.config(a.now(), &TCPOptions{})

@@ -91,9 +91,18 @@ var deviations = []deviation{
 		reason: "The FIN that comes again in TIME-WAIT lies before the window: 3.10.7.4 sorts it out in its first step, " +
 			"and means in its fifth to restart the 2 MSL timeout for it.",
 		applies: func(m *tcb, s *Segment) bool {
-			return m.state == TimeWait && s.has(wire.FlagFIN) && !s.has(wire.FlagRST) && Seq(s.Seq)+Seq(s.seqLen()) == m.rcvNxt
+			return m.state == TimeWait && s.has(wire.FlagFIN) && s.has(wire.FlagACK) && !s.has(wire.FlagRST) && Seq(s.Seq)+Seq(s.seqLen()) == m.rcvNxt
 		},
 		change: func(_, m *tcb, _ *Segment) { m.restart = true },
+	},
+	{
+		reason: "An ACK in SYN-SENT of what was never sent comes from a peer that still has an old connection. The RST ends " +
+			"that, and as on Linux the SYN goes again behind it, once.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.state == SynSent && s.has(wire.FlagACK) && !s.has(wire.FlagRST) &&
+				(Seq(s.Ack).LessEq(m.iss) || m.nxt.Less(Seq(s.Ack)))
+		},
+		change: func(_, m *tcb, _ *Segment) { m.answer += fmt.Sprintf("SYN seq %d ack 0", m.iss) },
 	},
 	{
 		reason: "A segment without text at the right edge of the window comes from a peer that has filled the window and lost " +

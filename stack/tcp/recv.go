@@ -66,6 +66,9 @@ func (c *Conn) synSent(now Time, s *Segment) {
 		if ack.LessEq(c.snd.iss) || c.snd.nxt.Less(ack) {
 			if !s.has(wire.FlagRST) {
 				c.rstFor(s)
+				// The reset ends what the peer still has of an old connection, so
+				// as on Linux the SYN goes again behind it, once.
+				c.synUnsent = c.synUnsent || !c.snd.synAgain
 			}
 			return
 		}
@@ -274,7 +277,7 @@ func (c *Conn) overtaken(end Seq, ts uint32) bool {
 // two hosts that disagree would answer each other without end.
 func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	seq, n := Seq(s.Seq), s.DataLen()
-	if c.state == TimeWait && s.has(wire.FlagFIN) && seq+Seq(s.seqLen()) == c.rcv.nxt {
+	if c.state == TimeWait && s.has(wire.FlagFIN) && s.has(wire.FlagACK) && seq+Seq(s.seqLen()) == c.rcv.nxt {
 		// "The only thing that can arrive in this state is a retransmission of
 		// the remote FIN. Acknowledge it, and restart the 2 MSL timeout."
 		c.timers.wait = now + c.p.TimeWait

@@ -272,7 +272,7 @@ func (h *scriptHost) pull() {
 		s.linked = false
 	case s.conn.State() == TimeWait:
 		s.linked = false
-		w := s.conn.Waiter()
+		w := s.conn.Waiter(h.now)
 		h.wait, h.waitEnd = &w, h.now+h.params.TimeWait
 	}
 }
@@ -346,6 +346,9 @@ func (h *scriptHost) deliver(s *Segment, start uint32) {
 	if h.wait != nil {
 		switch v := h.wait.Segment(h.now, s, &out); v {
 		case WaitDrop:
+			return
+		case WaitEnd:
+			h.wait = nil
 			return
 		case WaitAck, WaitRestart:
 			if v == WaitRestart {

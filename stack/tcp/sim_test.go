@@ -465,7 +465,7 @@ func (w *sim) pull(i int) {
 		h.gone = true
 	} else if h.c.State() == TimeWait && w.o.Waiters && h.c.Readable() == 0 && !h.gone {
 		w.takeAwaited(i)
-		x := h.c.Waiter()
+		x := h.c.Waiter(w.now)
 		h.sawEOF = true
 		h.waiter, h.waitEnd, h.gone = &x, w.now+h.p.TimeWait, true
 	}

@@ -11,7 +11,7 @@ import (
 // waiting is a Waiter of a connection in TIME-WAIT, and its rig.
 func waiting(t *testing.T, modern bool) (*rig, *Waiter) {
 	r := timeWait(t, rigOptions{modern: modern})
-	w := r.c.Waiter()
+	w := r.c.Waiter(r.now)
 	r.now += Second
 	r.peer += 1000
 	return r, &w
@@ -26,7 +26,7 @@ func TestWaiterAgreesWithTheConnThatItStandsFor(t *testing.T) {
 				return // what differs on purpose has tests of its own
 			}
 			r := timeWait(t, rigOptions{modern: modern})
-			w := r.c.Waiter()
+			w := r.c.Waiter(r.now)
 			s := r.segment(k.flags, k.seq-rigIRS-1, k.ack-rigISS-1, modelText[:k.n])
 			var out Segment
 			v := w.Segment(r.now, s, &out)
@@ -108,7 +108,7 @@ func TestTheISSAfterReuseIsBeyondTheOldNumbers(t *testing.T) {
 func TestTwoWaitersDoNotAnswerEachOtherForEver(t *testing.T) {
 	// A simultaneous close leaves TIME-WAIT on both sides.
 	a, b := timeWait(t, rigOptions{modern: true}), timeWait(t, rigOptions{modern: true})
-	wa, wb := a.c.Waiter(), b.c.Waiter()
+	wa, wb := a.c.Waiter(a.now), b.c.Waiter(b.now)
 	// b stands for a's peer.
 	wb.sndNxt, wb.rcvNxt = wa.rcvNxt, wa.sndNxt
 	wb.tsOffset, wb.tsRecent = 5000, tsClock(a.now)+wa.tsOffset
@@ -126,4 +126,21 @@ func TestTwoWaitersDoNotAnswerEachOtherForEver(t *testing.T) {
 			break
 		}
 	}
+}
+
+func TestATupleIsReopenedAtTheNextTimestamp(t *testing.T) {
+	r, w := waiting(t, true)
+	offset := w.TSOffset()
+	require.Equal(t, r.now, w.ReopenAt(r.now, offset), "a second after TIME-WAIT began")
+	var out Segment
+	require.Equal(t, WaitAck, w.Segment(r.now, r.segment(wire.FlagACK, 0, 0, modelText[:1]), &out))
+	at := w.ReopenAt(r.now, offset)
+	require.Greater(t, at, r.now, "the timestamp of now was sent")
+	require.LessOrEqual(t, at, r.now+Millisecond)
+	require.Less(t, int32(out.TSVal-Timestamp(at, offset)), int32(0))
+	require.Equal(t, at, w.ReopenAt(at, offset))
+	require.Equal(t, at+500*Millisecond, w.ReopenAt(r.now, offset-500), "a clock that is behind")
+
+	r, w = waiting(t, false)
+	require.Zero(t, w.ReopenAt(r.now, offset), "without timestamps")
 }
