@@ -82,20 +82,25 @@ func makeAddr(network string, ip net.IP, zone string, port int) net.Addr {
 	return &net.IPAddr{IP: ip, Zone: zone}
 }
 
-// makeAddr16 is makeAddr with an IP of 16 bytes, which a TCP address has beside it, in
-// one allocation.
-func makeAddr16(network string, ip netip.Addr, port int) net.Addr {
+// resolvedAddr is makeAddr for an address in netip's form, with as many bytes as that has: net's
+// IPv4 addresses have 4 when a name server gave them and 16 when they are literals or from the
+// hosts file. A TCP address is in one allocation with its bytes.
+func resolvedAddr(network string, ip netip.Addr, port int) net.Addr {
 	if network[0] == 't' {
 		a := new(struct {
 			net.TCPAddr
 			ip [16]byte
 		})
-		a.ip = ip.As16()
-		a.TCPAddr = net.TCPAddr{IP: a.ip[:], Port: port, Zone: ip.Zone()}
+		b := a.ip[:]
+		if ip.Is4() {
+			b = b[:copy(b, ip.AsSlice()):net.IPv4len]
+		} else {
+			a.ip = ip.As16()
+		}
+		a.TCPAddr = net.TCPAddr{IP: b, Port: port, Zone: ip.Zone()}
 		return &a.TCPAddr
 	}
-	b := ip.As16()
-	return makeAddr(network, b[:], ip.Zone(), port)
+	return makeAddr(network, ip.AsSlice(), ip.Zone(), port)
 }
 
 // addrIP returns the parts of an address that one of net's types has in common
@@ -150,7 +155,7 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	}
 	// "::" is how a wildcard of both families is written.
 	if len(ips) == 1 && ips[0].WithZone("") == netip.IPv6Unspecified() {
-		ips = append(ips, netip.IPv4Unspecified())
+		ips = append(ips, in16(netip.IPv4Unspecified()))
 	}
 	addrs := make([]net.Addr, 0, len(ips))
 	for _, ip := range ips {
@@ -158,7 +163,7 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 		if network[len(network)-1] == '4' && !is4 || network[len(network)-1] == '6' && is4 {
 			continue
 		}
-		addrs = append(addrs, makeAddr16(network, ip, port))
+		addrs = append(addrs, resolvedAddr(network, ip, port))
 	}
 	if len(addrs) == 0 {
 		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: host}
@@ -172,7 +177,7 @@ func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips
 	// Literals are nobody's business, and may have zones, which LookupNetIP
 	// does not return.
 	if ip, err := netip.ParseAddr(host); err == nil {
-		return append(ips, ip), nil
+		return append(ips, in16(ip)), nil
 	}
 	switch network[len(network)-1] {
 	case '4':
@@ -181,6 +186,14 @@ func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips
 		return lookup(ctx, "ip6", host)
 	}
 	return lookup(ctx, "ip", host)
+}
+
+// in16 returns an IPv4 address in its 16-byte form, and any other as it is.
+func in16(ip netip.Addr) netip.Addr {
+	if ip.Is4() {
+		return netip.AddrFrom16(ip.As16())
+	}
+	return ip
 }
 
 // dialAddrs returns the addresses that a dial has to try. Those that cannot be
@@ -200,7 +213,8 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	localIP, _, _ := addrIP(local)
 	suitable := addrs[:0]
 	for _, addr := range addrs {
-		if addr.Network() != local.Network() {
+		// A type that is not net's has nothing to bind to, whatever it calls itself.
+		if !sameType(addr, local) {
 			return nil, &net.AddrError{Err: "mismatched local address type", Addr: local.String()}
 		}
 		ip, _, _ := addrIP(addr)
@@ -212,6 +226,19 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: local.String()}
 	}
 	return suitable, nil
+}
+
+// sameType reports whether two addresses are of the same one of net's types.
+func sameType(a, b net.Addr) (same bool) {
+	switch a.(type) {
+	case *net.TCPAddr:
+		_, same = b.(*net.TCPAddr)
+	case *net.UDPAddr:
+		_, same = b.(*net.UDPAddr)
+	case *net.IPAddr:
+		_, same = b.(*net.IPAddr)
+	}
+	return same
 }
 
 // listenAddr returns the address to listen on: an IPv4 one if there is any.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/resolve"
 	"golang.org/x/net/dns/dnsmessage"
 )
 
@@ -465,4 +467,137 @@ func TestAResolverOfNetWaitsInVirtualTime(t *testing.T) {
 		require.NotEmpty(t, dialed())
 		time.Sleep(time.Minute) // net leaves its lookup behind
 	})
+}
+
+// A foreignAddr is an address of a type that only says that it is one of net's.
+type foreignAddr string
+
+func (foreignAddr) Network() string  { return "tcp" }
+func (a foreignAddr) String() string { return string(a) }
+
+func TestALocalAddrOfAForeignTypeIsAnError(t *testing.T) {
+	h := newLoopback(t)
+	ln, err := h.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	wrapped := struct{ *net.TCPAddr }{&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7}}
+	for _, local := range []net.Addr{foreignAddr("127.0.0.1:7"), foreignAddr(""), wrapped} {
+		d := Dialer{Host: h, LocalAddr: local}
+		c, err := d.Dial("tcp", ln.Addr().String())
+		require.Nil(t, c)
+		var mismatch *net.AddrError
+		require.ErrorAs(t, err, &mismatch)
+		require.Equal(t, net.AddrError{Err: "mismatched local address type", Addr: local.String()}, *mismatch)
+	}
+}
+
+// nameServer serves one name with an IPv4 address on a host, and returns the resolver of net's that
+// asks it.
+func nameServer(t *testing.T, h *Host, name, addr string) *net.Resolver {
+	t.Helper()
+	pc, err := h.ListenPacket("udp", "127.0.0.1:53")
+	require.NoError(t, err)
+	t.Cleanup(func() { pc.Close() })
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil {
+				continue
+			}
+			q := m.Questions[0]
+			r := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
+			switch {
+			case !strings.EqualFold(q.Name.String(), name):
+				r.RCode = dnsmessage.RCodeNameError
+			case q.Type == dnsmessage.TypeA:
+				r.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60},
+					Body:   &dnsmessage.AResource{A: netip.MustParseAddr(addr).As4()},
+				}}
+			}
+			if out, err := r.Pack(); err == nil {
+				pc.WriteTo(out, from)
+			}
+		}
+	}()
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return h.DialContext(ctx, network, "127.0.0.1:53")
+	}}
+}
+
+// An IPv4 address has 4 bytes if a name server gave it and 16 if it is a literal or from the hosts
+// file, wherever net shows it.
+func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
+	var hosts resolve.Hosts
+	hosts.Add(netip.MustParseAddr("127.0.0.1"), "listed.test")
+	h, err := New(Config{DNS: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}, Resolver: resolve.Config{Hosts: hosts}})
+	require.NoError(t, err)
+	defer h.Close()
+	resolver := nameServer(t, h, "www.test.", "127.0.0.1")
+	length := func(addr net.Addr) int { ip, _, _ := addrIP(addr); return len(ip) }
+	for _, c := range []struct {
+		host string
+		want int
+	}{{"www.test.", 4}, {"127.0.0.1", 16}, {"listed.test", 16}} {
+		tcp, err := h.ResolveTCPAddr("tcp", c.host+":80")
+		require.NoError(t, err)
+		require.Len(t, tcp.IP, c.want, c.host)
+		require.Equal(t, "127.0.0.1:80", tcp.String())
+		udp, err := h.ResolveUDPAddr("udp4", c.host+":80")
+		require.NoError(t, err)
+		require.Len(t, udp.IP, c.want, c.host)
+		ip, err := h.ResolveIPAddr("ip", c.host)
+		require.NoError(t, err)
+		require.Len(t, ip.IP, c.want, c.host)
+
+		for _, network := range []string{"tcp", "tcp4"} {
+			for what, dialer := range map[string]*Dialer{
+				"the host's resolver": {Host: h},
+				"a resolver of net's": {Host: h, Resolver: resolver},
+			} {
+				if c.host == "listed.test" && dialer.Resolver != nil {
+					continue // it has another hosts file
+				}
+				_, err = dialer.Dial(network, c.host+":1")
+				var op *net.OpError
+				require.ErrorAs(t, err, &op, what)
+				require.Equal(t, c.want, length(op.Addr), "%s, %s, %s: %v", c.host, network, what, err)
+			}
+		}
+		// The kernel's loopback, with the names of the same server.
+		if c.host != "listed.test" {
+			_, err = (&net.Dialer{Resolver: resolver}).Dial("tcp", c.host+":"+closedPort(t))
+			var op *net.OpError
+			require.ErrorAs(t, err, &op)
+			require.Equal(t, c.want, length(op.Addr), "net, %s: %v", c.host, err)
+		}
+
+		ln, err := h.Listen("tcp4", "127.0.0.1:0")
+		require.NoError(t, err)
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		conn, err := h.Dial("tcp", c.host+":"+port)
+		require.NoError(t, err)
+		require.Equal(t, 4, length(conn.RemoteAddr()), "the kernel's are, in net")
+		require.NoError(t, conn.Close())
+		conn, err = h.Dial("udp", c.host+":0")
+		require.NoError(t, err)
+		require.Equal(t, c.want, length(conn.RemoteAddr()), "net keeps what it resolved where the kernel tells of no peer")
+		require.NoError(t, conn.Close())
+		require.NoError(t, ln.Close())
+	}
+}
+
+// closedPort returns a port of the kernel's 127.0.0.1 on which nobody listens.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	require.NoError(t, ln.Close())
+	return port
 }

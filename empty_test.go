@@ -1,0 +1,66 @@
+package usernet_test
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestNoFileIsEmpty looks at the files that git tracks. Where this is no checkout, as in the zip of the module or
+// where git is missing, it looks at every file below this directory: nothing else is there.
+func TestNoFileIsEmpty(t *testing.T) {
+	files := trackedFiles(t)
+	if files == nil {
+		t.Log("no git checkout: looking at all files")
+		files = allFiles(t)
+	}
+	require.Contains(t, files, "go.mod")
+	require.Contains(t, files, "empty_test.go")
+	for _, file := range files {
+		info, err := os.Lstat(file)
+		if os.IsNotExist(err) {
+			continue // deleted, and not yet in the index
+		}
+		require.NoError(t, err)
+		require.False(t, info.Mode().IsRegular() && info.Size() == 0, "%s is empty", file)
+	}
+}
+
+// trackedFiles returns the files that git tracks here, nil if it tracks none of ours.
+func trackedFiles(t *testing.T) []string {
+	t.Helper()
+	// The checkout may be another user's.
+	out, err := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z").Output()
+	if err != nil {
+		return nil
+	}
+	var files []string
+	for file := range bytes.SplitSeq(bytes.TrimSuffix(out, []byte{0}), []byte{0}) {
+		files = append(files, string(file))
+	}
+	if !slices.Contains(files, "go.mod") {
+		return nil // this directory is part of somebody else's checkout
+	}
+	return files
+}
+
+func allFiles(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == ".git" {
+			return filepath.SkipDir
+		}
+		if err == nil && !d.IsDir() {
+			files = append(files, filepath.ToSlash(path))
+		}
+		return err
+	}))
+	return files
+}
