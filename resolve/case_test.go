@@ -245,3 +245,49 @@ func TestEDNSIsTriedAgainAfterAWhile(t *testing.T) {
 		require.Equal(t, []bool{true}, lookup())
 	})
 }
+
+// Most names have addresses of one family, and most hosts ask for both.
+func TestAnAddressInMixedCaseVouchesForOtherTypes(t *testing.T) {
+	four := zone{"host.test.": {a("192.0.2.80")}}
+	for name, c := range map[string]struct {
+		serve handler
+		asked []string // about AAAA
+	}{
+		"A is answered first": {func(network string, query []byte) [][]byte {
+			if _, q := parseQuery(query); q.Type == dnsmessage.TypeAAAA {
+				time.Sleep(time.Second)
+			}
+			return four.serve(network, query)
+		}, []string{"HOST.TEST."}},
+		"A is answered last": {func(network string, query []byte) [][]byte {
+			if _, q := parseQuery(query); q.Type == dnsmessage.TypeA {
+				time.Sleep(time.Second)
+			}
+			return four.serve(network, query)
+		}, []string{"HOST.TEST."}},
+		"A is answered too late": {func(network string, query []byte) [][]byte {
+			if _, q := parseQuery(query); q.Type == dnsmessage.TypeA {
+				time.Sleep(3 * time.Second)
+			}
+			return four.serve(network, query)
+		}, []string{"HOST.TEST.", "host.test."}},
+		"A is known in lower case only": {inLowerCase(four.serve, zone{}.serve), []string{"HOST.TEST.", "host.test."}},
+		"there is no such name":         {zone{}.serve, []string{"HOST.TEST.", "host.test."}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(map[string]handler{server1: c.serve})
+				r := resolverOn(n, Config{Rand: flipped, Timeout: 4 * time.Second}, server1)
+				r.LookupHost(t.Context(), "host.test.")
+				var asked []string
+				for _, q := range n.log() {
+					if q.typ == dnsmessage.TypeAAAA {
+						asked = append(asked, q.raw)
+					}
+				}
+				require.Equal(t, c.asked, asked)
+				time.Sleep(4 * time.Second) // until the server has answered what nobody waits for
+			})
+		})
+	}
+}

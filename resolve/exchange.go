@@ -29,8 +29,8 @@ type dialect struct {
 }
 
 // query asks the servers in turn, until one can say what there is or that there is
-// nothing. Its errors are of type *net.DNSError.
-func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type) (*answer, error) {
+// nothing. Its errors are of type *net.DNSError. See begin for address.
+func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, address *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	if len(r.servers) == 0 {
 		return nil, dnsError(errNoSuchHost, name.String(), "")
@@ -43,7 +43,7 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	var last error
 	for i := range tries {
 		s := r.servers[(first+i)%len(r.servers)]
-		ans, err := r.try(ctx, s, q)
+		ans, err := r.try(ctx, s, q, address)
 		if err == nil {
 			ans.server = s.addr
 			return ans, nil
@@ -76,8 +76,9 @@ func done(ctx context.Context) error {
 // only. Whatever they do about it (they say that there is no such name, or no such record, they
 // refuse, fail or stay silent) the question is asked once more with the name as the caller
 // wrote it before that counts: at once, or, after silence, at half time beside the first query,
-// whose answer is still welcome.
-func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question) (*answer, error) {
+// whose answer is still welcome. That there is no record of another type is believed where the
+// server gave the address of the same name in mixed case.
+func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, address *flight) (*answer, error) {
 	start := time.Now()
 	mixed := q.Name
 	if !r.cfg.UseTCP && !s.losesCase.holds(start) {
@@ -114,6 +115,9 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question) (*
 			<-ended
 		}
 		return ans, nil
+	case early && err == nil && r.vouches(ctx, address, s, q, start):
+		s.silences.Store(0)
+		return ans, nil
 	case heard(err):
 		s.silences.Store(0)
 		if early {
@@ -143,6 +147,29 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question) (*
 	return ans, err
 }
 
+// vouches reports whether the server has given an IPv4 address of the same name in mixed case.
+// It waits until half time for that answer: callers ask for A and AAAA together, and
+// names that have only one of them are common.
+func (r *Resolver) vouches(ctx context.Context, address *flight, s *server, q dnsmessage.Question, start time.Time) bool {
+	if q.Type == dnsmessage.TypeA {
+		return false
+	}
+	var ans *answer
+	if address == nil {
+		ans = r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
+	} else {
+		halfTime := time.NewTimer(time.Until(start.Add(r.cfg.Timeout / 2)))
+		defer halfTime.Stop()
+		select {
+		case <-address.landed:
+			ans = address.ans
+		case <-halfTime.C:
+		case <-ctx.Done():
+		}
+	}
+	return ans != nil && !ans.notFound && ans.mixed && ans.server == s.addr
+}
+
 // heard reports whether err, or nil, came of a message of the server's, as opposed to its silence or to
 // a failure to ask it.
 func heard(err error) bool {
@@ -160,7 +187,11 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 			return nil, err
 		}
 		if !rep.truncated {
-			return rep.judge(q)
+			ans, err := rep.judge(q)
+			if err == nil {
+				ans.mixed = d.name != q.Name
+			}
+			return ans, err
 		}
 		// RFC 2181 9: "When a DNS client receives a reply with TC set, it should ignore
 		// that response, and query again, using a mechanism, such as a TCP connection,

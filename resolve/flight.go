@@ -21,33 +21,61 @@ type flight struct {
 	err     *net.DNSError // copied for each; nil if there is an answer
 }
 
-// askOnce asks the servers, unless that is being done, or was done just now.
-func (r *Resolver) askOnce(ctx context.Context, key cacheKey, name dnsmessage.Name) (*answer, error) {
+// A question is what one caller asks.
+type question struct {
+	key  cacheKey
+	name dnsmessage.Name // in the case of this caller
+	f    *flight         // nil if the answer, or the error, is there already
+	ans  *answer
+	err  error
+}
+
+// begin asks the servers, unless that is being done, or was done just now. It does not wait for
+// their answer. address is the flight of the A records of the same name that the caller has begun,
+// if any.
+func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, address *flight) *question {
+	q := &question{key: cacheKey{lower(fqdn), typ}}
+	name, err := dnsmessage.NewName(fqdn)
+	if err != nil {
+		q.err = dnsError(errCannotMarshal, fqdn, "")
+		return q
+	}
+	q.name = name
+	if q.ans = r.cache.get(q.key, time.Now()); q.ans != nil {
+		return q
+	}
 	if done(ctx) != nil {
 		// Dial is to say so, as in net.
-		return r.chase(ctx, name, key.typ)
+		q.ans, q.err = r.chase(ctx, name, typ, address)
+		return q
 	}
 	r.mu.Lock()
-	f := r.flights[key]
-	if f == nil {
-		if ans := r.cache.get(key, time.Now()); ans != nil {
-			r.mu.Unlock()
-			return ans, nil
+	defer r.mu.Unlock()
+	if q.f = r.flights[q.key]; q.f == nil {
+		if q.ans = r.cache.get(q.key, time.Now()); q.ans != nil {
+			return q
 		}
-		f = r.launch(ctx, key, name)
+		q.f = r.launch(ctx, q.key, name, address)
 	}
-	f.waiters++
-	r.mu.Unlock()
+	q.f.waiters++
+	return q
+}
+
+// wait waits for the answer to a question that has begun.
+func (r *Resolver) wait(ctx context.Context, q *question) (*answer, error) {
+	if q.f == nil {
+		return q.ans, q.err
+	}
 	select {
-	case <-f.landed:
-		return f.result()
+	case <-q.f.landed:
+		return q.f.result()
 	case <-ctx.Done():
-		return r.leave(ctx, f, key, name)
+		return r.leave(ctx, q.f, q.key, q.name)
 	}
 }
 
 // launch starts a flight. The caller holds r.mu.
-func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Name) *flight {
+func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Name, address *flight) *flight {
 	f := &flight{landed: make(chan struct{}), err: dnsError(errNotEnded, name.String(), "")}
 	r.flights[key] = f
 	ctx, f.cancel = context.WithCancel(valuesOf{context.Background(), ctx})
@@ -58,7 +86,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 			f.cancel()
 			close(f.landed)
 		}()
-		ans, err := r.chase(ctx, name, key.typ)
+		ans, err := r.chase(ctx, name, key.typ, address)
 		switch e := err.(type) {
 		case nil:
 			f.ans, f.err = ans, nil

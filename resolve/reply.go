@@ -27,6 +27,7 @@ type reply struct {
 // An answer is what a name turned out to mean.
 type answer struct {
 	server    string
+	mixed     bool                  // it is the answer to a name in mixed case
 	notFound  bool                  // there is no such name, or no such record
 	canonical dnsmessage.Name       // the name at the end of the aliases
 	records   []dnsmessage.Resource // the records of that name, of the type asked for

@@ -3,7 +3,6 @@ package resolve
 import (
 	"context"
 	"slices"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -60,22 +59,20 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.Type) ([]*answer, error) {
 	answers := make([]*answer, len(types))
 	errs := make([]error, len(types))
-	if r.cfg.SingleRequest {
-		for i := range types {
-			answers[i], errs[i] = r.ask(ctx, fqdn, types[i])
+	questions := make([]*question, len(types))
+	var address *flight
+	for i, typ := range types {
+		questions[i] = r.begin(ctx, fqdn, typ, address)
+		if typ == dnsmessage.TypeA {
+			address = questions[i].f
 		}
-	} else {
-		ended := make(chan struct{})
-		last := len(types) - 1
-		for i := range last {
-			go func() {
-				answers[i], errs[i] = r.ask(ctx, fqdn, types[i])
-				ended <- struct{}{}
-			}()
+		if r.cfg.SingleRequest {
+			answers[i], errs[i] = r.answerTo(ctx, questions[i])
 		}
-		answers[last], errs[last] = r.ask(ctx, fqdn, types[last])
-		for range last {
-			<-ended
+	}
+	if !r.cfg.SingleRequest {
+		for i, q := range questions {
+			answers[i], errs[i] = r.answerTo(ctx, q)
 		}
 	}
 	if r.cfg.StrictErrors {
@@ -109,34 +106,31 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 // it returns is shared. Without an error it has at least one record; with one that says that
 // there is none it may tell the aliases of the name.
 func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*answer, error) {
-	name, err := dnsmessage.NewName(fqdn)
+	return r.answerTo(ctx, r.begin(ctx, fqdn, typ, nil))
+}
+
+func (r *Resolver) answerTo(ctx context.Context, q *question) (*answer, error) {
+	ans, err := r.wait(ctx, q)
 	if err != nil {
-		return nil, dnsError(errCannotMarshal, fqdn, "")
-	}
-	key := cacheKey{lower(fqdn), typ}
-	ans := r.cache.get(key, time.Now())
-	if ans == nil {
-		if ans, err = r.askOnce(ctx, key, name); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	if ans.notFound {
-		return ans, dnsError(errNoSuchHost, fqdn, ans.server)
+		return ans, dnsError(errNoSuchHost, q.name.String(), ans.server)
 	}
-	if ans.aliases == 0 && ans.canonical != name {
+	if ans.aliases == 0 && ans.canonical != q.name {
 		// It was asked for in another case before. A name that is its own canonical
 		// name is so in the case in which it was given.
 		own := *ans
-		own.canonical = name
+		own.canonical = q.name
 		ans = &own
 	}
 	return ans, nil
 }
 
 // chase queries for name, and for the names that its aliases lead to when the servers
-// do not go there by themselves.
-func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type) (*answer, error) {
-	ans, err := r.query(ctx, name, typ)
+// do not go there by themselves. See begin for address.
+func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, address *flight) (*answer, error) {
+	ans, err := r.query(ctx, name, typ, address)
 	seen := []string{lower(name.String())}
 	for err == nil && ans.dangling {
 		// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR
@@ -151,9 +145,10 @@ func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 		}
 		seen = append(seen, target)
 		before := ans
-		if ans, err = r.query(ctx, before.canonical, typ); err == nil {
+		if ans, err = r.query(ctx, before.canonical, typ, nil); err == nil {
 			ans.ttl = min(ans.ttl, before.ttl)
 			ans.aliases += before.aliases
+			ans.mixed = ans.mixed && before.mixed
 		}
 	}
 	return ans, err
