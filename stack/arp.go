@@ -42,7 +42,12 @@ func (ifc *iface) inputARP(b []byte) {
 		// already in my translation table, update the sender hardware address
 		// field of the entry"; and "?Am I the target protocol address?" before
 		// a new one is made. A reply that nobody asked for makes none.
-		ifc.neigh.learn(h.SenderIP, h.SenderMAC, forUs && h.Op == wire.ARPRequest)
+		//
+		// A sender that is not on the link is answered and not learnt: no packet would
+		// be sent to it here.
+		t := s.table.Load()
+		ifc.neigh.learn(h.SenderIP, h.SenderMAC, forUs && h.Op == wire.ARPReply,
+			forUs && h.Op == wire.ARPRequest && t.onLink(ifc, h.SenderIP))
 	}
 	if forUs && h.Op == wire.ARPRequest {
 		if !ifc.tx.room() {

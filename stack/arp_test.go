@@ -3,6 +3,7 @@ package stack
 import (
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -104,14 +105,16 @@ func TestTheQueueOfANeighbourIsBoundedAndKeepsTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
-		for i := range maxParked + 2 {
-			sendTo2(t, u, string(rune('A'+i)))
+		const fit = maxWaiting / (256 + waitingOverhead) // the least that a buffer has
+		for i := range fit + 2 {
+			sendTo2(t, u, strconv.Itoa(i))
 		}
 		p.take()
 		p.reply()
 		got := payloads(p.take())
-		require.Len(t, got, maxParked)
-		require.Equal(t, "C", got[0])
+		require.Len(t, got, fit)
+		require.Equal(t, "2", got[0])
+		require.Equal(t, strconv.Itoa(fit+1), got[fit-1])
 		require.Equal(t, 2, dropped(s, dropNeighborQueue))
 	})
 }
@@ -130,10 +133,17 @@ func TestAStaleNeighbourIsVerifiedByUse(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Empty(t, p.take(), "nobody sends: nobody asks")
 		require.Equal(t, "stale", s.Neighbors()[0].State)
+		// RFC 4861 7.3.3: "If the entry is still in the DELAY state when the timer
+		// expires, the entry's state changes to PROBE."
 		sendTo2(t, u, "3")
+		require.Equal(t, []string{"3"}, payloads(p.take()), "an upper layer may confirm it first")
+		require.Equal(t, "delay", s.Neighbors()[0].State)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		require.Equal(t, []string{
 			"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP who-has 192.0.2.2 tell 192.0.2.1",
-		}, p.sent()[:1], "asked by unicast")
+		}, p.sent(), "asked by unicast")
+		require.Equal(t, "probe", s.Neighbors()[0].State)
 		sendTo2(t, u, "4")
 		require.Equal(t, []string{"4"}, payloads(p.take()), "meanwhile it is still used")
 		p.reply()
@@ -331,7 +341,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 		require.Len(t, s.Neighbors(), maxNeighbors)
 		table := &s.ifaceNamed("eth0").neigh
 		table.mu.Lock()
-		require.LessOrEqual(t, table.nparked, maxParkedTotal)
+		require.LessOrEqual(t, table.waiting, maxWaitingTotal)
 		table.mu.Unlock()
 		p.take()
 		sendTo2(t, u, "2")
@@ -340,7 +350,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 		table.mu.Lock()
 		defer table.mu.Unlock()
 		require.Empty(t, table.asking)
-		require.Zero(t, table.nparked)
+		require.Zero(t, table.waiting)
 	})
 }
 
@@ -354,4 +364,170 @@ func TestLookingANeighbourUpAllocatesNothing(t *testing.T) {
 	require.Equal(t, macB, got)
 	_, ok = n.lookup(reachableTime)
 	require.False(t, ok)
+}
+
+// sendTCP sends a segment from 192.0.2.2.
+func sendTCP(p *peer, h wire.TCP, data []byte) {
+	b := make([]byte, h.Len()+len(data))
+	h.Put(b)
+	copy(b[h.Len():], data)
+	wire.SetTCPChecksum(addr("192.0.2.2"), addr("192.0.2.1"), b)
+	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
+}
+
+// RFC 4861 7.3.1: "receipt of a (new) acknowledgment indicates that previously sent data
+// reached the peer". That segments come is no sign that ours arrive.
+func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		l, err := s.ListenTCP(Family4, addrPort("0.0.0.0:80"), ListenOptions{})
+		require.NoError(t, err)
+		ask := wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")}
+		p.arp(wire.Broadcast(), ask)
+		require.Equal(t, "stale", s.Neighbors()[0].State, "who asks us need not hear us")
+		seg := wire.TCP{SrcPort: 5555, DstPort: 80, Seq: 1000, Window: 60000, Flags: wire.FlagSYN}
+		sendTCP(p, seg, nil)
+		frames := p.take()
+		_, b, _ := wire.ParseEthernet(frames[len(frames)-1])
+		_, b, _ = wire.ParseIPv4(b)
+		answer, _, r := wire.ParseTCP(b)
+		require.Equal(t, wire.OK, r)
+		require.Equal(t, "delay", s.Neighbors()[0].State)
+		seg.Seq, seg.Ack, seg.Flags = 1001, answer.Seq+1, wire.FlagACK
+		sendTCP(p, seg, nil)
+		_, err = l.Accept()
+		require.NoError(t, err)
+		require.Equal(t, "reachable", s.Neighbors()[0].State, "our SYN was acknowledged")
+		// From now on our answers are lost, and the peer repeats itself.
+		begin := time.Now()
+		for time.Since(begin) < time.Minute {
+			sendTCP(p, seg, []byte("again"))
+			time.Sleep(500 * time.Millisecond)
+			if arpCount(p.take()) > 0 {
+				break
+			}
+		}
+		require.Less(t, time.Since(begin), time.Minute, "it is asked")
+	})
+}
+
+// RFC 4861 7.3.1: what is acknowledged confirms.
+func TestNewAcknowledgementsKeepANeighbourFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		c, d := connect(t, a, b)
+		for range 200 {
+			_, err := c.Write([]byte("x"))
+			require.NoError(t, err)
+			_, err = d.Read(make([]byte, 10))
+			require.NoError(t, err)
+			time.Sleep(time.Second)
+			require.Equal(t, "reachable", a.Neighbors()[0].State)
+		}
+	})
+}
+
+func TestASenderThatIsNotOnTheLinkIsNotLearnt(t *testing.T) {
+	s, p := hostAndPeer(t)
+	p.sent()
+	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("198.51.100.7"), TargetIP: addr("192.0.2.1")})
+	require.Len(t, p.sent(), 1, "it is answered, as on Linux")
+	require.Empty(t, s.Neighbors())
+}
+
+// RFC 1122 2.3.2.2: "at least one (the latest) packet of each set of packets destined to the
+// same unresolved IP address".
+func TestDeadNeighboursDoNotDisplaceAPacketForALiveOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		large := make([]byte, 1400)
+		for i := range 100 {
+			for range 100 {
+				to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)}), 9)
+				_, err := u.WriteTo(large, to, SendOptions{})
+				require.NoError(t, err)
+			}
+		}
+		sendTo2(t, u, "live")
+		for i := range 50 { // and more come after it
+			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + i)}), 9)
+			_, err := u.WriteTo(large, to, SendOptions{})
+			require.NoError(t, err)
+		}
+		nt := &s.ifaceNamed("eth0").neigh
+		nt.mu.Lock()
+		require.LessOrEqual(t, nt.waiting, maxWaitingMore+200*(2048+waitingOverhead))
+		for _, n := range nt.m {
+			require.NotEmpty(t, n.waiting.list, "each keeps one")
+		}
+		nt.mu.Unlock()
+		p.take()
+		p.reply()
+		require.Equal(t, []string{"live"}, payloads(p.take()))
+		time.Sleep(10 * time.Second)
+		nt.mu.Lock()
+		defer nt.mu.Unlock()
+		require.Zero(t, nt.waiting)
+	})
+}
+
+// A datagram in fragments waits whole, and is dropped whole.
+func TestALargeDatagramWaitsForItsNeighbourWhole(t *testing.T) {
+	for _, mtu := range []int{68, 576, 1500} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true, MTU: mtu})
+			u := openUDP(t, s, "0.0.0.0:9")
+			p.take()
+			const n = 65507
+			for range 5 {
+				_, err := u.WriteTo(make([]byte, n), addrPort("192.0.2.2:9"), SendOptions{})
+				require.NoError(t, err)
+			}
+			p.take()
+			p.reply()
+			bytes := map[uint16]int{}
+			first := map[uint16]bool{}
+			for _, f := range p.take() {
+				_, b, _ := wire.ParseEthernet(f)
+				if h, payload, r := wire.ParseIPv4(b); r == wire.OK {
+					bytes[h.ID] += len(payload)
+					first[h.ID] = first[h.ID] || h.FragOffset == 0
+				}
+			}
+			require.NotEmpty(t, bytes)
+			require.Less(t, len(bytes), 5, "they are bounded")
+			for id, got := range bytes {
+				require.Equal(t, n+wire.UDPLen, got, "whole")
+				require.True(t, first[id])
+			}
+			require.Equal(t, 5-len(bytes), dropped(s, dropNeighborQueue))
+		})
+	}
+}
+
+// A scan that fills the table leaves the paths to others as they are.
+func TestAnEvictionVoidsOnlyItsOwnPaths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, func(c *Config) {
+			c.NICs[0].Addrs = []netip.Prefix{prefix("192.0.2.1/24"), prefix("10.0.0.1/8")}
+		})
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "1")
+		p.reply()
+		live, err := s.route(addr("192.0.2.2"), netip.Addr{})
+		require.NoError(t, err)
+		first, err := s.route(addr("10.0.0.2"), netip.Addr{})
+		require.NoError(t, err)
+		gen := s.gen.Load()
+		a := addr("10.0.0.2")
+		for range 2 * maxNeighbors {
+			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(a, 9), SendOptions{})
+			require.NoError(t, err)
+			a = a.Next()
+		}
+		require.Equal(t, gen, s.gen.Load())
+		require.True(t, live.valid(s))
+		require.False(t, first.valid(s), "its neighbour was evicted")
+	})
 }

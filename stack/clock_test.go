@@ -55,6 +55,8 @@ func TestManyDatagramsDoNotKeepANeighbourFreshThatIsNot(t *testing.T) {
 		require.Equal(t, asked, a.Stats().ARP.Sent)
 		time.Sleep(2 * time.Second)
 		send()
+		time.Sleep(time.Duration(delayFirstProbe) + time.Millisecond)
+		send()
 		require.Equal(t, asked+1, a.Stats().ARP.Sent, "a probe")
 	})
 }

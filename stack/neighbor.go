@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"container/list"
 	"fmt"
 	"net"
@@ -22,27 +23,24 @@ const (
 	// RFC 1122 2.3.2.1: "The recommended maximum rate is 1 per second per
 	// destination."
 	requestInterval = tcp.Time(time.Second)
-	// RFC 4861 10, REACHABLE_TIME.
-	reachableTime = tcp.Time(30 * time.Second)
-
-	// RFC 1122 2.3.2.2: "The link layer SHOULD save (rather than discard) at
-	// least one (the latest) packet of each set of packets destined to the same
-	// unresolved IP address".
-	maxParked      = 64            // packets per neighbour
-	maxParkedTotal = 4 * maxParked // packets per interface
+	// RFC 4861 10, REACHABLE_TIME and DELAY_FIRST_PROBE_TIME.
+	reachableTime   = tcp.Time(30 * time.Second)
+	delayFirstProbe = tcp.Time(5 * time.Second)
 )
 
-// The states of a neighbour, by the names of RFC 4861 7.3.2. STALE is not
-// stored: a reachable entry is stale when it has not been confirmed for long.
+// The states of a neighbour, by the names of RFC 4861 7.3.2. A reachable entry that has
+// not been confirmed for long is stale, too.
 type neighborState uint8
 
 const (
 	neighUnknown    neighborState = iota // nothing asked, or there was no answer
 	neighIncomplete                      // asked for by broadcast; packets are parked
 	neighReachable
-	neighProbe     // stale and used, so asked for; still good to send to
+	neighStale     // its address is known, but not whether what is sent there arrives
+	neighDelay     // stale and used: an upper layer may confirm it before it is asked
+	neighProbe     // asked; still good to send to
 	neighPermanent // configured
-	neighStale     // only in a dump
+	neighGone      // it has left the table: paths to it are void
 )
 
 func (st neighborState) String() string {
@@ -51,6 +49,8 @@ func (st neighborState) String() string {
 		return "incomplete"
 	case neighReachable:
 		return "reachable"
+	case neighDelay:
+		return "delay"
 	case neighProbe:
 		return "probe"
 	case neighPermanent:
@@ -62,8 +62,7 @@ func (st neighborState) String() string {
 }
 
 // A neighbor is a host or router on a link. Paths point to it, so that sending
-// to one whose address is known takes no lock. One that has left the table
-// stays unknown for ever; paths to it are void.
+// to one whose address is known takes no lock.
 type neighbor struct {
 	addr      netip.Addr
 	word      atomic.Uint64 // MAC<<16 | state; changed under the table's lock, except by confirm
@@ -73,15 +72,10 @@ type neighbor struct {
 	tries   int      // requests sent in the states incomplete and probe
 	retryAt tcp.Time // when to ask again, or give up
 	queued  bool     // it is in the table's asking
-	parked  []parked
+	polls   int      // since it failed, where it is a router that others stand in for
+	waiting neighborQueue
 	place   *list.Element // in one of the table's lists; nil once it left the table, and if permanent
 	solved  bool          // place is in the list of the resolved
-}
-
-// A parked packet waits for its neighbour's address.
-type parked struct {
-	txEntry
-	src netip.Addr
 }
 
 func packNeighbor(mac wire.MAC, st neighborState) uint64 {
@@ -106,7 +100,7 @@ func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
 func (n *neighbor) lookup(now tcp.Time) (wire.MAC, bool) {
 	mac, st := unpackNeighbor(n.word.Load())
 	switch st {
-	case neighPermanent, neighProbe:
+	case neighPermanent, neighDelay, neighProbe:
 		return mac, true
 	case neighReachable:
 		return mac, now-tcp.Time(n.confirmed.Load()) < reachableTime
@@ -114,21 +108,28 @@ func (n *neighbor) lookup(now tcp.Time) (wire.MAC, bool) {
 	return mac, false
 }
 
-// confirm takes note that the neighbour has been receiving what was sent to it:
-// an upper layer saw an answer that could not be there otherwise. A nil
-// neighbour is confirmed without effect.
+// gone reports whether the neighbour has left the table.
+func (n *neighbor) gone() bool { return neighborState(n.word.Load()) == neighGone }
+
+// confirm takes note that the neighbour has received what was sent to it: the other end
+// acknowledged something new. A nil neighbour is confirmed without effect.
 //
-// RFC 1122 2.3.2.1 (4): "Higher-Layer Advice"; RFC 4861 7.3.1.
+// RFC 4861 7.3.1: "In TCP, for example, receipt of a (new) acknowledgment indicates that
+// previously sent data reached the peer"; RFC 1122 2.3.2.1 (4): "Higher-Layer Advice". That
+// the neighbour sends something is no sign: it may be forged, and repeated because our
+// answers go to an address that it no longer has.
 func (n *neighbor) confirm(now tcp.Time) {
-	if n == nil || now-tcp.Time(n.confirmed.Load()) < tcp.Time(time.Second) {
+	if n == nil {
 		return
 	}
 	w := n.word.Load()
 	mac, st := unpackNeighbor(w)
 	switch st {
 	case neighReachable:
-		n.confirmed.Store(int64(now))
-	case neighProbe:
+		if now-tcp.Time(n.confirmed.Load()) >= tcp.Time(time.Second) {
+			n.confirmed.Store(int64(now))
+		}
+	case neighStale, neighDelay, neighProbe:
 		n.confirmed.Store(int64(now))
 		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable))
 	}
@@ -145,8 +146,8 @@ type neighborTable struct {
 	// whether their address is known: so a scan over addresses that nobody has
 	// displaces no more than half of the table.
 	unresolved, resolved list.List
-	asking               []*neighbor // incomplete or probe, and some that just were
-	nparked              int
+	asking               []*neighbor // incomplete, delay, probe or polled, and some that just were
+	waiting              int         // bytes that packets take that wait for any neighbour
 	timer                *time.Timer // nil until first needed
 	firesAt              tcp.Time    // when the timer fires; 0: it does not run
 	closed               bool
@@ -196,9 +197,10 @@ func (t *neighborTable) remove(n *neighbor) {
 	} else {
 		t.static--
 	}
-	n.word.Store(0)
-	t.dropParked(n)
-	t.ifc.s.gen.Add(1)
+	n.word.Store(packNeighbor(wire.MAC{}, neighGone))
+	n.polls = 0
+	t.dropWaiting(n)
+	t.ifc.routerAnswers(n.addr)
 }
 
 func (t *neighborTable) listOf(n *neighbor) *list.List {
@@ -216,15 +218,6 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 	t.listOf(n).Remove(n.place)
 	n.solved = solved
 	n.place = t.listOf(n).PushBack(n)
-}
-
-func (t *neighborTable) dropParked(n *neighbor) {
-	for i := range n.parked {
-		t.ifc.s.release(n.parked[i].txEntry)
-		t.ifc.s.drop(dropNeighborQueue)
-	}
-	t.nparked -= len(n.parked)
-	n.parked = nil
 }
 
 // send queues a frame for the neighbour, whose address is not known to be
@@ -249,11 +242,13 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		return
 	}
 	mac, st := unpackNeighbor(n.word.Load())
-	if st == neighReachable {
-		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
-		// by periodically sending a point-to-point ARP Request to it".
-		n.word.Store(packNeighbor(mac, neighProbe))
-		t.ask(n, src, now)
+	if st == neighReachable || st == neighStale {
+		// RFC 4861 7.3.3: "The first time a node sends a packet to a neighbor whose
+		// entry is STALE, the sender changes the state to DELAY and sets a timer to
+		// expire in DELAY_FIRST_PROBE_TIME seconds."
+		n.word.Store(packNeighbor(mac, neighDelay))
+		n.retryAt = now + delayFirstProbe
+		t.await(n)
 		copy(e.frame.Head, mac[:])
 		t.ifc.enqueue(e)
 		return
@@ -262,29 +257,16 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	if st == neighUnknown {
 		n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
 		t.touch(n, false)
-		if now >= n.retryAt {
+		switch {
+		case n.polls > 0: // the next poll may be far off
+			n.polls = 0
+			fallthrough
+		case now >= n.retryAt:
 			t.ask(n, src, now)
-		} else {
+		default:
 			t.await(n)
 		}
 	}
-}
-
-// park keeps a frame until the neighbour's address is known.
-func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
-	s := t.ifc.s
-	if len(n.parked) >= maxParked || t.nparked >= maxParkedTotal && len(n.parked) > 0 {
-		s.release(n.parked[0].txEntry)
-		n.parked = slices.Delete(n.parked, 0, 1)
-		t.nparked--
-		s.drop(dropNeighborQueue)
-	} else if t.nparked >= maxParkedTotal {
-		s.release(e)
-		s.drop(dropNeighborQueue)
-		return
-	}
-	n.parked = append(n.parked, parked{s.own(e), src}) // a writer does not wait for that long
-	t.nparked++
 }
 
 // ask sends the first request of a resolution or a probe.
@@ -337,56 +319,94 @@ func (t *neighborTable) arm(at tcp.Time) {
 func (t *neighborTable) tick() {
 	s := t.ifc.s
 	now := s.now()
-	var lost []parked
+	var failed []*neighbor
+	var lost []waitingDatagram
 	t.mu.Lock()
 	t.firesAt = 0
 	next := tcp.Time(0)
 	t.asking = slices.DeleteFunc(t.asking, func(n *neighbor) bool {
-		_, st := unpackNeighbor(n.word.Load())
-		if st != neighIncomplete && st != neighProbe {
-			n.queued = false
-			return true
-		}
 		if now >= n.retryAt {
-			if n.tries >= maxRequests {
-				n.word.Store(packNeighbor(wire.MAC{}, neighUnknown))
-				t.touch(n, false)
-				lost = append(lost, n.parked...)
-				t.nparked -= len(n.parked)
-				n.parked = nil
-				n.tries = 0
+			switch asked := t.askAgain(n, now); asked {
+			case askFailed:
+				failed = append(failed, n)
+				lost = append(lost, t.takeWaiting(n)...)
+				fallthrough
+			case askNoMore:
 				n.queued = false
-				s.counts.arpFailed.Add(1)
 				return true
 			}
-			n.tries++
-			n.retryAt = now + requestInterval
-			src := netip.Addr{}
-			if len(n.parked) > 0 {
-				src = n.parked[0].src
-			}
-			t.request(n, src)
 		}
 		if next == 0 || n.retryAt < next {
 			next = n.retryAt
 		}
 		return false
 	})
+	for _, n := range failed {
+		if t.ifc.routerFails(n.addr) {
+			t.pollLater(n, now)
+			next = min(cmp.Or(next, n.retryAt), n.retryAt)
+		}
+	}
 	if next != 0 {
 		t.arm(next)
 	}
 	t.mu.Unlock()
 	for i := range lost {
-		s.drop(dropUnreachableNeighbor)
-		s.unreachable(t.ifc, &lost[i].frame)
-		s.release(lost[i].txEntry)
+		t.lose(&lost[i], dropUnreachableNeighbor)
 	}
 	s.drain()
 }
 
-// learn takes an address that an ARP packet told. Without create, only what is
-// in the table already is changed.
-func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, create bool) {
+// What askAgain did.
+type askResult uint8
+
+const (
+	askWaits  askResult = iota // the neighbour has time until retryAt
+	askNoMore                  // there is nothing more to ask
+	askFailed                  // it has not answered
+)
+
+// askAgain does what there is to do about an entry whose retryAt has come.
+func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
+	w := n.word.Load()
+	mac, st := unpackNeighbor(w)
+	switch {
+	case st == neighDelay:
+		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
+		// by periodically sending a point-to-point ARP Request to it".
+		if !n.word.CompareAndSwap(w, packNeighbor(mac, neighProbe)) {
+			return askNoMore // it was confirmed just now
+		}
+		n.tries = 0
+	case st == neighUnknown && n.polls > 0:
+		if !t.ifc.routerFails(n.addr) {
+			n.polls = 0
+			return askNoMore // the routes have changed
+		}
+		t.request(n, netip.Addr{})
+		t.pollLater(n, now)
+		return askWaits
+	case st != neighIncomplete && st != neighProbe:
+		return askNoMore
+	case n.tries >= maxRequests:
+		if !n.word.CompareAndSwap(w, packNeighbor(wire.MAC{}, neighUnknown)) {
+			return askNoMore
+		}
+		t.touch(n, false)
+		n.tries = 0
+		t.ifc.s.counts.arpFailed.Add(1)
+		return askFailed
+	}
+	n.tries++
+	n.retryAt = now + requestInterval
+	t.request(n, n.waiting.source())
+	return askWaits
+}
+
+// learn takes an address that an ARP packet told. An answer is a reply to this host; what
+// answers nothing that was asked tells only that the neighbour can be heard. Without create,
+// only what is in the table already is changed.
+func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, answer, create bool) {
 	s := t.ifc.s
 	now := s.now()
 	t.mu.Lock()
@@ -398,44 +418,43 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, create bool) {
 		}
 		n = t.getLocked(addr)
 	}
-	_, st := unpackNeighbor(n.word.Load())
-	if st == neighPermanent || st == neighUnknown && !create {
+	old, st := unpackNeighbor(n.word.Load())
+	next := neighStale
+	switch {
+	case st == neighPermanent:
 		return
+	case answer && (st == neighIncomplete || st == neighProbe || n.polls > 0):
+		next = neighReachable
+	case st == neighUnknown && !create:
+		return
+	case st != neighUnknown && st != neighIncomplete && old == mac:
+		return // RFC 4861 7.2.5: what says nothing new leaves the state as it is
 	}
-	// What is parked goes first: who finds the address known does not wait.
-	for i := range n.parked {
-		copy(n.parked[i].frame.Head, mac[:])
-		t.ifc.enqueue(n.parked[i].txEntry)
-	}
-	t.nparked -= len(n.parked)
-	n.parked = nil
-	n.tries = 0
+	t.sendWaiting(n, mac)
+	n.tries, n.polls = 0, 0
 	n.confirmed.Store(int64(now))
-	n.word.Store(packNeighbor(mac, neighReachable))
+	n.word.Store(packNeighbor(mac, next))
 	t.touch(n, true)
+	t.ifc.routerAnswers(addr)
 }
 
-// flush forgets all entries that are not permanent, and drops what is parked.
-// With fail, their packets' senders are told that the link is gone.
+// flush forgets all entries that are not permanent, and drops what waits for them.
+// With fail, the senders are told that the link is gone.
 func (t *neighborTable) flush(fail bool) {
-	var lost []parked
+	var lost []waitingDatagram
 	t.mu.Lock()
 	for _, n := range t.m {
 		if n.place == nil {
 			continue
 		}
 		if fail {
-			lost = append(lost, n.parked...)
-			t.nparked -= len(n.parked)
-			n.parked = nil
+			lost = append(lost, t.takeWaiting(n)...)
 		}
 		t.remove(n)
 	}
 	t.mu.Unlock()
 	for i := range lost {
-		t.ifc.s.drop(dropLinkDown)
-		t.ifc.s.unreachable(t.ifc, &lost[i].frame)
-		t.ifc.s.release(lost[i].txEntry)
+		t.lose(&lost[i], dropLinkDown)
 	}
 }
 
@@ -455,7 +474,7 @@ type Neighbor struct {
 	NIC  string
 	Addr netip.Addr
 	MAC  wire.MAC // zero where it is not known
-	// State is incomplete, reachable, stale, probe, failed or permanent. It is
+	// State is incomplete, reachable, stale, delay, probe, failed or permanent. It is
 	// not looked at where an entry is set, which is always permanent.
 	State string
 	// Age is how long ago the neighbour was last known to be there.
@@ -544,11 +563,8 @@ func (t *neighborTable) set(addr netip.Addr, mac wire.MAC) {
 		n.place = nil
 		t.static++
 	}
-	for i := range n.parked {
-		copy(n.parked[i].frame.Head, mac[:])
-		t.ifc.enqueue(n.parked[i].txEntry)
-	}
-	t.nparked -= len(n.parked)
-	n.parked = nil
+	t.sendWaiting(n, mac)
+	n.polls = 0
 	n.word.Store(packNeighbor(mac, neighPermanent))
+	t.ifc.routerAnswers(addr)
 }

@@ -34,6 +34,8 @@ type route struct {
 	via netip.Addr
 	src netip.Addr
 	ifc *iface
+
+	router *gateway // of via, where another route can stand in for this one; else nil
 }
 
 // A routeTable answers where an address is. It is never changed: a change of
@@ -45,6 +47,8 @@ type routeTable struct {
 	own    []netip.Addr             // the host's addresses other than 127/8
 	ownSet map[netip.Addr]struct{}  // the same
 	bcasts []broadcast              // directed broadcast addresses, of the longest prefix first
+
+	gateways map[gatewayKey]*gateway // the routers for which others can stand in
 }
 
 // A broadcast is the broadcast address of an interface's network. Networks that overlap, or
@@ -81,30 +85,36 @@ func (t *routeTable) isOwn(a netip.Addr) bool {
 // isLocal reports whether packets to a stay in the host.
 func (t *routeTable) isLocal(a netip.Addr) bool { return t.isOwn(a) || a.IsLoopback() }
 
-// lookup finds the route for dst: that with the longest prefix and, among
-// those with the same one, the first whose link is up; but one whose interface
-// has the source address goes first. Where only links that are down lead
-// there, the error is ENETDOWN, and ENETUNREACH where nothing does. Over an
-// interface that the caller has chosen, whatever has no route is on the link.
+// lookup finds the route for dst: that with the longest prefix. Among those with the same
+// one whose link is up, those whose router answers go before those whose does not, then those
+// whose interface has the source address before others, and then the first. Where only
+// links that are down lead there, the error is ENETDOWN, and ENETUNREACH where nothing
+// does. Over an interface that the caller has chosen, whatever has no route is on the link.
 func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
 	for _, bits := range t.lens4 {
 		p, _ := dst.Prefix(bits)
 		rs := t.at[p]
+		best := -1
 		var found *route
 		for i := range rs {
-			if on != nil && rs[i].ifc != on {
+			r := &rs[i]
+			if on != nil && r.ifc != on {
 				continue
 			}
-			if rs[i].ifc.down.Load() {
+			if r.ifc.down.Load() {
 				err = syscall.ENETDOWN
 				continue
 			}
-			if src.IsValid() && rs[i].ifc.owns(src) {
-				return &rs[i], nil
+			rank := 0
+			if !r.isDead() {
+				rank = 2
 			}
-			if found == nil {
-				found = &rs[i]
+			if src.IsValid() && r.ifc.owns(src) {
+				rank++
+			}
+			if rank > best {
+				best, found = rank, r
 			}
 		}
 		if found != nil {
@@ -115,6 +125,19 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 		return &route{dst: netip.PrefixFrom(dst, dst.BitLen()), ifc: on}, nil
 	}
 	return nil, err
+}
+
+// onLink reports whether a is on the link of an interface by a route.
+func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
+	for _, bits := range t.lens4 {
+		p, _ := a.Prefix(bits)
+		for i := range t.at[p] {
+			if r := &t.at[p][i]; r.ifc == ifc && !r.via.IsValid() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // rebuildRoutes makes a new table of what is configured. The caller holds s.mu,
@@ -160,6 +183,7 @@ func (s *Stack) rebuildRoutes() {
 		}
 	}
 	t.routes = all
+	t.markRouters(s.table.Load())
 	// A path made of the old table after this carries a generation that the
 	// next line makes void.
 	s.table.Store(t)
@@ -202,7 +226,9 @@ type path struct {
 }
 
 // valid reports whether the path still holds. The zero path never does.
-func (p *path) valid(s *Stack) bool { return p.ifc != nil && p.gen == s.gen.Load() }
+func (p *path) valid(s *Stack) bool {
+	return p.ifc != nil && p.gen == s.gen.Load() && (p.neigh == nil || !p.neigh.gone())
+}
 
 // route finds the path to dst. Without a valid and specified src it chooses
 // the source. The errors are EINVAL for an address that cannot be a

@@ -209,7 +209,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 	for _, ifc := range *s.ifaces.Load() {
 		require.Zero(t, ifc.tx.n.Load(), "frames that wait")
 		require.Empty(t, ifc.tx.waiters)
-		require.Zero(t, ifc.neigh.nparked)
+		require.Zero(t, ifc.neigh.waiting)
 		require.Empty(t, ifc.neigh.m)
 	}
 }

@@ -291,8 +291,9 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 	}
 	// It was received with its batch. Others may have had the lock since.
 	now = max(now, t.ran)
+	una := t.conn.Una()
 	t.conn.Segment(now, seg)
-	if t.connected {
+	if t.conn.Una() != una {
 		t.path.neigh.confirm(now)
 	}
 	ev := t.run(now)

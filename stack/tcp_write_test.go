@@ -238,11 +238,9 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 		"the link is down":     func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(true) },
 		"the table is flushed": func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(false) },
 		"others are parked instead": func(t *testing.T, nt *neighborTable, n *neighbor) {
-			for range maxParked {
-				nt.mu.Lock()
-				nt.park(n, addrA, txEntry{buf: nt.ifc.s.bufs.get(100)})
-				nt.mu.Unlock()
-			}
+			nt.mu.Lock()
+			nt.park(n, addrA, txEntry{buf: nt.ifc.s.bufs.get(maxWaiting)})
+			nt.mu.Unlock()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -253,10 +251,9 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 			l.frames.Add(1)
 			nt.mu.Lock()
 			n := nt.getLocked(addr("192.0.2.99"))
-			n.parked = append(n.parked, parked{txEntry{
+			n.waiting.list = append(n.waiting.list, waitingDatagram{src: addrA, frames: []txEntry{{
 				frame: nic.Frame{Head: make([]byte, 60)}, buf: a.bufs.get(100), lender: l,
-			}, addrA})
-			nt.nparked++
+			}}})
 			nt.mu.Unlock()
 			lose(t, nt, n)
 			require.Zero(t, l.frames.Load(), "Write would wait for ever")

@@ -90,6 +90,10 @@ const near = Millisecond / 2
 // Near tells whether the peer is as near as one in the same machine.
 func (c *Conn) Near() bool { return c.rtt.min > 0 && c.rtt.min < near }
 
+// Una is SND.UNA: it moves when the peer acknowledges something new, and so shows that
+// what is sent arrives.
+func (c *Conn) Una() Seq { return c.snd.una }
+
 // AwaitSettled asks for a Writable event when all that was lent is acknowledged, so
 // that Settle has nothing to copy, or when it is until. It reports false, and asks
 // for nothing, where one of both is so now.

@@ -1,0 +1,159 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A testRouter is a station that can be silent. It counts the IPv4 packets that it is sent.
+type testRouter struct {
+	addr   netip.Addr
+	mac    wire.MAC
+	silent atomic.Bool
+	got    atomic.Int32
+	asked  atomic.Int32 // ARP requests, while silent too
+}
+
+// addRouter puts a router on a switch.
+func addRouter(sw *nic.Switch, a string) *testRouter {
+	port := sw.Port()
+	r := &testRouter{addr: addr(a), mac: wire.MAC(port.Link().MAC)}
+	port.Attach(func(batch []nic.Frame) {
+		for i := range batch {
+			eth, b, _ := wire.ParseEthernet(batch[i].AppendTo(nil))
+			switch eth.Type {
+			case wire.EtherTypeIPv4:
+				if eth.Dst == r.mac {
+					r.got.Add(1)
+				}
+			case wire.EtherTypeARP:
+				h, _ := wire.ParseARP(b)
+				if h.Op != wire.ARPRequest || h.TargetIP != r.addr {
+					continue
+				}
+				r.asked.Add(1)
+				if r.silent.Load() {
+					continue
+				}
+				f := make([]byte, wire.EthernetLen+wire.ARPLen)
+				out := wire.Ethernet{Dst: h.SenderMAC, Src: r.mac, Type: wire.EtherTypeARP}
+				out.Put(f)
+				reply := wire.ARP{Op: wire.ARPReply, SenderMAC: r.mac, SenderIP: r.addr, TargetMAC: h.SenderMAC, TargetIP: h.SenderIP}
+				reply.Put(f[wire.EthernetLen:])
+				port.Send([]nic.Frame{{Head: f}})
+			}
+		}
+	})
+	return r
+}
+
+var allOfIPv4 = netip.MustParsePrefix("0.0.0.0/0")
+
+// withRouters makes a host with default routes over two routers.
+func withRouters(t *testing.T) (s *Stack, one, two *testRouter) {
+	sw := nic.NewSwitch(nic.SwitchConfig{NoTxChecksum: true})
+	one, two = addRouter(sw, "192.0.2.254"), addRouter(sw, "192.0.2.253")
+	s = newHost(t, sw.Port(), "192.0.2.1/24", func(c *Config) {
+		c.Routes = []Route{{Dst: allOfIPv4, Via: one.addr}, {Dst: allOfIPv4, Via: two.addr}}
+	})
+	return s, one, two
+}
+
+// RFC 1122 3.3.1.5: "If it is the current default that failed, the IP layer MUST select a
+// different default gateway".
+func TestAnotherRouterStandsInForADeadOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, one, two := withRouters(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		send := func(n int) {
+			for range n {
+				_, err := u.WriteTo([]byte("x"), addrPort("203.0.113.9:9"), SendOptions{})
+				require.NoError(t, err)
+				time.Sleep(time.Second)
+			}
+		}
+		send(60)
+		require.EqualValues(t, 60, one.got.Load())
+		require.Zero(t, two.got.Load())
+
+		one.silent.Store(true)
+		send(60)
+		lost := int(one.got.Load()) - 60
+		require.LessOrEqual(t, lost, 40, "RFC 4861 10: 30 s reachable, 5 s of delay, 3 probes")
+		require.EqualValues(t, 60-lost, two.got.Load())
+
+		// It is asked again, less and less, and is first again when it answers.
+		asked := one.asked.Load()
+		send(600)
+		require.InDelta(t, 10, one.asked.Load()-asked, 3)
+		before := one.got.Load()
+		one.silent.Store(false)
+		send(2 * int(maxRouterPoll/1e9))
+		require.Greater(t, one.got.Load(), before)
+
+		// Without another router, the dead one is asked for by what is sent.
+		one.silent.Store(true)
+		two.silent.Store(true)
+		send(120)
+		sent := one.got.Load() + two.got.Load()
+		send(60)
+		require.Equal(t, sent, one.got.Load()+two.got.Load())
+		one.silent.Store(false)
+		before = one.got.Load()
+		send(10)
+		require.Greater(t, one.got.Load(), before)
+	})
+}
+
+// What waits for a router that does not answer leaves by the other.
+func TestADialOutlivesADeadRouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, one, two := withRouters(t)
+		one.silent.Store(true)
+		ctx, cancel := context.WithTimeout(context.Background(), 3500*time.Millisecond)
+		defer cancel()
+		_, err := s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("203.0.113.9:80"), TCPOptions{})
+		require.ErrorIs(t, err, context.DeadlineExceeded, "not that the host is unreachable")
+		require.GreaterOrEqual(t, two.got.Load(), int32(1), "the SYN that waited")
+
+		// Where no router answers, the sender is told.
+		two.silent.Store(true)
+		s.FlushNeighbors()
+		_, err = s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("203.0.113.9:80"), TCPOptions{})
+		require.ErrorContains(t, err, "no route to host")
+	})
+}
+
+// What was learnt of routers outlives a change of other routes, and is forgotten with them.
+func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, one, two := withRouters(t)
+		one.silent.Store(true)
+		u := openUDP(t, s, "0.0.0.0:9")
+		send := func() {
+			_, err := u.WriteTo([]byte("x"), addrPort("203.0.113.9:9"), SendOptions{})
+			require.NoError(t, err)
+			time.Sleep(5 * time.Second)
+		}
+		send()
+		require.EqualValues(t, 1, two.got.Load())
+		require.NoError(t, s.AddRoute(Route{Dst: prefix("198.51.100.0/24"), Via: two.addr}))
+		send()
+		require.EqualValues(t, 2, two.got.Load())
+		require.NoError(t, s.DelRoute(Route{Dst: allOfIPv4, Via: two.addr}))
+		send()
+		require.EqualValues(t, 2, two.got.Load())
+		asked := one.asked.Load()
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, asked, one.asked.Load(), "nobody sends: nobody asks")
+	})
+}
