@@ -57,8 +57,8 @@ type PingReply struct {
 	// Duplicate tells that the request had been answered before.
 	Duplicate bool
 	// Err is nil for an echo reply; os.ErrDeadlineExceeded where none came in time; or a
-	// syscall.Errno for an ICMP error: EHOSTUNREACH for time exceeded and most
-	// kinds of destination unreachable, as the others have it.
+	// syscall.Errno for an ICMP error, as Linux has it: EHOSTUNREACH for time exceeded and most
+	// kinds of destination unreachable, EPROTO for a parameter problem.
 	Err error
 }
 
@@ -89,6 +89,7 @@ const (
 	icmpUnreachable  = 3
 	icmpEcho         = 8
 	icmpTimeExceeded = 11
+	icmpParamProblem = 12
 )
 
 // Ping sends ICMP echo requests (RFC 792) to a host and tells of the answers. That
@@ -285,8 +286,12 @@ func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
 		if from != p.to && !p.loose || !bytes.Equal(msg[echoLen:], p.msg[echoLen:]) {
 			return
 		}
-	case icmpUnreachable, icmpTimeExceeded:
-		reply.Err = icmpErrno(msg[0], msg[1])
+	case icmpUnreachable, icmpTimeExceeded, icmpParamProblem:
+		errno, _ := stack.ICMPErrno(wire.ICMPType(msg[0]), msg[1])
+		if errno == 0 {
+			return
+		}
+		reply.Err = errno
 		// RFC 792: "Internet Header + 64 bits of Original Data Datagram".
 		if msg = p.quoted(msg[echoLen:]); msg == nil {
 			return
@@ -311,24 +316,6 @@ func (p *pinger) quoted(ip []byte) []byte {
 		return nil
 	}
 	return ip[header:]
-}
-
-// icmpErrno is what a socket would be told: RFC 1122 section 3.2.2.1, with Linux's choice
-// of numbers.
-func icmpErrno(typ, code byte) syscall.Errno {
-	if typ == icmpUnreachable {
-		switch code {
-		case 0, 6, 11:
-			return syscall.ENETUNREACH
-		case 2:
-			return syscall.ENOPROTOOPT
-		case 3:
-			return syscall.ECONNREFUSED
-		case 4:
-			return syscall.EMSGSIZE
-		}
-	}
-	return syscall.EHOSTUNREACH
 }
 
 // answer takes note of what came for a request.

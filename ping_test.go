@@ -193,16 +193,6 @@ func TestPingTellsOfICMPErrors(t *testing.T) {
 	require.Equal(t, syscall.EHOSTUNREACH, got[1].Err)
 }
 
-func TestUnreachableCodesBecomeErrnos(t *testing.T) {
-	for code, want := range map[byte]syscall.Errno{
-		0: syscall.ENETUNREACH, 1: syscall.EHOSTUNREACH, 2: syscall.ENOPROTOOPT, 3: syscall.ECONNREFUSED, 4: syscall.EMSGSIZE,
-		5: syscall.EHOSTUNREACH, 6: syscall.ENETUNREACH, 7: syscall.EHOSTUNREACH, 11: syscall.ENETUNREACH, 13: syscall.EHOSTUNREACH,
-	} {
-		require.Equal(t, want, icmpErrno(icmpUnreachable, code), "code %d", code)
-	}
-	require.Equal(t, syscall.EHOSTUNREACH, icmpErrno(icmpTimeExceeded, 0))
-}
-
 func FuzzPingInput(f *testing.F) {
 	h, err := New(Config{})
 	require.NoError(f, err)

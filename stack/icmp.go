@@ -35,6 +35,7 @@ type icmpError struct {
 	errno         syscall.Errno // EMSGSIZE where fragmentation is needed
 	hard          bool          // RFC 1122 4.2.3.9: it will not get better by trying again
 	mtu           int           // with EMSGSIZE: the next hop's, or a guess (RFC 1191)
+	reassembly    bool          // a fragment was lost: it will pass
 	local, remote netip.Addr    // source and destination of the datagram
 	transport     []byte        // the beginning of its payload: at least 8 bytes
 	from          netip.Addr    // who reports; invalid: this host
@@ -172,18 +173,10 @@ func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 		return
 	}
 	e := icmpError{local: quoted.Src, remote: quoted.Dst, transport: transport, from: p.src}
-	switch h.Type {
-	case wire.ICMPUnreachable:
-		if h.Code == wire.UnreachFragNeeded {
-			e.errno = syscall.EMSGSIZE
-			e.mtu = nextMTU(int(h.NextHopMTU()), int(quoted.TotalLen))
-			break
-		}
-		e.errno, e.hard = unreachableErrno(h.Code)
-	case wire.ICMPTimeExceeded:
-		e.errno = syscall.EHOSTUNREACH
-	case wire.ICMPParamProblem:
-		e.errno, e.hard = syscall.EPROTO, true
+	e.errno, e.hard = ICMPErrno(h.Type, h.Code)
+	e.reassembly = h.Type == wire.ICMPTimeExceeded && h.Code == wire.ExceededReassembly
+	if e.errno == syscall.EMSGSIZE {
+		e.mtu = nextMTU(int(h.NextHopMTU()), int(quoted.TotalLen))
 	}
 	if e.errno == 0 {
 		s.drop(dropICMPType)
@@ -202,30 +195,46 @@ func nextMTU(mtu, total int) int {
 	return mtu
 }
 
-// unreachableErrno is the errno of a code of destination unreachable, as on
-// Linux, and whether it is hard. It is 0 for a code that nobody defined.
+// ICMPErrno returns the errno of an ICMP error message as Linux has it (icmp_err_convert), and
+// whether it is hard: a hard one is told to connected UDP and raw sockets. It is 0 where the
+// message is not such an error, or its code is not defined.
 //
-// RFC 1122 4.2.3.9: codes 0, 1 and 5 are soft errors, "2-4 ... are hard error
-// conditions"; of those defined since, being prohibited will not pass.
-func unreachableErrno(code uint8) (syscall.Errno, bool) {
-	switch code {
-	case wire.UnreachNet, wire.UnreachNetTOS:
-		return syscall.ENETUNREACH, false
-	case wire.UnreachHost, wire.UnreachHostTOS:
+// RFC 1122 4.2.3.9: codes 0, 1 and 5 of destination unreachable are soft errors, "2-4 ... are
+// hard error conditions"; of those defined since, being prohibited will not pass.
+func ICMPErrno(typ wire.ICMPType, code uint8) (errno syscall.Errno, hard bool) {
+	switch {
+	case typ == wire.ICMPTimeExceeded:
 		return syscall.EHOSTUNREACH, false
-	case wire.UnreachProto:
-		return syscall.ENOPROTOOPT, true
-	case wire.UnreachPort:
-		return syscall.ECONNREFUSED, true
-	case wire.UnreachSourceRoute:
-		return syscall.EOPNOTSUPP, false
-	case wire.UnreachNetUnknown, wire.UnreachNetProhibited:
-		return syscall.ENETUNREACH, true
-	case wire.UnreachHostUnknown, wire.UnreachHostIsolated, wire.UnreachHostProhibited, wire.UnreachAdminProhibited,
-		precedenceViolation, precedenceCutoff:
-		return syscall.EHOSTUNREACH, true
+	case typ == wire.ICMPParamProblem:
+		return syscall.EPROTO, true
+	case typ == wire.ICMPUnreachable && int(code) < len(unreachableErrnos):
+		e := &unreachableErrnos[code]
+		return e.errno, e.hard
 	}
 	return 0, false
+}
+
+// unreachableErrnos has the errnos of the codes of destination unreachable.
+var unreachableErrnos = [...]struct {
+	errno syscall.Errno
+	hard  bool
+}{
+	wire.UnreachNet:             {syscall.ENETUNREACH, false},
+	wire.UnreachHost:            {syscall.EHOSTUNREACH, false},
+	wire.UnreachProto:           {syscall.ENOPROTOOPT, true},
+	wire.UnreachPort:            {syscall.ECONNREFUSED, true},
+	wire.UnreachFragNeeded:      {syscall.EMSGSIZE, true},
+	wire.UnreachSourceRoute:     {syscall.EOPNOTSUPP, false},
+	wire.UnreachNetUnknown:      {syscall.ENETUNREACH, true},
+	wire.UnreachHostUnknown:     {syscall.EHOSTDOWN, true},
+	wire.UnreachHostIsolated:    {errHostIsolated, true},
+	wire.UnreachNetProhibited:   {syscall.ENETUNREACH, true},
+	wire.UnreachHostProhibited:  {syscall.EHOSTUNREACH, true},
+	wire.UnreachNetTOS:          {syscall.ENETUNREACH, false},
+	wire.UnreachHostTOS:         {syscall.EHOSTUNREACH, false},
+	wire.UnreachAdminProhibited: {syscall.EHOSTUNREACH, true},
+	precedenceViolation:         {syscall.EHOSTUNREACH, true},
+	precedenceCutoff:            {syscall.EHOSTUNREACH, true},
 }
 
 // deliverError tells those whose datagram it was of an error. No lock is held.

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"net/netip"
 	"syscall"
@@ -193,43 +194,82 @@ func quote(typ wire.ICMPType, code uint8, rest uint32, packet []byte) []byte {
 	return b
 }
 
+// icmpErrors are the errors of ICMP with what Linux 6.18 makes of them: what connected UDP and
+// raw sockets are told, once, and why a dial of TCP fails.
+var icmpErrors = []struct {
+	typ      wire.ICMPType
+	code     uint8
+	datagram error
+	dial     error
+}{
+	{wire.ICMPUnreachable, wire.UnreachNet, nil, syscall.ENETUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachHost, nil, syscall.EHOSTUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachProto, syscall.ENOPROTOOPT, syscall.ENOPROTOOPT},
+	{wire.ICMPUnreachable, wire.UnreachPort, syscall.ECONNREFUSED, syscall.ECONNREFUSED},
+	{wire.ICMPUnreachable, wire.UnreachFragNeeded, syscall.EMSGSIZE, nil},
+	{wire.ICMPUnreachable, wire.UnreachSourceRoute, nil, syscall.EOPNOTSUPP},
+	{wire.ICMPUnreachable, wire.UnreachNetUnknown, syscall.ENETUNREACH, syscall.ENETUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachHostUnknown, syscall.EHOSTDOWN, syscall.EHOSTDOWN},
+	{wire.ICMPUnreachable, wire.UnreachHostIsolated, errHostIsolated, errHostIsolated}, // ENONET
+	{wire.ICMPUnreachable, wire.UnreachNetProhibited, syscall.ENETUNREACH, syscall.ENETUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachHostProhibited, syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachNetTOS, nil, syscall.ENETUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachHostTOS, nil, syscall.EHOSTUNREACH},
+	{wire.ICMPUnreachable, wire.UnreachAdminProhibited, syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},
+	{wire.ICMPUnreachable, precedenceViolation, syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},
+	{wire.ICMPUnreachable, precedenceCutoff, syscall.EHOSTUNREACH, syscall.EHOSTUNREACH},
+	{wire.ICMPUnreachable, 16, nil, nil},
+	{wire.ICMPUnreachable, 77, nil, nil},
+	{wire.ICMPTimeExceeded, wire.ExceededTTL, nil, syscall.EHOSTUNREACH},
+	{wire.ICMPTimeExceeded, wire.ExceededReassembly, nil, nil},
+	{wire.ICMPParamProblem, 0, syscall.EPROTO, syscall.EPROTO},
+	{wire.ICMPParamProblem, 1, syscall.EPROTO, syscall.EPROTO},
+	{wire.ICMPSourceQuench, 0, nil, nil},
+}
+
 func TestICMPErrorsReachTheSocketTheyAreAbout(t *testing.T) {
-	for _, test := range []struct {
-		typ  wire.ICMPType
-		code uint8
-		want error
-	}{
-		{wire.ICMPUnreachable, wire.UnreachPort, syscall.ECONNREFUSED},
-		{wire.ICMPUnreachable, wire.UnreachProto, syscall.ENOPROTOOPT},
-		{wire.ICMPUnreachable, wire.UnreachHostProhibited, syscall.EHOSTUNREACH},
-		{wire.ICMPUnreachable, wire.UnreachNetUnknown, syscall.ENETUNREACH},
-		{wire.ICMPUnreachable, wire.UnreachAdminProhibited, syscall.EHOSTUNREACH},
-		{wire.ICMPParamProblem, 0, syscall.EPROTO},
-		{wire.ICMPUnreachable, wire.UnreachHost, nil},
-		{wire.ICMPUnreachable, wire.UnreachNet, nil},
-		{wire.ICMPUnreachable, 77, nil},
-		{wire.ICMPTimeExceeded, wire.ExceededTTL, nil},
-		{wire.ICMPSourceQuench, 0, nil},
-	} {
+	for _, test := range icmpErrors {
 		s, p := hostAndKnownPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
 		require.NoError(t, u.Connect(addrPort("192.0.2.2:9")))
 		bystander := openUDP(t, s, "0.0.0.0:10")
 		require.NoError(t, bystander.Connect(addrPort("192.0.2.2:9")))
-		_, err := u.Write([]byte("x"))
+		raw, err := s.OpenRaw(Family4, 99, netip.Addr{})
 		require.NoError(t, err)
-		_, packet, _ := wire.ParseEthernet(p.take()[0])
-		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(test.typ, test.code, 0, packet[:28]))
-		_, err = u.Write([]byte("y"))
-		if test.want == nil {
-			require.NoError(t, err, "%v %v", test.typ, test.code)
-		} else {
-			require.ErrorIs(t, err, test.want, "%v %v", test.typ, test.code)
-			_, err = u.Write([]byte("z"))
-			require.NoError(t, err, "told once")
+		defer raw.Close()
+		require.NoError(t, raw.Connect(addr("192.0.2.2")))
+		for name, write := range map[string]func([]byte) (int, error){"UDP": u.Write, "raw": raw.Write} {
+			_, err := write([]byte("some bytes"))
+			require.NoError(t, err)
+			_, packet, _ := wire.ParseEthernet(p.take()[0])
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(test.typ, test.code, 1000, packet[:28]))
+			_, err = write([]byte("y"))
+			if test.datagram == nil {
+				require.NoError(t, err, "%s: %v %v", name, test.typ, test.code)
+			} else {
+				require.ErrorIs(t, err, test.datagram, "%s: %v %v", name, test.typ, test.code)
+				_, err = write([]byte("z"))
+				require.NoError(t, err, "told once")
+			}
+			_, err = bystander.Write(nil)
+			require.NoError(t, err)
+			p.take()
 		}
-		_, err = bystander.Write(nil)
-		require.NoError(t, err)
+	}
+}
+
+func TestADialFailsWithTheErrnoOfTheICMPError(t *testing.T) {
+	for _, test := range icmpErrors {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := hostAndKnownPeer(t)
+			_, _, packet, wait := dialing(t, s, p, netip.AddrPort{})
+			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(test.typ, test.code, 1000, packet[:28]))
+			want := test.dial
+			if want == nil {
+				want = context.Canceled // by wait, because it is still under way
+			}
+			require.ErrorIs(t, wait(), want, "%v %v", test.typ, test.code)
+		})
 	}
 }
 

@@ -242,7 +242,6 @@ func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 		}
 		if e.errno == syscall.EMSGSIZE {
 			s.lowerPathMTU(e.remote, e.mtu)
-			continue
 		}
 		if e.hard {
 			r.fail(e.errno)

@@ -259,6 +259,14 @@ func errnoOf(e tcp.Err) error {
 		return syscall.EMSGSIZE
 	case tcp.ErrPipe:
 		return syscall.EPIPE
+	case tcp.ErrHostDown:
+		return syscall.EHOSTDOWN
+	case tcp.ErrIsolated:
+		return errHostIsolated
+	case tcp.ErrSourceRoute:
+		return syscall.EOPNOTSUPP
+	case tcp.ErrParameter:
+		return syscall.EPROTO
 	case tcp.ErrAborted:
 		return syscall.ECONNABORTED
 	}
@@ -272,8 +280,16 @@ func tcpErrOf(errno syscall.Errno) tcp.Err {
 		return tcp.ErrRefused
 	case syscall.ENETUNREACH:
 		return tcp.ErrNetUnreachable
-	case syscall.ENOPROTOOPT, syscall.EPROTO:
+	case syscall.ENOPROTOOPT:
 		return tcp.ErrProtocol
+	case syscall.EHOSTDOWN:
+		return tcp.ErrHostDown
+	case errHostIsolated:
+		return tcp.ErrIsolated
+	case syscall.EOPNOTSUPP:
+		return tcp.ErrSourceRoute
+	case syscall.EPROTO:
+		return tcp.ErrParameter
 	case syscall.EACCES:
 		return tcp.ErrProhibited
 	case syscall.EMSGSIZE:

@@ -420,7 +420,7 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 		// The sequence number is right: the report may be believed, for this
 		// connection and for what others send there. pull finds the path void.
 		t.s.lowerPathMTU(t.path.dst, e.mtu)
-	case st == tcp.SynSent || st == tcp.SynReceived:
+	case (st == tcp.SynSent || st == tcp.SynReceived) && !e.reassembly:
 		// As Linux: a host that says so now is better believed than waited for.
 		t.conn.HardError(now, tcpErrOf(e.errno))
 	default:

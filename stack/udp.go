@@ -487,7 +487,6 @@ func (s *Stack) udpICMP(e *icmpError) {
 	}
 	if e.errno == syscall.EMSGSIZE {
 		s.lowerPathMTU(e.remote, e.mtu)
-		return
 	}
 	if e.hard && u.RemoteAddr() == remote {
 		u.fail(e.errno)

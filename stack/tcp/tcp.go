@@ -87,16 +87,21 @@ const (
 	ErrTimedOut            // retransmissions or keep-alive probes went unanswered
 	ErrHostUnreachable     // ICMP, or the neighbour is silent
 	ErrNetUnreachable
-	ErrProtocol    // ICMP protocol unreachable and the like
+	ErrProtocol    // ICMP protocol unreachable
 	ErrProhibited  // ICMP administratively prohibited
 	ErrMessageSize // the path takes no segment at all
 	ErrAborted     // Abort was called here
 	ErrPipe        // RST after the peer's FIN
+	ErrHostDown    // ICMP destination host unknown
+	ErrIsolated    // ICMP source host isolated
+	ErrSourceRoute // ICMP source route failed
+	ErrParameter   // ICMP parameter problem
 )
 
 func (e Err) String() string {
 	return [...]string{"none", "refused", "reset", "timed out", "host unreachable", "net unreachable",
-		"protocol error", "prohibited", "message too long", "aborted", "broken pipe"}[e]
+		"protocol error", "prohibited", "message too long", "aborted", "broken pipe",
+		"host down", "host isolated", "source route failed", "parameter problem"}[e]
 }
 
 // Events tells the caller what has changed since it last asked.

@@ -1,0 +1,6 @@
+package stack
+
+import "syscall"
+
+// errHostIsolated is the errno of an isolated source host.
+const errHostIsolated = syscall.ENONET
