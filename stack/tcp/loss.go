@@ -763,11 +763,17 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	if c.snd.una == c.snd.nxt {
 		return
 	}
-	// A peer whose window is closed and who answers is alive (RFC 9293
-	// 3.8.6.1: "the sending TCP peer MUST allow the connection to stay open").
-	// Nobody can end an orphan, so it gets as many probes as others get retries.
+	// A peer whose window is closed and who answers is alive. RFC 9293 3.8.6.1: "the
+	// sending TCP peer MUST allow the connection to stay open" (MUST-37). That holds for
+	// the application, which may end it. RFC 6429 4: connections in this state may be
+	// closed by the application or the operating system, without violating TCP, and an
+	// orphan has only the stack to do so.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
-	if t.backoff >= c.p.Retries && (!closed || c.orphan) || t.backoff >= orphanRetries && c.orphan && !closed {
+	retries := c.p.Retries
+	if c.orphan {
+		retries = min(retries, orphanRetries)
+	}
+	if t.backoff >= retries && (!closed || c.orphan) {
 		c.timedOut()
 		return
 	}
@@ -805,7 +811,8 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
 }
 
-// orphanRetries bounds how long a connection is kept that nobody holds.
+// orphanRetries is Params.Retries for a connection that the application has closed,
+// whether the peer's window is open or not: Linux's tcp_orphan_retries.
 const orphanRetries = 8
 
 // tsClock is the timestamp clock: RFC 7323 5.4: "between 1 ms and 1 sec per tick".
