@@ -413,6 +413,7 @@ func TestAWriterFarFromItsPeerDoesNotWaitForAcknowledgements(t *testing.T) {
 			return nic.Impair(wire, nic.ImpairConfig{Out: nic.Impairment{Latency: time.Millisecond}})
 		})
 		c, _ := connect(t, a, b)
+		require.NoError(t, c.SetWriteBuffer(2*crowdBytes))
 		c.path.ifc.bulk.Add(crowd)
 		began := time.Now()
 		_, err := c.Write(make([]byte, crowdBytes))

@@ -178,7 +178,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.mss = cfg.MSS
 	s.peer = defaultMSS
 	s.gso = cfg.GSO
-	s.limit = c.p.SendBuffer
+	c.startSendLimit()
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
@@ -232,6 +232,21 @@ func (c *Conn) takeOptions(s *Segment) {
 	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-int(c.snd.opt), minMSS)
 	c.rcv.mss -= int(c.snd.opt)
 	c.cwr.start(c)
+	c.startSendLimit()
+}
+
+// startSendLimit sets what the send buffer holds at first. One that is tuned begins with
+// twice the initial window, so that what is acknowledged can be followed at once, as
+// tuneSend keeps it: a peer that never opens its window costs no more than that.
+func (c *Conn) startSendLimit() {
+	s := &c.snd
+	if s.fixed {
+		return
+	}
+	s.limit = c.p.SendBuffer
+	if c.p.SendBuffer < c.p.SendBufferMax {
+		s.limit = min(s.limit, 2*initialWindow(s.mss))
+	}
 }
 
 // minMSS bounds what a peer's option or a forged ICMP message can make of us.

@@ -124,6 +124,7 @@ func (poison) free(b []byte) {
 
 func TestAQueueThatIsAllLentHoldsNoRing(t *testing.T) {
 	a, b := pairFor(t)
+	a.SetSendLimit(64 << 10)
 	require.Equal(t, 50_000, a.Lend(2, make([]byte, 50_000)))
 	require.Nil(t, a.snd.buf.ring.b)
 	var s Segment

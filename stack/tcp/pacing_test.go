@@ -12,6 +12,7 @@ import (
 // segments may be used at once.
 func paced100(t testing.TB, gso int) *rig {
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, gso: gso})
+	r.c.SetSendLimit(128 << 10)
 	r.c.Write(r.now, make([]byte, 1000))
 	require.Len(t, r.pull(), 1)
 	r.now += 100 * Millisecond

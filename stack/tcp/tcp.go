@@ -186,7 +186,8 @@ func Reset(s, out *Segment) bool {
 // They do not change once a Conn was made with them.
 type Params struct {
 	// Receive and send buffers: the size in bytes that a connection begins
-	// with, and the one that auto-tuning may take it to.
+	// with, and the one that auto-tuning may take it to. A send buffer that may
+	// grow begins with twice the initial congestion window where that is less.
 	RecvBuffer, RecvBufferMax int
 	SendBuffer, SendBufferMax int
 
