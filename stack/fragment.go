@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
@@ -18,9 +19,8 @@ const (
 	// (RFC 4963 2).
 	reassemblyTimeout = tcp.Time(30 * time.Second)
 
-	maxReassemblyBytes = 4 << 20 // buffers of all datagrams together
+	maxReassemblyBytes = 4 << 20 // buffers of all datagrams together, and what describes them
 	maxReassemblies    = 1024    // datagrams
-	maxFragments       = 512     // of one datagram
 )
 
 // A fragmentKey tells which fragments belong together.
@@ -32,24 +32,36 @@ type fragmentKey struct {
 	proto    wire.Proto
 }
 
-// A fragment is a piece of a datagram's payload, in a buffer of the pool.
+// A fragment is a piece of a datagram's payload, in a buffer of the pool: one that arrived, or
+// several that arrived one after the other and fitted into the buffer of the first.
 type fragment struct {
-	off, end int
-	buf      []byte
+	off int
+	buf []byte
 }
 
-// A datagramParts is a datagram of which a part has arrived.
+// A run is a part of a datagram's payload that has arrived, from off to before end.
+type run struct{ off, end int }
+
+// fragmentOverhead is what a fragment counts beside its buffer.
+const fragmentOverhead = int(unsafe.Sizeof(fragment{}) + unsafe.Sizeof(run{}))
+
+// A datagramParts is a datagram of which a part has arrived. How many fragments it may have is
+// bounded by its cost alone.
 type datagramParts struct {
 	key    fragmentKey
 	ifc    *iface
 	born   tcp.Time
-	parts  []fragment // by offset, apart from each other
+	parts  []fragment // in the order of arrival
+	runs   []run      // by offset; there is something missing between any two
+	few    [4]run     // where runs begins to be
 	have   int        // bytes in parts
 	total  int        // of the payload; -1 until the last fragment came
-	cost   int        // capacity of the parts' buffers
+	cost   int        // capacity of the parts' buffers, and overhead
 	place  *list.Element
 	group  bool
 	header []byte // of the fragment at offset 0, in a buffer of the pool; nil until it came
+	first  int    // index of the part that begins at offset 0
+	ecns   uint8  // which ECN codepoints the fragments have: the bit 1<<codepoint for each
 	tos    uint8
 	ttl    uint8
 }
@@ -96,6 +108,17 @@ func (a *reassembly) input(p *packet, h *wire.IPv4) {
 	if d == nil {
 		return
 	}
+	ce, ok := d.ecn()
+	if !ok {
+		a.release(d)
+		s.counts.reassemblyFailed.Add(1)
+		p.ifc.drop(dropFragmentECN)
+		return
+	}
+	if ce {
+		d.tos |= wire.CE
+		d.header[1] = d.tos
+	}
 	whole := a.join(d)
 	q := *p
 	q.header = d.header
@@ -122,38 +145,40 @@ func (a *reassembly) add(p *packet, h *wire.IPv4, off, end int) (*datagramParts,
 			a.evict()
 		}
 		d = &datagramParts{key: key, ifc: p.ifc, born: a.s.now(), total: -1}
+		d.runs = d.few[:0]
 		a.m[key] = d
 		d.place = a.byAge.PushBack(d)
 		if !a.running {
 			a.arm(reassemblyTimeout)
 		}
 	}
-	i, found := slices.BinarySearchFunc(d.parts, off, func(f fragment, off int) int { return f.off - off })
-	if found && d.parts[i].end == end {
-		return nil, dropDuplicateFragment
-	}
-	// RFC 5722 4: where a fragment of an IPv6 datagram overlaps another, "the
-	// entire datagram ... MUST be silently discarded". The attack is IPv4's as
-	// well (RFC 1858 3).
-	overlap := found ||
-		i > 0 && d.parts[i-1].end > off ||
-		i < len(d.parts) && d.parts[i].off < end
-	// So must one be of which two fragments tell different ends.
-	bad := d.total >= 0 && end > d.total ||
-		!h.MoreFragments && (d.total >= 0 || len(d.parts) > 0 && d.parts[len(d.parts)-1].end > end) ||
-		len(d.parts) >= maxFragments
-	if overlap || bad {
+	// A datagram of which two fragments tell different ends cannot be.
+	if d.total >= 0 && (end > d.total || !h.MoreFragments && end != d.total) ||
+		!h.MoreFragments && len(d.runs) > 0 && d.runs[len(d.runs)-1].end > end {
 		a.forget(d)
-		if overlap {
-			return nil, dropOverlap
-		}
 		return nil, dropBadFragment
 	}
-	a.store(d, i, p, off, end)
 	if !h.MoreFragments {
 		d.total = end
 	}
+	// Run i is the first that ends after the fragment's beginning.
+	i, _ := slices.BinarySearchFunc(d.runs, off, func(r run, off int) int { return r.end - off - 1 })
+	if i < len(d.runs) && d.runs[i].off < end {
+		// RFC 5722 4 with erratum 3089: what has come already is a duplicate and
+		// ignored. As on Linux, it may have come in other pieces, here in any order.
+		if d.runs[i].off <= off && d.runs[i].end >= end {
+			return nil, dropDuplicateFragment
+		}
+		// Ibid.: where a fragment of an IPv6 datagram overlaps another, "the
+		// entire datagram ... MUST be silently discarded". The attack is IPv4's as
+		// well (RFC 1858 3).
+		a.forget(d)
+		return nil, dropOverlap
+	}
+	d.insert(i, off, end)
+	a.store(d, p, off)
 	d.group = d.group || p.broadcast
+	d.ecns |= 1 << (p.tos & wire.ECNMask)
 	if d.have == d.total && d.header != nil {
 		a.detach(d)
 		return d, wire.OK
@@ -164,19 +189,56 @@ func (a *reassembly) add(p *packet, h *wire.IPv4, off, end int) (*datagramParts,
 	return nil, wire.OK
 }
 
-// store copies a fragment into its datagram, at index i of the parts.
-func (a *reassembly) store(d *datagramParts, i int, p *packet, off, end int) {
-	buf := append(a.s.bufs.get(len(p.payload))[:0], p.payload...)
-	d.parts = slices.Insert(d.parts, i, fragment{off, end, buf})
+// insert puts what a fragment brings among the runs, before run i, which begins where it ends or
+// later; run i-1 ends where it begins or earlier.
+func (d *datagramParts) insert(i, off, end int) {
+	left := i > 0 && d.runs[i-1].end == off
+	right := i < len(d.runs) && d.runs[i].off == end
+	switch {
+	case left && right:
+		d.runs[i-1].end = d.runs[i].end
+		d.runs = slices.Delete(d.runs, i, i+1)
+	case left:
+		d.runs[i-1].end = end
+	case right:
+		d.runs[i].off = off
+	default:
+		d.runs = slices.Insert(d.runs, i, run{off, end})
+	}
 	d.have += end - off
-	d.cost += cap(buf)
-	a.cost += cap(buf)
+}
+
+// store copies a fragment into its datagram.
+func (a *reassembly) store(d *datagramParts, p *packet, off int) {
+	before := d.cost
+	if n := len(d.parts) - 1; n >= 0 && d.parts[n].off+len(d.parts[n].buf) == off && len(p.payload) <= cap(d.parts[n].buf)-len(d.parts[n].buf) {
+		d.parts[n].buf = append(d.parts[n].buf, p.payload...)
+	} else {
+		buf := append(a.s.bufs.get(len(p.payload))[:0], p.payload...)
+		d.parts = append(d.parts, fragment{off, buf})
+		d.cost += cap(buf) + fragmentOverhead
+	}
 	if off == 0 {
+		d.first = len(d.parts) - 1
 		d.header = append(a.s.bufs.get(len(p.header))[:0], p.header...)
 		d.tos, d.ttl = p.tos, p.ttl
 		d.cost += cap(d.header)
-		a.cost += cap(d.header)
 	}
+	a.cost += d.cost - before
+}
+
+// ecn tells what the fragments of a complete datagram make of its ECN field: whether it has to
+// be CE, and whether it may be delivered at all. Otherwise it is that of the first fragment.
+//
+// RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set,
+// then one of two actions MUST be taken": "Set the CE codepoint on the reassembled packet.
+// However, this MUST NOT occur if any of the other fragments contributing to this reassembly
+// carries the Not-ECT codepoint", or "The packet is dropped". Where only some fragments
+// are ECN-capable and none has CE it requires nothing; they are not of one sender's
+// datagram, and are dropped as on Linux.
+func (d *datagramParts) ecn() (ce, ok bool) {
+	const notECT = 1 << wire.NotECT
+	return d.ecns&(1<<wire.CE) != 0, d.ecns&notECT == 0 || d.ecns == notECT
 }
 
 // join copies the parts of a complete datagram into one buffer of the pool, and
@@ -261,7 +323,7 @@ func (a *reassembly) tick() {
 		if d.header != nil {
 			p := packet{
 				ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,
-				header: d.header, payload: d.parts[0].buf, broadcast: d.group,
+				header: d.header, payload: d.parts[d.first].buf, broadcast: d.group,
 			}
 			a.s.sendICMPError(&p, wire.ICMPTimeExceeded, wire.ExceededReassembly)
 		}

@@ -3,6 +3,8 @@ package stack
 import (
 	"bytes"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,16 +81,117 @@ func TestFragmentsArePutTogetherInWhateverOrderTheyCome(t *testing.T) {
 }
 
 func TestAnOverlapDropsTheWholeDatagram(t *testing.T) {
-	for _, overlap := range []piece{{0, 800}, {0, 16}, {496, 1008}, {496, 512}, {480, 1000}, {1000, 2400}, {1488, 1504}} {
+	for _, overlap := range []piece{{0, 800}, {496, 1008}, {480, 1000}, {496, 512}, {0, 1000}, {1000, 2400}, {1488, 1504}, {496, 1504}} {
 		s, p, u, datagram, _ := fragmentHost(t)
 		p.fragment(1, datagram, piece{0, 504})
-		p.fragment(1, datagram, piece{1000, 1500 - 1500%8})
+		p.fragment(1, datagram, piece{1000, 1496})
 		p.fragment(1, datagram, overlap)
 		require.Equal(t, 1, dropped(s, dropOverlap), "%v", overlap)
 		require.Empty(t, s.frags.m)
 		require.Zero(t, s.frags.cost)
 		require.Nil(t, queued(t, u))
 	}
+}
+
+// RFC 5722 4 with erratum 3089: "duplicates ... should be ignored". That is what lies within what
+// has come: on Linux 6.18 within a fragment or several that came in order, here in any order.
+func TestWhatHasComeAlreadyIsADuplicate(t *testing.T) {
+	for _, again := range []piece{{0, 1000}, {0, 504}, {0, 8}, {8, 496}, {496, 1000}, {200, 800}, {1000, 1496}, {200, 1400}, {0, 1480}, {2000, 3008}, {2504, 3008}, {2000, 2400}} {
+		s, p, u, datagram, payload := fragmentHost(t)
+		for _, f := range []piece{{504, 1000}, {0, 504}, {2000, len(datagram)}, {1000, 1496}} {
+			p.fragment(1, datagram, f)
+		}
+		p.fragment(1, datagram, again)
+		require.Equal(t, 1, dropped(s, dropDuplicateFragment), "%v", again)
+		p.fragment(1, datagram, piece{1496, 2000})
+		require.True(t, bytes.Equal(payload, queued(t, u)), "%v", again)
+		require.Empty(t, s.frags.m)
+		require.Zero(t, s.frags.cost)
+	}
+}
+
+// A map of bytes is the plainest reassembly: fragments at random, some of them twice, cut
+// otherwise or overlapping.
+func TestReassemblyAgreesWithASlowReference(t *testing.T) {
+	s, p, u, datagram, payload := fragmentHost(t)
+	rnd := rand.New(rand.NewPCG(5, 6))
+	done := 0
+	for id := range uint16(300) {
+		have := make([]bool, len(datagram))
+		for range 400 {
+			off := 8 * rnd.IntN(len(datagram)/8)
+			end := min(off+8*(1+rnd.IntN(40)), len(datagram))
+			if id%2 == 0 && slices.Contains(have[off:end], false) { // no overlaps in these
+				off += slices.Index(have[off:end], false)
+				if n := slices.Index(have[off:end], true); n > 0 {
+					end = off + n
+				}
+			}
+			known := slices.Contains(have[off:end], true)
+			fresh := slices.Contains(have[off:end], false)
+			duplicates, overlaps := dropped(s, dropDuplicateFragment), dropped(s, dropOverlap)
+			p.fragment(id, datagram, piece{off, end})
+			if known && fresh {
+				require.Equal(t, overlaps+1, dropped(s, dropOverlap))
+				clear(have)
+				continue
+			}
+			require.Equal(t, overlaps, dropped(s, dropOverlap))
+			if known {
+				require.Equal(t, duplicates+1, dropped(s, dropDuplicateFragment))
+			}
+			for i := off; i < end; i++ {
+				have[i] = true
+			}
+			if !slices.Contains(have, false) {
+				require.True(t, bytes.Equal(payload, queued(t, u)), "datagram %d", id)
+				clear(have)
+				done++
+			}
+			require.Nil(t, queued(t, u))
+		}
+	}
+	require.Greater(t, done, 50)
+}
+
+// RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set",
+// it is set on the whole, or the packet is dropped, which it MUST be where "any of the other
+// fragments ... carries the Not-ECT codepoint"; it "MUST NOT change the ECN codepoint when all
+// of the fragments carry the same codepoint". The rest is as on Linux 6.18.
+func TestCEOfAnyFragmentIsThatOfTheWhole(t *testing.T) {
+	s, p, u, datagram, _ := fragmentHost(t)
+	raw, err := s.OpenRaw(Family4, uint16(wire.ProtoUDP), netip.Addr{})
+	require.NoError(t, err)
+	defer raw.Close()
+	for id := range uint16(64) {
+		tos := [3]uint8{0x20 | uint8(id)&3, 0x40 | uint8(id)>>2&3, uint8(id) >> 4}
+		seen := [4]bool{}
+		for i, f := range []piece{{0, 1000}, {1000, 2000}, {2000, len(datagram)}} {
+			seen[tos[i]&3] = true
+			p.ip(macA, wire.IPv4{
+				Proto: wire.ProtoUDP, ID: id, TOS: tos[i], FragOffset: uint16(f.off), MoreFragments: f.end < len(datagram),
+			}, datagram[f.off:f.end])
+		}
+		_, metas := take(u)
+		if seen[wire.NotECT] && (seen[wire.ECT0] || seen[wire.ECT1] || seen[wire.CE]) {
+			require.Empty(t, metas, "%x", tos)
+			continue
+		}
+		want := tos[0]
+		if seen[wire.CE] {
+			want |= wire.CE
+		}
+		require.Len(t, metas, 1, "%x", tos)
+		require.Equal(t, want, metas[0].TOS, "%x", tos)
+		header := make([]byte, 20)
+		_, _, _, _, err := raw.ReadHeader(header)
+		require.NoError(t, err)
+		require.Equal(t, want, header[1])
+		require.EqualValues(t, 0xffff, wire.Fold(wire.Sum(header, 0)), "the header's checksum")
+	}
+	require.Equal(t, 36, dropped(s, dropFragmentECN))
+	require.EqualValues(t, 36, s.Stats().IP.ReassemblyFailed)
+	require.Zero(t, s.frags.cost)
 }
 
 func TestImpossibleFragmentsAreDropped(t *testing.T) {
@@ -155,11 +258,11 @@ func TestReassemblyIsBoundedInDatagramsAndBytes(t *testing.T) {
 		}
 		require.LessOrEqual(t, s.frags.cost, maxReassemblyBytes)
 	}
-	for off := range maxFragments + 8 {
-		p.ip(macA, wire.IPv4{Proto: 100, ID: 1, FragOffset: uint16(16 * off), MoreFragments: true}, make([]byte, 8))
-	}
-	for _, d := range s.frags.m {
-		require.LessOrEqual(t, len(d.parts), maxFragments)
+	for off := range 4096 {
+		for proto := range wire.Proto(4) {
+			p.ip(macA, wire.IPv4{Proto: 100 + proto, ID: 1, FragOffset: uint16(16 * off), MoreFragments: true}, make([]byte, 8))
+		}
+		require.LessOrEqual(t, s.frags.cost, maxReassemblyBytes)
 	}
 	p.fragment(9, datagram, piece{0, 1480})
 	p.fragment(9, datagram, piece{1480, 2960})
@@ -172,11 +275,10 @@ func TestALargeDatagramCrossesASmallLink(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{MTU: mtu})
 		u, v := openUDP(t, a, "0.0.0.0:9"), openUDP(t, b, "0.0.0.0:9")
 		require.NoError(t, v.SetReadBuffer(1<<20))
-		size := min(maxUDPPayload, (maxFragments-1)*((mtu-wire.IPv4Len)&^7))
 		// While the neighbour is being asked for, fewer packets are kept.
 		_, err := u.WriteTo([]byte("hello"), addrPort("192.0.2.2:9"), SendOptions{})
 		require.NoError(t, err)
-		big := bytes.Repeat([]byte("0123456789abcdef"), size/16)
+		big := bytes.Repeat([]byte("0123456789abcdef"), maxUDPPayload/16)
 		_, err = u.WriteTo(big, addrPort("192.0.2.2:9"), SendOptions{})
 		require.NoError(t, err)
 		require.Equal(t, "hello", string(queued(t, v)))

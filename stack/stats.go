@@ -26,6 +26,7 @@ const (
 	dropBadFragment
 	dropDuplicateFragment
 	dropOverlap
+	dropFragmentECN
 	dropReassemblyFull
 	dropReassemblyTimeout
 	dropICMPType
@@ -74,6 +75,7 @@ func reasonText(r wire.Reason) string {
 		dropBadFragment - wire.NumReasons:         "impossible fragment",
 		dropDuplicateFragment - wire.NumReasons:   "fragment seen before",
 		dropOverlap - wire.NumReasons:             "overlapping fragment",
+		dropFragmentECN - wire.NumReasons:         "fragments that are ECN-capable and not",
 		dropReassemblyFull - wire.NumReasons:      "reassembly evicted",
 		dropReassemblyTimeout - wire.NumReasons:   "reassembly timed out",
 		dropICMPType - wire.NumReasons:            "ICMP type not handled",

@@ -22,6 +22,15 @@ const (
 	ProtoICMPv6 Proto = 58
 )
 
+// ECN codepoints: the two lowest bits of TOS (RFC 3168 5).
+const (
+	NotECT  = 0 // not ECN-capable
+	ECT1    = 1
+	ECT0    = 2
+	CE      = 3 // congestion experienced
+	ECNMask = 3
+)
+
 const (
 	ipv4DontFragment  = 0x4000
 	ipv4MoreFragments = 0x2000
