@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// maxUnderWay bounds the bytes that one direction of an Impaired keeps, where
-// no queue does.
-const maxUnderWay = 64 << 20
+// defaultLimit bounds the bytes that one direction of an Impaired holds, where nothing
+// asks for more.
+const defaultLimit = 256 << 20
 
 // drainBatch is how many frames are delivered by one call at most.
 const drainBatch = 64
@@ -27,6 +27,7 @@ type direction struct {
 
 	mu       sync.Mutex
 	imp      Impairment
+	limit    int64 // imp's, made definite
 	rng      *rand.PCG
 	start    time.Time // the origin of the int64 times, once there is one
 	busy     int64     // when the wire has sent all that was queued
@@ -54,7 +55,30 @@ type packet struct {
 }
 
 func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *direction {
-	return &direction{imp: imp, rng: rand.NewPCG(seed, stream), full: full, deliver: deliver}
+	d := &direction{imp: imp, rng: rand.NewPCG(seed, stream), full: full, deliver: deliver}
+	d.limit = imp.limit(full)
+	return d
+}
+
+// limit is the Limit of an impairment, made definite. full is the length of the largest frame.
+func (imp *Impairment) limit(full int) int64 {
+	if imp.Limit > 0 {
+		return imp.Limit
+	}
+	// What is put on the wire while a frame is delayed, each twice if it is duplicated,
+	// and the queue before it.
+	delay := float64(max(imp.Latency, 0)) + float64(imp.Jitter.Abs()) + float64(max(imp.ReorderGap, 0))
+	onWire := delay * float64(max(imp.Rate, 0)) / 8 / float64(time.Second)
+	asked := 2*(onWire+float64(full)) + float64(imp.room(full))
+	return int64(max(min(asked, 1<<62), defaultLimit))
+}
+
+// room is the Queue of an impairment, made definite.
+func (imp *Impairment) room(full int) int {
+	if imp.Queue > 0 {
+		return imp.Queue
+	}
+	return 100 * full
 }
 
 // now returns the time since the first call. The caller holds mu.
@@ -115,8 +139,16 @@ func (d *direction) enqueue(p *packet) (kept bool) {
 		return false
 	}
 	now := d.now()
+	copies := 1
+	if duplicate && !lost {
+		copies = 2
+	}
+	if int64(d.queued)+int64(copies*len(p.buf)) > d.limit {
+		d.stats.LimitDropped++
+		return false
+	}
 	sent, ok := d.transmit(now, len(p.buf))
-	if !ok || d.queued+len(p.buf) > maxUnderWay {
+	if !ok {
 		d.stats.QueueDropped++
 		return false
 	}
@@ -153,7 +185,7 @@ func (d *direction) enqueue(p *packet) (kept bool) {
 }
 
 // transmit gives n bytes their time on the wire. It returns when the last of
-// them is sent, or false if there is no room for them in the queue.
+// them is sent, or false if there is no room for them in the queue; then they take no time.
 func (d *direction) transmit(now int64, n int) (sent int64, ok bool) {
 	if d.imp.Rate <= 0 {
 		return now, true
@@ -162,10 +194,7 @@ func (d *direction) transmit(now int64, n int) (sent int64, ok bool) {
 	if d.busy <= now {
 		d.busy, d.rem = now, 0
 	} else {
-		room := d.imp.Queue
-		if room <= 0 {
-			room = 100 * d.full
-		}
+		room := d.imp.room(d.full)
 		// Half a byte of tolerance: the backlog is computed from nanoseconds.
 		if float64(n)+backlog(d.busy-now, rate) > float64(room)+0.5 {
 			return 0, false
@@ -196,7 +225,7 @@ func (d *direction) set(imp Impairment) {
 			d.busy += int64(min(ns, math.MaxInt64/4))
 		}
 	}
-	d.imp = imp
+	d.imp, d.limit = imp, imp.limit(d.full)
 }
 
 func (d *direction) push(p *packet) {

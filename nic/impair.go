@@ -39,6 +39,11 @@ type Impairment struct {
 	ReorderGap time.Duration
 	// Corrupt is the probability that a random bit of a frame is inverted.
 	Corrupt float64
+	// Limit is how many bytes the direction may hold at most: frames that wait for the
+	// wire, are on it, or are delayed. A frame that would be more is dropped and counted
+	// by LimitDropped. 0 is 256 MiB, or as much as Queue, Rate and the delays ask for,
+	// where that is more. A link of 100 Gbit/s and 100 ms holds 1.25 GB.
+	Limit int64
 }
 
 // ImpairConfig configures an Impaired device.
@@ -51,10 +56,11 @@ type ImpairConfig struct {
 }
 
 // ImpairStats counts what befell the frames of one direction. When nothing is
-// under way, Frames + Duplicated = QueueDropped + Lost + Delivered + Discarded.
+// under way, Frames + Duplicated = QueueDropped + LimitDropped + Lost + Delivered + Discarded.
 type ImpairStats struct {
 	Frames       uint64 // frames that came, super-frames cut up
 	QueueDropped uint64 // found the queue full
+	LimitDropped uint64 // would have been beyond the Limit
 	Lost         uint64
 	Duplicated   uint64 // duplicates made
 	Reordered    uint64

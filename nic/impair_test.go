@@ -151,17 +151,57 @@ func TestTheQueueIsBoundedInBytes(t *testing.T) {
 	})
 }
 
-func TestWhatIsUnderWayIsBoundedWithoutAQueue(t *testing.T) {
+// What is under way is bounded by Limit. A frame that is dropped for it takes no time on the wire.
+func TestWhatIsUnderWayIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := impaired(ImpairConfig{Out: Impairment{Latency: time.Hour}}, PipeConfig{MTU: 60000})
-		frame := []Frame{{Head: ether(macB, macA, 0, 60000)}}
-		for range 2000 {
-			p.Send(frame)
-		}
-		require.Equal(t, maxUnderWay/60000, p.OutStats().UnderWay)
-		require.Equal(t, uint64(2000-maxUnderWay/60000), p.OutStats().QueueDropped)
-		p.Close()
+		const size = 1000
+		imp := Impairment{Latency: time.Second, Rate: 8e6, Queue: 1 << 30, Limit: 100 * size}
+		p := impaired(ImpairConfig{Out: imp}, PipeConfig{})
+		p.send(t, 300, size)
+		require.Equal(t, ImpairStats{Frames: 300, LimitDropped: 200, UnderWay: 100}, p.OutStats())
+		time.Sleep(1200 * time.Millisecond) // all that was taken has arrived
+		p.send(t, 1, size)
+		settle()
+		at := p.arrivals()
+		require.Len(t, at, 101)
+		require.Equal(t, 2201*time.Millisecond, at[100], "the wire was idle")
+
+		imp.Duplicate = 1
+		p.SetOut(imp)
+		p.send(t, 60, size)
+		require.Equal(t, 100, p.OutStats().UnderWay, "a duplicate takes room, too")
+		settle()
 	})
+}
+
+// Without a Limit there is room for what Rate, Queue and the delays ask for.
+func TestALongFatLinkLosesNothing(t *testing.T) {
+	for _, imp := range []Impairment{
+		{Latency: time.Second},
+		{Latency: 80 * time.Millisecond, Rate: 10e9, Queue: 200e6},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := impaired(ImpairConfig{Out: imp}, PipeConfig{MTU: 65000})
+			for range 1100 {
+				p.send(t, 1, 64000)
+			}
+			require.Equal(t, ImpairStats{Frames: 1100, UnderWay: 1100}, p.OutStats(), "70 MB")
+			p.Close()
+		})
+	}
+	for _, tt := range []struct {
+		imp  Impairment
+		want float64
+	}{
+		{Impairment{}, defaultLimit},
+		{Impairment{Latency: time.Hour}, defaultLimit},
+		{Impairment{Latency: time.Hour, Limit: 1000}, 1000},
+		{Impairment{Latency: 100 * time.Millisecond, Rate: 100e9}, 2 * 1250e6},
+		{Impairment{Latency: 50 * time.Millisecond, Jitter: 50 * time.Millisecond, Rate: 100e9, Queue: 1e9}, 3500e6},
+		{Impairment{Latency: math.MaxInt64, Jitter: math.MaxInt64, Rate: math.MaxInt64}, 1 << 62},
+	} {
+		require.InEpsilon(t, tt.want, float64(tt.imp.limit(1514)), 0.01)
+	}
 }
 
 func TestJitterStaysInItsBoundsAndDoesNotReorder(t *testing.T) {
