@@ -69,7 +69,7 @@ type sendState struct {
 	limit int // bytes that buf may hold
 
 	lastData Time // when data was last sent, for the idle restart; before that, the SYN
-	progress Time // when SND.UNA last moved, or something was first in flight
+	progress Time // when SND.UNA last moved, something was first in flight, or the window was found shut
 
 	scale    uint8 // Snd.Wind.Shift
 	opt      uint8 // bytes of options on every segment
@@ -109,7 +109,7 @@ type recvState struct {
 	markTS   uint32 // what TS.Recent was once, and
 	markSeq  Seq    // the number that the segment began with which it came from: see overtaken
 	finSeq   Seq    // number of the FIN
-	rstSeq   uint32
+	rstSeq   uint32 // of the RST that is to be sent
 
 	challenges uint8
 	fixed      bool // the application has set limit: it is not tuned
@@ -205,6 +205,7 @@ func (c *Conn) takeSyn(now Time, s *Segment) {
 	r.drs.seq, r.drs.at = r.nxt, now
 	// The window that goes out on the SYN,ACK or on the ACK that follows.
 	r.edge = r.nxt + Seq(r.synWnd)
+	r.maxEdge = r.edge
 }
 
 // takeOptions settles the options of a SYN (RFC 7323 2.2 and 3.2, RFC 2018 2).
@@ -435,9 +436,7 @@ func (c *Conn) Abort(now Time) {
 		// or has nothing to lose.
 		c.fail(ErrAborted)
 	default:
-		c.rstUnsent = true
-		c.fail(ErrAborted)
-		c.events &^= Dead // until Next has given the RST
+		c.failReset(ErrAborted)
 	}
 }
 
@@ -452,6 +451,17 @@ func (c *Conn) HardError(now Time, e Err) {
 // SoftError notes a reason that may pass (RFC 9293 3.9.2.2: "MUST NOT abort
 // the connection"); a timeout later is reported as it.
 func (c *Conn) SoftError(e Err) { c.soft = e }
+
+// failReset is fail with a RST to the peer, which stands where the peer takes it.
+func (c *Conn) failReset(e Err) {
+	seq := c.snd.nxt
+	if c.state.synchronized() {
+		seq = c.ackSeq()
+	}
+	c.rstUnsent, c.rcv.rstNow, c.rcv.rstSeq = true, false, uint32(seq)
+	c.fail(e)
+	c.events &^= Dead // until Next has given the RST
+}
 
 // fail breaks the connection: blocked callers learn why.
 func (c *Conn) fail(e Err) {
@@ -549,10 +559,11 @@ type timers struct {
 
 	rtxKind    timerKind
 	backoff    uint8 // doublings of rtx
-	persists   uint8 // doublings of persist
+	persists   uint8 // doublings of persist: probes since the window shut
+	probes     uint8 // zero-window probes without an answer
 	keepProbes uint8 // keep-alive probes without an answer
 	keepNow    bool  // one is to be sent
-	probeNow   bool  // what the window does not allow is to be sent
+	probeNow   bool  // a zero-window probe, or what a small window allows, is to be sent
 }
 
 type timerKind uint8
@@ -585,9 +596,10 @@ func earliest(a, b Time) Time {
 // keepDeadline is when the next keep-alive probe is due. RFC 9293 3.8.4:
 // "Keep-alive packets MUST only be sent when no sent data is outstanding, and
 // no data or acknowledgment packets have been received for the connection
-// within an interval".
+// within an interval". As on Linux, data that waits for the window counts as well:
+// it has its own probes.
 func (c *Conn) keepDeadline() Time {
-	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || !c.state.synchronized() || c.state == TimeWait {
+	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || c.waits() || !c.state.synchronized() || c.state == TimeWait {
 		return 0
 	}
 	if c.timers.keepProbes > 0 {
@@ -600,7 +612,10 @@ func (c *Conn) keepDeadline() Time {
 // acknowledged before. It does not wait for a retransmission: those are up to two
 // minutes apart.
 func (c *Conn) giveUpDeadline() Time {
-	if c.giveUp <= 0 || c.snd.una == c.snd.nxt || !c.state.synchronized() || c.state == TimeWait {
+	if c.giveUp <= 0 || !c.state.synchronized() || c.state == TimeWait {
+		return 0
+	}
+	if t := &c.timers; c.snd.una == c.snd.nxt && !(c.snd.wnd == 0 && (t.persist != 0 || t.probeNow)) {
 		return 0
 	}
 	return c.snd.progress + c.giveUp
@@ -632,7 +647,10 @@ func (c *Conn) Tick(now Time) {
 	}
 	if t.persist != 0 && now >= t.persist {
 		t.persist = 0
-		t.probeNow = true
+		c.persistExpired()
+	}
+	if c.state == Closed {
+		return
 	}
 	if c.busy != nil && c.settleBy != 0 && now >= c.settleBy {
 		c.endSettling()
@@ -668,11 +686,9 @@ func (c *Conn) timedOut() {
 		e = c.soft
 	}
 	if c.state.synchronized() {
-		c.rstUnsent = true
-	}
-	c.fail(e)
-	if c.rstUnsent {
-		c.events &^= Dead
+		c.failReset(e)
+	} else {
+		c.fail(e)
 	}
 }
 

@@ -22,7 +22,7 @@ func checkSend(c *Conn) error {
 	if s.nxt.Less(s.una) {
 		return fmt.Errorf("SND.NXT %d before SND.UNA %d", s.nxt-s.iss, s.una-s.iss)
 	}
-	if n := uint64(s.nxt - s.una); n > uint64(s.maxWnd)+1 {
+	if n := uint64(s.nxt - s.una); n > uint64(s.maxWnd) && c.state.synchronized() {
 		return fmt.Errorf("%d in flight, the largest window ever offered is %d", n, s.maxWnd)
 	}
 	if s.mss <= 0 || c.segSize() <= 0 {
@@ -195,8 +195,8 @@ func checkLiveness(c *Conn) error {
 		return nil
 	}
 	if c.snd.una != c.snd.nxt {
-		if t.rtx == 0 {
-			return fmt.Errorf("%d in flight and no timer", c.snd.nxt-c.snd.una)
+		if t.rtx == 0 && (!c.shut() || t.persist == 0) {
+			return fmt.Errorf("%d in flight, window %d, and no timer", c.snd.nxt-c.snd.una, c.snd.wnd)
 		}
 	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 && c.cwr.pace.deadline() == 0 {
 		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cwr.cwnd)

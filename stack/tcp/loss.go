@@ -646,6 +646,11 @@ func (c *Conn) armRtx(now, reorder Time, progress bool) {
 		t.rtx, t.rtxKind = 0, rtxRTO
 		return
 	}
+	if c.shut() {
+		t.rtx, t.rtxKind = 0, rtxRTO
+		c.armPersist(now)
+		return
+	}
 	switch {
 	case reorder > 0:
 		t.rtx, t.rtxKind = now+reorder, rtxReorder
@@ -677,7 +682,7 @@ func (c *Conn) armProbe(now Time) {
 func (c *Conn) probeTimeout() (Time, bool) {
 	r := &c.rec
 	if !c.sackOK || r.phase != phaseOpen || r.tlpOut || c.sb.sacked > 0 || c.sb.lost > 0 ||
-		c.timers.backoff > 0 || !c.state.synchronized() || c.snd.wnd == 0 {
+		c.timers.backoff > 0 || !c.state.synchronized() || c.sendEdge().Less(c.snd.nxt) {
 		return 0, false
 	}
 	if c.rtt.srtt == 0 {

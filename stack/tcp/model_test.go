@@ -31,6 +31,10 @@ type tcb struct {
 	delivered     int    // bytes of text given to the user
 	restart       bool   // the 2 MSL timer begins anew
 	heldAfter     bool   // the segment came to text processing after the peer's FIN
+
+	// What deviations need to know, and what they allow.
+	lastAck, farEdge Seq  // the last acknowledgement that we sent, and the widest window's edge
+	admit, finBeyond bool // the first step, and the number after the window to a FIN
 }
 
 // tcbOf takes the model's state from a Conn.
@@ -39,6 +43,7 @@ func tcbOf(c *Conn) tcb {
 		state: c.state, passive: c.passive, iss: c.snd.iss, una: c.snd.una, nxt: c.snd.nxt,
 		wnd: c.snd.wnd, maxWnd: c.snd.maxWnd, wl1: c.snd.wl1, wl2: c.snd.wl2,
 		irs: c.rcv.irs, rcvNxt: c.rcv.nxt, rcvWnd: c.window(), finSent: c.snd.finSent, scale: c.snd.scale,
+		lastAck: c.rcv.lastAck, farEdge: c.farEdge(),
 	}
 }
 
@@ -73,8 +78,68 @@ var deviations = []deviation{
 			x.Seq++
 			// RFC 7323 2.2: the window of a <SYN,ACK> "MUST NOT be scaled".
 			m.scale = 0
+			m.finBeyond = true // see below
 			m.arrives(&x)
 			m.scale = before.scale
+		},
+	},
+	{
+		reason: "A segment is heard from the last acknowledgement that we sent, for its sender may not have got that, up to the " +
+			"right edge of the widest window that was ever advertised (RFC 7323 2.4). Table 6 would have a peer's ACKs ignored that " +
+			"has filled the window; where both peers have, neither is ever heard again.",
+		applies: func(m *tcb, s *Segment) bool {
+			seq, n := Seq(s.Seq), s.seqLen()
+			from := m.lastAck
+			if n > 0 {
+				from = m.rcvNxt - Seq(n) + 1 // its last number is RCV.NXT
+			}
+			return m.state != SynSent && s.has(wire.FlagACK) && !s.has(wire.FlagRST|wire.FlagSYN) &&
+				from.LessEq(seq) && seq.LessEq(m.farEdge)
+		},
+		change: func(before, m *tcb, s *Segment) { m.again(before, s, func() { m.admit = true }) },
+	},
+	{
+		reason: "A FIN takes no room in the buffer, so as on Linux it may have the one number after the window. With a closed " +
+			"window the connection would otherwise stay open until the application reads.",
+		applies: func(m *tcb, s *Segment) bool {
+			return s.has(wire.FlagFIN) && !s.has(wire.FlagSYN) && Seq(s.Seq)+Seq(s.DataLen()) == m.rcvNxt+Seq(m.rcvWnd)
+		},
+		change: func(before, m *tcb, s *Segment) { m.again(before, s, func() { m.finBeyond = true }) },
+	},
+	{
+		reason: "A segment that acknowledges more than all before is the newest, so its window counts even where its number is less than " +
+			"SND.WL1: a retransmission has it. SND.WND counts from SND.UNA, and would be too large.",
+		applies: func(m *tcb, s *Segment) bool { return m.state != SynSent && Seq(s.Seq).Less(m.wl1) },
+		change: func(before, m *tcb, s *Segment) {
+			if m.una != before.una {
+				m.wnd, m.wl1, m.wl2 = uint32(s.Window)<<m.scale, Seq(s.Seq), Seq(s.Ack)
+			}
+		},
+	},
+	{
+		reason:  "A RST is judged by its number, whatever text it has (MUST-66, SHLD-2): the first step would drop one with text at a closed window.",
+		applies: func(m *tcb, s *Segment) bool { return m.state != SynSent && s.has(wire.FlagRST) },
+		change: func(before, m *tcb, s *Segment) {
+			*m = *before
+			m.second(s)
+		},
+	},
+	{
+		reason: "What is outside the window draws an ACK, but within the widest that was ever advertised a RST draws a challenge ACK too.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.state != SynSent && s.has(wire.FlagRST) && m.rcvNxt.Less(Seq(s.Seq)) && Seq(s.Seq).Less(m.farEdge)
+		},
+		change: func(_, m *tcb, _ *Segment) { m.answer = "ACK" },
+	},
+	{
+		reason: "macOS sends a RST with the number of the FIN that it has just sent, and ignores challenge ACKs. As on Linux it counts.",
+		applies: func(m *tcb, s *Segment) bool {
+			return (m.state == CloseWait || m.state == Closing || m.state == LastAck) && s.has(wire.FlagRST) && Seq(s.Seq)+1 == m.rcvNxt
+		},
+		change: func(_, m *tcb, s *Segment) {
+			x := *s
+			x.Seq++
+			m.second(&x)
 		},
 	},
 	{
@@ -104,19 +169,15 @@ var deviations = []deviation{
 		},
 		change: func(_, m *tcb, _ *Segment) { m.answer += fmt.Sprintf("SYN seq %d ack 0", m.iss) },
 	},
-	{
-		reason: "A segment without text at the right edge of the window comes from a peer that has filled the window and lost " +
-			"a part of that: table 6 would have its ACK ignored until the text has come again.",
-		applies: func(m *tcb, s *Segment) bool {
-			return m.state != SynSent && m.rcvWnd > 0 && s.seqLen() == 0 && !s.has(wire.FlagRST) &&
-				Seq(s.Seq) == m.rcvNxt+Seq(m.rcvWnd)
-		},
-		change: func(before, m *tcb, s *Segment) {
-			*m = *before
-			m.rcvWnd++
-			m.arrives(s)
-		},
-	},
+}
+
+// again has m be what the segment makes of before, with what set allows.
+func (m *tcb) again(before *tcb, s *Segment, set func()) {
+	admit, beyond := m.admit, m.finBeyond
+	*m = *before
+	m.admit, m.finBeyond = admit, beyond
+	set()
+	m.arrives(s)
 }
 
 // arrives is SEGMENT ARRIVES, RFC 9293 3.10.7, for the states that a Conn has.
@@ -205,8 +266,9 @@ func (m *tcb) first(s *Segment) bool {
 	inWindow := func(x Seq) bool { // RCV.NXT =< x < RCV.NXT+RCV.WND
 		return m.rcvNxt.LessEq(x) && x.Less(m.rcvNxt+Seq(m.rcvWnd))
 	}
-	var acceptable bool
+	acceptable := m.admit
 	switch {
+	case acceptable:
 	case n == 0 && m.rcvWnd == 0:
 		acceptable = seq == m.rcvNxt
 	case n == 0:
@@ -390,7 +452,7 @@ func (m *tcb) eighth(s *Segment) {
 	}
 	m.answer = "ACK"
 	// What is not in order, or beyond the window, was trimmed off or is held.
-	if fin := Seq(s.Seq) + Seq(s.DataLen()); fin != m.rcvNxt || m.rcvWnd == 0 {
+	if fin := Seq(s.Seq) + Seq(s.DataLen()); fin != m.rcvNxt || m.rcvWnd == 0 && !m.finBeyond {
 		return
 	}
 	// "If the FIN bit is set, signal the user "connection closing" [...], advance
@@ -498,7 +560,8 @@ func try(t *testing.T, r *rig, k modelCase) {
 	}
 	// What only the model has, what does not matter any more, and what other
 	// tests look at.
-	want.heldAfter = false
+	want.heldAfter, want.admit, want.finBeyond = false, false, false
+	want.lastAck, want.farEdge, got.lastAck, got.farEdge = 0, 0, 0, 0
 	got.maxWnd, got.rcvWnd, want.maxWnd, want.rcvWnd = 0, 0, 0, 0
 	if got.state == Closed {
 		want.wnd, want.wl1, want.wl2 = got.wnd, got.wl1, got.wl2

@@ -45,7 +45,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 	}
 	if v == keep {
 		c.rcv.last = now
-		c.timers.keepProbes = 0
+		c.timers.keepProbes, c.timers.probes = 0, 0
 		c.noteTimestamp(now, s)
 		v = c.segmentText(now, s)
 	}
@@ -156,19 +156,40 @@ func (c *Conn) established() {
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6, and takes also what has no
-// text and stands at the right edge of the window: who has filled the window, and
-// lost a part of that, sends its ACKs from there, and they count.
-func (c *Conn) acceptable(seq Seq, n int) bool {
-	nxt, wnd := c.rcv.nxt, c.window()
-	switch {
-	case n == 0:
-		return seq.In(nxt, wnd+1)
-	case wnd == 0:
-		return false
+// acceptable is the test of RFC 9293 3.4, table 6, wide enough that a peer which has
+// filled or overrun the window is heard. What it admits counts for its ACK and its
+// window; of its text only what lies in the window is taken (see text).
+//
+// The window ends where its right edge was farthest. RFC 7323 2.4: "The receiver
+// MUST honor, as in window, any segment that would have been in window for any
+// <ACK> sent by the receiver." A segment may begin at that edge: RFC 9293
+// 3.10.7.4: "If the RCV.WND is zero, no segments will be acceptable, but special
+// allowance should be made to accept valid ACKs, URGs, and RSTs." One without text
+// may begin as early as the last acknowledgement that we sent, as on Linux
+// (rcv_wup): its sender may not have got that yet, and have sent it from the edge
+// that it knows.
+//
+// These are no more numbers than an acknowledgement has advertised, and one: they
+// are as hard to guess for a blind sender as before we took what lay in between.
+func (c *Conn) acceptable(s *Segment) bool {
+	r := &c.rcv
+	seq, n := Seq(s.Seq), s.seqLen()
+	if s.Flags&(wire.FlagACK|wire.FlagSYN) != wire.FlagACK {
+		// It tells nothing that could count: table 6.
+		if wnd := c.window(); wnd > 0 {
+			return seq.In(r.nxt, wnd) || n > 0 && (seq+Seq(n-1)).In(r.nxt, wnd)
+		}
+		return n == 0 && seq == r.nxt
 	}
-	return seq.In(nxt, wnd) || (seq+Seq(n-1)).In(nxt, wnd)
+	if n == 0 {
+		return r.lastAck.LessEq(seq) && seq.LessEq(c.farEdge())
+	}
+	return r.nxt.Less(seq+Seq(n)) && seq.LessEq(c.farEdge())
 }
+
+// farEdge is the right edge of the widest window that was ever advertised, and never
+// less than RCV.NXT: a FIN may have been taken at the edge.
+func (c *Conn) farEdge() Seq { return maxSeq(c.rcv.maxEdge, c.rcv.nxt) }
 
 // window is RCV.WND: what is left of the window that was advertised.
 func (c *Conn) window() int { return max(int(int32(c.rcv.edge-c.rcv.nxt)), 0) }
@@ -192,11 +213,14 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 		c.synUnsent = c.synUnsent || c.replyAllowed(now)
 		return drop
 	}
-	if !c.acceptable(seq, s.seqLen()) {
+	if s.has(wire.FlagRST) {
+		return keep // checkReset looks at its number, whatever text it has
+	}
+	if !c.acceptable(s) {
 		// "If an incoming segment is not acceptable, an acknowledgment should
 		// be sent in reply (unless the RST bit is set [...])"
-		if s.has(wire.FlagRST) {
-			return drop
+		if s.has(wire.FlagACK) {
+			c.told = Seq(s.Ack)
 		}
 		return c.unacceptable(now, s)
 	}
@@ -334,7 +358,33 @@ func replyAllowed(now Time, since *Time, n *uint8) bool {
 	return true
 }
 
-// checkReset is the second step.
+// resets reports whether a RST with the number seq ends the connection: the peer
+// sends it with its SND.NXT, which may not be our RCV.NXT.
+func (c *Conn) resets(seq Seq) bool {
+	r := &c.rcv
+	if seq == r.nxt {
+		return true
+	}
+	if n := len(r.ooo); n > 0 && c.sackOK && seq == r.ooo[n-1].end {
+		// Text before it was lost. RFC 5961 3.2 would have the peer answer a
+		// challenge ACK, but it has forgotten the connection, and a middlebox may
+		// drop one or the other. As on Linux the end of what was SACKed is as good
+		// a proof: it is as hard to guess.
+		return true
+	}
+	switch c.state {
+	case CloseWait, Closing, LastAck:
+		// macOS resets a connection right after its FIN with the FIN's own number,
+		// and does not answer challenge ACKs. Linux takes it too.
+		return seq+1 == r.nxt
+	}
+	return false
+}
+
+// checkReset is the second step. RFC 9293 3.4: "A TCP receiver MUST process the RST
+// and URG fields of all incoming segments, even when the receive window is zero
+// (MUST-66)"; and 3.5.3: "TCP implementations SHOULD allow a received RST segment to
+// include data (SHLD-2)".
 func (c *Conn) checkReset(s *Segment) verdict {
 	if !s.has(wire.FlagRST) {
 		return keep
@@ -345,9 +395,9 @@ func (c *Conn) checkReset(s *Segment) verdict {
 	// is set and the sequence number does not exactly match [...] yet is within
 	// the current receive window, TCP endpoints MUST send an acknowledgment
 	// (challenge ACK)".
-	if seq := Seq(s.Seq); seq != c.rcv.nxt {
-		if !seq.In(c.rcv.nxt, c.window()) {
-			return drop // its text reaches into the window, its number does not
+	if seq := Seq(s.Seq); !c.resets(seq) {
+		if !seq.In(c.rcv.nxt, int(c.farEdge()-c.rcv.nxt)) {
+			return drop
 		}
 		return dropMind
 	}
@@ -431,7 +481,7 @@ func (c *Conn) peerWindow(s *Segment) uint32 {
 func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr, marked: c.rec.marked}
 	wnd := c.peerWindow(s)
-	inFlight := c.snd.una != c.snd.nxt
+	inFlight, shut := c.snd.una != c.snd.nxt, c.shut()
 	if c.cwr.bbr != nil {
 		c.cwr.bbr.begin(c.delivered)
 	}
@@ -439,8 +489,8 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	// ACK has outstanding data, the incoming acknowledgment carries no data,
 	// the SYN and FIN bits are both off, the acknowledgment number is equal to
 	// the greatest acknowledgment received [...] and the advertised window
-	// equals" the last one.
-	duplicate := inFlight && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
+	// equals" the last one. One that answers a zero-window probe is none.
+	duplicate := inFlight && !shut && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
 
 	if c.snd.una.Less(ack) {
 		c.advance(&a, ack)
@@ -449,7 +499,8 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 		c.takeSACK(&a, s)
 	}
 	c.ecnAck(now, s)
-	c.takeWindow(now, s, ack, wnd)
+	c.takeWindow(s, ack, wnd, a.advanced)
+	c.windowMoved(now, shut)
 	if a.delivered > 0 || a.dsack || duplicate {
 		c.rttOf(&a)
 		if a.advanced {
@@ -495,25 +546,46 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 
 // takeWindow updates the send window: "If SND.UNA =< SEG.ACK =< SND.NXT, the
 // send window should be updated. If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and
-// SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND".
-func (c *Conn) takeWindow(now Time, s *Segment, ack Seq, wnd uint32) {
+// SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND". What acknowledges more than all
+// before it is the newest, whatever its number: the peer may have sent text beyond
+// it that it sends again. SND.WND counts from SND.UNA, so it cannot stay as it was.
+func (c *Conn) takeWindow(s *Segment, ack Seq, wnd uint32, advanced bool) {
 	b := &c.snd
 	seq := Seq(s.Seq)
-	if ack.Less(b.una) || !(b.wl1.Less(seq) || b.wl1 == seq && b.wl2.LessEq(ack)) {
+	if ack.Less(b.una) || !(advanced || b.wl1.Less(seq) || b.wl1 == seq && b.wl2.LessEq(ack)) {
 		return
 	}
 	if wnd != b.wnd {
-		if b.wnd == 0 && b.una != b.nxt {
-			// What was sent to probe a closed window was dropped: it is sent
-			// again at once, and says nothing about congestion.
-			c.sb.markAllLost()
-			c.timers.backoff = 0
-		}
 		c.timers.persist, c.timers.persists = 0, 0
 	}
 	b.wnd = wnd
 	b.maxWnd = max(b.maxWnd, wnd)
 	b.wl1, b.wl2 = seq, ack
+	c.told = b.una // it was heard
+}
+
+// windowMoved goes on after an acknowledgement, before which the window was shut or
+// not, with what follows from its being shut or not now.
+func (c *Conn) windowMoved(now Time, was bool) {
+	t := &c.timers
+	switch is := c.shut(); {
+	case is && !was:
+		if c.snd.una != c.snd.nxt {
+			// RFC 9293 3.8.6: "If the window shrinks to zero, the TCP implementation
+			// MUST probe it in the standard way (MUST-35)". Nothing is sent again
+			// meanwhile, so there is nothing to time out (SHLD-17).
+			t.rtx, t.rtxKind = 0, rtxRTO
+			c.armPersist(now)
+		}
+	case was && !is:
+		t.persist, t.persists, t.probes, t.backoff = 0, 0, 0, 0
+		if c.snd.una != c.snd.nxt {
+			// What the peer took its window back from was dropped there: it is sent
+			// again at once, and says nothing about congestion.
+			c.sb.markAllLost()
+			c.armRtx(now, 0, true)
+		}
+	}
 }
 
 // finAcked moves on when our FIN is acknowledged.
@@ -564,9 +636,7 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 	if n > 0 && c.shutRead && c.state != Established {
 		// The same holds for one that is closed in both directions, but held:
 		// its application is told.
-		c.rstUnsent = true
-		c.fail(ErrReset)
-		c.events &^= Dead // until Next has given the RST
+		c.failReset(ErrReset)
 		return drop
 	}
 	c.text(now, Seq(s.Seq), s)

@@ -8,6 +8,7 @@ type busy struct {
 	rec recovery
 	pl  plpmtud
 	arrivals
+	told     Seq  // SEG.ACK of a segment that was not acceptable, if none was since, or SND.UNA: see ackSeq
 	settleBy Time // until then the application waits for what it lent; 0: it does not
 	brief    bool // it was made for a probe or its answer, and text has not come or gone
 }
@@ -19,6 +20,10 @@ type arrivals struct {
 	sack  [4]block // blocks to report, the newest first (RFC 2018 4)
 	nsack int
 	dsack block // duplicate to report once (RFC 2883), empty if start == end
+
+	// maxEdge is the farthest that the window's right edge ever was. It is more than
+	// edge only where memory was short and edge was taken back: see affordable.
+	maxEdge Seq
 
 	// Receive-buffer tuning (dynamic right-sizing).
 	drs struct {
@@ -53,6 +58,7 @@ func (c *Conn) rouse(now Time) {
 	c.busy, c.rcv.arrivals = f, &f.arrivals
 	f.sb.dueFrom, f.sb.rackFrom, f.sb.fack = c.snd.una, c.snd.una, c.snd.una
 	f.drs.seq, f.drs.at, f.drs.rtt = c.rcv.nxt, now, c.rtt.srtt
+	f.told, f.maxEdge = c.snd.una, c.rcv.edge
 	f.brief = true
 }
 
@@ -116,6 +122,8 @@ func (c *Conn) restful() bool {
 	case !c.state.synchronized():
 		return false
 	case s.una != s.nxt || s.fin && !s.finSent:
+		return false
+	case r.maxEdge != r.edge:
 		return false
 	case len(r.ooo) > 0 || r.nsack > 0 || r.dsack != (block{}) || r.ackNow:
 		return false

@@ -51,22 +51,64 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 	return false
 }
 
-// ackSeq is the sequence number of a segment without text: SND.NXT, unless the
-// peer has shrunk its window since and would not take that, as RFC 9293 3.8.6
-// foresees: "a sending TCP peer MUST be robust against window shrinking, which may
-// cause the 'usable window' to become negative" (MUST-34). Two peers that have
-// overrun each other's windows would else never hear each other's ACKs.
+// ackSeq is the sequence number of a segment without text: SND.NXT, which the peer
+// takes if it honors what it once advertised (RFC 7323 2.4). One that has taken its
+// window back by more than a unit of its scale, and does not, takes only what lies
+// within the new edge, so as on Linux that is where the segment stands. RFC 9293
+// 3.8.6: "a sending TCP peer MUST be robust against window shrinking, which may
+// cause the 'usable window' to become negative" (MUST-34).
+//
+// The peer may have received more than that since, and then does not take what
+// stands at the edge. Its answer says what it expects, and that is taken from it
+// even where the answer is not acceptable. Otherwise two peers of which each has
+// overrun the other's window would never hear each other.
 func (c *Conn) ackSeq() Seq {
-	return minSeq(c.snd.nxt, c.snd.una+Seq(c.snd.wnd))
+	s := &c.snd
+	edge := c.sendEdge()
+	switch {
+	case s.nxt.LessEq(edge):
+		return s.nxt
+	case edge.Less(c.told) && c.told.LessEq(s.nxt):
+		return c.told
+	}
+	return edge
 }
 
-// reset is the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST>,
-// with an acknowledgement so that a peer that never got our SYN,ACK takes it.
+// sendEdge is the right edge of the peer's window for what was sent before: nothing
+// beyond it is sent again. It is SND.UNA+SND.WND, or SND.NXT where that is less than
+// a unit of the window's scale away. Windows are rounded down to that unit, so that
+// they seem to shrink. RFC 7323 2.4: "if the sequence number is out of window by
+// less than 2^Rcv.Wind.Shift, then do normal retransmission(s) without regard to the
+// receiver window as long as the original segment was in window when it was sent".
+func (c *Conn) sendEdge() Seq {
+	s := &c.snd
+	edge := s.una + Seq(s.wnd)
+	if edge.Less(s.nxt) && s.nxt-edge < 1<<s.scale {
+		return s.nxt
+	}
+	return edge
+}
+
+// waits reports whether something was written, or is to be closed, that was never
+// sent.
+func (c *Conn) waits() bool {
+	return c.unsent() > 0 || c.snd.fin && !c.snd.finSent && c.state != Closed
+}
+
+// shut reports whether the peer's window admits nothing of what is to be sent, for
+// the first time or again. Then the window is probed, and no other timer runs.
+func (c *Conn) shut() bool {
+	s := &c.snd
+	return s.wnd == 0 && c.state.synchronized() && c.sendEdge() == s.una && (s.una != s.nxt || c.waits())
+}
+
+// reset is the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST> (see
+// failReset), with an acknowledgement so that a peer that never got our SYN,ACK takes it.
 func (c *Conn) reset(now Time, out *Segment) {
 	c.rstUnsent = false
 	c.events |= Dead
 	*out = Segment{TCP: wire.TCP{
-		Seq: uint32(c.snd.nxt), Ack: uint32(c.rcv.nxt), Flags: wire.FlagRST | wire.FlagACK,
+		Seq: c.rcv.rstSeq, Ack: uint32(c.rcv.nxt), Flags: wire.FlagRST | wire.FlagACK,
 	}}
 	if c.tsOK {
 		// RFC 7323 3.2: once negotiated, "the TSopt MUST be sent in every non-<RST>
@@ -257,15 +299,17 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	if i < 0 || c.rec.frto == frtoNew {
 		return false
 	}
-	if i != b.head && (c.snd.una + Seq(c.snd.wnd)).Less(b.segs[i].end) {
-		// The peer took its window back. RFC 9293 3.8.6: the sender "SHOULD
-		// retransmit normally the old unacknowledged data between SND.UNA and
-		// SND.UNA+SND.WND"; beyond it, only the first piece, as a probe.
+	// RFC 9293 3.8.6: if the peer has taken its window back, the sender "SHOULD
+	// retransmit normally the old unacknowledged data between SND.UNA and
+	// SND.UNA+SND.WND (SHLD-16)". It "MAY also retransmit old data beyond" that; a
+	// peer that takes no such segment would then never get the part that it admits.
+	admitted := int(int32(c.sendEdge() - b.segs[i].seq))
+	if admitted <= 0 {
 		return false
 	}
 	mss := c.segSize()
 	room := c.cwr.cwnd - c.pipe()
-	n := min(b.segs[i].len(), c.burst(mss))
+	n := min(b.segs[i].len(), c.burst(mss), admitted)
 	if room < min(n, mss) {
 		c.cwr.note(c.pipe(), true)
 		return false
@@ -305,7 +349,7 @@ func (c *Conn) again(now Time, out *Segment, i, n, mss int) {
 
 // probe gives the tail loss probe (RFC 8985 7.3: new data if there is some and
 // the window allows, "otherwise, retransmit the highest-sequence segment sent
-// so far"), or what probes a window that is closed or too small.
+// so far"), the probe of a window that is shut, or what a small window admits.
 func (c *Conn) probe(now Time, out *Segment) bool {
 	mss := c.segSize()
 	s := &c.snd
@@ -313,8 +357,8 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
 	if c.rec.tlpNow {
 		c.rec.tlpNow = false
-		if s.una == s.nxt || c.sb.lost > 0 || c.sb.sacked > 0 {
-			return false // an acknowledgement came before the probe went
+		if s.una == s.nxt || c.sb.lost > 0 || c.sb.sacked > 0 || c.sendEdge().Less(s.nxt) {
+			return false // an acknowledgement came before the probe went, or the window shrank
 		}
 		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpAgain = true, s.nxt, false
 		if n := min(unsent, mss); n > 0 && n <= room {
@@ -336,22 +380,48 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 	}
 	if c.timers.probeNow {
 		c.timers.probeNow = false
-		if s.una != s.nxt || unsent == 0 && !(s.fin && !s.finSent) {
-			return false
+		if c.shut() {
+			c.zeroWindowProbe(now, out)
+			return true
 		}
-		// RFC 9293 3.8.6.1: "The sending TCP peer MUST regularly transmit at
-		// least one octet of new data (if available) [...] to the receiving
-		// TCP peer even if the send window is zero".
-		if room < 1 {
-			c.timers.persists = min(c.timers.persists+1, 30)
+		if n := min(room, unsent, mss); n > 0 && s.una == s.nxt {
+			c.fresh(now, out, n, mss) // the override of the sender's silly window avoidance
+			return true
 		}
-		c.fresh(now, out, min(max(room, 1), unsent, mss), mss)
-		// The timer of retransmission goes on where this one ended.
-		c.timers.backoff = min(c.timers.persists, c.p.Retries-1)
-		c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
-		return true
 	}
 	return false
+}
+
+// zeroWindowProbe makes in out a segment that the peer has to answer. RFC 9293
+// 3.8.6.1: "Probing of zero (offered) windows MUST be supported (MUST-36)". As on
+// Linux it has an old number, SND.UNA-1, and no text. New text would be taken by a
+// peer that has just opened its window and refused by one that has not: the sender
+// would not know which of two numbers its next segments have to have to be heard.
+func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
+	t := &c.timers
+	t.persists = min(t.persists+1, 30)
+	t.probes = min(t.probes+1, 254)
+	c.header(now, out, c.snd.una-1, wire.FlagACK)
+	c.armPersist(now)
+}
+
+// persistExpired has the window probed, unless enough probes were not answered. RFC
+// 9293 3.8.6.1: "As long as the receiving TCP peer continues to send acknowledgments
+// in response to the probe segments, the sending TCP peer MUST allow the connection
+// to stay open" (MUST-37). That holds for the application, which may end it. RFC 6429
+// 4: connections in this state may be closed by the application or the operating
+// system, without violating TCP, and an orphan has only the stack to do so.
+func (c *Conn) persistExpired() {
+	t := &c.timers
+	retries, probes := c.p.Retries, t.probes
+	if c.orphan {
+		retries, probes = min(retries, orphanRetries), max(t.probes, t.persists)
+	}
+	if c.shut() && probes >= retries {
+		c.timedOut()
+		return
+	}
+	t.probeNow = true
 }
 
 // unsent is the number of bytes that were written and never sent.
@@ -438,8 +508,11 @@ func (c *Conn) mayBeSmall(now Time, n, unsent int) bool {
 // and SHOULD increase exponentially the interval between successive probes."
 func (c *Conn) armPersist(now Time) {
 	t := &c.timers
-	if t.persist != 0 || t.probeNow || c.snd.una != c.snd.nxt {
+	if t.persist != 0 || t.probeNow || c.snd.una != c.snd.nxt && !c.shut() {
 		return
+	}
+	if c.snd.una == c.snd.nxt && t.persists == 0 {
+		c.snd.progress = now // the user timeout begins
 	}
 	wait := c.rtt.timeout(t.persists, c.p)
 	if c.snd.wnd > 0 {
@@ -455,7 +528,7 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 	s := &c.snd
 	seq := s.nxt
 	end := seq + Seq(n)
-	if s.fin && end == c.dataEnd() && (n == 0 || end.Less(s.una+Seq(s.wnd))) {
+	if s.fin && end == c.dataEnd() && end.Less(s.una+Seq(s.wnd)) {
 		end++
 		s.finSent = true
 	}
@@ -474,10 +547,10 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 		c.rec.out += n
 	}
 	c.data(now, out, seq, end, mss)
-	if c.ecn.on && n > 0 && seq.Less(s.una+Seq(s.wnd)) {
+	if c.ecn.on && n > 0 {
 		// RFC 3168 6.1.5: retransmissions are not ECN-capable, and 6.1.6: "the TCP
 		// data sender MUST NOT set either an ECT codepoint or the CWR bit on window
-		// probe packets".
+		// probe packets": those have no data.
 		out.ECT = !c.ecn.mute
 		if c.ecn.cwr {
 			c.ecn.cwr = false

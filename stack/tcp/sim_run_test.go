@@ -50,6 +50,7 @@ func simplify(o simOptions) simOptions {
 			func(s *simSide) { s.GSO = 0 },
 			func(s *simSide) { s.MSS = 1000 },
 			func(s *simSide) { s.Pause = 0 },
+			func(s *simSide) { s.Late = 0 },
 			func(s *simSide) { s.Chunk = 100_000 },
 			func(s *simSide) { s.Bite = 100_000 },
 			func(s *simSide) { s.Recv, s.RecvMax = 65536, 65536 },

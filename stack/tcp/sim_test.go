@@ -36,6 +36,7 @@ type simSide struct {
 	Total                       int  // bytes that are written
 	Chunk, Bite                 int  // largest write and read
 	Pause                       Time // longest time between two calls
+	Late                        Time // nothing is read before
 	Recv, RecvMax               int
 	Send, SendMax               int
 	NoSACK, NoTS, NoWS, NewReno bool
@@ -121,6 +122,16 @@ func randomOptions(seed uint64) simOptions {
 		o.Side[1].End = endPolitely // or they would wait for each other
 	}
 	o.Old, o.Numbers = chance(0.3), simNumbers(r.IntN(3))
+	if chance(0.25) { // both write more than the other's window before they read
+		for i := range o.Side {
+			s, other := &o.Side[i], &o.Side[1-i]
+			s.Late = Time(r.Int64N(int64(20 * Second)))
+			s.Total = max(s.Total, min(other.Recv+r.IntN(2*other.Recv), 200_000))
+			s.Chunk = max(s.Chunk, s.Total/100)
+			s.SendMax = max(s.SendMax, s.Total)
+			s.Send = max(s.Send, s.SendMax>>r.IntN(3))
+		}
+	}
 	return o
 }
 
@@ -266,7 +277,8 @@ func (w *sim) judge() {
 		late := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
 		// The ACK of a handshake with a cookie does not come again.
 		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
-		polite = polite && !(h.c.orphan && late && w.o.Loss > 0.1)
+		// Nor is one kept whose peer does not read.
+		polite = polite && !(h.c.orphan && late && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
 	}
 	for i := range w.host {
 		h, other := &w.host[i], &w.host[1-i]
@@ -595,6 +607,11 @@ func (w *sim) act(i int) {
 		c.Close(w.now)
 	}
 	switch {
+	case w.now < h.side.Late:
+		h.appAt = h.side.Late
+		if busy {
+			h.appAt = min(h.appAt, w.now+max(w.pause(h), 1))
+		}
 	case busy:
 		h.appAt = w.now + max(w.pause(h), 1)
 	case h.side.End == endAbort:
@@ -604,6 +621,9 @@ func (w *sim) act(i int) {
 
 func (w *sim) reads(i int) (busy bool) {
 	h := &w.host[i]
+	if w.now < h.side.Late {
+		return false
+	}
 	w.takeAwaited(i)
 	buf := make([]byte, 1+w.rng.IntN(h.side.Bite))
 	if h.c.Readable() > 0 {

@@ -18,9 +18,10 @@ func (c *Conn) text(now Time, seq Seq, s *Segment) {
 	c.brief = false
 	c.ecnReceived(s)
 	end := seq + Seq(n)
-	if s.has(wire.FlagFIN) && !r.fin && end.Less(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
+	if s.has(wire.FlagFIN) && !r.fin && end.LessEq(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
 		// The FIN counts once everything before it has come. One that lies
-		// before text that is here already is nobody's.
+		// before text that is here already is nobody's. It takes no room in the
+		// buffer, so as on Linux it may be the one number beyond the window.
 		r.fin, r.finSeq = true, end
 	}
 	lo, hi := maxSeq(seq, r.nxt), minSeq(end, r.edge)
@@ -447,6 +448,7 @@ func (c *Conn) advertise() int {
 	edge = r.nxt + (edge-r.nxt)/unit*unit
 	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
 		r.edge, r.edgeMoved = edge, true
+		r.maxEdge = maxSeq(r.maxEdge, edge)
 	}
 	return c.window()
 }
