@@ -406,7 +406,8 @@ func (c *Conn) Close(now Time) {
 	case c.state == Closed || c.state == SynSent:
 		c.die(ErrNone)
 	case c.rcv.buf.n > 0:
-		c.Abort(now)
+		// As on Linux that holds for what came before the peer's FIN, too.
+		c.abort(c.state != TimeWait)
 	default:
 		c.CloseWrite(now)
 		if c.state == FinWait2 {
@@ -431,12 +432,24 @@ func (c *Conn) Abort(now Time) {
 		// It broke before, and what had come by then will not be read.
 		c.rcv.buf.n = 0
 		c.rcv.buf.giveBack(c.p)
-	case SynSent, Closing, LastAck, TimeWait:
-		// "respond with an ok and delete the TCB": the peer has all that we sent,
-		// or has nothing to lose.
-		c.fail(ErrAborted)
+	case SynSent, TimeWait:
+		c.abort(false) // "respond with an ok and delete the TCB"
+	case Closing, LastAck:
+		// The same, where the peer gets all that we have sent, our FIN included. What
+		// waits behind its window will not come, and without a reset the peer would
+		// wait for it; Linux sends one too.
+		c.abort(c.waits())
 	default:
+		c.abort(true)
+	}
+}
+
+// abort ends the connection at once, with a RST or without.
+func (c *Conn) abort(reset bool) {
+	if reset {
 		c.failReset(ErrAborted)
+	} else {
+		c.fail(ErrAborted)
 	}
 }
 
