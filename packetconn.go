@@ -309,8 +309,10 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 
 // An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and
 // has the methods of net.IPConn except File and SyscallConn. What is written begins after
-// the IP header. As with net, what Read and ReadMsgIP return of IPv4 begins with the IP
-// header, and what the other methods return begins after it.
+// the IP header, but for protocol 255: there, as on Linux, it begins with an IPv4 header, of
+// which the host fills in length and checksum, and source and identification where they are 0.
+// As with net, what Read and ReadMsgIP return of IPv4 begins with the IP header, and what
+// the other methods return begins after it.
 type IPConn struct {
 	datagramConn
 	raw *stack.Raw

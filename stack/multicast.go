@@ -290,8 +290,7 @@ const maxLooped = 4 << 20
 
 // put queues a copy of a datagram, unless there are too many.
 func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, meta *frameMeta) {
-	if q.bytes.Load() >= maxLooped {
-		s.drop(dropLoopQueue)
+	if q.full(s) {
 		return
 	}
 	buf := s.bufs.get(wire.IPv4Len + len(payload))
@@ -301,11 +300,31 @@ func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, met
 	if meta.needsChecksum {
 		l.csumOffset = meta.csumOffset
 	}
+	q.add(l)
+}
+
+// putPacket is put for a datagram or fragment that has its header.
+func (q *loopQueue) putPacket(s *Stack, ifc *iface, packet []byte) {
+	if !q.full(s) {
+		q.add(looped{ifc: ifc, buf: append(s.bufs.get(len(packet))[:0], packet...)})
+	}
+}
+
+// full reports whether there are too many datagrams, and counts the one that is dropped then.
+func (q *loopQueue) full(s *Stack) bool {
+	if q.bytes.Load() < maxLooped {
+		return false
+	}
+	s.drop(dropLoopQueue)
+	return true
+}
+
+func (q *loopQueue) add(l looped) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, l)
 	q.n.Add(1)
-	q.bytes.Add(int64(cap(buf)))
+	q.bytes.Add(int64(cap(l.buf)))
 }
 
 // drain delivers what waits, unless another goroutine is at it. No lock is held.
@@ -354,18 +373,24 @@ func (s *Stack) inputLooped(l *looped) {
 		return
 	}
 	s.counts.ipReceived.Add(1)
-	s.deliver(&packet{
+	p := packet{
 		ifc:        l.ifc,
 		src:        h.Src,
 		dst:        h.Dst,
 		proto:      h.Proto,
 		ttl:        h.TTL,
 		tos:        h.TOS,
-		header:     l.buf[:wire.IPv4Len],
+		header:     l.buf[:h.HeaderLen()],
 		payload:    payload,
 		checksumOK: true,
 		csumOffset: l.csumOffset,
 		gso:        nic.GSONone,
 		broadcast:  true,
-	})
+	}
+	if h.IsFragment() {
+		s.counts.ipStopped.Add(1)
+		s.frags.input(&p, &h)
+		return
+	}
+	s.deliver(&p)
 }

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -58,9 +59,16 @@ func (t *rawTable) closeAll() {
 	}
 }
 
+// protoRaw is Linux's IPPROTO_RAW: what a socket of this protocol sends begins with the IP
+// header.
+const protoRaw = 255
+
 // OpenRaw makes a raw socket of a protocol, for a local address or, if that is
 // invalid or unspecified, for all of the host's. A protocol above 255 fits no header: as on
-// Linux, such a socket receives nothing, and sends with the lower 8 bits. The errors are
+// Linux, such a socket receives nothing, and sends with the lower 8 bits. What is written to one of
+// protocol 255 begins with the IPv4 header, as raw(7) has it: the length and the checksum are
+// filled in, and so are source and identification where they are 0; it goes to the address
+// that WriteTo or Connect names, whatever the header says, and never in fragments. The errors are
 // EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
 func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error) {
 	addr, err := s.checkLocal(fam, local)
@@ -174,7 +182,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, syscall.EINVAL
 	case !r.fam.holds(to):
 		return 0, syscall.EAFNOSUPPORT
-	case len(b) > maxIPv4-wire.IPv4Len:
+	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw:
 		return 0, syscall.EMSGSIZE
 	}
 	src, over := r.source(&o), r.over(to, &o)
@@ -186,12 +194,51 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 			return 0, err
 		}
 	}
+	if r.proto == protoRaw {
+		return r.writeHeader(b, &o)
+	}
 	buf := r.s.bufs.get(ipRoom + len(b))
 	copy(buf[ipRoom:], b)
 	if err := r.s.sendIP(&r.path, r.header(wire.Proto(r.proto), &o), buf, len(b), frameMeta{}); err != nil {
 		return 0, err
 	}
 	r.s.counts.rawSent.Add(1)
+	return len(b), nil
+}
+
+// writeHeader queues a datagram whose header is the caller's, on the path in r.path. The errors
+// are those of Linux: EMSGSIZE for one that is larger than the link's MTU, EINVAL for one
+// without a whole header. The lock is held.
+func (r *Raw) writeHeader(b []byte, o *SendOptions) (int, error) {
+	s, p := r.s, &r.path
+	if len(b) > p.ifc.mtu {
+		return 0, syscall.EMSGSIZE
+	}
+	if len(b) < wire.IPv4Len {
+		return 0, syscall.EINVAL
+	}
+	n := int(b[0]&15) * 4
+	if n < wire.IPv4Len || n > len(b) {
+		return 0, syscall.EINVAL
+	}
+	buf := s.bufs.get(headroom + len(b))
+	packet := buf[headroom:]
+	copy(packet, b)
+	be := binary.BigEndian
+	be.PutUint16(packet[2:], uint16(len(b)))
+	if be.Uint16(packet[4:]) == 0 {
+		be.PutUint16(packet[4:], s.nextIPID())
+	}
+	if *(*[4]byte)(packet[12:]) == [4]byte{} {
+		*(*[4]byte)(packet[12:]) = p.src.As4()
+	}
+	be.PutUint16(packet[10:], 0)
+	be.PutUint16(packet[10:], wire.Checksum(packet[:n]))
+	if r.header(protoRaw, o).loop && netip.AddrFrom4([4]byte(packet[16:])) == p.dst {
+		s.loop.putPacket(s, p.ifc, packet)
+	}
+	s.sendPacket(p, buf, len(b), frameMeta{})
+	s.counts.rawSent.Add(1)
 	return len(b), nil
 }
 
