@@ -80,12 +80,35 @@ func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 	answer := wire.ICMP{Type: wire.ICMPEchoReply, Rest: h.Rest}
 	answer.Put(buf[ipRoom:], buf[ipRoom+wire.ICMPLen:])
 	s.counts.icmpSent.Add(1)
-	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL, tos: p.tos}, buf, n)
+	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL, tos: p.tos}, s.echoOptions(p), buf, n)
+}
+
+// echoOptions returns the options of the answer to an echo request.
+//
+// RFC 1122 3.2.2.6: "If a Record Route and/or Time Stamp option is received in an ICMP Echo
+// Request, this option (these options) SHOULD be updated to include the current host and
+// included in the IP header of the Echo Reply message, without 'truncation'." The host is
+// entered once, as in BSD; Linux enters itself twice, as destination and as source.
+func (s *Stack) echoOptions(p *packet) []byte {
+	if len(p.header) <= wire.IPv4Len {
+		return nil
+	}
+	o, _, r := wire.ParseIPv4Options(p.header[wire.IPv4Len:])
+	if r != wire.OK || o.RecordRoute == nil && o.Timestamp == nil {
+		return nil
+	}
+	// What came is borrowed.
+	options := append(append(make([]byte, 0, wire.MaxIPv4Len-wire.IPv4Len), o.RecordRoute...), o.Timestamp...)
+	o, _, _ = wire.ParseIPv4Options(options)
+	// RFC 1122 3.2.2.8: the "standard value" is "milliseconds since midnight UT".
+	const day = 24 * time.Hour
+	o.Record(p.dst, uint32(time.Now().UnixMilli()%day.Milliseconds()))
+	return options
 }
 
 // sendUnreachable tells a datagram's sender that it reached nobody.
 func (s *Stack) sendUnreachable(p *packet, code uint8) {
-	s.sendICMPError(p, wire.ICMPUnreachable, code)
+	s.sendICMPError(p, wire.ICMP{Type: wire.ICMPUnreachable, Code: code})
 }
 
 // sendICMPError sends an ICMP error about a datagram, where that is allowed.
@@ -95,7 +118,7 @@ func (s *Stack) sendUnreachable(p *packet, code uint8) {
 // or IP multicast address, or a datagram sent as a link-layer broadcast, or a
 // non-initial fragment, or a datagram whose source address does not define a
 // single host".
-func (s *Stack) sendICMPError(p *packet, typ wire.ICMPType, code uint8) {
+func (s *Stack) sendICMPError(p *packet, h wire.ICMP) {
 	if p.broadcast || !isUnicast(p.src) {
 		return
 	}
@@ -115,10 +138,9 @@ func (s *Stack) sendICMPError(p *packet, typ wire.ICMPType, code uint8) {
 		// The sender reads its datagram as it was on the wire, had there been one.
 		completeChecksum(body[:quote], p.payload, len(p.header), p.csumOffset)
 	}
-	h := wire.ICMP{Type: typ, Code: code}
 	h.Put(buf[ipRoom:], body)
 	s.counts.icmpSent.Add(1)
-	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL}, buf, n)
+	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL}, nil, buf, n)
 }
 
 // isICMPQuery reports whether a message is known not to be an error.

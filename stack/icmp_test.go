@@ -127,7 +127,6 @@ func TestMartiansAreDroppedByReason(t *testing.T) {
 		{wire.IPv4{}, wire.Broadcast(), dropUnicastInBroadcast},
 		{wire.IPv4{}, wire.MAC{2, 9}, dropOtherMAC},
 		{wire.IPv4{Options: []byte{131, 7, 4, 192, 0, 2, 9, 0}}, macA, dropSourceRoute},
-		{wire.IPv4{Options: []byte{7, 200, 4, 0}}, macA, wire.BadIPv4Options},
 	} {
 		s, p := hostAndKnownPeer(t)
 		test.h.Proto = wire.ProtoICMP

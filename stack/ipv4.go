@@ -37,13 +37,7 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		return now
 	}
 	if len(h.Options) > 0 {
-		// RFC 6274 3.13.2.3 and 3.13.2.4: source-routed packets should be
-		// dropped; RFC 1122 3.2.1.8 (c) lets a host do so.
-		routed, r := wire.SourceRoute(h.Options)
-		if r == wire.OK && routed {
-			r = dropSourceRoute
-		}
-		if r != wire.OK {
+		if r := ifc.checkOptions(&p, &h); r != wire.OK {
 			ifc.stop(r)
 			return now
 		}
@@ -59,6 +53,25 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	}
 	s.deliver(&p)
 	return p.now
+}
+
+// checkOptions decides whether a datagram may pass with the options that it has.
+func (ifc *iface) checkOptions(p *packet, h *wire.IPv4) wire.Reason {
+	o, bad, r := wire.ParseIPv4Options(h.Options)
+	switch {
+	case r != wire.OK:
+		// RFC 1122 3.2.2.5: "A host SHOULD generate Parameter Problem messages." RFC 792:
+		// "If code = 0, the pointer identifies the octet where an error was detected."
+		if h.FragOffset == 0 {
+			ifc.s.sendICMPError(p, wire.ICMP{Type: wire.ICMPParamProblem, Rest: uint32(bad) << 24})
+		}
+		return r
+	case o.SourceRoute != nil:
+		// RFC 6274 3.13.2.3 and 3.13.2.4: source-routed packets should be
+		// dropped; RFC 1122 3.2.1.8 (c) lets a host do so.
+		return dropSourceRoute
+	}
+	return wire.OK
 }
 
 // stop counts a datagram that goes no further.

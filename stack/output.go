@@ -178,31 +178,49 @@ func (s *Stack) sendIP(p *path, h ipHeader, buf []byte, n int, meta frameMeta) e
 	return nil
 }
 
-// sendFragments sends a datagram's payload in as many fragments as it takes.
+// sendFragments sends a datagram's payload in as many fragments as it takes, or whole.
 //
 // RFC 791 3.2: "the data ... is divided into two portions on a 8 octet (64 bit)
 // boundary"; all fragments have the identification of the datagram.
 func (s *Stack) sendFragments(p *path, ip *wire.IPv4, payload []byte) {
-	size := (p.mtu - wire.IPv4Len) &^ 7
-	for off := 0; off < len(payload); off += size {
-		piece := payload[off:min(off+size, len(payload))]
+	for off := 0; off < len(payload); {
+		head := ip.HeaderLen()
+		size := len(payload) - off
+		if ip.MoreFragments = size > p.mtu-head; ip.MoreFragments {
+			size = (p.mtu - head) &^ 7
+		}
 		ip.FragOffset = uint16(off)
-		ip.MoreFragments = off+len(piece) < len(payload)
-		buf := s.bufs.get(ipRoom + len(piece))
-		ip.Put(buf[headroom:], len(piece))
-		copy(buf[ipRoom:], piece)
-		s.counts.fragsSent.Add(1)
-		s.sendPacket(p, buf, wire.IPv4Len+len(piece), frameMeta{})
+		buf := s.bufs.get(headroom + head + size)
+		ip.Put(buf[headroom:], size)
+		copy(buf[headroom+head:], payload[off:off+size])
+		if ip.IsFragment() {
+			s.counts.fragsSent.Add(1)
+		}
+		s.sendPacket(p, buf, head+size, frameMeta{})
+		off += size
+		// RFC 791 3.1, of all that are sent: "Not copied on fragmentation, goes in first
+		// fragment only."
+		ip.Options = nil
 	}
 }
 
-// reply sends a datagram that no socket is behind. Where the queue is full or
-// there is no way back, it is lost. The buffer is as sendIP's.
-func (s *Stack) reply(dst, src netip.Addr, h ipHeader, buf []byte, n int) {
+// reply sends a datagram that no socket is behind, with the given options of IPv4. Where the
+// queue is full or there is no way back, it is lost. The buffer is as sendIP's.
+func (s *Stack) reply(dst, src netip.Addr, h ipHeader, options, buf []byte, n int) {
 	p, err := s.route(dst, src)
 	if err != nil || p.group || !p.ifc.tx.room() {
 		s.bufs.put(buf)
 		s.drop(dropNoReply)
+		return
+	}
+	if len(options) > 0 {
+		ip := wire.IPv4{TOS: h.tos, ID: s.nextIPID(), TTL: h.ttl, Proto: h.proto, Src: p.src, Dst: p.dst, Options: options}
+		if ip.HeaderLen()+n <= maxIPv4 {
+			s.sendFragments(&p, &ip, buf[ipRoom:ipRoom+n])
+		} else {
+			s.drop(dropNoReply)
+		}
+		s.bufs.put(buf)
 		return
 	}
 	if s.sendIP(&p, h, buf, n, frameMeta{}) != nil {

@@ -195,7 +195,7 @@ func (s *Stack) sendLone(local, remote netip.AddrPort, out *tcp.Segment) {
 	out.Put(b)
 	wire.SetTCPChecksum(local.Addr(), remote.Addr(), b)
 	s.counts.tcpOut.Add(1)
-	s.reply(remote.Addr(), local.Addr(), ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, buf, n)
+	s.reply(remote.Addr(), local.Addr(), ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, nil, buf, n)
 }
 
 // tcpICMP takes an ICMP error about a segment of ours, or word that the

@@ -53,7 +53,7 @@ type IPv4 struct {
 
 // ParseIPv4 checks a datagram as a host must and returns its header and its
 // payload, without whatever the link appended. It does not look into the
-// options: SourceRoute does.
+// options: ParseIPv4Options does.
 //
 // It fails with ShortIPv4, BadIPv4Version, BadIPv4HeaderLen, BadIPv4TotalLen or
 // BadIPv4Checksum.
@@ -161,46 +161,4 @@ func (h *IPv4) Put(b []byte, payloadLen int) {
 		clear(b[IPv4Len+copy(b[IPv4Len:], h.Options):])
 	}
 	be.PutUint16(b[10:12], Checksum(b))
-}
-
-// Options of IPv4 (RFC 791 3.1).
-const (
-	ipv4OptEnd  = 0
-	ipv4OptNop  = 1
-	ipv4OptLSRR = 131 // Loose Source and Record Route
-	ipv4OptSSRR = 137 // Strict Source and Record Route
-)
-
-// SourceRoute tells whether the options of a datagram hold a source route,
-// loose or strict, and fails with BadIPv4Options where they are malformed.
-// Options that it does not know are passed over.
-func SourceRoute(options []byte) (bool, Reason) {
-	found := false
-	for i := 0; i < len(options); {
-		switch options[i] {
-		case ipv4OptEnd:
-			return found, OK
-		case ipv4OptNop:
-			i++
-			continue
-		}
-		if i+1 >= len(options) {
-			return found, BadIPv4Options
-		}
-		n := int(options[i+1])
-		if n < 2 || n > len(options)-i {
-			return found, BadIPv4Options
-		}
-		if t := options[i]; t == ipv4OptLSRR || t == ipv4OptSSRR {
-			// RFC 791 3.1: "The pointer is relative to this option, and the
-			// smallest legal value for the pointer is 4."
-			// The same, of either route: "Appears at most once in a datagram."
-			if found || n < 3 || options[i+2] < 4 {
-				return found, BadIPv4Options
-			}
-			found = true
-		}
-		i += n
-	}
-	return found, OK
 }

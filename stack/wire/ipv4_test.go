@@ -167,42 +167,12 @@ func TestIPv4PutRefusesWhatNoHeaderCanSay(t *testing.T) {
 	require.Panics(t, func() { h.Put(b, 0) }, "41 bytes of options")
 }
 
-func TestSourceRoutes(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		options []byte
-		found   bool
-		r       Reason
-	}{
-		{"none", nil, false, OK},
-		{"padding only", []byte{1, 1, 1, 0}, false, OK},
-		{"router alert", []byte{148, 4, 0, 0}, false, OK},
-		{"loose", []byte{131, 7, 4, 192, 0, 2, 9, 0}, true, OK},
-		{"strict after NOP", []byte{1, 137, 7, 8, 192, 0, 2, 9}, true, OK},
-		{"hidden behind the end of the list", []byte{0, 131, 3, 4}, false, OK},
-		{"record route", []byte{7, 7, 4, 0, 0, 0, 0, 0}, false, OK},
-		{"two source routes", []byte{131, 3, 4, 137, 3, 4}, true, BadIPv4Options},
-		{"pointer into the option's head", []byte{131, 7, 3, 1, 2, 3, 4, 0}, false, BadIPv4Options},
-		{"source route without pointer", []byte{131, 2, 0, 0}, false, BadIPv4Options},
-		{"source route whose pointer would be beyond the header", []byte{1, 1, 131, 2}, false, BadIPv4Options},
-		{"length 0", []byte{7, 0, 0, 0}, false, BadIPv4Options},
-		{"length 1", []byte{7, 1, 0, 0}, false, BadIPv4Options},
-		{"length beyond the header", []byte{148, 5, 0, 0}, false, BadIPv4Options},
-		{"no room for the length", []byte{1, 1, 1, 148}, false, BadIPv4Options},
-		{"malformed after a source route", []byte{131, 3, 4, 7}, true, BadIPv4Options},
-	} {
-		found, r := SourceRoute(c.options)
-		require.Equal(t, c.r, r, c.name)
-		require.Equal(t, c.found, found, c.name)
-	}
-}
-
 func TestIPv4DoesNotAllocate(t *testing.T) {
 	b := ipv4Packet(IPv4{TTL: 64, Proto: ProtoUDP, Options: []byte{131, 3, 4, 0}}, []byte("data"))
 	out := make([]byte, len(b))
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		h, payload, _ := ParseIPv4(b)
-		SourceRoute(h.Options)
+		ParseIPv4Options(h.Options)
 		h.Put(out, len(payload))
 	}))
 }
@@ -213,7 +183,7 @@ func FuzzIPv4(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ParseIPv4(b)
-		SourceRoute(b)
+		ParseIPv4Options(b)
 		// Random bytes seldom have a right checksum.
 		fixIPv4(b)
 		h, payload, r := ParseIPv4(b)
@@ -221,7 +191,7 @@ func FuzzIPv4(f *testing.F) {
 			return
 		}
 		requireAsOracle(t, b, h)
-		SourceRoute(h.Options)
+		ParseIPv4Options(h.Options)
 		require.Equal(t, int(h.TotalLen), h.HeaderLen()+len(payload))
 		out := make([]byte, h.TotalLen)
 		h.Put(out, len(payload))
