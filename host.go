@@ -45,8 +45,9 @@ import (
 // zero value is a host that has only its loopback.
 type Config struct {
 	// NIC is the link, and Addrs the host's addresses on it with the lengths of their
-	// networks. Gateway is the default router, if there is any. The host closes the
-	// device when it is closed.
+	// networks. Gateway is the default router, if there is any; where all addresses
+	// are single ones (/32), as some clouds give them, it need not be in their network. The
+	// host closes the device when it is closed.
 	NIC     nic.Device
 	Addrs   []netip.Prefix
 	Gateway netip.Addr

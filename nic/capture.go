@@ -79,6 +79,9 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 // where it is one that can tell. It must be called before Attach.
 func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
 
+// Unwrap returns the device below.
+func (c *Captured) Unwrap() Device { return c.dev }
+
 // Nonblocking returns the device if the Send of the one below does not wait, and takes
 // the capture's writer for one that does not.
 func (c *Captured) Nonblocking() Device {

@@ -4,21 +4,27 @@
 // but for the headers that change when a super-frame is cut up.
 package nic
 
+import (
+	"errors"
+	"iter"
+	"reflect"
+)
+
 // A Device is one end of a link. The stack above it is its only user.
 //
 // Before Attach nothing is received and nothing may be sent. All methods may
 // be called from several goroutines.
 //
 // What some devices can do beside is told by further interfaces, which a stack looks for
-// before Attach: DownNotifier, ReceiveMerger, ReceivePlacer and Nonblocking. A
-// device that wraps another one passes them on, where they still hold.
+// before Attach: DownNotifier, ReceiveMerger, ReceivePlacer, Nonblocking and AttachReporter. A
+// device that wraps another one passes them on, where they still hold, and is a Wrapper.
 type Device interface {
 	// Link describes the link. It does not change while the device is open,
 	// except for Up.
 	Link() Link
 
 	// Attach gives the device the function that takes what it receives.
-	// It is called once, before the first Send. recv is called with one or
+	// It is called once, before the first Send; a second call panics. recv is called with one or
 	// more frames in the order of the wire; it never blocks for long, it may
 	// call Send, and it may be called by several goroutines at once.
 	// The frames and their bytes are borrowed for the call, and not to be
@@ -82,10 +88,78 @@ type Nonblocking interface {
 	Nonblocking() Device
 }
 
+// An AttachReporter is a Device that can tell whether it has its one user, so that giving it
+// to a second one is an error rather than a panic.
+type AttachReporter interface {
+	Device
+	// Attached reports whether Attach was called.
+	Attached() bool
+}
+
+// A Wrapper is a Device in front of another one, whose only user it is.
+type Wrapper interface {
+	Device
+	// Unwrap returns the device below.
+	Unwrap() Device
+}
+
 // IsNonblocking reports whether the Send of a device never waits.
 func IsNonblocking(dev Device) bool {
 	d, ok := dev.(Nonblocking)
-	return ok && d.Nonblocking() == dev
+	return ok && same(d.Nonblocking(), dev)
+}
+
+// same reports whether two devices are one. Those that cannot be compared are not.
+func same(a, b Device) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}
+
+// CheckFree returns an error if a device cannot be given to a user: it is nil, or a nil
+// pointer, it or one below it has been attached, or it has a device in common with one of others,
+// which are about to be.
+func CheckFree(dev Device, others ...Device) error {
+	if isNil(dev) {
+		return errors.New("the device is nil")
+	}
+	for d := range chain(dev) {
+		if a, ok := d.(AttachReporter); ok && a.Attached() {
+			return errors.New("the device has a user already")
+		}
+		for _, other := range others {
+			for o := range chain(other) {
+				if same(d, o) {
+					return errors.New("the device is given to two users")
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// isNil reports whether there is no device: dev is nil, or a nil pointer of some type.
+func isNil(dev Device) bool {
+	if dev == nil {
+		return true
+	}
+	v := reflect.ValueOf(dev)
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Func, reflect.Chan:
+		return v.IsNil()
+	}
+	return false
+}
+
+// chain has a device and those below it.
+func chain(dev Device) iter.Seq[Device] {
+	return func(yield func(Device) bool) {
+		for !isNil(dev) && yield(dev) {
+			w, ok := dev.(Wrapper)
+			if !ok {
+				return
+			}
+			dev = w.Unwrap()
+		}
+	}
 }
 
 // Medium says what a link's frames begin with.

@@ -156,6 +156,9 @@ func (d *Impaired) pass(batch []Frame) int {
 // where it is one that can tell. It must be called before Attach.
 func (d *Impaired) NotifyDown(f func(err error)) { notifyDown(d.dev, f) }
 
+// Unwrap returns the device below.
+func (d *Impaired) Unwrap() Device { return d.dev }
+
 // Nonblocking returns the device if the Send of the one below does not wait.
 func (d *Impaired) Nonblocking() Device {
 	if !IsNonblocking(d.dev) {

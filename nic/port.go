@@ -65,6 +65,9 @@ func (p *port) Attach(recv func(batch []Frame)) {
 	}
 }
 
+// Attached reports whether Attach was called.
+func (p *port) Attached() bool { return p.recv.Load() != nil }
+
 // Close ends the link. A second Close returns net.ErrClosed.
 func (p *port) Close() error {
 	if !p.closed.CompareAndSwap(false, true) {

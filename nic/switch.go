@@ -121,6 +121,9 @@ func (sw *Switch) add(p *SwitchPort, mac [6]byte) *SwitchPort {
 // is not Nonblocking is sent to by a goroutine that runs while frames wait: of those, up to
 // 6.5 MB, copies are kept, and others are dropped and counted.
 func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
+	if err := CheckFree(dev); err != nil {
+		return nil, fmt.Errorf("nic: switch: %w", err)
+	}
 	l := dev.Link()
 	if l.Medium != Ethernet {
 		return nil, fmt.Errorf("nic: switch: %s is no Ethernet: %w", l.Name, errors.ErrUnsupported)
@@ -157,6 +160,9 @@ func (p *SwitchPort) Attach(recv func(batch []Frame)) {
 	}
 	p.port.Attach(recv)
 }
+
+// Attached reports whether Attach was called, or the port is that of a device.
+func (p *SwitchPort) Attached() bool { return p.dev != nil || p.port.Attached() }
 
 // Nonblocking returns the port: its Send does not wait.
 func (p *SwitchPort) Nonblocking() Device { return p }

@@ -279,6 +279,14 @@ func TestASwitchRefusesADeviceThatDoesNotFit(t *testing.T) {
 	a, _ = Pipe(PipeConfig{MTU: 1400})
 	_, err = sw.Attach(a)
 	require.EqualError(t, err, "nic: switch: the MTU of pipe-a is 1400, less than the switch's 1500")
+	a, _ = Pipe(PipeConfig{})
+	a.Attach(func([]Frame) {})
+	_, err = sw.Attach(Impair(a, ImpairConfig{}))
+	require.EqualError(t, err, "nic: switch: the device has a user already")
+	_, err = sw.Attach((*PipeEnd)(nil))
+	require.EqualError(t, err, "nic: switch: the device is nil")
+	_, err = sw.Attach(nil)
+	require.EqualError(t, err, "nic: switch: the device is nil")
 	require.Empty(t, *sw.ports.Load())
 }
 

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -28,12 +29,27 @@ func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
 		return as
 	}
 	shared := dev()
+	used, _ := nic.Pipe(nic.PipeConfig{})
+	other, err := New(one(NIC{Device: used}))
+	require.NoError(t, err)
+	defer other.Close()
+	closed := nic.NewNull(nic.Link{})
+	another, err := New(one(NIC{Device: closed}))
+	require.NoError(t, err)
+	another.Close()
 	for _, test := range []struct {
 		name string
 		cfg  Config
 		want string
 	}{
 		{"nil device", one(NIC{Name: "a"}), "device is nil"},
+		{"nil pointer", one(NIC{Device: (*nic.TAP)(nil)}), "device is nil"},
+		{"device of another host", one(NIC{Device: used}), "has a user already"},
+		{"device below another", one(NIC{Device: nic.Capture(used, io.Discard, nic.CaptureConfig{})}), "has a user already"},
+		{"device that was closed with another host", one(NIC{Device: closed}), "has a user already"},
+		{"port of a switch's device", one(NIC{Device: portOfADevice(t)}), "has a user already"},
+		{"device twice, once below", Config{NICs: []NIC{{Name: "a", Device: nic.Impair(shared, nic.ImpairConfig{})}, {Name: "b", Device: shared}}}, "that of a already"},
+		{"device that cannot be compared", Config{NICs: []NIC{{Device: uncomparable{dev(), nil}}, {Device: uncomparable{nic.NewNull(nic.Link{MTU: 60}), nil}}}}, "MTU of 60"},
 		{"small MTU", one(NIC{Device: nic.NewNull(nic.Link{MTU: 67})}), "MTU of 67"},
 		{"group MAC", one(NIC{Device: nic.NewNull(nic.Link{MAC: [6]byte{1, 2, 3, 4, 5, 6}})}), "group address"},
 		{"name taken", Config{NICs: []NIC{{Name: "a", Device: dev()}, {Name: "a", Device: dev()}}}, `"a" is taken`},
@@ -50,6 +66,10 @@ func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
 		{"loopback outside", one(NIC{Device: dev(), Addrs: addrs("127.0.0.2/8")}), "loopback"},
 		{"unspecified", one(NIC{Device: dev(), Addrs: addrs("0.0.0.0/8")}), "unspecified"},
 		{"gateway not on link", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("198.51.100.1")}), "not on the link"},
+		{"gateway is a group", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("224.0.0.5")}), "not a unicast"},
+		{"gateway is nobody", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("0.0.0.0")}), "not a unicast"},
+		{"gateway not on link beside a network", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24", "192.0.2.77/32"), Gateway: addr("198.51.100.1")}), "not on the link"},
+		{"gateway without an address", one(NIC{Device: dev(), Gateway: addr("198.51.100.1")}), "not on the link"},
 		{"gateway is the host", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("192.0.2.1")}), "own address"},
 		{"route to nowhere", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8")}}}, "neither"},
 		{"route over no NIC", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8"), NIC: "x"}}}, `"x"`},
@@ -62,6 +82,52 @@ func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
 			require.ErrorContains(t, err, test.want)
 			require.Nil(t, s)
 		})
+	}
+}
+
+// An uncomparable device is one that == panics for.
+type uncomparable struct {
+	nic.Device
+	f []int
+}
+
+func portOfADevice(t *testing.T) nic.Device {
+	p, err := nic.NewSwitch(nic.SwitchConfig{}).Attach(nic.NewNull(nic.Link{}))
+	require.NoError(t, err)
+	return p
+}
+
+// A host with a single address reaches all else by a gateway that is in no network of its, as
+// clouds have it.
+func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
+	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
+		a, b := nic.Pipe(nic.PipeConfig{Medium: medium})
+		cloud := func(dev nic.Device, own, gateway string) *Stack {
+			s, err := New(Config{Rand: testRand(), NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{prefix(own)}, Gateway: addr(gateway)}}})
+			require.NoError(t, err)
+			t.Cleanup(func() { s.Close() })
+			return s
+		}
+		one := cloud(a, "203.0.113.7/32", "169.254.0.1")
+		router := cloud(b, "169.254.0.1/32", "203.0.113.7") // any address will do
+		u, v := openUDP(t, one, "0.0.0.0:9"), openUDP(t, router, "0.0.0.0:9")
+		_, err := u.WriteTo([]byte("x"), addrPort("169.254.0.1:9"), SendOptions{})
+		require.NoError(t, err)
+		_, _, from, _, err := v.ReadFrom(make([]byte, 10))
+		require.NoError(t, err)
+		require.Equal(t, addrPort("203.0.113.7:9"), from)
+		p, err := one.route(addr("192.0.2.99"), netip.Addr{})
+		require.NoError(t, err)
+		require.Equal(t, addr("169.254.0.1"), p.hop)
+		require.Equal(t, addr("203.0.113.7"), p.src)
+		require.Equal(t, []Route{
+			{Dst: prefix("203.0.113.7/32"), NIC: "pipe-a", Src: addr("203.0.113.7")},
+			{Dst: prefix("169.254.0.1/32"), NIC: "pipe-a"},
+			{Dst: prefix("0.0.0.0/0"), Via: addr("169.254.0.1"), NIC: "pipe-a"},
+		}, one.Routes())
+		// A route may name the gateway too.
+		require.NoError(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.1")}))
+		require.Error(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.2")}))
 	}
 }
 

@@ -170,9 +170,13 @@ func (s *Stack) rebuildRoutes() {
 		}
 	}
 	for _, ifc := range ifaces {
-		if ifc.gateway.IsValid() {
-			all = append(all, route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: ifc.gateway, ifc: ifc})
+		if !ifc.gateway.IsValid() {
+			continue
 		}
+		if ifc.hostPrefixes() {
+			all = append(all, route{dst: netip.PrefixFrom(ifc.gateway, ifc.gateway.BitLen()), ifc: ifc})
+		}
+		all = append(all, route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: ifc.gateway, ifc: ifc})
 	}
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
@@ -553,6 +557,9 @@ func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 		if p.Contains(a) {
 			return true
 		}
+	}
+	if a == ifc.gateway && ifc.hostPrefixes() {
+		return true
 	}
 	for _, r := range s.static {
 		if r.NIC == ifc.name && !r.Via.IsValid() && r.Dst.Contains(a) {

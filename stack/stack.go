@@ -67,8 +67,10 @@ type NIC struct {
 	Device nic.Device
 	// Addrs are the host's addresses with the lengths of their networks.
 	Addrs []netip.Prefix
-	// Gateway is the default router. It has to be on the link. An invalid
-	// address means none.
+	// Gateway is the default router; an invalid address means none. It has to be on the
+	// link: in the network of an address, or of a route without Via. Where all of Addrs
+	// are single addresses (/32), as some clouds give them, the gateway is taken to be on
+	// the link, and all else is reached by it.
 	Gateway netip.Addr
 }
 
@@ -295,8 +297,13 @@ func (s *Stack) RemoveNIC(name string) error {
 
 // checkNIC makes an interface of a NIC, after those that are there already.
 func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
-	if n.Device == nil {
-		return nil, fmt.Errorf("the device is nil")
+	if err := nic.CheckFree(n.Device); err != nil {
+		return nil, err
+	}
+	for _, other := range ifaces {
+		if nic.CheckFree(n.Device, other.dev) != nil {
+			return nil, fmt.Errorf("the device is that of %s already", other.name)
+		}
 	}
 	link := n.Device.Link()
 	name, err := nicName(ifaces, n.Name, link.Name)
@@ -310,11 +317,6 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	}
 	if link.Medium == nic.Ethernet && link.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%s: the device's address is a group address", name)
-	}
-	for _, other := range ifaces {
-		if other.dev == n.Device {
-			return nil, fmt.Errorf("%s: the device is that of %s already", name, other.name)
-		}
 	}
 	for i, p := range n.Addrs {
 		if err := checkAddr(p); err != nil {
@@ -394,8 +396,21 @@ func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 	if ifc.owns(gw) {
 		return fmt.Errorf("%s: gateway %v is the host's own address", ifc.name, gw)
 	}
+	if !isUnicast(gw) || gw.IsLoopback() {
+		return fmt.Errorf("%s: gateway %v is not a unicast address", ifc.name, gw)
+	}
 	if !s.onLink(ifc, gw) {
 		return fmt.Errorf("%s: gateway %v is not on the link: no address has a network that contains it", ifc.name, gw)
 	}
 	return nil
+}
+
+// hostPrefixes reports whether the interface has addresses, and none of them has a network.
+func (ifc *iface) hostPrefixes() bool {
+	for _, p := range ifc.addrs {
+		if !p.IsSingleIP() {
+			return false
+		}
+	}
+	return len(ifc.addrs) > 0
 }

@@ -204,6 +204,9 @@ func (d *watched) NotifyDown(f func(error)) {
 	})
 }
 
+// Unwrap returns the device that is watched.
+func (d *watched) Unwrap() nic.Device { return d.Device }
+
 // Nonblocking returns the device if the Send of the one that is watched does not wait.
 func (d *watched) Nonblocking() nic.Device {
 	if !nic.IsNonblocking(d.Device) {

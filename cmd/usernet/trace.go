@@ -57,6 +57,9 @@ func (d *traced) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
+// Unwrap returns the device that is traced.
+func (d *traced) Unwrap() nic.Device { return d.Device }
+
 // Nonblocking returns the device if the Send of the one that is traced does not wait.
 func (d *traced) Nonblocking() nic.Device {
 	if !nic.IsNonblocking(d.Device) {
