@@ -4,10 +4,11 @@ import (
 	"net/netip"
 	"sync"
 
+	"time"
+
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
-	"time"
 )
 
 // inputARP works on an ARP packet, by the algorithm of RFC 826, "Packet
@@ -68,14 +69,12 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 		ifc.stats.TxDropped.Add(1)
 		return
 	}
-	buf := ifc.s.bufs.get(headroom + wire.ARPLen)
-	frame := buf[headroom-wire.EthernetLen:]
-	eth := wire.Ethernet{Dst: to, Src: ifc.mac, Type: wire.EtherTypeARP}
-	eth.Put(frame)
+	frame := ifc.s.bufs.get(wire.EthernetLen + wire.ARPLen)
+	ifc.putLink(frame, to, wire.EtherTypeARP)
 	arp := wire.ARP{Op: op, SenderMAC: ifc.mac, SenderIP: sender, TargetMAC: target, TargetIP: addr}
 	arp.Put(frame[wire.EthernetLen:])
 	ifc.s.counts.arpSent.Add(1)
-	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: buf})
+	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: frame})
 }
 
 // announce tells everybody on the link that an address is here.

@@ -108,9 +108,9 @@ type dgram struct {
 	enlisted *iface // where txReady is to come from; nil: nowhere
 	rd, wd   deadline
 
-	// Not yet in the stack's counters: those that were put into the queue, and that
-	// claim has sent.
-	received, sentNow uint64
+	// Not yet in the stack's counters: those that were put into the queue, and those of UDP
+	// that were sent.
+	received, sent uint64
 }
 
 func (g *dgram) init(s *Stack, fam Family) {

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"sync"
 	"syscall"
@@ -75,12 +76,12 @@ func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 		return
 	}
 	n := wire.ICMPLen + len(body)
-	buf := s.bufs.get(ipRoom + n)
-	copy(buf[ipRoom+wire.ICMPLen:], body)
+	buf := s.bufs.get(transportAt + n)
+	copy(buf[transportAt+wire.ICMPLen:], body)
 	answer := wire.ICMP{Type: wire.ICMPEchoReply, Rest: h.Rest}
-	answer.Put(buf[ipRoom:], buf[ipRoom+wire.ICMPLen:])
+	answer.Put(buf[transportAt:], buf[transportAt+wire.ICMPLen:])
 	s.counts.icmpSent.Add(1)
-	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL, tos: p.tos}, s.echoOptions(p), buf, n)
+	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL, tos: p.tos, more: s.echoOptions(p)}, buf, n)
 }
 
 // echoOptions returns the options of the answer to an echo request.
@@ -89,7 +90,7 @@ func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 // Request, this option (these options) SHOULD be updated to include the current host and
 // included in the IP header of the Echo Reply message, without 'truncation'." The host is
 // entered once, as in BSD; Linux enters itself twice, as destination and as source.
-func (s *Stack) echoOptions(p *packet) []byte {
+func (s *Stack) echoOptions(p *packet) *ipMore {
 	if len(p.header) <= wire.IPv4Len {
 		return nil
 	}
@@ -103,7 +104,10 @@ func (s *Stack) echoOptions(p *packet) []byte {
 	// RFC 1122 3.2.2.8: the "standard value" is "milliseconds since midnight UT".
 	const day = 24 * time.Hour
 	o.Record(p.dst, uint32(time.Now().UnixMilli()%day.Milliseconds()))
-	return options
+	for len(options)%4 != 0 {
+		options = append(options, 0) // End of Option List
+	}
+	return &ipMore{options: options}
 }
 
 // sendUnreachable tells a datagram's sender that it reached nobody.
@@ -131,16 +135,16 @@ func (s *Stack) sendICMPError(p *packet, h wire.ICMP) {
 	}
 	quote := min(len(p.header)+len(p.payload), maxICMPError-wire.IPv4Len-wire.ICMPLen)
 	n := wire.ICMPLen + quote
-	buf := s.bufs.get(ipRoom + n)
-	body := buf[ipRoom+wire.ICMPLen : ipRoom+n]
+	buf := s.bufs.get(transportAt + n)
+	body := buf[transportAt+wire.ICMPLen : transportAt+n]
 	copy(body[copy(body, p.header):], p.payload)
 	if p.csumOffset > 0 && len(p.header)+p.csumOffset+2 <= quote {
 		// The sender reads its datagram as it was on the wire, had there been one.
-		completeChecksum(body[:quote], p.payload, len(p.header), p.csumOffset)
+		binary.BigEndian.PutUint16(body[len(p.header)+p.csumOffset:], wire.FinishChecksum(p.payload, p.csumOffset))
 	}
-	h.Put(buf[ipRoom:], body)
+	h.Put(buf[transportAt:], body)
 	s.counts.icmpSent.Add(1)
-	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL}, nil, buf, n)
+	s.reply(p.src, p.dst, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL}, buf, n)
 }
 
 // isICMPQuery reports whether a message is known not to be an error.

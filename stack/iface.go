@@ -15,10 +15,6 @@ import (
 
 const (
 	minMTU = 68 // RFC 791 3.2
-
-	// headroom is how many bytes a buffer has before the IP header, for the
-	// header of the link. It keeps the IP header aligned.
-	headroom = 16
 )
 
 // An iface is a link of the host with the addresses that it has there.

@@ -457,16 +457,14 @@ func (g *igmp) send(ifc *iface, dst netip.Addr, message []byte) {
 	if !src.IsValid() {
 		src = netip.IPv4Unspecified()
 	}
-	h := wire.IPv4{
-		TOS: igmpTOS, ID: s.nextIPID(), DontFragment: true, TTL: 1, Proto: wire.ProtoIGMP,
-		Src: src, Dst: dst, Options: wire.RouterAlertOption(),
-	}
-	buf := s.bufs.get(headroom + igmpHeader + len(message))
-	h.Put(buf[headroom:], len(message))
-	copy(buf[headroom+igmpHeader:], message)
 	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: true, mac: wire.MulticastMAC(dst), mtu: ifc.mtu}
+	p.makeHeader()
+	now := s.now()
+	sl := p.slot(now, len(message), false)
+	copy(sl.buf[transportAt:], message)
 	s.counts.igmpSent.Add(1)
-	s.sendPacket(&p, buf, igmpHeader+len(message), frameMeta{})
+	h := ipHeader{proto: wire.ProtoIGMP, tos: igmpTOS, ttl: 1, df: true, more: &ipMore{options: wire.RouterAlertOption()}}
+	s.emit(now, &p, &h, &sl, len(message), &frameMeta{})
 }
 
 // arm sets the timer to what is due next on any link.

@@ -288,38 +288,18 @@ type looped struct {
 // gather only from those that send while another delivers, or that hold many ready.
 const maxLooped = 4 << 20
 
-// put queues a copy of a datagram, unless there are too many.
-func (q *loopQueue) put(s *Stack, ifc *iface, ip *wire.IPv4, payload []byte, meta *frameMeta) {
-	if q.full(s) {
+// put queues a copy of a datagram that was sent on an interface, unless there are too many.
+func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
+	if q.bytes.Load() >= maxLooped {
+		s.drop(dropLoopQueue)
 		return
 	}
-	buf := s.bufs.get(wire.IPv4Len + len(payload))
-	ip.Put(buf, len(payload))
-	copy(buf[wire.IPv4Len:], payload)
+	buf := s.bufs.get(len(datagram))
+	copy(buf, datagram)
 	l := looped{ifc: ifc, buf: buf}
-	if meta.needsChecksum {
+	if meta.checksum {
 		l.csumOffset = meta.csumOffset
 	}
-	q.add(l)
-}
-
-// putPacket is put for a datagram or fragment that has its header.
-func (q *loopQueue) putPacket(s *Stack, ifc *iface, packet []byte) {
-	if !q.full(s) {
-		q.add(looped{ifc: ifc, buf: append(s.bufs.get(len(packet))[:0], packet...)})
-	}
-}
-
-// full reports whether there are too many datagrams, and counts the one that is dropped then.
-func (q *loopQueue) full(s *Stack) bool {
-	if q.bytes.Load() < maxLooped {
-		return false
-	}
-	s.drop(dropLoopQueue)
-	return true
-}
-
-func (q *loopQueue) add(l looped) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, l)

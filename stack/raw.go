@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -194,52 +193,40 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 			return 0, err
 		}
 	}
+	h := r.header(wire.Proto(r.proto), &o)
 	if r.proto == protoRaw {
-		return r.writeHeader(b, &o)
+		if err := r.ownHeader(b, &h); err != nil {
+			return 0, err
+		}
 	}
-	buf := r.s.bufs.get(ipRoom + len(b))
-	copy(buf[ipRoom:], b)
-	if err := r.s.sendIP(&r.path, r.header(wire.Proto(r.proto), &o), buf, len(b), frameMeta{}); err != nil {
+	data := b[len(h.own()):]
+	now := r.s.now()
+	sl := r.path.slot(now, len(data), false)
+	copy(sl.buf[transportAt:], data)
+	if _, err := r.s.send(now, &r.path, &h, &sl, len(data), &frameMeta{}); err != nil {
 		return 0, err
 	}
 	r.s.counts.rawSent.Add(1)
 	return len(b), nil
 }
 
-// writeHeader queues a datagram whose header is the caller's, on the path in r.path. The errors
-// are those of Linux: EMSGSIZE for one that is larger than the link's MTU, EINVAL for one
+// ownHeader has a datagram on the path in r.path sent with the header that it begins with. The
+// errors are those of Linux: EMSGSIZE for one that is larger than the link's MTU, EINVAL for one
 // without a whole header. The lock is held.
-func (r *Raw) writeHeader(b []byte, o *SendOptions) (int, error) {
-	s, p := r.s, &r.path
-	if len(b) > p.ifc.mtu {
-		return 0, syscall.EMSGSIZE
+func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
+	if len(b) > r.path.ifc.mtu {
+		return syscall.EMSGSIZE
 	}
 	if len(b) < wire.IPv4Len {
-		return 0, syscall.EINVAL
+		return syscall.EINVAL
 	}
 	n := int(b[0]&15) * 4
 	if n < wire.IPv4Len || n > len(b) {
-		return 0, syscall.EINVAL
+		return syscall.EINVAL
 	}
-	buf := s.bufs.get(headroom + len(b))
-	packet := buf[headroom:]
-	copy(packet, b)
-	be := binary.BigEndian
-	be.PutUint16(packet[2:], uint16(len(b)))
-	if be.Uint16(packet[4:]) == 0 {
-		be.PutUint16(packet[4:], s.nextIPID())
-	}
-	if *(*[4]byte)(packet[12:]) == [4]byte{} {
-		*(*[4]byte)(packet[12:]) = p.src.As4()
-	}
-	be.PutUint16(packet[10:], 0)
-	be.PutUint16(packet[10:], wire.Checksum(packet[:n]))
-	if r.header(protoRaw, o).loop && netip.AddrFrom4([4]byte(packet[16:])) == p.dst {
-		s.loop.putPacket(s, p.ifc, packet)
-	}
-	s.sendPacket(p, buf, len(b), frameMeta{})
-	s.counts.rawSent.Add(1)
-	return len(b), nil
+	h.more = &ipMore{header: b[:n]}
+	h.loop = h.loop && netip.AddrFrom4([4]byte(b[16:])) == r.path.dst
+	return nil
 }
 
 // Close closes the socket. Those who wait return net.ErrClosed, and so does a

@@ -227,6 +227,19 @@ type path struct {
 	mac      wire.MAC  // of a group
 	mtu      int       // of the path
 	tsOffset uint32    // of TCP's timestamps, in a shared path
+	ipLen    uint8     // length of the IP header, without options
+	header   pathHeader
+}
+
+// mss is the largest segment of TCP on the path in bytes of payload, without options.
+func (p *path) mss() int { return p.mtu - int(p.ipLen) - wire.TCPLen }
+
+// gso is the most payload of TCP in one super-frame on the path; 0: there are none.
+func (p *path) gso() int {
+	if p.ifc.gso == 0 {
+		return 0
+	}
+	return p.ifc.gso - int(p.ipLen) - wire.MaxTCPLen
 }
 
 // valid reports whether the path still holds. The zero path never does.
@@ -291,6 +304,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 		}
 		s.pmtu.apply(s, &p)
 	}
+	p.makeHeader()
 	return p, nil
 }
 
@@ -375,7 +389,9 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 			src = s.lo.addrs[0].Addr()
 		}
 	}
-	return path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu}
+	p := path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu}
+	p.makeHeader()
+	return p
 }
 
 // broadcastRoute returns the route of a broadcast: its interface, and its source where the

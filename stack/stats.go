@@ -107,7 +107,7 @@ type counters struct {
 
 	arpReceived, arpSent, arpFailed            atomic.Uint64
 	ipReceived, ipSent                         atomic.Uint64
-	ipStopped, udpSentNow                      atomic.Uint64 // received and not delivered at once; sent at once
+	ipStopped                                  atomic.Uint64 // received and not delivered at once
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
@@ -195,11 +195,21 @@ type TCPStats struct {
 	CookiesBad       uint64 // acknowledgements that looked like one and were not
 }
 
+// ipSent counts the packets that were sent. Those that were sent directly are counted by their
+// interface, without a shared counter.
+func (s *Stack) ipSent() uint64 {
+	n := s.counts.ipSent.Load()
+	for _, ifc := range *s.ifaces.Load() {
+		n += ifc.tx.packets.Load()
+	}
+	return n
+}
+
 // Stats returns a snapshot. The counters are read one after the other, while
 // packets pass.
 func (s *Stack) Stats() Stats {
 	c := &s.counts
-	udpReceived, sentNow := s.udp.counted(&c.udpReceived, &c.udpSentNow)
+	udpReceived, udpSent := s.udp.counted(&c.udpReceived, &c.udpSent)
 	// What is delivered was received, or put together. The other two are read before
 	// what they are a part of.
 	delivered := c.reassembled.Load() - c.ipStopped.Load()
@@ -209,7 +219,7 @@ func (s *Stack) Stats() Stats {
 		IP: IPStats{
 			Received:          c.ipReceived.Load(),
 			Delivered:         delivered,
-			Sent:              c.ipSent.Load() + sentNow,
+			Sent:              s.ipSent(),
 			FragmentsReceived: c.fragsReceived.Load(),
 			Reassembled:       c.reassembled.Load(),
 			ReassemblyFailed:  c.reassemblyFailed.Load(),
@@ -217,7 +227,7 @@ func (s *Stack) Stats() Stats {
 		},
 		ICMP: ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
 		IGMP: IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
-		UDP:  DatagramStats{udpReceived, c.udpSent.Load() + sentNow},
+		UDP:  DatagramStats{udpReceived, udpSent},
 		Raw:  DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
 		TCP: TCPStats{
 			Received:         c.tcpIn.Load(),

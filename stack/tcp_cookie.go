@@ -68,7 +68,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 		Ack:    syn.Seq + 1,
 		Flags:  wire.FlagSYN | wire.FlagACK,
 		Window: uint16(min(params.RecvBuffer, 65535)),
-		MSS:    uint16(p.mtu - wire.IPv4Len - wire.TCPLen),
+		MSS:    uint16(p.mss()),
 	}}
 	if syn.HasTS && !params.NoTimestamps {
 		bits := uint32(cookieNoScale)

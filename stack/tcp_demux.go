@@ -33,9 +33,6 @@ const (
 	defaultTimeWaits  = 32768
 	defaultBacklog    = 4096 // Linux's net.core.somaxconn
 	defaultTCPMemory  = 1 << 30
-
-	// maxTCPHeaders is the most that IP and TCP headers take.
-	maxTCPHeaders = wire.IPv4Len + wire.MaxTCPLen
 )
 
 // tcpState is what the stack's connections have in common.
@@ -190,12 +187,12 @@ func (s *Stack) resetTCP(local, remote netip.AddrPort, in *tcp.Segment) {
 func (s *Stack) sendLone(local, remote netip.AddrPort, out *tcp.Segment) {
 	out.SrcPort, out.DstPort = local.Port(), remote.Port()
 	n := out.Len()
-	buf := s.bufs.get(ipRoom + n)
-	b := buf[ipRoom : ipRoom+n]
+	buf := s.bufs.get(transportAt + n)
+	b := buf[transportAt : transportAt+n]
 	out.Put(b)
 	wire.SetTCPChecksum(local.Addr(), remote.Addr(), b)
 	s.counts.tcpOut.Add(1)
-	s.reply(remote.Addr(), local.Addr(), ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, nil, buf, n)
+	s.reply(remote.Addr(), local.Addr(), ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, buf, n)
 }
 
 // tcpICMP takes an ICMP error about a segment of ours, or word that the

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
-	"github.com/usernet/usernet/stack/wire"
 )
 
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
@@ -46,7 +45,7 @@ type TCP struct {
 	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
 	slot    uint8 // of the wheel; under its lock
-	now     nowState
+	direct  directState
 	wheeled bool // rest was taken, and the wheel has not come round
 
 	linked    bool  // it is in the table
@@ -119,12 +118,10 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	cfg := tcp.Config{
 		Params: &t.s.tcp.params,
 		ISS:    t.s.isn(now, &t.key), TSOffset: t.path.tsOffset,
-		MSS:     t.path.mtu - wire.IPv4Len - wire.TCPLen,
+		MSS:     t.path.mss(),
+		GSO:     t.path.gso(),
 		NoDelay: true,
 		Keep:    o.keepAlive(),
-	}
-	if t.path.ifc.gso > 0 {
-		cfg.GSO = t.path.ifc.gso - maxTCPHeaders
 	}
 	return cfg
 }
@@ -174,7 +171,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		cfg.ISS = old.NextISS(cfg.ISS)
 	}
 	t.conn.Open(now, cfg)
-	t.runNow(now)
+	t.runDirect(now)
 	if err := t.awaitConnect(ctx); err != nil {
 		s.drain() // a dial that was given up may have a reset to send
 		return nil, err
@@ -310,6 +307,32 @@ func (t *TCP) report(ev tcp.Events) {
 	}
 }
 
+// runDirect is run for a caller who sends next, and whose socket has a segment or two to send:
+// a small first one is transmitted directly. t.mu is held, and released.
+func (t *TCP) runDirect(now tcp.Time) {
+	ifc := t.path.ifc
+	t.direct = directAllowed
+	t.run(now)
+	if t.direct != directMade {
+		ifc = nil
+	}
+	t.direct = directNo
+	t.mu.Unlock()
+	if ifc != nil {
+		ifc.sendDirect()
+	}
+	t.s.drain() // more may be queued, and elsewhere if the routes have changed meanwhile
+}
+
+// A directState says whether a segment may be, or was, transmitted directly.
+type directState uint8
+
+const (
+	directNo      directState = iota
+	directAllowed             // the caller of run calls flush next
+	directMade                // flush is to send the segment
+)
+
 // run is what follows every call on the Conn: send, wake, set the timer. t.mu
 // is held.
 func (t *TCP) run(now tcp.Time) tcp.Events {
@@ -381,8 +404,8 @@ func (t *TCP) pull(now tcp.Time) {
 // reroute looks for a path when routes have changed. Without one, segments are
 // lost until there is one again or the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
-	if t.now == mayNow {
-		t.now = notNow // it is the caller's turn on the path that was
+	if t.direct == directAllowed {
+		t.direct = directNo // flush is for the interface that was
 	}
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src)
@@ -394,14 +417,10 @@ func (t *TCP) reroute(now tcp.Time) {
 		return
 	}
 	if p.mtu < t.path.mtu {
-		t.conn.PathMTU(now, p.mtu-wire.IPv4Len-wire.TCPLen)
+		t.conn.PathMTU(now, p.mss())
 	}
 	t.path = p
-	gso := 0
-	if p.ifc.gso > 0 {
-		gso = p.ifc.gso - maxTCPHeaders
-	}
-	t.conn.SetGSO(gso)
+	t.conn.SetGSO(p.gso())
 }
 
 // icmp takes an ICMP error about the segment with sequence number seq.
@@ -554,7 +573,7 @@ func (t *TCP) CloseWrite() error {
 		now := t.s.now()
 		t.conn.CloseWrite(now)
 		t.wakeWriters()
-		t.runNow(now)
+		t.runDirect(now)
 		return nil
 	}
 	t.mu.Unlock()
@@ -594,7 +613,7 @@ func (t *TCP) Close() error {
 	t.wakeReaders()
 	t.wakeWriters()
 	linger := t.linger
-	t.runNow(now)
+	t.runDirect(now)
 	if linger > 0 {
 		t.lingerFor(time.Duration(linger) * time.Second)
 	}

@@ -60,6 +60,8 @@ type lending struct {
 	// charged is what settle may have to copy, in bytes. It counts as used memory,
 	// or many writers whose deadlines pass at once would copy more than there is.
 	charged int64
+
+	done func() // giveBack, as a value made once
 }
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
@@ -89,6 +91,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 	if len(p) >= lendBytes {
 		if t.lent == nil {
 			t.lent = &lending{t: t}
+			t.lent.done = t.lent.giveBack
 		}
 		take = t.conn.Lend
 		if len(p) >= crowdBytes && t.conn.Near() {
@@ -116,8 +119,8 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 			n += k
 			t.charge()
 			// What is chosen is sent before anyone waits for its answer.
-			if k <= nowBytes {
-				t.runNow(now)
+			if k <= directBytes {
+				t.runDirect(now)
 			} else {
 				t.run(now)
 				t.mu.Unlock()
@@ -222,57 +225,30 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	seg.SrcPort, seg.DstPort = t.key.ports()
 	hdr := seg.Len()
 	total := hdr + seg.DataLen()
-	meta := frameMeta{}
-	n := total // in buf
-	if len(seg.Lent) >= gatherBytes && t.path.ifc.txChecksum && !t.path.ifc.tx.async.Load() {
-		meta.body, meta.lender = seg.Lent, t.lent
+	p := t.path
+	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
+	n := total // in the slot
+	if len(seg.Lent) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() {
+		meta.body, meta.done = seg.Lent, t.lent.done
 		t.lent.frames.Add(1)
 		n -= len(seg.Lent)
 	}
-	var mac wire.MAC
-	direct := t.now == mayNow && n <= nowBytes && meta.lender == nil && !t.path.ifc.down.Load()
-	if direct {
-		mac, direct = t.hop(now)
+	if seg.GSOSize > 0 {
+		meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, hdr
 	}
-	var buf []byte
-	if direct {
-		buf = t.path.ifc.tx.bytes[:ipRoom+n]
-	} else {
-		buf = s.bufs.get(ipRoom + n)
-	}
-	b := buf[ipRoom : ipRoom+n]
+	sl := p.slot(now, n, t.direct == directAllowed && meta.done == nil)
+	b := sl.buf[transportAt : transportAt+n]
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)
 	at += copy(b[at:], seg.Payload2)
 	copy(b[at:], seg.Lent)
-	if t.path.ifc.txChecksum {
-		meta.needsChecksum, meta.transportOff, meta.csumOffset = true, wire.IPv4Len, wire.TCPChecksumOffset
-		sum := wire.Fold(wire.PseudoSum(t.path.src, t.path.dst, uint8(wire.ProtoTCP), total))
-		binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], sum)
-		if seg.GSOSize > 0 {
-			meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, wire.IPv4Len+hdr
-		}
-	} else {
-		wire.SetTCPChecksum(t.path.src, t.path.dst, b)
-	}
+	binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], p.pseudoSum(wire.ProtoTCP, total))
 	s.counts.tcpOut.Add(1)
-	tos := t.tos
+	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true}
 	if seg.ECT {
-		tos |= 2 // RFC 3168 5: ECT(0)
+		h.tos |= 2 // RFC 3168 5: ECT(0)
 	}
-	ip := wire.IPv4{
-		TOS:          tos,
-		ID:           s.nextIPID(),
-		DontFragment: !t.path.mayFrag,
-		TTL:          t.ttl,
-		Proto:        wire.ProtoTCP,
-		Src:          t.path.src,
-		Dst:          t.path.dst,
+	if s.emit(now, p, &h, &sl, n, &meta) != nil {
+		t.direct = directMade
 	}
-	ip.Put(buf[headroom:], total)
-	if direct {
-		t.sendNow(buf, wire.IPv4Len+n, mac, &meta)
-		return
-	}
-	s.sendPacketAt(now, t.path, buf, wire.IPv4Len+n, &meta)
 }

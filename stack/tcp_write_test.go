@@ -222,7 +222,8 @@ func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	ifc.down.Store(false) // as it was when the writer looked
 	l := &lending{t: c}
 	l.frames.Add(1)
-	a.sendPacketAt(a.now(), c.path, a.bufs.get(ipRoom), 20, &frameMeta{body: make([]byte, 4000), lender: l})
+	sl := c.path.slot(a.now(), 0, false)
+	a.emit(a.now(), c.path, &ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL}, &sl, 0, &frameMeta{body: make([]byte, 4000), done: l.giveBack})
 	a.drain()
 	require.Zero(t, l.frames.Load(), "Write would wait for ever")
 }
@@ -252,7 +253,7 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 			nt.mu.Lock()
 			n := nt.getLocked(addr("192.0.2.99"))
 			n.waiting.list = append(n.waiting.list, waitingDatagram{src: addrA, frames: []txEntry{{
-				frame: nic.Frame{Head: make([]byte, 60)}, buf: a.bufs.get(100), lender: l,
+				frame: nic.Frame{Head: make([]byte, 60)}, buf: a.bufs.get(100), done: l.giveBack,
 			}}})
 			nt.mu.Unlock()
 			lose(t, nt, n)

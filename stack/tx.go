@@ -14,42 +14,52 @@ const (
 	txTurn     = 256 // batches that one caller sends before it hands the turn on
 )
 
-// txQueue is what waits to be sent by one device. Frames leave in the order in
-// which they were put, and one goroutine at a time, whose turn it is, sends them:
-// whoever puts frames calls drain after it has released its locks, and either sends or
-// knows that another goroutine is about to. No goroutine stands by.
+// A txQueue holds the frames that wait for one device. Frames leave in the order in which they
+// were put.
 //
-// A device whose Send may wait (see nic.Nonblocking) would keep whoever sends: a timer,
+// No goroutine owns the queue. A caller puts frames and then calls drain, after it has released
+// its locks; drain either becomes the drainer or returns, because another goroutine is
+// draining. The drainer re-checks n after it has cleared busy, so a frame that is put in between is
+// never left behind.
+//
+// A device whose Send may block (see nic.Nonblocking) would keep whoever drains: a timer,
 // the receiver of another link, the caller of Close. A goroutine that ends when the queue is
 // empty sends to such a device, so that only the queue fills while the device is stuck.
 type txQueue struct {
-	n     atomic.Int32                  // frames waiting, to be read without mu
-	busy  atomic.Bool                   // it is somebody's turn, who looks at n after having ended it
-	async atomic.Bool                   // a goroutine of its own sends: Send may wait, or the interface is being closed
-	idle  atomic.Pointer[chan struct{}] // told when a turn ends; set while the interface is being closed
+	n     atomic.Int32                  // frames queued; read without mu
+	busy  atomic.Bool                   // a goroutine is sending
+	async atomic.Bool                   // a goroutine of its own sends: Send may block, or the interface is being closed
+	idle  atomic.Pointer[chan struct{}] // told when the drainer is done; set while the interface is being closed
 
-	mu       sync.Mutex
-	ring     [txQueueLen]txEntry
-	head     int // index of the oldest entry
-	overflow []txEntry
-	closed   bool       // nobody looks for frames here any more
-	waiters  []txWaiter // those that came first, first; where n is 0, somebody is calling them
+	mu      sync.Mutex
+	ring    []txEntry  // allocated on first use; its length is a power of two
+	head    int        // index of the oldest entry
+	closed  bool       // put fails from now on
+	waiters []txWaiter // senders that found the queue full, oldest first; where n is 0, they are being called
 
-	// Owned by the goroutine whose turn it is.
-	batch [txBatch]nic.Frame
-	taken [txBatch]txEntry
-	bytes [txDirect]byte // of the one frame that claim was for
+	own     *txOwn        // of the goroutine that is sending; allocated by the first
+	packets atomic.Uint64 // IP packets that were sent directly; stored by one goroutine at a time
 }
 
-// txDirect is the room for a frame that is sent without having been queued: an
-// Ethernet frame and the space before it.
-const txDirect = 2 << 10
+// A txOwn is what the goroutine that is sending works with.
+type txOwn struct {
+	batch [txBatch]nic.Frame
+	taken [txBatch]txEntry
+	bytes [directRoom]byte // of a direct frame
+}
 
-// claim takes the turn for a frame that is to go at once, if nothing waits and nobody
-// sends. The caller, who may hold the lock of a socket, makes the frame in bytes and
-// batch[0], releases its locks, and calls sendClaimed.
+// claim makes the caller the one that sends, for one frame that is to go directly, if nothing
+// is queued, nobody is sending, and the device does not block. The caller may hold the lock of a
+// socket. It makes the frame in own.bytes and own.batch[0], releases its locks, and calls
+// sendDirect.
 func (q *txQueue) claim() bool {
-	return q.n.Load() == 0 && !q.async.Load() && q.busy.CompareAndSwap(false, true)
+	if q.n.Load() != 0 || q.async.Load() || !q.busy.CompareAndSwap(false, true) {
+		return false
+	}
+	if q.own == nil {
+		q.own = new(txOwn)
+	}
+	return true
 }
 
 // endTurn ends the turn of the goroutine that sends.
@@ -63,12 +73,12 @@ func (q *txQueue) endTurn() {
 	}
 }
 
-// sendClaimed sends the frame in batch[0], and what others have put meanwhile.
-func (ifc *iface) sendClaimed() {
+// sendDirect sends the frame in own.batch[0], and what others have queued meanwhile.
+func (ifc *iface) sendDirect() {
 	q := &ifc.tx
-	f := &q.batch[0]
+	f := &q.own.batch[0]
 	bytes := f.Len()
-	n, err := ifc.dev.Send(q.batch[:1])
+	n, err := ifc.dev.Send(q.own.batch[:1])
 	*f = nic.Frame{}
 	if n == 1 {
 		ifc.stats.TxFrames.Add(1)
@@ -79,35 +89,30 @@ func (ifc *iface) sendClaimed() {
 	if err != nil {
 		ifc.failed(err)
 	}
-	ifc.unclaim()
-}
-
-// unclaim ends a turn, and sends what others have put meanwhile.
-func (ifc *iface) unclaim() {
-	if ifc.tx.endTurn(); ifc.tx.n.Load() > 0 {
+	if q.endTurn(); q.n.Load() > 0 {
 		ifc.drain()
 	}
 }
 
-// A txEntry is a frame and the pooled buffer that its Head lies in. Its Body, if
-// there is one, is the lender's.
+// A txEntry is a frame and the pooled buffer that its Head lies in. Its Body, if there is one,
+// belongs to somebody else, to whom done says that the entry is no more.
 type txEntry struct {
-	frame  nic.Frame
-	buf    []byte
-	lender *lending
+	frame nic.Frame
+	buf   []byte
+	done  func() // nil: nobody asks
 }
 
 // release gives back what an entry holds that will not be sent any more.
 func (s *Stack) release(e txEntry) {
 	s.bufs.put(e.buf)
-	if e.lender != nil {
-		e.lender.giveBack()
+	if e.done != nil {
+		e.done()
 	}
 }
 
-// own makes an entry that may be kept of one that may hold lent bytes.
+// own makes an entry that may be kept for long: its bytes are in a buffer of the pool.
 func (s *Stack) own(e txEntry) txEntry {
-	if e.lender == nil {
+	if e.done == nil {
 		return e
 	}
 	f := e.frame
@@ -146,11 +151,10 @@ func (q *txQueue) put(e txEntry) bool {
 		return false
 	}
 	n := int(q.n.Load())
-	if n < txQueueLen {
-		q.ring[(q.head+n)%txQueueLen] = e
-	} else {
-		q.overflow = append(q.overflow, e)
+	if n == len(q.ring) {
+		q.grow(n)
 	}
+	q.ring[(q.head+n)&(len(q.ring)-1)] = e
 	q.n.Store(int32(n + 1))
 	return true
 }
@@ -189,29 +193,26 @@ func (ifc *iface) enqueue(e txEntry) {
 	}
 }
 
+// grow doubles the ring, which has n entries. q.mu is held.
+func (q *txQueue) grow(n int) {
+	ring := make([]txEntry, max(2*n, txBatch))
+	copy(ring[copy(ring, q.ring[q.head:]):], q.ring[:q.head])
+	q.ring, q.head = ring, 0
+}
+
 // take moves up to txBatch entries to the caller's arrays. q.mu is held.
 func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	n := int(q.n.Load())
 	k := min(n, txBatch)
 	for i := range k {
-		slot := &q.ring[q.head]
-		taken[i] = *slot
-		batch[i] = slot.frame
-		*slot = txEntry{}
-		q.head = (q.head + 1) % txQueueLen
+		e := &q.ring[q.head]
+		taken[i] = *e
+		batch[i] = e.frame
+		*e = txEntry{}
+		q.head = (q.head + 1) & (len(q.ring) - 1)
 	}
-	// What overflowed follows what is in the ring.
-	inRing := min(n, txQueueLen) - k
-	moved := 0
-	for moved < len(q.overflow) && inRing < txQueueLen {
-		q.ring[(q.head+inRing)%txQueueLen] = q.overflow[moved]
-		inRing++
-		moved++
-	}
-	if moved > 0 {
-		rest := copy(q.overflow, q.overflow[moved:])
-		clear(q.overflow[rest:])
-		q.overflow = q.overflow[:rest]
+	if k == n && len(q.ring) > txQueueLen {
+		q.ring, q.head = nil, 0 // more was put than there was room for; that is rare
 	}
 	q.n.Store(int32(n - k))
 	return k
@@ -250,18 +251,21 @@ func (ifc *iface) drain() {
 // turn is handed on to a goroutine that ends with it.
 func (ifc *iface) drainOn() {
 	q := &ifc.tx
+	if q.own == nil {
+		q.own = new(txOwn)
+	}
 	for turn := 0; ; turn++ {
 		if turn >= txTurn && q.n.Load() > 0 {
 			go ifc.drainOn()
 			return
 		}
 		q.mu.Lock()
-		k := q.take(q.batch[:], q.taken[:])
+		k := q.take(q.own.batch[:], q.own.taken[:])
 		ready := q.ready()
 		more := len(q.waiters) > 0
 		q.mu.Unlock()
 		if k > 0 {
-			ifc.transmit(q.batch[:k], q.taken[:k])
+			ifc.transmit(q.own.batch[:k], q.own.taken[:k])
 		}
 		for _, w := range ready {
 			w.txReady()

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -20,7 +22,6 @@ type UDP struct {
 	dgram
 	local  netip.AddrPort // changed by Connect, under mu
 	shared bool           // the address may be that of others which are shared
-	head   udpHead        // of the last datagram that was sent at once
 }
 
 // udpBuckets is over how many lists the sockets are spread by their ports.
@@ -141,8 +142,8 @@ func (t *udpTable) rebind(b udpBinding) {
 	t.set(port, bs)
 }
 
-// counted adds what the sockets have counted that are open to two counters of the
-// stack, of what they received and of what they sent at once.
+// counted adds what the open sockets have counted to two counters of the stack, of what they
+// received and of what they sent.
 func (t *udpTable) counted(received, sent *atomic.Uint64) (uint64, uint64) {
 	for {
 		folded := t.folded.Load()
@@ -150,7 +151,7 @@ func (t *udpTable) counted(received, sent *atomic.Uint64) (uint64, uint64) {
 		for i := range t.buckets {
 			for _, b := range t.at(uint16(i)) {
 				b.u.mu.Lock()
-				r, n = r+b.u.received, n+b.u.sentNow
+				r, n = r+b.u.received, n+b.u.sent
 				b.u.mu.Unlock()
 			}
 		}
@@ -314,31 +315,24 @@ func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	return u.written(b, now, err)
 }
 
-// write queues a datagram, or claims the turn of an interface for it. The lock is held.
-// written is to be called without it.
-func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (now *iface, err error) {
+// write makes a datagram, and queues it or leaves it for flush: written is to be called without
+// the lock, which is held.
+func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface, err error) {
 	if err := u.ready(len(b), to, o); err != nil {
 		return nil, err
 	}
-	if u.claim(len(b), to, o, b) {
-		return u.path.ifc, nil
-	}
-	buf := u.s.bufs.get(ipRoom + wire.UDPLen + len(b))
-	copy(buf[ipRoom+wire.UDPLen:], b)
-	if err := u.send(buf, len(b), to, o, frameMeta{}); err != nil {
-		return nil, err
-	}
-	u.s.counts.udpSent.Add(1)
-	return nil, nil
+	now := u.coarse()
+	sl := u.path.slot(now, wire.UDPLen+len(b), true)
+	copy(sl.buf[transportAt+wire.UDPLen:], b)
+	return u.send(now, &sl, len(b), 1, to, o, &frameMeta{})
 }
 
-// written sends what write has queued or made, and returns what WriteTo does.
-func (u *UDP) written(b []byte, now *iface, err error) (int, error) {
-	if now != nil {
-		now.sendClaimed()
-		return len(b), nil
-	}
-	u.s.drain()
+// coarse is the time for one of many datagrams.
+func (u *UDP) coarse() tcp.Time { return u.s.coarse(u.sent%64 == 63) }
+
+// written sends what write has made, and returns what WriteTo does.
+func (u *UDP) written(b []byte, direct *iface, err error) (int, error) {
+	u.s.flush(direct)
 	if err != nil {
 		return 0, err
 	}
@@ -369,21 +363,21 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	return nil
 }
 
-// send queues the datagram, or with meta the super-frame, whose payload of size
-// bytes is in buf, which is given away. ready was called. The lock is held.
-func (u *UDP) send(buf []byte, size int, to netip.AddrPort, o *SendOptions, meta frameMeta) error {
-	s, p := u.s, &u.path
-	n := wire.UDPLen + size
+// send sends the datagram whose payload of size bytes is in the slot behind the UDP header, or with
+// meta the super-frame of count datagrams. The slot is given away. ready was called. The lock
+// is held.
+func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o *SendOptions, meta *frameMeta) (direct *iface, err error) {
+	p, n := &u.path, wire.UDPLen+size
+	b := sl.buf[transportAt:]
 	udp := wire.UDP{SrcPort: u.local.Port(), DstPort: to.Port()}
-	udp.Put(buf[ipRoom:], size)
-	if meta.gso != nic.GSONone || p.ifc.txChecksum && wire.IPv4Len+n <= p.mtu {
-		sum := wire.Fold(wire.PseudoSum(p.src, p.dst, uint8(wire.ProtoUDP), n))
-		buf[ipRoom+6], buf[ipRoom+7] = byte(sum>>8), byte(sum)
-		meta.needsChecksum, meta.csumOffset = true, wire.UDPChecksumOffset
-	} else {
-		wire.SetUDPChecksum(p.src, p.dst, buf[ipRoom:ipRoom+n])
+	udp.Put(b, size)
+	binary.BigEndian.PutUint16(b[wire.UDPChecksumOffset:], p.pseudoSum(wire.ProtoUDP, n))
+	meta.checksum, meta.csumOffset = true, wire.UDPChecksumOffset
+	h := u.header(wire.ProtoUDP, o)
+	if direct, err = u.s.send(now, p, &h, sl, n, meta); err == nil {
+		u.sent += uint64(count)
 	}
-	return s.sendIP(p, u.header(wire.ProtoUDP, o), buf, n, meta)
+	return direct, err
 }
 
 // Close closes the socket. Those who wait return net.ErrClosed, and so does a
@@ -410,8 +404,8 @@ func (u *UDP) fold() {
 	defer u.mu.Unlock()
 	c := &u.s.counts
 	c.udpReceived.Add(u.received)
-	c.udpSentNow.Add(u.sentNow)
-	u.received, u.sentNow = 0, 0
+	c.udpSent.Add(u.sent)
+	u.received, u.sent = 0, 0
 	u.s.udp.folded.Add(1)
 }
 

@@ -58,30 +58,27 @@ const maxUDPRun = 64
 // them may be shorter.
 func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	u.mu.Lock()
-	var now *iface
+	var direct *iface
 	for n < len(ms) && err == nil {
 		if n > 0 && u.pending != 0 {
 			break // it is for the next call to tell
 		}
 		var k int
-		k, now, err = u.writeRun(ms[n:])
+		k, direct, err = u.writeRun(ms[n:])
 		n += k
 	}
 	u.mu.Unlock()
-	if now != nil {
-		now.sendClaimed()
-	}
-	u.s.drain()
+	u.s.flush(direct)
 	if n > 0 {
 		err = nil
 	}
 	return n, err
 }
 
-// writeRun queues the first of the datagrams, with those that can go in one
-// super-frame with it, and returns how many. For the last one it may claim the turn
-// of an interface instead, as write does. The lock is held.
-func (u *UDP) writeRun(ms []Datagram) (n int, now *iface, err error) {
+// writeRun sends the first of the datagrams, with those that can go in one super-frame
+// with it, and returns how many. The last one may be left for flush, as with write. The lock
+// is held.
+func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	first := &ms[0]
 	to := unmap(first.Addr)
 	if !to.IsValid() && !u.closed {
@@ -93,15 +90,11 @@ func (u *UDP) writeRun(ms []Datagram) (n int, now *iface, err error) {
 	if err := u.ready(size, to, &first.Options); err != nil {
 		return 0, nil, err
 	}
-	if len(ms) == 1 && u.claim(size, to, &first.Options, first.Buffers...) {
-		first.N = size
-		return 1, u.path.ifc, nil
-	}
 	n = 1
 	total := size
 	p := &u.path
-	if wire.IPv4Len+wire.UDPLen+size <= p.mtu && !p.group {
-		most := p.ifc.gso - wire.IPv4Len - wire.UDPLen
+	if int(p.ipLen)+wire.UDPLen+size <= p.mtu && !p.group {
+		most := p.ifc.gso - int(p.ipLen) - wire.UDPLen
 		for last := size; n < min(len(ms), maxUDPRun) && last == size; n++ {
 			m := &ms[n]
 			last = m.len()
@@ -111,21 +104,21 @@ func (u *UDP) writeRun(ms []Datagram) (n int, now *iface, err error) {
 			total += last
 		}
 	}
-	buf := u.s.bufs.get(ipRoom + wire.UDPLen + total)
-	at := ipRoom + wire.UDPLen
+	now := u.coarse()
+	sl := p.slot(now, wire.UDPLen+total, len(ms) == 1)
+	at := transportAt + wire.UDPLen
 	for i := range ms[:n] {
-		ms[i].N = ms[i].copyTo(buf[at:])
+		ms[i].N = ms[i].copyTo(sl.buf[at:])
 		at += ms[i].N
 	}
 	var meta frameMeta
 	if n > 1 {
-		meta = frameMeta{gso: nic.GSOUDP, gsoSize: size, headerLen: wire.IPv4Len + wire.UDPLen}
+		meta = frameMeta{gso: nic.GSOUDP, gsoSize: size, headerLen: wire.UDPLen}
 	}
-	if err := u.send(buf, total, to, &first.Options, meta); err != nil {
+	if direct, err = u.send(now, &sl, total, n, to, &first.Options, &meta); err != nil {
 		return 0, nil, err
 	}
-	u.s.counts.udpSent.Add(uint64(n))
-	return n, nil, nil
+	return n, direct, nil
 }
 
 // ReadBatch waits for a datagram and takes as many as there are, at most one for

@@ -473,7 +473,7 @@ func TestAChecksumOfZeroIsSentAsAllOnesInUDPOnly(t *testing.T) {
 	for offset, want := range map[int][]byte{wire.UDPChecksumOffset: {0xff, 0xff}, wire.TCPChecksumOffset: {0, 0}} {
 		clear(packet)
 		copy(packet[start:], []byte{0xff, 0xf0, 0, 0x0f})
-		completeChecksum(packet, packet[start:], start, offset)
+		completeChecksum(packet[start:], offset)
 		require.Equal(t, want, packet[start+offset:][:2])
 	}
 }

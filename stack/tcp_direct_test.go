@@ -45,7 +45,7 @@ func (d *orderly) Send(batch []nic.Frame) (int, error) {
 
 // Some of what is written goes at once, some is queued behind it, and the routes
 // change meanwhile.
-func TestConnectionsThatSendAtOnceLeaveNothingInAQueueAndKeepTheOrder(t *testing.T) {
+func TestDirectSendersKeepTheOrderAndLeaveNothing(t *testing.T) {
 	for name, plain := range map[string]bool{"offloads": false, "plain frames": true} {
 		t.Run(name, func(t *testing.T) {
 			da, db := nic.Pipe(nic.PipeConfig{NoTxChecksum: plain, MACs: [2][6]byte{macA, macB}})
@@ -53,7 +53,7 @@ func TestConnectionsThatSendAtOnceLeaveNothingInAQueueAndKeepTheOrder(t *testing
 			a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
 			var wg sync.WaitGroup
 			var conns []*TCP
-			for _, size := range []int{1, 500, nowBytes - 40, nowBytes, nowBytes + 1, 5000, 1} {
+			for _, size := range []int{1, 500, directBytes - 40, directBytes, directBytes + 1, 5000, 1} {
 				c, d := connect(t, a, b)
 				wg.Go(func() {
 					buf := make([]byte, size)
@@ -102,16 +102,16 @@ func TestConnectionsThatSendAtOnceLeaveNothingInAQueueAndKeepTheOrder(t *testing
 	}
 }
 
-func TestASmallSegmentGoesWithoutABufferOfThePool(t *testing.T) {
+func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // or a timer sends one more on a loaded machine
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
-		buf := make([]byte, nowBytes)
+		buf := make([]byte, directBytes)
 		for range 10 {
 			before := a.ids.counter.Load()
 			c.Write(buf)
 			require.Equal(t, before+1, a.ids.counter.Load(), "one frame")
-			require.Equal(t, buf[:1], (*a.ifaces.Load())[1].tx.bytes[ipRoom+32:][:1])
+			require.Equal(t, buf[:1], (*a.ifaces.Load())[1].tx.own.bytes[transportAt+32:][:1])
 			_, err := io.ReadFull(d, buf)
 			require.NoError(t, err)
 		}
