@@ -104,7 +104,7 @@ func (l *dueList) block(ifc *iface, t *TCP) bool {
 	b := l.blocked[ifc]
 	if b == nil {
 		b = &dueBlocked{l: l, ifc: ifc}
-		if !ifc.tx.wait(b) {
+		if !ifc.await(b) {
 			return false
 		}
 		if l.blocked == nil {

@@ -390,7 +390,7 @@ func (t *TCP) pull(now tcp.Time) {
 		if !t.path.valid(t.s) {
 			t.reroute(now)
 		}
-		if q := &t.path.ifc.tx; !q.room() && q.wait(t) {
+		if ifc := t.path.ifc; !ifc.tx.room() && ifc.await(t) {
 			t.queueFull = true
 			return
 		}

@@ -12,6 +12,9 @@ const (
 	txQueueLen = 512 // frames that may wait for a device
 	txBatch    = 32  // frames given to a device in one Send
 	txTurn     = 256 // batches that one caller sends before it hands the turn on
+
+	// txStall is how long a full queue may stand still before what connections send is dropped.
+	txStall = 3 * time.Second
 )
 
 // A txQueue holds the frames that wait for one device. Frames leave in the order in which they
@@ -36,6 +39,13 @@ type txQueue struct {
 	head    int        // index of the oldest entry
 	closed  bool       // put fails from now on
 	waiters []txWaiter // senders that found the queue full, oldest first; where n is 0, they are being called
+
+	// The watch over a full queue for which connections wait; see await.
+	takes    uint64 // batches taken
+	seen     uint64 // takes when watch was set
+	watch    *time.Timer
+	watching bool        // watch runs
+	stalled  atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
 	own     *txOwn        // of the goroutine that is sending; allocated by the first
 	packets atomic.Uint64 // IP packets that were sent directly; stored by one goroutine at a time
@@ -142,7 +152,61 @@ func (q *txQueue) wait(w txWaiter) bool {
 	return true
 }
 
-// put appends a frame, and reports false where the queue was closed. Otherwise it
+// await is wait for connections. It does not wait for a stalled queue, which drops what is put:
+// for a connection whose segments are lost on the way its timers go on, and it is given up in
+// time if nobody answers. While a queue is full and moves, nothing is lost.
+func (ifc *iface) await(w txWaiter) bool {
+	q := &ifc.tx
+	if q.stalled.Load() || !q.wait(w) {
+		return false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.watching && !q.closed {
+		q.watching, q.seen = true, q.takes
+		if q.watch == nil {
+			q.watch = time.AfterFunc(txStall, ifc.watchQueue)
+		} else {
+			q.watch.Reset(txStall)
+		}
+	}
+	return true
+}
+
+// watchQueue looks whether the queue for which connections wait has moved. If it has not, it
+// is stalled, and they send in vain.
+func (ifc *iface) watchQueue() {
+	q := &ifc.tx
+	q.mu.Lock()
+	q.watching = false
+	if q.closed || q.room() || len(q.waiters) == 0 {
+		q.mu.Unlock()
+		return
+	}
+	if q.seen != q.takes {
+		q.watching, q.seen = true, q.takes
+		q.watch.Reset(txStall)
+		q.mu.Unlock()
+		return
+	}
+	q.stalled.Store(true)
+	var told, rest []txWaiter
+	for _, w := range q.waiters {
+		if _, ok := w.(*dgram); ok {
+			rest = append(rest, w) // its Write waits for room, as long as its deadline lets it
+		} else {
+			told = append(told, w)
+		}
+	}
+	q.waiters = rest
+	q.mu.Unlock()
+	for _, w := range told {
+		w.txReady()
+	}
+	ifc.s.drain()
+}
+
+// put appends a frame, and reports false where the queue was closed, or is full and stalled. Otherwise it
 // owns the frame's buffer from now on.
 func (q *txQueue) put(e txEntry) bool {
 	q.mu.Lock()
@@ -151,6 +215,9 @@ func (q *txQueue) put(e txEntry) bool {
 		return false
 	}
 	n := int(q.n.Load())
+	if n >= txQueueLen && q.stalled.Load() {
+		return false
+	}
 	if n == len(q.ring) {
 		q.grow(n)
 	}
@@ -167,6 +234,9 @@ func (ifc *iface) closeQueue() {
 	for {
 		q.mu.Lock()
 		q.closed = true
+		if q.watch != nil {
+			q.watch.Stop()
+		}
 		k := q.take(batch, taken)
 		waiters := q.waiters
 		q.waiters = nil
@@ -204,6 +274,10 @@ func (q *txQueue) grow(n int) {
 func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	n := int(q.n.Load())
 	k := min(n, txBatch)
+	q.takes++
+	if q.stalled.Load() {
+		q.stalled.Store(false)
+	}
 	for i := range k {
 		e := &q.ring[q.head]
 		taken[i] = *e

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,4 +290,52 @@ type slowDevice struct {
 func (d *slowDevice) Send(batch []nic.Frame) (int, error) {
 	time.Sleep(*d.wait)
 	return d.Device.Send(batch)
+}
+
+// The timers of connections go on though the queue of their interface is full and stands still:
+// a dial that nobody answers, and data that nobody acknowledges, time out as on any dead link.
+func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP}) // on Ethernet, ARP would give up first
+		stop, stopped := make(chan struct{}), false
+		dev := &stoppable{Device: x, stop: stop, stopped: &stopped}
+		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
+		defer close(stop)
+		c, _ := dialed(t, a, b)
+		synctest.Wait()
+		stopped = true
+		u := openUDP(t, a, "0.0.0.0:0")
+		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
+		var err error
+		for err == nil { // the queue fills
+			_, err = u.WriteTo(make([]byte, 100), addrPort("192.0.2.2:9"), SendOptions{})
+		}
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := c.Write(make([]byte, 1000))
+			require.NoError(t, err)
+			_, err = c.Read(make([]byte, 1))
+			require.ErrorIs(t, err, syscall.ETIMEDOUT)
+		})
+		for range 2 {
+			wg.Go(func() {
+				_, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+				require.ErrorIs(t, err, syscall.ETIMEDOUT)
+			})
+		}
+		done := make(chan struct{})
+		go func() {
+			wg.Wait()
+			close(done)
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Hour):
+			t.Error("a connection waits for ever")
+			require.NoError(t, a.Close())
+		}
+		t.Log(time.Since(began))
+	})
 }
