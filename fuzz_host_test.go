@@ -1,0 +1,706 @@
+package usernet
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// The fuzzer of whole hosts: two hosts on a wire that the test holds, and callers that do
+// anything that a program can do with them. There are three kinds of runs:
+//
+//   - honest: the wire only loses, repeats, reorders, delays and damages frames. Every
+//     conversation arrives whole, whatever the other callers do.
+//   - rough: the same, and links come and go, devices die, and a host is closed at any time.
+//   - hostile: the wire forges frames too, made from those that have passed.
+//
+// In all of them nothing panics, no call hangs, all that a host sends is well formed, memory is
+// bounded, Close returns, and nothing is left after it: no goroutine, timer or socket.
+//
+// A run follows from its seed as far as the scheduler lets it: each caller and each end
+// of the wire has random numbers of its own, and all is in virtual time.
+// USERNET_SEED=n USERNET_FUZZ_RUNS=1 go test -run TestHostsBearAnything -v repeats a run.
+
+// A fuzzKind is a kind of run.
+type fuzzKind uint8
+
+const (
+	fuzzHonest fuzzKind = iota
+	fuzzRough
+	fuzzHostile
+)
+
+func (k fuzzKind) String() string { return [...]string{"honest", "rough", "hostile"}[k] }
+
+// choices are what a caller decides by: the bytes of a script first, then random numbers.
+type choices struct {
+	script []byte
+	*rand.Rand
+}
+
+// pick returns a number below n.
+func (c *choices) pick(n int) int {
+	if len(c.script) == 0 {
+		return c.IntN(n)
+	}
+	k := int(c.script[0]) % n
+	c.script = c.script[1:]
+	return k
+}
+
+func (c *choices) chance(p float64) bool { return c.Float64() < p }
+
+// wait is a time that a caller takes until its next call.
+func (c *choices) wait() {
+	time.Sleep(time.Duration(c.Int64N(int64([...]time.Duration{time.Microsecond, time.Millisecond, 100 * time.Millisecond, 10 * time.Second}[c.pick(4)]))))
+}
+
+// soon is a deadline that may have passed, or be in a while.
+func (c *choices) soon() time.Time {
+	return time.Now().Add(time.Duration(c.Int64N(int64(3*time.Second))) - 100*time.Millisecond)
+}
+
+// A fuzzRun is one run.
+type fuzzRun struct {
+	kind  fuzzKind
+	seed  uint64
+	wire  *fuzzWire
+	hosts [2]*Host
+	forum *forum
+	mu    sync.Mutex
+	ids   uint64
+	errs  []error
+	socks []func() bool // whether the socket is still in memory
+}
+
+// fuzzMemory is the budget of TCP of a host in a run.
+const fuzzMemory = 4 << 20
+
+// fuzzCallers is the number of goroutines that make calls in a run.
+const fuzzCallers = 8
+
+// fuzzHosts makes a run: the whole of it, in a bubble of its own.
+func fuzzHosts(t *testing.T, seed uint64, kind fuzzKind, script []byte, steps int) {
+	watchdog := time.AfterFunc(2*time.Minute, func() { // in real time
+		buf := make([]byte, 1<<20)
+		fmt.Fprintf(os.Stderr, "%s\n", buf[:runtime.Stack(buf, true)])
+		panic(fmt.Sprintf("run of seed %d, %v, stands still", seed, kind))
+	})
+	defer watchdog.Stop()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fuzzRun{kind: kind, seed: seed}
+		goroutines := bubbleGoroutines()
+		f.open(t)
+		var stacks []weak.Pointer[stack.Stack]
+		for _, h := range f.hosts {
+			stacks = append(stacks, weak.Make(h.stack))
+		}
+		f.calls(t, script, steps)
+		f.close(t)
+		require.NoError(t, f.wire.err())
+		f.mu.Lock()
+		errs := f.errs
+		f.mu.Unlock()
+		require.Empty(t, errs)
+		require.Equal(t, goroutines, bubbleGoroutines(), "goroutines")
+		// No timer refers to what was closed. Those that were stopped stay with the runtime
+		// until time goes on.
+		time.Sleep(time.Millisecond)
+		collect()
+		for i, s := range stacks {
+			require.Nil(t, s.Value(), "something still refers to host %d", i)
+		}
+		for _, lives := range f.socks {
+			require.False(t, lives(), "something still refers to a socket")
+		}
+	})
+}
+
+// open makes the wire and the hosts.
+func (f *fuzzRun) open(t *testing.T) {
+	r := rand.New(rand.NewPCG(f.seed, uint64(f.kind)))
+	link := nic.Link{MTU: [...]int{200, 576, 1280, 1500, 1500, 9000, 65535}[r.IntN(7)], TxChecksum: r.IntN(3) > 0}
+	if link.TxChecksum && r.IntN(4) > 0 {
+		link.GSO = [...]int{65535, 16384}[r.IntN(2)]
+	}
+	link.GSO = max(link.GSO, 0)
+	if link.GSO < link.MTU {
+		link.GSO = 0
+	}
+	if r.IntN(6) == 0 {
+		link.Medium = nic.IP
+	}
+	w := newFuzzWire(f.seed, link)
+	w.latency = [...]time.Duration{0, 0, 10 * time.Microsecond, time.Millisecond, 30 * time.Millisecond}[r.IntN(5)]
+	if w.inline = w.latency == 0 && r.IntN(2) == 0; !w.inline {
+		w.reorder = [...]float64{0, 0, 0.1, 0.5}[r.IntN(4)]
+	}
+	w.loss = [...]float64{0, 0, 0.01, 0.1}[r.IntN(4)]
+	w.dup = [...]float64{0, 0, 0.02, 0.3}[r.IntN(4)]
+	w.damage = [...]float64{0, 0, 0.05}[r.IntN(3)]
+	w.partial = [...]float64{0, 0, 0.02}[r.IntN(3)]
+	w.slow = [...]float64{0, 0, 0, 0.02}[r.IntN(4)]
+	bits := 24
+	if f.kind == fuzzHostile {
+		w.forge = [...]float64{0.02, 0.2, 1, 3}[r.IntN(4)]
+		bits = [...]int{24, 16}[r.IntN(2)]
+	}
+	w.raw = true
+	f.wire = w
+	f.forum = newForum(f.seed)
+	f.forum.tries = 4
+	for i := range f.hosts {
+		rng := rand.NewChaCha8([32]byte{byte(f.seed), byte(f.seed >> 8), byte(f.seed >> 16), byte(f.seed >> 24), byte(i)})
+		var mu sync.Mutex
+		var dev nic.Device = w.end[i]
+		switch r.IntN(6) {
+		case 0:
+			dev = nic.Impair(dev, nic.ImpairConfig{Seed: f.seed})
+		case 1:
+			dev = nic.Capture(dev, io.Discard, nic.CaptureConfig{})
+		}
+		local := netip.MustParseAddr([...]string{addrA, addrB}[i])
+		h, err := New(Config{
+			NICs: []stack.NIC{{
+				Name: "eth0", Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(local, bits)},
+				Gateway: netip.MustParseAddr("192.0.2.254"),
+			}},
+			Hosts: map[string][]netip.Addr{"a": {netip.MustParseAddr(addrA)}, "b": {netip.MustParseAddr(addrB)}},
+			TCP:   stack.TCPConfig{Memory: fuzzMemory, SynBacklog: 1 + r.IntN(64), TimeWaits: 1 + r.IntN(64)},
+			Rand: func(p []byte) {
+				mu.Lock()
+				defer mu.Unlock()
+				rng.Read(p)
+			},
+		})
+		require.NoError(t, err)
+		f.hosts[i] = h
+	}
+	t.Logf("seed %d, %v, %+v, latency %v, inline %v, loss %v, dup %v, damage %v, partial %v, slow %v, reorder %v, forge %v",
+		f.seed, f.kind, link, w.latency, w.inline, w.loss, w.dup, w.damage, w.partial, w.slow, w.reorder, w.forge)
+}
+
+// calls has the callers make their calls, and waits for them.
+func (f *fuzzRun) calls(t *testing.T, script []byte, steps int) {
+	ln, err := f.hosts[1].Listen("tcp", ":80")
+	require.NoError(t, err)
+	serving := make(chan struct{})
+	go func() {
+		defer close(serving)
+		f.forum.accept(ln)
+	}()
+	var wg sync.WaitGroup
+	for i := range fuzzCallers {
+		part := script[len(script)*i/fuzzCallers : len(script)*(i+1)/fuzzCallers]
+		c := &choices{part, rand.New(rand.NewPCG(f.seed, uint64(100+i)))}
+		wg.Go(func() {
+			for range steps {
+				f.call(c)
+				c.wait()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(3 * conversationLimit):
+		buf := make([]byte, 1<<20)
+		t.Fatalf("a call hangs:\n%s", buf[:runtime.Stack(buf, true)])
+	}
+	ln.Close()
+	<-serving
+	err = f.forum.end()
+	if f.kind == fuzzHonest {
+		require.NoError(t, err)
+	}
+}
+
+// close closes the hosts, which takes no long, and leaves nothing to be sent.
+func (f *fuzzRun) close(t *testing.T) {
+	var sends [2]int64
+	for i, h := range f.hosts {
+		begin := time.Now()
+		h.Close()
+		require.Less(t, time.Since(begin), time.Minute, "Close of host %d", i)
+		require.Zero(t, h.Stats().TCP.Memory, "host %d", i)
+		_, err := h.Dial("tcp", addrB+":80")
+		require.ErrorIs(t, err, net.ErrClosed)
+		sends[i] = f.wire.end[i].sends.Load()
+		f.hosts[i] = nil
+	}
+	for i, e := range f.wire.end {
+		e.release()
+		synctest.Wait()
+		require.Equal(t, sends[i], e.sends.Load(), "host %d sends after Close", i)
+		e.recv.Store(nil)
+		e.down = nil
+	}
+}
+
+func (f *fuzzRun) fail(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.errs = append(f.errs, fmt.Errorf(format, args...))
+}
+
+// fuzzTarget is an address and one of a few ports, so that much meets.
+func (c *choices) target() string {
+	a := [...]string{addrA, addrB, addrA, addrB, "127.0.0.1", "192.0.2.9", "198.51.100.1", "a", "b", "192.0.2.255", "224.1.2.3"}[c.pick(11)]
+	return fmt.Sprintf("%s:%d", a, 1000+c.pick(4))
+}
+
+// call is one thing that a caller does, with all that belongs to it.
+func (f *fuzzRun) call(c *choices) {
+	k := c.pick(2)
+	h := f.hosts[k]
+	switch c.pick(16) {
+	case 0, 1, 2:
+		f.converse(c)
+	case 3, 4:
+		f.listen(h, c)
+	case 5, 6, 7:
+		f.dial(h, c)
+	case 8, 9:
+		f.datagrams(h, c)
+	case 10:
+		f.groups(h, c)
+	case 11:
+		ctx, cancel := context.WithDeadline(context.Background(), c.soon())
+		h.Ping(ctx, [...]string{addrA, addrB, "192.0.2.9", "192.0.2.255", "127.0.0.1"}[c.pick(5)], PingConfig{
+			Count: c.pick(5), Size: c.IntN(1 << c.IntN(17)), Interval: time.Duration(c.IntN(100)-10) * time.Millisecond, TTL: uint8(c.IntN(3)),
+		})
+		cancel()
+	case 12:
+		f.rawIP(h, c)
+	case 13:
+		f.configure(k, c)
+	case 14:
+		st := h.Stats()
+		if st.TCP.Memory < 0 || st.TCP.Memory > 2*fuzzMemory {
+			f.fail("TCP has %d bytes of %d", st.TCP.Memory, fuzzMemory)
+		}
+		h.Interfaces()
+		h.Neighbors()
+		h.Routes()
+		h.InterfaceAddrs()
+		h.LookupHost("a")
+		h.LookupAddr(addrB)
+		h.ResolveTCPAddr("tcp", "b:80")
+	case 15:
+		if f.kind == fuzzRough {
+			f.disturb(k, c)
+		}
+	}
+}
+
+// converse has a conversation from host 0 to host 1.
+func (f *fuzzRun) converse(c *choices) {
+	f.mu.Lock()
+	id := f.ids
+	f.ids++
+	f.mu.Unlock()
+	conv := randomConversation(id, c.Rand, 60_000)
+	for i := range conv.side {
+		if c.chance(0.2) {
+			conv.side[i].fiddlers = 1 + c.pick(3)
+		}
+		if c.chance(0.1) {
+			conv.side[i].end = endRudely
+		}
+	}
+	from, to := f.hosts[0], addrB+":80"
+	if c.chance(0.2) {
+		from, to = f.hosts[1], [...]string{"127.0.0.1:80", "b:80"}[c.pick(2)] // to itself
+	}
+	f.forum.converse(func() (net.Conn, error) { return from.Dial("tcp", to) }, conv)
+}
+
+// remember has a socket looked for after the end.
+func remember[T any](f *fuzzRun, p *T) {
+	w := weak.Make(p)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.socks = append(f.socks, func() bool { return w.Value() != nil })
+}
+
+func (f *fuzzRun) listen(h *Host, c *choices) {
+	lc := ListenConfig{Host: h, KeepAlive: time.Duration(c.IntN(3)-1) * time.Second}
+	ln, err := lc.Listen(context.Background(), "tcp", fmt.Sprintf(":%d", 1000+c.pick(4)))
+	if err != nil {
+		return
+	}
+	var wg sync.WaitGroup
+	for range 1 + c.pick(4) {
+		ln.(*TCPListener).SetDeadline(c.soon())
+		if conn, err := ln.Accept(); err == nil {
+			d := &choices{nil, rand.New(rand.NewPCG(c.Uint64(), 5))}
+			wg.Go(func() { f.misuse(conn.(*TCPConn), d) })
+		}
+	}
+	ln.Close()
+	wg.Wait()
+}
+
+func (f *fuzzRun) dial(h *Host, c *choices) {
+	d := Dialer{Host: h, Deadline: c.soon()}
+	if c.chance(0.2) {
+		d.LocalAddr = &net.TCPAddr{Port: 1000 + c.pick(4)}
+	}
+	if conn, err := d.Dial("tcp", c.target()); err == nil {
+		f.misuse(conn.(*TCPConn), c)
+	}
+}
+
+// misuse does anything with a connection, from several goroutines, and closes it.
+func (f *fuzzRun) misuse(conn *TCPConn, c *choices) {
+	remember(f, conn.tcp)
+	var wg sync.WaitGroup
+	conn.SetDeadline(time.Now().Add(time.Duration(c.Int64N(int64(20 * time.Second)))))
+	for range 1 + c.pick(3) {
+		d := &choices{nil, rand.New(rand.NewPCG(c.Uint64(), 6))}
+		wg.Go(func() {
+			buf := make([]byte, 1+d.IntN(1<<(1+d.IntN(18))))
+			for range 1 + d.pick(8) {
+				switch d.pick(16) {
+				case 0, 1, 2:
+					conn.Write(buf)
+					clear(buf) // it is ours again
+				case 3, 4, 5:
+					conn.Read(buf)
+				case 6:
+					conn.ReadFrom(&patternReader{c: &conversation{}, total: d.IntN(100_000), chunk: len(buf)})
+				case 7:
+					conn.WriteTo(&countingWriter{most: d.IntN(100_000)})
+				case 8:
+					conn.CloseWrite()
+				case 9:
+					conn.CloseRead()
+				case 10:
+					conn.SetDeadline(d.soon())
+				case 11:
+					conn.SetReadBuffer(d.IntN(1 << (1 + d.IntN(24))))
+					conn.SetWriteBuffer(d.IntN(1 << (1 + d.IntN(24))))
+				case 12:
+					conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Duration(d.IntN(5)) * time.Second, Interval: time.Duration(d.IntN(5)) * time.Second, Count: d.IntN(5)})
+					conn.SetUserTimeout(time.Duration(d.IntN(5000)) * time.Millisecond)
+				case 13:
+					conn.SetNoDelay(d.pick(2) == 0)
+					conn.SetLinger(d.pick(5) - 1)
+					conn.SetTTL(d.pick(256))
+					conn.SetTOS(d.pick(256))
+				case 14:
+					conn.Info()
+					conn.LocalAddr()
+					conn.RemoteAddr()
+				case 15:
+					if d.chance(0.3) {
+						conn.Close()
+					}
+				}
+				if d.chance(0.3) {
+					d.wait()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	switch c.pick(4) {
+	case 0:
+		conn.SetLinger(0)
+	case 1:
+		conn.SetLinger(1 + c.pick(3))
+	case 2:
+		conn.CloseRead()
+		conn.CloseWrite()
+	}
+	conn.Close()
+}
+
+// A countingWriter takes so many bytes.
+type countingWriter struct{ most int }
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	if w.most -= len(p); w.most < 0 {
+		return 0, os.ErrInvalid
+	}
+	return len(p), nil
+}
+
+// datagramText is what a datagram of n bytes has, which follows from n.
+func datagramText(n int) []byte { return pattern[n*31%patternPeriod:][:n] }
+
+// datagram looks at what was read of a datagram with a buffer of a size.
+func (f *fuzzRun) datagram(b []byte, size int) {
+	if f.kind != fuzzHostile && len(b) < size && !bytes.Equal(b, datagramText(len(b))) {
+		f.fail("a datagram of %d bytes is not what was sent", len(b))
+	}
+}
+
+// datagrams uses a UDP socket, perhaps from two goroutines.
+func (f *fuzzRun) datagrams(h *Host, c *choices) {
+	var u *UDPConn
+	if c.pick(2) == 0 {
+		conn, err := h.Dial("udp", c.target())
+		if err != nil {
+			return
+		}
+		u = conn.(*UDPConn)
+	} else {
+		pc, err := h.ListenPacket("udp", fmt.Sprintf(":%d", 1000+c.pick(4)))
+		if err != nil {
+			return
+		}
+		u = pc.(*UDPConn)
+	}
+	remember(f, u.udp)
+	u.SetDeadline(c.soon())
+	u.SetReadBuffer(c.IntN(1 << c.IntN(20)))
+	u.SetControlMessage(ControlFlags(c.IntN(32)), true)
+	var wg sync.WaitGroup
+	for range 1 + c.pick(2) {
+		d := &choices{nil, rand.New(rand.NewPCG(c.Uint64(), 7))}
+		wg.Go(func() {
+			buf, oob := make([]byte, 1+d.IntN(1<<(1+d.IntN(16)))), make([]byte, d.IntN(200))
+			for range 1 + d.pick(10) {
+				to, _ := net.ResolveUDPAddr("udp", d.targetIP())
+				out := datagramText(d.IntN(1 << (1 + d.IntN(16))))
+				switch d.pick(9) {
+				case 0:
+					u.Write(out)
+				case 1:
+					u.WriteTo(out, to)
+				case 2:
+					n, _ := u.Read(buf)
+					f.datagram(buf[:n], len(buf))
+				case 3:
+					n, _, _, _, _ := u.ReadMsgUDP(buf, oob)
+					f.datagram(buf[:n], len(buf))
+				case 4:
+					for i := range oob {
+						oob[i] = byte(d.Uint32() >> d.IntN(32))
+					}
+					u.WriteMsgUDP(out, oob, to)
+				case 5:
+					ms := make([]Message, 1+d.pick(20))
+					for i := range ms {
+						in := make([]byte, len(buf))
+						ms[i] = Message{Buffers: [][]byte{in[:len(in)/2], in[len(in)/2:]}, OOB: oob}
+					}
+					n, _ := u.ReadBatch(ms, 0)
+					for _, m := range ms[:max(n, 0)] {
+						f.datagram(append(m.Buffers[0], m.Buffers[1]...)[:m.N], len(buf))
+					}
+				case 6:
+					ms := make([]Message, 1+d.pick(80))
+					out = out[:min(len(out), 1000)]
+					for i := range ms {
+						k := d.IntN(len(out) + 1)
+						one := datagramText(len(out))
+						if d.chance(0.1) {
+							one = datagramText(d.IntN(2000))
+						}
+						k = min(k, len(one))
+						ms[i] = Message{Buffers: [][]byte{one[:k], one[k:]}, Addr: to}
+					}
+					u.WriteBatch(ms, 0)
+				case 7:
+					u.WritePacket(out, PacketInfo{Remote: netip.MustParseAddrPort(d.targetIP()), TTL: uint8(d.IntN(4)), TOS: uint8(d.IntN(256)), Interface: d.pick(4), DontFragment: d.pick(2) == 0})
+				case 8:
+					u.SetTTL(d.IntN(300) - 10)
+					u.SetTOS(d.IntN(256))
+					u.SetDeadline(d.soon())
+				}
+			}
+		})
+	}
+	if c.chance(0.2) {
+		c.wait()
+		u.Close()
+	}
+	wg.Wait()
+	u.Close()
+}
+
+// targetIP is target without names.
+func (c *choices) targetIP() string {
+	a := [...]string{addrA, addrB, "127.0.0.1", "192.0.2.9", "192.0.2.255", "224.1.2.3", "255.255.255.255"}[c.pick(7)]
+	return fmt.Sprintf("%s:%d", a, 1000+c.pick(4))
+}
+
+func (f *fuzzRun) groups(h *Host, c *choices) {
+	u, err := h.ListenMulticastUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(224, 1, 2, byte(3+c.pick(2))), Port: 1000 + c.pick(4)})
+	if err != nil {
+		return
+	}
+	remember(f, u.udp)
+	u.SetDeadline(c.soon())
+	for range 1 + c.pick(6) {
+		g := netip.AddrFrom4([4]byte{224, 1, 2, byte(3 + c.pick(4))})
+		switch c.pick(6) {
+		case 0:
+			u.JoinGroup(nil, g)
+		case 1:
+			u.LeaveGroup(nil, g)
+		case 2:
+			u.SetMulticastLoopback(c.pick(2) == 0)
+			u.SetMulticastTTL(c.pick(3))
+			u.SetMulticastInterface(&net.Interface{Index: c.pick(4)})
+		case 3:
+			u.WriteTo(datagramText(c.IntN(3000)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(g, 1000)))
+		case 4:
+			u.ReadFrom(make([]byte, 100))
+		case 5:
+			c.wait()
+		}
+	}
+	u.Close()
+}
+
+func (f *fuzzRun) rawIP(h *Host, c *choices) {
+	pc, err := h.ListenPacket([...]string{"ip4:icmp", "ip4:99", "ip4:2"}[c.pick(3)], "0.0.0.0")
+	if err != nil {
+		return
+	}
+	r := pc.(*IPConn)
+	remember(f, r.raw)
+	r.SetDeadline(c.soon())
+	for range 1 + c.pick(5) {
+		buf := make([]byte, c.IntN(1<<(1+c.IntN(12))))
+		for i := range buf {
+			buf[i] = byte(c.Uint32())
+		}
+		host, _, _ := net.SplitHostPort(c.targetIP())
+		switch c.pick(4) {
+		case 0:
+			r.WriteTo(buf, &net.IPAddr{IP: net.ParseIP(host)})
+		case 1:
+			if len(buf) >= wire.ICMPLen {
+				(&wire.ICMP{Type: wire.ICMPEcho, Rest: c.Uint32()}).Put(buf, buf[wire.ICMPLen:])
+			}
+			r.WriteTo(buf, &net.IPAddr{IP: net.ParseIP(host)})
+		case 2:
+			r.ReadMsgIP(buf, make([]byte, 100))
+		case 3:
+			r.Read(buf)
+		}
+	}
+	r.Close()
+}
+
+// configure changes a host, but nothing that a conversation needs.
+func (f *fuzzRun) configure(k int, c *choices) {
+	h := f.hosts[k]
+	s := h.Stack()
+	switch c.pick(6) {
+	case 5:
+		// Neighbours that are not there.
+		u, err := h.ListenUDP("udp", nil)
+		if err != nil {
+			return
+		}
+		for range c.IntN(1200) {
+			to := netip.AddrFrom4([4]byte{192, 0, byte(c.Uint32()), byte(c.Uint32())})
+			u.WriteToUDPAddrPort(make([]byte, c.IntN(2000)), netip.AddrPortFrom(to, 9))
+		}
+		u.Close()
+	case 0:
+		s.FlushNeighbors()
+	case 1:
+		r := stack.Route{Dst: netip.MustParsePrefix("203.0.113.0/24"), Via: netip.MustParseAddr([...]string{addrA, addrB, "192.0.2.77"}[c.pick(3)])}
+		s.AddRoute(r)
+		c.wait()
+		s.DelRoute(r)
+	case 2:
+		name := fmt.Sprint("eth", 1+c.pick(3))
+		da, db := nic.Pipe(nic.PipeConfig{})
+		db.Attach(func([]nic.Frame) {})
+		if s.AddNIC(stack.NIC{Name: name, Device: da, Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}}) == nil {
+			d := &choices{nil, rand.New(rand.NewPCG(c.Uint64(), 8))}
+			f.datagrams(h, d)
+			f.dial(h, d)
+			s.RemoveNIC(name)
+		}
+	case 3:
+		s.SetNeighbor(stack.Neighbor{NIC: "eth0", Addr: netip.MustParseAddr("192.0.2.9"), MAC: wire.MAC{2, 0, 0, 0, 0, 9}})
+		c.wait()
+		s.SetNeighbor(stack.Neighbor{NIC: "eth0", Addr: netip.MustParseAddr("192.0.2.9")})
+	case 4:
+		if _, err := h.Listen("tcp", "192.0.2.200:80"); err == nil {
+			f.fail("Listen on an address that is not the host's")
+		}
+	}
+}
+
+// disturb does what ends conversations.
+func (f *fuzzRun) disturb(k int, c *choices) {
+	h := f.hosts[k]
+	switch c.pick(8) {
+	case 0:
+		f.wire.end[k].die()
+	case 1:
+		h.Stack().RemoveNIC("eth0")
+	case 2:
+		h.Close()
+	case 3:
+		h.Stack().RemoveNIC("lo")
+	case 4:
+		f.wire.end[k].stick() // to the end of the run, or for a while
+		if c.pick(2) == 0 {
+			c.wait()
+			f.wire.end[k].release()
+		}
+	default:
+		f.wire.cut.Store(true)
+		c.wait()
+		f.wire.cut.Store(false)
+	}
+}
+
+func TestHostsBearAnything(t *testing.T) {
+	runs := envInt(t, "USERNET_FUZZ_RUNS", 15)
+	first := envInt(t, "USERNET_SEED", 1)
+	for seed := first; seed < first+runs; seed++ {
+		for kind := fuzzHonest; kind <= fuzzHostile; kind++ {
+			t.Run(fmt.Sprintf("seed=%d/%v", seed, kind), func(t *testing.T) {
+				fuzzHosts(t, uint64(seed), kind, nil, 6)
+			})
+		}
+	}
+}
+
+// FuzzHosts lets the fuzzer of go test choose the calls.
+func FuzzHosts(f *testing.F) {
+	for seed := range uint64(6) {
+		script := make([]byte, 8*64)
+		r := rand.New(rand.NewPCG(seed, 11))
+		for i := 0; i < len(script); i += 8 {
+			binary.BigEndian.PutUint64(script[i:], r.Uint64())
+		}
+		f.Add(seed, uint8(seed), script)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, kind uint8, script []byte) {
+		fuzzHosts(t, seed, fuzzKind(kind%3), script, 3)
+	})
+}

@@ -1,0 +1,410 @@
+package usernet
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A fuzzWire is a wire between two hosts that a test holds. It checks all that the hosts send,
+// drops, repeats, delays and damages frames, and, if it is hostile, sends forgeries made from
+// what has passed.
+type fuzzWire struct {
+	end     [2]*fuzzEnd
+	loss    float64
+	dup     float64
+	damage  float64 // how often a bit of a complete frame changes
+	partial float64 // how often Send takes only a part of a batch
+	slow    float64 // how often Send takes up to 20 ms
+	forge   float64 // forgeries for each frame that passes
+	latency time.Duration
+	reorder float64     // how often a frame takes up to twice its time more
+	inline  bool        // without latency: what is sent is received before Send returns
+	raw     bool        // a raw socket may have sent anything
+	cut     atomic.Bool // nothing passes for a while
+
+	mu     sync.Mutex
+	errs   []error
+	recent [64]nic.Frame // the latest that have passed, whole
+	from   [64]int       // which end sent them
+	passed int           // frames
+	forged int
+}
+
+// A fuzzEnd is one end of a fuzzWire.
+type fuzzEnd struct {
+	w      *fuzzWire
+	me     int
+	link   nic.Link
+	recv   atomic.Pointer[func([]nic.Frame)]
+	closed atomic.Bool
+	dead   atomic.Pointer[error]
+	down   func(error)
+	sends  atomic.Int64
+	stuck  atomic.Pointer[chan struct{}] // Send blocks until it is closed
+
+	mu      sync.Mutex
+	rng     *rand.Rand // the fate of what this end sends
+	queue   []heldFrame
+	timer   *time.Timer
+	running bool
+}
+
+type heldFrame struct {
+	due   time.Time
+	frame nic.Frame
+	to    int
+}
+
+var _ nic.Device = (*fuzzEnd)(nil)
+
+// newFuzzWire makes the ends of a wire. The hosts have the addresses of newPair.
+func newFuzzWire(seed uint64, link nic.Link) *fuzzWire {
+	w := &fuzzWire{}
+	for i := range w.end {
+		l := link
+		l.Name = fmt.Sprint("fuzz", i)
+		l.MAC = [6]byte{2, 0, 0, 0, 0, byte(0xa + i)}
+		w.end[i] = &fuzzEnd{w: w, me: i, link: l, rng: rand.New(rand.NewPCG(seed, uint64(70+i)))}
+	}
+	return w
+}
+
+func (w *fuzzWire) fail(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.errs) < 10 {
+		w.errs = append(w.errs, fmt.Errorf(format, args...))
+	}
+}
+
+func (w *fuzzWire) err() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return errors.Join(w.errs...)
+}
+
+func (e *fuzzEnd) Link() nic.Link {
+	l := e.link
+	l.Up = !e.closed.Load() && e.dead.Load() == nil
+	return l
+}
+
+func (e *fuzzEnd) NotifyDown(f func(error)) { e.down = f }
+
+func (e *fuzzEnd) Attach(recv func([]nic.Frame)) {
+	if !e.recv.CompareAndSwap(nil, &recv) {
+		e.w.fail("%s: Attach twice", e.link.Name)
+	}
+}
+
+func (e *fuzzEnd) Close() error {
+	if !e.closed.CompareAndSwap(false, true) {
+		e.w.fail("%s: Close twice", e.link.Name)
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// die ends the device as one whose hardware goes.
+func (e *fuzzEnd) die() {
+	err := errors.New("fuzz: the device died")
+	if e.dead.CompareAndSwap(nil, &err) && e.down != nil {
+		e.down(err)
+	}
+}
+
+// stick has Send block until release, as a tunnel does whose other end is stuck.
+func (e *fuzzEnd) stick() {
+	stuck := make(chan struct{})
+	e.stuck.CompareAndSwap(nil, &stuck)
+}
+
+func (e *fuzzEnd) release() {
+	if stuck := e.stuck.Swap(nil); stuck != nil {
+		close(*stuck)
+	}
+}
+
+func (e *fuzzEnd) Send(batch []nic.Frame) (int, error) {
+	e.sends.Add(1)
+	if e.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	if err := e.dead.Load(); err != nil {
+		return 0, *err
+	}
+	if stuck := e.stuck.Load(); stuck != nil {
+		<-*stuck
+	}
+	e.mu.Lock()
+	if e.rng.Float64() < e.w.slow {
+		d := time.Duration(e.rng.IntN(20_000)) * time.Microsecond
+		e.mu.Unlock()
+		time.Sleep(d)
+		e.mu.Lock()
+	}
+	n := len(batch)
+	if n == 0 {
+		e.w.fail("%s: Send of no frame", e.link.Name)
+	}
+	if e.rng.Float64() < e.w.partial {
+		n = e.rng.IntN(n + 1)
+	}
+	for i := range n {
+		f := batch[i]
+		if e.link.Medium == nic.IP {
+			f = toEthernet(f, e.link.MAC)
+		}
+		if err := e.check(&f); err != nil {
+			e.w.fail("%s sent %s: %w", e.link.Name, wire.Describe(f.AppendTo(nil)), err)
+			continue
+		}
+		e.pass(f)
+	}
+	e.mu.Unlock()
+	e.start()
+	return n, nil
+}
+
+// pass decides the fate of a frame. e.mu is held.
+func (e *fuzzEnd) pass(f nic.Frame) {
+	w, r := e.w, e.rng
+	f = cloneFrame(f)
+	w.mu.Lock()
+	k := w.passed % len(w.recent)
+	w.passed++
+	if w.forge > 0 {
+		w.recent[k], w.from[k] = cloneFrame(f), e.me
+	}
+	w.mu.Unlock()
+	if r.Float64() >= w.loss && !w.cut.Load() {
+		e.hold(damaged(f, r, w.damage), 1-e.me)
+		if r.Float64() < w.dup {
+			e.hold(cloneFrame(f), 1-e.me)
+		}
+	}
+	for p := w.forge; p > 0 && r.Float64() < p; p-- {
+		w.mu.Lock()
+		k := r.IntN(min(w.passed, len(w.recent)))
+		like, from := cloneFrame(w.recent[k]), w.from[k]
+		w.forged++
+		w.mu.Unlock()
+		to := r.IntN(2)
+		for _, forged := range forge(r, like, from, to, &e.link) {
+			e.hold(forged, to)
+		}
+	}
+}
+
+// hold has a frame arrive after its time on the wire. e.mu is held.
+func (e *fuzzEnd) hold(f nic.Frame, to int) {
+	d := e.w.latency
+	if e.rng.Float64() < e.w.reorder {
+		d += time.Duration(e.rng.Int64N(int64(2*d + time.Millisecond)))
+	}
+	due := time.Now().Add(d)
+	i := len(e.queue)
+	for i > 0 && e.queue[i-1].due.After(due) {
+		i--
+	}
+	e.queue = append(e.queue, heldFrame{})
+	copy(e.queue[i+1:], e.queue[i:])
+	e.queue[i] = heldFrame{due, f, to}
+}
+
+// start has what is due delivered, now or by the timer.
+func (e *fuzzEnd) start() {
+	if e.w.inline {
+		e.deliver()
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running || len(e.queue) == 0 {
+		return
+	}
+	e.running = true
+	d := max(time.Until(e.queue[0].due), 0)
+	if e.timer == nil {
+		e.timer = time.AfterFunc(d, func() {
+			e.deliver()
+			e.mu.Lock()
+			e.running = false
+			e.mu.Unlock()
+			e.start()
+		})
+	} else {
+		e.timer.Reset(d)
+	}
+}
+
+// deliver gives the ends what is due, in batches.
+func (e *fuzzEnd) deliver() {
+	for {
+		e.mu.Lock()
+		now := time.Now()
+		var batch []nic.Frame
+		to := 0
+		for most := 1 + e.rng.IntN(40); len(e.queue) > 0 && len(batch) < most; {
+			h := e.queue[0]
+			if h.due.After(now) || len(batch) > 0 && h.to != to {
+				break
+			}
+			to = h.to
+			batch = append(batch, h.frame)
+			e.queue = e.queue[1:]
+		}
+		e.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		e.w.end[to].receive(batch)
+	}
+}
+
+// receive gives a batch to the host. What the host keeps of it, it must have copied, and it
+// must not have changed any of it.
+func (e *fuzzEnd) receive(batch []nic.Frame) {
+	recv := e.recv.Load()
+	if recv == nil || e.closed.Load() {
+		return
+	}
+	if e.link.Medium == nic.IP {
+		if batch = toIP(batch); len(batch) == 0 {
+			return
+		}
+	}
+	var before [][]byte
+	for i := range batch {
+		before = append(before, batch[i].AppendTo(nil))
+	}
+	frames := append([]nic.Frame(nil), batch...)
+	(*recv)(batch)
+	for i, f := range frames {
+		if !bytes.Equal(before[i], f.AppendTo(nil)) {
+			e.w.fail("%s: a frame that it received was changed: %s", e.link.Name, wire.Describe(before[i]))
+		}
+		for _, part := range [][]byte{f.Head, f.Body} {
+			for k := range part {
+				part[k] = 0xdb // of nobody now
+			}
+		}
+	}
+}
+
+// toEthernet puts a header before what a host on an IP medium sends, so that all that passes
+// a wire looks alike.
+func toEthernet(f nic.Frame, mac wire.MAC) nic.Frame {
+	head := make([]byte, wire.EthernetLen, wire.EthernetLen+len(f.Head))
+	(&wire.Ethernet{Dst: wire.MAC{2, 0, 0, 0, 0, 0xa ^ 0xb ^ mac[5]}, Src: mac, Type: wire.EtherTypeIPv4}).Put(head)
+	f.Head = append(head, f.Head...)
+	if f.NeedsChecksum {
+		f.ChecksumStart += wire.EthernetLen
+	}
+	if f.GSO != nic.GSONone {
+		f.HeaderLen += wire.EthernetLen
+	}
+	return f
+}
+
+// toIP takes the headers off, and what is not IP away.
+func toIP(batch []nic.Frame) (ip []nic.Frame) {
+	for _, f := range batch {
+		if len(f.Head) <= wire.EthernetLen || f.Head[12] != 8 || f.Head[13] != 0 {
+			continue
+		}
+		f.Head = f.Head[wire.EthernetLen:]
+		f.ChecksumStart -= min(f.ChecksumStart, wire.EthernetLen)
+		f.HeaderLen -= min(f.HeaderLen, wire.EthernetLen)
+		ip = append(ip, f)
+	}
+	return ip
+}
+
+func cloneFrame(f nic.Frame) nic.Frame {
+	f.Head, f.Body = bytes.Clone(f.Head), bytes.Clone(f.Body)
+	return f
+}
+
+// damaged inverts a bit of an IPv4 packet that is protected by checksums.
+func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
+	if r.Float64() >= p || f.NeedsChecksum || len(f.Head) < wire.EthernetLen+wire.IPv4Len || f.Head[12] != 8 || f.Head[13] != 0 {
+		return f
+	}
+	bit := r.IntN(8 * f.Len())
+	part := f.Head
+	if bit >= 8*len(part) {
+		bit, part = bit-8*len(part), f.Body
+	}
+	part[bit/8] ^= 1 << (bit % 8)
+	return f
+}
+
+// check fails unless a frame that a host sends is one that its link takes, and right in all
+// that the next host looks at.
+func (e *fuzzEnd) check(f *nic.Frame) error {
+	limit := e.link.MTU
+	if f.GSO != nic.GSONone {
+		limit = e.link.GSO
+		if !f.NeedsChecksum || f.GSOSize == 0 || int(f.HeaderLen) > len(f.Head) {
+			return fmt.Errorf("super-frame of %d, headers %d of %d", f.GSOSize, f.HeaderLen, len(f.Head))
+		}
+		if int(f.HeaderLen)+int(f.GSOSize) > e.link.MTU+wire.EthernetLen {
+			return fmt.Errorf("pieces of %d+%d bytes at an MTU of %d", f.HeaderLen, f.GSOSize, e.link.MTU)
+		}
+	}
+	if f.Len() > limit+wire.EthernetLen {
+		return fmt.Errorf("%d bytes at an MTU of %d", f.Len(), limit)
+	}
+	if f.NeedsChecksum && !e.link.TxChecksum {
+		return errors.New("its checksum is not complete")
+	}
+	b := f.AppendTo(nil)
+	h, p, reason := wire.ParseEthernet(b)
+	if reason != wire.OK || h.Src != wire.MAC(e.link.MAC) {
+		return fmt.Errorf("Ethernet: %v", reason)
+	}
+	if h.Type == wire.EtherTypeARP {
+		if _, reason := wire.ParseARP(p); reason != wire.OK {
+			return fmt.Errorf("ARP: %v", reason)
+		}
+		return nil
+	}
+	ip, p, reason := wire.ParseIPv4(p)
+	if reason != wire.OK {
+		return fmt.Errorf("IPv4: %v", reason)
+	}
+	if ip.IsFragment() || e.w.raw && ip.Proto != wire.ProtoTCP {
+		return nil
+	}
+	switch ip.Proto {
+	case wire.ProtoTCP:
+		if _, _, reason = wire.ParseTCP(p); reason != wire.OK {
+			return fmt.Errorf("TCP: %v", reason)
+		}
+		if !f.NeedsChecksum && !wire.TCPChecksumOK(ip.Src, ip.Dst, p) {
+			return errors.New("TCP: bad checksum")
+		}
+	case wire.ProtoUDP:
+		if _, _, reason = wire.ParseUDP(p); reason != wire.OK {
+			return fmt.Errorf("UDP: %v", reason)
+		}
+		if !f.NeedsChecksum && !wire.UDPChecksumOK(ip.Src, ip.Dst, p) {
+			return errors.New("UDP: bad checksum")
+		}
+	case wire.ProtoICMP:
+		if _, _, reason = wire.ParseICMP(p); reason != wire.OK {
+			return fmt.Errorf("ICMP: %v", reason)
+		}
+	}
+	return nil
+}
