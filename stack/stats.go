@@ -115,7 +115,7 @@ type counters struct {
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
 	synCookiesSent, synCookiesTaken            atomic.Uint64
-	synCookiesBad                              atomic.Uint64
+	synCookiesBad, orphansReset                atomic.Uint64
 }
 
 // drop counts a packet that was not taken or not sent.
@@ -193,6 +193,8 @@ type TCPStats struct {
 	CookiesTaken     uint64 // connections made of one that came back
 	Memory           int64  // bytes of send and receive buffers now, and of what blocked Writes may leave in them
 	CookiesBad       uint64 // acknowledgements that looked like one and were not
+	Orphans          int    // connections now that were closed here and are not over
+	OrphansReset     uint64 // of these, reset because there were too many or memory was scarce
 }
 
 // ipSent counts the packets that were sent. Those that were sent directly are counted by their
@@ -237,6 +239,8 @@ func (s *Stack) Stats() Stats {
 			CookiesTaken:     c.synCookiesTaken.Load(),
 			CookiesBad:       c.synCookiesBad.Load(),
 			Memory:           s.tcp.used.Load(),
+			Orphans:          s.tcp.orphans.stats(),
+			OrphansReset:     c.orphansReset.Load(),
 		},
 		Drops: make(map[string]uint64),
 	}

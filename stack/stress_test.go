@@ -196,6 +196,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 		require.Empty(t, ts.table.ports.shards[i].use)
 	}
 	require.Empty(t, ts.listeners.all())
+	require.Zero(t, ts.orphans.count())
 	require.Zero(t, ts.waits.n)
 	require.Nil(t, ts.waits.first)
 	require.Empty(t, ts.wheel.due.heap)

@@ -125,7 +125,7 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 			s.drop(dropNoReply)
 			return true
 		}
-		if s.tcp.used.Load() >= s.tcp.memory {
+		if !s.admits(s.now()) {
 			s.drop(dropTCPMemory)
 			return true
 		}

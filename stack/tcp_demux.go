@@ -20,12 +20,17 @@ type TCPConfig struct {
 	// SynBacklog bounds the half-open connections of one listener: 1024 if zero.
 	SynBacklog int
 	// Memory is the budget of all send and receive buffers together, in bytes:
-	// 1 GiB if zero. Near it, buffers do not grow and windows shrink to what
-	// every connection may have; beyond it, new connections are refused.
+	// 1 GiB if zero. From three quarters of it on, buffers do not grow, windows shrink
+	// to what every connection may have, and connections that were closed here and make
+	// no progress are reset; beyond it, new connections are refused.
 	Memory int64
 	// TimeWaits bounds the connections in TIME-WAIT: 32768 if zero. The oldest
 	// makes room.
 	TimeWaits int
+	// Orphans bounds the connections that were closed here and are not over: their
+	// peer has not acknowledged everything, or not closed. 32768 if zero; the oldest are
+	// reset. While memory is scarce, those that make no progress are reset, too.
+	Orphans int
 }
 
 const (
@@ -46,6 +51,9 @@ type tcpState struct {
 	listenMu  sync.Mutex // held to bind to a port that was asked for
 	listeners tcpListeners
 	waits     timeWaits
+	orphans   orphans
+	reclaimer reclaimer
+	reclaimed atomic.Int64 // when all connections last gave up memory, as tcp.Time; 0: never
 	wheel     wheel
 	paths     pathCache
 	timers    sync.Pool // of *sockTimer: those that nobody has
@@ -91,7 +99,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	}
 	ts.params.Alloc = func(n int) []byte {
 		b := s.bufs.get(n)
-		ts.used.Add(int64(cap(b)))
+		ts.charge(int64(cap(b)))
 		return b
 	}
 	ts.params.Free = func(b []byte) {
@@ -99,16 +107,25 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		s.bufs.put(b)
 	}
 	ts.params.Spare = new(sync.Pool)
-	// Scarcity begins at three quarters, so that what connections may always
-	// have finds its place in the rest.
-	ts.params.Full = func() bool { return ts.used.Load() >= ts.memory/4*3 }
+	ts.params.Full = ts.scarce
 	ts.synBacklog = cfg.SynBacklog
 	if ts.synBacklog <= 0 {
 		ts.synBacklog = defaultSynBacklog
 	}
 	ts.table.seed = maphash.MakeSeed()
 	ts.waits.init(s, cfg.TimeWaits)
+	if ts.orphans.limit = cfg.Orphans; ts.orphans.limit <= 0 {
+		ts.orphans.limit = defaultOrphans
+	}
+	ts.reclaimer.s = s
 	ts.wheel.s, ts.wheel.due.s = s, s
+}
+
+// charge counts n bytes as used.
+func (ts *tcpState) charge(n int64) {
+	if ts.used.Add(n) >= ts.memory/4*3 {
+		ts.reclaimer.kick()
+	}
 }
 
 // inputTCP takes a TCP segment that was addressed to us.
@@ -219,6 +236,7 @@ func (s *Stack) closeTCP() {
 	}
 	s.tcp.waits.close()
 	s.tcp.wheel.close()
+	s.tcp.reclaimer.close()
 }
 
 // isn is the initial sequence number of RFC 6528 3: "ISN = M + F(localip,

@@ -108,7 +108,7 @@ func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, seg *tcp.S
 		s.drop(dropAcceptQueue)
 		return true
 	}
-	if s.tcp.used.Load() >= s.tcp.memory {
+	if !s.admits(now) {
 		s.drop(dropTCPMemory)
 		return true
 	}

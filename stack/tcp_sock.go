@@ -44,6 +44,7 @@ type TCP struct {
 
 	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
+	orphan  int32 // its slot among the orphans, from 2 on; under the lock of those too
 	slot    uint8 // of the wheel; under its lock
 	direct  directState
 	wheeled bool // rest was taken, and the wheel has not come round
@@ -346,6 +347,9 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 		t.linked, t.detached = false, true
 		t.s.tcp.waits.add(now, t)
 	}
+	if t.closed {
+		t.s.tcp.orphans.track(now, t)
+	}
 	t.arm(now)
 	return ev
 }
@@ -614,6 +618,7 @@ func (t *TCP) Close() error {
 	t.wakeWriters()
 	linger := t.linger
 	t.runDirect(now)
+	t.s.limitOrphans()
 	if linger > 0 {
 		t.lingerFor(time.Duration(linger) * time.Second)
 	}

@@ -148,16 +148,21 @@ func (tt *tcpTable) remove(e *tcpEntry) {
 func (tt *tcpTable) sockets() []*TCP {
 	var all []*TCP
 	for i := range tt.shards {
-		sh := &tt.shards[i]
-		sh.mu.RLock()
-		for _, e := range sh.buckets {
-			for ; e != nil; e = e.next {
-				if e.sock != nil {
-					all = append(all, e.sock)
-				}
+		all = tt.shards[i].sockets(all)
+	}
+	return all
+}
+
+// sockets appends the connections of a shard that are not in TIME-WAIT.
+func (sh *tcpShard) sockets(all []*TCP) []*TCP {
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	for _, e := range sh.buckets {
+		for ; e != nil; e = e.next {
+			if e.sock != nil {
+				all = append(all, e.sock)
 			}
 		}
-		sh.mu.RUnlock()
 	}
 	return all
 }

@@ -170,7 +170,7 @@ func (t *TCP) awaitAcks() {
 // charge takes what is lent for used memory. t.mu is held.
 func (t *TCP) charge() {
 	if n := int64(t.conn.Lent()); n > 0 && n > t.lent.charged {
-		t.s.tcp.used.Add(n - t.lent.charged)
+		t.s.tcp.charge(n - t.lent.charged)
 		t.lent.charged = n
 	}
 }

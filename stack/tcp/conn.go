@@ -409,6 +409,7 @@ func (c *Conn) Close(now Time) {
 		// As on Linux that holds for what came before the peer's FIN, too.
 		c.abort(c.state != TimeWait)
 	default:
+		c.dropOutOfOrder() // nobody will read it
 		c.CloseWrite(now)
 		if c.state == FinWait2 {
 			c.timers.wait = now + c.p.FinTimeout

@@ -30,6 +30,11 @@ func (r *ring) reserve(p *Params, n, used int) {
 	if n >= bulk && int(r.was) > size && (p.Full == nil || !p.Full()) {
 		size = int(r.was)
 	}
+	r.resize(p, size, used)
+}
+
+// resize moves what is in the first used bytes to storage of size bytes, a power of two.
+func (r *ring) resize(p *Params, size, used int) {
 	var b []byte
 	if p.Alloc != nil {
 		b = p.Alloc(size)
@@ -81,4 +86,14 @@ func (r *ring) giveBack(p *Params) {
 		p.Free(r.b)
 	}
 	r.b, r.head = nil, 0
+}
+
+// shrink gives back storage that is not in use, if that is three quarters of it or more.
+func (r *ring) shrink(p *Params) {
+	if size := 1 << bits.Len(uint(max(r.n, minRing)-1)); r.n == 0 {
+		r.giveBack(p)
+	} else if len(r.b) >= 4*size {
+		r.resize(p, size, r.n)
+	}
+	r.was = 0
 }

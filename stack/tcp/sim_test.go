@@ -727,6 +727,9 @@ func (w *sim) fiddle(h *simHost) {
 	case 5:
 		h.c.SetGSO([...]int{0, 9000, 65535}[w.rng.IntN(3)])
 		h.side.GSO = max(h.side.GSO, 65535) // the check on what is sent
+	case 6:
+		w.log("%s reclaims memory", h.name)
+		h.c.Reclaim(w.now, w.rng.IntN(2) == 0)
 	}
 }
 

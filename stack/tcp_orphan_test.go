@@ -1,0 +1,253 @@
+package stack
+
+import (
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A crowdDevice is the device of a server at 192.0.2.1, and behind it many TCP clients at
+// 192.0.2.2 by hand. What the server sends waits in segs until answer is called.
+type crowdDevice struct {
+	t    testing.TB
+	recv func([]nic.Frame)
+
+	mu   sync.Mutex
+	segs []crowdSegment
+	out  [wire.EthernetLen + wire.IPv4Len + wire.TCPLen + 8]byte
+}
+
+// A crowdSegment is what a client needs to know of a segment that it got.
+type crowdSegment struct {
+	port     uint16 // the client's
+	seq, ack uint32
+	n        int
+	flags    wire.TCPFlags
+}
+
+func (d *crowdDevice) Link() nic.Link {
+	return nic.Link{Name: "crowd", Medium: nic.Ethernet, MTU: 1500, MAC: macA, Up: true}
+}
+func (d *crowdDevice) Attach(recv func([]nic.Frame)) { d.recv = recv }
+func (d *crowdDevice) Close() error                  { return nil }
+func (d *crowdDevice) Nonblocking() nic.Device       { return d }
+
+func (d *crowdDevice) Send(batch []nic.Frame) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range batch {
+		_, packet, _ := wire.ParseEthernet(batch[i].AppendTo(nil))
+		ip, payload, _ := wire.ParseIPv4(packet)
+		if ip.Proto != wire.ProtoTCP {
+			continue
+		}
+		h, text, _ := wire.ParseTCP(payload)
+		d.segs = append(d.segs, crowdSegment{h.DstPort, h.Seq, h.Ack, len(text), h.Flags})
+	}
+	return len(batch), nil
+}
+
+// take returns what the server has sent.
+func (d *crowdDevice) take() []crowdSegment {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.segs
+	d.segs = nil
+	return s
+}
+
+// send sends a segment of the client at a port to the server's port 80.
+func (d *crowdDevice) send(port uint16, h wire.TCP) { d.sendText(port, h, nil) }
+
+func (d *crowdDevice) sendText(port uint16, h wire.TCP, text []byte) {
+	h.SrcPort, h.DstPort = port, 80
+	src, dst, n := addr("192.0.2.2"), addr("192.0.2.1"), h.Len()+len(text)
+	b := d.out[:wire.EthernetLen+wire.IPv4Len+n]
+	(&wire.Ethernet{Dst: macA, Src: macB, Type: wire.EtherTypeIPv4}).Put(b)
+	(&wire.IPv4{TTL: 64, Proto: wire.ProtoTCP, Src: src, Dst: dst}).Put(b[wire.EthernetLen:], n)
+	h.Put(b[wire.EthernetLen+wire.IPv4Len:])
+	copy(b[len(b)-len(text):], text)
+	wire.SetTCPChecksum(src, dst, b[wire.EthernetLen+wire.IPv4Len:])
+	d.recv([]nic.Frame{{Head: b}})
+}
+
+// answer acknowledges what the clients got, without the text if their window is closed.
+func (d *crowdDevice) answer(window uint16) (text int) {
+	for _, s := range d.take() {
+		if s.flags&wire.FlagRST != 0 {
+			continue
+		}
+		next := s.seq
+		if s.flags&wire.FlagSYN != 0 {
+			next++
+		} else if window > 0 {
+			next += uint32(s.n)
+			text += s.n
+		}
+		d.send(s.port, wire.TCP{Seq: s.ack, Ack: next, Flags: wire.FlagACK, Window: window})
+	}
+	return text
+}
+
+// syn begins the connection of the client at a port.
+func (d *crowdDevice) syn(port uint16) {
+	d.send(port, wire.TCP{Seq: 1000, Flags: wire.FlagSYN, Window: 1000, MSS: 1460})
+}
+
+// crowdHost is a server that writes a mebibyte to each client of port 80 and closes. It
+// gives up a client that does not take that in three seconds.
+func crowdHost(t testing.TB, cfg TCPConfig) (*Stack, *crowdDevice) {
+	d := &crowdDevice{t: t}
+	s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
+		c.TCP = cfg
+		c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+	})
+	l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+	require.NoError(t, err)
+	page := make([]byte, 1<<20)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err == net.ErrClosed {
+				return
+			}
+			go func() {
+				c.SetWriteDeadline(time.Now().Add(3 * time.Second))
+				c.Write(page)
+				c.Close()
+			}()
+		}
+	}()
+	return s, d
+}
+
+// connects requires that a client that takes what it is sent is served at once.
+func (d *crowdDevice) connects(t testing.TB, port uint16) {
+	t.Helper()
+	d.answer(0)
+	d.syn(port)
+	got := 0
+	for range 5 { // the SYN,ACK, and what follows
+		got += d.answer(65535)
+		synctest.Wait()
+	}
+	require.Positive(t, got, "a new client is not served")
+	d.send(port, wire.TCP{Seq: 1001, Flags: wire.FlagRST})
+}
+
+func TestZeroWindowClientsLockNobodyOut(t *testing.T) {
+	// RFC 6429 4: the operating system may close connections whose windows are closed.
+	n, memory := 50_000, int64(0)
+	if testing.Short() || flood < 500_000 {
+		n, memory = 2000, 40<<20 // as many for the memory
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, d := crowdHost(t, TCPConfig{Memory: memory})
+		port := uint16(2000)
+		for i := range n {
+			d.syn(port)
+			d.answer(0)
+			port++
+			if i%(n/100) == 0 { // ten seconds for all of them
+				time.Sleep(100 * time.Millisecond)
+				d.answer(0)
+				d.connects(t, uint16(1000+i/(n/100)))
+			}
+		}
+		most := int64(0)
+		for i := range 3000 {
+			time.Sleep(100 * time.Millisecond)
+			d.answer(0)
+			most = max(most, s.Stats().TCP.Memory)
+			if i%100 == 0 {
+				d.connects(t, uint16(1200+i/100))
+			}
+		}
+		require.Less(t, most, s.tcp.memory)
+		st := s.Stats().TCP
+		t.Logf("%d reset, at most %d MiB", st.OrphansReset, most>>20)
+		require.Zero(t, st.Memory)
+		require.Zero(t, st.Orphans)
+		require.Zero(t, dropped(s, dropTCPMemory))
+		require.Empty(t, s.tcp.table.sockets())
+	})
+}
+
+func TestOrphansAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, d := crowdHost(t, TCPConfig{Orphans: 10})
+		for i := range uint16(30) {
+			d.syn(2000 + i)
+			d.answer(0)
+			time.Sleep(100 * time.Millisecond)
+			d.answer(0)
+		}
+		for range 60 {
+			time.Sleep(100 * time.Millisecond)
+			d.answer(0)
+		}
+		st := s.Stats().TCP
+		require.Equal(t, 10, st.Orphans)
+		require.EqualValues(t, 20, st.OrphansReset)
+		for _, c := range s.tcp.table.sockets() {
+			require.GreaterOrEqual(t, c.RemoteAddr().Port(), uint16(2020), "the oldest are reset")
+		}
+		time.Sleep(time.Hour)
+		require.Zero(t, s.Stats().TCP.Orphans)
+		require.Zero(t, s.Stats().TCP.Memory)
+	})
+}
+
+func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
+	for _, tc := range []struct {
+		age         tcp.Time
+		bytes, left int
+		want        bool
+	}{
+		{0, 1000, 1000, false},
+		{stallAfter - 1, 1000, 1000, false},
+		{stallAfter, 1000, 1000, true},
+		{stallAfter, 30_000, 29_999, true}, // half a byte in a second
+		{10 * tcp.Second, 30_000, 25_000, false},
+		{10 * tcp.Second, 30_000, 26_000, true}, // it needs 65 s more
+		{3600 * tcp.Second, 32 << 20, 1 << 20, true},
+		{3600 * tcp.Second, 32 << 20, 1 << 19, false},
+		{1 << 62, 1 << 30, 1<<30 - 1, true},
+	} {
+		require.Equal(t, tc.want, stalled(tc.age, tc.bytes, tc.left), "%+v", tc)
+	}
+}
+
+func TestScarceMemoryIsTakenFromOutOfOrderData(t *testing.T) {
+	// RFC 2018 8: what was not acknowledged may be discarded. Here each client has
+	// sent a byte at the far end of its window, for which there is a ring of 64 KiB.
+	synctest.Test(t, func(t *testing.T) {
+		d := &crowdDevice{t: t}
+		s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
+			c.TCP.Memory = 4 << 20
+			c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+		})
+		_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
+		require.NoError(t, err)
+		most := int64(0)
+		for i := range uint16(100) {
+			d.syn(2000 + i)
+			for _, a := range d.take() {
+				d.send(a.port, wire.TCP{Seq: a.ack, Ack: a.seq + 1, Flags: wire.FlagACK, Window: 1000})
+				d.sendText(a.port, wire.TCP{Seq: a.ack + 60_000, Ack: a.seq + 1, Flags: wire.FlagACK, Window: 1000}, []byte("x"))
+			}
+			most = max(most, s.Stats().TCP.Memory)
+		}
+		require.GreaterOrEqual(t, most, int64(3<<20))
+		time.Sleep(2 * time.Second)
+		require.Zero(t, s.Stats().TCP.Memory)
+	})
+}
