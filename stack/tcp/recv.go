@@ -222,6 +222,10 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 		if s.has(wire.FlagACK) {
 			c.told = Seq(s.Ack)
 		}
+		if c.provesLife(s) {
+			c.rcv.last = now
+			c.timers.keepProbes = 0
+		}
 		return c.unacceptable(now, s)
 	}
 	return keep
@@ -313,10 +317,6 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 			// right, so its timestamp is the peer's, which measures by our answer.
 			c.noteTimestamp(now, s)
 		}
-		if n == 0 && seq+1 == c.rcv.nxt && !s.has(wire.FlagSYN) {
-			// A keep-alive probe (RFC 9293 3.8.4).
-			c.rcv.last = now
-		}
 		return dropMind
 	}
 	if c.sackOK && seq.Less(c.rcv.nxt) {
@@ -324,11 +324,23 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 		// sequence numbers of a duplicate".
 		c.rcv.dsack = block{seq, minSeq(seq+Seq(n), c.rcv.nxt)}
 	}
-	if t := &c.timers; t.keepProbes > 0 {
-		t.keepProbes = 0
-	}
-	c.rcv.last = now
 	return dropAck
+}
+
+// provesLife reports whether a segment that is not acceptable shows that the peer lives: a
+// keep-alive probe (RFC 9293 3.8.4), or text that was received before and ends within a
+// window below RCV.NXT. Its acknowledgement has to be acceptable, too. Whoever sends
+// segments blindly would else keep a dead peer's connection for ever.
+func (c *Conn) provesLife(s *Segment) bool {
+	r := &c.rcv
+	if ack := Seq(s.Ack); s.has(wire.FlagSYN) || !s.has(wire.FlagACK) || c.snd.nxt.Less(ack) || ack.Less(c.snd.una-Seq(c.snd.maxWnd)) {
+		return false
+	}
+	if s.DataLen() == 0 {
+		return Seq(s.Seq)+1 == r.nxt
+	}
+	end := Seq(s.Seq) + Seq(s.DataLen())
+	return r.nxt-end <= Seq(max(c.window(), r.limit))
 }
 
 // challenge sends an acknowledgement that makes the other side show that it
