@@ -3,6 +3,7 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
+	"sync"
 
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
@@ -15,7 +16,7 @@ import (
 //	5 bits   a counter of cookiePeriod
 //	3 bits   which of cookieMSS the peer can receive
 //	24 bits  a keyed hash of the addresses, the ports, the peer's sequence
-//	         number, and the eight bits above
+//	         number, and the eight bits above; the key is another in each period
 //
 // With timestamps, the low six bits of ours carry what else the SYN offered:
 // four bits of window scale (15: none) and one for SACK; so that a connection
@@ -32,8 +33,42 @@ const (
 // in growing order. The largest that is not more than the peer's is used.
 func cookieMSS() [8]uint16 { return [8]uint16{64, 512, 536, 1024, 1220, 1440, 1460, 8960} }
 
-// cookie makes the initial sequence number of a SYN,ACK.
-func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int) tcp.Seq {
+// cookieKeys are the secrets of the cookies of this period and of the one before. A secret
+// that was guessed, or found by many trials, is of no use in the next period.
+type cookieKeys struct {
+	mu        sync.Mutex
+	count     uint32 // the period that cur is for
+	cur, prev hashKey
+	made      bool // cur is
+	before    bool // prev is that of the period before
+}
+
+// cookieKey returns the secret of a period, and whether there is one: that of this period,
+// or of the one before if a cookie was made or looked at in it.
+func (s *Stack) cookieKey(count uint32) (hashKey, bool) {
+	k := &s.tcp.cookies
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if at := s.cookieCount(); !k.made || k.count != at {
+		k.prev, k.before = k.cur, k.made && k.count+1 == at
+		k.cur, k.count, k.made = hashKey{s.rand64(), s.rand64()}, at, true
+	}
+	switch {
+	case count == k.count:
+		return k.cur, true
+	case count+1 == k.count && k.before:
+		return k.prev, true
+	}
+	return hashKey{}, false
+}
+
+// cookie makes the initial sequence number of a SYN,ACK for a period. It reports false where
+// there is no secret for that.
+func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int) (tcp.Seq, bool) {
+	key, ok := s.cookieKey(count)
+	if !ok {
+		return 0, false
+	}
 	top := count<<3&0xff | uint32(mss)
 	var b [45]byte
 	l, r := local.Addr().As16(), remote.Addr().As16()
@@ -44,7 +79,7 @@ func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int)
 	binary.BigEndian.PutUint32(b[36:], irs)
 	binary.BigEndian.PutUint32(b[40:], count)
 	b[44] = byte(mss)
-	return tcp.Seq(top<<24 | uint32(s.key.sum(b[:]))&0xffffff)
+	return tcp.Seq(top<<24 | uint32(key.sum(b[:]))&0xffffff), true
 }
 
 func (s *Stack) cookieCount() uint32 { return uint32(s.now() / cookiePeriod) }
@@ -63,8 +98,12 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 	}
 	params := &s.tcp.params
 	now := s.now()
+	iss, ok := s.cookie(local, remote, syn.Seq, s.cookieCount(), mss)
+	if !ok {
+		return // the period has just ended: the peer tries again
+	}
 	out := tcp.Segment{TCP: wire.TCP{
-		Seq:    uint32(s.cookie(local, remote, syn.Seq, s.cookieCount(), mss)),
+		Seq:    uint32(iss),
 		Ack:    syn.Seq + 1,
 		Flags:  wire.FlagSYN | wire.FlagACK,
 		Window: uint16(min(params.RecvBuffer, 65535)),
@@ -102,7 +141,7 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 	iss, irs := tcp.Seq(seg.Ack-1), seg.Seq-1
 	mss := int(iss>>24) & 7
 	for age := range uint32(cookieLife) {
-		if s.cookie(local, remote, irs, s.cookieCount()-age, mss) != iss {
+		if want, ok := s.cookie(local, remote, irs, s.cookieCount()-age, mss); !ok || want != iss {
 			continue
 		}
 		if l.full() {

@@ -51,6 +51,7 @@ type tcpState struct {
 	listenMu  sync.Mutex // held to bind to a port that was asked for
 	listeners tcpListeners
 	waits     timeWaits
+	cookies   cookieKeys
 	orphans   orphans
 	reclaimer reclaimer
 	reclaimed atomic.Int64 // when all connections last gave up memory, as tcp.Time; 0: never

@@ -176,7 +176,7 @@ func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
 	dial()
 	l.overflowAt.Store(int64(server.now()))
 	remote := addrPort("192.0.2.77:5000")
-	iss := server.cookie(netip.AddrPortFrom(addrA, 80), remote, 1000, server.cookieCount(), 1)
+	iss, _ := server.cookie(netip.AddrPortFrom(addrA, 80), remote, 1000, server.cookieCount(), 1)
 	back := func() {
 		f.send(remote.Addr(), addrA, wire.TCP{
 			SrcPort: remote.Port(), DstPort: 80, Seq: 1001, Ack: uint32(iss) + 1, Flags: wire.FlagACK, Window: 1000,

@@ -95,6 +95,20 @@ func (ts *tcpState) bindable(local netip.AddrPort) bool {
 // full reports that no further connection is completed for now.
 func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
 
+// synAckRetries is how often a SYN,ACK is sent again: fewer times as the queue of those
+// that are half open fills, so that its places become free sooner (RFC 4987 3.3).
+func (l *TCPListener) synAckRetries() uint8 {
+	switch eighths := 8 * int(l.nhalf.Load()) / l.s.tcp.synBacklog; {
+	case eighths <= 4:
+		return l.s.tcp.params.SynAckRetries
+	case eighths == 5:
+		return 4
+	case eighths == 6:
+		return 3
+	}
+	return 2
+}
+
 // syn takes a SYN: RFC 9293 3.10.7.2. It reports false when nobody listens any
 // more. old is the connection in TIME-WAIT whose place is taken, or nil.
 func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
@@ -271,7 +272,9 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 // segment gives a received segment to the connection. It reports false when the
 // connection has left the table meanwhile.
 func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
-	if l := t.listener; l != nil && l.full() {
+	// What would complete a handshake waits until there is room in the queue. A RST is
+	// taken at any time: RFC 9293 3.10.7.4 looks at it before the ACK.
+	if l := t.listener; l != nil && seg.Flags&(wire.FlagACK|wire.FlagRST) == wire.FlagACK && l.full() {
 		t.mu.Lock()
 		waiting := t.conn.State() == tcp.SynReceived
 		t.mu.Unlock()

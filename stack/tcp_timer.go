@@ -98,7 +98,11 @@ func (t *TCP) tick() {
 	t.mu.Lock()
 	t.timerAt = 0
 	now := t.s.now()
-	if !t.detached {
+	switch {
+	case t.detached:
+	case t.listener != nil && !t.connected:
+		t.conn.TickHalfOpen(now, t.listener.synAckRetries())
+	default:
 		t.conn.Tick(now)
 	}
 	ev := t.run(now)

@@ -674,6 +674,17 @@ func (c *Conn) Tick(now Time) {
 	}
 }
 
+// TickHalfOpen is Tick for a passive open whose SYN,ACK is not to be sent again more than
+// retries times, where that is less than Params.SynAckRetries.
+func (c *Conn) TickHalfOpen(now Time, retries uint8) {
+	t := &c.timers
+	if c.state == SynReceived && c.passive && t.backoff >= retries && t.rtx != 0 && now >= t.rtx {
+		c.timedOut()
+		return
+	}
+	c.Tick(now)
+}
+
 func (c *Conn) keepExpired(now Time) {
 	t := &c.timers
 	if int(t.keepProbes) >= min(max(c.keep.Count, 1), 255) {

@@ -757,7 +757,11 @@ func (c *Conn) rtxExpired(now Time) {
 func (c *Conn) retransmissionTimeout(now Time) {
 	t := &c.timers
 	if c.state == SynSent || c.state == SynReceived {
-		if t.backoff >= c.p.SynRetries {
+		retries := c.p.SynRetries
+		if c.passive {
+			retries = c.p.SynAckRetries
+		}
+		if t.backoff >= retries {
 			c.timedOut()
 			return
 		}

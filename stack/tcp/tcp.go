@@ -206,6 +206,10 @@ type Params struct {
 	// it "MUST be set large enough to provide retransmission of the segment for
 	// at least 3 minutes": 7, which is 247 s.
 	SynRetries, Retries uint8
+	// SynAckRetries is how often the SYN,ACK of a passive open is sent again before it is
+	// given up. Nobody waits for that one, and many may be an attack (RFC 4987 3.3): 5,
+	// as with Linux, which is 63 s.
+	SynAckRetries uint8
 
 	// FinTimeout bounds FIN-WAIT-2 of a connection that the application closed.
 	FinTimeout Time
@@ -257,7 +261,7 @@ func DefaultParams() Params {
 		RecvBuffer: 128 << 10, RecvBufferMax: 32 << 20,
 		SendBuffer: 128 << 10, SendBufferMax: 32 << 20,
 		MinRTO: 200 * Millisecond, MaxRTO: 120 * Second,
-		SynRetries: 7, Retries: 15,
+		SynRetries: 7, Retries: 15, SynAckRetries: 5,
 		FinTimeout: 60 * Second, TimeWait: 60 * Second,
 		DelayedAck: 40 * Millisecond,
 	}

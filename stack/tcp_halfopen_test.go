@@ -1,0 +1,92 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+func TestHalfOpenConnectionsEndSoonerInAFullQueue(t *testing.T) {
+	// RFC 4987 3.3: "Reducing the SYN-RECEIVED Timer".
+	for _, tc := range []struct {
+		n     int
+		after time.Duration
+	}{{1, 63 * time.Second}, {16, 63 * time.Second}, {20, 31 * time.Second}, {24, 15 * time.Second}, {32, 7 * time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &crowdDevice{t: t}
+			s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
+				c.TCP.SynBacklog = 32
+				c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}}
+			})
+			l := listenAt(t, s, addrPort("0.0.0.0:80"))
+			for i := range tc.n {
+				d.syn(uint16(2000 + i))
+			}
+			time.Sleep(tc.after - 100*time.Millisecond)
+			require.EqualValues(t, tc.n, l.nhalf.Load())
+			time.Sleep(200 * time.Millisecond)
+			require.Less(t, int(l.nhalf.Load()), tc.n, "%d of 32", tc.n)
+			time.Sleep(time.Minute)
+			require.Zero(t, l.nhalf.Load())
+			require.Empty(t, s.tcp.table.sockets())
+		})
+	}
+}
+
+func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
+	// RFC 9293 3.10.7.4, second: in SYN-RECEIVED after a passive open a RST returns the
+	// connection to LISTEN, whether there is room to complete it or not.
+	synctest.Test(t, func(t *testing.T) {
+		server, client, f := floodPair(t)
+		l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
+		require.NoError(t, err)
+		remote := addrPort("192.0.2.77:5000")
+		f.send(remote.Addr(), addrA, wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1000, Flags: wire.FlagSYN, Window: 1000}, nil)
+		require.EqualValues(t, 1, l.nhalf.Load())
+		_, err = client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
+		require.NoError(t, err)
+		require.True(t, l.full())
+		k := makeTuple(netip.AddrPortFrom(addrA, 80), remote)
+		half, _ := server.tcp.table.lookup(&k)
+		require.NotNil(t, half)
+		reset := wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1005, Flags: wire.FlagRST}
+		f.send(remote.Addr(), addrA, reset, nil)
+		require.EqualValues(t, 1, l.nhalf.Load(), "its number is not the one that is expected")
+		reset.Seq = 1001
+		f.send(remote.Addr(), addrA, reset, nil)
+		require.Zero(t, l.nhalf.Load())
+		half, _ = server.tcp.table.lookup(&k)
+		require.Nil(t, half)
+	})
+}
+
+func TestTheKeyOfCookiesRotates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := hostAndKnownPeer(t)
+		first := s.cookieCount()
+		key, ok := s.cookieKey(first)
+		require.True(t, ok)
+		period := time.Duration(cookiePeriod)
+		time.Sleep(period)
+		next, ok := s.cookieKey(first + 1)
+		require.True(t, ok)
+		require.NotEqual(t, key, next)
+		before, ok := s.cookieKey(first)
+		require.True(t, ok, "cookies of the period before are believed")
+		require.Equal(t, key, before)
+		time.Sleep(period)
+		_, ok = s.cookieKey(first)
+		require.False(t, ok, "and older ones are not")
+		time.Sleep(2 * period)
+		_, ok = s.cookieKey(first + 3)
+		require.False(t, ok, "none was made in that one")
+		_, ok = s.cookieKey(first + 4)
+		require.True(t, ok)
+	})
+}
