@@ -28,12 +28,11 @@ var _ Device = (*Adapter)(nil)
 // dropped.
 func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	link = link.withDefaults("adapter")
-	link.GSO, link.TxChecksum = 0, false
+	link.GSO, link.TxChecksum, link.Up = 0, false, true
 	longest := link.MTU + link.Medium.headerLen() + vlanTagLen
-	return &Adapter{
-		line: line{link: link, src: newFrameReader(rw, link.Medium, longest)},
-		rw:   rw,
-	}
+	a := &Adapter{line: line{src: newFrameReader(rw, link.Medium, longest)}, rw: rw}
+	a.setLink(link)
+	return a
 }
 
 // Send writes the frames. Those that the link cannot carry, or that were not
@@ -47,7 +46,7 @@ func (a *Adapter) Send(batch []Frame) (n int, err error) {
 	}
 	for n = range batch {
 		f := &batch[n]
-		if !a.link.carries(f) {
+		if !a.now().carries(f) {
 			a.sendDropped.Add(1)
 			continue
 		}

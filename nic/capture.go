@@ -79,6 +79,10 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 // where it is one that can tell. It must be called before Attach.
 func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
 
+// NotifyLink has f called when the link of the device below changes, where it is one that can
+// tell, which it reports. It must be called before Attach.
+func (c *Captured) NotifyLink(f func()) bool { return notifyLink(c.dev, f) }
+
 // Unwrap returns the device below.
 func (c *Captured) Unwrap() Device { return c.dev }
 

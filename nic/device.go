@@ -16,11 +16,11 @@ import (
 // be called from several goroutines.
 //
 // What some devices can do beside is told by further interfaces, which a stack looks for
-// before Attach: DownNotifier, ReceiveMerger, ReceivePlacer, Nonblocking and AttachReporter. A
+// before Attach: DownNotifier, LinkNotifier, ReceiveMerger, ReceivePlacer, Nonblocking and AttachReporter. A
 // device that wraps another one passes them on, where they still hold, and is a Wrapper.
 type Device interface {
-	// Link describes the link. It does not change while the device is open,
-	// except for Up.
+	// Link describes the link. While the device is open, only Up may change, and where the
+	// device is a LinkNotifier MTU and MAC.
 	Link() Link
 
 	// Attach gives the device the function that takes what it receives.
@@ -59,6 +59,17 @@ type DownNotifier interface {
 	// from any goroutine and with no lock held. It is not called for Close.
 	// NotifyDown must be called before Attach.
 	NotifyDown(f func(err error))
+}
+
+// A LinkNotifier is a Device whose Link may change while it is open, and can tell when it
+// does. Only of a device that will does a stack take Up for the state of the link.
+type LinkNotifier interface {
+	Device
+	// NotifyLink has f called after each change of MTU, MAC or Up in what Link returns, and
+	// when other stations may have changed places. f may be called from any goroutine, with
+	// no lock held, and by several at once; it calls Link. NotifyLink reports whether the
+	// device will. It must be called before Attach.
+	NotifyLink(f func()) bool
 }
 
 // A ReceiveMerger is a Device that can join segments of TCP that arrive together to

@@ -293,3 +293,43 @@ func TestWhichDevicesAreNonblocking(t *testing.T) {
 		require.Equal(t, tt.want, IsNonblocking(tt.dev), tt.name)
 	}
 }
+
+// An able device can do all that devices can do.
+type able struct {
+	Device
+	asked map[string]int
+}
+
+func (d *able) NotifyDown(func(error))         { d.asked["down"]++ }
+func (d *able) NotifyLink(func()) bool         { d.asked["link"]++; return true }
+func (d *able) MergeReceived()                 { d.asked["merge"]++ }
+func (d *able) PlaceReceived(func() Room) bool { d.asked["place"]++; return true }
+func (d *able) Nonblocking() Device            { return d }
+func (d *able) Attached() bool                 { return true }
+
+// Which abilities of a device a wrapper passes on, and why not the others: an Impaired and a
+// Captured see the frames of a real wire.
+func TestWhatWrappersPassOn(t *testing.T) {
+	for name, wrap := range map[string]func(Device) Device{
+		"impaired": func(d Device) Device { return Impair(d, ImpairConfig{}) },
+		"captured": func(d Device) Device { return Capture(d, io.Discard, CaptureConfig{}) },
+		"both":     func(d Device) Device { return Capture(Impair(d, ImpairConfig{}), io.Discard, CaptureConfig{}) },
+	} {
+		d := &able{Device: NewNull(Link{}), asked: map[string]int{}}
+		w := wrap(d)
+		w.(DownNotifier).NotifyDown(func(error) {})
+		require.True(t, w.(LinkNotifier).NotifyLink(func() {}), name)
+		require.True(t, IsNonblocking(w), name)
+		require.Error(t, CheckFree(w), name)
+		_, merges := w.(ReceiveMerger)
+		_, places := w.(ReceivePlacer)
+		require.False(t, merges || places, name)
+		require.Equal(t, map[string]int{"down": 1, "link": 1}, d.asked, name)
+
+		null := NewNull(Link{})
+		plain := wrap(null)
+		require.Error(t, CheckFree(null, plain), name)
+		require.False(t, plain.(LinkNotifier).NotifyLink(func() {}), "%s: the device below does not tell", name)
+		require.NoError(t, CheckFree(plain), name)
+	}
+}

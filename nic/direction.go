@@ -22,11 +22,12 @@ const drainBatch = 64
 // Whoever sets draining is alone in delivering until it clears it.
 type direction struct {
 	deliver func(batch []Frame) (n int) // only called by the drainer
-	full    int                         // bytes in a frame of the largest size
+	bufSize int                         // capacity of a packet's buffer, at least
 	pool    sync.Pool                   // of *packet
 
 	mu       sync.Mutex
 	imp      Impairment
+	full     int   // bytes in a frame of the largest size
 	limit    int64 // imp's, made definite
 	rng      *rand.PCG
 	start    time.Time // the origin of the int64 times, once there is one
@@ -55,7 +56,7 @@ type packet struct {
 }
 
 func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *direction {
-	d := &direction{imp: imp, rng: rand.NewPCG(seed, stream), full: full, deliver: deliver}
+	d := &direction{imp: imp, rng: rand.NewPCG(seed, stream), bufSize: full, full: full, deliver: deliver}
 	d.limit = imp.limit(full)
 	return d
 }
@@ -106,7 +107,7 @@ func (d *direction) packet(n int) *packet {
 		p = new(packet)
 	}
 	if cap(p.buf) < n {
-		p.buf = make([]byte, n, max(n, d.full))
+		p.buf = make([]byte, n, max(n, d.bufSize))
 	}
 	p.buf = p.buf[:n]
 	return p
@@ -226,6 +227,13 @@ func (d *direction) set(imp Impairment) {
 		}
 	}
 	d.imp, d.limit = imp, imp.limit(d.full)
+}
+
+// setFull changes the length of the largest frame.
+func (d *direction) setFull(full int) {
+	d.mu.Lock()
+	d.full, d.limit = full, d.imp.limit(full)
+	d.mu.Unlock()
 }
 
 func (d *direction) push(p *packet) {

@@ -79,7 +79,9 @@ type ImpairStats struct {
 // delivers in each direction. A device that is forgotten keeps no goroutine.
 type Impaired struct {
 	dev     Device
-	link    Link
+	link    atomic.Pointer[Link] // of dev, without its offloads; replaced, never changed
+	onLink  func()
+	told    bool // linkChanged will be called
 	out, in *direction
 	invalid atomic.Uint64
 	closed  atomic.Bool
@@ -90,17 +92,42 @@ var _ Device = (*Impaired)(nil)
 
 // Impair puts an Impaired in front of dev, whose only user it becomes.
 func Impair(dev Device, cfg ImpairConfig) *Impaired {
-	d := &Impaired{dev: dev, link: dev.Link()}
-	d.link.GSO, d.link.TxChecksum = 0, false
-	full := d.link.MTU + d.link.Medium.headerLen()
+	d := &Impaired{dev: dev}
+	full := d.readLink()
+	d.told = notifyLink(dev, d.linkChanged)
 	d.out = newDirection(cfg.Out, cfg.Seed, 0, full, d.pass)
 	d.in = newDirection(cfg.In, cfg.Seed, 1, full, nil)
 	return d
 }
 
+// readLink asks the device below for its link. It returns the length of the largest frame.
+func (d *Impaired) readLink() int {
+	link := d.dev.Link()
+	link.GSO, link.TxChecksum = 0, false
+	d.link.Store(&link)
+	return link.MTU + link.Medium.headerLen()
+}
+
+// linkChanged is called when the link of the device below has changed.
+func (d *Impaired) linkChanged() {
+	full := d.readLink()
+	d.out.setFull(full)
+	d.in.setFull(full)
+	if d.onLink != nil {
+		d.onLink()
+	}
+}
+
+// NotifyLink has f called when the link of the device below changes, where it is one that can
+// tell, which it reports. It must be called before Attach.
+func (d *Impaired) NotifyLink(f func()) bool {
+	d.onLink = f
+	return d.told
+}
+
 // Link describes the link of the device below, without its offloads.
 func (d *Impaired) Link() Link {
-	l := d.link
+	l := *d.link.Load()
 	l.Up = !d.closed.Load() && d.dead.Load() == nil && d.dev.Link().Up
 	return l
 }
@@ -116,7 +143,7 @@ func (d *Impaired) Attach(recv func(batch []Frame)) {
 			return
 		}
 		for i := range batch {
-			if !d.in.take(d.link.Medium, &batch[i]) {
+			if !d.in.take(d.link.Load().Medium, &batch[i]) {
 				d.invalid.Add(1)
 			}
 		}
@@ -134,9 +161,10 @@ func (d *Impaired) Send(batch []Frame) (n int, err error) {
 	if err := d.dead.Load(); err != nil {
 		return 0, *err
 	}
-	d.link.each(batch, func(run []Frame, _ int) {
+	link := d.link.Load()
+	link.each(batch, func(run []Frame, _ int) {
 		for i := range run {
-			d.out.take(d.link.Medium, &run[i])
+			d.out.take(link.Medium, &run[i])
 		}
 	}, func() { d.invalid.Add(1) })
 	d.out.drain()

@@ -15,13 +15,43 @@ import (
 // queues of a TAP that has several.
 type line struct {
 	port
-	link   Link
+	state  atomic.Pointer[Link] // replaced, never changed; Up is that of the system's interface
 	src    source
 	more   []source              // the other queues
 	dead   atomic.Pointer[error] // why the device came to an end by itself
 	onDown func(error)
 	told   atomic.Bool // onDown
 	placer placer      // nil: what src reads is never in a Room
+
+	watch  watcher // tells of changes of the system's interface; nil: nothing does
+	onLink func()
+}
+
+// A watcher follows an interface of the system.
+type watcher interface {
+	// run watches until Close.
+	run()
+	Close() error
+}
+
+// now is the link as it is now. Up is not looked at: see Link.
+func (l *line) now() *Link { return l.state.Load() }
+
+// setLink changes the link, and tells the device's user. One goroutine at a time calls it.
+func (l *line) setLink(link Link) {
+	l.state.Store(&link)
+	if l.onLink != nil {
+		l.onLink()
+	}
+}
+
+// NotifyLink has f called when the MTU, the MAC or the state of the system's interface has
+// changed, and when that of the kernel's end of a TAP has another MAC: then what was known of
+// the stations on the link may be wrong. It reports whether it will, which it does on Linux.
+// It must be called before Attach.
+func (l *line) NotifyLink(f func()) bool {
+	l.onLink = f
+	return l.watch != nil
 }
 
 // A source is what a line reads.
@@ -34,10 +64,11 @@ type source interface {
 	Close() error
 }
 
-// Link describes the link. Up is whether the device is open and has not failed.
+// Link describes the link as it is now. Up is whether the device is open, has not failed, and
+// the system's interface, where there is one that can be watched, is up and has a carrier.
 func (l *line) Link() Link {
-	link := l.link
-	link.Up = !l.closed.Load() && l.dead.Load() == nil
+	link := *l.now()
+	link.Up = link.Up && !l.closed.Load() && l.dead.Load() == nil
 	return link
 }
 
@@ -86,6 +117,9 @@ func (l *line) closeSources() error {
 	for _, src := range l.more {
 		src.Close()
 	}
+	if l.watch != nil {
+		l.watch.Close()
+	}
 	return l.src.Close()
 }
 
@@ -98,6 +132,12 @@ func notifyDown(dev Device, f func(err error)) {
 	if d, ok := dev.(DownNotifier); ok {
 		d.NotifyDown(f)
 	}
+}
+
+// notifyLink passes NotifyLink on to a device that is wrapped.
+func notifyLink(dev Device, f func()) bool {
+	d, ok := dev.(LinkNotifier)
+	return ok && d.NotifyLink(f)
 }
 
 // Err tells why the device does not work any more: nil while it does,
@@ -119,6 +159,9 @@ func (l *line) Attach(recv func(batch []Frame)) {
 	for _, src := range l.sources() {
 		go l.read(src)
 	}
+	if l.watch != nil {
+		go l.watch.run()
+	}
 }
 
 // Close ends the link and the reader. A second Close returns net.ErrClosed.
@@ -137,7 +180,7 @@ func (l *line) fail(err error) {
 	if l.closed.Load() {
 		return // and so it ended by Close
 	}
-	err = fmt.Errorf("nic: %s: %w", l.link.Name, err)
+	err = fmt.Errorf("nic: %s: %w", l.now().Name, err)
 	if l.dead.CompareAndSwap(nil, &err) {
 		l.closeSources()
 	}

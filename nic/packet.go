@@ -20,8 +20,10 @@ type PacketConfig struct {
 // several goroutines.
 //
 // A Packet whose interface is down is not broken: what is sent is dropped and
-// counted until it is up again. One whose interface is deleted is: within a
-// second or so Send returns an error, Err tells it, Link().Up is false, and the
+// counted until it is up again. Link().Up is false meanwhile, the MTU is that of the
+// interface as it is now, as is the MAC where PacketConfig had none, and the function given to
+// NotifyLink is called when one of them changes. One whose interface is deleted is broken:
+// within a second or so Send returns an error, Err tells it, Link().Up is false, and the
 // function given to NotifyDown is called.
 type Packet struct {
 	line

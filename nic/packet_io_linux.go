@@ -210,7 +210,7 @@ func (op *packetWrite) collect() {
 	op.count = 0
 	for op.n < len(op.batch) && op.count < packetWriteBatch {
 		f := &op.batch[op.n]
-		if !op.line.link.carries(f) {
+		if !op.line.now().carries(f) {
 			op.line.sendDropped.Add(1)
 			op.n++
 			continue

@@ -20,6 +20,10 @@ const packetBuffer = 8 << 20
 type packetSocket struct {
 	raw syscall.RawConn
 	ops sync.Pool // of *packetWrite
+
+	index       int  // of the interface
+	promiscuous bool // as configured
+	ownMAC      bool // the stack's address is the interface's
 }
 
 func openPacket(cfg PacketConfig) (*Packet, error) {
@@ -43,6 +47,7 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 		return nil, err
 	}
 	p.line.src = newPacketReader(file, p.raw)
+	p.line.watch = watchLink(p.index, p.follow)
 	return p, nil
 }
 
@@ -50,8 +55,7 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 // asks the socket, which knows in which network namespace it is.
 func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 	p := new(Packet)
-	p.line.link = Link{Name: cfg.Interface, MAC: cfg.MAC, Medium: Ethernet, GSO: maxPacket, TxChecksum: true}
-	link := &p.line.link
+	link := &Link{Name: cfg.Interface, MAC: cfg.MAC, Medium: Ethernet, GSO: maxPacket, TxChecksum: true, Up: true}
 	index, err := link.ask(fd)
 	if err != nil {
 		return nil, err
@@ -64,7 +68,38 @@ func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 	}
 	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
 	err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index})
-	return p, os.NewSyscallError("bind", err)
+	if err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	p.setLink(*link)
+	p.packetSocket.index, p.packetSocket.promiscuous = index, cfg.Promiscuous
+	p.packetSocket.ownMAC = cfg.MAC == ([6]byte{})
+	return p, nil
+}
+
+// follow takes a new state of the interface.
+func (p *Packet) follow(st linkState) {
+	link := *p.now()
+	mac := link.MAC
+	if p.ownMAC {
+		mac = st.mac
+	}
+	if link.MTU == st.mtu && link.Up == st.up && link.MAC == mac {
+		return
+	}
+	if mac != link.MAC {
+		p.receiveMAC(mac)
+	}
+	link.MTU, link.Up, link.MAC = st.mtu, st.up, mac
+	p.setLink(link)
+}
+
+// receiveMAC has the socket receive what is for another address than before. The interface
+// has it itself.
+func (p *packetSocket) receiveMAC(mac [6]byte) {
+	p.raw.Control(func(fd uintptr) {
+		setPacketFilter(int(fd), mac, p.promiscuous)
+	})
 }
 
 // ask fills in what the kernel knows of the interface, and returns its index.
@@ -130,6 +165,11 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 			return os.NewSyscallError("PACKET_ADD_MEMBERSHIP", err)
 		}
 	}
+	return setPacketFilter(fd, mac, promiscuous)
+}
+
+// setPacketFilter attaches a filter, in place of the one before.
+func setPacketFilter(fd int, mac [6]byte, promiscuous bool) error {
 	filter := packetFilter(mac, promiscuous)
 	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -95,7 +96,7 @@ func TestAPacketSocketTellsWhatTheInterfaceIs(t *testing.T) {
 			require.Equal(t, l.Address, net.HardwareAddr(link.MAC[:]).String())
 			mac = link.MAC
 		}
-		require.Equal(t, Link{Name: "v0", MAC: mac, MTU: 1400, GSO: 65535, TxChecksum: true, Up: true}, link)
+		require.Equal(t, Link{Name: "v0", MAC: mac, MTU: 1400, GSO: 65535, TxChecksum: true}, link, "it is down")
 		require.NoError(t, p.Close())
 		require.False(t, p.Link().Up)
 		require.ErrorIs(t, p.Close(), net.ErrClosed)
@@ -286,12 +287,42 @@ func TestAnInterfaceThatIsDeletedIsADeadDevice(t *testing.T) {
 	require.False(t, p1.Link().Up)
 }
 
+func TestAPacketSocketTellsWhatBefallsItsLink(t *testing.T) {
+	for _, mac := range [][6]byte{{}, macC} {
+		p0, p1 := packetPair(t, PacketConfig{MAC: mac}, PacketConfig{})
+		n := told(p0)
+		var r recorder
+		p0.Attach(r.recv)
+		eventually(t, "the link", func() bool { return p0.Link().Up })
+		run(t, "ip link set v0 mtu 1000")
+		eventually(t, "the MTU", func() bool { return n() > 0 && p0.Link().MTU == 1000 })
+		run(t, "ip link set v0 down")
+		eventually(t, "that it is down", func() bool { return !p0.Link().Up })
+		run(t, "ip link set v0 up")
+		eventually(t, "that it is up", func() bool { return p0.Link().Up })
+
+		run(t, "ip link set v0 address 02:00:00:00:77:77")
+		own := [6]byte{2, 0, 0, 0, 0x77, 0x77}
+		if mac == ([6]byte{}) {
+			eventually(t, "the MAC", func() bool { return p0.Link().MAC == own })
+		} else {
+			time.Sleep(20 * time.Millisecond)
+			require.Equal(t, mac, p0.Link().MAC, "it is the stack's own")
+			own = mac
+		}
+		eventually(t, "a frame", func() bool {
+			p1.Send(one(ether(own, macB, 7, 60)))
+			return slices.Contains(ours(r.all()), 7)
+		})
+	}
+}
+
 func TestCloseOfAPacketSocketWakesItsReader(t *testing.T) {
 	p0, _ := packetPair(t, PacketConfig{}, PacketConfig{})
 	eventually(t, "the end of the readers of other tests", func() bool { return readers() == 0 })
 	p0.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
 	p0.Attach(func([]Frame) {})
-	require.Equal(t, 1, readers())
+	require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
 	time.Sleep(10 * time.Millisecond) // let it wait in the poller
 	require.NoError(t, p0.Close())
 	eventually(t, "the reader's end", func() bool { return readers() == 0 })

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,14 +59,15 @@ type TAPConfig struct {
 // other station. Its methods may be called by several goroutines.
 //
 // A TAP whose interface is down is not broken: what is sent is dropped and
-// counted until it is up again, and Link().Up stays true. A TAP whose interface
-// is deleted is: Send returns an error, Err tells it, Link().Up is false, and
-// the function given to NotifyDown is called.
+// counted until it is up again. On Linux Link().Up is false meanwhile, the MTU is that of the
+// interface as it is now, and the function given to NotifyLink is called when either
+// changes. A TAP whose interface is deleted is broken: Send returns an error, Err tells it,
+// Link().Up is false, and the function given to NotifyDown is called.
 type TAP struct {
 	line
 	tapWriter
 	created bool
-	hostMAC [6]byte
+	hostMAC atomic.Pointer[[6]byte]
 }
 
 var _ Device = (*TAP)(nil)
@@ -92,15 +94,21 @@ func OpenTAP(cfg TAPConfig) (*TAP, error) {
 }
 
 // Name returns the interface's name.
-func (t *TAP) Name() string { return t.link.Name }
+func (t *TAP) Name() string { return t.now().Name }
 
 // Created reports whether OpenTAP made the interface, which is gone after Close
 // then.
 func (t *TAP) Created() bool { return t.created }
 
-// HostMAC returns the address of the kernel's interface, as it was when the
-// device was opened.
-func (t *TAP) HostMAC() [6]byte { return t.hostMAC }
+// HostMAC returns the address of the kernel's interface.
+func (t *TAP) HostMAC() [6]byte { return *t.hostMAC.Load() }
+
+// setHostMAC notes an address of the kernel's interface.
+func (t *TAP) setHostMAC(mac []byte) {
+	var m [6]byte
+	copy(m[:], mac)
+	t.hostMAC.Store(&m)
+}
 
 // Send writes the frames to the device. When the kernel has no room for more it
 // returns how many it took. Frames that the link cannot carry, or that the

@@ -362,7 +362,7 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int,
 func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
-		if !op.line.link.carries(f) {
+		if !op.line.now().carries(f) {
 			op.line.sendDropped.Add(1)
 			op.n++
 			continue

@@ -54,6 +54,17 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	return t, nil
 }
 
+// follow takes a new state of the kernel's interface.
+func (t *TAP) follow(st linkState) {
+	link, was := *t.now(), t.HostMAC()
+	t.setHostMAC(st.mac[:])
+	if link.MTU == st.mtu && link.Up == st.up && was == st.mac {
+		return
+	}
+	link.MTU, link.Up = st.mtu, st.up
+	t.setLink(link)
+}
+
 // Nonblocking returns the device: its Send does not wait.
 func (t *TAP) Nonblocking() Device { return t }
 
@@ -203,11 +214,13 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 		}
 		now.MTU = cfg.MTU
 	}
-	copy(t.hostMAC[:], now.HardwareAddr)
-	t.line.link = Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet}
+	t.setHostMAC(now.HardwareAddr)
+	link := Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet, Up: true}
 	if off.header > 0 {
-		t.line.link.GSO, t.line.link.TxChecksum = maxPacket, true
+		link.GSO, link.TxChecksum = maxPacket, true
 	}
+	t.setLink(link)
+	t.line.watch = watchLink(now.Index, t.follow)
 	return t, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -291,9 +293,10 @@ func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 2, n)
 		require.Equal(t, Stats{SendDropped: 2}, tap.Stats())
-		require.True(t, tap.Link().Up)
+		require.False(t, tap.Link().Up)
 
 		run(t, "ip link set tap0 up")
+		eventually(t, "the link", func() bool { return tap.Link().Up })
 		kernel := kernelPeer(t, tap)
 		n, err = tap.Send(one(toKernel(t, tap, []byte("found"))))
 		require.NoError(t, err)
@@ -304,6 +307,65 @@ func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "found", string(buf[:n]))
 		require.NoError(t, tap.Err())
+	})
+}
+
+// told collects what a device tells of its link.
+func told(dev LinkNotifier) func() int32 {
+	var n atomic.Int32
+	if !dev.NotifyLink(func() {
+		dev.Link()
+		n.Add(1)
+	}) {
+		panic("it does not tell")
+	}
+	return n.Load
+}
+
+func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
+	eachTAPMode(t, func(t *testing.T, plain bool) {
+		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
+		require.NoError(t, err)
+		defer tap.Close()
+		require.True(t, tap.Link().Up, "from the first on")
+		dev := Capture(Impair(tap, ImpairConfig{}), io.Discard, CaptureConfig{})
+		n := told(dev)
+		dev.Attach(func([]Frame) {})
+		was := tap.Link()
+
+		run(t, "ip link set tap0 mtu 1000")
+		eventually(t, "the MTU", func() bool { return n() > 0 && dev.Link().MTU == 1000 })
+		require.Equal(t, was.MAC, dev.Link().MAC)
+		before := tap.Stats().SendDropped
+		_, err = tap.Send(one(ether(bcst, was.MAC, 1, 1015)))
+		require.NoError(t, err)
+		require.Equal(t, before+1, tap.Stats().SendDropped)
+		_, err = tap.Send(one(ether(bcst, was.MAC, 1, 1014)))
+		require.NoError(t, err)
+		require.Equal(t, before+1, tap.Stats().SendDropped)
+		run(t, "ip link set tap0 mtu 9000")
+		eventually(t, "the MTU", func() bool { return dev.Link().MTU == 9000 })
+
+		run(t, "ip link set tap0 down")
+		eventually(t, "that it is down", func() bool { return !dev.Link().Up })
+		run(t, "ip link set tap0 up")
+		eventually(t, "that it is up", func() bool { return dev.Link().Up })
+
+		// The kernel's end is another station: the stack has to ask for it.
+		told := n()
+		run(t, "ip link set tap0 address 02:00:00:00:77:77")
+		eventually(t, "that the kernel's end has moved", func() bool { return n() > told })
+		require.Equal(t, [6]byte{2, 0, 0, 0, 0x77, 0x77}, tap.HostMAC())
+		require.Equal(t, was.MAC, dev.Link().MAC)
+
+		// What befalls others is none of its business.
+		told = n()
+		run(t, "ip link set lo mtu 1234")
+		time.Sleep(20 * time.Millisecond)
+		require.Equal(t, told, n())
+		files := openFiles(t)
+		require.NoError(t, dev.Close())
+		require.Less(t, openFiles(t), files-1, "the watcher's, too")
 	})
 }
 
@@ -352,7 +414,7 @@ func TestCloseOfATAPWakesItsReader(t *testing.T) {
 		require.NoError(t, err)
 		tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
 		tap.Attach(func([]Frame) {})
-		require.Equal(t, 1, readers())
+		require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
 		time.Sleep(10 * time.Millisecond) // let it wait in the poller
 		require.NoError(t, tap.Close())
 		eventually(t, "the reader's end", func() bool { return readers() == 0 })

@@ -16,7 +16,7 @@ func TestKernelsTalkOverSeveralQueues(t *testing.T) {
 			t.Run(name+" "+family, func(t *testing.T) {
 				before := readers()
 				w := joined(t, TAPConfig{NoOffload: plain, Queues: 3}, TAPConfig{NoOffload: plain, Queues: 2}, v6, nil)
-				require.Equal(t, before+5, readers(), "one for each queue")
+				require.Equal(t, before+5+2, readers(), "one for each queue, and one for each link")
 				for range 4 {
 					w.exchange(t, 2<<20)
 				}

@@ -37,9 +37,9 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	}
 	t := new(TAP)
 	t.ifce = ifce
-	copy(t.hostMAC[:], kernel.HardwareAddr)
+	t.setHostMAC(kernel.HardwareAddr)
 	t.line.src = newFrameReader(ifce, Ethernet, maxFrame)
-	t.line.link = Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: Ethernet}
+	t.setLink(Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: Ethernet, Up: true})
 	return t, nil
 }
 
@@ -48,7 +48,7 @@ func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
 	defer w.turn.give()
 	for n = range batch {
 		f := &batch[n]
-		if !l.link.carries(f) {
+		if !l.now().carries(f) {
 			l.sendDropped.Add(1)
 			continue
 		}

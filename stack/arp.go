@@ -26,7 +26,7 @@ func (ifc *iface) inputARP(b []byte) {
 		s.drop(dropBadARPSender)
 		return
 	}
-	if h.SenderMAC == ifc.mac {
+	if h.SenderMAC == ifc.mac() {
 		s.drop(dropBadARPSender) // our own, come back
 		return
 	}
@@ -71,7 +71,7 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	}
 	frame := ifc.s.bufs.get(wire.EthernetLen + wire.ARPLen)
 	ifc.putLink(frame, to, wire.EtherTypeARP)
-	arp := wire.ARP{Op: op, SenderMAC: ifc.mac, SenderIP: sender, TargetMAC: target, TargetIP: addr}
+	arp := wire.ARP{Op: op, SenderMAC: ifc.mac(), SenderIP: sender, TargetMAC: target, TargetIP: addr}
 	arp.Put(frame[wire.EthernetLen:])
 	ifc.s.counts.arpSent.Add(1)
 	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: frame})

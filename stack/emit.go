@@ -146,7 +146,7 @@ func (p *path) pseudoSum(proto wire.Proto, n int) uint16 {
 
 // putLink writes an Ethernet header to b.
 func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
-	h := wire.Ethernet{Dst: dst, Src: ifc.mac, Type: typ}
+	h := wire.Ethernet{Dst: dst, Src: ifc.mac(), Type: typ}
 	h.Put(b)
 }
 

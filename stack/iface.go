@@ -25,9 +25,7 @@ type iface struct {
 	index      int // from 1, never used twice
 	loopback   bool
 	medium     nic.Medium
-	mac        wire.MAC
-	mtu        int // of the network layer
-	gso        int // largest super-frame's IP packet; 0: none
+	link       atomic.Pointer[linkState] // replaced, never changed
 	txChecksum bool
 	linkLen    int // of the link header: 14 on Ethernet, 0 on IP
 	addrs      []netip.Prefix
@@ -37,14 +35,38 @@ type iface struct {
 	bulk  atomic.Int32 // Writes of crowdBytes that go on, to peers that are near
 	neigh neighborTable
 	stats ifaceStats
-	down  atomic.Bool // the device died or was closed
+	dead  atomic.Bool // the device died or was closed
+	down  atomic.Bool // that, or the device says that its link is
 	group groupTable  // multicast groups joined
 	igmp  igmpLink    // under the lock of the stack's igmp
 
-	places bool                    // the device asks for rooms
-	reader atomic.Pointer[placing] // who last began to wait with a large buffer; nil when it has left
+	places  bool                    // the device asks for rooms
+	follows bool                    // the device tells when its link changes
+	reader  atomic.Pointer[placing] // who last began to wait with a large buffer; nil when it has left
 
 	conflicts conflictLog
+}
+
+// A linkState is what may change of a link while it is in use.
+type linkState struct {
+	mac wire.MAC
+	mtu int // of the network layer
+	gso int // largest super-frame's IP packet; 0: none
+}
+
+func (ifc *iface) mac() wire.MAC { return ifc.link.Load().mac }
+func (ifc *iface) mtu() int      { return ifc.link.Load().mtu }
+func (ifc *iface) gso() int      { return ifc.link.Load().gso }
+
+// setLink takes what the device says of its link.
+func (ifc *iface) setLink(link *nic.Link) {
+	st := &linkState{mac: link.MAC, mtu: min(link.MTU, maxIPv4)}
+	// A super-frame has no use below what one frame carries, and IPv4's total
+	// length bounds it.
+	if link.TxChecksum && link.GSO > link.MTU {
+		st.gso = min(link.GSO, maxIPv4)
+	}
+	ifc.link.Store(st)
 }
 
 // What is received and what is sent are counted by different goroutines, often at the
@@ -68,17 +90,11 @@ func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Pr
 		name:       name,
 		index:      index,
 		medium:     link.Medium,
-		mac:        link.MAC,
-		mtu:        min(link.MTU, maxIPv4),
 		txChecksum: link.TxChecksum,
 		addrs:      addrs,
 		gateway:    gw,
 	}
-	// A super-frame has no use below what one frame carries, and IPv4's total
-	// length bounds it.
-	if link.TxChecksum && link.GSO > link.MTU {
-		ifc.gso = min(link.GSO, maxIPv4)
-	}
+	ifc.setLink(&link)
 	if link.Medium == nic.Ethernet {
 		ifc.linkLen = wire.EthernetLen
 	}
@@ -95,6 +111,12 @@ func (ifc *iface) up() {
 	if d, ok := ifc.dev.(nic.DownNotifier); ok {
 		d.NotifyDown(ifc.failed)
 	}
+	// One whose link can change, too; and that may have happened already.
+	if d, ok := ifc.dev.(nic.LinkNotifier); ok {
+		if ifc.follows = d.NotifyLink(ifc.linkChanged); ifc.follows {
+			ifc.readLink()
+		}
+	}
 	// One that can join what it receives is asked to.
 	if d, ok := ifc.dev.(nic.ReceiveMerger); ok {
 		d.MergeReceived()
@@ -105,6 +127,11 @@ func (ifc *iface) up() {
 	}
 	ifc.dev.Attach(ifc.recv)
 	ifc.tx.busy.Store(false)
+	ifc.announceAll()
+}
+
+// announceAll tells everybody on the link which addresses are here.
+func (ifc *iface) announceAll() {
 	if ifc.linkLen == 0 {
 		return
 	}
@@ -113,12 +140,57 @@ func (ifc *iface) up() {
 	}
 }
 
+// readLink takes what the device says of its link now. It reports whether it was down.
+func (ifc *iface) readLink() (wasDown bool) {
+	s := ifc.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	link := ifc.dev.Link()
+	ifc.setLink(&link)
+	// RFC 791 3.2: below that no internet module can work.
+	down := !link.Up || link.MTU < minMTU
+	wasDown = ifc.down.Swap(down)
+	if ifc.dead.Load() {
+		ifc.down.Store(true)
+	}
+	// Paths have the MTU in them.
+	s.gen.Add(1)
+	return wasDown
+}
+
+// linkChanged is called when the device's link has another MTU, MAC or state, or other
+// stations. No lock is held.
+func (ifc *iface) linkChanged() {
+	if ifc.dead.Load() || ifc.s.closed.Load() {
+		return
+	}
+	before := *ifc.link.Load()
+	wasDown := ifc.readLink()
+	now, down := *ifc.link.Load(), ifc.down.Load()
+	if ifc.dead.Load() {
+		return
+	}
+	if wasDown != down || before != now {
+		ifc.s.log.Info("link changed", "nic", ifc.name, "up", !down, "mtu", now.mtu, "mac", now.mac)
+	}
+	if !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down {
+		return // the stations are where they were
+	}
+	ifc.neigh.flush(down)
+	if !down && (wasDown || before.mac != now.mac) {
+		ifc.announceAll()
+		ifc.s.igmp.comeUp(ifc)
+	}
+	ifc.s.drain()
+}
+
 // failed is told that the device is of no more use. It may be called from
 // within drain and from the device's own goroutine, with no lock held.
 func (ifc *iface) failed(err error) {
-	if ifc.down.Swap(true) {
+	if ifc.dead.Swap(true) {
 		return
 	}
+	ifc.down.Store(true)
 	if !errors.Is(err, net.ErrClosed) {
 		ifc.s.log.Error("link failed", "nic", ifc.name, "err", err)
 	}
@@ -128,6 +200,7 @@ func (ifc *iface) failed(err error) {
 
 // close closes the device and drops what the interface still holds. sendLast was called.
 func (ifc *iface) close() error {
+	ifc.dead.Store(true)
 	ifc.down.Store(true)
 	err := ifc.closeDevice()
 	ifc.neigh.close()
@@ -207,8 +280,8 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 		infos = append(infos, InterfaceInfo{
 			Name:     ifc.name,
 			Index:    ifc.index,
-			MAC:      ifc.mac,
-			MTU:      ifc.mtu,
+			MAC:      ifc.mac(),
+			MTU:      ifc.mtu(),
 			Medium:   ifc.medium,
 			Addrs:    slices.Clone(ifc.addrs),
 			Gateway:  ifc.gateway,

@@ -72,7 +72,7 @@ func (g *igmp) change(ifc *iface, group netip.Addr, n int) {
 	// RFC 3376 5: "the all-systems multicast address, 224.0.0.1, is handled as a
 	// special case. ... reception of packets destined to the all-systems
 	// multicast address, from all sources, is permanently enabled"; it is never reported.
-	if group == allHosts() || ifc.loopback || ifc.down.Load() || ifc.igmp.gone || g.closed {
+	if group == allHosts() || ifc.loopback || ifc.dead.Load() || ifc.igmp.gone || g.closed {
 		return
 	}
 	now := g.s.now()
@@ -87,6 +87,33 @@ func (g *igmp) change(ifc *iface, group netip.Addr, n int) {
 		l.groups[group] = m
 	}
 	m.member = after > 0
+	g.tell(ifc, group, m, version, now)
+	g.run(ifc, now)
+	g.arm(now)
+}
+
+// comeUp tells the routers of a link that has come up, where there may be others than before,
+// which groups the host listens to, as Linux does. The caller drains afterwards.
+func (g *igmp) comeUp(ifc *iface) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := &ifc.igmp
+	if g.closed || l.gone {
+		return
+	}
+	now := g.s.now()
+	version := l.speak(now)
+	for _, group := range l.sorted() {
+		if m := l.groups[group]; m.member {
+			g.tell(ifc, group, m, version, now)
+		}
+	}
+	g.run(ifc, now)
+	g.arm(now)
+}
+
+// tell begins to tell the routers of a link that a group has been joined or left. g.mu is held.
+func (g *igmp) tell(ifc *iface, group netip.Addr, m *igmpGroup, version int, now tcp.Time) {
 	m.answerAt, m.sources = 0, nil
 	switch {
 	case version == 3:
@@ -94,7 +121,7 @@ func (g *igmp) change(ifc *iface, group netip.Addr, n int) {
 		// missed by one or more multicast routers, it is retransmitted
 		// [Robustness Variable] - 1 more times, at intervals chosen at random
 		// from the range (0, [Unsolicited Report Interval])."
-		m.changes, m.changeAt = l.count(), now
+		m.changes, m.changeAt = ifc.igmp.count(), now
 	case m.member:
 		// RFC 2236 3: "When a host joins a multicast group, it should immediately
 		// transmit an unsolicited Version 2 Membership Report for that group";
@@ -105,10 +132,8 @@ func (g *igmp) change(ifc *iface, group netip.Addr, n int) {
 		m.answerAt = now + g.delay(igmpV2Repeat)
 	default:
 		g.leave(ifc, version, group, m)
-		delete(l.groups, group)
+		delete(ifc.igmp.groups, group)
 	}
-	g.run(ifc, now)
-	g.arm(now)
 }
 
 // count is the robustness variable: how often a change is told.
@@ -394,7 +419,7 @@ type igmpReport struct {
 }
 
 func (r *igmpReport) add(kind uint8, group netip.Addr, sources []byte) {
-	if r.n > 0 && len(r.buf)+wire.IGMPRecordLen+len(sources) > r.ifc.mtu-igmpHeader {
+	if r.n > 0 && len(r.buf)+wire.IGMPRecordLen+len(sources) > r.ifc.mtu()-igmpHeader {
 		r.send()
 	}
 	if r.n == 0 {
@@ -457,7 +482,7 @@ func (g *igmp) send(ifc *iface, dst netip.Addr, message []byte) {
 	if !src.IsValid() {
 		src = netip.IPv4Unspecified()
 	}
-	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: true, mac: wire.MulticastMAC(dst), mtu: ifc.mtu}
+	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: true, mac: wire.MulticastMAC(dst), mtu: ifc.mtu()}
 	p.makeHeader()
 	now := s.now()
 	sl := p.slot(now, len(message), false)
@@ -523,7 +548,7 @@ func (g *igmp) detach(ifc *iface) {
 
 func (g *igmp) goodbye(ifc *iface) {
 	l := &ifc.igmp
-	if l.gone || ifc.down.Load() {
+	if l.gone || ifc.dead.Load() {
 		return
 	}
 	version := l.speak(g.s.now())

@@ -36,7 +36,7 @@ func (p *packet) time() tcp.Time {
 
 // recv takes what the device received. Frames are borrowed.
 func (ifc *iface) recv(batch []nic.Frame) {
-	if ifc.down.Load() || ifc.s.closed.Load() {
+	if ifc.dead.Load() || ifc.s.closed.Load() {
 		return // the device's last words
 	}
 	var now tcp.Time // to read the clock may cost as much as all else
@@ -77,7 +77,7 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 		return now
 	}
 	group := h.Dst.IsMulticast()
-	if !group && h.Dst != ifc.mac {
+	if !group && h.Dst != ifc.mac() {
 		ifc.drop(dropOtherMAC)
 		return now
 	}

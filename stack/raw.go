@@ -214,7 +214,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 // errors are those of Linux: EMSGSIZE for one that is larger than the link's MTU, EINVAL for one
 // without a whole header. The lock is held.
 func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
-	if len(b) > r.path.ifc.mtu {
+	if len(b) > r.path.ifc.mtu() {
 		return syscall.EMSGSIZE
 	}
 	if len(b) < wire.IPv4Len {

@@ -236,10 +236,11 @@ func (p *path) mss() int { return p.mtu - int(p.ipLen) - wire.TCPLen }
 
 // gso is the most payload of TCP in one super-frame on the path; 0: there are none.
 func (p *path) gso() int {
-	if p.ifc.gso == 0 {
+	most := p.ifc.gso()
+	if most == 0 {
 		return 0
 	}
-	return p.ifc.gso - int(p.ipLen) - wire.MaxTCPLen
+	return most - int(p.ipLen) - wire.MaxTCPLen
 }
 
 // valid reports whether the path still holds. The zero path never does.
@@ -297,7 +298,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	if err := s.chooseSource(t, &p); err != nil {
 		return path{}, err
 	}
-	p.mtu = p.ifc.mtu
+	p.mtu = p.ifc.mtu()
 	if !p.group {
 		if p.ifc.linkLen > 0 {
 			p.neigh = p.ifc.neigh.get(p.hop)
@@ -389,7 +390,7 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 			src = s.lo.addrs[0].Addr()
 		}
 	}
-	p := path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu}
+	p := path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu()}
 	p.makeHeader()
 	return p
 }

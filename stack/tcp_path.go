@@ -40,7 +40,7 @@ func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 	}
 	p := &found
 	p.tsOffset = s.tsOffset(p.src, p.dst)
-	if p.group || p.mayFrag || p.mtu != p.ifc.mtu {
+	if p.group || p.mayFrag || p.mtu != p.ifc.mtu() {
 		return p, nil // what is known of a path's MTU ages: it is asked for each time
 	}
 	c := &s.tcp.paths

@@ -94,7 +94,7 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	total := size
 	p := &u.path
 	if int(p.ipLen)+wire.UDPLen+size <= p.mtu && !p.group {
-		most := p.ifc.gso - int(p.ipLen) - wire.UDPLen
+		most := p.ifc.gso() - int(p.ipLen) - wire.UDPLen
 		for last := size; n < min(len(ms), maxUDPRun) && last == size; n++ {
 			m := &ms[n]
 			last = m.len()

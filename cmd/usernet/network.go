@@ -204,6 +204,12 @@ func (d *watched) NotifyDown(f func(error)) {
 	})
 }
 
+// NotifyLink passes on what the device tells of its link.
+func (d *watched) NotifyLink(f func()) bool {
+	n, ok := d.Device.(nic.LinkNotifier)
+	return ok && n.NotifyLink(f)
+}
+
 // Unwrap returns the device that is watched.
 func (d *watched) Unwrap() nic.Device { return d.Device }
 

@@ -57,6 +57,19 @@ func (d *traced) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
+// NotifyDown passes on that the device has come to an end.
+func (d *traced) NotifyDown(f func(error)) {
+	if n, ok := d.Device.(nic.DownNotifier); ok {
+		n.NotifyDown(f)
+	}
+}
+
+// NotifyLink passes on what the device tells of its link.
+func (d *traced) NotifyLink(f func()) bool {
+	n, ok := d.Device.(nic.LinkNotifier)
+	return ok && n.NotifyLink(f)
+}
+
 // Unwrap returns the device that is traced.
 func (d *traced) Unwrap() nic.Device { return d.Device }
 

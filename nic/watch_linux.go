@@ -1,0 +1,141 @@
+package nic
+
+import (
+	"encoding/binary"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A linkState is what rtnetlink tells of an interface.
+type linkState struct {
+	mtu int
+	mac [6]byte
+	up  bool // it is up and has a carrier
+}
+
+// A linkWatch follows an interface of the kernel by rtnetlink(7), which needs no privilege.
+// Its goroutine is one of the device's readers.
+type linkWatch struct {
+	file   *os.File
+	raw    syscall.RawConn
+	index  int
+	change func(linkState) // called by one goroutine at a time
+	err    error           // that ended run
+}
+
+// maxLinkMessage is how long a message of rtnetlink about an interface may be. One of an
+// interface with many virtual functions may be longer: then the interface is asked for.
+const maxLinkMessage = 16 << 10
+
+// watchLink follows the interface with an index, in the network namespace of the calling
+// thread. Before it returns change was called with the present state. Where the kernel
+// does not let a process listen, nothing is told, and the watcher is nil.
+func watchLink(index int, change func(linkState)) watcher {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+		unix.Close(fd)
+		return nil
+	}
+	w := &linkWatch{file: os.NewFile(uintptr(fd), "rtnetlink"), index: index, change: change}
+	if w.raw, err = w.file.SyscallConn(); err != nil {
+		w.file.Close()
+		return nil
+	}
+	// The kernel answers before ask returns.
+	if w.ask() == nil {
+		w.raw.Control(func(fd uintptr) { w.receive(fd) })
+	}
+	return w
+}
+
+func (w *linkWatch) Close() error { return w.file.Close() }
+
+// run reads what the kernel tells until Close.
+func (w *linkWatch) run() {
+	for w.err == nil && w.raw.Read(w.receive) == nil {
+	}
+}
+
+// ask has the kernel tell the state of the interface.
+func (w *linkWatch) ask() (err error) {
+	var b [unix.SizeofNlMsghdr + unix.SizeofIfInfomsg]byte
+	ne := binary.NativeEndian
+	ne.PutUint32(b[0:], uint32(len(b)))
+	ne.PutUint16(b[4:], unix.RTM_GETLINK)
+	ne.PutUint16(b[6:], unix.NLM_F_REQUEST)
+	ne.PutUint32(b[unix.SizeofNlMsghdr+4:], uint32(w.index))
+	cerr := w.raw.Control(func(fd uintptr) {
+		err = unix.Sendto(int(fd), b[:], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	})
+	if cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// receive takes what there is. It reports false if there is nothing more.
+func (w *linkWatch) receive(fd uintptr) bool {
+	buf := make([]byte, maxLinkMessage) // not kept: there is something to read now and then
+	lost, asked := false, false
+	for {
+		n, _, flags, _, err := unix.Recvmsg(int(fd), buf, nil, 0)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN && lost && !asked:
+			asked = true
+			w.ask()
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.ENOBUFS, err == nil && flags&unix.MSG_TRUNC != 0:
+			lost = true // something was told that is not here
+		case err != nil:
+			w.err = err
+			return true
+		default:
+			w.take(buf[:n])
+		}
+	}
+}
+
+// take looks for the interface in messages of the kernel.
+func (w *linkWatch) take(b []byte) {
+	messages, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return
+	}
+	for i := range messages {
+		m := &messages[i]
+		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg ||
+			int32(binary.NativeEndian.Uint32(m.Data[4:])) != int32(w.index) {
+			continue // of another one, or deleted: the device's readers find that out
+		}
+		if st, ok := parseLinkState(m); ok {
+			w.change(st)
+		}
+	}
+}
+
+// parseLinkState reads a message about an interface.
+func parseLinkState(m *syscall.NetlinkMessage) (st linkState, ok bool) {
+	attrs, err := syscall.ParseNetlinkRouteAttr(m)
+	if err != nil {
+		return st, false
+	}
+	const usable = unix.IFF_UP | unix.IFF_LOWER_UP
+	st.up = binary.NativeEndian.Uint32(m.Data[8:])&usable == usable
+	for _, a := range attrs {
+		switch {
+		case a.Attr.Type == unix.IFLA_MTU && len(a.Value) >= 4:
+			st.mtu = int(binary.NativeEndian.Uint32(a.Value))
+		case a.Attr.Type == unix.IFLA_ADDRESS && len(a.Value) >= 6:
+			st.mac = [6]byte(a.Value[:6])
+		}
+	}
+	// A message about a change of something else may lack the MTU.
+	return st, st.mtu > 0
+}

@@ -1,0 +1,216 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A changeable device is one whose link can change while it is in use.
+type changeable struct {
+	nic.Device
+	mu     sync.Mutex
+	link   nic.Link
+	told   func()
+	frames [][]byte
+}
+
+func newChangeable(dev nic.Device) *changeable { return &changeable{Device: dev, link: dev.Link()} }
+
+func (d *changeable) Nonblocking() nic.Device { return d }
+
+func (d *changeable) NotifyLink(f func()) bool {
+	d.told = f
+	return true
+}
+
+func (d *changeable) Link() nic.Link {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.link
+}
+
+func (d *changeable) Send(batch []nic.Frame) (int, error) {
+	d.mu.Lock()
+	for i := range batch {
+		d.frames = append(d.frames, batch[i].AppendTo(nil))
+	}
+	d.mu.Unlock()
+	return d.Device.Send(batch)
+}
+
+// sent returns in words what was sent since the last call.
+func (d *changeable) sent() (lines []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.frames {
+		lines = append(lines, wire.Describe(f))
+	}
+	d.frames = nil
+	return lines
+}
+
+func (d *changeable) change(f func(l *nic.Link)) {
+	d.mu.Lock()
+	f(&d.link)
+	d.mu.Unlock()
+	d.told()
+}
+
+// changeablePair makes two hosts on a wire, of which the first has a link that can change.
+func changeablePair(t *testing.T, mtu int) (a, b *Stack, dev *changeable) {
+	x, y := nic.Pipe(nic.PipeConfig{MTU: mtu, MACs: [2][6]byte{macA, macB}})
+	dev = newChangeable(x)
+	return newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24"), dev
+}
+
+func TestAHostFollowsTheMTUOfItsLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, dev := changeablePair(t, 9000)
+		c, l := dialed(t, a, b)
+		d, err := l.Accept()
+		require.NoError(t, err)
+		u, v := openUDP(t, a, "0.0.0.0:9"), openUDP(t, b, "0.0.0.0:9")
+		longest := func() (n int) {
+			for _, f := range dev.frames {
+				n = max(n, len(f)-wire.EthernetLen)
+			}
+			dev.frames = nil
+			return n
+		}
+		datagram := func() {
+			_, err := u.WriteTo(make([]byte, 8000), addrPort("192.0.2.2:9"), SendOptions{})
+			require.NoError(t, err)
+			n, _, _, _, err := v.ReadFrom(make([]byte, 9000))
+			require.NoError(t, err)
+			require.Equal(t, 8000, n)
+		}
+		datagram()
+		require.Equal(t, 8028, longest())
+
+		dev.change(func(l *nic.Link) { l.MTU, l.GSO = 1000, 0 })
+		require.Equal(t, 1000, a.Interfaces()[1].MTU)
+		datagram()
+		require.LessOrEqual(t, longest(), 1000, "in fragments")
+		go c.Write(make([]byte, 50000))
+		for got := 0; got < 50000; {
+			n, err := d.Read(make([]byte, 50000))
+			require.NoError(t, err)
+			got += n
+		}
+		require.LessOrEqual(t, longest(), 1000)
+
+		dev.change(func(l *nic.Link) { l.MTU = 9000 })
+		datagram()
+		require.Equal(t, 8028, longest())
+
+		dev.change(func(l *nic.Link) { l.MTU = 60 })
+		require.False(t, a.Interfaces()[1].Up, "RFC 791 3.2: 68 octets at least")
+	})
+}
+
+func TestAHostFollowsTheMACOfItsLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, dev := changeablePair(t, 0)
+		c, d := connect(t, a, b)
+		dev.sent()
+		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+		dev.change(func(l *nic.Link) { l.MAC = macC })
+		require.Equal(t, []string{"02:00:00:00:00:0c > ff:ff:ff:ff:ff:ff ARP announce 192.0.2.1 is-at 02:00:00:00:00:0c"}, dev.sent()[:1])
+		require.Equal(t, macC, a.Interfaces()[1].MAC)
+		require.Equal(t, macC, b.Neighbors()[0].MAC)
+		_, err := d.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = c.Read(make([]byte, 1))
+		require.NoError(t, err)
+		_, err = c.Write([]byte("x"))
+		require.NoError(t, err)
+		for _, line := range dev.sent() {
+			require.True(t, strings.HasPrefix(line, macC.String()), line)
+		}
+	})
+}
+
+func TestAHostFollowsTheStateOfItsLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, dev := changeablePair(t, 0)
+		c, d := connect(t, a, b)
+		u := openUDP(t, a, "0.0.0.0:9")
+		require.NoError(t, u.Join(addr("239.1.2.3"), 2))
+		time.Sleep(time.Minute)
+		dev.sent()
+		dev.change(func(l *nic.Link) { l.Up = false })
+		require.False(t, a.Interfaces()[1].Up)
+		require.Empty(t, a.Neighbors())
+		_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
+		require.ErrorIs(t, err, syscall.ENETDOWN)
+		_, err = a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("192.0.2.2:80"), TCPOptions{})
+		require.ErrorIs(t, err, syscall.ENETDOWN)
+		_, err = c.Write([]byte("later"))
+		require.NoError(t, err, "a connection outlives it")
+		time.Sleep(10 * time.Second)
+		require.Empty(t, dev.sent())
+
+		dev.change(func(l *nic.Link) { l.Up = true })
+		lines := dev.sent()
+		require.Equal(t, "02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP announce 192.0.2.1 is-at 02:00:00:00:00:0a", lines[0])
+		require.Contains(t, strings.Join(lines, "\n"), "IGMP", "its groups are reported anew")
+		buf := make([]byte, 10)
+		n, err := d.Read(buf)
+		require.NoError(t, err)
+		require.Equal(t, "later", string(buf[:n]))
+	})
+}
+
+// A host may begin on a link that is down, and takes another that is up.
+func TestALinkThatIsDownIsAvoided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, y := nic.Pipe(nic.PipeConfig{})
+		one, two := newChangeable(x), newChangeable(nic.NewNull(nic.Link{}))
+		two.link.Up = true
+		one.link.Up = false
+		a, err := New(Config{Rand: testRand(), NICs: []NIC{
+			{Name: "one", Device: one, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Gateway: addr("192.0.2.2")},
+			{Name: "two", Device: two, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}, Gateway: addr("198.51.100.2")},
+		}})
+		require.NoError(t, err)
+		defer a.Close()
+		newHost(t, y, "192.0.2.2/24")
+		require.Empty(t, one.sent())
+		over := func() string {
+			p, err := a.route(addr("203.0.113.1"), netip.Addr{})
+			require.NoError(t, err)
+			return p.ifc.name
+		}
+		require.Equal(t, "two", over())
+		one.change(func(l *nic.Link) { l.Up = true })
+		require.Equal(t, "one", over())
+		// What died stays so.
+		two.told()
+		(*a.ifaces.Load())[1].failed(syscall.ENODEV)
+		one.change(func(l *nic.Link) { l.Up = true })
+		require.Equal(t, "two", over())
+	})
+}
+
+// When other stations may have changed places, they are asked for anew.
+func TestNeighboursAreForgottenWhenALinkSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, dev := changeablePair(t, 0)
+		connect(t, a, b)
+		require.Len(t, a.Neighbors(), 1)
+		dev.told()
+		require.Empty(t, a.Neighbors())
+		dev.change(func(l *nic.Link) { l.MTU = 1400 })
+	})
+}
