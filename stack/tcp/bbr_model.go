@@ -145,8 +145,8 @@ func (b *bbr) congested(c *Conn, now Time) {
 // counts as lost.
 func (b *bbr) timeout(c *Conn, now Time) {
 	b.saveCwnd(c)
-	for i := c.sb.head; i < len(c.sb.segs); i++ {
-		c.lose(now, i)
+	for p := c.sb.firstOf(kindAny); p.c != nil; p = c.sb.nextOf(p, kindAny) {
+		c.lose(now, p)
 	}
 }
 

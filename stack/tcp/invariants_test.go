@@ -66,16 +66,25 @@ func largest(c *Conn) int {
 func checkBoard(c *Conn) error {
 	defer roused(c)()
 	b := &c.sb
-	live := b.live()
 	if !c.state.synchronized() || c.state == TimeWait {
-		if len(live) != 0 {
-			return fmt.Errorf("%d pieces in flight", len(live))
+		if b.n != 0 {
+			return fmt.Errorf("%d pieces in flight", b.n)
 		}
 		return nil
 	}
+	if err := checkTree(c); err != nil {
+		return err
+	}
 	at := c.snd.una
 	var sacked, lost, resent, due int
-	for i, s := range live {
+	i, before := -1, sent{}
+	for k := b.firstPiece(); k.c != nil; k = b.next(k) {
+		s := *k.sent()
+		i++
+		if s.flags&before.flags&segSacked != 0 {
+			return fmt.Errorf("pieces %d and %d have both arrived and are not one", i-1, i)
+		}
+		before = s
 		if s.seq != at || !s.seq.Less(s.end) {
 			return fmt.Errorf("piece %d is %d..%d, the one before ended at %d", i, s.seq-c.snd.iss, s.end-c.snd.iss, at-c.snd.iss)
 		}
@@ -91,9 +100,6 @@ func checkBoard(c *Conn) error {
 			lost += n
 			if s.flags&segResent == 0 {
 				due += n
-				if s.seq.Less(b.dueFrom) {
-					return fmt.Errorf("piece %d is due and lies before dueFrom", i)
-				}
 			}
 		}
 		if s.flags&segResent != 0 {
@@ -105,9 +111,6 @@ func checkBoard(c *Conn) error {
 				return fmt.Errorf("piece %d was sent again and RACK will not look at it", i)
 			}
 		}
-		if s.end.LessEq(b.rackFrom) && s.flags&(segSacked|segLost) == 0 {
-			return fmt.Errorf("piece %d is neither here nor there and lies before rackFrom", i)
-		}
 	}
 	if at != c.snd.nxt {
 		return fmt.Errorf("the pieces end at %d, SND.NXT is %d", at-c.snd.iss, c.snd.nxt-c.snd.iss)
@@ -118,6 +121,58 @@ func checkBoard(c *Conn) error {
 	}
 	if b.reno < 0 || b.reno > int(c.snd.nxt-c.snd.una) {
 		return fmt.Errorf("reno %d of %d in flight", b.reno, c.snd.nxt-c.snd.una)
+	}
+	return nil
+}
+
+// checkTree looks at the tree of the board.
+func checkTree(c *Conn) error {
+	b := &c.sb
+	count, pieces := 0, 0
+	var walk func(n, up *chunk) (height int8, below sentKind, err error)
+	walk = func(n, up *chunk) (int8, sentKind, error) {
+		if n == nil {
+			return 0, 0, nil
+		}
+		count++
+		var kinds [kindAny + 1]uint8
+		for i := range n.list[n.head:] {
+			kinds[n.list[n.head+i].kind()]++
+			pieces++
+		}
+		lh, lk, err := walk(n.left, n)
+		if err != nil {
+			return 0, 0, err
+		}
+		rh, rk, err := walk(n.right, n)
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case n.up != up:
+			return 0, 0, fmt.Errorf("a chunk has the wrong one above it")
+		case n.live() == 0 || n.live() > chunkLen || n.count != kinds:
+			return 0, 0, fmt.Errorf("a chunk has %d pieces and counts %d as %d", n.live(), kinds, n.count)
+		case lh-rh > 1 || rh-lh > 1 || n.height != 1+max(lh, rh):
+			return 0, 0, fmt.Errorf("a chunk of height %d has %d and %d below it", n.height, lh, rh)
+		case n.below != lk|rk|n.kinds():
+			return 0, 0, fmt.Errorf("a chunk knows of kinds %b, below it are %b", n.below, lk|rk|n.kinds())
+		}
+		return n.height, n.below, nil
+	}
+	if _, _, err := walk(b.root, nil); err != nil {
+		return err
+	}
+	if pieces != b.n {
+		return fmt.Errorf("%d pieces, counted %d", b.n, pieces)
+	}
+	if (b.first == nil) != (b.n == 0) || b.n > 0 && (b.first.prev() != nil || b.last.next() != nil) {
+		return fmt.Errorf("first and last are not at the ends")
+	}
+	for n := b.free; n != nil; n = n.up {
+		count++
+	}
+	if count != b.chunks+1 {
+		return fmt.Errorf("%d chunks were made, counted %d", b.chunks+1, count)
 	}
 	return nil
 }

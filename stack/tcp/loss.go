@@ -41,9 +41,6 @@ type recovery struct {
 	dsackEnd Seq   // SND.NXT when the reordering window last grew
 	dsackHot bool  // dsackEnd holds
 
-	waitUntil Time // no piece sent once is taken for lost before; 0: not known
-	waitLimit Time // what RACK.rtt + RACK.reo_wnd was then
-
 	// Tail loss probe, RFC 8985 7.
 	tlpEnd   Seq // SND.NXT when the probe was sent
 	tlpOut   bool
@@ -192,23 +189,22 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 			return
 		}
 	}
-	for i := b.find(k.start); i < len(b.segs) && b.segs[i].seq.Less(k.end); i++ {
-		s := &b.segs[i]
+	for p := b.find(k.start); p.c != nil && p.sent().seq.Less(k.end); p = b.nextOf(p, kindAny) {
+		s := p.sent()
 		if s.flags&segSacked != 0 {
 			continue
 		}
-		if (s.seq.Less(k.start) || k.end.Less(s.end)) && len(b.live()) >= c.mostPieces() {
+		if (s.seq.Less(k.start) || k.end.Less(s.end)) && b.n >= c.mostPieces() {
 			continue // it is no news that a part has arrived
 		}
 		if s.seq.Less(k.start) {
-			b.split(i, k.start)
-			continue // the second half is next
+			_, p = b.split(p, k.start)
 		}
-		if k.end.Less(s.end) {
-			b.split(i, k.end)
+		if k.end.Less(p.sent().end) {
+			p, _ = b.split(p, k.end)
 		}
-		c.arrived(a, &b.segs[i])
-		b.markSacked(i)
+		c.arrived(a, p.sent())
+		p = b.markSacked(p)
 		a.sacked = true
 	}
 }
@@ -250,21 +246,23 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 		b.reno = 0
 	}
 	ambiguous := false
-	for b.head < len(b.segs) {
-		s := &b.segs[b.head]
+	for b.n > 0 {
+		p := b.firstPiece()
+		s := *p.sent()
 		if ack.LessEq(s.seq) {
 			break
 		}
 		if ack.Less(s.end) {
-			b.split(b.head, ack)
-			s = &b.segs[b.head]
+			b.trim(ack)
+			s.end = ack
+		} else {
+			b.remove(p)
 		}
 		ambiguous = ambiguous || s.flags&segEver != 0
 		if s.flags&segSacked == 0 {
-			c.arrived(a, s)
+			c.arrived(a, &s)
 		}
-		b.forget(s)
-		b.head++
+		b.forget(&s)
 	}
 	if ambiguous {
 		// Karn's algorithm, for the acknowledgement as a whole: what it covers may
@@ -274,10 +272,10 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 			c.cwr.bbr.rs.rtt = 0
 		}
 	}
-	if b.head == len(b.segs) {
+	if b.n == 0 {
 		b.reset(ack)
 	}
-	b.dueFrom, b.rackFrom, b.fack = maxSeq(b.dueFrom, ack), maxSeq(b.rackFrom, ack), maxSeq(b.fack, ack)
+	b.fack = maxSeq(b.fack, ack)
 }
 
 // reorderWindow is RACK.reo_wnd (RFC 8985 6.2 step 4).
@@ -296,11 +294,14 @@ func (c *Conn) reorderWindow() Time {
 // sackedPieces counts a few of the pieces that are selectively acknowledged:
 // DupThresh is in segments, and small ones count as well.
 func (c *Conn) sackedPieces() int {
+	b := &c.sb
+	if b.sacked == 0 {
+		return 0
+	}
 	n := 0
-	l := c.sb.live()
-	for i := len(l) - 1; i >= 0 && n < dupThresh && len(l)-i <= 16; i-- {
-		if l[i].flags&segSacked != 0 {
-			n++
+	for p, looked := b.lastPiece(), 0; p.c != nil && n < dupThresh && looked < 16; p, looked = b.prev(p), looked+1 {
+		if s := p.sent(); s.flags&segSacked != 0 {
+			n += int(s.pieces)
 		}
 	}
 	return n
@@ -310,45 +311,38 @@ func (c *Conn) sackedPieces() int {
 // the first of those that may only be late has still to be waited for, or 0.
 func (c *Conn) detectLoss(now Time) (wait Time) {
 	b, r := &c.sb, &c.rec
-	if r.xmit == 0 || b.head == len(b.segs) {
+	if r.xmit == 0 || b.n == 0 {
 		return 0
 	}
 	limit := r.rtt + c.reorderWindow()
-	var next Time               // when the first that is waited for will be taken for lost
-	judge := func(i int) bool { // reports whether to go on
-		s := &b.segs[i]
+	var next Time // when the first that is waited for will be taken for lost
+	left := mostLost
+	judge := func(p piece) bool { // reports whether piece p is lost
+		s := p.sent()
 		if !sentAfter(r.xmit, r.end, s.at, s.end) {
 			return false
 		}
 		// "Segment.xmit_ts + RACK.rtt + RACK.reo_wnd - now"
 		if s.at+limit > now {
 			next = earliest(next, s.at+limit)
-		} else {
-			c.lose(now, i)
+			return false
 		}
+		if left--; left < 0 {
+			next = earliest(next, now+Millisecond)
+			return false
+		}
+		c.lose(now, p)
 		return true
 	}
 	// Those sent once lie in the order of sending. While the first of them that
 	// is missing may be waited for, so may the others: they were sent later.
-	if r.waitUntil != 0 && now < r.waitUntil && limit >= r.waitLimit {
-		next = r.waitUntil
-	} else {
-		for i := b.find(b.rackFrom); i < len(b.segs); i++ {
-			if s := &b.segs[i]; s.flags&(segSacked|segLost|segResent) == 0 && !judge(i) {
-				break
-			}
-		}
-		r.waitUntil, r.waitLimit = next, limit
-		for i := b.find(b.rackFrom); i < len(b.segs) && b.segs[i].flags&(segSacked|segLost) != 0; i++ {
-			b.rackFrom = b.segs[i].end
-		}
+	for p := b.firstOf(kindOpen); p.c != nil && judge(p); p = b.nextOf(p, kindOpen) {
 	}
 	// Those sent again lie in the order of sending in their own queue.
 	for b.againHead < len(b.again) {
 		e := b.again[b.againHead]
-		i := b.find(e.seq)
-		if i < len(b.segs) && b.segs[i].seq == e.seq && b.segs[i].at == e.at && b.segs[i].flags&segResent != 0 {
-			if !judge(i) || b.segs[i].flags&segResent != 0 {
+		if p := b.find(e.seq); p.c != nil {
+			if s := p.sent(); s.seq == e.seq && s.at == e.at && s.kind() == kindResent && !judge(p) {
 				break
 			}
 		}
@@ -363,10 +357,15 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	return max(next-now, 1)
 }
 
+// mostLost bounds how many pieces one acknowledgement takes for lost: the rest
+// waits for the next one, or for a millisecond. It is more than an acknowledgement
+// lets go, and keeps a peer from having a large window judged again and again.
+const mostLost = 128
+
 // detectReno is RFC 6582 for peers without SACK.
 func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 	r, b := &c.rec, &c.sb
-	if b.head == len(b.segs) {
+	if b.n == 0 {
 		r.dups = 0
 		return
 	}
@@ -374,7 +373,7 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 	case a.advanced && r.phase != phaseOpen:
 		// RFC 6582 3.2 step 3, partial acknowledgement: "retransmit the first
 		// unacknowledged segment".
-		if a.prior.Less(r.point) && c.snd.una.Less(r.point) && b.segs[b.head].flags&segResent == 0 {
+		if a.prior.Less(r.point) && c.snd.una.Less(r.point) && b.firstPiece().sent().flags&segResent == 0 {
 			c.loseHead(a.now)
 		}
 		r.dups = 0
@@ -395,25 +394,26 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 	}
 }
 
-// lose takes piece i for lost, by congestion as far as is known.
-func (c *Conn) lose(now Time, i int) {
-	s := &c.sb.segs[i]
+// lose takes piece p for lost, by congestion as far as is known.
+func (c *Conn) lose(now Time, p piece) {
+	s := p.sent()
 	if r := &c.rec; s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
 		c.rec.lost = true
 	}
 	if c.cwr.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
 		c.cwr.bbr.losing(c, now, s)
 	}
-	c.rec.marked += uint64(c.sb.markLost(i))
+	c.rec.marked += uint64(c.sb.markLost(p))
 }
 
 // loseHead takes the first segment in flight for lost.
 func (c *Conn) loseHead(now Time) {
 	b := &c.sb
-	if s := &b.segs[b.head]; s.len() > c.snd.mss {
-		b.split(b.head, s.seq+Seq(c.snd.mss))
+	p := b.firstPiece()
+	if s := p.sent(); s.len() > c.snd.mss {
+		p, _ = b.split(p, s.seq+Seq(c.snd.mss))
 	}
-	c.lose(now, b.head)
+	c.lose(now, p)
 }
 
 // enterRecovery begins fast recovery (RFC 6675 5, RFC 9937 5).
@@ -494,14 +494,7 @@ func (c *Conn) undo(a *ackSample) bool {
 	r.canUndo, r.frto = false, frtoOff
 	c.cwr.restore(c, r.undoCwnd, r.undoSS)
 	// Nothing was lost: what is marked and was not sent again has not to be.
-	for i := c.sb.head; i < len(c.sb.segs); i++ {
-		s := &c.sb.segs[i]
-		if s.flags&(segLost|segResent) == segLost {
-			c.sb.forget(s)
-			s.flags &^= segLost
-		}
-	}
-	c.sb.rackFrom, r.waitUntil = c.snd.una, 0
+	c.sb.unmarkDue()
 	r.phase = phaseOpen
 	c.timers.backoff = 0
 	return true
@@ -803,9 +796,9 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	r.phase = phaseLoss
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut, r.tlpNow = false, false
-	r.dups, r.waitUntil = 0, 0
+	r.dups = 0
 	c.sb.reno, r.early = 0, 0
-	if b := &c.sb; b.segs[b.head].flags&segSacked != 0 {
+	if b := &c.sb; b.firstPiece().sent().flags&segSacked != 0 {
 		// The peer has dropped what it had reported: it did not acknowledge it.
 		b.renege()
 	}

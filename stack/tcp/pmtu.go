@@ -36,7 +36,7 @@ func (c *Conn) suspect(now Time) {
 	if c.timers.backoff > 2*blackHole {
 		base = max(defaultMSS-int(c.snd.opt), minMSS)
 	}
-	if c.timers.backoff < blackHole || c.snd.mss <= base || c.sb.segs[c.sb.head].len() <= base {
+	if c.timers.backoff < blackHole || c.snd.mss <= base || c.sb.firstPiece().sent().len() <= base {
 		return
 	}
 	if q.max == 0 {
@@ -84,7 +84,7 @@ func (c *Conn) judgeProbe(now Time) (only bool) {
 		c.probeArrived(now, n)
 		return false
 	}
-	s := &c.sb.segs[c.sb.find(q.probe.start)]
+	s := c.sb.find(q.probe.start).sent()
 	switch {
 	case s.flags&segSacked != 0:
 		c.probeArrived(now, n)

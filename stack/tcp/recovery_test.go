@@ -147,10 +147,10 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 				}
 			case op == 4:
 				i := b.find(inside())
-				if i == len(b.segs) {
+				if i.c == nil {
 					break
 				}
-				s := b.segs[i]
+				s := *i.sent()
 				b.markLost(i)
 				for q := s.seq; q != s.end; q++ {
 					if slow.flags[q]&segSacked == 0 {
@@ -158,16 +158,16 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 					}
 				}
 			case op == 5:
-				i := b.nextDue()
+				i := b.firstOf(kindDue)
 				due := slow.count(func(f sentFlags) bool { return f&(segLost|segResent) == segLost })
-				require.Equal(t, due > 0, i >= 0, "seed %d", seed)
-				if i < 0 {
+				require.Equal(t, due > 0, i.c != nil, "seed %d", seed)
+				if i.c == nil {
 					break
 				}
-				if n := b.segs[i].len(); n > 1 && r.IntN(2) == 0 {
-					b.split(i, b.segs[i].seq+Seq(1+r.IntN(n-1)))
+				if n := i.sent().len(); n > 1 && r.IntN(2) == 0 {
+					i, _ = b.split(i, i.sent().seq+Seq(1+r.IntN(n-1)))
 				}
-				s := b.segs[i]
+				s := *i.sent()
 				for q := slow.una; q != s.seq; q++ {
 					require.NotEqual(t, segLost, slow.flags[q]&(segLost|segResent), "seed %d: %d is due before", seed, q)
 				}

@@ -56,7 +56,7 @@ func (c *Conn) rouse(now Time) {
 		f.sb.init()
 	}
 	c.busy, c.rcv.arrivals = f, &f.arrivals
-	f.sb.dueFrom, f.sb.rackFrom, f.sb.fack = c.snd.una, c.snd.una, c.snd.una
+	f.sb.fack = c.snd.una
 	f.drs.seq, f.drs.at, f.drs.rtt = c.rcv.nxt, now, c.rtt.srtt
 	f.told, f.maxEdge = c.snd.una, c.rcv.edge
 	f.brief = true

@@ -237,17 +237,16 @@ func (c *Conn) burst(mss int) int {
 	return mss
 }
 
-// noteSent tells the pacer and BBR that piece i goes now; first is whether
-// nothing was in flight before it.
-func (c *Conn) noteSent(now Time, i int, first bool) {
+// noteSent tells the pacer and BBR that s goes now; first is whether nothing was in
+// flight before it.
+func (c *Conn) noteSent(now Time, s *sent, first bool) {
 	w := &c.cwr
 	if w.pace == nil {
 		return
 	}
-	s := &c.sb.segs[i]
 	if w.bbr != nil {
 		w.bbr.initRate(c)
-		s.tx = w.bbr.sent(now, c.delivered, first, c.pipe(), len(c.sb.live()))
+		s.tx = w.bbr.sent(now, c.delivered, first, c.pipe(), c.sb.n)
 	}
 	w.pace.sent(now, s.len(), c.snd.mss)
 }
@@ -295,21 +294,21 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 // resend gives the first piece that is taken for lost, as the window allows.
 func (c *Conn) resend(now Time, out *Segment) bool {
 	b := &c.sb
-	i := b.nextDue()
-	if i < 0 || c.rec.frto == frtoNew {
+	p := b.firstOf(kindDue)
+	if p.c == nil || c.rec.frto == frtoNew {
 		return false
 	}
 	// RFC 9293 3.8.6: if the peer has taken its window back, the sender "SHOULD
 	// retransmit normally the old unacknowledged data between SND.UNA and
 	// SND.UNA+SND.WND (SHLD-16)". It "MAY also retransmit old data beyond" that; a
 	// peer that takes no such segment would then never get the part that it admits.
-	admitted := int(int32(c.sendEdge() - b.segs[i].seq))
+	admitted := int(int32(c.sendEdge() - p.sent().seq))
 	if admitted <= 0 {
 		return false
 	}
 	mss := c.segSize()
 	room := c.cwr.cwnd - c.pipe()
-	n := min(b.segs[i].len(), c.burst(mss), admitted)
+	n := min(p.sent().len(), c.burst(mss), admitted)
 	if room < min(n, mss) {
 		c.cwr.note(c.pipe(), true)
 		return false
@@ -320,19 +319,19 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	if n > room {
 		n = max(room/mss*mss, mss)
 	}
-	c.again(now, out, i, min(n, b.segs[i].len()), mss)
+	c.again(now, out, p, min(n, p.sent().len()), mss)
 	return true
 }
 
-// again sends the first n bytes of piece i once more.
-func (c *Conn) again(now Time, out *Segment, i, n, mss int) {
+// again sends the first n bytes of piece p once more.
+func (c *Conn) again(now Time, out *Segment, p piece, n, mss int) {
 	b, r := &c.sb, &c.rec
-	if n < b.segs[i].len() {
-		b.split(i, b.segs[i].seq+Seq(n))
+	if n < p.sent().len() {
+		p, _ = b.split(p, p.sent().seq+Seq(n))
 	}
-	s := b.segs[i]
-	b.markResent(i, now)
-	c.noteSent(now, i, false)
+	s := p.sent()
+	b.markResent(p, now)
+	c.noteSent(now, s, false)
 	if r.phase == phaseRecovery {
 		r.out += n
 	}
@@ -370,12 +369,11 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 		// The time of the probe is what tells it from the original. What came
 		// before it is not undone any more.
 		c.rec.undoTS, c.rec.canUndo = 0, false
-		i := len(c.sb.segs) - 1
-		if p := &c.sb.segs[i]; p.len() > mss {
-			c.sb.split(i, p.end-Seq(mss))
-			i++
+		p := c.sb.lastPiece()
+		if s := p.sent(); s.len() > mss {
+			_, p = c.sb.split(p, s.end-Seq(mss))
 		}
-		c.again(now, out, i, c.sb.segs[i].len(), mss)
+		c.again(now, out, p, p.sent().len(), mss)
 		return true
 	}
 	if c.timers.probeNow {
@@ -539,9 +537,9 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 			c.cwr.bbr.restart(c, now)
 		}
 	}
-	c.sb.push(seq, end, now)
+	piece := c.sb.push(seq, end, now)
 	s.nxt = end
-	c.noteSent(now, len(c.sb.segs)-1, first)
+	c.noteSent(now, piece, first)
 	s.lastData = now
 	if c.rec.phase == phaseRecovery {
 		c.rec.out += n

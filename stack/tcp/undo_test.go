@@ -205,7 +205,7 @@ func TestADeliveredRetransmissionTellsOfLossesBeforeIt(t *testing.T) {
 	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
 	r.ack(100, block{500, 600}, block{400, 500}, block{200, 300})
 	require.Equal(t, []int{300}, numbers(r.pull()))
-	second := r.c.sb.segs[r.c.sb.find(rigISS+1+300)].at
+	second := r.c.sb.find(rigISS + 1 + 300).sent().at
 	r.now = second + 20*Millisecond
 	r.ack(100, block{200, 600}) // the later one has arrived, so the earlier is lost again
 	require.Equal(t, second, r.c.rec.xmit)
