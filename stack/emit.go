@@ -320,30 +320,39 @@ func completeChecksum(segment []byte, offset int) {
 // emit for what may be larger than the path: that is sent in fragments, or not at all where
 // Don't Fragment is asked for, with EMSGSIZE.
 func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface, err error) {
-	total := max(int(p.ipLen)+len(h.options()), len(h.own())) + n
-	if total <= p.mtu || meta.gso != nic.GSONone || h.own() != nil {
+	if int(p.ipLen)+n <= p.mtu && h.more == nil || meta.gso != nic.GSONone {
 		return s.emit(now, p, h, sl, n, meta), nil
 	}
+	return nil, s.sendLarge(now, p, h, sl, n, meta)
+}
+
+// sendLarge is send for what is larger than the path, or has options or a header of its own. The
+// slot is not direct.
+func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
+	if h.own() != nil || int(p.ipLen)+len(h.options())+n <= p.mtu {
+		s.emit(now, p, h, sl, n, meta)
+		return nil
+	}
 	defer s.bufs.put(sl.buf)
-	if total > maxIPv4 {
-		return nil, syscall.EMSGSIZE
+	if int(p.ipLen)+len(h.options())+n > maxIPv4 {
+		return syscall.EMSGSIZE
 	}
 	if h.loop && (!h.df || p.mayFrag) {
 		at := s.putHeaders(p, h, sl.buf, n)
 		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
 	}
 	if h.ttl == 0 && !p.ifc.loopback {
-		return nil, nil
+		return nil
 	}
 	if h.df && !p.mayFrag {
-		return nil, syscall.EMSGSIZE
+		return syscall.EMSGSIZE
 	}
 	datagram := sl.buf[transportAt : transportAt+n]
 	if meta.checksum {
 		completeChecksum(datagram, meta.csumOffset)
 	}
 	s.sendFragments(now, p, *h, datagram)
-	return nil, nil
+	return nil
 }
 
 // sendFragments sends a datagram's payload in as many fragments as it takes.
