@@ -20,7 +20,7 @@ const experimental = "ip4:253"
 func privileged(run func(t *testing.T, w *world) []any) func(*testing.T, *world) []any {
 	return func(t *testing.T, w *world) []any {
 		if os.Geteuid() != 0 {
-			t.Skip("the kernel gives IP sockets to root only")
+			t.Skip("needs root, for IP sockets of the kernel's")
 		}
 		own := *w
 		own.server = w.alone

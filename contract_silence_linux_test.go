@@ -56,10 +56,7 @@ func silentKernel() *silentWorld {
 	return &silentWorld{
 		world: w,
 		silence: func(t *testing.T, server any) {
-			option(t, server.(syscall.Conn), func(fd int) error {
-				drop := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
-				return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop)
-			})
+			option(t, server.(syscall.Conn), attachDrop)
 		},
 		giveUp: dialOptions{control: func(_, _ string, c syscall.RawConn) (err error) {
 			failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1) })
@@ -101,17 +98,49 @@ func silentPipe(t *testing.T) *silentWorld {
 	}
 }
 
+// lacksFilters returns why the kernel's sockets cannot be silenced, "" if they can. Linux has versions
+// (seen with 6.18) that let only CAP_NET_ADMIN attach a filter to a socket of TCP.
+func lacksFilters(t *testing.T) string {
+	t.Helper()
+	ln, err := silentKernel().listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	raw, err := ln.(syscall.Conn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) { err = attachDrop(int(fd)) }))
+	if err != nil && os.Geteuid() != 0 {
+		return "needs root, to attach a filter to a TCP socket of the kernel's (SO_ATTACH_FILTER): " + err.Error()
+	}
+	require.NoError(t, err)
+	return ""
+}
+
+// attachDrop has a socket hear nothing any more.
+func attachDrop(fd int) error {
+	drop := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop)
+}
+
 func TestSilenceIsTheKernels(t *testing.T) {
+	lacking := lacksFilters(t)
 	for _, b := range silentBehaviours() {
 		t.Run(b.name, func(t *testing.T) {
 			k := silentKernel()
 			t.Parallel() // they wait
-			kernel := transcript(t, k.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, k) }}, b.want)
+			var kernel []string
+			if lacking == "" {
+				kernel = transcript(t, k.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, k) }}, b.want)
+			}
 			synctest.Test(t, func(t *testing.T) {
 				w := silentPipe(t)
 				ours := transcript(t, w.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, w) }}, b.want)
-				require.Equal(t, kernel, ours)
+				if lacking == "" {
+					require.Equal(t, kernel, ours)
+				}
 			})
+			if lacking != "" {
+				t.Skip(lacking + ": usernet's side ran, and was not compared with the kernel's")
+			}
 		})
 	}
 }
@@ -222,7 +251,7 @@ func unrouted(t *testing.T, f func(w *world) []any, commands ...[]string) []any 
 
 func TestUnreachableIsTheKernels(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root makes network namespaces")
+		t.Skip("needs root, to make a network namespace of the kernel's")
 	}
 	const away = "203.0.113.1"
 	dial := func(network, address string, o dialOptions) func(w *world) []any {
