@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"os/user"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -193,18 +196,34 @@ type TAPPermissionError struct {
 	Addr   netip.Prefix // that the kernel's side should get; may be invalid
 	Exists bool         // there is such an interface
 	Err    error        // the system's error
+
+	user string // who may not; if empty, who runs the program
 }
 
 func (e *TAPPermissionError) Error() string {
 	if runtime.GOOS != "linux" {
 		return fmt.Sprintf("nic: open TAP %s: %v", e.Name, e.Err)
 	}
+	who := e.user
+	if who == "" {
+		who = currentUser()
+	}
 	what := "make a device of your own"
 	if e.Exists {
 		what = "it exists: make it your own"
 	}
 	return fmt.Sprintf("nic: open TAP %s: %v; %s, once, as root:\n\t%s",
-		e.name(), e.Err, what, strings.Join(e.Commands("$USER"), "\n\t"))
+		e.name(), e.Err, what, strings.Join(e.Commands(who), "\n\t"))
+}
+
+// currentUser returns who runs this program, by number where there is no name: whoever types the commands
+// is another user, root.
+func currentUser() string {
+	uid := strconv.Itoa(os.Geteuid())
+	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return uid
 }
 
 func (e *TAPPermissionError) name() string {

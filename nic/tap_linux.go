@@ -255,7 +255,7 @@ func tapError(cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Exists: exists, Err: err}
+		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Exists: exists, Err: err, user: currentUser()}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		hint = " (" + tunFile + " is missing: modprobe tun)"
 	case errors.Is(err, unix.EBUSY):

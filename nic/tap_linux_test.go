@@ -531,7 +531,7 @@ func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
 						return
 					}
 					for _, command := range denied.Commands("nobody") {
-						require.Contains(t, err.Error(), strings.ReplaceAll(command, "nobody", "$USER"))
+						require.Contains(t, err.Error(), command)
 						run(t, command)
 					}
 					if name == "" {

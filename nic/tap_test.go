@@ -44,20 +44,23 @@ func TestAPermissionErrorTellsTheWayOut(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		return
 	}
+	me := currentUser()
+	require.NotEmpty(t, me)
+	require.NotContains(t, me, "$")
 	require.EqualError(t, err, `nic: open TAP vpn7: operation not permitted; make a device of your own, once, as root:
-	ip tuntap add dev vpn7 mode tap user $USER
+	ip tuntap add dev vpn7 mode tap user `+me+`
 	ip addr add 198.51.100.1/30 dev vpn7
 	ip link set vpn7 up`)
 	err = &TAPPermissionError{Err: syscall.EACCES}
 	require.EqualError(t, err, `nic: open TAP tap0: permission denied; make a device of your own, once, as root:
 	chmod 666 /dev/net/tun
-	ip tuntap add dev tap0 mode tap user $USER
+	ip tuntap add dev tap0 mode tap user `+me+`
 	ip addr add 192.0.2.1/24 dev tap0
 	ip link set tap0 up`)
 	err = &TAPPermissionError{Name: "tap1", Exists: true, Err: syscall.EPERM}
 	require.EqualError(t, err, `nic: open TAP tap1: operation not permitted; it exists: make it your own, once, as root:
 	ip tuntap del dev tap1 mode tap
-	ip tuntap add dev tap1 mode tap user $USER
+	ip tuntap add dev tap1 mode tap user `+me+`
 	ip addr add 192.0.2.1/24 dev tap1
 	ip link set tap1 up`)
 	err = &TAPPermissionError{Name: "tap1", Exists: true, Err: syscall.EACCES}

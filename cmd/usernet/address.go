@@ -115,8 +115,8 @@ func freePlan(taken []ifaceAddr) (plan, error) {
 // check refuses a plan that cannot work or would disturb another interface.
 func (p *plan) check(taken []ifaceAddr) error {
 	for _, q := range []netip.Prefix{p.addr, p.host} {
-		if !q.Addr().Is4() {
-			return fmt.Errorf("address %v: only IPv4 is supported so far", q)
+		if err := checkHostAddr(q); err != nil {
+			return fmt.Errorf("address %v: %w", q, err)
 		}
 		if t := overlap(q, taken); t != nil {
 			return fmt.Errorf("address %v clashes with %v of %s: choose -addr and -host-addr from a network that is free", q, t.prefix, t.iface)
@@ -146,11 +146,8 @@ func overlap(p netip.Prefix, taken []ifaceAddr) *ifaceAddr {
 func sibling(p netip.Prefix) (netip.Prefix, error) {
 	network := p.Masked()
 	for _, a := range []netip.Addr{p.Addr().Next(), p.Addr().Prev()} {
-		// The first and the last address of a network are not those of hosts, but
-		// in one of 31 bits. (RFC 3021 2.1)
-		edge := a == network.Addr() || !network.Contains(a.Next())
-		if network.Contains(a) && (!edge || p.Bits() == 31) {
-			return netip.PrefixFrom(a, p.Bits()), nil
+		if q := netip.PrefixFrom(a, p.Bits()); network.Contains(a) && !isEdge(q) {
+			return q, nil
 		}
 	}
 	return netip.Prefix{}, fmt.Errorf("the network of %v has no second host address: give both -addr and -host-addr", p)

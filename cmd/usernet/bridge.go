@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"syscall"
 )
@@ -29,11 +29,11 @@ type bridge struct {
 // How many ports above the wanted one are tried.
 const bridgePorts = 100
 
-// listenLoopback listens on 127.0.0.1, on the port or the next one that is free.
-func listenLoopback(port int) (net.Listener, error) {
+// listenLoopback listens on a loopback address, on the port or the next one that is free.
+func listenLoopback(host string, port int) (net.Listener, error) {
 	var first error
 	for p := port; p < port+bridgePorts; p++ {
-		ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", p))
+		ln, err := net.Listen("tcp4", net.JoinHostPort(host, strconv.Itoa(p)))
 		if err == nil {
 			return ln, nil
 		}

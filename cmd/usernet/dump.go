@@ -43,15 +43,22 @@ func dumpCommand() command {
 
 func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bool) error {
 	log := l.newLog(t, slog.LevelInfo)
-	tap, p, err := l.attachTAP(log)
+	file, err := createOutput(l.pcap)
 	if err != nil {
 		return err
 	}
+	tap, p, err := l.attachTAP(t, log)
+	if err != nil {
+		file.discard()
+		return advised(err)
+	}
 	l.verbose = false // the trace is the command's own
 	n := newNetwork(p, tap.Name(), log)
+	n.file = file
 	dev, err := n.wrap(l, t, tap)
 	if err != nil {
 		tap.Close()
+		n.Close()
 		return err
 	}
 	full := make(chan struct{})

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -49,6 +50,9 @@ func echoCommand() command {
 				if len(args) > 0 {
 					return usageError(fmt.Sprintf("unexpected argument %q", args[0]))
 				}
+				if err := checkPorts(tcp, udp); err != nil {
+					return err
+				}
 				return runEcho(ctx, t, &l, tcp, udp)
 			}
 		},
@@ -58,6 +62,22 @@ func echoCommand() command {
   usernet echo -addr 192.168.69.1/24 -host-addr 192.168.69.100/24 -udp-echo 6969
 `,
 	}
+}
+
+// checkPorts finds ports that two services would have.
+func checkPorts(tcp, udp ports) error {
+	for _, c := range []struct {
+		flag        string
+		taken, more ports
+	}{{"-tcp-echo", ports{echoPort, discardPort}, tcp}, {"-udp-echo", ports{echoPort}, udp}} {
+		for _, port := range c.more {
+			if slices.Contains(c.taken, port) {
+				return usageError(fmt.Sprintf("%s %d: that port has a service already", c.flag, port))
+			}
+			c.taken = append(c.taken, port)
+		}
+	}
+	return nil
 }
 
 // services are the servers of the echo command.

@@ -8,7 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"os"
+	"net/url"
+	"strings"
 
 	"github.com/usernet/usernet"
 )
@@ -32,11 +33,17 @@ func getCommand() command {
 				if err != nil {
 					return err
 				}
-				return runGet(ctx, t, &l, args[0], out, servers)
+				url, err := parseURL(args[0])
+				if err != nil {
+					return err
+				}
+				return runGet(ctx, t, &l, url, out, servers)
 			}
 		},
-		more: `Examples:
-  usernet get http://192.0.2.1:8000/                 from a server of the kernel's
+		more: `A URL without a scheme is one of http.
+
+Examples:
+  usernet get 192.0.2.1:8000                         from a server of the kernel's
   usernet get -o image.iso http://192.0.2.1:8000/image.iso
 `,
 	}
@@ -57,16 +64,40 @@ func nameServers(s string) ([]netip.AddrPort, error) {
 	return []netip.AddrPort{ap}, nil
 }
 
+// parseURL reads the argument of get.
+func parseURL(s string) (string, error) {
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", usageError(err.Error())
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		return "", usageError(fmt.Sprintf("%s: the scheme %q is neither http nor https", s, u.Scheme))
+	case u.Hostname() == "":
+		return "", usageError(s + ": the host is missing")
+	}
+	return s, nil
+}
+
 func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns []netip.AddrPort) error {
 	l.dns = dns
+	file, err := createOutput(out)
+	if err != nil {
+		return err
+	}
 	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
 	if err != nil {
+		file.discard()
 		return err
 	}
 	if n.peer != nil {
 		// Nobody else is on a wire in memory: have something to fetch there.
 		ln, err := n.peer.Listen("tcp", ":80")
 		if err != nil {
+			file.discard()
 			n.Close()
 			return err
 		}
@@ -75,18 +106,26 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 		go srv.Serve(ln)
 		defer srv.Close()
 	}
-	err = fetch(ctx, t.out, n.host, url, out)
+	err = fetch(ctx, t.out, n.host, url, file)
 	if cerr := n.Close(); err == nil {
 		err = cerr
 	}
 	return err
 }
 
-// fetch gets the URL and writes the body to w or to the file.
-func fetch(ctx context.Context, w io.Writer, h *usernet.Host, url, file string) (err error) {
+// fetch gets the URL and writes the body to w, or to the file if there is one.
+func fetch(ctx context.Context, w io.Writer, h *usernet.Host, url string, file *output) (err error) {
+	begun := false
+	defer func() {
+		if !begun {
+			file.discard()
+		} else if cerr := file.Close(); err == nil {
+			err = cerr
+		}
+	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return usageError(err.Error())
+		return err
 	}
 	transport := &http.Transport{DialContext: h.DialContext}
 	defer transport.CloseIdleConnections()
@@ -98,21 +137,16 @@ func fetch(ctx context.Context, w io.Writer, h *usernet.Host, url, file string) 
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", url, resp.Status)
 	}
-	if file != "" {
-		f, err := os.Create(file)
-		if err != nil {
+	if file != nil {
+		begun = true
+		if err := file.begin(); err != nil {
 			return err
 		}
-		defer func() {
-			if cerr := f.Close(); err == nil {
-				err = cerr
-			}
-		}()
-		w = f
+		w = file
 	}
 	n, err := io.Copy(w, resp.Body)
 	if err != nil {
 		return fmt.Errorf("%s: after %d bytes: %w", url, n, err)
 	}
-	return err
+	return nil
 }

@@ -40,13 +40,13 @@ type command struct {
 	args string // for the usage line
 	what string // one line
 	// define adds the command's flags and returns what to run with the arguments
-	// that are left after them.
+	// beside them.
 	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 	more   string // printed after the flags, with examples
 }
 
 func commands() []command {
-	return []command{serveCommand(), echoCommand(), pingCommand(), getCommand(), dumpCommand()}
+	return []command{serveCommand(), echoCommand(), pingCommand(), getCommand(), dumpCommand(), versionCommand()}
 }
 
 // A usageError is a wrong use of the command line.
@@ -71,6 +71,8 @@ func run(ctx context.Context, args []string, t terminal) int {
 	case "help", "-h", "-help", "--help":
 		usage(t.out)
 		return exitOK
+	case "-version", "--version":
+		name = "version"
 	}
 	cmds := commands()
 	i := slices.IndexFunc(cmds, func(c command) bool { return c.name == name })
@@ -85,7 +87,7 @@ func (c *command) run(ctx context.Context, t terminal, args []string) int {
 	fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	do := c.define(fs)
-	err := fs.Parse(args)
+	args, err := parseArgs(fs, args)
 	if errors.Is(err, flag.ErrHelp) {
 		c.usage(t.out, fs)
 		return exitOK
@@ -93,7 +95,7 @@ func (c *command) run(ctx context.Context, t terminal, args []string) int {
 	if err != nil {
 		err = usageError(err.Error())
 	} else {
-		err = do(ctx, t, fs.Args())
+		err = do(ctx, t, args)
 	}
 	var use usageError
 	switch {
@@ -109,16 +111,29 @@ func (c *command) run(ctx context.Context, t terminal, args []string) int {
 }
 
 func (c *command) usage(w io.Writer, fs *flag.FlagSet) {
-	fmt.Fprintf(w, "Usage: usernet %s [flags] %s\n\n%s\n\nFlags:\n", c.name, c.args, c.what)
-	fs.SetOutput(w)
-	fs.PrintDefaults()
-	fmt.Fprintf(w, "\n%s", c.more)
+	line := "usernet " + c.name
+	flags := false
+	fs.VisitAll(func(*flag.Flag) { flags = true })
+	if flags {
+		line += " [flags]"
+	}
+	if c.args != "" {
+		line += " " + c.args
+	}
+	fmt.Fprintf(w, "Usage: %s\n\n%s\n\n", line, c.what)
+	if flags {
+		fmt.Fprintln(w, "Flags:")
+		fs.SetOutput(w)
+		fs.PrintDefaults()
+		fmt.Fprintln(w)
+	}
+	fmt.Fprint(w, c.more)
 }
 
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usernet is a TCP/IP stack of its own, on a TAP device or on a wire in memory.\n\nCommands:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-6s %s\n", c.name, c.what)
+		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.what)
 	}
 	fmt.Fprint(w, `
 Examples:

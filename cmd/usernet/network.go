@@ -4,10 +4,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
 	"runtime"
 	"strings"
 
@@ -36,15 +34,18 @@ type linkFlags struct {
 	hostAddr netip.Prefix
 	pcap     string
 	verbose  bool
-	dns      []netip.AddrPort // of the commands that take names
+	mac      [6]byte
+	check    func(p plan) error // of the command; what it refuses fails before there is a device
+	dns      []netip.AddrPort   // of the commands that take names
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; made, if there is none, and gone at the end")
 	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, and no TAP")
 	fs.BoolVar(&l.plain, "plain", false, "frames as on a real wire: none that the link has to cut up, and all checksums complete")
-	fs.TextVar(&l.addr, "addr", netip.Prefix{}, "our `address/bits`; 192.0.2.2/24, or what suits -host-addr")
-	fs.TextVar(&l.hostAddr, "host-addr", netip.Prefix{}, "`address/bits` of the kernel's side; 192.0.2.1/24, or what suits -addr. One that the TAP has is kept")
+	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`; 192.0.2.2/24, or what suits -host-addr")
+	fs.Var(prefixFlag{&l.hostAddr}, "host-addr", "`address/bits` of the kernel's side; 192.0.2.1/24, or what suits -addr. One that the TAP has is kept")
+	fs.Var(macFlag{&l.mac}, "mac", "our `MAC` address; by default a random one")
 	fs.StringVar(&l.pcap, "pcap", "", "write every frame to `file`, for Wireshark (pcapng)")
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
 }
@@ -58,7 +59,7 @@ type network struct {
 	link string        // its name
 	down chan error    // gets the error of a TAP that has come to an end by itself
 	log  *slog.Logger
-	file *os.File // the capture
+	file *output // the capture
 	capt *nic.Captured
 }
 
@@ -83,8 +84,23 @@ func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	}))
 }
 
-// open makes the link and a host on it.
+// open makes the link and a host on it. The error tells how to get a TAP where there is none.
 func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
+	n, err := l.openLink(t, log)
+	return n, advised(err)
+}
+
+// advised returns err with what can be done about it, if it is that there is no TAP.
+func advised(err error) error {
+	var failed *tapError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	at := here()
+	return errors.New(strings.Join(at.noTAP(failed), "\n"))
+}
+
+func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	if l.wire {
 		return l.openWire(t, log)
 	}
@@ -93,11 +109,17 @@ func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 
 // openTAP makes a host on a TAP device.
 func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
-	tap, p, err := l.attachTAP(log)
+	file, err := createOutput(l.pcap)
 	if err != nil {
 		return nil, err
 	}
+	tap, p, err := l.attachTAP(t, log)
+	if err != nil {
+		file.discard()
+		return nil, err
+	}
 	n := newNetwork(p, tap.Name(), log)
+	n.file = file
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
 		dev = &watched{Device: dev, tap: tap, down: n.down}
@@ -113,7 +135,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 }
 
 // attachTAP opens the TAP and decides who has which address on it.
-func (l *linkFlags) attachTAP(log *slog.Logger) (*nic.TAP, plan, error) {
+func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plan, error) {
 	all, err := kernelAddrs()
 	if err != nil {
 		return nil, plan{}, err
@@ -126,35 +148,50 @@ func (l *linkFlags) attachTAP(log *slog.Logger) (*nic.TAP, plan, error) {
 			taken = append(taken, a)
 		}
 	}
-	p, err := planAddrs(l.addr, l.hostAddr, own, taken)
+	p, err := l.plan(own, taken)
 	if err != nil {
 		return nil, plan{}, err
 	}
-	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.host, NoOffload: l.plain})
+	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.host, MAC: l.mac, NoOffload: l.plain})
 	if err != nil {
-		return nil, plan{}, &tapError{err}
+		return nil, plan{}, &tapError{l.tap, err}
+	}
+	if tap.HostMAC() == l.mac {
+		tap.Close()
+		return nil, plan{}, fmt.Errorf("-mac %v is the address of the kernel's side of %s", macFlag{&l.mac}, l.tap)
 	}
 	if p.note != "" {
 		log.Info(p.note)
 	}
-	switch {
-	case tap.Created():
-	case len(own) == 0:
-		log.Warn(fmt.Sprintf("%[1]s has no address yet: ip addr add %[2]v dev %[1]s; ip link set %[1]s up", l.tap, p.host))
-	case isDown(l.tap):
-		log.Warn(fmt.Sprintf("%[1]s is down, so that nothing passes: ip link set %[1]s up", l.tap))
+	if !tap.Created() {
+		at := here()
+		if line := at.notReady(tap.Name(), p.host.String(), len(own) > 0, !isDown(tap.Name())); line != "" {
+			fmt.Fprintln(t.err, line)
+		}
 	}
 	return tap, p, nil
 }
 
+// plan chooses the addresses, and has the command look at them.
+func (l *linkFlags) plan(own, taken []ifaceAddr) (plan, error) {
+	p, err := planAddrs(l.addr, l.hostAddr, own, taken)
+	if err == nil && l.check != nil {
+		err = l.check(p)
+	}
+	return p, err
+}
+
 // openWire makes two hosts on a wire in memory.
 func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
-	p, err := planAddrs(l.addr, l.hostAddr, nil, nil)
+	p, err := l.plan(nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	n := newNetwork(p, "wire", log)
-	a, b := nic.Pipe(nic.PipeConfig{NoTxChecksum: l.plain})
+	if n.file, err = createOutput(l.pcap); err != nil {
+		return nil, err
+	}
+	a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{l.mac}, NoTxChecksum: l.plain})
 	dev, err := n.wrap(l, t, a)
 	if err == nil {
 		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
@@ -174,13 +211,11 @@ func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
 
 // wrap puts the capture and the trace that the user asked for around a device.
 func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, error) {
-	if l.pcap != "" {
-		f, err := os.Create(l.pcap)
-		if err != nil {
+	if n.file != nil {
+		if err := n.file.begin(); err != nil {
 			return nil, err
 		}
-		n.file = f
-		n.capt = nic.Capture(dev, f, nic.CaptureConfig{})
+		n.capt = nic.Capture(dev, n.file, nic.CaptureConfig{})
 		dev = n.capt
 	}
 	if l.verbose {
@@ -262,7 +297,8 @@ func (n *network) Close() error {
 	if n.peer != nil {
 		n.peer.Close()
 	}
-	if n.file == nil {
+	if n.capt == nil {
+		n.file.discard()
 		return nil
 	}
 	err := n.capt.Err()
@@ -275,51 +311,16 @@ func (n *network) Close() error {
 	return nil
 }
 
-// A tapError is a failure to open the TAP device.
-type tapError struct{ err error }
-
-func (e *tapError) Error() string { return e.err.Error() }
-func (e *tapError) Unwrap() error { return e.err }
-
-// cannotTAP reports whether an error is a failure to open the TAP that means that
-// this user, or this system, has none at all. Where TAP devices are those of a
-// driver that few have, each failure means that.
-func cannotTAP(err error) bool {
-	if !errors.As(err, new(*tapError)) {
-		return false
-	}
-	return runtime.GOOS != "linux" || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
-}
-
-// explainTAP tells in two lines why there is no TAP and how to get one.
-func explainTAP(t terminal, l *linkFlags, err error) {
-	var perm *nic.TAPPermissionError
-	if errors.As(err, &perm) {
-		fmt.Fprintf(t.err, "no TAP device: %v\n", perm.Err)
-		fmt.Fprintf(t.err, "to have one: sudo sh -c '%s'\n", strings.Join(perm.Commands(userName()), " && "))
-		return
-	}
-	fmt.Fprintf(t.err, "no TAP device: %v\n", err)
-	if runtime.GOOS == "linux" {
-		fmt.Fprintln(t.err, "to have one: sudo modprobe tun, or, in a container, give it /dev/net/tun")
-	} else {
-		fmt.Fprintln(t.err, "to have one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)")
-	}
-}
-
-func userName() string {
-	if name := os.Getenv("USER"); name != "" {
-		return name
-	}
-	return "$USER"
-}
-
 // openOrWire is open, but with a wire in memory where no TAP can be had.
 func (l *linkFlags) openOrWire(t terminal, log *slog.Logger) (*network, error) {
-	n, err := l.open(t, log)
-	if err == nil || !cannotTAP(err) {
-		return n, err
+	n, err := l.openLink(t, log)
+	var failed *tapError
+	if !errors.As(err, &failed) || !cannotTAP(err) {
+		return n, advised(err)
 	}
-	explainTAP(t, l, err)
+	at := here()
+	for _, line := range at.noTAP(failed) {
+		fmt.Fprintln(t.err, line)
+	}
 	return l.openWire(t, log)
 }

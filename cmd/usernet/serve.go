@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// How long requests that are being answered may take to end after Ctrl-C.
-const shutdownTime = 10 * time.Second
+// How long requests that are being answered may take to end after Ctrl-C: whoever has typed it
+// is back at the prompt within a second.
+const shutdownTime = 500 * time.Millisecond
 
 func serveCommand() command {
 	return command{
@@ -35,11 +36,15 @@ func serveCommand() command {
 				if len(args) == 1 {
 					dir = args[0]
 				}
-				return runServe(ctx, t, &l, listen, dir)
+				at, err := parseListen(listen, isSet(fs, "listen"))
+				if err != nil {
+					return err
+				}
+				return runServe(ctx, t, &l, at, dir)
 			}
 		},
 		more: `Where no TAP device can be had the server stands on a wire in memory, and a port
-of 127.0.0.1 leads to it.
+of 127.0.0.1 leads to it: that of -listen, or the first one that is free from 8080 on.
 
 Examples:
   usernet serve                                the start page
@@ -51,7 +56,7 @@ Examples:
 	}
 }
 
-func runServe(ctx context.Context, t terminal, l *linkFlags, listen, dir string) error {
+func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, dir string) error {
 	if dir != "" {
 		if st, err := os.Stat(dir); err != nil {
 			return err
@@ -59,6 +64,7 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen, dir string)
 			return fmt.Errorf("%s is not a directory", dir)
 		}
 	}
+	l.check = func(p plan) error { return listen.check(p, l.wire) }
 	log := l.newLog(t, slog.LevelInfo)
 	n, err := l.openOrWire(t, log)
 	if err != nil {
@@ -72,8 +78,8 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen, dir string)
 }
 
 // serve runs the web server until ctx ends or the link does.
-func (n *network) serve(ctx context.Context, t terminal, listen, dir string) error {
-	ln, err := n.host.Listen("tcp", listen)
+func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir string) error {
+	ln, err := n.host.Listen("tcp", listen.inner())
 	if err != nil {
 		return err
 	}
@@ -82,7 +88,7 @@ func (n *network) serve(ctx context.Context, t terminal, listen, dir string) err
 	content := site{host: n.host, addr: n.addr, link: "the TAP device " + n.link, dir: dir}
 	if n.peer != nil {
 		content.link, content.bridged = "a wire in memory", true
-		outer, err := listenLoopback(bridgePort)
+		outer, err := listen.outer(n.log)
 		if err != nil {
 			ln.Close()
 			return err

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A tapError is a failure to open the TAP device.
+type tapError struct {
+	name string
+	err  error
+}
+
+func (e *tapError) Error() string { return strings.TrimPrefix(e.err.Error(), "nic: ") }
+func (e *tapError) Unwrap() error { return e.err }
+
+// cannotTAP reports whether an error is a failure to open the TAP that means that
+// this user, or this system, has none at all. Where TAP devices are those of a
+// driver that few have, each failure means that.
+func cannotTAP(err error) bool {
+	if !errors.As(err, new(*tapError)) {
+		return false
+	}
+	return runtime.GOOS != "linux" || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
+}
+
+// A place is what advice depends on.
+type place struct {
+	system    string // runtime.GOOS
+	root      bool
+	container bool
+	user      string
+	exists    func(iface string) bool
+}
+
+func here() place {
+	p := place{system: runtime.GOOS, root: os.Geteuid() == 0, user: userName()}
+	for _, file := range []string{"/.dockerenv", "/run/.containerenv"} {
+		if _, err := os.Stat(file); err == nil {
+			p.container = true
+		}
+	}
+	// systemd-nspawn, LXC and Podman say so. (systemd's Container Interface)
+	p.container = p.container || os.Getenv("container") != ""
+	p.exists = func(iface string) bool { _, err := net.InterfaceByName(iface); return err == nil }
+	return p
+}
+
+// userName returns who runs this program, by number where there is no name.
+func userName() string {
+	uid := strconv.Itoa(os.Getuid())
+	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return uid
+}
+
+// asRoot returns commands as this user has to type them.
+func (p *place) asRoot(commands ...string) string {
+	switch {
+	case p.root:
+		return strings.Join(commands, " && ")
+	case len(commands) == 1:
+		return "sudo " + commands[0]
+	}
+	return "sudo sh -c '" + strings.Join(commands, " && ") + "'"
+}
+
+// noTAP tells why there is no TAP and, in further lines, how to get one.
+func (p *place) noTAP(err *tapError) []string {
+	const container = "to have one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
+	why := "no TAP device: " + err.Error()
+	var perm *nic.TAPPermissionError
+	switch {
+	case p.system != "linux":
+		return []string{why, "to have one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
+	case errors.As(err, &perm):
+		why = fmt.Sprintf("no TAP device: %v", perm.Err)
+		// Root lacks the permission only where it was taken away.
+		if p.root {
+			return []string{why, container}
+		}
+		lines := []string{why, "to have one: " + p.asRoot(perm.Commands(p.user)...)}
+		if p.container {
+			lines = append(lines, container)
+		}
+		return lines
+	case errors.Is(err, syscall.EBUSY):
+		return []string{why, fmt.Sprintf("another window or program has %s: -tap %s is a device beside it", err.name, p.nextTAP(err.name))}
+	case p.container:
+		return []string{why, container}
+	case errors.Is(err, fs.ErrNotExist):
+		return []string{why, "to have one: " + p.asRoot("modprobe tun")}
+	}
+	return []string{why}
+}
+
+// nextTAP returns the name of a device beside the one with this name: usernet1 for usernet0.
+func (p *place) nextTAP(name string) string {
+	stem := strings.TrimRight(name, "0123456789")
+	n, _ := strconv.Atoi(name[len(stem):])
+	for {
+		n++
+		if next := stem + strconv.Itoa(n); !p.exists(next) {
+			return next
+		}
+	}
+}
+
+// notReady tells what to type for a TAP of the user's that has no address or is not up, "" if it is ready.
+// host is the address for the kernel's side.
+func (p *place) notReady(tap, host string, hasAddr, up bool) string {
+	var lacks, commands []string
+	if !hasAddr {
+		lacks = append(lacks, "has no address")
+		commands = append(commands, fmt.Sprintf("ip addr add %s dev %s", host, tap))
+	}
+	if !up {
+		lacks = append(lacks, "is down")
+		commands = append(commands, fmt.Sprintf("ip link set %s up", tap))
+	}
+	if lacks == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %s, so that nothing passes; type: %s", tap, strings.Join(lacks, " and "), p.asRoot(commands...))
+}

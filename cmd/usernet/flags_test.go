@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+func TestFlagsMayFollowArguments(t *testing.T) {
+	for _, c := range []struct{ line, rest, o string }{
+		{"-o x a b", "a b", "x"},
+		{"a -o x b", "a b", "x"},
+		{"a b -o x", "a b", "x"},
+		{"a -o=x -v b", "a b", "x"},
+		{"-o x -- a -v", "a -v", "x"},
+		{"a -- -o x", "a -o x", ""},
+		{"a -", "a -", ""},
+		{"", "", ""},
+	} {
+		fs := flag.NewFlagSet("test", flag.ContinueOnError)
+		o := fs.String("o", "", "")
+		fs.Bool("v", false, "")
+		rest, err := parseArgs(fs, strings.Fields(c.line))
+		require.NoError(t, err, c.line)
+		require.Equal(t, c.rest, strings.Join(rest, " "), c.line)
+		require.Equal(t, c.o, *o, c.line)
+	}
+	code, out, errs := runLine(t, "ping", "192.0.2.1", "-wire", "-c", "1")
+	require.Equal(t, exitOK, code, errs)
+	require.Contains(t, out, "1 received")
+	_, _, errs = runLine(t, "ping", "192.0.2.1", "-wire", "-colour")
+	require.Contains(t, errs, "flag provided but not defined: -colour")
+}
+
+func TestGetTakesHTTPWhereThereIsNoScheme(t *testing.T) {
+	for s, want := range map[string]string{
+		"192.0.2.1":                 "http://192.0.2.1",
+		"192.0.2.1:8000/x?y":        "http://192.0.2.1:8000/x?y",
+		"www.example.com":           "http://www.example.com",
+		"localhost:8080":            "http://localhost:8080",
+		"[2001:db8::1]:80":          "http://[2001:db8::1]:80",
+		"https://www.example.com/x": "https://www.example.com/x",
+		"http:///x":                 "",
+		"file:///etc/passwd":        "",
+		"192.0.2.1:x":               "",
+	} {
+		got, err := parseURL(s)
+		if want == "" {
+			require.Error(t, err, s)
+			continue
+		}
+		require.NoError(t, err, s)
+		require.Equal(t, want, got)
+	}
+	code, out, errs := runLine(t, "get", "192.0.2.1", "-wire")
+	require.Equal(t, exitOK, code, errs)
+	require.Contains(t, out, "Hello from")
+}
+
+func TestVersionTellsWhatItWasBuiltOf(t *testing.T) {
+	code, out, errs := runLine(t, "version")
+	require.Equal(t, exitOK, code, errs)
+	require.Regexp(t, `^usernet .*go\d.* `+runtime.GOOS+"/"+runtime.GOARCH+"\n$", out)
+	for _, name := range []string{"-version", "--version"} {
+		_, same, _ := runLine(t, name)
+		require.Equal(t, out, same)
+	}
+	where := " " + runtime.GOOS + "/" + runtime.GOARCH
+	info := &debug.BuildInfo{GoVersion: "go1.99"}
+	info.Main.Version = "v1.2.3"
+	require.Equal(t, "usernet v1.2.3 go1.99"+where, version(info))
+	info.Main.Version = "(devel)"
+	info.Settings = []debug.BuildSetting{{Key: "vcs.revision", Value: "0123456789abcdef"}, {Key: "vcs.modified", Value: "true"}}
+	require.Equal(t, "usernet (devel) commit 0123456789ab with changes go1.99"+where, version(info))
+	require.Equal(t, "usernet (version unknown) "+runtime.Version()+where, version(nil))
+}
+
+func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
+	denied := &tapError{"usernet0", &nic.TAPPermissionError{Name: "usernet0", Err: syscall.EPERM}}
+	busy := &tapError{"usernet0", syscall.EBUSY}
+	missing := &tapError{"usernet0", os.ErrNotExist}
+	const container = "to have one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
+	none := func(string) bool { return false }
+	for _, c := range []struct {
+		name string
+		err  *tapError
+		at   place
+		want string
+	}{
+		{"a user", denied, place{user: "ann"}, "to have one: sudo sh -c 'ip tuntap add dev usernet0 mode tap user ann && " +
+			"ip addr add 192.0.2.1/24 dev usernet0 && ip link set usernet0 up'"},
+		{"a user in a container", denied, place{user: "ann", container: true}, "to have one: sudo sh -c 'ip tuntap add dev usernet0 mode tap user ann && " +
+			"ip addr add 192.0.2.1/24 dev usernet0 && ip link set usernet0 up'\n" + container},
+		{"root of a container that does not look like one", denied, place{root: true}, container},
+		{"without the driver", missing, place{}, "to have one: sudo modprobe tun"},
+		{"root without the driver", missing, place{root: true}, "to have one: modprobe tun"},
+		{"in a container without the device", missing, place{root: true, container: true}, container},
+		{"a second window", busy, place{exists: none}, "another window or program has usernet0: -tap usernet1 is a device beside it"},
+		{"a third window", busy, place{exists: func(name string) bool { return name == "usernet1" }},
+			"another window or program has usernet0: -tap usernet2 is a device beside it"},
+		{"a device without a number", &tapError{"tap", syscall.EBUSY}, place{exists: none}, "another window or program has tap: -tap tap1 is a device beside it"},
+	} {
+		c.at.system = "linux"
+		lines := c.at.noTAP(c.err)
+		require.True(t, strings.HasPrefix(lines[0], "no TAP device: "), "%s: %s", c.name, lines[0])
+		require.Equal(t, c.want, strings.Join(lines[1:], "\n"), c.name)
+		require.NotContains(t, strings.Join(lines, ""), "$", c.name)
+	}
+	mac := place{system: "darwin"}
+	require.Contains(t, mac.noTAP(denied)[1], "install")
+	require.Len(t, (&place{system: "linux"}).noTAP(&tapError{"usernet0", errors.New("nic: odd")}), 1)
+
+	user, root := place{}, place{root: true}
+	require.Empty(t, user.notReady("tap0", "192.0.2.1/24", true, true))
+	require.Equal(t, "tap0 is down, so that nothing passes; type: sudo ip link set tap0 up", user.notReady("tap0", "192.0.2.1/24", true, false))
+	require.Equal(t, "tap0 has no address, so that nothing passes; type: ip addr add 192.0.2.1/24 dev tap0", root.notReady("tap0", "192.0.2.1/24", false, true))
+	require.Equal(t, "tap0 has no address and is down, so that nothing passes; type: sudo sh -c 'ip addr add 192.0.2.1/24 dev tap0 && ip link set tap0 up'",
+		user.notReady("tap0", "192.0.2.1/24", false, false))
+	require.NotContains(t, userName(), "$")
+	require.NotEmpty(t, userName())
+}
+
+// freePort returns a port of 127.0.0.1 that was free a moment ago.
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
+}
+
+func TestServeOnAWireListensWhereItIsTold(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	for _, host := range []string{"", "127.0.0.1", "localhost", "192.0.2.2", "0.0.0.0", "[::]"} {
+		port := freePort(t)
+		url, _, end := serve(t, "-listen", host+":"+port)
+		require.Equal(t, "http://127.0.0.1:"+port+"/", url, host)
+		require.Contains(t, get(t, url), "Hello from")
+		require.Equal(t, exitOK, end())
+	}
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	code, _, errs := runLine(t, "serve", "-wire", "-listen", ln.Addr().String())
+	require.Equal(t, exitFailure, code)
+	require.Contains(t, errs, "address already in use", "a port that was asked for is not exchanged")
+}
+
+func TestTheMACIsTheOneThatWasAskedFor(t *testing.T) {
+	_, errs, end := serve(t, "-mac", "02-00-5e-10-00-07")
+	require.Equal(t, exitOK, end())
+	require.Contains(t, errs.String(), "mac=02:00:5e:10:00:07")
+}
+
+func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
+	dir := t.TempDir()
+	code, _, errs := runLine(t, "get", "-wire", "-o", dir, "192.0.2.1")
+	require.Equal(t, exitFailure, code)
+	require.Contains(t, errs, "is a directory")
+
+	// What was there stays, and what was not is not there, where nothing comes of it.
+	old, made := filepath.Join(dir, "old"), filepath.Join(dir, "made")
+	require.NoError(t, os.WriteFile(old, []byte("before, and longer than any page is"), 0o644))
+	for _, file := range []string{old, made} {
+		code, _, _ = runLine(t, "get", "-wire", "-o", file, "192.0.2.1/nothing")
+		require.Equal(t, exitFailure, code)
+		code, _, _ = runLine(t, "serve", "-wire", "-pcap", file, "-addr", "10.0.0.1/24", "-host-addr", "10.0.1.1/24")
+		require.Equal(t, exitFailure, code)
+	}
+	b, err := os.ReadFile(old)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "before")
+	require.NoFileExists(t, made)
+
+	code, _, errs = runLine(t, "get", "-wire", "-o", old, "192.0.2.1")
+	require.Equal(t, exitOK, code, errs)
+	b, err = os.ReadFile(old)
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(b), "<!"), "it is written from its beginning")
+	require.True(t, strings.HasSuffix(strings.TrimSpace(string(b)), "</html>"), "and is not longer than it has to be")
+	code, _, errs = runLine(t, "get", "-wire", "-o", os.DevNull, "192.0.2.1")
+	require.Equal(t, exitOK, code, errs)
+}
+
+// endsSoon ends a command as Ctrl-C does, and checks that it does not take long.
+func endsSoon(t *testing.T, cancel func(), done <-chan int) {
+	t.Helper()
+	start := time.Now()
+	cancel()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not end")
+	}
+	// On an idle machine it is within a second. The bound here is for busy ones.
+	require.Less(t, time.Since(start), 5*time.Second, "whatever goes on")
+}
+
+func TestCtrlCEndsWithinASecond(t *testing.T) {
+	require.Less(t, shutdownTime, time.Second)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "big"), make([]byte, 64<<20), 0o644))
+	port := freePort(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs safeBuffer
+	done := make(chan int, 1)
+	go func() {
+		done <- run(ctx, []string{"serve", "-wire", "-listen", ":" + port, dir}, terminal{&out, &errs})
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "serving on") }, time.Minute, time.Millisecond)
+	for _, said := range []string{
+		"",                                  // nothing yet
+		"GET / HTTP/1.1\r\nHost: a",         // half of a request
+		"GET /big HTTP/1.0\r\n\r\n",         // an answer that is not read
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\n", // an answer that is there, and a connection kept
+	} {
+		c, err := net.Dial("tcp4", "127.0.0.1:"+port)
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = io.WriteString(c, said)
+		require.NoError(t, err)
+		if said != "" && strings.HasSuffix(said, "\r\n\r\n") {
+			_, err = io.ReadFull(c, make([]byte, 100))
+			require.NoError(t, err)
+		}
+	}
+	endsSoon(t, cancel, done)
+
+	for _, line := range [][]string{
+		{"echo", "-wire"},
+		{"ping", "-wire", "192.0.2.99", "-W", "60"},
+		{"get", "-wire", "192.0.2.99"},
+		{"get", "-wire", "192.0.2.1:80", "-dns", "192.0.2.99"},
+		{"get", "-wire", "nobody.example", "-dns", "192.0.2.99"},
+		{"ping", "-wire", "nobody.example", "-dns", "192.0.2.99"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan int, 1)
+		go func() { done <- run(ctx, line, terminal{io.Discard, io.Discard}) }()
+		time.Sleep(50 * time.Millisecond)
+		endsSoon(t, cancel, done)
+	}
+}

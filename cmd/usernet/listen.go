@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/usernet/usernet/resolve"
+)
+
+// A listenFlag is the value of -listen, read.
+type listenFlag struct {
+	text  string
+	addr  netip.Addr // the zero Addr for every address of ours
+	port  int
+	given bool // on the command line
+}
+
+// parseListen reads the value of -listen.
+func parseListen(s string, given bool) (listenFlag, error) {
+	l := listenFlag{text: s, given: given}
+	bad := func(format string, args ...any) (listenFlag, error) {
+		return l, usageError("-listen " + s + ": " + fmt.Sprintf(format, args...))
+	}
+	host, service, err := net.SplitHostPort(s)
+	if err != nil {
+		var addrErr *net.AddrError
+		if _, number := strconv.Atoi(s); number == nil {
+			return bad("the colon is missing, as in :%s", s)
+		} else if errors.As(err, &addrErr) {
+			return bad("%s", addrErr.Err)
+		}
+		return bad("%v", err)
+	}
+	if l.port, err = resolve.New(resolve.Config{}).LookupPort(context.Background(), "tcp", service); err != nil {
+		return bad("%q is no port", service)
+	}
+	switch {
+	case host == "":
+		return l, nil
+	case strings.EqualFold(host, "localhost"):
+		l.addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		return l, nil
+	}
+	if l.addr, err = netip.ParseAddr(host); err != nil {
+		return bad("%q is no address", host)
+	}
+	switch l.addr = l.addr.Unmap(); {
+	case l.addr.IsUnspecified():
+		l.addr = netip.Addr{}
+	case !l.addr.Is4():
+		return bad("only IPv4 is supported so far")
+	}
+	return l, nil
+}
+
+// check tells why the host cannot listen there, before it is made. On a wire in memory a loopback
+// address is the kernel's, which leads to the host.
+func (l *listenFlag) check(p plan, wire bool) error {
+	switch {
+	case l.addr.IsLoopback() && !wire:
+		return usageError(fmt.Sprintf("-listen %s: the loopback of this stack is not the kernel's: nobody else can reach it; "+
+			"-listen :%d is at %v", l.text, l.port, p.addr.Addr()))
+	case l.addr.IsLoopback(), !l.addr.IsValid(), l.addr == p.addr.Addr():
+		return nil
+	}
+	return usageError(fmt.Sprintf("-listen %s: our address is %v", l.text, p.addr.Addr()))
+}
+
+// inner is the address at which the host listens.
+func (l *listenFlag) inner() string {
+	host := ""
+	if l.addr.IsValid() && !l.addr.IsLoopback() {
+		host = l.addr.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(l.port))
+}
+
+// outer listens at an address of the kernel's loopback that leads to the host: on the port that the user
+// gave, and without one on the first that is free from 8080 on.
+func (l *listenFlag) outer(log *slog.Logger) (net.Listener, error) {
+	host := "127.0.0.1"
+	if l.addr.IsLoopback() {
+		host = l.addr.String()
+	}
+	if !l.given {
+		return listenLoopback(host, bridgePort)
+	}
+	ln, err := net.Listen("tcp4", net.JoinHostPort(host, strconv.Itoa(l.port)))
+	if errors.Is(err, syscall.EACCES) {
+		log.Info(fmt.Sprintf("port %d of %s is root's: taking another one", l.port, host))
+		return listenLoopback(host, bridgePort)
+	}
+	return ln, err
+}
