@@ -12,9 +12,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
 )
 
 func TestAConnectionAndItsListener(t *testing.T) {
@@ -439,4 +442,31 @@ func (r *onceRead) Read(p []byte) (int, error) {
 		r.then()
 	}
 	return r.r.Read(p)
+}
+
+// RFC 791 3.2: "Every internet module must be able to forward a datagram of 68 octets
+// without further fragmentation." What is left of that for TCP is 28 octets, of which
+// timestamps take 12 and SACK blocks more.
+func TestTheSmallestLinksCarryTCP(t *testing.T) {
+	for _, mtu := range []int{68, 69, 75, 80, 88, 99, 100} {
+		t.Run(fmt.Sprint(mtu), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for _, loss := range []float64{0, 0.05} {
+					wa, wb := nic.Pipe(nic.PipeConfig{MTU: mtu})
+					imp := nic.Impairment{Latency: 10 * time.Millisecond, Loss: loss}
+					a := newHost(t, nic.Impair(wa, nic.ImpairConfig{In: imp, Out: imp, Seed: uint64(mtu)}), addrA)
+					b := newHost(t, wb, addrB)
+					c, s := connect(t, a, b, addrB)
+					go echo(s)
+					want := text(3000)
+					go c.Write(want)
+					c.SetReadDeadline(time.Now().Add(10 * time.Minute))
+					require.Equal(t, want, readFull(t, c, len(want)))
+					require.Zero(t, a.Stats().IP.FragmentsSent+b.Stats().IP.FragmentsSent)
+					a.Close()
+					b.Close()
+				}
+			})
+		})
+	}
 }

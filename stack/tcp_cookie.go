@@ -30,8 +30,9 @@ const (
 )
 
 // cookieMSS returns the values that a cookie can carry: those that are common,
-// in growing order. The largest that is not more than the peer's is used.
-func cookieMSS() [8]uint16 { return [8]uint16{64, 512, 536, 1024, 1220, 1440, 1460, 8960} }
+// in growing order, and the least that there can be (RFC 791 3.2, with RFC 9293 3.7.1).
+// The largest that is not more than the peer's is used.
+func cookieMSS() [8]uint16 { return [8]uint16{28, 256, 536, 1024, 1220, 1440, 1460, 8960} }
 
 // cookieKeys are the secrets of the cookies of this period and of the one before. A secret
 // that was guessed, or found by many trials, is of no use in the next period.

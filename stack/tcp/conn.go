@@ -230,8 +230,8 @@ func (c *Conn) takeOptions(s *Segment) {
 		c.snd.peer = int(s.MSS)
 	}
 	// RFC 9293 3.7.1: Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize
-	c.snd.mss = max(min(c.snd.mss, c.snd.peer)-int(c.snd.opt), minMSS)
-	c.rcv.mss -= int(c.snd.opt)
+	c.snd.mss = max(min(c.snd.mss, c.snd.peer), leastMSS) - int(c.snd.opt)
+	c.rcv.mss = max(c.rcv.mss, leastMSS) - int(c.snd.opt)
 	c.cwr.start(c)
 	c.startSendLimit()
 }
@@ -250,8 +250,17 @@ func (c *Conn) startSendLimit() {
 	}
 }
 
-// minMSS bounds what a peer's option or a forged ICMP message can make of us.
+// leastMSS is the least that the link, or the peer's option, can make of a segment:
+// text and options (RFC 9293 3.7.1). RFC 791 3.2: "Every internet module must be able
+// to forward a datagram of 68 octets without further fragmentation."
+const leastMSS = 68 - wire.IPv4Len - wire.TCPLen
+
+// minMSS is the least text that a forged ICMP message, or a black hole, can make of it.
 const minMSS = 48
+
+// leastText is the least text of a full segment: of SACK blocks it carries no more
+// than leave so much. Timestamps and leastMSS do.
+const leastText = 8
 
 // State is the connection's state.
 func (c *Conn) State() State { return c.state }

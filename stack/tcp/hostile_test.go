@@ -234,7 +234,7 @@ func TestAFewBytesFarAwayMakeNoLargeBuffer(t *testing.T) {
 	c := &w.b
 	for range 100 {
 		w.now += 10 * Millisecond
-		w.a.header(w.now, &s, w.a.snd.nxt+Seq(c.window())-1, wire.FlagACK)
+		w.a.header(w.now, &s, w.a.snd.nxt+Seq(c.window())-1, wire.FlagACK, false)
 		s.Payload = []byte("x")
 		c.Segment(w.now, &s)
 		for c.Next(w.now, &s) {

@@ -25,7 +25,7 @@ func checkSend(c *Conn) error {
 	if n := uint64(s.nxt - s.una); n > uint64(s.maxWnd) && c.state.synchronized() {
 		return fmt.Errorf("%d in flight, the largest window ever offered is %d", n, s.maxWnd)
 	}
-	if s.mss <= 0 || c.segSize() <= 0 {
+	if s.mss < leastMSS-12 || c.segSize() < leastText {
 		return fmt.Errorf("MSS %d, segments of %d", s.mss, c.segSize())
 	}
 	if len(s.buf.ring.b)&(len(s.buf.ring.b)-1) != 0 || s.buf.ring.n > len(s.buf.ring.b) {
@@ -39,7 +39,7 @@ func checkSend(c *Conn) error {
 	if w.cwnd <= 0 || c.rec.phase != phaseRecovery && c.state != Closed && w.cwnd < min(s.mss, minMSS) {
 		return fmt.Errorf("cwnd %d in phase %d, MSS %d", w.cwnd, c.rec.phase, s.mss)
 	}
-	if w.ssthresh < 2*minMSS {
+	if w.ssthresh < 2*(leastMSS-12) {
 		return fmt.Errorf("ssthresh %d", w.ssthresh)
 	}
 	return nil

@@ -583,7 +583,7 @@ func (c *Conn) judgeTimeout(a *ackSample) {
 	window := int(int32(c.snd.una + Seq(c.snd.wnd) - c.snd.nxt))
 	if r.frto == frtoSent && r.phase == phaseLoss && a.advanced && !a.timestamp && c.unsent() >= mss && window >= mss {
 		r.frto = frtoNew
-		c.cwr.cwnd = c.pipe() + 2*mss
+		c.cwr.cwnd = c.pipe() + 2*c.snd.mss
 		return
 	}
 	r.frto = frtoOff

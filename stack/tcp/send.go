@@ -39,12 +39,12 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		if c.timers.keepNow {
 			// RFC 9293 3.8.4: a probe has SEG.SEQ = SND.NXT-1 and no text.
 			c.timers.keepNow = false
-			c.header(now, out, c.snd.nxt-1, wire.FlagACK)
+			c.header(now, out, c.snd.nxt-1, wire.FlagACK, false)
 			return true
 		}
 	}
 	if c.rcv.ackNow {
-		c.header(now, out, c.ackSeq(), wire.FlagACK)
+		c.header(now, out, c.ackSeq(), wire.FlagACK, false)
 		return true
 	}
 	c.relax()
@@ -153,8 +153,9 @@ func (c *Conn) syn(now Time, out *Segment) {
 	c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
 }
 
-// header fills what every segment of a synchronized connection carries.
-func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags) {
+// header fills what every segment of a synchronized connection carries. text is
+// whether payload follows.
+func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags, text bool) {
 	r := &c.rcv
 	wnd := c.advertise()
 	*out = Segment{TCP: wire.TCP{
@@ -168,17 +169,17 @@ func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags) {
 		out.HasTS, out.TSVal, out.TSEcr = true, c.tsVal(now), r.tsRecent
 	}
 	if c.sackOK && (r.nsack > 0 || r.dsack.start != r.dsack.end) {
-		c.sackOptions(out)
+		c.sackOptions(out, c.sackRoom(text))
 	}
 	c.acked()
 }
 
-// sackOptions reports the duplicate first (RFC 2883 4), then the blocks.
-func (c *Conn) sackOptions(out *Segment) {
+// sackOptions reports the duplicate first (RFC 2883 4), then the blocks, of all
+// together at most room.
+func (c *Conn) sackOptions(out *Segment, room int) {
 	r := &c.rcv
 	n := 0
-	room := c.sackRoom()
-	if r.dsack.start != r.dsack.end {
+	if r.dsack.start != r.dsack.end && room > 0 {
 		out.SACK[0] = wire.SACKBlock{Start: uint32(r.dsack.start), End: uint32(r.dsack.end)}
 		n = 1
 		r.dsack = block{}
@@ -192,14 +193,19 @@ func (c *Conn) sackOptions(out *Segment) {
 	out.NSACK = uint8(n)
 }
 
-// sackRoom is how many blocks fit: RFC 2018 3: "a SACK option that specifies n
-// blocks will have a length of 8*n+2 bytes, so the 40 bytes available for TCP
-// options can specify a maximum of 4 blocks"; 3 with timestamps.
-func (c *Conn) sackRoom() int {
+// sackRoom is how many blocks fit a segment, with payload or without. RFC 2018 3: "a
+// SACK option that specifies n blocks will have a length of 8*n+2 bytes, so the 40
+// bytes available for TCP options can specify a maximum of 4 blocks"; 3 with
+// timestamps, and fewer where segments are very small.
+func (c *Conn) sackRoom(text bool) int {
+	n, room := 4, c.snd.mss-4
 	if c.tsOK {
-		return 3
+		n = 3
 	}
-	return 4
+	if text {
+		room -= leastText
+	}
+	return max(min(n, room/8), 0)
 }
 
 // acked notes that an acknowledgement is on its way.
@@ -221,7 +227,9 @@ func (c *Conn) segSize() int {
 		if r.dsack.start != r.dsack.end {
 			blocks++
 		}
-		n -= 4 + 8*min(blocks, c.sackRoom())
+		if blocks = min(blocks, c.sackRoom(true)); blocks > 0 {
+			n -= 4 + 8*blocks
+		}
 	}
 	return n
 }
@@ -280,8 +288,8 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	if c.rcv.unacked > 0 {
 		c.rcv.chatty = true
 	}
-	c.header(now, out, seq, flags)
 	n := int(stop - seq)
+	c.header(now, out, seq, flags, n > 0)
 	if n == 0 {
 		out.Flags &^= wire.FlagPSH
 	}
@@ -399,7 +407,7 @@ func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	t := &c.timers
 	t.persists = min(t.persists+1, 30)
 	t.probes = min(t.probes+1, 254)
-	c.header(now, out, c.snd.una-1, wire.FlagACK)
+	c.header(now, out, c.snd.una-1, wire.FlagACK, false)
 	c.armPersist(now)
 }
 

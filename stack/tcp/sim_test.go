@@ -122,11 +122,19 @@ func randomOptions(seed uint64) simOptions {
 		o.Side[1].End = endPolitely // or they would wait for each other
 	}
 	o.Old, o.Numbers = chance(0.3), simNumbers(r.IntN(3))
+	if chance(0.1) { // the least that links carry
+		for i := range o.Side {
+			s := &o.Side[i]
+			s.MSS = leastMSS + r.IntN(40)
+			s.Total = min(s.Total, 8000)
+			s.Chunk = min(s.Chunk, s.Total+1)
+		}
+	}
 	if chance(0.25) { // both write more than the other's window before they read
 		for i := range o.Side {
 			s, other := &o.Side[i], &o.Side[1-i]
 			s.Late = Time(r.Int64N(int64(20 * Second)))
-			s.Total = max(s.Total, min(other.Recv+r.IntN(2*other.Recv), 200_000))
+			s.Total = max(s.Total, min(other.Recv+r.IntN(2*other.Recv), 100*s.MSS))
 			s.Chunk = max(s.Chunk, s.Total/100)
 			s.SendMax = max(s.SendMax, s.Total)
 			s.Send = max(s.Send, s.SendMax>>r.IntN(3))
@@ -512,6 +520,9 @@ func (w *sim) transmit(from int, s *Segment) {
 		}
 	} else if len(p) <= size || len(p) > h.side.GSO {
 		w.fail("%s sends a super-segment of %d bytes cut every %d", h.name, len(p), size)
+	}
+	if agreed := min(w.o.Side[0].MSS, w.o.Side[1].MSS); size+s.Len()-wire.TCPLen > agreed && !s.has(wire.FlagSYN) {
+		w.fail("%s sends %d bytes of text and %d of options, of which %d were agreed on", h.name, size, s.Len()-wire.TCPLen, agreed)
 	}
 	for off := 0; ; {
 		k := min(size, len(p)-off)
