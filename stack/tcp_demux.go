@@ -155,7 +155,7 @@ func (s *Stack) inputTCP(p *packet) {
 	}
 	s.counts.tcpIn.Add(1)
 	seg.GSOSize = p.gsoSize
-	seg.CE = p.tos&3 == 3 // RFC 3168 5
+	seg.CE, seg.ECT = p.tos&3 == 3, p.tos&3 != 0 // RFC 3168 5
 	local := netip.AddrPortFrom(p.dst, seg.DstPort)
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	k := makeTuple(local, remote)

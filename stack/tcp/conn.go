@@ -236,6 +236,35 @@ func (c *Conn) takeOptions(s *Segment) {
 	c.startSendLimit()
 }
 
+// withdrawOptions takes back what a SYN that comes again does not offer any more.
+// Clients leave options off after some tries, in case they are why nobody answers. To
+// one that has done so timestamps and SACK blocks mean nothing, and its windows are
+// not scaled. What a SYN offers that the first did not is not taken: an old duplicate
+// would not be told from it.
+func (c *Conn) withdrawOptions(s *Segment) {
+	c.sackOK = c.sackOK && s.SACKPermitted
+	if c.wsOK && !s.HasWScale {
+		c.wsOK, c.snd.scale, c.rcv.scale = false, 0, 0
+	}
+	full := c.snd.mss + int(c.snd.opt)
+	if c.tsOK && !s.HasTS {
+		c.tsOK = false
+		c.rcv.mss += int(c.snd.opt)
+		c.snd.opt = 0
+	}
+	if s.Flags&(wire.FlagECE|wire.FlagCWR) != wire.FlagECE|wire.FlagCWR {
+		c.ecn.on = false
+	}
+	peer := defaultMSS
+	if s.MSS != 0 {
+		peer = int(s.MSS)
+	}
+	c.snd.peer = min(c.snd.peer, peer)
+	c.snd.mss = max(min(full, c.snd.peer), leastMSS) - int(c.snd.opt)
+	c.cwr.start(c)
+	c.startSendLimit()
+}
+
 // startSendLimit sets what the send buffer holds at first. One that is tuned begins with
 // twice the initial window, so that what is acknowledged can be followed at once, as
 // tuneSend keeps it: a peer that never opens its window costs no more than that.

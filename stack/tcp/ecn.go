@@ -36,7 +36,9 @@ func (c *Conn) ecnSetup(s *Segment) {
 	if s.has(wire.FlagACK) {
 		c.ecn.on = c.p.ECN && both == wire.FlagECE
 	} else {
-		c.ecn.on = both == wire.FlagECE|wire.FlagCWR
+		// "A host MUST NOT set ECT on SYN or SYN-ACK packets": where one has it, or CE,
+		// the path plays with the field, as Linux says, and its marks mean nothing.
+		c.ecn.on = both == wire.FlagECE|wire.FlagCWR && !s.ECT && !s.CE
 	}
 }
 

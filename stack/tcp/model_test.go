@@ -65,6 +65,21 @@ var deviations = []deviation{
 		change: func(before, m *tcb, _ *Segment) { *m = *before; m.answer = "SYN,ACK" },
 	},
 	{
+		reason: "Another SYN within the window of SYN-RECEIVED ends that, and as on Linux a RST tells the peer at once.",
+		applies: func(m *tcb, s *Segment) bool {
+			return m.state == SynReceived && m.passive && s.has(wire.FlagSYN) && !s.has(wire.FlagRST)
+		},
+		change: func(before, m *tcb, s *Segment) {
+			switch {
+			case m.state != Closed: // it was not in the window
+			case s.has(wire.FlagACK):
+				m.answer = fmt.Sprint("RST ", s.Ack)
+			default:
+				m.answer = fmt.Sprintf("%v seq 0 ack %d", wire.FlagRST|wire.FlagACK, Seq(s.Seq)+Seq(s.seqLen()))
+			}
+		},
+	},
+	{
 		reason: "A SYN,ACK at IRS in SYN-RECEIVED after an active open is the other half of a simultaneous open: what lies " +
 			"before the window, its SYN, is trimmed off first, where 3.10.7.4 would answer it and wait for one ACK more.",
 		applies: func(m *tcb, s *Segment) bool {
@@ -565,7 +580,7 @@ func try(t *testing.T, r *rig, k modelCase) {
 	got.maxWnd, got.rcvWnd, want.maxWnd, want.rcvWnd = 0, 0, 0, 0
 	if got.state == Closed {
 		want.wnd, want.wl1, want.wl2 = got.wnd, got.wl1, got.wl2
-		want.una = got.una
+		want.una, want.rcvNxt = got.una, got.rcvNxt
 	}
 	got.finSent = want.finSent
 	if before.state == SynSent {

@@ -210,6 +210,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 		// timestamp, or the peer would take the time since its first SYN for the
 		// round-trip time.
 		c.noteTimestamp(now, s)
+		c.withdrawOptions(s)
 		c.synUnsent = c.synUnsent || c.replyAllowed(now)
 		return drop
 	}
@@ -437,8 +438,18 @@ func (c *Conn) checkSyn(s *Segment) verdict {
 	}
 	if c.state == SynReceived && c.passive {
 		// "If the connection was initiated with a passive OPEN, then return
-		// this connection to the LISTEN state and return."
+		// this connection to the LISTEN state and return." As Linux does, the peer
+		// is told by a RST, as one that has no connection would answer the SYN.
+		c.tsOK = false
+		if s.has(wire.FlagACK) {
+			c.rstFor(s)
+			c.die(ErrNone)
+			return drop
+		}
+		// <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
+		c.rstUnsent, c.rcv.rstSeq, c.rcv.nxt = true, 0, Seq(s.Seq)+Seq(s.seqLen())
 		c.die(ErrNone)
+		c.events &^= Dead // until Next has given the RST
 		return drop
 	}
 	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence

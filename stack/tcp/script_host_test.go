@@ -310,7 +310,7 @@ func (h *scriptHost) receive(g *pktSegment) error {
 	if h.sock != nil {
 		iss = h.sock.iss
 	}
-	s := Segment{TCP: g.opt, CE: g.mark == "ce"}
+	s := Segment{TCP: g.opt, CE: g.mark == "ce", ECT: g.mark == "ce" || g.mark == "ect0"}
 	s.Seq = g.start + h.peer
 	s.Flags, s.Urgent = g.flags, g.urg
 	if s.has(wire.FlagACK) {

@@ -134,8 +134,9 @@ type Segment struct {
 	Lent []byte
 
 	// CE is set on a received segment whose IP header says that congestion was
-	// experienced, and ECT on one to be sent whose IP header shall say that the
-	// transport understands that (RFC 3168 5).
+	// experienced. ECT is set on a received segment whose IP header says that the
+	// transport understands that, and on one to be sent whose IP header is to say so
+	// (RFC 3168 5).
 	CE, ECT bool
 
 	hadSYN bool // Conn has taken the SYN from it: the window is not scaled
