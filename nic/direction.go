@@ -29,6 +29,7 @@ type direction struct {
 	imp      Impairment
 	full     int   // bytes in a frame of the largest size
 	limit    int64 // imp's, made definite
+	losing   bool  // the last frame was lost
 	rng      *rand.PCG
 	start    time.Time // the origin of the int64 times, once there is one
 	busy     int64     // when the wire has sent all that was queued
@@ -127,7 +128,7 @@ func (d *direction) put(p *packet) {
 func (d *direction) enqueue(p *packet) (kept bool) {
 	// Every frame draws the same numbers, whatever is configured and whatever
 	// befalls it, so that the fate of one does not change that of the next.
-	lost := d.chance(d.imp.Loss)
+	lost := d.loses()
 	duplicate := d.chance(d.imp.Duplicate)
 	corrupt := d.chance(d.imp.Corrupt)
 	reorder := d.chance(d.imp.Reorder)
@@ -248,6 +249,22 @@ func (d *direction) push(p *packet) {
 func (d *direction) unit() float64 { return float64(d.rng.Uint64()>>11) / (1 << 53) }
 
 func (d *direction) chance(p float64) bool { return d.unit() < p }
+
+// loses decides whether the next frame is lost.
+func (d *direction) loses() bool {
+	loss, burst := d.imp.Loss, d.imp.LossBurst
+	u := d.unit()
+	switch {
+	case burst <= 1 || loss <= 0 || loss >= 1:
+		d.losing = u < loss
+	case d.losing:
+		d.losing = u >= 1/burst
+	default:
+		// A share loss of all frames is lost where as many bursts begin as end.
+		d.losing = u < loss/(1-loss)/burst
+	}
+	return d.losing
+}
 
 // drain delivers everything that is due, in order, and arms the timer for what
 // is not. If another goroutine, or an outer call of this one, is delivering, it

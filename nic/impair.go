@@ -29,6 +29,12 @@ type Impairment struct {
 	Queue int
 	// Loss is the probability that a frame never arrives.
 	Loss float64
+	// LossBurst is the mean number of frames in a row that are lost together; 0 and 1
+	// lose each frame independently of the others. With more, losses come in bursts, of
+	// geometrically distributed length, and Loss is still the mean (the model of
+	// Gilbert and Elliott, with a good state that loses nothing and a bad one that
+	// loses all). Loss is to be at most LossBurst/(LossBurst+1).
+	LossBurst float64
 	// Duplicate is the probability that a frame arrives twice.
 	Duplicate float64
 	// Reorder is the probability that a frame loses its place in the order. It

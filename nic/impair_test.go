@@ -341,6 +341,44 @@ func TestProbabilitiesAreWhatTheySay(t *testing.T) {
 	})
 }
 
+func TestLossesComeInBursts(t *testing.T) {
+	for _, tc := range []struct{ loss, burst float64 }{{0.01, 0}, {0.01, 1}, {0.01, 4}, {0.3, 10}, {0.5, 1.5}} {
+		d := newDirection(Impairment{Loss: tc.loss, LossBurst: tc.burst}, 3, 0, 1514, func(b []Frame) int { return len(b) })
+		const n = 1_000_000
+		lost, bursts, before := 0, 0, false
+		for range n {
+			now := d.loses()
+			if now {
+				lost++
+				if !before {
+					bursts++
+				}
+			}
+			before = now
+		}
+		mean := tc.burst
+		if mean <= 1 {
+			mean = 1 / (1 - tc.loss) // by chance
+		}
+		require.InEpsilon(t, tc.loss, float64(lost)/n, 0.05, "%+v", tc)
+		require.InEpsilon(t, mean, float64(lost)/float64(bursts), 0.05, "%+v", tc)
+	}
+}
+
+func TestABurstEndsWithTheImpairment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := impaired(ImpairConfig{Out: Impairment{Loss: 0.97, LossBurst: 50}, Seed: 1}, PipeConfig{})
+		p.send(t, 100, 60)
+		settle()
+		require.Greater(t, p.OutStats().Lost, uint64(50))
+		p.SetOut(Impairment{})
+		p.send(t, 100, 60)
+		settle()
+		require.Len(t, p.out.all(), 200-int(p.OutStats().Lost))
+		require.Less(t, p.OutStats().Lost, uint64(101))
+	})
+}
+
 // TestTheSameSeedDecidesTheSame runs the same traffic twice with one seed, and
 // once with another.
 func TestTheSameSeedDecidesTheSame(t *testing.T) {
