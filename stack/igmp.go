@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bytes"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -25,11 +26,14 @@ const (
 // An igmp tells the routers which groups the host listens to: the host's side of IGMP
 // version 3, RFC 3376 (now RFC 9776), in which every membership is of any source, with what it
 // prescribes for links whose querier speaks version 2 (RFC 2236) or 1 (RFC 1112).
-// All links share one timer, which runs while something is due.
+// All links share one timer, which runs while something is due. A change costs what its own group
+// costs, however many others there are.
 type igmp struct {
 	s      *Stack
 	mu     sync.Mutex
+	due    igmpHeap    // what is to be said at some time
 	timer  *time.Timer // nil until first needed
+	at     tcp.Time    // when the timer fires; 0: it does not run
 	closed bool
 }
 
@@ -38,7 +42,7 @@ type igmpLink struct {
 	groups     map[netip.Addr]*igmpGroup // those joined, and those left of which something is to be said
 	robustness int                       // 0: the default
 	interval   tcp.Time                  // between queries; 0: the default
-	general    tcp.Time                  // version 3: when all groups are reported; 0: not asked for
+	general    igmpDue                   // version 3: when all groups are reported
 	v1, v2     tcp.Time                  // until when there is a querier of that version
 	version    int                       // that was spoken last; 0: none yet
 	gone       bool                      // nothing is said any more
@@ -46,7 +50,9 @@ type igmpLink struct {
 
 // An igmpGroup is a group on a link.
 type igmpGroup struct {
+	addr   netip.Addr
 	member bool
+	due    igmpDue // the earlier of changeAt and answerAt
 	// Version 3: how often the change, which is that to the present state, is still to be
 	// told, and when next.
 	changes  int
@@ -60,11 +66,28 @@ type igmpGroup struct {
 	last bool
 }
 
-// change changes by n how often a group is joined on an interface, and tells the
-// routers where that makes a difference. The caller drains afterwards.
-func (g *igmp) change(ifc *iface, group netip.Addr, n int) {
+// next is when there is something to be said of the group; 0: never.
+func (m *igmpGroup) next() tcp.Time {
+	if m.changes > 0 && (m.answerAt == 0 || m.changeAt < m.answerAt) {
+		return m.changeAt
+	}
+	return m.answerAt
+}
+
+// change changes by n how often groups are joined, and tells the routers where that
+// makes a difference. The caller drains afterwards.
+func (g *igmp) change(n int, ms ...membership) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := g.s.now()
+	for _, m := range ms {
+		g.changeOne(m.ifc, m.group, n, now)
+	}
+	g.run(now)
+	g.arm(now)
+}
+
+func (g *igmp) changeOne(ifc *iface, group netip.Addr, n int, now tcp.Time) {
 	before, after := ifc.group.add(group, n)
 	if (before > 0) == (after > 0) {
 		return
@@ -75,21 +98,19 @@ func (g *igmp) change(ifc *iface, group netip.Addr, n int) {
 	if group == allHosts() || ifc.loopback || ifc.dead.Load() || ifc.igmp.gone || g.closed {
 		return
 	}
-	now := g.s.now()
 	l := &ifc.igmp
-	version := l.speak(now)
+	version := g.speak(ifc, now)
 	m := l.groups[group]
 	if m == nil {
 		if l.groups == nil {
 			l.groups = make(map[netip.Addr]*igmpGroup)
 		}
-		m = &igmpGroup{}
+		m = &igmpGroup{addr: group}
+		m.due.ifc, m.due.group = ifc, m
 		l.groups[group] = m
 	}
 	m.member = after > 0
-	g.tell(ifc, group, m, version, now)
-	g.run(ifc, now)
-	g.arm(now)
+	g.tell(ifc, m, version, now)
 }
 
 // comeUp tells the routers of a link that has come up, where there may be others than before,
@@ -102,18 +123,19 @@ func (g *igmp) comeUp(ifc *iface) {
 		return
 	}
 	now := g.s.now()
-	version := l.speak(now)
-	for _, group := range l.sorted() {
-		if m := l.groups[group]; m.member {
-			g.tell(ifc, group, m, version, now)
+	version := g.speak(ifc, now)
+	for _, m := range l.sorted() {
+		if m.member {
+			g.tell(ifc, m, version, now)
 		}
 	}
-	g.run(ifc, now)
+	g.run(now)
 	g.arm(now)
 }
 
 // tell begins to tell the routers of a link that a group has been joined or left. g.mu is held.
-func (g *igmp) tell(ifc *iface, group netip.Addr, m *igmpGroup, version int, now tcp.Time) {
+func (g *igmp) tell(ifc *iface, m *igmpGroup, version int, now tcp.Time) {
+	l := &ifc.igmp
 	m.answerAt, m.sources = 0, nil
 	switch {
 	case version == 3:
@@ -121,19 +143,27 @@ func (g *igmp) tell(ifc *iface, group netip.Addr, m *igmpGroup, version int, now
 		// missed by one or more multicast routers, it is retransmitted
 		// [Robustness Variable] - 1 more times, at intervals chosen at random
 		// from the range (0, [Unsolicited Report Interval])."
-		m.changes, m.changeAt = ifc.igmp.count(), now
+		m.changes, m.changeAt = l.count(), now
 	case m.member:
 		// RFC 2236 3: "When a host joins a multicast group, it should immediately
 		// transmit an unsolicited Version 2 Membership Report for that group";
 		// "it is recommended that it be repeated once or twice after short
 		// delays".
-		g.report(ifc, version, group)
+		g.report(ifc, version, m.addr)
 		m.last = true
 		m.answerAt = now + g.delay(igmpV2Repeat)
 	default:
-		g.leave(ifc, version, group, m)
-		delete(ifc.igmp.groups, group)
+		g.leave(ifc, version, m.addr, m)
+		g.forget(l, m)
+		return
 	}
+	g.due.set(&m.due, m.next())
+}
+
+// forget forgets a group of a link.
+func (g *igmp) forget(l *igmpLink, m *igmpGroup) {
+	g.due.set(&m.due, 0)
+	delete(l.groups, m.addr)
 }
 
 // count is the robustness variable: how often a change is told.
@@ -151,7 +181,8 @@ func (l *igmpLink) count() int {
 // both an IGMPv1 Querier Present timer and an IGMPv2 Querier Present timer per
 // interface"; "Whenever a host changes its compatibility mode, it cancels all its
 // pending response and retransmission timers."
-func (l *igmpLink) speak(now tcp.Time) int {
+func (g *igmp) speak(ifc *iface, now tcp.Time) int {
+	l := &ifc.igmp
 	version := 3
 	switch {
 	case now < l.v1:
@@ -160,9 +191,10 @@ func (l *igmpLink) speak(now tcp.Time) int {
 		version = 2
 	}
 	if l.version != version && l.version != 0 {
-		l.general = 0
+		g.general(ifc, 0)
 		for group, m := range l.groups {
 			m.changes, m.answerAt, m.sources = 0, 0, nil
+			g.due.set(&m.due, 0)
 			if !m.member {
 				delete(l.groups, group)
 			}
@@ -170,6 +202,13 @@ func (l *igmpLink) speak(now tcp.Time) int {
 	}
 	l.version = version
 	return version
+}
+
+// general sets when all groups of a link are reported; 0: not at all.
+func (g *igmp) general(ifc *iface, at tcp.Time) {
+	d := &ifc.igmp.general
+	d.ifc = ifc
+	g.due.set(d, at)
 }
 
 // delay returns a random time from the range (0, limit].
@@ -213,16 +252,17 @@ func (g *igmp) input(p *packet, h *wire.IGMP) bool {
 		if h.Group.IsUnspecified() && p.dst != allHosts() {
 			return false
 		}
-		g.query(l, h, now)
-		g.run(p.ifc, now)
+		g.query(p.ifc, h, now)
+		g.run(now)
 		g.arm(now)
 		return true
 	case wire.IGMPv1Report, wire.IGMPv2Report:
 		// RFC 2236 3: "If the host receives another host's Report (version 1 or 2)
 		// while it has a timer running, it stops its timer for the specified
 		// group and does not send a Report, in order to suppress duplicate Reports."
-		if m := l.groups[h.Group]; m != nil && l.speak(now) < 3 && h.Group == p.dst {
+		if m := l.groups[h.Group]; m != nil && g.speak(p.ifc, now) < 3 && h.Group == p.dst {
 			m.answerAt, m.last = 0, false
+			g.due.set(&m.due, 0)
 			return true
 		}
 	}
@@ -230,7 +270,8 @@ func (g *igmp) input(p *packet, h *wire.IGMP) bool {
 }
 
 // query takes a query, and chooses when to answer.
-func (g *igmp) query(l *igmpLink, h *wire.IGMP, now tcp.Time) {
+func (g *igmp) query(ifc *iface, h *wire.IGMP, now tcp.Time) {
+	l := &ifc.igmp
 	limit := tcp.Time(h.Tenths) * igmpTenth
 	interval := l.interval
 	if interval == 0 {
@@ -250,42 +291,51 @@ func (g *igmp) query(l *igmpLink, h *wire.IGMP, now tcp.Time) {
 		l.interval = tcp.Time(h.Interval) * tcp.Time(time.Second)
 	}
 	general := h.Group.IsUnspecified()
-	if l.speak(now) == 3 {
-		g.query3(l, h, now, g.delay(limit))
+	if g.speak(ifc, now) == 3 {
+		g.query3(ifc, h, now, g.delay(limit))
 		return
 	}
-	for group, m := range l.groups {
-		if !general && group != h.Group {
-			continue
+	asked := l.sorted()
+	if !general {
+		asked = nil
+		if m := l.groups[h.Group]; m != nil {
+			asked = append(asked, m)
 		}
+	}
+	for _, m := range asked {
 		// RFC 2236 3: "If a timer for the group is already running, it is reset to
 		// the random value only if the requested Max Response Time is less than
 		// the remaining value of the running timer."
 		if m.answerAt == 0 || m.answerAt-now > limit {
 			m.answerAt = now + g.delay(limit)
+			g.due.set(&m.due, m.next())
 		}
 	}
 }
 
 // query3 applies the rules of RFC 3376 5.2, in their order.
-func (g *igmp) query3(l *igmpLink, h *wire.IGMP, now, delay tcp.Time) {
+func (g *igmp) query3(ifc *iface, h *wire.IGMP, now, delay tcp.Time) {
+	l := &ifc.igmp
 	at := now + delay
 	// "1. If there is a pending response to a previous General Query scheduled
 	// sooner than the selected delay, no additional response needs to be
 	// scheduled."
-	if l.general != 0 && l.general <= at {
+	if l.general.at != 0 && l.general.at <= at {
 		return
 	}
 	// "2. If the received Query is a General Query, the interface timer is used to
 	// schedule a response to the General Query after the selected delay."
 	if h.Group.IsUnspecified() {
-		l.general = at
+		if len(l.groups) > 0 {
+			g.general(ifc, at)
+		}
 		return
 	}
 	m := l.groups[h.Group]
 	if m == nil || !m.member {
 		return
 	}
+	defer func() { g.due.set(&m.due, m.next()) }()
 	sources := h.Sources
 	if len(sources) > 4*igmpMaxSources {
 		sources = nil
@@ -327,33 +377,60 @@ func mergeSources(have, more []byte) []byte {
 	return have
 }
 
-// run says what is due on a link.
-func (g *igmp) run(ifc *iface, now tcp.Time) {
+// run says what is due, on all links.
+func (g *igmp) run(now tcp.Time) {
+	due := g.due.take(now)
+	// By link and by group, so that equal states say equal things.
+	slices.SortFunc(due, (*igmpDue).compare)
+	for len(due) > 0 {
+		ifc := due[0].ifc
+		n := slices.IndexFunc(due, func(d *igmpDue) bool { return d.ifc != ifc })
+		if n < 0 {
+			n = len(due)
+		}
+		g.runLink(ifc, due[:n], now)
+		due = due[n:]
+	}
+}
+
+// runLink says what is due on a link.
+func (g *igmp) runLink(ifc *iface, due []*igmpDue, now tcp.Time) {
 	l := &ifc.igmp
-	version := l.speak(now)
-	if len(l.groups) == 0 {
-		l.general = 0
+	version := g.speak(ifc, now)
+	all := due[0].group == nil
+	ms := make([]*igmpGroup, 0, len(due))
+	for _, d := range due {
+		if d.group != nil {
+			ms = append(ms, d.group)
+		}
+	}
+	if version < 3 {
+		for _, m := range ms {
+			if m.answerAt != 0 && m.answerAt <= now {
+				m.answerAt, m.last = 0, true
+				g.report(ifc, version, m.addr)
+			}
+			g.due.set(&m.due, m.next())
+		}
 		return
 	}
-	if version == 3 {
-		g.runChanges(ifc, now)
-		g.runAnswers(ifc, now)
-		return
+	g.runChanges(ifc, ms, now)
+	if all {
+		ms = l.sorted()
 	}
-	for _, group := range l.sorted() {
-		if m := l.groups[group]; m.answerAt != 0 && m.answerAt <= now {
-			m.answerAt, m.last = 0, true
-			g.report(ifc, version, group)
+	g.runAnswers(ifc, ms, all, now)
+	for _, m := range ms {
+		g.due.set(&m.due, m.next())
+		if m.changes == 0 && !m.member {
+			delete(l.groups, m.addr)
 		}
 	}
 }
 
 // runChanges sends the changes that are due in one report of version 3.
-func (g *igmp) runChanges(ifc *iface, now tcp.Time) {
-	l := &ifc.igmp
+func (g *igmp) runChanges(ifc *iface, ms []*igmpGroup, now tcp.Time) {
 	r := igmpReport{g: g, ifc: ifc}
-	for _, group := range l.sorted() {
-		m := l.groups[group]
+	for _, m := range ms {
 		if m.changes == 0 || m.changeAt > now {
 			continue
 		}
@@ -361,52 +438,39 @@ func (g *igmp) runChanges(ifc *iface, now tcp.Time) {
 		if m.member {
 			kind = wire.IGMPToExclude
 		}
-		r.add(kind, group, nil)
+		r.add(kind, m.addr, nil)
 		m.changes--
 		m.changeAt = now + g.delay(igmpV3Repeat)
-		if m.changes == 0 && !m.member {
-			delete(l.groups, group)
-		}
 	}
 	r.send()
 }
 
-// runAnswers sends the answers that are due in one report of version 3.
+// runAnswers sends the answers that are due in one report of version 3: of the groups whose time
+// has come, or of all.
 //
 // RFC 3376 5.2: to a general query "one Current-State Record is sent for each multicast
 // address for which the specified interface has reception state". Of the sources that
 // were asked for, a member in mode EXCLUDE without sources wants all: IS_IN.
-func (g *igmp) runAnswers(ifc *iface, now tcp.Time) {
-	l := &ifc.igmp
-	all := l.general != 0 && l.general <= now
-	if all {
-		l.general = 0
-	}
+func (g *igmp) runAnswers(ifc *iface, ms []*igmpGroup, all bool, now tcp.Time) {
 	r := igmpReport{g: g, ifc: ifc}
-	for _, group := range l.sorted() {
-		m := l.groups[group]
+	for _, m := range ms {
 		due := m.answerAt != 0 && m.answerAt <= now
 		if !m.member || !all && !due {
 			continue
 		}
 		if all || len(m.sources) == 0 {
-			r.add(wire.IGMPIsExclude, group, nil)
+			r.add(wire.IGMPIsExclude, m.addr, nil)
 		} else {
-			r.add(wire.IGMPIsInclude, group, m.sources)
+			r.add(wire.IGMPIsInclude, m.addr, m.sources)
 		}
 		m.answerAt, m.sources = 0, nil
 	}
 	r.send()
 }
 
-// sorted returns the groups in order, so that equal states say equal things.
-func (l *igmpLink) sorted() []netip.Addr {
-	groups := make([]netip.Addr, 0, len(l.groups))
-	for group := range l.groups {
-		groups = append(groups, group)
-	}
-	slices.SortFunc(groups, netip.Addr.Compare)
-	return groups
+// sorted returns the groups in order.
+func (l *igmpLink) sorted() []*igmpGroup {
+	return slices.SortedFunc(maps.Values(l.groups), func(a, b *igmpGroup) int { return a.addr.Compare(b.addr) })
 }
 
 // An igmpReport collects records for a report of version 3, and begins another where
@@ -494,27 +558,17 @@ func (g *igmp) send(ifc *iface, dst netip.Addr, message []byte) {
 
 // arm sets the timer to what is due next on any link.
 func (g *igmp) arm(now tcp.Time) {
-	var next tcp.Time
-	sooner := func(t tcp.Time) {
-		if t != 0 && (next == 0 || t < next) {
-			next = t
-		}
+	next := tcp.Time(0)
+	if len(g.due) > 0 {
+		next = g.due[0].at
 	}
-	for _, ifc := range *g.s.ifaces.Load() {
-		l := &ifc.igmp
-		sooner(l.general)
-		for _, m := range l.groups {
-			sooner(m.answerAt)
-			if m.changes > 0 {
-				sooner(m.changeAt)
-			}
-		}
+	if next == g.at {
+		return
 	}
+	g.at = next
 	switch {
 	case next == 0:
-		if g.timer != nil {
-			g.timer.Stop()
-		}
+		g.timer.Stop()
 	case g.timer == nil:
 		g.timer = time.AfterFunc(time.Duration(next-now), g.fired)
 	default:
@@ -529,10 +583,9 @@ func (g *igmp) fired() {
 		g.mu.Unlock()
 		return
 	}
+	g.at = 0
 	now := g.s.now()
-	for _, ifc := range *g.s.ifaces.Load() {
-		g.run(ifc, now)
-	}
+	g.run(now)
 	g.arm(now)
 	g.mu.Unlock()
 	g.s.drain()
@@ -551,18 +604,19 @@ func (g *igmp) goodbye(ifc *iface) {
 	if l.gone || ifc.dead.Load() {
 		return
 	}
-	version := l.speak(g.s.now())
+	version := g.speak(ifc, g.s.now())
 	r := igmpReport{g: g, ifc: ifc}
-	for _, group := range l.sorted() {
-		m := l.groups[group]
+	for _, m := range l.sorted() {
+		g.due.set(&m.due, 0)
 		if version < 3 {
-			g.leave(ifc, version, group, m)
+			g.leave(ifc, version, m.addr, m)
 		} else if m.member || m.changes > 0 {
-			r.add(wire.IGMPToInclude, group, nil)
+			r.add(wire.IGMPToInclude, m.addr, nil)
 		}
 	}
 	r.send()
-	l.gone, l.groups, l.general = true, nil, 0
+	g.general(ifc, 0)
+	l.gone, l.groups = true, nil
 }
 
 // close leaves all groups and ends the timer.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -283,17 +284,17 @@ func TestAQueryForMoreSourcesThanAreRememberedIsAnsweredForTheGroup(t *testing.T
 		u := openUDP(t, r.s, "0.0.0.0:5")
 		require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 		r.after(time.Minute)
-		many := func(n, from int) string {
+		sources := func(n, from int) string {
 			q := fmt.Sprintf("11 0a 0000 e0010203 02 7d %04x", n)
 			for i := range n {
 				q += fmt.Sprintf(" c633%04x", from+i)
 			}
 			return q
 		}
-		r.ask("224.1.2.3", many(65, 0))
+		r.ask("224.1.2.3", sources(65, 0))
 		require.Equal(t, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}, r.after(time.Minute))
-		r.ask("224.1.2.3", many(40, 0))
-		r.ask("224.1.2.3", many(40, 100))
+		r.ask("224.1.2.3", sources(40, 0))
+		r.ask("224.1.2.3", sources(40, 100))
 		require.Equal(t, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}, r.after(time.Minute))
 	})
 }
@@ -509,6 +510,66 @@ func TestManyGroupsAreReportedInAsManyDatagramsAsItTakes(t *testing.T) {
 		}
 		require.Equal(t, []int{183, 183, 34}, counts, "(1500 - 24 - 8) / 8")
 	})
+}
+
+// many are n groups.
+func many(n int) (groups []netip.Addr) {
+	for i := range n {
+		groups = append(groups, netip.AddrFrom4([4]byte{239, 1, byte(i >> 8), byte(i)}))
+	}
+	return groups
+}
+
+func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
+	for _, version := range []string{"v3", "v2"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRouter(t)
+			if version == "v2" {
+				r.ask("224.0.0.1", generalV2)
+			}
+			u := openUDP(t, r.s, "0.0.0.0:5")
+			for _, group := range many(4000) {
+				require.NoError(t, u.Join(group, 2))
+			}
+			require.Equal(t, 4000, len(r.texts()), "each is told at once")
+			require.Equal(t, 4000, len(r.after(time.Minute)), "and once more")
+			require.NoError(t, u.Close())
+			said := r.texts()
+			if version == "v2" {
+				require.Equal(t, 4000, len(said))
+				require.Equal(t, "leave 239.1.0.0 > 224.0.0.2", said[0])
+			} else {
+				require.Equal(t, 22, len(said), "4000 records, (1500 - 24 - 8) / 8 in a report")
+				require.Equal(t, 4000, strings.Count(strings.Join(said, ""), "TO_IN"))
+				require.Equal(t, 4000, len(r.after(time.Minute)))
+			}
+			require.Empty(t, r.after(time.Hour))
+			l := &r.s.ifaceNamed("eth0").igmp
+			require.Empty(t, l.groups)
+			require.Empty(t, r.s.igmp.due)
+			require.Empty(t, r.s.ifaceNamed("eth0").group.joined)
+		})
+	}
+}
+
+// What a change costs is measured in bytes, which a copy of what there is would need, whatever
+// the machine has to do beside.
+func TestAChangeCostsWhatItsGroupCosts(t *testing.T) {
+	s := newHost(t, nic.NewNull(nic.Link{MTU: 1500, Medium: nic.Ethernet}), "192.0.2.1/24")
+	u := openUDP(t, s, "0.0.0.0:5")
+	groups := many(4001)
+	for _, group := range groups[:4000] {
+		require.NoError(t, u.Join(group, 2))
+	}
+	const times = 200
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range times {
+		require.NoError(t, u.Join(groups[4000], 2))
+		require.NoError(t, u.Leave(groups[4000], 2))
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, (after.TotalAlloc-before.TotalAlloc)/times, uint64(16<<10), "bytes for a join and a leave")
 }
 
 func TestAHostThatGoesSaysSo(t *testing.T) {

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"maps"
 	"net"
 	"net/netip"
@@ -14,9 +15,12 @@ import (
 )
 
 // A groupTable counts how often each multicast group was joined on an interface.
-// It is changed under the lock of the stack's igmp.
+// It is changed under the lock of the stack's igmp. Its own lock is the last of all.
 type groupTable struct {
-	joined atomic.Pointer[map[netip.Addr]int] // replaced, never changed
+	n  atomic.Int32 // groups in joined, read without mu
+	mu sync.RWMutex
+	// A change costs as much with thousands of groups as with one.
+	joined map[netip.Addr]int
 }
 
 // allHosts is the group to which every multicast host belongs.
@@ -28,33 +32,38 @@ func (g *groupTable) has(a netip.Addr) bool {
 	if a == allHosts() {
 		return true
 	}
-	m := g.joined.Load()
-	return m != nil && (*m)[a] > 0
+	if g.n.Load() == 0 {
+		return false
+	}
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.joined[a] > 0
 }
 
 // list returns the groups in order.
 func (g *groupTable) list() []netip.Addr {
 	groups := []netip.Addr{allHosts()}
-	if m := g.joined.Load(); m != nil {
-		groups = slices.AppendSeq(groups, maps.Keys(*m))
-	}
+	g.mu.RLock()
+	groups = slices.AppendSeq(groups, maps.Keys(g.joined))
+	g.mu.RUnlock()
 	slices.SortFunc(groups, netip.Addr.Compare)
 	return slices.Compact(groups)
 }
 
 // add changes the count of a group by n, and returns what it was and is.
 func (g *groupTable) add(a netip.Addr, n int) (before, after int) {
-	next := make(map[netip.Addr]int)
-	if m := g.joined.Load(); m != nil {
-		maps.Copy(next, *m)
-	}
-	before = next[a]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before = g.joined[a]
 	if after = max(before+n, 0); after == 0 {
-		delete(next, a)
+		delete(g.joined, a)
 	} else {
-		next[a] = after
+		if g.joined == nil {
+			g.joined = make(map[netip.Addr]int)
+		}
+		g.joined[a] = after
 	}
-	g.joined.Store(&next)
+	g.n.Store(int32(len(g.joined)))
 	return before, after
 }
 
@@ -64,13 +73,18 @@ type membership struct {
 	group netip.Addr
 }
 
+// compare orders memberships by interface and group, so that equal states say equal things.
+func (m membership) compare(o membership) int {
+	return cmp.Or(cmp.Compare(m.ifc.index, o.ifc.index), m.group.Compare(o.group))
+}
+
 // A multicast is what a datagram socket has been told about groups. It belongs to
 // the socket's lock.
 type multicast struct {
-	joins []membership
-	index int   // of the interface over which groups are reached; 0: by the routes
-	ttl   uint8 // of datagrams to groups
-	loop  bool  // the host's own sockets hear them too
+	joins map[netip.Addr][]*iface // the interfaces on which each group was joined, in order
+	index int                     // of the interface over which groups are reached; 0: by the routes
+	ttl   uint8                   // of datagrams to groups
+	loop  bool                    // the host's own sockets hear them too
 }
 
 // Join has the interface of an index, or with 0 the one on the route to the group,
@@ -107,11 +121,14 @@ func (g *dgram) join(m membership) error {
 	if g.closed {
 		return net.ErrClosed
 	}
-	if slices.Contains(g.mc.joins, m) {
+	if slices.Contains(g.mc.joins[m.group], m.ifc) {
 		return syscall.EADDRINUSE
 	}
-	g.mc.joins = append(g.mc.joins, m)
-	g.s.igmp.change(m.ifc, m.group, 1)
+	if g.mc.joins == nil {
+		g.mc.joins = make(map[netip.Addr][]*iface)
+	}
+	g.mc.joins[m.group] = append(g.mc.joins[m.group], m.ifc)
+	g.s.igmp.change(1, m)
 	return nil
 }
 
@@ -135,26 +152,42 @@ func (g *dgram) leave(group netip.Addr, index int) error {
 	case !group.Is4() || !group.IsMulticast():
 		return syscall.EINVAL
 	}
-	i := slices.IndexFunc(g.mc.joins, func(m membership) bool {
-		return m.group == group && (index == 0 || m.ifc.index == index)
-	})
+	ifcs := g.mc.joins[group]
+	i := slices.IndexFunc(ifcs, func(ifc *iface) bool { return index == 0 || ifc.index == index })
 	if i < 0 {
 		return syscall.EADDRNOTAVAIL
 	}
-	m := g.mc.joins[i]
-	g.mc.joins = slices.Delete(g.mc.joins, i, i+1)
-	g.s.igmp.change(m.ifc, m.group, -1)
+	m := membership{ifcs[i], group}
+	if ifcs = slices.Delete(ifcs, i, i+1); len(ifcs) == 0 {
+		delete(g.mc.joins, group)
+	} else {
+		g.mc.joins[group] = ifcs
+	}
+	g.s.igmp.change(-1, m)
 	return nil
 }
 
-// leaveAll leaves the groups of a socket that has been closed.
+// leaveBatch is how many groups are left at once: as many as two reports of version 3 name on an
+// Ethernet, and fewer than a transmit queue has room for, because version 2 names one in each.
+const leaveBatch = 366
+
+// leaveAll leaves the groups of a socket that has been closed, and tells the routers so in
+// as few messages as it takes. No lock is held.
 func (g *dgram) leaveAll() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, m := range g.mc.joins {
-		g.s.igmp.change(m.ifc, m.group, -1)
+	var all []membership
+	for group, ifcs := range g.mc.joins {
+		for _, ifc := range ifcs {
+			all = append(all, membership{ifc, group})
+		}
 	}
 	g.mc.joins = nil
+	g.mu.Unlock()
+	slices.SortFunc(all, membership.compare)
+	for some := range slices.Chunk(all, leaveBatch) {
+		g.s.igmp.change(-1, some...)
+		g.s.drain()
+	}
 }
 
 // SetMulticastInterface chooses the interface over which the socket sends to

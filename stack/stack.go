@@ -16,7 +16,7 @@
 //  3. a socket; at most one at a time
 //  4. a table: UDP, raw and TCP sockets, reassembly, path MTU, IGMP, ICMP budget
 //  5. a neighbour table
-//  6. a transmit queue
+//  6. a transmit queue, or the groups of an interface
 package stack
 
 import (

@@ -119,15 +119,22 @@ func (t *udpTable) free(local netip.AddrPort, shared bool) bool {
 	return true
 }
 
-// add puts a socket in. The lock is held.
+// add puts a socket in. The lock is held. The list may grow in its place: who reads it sees only
+// what was in it before.
 func (t *udpTable) add(b udpBinding) {
 	port := b.local.Port()
-	t.set(port, append(slices.Clip(t.at(port)), b))
+	t.set(port, append(t.at(port), b))
 }
 
 // remove takes a socket out. The lock is held.
 func (t *udpTable) remove(u *UDP, port uint16) {
-	t.set(port, slices.DeleteFunc(slices.Clone(t.at(port)), func(have udpBinding) bool { return have.u == u }))
+	bs := t.at(port)
+	i := slices.IndexFunc(bs, func(have udpBinding) bool { return have.u == u })
+	if i < 0 {
+		return
+	}
+	rest := make([]udpBinding, 0, len(bs)-1)
+	t.set(port, append(append(rest, bs[:i]...), bs[i+1:]...))
 }
 
 // rebind changes what finds a socket, in its place. The lock is held.
