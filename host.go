@@ -77,8 +77,8 @@ type Config struct {
 	// UDPBuffer is the receive queue limit of UDP and IP sockets in bytes; 212992 if zero.
 	UDPBuffer int
 
-	// Logger is told when a link fails or an address is in use by another machine. Nil is
-	// silent.
+	// Logger is told when a link fails, comes up, goes down or changes, or an address is in
+	// use by another machine. Nil is silent. See also Host.Done.
 	Logger *slog.Logger
 	// Rand fills p with unpredictable bytes: for sequence numbers, ports and IDs. Nil
 	// means crypto/rand. It may be called by several goroutines at once.
@@ -162,6 +162,18 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // Close ends the host. Its connections are reset, every call that waits returns
 // net.ErrClosed, and the devices are closed. A second Close returns net.ErrClosed.
 func (h *Host) Close() error { return h.stack.Close() }
+
+// Done returns a channel that is closed when the host is of no more use to others: it was
+// closed, or it has links and each of them has come to an end by itself, as a TAP device does
+// that somebody deletes. Err then tells why. Listeners that are not bound to a loopback
+// address return ENETDOWN ("network is down") from Accept from then on, and UDP and IP sockets
+// from their next call, once. A host that is given another link after that, by
+// Stack().AddNIC, is of use again: Done then returns another channel.
+func (h *Host) Done() <-chan struct{} { return h.stack.Done() }
+
+// Err returns nil while the channel of Done is open. Then it returns net.ErrClosed if the host was
+// closed, or the error of the link that died last. That of each link is in Interfaces.
+func (h *Host) Err() error { return h.stack.Err() }
 
 // Stack returns the engine, for what a program can do with a host that it cannot do with
 // package net: interfaces, routes and neighbours that come and go.

@@ -35,10 +35,11 @@ type iface struct {
 	bulk  atomic.Int32 // Writes of crowdBytes that go on, to peers that are near
 	neigh neighborTable
 	stats ifaceStats
-	dead  atomic.Bool // the device died or was closed
-	down  atomic.Bool // that, or the device says that its link is
-	group groupTable  // multicast groups joined
-	igmp  igmpLink    // under the lock of the stack's igmp
+	dead  atomic.Bool                // the device died or was closed
+	down  atomic.Bool                // that, or the device says that its link is
+	cause atomic.Pointer[deathCause] // why the device died by itself; else nil
+	group groupTable                 // multicast groups joined
+	igmp  igmpLink                   // under the lock of the stack's igmp
 
 	places  bool                    // the device asks for rooms
 	follows bool                    // the device tells when its link changes
@@ -191,11 +192,13 @@ func (ifc *iface) failed(err error) {
 		return
 	}
 	ifc.down.Store(true)
+	ifc.cause.Store(&deathCause{deathError(err), ifc.s.deaths.Add(1)})
 	if !errors.Is(err, net.ErrClosed) {
 		ifc.s.log.Error("link failed", "nic", ifc.name, "err", err)
 	}
 	ifc.neigh.flush(true)
 	ifc.s.gen.Add(1)
+	ifc.s.linkGone()
 }
 
 // close closes the device and drops what the interface still holds. sendLast was called.
@@ -271,12 +274,18 @@ type InterfaceInfo struct {
 	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable
+	// Err is why the device has come to an end by itself; nil if it has not.
+	Err error
 }
 
 // Interfaces describes the host's interfaces, the loopback first.
 func (s *Stack) Interfaces() []InterfaceInfo {
 	var infos []InterfaceInfo
 	for _, ifc := range *s.ifaces.Load() {
+		var err error
+		if cause := ifc.cause.Load(); cause != nil {
+			err = cause.err
+		}
 		infos = append(infos, InterfaceInfo{
 			Name:     ifc.name,
 			Index:    ifc.index,
@@ -288,6 +297,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			Groups:   ifc.group.list(),
 			Loopback: ifc.loopback,
 			Up:       !ifc.down.Load() && ifc.dev.Link().Up,
+			Err:      err,
 		})
 	}
 	return infos

@@ -111,6 +111,8 @@ type Stack struct {
 	gen    atomic.Uint32              // of table; paths of older ones are void
 	pmtu   pmtuCache                  // what ICMP told about paths
 	closed atomic.Bool                // set once, under mu
+	life   life
+	deaths atomic.Int64 // of links
 
 	mu        sync.Mutex // one change of the configuration at a time
 	lastIndex int        // the highest interface index given
@@ -150,6 +152,7 @@ func New(cfg Config) (*Stack, error) {
 	if s.udpBuffer <= 0 {
 		s.udpBuffer = defaultUDPBuffer
 	}
+	s.life.done = make(chan struct{})
 	s.key = hashKey{s.rand64(), s.rand64()}
 	s.ids.init(s.rand64())
 	s.ports.init(s.rand64())
@@ -226,6 +229,7 @@ func (s *Stack) Close() error {
 	s.frags.close()
 	s.clock.stop()
 	s.gen.Add(1)
+	s.life.end(net.ErrClosed)
 	return first
 }
 
@@ -259,6 +263,7 @@ func (s *Stack) AddNIC(n NIC) error {
 	ifaces := append(slices.Clip(old), ifc)
 	s.ifaces.Store(&ifaces)
 	s.rebuildRoutes()
+	s.life.revive()
 	s.mu.Unlock()
 	ifc.up()
 	s.drain()
@@ -291,6 +296,7 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.igmp.detach(ifc)
 	s.sendLast(ifc)
 	err := ifc.close()
+	s.linkGone()
 	s.drain()
 	return err
 }

@@ -226,6 +226,10 @@ func (l *TCPListener) Accept() (*TCP, error) {
 			return nil, os.ErrDeadlineExceeded
 		case len(l.queue) > l.head:
 			return l.take(), nil
+		case l.s.life.cut.Load() && !l.local.Addr().IsLoopback():
+			// Nobody can connect any more but the host itself. accept(2) has it among
+			// "already-pending network errors".
+			return nil, syscall.ENETDOWN
 		}
 		l.cond.Wait()
 	}

@@ -63,7 +63,6 @@ func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bo
 	}
 	full := make(chan struct{})
 	dev = trace(dev, &tracer{w: &lineLimit{w: t.out, left: count, endless: count == 0, end: func() { close(full) }}})
-	dev = &watched{Device: dev, tap: tap, down: n.down}
 	if answer {
 		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
 		if err != nil {
@@ -71,6 +70,7 @@ func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bo
 			n.Close()
 			return err
 		}
+		n.follow()
 		n.report()
 	} else {
 		tap.NotifyDown(func(err error) { n.down <- err })

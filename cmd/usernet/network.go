@@ -122,7 +122,6 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	n.file = file
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
-		dev = &watched{Device: dev, tap: tap, down: n.down}
 		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
 	}
 	if err != nil {
@@ -130,6 +129,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 		n.Close()
 		return nil, err
 	}
+	n.follow()
 	n.report()
 	return n, nil
 }
@@ -224,36 +224,13 @@ func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, er
 	return dev, nil
 }
 
-// watched lets the command know too when its TAP has come to an end.
-type watched struct {
-	nic.Device
-	tap  *nic.TAP
-	down chan<- error // with room for one
-}
-
-// NotifyDown is called by the stack. The TAP calls at most once.
-func (d *watched) NotifyDown(f func(error)) {
-	d.tap.NotifyDown(func(err error) {
-		f(err)
-		d.down <- err
-	})
-}
-
-// NotifyLink passes on what the device tells of its link.
-func (d *watched) NotifyLink(f func()) bool {
-	n, ok := d.Device.(nic.LinkNotifier)
-	return ok && n.NotifyLink(f)
-}
-
-// Unwrap returns the device that is watched.
-func (d *watched) Unwrap() nic.Device { return d.Device }
-
-// Nonblocking returns the device if the Send of the one that is watched does not wait.
-func (d *watched) Nonblocking() nic.Device {
-	if !nic.IsNonblocking(d.Device) {
-		return nil
-	}
-	return d
+// follow has n.down told when the host's TAP has come to an end.
+func (n *network) follow() {
+	done := n.host.Done()
+	go func() {
+		<-done
+		n.down <- n.host.Err()
+	}()
 }
 
 func newHost(dev nic.Device, addr netip.Prefix, gateway netip.Addr, dns []netip.AddrPort, log *slog.Logger) (*usernet.Host, error) {
