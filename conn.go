@@ -3,7 +3,6 @@ package usernet
 import (
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -150,7 +149,7 @@ func (c *conn) SetWriteBuffer(bytes int) error {
 type TCPConn struct {
 	conn
 	tcp  *stack.TCP
-	pool *sync.Pool // of *[copyBuffer]byte
+	pool *copyBuffers
 }
 
 var (
@@ -202,75 +201,6 @@ func (c *TCPConn) Write(b []byte) (int, error) {
 		err = c.opError("write", "write", err)
 	}
 	return n, err
-}
-
-// copyBuffer is the size of the buffers of ReadFrom and WriteTo.
-const copyBuffer = 64 << 10
-
-// ReadFrom writes to the connection what it reads from r, until r ends.
-func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
-	if !c.ok() {
-		return 0, syscall.EINVAL
-	}
-	buf := c.pool.Get().(*[copyBuffer]byte)
-	defer c.pool.Put(buf)
-	// Only the Writer is shown to io.Copy, which would come back here.
-	n, err := io.CopyBuffer(struct{ io.Writer }{c}, r, buf[:])
-	if err != nil && err != io.EOF {
-		err = c.opError("readfrom", "write", err)
-	}
-	return n, err
-}
-
-// WriteTo writes to w what it reads from the connection, until that ends.
-func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
-	if !c.ok() {
-		return 0, syscall.EINVAL
-	}
-	n, err := c.writeTo(w)
-	if err != nil {
-		err = c.opError("writeto", "read", err)
-	}
-	return n, err
-}
-
-// writeTo is io.Copy without a copy of what has come already. What is waited for
-// is copied once, from the link's frame.
-func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
-	buf := c.pool.Get().(*[copyBuffer]byte)
-	defer c.pool.Put(buf)
-	for {
-		x, y, storage := c.tcp.Take()
-		if storage == nil {
-			k, err := c.Read(buf[:])
-			if err == io.EOF {
-				return n, nil
-			}
-			if err != nil {
-				return n, err
-			}
-			x, y = buf[:k], nil
-		}
-		for _, p := range [2][]byte{x, y} {
-			if len(p) == 0 || err != nil {
-				continue
-			}
-			k, werr := w.Write(p)
-			n += int64(max(k, 0))
-			switch {
-			case werr != nil:
-				err = werr
-			case k != len(p):
-				err = io.ErrShortWrite
-			}
-		}
-		if storage != nil {
-			c.tcp.GiveBack(storage)
-		}
-		if err != nil {
-			return n, err
-		}
-	}
 }
 
 // CloseRead shuts down the reading side. Most callers should just use Close.

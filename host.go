@@ -92,7 +92,7 @@ type Host struct {
 	resolver    *resolve.Resolver
 	lookup      lookupFunc     // the resolver's, which a dial asks
 	fill        func(p []byte) // with unpredictable bytes
-	copyBuffers sync.Pool      // of *[copyBuffer]byte
+	copyBuffers copyBuffers    // of ReadFrom and WriteTo
 	batches     sync.Pool      // of *[]stack.Datagram
 }
 
@@ -120,7 +120,6 @@ func New(cfg Config) (*Host, error) {
 	if h.fill == nil {
 		h.fill = func(p []byte) { rand.Read(p) } // which never fails
 	}
-	h.copyBuffers.New = func() any { return new([copyBuffer]byte) }
 	h.resolver = h.newResolver(&cfg)
 	h.lookup = traced(h.resolver.LookupNetIP, false)
 	return h, nil

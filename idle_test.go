@@ -169,3 +169,99 @@ func BenchmarkSetUpBesideIdleConnections(b *testing.B) {
 		})
 	}
 }
+
+// A connection that is copied from, to another or back to its peer, holds no buffer while
+// nothing comes.
+func TestAnIdleCopyHoldsNoBuffer(t *testing.T) {
+	const n = 500
+	for name, start := range map[string]func(c net.Conn){
+		"io.Copy": func(c net.Conn) { io.Copy(c, c) },
+		"ReadFrom a limited reader": func(c net.Conn) {
+			c.(*TCPConn).ReadFrom(io.LimitReader(c, 1<<30))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := newPair(t)
+				measure := func(n int) (int64, []net.Conn) {
+					conns := dialMany(t, a, b, n)
+					for i := 0; i < len(conns); i += 2 {
+						go start(conns[i+1])
+					}
+					var buf [3000]byte
+					for i := 0; i < len(conns); i += 2 {
+						for range 2 { // each of them has been in use
+							_, err := conns[i].Write(buf[:])
+							require.NoError(t, err)
+							_, err = io.ReadFull(conns[i], buf[:])
+							require.NoError(t, err)
+							time.Sleep(time.Millisecond)
+						}
+					}
+					time.Sleep(40 * time.Second)
+					return heap(), conns
+				}
+				before, first := measure(1)
+				after, conns := measure(n)
+				each := (after - before) / n
+				t.Logf("%d bytes", each)
+				require.Less(t, each, int64(2*idleBytes+1024))
+				for _, c := range append(conns, first...) {
+					c.Close()
+				}
+			})
+		})
+	}
+}
+
+// A slowReader gives what it has a few bytes at a time, and notes the largest buffer that
+// it was given and the one at its end.
+type slowReader struct {
+	gives      []int
+	most, last int
+}
+
+func (r *slowReader) Read(p []byte) (int, error) {
+	r.most, r.last = max(r.most, len(p)), len(p)
+	if len(r.gives) == 0 {
+		return 0, io.EOF
+	}
+	n := min(r.gives[0], len(p))
+	if r.gives[0] -= n; r.gives[0] == 0 {
+		r.gives = r.gives[1:]
+	}
+	return n, nil
+}
+
+func TestReadFromTakesABufferThatSuitsItsSource(t *testing.T) {
+	for name, tc := range map[string]struct {
+		gives      []int
+		most, last int
+	}{
+		"few bytes at a time":     {[]int{100, 1000, 3000}, 4 << 10, 4 << 10},
+		"much at once":            {[]int{1 << 20}, 64 << 10, 16 << 10},
+		"much, and then a little": {[]int{1 << 20, 1, 1, 1}, 64 << 10, 4 << 10},
+		"10,000 bytes at a time":  {[]int{10_000, 10_000}, 16 << 10, 4 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := newPair(t)
+			c, d := connect(t, a, b, addrB)
+			r := &slowReader{gives: tc.gives}
+			want := int64(0)
+			for _, n := range tc.gives {
+				want += int64(n)
+			}
+			go func() {
+				n, err := c.ReadFrom(r)
+				require.NoError(t, err)
+				require.Equal(t, want, n)
+				c.Close()
+			}()
+			n, err := io.Copy(io.Discard, d)
+			require.NoError(t, err)
+			require.Equal(t, want, n)
+			require.Equal(t, tc.most, r.most)
+			require.Equal(t, tc.last, r.last)
+		})
+	}
+}

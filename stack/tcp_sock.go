@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math"
 	"net"
@@ -71,9 +72,10 @@ type TCP struct {
 // waiters are those who wait for a connection: readers on rd; writers, Dial and
 // Close on wr.
 type waiters struct {
-	rd, wr  sync.Cond
-	n       int      // those who wait
-	placing *placing // nil until a reader had room for it
+	rd, wr    sync.Cond
+	n         int      // those who wait
+	untilIdle int      // readers among them that are to be woken when the connection rests
+	placing   *placing // nil until a reader had room for it
 }
 
 // read and write wait. t.mu is held, and released to wait.
@@ -462,7 +464,37 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 }
 
 // Read takes what has come, waiting for it. At the peer's FIN it returns io.EOF.
-func (t *TCP) Read(p []byte) (int, error) {
+func (t *TCP) Read(p []byte) (int, error) { return t.read(p, false) }
+
+// ErrIdle is returned by ReadActive when nothing has happened on the connection for a while.
+var ErrIdle = errors.New("stack: the connection is idle")
+
+// ReadActive is Read, but returns ErrIdle when the connection becomes idle, after half a
+// second or two. The caller can then give up its buffer and call AwaitReadable.
+func (t *TCP) ReadActive(p []byte) (int, error) { return t.read(p, true) }
+
+// AwaitReadable waits until a Read would not.
+func (t *TCP) AwaitReadable() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for !t.readable() {
+		t.waiting().read()
+	}
+}
+
+// readable reports whether Read would return at once. t.mu is held.
+func (t *TCP) readable() bool {
+	switch {
+	case t.closed, t.rdPast, t.dl != nil && t.dl.rd.expired():
+		return true
+	case t.conn.Readable() > 0, t.conn.AtEOF(), t.rdShut, t.conn.State() == tcp.Closed:
+		return true
+	}
+	return t.conn.Err() != tcp.ErrNone && !t.told
+}
+
+// read is Read, or ReadActive where untilIdle is set.
+func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 	t.mu.Lock()
 	for {
 		switch {
@@ -486,12 +518,22 @@ func (t *TCP) Read(p []byte) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
+		if untilIdle && t.conn.Resting() {
+			t.mu.Unlock()
+			return 0, ErrIdle
+		}
 		w := t.waiting()
 		mine := t.conn.Await(p)
 		if mine {
 			t.offer(p)
 		}
+		if untilIdle {
+			w.untilIdle++
+		}
 		w.read()
+		if untilIdle {
+			w.untilIdle--
+		}
 		if !mine {
 			continue
 		}

@@ -52,6 +52,9 @@ func (t *TCP) arm(now tcp.Time) {
 		if again := t.conn.Rest(now); again != 0 && (!ok || again < d) {
 			d, ok = max(again, now+restful), true
 		}
+		if w := t.waiters; w != nil && w.untilIdle > 0 && t.conn.Resting() {
+			t.wakeReaders()
+		}
 		if ok {
 			t.wheeled = true
 			t.timerAt = t.s.tcp.wheel.put(t, now, d)

@@ -88,6 +88,9 @@ func (c *Conn) Rest(now Time) (again Time) {
 	return 0
 }
 
+// Resting reports that the Conn rests: nothing has happened for restAfter, or it is over.
+func (c *Conn) Resting() bool { return c.busy == nil }
+
 // relax ends what a Conn that rests was roused for, if it is over: a keep-alive
 // probe and its answer teach nothing that is worth to be kept.
 func (c *Conn) relax() {

@@ -1,0 +1,171 @@
+package usernet
+
+import (
+	"io"
+	"sync"
+	"syscall"
+
+	"github.com/usernet/usernet/stack"
+)
+
+// copyBuffer is the size of the largest buffers of ReadFrom and WriteTo in bytes.
+const copyBuffer = 64 << 10
+
+// copyBuffers keeps the buffers of ReadFrom and WriteTo that are not in use, by their sizes.
+type copyBuffers [3]sync.Pool // of *[]byte
+
+// copySize is the size of the buffers of a class in bytes: 4, 16 and 64 KiB.
+func copySize(class int) int { return copyBuffer >> (2 * (len(copyBuffers{}) - 1 - class)) }
+
+func (p *copyBuffers) get(class int) *[]byte {
+	if b, ok := p[class].Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, copySize(class))
+	return &b
+}
+
+func (p *copyBuffers) put(class int, b *[]byte) { p[class].Put(b) }
+
+// ReadFrom writes to the connection what it reads from r, until r ends.
+func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	var n int64
+	var err error
+	if w, ok := r.(io.WriterTo); ok {
+		n, err = w.WriteTo(copyTarget{c})
+	} else {
+		n, err = c.copyFrom(r)
+	}
+	if err != nil && err != io.EOF {
+		err = c.opError("readfrom", "write", err)
+	}
+	return n, err
+}
+
+// A copyTarget is a TCPConn as the target of a WriteTo that ReadFrom has called: that one's
+// io.Copy may come back to copyFrom, and not to ReadFrom, which would go on for ever.
+type copyTarget struct{ c *TCPConn }
+
+func (w copyTarget) Write(p []byte) (int, error)               { return w.c.Write(p) }
+func (w copyTarget) ReadFrom(r io.Reader) (n int64, err error) { return w.c.copyFrom(r) }
+
+// copyFrom is io.Copy with a buffer that suits what r gives at a time, 4 KiB at first: a
+// source that is idle holds no more, and one that can be asked holds none.
+func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
+	class := 0
+	for {
+		awaitReadable(r)
+		buf := c.pool.get(class)
+		k, rerr := r.Read(*buf)
+		var werr error
+		if k > 0 {
+			var done int
+			done, werr = c.Write((*buf)[:k])
+			n += int64(done)
+		}
+		c.pool.put(class, buf)
+		switch {
+		case werr != nil:
+			return n, werr
+		case rerr == io.EOF:
+			return n, nil
+		case rerr != nil:
+			return n, rerr
+		case k == copySize(class) && class < len(c.pool)-1:
+			class++
+		case k < copySize(class) && class > 0:
+			class-- // the next Read may wait for long
+		}
+	}
+}
+
+// awaitReadable waits until a Read of r would return at once, if r is a connection of a
+// Host or what an io.LimitedReader leaves of one. What else can be read is not known.
+func awaitReadable(r io.Reader) {
+	for {
+		switch src := r.(type) {
+		case *io.LimitedReader:
+			if src.N <= 0 {
+				return
+			}
+			r = src.R
+		case *TCPConn:
+			if src.ok() {
+				src.tcp.AwaitReadable()
+			}
+			return
+		default:
+			return
+		}
+	}
+}
+
+// WriteTo writes to w what it reads from the connection, until that ends.
+func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
+	n, err := c.writeTo(w)
+	if err != nil {
+		err = c.opError("writeto", "read", err)
+	}
+	return n, err
+}
+
+// writeTo is io.Copy without a copy of what has come already. While the connection is
+// active it waits with a buffer, to which what comes is copied once, from the link's frame;
+// while it is idle, without.
+func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
+	const class = len(copyBuffers{}) - 1
+	active := false
+	for {
+		var buf *[]byte
+		x, y, storage := c.tcp.Take()
+		if storage == nil {
+			if !active {
+				c.tcp.AwaitReadable()
+				active = true
+				continue
+			}
+			buf = c.pool.get(class)
+			k, err := c.tcp.ReadActive(*buf)
+			if err != nil {
+				c.pool.put(class, buf)
+			}
+			switch {
+			case err == stack.ErrIdle:
+				active = false
+				continue
+			case err == io.EOF:
+				return n, nil
+			case err != nil:
+				return n, c.opError("read", "read", err)
+			}
+			x = (*buf)[:k]
+		}
+		for _, p := range [2][]byte{x, y} {
+			if len(p) == 0 || err != nil {
+				continue
+			}
+			k, werr := w.Write(p)
+			n += int64(max(k, 0))
+			switch {
+			case werr != nil:
+				err = werr
+			case k != len(p):
+				err = io.ErrShortWrite
+			}
+		}
+		if storage != nil {
+			c.tcp.GiveBack(storage)
+		} else {
+			c.pool.put(class, buf)
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
