@@ -473,7 +473,8 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 			return false
 		}
 	}
-	if p := c.probeSize(now, unsent, room); p > 0 && !c.cwr.pace.hold(now) {
+	// A probe of the path's MTU has no room for SACK blocks: it waits until there are none.
+	if p := c.probeSize(now, unsent, room); p > 0 && mss == c.snd.mss && !c.cwr.pace.hold(now) {
 		c.probed(s.nxt, p)
 		c.fresh(now, out, p, p)
 		return true

@@ -180,7 +180,7 @@ type simHost struct {
 	cookie  *simCookie
 	waiter  *Waiter
 	waitEnd Time
-	aged    bool
+	stood   bool // it was established
 
 	written, read         int
 	fin, sawEOF           bool // we said that we end; the peer's end was read
@@ -285,8 +285,9 @@ func (w *sim) judge() {
 		late := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
 		// The ACK of a handshake with a cookie does not come again.
 		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
-		// Nor is one kept whose peer does not read.
+		// Nor is one kept whose peer does not read, or one that was opened by half.
 		polite = polite && !(h.c.orphan && late && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
+		polite = polite && !(h.c.passive && late && !h.stood)
 	}
 	for i := range w.host {
 		h, other := &w.host[i], &w.host[1-i]
@@ -446,11 +447,11 @@ func mergeable(a, b *Segment) bool {
 // after is what a host does after each call on its Conn.
 func (w *sim) after(i int) {
 	h := &w.host[i]
-	if w.o.Old && !h.aged && h.c.State().synchronized() {
-		h.aged = true
+	if first := !h.stood && h.c.State().synchronized(); first && w.o.Old {
 		few := func(n int) Seq { return Seq(w.rng.IntN(1 + min(n, 1<<w.rng.IntN(18)))) }
 		age(&h.c, few(h.side.Total), few(w.o.Side[1-i].Total))
 	}
+	h.stood = h.stood || h.c.State().synchronized()
 	if w.rng.Float64() < w.o.LatePull {
 		h.pullAt = w.now + 1 + Time(w.rng.Int64N(int64(5*Millisecond)))
 		w.check(i, false)
