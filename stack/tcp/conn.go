@@ -42,7 +42,8 @@ type Conn struct {
 	rtt rttEstimator
 	cwr congestionState
 
-	*busy // nil while the Conn rests: see rouse
+	*busy          // nil while the Conn rests: see rouse
+	pl    *plpmtud // nil unless larger segments are searched for
 
 	timers timers
 	keep   KeepAlive
@@ -182,6 +183,11 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.limit = c.p.RecvBuffer
 	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
+	if cfg.AdvMSS > 0 {
+		// RFC 9293 3.7.1: the option tells what can be received, "MMS_R - 20", and
+		// not what is known of the path, which may be another one in that direction.
+		c.rcv.announce = uint32(cfg.AdvMSS)
+	}
 	c.rcv.quick = quickSegments
 	c.rcv.last = now
 	if !c.p.NoWindowScale {
@@ -534,6 +540,7 @@ func (c *Conn) die(e Err) {
 	c.snd.buf.clear()
 	c.snd.buf.ring.giveBack(c.p)
 	c.cwr.release()
+	c.pl = nil
 	if c.busy != nil {
 		c.sb.release()
 		c.rcv.ooo = nil
@@ -581,22 +588,6 @@ func (c *Conn) SetSendLimit(n int) {
 func (c *Conn) SetRecvLimit(n int) {
 	c.rcv.limit, c.rcv.fixed = n, true
 	c.updateWindow()
-}
-
-// PathMTU takes a smaller size for segments that the path carries, in bytes of
-// payload and options (the packet without IP and TCP headers). What is in
-// flight and larger is sent again.
-func (c *Conn) PathMTU(now Time, mss int) {
-	mss = max(mss-int(c.snd.opt), minMSS)
-	if mss >= c.snd.mss {
-		return
-	}
-	c.snd.mss = mss
-	if c.busy == nil {
-		return
-	}
-	c.sb.markAllLost()
-	// Not a sign of congestion (RFC 8201 5.4), so no recovery is entered.
 }
 
 // timers hold a deadline each; 0 is off.

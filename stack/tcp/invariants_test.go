@@ -59,7 +59,10 @@ func largest(c *Conn) int {
 	if c.busy == nil {
 		return c.snd.mss
 	}
-	return max(c.snd.mss, c.pl.max)
+	if c.pl != nil {
+		return max(c.snd.mss, c.pl.max)
+	}
+	return c.snd.mss
 }
 
 // checkBoard recounts the scoreboard.

@@ -96,6 +96,9 @@ func (c *Conn) pipe() int {
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
+	if c.pl != nil && c.pl.small > 0 {
+		c.sizeArrived(a.now, s.len(), s.flags&segEver != 0)
+	}
 	r := &c.rec
 	rtt := a.now - s.at
 	early := s.flags&segEver != 0 && (rtt < c.rtt.min || a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0)
@@ -777,6 +780,9 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	}
 	if t.backoff >= retries && (!closed || c.orphan) {
 		c.timedOut()
+		return
+	}
+	if c.probeTimedOut(now, closed) {
 		return
 	}
 	r := &c.rec

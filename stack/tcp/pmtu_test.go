@@ -78,21 +78,48 @@ func TestALostProbeIsNoCongestion(t *testing.T) {
 	p := smallWindows()
 	w := newPair(t, 1, p)
 	limit := func() int { return 1300 }
-	for w.a.pl.max == 0 {
+	for w.a.pl == nil || w.a.pl.max == 0 {
 		blackHoleRun(t, &p, w, limit, w.now+100*Millisecond)
 	}
 	require.Less(t, w.a.MSS(), 1000)
 	cwnd, lost := 0, false
-	for w.now < 10*Second {
+	for w.now < 10*Second && w.a.pl != nil {
 		probing := w.a.pl.probe.start != w.a.pl.probe.end
 		cwnd = w.a.Info().SndCwnd
 		hi := w.a.pl.hi
 		blackHoleRun(t, &p, w, limit, w.now+Millisecond)
-		if probing && w.a.pl.hi < hi && w.a.timers.backoff == 0 {
+		if probing && w.a.pl != nil && w.a.pl.hi < hi && w.a.timers.backoff == 0 {
 			lost = true
 			require.GreaterOrEqual(t, w.a.Info().SndCwnd, cwnd)
 			require.Equal(t, phaseOpen, w.a.rec.phase)
 		}
 	}
 	require.True(t, lost, "a probe was lost")
+}
+
+func TestASearchLetsAnIdleConnRest(t *testing.T) {
+	p := smallWindows()
+	w := newPair(t, 1, p)
+	limit := func() int { return 65535 }
+	blackHoleRun(t, &p, w, limit, Second)
+	w.a.PathMTU(w.now, 1000)
+	blackHoleRun(t, &p, w, limit, 2*Second)
+	require.Equal(t, 988, w.a.MSS())
+	buf := make([]byte, 64<<10)
+	for w.now < 5*Second { // what is left is read and acknowledged
+		for w.b.Read(w.now, buf) > 0 {
+		}
+		w.flush()
+		require.True(t, w.step(&p) || w.a.Unacked() == 0)
+		if w.a.Unacked() == 0 {
+			break
+		}
+	}
+	w.now += 10 * Second
+	w.a.PathMTU(w.now, 1460)
+	require.Zero(t, w.a.Rest(w.now))
+	require.Nil(t, w.a.busy, "the search needs no busy part")
+	blackHoleRun(t, &p, w, limit, w.now+2*Second)
+	require.Equal(t, 1448, w.a.MSS())
+	require.Nil(t, w.a.pl, "and ends")
 }

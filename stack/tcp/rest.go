@@ -6,7 +6,6 @@ package tcp
 type busy struct {
 	sb  scoreboard
 	rec recovery
-	pl  plpmtud
 	arrivals
 	told     Seq  // SEG.ACK of a segment that was not acceptable, if none was since, or SND.UNA: see ackSeq
 	settleBy Time // until then the application waits for what it lent; 0: it does not
@@ -132,7 +131,7 @@ func (c *Conn) restful() bool {
 		return false
 	case t.rtx != 0 || t.ack != 0 || t.persist != 0 || t.keepNow || t.probeNow:
 		return false
-	case c.rec.phase != phaseOpen || c.rec.pending || c.pl.max != 0:
+	case c.rec.phase != phaseOpen || c.rec.pending:
 		return false
 	}
 	return true

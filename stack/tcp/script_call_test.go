@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // syscall runs a call of the script; to is when it returns, if it blocks.
@@ -328,6 +330,9 @@ func (h *scriptHost) setsockopt(fd *scriptFD, args []string) error {
 		} else {
 			h.params.SendBuffer, h.params.SendBufferMax = n, n
 		}
+	case "IP_MTU": // the route says so, not the application
+		h.pathMSS = n - wire.IPv4Len - wire.TCPLen
+		fd.sock.conn.PathMTU(h.now, h.pathMSS)
 	default:
 		return fmt.Errorf("setsockopt: %s is not known", args[2])
 	}

@@ -47,6 +47,7 @@ type scriptHost struct {
 	scriptNumbers
 	params    Params
 	cfg       Config
+	pathMSS   int // what the path is known to carry, without options
 	tolerance Time
 
 	now  Time
@@ -156,6 +157,7 @@ func newScriptHost(options map[string]string, n scriptNumbers) (*scriptHost, err
 			return nil, fmt.Errorf("option %q is not known", name)
 		}
 	}
+	h.pathMSS = h.cfg.MSS
 	return h, nil
 }
 
@@ -392,7 +394,10 @@ func (h *scriptHost) receiveICMP(ev *pktEvent) error {
 		if err != nil {
 			return err
 		}
-		s.conn.PathMTU(h.now, mtu-wire.IPv4Len-wire.TCPLen)
+		if mss := mtu - wire.IPv4Len - wire.TCPLen; mss < h.pathMSS {
+			h.pathMSS = mss
+			s.conn.PathMTU(h.now, mss)
+		}
 	case !known:
 		return fmt.Errorf("icmp %q is not known", code)
 	case !s.conn.State().synchronized():

@@ -315,6 +315,12 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 		return false
 	}
 	mss := c.segSize()
+	if small := c.smallResend(); small > 0 {
+		if b.resent > 0 {
+			return false
+		}
+		mss = min(mss, small)
+	}
 	room := c.cwr.cwnd - c.pipe()
 	n := min(p.sent().len(), c.burst(mss), admitted)
 	if room < min(n, mss) {
@@ -473,11 +479,16 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 			return false
 		}
 	}
-	// A probe of the path's MTU has no room for SACK blocks: it waits until there are none.
-	if p := c.probeSize(now, unsent, room); p > 0 && mss == c.snd.mss && !c.cwr.pace.hold(now) {
-		c.probed(s.nxt, p)
-		c.fresh(now, out, p, p)
-		return true
+	if c.pl != nil {
+		p, wait := c.probeSize(now, unsent, room)
+		if wait {
+			return false
+		}
+		if p > 0 && !c.cwr.pace.hold(now) {
+			c.probed(s.nxt, p)
+			c.fresh(now, out, p, p)
+			return true
+		}
 	}
 	if n > mss && (n < unsent || !c.noDelay && !s.fin) {
 		n = n / mss * mss // what is left is for Nagle's algorithm to judge

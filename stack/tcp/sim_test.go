@@ -731,7 +731,7 @@ func (w *sim) fiddle(h *simHost) {
 	case 2:
 		h.c.SetNoDelay(w.rng.IntN(2) == 0)
 	case 3:
-		n := 200 + w.rng.IntN(1400)
+		n := min(200+w.rng.IntN(1400), h.side.MSS) // no path carries more than the link
 		w.log("%s path MTU for %d", h.name, n)
 		h.c.PathMTU(w.now, n)
 	case 4:

@@ -274,7 +274,8 @@ type Config struct {
 
 	ISS      Seq    // initial send sequence number, unpredictable (RFC 6528)
 	TSOffset uint32 // added to the timestamp clock (RFC 7323 5.4)
-	MSS      int    // the largest segment that the interface can carry, in bytes of payload without options
+	MSS      int    // the largest segment that the path can carry, in bytes of payload without options
+	AdvMSS   int    // the largest segment that can be received, for the MSS option, likewise; 0: MSS
 	GSO      int    // the most payload bytes that Next may put in one segment; 0: no super-segments
 	NoDelay  bool   // do not wait to fill segments (RFC 9293 3.7.4: Nagle's algorithm is off)
 	Keep     KeepAlive
