@@ -239,6 +239,9 @@ func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 	if err == syscall.EADDRNOTAVAIL && g.src.IsValid() && src == g.src {
 		err = syscall.ENETUNREACH
 	}
+	if err == nil && !p.group {
+		g.s.datagramMTU.apply(g.s, &p)
+	}
 	return p, err
 }
 

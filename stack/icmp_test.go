@@ -314,6 +314,8 @@ func TestFragmentationNeededLowersThePathMTU(t *testing.T) {
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachFragNeeded, 0, packet[:28]))
 	path, err := s.route(addr("192.0.2.2"), netip.Addr{})
 	require.NoError(t, err)
+	require.Equal(t, 1500, path.mtu, "for TCP")
+	s.datagramMTU.apply(s, &path)
 	require.Equal(t, 1006, path.mtu)
 }
 

@@ -275,7 +275,7 @@ func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 			continue
 		}
 		if e.errno == syscall.EMSGSIZE {
-			s.lowerPathMTU(e.remote, e.mtu)
+			s.lowerDatagramMTU(e.remote, e.mtu)
 		}
 		if e.hard {
 			r.fail(e.errno)

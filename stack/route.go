@@ -5,12 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 
-	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -233,6 +229,11 @@ type path struct {
 
 // mss is the largest segment of TCP on the path in bytes of payload, without options.
 func (p *path) mss() int { return p.mtu - int(p.ipLen) - wire.TCPLen }
+
+// advMSS is the largest segment that the interface can receive, likewise: what the MSS
+// option says. RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20", and MMS_R
+// is no matter of the path to the peer.
+func (p *path) advMSS() int { return p.ifc.mtu() - int(p.ipLen) - wire.TCPLen }
 
 // gso is the most payload of TCP in one super-frame on the path; 0: there are none.
 func (p *path) gso() int {
@@ -584,88 +585,4 @@ func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-const (
-	maxPathMTUs = 1024
-	// pathMTUAge is when a lowered MTU is forgotten, as RFC 1191 6.3 suggests.
-	pathMTUAge = tcp.Time(10 * time.Minute)
-	// minPathMTU is the least that an ICMP message can lower a path to. A path
-	// below it exists hardly anywhere, but forged messages do; on one that is
-	// said to be below, DF is not set.
-	minPathMTU = 552
-)
-
-// A pmtuCache remembers to which destinations only smaller packets pass.
-type pmtuCache struct {
-	n  atomic.Int32 // entries, to be read without mu
-	mu sync.Mutex
-	m  map[netip.Addr]pathMTU
-}
-
-type pathMTU struct {
-	mtu   int
-	frag  bool // fragment rather than set DF
-	until tcp.Time
-}
-
-// apply lowers the MTU of a path to what is known of its destination.
-func (c *pmtuCache) apply(s *Stack, p *path) {
-	if c.n.Load() == 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.m[p.dst]
-	if !ok {
-		return
-	}
-	if s.now() >= e.until {
-		delete(c.m, p.dst)
-		c.n.Store(int32(len(c.m)))
-		// Others that hold a path to it may try larger packets too.
-		s.gen.Add(1)
-		return
-	}
-	p.mtu = min(p.mtu, e.mtu)
-	p.mayFrag = e.frag
-}
-
-// lowerPathMTU takes note that a packet to dst was too big. The caller has made
-// sure that it was sent by this host. mtu is the next hop's, or 0.
-// It never raises the MTU.
-func (s *Stack) lowerPathMTU(dst netip.Addr, mtu int) {
-	p, err := s.route(dst, netip.Addr{})
-	if err != nil || p.group || p.ifc.loopback || mtu >= p.mtu {
-		return
-	}
-	e := pathMTU{mtu: max(mtu, min(minPathMTU, p.mtu)), frag: mtu < minPathMTU, until: s.now() + pathMTUAge}
-	c := &s.pmtu
-	c.mu.Lock()
-	if c.m == nil {
-		c.m = make(map[netip.Addr]pathMTU)
-	}
-	if _, ok := c.m[dst]; !ok && len(c.m) >= maxPathMTUs {
-		for victim := range c.m { // any: the next message brings it back
-			delete(c.m, victim)
-			break
-		}
-	}
-	c.m[dst] = e
-	c.n.Store(int32(len(c.m)))
-	c.mu.Unlock()
-	s.gen.Add(1)
-}
-
-// plateau is the MTU to try next where a router does not name one, for a packet
-// that had the given total length.
-// RFC 1191 7.1 lists the sizes that links have; the greatest below the length
-// of what did not pass is the next to try.
-func plateau(total int) int {
-	for _, mtu := range [...]int{32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296} {
-		if mtu < total {
-			return mtu
-		}
-	}
-	return minMTU
 }

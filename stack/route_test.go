@@ -180,7 +180,7 @@ func TestALoweredPathMTUIsKeptForTenMinutes(t *testing.T) {
 		other, _ := s.route(addr("192.0.2.3"), netip.Addr{})
 		require.Equal(t, 1500, other.mtu)
 		time.Sleep(10 * time.Minute)
-		mtu()
+		synctest.Wait()
 		require.Equal(t, 1500, mtu())
 		require.False(t, p.valid(s))
 		a := addr("192.0.2.2")

@@ -109,10 +109,12 @@ type Stack struct {
 	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never changed
 	table  atomic.Pointer[routeTable] // replaced, never changed
 	gen    atomic.Uint32              // of table; paths of older ones are void
-	pmtu   pmtuCache                  // what ICMP told about paths
+	pmtu   pmtuCache                  // what ICMP told of TCP segments
 	closed atomic.Bool                // set once, under mu
 	life   life
 	deaths atomic.Int64 // of links
+
+	datagramMTU pmtuCache // what ICMP told of other datagrams
 
 	mu        sync.Mutex // one change of the configuration at a time
 	lastIndex int        // the highest interface index given
@@ -228,6 +230,8 @@ func (s *Stack) Close() error {
 	}
 	s.frags.close()
 	s.clock.stop()
+	s.pmtu.close()
+	s.datagramMTU.close()
 	s.gen.Add(1)
 	s.life.end(net.ErrClosed)
 	return first

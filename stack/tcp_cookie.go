@@ -108,7 +108,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 		Ack:    syn.Seq + 1,
 		Flags:  wire.FlagSYN | wire.FlagACK,
 		Window: uint16(min(params.RecvBuffer, 65535)),
-		MSS:    uint16(p.mss()),
+		MSS:    uint16(p.advMSS()),
 	}}
 	if syn.HasTS && !params.NoTimestamps {
 		bits := uint32(cookieNoScale)

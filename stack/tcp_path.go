@@ -40,8 +40,8 @@ func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 	}
 	p := &found
 	p.tsOffset = s.tsOffset(p.src, p.dst)
-	if p.group || p.mayFrag || p.mtu != p.ifc.mtu() {
-		return p, nil // what is known of a path's MTU ages: it is asked for each time
+	if p.group {
+		return p, nil
 	}
 	c := &s.tcp.paths
 	c.mu.Lock()

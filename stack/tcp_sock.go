@@ -123,6 +123,7 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 		Params: &t.s.tcp.params,
 		ISS:    t.s.isn(now, &t.key), TSOffset: t.path.tsOffset,
 		MSS:     t.path.mss(),
+		AdvMSS:  t.path.advMSS(),
 		GSO:     t.path.gso(),
 		NoDelay: true,
 		Keep:    o.keepAlive(),
@@ -425,7 +426,7 @@ func (t *TCP) reroute(now tcp.Time) {
 		t.conn.SoftError(tcp.ErrNetUnreachable)
 		return
 	}
-	if p.mtu < t.path.mtu {
+	if p.mtu != t.path.mtu {
 		t.conn.PathMTU(now, p.mss())
 	}
 	t.path = p

@@ -487,7 +487,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 		return
 	}
 	if e.errno == syscall.EMSGSIZE {
-		s.lowerPathMTU(e.remote, e.mtu)
+		s.lowerDatagramMTU(e.remote, e.mtu)
 	}
 	if e.hard && u.RemoteAddr() == remote {
 		u.fail(e.errno)

@@ -1,0 +1,152 @@
+package stack
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+)
+
+const (
+	maxPathMTUs = 1024
+	// pathMTUAge is when a lowered MTU is forgotten, as RFC 1191 6.3 suggests.
+	pathMTUAge = tcp.Time(10 * time.Minute)
+	// minPathMTU is the least that an ICMP message can lower a path to. A path
+	// below it exists hardly anywhere, but forged messages do; on one that is
+	// said to be below, DF is not set.
+	minPathMTU = 552
+)
+
+// A pmtuCache remembers to which destinations only smaller packets pass. A host has
+// two. What ICMP tells of TCP segments that are in flight is hard to forge, and holds
+// for everybody. What it tells of datagrams anybody can say who guesses a port, so it
+// holds for datagrams only.
+type pmtuCache struct {
+	n atomic.Int32 // entries, to be read without mu
+
+	mu     sync.Mutex
+	m      map[netip.Addr]pathMTU
+	timer  *time.Timer // runs while there are entries; nil until first needed
+	at     tcp.Time    // when timer fires; 0: it does not run
+	closed bool
+}
+
+type pathMTU struct {
+	mtu   int
+	frag  bool // fragment rather than set DF
+	until tcp.Time
+}
+
+// apply lowers the MTU of a path to what is known of its destination.
+func (c *pmtuCache) apply(s *Stack, p *path) {
+	if c.n.Load() == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.m[p.dst]; ok && s.now() < e.until {
+		p.mtu = min(p.mtu, e.mtu)
+		p.mayFrag = p.mayFrag || e.frag
+	}
+}
+
+// lowerPathMTU takes note that a TCP segment to dst was too big. The caller has made
+// sure that this host has sent it and that it is in flight. mtu is the next hop's, or
+// 0. It never raises the MTU.
+func (s *Stack) lowerPathMTU(dst netip.Addr, mtu int) { s.pmtu.lower(s, dst, mtu) }
+
+// lowerDatagramMTU is lowerPathMTU for what no TCP segment was.
+func (s *Stack) lowerDatagramMTU(dst netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, mtu) }
+
+func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
+	p, err := s.route(dst, netip.Addr{})
+	if err != nil || p.group || p.ifc.loopback {
+		return
+	}
+	if c.apply(s, &p); mtu >= p.mtu {
+		return
+	}
+	now := s.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	if c.m == nil {
+		c.m = make(map[netip.Addr]pathMTU)
+	}
+	if _, ok := c.m[dst]; !ok && len(c.m) >= maxPathMTUs {
+		for victim := range c.m { // any: the next message brings it back
+			delete(c.m, victim)
+			break
+		}
+	}
+	c.m[dst] = pathMTU{mtu: max(mtu, min(minPathMTU, p.mtu)), frag: mtu < minPathMTU, until: now + pathMTUAge}
+	c.n.Store(int32(len(c.m)))
+	c.arm(s, now)
+	s.gen.Add(1)
+}
+
+// arm sets the timer for the entry that is forgotten first. c.mu is held.
+func (c *pmtuCache) arm(s *Stack, now tcp.Time) {
+	if c.at != 0 || len(c.m) == 0 || c.closed {
+		return // an entry that comes later lasts longer
+	}
+	for _, e := range c.m {
+		if c.at == 0 || e.until < c.at {
+			c.at = e.until
+		}
+	}
+	wait := time.Duration(max(c.at-now, tcp.Second))
+	if c.timer == nil {
+		c.timer = time.AfterFunc(wait, func() { c.expire(s) })
+	} else {
+		c.timer.Reset(wait)
+	}
+}
+
+// expire forgets what is too old. RFC 1191 6.3: "The PMTU estimate is set to the MTU of
+// the associated first hop", and "Packetization layers using this route are notified of
+// the increase": their paths are void, so they look for a path before they send.
+func (c *pmtuCache) expire(s *Stack) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := s.now()
+	c.at = 0
+	n := len(c.m)
+	for dst, e := range c.m {
+		if now >= e.until {
+			delete(c.m, dst)
+		}
+	}
+	c.n.Store(int32(len(c.m)))
+	if len(c.m) < n {
+		s.gen.Add(1)
+	}
+	c.arm(s, now)
+}
+
+// close ends the cache with its stack.
+func (c *pmtuCache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+}
+
+// plateau is the MTU to try next where a router does not name one, for a packet
+// that had the given total length.
+// RFC 1191 7.1 lists the sizes that links have; the greatest below the length
+// of what did not pass is the next to try.
+func plateau(total int) int {
+	for _, mtu := range [...]int{32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296} {
+		if mtu < total {
+			return mtu
+		}
+	}
+	return minMTU
+}
