@@ -34,6 +34,9 @@ var floors = map[string][]string{
 	// The command stands on all of it.
 	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
 	"internal/hosttest": {"", "nic"},
+	"internal/world":    {"", "internal/hosttest"},
+	"internal/contract": {},
+	"internal/scenario": {},
 	"internal/taptest":  {},
 	"interop/std":       {},
 	// It is net's face on one host, and generated.

@@ -84,3 +84,16 @@ func echo(c net.Conn) {
 	defer c.Close()
 	io.Copy(c, c)
 }
+
+// text makes n bytes that are not the same at two places.
+func text(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i) ^ byte(i>>8) ^ byte(i>>16)
+	}
+	return b
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

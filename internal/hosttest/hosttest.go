@@ -131,6 +131,41 @@ func Echo(c net.Conn) {
 	io.Copy(c, c)
 }
 
+// Connect makes a connection from one host to a listener on the other, which may be the
+// same.
+func Connect(t testing.TB, from, to *usernet.Host, addr string) (client, server *usernet.TCPConn) {
+	t.Helper()
+	ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := from.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return c.(*usernet.TCPConn), s.(*usernet.TCPConn)
+}
+
+// Text makes n bytes that are not the same at two places.
+func Text(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i) ^ byte(i>>8) ^ byte(i>>16)
+	}
+	return b
+}
+
+// Zeros is an endless source of zeros.
+type Zeros struct{}
+
+func (Zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
 // Certificate makes a certificate for a name and a pool that trusts it. It is valid in a
 // bubble too, where time begins in the year 2000.
 func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {

@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"context"
@@ -9,56 +9,42 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 )
 
-// experimental is a protocol that nobody speaks: RFC 3692 has it for tests.
-const experimental = "ip4:253"
-
 // privileged is a behaviour that the kernel lets only root have.
-func privileged(run func(t *testing.T, w *world) []any) func(*testing.T, *world) []any {
-	return func(t *testing.T, w *world) []any {
+func privileged(run func(t *testing.T, w *world.World) []any) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
 		if os.Geteuid() != 0 {
 			t.Skip("needs root, for IP sockets of the kernel's")
 		}
 		own := *w
-		own.server = w.alone
+		own.Server = w.Alone
 		return run(t, &own)
 	}
-}
-
-// ipPair makes an IP socket of the server's and one that is connected to it.
-func (w *world) ipPair(t *testing.T) (client, server ipConn) {
-	t.Helper()
-	pc, err := w.listenPacket(experimental, w.server)
-	require.NoError(t, err)
-	t.Cleanup(func() { pc.Close() })
-	c, err := w.dial(context.Background(), dialOptions{}, experimental, w.server)
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Close() })
-	return c.(ipConn), pc.(ipConn)
 }
 
 // ipBehaviours are of IP sockets.
 func ipBehaviours() []behaviour {
 	all := []behaviour{
-		{"ends of IP sockets", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"ends of IP sockets", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			return []any{s.LocalAddr(), s.RemoteAddr(), c.LocalAddr(), c.RemoteAddr()}
 		}, "ip HOST"},
-		{"bind IP to all addresses", binding(experimental, "0.0.0.0"), "ip 0.0.0.0"},
-		{"bind IP to no address", binding(experimental, ""), "ip 0.0.0.0"},
+		{"bind IP to all addresses", binding(world.Experimental, "0.0.0.0"), "ip 0.0.0.0"},
+		{"bind IP to no address", binding(world.Experimental, ""), "ip 0.0.0.0"},
 		{"bind IP by a protocol's name", binding("ip4:icmp", "HOST"), "ip HOST"},
 		{"bind IP by a protocol's name in capitals", binding("ip4:ICMP", "HOST"), "ip HOST"},
-		{"bind IP to an address that is not ours", binding(experimental, "203.0.113.77"), "bind: cannot assign requested address"},
-		{"dial on protocol 0", dialing("ip4:0", "HOST", dialOptions{}), "socket: protocol not supported"},
-		{"dial on a protocol that is too large", dialing("ip4:300", "HOST", dialOptions{}), "socket: invalid argument"},
+		{"bind IP to an address that is not ours", binding(world.Experimental, "203.0.113.77"), "bind: cannot assign requested address"},
+		{"dial on protocol 0", dialing("ip4:0", "HOST", world.DialOptions{}), "socket: protocol not supported"},
+		{"dial on a protocol that is too large", dialing("ip4:300", "HOST", world.DialOptions{}), "socket: invalid argument"},
 		{"bind IP to the first protocol that no header has room for", binding("ip4:256", "HOST"), "ip HOST"},
 		{"bind IP to the last protocol of Linux's", binding("ip4:262", "HOST"), "ip HOST"},
 		{"bind IP to the next", binding("ip4:263", "HOST"), "socket: invalid argument"},
-		{"an IP socket of a protocol that is too large sends, and hears nothing", func(t *testing.T, w *world) []any {
-			pc, err := w.listenPacket("ip4:257", w.server)
+		{"an IP socket of a protocol that is too large sends, and hears nothing", func(t *testing.T, w *world.World) []any {
+			pc, err := w.ListenPacket("ip4:257", w.Server)
 			require.NoError(t, err)
 			defer pc.Close()
 			n, err := pc.WriteTo([]byte("is sent with the lower 8 bits"), pc.LocalAddr())
@@ -68,81 +54,81 @@ func ipBehaviours() []behaviour {
 			return []any{n, err, rerr}
 		}, "i/o timeout"},
 		{"bind IP to a protocol that is too large", binding("ip4:70000", "HOST"), "socket: invalid argument"},
-		{"dial on ip to an IPv4 literal", dialing("ip:253", "HOST", dialOptions{}), "ip HOST"},
-		{"dial IP to the wildcard, and to no address", func(t *testing.T, w *world) []any {
-			w = w.self(t)
-			none, err := w.dialIP(experimental, nil, &net.IPAddr{})
+		{"dial on ip to an IPv4 literal", dialing("ip:253", "HOST", world.DialOptions{}), "ip HOST"},
+		{"dial IP to the wildcard, and to no address", func(t *testing.T, w *world.World) []any {
+			w = w.Self(t)
+			none, err := w.DialIP(world.Experimental, nil, &net.IPAddr{})
 			require.NoError(t, err)
 			defer none.Close()
-			zero, err := w.dialIP(experimental, nil, &net.IPAddr{IP: net.IPv4zero})
+			zero, err := w.DialIP(world.Experimental, nil, &net.IPAddr{IP: net.IPv4zero})
 			require.NoError(t, err)
 			defer zero.Close()
 			return []any{none.LocalAddr(), none.RemoteAddr(), zero.LocalAddr(), zero.RemoteAddr()}
 		}, "ip 0.0.0.0"},
-		{"dial IP from an address of the wrong type", dialing(experimental, "HOST", dialOptions{local: &net.UDPAddr{}}), "mismatched local address type"},
-		{"dial IP from an address that is not ours", dialing(experimental, "HOST", dialOptions{local: &net.IPAddr{IP: net.IP{203, 0, 113, 77}}}), "bind: cannot assign requested address"},
-		{"dial IP with a timeout that is over", dialing(experimental, "HOST", dialOptions{timeout: -1}), "i/o timeout"},
-		{"DialIP and ListenIP", func(t *testing.T, w *world) []any {
-			addr := &net.IPAddr{IP: net.ParseIP(w.server)}
-			s, err := w.bindIP(experimental, addr)
+		{"dial IP from an address of the wrong type", dialing(world.Experimental, "HOST", world.DialOptions{Local: &net.UDPAddr{}}), "mismatched local address type"},
+		{"dial IP from an address that is not ours", dialing(world.Experimental, "HOST", world.DialOptions{Local: &net.IPAddr{IP: net.IP{203, 0, 113, 77}}}), "bind: cannot assign requested address"},
+		{"dial IP with a timeout that is over", dialing(world.Experimental, "HOST", world.DialOptions{Timeout: -1}), "i/o timeout"},
+		{"DialIP and ListenIP", func(t *testing.T, w *world.World) []any {
+			addr := &net.IPAddr{IP: net.ParseIP(w.Server)}
+			s, err := w.BindIP(world.Experimental, addr)
 			require.NoError(t, err)
 			defer s.Close()
-			c, err := w.dialIP(experimental, nil, addr)
+			c, err := w.DialIP(world.Experimental, nil, addr)
 			require.NoError(t, err)
 			defer c.Close()
 			return []any{s.LocalAddr(), c.RemoteAddr()}
 		}, "ip HOST"},
-		{"DialIP on ip4 to IPv6", func(t *testing.T, w *world) []any {
-			_, err := w.dialIP(experimental, nil, &net.IPAddr{IP: net.IPv6loopback})
+		{"DialIP on ip4 to IPv6", func(t *testing.T, w *world.World) []any {
+			_, err := w.DialIP(world.Experimental, nil, &net.IPAddr{IP: net.IPv6loopback})
 			return []any{err}
 		}, "non-IPv4 address"},
-		{"ReadFrom of an IP socket begins after the IP header", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"ReadFrom of an IP socket begins after the IP header", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			seen := write(c, "payload")
 			b := make([]byte, 100)
 			n, from, err := s.ReadFrom(b)
 			return append(seen, received(b, n, from, err)...)
 		}, "<nil>"},
-		{"ReadFromIP of an IP socket", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"ReadFromIP of an IP socket", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			seen := write(c, "payload")
 			b := make([]byte, 100)
 			n, from, err := s.ReadFromIP(b)
 			return append(seen, received(b, n, from, err)...)
 		}, "<nil>"},
-		{"ReadFrom of an IP socket into a small buffer", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"ReadFrom of an IP socket into a small buffer", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			require.NoError(t, writeAll(c, "more than fits"))
 			b := make([]byte, 24)
 			n, from, err := s.ReadFrom(b)
 			return []any{from, err, n}
 		}, "4"},
-		{"an empty Read of an IP socket", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"an empty Read of an IP socket", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			require.NoError(t, writeAll(c, "stays"))
 			seen := read(s, 0)
 			b := make([]byte, 100)
 			n, from, err := s.ReadFrom(b)
 			return append(seen, received(b, n, from, err)...)
 		}, "<nil>"},
-		{"Read of an IP socket begins with the IP header", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"Read of an IP socket begins with the IP header", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			require.NoError(t, writeAll(c, "payload"))
 			b := make([]byte, 100)
 			n, err := s.Read(b)
 			require.NoError(t, err)
 			return []any{n, headerOf(b), b[20:n]}
 		}, `"payload"`},
-		{"ReadMsgIP of an IP socket begins with the IP header", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"ReadMsgIP of an IP socket begins with the IP header", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			require.NoError(t, writeAll(c, "payload"))
 			b := make([]byte, 24)
 			n, oobn, flags, from, err := s.ReadMsgIP(b, nil)
 			require.NoError(t, err)
 			return []any{from, n, oobn, flags, headerOf(b), b[20:n]}
 		}, `"payl"`},
-		{"answers on IP sockets by all ways of writing", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"answers on IP sockets by all ways of writing", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			to := c.LocalAddr().(*net.IPAddr)
 			n1, err1 := s.WriteTo([]byte("1"), to)
 			n2, err2 := s.WriteToIP([]byte("2"), to)
@@ -155,17 +141,17 @@ func ipBehaviours() []behaviour {
 			}
 			return seen
 		}, "<nil>"},
-		{"WriteTo on a connected IP socket", func(t *testing.T, w *world) []any {
-			c, _ := w.ipPair(t)
+		{"WriteTo on a connected IP socket", func(t *testing.T, w *world.World) []any {
+			c, _ := w.IPPair(t)
 			_, err1 := c.WriteTo([]byte("x"), c.RemoteAddr())
 			_, _, err2 := c.WriteMsgIP([]byte("x"), nil, c.RemoteAddr().(*net.IPAddr))
 			_, _, err3 := c.WriteMsgIP([]byte("x"), nil, nil)
 			return []any{err1, err2, err3}
 		}, "use of WriteTo with pre-connected connection"},
-		{"a connected IP socket hears nobody else", func(t *testing.T, w *world) []any {
-			w = w.self(t)
-			c, s := w.ipPair(t)
-			other, err := w.bindIP(experimental, &net.IPAddr{IP: net.IPv4(127, 0, 0, 3)})
+		{"a connected IP socket hears nobody else", func(t *testing.T, w *world.World) []any {
+			w = w.Self(t)
+			c, s := w.IPPair(t)
+			other, err := w.BindIP(world.Experimental, &net.IPAddr{IP: net.IPv4(127, 0, 0, 3)})
 			require.NoError(t, err)
 			defer other.Close()
 			_, err1 := other.WriteTo([]byte("other"), c.LocalAddr())
@@ -174,37 +160,37 @@ func ipBehaviours() []behaviour {
 			n, from, err := c.ReadFrom(b)
 			return append([]any{err1, err2}, received(b, n, from, err)...)
 		}, "<nil>"},
-		{"wrong addresses on an IP socket", func(t *testing.T, w *world) []any {
-			_, s := w.ipPair(t)
+		{"wrong addresses on an IP socket", func(t *testing.T, w *world.World) []any {
+			_, s := w.IPPair(t)
 			_, none := s.WriteTo([]byte("x"), nil)
-			_, wrong := s.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(w.server), Port: 1})
+			_, wrong := s.WriteTo([]byte("x"), &net.UDPAddr{IP: net.ParseIP(w.Server), Port: 1})
 			_, missing := s.WriteToIP([]byte("x"), nil)
 			_, _, msg := s.WriteMsgIP([]byte("x"), nil, nil)
 			_, family := s.WriteToIP([]byte("x"), &net.IPAddr{IP: net.IPv6loopback})
 			return []any{writeErr(s), none, wrong, missing, msg, family}
 		}, "non-IPv4 address"},
-		{"too large a datagram on an IP socket", func(t *testing.T, w *world) []any {
-			c, _ := w.ipPair(t)
+		{"too large a datagram on an IP socket", func(t *testing.T, w *world.World) []any {
+			c, _ := w.IPPair(t)
 			_, err := c.Write(make([]byte, 65536-20))
 			return []any{err}
 		}, "message too long"},
-		{"deadlines of an IP socket", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"deadlines of an IP socket", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			require.NoError(t, s.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
 			_, _, from := s.ReadFrom(make([]byte, 1))
 			require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
 			return []any{from, readErr(c), writeErr(c)}
 		}, "i/o timeout"},
-		{"every method of a closed IP socket", func(t *testing.T, w *world) []any {
-			c, s := w.ipPair(t)
+		{"every method of a closed IP socket", func(t *testing.T, w *world.World) []any {
+			c, s := w.IPPair(t)
 			require.NoError(t, c.Close())
 			got := after(func() error { return readErr(s) })
 			require.NoError(t, s.Close())
 			seen := append([]any{<-got}, ipMethods(s, c.LocalAddr().(*net.IPAddr))...)
 			return append(append(seen, ipMethods(c, nil)...), c.LocalAddr(), c.RemoteAddr())
 		}, "ip HOST"},
-		{"ping", func(t *testing.T, w *world) []any {
-			c, err := w.dial(context.Background(), dialOptions{}, "ip4:icmp", w.server)
+		{"ping", func(t *testing.T, w *world.World) []any {
+			c, err := w.Dial(context.Background(), world.DialOptions{}, "ip4:icmp", w.Server)
 			require.NoError(t, err)
 			defer c.Close()
 			id := os.Getpid() & 0xffff
@@ -216,7 +202,7 @@ func ipBehaviours() []behaviour {
 			require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Second)))
 			for {
 				b := make([]byte, 100)
-				n, from, err := c.(ipConn).ReadFrom(b)
+				n, from, err := c.(world.IPConn).ReadFrom(b)
 				if err != nil {
 					return []any{err}
 				}

@@ -1,4 +1,4 @@
-package usernet
+package scenario
 
 import (
 	"bytes"
@@ -17,23 +17,25 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/internal/world"
 	"github.com/usernet/usernet/nic"
 )
 
 func TestAConnectionAndItsListener(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		require.Equal(t, "tcp", ln.Addr().Network())
-		go serve(ln, echo)
-		c := w.to(t, ln.Addr())
+		go hosttest.Serve(ln, hosttest.Echo)
+		c := w.To(t, ln.Addr())
 		require.Equal(t, ln.Addr().String(), c.RemoteAddr().String())
 		require.Equal(t, "tcp", c.LocalAddr().Network())
 		require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Minute)))
 		require.NoError(t, c.SetWriteDeadline(time.Now().Add(time.Minute)))
 		for _, n := range []int{1, 10, 1460, 5000, 100_000} {
-			go c.Write(text(n))
-			require.Equal(t, text(n), readFull(t, c, n))
+			go c.Write(hosttest.Text(n))
+			require.Equal(t, hosttest.Text(n), readFull(t, c, n))
 		}
 		require.NoError(t, c.Close())
 		require.ErrorIs(t, c.Close(), net.ErrClosed)
@@ -41,14 +43,14 @@ func TestAConnectionAndItsListener(t *testing.T) {
 }
 
 func TestServersAreSeveralAndTheirClientsMany(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		var clients sync.WaitGroup
 		for range 3 {
-			ln := w.listenTCP(t)
-			go serve(ln, echo)
+			ln := w.ListenTCP(t)
+			go hosttest.Serve(ln, hosttest.Echo)
 			for i := range 8 {
 				clients.Go(func() {
-					c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+					c, err := w.Dial(context.Background(), world.DialOptions{}, "tcp", ln.Addr().String())
 					if err != nil {
 						t.Error(err)
 						return
@@ -70,8 +72,8 @@ func TestServersAreSeveralAndTheirClientsMany(t *testing.T) {
 }
 
 func TestHalfAConnectionGoesOn(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		client.Write([]byte("question"))
 		require.NoError(t, client.CloseWrite())
 		question, err := io.ReadAll(server)
@@ -91,8 +93,8 @@ func TestHalfAConnectionGoesOn(t *testing.T) {
 }
 
 func TestAReaderIsClosedUnderItself(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, _ := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, _ := w.Pair(t)
 		failed := make(chan error, 1)
 		go func() {
 			_, err := client.Read(make([]byte, 1))
@@ -107,8 +109,8 @@ func TestAReaderIsClosedUnderItself(t *testing.T) {
 }
 
 func TestAClosedConnectionWakesItsCallers(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, _ := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, _ := w.Pair(t)
 		failed := make(chan error, 2)
 		go func() {
 			_, err := client.Read(make([]byte, 1))
@@ -133,8 +135,8 @@ func TestAClosedConnectionWakesItsCallers(t *testing.T) {
 }
 
 func TestNothingIsReadIntoNothing(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		for _, p := range [][]byte{nil, {}} {
 			n, err := client.Read(p)
 			require.NoError(t, err)
@@ -149,9 +151,9 @@ func TestNothingIsReadIntoNothing(t *testing.T) {
 }
 
 func TestMuchIsSentInOneWrite(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
-		much := text(8 << 20)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
+		much := hosttest.Text(8 << 20)
 		go func() {
 			if n, err := client.Write(much); n != len(much) || err != nil {
 				t.Error(n, err)
@@ -165,12 +167,12 @@ func TestMuchIsSentInOneWrite(t *testing.T) {
 }
 
 func TestManyBuffersAreWrittenAsOne(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		var want []byte
 		var buffers net.Buffers
 		for i := range 300 {
-			b := text(i)
+			b := hosttest.Text(i)
 			buffers = append(buffers, b)
 			want = append(want, b...)
 		}
@@ -184,12 +186,12 @@ func TestManyBuffersAreWrittenAsOne(t *testing.T) {
 }
 
 func TestAFileIsSent(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		want := text(1 << 20)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		want := hosttest.Text(1 << 20)
 		name := filepath.Join(t.TempDir(), "file")
 		require.NoError(t, os.WriteFile(name, want, 0o600))
 		send := func(copy func(c net.Conn, f *os.File) (int64, error)) []byte {
-			client, server := w.pair(t)
+			client, server := w.Pair(t)
 			f, err := os.Open(name)
 			require.NoError(t, err)
 			defer f.Close()
@@ -228,13 +230,13 @@ func TestAFileIsSent(t *testing.T) {
 }
 
 func TestACopyEndsWithTheDeadline(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		client.SetWriteBuffer(64 << 10)
 		server.SetReadBuffer(64 << 10)
 		// The deadline is set when something has been sent: a loaded machine may not get so
 		// far in any given time.
-		n, err := io.Copy(client, &onceRead{r: io.LimitReader(zeros{}, 64<<20), then: func() {
+		n, err := io.Copy(client, &onceRead{r: io.LimitReader(hosttest.Zeros{}, 64<<20), then: func() {
 			if err := client.SetWriteDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
 				t.Error(err)
 			}
@@ -246,16 +248,16 @@ func TestACopyEndsWithTheDeadline(t *testing.T) {
 }
 
 func TestAConnectionIsCopiedIntoAnother(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, inbound := w.pair(t)
-		outbound, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, inbound := w.Pair(t)
+		outbound, server := w.Pair(t)
 		copied := make(chan error, 1)
 		go func() { // a proxy
 			_, err := io.Copy(outbound, inbound)
 			outbound.CloseWrite()
 			copied <- err
 		}()
-		want := text(3 << 20)
+		want := hosttest.Text(3 << 20)
 		go func() {
 			client.Write(want)
 			client.CloseWrite()
@@ -268,8 +270,8 @@ func TestAConnectionIsCopiedIntoAnother(t *testing.T) {
 }
 
 func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		r, pw := io.Pipe()
 		copied := make(chan error, 1)
 		go func() {
@@ -290,12 +292,12 @@ func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
 }
 
 func TestARefusedPortIsNeverConnectedToItself(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		// A dial to a port of the range that is dialed from may choose that very port:
 		// simultaneous open with itself, which is nobody's wish.
-		free := freePort(t, w)
+		free := world.FreePort(t, w)
 		for range 300 {
-			c, err := w.dial(context.Background(), dialOptions{timeout: time.Second}, "tcp", free)
+			c, err := w.Dial(context.Background(), world.DialOptions{Timeout: time.Second}, "tcp", free)
 			if err == nil {
 				require.NotEqual(t, c.LocalAddr().String(), c.RemoteAddr().String())
 				c.Close()
@@ -306,20 +308,20 @@ func TestARefusedPortIsNeverConnectedToItself(t *testing.T) {
 }
 
 func TestARefusalIsQuick(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		_, err := w.dial(context.Background(), dialOptions{timeout: time.Minute}, "tcp", freePort(t, w))
+	everywhere(t, func(t *testing.T, w *world.World) {
+		_, err := w.Dial(context.Background(), world.DialOptions{Timeout: time.Minute}, "tcp", world.FreePort(t, w))
 		require.ErrorIs(t, err, syscall.ECONNREFUSED, "and not the timeout")
 	})
 }
 
 func TestAnAbortedRequestDoesNotStopAccept(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
-		aborted := w.to(t, ln.Addr())
-		require.NoError(t, aborted.(tcpConn).SetLinger(0))
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
+		aborted := w.To(t, ln.Addr())
+		require.NoError(t, aborted.(world.TCPConn).SetLinger(0))
 		require.NoError(t, aborted.Close())
 		go func() {
-			c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+			c, err := w.Dial(context.Background(), world.DialOptions{}, "tcp", ln.Addr().String())
 			if err != nil {
 				t.Error(err)
 				return
@@ -342,9 +344,9 @@ func TestAnAbortedRequestDoesNotStopAccept(t *testing.T) {
 }
 
 func TestManyAcceptAtOnce(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		const n = 50
-		ln := w.listenTCP(t)
+		ln := w.ListenTCP(t)
 		var accepters sync.WaitGroup
 		accepted := make(chan string, n)
 		for range 10 {
@@ -364,7 +366,7 @@ func TestManyAcceptAtOnce(t *testing.T) {
 		}
 		seen := map[string]bool{}
 		for range n {
-			c := w.to(t, ln.Addr())
+			c := w.To(t, ln.Addr())
 			seen[c.LocalAddr().String()] = true
 		}
 		for range n {
@@ -378,11 +380,11 @@ func TestManyAcceptAtOnce(t *testing.T) {
 }
 
 func TestBothSidesTalkAtOnce(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
-		want := text(2 << 20)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
+		want := hosttest.Text(2 << 20)
 		var talk sync.WaitGroup
-		for _, c := range []tcpConn{client, server} {
+		for _, c := range []world.TCPConn{client, server} {
 			talk.Go(func() {
 				for p := want; len(p) > 0; {
 					n := min(len(p), 7001)
@@ -406,14 +408,14 @@ func TestBothSidesTalkAtOnce(t *testing.T) {
 }
 
 func TestConnectionsComeAndGo(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
-		go serve(ln, echo)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
+		go hosttest.Serve(ln, hosttest.Echo)
 		var clients sync.WaitGroup
 		for range 4 {
 			clients.Go(func() {
 				for range 50 {
-					c, err := w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+					c, err := w.Dial(context.Background(), world.DialOptions{}, "tcp", ln.Addr().String())
 					if err != nil {
 						t.Error(err)
 						return
@@ -454,11 +456,11 @@ func TestTheSmallestLinksCarryTCP(t *testing.T) {
 				for _, loss := range []float64{0, 0.05} {
 					wa, wb := nic.Pipe(nic.PipeConfig{MTU: mtu})
 					imp := nic.Impairment{Latency: 10 * time.Millisecond, Loss: loss}
-					a := newHost(t, nic.Impair(wa, nic.ImpairConfig{In: imp, Out: imp, Seed: uint64(mtu)}), addrA)
-					b := newHost(t, wb, addrB)
-					c, s := connect(t, a, b, addrB)
-					go echo(s)
-					want := text(3000)
+					a := hosttest.Host(t, nic.Impair(wa, nic.ImpairConfig{In: imp, Out: imp, Seed: uint64(mtu)}), hosttest.AddrA)
+					b := hosttest.Host(t, wb, hosttest.AddrB)
+					c, s := hosttest.Connect(t, a, b, hosttest.AddrB)
+					go hosttest.Echo(s)
+					want := hosttest.Text(3000)
 					go c.Write(want)
 					c.SetReadDeadline(time.Now().Add(10 * time.Minute))
 					require.Equal(t, want, readFull(t, c, len(want)))

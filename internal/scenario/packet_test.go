@@ -1,4 +1,4 @@
-package usernet
+package scenario
 
 import (
 	"context"
@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/internal/world"
 )
 
 func TestAPacketConnAndAConnToIt(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
 		require.Equal(t, "udp", pc.LocalAddr().Network())
-		c := w.to(t, pc.LocalAddr())
+		c := w.To(t, pc.LocalAddr())
 		require.Equal(t, pc.LocalAddr().String(), c.RemoteAddr().String())
 		require.NoError(t, pc.SetDeadline(time.Now().Add(time.Minute)))
 		require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
@@ -45,8 +47,8 @@ func TestAPacketConnAndAConnToIt(t *testing.T) {
 }
 
 func TestAClosedPacketConnWakesItsReader(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
 		failed := make(chan error, 1)
 		go func() {
 			_, _, err := pc.ReadFrom(make([]byte, 1))
@@ -61,9 +63,9 @@ func TestAClosedPacketConnWakesItsReader(t *testing.T) {
 }
 
 func TestEachFormOfReadAndWriteGoesWithEachOther(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		server := w.listenUDP(t, w.server).(udpConn)
-		client := w.listenUDP(t, w.client).(udpConn)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		server := w.ListenUDP(t, w.Server).(world.UDPConn)
+		client := w.ListenUDP(t, w.Client).(world.UDPConn)
 		to := server.LocalAddr().(*net.UDPAddr)
 		plain := func(a netip.AddrPort) string { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String() }
 		writes := []func(b []byte) (int, error){
@@ -109,9 +111,9 @@ func TestEachFormOfReadAndWriteGoesWithEachOther(t *testing.T) {
 }
 
 func TestADatagramOfNothingIsOne(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
-		c := w.to(t, pc.LocalAddr())
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
+		c := w.To(t, pc.LocalAddr())
 		require.NoError(t, pc.SetReadDeadline(time.Now().Add(10*time.Second)))
 		for _, empty := range [][]byte{nil, {}} {
 			n, err := c.Write(empty)
@@ -136,9 +138,9 @@ func TestADatagramOfNothingIsOne(t *testing.T) {
 }
 
 func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server).(udpConn)
-		c := w.to(t, pc.LocalAddr())
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server).(world.UDPConn)
+		c := w.To(t, pc.LocalAddr())
 		c.Write([]byte("a long one"))
 		c.Write([]byte("a long one"))
 		c.Write([]byte("next"))
@@ -149,7 +151,7 @@ func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
 		n, _, flags, _, err := pc.ReadMsgUDP(b, nil)
 		require.NoError(t, err)
 		require.Equal(t, "a long", string(b[:n]))
-		require.Equal(t, msgTrunc, flags)
+		require.Equal(t, syscall.MSG_TRUNC, flags)
 		n, _, flags, _, err = pc.ReadMsgUDP(b, nil)
 		require.NoError(t, err)
 		require.Equal(t, "next", string(b[:n]))
@@ -158,13 +160,13 @@ func TestWhatDoesNotFitOfADatagramIsGone(t *testing.T) {
 }
 
 func TestDatagramsOfAllSizesArrive(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
-		c := w.to(t, pc.LocalAddr())
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
+		c := w.To(t, pc.LocalAddr())
 		require.NoError(t, pc.SetReadDeadline(time.Now().Add(10*time.Second)))
 		b := make([]byte, 1<<16)
 		for _, size := range []int{1, 1471, 1472, 1473, 2960, 9000, 32768, 65507} { // fragments from 1473 on
-			want := text(size)
+			want := hosttest.Text(size)
 			_, err := c.Write(want)
 			require.NoError(t, err)
 			n, _, err := pc.ReadFrom(b)
@@ -177,9 +179,9 @@ func TestDatagramsOfAllSizesArrive(t *testing.T) {
 }
 
 func TestASocketNamesItsAddress(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		for network, addr := range map[string]string{"udp": w.server, "udp4": ""} {
-			pc, err := w.listenPacket(network, net.JoinHostPort(addr, "0"))
+	everywhere(t, func(t *testing.T, w *world.World) {
+		for network, addr := range map[string]string{"udp": w.Server, "udp4": ""} {
+			pc, err := w.ListenPacket(network, net.JoinHostPort(addr, "0"))
 			require.NoError(t, err)
 			local := pc.LocalAddr().(*net.UDPAddr)
 			require.NotZero(t, local.Port)
@@ -190,19 +192,19 @@ func TestASocketNamesItsAddress(t *testing.T) {
 			require.NoError(t, pc.Close())
 			require.Equal(t, local.String(), pc.LocalAddr().String(), "after Close too")
 		}
-		c, err := w.dial(context.Background(), dialOptions{}, "udp", net.JoinHostPort(w.server, "9"))
+		c, err := w.Dial(context.Background(), world.DialOptions{}, "udp", net.JoinHostPort(w.Server, "9"))
 		require.NoError(t, err)
 		defer c.Close()
-		require.Equal(t, w.client, c.LocalAddr().(*net.UDPAddr).IP.String(), "a dialed one has the address that the route gives")
-		require.Equal(t, w.server+":9", c.RemoteAddr().String())
+		require.Equal(t, w.Client, c.LocalAddr().(*net.UDPAddr).IP.String(), "a dialed one has the address that the route gives")
+		require.Equal(t, w.Server+":9", c.RemoteAddr().String())
 	})
 }
 
 func TestAConnectedSocketHearsOnlyItsPeer(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		peer := w.listenUDP(t, w.server)
-		other := w.listenUDP(t, w.server)
-		c := w.to(t, peer.LocalAddr())
+	everywhere(t, func(t *testing.T, w *world.World) {
+		peer := w.ListenUDP(t, w.Server)
+		other := w.ListenUDP(t, w.Server)
+		c := w.To(t, peer.LocalAddr())
 		other.WriteTo([]byte("other"), c.LocalAddr())
 		peer.WriteTo([]byte("peer"), c.LocalAddr())
 		b := make([]byte, 10)
@@ -215,10 +217,10 @@ func TestAConnectedSocketHearsOnlyItsPeer(t *testing.T) {
 }
 
 func TestANobodyAnswersOnce(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		gone := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		gone := w.ListenUDP(t, w.Server)
 		gone.Close()
-		c := w.to(t, gone.LocalAddr())
+		c := w.To(t, gone.LocalAddr())
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
 		_, err := c.Write([]byte("anybody?"))
 		require.NoError(t, err)
@@ -228,7 +230,7 @@ func TestANobodyAnswersOnce(t *testing.T) {
 		_, err = c.Read(make([]byte, 1))
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the error is told once")
 		// When somebody is there, the same socket reaches him.
-		again, err := w.listenPacket("udp", gone.LocalAddr().String())
+		again, err := w.ListenPacket("udp", gone.LocalAddr().String())
 		require.NoError(t, err)
 		defer again.Close()
 		_, err = c.Write([]byte("and now?"))
@@ -241,8 +243,8 @@ func TestANobodyAnswersOnce(t *testing.T) {
 }
 
 func TestAServerOfDatagramsServesMany(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
 		go func() {
 			b := make([]byte, 2000)
 			for {
@@ -255,7 +257,7 @@ func TestAServerOfDatagramsServesMany(t *testing.T) {
 		}()
 		var clients sync.WaitGroup
 		for i := range 10 {
-			c := w.to(t, pc.LocalAddr())
+			c := w.To(t, pc.LocalAddr())
 			clients.Go(func() {
 				b := make([]byte, 2000)
 				for j := range 30 {
@@ -275,11 +277,11 @@ func TestAServerOfDatagramsServesMany(t *testing.T) {
 }
 
 func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		const writers, each = 4, 50
-		pc := w.listenUDP(t, w.server).(udpConn)
+		pc := w.ListenUDP(t, w.Server).(world.UDPConn)
 		pc.SetReadBuffer(1 << 20)
-		client := w.listenUDP(t, w.client).(udpConn)
+		client := w.ListenUDP(t, w.Client).(world.UDPConn)
 		client.SetWriteBuffer(1 << 20)
 		// The link address is known: only some packets are kept while it is asked for.
 		_, err := client.WriteTo([]byte("first"), pc.LocalAddr())
@@ -328,12 +330,12 @@ func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
 }
 
 func TestTheWildcardReceivesForEachAddress(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc, err := w.listenPacket("udp4", ":0")
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc, err := w.ListenPacket("udp4", ":0")
 		require.NoError(t, err)
 		defer pc.Close()
-		to := &net.UDPAddr{IP: net.ParseIP(w.server), Port: pc.LocalAddr().(*net.UDPAddr).Port}
-		c := w.to(t, to)
+		to := &net.UDPAddr{IP: net.ParseIP(w.Server), Port: pc.LocalAddr().(*net.UDPAddr).Port}
+		c := w.To(t, to)
 		c.Write([]byte("to one of many"))
 		b := make([]byte, 20)
 		n, from, err := pc.ReadFrom(b)

@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 // allowedDifferences are where usernet differs from the kernel on purpose.
 func allowedDifferences() []difference {

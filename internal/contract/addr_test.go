@@ -1,36 +1,38 @@
-package usernet
+package contract
 
 import (
 	"context"
 	"fmt"
 	"net"
 	"testing"
+
+	"github.com/usernet/usernet/internal/world"
 )
 
 // resolveBehaviours are of ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr. Nothing
 // in them is asked of a name server.
 func resolveBehaviours() []behaviour {
-	tcp := func(network, address string) func(*testing.T, *world) []any {
-		return func(t *testing.T, w *world) []any {
-			a, err := w.resolveTCP(network, address)
+	tcp := func(network, address string) func(*testing.T, *world.World) []any {
+		return func(t *testing.T, w *world.World) []any {
+			a, err := w.ResolveTCP(network, address)
 			if err != nil {
 				return []any{a == nil, err}
 			}
 			return []any{a}
 		}
 	}
-	udp := func(network, address string) func(*testing.T, *world) []any {
-		return func(t *testing.T, w *world) []any {
-			a, err := w.resolveUDP(network, address)
+	udp := func(network, address string) func(*testing.T, *world.World) []any {
+		return func(t *testing.T, w *world.World) []any {
+			a, err := w.ResolveUDP(network, address)
 			if err != nil {
 				return []any{a == nil, err}
 			}
 			return []any{a}
 		}
 	}
-	ip := func(network, address string) func(*testing.T, *world) []any {
-		return func(t *testing.T, w *world) []any {
-			a, err := w.resolveIP(network, address)
+	ip := func(network, address string) func(*testing.T, *world.World) []any {
+		return func(t *testing.T, w *world.World) []any {
+			a, err := w.ResolveIP(network, address)
 			if err != nil {
 				return []any{a == nil, err}
 			}
@@ -81,9 +83,9 @@ func resolveBehaviours() []behaviour {
 
 // lookupBehaviours are of the Lookup functions, without asking a name server.
 func lookupBehaviours() []behaviour {
-	port := func(network, service string) func(*testing.T, *world) []any {
-		return func(t *testing.T, w *world) []any {
-			n, err := w.lookupPort(network, service)
+	port := func(network, service string) func(*testing.T, *world.World) []any {
+		return func(t *testing.T, w *world.World) []any {
+			n, err := w.LookupPort(network, service)
 			if err != nil {
 				return []any{n, err}
 			}
@@ -91,10 +93,10 @@ func lookupBehaviours() []behaviour {
 		}
 	}
 	return []behaviour{
-		{"LookupPort of services of TCP", func(t *testing.T, w *world) []any {
+		{"LookupPort of services of TCP", func(t *testing.T, w *world.World) []any {
 			var seen []any
 			for _, name := range []string{"http", "HTTP", "https", "domain", "smtp", "ssh", "ftp", "imap", "pop3", "telnet", "imaps"} {
-				n, err := w.lookupPort("tcp", name)
+				n, err := w.LookupPort("tcp", name)
 				seen = append(seen, fmt.Sprint(name, " ", n), err)
 			}
 			return seen
@@ -112,79 +114,79 @@ func lookupBehaviours() []behaviour {
 		{"LookupPort of a long name", port("tcp", "nothing-that-is-so-very-long-a-name-of-a-service"), "unknown port"},
 		{"LookupPort on an unknown network", port("sctp", "http"), "unknown network"},
 		{"LookupPort of a number on an unknown network", port("sctp", "80"), "80"},
-		{"LookupHost of literals", func(t *testing.T, w *world) []any {
+		{"LookupHost of literals", func(t *testing.T, w *world.World) []any {
 			var seen []any
 			for _, host := range []string{"192.0.2.7", "2001:db8::1", "2001:DB8:0::1", "fe80::1%lo", "::ffff:192.0.2.7"} {
-				addrs, err := w.lookupHost(host)
+				addrs, err := w.LookupHost(host)
 				seen = append(seen, addrs, err)
 			}
 			return seen
 		}, "<nil>"},
-		{"LookupHost of nothing", func(t *testing.T, w *world) []any {
-			addrs, err := w.lookupHost("")
+		{"LookupHost of nothing", func(t *testing.T, w *world.World) []any {
+			addrs, err := w.LookupHost("")
 			return []any{addrs, err}
 		}, "no such host"},
-		{"LookupHost of invalid names", func(t *testing.T, w *world) []any {
+		{"LookupHost of invalid names", func(t *testing.T, w *world.World) []any {
 			var seen []any
 			for _, host := range []string{"a b", "no..name", "!", "a\x00b", "1.2.3.4.5:6"} {
-				addrs, err := w.lookupHost(host)
+				addrs, err := w.LookupHost(host)
 				seen = append(seen, addrs, err)
 			}
 			return seen
 		}, "no such host"},
-		{"LookupIP of literals", func(t *testing.T, w *world) []any {
+		{"LookupIP of literals", func(t *testing.T, w *world.World) []any {
 			var seen []any
 			for _, host := range []string{"192.0.2.7", "2001:db8::1"} {
-				ips, err := w.lookupIP(host)
+				ips, err := w.LookupIP(host)
 				seen = append(seen, ips, err, len(ips), len(ips[0]))
 			}
 			return seen
 		}, "16"},
-		{"LookupIP of nothing", func(t *testing.T, w *world) []any {
-			ips, err := w.lookupIP("")
+		{"LookupIP of nothing", func(t *testing.T, w *world.World) []any {
+			ips, err := w.LookupIP("")
 			return []any{ips, err}
 		}, "no such host"},
-		{"LookupNetIP of literals", func(t *testing.T, w *world) []any {
+		{"LookupNetIP of literals", func(t *testing.T, w *world.World) []any {
 			var seen []any
 			for _, q := range [][2]string{{"ip", "192.0.2.7"}, {"ip4", "192.0.2.7"}, {"ip6", "2001:db8::1"}, {"ip", "::ffff:192.0.2.7"}, {"ip6", "fe80::1%lo"}} {
-				ips, err := w.lookupNetIP(context.Background(), q[0], q[1])
+				ips, err := w.LookupNetIP(context.Background(), q[0], q[1])
 				seen = append(seen, ips, err)
 			}
 			return seen
 		}, "<nil>"},
-		{"LookupNetIP of a literal of the other family", func(t *testing.T, w *world) []any {
-			_, four := w.lookupNetIP(context.Background(), "ip6", "192.0.2.7")
-			_, six := w.lookupNetIP(context.Background(), "ip4", "2001:db8::1")
+		{"LookupNetIP of a literal of the other family", func(t *testing.T, w *world.World) []any {
+			_, four := w.LookupNetIP(context.Background(), "ip6", "192.0.2.7")
+			_, six := w.LookupNetIP(context.Background(), "ip4", "2001:db8::1")
 			return []any{four, six}
 		}, "no suitable address found"},
-		{"LookupNetIP on an unknown network", func(t *testing.T, w *world) []any {
-			_, err := w.lookupNetIP(context.Background(), "tcp", "192.0.2.7")
+		{"LookupNetIP on an unknown network", func(t *testing.T, w *world.World) []any {
+			_, err := w.LookupNetIP(context.Background(), "tcp", "192.0.2.7")
 			return []any{err}
 		}, "unknown network tcp"},
-		{"LookupNetIP with a cancelled context", func(t *testing.T, w *world) []any {
+		{"LookupNetIP with a cancelled context", func(t *testing.T, w *world.World) []any {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
-			ips, err := w.lookupNetIP(ctx, "ip", "192.0.2.7")
+			ips, err := w.LookupNetIP(ctx, "ip", "192.0.2.7")
 			return []any{ips, err}
 		}, "<nil>"},
-		{"LookupAddr of what is no address", func(t *testing.T, w *world) []any {
-			names, err := w.lookupAddr("not an address")
+		{"LookupAddr of what is no address", func(t *testing.T, w *world.World) []any {
+			names, err := w.LookupAddr("not an address")
 			return []any{names, err}
 		}, "unrecognized address"},
-		{"LookupCNAME of an invalid name", func(t *testing.T, w *world) []any {
-			name, err := w.lookupCNAME("no..name")
+		{"LookupCNAME of an invalid name", func(t *testing.T, w *world.World) []any {
+			name, err := w.LookupCNAME("no..name")
 			return []any{name, err}
 		}, "no such host"},
-		{"LookupMX, LookupNS, LookupTXT and LookupSRV of an invalid name", func(t *testing.T, w *world) []any {
-			mx, err1 := w.lookupMX("no..name")
-			ns, err2 := w.lookupNS("no..name")
-			txt, err3 := w.lookupTXT("no..name")
-			name, srv, err4 := w.lookupSRV("xmpp", "tcp", "no..name")
+		{"LookupMX, LookupNS, LookupTXT and LookupSRV of an invalid name", func(t *testing.T, w *world.World) []any {
+			mx, err1 := w.LookupMX("no..name")
+			ns, err2 := w.LookupNS("no..name")
+			txt, err3 := w.LookupTXT("no..name")
+			name, srv, err4 := w.LookupSRV("xmpp", "tcp", "no..name")
 			return []any{mx == nil, err1, ns == nil, err2, txt == nil, err3, name, srv == nil, err4}
 		}, "no such host"},
-		{"an address of net is a net.Addr of its network", func(t *testing.T, w *world) []any {
-			addr, err := w.resolveTCP("tcp", "192.0.2.7:80")
-			udp, udpErr := w.resolveUDP("udp6", "[fe80::1%lo]:80")
+		{"an address of net is a net.Addr of its network", func(t *testing.T, w *world.World) []any {
+			addr, err := w.ResolveTCP("tcp", "192.0.2.7:80")
+			udp, udpErr := w.ResolveUDP("udp6", "[fe80::1%lo]:80")
 			return []any{err, udpErr, addr.AddrPort(), udp.AddrPort(), net.Addr(addr), net.Addr(udp)}
 		}, "udp [fe80::1%lo]:80"},
 	}

@@ -1,4 +1,4 @@
-package usernet
+package scenario
 
 import (
 	"io"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
 )
 
 // deadliner is what has deadlines.
@@ -39,13 +40,13 @@ func timesOut(t *testing.T, set func(time.Time) error, call func() error) {
 }
 
 func TestAcceptTimesOutAndGoesOn(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		timesOut(t, ln.(interface{ SetDeadline(time.Time) error }).SetDeadline, func() error {
 			_, err := ln.Accept()
 			return err
 		})
-		go w.to(t, ln.Addr())
+		go w.To(t, ln.Addr())
 		c, err := ln.Accept()
 		require.NoError(t, err)
 		c.Close()
@@ -53,8 +54,8 @@ func TestAcceptTimesOutAndGoesOn(t *testing.T) {
 }
 
 func TestADeadlineWakesABlockedAccept(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		set := ln.(interface{ SetDeadline(time.Time) error }).SetDeadline
 		failed := make(chan error, 1)
 		go func() {
@@ -77,14 +78,14 @@ func TestADeadlineWakesABlockedAccept(t *testing.T) {
 		}()
 		time.Sleep(60 * time.Millisecond)
 		require.Empty(t, failed)
-		w.to(t, ln.Addr())
+		w.To(t, ln.Addr())
 		require.NoError(t, <-failed)
 	})
 }
 
 func TestReadsTimeOutAndGoOn(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		for _, set := range []func(time.Time) error{client.SetReadDeadline, client.SetDeadline} {
 			timesOut(t, set, func() error {
 				n, err := client.Read(make([]byte, 1))
@@ -104,8 +105,8 @@ func TestReadsTimeOutAndGoOn(t *testing.T) {
 }
 
 func TestAPassedDeadlineComesBeforeTheData(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		server.Write([]byte("there"))
 		require.NoError(t, client.SetReadDeadline(time.Now().Add(time.Minute)))
 		require.Equal(t, "t", string(readFull(t, client, 1)))
@@ -118,8 +119,8 @@ func TestAPassedDeadlineComesBeforeTheData(t *testing.T) {
 }
 
 func TestADeadlineWakesABlockedRead(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, _ := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, _ := w.Pair(t)
 		failed := make(chan error, 1)
 		for _, deadline := range []time.Duration{-time.Hour, 0, 10 * time.Millisecond} {
 			require.NoError(t, client.SetReadDeadline(time.Time{}))
@@ -135,8 +136,8 @@ func TestADeadlineWakesABlockedRead(t *testing.T) {
 }
 
 func TestAReadWithoutADeadlineWaits(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		require.NoError(t, client.SetReadDeadline(time.Now().Add(20*time.Millisecond)))
 		require.NoError(t, client.SetReadDeadline(time.Time{}))
 		got := make(chan string, 1)
@@ -156,8 +157,8 @@ func TestAReadWithoutADeadlineWaits(t *testing.T) {
 }
 
 func TestWritesTimeOutAndGoOn(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		client.SetWriteBuffer(32 << 10)
 		server.SetReadBuffer(32 << 10)
 		sent := 0
@@ -185,8 +186,8 @@ func TestWritesTimeOutAndGoOn(t *testing.T) {
 }
 
 func TestADeadlineWakesABlockedWrite(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, _ := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, _ := w.Pair(t)
 		failed := make(chan error, 1)
 		go func() {
 			for {
@@ -203,8 +204,8 @@ func TestADeadlineWakesABlockedWrite(t *testing.T) {
 }
 
 func TestADeadlineThatMovesWithTheDataNeverPasses(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
 		go func() {
 			for range 10 {
 				time.Sleep(10 * time.Millisecond)
@@ -225,9 +226,9 @@ func TestADeadlineThatMovesWithTheDataNeverPasses(t *testing.T) {
 }
 
 func TestADeadlineEndsAStream(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		for _, timeout := range []time.Duration{time.Nanosecond, time.Microsecond, time.Millisecond, 30 * time.Millisecond} {
-			client, server := w.pair(t)
+			client, server := w.Pair(t)
 			server.SetWriteDeadline(time.Now().Add(10 * time.Second)) // bounds the test
 			var stream sync.WaitGroup
 			stream.Go(func() { // goes on until it is closed
@@ -250,9 +251,9 @@ func TestADeadlineEndsAStream(t *testing.T) {
 }
 
 func TestDeadlinesAreSetFromEverywhere(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, server := w.pair(t)
-		pc := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, server := w.Pair(t)
+		pc := w.ListenUDP(t, w.Server)
 		var all sync.WaitGroup
 		for _, d := range []deadliner{client, server, pc.(deadliner)} {
 			for range 4 {
@@ -266,7 +267,7 @@ func TestDeadlinesAreSetFromEverywhere(t *testing.T) {
 				})
 			}
 		}
-		for _, c := range []tcpConn{client, server} {
+		for _, c := range []world.TCPConn{client, server} {
 			all.Go(func() {
 				for range 200 {
 					c.Read(make([]byte, 1))
@@ -275,7 +276,7 @@ func TestDeadlinesAreSetFromEverywhere(t *testing.T) {
 			})
 		}
 		all.Wait()
-		for _, c := range []tcpConn{client, server} {
+		for _, c := range []world.TCPConn{client, server} {
 			require.NoError(t, c.SetDeadline(time.Time{}))
 			require.NoError(t, c.CloseWrite())
 		}
@@ -285,8 +286,8 @@ func TestDeadlinesAreSetFromEverywhere(t *testing.T) {
 }
 
 func TestDatagramReadsTimeOutAndGoOn(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
 		for _, set := range []func(time.Time) error{pc.SetReadDeadline, pc.SetDeadline} {
 			timesOut(t, set, func() error {
 				n, from, err := pc.ReadFrom(make([]byte, 1))
@@ -295,7 +296,7 @@ func TestDatagramReadsTimeOutAndGoOn(t *testing.T) {
 				return err
 			})
 		}
-		c := w.to(t, pc.LocalAddr())
+		c := w.To(t, pc.LocalAddr())
 		c.Write([]byte("late"))
 		b := make([]byte, 10)
 		n, from, err := pc.ReadFrom(b)
@@ -306,8 +307,8 @@ func TestDatagramReadsTimeOutAndGoOn(t *testing.T) {
 }
 
 func TestDatagramWritesObeyTheirDeadline(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		pc := w.listenUDP(t, w.server)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		pc := w.ListenUDP(t, w.Server)
 		require.NoError(t, pc.SetWriteDeadline(time.Now().Add(-time.Second)))
 		for range 2 {
 			n, err := pc.WriteTo([]byte("never"), pc.LocalAddr())
@@ -321,8 +322,8 @@ func TestDatagramWritesObeyTheirDeadline(t *testing.T) {
 }
 
 func TestAClosedSocketIsNotAnExpiredOne(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		client, _ := w.pair(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		client, _ := w.Pair(t)
 		require.NoError(t, client.SetDeadline(time.Now().Add(-time.Second)))
 		require.NoError(t, client.Close())
 		_, err := client.Read(make([]byte, 1))

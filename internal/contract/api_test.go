@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"go/ast"
@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet"
 )
 
 // hostFunctions are the functions of net that ask or change a network: methods of Host
@@ -52,7 +53,7 @@ func TestAHostHasTheFunctionsOfNet(t *testing.T) {
 		s = strings.ReplaceAll(s, "usernet.", "net.")
 		return strings.Replace(strings.Replace(s, "func(*net.Host, ", "func(", 1), "func(*net.Host)", "func()", 1)
 	}
-	host := reflect.TypeFor[*Host]()
+	host := reflect.TypeFor[*usernet.Host]()
 	for name, theirs := range hostFunctions() {
 		ours, ok := host.MethodByName(name)
 		require.True(t, ok, "Host.%s is missing", name)
@@ -101,9 +102,9 @@ func TestWhatOursHasBeyondNetIsKnown(t *testing.T) {
 	for _, c := range []struct {
 		theirs, ours any
 	}{
-		{&net.TCPListener{}, &TCPListener{}},
-		{&net.Dialer{}, &Dialer{}},
-		{&net.ListenConfig{}, &ListenConfig{}},
+		{&net.TCPListener{}, &usernet.TCPListener{}},
+		{&net.Dialer{}, &usernet.Dialer{}},
+		{&net.ListenConfig{}, &usernet.ListenConfig{}},
 	} {
 		theirs, ours := methodsOf(reflect.TypeOf(c.theirs)), methodsOf(reflect.TypeOf(c.ours))
 		for name := range theirs {

@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"bytes"
@@ -13,54 +13,55 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
 )
 
 // copyBehaviours are of ReadFrom and WriteTo, which io.Copy and net/http call.
 func copyBehaviours() []behaviour {
 	return []behaviour{
-		{"ReadFrom of a reader in memory", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ReadFrom of a reader in memory", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			n, err := c.ReadFrom(strings.NewReader("from memory"))
 			return append([]any{n, err}, read(s, 100)...)
 		}, "<nil>"},
-		{"ReadFrom of an empty reader", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"ReadFrom of an empty reader", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			n, err := c.ReadFrom(strings.NewReader(""))
 			return []any{n, err}
 		}, "<nil>"},
-		{"ReadFrom of a reader that gives its end with the data", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ReadFrom of a reader that gives its end with the data", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			n, err := c.ReadFrom(iotest.DataErrReader(strings.NewReader("the end")))
 			return append([]any{n, err}, read(s, 100)...)
 		}, "<nil>"},
-		{"ReadFrom of a reader that fails in the middle", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ReadFrom of a reader that fails in the middle", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			n, err := c.ReadFrom(io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("it broke"))))
 			return append(read(s, 100), n, err)
 		}, "it broke"},
-		{"ReadFrom of a reader that fails as a pipe does", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"ReadFrom of a reader that fails as a pipe does", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			n, err := c.ReadFrom(iotest.ErrReader(io.ErrUnexpectedEOF))
 			return []any{n, err}
 		}, "unexpected EOF"},
-		{"ReadFrom of a limited reader takes no more", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ReadFrom of a limited reader takes no more", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			from := strings.NewReader("as much as that and more")
 			n, err := c.ReadFrom(io.LimitReader(from, 15))
 			rest, _ := io.ReadAll(from)
 			return append(read(s, 100), rest, n, err)
 		}, "<nil>"},
-		{"ReadFrom of a limited connection takes no more", func(t *testing.T, w *world) []any {
-			a, b := w.pair(t)
-			c, s := w.pair(t)
+		{"ReadFrom of a limited connection takes no more", func(t *testing.T, w *world.World) []any {
+			a, b := w.Pair(t)
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(a, "as much as that and more"))
-			settle()
+			world.Settle()
 			limited := &io.LimitedReader{R: b, N: 15}
 			n, err := c.ReadFrom(limited)
 			return append(append(read(s, 100), n, err, limited.N), read(b, 100)...)
 		}, "<nil>"},
-		{"ReadFrom of a file", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ReadFrom of a file", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			name := filepath.Join(t.TempDir(), "file")
 			require.NoError(t, os.WriteFile(name, []byte("of a file"), 0o600))
 			f, err := os.Open(name)
@@ -69,52 +70,52 @@ func copyBehaviours() []behaviour {
 			n, err := c.ReadFrom(f)
 			return append(read(s, 100), n, err)
 		}, "<nil>"},
-		{"io.Copy from one connection to another", func(t *testing.T, w *world) []any {
-			a, b := w.pair(t)
-			c, s := w.pair(t)
+		{"io.Copy from one connection to another", func(t *testing.T, w *world.World) []any {
+			a, b := w.Pair(t)
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(a, "through both"))
 			require.NoError(t, a.Close())
 			n, err := io.Copy(c, b)
 			return append(read(s, 100), n, err)
 		}, "<nil>"},
-		{"io.CopyN from one connection to another", func(t *testing.T, w *world) []any {
-			a, b := w.pair(t)
-			c, s := w.pair(t)
+		{"io.CopyN from one connection to another", func(t *testing.T, w *world.World) []any {
+			a, b := w.Pair(t)
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(a, "through"))
 			require.NoError(t, a.Close())
 			n, err := io.CopyN(c, b, 100)
 			return append(read(s, 100), n, err)
 		}, "EOF"},
-		{"ReadFrom of a connection on one that is a broken pipe", func(t *testing.T, w *world) []any {
-			a, b := w.pair(t)
-			c, _ := w.pair(t)
+		{"ReadFrom of a connection on one that is a broken pipe", func(t *testing.T, w *world.World) []any {
+			a, b := w.Pair(t)
+			c, _ := w.Pair(t)
 			require.NoError(t, writeAll(a, "through"))
 			require.NoError(t, c.CloseWrite())
-			settle()
+			world.Settle()
 			n, err := c.ReadFrom(b)
 			return []any{n, err}
 		}, "splice: broken pipe"},
-		{"ReadFrom past the write deadline", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"ReadFrom past the write deadline", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0)))
 			n, err := c.ReadFrom(strings.NewReader("late"))
 			return []any{n, err}
 		}, "i/o timeout"},
-		{"ReadFrom of nothing past the write deadline", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"ReadFrom of nothing past the write deadline", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0)))
 			n, err := c.ReadFrom(strings.NewReader(""))
 			return []any{n, err}
 		}, "<nil>"},
-		{"ReadFrom after a reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ReadFrom after a reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			n, err := c.ReadFrom(strings.NewReader("late"))
 			m, again := c.ReadFrom(strings.NewReader("late"))
 			return []any{n, err, m, again}
 		}, "write: broken pipe"},
-		{"WriteTo until the end", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"WriteTo until the end", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "until the end"))
 			require.NoError(t, s.Close())
 			var b bytes.Buffer
@@ -122,17 +123,17 @@ func copyBehaviours() []behaviour {
 			m, again := c.WriteTo(&b)
 			return []any{n, err, b.String(), m, again}
 		}, "<nil>"},
-		{"WriteTo until a reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"WriteTo until a reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "until a reset"))
-			settle()
+			world.Settle()
 			reset(t, s)
 			var b bytes.Buffer
 			n, err := c.WriteTo(&b)
 			return []any{b.String(), n, err}
 		}, "read: connection reset by peer"},
-		{"WriteTo until the deadline", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"WriteTo until the deadline", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "until then"))
 			var b bytes.Buffer
 			n, err := c.WriteTo(writerFunc(func(p []byte) (int, error) {
@@ -141,43 +142,43 @@ func copyBehaviours() []behaviour {
 			}))
 			return []any{b.String(), n, err}
 		}, "i/o timeout"},
-		{"WriteTo a writer that fails", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"WriteTo a writer that fails", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "some data"))
 			n, err := c.WriteTo(failingWriter{})
 			return []any{n, err}
 		}, "no space"},
-		{"WriteTo a writer that takes less than it says", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"WriteTo a writer that takes less than it says", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "some data"))
 			n, err := c.WriteTo(shortWriter{})
 			return []any{n, err}
 		}, "short write"},
-		{"WriteTo a pipe that is closed", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"WriteTo a pipe that is closed", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "some data"))
 			r, pipe := io.Pipe()
 			require.NoError(t, r.Close())
 			n, err := c.WriteTo(pipe)
 			return []any{n, err}
 		}, "closed pipe"},
-		{"io.Copy of a connection that is closed meanwhile", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"io.Copy of a connection that is closed meanwhile", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			got := after(func() error {
 				_, err := io.Copy(io.Discard, c)
 				return err
 			})
 			return []any{c.Close(), <-got}
 		}, "use of closed network connection"},
-		{"net.Buffers", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"net.Buffers", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			bufs := net.Buffers{[]byte("one "), nil, []byte("two")}
 			n, err := bufs.WriteTo(c)
-			settle()
+			world.Settle()
 			return append(append([]any{n, err, len(bufs)}, read(s, 100)...), s.Close())
 		}, "<nil>"},
-		{"net.Buffers on a broken pipe", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"net.Buffers on a broken pipe", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
 			bufs := net.Buffers{[]byte("one "), []byte("two")}
 			n, err := bufs.WriteTo(c)

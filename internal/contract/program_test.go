@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"bufio"
@@ -22,13 +22,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/internal/world"
 )
 
 // programBehaviours are of what popular code leans on.
 func programBehaviours() []behaviour {
 	return []behaviour{
-		{"a server's background read is ended by a past deadline, as net/http does", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a server's background read is ended by a past deadline, as net/http does", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			got := after(func() error { return readErr(s) })
 			require.NoError(t, s.SetReadDeadline(time.Unix(1, 0)))
 			err := <-got
@@ -37,11 +39,11 @@ func programBehaviours() []behaviour {
 			require.NoError(t, s.SetReadDeadline(time.Time{}))
 			return []any{isNet && ne.Timeout(), isOp && oe.Op == "read", errors.Is(err, os.ErrDeadlineExceeded), writeErr(c), readErr(s)}
 		}, "<nil>"},
-		{"a proxy that copies both ways and passes the ends on", func(t *testing.T, w *world) []any {
-			a, b := w.pair(t)
-			c, s := w.pair(t)
+		{"a proxy that copies both ways and passes the ends on", func(t *testing.T, w *world.World) []any {
+			a, b := w.Pair(t)
+			c, s := w.Pair(t)
 			done := make(chan error, 2)
-			relay := func(to, from tcpConn) {
+			relay := func(to, from world.TCPConn) {
 				_, err := io.Copy(to, from)
 				to.CloseWrite()
 				from.CloseRead()
@@ -55,64 +57,64 @@ func programBehaviours() []behaviour {
 			seen = append(seen, all(a)...)
 			return append(seen, <-done, <-done)
 		}, "<nil>"},
-		{"an http.Client that is refused", func(t *testing.T, w *world) []any {
-			_, err := w.client1().Get("http://" + freePort(t, w))
+		{"an http.Client that is refused", func(t *testing.T, w *world.World) []any {
+			_, err := client1(w).Get("http://" + world.FreePort(t, w))
 			return []any{errors.Unwrap(err)}
 		}, "connect: connection refused"},
-		{"an http.Client whose time is over", func(t *testing.T, w *world) []any {
-			ln := w.listener(t)
-			client := w.client1()
+		{"an http.Client whose time is over", func(t *testing.T, w *world.World) []any {
+			ln := w.Listener(t)
+			client := client1(w)
 			client.Timeout = 300 * time.Millisecond
 			_, err := client.Get("http://" + ln.Addr().String())
 			var ne net.Error
 			return []any{errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded), err.Error()}
 		}, `(Client.Timeout exceeded while awaiting headers)"`},
-		{"an http.Client whose server closes", func(t *testing.T, w *world) []any {
-			ln := w.listener(t)
-			go serve(ln, func(c net.Conn) {
+		{"an http.Client whose server closes", func(t *testing.T, w *world.World) []any {
+			ln := w.Listener(t)
+			go hosttest.Serve(ln, func(c net.Conn) {
 				bufio.NewReader(c).ReadString('\n')
-				c.(tcpConn).CloseWrite()
+				c.(world.TCPConn).CloseWrite()
 				io.Copy(io.Discard, c)
 				c.Close()
 			})
-			client := w.client1()
+			client := client1(w)
 			_, err := client.Post("http://"+ln.Addr().String(), "text/plain", strings.NewReader("x"))
 			return []any{errors.Is(err, io.EOF), errors.Unwrap(err)}
 		}, "EOF"},
-		{"an http.Client whose server resets", func(t *testing.T, w *world) []any {
-			ln := w.listener(t)
-			go serve(ln, func(c net.Conn) {
+		{"an http.Client whose server resets", func(t *testing.T, w *world.World) []any {
+			ln := w.Listener(t)
+			go hosttest.Serve(ln, func(c net.Conn) {
 				bufio.NewReader(c).ReadString('\n')
-				c.(tcpConn).SetLinger(0)
+				c.(world.TCPConn).SetLinger(0)
 				c.Close()
 			})
-			_, err := w.client1().Get("http://" + ln.Addr().String())
+			_, err := client1(w).Get("http://" + ln.Addr().String())
 			return []any{errors.Unwrap(err)}
 		}, "connection reset by peer"},
-		{"an http.Server knows both ends, and its client's end", func(t *testing.T, w *world) []any {
-			ln := w.listener(t)
+		{"an http.Server knows both ends, and its client's end", func(t *testing.T, w *world.World) []any {
+			ln := w.Listener(t)
 			gone := make(chan error, 1)
 			remote := make(chan string, 1)
 			srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				_, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-				remote <- w.plain(fmt.Sprint(r.RemoteAddr, " ", ok))
+				remote <- plain(w, fmt.Sprint(r.RemoteAddr, " ", ok))
 				<-r.Context().Done()
 				gone <- r.Context().Err()
 			})}
 			defer srv.Close()
 			go srv.Serve(ln)
-			c := w.connect(t, ln)
+			c := w.Connect(t, ln)
 			require.NoError(t, writeAll(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 			seen := []any{<-remote}
 			require.NoError(t, c.Close())
 			return append(seen, <-gone)
 		}, "context canceled"},
-		{"an http.Server is shut down while a client is idle", func(t *testing.T, w *world) []any {
-			ln := w.listener(t)
+		{"an http.Server is shut down while a client is idle", func(t *testing.T, w *world.World) []any {
+			ln := w.Listener(t)
 			srv := &http.Server{Handler: http.NotFoundHandler()}
 			served := make(chan error, 1)
 			go func() { served <- srv.Serve(ln) }()
-			client := w.client1()
+			client := client1(w)
 			client.Transport.(*http.Transport).DisableKeepAlives = false
 			resp, err := client.Get("http://" + ln.Addr().String())
 			require.NoError(t, err)
@@ -122,13 +124,13 @@ func programBehaviours() []behaviour {
 			_, refused := client.Get("http://" + ln.Addr().String())
 			return []any{resp.StatusCode, err, <-served, errors.Unwrap(refused)}
 		}, "connect: connection refused"},
-		{"a server on a closed listener", func(t *testing.T, w *world) []any {
-			ln := w.listener(t)
+		{"a server on a closed listener", func(t *testing.T, w *world.World) []any {
+			ln := w.Listener(t)
 			require.NoError(t, ln.Close())
 			return []any{http.Serve(ln, nil)}
 		}, "use of closed network connection"},
-		{"TLS, and its end", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"TLS, and its end", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			certificate := selfSigned(t)
 			server := tls.Server(s, &tls.Config{Certificates: []tls.Certificate{certificate}})
 			client := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
@@ -138,8 +140,8 @@ func programBehaviours() []behaviour {
 			seen = append(seen, <-served...)
 			return append(seen, readErr(client), client.Close(), readErr(client))
 		}, "EOF"},
-		{"TLS with a server that does not speak it", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"TLS with a server that does not speak it", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			go func() {
 				bufio.NewReader(s).ReadByte()
 				s.SetLinger(0)
@@ -147,8 +149,8 @@ func programBehaviours() []behaviour {
 			}()
 			return []any{tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake()}
 		}, "connection reset by peer"},
-		{"calls of net/rpc", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"calls of net/rpc", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			srv := rpc.NewServer()
 			require.NoError(t, srv.RegisterName("Upper", upper{}))
 			go srv.ServeConn(s)
@@ -158,9 +160,9 @@ func programBehaviours() []behaviour {
 			unknown := client.Call("Upper.None", "quiet", &reply)
 			return []any{err, reply, unknown.Error(), client.Close(), client.Call("Upper.Case", "quiet", &reply)}
 		}, "connection is shut down"},
-		{"a net.Resolver tells the framing by the type of the connection", func(t *testing.T, w *world) []any {
-			c, s := w.udpPair(t)
-			stream, _ := w.pair(t)
+		{"a net.Resolver tells the framing by the type of the connection", func(t *testing.T, w *world.World) []any {
+			c, s := w.UdpPair(t)
+			stream, _ := w.Pair(t)
 			var seen []any
 			for _, conn := range []net.Conn{c, s, stream} {
 				_, ok := conn.(net.PacketConn)
@@ -168,19 +170,19 @@ func programBehaviours() []behaviour {
 			}
 			return seen
 		}, "false"},
-		{"unchecked assertions of addresses", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
-			u, p := w.udpPair(t)
+		{"unchecked assertions of addresses", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
+			u, p := w.UdpPair(t)
 			return []any{
 				c.LocalAddr().(*net.TCPAddr).Port == s.RemoteAddr().(*net.TCPAddr).Port,
-				u.LocalAddr().(*net.UDPAddr).IP.String() == w.client, p.LocalAddr().(*net.UDPAddr).IP.To4() != nil,
-				c.RemoteAddr().(*net.TCPAddr).IP.Equal(net.ParseIP(w.server)), c.LocalAddr().(*net.TCPAddr).Zone == "",
+				u.LocalAddr().(*net.UDPAddr).IP.String() == w.Client, p.LocalAddr().(*net.UDPAddr).IP.To4() != nil,
+				c.RemoteAddr().(*net.TCPAddr).IP.Equal(net.ParseIP(w.Server)), c.LocalAddr().(*net.TCPAddr).Zone == "",
 			}
 		}, "true"},
-		{"a bufio.Scanner reads lines until a reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a bufio.Scanner reads lines until a reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, writeAll(s, "one\ntwo\nthr"))
-			settle()
+			world.Settle()
 			reset(t, s)
 			scan := bufio.NewScanner(c)
 			var seen []any
@@ -189,8 +191,8 @@ func programBehaviours() []behaviour {
 			}
 			return append(seen, scan.Err())
 		}, "connection reset by peer"},
-		{"errors of both ends after a reset in the middle of a transfer", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"errors of both ends after a reset in the middle of a transfer", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			data := make([]byte, 64<<20)
 			got := after(func() error {
 				_, err := c.Write(data)
@@ -201,11 +203,11 @@ func programBehaviours() []behaviour {
 			require.NoError(t, s.SetLinger(0))
 			return []any{s.Close(), <-got, writeErr(c), readErr(s)}
 		}, "use of closed network connection"},
-		{"a descriptor of a connection, a listener and a socket", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
-			u := w.packets(t)
+		{"a descriptor of a connection, a listener and a socket", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
+			u := w.Packets(t)
 			var has []bool
-			for _, v := range []any{c, u, w.listener(t)} {
+			for _, v := range []any{c, u, w.Listener(t)} {
 				_, raw := v.(interface {
 					SyscallConn() (syscall.RawConn, error)
 				})
@@ -218,11 +220,11 @@ func programBehaviours() []behaviour {
 }
 
 // client1 is a client of HTTP/1 over a world, whose connections are used once.
-func (w *world) client1() *http.Client {
+func client1(w *world.World) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return w.dial(ctx, dialOptions{}, network, address)
+			return w.Dial(ctx, world.DialOptions{}, network, address)
 		},
 	}}
 }

@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"bytes"
@@ -12,82 +12,83 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
 )
 
 // streamBehaviours are of what is read and written while both sides are open.
 func streamBehaviours() []behaviour {
 	return []behaviour{
-		{"a write and reads of parts of it", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a write and reads of parts of it", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := write(c, "all of it")
-			settle()
+			world.Settle()
 			return slices.Concat(seen, read(s, 3), read(s, 3), read(s, 100))
 		}, "<nil>"},
-		{"a read takes what several writes sent", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a read takes what several writes sent", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := slices.Concat(write(c, "one"), write(c, "two"), write(c, "three"))
-			settle()
+			world.Settle()
 			return append(seen, read(s, 100)...)
 		}, "<nil>"},
-		{"both directions at once", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"both directions at once", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			return slices.Concat(write(c, "there"), write(s, "back"), read(s, 100), read(c, 100))
 		}, "<nil>"},
-		{"ends of a connection", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ends of a connection", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			return []any{
 				c.LocalAddr().String() == s.RemoteAddr().String(), s.LocalAddr().String() == c.RemoteAddr().String(),
 				c.LocalAddr() == c.LocalAddr(), c.RemoteAddr() == c.RemoteAddr(),
 				c.LocalAddr(), c.RemoteAddr(), s.LocalAddr(), s.RemoteAddr(),
 			}
 		}, "tcp HOST:P"},
-		{"ends of a connection that is closed", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"ends of a connection that is closed", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			local, remote := c.LocalAddr(), c.RemoteAddr()
 			require.NoError(t, c.Close())
 			reset(t, s)
 			return []any{local == c.LocalAddr(), remote == c.RemoteAddr(), s.LocalAddr(), s.RemoteAddr()}
 		}, "tcp HOST:P"},
-		{"an empty read while data waits, and none", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"an empty read while data waits, and none", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			none := read(s, 0)
 			require.NoError(t, writeErr(c))
-			settle()
+			world.Settle()
 			return slices.Concat(none, read(s, 0), read(s, 1))
 		}, "<nil>"},
-		{"an empty read at the end", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"an empty read at the end", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, s.Close())
-			settle()
+			world.Settle()
 			return slices.Concat(read(c, 0), read(c, 1), read(c, 0))
 		}, "<nil>"},
-		{"an empty read after a reset leaves the error alone", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"an empty read after a reset leaves the error alone", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			return slices.Concat(read(c, 0), read(c, 1))
 		}, "connection reset by peer"},
-		{"an empty read after Close", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"an empty read after Close", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.Close())
 			return read(c, 0)
 		}, "use of closed network connection"},
-		{"an empty write", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"an empty write", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := slices.Concat(write(c, ""), write(c, "x"))
 			return append(seen, read(s, 10)...)
 		}, "<nil>"},
-		{"an empty write after CloseWrite", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"an empty write after CloseWrite", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
 			return append(write(c, ""), writeErr(c))
 		}, "broken pipe"},
-		{"an empty write after a reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"an empty write after a reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			return slices.Concat(write(c, ""), write(c, "x"), write(c, ""), read(c, 1))
 		}, "EOF"},
-		{"a large transfer is whole", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a large transfer is whole", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			data := make([]byte, 3<<20)
 			rng := rand.New(rand.NewPCG(1, 2))
 			for i := range data {
@@ -103,8 +104,8 @@ func streamBehaviours() []behaviour {
 			want := sha256.Sum256(data)
 			return append(<-wrote, n, err, bytes.Equal(h.Sum(nil), want[:]))
 		}, "true"},
-		{"concurrent writes do not mix", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"concurrent writes do not mix", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			const size, writers = 64 << 10, 6
 			errs := make(chan error)
 			for i := range writers {
@@ -127,8 +128,8 @@ func streamBehaviours() []behaviour {
 			}
 			return append(seen, runs)
 		}, "6"},
-		{"a write that is cut short tells how much it wrote", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a write that is cut short tells how much it wrote", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			data := make([]byte, 64<<20)
 			got := after(func() []any {
 				n, err := c.Write(data)
@@ -138,22 +139,22 @@ func streamBehaviours() []behaviour {
 			require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0)))
 			return <-got
 		}, "i/o timeout"},
-		{"a connection to itself", func(t *testing.T, w *world) []any {
-			w = w.self(t)
-			var c tcpConn
+		{"a connection to itself", func(t *testing.T, w *world.World) []any {
+			w = w.Self(t)
+			var c world.TCPConn
 			for err := error(syscall.EADDRINUSE); err != nil; {
 				// A connection in TIME-WAIT keeps a port from dials, but not from listeners.
 				require.ErrorIs(t, err, syscall.EADDRINUSE)
-				addr, bad := net.ResolveTCPAddr("tcp", freePort(t, w))
+				addr, bad := net.ResolveTCPAddr("tcp", world.FreePort(t, w))
 				require.NoError(t, bad)
 				// RFC 9293 3.5: both ends open at the same time, and are the same.
-				c, err = w.dialTCP("tcp", addr, addr)
+				c, err = w.DialTCP("tcp", addr, addr)
 			}
 			defer c.Close()
 			return slices.Concat([]any{c.LocalAddr(), c.RemoteAddr()}, write(c, "to me"), read(c, 10))
 		}, "<nil>"},
-		{"interfaces of a connection", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"interfaces of a connection", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			var v any = c
 			_, readerFrom := v.(io.ReaderFrom)
 			_, writerTo := v.(io.WriterTo)
@@ -174,62 +175,62 @@ func streamBehaviours() []behaviour {
 // shutdownBehaviours are of sides that close before the other.
 func shutdownBehaviours() []behaviour {
 	return []behaviour{
-		{"a request and a response over a half-closed connection", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a request and a response over a half-closed connection", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := append(write(c, "request"), c.CloseWrite())
 			seen = append(seen, all(s)...)
 			seen = append(seen, write(s, "response")...)
 			seen = append(seen, s.CloseWrite())
 			return append(seen, all(c)...)
 		}, "<nil>"},
-		{"the server closes its side first", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"the server closes its side first", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := append(write(s, "bye"), s.CloseWrite())
 			seen = append(seen, all(c)...)
 			seen = append(seen, write(c, "still here")...)
 			return slices.Concat(seen, read(s, 100), []any{c.Close(), readErr(s), s.Close()})
 		}, "<nil>"},
-		{"Close after CloseWrite and CloseRead", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close after CloseWrite and CloseRead", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			return []any{c.CloseWrite(), c.CloseRead(), c.Close(), readErr(s), s.Close()}
 		}, "<nil>"},
-		{"CloseRead twice, and reads", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"CloseRead twice, and reads", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			return []any{c.CloseRead(), c.CloseRead(), readErr(c), readErr(c), c.CloseWrite(), c.CloseWrite()}
 		}, "<nil>"},
-		{"data that is queued before CloseRead, and comes after it, is readable", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"data that is queued before CloseRead, and comes after it, is readable", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := write(s, "before")
-			settle()
+			world.Settle()
 			seen = append(seen, c.CloseRead())
 			seen = append(seen, write(s, " and after")...)
-			settle()
+			world.Settle()
 			return slices.Concat(seen, read(c, 100), read(c, 100))
 		}, "EOF"},
-		{"the peer of a side that does not read any more", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"the peer of a side that does not read any more", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, c.CloseRead())
 			seen := []any{writeErr(s)}
-			settle()
+			world.Settle()
 			return append(seen, writeErr(s), writeErr(c), readErr(s))
 		}, "<nil>"},
-		{"data for a side that is shut both ways resets the connection", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"data for a side that is shut both ways resets the connection", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := slices.Concat(write(s, "early"), []any{c.CloseWrite(), c.CloseRead()})
-			settle()
+			world.Settle()
 			seen = append(seen, writeErr(s))
-			settle()
+			world.Settle()
 			seen = append(seen, read(c, 100)...)
 			return append(seen, readErr(c), readErr(c), c.CloseWrite(), readErr(s), writeErr(s), s.CloseWrite())
 		}, "transport endpoint is not connected"},
-		{"data for a side that is shut both ways before it has come to the end", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"data for a side that is shut both ways before it has come to the end", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := []any{s.CloseWrite(), c.CloseRead(), c.CloseWrite()}
-			settle()
+			world.Settle()
 			return append(seen, readErr(c), writeErr(c), readErr(s), writeErr(s))
 		}, "write: broken pipe"},
-		{"a CloseWrite is after the data that is written", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a CloseWrite is after the data that is written", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			size := make(chan int64, 1)
 			go func() {
 				n, _ := io.Copy(io.Discard, s)
@@ -238,111 +239,111 @@ func shutdownBehaviours() []behaviour {
 			n, err := c.Write(make([]byte, 1<<20))
 			return []any{n, err, c.CloseWrite(), <-size}
 		}, "1048576"},
-		{"a Close is after the data that is written", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a Close is after the data that is written", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := append(write(c, "and bye"), c.Close())
 			return append(seen, all(s)...)
 		}, "<nil>"},
-		{"a Close that lingers is after the data that is written", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a Close that lingers is after the data that is written", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, c.SetLinger(5))
 			seen := append(write(c, "and bye"), c.Close())
 			return append(seen, all(s)...)
 		}, "<nil>"},
-		{"a Close with a linger that is turned off again", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a Close with a linger that is turned off again", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, c.SetLinger(0))
 			require.NoError(t, c.SetLinger(-1))
 			seen := append(write(c, "and bye"), c.Close())
 			return append(seen, all(s)...)
 		}, "<nil>"},
-		{"a Close that resets after CloseWrite", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a Close that resets after CloseWrite", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
-			settle()
+			world.Settle()
 			require.NoError(t, c.SetLinger(0))
 			seen := []any{c.Close()}
-			settle()
+			world.Settle()
 			return append(seen, readErr(s), writeErr(s), writeErr(s))
 		}, "broken pipe"},
-		{"a Close that resets after the peer's CloseWrite", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"a Close that resets after the peer's CloseWrite", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, s.CloseWrite())
-			settle()
+			world.Settle()
 			require.NoError(t, c.SetLinger(0))
 			seen := []any{c.Close()}
-			settle()
+			world.Settle()
 			return append(seen, readErr(s), s.CloseWrite(), s.CloseRead(), s.Close())
 		}, "<nil>"},
-		{"Close with data unread after CloseWrite resets", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close with data unread after CloseWrite resets", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, s.CloseWrite())
 			require.NoError(t, writeErr(c))
-			settle()
+			world.Settle()
 			seen := []any{s.Close()}
-			settle()
+			world.Settle()
 			return append(seen, readErr(c), writeErr(c), writeErr(c))
 		}, "broken pipe"},
-		{"Close with data that was read in part resets", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close with data that was read in part resets", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := write(c, "in part")
-			settle()
+			world.Settle()
 			seen = append(seen, read(s, 2)...)
 			seen = append(seen, s.Close())
-			settle()
+			world.Settle()
 			return append(seen, readErr(c), readErr(c))
 		}, "EOF"},
-		{"Close with all data read does not reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close with all data read does not reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			seen := write(c, "whole")
-			settle()
+			world.Settle()
 			return append(append(seen, read(s, 10)...), s.Close(), readErr(c), readErr(c))
 		}, "EOF"},
-		{"Close with data that nobody read after CloseRead", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close with data that nobody read after CloseRead", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, s.CloseRead())
 			require.NoError(t, writeErr(c))
-			settle()
+			world.Settle()
 			return []any{s.Close(), readErr(c)}
 		}, "connection reset by peer"},
-		{"both sides close at the same time", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"both sides close at the same time", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			got := make(chan error)
 			go func() { got <- c.Close() }()
 			go func() { got <- s.Close() }()
 			return []any{<-got, <-got, c.Close(), s.Close()}
 		}, "use of closed network connection"},
-		{"settings after a reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"settings after a reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			return []any{
 				c.SetNoDelay(true), c.SetLinger(1), c.SetKeepAlive(true), c.SetKeepAlivePeriod(time.Minute),
 				c.SetReadBuffer(1 << 16), c.SetWriteBuffer(1 << 16), c.SetDeadline(time.Time{}), readErr(c), c.SetNoDelay(false), c.Close(),
 			}
 		}, "<nil>"},
-		{"the error of a reset is of reads or writes, whichever is first", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"the error of a reset is of reads or writes, whichever is first", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			got := concurrentErrors(func() error { return readErr(c) }, func() error { return readErr(c) })
 			return append(got, writeErr(c))
 		}, "broken pipe"},
-		{"past deadlines come before a reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"past deadlines come before a reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
 			seen := []any{readErr(c), writeErr(c), c.SetDeadline(time.Time{})}
 			return append(seen, readErr(c))
 		}, "connection reset by peer"},
-		{"past deadlines come before the end", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"past deadlines come before the end", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, s.Close())
-			settle()
+			world.Settle()
 			require.NoError(t, c.SetReadDeadline(time.Unix(1, 0)))
 			seen := []any{readErr(c), c.SetReadDeadline(time.Time{})}
 			return append(seen, readErr(c))
 		}, "EOF"},
-		{"a past deadline comes before a broken pipe", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"a past deadline comes before a broken pipe", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
 			require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0)))
 			return []any{writeErr(c), c.SetWriteDeadline(time.Time{}), writeErr(c)}

@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"context"
@@ -14,19 +14,22 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/internal/world"
 	"github.com/usernet/usernet/nic"
 	"golang.org/x/sys/unix"
 )
 
 // A silentWorld is one in which the server can be made to hear nothing any more.
 type silentWorld struct {
-	*world
+	*world.World
 	// silence has what a listener or connection of the server's is sent disappear.
 	silence func(t *testing.T, server any)
 	// giveUp is the option of a dial that does not wait for the kernel's two minutes.
-	giveUp dialOptions
+	giveUp world.DialOptions
 	// impatient has a connection give up a while after it is not acknowledged.
-	impatient func(t *testing.T, c tcpConn)
+	impatient func(t *testing.T, c world.TCPConn)
 }
 
 // A silentBehaviour is a behaviour with a peer that does not answer. On the kernel it takes
@@ -36,6 +39,9 @@ type silentBehaviour struct {
 	run  func(t *testing.T, w *silentWorld) []any
 	want string
 }
+
+// nobody is an address on the link of the hosts where nobody is.
+const nobody = "192.0.2.99"
 
 // option sets an option of a socket of the kernel's.
 func option(t *testing.T, c syscall.Conn, set func(fd int) error) {
@@ -47,22 +53,22 @@ func option(t *testing.T, c syscall.Conn, set func(fd int) error) {
 }
 
 func silentKernel() *silentWorld {
-	w := kernelWorld()
-	w.listen = func(network, address string) (net.Listener, error) {
+	w := world.Kernel()
+	w.Listen = func(network, address string) (net.Listener, error) {
 		var lc net.ListenConfig
 		lc.SetMultipathTCP(false) // sockets of Multipath TCP have no filters
 		return lc.Listen(context.Background(), network, address)
 	}
 	return &silentWorld{
-		world: w,
+		World: w,
 		silence: func(t *testing.T, server any) {
 			option(t, server.(syscall.Conn), attachDrop)
 		},
-		giveUp: dialOptions{control: func(_, _ string, c syscall.RawConn) (err error) {
+		giveUp: world.DialOptions{Control: func(_, _ string, c syscall.RawConn) (err error) {
 			failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_SYNCNT, 1) })
 			return errors.Join(failed, err)
 		}},
-		impatient: func(t *testing.T, c tcpConn) {
+		impatient: func(t *testing.T, c world.TCPConn) {
 			option(t, c.(syscall.Conn), func(fd int) error {
 				return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 300)
 			})
@@ -88,13 +94,15 @@ func (s *scissors) Send(batch []nic.Frame) (int, error) {
 func silentPipe(t *testing.T) *silentWorld {
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	wire := &scissors{Device: ea}
-	a, b := newHost(t, wire, addrA), newHost(t, eb, addrB)
-	w := usernetWorld("pipe", a, b, addrA, addrB)
-	w.pair(t) // each knows the other's link address
+	a, b := hosttest.Host(t, wire, hosttest.AddrA), hosttest.Host(t, eb, hosttest.AddrB)
+	w := world.Usernet("pipe", a, b, hosttest.AddrA, hosttest.AddrB)
+	w.Pair(t) // each knows the other's link address
 	return &silentWorld{
-		world:     w,
-		silence:   func(*testing.T, any) { wire.cut.Store(true) },
-		impatient: func(t *testing.T, c tcpConn) { require.NoError(t, c.(*TCPConn).SetUserTimeout(300*time.Millisecond)) },
+		World:   w,
+		silence: func(*testing.T, any) { wire.cut.Store(true) },
+		impatient: func(t *testing.T, c world.TCPConn) {
+			require.NoError(t, c.(*usernet.TCPConn).SetUserTimeout(300*time.Millisecond))
+		},
 	}
 }
 
@@ -102,7 +110,7 @@ func silentPipe(t *testing.T) *silentWorld {
 // (seen with 6.18) that let only CAP_NET_ADMIN attach a filter to a socket of TCP.
 func lacksFilters(t *testing.T) string {
 	t.Helper()
-	ln, err := silentKernel().listen("tcp4", "127.0.0.1:0")
+	ln, err := silentKernel().Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
 	raw, err := ln.(syscall.Conn).SyscallConn()
@@ -129,11 +137,11 @@ func TestSilenceIsTheKernels(t *testing.T) {
 			t.Parallel() // they wait
 			var kernel []string
 			if lacking == "" {
-				kernel = transcript(t, k.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, k) }}, b.want)
+				kernel = transcript(t, k.World, behaviour{run: func(t *testing.T, _ *world.World) []any { return b.run(t, k) }}, b.want)
 			}
 			synctest.Test(t, func(t *testing.T) {
 				w := silentPipe(t)
-				ours := transcript(t, w.world, behaviour{run: func(t *testing.T, _ *world) []any { return b.run(t, w) }}, b.want)
+				ours := transcript(t, w.World, behaviour{run: func(t *testing.T, _ *world.World) []any { return b.run(t, w) }}, b.want)
 				if lacking == "" {
 					require.Equal(t, kernel, ours)
 				}
@@ -147,10 +155,10 @@ func TestSilenceIsTheKernels(t *testing.T) {
 
 func silentBehaviours() []silentBehaviour {
 	// waiting dials to a listener that hears nothing.
-	waiting := func(t *testing.T, w *silentWorld, ctx context.Context, o dialOptions) []any {
-		ln := w.listener(t)
+	waiting := func(t *testing.T, w *silentWorld, ctx context.Context, o world.DialOptions) []any {
+		ln := w.Listener(t)
 		w.silence(t, ln)
-		return dialed(w.dial(ctx, o, "tcp", ln.Addr().String()))
+		return dialed(w.Dial(ctx, o, "tcp", ln.Addr().String()))
 	}
 	// overtime shows a timeout. Whether it is that of the context or of the socket, which has
 	// the same deadline, is chance in net.
@@ -165,59 +173,59 @@ func silentBehaviours() []silentBehaviour {
 			return waiting(t, w, ctx, w.giveUp)
 		}, "connect: connection timed out"},
 		{"a dial whose timeout passes", func(t *testing.T, w *silentWorld) []any {
-			return overtime(waiting(t, w, ctx, dialOptions{timeout: soon}))
+			return overtime(waiting(t, w, ctx, world.DialOptions{Timeout: soon}))
 		}, `i/o timeout"`},
 		{"a dial whose deadline passes", func(t *testing.T, w *silentWorld) []any {
-			return overtime(waiting(t, w, ctx, dialOptions{deadline: time.Now().Add(soon)}))
+			return overtime(waiting(t, w, ctx, world.DialOptions{Deadline: time.Now().Add(soon)}))
 		}, `i/o timeout"`},
 		{"a dial whose context's deadline passes", func(t *testing.T, w *silentWorld) []any {
 			ctx, cancel := context.WithTimeout(ctx, soon)
 			defer cancel()
-			return overtime(waiting(t, w, ctx, dialOptions{timeout: time.Minute}))
+			return overtime(waiting(t, w, ctx, world.DialOptions{Timeout: time.Minute}))
 		}, `i/o timeout"`},
 		{"a dial whose context is cancelled", func(t *testing.T, w *silentWorld) []any {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(soon, cancel)
-			return waiting(t, w, ctx, dialOptions{timeout: time.Minute})
+			return waiting(t, w, ctx, world.DialOptions{Timeout: time.Minute})
 		}, "operation was canceled"},
 		{"a dial whose Cancel is closed", func(t *testing.T, w *silentWorld) []any {
 			quit := make(chan struct{})
 			time.AfterFunc(soon, func() { close(quit) })
-			return waiting(t, w, ctx, dialOptions{cancel: quit})
+			return waiting(t, w, ctx, world.DialOptions{Cancel: quit})
 		}, "operation was canceled"},
 		{"a DialTimeout that passes", func(t *testing.T, w *silentWorld) []any {
-			ln := w.listener(t)
+			ln := w.Listener(t)
 			w.silence(t, ln)
-			return overtime(dialed(w.dialTimeout("tcp", ln.Addr().String(), soon)))
+			return overtime(dialed(w.DialTimeout("tcp", ln.Addr().String(), soon)))
 		}, `i/o timeout"`},
 		{"data that is never acknowledged", func(t *testing.T, w *silentWorld) []any {
-			c, s := w.pair(t)
+			c, s := w.Pair(t)
 			w.silence(t, s)
 			w.impatient(t, c)
 			return []any{writeErr(c), readErr(c), readErr(c), writeErr(c), c.CloseWrite()}
 		}, "shutdown: transport endpoint is not connected"},
 		{"a blocked write that is never acknowledged", func(t *testing.T, w *silentWorld) []any {
-			c, s := w.pair(t)
+			c, s := w.Pair(t)
 			w.silence(t, s)
 			w.impatient(t, c)
 			_, err := c.Write(make([]byte, 64<<20))
 			return []any{err, writeErr(c), readErr(c), c.Close()}
 		}, "<nil>"},
 		{"keep-alive that is not answered", func(t *testing.T, w *silentWorld) []any {
-			c, s := w.pair(t)
+			c, s := w.Pair(t)
 			w.silence(t, s)
 			keep := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}
 			return []any{c.SetKeepAliveConfig(keep), readErr(c), readErr(c), writeErr(c)}
 		}, "write: broken pipe"},
 		{"a Close that lingers in vain", func(t *testing.T, w *silentWorld) []any {
-			c, s := w.pair(t)
+			c, s := w.Pair(t)
 			w.silence(t, s)
 			began := time.Now()
 			seen := []any{c.SetLinger(1), writeErr(c), c.Close()}
 			return append(seen, time.Since(began) >= time.Second)
 		}, "true"},
 		{"a deadline while nothing is acknowledged", func(t *testing.T, w *silentWorld) []any {
-			c, s := w.pair(t)
+			c, s := w.Pair(t)
 			w.silence(t, s)
 			return []any{writeErr(c), c.SetReadDeadline(time.Now().Add(soon)), readErr(c)}
 		}, "i/o timeout"},
@@ -226,7 +234,7 @@ func silentBehaviours() []silentBehaviour {
 
 // unrouted runs f in a network namespace of the kernel's own that has only its loopback
 // and what ip(8) is told to add.
-func unrouted(t *testing.T, f func(w *world) []any, commands ...[]string) []any {
+func unrouted(t *testing.T, f func(w *world.World) []any, commands ...[]string) []any {
 	t.Helper()
 	var err error
 	var seen []any
@@ -242,7 +250,7 @@ func unrouted(t *testing.T, f func(w *world) []any, commands ...[]string) []any 
 				return
 			}
 		}
-		seen = f(kernelWorld())
+		seen = f(world.Kernel())
 	}()
 	<-done
 	require.NoError(t, err)
@@ -254,33 +262,33 @@ func TestUnreachableIsTheKernels(t *testing.T) {
 		t.Skip("needs root, to make a network namespace of the kernel's")
 	}
 	const away = "203.0.113.1"
-	dial := func(network, address string, o dialOptions) func(w *world) []any {
-		return func(w *world) []any { return dialed(w.dial(context.Background(), o, network, address)) }
+	dial := func(network, address string, o world.DialOptions) func(w *world.World) []any {
+		return func(w *world.World) []any { return dialed(w.Dial(context.Background(), o, network, address)) }
 	}
 	for _, b := range []struct {
 		name string
-		run  func(w *world) []any
+		run  func(w *world.World) []any
 		want string
 	}{
-		{"dial without a route", dial("tcp", away+":80", dialOptions{}), "connect: network is unreachable"},
-		{"dial UDP without a route", dial("udp", away+":80", dialOptions{}), "connect: network is unreachable"},
-		{"dial IP without a route", dial("ip4:253", away, dialOptions{}), "connect: network is unreachable"},
-		{"dial without a route from a port", dial("tcp", away+":80", dialOptions{local: &net.TCPAddr{Port: 7}}), "connect: network is unreachable"},
-		{"dial to the broadcast address without a route", dial("tcp", "255.255.255.255:80", dialOptions{}), "connect: network is unreachable"},
-		{"WriteTo without a route", func(w *world) []any {
-			c, err := w.listenPacket("udp4", ":0")
+		{"dial without a route", dial("tcp", away+":80", world.DialOptions{}), "connect: network is unreachable"},
+		{"dial UDP without a route", dial("udp", away+":80", world.DialOptions{}), "connect: network is unreachable"},
+		{"dial IP without a route", dial("ip4:253", away, world.DialOptions{}), "connect: network is unreachable"},
+		{"dial without a route from a port", dial("tcp", away+":80", world.DialOptions{Local: &net.TCPAddr{Port: 7}}), "connect: network is unreachable"},
+		{"dial to the broadcast address without a route", dial("tcp", "255.255.255.255:80", world.DialOptions{}), "connect: network is unreachable"},
+		{"WriteTo without a route", func(w *world.World) []any {
+			c, err := w.ListenPacket("udp4", ":0")
 			if err != nil {
 				return []any{err}
 			}
 			defer c.Close()
 			to := &net.UDPAddr{IP: net.ParseIP(away), Port: 9}
 			_, err = c.WriteTo([]byte("x"), to)
-			_, _, msg := c.(udpConn).WriteMsgUDP([]byte("x"), nil, to)
+			_, _, msg := c.(world.UDPConn).WriteMsgUDP([]byte("x"), nil, to)
 			_, again := c.WriteTo([]byte("x"), to)
 			return []any{err, msg, again}
 		}, "sendto: network is unreachable"},
-		{"WriteTo of an IP socket without a route", func(w *world) []any {
-			c, err := w.listenPacket("ip4:253", "")
+		{"WriteTo of an IP socket without a route", func(w *world.World) []any {
+			c, err := w.ListenPacket("ip4:253", "")
 			if err != nil {
 				return []any{err}
 			}
@@ -290,28 +298,28 @@ func TestUnreachableIsTheKernels(t *testing.T) {
 		}, "sendto: network is unreachable"},
 	} {
 		t.Run(b.name, func(t *testing.T) {
-			run := behaviour{run: func(t *testing.T, w *world) []any {
-				if w.name == "kernel" {
+			run := behaviour{run: func(t *testing.T, w *world.World) []any {
+				if w.Name == "kernel" {
 					return unrouted(t, b.run)
 				}
 				return b.run(w)
 			}}
-			kernel := transcript(t, kernelWorld(), run, b.want)
-			lo := newLoopback(t)
-			require.Equal(t, kernel, transcript(t, usernetWorld("loopback", lo, lo, "127.0.0.1", "127.0.0.1"), run, b.want))
+			kernel := transcript(t, world.Kernel(), run, b.want)
+			lo := hosttest.Loopback(t)
+			require.Equal(t, kernel, transcript(t, world.Usernet("loopback", lo, lo, "127.0.0.1", "127.0.0.1"), run, b.want))
 		})
 	}
 	t.Run("dial to a neighbour that is silent", func(t *testing.T) {
-		run := behaviour{run: func(t *testing.T, w *world) []any {
-			if w.name == "kernel" {
-				return unrouted(t, dial("tcp", nobody+":80", dialOptions{}), []string{"route", "add", "unreachable", nobody})
+		run := behaviour{run: func(t *testing.T, w *world.World) []any {
+			if w.Name == "kernel" {
+				return unrouted(t, dial("tcp", nobody+":80", world.DialOptions{}), []string{"route", "add", "unreachable", nobody})
 			}
-			return dial("tcp", nobody+":80", dialOptions{})(w)
+			return dial("tcp", nobody+":80", world.DialOptions{})(w)
 		}}
-		kernel := transcript(t, kernelWorld(), run, "connect: no route to host")
+		kernel := transcript(t, world.Kernel(), run, "connect: no route to host")
 		synctest.Test(t, func(t *testing.T) {
-			a, b := newPair(t)
-			require.Equal(t, kernel, transcript(t, usernetWorld("pipe", a, b, addrA, addrB), run, "connect: no route to host"))
+			a, b := hosttest.Pair(t)
+			require.Equal(t, kernel, transcript(t, world.Usernet("pipe", a, b, hosttest.AddrA, hosttest.AddrB), run, "connect: no route to host"))
 		})
 	})
 }

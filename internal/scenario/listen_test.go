@@ -1,4 +1,4 @@
-package usernet
+package scenario
 
 import (
 	"context"
@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/internal/world"
 )
 
 func TestAClosedListenerAcceptsNobody(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		failed := make(chan error, 1)
 		go func() {
 			_, err := ln.Accept()
@@ -24,34 +26,34 @@ func TestAClosedListenerAcceptsNobody(t *testing.T) {
 		_, err := ln.Accept()
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.ErrorIs(t, ln.Close(), net.ErrClosed)
-		_, err = w.dial(context.Background(), dialOptions{}, "tcp", ln.Addr().String())
+		_, err = w.Dial(context.Background(), world.DialOptions{}, "tcp", ln.Addr().String())
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	})
 }
 
 func TestAPortIsListenedOnAgain(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		for range 10 {
 			require.NoError(t, ln.Close())
 			var err error
-			ln, err = w.listen("tcp", ln.Addr().String())
+			ln, err = w.Listen("tcp", ln.Addr().String())
 			require.NoError(t, err)
 		}
 		defer ln.Close()
 
 		// Nor do the connections of a former listener hold the port.
-		c := w.to(t, ln.Addr())
+		c := w.To(t, ln.Addr())
 		s, err := ln.Accept()
 		require.NoError(t, err)
 		defer s.Close()
 		require.NoError(t, ln.Close())
-		again, err := w.listen("tcp", ln.Addr().String())
+		again, err := w.Listen("tcp", ln.Addr().String())
 		require.NoError(t, err)
 		defer again.Close()
 		c.Write([]byte("old"))
 		require.Equal(t, "old", string(readFull(t, s, 3)))
-		second := w.to(t, again.Addr())
+		second := w.To(t, again.Addr())
 		s2, err := again.Accept()
 		require.NoError(t, err)
 		defer s2.Close()
@@ -61,35 +63,35 @@ func TestAPortIsListenedOnAgain(t *testing.T) {
 }
 
 func TestAPortHasOneListener(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		_, port, _ := net.SplitHostPort(ln.Addr().String())
 		for _, addr := range []string{ln.Addr().String(), "0.0.0.0:" + port} {
-			_, err := w.listen("tcp4", addr)
+			_, err := w.Listen("tcp4", addr)
 			require.ErrorIs(t, err, syscall.EADDRINUSE, addr)
 		}
 		// UDP has ports of its own.
-		pc, err := w.listenPacket("udp4", ln.Addr().String())
+		pc, err := w.ListenPacket("udp4", ln.Addr().String())
 		require.NoError(t, err)
-		_, err = w.listenPacket("udp4", "0.0.0.0:"+port)
+		_, err = w.ListenPacket("udp4", "0.0.0.0:"+port)
 		require.ErrorIs(t, err, syscall.EADDRINUSE)
 		require.NoError(t, pc.Close())
-		again, err := w.listenPacket("udp4", pc.LocalAddr().String())
+		again, err := w.ListenPacket("udp4", pc.LocalAddr().String())
 		require.NoError(t, err)
 		again.Close()
 	})
 }
 
 func TestAWildcardListensOnEachAddress(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		for _, addr := range []string{":0", "0.0.0.0:0"} {
-			ln, err := w.listen("tcp4", addr)
+			ln, err := w.Listen("tcp4", addr)
 			require.NoError(t, err)
 			_, port, _ := net.SplitHostPort(ln.Addr().String())
 			require.Equal(t, "0.0.0.0:"+port, ln.Addr().String())
-			_, err = w.listen("tcp4", w.server+":"+port)
+			_, err = w.Listen("tcp4", w.Server+":"+port)
 			require.ErrorIs(t, err, syscall.EADDRINUSE)
-			c, err := w.dial(context.Background(), dialOptions{}, "tcp4", net.JoinHostPort(w.server, port))
+			c, err := w.Dial(context.Background(), world.DialOptions{}, "tcp4", net.JoinHostPort(w.Server, port))
 			require.NoError(t, err)
 			s, err := ln.Accept()
 			require.NoError(t, err)
@@ -102,16 +104,16 @@ func TestAWildcardListensOnEachAddress(t *testing.T) {
 }
 
 func TestADialIsMadeFromTheAddressItNames(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		from := func(local net.Addr) (net.Conn, error) {
-			return w.dial(context.Background(), dialOptions{local: local}, "tcp", ln.Addr().String())
+			return w.Dial(context.Background(), world.DialOptions{Local: local}, "tcp", ln.Addr().String())
 		}
-		client := net.ParseIP(w.client)
+		client := net.ParseIP(w.Client)
 		for _, local := range []*net.TCPAddr{{IP: client}, {}, {IP: net.IPv4zero}} {
 			c, err := from(local)
 			require.NoError(t, err)
-			require.Equal(t, w.client, c.LocalAddr().(*net.TCPAddr).IP.String())
+			require.Equal(t, w.Client, c.LocalAddr().(*net.TCPAddr).IP.String())
 			require.NotZero(t, c.LocalAddr().(*net.TCPAddr).Port)
 			c.Close()
 		}
@@ -126,7 +128,7 @@ func TestADialIsMadeFromTheAddressItNames(t *testing.T) {
 		local := c.LocalAddr()
 		_, err = from(local)
 		require.ErrorIs(t, err, syscall.EADDRINUSE)
-		require.NoError(t, c.(tcpConn).SetLinger(0))
+		require.NoError(t, c.(world.TCPConn).SetLinger(0))
 		c.Close()
 		c, err = from(local)
 		require.NoError(t, err)
@@ -136,37 +138,37 @@ func TestADialIsMadeFromTheAddressItNames(t *testing.T) {
 }
 
 func TestADialIsCancelledByItsContext(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_, err := w.dial(ctx, dialOptions{}, "tcp", ln.Addr().String())
+		_, err := w.Dial(ctx, world.DialOptions{}, "tcp", ln.Addr().String())
 		require.ErrorIs(t, err, context.Canceled)
 
 		// A context that ends after the dial leaves the connection alone.
 		ctx, cancel = context.WithCancel(context.Background())
-		c, err := w.dial(ctx, dialOptions{}, "tcp", ln.Addr().String())
+		c, err := w.Dial(ctx, world.DialOptions{}, "tcp", ln.Addr().String())
 		require.NoError(t, err)
 		defer c.Close()
 		cancel()
-		go serve(ln, echo)
+		go hosttest.Serve(ln, hosttest.Echo)
 		c.Write([]byte("there"))
 		require.Equal(t, "there", string(readFull(t, c, 5)))
 	})
 }
 
 func TestADialHasNoTimeAtAll(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
-		ln := w.listenTCP(t)
-		options := []dialOptions{
-			{timeout: -time.Second}, {deadline: time.Now().Add(-time.Second)}, {deadline: time.Unix(1, 0)},
-			{timeout: time.Hour, deadline: time.Now().Add(-time.Second)},
+	everywhere(t, func(t *testing.T, w *world.World) {
+		ln := w.ListenTCP(t)
+		options := []world.DialOptions{
+			{Timeout: -time.Second}, {Deadline: time.Now().Add(-time.Second)}, {Deadline: time.Unix(1, 0)},
+			{Timeout: time.Hour, Deadline: time.Now().Add(-time.Second)},
 		}
-		if w.name != "virtual time" { // where a handshake takes none
-			options = append(options, dialOptions{timeout: time.Nanosecond})
+		if w.Name != "virtual time" { // where a handshake takes none
+			options = append(options, world.DialOptions{Timeout: time.Nanosecond})
 		}
 		for _, o := range options {
-			_, err := w.dial(context.Background(), o, "tcp", ln.Addr().String())
+			_, err := w.Dial(context.Background(), o, "tcp", ln.Addr().String())
 			var ne net.Error
 			require.ErrorAs(t, err, &ne)
 			require.True(t, ne.Timeout())
@@ -176,18 +178,18 @@ func TestADialHasNoTimeAtAll(t *testing.T) {
 }
 
 func TestNetworksThatDoNotExist(t *testing.T) {
-	everywhere(t, func(t *testing.T, w *world) {
+	everywhere(t, func(t *testing.T, w *world.World) {
 		for _, network := range []string{"", "tcp5", "udp0", "bogus", "tcp ", "ip:", "ip4", "ip9:icmp"} {
-			_, err := w.dial(context.Background(), dialOptions{}, network, "127.0.0.1:80")
+			_, err := w.Dial(context.Background(), world.DialOptions{}, network, "127.0.0.1:80")
 			require.Error(t, err, network)
-			_, err = w.listen(network, "127.0.0.1:0")
+			_, err = w.Listen(network, "127.0.0.1:0")
 			require.Error(t, err, network)
-			_, err = w.listenPacket(network, "127.0.0.1:0")
+			_, err = w.ListenPacket(network, "127.0.0.1:0")
 			require.Error(t, err, network)
 		}
-		_, err := w.listen("udp", "127.0.0.1:0")
+		_, err := w.Listen("udp", "127.0.0.1:0")
 		require.ErrorContains(t, err, "unexpected address type")
-		_, err = w.listenPacket("tcp", "127.0.0.1:0")
+		_, err = w.ListenPacket("tcp", "127.0.0.1:0")
 		require.ErrorContains(t, err, "unexpected address type")
 	})
 }

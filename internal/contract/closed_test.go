@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"io"
@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
 )
 
 func closedBehaviours() []behaviour {
 	return []behaviour{
-		{"every method of a closed connection", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"every method of a closed connection", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			require.NoError(t, c.SetDeadline(time.Unix(1, 0)), "being expired as well does not matter")
 			require.NoError(t, c.Close())
 			_, read := c.Read(make([]byte, 1))
@@ -30,19 +31,19 @@ func closedBehaviours() []behaviour {
 				c.CloseRead(), c.CloseWrite(), c.Close(),
 			}
 		}, "use of closed network connection"},
-		{"Close wakes a blocked read", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"Close wakes a blocked read", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			got := make(chan error)
 			go func() {
 				_, err := c.Read(make([]byte, 1))
 				got <- err
 			}()
-			settle()
+			world.Settle()
 			require.NoError(t, c.Close())
 			return []any{<-got}
 		}, "use of closed network connection"},
-		{"Close wakes a blocked write", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"Close wakes a blocked write", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			got, data := make(chan error), make([]byte, 64<<20)
 			go func() {
 				_, err := c.Write(data)
@@ -52,25 +53,25 @@ func closedBehaviours() []behaviour {
 			require.NoError(t, c.Close())
 			return []any{<-got}
 		}, "use of closed network connection"},
-		{"every method of a closed listener", func(t *testing.T, w *world) []any {
-			ln, err := w.listen("tcp4", w.server+":0")
+		{"every method of a closed listener", func(t *testing.T, w *world.World) []any {
+			ln, err := w.Listen("tcp4", w.Server+":0")
 			require.NoError(t, err)
 			got := make(chan error)
 			go func() {
 				_, err := ln.Accept()
 				got <- err
 			}()
-			settle()
+			world.Settle()
 			require.NoError(t, ln.Close())
 			_, accept := ln.Accept()
 			return []any{<-got, accept, ln.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now()), ln.Close()}
 		}, "use of closed network connection"},
-		{"every method of a closed UDP socket", func(t *testing.T, w *world) []any {
-			pc, err := w.listenPacket("udp4", w.server+":0")
+		{"every method of a closed UDP socket", func(t *testing.T, w *world.World) []any {
+			pc, err := w.ListenPacket("udp4", w.Server+":0")
 			require.NoError(t, err)
-			c := pc.(udpConn)
+			c := pc.(world.UDPConn)
 			require.NoError(t, c.Close())
-			to := &net.UDPAddr{IP: net.ParseIP(w.server).To4(), Port: 9}
+			to := &net.UDPAddr{IP: net.ParseIP(w.Server).To4(), Port: 9}
 			_, read := c.Read(make([]byte, 1))
 			_, _, readFrom := c.ReadFrom(make([]byte, 1))
 			_, _, _, _, readMsg := c.ReadMsgUDP(make([]byte, 1), nil)
@@ -83,32 +84,32 @@ func closedBehaviours() []behaviour {
 				c.SetDeadline(time.Now()), c.SetReadBuffer(4096), c.SetWriteBuffer(4096), c.Close(),
 			}
 		}, "use of closed network connection"},
-		{"one of many concurrent Closes of a connection succeeds", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"one of many concurrent Closes of a connection succeeds", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			return []any{concurrently(8, c.Close)}
 		}, `"1 of 8 without an error"`},
-		{"one of many concurrent Closes of a UDP socket succeeds", func(t *testing.T, w *world) []any {
-			return []any{concurrently(8, w.packets(t).Close)}
+		{"one of many concurrent Closes of a UDP socket succeeds", func(t *testing.T, w *world.World) []any {
+			return []any{concurrently(8, w.Packets(t).Close)}
 		}, `"1 of 8 without an error"`},
-		{"Close wakes several reads", func(t *testing.T, w *world) []any {
-			c, _ := w.pair(t)
+		{"Close wakes several reads", func(t *testing.T, w *world.World) []any {
+			c, _ := w.Pair(t)
 			first, second := after(func() error { return readErr(c) }), after(func() error { return readErr(c) })
 			return []any{c.Close(), <-first, <-second}
 		}, "use of closed network connection"},
-		{"Close of a connection that was reset", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close of a connection that was reset", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			reset(t, s)
 			return []any{c.Close(), c.Close(), readErr(c), writeErr(c)}
 		}, "use of closed network connection"},
-		{"Close of a connection that was shut down", func(t *testing.T, w *world) []any {
-			c, s := w.pair(t)
+		{"Close of a connection that was shut down", func(t *testing.T, w *world.World) []any {
+			c, s := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
 			require.NoError(t, s.Close())
-			settle()
+			world.Settle()
 			return []any{c.Close(), c.CloseWrite(), c.CloseRead(), c.Close()}
 		}, "use of closed network connection"},
-		{"Close wakes a blocked read of a UDP socket", func(t *testing.T, w *world) []any {
-			c, s := w.udpPair(t)
+		{"Close wakes a blocked read of a UDP socket", func(t *testing.T, w *world.World) []any {
+			c, s := w.UdpPair(t)
 			first := after(func() error { return readErr(c) })
 			second := after(func() error {
 				_, _, err := s.ReadFrom(make([]byte, 1))
@@ -116,20 +117,20 @@ func closedBehaviours() []behaviour {
 			})
 			return []any{c.Close(), <-first, s.Close(), <-second}
 		}, "use of closed network connection"},
-		{"every method of a closed UDP socket that was connected", func(t *testing.T, w *world) []any {
-			c, _ := w.udpPair(t)
+		{"every method of a closed UDP socket that was connected", func(t *testing.T, w *world.World) []any {
+			c, _ := w.UdpPair(t)
 			to := c.RemoteAddr().(*net.UDPAddr)
 			require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
 			require.NoError(t, c.Close())
 			return append(udpMethods(c, to), c.RemoteAddr())
 		}, "udp HOST:P"},
-		{"every method of a closed UDP socket that is given no address", func(t *testing.T, w *world) []any {
-			c := w.packets(t)
+		{"every method of a closed UDP socket that is given no address", func(t *testing.T, w *world.World) []any {
+			c := w.Packets(t)
 			require.NoError(t, c.Close())
 			return append(udpMethods(c, nil), c.LocalAddr())
 		}, "udp HOST:P"},
-		{"the address of a closed socket is the one that it had", func(t *testing.T, w *world) []any {
-			c, s := w.udpPair(t)
+		{"the address of a closed socket is the one that it had", func(t *testing.T, w *world.World) []any {
+			c, s := w.UdpPair(t)
 			local, remote, bound := c.LocalAddr(), c.RemoteAddr(), s.LocalAddr()
 			require.NoError(t, c.Close())
 			require.NoError(t, s.Close())
@@ -141,25 +142,25 @@ func closedBehaviours() []behaviour {
 // zeroBehaviours are of connections that were never made. A nil one panics in net.
 func zeroBehaviours() []behaviour {
 	return []behaviour{
-		{"every method of a zero TCPConn", func(t *testing.T, w *world) []any { return tcpMethods(w.zeroTCP) }, "invalid argument"},
-		{"every method of a zero UDPConn", func(t *testing.T, w *world) []any {
-			return append([]any{w.zeroUDP.RemoteAddr()}, udpMethods(w.zeroUDP, nil)...)
+		{"every method of a zero TCPConn", func(t *testing.T, w *world.World) []any { return tcpMethods(w.ZeroTCP) }, "invalid argument"},
+		{"every method of a zero UDPConn", func(t *testing.T, w *world.World) []any {
+			return append([]any{w.ZeroUDP.RemoteAddr()}, udpMethods(w.ZeroUDP, nil)...)
 		}, "invalid argument"},
-		{"every method of a zero IPConn", func(t *testing.T, w *world) []any { return ipMethods(w.zeroIP, nil) }, "invalid argument"},
-		{"every method of a nil TCPListener", func(t *testing.T, w *world) []any { return listenerMethods(w.nilListener) }, "invalid argument"},
-		{"every method of a zero TCPListener", func(t *testing.T, w *world) []any { return listenerMethods(w.zeroListener) }, "invalid argument"},
+		{"every method of a zero IPConn", func(t *testing.T, w *world.World) []any { return ipMethods(w.ZeroIP, nil) }, "invalid argument"},
+		{"every method of a nil TCPListener", func(t *testing.T, w *world.World) []any { return listenerMethods(w.NilListener) }, "invalid argument"},
+		{"every method of a zero TCPListener", func(t *testing.T, w *world.World) []any { return listenerMethods(w.ZeroListener) }, "invalid argument"},
 	}
 }
 
 // listenerMethods calls every method of a listener that has an error.
-func listenerMethods(l tcpListener) []any {
+func listenerMethods(l world.TCPListener) []any {
 	c, accept := l.Accept()
-	_, tcp := acceptTCP(l)
+	_, tcp := world.AcceptTCP(l)
 	return []any{c, accept, tcp, l.SetDeadline(time.Time{}), l.Close()}
 }
 
 // tcpMethods calls every method of a connection.
-func tcpMethods(c tcpConn) []any {
+func tcpMethods(c world.TCPConn) []any {
 	_, multipath := c.MultipathTCP()
 	n, readFrom := c.ReadFrom(strings.NewReader("x"))
 	m, writeTo := c.WriteTo(io.Discard)
@@ -173,7 +174,7 @@ func tcpMethods(c tcpConn) []any {
 }
 
 // udpMethods calls every method of a UDP socket, with addresses that may be nil.
-func udpMethods(c udpConn, to *net.UDPAddr) []any {
+func udpMethods(c world.UDPConn, to *net.UDPAddr) []any {
 	var addrPort netip.AddrPort
 	var addr net.Addr
 	if to != nil {
@@ -199,7 +200,7 @@ func udpMethods(c udpConn, to *net.UDPAddr) []any {
 }
 
 // ipMethods calls every method of an IP socket, with addresses that may be nil.
-func ipMethods(c ipConn, to *net.IPAddr) []any {
+func ipMethods(c world.IPConn, to *net.IPAddr) []any {
 	var addr net.Addr
 	if to != nil {
 		addr = to

@@ -1,4 +1,4 @@
-package usernet
+package contract
 
 import (
 	"context"
@@ -16,13 +16,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
 )
 
 // A behaviour is a program of a few calls that gives the same transcript everywhere.
 type behaviour struct {
 	name string
 	// run returns what the program sees: results, errors, addresses.
-	run func(t *testing.T, w *world) []any
+	run func(t *testing.T, w *world.World) []any
 	// want is what the last line of the transcript says in the end, or of an error its
 	// text, so that it is known to be the one that is meant.
 	want string
@@ -51,7 +52,7 @@ func behaviours() []behaviour {
 }
 
 func TestUsernetBehavesAsTheKernel(t *testing.T) {
-	ws := worlds(t)
+	ws := world.All(t)
 	allowed := allowedDifferences()
 	for _, b := range behaviours() {
 		t.Run(b.name, func(t *testing.T) {
@@ -59,7 +60,7 @@ func TestUsernetBehavesAsTheKernel(t *testing.T) {
 			kernel := transcript(t, ws[0], b, b.want)
 			for _, w := range ws[1:] {
 				if i < 0 {
-					require.Equal(t, kernel, transcript(t, w, b, b.want), "in the world %q", w.name)
+					require.Equal(t, kernel, transcript(t, w, b, b.want), "in the world %q", w.Name)
 					continue
 				}
 				ours := transcript(t, w, b, allowed[i].want)
@@ -84,16 +85,11 @@ func TestThereAreEnoughBehavioursAndFewDifferences(t *testing.T) {
 		require.True(t, names[d.name], "there is no behaviour %q", d.name)
 		require.NotEmpty(t, d.reason, d.name)
 	}
-	// The README says how many there are.
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	says := fmt.Sprintf("%d behaviours, of which %d differ for a reason", len(all), len(allowed))
-	require.True(t, strings.Contains(strings.Join(strings.Fields(string(readme)), " "), says), "README.md does not say: %s", says)
 }
 
 // transcript runs a behaviour in a world, and returns what it saw in a form that is
 // the same in all worlds.
-func transcript(t *testing.T, w *world, b behaviour, want string) []string {
+func transcript(t *testing.T, w *world.World, b behaviour, want string) []string {
 	t.Helper()
 	seen := b.run(t, w)
 	require.NotEmpty(t, seen, "a behaviour that shows nothing cannot fail")
@@ -105,12 +101,12 @@ func transcript(t *testing.T, w *world, b behaviour, want string) []string {
 	if err, ok := seen[len(seen)-1].(error); ok {
 		last = observe(w, err).Text
 	}
-	require.True(t, strings.HasSuffix(last, want), "%s: %q does not end in %q", w.name, last, want)
+	require.True(t, strings.HasSuffix(last, want), "%s: %q does not end in %q", w.Name, last, want)
 	return lines
 }
 
 // show tells all of a value that does not depend on the world.
-func show(w *world, v any) string {
+func show(w *world.World, v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "<nil>"
@@ -120,23 +116,23 @@ func show(w *world, v any) string {
 		if reflect.ValueOf(v).IsNil() {
 			return fmt.Sprintf("a nil %T", v)
 		}
-		ip, _, _ := addrIP(v)
-		return fmt.Sprintf("%T of %d bytes: %s %s", v, len(ip), v.Network(), w.plain(v.String()))
+		ip := addrIP(v)
+		return fmt.Sprintf("%T of %d bytes: %s %s", v, len(ip), v.Network(), plain(w, v.String()))
 	case netip.AddrPort, netip.Addr:
-		return w.plain(fmt.Sprint(v))
+		return plain(w, fmt.Sprint(v))
 	case []byte, string, []string:
-		return w.plain(fmt.Sprintf("%q", v))
+		return plain(w, fmt.Sprintf("%q", v))
 	}
-	return w.plain(fmt.Sprint(v))
+	return plain(w, fmt.Sprint(v))
 }
 
 // ephemeral are ports that were chosen.
 var ephemeral = regexp.MustCompile(`:(3[2-9]|4\d|5\d|60)\d\d\d\b`)
 
 // plain makes the client's and the server's address HOST, and ports that were chosen P.
-func (w *world) plain(s string) string {
+func plain(w *world.World, s string) string {
 	s = ephemeral.ReplaceAllString(s, ":P")
-	for _, addr := range []string{w.alone, w.server, w.client, "127.0.0.1"} {
+	for _, addr := range []string{w.Alone, w.Server, w.Client, "127.0.0.1"} {
 		s = strings.ReplaceAll(s, addr, "HOST")
 	}
 	return s
@@ -157,8 +153,8 @@ type observation struct {
 }
 
 // observe looks at an error that occurred in a world.
-func observe(w *world, err error) observation {
-	o := observation{Text: w.plain(err.Error())}
+func observe(w *world.World, err error) observation {
+	o := observation{Text: plain(w, err.Error())}
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		o.Chain = append(o.Chain, typeName(e))
 	}
@@ -169,7 +165,7 @@ func observe(w *world, err error) observation {
 		}
 		if oe.Addr != nil {
 			// Of which type it is differs in net, from one method to the next.
-			o.Addr = w.plain(oe.Addr.Network() + " " + oe.Addr.String())
+			o.Addr = plain(w, oe.Addr.Network()+" "+oe.Addr.String())
 		}
 	}
 	var se *os.SyscallError
@@ -222,7 +218,7 @@ func typeName(err error) string {
 func after[T any](f func() T) <-chan T {
 	got := make(chan T, 1)
 	go func() { got <- f() }()
-	settle()
+	world.Settle()
 	return got
 }
 
@@ -276,9 +272,22 @@ func all(r io.Reader) []any {
 }
 
 // reset has the peer of c, s, end the connection with a reset, and waits until c knows.
-func reset(t *testing.T, s tcpConn) {
+func reset(t *testing.T, s world.TCPConn) {
 	t.Helper()
 	require.NoError(t, s.SetLinger(0))
 	require.NoError(t, s.Close())
-	settle()
+	world.Settle()
+}
+
+// addrIP is the IP address of a net.Addr, as it stands there, or nil.
+func addrIP(a net.Addr) net.IP {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.IP
+	case *net.UDPAddr:
+		return a.IP
+	case *net.IPAddr:
+		return a.IP
+	}
+	return nil
 }

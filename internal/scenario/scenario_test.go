@@ -1,0 +1,35 @@
+package scenario
+
+import (
+	"io"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/hosttest"
+	"github.com/usernet/usernet/internal/world"
+)
+
+// everywhere runs a scenario of package net's own on the kernel's loopback, on the
+// loopback of a host and between two hosts, there also in virtual time.
+func everywhere(t *testing.T, f func(t *testing.T, w *world.World)) {
+	t.Helper()
+	for _, w := range world.All(t) {
+		t.Run(w.Name, func(t *testing.T) { f(t, w) })
+	}
+	t.Run("virtual time", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := hosttest.Pair(t)
+			f(t, world.Usernet("virtual time", a, b, hosttest.AddrA, hosttest.AddrB))
+		})
+	})
+}
+
+// readFull reads n bytes.
+func readFull(t *testing.T, r io.Reader, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	_, err := io.ReadFull(r, b)
+	require.NoError(t, err)
+	return b
+}

@@ -1,0 +1,445 @@
+// Package world runs one program in several networks: the kernel's, the loopback of a usernet host,
+// and two hosts on a wire. What a program can see must be the same in all of them.
+package world
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/hosttest"
+)
+
+// A World is a place where the same program runs: the kernel's network or one of ours.
+// What it has are net's functions, with interfaces for the types that are the world's own.
+type World struct {
+	Name   string
+	Server string // address of the side that listens
+	Client string // address of the side that dials
+	Alone  string // the server's too, and of no other process
+
+	Dial         func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error)
+	DialTimeout  func(network, address string, timeout time.Duration) (net.Conn, error)
+	DialTCP      func(network string, laddr, raddr *net.TCPAddr) (TCPConn, error)
+	DialUDP      func(network string, laddr, raddr *net.UDPAddr) (UDPConn, error)
+	DialIP       func(network string, laddr, raddr *net.IPAddr) (IPConn, error)
+	DialTCPAddr  func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.AddrPort) (TCPConn, error)
+	DialUDPAddr  func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.AddrPort) (UDPConn, error)
+	DialIPAddr   func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.Addr) (IPConn, error)
+	Listen       func(network, address string) (net.Listener, error)
+	ListenPacket func(network, address string) (net.PacketConn, error)
+	OpenPacket   func(network, address string) (net.PacketConn, error) // on the side that dials
+	ListenConfig func(o ListenOptions) ListenConfig
+	BindTCP      func(network string, laddr *net.TCPAddr) (TCPListener, error)
+	BindUDP      func(network string, laddr *net.UDPAddr) (UDPConn, error)
+	BindIP       func(network string, laddr *net.IPAddr) (IPConn, error)
+	ListenGroup  func(network string, ifi *net.Interface, group *net.UDPAddr) (UDPConn, error)
+
+	ResolveTCP  func(network, address string) (*net.TCPAddr, error)
+	ResolveUDP  func(network, address string) (*net.UDPAddr, error)
+	ResolveIP   func(network, address string) (*net.IPAddr, error)
+	LookupHost  func(host string) ([]string, error)
+	LookupIP    func(host string) ([]net.IP, error)
+	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	LookupPort  func(network, service string) (int, error)
+	LookupAddr  func(addr string) ([]string, error)
+	LookupCNAME func(host string) (string, error)
+	LookupMX    func(name string) ([]*net.MX, error)
+	LookupNS    func(name string) ([]*net.NS, error)
+	LookupTXT   func(name string) ([]string, error)
+	LookupSRV   func(service, proto, name string) (string, []*net.SRV, error)
+
+	// Connections that were never made.
+	ZeroTCP                   TCPConn
+	ZeroUDP                   UDPConn
+	ZeroIP                    IPConn
+	NilListener, ZeroListener TCPListener
+}
+
+type DialOptions struct {
+	Timeout    time.Duration
+	Deadline   time.Time
+	Local      net.Addr
+	Fallback   time.Duration
+	KeepAlive  time.Duration
+	Config     net.KeepAliveConfig
+	Multipath  bool
+	Cancel     chan struct{}
+	Control    func(network, address string, c syscall.RawConn) error
+	ControlCtx func(ctx context.Context, network, address string, c syscall.RawConn) error
+}
+
+type ListenOptions struct {
+	KeepAlive time.Duration
+	Config    net.KeepAliveConfig
+	Multipath bool
+	Control   func(network, address string, c syscall.RawConn) error
+}
+
+func KernelDialer(o DialOptions) *net.Dialer {
+	d := &net.Dialer{
+		Timeout: o.Timeout, Deadline: o.Deadline, LocalAddr: o.Local, FallbackDelay: o.Fallback, KeepAlive: o.KeepAlive,
+		KeepAliveConfig: o.Config, Control: o.Control, ControlContext: o.ControlCtx,
+	}
+	//lint:ignore SA1019 it has to work as long as it is there
+	d.Cancel = o.Cancel
+	if o.Multipath {
+		d.SetMultipathTCP(true)
+	}
+	return d
+}
+
+func UsernetDialer(h *usernet.Host, o DialOptions) *usernet.Dialer {
+	d := &usernet.Dialer{
+		Host: h, Timeout: o.Timeout, Deadline: o.Deadline, LocalAddr: o.Local, FallbackDelay: o.Fallback, KeepAlive: o.KeepAlive,
+		KeepAliveConfig: o.Config, Control: o.Control, ControlContext: o.ControlCtx,
+	}
+	//lint:ignore SA1019 it has to work as long as it is there
+	d.Cancel = o.Cancel
+	if o.Multipath {
+		d.SetMultipathTCP(true)
+	}
+	return d
+}
+
+// As turns what a function of net or a method of Host returned into an interface, and
+// a nil pointer into none.
+func As[I any, T any](c *T, err error) (I, error) {
+	var none I
+	if c == nil {
+		return none, err
+	}
+	return any(c).(I), err
+}
+
+func Kernel() *World {
+	// The C library's resolver has texts and services of its own.
+	if !net.DefaultResolver.PreferGo {
+		net.DefaultResolver.PreferGo = true
+	}
+	pid := os.Getpid()
+	return &World{
+		Name: "kernel", Server: "127.0.0.1", Client: "127.0.0.1",
+		Alone: fmt.Sprintf("127.%d.%d.%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff),
+		Dial: func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error) {
+			return KernelDialer(o).DialContext(ctx, network, address)
+		},
+		DialTimeout: net.DialTimeout,
+		DialTCP: func(network string, laddr, raddr *net.TCPAddr) (TCPConn, error) {
+			return As[TCPConn](net.DialTCP(network, laddr, raddr))
+		},
+		DialUDP: func(network string, laddr, raddr *net.UDPAddr) (UDPConn, error) {
+			return As[UDPConn](net.DialUDP(network, laddr, raddr))
+		},
+		DialIP: func(network string, laddr, raddr *net.IPAddr) (IPConn, error) {
+			return As[IPConn](net.DialIP(network, laddr, raddr))
+		},
+		DialTCPAddr: func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.AddrPort) (TCPConn, error) {
+			return As[TCPConn](KernelDialer(o).DialTCP(ctx, network, laddr, raddr))
+		},
+		DialUDPAddr: func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.AddrPort) (UDPConn, error) {
+			return As[UDPConn](KernelDialer(o).DialUDP(ctx, network, laddr, raddr))
+		},
+		DialIPAddr: func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.Addr) (IPConn, error) {
+			return As[IPConn](KernelDialer(o).DialIP(ctx, network, laddr, raddr))
+		},
+		Listen:       net.Listen,
+		ListenPacket: net.ListenPacket,
+		OpenPacket:   net.ListenPacket,
+		ListenConfig: func(o ListenOptions) ListenConfig {
+			lc := &net.ListenConfig{KeepAlive: o.KeepAlive, KeepAliveConfig: o.Config, Control: o.Control}
+			if o.Multipath {
+				lc.SetMultipathTCP(true)
+			}
+			return lc
+		},
+		BindTCP: func(network string, laddr *net.TCPAddr) (TCPListener, error) {
+			return As[TCPListener](net.ListenTCP(network, laddr))
+		},
+		BindUDP: func(network string, laddr *net.UDPAddr) (UDPConn, error) {
+			return As[UDPConn](net.ListenUDP(network, laddr))
+		},
+		BindIP: func(network string, laddr *net.IPAddr) (IPConn, error) {
+			return As[IPConn](net.ListenIP(network, laddr))
+		},
+		ListenGroup: func(network string, ifi *net.Interface, group *net.UDPAddr) (UDPConn, error) {
+			return As[UDPConn](net.ListenMulticastUDP(network, ifi, group))
+		},
+		ResolveTCP: net.ResolveTCPAddr, ResolveUDP: net.ResolveUDPAddr, ResolveIP: net.ResolveIPAddr,
+		LookupHost: net.LookupHost, LookupIP: net.LookupIP, LookupNetIP: net.DefaultResolver.LookupNetIP,
+		LookupPort: net.LookupPort, LookupAddr: net.LookupAddr, LookupCNAME: net.LookupCNAME,
+		LookupMX: net.LookupMX, LookupNS: net.LookupNS, LookupTXT: net.LookupTXT, LookupSRV: net.LookupSRV,
+		ZeroTCP:     &net.TCPConn{},
+		ZeroUDP:     &net.UDPConn{},
+		ZeroIP:      &net.IPConn{},
+		NilListener: (*net.TCPListener)(nil), ZeroListener: &net.TCPListener{},
+	}
+}
+
+func Usernet(name string, client, server *usernet.Host, clientAddr, serverAddr string) *World {
+	return &World{
+		Name: name, Server: serverAddr, Client: clientAddr, Alone: serverAddr,
+		Dial: func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error) {
+			return UsernetDialer(client, o).DialContext(ctx, network, address)
+		},
+		DialTimeout: client.DialTimeout,
+		DialTCP: func(network string, laddr, raddr *net.TCPAddr) (TCPConn, error) {
+			return As[TCPConn](client.DialTCP(network, laddr, raddr))
+		},
+		DialUDP: func(network string, laddr, raddr *net.UDPAddr) (UDPConn, error) {
+			return As[UDPConn](client.DialUDP(network, laddr, raddr))
+		},
+		DialIP: func(network string, laddr, raddr *net.IPAddr) (IPConn, error) {
+			return As[IPConn](client.DialIP(network, laddr, raddr))
+		},
+		DialTCPAddr: func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.AddrPort) (TCPConn, error) {
+			return As[TCPConn](UsernetDialer(client, o).DialTCP(ctx, network, laddr, raddr))
+		},
+		DialUDPAddr: func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.AddrPort) (UDPConn, error) {
+			return As[UDPConn](UsernetDialer(client, o).DialUDP(ctx, network, laddr, raddr))
+		},
+		DialIPAddr: func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.Addr) (IPConn, error) {
+			return As[IPConn](UsernetDialer(client, o).DialIP(ctx, network, laddr, raddr))
+		},
+		Listen:       server.Listen,
+		ListenPacket: server.ListenPacket,
+		OpenPacket:   client.ListenPacket,
+		ListenConfig: func(o ListenOptions) ListenConfig {
+			lc := &usernet.ListenConfig{Host: server, KeepAlive: o.KeepAlive, KeepAliveConfig: o.Config, Control: o.Control}
+			if o.Multipath {
+				lc.SetMultipathTCP(true)
+			}
+			return lc
+		},
+		BindTCP: func(network string, laddr *net.TCPAddr) (TCPListener, error) {
+			return As[TCPListener](server.ListenTCP(network, laddr))
+		},
+		BindUDP: func(network string, laddr *net.UDPAddr) (UDPConn, error) {
+			return As[UDPConn](server.ListenUDP(network, laddr))
+		},
+		BindIP: func(network string, laddr *net.IPAddr) (IPConn, error) {
+			return As[IPConn](server.ListenIP(network, laddr))
+		},
+		ListenGroup: func(network string, ifi *net.Interface, group *net.UDPAddr) (UDPConn, error) {
+			return As[UDPConn](server.ListenMulticastUDP(network, ifi, group))
+		},
+		ResolveTCP: client.ResolveTCPAddr, ResolveUDP: client.ResolveUDPAddr, ResolveIP: client.ResolveIPAddr,
+		LookupHost: client.LookupHost, LookupIP: client.LookupIP, LookupNetIP: client.LookupNetIP,
+		LookupPort: client.LookupPort, LookupAddr: client.LookupAddr, LookupCNAME: client.LookupCNAME,
+		LookupMX: client.LookupMX, LookupNS: client.LookupNS, LookupTXT: client.LookupTXT, LookupSRV: client.LookupSRV,
+		ZeroTCP:     &usernet.TCPConn{},
+		ZeroUDP:     &usernet.UDPConn{},
+		ZeroIP:      &usernet.IPConn{},
+		NilListener: (*usernet.TCPListener)(nil), ZeroListener: &usernet.TCPListener{},
+	}
+}
+
+// All returns the kernel's loopback, the loopback of a host, and two hosts on a wire.
+func All(t *testing.T) []*World {
+	lo := hosttest.Loopback(t)
+	a, b := hosttest.Pair(t)
+	return []*World{
+		Kernel(),
+		Usernet("loopback", lo, lo, "127.0.0.1", "127.0.0.1"),
+		Usernet("pipe", a, b, hosttest.AddrA, hosttest.AddrB),
+	}
+}
+
+// Self is a world in which client and server are one host, so that wildcards lead from
+// one to the other. If they are not, it is the loopback of a third.
+func (w *World) Self(t *testing.T) *World {
+	if w.Name != "pipe" {
+		return w
+	}
+	lo := hosttest.Loopback(t)
+	return Usernet(w.Name, lo, lo, "127.0.0.1", "127.0.0.1")
+}
+
+// Listener listens on a free port of the server's.
+func (w *World) Listener(t *testing.T) TCPListener {
+	t.Helper()
+	ln, err := w.Listen("tcp4", w.Server+":0")
+	must(t, err)
+	t.Cleanup(func() { ln.Close() })
+	return ln.(TCPListener)
+}
+
+// Connect dials to a listener.
+func (w *World) Connect(t *testing.T, ln net.Listener) TCPConn {
+	t.Helper()
+	c, err := w.Dial(context.Background(), DialOptions{}, "tcp", ln.Addr().String())
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c.(TCPConn)
+}
+
+// Pair makes a TCP connection in a world.
+func (w *World) Pair(t *testing.T) (client, server TCPConn) {
+	t.Helper()
+	ln, err := w.Listen("tcp", w.Server+":0")
+	must(t, err)
+	defer ln.Close()
+	client = w.Connect(t, ln)
+	s, err := ln.Accept()
+	must(t, err)
+	t.Cleanup(func() { s.Close() })
+	return client, s.(TCPConn)
+}
+
+// Packets binds a UDP socket to a free port of the server's.
+func (w *World) Packets(t *testing.T) UDPConn {
+	t.Helper()
+	c, err := w.ListenPacket("udp4", w.Server+":0")
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c.(UDPConn)
+}
+
+// UdpPair makes a UDP socket of the server's and one that is connected to it.
+func (w *World) UdpPair(t *testing.T) (client, server UDPConn) {
+	t.Helper()
+	server = w.Packets(t)
+	c, err := w.Dial(context.Background(), DialOptions{}, "udp", server.LocalAddr().String())
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c.(UDPConn), server
+}
+
+// FreePort returns an address of the server's on which nobody listens.
+func FreePort(t *testing.T, w *World) string {
+	t.Helper()
+	ln, err := w.Listen("tcp4", w.Server+":0")
+	must(t, err)
+	must(t, ln.Close())
+	return ln.Addr().String()
+}
+
+// Experimental is a protocol that nobody speaks: RFC 3692 has it for tests.
+const Experimental = "ip4:253"
+
+// Settle waits until what was sent has arrived and was answered.
+func Settle() { time.Sleep(10 * time.Millisecond) }
+
+// TCPConn is what net.TCPConn and TCPConn have in common.
+type TCPConn interface {
+	net.Conn
+	io.ReaderFrom
+	io.WriterTo
+	CloseRead() error
+	CloseWrite() error
+	SetLinger(sec int) error
+	SetNoDelay(on bool) error
+	SetKeepAlive(on bool) error
+	SetKeepAlivePeriod(d time.Duration) error
+	SetKeepAliveConfig(cfg net.KeepAliveConfig) error
+	SetReadBuffer(n int) error
+	SetWriteBuffer(n int) error
+	MultipathTCP() (bool, error)
+}
+
+// TCPListener is what net.TCPListener and TCPListener have in common.
+type TCPListener interface {
+	net.Listener
+	SetDeadline(t time.Time) error
+}
+
+// ListenConfig is what net.ListenConfig and ListenConfig have in common.
+type ListenConfig interface {
+	Listen(ctx context.Context, network, address string) (net.Listener, error)
+	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
+	MultipathTCP() bool
+}
+
+// UDPConn is what net.UDPConn and UDPConn have in common.
+type UDPConn interface {
+	net.Conn
+	net.PacketConn
+	ReadFromUDP(b []byte) (int, *net.UDPAddr, error)
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error)
+	ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error)
+	WriteToUDP(b []byte, addr *net.UDPAddr) (int, error)
+	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)
+	WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error)
+	WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error)
+	SetReadBuffer(n int) error
+	SetWriteBuffer(n int) error
+}
+
+// IPConn is what net.IPConn and IPConn have in common.
+type IPConn interface {
+	net.Conn
+	net.PacketConn
+	ReadFromIP(b []byte) (int, *net.IPAddr, error)
+	ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error)
+	WriteToIP(b []byte, addr *net.IPAddr) (int, error)
+	WriteMsgIP(b, oob []byte, addr *net.IPAddr) (n, oobn int, err error)
+	SetReadBuffer(n int) error
+	SetWriteBuffer(n int) error
+}
+
+// AcceptTCP is AcceptTCP of a listener of either world.
+func AcceptTCP(l TCPListener) (TCPConn, error) {
+	if l, ok := l.(*net.TCPListener); ok {
+		return As[TCPConn](l.AcceptTCP())
+	}
+	return As[TCPConn](l.(*usernet.TCPListener).AcceptTCP())
+}
+
+// IPPair makes an IP socket of the server's and one that is connected to it.
+func (w *World) IPPair(t *testing.T) (client, server IPConn) {
+	t.Helper()
+	pc, err := w.ListenPacket(Experimental, w.Server)
+	must(t, err)
+	t.Cleanup(func() { pc.Close() })
+	c, err := w.Dial(context.Background(), DialOptions{}, Experimental, w.Server)
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c.(IPConn), pc.(IPConn)
+}
+
+// ListenTCP listens on a free port of the server's until the test ends.
+func (w *World) ListenTCP(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := w.Listen("tcp", w.Server+":0")
+	must(t, err)
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// ListenUDP opens a UDP socket on a free port of the server's or the client's until the
+// test ends.
+func (w *World) ListenUDP(t *testing.T, host string) net.PacketConn {
+	t.Helper()
+	open := w.ListenPacket
+	if host == w.Client {
+		open = w.OpenPacket
+	}
+	pc, err := open("udp", host+":0")
+	must(t, err)
+	t.Cleanup(func() { pc.Close() })
+	return pc
+}
+
+// To dials, and closes the connection when the test ends.
+func (w *World) To(t *testing.T, a net.Addr) net.Conn {
+	t.Helper()
+	c, err := w.Dial(context.Background(), DialOptions{}, a.Network(), a.String())
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
