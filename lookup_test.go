@@ -38,8 +38,12 @@ func TestPortsAndIDsOfQueriesCannotBePredicted(t *testing.T) {
 				ports = append(ports, from.(*net.UDPAddr).Port)
 				ids = append(ids, int(m.ID))
 				reply := dnsmessage.Message{
-					Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true, RCode: dnsmessage.RCodeNameError},
+					Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true},
 					Questions: m.Questions,
+					Answers: []dnsmessage.Resource{{
+						Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET},
+						Body:   &dnsmessage.TXTResource{TXT: []string{"text"}},
+					}},
 				}
 				if out, err := reply.Pack(); err == nil {
 					pc.WriteTo(out, from)
@@ -48,7 +52,7 @@ func TestPortsAndIDsOfQueriesCannotBePredicted(t *testing.T) {
 		}()
 		for i := range queries {
 			_, err := a.Resolver().LookupTXT(t.Context(), fmt.Sprintf("%d.example.", i))
-			require.ErrorContains(t, err, "no such host")
+			require.NoError(t, err)
 		}
 		synctest.Wait()
 		for what, numbers := range map[string][]int{"ports": ports, "IDs": ids} {

@@ -29,8 +29,8 @@ type dialect struct {
 }
 
 // query asks the servers in turn, until one can say what there is or that there is
-// nothing. Its errors are of type *net.DNSError. See begin for address.
-func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, address *flight) (*answer, error) {
+// nothing. Its errors are of type *net.DNSError.
+func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	if len(r.servers) == 0 {
 		return nil, dnsError(errNoSuchHost, name.String(), "")
@@ -43,7 +43,7 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	var last error
 	for i := range tries {
 		s := r.servers[(first+i)%len(r.servers)]
-		ans, err := r.try(ctx, s, q, address)
+		ans, err := r.try(ctx, s, q, f)
 		if err == nil {
 			ans.server = s.addr
 			return ans, nil
@@ -76,9 +76,9 @@ func done(ctx context.Context) error {
 // only. Whatever they do about it (they say that there is no such name, or no such record, they
 // refuse, fail or stay silent) the question is asked once more with the name as the caller
 // wrote it before that counts: at once, or, after silence, at half time beside the first query,
-// whose answer is still welcome. That there is no record of another type is believed where the
+// whose answer is still welcome. What is said of another type is believed at once where the
 // server gave the address of the same name in mixed case.
-func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, address *flight) (*answer, error) {
+func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
 	mixed := q.Name
 	if !r.cfg.UseTCP && !s.losesCase.holds(start) {
@@ -107,6 +107,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, ad
 	halfTime := time.AfterFunc(r.cfg.Timeout/2, askPlain)
 	ans, err := r.exchange(mixedCtx, s, q, mixed, start)
 	early := halfTime.Stop()
+	f.judged(s, err == nil && ans.mixed && !ans.notFound)
 	switch {
 	case err == nil && !ans.notFound:
 		s.silences.Store(0)
@@ -115,9 +116,9 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, ad
 			<-ended
 		}
 		return ans, nil
-	case early && err == nil && r.vouches(ctx, address, s, q, start):
+	case early && heard(err) && r.vouched(ctx, f, s, q, start):
 		s.silences.Store(0)
-		return ans, nil
+		return ans, err
 	case heard(err):
 		s.silences.Store(0)
 		if early {
@@ -147,27 +148,23 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, ad
 	return ans, err
 }
 
-// vouches reports whether the server has given an IPv4 address of the same name in mixed case.
-// It waits until half time for that answer: callers ask for A and AAAA together, and
-// names that have only one of them are common.
-func (r *Resolver) vouches(ctx context.Context, address *flight, s *server, q dnsmessage.Question, start time.Time) bool {
-	if q.Type == dnsmessage.TypeA {
-		return false
+// vouched reports whether the server has given an IPv4 address of the same name in mixed case.
+// It waits until half time for what the server says about that: callers ask for A and AAAA
+// together, and names that have only one of them are common.
+func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessage.Question, start time.Time) bool {
+	if f == nil || f.address == nil {
+		ans := r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
+		return q.Type != dnsmessage.TypeA && ans != nil && !ans.notFound && ans.mixed && ans.server == s.addr
 	}
-	var ans *answer
-	if address == nil {
-		ans = r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
-	} else {
-		halfTime := time.NewTimer(time.Until(start.Add(r.cfg.Timeout / 2)))
-		defer halfTime.Stop()
-		select {
-		case <-address.landed:
-			ans = address.ans
-		case <-halfTime.C:
-		case <-ctx.Done():
-		}
+	halfTime := time.NewTimer(time.Until(start.Add(r.cfg.Timeout / 2)))
+	defer halfTime.Stop()
+	select {
+	case <-f.address.first:
+		return f.address.vouches == s.addr
+	case <-halfTime.C:
+	case <-ctx.Done():
 	}
-	return ans != nil && !ans.notFound && ans.mixed && ans.server == s.addr
+	return false
 }
 
 // heard reports whether err, or nil, came of a message of the server's, as opposed to its silence or to

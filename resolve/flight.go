@@ -3,6 +3,7 @@ package resolve
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -19,6 +20,27 @@ type flight struct {
 	landed  chan struct{} // closed when ans and err are there
 	ans     *answer       // shared by all that get it
 	err     *net.DNSError // copied for each; nil if there is an answer
+
+	// address is the flight of the A records of the same name, if the caller that began this one
+	// has begun that before.
+	address *flight
+	once    sync.Once
+	first   chan struct{} // closed when the answer to the first query is judged
+	vouches string        // the server that has the records of the name in mixed case; "" if none has
+}
+
+// judged tells others what the server said to the first query, which was in mixed case.
+// Nobody has to be told of a nil flight.
+func (f *flight) judged(s *server, records bool) {
+	if f == nil {
+		return
+	}
+	f.once.Do(func() {
+		if records {
+			f.vouches = s.addr
+		}
+		close(f.first)
+	})
 }
 
 // A question is what one caller asks.
@@ -32,7 +54,7 @@ type question struct {
 
 // begin asks the servers, unless that is being done, or was done just now. It does not wait for
 // their answer. address is the flight of the A records of the same name that the caller has begun,
-// if any.
+// or nil.
 func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, address *flight) *question {
 	q := &question{key: cacheKey{lower(fqdn), typ}}
 	name, err := dnsmessage.NewName(fqdn)
@@ -46,7 +68,7 @@ func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, 
 	}
 	if done(ctx) != nil {
 		// Dial is to say so, as in net.
-		q.ans, q.err = r.chase(ctx, name, typ, address)
+		q.ans, q.err = r.chase(ctx, name, typ, nil)
 		return q
 	}
 	r.mu.Lock()
@@ -76,7 +98,10 @@ func (r *Resolver) wait(ctx context.Context, q *question) (*answer, error) {
 
 // launch starts a flight. The caller holds r.mu.
 func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Name, address *flight) *flight {
-	f := &flight{landed: make(chan struct{}), err: dnsError(errNotEnded, name.String(), "")}
+	f := &flight{
+		landed: make(chan struct{}), err: dnsError(errNotEnded, name.String(), ""),
+		address: address, first: make(chan struct{}),
+	}
 	r.flights[key] = f
 	ctx, f.cancel = context.WithCancel(valuesOf{context.Background(), ctx})
 	go func() {
@@ -84,9 +109,10 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 		defer func() {
 			r.forget(f, key)
 			f.cancel()
+			f.judged(nil, false)
 			close(f.landed)
 		}()
-		ans, err := r.chase(ctx, name, key.typ, address)
+		ans, err := r.chase(ctx, name, key.typ, f)
 		switch e := err.(type) {
 		case nil:
 			f.ans, f.err = ans, nil

@@ -128,9 +128,9 @@ func (r *Resolver) answerTo(ctx context.Context, q *question) (*answer, error) {
 }
 
 // chase queries for name, and for the names that its aliases lead to when the servers
-// do not go there by themselves. See begin for address.
-func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, address *flight) (*answer, error) {
-	ans, err := r.query(ctx, name, typ, address)
+// do not go there by themselves, for the flight f, if there is one.
+func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
+	ans, err := r.query(ctx, name, typ, f)
 	seen := []string{lower(name.String())}
 	for err == nil && ans.dangling {
 		// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR
