@@ -26,9 +26,10 @@ type conversation struct {
 	id   uint64
 	side [2]speaker // the client, the server
 
-	mu   sync.Mutex
-	done [2]bool // the side has ended
-	errs []error
+	mu    sync.Mutex
+	began time.Time
+	done  [2]bool // the side has ended
+	errs  []error
 }
 
 // A speaker is one side of a conversation.
@@ -50,7 +51,7 @@ type speaker struct {
 type ending uint8
 
 const (
-	endPolitely ending = iota // CloseWrite, read to io.EOF, Close
+	endPolitely ending = iota // CloseWrite, read to io.EOF, Close when all has arrived
 	endAfter                  // the same, but CloseWrite only after io.EOF was read
 	endLinger                 // as endPolitely, with a linger time for Close
 	endClose                  // Close after the last write; the other side writes nothing
@@ -68,9 +69,9 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 		s := &c.side[i]
 		s.total = [...]int{0, r.IntN(10), r.IntN(3000), r.IntN(max(most/4, 1)), r.IntN(most)}[r.IntN(5)]
 		s.chunk = max(1+r.IntN(100_000)>>r.IntN(12), s.total/50+1)
-		s.bite = max(1+r.IntN(100_000)>>r.IntN(12), 500)
-		s.pause = pause(0, 0, time.Millisecond, 50*time.Millisecond, time.Second)
-		s.readAfter = pause(0, 0, 100*time.Millisecond, 3*time.Second, 90*time.Second)
+		s.bite = max(1+r.IntN(100_000)>>r.IntN(12), most/100+500)
+		s.pause = pause(0, 0, time.Millisecond, 50*time.Millisecond, 300*time.Millisecond)
+		s.readAfter = pause(0, 0, 100*time.Millisecond, 3*time.Second, 25*time.Second)
 		s.interrupt = [...]float64{0, 0, 0.3}[r.IntN(3)]
 		s.readFrom, s.writeTo = r.IntN(5) == 0, r.IntN(5) == 0
 		if r.IntN(2) == 0 {
@@ -86,23 +87,30 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 	}
 	if r.IntN(5) == 0 {
 		// Both write more than the windows hold before both read.
-		wait := pause(time.Second, 10*time.Second, 90*time.Second)
+		wait := pause(time.Second, 10*time.Second, 25*time.Second)
 		for i := range c.side {
 			s := &c.side[i]
 			s.rcvbuf, s.sndbuf = 4096<<r.IntN(4), 4096<<r.IntN(4)
 			s.total = 3*s.sndbuf + 32<<10 + r.IntN(most)
 			s.chunk, s.bite, s.pause = max(s.chunk, 3000), max(s.bite, 3000), min(s.pause, time.Millisecond)
 			s.readAfter = wait + time.Duration(r.IntN(2)*r.IntN(100))*time.Millisecond
+			s.end = endPolitely
 		}
 		return c
 	}
 	if r.IntN(6) == 0 {
-		// What was written before a Close arrives, unless it is not read for long: then it is an orphan's.
 		i := r.IntN(2)
 		c.side[i].end, c.side[i].total = endClose, max(c.side[i].total, 1)
 		c.side[1-i].end, c.side[1-i].total = endPolitely, 0
-		c.side[1-i].readAfter = min(c.side[1-i].readAfter, time.Second)
-		c.side[1-i].pause = min(c.side[1-i].pause, 50*time.Millisecond)
+	}
+	for i := range c.side {
+		if e := c.side[i].end; e == endClose || e == endLinger {
+			// What was written before a Close arrives, if the other side reads on: after eight
+			// probes of a closed window, of which some may be lost, an orphan is given up.
+			s := &c.side[1-i]
+			s.readAfter, s.pause = min(s.readAfter, time.Second), min(s.pause, time.Millisecond)
+			s.bite = max(s.bite, 2000)
+		}
 	}
 	return c
 }
@@ -110,7 +118,7 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 func (c *conversation) fail(me int, format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.errs = append(c.errs, fmt.Errorf("conversation %d, %s: %w", c.id, [...]string{"client", "server"}[me], fmt.Errorf(format, args...)))
+	c.errs = append(c.errs, fmt.Errorf("conversation %d, %s, after %v: %w", c.id, [...]string{"client", "server"}[me], time.Since(c.began), fmt.Errorf(format, args...)))
 }
 
 // Err returns what went wrong, after both sides have ended.
@@ -119,6 +127,9 @@ func (c *conversation) Err() error {
 	defer c.mu.Unlock()
 	if !c.done[0] || !c.done[1] {
 		c.errs = append(c.errs, fmt.Errorf("conversation %d: client ended %v, server ended %v", c.id, c.done[0], c.done[1]))
+	}
+	if len(c.errs) > 0 {
+		c.errs = append(c.errs, fmt.Errorf("client %+v, server %+v", c.side[0], c.side[1]))
 	}
 	return errors.Join(c.errs...)
 }
@@ -217,9 +228,14 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 	})
 	streams.Wait()
 	calm()
-	if s.end == endLinger {
+	switch s.end {
+	case endLinger:
 		conn.SetLinger(20)
-	} else if s.fiddlers > 0 {
+	case endPolitely, endAfter:
+		// As an application whose protocol tells it that all has arrived.
+		for i := conn.Info(); i.Unacked+i.NotSent > 0 && i.State.String() != "CLOSED"; i = conn.Info() {
+			time.Sleep(100 * time.Millisecond)
+		}
 		conn.SetLinger(-1)
 	}
 	if err := conn.Close(); err != nil && s.end != endClose && !rude {
@@ -438,6 +454,7 @@ func (f *forum) answer(conn *TCPConn) {
 func (f *forum) converse(dial func() (net.Conn, error), c *conversation) {
 	f.mu.Lock()
 	f.open[c.id] = c
+	c.began = time.Now()
 	f.mu.Unlock()
 	var conn net.Conn
 	var err error
