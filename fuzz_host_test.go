@@ -91,8 +91,14 @@ type fuzzRun struct {
 	socks []func() bool // whether the socket is still in memory
 }
 
-// fuzzMemory is the budget of TCP of a host in a run.
-const fuzzMemory = 4 << 20
+// memory is the budget of TCP of a host in a run. When memory is short, connections that the
+// application has closed are given up.
+func (k fuzzKind) memory() int64 {
+	if k == fuzzHonest {
+		return 256 << 20
+	}
+	return 4 << 20
+}
 
 // fuzzCallers is the number of goroutines that make calls in a run.
 const fuzzCallers = 8
@@ -137,7 +143,7 @@ func fuzzHosts(t *testing.T, seed uint64, kind fuzzKind, script []byte, steps in
 // open makes the wire and the hosts.
 func (f *fuzzRun) open(t *testing.T) {
 	r := rand.New(rand.NewPCG(f.seed, uint64(f.kind)))
-	link := nic.Link{MTU: [...]int{200, 576, 1280, 1500, 1500, 9000, 65535}[r.IntN(7)], TxChecksum: r.IntN(3) > 0}
+	link := nic.Link{MTU: [...]int{68, 576, 1280, 1500, 1500, 9000, 65535}[r.IntN(7)], TxChecksum: r.IntN(3) > 0}
 	if link.TxChecksum && r.IntN(4) > 0 {
 		link.GSO = [...]int{65535, 16384}[r.IntN(2)]
 	}
@@ -184,7 +190,7 @@ func (f *fuzzRun) open(t *testing.T) {
 				Gateway: netip.MustParseAddr("192.0.2.254"),
 			}},
 			Hosts: map[string][]netip.Addr{"a": {netip.MustParseAddr(addrA)}, "b": {netip.MustParseAddr(addrB)}},
-			TCP:   stack.TCPConfig{Memory: fuzzMemory, SynBacklog: 1 + r.IntN(64), TimeWaits: 1 + r.IntN(64)},
+			TCP:   stack.TCPConfig{Memory: f.kind.memory(), SynBacklog: 1 + r.IntN(64), TimeWaits: 1 + r.IntN(64)},
 			Rand: func(p []byte) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -298,8 +304,8 @@ func (f *fuzzRun) call(c *choices) {
 		f.configure(k, c)
 	case 14:
 		st := h.Stats()
-		if st.TCP.Memory < 0 || st.TCP.Memory > 2*fuzzMemory {
-			f.fail("TCP has %d bytes of %d", st.TCP.Memory, fuzzMemory)
+		if st.TCP.Memory < 0 || st.TCP.Memory > 2*f.kind.memory() {
+			f.fail("TCP has %d bytes of %d", st.TCP.Memory, f.kind.memory())
 		}
 		h.Interfaces()
 		h.Neighbors()
@@ -620,6 +626,7 @@ func (f *fuzzRun) configure(k int, c *choices) {
 		if err != nil {
 			return
 		}
+		u.SetWriteDeadline(c.soon()) // a link that is stuck takes nothing
 		for range c.IntN(1200) {
 			to := netip.AddrFrom4([4]byte{192, 0, byte(c.Uint32()), byte(c.Uint32())})
 			u.WriteToUDPAddrPort(make([]byte, c.IntN(2000)), netip.AddrPortFrom(to, 9))
