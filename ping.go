@@ -120,7 +120,7 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 	}
 	defer raw.Close()
 	p := newPinger(h, raw, to, cfg)
-	stop := context.AfterFunc(ctx, func() { raw.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	err = p.run(ctx)
 	p.finish()
@@ -192,7 +192,7 @@ func (p *pinger) run(ctx context.Context) error {
 			return nil
 		}
 		if more && p.due(now, next) {
-			if err := p.send(); err != nil {
+			if err := p.send(ctx); err != nil {
 				return err
 			}
 			next = now.Add(p.cfg.Interval)
@@ -226,7 +226,7 @@ func (p *pinger) wake(more bool, next time.Time) time.Time {
 }
 
 // send sends the next request.
-func (p *pinger) send() error {
+func (p *pinger) send(ctx context.Context) error {
 	seq := uint16(p.stats.Sent)
 	binary.BigEndian.PutUint16(p.msg[6:], seq)
 	binary.BigEndian.PutUint16(p.msg[2:], 0)
@@ -236,8 +236,12 @@ func (p *pinger) send() error {
 	p.out = append(p.out, r)
 	p.stats.Sent++
 	o := stack.SendOptions{TTL: p.cfg.TTL, TOS: p.cfg.TOS, DontFragment: p.cfg.DontFragment}
+	p.raw.SetWriteDeadline(r.sent.Add(p.cfg.Timeout))
+	if ctx.Err() != nil {
+		return nil // the deadline that ended Ping may have been before this one
+	}
 	_, err := p.raw.WriteTo(p.msg, p.to, o)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // else the link takes nothing: it is lost
 		return &net.OpError{Op: "write", Net: "ip4", Source: p.laddr, Addr: family{}.ipAddr(p.to), Err: syscallError("sendto", err)}
 	}
 	return nil

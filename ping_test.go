@@ -122,6 +122,34 @@ func TestPingEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// A link that takes nothing keeps no Ping: its requests are lost.
+func TestPingOverAStuckLinkEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newFuzzWire(1, nic.Link{MTU: 1500, Medium: nic.IP})
+		a := newHost(t, w.end[0], addrA)
+		w.end[0].stick()
+		u, err := a.ListenUDP("udp", nil)
+		require.NoError(t, err)
+		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
+		for err == nil { // the queue fills
+			_, err = u.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort(addrB+":9"))
+		}
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		began := time.Now()
+		st, err := a.Ping(context.Background(), addrB, PingConfig{Count: 2})
+		require.NoError(t, err)
+		require.Equal(t, 1.0, st.Loss())
+		require.LessOrEqual(t, time.Since(began), 3*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2500*time.Millisecond)
+		defer cancel()
+		began = time.Now()
+		_, err = a.Ping(ctx, addrB, PingConfig{Count: -1, Timeout: time.Minute})
+		require.NoError(t, err)
+		require.Equal(t, 2500*time.Millisecond, time.Since(began))
+		w.end[0].release()
+	})
+}
+
 // A network of stations that answer what is sent to everybody, in the plainest form.
 func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
 	for _, c := range []struct{ network, to string }{
