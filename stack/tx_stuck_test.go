@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -166,19 +167,19 @@ func TestAStuckDeviceKeepsNobody(t *testing.T) {
 func TestADeadlineEndsAWriteToAStuckDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})
-		stop, stopped := make(chan struct{}), false
-		dev := &stoppable{Device: x, stop: stop, stopped: &stopped}
+		stop := make(chan struct{})
+		dev := &stoppable{Device: x, stop: stop}
 		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
 		c, _ := dialed(t, a, b)
 		synctest.Wait()
-		stopped = true
+		dev.stopped.Store(true)
 		began := time.Now()
 		require.NoError(t, c.SetWriteDeadline(began.Add(time.Second)))
 		_, err := c.Write(make([]byte, 8<<20))
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		require.Equal(t, time.Second, time.Since(began))
 		require.NoError(t, c.Close())
-		stopped = false
+		dev.stopped.Store(false)
 		close(stop)
 	})
 }
@@ -187,11 +188,11 @@ func TestADeadlineEndsAWriteToAStuckDevice(t *testing.T) {
 type stoppable struct {
 	nic.Device
 	stop    chan struct{}
-	stopped *bool
+	stopped atomic.Bool
 }
 
 func (d *stoppable) Send(batch []nic.Frame) (int, error) {
-	if *d.stopped {
+	if d.stopped.Load() {
 		<-d.stop
 	}
 	return d.Device.Send(batch)
@@ -257,8 +258,7 @@ func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 func TestCloseWaitsForASlowDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})
-		var slow time.Duration
-		dev := &slowDevice{Device: x, wait: &slow}
+		dev := &slowDevice{Device: x}
 		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
 		l, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 		require.NoError(t, err)
@@ -268,9 +268,9 @@ func TestCloseWaitsForASlowDevice(t *testing.T) {
 			require.NoError(t, err)
 		}
 		synctest.Wait()
-		slow = 300 * time.Millisecond // for each batch
+		dev.wait.Store(int64(300 * time.Millisecond)) // for each batch
 		require.NoError(t, a.Close())
-		slow = 0
+		dev.wait.Store(0)
 		for range n {
 			c, err := l.Accept()
 			require.NoError(t, err)
@@ -284,11 +284,11 @@ func TestCloseWaitsForASlowDevice(t *testing.T) {
 // A slowDevice takes its time.
 type slowDevice struct {
 	nic.Device
-	wait *time.Duration
+	wait atomic.Int64 // time.Duration
 }
 
 func (d *slowDevice) Send(batch []nic.Frame) (int, error) {
-	time.Sleep(*d.wait)
+	time.Sleep(time.Duration(d.wait.Load()))
 	return d.Device.Send(batch)
 }
 
@@ -297,13 +297,13 @@ func (d *slowDevice) Send(batch []nic.Frame) (int, error) {
 func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP}) // on Ethernet, ARP would give up first
-		stop, stopped := make(chan struct{}), false
-		dev := &stoppable{Device: x, stop: stop, stopped: &stopped}
+		stop := make(chan struct{})
+		dev := &stoppable{Device: x, stop: stop}
 		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
 		defer close(stop)
 		c, _ := dialed(t, a, b)
 		synctest.Wait()
-		stopped = true
+		dev.stopped.Store(true)
 		u := openUDP(t, a, "0.0.0.0:0")
 		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
 		var err error
