@@ -177,7 +177,7 @@ func requireIdle(t *testing.T, s *Stack) {
 	for _, c := range s.tcp.table.sockets() {
 		c.mu.Lock()
 		closed, writing, half := c.closed, c.writing, c.half
-		lent := c.lent != nil && (c.lent.frames.Load() != 0 || c.lent.charged != 0)
+		lent := c.zc != nil && (c.zc.frames.Load() != 0 || c.zc.charged != 0)
 		c.mu.Unlock()
 		require.True(t, closed, "of nobody, and open")
 		require.False(t, writing || lent)

@@ -71,7 +71,7 @@ func TestWindowsThatWereOfferedDoNotBreakTheMemoryBudget(t *testing.T) {
 	})
 }
 
-// What is lent while a Write waits is copied when its deadline passes.
+// Pinned bytes are copied when the deadline of their Write passes.
 func TestWritesToADeadPeerDoNotBreakTheMemoryBudget(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 1 << 20} {
 		t.Run(name, func(t *testing.T) {

@@ -108,7 +108,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		s.bufs.put(b)
 	}
 	ts.params.Spare = new(sync.Pool)
-	ts.params.Full = ts.scarce
+	ts.params.Pressure = ts.pressure
 	ts.synBacklog = cfg.SynBacklog
 	if ts.synBacklog <= 0 {
 		ts.synBacklog = defaultSynBacklog

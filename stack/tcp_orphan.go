@@ -209,16 +209,16 @@ func (s *Stack) limitOrphans() {
 	}
 }
 
-// scarce reports that memory is scarce: buffers do not grow, and what nobody owns or needs
+// pressure reports memory pressure: buffers do not grow, and what nobody owns or needs
 // is given up. It begins at three quarters of the budget, so that what connections may
 // always have finds its place in the rest.
-func (ts *tcpState) scarce() bool { return ts.used.Load() >= ts.memory/4*3 }
+func (ts *tcpState) pressure() bool { return ts.used.Load() >= ts.memory/4*3 }
 
 // admits reports whether there is memory for one more connection, if need be after
 // taking some from orphans and from data that was not acknowledged. No lock is held.
 func (s *Stack) admits(now tcp.Time) bool {
 	ts := &s.tcp
-	if !ts.scarce() {
+	if !ts.pressure() {
 		return true
 	}
 	s.reclaim(now, false)
@@ -234,7 +234,7 @@ func (s *Stack) admits(now tcp.Time) bool {
 // give. No lock is held.
 func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	ts := &s.tcp
-	short := func() bool { return hard && ts.used.Load() >= ts.memory || !hard && ts.scarce() }
+	short := func() bool { return hard && ts.used.Load() >= ts.memory || !hard && ts.pressure() }
 	for range reclaimBatch {
 		o := ts.orphans.oldest(orphanData)
 		if o.t == nil || !short() {
@@ -296,7 +296,7 @@ func (r *reclaimer) fire() {
 	r.s.reclaim(r.s.now(), false)
 	r.s.drain()
 	r.armed.Store(false)
-	if r.s.tcp.scarce() {
+	if r.s.tcp.pressure() {
 		r.kick()
 	}
 }

@@ -51,22 +51,22 @@ type TCP struct {
 	direct  directState
 	wheeled bool // rest was taken, and the wheel has not come round
 
-	linked    bool  // it is in the table
-	detached  bool  // TIME-WAIT stands in the table in its place
-	connected bool  // the handshake was completed
-	closed    bool  // the application or the stack closed it
-	canceled  bool  // the context of the dial ended
-	writing   bool  // a writer has the turn
-	yield     bool  // the next Write first lets others run: see yieldBytes
-	rdShut    bool  // CloseRead
-	wrShut    bool  // CloseWrite
-	told      bool  // the error that ended the connection was reported once
-	queueFull bool  // waits for room in the transmit queue
-	rdPast    bool  // the deadline of reads was set to a time that had passed
-	wrPast    bool  // and that of writes
-	tos, ttl  uint8 // of the packets that are sent; tos without the bits of ECN
+	linked      bool  // it is in the table
+	detached    bool  // TIME-WAIT stands in the table in its place
+	connected   bool  // the handshake was completed
+	closed      bool  // the application or the stack closed it
+	canceled    bool  // the context of the dial ended
+	writing     bool  // a writer has the turn
+	yield       bool  // the next Write first lets others run: see yieldBytes
+	rdShut      bool  // CloseRead
+	wrShut      bool  // CloseWrite
+	errReported bool  // the error that ended the connection was reported once
+	queueFull   bool  // waits for room in the transmit queue
+	rdPast      bool  // the deadline of reads was set to a time that had passed
+	wrPast      bool  // and that of writes
+	tos, ttl    uint8 // of the packets that are sent; tos without the bits of ECN
 
-	lent *lending // nil until there was a large Write
+	zc *zeroCopySend // nil until there was a large Write
 }
 
 // waiters are those who wait for a connection: readers on rd; writers, Dial and
@@ -491,7 +491,7 @@ func (t *TCP) readable() bool {
 	case t.conn.Readable() > 0, t.conn.AtEOF(), t.rdShut, t.conn.State() == tcp.Closed:
 		return true
 	}
-	return t.conn.Err() != tcp.ErrNone && !t.told
+	return t.conn.Err() != tcp.ErrNone && !t.errReported
 }
 
 // read is Read, or ReadActive where untilIdle is set.
@@ -519,7 +519,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 			t.mu.Unlock()
 			return 0, err
 		}
-		if untilIdle && t.conn.Resting() {
+		if untilIdle && t.conn.Idle() {
 			t.mu.Unlock()
 			return 0, ErrIdle
 		}
@@ -587,8 +587,8 @@ func (t *TCP) readEnd() error {
 	if t.conn.AtEOF() {
 		return io.EOF // whatever came after the FIN
 	}
-	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
-		t.told = true // the kernel reports it once
+	if e := t.conn.Err(); e != tcp.ErrNone && !t.errReported {
+		t.errReported = true // the kernel reports it once
 		return errnoOf(e)
 	}
 	if t.rdShut || t.conn.State() == tcp.Closed {

@@ -49,10 +49,10 @@ func (t *TCP) arm(now tcp.Time) {
 		if w := t.waiters; w != nil && w.n == 0 {
 			t.waiters = nil
 		}
-		if again := t.conn.Rest(now); again != 0 && (!ok || again < d) {
+		if again := t.conn.Deactivate(now); again != 0 && (!ok || again < d) {
 			d, ok = max(again, now+restful), true
 		}
-		if w := t.waiters; w != nil && w.untilIdle > 0 && t.conn.Resting() {
+		if w := t.waiters; w != nil && w.untilIdle > 0 && t.conn.Idle() {
 			t.wakeReaders()
 		}
 		if ok {
@@ -93,7 +93,7 @@ func (t *TCP) disarm() {
 		t.wheeled = false
 	}
 	t.timerAt = 0
-	t.conn.Rest(t.ran)
+	t.conn.Deactivate(t.ran)
 }
 
 // tick is the timer's.

@@ -30,7 +30,7 @@ const yieldBytes = 16 << 10
 // where the application has it, which costs a wait in the end; gatherBytes, what a
 // frame has to have of it not to be copied.
 const (
-	lendBytes   = 16 << 10
+	pinBytes    = 16 << 10
 	gatherBytes = 2 << 10
 )
 
@@ -45,23 +45,23 @@ const (
 	ackWait    = tcp.Millisecond
 )
 
-// lending is what is out of the bytes that a writer has lent.
+// zeroCopySend tracks the frames that refer to a writer's pinned bytes.
 //
-// Frames are chosen under the socket's lock, but leave when somebody has the turn
-// to send. Write does not return while one of them refers to the writer's bytes.
-type lending struct {
+// Frames are built under the socket's lock but leave later, when the transmit queue is
+// drained. Write does not return while a frame refers to the caller's buffer.
+type zeroCopySend struct {
 	t       *TCP
 	frames  atomic.Int32 // queued, or in a device's Send
-	waiting atomic.Bool  // the writer waits for the last of them
+	waiting atomic.Bool  // the writer waits for frames to become 0
 
-	late uint8  // times in a row that acknowledgements did not come within ackWait
-	skip uint16 // Writes that do not wait for any, because of it
+	late uint8  // consecutive waits in which the acknowledgements did not come within ackWait
+	skip uint16 // number of Writes that will not wait, a consequence of late
 
-	// charged is what settle may have to copy, in bytes. It counts as used memory,
-	// or many writers whose deadlines pass at once would copy more than there is.
+	// charged is what unpin may have to copy, in bytes. It counts as used memory:
+	// otherwise many writers whose deadlines pass at once would copy more than there is.
 	charged int64
 
-	done func() // giveBack, as a value made once
+	done func() // the method value complete, allocated once
 }
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
@@ -88,18 +88,18 @@ func (t *TCP) Write(p []byte) (int, error) {
 func (t *TCP) writeAll(p []byte) (n int, err error) {
 	take := t.conn.Write
 	var writers *atomic.Int32
-	if len(p) >= lendBytes {
-		if t.lent == nil {
-			t.lent = &lending{t: t}
-			t.lent.done = t.lent.giveBack
+	if len(p) >= pinBytes {
+		if t.zc == nil {
+			t.zc = &zeroCopySend{t: t}
+			t.zc.done = t.zc.complete
 		}
-		take = t.conn.Lend
+		take = t.conn.Pin
 		if len(p) >= crowdBytes && t.conn.Near() {
 			writers = &t.path.ifc.bulk
 			writers.Add(1)
 			defer writers.Add(-1)
 		}
-		defer t.settle()
+		defer t.unpin()
 	}
 	if t.yield {
 		t.yield = false
@@ -143,18 +143,18 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 	}
 }
 
-// awaitAcks waits up to ackWait for what was lent to be acknowledged. Where it is
-// not, as by a peer whose application is slow to read, it is tried less and less.
+// awaitAcks waits up to ackWait until all pinned bytes are acknowledged. If they are not, for
+// instance because the peer's application reads slowly, later Writes wait less and less often.
 // t.mu is held, and released to wait.
 func (t *TCP) awaitAcks() {
-	l := t.lent
+	l := t.zc
 	if l.skip > 0 {
 		l.skip--
 		return
 	}
 	now := t.s.now()
 	until := now + ackWait
-	for t.conn.AwaitSettled(now, until) {
+	for t.conn.AwaitAcks(now, until) {
 		t.arm(now)
 		t.waiting().write()
 		now = t.s.now()
@@ -167,19 +167,19 @@ func (t *TCP) awaitAcks() {
 	l.skip = 1 << l.late
 }
 
-// charge takes what is lent for used memory. t.mu is held.
+// charge counts the pinned bytes as used memory. t.mu is held.
 func (t *TCP) charge() {
-	if n := int64(t.conn.Lent()); n > 0 && n > t.lent.charged {
-		t.s.tcp.charge(n - t.lent.charged)
-		t.lent.charged = n
+	if n := int64(t.conn.Pinned()); n > 0 && n > t.zc.charged {
+		t.s.tcp.charge(n - t.zc.charged)
+		t.zc.charged = n
 	}
 }
 
-// settle ends what a writer has lent: what is not acknowledged is copied, and the
-// frames that refer to it are waited for. t.mu is held, and released to wait.
-func (t *TCP) settle() {
-	t.conn.Settle()
-	l := t.lent
+// unpin copies the pinned bytes that are not acknowledged, and waits until no frame refers to
+// the caller's buffer. t.mu is held, and released to wait.
+func (t *TCP) unpin() {
+	t.conn.Unpin()
+	l := t.zc
 	t.s.tcp.used.Add(-l.charged)
 	l.charged = 0
 	for l.frames.Load() > 0 {
@@ -191,9 +191,9 @@ func (t *TCP) settle() {
 	l.waiting.Store(false)
 }
 
-// giveBack tells that a frame with lent bytes is no more. The socket's lock may be
-// held only before settle, when nobody waits.
-func (l *lending) giveBack() {
+// complete is called when a frame that refers to pinned bytes was sent or dropped. The caller
+// may hold the socket's lock only before unpin, while no writer waits.
+func (l *zeroCopySend) complete() {
 	if l.frames.Add(-1) == 0 && l.waiting.Load() {
 		l.t.mu.Lock()
 		l.t.wakeWriters()
@@ -209,8 +209,8 @@ func (t *TCP) writeEnd() error {
 	case t.wrPast || t.dl != nil && t.dl.wr.expired():
 		return os.ErrDeadlineExceeded
 	}
-	if e := t.conn.Err(); e != tcp.ErrNone && !t.told {
-		t.told = true
+	if e := t.conn.Err(); e != tcp.ErrNone && !t.errReported {
+		t.errReported = true
 		return errnoOf(e)
 	}
 	if t.wrShut || t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait {
@@ -228,10 +228,10 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	p := t.path
 	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
 	n := total // in the slot
-	if len(seg.Lent) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() {
-		meta.body, meta.done = seg.Lent, t.lent.done
-		t.lent.frames.Add(1)
-		n -= len(seg.Lent)
+	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() {
+		meta.body, meta.done = seg.Pinned, t.zc.done
+		t.zc.frames.Add(1)
+		n -= len(seg.Pinned)
 	}
 	if seg.GSOSize > 0 {
 		meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, hdr
@@ -241,7 +241,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)
 	at += copy(b[at:], seg.Payload2)
-	copy(b[at:], seg.Lent)
+	copy(b[at:], seg.Pinned)
 	binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], p.pseudoSum(wire.ProtoTCP, total))
 	s.counts.tcpOut.Add(1)
 	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true}

@@ -220,16 +220,16 @@ func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	ifc := c.path.ifc
 	require.NoError(t, a.RemoveNIC(ifc.name))
 	ifc.down.Store(false) // as it was when the writer looked
-	l := &lending{t: c}
+	l := &zeroCopySend{t: c}
 	l.frames.Add(1)
 	sl := c.path.slot(a.now(), 0, false)
-	a.emit(a.now(), c.path, &ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL}, &sl, 0, &frameMeta{body: make([]byte, 4000), done: l.giveBack})
+	a.emit(a.now(), c.path, &ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL}, &sl, 0, &frameMeta{body: make([]byte, 4000), done: l.complete})
 	a.drain()
 	require.Zero(t, l.frames.Load(), "Write would wait for ever")
 }
 
 func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
-	// No frame with lent bytes is parked as it is, today: whoever drops one gives back all.
+	// Today no frame with pinned bytes is parked; a frame that is dropped is completed.
 	for name, lose := range map[string]func(t *testing.T, nt *neighborTable, n *neighbor){
 		"the neighbor does not answer": func(t *testing.T, nt *neighborTable, n *neighbor) {
 			n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
@@ -248,12 +248,12 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 			a, b := twoHosts(t, nic.PipeConfig{})
 			c, _ := connect(t, a, b)
 			nt := &c.path.ifc.neigh
-			l := &lending{t: c}
+			l := &zeroCopySend{t: c}
 			l.frames.Add(1)
 			nt.mu.Lock()
 			n := nt.getLocked(addr("192.0.2.99"))
 			n.waiting.list = append(n.waiting.list, waitingDatagram{src: addrA, frames: []txEntry{{
-				frame: nic.Frame{Head: make([]byte, 60)}, buf: a.bufs.get(100), done: l.giveBack,
+				frame: nic.Frame{Head: make([]byte, 60)}, buf: a.bufs.get(100), done: l.complete,
 			}}})
 			nt.mu.Unlock()
 			lose(t, nt, n)

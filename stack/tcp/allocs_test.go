@@ -193,7 +193,7 @@ func TestOpeningAConnectionAllocatesNothing(t *testing.T) {
 			panic("not established")
 		}
 		for _, c := range []*Conn{&a, &b} {
-			if c.Rest(restAfter + 3); c.busy != nil {
+			if c.Deactivate(idleAfter + 3); c.active != nil {
 				panic("it does not rest")
 			}
 		}

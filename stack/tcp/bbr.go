@@ -337,7 +337,7 @@ func (b *bbr) timeToGoDown(c *Conn) bool {
 		b.precautionary = true
 		return true
 	}
-	if b.cwndLimited(c) && c.cwr.cwnd >= b.inflightLong {
+	if b.cwndLimited(c) && c.cc.cwnd >= b.inflightLong {
 		b.resetFull() // bw is limited by BBR.inflight_longterm
 		b.fullBw = b.rs.rate
 		return false
@@ -346,7 +346,7 @@ func (b *bbr) timeToGoDown(c *Conn) bool {
 }
 
 // cwndLimited is C.is_cwnd_limited: in this round or in the last.
-func (b *bbr) cwndLimited(c *Conn) bool { return c.cwr.limited || b.limitedBefore }
+func (b *bbr) cwndLimited(c *Conn) bool { return c.cc.limited || b.limitedBefore }
 
 // withHeadroom is InflightWithHeadroom: "Return a volume of data that tries to
 // leave free headroom in the bottleneck buffer or link for other flows".
@@ -363,12 +363,12 @@ func (b *bbr) withHeadroom(c *Conn) int {
 func (b *bbr) raiseSlope(c *Conn) {
 	growth := 1 << b.upRounds
 	b.upRounds = min(b.upRounds+1, bbrMaxProbeUpShift)
-	b.upAckedPer = max(c.cwr.cwnd/growth, c.snd.mss)
+	b.upAckedPer = max(c.cc.cwnd/growth, c.snd.mss)
 }
 
 // probeUpward is ProbeInflightLongtermUpward of 5.3.3.9.
 func (b *bbr) probeUpward(c *Conn) {
-	if !b.cwndLimited(c) || c.cwr.cwnd < b.inflightLong {
+	if !b.cwndLimited(c) || c.cc.cwnd < b.inflightLong {
 		return // "not fully using BBR.inflight_longterm, so don't grow it"
 	}
 	b.upAcked += b.rs.newlyAcked
@@ -480,7 +480,7 @@ func (b *bbr) checkProbeRTTDone(c *Conn, now Time) {
 		return
 	}
 	b.probeMinAt = now // "schedule next ProbeRTT"
-	c.cwr.cwnd = max(c.cwr.cwnd, b.priorCwnd)
+	c.cc.cwnd = max(c.cc.cwnd, b.priorCwnd)
 	// 5.3.4.4: "BBR calls ResetShortTermModel()"; "the algorithm resets the
 	// bandwidth-probing clock by starting the cycle at ProbeBW_DOWN(). But then
 	// [...] the connection can proceed immediately to ProbeBW_CRUISE."

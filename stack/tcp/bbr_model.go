@@ -35,7 +35,7 @@ func (b *bbr) congestionSignals(c *Conn) {
 		b.rounds++
 		b.sinceProbeUp++
 		b.roundStart = true
-		b.limitedBefore, c.cwr.limited = c.cwr.limited, false
+		b.limitedBefore, c.cc.limited = c.cc.limited, false
 	}
 	// 5.5.4: "the estimator discards application-limited samples [...]. However,
 	// the estimator does use application-limited samples if the measured
@@ -61,7 +61,7 @@ func (b *bbr) lowerBounds(c *Conn) {
 		b.bwShort = b.bandwidth()
 	}
 	if b.inflightShort == unbounded {
-		b.inflightShort = c.cwr.cwnd
+		b.inflightShort = c.cc.cwnd
 	}
 	b.bwShort = max(b.bwLatest, int64(bbrBeta*float64(b.bwShort)))
 	b.inflightShort = max(b.inflightLatest, int(bbrBeta*float64(b.inflightShort)))
@@ -86,7 +86,7 @@ func (b *bbr) handleTooHigh(c *Conn, now Time, inFlight int, appLimited bool) {
 }
 
 // targetInflight: "Our estimated BDP, unless congestion cut C.cwnd" (5.3.3.8.3).
-func (b *bbr) targetInflight(c *Conn) int { return min(b.bdp(1), c.cwr.cwnd) }
+func (b *bbr) targetInflight(c *Conn) int { return min(b.bdp(1), c.cc.cwnd) }
 
 // noteLoss is NoteLoss of 5.5.10.2.
 func (b *bbr) noteLoss(c *Conn) {
@@ -155,7 +155,7 @@ func (b *bbr) timeout(c *Conn, now Time) {
 // estimate of the amount of data outstanding in the network is less than
 // [cwnd]", "All packets considered lost have been retransmitted".
 func (b *bbr) writing(c *Conn) {
-	if c.unsent() == 0 && c.pipe() < c.cwr.cwnd && c.sb.due == 0 {
+	if c.unsent() == 0 && c.pipe() < c.cc.cwnd && c.sb.due == 0 {
 		b.limited(c.delivered, c.pipe())
 	}
 }
@@ -171,8 +171,8 @@ func (b *bbr) initRate(c *Conn) {
 	if srtt == 0 {
 		srtt = Millisecond
 	}
-	b.pace.rate = int64(bbrStartupGain * float64(c.cwr.cwnd) * float64(Second) / float64(srtt))
-	b.pace.left = c.cwr.cwnd
+	b.pace.rate = int64(bbrStartupGain * float64(c.cc.cwnd) * float64(Second) / float64(srtt))
+	b.pace.left = c.cc.cwnd
 }
 
 // saveState is SaveStateUponLoss of 5.5.11.1.
@@ -186,15 +186,15 @@ func (b *bbr) saveState(c *Conn) {
 // recovery or ProbeRTT".
 func (b *bbr) saveCwnd(c *Conn) {
 	if c.rec.phase == phaseOpen && b.state != bbrProbeRTT {
-		b.priorCwnd = c.cwr.cwnd
+		b.priorCwnd = c.cc.cwnd
 	} else {
-		b.priorCwnd = max(b.priorCwnd, c.cwr.cwnd)
+		b.priorCwnd = max(b.priorCwnd, c.cc.cwnd)
 	}
 }
 
 // spurious is HandleSpuriousLossDetection of 5.5.11.2.
 func (b *bbr) spurious(c *Conn) {
-	c.cwr.cwnd = max(c.cwr.cwnd, b.priorCwnd)
+	c.cc.cwnd = max(c.cc.cwnd, b.priorCwnd)
 	b.lossInRound = false
 	b.resetFull()
 	b.bwShort = max(b.bwShort, b.undoBwShort)
@@ -237,7 +237,7 @@ func (b *bbr) ackAggregation(c *Conn, now Time) {
 		b.extraDelivered, b.extraFrom, expected = 0, now, 0
 	}
 	b.extraDelivered += b.rs.newlyAcked
-	extra := min(b.extraDelivered-expected, c.cwr.cwnd)
+	extra := min(b.extraDelivered-expected, c.cc.cwnd)
 	// "The windowed maximum over 1 round trip during STARTUP and 10 round trips
 	// after exiting STARTUP", in two slots.
 	slot := 1
@@ -295,7 +295,7 @@ func (b *bbr) probeRTTCwnd(c *Conn) int {
 
 // setCwnd is SetCwnd of 5.6.4.6, with the bounds of 5.6.4.5 and 5.6.4.7.
 func (b *bbr) setCwnd(c *Conn) {
-	w := &c.cwr
+	w := &c.cc
 	mss := c.snd.mss
 	most := initialWindow(mss)
 	if b.minRTT != 0 {

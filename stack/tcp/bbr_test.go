@@ -12,7 +12,7 @@ func bbrFlow(l bottleneck, until Time, see func(s *netsim, c *Conn, b *bbr)) *ne
 	for s.now < until {
 		s.run(s.now + Millisecond)
 		c := &s.flows[0].snd
-		see(s, c, c.cwr.bbr)
+		see(s, c, c.cc.bbr)
 	}
 	return s
 }
@@ -54,7 +54,7 @@ func TestBBRKnowsThePath(t *testing.T) {
 		l.queue = 4 * l.bdp()
 		s := bbrFlow(l, 8*Second, func(*netsim, *Conn, *bbr) {})
 		c := &s.flows[0].snd
-		b := c.cwr.bbr
+		b := c.cc.bbr
 		require.InEpsilon(t, l.bytesPerSecond(), float64(b.bandwidth()), 0.05, "%v", l)
 		require.InDelta(t, float64(l.rtt), float64(b.minRTT), float64(2*Millisecond), "%v", l)
 		info := c.Info()
@@ -129,7 +129,7 @@ func TestBBRProbesTheRTTOfAPathThatHasBecomeLonger(t *testing.T) {
 		}
 	})
 	require.True(t, probed)
-	require.InDelta(t, float64(30*Millisecond), float64(s.flows[0].snd.cwr.bbr.minRTT), float64(Millisecond))
+	require.InDelta(t, float64(30*Millisecond), float64(s.flows[0].snd.cc.bbr.minRTT), float64(Millisecond))
 }
 
 func TestBBRFlowsThatShareAQueueProbeTheRTT(t *testing.T) {
@@ -144,14 +144,14 @@ func TestBBRFlowsThatShareAQueueProbeTheRTT(t *testing.T) {
 		for s.now < 30*Second {
 			s.run(s.now + 50*Millisecond)
 			for i, f := range s.flows {
-				if f.snd.cwr.bbr.state == bbrProbeRTT {
+				if f.snd.cc.bbr.state == bbrProbeRTT {
 					probing[i]++
 				}
 			}
 		}
 		for i, f := range s.flows {
 			require.Positive(t, probing[i], "flow %d of %d", i, flows)
-			require.InDelta(t, float64(l.rtt), float64(f.snd.cwr.bbr.minRTT), float64(3*Millisecond), "flow %d of %d", i, flows)
+			require.InDelta(t, float64(l.rtt), float64(f.snd.cc.bbr.minRTT), float64(3*Millisecond), "flow %d of %d", i, flows)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func TestBBRGivesWayToLossOfMoreThanTwoPercentWhileProbing(t *testing.T) {
 	l.queue = l.bdp() / 10
 	s := bbrFlow(l, 30*Second, func(*netsim, *Conn, *bbr) {})
 	c := &s.flows[0].snd
-	b := c.cwr.bbr
+	b := c.cc.bbr
 	require.NotEqual(t, unbounded, b.inflightLong)
 	require.InEpsilon(t, float64(l.bdp()+l.queue), float64(b.inflightLong), 0.2)
 	sent := s.flows[0].delivered / 1448
@@ -203,7 +203,7 @@ func TestBBRGivesWayToLossOfMoreThanTwoPercentWhileProbing(t *testing.T) {
 func TestBBRIsNotMisledByAnApplicationThatPauses(t *testing.T) {
 	// 5.5.4: a sample that the application limited does not lower the estimate.
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.Congestion = BBR }})
-	b := r.c.cwr.bbr
+	b := r.c.cc.bbr
 	exchange := func(n int) {
 		r.c.Write(r.now, make([]byte, n))
 		for end := r.now + 20*Millisecond; r.now < end; r.now += Millisecond {
@@ -253,25 +253,25 @@ func TestDeliveryRateIsThatOfTheSlowerOfSendingAndAcknowledging(t *testing.T) {
 func TestBBRComesBackWhereItWasAfterALossThatWasNone(t *testing.T) {
 	// 5.5.11.2: "BBR restores aspects of its state to their previously saved values."
 	r := bare(t, rigOptions{modern: true, window: 500_000, change: func(p *Params) { p.Congestion = BBR }})
-	c, b := &r.c, r.c.cwr.bbr
+	c, b := &r.c, r.c.cc.bbr
 	b.fullReached, b.undoState = true, bbrNone
 	b.inflightLong = 50_000
-	c.cwr.cwnd = 40_000
+	c.cc.cwnd = 40_000
 	b.startUp(c)
 	b.probeSample = true
 	b.saveState(c)
 	b.handleTooHigh(c, r.now, 10_000, false)
 	require.Equal(t, bbrDown, b.state)
 	require.Less(t, b.inflightLong, 50_000)
-	c.cwr.cwnd = 10_000
+	c.cc.cwnd = 10_000
 	b.spurious(c)
 	require.Equal(t, bbrRefill, b.state, "it probes again")
 	require.Equal(t, 50_000, b.inflightLong)
-	require.Equal(t, 40_000, c.cwr.cwnd)
+	require.Equal(t, 40_000, c.cc.cwnd)
 }
 
 func TestCongestionExperiencedEndsStartup(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 500_000, change: func(p *Params) { p.Congestion = BBR }})
 	r.c.congested(r.now)
-	require.True(t, r.c.cwr.bbr.fullReached, "RFC 3168 6.1.2: it is treated as a loss")
+	require.True(t, r.c.cc.bbr.fullReached, "RFC 3168 6.1.2: it is treated as a loss")
 }

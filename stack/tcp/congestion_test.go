@@ -117,7 +117,7 @@ func TestAfterATimeoutCubicBeginsAtItsOwnWindow(t *testing.T) {
 	// RFC 9438 4.8: "K is set to 0, and W_max is set to the congestion window
 	// size at the beginning of the current congestion avoidance stage".
 	r := bare(t, rigOptions{modern: true, window: 60000})
-	w := &r.c.cwr
+	w := &r.c.cc
 	w.cwnd = 100 * r.c.snd.mss
 	w.timeout(&r.c, r.now)
 	require.Equal(t, 70*r.c.snd.mss, w.ssthresh)

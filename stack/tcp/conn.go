@@ -40,10 +40,10 @@ type Conn struct {
 	snd sendState
 	rcv recvState
 	rtt rttEstimator
-	cwr congestionState
+	cc  congestionState
 
-	*busy          // nil while the Conn rests: see rouse
-	pl    *plpmtud // nil unless larger segments are searched for
+	*active          // nil while the Conn is idle: see activate
+	pl      *plpmtud // nil unless larger segments are searched for
 
 	timers timers
 	keep   KeepAlive
@@ -98,10 +98,10 @@ type recvState struct {
 	got   int    // bytes in await
 	limit int    // bytes that buf may hold
 
-	*arrivals // of the busy part of the Conn
+	*arrivals // in Conn.active; nil while the Conn is idle
 
 	last        Time // when a segment last came that the peer must have sent
-	lastText    Time // when text in the window last came
+	lastData    Time // when text in the window last came
 	tsRecentAt  Time
 	challengeAt Time // when the second began in which there were so many challenges: see replyAllowed
 
@@ -148,7 +148,7 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	// RFC 9293 3.10.7.2: "If there are other controls or text in the segment,
 	// then queue it for processing later" - text is taken now, and acknowledged.
 	if syn.DataLen() > 0 || syn.has(wire.FlagFIN) {
-		c.text(now, Seq(syn.Seq)+1, syn)
+		c.takeData(now, Seq(syn.Seq)+1, syn)
 	}
 }
 
@@ -181,7 +181,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.gso = cfg.GSO
 	c.startSendLimit()
 	c.rcv.limit = c.p.RecvBuffer
-	c.rcv.synWnd = uint16(min(c.share(c.rcv.limit), 65535))
+	c.rcv.synWnd = uint16(min(c.bufferLimit(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
 	if cfg.AdvMSS > 0 {
 		// RFC 9293 3.7.1: the option tells what can be received, "MMS_R - 20", and
@@ -193,8 +193,8 @@ func (c *Conn) init(now Time, cfg Config) {
 	if !c.p.NoWindowScale {
 		c.rcv.scale = c.p.WindowScale()
 	}
-	c.work(now)
-	c.cwr.init(c)
+	c.activateForData(now)
+	c.cc.init(c)
 }
 
 // defaultMSS: RFC 9293 3.7.1: "If an MSS Option is not received at connection
@@ -238,7 +238,7 @@ func (c *Conn) takeOptions(s *Segment) {
 	// RFC 9293 3.7.1: Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize
 	c.snd.mss = max(min(c.snd.mss, c.snd.peer), leastMSS) - int(c.snd.opt)
 	c.rcv.mss = max(c.rcv.mss, leastMSS) - int(c.snd.opt)
-	c.cwr.start(c)
+	c.cc.start(c)
 	c.startSendLimit()
 }
 
@@ -267,7 +267,7 @@ func (c *Conn) withdrawOptions(s *Segment) {
 	}
 	c.snd.peer = min(c.snd.peer, peer)
 	c.snd.mss = max(min(full, c.snd.peer), leastMSS) - int(c.snd.opt)
-	c.cwr.start(c)
+	c.cc.start(c)
 	c.startSendLimit()
 }
 
@@ -387,36 +387,37 @@ func (c *Conn) Awaited(now Time) int {
 	return n
 }
 
-// Place lends the free part of a waiting reader's buffer, where what comes next in
-// order can be put before Segment is given it as its Payload, and need not be copied.
-// It is nil where there are not at least least bytes for that. header is how long the
-// header of such a segment will be.
+// Place returns the free part of a waiting reader's buffer (zero-copy receive). The caller may
+// write the payload of the next segment in order there, and then pass the segment to Segment
+// with that memory as its Payload, which is not copied. Place returns nil if the buffer has
+// less than least bytes free, or if data could not be placed in order. header is the expected
+// length of the segment's TCP header.
 //
-// It ends with that segment, or else with Placed: until then the caller may write
-// there, nothing else is put there, and the reader has to wait if Placing says so.
+// Until that segment or a call of Placed, only the caller writes to the buffer, and the reader
+// must wait while Placing reports true.
 func (c *Conn) Place(least int) (room []byte, header int) {
 	r := &c.rcv
-	if r.placing || len(r.await)-r.got < least || r.buf.n > 0 || c.busy != nil && len(r.ooo) > 0 {
+	if r.placing || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && len(r.ooo) > 0 {
 		return nil, 0
 	}
 	r.placing = true
 	return r.await[r.got:], wire.TCPLen + int(c.snd.opt)
 }
 
-// Placing reports whether the reader's buffer is lent.
+// Placing reports whether Place has handed out the reader's buffer.
 func (c *Conn) Placing() bool { return c.rcv.placing }
 
-// Placed ends what Place began.
+// Placed takes back the buffer that Place returned.
 func (c *Conn) Placed() { c.rcv.placing = false }
 
 // AckDue reports whether an acknowledgement is to be sent at once: after Read, that
 // the window has opened.
 func (c *Conn) AckDue() bool { return c.rcv.ackNow }
 
-// share is what of a buffer's limit may be used while memory is scarce.
-func (c *Conn) share(limit int) int {
-	if limit > scarce && c.p.Full != nil && c.p.Full() {
-		return scarce
+// bufferLimit returns limit, or at most minBuffer under memory pressure.
+func (c *Conn) bufferLimit(limit int) int {
+	if limit > minBuffer && c.p.Pressure != nil && c.p.Pressure() {
+		return minBuffer
 	}
 	return limit
 }
@@ -539,9 +540,9 @@ func (c *Conn) die(e Err) {
 	c.synUnsent = false
 	c.snd.buf.clear()
 	c.snd.buf.ring.giveBack(c.p)
-	c.cwr.release()
+	c.cc.release()
 	c.pl = nil
-	if c.busy != nil {
+	if c.active != nil {
 		c.sb.release()
 		c.rcv.ooo = nil
 		c.rcv.nsack = 0
@@ -621,9 +622,9 @@ const (
 func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
-	d = earliest(d, earliest(c.keepDeadline(), c.cwr.pace.deadline()))
-	if c.busy != nil {
-		d = earliest(d, c.settleBy)
+	d = earliest(d, earliest(c.keepDeadline(), c.cc.pace.deadline()))
+	if c.active != nil {
+		d = earliest(d, c.awaitAcksBy)
 	}
 	d = earliest(d, c.giveUpDeadline())
 	return d, d != 0
@@ -667,8 +668,8 @@ func (c *Conn) giveUpDeadline() Time {
 // Tick runs what is due. It may come at any time, late or for nothing.
 func (c *Conn) Tick(now Time) {
 	t := &c.timers
-	if d := c.cwr.pace.deadline(); d != 0 && now >= d {
-		c.cwr.pace.release() // Next is pulled now
+	if d := c.cc.pace.deadline(); d != 0 && now >= d {
+		c.cc.pace.release() // Next is pulled now
 	}
 	if t.wait != 0 && now >= t.wait {
 		t.wait = 0
@@ -695,8 +696,8 @@ func (c *Conn) Tick(now Time) {
 	if c.state == Closed {
 		return
 	}
-	if c.busy != nil && c.settleBy != 0 && now >= c.settleBy {
-		c.endSettling()
+	if c.active != nil && c.awaitAcksBy != 0 && now >= c.awaitAcksBy {
+		c.endAwaitAcks()
 	}
 	if d := c.keepDeadline(); d != 0 && now >= d {
 		c.keepExpired(now)
@@ -724,8 +725,8 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepAt = now
 	t.keepNow = true
 	// It is idle: nothing is in flight, and nothing came for a while.
-	c.cwr.release()
-	if c.busy != nil {
+	c.cc.release()
+	if c.active != nil {
 		c.sb.shrink(0)
 		if len(c.rcv.ooo) == 0 {
 			c.rcv.ooo = nil

@@ -86,7 +86,7 @@ func (f *fuzzRun) open() {
 	f.p = DefaultParams()
 	f.p.NoSACK, f.p.NoTimestamps, f.p.NoWindowScale = a&1 != 0, a&2 != 0, a&4 != 0
 	f.p.ECN = a&8 != 0
-	f.p.Full = func() bool { return f.full }
+	f.p.Pressure = func() bool { return f.full }
 	f.p.MaxRTO = 4 * Second
 	if a&16 != 0 {
 		f.p.Congestion = NewReno
@@ -353,7 +353,7 @@ func (f *fuzzRun) check(pulled bool) error {
 		if err := checkConn(c); err != nil {
 			return err
 		}
-		c.Rest(f.now) // at each opportunity
+		c.Deactivate(f.now) // at each opportunity
 	} else if err := checkBoard(c); err != nil {
 		return err
 	}

@@ -26,14 +26,14 @@ type Info struct {
 
 // Info returns the connection's state.
 func (c *Conn) Info() Info {
-	if c.busy == nil {
-		c.rouse(c.rcv.last)
-		defer c.unload()
+	if c.active == nil {
+		c.activate(c.rcv.last)
+		defer c.deactivate()
 	}
 	info := Info{
 		State: c.state,
 		RTT:   c.rtt.srtt, RTTVar: c.rtt.rttvar, RTO: c.rtt.timeout(c.timers.backoff, c.p), MinRTT: c.rtt.min,
-		SndCwnd: c.cwr.cwnd, SndSsthresh: c.cwr.ssthresh,
+		SndCwnd: c.cc.cwnd, SndSsthresh: c.cc.ssthresh,
 		SndMSS: c.snd.mss, RcvMSS: c.rcv.mss,
 		SndWnd: int(c.snd.wnd), RcvWnd: c.window(),
 		InFlight: c.pipe(), Unacked: int(c.snd.nxt - c.snd.una),
@@ -44,10 +44,10 @@ func (c *Conn) Info() Info {
 		SACK: c.sackOK, Timestamps: c.tsOK, WScale: c.wsOK,
 		Congestion: c.p.Congestion, Recovery: c.rec.phase != phaseOpen,
 	}
-	if p := c.cwr.pace; p != nil {
+	if p := c.cc.pace; p != nil {
 		info.PacingRate = p.rate
 	}
-	if b := c.cwr.bbr; b != nil {
+	if b := c.cc.bbr; b != nil {
 		info.DeliveryRate = b.latest
 	}
 	return info

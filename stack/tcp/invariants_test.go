@@ -8,7 +8,7 @@ import (
 // checkConn returns what is wrong with a Conn of which Next has been pulled
 // until it returned false: the first invariant that does not hold, or nil.
 func checkConn(c *Conn) error {
-	defer roused(c)()
+	defer activated(c)()
 	for _, f := range []func(*Conn) error{checkSend, checkBoard, checkRecv, checkLiveness} {
 		if err := f(c); err != nil {
 			return fmt.Errorf("%v: %w", c.state, err)
@@ -35,7 +35,7 @@ func checkSend(c *Conn) error {
 	if c.state.synchronized() && !finAcked && s.finSent != (s.nxt == c.dataEnd()+1) {
 		return fmt.Errorf("finSent %v with SND.NXT %d and the data's end %d", s.finSent, s.nxt-s.iss, c.dataEnd()-s.iss)
 	}
-	w := &c.cwr
+	w := &c.cc
 	if w.cwnd <= 0 || c.rec.phase != phaseRecovery && c.state != Closed && w.cwnd < min(s.mss, minMSS) {
 		return fmt.Errorf("cwnd %d in phase %d, MSS %d", w.cwnd, c.rec.phase, s.mss)
 	}
@@ -45,18 +45,18 @@ func checkSend(c *Conn) error {
 	return nil
 }
 
-// roused wakes a Conn that rests, and returns what lets it rest again.
-func roused(c *Conn) func() {
-	if c.busy != nil {
+// activated activates an idle Conn and returns a function that makes it idle again.
+func activated(c *Conn) func() {
+	if c.active != nil {
 		return func() {}
 	}
-	c.rouse(c.rcv.last)
-	return c.unload
+	c.activate(c.rcv.last)
+	return c.deactivate
 }
 
 // largest is the most that a segment may carry, probes of the path's MTU included.
 func largest(c *Conn) int {
-	if c.busy == nil {
+	if c.active == nil {
 		return c.snd.mss
 	}
 	if c.pl != nil {
@@ -67,7 +67,7 @@ func largest(c *Conn) int {
 
 // checkBoard recounts the scoreboard.
 func checkBoard(c *Conn) error {
-	defer roused(c)()
+	defer activated(c)()
 	b := &c.sb
 	if !c.state.synchronized() || c.state == TimeWait {
 		if b.n != 0 {
@@ -256,8 +256,8 @@ func checkLiveness(c *Conn) error {
 		if t.rtx == 0 && (!c.shut() || t.persist == 0) {
 			return fmt.Errorf("%d in flight, window %d, and no timer", c.snd.nxt-c.snd.una, c.snd.wnd)
 		}
-	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 && c.cwr.pace.deadline() == 0 {
-		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cwr.cwnd)
+	} else if (c.unsent() > 0 || c.snd.fin && !c.snd.finSent) && t.persist == 0 && c.cc.pace.deadline() == 0 {
+		return fmt.Errorf("%d unsent, window %d, cwnd %d, nothing in flight and no timer", c.unsent(), c.snd.wnd, c.cc.cwnd)
 	}
 	if n := c.rcv.nxt - c.rcv.lastAck; n != 0 && t.ack == 0 {
 		return fmt.Errorf("%d numbers were taken and nothing will acknowledge them", n)

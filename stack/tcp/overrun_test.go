@@ -47,7 +47,7 @@ func newOverrun(o overrunOptions) *overrun {
 		*p = DefaultParams()
 		p.RecvBuffer, p.RecvBufferMax = o.buffer, o.buffer
 		p.SendBuffer, p.SendBufferMax = 4*o.buffer, 4*o.buffer
-		p.Full = func() bool { return w.full[i] }
+		p.Pressure = func() bool { return w.full[i] }
 		if o.change != nil {
 			o.change(p)
 		}
@@ -267,14 +267,14 @@ func TestWhatWasInAWindowOnceIsHeard(t *testing.T) {
 	full := false
 	r := established(t, rigOptions{change: func(p *Params) {
 		p.RecvBuffer, p.RecvBufferMax = 40_000, 40_000
-		p.Full = func() bool { return full }
+		p.Pressure = func() bool { return full }
 	}})
 	full = true
 	r.send(wire.FlagACK, 0, 0, make([]byte, 30_000)) // 8 KiB are taken
 	r.pull()
-	require.Equal(t, scarce, r.c.Readable())
+	require.Equal(t, minBuffer, r.c.Readable())
 	require.Zero(t, r.c.window())
-	r.c.Rest(r.now + Second)
+	r.c.Deactivate(r.now + Second)
 	r.send(wire.FlagACK, 40_000, 100, nil) // the edge that was advertised first
 	require.Equal(t, rigFlight-100, r.c.Unacked())
 	require.Empty(t, r.pull())
@@ -283,7 +283,7 @@ func TestWhatWasInAWindowOnceIsHeard(t *testing.T) {
 	require.Len(t, r.pull(), 1)
 	r.send(wire.FlagRST, 39_999, 0, nil)
 	require.Len(t, r.pull(), 1, "a challenge ACK")
-	r.send(wire.FlagACK, scarce, 150, make([]byte, 100))
-	require.Equal(t, scarce, r.c.Readable(), "but its text is not taken")
+	r.send(wire.FlagACK, minBuffer, 150, make([]byte, 100))
+	require.Equal(t, minBuffer, r.c.Readable(), "but its text is not taken")
 	require.Equal(t, rigFlight-150, r.c.Unacked())
 }

@@ -18,8 +18,8 @@ func paced100(t testing.TB, gso int) *rig {
 	r.now += 100 * Millisecond
 	r.ack(1000)
 	r.c.rtt.min, r.c.rtt.srtt = 100*Millisecond, 100*Millisecond
-	r.c.cwr.cwnd, r.c.cwr.ssthresh = 100_000, 100_000
-	r.c.cwr.setRate(&r.c)
+	r.c.cc.cwnd, r.c.cc.ssthresh = 100_000, 100_000
+	r.c.cc.setRate(&r.c)
 	r.now += Second // so that nothing is owed
 	r.c.rcv.last, r.c.snd.lastData = r.now, r.now
 	return r
@@ -49,7 +49,7 @@ func TestALargeWindowLeavesAtItsRate(t *testing.T) {
 
 func TestALateTimerMakesUpForItsLateness(t *testing.T) {
 	r := paced100(t, 0)
-	r.c.cwr.pace.rate, r.c.cwr.pace.free = 10_000_000, 0
+	r.c.cc.pace.rate, r.c.cc.pace.free = 10_000_000, 0
 	r.c.Write(r.now, make([]byte, 100_000))
 	began, sent := r.now, 0
 	for sent < 90 {
@@ -66,10 +66,10 @@ func TestASuperSegmentIsAMillisecondOfTheRate(t *testing.T) {
 		rate int64
 		want int
 	}{{1_000_000, 2000}, {8_500_000, 8000}, {40_000_000, 40_000}, {1_000_000_000, 65_000}} {
-		r.c.cwr.pace.rate = tc.rate
+		r.c.cc.pace.rate = tc.rate
 		require.Equal(t, tc.want, r.c.burst(1000), "%d bytes/s", tc.rate)
 	}
-	r.c.cwr.pace = nil
+	r.c.cc.pace = nil
 	require.Equal(t, 65_000, r.c.burst(1000), "without pacing all that the link takes")
 }
 
@@ -77,7 +77,7 @@ func TestWhatPacingHoldsBackIsNoReasonToWaitForAnAcknowledgement(t *testing.T) {
 	r := paced100(t, 0)
 	r.c.Write(r.now, make([]byte, 100_000))
 	r.pull()
-	require.NotZero(t, r.c.cwr.pace.deadline())
+	require.NotZero(t, r.c.cc.pace.deadline())
 	// An acknowledgement of what came goes at once.
 	r.send(wire.FlagACK, r.theirs(), 1000, make([]byte, 3000))
 	out := r.pull()
@@ -92,17 +92,17 @@ func TestWhatPacingHoldsBackIsNoReasonToWaitForAnAcknowledgement(t *testing.T) {
 func TestShortPathsAndSmallWindowsAreNotPaced(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000})
 	for range 6 {
-		r.c.Write(r.now, make([]byte, r.c.cwr.cwnd))
-		require.Equal(t, r.c.cwr.cwnd/1000, len(r.pull()))
+		r.c.Write(r.now, make([]byte, r.c.cc.cwnd))
+		require.Equal(t, r.c.cc.cwnd/1000, len(r.pull()))
 		r.now += Millisecond
 		r.ack(r.c.snd.nxt - rigISS - 1)
-		require.Nil(t, r.c.cwr.pace, "a path of 1 ms")
+		require.Nil(t, r.c.cc.pace, "a path of 1 ms")
 	}
 	r = bare(t, rigOptions{modern: true, window: 500_000, mss: 1000})
 	for range 20 {
 		r.c.Write(r.now, make([]byte, 10_000))
 		require.Len(t, r.pull(), 10, "RFC 6928: ten segments may go at once")
-		r.c.cwr.cwnd = 10_000
+		r.c.cc.cwnd = 10_000
 		r.now += 50 * Millisecond
 		r.ack(r.c.snd.nxt - rigISS - 1)
 		require.NotZero(t, r.c.Info().PacingRate)

@@ -72,7 +72,7 @@ func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		var c Conn
-		c.busy = &busy{}
+		c.active = &active{}
 		r := &c.rcv
 		ts, una, nxt := rng.Uint64N(1<<32), rng.Uint64N(1<<32), uint64(0)
 		nxt = una

@@ -57,7 +57,7 @@ func (c *Conn) PathMTU(now Time, mss int) {
 		return
 	}
 	c.snd.mss = n
-	if c.busy == nil {
+	if c.active == nil {
 		return
 	}
 	c.sb.markAllLost()
@@ -154,11 +154,11 @@ func (c *Conn) probeSize(now Time, unsent, room int) (n int, wait bool) {
 	if want != q.max {
 		want = (c.snd.mss + q.hi + 1) / 2
 	}
-	n = min(want, unsent, int(c.snd.wnd), c.cwr.cwnd)
+	n = min(want, unsent, int(c.snd.wnd), c.cc.cwnd)
 	if n <= c.snd.mss || n < want && n < c.snd.mss+plStep {
 		return 0, false
 	}
-	if n > room || n > c.cwr.cwnd-c.pipe() {
+	if n > room || n > c.cc.cwnd-c.pipe() {
 		return 0, c.snd.una != c.snd.nxt
 	}
 	return n, false
@@ -198,8 +198,8 @@ func (c *Conn) probeArrived(now Time) {
 	c.snd.mss = max(c.snd.mss, n)
 	// RFC 5681 3.1: no window is less than "1 full-sized segment", and no ssthresh less
 	// than "2*SMSS".
-	c.cwr.cwnd = max(c.cwr.cwnd, c.snd.mss)
-	c.cwr.ssthresh = max(c.cwr.ssthresh, 2*c.snd.mss)
+	c.cc.cwnd = max(c.cc.cwnd, c.snd.mss)
+	c.cc.ssthresh = max(c.cc.ssthresh, 2*c.snd.mss)
 	q.at = now + c.rtt.srtt
 	if c.snd.mss >= q.max {
 		c.pl = nil // the path carries what it may
@@ -241,7 +241,7 @@ func (c *Conn) resendProbe() (only bool) {
 
 // dropProbe ends a probe of more than n bytes: it is known to be too large.
 func (c *Conn) dropProbe(now Time, n int) {
-	if q := c.pl; c.busy != nil && q != nil && int(q.probe.end-q.probe.start) > n && c.snd.una.LessEq(q.probe.start) {
+	if q := c.pl; c.active != nil && q != nil && int(q.probe.end-q.probe.start) > n && c.snd.una.LessEq(q.probe.start) {
 		c.resendProbe()
 	}
 }

@@ -117,8 +117,8 @@ func TestASearchLetsAnIdleConnRest(t *testing.T) {
 	}
 	w.now += 10 * Second
 	w.a.PathMTU(w.now, 1460)
-	require.Zero(t, w.a.Rest(w.now))
-	require.Nil(t, w.a.busy, "the search needs no busy part")
+	require.Zero(t, w.a.Deactivate(w.now))
+	require.Nil(t, w.a.active, "the search needs no busy part")
 	blackHoleRun(t, &p, w, limit, w.now+2*Second)
 	require.Equal(t, 1448, w.a.MSS())
 	require.Nil(t, w.a.pl, "and ends")

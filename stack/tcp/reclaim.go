@@ -10,17 +10,17 @@ const stale = Second
 // by SACK and not acknowledged; the sender's timeout brings it again.
 func (c *Conn) Reclaim(now Time, all bool) {
 	r := &c.rcv
-	if c.busy != nil && len(r.ooo) > 0 {
+	if c.active != nil && len(r.ooo) > 0 {
 		held := r.buf.n
 		for _, k := range r.ooo {
 			held += int(k.end - k.start)
 		}
 		// A byte at the far end of the window takes a ring of the window's size.
-		if all || len(r.buf.b) > max(scarce, 4*held) || now-r.lastText > stale {
+		if all || len(r.buf.b) > max(minBuffer, 4*held) || now-r.lastData > stale {
 			c.dropOutOfOrder()
 		}
 	}
-	if c.busy == nil || len(r.ooo) == 0 {
+	if c.active == nil || len(r.ooo) == 0 {
 		r.buf.shrink(c.p)
 	}
 	c.snd.buf.ring.shrink(c.p)
@@ -29,7 +29,7 @@ func (c *Conn) Reclaim(now Time, all bool) {
 // dropOutOfOrder discards what has come beyond RCV.NXT.
 func (c *Conn) dropOutOfOrder() {
 	r := &c.rcv
-	if c.busy == nil {
+	if c.active == nil {
 		return
 	}
 	r.ooo, r.nsack = nil, 0

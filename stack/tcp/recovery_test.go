@@ -111,7 +111,7 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 8))
 		c := &Conn{p: &Params{}}
-		c.rouse(0)
+		c.activate(0)
 		c.snd.mss = 10
 		start := Seq(r.Uint32())
 		c.snd.una, c.snd.nxt = start, start
@@ -230,7 +230,7 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 	for range 4 { // slow start up to 160 segments
 		r.now += 20 * Millisecond
 		r.ack(una)
-		r.c.Write(r.now, make([]byte, 2*r.c.cwr.cwnd))
+		r.c.Write(r.now, make([]byte, 2*r.c.cc.cwnd))
 		r.wait(19 * Millisecond)
 		una = r.c.snd.nxt - rigISS - 1
 	}

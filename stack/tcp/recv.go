@@ -6,10 +6,10 @@ import "github.com/usernet/usernet/stack/wire"
 type verdict uint8
 
 const (
-	keep     verdict = iota // go on to the next step
-	drop                    // done with this segment
-	dropAck                 // done, and an acknowledgement is due
-	dropMind                // done, and a challenge ACK is due (RFC 5961)
+	keep          verdict = iota // go on to the next step
+	drop                         // done with this segment
+	dropAck                      // done, and an acknowledgement is due
+	dropChallenge                // done, and a challenge ACK is due (RFC 5961)
 )
 
 // Segment takes a segment that arrived: RFC 9293 3.10.7, step by step in its
@@ -18,7 +18,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 	if c.state == Closed {
 		return // 3.10.7.1 is the caller's: see Reset
 	}
-	c.rouse(now)
+	c.activate(now)
 	if c.state == SynSent {
 		c.synSent(now, s)
 		return
@@ -47,12 +47,12 @@ func (c *Conn) Segment(now Time, s *Segment) {
 		c.rcv.last = now
 		c.timers.keepProbes, c.timers.probes = 0, 0
 		c.noteTimestamp(now, s)
-		v = c.segmentText(now, s)
+		v = c.segmentData(now, s)
 	}
 	switch v {
 	case dropAck:
 		c.rcv.ackNow = true
-	case dropMind:
+	case dropChallenge:
 		c.challenge(now)
 	}
 }
@@ -99,7 +99,7 @@ func (c *Conn) synSent(now Time, s *Segment) {
 		c.synUnsent = true
 		c.timers.rtx = 0
 		if s.DataLen() > 0 || s.has(wire.FlagFIN) {
-			c.text(now, Seq(s.Seq)+1, s)
+			c.takeData(now, Seq(s.Seq)+1, s)
 		}
 		return
 	}
@@ -107,7 +107,7 @@ func (c *Conn) synSent(now Time, s *Segment) {
 	c.rcv.ackNow = true
 	c.established()
 	if s.DataLen() > 0 || s.has(wire.FlagFIN) {
-		c.text(now, Seq(s.Seq)+1, s)
+		c.takeData(now, Seq(s.Seq)+1, s)
 	}
 }
 
@@ -133,11 +133,11 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 		}
 		// RFC 5681 3.1: "If the SYN or SYN/ACK is lost, the initial window used
 		// by a sender after a correctly transmitted SYN MUST be one segment".
-		c.cwr.cwnd = min(c.cwr.cwnd, c.snd.mss)
+		c.cc.cwnd = min(c.cc.cwnd, c.snd.mss)
 	}
 	c.timers.rtx, c.timers.backoff = 0, 0
 	c.sb.reset(ack)
-	c.cwr.round = ack
+	c.cc.round = ack
 }
 
 // established enters ESTABLISHED, and goes on to what was queued before.
@@ -221,7 +221,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 		// "If an incoming segment is not acceptable, an acknowledgment should
 		// be sent in reply (unless the RST bit is set [...])"
 		if s.has(wire.FlagACK) {
-			c.told = Seq(s.Ack)
+			c.unacceptableAck = Seq(s.Ack)
 		}
 		if c.provesLife(s) {
 			c.rcv.last = now
@@ -318,7 +318,7 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 			// right, so its timestamp is the peer's, which measures by our answer.
 			c.noteTimestamp(now, s)
 		}
-		return dropMind
+		return dropChallenge
 	}
 	if c.sackOK && seq.Less(c.rcv.nxt) {
 		// RFC 2883 4.1: "the first block of the SACK option field reports the
@@ -412,7 +412,7 @@ func (c *Conn) checkReset(s *Segment) verdict {
 		if !seq.In(c.rcv.nxt, int(c.farEdge()-c.rcv.nxt)) {
 			return drop
 		}
-		return dropMind
+		return dropChallenge
 	}
 	switch c.state {
 	case SynReceived:
@@ -454,7 +454,7 @@ func (c *Conn) checkSyn(s *Segment) verdict {
 	}
 	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence
 	// number, TCP endpoints MUST send a challenge ACK to the remote peer".
-	return dropMind
+	return dropChallenge
 }
 
 // checkAck is the fifth step.
@@ -481,7 +481,7 @@ func (c *Conn) checkAck(now Time, s *Segment) verdict {
 	// incoming segments whose ACK value doesn't satisfy the above condition
 	// MUST be discarded and an ACK sent back."
 	if c.snd.nxt.Less(ack) || ack.Less(c.snd.una-Seq(c.snd.maxWnd)) {
-		return dropMind
+		return dropChallenge
 	}
 	c.ack(now, s, ack)
 	if c.state == Closed {
@@ -505,8 +505,8 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr, marked: c.rec.marked}
 	wnd := c.peerWindow(s)
 	inFlight, shut := c.snd.una != c.snd.nxt, c.shut()
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.begin(c.delivered)
+	if c.cc.bbr != nil {
+		c.cc.bbr.begin(c.delivered)
 	}
 	// RFC 5681 2: an acknowledgement is a duplicate when "the receiver of the
 	// ACK has outstanding data, the incoming acknowledgment carries no data,
@@ -557,8 +557,8 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	if b.buf.ring.n == 0 {
 		b.buf.ring.giveBack(c.p)
 	}
-	if c.settleBy != 0 && len(b.buf.lent) == 0 {
-		c.endSettling()
+	if c.awaitAcksBy != 0 && len(b.buf.pinned) == 0 {
+		c.endAwaitAcks()
 	}
 	if b.buf.len() == 0 {
 		if !b.fin || b.finSent && b.una == b.nxt {
@@ -584,7 +584,7 @@ func (c *Conn) takeWindow(s *Segment, ack Seq, wnd uint32, advanced bool) {
 	b.wnd = wnd
 	b.maxWnd = max(b.maxWnd, wnd)
 	b.wl1, b.wl2 = seq, ack
-	c.told = b.una // it was heard
+	c.unacceptableAck = b.una // it was heard
 }
 
 // windowMoved goes on after an acknowledgement, before which the window was shut or
@@ -633,12 +633,12 @@ func (c *Conn) enterTimeWait(now Time) {
 	c.state = TimeWait
 	c.timers = timers{wait: now + c.p.TimeWait}
 	c.sb.release()
-	c.cwr.release()
+	c.cc.release()
 }
 
 // segmentText is the seventh and the eighth step. Urgent data is in line with
 // the rest (RFC 6093 4), so the sixth has nothing to do.
-func (c *Conn) segmentText(now Time, s *Segment) verdict {
+func (c *Conn) segmentData(now Time, s *Segment) verdict {
 	n := s.DataLen()
 	if n == 0 && !s.has(wire.FlagFIN) {
 		return keep
@@ -662,7 +662,7 @@ func (c *Conn) segmentText(now Time, s *Segment) verdict {
 		c.failReset(ErrReset)
 		return drop
 	}
-	c.text(now, Seq(s.Seq), s)
+	c.takeData(now, Seq(s.Seq), s)
 	return keep
 }
 

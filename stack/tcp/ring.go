@@ -27,7 +27,7 @@ func (r *ring) reserve(p *Params, n, used int) {
 		return
 	}
 	size := 1 << bits.Len(uint(max(n, minRing)-1))
-	if n >= bulk && int(r.was) > size && (p.Full == nil || !p.Full()) {
+	if n >= bulk && int(r.was) > size && (p.Pressure == nil || !p.Pressure()) {
 		size = int(r.was)
 	}
 	r.resize(p, size, used)

@@ -59,3 +59,29 @@ func (e *rttEstimator) timeout(backoff uint8, p *Params) Time {
 	}
 	return min(rto<<backoff, p.MaxRTO)
 }
+
+// rttOf takes the samples of an acknowledgement (RFC 6298 3, Karn's algorithm:
+// "RTT samples MUST NOT be made using segments that were retransmitted", unless
+// timestamps tell which copy it was).
+func (c *Conn) rttOf(a *ackSample) {
+	switch {
+	case a.rtt > 0:
+	case a.advanced && a.timestamp && a.tsEcr != 0:
+		d := int32(c.tsVal(a.now) - a.tsEcr)
+		if d < 0 || Time(d)*Millisecond > 2*c.p.MaxRTO {
+			return
+		}
+		a.rtt = max(Time(d)*Millisecond, Millisecond)
+	default:
+		return
+	}
+	c.rtt.sample(a.now, a.rtt, c.p)
+}
+
+// tsClock is the timestamp clock: RFC 7323 5.4: "between 1 ms and 1 sec per tick".
+func tsClock(now Time) uint32 { return uint32(now / Millisecond) }
+
+// Timestamp is the TSval that a connection with a Config.TSOffset sends now.
+func Timestamp(now Time, offset uint32) uint32 { return tsClock(now) + offset }
+
+func (c *Conn) tsVal(now Time) uint32 { return Timestamp(now, c.snd.tsOffset) }

@@ -30,7 +30,7 @@ func hostileFlight(t testing.TB) *rig {
 	r.pull()
 	r.now += 20 * Millisecond
 	r.hostileAck(r.echo, 0)
-	r.c.cwr.cwnd, r.c.cwr.pace = maxWindow, nil
+	r.c.cc.cwnd, r.c.cc.pace = maxWindow, nil
 	text := make([]byte, 1<<20)
 	for r.c.Write(r.now, text) > 0 {
 	}

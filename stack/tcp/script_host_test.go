@@ -257,7 +257,7 @@ func (h *scriptHost) pull() {
 	if err := checkConn(&s.conn); err != nil && h.err == nil {
 		h.err = err
 	}
-	s.conn.Rest(h.now) // at each opportunity
+	s.conn.Deactivate(h.now) // at each opportunity
 	ev := s.conn.Events()
 	if ev&Connected != 0 {
 		s.connected = true

@@ -20,10 +20,10 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 			out.HasTS, out.TSVal = true, c.tsVal(now)
 		}
 		return true
-	case c.state == Closed, c.busy == nil && !c.due():
+	case c.state == Closed, c.active == nil && !c.hasOutput():
 		return false
 	}
-	c.rouse(now)
+	c.activate(now)
 	switch {
 	case c.synUnsent:
 		c.syn(now, out)
@@ -32,7 +32,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		return false
 	}
 	if c.state.synchronized() {
-		c.cwr.pace.release()
+		c.cc.pace.release()
 		if c.resend(now, out) || c.probe(now, out) || c.sendNew(now, out) {
 			return true
 		}
@@ -47,7 +47,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 		c.header(now, out, c.ackSeq(), wire.FlagACK, false)
 		return true
 	}
-	c.relax()
+	c.deactivateAfterProbe()
 	return false
 }
 
@@ -68,8 +68,8 @@ func (c *Conn) ackSeq() Seq {
 	switch {
 	case s.nxt.LessEq(edge):
 		return s.nxt
-	case edge.Less(c.told) && c.told.LessEq(s.nxt):
-		return c.told
+	case edge.Less(c.unacceptableAck) && c.unacceptableAck.LessEq(s.nxt):
+		return c.unacceptableAck
 	}
 	return edge
 }
@@ -237,7 +237,7 @@ func (c *Conn) segSize() int {
 // burst is the most payload of one segment, full segments of a super-segment.
 func (c *Conn) burst(mss int) int {
 	if n := c.snd.gso; n > mss {
-		if p := c.cwr.pace; p != nil && p.rate > 0 {
+		if p := c.cc.pace; p != nil && p.rate > 0 {
 			n = min(n, p.quantum(mss))
 		}
 		return n / mss * mss
@@ -248,7 +248,7 @@ func (c *Conn) burst(mss int) int {
 // noteSent tells the pacer and BBR that s goes now; first is whether nothing was in
 // flight before it.
 func (c *Conn) noteSent(now Time, s *sent, first bool) {
-	w := &c.cwr
+	w := &c.cc
 	if w.pace == nil {
 		return
 	}
@@ -293,7 +293,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	if n == 0 {
 		out.Flags &^= wire.FlagPSH
 	}
-	out.Payload, out.Payload2, out.Lent = c.snd.buf.slices(int(seq-c.dataStart()), n)
+	out.Payload, out.Payload2, out.Pinned = c.snd.buf.slices(int(seq-c.dataStart()), n)
 	if n > mss {
 		out.GSOSize = mss
 	}
@@ -321,13 +321,13 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 		}
 		mss = min(mss, small)
 	}
-	room := c.cwr.cwnd - c.pipe()
+	room := c.cc.cwnd - c.pipe()
 	n := min(p.sent().len(), c.burst(mss), admitted)
 	if room < min(n, mss) {
-		c.cwr.note(c.pipe(), true)
+		c.cc.note(c.pipe(), true)
 		return false
 	}
-	if c.cwr.pace.hold(now) {
+	if c.cc.pace.hold(now) {
 		return false
 	}
 	if n > room {
@@ -456,14 +456,14 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	}
 	if s.una == s.nxt && s.lastData != 0 {
 		if rto := c.rtt.timeout(0, c.p); now-s.lastData > rto && now-c.rcv.last > rto {
-			c.cwr.idle(c, now-s.lastData, rto)
+			c.cc.idle(c, now-s.lastData, rto)
 		}
 	}
 	mss := c.segSize()
 	n := min(unsent, c.burst(mss))
 	pipe := c.pipe()
-	if room := c.cwr.cwnd - pipe; room < min(n, mss) {
-		c.cwr.note(pipe, true)
+	if room := c.cc.cwnd - pipe; room < min(n, mss) {
+		c.cc.note(pipe, true)
 		return false
 	} else if n > room {
 		n = room / mss * mss
@@ -471,8 +471,8 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
 	if room < n || room < 1 {
 		n = max(room, 0)
-		if c.cwr.bbr != nil && s.una == s.nxt {
-			c.cwr.bbr.limited(c.delivered, 0) // by the peer's window, not by the path
+		if c.cc.bbr != nil && s.una == s.nxt {
+			c.cc.bbr.limited(c.delivered, 0) // by the peer's window, not by the path
 		}
 		if n == 0 {
 			c.armPersist(now)
@@ -484,7 +484,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 		if wait {
 			return false
 		}
-		if p > 0 && !c.cwr.pace.hold(now) {
+		if p > 0 && !c.cc.pace.hold(now) {
 			c.probed(s.nxt, p)
 			c.fresh(now, out, p, p)
 			return true
@@ -493,11 +493,11 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	if n > mss && (n < unsent || !c.noDelay && !s.fin) {
 		n = n / mss * mss // what is left is for Nagle's algorithm to judge
 	}
-	if n < mss && !c.mayBeSmall(now, n, unsent) || c.cwr.pace.hold(now) {
+	if n < mss && !c.mayBeSmall(now, n, unsent) || c.cc.pace.hold(now) {
 		return false
 	}
 	c.fresh(now, out, n, mss)
-	c.cwr.note(c.pipe(), false)
+	c.cc.note(c.pipe(), false)
 	return true
 }
 
@@ -553,8 +553,8 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 	first := s.una == s.nxt
 	if first {
 		s.progress = now
-		if c.cwr.bbr != nil {
-			c.cwr.bbr.restart(c, now)
+		if c.cc.bbr != nil {
+			c.cc.bbr.restart(c, now)
 		}
 	}
 	piece := c.sb.push(seq, end, now)

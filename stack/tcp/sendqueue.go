@@ -1,43 +1,43 @@
 package tcp
 
-// A sendQueue is what was written and is not yet acknowledged: bytes in a ring
-// and, behind them, bytes that are still where the application has them.
+// A sendQueue holds the bytes that were written and are not yet acknowledged: copied bytes in
+// a ring, followed by pinned bytes, which are still in the application's buffer.
 type sendQueue struct {
 	ring ring
-	// lent is a part of what was given to Lend. Its capacity reaches to the end
-	// of that, so that it grows in place.
-	lent []byte
+	// pinned is a part of the slice that was given to Pin. Its capacity reaches to the
+	// end of that slice, so that the next Pin extends it in place.
+	pinned []byte
 }
 
 // len is the number of bytes in the queue.
-func (q *sendQueue) len() int { return q.ring.n + len(q.lent) }
+func (q *sendQueue) len() int { return q.ring.n + len(q.pinned) }
 
-// slices returns the n bytes that begin off bytes from the head: up to two
-// pieces of the ring, and what was lent.
-func (q *sendQueue) slices(off, n int) (a, b, lent []byte) {
+// slices returns the n bytes that begin off bytes from the head, as up to two pieces of the
+// ring and one of the pinned bytes.
+func (q *sendQueue) slices(off, n int) (a, b, pinned []byte) {
 	if k := min(n, q.ring.n-off); k > 0 {
 		a, b = q.ring.slices(off, k)
 		off, n = off+k, n-k
 	}
 	if n > 0 {
 		off -= q.ring.n
-		lent = q.lent[off : off+n]
+		pinned = q.pinned[off : off+n]
 	}
-	return a, b, lent
+	return a, b, pinned
 }
 
-// drop takes n bytes from the head of the queue.
+// drop removes n bytes from the head of the queue.
 func (q *sendQueue) drop(n int) {
 	k := min(n, q.ring.n)
 	q.ring.drop(k)
-	q.lent = q.lent[n-k:]
+	q.pinned = q.pinned[n-k:]
 }
 
 // clear empties the queue.
-func (q *sendQueue) clear() { q.ring.n, q.lent = 0, nil }
+func (q *sendQueue) clear() { q.ring.n, q.pinned = 0, nil }
 
-// Write queues what fits of p to be sent, and returns how much that is.
-// When it is less than len(p), a Writable event follows.
+// Write copies as much of p as fits to the send queue and returns that number of bytes.
+// If it is less than len(p), a Writable event follows when there is room again.
 func (c *Conn) Write(now Time, p []byte) int {
 	n := c.admit(now, p)
 	if n == 0 {
@@ -50,71 +50,72 @@ func (c *Conn) Write(now Time, p []byte) int {
 	return n
 }
 
-// Lend is Write without the copy: what it takes is sent from p itself, which must
-// not change until Settle was called. Calls that follow without a Settle go on
-// where the one before ended: p is what was left then. No Write may come between.
-func (c *Conn) Lend(now Time, p []byte) int {
+// Pin is Write without the copy (zero-copy send): the bytes it takes are sent from p itself,
+// which must not change until the caller has called Unpin. A further Pin before Unpin must be
+// given the part of p that the last one did not take. Write must not be called between Pin
+// and Unpin.
+func (c *Conn) Pin(now Time, p []byte) int {
 	n := c.admit(now, p)
 	if n == 0 {
 		return 0
 	}
-	if q := &c.snd.buf; len(q.lent) > 0 {
-		q.lent = q.lent[:len(q.lent)+n]
+	if q := &c.snd.buf; len(q.pinned) > 0 {
+		q.pinned = q.pinned[:len(q.pinned)+n]
 	} else {
-		q.lent = p[:n]
+		q.pinned = p[:n]
 	}
 	return n
 }
 
-// Lent is how much of what was given to Lend is still needed, in bytes: Settle would
-// copy it.
-func (c *Conn) Lent() int { return len(c.snd.buf.lent) }
+// Pinned is the number of pinned bytes that are not yet acknowledged: Unpin would copy them.
+func (c *Conn) Pinned() int { return len(c.snd.buf.pinned) }
 
-// Settle ends what Lend began: what is not acknowledged is copied. Segments that
-// Next gave before still refer to what was lent.
-func (c *Conn) Settle() {
+// Unpin copies the pinned bytes that are not yet acknowledged to the ring. Segments that Next
+// returned before still refer to the caller's buffer.
+func (c *Conn) Unpin() {
 	q := &c.snd.buf
-	n := len(q.lent)
+	n := len(q.pinned)
 	if n > 0 {
 		q.ring.reserve(c.p, q.ring.n+n, q.ring.n)
-		q.ring.put(q.ring.n, q.lent)
+		q.ring.put(q.ring.n, q.pinned)
 		q.ring.n += n
 	}
-	q.lent = nil
+	q.pinned = nil
 }
 
-// near is the round-trip time below which acknowledgements come so soon that it may
-// cost less to wait for them than to copy what they are for.
+// near is the round-trip time below which waiting for an acknowledgement may cost less than
+// copying the data that it covers.
 const near = Millisecond / 2
 
-// Near tells whether the peer is as near as one in the same machine.
+// Near reports whether the round-trip time is so short that the peer is probably on the same
+// machine.
 func (c *Conn) Near() bool { return c.rtt.min > 0 && c.rtt.min < near }
 
-// Una is SND.UNA: it moves when the peer acknowledges something new, and so shows that
-// what is sent arrives.
+// Una is SND.UNA. It advances when the peer acknowledges new data, which shows that the
+// connection makes progress.
 func (c *Conn) Una() Seq { return c.snd.una }
 
-// AwaitSettled asks for a Writable event when all that was lent is acknowledged, so
-// that Settle has nothing to copy, or when it is until. It reports false, and asks
-// for nothing, where one of both is so now.
-func (c *Conn) AwaitSettled(now, until Time) bool {
-	if c.busy == nil {
+// AwaitAcks requests a Writable event for when all pinned bytes are acknowledged, so that
+// Unpin has nothing to copy, or for the time until, whichever is first. It returns false,
+// and requests nothing, if that moment has already come.
+func (c *Conn) AwaitAcks(now, until Time) bool {
+	if c.active == nil {
 		return false
 	}
-	c.settleBy = 0
-	if len(c.snd.buf.lent) > 0 && now < until {
-		c.settleBy = until
+	c.awaitAcksBy = 0
+	if len(c.snd.buf.pinned) > 0 && now < until {
+		c.awaitAcksBy = until
 	}
-	return c.settleBy != 0
+	return c.awaitAcksBy != 0
 }
 
-// endSettling ends AwaitSettled's wait.
-func (c *Conn) endSettling() {
-	c.settleBy = 0
+// endAwaitAcks ends the wait of AwaitAcks.
+func (c *Conn) endAwaitAcks() {
+	c.awaitAcksBy = 0
 	c.events |= Writable
 }
 
-// admit is how much of p may be queued now.
+// admit returns how many bytes of p may be queued now.
 func (c *Conn) admit(now Time, p []byte) int {
 	s := &c.snd
 	if s.fin || c.err != ErrNone {
@@ -125,12 +126,27 @@ func (c *Conn) admit(now Time, p []byte) int {
 	if n == 0 {
 		return 0
 	}
-	c.work(now)
-	if c.cwr.bbr != nil {
-		c.cwr.bbr.writing(c)
+	c.activateForData(now)
+	if c.cc.bbr != nil {
+		c.cc.bbr.writing(c)
 	}
 	return n
 }
 
-// WriteSpace is the number of bytes that Write would take.
-func (c *Conn) WriteSpace() int { return max(c.share(c.snd.limit)-c.snd.buf.len(), 0) }
+// WriteSpace is the number of bytes that Write would accept now.
+func (c *Conn) WriteSpace() int { return max(c.bufferLimit(c.snd.limit)-c.snd.buf.len(), 0) }
+
+// tuneSend grows the send buffer to twice the congestion window plus the bytes that are
+// SACKed, and reports Writable when there is room for a waiting writer. Twice, so that new
+// data is ready when an acknowledgement arrives; SACKed bytes are no longer in flight but
+// stay in the buffer until the hole before them is filled.
+func (c *Conn) tuneSend() {
+	s := &c.snd
+	if want := min(2*c.cc.cwnd+c.sb.sacked, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.bufferLimit(want) == want {
+		s.limit = want
+	}
+	if limit := c.bufferLimit(s.limit); s.full && limit-s.buf.len() >= limit/3 {
+		s.full = false
+		c.events |= Writable
+	}
+}

@@ -258,7 +258,7 @@ func simulate(o simOptions, trace *strings.Builder) error {
 		h.side, h.p, h.name = &w.o.Side[i], o.Side[i].params(), string(rune('a'+i))
 		h.giveUp = 900 * Second
 		if h.side.Scarce {
-			h.p.Full = func() bool { return w.now/(700*Millisecond)%3 == 1 }
+			h.p.Pressure = func() bool { return w.now/(700*Millisecond)%3 == 1 }
 		}
 		if i == 0 || o.SimOpen {
 			h.c.Open(w.now, w.config(h))
@@ -763,7 +763,7 @@ func (w *sim) check(i int, pulled bool) {
 		if err := checkConn(c); err != nil {
 			w.fail("%s: %v", h.name, err)
 		}
-		c.Rest(w.now) // at each opportunity
+		c.Deactivate(w.now) // at each opportunity
 	} else if err := checkBoard(c); err != nil {
 		w.fail("%s: %v", h.name, err)
 	}
@@ -773,7 +773,7 @@ func (w *sim) check(i int, pulled bool) {
 	if c.snd.una.Less(h.una) || c.snd.nxt.Less(h.nxt) {
 		w.fail("%s: SND.UNA or SND.NXT went back", h.name)
 	}
-	scarce := h.p.Full != nil && h.p.Full() // see affordable
+	scarce := h.p.Pressure != nil && h.p.Pressure() // see affordable
 	if h.state != SynSent && (c.rcv.nxt.Less(h.rnxt) || c.rcv.edge.Less(h.edge) && !scarce) {
 		w.fail("%s: RCV.NXT or the window's edge went back", h.name)
 	}

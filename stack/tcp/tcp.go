@@ -128,10 +128,10 @@ type Segment struct {
 	Payload  []byte
 	Payload2 []byte
 
-	// Lent is the end of the payload of a segment from Conn.Next, where that is
-	// a part of what was given to Conn.Lend. It may be used until that is to
-	// change, and so after Conn.Settle too.
-	Lent []byte
+	// Pinned is the last part of the payload of a segment from Conn.Next: bytes of the
+	// buffer that was given to Conn.Pin. It stays valid until the owner changes that
+	// buffer, so it may be used after Conn.Unpin.
+	Pinned []byte
 
 	// CE is set on a received segment whose IP header says that congestion was
 	// experienced. ECT is set on a received segment whose IP header says that the
@@ -147,7 +147,7 @@ type Segment struct {
 }
 
 // DataLen is the number of payload bytes.
-func (s *Segment) DataLen() int { return len(s.Payload) + len(s.Payload2) + len(s.Lent) }
+func (s *Segment) DataLen() int { return len(s.Payload) + len(s.Payload2) + len(s.Pinned) }
 
 // seqLen is SEG.LEN of RFC 9293 3.3.1: payload, SYN and FIN.
 func (s *Segment) seqLen() int {
@@ -224,22 +224,21 @@ type Params struct {
 	// peers that cannot bear them.
 	NoSACK, NoTimestamps, NoWindowScale bool
 
-	// Alloc and Free give and take the memory of the rings. Alloc returns a
-	// slice of at least n bytes whose capacity is a power of two. Nil: make,
-	// and the garbage collector.
+	// Alloc and Free manage the memory of the rings. Alloc returns a slice of at least
+	// n bytes whose capacity is a power of two. If nil, make is used, and the garbage
+	// collector frees.
 	Alloc func(n int) []byte
 	Free  func([]byte)
-	// Spare keeps what connections need only while they are busy: a sync.Pool.
-	// Nil: the garbage collector.
+	// Spare is a pool for the part of a Conn that an idle one does without, such as a
+	// sync.Pool. If nil, the garbage collector frees it.
 	Spare interface {
 		Get() any
 		Put(any)
 	}
-	// Full tells that the memory for rings is used up for now: buffers do not
-	// grow beyond scarce bytes, neither in Write nor in the window that is
-	// offered, nor for one that was offered before, until it says otherwise. Nil:
-	// never.
-	Full func() bool
+	// Pressure reports memory pressure. While it returns true, no buffer grows beyond
+	// minBuffer bytes, even to honour a window already advertised. Nil: there is never
+	// memory pressure.
+	Pressure func() bool
 
 	// UserTimeout is how long data may stay unacknowledged before a connection
 	// is given up (RFC 9293 3.8.3, RFC 5482 2); 0: Retries decides.
@@ -251,8 +250,8 @@ type Params struct {
 	ECN bool
 }
 
-// scarce is what a connection may always buffer in each direction, in bytes.
-const scarce = 8 << 10
+// minBuffer is what a connection may buffer in each direction under memory pressure, in bytes.
+const minBuffer = 8 << 10
 
 // DefaultParams are the values that Linux hosts use, or RFCs where those say more.
 // Buffers may grow to what fills 1 Gbit/s over 100 ms, and recovers from a loss

@@ -84,12 +84,12 @@ func TestAConnectionThatRestsSendsAsOneThatDoesNot(t *testing.T) {
 			for exchange() {
 				now += Time(r.IntN(int(Millisecond)))
 			}
-			if a.busy != nil {
-				if a.Rest(now); a.busy == nil {
+			if a.active != nil {
+				if a.Deactivate(now); a.active == nil {
 					rested++
 				}
 			}
-			b.brief = b.brief && b.busy == nil // it is not made for a probe alone
+			b.probeOnly = b.probeOnly && b.active == nil // it is not made for a probe alone
 			require.Equal(t, a.Events(), b.Events())
 			require.Equal(t, a.State(), b.State())
 			d, ok := a.Deadline()

@@ -11,21 +11,21 @@ import (
 
 // flat is a segment with its payload in one piece, for comparison.
 func flat(s *Segment) string {
-	text := bytes.Join([][]byte{s.Payload, s.Payload2, s.Lent}, nil)
+	text := bytes.Join([][]byte{s.Payload, s.Payload2, s.Pinned}, nil)
 	return fmt.Sprintf("%+v gso=%d ect=%v %x", s.TCP, s.GSOSize, s.ECT, text)
 }
 
 // joined is a copy of a segment as it would arrive.
 func joined(s *Segment) Segment {
 	in := *s
-	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Lent}, nil)
-	in.Payload2, in.Lent = nil, nil
+	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Pinned}, nil)
+	in.Payload2, in.Pinned = nil, nil
 	return in
 }
 
 func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
-	// Two senders get the same calls, but one is lent what the other copies, and
-	// loses it with Settle, at any time. Their segments are the same to the byte.
+	// Two senders get the same calls, but one pins what the other copies, and unpins it at
+	// any time. Their segments are the same to the byte.
 	carried := 0
 	for seed := range sampled(60) {
 		r := rand.New(rand.NewPCG(seed, 77))
@@ -34,7 +34,7 @@ func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
 		p.Alloc, p.Free = pool.alloc, pool.free
 		p.SendBuffer, p.SendBufferMax = 40_000, 40_000
 		cfg := Config{Params: &p, ISS: 0xffff8000, MSS: 1460, GSO: []int{0, 65000}[seed%2], NoDelay: seed%3 > 0}
-		var a, b, peer Conn // b is lent what a is given
+		var a, b, peer Conn // b pins what a copies
 		now := Time(1)
 		a.Open(now, cfg)
 		b.Open(now, cfg)
@@ -43,17 +43,17 @@ func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
 		peer.Accept(now, cfg, &s)
 		var want, got []byte
 		buf := make([]byte, 1<<16)
-		lent, left := []byte(nil), []byte(nil) // of the Write that is not settled
-		settle := func() {
-			b.Settle()
-			for i := range lent {
-				lent[i] = 0xdd
+		pinned, left := []byte(nil), []byte(nil) // of the Write that is not unpinned
+		unpin := func() {
+			b.Unpin()
+			for i := range pinned {
+				pinned[i] = 0xdd
 			}
-			lent, left = nil, nil
+			pinned, left = nil, nil
 		}
 		write := func() {
 			n := a.Write(now, left)
-			require.Equal(t, n, b.Lend(now, left))
+			require.Equal(t, n, b.Pin(now, left))
 			want = append(want, left[:n]...)
 			left = left[n:]
 		}
@@ -61,17 +61,17 @@ func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
 			now += Time(r.IntN(int(3 * Millisecond)))
 			switch r.IntN(6) {
 			case 0:
-				settle()
-				lent = make([]byte, 1+r.IntN(30_000))
-				for i := range lent {
-					lent[i] = byte(r.Uint32())
+				unpin()
+				pinned = make([]byte, 1+r.IntN(30_000))
+				for i := range pinned {
+					pinned[i] = byte(r.Uint32())
 				}
-				left = lent
+				left = pinned
 				write()
 			case 1:
 				write()
 			case 2:
-				settle()
+				unpin()
 			case 3:
 				got = append(got, buf[:peer.Read(now, buf)]...)
 			case 4:
@@ -102,7 +102,7 @@ func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
 		}
 		require.True(t, bytes.HasPrefix(want, got), "seed %d", seed)
 		carried += len(got)
-		settle()
+		unpin()
 		a.Abort(now)
 		b.Abort(now)
 		require.Zero(t, b.Unacked())
@@ -125,12 +125,12 @@ func (poison) free(b []byte) {
 func TestAQueueThatIsAllLentHoldsNoRing(t *testing.T) {
 	a, b := pairFor(t)
 	a.SetSendLimit(64 << 10)
-	require.Equal(t, 50_000, a.Lend(2, make([]byte, 50_000)))
+	require.Equal(t, 50_000, a.Pin(2, make([]byte, 50_000)))
 	require.Nil(t, a.snd.buf.ring.b)
 	var s Segment
 	for a.Next(2, &s) {
 		require.Empty(t, s.Payload)
-		require.NotEmpty(t, s.Lent)
+		require.NotEmpty(t, s.Pinned)
 		in := joined(&s)
 		b.Segment(2, &in)
 	}
@@ -141,7 +141,7 @@ func TestAQueueThatIsAllLentHoldsNoRing(t *testing.T) {
 	left := a.Unacked()
 	require.Less(t, left, 50_000)
 	require.NotZero(t, left)
-	a.Settle()
+	a.Unpin()
 	require.Equal(t, left, a.Unacked())
 	require.Equal(t, left, a.snd.buf.ring.n)
 }
@@ -172,20 +172,20 @@ func TestAnApplicationMayWaitForWhatItLent(t *testing.T) {
 			to.Segment(now, &in)
 		}
 	}
-	require.False(t, a.AwaitSettled(1, Millisecond), "nothing is lent")
+	require.False(t, a.AwaitAcks(1, Millisecond), "nothing is pinned")
 
-	require.Equal(t, 3000, a.Lend(1, make([]byte, 3000)))
-	require.True(t, a.AwaitSettled(1, Millisecond))
+	require.Equal(t, 3000, a.Pin(1, make([]byte, 3000)))
+	require.True(t, a.AwaitAcks(1, Millisecond))
 	pull(1, a, b)
 	a.Events()
 	pull(1, b, a)
 	require.NotZero(t, a.Events()&Writable)
-	require.False(t, a.AwaitSettled(1, Millisecond), "it is acknowledged")
-	a.Settle()
+	require.False(t, a.AwaitAcks(1, Millisecond), "it is acknowledged")
+	a.Unpin()
 	require.Zero(t, a.Unacked())
 
-	require.Equal(t, 3000, a.Lend(2, make([]byte, 3000)))
-	require.True(t, a.AwaitSettled(2, Millisecond))
+	require.Equal(t, 3000, a.Pin(2, make([]byte, 3000)))
+	require.True(t, a.AwaitAcks(2, Millisecond))
 	a.Events()
 	d, ok := a.Deadline()
 	require.True(t, ok)
@@ -194,14 +194,14 @@ func TestAnApplicationMayWaitForWhatItLent(t *testing.T) {
 	require.Zero(t, a.Events()&Writable)
 	a.Tick(d)
 	require.NotZero(t, a.Events()&Writable)
-	require.False(t, a.AwaitSettled(d, Millisecond), "it has waited long enough")
-	a.Settle()
+	require.False(t, a.AwaitAcks(d, Millisecond), "it has waited long enough")
+	a.Unpin()
 	require.Equal(t, 3000, a.Unacked())
 	at, _ := a.Deadline()
 	require.NotEqual(t, d, at, "nobody waits any more")
 
-	require.Equal(t, 3000, a.Lend(d, make([]byte, 3000)))
-	require.True(t, a.AwaitSettled(d, 2*d))
+	require.Equal(t, 3000, a.Pin(d, make([]byte, 3000)))
+	require.True(t, a.AwaitAcks(d, 2*d))
 	a.Abort(d)
-	require.False(t, a.AwaitSettled(d, 2*d), "a connection that was reset has given back what was lent")
+	require.False(t, a.AwaitAcks(d, 2*d), "a connection that was reset has given back what was pinned")
 }

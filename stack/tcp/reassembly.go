@@ -1,0 +1,215 @@
+package tcp
+
+import (
+	"sort"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// maxHoles bounds the out-of-order queue in pieces. When slow start overflows a
+// queue of the path, every second segment of a window may be missing.
+const maxHoles = 16384
+
+// takeData processes the payload and the FIN of a segment whose payload begins at seq:
+// RFC 9293 3.10.7.4, seventh and eighth.
+func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
+	r := &c.rcv
+	n := s.DataLen()
+	c.probeOnly = false
+	c.ecnReceived(s)
+	end := seq + Seq(n)
+	if s.has(wire.FlagFIN) && !r.fin && end.LessEq(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
+		// The FIN counts once everything before it has come. One that lies
+		// before text that is here already is nobody's. It takes no room in the
+		// buffer, so as on Linux it may be the one number beyond the window.
+		r.fin, r.finSeq = true, end
+	}
+	lo, hi := maxSeq(seq, r.nxt), minSeq(end, r.edge)
+	if r.fin {
+		hi = minSeq(hi, r.finSeq) // nothing follows a FIN
+	}
+	if seq.Less(lo) && n > 0 && c.sackOK {
+		r.dsack = block{seq, minSeq(lo, end)}
+		r.ackNow = true
+	}
+	if lo.Less(hi) {
+		c.store(lo, hi, int(lo-seq), s)
+		c.scheduleAck(now, s)
+		c.receiverRTT(now, s)
+	}
+	if r.fin && r.nxt == r.finSeq {
+		// "advance RCV.NXT over the FIN, and send an acknowledgment"
+		r.nxt++
+		if c.state == Established && !r.ackNow && (r.chatty || !c.passive && c.timers.ack != 0) {
+			// An application that answers, or that has just had its answer, will
+			// most likely close as well: our FIN can carry the acknowledgement.
+			c.ackSoon(now)
+		} else {
+			r.ackNow = true
+		}
+		c.peerFinished()
+	} else if r.nxt.Less(end) || s.has(wire.FlagFIN) {
+		r.ackNow = true
+	}
+}
+
+// store puts the bytes from lo to hi, which begin at off in the payload, into
+// the ring, and moves RCV.NXT over what is now without a gap.
+func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
+	r := &c.rcv
+	if lo != r.nxt && len(r.ooo) >= maxHoles && !c.fillsHole(lo, hi) {
+		r.ackNow = true
+		return
+	}
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.placing || s.liesAt(r.await[r.got:])) {
+		r.placing = false // or who has placed it there has given it to us
+		k := s.copyData(r.await[r.got:], off, int(hi-lo))
+		r.got += k
+		off += k
+		lo += Seq(k)
+		r.nxt = lo
+		c.events |= Readable
+		if lo == hi {
+			return
+		}
+	}
+	at := r.buf.n + int(lo-r.nxt)
+	used := r.buf.n
+	if len(r.ooo) > 0 {
+		used += int(r.ooo[len(r.ooo)-1].end - r.nxt)
+	}
+	if hi = c.affordable(lo, hi, at); lo == hi {
+		return
+	}
+	r.buf.reserve(c.p, at+int(hi-lo), used)
+	p := s.Payload
+	if off < len(p) {
+		k := min(len(p)-off, int(hi-lo))
+		r.buf.put(at, p[off:off+k])
+		at += k
+		lo2 := lo + Seq(k)
+		if lo2.Less(hi) {
+			r.buf.put(at, s.Payload2[:hi-lo2])
+		}
+	} else {
+		off -= len(p)
+		r.buf.put(at, s.Payload2[off:off+int(hi-lo)])
+	}
+	if lo != r.nxt {
+		c.storeHole(block{lo, hi})
+		return
+	}
+	nxt := hi
+	if len(r.ooo) > 0 {
+		k := 0
+		for k < len(r.ooo) && r.ooo[k].start.LessEq(nxt) {
+			c.noteDuplicate(block{lo, hi}, r.ooo[k])
+			nxt = maxSeq(nxt, r.ooo[k].end)
+			k++
+		}
+		r.ooo = append(r.ooo[:0], r.ooo[k:]...)
+		if len(r.ooo) == 0 && cap(r.ooo) > keepPieces {
+			r.ooo = nil
+		}
+		r.ackNow = true // RFC 5681 4.2: "send an immediate ACK when [...] fills in all or part of a gap"
+		c.trimSACK(nxt)
+	}
+	r.buf.n += int(nxt - r.nxt)
+	r.nxt = nxt
+	c.events |= Readable
+}
+
+// copyData copies the n bytes that begin at off in the payload of a received segment to p, or
+// as many of them as fit, and returns their number.
+func (s *Segment) copyData(p []byte, off, n int) int {
+	n = min(n, len(p))
+	k := 0
+	if off < len(s.Payload) {
+		k = min(n, len(s.Payload)-off)
+		if off > 0 || !s.liesAt(p) {
+			copy(p[:k], s.Payload[off:])
+		}
+	}
+	if k < n {
+		copy(p[k:n], s.Payload2[off+k-len(s.Payload):])
+	}
+	return n
+}
+
+// liesAt reports whether the text of a segment was put to the beginning of p before.
+func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payload[0] == &p[0] }
+
+// fillsHole tells whether a block only extends pieces that are there.
+func (c *Conn) fillsHole(lo, hi Seq) bool {
+	o := c.rcv.ooo
+	i := sort.Search(len(o), func(i int) bool { return lo.LessEq(o[i].end) })
+	return i < len(o) && o[i].start.LessEq(hi)
+}
+
+// storeHole notes a block beyond RCV.NXT, and reports it first in the next
+// acknowledgement.
+func (c *Conn) storeHole(k block) {
+	r := &c.rcv
+	o := r.ooo
+	i := sort.Search(len(o), func(i int) bool { return k.start.LessEq(o[i].end) })
+	j := i
+	came := k
+	for j < len(o) && o[j].start.LessEq(k.end) {
+		c.noteDuplicate(came, o[j])
+		k.start, k.end = minSeq(k.start, o[j].start), maxSeq(k.end, o[j].end)
+		j++
+	}
+	switch {
+	case i == j:
+		o = append(o, block{})
+		copy(o[i+1:], o[i:])
+		o[i] = k
+	default:
+		o[i] = k
+		o = append(o[:i+1], o[j:]...)
+	}
+	r.ooo = o
+	r.ackNow = true
+	r.quick = quickSegments
+	c.noteSACK(k)
+	c.tuneHole()
+}
+
+// noteDuplicate reports what of a segment that came was there already. RFC 2883
+// 4.2: where more than one part was, "the first" of them is reported.
+func (c *Conn) noteDuplicate(came, have block) {
+	d := block{maxSeq(came.start, have.start), minSeq(came.end, have.end)}
+	if c.sackOK && d.start.Less(d.end) && c.rcv.dsack == (block{}) {
+		c.rcv.dsack = d
+	}
+}
+
+// noteSACK puts k first among the blocks to report. RFC 2018 4: "The first SACK
+// block [...] MUST specify the contiguous block of data containing the segment
+// which triggered this ACK", "the SACK option SHOULD be filled out by repeating
+// the most recently reported SACK blocks".
+func (c *Conn) noteSACK(k block) {
+	r := &c.rcv
+	list := [4]block{k}
+	n := 1
+	for _, b := range r.sack[:r.nsack] {
+		if n < len(list) && !(k.start.LessEq(b.start) && b.end.LessEq(k.end)) {
+			list[n] = b
+			n++
+		}
+	}
+	r.sack, r.nsack = list, n
+}
+
+// trimSACK forgets what is acknowledged.
+func (c *Conn) trimSACK(nxt Seq) {
+	r := &c.rcv
+	n := 0
+	for _, b := range r.sack[:r.nsack] {
+		if nxt.Less(b.start) {
+			r.sack[n] = b
+			n++
+		}
+	}
+	r.nsack = n
+}

@@ -1,0 +1,426 @@
+package tcp
+
+type phase uint8
+
+const (
+	phaseOpen     phase = iota // nothing is known to be lost
+	phaseRecovery              // fast recovery: paced by PRR
+	phaseLoss                  // after a retransmission timeout: slow start
+)
+
+// A frtoStep is where F-RTO is, the steps of RFC 5682 2.1.
+type frtoStep uint8
+
+const (
+	frtoOff  frtoStep = iota
+	frtoSent          // step 1: the first segment was sent again, and nothing else
+	frtoNew           // step 2b: new data goes, to see what is acknowledged next
+)
+
+// recovery is what loss detection (RACK-TLP, RFC 8985) and fast recovery (PRR,
+// RFC 9937) remember.
+type recovery struct {
+	phase   phase
+	point   Seq  // the episode ends when this is acknowledged (RecoveryPoint of RFC 6675)
+	pending bool // point is still ahead
+	reduced Time // since when the pipe has been within ssthresh in this episode; 0: it is not yet
+	lost    bool // of what was sent again since then, something was lost
+	twice   bool // and so the window was lowered again: see reduceAgain
+
+	// RACK, RFC 8985 5.2.
+	xmit     Time // when the most recently sent piece that was delivered was sent
+	end      Seq  // and its end
+	rtt      Time // its round-trip time
+	reoSeen  bool // reordering was observed
+	reoMult  uint8
+	reoKeep  uint8 // recoveries until reoMult is taken back
+	dsackEnd Seq   // SND.NXT when the reordering window last grew
+	dsackHot bool  // dsackEnd holds
+
+	// Tail loss probe, RFC 8985 7.
+	tlpEnd   Seq // SND.NXT when the probe was sent
+	tlpOut   bool
+	tlpAgain bool // the probe was a retransmission
+	tlpNow   bool // a probe is to be sent
+
+	dups int // duplicate acknowledgements, where there is no SACK
+
+	frto frtoStep // what is known of whether the last timeout was spurious
+
+	// PRR, RFC 9937 5.
+	early int // bytes SACKed while nothing is taken for lost: cwnd has not grown for them
+
+	delivered int    // prr_delivered
+	out       int    // prr_out
+	flight    int    // RecoverFS
+	marked    uint64 // bytes taken for lost, ever
+
+	// Undo: what was given up, should the loss turn out not to be one.
+	canUndo   bool
+	undoCwnd  int
+	undoSS    int
+	undoCount int    // retransmissions that no DSACK has answered
+	undoTS    uint32 // timestamp of the first retransmission
+	undoFrom  Seq
+}
+
+// recover runs after each acknowledgement: who is lost, and how fast to go on.
+func (c *Conn) recover(a *ackSample, duplicate bool) {
+	r := &c.rec
+	undone := c.undo(a)
+	recovered := false
+	if r.pending && r.point.LessEq(c.snd.una) {
+		r.pending = false
+		if r.phase != phaseOpen {
+			recovered = r.phase == phaseRecovery
+			c.leaveRecovery()
+		}
+	}
+	if r.dsackHot && r.dsackEnd.LessEq(c.snd.una) {
+		r.dsackHot = false
+	}
+	var wait Time
+	if c.sackOK {
+		if !undone {
+			wait = c.detectLoss(a.now)
+		}
+	} else {
+		c.detectReno(a, duplicate)
+	}
+	probeLost := c.judgeProbe(a.now)
+	if c.sb.due > 0 && r.phase == phaseOpen && !probeLost {
+		c.enterRecovery(a)
+	}
+	c.reduceAgain(a.now)
+	c.checkTLP(a)
+	if c.cc.bbr != nil {
+		c.cc.bbr.acked(c, a)
+	} else if r.phase == phaseRecovery {
+		c.reducePRR(a)
+	} else if a.advanced && !recovered {
+		a.delivered += r.early
+		r.early = 0
+		if a.delivered > 0 {
+			c.cc.grow(c, a)
+		}
+	} else if r.phase == phaseOpen && c.sackOK && !a.advanced {
+		// RFC 3042 2: "The congestion window (cwnd) MUST NOT be changed when
+		// these new segments are transmitted": it grows when the gap is filled.
+		r.early += a.delivered
+	}
+	if r.frto != frtoOff {
+		c.judgeTimeout(a)
+	}
+	c.cc.setRate(c)
+	c.armRtx(a.now, wait, a.advanced || a.sacked)
+}
+
+// enterRecovery begins fast recovery (RFC 6675 5, RFC 9937 5).
+func (c *Conn) enterRecovery(a *ackSample) {
+	r := &c.rec
+	if r.phase == phaseOpen {
+		c.saveUndo()
+	}
+	r.phase = phaseRecovery
+	r.point, r.pending = c.snd.nxt, true
+	r.tlpOut = false
+	// RFC 9937 6.1: "RecoverFS = SND.NXT - SND.UNA", without what was SACKed,
+	// and with what this acknowledgement told: it counts as delivered.
+	r.flight = int(c.snd.nxt-c.snd.una) - c.sb.sacked
+	if c.sackOK {
+		r.flight += a.delivered
+	}
+	r.early = 0
+	r.twice = false
+	c.beginPRR(a.now)
+}
+
+// beginPRR lowers ssthresh, and has cwnd follow it (RFC 9937 5).
+func (c *Conn) beginPRR(now Time) {
+	r := &c.rec
+	r.delivered, r.out = 0, 0
+	r.reduced, r.lost = 0, false
+	c.cc.reduce(c, now)
+}
+
+// reducePRR is RFC 9937 5: cwnd follows what is delivered.
+func (c *Conn) reducePRR(a *ackSample) {
+	r, w := &c.rec, &c.cc
+	if a.delivered == 0 {
+		return
+	}
+	r.delivered += a.delivered
+	pipe := c.pipe()
+	if r.reduced == 0 && pipe <= w.ssthresh {
+		r.reduced = a.now
+		if r.twice {
+			// What the queue still dropped while PRR lowered the pipe belongs to
+			// what has been answered twice: it does not ask for a third reduction.
+			r.point = c.snd.nxt
+		}
+	}
+	var n int
+	if pipe > w.ssthresh {
+		// "Proportional Rate Reduction:
+		// sndcnt = CEIL(prr_delivered * ssthresh / RecoverFS) - prr_out"
+		n = (r.delivered*w.ssthresh+r.flight-1)/max(r.flight, 1) - r.out
+	} else {
+		// "sndcnt = MAX(prr_delivered - prr_out, DeliveredData);
+		// if safeACK: sndcnt += MSS; sndcnt = MIN(ssthresh - pipe, sndcnt)".
+		// RFC 9937 6.2: safeACK is that "SND.UNA advances and no further loss is
+		// indicated": what was taken for lost before does not count.
+		n = max(r.delivered-r.out, a.delivered)
+		if a.advanced && r.marked == a.marked {
+			n += c.snd.mss
+		}
+		n = min(w.ssthresh-pipe, n)
+	}
+	n = max(n, 0)
+	if r.out == 0 && n < c.snd.mss {
+		// "If prr_out is 0 AND sndcnt is 0: sndcnt = MSS" - force a fast retransmit.
+		n = c.snd.mss
+	}
+	w.cwnd = pipe + n
+}
+
+// reduceAgain is for a recovery whose retransmissions are lost. RFC 5681 4.3:
+// "the loss of a retransmission, should be taken as two indications of
+// congestion and, therefore, cwnd (and ssthresh) MUST be lowered twice". Where
+// slow start has overflowed a queue, ssthresh may be more than the path and the
+// queue hold: PRR would keep the queue full, and the recovery would never end.
+func (c *Conn) reduceAgain(now Time) {
+	if r := &c.rec; r.lost && r.phase == phaseRecovery {
+		r.flight = c.pipe()
+		c.beginPRR(now)
+		r.twice = true
+	}
+	c.rec.lost = false
+}
+
+// leaveRecovery ends an episode whose point has been passed.
+func (c *Conn) leaveRecovery() {
+	r := &c.rec
+	if b := c.cc.bbr; b != nil {
+		// draft-ietf-ccwg-bbr-06 5.6.4.4: "When BBR exits loss recovery it
+		// restores C.cwnd to the "last known good" value".
+		c.cc.cwnd = max(c.cc.cwnd, b.priorCwnd)
+	} else if r.phase == phaseRecovery {
+		// RFC 9937 5: "At the end of a recovery episode: cwnd = ssthresh".
+		c.cc.cwnd = c.cc.ssthresh
+	}
+	r.phase = phaseOpen
+	r.dups = 0
+	c.sb.reno = 0
+	// RFC 8985 6.2: the larger reordering window lasts for 16 recoveries.
+	if r.reoKeep > 0 {
+		if r.reoKeep--; r.reoKeep == 0 {
+			r.reoMult = 1
+		}
+	}
+}
+
+// saveUndo keeps what the reduction that follows gives up.
+func (c *Conn) saveUndo() {
+	r := &c.rec
+	r.canUndo = true
+	r.undoCwnd, r.undoSS = c.cc.cwnd, c.cc.ssthresh
+	// A retransmission of the episode before that is still on its way fills a hole
+	// with a timestamp older than that of the first of this one, and may be
+	// answered by a DSACK: neither tells that this episode is for nothing.
+	r.undoCount = (c.sb.resent + c.snd.mss - 1) / c.snd.mss
+	if c.sb.resent == 0 {
+		r.undoTS = 0
+	}
+	r.undoFrom = c.snd.una
+}
+
+// undo restores the window after a spurious recovery: by Eifel (RFC 3522: the
+// first acknowledgement echoes a timestamp older than the retransmission), by
+// DSACK (RFC 3708: every retransmission arrived twice), after a timeout by the
+// arrival of what was never sent again (RFC 5682), or where nothing was sent
+// again at all.
+func (c *Conn) undo(a *ackSample) bool {
+	r := &c.rec
+	if !r.canUndo {
+		return false
+	}
+	eifel := a.advanced && a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0
+	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
+	frto := r.phase == phaseLoss && a.origAcked && (c.sackOK || r.frto == frtoNew)
+	// What was taken for lost arrived before it was its turn to be sent again.
+	unsent := r.phase == phaseRecovery && r.undoTS == 0 && a.origAcked && c.sb.lost == 0
+	if !eifel && !dsack && !frto && !unsent {
+		return false
+	}
+	r.canUndo, r.frto = false, frtoOff
+	c.cc.restore(c, r.undoCwnd, r.undoSS)
+	// Nothing was lost: what is marked and was not sent again has not to be.
+	c.sb.unmarkDue()
+	r.phase = phaseOpen
+	c.timers.backoff = 0
+	return true
+}
+
+// judgeTimeout goes on with F-RTO after an acknowledgement that did not show yet
+// that the timeout was spurious (see undo). RFC 5682 2.1 step 2b: "the TCP sender
+// SHOULD transmit up to two new (previously unsent) segments" in place of sending
+// again what may only be late, where it can. With timestamps the first
+// acknowledgement has told by itself (RFC 3522).
+func (c *Conn) judgeTimeout(a *ackSample) {
+	r, mss := &c.rec, c.segSize()
+	window := int(int32(c.snd.una + Seq(c.snd.wnd) - c.snd.nxt))
+	if r.frto == frtoSent && r.phase == phaseLoss && a.advanced && !a.timestamp && c.unsent() >= mss && window >= mss {
+		r.frto = frtoNew
+		c.cc.cwnd = c.pipe() + 2*c.snd.mss
+		return
+	}
+	r.frto = frtoOff
+}
+
+// congested answers a sign of congestion that no recovery follows.
+func (c *Conn) congested(now Time) {
+	if c.cc.bbr != nil {
+		c.cc.bbr.congested(c, now)
+		return
+	}
+	c.cc.reduce(c, now)
+	c.cc.cwnd = min(c.cc.cwnd, c.cc.ssthresh)
+}
+
+// pipe is the number of bytes in the network (RFC 6675 4).
+func (c *Conn) pipe() int {
+	b := &c.sb
+	n := int(c.snd.nxt-c.snd.una) - b.sacked - b.lost + b.resent - b.reno
+	return max(n, 0)
+}
+
+// armRtx sets the one timer of retransmission: for reordering, for a tail loss
+// probe, or for the timeout.
+func (c *Conn) armRtx(now, reorder Time, progress bool) {
+	t := &c.timers
+	if c.snd.una == c.snd.nxt {
+		// RFC 6298 5.2: "When all outstanding data has been acknowledged, turn
+		// off the retransmission timer."
+		t.rtx, t.rtxKind = 0, rtxRTO
+		return
+	}
+	if c.shut() {
+		t.rtx, t.rtxKind = 0, rtxRTO
+		c.armPersist(now)
+		return
+	}
+	switch {
+	case reorder > 0:
+		t.rtx, t.rtxKind = now+reorder, rtxReorder
+	case progress || t.rtx == 0 || t.rtxKind == rtxReorder:
+		// RFC 6298 5.3: "When an ACK is received that acknowledges new data,
+		// restart the retransmission timer".
+		t.rto = now + c.rtt.timeout(t.backoff, c.p)
+		t.rtx, t.rtxKind = t.rto, rtxRTO
+		c.armProbe(now)
+	}
+}
+
+// rtxExpired acts on the retransmission timer.
+func (c *Conn) rtxExpired(now Time) {
+	t := &c.timers
+	switch {
+	case t.rtxKind == rtxReorder && c.snd.una != c.snd.nxt:
+		before := c.pipe()
+		wait := c.detectLoss(now)
+		if probeLost := c.judgeProbe(now); c.sb.due > 0 && c.rec.phase == phaseOpen && !probeLost {
+			c.enterRecovery(&ackSample{now: now})
+		}
+		if pipe := c.pipe(); pipe < before && c.rec.phase == phaseRecovery && c.cc.bbr == nil {
+			// What has left the pipe was not delivered, so it lets nothing go but the
+			// fast retransmit that RFC 9937 6.2 forces: "If prr_out is 0 AND sndcnt is
+			// 0: sndcnt = SMSS". The rest goes as acknowledgements come.
+			left := 0
+			if c.rec.out > 0 {
+				left = max(c.cc.cwnd-before, 0) // what the last acknowledgement let go
+			}
+			c.cc.cwnd = pipe + max(left, c.snd.mss)
+		}
+		c.armRtx(now, wait, true)
+	case t.rtxKind == rtxTLP && c.snd.una != c.snd.nxt:
+		c.rec.tlpNow = true
+		t.rto = now + c.rtt.timeout(0, c.p)
+		t.rtx, t.rtxKind = t.rto, rtxRTO
+	default:
+		c.retransmissionTimeout(now)
+	}
+}
+
+// retransmissionTimeout is RFC 6298 5.4 to 5.7.
+func (c *Conn) retransmissionTimeout(now Time) {
+	t := &c.timers
+	if c.state == SynSent || c.state == SynReceived {
+		retries := c.p.SynRetries
+		if c.passive {
+			retries = c.p.SynAckRetries
+		}
+		if t.backoff >= retries {
+			c.timedOut()
+			return
+		}
+		t.backoff++
+		c.synUnsent = true
+		return
+	}
+	if c.snd.una == c.snd.nxt {
+		return
+	}
+	// A peer whose window is closed and who answers is alive. RFC 9293 3.8.6.1: "the
+	// sending TCP peer MUST allow the connection to stay open" (MUST-37). That holds for
+	// the application, which may end it. RFC 6429 4: connections in this state may be
+	// closed by the application or the operating system, without violating TCP, and an
+	// orphan has only the stack to do so.
+	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
+	retries := c.p.Retries
+	if c.orphan {
+		retries = min(retries, orphanRetries)
+	}
+	if t.backoff >= retries && (!closed || c.orphan) {
+		c.timedOut()
+		return
+	}
+	if c.probeTimedOut(now, closed) {
+		return
+	}
+	r := &c.rec
+	// RFC 5682 2.1 step 1: not where a timeout has already begun a recovery.
+	r.frto = frtoOff
+	if r.phase != phaseLoss && !closed {
+		if r.phase == phaseOpen {
+			c.saveUndo()
+			r.frto = frtoSent
+		}
+		c.cc.timeout(c, now)
+	}
+	t.backoff = min(t.backoff+1, 30)
+	if !closed {
+		c.suspect(now)
+	}
+	r.phase = phaseLoss
+	r.point, r.pending = c.snd.nxt, true
+	r.tlpOut, r.tlpNow = false, false
+	r.dups = 0
+	c.sb.reno, r.early = 0, 0
+	if b := &c.sb; b.firstPiece().sent().flags&segSacked != 0 {
+		// The peer has dropped what it had reported: it did not acknowledge it.
+		b.renege()
+	}
+	c.sb.markAllLost()
+	// RFC 5681 3.1: after a timeout "cwnd MUST be set to no more than the loss
+	// window, LW, which equals 1 full-sized segment".
+	window := c.pipe() + c.snd.mss
+	if closed {
+		window = max(window, c.cc.cwnd) // what was not let in says nothing about the path
+	}
+	c.cc.cwnd = window
+	t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
+}
+
+// orphanRetries is Params.Retries for a connection that the application has closed,
+// whether the peer's window is open or not: Linux's tcp_orphan_retries.
+const orphanRetries = 8

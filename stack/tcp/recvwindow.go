@@ -1,0 +1,186 @@
+package tcp
+
+// advertise moves the right edge of the window as far as the buffer allows, and
+// returns the window. RFC 9293 3.8.6.2.2: "a receiving TCP endpoint SHOULD NOT
+// [...] advance the right edge in small increments": at least by
+// min(Fr * RCV.BUFF, Eff.snd.MSS), and never back.
+func (c *Conn) advertise() int {
+	r := &c.rcv
+	limit := c.bufferLimit(r.limit)
+	edge := r.nxt + Seq(max(limit-r.buf.n, 0))
+	if c.finReceived() {
+		return c.window()
+	}
+	// The field has 16 bits: an edge that it cannot express is not advertised.
+	max16 := Seq(65535) << r.scale
+	if r.nxt.Less(edge) && uint32(edge-r.nxt) > uint32(max16) {
+		edge = r.nxt + max16
+	}
+	unit := Seq(1) << r.scale
+	if r.buf.n == 0 && r.nxt.Less(edge) && edge-r.nxt < unit {
+		edge = r.nxt + unit // or a buffer below the unit would never be offered
+	}
+	edge = r.nxt + (edge-r.nxt)/unit*unit
+	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
+		r.edge, r.edgeMoved = edge, true
+		r.maxEdge = maxSeq(r.maxEdge, edge)
+	}
+	return c.window()
+}
+
+// updateWindow sends a window update when the application has read enough that
+// the peer should know of it at once.
+func (c *Conn) updateWindow() {
+	r := &c.rcv
+	if !c.state.synchronized() || c.finReceived() {
+		return
+	}
+	now := c.window()
+	limit := c.bufferLimit(r.limit)
+	offered := limit
+	if !r.edgeMoved {
+		// Only the SYN has offered a window, which is never scaled. That it is
+		// half of the buffer is no reason to tell of more: half of it has to be gone.
+		offered = min(limit, int(r.synWnd))
+	}
+	room := min(max(limit-r.buf.n, 0), 65535<<r.scale)
+	if 2*now <= offered && room >= 2*now && room-now >= min(limit/2, r.mss) {
+		r.ackNow = true
+	}
+}
+
+// affordable returns how far the data from lo to hi may be stored, whose first byte goes at
+// bytes from the ring's head. The windows of all connections may add up to more than there is
+// memory for. Under memory pressure no ring grows beyond minBuffer, and what does not fit is
+// dropped.
+func (c *Conn) affordable(lo, hi Seq, at int) Seq {
+	r := &c.rcv
+	room := max(minBuffer, len(r.buf.b)) - at
+	if int(hi-lo) <= room || c.p.Pressure == nil || !c.p.Pressure() {
+		return hi
+	}
+	r.ackNow = true
+	if lo != r.nxt {
+		return lo // it comes again when the gap is filled
+	}
+	// RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the window". But a sender whose
+	// retransmissions are all dropped would give up; a closed window makes it wait. Linux
+	// does the same.
+	r.edge, r.edgeMoved = lo+Seq(max(room, 0)), true
+	return r.edge
+}
+
+// tuneReceive is dynamic right-sizing: the buffer holds twice what the
+// application takes in a round-trip time, so that the window never is what
+// limits a sender whose window still grows.
+func (c *Conn) tuneReceive(now Time) {
+	r := &c.rcv
+	q := &r.drs
+	read := r.nxt - Seq(r.buf.n)
+	rtt := max(q.rtt, 10*Microsecond)
+	if now-q.at < rtt {
+		return
+	}
+	// What was read in one round trip: a reader that paused takes more at once.
+	taken := int(int64(read-q.seq) * int64(rtt) / int64(now-q.at))
+	want := 2*taken + 16*r.mss
+	if taken > q.taken && q.taken > 0 {
+		// A sender in slow start will have twice as much in the next round.
+		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))
+	}
+	if want = min(want, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT())); !r.fixed && want > r.limit && c.bufferLimit(want) == want {
+		r.limit = want
+	}
+	q.seq, q.at, q.taken = read, now, taken
+}
+
+// tuneHole makes room behind a hole. A sender that recovers by SACK goes on
+// sending: until what it lost is noticed, perhaps after waiting for reordering,
+// and has come again, it sends what two or three round trips hold, all of which
+// waits here. The buffer grows once half of it is taken: the sender learns of it
+// half a round trip later, and in slow start sends twice as much in each. Without
+// SACK it sends little; and its acknowledgements would not count as duplicates if
+// they offered more each time (RFC 5681 2).
+func (c *Conn) tuneHole() {
+	r := &c.rcv
+	last := r.ooo[len(r.ooo)-1].end
+	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/2 {
+		return
+	}
+	want := min(2*r.limit, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT()))
+	if want <= r.limit || c.bufferLimit(want) != want {
+		return
+	}
+	// A few bytes far away are no reason: whoever sends those would have the largest
+	// ring made for a handful of segments. Where slow start has overflowed a queue,
+	// half of what was sent is here.
+	held := 0
+	for _, k := range r.ooo {
+		held += int(k.end - k.start)
+	}
+	if held >= int(last-r.nxt)/4 {
+		r.limit = want
+	}
+}
+
+// cacheable is what a buffer may grow to on a path with the given round-trip
+// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte; beyond 4 MiB,
+// what 20 Gbit/s have. On the shortest paths more only waits in the buffer, which
+// falls out of the processor's cache: a bulk transfer through a TAP spent half its
+// time on copying there.
+func cacheable(rtt Time) int {
+	rtt = min(rtt, Second)
+	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/2))
+}
+
+// receiverRTT measures the round-trip time as a receiver that sends nothing
+// sees it, from the timestamps that come back.
+func (c *Conn) receiverRTT(now Time, s *Segment) {
+	c.measureWindow(now)
+	if !c.tsOK || s.TSEcr == 0 {
+		return
+	}
+	d := Time(int32(c.tsVal(now)-s.TSEcr)) * Millisecond
+	q := &c.rcv.drs
+	if d <= Millisecond {
+		// The timestamp clock is too coarse to say more than "at most this". On
+		// a path of microseconds, what the handshake measured is nearer: a
+		// buffer for the bandwidth of a whole millisecond falls out of the cache.
+		if q.rtt == 0 || q.rtt > Millisecond {
+			q.rtt = Millisecond
+		}
+		return
+	}
+	if q.rtt == 0 || d < q.rtt {
+		q.rtt = d
+	} else {
+		q.rtt += (d - q.rtt) / 8
+	}
+}
+
+// measureWindow notes how long it takes until text comes from beyond the window that
+// is offered now. A round-trip time must have passed by then.
+func (c *Conn) measureWindow(now Time) {
+	r := &c.rcv
+	q := &r.drs
+	if q.edged != 0 && r.nxt.LessEq(q.edge) {
+		return
+	}
+	if d := now - q.edged; q.edged != 0 && (q.least == 0 || d < q.least) {
+		q.least = d
+	}
+	q.edge, q.edged = r.edge, now
+}
+
+// receiverLeastRTT is the least round-trip time that is known of the path. The mean
+// has the time in it that text waited in queues and for the processor: a buffer that
+// grew for that made the queues longer, and the mean with them.
+func (c *Conn) receiverLeastRTT() Time {
+	rtt := c.rcv.drs.rtt
+	for _, d := range [...]Time{c.rcv.drs.least, c.rtt.min} {
+		if d != 0 && d < rtt {
+			rtt = d
+		}
+	}
+	return rtt
+}
