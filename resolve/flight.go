@@ -15,7 +15,7 @@ import (
 // RFC 5452 5 has the reason beside the traffic: with many equivalent questions under way, a forged
 // answer has to fit only one of them.
 type flight struct {
-	cancel  context.CancelFunc
+	ctx     *flightContext
 	waiters int           // under Resolver.mu; no one joins a flight that has none
 	landed  chan struct{} // closed when ans and err are there
 	ans     *answer       // shared by all that get it
@@ -103,12 +103,13 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 		address: address, first: make(chan struct{}),
 	}
 	r.flights[key] = f
-	ctx, f.cancel = context.WithCancel(valuesOf{context.Background(), ctx})
+	f.ctx = &flightContext{values: ctx, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(f.ctx)
 	go func() {
 		// Even where Dial ends the goroutine nobody is left waiting.
 		defer func() {
 			r.forget(f, key)
-			f.cancel()
+			cancel()
 			f.judged(nil, false)
 			close(f.landed)
 		}()
@@ -151,12 +152,9 @@ func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsm
 	if !last {
 		return nil, dnsError(ctx.Err(), name.String(), "")
 	}
-	f.cancel()
+	f.ctx.end(ctx.Err())
 	<-f.landed
-	if f.err == nil {
-		return f.ans, nil
-	}
-	return nil, dnsError(ctx.Err(), name.String(), f.err.Server)
+	return f.result()
 }
 
 // result is what a flight that has landed brought.
@@ -168,15 +166,34 @@ func (f *flight) result() (*answer, error) {
 	return f.ans, nil
 }
 
-// valuesOf is a context that never ends and has the values of another one for as long as that
-// has not ended, as the lookups of net have: a flight belongs to no caller, but Dial may want
-// to know what the first one has in its context.
-type valuesOf struct {
-	context.Context
+// A flightContext ends when the last waiter's ends, and as that has. It has the values of the first one's for
+// as long as that has not ended, as the lookups of net have: a flight belongs to no caller, but Dial may
+// want to know what is in a context.
+type flightContext struct {
 	values context.Context
+	done   chan struct{}
+
+	mu  sync.Mutex
+	err error
 }
 
-func (c valuesOf) Value(key any) any {
+func (c *flightContext) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
+	close(c.done)
+}
+
+func (c *flightContext) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+func (c *flightContext) Done() <-chan struct{}                   { return c.done }
+
+func (c *flightContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (c *flightContext) Value(key any) any {
 	if c.values.Err() != nil {
 		return nil
 	}

@@ -253,6 +253,14 @@ func (s system) compare(t *testing.T, ns *namespace, h *usernet.Host, qs []quest
 	t.Helper()
 	theirs := s.theirs(t, ns, qs)
 	for i, q := range qs {
-		require.Equal(t, theirs[i], outcomeOf(h.Resolver(), h.DialContext, q), "%v: theirs is the first", q)
+		ours := outcomeOf(h.Resolver(), h.DialContext, q)
+		// Where one name of the search list could not be asked for, net says of records other than
+		// addresses what became of the last one. To ours a failure outweighs that there is nothing.
+		if searched := !strings.HasSuffix(q.Name, "."); searched && theirs[i].IsNotFound && ours.DNS && !ours.IsNotFound {
+			require.Contains(t, []string{"LookupMX", "LookupNS", "LookupTXT", "LookupSRV"}, q.Method, "%v", q)
+			require.Equal(t, theirs[i].Name, ours.Name, "%v", q)
+			continue
+		}
+		require.Equal(t, theirs[i], ours, "%v: theirs is the first", q)
 	}
 }
