@@ -321,7 +321,8 @@ func (q *cubic) reset() { q.epoch = 0 }
 // grows, before the queue overflows.
 type hystart struct {
 	last, current Time  // least round-trip time of the last round and of this one
-	samples       uint8 // in this round
+	recent        Time  // least of the last few samples
+	samples       uint8 // that recent is the least of
 	css           bool  // Conservative Slow Start
 	rounds        uint8 // of CSS
 	baseline      Time
@@ -341,22 +342,26 @@ func (h *hystart) sample(rtt Time) {
 	if h.current == 0 || rtt < h.current {
 		h.current = rtt
 	}
-	if h.samples < 255 {
-		h.samples++
+	if h.samples == 0 || rtt < h.recent {
+		h.recent = rtt
 	}
-	if h.samples < hystartSamples || h.last == 0 {
+	if h.samples++; h.samples < hystartSamples {
+		return
+	}
+	h.samples = 0
+	if h.last == 0 {
 		return
 	}
 	if h.css {
 		// "if (currentRoundMinRTT < cssBaselineMinRtt): resume slow start"
-		if h.current < h.baseline {
+		if h.recent < h.baseline {
 			h.css, h.rounds = false, 0
 		}
 		return
 	}
 	thresh := max(hystartMinThresh, min(h.last/8, hystartMaxThresh))
-	if h.current >= h.last+thresh {
-		h.css, h.baseline = true, h.current
+	if h.recent >= h.last+thresh {
+		h.css, h.baseline = true, h.recent
 		h.rounds = 0
 	}
 }

@@ -21,7 +21,8 @@ import (
 var updateGolden = flag.Bool("update", false, "write the golden tables anew")
 
 // A bottleneck is the path of one direction: a queue of limited length that is
-// served at a rate, then a delay. The way back has only the delay.
+// served at a rate, then a delay. The way back has only the delay, unless it has a
+// rate.
 type bottleneck struct {
 	rate    float64 // bits per second
 	rtt     Time
@@ -29,6 +30,10 @@ type bottleneck struct {
 	reorder float64 // of those that leave it: delayed further, see displace
 	stamps  bool    // with reordering: the connection has timestamps, see newNetsim
 	queue   int     // bytes
+	burst   float64 // mean number of packets that are lost in a row; up to 1: each by itself
+
+	back      float64 // bits per second of the way back; 0: no limit
+	backQueue int     // bytes
 }
 
 // bdp is the bandwidth-delay product in bytes.
@@ -89,7 +94,13 @@ type netsim struct {
 	n      uint32
 	rng    *rand.Rand
 	free   Time // when the queue will be empty
-	data   []byte
+	losing bool // the last packet was lost
+
+	freeBack Time // when that of the way back will be empty
+	sent     int  // packets that came to the queue
+	dropped  int  // of them found it full
+
+	data []byte
 
 	queueSum Time // of the delays in the queue, from the beginning of measuring
 	queueN   int64
@@ -185,18 +196,20 @@ func (s *netsim) send(i int, fromSender bool) {
 		n := seg.DataLen()
 		seg.Payload, seg.Payload2 = s.data[:n], nil
 		if !fromSender {
-			s.push(s.now+s.link.rtt/2, i, true, &seg)
+			s.sendBack(i, &seg, n+wireOverhead+wireStamps)
 			continue
 		}
 		size := n + wireOverhead
 		if seg.HasTS {
 			size += wireStamps
 		}
-		if s.rng.Float64() < s.link.loss {
+		s.sent++
+		if s.loses() {
 			continue
 		}
 		wait := max(s.free-s.now, 0)
 		if float64(wait)*s.link.rate/8/float64(Second) > float64(s.link.queue) {
+			s.dropped++
 			continue // the queue is full
 		}
 		s.queueSum += wait
@@ -208,6 +221,35 @@ func (s *netsim) send(i int, fromSender bool) {
 		}
 		s.push(at, i, false, &seg)
 	}
+}
+
+// sendBack puts a segment of the receiver's onto its way.
+func (s *netsim) sendBack(i int, seg *Segment, size int) {
+	at := s.now
+	if s.link.back > 0 {
+		wait := max(s.freeBack-s.now, 0)
+		if float64(wait)*s.link.back/8/float64(Second) > float64(s.link.backQueue) {
+			return
+		}
+		s.freeBack = s.now + wait + Time(float64(size)*8/s.link.back*float64(Second))
+		at = s.freeBack
+	}
+	s.push(at+s.link.rtt/2, i, true, seg)
+}
+
+// loses decides whether the next packet is lost, as nic.Impairment does.
+func (s *netsim) loses() bool {
+	loss, burst := s.link.loss, s.link.burst
+	u := s.rng.Float64()
+	switch {
+	case burst <= 1:
+		s.losing = u < loss
+	case s.losing:
+		s.losing = u >= 1/burst
+	default:
+		s.losing = u < loss/(1-loss)/burst
+	}
+	return s.losing
 }
 
 func (s *netsim) work(i int) {
