@@ -3,6 +3,7 @@
 package taptest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -10,12 +11,17 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
+	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/tcp"
 )
 
 // The differential test sends for a while over the same impaired wire: from our
@@ -32,15 +38,22 @@ const (
 )
 
 type diffCell struct {
-	delay time.Duration // round trip
-	loss  float64       // of the frames, in each direction
-	nft   bool          // it is the kernel's nftables that loses, and knows no seed
-	seeds int           // how many
-	while time.Duration // how long to send, from the first byte on
+	delay time.Duration  // round trip
+	loss  float64        // of the frames, in each direction
+	nft   bool           // it is the kernel's nftables that loses, and knows no seed
+	burst float64        // mean number of frames that are lost in a row; 0: each by itself
+	back  float64        // bits per second of the way back; 0: as there
+	cc    tcp.Congestion // of all senders
+	seeds int            // how many
+	while time.Duration  // how long to send, from the first byte on
 }
 
-// A diffRun is what is measured in one cell with one seed, in Mbit/s.
-type diffRun struct{ out, in, kernel float64 }
+// A diffRun is what is measured in one cell with one seed: goodput in Mbit/s, and
+// the frames that found the queue full, of our sender and of the kernel's.
+type diffRun struct {
+	out, in, kernel           float64
+	outDropped, kernelDropped uint64
+}
 
 // diffHead is what is above the table.
 const diffHead = `# Goodput beside the kernel's
@@ -49,10 +62,13 @@ The same bulk transfer over the same impaired wire, in each direction and betwee
 
     USERNET_DIFFERENTIAL=$PWD/docs/differential.md go test -timeout 1h -parallel 3 -run GoodputIsThat ./internal/taptest
 
-as root, in about 25 minutes, on %s: Mbit/s over %.0f Mbit/s, in the 8 s after the first byte (4 s with a loss and no
-delay). The wire carries plain frames between TAPs; loss and half of the delay are in each direction. Loss is made by
-nic.Impair, or by nftables of a bridge of the kernel's on the way (numgen random), which the frames of all three pass as
-well. The kernel, %s, uses %s.
+as root, in about 35 minutes, on %s: Mbit/s over %.0f Mbit/s, in the 8 s after the first byte (4 s with a loss and no
+delay; 1 s where it is the start that is measured). The wire carries plain frames between TAPs; loss and half of the delay
+are in each direction. Loss is made by nic.Impair, or by nftables of a bridge of the kernel's on the way (numgen random),
+which the frames of all three pass as well; a "burst of 4" is the mean number of frames that are lost in a row
+(Impairment.LossBurst). The queue holds a bandwidth-delay product, at least 150 kB; what it drops of our sender's frames
+and of the kernel's is in the last columns. "0.5 back" is the rate of the way back, in Mbit/s: less than the
+acknowledgements of every second segment need, so that both BBRs take their rate for the path's. The kernel is %s.
 
 What a single flow gets on a wire that loses depends on when the losses fall: at 0.1 %% and 100 ms one kernel sending to
 another got 4.5 of 100 Mbit/s with one seed and 32 with another. So the three are compared seed by seed: with the same seed
@@ -76,8 +92,8 @@ func TestGoodputIsThatOfTheKernel(t *testing.T) {
 		cells = allDiffCells()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, diffHead, time.Now().Format(time.DateOnly), diffRate/1e6, kernelRelease(t), kernelCC())
-	fmt.Fprintf(&b, "| delay | loss | by | seeds | ours to kernel | kernel to ours | kernel to kernel | out / kernel | in / kernel |\n|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(&b, diffHead, time.Now().Format(time.DateOnly), diffRate/1e6, kernelRelease(t))
+	fmt.Fprintf(&b, "| cc | delay | loss | path | seeds | ours to kernel | kernel to ours | kernel to kernel | out / kernel | in / kernel | dropped, ours | dropped, kernel |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	least := math.Inf(1)
 	for _, c := range cells {
 		var runs []diffRun
@@ -111,16 +127,23 @@ func allDiffCells() (cells []diffCell) {
 	for _, loss := range []float64{0.001, 0.01, 0.03} {
 		cells = append(cells, diffCell{loss: loss, nft: true, seeds: 5, while: 4 * time.Second})
 	}
-	return cells
+	for _, delay := range []time.Duration{20 * time.Millisecond, 100 * time.Millisecond} {
+		cells = append(cells, diffCell{delay: delay, loss: 0.01, burst: 4, seeds: 9, while: 8 * time.Second})
+	}
+	for _, cc := range []tcp.Congestion{tcp.CUBIC, tcp.BBR} {
+		cells = append(cells, diffCell{delay: 40 * time.Millisecond, cc: cc, back: 0.5e6, seeds: 5, while: 8 * time.Second})
+	}
+	// Slow start, and what it overflows the queue by.
+	return append(cells, diffCell{delay: 40 * time.Millisecond, seeds: 9, while: time.Second})
 }
 
 // run measures the three, one after the other. Where loss and delay leave the
 // processors idle, as many at the same time as -parallel allows.
 func (c diffCell) run(t *testing.T, seed uint64) (r diffRun) {
 	ok := t.Run(fmt.Sprintf("delay %v, loss %g, seed %d", c.delay, c.loss, seed), func(t *testing.T) {
-		t.Run("ours to kernel", func(t *testing.T) { r.out = c.oursToKernel(t, seed) })
+		t.Run("ours to kernel", func(t *testing.T) { r.out, r.outDropped = c.oursToKernel(t, seed) })
 		t.Run("kernel to ours", func(t *testing.T) { r.in = c.kernelToOurs(t, seed) })
-		t.Run("kernel to kernel", func(t *testing.T) { r.kernel = c.kernelToKernel(t, seed) })
+		t.Run("kernel to kernel", func(t *testing.T) { r.kernel, r.kernelDropped = c.kernelToKernel(t, seed) })
 	})
 	require.True(t, ok)
 	require.NotZero(t, r.out)
@@ -145,11 +168,20 @@ func (c diffCell) row(runs []diffRun) (row string, worst float64) {
 		slices.Sort(all)
 		return all[len(all)/2], all[0], all[len(all)-1]
 	}
-	by := "Impair"
+	path := "Impair"
 	if c.nft {
-		by = "nft"
+		path = "nft"
 	}
-	row = fmt.Sprintf("| %v | %.1f %% | %s | %d |", c.delay, c.loss*100, by, len(runs))
+	if c.burst > 0 {
+		path += fmt.Sprintf(", bursts of %g", c.burst)
+	}
+	if c.back > 0 {
+		path += fmt.Sprintf(", %g back", c.back/1e6)
+	}
+	if c.loss == 0 && c.while <= time.Second {
+		path += ", start"
+	}
+	row = fmt.Sprintf("| %v | %v | %.1f %% | %s | %d |", c.cc, c.delay, c.loss*100, path, len(runs))
 	for _, f := range []func(diffRun) float64{
 		func(r diffRun) float64 { return r.out },
 		func(r diffRun) float64 { return r.in },
@@ -167,6 +199,13 @@ func (c diffCell) row(runs []diffRun) (row string, worst float64) {
 		row += fmt.Sprintf(" %.2f (%.2f-%.2f) |", median, least, most)
 		worst = min(worst, median)
 	}
+	for _, f := range []func(diffRun) float64{
+		func(r diffRun) float64 { return float64(r.outDropped) },
+		func(r diffRun) float64 { return float64(r.kernelDropped) },
+	} {
+		median, _, _ := column(f)
+		row += fmt.Sprintf(" %.0f |", median)
+	}
 	return row + "\n", worst
 }
 
@@ -177,18 +216,30 @@ func bridge(a, b nic.Device) {
 }
 
 // join puts the wire between the device of the sender and that of the receiver.
-func (c diffCell) join(t *testing.T, sender, receiver nic.Device, seed uint64) {
+func (c diffCell) join(t *testing.T, sender, receiver nic.Device, seed uint64) *nic.Impaired {
 	bdp := int(diffRate / 8 * c.delay.Seconds())
-	im := nic.Impairment{Latency: c.delay / 2, Rate: diffRate, Loss: c.loss, Queue: max(bdp, 150_000)}
+	im := nic.Impairment{Latency: c.delay / 2, Rate: diffRate, Loss: c.loss, LossBurst: c.burst, Queue: max(bdp, 150_000)}
 	if c.nft {
 		im.Loss = 0
 		near, far := lossyBridge(t, c.loss)
 		bridge(sender, near)
 		sender = far
 	}
-	wire := nic.Impair(receiver, nic.ImpairConfig{Out: im, In: im, Seed: seed})
+	back := im
+	if c.back > 0 {
+		back.Rate, back.Queue = int64(c.back), 10_000
+	}
+	wire := nic.Impair(receiver, nic.ImpairConfig{Out: im, In: back, Seed: seed})
 	t.Cleanup(func() { wire.Close() })
 	bridge(sender, wire)
+	return wire
+}
+
+// host is a host of ours with the cell's congestion control.
+func (c diffCell) host(t *testing.T, dev nic.Device) *usernet.Host {
+	p := tcp.DefaultParams()
+	p.Congestion = c.cc
+	return newHostWith(t, dev, stack.TCPConfig{Params: &p})
 }
 
 // lossyBridge returns two TAPs that are joined by a bridge of the kernel's, whose
@@ -213,16 +264,6 @@ func lossyBridge(t *testing.T, loss float64) (a, b *nic.TAP) {
 	return open("tap1"), open("tap2")
 }
 
-// kernelCC is the kernel's congestion control: CUBIC, as ours, where it may be
-// had in a namespace of its own.
-func kernelCC() string {
-	allowed, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
-	if strings.Contains(string(allowed), "cubic") {
-		return "cubic"
-	}
-	return "reno"
-}
-
 // kernelRelease is the kernel's version: Linux 6.18, say.
 func kernelRelease(t *testing.T) string {
 	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
@@ -234,7 +275,6 @@ func kernelRelease(t *testing.T) string {
 // plainNamespace has a TAP without offload.
 func plainNamespace(t *testing.T, addr string) (*namespace, *nic.TAP) {
 	ns := newNamespace(t)
-	ns.run(t, "sysctl", "-q", "-w", "net.ipv4.tcp_congestion_control="+kernelCC())
 	var tap *nic.TAP
 	require.NoError(t, ns.inside(func() (err error) {
 		tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(addr + "/24"), NoOffload: true})
@@ -247,12 +287,12 @@ func plainNamespace(t *testing.T, addr string) (*namespace, *nic.TAP) {
 // megabits is the goodput in Mbit/s.
 func megabits(n int64, d time.Duration) float64 { return float64(n) * 8 / d.Seconds() / 1e6 }
 
-func (c diffCell) oursToKernel(t *testing.T, seed uint64) float64 {
+func (c diffCell) oursToKernel(t *testing.T, seed uint64) (goodput float64, dropped uint64) {
 	c.parallel(t)
 	ns, tap := plainNamespace(t, kernelAddr)
 	near, far := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
-	h := newHost(t, near)
-	c.join(t, far, tap, seed)
+	h := c.host(t, near)
+	wire := c.join(t, far, tap, seed)
 	sink := ns.startDiff(t, "sink", net.JoinHostPort(kernelAddr, sinkPort), c.while.String())
 	conn, err := h.Dial("tcp", net.JoinHostPort(kernelAddr, sinkPort))
 	require.NoError(t, err)
@@ -266,18 +306,18 @@ func (c diffCell) oursToKernel(t *testing.T, seed uint64) float64 {
 	}()
 	n := sink.number()
 	conn.Close()
-	return megabits(n, c.while)
+	return megabits(n, c.while), wire.OutStats().QueueDropped
 }
 
 func (c diffCell) kernelToOurs(t *testing.T, seed uint64) float64 {
 	c.parallel(t)
 	ns, tap := plainNamespace(t, kernelAddr)
 	near, far := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
-	h := newHost(t, near)
+	h := c.host(t, near)
 	c.join(t, tap, far, seed)
 	ln, err := h.Listen("tcp", ":"+sinkPort)
 	require.NoError(t, err)
-	ns.startDiff(t, "source", net.JoinHostPort(ourAddr, sinkPort))
+	ns.startDiff(t, "source", net.JoinHostPort(ourAddr, sinkPort), c.cc.String())
 	conn, err := ln.Accept()
 	require.NoError(t, err)
 	n, err := count(conn, c.while)
@@ -285,14 +325,14 @@ func (c diffCell) kernelToOurs(t *testing.T, seed uint64) float64 {
 	return megabits(n, c.while)
 }
 
-func (c diffCell) kernelToKernel(t *testing.T, seed uint64) float64 {
+func (c diffCell) kernelToKernel(t *testing.T, seed uint64) (goodput float64, dropped uint64) {
 	c.parallel(t)
 	ns1, tap1 := plainNamespace(t, kernelAddr)
 	ns2, tap2 := plainNamespace(t, ourAddr)
-	c.join(t, tap2, tap1, seed)
+	wire := c.join(t, tap2, tap1, seed)
 	sink := ns1.startDiff(t, "sink", net.JoinHostPort(kernelAddr, sinkPort), c.while.String())
-	ns2.startDiff(t, "source", net.JoinHostPort(kernelAddr, sinkPort))
-	return megabits(sink.number(), c.while)
+	ns2.startDiff(t, "source", net.JoinHostPort(kernelAddr, sinkPort), c.cc.String())
+	return megabits(sink.number(), c.while), wire.OutStats().QueueDropped
 }
 
 // count reads for a while from the first byte on.
@@ -338,12 +378,20 @@ func sink(addr, while string) error {
 	return err
 }
 
-// source connects and sends until the peer has enough.
-func source(addr string) error {
+// source connects and sends, by the congestion control cc, until the peer has enough.
+// A namespace's sysctl takes only what the machine allows everybody; the option of a
+// socket takes whatever there is from root.
+func source(addr, cc string) error {
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		ctlErr := c.Control(func(fd uintptr) {
+			err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, cc)
+		})
+		return errors.Join(err, ctlErr)
+	}}
 	var conn net.Conn
 	var err error
 	for range 50 { // the peer may not listen yet
-		if conn, err = net.Dial("tcp", addr); err == nil {
+		if conn, err = d.Dial("tcp", addr); err == nil {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)

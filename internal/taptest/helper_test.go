@@ -78,8 +78,8 @@ func helper(name string, args []string) error {
 		return sink(args[0], args[1])
 	case "oracle": // asks net's resolver the questions on its standard input
 		return oracle()
-	case "source": // ADDRESS: sends until nobody wants more
-		return source(args[0])
+	case "source": // ADDRESS CC: sends by that congestion control until nobody wants more
+		return source(args[0], args[1])
 	}
 	return fmt.Errorf("no such helper")
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
 )
 
 // The two ends of every test's link.
@@ -146,8 +147,15 @@ func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 // newHost makes a host on a device.
 func newHost(t *testing.T, dev nic.Device) *usernet.Host {
 	t.Helper()
+	return newHostWith(t, dev, stack.TCPConfig{})
+}
+
+// newHostWith is newHost with settings of TCP.
+func newHostWith(t *testing.T, dev nic.Device, cfg stack.TCPConfig) *usernet.Host {
+	t.Helper()
 	h, err := usernet.New(usernet.Config{
 		NIC:     dev,
+		TCP:     cfg,
 		Addrs:   []netip.Prefix{netip.MustParsePrefix(ourAddr + "/24")},
 		Gateway: netip.MustParseAddr(kernelAddr),
 	})
