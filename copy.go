@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"github.com/usernet/usernet/stack"
 )
@@ -11,21 +12,22 @@ import (
 // copyBuffer is the size of the largest buffers of ReadFrom and WriteTo in bytes.
 const copyBuffer = 64 << 10
 
-// copyBuffers keeps the buffers of ReadFrom and WriteTo that are not in use, by their sizes.
-type copyBuffers [3]sync.Pool // of *[]byte
+// copyBuffers keeps the buffers of ReadFrom and WriteTo that are not in use, by their sizes:
+// each pool has pointers to the first byte, which take no allocation to be put there.
+type copyBuffers [3]sync.Pool // of *byte
 
 // copySize is the size of the buffers of a class in bytes: 4, 16 and 64 KiB.
 func copySize(class int) int { return copyBuffer >> (2 * (len(copyBuffers{}) - 1 - class)) }
 
-func (p *copyBuffers) get(class int) *[]byte {
-	if b, ok := p[class].Get().(*[]byte); ok {
-		return b
+func (p *copyBuffers) get(class int) []byte {
+	if b, ok := p[class].Get().(*byte); ok {
+		return unsafe.Slice(b, copySize(class))
 	}
-	b := make([]byte, copySize(class))
-	return &b
+	return make([]byte, copySize(class))
 }
 
-func (p *copyBuffers) put(class int, b *[]byte) { p[class].Put(b) }
+// put gives back a buffer from get.
+func (p *copyBuffers) put(class int, b []byte) { p[class].Put(unsafe.SliceData(b)) }
 
 // ReadFrom writes to the connection what it reads from r, until r ends.
 func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
@@ -59,11 +61,11 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 	for {
 		awaitReadable(r)
 		buf := c.pool.get(class)
-		k, rerr := r.Read(*buf)
+		k, rerr := r.Read(buf)
 		var werr error
 		if k > 0 {
 			var done int
-			done, werr = c.Write((*buf)[:k])
+			done, werr = c.Write(buf[:k])
 			n += int64(done)
 		}
 		c.pool.put(class, buf)
@@ -122,7 +124,7 @@ func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 	const class = len(copyBuffers{}) - 1
 	active := false
 	for {
-		var buf *[]byte
+		var buf []byte
 		x, y, storage := c.tcp.Take()
 		if storage == nil {
 			if !active {
@@ -131,7 +133,7 @@ func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 				continue
 			}
 			buf = c.pool.get(class)
-			k, err := c.tcp.ReadActive(*buf)
+			k, err := c.tcp.ReadActive(buf)
 			if err != nil {
 				c.pool.put(class, buf)
 			}
@@ -144,7 +146,7 @@ func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 			case err != nil:
 				return n, c.opError("read", "read", err)
 			}
-			x = (*buf)[:k]
+			x = buf[:k]
 		}
 		for _, p := range [2][]byte{x, y} {
 			if len(p) == 0 || err != nil {
