@@ -8,7 +8,7 @@ import (
 
 // Adapter is a Device over anything that reads and writes one frame at a time.
 type Adapter struct {
-	line
+	rxLoop
 	rw   io.ReadWriteCloser
 	turn turn
 	join []byte // of whoever has the turn
@@ -30,7 +30,7 @@ func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	link = link.withDefaults("adapter")
 	link.GSO, link.TxChecksum, link.Up = 0, false, true
 	longest := link.MTU + link.Medium.headerLen() + vlanTagLen
-	a := &Adapter{line: line{src: newFrameReader(rw, link.Medium, longest)}, rw: rw}
+	a := &Adapter{rxLoop: rxLoop{src: newFrameReader(rw, link.Medium, longest)}, rw: rw}
 	a.setLink(link)
 	return a
 }
@@ -71,7 +71,7 @@ func (a *Adapter) Send(batch []Frame) (n int, err error) {
 
 // FuncDevice is a Device whose frames come and go through function calls.
 type FuncDevice struct {
-	port
+	base
 	link    Link
 	send    func(frame []byte) error
 	scratch sync.Pool // of *funcScratch

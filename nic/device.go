@@ -16,7 +16,7 @@ import (
 // be called from several goroutines.
 //
 // What some devices can do beside is told by further interfaces, which a stack looks for
-// before Attach: DownNotifier, LinkNotifier, ReceiveMerger, ReceivePlacer, Nonblocking and AttachReporter. A
+// before Attach: DownNotifier, LinkNotifier, ReceiveMerger, ZeroCopyReceiver, Nonblocking and AttachReporter. A
 // device that wraps another one passes them on, where they still hold, and is a Wrapper.
 type Device interface {
 	// Link describes the link. While the device is open, only Up may change, and where the
@@ -80,13 +80,13 @@ type ReceiveMerger interface {
 	MergeReceived()
 }
 
-// A ReceivePlacer is a Device that can put the payload of what it receives where the stack
+// A ZeroCopyReceiver is a Device that can put the payload of what it receives where the stack
 // wants it.
-type ReceivePlacer interface {
+type ZeroCopyReceiver interface {
 	Device
-	// PlaceReceived gives the device a function that it may ask for a Room before it
+	// ReceiveInto gives the device a function that it may ask for a ReceiveBuffer before it
 	// reads a frame, and reports whether it will. It must be called before Attach.
-	PlaceReceived(place func() Room) bool
+	ReceiveInto(buffer func() ReceiveBuffer) bool
 }
 
 // Nonblocking is a Device whose Send never waits: not for the other end of the link, and
@@ -249,19 +249,19 @@ type Frame struct {
 	HeaderLen uint16
 }
 
-// A Room is where a stack wants the payload of the next frame: most likely it then
-// need not be copied there. It is the device's from when it asked for it until it
-// calls End, which it has to do once, and before it asks for the next.
+// A ReceiveBuffer is where a stack wants the payload of the next frame: zero-copy receive. The
+// device owns it from when it asked for it until it calls End, which it has to do once, and
+// before it asks for the next.
 //
-// If what it receives is a super-frame of TCP with Headers bytes of headers, the
-// device may put the rest to the beginning of Buf, and give both to recv as Head and
-// Body; End is then to follow that call. Any other frame has to be elsewhere when it
-// is given to recv. In what is left of Buf the device may leave anything.
+// If the frame that the device receives is a super-frame of TCP with Headers bytes of headers, the
+// device may put the rest at the beginning of Buf, and pass both to recv as Head and Body; it
+// calls End after that call of recv. A frame of any other kind has to be elsewhere when it is
+// passed to recv. The device may leave anything in what remains of Buf.
 //
-// One goroutine asks for rooms and ends them.
-type Room struct {
-	Headers int    // bytes that are not for the room, from the link-layer header on
-	Buf     []byte // nil: there is no room, and no End
+// One goroutine asks for buffers and ends them.
+type ReceiveBuffer struct {
+	Headers int    // bytes from the link-layer header on that do not go into Buf
+	Buf     []byte // nil: there is no buffer, and no End
 	End     func()
 }
 

@@ -300,12 +300,12 @@ type able struct {
 	asked map[string]int
 }
 
-func (d *able) NotifyDown(func(error))         { d.asked["down"]++ }
-func (d *able) NotifyLink(func()) bool         { d.asked["link"]++; return true }
-func (d *able) MergeReceived()                 { d.asked["merge"]++ }
-func (d *able) PlaceReceived(func() Room) bool { d.asked["place"]++; return true }
-func (d *able) Nonblocking() Device            { return d }
-func (d *able) Attached() bool                 { return true }
+func (d *able) NotifyDown(func(error))                  { d.asked["down"]++ }
+func (d *able) NotifyLink(func()) bool                  { d.asked["link"]++; return true }
+func (d *able) MergeReceived()                          { d.asked["merge"]++ }
+func (d *able) PlaceReceived(func() ReceiveBuffer) bool { d.asked["place"]++; return true }
+func (d *able) Nonblocking() Device                     { return d }
+func (d *able) Attached() bool                          { return true }
 
 // Which abilities of a device a wrapper passes on, and why not the others: an Impaired and a
 // Captured see the frames of a real wire.
@@ -322,7 +322,7 @@ func TestWhatWrappersPassOn(t *testing.T) {
 		require.True(t, IsNonblocking(w), name)
 		require.Error(t, CheckFree(w), name)
 		_, merges := w.(ReceiveMerger)
-		_, places := w.(ReceivePlacer)
+		_, places := w.(ZeroCopyReceiver)
 		require.False(t, merges || places, name)
 		require.Equal(t, map[string]int{"down": 1, "link": 1}, d.asked, name)
 

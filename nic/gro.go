@@ -7,7 +7,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A merger joins the segments of a TCP connection that follow each other in a
+// A gro joins the segments of a TCP connection that follow each other in a
 // batch of received frames to one super-frame: what cut undoes. The stack above
 // then has one segment to look at and to acknowledge in place of many, as the
 // kernel has behind its generic receive offload.
@@ -18,7 +18,7 @@ import (
 // here, and not again by the stack. To read each payload to where it belongs, so
 // that it need not be moved, made no difference that could be measured; nor would
 // assembly for the checksum, which takes 60 ns of the 1400 that a frame costs.
-type merger struct {
+type gro struct {
 	open bool // the last frame of the batch may be continued
 
 	// Of the last frame, while it is open.
@@ -44,7 +44,7 @@ const (
 // add looks at frame b, the next after a batch. It reports whether it has joined it
 // to the last one: its payload is appended to that one's Head, whose capacity must
 // have room for it, and may overlap b. Otherwise b is to become the last one.
-func (m *merger) add(batch []Frame, b []byte) bool {
+func (m *gro) add(batch []Frame, b []byte) bool {
 	if !m.open || len(batch) == 0 {
 		m.open = m.begin(b)
 		return false
@@ -70,7 +70,7 @@ func (m *merger) add(batch []Frame, b []byte) bool {
 }
 
 // begin looks whether a frame may be continued, by one with the same headers.
-func (m *merger) begin(b []byte) bool {
+func (m *gro) begin(b []byte) bool {
 	if len(b) < wire.EthernetLen+wire.IPv4Len+wire.TCPLen {
 		return false
 	}
@@ -110,7 +110,7 @@ func (m *merger) begin(b []byte) bool {
 
 // continues reports whether b is the segment after the open frame a, and returns the
 // length of its payload and those of its flags that are to be added to a's.
-func (m *merger) continues(a, b []byte) (n int, flags byte, ok bool) {
+func (m *gro) continues(a, b []byte) (n int, flags byte, ok bool) {
 	n = len(b) - m.header
 	if n <= 0 || n > m.size || len(a)-m.network+n > mergeLimit {
 		return 0, 0, false
@@ -143,7 +143,7 @@ func (m *merger) continues(a, b []byte) (n int, flags byte, ok bool) {
 }
 
 // valid verifies the checksums of a piece.
-func (m *merger) valid(b []byte) bool {
+func (m *gro) valid(b []byte) bool {
 	if !m.v6 && wire.Checksum(b[m.network:m.transport]) != 0 {
 		return false
 	}
@@ -151,7 +151,7 @@ func (m *merger) valid(b []byte) bool {
 }
 
 // pseudoSum is that of a piece, or of all.
-func (m *merger) pseudoSum(b []byte) uint16 {
+func (m *gro) pseudoSum(b []byte) uint16 {
 	addrs := b[m.network+12 : m.transport]
 	if m.v6 {
 		addrs = b[m.network+8 : m.transport]
@@ -166,7 +166,7 @@ func pseudoSum(addrs []byte, proto byte, length int) uint16 {
 }
 
 // close ends the last frame of a batch, and makes what was joined a super-frame.
-func (m *merger) close(batch []Frame) {
+func (m *gro) close(batch []Frame) {
 	if !m.open || !m.merged || len(batch) == 0 {
 		m.open = false
 		return

@@ -14,7 +14,7 @@ var timestamps = []byte{1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7}
 // merged is what a merger makes of frames that came together. It works in one
 // buffer, as a reader does, in which they lie one after the other.
 func merged(frames [][]byte) (batch []Frame) {
-	var m merger
+	var m gro
 	total := 0
 	for _, b := range frames {
 		total += len(b) + 1
@@ -160,7 +160,7 @@ func TestWhatIsMergedIsWhatCame(t *testing.T) {
 }
 
 func TestSegmentsAreMergedOnlyWithThoseOfTheSameBatch(t *testing.T) {
-	var m merger
+	var m gro
 	a, _, _ := packetSpec{tcp: true, seq: 1, flags: tcpACK, payload: pattern(10)}.build(t)
 	b, _, _ := packetSpec{tcp: true, seq: 11, flags: tcpACK, payload: pattern(10)}.build(t)
 	require.False(t, m.add(nil, a))
@@ -185,7 +185,7 @@ func TestASuperFrameIsMergedUpToTheLongestPacket(t *testing.T) {
 func TestMergingAllocatesNothing(t *testing.T) {
 	a, _, _ := packetSpec{tcp: true, seq: 1, flags: tcpACK, payload: pattern(1460)}.build(t)
 	b, _, _ := packetSpec{tcp: true, seq: 1461, flags: tcpACK, payload: pattern(1460)}.build(t)
-	var m merger
+	var m gro
 	buf := make([]byte, 4000)
 	batch := make([]Frame, 1)
 	require.Zero(t, testing.AllocsPerRun(100, func() {

@@ -10,7 +10,7 @@ import (
 // without offloads: cut to size, and with complete checksums. Each is built in
 // a buffer that alloc returns, of the length asked for, and given to emit.
 // It reports false, and emits nothing, when the headers are not what f says.
-func (m Medium) finish(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
+func (m Medium) complete(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	if f.GSO != GSONone {
 		return m.cut(f, alloc, emit)
 	}

@@ -11,7 +11,7 @@ import (
 
 // finished is what finish makes of a frame.
 func finished(m Medium, f *Frame) (frames [][]byte, ok bool) {
-	ok = m.finish(f, func(n int) []byte { return make([]byte, n) },
+	ok = m.complete(f, func(n int) []byte { return make([]byte, n) },
 		func(b []byte) { frames = append(frames, b) })
 	return frames, ok
 }

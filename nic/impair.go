@@ -88,7 +88,7 @@ type Impaired struct {
 	link    atomic.Pointer[Link] // of dev, without its offloads; replaced, never changed
 	onLink  func()
 	told    bool // linkChanged will be called
-	out, in *direction
+	out, in *impairQueue
 	invalid atomic.Uint64
 	closed  atomic.Bool
 	dead    atomic.Pointer[error] // why the device below takes nothing any more

@@ -17,7 +17,7 @@ type LoopbackConfig struct {
 // Loopback is a link that ends where it begins: what is sent is received, in
 // the goroutine of the sender, before Send returns. Its medium is IP.
 type Loopback struct {
-	port
+	base
 	link Link
 }
 

@@ -5,7 +5,7 @@ import "net"
 // Null is a link with nobody on it: it takes what is sent, counts it and
 // forgets it, and receives nothing.
 type Null struct {
-	port
+	base
 	link Link
 }
 

@@ -26,7 +26,7 @@ type PacketConfig struct {
 // within a second or so Send returns an error, Err tells it, Link().Up is false, and the
 // function given to NotifyDown is called.
 type Packet struct {
-	line
+	rxLoop
 	packetSocket
 }
 
@@ -72,7 +72,7 @@ func (p *Packet) Send(batch []Frame) (n int, err error) {
 	if err := p.sendError(); err != nil {
 		return 0, err
 	}
-	n, err = p.write(&p.line, batch)
+	n, err = p.write(&p.rxLoop, batch)
 	if err != nil {
 		p.fail(err)
 		return n, p.sendError()
@@ -84,5 +84,5 @@ func (p *Packet) Send(batch []Frame) (n int, err error) {
 // no room for.
 func (p *Packet) Stats() Stats {
 	p.recvDropped.Add(p.lost())
-	return p.line.Stats()
+	return p.rxLoop.Stats()
 }

@@ -142,7 +142,7 @@ func (r *packetReader) whileDown() (err error) {
 // packetWrite is one call of Send. It is pooled, so that the closure and the
 // vectors are not allocated for each.
 type packetWrite struct {
-	line  *line
+	loop  *rxLoop
 	batch []Frame
 	n     int   // frames taken
 	err   error // what ended the device
@@ -158,13 +158,13 @@ type packetWrite struct {
 	msgs  [packetWriteBatch]mmsghdr
 }
 
-func (p *packetSocket) write(l *line, batch []Frame) (int, error) {
+func (p *packetSocket) write(l *rxLoop, batch []Frame) (int, error) {
 	op, _ := p.ops.Get().(*packetWrite)
 	if op == nil {
 		op = new(packetWrite)
 		op.run = op.frames
 	}
-	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
+	op.loop, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
 	err := p.raw.Write(op.run)
 	if err == nil {
 		err = op.err
@@ -210,8 +210,8 @@ func (op *packetWrite) collect() {
 	op.count = 0
 	for op.n < len(op.batch) && op.count < packetWriteBatch {
 		f := &op.batch[op.n]
-		if !op.line.now().carries(f) {
-			op.line.sendDropped.Add(1)
+		if !op.loop.now().carries(f) {
+			op.loop.sendDropped.Add(1)
 			op.n++
 			continue
 		}
@@ -263,7 +263,7 @@ func (op *packetWrite) failed(fd uintptr, f *Frame, errno syscall.Errno) bool {
 		}
 	}
 	// ENETDOWN when the interface is down; otherwise the frame's fault.
-	op.line.sendDropped.Add(1)
+	op.loop.sendDropped.Add(1)
 	return true
 }
 
@@ -273,7 +273,7 @@ func (op *packetWrite) cut(fd uintptr, f *Frame) bool {
 	var vnet [vnetHeaderLen]byte
 	sent := true
 	alloc := func(n int) []byte { return make([]byte, n) }
-	ok := Ethernet.finish(f, alloc, func(piece []byte) {
+	ok := Ethernet.complete(f, alloc, func(piece []byte) {
 		if sent {
 			_, err := unix.SendmsgBuffers(int(fd), [][]byte{vnet[:], piece}, nil, nil, unix.MSG_DONTWAIT)
 			sent = err == nil

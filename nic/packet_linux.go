@@ -46,8 +46,8 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 		file.Close()
 		return nil, err
 	}
-	p.line.src = newPacketReader(file, p.raw)
-	p.line.watch = watchLink(p.index, p.follow)
+	p.rxLoop.src = newPacketReader(file, p.raw)
+	p.rxLoop.watch = watchLink(p.index, p.follow)
 	return p, nil
 }
 

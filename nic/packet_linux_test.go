@@ -223,7 +223,7 @@ func TestAPacketSocketCutsWhatTheKernelCannot(t *testing.T) {
 	f := packetSpec{payload: pattern(5000)}.super(t, 1000, true)
 	want := pieces(t, f)
 	require.NoError(t, p0.raw.Control(func(fd uintptr) {
-		require.True(t, (&packetWrite{line: &p0.line}).failed(fd, &f, unix.EINVAL))
+		require.True(t, (&packetWrite{loop: &p0.rxLoop}).failed(fd, &f, unix.EINVAL))
 	}))
 	eventually(t, "the pieces", func() bool {
 		var got [][]byte

@@ -22,7 +22,7 @@ type PipeConfig struct {
 
 // A PipeEnd is one end of a Pipe.
 type PipeEnd struct {
-	port
+	base
 	link Link
 	peer *PipeEnd
 }

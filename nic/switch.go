@@ -79,7 +79,7 @@ func NewSwitch(cfg SwitchConfig) *Switch {
 
 // A SwitchPort is one port of a Switch.
 type SwitchPort struct {
-	port
+	base
 	sw      *Switch
 	link    Link
 	dev     Device    // a device on the switch; nil if the port is one itself
@@ -158,11 +158,11 @@ func (p *SwitchPort) Attach(recv func(batch []Frame)) {
 	if p.dev != nil {
 		panic("nic: Attach to the switch port of a device")
 	}
-	p.port.Attach(recv)
+	p.base.Attach(recv)
 }
 
 // Attached reports whether Attach was called, or the port is that of a device.
-func (p *SwitchPort) Attached() bool { return p.dev != nil || p.port.Attached() }
+func (p *SwitchPort) Attached() bool { return p.dev != nil || p.base.Attached() }
 
 // Nonblocking returns the port: its Send does not wait.
 func (p *SwitchPort) Nonblocking() Device { return p }
@@ -183,7 +183,7 @@ func (p *SwitchPort) Send(batch []Frame) (n int, err error) {
 // Close takes the port off the switch, and closes the device that was attached
 // to it.
 func (p *SwitchPort) Close() error {
-	if err := p.port.Close(); err != nil {
+	if err := p.base.Close(); err != nil {
 		return err
 	}
 	p.sw.remove(p)
@@ -321,7 +321,7 @@ func (p *SwitchPort) receive(run []Frame) {
 			p.toDevice(run[i : i+1])
 			continue
 		}
-		ok := Ethernet.finish(f, func(n int) []byte {
+		ok := Ethernet.complete(f, func(n int) []byte {
 			s.buf = slices.Grow(s.buf[:0], n)[:n]
 			return s.buf
 		}, func(b []byte) {

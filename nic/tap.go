@@ -67,7 +67,7 @@ type TAPConfig struct {
 // changes. A TAP whose interface is deleted is broken: Send returns an error, Err tells it,
 // Link().Up is false, and the function given to NotifyDown is called.
 type TAP struct {
-	line
+	rxLoop
 	tapWriter
 	created bool
 	hostMAC atomic.Pointer[[6]byte]
@@ -122,7 +122,7 @@ func (t *TAP) Send(batch []Frame) (n int, err error) {
 	if err := t.sendError(); err != nil {
 		return 0, err
 	}
-	n, err = t.write(&t.line, batch)
+	n, err = t.write(&t.rxLoop, batch)
 	if err != nil {
 		t.fail(err)
 		return n, t.sendError()

@@ -37,12 +37,12 @@ type tapReader struct {
 	// limit is how many frames the next batch may have: one after a wait, so that
 	// it is not held up for others, and twice as many after each full batch.
 	limit int
-	merge *merger // nil: every frame stays by itself
+	merge *gro // nil: every frame stays by itself
 
-	place func() Room // nil: there are none
-	small int         // frames since there was one that could have been placed
-	end   func()      // of the room that the only frame is in; else nil
-	iov   [3]unix.Iovec
+	buffer func() ReceiveBuffer // nil: there are none
+	small  int                  // frames since there was one that could have gone into a ReceiveBuffer
+	end    func()               // of the ReceiveBuffer that the only frame is in; else nil
+	iov    [3]unix.Iovec
 
 	spin    time.Duration // how long to look again before a wait
 	spinEnd time.Time     // of this wait; zero before it
@@ -100,7 +100,7 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 // merged by the kernel.
 func (r *tapReader) mergeReceived() {
 	if r.header == 0 {
-		r.merge = new(merger)
+		r.merge = new(gro)
 	}
 }
 
@@ -180,12 +180,12 @@ func (r *tapReader) take(b []byte) {
 // write of an application ends with a short one.
 const fewFrames = 4
 
-// placeReceived has large frames read to rooms.
-func (r *tapReader) placeReceived(place func() Room) bool {
+// receiveInto has large frames read into buffers of the stack.
+func (r *tapReader) receiveInto(buffer func() ReceiveBuffer) bool {
 	if r.header == 0 {
 		return false // there are none
 	}
-	r.place, r.small = place, fewFrames
+	r.buffer, r.small = buffer, fewFrames
 	return true
 }
 
@@ -196,16 +196,16 @@ func (r *tapReader) release() {
 	}
 }
 
-// expectsLarge reports whether the next frame is likely to be one for a room.
-func (r *tapReader) expectsLarge() bool { return r.place != nil && r.small < fewFrames }
+// expectsLarge reports whether the next frame is likely to be one for a ReceiveBuffer.
+func (r *tapReader) expectsLarge() bool { return r.buffer != nil && r.small < fewFrames }
 
-// readFrame reads a frame to b; or to b and a room, where r.end then is that one's.
+// readFrame reads a frame into b; or into b and a ReceiveBuffer, whose End is then in r.end.
 func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
-	var room Room
+	var into ReceiveBuffer
 	if r.expectsLarge() {
-		room = r.place()
+		into = r.buffer()
 	}
-	if room.Buf == nil {
+	if into.Buf == nil {
 		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 		if errno == 0 {
 			r.small++
@@ -215,12 +215,12 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 		}
 		return int(n), errno
 	}
-	// Headers, what fits into the room, and what is longer.
-	head := r.header + room.Headers
-	body := room.Buf[:min(len(room.Buf), len(b)-head)]
+	// Headers, what fits into the buffer, and what is longer.
+	head := r.header + into.Headers
+	body := into.Buf[:min(len(into.Buf), len(b)-head)]
 	n, errno = r.readParts(fd, b[:head], body, b[head:len(b)-len(body)])
-	if errno == 0 && n > head && n <= head+len(body) && r.takePlaced(b[:head], body[:n-head]) {
-		r.end, r.small = room.End, 0
+	if errno == 0 && n > head && n <= head+len(body) && r.takeZeroCopy(b[:head], body[:n-head]) {
+		r.end, r.small = into.End, 0
 		return n, 0
 	}
 	if errno == 0 {
@@ -228,12 +228,12 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 			r.small = fewFrames // others like it may follow
 		}
 		if in := min(n-head, len(body)); in > 0 {
-			// Another frame than was expected goes where it would be without the room.
+			// Another frame than was expected goes where it would be without the buffer.
 			copy(b[head+in:], b[head:n-in])
 			copy(b[head:], body[:in])
 		}
 	}
-	room.End()
+	into.End()
 	return n, errno
 }
 
@@ -244,13 +244,13 @@ func (r *tapReader) readParts(fd uintptr, parts ...[]byte) (int, unix.Errno) {
 		r.iov[i].SetLen(len(p))
 	}
 	n, _, errno := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(parts)))
-	r.iov = [3]unix.Iovec{} // it does not keep a room from being freed
+	r.iov = [3]unix.Iovec{} // it keeps no buffer from being freed
 	return int(n), errno
 }
 
-// takePlaced makes a frame of what was read to a room and the headers before it, if
+// takeZeroCopy makes a frame of what was read into a ReceiveBuffer and the headers before it, if
 // that is what is to be there.
-func (r *tapReader) takePlaced(head, body []byte) bool {
+func (r *tapReader) takeZeroCopy(head, body []byte) bool {
 	f, ok := parseVnet(head, head[r.header:], body)
 	if !ok || f.GSO != GSOTCP4 && f.GSO != GSOTCP6 || int(f.HeaderLen) != len(f.Head) {
 		return false
@@ -270,7 +270,7 @@ type tapWriter struct {
 // tapWrite is one call of Send. It is pooled, so that the closure and the
 // vector are not allocated for each.
 type tapWrite struct {
-	line  *line
+	loop  *rxLoop
 	batch []Frame
 	n     int   // frames taken
 	err   error // what ended the device
@@ -289,7 +289,7 @@ type tapWrite struct {
 // two pieces.
 const oneBytes = 512
 
-func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
+func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 	if len(w.queues) == 1 {
 		return w.writeTo(w.queues[0], l, batch)
 	}
@@ -338,13 +338,13 @@ func (w *tapWriter) queueOf(f *Frame) int {
 // hasPorts reports whether ports begin a transport header.
 func hasPorts(proto byte) bool { return proto == byte(wire.ProtoTCP) || proto == byte(wire.ProtoUDP) }
 
-func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int, error) {
+func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (int, error) {
 	op, _ := w.ops.Get().(*tapWrite)
 	if op == nil {
 		op = &tapWrite{off: w.off}
 		op.run = op.frames
 	}
-	op.line, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
+	op.loop, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
 	// The writes do not block, and may overlap: that they have the file open is all
 	// that is needed.
 	err := queue.Control(op.run)
@@ -362,8 +362,8 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *line, batch []Frame) (int,
 func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
-		if !op.line.now().carries(f) {
-			op.line.sendDropped.Add(1)
+		if !op.loop.now().carries(f) {
+			op.loop.sendDropped.Add(1)
 			op.n++
 			continue
 		}
@@ -381,7 +381,7 @@ func (op *tapWrite) frames(fd uintptr) {
 			return
 		default:
 			// EIO when the interface is down; otherwise the frame's fault.
-			op.line.sendDropped.Add(1)
+			op.loop.sendDropped.Add(1)
 		}
 		op.n++
 	}
@@ -429,7 +429,7 @@ func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
 		}
 		return op.piece[:n] // the one before it is written
 	}
-	ok := Ethernet.finish(f, alloc, func(piece []byte) {
+	ok := Ethernet.complete(f, alloc, func(piece []byte) {
 		if errno == 0 {
 			errno = op.frame(fd, &Frame{Head: piece})
 		}

@@ -189,9 +189,9 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 			return nil, err
 		}
 		t.queues = append(t.queues, raw)
-		t.line.more = append(t.line.more, newTAPReader(file, raw, off.header, cfg.Spin))
+		t.rxLoop.more = append(t.rxLoop.more, newTAPReader(file, raw, off.header, cfg.Spin))
 	}
-	t.line.src, t.line.more = t.line.more[0], t.line.more[1:]
+	t.rxLoop.src, t.rxLoop.more = t.rxLoop.more[0], t.rxLoop.more[1:]
 	var ctl error
 	err = t.queues[0].Control(func(fd uintptr) {
 		// A program that this one starts must not keep the device.
@@ -220,7 +220,7 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 		link.GSO, link.TxChecksum = maxPacket, true
 	}
 	t.setLink(link)
-	t.line.watch = watchLink(now.Index, t.follow)
+	t.rxLoop.watch = watchLink(now.Index, t.follow)
 	return t, nil
 }
 

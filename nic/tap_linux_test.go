@@ -106,7 +106,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 // readers counts the goroutines that read devices.
 func readers() int {
 	buf := make([]byte, 1<<20)
-	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "created by github.com/usernet/usernet/nic.(*line).Attach")
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "created by github.com/usernet/usernet/nic.(*rxLoop).Attach")
 }
 
 func openFiles(t *testing.T) int {

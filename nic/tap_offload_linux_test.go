@@ -241,7 +241,7 @@ type cutter struct{ *TAP }
 func (c cutter) Send(batch []Frame) (int, error) {
 	for i := range batch {
 		alloc := func(n int) []byte { return make([]byte, n) }
-		Ethernet.finish(&batch[i], alloc, func(b []byte) { c.TAP.Send(one(b)) })
+		Ethernet.complete(&batch[i], alloc, func(b []byte) { c.TAP.Send(one(b)) })
 	}
 	return len(batch), nil
 }
@@ -411,7 +411,7 @@ func TestADeviceIsUsedWhateverItsLastUserLeft(t *testing.T) {
 		tap.Attach(func(batch []Frame) {
 			for i := range batch {
 				if f := &batch[i]; isUDP4(f.Head) {
-					Ethernet.finish(f, func(n int) []byte { return make([]byte, n) }, func(b []byte) { got <- b })
+					Ethernet.complete(f, func(n int) []byte { return make([]byte, n) }, func(b []byte) { got <- b })
 				}
 			}
 		})

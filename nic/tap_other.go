@@ -15,4 +15,4 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	return nil, fmt.Errorf("nic: open TAP %s: no TAP devices on %s: %w", cfg.Name, runtime.GOOS, errors.ErrUnsupported)
 }
 
-func (*tapWriter) write(*line, []Frame) (int, error) { return 0, errors.ErrUnsupported }
+func (*tapWriter) write(*rxLoop, []Frame) (int, error) { return 0, errors.ErrUnsupported }

@@ -38,12 +38,12 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	t := new(TAP)
 	t.ifce = ifce
 	t.setHostMAC(kernel.HardwareAddr)
-	t.line.src = newFrameReader(ifce, Ethernet, maxFrame)
+	t.rxLoop.src = newFrameReader(ifce, Ethernet, maxFrame)
 	t.setLink(Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: Ethernet, Up: true})
 	return t, nil
 }
 
-func (w *tapWriter) write(l *line, batch []Frame) (n int, err error) {
+func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 	w.turn.take()
 	defer w.turn.give()
 	for n = range batch {

@@ -123,7 +123,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 func pieces(t *testing.T, f Frame) (frames [][]byte) {
 	t.Helper()
 	alloc := func(n int) []byte { return make([]byte, n) }
-	require.True(t, Ethernet.finish(&f, alloc, func(b []byte) { frames = append(frames, b) }))
+	require.True(t, Ethernet.complete(&f, alloc, func(b []byte) { frames = append(frames, b) }))
 	return frames
 }
 
@@ -149,7 +149,7 @@ func FuzzVnetHeader(f *testing.F) {
 			t.Fatalf("a super-frame needs a checksum: %+v", frame)
 		}
 		pieces, total := 0, 0
-		finished := Ethernet.finish(&frame, func(n int) []byte { return make([]byte, n) }, func(p []byte) {
+		finished := Ethernet.complete(&frame, func(n int) []byte { return make([]byte, n) }, func(p []byte) {
 			pieces++
 			total += len(p) - int(frame.HeaderLen)
 			if frame.GSO != GSONone && len(p) > int(frame.HeaderLen)+int(frame.GSOSize) {

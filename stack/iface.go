@@ -123,8 +123,8 @@ func (ifc *iface) up() {
 		d.MergeReceived()
 	}
 	// One that can put payload where it belongs asks where that is.
-	if d, ok := ifc.dev.(nic.ReceivePlacer); ok {
-		ifc.places = d.PlaceReceived(ifc.place)
+	if d, ok := ifc.dev.(nic.ZeroCopyReceiver); ok {
+		ifc.places = d.ReceiveInto(ifc.place)
 	}
 	ifc.dev.Attach(ifc.recv)
 	ifc.tx.busy.Store(false)

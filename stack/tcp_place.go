@@ -57,18 +57,18 @@ func (t *TCP) retract() {
 }
 
 // place gives the device the room of the reader that waited last.
-func (ifc *iface) place() nic.Room {
+func (ifc *iface) place() nic.ReceiveBuffer {
 	pl := ifc.reader.Load()
 	if pl == nil {
-		return nic.Room{}
+		return nic.ReceiveBuffer{}
 	}
 	pl.t.mu.Lock()
 	defer pl.t.mu.Unlock()
 	buf, header := pl.t.conn.Place(placeLeast)
 	if buf == nil {
-		return nic.Room{}
+		return nic.ReceiveBuffer{}
 	}
-	return nic.Room{Headers: ifc.linkLen + wire.IPv4Len + header, Buf: buf, End: pl.done}
+	return nic.ReceiveBuffer{Headers: ifc.linkLen + wire.IPv4Len + header, Buf: buf, End: pl.done}
 }
 
 // end is the device's word that it is done, if the segment has not told that before.

@@ -22,7 +22,7 @@ import (
 // A placer is a device in memory that puts payload where it belongs, as a TAP does.
 type placer struct {
 	nic.Device
-	ask    func() nic.Room
+	ask    func() nic.ReceiveBuffer
 	recv   func([]nic.Frame)
 	mu     sync.Mutex // whose holder may ask for a room
 	placed atomic.Int64
@@ -32,7 +32,7 @@ type placer struct {
 
 func (d *placer) Nonblocking() nic.Device { return d }
 
-func (d *placer) PlaceReceived(place func() nic.Room) bool {
+func (d *placer) PlaceReceived(place func() nic.ReceiveBuffer) bool {
 	d.ask = place
 	return true
 }
@@ -70,7 +70,7 @@ func (d *placer) receive(f nic.Frame) {
 }
 
 // place passes a frame on by a room, if it fits.
-func (d *placer) place(f nic.Frame, room nic.Room) {
+func (d *placer) place(f nic.Frame, room nic.ReceiveBuffer) {
 	if b := f.AppendTo(nil); room.Headers == int(f.HeaderLen) {
 		f.Head = b[:room.Headers]
 		f.Body = room.Buf[:copy(room.Buf, b[room.Headers:])]

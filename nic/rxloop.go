@@ -10,18 +10,18 @@ import (
 	"sync/atomic"
 )
 
-// line is a device that has to be read: what TAP and Adapter have in common.
+// An rxLoop is a device that has to be read: what TAP, Packet and Adapter have in common.
 // Its reader is the one goroutine that package nic starts, or one for each of the
 // queues of a TAP that has several.
-type line struct {
-	port
-	state  atomic.Pointer[Link] // replaced, never changed; Up is that of the system's interface
-	src    source
-	more   []source              // the other queues
-	dead   atomic.Pointer[error] // why the device came to an end by itself
-	onDown func(error)
-	told   atomic.Bool // onDown
-	placer placer      // nil: what src reads is never in a Room
+type rxLoop struct {
+	base
+	state    atomic.Pointer[Link] // replaced, never changed; Up is that of the system's interface
+	src      source
+	more     []source              // the other queues
+	dead     atomic.Pointer[error] // why the device came to an end by itself
+	onDown   func(error)
+	told     atomic.Bool    // onDown
+	zeroCopy zeroCopySource // nil: src does not read into the stack's buffers
 
 	watch  watcher // tells of changes of the system's interface; nil: nothing does
 	onLink func()
@@ -35,10 +35,10 @@ type watcher interface {
 }
 
 // now is the link as it is now. Up is not looked at: see Link.
-func (l *line) now() *Link { return l.state.Load() }
+func (l *rxLoop) now() *Link { return l.state.Load() }
 
 // setLink changes the link, and tells the device's user. One goroutine at a time calls it.
-func (l *line) setLink(link Link) {
+func (l *rxLoop) setLink(link Link) {
 	l.state.Store(&link)
 	if l.onLink != nil {
 		l.onLink()
@@ -49,12 +49,12 @@ func (l *line) setLink(link Link) {
 // changed, and when that of the kernel's end of a TAP has another MAC: then what was known of
 // the stations on the link may be wrong. It reports whether it will, which it does on Linux.
 // It must be called before Attach.
-func (l *line) NotifyLink(f func()) bool {
+func (l *rxLoop) NotifyLink(f func()) bool {
 	l.onLink = f
 	return l.watch != nil
 }
 
-// A source is what a line reads.
+// A source is what an rxLoop reads.
 type source interface {
 	// read waits for frames, in the order of the wire. They are valid until the
 	// next call. What arrived and is no frame is counted in dropped; there may
@@ -66,7 +66,7 @@ type source interface {
 
 // Link describes the link as it is now. Up is whether the device is open, has not failed, and
 // the system's interface, where there is one that can be watched, is up and has a carrier.
-func (l *line) Link() Link {
+func (l *rxLoop) Link() Link {
 	link := *l.now()
 	link.Up = link.Up && !l.closed.Load() && l.dead.Load() == nil
 	return link
@@ -75,12 +75,12 @@ func (l *line) Link() Link {
 // NotifyDown has f called once if the device comes to an end by itself, with
 // what Err returns then, from the goroutine that reads. It is not called for
 // Close. It must be called before Attach.
-func (l *line) NotifyDown(f func(err error)) { l.onDown = f }
+func (l *rxLoop) NotifyDown(f func(err error)) { l.onDown = f }
 
 // MergeReceived has the device join segments of TCP that arrive together to
 // super-frames, where it can and the kernel does not. It is for a user who takes
 // super-frames whatever the link sends, and must be called before Attach.
-func (l *line) MergeReceived() {
+func (l *rxLoop) MergeReceived() {
 	for _, src := range l.sources() {
 		if src, ok := src.(interface{ mergeReceived() }); ok {
 			src.mergeReceived()
@@ -88,32 +88,32 @@ func (l *line) MergeReceived() {
 	}
 }
 
-// A placer is a source that can read to a Room.
-type placer interface {
+// A zeroCopySource is a source that can read into a ReceiveBuffer.
+type zeroCopySource interface {
 	source
-	// placeReceived reports whether it will ask for rooms.
-	placeReceived(place func() Room) bool
-	// release ends the room that what read returned may be in.
+	// receiveInto reports whether the source will ask for buffers.
+	receiveInto(buffer func() ReceiveBuffer) bool
+	// release ends the buffer that the frame that read returned may be in.
 	release()
 }
 
-// PlaceReceived gives the device a function that it may ask for a Room before it
+// ReceiveInto gives the device a function that it may ask for a ReceiveBuffer before it
 // reads a frame. It reports whether it will, which is so for a TAP whose frames come
 // with offloads, by one queue. It must be called before Attach.
-func (l *line) PlaceReceived(place func() Room) bool {
-	src, ok := l.src.(placer)
-	if !ok || len(l.more) > 0 || !src.placeReceived(place) {
+func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
+	src, ok := l.src.(zeroCopySource)
+	if !ok || len(l.more) > 0 || !src.receiveInto(buffer) {
 		return false
 	}
-	l.placer = src
+	l.zeroCopy = src
 	return true
 }
 
 // sources returns what there is to read.
-func (l *line) sources() []source { return append([]source{l.src}, l.more...) }
+func (l *rxLoop) sources() []source { return append([]source{l.src}, l.more...) }
 
 // closeSources closes all, and returns what closing the first one did.
-func (l *line) closeSources() error {
+func (l *rxLoop) closeSources() error {
 	for _, src := range l.more {
 		src.Close()
 	}
@@ -142,7 +142,7 @@ func notifyLink(dev Device, f func()) bool {
 
 // Err tells why the device does not work any more: nil while it does,
 // net.ErrClosed after Close, else what ended it.
-func (l *line) Err() error {
+func (l *rxLoop) Err() error {
 	if err := l.dead.Load(); err != nil {
 		return *err
 	}
@@ -154,8 +154,8 @@ func (l *line) Err() error {
 
 // Attach starts the goroutine that reads frames and gives them to recv, in a
 // batch what is there at once; each queue has one. A second call panics.
-func (l *line) Attach(recv func(batch []Frame)) {
-	l.port.Attach(recv)
+func (l *rxLoop) Attach(recv func(batch []Frame)) {
+	l.base.Attach(recv)
 	for _, src := range l.sources() {
 		go l.read(src)
 	}
@@ -165,8 +165,8 @@ func (l *line) Attach(recv func(batch []Frame)) {
 }
 
 // Close ends the link and the reader. A second Close returns net.ErrClosed.
-func (l *line) Close() error {
-	if err := l.port.Close(); err != nil {
+func (l *rxLoop) Close() error {
+	if err := l.base.Close(); err != nil {
 		return err
 	}
 	if l.dead.Load() != nil {
@@ -176,7 +176,7 @@ func (l *line) Close() error {
 }
 
 // fail records that the device came to an end, and wakes the reader.
-func (l *line) fail(err error) {
+func (l *rxLoop) fail(err error) {
 	if l.closed.Load() {
 		return // and so it ended by Close
 	}
@@ -187,7 +187,7 @@ func (l *line) fail(err error) {
 }
 
 // read is the goroutine that reads src.
-func (l *line) read(src source) {
+func (l *rxLoop) read(src source) {
 	for !l.closed.Load() {
 		frames, dropped, err := src.read()
 		if len(frames) > 0 {
@@ -198,8 +198,8 @@ func (l *line) read(src source) {
 			if !l.deliver(frames, bytes) {
 				dropped += len(frames)
 			}
-			if l.placer != nil {
-				l.placer.release()
+			if l.zeroCopy != nil {
+				l.zeroCopy.release()
 			}
 			if bytes > yieldBytes {
 				// The application that was woken takes the data while it is in this
@@ -257,7 +257,7 @@ func (r *frameReader) read() (frames []Frame, dropped int, err error) {
 }
 
 // sendError is what Send returns when the device is of no more use, else nil.
-func (l *line) sendError() error {
+func (l *rxLoop) sendError() error {
 	if l.closed.Load() {
 		return net.ErrClosed
 	}

@@ -20,7 +20,7 @@ const drainBatch = 64
 //
 // mu guards computation only; it is not held while frames are delivered.
 // Whoever sets draining is alone in delivering until it clears it.
-type direction struct {
+type impairQueue struct {
 	deliver func(batch []Frame) (n int) // only called by the drainer
 	bufSize int                         // capacity of a packet's buffer, at least
 	pool    sync.Pool                   // of *packet
@@ -56,8 +56,8 @@ type packet struct {
 	buf []byte
 }
 
-func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *direction {
-	d := &direction{imp: imp, rng: rand.NewPCG(seed, stream), bufSize: full, full: full, deliver: deliver}
+func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *impairQueue {
+	d := &impairQueue{imp: imp, rng: rand.NewPCG(seed, stream), bufSize: full, full: full, deliver: deliver}
 	d.limit = imp.limit(full)
 	return d
 }
@@ -84,7 +84,7 @@ func (imp *Impairment) room(full int) int {
 }
 
 // now returns the time since the first call. The caller holds mu.
-func (d *direction) now() int64 {
+func (d *impairQueue) now() int64 {
 	if d.start.IsZero() {
 		d.start = time.Now()
 	}
@@ -93,16 +93,16 @@ func (d *direction) now() int64 {
 
 // take puts copies of the frames that f stands for on the wire. It reports
 // false if f cannot be made into frames.
-func (d *direction) take(m Medium, f *Frame) bool {
+func (d *impairQueue) take(m Medium, f *Frame) bool {
 	var p *packet
-	return m.finish(f, func(n int) []byte {
+	return m.complete(f, func(n int) []byte {
 		p = d.packet(n)
 		return p.buf
 	}, func([]byte) { d.put(p) })
 }
 
 // packet returns a packet with room for n bytes.
-func (d *direction) packet(n int) *packet {
+func (d *impairQueue) packet(n int) *packet {
 	p, _ := d.pool.Get().(*packet)
 	if p == nil {
 		p = new(packet)
@@ -115,7 +115,7 @@ func (d *direction) packet(n int) *packet {
 }
 
 // put decides the fate of one frame.
-func (d *direction) put(p *packet) {
+func (d *impairQueue) put(p *packet) {
 	d.mu.Lock()
 	kept := d.enqueue(p)
 	d.mu.Unlock()
@@ -125,7 +125,7 @@ func (d *direction) put(p *packet) {
 }
 
 // enqueue decides the fate of one frame and reports whether p is under way.
-func (d *direction) enqueue(p *packet) (kept bool) {
+func (d *impairQueue) enqueue(p *packet) (kept bool) {
 	// Every frame draws the same numbers, whatever is configured and whatever
 	// befalls it, so that the fate of one does not change that of the next.
 	lost := d.loses()
@@ -188,7 +188,7 @@ func (d *direction) enqueue(p *packet) (kept bool) {
 
 // transmit gives n bytes their time on the wire. It returns when the last of
 // them is sent, or false if there is no room for them in the queue; then they take no time.
-func (d *direction) transmit(now int64, n int) (sent int64, ok bool) {
+func (d *impairQueue) transmit(now int64, n int) (sent int64, ok bool) {
 	if d.imp.Rate <= 0 {
 		return now, true
 	}
@@ -216,7 +216,7 @@ func backlog(ns int64, rate uint64) float64 {
 
 // set changes the impairment. What waits for the wire now leaves it at the new
 // rate, as far as frames still to come are concerned.
-func (d *direction) set(imp Impairment) {
+func (d *impairQueue) set(imp Impairment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if now := d.now(); d.busy > now && imp.Rate != d.imp.Rate {
@@ -231,13 +231,13 @@ func (d *direction) set(imp Impairment) {
 }
 
 // setFull changes the length of the largest frame.
-func (d *direction) setFull(full int) {
+func (d *impairQueue) setFull(full int) {
 	d.mu.Lock()
 	d.full, d.limit = full, d.imp.limit(full)
 	d.mu.Unlock()
 }
 
-func (d *direction) push(p *packet) {
+func (d *impairQueue) push(p *packet) {
 	p.seq = d.seq
 	d.seq++
 	d.queued += len(p.buf)
@@ -246,12 +246,12 @@ func (d *direction) push(p *packet) {
 }
 
 // unit draws a number from 0 up to but not including 1.
-func (d *direction) unit() float64 { return float64(d.rng.Uint64()>>11) / (1 << 53) }
+func (d *impairQueue) unit() float64 { return float64(d.rng.Uint64()>>11) / (1 << 53) }
 
-func (d *direction) chance(p float64) bool { return d.unit() < p }
+func (d *impairQueue) chance(p float64) bool { return d.unit() < p }
 
 // loses decides whether the next frame is lost.
-func (d *direction) loses() bool {
+func (d *impairQueue) loses() bool {
 	loss, burst := d.imp.Loss, d.imp.LossBurst
 	u := d.unit()
 	switch {
@@ -269,7 +269,7 @@ func (d *direction) loses() bool {
 // drain delivers everything that is due, in order, and arms the timer for what
 // is not. If another goroutine, or an outer call of this one, is delivering, it
 // leaves the work to that.
-func (d *direction) drain() {
+func (d *impairQueue) drain() {
 	d.mu.Lock()
 	if d.draining {
 		d.mu.Unlock()
@@ -292,7 +292,7 @@ func (d *direction) drain() {
 
 // collect moves frames that are due into the drainer's batch and reports
 // whether there are any.
-func (d *direction) collect() bool {
+func (d *impairQueue) collect() bool {
 	d.batch, d.packets = d.batch[:0], d.packets[:0]
 	if d.closed || len(d.queue) == 0 {
 		return false
@@ -308,7 +308,7 @@ func (d *direction) collect() bool {
 }
 
 // recycle gives the buffers of a delivered batch back.
-func (d *direction) recycle() {
+func (d *impairQueue) recycle() {
 	for i, p := range d.packets {
 		d.batch[i] = Frame{}
 		d.packets[i] = nil
@@ -317,7 +317,7 @@ func (d *direction) recycle() {
 }
 
 // arm sets the timer for the next frame, unless it is set for no later already.
-func (d *direction) arm() {
+func (d *impairQueue) arm() {
 	if d.closed || len(d.queue) == 0 {
 		return
 	}
@@ -335,7 +335,7 @@ func (d *direction) arm() {
 }
 
 // fire is the timer's function.
-func (d *direction) fire() {
+func (d *impairQueue) fire() {
 	d.mu.Lock()
 	d.armed = false
 	d.mu.Unlock()
@@ -343,7 +343,7 @@ func (d *direction) fire() {
 }
 
 // close drops what is under way.
-func (d *direction) close() {
+func (d *impairQueue) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
@@ -355,7 +355,7 @@ func (d *direction) close() {
 	d.queue, d.queued = nil, 0
 }
 
-func (d *direction) snapshot() ImpairStats {
+func (d *impairQueue) snapshot() ImpairStats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.stats

@@ -48,7 +48,7 @@ func (c *counters) countSent(frames, bytes int) {
 
 // port is what all devices have below their own Send: the way up to the user's
 // recv, whether the device is closed, and the counters.
-type port struct {
+type base struct {
 	counters
 	recv   atomic.Pointer[func([]Frame)]
 	closed atomic.Bool
@@ -56,7 +56,7 @@ type port struct {
 
 // Attach gives the device the function that takes what it receives. A second
 // call panics.
-func (p *port) Attach(recv func(batch []Frame)) {
+func (p *base) Attach(recv func(batch []Frame)) {
 	if recv == nil {
 		panic("nic: Attach of a nil function")
 	}
@@ -66,10 +66,10 @@ func (p *port) Attach(recv func(batch []Frame)) {
 }
 
 // Attached reports whether Attach was called.
-func (p *port) Attached() bool { return p.recv.Load() != nil }
+func (p *base) Attached() bool { return p.recv.Load() != nil }
 
 // Close ends the link. A second Close returns net.ErrClosed.
-func (p *port) Close() error {
+func (p *base) Close() error {
 	if !p.closed.CompareAndSwap(false, true) {
 		return net.ErrClosed
 	}
@@ -78,7 +78,7 @@ func (p *port) Close() error {
 
 // deliver passes a batch up and reports whether there was somebody to take it.
 // It counts nothing as dropped: whose loss it is, the caller knows.
-func (p *port) deliver(batch []Frame, bytes int) bool {
+func (p *base) deliver(batch []Frame, bytes int) bool {
 	recv := p.recv.Load()
 	if recv == nil || p.closed.Load() {
 		return false

@@ -15,7 +15,7 @@ type tapStandIn struct {
 	t     *testing.T
 	r     *tapReader
 	fd    int
-	room  Room
+	room  ReceiveBuffer
 	lent  bool // the room was asked for, and not ended
 	rooms int
 }
@@ -32,17 +32,17 @@ func newTAPStandIn(t *testing.T, header, room int) *tapStandIn {
 		unix.Close(fds[0])
 		file.Close()
 	})
-	s.room = Room{Headers: 66, Buf: bytes.Repeat([]byte{0xee}, room), End: func() {
+	s.room = ReceiveBuffer{Headers: 66, Buf: bytes.Repeat([]byte{0xee}, room), End: func() {
 		require.True(t, s.lent)
 		s.lent = false
 	}}
 	return s
 }
 
-func (s *tapStandIn) ask() Room {
+func (s *tapStandIn) ask() ReceiveBuffer {
 	require.False(s.t, s.lent, "one at a time")
 	if s.room.Buf == nil {
-		return Room{}
+		return ReceiveBuffer{}
 	}
 	s.lent = true
 	s.rooms++
@@ -63,7 +63,7 @@ func (s *tapStandIn) pass(f Frame) []Frame {
 
 func TestATAPReadsTheFrameThatIsExpectedToTheRoom(t *testing.T) {
 	s := newTAPStandIn(t, vnetHeaderLen, maxPacket)
-	require.True(t, s.r.placeReceived(s.ask))
+	require.True(t, s.r.receiveInto(s.ask))
 	f := packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}.super(t, 1448, true)
 	require.Empty(t, s.pass(f)[0].Body)
 	require.Zero(t, s.rooms, "after a large frame another one is likely")
@@ -82,7 +82,7 @@ func TestATAPReadsTheFrameThatIsExpectedToTheRoom(t *testing.T) {
 
 func TestATAPAsksForRoomWhileLargeFramesComeBetweenShortOnes(t *testing.T) {
 	s := newTAPStandIn(t, vnetHeaderLen, maxPacket)
-	require.True(t, s.r.placeReceived(s.ask))
+	require.True(t, s.r.receiveInto(s.ask))
 	large := packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}.super(t, 1448, true)
 	short, _, _ := packetSpec{payload: pattern(1)}.build(t)
 	s.pass(large)
@@ -116,7 +116,7 @@ func TestATAPPutsAnyOtherFrameWhereItWouldBeWithoutTheRoom(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newTAPStandIn(t, vnetHeaderLen, 50_000)
-			require.True(t, s.r.placeReceived(s.ask))
+			require.True(t, s.r.receiveInto(s.ask))
 			s.pass(large.super(t, 1448, true))
 			require.Equal(t, []Frame{f}, s.pass(f))
 			require.Equal(t, 1, s.rooms)
@@ -128,7 +128,7 @@ func TestATAPPutsAnyOtherFrameWhereItWouldBeWithoutTheRoom(t *testing.T) {
 
 func TestATAPEndsTheRoomWhenNothingCame(t *testing.T) {
 	s := newTAPStandIn(t, vnetHeaderLen, maxPacket)
-	require.True(t, s.r.placeReceived(s.ask))
+	require.True(t, s.r.receiveInto(s.ask))
 	s.pass(packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}.super(t, 1448, true))
 	s.r.frames, s.r.reads, s.r.used = s.r.frames[:0], 0, 0
 	require.NoError(t, s.r.raw.Control(func(fd uintptr) { require.False(t, s.r.readBatch(fd)) }))
@@ -137,10 +137,10 @@ func TestATAPEndsTheRoomWhenNothingCame(t *testing.T) {
 }
 
 func TestOnlyATAPWithOffloadsAndOneQueueHasUseForRooms(t *testing.T) {
-	place := func() Room { return Room{} }
+	place := func() ReceiveBuffer { return ReceiveBuffer{} }
 	plain, offload := newTAPStandIn(t, 0, 0), newTAPStandIn(t, vnetHeaderLen, 0)
-	require.False(t, (&line{src: plain.r}).PlaceReceived(place))
-	require.True(t, (&line{src: offload.r}).PlaceReceived(place))
-	require.False(t, (&line{src: offload.r, more: []source{offload.r}}).PlaceReceived(place))
-	require.False(t, (&line{src: newFrameReader(nil, Ethernet, 1514)}).PlaceReceived(place))
+	require.False(t, (&rxLoop{src: plain.r}).ReceiveInto(place))
+	require.True(t, (&rxLoop{src: offload.r}).ReceiveInto(place))
+	require.False(t, (&rxLoop{src: offload.r, more: []source{offload.r}}).ReceiveInto(place))
+	require.False(t, (&rxLoop{src: newFrameReader(nil, Ethernet, 1514)}).ReceiveInto(place))
 }
