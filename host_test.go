@@ -289,21 +289,6 @@ func TestReadFromALimitedReaderTakesNoMore(t *testing.T) {
 	require.Equal(t, "456789", string(rest))
 }
 
-func TestReadFromAndWriteToDoNotAllocateBuffers(t *testing.T) {
-	a, b := newPair(t)
-	c, s := connect(t, a, b, addrB)
-	data, buf := make([]byte, 32<<10), make([]byte, 32<<10)
-	avg := testing.AllocsPerRun(100, func() {
-		if _, err := c.ReadFrom(io.LimitReader(zeros{}, int64(len(data)))); err != nil {
-			t.Error(err)
-		}
-		if _, err := io.ReadFull(s, buf); err != nil {
-			t.Error(err)
-		}
-	})
-	require.LessOrEqual(t, avg, 4.0, "the readers and writers that hide methods, and no buffer")
-}
-
 func TestWriteToWritesWhatHasComeFromWhereItLies(t *testing.T) {
 	a, b := newPair(t)
 	c, s := connect(t, a, b, addrB)
