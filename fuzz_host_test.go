@@ -128,8 +128,8 @@ func fuzzHosts(t *testing.T, seed uint64, kind fuzzKind, script []byte, steps in
 		require.Empty(t, errs)
 		require.Equal(t, goroutines, bubbleGoroutines(), "goroutines")
 		// No timer refers to what was closed. Those that were stopped stay with the runtime
-		// until time goes on.
-		time.Sleep(time.Millisecond)
+		// until time goes on, and the wire has held its last frame.
+		time.Sleep(100 * time.Millisecond)
 		collect()
 		for i, s := range stacks {
 			require.Nil(t, s.Value(), "something still refers to host %d", i)
