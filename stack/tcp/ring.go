@@ -10,8 +10,8 @@ const minRing = 2048
 // len(b) is 0 or a power of two.
 type ring struct {
 	b    []byte
-	head int   // index in b of the first byte
 	n    int   // bytes in the queue
+	head int32 // index in b of the first byte
 	was  int32 // length of b when it was last given back
 }
 
@@ -55,7 +55,7 @@ func (r *ring) slices(off, n int) (a, b []byte) {
 	if n == 0 {
 		return nil, nil
 	}
-	i := (r.head + off) & (len(r.b) - 1)
+	i := (int(r.head) + off) & (len(r.b) - 1)
 	if i+n <= len(r.b) {
 		return r.b[i : i+n], nil
 	}
@@ -72,7 +72,7 @@ func (r *ring) put(off int, p []byte) {
 func (r *ring) drop(n int) {
 	r.n -= n
 	if len(r.b) > 0 {
-		r.head = (r.head + n) & (len(r.b) - 1)
+		r.head = (r.head + int32(n)) & int32(len(r.b)-1)
 	}
 }
 
