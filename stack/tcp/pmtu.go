@@ -263,7 +263,8 @@ func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	c.probeLost(now)
 	t := &c.timers
 	t.backoff++
-	t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
+	t.rto = now + c.rtt.timeout(t.backoff, c.p)
+	t.rtx, t.rtxKind = t.rto, rtxRTO
 	return true
 }
 

@@ -418,7 +418,8 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		window = max(window, c.cc.cwnd) // what was not let in says nothing about the path
 	}
 	c.cc.cwnd = window
-	t.rtx, t.rtxKind = now+c.rtt.timeout(t.backoff, c.p), rtxRTO
+	t.rto = now + c.rtt.timeout(t.backoff, c.p)
+	t.rtx, t.rtxKind = t.rto, rtxRTO
 }
 
 // orphanRetries is Params.Retries for a connection that the application has closed,
