@@ -146,7 +146,7 @@ func (b *bbr) congested(c *Conn, now Time) {
 func (b *bbr) timeout(c *Conn, now Time) {
 	b.saveCwnd(c)
 	for p := c.sb.firstOf(kindAny); p.c != nil; p = c.sb.nextOf(p, kindAny) {
-		c.lose(now, p)
+		c.markLost(now, p)
 	}
 }
 

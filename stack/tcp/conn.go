@@ -4,8 +4,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A Conn is one connection: the TCB of RFC 9293 3.3.1, and what loss recovery,
-// congestion control and the timers need. Make it with Open or Accept.
+// A Conn is one connection: the TCB of RFC 9293 3.3.1 with the state of loss recovery,
+// congestion control and the timers. Open, Accept or AcceptCookie initialises it.
 //
 //	Send sequence space                  Receive sequence space
 //
@@ -14,28 +14,28 @@ import (
 //	       SND.UNA    SND.NXT    SND.UNA         RCV.NXT    RCV.NXT
 //	                            +SND.WND                   +RCV.WND
 //
-//	1 acknowledged   2 sent   3 may be sent      1 received   2 may come   3 not yet
+//	1 acknowledged   2 sent   3 may be sent      1 received   2 allowed   3 not allowed
 type Conn struct {
 	p     *Params
 	state State
 	err   Err
-	soft  Err // last soft error, reported if the connection then times out
+	soft  Err // last soft error, reported instead of ErrTimedOut if the connection times out
 
 	events Events
 
 	passive   bool // came from Accept
-	orphan    bool // the application has closed: nobody will read
-	shutRead  bool // CloseRead: nobody will read what comes once our side is closed too
+	orphan    bool // the application has called Close
+	shutRead  bool // the application has called CloseRead
 	noDelay   bool
-	synUnsent bool // a SYN or SYN,ACK is to be sent now
-	rstUnsent bool // a RST is to be sent now, and then the Conn is dead
+	synUnsent bool // Next must send a SYN or SYN,ACK
+	rstUnsent bool // Next must send a RST; then the Conn is dead
 
 	sackOK bool // SACK permitted by both sides (RFC 2018 2)
 	tsOK   bool // timestamps on every segment (RFC 7323 3.2)
 	wsOK   bool // windows are scaled (RFC 7323 2.2)
 	ecn    ecnState
 
-	retrans uint32 // segments sent again, ever
+	retrans uint32 // segments retransmitted since the Conn was opened
 
 	snd sendState
 	rcv recvState
@@ -43,42 +43,42 @@ type Conn struct {
 	cc  congestionState
 
 	*active          // nil while the Conn is idle: see activate
-	pl      *plpmtud // nil unless larger segments are searched for
+	pl      *plpmtud // path MTU discovery; nil while no larger segment size is searched for
 
-	timers timers
-	keep   KeepAlive
-	giveUp Time // the user timeout; 0: Retries decides
+	timers      timers
+	keep        KeepAlive
+	userTimeout Time // 0: Params.Retries is the limit
 
-	delivered uint64 // bytes known to have arrived, ever
+	delivered uint64 // bytes known to have arrived since the Conn was opened
 }
 
 type sendState struct {
 	iss      Seq
-	una      Seq    // oldest number not yet acknowledged; what is in buf begins here (or at iss+1)
-	nxt      Seq    // next number to be sent for the first time: it never goes back
-	wnd      uint32 // window last offered by the peer, scaled, from una
-	maxWnd   uint32 // the largest it ever offered (MAX.SND.WND of RFC 5961 5.2)
+	una      Seq    // oldest unacknowledged number; buf begins here, or at iss+1 before the SYN is acknowledged
+	nxt      Seq    // next new number to be sent; it never decreases
+	wnd      uint32 // window last advertised by the peer, in bytes from una
+	maxWnd   uint32 // the largest window it ever advertised (MAX.SND.WND of RFC 5961 5.2)
 	wl1      Seq    // SEG.SEQ of the last window update
 	wl2      Seq    // SEG.ACK of the last window update
 	tsOffset uint32
 
-	mss  int // payload bytes of a full segment: options already taken off
-	gso  int // most payload bytes in a super-segment; 0: none
-	peer int // MSS that the peer announced, without options
+	mss  int // payload bytes of a full segment, without the options on every segment
+	gso  int // maximum payload of a super-segment in bytes; 0: no super-segments
+	peer int // the peer's MSS option
 
 	buf   sendQueue
 	limit int // bytes that buf may hold
 
-	lastData Time // when data was last sent, for the idle restart; before that, the SYN
-	progress Time // when SND.UNA last moved, something was first in flight, or the window was found shut
+	lastData Time // when new data was last sent, or in the handshake the first SYN
+	progress Time // start of the user timeout: when SND.UNA moved, data was sent with none in flight, or the window shut
 
 	scale    uint8 // Snd.Wind.Shift
 	opt      uint8 // bytes of options on every segment
-	fixed    bool  // the application has set limit: it is not tuned
+	fixed    bool  // the application has set limit; no auto-tuning
 	fin      bool  // a FIN follows the last byte of buf
 	finSent  bool
-	full     bool // Write took less than it was given: the application waits
-	synAgain bool // the SYN was sent more than once: its round-trip time is ambiguous
+	full     bool // Write or Pin could not take all bytes: Writable is due when there is room
+	synAgain bool // the SYN was retransmitted: its round-trip time is ambiguous
 }
 
 type recvState struct {
@@ -87,45 +87,45 @@ type recvState struct {
 	edge   Seq    // right edge of the window that was advertised: RCV.NXT+RCV.WND
 	synWnd uint16 // the window of our SYN, which is never scaled (RFC 7323 2.2)
 	scale  uint8  // Rcv.Wind.Shift
-	quick  uint8  // segments that are still acknowledged at once
+	quick  uint8  // number of further segments to acknowledge immediately
 
-	mss      int    // payload bytes of a full segment that comes in, an estimate
-	announce uint32 // the MSS option of our SYN
+	mss      int    // estimated payload bytes of a full segment from the peer
+	announce uint32 // our MSS option
 	unacked  uint32 // bytes received and not yet acknowledged
 
 	buf   ring
-	await []byte // a waiting reader's buffer, which text in order goes to at once
+	await []byte // a waiting reader's buffer, to which in-order data is copied directly
 	got   int    // bytes in await
 	limit int    // bytes that buf may hold
 
 	*arrivals // in Conn.active; nil while the Conn is idle
 
-	last        Time // when a segment last came that the peer must have sent
-	lastData    Time // when text in the window last came
+	last        Time // when a segment that proves the peer alive last arrived
+	lastData    Time // when data in the window last arrived
 	tsRecentAt  Time
-	challengeAt Time // when the second began in which there were so many challenges: see replyAllowed
+	challengeAt Time // start of the second in which challenges is counted: see replyAllowed
 
 	lastAck  Seq    // Last.ACK.sent
 	tsRecent uint32 // TS.Recent of RFC 7323 4.3
-	markTS   uint32 // what TS.Recent was once, and
-	markSeq  Seq    // the number that the segment began with which it came from: see overtaken
+	markTS   uint32 // an earlier TS.Recent, kept to detect overtaken segments
+	markSeq  Seq    // SEG.SEQ of the segment that carried markTS: see overtaken
 	finSeq   Seq    // number of the FIN
-	rstSeq   uint32 // of the RST that is to be sent
+	rstSeq   uint32 // number of the RST to be sent
 
 	challenges uint8
-	fixed      bool // the application has set limit: it is not tuned
-	fin        bool // a FIN has come, with finSeq
+	fixed      bool // the application has set limit; no auto-tuning
+	fin        bool // a FIN with number finSeq has arrived, perhaps out of order
 	edgeMoved  bool // edge is no longer the one that the SYN advertised
-	rstNow     bool // a RST with rstSeq answers a bad acknowledgement
-	ackNow     bool // an acknowledgement is due at once
-	chatty     bool // the application answers: an acknowledgement can ride on its data
-	placing    bool // what follows got in await is another's to write to
+	rstNow     bool // Next must send a RST with rstSeq; the Conn stays
+	ackNow     bool // Next must send an acknowledgement
+	pingpong   bool // the application replies quickly, so its data can carry acknowledgements (as on Linux)
+	placing    bool // Place has handed out the part of await after got
 }
 
-// A block is the sequence numbers from start up to, not including, end.
+// A block is the sequence numbers from start up to, but not including, end.
 type block struct{ start, end Seq }
 
-// Open begins an active open: Next has the SYN.
+// Open begins an active open. Next then returns the SYN.
 func (c *Conn) Open(now Time, cfg Config) {
 	c.init(now, cfg)
 	c.state = SynSent
@@ -133,7 +133,7 @@ func (c *Conn) Open(now Time, cfg Config) {
 	c.snd.nxt = c.snd.iss + 1
 }
 
-// Accept begins a passive open for a SYN that a listener took: Next has the
+// Accept begins a passive open for a SYN that a listener received. Next then returns the
 // SYN,ACK.
 func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	c.init(now, cfg)
@@ -152,16 +152,16 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	}
 }
 
-// AcceptCookie is Accept for a connection whose SYN was answered without a
-// Conn, by a SYN cookie. syn is what the cookie tells of it, and cfg.ISS is the
-// cookie; the segment that brought it is given to Segment next.
+// AcceptCookie is Accept for a connection whose SYN was answered by a SYN cookie, without a
+// Conn. syn is the SYN as reconstructed from the cookie, and cfg.ISS is the cookie. The caller
+// then passes the segment that carried the cookie to Segment.
 func (c *Conn) AcceptCookie(now Time, cfg Config, syn *Segment) {
 	c.Accept(now, cfg, syn)
 	c.synUnsent = false
 }
 
-// WindowScale is Rcv.Wind.Shift: it lets the largest buffer be advertised
-// (RFC 7323 2.3: at most 14).
+// WindowScale is Rcv.Wind.Shift: the smallest shift, at most 14 (RFC 7323 2.3), with which the
+// largest receive buffer can be advertised.
 func (p *Params) WindowScale() uint8 {
 	var shift uint8
 	for shift < 14 && 65535<<shift < max(p.RecvBufferMax, p.RecvBuffer) {
@@ -172,7 +172,7 @@ func (p *Params) WindowScale() uint8 {
 
 func (c *Conn) init(now Time, cfg Config) {
 	*c = Conn{}
-	c.p, c.noDelay, c.keep, c.giveUp = cfg.Params, cfg.NoDelay, cfg.Keep, cfg.UserTimeout
+	c.p, c.noDelay, c.keep, c.userTimeout = cfg.Params, cfg.NoDelay, cfg.Keep, cfg.UserTimeout
 	s := &c.snd
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
@@ -184,8 +184,8 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.synWnd = uint16(min(c.bufferLimit(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
 	if cfg.AdvMSS > 0 {
-		// RFC 9293 3.7.1: the option tells what can be received, "MMS_R - 20", and
-		// not what is known of the path, which may be another one in that direction.
+		// RFC 9293 3.7.1: the option is "MMS_R - 20", what we can receive. The MTU of the
+		// path to the peer does not count: the path back may be another one.
 		c.rcv.announce = uint32(cfg.AdvMSS)
 	}
 	c.rcv.quick = quickSegments
@@ -209,12 +209,13 @@ func (c *Conn) takeSyn(now Time, s *Segment) {
 	r.nxt = r.irs + 1
 	r.lastAck = r.nxt
 	r.drs.seq, r.drs.at = r.nxt, now
-	// The window that goes out on the SYN,ACK or on the ACK that follows.
+	// The window that our SYN or SYN,ACK advertises.
 	r.edge = r.nxt + Seq(r.synWnd)
 	r.maxEdge = r.edge
 }
 
-// takeOptions settles the options of a SYN (RFC 7323 2.2 and 3.2, RFC 2018 2).
+// takeOptions negotiates the options of the connection from the peer's SYN (RFC 7323 2.2 and
+// 3.2, RFC 2018 2).
 func (c *Conn) takeOptions(s *Segment) {
 	c.sackOK = s.SACKPermitted && !c.p.NoSACK
 	c.tsOK = s.HasTS && !c.p.NoTimestamps
@@ -242,11 +243,10 @@ func (c *Conn) takeOptions(s *Segment) {
 	c.startSendLimit()
 }
 
-// withdrawOptions takes back what a SYN that comes again does not offer any more.
-// Clients leave options off after some tries, in case they are why nobody answers. To
-// one that has done so timestamps and SACK blocks mean nothing, and its windows are
-// not scaled. What a SYN offers that the first did not is not taken: an old duplicate
-// would not be told from it.
+// withdrawOptions disables the options that a retransmitted SYN no longer offers. Clients leave
+// options off after some attempts, in case a middlebox drops SYNs that have them. Such a client
+// ignores timestamps and SACK blocks and does not scale its windows. Options that only the
+// retransmission offers stay disabled, because it may be an old duplicate.
 func (c *Conn) withdrawOptions(s *Segment) {
 	c.sackOK = c.sackOK && s.SACKPermitted
 	if c.wsOK && !s.HasWScale {
@@ -271,9 +271,9 @@ func (c *Conn) withdrawOptions(s *Segment) {
 	c.startSendLimit()
 }
 
-// startSendLimit sets what the send buffer holds at first. One that is tuned begins with
-// twice the initial window, so that what is acknowledged can be followed at once, as
-// tuneSend keeps it: a peer that never opens its window costs no more than that.
+// startSendLimit sets the initial size of the send buffer. An auto-tuned one starts with twice
+// the initial congestion window, the ratio that tuneSend keeps, so a peer that never opens its
+// window costs no more memory than that.
 func (c *Conn) startSendLimit() {
 	s := &c.snd
 	if s.fixed {
@@ -285,51 +285,52 @@ func (c *Conn) startSendLimit() {
 	}
 }
 
-// leastMSS is the least that the link, or the peer's option, can make of a segment:
-// text and options (RFC 9293 3.7.1). RFC 791 3.2: "Every internet module must be able
+// leastMSS is the lower bound of the MSS, payload and options together (RFC 9293 3.7.1),
+// whatever the link or the peer's option says. RFC 791 3.2: "Every internet module must be able
 // to forward a datagram of 68 octets without further fragmentation."
 const leastMSS = 68 - wire.IPv4Len - wire.TCPLen
 
-// minMSS is the least text that a forged ICMP message, or a black hole, can make of it.
+// minMSS is the lower bound to which ICMP messages, perhaps forged, and the detection of black
+// holes can reduce the payload of a segment.
 const minMSS = 48
 
-// leastText is the least text of a full segment: of SACK blocks it carries no more
-// than leave so much. Timestamps and leastMSS do.
-const leastText = 8
+// minData is the minimum payload of a full segment: SACK blocks that leave less room are not
+// sent. leastMSS with timestamps leaves as much.
+const minData = 8
 
-// State is the connection's state.
+// State returns the state of the connection.
 func (c *Conn) State() State { return c.state }
 
-// Err says why the connection broke, or ErrNone.
+// Err returns why the connection failed, or ErrNone.
 func (c *Conn) Err() Err { return c.err }
 
-// Events returns what has changed since it was last called.
+// Events returns what has changed since the last call.
 func (c *Conn) Events() Events {
 	e := c.events
 	c.events = 0
 	return e
 }
 
-// MSS is the payload of a full segment that goes out, in bytes.
+// MSS is the payload of a full outgoing segment in bytes.
 func (c *Conn) MSS() int { return c.snd.mss }
 
 // Readable is the number of bytes that Read would return.
 func (c *Conn) Readable() int { return c.rcv.buf.n }
 
-// AtEOF reports that the peer's FIN has come and everything before it was read.
+// AtEOF reports whether the peer's FIN has arrived and all data before it was read.
 func (c *Conn) AtEOF() bool {
 	return c.rcv.buf.n == 0 && c.finReceived()
 }
 
-// finReceived tells that the peer's FIN has been reached in sequence.
+// finReceived reports whether RCV.NXT has passed the peer's FIN.
 func (c *Conn) finReceived() bool {
 	return c.rcv.fin && c.rcv.nxt == c.rcv.finSeq+1
 }
 
-// Unacked is what was written and not yet acknowledged, in bytes.
+// Unacked is the number of bytes that were written and are not yet acknowledged.
 func (c *Conn) Unacked() int { return c.snd.buf.len() }
 
-// Read takes received bytes in order. It returns 0 where there are none.
+// Read copies received data to p and returns the number of bytes, 0 if there is none.
 func (c *Conn) Read(now Time, p []byte) int {
 	r := &c.rcv
 	n := min(len(p), r.buf.n)
@@ -340,16 +341,16 @@ func (c *Conn) Read(now Time, p []byte) int {
 	copy(p[copy(p, x):], y)
 	r.buf.drop(n)
 	if r.buf.n == 0 && len(r.ooo) == 0 {
-		r.buf.giveBack(c.p)
+		r.buf.free(c.p)
 	}
 	c.tuneReceive(now)
 	c.updateWindow()
 	return n
 }
 
-// Take takes all that can be read, where it lies: x and then y, in storage that
-// the caller gives back with Params.Free. It returns nil where there is nothing, or
-// where there is more than that, behind a hole.
+// Take removes all readable data together with the ring's storage, without a copy: the data is
+// x followed by y, and the caller frees storage with Params.Free. It returns nil if there is no
+// data, or if the ring also holds out-of-order data.
 func (c *Conn) Take(now Time) (x, y, storage []byte) {
 	r := &c.rcv
 	if r.buf.n == 0 || len(r.ooo) > 0 {
@@ -363,9 +364,9 @@ func (c *Conn) Take(now Time) (x, y, storage []byte) {
 	return x, y, storage
 }
 
-// Await offers p for what comes next in order, so that it is copied once; the
-// caller waits, and takes p back with Awaited, while not Placing, before it uses it. It reports
-// false when somebody else waits already.
+// Await registers p as the buffer of a waiting reader: the next data in order is copied to it
+// directly. The reader must call Awaited before it uses p, at a time when Placing is false.
+// Await returns false if another reader is registered.
 func (c *Conn) Await(p []byte) bool {
 	if c.rcv.await != nil {
 		return false
@@ -374,8 +375,8 @@ func (c *Conn) Await(p []byte) bool {
 	return true
 }
 
-// Awaited ends what Await began, and returns how many bytes have come. They were
-// read: a Readable event told of them.
+// Awaited ends Await and returns the number of bytes in its buffer. They count as read; a
+// Readable event has announced them.
 func (c *Conn) Awaited(now Time) int {
 	r := &c.rcv
 	n := r.got
@@ -410,8 +411,8 @@ func (c *Conn) Placing() bool { return c.rcv.placing }
 // Placed takes back the buffer that Place returned.
 func (c *Conn) Placed() { c.rcv.placing = false }
 
-// AckDue reports whether an acknowledgement is to be sent at once: after Read, that
-// the window has opened.
+// AckDue reports whether Next will send an acknowledgement. After Read that means a window
+// update.
 func (c *Conn) AckDue() bool { return c.rcv.ackNow }
 
 // bufferLimit returns limit, or at most minBuffer under memory pressure.
@@ -422,8 +423,8 @@ func (c *Conn) bufferLimit(limit int) int {
 	return limit
 }
 
-// CloseWrite queues a FIN behind what was written (RFC 9293 3.10.4). The
-// application may go on reading.
+// CloseWrite queues a FIN behind the data written so far (RFC 9293 3.10.4). The application may
+// still read.
 func (c *Conn) CloseWrite(now Time) {
 	switch c.state {
 	case SynReceived:
@@ -440,9 +441,9 @@ func (c *Conn) CloseWrite(now Time) {
 	}
 }
 
-// Close is CloseWrite by an application that will not read any more either.
-// Data that has come and was not read, or that comes now, is answered with a
-// RST: RFC 9293 3.10.4 with RFC 1122 4.2.2.13: "If such a host issues a CLOSE
+// Close is CloseWrite by an application that will not read any more either. If received data
+// was not read, or more arrives, the connection is reset: RFC 9293 3.10.4 with RFC 1122
+// 4.2.2.13: "If such a host issues a CLOSE
 // call while received data is still pending in TCP, or if new data is received
 // after CLOSE is called, its TCP SHOULD send a RST to show that data was lost."
 func (c *Conn) Close(now Time) {
@@ -451,10 +452,10 @@ func (c *Conn) Close(now Time) {
 	case c.state == Closed || c.state == SynSent:
 		c.die(ErrNone)
 	case c.rcv.buf.n > 0:
-		// As on Linux that holds for what came before the peer's FIN, too.
+		// As on Linux, also if the data was followed by the peer's FIN.
 		c.abort(c.state != TimeWait)
 	default:
-		c.dropOutOfOrder() // nobody will read it
+		c.dropOutOfOrder() // the application will not read it
 		c.CloseWrite(now)
 		if c.state == FinWait2 {
 			c.timers.wait = now + c.p.FinTimeout
@@ -465,32 +466,32 @@ func (c *Conn) Close(now Time) {
 	}
 }
 
-// CloseRead tells that the application will not read any more, though it holds
-// the Conn. As with Linux that changes nothing while our side is open; data that comes
-// after CloseWrite breaks the connection, and the peer gets a RST.
+// CloseRead says that the application will not read any more but keeps the Conn. As on Linux it
+// has no effect while our side is open. If data arrives after CloseWrite, the connection is
+// reset.
 func (c *Conn) CloseRead() { c.shutRead = true }
 
-// Abort ends the connection at once; the peer is sent a RST where it has one
-// to get (RFC 9293 3.10.5).
+// Abort ends the connection at once, with a RST to the peer in the states in which RFC 9293
+// 3.10.5 asks for one.
 func (c *Conn) Abort(now Time) {
 	switch c.state {
 	case Closed:
-		// It broke before, and what had come by then will not be read.
+		// It failed before: discard data that was received but not read.
 		c.rcv.buf.n = 0
-		c.rcv.buf.giveBack(c.p)
+		c.rcv.buf.free(c.p)
 	case SynSent, TimeWait:
 		c.abort(false) // "respond with an ok and delete the TCB"
 	case Closing, LastAck:
-		// The same, where the peer gets all that we have sent, our FIN included. What
-		// waits behind its window will not come, and without a reset the peer would
-		// wait for it; Linux sends one too.
-		c.abort(c.waits())
+		// The same, if all data and our FIN were sent. If some wait for the peer's
+		// window, they will never be sent, and without a RST the peer would wait for
+		// them. Linux sends one too.
+		c.abort(c.hasUnsent())
 	default:
 		c.abort(true)
 	}
 }
 
-// abort ends the connection at once, with a RST or without.
+// abort ends the connection at once, with or without a RST.
 func (c *Conn) abort(reset bool) {
 	if reset {
 		c.failReset(ErrAborted)
@@ -499,19 +500,19 @@ func (c *Conn) abort(reset bool) {
 	}
 }
 
-// HardError ends the connection for a reason that came from outside, such as an
-// ICMP message that answers its SYN.
+// HardError ends the connection with an error from outside, such as an ICMP message that
+// answers its SYN.
 func (c *Conn) HardError(now Time, e Err) {
 	if c.state != Closed {
 		c.fail(e)
 	}
 }
 
-// SoftError notes a reason that may pass (RFC 9293 3.9.2.2: "MUST NOT abort
-// the connection"); a timeout later is reported as it.
+// SoftError records an error that may be transient (RFC 9293 3.9.2.2: "MUST NOT abort the
+// connection"). If the connection times out later, that error is reported.
 func (c *Conn) SoftError(e Err) { c.soft = e }
 
-// failReset is fail with a RST to the peer, which stands where the peer takes it.
+// failReset is fail with a RST to the peer, with a sequence number that the peer accepts.
 func (c *Conn) failReset(e Err) {
 	seq := c.snd.nxt
 	if c.state.synchronized() {
@@ -519,10 +520,10 @@ func (c *Conn) failReset(e Err) {
 	}
 	c.rstUnsent, c.rcv.rstNow, c.rcv.rstSeq = true, false, uint32(seq)
 	c.fail(e)
-	c.events &^= Dead // until Next has given the RST
+	c.events &^= Dead // reported when Next has returned the RST
 }
 
-// fail breaks the connection: blocked callers learn why.
+// fail ends the connection with an error and wakes blocked callers.
 func (c *Conn) fail(e Err) {
 	if c.err == ErrNone {
 		c.err = e
@@ -531,15 +532,15 @@ func (c *Conn) fail(e Err) {
 	c.die(e)
 }
 
-// die ends the Conn: state CLOSED, no timer, no memory but what was received.
+// die enters CLOSED, stops all timers and frees all memory except that of received data.
 func (c *Conn) die(e Err) {
-	// Text that came with a SYN: nobody has the connection to read it from.
+	// If half, no application can read data that came with the SYN.
 	half := c.state == SynSent || c.state == SynReceived
 	c.state = Closed
 	c.timers = timers{}
 	c.synUnsent = false
 	c.snd.buf.clear()
-	c.snd.buf.ring.giveBack(c.p)
+	c.snd.buf.ring.free(c.p)
 	c.cc.release()
 	c.pl = nil
 	if c.active != nil {
@@ -548,11 +549,11 @@ func (c *Conn) die(e Err) {
 		c.rcv.nsack = 0
 	}
 	c.rcv.ackNow = false
-	// What was acknowledged to the peer stays readable after a reset or a
-	// timeout. Only an application that wants no more loses it.
+	// Acknowledged data stays readable after a reset or a timeout, unless the
+	// application has aborted or closed the connection.
 	if e == ErrAborted || c.orphan || half {
 		c.rcv.buf.n = 0
-		c.rcv.buf.giveBack(c.p)
+		c.rcv.buf.free(c.p)
 	}
 	c.events |= Dead
 }
@@ -560,21 +561,22 @@ func (c *Conn) die(e Err) {
 // SetNoDelay turns Nagle's algorithm off (true) or on (RFC 9293 3.7.4).
 func (c *Conn) SetNoDelay(on bool) { c.noDelay = on }
 
-// KeepAlive is the setting of the keep-alive.
+// KeepAlive returns the keep-alive setting.
 func (c *Conn) KeepAlive() KeepAlive { return c.keep }
 
-// SetKeepAlive changes the keep-alive; an Idle that is not positive turns it off.
+// SetKeepAlive changes the keep-alive setting. If k.Idle <= 0, keep-alive is off.
 func (c *Conn) SetKeepAlive(now Time, k KeepAlive) {
 	c.keep = k
 	c.timers.keepProbes = 0
 }
 
-// SetUserTimeout sets how long data may stay unacknowledged before the
-// connection is given up; 0: Retries decides. RFC 9293 3.8.3: "An application
-// MUST (MUST-21) be able to set the value for R2 for a particular connection."
-func (c *Conn) SetUserTimeout(d Time) { c.giveUp = d }
+// SetUserTimeout sets how long data may stay unacknowledged before the connection fails. If d
+// is 0, Params.Retries is the limit. RFC 9293 3.8.3: "An application MUST (MUST-21) be able to
+// set the value for R2 for a particular connection."
+func (c *Conn) SetUserTimeout(d Time) { c.userTimeout = d }
 
-// SetSendLimit fixes the send buffer's size in bytes. What is queued stays.
+// SetSendLimit sets the send buffer's size in bytes and turns auto-tuning off. Queued data
+// stays, even if it exceeds n.
 func (c *Conn) SetSendLimit(n int) {
 	c.snd.limit, c.snd.fixed = n, true
 	if c.snd.full && c.WriteSpace() > 0 {
@@ -583,21 +585,21 @@ func (c *Conn) SetSendLimit(n int) {
 	}
 }
 
-// SetRecvLimit fixes the receive buffer's size in bytes. What was advertised
-// stays advertised: RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the
+// SetRecvLimit sets the receive buffer's size in bytes and turns auto-tuning off. A window that
+// was advertised is not taken back: RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the
 // window".
 func (c *Conn) SetRecvLimit(n int) {
 	c.rcv.limit, c.rcv.fixed = n, true
 	c.updateWindow()
 }
 
-// timers hold a deadline each; 0 is off.
+// timers holds the deadlines of the timers; 0 means that a timer is off.
 type timers struct {
-	rtx     Time // retransmission, probe or reordering, as rtxKind says
-	rto     Time // when the retransmission timeout comes, if rtx is a probe before it
+	rtx     Time // retransmission timeout, tail loss probe or reordering timer, see rtxKind
+	rto     Time // deadline of the retransmission timeout, also while rtx is that of a probe
 	ack     Time // delayed acknowledgement
 	persist Time // zero window, or a window too small to use
-	wait    Time // FIN-WAIT-2 of an orphan, and TIME-WAIT
+	wait    Time // end of an orphan's FIN-WAIT-2, or of TIME-WAIT
 
 	keepAt Time // when the last keep-alive probe was sent
 
@@ -606,8 +608,8 @@ type timers struct {
 	persists   uint8 // doublings of persist: probes since the window shut
 	probes     uint8 // zero-window probes without an answer
 	keepProbes uint8 // keep-alive probes without an answer
-	keepNow    bool  // one is to be sent
-	probeNow   bool  // a zero-window probe, or what a small window allows, is to be sent
+	keepNow    bool  // Next must send a keep-alive probe
+	probeNow   bool  // Next must send a zero-window probe, or as much as a small window allows
 }
 
 type timerKind uint8
@@ -618,7 +620,7 @@ const (
 	rtxReorder
 )
 
-// Deadline is when Tick wants to be called, and whether it does at all.
+// Deadline returns the time at which Tick must be called, and false if no timer is set.
 func (c *Conn) Deadline() (Time, bool) {
 	t := &c.timers
 	d := earliest(earliest(t.rtx, t.ack), earliest(t.persist, t.wait))
@@ -640,10 +642,10 @@ func earliest(a, b Time) Time {
 // keepDeadline is when the next keep-alive probe is due. RFC 9293 3.8.4:
 // "Keep-alive packets MUST only be sent when no sent data is outstanding, and
 // no data or acknowledgment packets have been received for the connection
-// within an interval". As on Linux, data that waits for the window counts as well:
-// it has its own probes.
+// within an interval". As on Linux, none are sent either while data waits for the window:
+// zero-window probes are sent then.
 func (c *Conn) keepDeadline() Time {
-	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || c.waits() || !c.state.synchronized() || c.state == TimeWait {
+	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || c.hasUnsent() || !c.state.synchronized() || c.state == TimeWait {
 		return 0
 	}
 	if c.timers.keepProbes > 0 {
@@ -652,24 +654,23 @@ func (c *Conn) keepDeadline() Time {
 	return c.rcv.last + c.keep.Idle
 }
 
-// giveUpDeadline is when the user timeout ends the connection, unless something is
-// acknowledged before. It does not wait for a retransmission: those are up to two
-// minutes apart.
+// giveUpDeadline is when the user timeout ends the connection, or 0. It is a deadline of its
+// own and is not checked at retransmissions, which may be two minutes apart.
 func (c *Conn) giveUpDeadline() Time {
-	if c.giveUp <= 0 || !c.state.synchronized() || c.state == TimeWait {
+	if c.userTimeout <= 0 || !c.state.synchronized() || c.state == TimeWait {
 		return 0
 	}
 	if t := &c.timers; c.snd.una == c.snd.nxt && !(c.snd.wnd == 0 && (t.persist != 0 || t.probeNow)) {
 		return 0
 	}
-	return c.snd.progress + c.giveUp
+	return c.snd.progress + c.userTimeout
 }
 
-// Tick runs what is due. It may come at any time, late or for nothing.
+// Tick handles the timers that have expired. It may be called at any time, late or early.
 func (c *Conn) Tick(now Time) {
 	t := &c.timers
 	if d := c.cc.pace.deadline(); d != 0 && now >= d {
-		c.cc.pace.release() // Next is pulled now
+		c.cc.pace.release() // the caller calls Next now
 	}
 	if t.wait != 0 && now >= t.wait {
 		t.wait = 0
@@ -683,7 +684,7 @@ func (c *Conn) Tick(now Time) {
 	if t.ack != 0 && now >= t.ack {
 		t.ack = 0
 		c.rcv.ackNow = true
-		c.rcv.chatty = false
+		c.rcv.pingpong = false
 	}
 	if t.rtx != 0 && now >= t.rtx {
 		t.rtx = 0
@@ -704,8 +705,8 @@ func (c *Conn) Tick(now Time) {
 	}
 }
 
-// TickHalfOpen is Tick for a passive open whose SYN,ACK is not to be sent again more than
-// retries times, where that is less than Params.SynAckRetries.
+// TickHalfOpen is Tick with a limit on the retransmissions of a passive open's SYN,ACK that may
+// be lower than Params.SynAckRetries.
 func (c *Conn) TickHalfOpen(now Time, retries uint8) {
 	t := &c.timers
 	if c.state == SynReceived && c.passive && t.backoff >= retries && t.rtx != 0 && now >= t.rtx {
@@ -724,7 +725,7 @@ func (c *Conn) keepExpired(now Time) {
 	t.keepProbes++
 	t.keepAt = now
 	t.keepNow = true
-	// It is idle: nothing is in flight, and nothing came for a while.
+	// The connection is idle: free memory.
 	c.cc.release()
 	if c.active != nil {
 		c.sb.shrink(0)
@@ -734,7 +735,7 @@ func (c *Conn) keepExpired(now Time) {
 	}
 }
 
-// timedOut ends a connection whose peer does not answer.
+// timedOut ends the connection because the peer does not answer.
 func (c *Conn) timedOut() {
 	e := ErrTimedOut
 	if c.soft != ErrNone {
@@ -747,12 +748,10 @@ func (c *Conn) timedOut() {
 	}
 }
 
-// SetGSO changes the most payload bytes of one outgoing segment; 0: no
-// super-segments.
+// SetGSO changes the maximum payload of a super-segment, in bytes; 0 turns super-segments off.
 func (c *Conn) SetGSO(n int) { c.snd.gso = n }
 
-// InFlight reports whether seq is a number that was sent and is not yet
-// acknowledged.
+// InFlight reports whether seq was sent and is not yet acknowledged.
 func (c *Conn) InFlight(seq Seq) bool {
 	return c.state != Closed && c.snd.una.LessEq(seq) && seq.Less(c.snd.nxt)
 }

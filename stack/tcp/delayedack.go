@@ -24,8 +24,8 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 	full := r.mss
 	first := r.lastData == 0
 	if now-r.lastData > c.rtt.rto {
-		// After so long a pause the sender begins anew, be it from a timeout or
-		// from having had nothing to send.
+		// After a pause of an RTO the sender starts in slow start again, because of a
+		// timeout or because it was idle.
 		r.quick = quickSegments
 	}
 	r.lastData = now
@@ -33,17 +33,17 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if r.quick > 0 && !r.chatty {
-		// The sender is in slow start: each acknowledgement lets it grow.
+	if r.quick > 0 && !r.pingpong {
+		// The sender may be in slow start: each acknowledgement grows its window.
 		r.quick--
-		if n >= full || !s.has(wire.FlagPSH) || c.snd.lastData != 0 && !(first && c.isAnswer()) {
+		if n >= full || !s.has(wire.FlagPSH) || c.snd.lastData != 0 && !(first && c.isFirstAnswer()) {
 			r.ackNow = true
 			return
 		}
-		// But this is no burst: it is the whole of a request, and we have said
-		// nothing so far, or of the answer to ours. What we say next, or our FIN,
-		// will carry the acknowledgement, if it comes soon: a short connection
-		// needs a segment or two less.
+		// A small segment with PSH, and we have sent no data yet, or it is the first
+		// answer to our data: this is a whole request or a whole answer. Our reply or
+		// our FIN can carry the acknowledgement if it follows soon, which saves a short
+		// connection a segment or two.
 		c.ackSoon(now)
 		return
 	}
@@ -52,12 +52,12 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 	}
 }
 
-// isAnswer reports whether the first text that comes is an answer: we opened the
-// connection, and all that we have sent has arrived.
-func (c *Conn) isAnswer() bool { return !c.passive && c.snd.una == c.snd.nxt }
+// isFirstAnswer reports whether the first data that arrives is an answer to ours: we opened the
+// connection, and everything that we sent is acknowledged.
+func (c *Conn) isFirstAnswer() bool { return !c.passive && c.snd.una == c.snd.nxt }
 
-// ackSoon has what came acknowledged by what the application sends within
-// answerTime, or else by itself.
+// ackSoon schedules an acknowledgement after answerTime, unless data that the application sends
+// carries it before.
 func (c *Conn) ackSoon(now Time) {
 	if at := now + answerTime; c.timers.ack == 0 || at < c.timers.ack {
 		c.timers.ack = at

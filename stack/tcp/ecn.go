@@ -4,15 +4,15 @@ import "github.com/usernet/usernet/stack/wire"
 
 // ecnState is explicit congestion notification (RFC 3168).
 type ecnState struct {
-	on    bool // both sides understand it
-	mute  bool // but we sent a SYN that did not ask for it: what we send is not ECN-capable
-	echo  bool // a packet came that experienced congestion: ECE is set until CWR comes
-	cwr   bool // the window was reduced: the next new data says so
-	point Seq  // until this is acknowledged, the window is not reduced again
-	held  bool // point is still ahead
+	on    bool // ECN was negotiated
+	mute  bool // we have sent a non-ECN-setup SYN, so our segments must not have ECT
+	echo  bool // a segment with CE has arrived: set ECE until one with CWR arrives
+	cwr   bool // the window was reduced: set CWR on the next new data
+	point Seq  // no further reduction until this is acknowledged
+	held  bool // point is not yet acknowledged
 }
 
-// ecnFlags are those of a SYN or SYN,ACK. RFC 3168 6.1.1: "an ECN-setup SYN
+// ecnFlags returns the ECN flags of our SYN or SYN,ACK. RFC 3168 6.1.1: "an ECN-setup SYN
 // packet" has "the ECE and CWR flags set", "an ECN-setup SYN-ACK packet" only ECE.
 func (c *Conn) ecnFlags() wire.TCPFlags {
 	switch {
@@ -23,11 +23,11 @@ func (c *Conn) ecnFlags() wire.TCPFlags {
 	}
 	// "A host that receives no reply to an ECN-setup SYN within the normal SYN
 	// retransmission timeout interval MAY resend the SYN with CWR and ECE
-	// cleared" (6.1.1.1): a path that drops such SYNs costs one of them.
+	// cleared" (6.1.1.1). So on a path that drops such SYNs only the first is lost.
 	return 0
 }
 
-// ecnSetup settles what a SYN offers or a SYN,ACK agrees to.
+// ecnSetup negotiates ECN from the peer's SYN or SYN,ACK.
 func (c *Conn) ecnSetup(s *Segment) {
 	both := s.Flags & (wire.FlagECE | wire.FlagCWR)
 	// RFC 3168 6.1.1: "A host MUST NOT set ECT on data packets unless it [...] has
@@ -36,20 +36,21 @@ func (c *Conn) ecnSetup(s *Segment) {
 	if s.has(wire.FlagACK) {
 		c.ecn.on = c.p.ECN && both == wire.FlagECE
 	} else {
-		// "A host MUST NOT set ECT on SYN or SYN-ACK packets": where one has it, or CE,
-		// the path plays with the field, as Linux says, and its marks mean nothing.
+		// "A host MUST NOT set ECT on SYN or SYN-ACK packets". If a SYN has ECT or CE, a
+		// router on the path rewrites the field, as Linux assumes too, and CE marks
+		// mean nothing.
 		c.ecn.on = both == wire.FlagECE|wire.FlagCWR && !s.ECT && !s.CE
 	}
 }
 
-// ecnReduced notes that the window is reduced. RFC 3168 6.1.2: "When an ECN-Capable
+// ecnReduced records that the window was reduced. RFC 3168 6.1.2: "When an ECN-Capable
 // TCP sender reduces its congestion window for any reason (because of a retransmit
 // timeout, a Fast Retransmit, or in response to an ECN Notification), the TCP sender
 // sets the CWR flag in the TCP header of the first new data packet sent after".
 func (c *Conn) ecnReduced() { c.ecn.cwr = c.ecn.on }
 
-// ecnReceived notes what a segment with text tells. RFC 3168 6.1.3: the
-// receiver "sets the ECN-Echo flag" until "it receives a CWR packet".
+// ecnReceived processes CE and CWR of a received data segment. RFC 3168 6.1.3: the receiver
+// "sets the ECN-Echo flag" until "it receives a CWR packet".
 func (c *Conn) ecnReceived(s *Segment) {
 	if !c.ecn.on {
 		return
@@ -63,7 +64,7 @@ func (c *Conn) ecnReceived(s *Segment) {
 	}
 }
 
-// ecnAck acts on an acknowledgement. RFC 3168 6.1.2: "the indication of
+// ecnAck processes ECE of an acknowledgement. RFC 3168 6.1.2: "the indication of
 // congestion should be treated just as a congestion loss in non-ECN-Capable
 // TCP", and "TCP should not react to congestion indications more than once every
 // window of data".

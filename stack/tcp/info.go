@@ -1,27 +1,27 @@
 package tcp
 
-// Info is the state of a connection for people and programs that watch it.
-// The names are those of Linux's tcp_info; sizes are in bytes.
+// Info is the state of a connection for monitoring. The names are those of Linux's tcp_info;
+// sizes are in bytes.
 type Info struct {
 	State                    State
 	RTT, RTTVar, RTO         Time // smoothed round-trip time, its variation, retransmission timeout with back-off
 	MinRTT                   Time
 	SndCwnd, SndSsthresh     int
 	SndMSS, RcvMSS           int
-	SndWnd, RcvWnd           int    // windows offered by the peer and by us
-	InFlight                 int    // bytes in the network, as far as is known
+	SndWnd, RcvWnd           int    // windows advertised by the peer and by us
+	InFlight                 int    // estimated bytes in the network (pipe of RFC 6675)
 	Unacked                  int    // bytes sent and not acknowledged
 	Sacked, Lost             int    // bytes
 	NotSent                  int    // bytes written and not yet sent
-	Delivered                uint64 // bytes that are known to have arrived, ever; a FIN counts as one
-	Retrans                  int    // segments sent again, ever
+	Delivered                uint64 // bytes that are known to have arrived since the open; a FIN counts as one
+	Retrans                  int    // segments retransmitted since the open
 	Backoff                  int
 	SndBuf, RcvBuf           int // limits of the buffers
 	SACK, Timestamps, WScale bool
 	Congestion               Congestion
-	Recovery                 bool  // loss recovery is going on
-	PacingRate               int64 // bytes/s; 0: what is sent is not paced
-	DeliveryRate             int64 // bytes/s that arrived, by the newest sample; 0: not measured, as only BBR does
+	Recovery                 bool  // loss recovery is in progress
+	PacingRate               int64 // bytes/s; 0: no pacing
+	DeliveryRate             int64 // latest delivery rate sample in bytes/s; 0: not measured (only BBR measures it)
 }
 
 // Info returns the connection's state.

@@ -25,7 +25,7 @@ func checkSend(c *Conn) error {
 	if n := uint64(s.nxt - s.una); n > uint64(s.maxWnd) && c.state.synchronized() {
 		return fmt.Errorf("%d in flight, the largest window ever offered is %d", n, s.maxWnd)
 	}
-	if s.mss < leastMSS-12 || c.segSize() < leastText {
+	if s.mss < leastMSS-12 || c.segSize() < minData {
 		return fmt.Errorf("MSS %d, segments of %d", s.mss, c.segSize())
 	}
 	if len(s.buf.ring.b)&(len(s.buf.ring.b)-1) != 0 || s.buf.ring.n > len(s.buf.ring.b) {

@@ -13,7 +13,7 @@ type ackSample struct {
 	marked    uint64 // recovery.marked before
 	rtt       Time   // of the piece sent last among those that arrived; 0 if it was sent more than once
 	rttAt     Time   // when that piece was sent
-	origAcked bool   // a piece marked lost arrived that was never sent again
+	origAcked bool   // a piece that was marked lost but not retransmitted has arrived
 	dsack     bool
 	sacked    bool // SACK reported something new
 	advanced  bool // SND.UNA moved
@@ -21,7 +21,7 @@ type ackSample struct {
 	tsEcr     uint32
 }
 
-// takeSACK marks what the blocks of s report.
+// takeSACK processes the SACK blocks of s.
 func (c *Conn) takeSACK(a *ackSample, s *Segment) {
 	b := &c.sb
 	ack := Seq(s.Ack)
@@ -37,7 +37,7 @@ func (c *Conn) takeSACK(a *ackSample, s *Segment) {
 			c.takeDSACK(a, blk)
 			continue
 		}
-		// What is acknowledged, or was never sent, is no news.
+		// Skip blocks that are already acknowledged, or were never sent.
 		if blk.start.Less(c.snd.una) || c.snd.nxt.Less(blk.end) || !c.snd.una.Less(blk.end) {
 			continue
 		}
@@ -54,8 +54,8 @@ func (c *Conn) takeSACK(a *ackSample, s *Segment) {
 	}
 }
 
-// sackBlock marks the pieces in k, without those that the last acknowledgement
-// reported as well.
+// sackBlock marks the pieces in k as SACKed. It skips the parts that the last acknowledgement
+// reported too.
 func (c *Conn) sackBlock(a *ackSample, k block) {
 	b := &c.sb
 	for _, old := range b.cache {
@@ -77,8 +77,8 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 		if s.flags&segSacked != 0 {
 			continue
 		}
-		if (s.seq.Less(k.start) || k.end.Less(s.end)) && b.n >= c.mostPieces() {
-			continue // it is no news that a part has arrived
+		if (s.seq.Less(k.start) || k.end.Less(s.end)) && b.n >= c.maxPieces() {
+			continue // do not split it: count it as SACKed only when all of it is
 		}
 		if s.seq.Less(k.start) {
 			_, p = b.split(p, k.start)
@@ -92,15 +92,15 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 	}
 }
 
-// mostPieces bounds what blocks cut the scoreboard into: twice as many as there are
-// segments in flight. A peer that reports every second byte would otherwise take
-// up sixteen bytes of memory for each, and time with each block to move them.
-func (c *Conn) mostPieces() int { return keepPieces + 2*int(c.snd.nxt-c.snd.una)/c.snd.mss }
+// maxPieces limits the number of pieces into which SACK blocks may split the scoreboard, to
+// about twice the number of segments in flight. Otherwise a peer that SACKs every second byte
+// would cost a piece of memory for each of them, and time to move the pieces.
+func (c *Conn) maxPieces() int { return keepPieces + 2*int(c.snd.nxt-c.snd.una)/c.snd.mss }
 
-// takeDSACK learns that something arrived twice (RFC 2883).
+// takeDSACK processes a DSACK block: k has arrived twice (RFC 2883).
 func (c *Conn) takeDSACK(a *ackSample, k block) {
 	r := &c.rec
-	// One that reports what was never sent, or too long ago, is not believed.
+	// Ignore a block that was never sent, or is too old to be plausible.
 	if c.snd.nxt.Less(k.end) || uint32(c.snd.nxt-k.start) > max(c.snd.maxWnd, 1<<16) {
 		return
 	}
@@ -118,11 +118,12 @@ func (c *Conn) takeDSACK(a *ackSample, k block) {
 	r.reoSeen = true
 }
 
-// takeAck removes what is acknowledged from the board.
+// takeAck removes the pieces below ack from the scoreboard.
 func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	b := &c.sb
 	if c.rec.phase == phaseRecovery {
-		// All but the segment that was sent again had its duplicate.
+		// Every newly acknowledged segment except the retransmitted one has caused a
+		// duplicate acknowledgement, and was counted in reno.
 		rest := max(b.reno-max(int(ack-c.snd.una)-c.snd.mss, 0), 0)
 		b.reno = min(rest, int(c.snd.nxt-ack))
 	} else {
@@ -148,8 +149,8 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 		b.forget(&s)
 	}
 	if ambiguous {
-		// Karn's algorithm, for the acknowledgement as a whole: what it covers may
-		// have arrived long ago, and have waited behind the piece that was sent again.
+		// Karn's algorithm for the whole acknowledgement: the other pieces that it covers
+		// may have arrived long ago, and were acknowledged only with the retransmission.
 		a.rtt = 0
 		if c.cc.bbr != nil {
 			c.cc.bbr.rs.rtt = 0
@@ -161,7 +162,7 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	b.fack = maxSeq(b.fack, ack)
 }
 
-// arrived notes that piece s got there, for the round-trip time and for RACK.
+// arrived records that piece s was delivered, for the round-trip time, RACK and BBR.
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
@@ -179,8 +180,9 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 	}
 	if s.at >= a.rttAt {
 		// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
-		// retransmitted". Nor from one that was sent before a retransmission which
-		// the same acknowledgement reports: it may have waited for that.
+		// retransmitted". Also take none from a segment that was sent before a
+		// retransmission that the same acknowledgement reports: its acknowledgement may
+		// have been delayed until the retransmission arrived.
 		a.rttAt, a.rtt = s.at, 0
 		if s.flags&segEver == 0 {
 			a.rtt = max(a.now-s.at, 1)
@@ -190,16 +192,16 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 		if s.flags&segLost != 0 {
 			a.origAcked = true
 		}
-		// RFC 8985 6.2 step 3: "detect data segment reordering": a segment
-		// that was never sent again arrives below one that arrived before it.
+		// RFC 8985 6.2 step 3: "detect data segment reordering": a segment that was
+		// not retransmitted is delivered after one with a higher sequence number.
 		if s.end.Less(a.fack) {
 			r.reoSeen = true
 		}
 	}
 	c.sb.fack = maxSeq(c.sb.fack, s.end)
 
-	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless a
-	// retransmission may be taken for its original.
+	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless the acknowledgement
+	// came so early that it is probably that of the original, not of the retransmission.
 	if !early && sentAfter(s.at, s.end, r.xmit, r.end) {
 		r.xmit, r.end, r.rtt = s.at, s.end, max(rtt, 1)
 	}
@@ -223,8 +225,8 @@ func (c *Conn) reorderWindow() Time {
 	return min(Time(max(r.reoMult, 1))*c.rtt.min/4, c.rtt.srtt)
 }
 
-// sackedPieces counts a few of the pieces that are selectively acknowledged:
-// DupThresh is in segments, and small ones count as well.
+// sackedPieces counts the SACKed segments at the end of the scoreboard, up to about dupThresh.
+// DupThresh is a number of segments, however small.
 func (c *Conn) sackedPieces() int {
 	b := &c.sb
 	if b.sacked == 0 {
@@ -239,16 +241,16 @@ func (c *Conn) sackedPieces() int {
 	return n
 }
 
-// detectLoss is RACK_detect_loss of RFC 8985 6.2 step 5. It returns how long
-// the first of those that may only be late has still to be waited for, or 0.
+// detectLoss is RACK_detect_loss of RFC 8985 6.2 step 5. It returns the reordering timeout: how
+// long to wait until the next piece may be marked lost, or 0 if none is pending.
 func (c *Conn) detectLoss(now Time) (wait Time) {
 	b, r := &c.sb, &c.rec
 	if r.xmit == 0 || b.n == 0 {
 		return 0
 	}
 	limit := r.rtt + c.reorderWindow()
-	var next Time // when the first that is waited for will be taken for lost
-	left := mostLost
+	var next Time // when the next piece may be marked lost
+	left := maxLost
 	judge := func(p piece) bool { // reports whether piece p is lost
 		s := p.sent()
 		if !sentAfter(r.xmit, r.end, s.at, s.end) {
@@ -263,14 +265,14 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 			next = earliest(next, now+Millisecond)
 			return false
 		}
-		c.lose(now, p)
+		c.markLost(now, p)
 		return true
 	}
-	// Those sent once lie in the order of sending. While the first of them that
-	// is missing may be waited for, so may the others: they were sent later.
+	// Pieces that were sent once are in the order of sending. Stop at the first that is not
+	// lost yet: the others were sent later.
 	for p := b.firstOf(kindOpen); p.c != nil && judge(p); p = b.nextOf(p, kindOpen) {
 	}
-	// Those sent again lie in the order of sending in their own queue.
+	// Retransmitted pieces are in the order of sending in a queue of their own.
 	for b.againHead < len(b.again) {
 		e := b.again[b.againHead]
 		if p := b.find(e.seq); p.c != nil {
@@ -289,10 +291,10 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	return max(next-now, 1)
 }
 
-// mostLost bounds how many pieces one acknowledgement takes for lost: the rest
-// waits for the next one, or for a millisecond. It is more than an acknowledgement
-// lets go, and keeps a peer from having a large window judged again and again.
-const mostLost = 128
+// maxLost limits how many pieces one acknowledgement may mark lost. The others wait for the next
+// acknowledgement, or for a millisecond. It is more than one acknowledgement allows to be sent,
+// and bounds the time that a peer with a large window can cost per segment.
+const maxLost = 128
 
 // detectReno is RFC 6582 for peers without SACK.
 func (c *Conn) detectReno(a *ackSample, duplicate bool) {
@@ -306,7 +308,7 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 		// RFC 6582 3.2 step 3, partial acknowledgement: "retransmit the first
 		// unacknowledged segment".
 		if a.prior.Less(r.point) && c.snd.una.Less(r.point) && b.firstPiece().sent().flags&segResent == 0 {
-			c.loseHead(a.now)
+			c.markHeadLost(a.now)
 		}
 		r.dups = 0
 	case a.advanced:
@@ -314,20 +316,20 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 	case duplicate:
 		r.dups++
 		if r.phase == phaseLoss {
-			break // what arrives now was given up already
+			break // the segments were already marked lost
 		}
-		// Each stands for a segment that has arrived (RFC 5681 3.2 step 4).
+		// Each duplicate stands for a segment that has arrived (RFC 5681 3.2 step 4).
 		b.reno = min(b.reno+c.snd.mss, int(c.snd.nxt-c.snd.una))
 		a.delivered += c.snd.mss
-		// RFC 6582 3.2 step 2: no second reduction for the same window.
+		// RFC 6582 3.2 step 2: reduce only once per window.
 		if r.dups == dupThresh && r.phase == phaseOpen && !r.pending {
-			c.loseHead(a.now)
+			c.markHeadLost(a.now)
 		}
 	}
 }
 
-// lose takes piece p for lost, by congestion as far as is known.
-func (c *Conn) lose(now Time, p piece) {
+// markLost marks piece p lost and informs PRR and BBR.
+func (c *Conn) markLost(now Time, p piece) {
 	s := p.sent()
 	if r := &c.rec; s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
 		c.rec.lost = true
@@ -338,23 +340,23 @@ func (c *Conn) lose(now Time, p piece) {
 	c.rec.marked += uint64(c.sb.markLost(p))
 }
 
-// loseHead takes the first segment in flight for lost.
-func (c *Conn) loseHead(now Time) {
+// markHeadLost marks the first segment in flight lost.
+func (c *Conn) markHeadLost(now Time) {
 	b := &c.sb
 	p := b.firstPiece()
 	if s := p.sent(); s.len() > c.snd.mss {
 		p, _ = b.split(p, s.seq+Seq(c.snd.mss))
 	}
-	c.lose(now, p)
+	c.markLost(now, p)
 }
 
-// armProbe sets the timer for a tail loss probe where one is due. RFC 8985 7.2:
+// armProbe sets the timer for a tail loss probe if one is allowed. RFC 8985 7.2:
 // "the sender SHOULD start or restart a loss probe PTO timer after transmitting
 // new data [...] or upon receiving an ACK that cumulatively acknowledges new
 // data"; "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() -
-// Now()": where the timeout would come first, the probe goes in its place, and
-// the timeout begins anew with it. So a single segment on a short path, whose
-// PTO has the peer's delayed acknowledgement in it, is probed as well.
+// Now()": if the timeout would come first, the probe is sent at that time instead, and the
+// timeout starts again. So a single segment on a short path is probed too, although its PTO,
+// which includes the peer's delayed acknowledgement, exceeds the RTO.
 func (c *Conn) armProbe(now Time) {
 	t := &c.timers
 	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {
@@ -362,8 +364,8 @@ func (c *Conn) armProbe(now Time) {
 	}
 }
 
-// probeTimeout is TLP_calc_PTO of RFC 8985 7.2, and whether a probe is due at
-// all: "the sender SHOULD NOT [...] if there is any lost or SACKed data".
+// probeTimeout is TLP_calc_PTO of RFC 8985 7.2. It returns false if no probe may be sent: "the
+// sender SHOULD NOT [...] if there is any lost or SACKed data".
 func (c *Conn) probeTimeout() (Time, bool) {
 	r := &c.rec
 	if !c.sackOK || r.phase != phaseOpen || r.tlpOut || c.sb.sacked > 0 || c.sb.lost > 0 ||
@@ -381,7 +383,8 @@ func (c *Conn) probeTimeout() (Time, bool) {
 	return max(d, 2*Millisecond), true
 }
 
-// checkTLP is RFC 8985 7.4: what an acknowledgement tells about a probe.
+// checkTLP decides from an acknowledgement whether a tail loss probe repaired a loss (RFC 8985
+// 7.4).
 func (c *Conn) checkTLP(a *ackSample) {
 	r := &c.rec
 	if !r.tlpOut || c.snd.una.Less(r.tlpEnd) {

@@ -6,8 +6,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// maxHoles bounds the out-of-order queue in pieces. When slow start overflows a
-// queue of the path, every second segment of a window may be missing.
+// maxHoles is the maximum number of blocks in the out-of-order queue. It is large because when
+// slow start overflows a queue on the path, every second segment of a window may be missing.
 const maxHoles = 16384
 
 // takeData processes the payload and the FIN of a segment whose payload begins at seq:
@@ -19,9 +19,9 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	c.ecnReceived(s)
 	end := seq + Seq(n)
 	if s.has(wire.FlagFIN) && !r.fin && end.LessEq(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
-		// The FIN counts once everything before it has come. One that lies
-		// before text that is here already is nobody's. It takes no room in the
-		// buffer, so as on Linux it may be the one number beyond the window.
+		// Note the FIN; it takes effect when all data before it has arrived. A FIN below
+		// data that has already arrived is bogus. A FIN takes no room in the buffer, so
+		// as on Linux it may be the one number beyond the window.
 		r.fin, r.finSeq = true, end
 	}
 	lo, hi := maxSeq(seq, r.nxt), minSeq(end, r.edge)
@@ -40,9 +40,9 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	if r.fin && r.nxt == r.finSeq {
 		// "advance RCV.NXT over the FIN, and send an acknowledgment"
 		r.nxt++
-		if c.state == Established && !r.ackNow && (r.chatty || !c.passive && c.timers.ack != 0) {
-			// An application that answers, or that has just had its answer, will
-			// most likely close as well: our FIN can carry the acknowledgement.
+		if c.state == Established && !r.ackNow && (r.pingpong || !c.passive && c.timers.ack != 0) {
+			// An application that replies, or that has just received a reply, will
+			// probably close soon: our FIN can carry the acknowledgement.
 			c.ackSoon(now)
 		} else {
 			r.ackNow = true
@@ -53,8 +53,8 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	}
 }
 
-// store puts the bytes from lo to hi, which begin at off in the payload, into
-// the ring, and moves RCV.NXT over what is now without a gap.
+// store copies the bytes from lo to hi, which begin at off in the payload, to the waiting
+// reader's buffer or to the ring, and moves RCV.NXT over all data that is now contiguous.
 func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	r := &c.rcv
 	if lo != r.nxt && len(r.ooo) >= maxHoles && !c.fillsHole(lo, hi) {
@@ -62,7 +62,7 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		return
 	}
 	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.placing || s.liesAt(r.await[r.got:])) {
-		r.placing = false // or who has placed it there has given it to us
+		r.placing = false // if it was placed, the payload is already there
 		k := s.copyData(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k
@@ -136,18 +136,19 @@ func (s *Segment) copyData(p []byte, off, n int) int {
 	return n
 }
 
-// liesAt reports whether the text of a segment was put to the beginning of p before.
+// liesAt reports whether the payload of a segment already lies at the beginning of p.
 func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payload[0] == &p[0] }
 
-// fillsHole tells whether a block only extends pieces that are there.
+// fillsHole reports whether the block from lo to hi touches an out-of-order block, so that
+// storing it adds no new one.
 func (c *Conn) fillsHole(lo, hi Seq) bool {
 	o := c.rcv.ooo
 	i := sort.Search(len(o), func(i int) bool { return lo.LessEq(o[i].end) })
 	return i < len(o) && o[i].start.LessEq(hi)
 }
 
-// storeHole notes a block beyond RCV.NXT, and reports it first in the next
-// acknowledgement.
+// storeHole adds a block beyond RCV.NXT to the out-of-order queue, merging it with its
+// neighbours, and reports it first in the next acknowledgement.
 func (c *Conn) storeHole(k block) {
 	r := &c.rcv
 	o := r.ooo
@@ -175,8 +176,8 @@ func (c *Conn) storeHole(k block) {
 	c.tuneHole()
 }
 
-// noteDuplicate reports what of a segment that came was there already. RFC 2883
-// 4.2: where more than one part was, "the first" of them is reported.
+// noteDuplicate records the overlap of an arrived block with one received before, for DSACK.
+// RFC 2883 4.2: if there is more than one overlap, "the first" is reported.
 func (c *Conn) noteDuplicate(came, have block) {
 	d := block{maxSeq(came.start, have.start), minSeq(came.end, have.end)}
 	if c.sackOK && d.start.Less(d.end) && c.rcv.dsack == (block{}) {
@@ -201,7 +202,7 @@ func (c *Conn) noteSACK(k block) {
 	r.sack, r.nsack = list, n
 }
 
-// trimSACK forgets what is acknowledged.
+// trimSACK removes the blocks below nxt, which the acknowledgement number now covers.
 func (c *Conn) trimSACK(nxt Seq) {
 	r := &c.rcv
 	n := 0

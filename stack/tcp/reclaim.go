@@ -1,13 +1,13 @@
 package tcp
 
-// stale is how long nothing must have come for a connection before out-of-order data is
-// taken for abandoned.
+// stale is how long a connection has received no data before its out-of-order data counts as
+// abandoned.
 const stale = Second
 
-// Reclaim gives back memory that other connections need more: the part of the buffers
-// that is not in use, and out-of-order data that is not worth its room, or all of it
-// where all is set. RFC 2018 8 allows the receiver to discard data that it has reported
-// by SACK and not acknowledged; the sender's timeout brings it again.
+// Reclaim frees memory under memory pressure: unused parts of the buffers, and out-of-order data
+// if it occupies far more memory than it has bytes, or is stale, or if all is set. RFC 2018 8
+// allows the receiver to discard data that it has SACKed but not acknowledged; the sender
+// retransmits it after a timeout.
 func (c *Conn) Reclaim(now Time, all bool) {
 	r := &c.rcv
 	if c.active != nil && len(r.ooo) > 0 {
@@ -15,7 +15,7 @@ func (c *Conn) Reclaim(now Time, all bool) {
 		for _, k := range r.ooo {
 			held += int(k.end - k.start)
 		}
-		// A byte at the far end of the window takes a ring of the window's size.
+		// One byte at the far end of the window needs a ring of the window's size.
 		if all || len(r.buf.b) > max(minBuffer, 4*held) || now-r.lastData > stale {
 			c.dropOutOfOrder()
 		}
@@ -26,7 +26,7 @@ func (c *Conn) Reclaim(now Time, all bool) {
 	c.snd.buf.ring.shrink(c.p)
 }
 
-// dropOutOfOrder discards what has come beyond RCV.NXT.
+// dropOutOfOrder discards the data beyond RCV.NXT.
 func (c *Conn) dropOutOfOrder() {
 	r := &c.rcv
 	if c.active == nil {
@@ -34,6 +34,6 @@ func (c *Conn) dropOutOfOrder() {
 	}
 	r.ooo, r.nsack = nil, 0
 	if r.buf.n == 0 {
-		r.buf.giveBack(c.p)
+		r.buf.free(c.p)
 	}
 }

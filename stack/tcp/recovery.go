@@ -13,58 +13,59 @@ type frtoStep uint8
 
 const (
 	frtoOff  frtoStep = iota
-	frtoSent          // step 1: the first segment was sent again, and nothing else
-	frtoNew           // step 2b: new data goes, to see what is acknowledged next
+	frtoSent          // step 1: only the first segment was retransmitted
+	frtoNew           // step 2b: new data is sent, to see which segments get acknowledged
 )
 
-// recovery is what loss detection (RACK-TLP, RFC 8985) and fast recovery (PRR,
-// RFC 9937) remember.
+// recovery is the state of loss detection (RACK-TLP, RFC 8985) and of fast recovery (PRR,
+// RFC 9937).
 type recovery struct {
 	phase   phase
 	point   Seq  // the episode ends when this is acknowledged (RecoveryPoint of RFC 6675)
-	pending bool // point is still ahead
-	reduced Time // since when the pipe has been within ssthresh in this episode; 0: it is not yet
-	lost    bool // of what was sent again since then, something was lost
-	twice   bool // and so the window was lowered again: see reduceAgain
+	pending bool // point is not yet acknowledged
+	reduced Time // when the pipe first fell to ssthresh in this episode; 0: not yet
+	lost    bool // a retransmission sent after reduced was lost
+	twice   bool // the window was reduced a second time: see reduceAgain
 
 	// RACK, RFC 8985 5.2.
-	xmit     Time // when the most recently sent piece that was delivered was sent
-	end      Seq  // and its end
-	rtt      Time // its round-trip time
-	reoSeen  bool // reordering was observed
-	reoMult  uint8
-	reoKeep  uint8 // recoveries until reoMult is taken back
-	dsackEnd Seq   // SND.NXT when the reordering window last grew
-	dsackHot bool  // dsackEnd holds
+	xmit     Time  // RACK.xmit_ts: when the latest-sent piece among the delivered ones was sent
+	end      Seq   // RACK.end_seq: the end of that piece
+	rtt      Time  // RACK.rtt: its round-trip time
+	reoSeen  bool  // RACK.reordering_seen
+	reoMult  uint8 // RACK.reo_wnd_mult
+	reoKeep  uint8 // RACK.reo_wnd_persist: recoveries until reoMult is reset
+	dsackEnd Seq   // RACK.dsack_round: SND.NXT when reoMult last grew
+	dsackHot bool  // dsackEnd is not yet acknowledged
 
 	// Tail loss probe, RFC 8985 7.
-	tlpEnd   Seq // SND.NXT when the probe was sent
-	tlpOut   bool
-	tlpAgain bool // the probe was a retransmission
-	tlpNow   bool // a probe is to be sent
+	tlpEnd   Seq  // TLP.end_seq: SND.NXT when the probe was sent
+	tlpOut   bool // a probe is in flight
+	tlpAgain bool // TLP.is_retrans: the probe was a retransmission
+	tlpNow   bool // Next must send a probe
 
-	dups int // duplicate acknowledgements, where there is no SACK
+	dups int // duplicate acknowledgements, counted without SACK
 
-	frto frtoStep // what is known of whether the last timeout was spurious
+	frto frtoStep // progress of F-RTO after the last timeout
 
 	// PRR, RFC 9937 5.
-	early int // bytes SACKed while nothing is taken for lost: cwnd has not grown for them
+	early int // bytes SACKed while nothing was marked lost, for which cwnd has not yet grown
 
 	delivered int    // prr_delivered
 	out       int    // prr_out
 	flight    int    // RecoverFS
-	marked    uint64 // bytes taken for lost, ever
+	marked    uint64 // bytes marked lost since the Conn was opened
 
-	// Undo: what was given up, should the loss turn out not to be one.
+	// Undo: the state before the reduction, restored if the loss was spurious.
 	canUndo   bool
 	undoCwnd  int
 	undoSS    int
-	undoCount int    // retransmissions that no DSACK has answered
-	undoTS    uint32 // timestamp of the first retransmission
-	undoFrom  Seq
+	undoCount int    // retransmissions that no DSACK has reported as duplicates
+	undoTS    uint32 // timestamp of the first retransmission; 0: none yet
+	undoFrom  Seq    // SND.UNA when the episode began
 }
 
-// recover runs after each acknowledgement: who is lost, and how fast to go on.
+// recover runs loss detection and congestion control after an acknowledgement: it detects
+// losses, enters and leaves recovery, and sets cwnd, the pacing rate and the timer.
 func (c *Conn) recover(a *ackSample, duplicate bool) {
 	r := &c.rec
 	undone := c.undo(a)
@@ -104,12 +105,12 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 			c.cc.grow(c, a)
 		}
 	} else if r.phase == phaseOpen && c.sackOK && !a.advanced {
-		// RFC 3042 2: "The congestion window (cwnd) MUST NOT be changed when
-		// these new segments are transmitted": it grows when the gap is filled.
+		// RFC 3042 2: "The congestion window (cwnd) MUST NOT be changed when these new
+		// segments are transmitted". cwnd grows for these bytes when the gap is filled.
 		r.early += a.delivered
 	}
 	if r.frto != frtoOff {
-		c.judgeTimeout(a)
+		c.stepFRTO(a)
 	}
 	c.cc.setRate(c)
 	c.armRtx(a.now, wait, a.advanced || a.sacked)
@@ -124,8 +125,8 @@ func (c *Conn) enterRecovery(a *ackSample) {
 	r.phase = phaseRecovery
 	r.point, r.pending = c.snd.nxt, true
 	r.tlpOut = false
-	// RFC 9937 6.1: "RecoverFS = SND.NXT - SND.UNA", without what was SACKed,
-	// and with what this acknowledgement told: it counts as delivered.
+	// RFC 9937 6.1: "RecoverFS = SND.NXT - SND.UNA", less the SACKed bytes, plus the bytes
+	// that this acknowledgement delivers, because PRR counts those as delivered.
 	r.flight = int(c.snd.nxt-c.snd.una) - c.sb.sacked
 	if c.sackOK {
 		r.flight += a.delivered
@@ -135,7 +136,7 @@ func (c *Conn) enterRecovery(a *ackSample) {
 	c.beginPRR(a.now)
 }
 
-// beginPRR lowers ssthresh, and has cwnd follow it (RFC 9937 5).
+// beginPRR reduces ssthresh and starts PRR, which moves cwnd there (RFC 9937 5).
 func (c *Conn) beginPRR(now Time) {
 	r := &c.rec
 	r.delivered, r.out = 0, 0
@@ -154,8 +155,8 @@ func (c *Conn) reducePRR(a *ackSample) {
 	if r.reduced == 0 && pipe <= w.ssthresh {
 		r.reduced = a.now
 		if r.twice {
-			// What the queue still dropped while PRR lowered the pipe belongs to
-			// what has been answered twice: it does not ask for a third reduction.
+			// Losses that occurred while PRR reduced the pipe belong to the
+			// congestion that was already answered twice: do not reduce a third time.
 			r.point = c.snd.nxt
 		}
 	}
@@ -167,8 +168,8 @@ func (c *Conn) reducePRR(a *ackSample) {
 	} else {
 		// "sndcnt = MAX(prr_delivered - prr_out, DeliveredData);
 		// if safeACK: sndcnt += MSS; sndcnt = MIN(ssthresh - pipe, sndcnt)".
-		// RFC 9937 6.2: safeACK is that "SND.UNA advances and no further loss is
-		// indicated": what was taken for lost before does not count.
+		// RFC 9937 6.2: safeACK means that "SND.UNA advances and no further loss is
+		// indicated", so compare the bytes marked lost with those before.
 		n = max(r.delivered-r.out, a.delivered)
 		if a.advanced && r.marked == a.marked {
 			n += c.snd.mss
@@ -177,17 +178,17 @@ func (c *Conn) reducePRR(a *ackSample) {
 	}
 	n = max(n, 0)
 	if r.out == 0 && n < c.snd.mss {
-		// "If prr_out is 0 AND sndcnt is 0: sndcnt = MSS" - force a fast retransmit.
+		// "If prr_out is 0 AND sndcnt is 0: sndcnt = MSS": force a fast retransmit.
 		n = c.snd.mss
 	}
 	w.cwnd = pipe + n
 }
 
-// reduceAgain is for a recovery whose retransmissions are lost. RFC 5681 4.3:
-// "the loss of a retransmission, should be taken as two indications of
-// congestion and, therefore, cwnd (and ssthresh) MUST be lowered twice". Where
-// slow start has overflowed a queue, ssthresh may be more than the path and the
-// queue hold: PRR would keep the queue full, and the recovery would never end.
+// reduceAgain reduces the window again if a retransmission was lost during recovery. RFC 5681
+// 4.3: "the loss of a retransmission, should be taken as two indications of congestion and,
+// therefore, cwnd (and ssthresh) MUST be lowered twice". After slow start has overflowed a
+// queue, ssthresh may exceed what the path and the queue hold; PRR would then keep the queue
+// full, and the recovery would never end.
 func (c *Conn) reduceAgain(now Time) {
 	if r := &c.rec; r.lost && r.phase == phaseRecovery {
 		r.flight = c.pipe()
@@ -197,7 +198,7 @@ func (c *Conn) reduceAgain(now Time) {
 	c.rec.lost = false
 }
 
-// leaveRecovery ends an episode whose point has been passed.
+// leaveRecovery ends the episode: point is acknowledged.
 func (c *Conn) leaveRecovery() {
 	r := &c.rec
 	if b := c.cc.bbr; b != nil {
@@ -219,14 +220,14 @@ func (c *Conn) leaveRecovery() {
 	}
 }
 
-// saveUndo keeps what the reduction that follows gives up.
+// saveUndo saves cwnd and ssthresh before a reduction, for undo.
 func (c *Conn) saveUndo() {
 	r := &c.rec
 	r.canUndo = true
 	r.undoCwnd, r.undoSS = c.cc.cwnd, c.cc.ssthresh
-	// A retransmission of the episode before that is still on its way fills a hole
-	// with a timestamp older than that of the first of this one, and may be
-	// answered by a DSACK: neither tells that this episode is for nothing.
+	// A retransmission of the previous episode may still be in flight. It carries an older
+	// timestamp than those of this episode, and may cause a DSACK. Neither means that this
+	// episode is spurious, so count it in undoCount, and keep undoTS.
 	r.undoCount = (c.sb.resent + c.snd.mss - 1) / c.snd.mss
 	if c.sb.resent == 0 {
 		r.undoTS = 0
@@ -234,11 +235,11 @@ func (c *Conn) saveUndo() {
 	r.undoFrom = c.snd.una
 }
 
-// undo restores the window after a spurious recovery: by Eifel (RFC 3522: the
-// first acknowledgement echoes a timestamp older than the retransmission), by
-// DSACK (RFC 3708: every retransmission arrived twice), after a timeout by the
-// arrival of what was never sent again (RFC 5682), or where nothing was sent
-// again at all.
+// undo restores the window if the recovery was spurious, and reports whether it did. That is
+// detected by Eifel (RFC 3522: the first acknowledgement echoes a timestamp older than the
+// retransmission), by DSACK (RFC 3708: every retransmission arrived twice), by F-RTO (RFC 5682:
+// after a timeout, data arrives that was not retransmitted), or because all data that was
+// marked lost arrives before anything was retransmitted.
 func (c *Conn) undo(a *ackSample) bool {
 	r := &c.rec
 	if !r.canUndo {
@@ -247,26 +248,26 @@ func (c *Conn) undo(a *ackSample) bool {
 	eifel := a.advanced && a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0
 	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
 	frto := r.phase == phaseLoss && a.origAcked && (c.sackOK || r.frto == frtoNew)
-	// What was taken for lost arrived before it was its turn to be sent again.
+	// The data marked lost arrived before it was retransmitted.
 	unsent := r.phase == phaseRecovery && r.undoTS == 0 && a.origAcked && c.sb.lost == 0
 	if !eifel && !dsack && !frto && !unsent {
 		return false
 	}
 	r.canUndo, r.frto = false, frtoOff
 	c.cc.restore(c, r.undoCwnd, r.undoSS)
-	// Nothing was lost: what is marked and was not sent again has not to be.
+	// Nothing was lost: cancel the retransmissions that are still due.
 	c.sb.unmarkDue()
 	r.phase = phaseOpen
 	c.timers.backoff = 0
 	return true
 }
 
-// judgeTimeout goes on with F-RTO after an acknowledgement that did not show yet
-// that the timeout was spurious (see undo). RFC 5682 2.1 step 2b: "the TCP sender
-// SHOULD transmit up to two new (previously unsent) segments" in place of sending
-// again what may only be late, where it can. With timestamps the first
-// acknowledgement has told by itself (RFC 3522).
-func (c *Conn) judgeTimeout(a *ackSample) {
+// stepFRTO continues F-RTO after an acknowledgement that did not show that the timeout was
+// spurious (see undo). RFC 5682 2.1 step 2b: "the TCP sender SHOULD transmit up to two new
+// (previously unsent) segments", if it has them and the window allows, instead of
+// retransmitting data that may only be late. With timestamps this is not needed: the first
+// acknowledgement was conclusive (RFC 3522).
+func (c *Conn) stepFRTO(a *ackSample) {
 	r, mss := &c.rec, c.segSize()
 	window := int(int32(c.snd.una + Seq(c.snd.wnd) - c.snd.nxt))
 	if r.frto == frtoSent && r.phase == phaseLoss && a.advanced && !a.timestamp && c.unsent() >= mss && window >= mss {
@@ -277,7 +278,8 @@ func (c *Conn) judgeTimeout(a *ackSample) {
 	r.frto = frtoOff
 }
 
-// congested answers a sign of congestion that no recovery follows.
+// congested reacts to congestion that is not followed by recovery: an ECN signal, or a loss that
+// a tail loss probe repaired.
 func (c *Conn) congested(now Time) {
 	if c.cc.bbr != nil {
 		c.cc.bbr.congested(c, now)
@@ -294,8 +296,8 @@ func (c *Conn) pipe() int {
 	return max(n, 0)
 }
 
-// armRtx sets the one timer of retransmission: for reordering, for a tail loss
-// probe, or for the timeout.
+// armRtx sets the retransmission timer: as reordering timer if reorder > 0, else for a tail loss
+// probe or the RTO. progress is whether data was newly acknowledged or SACKed.
 func (c *Conn) armRtx(now, reorder Time, progress bool) {
 	t := &c.timers
 	if c.snd.una == c.snd.nxt {
@@ -321,7 +323,7 @@ func (c *Conn) armRtx(now, reorder Time, progress bool) {
 	}
 }
 
-// rtxExpired acts on the retransmission timer.
+// rtxExpired handles the expiry of the retransmission timer.
 func (c *Conn) rtxExpired(now Time) {
 	t := &c.timers
 	switch {
@@ -332,12 +334,12 @@ func (c *Conn) rtxExpired(now Time) {
 			c.enterRecovery(&ackSample{now: now})
 		}
 		if pipe := c.pipe(); pipe < before && c.rec.phase == phaseRecovery && c.cc.bbr == nil {
-			// What has left the pipe was not delivered, so it lets nothing go but the
-			// fast retransmit that RFC 9937 6.2 forces: "If prr_out is 0 AND sndcnt is
-			// 0: sndcnt = SMSS". The rest goes as acknowledgements come.
+			// The bytes that left the pipe were lost, not delivered, so PRR allows
+			// only the fast retransmit of RFC 9937 6.2: "If prr_out is 0 AND sndcnt is
+			// 0: sndcnt = SMSS". Acknowledgements allow the others.
 			left := 0
 			if c.rec.out > 0 {
-				left = max(c.cc.cwnd-before, 0) // what the last acknowledgement let go
+				left = max(c.cc.cwnd-before, 0) // allowed by the last acknowledgement, not yet sent
 			}
 			c.cc.cwnd = pipe + max(left, c.snd.mss)
 		}
@@ -370,11 +372,9 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	if c.snd.una == c.snd.nxt {
 		return
 	}
-	// A peer whose window is closed and who answers is alive. RFC 9293 3.8.6.1: "the
-	// sending TCP peer MUST allow the connection to stay open" (MUST-37). That holds for
-	// the application, which may end it. RFC 6429 4: connections in this state may be
-	// closed by the application or the operating system, without violating TCP, and an
-	// orphan has only the stack to do so.
+	// A peer with a closed window that still answers is alive. RFC 9293 3.8.6.1: "the
+	// sending TCP peer MUST allow the connection to stay open" (MUST-37). An orphan is
+	// limited nevertheless: see persistExpired.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
 	retries := c.p.Retries
 	if c.orphan {
@@ -388,7 +388,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		return
 	}
 	r := &c.rec
-	// RFC 5682 2.1 step 1: not where a timeout has already begun a recovery.
+	// RFC 5682 2.1 step 1: not if the sender is already in recovery after a timeout.
 	r.frto = frtoOff
 	if r.phase != phaseLoss && !closed {
 		if r.phase == phaseOpen {
@@ -407,7 +407,8 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	r.dups = 0
 	c.sb.reno, r.early = 0, 0
 	if b := &c.sb; b.firstPiece().sent().flags&segSacked != 0 {
-		// The peer has dropped what it had reported: it did not acknowledge it.
+		// The peer has discarded data that it had SACKed: otherwise it would have
+		// acknowledged this piece cumulatively.
 		b.renege()
 	}
 	c.sb.markAllLost()
@@ -415,13 +416,13 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	// window, LW, which equals 1 full-sized segment".
 	window := c.pipe() + c.snd.mss
 	if closed {
-		window = max(window, c.cc.cwnd) // what was not let in says nothing about the path
+		window = max(window, c.cc.cwnd) // the peer refused the data; no sign of congestion
 	}
 	c.cc.cwnd = window
 	t.rto = now + c.rtt.timeout(t.backoff, c.p)
 	t.rtx, t.rtxKind = t.rto, rtxRTO
 }
 
-// orphanRetries is Params.Retries for a connection that the application has closed,
-// whether the peer's window is open or not: Linux's tcp_orphan_retries.
+// orphanRetries limits Params.Retries for a connection that the application has closed, also
+// while the peer's window is closed: Linux's tcp_orphan_retries.
 const orphanRetries = 8

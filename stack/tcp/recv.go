@@ -2,21 +2,21 @@ package tcp
 
 import "github.com/usernet/usernet/stack/wire"
 
-// A verdict is what a step of the ladder decided.
+// A verdict is the result of one step of segment processing.
 type verdict uint8
 
 const (
 	keep          verdict = iota // go on to the next step
-	drop                         // done with this segment
-	dropAck                      // done, and an acknowledgement is due
-	dropChallenge                // done, and a challenge ACK is due (RFC 5961)
+	drop                         // drop the segment
+	dropAck                      // drop it and send an acknowledgement
+	dropChallenge                // drop it and send a challenge ACK (RFC 5961)
 )
 
-// Segment takes a segment that arrived: RFC 9293 3.10.7, step by step in its
-// order. It is parsed and its checksum holds; its payload is borrowed.
+// Segment processes an arrived segment in the order of RFC 9293 3.10.7. The caller has verified
+// its checksum. The payload is not kept.
 func (c *Conn) Segment(now Time, s *Segment) {
 	if c.state == Closed {
-		return // 3.10.7.1 is the caller's: see Reset
+		return // the caller does 3.10.7.1, with Reset
 	}
 	c.activate(now)
 	if c.state == SynSent {
@@ -25,8 +25,8 @@ func (c *Conn) Segment(now Time, s *Segment) {
 	}
 	const synAckRst = wire.FlagSYN | wire.FlagACK | wire.FlagRST
 	if c.state == SynReceived && !c.passive && s.Flags&synAckRst == wire.FlagSYN|wire.FlagACK && Seq(s.Seq) == c.rcv.irs {
-		// RFC 9293 3.5, figure 7: in a simultaneous open each side answers the
-		// other's SYN by a SYN,ACK, which is an ACK of ours with a SYN seen before.
+		// RFC 9293 3.5, figure 7: in a simultaneous open each side answers the other's
+		// SYN by a SYN,ACK. Its SYN was received before; treat it as a pure ACK.
 		ack := *s
 		ack.Flags &^= wire.FlagSYN
 		ack.hadSYN = true
@@ -66,8 +66,8 @@ func (c *Conn) synSent(now Time, s *Segment) {
 		if ack.LessEq(c.snd.iss) || c.snd.nxt.Less(ack) {
 			if !s.has(wire.FlagRST) {
 				c.rstFor(s)
-				// The reset ends what the peer still has of an old connection, so
-				// as on Linux the SYN goes again behind it, once.
+				// The RST ends an old connection of the peer. As on Linux, send
+				// the SYN again after it, once.
 				c.synUnsent = c.synUnsent || !c.snd.synAgain
 			}
 			return
@@ -93,8 +93,8 @@ func (c *Conn) synSent(now Time, s *Segment) {
 	c.snd.maxWnd = c.snd.wnd
 	c.snd.wl1, c.snd.wl2 = Seq(s.Seq), ack
 	if !s.has(wire.FlagACK) {
-		// "Otherwise, enter SYN-RECEIVED, form a SYN,ACK segment": the other
-		// side opens as well. Text is taken, to be given when established.
+		// "Otherwise, enter SYN-RECEIVED, form a SYN,ACK segment": a simultaneous
+		// open. Data is kept until the connection is established.
 		c.state = SynReceived
 		c.synUnsent = true
 		c.timers.rtx = 0
@@ -111,11 +111,11 @@ func (c *Conn) synSent(now Time, s *Segment) {
 	}
 }
 
-// synAcked notes that our SYN is acknowledged.
+// synAcked processes the acknowledgement of our SYN.
 func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.snd.una = ack
-	// Of a SYN that was sent again only timestamps tell the round-trip time; of one
-	// that a cookie stood for nothing does, for that is in the timestamp's low bits.
+	// If the SYN was retransmitted, only timestamps give a valid sample. After a SYN cookie
+	// (lastData is 0) there is none, because the cookie uses the timestamp's low bits.
 	if !c.snd.synAgain && c.snd.lastData != 0 {
 		c.rtt.sample(now, now-c.snd.lastData, c.p)
 		c.rcv.drs.rtt = c.rtt.srtt
@@ -126,8 +126,8 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	}
 	if c.timers.backoff > 0 {
 		// RFC 6298 5.7: after a lost SYN "the RTO MUST be re-initialized to 3
-		// seconds when data transmission begins"; like Linux we keep to that
-		// where no timestamp has given a sample.
+		// seconds when data transmission begins". As on Linux, only if no timestamp
+		// has given a sample.
 		if c.rtt.srtt == 0 {
 			c.rtt.rto = min(fallbackRTO, c.p.MaxRTO)
 		}
@@ -140,7 +140,7 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.cc.round = ack
 }
 
-// established enters ESTABLISHED, and goes on to what was queued before.
+// established enters ESTABLISHED, and processes what was queued before: our FIN, or the peer's.
 func (c *Conn) established() {
 	c.state = Established
 	c.synUnsent = false
@@ -149,33 +149,32 @@ func (c *Conn) established() {
 	if c.snd.fin {
 		c.state = FinWait1
 	}
-	// Text that came with the SYN may have brought a FIN.
+	// The SYN may have carried a FIN.
 	if c.finReceived() {
 		c.peerFinished()
 		c.rcv.ackNow = true
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6, wide enough that a peer which has
-// filled or overrun the window is heard. What it admits counts for its ACK and its
-// window; of its text only what lies in the window is taken (see text).
+// acceptable is the test of RFC 9293 3.4, table 6, widened so that a peer that has filled or
+// overrun the window is still heard. An acceptable segment's ACK and window are processed; of
+// its data only the part in the window is taken (see takeData).
 //
-// The window ends where its right edge was farthest. RFC 7323 2.4: "The receiver
-// MUST honor, as in window, any segment that would have been in window for any
-// <ACK> sent by the receiver." A segment may begin at that edge: RFC 9293
-// 3.10.7.4: "If the RCV.WND is zero, no segments will be acceptable, but special
-// allowance should be made to accept valid ACKs, URGs, and RSTs." One without text
-// may begin as early as the last acknowledgement that we sent, as on Linux
-// (rcv_wup): its sender may not have got that yet, and have sent it from the edge
-// that it knows.
+// The window extends to the farthest right edge ever advertised. RFC 7323 2.4: "The receiver
+// MUST honor, as in window, any segment that would have been in window for any <ACK> sent by
+// the receiver." A segment may begin at that edge: RFC 9293 3.10.7.4: "If the RCV.WND is zero,
+// no segments will be acceptable, but special allowance should be made to accept valid ACKs,
+// URGs, and RSTs." A segment without data may begin as early as the last acknowledgement that
+// we sent, as on Linux (rcv_wup): a peer whose window shrank sends from the right edge that it
+// knows (see ackSeq), and may not have received that acknowledgement yet.
 //
-// These are no more numbers than an acknowledgement has advertised, and one: they
-// are as hard to guess for a blind sender as before we took what lay in between.
+// All these numbers were advertised by one acknowledgement, but for one: a blind attacker
+// cannot guess them more easily than those of the window that we advertised.
 func (c *Conn) acceptable(s *Segment) bool {
 	r := &c.rcv
 	seq, n := Seq(s.Seq), s.seqLen()
 	if s.Flags&(wire.FlagACK|wire.FlagSYN) != wire.FlagACK {
-		// It tells nothing that could count: table 6.
+		// It has no ACK that could be processed: table 6 as it is.
 		if wnd := c.window(); wnd > 0 {
 			return seq.In(r.nxt, wnd) || n > 0 && (seq+Seq(n-1)).In(r.nxt, wnd)
 		}
@@ -187,35 +186,35 @@ func (c *Conn) acceptable(s *Segment) bool {
 	return r.nxt.Less(seq+Seq(n)) && seq.LessEq(c.farEdge())
 }
 
-// farEdge is the right edge of the widest window that was ever advertised, and never
-// less than RCV.NXT: a FIN may have been taken at the edge.
+// farEdge is the farthest right edge that was ever advertised. It is never less than RCV.NXT: a
+// FIN may have been accepted at the edge.
 func (c *Conn) farEdge() Seq { return maxSeq(c.rcv.maxEdge, c.rcv.nxt) }
 
-// window is RCV.WND: what is left of the window that was advertised.
+// window is RCV.WND: the part of the advertised window that is not yet used.
 func (c *Conn) window() int { return max(int(int32(c.rcv.edge-c.rcv.nxt)), 0) }
 
-// checkSequence is the first step, with RFC 7323 5.3 before it.
+// checkSequence is the first step, preceded by PAWS (RFC 7323 5.3).
 func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	seq := Seq(s.Seq)
 	// RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD
-	// silently drop the segment." Like Linux we take it, without PAWS: Windows and
-	// middleboxes leave timestamps off after they have agreed on them, and a
-	// connection to them would carry nothing.
+	// silently drop the segment." Like Linux we accept it, without PAWS: Windows and some
+	// middleboxes negotiate timestamps and then omit them, and such a connection would
+	// carry no data.
 	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.fillsOvertaken(s) {
 		// "If an acknowledgement is due": R1: "send an ACK, and drop".
 		return c.unacceptable(now, s)
 	}
 	if c.state == SynReceived && seq == c.rcv.irs && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		// The peer has not got our SYN,ACK: it is sent again, with this SYN's
-		// timestamp, or the peer would take the time since its first SYN for the
-		// round-trip time.
+		// The peer has not received our SYN,ACK. Send it again and echo this SYN's
+		// timestamp: with that of the first SYN, the peer's round-trip time would
+		// include the time between the two.
 		c.noteTimestamp(now, s)
 		c.withdrawOptions(s)
 		c.synUnsent = c.synUnsent || c.replyAllowed(now)
 		return drop
 	}
 	if s.has(wire.FlagRST) {
-		return keep // checkReset looks at its number, whatever text it has
+		return keep // checkReset checks its sequence number
 	}
 	if !c.acceptable(s) {
 		// "If an incoming segment is not acceptable, an acknowledgment should
@@ -233,17 +232,16 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 }
 
 // noteTimestamp is RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <=
-// Last.ACK.sent then SEG.TSval is copied to TS.Recent". The segment has passed every
-// test: of one that RFC 5961 has discarded the timestamp is not believed either, or
-// whoever guesses a sequence number could have all that the peer sends discarded by
-// PAWS.
+// Last.ACK.sent then SEG.TSval is copied to TS.Recent". The segment must have passed all tests,
+// those of RFC 5961 included: otherwise an attacker who guesses a sequence number could make
+// PAWS discard everything that the peer sends.
 func (c *Conn) noteTimestamp(now Time, s *Segment) {
 	if seq := Seq(s.Seq); c.tsOK && s.HasTS && seq.LessEq(c.rcv.lastAck) {
 		c.takeStamp(now, seq, s.TSVal)
 	}
 }
 
-// paws reports that a segment is too old to be one of ours. RFC 7323 5.3 R1:
+// paws reports whether PAWS rejects a segment as an old duplicate. RFC 7323 5.3 R1:
 // "If there is a Timestamps option in the arriving segment, SEG.TSval <
 // TS.Recent, TS.Recent is valid [...], then treat the arriving segment as not
 // acceptable".
@@ -251,14 +249,14 @@ func (c *Conn) paws(now Time, s *Segment) bool {
 	return int32(s.TSVal-c.rcv.tsRecent) < 0 && now-c.rcv.tsRecentAt < pawsValid
 }
 
-// pawsValid is how long TS.Recent can be compared with (RFC 7323 5.5).
+// pawsValid is how long TS.Recent stays valid for comparison (RFC 7323 5.5).
 const pawsValid = 24 * 24 * 3600 * Second
 
-// takeStamp has TS.Recent follow the timestamp of a segment that begins with seq,
-// which was not received before.
+// takeStamp updates TS.Recent, and if it is too old the mark (see overtaken), from the timestamp
+// of a new segment that begins at seq.
 func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
 	r := &c.rcv
-	// RFC 7323 5.5: where TS.Recent is too old to compare with, "replace TS.Recent".
+	// RFC 7323 5.5: if TS.Recent is no longer valid, "replace TS.Recent".
 	old := now-r.tsRecentAt >= pawsValid
 	if int32(ts-r.tsRecent) < 0 && !old {
 		return
@@ -269,41 +267,42 @@ func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
 	r.tsRecent, r.tsRecentAt = ts, now
 }
 
-// markRange is for how many bytes, and ticks of the peer's clock, a mark is good.
+// markRange is how many bytes, or ticks of the peer's timestamp clock, a mark is used before it
+// is replaced.
 const markRange = 1 << 30
 
-// fillsOvertaken reports that text which fills a hole may be taken although its
-// timestamp is older than TS.Recent: see overtaken.
+// fillsOvertaken reports whether s fills a hole and may be accepted although its timestamp is
+// older than TS.Recent: see overtaken.
 func (c *Conn) fillsOvertaken(s *Segment) bool {
 	o, end := c.rcv.ooo, Seq(s.Seq)+Seq(s.DataLen())
 	return len(o) > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && end.LessEq(o[len(o)-1].end) && c.overtaken(end, s.TSVal)
 }
 
-// overtaken reports that text in the window, up to end, was sent after the mark
-// was, and so is none of an earlier round through the sequence numbers. Where a
-// retransmission has filled a hole, TS.Recent is newer than all that was sent
-// before it, and what of that is delayed on its way would be sent again for
-// nothing. RFC 7323 5.3: "In certain unlikely circumstances, the algorithm of
-// rules R1-R5 could lead to discarding some segments unnecessarily". Parallel
-// links make them likely. PAWS is to discard old duplicates, and this is none.
+// overtaken reports whether data in the window that ends at end, with timestamp ts, was sent
+// after the mark (markTS, markSeq). If so, it is not from an earlier wrap of the sequence
+// space, and PAWS need not discard it.
 //
-// That follows from how far the mark lies behind. end is less than
-// 2^31 above the number that the mark's segment began with (markRange before the
-// mark is replaced, a window of at most 2^30 after that). The same number one
-// round before is 2^32 less: more than 2^31 below the mark. When the mark's
-// segment was sent, all that lies more than a window (2^30) below it had been
-// acknowledged. What is acknowledged is never sent again, so no segment with that
-// number has a timestamp newer than the mark's; RFC 7323 5.4: the clock is "at
-// least approximately proportional to real time", and does not go back.
+// This matters after a retransmission has filled a hole: TS.Recent is then newer than all
+// segments sent before the retransmission, and those that were delayed on the way would be
+// discarded and sent again. RFC 7323 5.3: "In certain unlikely circumstances, the algorithm of
+// rules R1-R5 could lead to discarding some segments unnecessarily". On parallel links such
+// circumstances are likely.
+//
+// Proof: end is less than 2^31 above markSeq (markRange before the mark is replaced, plus a
+// window of at most 2^30). The same number in the previous wrap is more than 2^31 below
+// markSeq. When the mark's segment was sent, everything more than a window (2^30) below it had
+// been acknowledged, and acknowledged data is never sent again. So no segment of the previous
+// wrap has a timestamp newer than markTS; RFC 7323 5.4: the clock is "at least approximately
+// proportional to real time", and does not go back.
 func (c *Conn) overtaken(end Seq, ts uint32) bool {
 	r := &c.rcv
 	age := ts - r.markTS
 	return age > 0 && age < r.tsRecent-r.markTS && end-r.markSeq < 2*markRange
 }
 
-// unacceptable answers what lies outside the window. Text is answered each
-// time, for its sender waits for it; the rest no faster than challenge ACKs, or
-// two hosts that disagree would answer each other without end.
+// unacceptable decides the answer to an unacceptable segment. Data is always acknowledged,
+// because its sender waits for that. Other segments are answered at the rate of challenge ACKs:
+// otherwise two hosts that disagree could answer each other forever.
 func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	seq, n := Seq(s.Seq), s.DataLen()
 	if c.state == TimeWait && s.has(wire.FlagFIN) && s.has(wire.FlagACK) && seq+Seq(s.seqLen()) == c.rcv.nxt {
@@ -314,8 +313,8 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	}
 	if n == 0 || s.has(wire.FlagSYN) {
 		if s.has(wire.FlagSYN) && s.has(wire.FlagACK) && !c.passive && seq+1 == c.rcv.nxt && Seq(s.Ack) == c.snd.una {
-			// The SYN,ACK again: our ACK of the first was lost. Both numbers are
-			// right, so its timestamp is the peer's, which measures by our answer.
+			// A retransmitted SYN,ACK: our ACK was lost. Both of its numbers are
+			// right, so trust its timestamp; the peer measures with our echo.
 			c.noteTimestamp(now, s)
 		}
 		return dropChallenge
@@ -328,10 +327,10 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	return dropAck
 }
 
-// provesLife reports whether a segment that is not acceptable shows that the peer lives: a
-// keep-alive probe (RFC 9293 3.8.4), or text that was received before and ends within a
-// window below RCV.NXT. Its acknowledgement has to be acceptable, too. Whoever sends
-// segments blindly would else keep a dead peer's connection for ever.
+// provesLife reports whether an unacceptable segment shows that the peer is alive: a keep-alive
+// probe (RFC 9293 3.8.4), or data that was received before and ends at most a window below
+// RCV.NXT. Its acknowledgement number must be acceptable: otherwise a blind attacker could keep
+// the connection of a dead peer open forever.
 func (c *Conn) provesLife(s *Segment) bool {
 	r := &c.rcv
 	if ack := Seq(s.Ack); s.has(wire.FlagSYN) || !s.has(wire.FlagACK) || c.snd.nxt.Less(ack) || ack.Less(c.snd.una-Seq(c.snd.maxWnd)) {
@@ -344,16 +343,15 @@ func (c *Conn) provesLife(s *Segment) bool {
 	return r.nxt-end <= Seq(max(c.window(), r.limit))
 }
 
-// challenge sends an acknowledgement that makes the other side show that it
-// knows the connection.
+// challenge sends a challenge ACK (RFC 5961), unless too many were sent.
 func (c *Conn) challenge(now Time) {
 	if c.replyAllowed(now) {
 		c.rcv.ackNow = true
 	}
 }
 
-// replyAllowed reports whether one more reply may be sent to segments that anybody
-// can send without end: challenge ACKs and repeated SYN,ACKs.
+// replyAllowed reports whether one more reply may be sent to segments that an attacker can
+// forge in any number. It limits challenge ACKs and repeated SYN,ACKs.
 func (c *Conn) replyAllowed(now Time) bool {
 	return replyAllowed(now, &c.rcv.challengeAt, &c.rcv.challenges)
 }
@@ -371,24 +369,23 @@ func replyAllowed(now Time, since *Time, n *uint8) bool {
 	return true
 }
 
-// resets reports whether a RST with the number seq ends the connection: the peer
-// sends it with its SND.NXT, which may not be our RCV.NXT.
+// resets reports whether a RST with sequence number seq ends the connection. The peer uses its
+// SND.NXT, which may differ from our RCV.NXT.
 func (c *Conn) resets(seq Seq) bool {
 	r := &c.rcv
 	if seq == r.nxt {
 		return true
 	}
 	if n := len(r.ooo); n > 0 && c.sackOK && seq == r.ooo[n-1].end {
-		// Text before it was lost. RFC 5961 3.2 would have the peer answer a
-		// challenge ACK, but it has forgotten the connection, and a middlebox may
-		// drop one or the other. As on Linux the end of what was SACKed is as good
-		// a proof: it is as hard to guess.
+		// Data before the RST was lost. By RFC 5961 3.2 the peer must answer a
+		// challenge ACK, but a middlebox may drop either of the two. As on Linux,
+		// accept the end of the highest SACKed block: it is as hard to guess.
 		return true
 	}
 	switch c.state {
 	case CloseWait, Closing, LastAck:
-		// macOS resets a connection right after its FIN with the FIN's own number,
-		// and does not answer challenge ACKs. Linux takes it too.
+		// macOS sends a RST right after its FIN with the FIN's sequence number, and
+		// does not answer challenge ACKs. Linux accepts it too.
 		return seq+1 == r.nxt
 	}
 	return false
@@ -422,8 +419,8 @@ func (c *Conn) checkReset(s *Segment) verdict {
 	case Closing, LastAck, TimeWait:
 		c.die(ErrNone)
 	case CloseWait:
-		// As Linux: who knows that the peer has closed learns little by the reset.
-		// Reads stay at their end, and writes find a broken pipe.
+		// As on Linux: the application already knows that the peer has closed. Reads
+		// still return EOF, and writes return EPIPE.
 		c.fail(ErrPipe)
 	default:
 		c.fail(ErrReset)
@@ -438,8 +435,8 @@ func (c *Conn) checkSyn(s *Segment) verdict {
 	}
 	if c.state == SynReceived && c.passive {
 		// "If the connection was initiated with a passive OPEN, then return
-		// this connection to the LISTEN state and return." As Linux does, the peer
-		// is told by a RST, as one that has no connection would answer the SYN.
+		// this connection to the LISTEN state and return." As on Linux, also send the
+		// RST that a host without the connection would send.
 		c.tsOK = false
 		if s.has(wire.FlagACK) {
 			c.rstFor(s)
@@ -449,7 +446,7 @@ func (c *Conn) checkSyn(s *Segment) verdict {
 		// <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
 		c.rstUnsent, c.rcv.rstSeq, c.rcv.nxt = true, 0, Seq(s.Seq)+Seq(s.seqLen())
 		c.die(ErrNone)
-		c.events &^= Dead // until Next has given the RST
+		c.events &^= Dead // reported when Next has returned the RST
 		return drop
 	}
 	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence
@@ -491,8 +488,8 @@ func (c *Conn) checkAck(now Time, s *Segment) verdict {
 }
 
 // peerWindow is the window of a segment in bytes. RFC 7323 2.2: "The window field in a
-// segment where the SYN bit is set (i.e., a <SYN> or <SYN,ACK>) MUST NOT be scaled":
-// a simultaneous open ends with such a one.
+// segment where the SYN bit is set (i.e., a <SYN> or <SYN,ACK>) MUST NOT be scaled": the
+// SYN,ACK of a simultaneous open comes here.
 func (c *Conn) peerWindow(s *Segment) uint32 {
 	if s.hadSYN || s.has(wire.FlagSYN) {
 		return uint32(s.Window)
@@ -500,7 +497,7 @@ func (c *Conn) peerWindow(s *Segment) uint32 {
 	return uint32(s.Window) << c.snd.scale
 }
 
-// ack processes an acknowledgement that is in range.
+// ack processes an acceptable acknowledgement number.
 func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	a := ackSample{now: now, prior: c.snd.una, fack: c.sb.fack, timestamp: c.tsOK && s.HasTS, tsEcr: s.TSEcr, marked: c.rec.marked}
 	wnd := c.peerWindow(s)
@@ -512,7 +509,7 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	// ACK has outstanding data, the incoming acknowledgment carries no data,
 	// the SYN and FIN bits are both off, the acknowledgment number is equal to
 	// the greatest acknowledgment received [...] and the advertised window
-	// equals" the last one. One that answers a zero-window probe is none.
+	// equals" the last one. The answer to a zero-window probe is not counted.
 	duplicate := inFlight && !shut && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
 
 	if c.snd.una.Less(ack) {
@@ -525,10 +522,11 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	c.takeWindow(s, ack, wnd, a.advanced)
 	c.windowMoved(now, shut)
 	if a.delivered > 0 || a.dsack || duplicate {
-		c.rttOf(&a)
+		c.sampleRTT(&a)
 		if a.advanced {
-			// RFC 6298 5: a new acknowledgement ends the count of timeouts. By
-			// Karn's algorithm the RTO stays backed off until there is a sample.
+			// RFC 6298 5: an acknowledgement of new data resets the number of
+			// timeouts. By Karn's algorithm the RTO stays backed off until there is
+			// a sample.
 			if a.rtt == 0 {
 				c.rtt.rto = c.rtt.timeout(c.timers.backoff, c.p)
 			}
@@ -549,13 +547,13 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 	b := &c.snd
 	a.advanced = true
 	b.progress = a.now
-	c.soft = ErrNone // what was sent has arrived: it has passed
+	c.soft = ErrNone // data gets through, so the error was transient
 	n := int(ack - b.una)
 	c.takeAck(a, ack)
 	b.una = ack
-	b.buf.drop(min(n, b.buf.len())) // the FIN takes a number and no place
+	b.buf.drop(min(n, b.buf.len())) // the FIN has a number but is not in the buffer
 	if b.buf.ring.n == 0 {
-		b.buf.ring.giveBack(c.p)
+		b.buf.ring.free(c.p)
 	}
 	if c.awaitAcksBy != 0 && len(b.buf.pinned) == 0 {
 		c.endAwaitAcks()
@@ -569,9 +567,9 @@ func (c *Conn) advance(a *ackSample, ack Seq) {
 
 // takeWindow updates the send window: "If SND.UNA =< SEG.ACK =< SND.NXT, the
 // send window should be updated. If (SND.WL1 < SEG.SEQ or (SND.WL1 = SEG.SEQ and
-// SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND". What acknowledges more than all
-// before it is the newest, whatever its number: the peer may have sent text beyond
-// it that it sends again. SND.WND counts from SND.UNA, so it cannot stay as it was.
+// SND.WL2 =< SEG.ACK)), set SND.WND <- SEG.WND". A segment that advances SND.UNA is the newest,
+// even if SEG.SEQ is lower than SND.WL1: it may be a retransmission. SND.WND counts from
+// SND.UNA and must be updated with it.
 func (c *Conn) takeWindow(s *Segment, ack Seq, wnd uint32, advanced bool) {
 	b := &c.snd
 	seq := Seq(s.Seq)
@@ -584,34 +582,34 @@ func (c *Conn) takeWindow(s *Segment, ack Seq, wnd uint32, advanced bool) {
 	b.wnd = wnd
 	b.maxWnd = max(b.maxWnd, wnd)
 	b.wl1, b.wl2 = seq, ack
-	c.unacceptableAck = b.una // it was heard
+	c.unacceptableAck = b.una // clear: an acceptable segment has come
 }
 
-// windowMoved goes on after an acknowledgement, before which the window was shut or
-// not, with what follows from its being shut or not now.
+// windowMoved handles the closing or opening of the peer's window by an acknowledgement. was is
+// whether the window was shut before it.
 func (c *Conn) windowMoved(now Time, was bool) {
 	t := &c.timers
 	switch is := c.shut(); {
 	case is && !was:
 		if c.snd.una != c.snd.nxt {
 			// RFC 9293 3.8.6: "If the window shrinks to zero, the TCP implementation
-			// MUST probe it in the standard way (MUST-35)". Nothing is sent again
-			// meanwhile, so there is nothing to time out (SHLD-17).
+			// MUST probe it in the standard way (MUST-35)". Nothing is retransmitted
+			// while the window is shut, so the retransmission timer is off (SHLD-17).
 			t.rtx, t.rtxKind = 0, rtxRTO
 			c.armPersist(now)
 		}
 	case was && !is:
 		t.persist, t.persists, t.probes, t.backoff = 0, 0, 0, 0
 		if c.snd.una != c.snd.nxt {
-			// What the peer took its window back from was dropped there: it is sent
-			// again at once, and says nothing about congestion.
+			// The peer shrank its window and dropped the data beyond it. Retransmit at
+			// once; this is no sign of congestion.
 			c.sb.markAllLost()
 			c.armRtx(now, 0, true)
 		}
 	}
 }
 
-// finAcked moves on when our FIN is acknowledged.
+// finAcked changes the state if our FIN is acknowledged.
 func (c *Conn) finAcked(now Time) {
 	if !c.snd.finSent || c.snd.una != c.snd.nxt {
 		return
@@ -636,8 +634,8 @@ func (c *Conn) enterTimeWait(now Time) {
 	c.cc.release()
 }
 
-// segmentText is the seventh and the eighth step. Urgent data is in line with
-// the rest (RFC 6093 4), so the sixth has nothing to do.
+// segmentData is the seventh and the eighth step. Urgent data is delivered in line with other
+// data (RFC 6093 4), so the sixth step has nothing to do.
 func (c *Conn) segmentData(now Time, s *Segment) verdict {
 	n := s.DataLen()
 	if n == 0 && !s.has(wire.FlagFIN) {
@@ -657,8 +655,8 @@ func (c *Conn) segmentData(now Time, s *Segment) verdict {
 		return drop
 	}
 	if n > 0 && c.shutRead && c.state != Established {
-		// The same holds for one that is closed in both directions, but held:
-		// its application is told.
+		// The same if the application closed both directions but keeps the Conn: the
+		// error is reported to it.
 		c.failReset(ErrReset)
 		return drop
 	}
@@ -666,7 +664,7 @@ func (c *Conn) segmentData(now Time, s *Segment) verdict {
 	return keep
 }
 
-// peerFinished changes the state when the peer's FIN has been reached.
+// peerFinished changes the state when RCV.NXT has passed the peer's FIN.
 func (c *Conn) peerFinished() {
 	switch c.state {
 	case Established:
@@ -683,8 +681,8 @@ func (c *Conn) peerFinished() {
 	c.events |= EOF | Readable
 }
 
-// rstFor sends, in place of an acknowledgement, the RST that an unacceptable
-// one deserves; the connection stays.
+// rstFor schedules the RST that answers a segment with an unacceptable acknowledgement number.
+// The connection stays.
 func (c *Conn) rstFor(s *Segment) {
 	c.rcv.rstSeq, c.rcv.rstNow = s.Ack, true
 }

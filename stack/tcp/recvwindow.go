@@ -1,9 +1,8 @@
 package tcp
 
-// advertise moves the right edge of the window as far as the buffer allows, and
-// returns the window. RFC 9293 3.8.6.2.2: "a receiving TCP endpoint SHOULD NOT
-// [...] advance the right edge in small increments": at least by
-// min(Fr * RCV.BUFF, Eff.snd.MSS), and never back.
+// advertise moves the right edge of the window as far as the buffer allows, never back, and
+// returns the window in bytes. RFC 9293 3.8.6.2.2: "a receiving TCP endpoint SHOULD NOT [...]
+// advance the right edge in small increments": at least by min(Fr * RCV.BUFF, Eff.snd.MSS).
 func (c *Conn) advertise() int {
 	r := &c.rcv
 	limit := c.bufferLimit(r.limit)
@@ -11,14 +10,14 @@ func (c *Conn) advertise() int {
 	if c.finReceived() {
 		return c.window()
 	}
-	// The field has 16 bits: an edge that it cannot express is not advertised.
+	// Never move the edge further than the 16-bit field can express.
 	max16 := Seq(65535) << r.scale
 	if r.nxt.Less(edge) && uint32(edge-r.nxt) > uint32(max16) {
 		edge = r.nxt + max16
 	}
 	unit := Seq(1) << r.scale
 	if r.buf.n == 0 && r.nxt.Less(edge) && edge-r.nxt < unit {
-		edge = r.nxt + unit // or a buffer below the unit would never be offered
+		edge = r.nxt + unit // otherwise a buffer smaller than the unit would never be offered
 	}
 	edge = r.nxt + (edge-r.nxt)/unit*unit
 	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
@@ -28,8 +27,9 @@ func (c *Conn) advertise() int {
 	return c.window()
 }
 
-// updateWindow sends a window update when the application has read enough that
-// the peer should know of it at once.
+// updateWindow schedules a window update if the application has read enough data: if at most
+// half of the window is left, and it can at least double and grow by min(half the buffer, one
+// segment).
 func (c *Conn) updateWindow() {
 	r := &c.rcv
 	if !c.state.synchronized() || c.finReceived() {
@@ -39,8 +39,9 @@ func (c *Conn) updateWindow() {
 	limit := c.bufferLimit(r.limit)
 	offered := limit
 	if !r.edgeMoved {
-		// Only the SYN has offered a window, which is never scaled. That it is
-		// half of the buffer is no reason to tell of more: half of it has to be gone.
+		// So far only the SYN advertised a window, limited to 16 bits because it is never
+		// scaled. Measure the free part of that window, not of the larger buffer:
+		// otherwise an update would be sent right after the handshake.
 		offered = min(limit, int(r.synWnd))
 	}
 	room := min(max(limit-r.buf.n, 0), 65535<<r.scale)
@@ -70,9 +71,9 @@ func (c *Conn) affordable(lo, hi Seq, at int) Seq {
 	return r.edge
 }
 
-// tuneReceive is dynamic right-sizing: the buffer holds twice what the
-// application takes in a round-trip time, so that the window never is what
-// limits a sender whose window still grows.
+// tuneReceive implements dynamic right-sizing: it grows the buffer to twice the bytes that the
+// application reads in a round-trip time, so that the receive window never limits a sender
+// whose congestion window still grows.
 func (c *Conn) tuneReceive(now Time) {
 	r := &c.rcv
 	q := &r.drs
@@ -81,11 +82,11 @@ func (c *Conn) tuneReceive(now Time) {
 	if now-q.at < rtt {
 		return
 	}
-	// What was read in one round trip: a reader that paused takes more at once.
+	// Scale to one round trip: a reader that paused reads more at once.
 	taken := int(int64(read-q.seq) * int64(rtt) / int64(now-q.at))
 	want := 2*taken + 16*r.mss
 	if taken > q.taken && q.taken > 0 {
-		// A sender in slow start will have twice as much in the next round.
+		// The sender may be in slow start and double its rate in the next round.
 		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))
 	}
 	if want = min(want, c.p.RecvBufferMax, cacheable(c.receiverLeastRTT())); !r.fixed && want > r.limit && c.bufferLimit(want) == want {
@@ -123,18 +124,18 @@ func (c *Conn) tuneHole() {
 	}
 }
 
-// cacheable is what a buffer may grow to on a path with the given round-trip
-// time: what 100 Gbit/s have in flight, and a quarter of a mebibyte; beyond 4 MiB,
-// what 20 Gbit/s have. On the shortest paths more only waits in the buffer, which
-// falls out of the processor's cache: a bulk transfer through a TAP spent half its
-// time on copying there.
+// cacheable is the size in bytes to which auto-tuning may grow a buffer on a path with the
+// given round-trip time: 256 KiB plus the bandwidth-delay product of 100 Gbit/s, or 4 MiB plus
+// that of 20 Gbit/s, whichever is less. On short paths a larger buffer does not help and no
+// longer fits the processor's cache: a bulk transfer through a TAP spent half its time on
+// copying.
 func cacheable(rtt Time) int {
 	rtt = min(rtt, Second)
 	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/2))
 }
 
-// receiverRTT measures the round-trip time as a receiver that sends nothing
-// sees it, from the timestamps that come back.
+// receiverRTT measures the round-trip time at a receiver that sends no data, from the
+// timestamps that the peer echoes.
 func (c *Conn) receiverRTT(now Time, s *Segment) {
 	c.measureWindow(now)
 	if !c.tsOK || s.TSEcr == 0 {
@@ -143,9 +144,9 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 	d := Time(int32(c.tsVal(now)-s.TSEcr)) * Millisecond
 	q := &c.rcv.drs
 	if d <= Millisecond {
-		// The timestamp clock is too coarse to say more than "at most this". On
-		// a path of microseconds, what the handshake measured is nearer: a
-		// buffer for the bandwidth of a whole millisecond falls out of the cache.
+		// The timestamp clock ticks in milliseconds, so d is only an upper bound. On a
+		// path of microseconds the handshake's sample is better: a buffer for the
+		// bandwidth of a whole millisecond would not fit the cache.
 		if q.rtt == 0 || q.rtt > Millisecond {
 			q.rtt = Millisecond
 		}
@@ -158,8 +159,8 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 	}
 }
 
-// measureWindow notes how long it takes until text comes from beyond the window that
-// is offered now. A round-trip time must have passed by then.
+// measureWindow measures how long it takes until data from beyond the current window arrives.
+// That is at least one round-trip time, since the sender must have received a newer window.
 func (c *Conn) measureWindow(now Time) {
 	r := &c.rcv
 	q := &r.drs
@@ -172,9 +173,9 @@ func (c *Conn) measureWindow(now Time) {
 	q.edge, q.edged = r.edge, now
 }
 
-// receiverLeastRTT is the least round-trip time that is known of the path. The mean
-// has the time in it that text waited in queues and for the processor: a buffer that
-// grew for that made the queues longer, and the mean with them.
+// receiverLeastRTT is the smallest known round-trip time of the path. The mean includes the
+// time that data waits in queues and for the processor: if the buffer grew with it, the queues
+// would grow, and the mean with them.
 func (c *Conn) receiverLeastRTT() Time {
 	rtt := c.rcv.drs.rtt
 	for _, d := range [...]Time{c.rcv.drs.least, c.rtt.min} {

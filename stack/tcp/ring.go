@@ -5,23 +5,22 @@ import "math/bits"
 // minRing is the smallest ring in bytes.
 const minRing = 2048
 
-// A ring is a byte queue whose storage is made when it is first needed, doubles
-// while it must, and is given back when the queue is empty.
-// len(b) is 0 or a power of two.
+// A ring is a byte queue. Its storage is allocated on first use, grows by doubling, and is
+// freed when the queue is empty. len(b) is 0 or a power of two.
 type ring struct {
 	b    []byte
 	n    int   // bytes in the queue
 	head int32 // index in b of the first byte
-	was  int32 // length of b when it was last given back
+	was  int32 // length of b when it was last freed
 }
 
-// bulk is the size in bytes from which a ring that is made anew gets the length
-// that it had: a transfer that empties it with each read would otherwise double
-// it again and again, and spent half its copying on that.
+// bulk is the size in bytes from which a ring is allocated again with its previous length. A
+// transfer whose reader empties the ring each time would otherwise double it again and again,
+// which took half of the time for copying.
 const bulk = 16 << 10
 
-// reserve makes room for n bytes from the head, whether they are in the queue
-// or beyond it, and keeps what is in the first used bytes.
+// reserve grows the ring to at least n bytes from the head. It preserves the first used bytes,
+// some of which may lie beyond the queue (out-of-order data).
 func (r *ring) reserve(p *Params, n, used int) {
 	if n <= len(r.b) {
 		return
@@ -33,7 +32,7 @@ func (r *ring) reserve(p *Params, n, used int) {
 	r.resize(p, size, used)
 }
 
-// resize moves what is in the first used bytes to storage of size bytes, a power of two.
+// resize moves the first used bytes to new storage of size bytes, a power of two.
 func (r *ring) resize(p *Params, size, used int) {
 	var b []byte
 	if p.Alloc != nil {
@@ -62,13 +61,13 @@ func (r *ring) slices(off, n int) (a, b []byte) {
 	return r.b[i:], r.b[:i+n-len(r.b)]
 }
 
-// put copies p to off bytes from the head, which may be beyond the queue.
+// put copies p to the place off bytes from the head, which may lie beyond the queue.
 func (r *ring) put(off int, p []byte) {
 	a, b := r.slices(off, len(p))
 	copy(b, p[copy(a, p):])
 }
 
-// drop takes n bytes from the head of the queue.
+// drop removes n bytes from the head of the queue.
 func (r *ring) drop(n int) {
 	r.n -= n
 	if len(r.b) > 0 {
@@ -76,9 +75,8 @@ func (r *ring) drop(n int) {
 	}
 }
 
-// giveBack returns the storage; the caller has copied or no longer needs what
-// is in it.
-func (r *ring) giveBack(p *Params) {
+// free frees the storage. The caller has copied the contents or no longer needs them.
+func (r *ring) free(p *Params) {
 	if r.b != nil {
 		r.was = int32(len(r.b))
 	}
@@ -88,10 +86,10 @@ func (r *ring) giveBack(p *Params) {
 	r.b, r.head = nil, 0
 }
 
-// shrink gives back storage that is not in use, if that is three quarters of it or more.
+// shrink frees unused storage if at least three quarters of it are unused.
 func (r *ring) shrink(p *Params) {
 	if size := 1 << bits.Len(uint(max(r.n, minRing)-1)); r.n == 0 {
-		r.giveBack(p)
+		r.free(p)
 	} else if len(r.b) >= 4*size {
 		r.resize(p, size, r.n)
 	}

@@ -37,7 +37,7 @@ func TestRingAgreesWithASlice(t *testing.T) {
 				want = want[n:]
 			case 3:
 				if q.n == 0 {
-					q.giveBack(p)
+					q.free(p)
 					require.Empty(t, q.b)
 				}
 			}

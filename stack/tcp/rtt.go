@@ -1,16 +1,16 @@
 package tcp
 
-// rttEstimator is RFC 6298: SRTT, RTTVAR and the timeout made of them.
+// rttEstimator is RFC 6298: SRTT, RTTVAR and the timeout computed from them.
 type rttEstimator struct {
 	srtt   Time // smoothed round-trip time; 0 before the first sample
 	rttvar Time
 	rto    Time // without back-off
-	min    Time // least sample of the last minRTTWindow; 0 before the first
+	min    Time // minimum of the samples in the last minRTTWindow; 0 before the first
 	minAt  Time // when min was measured
 }
 
-// minRTTWindow is how long a least round-trip time holds (RFC 8985 6.2 step 2
-// asks for a windowed minimum; five minutes are Linux's).
+// minRTTWindow is the window of the minimum round-trip time. RFC 8985 6.2 step 2 asks for a
+// windowed minimum; Linux uses five minutes.
 const minRTTWindow = 300 * Second
 
 // initialRTO: RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been
@@ -21,7 +21,7 @@ const initialRTO = 1 * Second
 // fallbackRTO is what RFC 6298 5.7 asks for after a SYN was lost.
 const fallbackRTO = 3 * Second
 
-// sample takes a measured round-trip time r.
+// sample updates the estimate with a measured round-trip time r.
 func (e *rttEstimator) sample(now, r Time, p *Params) {
 	r = max(r, 1)
 	if e.min == 0 || r <= e.min || now-e.minAt > minRTTWindow {
@@ -41,9 +41,9 @@ func (e *rttEstimator) sample(now, r Time, p *Params) {
 		e.srtt += (r - e.srtt) / 8
 	}
 	// "RTO <- SRTT + max (G, K*RTTVAR)" with K = 4. The lower bound of RFC 6298
-	// 2.4 is put on the second term, as Linux does: on a long path whose
-	// round-trip time does not vary, a bound on the sum would let one delayed
-	// acknowledgement look like a loss.
+	// 2.4 applies to the second term, as on Linux: on a long path with a constant
+	// round-trip time, a bound on the sum would make one delayed acknowledgement cause a
+	// timeout.
 	e.rto = min(e.srtt+max(p.MinRTO, 4*e.rttvar), p.MaxRTO)
 }
 
@@ -60,10 +60,10 @@ func (e *rttEstimator) timeout(backoff uint8, p *Params) Time {
 	return min(rto<<backoff, p.MaxRTO)
 }
 
-// rttOf takes the samples of an acknowledgement (RFC 6298 3, Karn's algorithm:
-// "RTT samples MUST NOT be made using segments that were retransmitted", unless
-// timestamps tell which copy it was).
-func (c *Conn) rttOf(a *ackSample) {
+// sampleRTT takes the round-trip time sample of an acknowledgement, if there is one. RFC 6298 3,
+// Karn's algorithm: "RTT samples MUST NOT be made using segments that were retransmitted",
+// unless timestamps identify the copy.
+func (c *Conn) sampleRTT(a *ackSample) {
 	switch {
 	case a.rtt > 0:
 	case a.advanced && a.timestamp && a.tsEcr != 0:

@@ -168,9 +168,9 @@ func TestAnAckTakesABoundedNumberForLost(t *testing.T) {
 	end := r.c.snd.nxt - rigISS - 1
 	r.now += 100 * Millisecond
 	r.hostileAck(r.echo, 0, block{end - 10*hostileMSS, end})
-	require.Equal(t, mostLost*hostileMSS, r.c.Info().Lost)
+	require.Equal(t, maxLost*hostileMSS, r.c.Info().Lost)
 	r.hostileAck(r.echo, 0, block{end - 11*hostileMSS, end})
-	require.Equal(t, 2*mostLost*hostileMSS, r.c.Info().Lost)
+	require.Equal(t, 2*maxLost*hostileMSS, r.c.Info().Lost)
 	r.wait(Second / 2)
 	require.GreaterOrEqual(t, r.c.Info().Lost, int(end)-11*hostileMSS, "without further acknowledgements")
 	require.NoError(t, checkBoard(&r.c))

@@ -2,9 +2,8 @@ package tcp
 
 import "github.com/usernet/usernet/stack/wire"
 
-// Next writes into out the next segment to be sent now, and reports whether
-// there is one. Nothing is lost when it is not called: what to send is derived
-// from the state each time, in the order of this list.
+// Next writes the next segment to be sent to out. It returns false if there is nothing to send
+// now. The caller may skip or delay the call: each call derives what to send from the state.
 func (c *Conn) Next(now Time, out *Segment) bool {
 	switch {
 	case c.rstUnsent:
@@ -51,17 +50,16 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 	return false
 }
 
-// ackSeq is the sequence number of a segment without text: SND.NXT, which the peer
-// takes if it honors what it once advertised (RFC 7323 2.4). One that has taken its
-// window back by more than a unit of its scale, and does not, takes only what lies
-// within the new edge, so as on Linux that is where the segment stands. RFC 9293
-// 3.8.6: "a sending TCP peer MUST be robust against window shrinking, which may
-// cause the 'usable window' to become negative" (MUST-34).
+// ackSeq is the sequence number of a segment without data: SND.NXT, unless the peer has shrunk
+// its window. A peer that still honours the window it advertised (RFC 7323 2.4) accepts SND.NXT
+// even then, but others accept only numbers up to the new right edge, so as on Linux the
+// segment uses that edge. RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window
+// shrinking, which may cause the 'usable window' to become negative" (MUST-34).
 //
-// The peer may have received more than that since, and then does not take what
-// stands at the edge. Its answer says what it expects, and that is taken from it
-// even where the answer is not acceptable. Otherwise two peers of which each has
-// overrun the other's window would never hear each other.
+// The peer may have received data beyond the edge meanwhile, and then the edge is too old. Its
+// answer carries the number that it expects, in SEG.ACK. That number is used even if the answer
+// itself is unacceptable: otherwise two peers that have both overrun the other's window would
+// reject each other's segments forever.
 func (c *Conn) ackSeq() Seq {
 	s := &c.snd
 	edge := c.sendEdge()
@@ -74,10 +72,10 @@ func (c *Conn) ackSeq() Seq {
 	return edge
 }
 
-// sendEdge is the right edge of the peer's window for what was sent before: nothing
-// beyond it is sent again. It is SND.UNA+SND.WND, or SND.NXT where that is less than
-// a unit of the window's scale away. Windows are rounded down to that unit, so that
-// they seem to shrink. RFC 7323 2.4: "if the sequence number is out of window by
+// sendEdge is the right edge of the peer's window for retransmissions: nothing beyond it is
+// retransmitted. It is SND.UNA+SND.WND, or SND.NXT if that is less than a unit of the window
+// scale beyond. Windows are rounded down to that unit, so they seem to shrink by less than one
+// unit. RFC 7323 2.4: "if the sequence number is out of window by
 // less than 2^Rcv.Wind.Shift, then do normal retransmission(s) without regard to the
 // receiver window as long as the original segment was in window when it was sent".
 func (c *Conn) sendEdge() Seq {
@@ -89,21 +87,20 @@ func (c *Conn) sendEdge() Seq {
 	return edge
 }
 
-// waits reports whether something was written, or is to be closed, that was never
-// sent.
-func (c *Conn) waits() bool {
+// hasUnsent reports whether data or a FIN is queued that was never sent.
+func (c *Conn) hasUnsent() bool {
 	return c.unsent() > 0 || c.snd.fin && !c.snd.finSent && c.state != Closed
 }
 
-// shut reports whether the peer's window admits nothing of what is to be sent, for
-// the first time or again. Then the window is probed, and no other timer runs.
+// shut reports whether the peer's window is zero while there is something to send or to
+// retransmit. Then only the persist timer runs, and the window is probed.
 func (c *Conn) shut() bool {
 	s := &c.snd
-	return s.wnd == 0 && c.state.synchronized() && c.sendEdge() == s.una && (s.una != s.nxt || c.waits())
+	return s.wnd == 0 && c.state.synchronized() && c.sendEdge() == s.una && (s.una != s.nxt || c.hasUnsent())
 }
 
-// reset is the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST> (see
-// failReset), with an acknowledgement so that a peer that never got our SYN,ACK takes it.
+// reset writes the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST> (see
+// failReset). It also has an ACK, so that a peer that has not received our SYN,ACK accepts it.
 func (c *Conn) reset(now Time, out *Segment) {
 	c.rstUnsent = false
 	c.events |= Dead
@@ -117,7 +114,7 @@ func (c *Conn) reset(now Time, out *Segment) {
 	}
 }
 
-// syn makes the SYN, or in SYN-RECEIVED the SYN,ACK.
+// syn writes the SYN, or in SYN-RECEIVED the SYN,ACK.
 func (c *Conn) syn(now Time, out *Segment) {
 	c.synUnsent = false
 	*out = Segment{TCP: wire.TCP{
@@ -142,7 +139,7 @@ func (c *Conn) syn(now Time, out *Segment) {
 		if out.HasTS {
 			out.TSEcr = c.rcv.tsRecent
 		}
-		c.acked()
+		c.ackSent()
 	}
 	if c.snd.lastData == 0 {
 		c.snd.lastData = now
@@ -153,9 +150,9 @@ func (c *Conn) syn(now Time, out *Segment) {
 	c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
 }
 
-// header fills what every segment of a synchronized connection carries. text is
-// whether payload follows.
-func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags, text bool) {
+// header fills in the header of a segment of a synchronized connection. data is whether the
+// segment has a payload.
+func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags, data bool) {
 	r := &c.rcv
 	wnd := c.advertise()
 	*out = Segment{TCP: wire.TCP{
@@ -169,13 +166,13 @@ func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags, text
 		out.HasTS, out.TSVal, out.TSEcr = true, c.tsVal(now), r.tsRecent
 	}
 	if c.sackOK && (r.nsack > 0 || r.dsack.start != r.dsack.end) {
-		c.sackOptions(out, c.sackRoom(text))
+		c.sackOptions(out, c.sackRoom(data))
 	}
-	c.acked()
+	c.ackSent()
 }
 
-// sackOptions reports the duplicate first (RFC 2883 4), then the blocks, of all
-// together at most room.
+// sackOptions fills in at most room SACK blocks: the duplicate first (RFC 2883 4), then the
+// others.
 func (c *Conn) sackOptions(out *Segment, room int) {
 	r := &c.rcv
 	n := 0
@@ -193,23 +190,23 @@ func (c *Conn) sackOptions(out *Segment, room int) {
 	out.NSACK = uint8(n)
 }
 
-// sackRoom is how many blocks fit a segment, with payload or without. RFC 2018 3: "a
+// sackRoom is how many SACK blocks fit in a segment with or without data. RFC 2018 3: "a
 // SACK option that specifies n blocks will have a length of 8*n+2 bytes, so the 40
 // bytes available for TCP options can specify a maximum of 4 blocks"; 3 with
 // timestamps, and fewer where segments are very small.
-func (c *Conn) sackRoom(text bool) int {
+func (c *Conn) sackRoom(data bool) int {
 	n, room := 4, c.snd.mss-4
 	if c.tsOK {
 		n = 3
 	}
-	if text {
-		room -= leastText
+	if data {
+		room -= minData
 	}
 	return max(min(n, room/8), 0)
 }
 
-// acked notes that an acknowledgement is on its way.
-func (c *Conn) acked() {
+// ackSent records that a segment with an acknowledgement is being sent.
+func (c *Conn) ackSent() {
 	r := &c.rcv
 	r.ackNow = false
 	r.unacked = 0
@@ -217,8 +214,7 @@ func (c *Conn) acked() {
 	c.timers.ack = 0
 }
 
-// segSize is the payload of a full segment that goes out now: RFC 9293 3.7.1
-// has the options that it carries taken off.
+// segSize is the payload of a full segment sent now. RFC 9293 3.7.1: its options are subtracted.
 func (c *Conn) segSize() int {
 	n := c.snd.mss
 	r := &c.rcv
@@ -234,7 +230,8 @@ func (c *Conn) segSize() int {
 	return n
 }
 
-// burst is the most payload of one segment, full segments of a super-segment.
+// burst is the maximum payload of one segment from Next: mss, or a multiple of it for a
+// super-segment, limited by the pacer.
 func (c *Conn) burst(mss int) int {
 	if n := c.snd.gso; n > mss {
 		if p := c.cc.pace; p != nil && p.rate > 0 {
@@ -245,8 +242,8 @@ func (c *Conn) burst(mss int) int {
 	return mss
 }
 
-// noteSent tells the pacer and BBR that s goes now; first is whether nothing was in
-// flight before it.
+// noteSent informs the pacer and BBR that s is sent now. first is whether nothing was in flight
+// before it.
 func (c *Conn) noteSent(now Time, s *sent, first bool) {
 	w := &c.cc
 	if w.pace == nil {
@@ -260,8 +257,8 @@ func (c *Conn) noteSent(now Time, s *sent, first bool) {
 }
 
 // dataStart is the sequence number of the first byte in the send queue: SND.UNA, or
-// ISS+1 while the SYN is not acknowledged. The state tells which. The numbers do
-// not: after 2^32-1 bytes SND.UNA equals ISS again.
+// ISS+1 while the SYN is not acknowledged. The state decides, not a comparison with ISS: after
+// 2^32-1 bytes SND.UNA equals ISS again.
 func (c *Conn) dataStart() Seq {
 	if c.state == SynSent || c.state == SynReceived {
 		return c.snd.iss + 1
@@ -269,10 +266,10 @@ func (c *Conn) dataStart() Seq {
 	return c.snd.una
 }
 
-// dataEnd is the number after the last byte that was written: the FIN's.
+// dataEnd is the sequence number after the last written byte, which is that of the FIN.
 func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.len()) }
 
-// data fills in the payload from seq to end, where end may include the FIN.
+// data writes the segment with the bytes from seq to end; end may include the FIN.
 func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	last := c.dataEnd()
 	flags := wire.FlagACK
@@ -286,7 +283,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 		flags |= wire.FlagPSH
 	}
 	if c.rcv.unacked > 0 {
-		c.rcv.chatty = true
+		c.rcv.pingpong = true
 	}
 	n := int(stop - seq)
 	c.header(now, out, seq, flags, n > 0)
@@ -299,7 +296,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	}
 }
 
-// resend gives the first piece that is taken for lost, as the window allows.
+// resend writes the first piece that is marked lost, as the windows allow.
 func (c *Conn) resend(now Time, out *Segment) bool {
 	b := &c.sb
 	p := b.firstOf(kindDue)
@@ -308,8 +305,9 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	}
 	// RFC 9293 3.8.6: if the peer has taken its window back, the sender "SHOULD
 	// retransmit normally the old unacknowledged data between SND.UNA and
-	// SND.UNA+SND.WND (SHLD-16)". It "MAY also retransmit old data beyond" that; a
-	// peer that takes no such segment would then never get the part that it admits.
+	// SND.UNA+SND.WND (SHLD-16)". It "MAY also retransmit old data beyond" that. We do
+	// not: a peer that drops a segment which crosses the edge would never get the part
+	// inside.
 	admitted := int(int32(c.sendEdge() - p.sent().seq))
 	if admitted <= 0 {
 		return false
@@ -333,12 +331,12 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	if n > room {
 		n = max(room/mss*mss, mss)
 	}
-	c.again(now, out, p, min(n, p.sent().len()), mss)
+	c.retransmit(now, out, p, min(n, p.sent().len()), mss)
 	return true
 }
 
-// again sends the first n bytes of piece p once more.
-func (c *Conn) again(now Time, out *Segment, p piece, n, mss int) {
+// retransmit writes the first n bytes of piece p.
+func (c *Conn) retransmit(now Time, out *Segment, p piece, n, mss int) {
 	b, r := &c.sb, &c.rec
 	if n < p.sent().len() {
 		p, _ = b.split(p, p.sent().seq+Seq(n))
@@ -360,9 +358,9 @@ func (c *Conn) again(now Time, out *Segment, p piece, n, mss int) {
 	}
 }
 
-// probe gives the tail loss probe (RFC 8985 7.3: new data if there is some and
-// the window allows, "otherwise, retransmit the highest-sequence segment sent
-// so far"), the probe of a window that is shut, or what a small window admits.
+// probe writes a tail loss probe (RFC 8985 7.3: new data if there is some and the window
+// allows, "otherwise, retransmit the highest-sequence segment sent so far"), a zero-window
+// probe, or a small segment that fills a small window.
 func (c *Conn) probe(now Time, out *Segment) bool {
 	mss := c.segSize()
 	s := &c.snd
@@ -371,23 +369,23 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 	if c.rec.tlpNow {
 		c.rec.tlpNow = false
 		if s.una == s.nxt || c.sb.lost > 0 || c.sb.sacked > 0 || c.sendEdge().Less(s.nxt) {
-			return false // an acknowledgement came before the probe went, or the window shrank
+			return false // an acknowledgement has come since, or the window has shrunk
 		}
 		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpAgain = true, s.nxt, false
 		if n := min(unsent, mss); n > 0 && n <= room {
-			c.fresh(now, out, n, mss)
+			c.transmitNew(now, out, n, mss)
 			c.rec.tlpEnd = s.nxt
 			return true
 		}
 		c.rec.tlpAgain = true
-		// The time of the probe is what tells it from the original. What came
-		// before it is not undone any more.
+		// undoTS becomes the timestamp of the probe, to tell it from the original. An
+		// earlier reduction can no longer be undone.
 		c.rec.undoTS, c.rec.canUndo = 0, false
 		p := c.sb.lastPiece()
 		if s := p.sent(); s.len() > mss {
 			_, p = c.sb.split(p, s.end-Seq(mss))
 		}
-		c.again(now, out, p, p.sent().len(), mss)
+		c.retransmit(now, out, p, p.sent().len(), mss)
 		return true
 	}
 	if c.timers.probeNow {
@@ -397,18 +395,18 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 			return true
 		}
 		if n := min(room, unsent, mss); n > 0 && s.una == s.nxt {
-			c.fresh(now, out, n, mss) // the override of the sender's silly window avoidance
+			c.transmitNew(now, out, n, mss) // the override of the sender's silly window avoidance
 			return true
 		}
 	}
 	return false
 }
 
-// zeroWindowProbe makes in out a segment that the peer has to answer. RFC 9293
-// 3.8.6.1: "Probing of zero (offered) windows MUST be supported (MUST-36)". As on
-// Linux it has an old number, SND.UNA-1, and no text. New text would be taken by a
-// peer that has just opened its window and refused by one that has not: the sender
-// would not know which of two numbers its next segments have to have to be heard.
+// zeroWindowProbe writes a segment that the peer must answer. RFC 9293 3.8.6.1: "Probing of
+// zero (offered) windows MUST be supported (MUST-36)". As on Linux it has an old sequence
+// number, SND.UNA-1, and no data. A peer that has just opened its window would accept new data,
+// another would refuse it, and the sender would not know which sequence number the peer
+// expects next.
 func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	t := &c.timers
 	t.persists = min(t.persists+1, 30)
@@ -417,12 +415,12 @@ func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	c.armPersist(now)
 }
 
-// persistExpired has the window probed, unless enough probes were not answered. RFC
-// 9293 3.8.6.1: "As long as the receiving TCP peer continues to send acknowledgments
-// in response to the probe segments, the sending TCP peer MUST allow the connection
-// to stay open" (MUST-37). That holds for the application, which may end it. RFC 6429
-// 4: connections in this state may be closed by the application or the operating
-// system, without violating TCP, and an orphan has only the stack to do so.
+// persistExpired schedules a window probe, or ends the connection if too many probes were not
+// answered. RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send
+// acknowledgments in response to the probe segments, the sending TCP peer MUST allow the
+// connection to stay open" (MUST-37). An application may still close it. RFC 6429 4: the
+// application or the operating system may close connections in this state without violating
+// TCP. An orphan has no application, so the stack limits its probes, answered or not.
 func (c *Conn) persistExpired() {
 	t := &c.timers
 	retries, probes := c.p.Retries, t.probes
@@ -444,7 +442,7 @@ func (c *Conn) unsent() int {
 	return int(c.dataEnd() - c.snd.nxt)
 }
 
-// sendNew gives data that was never sent, or the FIN, or both.
+// sendNew writes a segment of new data, or the FIN, or both.
 func (c *Conn) sendNew(now Time, out *Segment) bool {
 	s := &c.snd
 	if s.finSent {
@@ -472,7 +470,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	if room < n || room < 1 {
 		n = max(room, 0)
 		if c.cc.bbr != nil && s.una == s.nxt {
-			c.cc.bbr.limited(c.delivered, 0) // by the peer's window, not by the path
+			c.cc.bbr.limited(c.delivered, 0) // the peer's window limits the rate, not the path
 		}
 		if n == 0 {
 			c.armPersist(now)
@@ -486,17 +484,17 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 		}
 		if p > 0 && !c.cc.pace.hold(now) {
 			c.probed(s.nxt, p)
-			c.fresh(now, out, p, p)
+			c.transmitNew(now, out, p, p)
 			return true
 		}
 	}
 	if n > mss && (n < unsent || !c.noDelay && !s.fin) {
-		n = n / mss * mss // what is left is for Nagle's algorithm to judge
+		n = n / mss * mss // mayBeSmall decides about the remainder
 	}
 	if n < mss && !c.mayBeSmall(now, n, unsent) || c.cc.pace.hold(now) {
 		return false
 	}
-	c.fresh(now, out, n, mss)
+	c.transmitNew(now, out, n, mss)
 	c.cc.note(c.pipe(), false)
 	return true
 }
@@ -519,8 +517,8 @@ func (c *Conn) mayBeSmall(now Time, n, unsent int) bool {
 	return false
 }
 
-// armPersist starts the timer that overrides a window that is closed or too
-// small. While something is in flight its acknowledgement tells the window.
+// armPersist starts the persist timer for a window that is zero or too small. It is not needed
+// while data is in flight, whose acknowledgement carries the window, unless the window is shut.
 // RFC 9293 3.8.6.1: "The transmitting host SHOULD send the first zero-window
 // probe when a zero window has existed for the retransmission timeout period,
 // and SHOULD increase exponentially the interval between successive probes."
@@ -535,14 +533,14 @@ func (c *Conn) armPersist(now Time) {
 	wait := c.rtt.timeout(t.persists, c.p)
 	if c.snd.wnd > 0 {
 		// RFC 9293 3.8.6.2.1: "The override timeout should be in the range 0.1 -
-		// 1.0 seconds". It is not backed off: the window admits something.
+		// 1.0 seconds". There is no backoff, because the window is not zero.
 		wait = min(max(c.rtt.timeout(0, c.p), 100*Millisecond), Second)
 	}
 	t.persist = now + wait
 }
 
-// fresh sends n bytes of new data, with the FIN if it comes next.
-func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
+// transmitNew writes n bytes of new data, and the FIN if it follows them.
+func (c *Conn) transmitNew(now Time, out *Segment, n, mss int) {
 	s := &c.snd
 	seq := s.nxt
 	end := seq + Seq(n)
@@ -566,9 +564,9 @@ func (c *Conn) fresh(now Time, out *Segment, n, mss int) {
 	}
 	c.data(now, out, seq, end, mss)
 	if c.ecn.on && n > 0 {
-		// RFC 3168 6.1.5: retransmissions are not ECN-capable, and 6.1.6: "the TCP
-		// data sender MUST NOT set either an ECT codepoint or the CWR bit on window
-		// probe packets": those have no data.
+		// RFC 3168 6.1.5: retransmissions are not ECN-capable. 6.1.6: "the TCP data sender
+		// MUST NOT set either an ECT codepoint or the CWR bit on window probe packets":
+		// our probes have no data.
 		out.ECT = !c.ecn.mute
 		if c.ecn.cwr {
 			c.ecn.cwr = false

@@ -5,9 +5,9 @@
 //
 // The caller serialises all calls on one Conn, and after each of them
 //
-//   - pulls [Conn.Next] until it returns false, and sends what it gave,
-//   - asks [Conn.Events] whom to wake,
-//   - asks [Conn.Deadline] when to call [Conn.Tick].
+//   - calls [Conn.Next] until it returns false, and sends the segments,
+//   - calls [Conn.Events] to learn whom to wake,
+//   - calls [Conn.Deadline] to learn when to call [Conn.Tick].
 package tcp
 
 import (
@@ -51,8 +51,8 @@ func minSeq(a, b Seq) Seq {
 	return b
 }
 
-// State is a state of RFC 9293 3.3.2. LISTEN is not here: a listener makes a
-// Conn only when a SYN has come.
+// State is a state of RFC 9293 3.3.2. There is no LISTEN: a listener creates a Conn only when
+// a SYN has arrived.
 type State uint8
 
 const (
@@ -73,8 +73,8 @@ func (s State) String() string {
 		"FIN-WAIT-2", "CLOSE-WAIT", "CLOSING", "LAST-ACK", "TIME-WAIT"}[s]
 }
 
-// synchronized tells the states in which both sides know the other's sequence
-// numbers (RFC 9293 3.5.1).
+// synchronized reports whether both sides know the other's sequence numbers in state s
+// (RFC 9293 3.5.1).
 func (s State) synchronized() bool { return s >= Established }
 
 // Err is why a connection ended, or ErrNone.
@@ -83,13 +83,13 @@ type Err uint8
 const (
 	ErrNone            Err = iota
 	ErrRefused             // RST in answer to our SYN
-	ErrReset               // RST on a connection that stood
+	ErrReset               // RST on an established connection
 	ErrTimedOut            // retransmissions or keep-alive probes went unanswered
-	ErrHostUnreachable     // ICMP, or the neighbour is silent
+	ErrHostUnreachable     // ICMP host unreachable, or the neighbour does not answer
 	ErrNetUnreachable
 	ErrProtocol    // ICMP protocol unreachable
 	ErrProhibited  // ICMP administratively prohibited
-	ErrMessageSize // the path takes no segment at all
+	ErrMessageSize // the path's MTU is too small for any segment
 	ErrAborted     // Abort was called here
 	ErrPipe        // RST after the peer's FIN
 	ErrHostDown    // ICMP destination host unknown
@@ -104,27 +104,26 @@ func (e Err) String() string {
 		"host down", "host isolated", "source route failed", "parameter problem"}[e]
 }
 
-// Events tells the caller what has changed since it last asked.
+// Events is what has changed since the last call of Conn.Events.
 type Events uint16
 
 const (
 	Readable  Events = 1 << iota // Read would return data
 	Writable                     // Write would take data
 	Connected                    // the handshake is complete
-	EOF                          // the peer's FIN has been reached
+	EOF                          // the peer's FIN was received, and all data before it
 	Failed                       // the connection broke: see Conn.Err
 	Acked                        // everything written, FIN included, has been acknowledged
-	Dead                         // nothing more will come of this Conn; forget it
+	Dead                         // the Conn is finished: it sends nothing more and can be dropped
 )
 
-// A Segment is a TCP segment, received or to be sent. Ports are the caller's
-// business and are not looked at here.
+// A Segment is a TCP segment, received or to be sent. Package tcp ignores the ports.
 type Segment struct {
 	wire.TCP
 
-	// Payload is borrowed: by Conn.Segment for the call, and from Conn.Next
-	// until the next call on the Conn. What goes out may be in two pieces,
-	// because the send ring wraps, and what comes in because the frame is.
+	// Payload and Payload2 are two consecutive pieces, the second often empty. Of a
+	// segment given to Conn.Segment they are not kept after the call. Of one from
+	// Conn.Next they are valid until the next call on the Conn.
 	Payload  []byte
 	Payload2 []byte
 
@@ -133,16 +132,15 @@ type Segment struct {
 	// buffer, so it may be used after Conn.Unpin.
 	Pinned []byte
 
-	// CE is set on a received segment whose IP header says that congestion was
-	// experienced. ECT is set on a received segment whose IP header says that the
-	// transport understands that, and on one to be sent whose IP header is to say so
-	// (RFC 3168 5).
+	// CE is set on a received segment whose IP header has the CE codepoint. ECT is set on
+	// a received segment whose IP header has an ECT codepoint, and on a segment to be sent
+	// that needs one (RFC 3168 5).
 	CE, ECT bool
 
-	hadSYN bool // Conn has taken the SYN from it: the window is not scaled
+	hadSYN bool // the Conn has cleared the SYN flag: the window is not scaled
 
-	// GSOSize, when not 0, says that this is a super-segment: the payload is
-	// more than one segment on the wire, cut every GSOSize bytes.
+	// GSOSize is not 0 for a super-segment: its payload makes several segments on the
+	// wire, of GSOSize bytes each but the last.
 	GSOSize int
 }
 
@@ -163,8 +161,8 @@ func (s *Segment) seqLen() int {
 
 func (s *Segment) has(f wire.TCPFlags) bool { return s.Flags&f != 0 }
 
-// Reset makes in out the RST that answers a segment for which there is no
-// connection (RFC 9293 3.10.7.1), and reports whether one is due.
+// Reset writes to out the RST that answers a segment for which there is no connection
+// (RFC 9293 3.10.7.1). It returns false if the segment must not be answered.
 func Reset(s, out *Segment) bool {
 	// "If the incoming segment contains a RST, it is discarded."
 	if s.has(wire.FlagRST) {
@@ -183,45 +181,44 @@ func Reset(s, out *Segment) bool {
 	return true
 }
 
-// Params are what all connections of a host have in common.
-// They do not change once a Conn was made with them.
+// Params are the parameters that all connections of a host share. They must not change once a
+// Conn uses them.
 type Params struct {
-	// Receive and send buffers: the size in bytes that a connection begins
-	// with, and the one that auto-tuning may take it to. A send buffer that may
-	// grow begins with twice the initial congestion window where that is less.
+	// Receive and send buffers in bytes: the initial size, and the maximum for
+	// auto-tuning. A send buffer that may grow starts with at most twice the initial
+	// congestion window.
 	RecvBuffer, RecvBufferMax int
 	SendBuffer, SendBufferMax int
 
-	// Congestion is the congestion control: CUBIC by default. BBR is for paths
-	// that lose at random, where it uses what the others leave, and for those
-	// with long queues, which it keeps short; where nothing is lost, CUBIC gives
-	// a few percent more.
+	// Congestion is the congestion control, CUBIC by default. BBR suits paths with random
+	// loss, where it reaches a higher rate than the others, and paths with long queues,
+	// which it keeps short. Without loss CUBIC is a few percent faster.
 	Congestion Congestion
 
 	// MinRTO and MaxRTO bound the retransmission timeout. RFC 6298 2.4 says one
 	// second for the lower bound; like every current host we use 200 ms.
 	MinRTO, MaxRTO Time
 
-	// SynRetries and Retries are how often a SYN and other segments are sent
-	// again before the connection is given up (R2 of RFC 9293 3.8.3). Of a SYN
-	// it "MUST be set large enough to provide retransmission of the segment for
-	// at least 3 minutes": 7, which is 247 s.
+	// SynRetries and Retries are how often a SYN and any other segment are
+	// retransmitted before the connection fails (R2 of RFC 9293 3.8.3). For a SYN, R2
+	// "MUST be set large enough to provide retransmission of the segment for at least 3
+	// minutes": 7 retries take 247 s.
 	SynRetries, Retries uint8
-	// SynAckRetries is how often the SYN,ACK of a passive open is sent again before it is
-	// given up. Nobody waits for that one, and many may be an attack (RFC 4987 3.3): 5,
-	// as with Linux, which is 63 s.
+	// SynAckRetries is how often the SYN,ACK of a passive open is retransmitted. It is
+	// smaller, because no application waits for the connection and many half-open ones
+	// may be an attack (RFC 4987 3.3): 5 as on Linux, which take 63 s.
 	SynAckRetries uint8
 
 	// FinTimeout bounds FIN-WAIT-2 of a connection that the application closed.
 	FinTimeout Time
 	// TimeWait is how long TIME-WAIT lasts: 2 MSL.
 	TimeWait Time
-	// DelayedAck is the most an acknowledgement is held back. RFC 9293
-	// 3.8.6.3: it "MUST be less than 0.5 seconds".
+	// DelayedAck is the maximum delay of an acknowledgement. RFC 9293 3.8.6.3: it "MUST
+	// be less than 0.5 seconds".
 	DelayedAck Time
 
-	// Features that are on unless they are turned off, for tests and for
-	// peers that cannot bear them.
+	// These turn off options that are on by default, for tests and for peers that do not
+	// handle them.
 	NoSACK, NoTimestamps, NoWindowScale bool
 
 	// Alloc and Free manage the memory of the rings. Alloc returns a slice of at least
@@ -240,22 +237,22 @@ type Params struct {
 	// memory pressure.
 	Pressure func() bool
 
-	// UserTimeout is how long data may stay unacknowledged before a connection
-	// is given up (RFC 9293 3.8.3, RFC 5482 2); 0: Retries decides.
-	// SetUserTimeout changes it for a connection.
+	// UserTimeout is how long data may stay unacknowledged before the connection fails
+	// (RFC 9293 3.8.3, RFC 5482 2). If it is 0, Retries is the limit.
+	// Conn.SetUserTimeout changes it for one connection.
 	UserTimeout Time
 
-	// ECN says whether to ask for explicit congestion notification when opening
-	// (RFC 3168 6.1.1). A peer that asks for it is always given it.
+	// ECN requests explicit congestion notification in active opens (RFC 3168 6.1.1).
+	// Passive opens always accept a peer's request.
 	ECN bool
 }
 
 // minBuffer is what a connection may buffer in each direction under memory pressure, in bytes.
 const minBuffer = 8 << 10
 
-// DefaultParams are the values that Linux hosts use, or RFCs where those say more.
-// Buffers may grow to what fills 1 Gbit/s over 100 ms, and recovers from a loss
-// there: two and a half times the 12.5 MB that are in flight.
+// DefaultParams returns Linux's values, or the RFCs' where those demand more. The maximum
+// buffers fill a path of 1 Gbit/s and 100 ms and recover from a loss on it: two and a half
+// times its bandwidth-delay product of 12.5 MB.
 func DefaultParams() Params {
 	return Params{
 		RecvBuffer: 128 << 10, RecvBufferMax: 32 << 20,
@@ -267,22 +264,22 @@ func DefaultParams() Params {
 	}
 }
 
-// Config is what one connection begins with.
+// Config is the initial configuration of one connection.
 type Config struct {
 	*Params
 
 	ISS      Seq    // initial send sequence number, unpredictable (RFC 6528)
 	TSOffset uint32 // added to the timestamp clock (RFC 7323 5.4)
 	MSS      int    // the largest segment that the path can carry, in bytes of payload without options
-	AdvMSS   int    // the largest segment that can be received, for the MSS option, likewise; 0: MSS
-	GSO      int    // the most payload bytes that Next may put in one segment; 0: no super-segments
-	NoDelay  bool   // do not wait to fill segments (RFC 9293 3.7.4: Nagle's algorithm is off)
+	AdvMSS   int    // the MSS option to send, in bytes: the largest segment that can be received; 0: MSS
+	GSO      int    // the maximum payload of a super-segment from Next, in bytes; 0: no super-segments
+	NoDelay  bool   // turn Nagle's algorithm off (RFC 9293 3.7.4)
 	Keep     KeepAlive
 }
 
-// KeepAlive is RFC 9293 3.8.4. It is off while Idle is 0.
+// KeepAlive configures keep-alive probes (RFC 9293 3.8.4). They are off while Idle is 0.
 type KeepAlive struct {
-	Idle     Time // quiet time before the first probe
-	Interval Time // between probes
-	Count    int  // probes without an answer before the connection is given up
+	Idle     Time // idle time before the first probe
+	Interval Time // time between probes
+	Count    int  // unanswered probes after which the connection fails
 }
