@@ -199,7 +199,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 	require.Zero(t, ts.orphans.count())
 	require.Zero(t, ts.waits.n)
 	require.Nil(t, ts.waits.first)
-	require.Empty(t, ts.wheel.due.heap)
+	require.Empty(t, ts.wheel.queue.heap)
 	for i := range s.udp.buckets {
 		require.Empty(t, s.udp.at(uint16(i)))
 	}

@@ -55,7 +55,7 @@ type tcpState struct {
 	orphans   orphans
 	reclaimer reclaimer
 	reclaimed atomic.Int64 // when all connections last gave up memory, as tcp.Time; 0: never
-	wheel     wheel
+	wheel     timerWheel
 	paths     pathCache
 	timers    sync.Pool // of *sockTimer: those that nobody has
 }
@@ -119,7 +119,7 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 		ts.orphans.limit = defaultOrphans
 	}
 	ts.reclaimer.s = s
-	ts.wheel.s, ts.wheel.due.s = s, s
+	ts.wheel.s, ts.wheel.queue.s = s, s
 }
 
 // charge counts n bytes as used.

@@ -42,7 +42,7 @@ type TCP struct {
 
 	timer   *sockTimer // nil while the wheel looks after the connection
 	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
-	rest    wheelPlace
+	rest    wheelSlot
 
 	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
@@ -73,9 +73,9 @@ type TCP struct {
 // Close on wr.
 type waiters struct {
 	rd, wr    sync.Cond
-	n         int      // those who wait
-	untilIdle int      // readers among them that are to be woken when the connection rests
-	placing   *placing // nil until a reader had room for it
+	n         int              // those who wait
+	untilIdle int              // readers among them that are to be woken when the connection rests
+	zcReceive *zeroCopyReceive // nil until a reader had room for it
 }
 
 // read and write wait. t.mu is held, and released to wait.
@@ -136,7 +136,7 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 // *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
 // net.ErrClosed.
 func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
-	roomy(false)
+	growStack(false)
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
@@ -526,7 +526,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 		w := t.waiting()
 		mine := t.conn.Await(p)
 		if mine {
-			t.offer(p)
+			t.offerBuffer(p)
 		}
 		if untilIdle {
 			w.untilIdle++
@@ -538,7 +538,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 		if !mine {
 			continue
 		}
-		t.retract()
+		t.withdrawBuffer()
 		// It has just come: the time of that will do.
 		if n := t.conn.Awaited(t.ran); n > 0 {
 			t.wasRead(t.ran)
@@ -612,7 +612,7 @@ func (t *TCP) CloseRead() error {
 
 // CloseWrite sends a FIN after what was written.
 func (t *TCP) CloseWrite() error {
-	roomy(false)
+	growStack(false)
 	t.mu.Lock()
 	if err := t.shutdownErr(); err != nil {
 		t.mu.Unlock()
@@ -644,7 +644,7 @@ func (t *TCP) shutdownErr() error {
 // delivered in the background, unless SetLinger says otherwise. A second Close
 // returns net.ErrClosed.
 func (t *TCP) Close() error {
-	roomy(false)
+	growStack(false)
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()

@@ -66,7 +66,7 @@ type zeroCopySend struct {
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
-	roomy(false)
+	growStack(false)
 	t.mu.Lock()
 	for t.writing {
 		if err := t.writeEnd(); err != nil {

@@ -240,7 +240,7 @@ func TestOnlyALargeBufferIsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := placePair(t)
 		_, d := connect(t, a, b)
-		go d.Read(make([]byte, placeLeast-1))
+		go d.Read(make([]byte, minReceiveBuffer-1))
 		synctest.Wait()
 		require.Nil(t, dev.ask().Buf)
 	})

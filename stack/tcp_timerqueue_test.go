@@ -18,17 +18,17 @@ import (
 
 func TestTheDueComeInTheOrderOfTheirTimes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
-	var l dueList
+	var l timerQueue
 	var slow []tcp.Time
 	for range 20_000 {
 		if len(slow) == 0 || rng.IntN(100) < 51 {
 			at := tcp.Time(1 + rng.IntN(1000))
-			heap.Push(&l.heap, dueEntry{at: at})
+			heap.Push(&l.heap, timerEntry{at: at})
 			slow = append(slow, at)
 			continue
 		}
 		i := slices.Index(slow, slices.Min(slow))
-		require.Equal(t, slow[i], heap.Pop(&l.heap).(dueEntry).at)
+		require.Equal(t, slow[i], heap.Pop(&l.heap).(timerEntry).at)
 		slow = slices.Delete(slow, i, i+1)
 	}
 	require.Greater(t, len(slow), 100)
@@ -106,6 +106,6 @@ func TestWhatIsDueWaitsForRoomAsOne(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "a probe each")
 		require.Empty(t, q.waiters)
-		require.Empty(t, a.tcp.wheel.due.heap)
+		require.Empty(t, a.tcp.wheel.queue.heap)
 	})
 }

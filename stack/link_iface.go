@@ -41,9 +41,9 @@ type iface struct {
 	group groupTable                 // multicast groups joined
 	igmp  igmpLink                   // under the lock of the stack's igmp
 
-	places  bool                    // the device asks for rooms
-	follows bool                    // the device tells when its link changes
-	reader  atomic.Pointer[placing] // who last began to wait with a large buffer; nil when it has left
+	zeroCopy bool                            // the device asks for rooms
+	follows  bool                            // the device tells when its link changes
+	reader   atomic.Pointer[zeroCopyReceive] // who last began to wait with a large buffer; nil when it has left
 
 	conflicts conflictLog
 }
@@ -124,7 +124,7 @@ func (ifc *iface) up() {
 	}
 	// One that can put payload where it belongs asks where that is.
 	if d, ok := ifc.dev.(nic.ZeroCopyReceiver); ok {
-		ifc.places = d.ReceiveInto(ifc.place)
+		ifc.zeroCopy = d.ReceiveInto(ifc.receiveBuffer)
 	}
 	ifc.dev.Attach(ifc.recv)
 	ifc.tx.busy.Store(false)

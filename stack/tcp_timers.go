@@ -127,7 +127,7 @@ func (t *TCP) turn() {
 	d, ok := t.conn.Deadline()
 	if ok && d-now < restful && !t.detached && t.conn.State() != tcp.Closed {
 		t.timerAt = d
-		t.s.tcp.wheel.due.put(t, now, d)
+		t.s.tcp.wheel.queue.put(t, now, d)
 		return
 	}
 	t.arm(now)

@@ -8,48 +8,49 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A dueList has the connections that the wheel has let go of because they will have
-// something to do within a step or two. They tick one after the other, each at its
-// time, or when there is room for what they send: thousands that wait for it would stand
-// before everyone else. Those of an interface whose queue is full do not keep the others.
-// One that has become busy or has ended meanwhile ticks for nothing, which does no harm.
-type dueList struct {
+// A timerQueue holds connections whose next timer is due within a step or two of the timer wheel.
+// They tick one after the other, each at its time or when the queue of its interface has room for
+// what it sends: thousands that wait for room would otherwise stand before everyone else. The
+// connections of an interface whose queue is full do not keep the others. If a connection has become
+// active or has ended meanwhile, its tick does nothing.
+type timerQueue struct {
 	s *Stack
 
 	mu      sync.Mutex
-	heap    dueHeap
-	blocked map[*iface]*dueBlocked // by the interface whose queue is full
+	heap    timerHeap
+	blocked map[*iface]*timersBlocked // by the interface whose queue is full
 	timer   *time.Timer
 	at      tcp.Time // when the timer fires; 0: it does not run
-	firing  bool     // it has fired, and is at it
+	firing  bool     // the timer has fired, and connections tick
 	closed  bool
 }
 
-// A dueBlocked has those of a dueList that are due at an interface whose queue is full.
-type dueBlocked struct {
-	l    *dueList
+// A timersBlocked holds the connections of a timerQueue that are due at an interface whose queue is
+// full.
+type timersBlocked struct {
+	l    *timerQueue
 	ifc  *iface
 	list []*TCP
 }
 
-type dueEntry struct {
+type timerEntry struct {
 	at tcp.Time
 	t  *TCP
 }
 
-// put has t.tick be called at a time, which is not 0.
-func (l *dueList) put(t *TCP, now, at tcp.Time) {
+// put schedules t.tick to run at time at, which must be non-zero.
+func (l *timerQueue) put(t *TCP, now, at tcp.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return
 	}
-	heap.Push(&l.heap, dueEntry{at, t})
+	heap.Push(&l.heap, timerEntry{at, t})
 	l.arm(now)
 }
 
 // arm sets the timer for the first. The lock is held.
-func (l *dueList) arm(now tcp.Time) {
+func (l *timerQueue) arm(now tcp.Time) {
 	if len(l.heap) == 0 || l.closed || l.firing || l.at != 0 && l.at <= l.heap[0].at {
 		return
 	}
@@ -63,7 +64,7 @@ func (l *dueList) arm(now tcp.Time) {
 }
 
 // fire has those tick whose time has come.
-func (l *dueList) fire() {
+func (l *timerQueue) fire() {
 	now := l.s.now()
 	l.mu.Lock()
 	if l.firing {
@@ -77,7 +78,7 @@ func (l *dueList) fire() {
 				break
 			}
 		}
-		t := heap.Pop(&l.heap).(dueEntry).t
+		t := heap.Pop(&l.heap).(timerEntry).t
 		l.mu.Unlock()
 		ifc := t.link()
 		wait := !ifc.tx.room() && l.block(ifc, t)
@@ -87,7 +88,7 @@ func (l *dueList) fire() {
 		l.mu.Lock()
 	}
 	if cap(l.heap) > 1024 && len(l.heap) < cap(l.heap)/8 {
-		l.heap = append([]dueEntry(nil), l.heap...)
+		l.heap = append([]timerEntry(nil), l.heap...)
 	}
 	l.firing = false
 	l.arm(now)
@@ -95,7 +96,7 @@ func (l *dueList) fire() {
 }
 
 // block keeps t until the interface's queue has room. It reports false if it has.
-func (l *dueList) block(ifc *iface, t *TCP) bool {
+func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -103,12 +104,12 @@ func (l *dueList) block(ifc *iface, t *TCP) bool {
 	}
 	b := l.blocked[ifc]
 	if b == nil {
-		b = &dueBlocked{l: l, ifc: ifc}
+		b = &timersBlocked{l: l, ifc: ifc}
 		if !ifc.await(b) {
 			return false
 		}
 		if l.blocked == nil {
-			l.blocked = make(map[*iface]*dueBlocked)
+			l.blocked = make(map[*iface]*timersBlocked)
 		}
 		l.blocked[ifc] = b
 	}
@@ -117,7 +118,7 @@ func (l *dueList) block(ifc *iface, t *TCP) bool {
 }
 
 // txReady is called when the queue that was full has room again, or the interface is closed.
-func (b *dueBlocked) txReady() {
+func (b *timersBlocked) txReady() {
 	l := b.l
 	now := l.s.now()
 	l.mu.Lock()
@@ -129,7 +130,7 @@ func (b *dueBlocked) txReady() {
 		return
 	}
 	for _, t := range b.list {
-		heap.Push(&l.heap, dueEntry{now, t})
+		heap.Push(&l.heap, timerEntry{now, t})
 	}
 	b.list = nil
 	l.arm(now)
@@ -143,22 +144,22 @@ func (t *TCP) link() *iface {
 }
 
 // A dueHeap has the earliest first, for container/heap.
-type dueHeap []dueEntry
+type timerHeap []timerEntry
 
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].at < h[j].at }
-func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *dueHeap) Push(e any)        { *h = append(*h, e.(dueEntry)) }
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h timerHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *timerHeap) Push(e any)        { *h = append(*h, e.(timerEntry)) }
 
-func (h *dueHeap) Pop() any {
+func (h *timerHeap) Pop() any {
 	n := len(*h) - 1
 	e := (*h)[n]
-	(*h)[n] = dueEntry{}
+	(*h)[n] = timerEntry{}
 	*h = (*h)[:n]
 	return e
 }
 
-func (l *dueList) close() {
+func (l *timerQueue) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed, l.heap, l.blocked = true, nil, nil

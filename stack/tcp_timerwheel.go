@@ -21,7 +21,7 @@ const (
 // memory. Slots are circular lists; a connection stands in at most one. Those that are
 // due have one timer more, and so one goroutine: with one for each, the probes of a million
 // connections would leave no other goroutine its share.
-type wheel struct {
+type timerWheel struct {
 	s *Stack
 
 	mu     sync.Mutex
@@ -30,18 +30,18 @@ type wheel struct {
 	timer  *time.Timer
 	at     int64 // the step at which the timer fires; 0: it does not run
 	next   int64 // no connection waits for a step before
-	due    dueList
+	queue  timerQueue
 	closed bool
 }
 
 // A wheelPlace is where a connection stands in a wheel. It belongs to its lock.
-type wheelPlace struct {
+type wheelSlot struct {
 	prev, next *TCP // in the slot; nil: it is in none
 }
 
 // put files a connection until shortly before deadline d, and returns when that
 // is. A connection that is there already moves. d is some steps ahead.
-func (w *wheel) put(t *TCP, now, d tcp.Time) tcp.Time {
+func (w *timerWheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.unlink(t)
@@ -60,15 +60,15 @@ func (w *wheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 }
 
 // remove takes a connection out.
-func (w *wheel) remove(t *TCP) {
+func (w *timerWheel) remove(t *TCP) {
 	w.mu.Lock()
 	w.unlink(t)
 	w.mu.Unlock()
 }
 
 // link puts a connection at the end of a slot. w.mu is held.
-func (w *wheel) link(t *TCP, slot uint8) {
-	t.rest, t.slot = wheelPlace{prev: t, next: t}, slot
+func (w *timerWheel) link(t *TCP, slot uint8) {
+	t.rest, t.slot = wheelSlot{prev: t, next: t}, slot
 	if first := w.slots[slot]; first != nil {
 		last := first.rest.prev
 		t.rest.prev, t.rest.next = last, first
@@ -80,7 +80,7 @@ func (w *wheel) link(t *TCP, slot uint8) {
 }
 
 // unlink takes a connection out of its slot, if it is in one. w.mu is held.
-func (w *wheel) unlink(t *TCP) {
+func (w *timerWheel) unlink(t *TCP) {
 	r := &t.rest
 	if r.next == nil {
 		return
@@ -98,7 +98,7 @@ func (w *wheel) unlink(t *TCP) {
 }
 
 // arm sets the timer for the first slot that is not empty. w.mu is held.
-func (w *wheel) arm(now tcp.Time) {
+func (w *timerWheel) arm(now tcp.Time) {
 	if w.n == 0 || w.closed {
 		return // a timer that runs finds nothing to do
 	}
@@ -119,7 +119,7 @@ func (w *wheel) arm(now tcp.Time) {
 
 // turn lets the connections of the slots whose time has come look after
 // themselves. Each is taken out alone, because its own lock comes first.
-func (w *wheel) turn() {
+func (w *timerWheel) turn() {
 	now := w.s.now()
 	this := int64(now / wheelStep)
 	w.mu.Lock()
@@ -140,12 +140,12 @@ func (w *wheel) turn() {
 	w.mu.Unlock()
 }
 
-func (w *wheel) close() {
+func (w *timerWheel) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	w.due.close()
+	w.queue.close()
 }
