@@ -368,12 +368,12 @@ func (c *conversation) read(conn *TCPConn, me int, r *rand.Rand) {
 	}
 }
 
-// fiddle changes options of a connection that both ends use, until stop is closed.
+// fiddle changes options of a connection that both ends use, for a while or until stop is closed.
 func (c *conversation) fiddle(conn *TCPConn, r *rand.Rand, stop chan struct{}) {
 	soon := func() time.Time {
 		return time.Now().Add(time.Duration(r.IntN(40_000)-10_000) * time.Microsecond)
 	}
-	for {
+	for range 2000 {
 		select {
 		case <-stop:
 			return
