@@ -62,6 +62,7 @@ type recovery struct {
 	undoCount int    // retransmissions that no DSACK has reported as duplicates
 	undoTS    uint32 // timestamp of the first retransmission; 0: none yet
 	undoFrom  Seq    // SND.UNA when the episode began
+	undoEnd   Seq    // SND.NXT when it ended; once more than that is acknowledged, nothing is undone
 }
 
 // recover runs loss detection and congestion control after an acknowledgement: it detects
@@ -76,6 +77,11 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 			recovered = r.phase == phaseRecovery
 			c.leaveRecovery()
 		}
+	}
+	if r.phase == phaseOpen && r.undoEnd.Less(c.snd.una) {
+		// A round trip has passed since the episode ended: a duplicate that is reported
+		// from now on was not one of its retransmissions.
+		r.canUndo = false
 	}
 	if r.dsackHot && r.dsackEnd.LessEq(c.snd.una) {
 		r.dsackHot = false
@@ -210,6 +216,7 @@ func (c *Conn) leaveRecovery() {
 		c.cc.cwnd = c.cc.ssthresh
 	}
 	r.phase = phaseOpen
+	r.undoEnd = c.snd.nxt
 	r.dups = 0
 	c.sb.reno = 0
 	// RFC 8985 6.2: the larger reordering window lasts for 16 recoveries.

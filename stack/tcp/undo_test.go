@@ -103,6 +103,27 @@ func TestADuplicateReportedForEachRetransmissionUndoesTheReduction(t *testing.T)
 	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
 }
 
+func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
+	// RFC 3708 3 (A) is about the retransmissions of the episode: what the network
+	// duplicates later says nothing about them.
+	r := flightWithoutTimestamps(t, 10)
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 1100})
+	require.Equal(t, 100, numbers(r.pull())[0])
+	r.now += 20 * Millisecond
+	r.ack(1100) // one was lost
+	during := r.c.Info()
+	require.False(t, during.Recovery)
+	for una := Seq(1100); una < 1300; una += 100 {
+		r.c.Write(r.now, make([]byte, 100))
+		r.pull()
+		r.now += 20 * Millisecond
+		r.ack(una + 100)
+	}
+	r.ack(1300, block{1200, 1300})
+	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
+}
+
 func TestARetransmissionThatIsLostAgainIsFoundWithoutATimeout(t *testing.T) {
 	// RFC 8985 3.1: RACK "can detect lost retransmissions".
 	r := flight(t, 10)
