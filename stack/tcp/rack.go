@@ -384,19 +384,27 @@ func (c *Conn) probeTimeout() (Time, bool) {
 }
 
 // checkTLP decides from an acknowledgement whether a tail loss probe repaired a loss (RFC 8985
-// 7.4).
+// 7.4.2). A probe that was a retransmission may also have been unnecessary, because the
+// acknowledgement of the original was only late.
 func (c *Conn) checkTLP(a *ackSample) {
 	r := &c.rec
 	if !r.tlpOut || c.snd.una.Less(r.tlpEnd) {
 		return
 	}
-	r.tlpOut = false
-	// "the original transmission of the probe was lost and the probe repaired
-	// it": congestion, unless a DSACK shows that both arrived.
-	if r.tlpAgain && !a.dsack && r.phase == phaseOpen && !a.origAcked {
-		if a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0 {
-			return
+	switch {
+	case !r.tlpAgain, a.dsack, a.origAcked, r.phase != phaseOpen:
+		r.tlpOut = false
+	case a.timestamp && r.undoTS != 0:
+		// The timestamp tells which of the two was acknowledged (RFC 3522).
+		r.tlpOut = false
+		if int32(a.tsEcr-r.undoTS) >= 0 {
+			c.congested(a.now)
 		}
+	case r.tlpEnd.Less(c.snd.una):
+		// "Else If ACK's ack. number > TLP.end_seq": "Repaired the single loss". An
+		// acknowledgement of no more than the probe may be that of the original: what
+		// follows it tells.
+		r.tlpOut = false
 		c.congested(a.now)
 	}
 }

@@ -510,7 +510,13 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	// the SYN and FIN bits are both off, the acknowledgment number is equal to
 	// the greatest acknowledgment received [...] and the advertised window
 	// equals" the last one. The answer to a zero-window probe is not counted.
-	duplicate := inFlight && !shut && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
+	repeated := !shut && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
+	duplicate := inFlight && repeated
+	if repeated && s.NSACK == 0 && ack == c.rec.tlpEnd {
+		// RFC 8985 7.4.2, of a peer that sends no DSACK: "Else If ACK is a DUPACK without
+		// any SACK option": the original and the probe have arrived.
+		c.rec.tlpOut = false
+	}
 
 	if c.snd.una.Less(ack) {
 		c.advance(&a, ack)
