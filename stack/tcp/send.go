@@ -147,7 +147,11 @@ func (c *Conn) syn(now Time, out *Segment) {
 		c.snd.synAgain = true
 		c.retrans++
 	}
-	c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
+	if c.timers.rtx == 0 {
+		// A SYN,ACK that answers a SYN which comes again does not put off the timeout: a
+		// peer that repeats its SYN could else keep a half-open connection for ever.
+		c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
+	}
 }
 
 // header fills in the header of a segment of a synchronized connection. data is whether the
