@@ -300,12 +300,12 @@ type able struct {
 	asked map[string]int
 }
 
-func (d *able) NotifyDown(func(error))                  { d.asked["down"]++ }
-func (d *able) NotifyLink(func()) bool                  { d.asked["link"]++; return true }
-func (d *able) MergeReceived()                          { d.asked["merge"]++ }
-func (d *able) PlaceReceived(func() ReceiveBuffer) bool { d.asked["place"]++; return true }
-func (d *able) Nonblocking() Device                     { return d }
-func (d *able) Attached() bool                          { return true }
+func (d *able) NotifyDown(func(error))                { d.asked["down"]++ }
+func (d *able) NotifyLink(func()) bool                { d.asked["link"]++; return true }
+func (d *able) MergeReceived()                        { d.asked["merge"]++ }
+func (d *able) ReceiveInto(func() ReceiveBuffer) bool { d.asked["place"]++; return true }
+func (d *able) Nonblocking() Device                   { return d }
+func (d *able) Attached() bool                        { return true }
 
 // Which abilities of a device a wrapper passes on, and why not the others: an Impaired and a
 // Captured see the frames of a real wire.

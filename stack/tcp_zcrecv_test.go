@@ -32,7 +32,7 @@ type placer struct {
 
 func (d *placer) Nonblocking() nic.Device { return d }
 
-func (d *placer) PlaceReceived(place func() nic.ReceiveBuffer) bool {
+func (d *placer) ReceiveInto(place func() nic.ReceiveBuffer) bool {
 	d.ask = place
 	return true
 }
