@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-func TestTextInOrderGoesStraightToAWaitingReader(t *testing.T) {
+func TestInOrderDataGoesStraightToAWaitingReader(t *testing.T) {
 	p := DefaultParams()
 	w := newPair(t, 1, p)
 	for w.b.p == nil || w.b.State() != Established {
@@ -79,7 +79,7 @@ func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
 	return r, buf
 }
 
-// place puts text to where the Conn wants it, as a device does.
+// place copies data to the buffer that the Conn offers, as a device does.
 func (r *rig) place(text []byte) []byte {
 	r.t.Helper()
 	room, header := r.c.Place(len(text))

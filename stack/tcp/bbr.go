@@ -2,13 +2,13 @@ package tcp
 
 import "math"
 
-// bbr is BBRv3 (draft-ietf-ccwg-bbr-06), whose sections the comments name. It
-// keeps a model of the path (the bandwidth, the round-trip time without queues,
-// and what may be in flight without much loss) and makes of it the rate that
-// the pacer keeps and the window. A connection has one only if it uses BBR.
+// bbr is BBRv3 (draft-ietf-ccwg-bbr-06); numbers in comments are sections of the draft. It
+// keeps a model of the path (its bandwidth, its round-trip time without queues, and the volume
+// that may be in flight without much loss) and derives the pacing rate and cwnd from it. Only
+// connections with BBR have one.
 //
-// This file is the state machine of 5.3; bbr_model.go has the model of 5.5 and
-// the control parameters of 5.6.
+// This file is the state machine of 5.3; bbr_model.go has the model of 5.5 and the control
+// parameters of 5.6.
 type bbr struct {
 	rateSampler
 	pace pacer
@@ -20,13 +20,13 @@ type bbr struct {
 	rng        uint32
 
 	// Rounds, 5.5.1.
-	nextRound  uint64 // the round ends when what was sent after so many bytes had arrived, arrives
+	nextRound  uint64 // BBR.next_round_delivered: the round ends with the delivery of data sent when C.delivered was at least this
 	rounds     int
 	roundStart bool
 
 	// The path's rates in bytes/s, 5.5.2 to 5.5.6.
 	bw       int64
-	maxBw    [2]int64 // greatest sample of the last ProbeBW cycle and of this one
+	maxBw    [2]int64 // maximum sample of the last ProbeBW cycle and of this one
 	bwShort  int64    // math.MaxInt64: no bound
 	bwLatest int64
 
@@ -34,7 +34,7 @@ type bbr struct {
 	minRTT, minRTTAt     Time // 0: none yet
 	probeMin, probeMinAt Time
 	probeExpired         bool
-	probeDone            Time // when ProbeRTT may end; 0: inflight is still too much
+	probeDone            Time // when ProbeRTT may end; 0: too much is still in flight
 	probeRoundDone       bool
 	idleRestart          bool
 
@@ -61,14 +61,14 @@ type bbr struct {
 	upRounds       int
 	upAcked        int
 	upAckedPer     int
-	probeSample    bool // the samples are of what was sent while probing
+	probeSample    bool // BBR.bw_probe_samples: the samples are of data sent while probing
 	tooHigh        bool // BBR.prev_probe_too_high
 	precautionary  bool // BBR.prev_probe_precautionary
-	limitedBefore  bool // cwnd limited the round before
+	limitedBefore  bool // cwnd limited the previous round
 	lossInRound    bool
 	lossRoundStart bool
 	lossRound      uint64 // BBR.loss_round_delivered
-	lossEvents     int    // discontiguous ranges lost in this round
+	lossEvents     int    // number of discontiguous ranges lost in this round
 	lossEnd        Seq
 	recoveryRounds int // whole rounds of fast recovery
 	undoState      bbrState
@@ -80,7 +80,7 @@ type bbr struct {
 type bbrState uint8
 
 const (
-	bbrNone bbrState = iota // as undoState: nothing to go back to
+	bbrNone bbrState = iota // as undoState: no state to restore
 	bbrStartup
 	bbrDrain
 	bbrDown
@@ -90,7 +90,7 @@ const (
 	bbrProbeRTT
 )
 
-// ackPhase is BBR.ack_phase: what the samples tell of.
+// ackPhase is BBR.ack_phase: the phase of probing in which the acknowledged data was sent.
 type ackPhase uint8
 
 const (
@@ -117,7 +117,7 @@ const (
 	bbrStartupLosses   = 6
 	bbrExtraRounds     = 10
 	bbrMinRTTLen       = 10 * Second
-	bbrSameRTT         = 64 // round-trip times match that differ by no more than this part: what interrupts and timers add
+	bbrSameRTT         = 64 // round-trip times match if they differ by at most 1/64, the noise of interrupts and timers
 	bbrProbeInterval   = 5 * Second
 	bbrProbeDuration   = 200 * Millisecond
 	bbrProbeCwndGain   = 0.5
@@ -128,8 +128,8 @@ const (
 	bbrMaxProbeUpShift = 30
 )
 
-// newBBR begins in Startup. seed makes the random choices of 5.3.3.8: the
-// initial sequence number, which nobody can guess.
+// newBBR returns a bbr in Startup. seed, for the random choices of 5.3.3.8, is the initial
+// sequence number, which is unpredictable.
 func newBBR(seed Seq) *bbr {
 	b := &bbr{
 		rng:     uint32(seed) | 1,
@@ -140,7 +140,7 @@ func newBBR(seed Seq) *bbr {
 	return b
 }
 
-// random is a number below n (xorshift).
+// random returns a pseudo-random number below n (xorshift).
 func (b *bbr) random(n uint32) uint32 {
 	b.rng ^= b.rng << 13
 	b.rng ^= b.rng >> 17
@@ -229,7 +229,7 @@ func (b *bbr) checkStartupDone(c *Conn) {
 	}
 }
 
-// fullAtLoss takes the pipe for full because of congestion in Startup.
+// fullAtLoss ends Startup because of congestion: the pipe counts as full.
 func (b *bbr) fullAtLoss(c *Conn) {
 	b.fullReached = true
 	b.inflightLong = max(b.bdp(1), b.inflightLatest, bbrMinPipe*c.snd.mss)
@@ -345,7 +345,7 @@ func (b *bbr) timeToGoDown(c *Conn) bool {
 	return b.fullNow // we estimate we've fully used path bw
 }
 
-// cwndLimited is C.is_cwnd_limited: in this round or in the last.
+// cwndLimited is C.is_cwnd_limited, for this round or the last.
 func (b *bbr) cwndLimited(c *Conn) bool { return c.cc.limited || b.limitedBefore }
 
 // withHeadroom is InflightWithHeadroom: "Return a volume of data that tries to
@@ -382,8 +382,7 @@ func (b *bbr) probeUpward(c *Conn) {
 	}
 }
 
-// adaptLongTerm is AdaptLongTermModel of 5.3.3.9. It reports that it has decided
-// a transition.
+// adaptLongTerm is AdaptLongTermModel of 5.3.3.9. It reports whether it has changed the state.
 func (b *bbr) adaptLongTerm(c *Conn) bool {
 	if b.ackPhase == acksProbeStarting && b.roundStart {
 		b.ackPhase = acksProbeFeedback // "starting to get bw probing samples"
@@ -412,17 +411,17 @@ func (b *bbr) adaptLongTerm(c *Conn) bool {
 	return false
 }
 
-// updateMinRTT is UpdateMinRTT of 5.3.4.3, but for this: there only a lower
-// sample renews the estimate, here one that matches it does so too. It proves as
-// well that nothing waited in a queue, which is all that ProbeRTT is to bring
-// about. 5.3.4.2 has that in mind: a flow with "low-rate periods [...] for long
-// enough to drain its queue" is to have "the BBR.probe_rtt_min_delay estimate
-// refreshes without requiring ProbeRTT. This way, flows typically need only pay
-// the 2 percent throughput penalty if there are multiple bulk flows busy"; and
-// Linux says that it probes where no sample "matches or decreases" the estimate.
-// A flow alone drains the queue in each cycle of ProbeBW. Flows that share one
-// leave each other's part in it, see no such sample, and do probe; and so does one
-// whose path has become longer.
+// updateMinRTT is UpdateMinRTT of 5.3.4.3 with one change: the draft refreshes the estimate only
+// with a lower sample, here a sample that matches it refreshes it too. A matching sample also
+// proves that the queue was empty, which is the purpose of ProbeRTT. 5.3.4.2 intends that: for a
+// flow with "low-rate periods [...] for long enough to drain its queue", "the
+// BBR.probe_rtt_min_delay estimate refreshes without requiring ProbeRTT. This way, flows
+// typically need only pay the 2 percent throughput penalty if there are multiple bulk flows
+// busy". Linux too probes only if no sample "matches or decreases" the estimate.
+//
+// A flow alone drains the queue in each cycle of ProbeBW and need not probe. Flows that share a
+// queue never empty it, see no matching sample, and do probe. So does a flow whose path has
+// become longer.
 func (b *bbr) updateMinRTT(now Time) {
 	b.probeExpired = b.probeMinAt != 0 && now > b.probeMinAt+bbrProbeInterval
 	if rtt := b.rs.rtt; b.rs.valid && rtt > 0 {

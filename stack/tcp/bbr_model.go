@@ -3,8 +3,8 @@ package tcp
 // bandwidth is BBR.max_bw.
 func (b *bbr) bandwidth() int64 { return max(b.maxBw[0], b.maxBw[1]) }
 
-// advanceMaxBw begins a slot of the filter, 5.5.6. A cycle without a sample does
-// not make the last one forgotten.
+// advanceMaxBw starts a new slot of the maximum filter, 5.5.6. If the current cycle has no
+// sample, it keeps the previous one.
 func (b *bbr) advanceMaxBw() {
 	if b.maxBw[1] != 0 {
 		b.maxBw[0], b.maxBw[1] = b.maxBw[1], 0
@@ -96,8 +96,7 @@ func (b *bbr) noteLoss(c *Conn) {
 	b.lossInRound = true
 }
 
-// losing is called for a piece as it is taken for lost: HandleLostPacket of
-// 5.5.10.2.
+// losing is called when a piece is marked lost: HandleLostPacket of 5.5.10.2.
 func (b *bbr) losing(c *Conn, now Time, s *sent) {
 	if c.rec.phase == phaseOpen && !b.lossInRound {
 		b.saveState(c)
@@ -125,9 +124,9 @@ func (b *bbr) losing(c *Conn, now Time, s *sent) {
 	b.handleTooHigh(c, now, int(before+prefix), p.appLimited)
 }
 
-// congested answers an explicit sign of congestion. The draft has no answer to
-// ECN; RFC 3168 6.1.2: "the indication of congestion should be treated just as a
-// congestion loss": as one that exceeds the threshold where it probes.
+// congested reacts to an ECN signal. The draft does not define that; RFC 3168 6.1.2: "the
+// indication of congestion should be treated just as a congestion loss". While probing, it
+// counts as loss above the threshold.
 func (b *bbr) congested(c *Conn, now Time) {
 	if c.rec.phase == phaseOpen && !b.lossInRound {
 		b.saveState(c)
@@ -141,8 +140,7 @@ func (b *bbr) congested(c *Conn, now Time) {
 	}
 }
 
-// timeout is OnEnterRTO of 5.6.4.4; the caller sets cwnd. What was in flight
-// counts as lost.
+// timeout is OnEnterRTO of 5.6.4.4; the caller sets cwnd. All data in flight counts as lost.
 func (b *bbr) timeout(c *Conn, now Time) {
 	b.saveCwnd(c)
 	for p := c.sb.firstOf(kindAny); p.c != nil; p = c.sb.nextOf(p, kindAny) {
@@ -150,8 +148,8 @@ func (b *bbr) timeout(c *Conn, now Time) {
 	}
 }
 
-// writing is CheckIfApplicationLimited of 4.1.1.4: the application had let the
-// connection run dry: "There is no pending data to be sent", "The current
+// writing is CheckIfApplicationLimited of 4.1.1.4. Before this write the application limited the
+// connection if "There is no pending data to be sent", "The current
 // estimate of the amount of data outstanding in the network is less than
 // [cwnd]", "All packets considered lost have been retransmitted".
 func (b *bbr) writing(c *Conn) {
@@ -162,7 +160,7 @@ func (b *bbr) writing(c *Conn) {
 
 // initRate is InitPacingRate of 5.6.2: "nominal_bandwidth = C.InitialCwnd /
 // (C.srtt ? C.srtt : 1ms); C.pacing_rate = BBR.StartupPacingGain *
-// nominal_bandwidth". The initial window goes in one quantum, as Linux sends it.
+// nominal_bandwidth". The initial window is sent as one quantum, as on Linux.
 func (b *bbr) initRate(c *Conn) {
 	if b.pace.rate != 0 {
 		return
@@ -254,9 +252,9 @@ func (b *bbr) ackAggregation(c *Conn, now Time) {
 }
 
 // setRate is SetPacingRateWithGain of 5.6.2: "as long as it estimates that it
-// has filled the pipe [...], or doing so increases the pacing rate". The window
-// has a floor of BBR.MinPipeCwnd, and the rate one of as much in a second: after
-// a peer's window was closed, the samples may be of single bytes.
+// has filled the pipe [...], or doing so increases the pacing rate". As cwnd has the lower bound
+// BBR.MinPipeCwnd, the rate has a lower bound of that much per second: after the peer's window
+// was closed, a sample may be of single bytes.
 func (b *bbr) setRate(c *Conn, gain float64) {
 	rate := int64(gain * float64(b.bw) * bbrPacingMargin)
 	if rate > 0 && (b.fullReached || rate > b.pace.rate) {

@@ -156,7 +156,7 @@ func TestBBRFlowsThatShareAQueueProbeTheRTT(t *testing.T) {
 	}
 }
 
-func TestAnOriginalThatComesAfterItsRetransmissionWentGivesNoSample(t *testing.T) {
+func TestALateOriginalGivesNoRateSample(t *testing.T) {
 	// 4.1.2.3: "rate may still be overestimated when a spuriously retransmitted
 	// packet was first (s)acked"; and underestimated, where little came since.
 	var r rateSampler
@@ -186,7 +186,7 @@ func TestBBRBearsReorderingAndLossInStartup(t *testing.T) {
 	require.Greater(t, g[0], 0.85*l.line())
 }
 
-func TestBBRGivesWayToLossOfMoreThanTwoPercentWhileProbing(t *testing.T) {
+func TestBBRBacksOffAtTwoPercentLossWhileProbing(t *testing.T) {
 	// 5.5.10.2: the queue is a tenth of the product, so that probing with 1.25
 	// overflows it. What may be in flight is then bounded, and by that the loss.
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
@@ -225,7 +225,7 @@ func TestBBRIsNotMisledByAnApplicationThatPauses(t *testing.T) {
 	require.GreaterOrEqual(t, b.bandwidth(), rate)
 }
 
-func TestDeliveryRateIsThatOfTheSlowerOfSendingAndAcknowledging(t *testing.T) {
+func TestDeliveryRateUsesTheLongerInterval(t *testing.T) {
 	// 4.1.2.3: "Use the longer of the send_elapsed and ack_elapsed".
 	var r rateSampler
 	now, delivered := Time(1), uint64(0)
@@ -250,7 +250,7 @@ func TestDeliveryRateIsThatOfTheSlowerOfSendingAndAcknowledging(t *testing.T) {
 	require.Nil(t, r.record(r.next-uint32(len(r.ring))-1), "overwritten")
 }
 
-func TestBBRComesBackWhereItWasAfterALossThatWasNone(t *testing.T) {
+func TestBBRRestoresItsStateAfterASpuriousLoss(t *testing.T) {
 	// 5.5.11.2: "BBR restores aspects of its state to their previously saved values."
 	r := bare(t, rigOptions{modern: true, window: 500_000, change: func(p *Params) { p.Congestion = BBR }})
 	c, b := &r.c, r.c.cc.bbr

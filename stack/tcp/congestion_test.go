@@ -113,7 +113,7 @@ func TestCubicReachesTheOldWindowAfterKSeconds(t *testing.T) {
 	require.InDelta(t, 100, w.cwnd/mss, 1)
 }
 
-func TestAfterATimeoutCubicBeginsAtItsOwnWindow(t *testing.T) {
+func TestCubicRestartsAtItsWindowAfterATimeout(t *testing.T) {
 	// RFC 9438 4.8: "K is set to 0, and W_max is set to the congestion window
 	// size at the beginning of the current congestion avoidance stage".
 	r := bare(t, rigOptions{modern: true, window: 60000})
@@ -172,7 +172,7 @@ func TestHystartLeavesSlowStartWhenTheRoundTripTimeGrows(t *testing.T) {
 	require.True(t, h.endRound(), "after CSS_ROUNDS, the partial one counted")
 }
 
-func TestHystartResumesSlowStartWhenTheDelayWasAnAccident(t *testing.T) {
+func TestHystartResumesSlowStartAfterADelaySpike(t *testing.T) {
 	var h hystart
 	hystartRound(&h, 40*Millisecond, 10)
 	for range hystartSamples {

@@ -31,7 +31,7 @@ func ecnPair(t *testing.T, ask bool) (a, b *Conn, now Time) {
 	return a, b, now
 }
 
-func TestCongestionExperiencedHalvesTheWindowOnceAWindow(t *testing.T) {
+func TestCEReducesTheWindowOncePerWindow(t *testing.T) {
 	a, b, now := ecnPair(t, true)
 	before := a.Info().SndCwnd
 	a.Write(now, make([]byte, 20*a.MSS()))
@@ -97,7 +97,7 @@ func TestARetransmissionIsNotECNCapable(t *testing.T) {
 	t.Fatal("nothing was sent again")
 }
 
-func TestUserTimeoutEndsAConnectionThatMakesNoProgress(t *testing.T) {
+func TestUserTimeoutEndsAStalledConnection(t *testing.T) {
 	p := DefaultParams()
 	p.UserTimeout = 5 * Second
 	w := newPair(t, 1, p)

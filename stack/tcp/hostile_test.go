@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-func TestAGigabitOverATenthOfASecondFillsWithTheDefaults(t *testing.T) {
+func TestTheDefaultsFillAGigabitOver100Milliseconds(t *testing.T) {
 	l := bottleneck{rate: 1e9, rtt: 100 * Millisecond}
 	l.queue = l.bdp()
 	s := newNetsim(l, CUBIC, 1, 1)
@@ -18,7 +18,7 @@ func TestAGigabitOverATenthOfASecondFillsWithTheDefaults(t *testing.T) {
 	require.Greater(t, g[0], 0.95*l.line())
 }
 
-func TestWhatIsNotAcceptedDoesNotChangeTheTimestampThatIsExpected(t *testing.T) {
+func TestUnacceptableSegmentsDoNotChangeTSRecent(t *testing.T) {
 	// RFC 5961 5.2: what acknowledges a number out of range "MUST be discarded". A
 	// blind sender that hits the window would else have its timestamp believed, and
 	// what the peer sends discarded by PAWS from then on.
@@ -153,7 +153,7 @@ func TestTheUserTimeoutIsPunctual(t *testing.T) {
 	}
 }
 
-func TestSelectiveAcknowledgementsOfSingleBytesAreBounded(t *testing.T) {
+func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.SendBuffer, p.SendBufferMax = 1<<20, 1<<20 }})
 	at := Seq(0)
 	for at < 400_000 {
@@ -202,7 +202,7 @@ func TestATimeoutForNothingSendsLittleAgain(t *testing.T) {
 	}
 }
 
-func TestATimeoutThatWasRightGoesOnAfterTheNewData(t *testing.T) {
+func TestAGenuineTimeoutContinuesAfterFRTO(t *testing.T) {
 	// RFC 5682 2.1 step 3a: a duplicate acknowledgement: "the TCP sender MUST [...]
 	// continue with the conventional retransmission timeout recovery".
 	r := flightWithoutTimestamps(t, 10)

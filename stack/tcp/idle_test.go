@@ -7,10 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAConnectionThatRestsSendsAsOneThatDoesNot(t *testing.T) {
-	// Two get the same calls, and one of them rests whenever it can. Their segments
-	// and deadlines are the same. Nothing is lost where there is SACK: how far
-	// segments were reordered is what a connection that rests does forget.
+func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
+	// Two connections get the same calls, and one of them becomes idle whenever it can.
+	// Their segments and deadlines are the same. With SACK nothing is lost, because an idle
+	// connection forgets the degree of reordering.
 	rested := 0
 	for seed := range sampled(60) {
 		r := rand.New(rand.NewPCG(seed, 78))
@@ -24,7 +24,7 @@ func TestAConnectionThatRestsSendsAsOneThatDoesNot(t *testing.T) {
 		lose := func() bool { return p.NoSACK && r.IntN(4) == 0 }
 		keep := KeepAlive{Idle: 700 * Millisecond, Interval: 300 * Millisecond, Count: 50}
 		cfg := Config{Params: &p, ISS: 0xffff8000, MSS: 1460, NoDelay: seed%3 > 0, Keep: keep}
-		var a, b, peer Conn // a rests
+		var a, b, peer Conn // a becomes idle
 		now := Time(1)
 		a.Open(now, cfg)
 		b.Open(now, cfg)

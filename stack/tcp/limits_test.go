@@ -32,7 +32,7 @@ func TestASoftErrorIsForgottenWhenDataArrives(t *testing.T) {
 	require.Equal(t, ErrTimedOut, w.a.Err())
 }
 
-func TestKeepAliveGivesUpHoweverManyProbesAreAskedFor(t *testing.T) {
+func TestKeepAliveGivesUpWithAnyProbeCount(t *testing.T) {
 	w := openPair(t)
 	w.a.SetKeepAlive(w.now, KeepAlive{Idle: Second, Interval: Second, Count: 1000})
 	w.loss = 1
@@ -55,7 +55,7 @@ func TestBuffersMayGrowOnEveryPath(t *testing.T) {
 	}
 }
 
-func TestAReceiveBufferGrowsForThePathAndNotForTimeSpentWaiting(t *testing.T) {
+func TestReceiveBufferGrowsForThePathOnly(t *testing.T) {
 	for _, test := range []struct {
 		delay, pause Time
 		least, most  int

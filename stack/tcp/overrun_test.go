@@ -72,7 +72,7 @@ func newOverrun(o overrunOptions) *overrun {
 	return w
 }
 
-// settle has everything arrive, in the order of sending.
+// settle delivers everything, in the order of sending.
 func (w *overrun) settle() {
 	for n := 0; n < 10_000 && w.do('1') || w.do('0'); n++ {
 	}

@@ -73,7 +73,7 @@ func TestASuperSegmentIsAMillisecondOfTheRate(t *testing.T) {
 	require.Equal(t, 65_000, r.c.burst(1000), "without pacing all that the link takes")
 }
 
-func TestWhatPacingHoldsBackIsNoReasonToWaitForAnAcknowledgement(t *testing.T) {
+func TestPacedDataDoesNotWaitForAnAcknowledgement(t *testing.T) {
 	r := paced100(t, 0)
 	r.c.Write(r.now, make([]byte, 100_000))
 	r.pull()
@@ -109,7 +109,7 @@ func TestShortPathsAndSmallWindowsAreNotPaced(t *testing.T) {
 	}
 }
 
-func TestALossOfWhatWasSentAgainLowersTheWindowTwice(t *testing.T) {
+func TestALostRetransmissionReducesTheWindowTwice(t *testing.T) {
 	// RFC 5681 4.3: "the loss of a retransmission, should be taken as two
 	// indications of congestion and, therefore, cwnd (and ssthresh) MUST be
 	// lowered twice in this case."
@@ -139,7 +139,7 @@ func TestALossOfWhatWasSentAgainLowersTheWindowTwice(t *testing.T) {
 	}
 }
 
-func TestALossThatWasNoneIsForgottenBeforeAnythingIsSentAgain(t *testing.T) {
+func TestASpuriousLossIsUndoneBeforeRetransmission(t *testing.T) {
 	r := flight(t, 10)
 	before := r.c.Info()
 	r.now += 20 * Millisecond
@@ -164,7 +164,7 @@ func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
 	require.Greater(t, g[0], 0.95*l.line())
 }
 
-func TestAConnectionWhosePathTurnsOutToBeShortIsNotPacedAnyMore(t *testing.T) {
+func TestPacingEndsOnAShortPath(t *testing.T) {
 	// The handshake had to wait for ARP, and made the path look long.
 	p := DefaultParams()
 	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}

@@ -16,7 +16,7 @@ func (r *rig) stamped(seq Seq, n int, ts uint32) *Segment {
 	return s
 }
 
-func TestTextThatARetransmissionOvertookIsTaken(t *testing.T) {
+func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	nxt := r.c.rcv.nxt
 	ts := r.c.rcv.tsRecent

@@ -23,7 +23,7 @@ func joined(s *Segment) Segment {
 	return in
 }
 
-func TestLentBytesAreSentAsThoseThatWereWritten(t *testing.T) {
+func TestPinnedBytesAreSentLikeWrittenOnes(t *testing.T) {
 	// Two senders get the same calls, but one pins what the other copies, and unpins it at
 	// any time. Their segments are the same to the byte.
 	carried := 0
@@ -122,7 +122,7 @@ func (poison) free(b []byte) {
 	}
 }
 
-func TestAQueueThatIsAllLentHoldsNoRing(t *testing.T) {
+func TestAQueueOfPinnedBytesHasNoRing(t *testing.T) {
 	a, b := pairFor(t)
 	a.SetSendLimit(64 << 10)
 	require.Equal(t, 50_000, a.Pin(2, make([]byte, 50_000)))
@@ -163,7 +163,7 @@ func pairFor(t *testing.T) (a, b *Conn) {
 	return a, b
 }
 
-func TestAnApplicationMayWaitForWhatItLent(t *testing.T) {
+func TestAnApplicationMayAwaitPinnedBytes(t *testing.T) {
 	a, b := pairFor(t)
 	var s Segment
 	pull := func(now Time, from, to *Conn) {

@@ -1,49 +1,50 @@
 package tcp
 
-// plpmtud is packetization layer path MTU discovery (RFC 4821, RFC 8899). A Conn has
-// one only while its segments are smaller than the interface and the peer allow, or
-// are suspected to be too large: after a path swallowed full segments without a word,
-// or has become wider than it was. Sizes are payload bytes, options taken off.
+// plpmtud is packetization layer path MTU discovery (RFC 4821, RFC 8899). A Conn has one only
+// while its segments are smaller than the interface and the peer allow (after a black hole, or
+// since the path MTU has grown), or while a black hole is suspected. Sizes are payload bytes,
+// without options.
 //
-// Probes are segments of new data that are larger than Conn.MSS. One that is lost is
-// sent again in segments that are not.
+// A probe is one segment of new data that is larger than Conn.MSS. If it is lost, its data is
+// retransmitted in segments of normal size.
 type plpmtud struct {
-	max    int   // the size that the search ends with, 0 while nothing is searched
-	hi     int   // the largest size that may get through
-	probe  block // in flight, empty if start == end
-	at     Time  // no probe before
-	lost   uint8 // probes in a row that were lost
+	max    int   // upper end of the search; 0: no search
+	hi     int   // the largest size that may still get through
+	probe  block // the probe in flight; empty if start == end
+	at     Time  // earliest time of the next probe
+	lost   uint8 // consecutive lost probes
 	lowest int   // the smallest of those
 
-	// While a black hole is suspected, the first segment is sent again in pieces of
-	// small bytes, until one is acknowledged, which happened at passed. 0: it is not
-	// suspected, or none was.
+	// While a black hole is suspected, the first segment is retransmitted in pieces of
+	// small bytes until one is acknowledged, at time passed. small is 0 if no black hole
+	// is suspected, passed is 0 until a piece is acknowledged.
 	small  int
 	passed Time
 }
 
 const (
-	// blackHole is after how many timeouts in a row a black hole is suspected.
+	// blackHole is the number of consecutive timeouts after which a black hole is suspected.
 	blackHole = 2
 	// plBase is eff_pmtu of RFC 4821 7.2: "an initial value for search_low [...]
-	// 1024 bytes is probably safe enough"; it counts headers.
+	// 1024 bytes is probably safe enough". It includes headers.
 	plBase = 1024 - 40
-	// plStep ends the search: what is left to gain is less.
+	// plStep is the precision of the search: it ends when less can be gained.
 	plStep = 32
-	// plProbes is MAX_PROBES of RFC 8899 5.1.2: a size that is lost so often is
-	// not carried.
+	// plProbes is MAX_PROBES of RFC 8899 5.1.2: after so many lost probes of a size the
+	// path does not carry it.
 	plProbes = 3
 	// plRaise is PMTU_RAISE_TIMER of RFC 8899 5.1.1.
 	plRaise = 600 * Second
 )
 
-// PathMTU takes how large segments may be on the path, in bytes of payload and options
-// (the packet without IP and TCP headers), where that has changed: because of an ICMP
-// message, or because such a message has become too old (RFC 1191 6.3) or the route has
-// changed. What is in flight and larger is sent again; larger segments are probed first.
+// PathMTU tells the Conn that the path MTU has changed: because of an ICMP message, because such
+// a message has become too old (RFC 1191 6.3), or because the route has changed. mss is the new
+// maximum of payload and options, in bytes (the MTU less the IP and TCP headers). If it is
+// lower, the data in flight is retransmitted in smaller segments. If it is higher, larger
+// segments are probed first.
 func (c *Conn) PathMTU(now Time, mss int) {
 	if c.state == SynSent {
-		c.snd.mss = max(mss, minMSS) // the peer's option will bound it
+		c.snd.mss = max(mss, minMSS) // takeOptions applies the peer's MSS
 		return
 	}
 	n := max(min(mss, c.snd.peer)-int(c.snd.opt), min(minMSS, c.snd.mss))
@@ -64,7 +65,7 @@ func (c *Conn) PathMTU(now Time, mss int) {
 	// Not a sign of congestion (RFC 8201 5.4), so no recovery is entered.
 }
 
-// plpmtu returns c.pl, made anew if there is none.
+// plpmtu returns c.pl, allocating it on first use.
 func (c *Conn) plpmtu() *plpmtud {
 	if c.pl == nil {
 		c.pl = new(plpmtud)
@@ -72,21 +73,21 @@ func (c *Conn) plpmtu() *plpmtud {
 	return c.pl
 }
 
-// search begins to look for a segment size of at most n bytes, at a time.
+// search starts a search for the largest segment size up to n bytes. It sends no probe before at.
 func (c *Conn) search(n int, at Time) {
 	q := c.plpmtu()
 	q.max, q.hi, q.at, q.lost = n, n, at, 0
 }
 
-// suspect runs at a retransmission timeout, after the back-off was counted. It looks
-// for a black hole: a path that carries small segments, and silently drops full ones.
+// suspect detects black holes: paths that carry small segments and silently drop full ones. It
+// is called at a retransmission timeout, after backoff was incremented.
 //
-// RFC 4821 7.7: "If a full stop timeout occurs, [...] the sender should assume [...]
-// that the MTU is too large". But an outage has full stop timeouts too, and Linux keeps
-// its segment size through it: so what is first sent again after the second timeout is
-// a small piece, which gets through both when the outage is over and in a black hole.
-// What follows tells them apart. If the full segment behind it times out, it is a black
-// hole (RFC 8899 4.3: "loss of packets of the PLPMTU size", while others arrive).
+// RFC 4821 7.7: "If a full stop timeout occurs, [...] the sender should assume [...] that the
+// MTU is too large". But an outage causes full stop timeouts too, and must not reduce the
+// segment size; Linux keeps it. So after the second timeout a small piece is retransmitted
+// first. It gets through a black hole, and it gets through when an outage is over. If the full
+// segment after it times out again, the path is a black hole (RFC 8899 4.3: "loss of packets of
+// the PLPMTU size", while others arrive).
 func (c *Conn) suspect(now Time) {
 	q, head := c.pl, c.sb.firstPiece().sent().len()
 	if q != nil && q.small > 0 && q.passed != 0 {
@@ -111,8 +112,8 @@ func (c *Conn) suspect(now Time) {
 	}
 }
 
-// smallResend is how large the one piece is that is sent again while it is not known
-// whether even that gets through, or 0.
+// smallResend is the size of the only piece that may be retransmitted while a black hole is
+// suspected and no piece has been acknowledged yet, or 0.
 func (c *Conn) smallResend() int {
 	if q := c.pl; q != nil && q.passed == 0 && c.timers.backoff >= blackHole {
 		return q.small
@@ -120,13 +121,13 @@ func (c *Conn) smallResend() int {
 	return 0
 }
 
-// sizeArrived learns from a piece of n bytes that got through while a black hole is
-// suspected.
+// sizeArrived is called when a piece of n bytes was delivered while a black hole is suspected.
+// again is whether it was retransmitted.
 func (c *Conn) sizeArrived(now Time, n int, again bool) {
 	q := c.pl
 	switch {
 	case n > q.small:
-		// There is none: the outage is over.
+		// No black hole: it was an outage, and it is over.
 		if q.small, q.passed = 0, 0; q.max == 0 {
 			c.pl = nil
 		}
@@ -135,15 +136,15 @@ func (c *Conn) sizeArrived(now Time, n int, again bool) {
 	}
 }
 
-// probeSize is how much the next segment of new data is to carry to find out whether
-// that gets through, or 0: the largest size that may, or half way there, but no more
-// than there is to send now. Where that fits the windows once more is acknowledged,
-// wait is true, and nothing is to be sent before.
+// probeSize is the size of the probe to send as the next segment of new data, or 0 for none: the
+// upper end of the search at first, then half way there, but no more than the unsent data. wait
+// is true if the probe will fit the windows when more data is acknowledged; then nothing may be
+// sent before.
 //
-// It has no room for SACK blocks: it waits until there are none.
+// A probe has no room for SACK blocks, so none is sent while there are some to report.
 //
-// RFC 4821 7.4 asks for more data behind a probe, so that its loss is seen sooner. A
-// connection that seldom has as much would never probe.
+// RFC 4821 7.4 asks for more data behind the probe, so that its loss is detected sooner. That is
+// not required here: a connection that seldom has so much data would never probe.
 func (c *Conn) probeSize(now Time, unsent, room int) (n int, wait bool) {
 	q := c.pl
 	if q.max == 0 || now < q.at || q.probe.start != q.probe.end || c.rec.phase != phaseOpen ||
@@ -164,12 +165,12 @@ func (c *Conn) probeSize(now Time, unsent, room int) (n int, wait bool) {
 	return n, false
 }
 
-// probed notes that a probe was sent.
+// probed records that a probe was sent.
 func (c *Conn) probed(seq Seq, n int) { c.pl.probe = block{seq, seq + Seq(n)} }
 
-// judgeProbe learns after an acknowledgement what has become of the probe. It
-// reports that nothing but the probe was lost: RFC 4821 7.3: "the congestion
-// window [...] MUST NOT be reduced" for it.
+// judgeProbe checks after an acknowledgement whether the probe was delivered or lost. It returns
+// true if only the probe was lost: RFC 4821 7.3: "the congestion window [...] MUST NOT be
+// reduced" then.
 func (c *Conn) judgeProbe(now Time) (only bool) {
 	q := c.pl
 	if q == nil || q.probe.start == q.probe.end {
@@ -180,7 +181,7 @@ func (c *Conn) judgeProbe(now Time) (only bool) {
 		return false
 	}
 	if c.snd.una.LessEq(q.probe.start) {
-		// The probe was one segment: what became of its first byte became of all.
+		// The probe was one segment: its first byte tells for all of it.
 		switch s := c.sb.find(q.probe.start).sent(); {
 		case s.flags&segSacked != 0:
 			c.probeArrived(now)
@@ -202,14 +203,14 @@ func (c *Conn) probeArrived(now Time) {
 	c.cc.ssthresh = max(c.cc.ssthresh, 2*c.snd.mss)
 	q.at = now + c.rtt.srtt
 	if c.snd.mss >= q.max {
-		c.pl = nil // the path carries what it may
+		c.pl = nil // the path carries the largest size
 		return
 	}
 	c.searchEnds(now)
 }
 
-// probeLost has the probe sent again in segments that get through, and reports whether
-// nothing else is lost.
+// probeLost schedules the retransmission of a lost probe in segments of normal size. It returns
+// true if nothing else was lost.
 func (c *Conn) probeLost(now Time) (only bool) {
 	q := c.pl
 	n := int(q.probe.end - q.probe.start)
@@ -225,8 +226,7 @@ func (c *Conn) probeLost(now Time) (only bool) {
 	return only
 }
 
-// resendProbe takes the whole probe for lost, and ends it. It reports whether nothing
-// else is to be sent again.
+// resendProbe marks the whole probe lost. It returns true if nothing else must be retransmitted.
 func (c *Conn) resendProbe() (only bool) {
 	q, due := c.pl, 0
 	for p := c.sb.find(q.probe.start); p.c != nil && p.sent().seq.Less(q.probe.end); p = c.sb.next(p) {
@@ -239,23 +239,23 @@ func (c *Conn) resendProbe() (only bool) {
 	return c.sb.due == due
 }
 
-// dropProbe ends a probe of more than n bytes: it is known to be too large.
+// dropProbe gives up the probe in flight if it is larger than n bytes, the path's new maximum.
 func (c *Conn) dropProbe(now Time, n int) {
 	if q := c.pl; c.active != nil && q != nil && int(q.probe.end-q.probe.start) > n && c.snd.una.LessEq(q.probe.start) {
 		c.resendProbe()
 	}
 }
 
-// probeTimedOut reports whether a retransmission timeout came for nothing but a probe,
-// which is sent again in smaller segments. RFC 4821 7.3: the congestion window is not
-// reduced for it. closed says that the peer's window is.
+// probeTimedOut handles a retransmission timeout while a probe is in flight. If nothing else is
+// in flight, it schedules the retransmission in smaller segments and returns true: RFC 4821 7.3:
+// the congestion window is not reduced. closed is whether the peer's window is closed.
 func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	q := c.pl
 	if q == nil || q.probe.start == q.probe.end {
 		return false
 	}
 	if closed || c.rec.phase != phaseOpen || q.probe != (block{c.snd.una, c.snd.nxt}) {
-		// RFC 4821 7.6.4: "inconclusive": the loss of others is near.
+		// RFC 4821 7.6.4: the probe is "inconclusive" if other segments are lost near it.
 		q.probe = block{}
 		q.at = now + Second
 		return false
@@ -268,7 +268,7 @@ func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	return true
 }
 
-// searchEnds waits before the next search when there is little left to find.
+// searchEnds ends the search if less than plStep can be gained. The next one starts after plRaise.
 func (c *Conn) searchEnds(now Time) {
 	q := c.pl
 	if q.hi-c.snd.mss < plStep {

@@ -1,11 +1,11 @@
 package tcp
 
-// This file is the delivery-rate estimator of draft-ietf-ccwg-bbr-06 4.1
-// ("Delivery Rate Samples"), which only a connection with BBR has.
+// This file is the delivery-rate estimator of draft-ietf-ccwg-bbr-06 4.1 ("Delivery Rate
+// Samples"). Only connections with BBR use it.
 
-// A txRecord is what was so when a piece was sent (4.1.2.1, "per-packet
-// variables": P.delivered, P.delivered_time, P.first_send_time, P.tx_in_flight,
-// P.lost and P.is_app_limited).
+// A txRecord is the state of the estimator when a piece was sent (4.1.2.1, "per-packet
+// variables": P.delivered, P.delivered_time, P.first_send_time, P.tx_in_flight, P.lost and
+// P.is_app_limited).
 type txRecord struct {
 	delivered   uint64
 	lost        uint64
@@ -15,27 +15,26 @@ type txRecord struct {
 	appLimited  bool
 }
 
-// A rateSampler takes the samples. Its records lie in a ring in the order of
-// sending, and a piece knows the number of its own; a piece whose record has
-// been overwritten gives no sample.
+// A rateSampler takes the samples. Its records are in a ring in the order of sending; sent.tx is
+// the number of a piece's record. A piece whose record was overwritten gives no sample.
 type rateSampler struct {
 	ring []txRecord // a power of two long
 	next uint32     // number of the next record
 
-	lost        uint64 // bytes taken for lost, ever (C.lost)
+	lost        uint64 // C.lost: bytes marked lost since the Conn was opened
 	deliveredAt Time   // C.delivered_time
 	firstSent   Time   // C.first_send_time
-	lastSent    Time   // when the newest piece that arrived was sent, and
-	lastEnd     Seq    // its end, to tell which is newer
-	appLimited  uint64 // until so many bytes are delivered, samples are application-limited; 0: they are not
+	lastSent    Time   // when the newest delivered piece was sent
+	lastEnd     Seq    // its end, to break ties
+	appLimited  uint64 // C.app_limited: samples are application-limited until so many bytes are delivered; 0: they are not
 
-	latest int64 // the last rate that was measured, in bytes/s
+	latest int64 // the latest measured rate, in bytes/s
 	rs     rateSample
 }
 
-// A rateSample is RS of the draft: what one acknowledgement told.
+// A rateSample is RS of the draft: the sample of one acknowledgement.
 type rateSample struct {
-	valid          bool // something arrived whose record is there
+	valid          bool // a piece was delivered that still has its record
 	appLimited     bool
 	priorDelivered uint64 // P.delivered of the newest piece
 	priorLost      uint64
@@ -54,9 +53,9 @@ type rateSample struct {
 // minRecords is the least size of the ring.
 const minRecords = 64
 
-// sent notes what is so as a piece goes. fresh is whether nothing was in flight
-// before; pieces is how many pieces are in flight, inFlight their bytes with
-// this one.
+// sent adds the record of a piece that is being sent and returns its number. fresh is whether
+// nothing was in flight before; pieces and inFlight are the number of pieces and of bytes in
+// flight, including this one.
 func (r *rateSampler) sent(now Time, delivered uint64, fresh bool, inFlight, pieces int) uint32 {
 	if fresh {
 		// 4.1.2.2: "If there are no packets in flight yet, then we can start the
@@ -75,7 +74,7 @@ func (r *rateSampler) sent(now Time, delivered uint64, fresh bool, inFlight, pie
 	return n
 }
 
-// grow makes the ring n records long, and keeps those that are there.
+// grow enlarges the ring to n records.
 func (r *rateSampler) grow(n int) {
 	ring := make([]txRecord, n)
 	for i := range uint32(len(r.ring)) {
@@ -85,7 +84,7 @@ func (r *rateSampler) grow(n int) {
 	r.ring = ring
 }
 
-// record is the one with number n, or nil where it was overwritten.
+// record returns record number n, or nil if it was overwritten.
 func (r *rateSampler) record(n uint32) *txRecord {
 	if d := r.next - n; d == 0 || d > uint32(len(r.ring)) {
 		return nil
@@ -93,14 +92,13 @@ func (r *rateSampler) record(n uint32) *txRecord {
 	return &r.ring[n&uint32(len(r.ring)-1)]
 }
 
-// begin is called as an acknowledgement comes.
+// begin starts the sample of an acknowledgement.
 func (r *rateSampler) begin(delivered uint64) { r.rs = rateSample{before: delivered} }
 
-// arrived takes a piece that got there. 4.1.2.3: "Update RS using the newest
-// packet". early is whether what arrived is the original of a piece that was
-// sent again: the record is the retransmission's, which is still on its way. By
-// it the round trip would be over that has just begun, and nothing would have
-// been delivered in it.
+// arrived updates the sample with a delivered piece. 4.1.2.3: "Update RS using the newest
+// packet". early is whether the original of a retransmitted piece was delivered. The piece's
+// record is then that of the retransmission, which is still in flight, and must not be used: it
+// would end a round trip that has just begun, with nothing delivered in it.
 func (r *rateSampler) arrived(now Time, s *sent, early bool) {
 	r.deliveredAt = now
 	p := r.record(s.tx)
@@ -123,14 +121,14 @@ func (r *rateSampler) arrived(now Time, s *sent, early bool) {
 	}
 }
 
-// found takes back that n bytes were lost: they had only been overtaken.
+// found corrects the number of lost bytes: n bytes marked lost were delivered after all.
 func (r *rateSampler) found(n int) { r.lost -= min(r.lost, uint64(n)) }
 
-// lostSince is what was lost since so much was: less may be lost than was
-// thought then.
+// lostSince is the number of bytes lost since lost was before. It is not negative although found
+// may have lowered lost since.
 func (r *rateSampler) lostSince(before uint64) uint64 { return max(r.lost, before) - before }
 
-// finish makes the sample (4.1.2.3, GenerateRateSample).
+// finish completes the sample (4.1.2.3, GenerateRateSample).
 func (r *rateSampler) finish(delivered uint64, minRTT Time) {
 	x := &r.rs
 	x.newlyAcked = int(delivered - x.before)
@@ -155,8 +153,8 @@ func (r *rateSampler) finish(delivered uint64, minRTT Time) {
 	r.latest = x.rate
 }
 
-// limited marks what is sent from now on as limited by the application.
-// 4.1.1.4: "C.app_limited = (C.delivered + C.inflight) ? : 1".
+// limited marks the samples of the data sent from now on as application-limited. 4.1.1.4:
+// "C.app_limited = (C.delivered + C.inflight) ? : 1".
 func (r *rateSampler) limited(delivered uint64, inFlight int) {
 	r.appLimited = max(delivered+uint64(inFlight), 1)
 }

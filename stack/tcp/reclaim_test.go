@@ -15,7 +15,7 @@ import (
 func TestReclaimDiscardsOutOfOrderData(t *testing.T) {
 	text := bytes.Repeat([]byte("0123456789"), 1000)
 	for name, tc := range map[string]struct {
-		ranges [][2]int // of text, received in this order
+		ranges [][2]int // of data, received in this order
 		wait   Time     // after that
 		all    bool
 		held   bool // out-of-order data is there afterwards

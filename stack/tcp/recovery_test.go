@@ -287,7 +287,7 @@ func TestWaitingBehindAHoleIsNoRoundTripTime(t *testing.T) {
 	}
 }
 
-func TestSuperSegmentsLeaveTheirSmallRestToNagle(t *testing.T) {
+func TestSuperSegmentsLeaveTheRemainderToNagle(t *testing.T) {
 	// RFC 9293 3.7.4: "the sending TCP endpoint buffers all user data [...] until
 	// the outstanding data has been acknowledged or until the TCP endpoint can
 	// send a full-sized segment".
@@ -310,7 +310,7 @@ func TestAckedMeansThatTheFinIsAcknowledgedAsWell(t *testing.T) {
 	require.NotZero(t, r.c.Events()&Acked)
 }
 
-func TestABufferBelowTheUnitOfTheWindowScaleStillOpensTheWindow(t *testing.T) {
+func TestABufferBelowTheScaleUnitOpensTheWindow(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, change: func(p *Params) { p.RecvBufferMax = 1 << 30 }})
 	require.EqualValues(t, 14, r.c.rcv.scale)
 	r.c.SetRecvLimit(4096)
@@ -347,7 +347,7 @@ func TestAFinBeforeTextThatIsHeldIsNotTaken(t *testing.T) {
 	require.Equal(t, CloseWait, r.c.State())
 }
 
-func TestAClosedWindowThatAnswersIsProbedWithoutEnd(t *testing.T) {
+func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	// RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send
 	// acknowledgments in response to the probe segments, the sending TCP peer MUST
 	// allow the connection to stay open" (MUST-37). The answers come at once, so

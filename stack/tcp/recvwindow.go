@@ -95,13 +95,13 @@ func (c *Conn) tuneReceive(now Time) {
 	q.seq, q.at, q.taken = read, now, taken
 }
 
-// tuneHole makes room behind a hole. A sender that recovers by SACK goes on
-// sending: until what it lost is noticed, perhaps after waiting for reordering,
-// and has come again, it sends what two or three round trips hold, all of which
-// waits here. The buffer grows once half of it is taken: the sender learns of it
-// half a round trip later, and in slow start sends twice as much in each. Without
-// SACK it sends little; and its acknowledgements would not count as duplicates if
-// they offered more each time (RFC 5681 2).
+// tuneHole grows the buffer while data beyond a hole accumulates. A sender that recovers by SACK
+// keeps sending: until the loss is detected, perhaps after the reordering window, and repaired,
+// it sends the data of two or three round trips, all of which is buffered here. The buffer grows
+// when half of it is in use, because the sender learns of the new window half a round trip
+// later, and in slow start doubles its rate per round trip. Without SACK the buffer does not
+// grow: the sender sends little in recovery, and acknowledgements with a changed window would
+// not count as duplicates (RFC 5681 2).
 func (c *Conn) tuneHole() {
 	r := &c.rcv
 	last := r.ooo[len(r.ooo)-1].end
@@ -112,9 +112,9 @@ func (c *Conn) tuneHole() {
 	if want <= r.limit || c.bufferLimit(want) != want {
 		return
 	}
-	// A few bytes far away are no reason: whoever sends those would have the largest
-	// ring made for a handful of segments. Where slow start has overflowed a queue,
-	// half of what was sent is here.
+	// Do not grow for a few bytes far ahead: an attacker could force the largest ring with a
+	// handful of segments. After slow start has overflowed a queue, half of the data sent has
+	// arrived.
 	held := 0
 	for _, k := range r.ooo {
 		held += int(k.end - k.start)

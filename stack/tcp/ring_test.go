@@ -52,8 +52,8 @@ func TestRingAgreesWithASlice(t *testing.T) {
 	}
 }
 
-func TestRingKeepsWhatLiesBeyondTheQueueWhenItGrows(t *testing.T) {
-	// Out-of-order text is in the ring before its turn.
+func TestAGrowingRingKeepsBytesBeyondTheQueue(t *testing.T) {
+	// Out-of-order data is in the ring beyond the queue.
 	var q ring
 	p := &Params{}
 	q.reserve(p, minRing, 0)

@@ -41,7 +41,7 @@ func TestRTTEstimatorAgreesWithRFC6298InFloatingPoint(t *testing.T) {
 	}
 }
 
-func TestFirstSampleSetsTheTimeoutToThreeTimesIt(t *testing.T) {
+func TestTheFirstSampleSetsRTOToThreeTimesRTT(t *testing.T) {
 	// RFC 6298 2.2: "SRTT <- R, RTTVAR <- R/2, RTO <- SRTT + max (G, K*RTTVAR)".
 	p := DefaultParams()
 	var e rttEstimator
@@ -51,7 +51,7 @@ func TestFirstSampleSetsTheTimeoutToThreeTimesIt(t *testing.T) {
 	require.Equal(t, 900*Millisecond, e.timeout(0, &p))
 }
 
-func TestTimeoutBeforeTheFirstSampleIsOneSecondAndDoublesUpToItsBound(t *testing.T) {
+func TestInitialRTOIsOneSecondAndBacksOff(t *testing.T) {
 	p := DefaultParams()
 	var e rttEstimator
 	want := Second // RFC 6298 2.1
@@ -73,7 +73,7 @@ func TestSampleOfNothingStillCounts(t *testing.T) {
 	require.Positive(t, e.srtt)
 }
 
-func TestLeastRoundTripTimeIsForgottenAfterItsWindow(t *testing.T) {
+func TestMinRTTExpiresAfterItsWindow(t *testing.T) {
 	p := DefaultParams()
 	var e rttEstimator
 	e.sample(1, 10*Millisecond, &p)

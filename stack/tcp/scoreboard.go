@@ -1,35 +1,34 @@
 package tcp
 
-// A sent is a piece of the sequence space that was sent in one segment, or in
-// one super-segment, and that is not yet acknowledged; or neighbouring ones that
-// have all arrived.
+// A sent is an unacknowledged piece of the sequence space that was sent in one segment or
+// super-segment, or several adjacent SACKed ones joined.
 type sent struct {
 	seq, end Seq
 	at       Time // when it was last sent
 	flags    sentFlags
-	pieces   uint8  // of how many pieces this was made, at most 255
-	tx       uint32 // the number of its txRecord, where there are any
+	pieces   uint8  // number of pieces joined in this one, at most 255
+	tx       uint32 // with BBR, the number of its txRecord
 }
 
 type sentFlags uint8
 
 const (
 	segSacked sentFlags = 1 << iota // selectively acknowledged
-	segLost                         // taken for lost
-	segResent                       // sent again, and that copy is in flight
-	segEver                         // was ever sent again: its round-trip time is ambiguous
+	segLost                         // marked lost
+	segResent                       // retransmitted, and that copy is in flight
+	segEver                         // was retransmitted at some time: its round-trip time is ambiguous
 )
 
 func (s *sent) len() int { return int(s.end - s.seq) }
 
-// A sentKind is what is to be looked for on the board. A piece that is selectively
-// acknowledged is of no kind, every other one is of one.
+// A sentKind classifies pieces for searches. A SACKed piece has kind 0, any other piece has one
+// of these.
 type sentKind uint8
 
 const (
-	kindDue    sentKind = 1 << iota // lost, and to be sent again
-	kindOpen                        // sent once, and nothing is known of it
-	kindResent                      // sent again, and nothing is known of that copy
+	kindDue    sentKind = 1 << iota // lost, and to be retransmitted
+	kindOpen                        // sent once, neither SACKed nor lost
+	kindResent                      // retransmitted, that copy neither SACKed nor lost
 	kindAny    = kindDue | kindOpen | kindResent
 )
 
@@ -45,43 +44,41 @@ func (s *sent) kind() sentKind {
 	return kindOpen
 }
 
-// A scoreboard knows what is in flight. Its pieces lie in the order of their
-// numbers, without gaps, from SND.UNA to SND.NXT.
+// A scoreboard holds the pieces between SND.UNA and SND.NXT, in sequence order and without gaps.
 //
-// Of the bytes between SND.UNA and SND.NXT, sacked have arrived, lost have
-// left the network, and resent have entered it a second time; so what the
-// network holds (the pipe of RFC 6675) is the whole - sacked - lost + resent.
+// Of these bytes, sacked have been received, lost have left the network, and resent have entered
+// it a second time. So the number of bytes in the network (the pipe of RFC 6675) is
+// SND.NXT - SND.UNA - sacked - lost + resent.
 //
-// How many pieces there are is up to the peer: a window of 64 MiB that it reports
-// segment by segment makes 100,000. So they lie in chunks, which are the nodes of a
-// balanced tree (see scoreboard_tree.go): a piece is found, cut or joined, and the
-// next one of a kind is found, in logarithmic time; and what is sent and arrives in
-// order is appended to the last chunk and taken from the first.
+// The peer determines the number of pieces: a window of 64 MiB that it SACKs segment by segment
+// has 100,000. They are stored in chunks, the nodes of a balanced tree (see scoreboard_tree.go).
+// It takes logarithmic time to find, split or join a piece, or to find the next of a kind. In
+// the common case pieces are appended to the last chunk and removed from the first.
 type scoreboard struct {
 	root        *chunk
 	first, last *chunk
-	n           int    // how many pieces there are
-	free        *chunk // chunks that are not in use, linked by up
-	chunks      int    // how many chunks there are, in use or not, without one
+	n           int    // number of pieces
+	free        *chunk // list of unused chunks, linked by up
+	chunks      int    // number of chunks, used and unused, not counting one
 
 	sacked int // bytes with segSacked
 	lost   int // bytes with segLost
 	resent int // bytes with segResent
-	due    int // bytes with segLost that were not sent again: to be sent now
+	due    int // bytes with segLost and without segResent: to be retransmitted
 
-	fack Seq // the highest end that was ever acknowledged, selectively or not
+	fack Seq // the highest number ever acknowledged, cumulatively or by SACK
 
-	again     []resend // what was sent again, in the order of sending
-	againHead int
+	again     []resend // retransmissions, in the order of sending
+	againHead int      // index in again of the first that may still be in flight
 
-	cache [4]block // SACK blocks of the last acknowledgement: already marked
-	reno  int      // without SACK: bytes that duplicate acknowledgements stand for
+	cache [4]block // SACK blocks of the last acknowledgement, already marked
+	reno  int      // without SACK: bytes that the duplicate acknowledgements stand for
 
-	one   chunk   // the first chunk, with
-	small [4]sent // its first storage: enough for a conversation
+	one   chunk   // the first chunk
+	small [4]sent // the initial storage of one, enough for request and response
 }
 
-// A resend names a piece that was sent again and the time of it.
+// A resend is the sequence number and time of a retransmission.
 type resend struct {
 	seq Seq
 	at  Time
@@ -92,13 +89,13 @@ func (b *scoreboard) init() {
 	b.free = &b.one
 }
 
-// release gives up what is in flight and the memory for it.
+// release removes all pieces and frees their memory.
 func (b *scoreboard) release() {
 	*b = scoreboard{}
 	b.init()
 }
 
-// reset forgets an empty board's history: what comes next begins at una.
+// reset clears the history of an empty scoreboard. The next piece begins at una.
 func (b *scoreboard) reset(una Seq) {
 	b.again, b.againHead = b.again[:0], 0
 	b.shrink(keepPieces)
@@ -107,12 +104,11 @@ func (b *scoreboard) reset(una Seq) {
 	b.cache = [4]block{}
 }
 
-// keepPieces is how many pieces an empty board has room for: enough that one
-// that empties with every acknowledgement need not be made anew each time. A
-// connection that stays idle gives them up as well.
+// keepPieces is for how many pieces an empty scoreboard keeps its memory, so that it need not be
+// allocated again if each acknowledgement empties it. An idle connection frees that memory too.
 const keepPieces = 1024
 
-// shrink gives up the memory of an empty board if it is for more than n pieces.
+// shrink frees the memory of an empty scoreboard if it has room for more than n pieces.
 func (b *scoreboard) shrink(n int) {
 	if b.chunks*chunkLen+cap(b.one.list) > max(n, len(b.small)) {
 		b.one = chunk{}
@@ -124,7 +120,7 @@ func (b *scoreboard) shrink(n int) {
 	}
 }
 
-// push appends what was just sent for the first time, and returns the piece.
+// push appends a piece that is sent for the first time.
 func (b *scoreboard) push(seq, end Seq, now Time) *sent {
 	if b.n == 0 {
 		b.reset(seq)
@@ -142,7 +138,7 @@ func (b *scoreboard) push(seq, end Seq, now Time) *sent {
 	return &c.list[len(c.list)-1]
 }
 
-// split cuts piece p at seq, which lies inside it, and returns both halves.
+// split splits piece p at seq, which lies inside it, and returns both halves.
 func (b *scoreboard) split(p piece, seq Seq) (x, y piece) {
 	rest := *p.sent()
 	rest.seq = seq
@@ -153,7 +149,7 @@ func (b *scoreboard) split(p piece, seq Seq) (x, y piece) {
 	return b.insert(p, rest)
 }
 
-// trim takes from the first piece what lies before una, which is inside it.
+// trim removes the part before una from the first piece, which contains una.
 func (b *scoreboard) trim(una Seq) {
 	s := b.firstPiece().sent()
 	s.seq = una
@@ -162,8 +158,8 @@ func (b *scoreboard) trim(una Seq) {
 	}
 }
 
-// noteAgain keeps the order of sending; a piece that split gets its entry late,
-// which delays the judgement on it and does no harm.
+// noteAgain appends an entry to again. The second half of a split piece gets an entry that is
+// older than those before it; loss detection reaches it late, which does no harm.
 func (b *scoreboard) noteAgain(seq Seq, at Time) {
 	if b.againHead > 32 && b.againHead > len(b.again)/2 {
 		n := copy(b.again, b.again[b.againHead:])
@@ -172,8 +168,8 @@ func (b *scoreboard) noteAgain(seq Seq, at Time) {
 	b.again = append(b.again, resend{seq, at})
 }
 
-// markSacked notes that piece p has arrived, and joins it with its neighbours
-// that have. It returns the piece that p is now part of.
+// markSacked marks piece p as SACKed and joins it with adjacent SACKed pieces. It returns the
+// piece that contains p afterwards.
 func (b *scoreboard) markSacked(p piece) piece {
 	s := p.sent()
 	b.forget(s)
@@ -191,7 +187,7 @@ func (b *scoreboard) markSacked(p piece) piece {
 	return b.pack(p)
 }
 
-// join makes piece t a part of piece s, which lies before it. Both have arrived.
+// join adds piece t to piece s, which precedes it. Both are SACKed.
 func (b *scoreboard) join(s, t *sent) {
 	s.end = t.end
 	s.flags |= t.flags
@@ -201,7 +197,7 @@ func (b *scoreboard) join(s, t *sent) {
 	}
 }
 
-// forget takes a piece out of every count.
+// forget subtracts a piece from all byte counts.
 func (b *scoreboard) forget(s *sent) {
 	n := s.len()
 	if s.flags&segSacked != 0 {
@@ -218,8 +214,8 @@ func (b *scoreboard) forget(s *sent) {
 	}
 }
 
-// markLost takes piece p for lost: if it was sent again, that copy. It returns
-// how many bytes that is.
+// markLost marks piece p lost, or the retransmitted copy if there is one. It returns the number
+// of bytes, 0 if p was already lost or is SACKed.
 func (b *scoreboard) markLost(p piece) int {
 	s := p.sent()
 	if s.kind()&(kindOpen|kindResent) == 0 {
@@ -232,14 +228,14 @@ func (b *scoreboard) markLost(p piece) int {
 	return s.len()
 }
 
-// markAllLost takes for lost whatever has not arrived.
+// markAllLost marks all pieces lost that are not SACKed.
 func (b *scoreboard) markAllLost() {
 	for p := b.firstOf(kindOpen | kindResent); p.c != nil; p = b.nextOf(p, kindOpen|kindResent) {
 		b.markLost(p)
 	}
 }
 
-// markResent notes that piece p was sent again.
+// markResent records that piece p was retransmitted.
 func (b *scoreboard) markResent(p piece, now Time) {
 	s := p.sent()
 	b.forget(s)
@@ -252,7 +248,7 @@ func (b *scoreboard) markResent(p piece, now Time) {
 	b.noteAgain(s.seq, now)
 }
 
-// unmarkDue takes back that what is due was lost.
+// unmarkDue clears segLost on all pieces that are due for retransmission.
 func (b *scoreboard) unmarkDue() {
 	for p := b.firstOf(kindDue); p.c != nil; p = b.nextOf(p, kindDue) {
 		b.forget(p.sent())
@@ -260,7 +256,7 @@ func (b *scoreboard) unmarkDue() {
 	}
 }
 
-// renege takes back every selective acknowledgement. RFC 2018 8: "the data
+// renege clears all SACK marks. RFC 2018 8: "the data
 // receiver is permitted to discard data in its queue that has not been
 // acknowledged to the data sender, even if the data has already been reported".
 func (b *scoreboard) renege() {

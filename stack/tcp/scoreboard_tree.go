@@ -2,14 +2,14 @@ package tcp
 
 import "sort"
 
-// This file is how a scoreboard keeps its pieces: in chunks, which are an AVL tree
-// with links to the parents. Each chunk knows which kinds of pieces there are in it
-// and below it.
+// This file is the storage of a scoreboard: chunks of pieces in an AVL tree with parent links.
+// Each chunk records which kinds of pieces are in it and in its subtree.
 
-// chunkLen is the most pieces of a chunk: moving them is as cheap as finding one.
+// chunkLen is the maximum number of pieces in a chunk. Moving that many costs about as much as
+// finding one.
 const chunkLen = 64
 
-// A chunk is some pieces that follow one another. Those in a tree have at least one.
+// A chunk holds consecutive pieces, at least one while it is in the tree.
 type chunk struct {
 	list            []sent // the pieces, from head on
 	head            int
@@ -19,8 +19,8 @@ type chunk struct {
 	up, left, right *chunk
 }
 
-// A piece is the place of a sent on the board. It holds until one is inserted or
-// removed. The zero piece is none.
+// A piece is the position of a sent in the scoreboard. It is valid until a piece is inserted or
+// removed. The zero piece means none.
 type piece struct {
 	c *chunk
 	i int
@@ -62,7 +62,7 @@ func (b *scoreboard) flag(p piece, flags sentFlags) {
 	}
 }
 
-// insert puts s behind piece p, and returns both.
+// insert inserts s after piece p and returns the new positions of both.
 func (b *scoreboard) insert(p piece, s sent) (piece, piece) {
 	c := p.c
 	if c.live() == chunkLen {
@@ -95,7 +95,7 @@ func (b *scoreboard) insert(p piece, s sent) (piece, piece) {
 	return p, piece{c, p.i + 1}
 }
 
-// remove takes piece p off the board.
+// remove removes piece p.
 func (b *scoreboard) remove(p piece) {
 	c := p.c
 	x := p.sent().kind()
@@ -113,9 +113,8 @@ func (b *scoreboard) remove(p piece) {
 	}
 }
 
-// pack joins the chunk of piece p with its neighbours where they have few pieces, so
-// that there are not many more chunks than the pieces need. It returns the new place
-// of p.
+// pack merges the chunk of piece p with a neighbour if both have few pieces, so that the number
+// of chunks stays proportional to that of the pieces. It returns the new position of p.
 func (b *scoreboard) pack(p piece) piece {
 	c := p.c
 	at := p.i - c.head
@@ -146,7 +145,7 @@ func (b *scoreboard) pour(c, k *chunk) {
 	b.fix(c)
 }
 
-// firstPiece is the piece at SND.UNA, or none.
+// firstPiece returns the piece at SND.UNA, or none.
 func (b *scoreboard) firstPiece() piece {
 	if b.first == nil {
 		return piece{}
@@ -154,7 +153,7 @@ func (b *scoreboard) firstPiece() piece {
 	return piece{b.first, b.first.head}
 }
 
-// lastPiece is the piece before SND.NXT, or none.
+// lastPiece returns the piece before SND.NXT, or none.
 func (b *scoreboard) lastPiece() piece {
 	if b.last == nil {
 		return piece{}
@@ -262,8 +261,7 @@ func (c *chunk) nextOf(kinds sentKind) piece {
 	return piece{}
 }
 
-// insertChunk puts a new chunk behind c, or on an empty board. Who called it puts
-// pieces in.
+// insertChunk inserts an empty chunk after c, or into an empty tree. The caller adds pieces.
 func (b *scoreboard) insertChunk(c *chunk) *chunk {
 	k := b.free
 	if k == nil {
@@ -289,7 +287,7 @@ func (b *scoreboard) insertChunk(c *chunk) *chunk {
 	return k
 }
 
-// removeChunk takes c, which is empty, off the tree.
+// removeChunk removes the empty chunk c from the tree.
 func (b *scoreboard) removeChunk(c *chunk) {
 	if c == b.first {
 		b.first = c.next()
@@ -325,7 +323,7 @@ func (b *scoreboard) removeChunk(c *chunk) {
 	b.fix(moved)
 }
 
-// replace puts the subtree k, which may be nil, in the place of the subtree c.
+// replace replaces the subtree c by the subtree k, which may be nil.
 func (b *scoreboard) replace(c, k *chunk) {
 	switch up := c.up; {
 	case up == nil:
@@ -340,7 +338,7 @@ func (b *scoreboard) replace(c, k *chunk) {
 	}
 }
 
-// update computes what c knows of what is below it.
+// update recomputes c.height and c.below from the children.
 func (c *chunk) update() {
 	c.height, c.below = 0, c.kinds()
 	if l := c.left; l != nil {
@@ -352,7 +350,7 @@ func (c *chunk) update() {
 	c.height++
 }
 
-// lean is by how much the left side of c is higher than the right one.
+// lean is the height of the left subtree of c minus that of the right one.
 func (c *chunk) lean() (d int8) {
 	if c.left != nil {
 		d = c.left.height
@@ -363,7 +361,7 @@ func (c *chunk) lean() (d int8) {
 	return d
 }
 
-// fix puts heights, balance and kinds right from c upwards.
+// fix restores heights, balance and kinds from c up to the root.
 func (b *scoreboard) fix(c *chunk) {
 	for c != nil {
 		height, below := c.height, c.below

@@ -2,24 +2,24 @@ package tcp
 
 import "github.com/usernet/usernet/stack/wire"
 
-// A Waiter is what is left of a connection in TIME-WAIT: enough to answer
-// whatever comes late, and small enough for a table of many.
+// A Waiter stands for a connection in TIME-WAIT. It holds only what is needed to answer late
+// segments, so that a host can keep many.
 type Waiter struct {
 	rcvNxt     Seq
 	sndNxt     Seq
 	tsRecent   uint32
 	tsOffset   uint32
-	tsSent     uint32 // no timestamp that was sent is later
+	tsSent     uint32 // the latest timestamp that was sent
 	wnd        uint16
 	scale      uint8 // of wnd
 	ts         bool
 	challenged bool  // the last answer was to a SYN: see Segment
-	replies    uint8 // sent in the second that began at repliesAt
+	replies    uint8 // number of answers in the second that began at repliesAt
 	repliesAt  Time
 }
 
-// Waiter returns what stands in for a connection whose State is TimeWait, and which
-// has nothing to send at now.
+// Waiter returns a Waiter for the connection, which must be in state TimeWait and have nothing
+// to send.
 func (c *Conn) Waiter(now Time) Waiter {
 	return Waiter{
 		rcvNxt: c.rcv.nxt, sndNxt: c.snd.nxt,
@@ -28,26 +28,27 @@ func (c *Conn) Waiter(now Time) Waiter {
 	}
 }
 
-// A Verdict is what a Waiter makes of a segment.
+// A Verdict is a Waiter's decision about a segment.
 type Verdict uint8
 
 const (
-	WaitDrop    Verdict = iota // nothing is due
-	WaitAck                    // out is to be sent
-	WaitRestart                // out is to be sent, and 2 MSL begin anew
-	WaitReuse                  // a new connection may take the place: give the segment to the listener; without one, out is to be sent, unless it is empty
-	WaitEnd                    // TIME-WAIT is over: the peer knows nothing of the connection
+	WaitDrop    Verdict = iota // ignore the segment
+	WaitAck                    // send out
+	WaitRestart                // send out and restart the 2 MSL timer
+	WaitReuse                  // a new connection may reuse the addresses: pass the segment to the listener; if there is none, send out unless it is empty
+	WaitEnd                    // end TIME-WAIT: the peer has forgotten the connection
 )
 
-// Segment is RFC 9293 3.10.7.4 in TIME-WAIT. A segment that is answered has its
-// answer in out. Answers are limited: see replyAllowed.
+// Segment processes a segment in TIME-WAIT (RFC 9293 3.10.7.4) and writes the answer, if any, to
+// out. The rate of answers is limited: see replyAllowed.
 func (w *Waiter) Segment(now Time, s, out *Segment) Verdict {
 	seq := Seq(s.Seq)
 	if s.has(wire.FlagRST) {
-		// RFC 1337 3, F1: "Ignore RST segments in TIME-WAIT state", lest an old
-		// duplicate, our ACK of it and the peer's RST to that end it. But a peer
-		// that sent a SYN which may not take the place, and resets what we answer,
-		// has forgotten the connection. RFC 5961 4.2: "the remote TCP endpoint
+		// RFC 1337 3, F1: "Ignore RST segments in TIME-WAIT state": otherwise an old
+		// duplicate, our ACK of it and the peer's RST in reply would end it. The
+		// exception is a peer that sent a SYN which was not accepted for reuse, and
+		// resets our answer: it has forgotten the connection. RFC 5961 4.2: "the
+		// remote TCP endpoint
 		// would send a RST segment back [...] with the sequence number derived
 		// from the ACK field".
 		if w.challenged && seq == w.rcvNxt {
@@ -85,9 +86,9 @@ func (w *Waiter) acceptable(seq Seq, n int) bool {
 	return wnd > 0 && (seq.In(w.rcvNxt, wnd) || n > 0 && (seq+Seq(n-1)).In(w.rcvNxt, wnd))
 }
 
-// reusable tells whether a SYN may take the place: RFC 6191 2, where its
-// timestamp is greater than the last one seen, or without timestamps RFC 9293
-// 3.6.1: MAY, if its sequence number is greater.
+// reusable reports whether a SYN may open a new connection with the same addresses: if its
+// timestamp is greater than the last one seen (RFC 6191 2), or without timestamps, if its
+// sequence number is greater (RFC 9293 3.6.1, MAY).
 func (w *Waiter) reusable(s *Segment, old bool) bool {
 	if w.ts && s.HasTS {
 		return !old && (s.TSVal != w.tsRecent || w.rcvNxt.Less(Seq(s.Seq)))
@@ -95,11 +96,10 @@ func (w *Waiter) reusable(s *Segment, old bool) bool {
 	return w.rcvNxt.Less(Seq(s.Seq))
 }
 
-// ReopenAt returns when an active open whose timestamps have tsOffset may take the
-// place, 0 if it never may. As with Linux's tcp_tw_reuse that is as soon as its
-// timestamps are later than any that the old connection sent: by PAWS the peer then
-// discards what is left of that one, and by them it takes our SYN if it is in
-// TIME-WAIT itself (RFC 6191 2).
+// ReopenAt returns the time from which an active open with tsOffset may reuse the addresses, or
+// 0 for never. As with Linux's tcp_tw_reuse that is when its timestamps are later than all that
+// the old connection sent. Then the peer's PAWS discards old segments of that connection, and a
+// peer that is itself in TIME-WAIT accepts our SYN (RFC 6191 2).
 func (w *Waiter) ReopenAt(now Time, tsOffset uint32) Time {
 	if !w.ts {
 		return 0
@@ -111,8 +111,8 @@ func (w *Waiter) ReopenAt(now Time, tsOffset uint32) Time {
 	return (now/Millisecond + Time(ahead) + 1) * Millisecond
 }
 
-// NextISS returns an initial sequence number for the connection that takes the
-// place: beyond every number of the old one.
+// NextISS returns an initial sequence number for the connection that reuses the addresses: iss,
+// or a number beyond all numbers of the old connection.
 func (w *Waiter) NextISS(iss Seq) Seq {
 	if iss.LessEq(w.sndNxt + 65535) {
 		return w.sndNxt + 65535 + 2
@@ -120,7 +120,7 @@ func (w *Waiter) NextISS(iss Seq) Seq {
 	return iss
 }
 
-// answer makes the acknowledgement in out, and reports whether one may be sent.
+// answer writes an acknowledgement to out. It returns false if the rate limit forbids it.
 func (w *Waiter) answer(now Time, out *Segment, syn bool) bool {
 	if !replyAllowed(now, &w.repliesAt, &w.replies) {
 		return false
@@ -136,8 +136,8 @@ func (w *Waiter) answer(now Time, out *Segment, syn bool) bool {
 	return true
 }
 
-// TSOffset is the offset of the timestamps that were sent.
+// TSOffset is the Config.TSOffset of the connection.
 func (w *Waiter) TSOffset() uint32 { return w.tsOffset }
 
-// RcvNxt is the next number that was expected.
+// RcvNxt is the connection's RCV.NXT.
 func (w *Waiter) RcvNxt() Seq { return w.rcvNxt }

@@ -34,7 +34,7 @@ func (r *rig) untilTimeout() {
 	}
 }
 
-func TestATimeoutThatATimestampShowsSpuriousIsUndone(t *testing.T) {
+func TestEifelUndoesASpuriousTimeout(t *testing.T) {
 	// RFC 3522 3.2: "If the value of the Timestamp Echo Reply field of the
 	// acceptable ACK's Timestamps option is smaller than the value of
 	// RetransmitTS, then [...] SpuriousRecovery"; RFC 4015 3: the window is as before.
@@ -65,7 +65,7 @@ func TestATimeoutThatWasRightIsNotUndone(t *testing.T) {
 	require.NotEmpty(t, numbers(r.pull()), "RFC 5681 3.1: slow start")
 }
 
-func TestATimeoutIsUndoneWhenWhatWasNotSentAgainArrives(t *testing.T) {
+func TestFRTOUndoesASpuriousTimeout(t *testing.T) {
 	// RFC 5682 3.1 step 3 (b): "If the acknowledgment acknowledges some segments
 	// that were not retransmitted after the timeout, then the TCP sender declares
 	// the timeout spurious".
@@ -81,7 +81,7 @@ func TestATimeoutIsUndoneWhenWhatWasNotSentAgainArrives(t *testing.T) {
 	require.Empty(t, numbers(r.pull()))
 }
 
-func TestADuplicateReportedForEachRetransmissionUndoesTheReduction(t *testing.T) {
+func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
 	// RFC 3708 3 (A): all retransmitted segments were unnecessary when a DSACK has
 	// come for each of them.
 	r := flightWithoutTimestamps(t, 10)
@@ -124,7 +124,7 @@ func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
 	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
 }
 
-func TestARetransmissionThatIsLostAgainIsFoundWithoutATimeout(t *testing.T) {
+func TestALostRetransmissionIsDetectedWithoutATimeout(t *testing.T) {
 	// RFC 8985 3.1: RACK "can detect lost retransmissions".
 	r := flight(t, 10)
 	r.c.Write(r.now, make([]byte, 2000))
@@ -142,7 +142,7 @@ func TestARetransmissionThatIsLostAgainIsFoundWithoutATimeout(t *testing.T) {
 	require.Zero(t, r.c.Info().Backoff)
 }
 
-func TestTheReorderingWindowIsAtMostTheRoundTripTime(t *testing.T) {
+func TestTheReorderingWindowIsAtMostSRTT(t *testing.T) {
 	// RFC 8985 6.2 step 4: "RACK.reo_wnd = min(RACK.reo_wnd_mult *
 	// RACK.min_RTT / 4, SRTT)".
 	r := flight(t, 10)
@@ -158,7 +158,7 @@ func TestTheReorderingWindowIsAtMostTheRoundTripTime(t *testing.T) {
 	require.Zero(t, r.c.reorderWindow(), "in recovery, without reordering, it is zero")
 }
 
-func TestTheRoundTripTimeIsNotMeasuredOnWhatWasSentAgain(t *testing.T) {
+func TestRetransmissionsGiveNoRTTSample(t *testing.T) {
 	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
 	// retransmitted (and thus for which it is ambiguous whether the reply was for
 	// the first instance of the packet or a later instance)" (Karn).
@@ -172,7 +172,7 @@ func TestTheRoundTripTimeIsNotMeasuredOnWhatWasSentAgain(t *testing.T) {
 	require.Zero(t, r.c.Info().Backoff)
 }
 
-func TestWhatAPeerTakesBackIsSentAgainAfterATimeout(t *testing.T) {
+func TestRenegedDataIsRetransmittedAfterATimeout(t *testing.T) {
 	// RFC 2018 8: "the data sender MUST NOT discard data in its retransmission
 	// queue until it is acknowledged by the Acknowledgment Number field".
 	r := flight(t, 10)
@@ -192,7 +192,7 @@ func TestWhatAPeerTakesBackIsSentAgainAfterATimeout(t *testing.T) {
 	require.Len(t, seen, 10)
 }
 
-func TestASelectiveAcknowledgementOfWhatWasNeverSentIsIgnored(t *testing.T) {
+func TestSACKOfUnsentDataIsIgnored(t *testing.T) {
 	r := flight(t, 3)
 	r.ack(100, block{200, 5000}, block{0, 50}, block{300, 300}, block{400, 200})
 	info := r.c.Info()
@@ -201,7 +201,7 @@ func TestASelectiveAcknowledgementOfWhatWasNeverSentIsIgnored(t *testing.T) {
 	require.NoError(t, checkConn(&r.c))
 }
 
-func TestADuplicateReportOfWhatWasNeverSentIsNotBelieved(t *testing.T) {
+func TestDSACKOfUnsentDataIsIgnored(t *testing.T) {
 	r := flight(t, 3)
 	end := r.c.snd.nxt - rigISS - 1
 	s := r.segment(wire.FlagACK, r.theirs(), end, nil)
@@ -217,7 +217,7 @@ func TestADuplicateReportOfWhatWasNeverSentIsNotBelieved(t *testing.T) {
 	require.True(t, r.c.rec.reoSeen)
 }
 
-func TestADeliveredRetransmissionTellsOfLossesBeforeIt(t *testing.T) {
+func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
 	// RFC 8985 6.2 step 2: what was sent again counts as well, once it is clear
 	// that it was the second copy that arrived.
 	r := flight(t, 5)
@@ -234,7 +234,7 @@ func TestADeliveredRetransmissionTellsOfLossesBeforeIt(t *testing.T) {
 	require.Zero(t, r.c.Info().Backoff)
 }
 
-func TestARetransmissionOfTheEpisodeBeforeDoesNotUndoThisOne(t *testing.T) {
+func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	// RFC 3522 3.2: RetransmitTS is of "the retransmit sent when loss recovery is
 	// initiated": an acknowledgement of one that was sent before that tells nothing.
 	r := flight(t, 10)
