@@ -325,8 +325,8 @@ type hystart struct {
 	samples       uint8 // that recent is the least of
 	css           bool  // Conservative Slow Start
 	rounds        uint8 // of CSS
+	credit        uint8 // acknowledged bytes that were not a whole cssGrowthDivisor
 	baseline      Time
-	credit        int
 }
 
 // RFC 9406 4.3.
@@ -371,10 +371,9 @@ func (h *hystart) limit(acked int) int {
 	if !h.css {
 		return acked
 	}
-	h.credit += acked
-	n := h.credit / cssGrowthDivisor
-	h.credit -= n * cssGrowthDivisor
-	return n
+	acked += int(h.credit)
+	h.credit = uint8(acked % cssGrowthDivisor)
+	return acked / cssGrowthDivisor
 }
 
 // endRound reports that CSS has lasted long enough.
