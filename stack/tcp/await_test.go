@@ -88,7 +88,7 @@ func (r *rig) place(text []byte) []byte {
 	return room[:copy(room, text)]
 }
 
-func TestPlacedTextStaysWhereItIs(t *testing.T) {
+func TestPlacedDataIsNotCopied(t *testing.T) {
 	r, buf := awaiting(t, 500)
 	for i := range 2 {
 		text := bytes.Repeat([]byte{byte('a' + i)}, 100)
@@ -108,7 +108,7 @@ func TestPlacedTextStaysWhereItIs(t *testing.T) {
 	require.Nil(t, none, "nobody waits")
 }
 
-func TestThereIsNoPlaceForTextBehindOther(t *testing.T) {
+func TestPlaceNeedsAnEmptyQueue(t *testing.T) {
 	r, _ := awaiting(t, 500)
 	r.send(wire.FlagACK, 10, rigFlight, []byte("behind a hole"))
 	room, _ := r.c.Place(1)
@@ -120,7 +120,7 @@ func TestThereIsNoPlaceForTextBehindOther(t *testing.T) {
 	require.Nil(t, room)
 }
 
-func TestPlacedTextMayBeAnyOther(t *testing.T) {
+func TestPlacedDataMayLieElsewhere(t *testing.T) {
 	text := noise(400)
 	for name, send := range map[string]func(r *rig){
 		"a part of it came before": func(r *rig) {

@@ -214,7 +214,7 @@ func TestInitialWindowIsThatOfRFC6928(t *testing.T) {
 	}
 }
 
-func TestWindowThatIsNotUsedDoesNotGrow(t *testing.T) {
+func TestAnUnusedWindowDoesNotGrow(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	cwnd := r.c.Info().SndCwnd
 	for range 200 {

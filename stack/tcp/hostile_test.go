@@ -78,7 +78,7 @@ func TestAWindowProbeIsNotECNCapable(t *testing.T) {
 	require.NotZero(t, probes)
 }
 
-func TestALossIsToldByCWR(t *testing.T) {
+func TestALossSetsCWR(t *testing.T) {
 	// RFC 3168 6.1.2: "When an ECN-Capable TCP sender reduces its congestion window
 	// for any reason (because of a retransmit timeout, a Fast Retransmit, or in
 	// response to an ECN Notification), the TCP sender sets the CWR flag in the TCP
@@ -244,7 +244,7 @@ func TestAFewBytesFarAwayMakeNoLargeBuffer(t *testing.T) {
 	require.LessOrEqual(t, len(c.rcv.buf.b), p.RecvBuffer)
 }
 
-func TestACookieTellsNoRoundTripTime(t *testing.T) {
+func TestACookieGivesNoRTTSample(t *testing.T) {
 	p := DefaultParams()
 	now := 10 * Second
 	syn := Segment{TCP: wire.TCP{Seq: 99, Flags: wire.FlagSYN, Window: 1000, HasTS: true, TSVal: 5, MSS: 1460}}

@@ -15,8 +15,8 @@ func openPair(t *testing.T) *wirePair {
 	return w
 }
 
-// RFC 9293 3.9.2.2: a soft error may pass. When what was sent has arrived, it has:
-// a timeout long after is a timeout.
+// RFC 9293 3.9.2.2: a soft error may be transient. An acknowledgement of new data shows that it
+// was; a timeout long after is reported as a timeout.
 func TestASoftErrorIsForgottenWhenDataArrives(t *testing.T) {
 	w := openPair(t)
 	w.a.Write(w.now, make([]byte, 100))

@@ -263,7 +263,7 @@ func TestPeersThatBothShrinkHearEachOther(t *testing.T) {
 
 // RFC 7323 2.4: "The receiver MUST honor, as in window, any segment that would have
 // been in window for any <ACK> sent by the receiver."
-func TestWhatWasInAWindowOnceIsHeard(t *testing.T) {
+func TestSegmentsInAnEarlierWindowAreAccepted(t *testing.T) {
 	full := false
 	r := established(t, rigOptions{change: func(p *Params) {
 		p.RecvBuffer, p.RecvBufferMax = 40_000, 40_000

@@ -30,7 +30,7 @@ func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 	require.Equal(t, ts+40, r.c.rcv.tsRecent, "RFC 7323 4.3 (2): it is not older than before")
 }
 
-func TestPAWSDiscardsWhatMayBeAnOldDuplicate(t *testing.T) {
+func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 	// RFC 7323 5.3 R1.
 	for name, tc := range map[string]struct {
 		at    Seq

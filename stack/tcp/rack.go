@@ -395,15 +395,15 @@ func (c *Conn) checkTLP(a *ackSample) {
 	case !r.tlpAgain, a.dsack, a.origAcked, r.phase != phaseOpen:
 		r.tlpOut = false
 	case a.timestamp && r.undoTS != 0:
-		// The timestamp tells which of the two was acknowledged (RFC 3522).
+		// The timestamp shows which of the two was acknowledged (RFC 3522).
 		r.tlpOut = false
 		if int32(a.tsEcr-r.undoTS) >= 0 {
 			c.congested(a.now)
 		}
 	case r.tlpEnd.Less(c.snd.una):
 		// "Else If ACK's ack. number > TLP.end_seq": "Repaired the single loss". An
-		// acknowledgement of no more than the probe may be that of the original: what
-		// follows it tells.
+		// acknowledgement of exactly TLP.end_seq may be that of the original, so wait for
+		// the next one.
 		r.tlpOut = false
 		c.congested(a.now)
 	}

@@ -62,7 +62,7 @@ type recovery struct {
 	undoCount int    // retransmissions that no DSACK has reported as duplicates
 	undoTS    uint32 // timestamp of the first retransmission; 0: none yet
 	undoFrom  Seq    // SND.UNA when the episode began
-	undoEnd   Seq    // SND.NXT when it ended; once more than that is acknowledged, nothing is undone
+	undoEnd   Seq    // SND.NXT when the episode ended; when more is acknowledged, it is too late for undo
 }
 
 // recover runs loss detection and congestion control after an acknowledgement: it detects
@@ -79,8 +79,8 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		}
 	}
 	if r.phase == phaseOpen && r.undoEnd.Less(c.snd.una) {
-		// A round trip has passed since the episode ended: a duplicate that is reported
-		// from now on was not one of its retransmissions.
+		// A round trip has passed since the episode ended: a DSACK from now on does not
+		// report one of its retransmissions.
 		r.canUndo = false
 	}
 	if r.dsackHot && r.dsackEnd.LessEq(c.snd.una) {

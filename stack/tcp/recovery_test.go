@@ -264,7 +264,7 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 	require.LessOrEqual(t, r.c.Info().SndCwnd, r.c.Info().SndSsthresh+100)
 }
 
-func TestWaitingBehindAHoleIsNoRoundTripTime(t *testing.T) {
+func TestWaitingBehindAHoleGivesNoRTTSample(t *testing.T) {
 	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
 	// retransmitted", unless timestamps tell them apart. What waited for such a
 	// segment arrived with it. The path has 50 ms.
@@ -336,7 +336,7 @@ func TestNothingFollowsAFin(t *testing.T) {
 	require.True(t, r.c.AtEOF())
 }
 
-func TestAFinBeforeTextThatIsHeldIsNotTaken(t *testing.T) {
+func TestAFINBelowBufferedDataIsIgnored(t *testing.T) {
 	r := bare(t, rigOptions{modern: true})
 	r.send(wire.FlagACK, 100, 0, make([]byte, 50))
 	r.send(wire.FlagACK|wire.FlagFIN, 50, 0, nil)

@@ -162,7 +162,7 @@ func TestTheBoardOfAHostilePeerStaysShallow(t *testing.T) {
 	require.LessOrEqual(t, b.chunks, keepPieces/chunkLen, "the memory is given up")
 }
 
-func TestAnAckTakesABoundedNumberForLost(t *testing.T) {
+func TestAnACKMarksABoundedNumberLost(t *testing.T) {
 	// RFC 9937 6.2 lets go about what was delivered: the rest is found in time.
 	r := hostileFlight(t)
 	end := r.c.snd.nxt - rigISS - 1

@@ -148,8 +148,8 @@ func (c *Conn) syn(now Time, out *Segment) {
 		c.retrans++
 	}
 	if c.timers.rtx == 0 {
-		// A SYN,ACK that answers a SYN which comes again does not put off the timeout: a
-		// peer that repeats its SYN could else keep a half-open connection for ever.
+		// A SYN,ACK that answers a repeated SYN does not restart the timer: otherwise a
+		// peer that repeats its SYN could keep a half-open connection forever.
 		c.timers.rtx, c.timers.rtxKind = now+c.rtt.timeout(c.timers.backoff, c.p), rtxRTO
 	}
 }

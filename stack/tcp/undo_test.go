@@ -55,7 +55,7 @@ func TestEifelUndoesASpuriousTimeout(t *testing.T) {
 	require.Empty(t, numbers(r.pull()), "nothing has to be sent again")
 }
 
-func TestATimeoutThatWasRightIsNotUndone(t *testing.T) {
+func TestAGenuineTimeoutIsNotUndone(t *testing.T) {
 	r := flight(t, 10)
 	r.untilTimeout()
 	during := r.c.Info()
