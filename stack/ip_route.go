@@ -218,6 +218,7 @@ type path struct {
 	hop      netip.Addr // the neighbour; dst itself where that is on the link
 	gen      uint32
 	group    bool      // dst is a broadcast or multicast address
+	noRoute  bool      // nothing may be sent: there is no route any more
 	mayFrag  bool      // the path's MTU is so small that DF must not be set
 	neigh    *neighbor // nil where the link or the destination needs none
 	mac      wire.MAC  // of a group

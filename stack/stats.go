@@ -34,6 +34,7 @@ const (
 	dropICMPRate
 	dropEchoBroadcast
 	dropNoReply
+	dropNoRoute
 	dropNeighborTable
 	dropNeighborQueue
 	dropUnreachableNeighbor
@@ -83,6 +84,7 @@ func reasonText(r wire.Reason) string {
 		dropICMPRate - wire.NumReasons:            "ICMP error over the rate limit",
 		dropEchoBroadcast - wire.NumReasons:       "echo request to a group",
 		dropNoReply - wire.NumReasons:             "reply that could not be sent",
+		dropNoRoute - wire.NumReasons:             "no route any more",
 		dropNeighborTable - wire.NumReasons:       "neighbor evicted",
 		dropNeighborQueue - wire.NumReasons:       "neighbor queue overflow",
 		dropUnreachableNeighbor - wire.NumReasons: "neighbor did not answer",

@@ -400,7 +400,7 @@ func (t *TCP) pull(now tcp.Time) {
 		if !t.path.valid(t.s) {
 			t.reroute(now)
 		}
-		if ifc := t.path.ifc; !ifc.tx.room() && ifc.await(t) {
+		if ifc := t.path.ifc; !t.path.noRoute && !ifc.tx.room() && ifc.await(t) {
 			t.queueFull = true
 			return
 		}
@@ -411,8 +411,8 @@ func (t *TCP) pull(now tcp.Time) {
 	}
 }
 
-// reroute looks for a path when routes have changed. Without one, segments are
-// lost until there is one again or the connection times out.
+// reroute looks for a path when routes have changed. Without one nothing is sent, and what
+// would be is lost, until there is one again or the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
 	if t.direct == directAllowed {
 		t.direct = directNo // flush is for the interface that was
@@ -420,10 +420,15 @@ func (t *TCP) reroute(now tcp.Time) {
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src)
 	if err != nil || p.group {
+		// As on Linux 6.18, a connection that had something in flight ends with ENETUNREACH,
+		// and one that has not with ETIMEDOUT.
+		if !t.path.noRoute && t.conn.InFlight(t.conn.Una()) {
+			t.conn.SoftError(tcp.ErrNetUnreachable)
+		}
 		old := *t.path
 		old.gen = gen // do not ask again before something changes
+		old.noRoute, old.neigh = true, nil
 		t.path = &old
-		t.conn.SoftError(tcp.ErrNetUnreachable)
 		return
 	}
 	if p.mtu != t.path.mtu {

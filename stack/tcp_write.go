@@ -222,6 +222,10 @@ func (t *TCP) writeEnd() error {
 // send puts a segment into a frame and queues it. t.mu is held.
 func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	s := t.s
+	if t.path.noRoute {
+		s.drop(dropNoRoute)
+		return
+	}
 	seg.SrcPort, seg.DstPort = t.key.ports()
 	hdr := seg.Len()
 	total := hdr + seg.DataLen()
