@@ -156,20 +156,13 @@ func (s *Stack) rebuildRoutes() {
 		if ifc.loopback {
 			continue // what is local never comes to the routes
 		}
-		for _, p := range ifc.addrs {
-			all = append(all, route{dst: p.Masked(), src: p.Addr(), ifc: ifc})
-			t.own = append(t.own, p.Addr())
-			t.ownSet[p.Addr()] = struct{}{}
-			if p.Bits() <= 30 {
-				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
-			}
-		}
+		all = t.addAddrs(all, ifc)
 	}
 	for _, ifc := range ifaces {
 		if !ifc.gateway.IsValid() {
 			continue
 		}
-		if ifc.hostPrefixes() {
+		if ifc.gatewayOn {
 			all = append(all, route{dst: netip.PrefixFrom(ifc.gateway, ifc.gateway.BitLen()), ifc: ifc})
 		}
 		all = append(all, route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: ifc.gateway, ifc: ifc})
@@ -188,6 +181,39 @@ func (s *Stack) rebuildRoutes() {
 	// next line makes void.
 	s.table.Store(t)
 	s.gen.Add(1)
+	s.changes.tell()
+}
+
+// addAddrs takes note of the addresses of an interface, and returns the routes with those to
+// their networks. Where two addresses have one network, the route of one that is not
+// deprecated goes first.
+func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
+	for _, st := range []AddrState{AddrPreferred, AddrDeprecated} {
+		for _, a := range ifc.list() {
+			if a.state != st {
+				continue
+			}
+			p := a.prefix
+			all = append(all, route{dst: p.Masked(), src: p.Addr(), ifc: ifc})
+			t.own = append(t.own, p.Addr())
+			t.ownSet[p.Addr()] = struct{}{}
+			if p.Bits() <= 30 {
+				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
+			}
+		}
+	}
+	return all
+}
+
+// gatewayOf returns the router of the first default route over an interface, or an invalid
+// address.
+func (t *routeTable) gatewayOf(ifc *iface) netip.Addr {
+	for i := range t.routes {
+		if r := &t.routes[i]; r.ifc == ifc && r.dst.Bits() == 0 && r.via.IsValid() {
+			return r.via
+		}
+	}
+	return netip.Addr{}
 }
 
 // broadcastOf is the address of a network with all host bits set.
@@ -279,7 +305,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	// An unspecified destination is this host.
 	if dst.IsUnspecified() {
 		if dst = src; !dst.IsValid() {
-			dst = s.lo.addrs[0].Addr()
+			dst = s.lo.list()[0].addr()
 		}
 	}
 	on, err := s.chosenLink(dst, src, index)
@@ -389,7 +415,7 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	if !src.IsValid() {
 		src = dst
 		if dst.IsLoopback() {
-			src = s.lo.addrs[0].Addr()
+			src = s.lo.list()[0].addr()
 		}
 	}
 	p := path{ifc: s.lo, src: src, dst: dst, hop: dst, gen: gen, mtu: s.lo.mtu()}
@@ -441,7 +467,7 @@ func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, 
 		if ifc.loopback || ifc.down.Load() {
 			continue
 		}
-		if first == nil || len(ifc.addrs) > 0 && len(first.addrs) == 0 {
+		if first == nil || ifc.hasAddr() && !first.hasAddr() {
 			first = ifc
 		}
 	}
@@ -489,8 +515,12 @@ func (s *Stack) Routes() []Route {
 	return rs
 }
 
-// AddRoute adds a route. It goes after those of the same prefix that were added
-// before it.
+// AddRoute adds a route: the default route is the one to 0.0.0.0/0. It goes after those of the
+// same prefix that were added before it. As on Linux, it goes with its interface, with its Src, and
+// with the last address of the interface.
+//
+// The errors are EINVAL, EAFNOSUPPORT, EEXIST, ENODEV where there is no such interface,
+// ENETUNREACH for a router that is not on the link, and net.ErrClosed.
 func (s *Stack) AddRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -510,7 +540,9 @@ func (s *Stack) AddRoute(r Route) error {
 }
 
 // DelRoute removes the first route of Config or AddRoute with that prefix, and
-// that Via and NIC where they are given. Routes that addresses brought stay.
+// that Via and NIC where they are given, or else the default route to a NIC's Gateway. Routes that
+// addresses brought stay. Connections that have no other route send nothing any more, and end as
+// RemoveAddr has it. The error is ESRCH where there is no such route, or net.ErrClosed.
 func (s *Stack) DelRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -520,26 +552,42 @@ func (s *Stack) DelRoute(r Route) error {
 	i := slices.IndexFunc(s.static, func(have Route) bool {
 		return have.Dst == r.Dst.Masked() && (!r.Via.IsValid() || r.Via == have.Via) && (r.NIC == "" || r.NIC == have.NIC)
 	})
-	if i < 0 {
+	if i >= 0 {
+		s.static = slices.Delete(s.static, i, i+1)
+	} else if !s.delGateway(r) {
 		return fmt.Errorf("stack: DelRoute: no route to %v: %w", r.Dst, syscall.ESRCH)
 	}
-	s.static = slices.Delete(s.static, i, i+1)
 	s.rebuildRoutes()
 	return nil
+}
+
+// delGateway removes the gateway of the first interface whose default route is meant by r, and
+// reports whether there is one. s.mu is held.
+func (s *Stack) delGateway(r Route) bool {
+	if r.Dst.Masked() != netip.PrefixFrom(netip.IPv4Unspecified(), 0) {
+		return false
+	}
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.gateway.IsValid() && (!r.Via.IsValid() || r.Via == ifc.gateway) && (r.NIC == "" || r.NIC == ifc.name) {
+			ifc.gateway = netip.Addr{}
+			return true
+		}
+	}
+	return false
 }
 
 // checkRoute tells whether a route can be used, and fills in its interface.
 func (s *Stack) checkRoute(r Route) (Route, error) {
 	if !r.Dst.IsValid() {
-		return r, fmt.Errorf("the prefix is malformed")
+		return r, fmt.Errorf("the prefix is malformed: %w", syscall.EINVAL)
 	}
 	r.Dst = r.Dst.Masked()
 	if !r.Dst.Addr().Is4() || r.Via.IsValid() && !r.Via.Is4() || r.Src.IsValid() && !r.Src.Is4() {
-		return r, fmt.Errorf("only IPv4 addresses are supported")
+		return r, fmt.Errorf("only IPv4 addresses are supported: %w", syscall.EAFNOSUPPORT)
 	}
 	if r.NIC == "" {
 		if !r.Via.IsValid() {
-			return r, fmt.Errorf("it names neither an interface nor a router")
+			return r, fmt.Errorf("it names neither an interface nor a router: %w", syscall.EINVAL)
 		}
 		for _, ifc := range *s.ifaces.Load() {
 			if !ifc.loopback && s.onLink(ifc, r.Via) {
@@ -548,36 +596,36 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 			}
 		}
 		if r.NIC == "" {
-			return r, fmt.Errorf("the router %v is on no link", r.Via)
+			return r, fmt.Errorf("the router %v is on no link: %w", r.Via, syscall.ENETUNREACH)
 		}
 	}
 	ifc := s.ifaceNamed(r.NIC)
 	if ifc == nil {
-		return r, fmt.Errorf("no interface %q", r.NIC)
+		return r, fmt.Errorf("no interface %q: %w", r.NIC, syscall.ENODEV)
 	}
 	if ifc.loopback {
-		return r, fmt.Errorf("the loopback takes no routes")
+		return r, fmt.Errorf("the loopback takes no routes: %w", syscall.EINVAL)
 	}
 	if r.Via.IsValid() && !s.onLink(ifc, r.Via) {
-		return r, fmt.Errorf("the router %v is not on the link of %s", r.Via, r.NIC)
+		return r, fmt.Errorf("the router %v is not on the link of %s: %w", r.Via, r.NIC, syscall.ENETUNREACH)
 	}
 	if r.Via.IsValid() && ifc.owns(r.Via) {
-		return r, fmt.Errorf("the router %v is the host itself", r.Via)
+		return r, fmt.Errorf("the router %v is the host itself: %w", r.Via, syscall.EINVAL)
 	}
 	if r.Src.IsValid() && s.ifaceWith(r.Src) == nil {
-		return r, fmt.Errorf("the source %v is not an address of the host", r.Src)
+		return r, fmt.Errorf("the source %v is not an address of the host: %w", r.Src, syscall.EINVAL)
 	}
 	return r, nil
 }
 
 // onLink reports whether a is reached on the interface without a router.
 func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
-	for _, p := range ifc.addrs {
+	for _, p := range ifc.prefixes() {
 		if p.Contains(a) {
 			return true
 		}
 	}
-	if a == ifc.gateway && ifc.hostPrefixes() {
+	if a == ifc.gateway && ifc.gatewayOn {
 		return true
 	}
 	for _, r := range s.static {

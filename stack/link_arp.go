@@ -2,12 +2,8 @@ package stack
 
 import (
 	"net/netip"
-	"sync"
-
-	"time"
 
 	"github.com/usernet/usernet/nic"
-	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -36,7 +32,7 @@ func (ifc *iface) inputARP(b []byte) {
 		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". It is
 		// answered and not learnt.
 	case ifc.owns(h.SenderIP):
-		ifc.conflict(&h)
+		ifc.conflict(h.SenderIP, h.SenderMAC)
 		return
 	default:
 		// RFC 826: "If the pair <protocol type, sender protocol address> is
@@ -82,36 +78,4 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 // addresses are both the host's own.
 func (ifc *iface) announce(a netip.Addr) {
 	ifc.sendARP(wire.ARPRequest, wire.Broadcast(), a, wire.MAC{}, a)
-}
-
-// A conflictLog remembers when an address was last defended.
-type conflictLog struct {
-	mu   sync.Mutex
-	last tcp.Time
-	seen bool
-}
-
-// defendInterval is RFC 5227 1.1's DEFEND_INTERVAL.
-const defendInterval = tcp.Time(10 * time.Second)
-
-// conflict answers an ARP packet whose sender has an address of ours.
-//
-// RFC 5227 2.4 (b): the host may defend its address by "broadcasting one single
-// ARP Announcement", but not twice within ten seconds.
-func (ifc *iface) conflict(h *wire.ARP) {
-	s := ifc.s
-	s.drop(dropAddressConflict)
-	now := s.now()
-	c := &ifc.conflicts
-	c.mu.Lock()
-	quiet := c.seen && now-c.last < defendInterval
-	if !quiet {
-		c.last, c.seen = now, true
-	}
-	c.mu.Unlock()
-	if quiet {
-		return
-	}
-	s.log.Warn("address is in use by another machine", "nic", ifc.name, "addr", h.SenderIP, "mac", h.SenderMAC)
-	ifc.announce(h.SenderIP)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,9 +26,10 @@ type iface struct {
 	medium     nic.Medium
 	link       atomic.Pointer[linkState] // replaced, never changed
 	txChecksum bool
-	linkLen    int // of the link header: 14 on Ethernet, 0 on IP
-	addrs      []netip.Prefix
-	gateway    netip.Addr
+	linkLen    int                         // of the link header: 14 on Ethernet, 0 on IP
+	addrs      atomic.Pointer[[]ifaceAddr] // replaced under Stack.mu, never changed
+	gateway    netip.Addr                  // of the default route of NIC.Gateway; under Stack.mu
+	gatewayOn  bool                        // the gateway is on the link without a network of an address
 
 	tx    txQueue
 	bulk  atomic.Int32 // Writes of crowdBytes that go on, to peers that are near
@@ -44,8 +44,6 @@ type iface struct {
 	zeroCopy bool                            // the device asks for rooms
 	follows  bool                            // the device tells when its link changes
 	reader   atomic.Pointer[zeroCopyReceive] // who last began to wait with a large buffer; nil when it has left
-
-	conflicts conflictLog
 }
 
 // A linkState is what may change of a link while it is in use.
@@ -83,7 +81,7 @@ type ifaceStats struct {
 // A cacheLine keeps apart what different cores change.
 type cacheLine [64]byte
 
-func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Prefix, gw netip.Addr) *iface {
+func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	link := dev.Link()
 	ifc := &iface{
 		s:          s,
@@ -92,9 +90,8 @@ func newIface(s *Stack, dev nic.Device, name string, index int, addrs []netip.Pr
 		index:      index,
 		medium:     link.Medium,
 		txChecksum: link.TxChecksum,
-		addrs:      addrs,
-		gateway:    gw,
 	}
+	ifc.addrs.Store(new([]ifaceAddr))
 	ifc.setLink(&link)
 	if link.Medium == nic.Ethernet {
 		ifc.linkLen = wire.EthernetLen
@@ -136,7 +133,7 @@ func (ifc *iface) announceAll() {
 	if ifc.linkLen == 0 {
 		return
 	}
-	for _, p := range ifc.addrs {
+	for _, p := range ifc.prefixes() {
 		ifc.announce(p.Addr())
 	}
 }
@@ -172,6 +169,7 @@ func (ifc *iface) linkChanged() {
 		return
 	}
 	if wasDown != down || before != now {
+		ifc.s.changes.tell()
 		ifc.s.log.Info("link changed", "nic", ifc.name, "up", !down, "mtu", now.mtu, "mac", now.mac)
 	}
 	if !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down {
@@ -199,6 +197,7 @@ func (ifc *iface) failed(err error) {
 	ifc.neigh.flush(true)
 	ifc.s.gen.Add(1)
 	ifc.s.linkGone()
+	ifc.s.changes.tell()
 }
 
 // close closes the device and drops what the interface still holds. sendLast was called.
@@ -229,45 +228,19 @@ func (ifc *iface) closeDevice() error {
 	}
 }
 
-// owns reports whether a is an address of the interface.
-func (ifc *iface) owns(a netip.Addr) bool {
-	for i := range ifc.addrs {
-		if ifc.addrs[i].Addr() == a {
-			return true
-		}
-	}
-	return ifc.loopback && a.IsLoopback()
-}
-
-// sourceFor chooses the address of the interface from which to send to a
-// neighbour: the one on whose network the neighbour is.
-//
-// RFC 1122 3.3.4.3 leaves the choice to the host, and prefers an address on the
-// network of the destination or else of the router.
-func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
-	best := netip.Prefix{}
-	for _, p := range ifc.addrs {
-		if p.Contains(hop) && (!best.IsValid() || p.Bits() > best.Bits()) {
-			best = p
-		}
-	}
-	if best.IsValid() {
-		return best.Addr()
-	}
-	if len(ifc.addrs) > 0 {
-		return ifc.addrs[0].Addr()
-	}
-	return netip.Addr{}
-}
-
 // InterfaceInfo describes an interface.
 type InterfaceInfo struct {
-	Name    string
-	Index   int // from 1; that of a removed interface is not used again
-	MAC     wire.MAC
-	MTU     int // bytes of the network layer
-	Medium  nic.Medium
-	Addrs   []netip.Prefix
+	Name   string
+	Index  int // from 1; that of a removed interface is not used again
+	MAC    wire.MAC
+	MTU    int // bytes of the network layer
+	Medium nic.Medium
+	// Addrs are the addresses that are in use. AddrInfo says more of them, and has those that
+	// were given up.
+	Addrs    []netip.Prefix
+	AddrInfo []AddrInfo
+	// Gateway is the router of the first default route over the interface; invalid if there
+	// is none.
 	Gateway netip.Addr
 	// Groups are the multicast groups that are received on the interface, in order:
 	// 224.0.0.1 and those that sockets have joined.
@@ -292,8 +265,9 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			MAC:      ifc.mac(),
 			MTU:      ifc.mtu(),
 			Medium:   ifc.medium,
-			Addrs:    slices.Clone(ifc.addrs),
-			Gateway:  ifc.gateway,
+			Addrs:    ifc.prefixes(),
+			AddrInfo: ifc.describeAddrs(),
+			Gateway:  s.table.Load().gatewayOf(ifc),
 			Groups:   ifc.group.list(),
 			Loopback: ifc.loopback,
 			Up:       !ifc.down.Load() && ifc.dev.Link().Up,

@@ -16,7 +16,7 @@
 //  3. a socket; at most one at a time
 //  4. a table: UDP, raw and TCP sockets, reassembly, path MTU, IGMP, ICMP budget
 //  5. a neighbour table
-//  6. a transmit queue, or the groups of an interface
+//  6. a transmit queue, the groups of an interface, who waits for a change
 package stack
 
 import (
@@ -119,6 +119,9 @@ type Stack struct {
 	mu        sync.Mutex // one change of the configuration at a time
 	lastIndex int        // the highest interface index given
 	static    []Route    // of Config and AddRoute, in order
+	addrTimer *time.Timer
+	addrsAt   tcp.Time // when addrTimer fires; 0: it does not run
+	changes   changes
 
 	frags  reassembly
 	icmp   icmpBudget
@@ -163,7 +166,8 @@ func New(cfg Config) (*Stack, error) {
 	s.icmp.init(s.now())
 
 	loDev := nic.NewLoopback(nic.LoopbackConfig{})
-	s.lo = newIface(s, loDev, "lo", 1, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}, netip.Addr{})
+	s.lo = newIface(s, loDev, "lo", 1)
+	s.lo.addrs.Store(&[]ifaceAddr{{prefix: netip.MustParsePrefix("127.0.0.1/8")}})
 	s.lo.loopback = true
 	s.lastIndex = 1
 	ifaces := []*iface{s.lo}
@@ -211,6 +215,9 @@ func (s *Stack) Close() error {
 		s.mu.Unlock()
 		return net.ErrClosed
 	}
+	if s.addrTimer != nil {
+		s.addrTimer.Stop()
+	}
 	s.mu.Unlock()
 	ifaces := *s.ifaces.Load()
 	for _, ifc := range ifaces {
@@ -234,6 +241,7 @@ func (s *Stack) Close() error {
 	s.datagramMTU.close()
 	s.gen.Add(1)
 	s.life.end(net.ErrClosed)
+	s.changes.tell()
 	return first
 }
 
@@ -270,6 +278,7 @@ func (s *Stack) AddNIC(n NIC) error {
 	s.life.revive()
 	s.mu.Unlock()
 	ifc.up()
+	s.changes.tell() // the link may have changed meanwhile
 	s.drain()
 	return nil
 }
@@ -328,21 +337,22 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	if link.Medium == nic.Ethernet && link.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%s: the device's address is a group address", name)
 	}
-	for i, p := range n.Addrs {
-		if err := checkAddr(p); err != nil {
-			return nil, fmt.Errorf("%s: address %v: %w", name, p, err)
-		}
-		if slices.ContainsFunc(n.Addrs[:i], func(q netip.Prefix) bool { return q.Addr() == p.Addr() }) {
+	ifc := newIface(s, n.Device, name, s.lastIndex+1)
+	single := len(n.Addrs) > 0
+	for _, p := range n.Addrs {
+		if ifc.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("%s: address %v is there twice", name, p.Addr())
 		}
-		for _, other := range ifaces {
-			if other.owns(p.Addr()) {
-				return nil, fmt.Errorf("%s: address %v is there twice: %s has it", name, p.Addr(), other.name)
-			}
+		list, err := s.withAddr(ifaces, ifc, p, AddrOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("%s: address %v: %w", name, p, err)
 		}
+		ifc.addrs.Store(&list)
+		single = single && p.IsSingleIP()
 	}
 	s.lastIndex++
-	return newIface(s, n.Device, name, s.lastIndex, slices.Clone(n.Addrs), n.Gateway), nil
+	ifc.gateway, ifc.gatewayOn = n.Gateway, single
+	return ifc, nil
 }
 
 // nicName chooses the name of a new interface.
@@ -366,35 +376,6 @@ func nicName(ifaces []*iface, asked, device string) (string, error) {
 	return name, nil
 }
 
-// checkAddr tells whether a prefix can be an address of an interface.
-func checkAddr(p netip.Prefix) error {
-	a := p.Addr()
-	switch {
-	case !p.IsValid():
-		return fmt.Errorf("the prefix is malformed")
-	case !a.Is4():
-		return fmt.Errorf("only IPv4 addresses are supported")
-	case a.IsUnspecified():
-		return fmt.Errorf("the unspecified address cannot be an interface's")
-	case a.IsLoopback():
-		return fmt.Errorf("127.0.0.0/8 belongs to the loopback")
-	case a.IsMulticast(), isReserved(a):
-		return fmt.Errorf("not a unicast address")
-	case p.Bits() == 0:
-		return fmt.Errorf("a network of length 0 has no place for a route")
-	}
-	// RFC 3021 2.1: a network of 31 bits has neither of the two.
-	if p.Bits() <= 30 {
-		if a == p.Masked().Addr() {
-			return fmt.Errorf("it is the address of the network itself")
-		}
-		if a == broadcastOf(p) {
-			return fmt.Errorf("it is the broadcast address of its network")
-		}
-	}
-	return nil
-}
-
 // checkGateway tells whether an address can be the router of an interface.
 func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 	if !gw.IsValid() {
@@ -413,14 +394,4 @@ func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 		return fmt.Errorf("%s: gateway %v is not on the link: no address has a network that contains it", ifc.name, gw)
 	}
 	return nil
-}
-
-// hostPrefixes reports whether the interface has addresses, and none of them has a network.
-func (ifc *iface) hostPrefixes() bool {
-	for _, p := range ifc.addrs {
-		if !p.IsSingleIP() {
-			return false
-		}
-	}
-	return len(ifc.addrs) > 0
 }

@@ -117,7 +117,7 @@ func (x *stressed) end(c *TCP, r *rand.Rand) {
 func (x *stressed) step(r *rand.Rand) {
 	i := r.IntN(len(x.hosts))
 	s := x.hosts[i]
-	switch r.IntN(9) {
+	switch r.IntN(10) {
 	case 0, 1, 8:
 		l, err := s.ListenTCP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, x.port(r)), ListenOptions{Backlog: 1 + r.IntN(3)})
 		if err != nil {
@@ -163,6 +163,16 @@ func (x *stressed) step(r *rand.Rand) {
 			time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond)
 			s.RemoveNIC("eth9")
 		}
+	case 9:
+		// An address comes and goes by itself, and the one that others have to do with goes and comes.
+		link := s.Interfaces()[1].Name
+		s.AddAddr(link, prefix("192.0.2.9/24"), AddrOptions{Valid: time.Duration(1+r.IntN(4)) * time.Millisecond, Origin: AddrDHCP})
+		if r.IntN(2) == 0 {
+			s.RemoveAddr(link, x.addrs[i])
+			time.Sleep(time.Duration(r.IntN(3)) * time.Millisecond)
+			s.AddAddr(link, netip.PrefixFrom(x.addrs[i], 24), AddrOptions{})
+		}
+		s.Changed()
 	}
 }
 
