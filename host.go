@@ -45,7 +45,7 @@ import (
 // zero value is a host that has only its loopback.
 type Config struct {
 	// NIC is the link, and Addrs the host's addresses on it with the lengths of their
-	// networks. Gateway is the default router, if there is any; where all addresses
+	// networks; Host.AddAddr adds others later. Gateway is the default router, if there is any; where all addresses
 	// are single ones (/32), as some clouds give them, it need not be in their network. The
 	// host closes the device when it is closed.
 	NIC     nic.Device
@@ -175,7 +175,7 @@ func (h *Host) Done() <-chan struct{} { return h.stack.Done() }
 func (h *Host) Err() error { return h.stack.Err() }
 
 // Stack returns the engine, for what a program can do with a host that it cannot do with
-// package net: interfaces, routes and neighbours that come and go.
+// package net: interfaces and neighbours that come and go.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
 // Stats returns a snapshot of the host's counters.
@@ -189,6 +189,47 @@ func (h *Host) Routes() []stack.Route { return h.stack.Routes() }
 
 // Neighbors returns the link addresses that are known, or being asked for.
 func (h *Host) Neighbors() []stack.Neighbor { return h.stack.Neighbors() }
+
+// AddAddr adds an address to an interface, with the route to its network; an empty name stands for the
+// only link. An address that is there already with the same prefix begins anew with the options,
+// as a lease that is renewed. The default route is added with AddRoute. The errors are those of
+// stack.Stack.AddAddr, which has more of it.
+func (h *Host) AddAddr(nic string, p netip.Prefix, o stack.AddrOptions) error {
+	return h.stack.AddAddr(nic, p, o)
+}
+
+// RemoveAddr takes an address from an interface; an empty name stands for the only link. As on Linux,
+// connections that have it send nothing any more and time out, with ENETUNREACH ("network is
+// unreachable") if something was in flight, UDP and IP sockets fail with ENETUNREACH, listeners stay,
+// and with the last address of an interface go all routes over it. The errors are those of
+// stack.Stack.RemoveAddr, which has more of it.
+func (h *Host) RemoveAddr(nic string, a netip.Addr) error { return h.stack.RemoveAddr(nic, a) }
+
+// AddRoute adds a route; that to 0.0.0.0/0 is the default route. The errors are those of
+// stack.Stack.AddRoute.
+func (h *Host) AddRoute(r stack.Route) error { return h.stack.AddRoute(r) }
+
+// DelRoute removes the first route of Config or AddRoute with that prefix, and that Via and NIC
+// where they are given, or else the default route to a Gateway of Config. The errors are those of
+// stack.Stack.DelRoute.
+func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
+
+// Changed returns a channel that is closed at the next change of an address, a link or a route, and by
+// Close, which is the last change. What has changed is in Interfaces and Routes. Call Changed before
+// they are read, and again after each change, so that none is missed:
+//
+//	for {
+//		changed := host.Changed()
+//		look(host.Interfaces(), host.Routes())
+//		select {
+//		case <-changed:
+//		case <-ctx.Done():
+//			return
+//		}
+//	}
+//
+// A caller that does not come back leaves nothing behind.
+func (h *Host) Changed() <-chan struct{} { return h.stack.Changed() }
 
 // Addrs returns the host's addresses with the lengths of their networks, without those
 // of the loopback.

@@ -1,0 +1,170 @@
+package usernet_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+)
+
+// A host without an address gets one by a few messages of DHCP (RFC 2131). They are sent from
+// 0.0.0.0 over the link that is to have the address, to everybody on it.
+func ExampleHost_AddAddr() {
+	wireA, wireB := nic.Pipe(nic.PipeConfig{})
+	server := host(wireA, "192.0.2.1/24")
+	defer server.Close()
+	client, err := usernet.New(usernet.Config{NIC: wireB})
+	if err != nil {
+		panic(err)
+	}
+	defer client.Close()
+	serveDHCP(server, netip.MustParseAddr("192.0.2.7"), time.Hour)
+
+	link := client.Interfaces()[1]
+	conn, err := client.ListenPacket("udp4", ":68")
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	offer := askDHCP(conn, link, dhcpMessage{kind: dhcpDiscover})
+	fmt.Println("offered:", offer.addr)
+	lease := askDHCP(conn, link, dhcpMessage{kind: dhcpRequest, addr: offer.addr})
+	err = client.AddAddr(link.Name, netip.PrefixFrom(lease.addr, lease.bits), stack.AddrOptions{Valid: lease.time, Origin: stack.AddrDHCP})
+	if err != nil {
+		panic(err)
+	}
+	err = client.AddRoute(stack.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: lease.router, NIC: link.Name})
+	if err != nil {
+		panic(err)
+	}
+	for _, a := range client.Interfaces()[1].AddrInfo {
+		fmt.Println(a.Prefix, a.State, "by", a.Origin)
+	}
+	for _, r := range client.Routes() {
+		fmt.Println("to", r.Dst, "via", r.Via)
+	}
+	_, err = client.Dial("tcp", "192.0.2.1:80")
+	fmt.Println(err)
+	// Output:
+	// offered: 192.0.2.7
+	// 192.0.2.7/24 preferred by DHCP
+	// to 192.0.2.0/24 via invalid IP
+	// to 0.0.0.0/0 via 192.0.2.1
+	// dial tcp 192.0.2.1:80: connect: connection refused
+}
+
+// askDHCP sends a message to the servers on a link and returns the first answer.
+func askDHCP(conn net.PacketConn, link stack.InterfaceInfo, m dhcpMessage) (answer dhcpMessage) {
+	m.xid, m.mac = 1, link.MAC
+	info := usernet.PacketInfo{Remote: netip.MustParseAddrPort("255.255.255.255:67"), Interface: link.Index}
+	if _, err := conn.(*usernet.UDPConn).WritePacket(m.bytes(), info); err != nil {
+		panic(err)
+	}
+	buf := make([]byte, 1500)
+	n, _, err := conn.ReadFrom(buf)
+	if err != nil {
+		panic(err)
+	}
+	return parseDHCP(buf[:n])
+}
+
+const (
+	dhcpDiscover = 1
+	dhcpOffer    = 2
+	dhcpRequest  = 3
+	dhcpAck      = 5
+)
+
+// A dhcpMessage is what these examples need of DHCP.
+type dhcpMessage struct {
+	kind   byte
+	xid    uint32
+	mac    [6]byte
+	addr   netip.Addr // requested, offered or given
+	bits   int        // of the network
+	router netip.Addr
+	time   time.Duration // of the lease
+}
+
+// bytes makes the message of RFC 2131 2, with the options of RFC 2132.
+func (m dhcpMessage) bytes() []byte {
+	b := make([]byte, 240)
+	b[0], b[1], b[2] = 1, 1, 6
+	binary.BigEndian.PutUint32(b[4:], m.xid)
+	// RFC 2131 4.1: a client that cannot receive unicast datagrams before it has an address
+	// "SHOULD set the BROADCAST bit in the 'flags' field to 1".
+	b[10] = 0x80
+	copy(b[28:], m.mac[:])
+	copy(b[236:], "\x63\x82\x53\x63")
+	b = append(b, 53, 1, m.kind)
+	if m.kind == dhcpOffer || m.kind == dhcpAck {
+		b[0] = 2
+		copy(b[16:], m.addr.AsSlice())
+		mask := ^uint32(0) << (32 - m.bits)
+		b = binary.BigEndian.AppendUint32(append(b, 1, 4), mask)
+		b = append(append(b, 3, 4), m.router.AsSlice()...)
+		b = binary.BigEndian.AppendUint32(append(b, 51, 4), uint32(m.time.Seconds()))
+	} else if m.addr.IsValid() {
+		b = append(append(b, 50, 4), m.addr.AsSlice()...)
+	}
+	return append(b, 255)
+}
+
+// parseDHCP reads a message of bytes.
+func parseDHCP(b []byte) (m dhcpMessage) {
+	m.xid = binary.BigEndian.Uint32(b[4:])
+	m.mac = [6]byte(b[28:34])
+	m.addr, _ = netip.AddrFromSlice(b[16:20])
+	for o := b[240:]; o[0] != 255; o = o[2+o[1]:] {
+		v := o[2 : 2+o[1]]
+		switch o[0] {
+		case 1:
+			for m.bits = 0; m.bits < 32 && v[m.bits/8]&(0x80>>(m.bits%8)) != 0; m.bits++ {
+			}
+		case 3:
+			m.router, _ = netip.AddrFromSlice(v)
+		case 50:
+			m.addr, _ = netip.AddrFromSlice(v)
+		case 51:
+			m.time = time.Duration(binary.BigEndian.Uint32(v)) * time.Second
+		case 53:
+			m.kind = v[0]
+		}
+	}
+	return m
+}
+
+// serveDHCP gives an address to whoever asks, until the host is closed.
+func serveDHCP(h *usernet.Host, a netip.Addr, lease time.Duration) {
+	c, err := h.ListenPacket("udp4", ":67")
+	if err != nil {
+		panic(err)
+	}
+	conn := c.(*usernet.UDPConn)
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, info, err := conn.ReadPacket(buf)
+			if err != nil {
+				return
+			}
+			m := parseDHCP(buf[:n])
+			switch m.kind {
+			case dhcpDiscover:
+				m.kind = dhcpOffer
+			case dhcpRequest:
+				m.kind = dhcpAck
+			default:
+				continue
+			}
+			m.addr, m.bits, m.router, m.time = a, 24, h.Addrs()[0].Addr(), lease
+			to := usernet.PacketInfo{Remote: netip.MustParseAddrPort("255.255.255.255:68"), Interface: info.Interface}
+			conn.WritePacket(m.bytes(), to)
+		}
+	}()
+}
