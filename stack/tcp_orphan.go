@@ -198,15 +198,17 @@ func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	s.counts.orphansReset.Add(1)
 }
 
-// limitOrphans resets the oldest orphans while there are too many. No lock is held.
+// limitOrphans resets the oldest orphans while there are too many, and sends the resets: the
+// caller may wait afterwards. No lock is held.
 func (s *Stack) limitOrphans() {
-	for {
-		o := s.tcp.orphans.excess()
-		if o.t == nil {
-			return
-		}
+	o := s.tcp.orphans.excess()
+	if o.t == nil {
+		return
+	}
+	for ; o.t != nil; o = s.tcp.orphans.excess() {
 		s.resetOrphan(s.now(), o, false)
 	}
+	s.drain()
 }
 
 // pressure reports memory pressure: buffers do not grow, and what nobody owns or needs

@@ -206,6 +206,31 @@ func TestOrphansAreBounded(t *testing.T) {
 	})
 }
 
+// The reset of an orphan that is one too many does not wait in the queue until something else is sent.
+func TestAnExcessOrphanIsResetAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, d := crowdHost(t, TCPConfig{Orphans: 1})
+		d.syn(2000)
+		d.answer(0)
+		time.Sleep(137 * time.Millisecond) // the second is closed while no timer is due
+		d.syn(2001)
+		d.answer(0)
+		time.Sleep(2900 * time.Millisecond)
+		d.take()
+		require.Zero(t, s.Stats().TCP.OrphansReset)
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		require.EqualValues(t, 1, s.Stats().TCP.OrphansReset)
+		var reset []uint16
+		for _, seg := range d.take() {
+			if seg.flags&wire.FlagRST != 0 {
+				reset = append(reset, seg.port)
+			}
+		}
+		require.Equal(t, []uint16{2000}, reset)
+	})
+}
+
 func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
 	for _, tc := range []struct {
 		age         tcp.Time
