@@ -157,3 +157,35 @@ func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
 		require.Equal(t, asked, one.asked.Load(), "nobody sends: nobody asks")
 	})
 }
+
+// A scan of addresses that nobody has does not bring a dead router back.
+func TestAScanDoesNotReviveADeadRouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := nic.NewSwitch(nic.SwitchConfig{NoTxChecksum: true})
+		one, two := addRouter(sw, "10.0.0.254"), addRouter(sw, "10.0.0.253")
+		s := newHost(t, sw.Port(), "10.0.0.1/8", func(c *Config) {
+			c.Routes = []Route{{Dst: allOfIPv4, Via: one.addr}, {Dst: allOfIPv4, Via: two.addr}}
+		})
+		one.silent.Store(true)
+		u := openUDP(t, s, "0.0.0.0:9")
+		over := func() netip.Addr {
+			p, err := s.route(addr("203.0.113.9"), netip.Addr{})
+			require.NoError(t, err)
+			return p.hop
+		}
+		_, err := u.WriteTo([]byte("x"), addrPort("203.0.113.9:9"), SendOptions{})
+		require.NoError(t, err)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, two.addr, over())
+		a := addr("10.1.0.1")
+		for range 2 * maxNeighbors {
+			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(a, 9), SendOptions{})
+			require.NoError(t, err)
+			a = a.Next()
+		}
+		require.Equal(t, two.addr, over())
+		one.silent.Store(false)
+		time.Sleep(time.Duration(maxRouterPoll))
+		require.Equal(t, one.addr, over(), "it is still asked")
+	})
+}

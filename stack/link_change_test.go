@@ -211,6 +211,8 @@ func TestNeighboursAreForgottenWhenALinkSaysSo(t *testing.T) {
 		require.Len(t, a.Neighbors(), 1)
 		dev.told()
 		require.Empty(t, a.Neighbors())
+		connect(t, a, b)
 		dev.change(func(l *nic.Link) { l.MTU = 1400 })
+		require.Len(t, a.Neighbors(), 1, "another MTU moves nobody")
 	})
 }

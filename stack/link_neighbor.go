@@ -178,14 +178,19 @@ func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
 	return n
 }
 
-// evict removes the entry that is missed least.
+// evict removes the entry that is missed least. A router that is polled stays: it would be
+// taken for one that answers. There are no more of them than routes.
 func (t *neighborTable) evict() {
 	from := &t.resolved
 	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
 		from = &t.unresolved
 	}
+	victim := from.Front()
+	for victim.Value.(*neighbor).polls > 0 && victim.Next() != nil {
+		victim = victim.Next()
+	}
 	t.ifc.s.drop(dropNeighborTable)
-	t.remove(from.Front().Value.(*neighbor))
+	t.remove(victim.Value.(*neighbor))
 }
 
 // remove takes an entry out of the table.
