@@ -119,8 +119,8 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.setError(c.sock.SetReadDeadline(t))
 }
 
-// SetWriteDeadline sets the deadline of writes. It ends the wait for room, not a call of a
-// device's Send, in which a Write may be for as long as the device blocks.
+// SetWriteDeadline sets the deadline of writes. It ends the wait for room, also where a
+// device's Send blocks.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL

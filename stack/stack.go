@@ -11,12 +11,14 @@
 // They are taken in this order, and released before a device, a callback or a
 // wait is reached:
 //
-//  1. configuration (Stack.mu)
+//  1. configuration (Stack.mu); or what TCP ports are bound to (listenMu)
 //  2. a listener
 //  3. a socket; at most one at a time
-//  4. a table: UDP, raw and TCP sockets, reassembly, path MTU, IGMP, ICMP budget
-//  5. a neighbour table
-//  6. a transmit queue, the groups of an interface, who waits for a change
+//  4. TIME-WAIT with the dials that wait for a port; IGMP; the timer queue of connections
+//  5. a table or list: UDP, raw and TCP sockets (then TCP's ports), listeners, paths, orphans, the wheel, the
+//     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
+//  6. a neighbour table
+//  7. a transmit queue, the groups of an interface, who waits for a change
 package stack
 
 import (

@@ -725,8 +725,7 @@ func (t *TCP) SetDeadline(d time.Time) error { return t.setDeadlines(d, true, tr
 // SetReadDeadline sets when reads stop waiting.
 func (t *TCP) SetReadDeadline(d time.Time) error { return t.setDeadlines(d, true, false) }
 
-// SetWriteDeadline sets when writes stop waiting for room. While a device's Send
-// blocks, so does the write that called it.
+// SetWriteDeadline sets when writes stop waiting for room.
 func (t *TCP) SetWriteDeadline(d time.Time) error { return t.setDeadlines(d, false, true) }
 
 func (t *TCP) setDeadlines(d time.Time, read, write bool) error {

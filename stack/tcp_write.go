@@ -26,7 +26,7 @@ import (
 // own reason.
 const yieldBytes = 16 << 10
 
-// lendBytes is how large a Write has to be, in bytes, for its data to be sent from
+// pinBytes is how large a Write has to be, in bytes, for its data to be sent from
 // where the application has it, which costs a wait in the end; gatherBytes, what a
 // frame has to have of it not to be copied.
 const (
