@@ -61,8 +61,10 @@ func (c *Conn) PathMTU(now Time, mss int) {
 	if c.active == nil {
 		return
 	}
-	c.sb.markAllLost()
-	// Not a sign of congestion (RFC 8201 5.4), so no recovery is entered.
+	// What was too large for the path is sent again. RFC 1191 6.4: "a retransmission
+	// caused by a Datagram Too Big message should not change the congestion window".
+	c.rec.noCongestion = c.sb.due == 0
+	c.sb.markLargerLost(n)
 }
 
 // plpmtu returns c.pl, allocating it on first use.
@@ -168,17 +170,15 @@ func (c *Conn) probeSize(now Time, unsent, room int) (n int, wait bool) {
 // probed records that a probe was sent.
 func (c *Conn) probed(seq Seq, n int) { c.pl.probe = block{seq, seq + Seq(n)} }
 
-// judgeProbe checks after an acknowledgement whether the probe was delivered or lost. It returns
-// true if only the probe was lost: RFC 4821 7.3: "the congestion window [...] MUST NOT be
-// reduced" then.
-func (c *Conn) judgeProbe(now Time) (only bool) {
+// judgeProbe checks after an acknowledgement whether the probe was delivered or lost.
+func (c *Conn) judgeProbe(now Time) {
 	q := c.pl
 	if q == nil || q.probe.start == q.probe.end {
-		return false
+		return
 	}
 	if q.probe.end.LessEq(c.snd.una) {
 		c.probeArrived(now)
-		return false
+		return
 	}
 	if c.snd.una.LessEq(q.probe.start) {
 		// The probe was one segment: its first byte tells for all of it.
@@ -186,10 +186,9 @@ func (c *Conn) judgeProbe(now Time) (only bool) {
 		case s.flags&segSacked != 0:
 			c.probeArrived(now)
 		case s.flags&segLost != 0:
-			return c.probeLost(now)
+			c.probeLost(now)
 		}
 	}
-	return false
 }
 
 func (c *Conn) probeArrived(now Time) {
@@ -209,25 +208,24 @@ func (c *Conn) probeArrived(now Time) {
 	c.searchEnds(now)
 }
 
-// probeLost schedules the retransmission of a lost probe in segments of normal size. It returns
-// true if nothing else was lost.
-func (c *Conn) probeLost(now Time) (only bool) {
+// probeLost schedules the retransmission of a lost probe in segments of normal size.
+func (c *Conn) probeLost(now Time) {
 	q := c.pl
 	n := int(q.probe.end - q.probe.start)
 	if q.lost == 0 || n < q.lowest {
 		q.lowest = n
 	}
-	only = c.resendProbe()
+	c.resendProbe()
 	q.at = now + 2*c.rtt.srtt
 	if q.lost++; q.lost >= plProbes {
 		q.hi, q.lost = q.lowest-1, 0
 		c.searchEnds(now)
 	}
-	return only
 }
 
-// resendProbe marks the whole probe lost. It returns true if nothing else must be retransmitted.
-func (c *Conn) resendProbe() (only bool) {
+// resendProbe marks the whole probe lost. If nothing else must be retransmitted, no recovery
+// follows: RFC 4821 7.3: "the congestion window [...] MUST NOT be reduced" then.
+func (c *Conn) resendProbe() {
 	q, due := c.pl, 0
 	for p := c.sb.find(q.probe.start); p.c != nil && p.sent().seq.Less(q.probe.end); p = c.sb.next(p) {
 		c.sb.markLost(p)
@@ -236,7 +234,7 @@ func (c *Conn) resendProbe() (only bool) {
 		}
 	}
 	q.probe = block{}
-	return c.sb.due == due
+	c.rec.noCongestion = c.sb.due == due
 }
 
 // dropProbe gives up the probe in flight if it is larger than n bytes, the path's new maximum.

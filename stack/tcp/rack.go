@@ -337,6 +337,7 @@ func (c *Conn) markLost(now Time, p piece) {
 	if c.cc.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
 		c.cc.bbr.losing(c, now, s)
 	}
+	c.rec.noCongestion = false
 	c.rec.marked += uint64(c.sb.markLost(p))
 }
 

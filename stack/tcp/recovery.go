@@ -27,6 +27,9 @@ type recovery struct {
 	lost    bool // a retransmission sent after reduced was lost
 	twice   bool // the window was reduced a second time: see reduceAgain
 
+	// noCongestion: everything due was dropped for its size, or because the window was shut.
+	noCongestion bool
+
 	// RACK, RFC 8985 5.2.
 	xmit     Time  // RACK.xmit_ts: when the latest-sent piece among the delivered ones was sent
 	end      Seq   // RACK.end_seq: the end of that piece
@@ -94,8 +97,8 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 	} else {
 		c.detectReno(a, duplicate)
 	}
-	probeLost := c.judgeProbe(a.now)
-	if c.sb.due > 0 && r.phase == phaseOpen && !probeLost {
+	c.judgeProbe(a.now)
+	if c.congestionLoss() {
 		c.enterRecovery(a)
 	}
 	c.reduceAgain(a.now)
@@ -120,6 +123,13 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 	}
 	c.cc.setRate(c)
 	c.armRtx(a.now, wait, a.advanced || a.sacked)
+}
+
+// congestionLoss reports whether lost data is due that calls for a recovery.
+func (c *Conn) congestionLoss() bool {
+	r := &c.rec
+	r.noCongestion = r.noCongestion && c.sb.due > 0
+	return c.sb.due > 0 && r.phase == phaseOpen && !r.noCongestion
 }
 
 // enterRecovery begins fast recovery (RFC 6675 5, RFC 9937 5).
@@ -337,7 +347,7 @@ func (c *Conn) rtxExpired(now Time) {
 	case t.rtxKind == rtxReorder && c.snd.una != c.snd.nxt:
 		before := c.pipe()
 		wait := c.detectLoss(now)
-		if probeLost := c.judgeProbe(now); c.sb.due > 0 && c.rec.phase == phaseOpen && !probeLost {
+		if c.judgeProbe(now); c.congestionLoss() {
 			c.enterRecovery(&ackSample{now: now})
 		}
 		if pipe := c.pipe(); pipe < before && c.rec.phase == phaseRecovery && c.cc.bbr == nil {
@@ -418,6 +428,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		// acknowledged this piece cumulatively.
 		b.renege()
 	}
+	c.rec.noCongestion = false
 	c.sb.markAllLost()
 	// RFC 5681 3.1: after a timeout "cwnd MUST be set to no more than the loss
 	// window, LW, which equals 1 full-sized segment".

@@ -378,3 +378,27 @@ func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	r.ack(8)
 	require.Equal(t, 8, numbers(r.pull())[0])
 }
+
+func TestWhatIsTooLargeForThePathIsNoCongestion(t *testing.T) {
+	// RFC 1191 6.4: "a retransmission caused by a Datagram Too Big message should not
+	// change the congestion window". Not all is sent again at once, and an acknowledgement
+	// that comes meanwhile changes nothing of it.
+	r := flight(t, 10)
+	r.now += 20 * Millisecond
+	r.ack(1100)
+	r.c.Write(r.now, make([]byte, 2000))
+	require.Len(t, numbers(r.wait(10*Millisecond)), 20)
+	before := r.c.Info()
+	r.c.PathMTU(r.now, 72)
+	r.pull()
+	require.NotZero(t, r.c.sb.due, "the pacer holds some of it back")
+	r.now += Millisecond
+	r.ack(1200)
+	require.False(t, r.c.Info().Recovery)
+	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
+	// A loss among what is sent again is one.
+	r.wait(20 * Millisecond)
+	require.Zero(t, r.c.sb.due)
+	r.ack(1200, block{1300, 3100})
+	require.True(t, r.c.Info().Recovery)
+}

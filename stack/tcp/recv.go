@@ -609,6 +609,7 @@ func (c *Conn) windowMoved(now Time, was bool) {
 		if c.snd.una != c.snd.nxt {
 			// The peer shrank its window and dropped the data beyond it. Retransmit at
 			// once; this is no sign of congestion.
+			c.rec.noCongestion = c.sb.due == 0
 			c.sb.markAllLost()
 			c.armRtx(now, 0, true)
 		}

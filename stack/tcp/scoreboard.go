@@ -229,9 +229,14 @@ func (b *scoreboard) markLost(p piece) int {
 }
 
 // markAllLost marks all pieces lost that are not SACKed.
-func (b *scoreboard) markAllLost() {
+func (b *scoreboard) markAllLost() { b.markLargerLost(0) }
+
+// markLargerLost marks the pieces of more than n bytes lost that are not SACKed.
+func (b *scoreboard) markLargerLost(n int) {
 	for p := b.firstOf(kindOpen | kindResent); p.c != nil; p = b.nextOf(p, kindOpen|kindResent) {
-		b.markLost(p)
+		if p.sent().len() > n {
+			b.markLost(p)
+		}
 	}
 }
 
