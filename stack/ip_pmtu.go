@@ -24,7 +24,8 @@ const (
 // for everybody. What it tells of datagrams anybody can say who guesses a port, so it
 // holds for datagrams only.
 type pmtuCache struct {
-	n atomic.Int32 // entries, to be read without mu
+	n   atomic.Int32  // entries, to be read without mu
+	gen atomic.Uint32 // of what holds for datagrams only; paths of older ones are void
 
 	mu     sync.Mutex
 	m      map[netip.Addr]pathMTU
@@ -86,7 +87,17 @@ func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 	c.m[dst] = pathMTU{mtu: max(mtu, min(minPathMTU, p.mtu)), frag: mtu < minPathMTU, until: now + pathMTUAge}
 	c.n.Store(int32(len(c.m)))
 	c.arm(s, now)
-	s.gen.Add(1)
+	c.changed(s)
+}
+
+// changed makes the paths void that the cache is about. What anybody may say of datagrams costs
+// TCP's paths nothing.
+func (c *pmtuCache) changed(s *Stack) {
+	if c == &s.datagramMTU {
+		c.gen.Add(1)
+	} else {
+		s.gen.Add(1)
+	}
 }
 
 // arm sets the timer for the entry that is forgotten first. c.mu is held.
@@ -123,7 +134,7 @@ func (c *pmtuCache) expire(s *Stack) {
 	}
 	c.n.Store(int32(len(c.m)))
 	if len(c.m) < n {
-		s.gen.Add(1)
+		c.changed(s)
 	}
 	c.arm(s, now)
 }

@@ -137,6 +137,8 @@ func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
 		c, _ := connect(t, a, b)
 		before := c.Info().SndMSS
 		u := openUDP(t, a, "0.0.0.0:5000")
+		sendTo2(t, u, "x")
+		gen := a.gen.Load()
 		datagram := udpDatagram(addrPort("192.0.2.1:5000"), addrPort("192.0.2.2:9"), make([]byte, 8))
 		quoted := ipPacket(wire.IPv4{Proto: wire.ProtoUDP, Src: addr("192.0.2.1"), Dst: addr("192.0.2.2")}, datagram)
 		m := ipPacket(wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachFragNeeded, 68, quoted))
@@ -147,6 +149,9 @@ func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1500, p.mtu)
 		require.False(t, p.mayFrag, "DF stays")
+		require.Equal(t, gen, a.gen.Load(), "no path of TCP is void")
+		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
+		require.Equal(t, minPathMTU, u.path.mtu, "that of the socket is")
 		_, err = c.Write(make([]byte, 4000))
 		require.NoError(t, err)
 		synctest.Wait()
@@ -164,6 +169,8 @@ func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
 		require.Equal(t, minPathMTU, mtu())
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, 1500, mtu())
+		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
+		require.Equal(t, 1500, u.path.mtu)
 		// What TCP has proved holds for datagrams too.
 		a.lowerPathMTU(addr("192.0.2.2"), 1400)
 		require.Equal(t, 1400, mtu())

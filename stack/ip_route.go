@@ -250,6 +250,7 @@ type path struct {
 	mac      wire.MAC  // of a group
 	mtu      int       // of the path
 	tsOffset uint32    // of TCP's timestamps, in a shared path
+	mtuGen   uint32    // of the stack's datagramMTU, in a datagram socket's path
 	ipLen    uint8     // length of the IP header, without options
 	header   pathHeader
 }

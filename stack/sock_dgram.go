@@ -221,7 +221,7 @@ func (g *dgram) fail(errno syscall.Errno) {
 // route brings g.path to dst up to date, from a source and over an interface if these
 // are asked for. The lock is held.
 func (g *dgram) route(dst, src netip.Addr, over int) error {
-	if g.path.valid(g.s) && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
+	if g.path.valid(g.s) && g.path.mtuGen == g.s.datagramMTU.gen.Load() && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
 		return nil
 	}
 	p, err := g.lookup(dst, src, over)
@@ -235,7 +235,9 @@ func (g *dgram) route(dst, src netip.Addr, over int) error {
 // lookup finds the path to dst. As on Linux, there is no route from the address of a socket
 // that the host does not have any more: ENETUNREACH. The lock is held.
 func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
+	mtuGen := g.s.datagramMTU.gen.Load()
 	p, err := g.s.routeOver(dst, src, over)
+	p.mtuGen = mtuGen
 	if err == syscall.EADDRNOTAVAIL && g.src.IsValid() && src == g.src {
 		err = syscall.ENETUNREACH
 	}
