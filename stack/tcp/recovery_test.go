@@ -264,6 +264,23 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 	require.LessOrEqual(t, r.c.Info().SndCwnd, r.c.Info().SndSsthresh+100)
 }
 
+func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
+	// RFC 6298 3: Karn's algorithm, for the acknowledgement as a whole: data that was sent
+	// after the retransmission may have waited for it, too.
+	r := flightWithoutTimestamps(t, 10)
+	r.now += 20 * Millisecond
+	r.ack(100, block{200, 1100})
+	require.Equal(t, 100, numbers(r.pull())[0])
+	r.now += 5 * Millisecond
+	r.c.Write(r.now, make([]byte, 100))
+	require.Equal(t, []int{1100}, numbers(r.pull()))
+	before := r.c.Info()
+	r.now += 100 * Millisecond // the retransmission is late, and the SACK of 1100 was lost
+	r.ack(1200)
+	require.Equal(t, before.RTT, r.c.Info().RTT)
+	require.Equal(t, before.RTTVar, r.c.Info().RTTVar)
+}
+
 func TestWaitingBehindAHoleGivesNoRTTSample(t *testing.T) {
 	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
 	// retransmitted", unless timestamps tell them apart. What waited for such a
