@@ -137,6 +137,7 @@ func ethernetIP(to int, h wire.IPv4, payload []byte) []byte {
 	if h.TTL == 0 {
 		h.TTL = 64
 	}
+	payload = payload[:min(len(payload), 65535-h.HeaderLen())]
 	n := wire.EthernetLen + h.HeaderLen()
 	b := make([]byte, n+len(payload))
 	(&wire.Ethernet{Type: wire.EtherTypeIPv4}).Put(b)
@@ -246,9 +247,6 @@ func forgeIP(r *rand.Rand, b []byte) []byte {
 		h.Options = opts
 	case 6:
 		p = p[:r.IntN(len(p)+1)]
-	}
-	if len(p)+60 > 65535 {
-		p = p[:60_000]
 	}
 	e := ethernetIP(to, h, p)
 	copy(e, b[:12])
