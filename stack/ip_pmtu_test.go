@@ -169,6 +169,7 @@ func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
 		require.Equal(t, minPathMTU, mtu())
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, 1500, mtu())
+		synctest.Wait() // the timer fires at the same time
 		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
 		require.Equal(t, 1500, u.path.mtu)
 		// What TCP has proved holds for datagrams too.
