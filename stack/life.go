@@ -83,7 +83,7 @@ func (s *Stack) linkGone() {
 		l.cond.Broadcast()
 		l.mu.Unlock()
 	}
-	for i := range s.udp.buckets {
+	for i := range udpBuckets {
 		for _, b := range s.udp.at(uint16(i)) {
 			b.u.cutOff(b.u.LocalAddr().Addr())
 		}

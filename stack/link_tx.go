@@ -10,7 +10,8 @@ import (
 
 const (
 	txQueueLen = 512 // frames that may wait for a device
-	txBatch    = 32  // frames given to a device in one Send
+	txBatch    = 32  // frames given to a device in one Send, at most
+	minTxRing  = 4   // frames that a queue begins with room for
 	txTurn     = 256 // batches that one caller sends before it hands the turn on
 
 	// txStall is how long a full queue may stand still before what connections send is dropped.
@@ -47,15 +48,28 @@ type txQueue struct {
 	watching bool        // watch runs
 	stalled  atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
-	own     *txOwn        // of the goroutine that is sending; allocated by the first
+	own     txOwn         // of the goroutine that is sending
 	packets atomic.Uint64 // IP packets that were sent directly; stored by one goroutine at a time
 }
 
-// A txOwn is what the goroutine that is sending works with.
+// A txOwn is what the goroutine that is sending works with. Its parts are allocated on first use.
 type txOwn struct {
-	batch [txBatch]nic.Frame
-	taken [txBatch]txEntry
-	bytes [directRoom]byte // of a direct frame
+	batch []nic.Frame
+	taken []txEntry         // as many as batch has frames
+	bytes *[directRoom]byte // of a direct frame
+}
+
+// reserve makes room for a batch of n frames, at most txBatch.
+func (o *txOwn) reserve(n int) {
+	if n = min(n, txBatch); n <= len(o.batch) {
+		return
+	}
+	for size := minTxRing; ; size *= 2 {
+		if size >= n {
+			o.batch, o.taken = make([]nic.Frame, size), make([]txEntry, size)
+			return
+		}
+	}
 }
 
 // claim makes the caller the one that sends, for one frame that is to go directly, if nothing
@@ -66,8 +80,9 @@ func (q *txQueue) claim() bool {
 	if q.n.Load() != 0 || q.async.Load() || !q.busy.CompareAndSwap(false, true) {
 		return false
 	}
-	if q.own == nil {
-		q.own = new(txOwn)
+	if q.own.bytes == nil {
+		q.own.bytes = new([directRoom]byte)
+		q.own.reserve(1)
 	}
 	return true
 }
@@ -265,7 +280,7 @@ func (ifc *iface) enqueue(e txEntry) {
 
 // grow doubles the ring, which has n entries. q.mu is held.
 func (q *txQueue) grow(n int) {
-	ring := make([]txEntry, max(2*n, txBatch))
+	ring := make([]txEntry, max(2*n, minTxRing))
 	copy(ring[copy(ring, q.ring[q.head:]):], q.ring[:q.head])
 	q.ring, q.head = ring, 0
 }
@@ -273,7 +288,7 @@ func (q *txQueue) grow(n int) {
 // take moves up to txBatch entries to the caller's arrays. q.mu is held.
 func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	n := int(q.n.Load())
-	k := min(n, txBatch)
+	k := min(n, len(batch))
 	q.takes++
 	if q.stalled.Load() {
 		q.stalled.Store(false)
@@ -325,16 +340,14 @@ func (ifc *iface) drain() {
 // turn is handed on to a goroutine that ends with it.
 func (ifc *iface) drainOn() {
 	q := &ifc.tx
-	if q.own == nil {
-		q.own = new(txOwn)
-	}
 	for turn := 0; ; turn++ {
 		if turn >= txTurn && q.n.Load() > 0 {
 			go ifc.drainOn()
 			return
 		}
 		q.mu.Lock()
-		k := q.take(q.own.batch[:], q.own.taken[:])
+		q.own.reserve(int(q.n.Load()))
+		k := q.take(q.own.batch, q.own.taken)
 		ready := q.ready()
 		more := len(q.waiters) > 0
 		q.mu.Unlock()

@@ -20,15 +20,25 @@ const (
 // Selection": a counter for each class of destinations, so that those to one
 // destination tell nothing of those to another.
 type portSource struct {
-	next [256]atomic.Uint32
+	secret   uint64
+	counters atomic.Pointer[[256]atomic.Uint32] // allocated for the first port
 }
 
-// init starts the counters at unpredictable values.
-func (p *portSource) init(secret uint64) {
-	key := hashKey{secret, secret}
-	for i := range p.next {
-		p.next[i].Store(uint32(key.sum([]byte{byte(i)})))
+func (p *portSource) init(secret uint64) { p.secret = secret }
+
+// next returns the counter of a class of destinations. The counters begin at unpredictable values.
+func (p *portSource) next(class uint8) *atomic.Uint32 {
+	all := p.counters.Load()
+	if all == nil {
+		all = new([256]atomic.Uint32)
+		key := hashKey{p.secret, p.secret}
+		for i := range all {
+			all[i].Store(uint32(key.sum([]byte{byte(i)})))
+		}
+		p.counters.CompareAndSwap(nil, all)
+		all = p.counters.Load()
 	}
+	return &all[class]
 }
 
 // ephemeralPort looks for a free port. hash is s.hashAddrs of the connection's
@@ -36,7 +46,7 @@ func (p *portSource) init(secret uint64) {
 // remote address. try is asked for one port after the other, each at most once,
 // until it takes one.
 func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {
-	next := &s.ports.next[hash>>56]
+	next := s.ports.next(uint8(hash >> 56))
 	// Others may look at the same time: each looks at every port from where the
 	// counter is, and not at what the others have left.
 	first := next.Add(1) + uint32(hash)

@@ -30,8 +30,9 @@ const udpBuckets = 512
 // A udpTable finds the sockets of a port. Those of one port differ in their
 // local addresses, or are shared.
 type udpTable struct {
-	// Replaced under mu, never changed; found without it.
-	buckets [udpBuckets]atomic.Pointer[[]udpBinding]
+	// Allocated for the first socket. The buckets are replaced under mu, never changed, and
+	// found without it.
+	buckets atomic.Pointer[[udpBuckets]atomic.Pointer[[]udpBinding]]
 
 	mu     sync.Mutex
 	closed bool
@@ -46,13 +47,23 @@ type udpBinding struct {
 
 // at returns the sockets of a port, and others.
 func (t *udpTable) at(port uint16) []udpBinding {
-	if bs := t.buckets[port%udpBuckets].Load(); bs != nil {
-		return *bs
+	if all := t.buckets.Load(); all != nil {
+		if bs := all[port%udpBuckets].Load(); bs != nil {
+			return *bs
+		}
 	}
 	return nil
 }
 
-func (t *udpTable) set(port uint16, bs []udpBinding) { t.buckets[port%udpBuckets].Store(&bs) }
+// set replaces the sockets that at returns. t.mu is held.
+func (t *udpTable) set(port uint16, bs []udpBinding) {
+	all := t.buckets.Load()
+	if all == nil {
+		all = new([udpBuckets]atomic.Pointer[[]udpBinding])
+		t.buckets.Store(all)
+	}
+	all[port%udpBuckets].Store(&bs)
+}
 
 // find returns the socket that a datagram is for: the one bound to the very
 // address before one bound to all of them, and none that is connected to
@@ -155,7 +166,7 @@ func (t *udpTable) counted(received, sent *atomic.Uint64) (uint64, uint64) {
 	for {
 		folded := t.folded.Load()
 		r, n := received.Load(), sent.Load()
-		for i := range t.buckets {
+		for i := range udpBuckets {
 			for _, b := range t.at(uint16(i)) {
 				b.u.mu.Lock()
 				r, n = r+b.u.received, n+b.u.sent
@@ -173,13 +184,13 @@ func (t *udpTable) closeAll() {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
-	for i := range t.buckets {
+	for i := range udpBuckets {
 		for _, b := range t.at(uint16(i)) {
 			b.u.shut()
 			b.u.fold()
 		}
-		t.buckets[i].Store(nil)
 	}
+	t.buckets.Store(nil)
 }
 
 // OpenUDP makes a UDP socket bound to a local address. An invalid or unspecified

@@ -180,7 +180,7 @@ func (x *stressed) step(r *rand.Rand) {
 // be on its way.
 func requireIdle(t *testing.T, s *Stack) {
 	require.Empty(t, s.tcp.listeners.all())
-	for i := range s.udp.buckets {
+	for i := range udpBuckets {
 		require.Empty(t, s.udp.at(uint16(i)))
 	}
 	require.Len(t, s.Interfaces()[1].Groups, 1)
@@ -199,8 +199,8 @@ func requireIdle(t *testing.T, s *Stack) {
 func requireEmpty(t *testing.T, s *Stack) {
 	ts := &s.tcp
 	require.Zero(t, ts.used.Load(), "memory of TCP")
-	for i := range ts.table.shards {
-		require.Zero(t, ts.table.shards[i].n, "entries")
+	for i := range tcpShards {
+		require.Zero(t, ts.table.parts()[i].n, "entries")
 	}
 	for i := range ts.table.ports.shards {
 		require.Empty(t, ts.table.ports.shards[i].use)
@@ -210,7 +210,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 	require.Zero(t, ts.waits.n)
 	require.Nil(t, ts.waits.first)
 	require.Empty(t, ts.wheel.queue.heap)
-	for i := range s.udp.buckets {
+	for i := range udpBuckets {
 		require.Empty(t, s.udp.at(uint16(i)))
 	}
 	require.Empty(t, s.raw.sockets())

@@ -106,12 +106,15 @@ func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // or a timer sends one more on a loaded machine
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
-		buf := make([]byte, directBytes)
-		for range 10 {
-			before := a.ids.counter.Load()
+		buf := make([]byte, 1000)
+		tx := &(*a.ifaces.Load())[1].tx
+		for i := range 10 {
+			before, direct := a.ids.counter.Load(), tx.packets.Load()
+			buf[0] = byte(i + 1)
 			c.Write(buf)
 			require.Equal(t, before+1, a.ids.counter.Load(), "one frame")
-			require.Equal(t, buf[:1], (*a.ifaces.Load())[1].tx.own.bytes[transportAt+32:][:1])
+			require.Equal(t, direct+1, tx.packets.Load())
+			require.Equal(t, buf, tx.own.bytes[transportAt+32:][:len(buf)])
 			_, err := io.ReadFull(d, buf)
 			require.NoError(t, err)
 		}

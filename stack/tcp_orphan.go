@@ -258,8 +258,8 @@ func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 		return
 	}
 	var socks []*TCP
-	for i := range ts.table.shards {
-		socks = ts.table.shards[i].sockets(socks[:0])
+	for i := range tcpShards {
+		socks = ts.table.parts()[i].sockets(socks[:0])
 		for _, t := range socks {
 			t.mu.Lock()
 			t.conn.Reclaim(now, all)

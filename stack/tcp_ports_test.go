@@ -83,12 +83,12 @@ func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	c, _ := connect(t, a, b)
 	tt := &a.tcp.table
-	for i := range tt.shards {
-		tt.shards[i].mu.Lock()
+	for i := range tcpShards {
+		tt.parts()[i].mu.Lock()
 	}
 	defer func() {
-		for i := range tt.shards {
-			tt.shards[i].mu.Unlock()
+		for i := range tcpShards {
+			tt.parts()[i].mu.Unlock()
 		}
 	}()
 	done := make(chan error, 1)

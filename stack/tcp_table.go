@@ -3,14 +3,15 @@ package stack
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 )
 
 // A tcpTable has the connections, by their tuples. It is a hash table whose
 // entries are parts of what they stand for: a connection costs it one pointer of
 // a bucket, and a lookup touches nothing that the segment's way does not.
 type tcpTable struct {
-	seed   maphash.Seed // nobody can choose ports that all fall into one bucket
-	shards [tcpShards]tcpShard
+	seed   maphash.Seed                        // nobody can choose ports that all fall into one bucket
+	shards atomic.Pointer[[tcpShards]tcpShard] // allocated for the first segment
 	ports  tcpPorts
 }
 
@@ -35,7 +36,16 @@ type tcpEntry struct {
 
 func (tt *tcpTable) hash(k *tuple) uint32 { return uint32(maphash.Bytes(tt.seed, k[:])) }
 
-func (tt *tcpTable) shard(hash uint32) *tcpShard { return &tt.shards[hash%tcpShards] }
+// parts are the shards of the table.
+func (tt *tcpTable) parts() *[tcpShards]tcpShard {
+	if p := tt.shards.Load(); p != nil {
+		return p
+	}
+	tt.shards.CompareAndSwap(nil, new([tcpShards]tcpShard))
+	return tt.shards.Load()
+}
+
+func (tt *tcpTable) shard(hash uint32) *tcpShard { return &tt.parts()[hash%tcpShards] }
 
 // bucket is where the entries of a hash begin. There is one.
 func (sh *tcpShard) bucket(hash uint32) **tcpEntry {
@@ -147,8 +157,8 @@ func (tt *tcpTable) remove(e *tcpEntry) {
 // sockets returns all connections that are not in TIME-WAIT.
 func (tt *tcpTable) sockets() []*TCP {
 	var all []*TCP
-	for i := range tt.shards {
-		all = tt.shards[i].sockets(all)
+	for i := range tcpShards {
+		all = tt.parts()[i].sockets(all)
 	}
 	return all
 }

@@ -68,8 +68,8 @@ func TestALookupIsAsShortBesideManyConnections(t *testing.T) {
 		require.True(t, tt.insert(&e.tcpEntry))
 	}
 	longest, steps := 0, 0
-	for i := range tt.shards {
-		for _, e := range tt.shards[i].buckets {
+	for i := range tcpShards {
+		for _, e := range tt.parts()[i].buckets {
 			k := 0
 			for ; e != nil; e = e.next {
 				k++
