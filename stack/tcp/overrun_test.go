@@ -25,7 +25,6 @@ type overrun struct {
 	queue [2][]Segment // to 0, to 1
 	wrote [2]int
 	read  [2]int
-	shut  [2]bool // CloseWrite was called
 }
 
 type overrunOptions struct {
