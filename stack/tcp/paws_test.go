@@ -30,6 +30,20 @@ func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 	require.Equal(t, ts+40, r.c.rcv.tsRecent, "RFC 7323 4.3 (2): it is not older than before")
 }
 
+func TestNewDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
+	// As above, and what is delayed is the newest: nothing behind it has come.
+	for _, at := range []Seq{300, 250} {
+		r := bare(t, rigOptions{modern: true, window: 60000})
+		nxt := r.c.rcv.nxt
+		ts := r.c.rcv.tsRecent
+		r.c.Segment(r.now, r.stamped(nxt+200, 100, ts+12))
+		r.c.Segment(r.now, r.stamped(nxt, 100, ts+40))
+		r.c.Segment(r.now, r.stamped(nxt+at, 100, ts+39))
+		require.Equal(t, []block{{nxt + 200, nxt + at + 100}}, r.c.rcv.ooo)
+		require.Equal(t, ts+40, r.c.rcv.tsRecent)
+	}
+}
+
 func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 	// RFC 7323 5.3 R1.
 	for name, tc := range map[string]struct {
@@ -37,11 +51,10 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 		older uint32 // than the mark's successor
 		flags wire.TCPFlags
 	}{
-		"no hole below what has come":  {at: 300, older: 20},
-		"as old as the mark":           {at: 100, older: 40},
-		"older than the mark":          {at: 100, older: 60},
-		"it reaches beyond the hole's": {at: 250, older: 20},
-		"a SYN":                        {at: 100, older: 20, flags: wire.FlagSYN},
+		"as old as the mark":  {at: 100, older: 40},
+		"older than the mark": {at: 100, older: 60},
+		"beyond, and older":   {at: 300, older: 60},
+		"a SYN":               {at: 100, older: 20, flags: wire.FlagSYN},
 	} {
 		r := bare(t, rigOptions{modern: true, window: 60000})
 		nxt := r.c.rcv.nxt
@@ -56,6 +69,12 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 		require.Len(t, r.c.rcv.ooo, 1, name)
 		require.Equal(t, block{nxt + 200, nxt + 300}, r.c.rcv.ooo[0], name)
 	}
+	// And where nothing is missing.
+	r := bare(t, rigOptions{modern: true, window: 60000})
+	r.c.Segment(r.now, r.stamped(r.c.rcv.nxt, 100, r.c.rcv.tsRecent+40))
+	nxt := r.c.rcv.nxt
+	r.c.Segment(r.now, r.stamped(nxt, 100, r.c.rcv.tsRecent-20))
+	require.Equal(t, nxt, r.c.rcv.nxt)
 }
 
 // TestNoOldDuplicatePassesPAWS sends through the sequence numbers many times

@@ -200,7 +200,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	// silently drop the segment." Like Linux we accept it, without PAWS: Windows and some
 	// middleboxes negotiate timestamps and then omit them, and such a connection would
 	// carry no data.
-	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.fillsOvertaken(s) {
+	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.besideHole(s) {
 		// "If an acknowledgement is due": R1: "send an ACK, and drop".
 		return c.unacceptable(now, s)
 	}
@@ -271,11 +271,12 @@ func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
 // is replaced.
 const markRange = 1 << 30
 
-// fillsOvertaken reports whether s fills a hole and may be accepted although its timestamp is
-// older than TS.Recent: see overtaken.
-func (c *Conn) fillsOvertaken(s *Segment) bool {
-	o, end := c.rcv.ooo, Seq(s.Seq)+Seq(s.DataLen())
-	return len(o) > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && end.LessEq(o[len(o)-1].end) && c.overtaken(end, s.TSVal)
+// besideHole reports whether s has data that fills a hole, or that continues behind one, and may
+// be accepted although its timestamp is older than TS.Recent: see overtaken. Without a hole
+// nothing is retransmitted that could have overtaken it.
+func (c *Conn) besideHole(s *Segment) bool {
+	end := Seq(s.Seq) + Seq(s.DataLen())
+	return len(c.rcv.ooo) > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && c.overtaken(end, s.TSVal)
 }
 
 // overtaken reports whether data in the window that ends at end, with timestamp ts, was sent
