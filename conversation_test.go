@@ -125,7 +125,8 @@ func (c *conversation) fail(me int, format string, args ...any) {
 func (c *conversation) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.done[0] || !c.done[1] {
+	rude := c.side[0].end == endRudely || c.side[1].end == endRudely // perhaps before the number was sent
+	if !rude && (!c.done[0] || !c.done[1]) {
 		c.errs = append(c.errs, fmt.Errorf("conversation %d: client ended %v, server ended %v", c.id, c.done[0], c.done[1]))
 	}
 	if len(c.errs) > 0 {

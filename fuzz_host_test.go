@@ -236,7 +236,7 @@ func (f *fuzzRun) calls(t *testing.T, script []byte, steps int) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(3 * conversationLimit):
+	case <-time.After(time.Duration(steps+1) * conversationLimit):
 		buf := make([]byte, 1<<20)
 		t.Fatalf("a call hangs:\n%s", buf[:runtime.Stack(buf, true)])
 	}
