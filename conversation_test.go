@@ -28,6 +28,7 @@ type conversation struct {
 
 	mu    sync.Mutex
 	began time.Time
+	met   bool    // the server has found it
 	done  [2]bool // the side has ended
 	errs  []error
 }
@@ -448,6 +449,9 @@ func (f *forum) answer(conn *TCPConn) {
 		conn.Close() // of a forgery
 		return
 	}
+	c.mu.Lock()
+	c.met = true
+	c.mu.Unlock()
 	c.run(conn, 1, f.seed)
 }
 
@@ -474,6 +478,27 @@ func (f *forum) converse(dial func() (net.Conn, error), c *conversation) {
 		c.fail(0, "Write of the number: %w", err)
 	}
 	c.run(conn.(*TCPConn), 0, f.seed)
+}
+
+// accepted waits until the server has met every client, some of which may have closed their
+// connection long before. It does not wait for ever: some are never heard of.
+func (f *forum) accepted() {
+	missing := func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, c := range f.open {
+			c.mu.Lock()
+			met := c.met
+			c.mu.Unlock()
+			if !met {
+				return true
+			}
+		}
+		return false
+	}
+	for began := time.Now(); missing() && time.Since(began) < 10*time.Minute; {
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // end waits for the servers and returns what went wrong in all conversations.

@@ -240,6 +240,7 @@ func (f *fuzzRun) calls(t *testing.T, script []byte, steps int) {
 		buf := make([]byte, 1<<20)
 		t.Fatalf("a call hangs:\n%s", buf[:runtime.Stack(buf, true)])
 	}
+	f.forum.accepted()
 	ln.Close()
 	<-serving
 	err = f.forum.end()

@@ -68,6 +68,7 @@ func TestOptionsChangeWhileBothEndsWrite(t *testing.T) {
 					})
 				}
 				clients.Wait()
+				f.accepted()
 				require.NoError(t, ln.Close())
 				wg.Wait()
 				require.NoError(t, f.end())
@@ -168,6 +169,7 @@ func soak(t *testing.T, seed uint64, n int) {
 		})
 	}
 	clients.Wait()
+	f.accepted()
 	require.NoError(t, ln.Close())
 	<-accepting
 	require.NoError(t, f.end())
