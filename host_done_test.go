@@ -63,7 +63,7 @@ func TestCloseEndsAHost(t *testing.T) {
 
 var errDeleted = errors.New("somebody has deleted it")
 
-// Whoever waits on a host whose last link has died is told.
+// All calls that wait on a host return when its last link has died.
 func TestADeadLinkEndsAHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := newDeletable()

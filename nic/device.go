@@ -15,7 +15,7 @@ import (
 // Before Attach nothing is received and nothing may be sent. All methods may
 // be called from several goroutines.
 //
-// What some devices can do beside is told by further interfaces, which a stack looks for
+// Further interfaces tell what some devices can do besides, which a stack looks for
 // before Attach: DownNotifier, LinkNotifier, ReceiveMerger, ZeroCopyReceiver, Nonblocking and AttachReporter. A
 // device that wraps another one passes them on, where they still hold, and is a Wrapper.
 type Device interface {

@@ -31,7 +31,7 @@ const maxLinkMessage = 16 << 10
 
 // watchLink follows the interface with an index, in the network namespace of the calling
 // thread. Before it returns change was called with the present state. Where the kernel
-// does not let a process listen, nothing is told, and the watcher is nil.
+// does not let a process listen, no change is reported, and the watcher is nil.
 func watchLink(index int, change func(linkState)) watcher {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {

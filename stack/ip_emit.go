@@ -228,7 +228,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		s.loop.put(s, ifc, sl.buf[at:transportAt+n], meta)
 	}
 	if ifc.down.Load() && !sl.direct || h.ttl == 0 && !ifc.loopback {
-		// The link is gone; or what has no hop to go has reached whom it was for, this host.
+		// The link is gone; or the packet has no hop to go and has reached its only receiver, this host.
 		if h.ttl != 0 {
 			ifc.stats.TxDropped.Add(1)
 		}
