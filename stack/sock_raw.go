@@ -22,13 +22,13 @@ type Raw struct {
 
 // rawEnds are the addresses from and to which a raw socket receives.
 type rawEnds struct {
-	local netip.Addr // unspecified: all of the host's
+	local bound
 	peer  netip.Addr // invalid unless the socket is connected
 }
 
 // fit reports whether what came from remote to local is for the socket.
 func (e *rawEnds) fit(local, remote netip.Addr) bool {
-	return (e.local.IsUnspecified() || e.local == local) && (!e.peer.IsValid() || e.peer == remote)
+	return e.local.takes(local) && (!e.peer.IsValid() || e.peer == remote)
 }
 
 // A rawTable has all raw sockets.
@@ -78,7 +78,7 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 		return nil, syscall.EPROTONOSUPPORT
 	}
 	r := &Raw{proto: proto}
-	r.ends.Store(&rawEnds{local: addr})
+	r.ends.Store(&rawEnds{local: bind(fam, addr)})
 	r.init(s, fam)
 	r.src = s.sourceOf(addr)
 	t := &s.raw
@@ -110,9 +110,9 @@ func (r *Raw) Connect(remote netip.Addr) error {
 		return err
 	}
 	local := r.ends.Load().local
-	if local.IsUnspecified() {
-		local = p.src
-		r.src = r.s.sourceOf(local)
+	if local.wildcard() {
+		local = bind(r.fam, p.src)
+		r.src = r.s.sourceOf(p.src)
 	}
 	r.remote = netip.AddrPortFrom(p.dst, 0)
 	r.setPath(p, src, over)
@@ -121,7 +121,7 @@ func (r *Raw) Connect(remote netip.Addr) error {
 }
 
 // LocalAddr returns the address that the socket is bound to.
-func (r *Raw) LocalAddr() netip.Addr { return r.ends.Load().local }
+func (r *Raw) LocalAddr() netip.Addr { return r.ends.Load().local.addr }
 
 // ReadFrom waits for a datagram and copies as much of its payload as fits to b.
 // full is the payload's whole length.

@@ -41,8 +41,15 @@ type udpTable struct {
 
 // A udpBinding is a socket with what finds it.
 type udpBinding struct {
-	u           *UDP
-	local, peer netip.AddrPort // peer is invalid unless the socket is connected
+	u    *UDP
+	at   bound
+	port uint16
+	peer netip.AddrPort // invalid unless the socket is connected
+}
+
+// binding is what finds the socket. Its lock is held, or nobody else has it yet.
+func (u *UDP) binding() udpBinding {
+	return udpBinding{u: u, at: bind(u.fam, u.local.Addr()), port: u.local.Port(), peer: u.remote}
 }
 
 // at returns the sockets of a port, and others.
@@ -82,23 +89,23 @@ func (t *udpTable) find(local, remote netip.AddrPort) *UDP {
 }
 
 // fit tells how well a datagram to an address of the host, or a group, fits the
-// socket; 0: not at all.
+// socket; 0: not at all. As on Linux, a wildcard of its family alone is before one of both.
 func (b *udpBinding) fit(local, remote netip.AddrPort) int {
-	if b.local.Port() != local.Port() {
+	if b.port != local.Port() || !b.at.takes(local.Addr()) {
 		return 0
 	}
 	n := 1
-	if a := b.local.Addr(); !a.IsUnspecified() {
-		if a != local.Addr() {
-			return 0
-		}
-		n += 2
+	switch b.at.all {
+	case 0:
+		n += 4
+	case ipv4, ipv6:
+		n++
 	}
 	if b.peer.IsValid() {
 		if b.peer != remote {
 			return 0
 		}
-		n++
+		n += 2
 	}
 	return n
 }
@@ -115,15 +122,11 @@ func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort) []*UDP {
 	return us
 }
 
-// free reports whether a socket may be bound to an address. Those that are shared do
+// free reports whether a socket may be bound as b is. Those that are shared do
 // not stand in each other's way. The lock is held.
-func (t *udpTable) free(local netip.AddrPort, shared bool) bool {
-	for _, b := range t.at(local.Port()) {
-		if b.local.Port() != local.Port() || shared && b.u.shared {
-			continue
-		}
-		a := b.local.Addr()
-		if a == local.Addr() || a.IsUnspecified() || local.Addr().IsUnspecified() {
+func (t *udpTable) free(b *udpBinding, shared bool) bool {
+	for _, have := range t.at(b.port) {
+		if have.port == b.port && !(shared && have.u.shared) && have.at.conflicts(&b.at) {
 			return false
 		}
 	}
@@ -132,10 +135,7 @@ func (t *udpTable) free(local netip.AddrPort, shared bool) bool {
 
 // add puts a socket in. The lock is held. The list may grow in its place: who reads it sees only
 // what was in it before.
-func (t *udpTable) add(b udpBinding) {
-	port := b.local.Port()
-	t.set(port, append(t.at(port), b))
-}
+func (t *udpTable) add(b udpBinding) { t.set(b.port, append(t.at(b.port), b)) }
 
 // remove takes a socket out. The lock is held.
 func (t *udpTable) remove(u *UDP, port uint16) {
@@ -150,14 +150,13 @@ func (t *udpTable) remove(u *UDP, port uint16) {
 
 // rebind changes what finds a socket, in its place. The lock is held.
 func (t *udpTable) rebind(b udpBinding) {
-	port := b.local.Port()
-	bs := slices.Clone(t.at(port))
+	bs := slices.Clone(t.at(b.port))
 	for i := range bs {
 		if bs[i].u == b.u {
 			bs[i] = b
 		}
 	}
-	t.set(port, bs)
+	t.set(b.port, bs)
 }
 
 // counted adds what the open sockets have counted to two counters of the stack, of what they
@@ -228,10 +227,11 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 	}
 	take := func(port uint16) bool {
 		u.local = netip.AddrPortFrom(addr, port)
-		if !t.free(u.local, shared && local.Port() != 0) {
+		b := u.binding()
+		if !t.free(&b, shared && local.Port() != 0) {
 			return false
 		}
-		t.add(udpBinding{u: u, local: u.local})
+		t.add(b)
 		return true
 	}
 	if port := local.Port(); port != 0 {
@@ -271,7 +271,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	}
 	u.remote = remote
 	if !t.closed {
-		t.rebind(udpBinding{u: u, local: u.local, peer: remote})
+		t.rebind(u.binding())
 	}
 	u.setPath(p, src, over)
 	return nil

@@ -25,6 +25,7 @@ type ListenOptions struct {
 type TCPListener struct {
 	s       *Stack
 	local   netip.AddrPort
+	at      bound // its address
 	backlog int
 	options TCPOptions
 
@@ -60,7 +61,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	if _, err := s.checkLocal(fam, a); err != nil {
 		return nil, os.NewSyscallError("bind", err)
 	}
-	l := &TCPListener{s: s, backlog: o.Backlog, options: o.TCP}
+	l := &TCPListener{s: s, at: bind(fam, a), backlog: o.Backlog, options: o.TCP}
 	l.cond.L = &l.mu
 	if l.backlog <= 0 {
 		l.backlog = defaultBacklog
@@ -70,7 +71,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	defer ts.listenMu.Unlock()
 	try := func(port uint16) bool {
 		l.local = netip.AddrPortFrom(a, port)
-		return ts.bindable(l.local)
+		return ts.bindable(&l.at, port)
 	}
 	if p := local.Port(); p != 0 {
 		if !try(p) {
@@ -88,8 +89,8 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 }
 
 // bindable reports whether nothing stands in the way of a listener there.
-func (ts *tcpState) bindable(local netip.AddrPort) bool {
-	return !ts.listeners.conflicts(local) && !ts.table.ports.busy(local, true)
+func (ts *tcpState) bindable(b *bound, port uint16) bool {
+	return !ts.listeners.conflicts(b, port) && !ts.table.ports.busy(b, port, true)
 }
 
 // full reports that no further connection is completed for now.

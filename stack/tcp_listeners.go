@@ -17,8 +17,12 @@ const listenerShards = 16
 type listenerShard struct {
 	mu    sync.RWMutex
 	at    map[netip.AddrPort]*TCPListener // made on first use
-	ports map[uint16]int                  // listeners on a port, of all addresses
+	ports map[uint16]portListeners
 }
+
+// portListeners counts the listeners of a port, by the families of their addresses: one of
+// both is counted in each.
+type portListeners struct{ v4, v6 int32 }
 
 func (tl *tcpListeners) shard(port uint16) *listenerShard { return &tl.shards[port%listenerShards] }
 
@@ -28,25 +32,62 @@ func (tl *tcpListeners) find(local netip.AddrPort) *TCPListener {
 	sh := tl.shard(local.Port())
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	if sh.ports[local.Port()] == 0 {
+	return sh.find(local)
+}
+
+// find is that of tcpListeners. sh.mu is held.
+func (sh *listenerShard) find(local netip.AddrPort) *TCPListener {
+	n := sh.ports[local.Port()]
+	v4 := local.Addr().Is4()
+	if v4 && n.v4 == 0 || !v4 && n.v6 == 0 {
 		return nil
 	}
 	if l := sh.at[local]; l != nil {
 		return l
 	}
-	return sh.at[netip.AddrPortFrom(unspecifiedOf(local.Addr()), local.Port())]
+	if v4 {
+		if l := sh.at[netip.AddrPortFrom(netip.IPv4Unspecified(), local.Port())]; l != nil {
+			return l
+		}
+	}
+	l := sh.at[netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port())]
+	if l == nil || !l.at.takes(local.Addr()) {
+		return nil
+	}
+	return l
 }
 
-// conflicts reports whether a listener keeps another from being bound to local: one on
-// the same port with the same address, or where either address is the unspecified one.
-func (tl *tcpListeners) conflicts(local netip.AddrPort) bool {
-	sh := tl.shard(local.Port())
+// conflicts reports whether a listener on a port keeps another from being bound there.
+func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
+	sh := tl.shard(port)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	if local.Addr().IsUnspecified() {
-		return sh.ports[local.Port()] > 0
+	if !b.wildcard() {
+		return sh.find(netip.AddrPortFrom(b.addr, port)) != nil
 	}
-	return sh.at[local] != nil || sh.at[netip.AddrPortFrom(unspecifiedOf(local.Addr()), local.Port())] != nil
+	n := sh.ports[port]
+	return b.all&ipv4 != 0 && n.v4 > 0 || b.all&ipv6 != 0 && n.v6 > 0
+}
+
+// count changes the counts of a listener's port by n. sh.mu is held.
+func (sh *listenerShard) count(l *TCPListener, n int32) {
+	port := l.local.Port()
+	c := sh.ports[port]
+	of := l.at.all
+	if !l.at.wildcard() {
+		of = familyOf(l.at.addr)
+	}
+	if of&ipv4 != 0 {
+		c.v4 += n
+	}
+	if of&ipv6 != 0 {
+		c.v6 += n
+	}
+	if c == (portListeners{}) {
+		delete(sh.ports, port)
+		return
+	}
+	sh.ports[port] = c
 }
 
 // add enters l at its local address, which must be free.
@@ -55,25 +96,22 @@ func (tl *tcpListeners) add(l *TCPListener) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.at == nil {
-		sh.at, sh.ports = make(map[netip.AddrPort]*TCPListener), make(map[uint16]int)
+		sh.at, sh.ports = make(map[netip.AddrPort]*TCPListener), make(map[uint16]portListeners)
 	}
 	sh.at[l.local] = l
-	sh.ports[l.local.Port()]++
+	sh.count(l, 1)
 }
 
 // remove takes l out, if it is there.
 func (tl *tcpListeners) remove(l *TCPListener) {
-	port := l.local.Port()
-	sh := tl.shard(port)
+	sh := tl.shard(l.local.Port())
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.at[l.local] != l {
 		return
 	}
 	delete(sh.at, l.local)
-	if sh.ports[port]--; sh.ports[port] == 0 {
-		delete(sh.ports, port)
-	}
+	sh.count(l, -1)
 	if len(sh.at) == 0 {
 		sh.at, sh.ports = nil, nil // a map never gets smaller
 	}
@@ -91,12 +129,4 @@ func (tl *tcpListeners) all() []*TCPListener {
 		sh.mu.RUnlock()
 	}
 	return all
-}
-
-// unspecifiedOf is the unspecified address of an address's family.
-func unspecifiedOf(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		return netip.IPv6Unspecified()
-	}
-	return netip.IPv4Unspecified()
 }

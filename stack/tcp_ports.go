@@ -79,18 +79,17 @@ func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	sh.use[key] = u
 }
 
-// busy reports whether a connection uses a local port, as bind(2) asks. For a
+// busy reports whether a connection uses a local port with an address of b, as bind(2) asks. For a
 // listener, connections that came in through another do not count.
-func (tp *tcpPorts) busy(local netip.AddrPort, forListener bool) bool {
-	addr := local.Addr().As16()
-	sh := tp.shard(local.Port())
+func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
+	sh := tp.shard(port)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for i, a := range tp.known() {
-		if !local.Addr().IsUnspecified() && a != addr {
+		if !b.takes(netip.AddrFrom16(a).Unmap()) {
 			continue
 		}
-		u := sh.use[makePortKey(i, local.Port())]
+		u := sh.use[makePortKey(i, port)]
 		if u.own > 0 || !forListener && u.all > 0 {
 			return true
 		}

@@ -64,10 +64,10 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 		}
 		for _, a := range append(addrs, netip.IPv4Unspecified()) {
 			for _, port := range ports {
-				local := netip.AddrPortFrom(a, port)
+				local, b := netip.AddrPortFrom(a, port), bind(Family4, a)
 				for _, forListener := range []bool{false, true} {
 					want := slowBusy(have, local, forListener)
-					require.Equal(t, want, tt.ports.busy(local, forListener), "%v %v", local, forListener)
+					require.Equal(t, want, tt.ports.busy(&b, port, forListener), "%v %v", local, forListener)
 					if want {
 						busy++
 					}

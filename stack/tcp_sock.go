@@ -221,7 +221,7 @@ func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uin
 	t.linked = true
 	if localPort != 0 {
 		s.tcp.listenMu.Lock() // between the question and the insertion nobody else takes the port
-		free := s.tcp.listeners.find(local) == nil && !s.tcp.table.ports.busy(local, false) && s.tcp.table.insert(&t.tcpEntry)
+		free := s.tcp.listeners.find(local) == nil && !s.tcp.table.ports.busy(&bound{addr: p.src}, localPort, false) && s.tcp.table.insert(&t.tcpEntry)
 		s.tcp.listenMu.Unlock()
 		if !free {
 			return nil, nil, os.NewSyscallError("bind", syscall.EADDRINUSE)

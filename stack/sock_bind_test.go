@@ -1,0 +1,73 @@
+package stack
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestBoundTakesItsFamily(t *testing.T) {
+	for _, x := range []struct {
+		fam   Family
+		bound string
+		takes string
+		want  bool
+	}{
+		{Family4, "0.0.0.0", "192.0.2.1", true},
+		{Family4, "0.0.0.0", "2001:db8::1", false},
+		{Family6, "::", "2001:db8::1", true},
+		{Family6, "::", "192.0.2.1", false},
+		{FamilyAny, "::", "2001:db8::1", true},
+		{FamilyAny, "::", "192.0.2.1", true},
+		{FamilyAny, "0.0.0.0", "192.0.2.1", true},
+		{FamilyAny, "0.0.0.0", "2001:db8::1", false},
+		{Family4, "192.0.2.1", "192.0.2.1", true},
+		{Family4, "192.0.2.1", "192.0.2.2", false},
+		{FamilyAny, "2001:db8::1", "2001:db8::1", true},
+		{FamilyAny, "2001:db8::1", "192.0.2.1", false},
+	} {
+		b := bind(x.fam, addr(x.bound))
+		require.Equal(t, x.want, b.takes(addr(x.takes)), "%+v", x)
+	}
+}
+
+// A listener of the address goes before one of its family's wildcard; a wildcard of both
+// families is found by either, and one of IPv6 alone not by IPv4.
+func TestListenersAreFoundByFamily(t *testing.T) {
+	var tl tcpListeners
+	listen := func(fam Family, local string) *TCPListener {
+		ap := addrPort(local)
+		l := &TCPListener{local: ap, at: bind(fam, ap.Addr())}
+		require.False(t, tl.conflicts(&l.at, ap.Port()), local)
+		tl.add(l)
+		return l
+	}
+	dual := listen(FamilyAny, "[::]:80")
+	only := listen(Family6, "[::]:81")
+	four := listen(Family4, "0.0.0.0:81")
+	one := listen(Family4, "192.0.2.1:82")
+	require.Same(t, dual, tl.find(addrPort("192.0.2.1:80")))
+	require.Same(t, dual, tl.find(addrPort("[2001:db8::1]:80")))
+	require.Same(t, four, tl.find(addrPort("192.0.2.1:81")))
+	require.Same(t, only, tl.find(addrPort("[2001:db8::1]:81")))
+	require.Same(t, one, tl.find(addrPort("192.0.2.1:82")))
+	require.Nil(t, tl.find(addrPort("[2001:db8::1]:82")))
+	for _, x := range []struct {
+		fam   Family
+		local string
+		want  bool
+	}{
+		{Family4, "0.0.0.0:80", true}, {Family4, "192.0.2.1:80", true}, {Family6, "[::]:80", true}, {Family6, "[::1]:80", true},
+		{FamilyAny, "[::]:81", true}, {Family6, "[::]:82", false}, {FamilyAny, "[::]:82", true}, {Family4, "192.0.2.2:82", false},
+	} {
+		b := bind(x.fam, addrPort(x.local).Addr())
+		require.Equal(t, x.want, tl.conflicts(&b, addrPort(x.local).Port()), x.local)
+	}
+	for _, l := range []*TCPListener{dual, only, four} {
+		tl.remove(l)
+		tl.remove(l) // it is not there any more
+	}
+	require.Nil(t, tl.find(addrPort("192.0.2.1:80")))
+	require.Nil(t, tl.find(addrPort("[2001:db8::1]:81")))
+	require.Len(t, tl.all(), 1)
+}
