@@ -325,7 +325,7 @@ func (a *reassembly) tick() {
 				ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,
 				header: d.header, payload: d.parts[d.first].buf, broadcast: d.group,
 			}
-			a.s.sendICMPError(&p, wire.ICMP{Type: wire.ICMPTimeExceeded, Code: wire.ExceededReassembly})
+			a.s.sendICMPError(&p, icmpReassembly, 0)
 		}
 		a.release(d)
 	}

@@ -60,10 +60,9 @@ func (ifc *iface) checkOptions(p *packet, h *wire.IPv4) wire.Reason {
 	o, bad, r := wire.ParseIPv4Options(h.Options)
 	switch {
 	case r != wire.OK:
-		// RFC 1122 3.2.2.5: "A host SHOULD generate Parameter Problem messages." RFC 792:
-		// "If code = 0, the pointer identifies the octet where an error was detected."
+		// RFC 1122 3.2.2.5: "A host SHOULD generate Parameter Problem messages."
 		if h.FragOffset == 0 {
-			ifc.s.sendICMPError(p, wire.ICMP{Type: wire.ICMPParamProblem, Rest: uint32(bad) << 24})
+			ifc.s.sendICMPError(p, icmpBadHeader, int(bad))
 		}
 		return r
 	case o.SourceRoute != nil:
@@ -167,7 +166,7 @@ func (s *Stack) deliver(p *packet) {
 			return
 		}
 		s.drop(dropProtocol)
-		s.sendUnreachable(p, wire.UnreachProto)
+		s.sendICMPError(p, icmpProto, 0)
 	}
 }
 

@@ -460,7 +460,7 @@ func (s *Stack) inputUDP(p *packet) {
 		// RFC 1122 4.1.3.1: "If a datagram arrives addressed to a UDP port for
 		// which there is no pending LISTEN call, UDP SHOULD send an ICMP Port
 		// Unreachable message."
-		s.sendUnreachable(p, wire.UnreachPort)
+		s.sendICMPError(p, icmpPort, 0)
 		return
 	}
 	u.input(p, payload, from, &meta)
