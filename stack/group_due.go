@@ -7,18 +7,18 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// An igmpDue is something that is to be said of a group, or in answer to a general query of
+// An groupDue is something that is to be said of a group, or in answer to a general query of
 // all groups of a link.
-type igmpDue struct {
+type groupDue struct {
 	at    tcp.Time // 0: it is not in the heap
 	pos   int      // in the heap
-	ifc   *iface
-	group *igmpGroup // nil: all
+	link  *groupLink
+	group *groupState // nil: all
 }
 
 // compare orders by link, and on each by group, with what is for all groups first.
-func (d *igmpDue) compare(o *igmpDue) int {
-	if c := cmp.Compare(d.ifc.index, o.ifc.index); c != 0 {
+func (d *groupDue) compare(o *groupDue) int {
+	if c := cmp.Compare(d.link.ifc.index, o.link.ifc.index); c != 0 {
 		return c
 	}
 	switch {
@@ -30,11 +30,11 @@ func (d *igmpDue) compare(o *igmpDue) int {
 	return d.group.addr.Compare(o.group.addr)
 }
 
-// An igmpHeap has the earliest first, for container/heap.
-type igmpHeap []*igmpDue
+// An groupHeap has the earliest first, for container/heap.
+type groupHeap []*groupDue
 
 // set puts an entry in for a time, moves it there, or takes it out if that is 0.
-func (h *igmpHeap) set(d *igmpDue, at tcp.Time) {
+func (h *groupHeap) set(d *groupDue, at tcp.Time) {
 	was := d.at
 	switch {
 	case was == at:
@@ -51,30 +51,30 @@ func (h *igmpHeap) set(d *igmpDue, at tcp.Time) {
 }
 
 // take takes out and returns what is due.
-func (h *igmpHeap) take(now tcp.Time) (due []*igmpDue) {
+func (h *groupHeap) take(now tcp.Time) (due []*groupDue) {
 	for len(*h) > 0 && (*h)[0].at <= now {
-		d := heap.Pop(h).(*igmpDue)
+		d := heap.Pop(h).(*groupDue)
 		d.at = 0
 		due = append(due, d)
 	}
 	return due
 }
 
-func (h igmpHeap) Len() int           { return len(h) }
-func (h igmpHeap) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h groupHeap) Len() int           { return len(h) }
+func (h groupHeap) Less(i, j int) bool { return h[i].at < h[j].at }
 
-func (h igmpHeap) Swap(i, j int) {
+func (h groupHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].pos, h[j].pos = i, j
 }
 
-func (h *igmpHeap) Push(e any) {
-	d := e.(*igmpDue)
+func (h *groupHeap) Push(e any) {
+	d := e.(*groupDue)
 	d.pos = len(*h)
 	*h = append(*h, d)
 }
 
-func (h *igmpHeap) Pop() any {
+func (h *groupHeap) Pop() any {
 	n := len(*h) - 1
 	d := (*h)[n]
 	(*h)[n] = nil

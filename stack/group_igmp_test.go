@@ -546,7 +546,7 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 			require.Empty(t, r.after(time.Hour))
 			l := &r.s.ifaceNamed("eth0").igmp
 			require.Empty(t, l.groups)
-			require.Empty(t, r.s.igmp.due)
+			require.Empty(t, r.s.groups.due)
 			require.Empty(t, r.s.ifaceNamed("eth0").group.joined)
 		})
 	}

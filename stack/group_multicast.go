@@ -15,7 +15,7 @@ import (
 )
 
 // A groupTable counts how often each multicast group was joined on an interface.
-// It is changed under the lock of the stack's igmp. Its own lock is the last of all.
+// It is changed under the lock of the stack's groupEngine. Its own lock is the last of all.
 type groupTable struct {
 	n  atomic.Int32 // groups in joined, read without mu
 	mu sync.RWMutex
@@ -128,7 +128,7 @@ func (g *dgram) join(m membership) error {
 		g.mc.joins = make(map[netip.Addr][]*iface)
 	}
 	g.mc.joins[m.group] = append(g.mc.joins[m.group], m.ifc)
-	g.s.igmp.change(1, m)
+	g.s.groups.change(1, m)
 	return nil
 }
 
@@ -163,7 +163,7 @@ func (g *dgram) leave(group netip.Addr, index int) error {
 	} else {
 		g.mc.joins[group] = ifcs
 	}
-	g.s.igmp.change(-1, m)
+	g.s.groups.change(-1, m)
 	return nil
 }
 
@@ -185,7 +185,7 @@ func (g *dgram) leaveAll() {
 	g.mu.Unlock()
 	slices.SortFunc(all, membership.compare)
 	for some := range slices.Chunk(all, leaveBatch) {
-		g.s.igmp.change(-1, some...)
+		g.s.groups.change(-1, some...)
 		g.s.drain()
 	}
 }

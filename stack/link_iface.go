@@ -39,7 +39,7 @@ type iface struct {
 	down  atomic.Bool                // that, or the device says that its link is
 	cause atomic.Pointer[deathCause] // why the device died by itself; else nil
 	group groupTable                 // multicast groups joined
-	igmp  igmpLink                   // under the lock of the stack's igmp
+	igmp  groupLink                  // under the lock of Stack.groups
 
 	zeroCopy bool                            // the device asks for rooms
 	follows  bool                            // the device tells when its link changes
@@ -97,6 +97,7 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 		ifc.linkLen = wire.EthernetLen
 	}
 	ifc.neigh.init(ifc)
+	ifc.igmp.init(ifc)
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
 	ifc.tx.busy.Store(true) // up ends the turn: a device is not sent to before it is attached
 	return ifc
@@ -178,7 +179,7 @@ func (ifc *iface) linkChanged() {
 	ifc.neigh.flush(down)
 	if !down && (wasDown || before.mac != now.mac) {
 		ifc.announceAll()
-		ifc.s.igmp.comeUp(ifc)
+		ifc.s.groups.comeUp(ifc)
 	}
 	ifc.s.drain()
 }

@@ -14,7 +14,7 @@
 //  1. configuration (Stack.mu); or what TCP ports are bound to (listenMu)
 //  2. a listener
 //  3. a socket; at most one at a time
-//  4. TIME-WAIT with the dials that wait for a port; IGMP; the timer queue of connections
+//  4. TIME-WAIT with the dials that wait for a port; multicast groups; the timer queue of connections
 //  5. a table or list: UDP, raw and TCP sockets (then TCP's ports), listeners, paths, orphans, the wheel, the
 //     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
 //  6. a neighbour table
@@ -137,7 +137,7 @@ type Stack struct {
 	raw    rawTable
 	tcp    tcpState
 	loop   loopQueue
-	igmp   igmp
+	groups groupEngine
 	counts counters
 }
 
@@ -164,7 +164,7 @@ func New(cfg Config) (*Stack, error) {
 	s.ids.init(s.rand64())
 	s.ports.init(s.rand64())
 	s.frags.init(s)
-	s.igmp.s = s
+	s.groups.s = s
 	s.icmp.init(s.now())
 
 	loDev := nic.NewLoopback(nic.LoopbackConfig{})
@@ -228,7 +228,7 @@ func (s *Stack) Close() error {
 	s.closeTCP()
 	s.udp.closeAll()
 	s.raw.closeAll()
-	s.igmp.close()
+	s.groups.close()
 	s.drain()
 	s.sendLast(ifaces...)
 	var first error
@@ -308,7 +308,7 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.rebuildRoutes()
 	s.mu.Unlock()
 	ifc.tx.async.Store(true) // a stuck device does not keep us
-	s.igmp.detach(ifc)
+	s.groups.detach(ifc)
 	s.sendLast(ifc)
 	err := ifc.close()
 	s.linkGone()

@@ -220,26 +220,31 @@ func appendIGMP(dst []byte, b []byte) []byte {
 	case IGMPv2Leave:
 		return h.Group.AppendTo(append(dst, "leave "...))
 	case IGMPv3Report:
-		return appendIGMPRecords(append(dst, "report v3"...), b[IGMPLen:])
+		return appendGroupRecords(append(dst, "report v3"...), b[IGMPLen:], 4)
 	}
 	return appendNum(appendNum(dst, "type=", h.Type), " len=", len(b))
 }
 
-// appendIGMPRecords appends the records of a report as far as they are whole.
-func appendIGMPRecords(dst []byte, b []byte) []byte {
-	for len(b) >= IGMPRecordLen {
+// appendGroupRecords appends the records of a report as far as they are whole. An address has
+// size bytes.
+func appendGroupRecords(dst []byte, b []byte, size int) []byte {
+	for len(b) >= 4+size {
 		dst = appendRecordKind(dst, b[0])
-		dst = netip.AddrFrom4([4]byte(b[4:8])).AppendTo(dst)
+		group, _ := netip.AddrFromSlice(b[4 : 4+size])
+		dst = group.AppendTo(dst)
 		n := int(binary.BigEndian.Uint16(b[2:4]))
 		dst = appendNum(dst, " sources=", n)
-		b = b[min(IGMPRecordLen+4*n+4*int(b[1]), len(b)):]
+		b = b[min(4+size+size*n+4*int(b[1]), len(b)):]
 	}
 	return dst
 }
 
 // appendRecordKind appends the type of a group record, of IGMP or MLD.
 func appendRecordKind(dst []byte, kind uint8) []byte {
-	kinds := [...]string{IGMPIsInclude: " IS_IN ", IGMPIsExclude: " IS_EX ", IGMPToInclude: " TO_IN ", IGMPToExclude: " TO_EX "}
+	kinds := [...]string{
+		GroupIsInclude: " IS_IN ", GroupIsExclude: " IS_EX ", GroupToInclude: " TO_IN ", GroupToExclude: " TO_EX ",
+		GroupAllow: " ALLOW ", GroupBlock: " BLOCK ",
+	}
 	if int(kind) < len(kinds) && kind > 0 {
 		return append(dst, kinds[kind]...)
 	}

@@ -151,14 +151,7 @@ func appendMLD(dst []byte, h *ICMPv6, b []byte) []byte {
 		dst = q.Group.AppendTo(append(appendNum(dst, " v", q.Version), ' '))
 		return appendNum(appendNum(dst, " ms=", q.Millis), " sources=", len(q.Sources)/16)
 	case ICMPv6MLDv2Report:
-		for len(b) >= MLDRecordLen {
-			dst = appendRecordKind(dst, b[0])
-			dst = netip.AddrFrom16([16]byte(b[4:20])).AppendTo(dst)
-			n := int(binary.BigEndian.Uint16(b[2:4]))
-			dst = appendNum(dst, " sources=", n)
-			b = b[min(MLDRecordLen+16*n+4*int(b[1]), len(b)):]
-		}
-		return dst
+		return appendGroupRecords(dst, b, 16)
 	}
 	if len(b) < MLDLen {
 		return appendBad(append(dst, ' '), ShortMLD, b)

@@ -6,9 +6,8 @@ import (
 )
 
 const (
-	IGMPLen       = 8  // bytes of an IGMP message of versions 1 and 2, and of the header of a report of version 3
-	IGMPv3Len     = 12 // bytes of a query of version 3, without its sources
-	IGMPRecordLen = 8  // bytes of a group record, without its sources
+	IGMPLen   = 8  // bytes of an IGMP message of versions 1 and 2, and of the header of a report of version 3
+	IGMPv3Len = 12 // bytes of a query of version 3, without its sources
 )
 
 // An IGMPType is the type of an IGMP message (RFC 1112, RFC 2236, RFC 3376).
@@ -20,14 +19,6 @@ const (
 	IGMPv2Report IGMPType = 0x16
 	IGMPv2Leave  IGMPType = 0x17
 	IGMPv3Report IGMPType = 0x22
-)
-
-// Types of group records (RFC 3376 4.2.12).
-const (
-	IGMPIsInclude = 1 // answers: these sources are wanted
-	IGMPIsExclude = 2 // all but these sources are wanted
-	IGMPToInclude = 3 // the same of a change; without sources, the group was left
-	IGMPToExclude = 4 // without sources, the group was joined
 )
 
 // An IGMP is what the messages have in common; what follows only queries have.
@@ -108,15 +99,6 @@ func PutIGMPv3Report(b []byte, n int) {
 	b[0] = byte(IGMPv3Report)
 	binary.BigEndian.PutUint16(b[6:8], uint16(n))
 	binary.BigEndian.PutUint16(b[2:4], Checksum(b))
-}
-
-// AppendIGMPRecord appends a group record; sources are 4 bytes each.
-func AppendIGMPRecord(b []byte, kind uint8, group netip.Addr, sources []byte) []byte {
-	b = append(b, kind, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(sources)/4))
-	a := group.As4()
-	b = append(b, a[:]...)
-	return append(b, sources...)
 }
 
 // ipv4OptRouterAlert is the option of RFC 2113 2.1: "Router shall examine packet".

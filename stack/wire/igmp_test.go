@@ -21,8 +21,8 @@ func TestIGMPMessagesHaveTheseBytes(t *testing.T) {
 		require.Equal(t, IGMP{Type: typ, Group: group}, h)
 	}
 	report := make([]byte, IGMPLen)
-	report = AppendIGMPRecord(report, IGMPToExclude, group, nil)
-	report = AppendIGMPRecord(report, IGMPIsInclude, group, []byte{198, 51, 100, 1})
+	report = AppendGroupRecord(report, GroupToExclude, group, nil)
+	report = AppendGroupRecord(report, GroupIsInclude, group, []netip.Addr{netip.MustParseAddr("198.51.100.1")})
 	PutIGMPv3Report(report, 2)
 	require.Equal(t, unhex("2200eccf00000002"+"04000000e00000fb"+"01000001e00000fbc6336401"), report)
 }

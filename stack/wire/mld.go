@@ -11,9 +11,8 @@ import (
 // version 2 in the lower.
 
 const (
-	MLDLen       = 16 // bytes of a body of version 1
-	MLDv2Len     = 20 // bytes of the body of a query of version 2, without its sources
-	MLDRecordLen = 20 // bytes of a record of a report of version 2, without its sources
+	MLDLen   = 16 // bytes of a body of version 1
+	MLDv2Len = 20 // bytes of the body of a query of version 2, without its sources
 )
 
 // An MLDQuery is a Multicast Listener Query.
@@ -62,14 +61,4 @@ func mldFloat(code uint16) int {
 	}
 	mant, exp := int(code&0xfff), int(code>>12&7)
 	return (mant | 0x1000) << (exp + 3)
-}
-
-// AppendMLDRecord appends a record of a report of version 2; sources are 16 bytes each. Its kinds are those of
-// IGMP: RFC 9777 5.2.12 has the same numbers as RFC 3376 4.2.12.
-func AppendMLDRecord(b []byte, kind uint8, group netip.Addr, sources []byte) []byte {
-	b = append(b, kind, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(sources)/16))
-	a := group.As16()
-	b = append(b, a[:]...)
-	return append(b, sources...)
 }

@@ -202,11 +202,11 @@ func TestMLDQueriesAreReadByTheirLength(t *testing.T) {
 }
 
 func TestMLDRecordsHaveTheseBytes(t *testing.T) {
-	b := AppendMLDRecord(nil, IGMPToExclude, group1, nil)
+	b := AppendGroupRecord(nil, GroupToExclude, group1, nil)
 	require.Equal(t, append([]byte{4, 0, 0, 0}, group1.AsSlice()...), b)
-	b = AppendMLDRecord(nil, IGMPIsInclude, group1, six1.AsSlice())
+	b = AppendGroupRecord(nil, GroupIsInclude, group1, []netip.Addr{six1})
 	require.Equal(t, uint16(1), binary.BigEndian.Uint16(b[2:]))
-	require.Len(t, b, MLDRecordLen+16)
+	require.Len(t, b, GroupRecordLen(group1, 1))
 }
 
 func TestIPv6FramesAreDescribedInOneLine(t *testing.T) {
@@ -226,7 +226,7 @@ func TestIPv6FramesAreDescribedInOneLine(t *testing.T) {
 	alert := make([]byte, RouterAlertLen)
 	PutRouterAlert(alert, ProtoICMPv6)
 	report := make([]byte, ICMPLen)
-	record := AppendMLDRecord(nil, IGMPToExclude, group1, nil)
+	record := AppendGroupRecord(nil, GroupToExclude, group1, nil)
 	report = append(report, record...)
 	(&ICMPv6{Type: ICMPv6MLDv2Report, Rest: 1}).Put(link1, group1, report, record)
 	ra := RouterAdv{Lifetime: 1800}

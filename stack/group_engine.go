@@ -1,0 +1,582 @@
+package stack
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+const (
+	groupRobustness = 2                           // RFC 3376 8.1, until a querier says otherwise
+	groupInterval   = tcp.Time(125 * time.Second) // RFC 3376 8.2, likewise
+	groupV3Repeat   = tcp.Time(time.Second)       // RFC 3376 8.11: Unsolicited Report Interval
+	groupV2Repeat   = tcp.Time(10 * time.Second)  // RFC 2236 8.10: the same of version 2
+	groupMaxSources = 64                          // remembered of a query; more ask for the whole group
+)
+
+// A groupEngine tells the routers which groups the host listens to: the host's side of IGMP
+// version 3, RFC 3376 (now RFC 9776), in which every membership is of any source, with what it
+// prescribes for links whose querier speaks version 2 (RFC 2236) or 1 (RFC 1112).
+//
+// MLD is the same protocol: its versions 2 (RFC 9777) and 1 (RFC 2710) are the engine's versions 3 and
+// 2, with the same times. The messages of a protocol are in its own file.
+//
+// All links share one timer, which runs while something is due. A change costs what its own group
+// costs, however many others there are.
+type groupEngine struct {
+	s      *Stack
+	mu     sync.Mutex
+	due    groupHeap   // what is to be said at some time
+	timer  *time.Timer // nil until first needed
+	at     tcp.Time    // when the timer fires; 0: it does not run
+	closed bool
+}
+
+// A groupLink is what an interface has to say by one protocol, and to whom.
+type groupLink struct {
+	ifc        *iface
+	groups     map[netip.Addr]*groupState // those joined, and those left of which something is to be said
+	robustness int                        // 0: the default
+	interval   tcp.Time                   // between queries; 0: the default
+	general    groupDue                   // version 3: when all groups are reported
+	v1, v2     tcp.Time                   // until when there is a querier of that version
+	version    int                        // that was spoken last; 0: none yet
+	gone       bool                       // nothing is said any more
+}
+
+// isReported reports whether routers are told of a group.
+//
+// RFC 3376 5: "the all-systems multicast address, 224.0.0.1, is handled as a
+// special case. ... reception of packets destined to the all-systems
+// multicast address, from all sources, is permanently enabled"; it is never reported.
+func isReported(group netip.Addr) bool { return group != allHosts() }
+
+func (l *groupLink) init(ifc *iface) { l.ifc, l.general.link = ifc, l }
+
+// silent reports whether nothing can be said on the link.
+func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dead.Load() }
+
+// A groupState is a group on a link.
+type groupState struct {
+	addr   netip.Addr
+	member bool
+	due    groupDue // the earlier of changeAt and answerAt
+	// Version 3: how often the change, which is that to the present state, is still to be
+	// told, and when next.
+	changes  int
+	changeAt tcp.Time
+	// When a query for the group is answered; 0: there is none. The sources are those
+	// that it asked for; none means the group as such.
+	answerAt tcp.Time
+	sources  []netip.Addr
+	// Version 2: we were the last to report the group, so that it is ours to say when
+	// it is left.
+	last bool
+}
+
+// A groupQuery is what a router asks.
+type groupQuery struct {
+	version    int
+	group      netip.Addr   // unspecified: all groups
+	limit      tcp.Time     // in which the answer is wanted
+	robustness int          // version 3: the querier's robustness variable; 0: not told
+	interval   tcp.Time     // version 3: between the querier's queries; 0: not told
+	sources    []netip.Addr // version 3, at most groupMaxSources; none: the group as such
+}
+
+// next is when there is something to be said of the group; 0: never.
+func (m *groupState) next() tcp.Time {
+	if m.changes > 0 && (m.answerAt == 0 || m.changeAt < m.answerAt) {
+		return m.changeAt
+	}
+	return m.answerAt
+}
+
+// change changes by n how often groups are joined, and tells the routers where that
+// makes a difference. The caller drains afterwards.
+func (g *groupEngine) change(n int, ms ...membership) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.s.now()
+	for _, m := range ms {
+		g.changeOne(m.ifc, m.group, n, now)
+	}
+	g.run(now)
+	g.arm(now)
+}
+
+func (g *groupEngine) changeOne(ifc *iface, group netip.Addr, n int, now tcp.Time) {
+	before, after := ifc.group.add(group, n)
+	if (before > 0) == (after > 0) {
+		return
+	}
+	l := &ifc.igmp
+	if g.closed || l.silent() || !isReported(group) {
+		return
+	}
+	version := g.speak(l, now)
+	m := l.groups[group]
+	if m == nil {
+		if l.groups == nil {
+			l.groups = make(map[netip.Addr]*groupState)
+		}
+		m = &groupState{addr: group}
+		m.due.link, m.due.group = l, m
+		l.groups[group] = m
+	}
+	m.member = after > 0
+	g.tell(l, m, version, now)
+}
+
+// comeUp tells the routers of a link that has come up, where there may be others than before,
+// which groups the host listens to, as Linux does. The caller drains afterwards.
+func (g *groupEngine) comeUp(ifc *iface) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := &ifc.igmp
+	if g.closed || l.silent() {
+		return
+	}
+	now := g.s.now()
+	version := g.speak(l, now)
+	for _, m := range l.sorted() {
+		if m.member {
+			g.tell(l, m, version, now)
+		}
+	}
+	g.run(now)
+	g.arm(now)
+}
+
+// tell begins to tell the routers of a link that a group has been joined or left. g.mu is held.
+func (g *groupEngine) tell(l *groupLink, m *groupState, version int, now tcp.Time) {
+	m.answerAt, m.sources = 0, nil
+	switch {
+	case version == 3:
+		// RFC 3376 5.1: "To cover the possibility of the State-Change Report being
+		// missed by one or more multicast routers, it is retransmitted
+		// [Robustness Variable] - 1 more times, at intervals chosen at random
+		// from the range (0, [Unsolicited Report Interval])."
+		m.changes, m.changeAt = l.count(), now
+	case m.member:
+		// RFC 2236 3: "When a host joins a multicast group, it should immediately
+		// transmit an unsolicited Version 2 Membership Report for that group";
+		// "it is recommended that it be repeated once or twice after short
+		// delays".
+		l.sendV2Report(version, m.addr)
+		m.last = true
+		m.answerAt = now + g.delay(groupV2Repeat)
+	default:
+		g.leave(l, version, m)
+		g.forget(l, m)
+		return
+	}
+	g.due.set(&m.due, m.next())
+}
+
+// leave tells that a group was left, where that is for us to say.
+// RFC 2236 3: "If it was the last host to reply to a Query with a Membership Report
+// for that group, it SHOULD send a Leave Group message". Version 1 has no such message.
+func (g *groupEngine) leave(l *groupLink, version int, m *groupState) {
+	if version == 2 && m.last {
+		l.sendLeave(m.addr)
+	}
+}
+
+// forget forgets a group of a link.
+func (g *groupEngine) forget(l *groupLink, m *groupState) {
+	g.due.set(&m.due, 0)
+	delete(l.groups, m.addr)
+}
+
+// count is the robustness variable: how often a change is told.
+func (l *groupLink) count() int {
+	if l.robustness == 0 {
+		return groupRobustness
+	}
+	return l.robustness
+}
+
+// speak returns the version that the link's queriers understand, and forgets what was
+// to be said where it has changed.
+//
+// RFC 3376 7.2.1: "In order to switch gracefully between versions of IGMP, hosts keep
+// both an IGMPv1 Querier Present timer and an IGMPv2 Querier Present timer per
+// interface"; "Whenever a host changes its compatibility mode, it cancels all its
+// pending response and retransmission timers."
+func (g *groupEngine) speak(l *groupLink, now tcp.Time) int {
+	version := 3
+	switch {
+	case now < l.v1:
+		version = 1
+	case now < l.v2:
+		version = 2
+	}
+	if l.version != version && l.version != 0 {
+		g.general(l, 0)
+		for group, m := range l.groups {
+			m.changes, m.answerAt, m.sources = 0, 0, nil
+			g.due.set(&m.due, 0)
+			if !m.member {
+				delete(l.groups, group)
+			}
+		}
+	}
+	l.version = version
+	return version
+}
+
+// general sets when all groups of a link are reported; 0: not at all.
+func (g *groupEngine) general(l *groupLink, at tcp.Time) { g.due.set(&l.general, at) }
+
+// delay returns a random time from the range (0, limit].
+func (g *groupEngine) delay(limit tcp.Time) tcp.Time {
+	if limit <= 0 {
+		return 0
+	}
+	return tcp.Time(g.s.rand64()%uint64(limit)) + 1
+}
+
+// input has a protocol's message worked on: what takes it knows the link and the time, and
+// reports whether the message was for hosts. The caller drains afterwards.
+func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || l.silent() {
+		return false
+	}
+	now := g.s.now()
+	ok := take(now)
+	g.run(now)
+	g.arm(now)
+	return ok
+}
+
+// overheard takes another host's report of version 1 or 2.
+//
+// RFC 2236 3: "If the host receives another host's Report (version 1 or 2)
+// while it has a timer running, it stops its timer for the specified
+// group and does not send a Report, in order to suppress duplicate Reports."
+func (g *groupEngine) overheard(l *groupLink, group netip.Addr, now tcp.Time) bool {
+	m := l.groups[group]
+	if m == nil || g.speak(l, now) == 3 {
+		return false
+	}
+	m.answerAt, m.last = 0, false
+	g.due.set(&m.due, 0)
+	return true
+}
+
+// query takes a query, and chooses when to answer.
+func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
+	interval := l.interval
+	if interval == 0 {
+		interval = groupInterval
+	}
+	// RFC 3376 8.12: the Older Version Querier Present Timeout "MUST be ((the
+	// Robustness Variable) times (the Query Interval in the last Query
+	// received)) plus (one Query Response Interval)."
+	until := now + tcp.Time(l.count())*interval + q.limit
+	switch q.version {
+	case 1:
+		l.v1 = until
+	case 2:
+		l.v2 = until
+	case 3:
+		l.robustness, l.interval = q.robustness, q.interval
+	}
+	if g.speak(l, now) == 3 {
+		g.query3(l, q, now+g.delay(q.limit))
+		return
+	}
+	asked := l.sorted()
+	if !q.group.IsUnspecified() {
+		asked = nil
+		if m := l.groups[q.group]; m != nil {
+			asked = append(asked, m)
+		}
+	}
+	for _, m := range asked {
+		// RFC 2236 3: "If a timer for the group is already running, it is reset to
+		// the random value only if the requested Max Response Time is less than
+		// the remaining value of the running timer."
+		if m.answerAt == 0 || m.answerAt-now > q.limit {
+			m.answerAt = now + g.delay(q.limit)
+			g.due.set(&m.due, m.next())
+		}
+	}
+}
+
+// query3 applies the rules of RFC 3376 5.2, in their order. at is the time that was selected for
+// the answer.
+func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
+	// "1. If there is a pending response to a previous General Query scheduled
+	// sooner than the selected delay, no additional response needs to be
+	// scheduled."
+	if l.general.at != 0 && l.general.at <= at {
+		return
+	}
+	// "2. If the received Query is a General Query, the interface timer is used to
+	// schedule a response to the General Query after the selected delay."
+	if q.group.IsUnspecified() {
+		if len(l.groups) > 0 {
+			g.general(l, at)
+		}
+		return
+	}
+	m := l.groups[q.group]
+	if m == nil || !m.member {
+		return
+	}
+	defer func() { g.due.set(&m.due, m.next()) }()
+	switch {
+	case m.answerAt == 0:
+		// "3. If the received Query is a Group-Specific Query or a Group-and-Source-
+		// Specific Query and there is no pending response to a previous Query for
+		// this group, then the group timer is used to schedule a report. If the
+		// received Query is a Group-and-Source-Specific Query, the list of queried
+		// sources is recorded"
+		m.answerAt, m.sources = at, q.sources
+		return
+	case len(q.sources) == 0 || len(m.sources) == 0:
+		// "4. If there already is a pending response to a previous Query scheduled for
+		// this group, and either the new Query is a Group-Specific Query or the
+		// recorded source-list associated with the group is empty, then the group
+		// source-list is cleared"
+		m.sources = nil
+	default:
+		// "5. ... then the group source list is augmented to contain the list of
+		// sources in the new Query"
+		m.sources = mergeSources(m.sources, q.sources)
+	}
+	m.answerAt = min(m.answerAt, at)
+}
+
+// querySources are the sources of a query, each of size bytes; nil for more than are remembered.
+func querySources(b []byte, size int) []netip.Addr {
+	n := len(b) / size
+	if n == 0 || n > groupMaxSources {
+		return nil
+	}
+	sources := make([]netip.Addr, n)
+	for i := range sources {
+		sources[i], _ = netip.AddrFromSlice(b[i*size : (i+1)*size])
+	}
+	return sources
+}
+
+// mergeSources appends the addresses that are not there yet; nil if that were too many.
+func mergeSources(have, more []netip.Addr) []netip.Addr {
+	for _, a := range more {
+		if !slices.Contains(have, a) {
+			have = append(have, a)
+		}
+	}
+	if len(have) > groupMaxSources {
+		return nil
+	}
+	return have
+}
+
+// run says what is due, on all links.
+func (g *groupEngine) run(now tcp.Time) {
+	due := g.due.take(now)
+	// By link and by group, so that equal states say equal things.
+	slices.SortFunc(due, (*groupDue).compare)
+	for len(due) > 0 {
+		l := due[0].link
+		n := slices.IndexFunc(due, func(d *groupDue) bool { return d.link != l })
+		if n < 0 {
+			n = len(due)
+		}
+		g.runLink(l, due[:n], now)
+		due = due[n:]
+	}
+}
+
+// runLink says what is due on a link.
+func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
+	version := g.speak(l, now)
+	all := due[0].group == nil
+	ms := make([]*groupState, 0, len(due))
+	for _, d := range due {
+		if d.group != nil {
+			ms = append(ms, d.group)
+		}
+	}
+	if version < 3 {
+		for _, m := range ms {
+			if m.answerAt != 0 && m.answerAt <= now {
+				m.answerAt, m.last = 0, true
+				l.sendV2Report(version, m.addr)
+			}
+			g.due.set(&m.due, m.next())
+		}
+		return
+	}
+	g.runChanges(l, ms, now)
+	if all {
+		ms = l.sorted()
+	}
+	g.runAnswers(l, ms, all, now)
+	for _, m := range ms {
+		g.due.set(&m.due, m.next())
+		if m.changes == 0 && !m.member {
+			delete(l.groups, m.addr)
+		}
+	}
+}
+
+// runChanges sends the changes that are due in one report of version 3.
+func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
+	r := groupReport{g: g, l: l}
+	for _, m := range ms {
+		if m.changes == 0 || m.changeAt > now {
+			continue
+		}
+		kind := uint8(wire.GroupToInclude)
+		if m.member {
+			kind = wire.GroupToExclude
+		}
+		r.add(kind, m.addr, nil)
+		m.changes--
+		m.changeAt = now + g.delay(groupV3Repeat)
+	}
+	r.send()
+}
+
+// runAnswers sends the answers that are due in one report of version 3: of the groups whose time
+// has come, or of all.
+//
+// RFC 3376 5.2: to a general query "one Current-State Record is sent for each multicast
+// address for which the specified interface has reception state". Of the sources that
+// were asked for, a member in mode EXCLUDE without sources wants all: IS_IN.
+func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now tcp.Time) {
+	r := groupReport{g: g, l: l}
+	for _, m := range ms {
+		due := m.answerAt != 0 && m.answerAt <= now
+		if !m.member || !all && !due {
+			continue
+		}
+		if all || len(m.sources) == 0 {
+			r.add(wire.GroupIsExclude, m.addr, nil)
+		} else {
+			r.add(wire.GroupIsInclude, m.addr, m.sources)
+		}
+		m.answerAt, m.sources = 0, nil
+	}
+	r.send()
+}
+
+// sorted returns the groups in order.
+func (l *groupLink) sorted() []*groupState {
+	return slices.SortedFunc(maps.Values(l.groups), func(a, b *groupState) int { return a.addr.Compare(b.addr) })
+}
+
+// A groupReport collects records for a report of version 3, and begins another where
+// they are more than a datagram takes.
+type groupReport struct {
+	g   *groupEngine
+	l   *groupLink
+	buf []byte
+	n   int // records
+}
+
+func (r *groupReport) add(kind uint8, group netip.Addr, sources []netip.Addr) {
+	if r.n > 0 && len(r.buf)+wire.GroupRecordLen(group, len(sources)) > r.l.reportRoom() {
+		r.send()
+	}
+	if r.n == 0 {
+		r.buf = make([]byte, wire.GroupReportLen)
+	}
+	r.buf = wire.AppendGroupRecord(r.buf, kind, group, sources)
+	r.n++
+}
+
+// send sends what was collected, if anything.
+func (r *groupReport) send() {
+	if r.n > 0 {
+		r.l.sendReport(r.buf, r.n)
+		r.n = 0
+	}
+}
+
+// arm sets the timer to what is due next on any link.
+func (g *groupEngine) arm(now tcp.Time) {
+	next := tcp.Time(0)
+	if len(g.due) > 0 {
+		next = g.due[0].at
+	}
+	if next == g.at {
+		return
+	}
+	g.at = next
+	switch {
+	case next == 0:
+		g.timer.Stop()
+	case g.timer == nil:
+		g.timer = time.AfterFunc(time.Duration(next-now), g.fired)
+	default:
+		g.timer.Reset(time.Duration(next - now))
+	}
+}
+
+// fired runs when the timer does.
+func (g *groupEngine) fired() {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return
+	}
+	g.at = 0
+	now := g.s.now()
+	g.run(now)
+	g.arm(now)
+	g.mu.Unlock()
+	g.s.drain()
+}
+
+// detach tells the routers of a link that the host leaves all of its groups. The
+// caller drains afterwards.
+func (g *groupEngine) detach(ifc *iface) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.goodbye(&ifc.igmp)
+}
+
+func (g *groupEngine) goodbye(l *groupLink) {
+	if l.silent() {
+		return
+	}
+	version := g.speak(l, g.s.now())
+	r := groupReport{g: g, l: l}
+	for _, m := range l.sorted() {
+		g.due.set(&m.due, 0)
+		if version < 3 {
+			g.leave(l, version, m)
+		} else if m.member || m.changes > 0 {
+			r.add(wire.GroupToInclude, m.addr, nil)
+		}
+	}
+	r.send()
+	g.general(l, 0)
+	l.gone, l.groups = true, nil
+}
+
+// close leaves all groups and ends the timer.
+func (g *groupEngine) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	for _, ifc := range *g.s.ifaces.Load() {
+		g.goodbye(&ifc.igmp)
+	}
+}
