@@ -13,13 +13,12 @@ const coarseTime = 100 * time.Millisecond
 
 // A coarseClock keeps a time that was read for as long as it is good enough. To read
 // the clock costs about a tenth of a datagram. It runs only while there is much to send,
-// with one timer, which nothing waits for.
+// with one alarm, which nothing waits for.
 type coarseClock struct {
 	read atomic.Int64 // tcp.Time; 0: it is not kept
 
-	mu      sync.Mutex
-	timer   *time.Timer // nil until first needed
-	stopped bool
+	mu    sync.Mutex
+	alarm alarm
 }
 
 // coarse is the time, or one that was not more than coarseTime ago. Who has sent much
@@ -39,24 +38,25 @@ func (s *Stack) coarse(much bool) tcp.Time {
 func (c *coarseClock) keep(now tcp.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stopped || c.read.Load() != 0 {
+	if c.alarm.at == alarmClosed || c.read.Load() != 0 {
 		return
 	}
 	c.read.Store(int64(now))
-	if c.timer == nil {
-		c.timer = time.AfterFunc(coarseTime, func() { c.read.Store(0) })
-		return
-	}
-	c.timer.Reset(coarseTime)
+	c.alarm.set(now, now+tcp.Time(coarseTime), c)
+}
+
+// fired has the time read anew.
+func (c *coarseClock) fired() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.alarm.over()
+	c.read.Store(0)
 }
 
 // stop ends the clock with its stack.
 func (c *coarseClock) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.stopped = true
-	if c.timer != nil {
-		c.timer.Stop()
-	}
+	c.alarm.close()
 	c.read.Store(0)
 }

@@ -26,14 +26,13 @@ const (
 // MLD is the same protocol: its versions 2 (RFC 9777) and 1 (RFC 2710) are the engine's versions 3 and
 // 2, with the same times. The messages of a protocol are in its own file.
 //
-// All links share one timer, which runs while something is due. A change costs what its own group
+// All links share one alarm, which is set while something is due. A change costs what its own group
 // costs, however many others there are.
 type groupEngine struct {
 	s      *Stack
 	mu     sync.Mutex
-	due    groupHeap   // what is to be said at some time
-	timer  *time.Timer // nil until first needed
-	at     tcp.Time    // when the timer fires; 0: it does not run
+	due    groupHeap // what is to be said at some time
+	alarm  alarm     // for the first of due
 	closed bool
 }
 
@@ -506,34 +505,23 @@ func (r *groupReport) send() {
 	}
 }
 
-// arm sets the timer to what is due next on any link.
+// arm moves the alarm to what is due next on any link.
 func (g *groupEngine) arm(now tcp.Time) {
 	next := tcp.Time(0)
 	if len(g.due) > 0 {
 		next = g.due[0].at
 	}
-	if next == g.at {
-		return
-	}
-	g.at = next
-	switch {
-	case next == 0:
-		g.timer.Stop()
-	case g.timer == nil:
-		g.timer = time.AfterFunc(time.Duration(next-now), g.fired)
-	default:
-		g.timer.Reset(time.Duration(next - now))
-	}
+	g.alarm.move(now, next, g)
 }
 
-// fired runs when the timer does.
+// fired says what is due.
 func (g *groupEngine) fired() {
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
 		return
 	}
-	g.at = 0
+	g.alarm.over()
 	now := g.s.now()
 	g.run(now)
 	g.arm(now)
@@ -568,14 +556,12 @@ func (g *groupEngine) goodbye(l *groupLink) {
 	l.gone, l.groups = true, nil
 }
 
-// close leaves all groups and ends the timer.
+// close leaves all groups and ends the alarm.
 func (g *groupEngine) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-	if g.timer != nil {
-		g.timer.Stop()
-	}
+	g.alarm.close()
 	for _, ifc := range *g.s.ifaces.Load() {
 		g.goodbye(&ifc.igmp)
 	}

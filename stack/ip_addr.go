@@ -391,8 +391,8 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	s.rebuildRoutes()
 }
 
-// armAddrs has the timer fire when the next lifetime of an address ends, unless it will before.
-// One that fires for nothing does no harm. s.mu is held.
+// armAddrs sets the alarm for the next end of a lifetime of an address. One that fires for nothing
+// does no harm. s.mu is held.
 func (s *Stack) armAddrs() {
 	var next tcp.Time
 	for _, ifc := range *s.ifaces.Load() {
@@ -402,31 +402,28 @@ func (s *Stack) armAddrs() {
 			}
 		}
 	}
-	if next == 0 || s.addrsAt != 0 && s.addrsAt <= next || s.closed.Load() {
-		return
-	}
-	s.addrsAt = next
-	d := time.Duration(max(next-s.now(), 0))
-	if s.addrTimer == nil {
-		s.addrTimer = time.AfterFunc(d, s.expireAddrs)
-		return
-	}
-	s.addrTimer.Reset(d)
+	s.lifetimes.alarm.set(s.now(), next, &s.lifetimes)
 }
 
-// expireAddrs is the timer's: it deprecates and removes the addresses whose lifetimes have ended.
-func (s *Stack) expireAddrs() {
+// lifetimes are those of the addresses of a stack.
+type lifetimes struct {
+	s     *Stack
+	alarm alarm // under s.mu
+}
+
+// fired deprecates and removes the addresses whose lifetimes have ended.
+func (l *lifetimes) fired() {
+	s := l.s
 	for _, a := range s.takeExpired() {
 		s.log.Info("address has expired", "addr", a.prefix, "origin", a.origin)
 	}
 }
 
-// takeExpired is expireAddrs, and returns the addresses that it removed.
+// takeExpired is lifetimes.fired, and returns the addresses that it removed.
 func (s *Stack) takeExpired() (expired []ifaceAddr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.addrsAt = 0
-	if s.closed.Load() {
+	if !s.lifetimes.alarm.over() {
 		return nil
 	}
 	now := s.now()

@@ -71,13 +71,12 @@ type datagramParts struct {
 type reassembly struct {
 	s *Stack
 
-	mu      sync.Mutex
-	m       map[fragmentKey]*datagramParts
-	byAge   list.List // of *datagramParts, oldest first
-	cost    int
-	timer   *time.Timer // nil until first needed
-	running bool
-	closed  bool
+	mu     sync.Mutex
+	m      map[fragmentKey]*datagramParts
+	byAge  list.List // of *datagramParts, oldest first
+	cost   int
+	alarm  alarm // for the oldest
+	closed bool
 }
 
 func (a *reassembly) init(s *Stack) {
@@ -148,9 +147,7 @@ func (a *reassembly) add(p *packet, h *wire.IPv4, off, end int) (*datagramParts,
 		d.runs = d.few[:0]
 		a.m[key] = d
 		d.place = a.byAge.PushBack(d)
-		if !a.running {
-			a.arm(reassemblyTimeout)
-		}
+		a.alarm.set(d.born, d.born+reassemblyTimeout, a)
 	}
 	// A datagram of which two fragments tell different ends cannot be.
 	if d.total >= 0 && (end > d.total || !h.MoreFragments && end != d.total) ||
@@ -289,26 +286,16 @@ func (a *reassembly) evict() {
 	a.forget(a.byAge.Front().Value.(*datagramParts))
 }
 
-// arm has the timer fire after d.
-func (a *reassembly) arm(d tcp.Time) {
-	a.running = true
-	if a.timer == nil {
-		a.timer = time.AfterFunc(time.Duration(d), a.tick)
-		return
-	}
-	a.timer.Reset(time.Duration(d))
-}
-
-// tick forgets what was not completed in time.
-func (a *reassembly) tick() {
+// fired forgets what was not completed in time.
+func (a *reassembly) fired() {
 	var late []*datagramParts
 	a.mu.Lock()
-	a.running = false
+	a.alarm.over()
 	now := a.s.now()
 	for !a.closed && a.byAge.Len() > 0 {
 		d := a.byAge.Front().Value.(*datagramParts)
-		if left := d.born + reassemblyTimeout - now; left > 0 {
-			a.arm(left)
+		if end := d.born + reassemblyTimeout; now < end {
+			a.alarm.set(now, end, a)
 			break
 		}
 		a.detach(d)
@@ -332,14 +319,12 @@ func (a *reassembly) tick() {
 	a.s.drain()
 }
 
-// close drops everything and stops the timer.
+// close drops everything and stops the alarm.
 func (a *reassembly) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.closed = true
-	if a.timer != nil {
-		a.timer.Stop()
-	}
+	a.alarm.close()
 	for _, d := range a.m {
 		a.release(d)
 	}

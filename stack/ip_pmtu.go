@@ -27,10 +27,11 @@ type pmtuCache struct {
 	n   atomic.Int32  // entries, to be read without mu
 	gen atomic.Uint32 // of what holds for datagrams only; paths of older ones are void
 
+	s *Stack
+
 	mu     sync.Mutex
 	m      map[netip.Addr]pathMTU
-	timer  *time.Timer // runs while there are entries; nil until first needed
-	at     tcp.Time    // when timer fires; 0: it does not run
+	alarm  alarm // for the entry that is forgotten first
 	closed bool
 }
 
@@ -86,7 +87,7 @@ func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 	}
 	c.m[dst] = pathMTU{mtu: max(mtu, min(minPathMTU, p.mtu)), frag: mtu < minPathMTU, until: now + pathMTUAge}
 	c.n.Store(int32(len(c.m)))
-	c.arm(s, now)
+	c.arm(now)
 	c.changed(s)
 }
 
@@ -100,32 +101,28 @@ func (c *pmtuCache) changed(s *Stack) {
 	}
 }
 
-// arm sets the timer for the entry that is forgotten first. c.mu is held.
-func (c *pmtuCache) arm(s *Stack, now tcp.Time) {
-	if c.at != 0 || len(c.m) == 0 || c.closed {
+// arm sets the alarm for the entry that is forgotten first. c.mu is held.
+func (c *pmtuCache) arm(now tcp.Time) {
+	if c.alarm.at != 0 || len(c.m) == 0 {
 		return // an entry that comes later lasts longer
 	}
+	var first tcp.Time
 	for _, e := range c.m {
-		if c.at == 0 || e.until < c.at {
-			c.at = e.until
+		if first == 0 || e.until < first {
+			first = e.until
 		}
 	}
-	wait := time.Duration(max(c.at-now, tcp.Second))
-	if c.timer == nil {
-		c.timer = time.AfterFunc(wait, func() { c.expire(s) })
-	} else {
-		c.timer.Reset(wait)
-	}
+	c.alarm.set(now, max(first, now+tcp.Second), c)
 }
 
-// expire forgets what is too old. RFC 1191 6.3: "The PMTU estimate is set to the MTU of
+// fired forgets what is too old. RFC 1191 6.3: "The PMTU estimate is set to the MTU of
 // the associated first hop", and "Packetization layers using this route are notified of
 // the increase": their paths are void, so they look for a path before they send.
-func (c *pmtuCache) expire(s *Stack) {
+func (c *pmtuCache) fired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := s.now()
-	c.at = 0
+	now := c.s.now()
+	c.alarm.over()
 	n := len(c.m)
 	for dst, e := range c.m {
 		if now >= e.until {
@@ -134,9 +131,9 @@ func (c *pmtuCache) expire(s *Stack) {
 	}
 	c.n.Store(int32(len(c.m)))
 	if len(c.m) < n {
-		c.changed(s)
+		c.changed(c.s)
 	}
-	c.arm(s, now)
+	c.arm(now)
 }
 
 // close ends the cache with its stack.
@@ -144,9 +141,7 @@ func (c *pmtuCache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closed = true
-	if c.timer != nil {
-		c.timer.Stop()
-	}
+	c.alarm.close()
 }
 
 // plateau is the MTU to try next where a router does not name one, for a packet

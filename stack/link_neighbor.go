@@ -148,8 +148,7 @@ type neighborTable struct {
 	unresolved, resolved list.List
 	asking               []*neighbor // incomplete, delay, probe or polled, and some that just were
 	waiting              int         // bytes that packets take that wait for any neighbour
-	timer                *time.Timer // nil until first needed
-	firesAt              tcp.Time    // when the timer fires; 0: it does not run
+	alarm                alarm       // for asking
 	closed               bool
 }
 
@@ -253,7 +252,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		// expire in DELAY_FIRST_PROBE_TIME seconds."
 		n.word.Store(packNeighbor(mac, neighDelay))
 		n.retryAt = now + delayFirstProbe
-		t.await(n)
+		t.await(n, now)
 		copy(e.frame.Head, mac[:])
 		t.ifc.enqueue(e)
 		return
@@ -269,7 +268,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		case now >= n.retryAt:
 			t.ask(n, src, now)
 		default:
-			t.await(n)
+			t.await(n, now)
 		}
 	}
 }
@@ -279,7 +278,7 @@ func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
 	n.tries = 1
 	n.retryAt = now + requestInterval
 	t.request(n, src)
-	t.await(n)
+	t.await(n, now)
 }
 
 // request sends an ARP request: to everybody, or to the address that is known.
@@ -296,38 +295,24 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 	t.ifc.sendARP(wire.ARPRequest, dst, src, wire.MAC{}, n.addr)
 }
 
-// await has the timer look after an entry.
-func (t *neighborTable) await(n *neighbor) {
+// await has the alarm look after an entry.
+func (t *neighborTable) await(n *neighbor, now tcp.Time) {
 	if !n.queued {
 		n.queued = true
 		t.asking = append(t.asking, n)
 	}
-	t.arm(n.retryAt)
+	t.alarm.set(now, n.retryAt, t)
 }
 
-// arm has the timer fire at a time, unless it will before.
-func (t *neighborTable) arm(at tcp.Time) {
-	if t.closed || t.firesAt != 0 && t.firesAt <= at {
-		return
-	}
-	t.firesAt = at
-	d := max(time.Duration(at-t.ifc.s.now()), 0)
-	if t.timer == nil {
-		t.timer = time.AfterFunc(d, t.tick)
-		return
-	}
-	t.timer.Reset(d)
-}
-
-// tick asks again where there was no answer, and gives up on those that have
+// fired asks again where there was no answer, and gives up on those that have
 // been asked often enough.
-func (t *neighborTable) tick() {
+func (t *neighborTable) fired() {
 	s := t.ifc.s
 	now := s.now()
 	var failed []*neighbor
 	var lost []waitingDatagram
 	t.mu.Lock()
-	t.firesAt = 0
+	t.alarm.over()
 	next := tcp.Time(0)
 	t.asking = slices.DeleteFunc(t.asking, func(n *neighbor) bool {
 		if now >= n.retryAt {
@@ -352,9 +337,7 @@ func (t *neighborTable) tick() {
 			next = min(cmp.Or(next, n.retryAt), n.retryAt)
 		}
 	}
-	if next != 0 {
-		t.arm(next)
-	}
+	t.alarm.set(now, next, t)
 	t.mu.Unlock()
 	for i := range lost {
 		t.lose(&lost[i], dropUnreachableNeighbor)
@@ -463,14 +446,12 @@ func (t *neighborTable) flush(fail bool) {
 	}
 }
 
-// close drops everything and stops the timer.
+// close drops everything and stops the alarm.
 func (t *neighborTable) close() {
 	t.flush(false)
 	t.mu.Lock()
 	t.closed = true
-	if t.timer != nil {
-		t.timer.Stop()
-	}
+	t.alarm.close()
 	t.mu.Unlock()
 }
 

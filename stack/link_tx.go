@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
 )
 
 const (
@@ -42,11 +43,10 @@ type txQueue struct {
 	waiters []txWaiter // senders that found the queue full, oldest first; where n is 0, they are being called
 
 	// The watch over a full queue for which connections wait; see await.
-	takes    uint64 // batches taken
-	seen     uint64 // takes when watch was set
-	watch    *time.Timer
-	watching bool        // watch runs
-	stalled  atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
+	takes   uint64 // batches taken
+	seen    uint64 // takes when watch was set
+	watch   alarm
+	stalled atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
 	own     txOwn         // of the goroutine that is sending
 	packets atomic.Uint64 // IP packets that were sent directly; stored by one goroutine at a time
@@ -177,30 +177,36 @@ func (ifc *iface) await(w txWaiter) bool {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.watching && !q.closed {
-		q.watching, q.seen = true, q.takes
-		if q.watch == nil {
-			q.watch = time.AfterFunc(txStall, ifc.watchQueue)
-		} else {
-			q.watch.Reset(txStall)
-		}
+	if q.watch.at == 0 {
+		ifc.setWatch()
 	}
 	return true
 }
+
+// setWatch has the watch look after a while whether the queue has moved. q.mu is held.
+func (ifc *iface) setWatch() {
+	q := &ifc.tx
+	q.seen = q.takes
+	now := ifc.s.now()
+	q.watch.set(now, now+tcp.Time(txStall), (*txWatch)(ifc))
+}
+
+// A txWatch is the interface as the owner of the watch over its queue.
+type txWatch iface
+
+func (w *txWatch) fired() { (*iface)(w).watchQueue() }
 
 // watchQueue looks whether the queue for which connections wait has moved. If it has not, it
 // is stalled, and they send in vain.
 func (ifc *iface) watchQueue() {
 	q := &ifc.tx
 	q.mu.Lock()
-	q.watching = false
-	if q.closed || q.room() || len(q.waiters) == 0 {
+	if !q.watch.over() || q.room() || len(q.waiters) == 0 {
 		q.mu.Unlock()
 		return
 	}
 	if q.seen != q.takes {
-		q.watching, q.seen = true, q.takes
-		q.watch.Reset(txStall)
+		ifc.setWatch()
 		q.mu.Unlock()
 		return
 	}
@@ -249,9 +255,7 @@ func (ifc *iface) closeQueue() {
 	for {
 		q.mu.Lock()
 		q.closed = true
-		if q.watch != nil {
-			q.watch.Stop()
-		}
+		q.watch.close()
 		k := q.take(batch, taken)
 		waiters := q.waiters
 		q.waiters = nil

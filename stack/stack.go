@@ -18,7 +18,9 @@
 //  5. a table or list: UDP, raw and TCP sockets (then TCP's ports), listeners, paths, orphans, the wheel, the
 //     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
 //  6. a neighbour table
-//  7. a transmit queue, the groups of an interface, who waits for a change
+//  7. a transmit queue, the groups of an interface, who waits for a change, the coarse clock
+//
+// An alarm has no lock: it belongs to that of its owner.
 package stack
 
 import (
@@ -121,8 +123,7 @@ type Stack struct {
 	mu        sync.Mutex // one change of the configuration at a time
 	lastIndex int        // the highest interface index given
 	static    []Route    // of Config and AddRoute, in order
-	addrTimer *time.Timer
-	addrsAt   tcp.Time // when addrTimer fires; 0: it does not run
+	lifetimes lifetimes
 	changes   changes
 
 	frags  reassembly
@@ -165,6 +166,8 @@ func New(cfg Config) (*Stack, error) {
 	s.ports.init(s.rand64())
 	s.frags.init(s)
 	s.groups.s = s
+	s.lifetimes.s = s
+	s.pmtu.s, s.datagramMTU.s = s, s
 	s.icmp.init(s.now())
 
 	loDev := nic.NewLoopback(nic.LoopbackConfig{})
@@ -217,9 +220,7 @@ func (s *Stack) Close() error {
 		s.mu.Unlock()
 		return net.ErrClosed
 	}
-	if s.addrTimer != nil {
-		s.addrTimer.Stop()
-	}
+	s.lifetimes.alarm.close()
 	s.mu.Unlock()
 	ifaces := *s.ifaces.Load()
 	for _, ifc := range ifaces {

@@ -17,7 +17,7 @@ const (
 	stallAfter = 2 * tcp.Second
 	stallTime  = 60 * tcp.Second
 	// reclaimEvery is the time between two looks for memory while it is scarce.
-	reclaimEvery = 250 * time.Millisecond
+	reclaimEvery = tcp.Time(250 * time.Millisecond)
 	// reclaimBatch is how many orphans are looked at each time.
 	reclaimBatch = 64
 )
@@ -273,28 +273,25 @@ type reclaimer struct {
 	s     *Stack
 	armed atomic.Bool
 
-	mu     sync.Mutex
-	timer  *time.Timer
-	closed bool
+	mu    sync.Mutex
+	alarm alarm
 }
 
-// kick starts the timer, unless it runs. The lock of a connection may be held.
+// kick sets the alarm, unless it is set. The lock of a connection may be held.
 func (r *reclaimer) kick() {
 	if r.armed.Load() || !r.armed.CompareAndSwap(false, true) {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.closed:
-	case r.timer == nil:
-		r.timer = time.AfterFunc(reclaimEvery, r.fire)
-	default:
-		r.timer.Reset(reclaimEvery)
-	}
+	now := r.s.now()
+	r.alarm.set(now, now+reclaimEvery, r)
 }
 
-func (r *reclaimer) fire() {
+func (r *reclaimer) fired() {
+	r.mu.Lock()
+	r.alarm.over()
+	r.mu.Unlock()
 	r.s.reclaim(r.s.now(), false)
 	r.s.drain()
 	r.armed.Store(false)
@@ -306,8 +303,5 @@ func (r *reclaimer) fire() {
 func (r *reclaimer) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.closed = true
-	if r.timer != nil {
-		r.timer.Stop()
-	}
+	r.alarm.close()
 }

@@ -3,7 +3,6 @@ package stack
 import (
 	"container/heap"
 	"sync"
-	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
 )
@@ -19,9 +18,8 @@ type timerQueue struct {
 	mu      sync.Mutex
 	heap    timerHeap
 	blocked map[*iface]*timersBlocked // by the interface whose queue is full
-	timer   *time.Timer
-	at      tcp.Time // when the timer fires; 0: it does not run
-	firing  bool     // the timer has fired, and connections tick
+	alarm   alarm                     // for the first
+	firing  bool                      // the alarm has fired, and connections tick
 	closed  bool
 }
 
@@ -49,29 +47,23 @@ func (l *timerQueue) put(t *TCP, now, at tcp.Time) {
 	l.arm(now)
 }
 
-// arm sets the timer for the first. The lock is held.
+// arm sets the alarm for the first. The lock is held.
 func (l *timerQueue) arm(now tcp.Time) {
-	if len(l.heap) == 0 || l.closed || l.firing || l.at != 0 && l.at <= l.heap[0].at {
-		return
-	}
-	l.at = l.heap[0].at
-	wait := time.Duration(max(l.at-now, 0))
-	if l.timer == nil {
-		l.timer = time.AfterFunc(wait, l.fire)
-	} else {
-		l.timer.Reset(wait)
+	if len(l.heap) > 0 && !l.firing {
+		l.alarm.set(now, l.heap[0].at, l)
 	}
 }
 
-// fire has those tick whose time has come.
-func (l *timerQueue) fire() {
+// fired has those tick whose time has come.
+func (l *timerQueue) fired() {
 	now := l.s.now()
 	l.mu.Lock()
 	if l.firing {
 		l.mu.Unlock()
 		return
 	}
-	l.at, l.firing = 0, true
+	l.alarm.over()
+	l.firing = true
 	for len(l.heap) > 0 {
 		if l.heap[0].at > now {
 			if now = l.s.now(); l.heap[0].at > now { // some time has passed
@@ -163,7 +155,5 @@ func (l *timerQueue) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed, l.heap, l.blocked = true, nil, nil
-	if l.timer != nil {
-		l.timer.Stop()
-	}
+	l.alarm.close()
 }

@@ -16,10 +16,10 @@ const (
 )
 
 // A wheel looks after the connections that have nothing to do for long: all but
-// their keep-alive is over. It holds one timer for all of them, and two pointers
+// their keep-alive is over. It has one alarm for all of them, and two pointers
 // for each, where a timer of its own would take a connection a fifth of its
 // memory. Slots are circular lists; a connection stands in at most one. Those that are
-// due have one timer more, and so one goroutine: with one for each, the probes of a million
+// due have one alarm more, and so one goroutine: with one for each, the probes of a million
 // connections would leave no other goroutine its share.
 type timerWheel struct {
 	s *Stack
@@ -27,8 +27,7 @@ type timerWheel struct {
 	mu     sync.Mutex
 	slots  [wheelSlots]*TCP
 	n      int
-	timer  *time.Timer
-	at     int64 // the step at which the timer fires; 0: it does not run
+	alarm  alarm // for the first slot that is not empty
 	next   int64 // no connection waits for a step before
 	queue  timerQueue
 	closed bool
@@ -97,33 +96,24 @@ func (w *timerWheel) unlink(t *TCP) {
 	w.n--
 }
 
-// arm sets the timer for the first slot that is not empty. w.mu is held.
+// arm sets the alarm for the first slot that is not empty. w.mu is held.
 func (w *timerWheel) arm(now tcp.Time) {
 	if w.n == 0 || w.closed {
-		return // a timer that runs finds nothing to do
+		return // an alarm that is set finds nothing to do
 	}
 	for w.slots[w.next%wheelSlots] == nil {
 		w.next++
 	}
-	if w.at != 0 && w.at <= w.next {
-		return
-	}
-	w.at = w.next
-	wait := time.Duration(max(tcp.Time(w.next)*wheelStep-now, 0))
-	if w.timer == nil {
-		w.timer = time.AfterFunc(wait, w.turn)
-	} else {
-		w.timer.Reset(wait)
-	}
+	w.alarm.set(now, tcp.Time(w.next)*wheelStep, w)
 }
 
-// turn lets the connections of the slots whose time has come look after
+// fired lets the connections of the slots whose time has come look after
 // themselves. Each is taken out alone, because its own lock comes first.
-func (w *timerWheel) turn() {
+func (w *timerWheel) fired() {
 	now := w.s.now()
 	this := int64(now / wheelStep)
 	w.mu.Lock()
-	w.at = 0
+	w.alarm.over()
 	for n := w.n; n > 0 && w.next <= this; {
 		t := w.slots[w.next%wheelSlots]
 		if t == nil {
@@ -144,8 +134,6 @@ func (w *timerWheel) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	if w.timer != nil {
-		w.timer.Stop()
-	}
+	w.alarm.close()
 	w.queue.close()
 }

@@ -3,7 +3,6 @@ package stack
 import (
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
 )
@@ -17,7 +16,7 @@ type timeWait struct {
 	gone       bool      // it has left the table
 }
 
-// timeWaits holds the connections in TIME-WAIT, with one timer for all.
+// timeWaits holds the connections in TIME-WAIT, with one alarm for all.
 type timeWaits struct {
 	s     *Stack
 	limit int
@@ -29,8 +28,7 @@ type timeWaits struct {
 	last   *timeWait
 	n      int
 	dials  map[dialEnds]*dialQueue // the dials that wait for a port
-	timer  *time.Timer
-	at     tcp.Time // when timer fires; 0: it does not run
+	alarm  alarm                   // for the first, and the dials
 	closed bool
 }
 
@@ -125,7 +123,7 @@ func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Ti
 	return true, now
 }
 
-// arm sets the timer for whatever is first. w.mu is held.
+// arm sets the alarm for whatever is first. w.mu is held.
 func (w *timeWaits) arm(now tcp.Time) {
 	var at tcp.Time
 	if w.first != nil {
@@ -136,23 +134,16 @@ func (w *timeWaits) arm(now tcp.Time) {
 			at = q.at
 		}
 	}
-	if at == 0 || w.at != 0 && w.at <= at || w.closed || w.s.closed.Load() {
-		return
-	}
-	w.at = at
-	d := time.Duration(max(at-now, tcp.Millisecond))
-	if w.timer == nil {
-		w.timer = time.AfterFunc(d, w.expire)
-	} else {
-		w.timer.Reset(d)
+	if at != 0 && !w.s.closed.Load() {
+		w.alarm.set(now, max(at, now+tcp.Millisecond), w)
 	}
 }
 
-// expire is the timer's.
-func (w *timeWaits) expire() {
+// fired ends those whose time has come, and wakes the dials that wait for a port.
+func (w *timeWaits) fired() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.at = 0
+	w.alarm.over()
 	now := w.s.now()
 	for w.first != nil && w.first.expires <= now {
 		w.drop(w.first)
@@ -207,7 +198,5 @@ func (w *timeWaits) close() {
 			d.cond.Signal()
 		}
 	}
-	if w.timer != nil {
-		w.timer.Stop()
-	}
+	w.alarm.close()
 }

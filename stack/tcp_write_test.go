@@ -234,7 +234,7 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 		"the neighbor does not answer": func(t *testing.T, nt *neighborTable, n *neighbor) {
 			n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
 			n.tries, n.queued, nt.asking = maxRequests, true, append(nt.asking, n)
-			nt.tick()
+			nt.fired()
 		},
 		"the link is down":     func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(true) },
 		"the table is flushed": func(t *testing.T, nt *neighborTable, n *neighbor) { nt.flush(false) },
