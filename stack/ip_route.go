@@ -330,7 +330,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	p.mtu = p.ifc.mtu()
 	if !p.group {
 		if p.ifc.linkLen > 0 {
-			p.neigh = p.ifc.neigh.get(p.hop)
+			p.neigh = p.ifc.neighbors(p.hop).get(p.hop)
 		}
 		s.pmtu.apply(s, &p)
 	}

@@ -42,9 +42,15 @@ func (ifc *iface) inputARP(b []byte) {
 		//
 		// A sender that is not on the link is answered and not learnt: no packet would
 		// be sent to it here.
-		t := s.table.Load()
-		ifc.neigh.learn(h.SenderIP, h.SenderMAC, forUs && h.Op == wire.ARPReply,
-			forUs && h.Op == wire.ARPRequest && t.onLink(ifc, h.SenderIP))
+		how := toldMAC | toldOverride
+		switch {
+		case !forUs:
+		case h.Op == wire.ARPReply:
+			how |= toldSolicited
+		case s.table.Load().onLink(ifc, h.SenderIP):
+			how |= toldCreate
+		}
+		ifc.neigh4.learn(h.SenderIP, h.SenderMAC, how)
 	}
 	if forUs && h.Op == wire.ARPRequest {
 		if !ifc.tx.room() {

@@ -339,7 +339,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 			a = a.Next()
 		}
 		require.Len(t, s.Neighbors(), maxNeighbors)
-		table := &s.ifaceNamed("eth0").neigh
+		table := s.ifaceNamed("eth0").neigh4
 		table.mu.Lock()
 		require.LessOrEqual(t, table.waiting, maxWaitingTotal)
 		table.mu.Unlock()
@@ -356,6 +356,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 
 func TestLookingANeighbourUpAllocatesNothing(t *testing.T) {
 	n := &neighbor{}
+	n.reachable.Store(int64(reachableTime))
 	n.word.Store(packNeighbor(macB, neighReachable))
 	var got wire.MAC
 	var ok bool
@@ -455,7 +456,7 @@ func TestDeadNeighboursDoNotDisplaceAPacketForALiveOne(t *testing.T) {
 			_, err := u.WriteTo(large, to, SendOptions{})
 			require.NoError(t, err)
 		}
-		nt := &s.ifaceNamed("eth0").neigh
+		nt := s.ifaceNamed("eth0").neigh4
 		nt.mu.Lock()
 		require.LessOrEqual(t, nt.waiting, maxWaitingMore+200*(2048+waitingOverhead))
 		for _, n := range nt.m {

@@ -31,15 +31,15 @@ type iface struct {
 	gateway    netip.Addr                  // of the default route of NIC.Gateway; under Stack.mu
 	gatewayOn  bool                        // the gateway is on the link without a network of an address
 
-	tx    txQueue
-	bulk  atomic.Int32 // Writes of crowdBytes that go on, to peers that are near
-	neigh neighborTable
-	stats ifaceStats
-	dead  atomic.Bool                // the device died or was closed
-	down  atomic.Bool                // that, or the device says that its link is
-	cause atomic.Pointer[deathCause] // why the device died by itself; else nil
-	group groupTable                 // multicast groups joined
-	igmp  groupLink                  // under the lock of Stack.groups
+	tx             txQueue
+	bulk           atomic.Int32   // Writes of crowdBytes that go on, to peers that are near
+	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
+	stats          ifaceStats
+	dead           atomic.Bool                // the device died or was closed
+	down           atomic.Bool                // that, or the device says that its link is
+	cause          atomic.Pointer[deathCause] // why the device died by itself; else nil
+	group          groupTable                 // multicast groups joined
+	igmp           groupLink                  // under the lock of Stack.groups
 
 	zeroCopy bool                            // the device asks for rooms
 	follows  bool                            // the device tells when its link changes
@@ -95,8 +95,8 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	ifc.setLink(&link)
 	if link.Medium == nic.Ethernet {
 		ifc.linkLen = wire.EthernetLen
+		ifc.neigh4, ifc.neigh6 = newNeighborTable(ifc, false), newNeighborTable(ifc, true)
 	}
-	ifc.neigh.init(ifc)
 	ifc.igmp.init(ifc)
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
 	ifc.tx.busy.Store(true) // up ends the turn: a device is not sent to before it is attached
@@ -176,7 +176,7 @@ func (ifc *iface) linkChanged() {
 	if !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down {
 		return // the stations are where they were
 	}
-	ifc.neigh.flush(down)
+	ifc.flushNeighbors(down)
 	if !down && (wasDown || before.mac != now.mac) {
 		ifc.announceAll()
 		ifc.s.groups.comeUp(ifc)
@@ -195,7 +195,7 @@ func (ifc *iface) failed(err error) {
 	if !errors.Is(err, net.ErrClosed) {
 		ifc.s.log.Error("link failed", "nic", ifc.name, "err", err)
 	}
-	ifc.neigh.flush(true)
+	ifc.flushNeighbors(true)
 	ifc.s.gen.Add(1)
 	ifc.s.linkGone()
 	ifc.s.changes.tell()
@@ -206,7 +206,9 @@ func (ifc *iface) close() error {
 	ifc.dead.Store(true)
 	ifc.down.Store(true)
 	err := ifc.closeDevice()
-	ifc.neigh.close()
+	for _, t := range ifc.neighborTables() {
+		t.close()
+	}
 	ifc.closeQueue()
 	if errors.Is(err, net.ErrClosed) {
 		return nil // it died before

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	maxNeighbors = 1024 // per interface, static ones not counted
+	maxNeighbors = 1024 // per interface and family, static ones not counted
 	maxRequests  = 3    // sent before a neighbour is given up; RFC 4861 10, MAX_MULTICAST_SOLICIT
 
 	// RFC 1122 2.3.2.1: "The recommended maximum rate is 1 per second per
@@ -65,8 +65,9 @@ func (st neighborState) String() string {
 // to one whose address is known takes no lock.
 type neighbor struct {
 	addr      netip.Addr
-	word      atomic.Uint64 // MAC<<16 | state; changed under the table's lock, except by confirm
+	word      atomic.Uint64 // MAC<<16 | neighRouter | state; changed under the table's lock, except by confirm
 	confirmed atomic.Int64  // tcp.Time at which it was last known to be there
+	reachable atomic.Int64  // tcp.Time for how long after that it counts as reachable
 
 	// Under the table's lock.
 	tries   int      // requests sent in the states incomplete and probe
@@ -77,6 +78,9 @@ type neighbor struct {
 	place   *list.Element // in one of the table's lists; nil once it left the table, and if permanent
 	solved  bool          // place is in the list of the resolved
 }
+
+// neighRouter is the flag in the word of a neighbour that is a router: RFC 4861 5.1's IsRouter.
+const neighRouter = 1 << 15
 
 func packNeighbor(mac wire.MAC, st neighborState) uint64 {
 	var w uint64
@@ -103,7 +107,7 @@ func (n *neighbor) lookup(now tcp.Time) (wire.MAC, bool) {
 	case neighPermanent, neighDelay, neighProbe:
 		return mac, true
 	case neighReachable:
-		return mac, now-tcp.Time(n.confirmed.Load()) < reachableTime
+		return mac, int64(now)-n.confirmed.Load() < n.reachable.Load()
 	}
 	return mac, false
 }
@@ -131,20 +135,33 @@ func (n *neighbor) confirm(now tcp.Time) {
 		}
 	case neighStale, neighDelay, neighProbe:
 		n.confirmed.Store(int64(now))
-		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable))
+		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable)|w&neighRouter)
 	}
 }
 
-// A neighborTable is an interface's ARP cache.
+// setState changes the state, and keeps what else is known. The table's lock is held.
+func (n *neighbor) setState(st neighborState) {
+	w := n.word.Load()
+	mac, _ := unpackNeighbor(w)
+	n.word.Store(packNeighbor(mac, st) | w&neighRouter)
+}
+
+// A neighborTable is an interface's ARP cache, or what RFC 4861 5.1 calls the neighbor cache. An
+// interface has one for each family, so that a scan of one does not displace the entries of the
+// other.
 type neighborTable struct {
 	ifc *iface
+	v6  bool
 
 	mu     sync.Mutex
-	m      map[netip.Addr]*neighbor
+	m      map[netip.Addr]*neighbor // nil until first needed
 	static int
-	// Those that may be evicted, the least recently changed first, apart by
-	// whether their address is known: so a scan over addresses that nobody has
-	// displaces no more than half of the table.
+	// Of the link, by RFC 4861 6.3.2. A router may set them.
+	reachable tcp.Time // for how long an answer is good
+	retrans   tcp.Time // between requests
+	// Those that may be evicted, the least recently changed first, apart by whether the host has
+	// learnt their address by asking: so neither a scan over addresses that nobody has, nor
+	// requests from ever new ones, displace more than half of the table (RFC 6583 7.1).
 	unresolved, resolved list.List
 	asking               []*neighbor // incomplete, delay, probe or polled, and some that just were
 	waiting              int         // bytes that packets take that wait for any neighbour
@@ -152,9 +169,24 @@ type neighborTable struct {
 	closed               bool
 }
 
-func (t *neighborTable) init(ifc *iface) {
-	t.ifc = ifc
-	t.m = make(map[netip.Addr]*neighbor)
+func newNeighborTable(ifc *iface, v6 bool) *neighborTable {
+	return &neighborTable{ifc: ifc, v6: v6, reachable: reachableTime, retrans: requestInterval}
+}
+
+// neighbors returns the table for the neighbours of a's family; nil where the link has none.
+func (ifc *iface) neighbors(a netip.Addr) *neighborTable {
+	if a.Is4() {
+		return ifc.neigh4
+	}
+	return ifc.neigh6
+}
+
+// neighborTables returns the tables that the interface has.
+func (ifc *iface) neighborTables() []*neighborTable {
+	if ifc.neigh4 == nil {
+		return nil
+	}
+	return []*neighborTable{ifc.neigh4, ifc.neigh6}
 }
 
 // get returns the entry for an address, and makes one if there is none.
@@ -171,9 +203,19 @@ func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
 	if len(t.m)-t.static >= maxNeighbors {
 		t.evict()
 	}
-	n := &neighbor{addr: addr}
-	t.m[addr] = n
+	n := t.add(addr)
 	n.place = t.unresolved.PushBack(n)
+	return n
+}
+
+// add makes an entry, which is in none of the lists.
+func (t *neighborTable) add(addr netip.Addr) *neighbor {
+	n := &neighbor{addr: addr}
+	n.reachable.Store(int64(t.reachable))
+	if t.m == nil {
+		t.m = make(map[netip.Addr]*neighbor)
+	}
+	t.m[addr] = n
 	return n
 }
 
@@ -250,7 +292,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		// RFC 4861 7.3.3: "The first time a node sends a packet to a neighbor whose
 		// entry is STALE, the sender changes the state to DELAY and sets a timer to
 		// expire in DELAY_FIRST_PROBE_TIME seconds."
-		n.word.Store(packNeighbor(mac, neighDelay))
+		n.setState(neighDelay)
 		n.retryAt = now + delayFirstProbe
 		t.await(n, now)
 		copy(e.frame.Head, mac[:])
@@ -276,23 +318,29 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 // ask sends the first request of a resolution or a probe.
 func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
 	n.tries = 1
-	n.retryAt = now + requestInterval
+	n.retryAt = now + t.retrans
 	t.request(n, src)
 	t.await(n, now)
 }
 
-// request sends an ARP request: to everybody, or to the address that is known.
+// request asks for a neighbour: all that may have its address, or the link address that is known.
 func (t *neighborTable) request(n *neighbor, src netip.Addr) {
-	// RFC 5227 2.1.1 has requests from an address of the link; a packet may
-	// have one of another interface.
+	// RFC 5227 2.1.1 has requests from an address of the link; a packet may have one of another
+	// interface. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
+	// the same as one of the addresses assigned to the outgoing interface, that address SHOULD be
+	// placed in the IP Source Address of the outgoing solicitation."
 	if !t.ifc.owns(src) {
 		src = t.ifc.sourceFor(n.addr)
 	}
-	dst := wire.Broadcast()
-	if mac, st := unpackNeighbor(n.word.Load()); st == neighProbe {
-		dst = mac
+	mac, st := unpackNeighbor(n.word.Load())
+	switch {
+	case t.v6:
+		t.ifc.solicit(n.addr, src, mac, st == neighProbe)
+	case st == neighProbe:
+		t.ifc.sendARP(wire.ARPRequest, mac, src, wire.MAC{}, n.addr)
+	default:
+		t.ifc.sendARP(wire.ARPRequest, wire.Broadcast(), src, wire.MAC{}, n.addr)
 	}
-	t.ifc.sendARP(wire.ARPRequest, dst, src, wire.MAC{}, n.addr)
 }
 
 // await has the alarm look after an entry.
@@ -362,7 +410,7 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 	case st == neighDelay:
 		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
 		// by periodically sending a point-to-point ARP Request to it".
-		if !n.word.CompareAndSwap(w, packNeighbor(mac, neighProbe)) {
+		if !n.word.CompareAndSwap(w, packNeighbor(mac, neighProbe)|w&neighRouter) {
 			return askNoMore // it was confirmed just now
 		}
 		n.tries = 0
@@ -386,44 +434,118 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		return askFailed
 	}
 	n.tries++
-	n.retryAt = now + requestInterval
+	n.retryAt = now + t.retrans
 	t.request(n, n.waiting.source())
 	return askWaits
 }
 
-// learn takes an address that an ARP packet told. An answer is a reply to this host; what
-// answers nothing that was asked tells only that the neighbour can be heard. Without create,
-// only what is in the table already is changed.
-func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, answer, create bool) {
-	s := t.ifc.s
-	now := s.now()
+// A neighborTold is what a packet tells of a neighbour.
+type neighborTold uint8
+
+const (
+	toldMAC       neighborTold = 1 << iota // its link address
+	toldSolicited                          // it answers the host, and so has received something
+	toldOverride                           // its link address replaces one that is known
+	toldRouter                             // it is a router
+	toldHost                               // it is no router
+	toldCreate                             // it is to be known from now on, if it was not
+)
+
+// told returns the state of a neighbour after a packet about it. take is whether the link address
+// that was told replaces the one that is known, from which it differs or not; ok is false where
+// nothing changes.
+//
+// This is the table of RFC 4861 7.2.5 for advertisements, with what 7.2.3, 6.3.4 and 8.3 say
+// of packets that have the address of their sender: those count as told with Override, without
+// Solicited. ARP has no such flags. A reply to the host counts as told with both, if the host
+// has asked, and all else as told with Override.
+//
+//	state           link address  S O   link address, state
+//	unknown         told          - -   told, STALE, or REACHABLE where S; only with toldCreate
+//	INCOMPLETE      told          - -   told, STALE, or REACHABLE where S
+//	these           none          - -   nothing
+//	REACHABLE       differs       - 0   kept, STALE
+//	other           differs       - 0   nothing
+//	REACHABLE, ...  differs       - 1   told, STALE, or REACHABLE where S
+//	REACHABLE, ...  same or none  1 -   kept, REACHABLE
+//	REACHABLE, ...  same or none  0 -   nothing
+func (st neighborState) told(how neighborTold, differs bool) (next neighborState, take, ok bool) {
+	next = neighStale
+	if how&toldSolicited != 0 {
+		next = neighReachable
+	}
+	switch st {
+	case neighUnknown:
+		return next, true, how&toldMAC != 0 && how&toldCreate != 0
+	case neighIncomplete:
+		return next, true, how&toldMAC != 0
+	case neighReachable, neighStale, neighDelay, neighProbe:
+		differs = differs && how&toldMAC != 0
+		switch {
+		case differs && how&toldOverride != 0:
+			return next, true, true
+		case differs:
+			return neighStale, false, st == neighReachable
+		}
+		return next, false, next == neighReachable
+	}
+	return st, false, false
+}
+
+// learn takes note of what a packet told of a neighbour. mac counts with toldMAC.
+func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) {
+	now := t.ifc.s.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.m[addr]
 	if n == nil {
-		if !create || t.closed {
+		if how&toldCreate == 0 || how&toldMAC == 0 || t.closed {
 			return
 		}
 		n = t.getLocked(addr)
 	}
-	old, st := unpackNeighbor(n.word.Load())
-	next := neighStale
-	switch {
-	case st == neighPermanent:
-		return
-	case answer && (st == neighIncomplete || st == neighProbe || n.polls > 0):
-		next = neighReachable
-	case st == neighUnknown && !create:
-		return
-	case st != neighUnknown && st != neighIncomplete && old == mac:
-		return // RFC 4861 7.2.5: what says nothing new leaves the state as it is
+	w := n.word.Load()
+	old, st := unpackNeighbor(w)
+	if how&toldSolicited != 0 {
+		asked := st == neighIncomplete || st == neighProbe || n.polls > 0
+		switch {
+		case !asked && !t.v6:
+			how &^= toldSolicited // ARP does not tell what a reply answers
+		case n.polls > 0:
+			how |= toldCreate // it has failed, and was asked again
+		}
 	}
-	t.sendWaiting(n, mac)
-	n.tries, n.polls = 0, 0
-	n.confirmed.Store(int64(now))
-	n.word.Store(packNeighbor(mac, next))
-	t.touch(n, true)
-	t.ifc.routerAnswers(addr)
+	next, take, ok := st.told(how, old != mac)
+	if st == neighPermanent || st == neighUnknown && !ok {
+		return
+	}
+	router := w & neighRouter
+	switch {
+	case how&toldRouter != 0:
+		router = neighRouter
+	case how&toldHost != 0:
+		router = 0
+	}
+	if !take {
+		mac = old
+	}
+	if !ok {
+		next = st
+	}
+	if take || next == neighReachable {
+		n.tries, n.polls = 0, 0
+		n.reachable.Store(int64(t.reachable))
+		n.confirmed.Store(int64(now))
+		t.sendWaiting(n, mac)
+	}
+	n.word.Store(packNeighbor(mac, next) | router)
+	if ok {
+		t.touch(n, how&toldCreate == 0 || n.solved || st == neighIncomplete)
+		t.ifc.routerAnswers(addr)
+	}
+	if router == 0 && w&neighRouter != 0 {
+		t.ifc.routerGone(addr)
+	}
 }
 
 // flush forgets all entries that are not permanent, and drops what waits for them.
@@ -455,7 +577,7 @@ func (t *neighborTable) close() {
 	t.mu.Unlock()
 }
 
-// A Neighbor is an entry of an interface's ARP cache.
+// A Neighbor is an entry of an interface's ARP cache or of its IPv6 neighbor cache.
 type Neighbor struct {
 	NIC  string
 	Addr netip.Addr
@@ -465,6 +587,9 @@ type Neighbor struct {
 	State string
 	// Age is how long ago the neighbour was last known to be there.
 	Age time.Duration
+	// Router tells that an IPv6 neighbour says that it is a router. It is not looked at where
+	// an entry is set.
+	Router bool
 }
 
 // Neighbors returns the entries of all interfaces, by interface and address.
@@ -473,21 +598,31 @@ func (s *Stack) Neighbors() []Neighbor {
 	now := s.now()
 	for _, ifc := range *s.ifaces.Load() {
 		first := len(all)
-		t := &ifc.neigh
-		t.mu.Lock()
-		for _, n := range t.m {
-			mac, st := unpackNeighbor(n.word.Load())
-			age := time.Duration(now - tcp.Time(n.confirmed.Load()))
-			if st == neighReachable && age >= time.Duration(reachableTime) {
-				st = neighStale
-			}
-			if st == neighPermanent || st == neighUnknown || st == neighIncomplete {
-				age = 0
-			}
-			all = append(all, Neighbor{NIC: ifc.name, Addr: n.addr, MAC: mac, State: st.String(), Age: age})
+		for _, t := range ifc.neighborTables() {
+			all = t.describe(all, now)
 		}
-		t.mu.Unlock()
 		slices.SortFunc(all[first:], func(a, b Neighbor) int { return a.Addr.Compare(b.Addr) })
+	}
+	return all
+}
+
+// describe appends what Neighbors says of a table.
+func (t *neighborTable) describe(all []Neighbor, now tcp.Time) []Neighbor {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.m {
+		w := n.word.Load()
+		mac, st := unpackNeighbor(w)
+		age := time.Duration(now - tcp.Time(n.confirmed.Load()))
+		if st == neighReachable && int64(age) >= n.reachable.Load() {
+			st = neighStale
+		}
+		if st == neighPermanent || st == neighUnknown || st == neighIncomplete {
+			age = 0
+		}
+		all = append(all, Neighbor{
+			NIC: t.ifc.name, Addr: n.addr, MAC: mac, State: st.String(), Age: age, Router: w&neighRouter != 0,
+		})
 	}
 	return all
 }
@@ -495,7 +630,14 @@ func (s *Stack) Neighbors() []Neighbor {
 // FlushNeighbors forgets all entries that are not permanent.
 func (s *Stack) FlushNeighbors() {
 	for _, ifc := range *s.ifaces.Load() {
-		ifc.neigh.flush(false)
+		ifc.flushNeighbors(false)
+	}
+}
+
+// flushNeighbors flushes both tables.
+func (ifc *iface) flushNeighbors(fail bool) {
+	for _, t := range ifc.neighborTables() {
+		t.flush(fail)
 	}
 }
 
@@ -525,7 +667,7 @@ func (s *Stack) setNeighbor(n Neighbor) error {
 	case n.MAC.IsMulticast():
 		return fmt.Errorf("%v is a group address: %w", n.MAC, syscall.EINVAL)
 	}
-	ifc.neigh.set(n.Addr, n.MAC)
+	ifc.neighbors(n.Addr).set(n.Addr, n.MAC)
 	return nil
 }
 
@@ -541,8 +683,7 @@ func (t *neighborTable) set(addr netip.Addr, mac wire.MAC) {
 	}
 	n := t.m[addr]
 	if n == nil {
-		n = &neighbor{addr: addr}
-		t.m[addr] = n
+		n = t.add(addr)
 		t.static++
 	} else if n.place != nil {
 		t.listOf(n).Remove(n.place)

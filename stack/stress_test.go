@@ -220,8 +220,10 @@ func requireEmpty(t *testing.T, s *Stack) {
 	for _, ifc := range *s.ifaces.Load() {
 		require.Zero(t, ifc.tx.n.Load(), "frames that wait")
 		require.Empty(t, ifc.tx.waiters)
-		require.Zero(t, ifc.neigh.waiting)
-		require.Empty(t, ifc.neigh.m)
+		for _, nt := range ifc.neighborTables() {
+			require.Zero(t, nt.waiting)
+			require.Empty(t, nt.m)
+		}
 	}
 }
 

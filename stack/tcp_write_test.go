@@ -143,9 +143,9 @@ func TestAWriteDoesNotWaitForTheNeighborsAddress(t *testing.T) {
 		c, d := connect(t, a, b)
 		// The neighbour is forgotten, and asked for when the route is looked up anew.
 		ifc := a.ifaceNamed(a.Interfaces()[1].Name)
-		ifc.neigh.flush(false)
+		ifc.flushNeighbors(false)
 		a.gen.Add(1)
-		b.ifaceNamed(b.Interfaces()[1].Name).neigh.closed = true // and does not answer
+		b.ifaceNamed(b.Interfaces()[1].Name).neigh4.closed = true // and does not answer
 		want := noise(60_000)
 		p := bytes.Clone(want)
 		began := time.Now()
@@ -247,7 +247,7 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := twoHosts(t, nic.PipeConfig{})
 			c, _ := connect(t, a, b)
-			nt := &c.path.ifc.neigh
+			nt := c.path.ifc.neigh4
 			l := &zeroCopySend{t: c}
 			l.frames.Add(1)
 			nt.mu.Lock()

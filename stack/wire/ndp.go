@@ -96,6 +96,14 @@ func linkOption(b []byte, t NDOptionType) (mac MAC, ok bool) {
 	}
 }
 
+// SolicitedNode returns the multicast group in which all nodes are that have an address with the
+// last 24 bits of a. RFC 4291 2.7.1: it is "formed by taking the low-order 24 bits of an address
+// (unicast or anycast) and appending those bits to the prefix FF02:0:0:0:0:1:FF00::/104".
+func SolicitedNode(a netip.Addr) netip.Addr {
+	b := a.As16()
+	return netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})
+}
+
 // A NeighborSol is a Neighbor Solicitation (RFC 4861 4.3).
 type NeighborSol struct {
 	Target    netip.Addr

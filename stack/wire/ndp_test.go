@@ -317,3 +317,8 @@ func FuzzND(f *testing.F) {
 		require.NotContains(t, string(line), "\n")
 	})
 }
+
+// RFC 4291 2.7.1's own example.
+func TestSolicitedNodeTakesTheLast24Bits(t *testing.T) {
+	require.Equal(t, netip.MustParseAddr("ff02::1:ff0e:8c6c"), SolicitedNode(netip.MustParseAddr("4037::01:800:200e:8c6c")))
+}

@@ -1,0 +1,125 @@
+package stack
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// RFC 4861 7.2.5, and appendix C: what an advertisement does to an entry, written out state by state.
+func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
+	const (
+		none = iota
+		same
+		other
+	)
+	type row struct {
+		st   neighborState
+		link int
+		s, o bool
+		next neighborState
+		take bool // the link address
+	}
+	var rows []row
+	// "If the target's neighbor cache entry is in the INCOMPLETE state [...] If the link layer
+	// has addresses and no Target Link-Layer Address option is included, the receiving node SHOULD silently
+	// discard the received advertisement. Otherwise, [...] records the link-layer address [...] If
+	// the advertisement's Solicited flag is set, the state of the entry is set to REACHABLE;
+	// otherwise, it is set to STALE."; "the Override flag is ignored if the entry is in the
+	// INCOMPLETE state."
+	for _, o := range []bool{false, true} {
+		rows = append(rows,
+			row{neighIncomplete, none, false, o, neighIncomplete, false},
+			row{neighIncomplete, none, true, o, neighIncomplete, false},
+			row{neighIncomplete, other, false, o, neighStale, true},
+			row{neighIncomplete, other, true, o, neighReachable, true},
+		)
+	}
+	for _, st := range []neighborState{neighReachable, neighStale, neighDelay, neighProbe} {
+		// "If the Override flag is clear and the supplied link-layer address differs from that in
+		// the cache, then one of two actions takes place: a. If the state of the entry is
+		// REACHABLE, set it to STALE, but do not update the entry in any other way. b. Otherwise,
+		// the received advertisement should be ignored".
+		kept := st
+		if st == neighReachable {
+			kept = neighStale
+		}
+		rows = append(rows,
+			row{st, other, false, false, kept, false},
+			row{st, other, true, false, kept, false},
+			// "If the Override flag is set, or the supplied link-layer address is the same as that in
+			// the cache, or no Target Link-Layer Address option was supplied, [...] If the Solicited flag
+			// is set, the state of the entry MUST be set to REACHABLE. If the Solicited flag is zero and
+			// the link-layer address was updated with a different address, the state MUST be set to
+			// STALE. Otherwise, the entry's state remains unchanged."
+			row{st, other, false, true, neighStale, true},
+			row{st, other, true, true, neighReachable, true},
+		)
+		for _, link := range []int{none, same} {
+			for _, o := range []bool{false, true} {
+				rows = append(rows,
+					row{st, link, false, o, st, false},
+					row{st, link, true, o, neighReachable, false})
+			}
+		}
+	}
+	// "If no entry exists, the advertisement SHOULD be silently discarded." A static entry stays.
+	for _, link := range []int{none, same, other} {
+		for _, s := range []bool{false, true} {
+			for _, o := range []bool{false, true} {
+				rows = append(rows,
+					row{neighUnknown, link, s, o, neighUnknown, false},
+					row{neighPermanent, link, s, o, neighPermanent, false},
+					row{neighGone, link, s, o, neighGone, false})
+			}
+		}
+	}
+	for _, r := range rows {
+		var how neighborTold
+		if r.link != none {
+			how |= toldMAC
+		}
+		if r.s {
+			how |= toldSolicited
+		}
+		if r.o {
+			how |= toldOverride
+		}
+		next, take, ok := r.st.told(how, r.link != same)
+		if !ok {
+			next, take = r.st, false
+		}
+		text := fmt.Sprintf("%v link=%d solicited=%v override=%v", r.st, r.link, r.s, r.o)
+		require.Equal(t, r.next, next, text)
+		require.Equal(t, r.take, take, text)
+	}
+}
+
+// RFC 6583 7.1: entries that others make are to displace none that the host uses.
+func TestRequestsFromManyDisplaceNoneThatAnswers(t *testing.T) {
+	s, p := hostAndPeerOn8(t)
+	u := openUDP(t, s, "0.0.0.0:9")
+	sendTo2(t, u, "1")
+	p.reply()
+	p.take()
+	from := addr("10.9.0.1")
+	for range 3 * maxNeighbors {
+		p.arp(macA, wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: from, TargetIP: addr("192.0.2.1")})
+		from = from.Next()
+	}
+	require.Len(t, s.Neighbors(), maxNeighbors)
+	p.take()
+	sendTo2(t, u, "2")
+	require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
+}
+
+// hostAndPeerOn8 is hostAndPeer with a second network, of which there are many neighbours.
+func hostAndPeerOn8(t *testing.T) (*Stack, *peer) {
+	return hostAndPeer(t, func(c *Config) {
+		c.NICs[0].Addrs = append(c.NICs[0].Addrs, netip.MustParsePrefix("10.0.0.1/8"))
+	})
+}
