@@ -14,6 +14,10 @@ type datagramSocket interface {
 	socket
 	Join(group netip.Addr, index int) error
 	Leave(group netip.Addr, index int) error
+	JoinSource(group, source netip.Addr, index int) error
+	LeaveSource(group, source netip.Addr, index int) error
+	BlockSource(group, source netip.Addr, index int) error
+	UnblockSource(group, source netip.Addr, index int) error
 	SetMulticastInterface(index int) error
 	SetMulticastTTL(ttl int) error
 	SetMulticastLoopback(on bool) error
@@ -91,6 +95,45 @@ func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 		return syscall.EINVAL
 	}
 	return c.member(ifi, group, c.dg.Leave)
+}
+
+// JoinSourceGroup is JoinGroup for what one source sends to a group, as IP_ADD_SOURCE_MEMBERSHIP of Linux and
+// JoinSourceSpecificGroup of x/net/ipv4 have it: the routers are asked for that source only
+// (RFC 3376), and the socket receives nothing that others send to the group. It may be called for many
+// sources of a group. After a JoinGroup it has the socket receive that source only. The errors are
+// those of JoinGroup, but EADDRNOTAVAIL for a source that is joined already or is not of the
+// group's family, and EINVAL too where BlockSource was called.
+func (c *datagramConn) JoinSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
+	return c.memberOf(ifi, group, source, datagramSocket.JoinSource)
+}
+
+// LeaveSourceGroup undoes a JoinSourceGroup; the group is left with its last source. If ifi is nil, it is the
+// first interface on which the group was joined. EADDRNOTAVAIL says that the source was not joined, and EINVAL that
+// the group was not, or that sources of it are blocked. LeaveGroup leaves a group with all its sources.
+func (c *datagramConn) LeaveSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
+	return c.memberOf(ifi, group, source, datagramSocket.LeaveSource)
+}
+
+// BlockSource has the socket not receive what a source sends to a group that was joined with JoinGroup,
+// as IP_BLOCK_SOURCE of Linux and ExcludeSourceSpecificGroup of x/net/ipv4 have it. Where no socket of the host
+// wants the source, the routers are told so. If ifi is nil, it is the first interface on which
+// the group was joined. EADDRNOTAVAIL says that the source is blocked already or is not of the group's family, and
+// EINVAL that the group was not joined, or by its sources.
+func (c *datagramConn) BlockSource(ifi *net.Interface, group, source netip.Addr) error {
+	return c.memberOf(ifi, group, source, datagramSocket.BlockSource)
+}
+
+// UnblockSource undoes a BlockSource. EADDRNOTAVAIL says that the source was not blocked, and EINVAL that the group
+// was not joined, or by its sources.
+func (c *datagramConn) UnblockSource(ifi *net.Interface, group, source netip.Addr) error {
+	return c.memberOf(ifi, group, source, datagramSocket.UnblockSource)
+}
+
+func (c *datagramConn) memberOf(ifi *net.Interface, group, source netip.Addr, do func(s datagramSocket, group, source netip.Addr, index int) error) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
+	return c.member(ifi, group, func(group netip.Addr, index int) error { return do(c.dg, group, source, index) })
 }
 
 func (c *datagramConn) member(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {

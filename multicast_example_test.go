@@ -63,3 +63,42 @@ func ExampleHost_ListenMulticastUDP() {
 	// 192.0.2.2:5353: me
 	// 192.0.2.3:5353: me
 }
+
+// A socket receives what one source sends to a group, and nothing that others send to it.
+func ExampleUDPConn_JoinSourceGroup() {
+	sw := nic.NewSwitch(nic.SwitchConfig{})
+	var socks []*usernet.UDPConn
+	for i := range 3 {
+		h, err := usernet.New(usernet.Config{
+			NIC:     sw.Port(),
+			Addrs:   []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i+1))},
+			Gateway: netip.MustParseAddr("192.0.2.254"), // the route to groups too
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer h.Close()
+		c, err := h.ListenUDP("udp4", &net.UDPAddr{Port: 5000})
+		if err != nil {
+			log.Fatal(err)
+		}
+		socks = append(socks, c)
+	}
+	group := netip.MustParseAddr("232.1.2.3")
+	if err := socks[0].JoinSourceGroup(nil, group, netip.MustParseAddr("192.0.2.3")); err != nil {
+		log.Fatal(err)
+	}
+	for _, c := range socks[1:] {
+		if _, err := c.WriteTo([]byte("hello"), &net.UDPAddr{IP: group.AsSlice(), Port: 5000}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	buf := make([]byte, 100)
+	n, from, err := socks[0].ReadFrom(buf)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s from %v\n", buf[:n], from)
+	// Output:
+	// hello from 192.0.2.3:5000
+}

@@ -57,6 +57,22 @@ func (k kernelSocket) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 	return k.p.LeaveGroup(ifi, ipAddr(group))
 }
 
+func (k kernelSocket) JoinSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
+	return k.p.JoinSourceSpecificGroup(ifi, ipAddr(group), ipAddr(source))
+}
+
+func (k kernelSocket) LeaveSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
+	return k.p.LeaveSourceSpecificGroup(ifi, ipAddr(group), ipAddr(source))
+}
+
+func (k kernelSocket) BlockSource(ifi *net.Interface, group, source netip.Addr) error {
+	return k.p.ExcludeSourceSpecificGroup(ifi, ipAddr(group), ipAddr(source))
+}
+
+func (k kernelSocket) UnblockSource(ifi *net.Interface, group, source netip.Addr) error {
+	return k.p.IncludeSourceSpecificGroup(ifi, ipAddr(group), ipAddr(source))
+}
+
 func (k kernelSocket) SetMulticastInterface(ifi *net.Interface) error {
 	return k.p.SetMulticastInterface(ifi)
 }

@@ -39,6 +39,10 @@ type groupSocket interface {
 	SetWriteBuffer(n int) error
 	JoinGroup(ifi *net.Interface, group netip.Addr) error
 	LeaveGroup(ifi *net.Interface, group netip.Addr) error
+	JoinSourceGroup(ifi *net.Interface, group, source netip.Addr) error
+	LeaveSourceGroup(ifi *net.Interface, group, source netip.Addr) error
+	BlockSource(ifi *net.Interface, group, source netip.Addr) error
+	UnblockSource(ifi *net.Interface, group, source netip.Addr) error
 	SetMulticastInterface(ifi *net.Interface) error
 	SetMulticastTTL(ttl int) error
 	SetMulticastLoopback(on bool) error

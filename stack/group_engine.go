@@ -20,7 +20,7 @@ const (
 )
 
 // A groupEngine tells the routers which groups the host listens to: the host's side of IGMP
-// version 3, RFC 3376 (now RFC 9776), in which every membership is of any source, with what it
+// version 3, RFC 3376 (now RFC 9776), with what it
 // prescribes for links whose querier speaks version 2 (RFC 2236) or 1 (RFC 1112).
 //
 // MLD is the same protocol: its versions 2 (RFC 9777) and 1 (RFC 2710) are the engine's versions 3 and
@@ -63,11 +63,12 @@ func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dea
 // A groupState is a group on a link.
 type groupState struct {
 	addr   netip.Addr
-	member bool
-	due    groupDue // the earlier of changeAt and answerAt
-	// Version 3: how often the change, which is that to the present state, is still to be
-	// told, and when next.
-	changes  int
+	filter sourceFilter // what the interface wants
+	due    groupDue     // the earlier of changeAt and answerAt
+	// Version 3: in how many more reports the change of mode, and those of sources, are to be
+	// told, and when the next report is due.
+	modes    int
+	changed  map[netip.Addr]int
 	changeAt tcp.Time
 	// When a query for the group is answered; 0: there is none. The sources are those
 	// that it asked for; none means the group as such.
@@ -88,48 +89,51 @@ type groupQuery struct {
 	sources    []netip.Addr // version 3, at most groupMaxSources; none: the group as such
 }
 
+// changing reports whether changes are still to be told.
+func (m *groupState) changing() bool { return m.modes > 0 || len(m.changed) > 0 }
+
 // next is when there is something to be said of the group; 0: never.
 func (m *groupState) next() tcp.Time {
-	if m.changes > 0 && (m.answerAt == 0 || m.changeAt < m.answerAt) {
+	if m.changing() && (m.answerAt == 0 || m.changeAt < m.answerAt) {
 		return m.changeAt
 	}
 	return m.answerAt
 }
 
-// change changes by n how often groups are joined, and tells the routers where that
+// change changes what sockets want of groups, and tells the routers where that
 // makes a difference. The caller drains afterwards.
-func (g *groupEngine) change(n int, ms ...membership) {
+func (g *groupEngine) change(cs ...groupChange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.s.now()
-	for _, m := range ms {
-		g.changeOne(m.ifc, m.group, n, now)
+	for i := range cs {
+		g.changeOne(&cs[i], now)
 	}
 	g.run(now)
 	g.arm(now)
 }
 
-func (g *groupEngine) changeOne(ifc *iface, group netip.Addr, n int, now tcp.Time) {
-	before, after := ifc.group.add(group, n)
-	if (before > 0) == (after > 0) {
-		return
-	}
-	l := &ifc.igmp
-	if g.closed || l.silent() || !isReported(group) {
+func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
+	before, after := c.ifc.group.change(c.group, &c.from, &c.to)
+	l := &c.ifc.igmp
+	if g.closed || l.silent() || !isReported(c.group) {
 		return
 	}
 	version := g.speak(l, now)
-	m := l.groups[group]
+	m := l.groups[c.group]
+	if m == nil && !after.isMember() {
+		return
+	}
 	if m == nil {
 		if l.groups == nil {
 			l.groups = make(map[netip.Addr]*groupState)
 		}
-		m = &groupState{addr: group}
+		m = &groupState{addr: c.group}
 		m.due.link, m.due.group = l, m
-		l.groups[group] = m
+		l.groups[c.group] = m
 	}
-	m.member = after > 0
-	g.tell(l, m, version, now)
+	m.filter = after
+	g.tell(l, m, version, &before, now)
 }
 
 // comeUp tells the routers of a link that has come up, where there may be others than before,
@@ -144,25 +148,25 @@ func (g *groupEngine) comeUp(ifc *iface) {
 	now := g.s.now()
 	version := g.speak(l, now)
 	for _, m := range l.sorted() {
-		if m.member {
-			g.tell(l, m, version, now)
+		if m.filter.isMember() {
+			g.tell(l, m, version, &sourceFilter{}, now)
 		}
 	}
 	g.run(now)
 	g.arm(now)
 }
 
-// tell begins to tell the routers of a link that a group has been joined or left. g.mu is held.
-func (g *groupEngine) tell(l *groupLink, m *groupState, version int, now tcp.Time) {
-	m.answerAt, m.sources = 0, nil
+// tell begins to tell the routers of a link that what the interface wants of a group is not what it was
+// before. g.mu is held.
+func (g *groupEngine) tell(l *groupLink, m *groupState, version int, before *sourceFilter, now tcp.Time) {
+	if version == 3 {
+		g.tellV3(l, m, before, now)
+		return
+	}
+	// Versions 1 and 2 know no sources.
+	is, was := m.filter.isMember(), before.isMember()
 	switch {
-	case version == 3:
-		// RFC 3376 5.1: "To cover the possibility of the State-Change Report being
-		// missed by one or more multicast routers, it is retransmitted
-		// [Robustness Variable] - 1 more times, at intervals chosen at random
-		// from the range (0, [Unsolicited Report Interval])."
-		m.changes, m.changeAt = l.count(), now
-	case m.member:
+	case is && !was:
 		// RFC 2236 3: "When a host joins a multicast group, it should immediately
 		// transmit an unsolicited Version 2 Membership Report for that group";
 		// "it is recommended that it be repeated once or twice after short
@@ -170,11 +174,42 @@ func (g *groupEngine) tell(l *groupLink, m *groupState, version int, now tcp.Tim
 		l.sendV2Report(version, m.addr)
 		m.last = true
 		m.answerAt = now + g.delay(groupV2Repeat)
-	default:
+		g.due.set(&m.due, m.next())
+	case was && !is:
 		g.leave(l, version, m)
 		g.forget(l, m)
+	}
+}
+
+// tellV3 is tell in version 3.
+//
+// RFC 3376 5.1: "To cover the possibility of the State-Change Report being
+// missed by one or more multicast routers, it is retransmitted
+// [Robustness Variable] - 1 more times, at intervals chosen at random
+// from the range (0, [Unsolicited Report Interval])." A change that comes meanwhile is
+// told at once, with what was still to be told: "Each time a source is included in the difference report
+// calculated above, retransmission state for that source needs to be maintained until
+// [Robustness Variable] State-Change reports have been sent by the host."
+func (g *groupEngine) tellV3(l *groupLink, m *groupState, before *sourceFilter, now tcp.Time) {
+	changed := false
+	if m.filter.exclude != before.exclude {
+		m.modes, changed = l.count(), true
+	} else {
+		m.filter.difference(before, func(source netip.Addr) {
+			if m.changed == nil {
+				m.changed = make(map[netip.Addr]int)
+			}
+			m.changed[source] = l.count()
+			changed = true
+		})
+	}
+	if !changed {
 		return
 	}
+	if m.modes > 0 || !m.filter.isMember() {
+		m.answerAt, m.sources = 0, nil // what is told now is all that an answer would tell
+	}
+	m.changeAt = now
 	g.due.set(&m.due, m.next())
 }
 
@@ -219,9 +254,10 @@ func (g *groupEngine) speak(l *groupLink, now tcp.Time) int {
 	if l.version != version && l.version != 0 {
 		g.general(l, 0)
 		for group, m := range l.groups {
-			m.changes, m.answerAt, m.sources = 0, 0, nil
+			m.modes, m.changed = 0, nil
+			m.answerAt, m.sources = 0, nil
 			g.due.set(&m.due, 0)
-			if !m.member {
+			if !m.filter.isMember() {
 				delete(l.groups, group)
 			}
 		}
@@ -329,7 +365,7 @@ func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
 		return
 	}
 	m := l.groups[q.group]
-	if m == nil || !m.member {
+	if m == nil || !m.filter.isMember() {
 		return
 	}
 	defer func() { g.due.set(&m.due, m.next()) }()
@@ -425,7 +461,7 @@ func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 	g.runAnswers(l, ms, all, now)
 	for _, m := range ms {
 		g.due.set(&m.due, m.next())
-		if m.changes == 0 && !m.member {
+		if !m.changing() && !m.filter.isMember() {
 			delete(l.groups, m.addr)
 		}
 	}
@@ -433,43 +469,92 @@ func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 
 // runChanges sends the changes that are due in one report of version 3.
 func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
-	r := groupReport{g: g, l: l}
+	r := groupReport{l: l}
 	for _, m := range ms {
-		if m.changes == 0 || m.changeAt > now {
-			continue
+		if m.changing() && m.changeAt <= now {
+			m.addChanges(&r)
+			m.changeAt = now + g.delay(groupV3Repeat)
 		}
-		kind := uint8(wire.GroupToInclude)
-		if m.member {
-			kind = wire.GroupToExclude
-		}
-		r.add(kind, m.addr, nil)
-		m.changes--
-		m.changeAt = now + g.delay(groupV3Repeat)
 	}
 	r.send()
 }
 
+// addChanges adds the records of a state-change report.
+//
+// RFC 3376 5.1: "If the report should contain a Filter-Mode-Change record, then if the current
+// filter-mode of the interface is INCLUDE, a TO_IN record is included in the report, otherwise a
+// TO_EX record is included. If instead the report should contain Source-List-Change records, an
+// ALLOW and a BLOCK record are included." These have "All with retransmission state that must be
+// forwarded", and "blocked".
+func (m *groupState) addChanges(r *groupReport) {
+	f := &m.filter
+	switch {
+	case m.modes > 0 && f.exclude:
+		r.add(wire.GroupToExclude, m.addr, f.sources)
+	case m.modes > 0:
+		r.add(wire.GroupToInclude, m.addr, f.sources)
+	default:
+		var allow, block []netip.Addr
+		for _, source := range slices.SortedFunc(maps.Keys(m.changed), netip.Addr.Compare) {
+			if f.wants(source) {
+				allow = append(allow, source)
+			} else {
+				block = append(block, source)
+			}
+		}
+		// Ibid.: "If the computed source list for either an ALLOW or a BLOCK record is empty,
+		// that record is omitted".
+		if len(allow) > 0 {
+			r.add(wire.GroupAllow, m.addr, allow)
+		}
+		if len(block) > 0 {
+			r.add(wire.GroupBlock, m.addr, block)
+		}
+	}
+	m.modes = max(m.modes-1, 0)
+	for source, n := range m.changed {
+		if n--; n > 0 {
+			m.changed[source] = n
+		} else {
+			delete(m.changed, source)
+		}
+	}
+}
+
 // runAnswers sends the answers that are due in one report of version 3: of the groups whose time
 // has come, or of all.
-//
-// RFC 3376 5.2: to a general query "one Current-State Record is sent for each multicast
-// address for which the specified interface has reception state". Of the sources that
-// were asked for, a member in mode EXCLUDE without sources wants all: IS_IN.
 func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now tcp.Time) {
-	r := groupReport{g: g, l: l}
+	r := groupReport{l: l}
 	for _, m := range ms {
-		due := m.answerAt != 0 && m.answerAt <= now
-		if !m.member || !all && !due {
-			continue
+		if all || m.answerAt != 0 && m.answerAt <= now {
+			m.addAnswer(&r, all)
+			m.answerAt, m.sources = 0, nil
 		}
-		if all || len(m.sources) == 0 {
-			r.add(wire.GroupIsExclude, m.addr, nil)
-		} else {
-			r.add(wire.GroupIsInclude, m.addr, m.sources)
-		}
-		m.answerAt, m.sources = 0, nil
 	}
 	r.send()
+}
+
+// addAnswer adds the record that answers a query: a general one, or what was asked for the group.
+//
+// RFC 3376 5.2: "If the interface has reception state for the specified address", the record
+// has its mode and sources. Of sources that were asked for, "If the set of the queried source list and
+// the requested reception state" is A in mode INCLUDE, IS_IN is sent of A*B, and in mode
+// EXCLUDE of B-A; "if the resulting Current-State Record has an empty set of source addresses, then no
+// response is sent."
+func (m *groupState) addAnswer(r *groupReport, general bool) {
+	f := &m.filter
+	switch {
+	case !f.isMember():
+	case !general && len(m.sources) > 0:
+		wanted := slices.DeleteFunc(m.sources, func(source netip.Addr) bool { return !f.wants(source) })
+		if len(wanted) > 0 {
+			r.add(wire.GroupIsInclude, m.addr, wanted)
+		}
+	case f.exclude:
+		r.add(wire.GroupIsExclude, m.addr, f.sources)
+	default:
+		r.add(wire.GroupIsInclude, m.addr, f.sources)
+	}
 }
 
 // sorted returns the groups in order.
@@ -480,21 +565,39 @@ func (l *groupLink) sorted() []*groupState {
 // A groupReport collects records for a report of version 3, and begins another where
 // they are more than a datagram takes.
 type groupReport struct {
-	g   *groupEngine
 	l   *groupLink
 	buf []byte
 	n   int // records
 }
 
+// add adds a record.
+//
+// RFC 3376 4.2.16: a record that "contains so many source addresses that it does not fit within
+// the size limit of a single Report message, if its Type is not MODE_IS_EXCLUDE or
+// CHANGE_TO_EXCLUDE_MODE, is split into multiple Group Records, each containing a different
+// subset of the source addresses and each sent in a separate Report message"; otherwise "a single
+// Group Record is sent, containing as many source addresses as can fit, and the
+// remaining source addresses are not reported".
 func (r *groupReport) add(kind uint8, group netip.Addr, sources []netip.Addr) {
-	if r.n > 0 && len(r.buf)+wire.GroupRecordLen(group, len(sources)) > r.l.reportRoom() {
-		r.send()
+	room := r.l.reportRoom()
+	most := (room - wire.GroupReportLen - wire.GroupRecordLen(group, 0)) / (group.BitLen() / 8)
+	if len(sources) > most && (kind == wire.GroupIsExclude || kind == wire.GroupToExclude) {
+		sources = sources[:most]
 	}
-	if r.n == 0 {
-		r.buf = make([]byte, wire.GroupReportLen)
+	for {
+		some := sources[:min(len(sources), most)]
+		if r.n > 0 && len(r.buf)+wire.GroupRecordLen(group, len(some)) > room {
+			r.send()
+		}
+		if r.n == 0 {
+			r.buf = make([]byte, wire.GroupReportLen)
+		}
+		r.buf = wire.AppendGroupRecord(r.buf, kind, group, some)
+		r.n++
+		if sources = sources[len(some):]; len(sources) == 0 {
+			return
+		}
 	}
-	r.buf = wire.AppendGroupRecord(r.buf, kind, group, sources)
-	r.n++
 }
 
 // send sends what was collected, if anything.
@@ -542,14 +645,18 @@ func (g *groupEngine) goodbye(l *groupLink) {
 		return
 	}
 	version := g.speak(l, g.s.now())
-	r := groupReport{g: g, l: l}
+	r := groupReport{l: l}
 	for _, m := range l.sorted() {
 		g.due.set(&m.due, 0)
 		if version < 3 {
 			g.leave(l, version, m)
-		} else if m.member || m.changes > 0 {
-			r.add(wire.GroupToInclude, m.addr, nil)
+			continue
 		}
+		before := m.filter
+		m.filter = sourceFilter{}
+		g.tellV3(l, m, &before, 0)
+		m.addChanges(&r)
+		g.due.set(&m.due, 0)
 	}
 	r.send()
 	g.general(l, 0)

@@ -84,7 +84,7 @@ func describeIGMP(t *testing.T, f []byte) string {
 	b = b[8:]
 	for range n {
 		k := int(binary.BigEndian.Uint16(b[2:]))
-		word := []string{"", "IS_IN", "IS_EX", "TO_IN", "TO_EX"}[b[0]] + " " + netip.AddrFrom4([4]byte(b[4:8])).String()
+		word := []string{"", "IS_IN", "IS_EX", "TO_IN", "TO_EX", "ALLOW", "BLOCK"}[b[0]] + " " + netip.AddrFrom4([4]byte(b[4:8])).String()
 		for i := range k {
 			word += "," + netip.AddrFrom4([4]byte(b[8+4*i:])).String()
 		}

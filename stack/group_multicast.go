@@ -2,89 +2,90 @@ package stack
 
 import (
 	"cmp"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
-	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A groupTable counts how often each multicast group was joined on an interface.
-// It is changed under the lock of the stack's groupEngine. Its own lock is the last of all.
-type groupTable struct {
-	n  atomic.Int32 // groups in joined, read without mu
-	mu sync.RWMutex
-	// A change costs as much with thousands of groups as with one.
-	joined map[netip.Addr]int
+// A groupChange replaces what a socket wants of a group on an interface.
+type groupChange struct {
+	ifc      *iface
+	group    netip.Addr
+	from, to sourceFilter
 }
 
-// allHosts is the group to which every multicast host belongs.
-// RFC 1112 4: "224.0.0.1 is assigned to the permanent group of all IP hosts".
-func allHosts() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 1}) }
-
-// has reports whether packets to a multicast address are for us.
-func (g *groupTable) has(a netip.Addr) bool {
-	if a == allHosts() {
-		return true
-	}
-	if g.n.Load() == 0 {
-		return false
-	}
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	return g.joined[a] > 0
+// compare orders by interface and group, so that equal states say equal things.
+func (c groupChange) compare(o groupChange) int {
+	return cmp.Or(cmp.Compare(c.ifc.index, o.ifc.index), c.group.Compare(o.group))
 }
 
-// list returns the groups in order.
-func (g *groupTable) list() []netip.Addr {
-	groups := []netip.Addr{allHosts()}
-	g.mu.RLock()
-	groups = slices.AppendSeq(groups, maps.Keys(g.joined))
-	g.mu.RUnlock()
-	slices.SortFunc(groups, netip.Addr.Compare)
-	return slices.Compact(groups)
-}
-
-// add changes the count of a group by n, and returns what it was and is.
-func (g *groupTable) add(a netip.Addr, n int) (before, after int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	before = g.joined[a]
-	if after = max(before+n, 0); after == 0 {
-		delete(g.joined, a)
-	} else {
-		if g.joined == nil {
-			g.joined = make(map[netip.Addr]int)
-		}
-		g.joined[a] = after
-	}
-	g.n.Store(int32(len(g.joined)))
-	return before, after
-}
-
-// A membership is a multicast group joined on an interface.
+// A membership is what a socket wants of a group on an interface.
 type membership struct {
-	ifc   *iface
-	group netip.Addr
-}
-
-// compare orders memberships by interface and group, so that equal states say equal things.
-func (m membership) compare(o membership) int {
-	return cmp.Or(cmp.Compare(m.ifc.index, o.ifc.index), m.group.Compare(o.group))
+	ifc    *iface
+	filter sourceFilter
 }
 
 // A multicast is what a datagram socket has been told about groups. It belongs to
 // the socket's lock.
 type multicast struct {
-	joins map[netip.Addr][]*iface // the interfaces on which each group was joined, in order
-	index int                     // of the interface over which groups are reached; 0: by the routes
-	ttl   uint8                   // of datagrams to groups
-	loop  bool                    // the host's own sockets hear them too
+	joins    map[netip.Addr][]membership // of each group, in the order in which they were joined
+	filtered atomic.Int32                // memberships with a list of sources; read without the lock
+	index    int                         // of the interface over which groups are reached; 0: by the routes
+	ttl      uint8                       // of datagrams to groups
+	loop     bool                        // the host's own sockets hear them too
+}
+
+// find returns the place in joins[group] of the membership on an interface; of the first that there is
+// if index is 0. It is -1 if there is none.
+func (m *multicast) find(group netip.Addr, index int) int {
+	return slices.IndexFunc(m.joins[group], func(j membership) bool { return index == 0 || j.ifc.index == index })
+}
+
+// set replaces a membership by another filter, which ends it where that wants nothing. at is the
+// place of the membership; -1 for a new one.
+func (m *multicast) set(s *Stack, group netip.Addr, at int, ifc *iface, f sourceFilter) {
+	c := groupChange{ifc: ifc, group: group, to: f}
+	js := m.joins[group]
+	if at >= 0 {
+		c.from = js[at].filter
+	}
+	switch {
+	case at < 0:
+		js = append(js, membership{ifc, f})
+	case f.isMember():
+		js[at].filter = f
+	default:
+		js = slices.Delete(js, at, at+1)
+	}
+	switch {
+	case len(js) == 0:
+		delete(m.joins, group)
+	case m.joins == nil:
+		m.joins = map[netip.Addr][]membership{group: js}
+	default:
+		m.joins[group] = js
+	}
+	m.filtered.Add(int32(min(len(f.sources), 1) - min(len(c.from.sources), 1)))
+	s.groups.change(c)
+}
+
+// wantsGroup reports whether the socket lets what a source sends to a group pass. One that has not
+// joined the group does, as on Linux: what has come so far, another has joined. No lock is held.
+//
+// RFC 3376 3.1: "filtering of packets based upon a socket's multicast reception state is
+// a new feature of this service interface."
+func (g *dgram) wantsGroup(p *packet) bool {
+	if g.mc.filtered.Load() == 0 || !p.dst.IsMulticast() {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := g.mc.find(p.dst, p.ifc.index)
+	return i < 0 || g.mc.joins[p.dst][i].filter.wants(p.src)
 }
 
 // Join has the interface of an index, or with 0 the one on the route to the group,
@@ -92,80 +93,152 @@ type multicast struct {
 // what is no group, ENODEV without such an interface or route, and EADDRINUSE for a group
 // that the socket has joined there already.
 func (g *dgram) Join(group netip.Addr, index int) error {
-	if _, err := g.Settings(); err != nil {
+	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
+		if at >= 0 {
+			return syscall.EADDRINUSE
+		}
+		g.mc.set(g.s, group, at, ifc, sourceFilter{exclude: true})
+		return nil
+	})
+}
+
+// JoinSource is Join for what one source sends to a group. It can be called for many sources. After
+// Join without BlockSource it has the group receive that source only. The errors are Join's, but for
+// EADDRINUSE; EADDRNOTAVAIL for a source that is joined already or is of another family, and
+// EINVAL where sources of the group are blocked.
+func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
+	source = source.Unmap()
+	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
+		f := sourceFilter{}
+		if at >= 0 {
+			f = g.mc.joins[group][at].filter
+		}
+		switch {
+		case source.Is4() != group.Is4() || !source.IsValid():
+			return syscall.EADDRNOTAVAIL
+		case f.exclude && len(f.sources) > 0:
+			return syscall.EINVAL
+		case f.exclude:
+			f = sourceFilter{}
+		case f.lists(source):
+			return syscall.EADDRNOTAVAIL
+		}
+		g.mc.set(g.s, group, at, ifc, f.with(source))
+		return nil
+	})
+}
+
+// BlockSource has a group that was joined with Join be received without what a source sends to it.
+// The errors are EADDRNOTAVAIL for a source that is blocked already or is of another family, and
+// EINVAL where the group is not joined, or by its sources.
+func (g *dgram) BlockSource(group, source netip.Addr, index int) error {
+	source = source.Unmap()
+	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
+		switch f := &m.filter; {
+		case source.Is4() != group.Is4() || !source.IsValid():
+			return syscall.EADDRNOTAVAIL
+		case at < 0, !f.exclude:
+			return syscall.EINVAL
+		case f.lists(source):
+			return syscall.EADDRNOTAVAIL
+		}
+		g.mc.set(g.s, group, at, m.ifc, m.filter.with(source))
+		return nil
+	})
+}
+
+// LeaveSource undoes a JoinSource. The last one leaves the group. The errors are EADDRNOTAVAIL for a source
+// that was not joined, and EINVAL where the group is not joined, or sources of it are blocked.
+func (g *dgram) LeaveSource(group, source netip.Addr, index int) error {
+	return g.removeSource(group, source, index, false)
+}
+
+// UnblockSource undoes a BlockSource. The errors are EADDRNOTAVAIL for a source that is not blocked, and EINVAL
+// where the group is not joined, or by its sources.
+func (g *dgram) UnblockSource(group, source netip.Addr, index int) error {
+	return g.removeSource(group, source, index, true)
+}
+
+func (g *dgram) removeSource(group, source netip.Addr, index int, exclude bool) error {
+	source = source.Unmap()
+	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
+		switch f := &m.filter; {
+		case at < 0, f.exclude != exclude && len(f.sources) > 0:
+			return syscall.EINVAL
+		case f.exclude != exclude, !f.lists(source):
+			return syscall.EADDRNOTAVAIL
+		}
+		g.mc.set(g.s, group, at, m.ifc, m.filter.without(source))
+		return nil
+	})
+}
+
+// Leave undoes a Join, and all JoinSource of a group, on the interface of an index, or with 0 the first
+// that there was of the group. EADDRNOTAVAIL says that there was none.
+func (g *dgram) Leave(group netip.Addr, index int) error {
+	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
+		if at < 0 {
+			return syscall.EADDRNOTAVAIL
+		}
+		g.mc.set(g.s, group, at, m.ifc, sourceFilter{})
+		return nil
+	})
+}
+
+// membership calls do for a group on the interface of an index, or with 0 the one on the route to
+// the group, with the place of the socket's membership there, which is -1 if there is none.
+func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr, at int, ifc *iface) error) error {
+	if err := g.open(); err != nil {
 		return err
 	}
 	group = group.Unmap()
-	if !group.Is4() || !group.IsMulticast() {
+	if !isGroup(group) {
 		return syscall.EINVAL
 	}
-	m := membership{ifc: g.s.ifaceAt(index), group: group}
+	ifc := g.s.ifaceAt(index)
 	if index == 0 {
 		if p, err := g.s.route(group, netip.Addr{}); err == nil {
-			m.ifc = p.ifc
+			ifc = p.ifc
 		}
 	}
-	if m.ifc == nil {
+	if ifc == nil {
 		return syscall.ENODEV
 	}
-	if err := g.join(m); err != nil {
-		return err
-	}
-	g.s.drain()
-	return nil
-}
-
-func (g *dgram) join(m membership) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return net.ErrClosed
+	err := error(net.ErrClosed)
+	if !g.closed {
+		err = do(group, g.mc.find(group, ifc.index), ifc)
 	}
-	if slices.Contains(g.mc.joins[m.group], m.ifc) {
-		return syscall.EADDRINUSE
-	}
-	if g.mc.joins == nil {
-		g.mc.joins = make(map[netip.Addr][]*iface)
-	}
-	g.mc.joins[m.group] = append(g.mc.joins[m.group], m.ifc)
-	g.s.groups.change(1, m)
-	return nil
+	g.mu.Unlock()
+	g.s.drain()
+	return err
 }
 
-// Leave undoes a Join on the interface of an index, or with 0 the first that there was
-// of the group. EADDRNOTAVAIL says that there was none.
-func (g *dgram) Leave(group netip.Addr, index int) error {
+// present calls do for the socket's membership of a group on the interface of an index, or with 0 the
+// first that there is of the group, and with its place, which is -1 if there is none.
+func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, at int, m membership) error) error {
 	group = group.Unmap()
-	if err := g.leave(group, index); err != nil {
-		return err
-	}
-	g.s.drain()
-	return nil
-}
-
-func (g *dgram) leave(group netip.Addr, index int) error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	err := error(net.ErrClosed)
 	switch {
 	case g.closed:
-		return net.ErrClosed
-	case !group.Is4() || !group.IsMulticast():
-		return syscall.EINVAL
+	case !isGroup(group):
+		err = syscall.EINVAL
+	default:
+		var m membership
+		at := g.mc.find(group, index)
+		if at >= 0 {
+			m = g.mc.joins[group][at]
+		}
+		err = do(group, at, m)
 	}
-	ifcs := g.mc.joins[group]
-	i := slices.IndexFunc(ifcs, func(ifc *iface) bool { return index == 0 || ifc.index == index })
-	if i < 0 {
-		return syscall.EADDRNOTAVAIL
-	}
-	m := membership{ifcs[i], group}
-	if ifcs = slices.Delete(ifcs, i, i+1); len(ifcs) == 0 {
-		delete(g.mc.joins, group)
-	} else {
-		g.mc.joins[group] = ifcs
-	}
-	g.s.groups.change(-1, m)
-	return nil
+	g.mu.Unlock()
+	g.s.drain()
+	return err
 }
+
+// isGroup reports whether an address is that of a group which a socket can join.
+func isGroup(a netip.Addr) bool { return a.Is4() && a.IsMulticast() }
 
 // leaveBatch is how many groups are left at once: as many as two reports of version 3 name on an
 // Ethernet, and fewer than a transmit queue has room for, because version 2 names one in each.
@@ -175,17 +248,17 @@ const leaveBatch = 366
 // as few messages as it takes. No lock is held.
 func (g *dgram) leaveAll() {
 	g.mu.Lock()
-	var all []membership
-	for group, ifcs := range g.mc.joins {
-		for _, ifc := range ifcs {
-			all = append(all, membership{ifc, group})
+	var all []groupChange
+	for group, js := range g.mc.joins {
+		for _, j := range js {
+			all = append(all, groupChange{ifc: j.ifc, group: group, from: j.filter})
 		}
 	}
 	g.mc.joins = nil
 	g.mu.Unlock()
-	slices.SortFunc(all, membership.compare)
+	slices.SortFunc(all, groupChange.compare)
 	for some := range slices.Chunk(all, leaveBatch) {
-		g.s.groups.change(-1, some...)
+		g.s.groups.change(some...)
 		g.s.drain()
 	}
 }
@@ -282,7 +355,7 @@ func (g *dgram) header(proto wire.Proto, o *SendOptions) ipHeader {
 		// RFC 1112 6.1 and 7.1: a member of a group hears itself too, on the interface
 		// where it is one, unless the sender has ruled that out. A broadcast always
 		// comes back, as on Linux.
-		h.loop = !p.ifc.loopback && (!toGroup || g.mc.loop && p.ifc.group.has(p.dst))
+		h.loop = !p.ifc.loopback && (!toGroup || g.mc.loop && p.loops())
 	}
 	if o.TTL != 0 {
 		h.ttl = o.TTL
@@ -298,112 +371,8 @@ func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 	return o.NIC
 }
 
-// A loopQueue holds copies of datagrams to groups that the host itself is to hear, until
-// the sender has released its locks. One goroutine at a time delivers them, so
-// that they come in the order in which they were sent.
-type loopQueue struct {
-	n     atomic.Int32 // waiting, to be read without mu
-	bytes atomic.Int64 // of their buffers, likewise
-
-	mu         sync.Mutex
-	waiting    []looped
-	delivering bool
-}
-
-// A looped is a datagram that was sent on an interface, in a buffer of the pool.
-type looped struct {
-	ifc        *iface
-	buf        []byte
-	csumOffset int // of a checksum that is not complete; 0: none
-}
-
-// maxLooped is how many bytes of buffers may wait: who sends, delivers, so that more
-// gather only from those that send while another delivers, or that hold many ready.
-const maxLooped = 4 << 20
-
-// put queues a copy of a datagram that was sent on an interface, unless there are too many.
-func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
-	if q.bytes.Load() >= maxLooped {
-		s.drop(dropLoopQueue)
-		return
-	}
-	buf := s.bufs.get(len(datagram))
-	copy(buf, datagram)
-	l := looped{ifc: ifc, buf: buf}
-	if meta.checksum {
-		l.csumOffset = meta.csumOffset
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, l)
-	q.n.Add(1)
-	q.bytes.Add(int64(cap(l.buf)))
-}
-
-// drain delivers what waits, unless another goroutine is at it. No lock is held.
-func (q *loopQueue) drain(s *Stack) {
-	q.mu.Lock()
-	busy := q.delivering
-	q.delivering = true
-	q.mu.Unlock()
-	if !busy {
-		q.drainOn(s)
-	}
-}
-
-// drainOn delivers until nothing waits; the caller has set delivering. As with a
-// device's queue, a long turn is handed on.
-func (q *loopQueue) drainOn(s *Stack) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for turn := 0; len(q.waiting) > 0; turn++ {
-		if turn == txTurn {
-			go q.drainOn(s)
-			return
-		}
-		batch := q.waiting
-		q.waiting = nil
-		q.mu.Unlock()
-		for i := range batch {
-			s.inputLooped(&batch[i])
-			q.bytes.Add(-int64(cap(batch[i].buf)))
-			q.n.Add(-1)
-			s.bufs.put(batch[i].buf)
-		}
-		q.mu.Lock()
-	}
-	q.delivering = false
-}
-
-// inputLooped gives the host what it has sent to a group itself.
-func (s *Stack) inputLooped(l *looped) {
-	if s.closed.Load() {
-		return
-	}
-	h, payload, r := wire.ParseIPv4(l.buf)
-	if r != wire.OK {
-		s.drop(r)
-		return
-	}
-	s.counts.ipReceived.Add(1)
-	p := packet{
-		ifc:        l.ifc,
-		src:        h.Src,
-		dst:        h.Dst,
-		proto:      h.Proto,
-		ttl:        h.TTL,
-		tos:        h.TOS,
-		header:     l.buf[:h.HeaderLen()],
-		payload:    payload,
-		checksumOK: true,
-		csumOffset: l.csumOffset,
-		gso:        nic.GSONone,
-		broadcast:  true,
-	}
-	if h.IsFragment() {
-		s.counts.ipStopped.Add(1)
-		s.frags.input(&p, &h)
-		return
-	}
-	s.deliver(&p)
+// loops reports whether the host itself hears what it sends to the group that the path leads to.
+func (p *path) loops() bool {
+	_, ok := p.ifc.group.wants(p.dst, p.src)
+	return ok
 }

@@ -85,9 +85,9 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	if ifc.loopback {
 		// Only the host itself sends here.
-		if p.dst.IsMulticast() && ifc.group.has(p.dst) {
+		if p.dst.IsMulticast() {
 			p.broadcast = true
-			return wire.OK
+			return ifc.filterGroup(p)
 		}
 		if !t.isLocal(p.dst) {
 			return dropNotLocal
@@ -121,10 +121,7 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	}
 	p.broadcast = true
 	if p.dst.IsMulticast() {
-		if ifc.group.has(p.dst) {
-			return wire.OK
-		}
-		return dropNotJoined
+		return ifc.filterGroup(p)
 	}
 	if p.dst == limitedBroadcast() || t.isBroadcastOn(p.dst, ifc) || p.dst.IsUnspecified() && p.src.IsUnspecified() {
 		return wire.OK
@@ -132,6 +129,20 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram that
 	// is not destined for the host." Hosts of this kind do not forward.
 	return dropNotLocal
+}
+
+// filterGroup decides whether a datagram to a multicast group is for the host.
+func (ifc *iface) filterGroup(p *packet) wire.Reason {
+	joined, wanted := ifc.group.wants(p.dst, p.src)
+	switch {
+	case !joined:
+		return dropNotJoined
+	case !wanted && p.proto != wire.ProtoIGMP:
+		// RFC 3376 3: "requests for packets from specific sources"; those who ask whether the
+		// group is wanted are no sources of it.
+		return dropSourceFilter
+	}
+	return wire.OK
 }
 
 // mayLackSource reports whether a datagram may come from 0.0.0.0. What may is as on Linux.

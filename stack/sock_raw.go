@@ -253,7 +253,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 	}
 	found := false
 	for _, r := range s.raw.sockets() {
-		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src) {
+		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src) || !r.wantsGroup(p) {
 			continue
 		}
 		found = true

@@ -450,7 +450,9 @@ func (s *Stack) inputUDP(p *packet) {
 			s.drop(dropUDPNoSocket)
 		}
 		for _, u := range us {
-			u.input(p, payload, from, &meta)
+			if u.wantsGroup(p) {
+				u.input(p, payload, from, &meta)
+			}
 		}
 		return
 	}

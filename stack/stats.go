@@ -20,6 +20,7 @@ const (
 	dropOwnSource
 	dropUnicastInBroadcast
 	dropNotJoined
+	dropSourceFilter
 	dropNotLocal
 	dropSourceRoute
 	dropProtocol
@@ -70,6 +71,7 @@ func reasonText(r wire.Reason) string {
 		dropOwnSource - wire.NumReasons:           "source is an address of ours",
 		dropUnicastInBroadcast - wire.NumReasons:  "unicast datagram in a broadcast frame",
 		dropNotJoined - wire.NumReasons:           "multicast group not joined",
+		dropSourceFilter - wire.NumReasons:        "source that no member of the group wants",
 		dropNotLocal - wire.NumReasons:            "destination is not this host",
 		dropSourceRoute - wire.NumReasons:         "source route",
 		dropProtocol - wire.NumReasons:            "unknown IP protocol",

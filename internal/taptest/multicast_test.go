@@ -200,6 +200,65 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	}, slices.Compact(lines), "checksums are good, and tshark can read all of it")
 }
 
+// TestSourceFiltersAreReportedAsByTheKernel has a socket of ours and one of the kernel's change their filters
+// of a group alike.
+func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	rec := &recorder{TAP: ns.openTAP(t, true)}
+	h := newHost(t, rec)
+	ours, theirs := netip.MustParseAddr("239.1.2.4"), netip.MustParseAddr("239.1.2.5")
+	var ifi *net.Interface
+	var theirSocket *ipv4.PacketConn
+	require.NoError(t, ns.inside(func() error {
+		var err error
+		if ifi, err = net.InterfaceByName(tapName); err != nil {
+			return err
+		}
+		c, err := net.ListenPacket("udp4", ":5000")
+		if err == nil {
+			theirSocket = ipv4.NewPacketConn(c)
+		}
+		return err
+	}))
+	defer theirSocket.Close()
+	ourSocket, err := h.ListenUDP("udp4", &net.UDPAddr{Port: 5000})
+	require.NoError(t, err)
+	ip := func(a netip.Addr) net.Addr { return &net.IPAddr{IP: a.AsSlice()} }
+	one, two := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+	group := "ef0102.."
+	for _, c := range []struct {
+		what string
+		our  func(ifi *net.Interface, group, source netip.Addr) error
+		xnet func(ifi *net.Interface, group, source net.Addr) error
+		src  netip.Addr
+		want string // record, sources
+	}{
+		{"join a source", ourSocket.JoinSourceGroup, theirSocket.JoinSourceSpecificGroup, one, "05000001" + group + "c6336401"},
+		{"join another", ourSocket.JoinSourceGroup, theirSocket.JoinSourceSpecificGroup, two, "05000001" + group + "c6336402"},
+		{"leave the first", ourSocket.LeaveSourceGroup, theirSocket.LeaveSourceSpecificGroup, one, "06000001" + group + "c6336401"},
+		{"leave the last", ourSocket.LeaveSourceGroup, theirSocket.LeaveSourceSpecificGroup, two, "06000001" + group + "c6336402"},
+		{"join all", func(_ *net.Interface, group, _ netip.Addr) error { return ourSocket.JoinGroup(nil, group) },
+			func(ifi *net.Interface, group, _ net.Addr) error { return theirSocket.JoinGroup(ifi, group) }, one, "04000000" + group},
+		{"block a source", ourSocket.BlockSource, theirSocket.ExcludeSourceSpecificGroup, one, "06000001" + group + "c6336401"},
+		{"block another", ourSocket.BlockSource, theirSocket.ExcludeSourceSpecificGroup, two, "06000001" + group + "c6336402"},
+		{"unblock the first", ourSocket.UnblockSource, theirSocket.IncludeSourceSpecificGroup, one, "05000001" + group + "c6336401"},
+		{"leave", func(_ *net.Interface, group, _ netip.Addr) error { return ourSocket.LeaveGroup(nil, group) },
+			func(ifi *net.Interface, group, _ net.Addr) error { return theirSocket.LeaveGroup(ifi, group) }, one, "03000000" + group},
+		{"join all again", func(_ *net.Interface, group, _ netip.Addr) error { return ourSocket.JoinGroup(nil, group) },
+			func(ifi *net.Interface, group, _ net.Addr) error { return theirSocket.JoinGroup(ifi, group) }, one, "04000000" + group},
+	} {
+		rec.both(t, 0)
+		require.NoError(t, c.our(nil, ours, c.src), c.what)
+		require.NoError(t, c.xnet(ifi, ip(theirs), ip(c.src)), c.what)
+		o, k := rec.both(t, 1)
+		require.Equal(t, k, o, "%s; expected is the kernel's", c.what)
+		require.Len(t, o, 1, c.what)
+		require.True(t, strings.HasSuffix(o[0], ": 2200000000000001"+c.want), "%s: %s does not end in %s", c.what, o[0], c.want)
+		time.Sleep(1100 * time.Millisecond) // the repetition comes within a second
+	}
+}
+
 // TestGroupsReachTheKernelAndComeFromIt compares what either side is told of the same
 // datagram, sent to it by the other.
 func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {

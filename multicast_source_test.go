@@ -1,0 +1,107 @@
+package usernet
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What is done with source filters, and with what error, in both worlds.
+func TestSourceFiltersFailAsOnTheKernel(t *testing.T) {
+	group := netip.MustParseAddr("232.1.2.3")
+	one, two := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
+	inBothWorlds(t, func(l *log) {
+		c, _ := l.listenOn("0.0.0.0:0")
+		step := func(what string, err error) { l.note("%s: %s", what, why(err)) }
+		step("leave a source of a group that is not joined", c.LeaveSourceGroup(l.w.lo, group, one))
+		step("block a source of it", c.BlockSource(l.w.lo, group, one))
+		step("unblock a source of it", c.UnblockSource(l.w.lo, group, one))
+		step("join a source of a host", c.JoinSourceGroup(l.w.lo, one, one))
+		step("join a source", c.JoinSourceGroup(l.w.lo, group, one))
+		step("again", c.JoinSourceGroup(l.w.lo, group, one))
+		step("another", c.JoinSourceGroup(l.w.lo, group, two))
+		step("join the group", c.JoinGroup(l.w.lo, group))
+		step("block a source", c.BlockSource(l.w.lo, group, one))
+		step("unblock a source", c.UnblockSource(l.w.lo, group, one))
+		step("leave a source", c.LeaveSourceGroup(l.w.lo, group, one))
+		step("again", c.LeaveSourceGroup(l.w.lo, group, one))
+		step("leave the last", c.LeaveSourceGroup(l.w.lo, group, two))
+		step("leave the group", c.LeaveGroup(l.w.lo, group))
+
+		step("join the group", c.JoinGroup(l.w.lo, group))
+		step("unblock a source", c.UnblockSource(l.w.lo, group, one))
+		step("block a source", c.BlockSource(l.w.lo, group, one))
+		step("again", c.BlockSource(l.w.lo, group, one))
+		step("block another", c.BlockSource(l.w.lo, group, two))
+		step("join a source", c.JoinSourceGroup(l.w.lo, group, two))
+		step("leave a source", c.LeaveSourceGroup(l.w.lo, group, two))
+		step("unblock a source", c.UnblockSource(l.w.lo, group, one))
+		step("again", c.UnblockSource(l.w.lo, group, one))
+		step("leave the group", c.LeaveGroup(l.w.lo, group))
+		step("again", c.LeaveGroup(l.w.lo, group))
+
+		step("join the group", c.JoinGroup(l.w.lo, group))
+		step("join a source, which is all from now on", c.JoinSourceGroup(l.w.lo, group, one))
+		step("leave it", c.LeaveSourceGroup(l.w.lo, group, one))
+		step("leave the group", c.LeaveGroup(l.w.lo, group))
+		require.NoError(l.t, c.Close())
+	})
+	ourWorld := ourGroups(t)
+	c, err := ourWorld.listen("udp4", "0.0.0.0:0")
+	require.NoError(t, err)
+	six := netip.MustParseAddr("2001:db8::1")
+	require.Equal(t, "cannot assign requested address", why(c.JoinSourceGroup(ourWorld.lo, group, six)))
+	require.Equal(t, "cannot assign requested address", why(c.JoinSourceGroup(ourWorld.lo, group, netip.Addr{})))
+	require.Equal(t, "invalid argument", why(c.LeaveGroup(ourWorld.lo, six)))
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, c.JoinSourceGroup(ourWorld.lo, group, one), net.ErrClosed)
+	require.ErrorIs(t, c.UnblockSource(ourWorld.lo, group, one), net.ErrClosed)
+	require.Equal(t, "invalid argument", why((&UDPConn{}).BlockSource(nil, group, one)))
+}
+
+// What sockets with filters hear of what two sources say, and one without, after each step.
+func TestSourceFiltersAreHeardAsOnTheKernel(t *testing.T) {
+	group := ownGroup()
+	inBothWorlds(t, func(l *log) {
+		g := netip.MustParseAddr(group)
+		one, two := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
+		c := l.join("239.255.255.254", 0) // so that it shares its port
+		port := c.LocalAddr().(*net.UDPAddr).Port
+		other := l.join("239.255.255.254", port)
+		from := map[netip.Addr]groupSocket{}
+		for _, a := range []netip.Addr{one, two} {
+			s, _ := l.listenOn(fmt.Sprintf("%v:0", a))
+			require.NoError(l.t, s.SetMulticastInterface(l.w.lo))
+			from[a] = s
+		}
+		n := 0
+		listen := func(what string, err error) {
+			l.note("%s: %s", what, why(err))
+			for _, a := range []netip.Addr{one, two} {
+				n++
+				l.say(from[a], group, port, fmt.Sprintf("%d of %v", n, a))
+				l.hear("the one", c)
+				l.hear("the other", other)
+			}
+		}
+		listen("nobody is a member", nil)
+		listen("the one joins a source", c.JoinSourceGroup(l.w.lo, g, one))
+		listen("and another", c.JoinSourceGroup(l.w.lo, g, two))
+		listen("and leaves the first", c.LeaveSourceGroup(l.w.lo, g, one))
+		listen("the other joins the first", other.JoinSourceGroup(l.w.lo, g, one))
+		listen("the one leaves the second, and has not joined any more", c.LeaveSourceGroup(l.w.lo, g, two))
+		listen("the one joins all", c.JoinGroup(l.w.lo, g))
+		listen("and blocks the first", c.BlockSource(l.w.lo, g, one))
+		listen("the other leaves", other.LeaveSourceGroup(l.w.lo, g, one))
+		listen("the one blocks the second too", c.BlockSource(l.w.lo, g, two))
+		listen("the other joins all", other.JoinGroup(l.w.lo, g))
+		listen("and blocks the second", other.BlockSource(l.w.lo, g, two))
+		listen("and unblocks it", other.UnblockSource(l.w.lo, g, two))
+		listen("the other closes its ears", other.LeaveGroup(l.w.lo, g))
+		listen("the one unblocks the first", c.UnblockSource(l.w.lo, g, one))
+		listen("the one leaves", c.LeaveGroup(l.w.lo, g))
+	})
+}

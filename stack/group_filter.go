@@ -1,0 +1,178 @@
+package stack
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A sourceFilter says from which sources a socket, or an interface, wants what is sent to a group
+// (RFC 3376 3). The zero value wants nothing: the group is not joined. It is never changed.
+type sourceFilter struct {
+	exclude bool         // mode EXCLUDE: all sources but these; else INCLUDE: only these
+	sources []netip.Addr // in order
+}
+
+// isMember reports whether the filter wants anything.
+// RFC 3376 2: "a filter mode of INCLUDE and an empty source list" is "to leave the group".
+func (f *sourceFilter) isMember() bool { return f.exclude || len(f.sources) > 0 }
+
+// wants reports whether the filter lets what a source sends pass.
+func (f *sourceFilter) wants(source netip.Addr) bool { return f.lists(source) != f.exclude }
+
+func (f *sourceFilter) lists(source netip.Addr) bool {
+	_, found := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
+	return found
+}
+
+// with returns the filter with one more source in its list.
+func (f *sourceFilter) with(source netip.Addr) sourceFilter {
+	i, _ := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
+	return sourceFilter{f.exclude, slices.Insert(slices.Clone(f.sources), i, source)}
+}
+
+// without returns the filter without a source that is in its list.
+func (f *sourceFilter) without(source netip.Addr) sourceFilter {
+	return sourceFilter{f.exclude, slices.DeleteFunc(slices.Clone(f.sources), func(a netip.Addr) bool { return a == source })}
+}
+
+// difference calls yield for each source that one of two filters of the same mode lists and the
+// other does not.
+func (f *sourceFilter) difference(g *sourceFilter, yield func(netip.Addr)) {
+	for _, a := range f.sources {
+		if !g.lists(a) {
+			yield(a)
+		}
+	}
+	for _, a := range g.sources {
+		if !f.lists(a) {
+			yield(a)
+		}
+	}
+}
+
+// A reception is what the sockets of the host want of a group on an interface.
+type reception struct {
+	exclude int                       // filters of mode EXCLUDE
+	include int                       // those of mode INCLUDE
+	sources map[netip.Addr]sourceUses // that filters list; nil where none does
+}
+
+// sourceUses is how many filters list a source.
+type sourceUses struct{ exclude, include int }
+
+// wants reports whether any of the filters lets what a source sends pass.
+func (r *reception) wants(source netip.Addr) bool {
+	u := r.sources[source]
+	return u.include > 0 || u.exclude < r.exclude
+}
+
+// count adds n times a filter.
+func (r *reception) count(f *sourceFilter, n int) {
+	switch {
+	case f.exclude:
+		r.exclude += n
+	case len(f.sources) > 0:
+		r.include += n
+	}
+	for _, a := range f.sources {
+		u := r.sources[a]
+		if f.exclude {
+			u.exclude += n
+		} else {
+			u.include += n
+		}
+		if u == (sourceUses{}) {
+			delete(r.sources, a)
+			continue
+		}
+		if r.sources == nil {
+			r.sources = make(map[netip.Addr]sourceUses)
+		}
+		r.sources[a] = u
+	}
+}
+
+// filter is the filter of the interface, which wants what any of the sockets does.
+//
+// RFC 3376 3.2: if any record "has a filter mode of EXCLUDE, then the filter mode of the
+// interface record is EXCLUDE, and the source list of the interface record is the intersection
+// of the source lists of all socket records in EXCLUDE mode, minus those source addresses that
+// appear in any of the socket records in INCLUDE mode"; else it is INCLUDE, "and the source
+// list of the interface record is the union".
+func (r *reception) filter() sourceFilter {
+	f := sourceFilter{exclude: r.exclude > 0}
+	for a := range r.sources {
+		if r.wants(a) != f.exclude {
+			f.sources = append(f.sources, a)
+		}
+	}
+	slices.SortFunc(f.sources, netip.Addr.Compare)
+	return f
+}
+
+// A groupTable has what the sockets want of each multicast group on an interface.
+// It is changed under the lock of the stack's groupEngine. Its own lock is the last of all.
+type groupTable struct {
+	n  atomic.Int32 // groups in joined, read without mu
+	mu sync.RWMutex
+	// A change costs as much with thousands of groups as with one.
+	joined map[netip.Addr]reception
+}
+
+// allHosts is the group to which every multicast host belongs.
+// RFC 1112 4: "224.0.0.1 is assigned to the permanent group of all IP hosts".
+func allHosts() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 1}) }
+
+// has reports whether a group is joined.
+func (g *groupTable) has(group netip.Addr) bool {
+	joined, _ := g.wants(group, netip.Addr{})
+	return joined
+}
+
+// wants reports whether a group is joined, and whether anybody wants what a source sends to it.
+func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
+	if group == allHosts() {
+		return true, true
+	}
+	if g.n.Load() == 0 {
+		return false, false
+	}
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	r, joined := g.joined[group]
+	return joined, joined && r.wants(source)
+}
+
+// list returns the groups in order.
+func (g *groupTable) list() []netip.Addr {
+	groups := []netip.Addr{allHosts()}
+	g.mu.RLock()
+	groups = slices.AppendSeq(groups, maps.Keys(g.joined))
+	g.mu.RUnlock()
+	slices.SortFunc(groups, netip.Addr.Compare)
+	return slices.Compact(groups)
+}
+
+// change replaces a socket's filter by another, and returns what that of the interface was and is.
+func (g *groupTable) change(group netip.Addr, from, to *sourceFilter) (before, after sourceFilter) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := g.joined[group]
+	before = r.filter()
+	r.count(from, -1)
+	r.count(to, 1)
+	after = r.filter()
+	if r.exclude == 0 && r.include == 0 {
+		delete(g.joined, group)
+	} else {
+		if g.joined == nil {
+			g.joined = make(map[netip.Addr]reception)
+		}
+		g.joined[group] = r
+	}
+	g.n.Store(int32(len(g.joined)))
+	return before, after
+}

@@ -1,0 +1,119 @@
+package stack
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A loopQueue holds copies of datagrams to groups that the host itself is to hear, until
+// the sender has released its locks. One goroutine at a time delivers them, so
+// that they come in the order in which they were sent.
+type loopQueue struct {
+	n     atomic.Int32 // waiting, to be read without mu
+	bytes atomic.Int64 // of their buffers, likewise
+
+	mu         sync.Mutex
+	waiting    []looped
+	delivering bool
+}
+
+// A looped is a datagram that was sent on an interface, in a buffer of the pool.
+type looped struct {
+	ifc        *iface
+	buf        []byte
+	csumOffset int // of a checksum that is not complete; 0: none
+}
+
+// maxLooped is how many bytes of buffers may wait: who sends, delivers, so that more
+// gather only from those that send while another delivers, or that hold many ready.
+const maxLooped = 4 << 20
+
+// put queues a copy of a datagram that was sent on an interface, unless there are too many.
+func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
+	if q.bytes.Load() >= maxLooped {
+		s.drop(dropLoopQueue)
+		return
+	}
+	buf := s.bufs.get(len(datagram))
+	copy(buf, datagram)
+	l := looped{ifc: ifc, buf: buf}
+	if meta.checksum {
+		l.csumOffset = meta.csumOffset
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.waiting = append(q.waiting, l)
+	q.n.Add(1)
+	q.bytes.Add(int64(cap(l.buf)))
+}
+
+// drain delivers what waits, unless another goroutine is at it. No lock is held.
+func (q *loopQueue) drain(s *Stack) {
+	q.mu.Lock()
+	busy := q.delivering
+	q.delivering = true
+	q.mu.Unlock()
+	if !busy {
+		q.drainOn(s)
+	}
+}
+
+// drainOn delivers until nothing waits; the caller has set delivering. As with a
+// device's queue, a long turn is handed on.
+func (q *loopQueue) drainOn(s *Stack) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for turn := 0; len(q.waiting) > 0; turn++ {
+		if turn == txTurn {
+			go q.drainOn(s)
+			return
+		}
+		batch := q.waiting
+		q.waiting = nil
+		q.mu.Unlock()
+		for i := range batch {
+			s.inputLooped(&batch[i])
+			q.bytes.Add(-int64(cap(batch[i].buf)))
+			q.n.Add(-1)
+			s.bufs.put(batch[i].buf)
+		}
+		q.mu.Lock()
+	}
+	q.delivering = false
+}
+
+// inputLooped gives the host what it has sent to a group itself.
+func (s *Stack) inputLooped(l *looped) {
+	if s.closed.Load() {
+		return
+	}
+	h, payload, r := wire.ParseIPv4(l.buf)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	s.counts.ipReceived.Add(1)
+	p := packet{
+		ifc:        l.ifc,
+		src:        h.Src,
+		dst:        h.Dst,
+		proto:      h.Proto,
+		ttl:        h.TTL,
+		tos:        h.TOS,
+		header:     l.buf[:h.HeaderLen()],
+		payload:    payload,
+		checksumOK: true,
+		csumOffset: l.csumOffset,
+		gso:        nic.GSONone,
+		broadcast:  true,
+	}
+	if h.IsFragment() {
+		s.counts.ipStopped.Add(1)
+		s.frags.input(&p, &h)
+		return
+	}
+	s.deliver(&p)
+}
