@@ -2,6 +2,7 @@ package nic
 
 import (
 	"crypto/rand"
+	mathrand "math/rand/v2"
 	"net"
 	"sync/atomic"
 
@@ -162,6 +163,19 @@ func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func(
 // addresses that nobody registered.
 func randomMAC() (mac [6]byte) {
 	rand.Read(mac[:]) // never fails: since Go 1.24 a broken source ends the program
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+// seededMAC returns the nth random address of a seed, or one without a seed if that is zero.
+func seededMAC(seed, n uint64) (mac [6]byte) {
+	if seed == 0 {
+		return randomMAC()
+	}
+	x := mathrand.NewPCG(seed, n).Uint64()
+	for i := range mac {
+		mac[i] = byte(x >> (8 * i))
+	}
 	mac[0] = mac[0]&^1 | 2
 	return mac
 }

@@ -18,6 +18,9 @@ type PipeConfig struct {
 	// MACs are the addresses of the two ends. One that is zero becomes a random
 	// locally administered address.
 	MACs [2][6]byte
+	// Seed, unless it is zero, determines the random addresses: they are those of each pipe with
+	// this seed. Pipes on one switch need different seeds.
+	Seed uint64
 }
 
 // A PipeEnd is one end of a Pipe.
@@ -52,7 +55,7 @@ func Pipe(cfg PipeConfig) (a, b *PipeEnd) {
 	}
 	for i := range cfg.MACs {
 		if cfg.MACs[i] == ([6]byte{}) {
-			cfg.MACs[i] = randomMAC()
+			cfg.MACs[i] = seededMAC(cfg.Seed, uint64(i))
 		}
 	}
 	a, b = &PipeEnd{link: link}, &PipeEnd{link: link}

@@ -27,6 +27,9 @@ type SwitchConfig struct {
 	// MaxAge is how long an address is remembered after the last frame from it.
 	// IEEE 802.1D section 7.9.2 recommends the 300 s that zero stands for.
 	MaxAge time.Duration
+	// Seed, unless it is zero, determines the MACs of the ports: the nth port of each switch with
+	// this seed has the same MAC. Switches that are joined need different seeds.
+	Seed uint64
 }
 
 // A Switch is a learning Ethernet bridge in memory. A frame goes to the port
@@ -38,6 +41,7 @@ type Switch struct {
 	link   Link // of every port, but for the name and the MAC
 	max    int
 	maxAge time.Duration
+	seed   uint64
 
 	ports atomic.Pointer[[]*SwitchPort] // replaced as a whole, under mu
 
@@ -53,12 +57,17 @@ type station struct {
 	seen time.Time
 }
 
+// switchMACs is the first of a switch's random addresses: those of a pipe with the same seed are
+// others.
+const switchMACs = 1 << 32
+
 // NewSwitch returns a Switch without ports.
 func NewSwitch(cfg SwitchConfig) *Switch {
 	sw := &Switch{
 		link:   Link{MTU: cfg.MTU, Medium: Ethernet, GSO: gsoSize(cfg.GSO), TxChecksum: !cfg.NoTxChecksum},
 		max:    cfg.MaxMACs,
 		maxAge: cfg.MaxAge,
+		seed:   cfg.Seed,
 		macs:   make(map[[6]byte]station),
 	}
 	if sw.link.MTU <= 0 {
@@ -99,14 +108,19 @@ type plainScratch struct {
 // Port adds a port with a random locally administered MAC. Closing the port
 // takes it off the switch.
 func (sw *Switch) Port() *SwitchPort {
-	return sw.add(&SwitchPort{sw: sw, link: sw.link}, randomMAC())
+	return sw.add(&SwitchPort{sw: sw, link: sw.link})
 }
 
-func (sw *Switch) add(p *SwitchPort, mac [6]byte) *SwitchPort {
+// add puts a port on the switch: with the MAC of its device, or else one of its own.
+func (sw *Switch) add(p *SwitchPort) *SwitchPort {
 	sw.mu.Lock()
 	defer sw.mu.Unlock()
 	p.link.Name = "port" + strconv.Itoa(sw.count)
-	p.link.MAC = mac
+	if p.dev != nil {
+		p.link.MAC = p.dev.Link().MAC
+	} else {
+		p.link.MAC = seededMAC(sw.seed, switchMACs+uint64(sw.count))
+	}
 	sw.count++
 	ports := append(slices.Clone(*sw.ports.Load()), p)
 	sw.ports.Store(&ports)
@@ -142,7 +156,7 @@ func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
 		}
 		sw.forward(p, batch)
 	})
-	return sw.add(p, l.MAC), nil
+	return sw.add(p), nil
 }
 
 // Link describes the port.

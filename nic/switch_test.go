@@ -311,3 +311,21 @@ func TestASwitchDoesNotAllocatePerFrame(t *testing.T) {
 		require.Zero(t, allocs)
 	}
 }
+
+func TestASeedDeterminesMACs(t *testing.T) {
+	macs := func(seed uint64) [][6]byte {
+		sw := NewSwitch(SwitchConfig{Seed: seed})
+		p, q := sw.Port(), sw.Port()
+		a, b := Pipe(PipeConfig{Seed: seed})
+		return [][6]byte{p.Link().MAC, q.Link().MAC, a.Link().MAC, b.Link().MAC}
+	}
+	one := macs(1)
+	require.Equal(t, one, macs(1))
+	require.NotEqual(t, one[0], one[1])
+	require.NotEqual(t, one[2], one[3])
+	for _, mac := range one {
+		require.Equal(t, byte(2), mac[0]&3, "unicast, and locally administered")
+		require.NotContains(t, macs(2), mac)
+		require.NotContains(t, macs(0), mac)
+	}
+}
