@@ -32,9 +32,12 @@ type impairQueue struct {
 	losing   bool  // the last frame was lost
 	rng      *rand.PCG
 	start    time.Time // the origin of the int64 times, once there is one
+	origin   int64     // start in nanoseconds since 1970
 	busy     int64     // when the wire has sent all that was queued
 	rem      uint64    // the part of a nanosecond, in 1/Rate, that busy leaves out
 	lastDue  int64     // when the last frame that kept its place is due
+	lastHeld int64     // and the last one that ReorderGap held back
+	slot     int64     // of the direction, from 1 to 14; 0: frames are not delayed to slots
 	seq      uint64
 	queue    packetHeap
 	queued   int // bytes in queue
@@ -59,7 +62,32 @@ type packet struct {
 func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]Frame) int) *impairQueue {
 	d := &impairQueue{imp: imp, rng: rand.NewPCG(seed, stream), bufSize: full, full: full, deliver: deliver}
 	d.limit = imp.limit(full)
+	if seed != 0 {
+		d.slot = 1 + 2*int64(rand.NewPCG(seed, 0).Uint64()%7) + int64(stream&1)
+	}
 	return d
+}
+
+// With a seed, delayed frames arrive in slots: one frame at a time, at instants that no other link
+// with a seed and no timer of a host uses. In a testing/synctest bubble all goroutines that a frame
+// wakes then run until they block before the next frame arrives or the next timer fires, so that the
+// scheduler has no influence on what is sent. Time is divided into rounds of slotRound nanoseconds. A
+// direction has one slot in each, by its seed, for each of: a frame in order, its duplicate, a frame
+// that was held back, its duplicate. Slot 0 belongs to the hosts (see timerWait in package stack).
+const (
+	slotRound     = 64
+	slotDuplicate = 16
+	slotHeld      = 32
+)
+
+// inSlot returns the first instant from due on, and after last, that is a slot of this direction.
+func (d *impairQueue) inSlot(due, last, kind int64) int64 {
+	if d.slot == 0 {
+		return due
+	}
+	at := max(due, last+1) + d.origin - d.slot - kind
+	at += (slotRound - at%slotRound) % slotRound
+	return at + d.slot + kind - d.origin
 }
 
 // limit is the Limit of an impairment, made definite. full is the length of the largest frame.
@@ -87,6 +115,7 @@ func (imp *Impairment) room(full int) int {
 func (d *impairQueue) now() int64 {
 	if d.start.IsZero() {
 		d.start = time.Now()
+		d.origin = d.start.UnixNano()
 	}
 	return int64(time.Since(d.start))
 }
@@ -166,11 +195,14 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 	p.due = sent + max(delay, 0)
 	switch {
 	case !reorder:
-		p.due = max(p.due, d.lastDue)
+		if p.due = max(p.due, d.lastDue); p.due > now {
+			p.due = d.inSlot(p.due, d.lastDue, 0)
+		}
 		d.lastDue = p.due
 	case d.imp.ReorderGap > 0:
 		d.stats.Reordered++
-		p.due = max(p.due, d.lastDue) + int64(d.imp.ReorderGap)
+		p.due = d.inSlot(max(p.due, d.lastDue)+int64(d.imp.ReorderGap), d.lastHeld, slotHeld)
+		d.lastHeld = p.due
 	default:
 		d.stats.Reordered++
 		p.due = sent
@@ -180,7 +212,9 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 		d.stats.Duplicated++
 		twin := d.packet(len(p.buf))
 		copy(twin.buf, p.buf)
-		twin.due = p.due
+		if twin.due = p.due; p.due > now && d.slot != 0 {
+			twin.due += slotDuplicate
+		}
 		d.push(twin)
 	}
 	return true

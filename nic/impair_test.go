@@ -2,6 +2,7 @@ package nic
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/bits"
 	"slices"
@@ -582,4 +583,51 @@ func TestAnImpairedLinkDoesNotAllocatePerFrame(t *testing.T) {
 	if !raceEnabled {
 		require.Zero(t, allocs)
 	}
+}
+
+// Frames that are due at the same time arrive one by one where there is a seed, so that whatever one
+// wakes has run before the next comes.
+func TestWithASeedFramesArriveOneByOne(t *testing.T) {
+	for seed, batches := range map[uint64][]int{0: {5}, 1: {1, 1, 1, 1, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := impaired(ImpairConfig{Seed: seed, Out: Impairment{Latency: 10 * time.Millisecond}}, PipeConfig{})
+			p.send(t, 5, 100)
+			settle()
+			require.Equal(t, batches, p.out.batch)
+			for i, at := range p.arrivals() {
+				late := at - 10*time.Millisecond
+				require.GreaterOrEqual(t, late, time.Duration(0))
+				require.Less(t, late, time.Duration(i+1)*slotRound)
+			}
+		})
+	}
+}
+
+func TestDirectionsAndSeedsUseSlotsOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slots := make(map[int64]string)
+		all := Impairment{Latency: time.Millisecond, Duplicate: 0.5, Reorder: 0.5, ReorderGap: time.Millisecond}
+		for _, seed := range []uint64{1, 2} { // they have different slots; with only seven, not all have
+			p := impaired(ImpairConfig{Seed: seed, In: all, Out: all}, PipeConfig{})
+			for range 50 {
+				p.send(t, 1, 60)
+				p.far.Send(one(ether(macA, macB, 5, 60)))
+				time.Sleep(time.Millisecond)
+			}
+			settle()
+			for name, r := range map[string]*recorder{"in": &p.in, "out": &p.out} {
+				name = fmt.Sprint(name, seed)
+				require.Greater(t, len(r.times), 60)
+				for _, at := range r.times {
+					slot := at.UnixNano() % slotRound
+					require.NotZero(t, slot, "it is for the timers of hosts")
+					if slots[slot] == "" {
+						slots[slot] = name
+					}
+					require.Equal(t, slots[slot], name)
+				}
+			}
+		}
+		require.Len(t, slots, 2*2*4)
+	})
 }
