@@ -80,8 +80,9 @@ type Config struct {
 	// Logger is told when a link fails, comes up, goes down or changes, or an address is in
 	// use by another machine. Nil is silent. See also Host.Done.
 	Logger *slog.Logger
-	// Rand fills p with unpredictable bytes: for sequence numbers, ports and IDs. Nil
-	// means crypto/rand. It may be called by several goroutines at once.
+	// Rand fills p with unpredictable bytes. All that is random on the host comes from them:
+	// sequence numbers, ports, identifications, delays, the IDs and letter case of DNS
+	// queries. Nil means crypto/rand. It may be called by several goroutines at once.
 	Rand func(p []byte)
 }
 
@@ -152,7 +153,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 		rc.Rand = func() uint64 {
 			var b [8]byte
 			h.fill(b[:])
-			return binary.NativeEndian.Uint64(b[:])
+			return binary.LittleEndian.Uint64(b[:])
 		}
 	}
 	return resolve.New(rc)

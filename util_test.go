@@ -41,7 +41,7 @@ func newPair(t testing.TB) (a, b *Host) {
 func newImpairedPair(t testing.TB, imp nic.Impairment) (a, b *Host) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
-	return newHost(t, nic.Impair(ea, nic.ImpairConfig{Out: imp, In: imp, Seed: 7}), addrA), newHost(t, eb, addrB)
+	return newHost(t, nic.Impair(ea, nic.ImpairConfig{Out: imp, In: imp}), addrA), newHost(t, eb, addrB)
 }
 
 // newLoopback makes a host that has only its loopback.

@@ -37,7 +37,7 @@ func (a *alarm) move(now, at tcp.Time, owner alarmOwner) {
 		return
 	}
 	a.at = at
-	wait := time.Duration(max(at-now, 0))
+	wait := timerWait(now, at)
 	switch {
 	case at == 0:
 		a.timer.Stop() // it runs
@@ -63,4 +63,16 @@ func (a *alarm) close() {
 	if a.timer != nil {
 		a.timer.Stop()
 	}
+}
+
+// timerSlots is how many nanoseconds are from one instant at which timers fire to the next. It is
+// the slotRound of package nic.
+const timerSlots = 64
+
+// timerWait returns how long a timer has to run that is set now for a time: at most timerSlots longer,
+// so that it fires in a slot that no link with a seed uses for its frames (see slots in package nic).
+// In a testing/synctest bubble the order of the two is then the same in each run.
+func timerWait(now, at tcp.Time) time.Duration {
+	at = max(at, now)
+	return time.Duration(at - now + -at&(timerSlots-1))
 }

@@ -274,7 +274,7 @@ func (g *groupEngine) delay(limit tcp.Time) tcp.Time {
 	if limit <= 0 {
 		return 0
 	}
-	return tcp.Time(g.s.rand64()%uint64(limit)) + 1
+	return tcp.Time(g.s.random.next(randGroup)%uint64(limit)) + 1
 }
 
 // input has a protocol's message worked on: what takes it knows the link and the time, and

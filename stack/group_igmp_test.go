@@ -520,6 +520,14 @@ func many(n int) (groups []netip.Addr) {
 	return groups
 }
 
+// records counts the records of reports: in IGMPv3 those that are due at the same time share one report.
+func records(reports []string) (n int) {
+	for _, m := range reports {
+		n += max(strings.Count(m, "TO_"), 1)
+	}
+	return n
+}
+
 func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 	for _, version := range []string{"v3", "v2"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -532,7 +540,7 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 				require.NoError(t, u.Join(group, 2))
 			}
 			require.Equal(t, 4000, len(r.texts()), "each is told at once")
-			require.Equal(t, 4000, len(r.after(time.Minute)), "and once more")
+			require.Equal(t, 4000, records(r.after(time.Minute)), "and once more")
 			require.NoError(t, u.Close())
 			said := r.texts()
 			if version == "v2" {
@@ -541,7 +549,7 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 			} else {
 				require.Equal(t, 22, len(said), "4000 records, (1500 - 24 - 8) / 8 in a report")
 				require.Equal(t, 4000, strings.Count(strings.Join(said, ""), "TO_IN"))
-				require.Equal(t, 4000, len(r.after(time.Minute)))
+				require.Equal(t, 4000, records(r.after(time.Minute)))
 			}
 			require.Empty(t, r.after(time.Hour))
 			l := &r.s.ifaceNamed("eth0").igmp

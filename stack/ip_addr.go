@@ -182,7 +182,7 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 		if t == 0 {
 			return time.Time{}
 		}
-		return ifc.s.start.Add(time.Duration(t - 1)) // as Stack.now has it
+		return ifc.s.wallTime(t)
 	}
 	var infos []AddrInfo
 	for _, a := range ifc.list() {

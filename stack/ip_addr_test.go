@@ -402,7 +402,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		}
 		p.arp(wire.Broadcast(), thief("192.0.2.1"))
 		p.sent()
-		time.Sleep(10*time.Second - 1)
+		time.Sleep(10*time.Second - timerSlots)
 		requireChanged(t, s, "withdrawal", func() { p.arp(wire.Broadcast(), thief("192.0.2.1")) })
 		require.Equal(t, AddrDuplicate, info().State)
 		require.Equal(t, macB, info().ConflictMAC)

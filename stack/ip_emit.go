@@ -74,6 +74,8 @@ type ipHeader struct {
 	tos   uint8
 	df    bool    // RFC 791's Don't Fragment, unless the path is too small for it
 	loop  bool    // the host itself is to hear a group's packet too
+	id    uint16  // the identification, if the packet cannot be fragmented; another is the path's
+	count uint16  // packets in a super-frame, with consecutive identifications; 0 for one packet
 	more  *ipMore // nil for most
 }
 
@@ -134,6 +136,7 @@ func (p *path) makeHeader() {
 	}
 	*(*[4]byte)(h.addrs[:4]) = p.src.As4()
 	*(*[4]byte)(h.addrs[4:]) = p.dst.As4()
+	p.ids, p.idOffset = p.ifc.s.ids.of(p.ifc.s.key.sum(h.addrs[:]))
 	h.pseudo = wire.PseudoSum(p.src, p.dst, 0, 0)
 	h.sum = h.pseudo + ipVersion<<8
 }
@@ -169,9 +172,10 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 		id, frag = uint64(m.id), uint64(m.frag)
 	}
 	if frag == 0 {
-		id = uint64(s.nextIPID())
 		if h.df && !p.mayFrag {
-			frag = ipDontFragment
+			id, frag = uint64(h.id), ipDontFragment
+		} else {
+			id = uint64(p.nextID(max(h.count, 1)))
 		}
 	}
 	b := buf[at-wire.EthernetLen : transportAt]
@@ -197,7 +201,7 @@ func (s *Stack) putOwnHeader(p *path, header, buf []byte, n int) int {
 	be := binary.BigEndian
 	be.PutUint16(ip[2:], uint16(len(ip)+n))
 	if be.Uint16(ip[4:]) == 0 {
-		be.PutUint16(ip[4:], s.nextIPID())
+		be.PutUint16(ip[4:], p.nextID(1))
 	}
 	if *(*[4]byte)(ip[12:]) == [4]byte{} {
 		*(*[4]byte)(ip[12:]) = p.src.As4()
@@ -360,7 +364,7 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 // RFC 791 3.2: "the data ... is divided into two portions on a 8 octet (64 bit)
 // boundary"; all fragments have the identification of the datagram.
 func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte) {
-	more := ipMore{options: h.options(), id: s.nextIPID()}
+	more := ipMore{options: h.options(), id: p.nextID(1)}
 	h.loop, h.more = false, &more
 	for off := 0; off < len(payload); {
 		room := p.mtu - int(p.ipLen) - len(more.options)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/usernet/usernet/stack/wire"
@@ -252,6 +253,8 @@ type path struct {
 	tsOffset uint32    // of TCP's timestamps, in a shared path
 	mtuGen   uint32    // of the stack's datagramMTU, in a datagram socket's path
 	ipLen    uint8     // length of the IP header, without options
+	idOffset uint16    // see idSource
+	ids      *atomic.Uint32
 	header   pathHeader
 }
 

@@ -42,7 +42,7 @@ func (p *portSource) next(class uint8) *atomic.Uint32 {
 }
 
 // ephemeralPort looks for a free port. hash is s.hashAddrs of the connection's
-// addresses without the port that is sought, or s.rand64() where there is no
+// addresses without the port that is sought, or a random number where there is no
 // remote address. try is asked for one port after the other, each at most once,
 // until it takes one.
 func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {

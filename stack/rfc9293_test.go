@@ -260,7 +260,7 @@ func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
 			require.Equal(t, v.tos, h.TOS)
 			require.Equal(t, v.wantTTL, h.TTL)
 			// RFC 9293 SHLD-23: what is sent again has the same.
-			time.Sleep(time.Duration(c.Info().RTO))
+			time.Sleep(time.Duration(c.Info().RTO) + timerSlots)
 			synctest.Wait()
 			_, _, packets = p.segments()
 			require.NotEmpty(t, packets)

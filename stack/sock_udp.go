@@ -217,7 +217,7 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 	u.src = s.sourceOf(addr)
 	hash := uint64(0)
 	if local.Port() == 0 {
-		hash = s.rand64()
+		hash = s.random.next(randPort)
 	}
 	t := &s.udp
 	t.mu.Lock()
@@ -392,6 +392,7 @@ func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o
 	binary.BigEndian.PutUint16(b[wire.UDPChecksumOffset:], p.pseudoSum(wire.ProtoUDP, n))
 	meta.checksum, meta.csumOffset = true, wire.UDPChecksumOffset
 	h := u.header(wire.ProtoUDP, o)
+	h.count = uint16(count)
 	if direct, err = u.s.send(now, p, &h, sl, n, meta); err == nil {
 		u.sent += uint64(count)
 	}

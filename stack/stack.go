@@ -52,8 +52,8 @@ type Config struct {
 	// Logger is told when a link fails or an address is in use by another
 	// machine; nothing is logged per packet. Nil is silent.
 	Logger *slog.Logger
-	// Rand fills p with unpredictable bytes. Nil means crypto/rand. It may be
-	// called by several goroutines at once.
+	// Rand fills p with unpredictable bytes, from which all that is random in the stack is
+	// derived. Nil means crypto/rand. It is called by New only.
 	Rand func(p []byte)
 	// TCP has the settings of TCP.
 	TCP TCPConfig
@@ -131,6 +131,7 @@ type Stack struct {
 	_      cacheLine
 	ids    idSource
 	_      cacheLine
+	random randSource
 	ports  portSource
 	key    hashKey
 	clock  coarseClock
@@ -146,7 +147,7 @@ type Stack struct {
 // configuration is wrong; then no device has been attached or closed.
 func New(cfg Config) (*Stack, error) {
 	s := &Stack{
-		start:     time.Now(),
+		start:     startOfTime(),
 		log:       cfg.Logger,
 		fill:      cfg.Rand,
 		udpBuffer: cfg.UDPBuffer,
@@ -161,9 +162,8 @@ func New(cfg Config) (*Stack, error) {
 		s.udpBuffer = defaultUDPBuffer
 	}
 	s.life.done = make(chan struct{})
-	s.key = hashKey{s.rand64(), s.rand64()}
-	s.ids.init(s.rand64())
-	s.ports.init(s.rand64())
+	s.key, s.random.key = s.newKey(), s.newKey()
+	s.ports.init(s.newKey()[0])
 	s.frags.init(s)
 	s.groups.s = s
 	s.lifetimes.s = s
@@ -249,14 +249,48 @@ func (s *Stack) Close() error {
 }
 
 // now is the time since the stack began.
-// It begins at 1, because a zero tcp.Time is never.
-func (s *Stack) now() tcp.Time { return tcp.Time(time.Since(s.start)) + 1 }
+// It is not 0 then, because a zero tcp.Time is never.
+func (s *Stack) now() tcp.Time { return tcp.Time(time.Since(s.start)) + timerSlots }
 
-// rand64 returns 64 unpredictable bits.
-func (s *Stack) rand64() uint64 {
-	var b [8]byte
+// wallTime is the way back from now.
+func (s *Stack) wallTime(t tcp.Time) time.Time { return s.start.Add(time.Duration(t - timerSlots)) }
+
+// startOfTime returns the present, rounded down to a multiple of timerSlots.
+func startOfTime() time.Time {
+	now := time.Now()
+	return now.Add(-time.Duration(now.UnixNano() % timerSlots))
+}
+
+// newKey returns an unpredictable key.
+func (s *Stack) newKey() hashKey {
+	var b [16]byte
 	s.fill(b[:])
-	return binary.NativeEndian.Uint64(b[:])
+	return hashKey{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
+}
+
+// A randSource makes unpredictable numbers of one key: a sequence for each purpose, so that what one
+// part of a stack draws does not change what the others get.
+type randSource struct {
+	key hashKey
+	n   [randPurposes]atomic.Uint64 // numbers drawn
+}
+
+// A randPurpose is what a random number is for.
+type randPurpose uint8
+
+const (
+	randPort   randPurpose = iota // a port that the application leaves open
+	randGroup                     // the delay of a report of a group
+	randCookie                    // a key of SYN cookies
+	randPurposes
+)
+
+// next returns the next number of a sequence.
+func (r *randSource) next(of randPurpose) uint64 {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], r.n[of].Add(1))
+	b[8] = byte(of)
+	return r.key.sum(b[:])
 }
 
 // AddNIC adds a link to a running stack.

@@ -52,7 +52,7 @@ func (s *Stack) cookieKey(count uint32) (hashKey, bool) {
 	defer k.mu.Unlock()
 	if at := s.cookieCount(); !k.made || k.count != at {
 		k.prev, k.before = k.cur, k.made && k.count+1 == at
-		k.cur, k.count, k.made = hashKey{s.rand64(), s.rand64()}, at, true
+		k.cur, k.count, k.made = hashKey{s.random.next(randCookie), s.random.next(randCookie)}, at, true
 	}
 	switch {
 	case count == k.count:

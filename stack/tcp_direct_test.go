@@ -109,10 +109,10 @@ func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 		buf := make([]byte, 1000)
 		tx := &(*a.ifaces.Load())[1].tx
 		for i := range 10 {
-			before, direct := a.ids.counter.Load(), tx.packets.Load()
+			before, direct := c.ipID, tx.packets.Load()
 			buf[0] = byte(i + 1)
 			c.Write(buf)
-			require.Equal(t, before+1, a.ids.counter.Load(), "one frame")
+			require.Equal(t, before+1, c.ipID, "one frame")
 			require.Equal(t, direct+1, tx.packets.Load())
 			require.Equal(t, buf, tx.own.bytes[transportAt+32:][:len(buf)])
 			_, err := io.ReadFull(d, buf)

@@ -77,7 +77,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 		if !try(p) {
 			return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 		}
-	} else if _, ok := s.ephemeralPort(s.rand64(), try); !ok {
+	} else if _, ok := s.ephemeralPort(s.random.next(randPort), try); !ok {
 		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 	}
 	ts.listeners.add(l)

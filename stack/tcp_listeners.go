@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -117,7 +118,7 @@ func (tl *tcpListeners) remove(l *TCPListener) {
 	}
 }
 
-// all returns the listeners, in no order.
+// all returns the listeners, ordered by their addresses.
 func (tl *tcpListeners) all() []*TCPListener {
 	var all []*TCPListener
 	for i := range tl.shards {
@@ -128,5 +129,6 @@ func (tl *tcpListeners) all() []*TCPListener {
 		}
 		sh.mu.RUnlock()
 	}
+	slices.SortFunc(all, func(a, b *TCPListener) int { return a.local.Compare(b.local) })
 	return all
 }

@@ -51,20 +51,21 @@ type TCP struct {
 	direct  directState
 	wheeled bool // rest was taken, and the wheel has not come round
 
-	linked      bool  // it is in the table
-	detached    bool  // TIME-WAIT stands in the table in its place
-	connected   bool  // the handshake was completed
-	closed      bool  // the application or the stack closed it
-	canceled    bool  // the context of the dial ended
-	writing     bool  // a writer has the turn
-	yield       bool  // the next Write first lets others run: see yieldBytes
-	rdShut      bool  // CloseRead
-	wrShut      bool  // CloseWrite
-	errReported bool  // the error that ended the connection was reported once
-	queueFull   bool  // waits for room in the transmit queue
-	rdPast      bool  // the deadline of reads was set to a time that had passed
-	wrPast      bool  // and that of writes
-	tos, ttl    uint8 // of the packets that are sent; tos without the bits of ECN
+	linked      bool   // it is in the table
+	detached    bool   // TIME-WAIT stands in the table in its place
+	connected   bool   // the handshake was completed
+	closed      bool   // the application or the stack closed it
+	canceled    bool   // the context of the dial ended
+	writing     bool   // a writer has the turn
+	yield       bool   // the next Write first lets others run: see yieldBytes
+	rdShut      bool   // CloseRead
+	wrShut      bool   // CloseWrite
+	errReported bool   // the error that ended the connection was reported once
+	queueFull   bool   // waits for room in the transmit queue
+	rdPast      bool   // the deadline of reads was set to a time that had passed
+	wrPast      bool   // and that of writes
+	tos, ttl    uint8  // of the packets that are sent; tos without the bits of ECN
+	ipID        uint16 // the IP identification of the next packet
 
 	zc *zeroCopySend // nil until there was a large Write
 }
@@ -119,9 +120,11 @@ func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
 
 // config is what a connection on the socket's path begins with.
 func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
+	iss := t.s.isn(now, &t.key)
+	t.ipID = uint16(iss >> 16)
 	cfg := tcp.Config{
 		Params: &t.s.tcp.params,
-		ISS:    t.s.isn(now, &t.key), TSOffset: t.path.tsOffset,
+		ISS:    iss, TSOffset: t.path.tsOffset,
 		MSS:     t.path.mss(),
 		AdvMSS:  t.path.advMSS(),
 		GSO:     t.path.gso(),

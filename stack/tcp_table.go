@@ -1,7 +1,9 @@
 package stack
 
 import (
+	"bytes"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -154,12 +156,13 @@ func (tt *tcpTable) remove(e *tcpEntry) {
 	sh.mu.Unlock()
 }
 
-// sockets returns all connections that are not in TIME-WAIT.
+// sockets returns all connections that are not in TIME-WAIT, ordered by their tuples.
 func (tt *tcpTable) sockets() []*TCP {
 	var all []*TCP
 	for i := range tcpShards {
 		all = tt.parts()[i].sockets(all)
 	}
+	slices.SortFunc(all, func(a, b *TCP) int { return bytes.Compare(a.key[:], b.key[:]) })
 	return all
 }
 

@@ -65,7 +65,7 @@ func (t *TCP) arm(now tcp.Time) {
 		return
 	}
 	t.timerAt = d
-	wait := time.Duration(max(d-now, 0))
+	wait := timerWait(now, d)
 	if t.timer == nil {
 		t.timer = t.s.newTimer(t, wait)
 	} else {

@@ -237,9 +237,12 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 		t.zc.frames.Add(1)
 		n -= len(seg.Pinned)
 	}
+	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true, id: t.ipID, count: 1}
 	if seg.GSOSize > 0 {
 		meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, hdr
+		h.count = uint16((seg.DataLen()-1)/seg.GSOSize + 1)
 	}
+	t.ipID += h.count
 	sl := p.slot(now, n, t.direct == directAllowed && meta.done == nil)
 	b := sl.buf[transportAt : transportAt+n]
 	seg.Put(b)
@@ -248,7 +251,6 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	copy(b[at:], seg.Pinned)
 	binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], p.pseudoSum(wire.ProtoTCP, total))
 	s.counts.tcpOut.Add(1)
-	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true}
 	if seg.ECT {
 		h.tos |= 2 // RFC 3168 5: ECT(0)
 	}
