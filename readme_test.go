@@ -50,10 +50,12 @@ func Example_virtualTime() {
 // test is what go test does with a test, quietly even with -v: an example has no
 // testing.T, and synctest wants one.
 func test(f func(t *testing.T)) {
-	verbose := flag.Lookup("test.v").Value
-	was := verbose.String()
-	verbose.Set("false")
-	defer verbose.Set(was)
+	for name, value := range map[string]string{"test.v": "false", "test.skip": "", "test.count": "1"} {
+		v := flag.Lookup(name).Value
+		was := v.String()
+		v.Set(value)
+		defer v.Set(was)
+	}
 	all := func(pat, str string) (bool, error) { return true, nil }
 	if !testing.RunTests(all, []testing.InternalTest{{Name: "Example", F: f}}) {
 		panic("the test failed")
