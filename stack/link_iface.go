@@ -32,7 +32,7 @@ type iface struct {
 	gatewayOn  bool                        // the gateway is on the link without a network of an address
 
 	tx             txQueue
-	bulk           atomic.Int32   // Writes of crowdBytes that go on, to peers that are near
+	bulk           bulkWriters
 	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
 	stats          ifaceStats
 	dead           atomic.Bool                // the device died or was closed

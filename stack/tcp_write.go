@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/usernet/usernet/nic"
@@ -25,44 +24,6 @@ import (
 // The reader of a device has a bound of its own, in nic, which is the same number for its
 // own reason.
 const yieldBytes = 16 << 10
-
-// pinBytes is how large a Write has to be, in bytes, for its data to be sent from
-// where the application has it, which costs a wait in the end; gatherBytes, what a
-// frame has to have of it not to be copied.
-const (
-	pinBytes    = 16 << 10
-	gatherBytes = 2 << 10
-)
-
-// Where crowd Writes of at least crowdBytes go on at an interface, one of them whose
-// bytes have all been sent waits up to ackWait for them to be acknowledged: the
-// others keep the device busy, and nothing is left to be copied, which took a third of
-// the time with four. Alone a writer does not wait, for its reader would be idle then,
-// nor with less, where it would wait more often than that saves.
-const (
-	crowd      = 3
-	crowdBytes = 64 << 10
-	ackWait    = tcp.Millisecond
-)
-
-// zeroCopySend tracks the frames that refer to a writer's pinned bytes.
-//
-// Frames are built under the socket's lock but leave later, when the transmit queue is
-// drained. Write does not return while a frame refers to the caller's buffer.
-type zeroCopySend struct {
-	t       *TCP
-	frames  atomic.Int32 // queued, or in a device's Send
-	waiting atomic.Bool  // the writer waits for frames to become 0
-
-	late uint8  // consecutive waits in which the acknowledgements did not come within ackWait
-	skip uint16 // number of Writes that will not wait, a consequence of late
-
-	// charged is what unpin may have to copy, in bytes. It counts as used memory:
-	// otherwise many writers whose deadlines pass at once would copy more than there is.
-	charged int64
-
-	done func() // the method value complete, allocated once
-}
 
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
@@ -87,19 +48,15 @@ func (t *TCP) Write(p []byte) (int, error) {
 // and to wait.
 func (t *TCP) writeAll(p []byte) (n int, err error) {
 	take := t.conn.Write
-	var writers *atomic.Int32
+	var writers *bulkWriters
 	if len(p) >= pinBytes {
-		if t.zc == nil {
-			t.zc = &zeroCopySend{t: t}
-			t.zc.done = t.zc.complete
-		}
+		t.startPinning()
 		take = t.conn.Pin
-		if len(p) >= crowdBytes && t.conn.Near() {
-			writers = &t.path.ifc.bulk
+		defer t.unpin()
+		if writers = t.bulkWriters(len(p)); writers != nil {
 			writers.Add(1)
 			defer writers.Add(-1)
 		}
-		defer t.unpin()
 	}
 	if t.yield {
 		t.yield = false
@@ -117,7 +74,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 		now := t.s.now()
 		if k := take(now, p[n:]); k > 0 {
 			n += k
-			t.charge()
+			t.chargePinned()
 			// What is chosen is sent before anyone waits for its answer.
 			if k <= directBytes {
 				t.runDirect(now)
@@ -132,7 +89,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 			t.mu.Lock()
 			t.yield = k > yieldBytes && n == len(p)
 			if n == len(p) {
-				if writers != nil && writers.Load() >= crowd {
+				if writers.crowded() {
 					t.awaitAcks()
 				}
 				return n, nil
@@ -140,64 +97,6 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 			continue
 		}
 		t.waiting().write()
-	}
-}
-
-// awaitAcks waits up to ackWait until all pinned bytes are acknowledged. If they are not, for
-// instance because the peer's application reads slowly, later Writes wait less and less often.
-// t.mu is held, and released to wait.
-func (t *TCP) awaitAcks() {
-	l := t.zc
-	if l.skip > 0 {
-		l.skip--
-		return
-	}
-	now := t.s.now()
-	until := now + ackWait
-	for t.conn.AwaitAcks(now, until) {
-		t.arm(now)
-		t.waiting().write()
-		now = t.s.now()
-	}
-	if now < until {
-		l.late = 0
-		return
-	}
-	l.late = min(l.late+1, 10)
-	l.skip = 1 << l.late
-}
-
-// charge counts the pinned bytes as used memory. t.mu is held.
-func (t *TCP) charge() {
-	if n := int64(t.conn.Pinned()); n > 0 && n > t.zc.charged {
-		t.s.tcp.charge(n - t.zc.charged)
-		t.zc.charged = n
-	}
-}
-
-// unpin copies the pinned bytes that are not acknowledged, and waits until no frame refers to
-// the caller's buffer. t.mu is held, and released to wait.
-func (t *TCP) unpin() {
-	t.conn.Unpin()
-	l := t.zc
-	t.s.tcp.used.Add(-l.charged)
-	l.charged = 0
-	for l.frames.Load() > 0 {
-		l.waiting.Store(true)
-		if l.frames.Load() > 0 {
-			t.waiting().write()
-		}
-	}
-	l.waiting.Store(false)
-}
-
-// complete is called when a frame that refers to pinned bytes was sent or dropped. The caller
-// may hold the socket's lock only before unpin, while no writer waits.
-func (l *zeroCopySend) complete() {
-	if l.frames.Add(-1) == 0 && l.waiting.Load() {
-		l.t.mu.Lock()
-		l.t.wakeWriters()
-		l.t.mu.Unlock()
 	}
 }
 
@@ -233,8 +132,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
 	n := total // in the slot
 	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() {
-		meta.body, meta.done = seg.Pinned, t.zc.done
-		t.zc.frames.Add(1)
+		meta.body, meta.done = seg.Pinned, t.zc.frame()
 		n -= len(seg.Pinned)
 	}
 	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true, id: t.ipID, count: 1}
