@@ -32,17 +32,18 @@ type dialect struct {
 // nothing. Its errors are of type *net.DNSError.
 func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
-	if len(r.servers) == 0 {
+	servers := r.upstream()
+	if len(servers) == 0 {
 		return nil, dnsError(errNoSuchHost, name.String(), "")
 	}
 	first := 0
 	if r.cfg.Rotate {
-		first = int((r.turn.Add(1) - 1) % uint32(len(r.servers)))
+		first = int((r.turn.Add(1) - 1) % uint32(len(servers)))
 	}
-	tries := r.cfg.Attempts * len(r.servers)
+	tries := r.cfg.Attempts * len(servers)
 	var last error
 	for i := range tries {
-		s := r.servers[(first+i)%len(r.servers)]
+		s := servers[(first+i)%len(servers)]
 		ans, err := r.try(ctx, s, q, f)
 		if err == nil {
 			ans.server = s.addr

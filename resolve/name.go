@@ -149,7 +149,8 @@ func (r *Resolver) candidates(name string) []string {
 	if strings.HasSuffix(name, ".") {
 		return []string{name}
 	}
-	names := make([]string, 0, 1+len(r.cfg.Search))
+	search := r.domains()
+	names := make([]string, 0, 1+len(search))
 	add := func(s string) {
 		if canBeAsked(s) && !neverAsked(s) {
 			names = append(names, s)
@@ -159,7 +160,7 @@ func (r *Resolver) candidates(name string) []string {
 	if asIsFirst {
 		add(name + ".")
 	}
-	for _, domain := range r.cfg.Search {
+	for _, domain := range search {
 		add(name + "." + domain)
 	}
 	if !asIsFirst {

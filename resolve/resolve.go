@@ -42,6 +42,10 @@ type Config struct {
 	Servers []netip.AddrPort
 	// Search are the domains that are appended to names that do not end in a dot.
 	Search []string
+	// Learned returns what the network has said of Servers and Search: they stand behind those that
+	// are configured. It is asked for each lookup, by several goroutines at the same time, so that
+	// what it returns may change. Nil: nothing is learned.
+	Learned func() (servers []netip.AddrPort, search []string)
 	// Ndots is how many dots a name needs to be tried as it is before the
 	// search list; 1 if zero, none if negative.
 	Ndots int
@@ -96,12 +100,13 @@ type Config struct {
 // be called by several goroutines at the same time.
 type Resolver struct {
 	cfg     Config
-	servers []*server
+	servers []*server     // of cfg
 	turn    atomic.Uint32 // with cfg.Rotate: where the next query begins
 	cache   *cache        // nil if off
 
 	mu      sync.Mutex
 	flights map[cacheKey]*flight // what is being asked
+	learned []*server            // those of Learned, in its last order
 }
 
 // A server is a recursive name server and what was learned about it.
@@ -176,13 +181,7 @@ func New(cfg Config) *Resolver {
 	if cfg.Rand == nil {
 		cfg.Rand = random
 	}
-	search := make([]string, 0, len(cfg.Search))
-	for _, domain := range cfg.Search {
-		if domain = rooted(domain); domain != "." {
-			search = append(search, domain)
-		}
-	}
-	cfg.Search = search
+	cfg.Search = appendDomains(make([]string, 0, len(cfg.Search)), cfg.Search)
 	cfg.Hosts = cfg.Hosts.clone()
 	cfg.Servers = slices.Clone(cfg.Servers)
 
@@ -196,6 +195,56 @@ func New(cfg Config) *Resolver {
 		}
 	}
 	return r
+}
+
+// appendDomains appends domains to a search list.
+func appendDomains(search, domains []string) []string {
+	for _, domain := range domains {
+		if domain = rooted(domain); domain != "." && !slices.Contains(search, domain) {
+			search = append(search, domain)
+		}
+	}
+	return search
+}
+
+// upstream returns the servers to ask.
+func (r *Resolver) upstream() []*server {
+	if r.cfg.Learned == nil || r.cfg.Dial == nil {
+		return r.servers
+	}
+	addrs, _ := r.cfg.Learned()
+	servers := slices.Clip(r.servers)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, addr := range addrs {
+		if !containsServer(servers, addr.String()) {
+			servers = append(servers, r.learnedServer(addr.String()))
+		}
+	}
+	r.learned = servers[len(r.servers):]
+	return servers
+}
+
+// learnedServer returns the server at an address, with what was learned about it while it was among
+// those of Learned. r.mu is held.
+func (r *Resolver) learnedServer(addr string) *server {
+	if i := slices.IndexFunc(r.learned, func(s *server) bool { return s.addr == addr }); i >= 0 {
+		return r.learned[i]
+	}
+	return &server{addr: addr}
+}
+
+func containsServer(servers []*server, addr string) bool {
+	return slices.ContainsFunc(servers, func(s *server) bool { return s.addr == addr })
+}
+
+// domains returns the domains to append to names.
+func (r *Resolver) domains() []string {
+	if r.cfg.Learned == nil {
+		return r.cfg.Search
+	}
+	_, domains := r.cfg.Learned()
+	return appendDomains(slices.Clip(r.cfg.Search), domains)
 }
 
 func random() uint64 {
