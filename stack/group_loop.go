@@ -112,7 +112,7 @@ func (s *Stack) inputLooped(l *looped) {
 	}
 	if h.IsFragment() {
 		s.counts.ipStopped.Add(1)
-		s.frags.input(&p, &h)
+		s.inputFragment4(&p, &h)
 		return
 	}
 	s.deliver(&p)

@@ -2,11 +2,9 @@ package stack
 
 import (
 	"container/list"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 	"unsafe"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -14,22 +12,16 @@ import (
 )
 
 const (
-	// reassemblyTimeout is Linux's; RFC 1122 3.3.2 has it at 60 to 120 seconds,
-	// from a time when links were slower than identifications wrap today
-	// (RFC 4963 2).
-	reassemblyTimeout = tcp.Time(30 * time.Second)
-
-	maxReassemblyBytes = 4 << 20 // buffers of all datagrams together, and what describes them
-	maxReassemblies    = 1024    // datagrams
+	maxReassemblyBytes = 4 << 20 // buffers of all datagrams of a family together, and what describes them
+	maxReassemblies    = 1024    // datagrams of a family
 )
 
 // A fragmentKey tells which fragments belong together.
-// RFC 791 2.3: those "that all have the same value for the four fields:
-// identification, source, destination, and protocol".
 type fragmentKey struct {
 	src, dst netip.Addr
-	id       uint16
-	proto    wire.Proto
+	id       uint32
+	proto    wire.Proto // of IPv4: fragments of IPv6 may differ in it
+	zone     int32      // index of the interface to which the addresses belong; 0: to none
 }
 
 // A fragment is a piece of a datagram's payload, in a buffer of the pool: one that arrived, or
@@ -59,103 +51,107 @@ type datagramParts struct {
 	cost   int        // capacity of the parts' buffers, and overhead
 	place  *list.Element
 	group  bool
-	header []byte // of the fragment at offset 0, in a buffer of the pool; nil until it came
+	header []byte // what was before the payload of the fragment at offset 0, in a buffer of the pool; nil until it came
 	first  int    // index of the part that begins at offset 0
+	length int    // of the payload of the fragment at offset 0
 	ecns   uint8  // which ECN codepoints the fragments have: the bit 1<<codepoint for each
 	tos    uint8
 	ttl    uint8
 }
 
-// A reassembly puts fragments together. It holds what has arrived for a fixed
+// A reassembly puts the fragments of one address family together: the family reads and checks them,
+// and makes a packet of a datagram that is complete. It holds what has arrived for a fixed
 // time, and forgets the oldest datagram where that would be too much.
 type reassembly struct {
-	s *Stack
+	s       *Stack
+	timeout tcp.Time
+	late    func(d *datagramParts) // tells the sender of a datagram that was not completed in time
 
 	mu     sync.Mutex
-	m      map[fragmentKey]*datagramParts
-	byAge  list.List // of *datagramParts, oldest first
+	m      map[fragmentKey]*datagramParts // nil until first needed
+	byAge  list.List                      // of *datagramParts, oldest first
 	cost   int
 	alarm  alarm // for the oldest
 	closed bool
 }
 
-func (a *reassembly) init(s *Stack) {
-	a.s = s
-	a.m = make(map[fragmentKey]*datagramParts)
-}
-
-// input takes a fragment. Where it completes its datagram, that is delivered.
-func (a *reassembly) input(p *packet, h *wire.IPv4) {
-	s := a.s
-	s.counts.fragsReceived.Add(1)
-	off, end := int(h.FragOffset), int(h.FragOffset)+len(p.payload)
-	switch {
-	case len(p.payload) == 0,
-		// RFC 791 3.2: fragments are cut "on a 8 octet (64 bit) boundary".
-		h.MoreFragments && len(p.payload)%8 != 0,
-		// What is put together has to be a datagram again.
-		end+wire.IPv4Len > maxIPv4:
-		p.ifc.drop(dropBadFragment)
-		return
-	}
+// input takes a fragment, whose payload, of at least one byte, begins at off in that of the
+// datagram; more says that it is not the last. It returns the datagram if that is complete, which
+// is then the caller's, until release.
+func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *datagramParts {
 	a.mu.Lock()
-	d, r := a.add(p, h, off, end)
+	d, r := a.add(p, key, off, off+len(p.payload), more)
 	a.mu.Unlock()
 	if r != wire.OK {
 		p.ifc.drop(r)
 	}
 	if d == nil {
-		return
+		return nil
 	}
 	ce, ok := d.ecn()
 	if !ok {
-		a.release(d)
-		s.counts.reassemblyFailed.Add(1)
+		a.fail(d)
 		p.ifc.drop(dropFragmentECN)
-		return
+		return nil
 	}
 	if ce {
 		d.tos |= wire.CE
-		d.header[1] = d.tos
 	}
-	whole := a.join(d)
+	return d
+}
+
+// fail gives up a complete datagram.
+func (a *reassembly) fail(d *datagramParts) {
+	a.release(d)
+	a.s.counts.reassemblyFailed.Add(1)
+}
+
+// deliver delivers a complete datagram, whose last fragment was p, and whose first bytes, up to its payload,
+// are header. The datagram is given away.
+func (a *reassembly) deliver(p *packet, d *datagramParts, header []byte, deliver func(p *packet)) {
+	b := a.s.bufs.get(len(header) + d.total)
+	n := copy(b, header)
+	for _, f := range d.parts {
+		copy(b[n+f.off:], f.buf)
+	}
+	a.release(d)
 	q := *p
-	q.header = d.header
-	q.payload = whole
+	q.header, q.payload = b[:n], b[n:]
 	q.ttl, q.tos = d.ttl, d.tos
 	q.broadcast = d.group
 	q.checksumOK, q.gso, q.gsoSize = false, 0, 0
-	s.counts.reassembled.Add(1)
-	s.deliver(&q)
-	s.bufs.put(whole)
-	s.bufs.put(d.header)
+	a.s.counts.reassembled.Add(1)
+	deliver(&q)
+	a.s.bufs.put(b)
 }
 
 // add stores a fragment. It returns the datagram if that is complete, which is
 // then the caller's.
-func (a *reassembly) add(p *packet, h *wire.IPv4, off, end int) (*datagramParts, wire.Reason) {
+func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*datagramParts, wire.Reason) {
 	if a.closed {
 		return nil, dropBadFragment
 	}
-	key := fragmentKey{p.src, p.dst, h.ID, h.Proto}
 	d := a.m[key]
 	if d == nil {
 		if len(a.m) >= maxReassemblies {
 			a.evict()
 		}
+		if a.m == nil {
+			a.m = make(map[fragmentKey]*datagramParts)
+		}
 		d = &datagramParts{key: key, ifc: p.ifc, born: a.s.now(), total: -1}
 		d.runs = d.few[:0]
 		a.m[key] = d
 		d.place = a.byAge.PushBack(d)
-		a.alarm.set(d.born, d.born+reassemblyTimeout, a)
+		a.alarm.set(d.born, d.born+a.timeout, a)
 	}
 	// A datagram of which two fragments tell different ends cannot be.
-	if d.total >= 0 && (end > d.total || !h.MoreFragments && end != d.total) ||
-		!h.MoreFragments && len(d.runs) > 0 && d.runs[len(d.runs)-1].end > end {
+	if d.total >= 0 && (end > d.total || !more && end != d.total) ||
+		!more && len(d.runs) > 0 && d.runs[len(d.runs)-1].end > end {
 		a.forget(d)
 		return nil, dropBadFragment
 	}
-	if !h.MoreFragments {
+	if !more {
 		d.total = end
 	}
 	// Run i is the first that ends after the fragment's beginning.
@@ -216,7 +212,7 @@ func (a *reassembly) store(d *datagramParts, p *packet, off int) {
 		d.cost += cap(buf) + fragmentOverhead
 	}
 	if off == 0 {
-		d.first = len(d.parts) - 1
+		d.first, d.length = len(d.parts)-1, len(p.payload)
 		d.header = append(a.s.bufs.get(len(p.header))[:0], p.header...)
 		d.tos, d.ttl = p.tos, p.ttl
 		d.cost += cap(d.header)
@@ -236,23 +232,6 @@ func (a *reassembly) store(d *datagramParts, p *packet, off int) {
 func (d *datagramParts) ecn() (ce, ok bool) {
 	const notECT = 1 << wire.NotECT
 	return d.ecns&(1<<wire.CE) != 0, d.ecns&notECT == 0 || d.ecns == notECT
-}
-
-// join copies the parts of a complete datagram into one buffer of the pool, and
-// makes its header that of the whole.
-func (a *reassembly) join(d *datagramParts) []byte {
-	whole := a.s.bufs.get(d.total)
-	for _, f := range d.parts {
-		copy(whole[f.off:], f.buf)
-		a.s.bufs.put(f.buf)
-	}
-	d.parts = nil
-	// For those to whom the datagram is quoted: total length, no fragment.
-	binary.BigEndian.PutUint16(d.header[2:], uint16(min(len(d.header)+d.total, maxIPv4)))
-	binary.BigEndian.PutUint16(d.header[6:], binary.BigEndian.Uint16(d.header[6:])&^0x3fff)
-	binary.BigEndian.PutUint16(d.header[10:], 0)
-	binary.BigEndian.PutUint16(d.header[10:], wire.Checksum(d.header))
-	return whole
 }
 
 // detach takes a datagram out of the table.
@@ -294,7 +273,7 @@ func (a *reassembly) fired() {
 	now := a.s.now()
 	for !a.closed && a.byAge.Len() > 0 {
 		d := a.byAge.Front().Value.(*datagramParts)
-		if end := d.born + reassemblyTimeout; now < end {
+		if end := d.born + a.timeout; now < end {
 			a.alarm.set(now, end, a)
 			break
 		}
@@ -305,14 +284,8 @@ func (a *reassembly) fired() {
 	for _, d := range late {
 		a.s.drop(dropReassemblyTimeout)
 		a.s.counts.reassemblyFailed.Add(1)
-		// RFC 792: "If fragment zero is not available then no time exceeded
-		// need be sent at all."
 		if d.header != nil {
-			p := packet{
-				ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,
-				header: d.header, payload: d.parts[d.first].buf, broadcast: d.group,
-			}
-			a.s.sendICMPError(&p, icmpReassembly, 0)
+			a.late(d)
 		}
 		a.release(d)
 	}

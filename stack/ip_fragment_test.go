@@ -246,6 +246,22 @@ func TestReassemblyGivesUpAfterThirtySeconds(t *testing.T) {
 	})
 }
 
+// RFC 792: a Time Exceeded quotes "the internet header plus the first 64 bits of the original datagram's
+// data", and that is the first fragment, whatever has come after it.
+func TestTheLateDatagramIsQuotedByItsFirstFragment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, p, _, datagram, _ := fragmentHost(t)
+		p.fragment(1, datagram, piece{0, 16})
+		p.fragment(1, datagram, piece{16, 32})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		frames := p.take()
+		require.Len(t, frames, 1)
+		_, b := parseFrame(t, frames[0])
+		require.Equal(t, datagram[:16], b[wire.ICMPLen+wire.IPv4Len:])
+	})
+}
+
 func TestReassemblyIsBoundedInDatagramsAndBytes(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost(t)
 	for id := range uint16(3 * maxReassemblies) {

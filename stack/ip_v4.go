@@ -48,7 +48,7 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 			return now
 		}
 		s.counts.ipStopped.Add(1)
-		s.frags.input(&p, &h)
+		s.inputFragment4(&p, &h)
 		return p.now
 	}
 	s.deliver(&p)

@@ -164,7 +164,7 @@ func New(cfg Config) (*Stack, error) {
 	s.life.done = make(chan struct{})
 	s.key, s.random.key = s.newKey(), s.newKey()
 	s.ports.init(s.newKey()[0])
-	s.frags.init(s)
+	s.frags.s, s.frags.timeout, s.frags.late = s, reassemblyTimeout, s.fragmentsLate4
 	s.groups.s = s
 	s.lifetimes.s = s
 	s.pmtu.s, s.datagramMTU.s = s, s

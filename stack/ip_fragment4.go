@@ -1,0 +1,54 @@
+package stack
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// reassemblyTimeout is Linux's; RFC 1122 3.3.2 has it at 60 to 120 seconds,
+// from a time when links were slower than identifications wrap today
+// (RFC 4963 2).
+const reassemblyTimeout = tcp.Time(30 * time.Second)
+
+// inputFragment4 takes a fragment. Where it completes its datagram, that is delivered.
+func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
+	s.counts.fragsReceived.Add(1)
+	off := int(h.FragOffset)
+	switch {
+	case len(p.payload) == 0,
+		// RFC 791 3.2: fragments are cut "on a 8 octet (64 bit) boundary".
+		h.MoreFragments && len(p.payload)%8 != 0,
+		// What is put together has to be a datagram again.
+		off+len(p.payload)+wire.IPv4Len > maxIPv4:
+		p.ifc.drop(dropBadFragment)
+		return
+	}
+	// RFC 791 2.3: those belong together "that all have the same value for the four fields:
+	// identification, source, destination, and protocol".
+	key := fragmentKey{src: p.src, dst: p.dst, id: uint32(h.ID), proto: h.Proto}
+	d := s.frags.input(p, key, off, h.MoreFragments)
+	if d == nil {
+		return
+	}
+	// For those to whom the datagram is quoted: total length, no fragment.
+	be, header := binary.BigEndian, d.header
+	header[1] = d.tos
+	be.PutUint16(header[2:], uint16(min(len(header)+d.total, maxIPv4)))
+	be.PutUint16(header[6:], be.Uint16(header[6:])&^0x3fff)
+	be.PutUint16(header[10:], 0)
+	be.PutUint16(header[10:], wire.Checksum(header))
+	s.frags.deliver(p, d, header, s.deliver)
+}
+
+// fragmentsLate4 tells the sender of a datagram whose first fragment has come that the others have
+// not. RFC 792: "If fragment zero is not available then no time exceeded need be sent at all."
+func (s *Stack) fragmentsLate4(d *datagramParts) {
+	p := packet{
+		ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,
+		header: d.header, payload: d.parts[d.first].buf[:d.length], broadcast: d.group,
+	}
+	s.sendICMPError(&p, icmpReassembly, 0)
+}
