@@ -35,6 +35,8 @@ type Conn struct {
 	wsOK   bool // windows are scaled (RFC 7323 2.2)
 	ecn    ecnState
 
+	defaultMSS uint16 // of Config
+
 	retrans uint32 // segments retransmitted since the Conn was opened
 
 	snd sendState
@@ -177,7 +179,11 @@ func (c *Conn) init(now Time, cfg Config) {
 	s.iss, s.una, s.nxt = cfg.ISS, cfg.ISS, cfg.ISS
 	s.tsOffset = cfg.TSOffset
 	s.mss = cfg.MSS
-	s.peer = defaultMSS
+	c.defaultMSS = defaultMSS
+	if cfg.DefaultMSS > 0 {
+		c.defaultMSS = uint16(cfg.DefaultMSS)
+	}
+	s.peer = int(c.defaultMSS)
 	s.gso = cfg.GSO
 	c.startSendLimit()
 	c.rcv.limit = c.p.RecvBuffer
@@ -197,7 +203,7 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.cc.init(c)
 }
 
-// defaultMSS: RFC 9293 3.7.1: "If an MSS Option is not received at connection
+// defaultMSS is the default of Config.DefaultMSS. RFC 9293 3.7.1: "If an MSS Option is not received at connection
 // setup, TCP implementations MUST assume a default send MSS of 536 (576-40) for
 // IPv4 or 1220 (1280 - 60) for IPv6".
 const defaultMSS = 536
@@ -261,7 +267,7 @@ func (c *Conn) withdrawOptions(s *Segment) {
 	if s.Flags&(wire.FlagECE|wire.FlagCWR) != wire.FlagECE|wire.FlagCWR {
 		c.ecn.on = false
 	}
-	peer := defaultMSS
+	peer := int(c.defaultMSS)
 	if s.MSS != 0 {
 		peer = int(s.MSS)
 	}

@@ -104,9 +104,10 @@ func (c *Conn) suspect(now Time) {
 		}
 		q.small, q.passed = 0, 0
 	}
-	base := plBase
+	// A path of IPv6 carries 1280 bytes in any case.
+	base := max(plBase, int(c.defaultMSS))
 	if c.timers.backoff > 2*blackHole {
-		base = defaultMSS
+		base = int(c.defaultMSS)
 	}
 	base = max(base-int(c.snd.opt), minMSS)
 	if c.timers.backoff >= blackHole && c.snd.mss > base && head > base {

@@ -117,6 +117,8 @@ func newScriptHost(options map[string]string, n scriptNumbers) (*scriptHost, err
 		switch name {
 		case "mss":
 			h.cfg.MSS = n
+		case "default_mss":
+			h.cfg.DefaultMSS = n
 		case "gso":
 			h.cfg.GSO = n
 		case "tolerance_usecs":

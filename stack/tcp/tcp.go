@@ -272,9 +272,12 @@ type Config struct {
 	TSOffset uint32 // added to the timestamp clock (RFC 7323 5.4)
 	MSS      int    // the largest segment that the path can carry, in bytes of payload without options
 	AdvMSS   int    // the MSS option to send, in bytes: the largest segment that can be received; 0: MSS
-	GSO      int    // the maximum payload of a super-segment from Next, in bytes; 0: no super-segments
-	NoDelay  bool   // turn Nagle's algorithm off (RFC 9293 3.7.4)
-	Keep     KeepAlive
+	// DefaultMSS is what a peer can receive that sends no MSS option, in bytes: 1220 over IPv6
+	// (RFC 9293 3.7.1). 0 means 536, which is IPv4's.
+	DefaultMSS int
+	GSO        int  // the maximum payload of a super-segment from Next, in bytes; 0: no super-segments
+	NoDelay    bool // turn Nagle's algorithm off (RFC 9293 3.7.4)
+	Keep       KeepAlive
 }
 
 // KeepAlive configures keep-alive probes (RFC 9293 3.8.4). They are off while Idle is 0.
