@@ -126,6 +126,9 @@ type groupTable struct {
 // RFC 1112 4: "224.0.0.1 is assigned to the permanent group of all IP hosts".
 func allHosts() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 1}) }
 
+// allNodes6 is the group to which every node of IPv6 belongs (RFC 4291 2.7.1).
+func allNodes6() netip.Addr { return netip.IPv6LinkLocalAllNodes() }
+
 // has reports whether a group is joined.
 func (g *groupTable) has(group netip.Addr) bool {
 	joined, _ := g.wants(group, netip.Addr{})
@@ -134,7 +137,7 @@ func (g *groupTable) has(group netip.Addr) bool {
 
 // wants reports whether a group is joined, and whether anybody wants what a source sends to it.
 func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
-	if group == allHosts() {
+	if group == allHosts() || group == allNodes6() {
 		return true, true
 	}
 	if g.n.Load() == 0 {

@@ -90,6 +90,10 @@ func (s *Stack) inputLooped(l *looped) {
 	if s.closed.Load() {
 		return
 	}
+	if wire.Version(l.buf) == 6 {
+		s.inputLooped6(l)
+		return
+	}
 	h, payload, r := wire.ParseIPv4(l.buf)
 	if r != wire.OK {
 		s.drop(r)

@@ -365,10 +365,13 @@ func (g *dgram) header(proto wire.Proto, o *SendOptions) ipHeader {
 
 // over is the index of the interface that a datagram is to leave by; 0: by the routes.
 func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
-	if o.NIC == 0 && dst.IsMulticast() {
+	switch {
+	case o.NIC != 0:
+		return o.NIC
+	case dst.IsMulticast() && g.mc.index != 0:
 		return g.mc.index
 	}
-	return o.NIC
+	return g.zone
 }
 
 // loops reports whether the host itself hears what it sends to the group that the path leads to.

@@ -28,6 +28,11 @@ const (
 	icmpProto                      // a protocol that is not known; the pointer, of IPv6, is that of its number
 	icmpReassembly                 // a fragment did not come in time
 	icmpBadHeader                  // a field of the header, at the pointer, is wrong
+
+	// Of IPv6 only.
+	icmpOption        // an option that is not known and says to tell
+	icmpOptionToGroup // the same, and to tell even if the packet was for a group
+	icmpFirstChain    // the first fragment has not all headers (RFC 7112 5)
 )
 
 // An icmpError is a report, by ICMP or by this host's own neighbour table, that
@@ -40,6 +45,7 @@ type icmpError struct {
 	local, remote netip.Addr    // source and destination of the datagram
 	transport     []byte        // the beginning of its payload: at least 8 bytes
 	from          netip.Addr    // who reports; invalid: this host
+	zone          int           // index of the interface to which local and remote belong, where one is link-local; else 0
 }
 
 // sendICMPError sends an ICMP error about a datagram, where that is allowed. pointer is the offset
@@ -49,13 +55,19 @@ type icmpError struct {
 // receiving: an ICMP error message, or a datagram destined to an IP broadcast
 // or IP multicast address, or a datagram sent as a link-layer broadcast, or a
 // non-initial fragment, or a datagram whose source address does not define a
-// single host".
+// single host". RFC 4443 2.4 (e) says the same, but for "the Parameter Problem Message, Code 2,
+// [...] that reports an unrecognized IPv6 option [...] that has the Option Type highest-order
+// two bits set to 10".
 func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
-	if p.broadcast || !isUnicast(p.src) || p.isICMPError() {
+	if p.broadcast && k != icmpOptionToGroup || !isUnicast(p.src) || p.isICMPError() {
 		return
 	}
 	if !p.ifc.loopback && !s.icmp.take(s.now()) {
 		s.drop(dropICMPRate)
+		return
+	}
+	if p.src.Is6() {
+		s.sendICMPError6(p, k, pointer)
 		return
 	}
 	s.counts.icmpSent.Add(1)
@@ -64,6 +76,9 @@ func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
 
 // isICMPError reports whether a datagram is an ICMP message that is not known not to be an error.
 func (p *packet) isICMPError() bool {
+	if p.src.Is6() {
+		return p.proto == wire.ProtoICMPv6 && isICMPError6(p.payload)
+	}
 	return p.proto == wire.ProtoICMP && (len(p.payload) == 0 || !isICMPQuery(wire.ICMPType(p.payload[0])))
 }
 
@@ -125,7 +140,12 @@ func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 // to IP solely because there is no ARP cache entry for a destination": it has
 // been asked for by now, often enough.
 func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
-	h, transport, r := wire.ParseIPv4(f.Head[ifc.linkLen:])
+	b := f.Head[ifc.linkLen:]
+	if wire.Version(b) == 6 {
+		s.unreachable6(ifc, b)
+		return
+	}
+	h, transport, r := wire.ParseIPv4(b)
 	if r != wire.OK || h.FragOffset != 0 || len(transport) < 8 {
 		return
 	}
@@ -135,4 +155,17 @@ func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
 		remote:    h.Dst,
 		transport: transport,
 	})
+}
+
+// unreachable6 is unreachable for a packet of IPv6.
+func (s *Stack) unreachable6(ifc *iface, b []byte) {
+	q, r := wire.ParseQuoted6(b)
+	if r != wire.OK || q.Transport == nil {
+		return
+	}
+	e := icmpError{errno: syscall.EHOSTUNREACH, local: q.Src, remote: q.Dst, transport: q.Transport}
+	if isLinkLocal6(q.Src) || isLinkLocal6(q.Dst) {
+		e.zone = ifc.index
+	}
+	s.deliverError(q.Proto, &e)
 }

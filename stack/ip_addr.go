@@ -198,8 +198,10 @@ func checkAddr(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():
 		return bad("the prefix is malformed")
-	case !a.Is4():
-		return fmt.Errorf("only IPv4 addresses are supported: %w", syscall.EAFNOSUPPORT)
+	case a.Is4In6():
+		return bad("an IPv4 address is to be written as one")
+	case a.Is6() && a.IsLoopback():
+		return bad("::1 belongs to the loopback")
 	case a.IsUnspecified():
 		return bad("the unspecified address cannot be an interface's")
 	case a.IsLoopback():
@@ -209,8 +211,11 @@ func checkAddr(p netip.Prefix) error {
 	case p.Bits() == 0:
 		return bad("a network of length 0 has no place for a route")
 	}
+	if hasSubnet(a) {
+		return bad("a link-local address has 54 zero bits after fe80 (RFC 4291 2.5.6)")
+	}
 	// RFC 3021 2.1: a network of 31 bits has neither of the two.
-	if p.Bits() <= 30 {
+	if a.Is4() && p.Bits() <= 30 {
 		if a == p.Masked().Addr() {
 			return bad("it is the address of the network itself")
 		}
@@ -256,9 +261,13 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	if err != nil {
 		return nil, err
 	}
+	if p.Addr().Is6() && !ifc.carries6() {
+		return nil, fmt.Errorf("the link's MTU of %d is below the %d that IPv6 needs (RFC 8200 5): %w", ifc.mtu(), wire.MinIPv6MTU, syscall.EINVAL)
+	}
 	list := slices.Clone(ifc.list())
 	for _, other := range ifaces {
-		if other != ifc && other.find(p.Addr()) >= 0 {
+		// The same link-local address may be on several links.
+		if !isLinkLocal6(p.Addr()) && other != ifc && other.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("the address is there twice: %s has it: %w", other.name, syscall.EEXIST)
 		}
 	}
@@ -292,7 +301,8 @@ func (ifc *iface) find(a netip.Addr) int {
 // seconds.
 //
 // The errors are ENODEV, EINVAL for what cannot be an address or a lifetime, EEXIST for one that
-// is there with another prefix or on another interface, EAFNOSUPPORT, and net.ErrClosed.
+// is there with another prefix or on another interface, and net.ErrClosed. A link-local address of
+// IPv6 may be on several interfaces.
 func (s *Stack) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	ifc, added, err := s.addAddr(nic, p, o)
 	if err != nil {

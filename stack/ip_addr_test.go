@@ -139,7 +139,7 @@ func TestAddAddrSaysWhatIsWrong(t *testing.T) {
 		{"eth0", "10.0.0.0/8", AddrOptions{}, syscall.EINVAL},
 		{"eth0", "127.0.0.2/8", AddrOptions{}, syscall.EINVAL},
 		{"eth0", "224.0.0.2/8", AddrOptions{}, syscall.EINVAL},
-		{"eth0", "2001:db8::1/64", AddrOptions{}, syscall.EAFNOSUPPORT},
+		{"eth0", "::1/128", AddrOptions{}, syscall.EINVAL},
 		{"eth0", "192.0.2.8/25", AddrOptions{}, syscall.EEXIST},
 		{"eth1", "192.0.2.8/24", AddrOptions{}, syscall.EEXIST},
 		{"eth0", "10.0.0.1/8", AddrOptions{Valid: -1}, syscall.EINVAL},

@@ -23,6 +23,7 @@ import (
 
 const (
 	maxIPv4    = 65535 // largest datagram in bytes
+	maxIPv6    = 65535 // largest payload of an IPv6 packet in bytes, extension headers included
 	defaultTTL = 64    // RFC 1122 3.2.1.7, and the value of the Assigned Numbers
 
 	// transportAt is where the transport header begins in a buffer. The IP header is written to
@@ -72,7 +73,7 @@ type ipHeader struct {
 	proto wire.Proto
 	ttl   uint8
 	tos   uint8
-	df    bool    // RFC 791's Don't Fragment, unless the path is too small for it
+	df    bool    // RFC 791's Don't Fragment, unless the path is too small for it; IPv6 has it always
 	loop  bool    // the host itself is to hear a group's packet too
 	id    uint16  // the identification, if the packet cannot be fragmented; another is the path's
 	count uint16  // packets in a super-frame, with consecutive identifications; 0 for one packet
@@ -84,15 +85,23 @@ type ipMore struct {
 	options []byte // of IPv4; a multiple of 4 bytes, at most 40
 	header  []byte // the whole header, from the application; nil: it is made here
 
+	// Of IPv6: extension headers, of which the last names the transport, and the number of the
+	// first; a multiple of 8 bytes, at most maxExt.
+	ext   []byte
+	first wire.Proto
+
 	// Of a fragment: its flags and offset as they stand in the header, and the identification of
 	// the datagram. frag is 0 for what is no fragment.
 	frag, id uint16
 }
 
-// options are those of the packet, if there are any.
+// options are those of the packet, or its extension headers, if there are any.
 func (h *ipHeader) options() []byte {
 	if h.more == nil {
 		return nil
+	}
+	if h.more.ext != nil {
+		return h.more.ext
 	}
 	return h.more.options
 }
@@ -123,13 +132,19 @@ type frameMeta struct {
 type pathHeader struct {
 	link   [wire.EthernetLen]byte // without the next hop
 	addrs  [8]byte                // of IPv4: source and destination
-	sum    uint64                 // of the addresses and the first byte of the IP header
+	sum    uint64                 // of the addresses and the first byte of the IP header, of IPv4
 	pseudo uint64                 // of the addresses, for the transports' checksums
+	addrs6 [32]byte               // of IPv6: source and destination
+	label  uint32                 // of IPv6: the version and the flow label
 }
 
 // makeHeader fills in the header of a path whose addresses and interface are known.
 func (p *path) makeHeader() {
-	p.ipLen = wire.IPv4Len
+	if p.dst.Is6() {
+		p.makeHeader6()
+		return
+	}
+	p.ipLen, p.gsoKind = wire.IPv4Len, nic.GSOTCP4
 	h := &p.header
 	if p.ifc.linkLen > 0 {
 		p.ifc.putLink(h.link[:], wire.MAC{}, wire.EtherTypeIPv4)
@@ -158,6 +173,9 @@ func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
 func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	if own := h.own(); own != nil {
 		return s.putOwnHeader(p, own, buf, n)
+	}
+	if p.v6 {
+		return p.putHeaders6(h, buf, n)
 	}
 	at := transportAt - wire.IPv4Len
 	first, tos, ttl, proto := uint64(ipVersion), uint64(h.tos), uint64(h.ttl), uint64(h.proto)
@@ -198,6 +216,9 @@ func (s *Stack) putOwnHeader(p *path, header, buf []byte, n int) int {
 	*(*[wire.EthernetLen]byte)(buf[at-wire.EthernetLen:]) = p.header.link
 	ip := buf[at:transportAt]
 	copy(ip, header)
+	if p.v6 {
+		return at // as it is, as on Linux
+	}
 	be := binary.BigEndian
 	be.PutUint16(ip[2:], uint16(len(ip)+n))
 	if be.Uint16(ip[4:]) == 0 {
@@ -337,6 +358,9 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 		s.emit(now, p, h, sl, n, meta)
 		return nil
 	}
+	if p.v6 {
+		return s.sendLarge6(now, p, h, sl, n, meta)
+	}
 	defer s.bufs.put(sl.buf)
 	if int(p.ipLen)+len(h.options())+n > maxIPv4 {
 		return syscall.EMSGSIZE
@@ -386,9 +410,10 @@ func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte)
 }
 
 // reply sends a datagram that no socket is behind: n bytes of buf[transportAt:], which comes from
-// s.bufs and is given away. Where the queue is full or there is no way back, it is lost.
-func (s *Stack) reply(dst, src netip.Addr, h ipHeader, buf []byte, n int) {
-	p, err := s.route(dst, src)
+// s.bufs and is given away. Where one of the addresses is link-local, zone is the interface's
+// index. Where the queue is full or there is no way back, it is lost.
+func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n int) {
+	p, err := s.routeOver(dst, src, zone)
 	if err != nil || p.group || !p.ifc.tx.room() {
 		s.bufs.put(buf)
 		s.drop(dropNoReply)

@@ -60,8 +60,12 @@ func (ifc *iface) recv(batch []nic.Frame) {
 // takesParts reports whether Head and Body of a frame can stay apart: it is a
 // super-frame of TCP, whose headers are all in Head, and no raw socket wants it.
 func (ifc *iface) takesParts(f *nic.Frame) bool {
-	return f.GSO == nic.GSOTCP4 && f.NeedsChecksum && len(f.Head) >= ifc.linkLen+wire.IPv4Len &&
-		wire.Proto(f.Head[ifc.linkLen+9]) == wire.ProtoTCP && len(ifc.s.raw.sockets()) == 0
+	if !f.NeedsChecksum || len(f.Head) < ifc.linkLen+wire.IPv4Len || len(ifc.s.raw.sockets()) > 0 {
+		return false
+	}
+	ip := f.Head[ifc.linkLen:]
+	return f.GSO == nic.GSOTCP4 && wire.Proto(ip[9]) == wire.ProtoTCP ||
+		f.GSO == nic.GSOTCP6 && wire.Proto(ip[wire.IPv6NextOffset]) == wire.ProtoTCP
 }
 
 // inputFrame works on a frame, whose bytes are b and tail. It returns the time of the
@@ -69,6 +73,9 @@ func (ifc *iface) takesParts(f *nic.Frame) bool {
 func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Time {
 	if ifc.linkLen == 0 {
 		// What an IP medium carries tells by itself which version it is.
+		if wire.Version(b) == 6 && ifc.takes6() {
+			return ifc.inputIPv6(now, f, b, tail, false)
+		}
 		return ifc.inputIPv4(now, f, b, tail, false)
 	}
 	h, payload, r := wire.ParseEthernet(b)
@@ -88,6 +95,11 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 	switch h.Type {
 	case wire.EtherTypeIPv4:
 		return ifc.inputIPv4(now, f, payload, tail, group)
+	case wire.EtherTypeIPv6:
+		if ifc.takes6() {
+			return ifc.inputIPv6(now, f, payload, tail, group)
+		}
+		ifc.drop(dropEtherType)
 	case wire.EtherTypeARP:
 		ifc.inputARP(payload)
 	default:
@@ -101,3 +113,6 @@ func (ifc *iface) drop(r wire.Reason) {
 	ifc.stats.RxDropped.Add(1)
 	ifc.s.drop(r)
 }
+
+// takes6 reports whether the interface receives IPv6.
+func (ifc *iface) takes6() bool { return ifc.carries6() && ifc.s.table.Load().v6 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 const (
@@ -63,6 +64,9 @@ func (s *Stack) lowerPathMTU(dst netip.Addr, mtu int) { s.pmtu.lower(s, dst, mtu
 func (s *Stack) lowerDatagramMTU(dst netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, mtu) }
 
 func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
+	if isLinkLocal6(dst) {
+		return // the link tells its MTU by itself, and there is no router on the way
+	}
 	p, err := s.route(dst, netip.Addr{})
 	if err != nil || p.group || p.ifc.loopback {
 		return
@@ -85,7 +89,13 @@ func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 			break
 		}
 	}
-	c.m[dst] = pathMTU{mtu: max(mtu, min(minPathMTU, p.mtu)), frag: mtu < minPathMTU, until: now + pathMTUAge}
+	least := minPathMTU
+	if p.v6 {
+		// RFC 8201 4: "A node must not reduce its estimate of the Path MTU below the IPv6 minimum
+		// link MTU in response to a Packet Too Big message."
+		least = wire.MinIPv6MTU
+	}
+	c.m[dst] = pathMTU{mtu: max(mtu, min(least, p.mtu)), frag: mtu < least && !p.v6, until: now + pathMTUAge}
 	c.n.Store(int32(len(c.m)))
 	c.arm(now)
 	c.changed(s)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -41,11 +42,22 @@ type routeTable struct {
 	routes []route                  // in order of preference
 	at     map[netip.Prefix][]route // the routes of a prefix, in order of preference
 	lens4  []int                    // lengths of IPv4 prefixes that occur, longest first
+	lens6  []int                    // and of IPv6
 	own    []netip.Addr             // the host's addresses other than 127/8
 	ownSet map[netip.Addr]struct{}  // the same
 	bcasts []broadcast              // directed broadcast addresses, of the longest prefix first
 
 	gateways map[gatewayKey]*gateway // the routers for which others can stand in
+
+	v6 bool // the host has IPv6
+}
+
+// lens returns the lengths of the prefixes that may have a.
+func (t *routeTable) lens(a netip.Addr) []int {
+	if a.Is4() {
+		return t.lens4
+	}
+	return t.lens6
 }
 
 // A broadcast is the broadcast address of an interface's network. Networks that overlap, or
@@ -80,16 +92,19 @@ func (t *routeTable) isOwn(a netip.Addr) bool {
 }
 
 // isLocal reports whether packets to a stay in the host.
-func (t *routeTable) isLocal(a netip.Addr) bool { return t.isOwn(a) || a.IsLoopback() }
+func (t *routeTable) isLocal(a netip.Addr) bool {
+	return t.isOwn(a) || a.IsLoopback() && (t.v6 || a.Is4())
+}
 
 // lookup finds the route for dst: that with the longest prefix. Among those with the same
 // one whose link is up, those whose router answers go before those whose does not, then those
 // whose interface has the source address before others, and then the first. Where only
 // links that are down lead there, the error is ENETDOWN, and ENETUNREACH where nothing
-// does. Over an interface that the caller has chosen, whatever has no route is on the link.
+// does. Over an interface that the caller has chosen, whatever of IPv4 has no route is on the
+// link, as on Linux.
 func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
-	for _, bits := range t.lens4 {
+	for _, bits := range t.lens(dst) {
 		p, _ := dst.Prefix(bits)
 		rs := t.at[p]
 		best := -1
@@ -99,7 +114,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 			if on != nil && r.ifc != on {
 				continue
 			}
-			if r.ifc.down.Load() {
+			if r.ifc.down.Load() || dst.Is6() && !r.ifc.carries6() {
 				err = syscall.ENETDOWN
 				continue
 			}
@@ -118,7 +133,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 			return found, nil
 		}
 	}
-	if on != nil && !on.loopback {
+	if on != nil && !on.loopback && dst.Is4() {
 		return &route{dst: netip.PrefixFrom(dst, dst.BitLen()), ifc: on}, nil
 	}
 	return nil, err
@@ -126,7 +141,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 
 // onLink reports whether a is on the link of an interface by a route.
 func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
-	for _, bits := range t.lens4 {
+	for _, bits := range t.lens(a) {
 		p, _ := a.Prefix(bits)
 		for i := range t.at[p] {
 			if r := &t.at[p][i]; r.ifc == ifc && !r.via.IsValid() {
@@ -166,17 +181,22 @@ func (s *Stack) rebuildRoutes() {
 		if ifc.gatewayOn {
 			all = append(all, route{dst: netip.PrefixFrom(ifc.gateway, ifc.gateway.BitLen()), ifc: ifc})
 		}
-		all = append(all, route{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: ifc.gateway, ifc: ifc})
+		all = append(all, route{dst: netip.PrefixFrom(unspecifiedOf(ifc.gateway), 0), via: ifc.gateway, ifc: ifc})
 	}
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
 	for _, r := range all {
 		t.at[r.dst] = append(t.at[r.dst], r)
-		if n := len(t.lens4); n == 0 || t.lens4[n-1] != r.dst.Bits() {
-			t.lens4 = append(t.lens4, r.dst.Bits())
+		lens := &t.lens4
+		if r.dst.Addr().Is6() {
+			lens = &t.lens6
+		}
+		if n := len(*lens); n == 0 || (*lens)[n-1] != r.dst.Bits() {
+			*lens = append(*lens, r.dst.Bits())
 		}
 	}
 	t.routes = all
+	s.turnOn6(t)
 	t.markRouters(s.table.Load())
 	// A path made of the old table after this carries a generation that the
 	// next line makes void.
@@ -195,10 +215,14 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 				continue
 			}
 			p := a.prefix
-			all = append(all, route{dst: p.Masked(), src: p.Addr(), ifc: ifc})
+			r := route{dst: p.Masked(), ifc: ifc}
+			if p.Addr().Is4() {
+				r.src = p.Addr() // for IPv6, RFC 6724 chooses
+			}
+			all = append(all, r)
 			t.own = append(t.own, p.Addr())
 			t.ownSet[p.Addr()] = struct{}{}
-			if p.Bits() <= 30 {
+			if p.Addr().Is4() && p.Bits() <= 30 {
 				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
 			}
 		}
@@ -244,22 +268,36 @@ type path struct {
 	src, dst netip.Addr
 	hop      netip.Addr // the neighbour; dst itself where that is on the link
 	gen      uint32
-	group    bool      // dst is a broadcast or multicast address
-	noRoute  bool      // nothing may be sent: there is no route any more
-	mayFrag  bool      // the path's MTU is so small that DF must not be set
-	neigh    *neighbor // nil where the link or the destination needs none
-	mac      wire.MAC  // of a group
-	mtu      int       // of the path
-	tsOffset uint32    // of TCP's timestamps, in a shared path
-	mtuGen   uint32    // of the stack's datagramMTU, in a datagram socket's path
-	ipLen    uint8     // length of the IP header, without options
-	idOffset uint16    // see idSource
+	group    bool        // dst is a broadcast or multicast address
+	noRoute  bool        // nothing may be sent: there is no route any more
+	mayFrag  bool        // the path's MTU is so small that DF must not be set
+	neigh    *neighbor   // nil where the link or the destination needs none
+	mac      wire.MAC    // of a group
+	mtu      int         // of the path
+	tsOffset uint32      // of TCP's timestamps, in a shared path
+	mtuGen   uint32      // of the stack's datagramMTU, in a datagram socket's path
+	ipLen    uint8       // length of the IP header, without options
+	v6       bool        // the addresses are of IPv6
+	gsoKind  nic.GSOKind // of super-frames of TCP
+	zone     uint16      // index of the interface to which the addresses belong, where one is link-local; else 0
+	idOffset uint16      // see idSource
 	ids      *atomic.Uint32
 	header   pathHeader
 }
 
 // mss is the largest segment of TCP on the path in bytes of payload, without options.
 func (p *path) mss() int { return p.mtu - int(p.ipLen) - wire.TCPLen }
+
+// defaultMSS is what a peer can receive that does not say.
+//
+// RFC 9293 3.7.1: "TCP implementations MUST assume a default send MSS of 536 (576-40) for IPv4
+// or 1220 (1280 - 60) for IPv6".
+func (p *path) defaultMSS() int {
+	if p.v6 {
+		return wire.MinIPv6MTU - wire.IPv6Len - wire.TCPLen
+	}
+	return 576 - wire.IPv4Len - wire.TCPLen
+}
 
 // advMSS is the largest segment that the interface can receive, likewise: what the MSS
 // option says. RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20", and MMS_R
@@ -304,7 +342,10 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 		return path{}, syscall.EADDRNOTAVAIL
 	}
 	if !dst.Is4() {
-		return path{}, syscall.ENETUNREACH
+		return s.routeOver6(t, dst, src, index, gen)
+	}
+	if src.Is6() {
+		return path{}, syscall.EINVAL
 	}
 	// An unspecified destination is this host.
 	if dst.IsUnspecified() {
@@ -330,15 +371,20 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	if err := s.chooseSource(t, &p); err != nil {
 		return path{}, err
 	}
+	s.finishPath(&p)
+	return p, nil
+}
+
+// finishPath fills in what follows from the addresses and the interface of a path.
+func (s *Stack) finishPath(p *path) {
 	p.mtu = p.ifc.mtu()
 	if !p.group {
 		if p.ifc.linkLen > 0 {
 			p.neigh = p.ifc.neighbors(p.hop).get(p.hop)
 		}
-		s.pmtu.apply(s, &p)
+		s.pmtu.apply(s, p)
 	}
 	p.makeHeader()
-	return p, nil
 }
 
 // leave fills in by which interface and to which neighbour a path leaves the host, and its
@@ -491,9 +537,9 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 	return p.src
 }
 
-// IsLocal reports whether a is an address of the host: one of its own, or
-// one of 127.0.0.0/8.
-func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap()) }
+// IsLocal reports whether a is an address of the host: one of its own, on whatever interface, or
+// one of 127.0.0.0/8, or ::1.
+func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap().WithZone("")) }
 
 // IsBroadcast reports whether a is the limited broadcast address, or that of a
 // network that the host is on.
@@ -505,8 +551,8 @@ func (s *Stack) IsBroadcast(a netip.Addr) bool {
 // HasIPv4 reports whether the host speaks IPv4, if only with itself.
 func (s *Stack) HasIPv4() bool { return true }
 
-// HasIPv6 reports whether the host speaks IPv6. It does not.
-func (s *Stack) HasIPv6() bool { return false }
+// HasIPv6 reports whether the host speaks IPv6: once an interface has had an address of it.
+func (s *Stack) HasIPv6() bool { return s.table.Load().v6 }
 
 // Routes returns the routes in the order in which they are looked up: longest
 // prefix first, then those of Config and AddRoute, then those of the addresses
@@ -568,11 +614,11 @@ func (s *Stack) DelRoute(r Route) error {
 // delGateway removes the gateway of the first interface whose default route is meant by r, and
 // reports whether there is one. s.mu is held.
 func (s *Stack) delGateway(r Route) bool {
-	if r.Dst.Masked() != netip.PrefixFrom(netip.IPv4Unspecified(), 0) {
+	if r.Dst.Bits() != 0 {
 		return false
 	}
 	for _, ifc := range *s.ifaces.Load() {
-		if ifc.gateway.IsValid() && (!r.Via.IsValid() || r.Via == ifc.gateway) && (r.NIC == "" || r.NIC == ifc.name) {
+		if ifc.gateway.IsValid() && ifc.gateway.Is4() == r.Dst.Addr().Is4() && (!r.Via.IsValid() || r.Via == ifc.gateway) && (r.NIC == "" || r.NIC == ifc.name) {
 			ifc.gateway = netip.Addr{}
 			return true
 		}
@@ -586,8 +632,17 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 		return r, fmt.Errorf("the prefix is malformed: %w", syscall.EINVAL)
 	}
 	r.Dst = r.Dst.Masked()
-	if !r.Dst.Addr().Is4() || r.Via.IsValid() && !r.Via.Is4() || r.Src.IsValid() && !r.Src.Is4() {
-		return r, fmt.Errorf("only IPv4 addresses are supported: %w", syscall.EAFNOSUPPORT)
+	v4 := r.Dst.Addr().Is4()
+	if r.Via.IsValid() && r.Via.Is4() != v4 || r.Src.IsValid() && r.Src.Is4() != v4 {
+		return r, fmt.Errorf("the addresses are of different families: %w", syscall.EAFNOSUPPORT)
+	}
+	if r.Via.Is6() {
+		var zone int
+		if r.Via, zone = s.unzone(r.Via); r.NIC == "" && zone != 0 {
+			if ifc := s.ifaceAt(zone); ifc != nil {
+				r.NIC = ifc.name
+			}
+		}
 	}
 	if r.NIC == "" {
 		if !r.Via.IsValid() {
@@ -624,6 +679,9 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 
 // onLink reports whether a is reached on the interface without a router.
 func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
+	if isLinkLocal6(a) {
+		return ifc.carries6()
+	}
 	for _, p := range ifc.prefixes() {
 		if p.Contains(a) {
 			return true

@@ -168,17 +168,44 @@ func (s *Stack) deliver(p *packet) {
 		s.inputTCP(p)
 	case wire.ProtoUDP:
 		s.inputUDP(p)
-	case wire.ProtoICMP:
+	case wire.ProtoICMP, wire.ProtoIGMP, wire.ProtoICMPv6:
+		if !s.inputControl(p) {
+			s.refuse(p, raw)
+		}
+	default:
+		s.refuse(p, raw)
+	}
+}
+
+// inputControl takes what only one of the families has, and reports whether it was of the right one.
+func (s *Stack) inputControl(p *packet) bool {
+	switch v6 := p.src.Is6(); {
+	case p.proto == wire.ProtoICMPv6 && v6:
+		s.inputICMPv6(p)
+	case p.proto == wire.ProtoICMP && !v6:
 		s.inputICMP(p)
-	case wire.ProtoIGMP:
+	case p.proto == wire.ProtoIGMP && !v6:
 		s.inputIGMP(p)
 	default:
-		if raw {
-			return
-		}
-		s.drop(dropProtocol)
-		s.sendICMPError(p, icmpProto, 0)
+		return false
 	}
+	return true
+}
+
+// refuse answers a datagram of a protocol that is not known, unless a raw socket has taken it.
+func (s *Stack) refuse(p *packet, raw bool) {
+	if raw || p.proto == wire.ProtoNone && p.src.Is6() {
+		return // RFC 8200 4.7: nothing follows, and that is no error
+	}
+	s.drop(dropProtocol)
+	pointer := 0
+	if p.src.Is6() {
+		// RFC 8200 4: "the ICMP Pointer field containing the offset of the unrecognized value
+		// within the original packet".
+		c, _ := wire.WalkIPv6(wire.Proto(p.header[wire.IPv6NextOffset]), p.header[wire.IPv6Len:])
+		pointer = c.NextAt
+	}
+	s.sendICMPError(p, icmpProto, pointer)
 }
 
 // isUnicast reports whether a can be the address of one host.

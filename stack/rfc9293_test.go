@@ -85,7 +85,7 @@ func TestInitialSequenceNumbersAreUnpredictableAndFollowTheClock(t *testing.T) {
 		})
 		a, b, c := addrPort("192.0.2.1:1000"), addrPort("192.0.2.2:80"), addrPort("192.0.2.2:81")
 		isn := func(s *Stack, local, remote netip.AddrPort) tcp.Seq {
-			k := makeTuple(local, remote)
+			k := makeTuple(local, remote, 0)
 			return s.isn(s.now(), &k)
 		}
 		first := isn(s, a, b)

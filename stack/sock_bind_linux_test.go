@@ -74,7 +74,7 @@ func TestBoundConflictsAsTheKernelHasIt(t *testing.T) {
 				if err == syscall.EADDRNOTAVAIL {
 					continue
 				}
-				b, c := bind(x.fam, addr(x.addr)), bind(y.fam, addr(y.addr))
+				b, c := bind(x.fam, addr(x.addr), 0), bind(y.fam, addr(y.addr), 0)
 				require.Equal(t, err == syscall.EADDRINUSE, b.conflicts(&c), "%v %v beside %v: %v", kind, y, x, err)
 				require.Equal(t, b.conflicts(&c), c.conflicts(&b), "%v %v", x, y)
 			}

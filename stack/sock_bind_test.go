@@ -26,8 +26,8 @@ func TestBoundTakesItsFamily(t *testing.T) {
 		{FamilyAny, "2001:db8::1", "2001:db8::1", true},
 		{FamilyAny, "2001:db8::1", "192.0.2.1", false},
 	} {
-		b := bind(x.fam, addr(x.bound))
-		require.Equal(t, x.want, b.takes(addr(x.takes)), "%+v", x)
+		b := bind(x.fam, addr(x.bound), 0)
+		require.Equal(t, x.want, b.takes(addr(x.takes), 0), "%+v", x)
 	}
 }
 
@@ -37,7 +37,7 @@ func TestListenersAreFoundByFamily(t *testing.T) {
 	var tl tcpListeners
 	listen := func(fam Family, local string) *TCPListener {
 		ap := addrPort(local)
-		l := &TCPListener{local: ap, at: bind(fam, ap.Addr())}
+		l := &TCPListener{local: ap, at: bind(fam, ap.Addr(), 0)}
 		require.False(t, tl.conflicts(&l.at, ap.Port()), local)
 		tl.add(l)
 		return l
@@ -46,12 +46,12 @@ func TestListenersAreFoundByFamily(t *testing.T) {
 	only := listen(Family6, "[::]:81")
 	four := listen(Family4, "0.0.0.0:81")
 	one := listen(Family4, "192.0.2.1:82")
-	require.Same(t, dual, tl.find(addrPort("192.0.2.1:80")))
-	require.Same(t, dual, tl.find(addrPort("[2001:db8::1]:80")))
-	require.Same(t, four, tl.find(addrPort("192.0.2.1:81")))
-	require.Same(t, only, tl.find(addrPort("[2001:db8::1]:81")))
-	require.Same(t, one, tl.find(addrPort("192.0.2.1:82")))
-	require.Nil(t, tl.find(addrPort("[2001:db8::1]:82")))
+	require.Same(t, dual, tl.find(addrPort("192.0.2.1:80"), 0))
+	require.Same(t, dual, tl.find(addrPort("[2001:db8::1]:80"), 0))
+	require.Same(t, four, tl.find(addrPort("192.0.2.1:81"), 0))
+	require.Same(t, only, tl.find(addrPort("[2001:db8::1]:81"), 0))
+	require.Same(t, one, tl.find(addrPort("192.0.2.1:82"), 0))
+	require.Nil(t, tl.find(addrPort("[2001:db8::1]:82"), 0))
 	for _, x := range []struct {
 		fam   Family
 		local string
@@ -60,14 +60,14 @@ func TestListenersAreFoundByFamily(t *testing.T) {
 		{Family4, "0.0.0.0:80", true}, {Family4, "192.0.2.1:80", true}, {Family6, "[::]:80", true}, {Family6, "[::1]:80", true},
 		{FamilyAny, "[::]:81", true}, {Family6, "[::]:82", false}, {FamilyAny, "[::]:82", true}, {Family4, "192.0.2.2:82", false},
 	} {
-		b := bind(x.fam, addrPort(x.local).Addr())
+		b := bind(x.fam, addrPort(x.local).Addr(), 0)
 		require.Equal(t, x.want, tl.conflicts(&b, addrPort(x.local).Port()), x.local)
 	}
 	for _, l := range []*TCPListener{dual, only, four} {
 		tl.remove(l)
 		tl.remove(l) // it is not there any more
 	}
-	require.Nil(t, tl.find(addrPort("192.0.2.1:80")))
-	require.Nil(t, tl.find(addrPort("[2001:db8::1]:81")))
+	require.Nil(t, tl.find(addrPort("192.0.2.1:80"), 0))
+	require.Nil(t, tl.find(addrPort("[2001:db8::1]:81"), 0))
 	require.Len(t, tl.all(), 1)
 }

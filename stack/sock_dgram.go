@@ -97,6 +97,7 @@ type dgram struct {
 	queue    datagramQueue
 	remote   netip.AddrPort // invalid unless connected
 	src      netip.Addr     // that the socket sends from; invalid: chosen for each destination
+	zone     int            // index of the interface, where the socket's or the remote address is link-local; else 0
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
 	pathOver int            // the interface that was asked for
@@ -326,7 +327,25 @@ func (g *dgram) shut() bool {
 func (g *dgram) RemoteAddr() netip.AddrPort {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.remote
+	return g.zoned(g.remote)
+}
+
+// zoned gives an address of the socket its zone, if it is link-local. The lock is held.
+func (g *dgram) zoned(a netip.AddrPort) netip.AddrPort {
+	return g.s.zonedPort(a, g.zone)
+}
+
+// destination takes the address of a datagram that is to be sent apart: it is returned without its
+// zone, which chooses the interface unless o does.
+func (g *dgram) destination(a netip.Addr, o *SendOptions) netip.Addr {
+	if a.Is4() {
+		return a
+	}
+	a, zone := g.s.unzone(a)
+	if o.NIC == 0 {
+		o.NIC = zone
+	}
+	return a
 }
 
 // SetDeadline sets both deadlines; the zero time means none. What waits when a
@@ -390,24 +409,41 @@ func (s *Stack) sourceOf(a netip.Addr) netip.Addr {
 }
 
 // checkLocal checks and completes the address of a new socket: an unspecified
-// or missing one becomes that of the family.
-func (s *Stack) checkLocal(fam Family, a netip.Addr) (netip.Addr, error) {
-	if fam == Family6 && !s.HasIPv6() {
-		return a, syscall.EAFNOSUPPORT
-	}
-	a = a.Unmap()
-	switch {
+// or missing one becomes that of the family. It is returned without its zone; zone is the index of
+// the interface of one that belongs to a link, else 0.
+func (s *Stack) checkLocal(fam Family, local netip.Addr) (a netip.Addr, zone int, err error) {
+	a, zone = s.unzone(local)
+	switch v6 := s.HasIPv6(); {
+	case fam == Family6 && !v6:
+		return a, 0, syscall.EAFNOSUPPORT
 	case !a.IsValid(), a.IsUnspecified():
-		if fam == Family4 || !s.HasIPv6() {
-			return netip.IPv4Unspecified(), nil
+		if fam == Family4 || !v6 {
+			return netip.IPv4Unspecified(), 0, nil
 		}
-		return netip.IPv6Unspecified(), nil
-	case !fam.holds(a):
-		return a, syscall.EAFNOSUPPORT
-	case a.IsMulticast():
-		return a, nil
-	case !s.IsLocal(a) && !s.IsBroadcast(a):
-		return a, syscall.EADDRNOTAVAIL
+		return netip.IPv6Unspecified(), 0, nil
+	case !fam.holds(a), a.Is6() && !v6:
+		return a, 0, syscall.EAFNOSUPPORT
 	}
-	return a, nil
+	if isLinkLocal6(a) || a.Is6() && (a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast()) {
+		return a, zone, s.checkZone(a, zone)
+	}
+	if !a.IsMulticast() && !s.IsLocal(a) && !s.IsBroadcast(a) {
+		return a, 0, syscall.EADDRNOTAVAIL
+	}
+	return a, 0, nil
+}
+
+// checkZone tells whether a socket can be bound to an address of a link. As on Linux, it has to say of
+// which.
+func (s *Stack) checkZone(a netip.Addr, zone int) error {
+	ifc := s.ifaceAt(zone)
+	switch {
+	case zone == 0:
+		return syscall.EINVAL
+	case ifc == nil:
+		return syscall.ENODEV
+	case !a.IsMulticast() && !ifc.owns(a):
+		return syscall.EADDRNOTAVAIL
+	}
+	return nil
 }

@@ -27,8 +27,8 @@ type rawEnds struct {
 }
 
 // fit reports whether what came from remote to local is for the socket.
-func (e *rawEnds) fit(local, remote netip.Addr) bool {
-	return e.local.takes(local) && (!e.peer.IsValid() || e.peer == remote)
+func (e *rawEnds) fit(local, remote netip.Addr, zone int) bool {
+	return e.local.takes(local, zone) && (!e.peer.IsValid() || e.peer == remote)
 }
 
 // A rawTable has all raw sockets.
@@ -70,7 +70,7 @@ const protoRaw = 255
 // that WriteTo or Connect names, whatever the header says, and never in fragments. The errors are
 // EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
 func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error) {
-	addr, err := s.checkLocal(fam, local)
+	addr, zone, err := s.checkLocal(fam, local)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +78,12 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 		return nil, syscall.EPROTONOSUPPORT
 	}
 	r := &Raw{proto: proto}
-	r.ends.Store(&rawEnds{local: bind(fam, addr)})
+	if addr.Is6() {
+		fam = Family6 // as on Linux, a raw socket of IPv6 has none of IPv4's packets
+	}
+	r.ends.Store(&rawEnds{local: bind(fam, addr, zone)})
 	r.init(s, fam)
-	r.src = s.sourceOf(addr)
+	r.src, r.zone = s.sourceOf(addr), zone
 	t := &s.raw
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,7 +99,8 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 // bound to all addresses becomes bound to the one that leads there. The errors
 // are those of finding a route.
 func (r *Raw) Connect(remote netip.Addr) error {
-	if remote = remote.Unmap(); !r.fam.holds(remote) {
+	var o SendOptions
+	if remote = r.destination(remote, &o); !r.fam.holds(remote) {
 		return syscall.EAFNOSUPPORT
 	}
 	r.mu.Lock()
@@ -104,15 +108,18 @@ func (r *Raw) Connect(remote netip.Addr) error {
 	if r.closed {
 		return net.ErrClosed
 	}
-	src, over := r.source(&SendOptions{}), r.over(remote, &SendOptions{})
+	src, over := r.source(&o), r.over(remote, &o)
 	p, err := r.lookup(remote, src, over)
 	if err != nil {
 		return err
 	}
 	local := r.ends.Load().local
 	if local.wildcard() {
-		local = bind(r.fam, p.src)
+		local = bind(r.fam, p.src, 0)
 		r.src = r.s.sourceOf(p.src)
+	}
+	if p.zone != 0 {
+		r.zone, local.zone = int(p.zone), int(p.zone)
 	}
 	r.remote = netip.AddrPortFrom(p.dst, 0)
 	r.setPath(p, src, over)
@@ -121,7 +128,10 @@ func (r *Raw) Connect(remote netip.Addr) error {
 }
 
 // LocalAddr returns the address that the socket is bound to.
-func (r *Raw) LocalAddr() netip.Addr { return r.ends.Load().local.addr }
+func (r *Raw) LocalAddr() netip.Addr {
+	at := r.ends.Load().local
+	return r.s.zoned(at.addr, at.zone)
+}
 
 // ReadFrom waits for a datagram and copies as much of its payload as fits to b.
 // full is the payload's whole length.
@@ -165,7 +175,8 @@ func (r *Raw) Write(b []byte) (int, error) {
 // errors are as UDP's.
 func (r *Raw) WriteTo(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	r.mu.Lock()
-	n, err := r.write(b, to.Unmap(), o)
+	to = r.destination(to, &o)
+	n, err := r.write(b, to, o)
 	r.mu.Unlock()
 	r.s.drain()
 	return n, err
@@ -203,6 +214,14 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	now := r.s.now()
 	sl := r.path.slot(now, len(data), false)
 	copy(sl.buf[transportAt:], data)
+	if r.path.v6 && r.proto == uint16(wire.ProtoICMPv6) {
+		if len(data) < wire.ICMPv6ChecksumOffset+2 {
+			r.s.bufs.put(sl.buf)
+			return 0, syscall.EINVAL
+		}
+		// RFC 3542 3.1: "the kernel will calculate and insert the ICMPv6 checksum".
+		wire.SetICMPv6Checksum(r.path.src, r.path.dst, sl.buf[transportAt:transportAt+len(data)])
+	}
 	if _, err := r.s.send(now, &r.path, &h, &sl, len(data), &frameMeta{}); err != nil {
 		return 0, err
 	}
@@ -216,6 +235,14 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
 	if len(b) > r.path.ifc.mtu() {
 		return syscall.EMSGSIZE
+	}
+	if r.path.v6 {
+		if len(b) < wire.IPv6Len {
+			return syscall.EINVAL
+		}
+		h.more = &ipMore{header: b[:wire.IPv6Len]}
+		h.loop = h.loop && netip.AddrFrom16([16]byte(b[24:])) == r.path.dst
+		return nil
 	}
 	if len(b) < wire.IPv4Len {
 		return syscall.EINVAL
@@ -251,14 +278,25 @@ func (s *Stack) inputRaw(p *packet) bool {
 	if len(p.tail) > 0 {
 		return false // takesParts found no socket: one that is there now is newer than the frame
 	}
-	found := false
+	header := p.header
+	if p.src.Is6() {
+		header = nil // RFC 3542 3: "raw sockets [...] the IPv6 header is not passed"
+	}
+	found, summed := false, p.checksumOK || p.src.Is4() || p.proto != wire.ProtoICMPv6
 	for _, r := range s.raw.sockets() {
-		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src) || !r.wantsGroup(p) {
+		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src, p.zone()) || !r.wantsGroup(p) {
 			continue
 		}
 		found = true
+		// RFC 3542 3.1: "the kernel will verify the ICMPv6 checksum on input".
+		if !summed {
+			if _, _, reason := wire.ParseICMPv6(p.src, p.dst, p.payload); reason != wire.OK {
+				return true // it is counted by those who come next
+			}
+			summed = true
+		}
 		meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
-		if r.enqueue(p.header, p.payload, netip.AddrPortFrom(p.src, 0), &meta) {
+		if r.enqueue(header, p.payload, netip.AddrPortFrom(s.zoned(p.src, p.zone()), 0), &meta) {
 			s.counts.rawReceived.Add(1)
 		} else {
 			s.drop(dropRawQueue)
@@ -271,7 +309,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 	for _, r := range s.raw.sockets() {
 		ends := r.ends.Load()
-		if r.proto != uint16(proto) || !ends.peer.IsValid() || !ends.fit(e.local, e.remote) {
+		if r.proto != uint16(proto) || !ends.peer.IsValid() || !ends.fit(e.local, e.remote, e.zone) {
 			continue
 		}
 		if e.errno == syscall.EMSGSIZE {

@@ -14,7 +14,10 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-const maxUDPPayload = maxIPv4 - wire.IPv4Len - wire.UDPLen // 65507
+const (
+	maxUDPPayload  = maxIPv4 - wire.IPv4Len - wire.UDPLen // 65507
+	maxUDPPayload6 = maxIPv6 - wire.UDPLen                // 65527
+)
 
 // A UDP is a UDP socket. Its methods may be called from several goroutines.
 // Errors are net.ErrClosed, os.ErrDeadlineExceeded and syscall.Errno.
@@ -49,7 +52,7 @@ type udpBinding struct {
 
 // binding is what finds the socket. Its lock is held, or nobody else has it yet.
 func (u *UDP) binding() udpBinding {
-	return udpBinding{u: u, at: bind(u.fam, u.local.Addr()), port: u.local.Port(), peer: u.remote}
+	return udpBinding{u: u, at: bind(u.fam, u.local.Addr(), u.zone), port: u.local.Port(), peer: u.remote}
 }
 
 // at returns the sockets of a port, and others.
@@ -75,13 +78,13 @@ func (t *udpTable) set(port uint16, bs []udpBinding) {
 // find returns the socket that a datagram is for: the one bound to the very
 // address before one bound to all of them, and none that is connected to
 // somebody else.
-func (t *udpTable) find(local, remote netip.AddrPort) *UDP {
+func (t *udpTable) find(local, remote netip.AddrPort, zone int) *UDP {
 	var best *UDP
 	score := 0
 	bs := t.at(local.Port())
 	for i := range bs {
 		// Of those that share an address it is the last that came, as on Linux.
-		if n := bs[i].fit(local, remote); n > 0 && n >= score {
+		if n := bs[i].fit(local, remote, zone); n > 0 && n >= score {
 			best, score = bs[i].u, n
 		}
 	}
@@ -90,8 +93,8 @@ func (t *udpTable) find(local, remote netip.AddrPort) *UDP {
 
 // fit tells how well a datagram to an address of the host, or a group, fits the
 // socket; 0: not at all. As on Linux, a wildcard of its family alone is before one of both.
-func (b *udpBinding) fit(local, remote netip.AddrPort) int {
-	if b.port != local.Port() || !b.at.takes(local.Addr()) {
+func (b *udpBinding) fit(local, remote netip.AddrPort, zone int) int {
+	if b.port != local.Port() || !b.at.takes(local.Addr(), zone) {
 		return 0
 	}
 	n := 1
@@ -112,10 +115,10 @@ func (b *udpBinding) fit(local, remote netip.AddrPort) int {
 
 // findAll appends all sockets that a datagram to a group is for: each gets a copy,
 // whichever of them has joined it, as on Linux.
-func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort) []*UDP {
+func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort, zone int) []*UDP {
 	bs := t.at(local.Port())
 	for i := range bs {
-		if bs[i].fit(local, remote) > 0 {
+		if bs[i].fit(local, remote, zone) > 0 {
 			us = append(us, bs[i].u)
 		}
 	}
@@ -208,13 +211,13 @@ func (s *Stack) OpenSharedUDP(fam Family, local netip.AddrPort) (*UDP, error) {
 }
 
 func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, error) {
-	addr, err := s.checkLocal(fam, local.Addr())
+	addr, zone, err := s.checkLocal(fam, local.Addr())
 	if err != nil {
 		return nil, err
 	}
 	u := &UDP{shared: shared}
 	u.init(s, fam)
-	u.src = s.sourceOf(addr)
+	u.src, u.zone = s.sourceOf(addr), zone
 	hash := uint64(0)
 	if local.Port() == 0 {
 		hash = s.random.next(randPort)
@@ -248,7 +251,9 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 // bound to all addresses becomes bound to the one that leads there. The errors
 // are those of finding a route.
 func (u *UDP) Connect(remote netip.AddrPort) error {
-	if remote = unmap(remote); !u.fam.holds(remote.Addr()) {
+	var o SendOptions
+	remote = netip.AddrPortFrom(u.destination(remote.Addr(), &o), remote.Port())
+	if !u.fam.holds(remote.Addr()) {
 		return syscall.EAFNOSUPPORT
 	}
 	u.mu.Lock()
@@ -256,7 +261,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	if u.closed {
 		return net.ErrClosed
 	}
-	src, over := u.source(&SendOptions{}), u.over(remote.Addr(), &SendOptions{})
+	src, over := u.source(&o), u.over(remote.Addr(), &o)
 	p, err := u.lookup(remote.Addr(), src, over)
 	if err != nil {
 		return err
@@ -270,6 +275,9 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 		u.src = u.s.sourceOf(p.src)
 	}
 	u.remote = remote
+	if p.zone != 0 {
+		u.zone = int(p.zone)
+	}
 	if !t.closed {
 		t.rebind(u.binding())
 	}
@@ -277,19 +285,11 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	return nil
 }
 
-// unmap makes an IPv4 address of an IPv4-mapped one.
-func unmap(a netip.AddrPort) netip.AddrPort {
-	if a.Addr().Is4In6() {
-		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
-	}
-	return a
-}
-
 // LocalAddr returns the address that the socket is bound to.
 func (u *UDP) LocalAddr() netip.AddrPort {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.local
+	return u.zoned(u.local)
 }
 
 // ReadFrom waits for a datagram and copies as much of it as fits to b. full is
@@ -328,7 +328,7 @@ func (u *UDP) Write(b []byte) (int, error) {
 // connected socket what ICMP reported.
 func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	u.mu.Lock()
-	now, err := u.write(b, unmap(to), &o)
+	now, err := u.write(b, netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port()), &o)
 	u.mu.Unlock()
 	return u.written(b, now, err)
 }
@@ -368,7 +368,7 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 		return syscall.EINVAL // as on Linux, a socket can be connected to port 0
 	case !u.fam.holds(to.Addr()):
 		return syscall.EAFNOSUPPORT
-	case n > maxUDPPayload:
+	case n > maxUDPPayload && (n > maxUDPPayload6 || to.Addr().Is4()):
 		return syscall.EMSGSIZE
 	}
 	src, over := u.source(o), u.over(to.Addr(), o)
@@ -437,16 +437,19 @@ func (s *Stack) inputUDP(p *packet) {
 	}
 	// RFC 1122 4.1.3.4: "If a UDP datagram is received with a checksum that is
 	// non-zero and invalid, UDP MUST silently discard the datagram."
-	if h.Checksum != 0 && !p.checksumOK &&
-		!wire.UDPChecksumOK(p.src, p.dst, p.payload[:h.Length]) {
+	// RFC 8200 8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
+	if !p.checksumOK && !wire.UDPChecksumOK(p.src, p.dst, p.payload[:h.Length]) ||
+		h.Checksum == 0 && p.csumOffset == 0 && p.src.Is6() {
 		s.drop(wire.BadUDPChecksum)
 		return
 	}
 	from, to := netip.AddrPortFrom(p.src, h.SrcPort), netip.AddrPortFrom(p.dst, h.DstPort)
+	zone := p.zone()
 	meta := Meta{Dst: p.dst, TTL: p.ttl, TOS: p.tos, NIC: p.ifc.index}
 	if p.broadcast {
 		var few [8]*UDP
-		us := s.udp.findAll(few[:0], to, from)
+		us := s.udp.findAll(few[:0], to, from, zone)
+		from = s.zonedPort(from, zone)
 		if len(us) == 0 {
 			s.drop(dropUDPNoSocket)
 		}
@@ -457,7 +460,7 @@ func (s *Stack) inputUDP(p *packet) {
 		}
 		return
 	}
-	u := s.udp.find(to, from)
+	u := s.udp.find(to, from, zone)
 	if u == nil {
 		s.drop(dropUDPNoSocket)
 		// RFC 1122 4.1.3.1: "If a datagram arrives addressed to a UDP port for
@@ -465,6 +468,9 @@ func (s *Stack) inputUDP(p *packet) {
 		// Unreachable message."
 		s.sendICMPError(p, icmpPort, 0)
 		return
+	}
+	if zone != 0 {
+		from = s.zonedPort(from, zone)
 	}
 	u.input(p, payload, from, &meta)
 }
@@ -486,6 +492,13 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) 
 	}
 }
 
+// isConnectedTo reports whether the socket is connected to an address, given without its zone.
+func (u *UDP) isConnectedTo(remote netip.AddrPort) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.remote == remote
+}
+
 // udpICMP tells a connected socket that its datagrams do not arrive.
 //
 // RFC 1122 4.1.3.3: "UDP MUST pass to the application layer all ICMP error
@@ -495,7 +508,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 	sport := uint16(e.transport[0])<<8 | uint16(e.transport[1])
 	dport := uint16(e.transport[2])<<8 | uint16(e.transport[3])
 	remote := netip.AddrPortFrom(e.remote, dport)
-	u := s.udp.find(netip.AddrPortFrom(e.local, sport), remote)
+	u := s.udp.find(netip.AddrPortFrom(e.local, sport), remote, e.zone)
 	if u == nil {
 		s.drop(dropBadICMPError)
 		return
@@ -503,7 +516,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 	if e.errno == syscall.EMSGSIZE {
 		s.lowerDatagramMTU(e.remote, e.mtu)
 	}
-	if e.hard && u.RemoteAddr() == remote {
+	if e.hard && u.isConnectedTo(remote) {
 		u.fail(e.errno)
 	}
 }

@@ -80,14 +80,15 @@ func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 // is held.
 func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	first := &ms[0]
-	to := unmap(first.Addr)
+	o := first.Options
+	to := netip.AddrPortFrom(u.destination(first.Addr.Addr(), &o), first.Addr.Port())
 	if !to.IsValid() && !u.closed {
 		if to = u.remote; !to.IsValid() {
 			return 0, nil, syscall.EDESTADDRREQ
 		}
 	}
 	size := first.len()
-	if err := u.ready(size, to, &first.Options); err != nil {
+	if err := u.ready(size, to, &o); err != nil {
 		return 0, nil, err
 	}
 	n = 1
@@ -115,7 +116,7 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	if n > 1 {
 		meta = frameMeta{gso: nic.GSOUDP, gsoSize: size, headerLen: wire.UDPLen}
 	}
-	if direct, err = u.send(now, &sl, total, n, to, &first.Options, &meta); err != nil {
+	if direct, err = u.send(now, &sl, total, n, to, &o, &meta); err != nil {
 		return 0, nil, err
 	}
 	return n, direct, nil

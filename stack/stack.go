@@ -42,7 +42,8 @@ import (
 // Config says what a stack is made of. The zero value is a host that has only
 // its loopback.
 type Config struct {
-	// NICs are the links. The loopback, "lo" with 127.0.0.1/8, is built in.
+	// NICs are the links. The loopback, "lo" with 127.0.0.1/8, is built in; it has ::1/128 too once
+	// some other interface has had an address of IPv6.
 	NICs []NIC
 	// Routes stand beside those that the addresses and gateways of the NICs
 	// bring, and before them where prefixes are equal.
@@ -69,7 +70,8 @@ type NIC struct {
 	// Device is the link. The stack closes it when it is closed itself, or
 	// when the NIC is removed.
 	Device nic.Device
-	// Addrs are the host's addresses with the lengths of their networks.
+	// Addrs are the host's addresses with the lengths of their networks. Those of IPv6 need an
+	// MTU of at least 1280.
 	Addrs []netip.Prefix
 	// Gateway is the default router; an invalid address means none. It has to be on the
 	// link: in the network of an address, or of a route without Via. Where all of Addrs
@@ -417,9 +419,6 @@ func nicName(ifaces []*iface, asked, device string) (string, error) {
 func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 	if !gw.IsValid() {
 		return nil
-	}
-	if !gw.Is4() {
-		return fmt.Errorf("%s: gateway %v: only IPv4 addresses are supported", ifc.name, gw)
 	}
 	if ifc.owns(gw) {
 		return fmt.Errorf("%s: gateway %v is the host's own address", ifc.name, gw)

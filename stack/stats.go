@@ -51,6 +51,7 @@ const (
 	dropTCPListen
 	dropIGMP
 	dropLoopQueue
+	dropMapped
 	numReasons
 )
 
@@ -101,6 +102,7 @@ func reasonText(r wire.Reason) string {
 		dropTCPListen - wire.NumReasons:           "TCP segment for a listener without SYN, ACK or RST",
 		dropIGMP - wire.NumReasons:                "IGMP message that is not believed, or for routers",
 		dropLoopQueue - wire.NumReasons:           "datagram to a group that its own host did not hear",
+		dropMapped - wire.NumReasons:              "IPv6 address that cannot be on a link",
 		dropICMPSequence - wire.NumReasons:        "ICMP error about a TCP segment not in flight",
 	}[r-wire.NumReasons]
 }
@@ -115,6 +117,8 @@ type counters struct {
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
+	icmp6Received, icmp6Sent, icmp6Errors      atomic.Uint64
+	ip6Received                                atomic.Uint64
 	igmpReceived, igmpSent                     atomic.Uint64
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
@@ -127,14 +131,15 @@ func (s *Stack) drop(r wire.Reason) { s.counts.drops[r].Add(1) }
 
 // Stats is a snapshot of a stack's counters, all since it began.
 type Stats struct {
-	NICs []NICStats
-	ARP  ARPStats
-	IP   IPStats
-	ICMP ICMPStats
-	IGMP IGMPStats
-	UDP  DatagramStats
-	Raw  DatagramStats
-	TCP  TCPStats
+	NICs  []NICStats
+	ARP   ARPStats
+	IP    IPStats
+	ICMP  ICMPStats
+	ICMP6 ICMPStats
+	IGMP  IGMPStats
+	UDP   DatagramStats
+	Raw   DatagramStats
+	TCP   TCPStats
 	// Drops counts by reason what was not taken or not sent. Reasons that have
 	// not occurred are left out.
 	Drops map[string]uint64
@@ -158,9 +163,10 @@ type ARPStats struct {
 	Failed   uint64 // resolutions without an answer
 }
 
-// IPStats counts IP datagrams.
+// IPStats counts IP datagrams, of both versions.
 type IPStats struct {
 	Received          uint64 // datagrams and fragments, good or bad
+	V6                uint64 // of these, those of IPv6
 	Delivered         uint64 // whole datagrams given to a protocol
 	Sent              uint64 // datagrams and fragments
 	FragmentsReceived uint64
@@ -224,6 +230,7 @@ func (s *Stack) Stats() Stats {
 		ARP: ARPStats{c.arpReceived.Load(), c.arpSent.Load(), c.arpFailed.Load()},
 		IP: IPStats{
 			Received:          c.ipReceived.Load(),
+			V6:                c.ip6Received.Load(),
 			Delivered:         delivered,
 			Sent:              s.ipSent(),
 			FragmentsReceived: c.fragsReceived.Load(),
@@ -231,10 +238,11 @@ func (s *Stack) Stats() Stats {
 			ReassemblyFailed:  c.reassemblyFailed.Load(),
 			FragmentsSent:     c.fragsSent.Load(),
 		},
-		ICMP: ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
-		IGMP: IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
-		UDP:  DatagramStats{udpReceived, udpSent},
-		Raw:  DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
+		ICMP:  ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
+		ICMP6: ICMPStats{c.icmp6Received.Load(), c.icmp6Errors.Load(), c.icmp6Sent.Load()},
+		IGMP:  IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
+		UDP:   DatagramStats{udpReceived, udpSent},
+		Raw:   DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
 		TCP: TCPStats{
 			Received:         c.tcpIn.Load(),
 			Sent:             c.tcpOut.Load(),

@@ -86,11 +86,11 @@ func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int)
 func (s *Stack) cookieCount() uint32 { return uint32(s.now() / cookiePeriod) }
 
 // sendCookie answers a SYN for which there is no room. l.mu is not held.
-func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp.Segment) {
+func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path, syn *tcp.Segment) {
 	s := l.s
 	mss, peer := 0, syn.MSS
 	if peer == 0 {
-		peer = 536 // RFC 9293 3.7.1: "TCP implementations MUST assume a default send MSS of 536"
+		peer = uint16(p.defaultMSS())
 	}
 	for i, v := range cookieMSS() {
 		if v <= peer {
@@ -129,12 +129,12 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, p *path, syn *tcp
 		out.HasTS, out.TSVal, out.TSEcr = true, v, syn.TSVal
 	}
 	s.counts.synCookiesSent.Add(1)
-	s.sendLone(local, remote, &out)
+	s.sendLone(local, remote, zone, &out)
 }
 
 // takeCookie makes a connection of an acknowledgement that carries a cookie of
 // ours. It reports false when it does not.
-func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment) bool {
+func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tcp.Segment) bool {
 	s := l.s
 	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod {
 		return false
@@ -160,7 +160,7 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, seg *tcp.Segment)
 				syn.HasWScale, syn.WScale = true, uint8(w)
 			}
 		}
-		p, err := s.sharedRoute(remote.Addr(), local.Addr())
+		p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
 		if err != nil || p.group {
 			s.drop(dropNoReply)
 			return true

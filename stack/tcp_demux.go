@@ -64,24 +64,56 @@ type tcpState struct {
 // It holds no pointer, so that it is hashed in one go.
 type tuple [36]byte
 
-func makeTuple(local, remote netip.AddrPort) (k tuple) {
+// makeTuple makes the tuple of two ends. zone is the index of the interface to which they belong,
+// if one of them is link-local; else 0.
+func makeTuple(local, remote netip.AddrPort, zone int) (k tuple) {
 	l, r := local.Addr().As16(), remote.Addr().As16()
 	copy(k[:16], l[:])
 	copy(k[16:32], r[:])
 	binary.BigEndian.PutUint16(k[32:], local.Port())
 	binary.BigEndian.PutUint16(k[34:], remote.Port())
+	if zone != 0 {
+		k.setZone(0, zone)
+		k.setZone(16, zone)
+	}
 	return k
 }
 
-// local and remote are the two ends that the tuple names.
+// setZone puts the index of an interface into the address that begins at k[at], if that is link-local.
+//
+// RFC 4291 2.5.6 has bits there that are zero, and filter6 drops addresses in which they are not.
+func (k *tuple) setZone(at, zone int) {
+	if k[at] == 0xfe && k[at+1]&0xc0 == 0x80 {
+		binary.BigEndian.PutUint16(k[at+2:], uint16(zone))
+	}
+}
+
+// zone is the index of the interface to which the ends belong, if one of them is link-local; else 0.
+func (k *tuple) zone() int {
+	for _, at := range [...]int{0, 16} {
+		if k[at] == 0xfe && k[at+1]&0xc0 == 0x80 {
+			return int(binary.BigEndian.Uint16(k[at+2:]))
+		}
+	}
+	return 0
+}
+
+// local and remote are the two ends that the tuple names, without zones.
 func (k *tuple) local() netip.AddrPort {
-	a := netip.AddrFrom16([16]byte(k[:16])).Unmap()
-	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(k[32:]))
+	return netip.AddrPortFrom(k.addr(0), binary.BigEndian.Uint16(k[32:]))
 }
 
 func (k *tuple) remote() netip.AddrPort {
-	a := netip.AddrFrom16([16]byte(k[16:32])).Unmap()
-	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(k[34:]))
+	return netip.AddrPortFrom(k.addr(16), binary.BigEndian.Uint16(k[34:]))
+}
+
+// addr is the address that begins at k[at].
+func (k *tuple) addr(at int) netip.Addr {
+	b := [16]byte(k[at:])
+	if b[0] == 0xfe && b[1]&0xc0 == 0x80 {
+		b[2], b[3] = 0, 0
+	}
+	return netip.AddrFrom16(b).Unmap()
 }
 
 func (k *tuple) ports() (local, remote uint16) {
@@ -158,7 +190,8 @@ func (s *Stack) inputTCP(p *packet) {
 	seg.CE, seg.ECT = p.tos&3 == 3, p.tos&3 != 0 // RFC 3168 5
 	local := netip.AddrPortFrom(p.dst, seg.DstPort)
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
-	k := makeTuple(local, remote)
+	zone := p.zone()
+	k := makeTuple(local, remote, zone)
 	sock, wait := s.tcp.table.lookup(&k)
 	var old *timeWait // the one whose place a SYN takes
 	for sock != nil || wait != nil {
@@ -174,35 +207,35 @@ func (s *Stack) inputTCP(p *packet) {
 		sock, wait = s.tcp.table.lookup(&k)
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		if l := s.tcp.listeners.find(local); l != nil && l.syn(p.time(), local, remote, &seg, old) {
+		if l := s.tcp.listeners.find(local, zone); l != nil && l.syn(p.time(), local, remote, zone, &seg, old) {
 			return
 		}
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
-		if l := s.tcp.listeners.find(local); l != nil && l.takeCookie(local, remote, &seg) {
+		if l := s.tcp.listeners.find(local, zone); l != nil && l.takeCookie(local, remote, zone, &seg) {
 			return
 		}
 	}
-	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listeners.find(local) != nil {
+	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == 0 && s.tcp.listeners.find(local, zone) != nil {
 		// RFC 9293 3.10.7.2, fourth: "Drop the segment and return. Any other control
 		// or data-bearing segment (not containing SYN) must have an ACK".
 		p.ifc.drop(dropTCPListen)
 		return
 	}
-	s.resetTCP(local, remote, &seg)
+	s.resetTCP(local, remote, zone, &seg)
 }
 
 // resetTCP answers a segment that belongs to no connection.
-func (s *Stack) resetTCP(local, remote netip.AddrPort, in *tcp.Segment) {
+func (s *Stack) resetTCP(local, remote netip.AddrPort, zone int, in *tcp.Segment) {
 	var out tcp.Segment
 	if !tcp.Reset(in, &out) {
 		return
 	}
-	s.sendLone(local, remote, &out)
+	s.sendLone(local, remote, zone, &out)
 }
 
 // sendLone sends a segment without payload that no socket is behind.
-func (s *Stack) sendLone(local, remote netip.AddrPort, out *tcp.Segment) {
+func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segment) {
 	out.SrcPort, out.DstPort = local.Port(), remote.Port()
 	n := out.Len()
 	buf := s.bufs.get(transportAt + n)
@@ -210,7 +243,7 @@ func (s *Stack) sendLone(local, remote netip.AddrPort, out *tcp.Segment) {
 	out.Put(b)
 	wire.SetTCPChecksum(local.Addr(), remote.Addr(), b)
 	s.counts.tcpOut.Add(1)
-	s.reply(remote.Addr(), local.Addr(), ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, buf, n)
+	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, buf, n)
 }
 
 // tcpICMP takes an ICMP error about a segment of ours, or word that the
@@ -221,7 +254,7 @@ func (s *Stack) tcpICMP(e *icmpError) {
 	}
 	local := netip.AddrPortFrom(e.local, binary.BigEndian.Uint16(e.transport))
 	remote := netip.AddrPortFrom(e.remote, binary.BigEndian.Uint16(e.transport[2:]))
-	k := makeTuple(local, remote)
+	k := makeTuple(local, remote, e.zone)
 	if t, _ := s.tcp.table.lookup(&k); t != nil {
 		t.icmp(e, tcp.Seq(binary.BigEndian.Uint32(e.transport[4:])))
 	}

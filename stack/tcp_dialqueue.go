@@ -17,6 +17,7 @@ import (
 type dialEnds struct {
 	src    netip.Addr
 	remote netip.AddrPort
+	zone   int
 }
 
 // A dialQueue has the dials between the same ends that found no free port while some
@@ -47,7 +48,7 @@ func (w *timeWaits) free(k *tuple, at tcp.Time) {
 	if len(w.dials) == 0 {
 		return
 	}
-	q := w.dials[dialEnds{k.local().Addr(), k.remote()}]
+	q := w.dials[dialEnds{k.local().Addr(), k.remote(), k.zone()}]
 	if q != nil && (q.at == 0 || at < q.at) {
 		q.at = at
 		q.wake(w.s.now())
@@ -161,7 +162,7 @@ func (t *TCP) orphaned() bool {
 // Where every port is taken, and some only by connections that are over for the
 // application, it waits for one of those.
 func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remote netip.AddrPort) (old *timeWait, err error) {
-	w, ends := &s.tcp.waits, dialEnds{src, remote}
+	w, ends := &s.tcp.waits, dialEnds{src, remote, int(t.path.zone)}
 	hash := s.hashAddrs(netip.AddrPortFrom(src, 0), remote)
 	d := w.queue(ends, false) // behind those that wait
 	at := noPort
@@ -180,10 +181,10 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 				return false
 			}
 			local := netip.AddrPortFrom(src, port)
-			if local == remote || s.tcp.listeners.find(local) != nil {
+			if local == remote || s.tcp.listeners.find(local, int(t.path.zone)) != nil {
 				return false // it would connect to itself, which only who asks for it wants
 			}
-			t.key = makeTuple(local, remote)
+			t.key = makeTuple(local, remote, int(t.path.zone))
 			taken := s.tcp.table.put(&t.tcpEntry)
 			if taken == nil {
 				return true

@@ -52,7 +52,7 @@ func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
 		_, err = client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
 		require.NoError(t, err)
 		require.True(t, l.full())
-		k := makeTuple(netip.AddrPortFrom(addrA, 80), remote)
+		k := makeTuple(netip.AddrPortFrom(addrA, 80), remote, 0)
 		half, _ := server.tcp.table.lookup(&k)
 		require.NotNil(t, half)
 		reset := wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1005, Flags: wire.FlagRST}

@@ -94,7 +94,7 @@ func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T
 		require.Error(t, err)
 		require.NoError(t, d.CloseWrite())
 		time.Sleep(time.Second)
-		k := makeTuple(c.LocalAddr(), c.RemoteAddr())
+		k := makeTuple(c.LocalAddr(), c.RemoteAddr(), 0)
 		_, w := a.tcp.table.lookup(&k)
 		require.NotNil(t, w)
 		before := a.Stats().TCP

@@ -50,18 +50,15 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	if s.closed.Load() {
 		return nil, net.ErrClosed
 	}
-	a := local.Addr().Unmap()
-	if !a.IsValid() || fam != Family6 && a.IsUnspecified() {
-		// A host without IPv6 has only this one.
-		a = netip.IPv4Unspecified()
+	a, zone, err := s.checkLocal(fam, local.Addr())
+	if err != nil {
+		call := "bind"
+		if err == syscall.EAFNOSUPPORT {
+			call = "socket"
+		}
+		return nil, os.NewSyscallError(call, err)
 	}
-	if fam == Family6 || !a.Is4() {
-		return nil, os.NewSyscallError("socket", syscall.EAFNOSUPPORT)
-	}
-	if _, err := s.checkLocal(fam, a); err != nil {
-		return nil, os.NewSyscallError("bind", err)
-	}
-	l := &TCPListener{s: s, at: bind(fam, a), backlog: o.Backlog, options: o.TCP}
+	l := &TCPListener{s: s, at: bind(fam, a, zone), backlog: o.Backlog, options: o.TCP}
 	l.cond.L = &l.mu
 	if l.backlog <= 0 {
 		l.backlog = defaultBacklog
@@ -112,9 +109,9 @@ func (l *TCPListener) synAckRetries() uint8 {
 
 // syn takes a SYN: RFC 9293 3.10.7.2. It reports false when nobody listens any
 // more. old is the connection in TIME-WAIT whose place is taken, or nil.
-func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, seg *tcp.Segment, old *timeWait) bool {
+func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, zone int, seg *tcp.Segment, old *timeWait) bool {
 	s := l.s
-	p, err := s.sharedRoute(remote.Addr(), local.Addr())
+	p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
 	if err != nil || p.group {
 		s.drop(dropNoReply)
 		return true
@@ -129,7 +126,7 @@ func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, seg *tcp.S
 	}
 	if int(l.nhalf.Load()) >= s.tcp.synBacklog {
 		l.overflowAt.Store(int64(now))
-		l.sendCookie(local, remote, p, seg)
+		l.sendCookie(local, remote, zone, p, seg)
 		return true
 	}
 	return l.open(now, local, remote, p, func(t *TCP, cfg tcp.Config) {
@@ -255,7 +252,9 @@ func (l *TCPListener) take() *TCP {
 }
 
 // LocalAddr is the address that is listened on.
-func (l *TCPListener) LocalAddr() netip.AddrPort { return l.local }
+func (l *TCPListener) LocalAddr() netip.AddrPort {
+	return netip.AddrPortFrom(l.s.zoned(l.local.Addr(), l.at.zone), l.local.Port())
+}
 
 // SetDeadline sets when Accept stops waiting; the zero time means never.
 func (l *TCPListener) SetDeadline(d time.Time) error {

@@ -17,9 +17,17 @@ const listenerShards = 16
 // A listenerShard has the ports of one remainder by listenerShards.
 type listenerShard struct {
 	mu    sync.RWMutex
-	at    map[netip.AddrPort]*TCPListener // made on first use
+	at    map[listenKey]*TCPListener // made on first use
 	ports map[uint16]portListeners
 }
+
+// A listenKey is a local address, with the index of its interface if it is link-local.
+type listenKey struct {
+	local netip.AddrPort
+	zone  int
+}
+
+func (l *TCPListener) key() listenKey { return listenKey{l.local, l.at.zone} }
 
 // portListeners counts the listeners of a port, by the families of their addresses: one of
 // both is counted in each.
@@ -29,30 +37,33 @@ func (tl *tcpListeners) shard(port uint16) *listenerShard { return &tl.shards[po
 
 // find returns the listener for an address of the host: the one bound to that address,
 // or else the one bound to all addresses of its family; nil if there is neither.
-func (tl *tcpListeners) find(local netip.AddrPort) *TCPListener {
+func (tl *tcpListeners) find(local netip.AddrPort, zone int) *TCPListener {
 	sh := tl.shard(local.Port())
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	return sh.find(local)
+	return sh.find(local, zone)
 }
 
 // find is that of tcpListeners. sh.mu is held.
-func (sh *listenerShard) find(local netip.AddrPort) *TCPListener {
+func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 	n := sh.ports[local.Port()]
 	v4 := local.Addr().Is4()
 	if v4 && n.v4 == 0 || !v4 && n.v6 == 0 {
 		return nil
 	}
-	if l := sh.at[local]; l != nil {
+	if !isLinkLocal6(local.Addr()) {
+		zone = 0
+	}
+	if l := sh.at[listenKey{local, zone}]; l != nil {
 		return l
 	}
 	if v4 {
-		if l := sh.at[netip.AddrPortFrom(netip.IPv4Unspecified(), local.Port())]; l != nil {
+		if l := sh.at[listenKey{netip.AddrPortFrom(netip.IPv4Unspecified(), local.Port()), 0}]; l != nil {
 			return l
 		}
 	}
-	l := sh.at[netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port())]
-	if l == nil || !l.at.takes(local.Addr()) {
+	l := sh.at[listenKey{netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port()), 0}]
+	if l == nil || !l.at.takes(local.Addr(), 0) {
 		return nil
 	}
 	return l
@@ -64,7 +75,7 @@ func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
 	if !b.wildcard() {
-		return sh.find(netip.AddrPortFrom(b.addr, port)) != nil
+		return sh.find(netip.AddrPortFrom(b.addr, port), b.zone) != nil
 	}
 	n := sh.ports[port]
 	return b.all&ipv4 != 0 && n.v4 > 0 || b.all&ipv6 != 0 && n.v6 > 0
@@ -97,9 +108,9 @@ func (tl *tcpListeners) add(l *TCPListener) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.at == nil {
-		sh.at, sh.ports = make(map[netip.AddrPort]*TCPListener), make(map[uint16]portListeners)
+		sh.at, sh.ports = make(map[listenKey]*TCPListener), make(map[uint16]portListeners)
 	}
-	sh.at[l.local] = l
+	sh.at[l.key()] = l
 	sh.count(l, 1)
 }
 
@@ -108,10 +119,10 @@ func (tl *tcpListeners) remove(l *TCPListener) {
 	sh := tl.shard(l.local.Port())
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.at[l.local] != l {
+	if sh.at[l.key()] != l {
 		return
 	}
-	delete(sh.at, l.local)
+	delete(sh.at, l.key())
 	sh.count(l, -1)
 	if len(sh.at) == 0 {
 		sh.at, sh.ports = nil, nil // a map never gets smaller

@@ -25,7 +25,7 @@ func TestAllPortsCanBeListenedOn(t *testing.T) {
 		all = append(all, listenAt(t, s, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port))))
 	}
 	for _, l := range all {
-		require.Same(t, l, s.tcp.listeners.find(netip.AddrPortFrom(addrA, l.LocalAddr().Port())))
+		require.Same(t, l, s.tcp.listeners.find(netip.AddrPortFrom(addrA, l.LocalAddr().Port()), 0))
 	}
 	for _, port := range []uint16{0, 80} {
 		_, err := s.ListenTCP(FamilyAny, netip.AddrPortFrom(addrA, port), ListenOptions{})
@@ -62,7 +62,7 @@ func TestListenCostsTheSameBesideOthers(t *testing.T) {
 
 func TestAListenerIsFoundByItsAddressFirst(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
-	find := func(a string) *TCPListener { return s.tcp.listeners.find(addrPort(a)) }
+	find := func(a string) *TCPListener { return s.tcp.listeners.find(addrPort(a), 0) }
 	one, two := listenAt(t, s, addrPort("192.0.2.1:80")), listenAt(t, s, addrPort("127.0.0.1:80"))
 	require.Same(t, one, find("192.0.2.1:80"))
 	require.Same(t, two, find("127.0.0.1:80"))

@@ -86,7 +86,7 @@ func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for i, a := range tp.known() {
-		if !b.takes(netip.AddrFrom16(a).Unmap()) {
+		if !b.takes(zonedAddr(a)) {
 			continue
 		}
 		u := sh.use[makePortKey(i, port)]
@@ -95,6 +95,13 @@ func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 		}
 	}
 	return false
+}
+
+// zonedAddr takes an address of a tuple apart.
+func zonedAddr(a [16]byte) (netip.Addr, int) {
+	var k tuple
+	copy(k[:], a[:])
+	return k.addr(0), k.zone()
 }
 
 // own is 1 for a connection that was opened here and is not in TIME-WAIT, and 0 for others.

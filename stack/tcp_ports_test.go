@@ -64,7 +64,7 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 		}
 		for _, a := range append(addrs, netip.IPv4Unspecified()) {
 			for _, port := range ports {
-				local, b := netip.AddrPortFrom(a, port), bind(Family4, a)
+				local, b := netip.AddrPortFrom(a, port), bind(Family4, a, 0)
 				for _, forListener := range []bool{false, true} {
 					want := slowBusy(have, local, forListener)
 					require.Equal(t, want, tt.ports.busy(&b, port, forListener), "%v %v", local, forListener)

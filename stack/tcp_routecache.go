@@ -15,14 +15,18 @@ type pathCache struct {
 	m  map[pathEnds]*path
 }
 
-// pathEnds are what is asked for: without a source, one is chosen.
-type pathEnds struct{ dst, src netip.Addr }
+// pathEnds are what is asked for: without a source, one is chosen. zone is the index of an interface;
+// 0: by the routes.
+type pathEnds struct {
+	dst, src netip.Addr
+	zone     int
+}
 
 // sharedRoute is route for a connection: many of them have the same path, and a
 // server looks for one with each connection that it is asked for.
-func (s *Stack) sharedRoute(dst, src netip.Addr) (*path, error) {
+func (s *Stack) sharedRoute(dst, src netip.Addr, zone int) (*path, error) {
 	c := &s.tcp.paths
-	ends := pathEnds{dst, src}
+	ends := pathEnds{dst, src, zone}
 	c.mu.RLock()
 	p := c.m[ends]
 	c.mu.RUnlock()
@@ -34,7 +38,7 @@ func (s *Stack) sharedRoute(dst, src netip.Addr) (*path, error) {
 
 // findRoute is sharedRoute where there is none yet.
 func (s *Stack) findRoute(ends pathEnds) (*path, error) {
-	found, err := s.route(ends.dst, ends.src)
+	found, err := s.routeOver(ends.dst, ends.src, ends.zone)
 	if err != nil {
 		return nil, err
 	}

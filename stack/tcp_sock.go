@@ -114,7 +114,7 @@ func (t *TCP) wakeWriters() {
 // newTCP makes a socket that is not yet in the table.
 func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
 	t := &TCP{s: s, path: p, linger: -1, ttl: defaultTTL}
-	t.key, t.sock = makeTuple(local, remote), t
+	t.key, t.sock = makeTuple(local, remote, int(p.zone)), t
 	return t
 }
 
@@ -125,11 +125,12 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	cfg := tcp.Config{
 		Params: &t.s.tcp.params,
 		ISS:    iss, TSOffset: t.path.tsOffset,
-		MSS:     t.path.mss(),
-		AdvMSS:  t.path.advMSS(),
-		GSO:     t.path.gso(),
-		NoDelay: true,
-		Keep:    o.keepAlive(),
+		MSS:        t.path.mss(),
+		AdvMSS:     t.path.advMSS(),
+		GSO:        t.path.gso(),
+		DefaultMSS: t.path.defaultMSS(),
+		NoDelay:    true,
+		Keep:       o.keepAlive(),
 	}
 	return cfg
 }
@@ -146,18 +147,22 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
-	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	la, localZone := s.unzone(local.Addr())
+	ra, zone := s.unzone(remote.Addr())
+	local, remote = netip.AddrPortFrom(la, local.Port()), netip.AddrPortFrom(ra, remote.Port())
 	if a := local.Addr(); a.IsMulticast() || s.IsBroadcast(a) || a == loopbackBroadcast() {
 		// As on the kernel, which binds to it and sends from an address of the host's.
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
 	} else if a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
+	if zone == 0 {
+		zone = localZone // a socket that is bound to a link stays on it
+	}
 	if !fam.holds(remote.Addr()) {
 		return nil, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
 	}
-	p, err := s.sharedRoute(remote.Addr(), local.Addr())
+	p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
 	if err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}
@@ -224,7 +229,7 @@ func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uin
 	t.linked = true
 	if localPort != 0 {
 		s.tcp.listenMu.Lock() // between the question and the insertion nobody else takes the port
-		free := s.tcp.listeners.find(local) == nil && !s.tcp.table.ports.busy(&bound{addr: p.src}, localPort, false) && s.tcp.table.insert(&t.tcpEntry)
+		free := s.tcp.listeners.find(local, int(p.zone)) == nil && !s.tcp.table.ports.busy(&bound{addr: p.src, zone: int(p.zone)}, localPort, false) && s.tcp.table.insert(&t.tcpEntry)
 		s.tcp.listenMu.Unlock()
 		if !free {
 			return nil, nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
@@ -421,7 +426,7 @@ func (t *TCP) reroute(now tcp.Time) {
 		t.direct = directNo // flush is for the interface that was
 	}
 	gen := t.s.gen.Load()
-	p, err := t.s.sharedRoute(t.path.dst, t.path.src)
+	p, err := t.s.sharedRoute(t.path.dst, t.path.src, int(t.path.zone))
 	if err != nil || p.group {
 		// As on Linux 6.18, a connection that had something in flight ends with ENETUNREACH,
 		// and one that has not with ETIMEDOUT.
@@ -710,10 +715,18 @@ func (t *TCP) kill() {
 }
 
 // LocalAddr is the connection's own address.
-func (t *TCP) LocalAddr() netip.AddrPort { return t.key.local() }
+func (t *TCP) LocalAddr() netip.AddrPort { return t.zoned(t.key.local()) }
 
 // RemoteAddr is the peer's address.
-func (t *TCP) RemoteAddr() netip.AddrPort { return t.key.remote() }
+func (t *TCP) RemoteAddr() netip.AddrPort { return t.zoned(t.key.remote()) }
+
+// zoned gives a link-local end its zone.
+func (t *TCP) zoned(a netip.AddrPort) netip.AddrPort {
+	if !isLinkLocal6(a.Addr()) {
+		return a
+	}
+	return t.s.zonedPort(a, t.key.zone())
+}
 
 // Info returns the connection's state.
 func (t *TCP) Info() TCPInfo {

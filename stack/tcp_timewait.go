@@ -171,7 +171,7 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	case tcp.WaitReuse:
 		// RFC 6191: only where there is someone to take it. RFC 5961 4.2: otherwise
 		// "TCP endpoints MUST send a challenge ACK".
-		if w.s.tcp.listeners.find(tw.key.local()) == nil {
+		if w.s.tcp.listeners.find(tw.key.local(), tw.key.zone()) == nil {
 			v = tcp.WaitAck
 		} else {
 			w.drop(tw)
@@ -181,7 +181,7 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	}
 	w.mu.Unlock()
 	if (v == tcp.WaitAck || v == tcp.WaitRestart) && out.Flags != 0 {
-		w.s.sendLone(tw.key.local(), tw.key.remote(), &out)
+		w.s.sendLone(tw.key.local(), tw.key.remote(), tw.key.zone(), &out)
 	}
 	return v != tcp.WaitReuse
 }

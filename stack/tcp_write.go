@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"syscall"
 
-	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
@@ -137,7 +136,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	}
 	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true, id: t.ipID, count: 1}
 	if seg.GSOSize > 0 {
-		meta.gso, meta.gsoSize, meta.headerLen = nic.GSOTCP4, seg.GSOSize, hdr
+		meta.gso, meta.gsoSize, meta.headerLen = p.gsoKind, seg.GSOSize, hdr
 		h.count = uint16((seg.DataLen()-1)/seg.GSOSize + 1)
 	}
 	t.ipID += h.count

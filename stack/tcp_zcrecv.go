@@ -2,7 +2,6 @@ package stack
 
 import (
 	"github.com/usernet/usernet/nic"
-	"github.com/usernet/usernet/stack/wire"
 )
 
 // minReceiveBuffer is the least size in bytes of a reader's buffer for zero-copy receive: any frame
@@ -68,7 +67,7 @@ func (ifc *iface) receiveBuffer() nic.ReceiveBuffer {
 	if buf == nil {
 		return nic.ReceiveBuffer{}
 	}
-	return nic.ReceiveBuffer{Headers: ifc.linkLen + wire.IPv4Len + header, Buf: buf, End: pl.done}
+	return nic.ReceiveBuffer{Headers: ifc.linkLen + int(pl.t.path.ipLen) + header, Buf: buf, End: pl.done}
 }
 
 // end is called by the device when it no longer writes to the buffer. The segment may have said so

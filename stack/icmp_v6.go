@@ -1,0 +1,171 @@
+package stack
+
+import (
+	"syscall"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// maxICMPError6 is the size of an ICMPv6 error. RFC 4443 2.4 (c): it "MUST include as much of the IPv6
+// offending (invoking) packet [...] as possible without making the error message packet exceed
+// the minimum IPv6 MTU".
+const maxICMPError6 = wire.MinIPv6MTU
+
+// exceededReassembly6 is the code of a Time Exceeded for fragments (RFC 4443 3.3).
+const exceededReassembly6 = 1
+
+// inputICMPv6 works on an ICMPv6 message.
+func (s *Stack) inputICMPv6(p *packet) {
+	h, body, r := wire.ParseICMPv6(p.src, p.dst, p.payload)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	s.counts.icmp6Received.Add(1)
+	switch h.Type {
+	case wire.ICMPv6Echo:
+		s.echo6(p, &h, body)
+	case wire.ICMPv6EchoReply:
+		// For raw sockets, which have it by now.
+	default:
+		if h.IsError() {
+			s.inputICMPError6(p, &h, body)
+			return
+		}
+		// RFC 4443 2.4 (b): "If an ICMPv6 informational message of unknown type is
+		// received, it MUST be silently discarded."
+		s.drop(dropICMPType)
+	}
+}
+
+// echo6 answers an echo request.
+//
+// RFC 4443 4.2: "Every node MUST implement an ICMPv6 Echo responder function"; "The data
+// received in the ICMPv6 Echo Request message MUST be returned entirely and unmodified in the ICMPv6
+// Echo Reply message". One to a group is answered from an address of ours, as on Linux: "An Echo
+// Reply SHOULD be sent in response to an Echo Request message sent to an IPv6 multicast or
+// anycast address."
+func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
+	if !isUnicast(p.src) {
+		s.drop(dropEchoBroadcast)
+		return
+	}
+	n := wire.ICMPLen + len(body)
+	buf := s.bufs.get(transportAt + n)
+	copy(buf[transportAt+wire.ICMPLen:], body)
+	s.sendICMPv6(p, wire.ICMPv6{Type: wire.ICMPv6EchoReply, Rest: h.Rest}, p.tos, buf, n)
+}
+
+// sendICMPv6 sends a message in answer to a packet: n bytes of buf[transportAt:], of which all but the
+// header is there. buf is given away.
+//
+// RFC 4443 2.2: "If the message is a response to a message sent to one of the node's unicast
+// addresses, the Source Address of the reply MUST be that same address"; else it is chosen.
+func (s *Stack) sendICMPv6(p *packet, h wire.ICMPv6, tos uint8, buf []byte, n int) {
+	src, zone := p.dst, p.zone()
+	if src.IsMulticast() {
+		out, err := s.routeOver(p.src, unspecifiedOf(p.src), zone)
+		if err != nil {
+			s.bufs.put(buf)
+			s.drop(dropNoReply)
+			return
+		}
+		src = out.src
+	}
+	h.Put(src, p.src, buf[transportAt:], buf[transportAt+wire.ICMPLen:transportAt+n])
+	s.counts.icmp6Sent.Add(1)
+	s.reply(p.src, src, zone, ipHeader{proto: wire.ProtoICMPv6, ttl: defaultTTL, tos: tos}, buf, n)
+}
+
+// v6 is the header of the error in IPv6.
+func (k icmpKind) v6(pointer int) wire.ICMPv6 {
+	param := func(code uint8) wire.ICMPv6 {
+		return wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: code, Rest: uint32(pointer)}
+	}
+	switch k {
+	case icmpPort:
+		return wire.ICMPv6{Type: wire.ICMPv6Unreachable, Code: wire.Unreach6Port}
+	case icmpReassembly:
+		return wire.ICMPv6{Type: wire.ICMPv6TimeExceeded, Code: exceededReassembly6}
+	case icmpProto:
+		return param(wire.ParamNextHeader)
+	case icmpOption, icmpOptionToGroup:
+		return param(wire.ParamOption)
+	case icmpFirstChain:
+		return param(wire.ParamFirstChain)
+	}
+	return param(wire.ParamHeader)
+}
+
+// sendICMPError6 is sendICMPError for IPv6, where the error is allowed.
+func (s *Stack) sendICMPError6(p *packet, k icmpKind, pointer int) {
+	const most = maxICMPError6 - wire.IPv6Len - wire.ICMPLen
+	buf := s.bufs.get(transportAt + wire.ICMPLen + min(len(p.header)+len(p.payload), most))
+	n := p.quote(buf[transportAt+wire.ICMPLen:])
+	s.sendICMPv6(p, k.v6(pointer), 0, buf, wire.ICMPLen+n)
+}
+
+// isICMPError6 is isICMPError for ICMPv6.
+//
+// RFC 4443 2.4 (e): "An ICMPv6 error message MUST NOT be originated as a result of receiving": "An
+// ICMPv6 error message", and "An ICMPv6 redirect message".
+func isICMPError6(message []byte) bool {
+	return len(message) == 0 || message[0] < 128 || wire.ICMPv6Type(message[0]) == wire.ICMPv6Redirect
+}
+
+// inputICMPError6 works on an error about a packet that seems to be ours.
+func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
+	q, r := wire.ParseQuoted6(body)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	// Only what the host has sent comes from one of its addresses, and the
+	// error went to that very address.
+	if p.broadcast || q.Src != p.dst || q.Transport == nil || !isUnicast(q.Dst) {
+		s.drop(dropBadICMPError)
+		return
+	}
+	e := icmpError{local: q.Src, remote: q.Dst, transport: q.Transport, from: p.src, zone: p.zone()}
+	if isLinkLocal6(q.Dst) && e.zone == 0 {
+		e.zone = p.ifc.index
+	}
+	e.errno, e.hard = ICMPv6Errno(h.Type, h.Code)
+	e.reassembly = h.Type == wire.ICMPv6TimeExceeded && h.Code == exceededReassembly6
+	if e.errno == syscall.EMSGSIZE {
+		// RFC 8201 4: "If a node receives a Packet Too Big message reporting a next-hop MTU that is
+		// less than the IPv6 minimum link MTU, it must discard it."
+		if e.mtu = int(min(h.Rest, maxIPv6)); e.mtu < wire.MinIPv6MTU {
+			s.drop(dropBadICMPError)
+			return
+		}
+	}
+	s.counts.icmp6Errors.Add(1)
+	s.deliverError(q.Proto, &e)
+}
+
+// ICMPv6Errno is ICMPErrno for ICMPv6, as Linux has it (icmpv6_err_convert). A type that is not known
+// is EPROTO: RFC 4443 2.4 (a) has errors of all types told to whom they concern.
+func ICMPv6Errno(typ wire.ICMPv6Type, code uint8) (errno syscall.Errno, hard bool) {
+	switch typ {
+	case wire.ICMPv6TooBig:
+		return syscall.EMSGSIZE, false
+	case wire.ICMPv6TimeExceeded:
+		return syscall.EHOSTUNREACH, false
+	case wire.ICMPv6ParamProblem:
+		return syscall.EPROTO, true
+	case wire.ICMPv6Unreachable:
+		switch code {
+		case wire.Unreach6NoRoute:
+			return syscall.ENETUNREACH, false
+		case wire.Unreach6Prohibited, wire.Unreach6SourcePolicy, wire.Unreach6RejectRoute:
+			return syscall.EACCES, true
+		case wire.Unreach6BeyondScope, wire.Unreach6Address:
+			return syscall.EHOSTUNREACH, false
+		case wire.Unreach6Port:
+			return syscall.ECONNREFUSED, true
+		}
+		return syscall.EPROTO, true
+	}
+	return syscall.EPROTO, false
+}

@@ -1,0 +1,75 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"syscall"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// maxExt is the most that extension headers of a packet that is sent may have, in bytes: what
+// transportAt has room for.
+const maxExt = transportAt - wire.IPv6Len - wire.EthernetLen - 4 // of a VLAN tag
+
+// makeHeader6 is makeHeader for IPv6.
+func (p *path) makeHeader6() {
+	p.v6, p.ipLen, p.gsoKind = true, wire.IPv6Len, nic.GSOTCP6
+	h := &p.header
+	if p.ifc.linkLen > 0 {
+		p.ifc.putLink(h.link[:], wire.MAC{}, wire.EtherTypeIPv6)
+	}
+	*(*[16]byte)(h.addrs6[:16]) = p.src.As16()
+	*(*[16]byte)(h.addrs6[16:]) = p.dst.As16()
+	h.pseudo = wire.PseudoSum(p.src, p.dst, 0, 0)
+	h.label = ipVersion6<<28 | p.ifc.s.flowLabel(p.src, p.dst)
+}
+
+// ipVersion6 is the version in an IPv6 header.
+const ipVersion6 = 6
+
+// flowLabel is what the flow labels of what is sent between two addresses begin with.
+//
+// RFC 6437 3: a label is chosen "as a function of the 5-tuple", so that its bits "exhibit a high
+// degree of variability"; and "third parties should be unlikely to be able to guess the next
+// value". The ports are added for each packet.
+func (s *Stack) flowLabel(src, dst netip.Addr) uint32 {
+	return uint32(s.hashAddrs(netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))) & maxFlowLabel
+}
+
+const maxFlowLabel = 1<<20 - 1
+
+// putHeaders6 is putHeaders for IPv6.
+func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
+	at, next := transportAt-wire.IPv6Len, h.proto
+	label := p.header.label
+	if next == wire.ProtoTCP || next == wire.ProtoUDP {
+		// The ports are there by now. The constant spreads them over all bits.
+		label ^= binary.BigEndian.Uint32(buf[transportAt:]) * 0x9e3779b1 >> 12
+	}
+	if m := h.more; m != nil && len(m.ext) > 0 {
+		at -= len(m.ext)
+		copy(buf[transportAt-len(m.ext):], m.ext)
+		next, label = m.first, p.header.label
+	}
+	b := buf[at-wire.EthernetLen : transportAt]
+	*(*[wire.EthernetLen]byte)(b) = p.header.link
+	ip := b[wire.EthernetLen:]
+	length := uint64(len(ip) - wire.IPv6Len + n)
+	first := uint64(label | uint32(h.tos)<<20)
+	binary.BigEndian.PutUint64(ip[0:8], first<<32|length<<16|uint64(next)<<8|uint64(h.ttl))
+	*(*[32]byte)(ip[8:40]) = p.header.addrs6
+	return at
+}
+
+// sendLarge6 is sendLarge for IPv6, whose routers cut nothing.
+func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
+	if h.own() != nil || int(p.ipLen)+len(h.options())+n <= p.mtu {
+		s.emit(now, p, h, sl, n, meta)
+		return nil
+	}
+	s.bufs.put(sl.buf)
+	return syscall.EMSGSIZE
+}

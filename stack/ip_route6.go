@@ -1,0 +1,233 @@
+package stack
+
+import (
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"github.com/usernet/usernet/internal/addrsel"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// Inside the stack no address has a zone: the index of the interface travels beside a
+// link-local address, and only there. The exported functions take and return zones.
+
+// isLinkLocal6 reports whether a belongs to one link: fe80::/10 (RFC 4291 2.5.6). What IPv4 has of the kind
+// has no zone.
+func isLinkLocal6(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// zoned returns an address as the face sees it: a link-local one with the name of its interface.
+func (s *Stack) zoned(a netip.Addr, index int) netip.Addr {
+	if index == 0 || !isLinkLocal6(a) && !a.IsLinkLocalMulticast() || a.Is4() {
+		return a
+	}
+	if ifc := s.ifaceAt(index); ifc != nil {
+		return a.WithZone(ifc.name)
+	}
+	return a.WithZone(strconv.Itoa(index))
+}
+
+// zonedPort is zoned for an address with a port.
+func (s *Stack) zonedPort(a netip.AddrPort, index int) netip.AddrPort {
+	return netip.AddrPortFrom(s.zoned(a.Addr(), index), a.Port())
+}
+
+// unzone takes an address from the face apart: it returns the address without its zone, and the index
+// of the interface that the zone names, by name or number; 0: it has none, or one that is not
+// known. As with net, a zone on an address that has no need of one is ignored.
+func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
+	zone := a.Zone()
+	a = a.Unmap()
+	if zone == "" {
+		return a, 0
+	}
+	a = a.WithZone("")
+	if !isLinkLocal6(a) && !a.IsLinkLocalMulticast() && !a.IsInterfaceLocalMulticast() {
+		return a, 0
+	}
+	if ifc := s.ifaceNamed(zone); ifc != nil {
+		return a, ifc.index
+	}
+	index, err := strconv.Atoi(zone)
+	if err != nil || index < 0 {
+		return a, 0
+	}
+	return a, index
+}
+
+// turnOn6 gives a new table IPv6, with ::1 on the loopback, once some other interface has an address
+// of it. It stays on. s.mu is held, or New runs.
+func (s *Stack) turnOn6(t *routeTable) {
+	if old := s.table.Load(); old != nil && old.v6 {
+		t.v6 = true
+		return
+	}
+	for _, a := range t.own {
+		t.v6 = t.v6 || a.Is6()
+	}
+	if t.v6 {
+		list := append(s.lo.list()[:1:1], ifaceAddr{prefix: netip.PrefixFrom(netip.IPv6Loopback(), 128)})
+		s.lo.addrs.Store(&list)
+	}
+}
+
+// carries6 reports whether the link can carry IPv6.
+//
+// RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+func (ifc *iface) carries6() bool { return ifc.mtu() >= wire.MinIPv6MTU }
+
+// routeOver6 is routeOver for IPv6. dst is of IPv6, and src an address of the host or invalid.
+func (s *Stack) routeOver6(t *routeTable, dst, src netip.Addr, index int, gen uint32) (path, error) {
+	switch {
+	case !t.v6:
+		return path{}, syscall.ENETUNREACH
+	case src.Is4():
+		return path{}, syscall.EAFNOSUPPORT // as Linux has it for a mapped source
+	}
+	if dst.IsUnspecified() {
+		if dst = src; !dst.IsValid() {
+			dst = netip.IPv6Loopback()
+		}
+	}
+	on, err := s.chosenLink6(dst, src, index)
+	if err != nil {
+		return path{}, err
+	}
+	p := path{src: src, dst: dst, hop: dst, gen: gen}
+	if on != nil && (isLinkLocal6(dst) || isLinkLocal6(src)) {
+		p.zone = uint16(on.index)
+	}
+	if isLinkLocal6(dst) && on.owns(dst) || !isLinkLocal6(dst) && t.isLocal(dst) {
+		return s.localPath6(p), nil
+	}
+	// RFC 4291 2.5.3: the loopback address "must not be used as the source address in IPv6
+	// packets that are sent outside of a single node".
+	if src.IsLoopback() && (on == nil || !on.loopback) {
+		return path{}, syscall.EINVAL
+	}
+	if err := s.leave6(t, &p, on); err != nil {
+		return path{}, err
+	}
+	if isLinkLocal6(p.src) {
+		p.zone = uint16(p.ifc.index)
+	}
+	s.finishPath(&p)
+	return p, nil
+}
+
+// chosenLink6 is chosenLink for IPv6. A link-local address belongs to a link: one that does not say to
+// which is EINVAL as a destination, as on Linux.
+func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
+	var on *iface
+	switch {
+	case index != 0:
+		if on = s.ifaceAt(index); on == nil {
+			return nil, syscall.ENODEV
+		}
+	case isLinkLocal6(dst):
+		return nil, syscall.EINVAL
+	case isLinkLocal6(src), dst.IsMulticast() && src.IsValid() && !src.IsLoopback():
+		on = s.ifaceWith(src)
+	}
+	if on != nil && (on.down.Load() || !on.carries6()) {
+		return nil, syscall.ENETDOWN
+	}
+	return on, nil
+}
+
+// localPath6 completes the path of what stays in the host.
+func (s *Stack) localPath6(p path) path {
+	if !p.src.IsValid() {
+		p.src = p.dst
+	}
+	p.ifc, p.mtu = s.lo, s.lo.mtu()
+	p.makeHeader()
+	return p
+}
+
+// leave6 is leave for IPv6, with the choice of the source.
+func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
+	switch {
+	case p.dst.IsMulticast():
+		if on == nil {
+			// As on Linux, each link has a route to all groups; the first is taken.
+			if on = s.groupLink6(); on == nil {
+				return syscall.ENETUNREACH
+			}
+		}
+		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(p.dst)
+	case isLinkLocal6(p.dst):
+		p.ifc = on
+	default:
+		r, err := t.lookup(p.dst, p.src, on)
+		if err != nil {
+			return err
+		}
+		if p.ifc = r.ifc; r.via.IsValid() {
+			p.hop = r.via
+		}
+		if !p.src.IsValid() {
+			p.src = r.src
+		}
+	}
+	if !p.src.IsValid() {
+		p.src = s.sourceFor6(p.dst, p.ifc)
+	}
+	if !p.src.IsValid() {
+		return syscall.EADDRNOTAVAIL
+	}
+	return nil
+}
+
+// groupLink6 is the link on which a group is that names none.
+func (s *Stack) groupLink6() *iface {
+	for _, ifc := range *s.ifaces.Load() {
+		if !ifc.loopback && !ifc.down.Load() && ifc.hasAddr6() {
+			return ifc
+		}
+	}
+	return nil
+}
+
+// hasAddr6 reports whether the interface has a usable address of IPv6.
+func (ifc *iface) hasAddr6() bool {
+	for _, a := range ifc.list() {
+		if a.addr().Is6() && a.usable() {
+			return true
+		}
+	}
+	return false
+}
+
+// sourceFor6 chooses the source of what leaves for dst over an interface (RFC 6724 5). For what
+// stays on the link it is an address of that interface; else it may be one of another, as
+// on Linux. It is invalid where there is none.
+func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
+	var best addrsel.Source
+	onLink := isLinkLocal6(dst) || dst.IsLinkLocalMulticast() || dst.IsInterfaceLocalMulticast()
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc != out && (onLink || ifc.loopback) {
+			continue
+		}
+		for _, a := range ifc.list() {
+			// RFC 6724 4: "multicast addresses and the unspecified address MUST NOT be included
+			// in a candidate set". A link-local address of another link means nothing on this one.
+			if !a.addr().Is6() || !a.usable() || ifc != out && isLinkLocal6(a.addr()) {
+				continue
+			}
+			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state == AddrDeprecated, Outgoing: ifc == out}
+			if !best.Prefix.IsValid() || addrsel.Better(dst, c, best) {
+				best = c
+			}
+		}
+	}
+	return best.Prefix.Addr()
+}
+
+// unspecifiedOf is the unspecified address of an address's family.
+func unspecifiedOf(a netip.Addr) netip.Addr {
+	if a.Is6() {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}

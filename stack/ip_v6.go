@@ -1,0 +1,227 @@
+package stack
+
+import (
+	"net/netip"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// inputIPv6 is inputIPv4 for IPv6.
+func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
+	s := ifc.s
+	s.counts.ipReceived.Add(1)
+	s.counts.ip6Received.Add(1)
+	h, payload, r := wire.ParseIPv6Head(b, len(tail))
+	if r != wire.OK {
+		ifc.stop(r)
+		return now
+	}
+	var p packet // set field by field: the goroutines that come here have small stacks
+	p.ifc, p.now = ifc, now
+	p.src, p.dst = h.Src, h.Dst
+	p.proto, p.ttl, p.tos = h.Next, h.HopLimit, h.TrafficClass
+	p.header, p.payload, p.tail = b[:wire.IPv6Len], payload, tail
+	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
+	p.broadcast = linkGroup
+	if f.NeedsChecksum {
+		p.csumOffset = int(f.ChecksumOffset)
+	}
+	if f.GSO != nic.GSONone {
+		p.gso, p.gsoSize = f.GSO, int(f.GSOSize)
+	}
+	if r := ifc.filter6(&p, linkGroup); r != wire.OK {
+		ifc.stop(r)
+		return now
+	}
+	s.input6(&p)
+	return p.now
+}
+
+// input6 works on a packet whose addresses may be, from its first extension header on. What is
+// after the IPv6 header is the payload.
+func (s *Stack) input6(p *packet) {
+	// Nearly all packets have nothing to walk.
+	if p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP {
+		if p.src.IsUnspecified() {
+			p.ifc.stop(dropNoSource)
+			return
+		}
+		s.deliver(p)
+		return
+	}
+	whole := p.header[:len(p.header)+len(p.payload)]
+	c, r := wire.WalkIPv6(p.proto, p.payload)
+	if r != wire.OK {
+		p.ifc.stop(r)
+		s.answerChain(p, &c, whole)
+		return
+	}
+	p.proto = c.Proto
+	p.header, p.payload = whole[:len(p.header)+c.Offset], p.payload[c.Offset:]
+	switch {
+	case p.src.IsUnspecified() && p.proto != wire.ProtoICMPv6:
+		// RFC 4291 2.5.2: it says that there is no address yet; nobody could be answered.
+		p.ifc.stop(dropNoSource)
+	case c.Fragmented && len(p.tail) > 0:
+		p.ifc.stop(wire.BadIPv6PayloadLen) // no fragment is a super-frame
+	case c.Fragmented:
+		s.counts.ipStopped.Add(1)
+		s.inputFragment6(p, &c)
+	default:
+		s.deliver(p)
+	}
+}
+
+// answerChain sends the Parameter Problem that a bad chain of extension headers of a packet asks for, if
+// any.
+func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
+	if c.Answer == wire.AnswerNone {
+		return
+	}
+	// What the chain leads to counts, even if it is bad before.
+	if q, r := wire.ParseQuoted6(whole); r == wire.OK && q.Proto == wire.ProtoICMPv6 && isICMPError6(q.Transport) {
+		return
+	}
+	k := icmpBadHeader
+	switch {
+	case c.Code == wire.ParamNextHeader:
+		k = icmpProto
+	case c.Code == wire.ParamFirstChain:
+		k = icmpFirstChain
+	case c.Code == wire.ParamOption && c.Answer == wire.AnswerAlways:
+		k = icmpOptionToGroup
+	case c.Code == wire.ParamOption:
+		k = icmpOption
+	}
+	s.sendICMPError(p, k, int(c.Pointer))
+}
+
+// inputFragment6 takes a fragment, whose part of the packet is the payload.
+func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
+	s.counts.fragsReceived.Add(1)
+	p.ifc.drop(dropBadFragment)
+}
+
+// filter6 decides whether a packet is for the host and from somebody who can have sent it.
+func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
+	t := ifc.s.table.Load()
+	group := p.dst.IsMulticast()
+	// What stands for an address of IPv4 in the stack's tables must not come in as one of IPv6:
+	// it would reach IPv4's connections. RFC 4942 2.2: such packets should be dropped.
+	if p.src.Is4In6() || p.dst.Is4In6() {
+		return dropMapped
+	}
+	if ifc.loopback {
+		// Only the host itself sends here.
+		switch {
+		case group:
+			p.broadcast = true
+			return ifc.filterGroup(p)
+		case !t.isLocal(p.dst):
+			return dropNotLocal
+		}
+		return wire.OK
+	}
+	switch {
+	case p.src.IsMulticast():
+		// RFC 4291 2.7: "Multicast addresses must not be used as source addresses in IPv6
+		// packets or appear in any Routing header."
+		return dropGroupSource
+	case p.src.IsLoopback(), p.dst.IsLoopback():
+		// RFC 4291 2.5.3: "An IPv6 packet with a destination address of loopback must
+		// never be sent outside of a single node"; one "received on an interface [...]
+		// must be dropped".
+		return dropLoopbackOutside
+	case hasSubnet(p.src), hasSubnet(p.dst):
+		return dropMapped
+	case ifc.isOwn6(t, p.src):
+		return dropOwnSource
+	}
+	if group {
+		p.broadcast = true
+		if p.dst.As16()[1]&0xf <= 1 {
+			// RFC 4291 2.7: scope 0 is reserved: such packets "must be silently dropped";
+			// "Interface-Local scope spans only a single interface on a node".
+			return dropLoopbackOutside
+		}
+		r := ifc.filterGroup(p)
+		if r == dropSourceFilter && (p.proto == wire.ProtoHopByHop || p.proto == wire.ProtoICMPv6) {
+			return wire.OK // a router that asks whether the group is wanted is no source of it
+		}
+		return r
+	}
+	switch {
+	case !ifc.isOwn6(t, p.dst):
+		return dropNotLocal
+	case linkGroup:
+		return dropUnicastInBroadcast
+	}
+	return wire.OK
+}
+
+// isOwn6 reports whether a is an address of the host on this interface, or one that belongs to no link on
+// another.
+func (ifc *iface) isOwn6(t *routeTable, a netip.Addr) bool {
+	if isLinkLocal6(a) {
+		return ifc.owns(a)
+	}
+	return t.isOwn(a)
+}
+
+// hasSubnet reports whether a is link-local and has bits set where the index of an interface
+// stands in the table of connections.
+//
+// RFC 4291 2.5.6: after the first ten bits of a link-local address come 54 that are zero.
+func hasSubnet(a netip.Addr) bool {
+	if !isLinkLocal6(a) {
+		return false
+	}
+	b := a.As16()
+	return b[2] != 0 || b[3] != 0
+}
+
+// zone is the index of the interface to which the packet's addresses belong, if one of them
+// is link-local; else 0.
+func (p *packet) zone() int {
+	if p.src.Is4() {
+		return 0
+	}
+	return p.zone6()
+}
+
+func (p *packet) zone6() int {
+	local := isLinkLocal6(p.dst)
+	switch {
+	case !local && !isLinkLocal6(p.src):
+		return 0
+	case !p.ifc.loopback:
+		return p.ifc.index
+	}
+	// The host's own, which stays in it.
+	a := p.src
+	if local {
+		a = p.dst
+	}
+	if ifc := p.ifc.s.ifaceWith(a); ifc != nil {
+		return ifc.index
+	}
+	return 0
+}
+
+// inputLooped6 is inputLooped for IPv6.
+func (s *Stack) inputLooped6(l *looped) {
+	h, payload, r := wire.ParseIPv6(l.buf)
+	if r != wire.OK {
+		s.drop(r)
+		return
+	}
+	s.counts.ipReceived.Add(1)
+	s.counts.ip6Received.Add(1)
+	s.input6(&packet{
+		ifc: l.ifc, src: h.Src, dst: h.Dst, proto: h.Next, ttl: h.HopLimit, tos: h.TrafficClass,
+		header: l.buf[:wire.IPv6Len], payload: payload,
+		checksumOK: true, csumOffset: l.csumOffset, broadcast: true,
+	})
+}

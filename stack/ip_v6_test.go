@@ -1,0 +1,488 @@
+package stack
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/netip"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// accept accepts one connection and echoes what comes.
+func echoOnce(t *testing.T, l *TCPListener) {
+	t.Helper()
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		buf := make([]byte, 100_000)
+		for {
+			n, err := c.Read(buf)
+			if err != nil {
+				c.Close()
+				return
+			}
+			c.Write(buf[:n])
+		}
+	}()
+}
+
+// A megabyte goes to and fro over TCP by each way that an IPv6 packet can take, and what the
+// sockets say of their addresses is what was asked for.
+func TestTCPRunsOverIPv6(t *testing.T) {
+	a, b := twoHosts6(t, nic.PipeConfig{})
+	plainA, plainB := twoHosts6(t, nic.PipeConfig{NoTxChecksum: true})
+	for _, x := range []struct {
+		from, to *Stack
+		remote   string
+		local    string
+	}{
+		{a, b, "[2001:db8::2]:80", "2001:db8::1"},
+		{a, b, "[fe80::2%eth0]:80", "fe80::1%eth0"},
+		{a, a, "[::1]:80", "::1"},
+		{a, a, "[2001:db8::1]:80", "2001:db8::1"},
+		{a, a, "[fe80::1%eth0]:80", "fe80::1%eth0"},
+		{plainA, plainB, "[2001:db8::2]:80", "2001:db8::1"},
+		{plainA, plainB, "[fe80::2%eth0]:80", "fe80::1%eth0"},
+	} {
+		l, err := x.to.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
+		require.NoError(t, err)
+		require.Equal(t, "::", l.LocalAddr().Addr().String())
+		echoOnce(t, l)
+		remote := netip.AddrPortFrom(addrPort(x.remote).Addr(), l.LocalAddr().Port())
+		c, err := x.from.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, remote, TCPOptions{})
+		require.NoError(t, err, x.remote)
+		require.Equal(t, remote, c.RemoteAddr())
+		require.Equal(t, x.local, c.LocalAddr().Addr().String(), x.remote)
+		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+		go func() {
+			c.Write(data)
+			c.CloseWrite()
+		}()
+		got, err := io.ReadAll(readerOf(c))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, got), "%d of %d bytes", len(got), len(data))
+		c.Close()
+	}
+	require.NotZero(t, a.Stats().IP.V6)
+}
+
+func TestUDPRunsOverIPv6(t *testing.T) {
+	a, b := twoHosts6(t, nic.PipeConfig{})
+	for _, x := range []struct {
+		to     *Stack
+		remote string
+		local  string
+	}{
+		{b, "[2001:db8::2]:53", "[2001:db8::1]:1000"},
+		{b, "[fe80::2%eth0]:53", "[fe80::1%eth0]:1000"},
+		{b, "192.0.2.2:53", "192.0.2.1:1000"},
+		{a, "[::1]:53", "[::1]:1000"},
+		{a, "[fe80::1%eth0]:53", "[fe80::1%eth0]:1000"},
+	} {
+		u, w := openUDP(t, a, "[::]:1000"), openUDP(t, x.to, "[::]:53")
+		_, err := u.WriteTo([]byte("question"), addrPort(x.remote), SendOptions{})
+		require.NoError(t, err, x.remote)
+		buf := make([]byte, 100)
+		n, _, from, meta, err := w.ReadFrom(buf)
+		require.NoError(t, err)
+		require.Equal(t, "question", string(buf[:n]))
+		require.Equal(t, addrPort(x.local), from)
+		require.Equal(t, addrPort(x.remote).Addr().WithZone(""), meta.Dst)
+		_, err = w.WriteTo([]byte("answer"), from, SendOptions{})
+		require.NoError(t, err)
+		n, _, from, _, err = u.ReadFrom(buf)
+		require.NoError(t, err)
+		require.Equal(t, "answer", string(buf[:n]))
+		require.Equal(t, addrPort(x.remote), from)
+
+		require.NoError(t, u.Connect(addrPort(x.remote)))
+		require.Equal(t, addrPort(x.remote), u.RemoteAddr())
+		require.Equal(t, addrPort(x.local), u.LocalAddr())
+		_, err = u.Write([]byte("more"))
+		require.NoError(t, err)
+		_, _, from, _, err = w.ReadFrom(buf)
+		require.NoError(t, err)
+		require.Equal(t, addrPort(x.local), from)
+		u.Close()
+		w.Close()
+	}
+}
+
+// Section 3.8 of the design: who can have sent a packet, and for whom it can be.
+func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
+	for _, test := range []struct {
+		src, dst string
+		proto    wire.Proto
+		want     wire.Reason
+	}{
+		// RFC 4291 2.7: "Multicast addresses must not be used as source addresses".
+		{"ff02::1", "", wire.ProtoUDP, dropGroupSource},
+		{"ff0e::9", "", wire.ProtoUDP, dropGroupSource},
+		// RFC 4291 2.5.3: the loopback address is never outside.
+		{"::1", "", wire.ProtoUDP, dropLoopbackOutside},
+		{"", "::1", wire.ProtoUDP, dropLoopbackOutside},
+		// RFC 4942 2.2: mapped addresses would reach IPv4's connections.
+		{"::ffff:192.0.2.2", "", wire.ProtoUDP, dropMapped},
+		{"", "::ffff:192.0.2.1", wire.ProtoUDP, dropMapped},
+		{"::ffff:192.0.2.2", "::ffff:192.0.2.1", wire.ProtoTCP, dropMapped},
+		// RFC 4291 2.5.6: the bits where the tuple has the interface are zero.
+		{"fe80:1::2", "fe80::1", wire.ProtoUDP, dropMapped},
+		{"fe80::2", "fe80:0001::1", wire.ProtoUDP, dropMapped},
+		{"2001:db8::1", "", wire.ProtoUDP, dropOwnSource},
+		{"fe80::1", "fe80::1", wire.ProtoUDP, dropOwnSource},
+		{"", "2001:db8::3", wire.ProtoUDP, dropNotLocal},
+		{"fe80::2", "fe80::3", wire.ProtoUDP, dropNotLocal},
+		{"", "ff02::9", wire.ProtoUDP, dropNotJoined},
+		// RFC 4291 2.7: scope 0 is reserved, scope 1 is that of one interface.
+		{"", "ff00::1", wire.ProtoUDP, dropLoopbackOutside},
+		{"", "ff01::1", wire.ProtoUDP, dropLoopbackOutside},
+		// RFC 4291 2.5.2: who has no address yet has nothing but ICMPv6 to say.
+		{"::", "", wire.ProtoUDP, dropNoSource},
+		{"::", "", wire.ProtoTCP, dropNoSource},
+		{"::", "", 200, dropNoSource},
+	} {
+		s, p := hostAndPeer6(t)
+		h := wire.IPv6{Next: test.proto}
+		if test.src != "" {
+			h.Src = addr(test.src)
+		}
+		if test.dst != "" {
+			h.Dst = addr(test.dst)
+		}
+		p.send(ip6Packet(h, make([]byte, 20)))
+		require.Empty(t, p.take(), "%+v", test)
+		require.Equal(t, 1, dropped(s, test.want), "%+v: %v", test, s.Stats().Drops)
+	}
+}
+
+// RFC 8200 8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
+func TestUDPOfIPv6NeedsItsChecksum(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	openUDP(t, s, "[::]:6")
+	d := udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[2001:db8::1]:6"), []byte("hi"))
+	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, d))
+	require.Zero(t, dropped(s, wire.BadUDPChecksum))
+	d[6], d[7] = 0, 0
+	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, d))
+	require.Equal(t, 1, dropped(s, wire.BadUDPChecksum))
+	n, err := p.dev.Send([]nic.Frame{{Head: ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, d), ChecksumValid: true}})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, 2, dropped(s, wire.BadUDPChecksum), "whatever the device says")
+	require.EqualValues(t, 1, s.Stats().UDP.Received)
+}
+
+// RFC 4443 4.2: "The data received in the ICMPv6 Echo Request message MUST be returned entirely and
+// unmodified"; to a group it is answered from an address of the host's.
+func TestEchoOfIPv6IsAnswered(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	for _, x := range []struct{ src, dst, from string }{
+		{"2001:db8::2", "2001:db8::1", "2001:db8::1"},
+		{"fe80::2", "fe80::1", "fe80::1"},
+		{"fe80::2", "ff02::1", "fe80::1"},
+		{"2001:db8::2", "ff02::1", "2001:db8::1"},
+	} {
+		body := bytes.Repeat([]byte("ping"), 300)
+		p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr(x.src), Dst: addr(x.dst), TrafficClass: 0x20},
+			echoRequest6(addr(x.src), addr(x.dst), 7, 8, body)))
+		frames := p.take()
+		require.Len(t, frames, 1, x.dst)
+		h, payload, r := wire.ParseIPv6(frames[0])
+		require.Equal(t, wire.OK, r)
+		require.Equal(t, []netip.Addr{addr(x.from), addr(x.src)}, []netip.Addr{h.Src, h.Dst})
+		require.EqualValues(t, 0x20, h.TrafficClass)
+		require.EqualValues(t, 64, h.HopLimit)
+		m, got, r := wire.ParseICMPv6(h.Src, h.Dst, payload)
+		require.Equal(t, wire.OK, r)
+		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6EchoReply, Rest: wire.EchoRest(7, 8)}, m)
+		require.Equal(t, body, got)
+	}
+	require.Equal(t, ICMPStats{Received: 4, Sent: 4}, s.Stats().ICMP6)
+	// One without a source can be answered nowhere.
+	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("::")}, echoRequest6(addr("::"), addr("2001:db8::1"), 7, 8, nil)))
+	require.Empty(t, p.take())
+	require.Equal(t, 1, dropped(s, dropEchoBroadcast))
+}
+
+// ext makes an extension header of 8 bytes.
+func ext(next wire.Proto, b ...byte) []byte {
+	h := make([]byte, 8)
+	h[0] = byte(next)
+	copy(h[2:], b)
+	return h
+}
+
+// What is wrong with a packet's chain of headers is told with the code and pointer that RFC 8200
+// and RFC 4443 prescribe; what leads to an error of ICMPv6 is not.
+func TestParameterProblemsPointToTheFault(t *testing.T) {
+	padN := []byte{1, 4}
+	udp := udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[2001:db8::1]:6"), []byte("hi"))
+	unreachable := make([]byte, 8)
+	(&wire.ICMPv6{Type: wire.ICMPv6Unreachable}).Put(addr("2001:db8::2"), addr("2001:db8::1"), unreachable, nil)
+	cat := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	for _, test := range []struct {
+		name    string
+		dst     string
+		next    wire.Proto
+		payload []byte
+		code    int // -1: no answer
+		pointer uint32
+	}{
+		// RFC 8200 4: code 1, the pointer "containing the offset of the unrecognized value".
+		{"unknown next header", "", 200, udp, wire.ParamNextHeader, 6},
+		{"unknown after options", "", wire.ProtoDstOpts, cat(ext(200, padN...), udp), wire.ParamNextHeader, 40},
+		{"ICMP of IPv4", "", wire.ProtoICMP, echoRequest(1, 1, nil), wire.ParamNextHeader, 6},
+		{"hop-by-hop that is not first", "", wire.ProtoDstOpts, cat(ext(wire.ProtoHopByHop, padN...), ext(wire.ProtoUDP, padN...), udp), wire.ParamNextHeader, 40},
+		// RFC 8200 4.2: the action is in the two highest bits of the option's type.
+		{"option to skip", "", wire.ProtoDstOpts, cat(ext(wire.ProtoNone, 0x3e, 4)), -1, 0},
+		{"option to discard", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0x7e, 4), udp), -1, 0},
+		{"option to tell", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
+		{"option to tell unless to a group", "", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xfe, 4), udp), wire.ParamOption, 42},
+		{"the same, to a group", "ff02::1", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xfe, 4), udp), -1, 0},
+		{"option to tell, to a group", "ff02::1", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
+		// RFC 5095 3, RFC 8200 4.4: "pointing to the unrecognized Routing Type".
+		{"routing type 0", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoUDP), 0, 0, 1, 0, 0, 0, 0}, udp), wire.ParamHeader, 42},
+		{"routing at its end", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoNone), 0, 0, 0, 0, 0, 0, 0}), -1, 0},
+		// RFC 8200 4.7.
+		{"no next header", "", wire.ProtoNone, []byte("whatever"), -1, 0},
+		// RFC 4443 2.4 (e.1): not about an error message.
+		{"option before an error", "", wire.ProtoDstOpts, cat(ext(wire.ProtoICMPv6, 0xbe, 4), unreachable), -1, 0},
+	} {
+		s, p := hostAndPeer6(t)
+		h := wire.IPv6{Next: test.next}
+		if test.dst != "" {
+			h.Dst = addr(test.dst)
+		}
+		packet := ip6Packet(h, test.payload)
+		p.send(packet)
+		frames := p.take()
+		if test.code < 0 {
+			require.Empty(t, frames, test.name)
+			continue
+		}
+		require.Len(t, frames, 1, "%s: %v", test.name, s.Stats().Drops)
+		ip, payload, r := wire.ParseIPv6(frames[0])
+		require.Equal(t, wire.OK, r)
+		require.Equal(t, addr("2001:db8::1"), ip.Src, test.name)
+		require.Equal(t, addr("2001:db8::2"), ip.Dst, test.name)
+		m, body, r := wire.ParseICMPv6(ip.Src, ip.Dst, payload)
+		require.Equal(t, wire.OK, r)
+		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: uint8(test.code), Rest: test.pointer}, m, test.name)
+		require.Equal(t, packet, body, test.name)
+	}
+}
+
+// RFC 4443 3.1: a closed port is told with code 4; 2.4 (c): the quote does not make the message
+// longer than 1280 bytes.
+func TestAClosedPortOfIPv6IsUnreachable(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	packet := ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[2001:db8::1]:6"), make([]byte, 1400)))
+	p.send(packet)
+	frames := p.take()
+	require.Len(t, frames, 1)
+	require.Len(t, frames[0], 1280)
+	h, payload, r := wire.ParseIPv6(frames[0])
+	require.Equal(t, wire.OK, r)
+	m, body, r := wire.ParseICMPv6(h.Src, h.Dst, payload)
+	require.Equal(t, wire.OK, r)
+	require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6Unreachable, Code: wire.Unreach6Port}, m)
+	require.Equal(t, packet[:len(body)], body)
+	require.EqualValues(t, 1, s.Stats().ICMP6.Sent)
+	// And not where it was sent to a group.
+	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoUDP, Dst: addr("ff02::1")}, udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[ff02::1]:6"), nil)))
+	require.Empty(t, p.take())
+}
+
+// A connected socket hears of errors as on Linux (icmpv6_err_convert).
+func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
+	for _, x := range []struct {
+		typ  wire.ICMPv6Type
+		code uint8
+		rest uint32
+		want error // nil: none is told
+	}{
+		{wire.ICMPv6Unreachable, wire.Unreach6NoRoute, 0, nil},
+		{wire.ICMPv6Unreachable, wire.Unreach6Prohibited, 0, syscall.EACCES},
+		{wire.ICMPv6Unreachable, wire.Unreach6Address, 0, nil},
+		{wire.ICMPv6Unreachable, wire.Unreach6Port, 0, syscall.ECONNREFUSED},
+		{wire.ICMPv6Unreachable, wire.Unreach6SourcePolicy, 0, syscall.EACCES},
+		{wire.ICMPv6TimeExceeded, 0, 0, nil},
+		{wire.ICMPv6ParamProblem, wire.ParamNextHeader, 6, syscall.EPROTO},
+		{wire.ICMPv6TooBig, 0, 1300, nil},
+		{99, 0, 0, nil},
+	} {
+		s, p := hostAndPeer6(t)
+		u := openUDP(t, s, "[::]:1000")
+		require.NoError(t, u.Connect(addrPort("[2001:db8::2]:53")))
+		_, err := u.Write(make([]byte, 1400))
+		require.NoError(t, err)
+		sent := p.take()[0]
+		body := sent[:500]
+		m := make([]byte, wire.ICMPLen+len(body))
+		(&wire.ICMPv6{Type: x.typ, Code: x.code, Rest: x.rest}).Put(addr("2001:db8::9"), addr("2001:db8::1"), m, body)
+		p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::9")}, m))
+		require.EqualValues(t, 1, s.Stats().ICMP6.Errors)
+		_, err = u.Write(nil)
+		if x.want == nil {
+			require.NoError(t, err, "%+v", x)
+		} else {
+			require.ErrorIs(t, err, x.want, "%+v", x)
+		}
+		if x.typ == wire.ICMPv6TooBig {
+			require.Equal(t, 1300, u.path.mtu)
+		}
+	}
+}
+
+// RFC 8201 4: a Packet Too Big below 1280 "must [be] discard[ed]", and nothing lowers a path to
+// less. The segment has to be in flight.
+func TestPacketTooBigIsBelievedDownTo1280(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	u := openUDP(t, s, "[::]:1000")
+	require.NoError(t, u.Connect(addrPort("[2001:db8::2]:53")))
+	tooBig := func(mtu uint32) int {
+		_, err := u.Write(make([]byte, 1200))
+		require.NoError(t, err)
+		body := p.take()[0]
+		m := make([]byte, wire.ICMPLen+len(body))
+		(&wire.ICMPv6{Type: wire.ICMPv6TooBig, Rest: mtu}).Put(addr("2001:db8::9"), addr("2001:db8::1"), m, body)
+		p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::9")}, m))
+		_, err = u.Write(nil)
+		require.NoError(t, err)
+		p.take()
+		return u.path.mtu
+	}
+	require.Equal(t, 1500, tooBig(1279))
+	require.Equal(t, 1500, tooBig(0))
+	require.Equal(t, 2, dropped(s, dropBadICMPError))
+	require.Equal(t, 1400, tooBig(1400))
+	require.Equal(t, 1280, tooBig(1280))
+	require.False(t, u.path.mayFrag)
+}
+
+// RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+func TestIPv6IsOffOnALinkBelow1280(t *testing.T) {
+	da, db := nic.Pipe(nic.PipeConfig{Medium: nic.IP, MTU: 1279, NoTxChecksum: true})
+	short := newHost(t, da, "192.0.2.1/24")
+	require.ErrorIs(t, short.AddAddr("eth0", prefix("2001:db8::1/64"), AddrOptions{}), syscall.EINVAL)
+	require.False(t, short.HasIPv6())
+	p := &peer{t: t, dev: db}
+	db.Attach(func([]nic.Frame) {})
+	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoNone}, nil))
+	require.Equal(t, 1, dropped(short, wire.BadIPv4Version))
+	_, err := short.route(addr("2001:db8::2"), netip.Addr{})
+	require.ErrorIs(t, err, syscall.ENETUNREACH)
+	_, err = short.ListenTCP(Family6, addrPort("[::1]:80"), ListenOptions{})
+	require.ErrorIs(t, err, syscall.EAFNOSUPPORT)
+}
+
+// A link-local address says on which link it is, as on Linux.
+func TestLinkLocalAddressesNeedAZone(t *testing.T) {
+	da, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	db, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	ll := []netip.Prefix{prefix("fe80::1/64")}
+	s, err := New(Config{NICs: []NIC{{Name: "a", Device: da, Addrs: ll}, {Name: "b", Device: db, Addrs: append(ll, prefix("fe80::b/64"))}}})
+	require.NoError(t, err)
+	defer s.Close()
+	for _, x := range []struct {
+		local string
+		want  error
+	}{
+		{"[fe80::1]:80", syscall.EINVAL},
+		{"[fe80::1%c]:80", syscall.EINVAL},
+		{"[fe80::1%9]:80", syscall.ENODEV},
+		{"[fe80::b%a]:80", syscall.EADDRNOTAVAIL},
+		{"[fe80::b%b]:80", nil},
+		{"[fe80::1%a]:80", nil},
+		{"[fe80::1%3]:80", nil}, // b: the same address on another link
+		{"[fe80::1%b]:80", syscall.EADDRINUSE},
+	} {
+		l, err := s.ListenTCP(FamilyAny, addrPort(x.local), ListenOptions{})
+		u, err2 := s.OpenUDP(FamilyAny, addrPort(x.local))
+		if x.want != nil {
+			require.ErrorIs(t, err, x.want, x.local)
+			require.ErrorIs(t, err2, x.want, x.local)
+			continue
+		}
+		require.NoError(t, err, x.local)
+		require.NoError(t, err2, x.local)
+		require.Equal(t, l.LocalAddr(), u.LocalAddr())
+		require.NotEmpty(t, l.LocalAddr().Addr().Zone())
+	}
+	_, err = s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[fe80::2]:80"), TCPOptions{})
+	require.ErrorIs(t, err, syscall.EINVAL)
+	u := openUDP(t, s, "[::]:0")
+	_, err = u.WriteTo(nil, addrPort("[fe80::2]:80"), SendOptions{})
+	require.ErrorIs(t, err, syscall.EINVAL)
+	_, err = u.WriteTo(nil, addrPort("[fe80::2%a]:80"), SendOptions{})
+	require.NoError(t, err)
+	_, err = u.WriteTo(nil, addrPort("[fe80::2]:80"), SendOptions{NIC: 3})
+	require.NoError(t, err)
+}
+
+// The index of the interface is in the tuple, and the entry of the table is still a cache line.
+func TestTuplesTellLinksApart(t *testing.T) {
+	local, remote := addrPort("[fe80::1]:80"), addrPort("[2001:db8::2]:1000")
+	one, two := makeTuple(local, remote, 1), makeTuple(local, remote, 2)
+	require.NotEqual(t, one, two)
+	require.Equal(t, 2, two.zone())
+	require.Equal(t, local, two.local())
+	require.Equal(t, remote, two.remote())
+	global := makeTuple(remote, addrPort("[2001:db8::3]:1"), 0)
+	require.Zero(t, global.zone())
+	require.EqualValues(t, 64, unsafe.Sizeof(tcpEntry{}))
+	require.Less(t, unsafe.Sizeof(packet{}), uintptr(256))
+}
+
+// RFC 6437 3: the label is that of the flow: the same for all its packets, another for another flow, and
+// not to be guessed.
+func TestFlowLabelsAreThoseOfFlows(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	label := func(u *UDP) uint32 {
+		_, err := u.WriteTo([]byte("x"), addrPort("[2001:db8::2]:53"), SendOptions{})
+		require.NoError(t, err)
+		h, _, r := wire.ParseIPv6(p.take()[0])
+		require.Equal(t, wire.OK, r)
+		return h.FlowLabel
+	}
+	u, w := openUDP(t, s, "[::]:1000"), openUDP(t, s, "[::]:1001")
+	first := label(u)
+	require.Equal(t, first, label(u))
+	require.NotEqual(t, first, label(w))
+}
+
+// The floor: an IPv6 segment or datagram is sent and received without an allocation.
+func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
+	a, b := twoHosts6(t, nic.PipeConfig{})
+	u, w := openUDP(t, a, "[::]:1000"), openUDP(t, b, "[::]:53")
+	buf := make([]byte, 100)
+	to := addrPort("[2001:db8::2]:53")
+	n := testing.AllocsPerRun(200, func() {
+		u.WriteTo(buf, to, SendOptions{})
+		w.ReadFrom(buf)
+	})
+	require.Zero(t, n)
+	l, err := b.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
+	require.NoError(t, err)
+	c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::2]:80"), TCPOptions{})
+	require.NoError(t, err)
+	d, err := l.Accept()
+	require.NoError(t, err)
+	n = testing.AllocsPerRun(200, func() {
+		c.Write(buf)
+		d.Read(buf)
+		d.Write(buf)
+		c.Read(buf)
+	})
+	require.Zero(t, n)
+}

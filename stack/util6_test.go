@@ -1,0 +1,73 @@
+package stack
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// Addresses of the two ends of a link of both families.
+var both = [2][]netip.Prefix{
+	{prefix("192.0.2.1/24"), prefix("2001:db8::1/64"), prefix("fe80::1/64")},
+	{prefix("192.0.2.2/24"), prefix("2001:db8::2/64"), prefix("fe80::2/64")},
+}
+
+// with sets the addresses of a host's only link.
+func with(addrs []netip.Prefix) func(*Config) {
+	return func(cfg *Config) { cfg.NICs[0].Addrs = addrs }
+}
+
+// twoHosts6 makes two hosts of both families on a pipe that carries IP.
+func twoHosts6(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
+	t.Helper()
+	cfg.Medium = nic.IP
+	da, db := nic.Pipe(cfg)
+	return newHost(t, da, "192.0.2.1/24", with(both[0])), newHost(t, db, "192.0.2.2/24", with(both[1]))
+}
+
+// hostAndPeer6 makes 2001:db8::1, fe80::1 and 192.0.2.1 on a plain link that carries IP, with a peer at the
+// other end.
+func hostAndPeer6(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
+	t.Helper()
+	change = append([]func(*Config){with(both[0])}, change...)
+	return hostAndPeerOn(t, nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true}, change...)
+}
+
+// ip6Packet makes a packet, by default from 2001:db8::2 to 2001:db8::1.
+func ip6Packet(h wire.IPv6, payload []byte) []byte {
+	if h.HopLimit == 0 {
+		h.HopLimit = 64
+	}
+	if !h.Src.IsValid() {
+		h.Src = addr("2001:db8::2")
+	}
+	if !h.Dst.IsValid() {
+		h.Dst = addr("2001:db8::1")
+	}
+	b := make([]byte, wire.IPv6Len+len(payload))
+	h.Put(b, len(payload))
+	copy(b[wire.IPv6Len:], payload)
+	return b
+}
+
+// echoRequest6 makes an echo request of ICMPv6.
+func echoRequest6(src, dst netip.Addr, id, seq uint16, body []byte) []byte {
+	b := make([]byte, wire.ICMPLen+len(body))
+	h := wire.ICMPv6{Type: wire.ICMPv6Echo, Rest: wire.EchoRest(id, seq)}
+	h.Put(src, dst, b, body)
+	return b
+}
+
+// sentIP is sent for a link that carries IP.
+func (p *peer) sentIP() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lines []string
+	for _, f := range p.frames {
+		lines = append(lines, string(wire.AppendFrame(nil, f, false)))
+	}
+	p.frames = nil
+	return lines
+}
