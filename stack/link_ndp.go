@@ -35,7 +35,7 @@ func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, 
 		return
 	}
 	s := ifc.s
-	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: dst.IsMulticast(), mac: mac, mtu: ifc.mtu()}
+	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: dst.IsMulticast(), mac: wordOf(mac), mtu: ifc.mtu()}
 	p.makeHeader()
 	now := s.now()
 	n := wire.ICMPLen + len(body)

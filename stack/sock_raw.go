@@ -204,7 +204,8 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 			return 0, err
 		}
 	}
-	h := r.header(wire.Proto(r.proto), &o)
+	var h ipHeader
+	r.header(&h, wire.Proto(r.proto), &o)
 	if r.proto == protoRaw {
 		if err := r.ownHeader(b, &h); err != nil {
 			return 0, err
