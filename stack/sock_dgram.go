@@ -101,7 +101,6 @@ type dgram struct {
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
 	pathOver int            // the interface that was asked for
-	paths    uint32         // how often path has changed
 	ttl, tos uint8          // of what is sent; groups have a ttl of their own
 	mc       multicast
 	pending  syscall.Errno // reported once, by whatever comes next
@@ -260,9 +259,6 @@ func (g *dgram) source(o *SendOptions) netip.Addr {
 
 func (g *dgram) setPath(p path, src netip.Addr, over int) {
 	g.path, g.pathSrc, g.pathOver = p, src, over
-	if g.paths++; g.paths == 0 {
-		g.paths = 1 // 0 is no path's
-	}
 }
 
 // awaitRoom waits until the interface on the path to dst takes more, and leaves
