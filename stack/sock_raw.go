@@ -192,7 +192,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, syscall.EINVAL
 	case !r.fam.holds(to):
 		return 0, syscall.EAFNOSUPPORT
-	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw:
+	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw && (len(b) > maxIPv6 || to.Is4()):
 		return 0, syscall.EMSGSIZE
 	}
 	src, over := r.source(&o), r.over(to, &o)
