@@ -51,6 +51,8 @@ type Config struct {
 	NIC     nic.Device
 	Addrs   []netip.Prefix
 	Gateway netip.Addr
+	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
+	Gateway6 netip.Addr
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
 	NICs []stack.NIC
@@ -58,6 +60,12 @@ type Config struct {
 	Routes []stack.Route
 	// Neighbors are link addresses that are never asked for.
 	Neighbors []stack.Neighbor
+	// WaitForDAD has an IPv6 address be of no use before Duplicate Address Detection has found that
+	// no other node on the link has it, which takes one to two seconds. Otherwise it is used at
+	// once, and given up when a duplicate is found (RFC 4429).
+	WaitForDAD bool
+	// NoRedirects has the host believe no redirects of IPv6 routers.
+	NoRedirects bool
 
 	// DNS are the name servers, in the order in which they are asked. Without any,
 	// names are those of Hosts, and localhost.
@@ -101,8 +109,8 @@ type Host struct {
 // configuration is wrong; the devices are then the caller's still.
 func New(cfg Config) (*Host, error) {
 	nics := cfg.NICs
-	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() {
-		first := stack.NIC{Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway}
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() {
+		first := stack.NIC{Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6}
 		nics = append([]stack.NIC{first}, nics...)
 	}
 	s, err := stack.New(stack.Config{
@@ -113,6 +121,9 @@ func New(cfg Config) (*Host, error) {
 		Rand:      cfg.Rand,
 		TCP:       cfg.TCP,
 		UDPBuffer: cfg.UDPBuffer,
+
+		WaitForDAD:  cfg.WaitForDAD,
+		NoRedirects: cfg.NoRedirects,
 	})
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ type groupLink struct {
 // RFC 3376 5: "the all-systems multicast address, 224.0.0.1, is handled as a
 // special case. ... reception of packets destined to the all-systems
 // multicast address, from all sources, is permanently enabled"; it is never reported.
-func isReported(group netip.Addr) bool { return group != allHosts() }
+func isReported(group netip.Addr) bool { return group != allHosts() && group.Is4() }
 
 func (l *groupLink) init(ifc *iface) { l.ifc, l.general.link = ifc, l }
 

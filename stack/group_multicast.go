@@ -337,14 +337,13 @@ func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 	return nil
 }
 
-// header sets in h the IP header of a datagram on g.path. It is not returned: a copy made right after
-// its bytes were stored would wait for them. The lock is held.
+// header is the IP header of a datagram on g.path. The lock is held.
 //
 // RFC 1112 6.1: "If the upper-layer protocol chooses not to specify a
 // time-to-live, it should default to 1 for all multicast IP datagrams".
-func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
+func (g *dgram) header(proto wire.Proto, o *SendOptions) ipHeader {
 	p := &g.path
-	h.proto, h.ttl, h.tos, h.df = proto, g.ttl, g.tos, o.DontFragment
+	h := ipHeader{proto: proto, ttl: g.ttl, tos: g.tos, df: o.DontFragment}
 	if o.TOS != 0 || o.SetTOS {
 		h.tos = o.TOS
 	}
@@ -361,6 +360,7 @@ func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 	if o.TTL != 0 {
 		h.ttl = o.TTL
 	}
+	return h
 }
 
 // over is the index of the interface that a datagram is to leave by; 0: by the routes.

@@ -27,6 +27,8 @@ func (s *Stack) inputICMPv6(p *packet) {
 		s.echo6(p, &h, body)
 	case wire.ICMPv6EchoReply:
 		// For raw sockets, which have it by now.
+	case wire.ICMPv6RouterSol, wire.ICMPv6RouterAdv, wire.ICMPv6NeighborSol, wire.ICMPv6NeighborAdv, wire.ICMPv6Redirect:
+		s.inputND(p, &h, body)
 	default:
 		if h.IsError() {
 			s.inputICMPError6(p, &h, body)

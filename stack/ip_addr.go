@@ -30,6 +30,12 @@ const (
 	// it. The host neither receives nor sends with it. It stays until it is removed or added
 	// again.
 	AddrDuplicate
+	// AddrOptimistic is an IPv6 address that is in use while duplicate detection for it goes on
+	// (RFC 4429).
+	AddrOptimistic
+	// AddrTentative is an IPv6 address that is not used before duplicate detection is over:
+	// see Config.WaitForDAD.
+	AddrTentative
 )
 
 func (st AddrState) String() string {
@@ -40,6 +46,10 @@ func (st AddrState) String() string {
 		return "deprecated"
 	case AddrDuplicate:
 		return "duplicate"
+	case AddrOptimistic:
+		return "optimistic"
+	case AddrTentative:
+		return "tentative"
 	}
 	return fmt.Sprintf("state %d", uint8(st))
 }
@@ -51,7 +61,7 @@ type AddrOrigin uint8
 const (
 	AddrStatic    AddrOrigin = iota // by configuration
 	AddrDHCP                        // a lease
-	AddrLinkLocal                   // chosen by the host itself (RFC 3927)
+	AddrLinkLocal                   // chosen by the host itself (RFC 3927), or made from the MAC (RFC 4862 5.3)
 	AddrRA                          // of a prefix that a router advertises (RFC 4862)
 )
 
@@ -102,19 +112,32 @@ type ifaceAddr struct {
 	valid     tcp.Time // when it is removed; 0: never
 	thief     wire.MAC // of another machine that uses it; zero: none
 	defence   *defence // common to all versions of the address
+	dad       *dad     // duplicate detection, while it goes on; else nil
 }
 
 func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
 
 // usable reports whether the host receives and sends with the address.
-func (a *ifaceAddr) usable() bool { return a.state != AddrDuplicate }
+func (a *ifaceAddr) usable() bool { return a.state != AddrDuplicate && a.state != AddrTentative }
 
 // until returns when the next change of the address is due; 0: never.
 func (a *ifaceAddr) until() tcp.Time {
-	if a.state == AddrPreferred && a.preferred != 0 && (a.valid == 0 || a.preferred < a.valid) {
-		return a.preferred
+	at := a.valid
+	if a.state == AddrPreferred {
+		at = earlier(at, a.preferred)
 	}
-	return a.valid
+	if a.dad != nil {
+		at = earlier(at, a.dad.at)
+	}
+	return at
+}
+
+// earlier returns the earlier of two times, of which 0 is never.
+func earlier(a, b tcp.Time) tcp.Time {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // list returns the addresses of the interface. The caller does not change it.
@@ -134,6 +157,11 @@ func (ifc *iface) prefixes() []netip.Prefix {
 // hasAddr reports whether the interface has a usable address.
 func (ifc *iface) hasAddr() bool {
 	return slices.ContainsFunc(ifc.list(), func(a ifaceAddr) bool { return a.usable() })
+}
+
+// hasUsable reports whether a list has a usable address of a family.
+func hasUsable(list []ifaceAddr, of func(netip.Addr) bool) bool {
+	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.usable() && of(a.addr()) })
 }
 
 // owns reports whether a is a usable address of the interface.
@@ -272,14 +300,23 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 		}
 	}
 	i := ifc.find(p.Addr())
+	if i < 0 || list[i].state == AddrDuplicate {
+		s.detect(ifc, &a, s.now())
+	}
 	switch {
 	case i < 0:
+		if a.addr().Is6() {
+			list = s.withLinkLocal(ifc, list)
+		}
 		return append(list, a), nil
 	case list[i].prefix != p:
 		return nil, fmt.Errorf("the address is there twice, as %v: %w", list[i].prefix, syscall.EEXIST)
 	}
-	if list[i].usable() {
-		a.thief, a.defence = list[i].thief, list[i].defence
+	if list[i].state != AddrDuplicate {
+		a.thief, a.defence, a.dad = list[i].thief, list[i].defence, list[i].dad
+		if a.dad != nil {
+			a.state = list[i].state
+		}
 	}
 	list[i] = a
 	return list, nil
@@ -334,7 +371,7 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 		return nil, false, err
 	}
 	s.setAddrs(ifc, list)
-	s.armAddrs()
+	s.ageAddrs()
 	return ifc, added, nil
 }
 
@@ -391,12 +428,15 @@ func (s *Stack) linkNamed(name string) (*iface, error) {
 
 // setAddrs replaces the addresses of an interface, and the routes with them. s.mu is held.
 func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
-	had := ifc.hasAddr()
+	old := ifc.list()
 	ifc.addrs.Store(&list)
-	if had && !ifc.hasAddr() {
-		// As on Linux, where fib_disable_ip does it.
-		ifc.gateway = netip.Addr{}
-		s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == ifc.name })
+	ifc.joinSolicited()
+	for i, of := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
+		if hasUsable(old, of) && !hasUsable(list, of) {
+			// As on Linux, where fib_disable_ip does it.
+			ifc.gateways[i] = nicGateway{}
+			s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == ifc.name && of(r.Dst.Addr()) })
+		}
 	}
 	s.rebuildRoutes()
 }
@@ -407,9 +447,7 @@ func (s *Stack) armAddrs() {
 	var next tcp.Time
 	for _, ifc := range *s.ifaces.Load() {
 		for _, a := range ifc.list() {
-			if at := a.until(); at != 0 && (next == 0 || at < next) {
-				next = at
-			}
+			next = earlier(next, a.until())
 		}
 	}
 	s.lifetimes.alarm.set(s.now(), next, &s.lifetimes)
@@ -421,38 +459,50 @@ type lifetimes struct {
 	alarm alarm // under s.mu
 }
 
-// fired deprecates and removes the addresses whose lifetimes have ended.
+// fired does what is due for the addresses.
 func (l *lifetimes) fired() {
 	s := l.s
-	for _, a := range s.takeExpired() {
+	s.mu.Lock()
+	var expired []ifaceAddr
+	if l.alarm.over() {
+		expired = s.ageAddrs()
+	}
+	s.mu.Unlock()
+	for _, a := range expired {
 		s.log.Info("address has expired", "addr", a.prefix, "origin", a.origin)
 	}
+	s.drain()
 }
 
-// takeExpired is lifetimes.fired, and returns the addresses that it removed.
-func (s *Stack) takeExpired() (expired []ifaceAddr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.lifetimes.alarm.over() {
-		return nil
-	}
+// ageAddrs deprecates and removes the addresses whose lifetimes have ended, and goes on with the detection of
+// duplicates. It returns the addresses that it removed. s.mu is held; the caller drains.
+func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 	now := s.now()
 	for _, ifc := range *s.ifaces.Load() {
-		var list []ifaceAddr
+		var list, ended []ifaceAddr
 		changed := false
 		for _, a := range ifc.list() {
-			if at := a.until(); at != 0 && at <= now {
+			if a.valid != 0 && a.valid <= now {
+				expired = append(expired, a)
 				changed = true
-				if a.valid != 0 && a.valid <= now {
-					expired = append(expired, a)
-					continue
-				}
+				continue
+			}
+			if d := a.dad; d != nil && d.at != 0 && d.at <= now && s.stepDAD(ifc, &a, now) {
+				a = endDAD(a, now)
+				ended = append(ended, a)
+				changed = true
+			}
+			if a.state == AddrPreferred && a.preferred != 0 && a.preferred <= now {
 				a.state = AddrDeprecated
+				changed = true
 			}
 			list = append(list, a)
 		}
 		if changed {
 			s.setAddrs(ifc, list)
+		}
+		for _, a := range ended {
+			ifc.tellRouters(a.addr(), 0)
 		}
 	}
 	s.armAddrs()

@@ -37,7 +37,6 @@ type gatewayKey struct {
 // markRouters finds the routers of a new table for which others can stand in. Those that
 // were dead in the old one still are.
 func (t *routeTable) markRouters(old *routeTable) {
-	t.gateways = make(map[gatewayKey]*gateway)
 	for _, rs := range t.at {
 		if len(rs) < 2 {
 			continue
@@ -45,6 +44,9 @@ func (t *routeTable) markRouters(old *routeTable) {
 		for i := range rs {
 			if rs[i].ifc.linkLen == 0 || !rs[i].via.IsValid() {
 				continue
+			}
+			if t.gateways == nil {
+				t.gateways = make(map[gatewayKey]*gateway)
 			}
 			k := gatewayKey{rs[i].ifc, rs[i].via}
 			if t.gateways[k] == nil && old != nil {
@@ -96,6 +98,7 @@ func (ifc *iface) routerAnswers(addr netip.Addr) {
 // update, the node MUST remove that router from the Default Router List and update the
 // Destination Cache entries for all destinations using that neighbor as a router".
 func (ifc *iface) routerGone(addr netip.Addr) {
+	ifc.s.redirects.forget(ifc, addr)
 	ifc.s.gen.Add(1)
 }
 

@@ -44,7 +44,7 @@ type routeTable struct {
 	lens4  []int                    // lengths of IPv4 prefixes that occur, longest first
 	lens6  []int                    // and of IPv6
 	own    []netip.Addr             // the host's addresses other than 127/8
-	ownSet map[netip.Addr]struct{}  // the same
+	ownSet map[netip.Addr]struct{}  // the same, where they are more than ownScan
 	bcasts []broadcast              // directed broadcast addresses, of the longest prefix first
 
 	gateways map[gatewayKey]*gateway // the routers for which others can stand in
@@ -159,10 +159,7 @@ func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
 		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && s.ifaceWith(r.Src) == nil
 	})
-	t := &routeTable{
-		at:     make(map[netip.Prefix][]route),
-		ownSet: make(map[netip.Addr]struct{}),
-	}
+	t := &routeTable{at: make(map[netip.Prefix][]route)}
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
@@ -175,13 +172,15 @@ func (s *Stack) rebuildRoutes() {
 		all = t.addAddrs(all, ifc)
 	}
 	for _, ifc := range ifaces {
-		if !ifc.gateway.IsValid() {
-			continue
+		for _, gw := range ifc.gateways {
+			if !gw.addr.IsValid() {
+				continue
+			}
+			if gw.onLink {
+				all = append(all, route{dst: netip.PrefixFrom(gw.addr, gw.addr.BitLen()), ifc: ifc})
+			}
+			all = append(all, route{dst: netip.PrefixFrom(unspecifiedOf(gw.addr), 0), via: gw.addr, ifc: ifc})
 		}
-		if ifc.gatewayOn {
-			all = append(all, route{dst: netip.PrefixFrom(ifc.gateway, ifc.gateway.BitLen()), ifc: ifc})
-		}
-		all = append(all, route{dst: netip.PrefixFrom(unspecifiedOf(ifc.gateway), 0), via: ifc.gateway, ifc: ifc})
 	}
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
@@ -196,6 +195,12 @@ func (s *Stack) rebuildRoutes() {
 		}
 	}
 	t.routes = all
+	if len(t.own) > ownScan {
+		t.ownSet = make(map[netip.Addr]struct{}, len(t.own))
+		for _, a := range t.own {
+			t.ownSet[a] = struct{}{}
+		}
+	}
 	s.turnOn6(t)
 	t.markRouters(s.table.Load())
 	// A path made of the old table after this carries a generation that the
@@ -209,7 +214,7 @@ func (s *Stack) rebuildRoutes() {
 // their networks. Where two addresses have one network, the route of one that is not
 // deprecated goes first.
 func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
-	for _, st := range []AddrState{AddrPreferred, AddrDeprecated} {
+	for _, st := range []AddrState{AddrPreferred, AddrOptimistic, AddrDeprecated} {
 		for _, a := range ifc.list() {
 			if a.state != st {
 				continue
@@ -221,7 +226,6 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 			}
 			all = append(all, r)
 			t.own = append(t.own, p.Addr())
-			t.ownSet[p.Addr()] = struct{}{}
 			if p.Addr().Is4() && p.Bits() <= 30 {
 				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
 			}
@@ -230,11 +234,11 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 	return all
 }
 
-// gatewayOf returns the router of the first default route over an interface, or an invalid
-// address.
-func (t *routeTable) gatewayOf(ifc *iface) netip.Addr {
+// gatewayOf returns the router of the first default route of a family over an interface, or an
+// invalid address.
+func (t *routeTable) gatewayOf(ifc *iface, v6 bool) netip.Addr {
 	for i := range t.routes {
-		if r := &t.routes[i]; r.ifc == ifc && r.dst.Bits() == 0 && r.via.IsValid() {
+		if r := &t.routes[i]; r.ifc == ifc && r.dst.Bits() == 0 && r.via.IsValid() && r.via.Is6() == v6 {
 			return r.via
 		}
 	}
@@ -272,7 +276,7 @@ type path struct {
 	noRoute  bool        // nothing may be sent: there is no route any more
 	mayFrag  bool        // the path's MTU is so small that DF must not be set
 	neigh    *neighbor   // nil where the link or the destination needs none
-	mac      macWord     // of a group
+	mac      wire.MAC    // of a group
 	mtu      int         // of the path
 	tsOffset uint32      // of TCP's timestamps, in a shared path
 	mtuGen   uint32      // of the stack's datagramMTU, in a datagram socket's path
@@ -396,11 +400,11 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 	case err != nil:
 		return err
 	case r != nil:
-		p.group, p.mac = true, wordOf(wire.Broadcast())
+		p.group, p.mac = true, wire.Broadcast()
 	case isReserved(p.dst):
 		return syscall.ENETUNREACH
 	case on != nil && p.dst.IsMulticast():
-		p.ifc, p.group, p.mac = on, true, wordOf(wire.MulticastMAC(p.dst))
+		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(p.dst)
 		return nil
 	default:
 		if r, err = t.lookup(p.dst, p.src, on); err != nil {
@@ -408,7 +412,7 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 		}
 		if p.dst.IsMulticast() {
 			// RFC 1112 6.1: a group is always on the link.
-			p.group, p.mac = true, wordOf(wire.MulticastMAC(p.dst))
+			p.group, p.mac = true, wire.MulticastMAC(p.dst)
 		} else if r.via.IsValid() {
 			p.hop = r.via
 		}
@@ -618,8 +622,9 @@ func (s *Stack) delGateway(r Route) bool {
 		return false
 	}
 	for _, ifc := range *s.ifaces.Load() {
-		if ifc.gateway.IsValid() && ifc.gateway.Is4() == r.Dst.Addr().Is4() && (!r.Via.IsValid() || r.Via == ifc.gateway) && (r.NIC == "" || r.NIC == ifc.name) {
-			ifc.gateway = netip.Addr{}
+		gw := ifc.gatewayFor(r.Dst.Addr())
+		if gw.addr.IsValid() && (!r.Via.IsValid() || r.Via == gw.addr) && (r.NIC == "" || r.NIC == ifc.name) {
+			*gw = nicGateway{}
 			return true
 		}
 	}
@@ -687,7 +692,7 @@ func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 			return true
 		}
 	}
-	if a == ifc.gateway && ifc.gatewayOn {
+	if gw := ifc.gatewayFor(a); a == gw.addr && gw.onLink {
 		return true
 	}
 	for _, r := range s.static {

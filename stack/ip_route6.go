@@ -62,8 +62,10 @@ func (s *Stack) turnOn6(t *routeTable) {
 		t.v6 = true
 		return
 	}
-	for _, a := range t.own {
-		t.v6 = t.v6 || a.Is6()
+	for _, ifc := range *s.ifaces.Load() {
+		for _, a := range ifc.list() {
+			t.v6 = t.v6 || a.addr().Is6() // one that is tentative has to be defended
+		}
 	}
 	if t.v6 {
 		list := append(s.lo.list()[:1:1], ifaceAddr{prefix: netip.PrefixFrom(netip.IPv6Loopback(), 128)})
@@ -155,7 +157,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 				return syscall.ENETUNREACH
 			}
 		}
-		p.ifc, p.group, p.mac = on, true, wordOf(wire.MulticastMAC(p.dst))
+		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(p.dst)
 	case isLinkLocal6(p.dst):
 		p.ifc = on
 	default:
@@ -165,6 +167,9 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 		}
 		if p.ifc = r.ifc; r.via.IsValid() {
 			p.hop = r.via
+		}
+		if hop := s.redirects.hop(p.ifc, p.dst); hop.IsValid() {
+			p.hop = hop
 		}
 		if !p.src.IsValid() {
 			p.src = r.src
@@ -215,7 +220,7 @@ func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
 			if !a.addr().Is6() || !a.usable() || ifc != out && isLinkLocal6(a.addr()) {
 				continue
 			}
-			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state == AddrDeprecated, Outgoing: ifc == out}
+			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state != AddrPreferred, Outgoing: ifc == out}
 			if !best.Prefix.IsValid() || addrsel.Better(dst, c, best) {
 				best = c
 			}

@@ -83,5 +83,9 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 // RFC 5227 3: an announcement is an ARP request whose sender and target
 // addresses are both the host's own.
 func (ifc *iface) announce(a netip.Addr) {
+	if a.Is6() {
+		ifc.announce6(a)
+		return
+	}
 	ifc.sendARP(wire.ARPRequest, wire.Broadcast(), a, wire.MAC{}, a)
 }

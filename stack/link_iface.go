@@ -28,12 +28,12 @@ type iface struct {
 	txChecksum bool
 	linkLen    int                         // of the link header: 14 on Ethernet, 0 on IP
 	addrs      atomic.Pointer[[]ifaceAddr] // replaced under Stack.mu, never changed
-	gateway    netip.Addr                  // of the default route of NIC.Gateway; under Stack.mu
-	gatewayOn  bool                        // the gateway is on the link without a network of an address
+	gateways   [2]nicGateway               // of IPv4 and IPv6; under Stack.mu
 
 	tx             txQueue
 	bulk           bulkWriters
 	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
+	solicited      []netip.Addr   // groups joined for the addresses of IPv6; under Stack.mu
 	stats          ifaceStats
 	dead           atomic.Bool                // the device died or was closed
 	down           atomic.Bool                // that, or the device says that its link is
@@ -44,6 +44,20 @@ type iface struct {
 	zeroCopy bool                            // the device asks for rooms
 	follows  bool                            // the device tells when its link changes
 	reader   atomic.Pointer[zeroCopyReceive] // who last began to wait with a large buffer; nil when it has left
+}
+
+// A nicGateway is the router of the default route that a NIC's configuration has.
+type nicGateway struct {
+	addr   netip.Addr // invalid: there is none
+	onLink bool       // without being in the network of an address
+}
+
+// gatewayFor returns the one of the address's family.
+func (ifc *iface) gatewayFor(a netip.Addr) *nicGateway {
+	if a.Is4() {
+		return &ifc.gateways[0]
+	}
+	return &ifc.gateways[1]
 }
 
 // A linkState is what may change of a link while it is in use.
@@ -126,6 +140,10 @@ func (ifc *iface) up() {
 	}
 	ifc.dev.Attach(ifc.recv)
 	ifc.tx.busy.Store(false)
+	ifc.s.mu.Lock()
+	ifc.joinSolicited()
+	ifc.s.ageAddrs() // and begin to look for duplicates
+	ifc.s.mu.Unlock()
 	ifc.announceAll()
 }
 
@@ -178,6 +196,9 @@ func (ifc *iface) linkChanged() {
 	}
 	ifc.flushNeighbors(down)
 	if !down && (wasDown || before.mac != now.mac) {
+		if wasDown {
+			ifc.s.detectAgain(ifc)
+		}
 		ifc.announceAll()
 		ifc.s.groups.comeUp(ifc)
 	}
@@ -242,9 +263,9 @@ type InterfaceInfo struct {
 	// were given up.
 	Addrs    []netip.Prefix
 	AddrInfo []AddrInfo
-	// Gateway is the router of the first default route over the interface; invalid if there
-	// is none.
-	Gateway netip.Addr
+	// Gateway is the router of the first default route of IPv4 over the interface, and
+	// Gateway6 that of IPv6; invalid if there is none.
+	Gateway, Gateway6 netip.Addr
 	// Groups are the multicast groups that are received on the interface, in order:
 	// 224.0.0.1 and those that sockets have joined.
 	Groups   []netip.Addr
@@ -270,7 +291,8 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			Medium:   ifc.medium,
 			Addrs:    ifc.prefixes(),
 			AddrInfo: ifc.describeAddrs(),
-			Gateway:  s.table.Load().gatewayOf(ifc),
+			Gateway:  s.table.Load().gatewayOf(ifc, false),
+			Gateway6: s.table.Load().gatewayOf(ifc, true),
 			Groups:   ifc.group.list(),
 			Loopback: ifc.loopback,
 			Up:       !ifc.down.Load() && ifc.dev.Link().Up,

@@ -6,28 +6,220 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has Neighbour Discovery (RFC 4861): what is asked and answered. What is learnt
-// is kept by neighborTable.
+// This file has Neighbour Discovery (RFC 4861): what a host asks, answers and takes note of.
+// What it knows of its neighbours is kept by neighborTable, of its routers by autoconf.
+
+// allRouters6 is the group of all routers on a link (RFC 4291 2.7.1).
+func allRouters6() netip.Addr { return netip.IPv6LinkLocalAllRouters() }
+
+// inputND works on a message of Neighbour Discovery.
+func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
+	s.counts.ndReceived.Add(1)
+	r := p.checkND(h)
+	if r == wire.OK {
+		switch h.Type {
+		case wire.ICMPv6NeighborSol:
+			r = p.ifc.inputNeighborSol(p, body)
+		case wire.ICMPv6NeighborAdv:
+			r = p.ifc.inputNeighborAdv(p, h, body)
+		case wire.ICMPv6Redirect:
+			r = p.ifc.inputRedirect(p, body)
+		default:
+			r = dropICMPType
+		}
+	}
+	if r != wire.OK {
+		s.drop(r)
+	}
+}
+
+// checkND applies the rules that all messages have to pass.
+//
+// RFC 4861 6.1, 7.1 and 8.1: "The IP Hop Limit field has a value of 255, i.e., the packet could not
+// possibly have been forwarded by a router"; "ICMP Code is 0". RFC 6980 5: "Nodes MUST silently
+// ignore the following Neighbor Discovery [...] messages if the packets carrying them include an
+// IPv6 Fragmentation Header".
+func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
+	switch {
+	case p.ifc.neigh6 == nil:
+		return dropICMPType // a link without link addresses
+	case p.ttl != wire.NDHopLimit:
+		return dropNDHopLimit
+	case h.Code != 0:
+		return wire.BadND
+	case p.fragmented():
+		return dropNDFragment
+	}
+	return wire.OK
+}
+
+// fragmented reports whether an IPv6 packet has a fragment header, if only that of a whole one.
+func (p *packet) fragmented() bool {
+	next, b := wire.Proto(p.header[wire.IPv6NextOffset]), p.header[wire.IPv6Len:]
+	for next != wire.ProtoFragment {
+		if len(b) < 8 {
+			return false
+		}
+		next, b = wire.Proto(b[0]), b[min((int(b[1])+1)*8, len(b)):]
+	}
+	return true
+}
+
+// toldToAll reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. One from an
+// address of the host tells that another node has it too.
+func (p *packet) toldToAll() bool {
+	return p.dst == allNodes6() && p.proto == wire.ProtoICMPv6 && len(p.payload) > 0 &&
+		wire.ICMPv6Type(p.payload[0]) == wire.ICMPv6NeighborAdv
+}
+
+// isStation reports whether mac can be the link address of another station.
+func (ifc *iface) isStation(mac wire.MAC) bool {
+	return !mac.IsMulticast() && mac != (wire.MAC{}) && mac != ifc.mac()
+}
+
+// inputNeighborSol answers a Neighbor Solicitation (RFC 4861 7.2.3 and 7.2.4).
+func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
+	ns, r := wire.ParseNeighborSol(body)
+	if r != wire.OK {
+		return r
+	}
+	// RFC 4861 7.1.1: "If the IP source address is the unspecified address, the IP destination address
+	// is a solicited-node multicast address", and "there is no source link-layer address option
+	// in the message."
+	detects := p.src.IsUnspecified()
+	if detects && (ns.HasSource || p.dst != wire.SolicitedNode(p.dst)) {
+		return wire.BadND
+	}
+	if ns.HasSource && !ifc.isStation(ns.Source) {
+		return dropBadNDSender
+	}
+	a, ok := ifc.addr(ns.Target)
+	switch {
+	case !ok || a.state == AddrDuplicate:
+		return dropNDTarget
+	case detects && a.dad != nil:
+		return ifc.s.contest(ifc, &ns)
+	case a.state == AddrTentative:
+		// RFC 4862 5.4.3: "If the source address of the Neighbor Solicitation is a unicast address,
+		// the sender is performing address resolution on the target; the solicitation should be
+		// silently ignored."
+		return dropTentative
+	}
+	var flags uint32
+	if a.state != AddrOptimistic {
+		// RFC 4429 3.3, of an optimistic address: the node MUST "clear the 'Override' flag".
+		flags = wire.NAOverride
+	}
+	if detects {
+		// RFC 4861 7.2.4: "If the source of the solicitation is the unspecified address, the node MUST
+		// set the Solicited flag to zero and multicast the advertisement to the all-nodes address.
+		// Otherwise, the node MUST set the Solicited flag to one and unicast the advertisement to the
+		// Source Address of the solicitation."
+		ifc.advertise(ns.Target, allNodes6(), nil, flags)
+		return wire.OK
+	}
+	if ns.HasSource {
+		ifc.neigh6.learn(p.src, ns.Source, toldMAC|toldOverride|toldCreate)
+		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
+		return wire.OK
+	}
+	ifc.advertise(ns.Target, p.src, nil, flags|wire.NASolicited)
+	return wire.OK
+}
+
+// inputNeighborAdv takes note of a Neighbor Advertisement (RFC 4861 7.2.5).
+func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Reason {
+	na, r := wire.ParseNeighborAdv(body)
+	if r != wire.OK {
+		return r
+	}
+	// RFC 4861 7.1.2: "If the IP Destination Address is a multicast address the Solicited flag is
+	// zero."
+	if p.dst.IsMulticast() && h.Rest&wire.NASolicited != 0 {
+		return wire.BadND
+	}
+	a, own := ifc.addr(na.Target)
+	if na.HasLink && !ifc.isStation(na.Link) && !(own && a.state == AddrTentative) {
+		return dropBadNDSender // or our own, come back
+	}
+	if own {
+		switch {
+		case a.dad != nil:
+			ifc.s.giveUpDuplicate(ifc, na.Target, na.Link)
+		case a.usable():
+			ifc.conflict(na.Target, na.Link)
+		}
+		return wire.OK
+	}
+	how := toldHost
+	if h.Rest&wire.NARouter != 0 {
+		how = toldRouter
+	}
+	if na.HasLink {
+		how |= toldMAC
+	}
+	if h.Rest&wire.NASolicited != 0 {
+		how |= toldSolicited
+	}
+	if h.Rest&wire.NAOverride != 0 {
+		how |= toldOverride
+	}
+	ifc.neigh6.learn(na.Target, na.Link, how)
+	return wire.OK
+}
 
 // solicit asks for the link address of a neighbour: all that may have the address, or with unicast
 // the one that had mac.
 func (ifc *iface) solicit(target, src netip.Addr, mac wire.MAC, unicast bool) {
+	if !src.Is6() {
+		return // there is no address to ask from
+	}
 	dst := target
 	if !unicast {
 		dst = wire.SolicitedNode(target)
 		mac = wire.MulticastMAC(dst)
 	}
-	// RFC 4861 4.3: the source link-layer address option "MUST NOT be included when the source IP
-	// address is the unspecified address. Otherwise, [...] this option MUST be included in
-	// multicast solicitations and SHOULD be included in unicast solicitations."
-	ns := wire.NeighborSol{Target: target, Source: ifc.mac(), HasSource: !src.IsUnspecified()}
-	ifc.sendND(wire.ICMPv6NeighborSol, 0, src, dst, mac, ns.Append(nil))
+	ns := wire.NeighborSol{Target: target, Source: ifc.mac(), HasSource: ifc.tellsLink(src)}
+	ifc.sendND(wire.ICMPv6NeighborSol, 0, src, dst, &mac, ns.Append(nil))
 }
 
-// sendND queues a message of Neighbour Discovery for the station with the link address mac. If the
-// queue is full it is lost.
-func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, mac wire.MAC, body []byte) {
-	if ifc.down.Load() || !src.Is6() {
+// tellsLink reports whether a message from an address of the interface tells its link address.
+//
+// RFC 4861 4.3: the source link-layer address option "MUST NOT be included when the source IP
+// address is the unspecified address. Otherwise, [...] this option MUST be included in multicast
+// solicitations and SHOULD be included in unicast solicitations." RFC 4429 3.2: a node "MUST NOT
+// use an Optimistic Address as the source address of a Neighbor Solicitation" that has it.
+func (ifc *iface) tellsLink(src netip.Addr) bool {
+	a, ok := ifc.addr(src)
+	return ok && a.state != AddrOptimistic
+}
+
+// advertise sends a Neighbor Advertisement for an address of the interface. mac is the link address
+// of dst where that is a neighbour that has told it.
+//
+// RFC 4861 4.4: the target link-layer address option "MUST be included on link layers that have
+// addresses when responding to multicast solicitations. When responding to a unicast Neighbor
+// Solicitation this option SHOULD be included."
+func (ifc *iface) advertise(target, dst netip.Addr, mac *wire.MAC, flags uint32) {
+	na := wire.NeighborAdv{Target: target, Link: ifc.mac(), HasLink: true}
+	ifc.sendND(wire.ICMPv6NeighborAdv, flags, target, dst, mac, na.Append(nil))
+}
+
+// announce6 tells all nodes on the link that an address is here, or was all the time.
+//
+// RFC 4861 7.2.6: "a node MAY send up to MAX_NEIGHBOR_ADVERTISEMENT unsolicited Neighbor
+// Advertisement messages to the all-nodes multicast address". An address that may be a
+// duplicate is left alone: detection tells of it.
+func (ifc *iface) announce6(a netip.Addr) {
+	if x, ok := ifc.addr(a); ok && x.dad == nil && x.usable() {
+		ifc.advertise(a, allNodes6(), nil, wire.NAOverride)
+	}
+}
+
+// sendND queues a message of Neighbour Discovery: for a group, for the neighbour with the link address
+// mac, or for one whose address is looked up. If the queue is full it is lost.
+func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, mac *wire.MAC, body []byte) {
+	if ifc.down.Load() {
 		return
 	}
 	if !ifc.tx.room() {
@@ -35,12 +227,21 @@ func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, 
 		return
 	}
 	s := ifc.s
-	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: dst.IsMulticast(), mac: wordOf(mac), mtu: ifc.mtu()}
+	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: dst.IsMulticast(), mtu: ifc.mtu()}
+	switch {
+	case mac != nil:
+		p.mac = *mac
+	case p.group:
+		p.mac = wire.MulticastMAC(dst)
+	default:
+		p.neigh = ifc.neigh6.get(dst)
+	}
 	p.makeHeader()
 	now := s.now()
 	n := wire.ICMPLen + len(body)
 	sl := p.slot(now, n, false)
 	h := wire.ICMPv6{Type: typ, Rest: rest}
 	h.Put(src, dst, sl.buf[transportAt:], body)
+	s.counts.ndSent.Add(1)
 	s.emit(now, &p, &ipHeader{proto: wire.ProtoICMPv6, ttl: wire.NDHopLimit}, &sl, n, &frameMeta{})
 }

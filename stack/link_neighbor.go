@@ -3,7 +3,6 @@ package stack
 import (
 	"cmp"
 	"container/list"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -101,31 +100,16 @@ func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
 	return mac, st
 }
 
-// A macWord is a link-layer address in its upper 48 bits. It is a
-// neighbour's word as it stands: taking it apart byte by byte would cost each packet more than all
-// else that lookup does.
-type macWord uint64
-
-// hopOf returns the macWord for an address.
-func wordOf(mac wire.MAC) macWord { return macWord(packNeighbor(mac, 0)) }
-
-// put writes the address to the beginning of an Ethernet header.
-func (h macWord) put(b []byte) {
-	be := binary.BigEndian
-	be.PutUint32(b[0:4], uint32(h>>32))
-	be.PutUint16(b[4:6], uint16(h>>16))
-}
-
 // lookup returns the neighbour's address if packets can go there right away.
-func (n *neighbor) lookup(now tcp.Time) (macWord, bool) {
-	w := n.word.Load()
-	switch neighborState(w) {
+func (n *neighbor) lookup(now tcp.Time) (wire.MAC, bool) {
+	mac, st := unpackNeighbor(n.word.Load())
+	switch st {
 	case neighPermanent, neighDelay, neighProbe:
-		return macWord(w), true
+		return mac, true
 	case neighReachable:
-		return macWord(w), int64(now)-n.confirmed.Load() < n.reachable.Load()
+		return mac, int64(now)-n.confirmed.Load() < n.reachable.Load()
 	}
-	return 0, false
+	return mac, false
 }
 
 // gone reports whether the neighbour has left the table.
@@ -143,14 +127,14 @@ func (n *neighbor) confirm(now tcp.Time) {
 		return
 	}
 	w := n.word.Load()
-	switch neighborState(w) {
+	mac, st := unpackNeighbor(w)
+	switch st {
 	case neighReachable:
 		if now-tcp.Time(n.confirmed.Load()) >= tcp.Time(time.Second) {
 			n.confirmed.Store(int64(now))
 		}
 	case neighStale, neighDelay, neighProbe:
 		n.confirmed.Store(int64(now))
-		mac, _ := unpackNeighbor(w)
 		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable)|w&neighRouter)
 	}
 }
@@ -187,6 +171,13 @@ type neighborTable struct {
 
 func newNeighborTable(ifc *iface, v6 bool) *neighborTable {
 	return &neighborTable{ifc: ifc, v6: v6, reachable: reachableTime, retrans: requestInterval}
+}
+
+// retransTime is the time between two requests.
+func (t *neighborTable) retransTime() tcp.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.retrans
 }
 
 // neighbors returns the table for the neighbours of a's family; nil where the link has none.
@@ -299,7 +290,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		n = t.getLocked(n.addr)
 	}
 	if mac, ok := n.lookup(now); ok {
-		mac.put(e.frame.Head)
+		copy(e.frame.Head, mac[:])
 		t.ifc.enqueue(e)
 		return
 	}
@@ -345,7 +336,11 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 	// interface. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
 	// the same as one of the addresses assigned to the outgoing interface, that address SHOULD be
 	// placed in the IP Source Address of the outgoing solicitation."
-	if !t.ifc.owns(src) {
+	switch {
+	case t.ifc.owns(src):
+	case t.v6:
+		src = t.ifc.s.sourceFor6(n.addr, t.ifc)
+	default:
 		src = t.ifc.sourceFor(n.addr)
 	}
 	mac, st := unpackNeighbor(n.word.Load())
@@ -396,6 +391,9 @@ func (t *neighborTable) fired() {
 		return false
 	})
 	for _, n := range failed {
+		if t.v6 {
+			s.redirects.forget(t.ifc, n.addr)
+		}
 		if t.ifc.routerFails(n.addr) {
 			t.pollLater(n, now)
 			next = min(cmp.Or(next, n.retryAt), n.retryAt)
@@ -446,7 +444,11 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		}
 		t.touch(n, false)
 		n.tries = 0
-		t.ifc.s.counts.arpFailed.Add(1)
+		if t.v6 {
+			t.ifc.s.counts.ndFailed.Add(1)
+		} else {
+			t.ifc.s.counts.arpFailed.Add(1)
+		}
 		return askFailed
 	}
 	n.tries++
@@ -676,8 +678,8 @@ func (s *Stack) setNeighbor(n Neighbor) error {
 		return fmt.Errorf("no interface %q: %w", n.NIC, syscall.ENODEV)
 	case ifc.linkLen == 0:
 		return fmt.Errorf("%s has no neighbours: it carries no Ethernet: %w", n.NIC, syscall.EINVAL)
-	case !n.Addr.Is4() || !isUnicast(n.Addr) || n.Addr.IsLoopback():
-		return fmt.Errorf("%v is not an IPv4 unicast address: %w", n.Addr, syscall.EINVAL)
+	case !isUnicast(n.Addr) || n.Addr.Is4In6() || n.Addr.IsLoopback():
+		return fmt.Errorf("%v is not the address of one host: %w", n.Addr, syscall.EINVAL)
 	case ifc.owns(n.Addr):
 		return fmt.Errorf("%v is the host itself: %w", n.Addr, syscall.EINVAL)
 	case n.MAC.IsMulticast():

@@ -192,7 +192,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, syscall.EINVAL
 	case !r.fam.holds(to):
 		return 0, syscall.EAFNOSUPPORT
-	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw && (len(b) > maxIPv6 || to.Is4()):
+	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw:
 		return 0, syscall.EMSGSIZE
 	}
 	src, over := r.source(&o), r.over(to, &o)
@@ -204,8 +204,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 			return 0, err
 		}
 	}
-	var h ipHeader
-	r.header(&h, wire.Proto(r.proto), &o)
+	h := r.header(wire.Proto(r.proto), &o)
 	if r.proto == protoRaw {
 		if err := r.ownHeader(b, &h); err != nil {
 			return 0, err

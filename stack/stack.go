@@ -18,7 +18,7 @@
 //  5. a table or list: UDP, raw and TCP sockets (then TCP's ports), listeners, paths, orphans, the wheel, the
 //     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
 //  6. a neighbour table
-//  7. a transmit queue, the groups of an interface, who waits for a change, the coarse clock
+//  7. a transmit queue, the groups of an interface, who waits for a change, the coarse clock, redirects
 //
 // An alarm has no lock: it belongs to that of its owner.
 package stack
@@ -53,6 +53,13 @@ type Config struct {
 	// Logger is told when a link fails or an address is in use by another
 	// machine; nothing is logged per packet. Nil is silent.
 	Logger *slog.Logger
+	// WaitForDAD has an IPv6 address be of no use before Duplicate Address Detection has found that
+	// no other node on the link has it, which takes one to two seconds. Otherwise it is used at
+	// once, and given up when a duplicate is found (RFC 4429, which recommends that for addresses
+	// that are not typed by hand).
+	WaitForDAD bool
+	// NoRedirects has the host believe no redirects of IPv6 routers.
+	NoRedirects bool
 	// Rand fills p with unpredictable bytes, from which all that is random in the stack is
 	// derived. Nil means crypto/rand. It is called by New only.
 	Rand func(p []byte)
@@ -75,9 +82,11 @@ type NIC struct {
 	Addrs []netip.Prefix
 	// Gateway is the default router; an invalid address means none. It has to be on the
 	// link: in the network of an address, or of a route without Via. Where all of Addrs
-	// are single addresses (/32), as some clouds give them, the gateway is taken to be on
-	// the link, and all else is reached by it.
+	// of its family are single addresses (/32), as some clouds give them, the gateway is taken to
+	// be on the link, and all else is reached by it.
 	Gateway netip.Addr
+	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
+	Gateway6 netip.Addr
 }
 
 // Family is an address family as a caller asks for it.
@@ -105,12 +114,13 @@ const defaultUDPBuffer = 212992 // Linux's net.core.rmem_default
 // A Stack is an Internet host in the sense of RFC 1122.
 // All methods may be called from several goroutines.
 type Stack struct {
-	start     time.Time
-	log       *slog.Logger
-	fill      func(p []byte)
-	bufs      bufPool
-	udpBuffer int
-	lo        *iface
+	start                   time.Time
+	log                     *slog.Logger
+	fill                    func(p []byte)
+	bufs                    bufPool
+	udpBuffer               int
+	lo                      *iface
+	waitForDAD, noRedirects bool
 
 	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never changed
 	table  atomic.Pointer[routeTable] // replaced, never changed
@@ -126,10 +136,10 @@ type Stack struct {
 	lastIndex int        // the highest interface index given
 	static    []Route    // of Config and AddRoute, in order
 	lifetimes lifetimes
+	redirects redirects
 	changes   changes
 
-	frags  reassembly // of IPv4
-	frags6 reassembly
+	frags  reassembly
 	icmp   icmpBudget
 	_      cacheLine
 	ids    idSource
@@ -150,10 +160,12 @@ type Stack struct {
 // configuration is wrong; then no device has been attached or closed.
 func New(cfg Config) (*Stack, error) {
 	s := &Stack{
-		start:     startOfTime(),
-		log:       cfg.Logger,
-		fill:      cfg.Rand,
-		udpBuffer: cfg.UDPBuffer,
+		start:       startOfTime(),
+		log:         cfg.Logger,
+		fill:        cfg.Rand,
+		udpBuffer:   cfg.UDPBuffer,
+		waitForDAD:  cfg.WaitForDAD,
+		noRedirects: cfg.NoRedirects,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -168,7 +180,6 @@ func New(cfg Config) (*Stack, error) {
 	s.key, s.random.key = s.newKey(), s.newKey()
 	s.ports.init(s.newKey()[0])
 	s.frags.s, s.frags.timeout, s.frags.late = s, reassemblyTimeout, s.fragmentsLate4
-	s.frags6.s, s.frags6.timeout, s.frags6.late = s, reassemblyTimeout6, s.fragmentsLate6
 	s.groups.s = s
 	s.lifetimes.s = s
 	s.pmtu.s, s.datagramMTU.s = s, s
@@ -196,7 +207,7 @@ func New(cfg Config) (*Stack, error) {
 		s.static = append(s.static, r)
 	}
 	for i, n := range cfg.NICs {
-		if err := s.checkGateway(ifaces[i+1], n.Gateway); err != nil {
+		if err := s.checkGateways(ifaces[i+1], &n); err != nil {
 			return nil, fmt.Errorf("stack: NIC %d: %w", i, err)
 		}
 	}
@@ -243,7 +254,6 @@ func (s *Stack) Close() error {
 		}
 	}
 	s.frags.close()
-	s.frags6.close()
 	s.clock.stop()
 	s.pmtu.close()
 	s.datagramMTU.close()
@@ -287,6 +297,7 @@ const (
 	randPort   randPurpose = iota // a port that the application leaves open
 	randGroup                     // the delay of a report of a group
 	randCookie                    // a key of SYN cookies
+	randND                        // nonces and delays of Neighbour Discovery, and temporary addresses
 	randPurposes
 )
 
@@ -308,7 +319,7 @@ func (s *Stack) AddNIC(n NIC) error {
 	old := *s.ifaces.Load()
 	ifc, err := s.checkNIC(old, n)
 	if err == nil {
-		err = s.checkGateway(ifc, n.Gateway)
+		err = s.checkGateways(ifc, &n)
 	}
 	if err != nil {
 		s.mu.Unlock()
@@ -380,7 +391,6 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		return nil, fmt.Errorf("%s: the device's address is a group address", name)
 	}
 	ifc := newIface(s, n.Device, name, s.lastIndex+1)
-	single := len(n.Addrs) > 0
 	for _, p := range n.Addrs {
 		if ifc.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("%s: address %v is there twice", name, p.Addr())
@@ -390,11 +400,33 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 			return nil, fmt.Errorf("%s: address %v: %w", name, p, err)
 		}
 		ifc.addrs.Store(&list)
-		single = single && p.IsSingleIP()
 	}
 	s.lastIndex++
-	ifc.gateway, ifc.gatewayOn = n.Gateway, single
+	for _, gw := range []netip.Addr{n.Gateway, n.Gateway6} {
+		if !gw.IsValid() {
+			continue
+		}
+		g := ifc.gatewayFor(gw)
+		if g.addr.IsValid() || gw == n.Gateway6 && !gw.Is6() {
+			return nil, fmt.Errorf("%s: Gateway6 %v: it has to be of IPv6, and Gateway of IPv4", name, n.Gateway6)
+		}
+		*g = nicGateway{gw, onlySingle(n.Addrs, gw)}
+	}
 	return ifc, nil
+}
+
+// onlySingle reports whether there are addresses of a gateway's family, and none has a network.
+func onlySingle(addrs []netip.Prefix, gw netip.Addr) bool {
+	some := false
+	for _, p := range addrs {
+		if p.Addr().Is4() == gw.Is4() {
+			some = true
+			if !p.IsSingleIP() {
+				return false
+			}
+		}
+	}
+	return some
 }
 
 // nicName chooses the name of a new interface.
@@ -416,6 +448,14 @@ func nicName(ifaces []*iface, asked, device string) (string, error) {
 		name = fmt.Sprintf("%s.%d", device, i)
 	}
 	return name, nil
+}
+
+// checkGateways tells whether the routers of a NIC can be.
+func (s *Stack) checkGateways(ifc *iface, n *NIC) error {
+	if err := s.checkGateway(ifc, n.Gateway); err != nil {
+		return err
+	}
+	return s.checkGateway(ifc, n.Gateway6)
 }
 
 // checkGateway tells whether an address can be the router of an interface.

@@ -25,7 +25,6 @@ const (
 	dropSourceRoute
 	dropProtocol
 	dropBadFragment
-	dropFirstChain
 	dropDuplicateFragment
 	dropOverlap
 	dropFragmentECN
@@ -53,6 +52,13 @@ const (
 	dropIGMP
 	dropLoopQueue
 	dropMapped
+	dropNDHopLimit
+	dropNDFragment
+	dropNDTarget
+	dropBadNDSender
+	dropTentative
+	dropRedirect
+	dropRA
 	numReasons
 )
 
@@ -78,7 +84,6 @@ func reasonText(r wire.Reason) string {
 		dropSourceRoute - wire.NumReasons:         "source route",
 		dropProtocol - wire.NumReasons:            "unknown IP protocol",
 		dropBadFragment - wire.NumReasons:         "impossible fragment",
-		dropFirstChain - wire.NumReasons:          "first fragment without all headers",
 		dropDuplicateFragment - wire.NumReasons:   "fragment seen before",
 		dropOverlap - wire.NumReasons:             "overlapping fragment",
 		dropFragmentECN - wire.NumReasons:         "fragments that are ECN-capable and not",
@@ -105,6 +110,13 @@ func reasonText(r wire.Reason) string {
 		dropIGMP - wire.NumReasons:                "IGMP message that is not believed, or for routers",
 		dropLoopQueue - wire.NumReasons:           "datagram to a group that its own host did not hear",
 		dropMapped - wire.NumReasons:              "IPv6 address that cannot be on a link",
+		dropNDHopLimit - wire.NumReasons:          "neighbor discovery from beyond the link",
+		dropNDFragment - wire.NumReasons:          "neighbor discovery in fragments",
+		dropNDTarget - wire.NumReasons:            "neighbor solicitation for another host",
+		dropBadNDSender - wire.NumReasons:         "link address in neighbor discovery that nobody can have",
+		dropTentative - wire.NumReasons:           "solicitation of an address that may be a duplicate",
+		dropRedirect - wire.NumReasons:            "redirect that is not believed",
+		dropRA - wire.NumReasons:                  "router advertisement that is not believed",
 		dropICMPSequence - wire.NumReasons:        "ICMP error about a TCP segment not in flight",
 	}[r-wire.NumReasons]
 }
@@ -122,6 +134,7 @@ type counters struct {
 	icmp6Received, icmp6Sent, icmp6Errors      atomic.Uint64
 	ip6Received                                atomic.Uint64
 	igmpReceived, igmpSent                     atomic.Uint64
+	ndReceived, ndSent, ndFailed               atomic.Uint64
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
 	synCookiesSent, synCookiesTaken            atomic.Uint64
@@ -138,6 +151,7 @@ type Stats struct {
 	IP    IPStats
 	ICMP  ICMPStats
 	ICMP6 ICMPStats
+	ND    ARPStats // Neighbour Discovery
 	IGMP  IGMPStats
 	UDP   DatagramStats
 	Raw   DatagramStats
@@ -158,7 +172,7 @@ type NICStats struct {
 	TxDropped uint64 // not taken by the device
 }
 
-// ARPStats counts ARP packets.
+// ARPStats counts the packets of ARP, or of IPv6's Neighbour Discovery.
 type ARPStats struct {
 	Received uint64
 	Sent     uint64
@@ -242,6 +256,7 @@ func (s *Stack) Stats() Stats {
 		},
 		ICMP:  ICMPStats{c.icmpReceived.Load(), c.icmpErrors.Load(), c.icmpSent.Load()},
 		ICMP6: ICMPStats{c.icmp6Received.Load(), c.icmp6Errors.Load(), c.icmp6Sent.Load()},
+		ND:    ARPStats{c.ndReceived.Load(), c.ndSent.Load(), c.ndFailed.Load()},
 		IGMP:  IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
 		UDP:   DatagramStats{udpReceived, udpSent},
 		Raw:   DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},

@@ -131,7 +131,8 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	}
 	ambiguous := false
 	for b.n > 0 {
-		s := *b.firstPiece().sent()
+		p := b.firstPiece()
+		s := *p.sent()
 		if ack.LessEq(s.seq) {
 			break
 		}
@@ -139,15 +140,13 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 			b.trim(ack)
 			s.end = ack
 		} else {
-			b.removeFirst(&s)
+			b.remove(p)
 		}
 		ambiguous = ambiguous || s.flags&segEver != 0
 		if s.flags&segSacked == 0 {
 			c.arrived(a, &s)
 		}
-		if s.flags != 0 {
-			b.forget(&s)
-		}
+		b.forget(&s)
 	}
 	if ambiguous {
 		// Karn's algorithm for the whole acknowledgement: the other pieces that it covers

@@ -1,0 +1,241 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// This file has Duplicate Address Detection for IPv6 (RFC 4862 5.4): whether another node on the link
+// has an address that the host begins to use.
+
+const (
+	dadTransmits  = 1          // RFC 4862 5.1: DupAddrDetectTransmits
+	dadMore       = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more, if probes come back
+	dadFirstDelay = tcp.Second // RFC 4861 10: MAX_RTR_SOLICITATION_DELAY
+)
+
+// A dad is the detection for one address that goes on. It is changed under Stack.mu.
+type dad struct {
+	at     tcp.Time  // when there is something to do
+	sent   int       // probes
+	left   int       // probes that are still to be sent
+	looped bool      // a probe of ours has come back
+	nonces [][6]byte // of the probes
+}
+
+// addr returns an address of the interface, whatever its state.
+func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
+	list := ifc.list()
+	for i := range list {
+		if list[i].addr() == a {
+			return list[i], true
+		}
+	}
+	return ifaceAddr{}, false
+}
+
+// detect has detection begin for an address that is to be used on the interface from now on.
+//
+// It is optimistic, unless the configuration has the host wait. RFC 4429 2.1: the address "is
+// available for use, subject to the restrictions given in this document". RFC 4862 5.4.2: otherwise
+// the node that has come up "SHOULD delay [...] by a random delay between 0 and
+// MAX_RTR_SOLICITATION_DELAY".
+func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
+	if ifc.neigh6 == nil || !a.addr().Is6() {
+		return
+	}
+	a.dad = &dad{at: now, left: dadTransmits}
+	if a.state == AddrDeprecated {
+		a.preferred = now // which it is again when detection is over
+	}
+	a.state = AddrOptimistic
+	if s.waitForDAD {
+		a.state = AddrTentative
+		a.dad.at += tcp.Time(s.random.next(randND) % uint64(dadFirstDelay))
+	}
+}
+
+// detectAgain has detection begin anew for all addresses of a link that has come up: others may be there
+// by now. No lock is held; the caller drains.
+func (s *Stack) detectAgain(ifc *iface) {
+	if ifc.neigh6 == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	list := slices.Clone(ifc.list())
+	for i := range list {
+		if list[i].usable() || list[i].state == AddrTentative {
+			s.detect(ifc, &list[i], now)
+		}
+	}
+	s.setAddrs(ifc, list)
+	s.ageAddrs()
+}
+
+// stepDAD does what there is to do about an address whose detection goes on, and reports whether that is
+// over. While the link is down, it waits for detectAgain. s.mu is held.
+func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
+	d := a.dad
+	if ifc.down.Load() {
+		d.at = 0
+		return false
+	}
+	if d.left == 0 {
+		if !d.looped {
+			return true
+		}
+		// RFC 7527 4.1: the probes have come back, so that one of another node may have been missed.
+		d.looped, d.left = false, dadMore
+	}
+	d.left--
+	d.sent++
+	d.at = now + ifc.neigh6.retransTime()
+	ns := wire.NeighborSol{Target: a.addr(), HasNonce: true}
+	binary.BigEndian.PutUint32(ns.Nonce[2:], uint32(s.random.next(randND)))
+	binary.BigEndian.PutUint16(ns.Nonce[:], uint16(s.random.next(randND)))
+	if len(d.nonces) > dadMore {
+		d.nonces = d.nonces[1:]
+	}
+	d.nonces = append(d.nonces, ns.Nonce)
+	// RFC 4862 5.4.2: "The IP source is set to the unspecified address, and the IP destination
+	// is set to the solicited-node multicast address of the target address."
+	ifc.sendND(wire.ICMPv6NeighborSol, 0, netip.IPv6Unspecified(), wire.SolicitedNode(a.addr()), nil, ns.Append(nil))
+	if d.sent == 1 && a.state == AddrOptimistic {
+		ifc.tellRouters(a.addr(), 0)
+	}
+	return false
+}
+
+// endDAD returns an address of which no duplicate has been found.
+func endDAD(a ifaceAddr, now tcp.Time) ifaceAddr {
+	a.dad, a.state = nil, AddrPreferred
+	if a.preferred != 0 && a.preferred <= now {
+		a.state = AddrDeprecated
+	}
+	return a
+}
+
+// tellRouters tells the routers of a link of a new address, so that what comes back for its first packets
+// need not wait.
+//
+// RFC 9131 6.1.2: "a node SHOULD send up to MAX_NEIGHBOR_ADVERTISEMENT Neighbor Advertisement
+// messages" when it configures a global address; "the Override flag MUST NOT be set" where that is
+// optimistic, and "SHOULD NOT" otherwise; "The destination address SHOULD be set to the all-routers
+// multicast address."
+func (ifc *iface) tellRouters(a netip.Addr, flags uint32) {
+	if !isLinkLocal6(a) {
+		ifc.advertise(a, allRouters6(), nil, flags)
+	}
+}
+
+// contest is called when a probe for an address comes whose detection goes on. Either it is
+// the host's own, or another node begins to use the address too.
+//
+// RFC 7527 4.2: a node that receives its own nonce "SHOULD log a system management message and
+// MUST NOT consider the received NS(DAD) message as an indication" of a duplicate.
+func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
+	s.mu.Lock()
+	a, _ := ifc.addr(ns.Target)
+	own := a.dad != nil && ns.HasNonce && slices.Contains(a.dad.nonces, ns.Nonce)
+	if own {
+		a.dad.looped = a.dad.sent <= dadTransmits // those that are sent on top come back as well
+	}
+	s.mu.Unlock()
+	if own {
+		return dropTentative
+	}
+	s.giveUpDuplicate(ifc, ns.Target, wire.MAC{})
+	return wire.OK
+}
+
+// giveUpDuplicate gives an address up whose detection has found that another node has it. mac is
+// that of the node, where it is known. No lock is held.
+//
+// RFC 4862 5.4.5: "A tentative address that is determined to be a duplicate as described above MUST
+// NOT be assigned to an interface, and the node SHOULD log a system management error."
+func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) {
+	s.drop(dropAddressConflict)
+	if !s.markDuplicate(ifc, addr, mac) {
+		return
+	}
+	s.log.Warn("address is in use by another machine, and was given up", "nic", ifc.name, "addr", addr, "mac", mac)
+	s.drain()
+}
+
+func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := ifc.find(addr)
+	if s.closed.Load() || i < 0 || ifc.list()[i].dad == nil {
+		return false
+	}
+	list := slices.Clone(ifc.list())
+	list[i].state, list[i].thief, list[i].dad = AddrDuplicate, mac, nil
+	s.setAddrs(ifc, list)
+	return true
+}
+
+// linkLocalOf is the link-local address that the MAC of an Ethernet link makes.
+//
+// RFC 2464 4 and 5: the interface identifier is that of the EUI-64, "formed by complementing the
+// 'Universal/Local' (U/L) bit", appended to FE80::/64.
+func linkLocalOf(mac wire.MAC) netip.Prefix {
+	a := [16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
+
+// withLinkLocal returns the addresses of an interface with a link-local one of IPv6 where it needs one.
+//
+// RFC 4291 2.1: "All interfaces are required to have at least one Link-Local unicast address".
+func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
+	if ifc.neigh6 == nil || slices.ContainsFunc(list, func(a ifaceAddr) bool { return isLinkLocal6(a.addr()) }) {
+		return list
+	}
+	a := ifaceAddr{prefix: linkLocalOf(ifc.mac()), origin: AddrLinkLocal, defence: new(defence)}
+	s.detect(ifc, &a, s.now())
+	return append(slices.Clip(list), a)
+}
+
+// joinSolicited has the interface hear what is asked for its addresses, and no more for those that have
+// gone. s.mu is held.
+//
+// RFC 4861 7.2.1: "When a multicast-capable interface becomes enabled, the node MUST join the
+// all-nodes multicast address on that interface, as well as the solicited-node multicast address
+// corresponding to each of the IP addresses assigned to the interface." RFC 4862 5.4.2 says so of
+// tentative ones.
+func (ifc *iface) joinSolicited() {
+	if ifc.neigh6 == nil {
+		return
+	}
+	var want []netip.Addr
+	for _, a := range ifc.list() {
+		if a.addr().Is6() && a.state != AddrDuplicate {
+			if g := wire.SolicitedNode(a.addr()); !slices.Contains(want, g) {
+				want = append(want, g)
+			}
+		}
+	}
+	had := ifc.solicited
+	ifc.solicited = want
+	all := sourceFilter{exclude: true}
+	var cs []groupChange
+	for _, g := range want {
+		if !slices.Contains(had, g) {
+			cs = append(cs, groupChange{ifc: ifc, group: g, to: all})
+		}
+	}
+	for _, g := range had {
+		if !slices.Contains(want, g) {
+			cs = append(cs, groupChange{ifc: ifc, group: g, from: all})
+		}
+	}
+	if len(cs) > 0 {
+		ifc.s.groups.change(cs...)
+	}
+}

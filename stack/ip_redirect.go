@@ -1,0 +1,109 @@
+package stack
+
+import (
+	"maps"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// maxRedirects is how many destinations the host remembers to have been redirected.
+const maxRedirects = 1024
+
+// redirects remembers by which neighbours destinations are reached that a router has redirected: what
+// RFC 4861 5.1 calls the destination cache, as far as routes do not say the same.
+type redirects struct {
+	n atomic.Int32 // entries, read without mu
+
+	mu sync.Mutex
+	m  map[redirectKey]netip.Addr // the neighbour: a router, or the destination itself
+}
+
+type redirectKey struct {
+	ifc *iface
+	dst netip.Addr
+}
+
+// hop returns the neighbour for a destination over an interface; invalid where there was no
+// redirect.
+func (r *redirects) hop(ifc *iface, dst netip.Addr) netip.Addr {
+	if r.n.Load() == 0 {
+		return netip.Addr{}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.m[redirectKey{ifc, dst}]
+}
+
+// set remembers a redirect. Where there are too many it forgets another one.
+func (r *redirects) set(ifc *iface, dst, hop netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := redirectKey{ifc, dst}
+	if _, ok := r.m[k]; !ok && len(r.m) >= maxRedirects {
+		for victim := range r.m {
+			delete(r.m, victim)
+			break
+		}
+	}
+	if r.m == nil {
+		r.m = make(map[redirectKey]netip.Addr)
+	}
+	r.m[k] = hop
+	r.n.Store(int32(len(r.m)))
+}
+
+// forget forgets the redirects to a neighbour that does not answer, or is no router any more. An invalid
+// hop stands for all neighbours of the link. Paths are void then.
+func (r *redirects) forget(ifc *iface, hop netip.Addr) {
+	if r.n.Load() == 0 {
+		return
+	}
+	r.mu.Lock()
+	n := len(r.m)
+	maps.DeleteFunc(r.m, func(k redirectKey, to netip.Addr) bool {
+		return k.ifc == ifc && (!hop.IsValid() || to == hop)
+	})
+	r.n.Store(int32(len(r.m)))
+	changed := len(r.m) < n
+	r.mu.Unlock()
+	if changed {
+		ifc.s.gen.Add(1)
+	}
+}
+
+// inputRedirect works on a Redirect (RFC 4861 8.1 and 8.3).
+func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
+	s := ifc.s
+	m, r := wire.ParseRedirect(body)
+	if r != wire.OK {
+		return r
+	}
+	if s.noRedirects || m.HasLink && !ifc.isStation(m.Link) || s.table.Load().isLocal(m.Target) || ifc.owns(m.Target) {
+		return dropRedirect
+	}
+	// "IP Source Address is a link-local address"; "The IP source address of the Redirect is the
+	// same as the current first-hop router for the specified ICMP Destination Address."
+	if !isLinkLocal6(p.src) || isLinkLocal6(m.Dst) {
+		return dropRedirect
+	}
+	way, err := s.route(m.Dst, netip.Addr{})
+	if err != nil || way.ifc != ifc || way.hop != p.src {
+		return dropRedirect
+	}
+	if m.HasLink {
+		// "If the redirect contains a Target Link-Layer Address option, the host either creates or
+		// updates the Neighbor Cache entry for the target. [...] If the Target Address is not the same as the
+		// Destination Address, the host MUST set IsRouter to TRUE for the target."
+		how := toldMAC | toldOverride | toldCreate
+		if m.Target != m.Dst {
+			how |= toldRouter
+		}
+		ifc.neigh6.learn(m.Target, m.Link, how)
+	}
+	s.redirects.set(ifc, m.Dst, m.Target)
+	s.gen.Add(1)
+	return wire.OK
+}

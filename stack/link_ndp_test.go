@@ -1,0 +1,550 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// macA's link-local address.
+const llA, llB = "fe80::ff:fe00:a", "fe80::ff:fe00:b"
+
+// ndHost makes 2001:db8::1 on a plain Ethernet, whose duplicate detection is over, with a peer
+// at the other end. It runs in a bubble.
+func ndHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
+	t.Helper()
+	change = append([]func(*Config){with([]netip.Prefix{prefix("2001:db8::1/64")})}, change...)
+	s, p := hostAndPeer(t, change...)
+	time.Sleep(3 * time.Second)
+	synctest.Wait()
+	p.take()
+	return s, p
+}
+
+// An ndMessage is what nd sends: by default to the host's address with the hop limit of
+// Neighbour Discovery.
+type ndMessage struct {
+	typ      wire.ICMPv6Type
+	code     uint8
+	rest     uint32
+	src, dst string
+	hops     uint8
+	to       wire.MAC // by default as dst says, or macA
+	body     []byte
+}
+
+// nd gives the host a message of Neighbour Discovery.
+func (p *peer) nd(m ndMessage) {
+	p.t.Helper()
+	p.send(ndFrame(m))
+}
+
+func ndFrame(m ndMessage) []byte {
+	src, dst := addr(m.src), addr(m.dst)
+	b := make([]byte, wire.ICMPLen+len(m.body))
+	h := wire.ICMPv6{Type: m.typ, Code: m.code, Rest: m.rest}
+	h.Put(src, dst, b, m.body)
+	if m.hops == 0 {
+		m.hops = wire.NDHopLimit
+	}
+	if m.to == (wire.MAC{}) {
+		m.to = macA
+		if dst.IsMulticast() {
+			m.to = wire.MulticastMAC(dst)
+		}
+	}
+	return ethernet6(m.to, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: m.hops, Src: src, Dst: dst}, b))
+}
+
+func ethernet6(to wire.MAC, packet []byte) []byte {
+	b := ethernet(to, packet)
+	eth := wire.Ethernet{Dst: to, Src: macB, Type: wire.EtherTypeIPv6}
+	eth.Put(b)
+	return b
+}
+
+// ns asks for an address of the host, from 2001:db8::2.
+func (p *peer) ns(target string) {
+	p.t.Helper()
+	h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: true}
+	p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: wire.SolicitedNode(addr(target)).String(), body: h.Append(nil)})
+}
+
+// na advertises an address to 2001:db8::1.
+func (p *peer) na(target string, mac wire.MAC, flags uint32) {
+	p.t.Helper()
+	h := wire.NeighborAdv{Target: addr(target), Link: mac, HasLink: mac != wire.MAC{}}
+	dst := "2001:db8::1"
+	if flags&wire.NASolicited == 0 {
+		dst = "ff02::1"
+	}
+	p.nd(ndMessage{typ: wire.ICMPv6NeighborAdv, rest: flags, src: target, dst: dst, body: h.Append(nil)})
+}
+
+// neighbor6 returns what the host knows of a neighbour.
+func neighbor6(s *Stack, a string) (n Neighbor) {
+	for _, n := range s.Neighbors() {
+		if n.Addr == addr(a) {
+			return n
+		}
+	}
+	return n
+}
+
+// state6 is its state, or "" where it is not in the table.
+func state6(s *Stack, a string) string { return neighbor6(s, a).State }
+
+// sendUDP6 sends a datagram to an address.
+func sendUDP6(t *testing.T, u *UDP, to, payload string) {
+	t.Helper()
+	_, err := u.WriteTo([]byte(payload), netip.AddrPortFrom(addr(to), 9), SendOptions{})
+	require.NoError(t, err)
+}
+
+func TestTCPRunsOverIPv6OnEthernet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
+		a := newHost(t, da, "2001:db8::1/64")
+		b := newHost(t, db, "2001:db8::2/64")
+		for _, remote := range []string{"[2001:db8::2]:80", "[" + llB + "%eth0]:80"} {
+			l, err := b.ListenTCP(Family6, addrPort("[::]:80"), ListenOptions{})
+			require.NoError(t, err)
+			c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort(remote), TCPOptions{})
+			require.NoError(t, err, "an address that was configured is of use at once")
+			d, err := l.Accept()
+			require.NoError(t, err)
+			_, err = c.Write([]byte("x"))
+			require.NoError(t, err)
+			_, err = d.Read(make([]byte, 10))
+			require.NoError(t, err)
+			l.Close()
+		}
+		require.Equal(t, "reachable", state6(a, "2001:db8::2"))
+	})
+}
+
+// RFC 4861 7.2.2 and 7.2.3.
+func TestASolicitationIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		p.ns("2001:db8::1")
+		require.Equal(t, []string{macA.String() + " > " + macB.String() +
+			" IPv6 2001:db8::1 > 2001:db8::2 ICMPv6 neighbor advertisement 2001:db8::1 is-at " + macA.String() + " solicited override"}, p.sent())
+		require.Equal(t, "stale", state6(s, "2001:db8::2"))
+		// A probe of the address: all are told.
+		h := wire.NeighborSol{Target: addr(llA)}
+		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "::", dst: wire.SolicitedNode(addr(llA)).String(), body: h.Append(nil)})
+		require.Equal(t, []string{macA.String() + " > 33:33:00:00:00:01 IPv6 " + llA + " > ff02::1 ICMPv6 neighbor advertisement " +
+			llA + " is-at " + macA.String() + " override"}, p.sent())
+	})
+}
+
+// RFC 4861 7.1.1, 7.1.2 and RFC 6980 5.
+func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
+	sol := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
+	group := wire.SolicitedNode(addr("2001:db8::1")).String()
+	ns := ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: group, body: sol.Append(nil)}
+	adv := wire.NeighborAdv{Target: addr("2001:db8::2"), Link: macB, HasLink: true}
+	na := ndMessage{typ: wire.ICMPv6NeighborAdv, src: "2001:db8::2", dst: "2001:db8::1", rest: wire.NASolicited, body: adv.Append(nil)}
+	change := func(m ndMessage, f func(*ndMessage)) ndMessage {
+		m.body = slices.Clone(m.body)
+		f(&m)
+		return m
+	}
+	for _, c := range []struct {
+		why string
+		m   ndMessage
+		r   wire.Reason
+	}{
+		{"hop limit 254", change(ns, func(m *ndMessage) { m.hops = 254 }), dropNDHopLimit},
+		{"hop limit 254", change(na, func(m *ndMessage) { m.hops = 254 }), dropNDHopLimit},
+		{"code", change(ns, func(m *ndMessage) { m.code = 1 }), wire.BadND},
+		{"code", change(na, func(m *ndMessage) { m.code = 1 }), wire.BadND},
+		{"too short", change(ns, func(m *ndMessage) { m.body = m.body[:15] }), wire.ShortND},
+		{"multicast target", change(ns, func(m *ndMessage) { m.body[0] = 0xff }), wire.BadND},
+		{"option of length 0", change(ns, func(m *ndMessage) { m.body[17] = 0 }), wire.BadNDOption},
+		{"probe with an option", change(ns, func(m *ndMessage) { m.src = "::" }), wire.BadND},
+		{"probe to one node", change(ns, func(m *ndMessage) { m.src, m.dst, m.body = "::", "2001:db8::1", m.body[:16] }), wire.BadND},
+		{"another host", change(ns, func(m *ndMessage) { m.body[0] = 0x20; m.body[1] = 2 }), dropNDTarget},
+		{"group MAC", change(ns, func(m *ndMessage) { m.body[18] = 1 }), dropBadNDSender},
+		{"own MAC", change(na, func(m *ndMessage) { copy(m.body[18:], macA[:]) }), dropBadNDSender},
+		{"solicited to all", change(na, func(m *ndMessage) { m.dst = "ff02::1" }), wire.BadND},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := ndHost(t)
+			p.nd(c.m)
+			require.Equal(t, 1, dropped(s, c.r), "%s: %v", c.why, s.Stats().Drops)
+			require.Empty(t, p.sent(), c.why)
+			require.Empty(t, s.Neighbors(), c.why)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		// "Nodes MUST silently ignore [...] if the packets carrying them include an IPv6 Fragmentation
+		// Header", even if the whole packet is in it.
+		f := ndFrame(ns)
+		icmp := f[wire.EthernetLen+wire.IPv6Len:]
+		frag := make([]byte, wire.FragmentLen, wire.FragmentLen+len(icmp))
+		frag[0] = byte(wire.ProtoICMPv6)
+		p.send(ethernet6(wire.MulticastMAC(addr(group)), ip6Packet(wire.IPv6{Next: wire.ProtoFragment, HopLimit: 255,
+			Src: addr("2001:db8::2"), Dst: addr(group)}, append(frag, icmp...))))
+		require.Equal(t, 1, dropped(s, dropNDFragment))
+		require.Empty(t, p.sent())
+	})
+}
+
+// RFC 4861 7.3.3: resolution, and what a neighbour that answers goes through.
+func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, "2001:db8::2", "one")
+		ask := macA.String() + " > 33:33:ff:00:00:02 IPv6 2001:db8::1 > ff02::1:ff00:2 ICMPv6 neighbor solicitation who-has 2001:db8::2 from " + macA.String()
+		require.Equal(t, []string{ask}, p.sent())
+		require.Equal(t, "incomplete", state6(s, "2001:db8::2"))
+		time.Sleep(time.Second + time.Millisecond)
+		require.Equal(t, []string{ask}, p.sent())
+		p.na("2001:db8::2", macB, wire.NASolicited|wire.NAOverride)
+		sent := p.sent()
+		require.Len(t, sent, 1)
+		require.Contains(t, sent[0], "[2001:db8::1]:9 > [2001:db8::2]:9")
+		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
+		time.Sleep(31 * time.Second)
+		require.Equal(t, "stale", state6(s, "2001:db8::2"))
+		sendUDP6(t, u, "2001:db8::2", "two")
+		require.Equal(t, "delay", state6(s, "2001:db8::2"))
+		require.Len(t, p.sent(), 1)
+		time.Sleep(5*time.Second + time.Millisecond)
+		require.Equal(t, "probe", state6(s, "2001:db8::2"))
+		require.Equal(t, []string{macA.String() + " > " + macB.String() +
+			" IPv6 2001:db8::1 > 2001:db8::2 ICMPv6 neighbor solicitation who-has 2001:db8::2 from " + macA.String()}, p.sent())
+		// A router that is none any more.
+		p.na("2001:db8::2", macB, wire.NASolicited|wire.NARouter)
+		require.True(t, neighbor6(s, "2001:db8::2").Router)
+		p.na("2001:db8::2", macB, wire.NASolicited)
+		require.False(t, neighbor6(s, "2001:db8::2").Router)
+	})
+}
+
+func TestASilentIPv6NeighbourIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		began := time.Now()
+		_, err := s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::7]:80"), TCPOptions{})
+		require.ErrorContains(t, err, "no route to host")
+		require.InDelta(t, 3, time.Since(began).Seconds(), 0.1)
+		time.Sleep(10 * time.Second)
+		p.take()
+		sendUDP6(t, openUDP(t, s, "[::]:9"), "2001:db8::8", "x")
+		time.Sleep(10 * time.Second)
+		require.Len(t, p.sent(), 3, "RFC 4861 10: MAX_MULTICAST_SOLICIT")
+		require.EqualValues(t, 2, s.Stats().ND.Failed)
+	})
+}
+
+// RFC 4862 5.4.2, RFC 4429 and RFC 7527.
+func TestANewAddressIsProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}))
+		var probes []string
+		for _, f := range p.take() {
+			if text := wire.Describe(f); strings.Contains(text, "solicitation") {
+				probes = append(probes, text)
+			}
+		}
+		require.Equal(t, []string{
+			macA.String() + " > 33:33:ff:00:00:0a IPv6 :: > ff02::1:ff00:a ICMPv6 neighbor solicitation who-has " + llA,
+			macA.String() + " > 33:33:ff:00:00:01 IPv6 :: > ff02::1:ff00:1 ICMPv6 neighbor solicitation who-has 2001:db8::1",
+		}, probes)
+		states := func() (list []string) {
+			for _, a := range s.Interfaces()[1].AddrInfo {
+				list = append(list, a.Prefix.Addr().String()+" "+a.State.String())
+			}
+			return list
+		}
+		require.Equal(t, []string{llA + " optimistic", "2001:db8::1 optimistic"}, states())
+		// "clear the 'Override' flag": the one who had the address before is not displaced.
+		p.ns("2001:db8::1")
+		sent := p.sent()
+		require.Len(t, sent, 1)
+		require.True(t, strings.HasSuffix(sent[0], "is-at "+macA.String()+" solicited"), sent[0])
+		// No neighbour learns the address by being asked.
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, "2001:db8::2", "x")
+		time.Sleep(10 * time.Millisecond)
+		require.Len(t, p.sent(), 1, "it has asked, so that it is known")
+		sendUDP6(t, u, "2001:db8::3", "x")
+		require.Equal(t, []string{macA.String() + " > 33:33:ff:00:00:03 IPv6 2001:db8::1 > ff02::1:ff00:3 ICMPv6 neighbor solicitation who-has 2001:db8::3"}, p.sent())
+		changed := s.Changed()
+		time.Sleep(2 * time.Second)
+		<-changed
+		require.Equal(t, []string{llA + " preferred", "2001:db8::1 preferred"}, states())
+		// RFC 9131 6.1.2: the routers are told.
+		require.Contains(t, strings.Join(p.sent(), "\n"), "2001:db8::1 > ff02::2 ICMPv6 neighbor advertisement 2001:db8::1 is-at "+macA.String())
+	})
+}
+
+// state returns the state of an address.
+func stateOf(s *Stack, a string) string {
+	for _, ifc := range s.Interfaces() {
+		for _, i := range ifc.AddrInfo {
+			if i.Prefix.Addr() == addr(a) {
+				return i.State.String()
+			}
+		}
+	}
+	return ""
+}
+
+// RFC 4862 5.4.3 and 5.4.4.
+func TestADuplicateIsGivenUp(t *testing.T) {
+	group := wire.SolicitedNode(addr("2001:db8::1")).String()
+	probe := func(nonce *[6]byte) ndMessage {
+		h := wire.NeighborSol{Target: addr("2001:db8::1")}
+		if nonce != nil {
+			h.Nonce, h.HasNonce = *nonce, true
+		}
+		return ndMessage{typ: wire.ICMPv6NeighborSol, src: "::", dst: group, body: h.Append(nil)}
+	}
+	adv := wire.NeighborAdv{Target: addr("2001:db8::1"), Link: macB, HasLink: true}
+	defence := ndMessage{typ: wire.ICMPv6NeighborAdv, rest: wire.NAOverride, src: "2001:db8::1", dst: "ff02::1", body: adv.Append(nil)}
+	for _, wait := range []bool{false, true} {
+		for _, c := range []struct {
+			m   ndMessage
+			mac wire.MAC
+		}{
+			{probe(nil), wire.MAC{}},
+			{probe(&[6]byte{1, 2, 3, 4, 5, 6}), wire.MAC{}},
+			{defence, macB},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}), func(c *Config) { c.WaitForDAD = wait })
+				changed := s.Changed()
+				if wait {
+					require.Equal(t, "tentative", stateOf(s, "2001:db8::1"))
+					require.False(t, s.IsLocal(addr("2001:db8::1")))
+				}
+				p.nd(c.m)
+				require.Equal(t, "duplicate", stateOf(s, "2001:db8::1"))
+				require.False(t, s.IsLocal(addr("2001:db8::1")))
+				<-changed
+				require.Equal(t, c.mac, s.Interfaces()[1].AddrInfo[1].ConflictMAC)
+				time.Sleep(5 * time.Second)
+				require.Equal(t, "preferred", stateOf(s, llA))
+				p.take()
+				p.ns("2001:db8::1")
+				require.Empty(t, p.sent())
+				// Added again, it is probed again.
+				require.NoError(t, s.AddAddr("", prefix("2001:db8::1/64"), AddrOptions{}))
+				time.Sleep(5 * time.Second)
+				require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
+			})
+		}
+	}
+}
+
+// RFC 4862 5.4.3: "If the source address of the Neighbor Solicitation is a unicast address, the
+// sender is performing address resolution on the target; the solicitation should be silently
+// ignored."
+func TestATentativeAddressIsNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}), func(c *Config) { c.WaitForDAD = true })
+		synctest.Wait()
+		p.take()
+		p.ns("2001:db8::1")
+		require.Equal(t, 1, dropped(s, dropTentative))
+		_, err := s.OpenUDP(Family6, addrPort("[2001:db8::1]:9"))
+		require.ErrorContains(t, err, "cannot assign requested address")
+		p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6}, echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 1, 1, nil))))
+		require.Equal(t, 1, dropped(s, dropNotLocal))
+		time.Sleep(2 * time.Second)
+		openUDP(t, s, "[2001:db8::1]:9")
+	})
+}
+
+// RFC 7527 4.2: the host's own probe, sent back by a loop in the network, is no other node's.
+func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}))
+		probes := 0
+		for range 80 {
+			for _, f := range p.take() {
+				if text := wire.Describe(f); strings.Contains(text, ":: > ff02::1:ff00:1 ") {
+					probes++
+					f = slices.Clone(f)
+					copy(f[6:], macB[:]) // nic.Pipe would not pass it otherwise
+					p.send(f)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
+		require.Equal(t, 1+dadMore, probes, "RFC 7527 4.1: MAX_MULTICAST_SOLICIT more")
+	})
+}
+
+// RFC 4861 8.1 and 8.3.
+func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
+	const dst = "2001:db8:5::5"
+	gateway := func(c *Config) { c.NICs[0].Gateway6 = addr("fe80::99") }
+	redirect := func(target, dst string, mac wire.MAC) []byte {
+		m := wire.RedirectMsg{Target: addr(target), Dst: addr(dst), Link: mac, HasLink: mac != wire.MAC{}}
+		return m.Append(nil)
+	}
+	msg := func(src string, body []byte) ndMessage {
+		return ndMessage{typ: wire.ICMPv6Redirect, src: src, dst: "2001:db8::1", body: body}
+	}
+	hop := func(s *Stack) string {
+		p, err := s.route(addr(dst), netip.Addr{})
+		require.NoError(t, err)
+		return p.hop.String()
+	}
+	macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, gateway)
+		require.Equal(t, addr("fe80::99"), s.Interfaces()[1].Gateway6)
+		require.Equal(t, "fe80::99", hop(s))
+		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
+		require.Equal(t, "fe80::98", hop(s))
+		n := neighbor6(s, "fe80::98")
+		require.Equal(t, Neighbor{NIC: "eth0", Addr: addr("fe80::98"), MAC: macC, State: "stale", Router: true}, n)
+		// The new first hop may send it on, to the destination itself.
+		p.nd(msg("fe80::99", redirect(dst, dst, macB)))
+		require.Equal(t, "fe80::98", hop(s), "it is the first hop no more")
+		p.nd(msg("fe80::98", redirect(dst, dst, macB)))
+		require.Equal(t, dst, hop(s))
+		require.False(t, neighbor6(s, dst).Router)
+		// A neighbour that does not answer is asked no more.
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, dst, "x")
+		time.Sleep(10 * time.Second)
+		require.Equal(t, "fe80::99", hop(s))
+	})
+	for why, m := range map[string]ndMessage{
+		"another router":        msg("fe80::98", redirect("fe80::97", dst, macC)),
+		"a host":                msg("2001:db8::2", redirect("fe80::97", dst, macC)),
+		"to the host itself":    msg("fe80::99", redirect(llA, dst, macC)),
+		"of the host itself":    msg("fe80::99", redirect("2001:db8::1", "2001:db8::1", macC)),
+		"what is on the link":   msg("fe80::99", redirect("fe80::97", "2001:db8::7", macC)),
+		"what belongs to it":    msg("fe80::99", redirect("fe80::97", "fe80::7", macC)),
+		"a MAC that is a group": msg("fe80::99", redirect("fe80::97", dst, wire.MAC{1, 0, 0, 0, 0, 1})),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := ndHost(t, gateway)
+			p.nd(m)
+			require.Equal(t, 1, dropped(s, dropRedirect), why)
+			require.Equal(t, "fe80::99", hop(s), why)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, gateway, func(c *Config) { c.NoRedirects = true })
+		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
+		require.Equal(t, "fe80::99", hop(s))
+	})
+}
+
+// RFC 6583: bounded memory, and those in use stay.
+func TestAFloodOfSolicitationsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, "2001:db8::2", "x")
+		p.na("2001:db8::2", macB, wire.NASolicited|wire.NAOverride)
+		p.take()
+		from := addr("2001:db8::1:0:0:0")
+		h := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
+		for range 3 * maxNeighbors {
+			p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: from.String(), dst: "ff02::1:ff00:1", body: h.Append(nil)})
+			from = from.Next()
+		}
+		require.Len(t, p.take(), 3*maxNeighbors, "each is answered")
+		require.Len(t, s.Neighbors(), maxNeighbors)
+		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
+		// A scan from inside does the same.
+		to := addr("2001:db8::2:0:0:0")
+		for range 3 * maxNeighbors {
+			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(to, 9), SendOptions{})
+			require.NoError(t, err)
+			to = to.Next()
+		}
+		require.Len(t, s.Neighbors(), maxNeighbors)
+		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
+		time.Sleep(time.Minute)
+		table := s.ifaceNamed("eth0").neigh6
+		require.Zero(t, table.waiting)
+		require.Empty(t, table.asking)
+	})
+}
+
+func TestStaticNeighborsOfIPv6(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, func(c *Config) {
+			c.Neighbors = []Neighbor{{NIC: "eth0", Addr: addr("2001:db8::2"), MAC: macB}, {NIC: "eth0", Addr: addr("fe80::2"), MAC: macB}}
+		})
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, "2001:db8::2", "x")
+		sendUDP6(t, u, "fe80::2%eth0", "x")
+		require.Len(t, payloads6(p.take()), 2)
+		p.na("2001:db8::2", wire.MAC{2, 9}, wire.NAOverride)
+		require.Equal(t, macB, neighbor6(s, "2001:db8::2").MAC)
+	})
+}
+
+// payloads6 returns the payloads of the UDP datagrams among frames.
+func payloads6(frames [][]byte) (list []string) {
+	for _, f := range frames {
+		h, b, r := wire.ParseIPv6(f[wire.EthernetLen:])
+		if r == wire.OK && h.Next == wire.ProtoUDP {
+			list = append(list, string(b[wire.UDPLen:]))
+		}
+	}
+	return list
+}
+
+// A node that comes with an address that the host has used for long is told of it, and logged.
+func TestAnAddressOfIPv6IsDefended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		adv := wire.NeighborAdv{Target: addr("2001:db8::1"), Link: macB, HasLink: true}
+		m := ndMessage{typ: wire.ICMPv6NeighborAdv, rest: wire.NAOverride, src: "2001:db8::1", dst: "ff02::1", body: adv.Append(nil)}
+		for range 3 {
+			p.nd(m)
+		}
+		require.Equal(t, []string{macA.String() + " > 33:33:00:00:00:01 IPv6 2001:db8::1 > ff02::1 ICMPv6 neighbor advertisement 2001:db8::1 is-at " +
+			macA.String() + " override"}, p.sent(), "once in ten seconds")
+		require.Equal(t, macB, s.Interfaces()[1].AddrInfo[1].ConflictMAC)
+		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"), "a static address is kept")
+		// Our own, come back, says nothing.
+		adv.Link = macA
+		m.body = adv.Append(nil)
+		time.Sleep(time.Minute)
+		p.nd(m)
+		require.Empty(t, p.sent())
+	})
+}
+
+// RFC 4862 5.3 and 5.4: a link that comes up is probed anew, as on Linux.
+func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}, NoTxChecksum: true})
+		dev := newChangeable(a)
+		_ = b
+		s := newHost(t, dev, "2001:db8::1/64")
+		time.Sleep(3 * time.Second)
+		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
+		dev.change(func(l *nic.Link) { l.Up = false })
+		dev.change(func(l *nic.Link) { l.Up = true })
+		require.Equal(t, "optimistic", stateOf(s, "2001:db8::1"))
+		time.Sleep(3 * time.Second)
+		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
+	})
+}
