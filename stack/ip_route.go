@@ -349,7 +349,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 		return s.routeOver6(t, dst, src, index, gen)
 	}
 	if src.Is6() {
-		return path{}, syscall.EINVAL
+		return path{}, syscall.ENETUNREACH // as Linux has it for a mapped destination
 	}
 	// An unspecified destination is this host.
 	if dst.IsUnspecified() {

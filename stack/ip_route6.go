@@ -117,19 +117,24 @@ func (s *Stack) routeOver6(t *routeTable, dst, src netip.Addr, index int, gen ui
 	return p, nil
 }
 
-// chosenLink6 is chosenLink for IPv6. A link-local address belongs to a link: one that does not say to
-// which is EINVAL as a destination, as on Linux.
+// chosenLink6 is chosenLink for IPv6. A link-local address belongs to a link: for one that does not say to
+// which it is the first that has such addresses, as on Linux.
 func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
 	case index != 0:
 		if on = s.ifaceAt(index); on == nil {
+			if isLinkLocal6(dst) {
+				return nil, syscall.ENETUNREACH
+			}
 			return nil, syscall.ENODEV
 		}
-	case isLinkLocal6(dst):
-		return nil, syscall.EINVAL
 	case isLinkLocal6(src), dst.IsMulticast() && src.IsValid() && !src.IsLoopback():
 		on = s.ifaceWith(src)
+	case isLinkLocal6(dst):
+		if on = s.groupLink6(); on == nil {
+			return nil, syscall.ENETUNREACH
+		}
 	}
 	if on != nil && (on.down.Load() || !on.carries6()) {
 		return nil, syscall.ENETDOWN
@@ -149,6 +154,9 @@ func (s *Stack) localPath6(p path) path {
 
 // leave6 is leave for IPv6, with the choice of the source.
 func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
+	if on != nil && !on.hasAddr6() || on == s.lo {
+		return syscall.ENETUNREACH // nothing leads there, as on Linux
+	}
 	switch {
 	case p.dst.IsMulticast():
 		if on == nil {
@@ -184,7 +192,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 	return nil
 }
 
-// groupLink6 is the link on which a group is that names none.
+// groupLink6 is the link for what belongs to one and does not say to which.
 func (s *Stack) groupLink6() *iface {
 	for _, ifc := range *s.ifaces.Load() {
 		if !ifc.loopback && !ifc.down.Load() && ifc.hasAddr6() {
@@ -235,4 +243,16 @@ func unspecifiedOf(a netip.Addr) netip.Addr {
 		return netip.IPv6Unspecified()
 	}
 	return netip.IPv4Unspecified()
+}
+
+// connectable tells whether a socket can be connected to an address. As on Linux, one that belongs to a
+// link has to say to which: EINVAL. zone is the index of the interface, by the address or the socket; 0: none.
+func connectable(fam Family, a netip.Addr, zone int) error {
+	switch {
+	case !fam.holds(a):
+		return fam.refusal(a)
+	case zone == 0 && a.Is6() && (isLinkLocal6(a) || a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast()):
+		return syscall.EINVAL
+	}
+	return nil
 }

@@ -100,15 +100,16 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 // are those of finding a route.
 func (r *Raw) Connect(remote netip.Addr) error {
 	var o SendOptions
-	if remote = r.destination(remote, &o); !r.fam.holds(remote) {
-		return syscall.EAFNOSUPPORT
-	}
+	remote = r.destination(remote, &o)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return net.ErrClosed
 	}
 	src, over := r.source(&o), r.over(remote, &o)
+	if err := connectable(r.fam, remote, over); err != nil {
+		return err
+	}
 	p, err := r.lookup(remote, src, over)
 	if err != nil {
 		return err
@@ -191,7 +192,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	case !to.IsValid():
 		return 0, syscall.EINVAL
 	case !r.fam.holds(to):
-		return 0, syscall.EAFNOSUPPORT
+		return 0, r.fam.refusal(to)
 	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw:
 		return 0, syscall.EMSGSIZE
 	}

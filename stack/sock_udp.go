@@ -253,13 +253,13 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 func (u *UDP) Connect(remote netip.AddrPort) error {
 	var o SendOptions
 	remote = netip.AddrPortFrom(u.destination(remote.Addr(), &o), remote.Port())
-	if !u.fam.holds(remote.Addr()) {
-		return syscall.EAFNOSUPPORT
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
 		return net.ErrClosed
+	}
+	if err := connectable(u.fam, remote.Addr(), u.over(remote.Addr(), &o)); err != nil {
+		return err
 	}
 	src, over := u.source(&o), u.over(remote.Addr(), &o)
 	p, err := u.lookup(remote.Addr(), src, over)
@@ -367,7 +367,7 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	case !to.Addr().IsValid(), to.Port() == 0 && to != u.remote:
 		return syscall.EINVAL // as on Linux, a socket can be connected to port 0
 	case !u.fam.holds(to.Addr()):
-		return syscall.EAFNOSUPPORT
+		return u.fam.refusal(to.Addr())
 	case n > maxUDPPayload && (n > maxUDPPayload6 || to.Addr().Is4()):
 		return syscall.EMSGSIZE
 	}

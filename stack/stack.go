@@ -33,6 +33,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/usernet/usernet/nic"
@@ -107,6 +108,14 @@ func (f Family) holds(a netip.Addr) bool {
 		return a.Is6() && !a.Is4In6()
 	}
 	return a.IsValid()
+}
+
+// refusal is the error of sending to an address that the family does not hold.
+func (f Family) refusal(a netip.Addr) error {
+	if f == Family6 && a.Is4() {
+		return syscall.ENETUNREACH // as Linux has it for a mapped address
+	}
+	return syscall.EAFNOSUPPORT
 }
 
 const defaultUDPBuffer = 212992 // Linux's net.core.rmem_default

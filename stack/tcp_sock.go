@@ -159,8 +159,8 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if zone == 0 {
 		zone = localZone // a socket that is bound to a link stays on it
 	}
-	if !fam.holds(remote.Addr()) {
-		return nil, os.NewSyscallError("connect", syscall.EAFNOSUPPORT)
+	if err := connectable(fam, remote.Addr(), zone); err != nil && !remote.Addr().IsMulticast() {
+		return nil, os.NewSyscallError("connect", err)
 	}
 	p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
 	if err != nil {
