@@ -176,7 +176,7 @@ func (ifc *iface) owns(a netip.Addr) bool {
 }
 
 // sourceFor chooses the address of the interface from which to send to a
-// neighbour: the one on whose network the neighbour is, and of several one that is not
+// neighbour: one of its family, the one on whose network the neighbour is, and of several one that is not
 // deprecated.
 //
 // RFC 1122 3.3.4.3 leaves the choice to the host, and prefers an address on the
@@ -187,7 +187,7 @@ func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
 	var best netip.Prefix
 	bestRank := -1
 	for _, a := range ifc.list() {
-		if !a.usable() {
+		if !a.usable() || a.addr().Is4() != hop.Is4() {
 			continue
 		}
 		rank := 0

@@ -426,9 +426,9 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 
 // chooseSource fills in the source of a path that has none yet.
 func (s *Stack) chooseSource(t *routeTable, p *path) error {
-	if !p.src.IsValid() && p.ifc.loopback && len(t.own) > 0 {
+	if i := slices.IndexFunc(t.own, netip.Addr.Is4); !p.src.IsValid() && p.ifc.loopback && i >= 0 {
 		// As on Linux, to a group on the loopback too the host speaks in its own name.
-		p.src = t.own[0]
+		p.src = t.own[i]
 	}
 	if !p.src.IsValid() {
 		p.src = p.ifc.sourceFor(p.hop)
@@ -521,7 +521,7 @@ func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, 
 		if ifc.loopback || ifc.down.Load() {
 			continue
 		}
-		if first == nil || ifc.hasAddr() && !first.hasAddr() {
+		if first == nil || hasUsable(ifc.list(), netip.Addr.Is4) && !hasUsable(first.list(), netip.Addr.Is4) {
 			first = ifc
 		}
 	}

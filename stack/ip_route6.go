@@ -154,7 +154,7 @@ func (s *Stack) localPath6(p path) path {
 
 // leave6 is leave for IPv6, with the choice of the source.
 func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
-	if on != nil && !on.hasAddr6() || on == s.lo {
+	if on != nil && !hasUsable(on.list(), netip.Addr.Is6) || on == s.lo {
 		return syscall.ENETUNREACH // nothing leads there, as on Linux
 	}
 	switch {
@@ -195,21 +195,11 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 // groupLink6 is the link for what belongs to one and does not say to which.
 func (s *Stack) groupLink6() *iface {
 	for _, ifc := range *s.ifaces.Load() {
-		if !ifc.loopback && !ifc.down.Load() && ifc.hasAddr6() {
+		if !ifc.loopback && !ifc.down.Load() && hasUsable(ifc.list(), netip.Addr.Is6) {
 			return ifc
 		}
 	}
 	return nil
-}
-
-// hasAddr6 reports whether the interface has a usable address of IPv6.
-func (ifc *iface) hasAddr6() bool {
-	for _, a := range ifc.list() {
-		if a.addr().Is6() && a.usable() {
-			return true
-		}
-	}
-	return false
 }
 
 // sourceFor6 chooses the source of what leaves for dst over an interface (RFC 6724 5). For what

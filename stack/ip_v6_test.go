@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -489,4 +490,30 @@ func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
 		c.Read(buf)
 	})
 	require.Zero(t, n)
+}
+
+// The source of what is sent is an address of the destination's family, whichever come first.
+func TestSourcesAreOfTheFamilyOfTheirDestination(t *testing.T) {
+	for _, addrs := range []string{"2001:db8::1/64", "2001:db8::1/64 192.0.2.1/24", "192.0.2.1/24 2001:db8::1/64"} {
+		dev, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+		var list []netip.Prefix
+		for _, a := range strings.Fields(addrs) {
+			list = append(list, prefix(a))
+		}
+		s := newHost(t, dev, "192.0.2.1/24", with(list))
+		for _, dst := range []string{"192.0.2.9", "255.255.255.255", "224.0.0.9", "203.0.113.1", "127.0.0.1"} {
+			for over := range 3 {
+				if p, err := s.routeOver(addr(dst), netip.Addr{}, over); err == nil {
+					require.True(t, p.src.Is4(), "%v over %d from %v", dst, over, p.src)
+				}
+			}
+		}
+		for _, dst := range []string{"2001:db8::9", "ff02::1", "ff0e::9", "::1", "fe80::9", "2001:db8:9::1"} {
+			for over := range 3 {
+				if p, err := s.routeOver(addr(dst), netip.Addr{}, over); err == nil {
+					require.True(t, p.src.Is6(), "%v over %d from %v", dst, over, p.src)
+				}
+			}
+		}
+	}
 }
