@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 
@@ -367,6 +368,14 @@ func (h *Host) family(network string, local, remote net.IP, listen bool) family 
 	return family{stack: stack.FamilyAny, six: true}
 }
 
+// supported tells whether the host has sockets of the family.
+func (h *Host) supported(f family) error {
+	if f.six && !h.stack.HasIPv6() {
+		return os.NewSyscallError("socket", syscall.EAFNOSUPPORT)
+	}
+	return nil
+}
+
 // addr turns an address into the form that the stack takes. No address at all is
 // the wildcard of the family.
 func (f family) addr(ip net.IP, zone string) (netip.Addr, error) {
@@ -398,13 +407,10 @@ func (f family) netip(ip netip.Addr) (netip.Addr, error) {
 		}
 		return ip.Unmap(), nil
 	}
-	if !ip.IsValid() || ip == netip.IPv4Unspecified() {
+	if !ip.IsValid() {
 		return netip.IPv6Unspecified(), nil
 	}
-	if ip.Is4In6() {
-		return ip.Unmap(), nil
-	}
-	return ip, nil
+	return ip.Unmap(), nil
 }
 
 // shown turns an address of the stack into the form in which the socket shows it.

@@ -223,6 +223,9 @@ func (h *Host) endpoints(network string, laddr, raddr net.Addr) (f family, local
 	localIP, _, _ := addrIP(laddr)
 	remoteIP, _, _ := addrIP(raddr)
 	f = h.family(network, localIP, remoteIP, false)
+	if err = h.supported(f); err != nil {
+		return f, local, remote, err
+	}
 	if local, err = f.addrPort(laddr); err != nil {
 		return f, local, remote, syscallError("bind", err)
 	}
@@ -381,6 +384,9 @@ const maxProtocol = 262
 func (h *Host) openRaw(f family, proto int, local netip.Addr) (*stack.Raw, error) {
 	if proto > maxProtocol {
 		return nil, os.NewSyscallError("socket", syscall.EINVAL)
+	}
+	if f.six && local.Is4() {
+		return nil, syscall.EADDRNOTAVAIL // as Linux has it for a mapped address of a raw socket
 	}
 	return h.stack.OpenRaw(f.stack, uint16(proto), local)
 }

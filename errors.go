@@ -46,7 +46,7 @@ func contextError(err error) error {
 // returned it. Other errors stay as they are.
 func syscallError(call string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
-		if errno == syscall.EAFNOSUPPORT || errno == syscall.EPROTONOSUPPORT {
+		if errno == syscall.EAFNOSUPPORT && call == "bind" || errno == syscall.EPROTONOSUPPORT {
 			call = "socket" // where a kernel finds out
 		}
 		return os.NewSyscallError(call, errno)

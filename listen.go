@@ -98,6 +98,9 @@ func (lc *ListenConfig) listenTCP(network string, laddr *net.TCPAddr) (*TCPListe
 		return nil, err
 	}
 	f := lc.Host.family(network, laddr.IP, nil, true)
+	if err := lc.Host.supported(f); err != nil {
+		return nil, err
+	}
 	local, err := f.addrPort(laddr)
 	if err != nil {
 		return nil, syscallError("bind", err)
@@ -114,6 +117,9 @@ func (lc *ListenConfig) listenUDP(network string, laddr *net.UDPAddr) (*UDPConn,
 		return nil, err
 	}
 	f := lc.Host.family(network, laddr.IP, nil, true)
+	if err := lc.Host.supported(f); err != nil {
+		return nil, err
+	}
 	local, err := f.addrPort(laddr)
 	if err != nil {
 		return nil, syscallError("bind", err)
@@ -144,6 +150,9 @@ func (lc *ListenConfig) listenIP(network string, laddr *net.IPAddr) (*IPConn, er
 		return nil, err
 	}
 	f := lc.Host.family(name, laddr.IP, nil, true)
+	if err := lc.Host.supported(f); err != nil {
+		return nil, err
+	}
 	local, err := f.addr(laddr.IP, laddr.Zone)
 	if err != nil {
 		return nil, err

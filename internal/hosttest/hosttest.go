@@ -25,6 +25,10 @@ const (
 	AddrB = "192.0.2.2"
 	NameA = "client.test"
 	NameB = "server.test"
+
+	// Those of PairSix beside them.
+	Addr6A = "2001:db8:6::1"
+	Addr6B = "2001:db8:6::2"
 )
 
 // New makes a host of a configuration.
@@ -62,6 +66,25 @@ func Pair(t testing.TB) (a, b *usernet.Host) {
 	return named(t, near, far)
 }
 
+// LoopbackSix makes a host of both families that nobody else can be reached from.
+func LoopbackSix(t testing.TB) *usernet.Host {
+	t.Helper()
+	dev := nic.NewNull(nic.Link{MTU: 1500, Medium: nic.IP})
+	return New(t, usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}})
+}
+
+// PairSix is Pair with both families, on a wire that carries IP.
+func PairSix(t testing.TB) (a, b *usernet.Host) {
+	t.Helper()
+	near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	with := func(addr string) func(cfg *usernet.Config) {
+		return func(cfg *usernet.Config) {
+			cfg.Addrs = append(cfg.Addrs, netip.PrefixFrom(netip.MustParseAddr(addr), 64))
+		}
+	}
+	return named(t, near, far, with(Addr6A), with(Addr6B))
+}
+
 // ImpairedPair is Pair with a wire that can be made bad, in both directions alike.
 func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(nic.Impairment)) {
 	t.Helper()
@@ -74,15 +97,18 @@ func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(ni
 	}
 }
 
-func named(t testing.TB, near, far nic.Device) (a, b *usernet.Host) {
+// named makes two hosts that know each other's name. The functions change the configuration of the first
+// and the second.
+func named(t testing.TB, near, far nic.Device, change ...func(*usernet.Config)) (a, b *usernet.Host) {
 	t.Helper()
+	change = append(change, func(*usernet.Config) {}, func(*usernet.Config) {})
 	names := func(cfg *usernet.Config) {
 		cfg.Hosts = map[string][]netip.Addr{
 			NameA: {netip.MustParseAddr(AddrA)},
 			NameB: {netip.MustParseAddr(AddrB)},
 		}
 	}
-	return Host(t, near, AddrA, names), Host(t, far, AddrB, names)
+	return Host(t, near, AddrA, names, change[0]), Host(t, far, AddrB, names, change[1])
 }
 
 // Named makes hosts on a switch that know each other by these names. Their addresses are

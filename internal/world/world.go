@@ -25,6 +25,9 @@ type World struct {
 	Client string // address of the side that dials
 	Alone  string // the server's too, and of no other process
 
+	// Addresses of IPv6 of the two sides, as Server and Client. In a world without it they are ::1, too.
+	Server6, Client6 string
+
 	Dial         func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error)
 	DialTimeout  func(network, address string, timeout time.Duration) (net.Conn, error)
 	DialTCP      func(network string, laddr, raddr *net.TCPAddr) (TCPConn, error)
@@ -126,7 +129,7 @@ func Kernel() *World {
 	}
 	pid := os.Getpid()
 	return &World{
-		Name: "kernel", Server: "127.0.0.1", Client: "127.0.0.1",
+		Name: "kernel", Server: "127.0.0.1", Client: "127.0.0.1", Server6: "::1", Client6: "::1",
 		Alone: fmt.Sprintf("127.%d.%d.%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff),
 		Dial: func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error) {
 			return KernelDialer(o).DialContext(ctx, network, address)
@@ -185,7 +188,7 @@ func Kernel() *World {
 
 func Usernet(name string, client, server *usernet.Host, clientAddr, serverAddr string) *World {
 	return &World{
-		Name: name, Server: serverAddr, Client: clientAddr, Alone: serverAddr,
+		Name: name, Server: serverAddr, Client: clientAddr, Alone: serverAddr, Server6: "::1", Client6: "::1",
 		Dial: func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error) {
 			return UsernetDialer(client, o).DialContext(ctx, network, address)
 		},
@@ -252,6 +255,15 @@ func All(t *testing.T) []*World {
 	}
 }
 
+// AllSix is All with hosts that have both families.
+func AllSix(t *testing.T) []*World {
+	lo := hosttest.LoopbackSix(t)
+	a, b := hosttest.PairSix(t)
+	pipe := Usernet("pipe", a, b, hosttest.AddrA, hosttest.AddrB)
+	pipe.Server6, pipe.Client6 = hosttest.Addr6B, hosttest.Addr6A
+	return []*World{Kernel(), Usernet("loopback", lo, lo, "127.0.0.1", "127.0.0.1"), pipe}
+}
+
 // Self is a world in which client and server are one host, so that wildcards lead from
 // one to the other. If they are not, it is the loopback of a third.
 func (w *World) Self(t *testing.T) *World {
@@ -259,6 +271,9 @@ func (w *World) Self(t *testing.T) *World {
 		return w
 	}
 	lo := hosttest.Loopback(t)
+	if w.Server6 != "::1" {
+		lo = hosttest.LoopbackSix(t)
+	}
 	return Usernet(w.Name, lo, lo, "127.0.0.1", "127.0.0.1")
 }
 

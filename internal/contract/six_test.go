@@ -1,0 +1,252 @@
+package contract
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/internal/world"
+)
+
+// familiesEnv says which families the kernel of this process has, where that is known: bothFamilies or
+// onlyIPv4.
+const (
+	familiesEnv  = "USERNET_CONTRACT_FAMILIES"
+	bothFamilies = "both"
+	onlyIPv4     = "4"
+)
+
+// expand puts the server's addresses in for HOST and SIX.
+func expand(w *world.World, s string) string {
+	return strings.NewReplacer("HOST", w.Server, "SIX", w.Server6).Replace(s)
+}
+
+func dialing6(network, address string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		return dialed(w.Dial(context.Background(), world.DialOptions{}, network, expand(w, address)))
+	}
+}
+
+func listening6(network, address string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		ln, err := w.Listen(network, expand(w, address))
+		if err != nil {
+			return []any{err}
+		}
+		defer ln.Close()
+		return []any{ln.Addr()}
+	}
+}
+
+func binding6(network, address string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any { return bound(w.ListenPacket(network, expand(w, address))) }
+}
+
+// sharing listens twice on one port, and shows what became of the second.
+func sharing(first, second [2]string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		ln, err := w.Listen(first[0], expand(w, first[1]))
+		if err != nil {
+			return []any{err}
+		}
+		defer ln.Close()
+		_, port, err := net.SplitHostPort(ln.Addr().String())
+		require.NoError(t, err)
+		seen := listening6(second[0], strings.ReplaceAll(second[1], "PORT", port))(t, w)
+		u, err := w.ListenPacket("udp"+first[0][3:], expand(w, first[1]))
+		require.NoError(t, err)
+		defer u.Close()
+		_, port, err = net.SplitHostPort(u.LocalAddr().String())
+		require.NoError(t, err)
+		return append(binding6("udp"+second[0][3:], strings.ReplaceAll(second[1], "PORT", port))(t, w), seen...)
+	}
+}
+
+// reaching6 dials to a listener, sends and answers, and shows all addresses.
+func reaching6(listen [2]string, dial [2]string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		ln, err := w.Listen(listen[0], expand(w, listen[1]))
+		if err != nil {
+			return []any{err}
+		}
+		defer ln.Close()
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		c, err := w.Dial(context.Background(), world.DialOptions{}, dial[0], strings.ReplaceAll(expand(w, dial[1]), "PORT", port))
+		if err != nil {
+			return []any{err}
+		}
+		defer c.Close()
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		defer s.Close()
+		seen := []any{ln.Addr(), c.LocalAddr(), s.RemoteAddr()}
+		seen = append(seen, write(c, "question")...)
+		seen = append(seen, read(s, 20)...)
+		seen = append(seen, write(s, "answer")...)
+		seen = append(seen, read(c, 20)...)
+		return append(seen, s.LocalAddr(), c.RemoteAddr())
+	}
+}
+
+// exchanging is reaching6 for datagrams, by each of net's ways to read and write them.
+func exchanging(listen [2]string, dial [2]string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		pc, err := w.ListenPacket(listen[0], expand(w, listen[1]))
+		if err != nil {
+			return []any{err}
+		}
+		defer pc.Close()
+		u := pc.(world.UDPConn)
+		_, port, _ := net.SplitHostPort(pc.LocalAddr().String())
+		c, err := w.Dial(context.Background(), world.DialOptions{}, dial[0], strings.ReplaceAll(expand(w, dial[1]), "PORT", port))
+		if err != nil {
+			return []any{err}
+		}
+		defer c.Close()
+		seen := write(c, "one")
+		seen = append(seen, write(c, "two")...)
+		seen = append(seen, write(c, "three")...)
+		b := make([]byte, 20)
+		n, from, err := u.ReadFromUDP(b)
+		seen = append(seen, b[:n], from, err)
+		n, at, err := u.ReadFromUDPAddrPort(b)
+		seen = append(seen, b[:n], at, err)
+		n, _, _, msg, err := u.ReadMsgUDPAddrPort(b, nil)
+		seen = append(seen, b[:n], msg, err)
+		_, err = u.WriteToUDP([]byte("1"), from)
+		seen = append(append(seen, err), read(c, 20)...)
+		_, err = u.WriteToUDPAddrPort([]byte("2"), at)
+		seen = append(append(seen, err), read(c, 20)...)
+		_, _, err = u.WriteMsgUDPAddrPort([]byte("3"), nil, at)
+		seen = append(append(seen, err), read(c, 20)...)
+		return append(seen, c.LocalAddr(), c.RemoteAddr())
+	}
+}
+
+// sending writes one datagram to an address by each of net's ways.
+func sending(listen [2]string, to string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		pc, err := w.ListenPacket(listen[0], expand(w, listen[1]))
+		if err != nil {
+			return []any{err}
+		}
+		defer pc.Close()
+		u := pc.(world.UDPConn)
+		ap := netip.MustParseAddrPort(expand(w, to))
+		_, err1 := u.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(ap))
+		_, err2 := u.WriteToUDPAddrPort([]byte("x"), ap)
+		_, _, err3 := u.WriteMsgUDPAddrPort([]byte("x"), nil, ap)
+		return []any{err1, err2, err3}
+	}
+}
+
+// typed shows what the typed dials of TCP, UDP and IP make of a pair of addresses.
+func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
+	return func(t *testing.T, w *world.World) []any {
+		ip := func(s string) net.IP {
+			if s == "" {
+				return nil
+			}
+			return net.ParseIP(expand(w, s))
+		}
+		var tl *net.TCPAddr
+		var ul *net.UDPAddr
+		var il *net.IPAddr
+		if laddr != "" {
+			l := net.ParseIP(strings.NewReplacer("HOST", w.Client, "SIX", w.Client6).Replace(laddr))
+			tl, ul, il = &net.TCPAddr{IP: l}, &net.UDPAddr{IP: l}, &net.IPAddr{IP: l}
+		}
+		seen := func(c net.Conn, err error) []any {
+			if err != nil {
+				return []any{err}
+			}
+			defer c.Close()
+			return []any{c.LocalAddr(), c.RemoteAddr()}
+		}
+		var all []any
+		if raddr != "HOST" {
+			// The kernel lets a raw socket of IPv6 send to an IPv4 address: in a packet of IPv6 with mapped
+			// addresses, which RFC 4942 2.2 has dropped everywhere.
+			i, err := w.DialIP("ip"+suffix+":253", il, &net.IPAddr{IP: ip(raddr)})
+			all = seen(i, err)
+		}
+		c, err := w.DialTCP("tcp"+suffix, tl, &net.TCPAddr{IP: ip(raddr), Port: 9})
+		all = append(all, seen(c, err)...)
+		u, err := w.DialUDP("udp"+suffix, ul, &net.UDPAddr{IP: ip(raddr), Port: 9})
+		return append(all, seen(u, err)...)
+	}
+}
+
+// sixBehaviours are those that have to do with IPv6. Their wants are empty: a kernel without IPv6 has
+// other ends.
+func sixBehaviours() []behaviour {
+	tcp, tcp4, tcp6 := "tcp", "tcp4", "tcp6"
+	any, any4, any6 := [2]string{tcp, ":0"}, [2]string{tcp4, ":0"}, [2]string{tcp6, ":0"}
+	bs := []behaviour{
+		// Go's own examples of dual-stack behaviour: what a wildcard serves, and who refuses.
+		{"a wildcard is reached over IPv4", reaching6(any, [2]string{tcp, "HOST:PORT"}), ""},
+		{"a wildcard is reached over IPv6", reaching6(any, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"a wildcard is reached by tcp6", reaching6(any, [2]string{tcp6, "[SIX]:PORT"}), ""},
+		{"a wildcard of tcp6 refuses IPv4", reaching6(any6, [2]string{tcp, "HOST:PORT"}), ""},
+		{"a wildcard of tcp6 is reached over IPv6", reaching6(any6, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"a wildcard of tcp4 refuses IPv6", reaching6(any4, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"an address of IPv6 is reached", reaching6([2]string{tcp, "[SIX]:0"}, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"an address of IPv6 refuses IPv4", reaching6([2]string{tcp, "[SIX]:0"}, [2]string{tcp, "HOST:PORT"}), ""},
+		{"an IPv4-mapped address is reached by itself", reaching6([2]string{tcp, "[::ffff:HOST]:0"}, [2]string{tcp, "[::ffff:HOST]:PORT"}), ""},
+
+		{"datagrams of IPv4 to a wildcard", exchanging([2]string{"udp", ":0"}, [2]string{"udp", "HOST:PORT"}), ""},
+		{"datagrams of IPv6 to a wildcard", exchanging([2]string{"udp", ":0"}, [2]string{"udp", "[SIX]:PORT"}), ""},
+		{"datagrams of IPv6 to udp6", exchanging([2]string{"udp6", ":0"}, [2]string{"udp6", "[SIX]:PORT"}), ""},
+		{"datagrams to an address of IPv6", exchanging([2]string{"udp", "[SIX]:0"}, [2]string{"udp", "[SIX]:PORT"}), ""},
+
+		{"a port shared by the wildcards of both families", sharing(any4, [2]string{tcp6, "[::]:PORT"}), ""},
+		{"a port shared the other way round", sharing(any6, [2]string{tcp4, ":PORT"}), ""},
+		{"a dual wildcard beside that of IPv4", sharing(any4, [2]string{tcp, ":PORT"}), ""},
+		{"a dual wildcard beside that of IPv6", sharing(any6, [2]string{tcp, ":PORT"}), ""},
+		{"a wildcard of IPv4 beside a dual one", sharing(any, [2]string{tcp4, ":PORT"}), ""},
+		{"a wildcard of IPv6 beside a dual one", sharing(any, [2]string{tcp6, ":PORT"}), ""},
+		{"an address of IPv4 beside a dual wildcard", sharing(any, [2]string{tcp, "HOST:PORT"}), ""},
+		{"an address of IPv6 beside a dual wildcard", sharing(any, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"an address of IPv4 beside the wildcard of IPv6", sharing(any6, [2]string{tcp, "HOST:PORT"}), ""},
+		{"an address of IPv6 beside the wildcard of IPv4", sharing(any4, [2]string{tcp, "[SIX]:PORT"}), ""},
+		{"addresses of both families", sharing([2]string{tcp, "HOST:0"}, [2]string{tcp, "[SIX]:PORT"}), ""},
+
+		{"an IPv6 socket for an IPv4 address, connected", typed("", "SIX", "HOST"), ""},
+		{"an IPv4 socket for an IPv6 address, connected", typed("", "HOST", "SIX"), ""},
+		{"a connected IPv6 wildcard", typed("", "::", "HOST"), ""},
+		{"an IPv6 wildcard connected to IPv6", typed("", "::", "SIX"), ""},
+		{"typed dials on 6 to an IPv4 address", typed("6", "", "HOST"), ""},
+		{"typed dials on 6 to nothing", typed("6", "", ""), ""},
+		{"typed dials on 6", typed("6", "", "SIX"), ""},
+	}
+	for _, a := range []string{
+		":0", "[::]:0", "0.0.0.0:0", "[SIX]:0", "[2001:db8:9::9]:0", "[fe80::9]:0", "[fe80::9%nope]:0", "[fe80::9%lo]:0", "[::ffff:HOST]:0",
+	} {
+		for _, n := range []string{"", "4", "6"} {
+			bs = append(bs, behaviour{"listen on tcp" + n + " " + a, listening6("tcp"+n, a), ""},
+				behaviour{"bind udp" + n + " " + a, binding6("udp"+n, a), ""})
+		}
+	}
+	for _, a := range []string{
+		"[SIX]:9", "[fe80::9]:9", "[fe80::9%nope]:9", "[fe80::9%lo]:9", "[ff02::1]:9", "[ff02::1%lo]:9", "[::ffff:HOST]:9",
+	} {
+		for _, n := range []string{"", "6"} {
+			bs = append(bs, behaviour{"dial tcp" + n + " " + a, dialing6("tcp"+n, a), ""},
+				behaviour{"dial udp" + n + " " + a, dialing6("udp"+n, a), ""})
+		}
+	}
+	for _, a := range []string{"SIX", "::", "0.0.0.0", "HOST", ""} {
+		for _, n := range []string{"ip:253", "ip6:253", "ip6:ipv6-icmp"} {
+			bs = append(bs, behaviour{"listen on " + n + " " + a, binding6(n, a), ""}, behaviour{"dial " + n + " " + a, dialing6(n, a), ""})
+		}
+	}
+	for _, n := range []string{"udp", "udp4", "udp6"} {
+		for _, a := range []string{"HOST:9", "[SIX]:9", "[::ffff:HOST]:9", "[::]:9", "0.0.0.0:9"} {
+			bs = append(bs, behaviour{"send by " + n + " to " + a, sending([2]string{n, ":0"}, a), ""})
+		}
+	}
+	return append(bs, behaviour{"send from an IPv6 address to IPv4", sending([2]string{"udp", "[SIX]:0"}, "HOST:9"), ""})
+}
