@@ -116,11 +116,8 @@ func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 // same link, and reports whether it did. What would have to leave by another link is lost, and
 // its sender sends it again.
 func (s *Stack) sendAnotherWay(ifc *iface, d *waitingDatagram) bool {
-	h, _, r := wire.ParseIPv4(d.frames[0].frame.Head[ifc.linkLen:])
-	if r != wire.OK {
-		return false
-	}
-	p, err := s.route(h.Dst, h.Src)
+	src, dst := wire.Ends(d.frames[0].frame.Head[ifc.linkLen:])
+	p, err := s.route(dst, src)
 	if err != nil || p.ifc != ifc || p.neigh == nil {
 		return false
 	}

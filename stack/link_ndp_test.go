@@ -548,3 +548,23 @@ func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
 		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
 	})
 }
+
+// RFC 4861 6.3.6: "Routers that are reachable or probably reachable [...] SHOULD be preferred over
+// routers whose reachability is unknown or suspect". What waited for a router that does not answer
+// goes by the other one.
+func TestAnotherRouterOfIPv6StandsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, func(c *Config) {
+			for _, via := range []string{"fe80::98", "fe80::99"} {
+				c.Routes = append(c.Routes, Route{Dst: prefix("::/0"), Via: addr(via), NIC: "eth0"})
+			}
+		})
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, "2001:db8:9::1", "x")
+		require.Contains(t, p.sent()[0], "who-has fe80::98")
+		time.Sleep(3*time.Second + time.Millisecond)
+		require.Contains(t, strings.Join(p.sent(), "\n"), "who-has fe80::99")
+		p.na("fe80::99", macB, wire.NASolicited|wire.NAOverride|wire.NARouter)
+		require.Equal(t, []string{"x"}, payloads6(p.take()))
+	})
+}

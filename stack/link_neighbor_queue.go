@@ -46,12 +46,15 @@ type waitingDatagram struct {
 
 // A datagramKey is what the fragments of a datagram have in common: addresses,
 // identification and protocol. The zero value is that of a datagram without fragments.
-type datagramKey [11]byte
+type datagramKey [37]byte
 
 // fragmentOf tells of which datagram a frame has a fragment, and whether it is a later one.
 func (ifc *iface) fragmentOf(e *txEntry) (key datagramKey, later bool) {
 	h := e.frame.Head[min(ifc.linkLen, len(e.frame.Head)):]
-	if len(h) < wire.IPv4Len || h[0]>>4 != 4 {
+	if wire.Version(h) == 6 {
+		return fragmentOf6(h)
+	}
+	if len(h) < wire.IPv4Len {
 		return key, false
 	}
 	field := binary.BigEndian.Uint16(h[6:]) & 0x3fff // more fragments, and the offset
@@ -62,6 +65,18 @@ func (ifc *iface) fragmentOf(e *txEntry) (key datagramKey, later bool) {
 	copy(key[8:], h[4:6])
 	key[10] = h[9]
 	return key, field&0x1fff != 0
+}
+
+// fragmentOf6 is fragmentOf for a packet of IPv6. Those that the host sends have the fragment header first.
+func fragmentOf6(h []byte) (key datagramKey, later bool) {
+	if len(h) < wire.IPv6Len+wire.FragmentLen || wire.Proto(h[wire.IPv6NextOffset]) != wire.ProtoFragment {
+		return key, false
+	}
+	f := h[wire.IPv6Len:]
+	copy(key[:], h[8:40])
+	copy(key[32:], f[4:8])
+	key[36] = f[0]
+	return key, binary.BigEndian.Uint16(f[2:])>>3 != 0
 }
 
 // source is the source of what waits longest, or invalid.
