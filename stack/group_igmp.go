@@ -105,7 +105,7 @@ func (l *groupLink) sendIGMP(dst netip.Addr, message []byte) {
 	if !src.IsValid() {
 		src = netip.IPv4Unspecified()
 	}
-	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: true, mac: wire.MulticastMAC(dst), mtu: ifc.mtu()}
+	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: true, mac: wordOf(wire.MulticastMAC(dst)), mtu: ifc.mtu()}
 	p.makeHeader()
 	now := s.now()
 	sl := p.slot(now, len(message), false)

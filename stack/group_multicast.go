@@ -337,13 +337,14 @@ func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 	return nil
 }
 
-// header is the IP header of a datagram on g.path. The lock is held.
+// header sets in h the IP header of a datagram on g.path. It is not returned: a copy made right after
+// its bytes were stored would wait for them. The lock is held.
 //
 // RFC 1112 6.1: "If the upper-layer protocol chooses not to specify a
 // time-to-live, it should default to 1 for all multicast IP datagrams".
-func (g *dgram) header(proto wire.Proto, o *SendOptions) ipHeader {
+func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 	p := &g.path
-	h := ipHeader{proto: proto, ttl: g.ttl, tos: g.tos, df: o.DontFragment}
+	h.proto, h.ttl, h.tos, h.df = proto, g.ttl, g.tos, o.DontFragment
 	if o.TOS != 0 || o.SetTOS {
 		h.tos = o.TOS
 	}
@@ -360,7 +361,6 @@ func (g *dgram) header(proto wire.Proto, o *SendOptions) ipHeader {
 	if o.TTL != 0 {
 		h.ttl = o.TTL
 	}
-	return h
 }
 
 // over is the index of the interface that a datagram is to leave by; 0: by the routes.

@@ -44,7 +44,7 @@ const (
 // flush.
 type slot struct {
 	buf    []byte
-	mac    wire.MAC // of the next hop, where direct
+	mac    macWord // where direct
 	direct bool
 }
 
@@ -171,10 +171,10 @@ func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
 // putHeaders writes the link and the IP header of a packet of n bytes of transport header and
 // payload before buf[transportAt], and returns where the IP header begins.
 func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
-	if own := h.own(); own != nil {
-		return s.putOwnHeader(p, own, buf, n)
-	}
 	if p.v6 {
+		if own := h.own(); own != nil {
+			return s.putOwnHeader(p, own, buf, n)
+		}
 		return p.putHeaders6(h, buf, n)
 	}
 	at := transportAt - wire.IPv4Len
@@ -182,6 +182,9 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	sum := p.header.sum + tos + ttl<<8 + proto
 	var id, frag uint64
 	if m := h.more; m != nil {
+		if m.header != nil {
+			return s.putOwnHeader(p, m.header, buf, n)
+		}
 		at -= len(m.options)
 		words := uint64(len(m.options) / 4)
 		first += words
@@ -266,7 +269,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		f := &q.own.batch[0]
 		ifc.makeFrame(f, sl.buf, at, n, meta)
 		if ifc.linkLen > 0 {
-			*(*wire.MAC)(f.Head) = sl.mac
+			sl.mac.put(f.Head)
 		}
 		return ifc
 	}
@@ -282,7 +285,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 				return nil
 			}
 		}
-		*(*wire.MAC)(e.frame.Head) = mac
+		mac.put(e.frame.Head)
 	}
 	ifc.enqueue(e)
 	return nil
@@ -297,7 +300,7 @@ func (s *Stack) flush(direct *iface) {
 	direct.sendDirect()
 }
 
-// makeFrame makes in f the frame of a packet whose IP header begins at buf[at], and of which n bytes
+// makeFrame makes in f, which is zero, the frame of a packet whose IP header begins at buf[at], and of which n bytes
 // follow buf[transportAt]. On Ethernet the next hop is left for the caller to fill in.
 func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta) {
 	start := at - ifc.linkLen
@@ -305,7 +308,7 @@ func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta
 	if ifc.linkLen > 0 && len(meta.body) == 0 && len(head) < wire.MinFrame {
 		head = pad(head)
 	}
-	*f = nic.Frame{Head: head, Body: meta.body}
+	f.Head, f.Body = head, meta.body
 	switch {
 	case !meta.checksum:
 	case ifc.txChecksum:

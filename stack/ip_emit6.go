@@ -3,10 +3,8 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
-	"syscall"
 
 	"github.com/usernet/usernet/nic"
-	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -62,14 +60,4 @@ func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
 	binary.BigEndian.PutUint64(ip[0:8], first<<32|length<<16|uint64(next)<<8|uint64(h.ttl))
 	*(*[32]byte)(ip[8:40]) = p.header.addrs6
 	return at
-}
-
-// sendLarge6 is sendLarge for IPv6, whose routers cut nothing.
-func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
-	if h.own() != nil || int(p.ipLen)+len(h.options())+n <= p.mtu {
-		s.emit(now, p, h, sl, n, meta)
-		return nil
-	}
-	s.bufs.put(sl.buf)
-	return syscall.EMSGSIZE
 }

@@ -106,23 +106,23 @@ func (a *reassembly) fail(d *datagramParts) {
 	a.s.counts.reassemblyFailed.Add(1)
 }
 
-// deliver delivers a complete datagram, whose last fragment was p, and whose first bytes, up to its payload,
-// are header. The datagram is given away.
-func (a *reassembly) deliver(p *packet, d *datagramParts, header []byte, deliver func(p *packet)) {
-	b := a.s.bufs.get(len(header) + d.total)
-	n := copy(b, header)
+// join makes the packet of a complete datagram, whose last fragment was p, and whose first bytes, up to its
+// payload, are header. The datagram is given away. The caller puts whole back into the pool, which
+// has the header and the payload.
+func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet, whole []byte) {
+	whole = a.s.bufs.get(len(header) + d.total)
+	n := copy(whole, header)
 	for _, f := range d.parts {
-		copy(b[n+f.off:], f.buf)
+		copy(whole[n+f.off:], f.buf)
 	}
 	a.release(d)
-	q := *p
-	q.header, q.payload = b[:n], b[n:]
+	q = *p
+	q.header, q.payload = whole[:n], whole[n:]
 	q.ttl, q.tos = d.ttl, d.tos
 	q.broadcast = d.group
 	q.checksumOK, q.gso, q.gsoSize = false, 0, 0
 	a.s.counts.reassembled.Add(1)
-	deliver(&q)
-	a.s.bufs.put(b)
+	return q, whole
 }
 
 // add stores a fragment. It returns the datagram if that is complete, which is

@@ -40,7 +40,9 @@ func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	be.PutUint16(header[6:], be.Uint16(header[6:])&^0x3fff)
 	be.PutUint16(header[10:], 0)
 	be.PutUint16(header[10:], wire.Checksum(header))
-	s.frags.deliver(p, d, header, s.deliver)
+	q, whole := s.frags.join(p, d, header)
+	s.deliver(&q)
+	s.bufs.put(whole)
 }
 
 // fragmentsLate4 tells the sender of a datagram whose first fragment has come that the others have

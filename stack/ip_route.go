@@ -276,7 +276,7 @@ type path struct {
 	noRoute  bool        // nothing may be sent: there is no route any more
 	mayFrag  bool        // the path's MTU is so small that DF must not be set
 	neigh    *neighbor   // nil where the link or the destination needs none
-	mac      wire.MAC    // of a group
+	mac      macWord     // of a group
 	mtu      int         // of the path
 	tsOffset uint32      // of TCP's timestamps, in a shared path
 	mtuGen   uint32      // of the stack's datagramMTU, in a datagram socket's path
@@ -400,11 +400,11 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 	case err != nil:
 		return err
 	case r != nil:
-		p.group, p.mac = true, wire.Broadcast()
+		p.group, p.mac = true, wordOf(wire.Broadcast())
 	case isReserved(p.dst):
 		return syscall.ENETUNREACH
 	case on != nil && p.dst.IsMulticast():
-		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(p.dst)
+		p.ifc, p.group, p.mac = on, true, wordOf(wire.MulticastMAC(p.dst))
 		return nil
 	default:
 		if r, err = t.lookup(p.dst, p.src, on); err != nil {
@@ -412,7 +412,7 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 		}
 		if p.dst.IsMulticast() {
 			// RFC 1112 6.1: a group is always on the link.
-			p.group, p.mac = true, wire.MulticastMAC(p.dst)
+			p.group, p.mac = true, wordOf(wire.MulticastMAC(p.dst))
 		} else if r.via.IsValid() {
 			p.hop = r.via
 		}

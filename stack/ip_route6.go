@@ -165,7 +165,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 				return syscall.ENETUNREACH
 			}
 		}
-		p.ifc, p.group, p.mac = on, true, wire.MulticastMAC(p.dst)
+		p.ifc, p.group, p.mac = on, true, wordOf(wire.MulticastMAC(p.dst))
 	case isLinkLocal6(p.dst):
 		p.ifc = on
 	default:

@@ -149,13 +149,13 @@ func TestBroadcastsNeedNoNeighbour(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, p.group)
 		require.Nil(t, p.neigh)
-		require.Equal(t, wire.Broadcast(), p.mac)
+		require.Equal(t, wordOf(wire.Broadcast()), p.mac)
 		require.Equal(t, addr("192.0.2.1"), p.src)
 	}
 	require.NoError(t, s.AddRoute(Route{Dst: prefix("224.0.0.0/4"), NIC: "eth0"}))
 	p, err := s.route(addr("224.1.2.3"), netip.Addr{})
 	require.NoError(t, err)
-	require.Equal(t, wire.MulticastMAC(addr("224.1.2.3")), p.mac)
+	require.Equal(t, wordOf(wire.MulticastMAC(addr("224.1.2.3"))), p.mac)
 }
 
 func TestALoweredPathMTUIsKeptForTenMinutes(t *testing.T) {

@@ -98,12 +98,6 @@ func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
 	s.sendICMPError(p, k, int(c.Pointer))
 }
 
-// inputFragment6 takes a fragment, whose part of the packet is the payload.
-func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
-	s.counts.fragsReceived.Add(1)
-	p.ifc.drop(dropBadFragment)
-}
-
 // filter6 decides whether a packet is for the host and from somebody who can have sent it.
 func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()

@@ -358,11 +358,13 @@ func TestLookingANeighbourUpAllocatesNothing(t *testing.T) {
 	n := &neighbor{}
 	n.reachable.Store(int64(reachableTime))
 	n.word.Store(packNeighbor(macB, neighReachable))
-	var got wire.MAC
+	var got macWord
 	var ok bool
 	require.Zero(t, testing.AllocsPerRun(100, func() { got, ok = n.lookup(tcp.Time(time.Second)) }))
 	require.True(t, ok)
-	require.Equal(t, macB, got)
+	var mac wire.MAC
+	got.put(mac[:])
+	require.Equal(t, macB, mac)
 	_, ok = n.lookup(reachableTime)
 	require.False(t, ok)
 }

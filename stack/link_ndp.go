@@ -230,9 +230,9 @@ func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, 
 	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: dst.IsMulticast(), mtu: ifc.mtu()}
 	switch {
 	case mac != nil:
-		p.mac = *mac
+		p.mac = wordOf(*mac)
 	case p.group:
-		p.mac = wire.MulticastMAC(dst)
+		p.mac = wordOf(wire.MulticastMAC(dst))
 	default:
 		p.neigh = ifc.neigh6.get(dst)
 	}

@@ -3,6 +3,7 @@ package stack
 import (
 	"cmp"
 	"container/list"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -100,16 +101,31 @@ func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
 	return mac, st
 }
 
+// A macWord is a link-layer address in its upper 48 bits. It is a
+// neighbour's word as it stands: taking it apart byte by byte would cost each packet more than all
+// else that lookup does.
+type macWord uint64
+
+// hopOf returns the macWord for an address.
+func wordOf(mac wire.MAC) macWord { return macWord(packNeighbor(mac, 0)) }
+
+// put writes the address to the beginning of an Ethernet header.
+func (h macWord) put(b []byte) {
+	be := binary.BigEndian
+	be.PutUint32(b[0:4], uint32(h>>32))
+	be.PutUint16(b[4:6], uint16(h>>16))
+}
+
 // lookup returns the neighbour's address if packets can go there right away.
-func (n *neighbor) lookup(now tcp.Time) (wire.MAC, bool) {
-	mac, st := unpackNeighbor(n.word.Load())
-	switch st {
+func (n *neighbor) lookup(now tcp.Time) (macWord, bool) {
+	w := n.word.Load()
+	switch neighborState(w) {
 	case neighPermanent, neighDelay, neighProbe:
-		return mac, true
+		return macWord(w), true
 	case neighReachable:
-		return mac, int64(now)-n.confirmed.Load() < n.reachable.Load()
+		return macWord(w), int64(now)-n.confirmed.Load() < n.reachable.Load()
 	}
-	return mac, false
+	return 0, false
 }
 
 // gone reports whether the neighbour has left the table.
@@ -127,14 +143,14 @@ func (n *neighbor) confirm(now tcp.Time) {
 		return
 	}
 	w := n.word.Load()
-	mac, st := unpackNeighbor(w)
-	switch st {
+	switch neighborState(w) {
 	case neighReachable:
 		if now-tcp.Time(n.confirmed.Load()) >= tcp.Time(time.Second) {
 			n.confirmed.Store(int64(now))
 		}
 	case neighStale, neighDelay, neighProbe:
 		n.confirmed.Store(int64(now))
+		mac, _ := unpackNeighbor(w)
 		n.word.CompareAndSwap(w, packNeighbor(mac, neighReachable)|w&neighRouter)
 	}
 }
@@ -290,7 +306,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		n = t.getLocked(n.addr)
 	}
 	if mac, ok := n.lookup(now); ok {
-		copy(e.frame.Head, mac[:])
+		mac.put(e.frame.Head)
 		t.ifc.enqueue(e)
 		return
 	}

@@ -47,12 +47,12 @@ type datagramQueue struct {
 	limit int
 }
 
-// push appends a datagram unless the queue is full. One always has room, however
-// large it is.
-func (q *datagramQueue) push(d *datagram) bool {
-	cost := cap(d.buf) + datagramOverhead
+// push appends a datagram whose buffer has n bytes, for the caller to fill in, or returns nil
+// where the queue is full. One always has room, however large it is.
+func (q *datagramQueue) push(n int) *datagram {
+	cost := n + datagramOverhead
 	if q.n > 0 && q.bytes+cost > q.limit {
-		return false
+		return nil
 	}
 	if q.n == len(q.ring) {
 		ring := make([]datagram, max(8, 2*len(q.ring)))
@@ -61,10 +61,10 @@ func (q *datagramQueue) push(d *datagram) bool {
 		}
 		q.ring, q.head = ring, 0
 	}
-	q.ring[(q.head+q.n)&(len(q.ring)-1)] = *d
+	d := &q.ring[(q.head+q.n)&(len(q.ring)-1)]
 	q.n++
 	q.bytes += cost
-	return true
+	return d
 }
 
 // pop moves the oldest datagram to d, and reports whether there was one.
@@ -101,7 +101,6 @@ type dgram struct {
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
 	pathOver int            // the interface that was asked for
-	paths    uint32         // how often path has changed
 	ttl, tos uint8          // of what is sent; groups have a ttl of their own
 	mc       multicast
 	pending  syscall.Errno // reported once, by whatever comes next
@@ -194,18 +193,20 @@ func (g *dgram) usable(d *deadline) error {
 func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) bool {
 	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
 	buf = append(buf, payload...)
-	d := datagram{buf, len(header), from, *meta}
 	g.mu.Lock()
-	ok := !g.closed && g.queue.push(&d)
-	if ok {
-		g.received++
-		g.readable.Signal()
+	defer g.mu.Unlock()
+	var d *datagram
+	if !g.closed {
+		d = g.queue.push(cap(buf))
 	}
-	g.mu.Unlock()
-	if !ok {
+	if d == nil {
 		g.s.bufs.put(buf)
+		return false
 	}
-	return ok
+	d.buf, d.head, d.from, d.meta = buf, len(header), from, *meta
+	g.received++
+	g.readable.Signal()
+	return true
 }
 
 // fail has the next call, or those that wait, return an error, once.
@@ -258,9 +259,6 @@ func (g *dgram) source(o *SendOptions) netip.Addr {
 
 func (g *dgram) setPath(p path, src netip.Addr, over int) {
 	g.path, g.pathSrc, g.pathOver = p, src, over
-	if g.paths++; g.paths == 0 {
-		g.paths = 1 // 0 is no path's
-	}
 }
 
 // awaitRoom waits until the interface on the path to dst takes more, and leaves

@@ -193,7 +193,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, syscall.EINVAL
 	case !r.fam.holds(to):
 		return 0, r.fam.refusal(to)
-	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw:
+	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw && (len(b) > maxIPv6 || to.Is4()):
 		return 0, syscall.EMSGSIZE
 	}
 	src, over := r.source(&o), r.over(to, &o)
@@ -205,7 +205,8 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 			return 0, err
 		}
 	}
-	h := r.header(wire.Proto(r.proto), &o)
+	var h ipHeader
+	r.header(&h, wire.Proto(r.proto), &o)
 	if r.proto == protoRaw {
 		if err := r.ownHeader(b, &h); err != nil {
 			return 0, err

@@ -391,7 +391,8 @@ func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o
 	udp.Put(b, size)
 	binary.BigEndian.PutUint16(b[wire.UDPChecksumOffset:], p.pseudoSum(wire.ProtoUDP, n))
 	meta.checksum, meta.csumOffset = true, wire.UDPChecksumOffset
-	h := u.header(wire.ProtoUDP, o)
+	var h ipHeader
+	u.header(&h, wire.ProtoUDP, o)
 	h.count = uint16(count)
 	if direct, err = u.s.send(now, p, &h, sl, n, meta); err == nil {
 		u.sent += uint64(count)

@@ -148,7 +148,8 @@ type Stack struct {
 	redirects redirects
 	changes   changes
 
-	frags  reassembly
+	frags  reassembly // of IPv4
+	frags6 reassembly
 	icmp   icmpBudget
 	_      cacheLine
 	ids    idSource
@@ -189,6 +190,7 @@ func New(cfg Config) (*Stack, error) {
 	s.key, s.random.key = s.newKey(), s.newKey()
 	s.ports.init(s.newKey()[0])
 	s.frags.s, s.frags.timeout, s.frags.late = s, reassemblyTimeout, s.fragmentsLate4
+	s.frags6.s, s.frags6.timeout, s.frags6.late = s, reassemblyTimeout6, s.fragmentsLate6
 	s.groups.s = s
 	s.lifetimes.s = s
 	s.pmtu.s, s.datagramMTU.s = s, s
@@ -263,6 +265,7 @@ func (s *Stack) Close() error {
 		}
 	}
 	s.frags.close()
+	s.frags6.close()
 	s.clock.stop()
 	s.pmtu.close()
 	s.datagramMTU.close()

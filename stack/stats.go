@@ -25,6 +25,7 @@ const (
 	dropSourceRoute
 	dropProtocol
 	dropBadFragment
+	dropFirstChain
 	dropDuplicateFragment
 	dropOverlap
 	dropFragmentECN
@@ -84,6 +85,7 @@ func reasonText(r wire.Reason) string {
 		dropSourceRoute - wire.NumReasons:         "source route",
 		dropProtocol - wire.NumReasons:            "unknown IP protocol",
 		dropBadFragment - wire.NumReasons:         "impossible fragment",
+		dropFirstChain - wire.NumReasons:          "first fragment without all headers",
 		dropDuplicateFragment - wire.NumReasons:   "fragment seen before",
 		dropOverlap - wire.NumReasons:             "overlapping fragment",
 		dropFragmentECN - wire.NumReasons:         "fragments that are ECN-capable and not",

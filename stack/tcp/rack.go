@@ -131,8 +131,7 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	}
 	ambiguous := false
 	for b.n > 0 {
-		p := b.firstPiece()
-		s := *p.sent()
+		s := *b.firstPiece().sent()
 		if ack.LessEq(s.seq) {
 			break
 		}
@@ -140,13 +139,15 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 			b.trim(ack)
 			s.end = ack
 		} else {
-			b.remove(p)
+			b.removeFirst(&s)
 		}
 		ambiguous = ambiguous || s.flags&segEver != 0
 		if s.flags&segSacked == 0 {
 			c.arrived(a, &s)
 		}
-		b.forget(&s)
+		if s.flags != 0 {
+			b.forget(&s)
+		}
 	}
 	if ambiguous {
 		// Karn's algorithm for the whole acknowledgement: the other pieces that it covers

@@ -122,14 +122,16 @@ func (b *scoreboard) shrink(n int) {
 
 // push appends a piece that is sent for the first time.
 func (b *scoreboard) push(seq, end Seq, now Time) *sent {
-	if b.n == 0 {
-		b.reset(seq)
-	}
 	c := b.last
-	if c == nil || len(c.list) >= chunkLen && c.head < chunkLen/2 {
+	switch {
+	case b.n == 0:
+		b.fack, b.reno, b.cache = seq, 0, [4]block{} // all else is as reset has left it
+		c = b.pushFirst()
+	case len(c.list) >= chunkLen && c.head < chunkLen/2:
 		c = b.insertChunk(c)
+	default:
+		c.room()
 	}
-	c.room()
 	c.list = append(c.list, sent{seq: seq, end: end, at: now, pieces: 1})
 	b.n++
 	if c.count[kindOpen]++; c.count[kindOpen] == 1 {

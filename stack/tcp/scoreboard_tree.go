@@ -113,6 +113,44 @@ func (b *scoreboard) remove(p piece) {
 	}
 }
 
+// removeFirst removes the first piece, s. The chunk keeps its bytes until the next piece is pushed.
+func (b *scoreboard) removeFirst(s *sent) {
+	c := b.first
+	x := s.kind()
+	b.n--
+	c.head++
+	switch c.count[x]--; {
+	case c.head < len(c.list):
+		if c.count[x] == 0 {
+			b.fix(c)
+		}
+	case b.n == 0:
+		b.removeOnly(c)
+	default:
+		b.removeChunk(c)
+	}
+}
+
+// pushFirst makes the first chunk of an empty tree, with room for one piece at least.
+func (b *scoreboard) pushFirst() *chunk {
+	c := b.free
+	if c == nil {
+		return b.insertChunk(nil)
+	}
+	b.free, c.up = c.up, nil
+	c.height = 1
+	b.root, b.first, b.last = c, c, c
+	return c
+}
+
+// removeOnly removes the empty chunk c, which is all of the tree. Of what it counts only the kinds of
+// its pieces can have been set, and these are zero.
+func (b *scoreboard) removeOnly(c *chunk) {
+	c.list, c.head, c.below = c.list[:0], 0, 0
+	c.up, b.free = b.free, c
+	b.root, b.first, b.last = nil, nil, nil
+}
+
 // pack merges the chunk of piece p with a neighbour if both have few pieces, so that the number
 // of chunks stays proportional to that of the pieces. It returns the new position of p.
 func (b *scoreboard) pack(p piece) piece {

@@ -145,8 +145,10 @@ func (c *Conn) tuneSend() {
 	if want := min(2*c.cc.cwnd+c.sb.sacked, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.bufferLimit(want) == want {
 		s.limit = want
 	}
-	if limit := c.bufferLimit(s.limit); s.full && limit-s.buf.len() >= limit/3 {
-		s.full = false
-		c.events |= Writable
+	if s.full {
+		if limit := c.bufferLimit(s.limit); limit-s.buf.len() >= limit/3 {
+			s.full = false
+			c.events |= Writable
+		}
 	}
 }

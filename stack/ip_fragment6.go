@@ -1,0 +1,203 @@
+package stack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// reassemblyTimeout6 is how long fragments wait for others. RFC 8200 4.5: "If insufficient fragments
+// are received to complete reassembly of a packet within 60 seconds of the reception of the
+// first-arriving fragment of that packet, reassembly of that packet must be abandoned and all the
+// fragments that have been received for that packet must be discarded."
+const reassemblyTimeout6 = tcp.Time(60 * time.Second)
+
+// inputFragment6 takes a fragment, whose part of the packet is the payload, and whose Fragment header ends
+// the header. Where it completes its packet, that is delivered.
+func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
+	s.counts.fragsReceived.Add(1)
+	f := &c.Fragment
+	before := len(p.header) - wire.FragmentLen // what stays of the headers
+	switch {
+	case len(p.payload) == 0:
+		p.ifc.drop(dropBadFragment)
+		return
+	case before-wire.IPv6Len+int(f.Offset)+len(p.payload) > maxIPv6:
+		// RFC 8200 4.5: "If the length and offset of a fragment are such that the Payload Length of
+		// the packet reassembled from that fragment would exceed 65,535 octets, then that
+		// fragment must be discarded and an ICMP Parameter Problem, Code 0, message should be
+		// sent to the source of the fragment, pointing to the Fragment Offset field of the
+		// fragment packet."
+		p.ifc.drop(dropBadFragment)
+		s.sendICMPError(p, icmpBadHeader, before+2)
+		return
+	case f.Offset == 0 && !wire.CompleteChain(f.Next, p.payload):
+		// RFC 7112 5: "A host that receives a First Fragment that does not satisfy the
+		// above-stated requirement SHOULD discard the packet and SHOULD send an ICMPv6 error
+		// message to the source address of the offending packet"; of code 3, whose "Pointer
+		// field MUST be set to zero".
+		p.ifc.drop(dropFirstChain)
+		s.sendICMPError(p, icmpFirstChain, 0)
+		return
+	}
+	// RFC 8200 4.5: a packet "is reassembled only from fragment packets that have the same Source
+	// Address, Destination Address, and Fragment Identification."
+	key := fragmentKey{src: p.src, dst: p.dst, id: f.ID, zone: int32(p.zone())}
+	if p.dst.IsMulticast() {
+		key.zone = int32(p.ifc.index)
+	}
+	d := s.frags6.input(p, key, int(f.Offset), f.More)
+	if d == nil {
+		return
+	}
+	// Ibid.: "Only those headers in the Offset zero fragment packet are retained in the reassembled
+	// packet"; "Only the value from the Offset zero fragment packet is used" of Next Header.
+	header, next := withoutFragment(d.header)
+	length := len(header) - wire.IPv6Len + d.total
+	if length > maxIPv6 {
+		s.frags6.fail(d)
+		p.ifc.drop(dropBadFragment)
+		return
+	}
+	be := binary.BigEndian
+	be.PutUint16(header, be.Uint16(header)&^0xff0|uint16(d.tos)<<4)
+	be.PutUint16(header[wire.IPv6PayloadLenOffset:], uint16(length))
+	q, whole := s.frags6.join(p, d, header)
+	q.proto = next
+	s.inputReassembled6(&q, whole)
+	s.bufs.put(whole)
+}
+
+// withoutFragment takes the Fragment header off the end of the headers of a packet, in their place, and
+// returns the number of what followed it.
+//
+// RFC 8200 4.5: "The Next Header field of the last header of the per-fragment headers is obtained
+// from the Next Header field of the first fragment's Fragment header."
+func withoutFragment(header []byte) ([]byte, wire.Proto) {
+	n := len(header) - wire.FragmentLen
+	next := header[n]
+	at := wire.IPv6NextOffset
+	for off := wire.IPv6Len; off < n; off += (int(header[off+1]) + 1) * 8 {
+		at = off
+	}
+	header[at] = next
+	return header[:n], wire.Proto(next)
+}
+
+// inputReassembled6 works on a packet that has been put together, from the first header on that was in
+// the fragments. Its bytes are whole.
+func (s *Stack) inputReassembled6(p *packet, whole []byte) {
+	c, r := wire.WalkReassembled(p.proto, p.payload, len(p.header))
+	if r != wire.OK {
+		p.ifc.drop(r)
+		s.answerChain(p, &c, whole)
+		return
+	}
+	p.proto = c.Proto
+	p.header, p.payload = whole[:len(p.header)+c.Offset], p.payload[c.Offset:]
+	s.deliver(p)
+}
+
+// fragmentsLate6 is fragmentsLate4 for IPv6.
+//
+// RFC 8200 4.5: "If the first fragment (i.e., the one with a Fragment Offset of zero) has been
+// received, an ICMP Time Exceeded -- Fragment Reassembly Time Exceeded message should be sent to
+// the source of that fragment."
+func (s *Stack) fragmentsLate6(d *datagramParts) {
+	first := d.parts[d.first].buf[:d.length]
+	before := len(d.header) - wire.FragmentLen
+	p := packet{
+		ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: wire.Proto(d.header[before]),
+		header: d.header, payload: first, broadcast: d.group,
+	}
+	if c, r := wire.WalkReassembled(p.proto, first, before); r == wire.OK && c.Proto == wire.ProtoICMPv6 && isICMPError6(first[c.Offset:]) {
+		return
+	}
+	s.sendICMPError(&p, icmpReassembly, 0)
+}
+
+// sendLarge6 is sendLarge for IPv6, whose routers cut nothing.
+func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
+	ext := len(h.options())
+	if h.own() != nil || int(p.ipLen)+ext+n <= p.mtu {
+		s.emit(now, p, h, sl, n, meta)
+		return nil
+	}
+	defer s.bufs.put(sl.buf)
+	if ext+n > maxIPv6 {
+		return syscall.EMSGSIZE
+	}
+	datagram := sl.buf[transportAt : transportAt+n]
+	if h.loop && !h.df {
+		at := s.putHeaders(p, h, sl.buf, n)
+		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
+	}
+	if h.ttl == 0 && !p.ifc.loopback {
+		return nil
+	}
+	if h.df {
+		return syscall.EMSGSIZE
+	}
+	if meta.checksum {
+		completeChecksum(datagram, meta.csumOffset)
+	}
+	s.sendFragments6(now, p, *h, datagram)
+	return nil
+}
+
+// sendFragments6 sends what follows the extension headers of a packet, which each fragment has, in as many
+// fragments as it takes.
+//
+// RFC 8200 4.5: "The lengths of the fragments must be chosen such that the resulting fragment
+// packets fit within the MTU of the path to the packet's destination(s)"; each but the last
+// is "an integer multiple of 8 octets long"; all have the same identification.
+func (s *Stack) sendFragments6(now tcp.Time, p *path, h ipHeader, payload []byte) {
+	more := ipMore{first: wire.ProtoFragment}
+	if ext := h.options(); len(ext) > 0 {
+		more.ext, more.first = append(more.ext, ext...), h.more.first
+		*lastNext(more.ext) = byte(wire.ProtoFragment)
+	}
+	at := len(more.ext)
+	more.ext = append(more.ext, make([]byte, wire.FragmentLen)...)
+	f := wire.Fragment{Next: h.proto, ID: p.nextFragmentID()}
+	h.loop, h.more = false, &more
+	room := (p.mtu - int(p.ipLen) - len(more.ext)) &^ 7
+	for off := 0; off < len(payload); {
+		n := min(room, len(payload)-off)
+		f.Offset, f.More = uint16(off), off+n < len(payload)
+		f.Put(more.ext[at:])
+		sl := p.slot(now, n, false)
+		copy(sl.buf[transportAt:], payload[off:off+n])
+		s.counts.fragsSent.Add(1)
+		s.emit(now, p, &h, &sl, n, &frameMeta{})
+		off += n
+	}
+}
+
+// lastNext is the Next Header field of the last of some extension headers.
+func lastNext(ext []byte) *byte {
+	off := 0
+	for {
+		n := (int(ext[off+1]) + 1) * 8
+		if off+n >= len(ext) {
+			return &ext[off]
+		}
+		off += n
+	}
+}
+
+// nextFragmentID is the identification of a packet that is fragmented.
+//
+// RFC 8200 4.5: "The Identification must be different than that of any other fragmented packet sent
+// recently with the same Source Address and Destination Address." RFC 7739 3: others must not be able to
+// predict it.
+func (p *path) nextFragmentID() uint32 {
+	s := p.ifc.s
+	hash := s.hashAddrs(netip.AddrPortFrom(p.src, 0), netip.AddrPortFrom(p.dst, 0))
+	counter, _ := s.ids.of(hash)
+	return counter.Add(1) + uint32(hash>>32)
+}

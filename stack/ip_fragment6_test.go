@@ -1,0 +1,429 @@
+package stack
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// fragment6 makes a fragment of the part of a packet that can be fragmented, of which the first header is next:
+// bytes from off to end. before are the headers that each fragment has, of which the last names
+// the Fragment header.
+func fragment6(h wire.IPv6, before []byte, next wire.Proto, id uint32, part []byte, f piece) []byte {
+	if h.Next = wire.ProtoFragment; len(before) > 0 {
+		h.Next = wire.ProtoHopByHop
+	}
+	fh := make([]byte, wire.FragmentLen)
+	(&wire.Fragment{Next: next, Offset: uint16(f.off), More: f.end < len(part), ID: id}).Put(fh)
+	return ip6Packet(h, bytes.Join([][]byte{before, fh, part[f.off:min(f.end, len(part))]}, nil))
+}
+
+func (p *peer) fragment6(id uint32, part []byte, f piece) {
+	p.t.Helper()
+	p.send(fragment6(wire.IPv6{}, nil, wire.ProtoUDP, id, part, f))
+}
+
+func fragmentHost6(t *testing.T) (*Stack, *peer, *UDP, []byte, []byte) {
+	t.Helper()
+	s, p := hostAndPeer6(t)
+	u := openUDP(t, s, "[2001:db8::1]:9")
+	require.NoError(t, u.SetReadBuffer(1<<20))
+	payload := make([]byte, 3000)
+	for i := range payload {
+		payload[i] = byte(i * 7)
+	}
+	return s, p, u, udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), payload), payload
+}
+
+// icmp6 returns the ICMPv6 message of a packet from 2001:db8::1 to 2001:db8::2.
+func icmp6(t *testing.T, packet []byte) (wire.ICMPv6, []byte) {
+	t.Helper()
+	h, payload, r := wire.ParseIPv6(packet)
+	require.Equal(t, wire.OK, r)
+	require.Equal(t, wire.ProtoICMPv6, h.Next)
+	m, body, r := wire.ParseICMPv6(h.Src, h.Dst, payload)
+	require.Equal(t, wire.OK, r)
+	return m, body
+}
+
+func TestFragmentsOfIPv6ArePutTogetherInAnyOrder(t *testing.T) {
+	s, p, u, datagram, payload := fragmentHost6(t)
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for id := range uint32(100) {
+		var pieces []piece
+		for off := 0; off < len(datagram); {
+			end := min(off+8*int(1+rnd.UintN(60)), len(datagram))
+			pieces = append(pieces, piece{off, end})
+			off = end
+		}
+		rnd.Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
+		for i, f := range pieces {
+			require.Nil(t, queued(t, u))
+			p.fragment6(id<<20, datagram, f)
+			if i+1 < len(pieces) && rnd.UintN(3) == 0 {
+				p.fragment6(id<<20, datagram, f) // a duplicate does no harm
+			}
+		}
+		require.True(t, bytes.Equal(payload, queued(t, u)), "packet %d", id)
+	}
+	require.Empty(t, s.frags6.m)
+	require.Zero(t, s.frags6.cost)
+	require.Empty(t, p.take())
+}
+
+// RFC 5722 4, RFC 8200 4.5: "If any of the fragments being reassembled overlap with any other fragments being
+// reassembled for the same packet, reassembly of that packet must be abandoned [...] and no ICMP
+// error messages should be sent." "An implementation may choose to detect this case and drop exact duplicate
+// fragments while keeping the other fragments".
+func TestOverlapsInIPv6DropThePacketSilently(t *testing.T) {
+	for _, overlap := range []piece{{0, 800}, {496, 1008}, {480, 1000}, {496, 512}, {0, 1000}, {1000, 2400}, {1488, 1504}, {496, 1504}} {
+		s, p, u, datagram, _ := fragmentHost6(t)
+		p.fragment6(1, datagram, piece{0, 504})
+		p.fragment6(1, datagram, piece{1000, 1496})
+		p.fragment6(1, datagram, overlap)
+		require.Equal(t, 1, dropped(s, dropOverlap), "%v", overlap)
+		require.Empty(t, s.frags6.m)
+		require.Zero(t, s.frags6.cost)
+		require.Nil(t, queued(t, u))
+		require.Empty(t, p.take())
+	}
+	s, p, u, datagram, payload := fragmentHost6(t)
+	for _, f := range []piece{{0, 1000}, {0, 1000}, {1000, 2000}, {2000, len(datagram)}} {
+		p.fragment6(1, datagram, f)
+	}
+	require.Equal(t, 1, dropped(s, dropDuplicateFragment))
+	require.True(t, bytes.Equal(payload, queued(t, u)))
+}
+
+// RFC 6946 4: "An IPv6 host receiving an IPv6 packet that contains a Fragment Header with the 'Fragment Offset' equal
+// to 0 and the 'M' flag equal to 0 MUST process that packet in isolation from any other packets/fragments, even if such
+// packets/fragments contain the same set {IPv6 Source Address, IPv6 Destination Address, Fragment Identification}."
+func TestAtomicFragmentsAreWholePackets(t *testing.T) {
+	s, p, u, datagram, payload := fragmentHost6(t)
+	small := udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), []byte("small"))
+	p.fragment6(7, datagram, piece{0, 1000})
+	p.fragment6(7, small, piece{0, len(small)})
+	require.Equal(t, "small", string(queued(t, u)))
+	require.Len(t, s.frags6.m, 1)
+	p.fragment6(7, datagram, piece{1000, 2000})
+	p.fragment6(7, datagram, piece{2000, len(datagram)})
+	require.True(t, bytes.Equal(payload, queued(t, u)))
+	require.EqualValues(t, 3, s.Stats().IP.FragmentsReceived)
+}
+
+// What is wrong with a fragment is told as RFC 8200 4.5 and RFC 7112 5 have it.
+func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
+	part := udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), make([]byte, 100))
+	options := append(ext(wire.ProtoUDP, 1, 4), part...)
+	hop := ext(wire.ProtoFragment, 1, 4)
+	frag := func(next wire.Proto, off uint16, more bool, part []byte) []byte {
+		fh := make([]byte, wire.FragmentLen)
+		(&wire.Fragment{Next: next, Offset: off, More: more, ID: 5}).Put(fh)
+		return ip6Packet(wire.IPv6{Next: wire.ProtoFragment}, append(fh, part...))
+	}
+	group := frag(wire.ProtoUDP, 0, true, part[:12])
+	copy(group[24:], addr("ff02::1").AsSlice())
+	for _, x := range []struct {
+		name    string
+		packet  []byte
+		code    int // -1: nobody is told
+		pointer uint32
+		reason  wire.Reason
+	}{
+		{"not a multiple of 8", frag(wire.ProtoUDP, 0, true, part[:12]), wire.ParamHeader, 4, wire.BadIPv6Fragment},
+		{"beyond 65,535", frag(wire.ProtoUDP, 65528, false, part[:16]), wire.ParamHeader, 42, wire.BadIPv6Fragment},
+		{"beyond with what is before", fragment6(wire.IPv6{}, hop, wire.ProtoUDP, 5, make([]byte, 65535), piece{65528, 65535}), wire.ParamHeader, 50, dropBadFragment},
+		{"UDP header not whole", frag(wire.ProtoUDP, 0, true, part[:0]), -1, 0, dropBadFragment},
+		{"TCP header not whole", frag(wire.ProtoTCP, 0, true, part[:16]), wire.ParamFirstChain, 0, dropFirstChain},
+		{"options not whole", frag(wire.ProtoDstOpts, 0, true, options[:8]), wire.ParamFirstChain, 0, dropFirstChain},
+		{"empty", frag(wire.ProtoUDP, 8, true, nil), -1, 0, dropBadFragment},
+		{"to a group", group, -1, 0, wire.BadIPv6Fragment},
+	} {
+		s, p := hostAndPeer6(t)
+		p.send(x.packet)
+		require.Equal(t, 1, dropped(s, x.reason), "%s: %v", x.name, s.Stats().Drops)
+		require.Empty(t, s.frags6.m, x.name)
+		frames := p.take()
+		if x.code < 0 {
+			require.Empty(t, frames, x.name)
+			continue
+		}
+		require.Len(t, frames, 1, x.name)
+		m, body := icmp6(t, frames[0])
+		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: uint8(x.code), Rest: x.pointer}, m, x.name)
+		require.Equal(t, x.packet, body, x.name)
+	}
+}
+
+// RFC 8200 4.5: the headers of the first fragment are those of the packet, whatever the others have; what was in
+// the fragments is processed when they are together.
+func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
+	s, p, u, datagram, payload := fragmentHost6(t)
+	part := append(ext(wire.ProtoUDP, 1, 4), datagram...)
+	hop := ext(wire.ProtoFragment, 1, 4)
+	p.send(fragment6(wire.IPv6{HopLimit: 9}, nil, 99, 1, part, piece{1000, 2000})) // names another header
+	p.send(fragment6(wire.IPv6{HopLimit: 7, TrafficClass: 0x20}, hop, wire.ProtoDstOpts, 1, part, piece{0, 1000}))
+	p.send(fragment6(wire.IPv6{HopLimit: 8}, nil, wire.ProtoUDP, 1, part, piece{2000, len(part)}))
+	got, metas := take(u)
+	require.Len(t, got, 1)
+	require.EqualValues(t, 7, metas[0].TTL)
+	require.EqualValues(t, 0x20, metas[0].TOS)
+
+	// An option that has to be told of is quoted in the packet as it is put together.
+	part = append(ext(wire.ProtoUDP, 0xbe, 4), datagram...)
+	p.send(fragment6(wire.IPv6{}, hop, wire.ProtoDstOpts, 2, part, piece{1000, 2000}))
+	p.send(fragment6(wire.IPv6{}, hop, wire.ProtoDstOpts, 2, part, piece{2000, len(part)}))
+	p.send(fragment6(wire.IPv6{}, hop, wire.ProtoDstOpts, 2, part, piece{0, 1000}))
+	frames := p.take()
+	require.Len(t, frames, 1)
+	m, body := icmp6(t, frames[0])
+	require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: wire.ParamOption, Rest: 40 + 8 + 2}, m)
+	q, quoted, r := wire.ParseIPv6Head(body, 0)
+	require.Equal(t, wire.BadIPv6PayloadLen, r, "a quote is cut")
+	require.Equal(t, wire.IPv6{}, q)
+	require.Nil(t, quoted)
+	require.EqualValues(t, 8+len(part), int(body[4])<<8|int(body[5]), "the length of the whole")
+	require.Equal(t, byte(wire.ProtoDstOpts), body[40], "no Fragment header is left")
+	require.Equal(t, part[:100], body[48:148])
+
+	// There are no fragments in fragments.
+	fh := make([]byte, wire.FragmentLen)
+	(&wire.Fragment{Next: wire.ProtoUDP, Offset: 8, More: true, ID: 9}).Put(fh)
+	part = append(fh, datagram...)
+	p.send(fragment6(wire.IPv6{}, nil, wire.ProtoFragment, 3, part, piece{0, 1000}))
+	p.send(fragment6(wire.IPv6{}, nil, wire.ProtoFragment, 3, part, piece{1000, 2000}))
+	p.send(fragment6(wire.IPv6{}, nil, wire.ProtoFragment, 3, part, piece{2000, len(part)}))
+	require.Equal(t, 1, dropped(s, wire.BadIPv6Fragment))
+	require.Empty(t, texts(u))
+	require.Empty(t, s.frags6.m)
+	require.NotEmpty(t, payload)
+}
+
+// RFC 8200 4.5: 60 seconds, a Time Exceeded of code 1 if the first fragment has come, and none to a group (RFC 4443 2.4).
+func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p, u, datagram, payload := fragmentHost6(t)
+		first := fragment6(wire.IPv6{}, nil, wire.ProtoUDP, 1, datagram, piece{0, 1000})
+		p.send(first)
+		p.fragment6(1, datagram, piece{1000, 1008})
+		p.fragment6(2, datagram, piece{1000, 2000})
+		p.send(fragment6(wire.IPv6{Dst: addr("ff02::1")}, nil, wire.ProtoUDP, 1, datagram, piece{0, 1000}))
+		unreachable := make([]byte, 500)
+		(&wire.ICMPv6{Type: wire.ICMPv6Unreachable}).Put(addr("2001:db8::2"), addr("2001:db8::1"), unreachable, make([]byte, 400))
+		p.send(fragment6(wire.IPv6{}, nil, wire.ProtoICMPv6, 4, unreachable, piece{0, 400}))
+		p.send(fragment6(wire.IPv6{}, nil, wire.ProtoDstOpts, 5, append(ext(wire.ProtoICMPv6, 1, 4), unreachable...), piece{0, 400}))
+		time.Sleep(40 * time.Second)
+		p.fragment6(3, datagram, piece{0, 1000})
+		time.Sleep(20*time.Second - time.Nanosecond)
+		synctest.Wait()
+		require.Zero(t, dropped(s, dropReassemblyTimeout))
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		require.Equal(t, 5, dropped(s, dropReassemblyTimeout))
+		frames := p.take()
+		require.Len(t, frames, 1, "without the first fragment nobody is told, nor of a group's, nor of an error's")
+		m, body := icmp6(t, frames[0])
+		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6TimeExceeded, Code: 1}, m)
+		require.Equal(t, first, body)
+		p.fragment6(3, datagram, piece{1000, 2000})
+		p.fragment6(3, datagram, piece{2000, len(datagram)})
+		require.True(t, bytes.Equal(payload, queued(t, u)), "the younger one lives on")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Empty(t, s.frags6.m)
+		require.True(t, s.frags6.alarm.at == 0, "no timer without a fragment")
+	})
+}
+
+func TestReassemblyOfIPv6IsBounded(t *testing.T) {
+	s, p, u, datagram, payload := fragmentHost6(t)
+	for id := range uint32(3 * maxReassemblies) {
+		p.fragment6(id, datagram, piece{0, 8})
+	}
+	require.Len(t, s.frags6.m, maxReassemblies)
+	big := make([]byte, 60000)
+	for id := range uint32(100) {
+		for off := 0; off < len(big)-1440; off += 1440 {
+			p.fragment6(id, big, piece{off, off + 1440})
+		}
+		require.LessOrEqual(t, s.frags6.cost, maxReassemblyBytes)
+	}
+	p.fragment6(1<<30, datagram, piece{0, 1440})
+	p.fragment6(1<<30, datagram, piece{1440, 2880})
+	p.fragment6(1<<30, datagram, piece{2880, len(datagram)})
+	require.True(t, bytes.Equal(payload, queued(t, u)), "and it still works")
+	require.Zero(t, len(s.frags.m), "IPv4 has a table of its own")
+}
+
+// RFC 3168 5.3, as for IPv4.
+func TestCEOfAFragmentOfIPv6IsKept(t *testing.T) {
+	s, p, u, datagram, _ := fragmentHost6(t)
+	for i, classes := range [][2]uint8{{0x22, 0x23}, {0x21, 0x22}, {0x20, 0x23}, {0x20, 0x20}} {
+		for j, f := range []piece{{0, 1440}, {1440, 2880}, {2880, len(datagram)}} {
+			p.send(fragment6(wire.IPv6{TrafficClass: classes[j%2]}, nil, wire.ProtoUDP, uint32(i), datagram, f))
+		}
+		_, metas := take(u)
+		if i == 2 {
+			require.Empty(t, metas)
+			continue
+		}
+		require.Len(t, metas, 1)
+		require.Equal(t, []uint8{0x23, 0x21, 0, 0x20}[i], metas[0].TOS)
+	}
+	require.Equal(t, 1, dropped(s, dropFragmentECN))
+	require.Zero(t, s.frags6.cost)
+}
+
+// A link-local address is that of a link: fragments from the same on two links are not of one packet.
+func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
+	d0, e0 := nic.Pipe(nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true})
+	d1, e1 := nic.Pipe(nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true})
+	s := newHost(t, d0, "192.0.2.1/24", with(both[0]), func(cfg *Config) {
+		cfg.NICs = append(cfg.NICs, NIC{Name: "eth1", Device: d1, Addrs: []netip.Prefix{prefix("fe80::1/64")}})
+	})
+	u := openUDP(t, s, "[::]:9")
+	datagram := udpDatagram(addrPort("[fe80::2]:9"), addrPort("[fe80::1]:9"), make([]byte, 2000))
+	h := wire.IPv6{Src: addr("fe80::2"), Dst: addr("fe80::1")}
+	send := func(e *nic.PipeEnd, f piece) {
+		t.Helper()
+		_, err := e.Send([]nic.Frame{{Head: fragment6(h, nil, wire.ProtoUDP, 1, datagram, f)}})
+		require.NoError(t, err)
+	}
+	e0.Attach(func([]nic.Frame) {})
+	e1.Attach(func([]nic.Frame) {})
+	send(e0, piece{0, 1000})
+	send(e1, piece{1000, len(datagram)})
+	require.Empty(t, texts(u))
+	send(e1, piece{0, 1000})
+	_, metas := take(u)
+	require.Len(t, metas, 1)
+	require.Equal(t, 3, metas[0].NIC)
+}
+
+// Datagrams of all sizes cross links of all MTUs, and each fragment fits (RFC 8200 4.5).
+func TestALargePacketOfIPv6IsSentInFragments(t *testing.T) {
+	for _, mtu := range []int{1280, 1281, 1500, 9000} {
+		a, b := twoHosts6(t, nic.PipeConfig{MTU: mtu})
+		u, v := openUDP(t, a, "[::]:9"), openUDP(t, b, "[::]:9")
+		require.NoError(t, v.SetReadBuffer(1<<20))
+		big := bytes.Repeat([]byte("0123456789abcdef"), 4096)[:maxUDPPayload6]
+		for _, n := range []int{mtu - 48, mtu - 47, 3000, maxUDPPayload6} {
+			_, err := u.WriteTo(big[:n], addrPort("[2001:db8::2]:9"), SendOptions{})
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(big[:n], queued(t, v)), "%d bytes, MTU %d", n, mtu)
+		}
+		_, err := u.WriteTo(big[:mtu-47], addrPort("[2001:db8::2]:9"), SendOptions{DontFragment: true})
+		require.Equal(t, syscall.EMSGSIZE, err)
+		_, err = u.WriteTo(big[:mtu-48], addrPort("[2001:db8::2]:9"), SendOptions{DontFragment: true})
+		require.NoError(t, err)
+		_, err = u.WriteTo(append(big, 0), addrPort("[2001:db8::2]:9"), SendOptions{})
+		require.Equal(t, syscall.EMSGSIZE, err)
+	}
+}
+
+func TestFragmentsOfIPv6HaveTheseHeaders(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	u := openUDP(t, s, "[::]:9")
+	var ids []uint32
+	for range 3 {
+		_, err := u.WriteTo(make([]byte, 3000), addrPort("[2001:db8::2]:9"), SendOptions{TOS: 0x28, TTL: 5})
+		require.NoError(t, err)
+		var id uint32
+		off := 0
+		for i, f := range p.take() {
+			require.LessOrEqual(t, len(f), 1500)
+			h, payload, r := wire.ParseIPv6(f)
+			require.Equal(t, wire.OK, r)
+			require.EqualValues(t, 0x28, h.TrafficClass)
+			require.EqualValues(t, 5, h.HopLimit)
+			c, r := wire.WalkIPv6(h.Next, payload)
+			require.Equal(t, wire.OK, r)
+			require.True(t, c.Fragmented)
+			require.Equal(t, wire.ProtoUDP, c.Proto)
+			require.EqualValues(t, off, c.Fragment.Offset)
+			require.Equal(t, i < 2, c.Fragment.More)
+			off += len(payload) - wire.FragmentLen
+			if i == 0 {
+				id = c.Fragment.ID
+				require.True(t, wire.CompleteChain(c.Proto, payload[c.Offset:]), "RFC 7112 5")
+				require.Len(t, f, 1496, "as much as fits in multiples of 8")
+			}
+			require.Equal(t, id, c.Fragment.ID)
+		}
+		require.Equal(t, 3008, off)
+		ids = append(ids, id)
+	}
+	require.Equal(t, []uint32{ids[0], ids[0] + 1, ids[0] + 2}, ids)
+	_, err := u.WriteTo(make([]byte, 3000), addrPort("[2001:db8::3]:9"), SendOptions{})
+	require.NoError(t, err)
+	c, _ := wire.WalkIPv6(wire.ProtoFragment, p.take()[0][wire.IPv6Len:])
+	require.NotEqual(t, ids[2]+1, c.Fragment.ID, "RFC 7739 3: what one sees does not tell what another gets")
+}
+
+// RFC 8201 4 and 5.2: once a Packet Too Big has come about a datagram, those that follow are cut to fit, down to 1280; RFC
+// 8021 2: no message has the host send an atomic fragment.
+func TestDatagramsAreCutToThePathMTU(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	u := openUDP(t, s, "[::]:9")
+	sizes := func(n int) (sizes []int) {
+		_, err := u.WriteTo(make([]byte, n), addrPort("[2001:db8::2]:53"), SendOptions{})
+		require.NoError(t, err)
+		for _, f := range p.take() {
+			sizes = append(sizes, len(f))
+			c, r := wire.WalkIPv6(wire.Proto(f[wire.IPv6NextOffset]), f[wire.IPv6Len:])
+			require.Equal(t, wire.OK, r)
+			require.Equal(t, c.Fragmented, f[wire.IPv6NextOffset] == byte(wire.ProtoFragment), "no atomic fragment")
+		}
+		return sizes
+	}
+	tooBig := func(mtu uint32) {
+		_, err := u.WriteTo(make([]byte, 1452), addrPort("[2001:db8::2]:53"), SendOptions{})
+		require.NoError(t, err)
+		body := p.take()[0]
+		m := make([]byte, wire.ICMPLen+min(len(body), 1200))
+		(&wire.ICMPv6{Type: wire.ICMPv6TooBig, Rest: mtu}).Put(addr("2001:db8::9"), addr("2001:db8::1"), m, body[:len(m)-wire.ICMPLen])
+		p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::9")}, m))
+	}
+	require.Equal(t, []int{1500}, sizes(1452))
+	tooBig(1400)
+	require.Equal(t, []int{1400}, sizes(1352))
+	require.Equal(t, []int{1400, 48 + 48}, sizes(1392))
+	for _, mtu := range []uint32{1279, 0, 576} {
+		tooBig(mtu)
+		require.Equal(t, []int{1400}, sizes(1352), "MTU %d", mtu)
+	}
+	tooBig(1280)
+	require.Equal(t, []int{1280}, sizes(1232))
+	require.Len(t, sizes(1233), 2)
+}
+
+// Raw sockets and the answers to echo requests are cut and put together as well.
+func TestALargeEchoOfIPv6IsAnswered(t *testing.T) {
+	for _, n := range []int{1000, 2000, 65527} {
+		a, _ := twoHosts6(t, nic.PipeConfig{})
+		r, err := a.OpenRaw(Family6, uint16(wire.ProtoICMPv6), netip.Addr{})
+		require.NoError(t, err)
+		defer r.Close()
+		require.NoError(t, r.SetReadBuffer(1<<20))
+		body := bytes.Repeat([]byte{0x5a}, n)
+		_, err = r.WriteTo(echoRequest6(addr("2001:db8::1"), addr("2001:db8::2"), 1, 2, body), addr("2001:db8::2"), SendOptions{})
+		require.NoError(t, err)
+		b := make([]byte, 70000)
+		require.NoError(t, r.SetReadDeadline(time.Now().Add(5*time.Second)))
+		got, _, from, _, err := r.ReadFrom(b)
+		require.NoError(t, err, "%d bytes", n)
+		require.Equal(t, addr("2001:db8::2"), from)
+		require.Equal(t, byte(wire.ICMPv6EchoReply), b[0])
+		require.True(t, bytes.Equal(body, b[wire.ICMPLen:got]), fmt.Sprint(n))
+	}
+}
