@@ -24,7 +24,8 @@ const (
 // prescribes for links whose querier speaks version 2 (RFC 2236) or 1 (RFC 1112).
 //
 // MLD is the same protocol: its versions 2 (RFC 9777) and 1 (RFC 2710) are the engine's versions 3 and
-// 2, with the same times. The messages of a protocol are in its own file.
+// 2, with the same times and rules, of which IGMP's are quoted. The messages of each protocol are in
+// a file of its own.
 //
 // All links share one alarm, which is set while something is due. A change costs what its own group
 // costs, however many others there are.
@@ -39,6 +40,7 @@ type groupEngine struct {
 // A groupLink is what an interface has to say by one protocol, and to whom.
 type groupLink struct {
 	ifc        *iface
+	v6         bool                       // the protocol is MLD
 	groups     map[netip.Addr]*groupState // those joined, and those left of which something is to be said
 	robustness int                        // 0: the default
 	interval   tcp.Time                   // between queries; 0: the default
@@ -46,6 +48,7 @@ type groupLink struct {
 	v1, v2     tcp.Time                   // until when there is a querier of that version
 	version    int                        // that was spoken last; 0: none yet
 	gone       bool                       // nothing is said any more
+	unsourced  bool                       // of MLD: reports were sent before there was an address for them
 }
 
 // isReported reports whether routers are told of a group.
@@ -53,9 +56,26 @@ type groupLink struct {
 // RFC 3376 5: "the all-systems multicast address, 224.0.0.1, is handled as a
 // special case. ... reception of packets destined to the all-systems
 // multicast address, from all sources, is permanently enabled"; it is never reported.
-func isReported(group netip.Addr) bool { return group != allHosts() && group.Is4() }
+//
+// RFC 9777 6: "The link-scope all-nodes multicast address, (FF02::1), is handled as a special case";
+// and "MLD messages are never sent for" it nor for "any multicast address of scope 0 (reserved) or 1
+// (node-local)".
+func isReported(group netip.Addr) bool {
+	return group != allHosts() && group != allNodes6() && (group.Is4() || group.As16()[1]&0xf > 1)
+}
 
-func (l *groupLink) init(ifc *iface) { l.ifc, l.general.link = ifc, l }
+func (l *groupLink) init(ifc *iface, v6 bool) { l.ifc, l.v6, l.general.link = ifc, v6, l }
+
+// groupLink is what the interface has to say of a group, by the protocol of its family.
+func (ifc *iface) groupLink(group netip.Addr) *groupLink {
+	if group.Is6() {
+		return &ifc.mld
+	}
+	return &ifc.igmp
+}
+
+// groupLinks are both.
+func (ifc *iface) groupLinks() [2]*groupLink { return [2]*groupLink{&ifc.igmp, &ifc.mld} }
 
 // silent reports whether nothing can be said on the link.
 func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dead.Load() }
@@ -115,7 +135,7 @@ func (g *groupEngine) change(cs ...groupChange) {
 
 func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 	before, after := c.ifc.group.change(c.group, &c.from, &c.to)
-	l := &c.ifc.igmp
+	l := c.ifc.groupLink(c.group)
 	if g.closed || l.silent() || !isReported(c.group) {
 		return
 	}
@@ -141,19 +161,42 @@ func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 func (g *groupEngine) comeUp(ifc *iface) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := &ifc.igmp
+	now := g.s.now()
+	for _, l := range ifc.groupLinks() {
+		g.tellAll(l, now)
+	}
+	g.run(now)
+	g.arm(now)
+}
+
+// tellAll tells the routers of a link which groups the host listens to, as if they had just been joined.
+func (g *groupEngine) tellAll(l *groupLink, now tcp.Time) {
 	if g.closed || l.silent() {
 		return
 	}
-	now := g.s.now()
 	version := g.speak(l, now)
 	for _, m := range l.sorted() {
 		if m.filter.isMember() {
 			g.tell(l, m, version, &sourceFilter{}, now)
 		}
 	}
-	g.run(now)
-	g.arm(now)
+}
+
+// addressed tells the routers of a link anew what they were told from the unspecified address, if the
+// link has got an address for it. The caller drains afterwards.
+//
+// RFC 3590 4: "Once a valid link-local address is available, a node SHOULD generate new MLD Report
+// messages for all multicast addresses joined on the interface."
+func (g *groupEngine) addressed(ifc *iface) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if l := &ifc.mld; l.unsourced && !ifc.linkLocal6().IsUnspecified() {
+		l.unsourced = false
+		now := g.s.now()
+		g.tellAll(l, now)
+		g.run(now)
+		g.arm(now)
+	}
 }
 
 // tell begins to tell the routers of a link that what the interface wants of a group is not what it was
@@ -632,12 +675,53 @@ func (g *groupEngine) fired() {
 	g.s.drain()
 }
 
+// reportRoom is how many bytes a report has for its header and its records.
+func (l *groupLink) reportRoom() int {
+	if l.v6 {
+		return l.ifc.mtu() - mldHeader
+	}
+	return l.ifc.mtu() - igmpHeader
+}
+
+// sendReport sends a report of version 3 with n records, of which b has them and room for the header.
+func (l *groupLink) sendReport(b []byte, n int) {
+	if l.v6 {
+		l.sendMLDv2Report(b, n)
+	} else {
+		l.sendIGMPv3Report(b, n)
+	}
+}
+
+// sendV2Report sends a report of version 1 or 2, which goes to the group itself.
+func (l *groupLink) sendV2Report(version int, group netip.Addr) {
+	switch {
+	case l.v6:
+		l.sendMLDv1(group, wire.ICMPv6MLDReport, group)
+	case version == 1:
+		l.sendIGMPv2(group, wire.IGMPv1Report, group)
+	default:
+		l.sendIGMPv2(group, wire.IGMPv2Report, group)
+	}
+}
+
+// sendLeave sends a leave of version 2. RFC 2236 3: it goes "to the all-routers multicast group
+// (224.0.0.2)"; RFC 2710 4: a Done message goes to "the link-scope all-routers multicast address (FF02::2)".
+func (l *groupLink) sendLeave(group netip.Addr) {
+	if l.v6 {
+		l.sendMLDv1(netip.IPv6LinkLocalAllRouters(), wire.ICMPv6MLDDone, group)
+	} else {
+		l.sendIGMPv2(netip.AddrFrom4([4]byte{224, 0, 0, 2}), wire.IGMPv2Leave, group)
+	}
+}
+
 // detach tells the routers of a link that the host leaves all of its groups. The
 // caller drains afterwards.
 func (g *groupEngine) detach(ifc *iface) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.goodbye(&ifc.igmp)
+	for _, l := range ifc.groupLinks() {
+		g.goodbye(l)
+	}
 }
 
 func (g *groupEngine) goodbye(l *groupLink) {
@@ -670,6 +754,8 @@ func (g *groupEngine) close() {
 	g.closed = true
 	g.alarm.close()
 	for _, ifc := range *g.s.ifaces.Load() {
-		g.goodbye(&ifc.igmp)
+		for _, l := range ifc.groupLinks() {
+			g.goodbye(l)
+		}
 	}
 }

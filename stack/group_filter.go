@@ -149,9 +149,12 @@ func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
 	return joined, joined && r.wants(source)
 }
 
-// list returns the groups in order.
-func (g *groupTable) list() []netip.Addr {
+// list returns the groups in order. v6 says that the interface receives IPv6.
+func (g *groupTable) list(v6 bool) []netip.Addr {
 	groups := []netip.Addr{allHosts()}
+	if v6 {
+		groups = append(groups, allNodes6())
+	}
 	g.mu.RLock()
 	groups = slices.AppendSeq(groups, maps.Keys(g.joined))
 	g.mu.RUnlock()

@@ -57,34 +57,20 @@ func (s *Stack) takeIGMP(l *groupLink, p *packet, h *wire.IGMP, now tcp.Time) bo
 	return false
 }
 
-// reportRoom is how many bytes a report has for its header and its records.
-func (l *groupLink) reportRoom() int { return l.ifc.mtu() - igmpHeader }
-
-// sendReport sends a report of version 3 with n records, of which b has them and room for the header.
+// sendIGMPv3Report is sendReport for IGMP.
+//
 // RFC 3376 4.2.14: "Version 3 Reports are sent with an IP destination address of
 // 224.0.0.22, to which all IGMPv3-capable multicast routers listen."
-func (l *groupLink) sendReport(b []byte, n int) {
+func (l *groupLink) sendIGMPv3Report(b []byte, n int) {
 	wire.PutIGMPv3Report(b, n)
 	l.sendIGMP(netip.AddrFrom4([4]byte{224, 0, 0, 22}), b)
 }
 
-// sendV2Report sends a report of version 1 or 2, which goes to the group itself.
-func (l *groupLink) sendV2Report(version int, group netip.Addr) {
+// sendIGMPv2 sends a message of version 1 or 2 about a group.
+func (l *groupLink) sendIGMPv2(dst netip.Addr, typ wire.IGMPType, group netip.Addr) {
 	var b [wire.IGMPLen]byte
-	typ := wire.IGMPv2Report
-	if version == 1 {
-		typ = wire.IGMPv1Report
-	}
 	wire.PutIGMP(b[:], typ, group)
-	l.sendIGMP(group, b[:])
-}
-
-// sendLeave sends a leave of version 2.
-// RFC 2236 3: it goes "to the all-routers multicast group (224.0.0.2)."
-func (l *groupLink) sendLeave(group netip.Addr) {
-	var b [wire.IGMPLen]byte
-	wire.PutIGMP(b[:], wire.IGMPv2Leave, group)
-	l.sendIGMP(netip.AddrFrom4([4]byte{224, 0, 0, 2}), b[:])
+	l.sendIGMP(dst, b[:])
 }
 
 // sendIGMP queues a message. Where the queue is full it is lost, as on a link that

@@ -39,18 +39,25 @@ type igmpSaid struct {
 
 func newRouter(t *testing.T) *router {
 	t.Helper()
+	return newRouterOf(t, describeIGMP)
+}
+
+// newRouterOf makes a router which records what describe says of the frames that it receives, unless that is
+// nothing.
+func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, change ...func(*Config)) *router {
+	t.Helper()
 	da, db := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 	r := &router{peer: &peer{t: t, dev: db}, begin: time.Now()}
 	db.Attach(func(batch []nic.Frame) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for i := range batch {
-			if text := describeIGMP(t, batch[i].AppendTo(nil)); text != "" {
+			if text := describe(t, batch[i].AppendTo(nil)); text != "" {
 				r.said = append(r.said, igmpSaid{time.Since(r.begin), text})
 			}
 		}
 	})
-	r.s = newHost(t, da, "192.0.2.1/24")
+	r.s = newHost(t, da, "192.0.2.1/24", change...)
 	return r
 }
 

@@ -90,7 +90,7 @@ func (g *dgram) wantsGroup(p *packet) bool {
 
 // Join has the interface of an index, or with 0 the one on the route to the group,
 // accept what is sent to a multicast group. The errors are those of Linux: EINVAL for
-// what is no group, ENODEV without such an interface or route, and EADDRINUSE for a group
+// what is no group of a family that the socket has, ENODEV without such an interface or route, and EADDRINUSE for a group
 // that the socket has joined there already.
 func (g *dgram) Join(group netip.Addr, index int) error {
 	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
@@ -191,8 +191,8 @@ func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr
 	if err := g.open(); err != nil {
 		return err
 	}
-	group = group.Unmap()
-	if !isGroup(group) {
+	group, index = g.s.groupOn(group, index)
+	if !g.canJoin(group) {
 		return syscall.EINVAL
 	}
 	ifc := g.s.ifaceAt(index)
@@ -217,12 +217,12 @@ func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr
 // present calls do for the socket's membership of a group on the interface of an index, or with 0 the
 // first that there is of the group, and with its place, which is -1 if there is none.
 func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, at int, m membership) error) error {
-	group = group.Unmap()
+	group, index = g.s.groupOn(group, index)
 	g.mu.Lock()
 	err := error(net.ErrClosed)
 	switch {
 	case g.closed:
-	case !isGroup(group):
+	case !g.canJoin(group):
 		err = syscall.EINVAL
 	default:
 		var m membership
@@ -237,8 +237,20 @@ func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, a
 	return err
 }
 
-// isGroup reports whether an address is that of a group which a socket can join.
-func isGroup(a netip.Addr) bool { return a.Is4() && a.IsMulticast() }
+// canJoin reports whether an address is that of a group which the socket can join.
+func (g *dgram) canJoin(a netip.Addr) bool {
+	return a.IsMulticast() && g.fam.holds(a) && (a.Is4() || g.s.HasIPv6())
+}
+
+// groupOn returns a group without its zone, and the index of the interface: that of the zone if
+// index is 0.
+func (s *Stack) groupOn(group netip.Addr, index int) (netip.Addr, int) {
+	group, zone := s.unzone(group)
+	if index == 0 {
+		index = zone
+	}
+	return group, index
+}
 
 // leaveBatch is how many groups are left at once: as many as two reports of version 3 name on an
 // Ethernet, and fewer than a transmit queue has room for, because version 2 names one in each.

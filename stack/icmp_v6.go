@@ -25,6 +25,8 @@ func (s *Stack) inputICMPv6(p *packet) {
 	switch h.Type {
 	case wire.ICMPv6Echo:
 		s.echo6(p, &h, body)
+	case wire.ICMPv6MLDQuery, wire.ICMPv6MLDReport, wire.ICMPv6MLDDone, wire.ICMPv6MLDv2Report:
+		s.inputMLD(p, &h, body)
 	case wire.ICMPv6EchoReply:
 		// For raw sockets, which have it by now.
 	case wire.ICMPv6RouterSol, wire.ICMPv6RouterAdv, wire.ICMPv6NeighborSol, wire.ICMPv6NeighborAdv, wire.ICMPv6Redirect:

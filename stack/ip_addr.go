@@ -389,6 +389,12 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 // The errors are ENODEV, EADDRNOTAVAIL for an address that is not there, EINVAL for the loopback, and
 // net.ErrClosed.
 func (s *Stack) RemoveAddr(nic string, a netip.Addr) error {
+	err := s.removeAddr(nic, a)
+	s.drain() // the routers are told of the groups that were left
+	return err
+}
+
+func (s *Stack) removeAddr(nic string, a netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() {
@@ -431,6 +437,7 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	old := ifc.list()
 	ifc.addrs.Store(&list)
 	ifc.joinSolicited()
+	s.groups.addressed(ifc)
 	for i, of := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
 		if hasUsable(old, of) && !hasUsable(list, of) {
 			// As on Linux, where fib_disable_ip does it.

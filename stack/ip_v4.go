@@ -137,12 +137,21 @@ func (ifc *iface) filterGroup(p *packet) wire.Reason {
 	switch {
 	case !joined:
 		return dropNotJoined
-	case !wanted && p.proto != wire.ProtoIGMP:
+	case !wanted && !p.asksForGroups():
 		// RFC 3376 3: "requests for packets from specific sources"; those who ask whether the
 		// group is wanted are no sources of it.
 		return dropSourceFilter
 	}
 	return wire.OK
+}
+
+// asksForGroups reports whether a packet, as it was received, is of IGMP or MLD.
+func (p *packet) asksForGroups() bool {
+	if p.dst.Is4() {
+		return p.proto == wire.ProtoIGMP
+	}
+	c, _ := wire.WalkIPv6(p.proto, p.payload)
+	return c.Proto == wire.ProtoICMPv6 && c.RouterAlert
 }
 
 // mayLackSource reports whether a datagram may come from 0.0.0.0. What may is as on Linux.

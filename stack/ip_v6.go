@@ -140,11 +140,7 @@ func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
 			// "Interface-Local scope spans only a single interface on a node".
 			return dropLoopbackOutside
 		}
-		r := ifc.filterGroup(p)
-		if r == dropSourceFilter && (p.proto == wire.ProtoHopByHop || p.proto == wire.ProtoICMPv6) {
-			return wire.OK // a router that asks whether the group is wanted is no source of it
-		}
-		return r
+		return ifc.filterGroup(p)
 	}
 	switch {
 	case !ifc.isOwn6(t, p.dst):

@@ -39,7 +39,7 @@ type iface struct {
 	down           atomic.Bool                // that, or the device says that its link is
 	cause          atomic.Pointer[deathCause] // why the device died by itself; else nil
 	group          groupTable                 // multicast groups joined
-	igmp           groupLink                  // under the lock of Stack.groups
+	igmp, mld      groupLink                  // under the lock of Stack.groups
 
 	zeroCopy bool                            // the device asks for rooms
 	follows  bool                            // the device tells when its link changes
@@ -111,7 +111,8 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 		ifc.linkLen = wire.EthernetLen
 		ifc.neigh4, ifc.neigh6 = newNeighborTable(ifc, false), newNeighborTable(ifc, true)
 	}
-	ifc.igmp.init(ifc)
+	ifc.igmp.init(ifc, false)
+	ifc.mld.init(ifc, true)
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
 	ifc.tx.busy.Store(true) // up ends the turn: a device is not sent to before it is attached
 	return ifc
@@ -267,7 +268,7 @@ type InterfaceInfo struct {
 	// Gateway6 that of IPv6; invalid if there is none.
 	Gateway, Gateway6 netip.Addr
 	// Groups are the multicast groups that are received on the interface, in order:
-	// 224.0.0.1 and those that sockets have joined.
+	// 224.0.0.1, with IPv6 ff02::1, and those that sockets have joined.
 	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable
@@ -293,7 +294,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			AddrInfo: ifc.describeAddrs(),
 			Gateway:  s.table.Load().gatewayOf(ifc, false),
 			Gateway6: s.table.Load().gatewayOf(ifc, true),
-			Groups:   ifc.group.list(),
+			Groups:   ifc.group.list(ifc.takes6()),
 			Loopback: ifc.loopback,
 			Up:       !ifc.down.Load() && ifc.dev.Link().Up,
 			Err:      err,

@@ -51,6 +51,7 @@ const (
 	dropTCPMemory
 	dropTCPListen
 	dropIGMP
+	dropMLD
 	dropLoopQueue
 	dropMapped
 	dropNDHopLimit
@@ -109,6 +110,7 @@ func reasonText(r wire.Reason) string {
 		dropAcceptQueue - wire.NumReasons:         "accept queue full",
 		dropTCPMemory - wire.NumReasons:           "SYN over the memory budget",
 		dropTCPListen - wire.NumReasons:           "TCP segment for a listener without SYN, ACK or RST",
+		dropMLD - wire.NumReasons:                 "MLD message that is not believed, or for routers",
 		dropIGMP - wire.NumReasons:                "IGMP message that is not believed, or for routers",
 		dropLoopQueue - wire.NumReasons:           "datagram to a group that its own host did not hear",
 		dropMapped - wire.NumReasons:              "IPv6 address that cannot be on a link",
@@ -137,6 +139,7 @@ type counters struct {
 	ip6Received                                atomic.Uint64
 	igmpReceived, igmpSent                     atomic.Uint64
 	ndReceived, ndSent, ndFailed               atomic.Uint64
+	mldReceived, mldSent                       atomic.Uint64
 	udpReceived, udpSent, rawReceived, rawSent atomic.Uint64
 	tcpIn, tcpOut, timeWaitOverflow            atomic.Uint64
 	synCookiesSent, synCookiesTaken            atomic.Uint64
@@ -155,6 +158,7 @@ type Stats struct {
 	ICMP6 ICMPStats
 	ND    ARPStats // Neighbour Discovery
 	IGMP  IGMPStats
+	MLD   IGMPStats
 	UDP   DatagramStats
 	Raw   DatagramStats
 	TCP   TCPStats
@@ -200,7 +204,7 @@ type ICMPStats struct {
 	Sent     uint64 // by the stack itself
 }
 
-// IGMPStats counts IGMP messages.
+// IGMPStats counts the messages of IGMP, or of MLD.
 type IGMPStats struct {
 	Received uint64 // well formed, of whatever kind
 	Sent     uint64
@@ -260,6 +264,7 @@ func (s *Stack) Stats() Stats {
 		ICMP6: ICMPStats{c.icmp6Received.Load(), c.icmp6Errors.Load(), c.icmp6Sent.Load()},
 		ND:    ARPStats{c.ndReceived.Load(), c.ndSent.Load(), c.ndFailed.Load()},
 		IGMP:  IGMPStats{c.igmpReceived.Load(), c.igmpSent.Load()},
+		MLD:   IGMPStats{c.mldReceived.Load(), c.mldSent.Load()},
 		UDP:   DatagramStats{udpReceived, udpSent},
 		Raw:   DatagramStats{c.rawReceived.Load(), c.rawSent.Load()},
 		TCP: TCPStats{
