@@ -1,10 +1,8 @@
 package stack
 
-import "sync"
-
 // changes tells those who want to know that the configuration has changed.
 type changes struct {
-	mu sync.Mutex
+	mu mutex[levelLink]
 	ch chan struct{} // nil: nobody has asked since the last change
 }
 

@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +16,7 @@ const coarseTime = 100 * time.Millisecond
 type coarseClock struct {
 	read atomic.Int64 // tcp.Time; 0: it is not kept
 
-	mu    sync.Mutex
+	mu    mutex[levelLink]
 	alarm alarm
 }
 

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -31,7 +30,7 @@ const (
 // costs, however many others there are.
 type groupEngine struct {
 	s      *Stack
-	mu     sync.Mutex
+	mu     mutex[levelShared]
 	due    groupHeap // what is to be said at some time
 	alarm  alarm     // for the first of due
 	closed bool

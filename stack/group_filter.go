@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 )
 
@@ -117,7 +116,7 @@ func (r *reception) filter() sourceFilter {
 // It is changed under the lock of the stack's groupEngine. Its own lock is the last of all.
 type groupTable struct {
 	n  atomic.Int32 // groups in joined, read without mu
-	mu sync.RWMutex
+	mu rwMutex[levelLink]
 	// A change costs as much with thousands of groups as with one.
 	joined map[netip.Addr]reception
 }

@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/usernet/usernet/nic"
@@ -15,7 +14,7 @@ type loopQueue struct {
 	n     atomic.Int32 // waiting, to be read without mu
 	bytes atomic.Int64 // of their buffers, likewise
 
-	mu         sync.Mutex
+	mu         mutex[levelTable]
 	waiting    []looped
 	delivering bool
 }

@@ -3,7 +3,6 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
@@ -98,7 +97,7 @@ func (p *packet) quote(b []byte) int {
 // RFC 1812 4.3.2.8 has the rate of errors limited, lest they cost the host what
 // it has its own traffic for.
 type icmpBudget struct {
-	mu     sync.Mutex
+	mu     mutex[levelTable]
 	tokens float64
 	at     tcp.Time
 }

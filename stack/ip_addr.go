@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -518,7 +517,7 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 
 // A defence remembers when an address was last claimed by another machine.
 type defence struct {
-	mu   sync.Mutex
+	mu   mutex[levelLink]
 	last tcp.Time // 0: never
 	said tcp.Time // when the host last defended the address; 0: never
 }

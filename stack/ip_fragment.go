@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"net/netip"
 	"slices"
-	"sync"
 	"unsafe"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -67,7 +66,7 @@ type reassembly struct {
 	timeout tcp.Time
 	late    func(d *datagramParts) // tells the sender of a datagram that was not completed in time
 
-	mu     sync.Mutex
+	mu     mutex[levelTable]
 	m      map[fragmentKey]*datagramParts // nil until first needed
 	byAge  list.List                      // of *datagramParts, oldest first
 	cost   int

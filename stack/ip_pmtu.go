@@ -2,7 +2,6 @@ package stack
 
 import (
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +29,7 @@ type pmtuCache struct {
 
 	s *Stack
 
-	mu     sync.Mutex
+	mu     mutex[levelTable]
 	m      map[netip.Addr]pathMTU
 	alarm  alarm // for the entry that is forgotten first
 	closed bool

@@ -3,7 +3,6 @@ package stack
 import (
 	"maps"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 
 	"github.com/usernet/usernet/stack/wire"
@@ -17,7 +16,7 @@ const maxRedirects = 1024
 type redirects struct {
 	n atomic.Int32 // entries, read without mu
 
-	mu sync.Mutex
+	mu mutex[levelLink]
 	m  map[redirectKey]netip.Addr // the neighbour: a router, or the destination itself
 }
 

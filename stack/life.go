@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -12,7 +11,7 @@ import (
 // A life tells whether a host is of use. It ends when the host is closed, or the last of its
 // links has died.
 type life struct {
-	mu   sync.Mutex
+	mu   mutex[levelTable]
 	done chan struct{}
 	err  error
 	cut  atomic.Bool // the last link has died

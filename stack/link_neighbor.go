@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -169,7 +168,7 @@ type neighborTable struct {
 	ifc *iface
 	v6  bool
 
-	mu     sync.Mutex
+	mu     mutex[levelNeighbor]
 	m      map[netip.Addr]*neighbor // nil until first needed
 	static int
 	// Of the link, by RFC 4861 6.3.2. A router may set them.

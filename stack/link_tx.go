@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +35,7 @@ type txQueue struct {
 	async atomic.Bool                   // a goroutine of its own sends: Send may block, or the interface is being closed
 	idle  atomic.Pointer[chan struct{}] // told when the drainer is done; set while the interface is being closed
 
-	mu      sync.Mutex
+	mu      mutex[levelLink]
 	ring    []txEntry  // allocated on first use; its length is a power of two
 	head    int        // index of the oldest entry
 	closed  bool       // put fails from now on

@@ -91,7 +91,7 @@ type dgram struct {
 	s   *Stack
 	fam Family
 
-	mu       sync.Mutex
+	mu       mutex[levelSocket]
 	readable sync.Cond
 	writable sync.Cond
 	queue    datagramQueue

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -34,7 +33,7 @@ func (e *rawEnds) fit(local, remote netip.Addr, zone int) bool {
 // A rawTable has all raw sockets.
 type rawTable struct {
 	all    atomic.Pointer[[]*Raw] // replaced, never changed
-	mu     sync.Mutex
+	mu     mutex[levelTable]
 	closed bool
 }
 

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -37,7 +36,7 @@ type udpTable struct {
 	// found without it.
 	buckets atomic.Pointer[[udpBuckets]atomic.Pointer[[]udpBinding]]
 
-	mu     sync.Mutex
+	mu     mutex[levelTable]
 	closed bool
 	folded atomic.Uint64 // sockets whose counters have gone to the stack's
 }

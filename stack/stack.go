@@ -9,16 +9,22 @@
 // # Locks
 //
 // They are taken in this order, and released before a device, a callback or a
-// wait is reached:
+// wait is reached. A goroutine holds at most one lock of a level:
 //
-//  1. configuration (Stack.mu); or what TCP ports are bound to (listenMu)
-//  2. a listener
-//  3. a socket; at most one at a time
-//  4. TIME-WAIT with the dials that wait for a port; multicast groups; the timer queue of connections
-//  5. a table or list: UDP, raw and TCP sockets (then TCP's ports), listeners, paths, orphans, the wheel, the
-//     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
-//  6. a neighbour table
-//  7. a transmit queue, the groups of an interface, who waits for a change, the coarse clock, redirects
+//  1. the configuration (Stack.mu)
+//  2. what TCP ports are bound to (listenMu)
+//  3. a listener
+//  4. a socket
+//  5. TIME-WAIT with the dials that wait for a port; multicast groups
+//  6. a table or list: UDP, raw and TCP sockets, listeners, paths, orphans, the wheel, the reclaimer, cookie
+//     keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
+//  7. the ports of TCP's sockets
+//  8. the timer queue of connections
+//  9. a neighbour table
+//  10. of an interface: the transmit queue, the groups, the defence of an address; who waits for a change; the
+//     coarse clock; redirects
+//
+// The level is part of a mutex's type, and the build tag lockorder has it checked: see lockorder.go.
 //
 // An alarm has no lock: it belongs to that of its owner.
 package stack
@@ -31,7 +37,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -141,9 +146,9 @@ type Stack struct {
 
 	datagramMTU pmtuCache // what ICMP told of other datagrams
 
-	mu        sync.Mutex // one change of the configuration at a time
-	lastIndex int        // the highest interface index given
-	static    []Route    // of Config and AddRoute, in order
+	mu        mutex[levelConfig] // one change of the configuration at a time
+	lastIndex int                // the highest interface index given
+	static    []Route            // of Config and AddRoute, in order
 	lifetimes lifetimes
 	redirects redirects
 	changes   changes

@@ -1,4 +1,4 @@
-//go:build !race
+//go:build !race && !lockorder
 
 // The race detector makes sync.Pool forget at random.
 

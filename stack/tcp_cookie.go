@@ -3,7 +3,6 @@ package stack
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync"
 
 	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
@@ -37,7 +36,7 @@ func cookieMSS() [8]uint16 { return [8]uint16{28, 256, 536, 1024, 1220, 1440, 14
 // cookieKeys are the secrets of the cookies of this period and of the one before. A secret
 // that was guessed, or found by many trials, is of no use in the next period.
 type cookieKeys struct {
-	mu        sync.Mutex
+	mu        mutex[levelTable]
 	count     uint32 // the period that cur is for
 	cur, prev hashKey
 	made      bool // cur is

@@ -48,7 +48,7 @@ type tcpState struct {
 	used       atomic.Int64 // of it
 
 	table     tcpTable
-	listenMu  sync.Mutex // held to bind to a port that was asked for
+	listenMu  mutex[levelBind] // held to bind to a port that was asked for
 	listeners tcpListeners
 	waits     timeWaits
 	cookies   cookieKeys

@@ -33,7 +33,7 @@ type TCPListener struct {
 	nhalf      atomic.Int32 // those in half, likewise
 	overflowAt atomic.Int64 // when half was last full, as tcp.Time; 0: never
 
-	mu     sync.Mutex
+	mu     mutex[levelListener]
 	cond   sync.Cond
 	dl     deadline
 	half   []*TCP // in SYN-RECEIVED, in no order

@@ -3,7 +3,6 @@ package stack
 import (
 	"net/netip"
 	"slices"
-	"sync"
 )
 
 // tcpListeners holds the listeners of a stack, indexed by port: adding, removing and
@@ -16,7 +15,7 @@ const listenerShards = 16
 
 // A listenerShard has the ports of one remainder by listenerShards.
 type listenerShard struct {
-	mu    sync.RWMutex
+	mu    rwMutex[levelTable]
 	at    map[listenKey]*TCPListener // made on first use
 	ports map[uint16]portListeners
 }

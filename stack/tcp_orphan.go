@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +30,7 @@ const (
 type orphans struct {
 	limit int
 
-	mu    sync.Mutex
+	mu    mutex[levelTable]
 	slots []orphanSlot // made on first use; the first two are the heads of the lists
 	free  int32        // the first free slot, which others follow by next; 0: none
 	n     [2]int       // orphans in each list
@@ -273,7 +272,7 @@ type reclaimer struct {
 	s     *Stack
 	armed atomic.Bool
 
-	mu    sync.Mutex
+	mu    mutex[levelTable]
 	alarm alarm
 }
 

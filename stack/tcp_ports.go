@@ -3,14 +3,13 @@ package stack
 import (
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 )
 
 // tcpPorts counts the entries of a tcpTable by their local addresses and ports: to
 // ask whether a port is free takes as long beside a million connections as beside none.
 type tcpPorts struct {
-	mu     sync.Mutex
+	mu     mutex[levelPorts]
 	addrs  atomic.Pointer[[][16]byte] // that there were, few; changed under mu only
 	shards [portShards]portShard
 }
@@ -19,7 +18,7 @@ const portShards = 16
 
 // A portShard has the ports of one remainder by portShards.
 type portShard struct {
-	mu  sync.Mutex
+	mu  mutex[levelPorts]
 	use map[portKey]portUse
 }
 

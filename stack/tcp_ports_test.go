@@ -3,6 +3,7 @@ package stack
 import (
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -83,14 +84,21 @@ func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	c, _ := connect(t, a, b)
 	tt := &a.tcp.table
+	var held, released sync.WaitGroup
+	release := make(chan bool)
 	for i := range tcpShards {
-		tt.parts()[i].mu.Lock()
+		held.Add(1)
+		released.Go(func() { // a goroutine may have one lock of a level
+			mu := &tt.parts()[i].mu
+			mu.Lock()
+			held.Done()
+			<-release
+			mu.Unlock()
+		})
 	}
-	defer func() {
-		for i := range tcpShards {
-			tt.parts()[i].mu.Unlock()
-		}
-	}()
+	held.Wait()
+	defer released.Wait()
+	defer close(release)
 	done := make(chan error, 1)
 	go func() {
 		for _, port := range []uint16{0, 81} {

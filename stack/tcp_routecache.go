@@ -2,7 +2,6 @@ package stack
 
 import (
 	"net/netip"
-	"sync"
 )
 
 // maxPaths bounds the paths that are kept to be shared.
@@ -11,7 +10,7 @@ const maxPaths = 4096
 // A pathCache has the paths that connections share. The paths do not change: when
 // routes do, connections look for another one.
 type pathCache struct {
-	mu sync.RWMutex
+	mu rwMutex[levelTable]
 	m  map[pathEnds]*path
 }
 

@@ -33,7 +33,7 @@ type TCP struct {
 	s        *Stack
 	listener *TCPListener // that it came through; nil for an active open
 
-	mu      sync.Mutex
+	mu      mutex[levelSocket]
 	conn    tcp.Conn
 	ran     tcp.Time   // the time that conn has reached
 	path    *path      // shared with other connections: it does not change

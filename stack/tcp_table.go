@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"hash/maphash"
 	"slices"
-	"sync"
 	"sync/atomic"
 )
 
@@ -21,7 +20,7 @@ const tcpShards = 64
 
 // A tcpShard is a part of the table.
 type tcpShard struct {
-	mu      sync.RWMutex
+	mu      rwMutex[levelTable]
 	buckets []*tcpEntry // a power of two of them, at least one for each entry
 	n       int         // entries
 }

@@ -2,7 +2,6 @@ package stack
 
 import (
 	"container/heap"
-	"sync"
 
 	"github.com/usernet/usernet/stack/tcp"
 )
@@ -15,7 +14,7 @@ import (
 type timerQueue struct {
 	s *Stack
 
-	mu      sync.Mutex
+	mu      mutex[levelTimers]
 	heap    timerHeap
 	blocked map[*iface]*timersBlocked // by the interface whose queue is full
 	alarm   alarm                     // for the first

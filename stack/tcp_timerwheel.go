@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"sync"
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -24,7 +23,7 @@ const (
 type timerWheel struct {
 	s *Stack
 
-	mu     sync.Mutex
+	mu     mutex[levelTable]
 	slots  [wheelSlots]*TCP
 	n      int
 	alarm  alarm // for the first slot that is not empty

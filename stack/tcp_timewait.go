@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -23,7 +22,7 @@ type timeWaits struct {
 
 	queued atomic.Int32 // len(dials), to be read without mu
 
-	mu     sync.Mutex
+	mu     mutex[levelShared]
 	first  *timeWait // expires first
 	last   *timeWait
 	n      int

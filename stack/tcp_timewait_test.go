@@ -43,15 +43,21 @@ func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t
 	}()
 	time.Sleep(20 * time.Millisecond) // it has found what is left of the old, as good as surely
 	w.drop(tw)
-	next, _, err := a.bindDial(t.Context(), path, answer.DstPort, answer.SrcPort)
-	require.NoError(t, err)
-	next.mu.Lock()
-	cfg := next.config(a.now(), &TCPOptions{})
-	cfg.ISS = iss
-	next.conn.Open(a.now(), cfg)
-	var syn tcp.Segment
-	require.True(t, next.conn.Next(a.now(), &syn))
-	next.mu.Unlock()
+	var next *TCP
+	elsewhere(func() {
+		var err error
+		next, _, err = a.bindDial(t.Context(), path, answer.DstPort, answer.SrcPort)
+		if err != nil {
+			panic(err)
+		}
+		next.mu.Lock()
+		defer next.mu.Unlock()
+		cfg := next.config(a.now(), &TCPOptions{})
+		cfg.ISS = iss
+		next.conn.Open(a.now(), cfg)
+		var syn tcp.Segment
+		next.conn.Next(a.now(), &syn)
+	})
 	w.mu.Unlock()
 	<-done
 	a.drain()

@@ -193,3 +193,13 @@ func openUDP(t testing.TB, s *Stack, local string) *UDP {
 
 // dropped returns how often a reason occurred.
 func dropped(s *Stack, r wire.Reason) int { return int(s.counts.drops[r].Load()) }
+
+// elsewhere runs f in a goroutine of its own: it takes locks before those that the test holds.
+func elsewhere(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}

@@ -15,7 +15,7 @@ import (
 )
 
 // pass sets a deadline to a time that has come, and of which the timer has yet to learn.
-func (d *deadline) pass(mu *sync.Mutex) {
+func (d *deadline) pass(mu sync.Locker) {
 	mu.Lock()
 	d.when = time.Now().Add(-time.Nanosecond)
 	mu.Unlock()

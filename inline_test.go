@@ -1,0 +1,40 @@
+package usernet
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// inlined are functions that each packet runs, most of them several times, and which are so small that
+// a call would cost more than what they do.
+var inlined = map[string][]string{
+	"stack/wire": {"Fold", "(*IPv4).HeaderLen"},
+	"stack/tcp":  {"Seq.Less", "Seq.LessEq", "Seq.In"},
+	"stack": {
+		"(*Stack).now", "(*UDP).coarse",
+		"(*iface).mtu", "(*iface).mac",
+		"(*path).valid", "(*path).mss", "(*path).nextID", "(*path).pseudoSum",
+		"(*txQueue).room",
+	},
+}
+
+func TestWhatEachPacketRunsIsInlined(t *testing.T) {
+	for pkg, names := range inlined {
+		// The go command repeats what the compiler said where nothing has changed.
+		out, err := exec.Command("go", "build", "-gcflags=-m", "./"+pkg).CombinedOutput()
+		require.NoError(t, err, string(out))
+		said := make(map[string]bool)
+		for line := range strings.Lines(string(out)) {
+			if _, name, ok := strings.Cut(strings.TrimSpace(line), "can inline "); ok {
+				said[name] = true
+			}
+		}
+		require.NotEmpty(t, said)
+		for _, name := range names {
+			require.True(t, said[name], "%s: %s is not inlined: go build -gcflags=-m=2 ./%s says why", pkg, name, pkg)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+//go:build lockorder
+
+package stack
+
+import (
+	"fmt"
+	"sync"
+)
+
+// A mutex is a sync.Mutex that checks the order of locks.
+type mutex[L lockLevel] struct{ m sync.Mutex }
+
+func (m *mutex[L]) Lock() {
+	lockTaken[L]()
+	m.m.Lock()
+}
+
+func (m *mutex[L]) Unlock() {
+	m.m.Unlock()
+	lockReleased[L]()
+}
+
+// A rwMutex is a sync.RWMutex that checks the order of locks.
+type rwMutex[L lockLevel] struct{ m sync.RWMutex }
+
+func (m *rwMutex[L]) Lock() {
+	lockTaken[L]()
+	m.m.Lock()
+}
+
+func (m *rwMutex[L]) Unlock() {
+	m.m.Unlock()
+	lockReleased[L]()
+}
+
+func (m *rwMutex[L]) RLock() {
+	lockTaken[L]()
+	m.m.RLock()
+}
+
+func (m *rwMutex[L]) RUnlock() {
+	m.m.RUnlock()
+	lockReleased[L]()
+}
+
+// heldLocks are the levels of the locks that goroutines hold, as bits.
+var heldLocks [64]struct {
+	mu sync.Mutex
+	of map[uintptr]uint32
+}
+
+// lockTaken notes that the goroutine is about to take a lock, which must be of a later level than all
+// that it holds.
+func lockTaken[L lockLevel]() {
+	var l L
+	if held := changeHeld(0, 1<<l.level()); held>>l.level() != 0 {
+		changeHeld(1<<l.level()&^held, 0)
+		panic(fmt.Sprintf("stack: lock order: a lock of level %d is taken while those of levels %b are held", l.level(), held))
+	}
+}
+
+// lockReleased notes that the goroutine has released a lock.
+func lockReleased[L lockLevel]() {
+	var l L
+	changeHeld(1<<l.level(), 0)
+}
+
+// changeHeld changes what the calling goroutine holds, and returns what it held. The race detector must
+// not see that goroutines meet here: it would take them for ordered by the stack's own locks.
+func changeHeld(less, more uint32) (held uint32) {
+	id := goroutine()
+	hideFromRace(true)
+	h := &heldLocks[id>>8%uintptr(len(heldLocks))]
+	h.mu.Lock()
+	held = h.of[id]
+	if now := held&^less | more; now == 0 {
+		delete(h.of, id)
+	} else {
+		if h.of == nil {
+			h.of = make(map[uintptr]uint32)
+		}
+		h.of[id] = now
+	}
+	h.mu.Unlock()
+	hideFromRace(false)
+	return held
+}
