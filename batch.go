@@ -78,7 +78,7 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 		if d.Addr, bad = c.batchAddr(ms[k].Addr); bad != nil {
 			break
 		}
-		if bad = sendControl(ms[k].OOB, &d.Options); bad != nil {
+		if bad = sendControl(ms[k].OOB, c.controlKind(d.Addr.Addr()), &d.Options); bad != nil {
 			break
 		}
 		d.Buffers = ms[k].Buffers
@@ -97,7 +97,7 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 		if to == nil {
 			to = c.ends().remote
 		}
-		return 0, c.sendError("sendmmsg", to, controlError(ms[0].OOB, bad))
+		return 0, c.sendError("sendmmsg", to, controlError(ms[0].OOB, c.controlKind((*ds)[0].Addr.Addr()), bad))
 	}
 	return n, nil
 }

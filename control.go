@@ -57,7 +57,7 @@ type controlWriter struct {
 	truncated bool
 }
 
-func (w *controlWriter) put(typ int, data []byte) {
+func (w *controlWriter) put(level, typ int, data []byte) {
 	if len(w.rest) < controlHeaderLen {
 		w.truncated = true
 		return
@@ -67,7 +67,7 @@ func (w *controlWriter) put(typ int, data []byte) {
 		n, w.truncated = len(w.rest), true
 	}
 	putWord(w.rest, n)
-	binary.NativeEndian.PutUint32(w.rest[wordLen:], levelIP)
+	binary.NativeEndian.PutUint32(w.rest[wordLen:], uint32(level))
 	binary.NativeEndian.PutUint32(w.rest[wordLen+4:], uint32(typ))
 	copy(w.rest[controlHeaderLen:n], data)
 	space := min(alignControl(controlHeaderLen+len(data)), len(w.rest))
@@ -99,13 +99,13 @@ func (w *controlWriter) putInfo(index int, specDst, dst netip.Addr) {
 			*(*[4]byte)(b[4+4*i:]) = a.As4()
 		}
 	}
-	w.put(optPacketInfo, b[:])
+	w.put(levelIP, optPacketInfo, b[:])
 }
 
-func (w *controlWriter) putInt(typ int, n uint8) {
+func (w *controlWriter) putInt(level, typ int, n uint8) {
 	var b [4]byte
 	binary.NativeEndian.PutUint32(b[:], uint32(n))
-	w.put(typ, b[:])
+	w.put(level, typ, b[:])
 }
 
 // nextControl takes the first message off oob. ok is false where there is none, and the
@@ -124,22 +124,25 @@ func nextControl(oob []byte) (level, typ int, data, rest []byte, ok bool, err er
 }
 
 // sendControl sets options to what the control messages of a datagram that is sent say.
-// As on Linux, those of IP and of the socket that are not known, or out of range, are EINVAL,
-// and those of other levels are passed over.
-func sendControl(oob []byte, o *stack.SendOptions) error {
+// As on Linux, those of the destination's IP and of the socket that are not known, or out of range, are
+// EINVAL, and those of other levels are passed over.
+func sendControl(oob []byte, kind controlKind, o *stack.SendOptions) error {
 	for {
 		level, typ, data, rest, ok, err := nextControl(oob)
 		if !ok {
 			return err
 		}
 		oob = rest
-		switch level {
-		case levelIP:
-			if err := sendOption(typ, data, o); err != nil {
-				return err
-			}
-		case levelSocket, levelUDP:
-			return syscall.EINVAL
+		switch {
+		case level == levelIP && kind != control6:
+			err = sendOption(typ, data, o)
+		case level == levelIPv6 && kind != control4:
+			err = sendOption6(kind, typ, data, o)
+		case level == levelSocket, level == levelUDP:
+			err = syscall.EINVAL
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
@@ -173,28 +176,37 @@ func sendOption(typ int, data []byte, o *stack.SendOptions) error {
 }
 
 // controlError is the error of a datagram that was sent with control messages. Where these
-// name a source that is not the host's there is no route from it, as on Linux since 6.12.
-func controlError(oob []byte, err error) error {
-	if err == syscall.EADDRNOTAVAIL && len(oob) > 0 {
-		return syscall.ENETUNREACH
+// name a source that is not the host's there is no route from it, as on Linux since 6.12; of IPv6 it
+// is EINVAL.
+func controlError(oob []byte, kind controlKind, err error) error {
+	switch {
+	case err != syscall.EADDRNOTAVAIL || len(oob) == 0:
+		return err
+	case kind == control6:
+		return syscall.EINVAL
 	}
-	return err
+	return syscall.ENETUNREACH
 }
 
 // AppendControl appends the control messages that say what info does, for WriteMsgUDP and
 // WriteMsgIP: the interface, the source, TTL and TOS. What is zero is not said. As on Linux, the
-// broadcast address of a network is no source to send from.
+// broadcast address of a network is no source to send from. The messages are those of IPv6 if Local,
+// or without one Remote, is an address of IPv6.
 func (i *PacketInfo) AppendControl(oob []byte) []byte {
 	var b [128]byte
 	w := controlWriter{rest: b[:]}
+	if i.isSix() {
+		i.append6(&w)
+		return append(oob, b[:w.n]...)
+	}
 	if src := i.source(); src.IsValid() || i.Interface != 0 {
 		w.putInfo(i.Interface, src, netip.Addr{})
 	}
 	if i.TTL != 0 {
-		w.putInt(optTTL, i.TTL)
+		w.putInt(levelIP, optTTL, i.TTL)
 	}
 	if i.TOS != 0 {
-		w.putInt(optTOS, i.TOS)
+		w.putInt(levelIP, optTOS, i.TOS)
 	}
 	return append(oob, b[:w.n]...)
 }
@@ -210,6 +222,8 @@ func (i *PacketInfo) ParseControl(oob []byte) error {
 		}
 		oob = rest
 		switch {
+		case level == levelIPv6:
+			i.parse6(typ, data)
 		case level != levelIP:
 		case typ == optPacketInfo && len(data) >= packetInfoLen:
 			i.Interface = int(int32(binary.NativeEndian.Uint32(data)))
@@ -233,6 +247,13 @@ func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr,
 		return 0, flags
 	}
 	w := controlWriter{rest: oob}
+	if c.family.six {
+		c.receivedControl6(&w, cf, meta)
+		if w.truncated {
+			flags |= msgCTrunc
+		}
+		return w.n, flags
+	}
 	if cf&packetInfoFlags != 0 {
 		// The address from which to answer.
 		src := meta.Dst
@@ -242,10 +263,10 @@ func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr,
 		w.putInfo(meta.NIC, src, meta.Dst)
 	}
 	if cf&FlagTTL != 0 {
-		w.putInt(optTTL, meta.TTL)
+		w.putInt(levelIP, optTTL, meta.TTL)
 	}
 	if cf&FlagTOS != 0 {
-		w.put(optTOS, []byte{meta.TOS})
+		w.put(levelIP, optTOS, []byte{meta.TOS})
 	}
 	if w.truncated {
 		flags |= msgCTrunc

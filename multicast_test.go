@@ -622,10 +622,11 @@ func TestBuffersOfDatagramSocketsAreAsOnTheKernel(t *testing.T) {
 func FuzzControlMessages(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add((&PacketInfo{Local: netip.MustParseAddr("192.0.2.1"), Interface: 3, TTL: 4, TOS: 5}).AppendControl(nil))
+	f.Add((&PacketInfo{Local: netip.MustParseAddr("2001:db8::1"), Interface: 3, TTL: 4, TOS: 5}).AppendControl(nil))
 	f.Add(control(0, 2, int32Bytes(7)...))
 	f.Fuzz(func(t *testing.T, oob []byte) {
 		var o stack.SendOptions
-		if err := sendControl(oob, &o); err != nil {
+		if err := sendControl(oob, control4, &o); err != nil {
 			require.Equal(t, syscall.EINVAL, err)
 		}
 		var info PacketInfo
@@ -635,9 +636,13 @@ func FuzzControlMessages(f *testing.F) {
 		}
 		// What is written is read: of the source as what is to be sent.
 		var again stack.SendOptions
-		require.NoError(t, sendControl(info.AppendControl(nil), &again))
+		kind := control4
+		if info.isSix() {
+			kind = control6
+		}
+		require.NoError(t, sendControl(info.AppendControl(nil), kind, &again))
 		require.Equal(t, info.Interface, again.NIC)
-		if src := info.source(); src.IsValid() {
+		if src := info.source(); src.IsValid() && src != netip.IPv6Unspecified() {
 			require.Equal(t, src, again.Src)
 		}
 		require.Equal(t, info.TTL, again.TTL)

@@ -49,3 +49,33 @@ func TestTCPToOwnAddressPassesNettest(t *testing.T) {
 	nettest.TestConn(t, makePipe(a, a, addrA))
 	require.Zero(t, b.Stats().IP.Received, "nothing left the host")
 }
+
+func TestTCPOverIPv6PassesNettest(t *testing.T) {
+	t.Run("loopback", func(t *testing.T) {
+		h := sixHost(t)
+		nettest.TestConn(t, makePipe(h, h, "::1"))
+	})
+	t.Run("own address", func(t *testing.T) {
+		h := sixHost(t)
+		nettest.TestConn(t, makePipe(h, h, "2001:db8:ffff::1"))
+	})
+	t.Run("wire of IP", func(t *testing.T) {
+		near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+		a, b := sixPair(t, near, far)
+		nettest.TestConn(t, makePipe(a, b, addr6B))
+	})
+	t.Run("Ethernet", func(t *testing.T) {
+		near, far := nic.Pipe(nic.PipeConfig{})
+		a, b := sixPair(t, near, far)
+		nettest.TestConn(t, makePipe(a, b, addr6B))
+	})
+	t.Run("lossy link", func(t *testing.T) {
+		near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+		wire := nic.Impair(near, nic.ImpairConfig{Seed: 1})
+		imp := nic.Impairment{Latency: time.Millisecond, Loss: 0.01, Duplicate: 0.005, Reorder: 0.01, ReorderGap: time.Millisecond}
+		wire.SetOut(imp)
+		wire.SetIn(imp)
+		a, b := sixPair(t, wire, far)
+		nettest.TestConn(t, makePipe(a, b, addr6B))
+	})
+}

@@ -44,7 +44,7 @@ func (c *datagramConn) options(i *PacketInfo) stack.SendOptions {
 
 // source is the address from which a datagram is to be sent; invalid if the host chooses it.
 func (i *PacketInfo) source() netip.Addr {
-	if local := i.Local.Unmap(); !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	if local := i.Local.Unmap().WithZone(""); !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return local
 	}
 	return netip.Addr{}
@@ -208,11 +208,12 @@ func (c *UDPConn) send(b, oob []byte, to netip.AddrPort, o stack.SendOptions) (i
 	if len(oob) == 0 {
 		return c.udp.WriteTo(b, to, o)
 	}
-	if err := sendControl(oob, &o); err != nil {
+	kind := c.controlKind(to.Addr())
+	if err := sendControl(oob, kind, &o); err != nil {
 		return 0, err
 	}
 	n, err := c.udp.WriteTo(b, to, o)
-	return n, controlError(oob, err)
+	return n, controlError(oob, kind, err)
 }
 
 // WriteToUDPAddrPort sends a datagram to addr. It does not allocate.
@@ -424,11 +425,12 @@ func (c *IPConn) sendTo(b, oob []byte, addr *net.IPAddr, o stack.SendOptions) (i
 	if err != nil {
 		return 0, err
 	}
-	if err := sendControl(oob, &o); err != nil {
+	kind := c.controlKind(ip)
+	if err := sendControl(oob, kind, &o); err != nil {
 		return 0, err
 	}
 	n, err := c.raw.WriteTo(b, ip, o)
-	return n, controlError(oob, err)
+	return n, controlError(oob, kind, err)
 }
 
 // WriteToIP sends a datagram to addr.

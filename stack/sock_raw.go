@@ -218,6 +218,9 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	if r.path.v6 && r.proto == uint16(wire.ProtoICMPv6) {
 		if len(data) < wire.ICMPv6ChecksumOffset+2 {
 			r.s.bufs.put(sl.buf)
+			if len(data) < 2 {
+				return 0, syscall.EFAULT // as on Linux, which looks for the type and the code first
+			}
 			return 0, syscall.EINVAL
 		}
 		// RFC 3542 3.1: "the kernel will calculate and insert the ICMPv6 checksum".

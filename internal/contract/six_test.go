@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/usernet/usernet/internal/world"
@@ -124,6 +125,50 @@ func exchanging(listen [2]string, dial [2]string) func(*testing.T, *world.World)
 		seen = append(append(seen, err), read(c, 20)...)
 		return append(seen, c.LocalAddr(), c.RemoteAddr())
 	}
+}
+
+// pinging sends an echo request by a raw socket, whose checksum is the kernel's to fill in (RFC 3542 3.1),
+// and shows the answer.
+func pinging(t *testing.T, w *world.World) []any {
+	c, err := w.Dial(context.Background(), world.DialOptions{}, "ip6:ipv6-icmp", w.Server6)
+	if err != nil {
+		return []any{err}
+	}
+	defer c.Close()
+	short := writeErr(c) // it has no place for the checksum
+	n, err := c.Write([]byte{128, 0, 0xde, 0xad, 0, 7, 0, 1, 'p', 'i', 'n', 'g'})
+	seen := []any{short, n, err}
+	for {
+		b := make([]byte, 100)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+		n, err := c.Read(b)
+		if err != nil {
+			return append(seen, err)
+		}
+		if b[0] != 129 {
+			continue // on a loopback the request comes in too, and others' messages
+		}
+		sum := b[2] != 0 || b[3] != 0
+		b[2], b[3] = 0, 0
+		return append(seen, sum, b[:n])
+	}
+}
+
+// rawExchange sends by a raw socket, whose receiver has nothing of the IPv6 header (RFC 3542 3).
+func rawExchange(t *testing.T, w *world.World) []any {
+	pc, err := w.ListenPacket("ip6:253", w.Server6)
+	if err != nil {
+		return []any{err}
+	}
+	defer pc.Close()
+	c, err := w.Dial(context.Background(), world.DialOptions{}, "ip6:253", w.Server6)
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = c.Write([]byte("question"))
+	b := make([]byte, 100)
+	require.NoError(t, pc.SetReadDeadline(time.Now().Add(time.Second)))
+	n, from, rerr := pc.ReadFrom(b)
+	return []any{err, b[:n], from, rerr, pc.LocalAddr(), c.LocalAddr(), c.RemoteAddr()}
 }
 
 // sending writes one datagram to an address by each of net's ways.
@@ -248,5 +293,6 @@ func sixBehaviours() []behaviour {
 			bs = append(bs, behaviour{"send by " + n + " to " + a, sending([2]string{n, ":0"}, a), ""})
 		}
 	}
+	bs = append(bs, behaviour{"ping by hand", pinging, ""}, behaviour{"datagrams of a protocol of IPv6", rawExchange, ""})
 	return append(bs, behaviour{"send from an IPv6 address to IPv4", sending([2]string{"udp", "[SIX]:0"}, "HOST:9"), ""})
 }
