@@ -19,7 +19,7 @@ func (c *Conn) advertise() int {
 	if r.buf.n == 0 && r.nxt.Less(edge) && edge-r.nxt < unit {
 		edge = r.nxt + unit // otherwise a buffer smaller than the unit would never be offered
 	}
-	edge = r.nxt + (edge-r.nxt)/unit*unit
+	edge = r.nxt + (edge-r.nxt)&^(unit-1)
 	if r.edge.Less(edge) && int(edge-r.edge) >= min(limit/2, r.mss) {
 		r.edge, r.edgeMoved = edge, true
 		r.maxEdge = maxSeq(r.maxEdge, edge)

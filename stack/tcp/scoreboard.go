@@ -134,7 +134,7 @@ func (b *scoreboard) push(seq, end Seq, now Time) *sent {
 	}
 	c.list = append(c.list, sent{seq: seq, end: end, at: now, pieces: 1})
 	b.n++
-	if c.count[kindOpen]++; c.count[kindOpen] == 1 {
+	if c.count[kindOpen]++; c.below&kindOpen == 0 {
 		b.fix(c)
 	}
 	return &c.list[len(c.list)-1]

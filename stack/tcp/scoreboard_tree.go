@@ -131,14 +131,14 @@ func (b *scoreboard) removeFirst(s *sent) {
 	}
 }
 
-// pushFirst makes the first chunk of an empty tree, with room for one piece at least.
+// pushFirst makes the first chunk of an empty tree, for a piece of kindOpen.
 func (b *scoreboard) pushFirst() *chunk {
 	c := b.free
 	if c == nil {
 		return b.insertChunk(nil)
 	}
 	b.free, c.up = c.up, nil
-	c.height = 1
+	c.height, c.below = 1, kindOpen
 	b.root, b.first, b.last = c, c, c
 	return c
 }

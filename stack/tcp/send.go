@@ -462,7 +462,10 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 		}
 	}
 	mss := c.segSize()
-	n := min(unsent, c.burst(mss))
+	n := unsent
+	if n > mss {
+		n = min(n, c.burst(mss))
+	}
 	pipe := c.pipe()
 	if room := c.cc.cwnd - pipe; room < min(n, mss) {
 		c.cc.note(pipe, true)
