@@ -25,12 +25,13 @@ const module = "github.com/usernet/usernet"
 // package that is not listed has no business here.
 var floors = map[string][]string{
 	"":                 {"stack", "stack/wire", "nic", "resolve"},
-	"stack":            {"stack/wire", "stack/tcp", "nic", "internal/addrsel"},
+	"stack":            {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
 	"stack/tcp":        {"stack/wire"},
 	"stack/wire":       {},
-	"nic":              {"stack/wire", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
+	"nic":              {"stack/wire", "internal/tally", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
 	"resolve":          {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
 	"internal/addrsel": {},
+	"internal/tally":   {},
 	// The command stands on all of it.
 	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
 	"internal/hosttest": {"", "nic"},

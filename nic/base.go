@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 
+	"github.com/usernet/usernet/internal/tally"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -23,29 +24,24 @@ type Stats struct {
 // Different goroutines send and receive, often at the same time: what each of them
 // changes has cache lines of its own.
 type counters struct {
-	_                                    [64]byte
-	sent, sentBytes, sendDropped         atomic.Uint64
-	_                                    [64]byte
-	received, receivedBytes, recvDropped atomic.Uint64
-	_                                    [64]byte
+	_           [64]byte
+	sent        tally.Tally
+	sendDropped atomic.Uint64
+	_           [64]byte
+	received    tally.Tally
+	recvDropped atomic.Uint64
+	_           [64]byte
 }
 
 // Stats returns the device's counters.
 func (c *counters) Stats() Stats {
-	return Stats{
-		Sent:          c.sent.Load(),
-		SentBytes:     c.sentBytes.Load(),
-		SendDropped:   c.sendDropped.Load(),
-		Received:      c.received.Load(),
-		ReceivedBytes: c.receivedBytes.Load(),
-		RecvDropped:   c.recvDropped.Load(),
-	}
+	st := Stats{SendDropped: c.sendDropped.Load(), RecvDropped: c.recvDropped.Load()}
+	st.Sent, st.SentBytes = c.sent.Load()
+	st.Received, st.ReceivedBytes = c.received.Load()
+	return st
 }
 
-func (c *counters) countSent(frames, bytes int) {
-	c.sent.Add(uint64(frames))
-	c.sentBytes.Add(uint64(bytes))
-}
+func (c *counters) countSent(frames, bytes int) { c.sent.Add(frames, bytes) }
 
 // port is what all devices have below their own Send: the way up to the user's
 // recv, whether the device is closed, and the counters.
@@ -84,8 +80,7 @@ func (p *base) deliver(batch []Frame, bytes int) bool {
 	if recv == nil || p.closed.Load() {
 		return false
 	}
-	p.received.Add(uint64(len(batch)))
-	p.receivedBytes.Add(uint64(bytes))
+	p.received.Add(len(batch), bytes)
 	(*recv)(batch)
 	return true
 }

@@ -319,8 +319,7 @@ func (p *SwitchPort) receive(run []Frame) {
 		p.recvDropped.Add(uint64(len(run)))
 		return
 	}
-	p.received.Add(uint64(len(run)))
-	p.receivedBytes.Add(uint64(bytes))
+	p.received.Add(len(run), bytes)
 	if !p.plain {
 		p.toDevice(run)
 		return

@@ -52,8 +52,7 @@ func (ifc *iface) recv(batch []nic.Frame) {
 		now = ifc.inputFrame(now, f, joined, nil)
 		ifc.s.bufs.put(joined)
 	}
-	ifc.stats.RxFrames.Add(uint64(len(batch)))
-	ifc.stats.RxBytes.Add(uint64(bytes))
+	ifc.stats.Rx.Add(len(batch), bytes)
 	ifc.s.drain()
 }
 

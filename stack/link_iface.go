@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/usernet/usernet/internal/tally"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
@@ -85,11 +86,13 @@ func (ifc *iface) setLink(link *nic.Link) {
 // What is received and what is sent are counted by different goroutines, often at the
 // same time: each has cache lines of its own.
 type ifaceStats struct {
-	_                            cacheLine
-	RxFrames, RxBytes, RxDropped atomic.Uint64
-	_                            cacheLine
-	TxFrames, TxBytes, TxDropped atomic.Uint64
-	_                            cacheLine
+	_         cacheLine
+	Rx        tally.Tally
+	RxDropped atomic.Uint64
+	_         cacheLine
+	Tx        tally.Tally
+	TxDropped atomic.Uint64
+	_         cacheLine
 }
 
 // A cacheLine keeps apart what different cores change.

@@ -105,8 +105,7 @@ func (ifc *iface) sendDirect() {
 	n, err := ifc.dev.Send(q.own.batch[:1])
 	*f = nic.Frame{}
 	if n == 1 {
-		ifc.stats.TxFrames.Add(1)
-		ifc.stats.TxBytes.Add(uint64(bytes))
+		ifc.stats.Tx.Add(1, bytes)
 	} else {
 		ifc.stats.TxDropped.Add(1)
 	}
@@ -439,7 +438,7 @@ func (s *Stack) sendLast(ifaces ...*iface) {
 func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 	state := func() (taken uint64, waiting bool) {
 		for _, ifc := range ifaces {
-			taken += ifc.stats.TxFrames.Load() + ifc.stats.TxDropped.Load()
+			taken += ifc.stats.Tx.Frames() + ifc.stats.TxDropped.Load()
 			waiting = waiting || ifc.tx.n.Load() > 0 || ifc.tx.busy.Load()
 		}
 		return taken, waiting
@@ -482,8 +481,7 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 		*f = nic.Frame{}
 	}
 	if n > 0 {
-		ifc.stats.TxFrames.Add(uint64(n))
-		ifc.stats.TxBytes.Add(uint64(bytes))
+		ifc.stats.Tx.Add(n, bytes)
 	}
 	if n < len(batch) {
 		ifc.stats.TxDropped.Add(uint64(len(batch) - n))

@@ -28,9 +28,9 @@ func datagramsOf(lengths ...int) (ms []Datagram) {
 // framesSent counts the frames that f has a host send.
 func framesSent(s *Stack, f func()) int {
 	ifc := s.ifaceNamed("eth0")
-	before := ifc.stats.TxFrames.Load()
+	before := ifc.stats.Tx.Frames()
 	f()
-	return int(ifc.stats.TxFrames.Load() - before)
+	return int(ifc.stats.Tx.Frames() - before)
 }
 
 // readAll reads n datagrams, by twos.

@@ -282,15 +282,10 @@ func (s *Stack) Stats() Stats {
 	}
 	for _, ifc := range *s.ifaces.Load() {
 		is := &ifc.stats
-		st.NICs = append(st.NICs, NICStats{
-			Name:      ifc.name,
-			RxFrames:  is.RxFrames.Load(),
-			RxBytes:   is.RxBytes.Load(),
-			RxDropped: is.RxDropped.Load(),
-			TxFrames:  is.TxFrames.Load(),
-			TxBytes:   is.TxBytes.Load(),
-			TxDropped: is.TxDropped.Load(),
-		})
+		ns := NICStats{Name: ifc.name, RxDropped: is.RxDropped.Load(), TxDropped: is.TxDropped.Load()}
+		ns.RxFrames, ns.RxBytes = is.Rx.Load()
+		ns.TxFrames, ns.TxBytes = is.Tx.Load()
+		st.NICs = append(st.NICs, ns)
 	}
 	for r := range c.drops {
 		if n := c.drops[r].Load(); n > 0 {

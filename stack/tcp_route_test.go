@@ -13,7 +13,7 @@ import (
 )
 
 // framesAt returns how many frames a host has received on its link.
-func framesAt(s *Stack) uint64 { return s.ifaceNamed("eth0").stats.RxFrames.Load() }
+func framesAt(s *Stack) uint64 { return s.ifaceNamed("eth0").stats.Rx.Frames() }
 
 // pass sends a byte from c to d.
 func pass(t *testing.T, c, d *TCP) {
