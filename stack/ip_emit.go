@@ -265,7 +265,6 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	}
 	if sl.direct {
 		q := &ifc.tx
-		q.packets.Store(q.packets.Load() + 1)
 		f := &q.own.batch[0]
 		ifc.makeFrame(f, sl.buf, at, n, meta)
 		if ifc.linkLen > 0 {

@@ -90,10 +90,14 @@ type ifaceStats struct {
 	Rx        tally.Tally
 	RxDropped atomic.Uint64
 	_         cacheLine
-	Tx        tally.Tally
+	Tx        tally.Tally // through the queue
+	TxDirect  tally.Tally // directly; each is an IP packet
 	TxDropped atomic.Uint64
 	_         cacheLine
 }
+
+// sent is the number of frames that the device has taken.
+func (st *ifaceStats) sent() uint64 { return st.Tx.Frames() + st.TxDirect.Frames() }
 
 // A cacheLine keeps apart what different cores change.
 type cacheLine [64]byte

@@ -47,8 +47,7 @@ type txQueue struct {
 	watch   alarm
 	stalled atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
-	own     txOwn         // of the goroutine that is sending
-	packets atomic.Uint64 // IP packets that were sent directly; stored by one goroutine at a time
+	own txOwn // of the goroutine that is sending
 }
 
 // A txOwn is what the goroutine that is sending works with. Its parts are allocated on first use.
@@ -105,9 +104,10 @@ func (ifc *iface) sendDirect() {
 	n, err := ifc.dev.Send(q.own.batch[:1])
 	*f = nic.Frame{}
 	if n == 1 {
-		ifc.stats.Tx.Add(1, bytes)
+		ifc.stats.TxDirect.Add(1, bytes)
 	} else {
 		ifc.stats.TxDropped.Add(1)
+		ifc.s.counts.ipSent.Add(1)
 	}
 	if err != nil {
 		ifc.failed(err)
@@ -438,7 +438,7 @@ func (s *Stack) sendLast(ifaces ...*iface) {
 func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 	state := func() (taken uint64, waiting bool) {
 		for _, ifc := range ifaces {
-			taken += ifc.stats.Tx.Frames() + ifc.stats.TxDropped.Load()
+			taken += ifc.stats.sent() + ifc.stats.TxDropped.Load()
 			waiting = waiting || ifc.tx.n.Load() > 0 || ifc.tx.busy.Load()
 		}
 		return taken, waiting

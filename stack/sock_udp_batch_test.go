@@ -28,9 +28,9 @@ func datagramsOf(lengths ...int) (ms []Datagram) {
 // framesSent counts the frames that f has a host send.
 func framesSent(s *Stack, f func()) int {
 	ifc := s.ifaceNamed("eth0")
-	before := ifc.stats.Tx.Frames()
+	before := ifc.stats.sent()
 	f()
-	return int(ifc.stats.Tx.Frames() - before)
+	return int(ifc.stats.sent() - before)
 }
 
 // readAll reads n datagrams, by twos.
@@ -126,7 +126,7 @@ func TestABatchOfOneGoesAtOnceAsADatagramDoes(t *testing.T) {
 	readUDP(t, v)
 	sent := 0
 	for _, lengths := range [][]int{{0}, {1}, {1472}, {10, 9}, {10, 20}, {1473}} {
-		before := u.path.ifc.tx.packets.Load()
+		before := u.path.ifc.stats.TxDirect.Frames()
 		ms := datagramsOf(lengths...)
 		last := &ms[len(ms)-1]
 		last.Buffers = [][]byte{last.Buffers[0][:last.len()/3], nil, last.Buffers[0][last.len()/3:]}
@@ -134,9 +134,9 @@ func TestABatchOfOneGoesAtOnceAsADatagramDoes(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, len(ms), n)
 		if sent += n; n == 1 && lengths[0] < 1473 {
-			require.Equal(t, before+1, u.path.ifc.tx.packets.Load())
+			require.Equal(t, before+1, u.path.ifc.stats.TxDirect.Frames())
 		} else {
-			require.Equal(t, before, u.path.ifc.tx.packets.Load(), "fragments, and what comes after others, are queued")
+			require.Equal(t, before, u.path.ifc.stats.TxDirect.Frames(), "fragments, and what comes after others, are queued")
 		}
 		for i, m := range readAll(t, v, n) {
 			require.Equal(t, lengths[i], ms[i].N)

@@ -234,7 +234,7 @@ type TCPStats struct {
 func (s *Stack) ipSent() uint64 {
 	n := s.counts.ipSent.Load()
 	for _, ifc := range *s.ifaces.Load() {
-		n += ifc.tx.packets.Load()
+		n += ifc.stats.TxDirect.Frames()
 	}
 	return n
 }
@@ -284,7 +284,10 @@ func (s *Stack) Stats() Stats {
 		is := &ifc.stats
 		ns := NICStats{Name: ifc.name, RxDropped: is.RxDropped.Load(), TxDropped: is.TxDropped.Load()}
 		ns.RxFrames, ns.RxBytes = is.Rx.Load()
-		ns.TxFrames, ns.TxBytes = is.Tx.Load()
+		ns.TxFrames, ns.TxBytes = is.TxDirect.Load()
+		frames, bytes := is.Tx.Load()
+		ns.TxFrames += frames
+		ns.TxBytes += bytes
 		st.NICs = append(st.NICs, ns)
 	}
 	for r := range c.drops {

@@ -107,14 +107,14 @@ func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
 		buf := make([]byte, 1000)
-		tx := &(*a.ifaces.Load())[1].tx
+		ifc := (*a.ifaces.Load())[1]
 		for i := range 10 {
-			before, direct := c.ipID, tx.packets.Load()
+			before, direct := c.ipID, ifc.stats.TxDirect.Frames()
 			buf[0] = byte(i + 1)
 			c.Write(buf)
 			require.Equal(t, before+1, c.ipID, "one frame")
-			require.Equal(t, direct+1, tx.packets.Load())
-			require.Equal(t, buf, tx.own.bytes[transportAt+32:][:len(buf)])
+			require.Equal(t, direct+1, ifc.stats.TxDirect.Frames())
+			require.Equal(t, buf, ifc.tx.own.bytes[transportAt+32:][:len(buf)])
 			_, err := io.ReadFull(d, buf)
 			require.NoError(t, err)
 		}
