@@ -53,6 +53,18 @@ type Config struct {
 	Gateway netip.Addr
 	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
 	Gateway6 netip.Addr
+	// Auto has the host listen to the IPv6 routers of the link: it has addresses with the prefixes
+	// that they advertise, routes by them, and asks their name servers after DNS. What is configured
+	// stands beside that. The link has to be an Ethernet.
+	Auto bool
+	// Temporary adds addresses with a random identifier that changes each day, for what the host
+	// itself begins (RFC 8981). It needs Auto.
+	Temporary bool
+	// StableSecret is what the addresses in routers' prefixes are made with (RFC 7217): with the
+	// same secret and interface names, a host has the same addresses each time it comes to a
+	// network. It has at least 16 unpredictable bytes. Without one the addresses are the
+	// same for the life of the host only.
+	StableSecret []byte
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
 	NICs []stack.NIC
@@ -109,8 +121,11 @@ type Host struct {
 // configuration is wrong; the devices are then the caller's still.
 func New(cfg Config) (*Host, error) {
 	nics := cfg.NICs
-	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() {
-		first := stack.NIC{Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6}
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto {
+		first := stack.NIC{
+			Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6,
+			Auto: cfg.Auto, Temporary: cfg.Temporary,
+		}
 		nics = append([]stack.NIC{first}, nics...)
 	}
 	s, err := stack.New(stack.Config{
@@ -121,6 +136,8 @@ func New(cfg Config) (*Host, error) {
 		Rand:      cfg.Rand,
 		TCP:       cfg.TCP,
 		UDPBuffer: cfg.UDPBuffer,
+
+		StableSecret: cfg.StableSecret,
 
 		WaitForDAD:  cfg.WaitForDAD,
 		NoRedirects: cfg.NoRedirects,
@@ -156,6 +173,9 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	}
 	if rc.Dial == nil {
 		rc.Dial = h.DialContext
+	}
+	if rc.Learned == nil {
+		rc.Learned = h.stack.LearnedDNS
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor

@@ -100,6 +100,8 @@ type AddrInfo struct {
 	// ConflictMAC is the link address of the machine that was last seen to use the address
 	// too; zero if none was.
 	ConflictMAC wire.MAC
+	// Temporary tells an address of RFC 8981.
+	Temporary bool
 }
 
 // An ifaceAddr is an address of an interface. It does not change: a new state is a new list.
@@ -107,11 +109,12 @@ type ifaceAddr struct {
 	prefix    netip.Prefix
 	state     AddrState
 	origin    AddrOrigin
-	preferred tcp.Time // when the address is deprecated; 0: never
-	valid     tcp.Time // when it is removed; 0: never
-	thief     wire.MAC // of another machine that uses it; zero: none
-	defence   *defence // common to all versions of the address
-	dad       *dad     // duplicate detection, while it goes on; else nil
+	preferred tcp.Time  // when the address is deprecated; 0: never
+	valid     tcp.Time  // when it is removed; 0: never
+	thief     wire.MAC  // of another machine that uses it; zero: none
+	defence   *defence  // common to all versions of the address
+	dad       *dad      // duplicate detection, while it goes on; else nil
+	auto      *autoAddr // of an address whose prefix a router advertises; else nil
 }
 
 func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
@@ -127,6 +130,9 @@ func (a *ifaceAddr) until() tcp.Time {
 	}
 	if a.dad != nil {
 		at = earlier(at, a.dad.at)
+	}
+	if a.auto != nil {
+		at = earlier(at, a.auto.renewAt)
 	}
 	return at
 }
@@ -213,7 +219,10 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 	}
 	var infos []AddrInfo
 	for _, a := range ifc.list() {
-		infos = append(infos, AddrInfo{a.prefix, a.state, a.origin, at(a.valid), at(a.preferred), a.thief})
+		infos = append(infos, AddrInfo{
+			Prefix: a.prefix, State: a.state, Origin: a.origin, ValidUntil: at(a.valid), PreferredUntil: at(a.preferred),
+			ConflictMAC: a.thief, Temporary: a.auto != nil && a.auto.temporary,
+		})
 	}
 	return infos
 }
@@ -452,6 +461,7 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 func (s *Stack) armAddrs() {
 	var next tcp.Time
 	for _, ifc := range *s.ifaces.Load() {
+		next = earlier(next, ifc.auto.next())
 		for _, a := range ifc.list() {
 			next = earlier(next, a.until())
 		}
@@ -504,8 +514,13 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 			}
 			list = append(list, a)
 		}
-		if changed {
+		list, followed := s.followTemporary(ifc, list, now)
+		learnt := s.ageAuto(ifc, now)
+		switch {
+		case changed || followed:
 			s.setAddrs(ifc, list)
+		case learnt:
+			s.rebuildRoutes()
 		}
 		for _, a := range ended {
 			ifc.tellRouters(a.addr(), 0)

@@ -75,6 +75,7 @@ func (s *Stack) detectAgain(ifc *iface) {
 		}
 	}
 	s.setAddrs(ifc, list)
+	s.beginSoliciting(ifc, now)
 	s.ageAddrs()
 }
 
@@ -177,7 +178,8 @@ func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
 	}
 	list := slices.Clone(ifc.list())
 	list[i].state, list[i].thief, list[i].dad = AddrDuplicate, mac, nil
-	s.setAddrs(ifc, list)
+	s.setAddrs(ifc, s.replaceDuplicate(ifc, list, &list[i], s.now()))
+	s.ageAddrs()
 	return true
 }
 

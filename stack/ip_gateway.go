@@ -92,16 +92,6 @@ func (ifc *iface) routerAnswers(addr netip.Addr) {
 	}
 }
 
-// routerGone takes note that a neighbour says that it is no router any more.
-//
-// RFC 4861 7.2.5: "In those cases where the IsRouter flag changes from TRUE to FALSE as a result of this
-// update, the node MUST remove that router from the Default Router List and update the
-// Destination Cache entries for all destinations using that neighbor as a router".
-func (ifc *iface) routerGone(addr netip.Addr) {
-	ifc.s.redirects.forget(ifc, addr)
-	ifc.s.gen.Add(1)
-}
-
 // pollLater has a dead router asked for again after a while. t.mu is held.
 func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 	n.retryAt = now + min(minRouterPoll<<min(n.polls, 8), maxRouterPoll)

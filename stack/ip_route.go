@@ -182,6 +182,9 @@ func (s *Stack) rebuildRoutes() {
 			all = append(all, route{dst: netip.PrefixFrom(unspecifiedOf(gw.addr), 0), via: gw.addr, ifc: ifc})
 		}
 	}
+	for _, ifc := range ifaces {
+		all = t.addAuto(all, ifc)
+	}
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
 	for _, r := range all {
@@ -220,12 +223,15 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 				continue
 			}
 			p := a.prefix
+			t.own = append(t.own, p.Addr())
+			if a.auto != nil {
+				continue // RFC 5942 3: what is on the link a router says elsewhere
+			}
 			r := route{dst: p.Masked(), ifc: ifc}
 			if p.Addr().Is4() {
 				r.src = p.Addr() // for IPv6, RFC 6724 chooses
 			}
 			all = append(all, r)
-			t.own = append(t.own, p.Addr())
 			if p.Addr().Is4() && p.Bits() <= 30 {
 				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
 			}
@@ -306,7 +312,7 @@ func (p *path) defaultMSS() int {
 // advMSS is the largest segment that the interface can receive, likewise: what the MSS
 // option says. RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20", and MMS_R
 // is no matter of the path to the peer.
-func (p *path) advMSS() int { return p.ifc.mtu() - int(p.ipLen) - wire.TCPLen }
+func (p *path) advMSS() int { return p.ifc.ipMTU(p.v6) - int(p.ipLen) - wire.TCPLen }
 
 // gso is the most payload of TCP in one super-frame on the path; 0: there are none.
 func (p *path) gso() int {
@@ -381,7 +387,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 
 // finishPath fills in what follows from the addresses and the interface of a path.
 func (s *Stack) finishPath(p *path) {
-	p.mtu = p.ifc.mtu()
+	p.mtu = p.ifc.ipMTU(p.dst.Is6())
 	if !p.group {
 		if p.ifc.linkLen > 0 {
 			p.neigh = p.ifc.neighbors(p.hop).get(p.hop)
@@ -687,10 +693,13 @@ func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 	if isLinkLocal6(a) {
 		return ifc.carries6()
 	}
-	for _, p := range ifc.prefixes() {
-		if p.Contains(a) {
+	for _, x := range ifc.list() {
+		if x.usable() && x.auto == nil && x.prefix.Contains(a) {
 			return true
 		}
+	}
+	if ifc.auto != nil && slices.ContainsFunc(ifc.auto.prefixes, func(p autoPrefix) bool { return p.prefix.Contains(a) }) {
+		return true
 	}
 	if gw := ifc.gatewayFor(a); a == gw.addr && gw.onLink {
 		return true

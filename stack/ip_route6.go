@@ -218,7 +218,7 @@ func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
 			if !a.addr().Is6() || !a.usable() || ifc != out && isLinkLocal6(a.addr()) {
 				continue
 			}
-			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state != AddrPreferred, Outgoing: ifc == out}
+			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state != AddrPreferred, Temporary: a.auto != nil && a.auto.temporary, Outgoing: ifc == out}
 			if !best.Prefix.IsValid() || addrsel.Better(dst, c, best) {
 				best = c
 			}

@@ -35,6 +35,8 @@ type iface struct {
 	bulk           bulkWriters
 	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
 	solicited      []netip.Addr   // groups joined for the addresses of IPv6; under Stack.mu
+	auto           *autoconf      // nil where routers are not listened to
+	mtu6           atomic.Int32   // of IPv6, as a router has told it; 0: that of the link
 	stats          ifaceStats
 	dead           atomic.Bool                // the device died or was closed
 	down           atomic.Bool                // that, or the device says that its link is
@@ -70,7 +72,17 @@ type linkState struct {
 
 func (ifc *iface) mac() wire.MAC { return ifc.link.Load().mac }
 func (ifc *iface) mtu() int      { return ifc.link.Load().mtu }
-func (ifc *iface) gso() int      { return ifc.link.Load().gso }
+
+// ipMTU is the MTU of a family.
+func (ifc *iface) ipMTU(v6 bool) int {
+	mtu := ifc.mtu()
+	if told := int(ifc.mtu6.Load()); v6 && told != 0 {
+		return min(mtu, told)
+	}
+	return mtu
+}
+
+func (ifc *iface) gso() int { return ifc.link.Load().gso }
 
 // setLink takes what the device says of its link.
 func (ifc *iface) setLink(link *nic.Link) {
@@ -150,6 +162,7 @@ func (ifc *iface) up() {
 	ifc.tx.busy.Store(false)
 	ifc.s.mu.Lock()
 	ifc.joinSolicited()
+	ifc.s.beginSoliciting(ifc, ifc.s.now())
 	ifc.s.ageAddrs() // and begin to look for duplicates
 	ifc.s.mu.Unlock()
 	ifc.announceAll()
@@ -274,6 +287,8 @@ type InterfaceInfo struct {
 	// Gateway is the router of the first default route of IPv4 over the interface, and
 	// Gateway6 that of IPv6; invalid if there is none.
 	Gateway, Gateway6 netip.Addr
+	// Auto is what routers have said; nil unless NIC.Auto is set.
+	Auto *AutoInfo
 	// Groups are the multicast groups that are received on the interface, in order:
 	// 224.0.0.1, with IPv6 ff02::1, and those that sockets have joined.
 	Groups   []netip.Addr
@@ -299,6 +314,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			Medium:   ifc.medium,
 			Addrs:    ifc.prefixes(),
 			AddrInfo: ifc.describeAddrs(),
+			Auto:     s.describeAuto(ifc),
 			Gateway:  s.table.Load().gatewayOf(ifc, false),
 			Gateway6: s.table.Load().gatewayOf(ifc, true),
 			Groups:   ifc.group.list(ifc.takes6()),

@@ -22,6 +22,8 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 			r = p.ifc.inputNeighborSol(p, body)
 		case wire.ICMPv6NeighborAdv:
 			r = p.ifc.inputNeighborAdv(p, h, body)
+		case wire.ICMPv6RouterAdv:
+			r = p.ifc.inputRouterAdv(p, h, body)
 		case wire.ICMPv6Redirect:
 			r = p.ifc.inputRedirect(p, body)
 		default:
@@ -164,7 +166,9 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 	if h.Rest&wire.NAOverride != 0 {
 		how |= toldOverride
 	}
-	ifc.neigh6.learn(na.Target, na.Link, how)
+	if ifc.neigh6.learn(na.Target, na.Link, how) {
+		ifc.s.forgetRouter(ifc, na.Target)
+	}
 	return wire.OK
 }
 

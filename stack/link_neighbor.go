@@ -525,15 +525,16 @@ func (st neighborState) told(how neighborTold, differs bool) (next neighborState
 	return st, false, false
 }
 
-// learn takes note of what a packet told of a neighbour. mac counts with toldMAC.
-func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) {
+// learn takes note of what a packet told of a neighbour. mac counts with toldMAC. It reports whether
+// the neighbour was a router and is none any more.
+func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) (routerGone bool) {
 	now := t.ifc.s.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.m[addr]
 	if n == nil {
 		if how&toldCreate == 0 || how&toldMAC == 0 || t.closed {
-			return
+			return false
 		}
 		n = t.getLocked(addr)
 	}
@@ -550,7 +551,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) {
 	}
 	next, take, ok := st.told(how, old != mac)
 	if st == neighPermanent || st == neighUnknown && !ok {
-		return
+		return false
 	}
 	router := w & neighRouter
 	switch {
@@ -576,9 +577,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) {
 		t.touch(n, how&toldCreate == 0 || n.solved || st == neighIncomplete)
 		t.ifc.routerAnswers(addr)
 	}
-	if router == 0 && w&neighRouter != 0 {
-		t.ifc.routerGone(addr)
-	}
+	return router == 0 && w&neighRouter != 0
 }
 
 // flush forgets all entries that are not permanent, and drops what waits for them.

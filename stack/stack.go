@@ -43,6 +43,7 @@ import (
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // Config says what a stack is made of. The zero value is a host that has only
@@ -66,6 +67,11 @@ type Config struct {
 	WaitForDAD bool
 	// NoRedirects has the host believe no redirects of IPv6 routers.
 	NoRedirects bool
+	// StableSecret is what the addresses in routers' prefixes are made with (RFC 7217): with the
+	// same secret and interface names, a host has the same addresses each time it comes to a
+	// network. It has at least 16 unpredictable bytes. Without one the addresses are the
+	// same for the life of the host only.
+	StableSecret []byte
 	// Rand fills p with unpredictable bytes, from which all that is random in the stack is
 	// derived. Nil means crypto/rand. It is called by New only.
 	Rand func(p []byte)
@@ -93,6 +99,13 @@ type NIC struct {
 	Gateway netip.Addr
 	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
 	Gateway6 netip.Addr
+	// Auto has the host listen to the IPv6 routers of the link: it has addresses with the prefixes
+	// that they advertise, routes by them, and name servers. What is configured stands beside
+	// that. The link has to be an Ethernet.
+	Auto bool
+	// Temporary adds addresses with a random identifier that changes each day, for what the host
+	// itself begins (RFC 8981). It needs Auto.
+	Temporary bool
 }
 
 // Family is an address family as a caller asks for it.
@@ -135,6 +148,8 @@ type Stack struct {
 	udpBuffer               int
 	lo                      *iface
 	waitForDAD, noRedirects bool
+	secret                  []byte   // of stable addresses; under mu
+	desync                  tcp.Time // RFC 8981's DESYNC_FACTOR; 0: not chosen yet
 
 	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never changed
 	table  atomic.Pointer[routeTable] // replaced, never changed
@@ -181,6 +196,10 @@ func New(cfg Config) (*Stack, error) {
 		udpBuffer:   cfg.UDPBuffer,
 		waitForDAD:  cfg.WaitForDAD,
 		noRedirects: cfg.NoRedirects,
+		secret:      slices.Clone(cfg.StableSecret),
+	}
+	if n := len(cfg.StableSecret); n > 0 && n < 16 {
+		return nil, fmt.Errorf("stack: StableSecret has %d bytes, and needs at least 16", n)
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -314,7 +333,8 @@ const (
 	randPort   randPurpose = iota // a port that the application leaves open
 	randGroup                     // the delay of a report of a group
 	randCookie                    // a key of SYN cookies
-	randND                        // nonces and delays of Neighbour Discovery, and temporary addresses
+	randND                        // nonces and delays of Neighbour Discovery
+	randID                        // identifiers of addresses
 	randPurposes
 )
 
@@ -416,6 +436,17 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: address %v: %w", name, p, err)
 		}
+		ifc.addrs.Store(&list)
+	}
+	switch {
+	case n.Temporary && !n.Auto:
+		return nil, fmt.Errorf("%s: Temporary needs Auto", name)
+	case n.Auto:
+		if ifc.neigh6 == nil || !ifc.carries6() {
+			return nil, fmt.Errorf("%s: Auto needs an Ethernet with an MTU of at least %d", name, wire.MinIPv6MTU)
+		}
+		ifc.auto = &autoconf{temporary: n.Temporary}
+		list := s.withLinkLocal(ifc, ifc.list())
 		ifc.addrs.Store(&list)
 	}
 	s.lastIndex++

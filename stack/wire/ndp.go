@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"net/netip"
+	"strings"
 )
 
 // Neighbour discovery (RFC 4861). The functions take and give the body of an ICMPv6 message,
@@ -434,4 +435,60 @@ func (h *RedirectMsg) Append(b []byte) []byte {
 		b = AppendNDOption(b, NDTargetLink, h.Link[:])
 	}
 	return append(b, h.Options...)
+}
+
+// NextDomain returns the first of the domain names that ParseDNSSL has returned, with a final dot, and
+// what follows it. It reports false at the end, and where the rest is no name of letters, digits,
+// hyphens and underscores.
+func NextDomain(b []byte) (name string, rest []byte, ok bool) {
+	for {
+		if len(b) == 0 {
+			return "", nil, false
+		}
+		n := int(b[0])
+		b = b[1:]
+		if n == 0 {
+			// RFC 8106 5.2: the names are followed by zeros, up to a multiple of 8 bytes.
+			return name, b, name != ""
+		}
+		if n > 63 || n > len(b) || len(name)+n+1 > 254 || !isLabel(b[:n]) {
+			return "", nil, false
+		}
+		name += string(b[:n]) + "."
+		b = b[n:]
+	}
+}
+
+// isLabel reports whether b can be a label of a search domain.
+func isLabel(b []byte) bool {
+	for _, c := range b {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// AppendDNSSL appends an option of type NDDNSSL. The names have to be domain names, of labels
+// of 1 to 63 bytes; a final dot may be left out.
+func AppendDNSSL(b []byte, lifetime uint32, names ...string) []byte {
+	body := binary.BigEndian.AppendUint32([]byte{0, 0}, lifetime)
+	for _, name := range names {
+		for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+			body = append(append(body, byte(len(label))), label...)
+		}
+		body = append(body, 0)
+	}
+	return AppendNDOption(b, NDDNSSL, body)
+}
+
+// AppendPREF64 appends an option of type NDPREF64. The prefix has 96, 64, 56, 48, 40 or 32 bits; the
+// lifetime in seconds is rounded down to a multiple of 8 and is at most 65528.
+func AppendPREF64(b []byte, prefix netip.Prefix, lifetime uint32) []byte {
+	plc := map[int]uint16{96: 0, 64: 1, 56: 2, 48: 3, 40: 4, 32: 5}[prefix.Bits()]
+	a := prefix.Masked().Addr().As16()
+	body := binary.BigEndian.AppendUint16(nil, uint16(min(lifetime, 65528))&^7|plc)
+	return AppendNDOption(b, NDPREF64, append(body, a[:12]...))
 }

@@ -1,0 +1,67 @@
+package stack
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+)
+
+// This file makes interface identifiers: the last 64 bits of addresses whose prefix a router advertises.
+
+// maxIDTries is how often another identifier is made where one was a duplicate.
+// RFC 7217 7: IDGEN_RETRIES; RFC 8981 3.8: TEMP_IDGEN_RETRIES.
+const maxIDTries = 3
+
+// stableAddr returns the address in a prefix of 64 bits whose identifier stays the same as long as the prefix
+// is the same, and tells nothing elsewhere.
+//
+// RFC 7217 5: "RID = F(Prefix, Net_Iface, Network_ID, DAD_Counter, secret_key)", F being "a
+// pseudorandom function (PRF) that MUST NOT be computable from the outside (without knowledge of the
+// secret key)". Net_Iface is the interface's name, and there is no Network_ID.
+func (s *Stack) stableAddr(ifc *iface, prefix netip.Prefix, counter uint8) netip.Addr {
+	p := prefix.Addr().As16()
+	for ; ; counter++ {
+		h := sha256.New()
+		h.Write(p[:8])
+		h.Write([]byte{byte(len(ifc.name))})
+		h.Write([]byte(ifc.name))
+		h.Write([]byte{counter})
+		h.Write(s.stableKey())
+		id := binary.BigEndian.Uint64(h.Sum(nil))
+		if a := withID(prefix, id); !isReservedID(id) {
+			return a
+		}
+	}
+}
+
+// stableKey is RFC 7217's secret_key. Without one of the configuration it holds for the life of the
+// host. s.mu is held.
+func (s *Stack) stableKey() []byte {
+	if len(s.secret) == 0 {
+		for range 2 {
+			s.secret = binary.BigEndian.AppendUint64(s.secret, s.random.next(randID))
+		}
+	}
+	return s.secret
+}
+
+// temporaryAddr returns an address in a prefix with a random identifier (RFC 8981 3.3.1).
+func (s *Stack) temporaryAddr(prefix netip.Prefix) netip.Addr {
+	for {
+		if id := s.random.next(randID); !isReservedID(id) {
+			return withID(prefix, id)
+		}
+	}
+}
+
+func withID(prefix netip.Prefix, id uint64) netip.Addr {
+	a := prefix.Addr().As16()
+	binary.BigEndian.PutUint64(a[8:], id)
+	return netip.AddrFrom16(a)
+}
+
+// isReservedID reports whether an identifier is that of anycast addresses or of Ethernet's reserved ones
+// (RFC 5453, RFC 4291 2.6.1, RFC 2526).
+func isReservedID(id uint64) bool {
+	return id == 0 || id >= 0xfdffffffffffff80 && id <= 0xfdffffffffffffff || id>>24 == 0x02005efffe
+}

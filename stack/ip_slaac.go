@@ -1,0 +1,465 @@
+package stack
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// This file has what an interface with NIC.Auto learns of its routers: addresses (RFC 4862), default routers
+// and prefixes (RFC 4861 6.3), more specific routes (RFC 4191) and name servers (RFC 8106).
+
+const (
+	// Bounds of what is remembered of a link.
+	maxAutoRoutes   = 32
+	maxAutoPrefixes = 32
+	maxAutoAddrs    = 16 // Linux's max_addresses
+	maxAutoDNS      = 8
+
+	twoHours = 2 * 3600 * tcp.Second // RFC 4862 5.5.3 (e)
+
+	// RFC 4861 10 and RFC 7559 2.
+	solicitDelay       = tcp.Second
+	solicitInterval    = 4 * tcp.Second
+	maxSolicitInterval = 3600 * tcp.Second
+
+	// RFC 8981 3.8.
+	temporaryValid     = 2 * 24 * 3600 * tcp.Second
+	temporaryPreferred = 24 * 3600 * tcp.Second
+	temporaryAdvance   = 2*tcp.Second + maxIDTries*dadTransmits*requestInterval // REGEN_ADVANCE
+)
+
+// An autoconf is what the routers of a link have told, and what is asked of them. It is changed under
+// Stack.mu.
+type autoconf struct {
+	temporary bool // addresses of RFC 8981 too
+
+	routes   []autoRoute  // to default routers, those with ::/0, and others
+	prefixes []autoPrefix // that are on the link
+	dns      []autoDNS
+	search   []autoSearch
+	nat64    []autoPrefix // RFC 8781
+
+	hopLimit       uint8 // 0: not told
+	managed, other bool
+	mtu            int // of IPv6; 0: not told
+	reachable      uint32
+
+	solicitAt tcp.Time // when routers are asked for next; 0: not at all
+	interval  tcp.Time // the last one between solicitations
+}
+
+// An autoRoute is a route that a router has advertised. until is when it ends; 0: never.
+type autoRoute struct {
+	dst        netip.Prefix
+	via        netip.Addr
+	preference wire.Preference
+	until      tcp.Time
+}
+
+type autoPrefix struct {
+	prefix netip.Prefix
+	until  tcp.Time
+}
+
+type autoDNS struct {
+	addr  netip.Addr
+	until tcp.Time
+}
+
+type autoSearch struct {
+	domain string
+	until  tcp.Time
+}
+
+// lifetimeEnd returns when a lifetime in seconds ends; 0: never.
+// RFC 4861 4.6.2: "A value of all one bits (0xffffffff) represents infinity."
+func lifetimeEnd(now tcp.Time, seconds uint32) tcp.Time {
+	if seconds == 1<<32-1 {
+		return 0
+	}
+	return now + tcp.Time(seconds)*tcp.Second
+}
+
+// ended reports whether a time at which something ends has come.
+func ended(until, now tcp.Time) bool { return until != 0 && until <= now }
+
+// next returns when there is something to do; 0: never.
+func (a *autoconf) next() tcp.Time {
+	if a == nil {
+		return 0
+	}
+	at := a.solicitAt
+	for i := range a.routes {
+		at = earlier(at, a.routes[i].until)
+	}
+	for i := range a.prefixes {
+		at = earlier(at, a.prefixes[i].until)
+	}
+	for i := range a.dns {
+		at = earlier(at, a.dns[i].until)
+	}
+	for i := range a.search {
+		at = earlier(at, a.search[i].until)
+	}
+	for i := range a.nat64 {
+		at = earlier(at, a.nat64[i].until)
+	}
+	return at
+}
+
+// age forgets what has ended, and reports whether it did.
+func (a *autoconf) age(now tcp.Time) bool {
+	n := a.size()
+	a.routes = slices.DeleteFunc(a.routes, func(r autoRoute) bool { return ended(r.until, now) })
+	a.prefixes = slices.DeleteFunc(a.prefixes, func(p autoPrefix) bool { return ended(p.until, now) })
+	a.dns = slices.DeleteFunc(a.dns, func(d autoDNS) bool { return ended(d.until, now) })
+	a.search = slices.DeleteFunc(a.search, func(d autoSearch) bool { return ended(d.until, now) })
+	a.nat64 = slices.DeleteFunc(a.nat64, func(p autoPrefix) bool { return ended(p.until, now) })
+	return a.size() < n
+}
+
+// size is how many things are remembered.
+func (a *autoconf) size() int {
+	return len(a.routes) + len(a.prefixes) + len(a.dns) + len(a.search) + len(a.nat64)
+}
+
+// ageAuto does what is due for an interface, and reports whether routes or name servers have changed. s.mu
+// is held; the caller drains.
+func (s *Stack) ageAuto(ifc *iface, now tcp.Time) bool {
+	a := ifc.auto
+	if a == nil {
+		return false
+	}
+	if a.solicitAt != 0 && a.solicitAt <= now {
+		s.solicitRouters(ifc, now)
+	}
+	return a.age(now)
+}
+
+// beginSoliciting has routers be asked for from now on: the link has come up. s.mu is held.
+//
+// RFC 4861 6.3.7: "Before a host sends an initial solicitation, it SHOULD delay the transmission for a
+// random amount of time between 0 and MAX_RTR_SOLICITATION_DELAY."
+func (s *Stack) beginSoliciting(ifc *iface, now tcp.Time) {
+	if a := ifc.auto; a != nil {
+		a.interval = 0
+		a.solicitAt = now + tcp.Time(s.random.next(randND)%uint64(solicitDelay))
+	}
+}
+
+// solicitRouters asks for routers. While none answers it does so ever more seldom, but does not end.
+//
+// RFC 7559 2: "RT for the first message transmission is based on IRT: RT = IRT + RAND*IRT. RT for each
+// subsequent message transmission is based on the previous value of RT: RT = 2*RTprev + RAND*RTprev",
+// RAND being between -0.1 and 0.1, up to MRT.
+func (s *Stack) solicitRouters(ifc *iface, now tcp.Time) {
+	a := ifc.auto
+	if ifc.down.Load() {
+		a.solicitAt = 0
+		return
+	}
+	prev, rt := a.interval, 2*a.interval
+	if prev == 0 {
+		prev, rt = solicitInterval, solicitInterval
+	}
+	spread := uint64(prev/5) + 1
+	rt += tcp.Time(s.random.next(randND)%spread) - prev/10
+	a.interval = min(rt, maxSolicitInterval)
+	a.solicitAt = now + a.interval
+	src := netip.IPv6Unspecified()
+	for _, x := range ifc.list() {
+		if isLinkLocal6(x.addr()) && x.usable() {
+			src = x.addr()
+		}
+	}
+	var body []byte
+	if ifc.tellsLink(src) {
+		mac := ifc.mac()
+		body = wire.AppendNDOption(nil, wire.NDSourceLink, mac[:])
+	}
+	ifc.sendND(wire.ICMPv6RouterSol, 0, src, allRouters6(), nil, body)
+}
+
+// inputRouterAdv works on a Router Advertisement (RFC 4861 6.1.2 and 6.3.4).
+func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Reason {
+	ra, r := wire.ParseRouterAdv(h.Rest, body)
+	if r != wire.OK {
+		return r
+	}
+	// "IP Source Address is a link-local address."
+	if ifc.auto == nil || !isLinkLocal6(p.src) {
+		return dropRA
+	}
+	mac, ok := ra.SourceLink()
+	switch {
+	case ok && !ifc.isStation(mac):
+		return dropBadNDSender
+	case ok:
+		ifc.neigh6.learn(p.src, mac, toldMAC|toldOverride|toldCreate|toldRouter)
+	default:
+		ifc.neigh6.learn(p.src, mac, toldRouter)
+	}
+	s := ifc.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return wire.OK
+	}
+	now := s.now()
+	if s.takeRouterAdv(ifc, p.src, &ra, now) {
+		s.rebuildRoutes()
+	}
+	s.ageAddrs()
+	return wire.OK
+}
+
+// takeRouterAdv takes note of an advertisement, and reports whether routes, addresses or name servers
+// have changed. s.mu is held.
+func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv, now tcp.Time) (changed bool) {
+	a := ifc.auto
+	if ra.Lifetime != 0 {
+		// RFC 4861 6.3.7: "Once the host sends a Router Solicitation, and receives a valid Router
+		// Advertisement with a non-zero Router Lifetime, the host MUST desist from sending additional
+		// solicitations on that interface".
+		a.solicitAt = 0
+	}
+	// "If the received Cur Hop Limit value is non-zero, the host SHOULD set its CurHopLimit variable to
+	// the received value."
+	if ra.HopLimit != 0 && a.hopLimit != ra.HopLimit {
+		a.hopLimit, changed = ra.HopLimit, true
+	}
+	a.managed, a.other = ra.Managed, ra.Other
+	s.setReachable(ifc, ra)
+	// A lifetime of the header is of 16 bits: none is for ever.
+	preference := ra.Preference
+	if ra.Lifetime == 0 {
+		// RFC 4191 2.2: "If the Router Lifetime is zero, the preference value MUST be [...] ignored by
+		// the receiver."
+		preference = wire.PreferMedium
+	}
+	all := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	changed = a.setRoute(autoRoute{all, router, preference, lifetimeEnd(now, uint32(ra.Lifetime))}, now) || changed
+	for o, rest, ok := wire.NextNDOption(ra.Options); ok; o, rest, ok = wire.NextNDOption(rest) {
+		changed = s.takeRAOption(ifc, router, &o, now) || changed
+	}
+	return changed
+}
+
+// setReachable takes the times of neighbour unreachability detection that a router says.
+//
+// RFC 4861 6.3.4: "If the received Reachable Time value is non-zero, the host SHOULD set its
+// BaseReachableTime variable to the received value. If the new value differs from the previous
+// value, the host SHOULD re-compute a new random ReachableTime value"; 6.3.2: "a uniformly
+// distributed random value between MIN_RANDOM_FACTOR and MAX_RANDOM_FACTOR times BaseReachableTime
+// milliseconds", 0.5 and 1.5.
+func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
+	const most = 3600 * 1000 // RFC 4861 6.2.1: AdvReachableTime "MUST be no greater than 3,600,000 milliseconds"
+	t := ifc.neigh6
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ra.Reachable != 0 && ra.Reachable <= most && ra.Reachable != ifc.auto.reachable {
+		ifc.auto.reachable = ra.Reachable
+		base := tcp.Time(ra.Reachable) * tcp.Millisecond
+		t.reachable = base/2 + tcp.Time(s.random.next(randND)%uint64(base))
+	}
+	// "The RetransTimer variable SHOULD be copied from the Retrans Timer field, if it is non-zero." One
+	// that is far off would have neighbours never be found, or the link be flooded.
+	if ra.Retrans >= 100 && ra.Retrans <= 60_000 {
+		t.retrans = tcp.Time(ra.Retrans) * tcp.Millisecond
+	}
+}
+
+// takeRAOption takes note of an option of an advertisement, and reports whether it has changed anything.
+func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, now tcp.Time) (changed bool) {
+	a := ifc.auto
+	switch o.Type {
+	case wire.NDPrefix:
+		if p, ok := wire.ParsePrefixInfo(o.Body); ok && isRoutable6(p.Prefix) {
+			changed = p.OnLink && a.setPrefix(p.Prefix, p.Valid, now)
+			if p.Auto {
+				changed = s.takeAutoPrefix(ifc, &p, now) || changed
+			}
+		}
+	case wire.NDMTU:
+		// RFC 4861 6.3.4: "hosts SHOULD copy the option's value into LinkMTU so long as the value is
+		// greater than or equal to the minimum link MTU [IPv6] and does not exceed the maximum LinkMTU
+		// value specified in the link-type-specific document".
+		if mtu, ok := wire.ParseMTU(o.Body); ok && mtu >= wire.MinIPv6MTU && int(mtu) <= ifc.mtu() && a.mtu != int(mtu) {
+			a.mtu, changed = int(mtu), true
+			ifc.mtu6.Store(int32(mtu))
+		}
+	case wire.NDRoute:
+		if r, ok := wire.ParseRouteInfo(o.Body); ok && (r.Prefix.Bits() == 0 || isRoutable6(r.Prefix)) {
+			changed = a.setRoute(autoRoute{r.Prefix, router, r.Preference, lifetimeEnd(now, r.Lifetime)}, now)
+		}
+	case wire.NDRDNSS:
+		if life, addrs, ok := wire.ParseRDNSS(o.Body); ok {
+			for ; len(addrs) >= 16; addrs = addrs[16:] {
+				changed = a.setDNS(netip.AddrFrom16([16]byte(addrs)), lifetimeEnd(now, life), now) || changed
+			}
+		}
+	case wire.NDDNSSL:
+		if life, names, ok := wire.ParseDNSSL(o.Body); ok {
+			for name, rest, ok := wire.NextDomain(names); ok; name, rest, ok = wire.NextDomain(rest) {
+				changed = a.setSearch(name, lifetimeEnd(now, life), now) || changed
+			}
+		}
+	case wire.NDPREF64:
+		if p, life, ok := wire.ParsePREF64(o.Body); ok {
+			changed = setEntry(&a.nat64, autoPrefix{p, lifetimeEnd(now, life)}, now, maxAutoDNS,
+				func(x, y *autoPrefix) bool { return x.prefix == y.prefix }, func(x *autoPrefix) tcp.Time { return x.until })
+		}
+	}
+	return changed
+}
+
+// isRoutable6 reports whether a prefix can be that of a network. RFC 4861 6.3.4 and RFC 4862 5.5.3: "If
+// the prefix is the link-local prefix, silently ignore the Prefix Information option."
+func isRoutable6(p netip.Prefix) bool {
+	a := p.Addr()
+	return p.Bits() > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && !a.IsUnspecified()
+}
+
+// setEntry puts an entry into a list of at most limit, in the place of the one that is the same. One that has
+// ended is taken out instead. Where the list is full the entry is ignored. It reports
+// whether the list has another set of entries than before.
+func setEntry[T any](list *[]T, e T, now tcp.Time, limit int, same func(x, y *T) bool, until func(x *T) tcp.Time) (changed bool) {
+	i := slices.IndexFunc(*list, func(x T) bool { return same(&x, &e) })
+	switch over := ended(until(&e), now); {
+	case i >= 0 && over:
+		*list = slices.Delete(*list, i, i+1)
+		return true
+	case i >= 0:
+		(*list)[i] = e
+	case !over && len(*list) < limit:
+		*list = append(*list, e)
+		return true
+	}
+	return false
+}
+
+func (a *autoconf) setPrefix(p netip.Prefix, valid uint32, now tcp.Time) bool {
+	return setEntry(&a.prefixes, autoPrefix{p, lifetimeEnd(now, valid)}, now, maxAutoPrefixes,
+		func(x, y *autoPrefix) bool { return x.prefix == y.prefix }, func(x *autoPrefix) tcp.Time { return x.until })
+}
+
+func (a *autoconf) setDNS(server netip.Addr, until, now tcp.Time) bool {
+	if !isUnicast(server) || server.IsLoopback() || server.Is4In6() {
+		return false
+	}
+	return setEntry(&a.dns, autoDNS{server, until}, now, maxAutoDNS,
+		func(x, y *autoDNS) bool { return x.addr == y.addr }, func(x *autoDNS) tcp.Time { return x.until })
+}
+
+func (a *autoconf) setSearch(domain string, until, now tcp.Time) bool {
+	return setEntry(&a.search, autoSearch{domain, until}, now, maxAutoDNS,
+		func(x, y *autoSearch) bool { return x.domain == y.domain }, func(x *autoSearch) tcp.Time { return x.until })
+}
+
+// setRoute takes note of a route, or that it has ended. Those of one prefix stay in the order of
+// preference (RFC 4191 3.1), so that the first is taken whose router answers.
+func (a *autoconf) setRoute(r autoRoute, now tcp.Time) bool {
+	same := func(x, y *autoRoute) bool { return x.dst == y.dst && x.via == y.via }
+	i := slices.IndexFunc(a.routes, func(x autoRoute) bool { return same(&x, &r) })
+	moved := i >= 0 && a.routes[i].preference != r.preference
+	changed := setEntry(&a.routes, r, now, maxAutoRoutes, same, func(x *autoRoute) tcp.Time { return x.until })
+	if changed || moved {
+		slices.SortStableFunc(a.routes, func(x, y autoRoute) int { return cmp.Compare(y.preference, x.preference) })
+	}
+	return changed || moved
+}
+
+// addAuto returns the routes with those that an interface has learnt of routers.
+func (t *routeTable) addAuto(all []route, ifc *iface) []route {
+	if ifc.auto == nil {
+		return all
+	}
+	for _, p := range ifc.auto.prefixes {
+		all = append(all, route{dst: p.prefix, ifc: ifc})
+	}
+	for _, r := range ifc.auto.routes {
+		all = append(all, route{dst: r.dst, via: r.via, ifc: ifc})
+	}
+	return all
+}
+
+// forgetRouter takes a neighbour that is no router any more from the list of default routers. No
+// lock is held.
+//
+// RFC 4861 7.2.5: "In those cases where the IsRouter flag changes from TRUE to FALSE as a result of this
+// update, the node MUST remove that router from the Default Router List and update the
+// Destination Cache entries for all destinations using that neighbor as a router".
+func (s *Stack) forgetRouter(ifc *iface, router netip.Addr) {
+	s.redirects.forget(ifc, router)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := ifc.auto; a != nil && !s.closed.Load() {
+		n := len(a.routes)
+		a.routes = slices.DeleteFunc(a.routes, func(r autoRoute) bool { return r.via == router })
+		if len(a.routes) < n {
+			s.rebuildRoutes()
+		}
+	}
+}
+
+// An AutoInfo says what an interface has learnt of the routers of its link.
+type AutoInfo struct {
+	// DNS are name servers, those that are link-local with their zone, and Search domains to
+	// search, with a final dot (RFC 8106).
+	DNS    []netip.Addr
+	Search []string
+	// NAT64 are prefixes by which IPv4 is reached (RFC 8781).
+	NAT64 []netip.Prefix
+	// HopLimit is that of packets, and MTU that of IPv6 in bytes; 0 where no router has said it.
+	HopLimit uint8
+	MTU      int
+	// Managed and Other say that addresses, or other things, are to be had by DHCPv6.
+	Managed, Other bool
+}
+
+// describeAuto is what InterfaceInfo says; nil where routers are not listened to.
+func (s *Stack) describeAuto(ifc *iface) *AutoInfo {
+	if ifc.auto == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ifc.auto.describe(ifc)
+}
+
+// describe is describeAuto. s.mu is held.
+func (a *autoconf) describe(ifc *iface) *AutoInfo {
+	info := &AutoInfo{HopLimit: a.hopLimit, MTU: a.mtu, Managed: a.managed, Other: a.other}
+	for _, d := range a.dns {
+		info.DNS = append(info.DNS, ifc.s.zoned(d.addr, ifc.index))
+	}
+	for _, d := range a.search {
+		info.Search = append(info.Search, d.domain)
+	}
+	for _, p := range a.nat64 {
+		info.NAT64 = append(info.NAT64, p.prefix)
+	}
+	return info
+}
+
+// LearnedDNS returns the name servers and search domains that routers have advertised, those of all
+// interfaces.
+func (s *Stack) LearnedDNS() (servers []netip.AddrPort, search []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ifc := range *s.ifaces.Load() {
+		if ifc.auto == nil || ifc.down.Load() {
+			continue
+		}
+		info := ifc.auto.describe(ifc)
+		for _, a := range info.DNS {
+			servers = append(servers, netip.AddrPortFrom(a, 53))
+		}
+		search = append(search, info.Search...)
+	}
+	return servers, search
+}

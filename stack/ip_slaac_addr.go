@@ -1,0 +1,197 @@
+package stack
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// An autoAddr is what there is more of an address whose prefix a router advertises. Addresses of one
+// prefix are one that is stable (RFC 7217) and, by choice, temporary ones (RFC 8981).
+type autoAddr struct {
+	temporary bool
+	tries     uint8    // how many identifiers were duplicates before it; of a stable one RFC 7217's DAD_Counter
+	created   tcp.Time // of a temporary one
+	renewAt   tcp.Time // when another temporary one is made to follow it; 0: it has been
+}
+
+// takeAutoPrefix takes note of a prefix to make addresses with (RFC 4862 5.5.3), and reports whether
+// the addresses have changed. s.mu is held.
+func (s *Stack) takeAutoPrefix(ifc *iface, p *wire.PrefixInfo, now tcp.Time) bool {
+	// "c) If the preferred lifetime is greater than the valid lifetime, silently ignore the Prefix
+	// Information option."; "If the sum of the prefix length and interface identifier length does not
+	// equal 128 bits, the Prefix Information option MUST be ignored."
+	if p.Preferred > p.Valid || p.Prefix.Bits() != 64 {
+		return false
+	}
+	list := slices.Clone(ifc.list())
+	found, changed := false, false
+	for i := range list {
+		a := &list[i]
+		if a.auto == nil || a.prefix.Masked() != p.Prefix {
+			continue
+		}
+		found = found || !a.auto.temporary
+		before := a.state
+		s.renew(a, p, now)
+		changed = changed || a.state != before
+	}
+	// "d) If no prefix is configured with a matching address [...] and if the Valid Lifetime is not 0,
+	// form an address".
+	if !found && p.Valid != 0 && countAuto(list) < maxAutoAddrs {
+		list = s.appendStable(ifc, list, p.Prefix, 0, lifetimeEnd(now, p.Preferred), lifetimeEnd(now, p.Valid), now)
+		list = s.appendTemporary(ifc, list, p.Prefix, 0, now)
+		changed = true
+	}
+	if changed {
+		s.setAddrs(ifc, list)
+	} else if found {
+		ifc.addrs.Store(&list) // with other lifetimes, of which routes know nothing
+	}
+	return changed
+}
+
+// countAuto is how many addresses of a list are of routers' prefixes.
+func countAuto(list []ifaceAddr) (n int) {
+	for i := range list {
+		if list[i].auto != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// renew gives an address the lifetimes that its prefix is advertised with.
+//
+// RFC 4862 5.5.3 (e): "the preferred lifetime of the corresponding address is always reset to the
+// Preferred Lifetime in the received Prefix Information option, regardless of whether the valid lifetime
+// is also reset or ignored." RFC 8981 3.4: a temporary address lives no longer than its limits.
+func (s *Stack) renew(a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time) {
+	valid, preferred := lifetimeEnd(now, p.Valid), lifetimeEnd(now, p.Preferred)
+	// "1. If the received Valid Lifetime is greater than 2 hours or greater than RemainingLifetime, set
+	// the valid lifetime of the corresponding address to the advertised Valid Lifetime. 2. If
+	// RemainingLifetime is less than or equal to 2 hours, ignore the Prefix Information option with regards to
+	// the valid lifetime, unless the Router Advertisement from which this option was obtained has been
+	// authenticated [...]. 3. Otherwise, reset the valid lifetime of the corresponding address to 2 hours."
+	switch {
+	case valid == 0 || valid > now+twoHours || a.valid != 0 && valid > a.valid:
+		a.valid = valid
+	case a.valid != 0 && a.valid <= now+twoHours:
+	default:
+		a.valid = now + twoHours
+	}
+	a.preferred = preferred
+	if a.auto.temporary {
+		a.valid = earlier(a.valid, a.auto.created+temporaryValid)
+		a.preferred = earlier(a.preferred, a.auto.created+temporaryPreferred-s.desync)
+		if a.auto.renewAt != 0 {
+			a.auto = renewedAt(a.auto, a.preferred-temporaryAdvance)
+		}
+	}
+	if a.dad == nil && a.usable() {
+		a.state = AddrPreferred
+		if ended(a.preferred, now) {
+			a.state = AddrDeprecated
+		}
+	}
+}
+
+// renewedAt returns a copy with another renewAt.
+func renewedAt(a *autoAddr, at tcp.Time) *autoAddr {
+	b := *a
+	b.renewAt = at
+	return &b
+}
+
+// appendStable appends a new stable address in a prefix to a list of addresses. tries is how many
+// were duplicates before.
+func (s *Stack) appendStable(ifc *iface, list []ifaceAddr, prefix netip.Prefix, tries uint8, preferred, valid, now tcp.Time) []ifaceAddr {
+	addr := s.stableAddr(ifc, prefix, tries)
+	return s.appendAuto(ifc, list, netip.PrefixFrom(addr, 64), &autoAddr{tries: tries}, preferred, valid, now)
+}
+
+// appendTemporary appends a new temporary address in a prefix, if the interface is to have them and the prefix
+// lives for long enough.
+//
+// RFC 8981 3.4: "A temporary address is created only if this calculated preferred lifetime is greater
+// than REGEN_ADVANCE time units."
+func (s *Stack) appendTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefix, tries uint8, now tcp.Time) []ifaceAddr {
+	i := slices.IndexFunc(list, func(a ifaceAddr) bool {
+		return a.auto != nil && !a.auto.temporary && a.prefix.Masked() == prefix
+	})
+	if !ifc.auto.temporary || i < 0 || countAuto(list) >= maxAutoAddrs {
+		return list
+	}
+	// RFC 8981 3.8: DESYNC_FACTOR is "a random value within the range 0 - MAX_DESYNC_FACTOR", which is
+	// "0.4 * TEMP_PREFERRED_LIFETIME".
+	if s.desync == 0 {
+		s.desync = 1 + tcp.Time(s.random.next(randID)%uint64(temporaryPreferred*2/5))
+	}
+	stable := &list[i]
+	preferred := earlier(stable.preferred, now+temporaryPreferred-s.desync)
+	if preferred-now <= temporaryAdvance {
+		return list
+	}
+	auto := &autoAddr{temporary: true, tries: tries, created: now, renewAt: preferred - temporaryAdvance}
+	p := netip.PrefixFrom(s.temporaryAddr(prefix), 64)
+	return s.appendAuto(ifc, list, p, auto, preferred, earlier(stable.valid, now+temporaryValid), now)
+}
+
+func (s *Stack) appendAuto(ifc *iface, list []ifaceAddr, p netip.Prefix, auto *autoAddr, preferred, valid, now tcp.Time) []ifaceAddr {
+	if s.isTaken(ifc, list, p.Addr()) {
+		return list
+	}
+	a := ifaceAddr{prefix: p, origin: AddrRA, preferred: preferred, valid: valid, defence: new(defence), auto: auto}
+	if ended(preferred, now) {
+		a.state = AddrDeprecated
+	}
+	s.detect(ifc, &a, now)
+	return append(list, a)
+}
+
+// isTaken reports whether the host has an address already.
+func (s *Stack) isTaken(ifc *iface, list []ifaceAddr, addr netip.Addr) bool {
+	if slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.addr() == addr }) {
+		return true
+	}
+	for _, other := range *s.ifaces.Load() {
+		if other != ifc && other.find(addr) >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// replaceDuplicate appends an address with another identifier to a list, in the place of one that was a
+// duplicate.
+//
+// RFC 7217 6: "If the duplicate address detection procedure fails, [...] the DAD_Counter value should be
+// incremented, and the algorithm should be employed again", up to IDGEN_RETRIES times. RFC 8981 3.4 says the
+// same of temporary ones.
+func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now tcp.Time) []ifaceAddr {
+	switch {
+	case a.auto == nil || ifc.auto == nil || a.auto.tries >= maxIDTries:
+		return list
+	case a.auto.temporary:
+		return s.appendTemporary(ifc, list, a.prefix.Masked(), a.auto.tries+1, now)
+	}
+	return s.appendStable(ifc, list, a.prefix.Masked(), a.auto.tries+1, a.preferred, a.valid, now)
+}
+
+// followTemporary appends the temporary addresses that are to follow others whose time is nearly
+// over, and reports whether there were any. s.mu is held.
+//
+// RFC 8981 3.6: "When the preferred lifetime of a temporary address expires, a new temporary address
+// SHOULD be generated"; 3.4: "REGEN_ADVANCE units of time before" that.
+func (s *Stack) followTemporary(ifc *iface, list []ifaceAddr, now tcp.Time) (more []ifaceAddr, changed bool) {
+	for i := range list {
+		if a := list[i].auto; a != nil && ended(a.renewAt, now) {
+			list[i].auto = renewedAt(a, 0)
+			list = s.appendTemporary(ifc, list, list[i].prefix.Masked(), 0, now)
+			changed = true
+		}
+	}
+	return list, changed
+}
