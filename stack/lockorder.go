@@ -4,8 +4,9 @@ package stack
 // under Locks.
 //
 // The parameter costs nothing: mutex and rwMutex are those of package sync, unless the build tag
-// lockorder is set. With it, Lock panics where a goroutine holds a lock of the same level, or of a later
-// one. .ci/run runs the tests with it.
+// lockorder is set. With it, Lock panics if the goroutine holds a lock of the same or a later level;
+// .ci/run runs the tests of this package so. It does not work with the race detector, which would take
+// the checker's own lock for one that orders the goroutines.
 type lockLevel interface{ level() int }
 
 type (

@@ -1,4 +1,4 @@
-//go:build lockorder && !amd64
+//go:build lockorder && !race && !amd64
 
 package stack
 

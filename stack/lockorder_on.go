@@ -1,4 +1,4 @@
-//go:build lockorder
+//go:build lockorder && !race
 
 package stack
 
@@ -65,11 +65,9 @@ func lockReleased[L lockLevel]() {
 	changeHeld(1<<l.level(), 0)
 }
 
-// changeHeld changes what the calling goroutine holds, and returns what it held. The race detector must
-// not see that goroutines meet here: it would take them for ordered by the stack's own locks.
+// changeHeld changes what the calling goroutine holds, and returns what it held.
 func changeHeld(less, more uint32) (held uint32) {
 	id := goroutine()
-	hideFromRace(true)
 	h := &heldLocks[id>>8%uintptr(len(heldLocks))]
 	h.mu.Lock()
 	held = h.of[id]
@@ -82,6 +80,5 @@ func changeHeld(less, more uint32) (held uint32) {
 		h.of[id] = now
 	}
 	h.mu.Unlock()
-	hideFromRace(false)
 	return held
 }

@@ -1,4 +1,4 @@
-//go:build lockorder
+//go:build lockorder && !race
 
 package stack
 
