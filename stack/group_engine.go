@@ -93,8 +93,8 @@ type groupState struct {
 	// that it asked for; none means the group as such.
 	answerAt tcp.Time
 	sources  []netip.Addr
-	// Version 2: we were the last to report the group, so that it is ours to say when
-	// it is left.
+	// We were the last to report the group, so that in version 2 it is ours to say when it is
+	// left.
 	last bool
 }
 
@@ -530,6 +530,7 @@ func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
 // forwarded", and "blocked".
 func (m *groupState) addChanges(r *groupReport) {
 	f := &m.filter
+	m.last = f.isMember()
 	switch {
 	case m.modes > 0 && f.exclude:
 		r.add(wire.GroupToExclude, m.addr, f.sources)
@@ -585,6 +586,7 @@ func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now t
 // response is sent."
 func (m *groupState) addAnswer(r *groupReport, general bool) {
 	f := &m.filter
+	m.last = f.isMember()
 	switch {
 	case !f.isMember():
 	case !general && len(m.sources) > 0:

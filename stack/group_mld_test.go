@@ -229,6 +229,14 @@ func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 		require.NoError(t, u.Leave(group6, 2))
 		require.Empty(t, r.after(time.Minute))
 
+		// A report of version 2 counts as well: it is ours to say that the group is left.
+		r.after(time.Hour)
+		require.NoError(t, u.Join(group6, 2))
+		r.after(time.Minute)
+		r.ask6("ff02::1", "82 00 0000 ffff 0000"+noGroup)
+		require.NoError(t, u.Leave(group6, 2))
+		require.Equal(t, done, r.after(time.Minute))
+
 		// RFC 9777 9.12: 2 * 125 + 10 s after its last query the old querier is gone.
 		r.ask6("ff02::1", general1)
 		r.after(260 * time.Second)

@@ -23,9 +23,6 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	f := &c.Fragment
 	before := len(p.header) - wire.FragmentLen // what stays of the headers
 	switch {
-	case len(p.payload) == 0:
-		p.ifc.drop(dropBadFragment)
-		return
 	case before-wire.IPv6Len+int(f.Offset)+len(p.payload) > maxIPv6:
 		// RFC 8200 4.5: "If the length and offset of a fragment are such that the Payload Length of
 		// the packet reassembled from that fragment would exceed 65,535 octets, then that
@@ -42,6 +39,9 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 		// field MUST be set to zero".
 		p.ifc.drop(dropFirstChain)
 		s.sendICMPError(p, icmpFirstChain, 0)
+		return
+	case len(p.payload) == 0:
+		p.ifc.drop(dropBadFragment)
 		return
 	}
 	// RFC 8200 4.5: a packet "is reassembled only from fragment packets that have the same Source

@@ -143,7 +143,7 @@ func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
 		{"not a multiple of 8", frag(wire.ProtoUDP, 0, true, part[:12]), wire.ParamHeader, 4, wire.BadIPv6Fragment},
 		{"beyond 65,535", frag(wire.ProtoUDP, 65528, false, part[:16]), wire.ParamHeader, 42, wire.BadIPv6Fragment},
 		{"beyond with what is before", fragment6(wire.IPv6{}, hop, wire.ProtoUDP, 5, make([]byte, 65535), piece{65528, 65535}), wire.ParamHeader, 50, dropBadFragment},
-		{"UDP header not whole", frag(wire.ProtoUDP, 0, true, part[:0]), -1, 0, dropBadFragment},
+		{"UDP header not whole", frag(wire.ProtoUDP, 0, true, part[:0]), wire.ParamFirstChain, 0, dropFirstChain},
 		{"TCP header not whole", frag(wire.ProtoTCP, 0, true, part[:16]), wire.ParamFirstChain, 0, dropFirstChain},
 		{"options not whole", frag(wire.ProtoDstOpts, 0, true, options[:8]), wire.ParamFirstChain, 0, dropFirstChain},
 		{"empty", frag(wire.ProtoUDP, 8, true, nil), -1, 0, dropBadFragment},

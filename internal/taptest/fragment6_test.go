@@ -1,0 +1,363 @@
+//go:build linux
+
+package taptest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// TestTheKernelPingsInFragmentsOfIPv6 has the kernel send and receive packets of all sizes.
+func TestTheKernelPingsInFragmentsOfIPv6(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		ns, h := newLink6(t, plain, "ping")
+		for _, to := range []string{ourAddr6, linkLocal(t, h).WithZone(tapName).String()} {
+			require.Empty(t, ns.shell(t, fmt.Sprintf(
+				"for s in 1452 1453 1460 2000 9000 32768 65000 65527; do ping -6 -q -c 3 -i 0.02 -W 5 -s $s %s >/dev/null || echo lost $s; done", to)))
+		}
+		st := h.Stats().IP
+		require.NotZero(t, st.Reassembled)
+		require.Zero(t, st.ReassemblyFailed)
+	}
+}
+
+// TestLargeDatagramsOfIPv6CrossATAP has UDP sockets of ours and the kernel's exchange them.
+func TestLargeDatagramsOfIPv6CrossATAP(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		ns, h := newLink6(t, plain)
+		var theirs *net.UDPConn
+		require.NoError(t, ns.inside(func() (err error) {
+			theirs, err = net.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP(kernelAddr6), Port: 7})
+			return err
+		}))
+		defer theirs.Close()
+		ours, err := h.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP(ourAddr6), Port: 7})
+		require.NoError(t, err)
+		defer ours.Close()
+		b := make([]byte, 70000)
+		for _, n := range []int{1452, 1453, 1456, 3000, 65507, 65527} {
+			data := bytes.Repeat([]byte("0123456789abcdef"), n/16+1)[:n]
+			for _, x := range []struct{ from, to net.PacketConn }{{ours, theirs}, {theirs, ours}} {
+				_, err := x.from.WriteTo(data, x.to.LocalAddr())
+				require.NoError(t, err)
+				require.NoError(t, x.to.SetReadDeadline(time.Now().Add(time.Minute)))
+				got, _, err := x.to.ReadFrom(b)
+				require.NoError(t, err, "%d bytes", n)
+				require.True(t, bytes.Equal(data, b[:got]))
+			}
+		}
+	}
+}
+
+var (
+	peerMAC = wire.MAC{2, 0, 0, 0, 0, 0xb}
+	peer6   = netip.MustParseAddr("2001:db8::b")
+)
+
+// A station is the kernel or a host of ours, at the other end of a wire whose frames the test makes: it echoes UDP on
+// port 7. The kernel's address is that of both, which are on different wires.
+type station struct {
+	t    *testing.T
+	dev  nic.Device
+	mac  wire.MAC
+	addr netip.Addr
+
+	mu   sync.Mutex
+	said []string
+	pong chan uint16
+}
+
+// attach begins to listen.
+func (st *station) attach() {
+	st.pong = make(chan uint16, 1000)
+	st.dev.Attach(func(batch []nic.Frame) {
+		for i := range batch {
+			st.hear(batch[i].AppendTo(nil))
+		}
+	})
+}
+
+// hear takes note of an answer.
+func (st *station) hear(f []byte) {
+	if len(f) < wire.EthernetLen || binary.BigEndian.Uint16(f[12:]) != uint16(wire.EtherTypeIPv6) {
+		return
+	}
+	h, payload, r := wire.ParseIPv6(f[wire.EthernetLen:])
+	if r != wire.OK || h.Dst != peer6 {
+		return
+	}
+	text := fmt.Sprintf("next header %d: %x", h.Next, payload)
+	switch h.Next {
+	case wire.ProtoICMPv6:
+		m, body, r := wire.ParseICMPv6(h.Src, h.Dst, payload)
+		require.Equal(st.t, wire.OK, r)
+		switch {
+		case m.Type == wire.ICMPv6EchoReply:
+			st.pong <- m.ID()
+			return
+		case !m.IsError():
+			return
+		}
+		text = fmt.Sprintf("ICMPv6 type %d code %d rest %d about %x", m.Type, m.Code, m.Rest, body)
+	case wire.ProtoUDP:
+		u, data, r := wire.ParseUDP(payload)
+		require.Equal(st.t, wire.OK, r)
+		text = fmt.Sprintf("UDP echo to %d of %x", u.DstPort, data)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.said = append(st.said, text)
+}
+
+func (st *station) send(dst netip.Addr, next wire.Proto, payload []byte) {
+	st.t.Helper()
+	h := wire.IPv6{Next: next, HopLimit: 64, Src: peer6, Dst: dst}
+	b := make([]byte, wire.EthernetLen+wire.IPv6Len, 2000)
+	mac := st.mac
+	if dst.IsMulticast() {
+		mac = wire.MulticastMAC(dst)
+	}
+	(&wire.Ethernet{Dst: mac, Src: peerMAC, Type: wire.EtherTypeIPv6}).Put(b)
+	h.Put(b[wire.EthernetLen:], len(payload))
+	n, err := st.dev.Send([]nic.Frame{{Head: append(b, payload...)}})
+	require.NoError(st.t, err)
+	require.Equal(st.t, 1, n)
+}
+
+// answers waits until all that was sent has been worked on, and returns what was said about it.
+func (st *station) answers(id uint16) []string {
+	st.t.Helper()
+	b := make([]byte, wire.ICMPLen)
+	(&wire.ICMPv6{Type: wire.ICMPv6Echo, Rest: wire.EchoRest(id, 0)}).Put(peer6, st.addr, b, nil)
+	st.send(st.addr, wire.ProtoICMPv6, b)
+	for {
+		select {
+		case got := <-st.pong:
+			if got != id {
+				continue
+			}
+			time.Sleep(5 * time.Millisecond) // the echo of UDP is a program's
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			said := st.said
+			st.said = nil
+			return said
+		case <-time.After(time.Minute):
+			st.t.Fatal("no answer to a ping")
+		}
+	}
+}
+
+// echo7 echoes until c is closed.
+func echo7(c net.PacketConn) {
+	b := make([]byte, 70000)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		c.WriteTo(b[:n], from)
+	}
+}
+
+// kernelStation is the kernel of a namespace.
+func kernelStation(t *testing.T) *station {
+	ns := newNamespace(t)
+	tap := ns.openTAP(t, true)
+	t.Cleanup(func() { tap.Close() })
+	ns.shell(t, "sysctl -q -w net.ipv6.icmp.ratelimit=0 net.ipv6.conf.tap0.accept_dad=0"+
+		" && ip -6 addr add "+kernelAddr6+"/64 dev tap0 nodad"+
+		" && ip -6 neigh replace "+peer6.String()+" lladdr "+peerMAC.String()+" dev tap0 nud permanent")
+	out := strings.TrimSpace(ns.run(t, "cat", "/sys/class/net/tap0/address"))
+	hw, err := net.ParseMAC(out)
+	require.NoError(t, err)
+	var c net.PacketConn
+	require.NoError(t, ns.inside(func() error {
+		// The address may not be of use at once.
+		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			if c, err = net.ListenPacket("udp6", "["+kernelAddr6+"]:7"); err == nil || time.Now().After(end) {
+				return err
+			}
+		}
+	}))
+	t.Cleanup(func() { c.Close() })
+	go echo7(c)
+	st := &station{t: t, dev: tap, mac: wire.MAC(hw), addr: netip.MustParseAddr(kernelAddr6)}
+	st.attach()
+	return st
+}
+
+// ourStation is a host of ours.
+func ourStation(t *testing.T) *station {
+	ours, wireEnd := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
+	h, err := usernet.New(usernet.Config{
+		NIC:       ours,
+		Addrs:     []netip.Prefix{netip.MustParsePrefix(kernelAddr6 + "/64")},
+		Neighbors: []stack.Neighbor{{NIC: ours.Link().Name, Addr: peer6, MAC: peerMAC}},
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.Close() })
+	c, err := h.ListenPacket("udp6", "["+kernelAddr6+"]:7")
+	require.NoError(t, err)
+	go echo7(c)
+	st := &station{t: t, dev: wireEnd, mac: wire.MAC(h.Interfaces()[1].MAC), addr: netip.MustParseAddr(kernelAddr6)}
+	st.attach()
+	return st
+}
+
+// A sixPacket is what follows an IPv6 header.
+type sixPacket struct {
+	next wire.Proto
+	b    []byte
+	to   string // a group; "": the station
+}
+
+// frag makes a fragment of a part from off to end; the last one is that which ends with it.
+func frag(next wire.Proto, id uint32, part []byte, off, end int) sixPacket {
+	fh := make([]byte, wire.FragmentLen)
+	(&wire.Fragment{Next: next, Offset: uint16(off), More: end < len(part), ID: id}).Put(fh)
+	return sixPacket{next: wire.ProtoFragment, b: append(fh, part[off:end]...)}
+}
+
+// raw is a fragment with any flags.
+func rawFrag(next wire.Proto, id uint32, off uint16, more bool, b []byte) sixPacket {
+	fh := make([]byte, wire.FragmentLen)
+	(&wire.Fragment{Next: next, Offset: off, More: more, ID: id}).Put(fh)
+	return sixPacket{next: wire.ProtoFragment, b: append(fh, b...)}
+}
+
+func extension(next wire.Proto, b ...byte) []byte {
+	h := make([]byte, 8)
+	h[0] = byte(next)
+	copy(h[2:], b)
+	return h
+}
+
+// TestFragmentsAreAnsweredAsByTheKernel sends the same packets to the kernel and to a host of ours, and compares what either
+// answers (RFC 8200 4.5, 5722, 6946, 7112, 8021).
+func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
+	t.Parallel()
+	need(t)
+	stations := []*station{kernelStation(t), ourStation(t)}
+	udp := func(st *station, n int) []byte {
+		b := make([]byte, wire.UDPLen+n)
+		(&wire.UDP{SrcPort: 9, DstPort: 7}).Put(b, n)
+		for i := range n {
+			b[wire.UDPLen+i] = byte(i * 7)
+		}
+		wire.SetUDPChecksum(peer6, st.addr, b)
+		return b
+	}
+	padN := []byte{1, 4}
+	for i, c := range []struct {
+		name string
+		what func(d []byte) []sixPacket // of a datagram of 200 bytes
+		says string                     // parts of the kernel's answers; "": it has none
+	}{
+		{"two in order", func(d []byte) []sixPacket { return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)} }, "UDP echo"},
+		{"the last first", func(d []byte) []sixPacket { return []sixPacket{frag(17, 1, d, 104, 208), frag(17, 1, d, 0, 104)} }, "UDP echo"},
+		{"an overlap", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 96, 208), frag(17, 1, d, 104, 208)}
+		}, ""},
+		{"a duplicate", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)}
+		}, "UDP echo"},
+		{"a part of what has come", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 0, 48), frag(17, 1, d, 48, 104), frag(17, 1, d, 40, 96), frag(17, 1, d, 104, 208)}
+		}, "UDP echo"},
+		{"not a multiple of 8", func(d []byte) []sixPacket { return []sixPacket{rawFrag(17, 1, 0, true, d[:12])} }, "type 4 code 0 rest 4 "},
+		{"beyond 65,535", func(d []byte) []sixPacket { return []sixPacket{rawFrag(17, 1, 65528, false, d[:16])} }, "type 4 code 0 rest 42 "},
+		{"to a group, and not a multiple of 8", func(d []byte) []sixPacket {
+			f := rawFrag(17, 1, 0, true, d[:12])
+			f.to = "ff02::1"
+			return []sixPacket{f}
+		}, ""},
+		{"options that are not whole", func(d []byte) []sixPacket {
+			return []sixPacket{rawFrag(wire.ProtoDstOpts, 1, 0, true, append([]byte{17, 1, 1, 12, 0, 0, 0, 0}, d[:0]...))}
+		}, "type 4 code 3 rest 0 "},
+		{"TCP header that is not whole", func(d []byte) []sixPacket { return []sixPacket{rawFrag(wire.ProtoTCP, 1, 0, true, d[:16])} }, "type 4 code 3 rest 0 "},
+		{"atomic, beside one of the same identification", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 0, 104), rawFrag(17, 1, 0, false, d), frag(17, 1, d, 104, 208)}
+		}, "UDP echo|UDP echo"},
+		{"another next header in a later one", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 0, 104), frag(99, 1, d, 104, 208)}
+		}, "UDP echo"},
+		{"another next header in the first", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 104, 208), frag(99, 1, d, 0, 104)}
+		}, "type 4 code 1 "},
+		{"an unknown protocol in an atomic one", func(d []byte) []sixPacket { return []sixPacket{rawFrag(99, 1, 0, false, d)} }, "type 4 code 1 rest 40 "},
+		{"options in the part", func(d []byte) []sixPacket {
+			part := append(extension(17, padN...), d...)
+			return []sixPacket{frag(wire.ProtoDstOpts, 1, part, 0, 104), frag(wire.ProtoDstOpts, 1, part, 104, 216)}
+		}, "UDP echo"},
+		{"options before the part", func(d []byte) []sixPacket {
+			one, two := frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)
+			one.next, one.b = wire.ProtoDstOpts, append(extension(wire.ProtoFragment, padN...), one.b...)
+			return []sixPacket{one, two}
+		}, "UDP echo"},
+		{"an option of which to tell, in the part", func(d []byte) []sixPacket {
+			part := append(extension(17, 0x80, 4), d...)
+			return []sixPacket{frag(wire.ProtoDstOpts, 1, part, 0, 104), frag(wire.ProtoDstOpts, 1, part, 104, 216)}
+		}, "type 4 code 2 rest 42 "},
+		{"two ends", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 104, 208), rawFrag(17, 1, 208, false, d[:8]), frag(17, 1, d, 0, 104)}
+		}, ""},
+		{"beyond the end", func(d []byte) []sixPacket {
+			return []sixPacket{frag(17, 1, d, 104, 208), rawFrag(17, 1, 208, true, d[:8]), frag(17, 1, d, 0, 104)}
+		}, ""},
+		{"an empty one", func(d []byte) []sixPacket {
+			return []sixPacket{rawFrag(17, 1, 8, true, nil), rawFrag(17, 1, 208, false, nil)}
+		}, ""},
+		{"an empty first one", func(d []byte) []sixPacket { return []sixPacket{rawFrag(17, 1, 0, true, nil)} }, "type 4 code 3 rest 0 "},
+		{"a port that is closed", func(d []byte) []sixPacket {
+			d = bytes.Clone(d)
+			d[3]++ // the port, and the checksum
+			binary.BigEndian.PutUint16(d[6:], binary.BigEndian.Uint16(d[6:])-1)
+			return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)}
+		}, "type 1 code 4 "},
+	} {
+		var said [2][]string
+		for j, st := range stations {
+			for _, p := range c.what(udp(st, 200)) {
+				// Identifications of their own, so that no case disturbs another.
+				if p.next == wire.ProtoFragment {
+					binary.BigEndian.PutUint16(p.b[4:], uint16(i))
+				} else {
+					binary.BigEndian.PutUint16(p.b[12:], uint16(i))
+				}
+				dst := st.addr
+				if p.to != "" {
+					dst = netip.MustParseAddr(p.to)
+				}
+				st.send(dst, p.next, p.b)
+			}
+			said[j] = st.answers(uint16(i))
+		}
+		require.Equal(t, said[0], said[1], "%s; expected is the kernel's", c.name)
+		if c.says == "" {
+			require.Empty(t, said[0], c.name)
+			continue
+		}
+		says := strings.Split(c.says, "|")
+		require.Len(t, said[0], len(says), c.name)
+		for k := range says {
+			require.Contains(t, said[0][k], says[k], c.name)
+		}
+	}
+}
