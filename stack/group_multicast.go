@@ -298,13 +298,13 @@ func (g *dgram) SetMulticastLoopback(on bool) error {
 	return g.configure(true, 0, func() { g.mc.loop = on })
 }
 
-// SetTTL sets the time to live of what the socket sends to hosts; -1 is the default, 64,
-// as on Linux. EINVAL says that it is neither that nor from 1 to 255.
+// SetTTL sets the time to live of what the socket sends to hosts; -1 is the default, as on Linux: 64, or
+// what IPv6 routers have said (RFC 4861 6.3.4). EINVAL says that it is neither that nor from 1 to 255.
 func (g *dgram) SetTTL(ttl int) error {
-	if ttl == -1 {
-		ttl = defaultTTL
-	}
-	return g.configure(ttl >= 1 && ttl <= 255, syscall.EINVAL, func() { g.ttl = uint8(ttl) })
+	return g.configure(ttl == -1 || ttl >= 1 && ttl <= 255, syscall.EINVAL, func() {
+		g.ttl = uint8(max(ttl, 0))
+		g.path = path{} // which has it
+	})
 }
 
 // SetTOS sets the type of service of what the socket sends, of which only the lowest
@@ -329,7 +329,7 @@ func (g *dgram) Settings() (DatagramSettings, error) {
 		return DatagramSettings{}, net.ErrClosed
 	}
 	return DatagramSettings{
-		TTL: g.ttl, TOS: g.tos,
+		TTL: cmp.Or(g.ttl, defaultTTL), TOS: g.tos,
 		MulticastTTL: g.mc.ttl, MulticastNIC: g.mc.index, MulticastLoopback: g.mc.loop,
 	}, nil
 }
@@ -356,7 +356,7 @@ func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 // time-to-live, it should default to 1 for all multicast IP datagrams".
 func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 	p := &g.path
-	h.proto, h.ttl, h.tos, h.df = proto, g.ttl, g.tos, o.DontFragment
+	h.proto, h.ttl, h.tos, h.df = proto, p.hops, g.tos, o.DontFragment
 	if o.TOS != 0 || o.SetTOS {
 		h.tos = o.TOS
 	}

@@ -57,7 +57,7 @@ func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 	answer := wire.ICMP{Type: wire.ICMPEchoReply, Rest: h.Rest}
 	answer.Put(buf[transportAt:], buf[transportAt+wire.ICMPLen:])
 	s.counts.icmpSent.Add(1)
-	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL, tos: p.tos, more: s.echoOptions(p)}, buf, n)
+	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP, tos: p.tos, more: s.echoOptions(p)}, buf, n)
 }
 
 // echoOptions returns the options of the answer to an echo request.
@@ -108,7 +108,7 @@ func (s *Stack) sendICMPError4(p *packet, k icmpKind, pointer int) {
 	n := p.quote(b[wire.ICMPLen:min(len(b), wire.ICMPLen+most)])
 	h := k.v4(pointer)
 	h.Put(b, b[wire.ICMPLen:wire.ICMPLen+n])
-	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP, ttl: defaultTTL}, buf, wire.ICMPLen+n)
+	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP}, buf, wire.ICMPLen+n)
 }
 
 // isICMPQuery reports whether a message is known not to be an error.

@@ -78,7 +78,7 @@ func (s *Stack) sendICMPv6(p *packet, h wire.ICMPv6, tos uint8, buf []byte, n in
 	}
 	h.Put(src, p.src, buf[transportAt:], buf[transportAt+wire.ICMPLen:transportAt+n])
 	s.counts.icmp6Sent.Add(1)
-	s.reply(p.src, src, zone, ipHeader{proto: wire.ProtoICMPv6, ttl: defaultTTL, tos: tos}, buf, n)
+	s.reply(p.src, src, zone, ipHeader{proto: wire.ProtoICMPv6, tos: tos}, buf, n)
 }
 
 // v6 is the header of the error in IPv6.

@@ -144,7 +144,7 @@ func (p *path) makeHeader() {
 		p.makeHeader6()
 		return
 	}
-	p.ipLen, p.gsoKind = wire.IPv4Len, nic.GSOTCP4
+	p.ipLen, p.gsoKind, p.hops = wire.IPv4Len, nic.GSOTCP4, defaultTTL
 	h := &p.header
 	if p.ifc.linkLen > 0 {
 		p.ifc.putLink(h.link[:], wire.MAC{}, wire.EtherTypeIPv4)
@@ -412,7 +412,7 @@ func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte)
 }
 
 // reply sends a datagram that no socket is behind: n bytes of buf[transportAt:], which comes from
-// s.bufs and is given away. Where one of the addresses is link-local, zone is the interface's
+// s.bufs and is given away. The time to live is the path's. Where one of the addresses is link-local, zone is the interface's
 // index. Where the queue is full or there is no way back, it is lost.
 func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n int) {
 	p, err := s.routeOver(dst, src, zone)
@@ -421,6 +421,7 @@ func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n i
 		s.drop(dropNoReply)
 		return
 	}
+	h.ttl = p.hops
 	if _, err := s.send(s.now(), &p, &h, &slot{buf: buf}, n, &frameMeta{}); err != nil {
 		s.drop(dropNoReply)
 	}

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 
@@ -15,6 +16,7 @@ const maxExt = transportAt - wire.IPv6Len - wire.EthernetLen - 4 // of a VLAN ta
 // makeHeader6 is makeHeader for IPv6.
 func (p *path) makeHeader6() {
 	p.v6, p.ipLen, p.gsoKind = true, wire.IPv6Len, nic.GSOTCP6
+	p.hops = uint8(cmp.Or(p.ifc.hops6.Load(), defaultTTL))
 	h := &p.header
 	if p.ifc.linkLen > 0 {
 		p.ifc.putLink(h.link[:], wire.MAC{}, wire.EtherTypeIPv6)

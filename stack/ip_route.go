@@ -289,6 +289,7 @@ type path struct {
 	ipLen    uint8       // length of the IP header, without options
 	v6       bool        // the addresses are of IPv6
 	gsoKind  nic.GSOKind // of super-frames of TCP
+	hops     uint8       // the default time to live
 	zone     uint16      // index of the interface to which the addresses belong, where one is link-local; else 0
 	idOffset uint16      // see idSource
 	ids      *atomic.Uint32

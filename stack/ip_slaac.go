@@ -231,6 +231,7 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 	// the received value."
 	if ra.HopLimit != 0 && a.hopLimit != ra.HopLimit {
 		a.hopLimit, changed = ra.HopLimit, true
+		ifc.hops6.Store(int32(ra.HopLimit))
 	}
 	a.managed, a.other = ra.Managed, ra.Other
 	s.setReachable(ifc, ra)

@@ -253,6 +253,21 @@ func TestWhatElseRoutersSay(t *testing.T) {
 		way, err := s.route(addr("2001:db8:9::1"), netip.Addr{})
 		require.NoError(t, err)
 		require.Equal(t, 1400, way.mtu)
+		// The hop limit is that of all sockets which have not chosen another.
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, router6+"%eth0", "x")
+		require.NoError(t, u.SetTTL(3))
+		sendUDP6(t, u, router6+"%eth0", "x")
+		require.NoError(t, u.SetTTL(-1))
+		sendUDP6(t, u, router6+"%eth0", "x")
+		var hops []uint8
+		for _, f := range p.take() {
+			if h, _, r := wire.ParseIPv6(f[wire.EthernetLen:]); r == wire.OK && h.Next == wire.ProtoUDP {
+				hops = append(hops, h.HopLimit)
+			}
+		}
+		require.Equal(t, []uint8{17, 3, 17}, hops)
+		require.EqualValues(t, 17, s.newTCP(addrPort("[2001:db8:1::5]:9"), addrPort("[2001:db8:9::1]:9"), &way).ttl)
 		require.Equal(t, 1340, way.advMSS())
 		nt := s.ifaceNamed("eth0").neigh6
 		require.Equal(t, 300*time.Millisecond, time.Duration(nt.retrans))

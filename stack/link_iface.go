@@ -36,7 +36,7 @@ type iface struct {
 	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
 	solicited      []netip.Addr   // groups joined for the addresses of IPv6; under Stack.mu
 	auto           *autoconf      // nil where routers are not listened to
-	mtu6           atomic.Int32   // of IPv6, as a router has told it; 0: that of the link
+	mtu6, hops6    atomic.Int32   // of IPv6, as a router has told them; 0: those of the link, and defaultTTL
 	stats          ifaceStats
 	dead           atomic.Bool                // the device died or was closed
 	down           atomic.Bool                // that, or the device says that its link is

@@ -101,7 +101,7 @@ type dgram struct {
 	path     path           // of the last datagram sent
 	pathSrc  netip.Addr     // the source that was asked for
 	pathOver int            // the interface that was asked for
-	ttl, tos uint8          // of what is sent; groups have a ttl of their own
+	ttl, tos uint8          // of what is sent; groups have a ttl of their own. A ttl of 0 is the path's
 	mc       multicast
 	pending  syscall.Errno // reported once, by whatever comes next
 	closed   bool
@@ -115,7 +115,6 @@ type dgram struct {
 
 func (g *dgram) init(s *Stack, fam Family) {
 	g.s, g.fam = s, fam
-	g.ttl = defaultTTL
 	g.mc.ttl, g.mc.loop = 1, true
 	g.readable.L, g.writable.L = &g.mu, &g.mu
 	g.queue.limit = s.udpBuffer
@@ -258,6 +257,9 @@ func (g *dgram) source(o *SendOptions) netip.Addr {
 }
 
 func (g *dgram) setPath(p path, src netip.Addr, over int) {
+	if g.ttl != 0 {
+		p.hops = g.ttl
+	}
 	g.path, g.pathSrc, g.pathOver = p, src, over
 }
 

@@ -243,7 +243,7 @@ func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segmen
 	out.Put(b)
 	wire.SetTCPChecksum(local.Addr(), remote.Addr(), b)
 	s.counts.tcpOut.Add(1)
-	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL, df: true}, buf, n)
+	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, df: true}, buf, n)
 }
 
 // tcpICMP takes an ICMP error about a segment of ours, or word that the

@@ -113,7 +113,7 @@ func (t *TCP) wakeWriters() {
 
 // newTCP makes a socket that is not yet in the table.
 func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
-	t := &TCP{s: s, path: p, linger: -1, ttl: defaultTTL}
+	t := &TCP{s: s, path: p, linger: -1, ttl: p.hops}
 	t.key, t.sock = makeTuple(local, remote, int(p.zone)), t
 	return t
 }

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/usernet/usernet/stack/tcp"
@@ -23,13 +24,10 @@ func (t *TCP) TOS() uint8 {
 }
 
 // SetTTL sets the time to live of the packets that are sent from now on; 0 is the
-// default of 64. RFC 9293 3.9.2: "The TTL value used to send TCP segments MUST
+// default of 64, or what IPv6 routers have said (RFC 4861 6.3.4). RFC 9293 3.9.2: "The TTL value used to send TCP segments MUST
 // be configurable".
 func (t *TCP) SetTTL(ttl uint8) error {
-	if ttl == 0 {
-		ttl = defaultTTL
-	}
-	return t.change(func(tcp.Time) { t.ttl = ttl })
+	return t.change(func(tcp.Time) { t.ttl = cmp.Or(ttl, t.path.hops) })
 }
 
 // TTL returns the time to live of the packets that are sent.
