@@ -189,7 +189,7 @@ func (c *client) send() (report, error) {
 }
 
 func (c *client) sendOne() (uint64, error) {
-	conn, err := c.dial("tcp4")
+	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
 		return 0, err
 	}
@@ -224,7 +224,7 @@ func (c *client) sendOne() (uint64, error) {
 
 // flow writes. The other side counts, in the same process.
 func (c *client) flow(*counter) error {
-	conn, err := c.dial("tcp4")
+	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (c *client) flow(*counter) error {
 }
 
 func (c *client) recv(count *counter) error {
-	conn, err := c.dial("tcp4")
+	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
 		return err
 	}
@@ -258,7 +258,7 @@ func (c *client) recv(count *counter) error {
 }
 
 func (c *client) pingpong(count *counter) error {
-	conn, err := c.dial("tcp4")
+	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func (c *client) short(count *counter) error {
 }
 
 func (c *client) shortOnce(buf []byte) error {
-	conn, err := c.dial("tcp4")
+	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func (c *client) shortOnce(buf []byte) error {
 
 // datagrams keeps N datagrams in flight on one socket.
 func (c *client) datagrams(count *counter) error {
-	conn, err := c.dial("udp4")
+	conn, err := c.dial(c.t.network("udp"))
 	if err != nil {
 		return err
 	}
@@ -361,7 +361,7 @@ func (c *client) echoes(conn net.Conn, out, in []byte, count *counter) error {
 func (c *client) http() func(*counter) error {
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return c.n.dial("tcp4", addr)
+			return c.n.dial(c.t.network("tcp"), addr)
 		},
 		MaxIdleConns:        c.t.N,
 		MaxIdleConnsPerHost: c.t.N,

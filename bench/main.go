@@ -37,6 +37,7 @@ type options struct {
 	stacks          string
 	probe           bool
 	compare         string
+	families        bool
 	task            string
 }
 
@@ -57,6 +58,7 @@ func parse(args []string) (o options, err error) {
 	fs.StringVar(&o.stacks, "stacks", allStacks, "stacks to run")
 	fs.BoolVar(&o.probe, "probe", true, "find each stack's best settings first; without, they are the default ones")
 	fs.StringVar(&o.compare, "compare", "", "measure this tree beside the `commit`'s, interleaved: every workload, both ratios of medians")
+	fs.BoolVar(&o.families, "families", false, "measure IPv6 beside IPv4, interleaved, and the ratios of medians (a full run writes FAMILIES.md)")
 	fs.StringVar(&o.task, "task", "", "for the harness's own use")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -78,11 +80,20 @@ func parse(args []string) (o options, err error) {
 			o.stacks = string(before) + "," + string(usern)
 		}
 	}
+	if o.families {
+		if o.growth || o.compare != "" {
+			return o, errors.New("-families excludes -growth and -compare")
+		}
+		if o.stacks == allStacks {
+			o.stacks = string(usern) + "," + string(usern6)
+		}
+		text = "FAMILIES.md"
+	}
 	full := !o.quick && o.only == "" && o.compare == ""
 	if full && o.markdown == "" {
 		o.markdown = text
 	}
-	if full && o.svg == "" {
+	if full && o.svg == "" && !o.families {
 		o.svg = filepath.Join("..", "docs", picture)
 	}
 	if o.quick {
@@ -125,6 +136,9 @@ func run(args []string) error {
 	}
 	if o.compare != "" {
 		return b.compare()
+	}
+	if o.families {
+		return b.families()
 	}
 	b.all()
 	return b.write()
@@ -181,7 +195,7 @@ func newBench(o options) (*bench, error) {
 	b := &bench{o: o, begin: time.Now()}
 	for s := range strings.SplitSeq(o.stacks, ",") {
 		name := stackName(s)
-		if !slices.Contains([]stackName{kernel, gvisor, lnetoS, usern, netPipe, before}, name) || name == before && o.compare == "" {
+		if !slices.Contains([]stackName{kernel, gvisor, lnetoS, usern, usern6, netPipe, before}, name) || name == before && o.compare == "" {
 			return nil, fmt.Errorf("no stack %q", s)
 		}
 		b.stacks = append(b.stacks, name)
@@ -239,13 +253,15 @@ func (b *bench) measure(w *workload) *row {
 			continue
 		}
 		f := &figure{setup: b.defaults(w, s)}
-		if b.o.probe && s != before {
+		if b.o.probe && s != before && s != usern6 {
 			f.setup = b.probe(w, s, f.setup)
 		}
 		r.figures[s] = f
 	}
-	if f := r.figures[before]; f != nil && r.figures[usern] != nil {
-		f.setup = r.figures[usern].setup // one setting for both trees
+	for _, s := range []stackName{before, usern6} {
+		if f := r.figures[s]; f != nil && r.figures[usern] != nil {
+			f.setup = r.figures[usern].setup // one setting for both trees and both families
+		}
 	}
 	for n := range b.o.runs {
 		if n > 0 && time.Since(b.begin) > b.o.budget {

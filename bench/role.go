@@ -64,8 +64,8 @@ func openNetwork(t *task) (*network, error) {
 	switch t.Stack {
 	case kernel:
 		return kernelNetwork(t.Setup.CC), nil
-	case usern:
-		return usernetOnTAP(t.Setup)
+	case usern, usern6:
+		return usernetOnTAP(t.Setup, t.V6)
 	case gvisor:
 		return gvisorOnTAP(t.Setup)
 	case lnetoS:
@@ -79,8 +79,8 @@ func openPair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case kernel:
 		return kernelNetwork(t.Setup.CC), kernelNetwork(t.Setup.CC), nil
-	case usern:
-		return usernetPipe(t.Latency, t.Loss)
+	case usern, usern6:
+		return usernetPipe(t.V6, t.Latency, t.Loss)
 	case gvisor:
 		if t.Latency > 0 {
 			return gvisorWire(t.Latency, t.Loss)

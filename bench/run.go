@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,7 @@ func (r *runner) task(w *workload, s stackName, c setup) task {
 	return task{
 		Stack: s, Kind: w.Kind, N: w.N, Size: w.Size, Close: w.Close, Place: w.Place,
 		Latency: w.Latency, Loss: w.Loss, Setup: c,
+		V6:   s == usern6,
 		Port: firstPort + r.runs%(lastPort-firstPort+1), Time: r.time,
 	}
 }
@@ -125,7 +127,8 @@ func (r *runner) cores(w *workload) (client, server int) {
 // inOne runs a workload whose two sides are in one process.
 func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	t := r.task(w, s, c)
-	t.Role, t.Addr, t.Profile = "both", farAddr, r.profile(w, s)
+	_, far, _ := addrs(t.V6)
+	t.Role, t.Addr, t.Profile = "both", far, r.profile(w, s)
 	if s == kernel {
 		t.Addr = "127.0.0.1"
 	}
@@ -143,14 +146,16 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 		}
 	}
 	nearTask, farTask := r.task(w, kernel, setup{CC: c.CC, Chunk: c.Chunk}), r.task(w, s, c)
+	nearTask.V6 = farTask.V6
 	farTask.Profile = r.profile(w, s)
+	nearHost, farHost, _ := addrs(farTask.V6)
 	client, server := &nearTask, &farTask
 	clientNS, serverNS := near, far
-	client.Addr = farAddr
+	client.Addr = farHost
 	if w.Client {
 		client, server = server, client
 		clientNS, serverNS = far, near
-		client.Addr = nearAddr
+		client.Addr = nearHost
 	}
 	client.Role, server.Role = "client", "server"
 	clientCore, serverCore := r.cores(w)
@@ -302,7 +307,7 @@ func (r *runner) wrk(ctx context.Context, ns namespace, w *workload, t *task, co
 	if w.Close {
 		args = append(args, "-H", "Connection: close")
 	}
-	args = append(args, fmt.Sprintf("http://%s:%d/", t.Addr, t.Port))
+	args = append(args, fmt.Sprintf("http://%s/", net.JoinHostPort(t.Addr, strconv.Itoa(t.Port))))
 	out, used, err := finish(ns, exec.CommandContext(ctx, "wrk", args...), core)
 	if err != nil {
 		return report{}, 0, err

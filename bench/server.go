@@ -24,14 +24,14 @@ type network struct {
 func startServer(n *network, t *task) error {
 	k, addr := t.Kind, fmt.Sprintf(":%d", t.Port)
 	if k == udpEcho {
-		pc, err := n.listenPacket("udp4", addr)
+		pc, err := n.listenPacket(t.network("udp"), addr)
 		if err != nil {
 			return err
 		}
 		go echoDatagrams(pc)
 		return nil
 	}
-	ln, err := n.listen("tcp4", addr)
+	ln, err := n.listen(t.network("tcp"), addr)
 	if err != nil {
 		return err
 	}

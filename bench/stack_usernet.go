@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/usernet/usernet"
@@ -11,16 +14,20 @@ import (
 )
 
 // usernetOnTAP makes a host on a TAP device, which it makes.
-func usernetOnTAP(s setup) (*network, error) {
+func usernetOnTAP(s setup, v6 bool) (*network, error) {
+	near, far, length := addrs(v6)
+	if err := kernelIPv6(v6); err != nil {
+		return nil, err
+	}
 	tap, err := nic.OpenTAP(nic.TAPConfig{
 		Name:      tapName,
-		Addr:      netip.MustParsePrefix(nearAddr + prefixed),
+		Addr:      netip.MustParsePrefix(near + length),
 		NoOffload: s.Plain,
 	})
 	if err != nil {
 		return nil, err
 	}
-	h, err := usernetHost(tap, farAddr)
+	h, err := usernetHost(tap, far+length)
 	if err != nil {
 		tap.Close()
 		return nil, err
@@ -29,13 +36,14 @@ func usernetOnTAP(s setup) (*network, error) {
 }
 
 // usernetPipe makes two hosts with a wire between them.
-func usernetPipe(latency time.Duration, loss float64) (near, far *network, err error) {
+func usernetPipe(v6 bool, latency time.Duration, loss float64) (near, far *network, err error) {
+	addr1, addr2, length := addrs(v6)
 	a, b := wire(latency, loss)
-	h1, err := usernetHost(a, nearAddr)
+	h1, err := usernetHost(a, addr1+length)
 	if err != nil {
 		return nil, nil, err
 	}
-	h2, err := usernetHost(b, farAddr)
+	h2, err := usernetHost(b, addr2+length)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -56,10 +64,26 @@ func wire(latency time.Duration, loss float64) (a, b nic.Device) {
 	return a, b
 }
 
-func usernetHost(dev nic.Device, addr string) (*usernet.Host, error) {
+// kernelIPv6 says whether devices that are made in this process's namespace have IPv6 on the
+// kernel's side, there without its search for duplicates, which takes a second.
+func kernelIPv6(on bool) error {
+	disable := "1"
+	if on {
+		disable = "0"
+	}
+	for _, set := range [][2]string{{"accept_dad", "0"}, {"accept_ra", "0"}, {"disable_ipv6", disable}} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/default/"+set[0], []byte(set[1]), 0)
+		if err != nil && (on || !errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
+}
+
+func usernetHost(dev nic.Device, prefix string) (*usernet.Host, error) {
 	return usernet.New(usernet.Config{
 		NIC:   dev,
-		Addrs: []netip.Prefix{netip.MustParsePrefix(addr + prefixed)},
+		Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)},
 	})
 }
 
@@ -77,11 +101,11 @@ func ofHost(h *usernet.Host) *network {
 // measured. What they needed for the handshake is given up in the second after it.
 func usernetIdle() (*idlePair, error) {
 	a, b := wire(0, 0)
-	near, err := usernetHost(a, nearAddr)
+	near, err := usernetHost(a, nearAddr+prefixed)
 	if err != nil {
 		return nil, err
 	}
-	far, err := usernetHost(b, farAddr)
+	far, err := usernetHost(b, farAddr+prefixed)
 	if err != nil {
 		return nil, err
 	}

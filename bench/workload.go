@@ -111,6 +111,7 @@ type stackName string
 const (
 	kernel  stackName = "kernel"
 	usern   stackName = "usernet"
+	usern6  stackName = "usernet6" // usernet over IPv6
 	gvisor  stackName = "gVisor"
 	lnetoS  stackName = "lneto"
 	netPipe stackName = "net.Pipe" // no stack at all: a reference for P3
@@ -131,9 +132,12 @@ type setup struct {
 	Chunk int
 }
 
-// The addresses of the two sides, of RFC 2544's network for benchmarks. In the
-// kernel's own runs the far side is a second namespace.
+// The addresses of the two sides, of RFC 2544's network for benchmarks and of RFC 3849's for
+// documents. In the kernel's own runs the far side is a second namespace.
 const (
+	near6, far6 = "2001:db8:5::1", "2001:db8:5::2"
+	prefixed6   = "/64"
+
 	nearAddr = "198.18.0.1" // the kernel that stands for the rest of the world
 	farAddr  = "198.18.0.2" // the stack under measurement
 	prefixed = "/24"
@@ -164,6 +168,8 @@ type task struct {
 	Latency time.Duration
 	Loss    float64
 	Setup   setup
+	// V6 asks for IPv6.
+	V6 bool
 	// Addr is what a client dials, without the port, which is Port.
 	Addr string
 	Port int
@@ -176,6 +182,22 @@ type task struct {
 	Limit time.Duration `json:",omitempty"`
 	// arrived counts the bytes of a flow.
 	arrived *atomic.Int64
+}
+
+// network is "tcp" or "udp" with the family that is measured.
+func (t *task) network(protocol string) string {
+	if t.V6 {
+		return protocol + "6"
+	}
+	return protocol + "4"
+}
+
+// addrs are the addresses of the two sides in a family, and the length of their prefix.
+func addrs(v6 bool) (near, far, prefix string) {
+	if v6 {
+		return near6, far6, prefixed6
+	}
+	return nearAddr, farAddr, prefixed
 }
 
 // A report is what a process prints at its end.
