@@ -16,11 +16,12 @@ type packet struct {
 	src, dst   netip.Addr
 	proto      wire.Proto
 	ttl, tos   uint8
-	header     []byte // the IP header as received, for ICMP quotes
-	payload    []byte // the transport header and what follows, borrowed
-	tail       []byte // of TCP: what follows payload, borrowed too
-	checksumOK bool   // nothing to verify: it came from memory, or the device did
-	csumOffset int    // where in payload a checksum is that is not yet complete; 0: none
+	header     []byte   // the IP header as received, for ICMP quotes
+	payload    []byte   // the transport header and what follows, borrowed
+	tail       []byte   // of TCP: what follows payload, borrowed too
+	checksumOK bool     // nothing to verify: it came from memory, or the device did
+	csumOffset int      // where in payload a checksum is that is not yet complete; 0: none
+	link       wire.MAC // of IPv6 on Ethernet: which station the frame came from
 	gso        nic.GSOKind
 	gsoSize    int  // super-frame: bytes of payload per wire segment; 0 otherwise
 	broadcast  bool // dst, or the frame's, is a broadcast or multicast address: RFC 1122 forbids many answers

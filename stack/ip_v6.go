@@ -23,6 +23,9 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Next, h.HopLimit, h.TrafficClass
 	p.header, p.payload, p.tail = b[:wire.IPv6Len], payload, tail
+	if ifc.linkLen > 0 {
+		p.link = wire.MAC(f.Head[len(p.link):])
+	}
 	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
 	p.broadcast = linkGroup
 	if f.NeedsChecksum {

@@ -125,7 +125,14 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
 	}
-	ifc.advertise(ns.Target, p.src, nil, flags|wire.NASolicited)
+	// The sender has an optimistic address, and so does not tell its link address. To ask for that is no
+	// way out where both have such addresses, because each would wait for the other: the answer
+	// goes to the station that the frame came from, and no entry is made.
+	var mac *wire.MAC
+	if ifc.isStation(p.link) {
+		mac = &p.link
+	}
+	ifc.advertise(ns.Target, p.src, mac, flags|wire.NASolicited)
 	return wire.OK
 }
 
