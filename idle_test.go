@@ -48,7 +48,7 @@ func dialMany(t testing.TB, a, b *Host, n int) []net.Conn {
 }
 
 func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
-	const n = 10_000
+	const n = 4_000
 	use := func(t *testing.T, c, d net.Conn) {
 		var b [3000]byte
 		for range 2 {

@@ -58,10 +58,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
-	n := flood
-	if testing.Short() {
-		n = 50_000
-	}
+	n := flood(t)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -137,10 +134,7 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	}
 	talk(c, d)
 	talk(d, c)
-	n := flood
-	if testing.Short() {
-		n = 50_000
-	}
+	n := flood(t)
 	// The attacker knows addresses and ports, and guesses the rest: numbers that
 	// are never the very next one (one in 2^32 would be) for a reset, and never
 	// acknowledge what is in the window (as few are) for data.

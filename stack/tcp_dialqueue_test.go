@@ -51,7 +51,10 @@ func closing(t *testing.T, s *Stack, on string, hold bool) {
 
 func TestConnectsMoreThanThereArePorts(t *testing.T) {
 	// RFC 6191 and Linux's tcp_tw_reuse: a port in TIME-WAIT is taken again.
-	const dials = 70_000
+	dials := 30_000 // there are 28,232 ports
+	if full(t) {
+		dials = 70_000
+	}
 	for _, tc := range []struct {
 		name, to string
 		set      []func(*Config)

@@ -146,7 +146,7 @@ func (d *crowdDevice) connects(t testing.TB, port uint16) {
 func TestZeroWindowClientsLockNobodyOut(t *testing.T) {
 	// RFC 6429 4: the operating system may close connections whose windows are closed.
 	n, memory := 50_000, int64(0)
-	if testing.Short() || flood < 500_000 {
+	if !full(t) {
 		n, memory = 2000, 40<<20 // as many for the memory
 	}
 	synctest.Test(t, func(t *testing.T) {

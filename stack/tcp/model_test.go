@@ -655,7 +655,7 @@ func TestSegmentAgreesWithALiteralReadingOfRFC9293(t *testing.T) {
 					}
 					return r
 				}
-				modelCases(tcbOf(&setUp().c), modern || testing.Short() || racing, func(k modelCase) {
+				modelCases(tcbOf(&setUp().c), modern || !full(t), func(k modelCase) {
 					count++
 					try(t, setUp(), k)
 				})

@@ -199,7 +199,7 @@ var overruns = []overrunOptions{
 func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 	for _, o := range overruns {
 		t.Run(o.name, func(t *testing.T) {
-			if testing.Short() || racing {
+			if !full(t) {
 				o.depth--
 			}
 			count := 0

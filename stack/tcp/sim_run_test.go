@@ -186,9 +186,11 @@ func TestSimulationsThatOnceFailed(t *testing.T) {
 }
 
 func TestSimulation(t *testing.T) {
-	runs := uint64(10_000)
-	if testing.Short() || racing {
-		runs = 1_000
+	runs := uint64(1_000)
+	if full(t) {
+		runs = 10_000
+	} else if !racing {
+		runs = 3_000
 	}
 	first := uint64(0)
 	if s := os.Getenv("USERNET_SIM"); s != "" {
