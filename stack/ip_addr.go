@@ -462,6 +462,9 @@ func (s *Stack) armAddrs() {
 	var next tcp.Time
 	for _, ifc := range *s.ifaces.Load() {
 		next = earlier(next, ifc.auto.next())
+		if ifc.router != nil {
+			next = earlier(next, ifc.router.at)
+		}
 		for _, a := range ifc.list() {
 			next = earlier(next, a.until())
 		}
@@ -522,6 +525,7 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 		case learnt:
 			s.rebuildRoutes()
 		}
+		s.stepRouter(ifc, now)
 		for _, a := range ended {
 			ifc.tellRouters(a.addr(), 0)
 		}

@@ -36,6 +36,8 @@ type iface struct {
 	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
 	solicited      []netip.Addr   // groups joined for the addresses of IPv6; under Stack.mu
 	auto           *autoconf      // nil where routers are not listened to
+	router         *routerAdv     // what is advertised; nil: nothing; under Stack.mu
+	isRouter       atomic.Bool    // it is not nil
 	mtu6, hops6    atomic.Int32   // of IPv6, as a router has told them; 0: those of the link, and defaultTTL
 	stats          ifaceStats
 	dead           atomic.Bool                // the device died or was closed

@@ -22,6 +22,8 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 			r = p.ifc.inputNeighborSol(p, body)
 		case wire.ICMPv6NeighborAdv:
 			r = p.ifc.inputNeighborAdv(p, h, body)
+		case wire.ICMPv6RouterSol:
+			r = p.ifc.inputRouterSol(p, body)
 		case wire.ICMPv6RouterAdv:
 			r = p.ifc.inputRouterAdv(p, h, body)
 		case wire.ICMPv6Redirect:
@@ -213,6 +215,9 @@ func (ifc *iface) tellsLink(src netip.Addr) bool {
 // Solicitation this option SHOULD be included."
 func (ifc *iface) advertise(target, dst netip.Addr, mac *wire.MAC, flags uint32) {
 	na := wire.NeighborAdv{Target: target, Link: ifc.mac(), HasLink: true}
+	if ifc.isRouter.Load() {
+		flags |= wire.NARouter
+	}
 	ifc.sendND(wire.ICMPv6NeighborAdv, flags, target, dst, mac, na.Append(nil))
 }
 

@@ -271,6 +271,9 @@ func (s *Stack) Close() error {
 		return net.ErrClosed
 	}
 	s.lifetimes.alarm.close()
+	for _, ifc := range *s.ifaces.Load() {
+		s.endRouter(ifc)
+	}
 	s.mu.Unlock()
 	ifaces := *s.ifaces.Load()
 	for _, ifc := range ifaces {
@@ -391,6 +394,7 @@ func (s *Stack) RemoveNIC(name string) error {
 		return fmt.Errorf("stack: RemoveNIC: no interface %q", name)
 	}
 	ifc := old[i]
+	s.endRouter(ifc)
 	ifaces := slices.Delete(slices.Clone(old), i, i+1)
 	s.ifaces.Store(&ifaces)
 	s.rebuildRoutes()

@@ -181,3 +181,35 @@ func TestDnsmasqConfiguresAHost(t *testing.T) {
 	out := ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "5", autoAddr(h, "2001:db8:1::/64").Prefix.Addr().String())
 	require.Contains(t, out, "3 received")
 }
+
+// The kernel is a host of a router of this kind.
+func TestTheKernelIsConfiguredByUsernet(t *testing.T) {
+	t.Parallel()
+	need(t, "rdisc6", "ping")
+	ns := newNamespace(t)
+	ns.run(t, "sysctl", "-q", "-w", "net.ipv6.conf.default.accept_ra=2")
+	h, err := usernet.New(usernet.Config{NIC: ns.openTAP(t, false), Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8:5::1/64")}})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.Close() })
+	require.NoError(t, h.Stack().Advertise("", &stack.RouterConfig{
+		Lifetime: 1800 * time.Second, Interval: 10 * time.Second, MTU: 1400,
+		Prefixes: []stack.RouterPrefix{{Prefix: netip.MustParsePrefix("2001:db8:5::/64")}},
+		DNS:      []netip.Addr{netip.MustParseAddr("2001:db8:5::53")}, Search: []string{"tap.test"},
+		NAT64: netip.MustParsePrefix("64:ff9b::/96"),
+	}))
+	require.Eventually(t, func() bool {
+		out := ns.run(t, "ip", "-6", "addr", "show", "dev", tapName, "dynamic", "-tentative")
+		return strings.Contains(out, "inet6 2001:db8:5:")
+	}, patience, 100*time.Millisecond)
+	router := linkLocal(t, h).String()
+	require.Contains(t, ns.run(t, "ip", "-6", "route", "show", "default"), "via "+router+" dev "+tapName)
+	require.Contains(t, ns.run(t, "ping", "-6", "-q", "-c", "3", "-i", "0.01", "-W", "5", "2001:db8:5::1"), "3 received")
+	out := ns.run(t, "rdisc6", "-1", tapName)
+	for _, want := range []string{"2001:db8:5::/64", "2001:db8:5::53", "tap.test", "1400 bytes", "1800 (0x00000708) seconds", strings.ToUpper(h.Interfaces()[1].MAC.String())} {
+		require.Contains(t, out, want)
+	}
+	require.NoError(t, h.Stack().Advertise("", nil))
+	require.Eventually(t, func() bool {
+		return !strings.Contains(ns.run(t, "ip", "-6", "route", "show", "default"), router)
+	}, patience, 100*time.Millisecond)
+}

@@ -189,6 +189,16 @@ func ndTarget(b []byte) (target netip.Addr, r Reason) {
 	return target, CheckNDOptions(b[16:])
 }
 
+// ParseRouterSol parses the body of a Router Solicitation (RFC 4861 4.1): it returns the Ethernet
+// address of the sender, if that is told. It fails with BadNDOption.
+func ParseRouterSol(b []byte) (source MAC, hasSource bool, r Reason) {
+	if r := CheckNDOptions(b); r != OK {
+		return source, false, r
+	}
+	source, hasSource = linkOption(b, NDSourceLink)
+	return source, hasSource, OK
+}
+
 // Flags of a Router Advertisement, in ICMPv6.Rest (RFC 4861 4.2, RFC 4191 2.2).
 const (
 	RAManaged = 1 << 23 // addresses are available by DHCPv6

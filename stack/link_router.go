@@ -1,0 +1,312 @@
+package stack
+
+import (
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/stack/tcp"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// This file has the router's side of Neighbour Discovery (RFC 4861 6.2): what a host advertises that is
+// the router of others. That it passes on what they send is another matter.
+
+const (
+	defaultAdvInterval = 600 * time.Second // RFC 4861 6.2.1: MaxRtrAdvInterval
+	// RFC 4861 10.
+	initialAdvInterval = 16 * tcp.Second
+	initialAdvs        = 3
+	minAdvGap          = 3 * tcp.Second
+	maxAdvDelay        = tcp.Second / 2
+)
+
+// A RouterConfig is what a host advertises as an IPv6 router. Lifetimes are those that hosts count
+// from each advertisement on, in whole seconds; negative ones are for ever.
+type RouterConfig struct {
+	// Lifetime is for how long hosts take this one for a default router, at most 65535 s; 0: not
+	// at all. Preference orders it among others: -1, 0 or 1 (RFC 4191).
+	Lifetime   time.Duration
+	Preference int
+	// Interval is the greatest time between two advertisements, from 4 to 1800 s; 600 s if zero.
+	Interval time.Duration
+	// Prefixes are those of the link.
+	Prefixes []RouterPrefix
+	// DNS are the name servers and Search the domains to search (RFC 8106), for DNSLifetime; three
+	// times Interval if zero.
+	DNS         []netip.Addr
+	Search      []string
+	DNSLifetime time.Duration
+	// NAT64 is the prefix by which IPv4 is reached (RFC 8781), for DNSLifetime; invalid: there is none.
+	NAT64 netip.Prefix
+	// HopLimit is that of packets, and MTU that of the link in bytes; 0: nothing is said of it.
+	HopLimit uint8
+	MTU      int
+	// Managed and Other say that addresses, or other things, are to be had by DHCPv6.
+	Managed, Other bool
+}
+
+// A RouterPrefix is a prefix of a link.
+type RouterPrefix struct {
+	Prefix netip.Prefix
+	// Valid and Preferred are for how long; 30 and 7 days if zero (RFC 4861 6.2.1).
+	Valid, Preferred time.Duration
+	// OffLink says that hosts reach each other's addresses by the router, and NoAuto that they make
+	// no addresses with the prefix.
+	OffLink, NoAuto bool
+}
+
+// A routerAdv is what an interface advertises. It is changed under Stack.mu.
+type routerAdv struct {
+	adv      wire.RouterAdv // without the link address
+	interval tcp.Time       // the greatest one
+	sent     int            // since it began
+	last     tcp.Time       // when the last one was sent; 0: none was
+	at       tcp.Time       // when the next one is due
+}
+
+// Advertise has an interface advertise that the host is a router, until it is called with nil: then hosts are
+// told that it is none any more. An empty name stands for the only link besides the loopback. Solicitations
+// are answered, and what is advertised is replaced by a further call. The link has to be an Ethernet; it
+// gets a link-local address if it has none.
+//
+// The errors are ENODEV, EINVAL for what cannot be advertised, and net.ErrClosed.
+func (s *Stack) Advertise(nic string, cfg *RouterConfig) error {
+	err := s.advertiseRouter(nic, cfg)
+	if err != nil && err != net.ErrClosed {
+		return fmt.Errorf("stack: Advertise: %w", err)
+	}
+	s.drain()
+	return err
+}
+
+func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	ifc, err := s.linkNamed(nic)
+	if err != nil {
+		return err
+	}
+	now := s.now()
+	r := ifc.router
+	if cfg == nil {
+		s.endRouter(ifc)
+		return nil
+	}
+	adv, err := cfg.message(ifc)
+	if err != nil {
+		return err
+	}
+	list := s.withLinkLocal(ifc, ifc.list())
+	if len(list) > len(ifc.list()) {
+		s.setAddrs(ifc, list)
+	}
+	// RFC 4861 6.2.4: "when multiple changes occur", as at the beginning, "up to
+	// MAX_INITIAL_RTR_ADVERTISEMENTS" are sent soon after each other.
+	next := &routerAdv{adv: adv, interval: tcpTime(cfg.Interval), at: now}
+	if next.interval == 0 {
+		next.interval = tcp.Time(defaultAdvInterval)
+	}
+	if r != nil {
+		next.last = r.last
+		next.at = max(now, r.last+minAdvGap)
+	}
+	s.setRouter(ifc, next)
+	s.ageAddrs()
+	return nil
+}
+
+// endRouter tells hosts that this one is no router any more, if it was. s.mu is held.
+//
+// RFC 4861 6.2.5: a router that ceases to advertise "SHOULD transmit one or more [...] final multicast Router
+// Advertisements on the interface with a Router Lifetime field of zero."
+func (s *Stack) endRouter(ifc *iface) {
+	if r := ifc.router; r != nil {
+		r.adv.Lifetime = 0
+		s.sendRouterAdv(ifc, r)
+		s.setRouter(ifc, nil)
+	}
+}
+
+// setRouter replaces what an interface advertises. A router is in the group of all routers (RFC 4861 6.2.2).
+// s.mu is held.
+func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
+	had := ifc.router != nil
+	ifc.router = r
+	ifc.isRouter.Store(r != nil)
+	if all := (sourceFilter{exclude: true}); had != (r != nil) {
+		c := groupChange{ifc: ifc, group: allRouters6(), to: all}
+		if had {
+			c.from, c.to = all, sourceFilter{}
+		}
+		s.groups.change(c)
+	}
+}
+
+// message makes the advertisement of a configuration.
+func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
+	bad := func(format string, args ...any) (wire.RouterAdv, error) {
+		return adv, fmt.Errorf(format+": %w", append(args, syscall.EINVAL)...)
+	}
+	interval := c.Interval
+	if interval == 0 {
+		interval = defaultAdvInterval
+	}
+	switch {
+	case ifc.neigh6 == nil || !ifc.carries6():
+		return bad("%s is no Ethernet that carries IPv6", ifc.name)
+	case c.Lifetime < 0 || c.Lifetime > math.MaxUint16*time.Second:
+		return bad("a lifetime of %v is not from 0 to 65535 s", c.Lifetime)
+	case c.Preference < -1 || c.Preference > 1:
+		return bad("a preference of %d is none of -1, 0 and 1", c.Preference)
+	case interval < 4*time.Second || interval > 1800*time.Second:
+		return bad("an interval of %v is not from 4 to 1800 s", c.Interval)
+	case c.MTU != 0 && (c.MTU < wire.MinIPv6MTU || c.MTU > ifc.mtu()):
+		return bad("an MTU of %d is not from %d to that of the link, %d", c.MTU, wire.MinIPv6MTU, ifc.mtu())
+	}
+	adv = wire.RouterAdv{
+		HopLimit: c.HopLimit, Managed: c.Managed, Other: c.Other,
+		Preference: wire.Preference(c.Preference), Lifetime: uint16(c.Lifetime / time.Second),
+	}
+	for _, p := range c.Prefixes {
+		i := wire.PrefixInfo{
+			Prefix: p.Prefix.Masked(), OnLink: !p.OffLink, Auto: !p.NoAuto,
+			Valid: seconds(p.Valid, 30*24*time.Hour), Preferred: seconds(p.Preferred, 7*24*time.Hour),
+		}
+		if !p.Prefix.IsValid() || !p.Prefix.Addr().Is6() || !isRoutable6(i.Prefix) {
+			return bad("%v is no prefix of an IPv6 network", p.Prefix)
+		}
+		if i.Preferred > i.Valid {
+			return bad("%v is preferred for longer than it is valid", p.Prefix)
+		}
+		adv.Options = i.Append(adv.Options)
+	}
+	if c.MTU != 0 {
+		adv.Options = wire.AppendMTU(adv.Options, uint32(c.MTU))
+	}
+	life := seconds(c.DNSLifetime, 3*interval)
+	for _, a := range c.DNS {
+		if !isUnicast(a) || !a.Is6() || a.Is4In6() || a.Zone() != "" {
+			return bad("%v is no address of an IPv6 name server", a)
+		}
+	}
+	if len(c.DNS) > 0 {
+		adv.Options = wire.AppendRDNSS(adv.Options, life, c.DNS[:min(len(c.DNS), maxAutoDNS)]...)
+	}
+	for _, name := range c.Search {
+		option := wire.AppendDNSSL(nil, life, name)
+		if _, names, _ := wire.ParseDNSSL(option[2:]); !isDomain(names) {
+			return bad("%q is no domain name", name)
+		}
+		adv.Options = append(adv.Options, option...)
+	}
+	if c.NAT64.IsValid() {
+		if !slices.Contains([]int{32, 40, 48, 56, 64, 96}, c.NAT64.Bits()) || !c.NAT64.Addr().Is6() {
+			return bad("%v is no prefix of NAT64: it has 32, 40, 48, 56, 64 or 96 bits", c.NAT64)
+		}
+		adv.Options = wire.AppendPREF64(adv.Options, c.NAT64, life)
+	}
+	if n := wire.IPv6Len + 16 + len(adv.Options) + 8; n > wire.MinIPv6MTU || wire.CheckNDOptions(adv.Options) != wire.OK {
+		return bad("an advertisement of %d bytes is too long", n)
+	}
+	return adv, nil
+}
+
+// isDomain reports whether a domain search list has a name.
+func isDomain(names []byte) bool {
+	_, _, ok := wire.NextDomain(names)
+	return ok
+}
+
+// seconds is a lifetime as options have it.
+func seconds(d, zero time.Duration) uint32 {
+	switch {
+	case d == 0:
+		d = zero
+	case d < 0:
+		return math.MaxUint32
+	}
+	return uint32(min(d/time.Second, math.MaxUint32-1))
+}
+
+// stepRouter sends an advertisement where one is due. s.mu is held.
+//
+// RFC 4861 6.2.4: "the interval timer is reset to a uniformly distributed random value between the
+// interface's configured MinRtrAdvInterval and MaxRtrAdvInterval", of which the first is a third of the
+// other.
+func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
+	r := ifc.router
+	if r == nil || r.at > now {
+		return
+	}
+	s.sendRouterAdv(ifc, r)
+	r.last = now
+	r.sent++
+	least := r.interval / 3
+	wait := least + tcp.Time(s.random.next(randND)%uint64(r.interval-least))
+	if r.sent < initialAdvs {
+		wait = min(wait, initialAdvInterval)
+	}
+	r.at = now + wait
+}
+
+// sendRouterAdv sends what an interface advertises to all nodes, from its link-local address.
+func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
+	for _, a := range ifc.list() {
+		if !isLinkLocal6(a.addr()) || !a.usable() {
+			continue
+		}
+		adv := r.adv
+		if ifc.tellsLink(a.addr()) {
+			mac := ifc.mac()
+			adv.Options = wire.AppendNDOption(slices.Clip(adv.Options), wire.NDSourceLink, mac[:])
+		}
+		body, rest := adv.Append(nil)
+		ifc.sendND(wire.ICMPv6RouterAdv, rest, a.addr(), allNodes6(), nil, body)
+		return
+	}
+}
+
+// inputRouterSol answers a Router Solicitation, if the interface is that of a router (RFC 4861 6.1.1 and 6.2.6).
+func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
+	if !ifc.isRouter.Load() {
+		return dropICMPType
+	}
+	mac, told, r := wire.ParseRouterSol(body)
+	switch {
+	case r != wire.OK:
+		return r
+	case told && p.src.IsUnspecified():
+		// "If the IP source address is the unspecified address, there is no source link-layer address
+		// option in the message."
+		return wire.BadND
+	case told && !ifc.isStation(mac):
+		return dropBadNDSender
+	case told:
+		// "the IsRouter flag MUST be set to FALSE" of who solicits.
+		ifc.neigh6.learn(p.src, mac, toldMAC|toldOverride|toldCreate|toldHost)
+	}
+	s := ifc.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := ifc.router; a != nil && !s.closed.Load() {
+		// "a router MUST delay the response by a random value between 0 and MAX_RA_DELAY_TIME seconds";
+		// consecutive ones to all nodes "MUST be rate limited to no more than one advertisement every
+		// MIN_DELAY_BETWEEN_RAS seconds."
+		now := s.now()
+		at := now + tcp.Time(s.random.next(randND)%uint64(maxAdvDelay))
+		if a.last != 0 {
+			at = max(at, a.last+minAdvGap)
+		}
+		a.at = min(a.at, at)
+		s.armAddrs()
+	}
+	return wire.OK
+}

@@ -1,0 +1,130 @@
+package stack
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// RFC 4861 6.2, between two hosts of this kind.
+func TestAHostAdvertisesThatItIsARouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
+		r := newHost(t, da, "2001:db8:1::1/64")
+		cfg := RouterConfig{
+			Lifetime: 1800 * time.Second, Preference: 1, MTU: 1400, HopLimit: 77, Other: true,
+			Prefixes: []RouterPrefix{{Prefix: prefix("2001:db8:1::/64")}, {Prefix: prefix("2001:db8:2::/64"), NoAuto: true}},
+			DNS:      []netip.Addr{addr("2001:db8:1::1")}, Search: []string{"example.test"}, NAT64: prefix("64:ff9b::/96"),
+		}
+		require.NoError(t, r.Advertise("", &cfg))
+		h := newHost(t, db, "192.0.2.9/24", func(c *Config) { c.NICs[0].Auto = true })
+		time.Sleep(5 * time.Second)
+		info := h.Interfaces()[1]
+		require.Equal(t, addr(llA), info.Gateway6)
+		as := autoAddrs(h, "2001:db8:1::/64")
+		require.Len(t, as, 1)
+		require.InDelta(t, (30 * 24 * time.Hour).Seconds(), time.Until(as[0].ValidUntil).Seconds(), 60)
+		require.InDelta(t, (7 * 24 * time.Hour).Seconds(), time.Until(as[0].PreferredUntil).Seconds(), 60)
+		require.Empty(t, autoAddrs(h, "2001:db8:2::/64"))
+		require.NoError(t, routeError(h, "2001:db8:2::5"))
+		require.Equal(t, &AutoInfo{
+			DNS: []netip.Addr{addr("2001:db8:1::1")}, Search: []string{"example.test."},
+			NAT64: []netip.Prefix{prefix("64:ff9b::/96")}, HopLimit: 77, MTU: 1400, Other: true,
+		}, info.Auto)
+		require.True(t, neighbor6(h, llA).Router)
+		// It lasts, and ends with the router.
+		time.Sleep(100 * time.Hour)
+		require.True(t, h.Interfaces()[1].Gateway6.IsValid())
+		require.NotEmpty(t, h.Interfaces()[1].Auto.DNS)
+		require.NoError(t, r.Advertise("", nil))
+		require.False(t, h.Interfaces()[1].Gateway6.IsValid())
+		require.NoError(t, r.Advertise("", &cfg))
+		require.NoError(t, r.Advertise("", &cfg), "again, with the same or with others")
+		time.Sleep(4 * time.Second)
+		require.True(t, h.Interfaces()[1].Gateway6.IsValid())
+		r.Close()
+		require.False(t, h.Interfaces()[1].Gateway6.IsValid())
+	})
+}
+
+// RFC 4861 6.2.4 and 6.2.6: how often.
+func TestAdvertisementsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		count := func() (n int) {
+			for _, f := range p.sent() {
+				if strings.Contains(f, llA+" > ff02::1 ICMPv6 router advertisement") {
+					n++
+				}
+			}
+			return n
+		}
+		option := wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])
+		ask := ndMessage{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", body: option}
+		p.nd(ask)
+		require.Equal(t, 1, dropped(s, dropNotJoined), "it is no router")
+		require.NoError(t, s.Advertise("", &RouterConfig{Lifetime: time.Hour, Prefixes: []RouterPrefix{{Prefix: prefix("2001:db8::/64")}}}))
+		require.Equal(t, 1, count())
+		time.Sleep(33 * time.Second)
+		require.Equal(t, 2, count(), "MAX_INITIAL_RTR_ADVERTISEMENTS, MAX_INITIAL_RTR_ADVERT_INTERVAL")
+		time.Sleep(10 * time.Hour)
+		n := count()
+		require.GreaterOrEqual(t, n, 60)
+		require.LessOrEqual(t, n, 180)
+		for range 300 {
+			p.nd(ask)
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.LessOrEqual(t, count(), 11, "MIN_DELAY_BETWEEN_RAS")
+		require.Equal(t, "stale", state6(s, llB))
+		require.False(t, neighbor6(s, llB).Router)
+		// A neighbour that asks is told of a router.
+		p.ns("2001:db8::1")
+		require.Contains(t, strings.Join(p.sent(), "\n"), "router solicited override")
+		for _, m := range []ndMessage{
+			{typ: wire.ICMPv6RouterSol, src: "::", dst: "ff02::2", body: option},
+			{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", body: option[:7]},
+			{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", hops: 254},
+			{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", code: 1},
+		} {
+			p.nd(m)
+		}
+		require.Equal(t, 2, dropped(s, wire.BadND))
+		require.Equal(t, 1, dropped(s, wire.BadNDOption))
+		require.Equal(t, 1, dropped(s, dropNDHopLimit))
+	})
+}
+
+func TestWhatCannotBeAdvertised(t *testing.T) {
+	s, _ := hostAndPeer(t)
+	many := make([]RouterPrefix, 40)
+	for i := range many {
+		many[i] = RouterPrefix{Prefix: prefix("2001:db8::/64")}
+	}
+	for want, c := range map[string]RouterConfig{
+		"lifetime":     {Lifetime: 20 * time.Hour},
+		"preference":   {Preference: 2},
+		"interval":     {Interval: time.Second},
+		"MTU of 1279":  {MTU: 1279},
+		"MTU of 1501":  {MTU: 1501},
+		"no prefix":    {Prefixes: []RouterPrefix{{Prefix: prefix("192.0.2.0/24")}}},
+		"fe80::/64 is": {Prefixes: []RouterPrefix{{Prefix: prefix("fe80::/64")}}},
+		"longer than":  {Prefixes: []RouterPrefix{{Prefix: prefix("2001:db8::/64"), Valid: time.Hour}}},
+		"name server":  {DNS: []netip.Addr{addr("192.0.2.1")}},
+		"domain name":  {Search: []string{"a b"}},
+		"NAT64":        {NAT64: prefix("64:ff9b::/95")},
+		"too long":     {Prefixes: many},
+	} {
+		require.ErrorContains(t, s.Advertise("", &c), want)
+	}
+	require.ErrorContains(t, s.Advertise("eth7", nil), `no interface "eth7"`)
+	a, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	require.ErrorContains(t, newHost(t, a, "192.0.2.1/24").Advertise("", &RouterConfig{}), "no Ethernet")
+}
