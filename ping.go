@@ -28,11 +28,11 @@ type PingConfig struct {
 	Interval time.Duration
 	// Timeout is how long the answer to a request is waited for; 1 s if zero.
 	Timeout time.Duration
-	// Size is the number of bytes of data in a request, 0 to 65507.
+	// Size is the number of bytes of data in a request, 0 to 65507, or to 65527 over IPv6.
 	Size int
-	// TTL is the time to live of the requests; 64 if zero.
+	// TTL is the time to live of the requests, or their hop limit; 64 if zero.
 	TTL uint8
-	// TOS is the type of service of the requests.
+	// TOS is the type of service of the requests, or their traffic class.
 	TOS uint8
 	// DontFragment forbids to send large requests in fragments.
 	DontFragment bool
@@ -82,44 +82,46 @@ func (s *PingStats) Loss() float64 {
 }
 
 const (
-	maxPingData = 65507 // RFC 791: what fits into the largest datagram after 20+8 bytes of headers
-	echoLen     = 8     // RFC 792: the header of an echo message
-
-	icmpEchoReply    = 0 // RFC 792: types
-	icmpUnreachable  = 3
-	icmpEcho         = 8
-	icmpTimeExceeded = 11
-	icmpParamProblem = 12
+	maxPingData  = 65507 // RFC 791: what fits into the largest datagram after 20+8 bytes of headers
+	maxPingData6 = 65527 // RFC 8200 3: the payload length does not count the header of 40 bytes
+	echoLen      = 8     // RFC 792 and RFC 4443 4.1: the header of an echo message
 )
 
-// Ping sends ICMP echo requests (RFC 792) to a host and tells of the answers. That
-// some or all requests are not answered is no error, but seen in the PingStats, which are
+// Ping sends ICMP echo requests (RFC 792, RFC 4443 4.1) to a host and tells of the answers. A name
+// with several addresses is pinged at the first one that Dial would try. That some or all requests are not answered is no error, but seen in the PingStats, which are
 // valid beside an error too. The error is a *net.OpError: of Op "dial" if the address is not found
 // or ctx ended early, and of Op "write" if a request cannot be sent.
 func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats, error) {
-	const network = "ip4:icmp"
+	network, proto := "ip:icmp", wire.ProtoICMP
 	fail := func(to net.Addr, err error) (PingStats, error) {
 		return PingStats{}, dialError(network, nil, to, err)
-	}
-	if cfg.Size < 0 || cfg.Size > maxPingData {
-		return fail(nil, syscall.EMSGSIZE)
 	}
 	addrs, err := h.dialAddrs(ctx, h.lookup, network, addr, nil)
 	if err != nil {
 		return fail(nil, err)
 	}
-	f := h.family("ip4", nil, nil, false)
 	ip, _, zone := addrIP(addrs[0])
+	most := maxPingData
+	if network = "ip4:icmp"; ip.To4() == nil {
+		network, proto, most = "ip6:ipv6-icmp", wire.ProtoICMPv6, maxPingData6
+	}
+	if cfg.Size < 0 || cfg.Size > most {
+		return fail(nil, syscall.EMSGSIZE)
+	}
+	f := h.family(network[:len("ip4")], nil, nil, false)
+	if err := h.supported(f); err != nil {
+		return fail(addrs[0], err)
+	}
 	to, err := f.addr(ip, zone)
 	if err != nil {
 		return fail(addrs[0], err)
 	}
-	raw, err := h.stack.OpenRaw(f.stack, 1, netip.Addr{})
+	raw, err := h.stack.OpenRaw(f.stack, uint16(proto), netip.Addr{})
 	if err != nil {
 		return fail(addrs[0], syscallError("socket", err))
 	}
 	defer raw.Close()
-	p := newPinger(h, raw, to, cfg)
+	p := newPinger(h, f, raw, to, cfg)
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	err = p.run(ctx)
@@ -133,10 +135,11 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 // A pinger is one Ping under way.
 type pinger struct {
 	cfg    PingConfig
+	fam    family
 	loose  bool // answers come from other addresses than the one that is pinged
 	raw    *stack.Raw
 	laddr  net.Addr
-	to     netip.Addr
+	to     netip.Addr // with its zone
 	id     uint16
 	msg    []byte // the request
 	buf    []byte // what is received
@@ -152,7 +155,7 @@ type request struct {
 	sent time.Time
 }
 
-func newPinger(h *Host, raw *stack.Raw, to netip.Addr, cfg PingConfig) *pinger {
+func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig) *pinger {
 	if cfg.Count == 0 {
 		cfg.Count = 1
 	}
@@ -162,21 +165,24 @@ func newPinger(h *Host, raw *stack.Raw, to netip.Addr, cfg PingConfig) *pinger {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = time.Second
 	}
-	p := &pinger{cfg: cfg, raw: raw, to: to, stats: PingStats{Addr: to}}
+	p := &pinger{cfg: cfg, fam: f, raw: raw, to: to, stats: PingStats{Addr: to}}
 	// A group, a broadcast address, also one that looks as if it were that of a distant network,
 	// or the host itself as 0.0.0.0.
-	p.loose = to.IsMulticast() || h.stack.IsBroadcast(to) || to.As4()[3] == 255 || to.IsUnspecified()
-	p.laddr = family{}.ipAddr(raw.LocalAddr())
+	p.loose = to.IsMulticast() || h.stack.IsBroadcast(to) || to.Is4() && to.As4()[3] == 255 || to.IsUnspecified()
+	p.laddr = f.ipAddr(raw.LocalAddr())
 	var id [2]byte
 	h.fill(id[:])
 	p.id = binary.BigEndian.Uint16(id[:])
 	p.msg = make([]byte, echoLen+cfg.Size)
-	p.msg[0] = icmpEcho
+	p.msg[0] = byte(wire.ICMPEcho)
+	if f.six {
+		p.msg[0] = byte(wire.ICMPv6Echo)
+	}
 	binary.BigEndian.PutUint16(p.msg[4:], p.id)
 	for i := range p.msg[echoLen:] {
 		p.msg[echoLen+i] = byte(i)
 	}
-	p.buf = make([]byte, echoLen+maxPingData)
+	p.buf = make([]byte, echoLen+maxPingData6)
 	return p
 }
 
@@ -230,7 +236,9 @@ func (p *pinger) send(ctx context.Context) error {
 	seq := uint16(p.stats.Sent)
 	binary.BigEndian.PutUint16(p.msg[6:], seq)
 	binary.BigEndian.PutUint16(p.msg[2:], 0)
-	binary.BigEndian.PutUint16(p.msg[2:], wire.Checksum(p.msg))
+	if !p.fam.six { // else the socket fills it in
+		binary.BigEndian.PutUint16(p.msg[2:], wire.Checksum(p.msg))
+	}
 	r := request{seq, time.Now()}
 	// Known before it is sent: on a link in memory, the answer comes first.
 	p.out = append(p.out, r)
@@ -242,9 +250,17 @@ func (p *pinger) send(ctx context.Context) error {
 	}
 	_, err := p.raw.WriteTo(p.msg, p.to, o)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // else the link takes nothing: it is lost
-		return &net.OpError{Op: "write", Net: "ip4", Source: p.laddr, Addr: family{}.ipAddr(p.to), Err: syscallError("sendto", err)}
+		return &net.OpError{Op: "write", Net: p.network(), Source: p.laddr, Addr: p.fam.ipAddr(p.to), Err: syscallError("sendto", err)}
 	}
 	return nil
+}
+
+// network is that of the errors.
+func (p *pinger) network() string {
+	if p.fam.six {
+		return "ip6"
+	}
+	return "ip4"
 }
 
 // receive takes one message, or none until the given time.
@@ -259,7 +275,7 @@ func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	case err == nil:
 		p.input(p.buf[:n], from, meta)
 	case !errors.Is(err, os.ErrDeadlineExceeded):
-		return &net.OpError{Op: "read", Net: "ip4", Source: p.laddr, Err: syscallError("recvfrom", err)}
+		return &net.OpError{Op: "read", Net: p.network(), Source: p.laddr, Err: syscallError("recvfrom", err)}
 	}
 	return nil
 }
@@ -281,27 +297,23 @@ func (p *pinger) tell(r PingReply) {
 
 // input takes an ICMP message, which may have nothing to do with us.
 func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
-	if len(msg) < echoLen || wire.Checksum(msg) != 0 {
+	if len(msg) < echoLen || !p.fam.six && wire.Checksum(msg) != 0 {
 		return
 	}
 	reply := PingReply{From: from, TTL: meta.TTL, Size: len(msg) - echoLen}
-	switch msg[0] {
-	case icmpEchoReply:
-		if from != p.to && !p.loose || !bytes.Equal(msg[echoLen:], p.msg[echoLen:]) {
+	if p.isReply(msg) {
+		if from.WithZone("") != p.to.WithZone("") && !p.loose || !bytes.Equal(msg[echoLen:], p.msg[echoLen:]) {
 			return
 		}
-	case icmpUnreachable, icmpTimeExceeded, icmpParamProblem:
-		errno, _ := stack.ICMPErrno(wire.ICMPType(msg[0]), msg[1])
+	} else {
+		errno := p.errno(msg)
 		if errno == 0 {
 			return
 		}
 		reply.Err = errno
-		// RFC 792: "Internet Header + 64 bits of Original Data Datagram".
 		if msg = p.quoted(msg[echoLen:]); msg == nil {
 			return
 		}
-	default:
-		return
 	}
 	if binary.BigEndian.Uint16(msg[4:]) != p.id {
 		return
@@ -309,17 +321,39 @@ func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
 	p.answer(binary.BigEndian.Uint16(msg[6:]), reply)
 }
 
+// isReply reports whether a message is an echo reply.
+func (p *pinger) isReply(msg []byte) bool {
+	if p.fam.six {
+		return wire.ICMPv6Type(msg[0]) == wire.ICMPv6EchoReply
+	}
+	return wire.ICMPType(msg[0]) == wire.ICMPEchoReply
+}
+
+// errno is that of an ICMP error, or 0 for other messages.
+func (p *pinger) errno(msg []byte) (errno syscall.Errno) {
+	if p.fam.six {
+		errno, _ = stack.ICMPv6Errno(wire.ICMPv6Type(msg[0]), msg[1])
+	} else {
+		errno, _ = stack.ICMPErrno(wire.ICMPType(msg[0]), msg[1])
+	}
+	return errno
+}
+
 // quoted returns the ICMP message that a quoted datagram begins with, at least its
 // header, if it is a request to where we send ours.
 func (p *pinger) quoted(ip []byte) []byte {
-	if len(ip) < 20 || ip[0]>>4 != 4 || ip[9] != 1 || netip.AddrFrom4([4]byte(ip[16:20])) != p.to {
+	if p.fam.six {
+		q, r := wire.ParseQuoted6(ip)
+		if r != wire.OK || q.Proto != wire.ProtoICMPv6 || q.Dst != p.to.WithZone("") || len(q.Transport) < echoLen || q.Transport[0] != p.msg[0] {
+			return nil
+		}
+		return q.Transport
+	}
+	h, msg, r := wire.ParseQuoted(ip)
+	if r != wire.OK || h.Proto != wire.ProtoICMP || h.Dst != p.to || len(msg) < echoLen || msg[0] != p.msg[0] {
 		return nil
 	}
-	header := int(ip[0]&15) * 4
-	if header < 20 || len(ip) < header+echoLen || ip[header] != icmpEcho {
-		return nil
-	}
-	return ip[header:]
+	return msg
 }
 
 // answer takes note of what came for a request.

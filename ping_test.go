@@ -2,6 +2,7 @@ package usernet
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"os"
@@ -99,9 +100,9 @@ func TestPingToNowhere(t *testing.T) {
 		_, err = h.Ping(context.Background(), "203.0.113.1", PingConfig{})
 		require.EqualError(t, err, "write ip4 0.0.0.0->203.0.113.1: sendto: network is unreachable")
 		_, err = h.Ping(context.Background(), "no.example", PingConfig{})
-		require.EqualError(t, err, "dial ip4:icmp: lookup no.example: no such host")
+		require.EqualError(t, err, "dial ip:icmp: lookup no.example: no such host")
 		_, err = h.Ping(context.Background(), "::1", PingConfig{})
-		require.ErrorContains(t, err, "no suitable address found")
+		require.EqualError(t, err, "dial ip6:ipv6-icmp ::1: socket: address family not supported by protocol", "the host has no IPv6")
 	})
 }
 
@@ -233,7 +234,7 @@ func FuzzPingInput(f *testing.F) {
 		raw, err := h.stack.OpenRaw(stack.Family4, 1, netip.Addr{})
 		require.NoError(t, err)
 		defer raw.Close()
-		p := newPinger(h, raw, netip.MustParseAddr("127.0.0.1"), PingConfig{Size: 4})
+		p := newPinger(h, family{stack: stack.Family4}, raw, netip.MustParseAddr("127.0.0.1"), PingConfig{Size: 4})
 		p.id = 0x0102
 		p.out = []request{{0, time.Now()}}
 		if len(msg) >= 4 { // a good checksum, so that more is looked at
@@ -264,4 +265,53 @@ func TestICMPSocketsOfNetsForm(t *testing.T) {
 	require.Equal(t, addrB, from.String())
 	require.Equal(t, "hi", string(buf[8:n]))
 	require.EqualValues(t, 0, buf[0])
+}
+
+func TestPingOverIPv6(t *testing.T) {
+	near, far := nic.Pipe(nic.PipeConfig{})
+	a, b := sixPair(t, near, far)
+	for _, size := range []int{0, 1, 56, 1452, 1453, 65527} {
+		var got []PingReply
+		st, err := a.Ping(context.Background(), addr6B, PingConfig{Size: size, OnReply: func(r PingReply) { got = append(got, r) }})
+		require.NoError(t, err)
+		require.Equal(t, 1, st.Received, "size %d", size)
+		require.Equal(t, netip.MustParseAddr(addr6B), got[0].From)
+		require.Equal(t, size, got[0].Size)
+		require.EqualValues(t, 64, got[0].TTL)
+	}
+	_, err := a.Ping(context.Background(), addr6B, PingConfig{Size: 65528})
+	require.ErrorIs(t, err, syscall.EMSGSIZE)
+	_, err = a.Ping(context.Background(), addr6B, PingConfig{Size: 1453, DontFragment: true})
+	require.ErrorIs(t, err, syscall.EMSGSIZE)
+	st, err := b.Ping(context.Background(), "::1", PingConfig{Count: 10, Interval: -1})
+	require.NoError(t, err)
+	require.Equal(t, 10, st.Received)
+}
+
+// The quote in an ICMPv6 error is matched to the request.
+func TestPingTellsOfICMPv6Errors(t *testing.T) {
+	h := sixHost(t)
+	raw, err := h.stack.OpenRaw(stack.Family6, uint16(wire.ProtoICMPv6), netip.Addr{})
+	require.NoError(t, err)
+	defer raw.Close()
+	to, router := netip.MustParseAddr(addr6B), netip.MustParseAddr("2001:db8::fe")
+	var got []PingReply
+	p := newPinger(h, family{stack: stack.Family6, six: true}, raw, to, PingConfig{Size: 4, OnReply: func(r PingReply) { got = append(got, r) }})
+	exceeded := func(dst netip.Addr, id uint16) []byte {
+		msg := make([]byte, echoLen+wire.IPv6Len+len(p.msg))
+		msg[0] = byte(wire.ICMPv6TimeExceeded)
+		ip := wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: 1, Src: netip.MustParseAddr(addr6A), Dst: dst}
+		ip.Put(msg[echoLen:], len(p.msg))
+		copy(msg[echoLen+wire.IPv6Len:], p.msg)
+		binary.BigEndian.PutUint16(msg[echoLen+wire.IPv6Len+4:], id)
+		return msg
+	}
+	for _, msg := range [][]byte{exceeded(router, p.id), exceeded(to, p.id+1), exceeded(to, p.id)[:60], exceeded(to, p.id)} {
+		p.out = []request{{0, time.Now()}}
+		p.input(msg, router, stack.Meta{})
+	}
+	require.Len(t, got, 1, "the others are not about our request")
+	require.Equal(t, syscall.EHOSTUNREACH, got[0].Err)
+	require.Equal(t, router, got[0].From)
+	require.Equal(t, 1, p.stats.Errors)
 }
