@@ -306,7 +306,7 @@ func TestPingTellsOfICMPv6Errors(t *testing.T) {
 		binary.BigEndian.PutUint16(msg[echoLen+wire.IPv6Len+4:], id)
 		return msg
 	}
-	for _, msg := range [][]byte{exceeded(router, p.id), exceeded(to, p.id+1), exceeded(to, p.id)[:60], exceeded(to, p.id)} {
+	for _, msg := range [][]byte{exceeded(router, p.id), exceeded(to, p.id+1), exceeded(to, p.id)[:50], exceeded(to, p.id)} {
 		p.out = []request{{0, time.Now()}}
 		p.input(msg, router, stack.Meta{})
 	}
