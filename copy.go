@@ -162,7 +162,7 @@ func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 			}
 		}
 		if storage != nil {
-			c.tcp.GiveBack(storage)
+			c.tcp.Release(storage)
 		} else {
 			c.pool.put(class, buf)
 		}

@@ -16,8 +16,8 @@ type tapStandIn struct {
 	r     *tapReader
 	fd    int
 	room  ReceiveBuffer
-	lent  bool // the room was asked for, and not ended
-	rooms int
+	taken bool // the buffer was asked for, and not ended
+	asked int  // buffers
 }
 
 func newTAPStandIn(t *testing.T, header, room int) *tapStandIn {
@@ -33,19 +33,19 @@ func newTAPStandIn(t *testing.T, header, room int) *tapStandIn {
 		file.Close()
 	})
 	s.room = ReceiveBuffer{Headers: 66, Buf: bytes.Repeat([]byte{0xee}, room), End: func() {
-		require.True(t, s.lent)
-		s.lent = false
+		require.True(t, s.taken)
+		s.taken = false
 	}}
 	return s
 }
 
 func (s *tapStandIn) ask() ReceiveBuffer {
-	require.False(s.t, s.lent, "one at a time")
+	require.False(s.t, s.taken, "one at a time")
 	if s.room.Buf == nil {
 		return ReceiveBuffer{}
 	}
-	s.lent = true
-	s.rooms++
+	s.taken = true
+	s.asked++
 	return s.room
 }
 
@@ -66,14 +66,14 @@ func TestATAPReadsTheFrameThatIsExpectedToTheRoom(t *testing.T) {
 	require.True(t, s.r.receiveInto(s.ask))
 	f := packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}.super(t, 1448, true)
 	require.Empty(t, s.pass(f)[0].Body)
-	require.Zero(t, s.rooms, "after a large frame another one is likely")
+	require.Zero(t, s.asked, "after a large frame another one is likely")
 	for range 3 {
 		got := s.pass(f)
 		require.Equal(t, []Frame{f}, got, "in two parts as well")
 		require.Same(t, &s.room.Buf[0], &got[0].Body[0])
-		require.True(t, s.lent, "until the frame was delivered")
+		require.True(t, s.taken, "until the frame was delivered")
 		s.r.release()
-		require.False(t, s.lent)
+		require.False(t, s.taken)
 		s.r.release() // there is nothing to release
 	}
 	s.room.Buf = nil
@@ -89,10 +89,10 @@ func TestATAPAsksForRoomWhileLargeFramesComeBetweenShortOnes(t *testing.T) {
 	for range fewFrames {
 		s.pass(Frame{Head: short})
 	}
-	require.Equal(t, fewFrames, s.rooms)
+	require.Equal(t, fewFrames, s.asked)
 	s.pass(Frame{Head: short})
 	s.pass(large)
-	require.Equal(t, fewFrames, s.rooms, "that was a pause")
+	require.Equal(t, fewFrames, s.asked, "that was a pause")
 	require.NotEmpty(t, s.pass(large)[0].Body)
 }
 
@@ -119,8 +119,8 @@ func TestATAPPutsAnyOtherFrameWhereItWouldBeWithoutTheRoom(t *testing.T) {
 			require.True(t, s.r.receiveInto(s.ask))
 			s.pass(large.super(t, 1448, true))
 			require.Equal(t, []Frame{f}, s.pass(f))
-			require.Equal(t, 1, s.rooms)
-			require.False(t, s.lent, "it is not in the room")
+			require.Equal(t, 1, s.asked)
+			require.False(t, s.taken, "it is not in the buffer")
 			require.Equal(t, []Frame{f}, s.pass(f), "and again")
 		})
 	}
@@ -132,8 +132,8 @@ func TestATAPEndsTheRoomWhenNothingCame(t *testing.T) {
 	s.pass(packetSpec{tcp: true, payload: pattern(40_000), options: make([]byte, 12)}.super(t, 1448, true))
 	s.r.frames, s.r.reads, s.r.used = s.r.frames[:0], 0, 0
 	require.NoError(t, s.r.raw.Control(func(fd uintptr) { require.False(t, s.r.readBatch(fd)) }))
-	require.Equal(t, 1, s.rooms)
-	require.False(t, s.lent)
+	require.Equal(t, 1, s.asked)
+	require.False(t, s.taken)
 }
 
 func TestOnlyATAPWithOffloadsAndOneQueueHasUseForRooms(t *testing.T) {

@@ -46,7 +46,7 @@ type iface struct {
 	group          groupTable                 // multicast groups joined
 	igmp, mld      groupLink                  // under the lock of Stack.groups
 
-	zeroCopy bool                            // the device asks for rooms
+	zeroCopy bool                            // the device asks for receive buffers
 	follows  bool                            // the device tells when its link changes
 	reader   atomic.Pointer[zeroCopyReceive] // who last began to wait with a large buffer; nil when it has left
 }

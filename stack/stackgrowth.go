@@ -9,7 +9,8 @@ const stackGrowth = 4 << 10
 //
 // A goroutine begins with 2 KiB, which double when they are used up, each time by unwinding and
 // copying all that is there. The goroutine of a short connection did so twice from deep within
-// its first Write, and spent a quarter of its time on that.
+// its first Write. Short connections take 8 % less CPU time by it on a TAP (T7) and 16 % less in memory
+// (P5).
 //
 //go:noinline
 func growStack(use bool) {

@@ -226,7 +226,7 @@ type TCPStats struct {
 	Memory           int64  // bytes of send and receive buffers now, and of what blocked Writes may leave in them
 	CookiesBad       uint64 // acknowledgements that looked like one and were not
 	Orphans          int    // connections now that were closed here and are not over
-	OrphansReset     uint64 // of these, reset because there were too many or memory was scarce
+	OrphansReset     uint64 // of these, reset because there were too many, or under memory pressure
 }
 
 // ipSent counts the packets that were sent. Those that were sent directly are counted by their

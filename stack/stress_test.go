@@ -79,7 +79,7 @@ func (x *stressed) use(c *TCP, r *rand.Rand) {
 		for left := size; left > 0; {
 			if seed%3 == 0 {
 				if _, _, storage := c.Take(); storage != nil {
-					c.GiveBack(storage)
+					c.Release(storage)
 				}
 			}
 			n, err := c.Read(b)
@@ -187,10 +187,10 @@ func requireIdle(t *testing.T, s *Stack) {
 	for _, c := range s.tcp.table.sockets() {
 		c.mu.Lock()
 		closed, writing, half := c.closed, c.writing, c.half
-		lent := c.zc != nil && (c.zc.frames.Load() != 0 || c.zc.charged != 0)
+		pinned := c.zc != nil && (c.zc.frames.Load() != 0 || c.zc.charged != 0)
 		c.mu.Unlock()
 		require.True(t, closed, "of nobody, and open")
-		require.False(t, writing || lent)
+		require.False(t, writing || pinned)
 		require.Zero(t, half)
 	}
 }

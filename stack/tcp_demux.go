@@ -29,7 +29,7 @@ type TCPConfig struct {
 	TimeWaits int
 	// Orphans bounds the connections that were closed here and are not over: their
 	// peer has not acknowledged everything, or not closed. 32768 if zero; the oldest are
-	// reset. While memory is scarce, those that make no progress are reset, too.
+	// reset. Under memory pressure those that make no progress are reset, too.
 	Orphans int
 }
 

@@ -15,7 +15,7 @@ const (
 	// stallTime, how long the rest of its data may take at the pace so far.
 	stallAfter = 2 * tcp.Second
 	stallTime  = 60 * tcp.Second
-	// reclaimEvery is the time between two looks for memory while it is scarce.
+	// reclaimEvery is the time between two runs of the reclaimer under memory pressure.
 	reclaimEvery = tcp.Time(250 * time.Millisecond)
 	// reclaimBatch is how many orphans are looked at each time.
 	reclaimBatch = 64
@@ -229,7 +229,7 @@ func (s *Stack) admits(now tcp.Time) bool {
 	return ts.used.Load() < ts.memory
 }
 
-// reclaim gets memory back while it is scarce. It resets orphans that are stalled, oldest
+// reclaim gets memory back under memory pressure. It resets orphans that are stalled, oldest
 // first, and then has all connections give up what their buffers hold in vain. With hard
 // set it resets orphans whether they are stalled or not, until there is some memory to
 // give. No lock is held.
@@ -267,7 +267,7 @@ func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	}
 }
 
-// A reclaimer looks for memory from time to time while it is scarce.
+// A reclaimer gets memory back from time to time under memory pressure.
 type reclaimer struct {
 	s     *Stack
 	armed atomic.Bool

@@ -42,14 +42,14 @@ type TCP struct {
 
 	timer   *sockTimer // nil while the wheel looks after the connection
 	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
-	rest    wheelSlot
+	inWheel wheelSlot
 
 	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
 	orphan  int32 // its slot among the orphans, from 2 on; under the lock of those too
 	slot    uint8 // of the wheel; under its lock
 	direct  directState
-	wheeled bool // rest was taken, and the wheel has not come round
+	wheeled bool // inWheel was set, and the wheel has not come round
 
 	linked      bool   // it is in the table
 	detached    bool   // TIME-WAIT stands in the table in its place
@@ -573,7 +573,7 @@ func (t *TCP) wasRead(now tcp.Time) {
 }
 
 // Take is Read of all that waits, without a copy: x and then y. They are the
-// caller's until it gives storage to GiveBack. It returns nil where Read has to be
+// caller's until it passes storage to Release. It returns nil where Read has to be
 // called: nothing waits, or the connection cannot be read.
 func (t *TCP) Take() (x, y, storage []byte) {
 	t.mu.Lock()
@@ -592,8 +592,8 @@ func (t *TCP) Take() (x, y, storage []byte) {
 	return x, y, storage
 }
 
-// GiveBack ends the use of what Take returned.
-func (t *TCP) GiveBack(storage []byte) { t.s.tcp.params.Free(storage) }
+// Release ends the use of what Take returned.
+func (t *TCP) Release(storage []byte) { t.s.tcp.params.Free(storage) }
 
 // readEnd returns why nothing more will be read, or nil. t.mu is held.
 func (t *TCP) readEnd() error {

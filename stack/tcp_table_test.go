@@ -97,7 +97,7 @@ func TestTheWheelComesRoundShortlyBeforeEachDeadline(t *testing.T) {
 			n := 0
 			for _, c := range all {
 				d, waits := left[c]
-				if c.rest.next != nil {
+				if c.inWheel.next != nil {
 					n++
 					require.True(t, waits, "who was taken out is not there")
 				} else if waits {
@@ -105,7 +105,7 @@ func TestTheWheelComesRoundShortlyBeforeEachDeadline(t *testing.T) {
 					delete(left, c)
 				}
 				if waits && d <= now {
-					require.Nil(t, c.rest.next, "nobody is forgotten")
+					require.Nil(t, c.inWheel.next, "nobody is forgotten")
 				}
 			}
 			require.Equal(t, n, w.n)
@@ -116,7 +116,7 @@ func TestTheWheelComesRoundShortlyBeforeEachDeadline(t *testing.T) {
 			case 0, 1:
 				c := s.newTCP(netip.AddrPortFrom(addrA, 80), netip.AddrPortFrom(addrB, uint16(i)), &path{ifc: s.lo})
 				all = append(all, c)
-				d := now + restful + tcp.Time(rng.Int64N(int64(time.Minute)))
+				d := now + minWheelWait + tcp.Time(rng.Int64N(int64(time.Minute)))
 				at := w.put(c, now, d)
 				require.LessOrEqual(t, at, d)
 				require.Greater(t, at, now)

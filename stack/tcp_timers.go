@@ -33,8 +33,9 @@ func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 	return st
 }
 
-// restful is how far off a deadline is that the stack's wheel looks after.
-const restful = 2 * wheelStep
+// minWheelWait is how far off the deadline of a connection has to be for the stack's timer wheel to look
+// after it.
+const minWheelWait = 2 * wheelStep
 
 // arm sets the timer where it has to fire sooner than it would. A connection that
 // has nothing to do for long is given to the wheel. t.mu is held.
@@ -44,13 +45,13 @@ func (t *TCP) arm(now tcp.Time) {
 		t.disarm()
 		return
 	}
-	if t.timerAt == 0 && (!ok || d-now >= restful) {
+	if t.timerAt == 0 && (!ok || d-now >= minWheelWait) {
 		t.freeTimer() // it has fired, or never was
 		if w := t.waiters; w != nil && w.n == 0 {
 			t.waiters = nil
 		}
 		if again := t.conn.Deactivate(now); again != 0 && (!ok || again < d) {
-			d, ok = max(again, now+restful), true
+			d, ok = max(again, now+minWheelWait), true
 		}
 		if w := t.waiters; w != nil && w.untilIdle > 0 && t.conn.Idle() {
 			t.wakeReaders()
@@ -125,7 +126,7 @@ func (t *TCP) turn() {
 	t.timerAt = 0
 	now := t.s.now() // many may have had their turn before
 	d, ok := t.conn.Deadline()
-	if ok && d-now < restful && !t.detached && t.conn.State() != tcp.Closed {
+	if ok && d-now < minWheelWait && !t.detached && t.conn.State() != tcp.Closed {
 		t.timerAt = d
 		t.s.tcp.wheel.queue.put(t, now, d)
 		return

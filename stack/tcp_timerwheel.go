@@ -66,11 +66,11 @@ func (w *timerWheel) remove(t *TCP) {
 
 // link puts a connection at the end of a slot. w.mu is held.
 func (w *timerWheel) link(t *TCP, slot uint8) {
-	t.rest, t.slot = wheelSlot{prev: t, next: t}, slot
+	t.inWheel, t.slot = wheelSlot{prev: t, next: t}, slot
 	if first := w.slots[slot]; first != nil {
-		last := first.rest.prev
-		t.rest.prev, t.rest.next = last, first
-		last.rest.next, first.rest.prev = t, t
+		last := first.inWheel.prev
+		t.inWheel.prev, t.inWheel.next = last, first
+		last.inWheel.next, first.inWheel.prev = t, t
 	} else {
 		w.slots[slot] = t
 	}
@@ -79,14 +79,14 @@ func (w *timerWheel) link(t *TCP, slot uint8) {
 
 // unlink takes a connection out of its slot, if it is in one. w.mu is held.
 func (w *timerWheel) unlink(t *TCP) {
-	r := &t.rest
+	r := &t.inWheel
 	if r.next == nil {
 		return
 	}
 	if first := &w.slots[t.slot]; r.next == t {
 		*first = nil
 	} else {
-		r.prev.rest.next, r.next.rest.prev = r.next, r.prev
+		r.prev.inWheel.next, r.next.inWheel.prev = r.next, r.prev
 		if *first == t {
 			*first = r.next
 		}

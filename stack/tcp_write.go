@@ -11,19 +11,6 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// yieldBytes is how much a writer has to have sent at once to let others run before it
-// sends more: on a wire in memory the peer's reader was woken by this very goroutine, and
-// takes the data while it is in this core's cache, which gave twice the throughput on two
-// cores. Less is cheaper to fetch from another core's cache than a switch of goroutines.
-//
-// The yield comes before the next bytes, in this Write or the next one, and never between
-// the last byte of a Write and its return: the peer could read all, answer, and close
-// before the caller knows that its request was sent. httputil.ReverseProxy fails then.
-//
-// The reader of a device has a bound of its own, in nic, which is the same number for its
-// own reason.
-const yieldBytes = 16 << 10
-
 // Write queues p to be sent, waiting for room. Concurrent writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
 	growStack(false)
@@ -58,10 +45,7 @@ func (t *TCP) writeAll(p []byte) (n int, err error) {
 		}
 	}
 	if t.yield {
-		t.yield = false
-		t.mu.Unlock()
-		runtime.Gosched()
-		t.mu.Lock()
+		t.yieldNow()
 	}
 	for {
 		if err := t.writeEnd(); err != nil {

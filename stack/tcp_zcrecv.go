@@ -43,40 +43,40 @@ func (t *TCP) offerBuffer(p []byte) {
 // withdrawBuffer ends offerBuffer, and waits while a device is writing to the buffer. t.mu is held,
 // and released to wait.
 func (t *TCP) withdrawBuffer() {
-	pl := t.waiters.zcReceive
-	if pl == nil {
+	z := t.waiters.zcReceive
+	if z == nil {
 		return
 	}
-	pl.ifc.reader.CompareAndSwap(pl, nil)
-	for t.conn.Placing() {
-		pl.leaving = true
+	z.ifc.reader.CompareAndSwap(z, nil)
+	for t.conn.BufferTaken() {
+		z.leaving = true
 		t.waiters.read()
 	}
-	pl.leaving = false
+	z.leaving = false
 }
 
 // receiveBuffer gives the device the buffer of the reader that began to wait last.
 func (ifc *iface) receiveBuffer() nic.ReceiveBuffer {
-	pl := ifc.reader.Load()
-	if pl == nil {
+	z := ifc.reader.Load()
+	if z == nil {
 		return nic.ReceiveBuffer{}
 	}
-	pl.t.mu.Lock()
-	defer pl.t.mu.Unlock()
-	buf, header := pl.t.conn.Place(minReceiveBuffer)
+	z.t.mu.Lock()
+	defer z.t.mu.Unlock()
+	buf, header := z.t.conn.TakeBuffer(minReceiveBuffer)
 	if buf == nil {
 		return nic.ReceiveBuffer{}
 	}
-	return nic.ReceiveBuffer{Headers: ifc.linkLen + int(pl.t.path.ipLen) + header, Buf: buf, End: pl.done}
+	return nic.ReceiveBuffer{Headers: ifc.linkLen + int(z.t.path.ipLen) + header, Buf: buf, End: z.done}
 }
 
 // end is called by the device when it no longer writes to the buffer. The segment may have said so
 // before.
-func (pl *zeroCopyReceive) end() {
-	pl.t.mu.Lock()
-	defer pl.t.mu.Unlock()
-	pl.t.conn.Placed()
-	if pl.leaving {
-		pl.t.wakeReaders()
+func (z *zeroCopyReceive) end() {
+	z.t.mu.Lock()
+	defer z.t.mu.Unlock()
+	z.t.conn.ReturnBuffer()
+	if z.leaving {
+		z.t.wakeReaders()
 	}
 }

@@ -19,25 +19,25 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A placer is a device in memory that puts payload where it belongs, as a TAP does.
-type placer struct {
+// A zeroCopyDevice is a device in memory that writes payload to the buffers of readers, as a TAP does.
+type zeroCopyDevice struct {
 	nic.Device
-	ask    func() nic.ReceiveBuffer
-	recv   func([]nic.Frame)
-	mu     sync.Mutex // whose holder may ask for a room
-	placed atomic.Int64
-	hold   atomic.Bool // super-frames are kept in held
-	held   []nic.Frame
+	ask      func() nic.ReceiveBuffer
+	recv     func([]nic.Frame)
+	mu       sync.Mutex // held to ask for a buffer
+	inBuffer atomic.Int64
+	hold     atomic.Bool // super-frames are kept in held
+	held     []nic.Frame
 }
 
-func (d *placer) Nonblocking() nic.Device { return d }
+func (d *zeroCopyDevice) Nonblocking() nic.Device { return d }
 
-func (d *placer) ReceiveInto(place func() nic.ReceiveBuffer) bool {
-	d.ask = place
+func (d *zeroCopyDevice) ReceiveInto(buffer func() nic.ReceiveBuffer) bool {
+	d.ask = buffer
 	return true
 }
 
-func (d *placer) Attach(recv func([]nic.Frame)) {
+func (d *zeroCopyDevice) Attach(recv func([]nic.Frame)) {
 	d.recv = recv
 	d.Device.Attach(func(batch []nic.Frame) {
 		for _, f := range batch {
@@ -54,8 +54,8 @@ func (d *placer) Attach(recv func([]nic.Frame)) {
 	})
 }
 
-// receive passes a frame on, placed if there is room.
-func (d *placer) receive(f nic.Frame) {
+// receive passes a frame on, with its payload in a reader's buffer if there is one.
+func (d *zeroCopyDevice) receive(f nic.Frame) {
 	if !d.mu.TryLock() {
 		d.recv([]nic.Frame{f})
 		return
@@ -66,24 +66,24 @@ func (d *placer) receive(f nic.Frame) {
 		d.recv([]nic.Frame{f})
 		return
 	}
-	d.place(f, room)
+	d.fill(f, room)
 }
 
 // place passes a frame on by a room, if it fits.
-func (d *placer) place(f nic.Frame, room nic.ReceiveBuffer) {
+func (d *zeroCopyDevice) fill(f nic.Frame, room nic.ReceiveBuffer) {
 	if b := f.AppendTo(nil); room.Headers == int(f.HeaderLen) {
 		f.Head = b[:room.Headers]
 		f.Body = room.Buf[:copy(room.Buf, b[room.Headers:])]
-		d.placed.Add(1)
+		d.inBuffer.Add(1)
 	}
 	d.recv([]nic.Frame{f})
 	room.End()
 }
 
-// placePair makes two hosts, of which b has a device that places.
-func placePair(t *testing.T) (a, b *Stack, d *placer) {
+// zeroCopyPair makes two hosts, of which b has a device that places.
+func zeroCopyPair(t *testing.T) (a, b *Stack, d *zeroCopyDevice) {
 	da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
-	d = &placer{Device: db}
+	d = &zeroCopyDevice{Device: db}
 	return newHost(t, da, "192.0.2.1/24"), newHost(t, d, "192.0.2.2/24"), d
 }
 
@@ -107,9 +107,9 @@ func startReading(c *TCP) *reading {
 
 // inBubble runs a test with a reader of d, the end of a connection whose text the
 // device holds until the test gives it on.
-func inBubble(t *testing.T, f func(t *testing.T, dev *placer, c, d *TCP, text []byte)) {
+func inBubble(t *testing.T, f func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte)) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b, dev := placePair(t)
+		a, b, dev := zeroCopyPair(t)
 		c, d := connect(t, a, b)
 		dev.hold.Store(true)
 		text := noise(10_000)
@@ -124,7 +124,7 @@ func inBubble(t *testing.T, f func(t *testing.T, dev *placer, c, d *TCP, text []
 }
 
 func TestReadReturnsWhatADevicePutIntoItsBuffer(t *testing.T) {
-	inBubble(t, func(t *testing.T, dev *placer, c, d *TCP, text []byte) {
+	inBubble(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
 		r := startReading(d)
 		room := dev.ask()
 		require.Same(t, &r.buf[0], &room.Buf[0])
@@ -145,20 +145,20 @@ func TestReadReturnsWhatADevicePutIntoItsBuffer(t *testing.T) {
 
 func TestReadDoesNotReturnWhileADeviceMayWriteToItsBuffer(t *testing.T) {
 	for name, x := range map[string]struct {
-		end func(dev *placer, c, d *TCP)
+		end func(dev *zeroCopyDevice, c, d *TCP)
 		n   int
 		err error
 	}{
-		"close":           {end: func(dev *placer, c, d *TCP) { d.Close() }, err: net.ErrClosed},
-		"deadline":        {end: func(dev *placer, c, d *TCP) { d.SetReadDeadline(time.Now().Add(time.Millisecond)) }, err: os.ErrDeadlineExceeded},
-		"passed deadline": {end: func(dev *placer, c, d *TCP) { d.SetReadDeadline(time.Unix(1, 0)) }, err: os.ErrDeadlineExceeded},
-		"close of reads":  {end: func(dev *placer, c, d *TCP) { d.CloseRead() }, err: io.EOF},
-		"close of host":   {end: func(dev *placer, c, d *TCP) { d.s.Close() }, err: net.ErrClosed},
-		"text":            {end: func(dev *placer, c, d *TCP) { dev.recv(dev.held) }, n: 10_000},
-		"peer's reset":    {end: func(dev *placer, c, d *TCP) { c.SetLinger(0); c.Close() }, err: syscall.ECONNRESET},
+		"close":           {end: func(dev *zeroCopyDevice, c, d *TCP) { d.Close() }, err: net.ErrClosed},
+		"deadline":        {end: func(dev *zeroCopyDevice, c, d *TCP) { d.SetReadDeadline(time.Now().Add(time.Millisecond)) }, err: os.ErrDeadlineExceeded},
+		"passed deadline": {end: func(dev *zeroCopyDevice, c, d *TCP) { d.SetReadDeadline(time.Unix(1, 0)) }, err: os.ErrDeadlineExceeded},
+		"close of reads":  {end: func(dev *zeroCopyDevice, c, d *TCP) { d.CloseRead() }, err: io.EOF},
+		"close of host":   {end: func(dev *zeroCopyDevice, c, d *TCP) { d.s.Close() }, err: net.ErrClosed},
+		"text":            {end: func(dev *zeroCopyDevice, c, d *TCP) { dev.recv(dev.held) }, n: 10_000},
+		"peer's reset":    {end: func(dev *zeroCopyDevice, c, d *TCP) { c.SetLinger(0); c.Close() }, err: syscall.ECONNRESET},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, dev *placer, c, d *TCP, text []byte) {
+			inBubble(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
 				r := startReading(d)
 				room := dev.ask()
 				require.NotNil(t, room.Buf)
@@ -180,22 +180,22 @@ func TestReadDoesNotReturnWhileADeviceMayWriteToItsBuffer(t *testing.T) {
 }
 
 func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
-	for name, give := range map[string]func(t *testing.T, dev *placer, c, d *TCP){
-		"out of order": func(t *testing.T, dev *placer, c, d *TCP) {
+	for name, give := range map[string]func(t *testing.T, dev *zeroCopyDevice, c, d *TCP){
+		"out of order": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			dev.receive(dev.held[1])
 			dev.receive(dev.held[0])
 		},
-		"twice": func(t *testing.T, dev *placer, c, d *TCP) {
+		"twice": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			for _, i := range []int{0, 0, 1, 0, 1} {
 				dev.receive(dev.held[i])
 			}
 		},
-		"while what is before it comes": func(t *testing.T, dev *placer, c, d *TCP) {
+		"while what is before it comes": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			room := dev.ask()
 			dev.recv(dev.held[:1])
-			dev.place(dev.held[1], room)
+			dev.fill(dev.held[1], room)
 		},
-		"after it was damaged": func(t *testing.T, dev *placer, c, d *TCP) {
+		"after it was damaged": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			f := dev.held[0]
 			f.Head = bytes.Clone(f.Head)
 			f.Head[20]++ // in the IP header
@@ -204,12 +204,12 @@ func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
 			dev.receive(dev.held[0])
 			dev.receive(dev.held[1])
 		},
-		"in another's room": func(t *testing.T, dev *placer, c, d *TCP) {
+		"in another's room": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			e, f := connect(t, c.s, d.s)
 			r := startReading(f) // it waits, and has waited last
 			room := dev.ask()
 			require.Same(t, &r.buf[0], &room.Buf[0])
-			dev.place(dev.held[0], room)
+			dev.fill(dev.held[0], room)
 			dev.receive(dev.held[1])
 			require.False(t, r.end.Load())
 			text := noise(7000)
@@ -220,7 +220,7 @@ func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, dev *placer, c, d *TCP, text []byte) {
+			inBubble(t, func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte) {
 				r := startReading(d)
 				give(t, dev, c, d)
 				synctest.Wait()
@@ -230,7 +230,7 @@ func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
 				_, err := io.ReadFull(d, got)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(text, append(r.buf[:r.n:r.n], got...)))
-				require.NotZero(t, dev.placed.Load())
+				require.NotZero(t, dev.inBuffer.Load())
 			})
 		})
 	}
@@ -238,7 +238,7 @@ func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
 
 func TestOnlyALargeBufferIsRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b, dev := placePair(t)
+		a, b, dev := zeroCopyPair(t)
 		_, d := connect(t, a, b)
 		go d.Read(make([]byte, minReceiveBuffer-1))
 		synctest.Wait()
@@ -268,7 +268,7 @@ func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 
 func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 	// In real time, so that the race detector sees who writes.
-	a, b, dev := placePair(t)
+	a, b, dev := zeroCopyPair(t)
 	const total = 300_000
 	var all sync.WaitGroup
 	for k := range 2 {
@@ -290,5 +290,5 @@ func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.Positive(t, dev.placed.Load())
+	require.Positive(t, dev.inBuffer.Load())
 }

@@ -82,9 +82,9 @@ func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
 // place copies data to the buffer that the Conn offers, as a device does.
 func (r *rig) place(text []byte) []byte {
 	r.t.Helper()
-	room, header := r.c.Place(len(text))
+	room, header := r.c.TakeBuffer(len(text))
 	require.Equal(r.t, wire.TCPLen+12, header, "with timestamps")
-	require.True(r.t, r.c.Placing())
+	require.True(r.t, r.c.BufferTaken())
 	return room[:copy(room, text)]
 }
 
@@ -94,29 +94,29 @@ func TestPlacedDataIsNotCopied(t *testing.T) {
 		text := bytes.Repeat([]byte{byte('a' + i)}, 100)
 		placed := r.place(text)
 		require.Same(t, &buf[100*i], &placed[0])
-		none, _ := r.c.Place(1)
+		none, _ := r.c.TakeBuffer(1)
 		require.Nil(t, none, "one at a time")
 		r.send(wire.FlagACK, Seq(100*i), rigFlight, placed)
-		require.False(t, r.c.Placing(), "it was taken")
+		require.False(t, r.c.BufferTaken(), "it was taken")
 	}
-	none, _ := r.c.Place(301)
+	none, _ := r.c.TakeBuffer(301)
 	require.Nil(t, none, "that is more than there is")
 	require.Equal(t, 200, r.c.Awaited(r.now))
 	require.Equal(t, bytes.Repeat([]byte("a"), 100), buf[:100])
 	require.Equal(t, bytes.Repeat([]byte("b"), 100), buf[100:200])
-	none, _ = r.c.Place(1)
+	none, _ = r.c.TakeBuffer(1)
 	require.Nil(t, none, "nobody waits")
 }
 
 func TestPlaceNeedsAnEmptyQueue(t *testing.T) {
 	r, _ := awaiting(t, 500)
 	r.send(wire.FlagACK, 10, rigFlight, []byte("behind a hole"))
-	room, _ := r.c.Place(1)
+	room, _ := r.c.TakeBuffer(1)
 	require.Nil(t, room)
 
 	r, _ = awaiting(t, 3)
 	r.send(wire.FlagACK, 0, rigFlight, []byte("more than the reader can take"))
-	room, _ = r.c.Place(0)
+	room, _ = r.c.TakeBuffer(0)
 	require.Nil(t, room)
 }
 
@@ -130,21 +130,21 @@ func TestPlacedDataMayLieElsewhere(t *testing.T) {
 		"it came before": func(r *rig) {
 			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:150]))
 			r.send(wire.FlagACK, 0, rigFlight, r.place(text[:150]))
-			r.c.Placed()
+			r.c.ReturnBuffer()
 			r.send(wire.FlagACK, 150, rigFlight, text[150:])
 		},
 		"it is behind a hole": func(r *rig) {
 			r.send(wire.FlagACK, 150, rigFlight, r.place(text[150:]))
-			require.True(r.t, r.c.Placing(), "it was copied from there")
-			r.c.Placed()
+			require.True(r.t, r.c.BufferTaken(), "it was copied from there")
+			r.c.ReturnBuffer()
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
 		},
 		"what is before it comes meanwhile": func(r *rig) {
 			placed := r.place(text[150:])
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
-			require.True(r.t, r.c.Placing(), "nothing is put over it")
+			require.True(r.t, r.c.BufferTaken(), "nothing is put over it")
 			r.send(wire.FlagACK, 150, rigFlight, placed)
-			r.c.Placed()
+			r.c.ReturnBuffer()
 		},
 		"it comes in two parts": func(r *rig) {
 			s := r.segment(wire.FlagACK, 0, rigFlight, r.place(text[:100]))
@@ -155,7 +155,7 @@ func TestPlacedDataMayLieElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, buf := awaiting(t, 900)
 			send(r)
-			require.False(t, r.c.Placing())
+			require.False(t, r.c.BufferTaken())
 			n := r.c.Awaited(r.now)
 			n += r.c.Read(r.now, buf[n:])
 			require.True(t, bytes.Equal(text, buf[:n]))

@@ -114,14 +114,14 @@ type recvState struct {
 	finSeq   Seq    // number of the FIN
 	rstSeq   uint32 // number of the RST to be sent
 
-	challenges uint8
-	fixed      bool // the application has set limit; no auto-tuning
-	fin        bool // a FIN with number finSeq has arrived, perhaps out of order
-	edgeMoved  bool // edge is no longer the one that the SYN advertised
-	rstNow     bool // Next must send a RST with rstSeq; the Conn stays
-	ackNow     bool // Next must send an acknowledgement
-	pingpong   bool // the application replies quickly, so its data can carry acknowledgements (as on Linux)
-	placing    bool // Place has handed out the part of await after got
+	challenges  uint8
+	fixed       bool // the application has set limit; no auto-tuning
+	fin         bool // a FIN with number finSeq has arrived, perhaps out of order
+	edgeMoved   bool // edge is no longer the one that the SYN advertised
+	rstNow      bool // Next must send a RST with rstSeq; the Conn stays
+	ackNow      bool // Next must send an acknowledgement
+	pingpong    bool // the application replies quickly, so its data can carry acknowledgements (as on Linux)
+	bufferTaken bool // TakeBuffer has handed out the part of await after got
 }
 
 // A block is the sequence numbers from start up to, but not including, end.
@@ -371,7 +371,7 @@ func (c *Conn) Take(now Time) (x, y, storage []byte) {
 }
 
 // Await registers p as the buffer of a waiting reader: the next data in order is copied to it
-// directly. The reader must call Awaited before it uses p, at a time when Placing is false.
+// directly. The reader must call Awaited before it uses p, while BufferTaken is false.
 // Await returns false if another reader is registered.
 func (c *Conn) Await(p []byte) bool {
 	if c.rcv.await != nil {
@@ -394,28 +394,28 @@ func (c *Conn) Awaited(now Time) int {
 	return n
 }
 
-// Place returns the free part of a waiting reader's buffer (zero-copy receive). The caller may
+// TakeBuffer returns the free part of a waiting reader's buffer (zero-copy receive). The caller may
 // write the payload of the next segment in order there, and then pass the segment to Segment
-// with that memory as its Payload, which is not copied. Place returns nil if the buffer has
-// less than least bytes free, or if data could not be placed in order. header is the expected
-// length of the segment's TCP header.
+// with that memory as its Payload, which is not copied. TakeBuffer returns nil if the buffer has
+// less than least bytes free, or if older data is still to be read or missing. header is the
+// expected length of the segment's TCP header.
 //
-// Until that segment or a call of Placed, only the caller writes to the buffer, and the reader
-// must wait while Placing reports true.
-func (c *Conn) Place(least int) (room []byte, header int) {
+// Until that segment or a call of ReturnBuffer, only the caller writes to the buffer, and the reader
+// must wait while BufferTaken reports true.
+func (c *Conn) TakeBuffer(least int) (free []byte, header int) {
 	r := &c.rcv
-	if r.placing || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && len(r.ooo) > 0 {
+	if r.bufferTaken || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && len(r.ooo) > 0 {
 		return nil, 0
 	}
-	r.placing = true
+	r.bufferTaken = true
 	return r.await[r.got:], wire.TCPLen + int(c.snd.opt)
 }
 
-// Placing reports whether Place has handed out the reader's buffer.
-func (c *Conn) Placing() bool { return c.rcv.placing }
+// BufferTaken reports whether TakeBuffer has handed out the reader's buffer.
+func (c *Conn) BufferTaken() bool { return c.rcv.bufferTaken }
 
-// Placed takes back the buffer that Place returned.
-func (c *Conn) Placed() { c.rcv.placing = false }
+// ReturnBuffer ends TakeBuffer: the caller no longer writes to the buffer.
+func (c *Conn) ReturnBuffer() { c.rcv.bufferTaken = false }
 
 // AckDue reports whether Next will send an acknowledgement. After Read that means a window
 // update.

@@ -270,11 +270,11 @@ func (f *fuzzRun) anySegment() *Segment {
 func (f *fuzzRun) segmentIn(s *Segment) {
 	c := &f.c
 	f.note("< %v %d+%d ack %d win %d sack %v", s.Flags, s.Seq-uint32(c.rcv.irs), s.DataLen(), s.Ack-uint32(fuzzISS), s.Window, s.SACK[:s.NSACK])
-	if room, _ := c.Place(len(s.Payload)); s.Seq&1 != 0 && len(room) > 0 {
+	if room, _ := c.TakeBuffer(len(s.Payload)); s.Seq&1 != 0 && len(room) > 0 {
 		s.Payload = room[:copy(room, s.Payload)]
 	}
 	c.Segment(f.now, s)
-	c.Placed()
+	c.ReturnBuffer()
 }
 
 // readSome checks that the text read is what the peer wrote there.

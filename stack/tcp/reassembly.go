@@ -61,8 +61,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.placing || s.liesAt(r.await[r.got:])) {
-		r.placing = false // if it was placed, the payload is already there
+	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.bufferTaken || s.liesAt(r.await[r.got:])) {
+		r.bufferTaken = false // the payload may be in the buffer already
 		k := s.copyData(r.await[r.got:], off, int(hi-lo))
 		r.got += k
 		off += k

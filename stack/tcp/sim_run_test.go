@@ -63,7 +63,7 @@ func simplify(o simOptions) simOptions {
 			func(s *simSide) { s.Fiddle = false },
 			func(s *simSide) { s.ECN = false },
 			func(s *simSide) { s.Await = false },
-			func(s *simSide) { s.Scarce = false },
+			func(s *simSide) { s.Pressure = false },
 			func(s *simSide) { s.Keep = KeepAlive{} },
 			func(s *simSide) { s.End, s.AbortAt = endPolitely, 0 },
 		} {
@@ -170,7 +170,7 @@ var kept = []struct {
 		Seed: 0x1d2c1, Delay: Millisecond, Loss: 0.15, Dup: 0.031408853116927114, LatePull: 0.16370527498594406, Old: true,
 		Side: [2]simSide{
 			{MSS: 1000, Total: 50751, Chunk: 1744, Bite: 2001, Late: 1737854757, Recv: 65536, RecvMax: 65536, Send: 32768, SendMax: 131072, NoTS: true, NoWS: true, NewReno: true, ECN: true},
-			{MSS: 8960, Total: 145232, Chunk: 3064, Bite: 9614, Late: 1855032194, Recv: 1024, RecvMax: 8192, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, BBR: true, Scarce: true, Fiddle: true},
+			{MSS: 8960, Total: 145232, Chunk: 3064, Bite: 9614, Late: 1855032194, Recv: 1024, RecvMax: 8192, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, BBR: true, Pressure: true, Fiddle: true},
 		},
 	}},
 }

@@ -42,7 +42,7 @@ type simSide struct {
 	NoSACK, NoTS, NoWS, NewReno bool
 	BBR                         bool // in place of CUBIC
 	NoDelay, ECN, Await         bool // Await: a reader with nothing to read leaves its buffer
-	Scarce                      bool // memory runs short from time to time
+	Pressure                    bool // memory runs short from time to time
 	End                         simEnd
 	AbortAt                     Time
 	Keep                        KeepAlive
@@ -112,7 +112,7 @@ func randomOptions(seed uint64) simOptions {
 		s.NewReno, s.NoDelay = chance(0.3), chance(0.5)
 		s.End = [...]simEnd{endPolitely, endPolitely, endPolitely, endFirst, endClose, endAbort}[r.IntN(6)]
 		s.AbortAt = Time(r.Int64N(int64(3 * Second)))
-		s.Fiddle, s.ECN, s.Scarce, s.Await = chance(0.2), chance(0.4), chance(0.1), chance(0.4)
+		s.Fiddle, s.ECN, s.Pressure, s.Await = chance(0.2), chance(0.4), chance(0.1), chance(0.4)
 		if chance(0.1) {
 			s.Keep = KeepAlive{Idle: 20 * Second, Interval: 5 * Second, Count: 40}
 		}
@@ -257,7 +257,7 @@ func simulate(o simOptions, trace *strings.Builder) error {
 		h := &w.host[i]
 		h.side, h.p, h.name = &w.o.Side[i], o.Side[i].params(), string(rune('a'+i))
 		h.giveUp = 900 * Second
-		if h.side.Scarce {
+		if h.side.Pressure {
 			h.p.Pressure = func() bool { return w.now/(700*Millisecond)%3 == 1 }
 		}
 		if i == 0 || o.SimOpen {
@@ -773,8 +773,8 @@ func (w *sim) check(i int, pulled bool) {
 	if c.snd.una.Less(h.una) || c.snd.nxt.Less(h.nxt) {
 		w.fail("%s: SND.UNA or SND.NXT went back", h.name)
 	}
-	scarce := h.p.Pressure != nil && h.p.Pressure() // see affordable
-	if h.state != SynSent && (c.rcv.nxt.Less(h.rnxt) || c.rcv.edge.Less(h.edge) && !scarce) {
+	pressure := h.p.Pressure != nil && h.p.Pressure() // see affordable
+	if h.state != SynSent && (c.rcv.nxt.Less(h.rnxt) || c.rcv.edge.Less(h.edge) && !pressure) {
 		w.fail("%s: RCV.NXT or the window's edge went back", h.name)
 	}
 	w.watch(h)

@@ -22,17 +22,17 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A placeCounter counts the frames whose payload a TAP has put elsewhere.
-type placeCounter struct {
+// A zeroCopyCounter counts the frames whose payload a TAP has put elsewhere.
+type zeroCopyCounter struct {
 	*nic.TAP
-	placed atomic.Int64
+	inBuffer atomic.Int64
 }
 
-func (d *placeCounter) Attach(recv func(batch []nic.Frame)) {
+func (d *zeroCopyCounter) Attach(recv func(batch []nic.Frame)) {
 	d.TAP.Attach(func(batch []nic.Frame) {
 		for i := range batch {
 			if len(batch[i].Body) > 0 {
-				d.placed.Add(1)
+				d.inBuffer.Add(1)
 			}
 		}
 		recv(batch)
@@ -62,7 +62,7 @@ func TestWhatTheKernelSendsIsPutIntoTheBuffersOfReaders(t *testing.T) {
 	need(t)
 	const streams, size = 3, 10_000_000
 	ns := newNamespace(t)
-	dev := &placeCounter{TAP: ns.openTAP(t, false)}
+	dev := &zeroCopyCounter{TAP: ns.openTAP(t, false)}
 	ln, err := newHost(t, dev).Listen("tcp", ":80")
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
@@ -85,5 +85,5 @@ func TestWhatTheKernelSendsIsPutIntoTheBuffersOfReaders(t *testing.T) {
 	send := fmt.Sprintf("%s %s:80 %d </dev/null &\n", self(t, "send"), ourAddr, size)
 	ns.shell(t, strings.Repeat(send, streams)+"wait")
 	readers.Wait()
-	require.Positive(t, dev.placed.Load(), "frames")
+	require.Positive(t, dev.inBuffer.Load(), "frames")
 }
