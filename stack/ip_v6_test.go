@@ -319,7 +319,7 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 		{wire.ICMPv6Unreachable, wire.Unreach6SourcePolicy, 0, syscall.EACCES},
 		{wire.ICMPv6TimeExceeded, 0, 0, nil},
 		{wire.ICMPv6ParamProblem, wire.ParamNextHeader, 6, syscall.EPROTO},
-		{wire.ICMPv6TooBig, 0, 1300, nil},
+		{wire.ICMPv6TooBig, 0, 1300, syscall.EMSGSIZE}, // as udpv6_err has it
 		{99, 0, 0, nil},
 	} {
 		s, p := hostAndPeer6(t)
@@ -340,6 +340,8 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 			require.ErrorIs(t, err, x.want, "%+v", x)
 		}
 		if x.typ == wire.ICMPv6TooBig {
+			_, err = u.Write(nil)
+			require.NoError(t, err, "it is told once")
 			require.Equal(t, 1300, u.path.mtu)
 		}
 	}

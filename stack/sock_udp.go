@@ -513,10 +513,12 @@ func (s *Stack) udpICMP(e *icmpError) {
 		s.drop(dropBadICMPError)
 		return
 	}
+	tell := e.hard
 	if e.errno == syscall.EMSGSIZE {
 		s.lowerDatagramMTU(e.remote, e.mtu)
+		tell = true // of both families, as on Linux (udp_err, udpv6_err)
 	}
-	if e.hard && u.isConnectedTo(remote) {
+	if tell && u.isConnectedTo(remote) {
 		u.fail(e.errno)
 	}
 }

@@ -1,0 +1,122 @@
+//go:build linux
+
+package taptest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+)
+
+// newRoute makes a host of ours on a TAP in a namespace that routes to another one, over a link of the kernel's whose near end has an MTU of
+// 1300. The addresses over there are 198.51.100.1 and 2001:db8:2::1.
+func newRoute(t *testing.T, plain bool) (far *namespace, h *usernet.Host) {
+	t.Helper()
+	need(t)
+	ns, far := newNamespace(t), newNamespace(t)
+	tap := ns.openTAP(t, plain)
+	ns.shell(t, `
+		sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+		ip -6 addr add `+kernelAddr6+`/64 dev tap0 nodad
+		ip link add dev narrow mtu 1300 type veth peer name far netns `+far.name+`
+		ip addr add 198.51.100.254/24 dev narrow
+		ip -6 addr add 2001:db8:2::ff/64 dev narrow nodad
+		ip link set narrow up`)
+	far.shell(t, `
+		ip addr add 198.51.100.1/24 dev far
+		ip -6 addr add 2001:db8:2::1/64 dev far nodad
+		ip link set far up
+		ip route add default via 198.51.100.254
+		ip -6 route add default via 2001:db8:2::ff`)
+	h, err := usernet.New(usernet.Config{
+		NIC:      tap,
+		Addrs:    []netip.Prefix{netip.MustParsePrefix(ourAddr + "/24"), netip.MustParsePrefix(ourAddr6 + "/64")},
+		Gateway:  netip.MustParseAddr(kernelAddr),
+		Gateway6: netip.MustParseAddr(kernelAddr6),
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { h.Close() })
+	return far, h
+}
+
+// TestPathMTUIsFoundOnTheWay has TCP and UDP meet a link on the way that is smaller than the first, in both families (RFC
+// 1191, RFC 8201).
+func TestPathMTUIsFoundOnTheWay(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		far, h := newRoute(t, plain)
+		for _, x := range []struct{ network, addr string }{{"4", "198.51.100.1"}, {"6", "2001:db8:2::1"}} {
+			var ln net.Listener
+			var sink *net.UDPConn
+			require.NoError(t, far.inside(func() (err error) {
+				if ln, err = net.Listen("tcp"+x.network, net.JoinHostPort(x.addr, "7")); err != nil {
+					return err
+				}
+				sink, err = net.ListenUDP("udp"+x.network, &net.UDPAddr{IP: net.ParseIP(x.addr), Port: 7})
+				return err
+			}))
+			defer ln.Close()
+			defer sink.Close()
+
+			// A connected socket of IPv6 is told once (udpv6_err), and what follows is cut to fit. One of IPv4 does not
+			// set DF, so that the router cuts.
+			u, err := h.Dial("udp", net.JoinHostPort(x.addr, "7"))
+			require.NoError(t, err)
+			defer u.Close()
+			require.Eventually(t, func() bool {
+				_, err := u.Write(make([]byte, 1400))
+				if err != nil {
+					require.ErrorIs(t, err, syscall.EMSGSIZE, x.addr)
+				}
+				return err != nil || x.network == "4"
+			}, patience, 20*time.Millisecond, x.addr)
+			require.NoError(t, sink.SetReadDeadline(time.Now().Add(patience)))
+			data := bytes.Repeat([]byte("0123456789abcdef"), 300)
+			_, err = u.Write(data)
+			require.NoError(t, err)
+			b := make([]byte, 65536)
+			for {
+				n, _, err := sink.ReadFrom(b)
+				require.NoError(t, err)
+				if n == 1400 {
+					continue // of above, if its last was sent after the message had come
+				}
+				require.True(t, bytes.Equal(data, b[:n]))
+				break
+			}
+
+			// TCP resends what was too large, and goes on.
+			sum := make(chan [32]byte)
+			go func() {
+				c, err := ln.Accept()
+				if err != nil {
+					close(sum)
+					return
+				}
+				defer c.Close()
+				d := sha256.New()
+				io.Copy(d, c)
+				sum <- [32]byte(d.Sum(nil))
+			}()
+			c, err := h.Dial("tcp", ln.Addr().String())
+			require.NoError(t, err)
+			big := bytes.Repeat(data, 1000)
+			_, err = c.Write(big)
+			require.NoError(t, err)
+			require.NoError(t, c.Close())
+			require.Equal(t, sha256.Sum256(big), <-sum)
+		}
+		st := h.Stats()
+		require.NotZero(t, st.ICMP.Errors)
+		require.NotZero(t, st.ICMP6.Errors)
+	}
+}
