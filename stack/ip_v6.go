@@ -11,7 +11,6 @@ import (
 // inputIPv6 is inputIPv4 for IPv6.
 func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
-	s.counts.ipReceived.Add(1)
 	s.counts.ip6Received.Add(1)
 	h, payload, r := wire.ParseIPv6Head(b, len(tail))
 	if r != wire.OK {
@@ -210,7 +209,6 @@ func (s *Stack) inputLooped6(l *looped) {
 		s.drop(r)
 		return
 	}
-	s.counts.ipReceived.Add(1)
 	s.counts.ip6Received.Add(1)
 	s.input6(&packet{
 		ifc: l.ifc, src: h.Src, dst: h.Dst, proto: h.Next, ttl: h.HopLimit, tos: h.TrafficClass,

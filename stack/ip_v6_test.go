@@ -519,3 +519,25 @@ func TestSourcesAreOfTheFamilyOfTheirDestination(t *testing.T) {
 		}
 	}
 }
+
+// A bulk transfer over IPv6 leaves in super-frames, whose kind is IPv6's.
+func TestIPv6LeavesInSuperFrames(t *testing.T) {
+	a, b := twoHosts6(t, nic.PipeConfig{})
+	l, err := b.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
+	require.NoError(t, err)
+	c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::2]:80"), TCPOptions{})
+	require.NoError(t, err)
+	d, err := l.Accept()
+	require.NoError(t, err)
+	const total = 4 << 20
+	go func() {
+		c.Write(make([]byte, total))
+		c.CloseWrite()
+	}()
+	n, err := io.Copy(io.Discard, readerOf(d))
+	require.NoError(t, err)
+	require.EqualValues(t, total, n)
+	require.Less(t, a.Stats().NICs[1].TxFrames, uint64(total/1428/4), "frames of one segment each would be four times as many at least")
+	require.Equal(t, nic.GSOTCP6, c.path.gsoKind)
+	require.Equal(t, 1500-40-20, c.path.mss())
+}

@@ -130,7 +130,7 @@ type counters struct {
 	drops [numReasons]atomic.Uint64
 
 	arpReceived, arpSent, arpFailed            atomic.Uint64
-	ipReceived, ipSent                         atomic.Uint64
+	ipReceived, ipSent                         atomic.Uint64 // received: of IPv4
 	ipStopped                                  atomic.Uint64 // received and not delivered at once
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
@@ -247,12 +247,14 @@ func (s *Stack) Stats() Stats {
 	// What is delivered was received, or put together. The other two are read before
 	// what they are a part of.
 	delivered := c.reassembled.Load() - c.ipStopped.Load()
-	delivered += c.ipReceived.Load()
+	received6 := c.ip6Received.Load()
+	received := c.ipReceived.Load() + received6
+	delivered += received
 	st := Stats{
 		ARP: ARPStats{c.arpReceived.Load(), c.arpSent.Load(), c.arpFailed.Load()},
 		IP: IPStats{
-			Received:          c.ipReceived.Load(),
-			V6:                c.ip6Received.Load(),
+			Received:          received,
+			V6:                received6,
 			Delivered:         delivered,
 			Sent:              s.ipSent(),
 			FragmentsReceived: c.fragsReceived.Load(),

@@ -1,0 +1,76 @@
+package stack
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// BenchmarkFamilies has the same workload over both families, one beside the other: the ratio is what is to
+// be looked at.
+func BenchmarkFamilies(b *testing.B) {
+	for _, fam := range []struct{ name, addr string }{{"IPv4", "192.0.2.2"}, {"IPv6", "2001:db8::2"}} {
+		b.Run("ping-pong/"+fam.name, func(b *testing.B) {
+			c, d := connectFamily(b, fam.addr)
+			go func() {
+				buf := make([]byte, 64)
+				for {
+					n, err := d.Read(buf)
+					if err != nil {
+						return
+					}
+					d.Write(buf[:n])
+				}
+			}()
+			buf := make([]byte, 64)
+			for b.Loop() {
+				c.Write(buf[:1])
+				c.Read(buf)
+			}
+		})
+		b.Run("bulk/"+fam.name, func(b *testing.B) {
+			c, d := connectFamily(b, fam.addr)
+			go func() {
+				buf := make([]byte, 256<<10)
+				for {
+					if _, err := d.Read(buf); err != nil {
+						return
+					}
+				}
+			}()
+			buf := make([]byte, 60<<10) // one super-frame in both
+			b.SetBytes(int64(len(buf)))
+			for b.Loop() {
+				c.Write(buf)
+			}
+		})
+		b.Run("datagrams/"+fam.name, func(b *testing.B) {
+			h1, h2 := twoHosts6(b, nic.PipeConfig{})
+			c, s := openUDP(b, h1, "[::]:0"), openUDP(b, h2, "[::]:0")
+			to := netip.AddrPortFrom(addr(fam.addr), s.LocalAddr().Port())
+			buf := make([]byte, 1200)
+			b.SetBytes(int64(len(buf)))
+			for b.Loop() {
+				c.WriteTo(buf, to, SendOptions{})
+				s.ReadFrom(buf)
+			}
+		})
+	}
+}
+
+// connectFamily makes a connection to an address of the second of two hosts that have both families.
+func connectFamily(b *testing.B, to string) (client, server *TCP) {
+	b.Helper()
+	x, y := twoHosts6(b, nic.PipeConfig{})
+	l, err := y.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
+	require.NoError(b, err)
+	client, err = x.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addr(to), l.LocalAddr().Port()), TCPOptions{})
+	require.NoError(b, err)
+	server, err = l.Accept()
+	require.NoError(b, err)
+	return client, server
+}
