@@ -27,6 +27,9 @@ type TAPConfig struct {
 	// network's prefix. It is used only for a device that OpenTAP makes, and may
 	// be left zero there too.
 	Addr netip.Prefix
+	// Addr6 is an IPv6 address for the kernel's side beside Addr. The kernel uses it when its search for
+	// duplicates is over, after a second.
+	Addr6 netip.Prefix
 	// MTU is that of a device that OpenTAP makes; 1500 if zero. One that exists
 	// keeps its own.
 	MTU int
@@ -162,8 +165,13 @@ func checkTAP(cfg *TAPConfig) error {
 	if cfg.MAC[0]&1 != 0 {
 		return fmt.Errorf("nic: bad TAP MAC %x: a group address", cfg.MAC)
 	}
-	if cfg.Addr.IsValid() && (cfg.Addr.Addr().IsUnspecified() || cfg.Addr.Addr().IsMulticast()) {
-		return fmt.Errorf("nic: bad TAP address %s: not that of a host", cfg.Addr)
+	for _, addr := range []netip.Prefix{cfg.Addr, cfg.Addr6} {
+		if addr.IsValid() && (addr.Addr().IsUnspecified() || addr.Addr().IsMulticast()) {
+			return fmt.Errorf("nic: bad TAP address %s: not that of a host", addr)
+		}
+	}
+	if cfg.Addr6.IsValid() && !cfg.Addr6.Addr().Is6() {
+		return fmt.Errorf("nic: bad TAP address %s: not of IPv6", cfg.Addr6)
 	}
 	if cfg.MTU == 0 {
 		cfg.MTU = 1500

@@ -310,8 +310,10 @@ func setUpTAP(name string, index int, cfg TAPConfig) error {
 		r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_BROADCAST | unix.IFF_MULTICAST)
 		return nil
 	})
-	if err == nil && cfg.Addr.Addr().Is6() {
-		err = os.NewSyscallError("set address", setAddr6(index, cfg.Addr))
+	for _, addr := range []netip.Prefix{cfg.Addr, cfg.Addr6} {
+		if err == nil && addr.Addr().Is6() {
+			err = os.NewSyscallError("set address", setAddr6(index, addr))
+		}
 	}
 	return err
 }

@@ -6,9 +6,16 @@ import (
 	"net/netip"
 )
 
-// documentation are the prefixes that RFC 5737 keeps for examples: no network
-// of anybody's uses them, so that a demonstration may.
-func documentation() []netip.Prefix {
+// documentation are the prefixes that RFC 5737 keeps for examples, and some of those of RFC 3849: no
+// network of anybody's uses them, so that a demonstration may.
+func documentation(six bool) []netip.Prefix {
+	if six {
+		return []netip.Prefix{
+			netip.MustParsePrefix("2001:db8::/64"),
+			netip.MustParsePrefix("2001:db8:1::/64"),
+			netip.MustParsePrefix("2001:db8:2::/64"),
+		}
+	}
 	return []netip.Prefix{
 		netip.MustParsePrefix("192.0.2.0/24"),
 		netip.MustParsePrefix("198.51.100.0/24"),
@@ -22,7 +29,7 @@ type ifaceAddr struct {
 	prefix netip.Prefix
 }
 
-// kernelAddrs lists the IPv4 addresses of the kernel's interfaces.
+// kernelAddrs lists the addresses of the kernel's interfaces, without those of one link only.
 func kernelAddrs() ([]ifaceAddr, error) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
@@ -36,7 +43,7 @@ func kernelAddrs() ([]ifaceAddr, error) {
 		}
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
-			if err == nil && p.Addr().Is4() {
+			if err == nil && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast()) {
 				all = append(all, ifaceAddr{ifc.Name, p})
 			}
 		}
@@ -50,7 +57,34 @@ func isDown(name string) bool {
 	return err == nil && ifc.Flags&net.FlagUp == 0
 }
 
-// A plan says which addresses the two ends of the link have.
+// plans are those for IPv4 and for IPv6. The second is not always there.
+type plans struct{ four, six plan }
+
+// ours and hosts are the addresses of the two ends.
+func (p *plans) ours() prefixes  { return prefixes{p.four.addr, p.six.addr} }
+func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
+
+// planBoth is planAddrs for both families: for IPv6 if wanted, or if the user has asked for it, or the TAP has
+// it.
+func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans, err error) {
+	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
+		for _, a := range list {
+			if a.prefix.Addr().Is6() == six {
+				some = append(some, a)
+			}
+		}
+		return some
+	}
+	if p.four, err = planAddrs(addr.four, host.four, of(false, own), of(false, taken), false); err != nil {
+		return p, err
+	}
+	if own := of(true, own); wanted || addr.six.IsValid() || host.six.IsValid() || len(own) > 0 {
+		p.six, err = planAddrs(addr.six, host.six, own, of(true, taken), true)
+	}
+	return p, err
+}
+
+// A plan says which addresses of a family the two ends of the link have.
 type plan struct {
 	addr netip.Prefix // ours
 	host netip.Prefix // the kernel's, or that of the second host on a wire
@@ -62,7 +96,7 @@ type plan struct {
 // TAP has already, taken those of all other interfaces: no network is chosen, or
 // taken from the user, that overlaps with one of them, since the kernel would
 // then send to our link what belongs to the other.
-func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr) (plan, error) {
+func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan, error) {
 	var p plan
 	var err error
 	switch {
@@ -81,7 +115,7 @@ func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr) (plan, error) {
 		p.addr, err = sibling(p.host)
 		p.note = fmt.Sprintf("%s has the address %v, so ours is %v", own[0].iface, p.host, p.addr)
 	default:
-		return freePlan(taken)
+		return freePlan(taken, six)
 	}
 	if err != nil {
 		return plan{}, err
@@ -90,9 +124,9 @@ func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr) (plan, error) {
 }
 
 // freePlan takes the first documentation prefix that the kernel does not use.
-func freePlan(taken []ifaceAddr) (plan, error) {
+func freePlan(taken []ifaceAddr, six bool) (plan, error) {
 	var first *ifaceAddr
-	for _, doc := range documentation() {
+	for _, doc := range documentation(six) {
 		if t := overlap(doc, taken); t != nil {
 			if first == nil {
 				first = t

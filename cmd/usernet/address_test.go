@@ -3,6 +3,7 @@ package main
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,11 +54,19 @@ func TestPlanTakesAddressesThatDisturbNobody(t *testing.T) {
 			wantAddr: "10.1.0.0/31", wantHost: "10.1.0.1/31"},
 		{name: "the TAP has an address", own: []string{"tap0", "192.0.2.1/24"}, taken: lo,
 			wantAddr: "192.0.2.2/24", wantHost: "192.0.2.1/24", note: "tap0 has the address 192.0.2.1/24, so ours is 192.0.2.2/24"},
+		{name: "nothing given of IPv6", taken: []string{"lo", "::1/128"},
+			wantAddr: "2001:db8::2/64", wantHost: "2001:db8::1/64"},
+		{name: "the first documentation network of IPv6 is in use", taken: []string{"eth0", "2001:db8::5/64"},
+			wantAddr: "2001:db8:1::2/64", wantHost: "2001:db8:1::1/64", note: "eth0 has the address 2001:db8::5/64, so the link is 2001:db8:1::/64"},
+		{name: "the TAP has an address of IPv6", own: []string{"tap0", "2001:db8:7::1/64"},
+			wantAddr: "2001:db8:7::2/64", wantHost: "2001:db8:7::1/64", note: "tap0 has the address 2001:db8:7::1/64, so ours is 2001:db8:7::2/64"},
+		{name: "ours of IPv6 is given, in a network of two", addr: "2001:db8::/127",
+			wantAddr: "2001:db8::/127", wantHost: "2001:db8::1/127"},
 		{name: "the TAP has an address and ours is given", addr: "192.0.2.77/24", own: []string{"tap0", "192.0.2.1/24"},
 			wantAddr: "192.0.2.77/24", wantHost: "192.0.2.1/24"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...))
+			p, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...), strings.Contains(c.name, "IPv6"))
 			require.NoError(t, err)
 			require.Equal(t, c.wantAddr, p.addr.String())
 			require.Equal(t, c.wantHost, p.host.String())
@@ -90,12 +99,35 @@ func TestPlanRefusesWhatCannotWork(t *testing.T) {
 			"-addr 10.0.0.1/24 and -host-addr 10.0.0.2/25 are not on one network"},
 		{"no room for two", "10.0.0.1/32", "", nil, nil,
 			"the network of 10.0.0.1/32 has no second host address: give both -addr and -host-addr"},
-		{"IPv6", "2001:db8::2/64", "2001:db8::1/64", nil, nil,
-			"address 2001:db8::2/64: only IPv4 is supported so far"},
+		{"ours clashes in IPv6", "2001:db8::2/64", "", nil, []string{"eth0", "2001:db8::7/32"},
+			"address 2001:db8::2/64 clashes with 2001:db8::7/32 of eth0: choose -addr and -host-addr from a network that is free"},
+		{"two networks of IPv6", "2001:db8::2/64", "2001:db8:0:1::1/64", nil, nil,
+			"-addr 2001:db8::2/64 and -host-addr 2001:db8:0:1::1/64 are not on one network"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...))
+			_, err := planAddrs(prefix(c.addr), prefix(c.host), kernel(c.own...), kernel(c.taken...), strings.Contains(c.name, "IPv6"))
 			require.EqualError(t, err, c.want)
 		})
 	}
+}
+
+func TestBothFamiliesArePlannedWhereTheKernelHasThem(t *testing.T) {
+	var none prefixes
+	p, err := planBoth(none, none, nil, nil, true)
+	require.NoError(t, err)
+	require.Equal(t, "192.0.2.2/24 and 2001:db8::2/64", p.ours().String())
+	require.Equal(t, "192.0.2.1/24 and 2001:db8::1/64", p.hosts().String())
+
+	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24"), nil, false)
+	require.NoError(t, err)
+	require.False(t, p.six.addr.IsValid(), "the TAP is the user's, and has no IPv6")
+
+	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24", "tap0", "2001:db8:7::1/64"), nil, false)
+	require.NoError(t, err)
+	require.Equal(t, "192.0.2.2/24 and 2001:db8:7::2/64", p.ours().String())
+
+	p, err = planBoth(prefixes{six: prefix("2001:db8:9::9/64")}, none, nil, kernel("eth0", "192.0.2.7/24"), false)
+	require.NoError(t, err)
+	require.Equal(t, "198.51.100.2/24 and 2001:db8:9::9/64", p.ours().String())
+	require.Equal(t, "198.51.100.1/24 and 2001:db8:9::a/64", p.hosts().String())
 }

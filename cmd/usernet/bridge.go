@@ -33,7 +33,7 @@ const bridgePorts = 100
 func listenLoopback(host string, port int) (net.Listener, error) {
 	var first error
 	for p := port; p < port+bridgePorts; p++ {
-		ln, err := net.Listen("tcp4", net.JoinHostPort(host, strconv.Itoa(p)))
+		ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(p)))
 		if err == nil {
 			return ln, nil
 		}

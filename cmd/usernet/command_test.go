@@ -67,7 +67,13 @@ func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
 		{[]string{"serve", "-addr", "224.0.0.1/24"}, "-addr: not the address of a host"},
 		{[]string{"serve", "-addr", "127.0.0.2/8"}, "-addr: 127.0.0.0/8 belongs to the loopback"},
 		{[]string{"serve", "-host-addr", "2001:db8::2"}, "-host-addr: /64 is missing"},
-		{[]string{"serve", "-host-addr", "2001:db8::2/64"}, "-host-addr: only IPv4 is supported so far"},
+		{[]string{"serve", "-host-addr", "2001:db8::/64"}, "-host-addr: the first address of 2001:db8::/64 is that of its routers"},
+		{[]string{"serve", "-addr", "fe80::1/64"}, "-addr: the link-local address is made from -mac"},
+		{[]string{"serve", "-addr", "::1/128"}, "-addr: ::1 belongs to the loopback"},
+		{[]string{"serve", "-addr", "::ffff:192.0.2.2/120"}, "-addr: an IPv4 address is written 192.0.2.2"},
+		{[]string{"serve", "-addr", "ff02::1/64"}, "-addr: not the address of a host"},
+		{[]string{"serve", "-addr", "192.0.2.2/24", "-addr", "192.0.2.3/24"}, "-addr: one address of IPv4 is enough: it was 192.0.2.2/24 before"},
+		{[]string{"serve", "-addr", "2001:db8::2/64", "-addr", "2001:db8::3/64"}, "-addr: one address of IPv6 is enough: it was 2001:db8::2/64 before"},
 		{[]string{"serve", "-mac", "02:00:00:00:00"}, "-mac: not an address of six bytes"},
 		{[]string{"serve", "-mac", "01:00:5e:00:00:01"}, "-mac: the address of a group"},
 		{[]string{"serve", "-mac", "00:00:00:00:00:00"}, "-mac: all zero"},
@@ -75,11 +81,11 @@ func TestWrongUseExitsWithTwoAndSaysWhat(t *testing.T) {
 		{[]string{"serve", "-listen", "192.0.2.2"}, "-listen 192.0.2.2: missing port in address"},
 		{[]string{"serve", "-listen", ":99999"}, `-listen :99999: "99999" is no port`},
 		{[]string{"serve", "-listen", "nobody.example:80"}, `"nobody.example" is no address`},
-		{[]string{"serve", "-listen", "[2001:db8::1]:80"}, "only IPv4 is supported so far"},
+		{[]string{"serve", "-wire", "-listen", "[2001:db8::1]:80"}, "-listen [2001:db8::1]:80: our address is 192.0.2.2 or 2001:db8::2"},
 		{[]string{"serve", "-listen", "127.0.0.1:80"}, "the loopback of this stack is not the kernel's: nobody else can reach it; -listen :80 is at 1"},
 		{[]string{"serve", "-listen", "localhost:http"}, "the loopback of this stack is not the kernel's"},
 		{[]string{"serve", "-listen", "203.0.113.9:80"}, "-listen 203.0.113.9:80: our address is 1"},
-		{[]string{"serve", "-wire", "-listen", "203.0.113.9:80"}, "-listen 203.0.113.9:80: our address is 192.0.2.2"},
+		{[]string{"serve", "-wire", "-listen", "203.0.113.9:80"}, "-listen 203.0.113.9:80: our address is 192.0.2.2 or 2001:db8::2"},
 		{[]string{"echo", "-tcp-echo", "9"}, "-tcp-echo 9: that port has a service already"},
 		{[]string{"echo", "-udp-echo", "9", "-udp-echo", "9"}, "-udp-echo 9: that port has a service already"},
 		{[]string{"get", "ftp://192.0.2.1/"}, `the scheme "ftp" is neither http nor https`},
@@ -168,6 +174,17 @@ func TestPingOnAWirePrintsWhatPingPrints(t *testing.T) {
 	require.Equal(t, exitFailure, code, "without an answer")
 	require.Contains(t, out, "1 packets transmitted, 0 received")
 	require.Contains(t, out, "100% packet loss")
+}
+
+func TestCommandsSpeakIPv6OnAWire(t *testing.T) {
+	code, out, errs := runLine(t, "ping", "-wire", "-c", "2", "-i", "0", "2001:db8::1")
+	require.Equal(t, exitOK, code, errs)
+	require.Regexp(t, `^PING 2001:db8::1: 56 data bytes\n64 bytes from 2001:db8::1: icmp_seq=1 ttl=64 time=`, out)
+	require.Contains(t, out, "2 packets transmitted, 2 received, 0% packet loss")
+
+	code, out, errs = runLine(t, "get", "-wire", "http://[2001:db8::1]/")
+	require.Equal(t, exitOK, code, errs)
+	require.Contains(t, out, "<html")
 }
 
 func TestPingEndsWithASummaryAtCtrlC(t *testing.T) {

@@ -64,7 +64,7 @@ func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bo
 	full := make(chan struct{})
 	dev = trace(dev, &tracer{w: &lineLimit{w: t.out, left: count, endless: count == 0, end: func() { close(full) }}})
 	if answer {
-		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
+		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
 		if err != nil {
 			dev.Close()
 			n.Close()

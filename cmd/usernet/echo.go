@@ -98,7 +98,7 @@ func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) erro
 		n.Close()
 		return err
 	}
-	fmt.Fprintf(t.out, "echo on %v (Ctrl-C ends)\n", n.addr)
+	fmt.Fprintf(t.out, "echo on %s (Ctrl-C ends)\n", n.addrs())
 	select {
 	case <-ctx.Done():
 	case err = <-n.down:

@@ -32,11 +32,28 @@ func isSet(fs *flag.FlagSet, name string) (set bool) {
 	return set
 }
 
-// A prefixFlag is the value of a flag that is an address with the length of its network.
-type prefixFlag struct{ p *netip.Prefix }
+// prefixes are an address of each family with the length of its network; one that is invalid is not
+// there.
+type prefixes struct{ four, six netip.Prefix }
+
+func (p prefixes) String() string {
+	switch {
+	case p.six.IsValid() && p.four.IsValid():
+		return p.four.String() + " and " + p.six.String()
+	case p.six.IsValid():
+		return p.six.String()
+	case p.four.IsValid():
+		return p.four.String()
+	}
+	return ""
+}
+
+// A prefixFlag is the value of a flag that is an address with the length of its network, and may be
+// given once for each family.
+type prefixFlag struct{ p *prefixes }
 
 func (f prefixFlag) String() string {
-	if f.p == nil || !f.p.IsValid() {
+	if f.p == nil {
 		return ""
 	}
 	return f.p.String()
@@ -57,7 +74,14 @@ func (f prefixFlag) Set(s string) error {
 	if err := checkHostAddr(p); err != nil {
 		return err
 	}
-	*f.p = p
+	to, family := &f.p.four, "IPv4"
+	if p.Addr().Is6() {
+		to, family = &f.p.six, "IPv6"
+	}
+	if to.IsValid() {
+		return fmt.Errorf("one address of %s is enough: it was %v before", family, to)
+	}
+	*to = p
 	return nil
 }
 
@@ -65,14 +89,20 @@ func (f prefixFlag) Set(s string) error {
 func checkHostAddr(p netip.Prefix) error {
 	a := p.Addr()
 	switch {
-	case !a.Is4():
-		return errors.New("only IPv4 is supported so far")
+	case a.Is4In6():
+		return fmt.Errorf("an IPv4 address is written %v", a.Unmap())
+	case a.IsLoopback() && a.Is6():
+		return errors.New("::1 belongs to the loopback")
 	case a.IsLoopback():
 		return errors.New("127.0.0.0/8 belongs to the loopback")
-	case a.IsUnspecified(), a.IsMulticast(), a.As4()[0] == 0, a.As4()[0] >= 240:
+	case a.IsUnspecified(), a.IsMulticast(), a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
 		return errors.New("not the address of a host")
+	case a.Is6() && a.IsLinkLocalUnicast():
+		return errors.New("the link-local address is made from -mac")
 	case p.Bits() == 0:
 		return errors.New("a network of length 0 is the whole Internet")
+	case isEdge(p) && a.Is6():
+		return fmt.Errorf("the first address of %v is that of its routers", p.Masked())
 	case isEdge(p):
 		return fmt.Errorf("the first and the last address of %v are not those of hosts", p.Masked())
 	}
@@ -80,9 +110,14 @@ func checkHostAddr(p netip.Prefix) error {
 }
 
 // isEdge reports whether an address is the first or the last one of its network. Those are not
-// addresses of hosts, but in a network of 31 bits (RFC 3021 2.1) or of one address.
+// addresses of hosts, but in a network of 31 bits (RFC 3021 2.1) or of one address. Of IPv6 only the
+// first is special: the Subnet-Router anycast address (RFC 4291 2.6.1), but in a network of 127 bits
+// (RFC 6164 5.1).
 func isEdge(p netip.Prefix) bool {
 	network := p.Masked()
+	if p.Addr().Is6() {
+		return p.Bits() < 127 && p.Addr() == network.Addr()
+	}
 	return p.Bits() < 31 && (p.Addr() == network.Addr() || !network.Contains(p.Addr().Next()))
 }
 

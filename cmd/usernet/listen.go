@@ -51,26 +51,27 @@ func parseListen(s string, given bool) (listenFlag, error) {
 	if l.addr, err = netip.ParseAddr(host); err != nil {
 		return bad("%q is no address", host)
 	}
-	switch l.addr = l.addr.Unmap(); {
-	case l.addr.IsUnspecified():
+	if l.addr = l.addr.Unmap(); l.addr.IsUnspecified() {
 		l.addr = netip.Addr{}
-	case !l.addr.Is4():
-		return bad("only IPv4 is supported so far")
 	}
 	return l, nil
 }
 
 // check tells why the host cannot listen there, before it is made. On a wire in memory a loopback
 // address is the kernel's, which leads to the host.
-func (l *listenFlag) check(p plan, wire bool) error {
+func (l *listenFlag) check(p plans, wire bool) error {
 	switch {
 	case l.addr.IsLoopback() && !wire:
 		return usageError(fmt.Sprintf("-listen %s: the loopback of this stack is not the kernel's: nobody else can reach it; "+
-			"-listen :%d is at %v", l.text, l.port, p.addr.Addr()))
-	case l.addr.IsLoopback(), !l.addr.IsValid(), l.addr == p.addr.Addr():
+			"-listen :%d is at %v", l.text, l.port, p.four.addr.Addr()))
+	case l.addr.IsLoopback(), !l.addr.IsValid(), l.addr == p.four.addr.Addr(), l.addr == p.six.addr.Addr():
 		return nil
 	}
-	return usageError(fmt.Sprintf("-listen %s: our address is %v", l.text, p.addr.Addr()))
+	ours := p.four.addr.Addr().String()
+	if p.six.addr.IsValid() {
+		ours += " or " + p.six.addr.Addr().String()
+	}
+	return usageError(fmt.Sprintf("-listen %s: our address is %s", l.text, ours))
 }
 
 // inner is the address at which the host listens.
@@ -92,7 +93,7 @@ func (l *listenFlag) outer(log *slog.Logger) (net.Listener, error) {
 	if !l.given {
 		return listenLoopback(host, bridgePort)
 	}
-	ln, err := net.Listen("tcp4", net.JoinHostPort(host, strconv.Itoa(l.port)))
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(l.port)))
 	if errors.Is(err, syscall.EACCES) {
 		log.Info(fmt.Sprintf("port %d of %s is root's: taking another one", l.port, host))
 		return listenLoopback(host, bridgePort)

@@ -141,6 +141,7 @@ Examples:
   usernet serve -listen :8080 ~/www   with files of your own
   usernet echo -v                     an echo server that shows every frame
   usernet ping -wire 192.0.2.1        two hosts in this program; needs no root
+  usernet ping -wire 2001:db8::1      the same over IPv6
   usernet get -o page.html http://192.0.2.1:8000/
   usernet serve -h                    the flags of a command
 `)

@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 
@@ -30,21 +32,21 @@ type linkFlags struct {
 	tap      string
 	wire     bool
 	plain    bool
-	addr     netip.Prefix
-	hostAddr netip.Prefix
+	addr     prefixes
+	hostAddr prefixes
 	pcap     string
 	verbose  bool
 	mac      [6]byte
-	check    func(p plan) error // of the command; what it refuses fails before there is a device
-	dns      []netip.AddrPort   // of the commands that take names
+	check    func(p plans) error // of the command; what it refuses fails before there is a device
+	dns      []netip.AddrPort    // of the commands that take names
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; made, if there is none, and gone at the end")
 	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, and no TAP")
 	fs.BoolVar(&l.plain, "plain", false, "frames as on a real wire: none that the link has to cut up, and all checksums complete")
-	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`; 192.0.2.2/24, or what suits -host-addr")
-	fs.Var(prefixFlag{&l.hostAddr}, "host-addr", "`address/bits` of the kernel's side; 192.0.2.1/24, or what suits -addr. One that the TAP has is kept")
+	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`; 192.0.2.2/24 and 2001:db8::2/64, or what suits -host-addr; once for each family")
+	fs.Var(prefixFlag{&l.hostAddr}, "host-addr", "`address/bits` of the kernel's side; 192.0.2.1/24 and 2001:db8::1/64, or what suits -addr. One that the TAP has is kept")
 	fs.Var(macFlag{&l.mac}, "mac", "our `MAC` address; by default a random one")
 	fs.StringVar(&l.pcap, "pcap", "", "write every frame to `file`, for Wireshark (pcapng)")
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
@@ -55,6 +57,7 @@ type network struct {
 	host *usernet.Host
 	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
 	addr netip.Addr    // ours
+	six  netip.Addr    // ours of IPv6; may be invalid
 	gate netip.Addr    // that of the other end
 	link string        // its name
 	down chan error    // gets the error of a TAP that has come to an end by itself
@@ -63,8 +66,8 @@ type network struct {
 	capt *nic.Captured
 }
 
-func newNetwork(p plan, link string, log *slog.Logger) *network {
-	return &network{addr: p.addr.Addr(), gate: p.host.Addr(), link: link, log: log, down: make(chan error, 1)}
+func newNetwork(p plans, link string, log *slog.Logger) *network {
+	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.four.host.Addr(), link: link, log: log, down: make(chan error, 1)}
 }
 
 // newLog returns the log of a command: from the given level on, or all with -v. It
@@ -122,7 +125,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	n.file = file
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
-		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
+		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
 	}
 	if err != nil {
 		tap.Close()
@@ -135,10 +138,10 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 }
 
 // attachTAP opens the TAP and decides who has which address on it.
-func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plan, error) {
+func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, error) {
 	all, err := kernelAddrs()
 	if err != nil {
-		return nil, plan{}, err
+		return nil, plans{}, err
 	}
 	var own, taken []ifaceAddr
 	for _, a := range all {
@@ -148,24 +151,28 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plan, err
 			taken = append(taken, a)
 		}
 	}
-	p, err := l.plan(own, taken)
+	// A TAP that is there has the addresses that its owner wants on the kernel's side.
+	_, missing := net.InterfaceByName(l.tap)
+	p, err := l.plan(own, taken, missing != nil && kernelHasIPv6())
 	if err != nil {
-		return nil, plan{}, err
+		return nil, plans{}, err
 	}
-	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.host, MAC: l.mac, NoOffload: l.plain})
+	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.four.host, Addr6: p.six.host, MAC: l.mac, NoOffload: l.plain})
 	if err != nil {
-		return nil, plan{}, &tapError{l.tap, err}
+		return nil, plans{}, &tapError{l.tap, err}
 	}
 	if tap.HostMAC() == l.mac {
 		tap.Close()
-		return nil, plan{}, fmt.Errorf("-mac %v is the address of the kernel's side of %s", macFlag{&l.mac}, l.tap)
+		return nil, plans{}, fmt.Errorf("-mac %v is the address of the kernel's side of %s", macFlag{&l.mac}, l.tap)
 	}
-	if p.note != "" {
-		log.Info(p.note)
+	for _, note := range []string{p.four.note, p.six.note} {
+		if note != "" {
+			log.Info(note)
+		}
 	}
 	if !tap.Created() {
 		at := here()
-		if line := at.notReady(tap.Name(), p.host.String(), len(own) > 0, !isDown(tap.Name())); line != "" {
+		if line := at.notReady(tap.Name(), p.four.host.String(), len(own) > 0, !isDown(tap.Name())); line != "" {
 			fmt.Fprintln(t.err, line)
 		}
 	}
@@ -173,8 +180,8 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plan, err
 }
 
 // plan chooses the addresses, and has the command look at them.
-func (l *linkFlags) plan(own, taken []ifaceAddr) (plan, error) {
-	p, err := planAddrs(l.addr, l.hostAddr, own, taken)
+func (l *linkFlags) plan(own, taken []ifaceAddr, six bool) (plans, error) {
+	p, err := planBoth(l.addr, l.hostAddr, own, taken, six)
 	if err == nil && l.check != nil {
 		err = l.check(p)
 	}
@@ -183,7 +190,7 @@ func (l *linkFlags) plan(own, taken []ifaceAddr) (plan, error) {
 
 // openWire makes two hosts on a wire in memory.
 func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
-	p, err := l.plan(nil, nil)
+	p, err := l.plan(nil, nil, true)
 	if err != nil {
 		return nil, err
 	}
@@ -194,10 +201,10 @@ func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
 	a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{l.mac}, NoTxChecksum: l.plain})
 	dev, err := n.wrap(l, t, a)
 	if err == nil {
-		n.host, err = newHost(dev, p.addr, p.host.Addr(), l.dns, log)
+		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, false, log)
 	}
 	if err == nil {
-		n.peer, err = newHost(b, p.host, p.addr.Addr(), nil, log)
+		n.peer, err = newHost(b, p.hosts(), p.ours(), nil, false, log)
 	}
 	if err != nil {
 		a.Close()
@@ -233,14 +240,36 @@ func (n *network) follow() {
 	}()
 }
 
-func newHost(dev nic.Device, addr netip.Prefix, gateway netip.Addr, dns []netip.AddrPort, log *slog.Logger) (*usernet.Host, error) {
-	return usernet.New(usernet.Config{
+// newHost makes a host with the addresses ours, whose routers are those of the other end. With auto it
+// listens to the routers of IPv6 on the link too.
+func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
+	cfg := usernet.Config{
 		NIC:     dev,
-		Addrs:   []netip.Prefix{addr},
-		Gateway: gateway,
+		Addrs:   []netip.Prefix{ours.four},
+		Gateway: other.four.Addr(),
+		Auto:    auto,
 		DNS:     dns,
 		Logger:  log,
-	})
+	}
+	if ours.six.IsValid() {
+		cfg.Addrs = append(cfg.Addrs, ours.six)
+		cfg.Gateway6 = other.six.Addr()
+	}
+	return usernet.New(cfg)
+}
+
+// kernelHasIPv6 reports whether new interfaces of the kernel have IPv6.
+func kernelHasIPv6() bool {
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+	return err == nil && len(off) > 0 && off[0] == '0'
+}
+
+// addrs are our addresses, for people.
+func (n *network) addrs() string {
+	if n.six.IsValid() {
+		return n.addr.String() + " and " + n.six.String()
+	}
+	return n.addr.String()
 }
 
 // report logs what the host consists of.
@@ -262,7 +291,7 @@ func (n *network) report() {
 			n.log.Info("route", "to", r.Dst, "dev", r.NIC)
 		}
 	}
-	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP", "transport", "TCP,UDP")
+	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP,IPv6,ICMPv6,ND,MLD", "transport", "TCP,UDP")
 }
 
 // Close ends the hosts and the capture. It returns what went wrong with the

@@ -64,7 +64,7 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, 
 			return fmt.Errorf("%s is not a directory", dir)
 		}
 	}
-	l.check = func(p plan) error { return listen.check(p, l.wire) }
+	l.check = func(p plans) error { return listen.check(p, l.wire) }
 	log := l.newLog(t, slog.LevelInfo)
 	n, err := l.openOrWire(t, log)
 	if err != nil {
@@ -84,8 +84,8 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 		return err
 	}
 	at := ln.Addr().(*net.TCPAddr)
-	url := n.url(at)
-	content := site{host: n.host, addr: n.addr, link: "the TAP device " + n.link, dir: dir}
+	url := n.url(n.listenAddr(at), at.Port)
+	content := site{host: n.host, addr: n.addr, six: n.six, link: "the TAP device " + n.link, dir: dir}
 	if n.peer != nil {
 		content.link, content.bridged = "a wire in memory", true
 		outer, err := listen.outer(n.log)
@@ -108,7 +108,11 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
-	fmt.Fprintf(t.out, "serving on %s (Ctrl-C ends)\n", url)
+	and := ""
+	if n.peer == nil && at.IP.IsUnspecified() && n.six.IsValid() {
+		and = " and " + n.url(n.six, at.Port)
+	}
+	fmt.Fprintf(t.out, "serving on %s%s (Ctrl-C ends)\n", url, and)
 	if dir != "" {
 		fmt.Fprintf(t.out, "a look inside: %s\n", url+pagePath[1:])
 	}
@@ -146,10 +150,13 @@ func (n *network) listenAddr(a *net.TCPAddr) netip.Addr {
 }
 
 // url is the address to open in a browser.
-func (n *network) url(a *net.TCPAddr) string {
-	host := n.listenAddr(a).String()
-	if a.Port != 80 {
-		host = net.JoinHostPort(host, strconv.Itoa(a.Port))
+func (n *network) url(addr netip.Addr, port int) string {
+	host := addr.String()
+	switch {
+	case port != 80:
+		host = net.JoinHostPort(host, strconv.Itoa(port))
+	case addr.Is6():
+		host = "[" + host + "]"
 	}
 	return "http://" + host + "/"
 }

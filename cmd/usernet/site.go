@@ -31,9 +31,10 @@ const (
 type site struct {
 	host    *usernet.Host
 	addr    netip.Addr
-	link    string // for people
-	bridged bool   // the browser is on the kernel's network, behind a bridge
-	dir     string // of the files; without one the start page is at "/" too
+	six     netip.Addr // may be invalid
+	link    string     // for people
+	bridged bool       // the browser is on the kernel's network, behind a bridge
+	dir     string     // of the files; without one the start page is at "/" too
 	begun   time.Time
 	page    *template.Template
 }
@@ -128,6 +129,9 @@ func (s *site) hostGroup() group {
 		{"address", s.addr.String()},
 		{"link", s.link},
 	}}
+	if s.six.IsValid() {
+		g.Facts = slices.Insert(g.Facts, 1, fact{"IPv6 address", s.six.String()})
+	}
 	for _, ifc := range s.host.Interfaces() {
 		if ifc.Loopback {
 			continue
