@@ -184,7 +184,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	exe := build(t)
 	ns := newNamespace(t)
 	p, line := ns.start(t, exe, "echo", "-tcp-echo", "7777", "-udp-echo", "6969")
-	require.Equal(t, "echo on 192.0.2.2 (Ctrl-C ends)", line)
+	require.Equal(t, "echo on 192.0.2.2 and 2001:db8::2 (Ctrl-C ends)", line)
 	for _, port := range []string{"7", "7777"} {
 		require.Equal(t, contentSum(t, 100_000)+"  -\n",
 			ns.shell(t, fmt.Sprintf("%s 100000 | nc -N 192.0.2.2 %s | sha256sum", self(t, "generate"), port)))
