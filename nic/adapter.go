@@ -11,21 +11,19 @@ type Adapter struct {
 	rxLoop
 	rw   io.ReadWriteCloser
 	turn turn
-	join []byte // of whoever has the turn
+	join []byte // used by the goroutine that has the turn
 }
 
 var _ Device = (*Adapter)(nil)
 
-// FromReadWriter makes a Device of something whose every Read returns one frame
-// and whose every Write takes one, such as a *water.Interface. The link
-// describes it, without offloads; an empty Name becomes "adapter", a zero MTU
-// 1500, and on Ethernet a zero MAC a random one.
+// FromReadWriter returns a Device that reads and writes one frame with each Read and Write of rw,
+// which may be a *water.Interface. link describes it; its offloads are ignored. An empty Name becomes
+// "adapter", a zero MTU 1500, and on Ethernet a zero MAC a random one.
 //
 // Attach starts a goroutine that reads until Close, which closes rw, or until
-// Read returns an error, which ends the device. Writes are made one at a time,
-// in the goroutine of the sender; a Write that waits makes Send wait. An error
-// of Write ends the device, unless it is a timeout, for which the frame is
-// dropped.
+// Read returns an error, which ends the device. Send calls Write for one frame at a time, and waits
+// while Write does. An error of Write ends the device, except a timeout, after which the
+// frame is dropped.
 func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	link = link.withDefaults("adapter")
 	link.GSO, link.TxChecksum, link.Up = 0, false, true
@@ -35,9 +33,8 @@ func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	return a
 }
 
-// Send writes the frames. Those that the link cannot carry, or that were not
-// written in time, are dropped and counted. After Close it returns
-// net.ErrClosed, and after the device has ended by itself what Err returns.
+// Send writes the frames. It drops and counts those that the link cannot carry, or whose Write has
+// timed out. After Close it returns net.ErrClosed, and after the device has failed the error of Err.
 func (a *Adapter) Send(batch []Frame) (n int, err error) {
 	a.turn.take()
 	defer a.turn.give()
@@ -79,21 +76,19 @@ type FuncDevice struct {
 
 var _ Device = (*FuncDevice)(nil)
 
-// funcScratch is what one call needs beyond its arguments.
+// funcScratch has the temporary values of one call.
 type funcScratch struct {
 	join  []byte
 	batch [1]Frame
 }
 
-// FromFuncs makes a Device that gives every frame that is sent to send, and
-// receives what its Receive method is called with. The link describes it,
-// without offloads; an empty Name becomes "func", a zero MTU 1500, and on
-// Ethernet a zero MAC a random one.
+// FromFuncs returns a Device that calls send for each frame that is sent, and
+// receives the frames that are passed to its Receive method. link describes it; its offloads are
+// ignored. An empty Name becomes "func", a zero MTU 1500, and on Ethernet a zero MAC a random one.
 //
-// send is called in the goroutine of the sender, and by several at once if they
-// are several; the frame is borrowed for the call. An error of send means that
-// the device is of no more use and is returned by Send: a frame that there is
-// just no room for is to be dropped.
+// send is called in the goroutine of the sender, perhaps by several at once; it must not keep the
+// frame. Send returns an error of send, after which the device cannot be used any more. If there is
+// only no room for a frame, send should drop it and return nil.
 func FromFuncs(link Link, send func(frame []byte) error) *FuncDevice {
 	link = link.withDefaults("func")
 	link.GSO, link.TxChecksum = 0, false
@@ -114,10 +109,9 @@ func (d *FuncDevice) getScratch() *funcScratch {
 	return new(funcScratch)
 }
 
-// Receive gives a frame to the device's user, in the goroutine of the caller.
-// The frame is borrowed for the call. One that is longer than the link carries,
-// or that comes before Attach, is dropped and counted. After Close it returns
-// net.ErrClosed. Receive may be called by several goroutines at once.
+// Receive passes a frame to the device's user, in the goroutine of the caller. It does not keep the
+// frame. A frame that is too long for the link, or that comes before Attach, is dropped and
+// counted. After Close it returns net.ErrClosed. Receive may be called by several goroutines at once.
 func (d *FuncDevice) Receive(frame []byte) error {
 	if d.closed.Load() {
 		return net.ErrClosed

@@ -21,8 +21,8 @@ type Stats struct {
 	RecvDropped   uint64 // frames that arrived and were not given to recv
 }
 
-// Different goroutines send and receive, often at the same time: what each of them
-// changes has cache lines of its own.
+// counters has the counters of each direction on cache lines of their own, because different
+// goroutines send and receive, often at the same time.
 type counters struct {
 	_           [64]byte
 	sent        tally.Tally
@@ -43,15 +43,15 @@ func (c *counters) Stats() Stats {
 
 func (c *counters) countSent(frames, bytes int) { c.sent.Add(frames, bytes) }
 
-// port is what all devices have below their own Send: the way up to the user's
-// recv, whether the device is closed, and the counters.
+// base is what the devices have in common: the user's recv, whether the device is closed,
+// and the counters.
 type base struct {
 	counters
 	recv   atomic.Pointer[func([]Frame)]
 	closed atomic.Bool
 }
 
-// Attach gives the device the function that takes what it receives. A second
+// Attach sets the function to which the device passes received frames. A second
 // call panics.
 func (p *base) Attach(recv func(batch []Frame)) {
 	if recv == nil {
@@ -73,8 +73,8 @@ func (p *base) Close() error {
 	return nil
 }
 
-// deliver passes a batch up and reports whether there was somebody to take it.
-// It counts nothing as dropped: whose loss it is, the caller knows.
+// deliver passes a batch to recv and reports whether it did: there may be no recv, or the device may
+// be closed. It counts no drops; the caller does.
 func (p *base) deliver(batch []Frame, bytes int) bool {
 	recv := p.recv.Load()
 	if recv == nil || p.closed.Load() {
@@ -92,7 +92,7 @@ const (
 	maxFrame  = maxPacket + wire.EthernetLen + vlanTagLen
 )
 
-// headerLen is the length of what stands before the network-layer header.
+// headerLen is the length of the link-layer header.
 func (m Medium) headerLen() int {
 	if m == IP {
 		return 0
@@ -100,8 +100,8 @@ func (m Medium) headerLen() int {
 	return wire.EthernetLen
 }
 
-// vlanTagged reports whether an Ethernet header is followed by a tag, which is
-// not counted against the MTU.
+// vlanTagged reports whether an Ethernet header is followed by a VLAN tag, which does not
+// count towards the MTU.
 func vlanTagged(head []byte) bool {
 	if len(head) < wire.EthernetLen {
 		return false
@@ -110,8 +110,8 @@ func vlanTagged(head []byte) bool {
 	return t == 0x8100 || t == 0x88a8
 }
 
-// carries reports whether the link can take the frame as it is: that it is not
-// too long, and asks for no offload that the link does not offer.
+// carries reports whether the link can take the frame as it is: it is not too long, and it asks
+// for no offload that the link does not have.
 func (l *Link) carries(f *Frame) bool {
 	head := l.Medium.headerLen()
 	if l.Medium == Ethernet && vlanTagged(f.Head) {
@@ -133,8 +133,8 @@ func (l *Link) carries(f *Frame) bool {
 		int(f.HeaderLen)+int(f.GSOSize) <= l.MTU+head
 }
 
-// each calls pass with every longest run of frames of the batch that the link
-// carries, with the run's length in bytes, and drop for each that it does not.
+// each calls pass for each run of consecutive frames that the link carries, with the run's length in
+// bytes, and drop for each frame that it does not carry.
 func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func()) {
 	start, bytes := 0, 0
 	for i := range batch {
@@ -154,15 +154,15 @@ func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func(
 }
 
 // randomMAC returns a random unicast address of the locally administered kind:
-// IEEE 802 section 8.2 has bit 0 of the first octet for groups and bit 1 for
-// addresses that nobody registered.
+// in IEEE 802 section 8.2, bit 0 of the first octet marks group addresses and bit 1 those that are
+// locally administered.
 func randomMAC() (mac [6]byte) {
 	rand.Read(mac[:]) // never fails: since Go 1.24 a broken source ends the program
 	mac[0] = mac[0]&^1 | 2
 	return mac
 }
 
-// seededMAC returns the nth random address of a seed, or one without a seed if that is zero.
+// seededMAC returns the nth address of a seed, or a random one if the seed is zero.
 func seededMAC(seed, n uint64) (mac [6]byte) {
 	if seed == 0 {
 		return randomMAC()
@@ -175,8 +175,8 @@ func seededMAC(seed, n uint64) (mac [6]byte) {
 	return mac
 }
 
-// gsoSize is a configuration's GSO field made definite: 0 means as large as can
-// be, a negative value none.
+// gsoSize returns the super-frame size for the GSO field of a configuration, in which 0 stands for the
+// largest size and a negative value for none.
 func gsoSize(configured int) int {
 	switch {
 	case configured < 0:

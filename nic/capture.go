@@ -14,8 +14,8 @@ type CaptureConfig struct {
 	SnapLen int
 }
 
-// Captured is a Device that writes down what passes through another one, in the
-// format of pcapng (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
+// Captured is a Device that records the frames of another device in the
+// pcapng format (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
 type Captured struct {
 	dev    Device
 	w      io.Writer
@@ -24,22 +24,21 @@ type Captured struct {
 	closed atomic.Bool
 	err    atomic.Pointer[error]
 	turn   turn
-	block  []byte // of whoever has the turn
+	block  []byte // used by the goroutine that has the turn
 }
 
 var _ Device = (*Captured)(nil)
 
-// Capture puts a Captured in front of dev, whose only user it becomes, and
-// writes the capture's header to w. An error of w is not an error of the link:
-// it ends the capture, and Err tells it.
+// Capture returns a Captured, which becomes the only user of dev, and
+// writes the capture's header to w. An error of w does not affect the link:
+// it ends the capture, and Err returns it.
 //
-// A frame is written before it is passed on, one Write for each, in the
-// goroutine that passes it: a slow writer slows the link, and w gets one Write
-// at a time. A frame that the device below did not take is written again when it
-// is sent again. A frame whose checksum is still to be completed is written with
-// the checksum complete, and a super-frame as one large frame. The time of a
-// frame is that of its passing here. Segments that TAP.MergeReceived would join are
-// not joined behind a Captured: they are written as they came.
+// Each frame is written with one Write before it is passed on, in the
+// goroutine that passes it: a slow writer slows the link. Calls of Write do not
+// overlap. A frame that the device below did not take is written again when it
+// is sent again. Incomplete checksums are completed in the capture, and a super-frame is written as
+// one large frame. The time of a frame is when it passes the Captured. With a Captured in front,
+// a device does not merge received segments: they are written as they arrived.
 //
 // Close does not close w.
 func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
@@ -66,7 +65,7 @@ func (c *Captured) Attach(recv func(batch []Frame)) {
 	})
 }
 
-// Send writes the frames down and passes them to the device below.
+// Send records the frames and passes them to the device below.
 func (c *Captured) Send(batch []Frame) (n int, err error) {
 	if c.closed.Load() {
 		return 0, net.ErrClosed
@@ -75,19 +74,17 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 	return c.dev.Send(batch)
 }
 
-// NotifyDown has f called once if the device below comes to an end by itself,
-// where it is one that can tell. It must be called before Attach.
+// NotifyDown is that of the device below, if that is a DownNotifier; else f is never called.
 func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
 
-// NotifyLink has f called when the link of the device below changes, where it is one that can
-// tell, which it reports. It must be called before Attach.
+// NotifyLink is that of the device below, or returns false if that is no LinkNotifier.
 func (c *Captured) NotifyLink(f func()) bool { return notifyLink(c.dev, f) }
 
 // Unwrap returns the device below.
 func (c *Captured) Unwrap() Device { return c.dev }
 
-// Nonblocking returns the device if the Send of the one below does not wait, and takes
-// the capture's writer for one that does not.
+// Nonblocking returns the device if the Send of the one below does not wait. It assumes that the
+// capture's writer does not wait.
 func (c *Captured) Nonblocking() Device {
 	if !IsNonblocking(c.dev) {
 		return nil
@@ -105,7 +102,7 @@ func (c *Captured) Close() error {
 	return c.dev.Close()
 }
 
-// Err returns the error that ended the capture, nil while it goes on.
+// Err returns the error that ended the capture, or nil.
 func (c *Captured) Err() error {
 	if err := c.err.Load(); err != nil {
 		return *err
@@ -168,7 +165,7 @@ func (c *Captured) appendHeader(b []byte) []byte {
 	le := binary.LittleEndian
 	start := len(b)
 	b = le.AppendUint32(b, blockSection)
-	b = le.AppendUint32(b, 0) // length, to come
+	b = le.AppendUint32(b, 0) // length, set by endBlock
 	b = le.AppendUint32(b, byteOrderMagic)
 	b = le.AppendUint16(b, 1) // version 1.0
 	b = le.AppendUint16(b, 0)
@@ -228,7 +225,7 @@ func appendOption(b []byte, code uint16, value []byte) []byte {
 	return pad(append(b, value...), start)
 }
 
-// pad makes what begins at start a multiple of 4 bytes long.
+// pad appends zeros until the bytes from start on are a multiple of 4.
 func pad(b []byte, start int) []byte {
 	for (len(b)-start)%4 != 0 {
 		b = append(b, 0)
@@ -236,8 +233,8 @@ func pad(b []byte, start int) []byte {
 	return b
 }
 
-// endBlock ends the options and the block that begins at start, whose length
-// stands at its beginning and at its end.
+// endBlock ends the options and the block that begins at start, and sets its length, which is
+// at both its ends.
 func endBlock(b []byte, start int) []byte {
 	b = appendOption(b, optEnd, nil)
 	n := uint32(len(b) - start + 4)

@@ -5,9 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// An egress queue is what waits for a device whose Send may wait, on a port of a switch:
-// the sender's goroutine leaves a copy and goes on. A goroutine sends while frames wait,
-// and ends with them.
+// An egress holds copies of the frames for a device on a switch whose Send may wait, so that
+// the sender need not. A goroutine sends them; it ends when the queue is empty.
 type egress struct {
 	dev     Device
 	dropped *atomic.Uint64 // frames that the device did not take
@@ -24,7 +23,7 @@ type egress struct {
 // four thousand frames of 1500 bytes.
 const maxEgress = 100 * maxFrame
 
-// put queues copies of frames, as many as there is room for, and returns how many.
+// put queues copies of as many frames as there is room for, and returns their number.
 func (q *egress) put(run []Frame) (n int) {
 	q.mu.Lock()
 	for n < len(run) && q.bytes+run[n].Len() <= maxEgress {
@@ -47,7 +46,7 @@ func (q *egress) put(run []Frame) (n int) {
 	return n
 }
 
-// send gives what is queued to the device until nothing is.
+// send sends the queued frames until the queue is empty.
 func (q *egress) send() {
 	var batch []Frame
 	for {

@@ -7,28 +7,27 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A gro joins the segments of a TCP connection that follow each other in a
-// batch of received frames to one super-frame: what cut undoes. The stack above
-// then has one segment to look at and to acknowledge in place of many, as the
-// kernel has behind its generic receive offload.
+// A gro merges consecutive segments of a TCP connection in a batch of received frames into
+// one super-frame, as the kernel's generic receive offload does; cut is the reverse. The stack then
+// processes and acknowledges one segment instead of many.
 //
-// What is joined could have been sent as one super-frame: all but the last piece
-// have the same length, and nothing but sequence numbers, lengths, checksums and
-// the flags of the last one differs. The checksum of each piece is verified
-// here, and not again by the stack. To read each payload to where it belongs, so
-// that it need not be moved, made no difference that could be measured; nor would
-// assembly for the checksum, which takes 60 ns of the 1400 that a frame costs.
+// The result could have been sent as one super-frame: all segments but the last
+// have the same length, and they differ only in sequence numbers, lengths, checksums and
+// the flags of the last one. The checksum of each segment is verified
+// here, and not again by the stack. Measured without a difference: reading each payload to its final
+// place, so that it need not be moved. The checksum takes 60 of the 1400 ns that a frame costs,
+// too little for assembly to pay.
 type gro struct {
-	open bool // the last frame of the batch may be continued
+	open bool // segments may still be added to the last frame of the batch
 
 	// Of the last frame, while it is open.
 	network   int // offset of the IP header
 	transport int // offset of the TCP header
 	header    int // offset of the payload
 	v6        bool
-	next      uint32 // the sequence number that continues it
-	size      int    // payload of its pieces
-	merged    bool   // it has more than one
+	next      uint32 // the sequence number after it
+	size      int    // payload of its segments
+	merged    bool   // it has more than one segment
 }
 
 const (
@@ -41,9 +40,9 @@ const (
 	tcpNopNopTS = 0x0101080a
 )
 
-// add looks at frame b, the next after a batch. It reports whether it has joined it
-// to the last one: its payload is appended to that one's Head, whose capacity must
-// have room for it, and may overlap b. Otherwise b is to become the last one.
+// add tries to merge b, the frame that follows a batch, into the last frame of the batch. If it can, it
+// appends the payload of b to the Head of that frame, whose capacity must be sufficient and
+// may overlap b, and returns true. Otherwise the caller appends b to the batch.
 func (m *gro) add(batch []Frame, b []byte) bool {
 	if !m.open || len(batch) == 0 {
 		m.open = m.begin(b)
@@ -52,7 +51,7 @@ func (m *gro) add(batch []Frame, b []byte) bool {
 	last := &batch[len(batch)-1]
 	n, flags, ok := m.continues(last.Head, b)
 	if ok && !m.merged {
-		ok = m.valid(last.Head) // else the stack finds it, and says so
+		ok = m.valid(last.Head) // if not, the stack drops and counts it
 	}
 	if !ok || !m.valid(b) {
 		m.close(batch)
@@ -69,7 +68,7 @@ func (m *gro) add(batch []Frame, b []byte) bool {
 	return true
 }
 
-// begin looks whether a frame may be continued, by one with the same headers.
+// begin notes the headers of b if later segments may be merged into it.
 func (m *gro) begin(b []byte) bool {
 	if len(b) < wire.EthernetLen+wire.IPv4Len+wire.TCPLen {
 		return false
@@ -95,8 +94,8 @@ func (m *gro) begin(b []byte) bool {
 	}
 	t := b[m.transport:]
 	header := int(t[12]>>4) * 4
-	// Options other than timestamps say something about the one segment. So do
-	// all flags but ACK, and PSH and FIN at the end, after which nothing follows.
+	// Options other than timestamps are about one segment only, and so are all flags but ACK. PSH and FIN
+	// may be set in the last segment, after which nothing is merged.
 	plain := header == wire.TCPLen ||
 		header == wire.TCPLen+12 && len(t) > header && binary.BigEndian.Uint32(t[20:]) == tcpNopNopTS
 	if !plain || t[12]&15 != 0 || t[13] != tcpACK || len(t) <= header {
@@ -108,8 +107,8 @@ func (m *gro) begin(b []byte) bool {
 	return true
 }
 
-// continues reports whether b is the segment after the open frame a, and returns the
-// length of its payload and those of its flags that are to be added to a's.
+// continues reports whether b is the segment after the open frame a. It returns the
+// length of its payload and the flags to add to those of a.
 func (m *gro) continues(a, b []byte) (n int, flags byte, ok bool) {
 	n = len(b) - m.header
 	if n <= 0 || n > m.size || len(a)-m.network+n > mergeLimit {
@@ -142,7 +141,7 @@ func (m *gro) continues(a, b []byte) (n int, flags byte, ok bool) {
 	return n, flags & (tcpPSH | tcpFIN), true
 }
 
-// valid verifies the checksums of a piece.
+// valid reports whether the checksums of a segment are right.
 func (m *gro) valid(b []byte) bool {
 	if !m.v6 && wire.Checksum(b[m.network:m.transport]) != 0 {
 		return false
@@ -150,7 +149,7 @@ func (m *gro) valid(b []byte) bool {
 	return wire.Fold(wire.Sum(b[m.transport:], uint64(m.pseudoSum(b)))) == 0xffff
 }
 
-// pseudoSum is that of a piece, or of all.
+// pseudoSum is the sum of the pseudo-header of a segment or of a super-frame.
 func (m *gro) pseudoSum(b []byte) uint16 {
 	addrs := b[m.network+12 : m.transport]
 	if m.v6 {
@@ -159,13 +158,13 @@ func (m *gro) pseudoSum(b []byte) uint16 {
 	return pseudoSum(addrs, byte(wire.ProtoTCP), len(b)-m.transport)
 }
 
-// pseudoSum is the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1): of both addresses,
-// the protocol, and the length of the transport header and what follows it.
+// pseudoSum is the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1): both addresses,
+// the protocol, and the length of the transport header with its payload.
 func pseudoSum(addrs []byte, proto byte, length int) uint16 {
 	return wire.Fold(wire.Sum(addrs, uint64(proto)+uint64(length)))
 }
 
-// close ends the last frame of a batch, and makes what was joined a super-frame.
+// close ends the last frame of a batch. If segments were merged into it, it becomes a super-frame.
 func (m *gro) close(batch []Frame) {
 	if !m.open || !m.merged || len(batch) == 0 {
 		m.open = false

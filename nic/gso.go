@@ -6,10 +6,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// finish makes the frames that f stands for, as they have to be on a wire
-// without offloads: cut to size, and with complete checksums. Each is built in
-// a buffer that alloc returns, of the length asked for, and given to emit.
-// It reports false, and emits nothing, when the headers are not what f says.
+// complete makes of f the frames that a link without offloads can carry: it segments a super-frame
+// and completes the checksums. Each frame is built in a buffer from alloc, and passed to emit.
+// complete returns false and emits nothing if the headers are not where f says.
 func (m Medium) complete(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	if f.GSO != GSONone {
 		return m.cut(f, alloc, emit)
@@ -22,12 +21,12 @@ func (m Medium) complete(f *Frame, alloc func(n int) []byte, emit func(frame []b
 	return true
 }
 
-// appendTo fills b, which has the frame's length, with its bytes.
+// appendTo copies the frame to b, which has the frame's length.
 func (f *Frame) appendTo(b []byte) []byte { return f.AppendTo(b[:0]) }
 
 // completeChecksum adds the bytes from start on to the sum of the
-// pseudo-header that stands in the field at start+offset, and puts the
-// complement there. It reports false if the field is not in the frame.
+// pseudo-header in the field at start+offset, and stores the
+// complement there. It returns false if the field is not in the frame.
 func completeChecksum(b []byte, start, offset int) bool {
 	if start+offset+2 > len(b) {
 		return false
@@ -44,7 +43,7 @@ const (
 	tcpCWR = byte(wire.FlagCWR)
 )
 
-// superFrame is what cut has to know about a super-frame.
+// superFrame is a super-frame with the places of its headers.
 type superFrame struct {
 	*Frame
 	network   int // offset of the IP header
@@ -52,8 +51,8 @@ type superFrame struct {
 	v6        bool
 }
 
-// parse finds the headers of a super-frame. It reports false unless they are
-// all where the frame's fields say.
+// parse finds the headers of a super-frame. It returns false unless all of them are
+// where the frame's fields say.
 func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 	s = superFrame{Frame: f, network: m.headerLen(), transport: int(f.ChecksumStart)}
 	if m == Ethernet && vlanTagged(f.Head) {
@@ -86,7 +85,7 @@ func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 	return s, ok
 }
 
-// cut emits the pieces of a super-frame in their order.
+// cut emits the segments of a super-frame in their order.
 func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	s, ok := m.parse(f)
 	if !ok {
@@ -112,16 +111,15 @@ func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte))
 	return true
 }
 
-// fix makes the headers of piece b, whose payload began off bytes into the
-// super-frame's, those of a packet of its own.
+// fix makes the headers of segment b those of a single packet. off is where its payload began in that
+// of the super-frame.
 func (s *superFrame) fix(b []byte, off int, last bool) {
 	ip := b[s.network:]
 	if s.v6 {
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-wire.IPv6Len))
 	} else {
 		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-		// Each piece may be fragmented further on, and so needs an
-		// identification of its own.
+		// Each segment needs its own identification, because a router may fragment it.
 		id := binary.BigEndian.Uint16(ip[4:]) + uint16(off/int(s.GSOSize))
 		binary.BigEndian.PutUint16(ip[4:], id)
 		header := ip[:max(wire.IPv4Len, min(int(ip[0]&15)*4, s.transport-s.network))]
@@ -143,8 +141,8 @@ func (s *superFrame) fix(b []byte, off int, last bool) {
 		}
 	}
 
-	// The pseudo-header's sum has the length of the whole super-frame in it.
-	// RFC 1624 section 3: a changed field is taken out by its complement.
+	// The pseudo-header's sum contains the length of the whole super-frame.
+	// RFC 1624 section 3: adding the complement of a field removes it from the sum.
 	field := t[s.ChecksumOffset:]
 	sum := uint64(binary.BigEndian.Uint16(field)) + uint64(^uint16(s.Len()-s.transport)) + uint64(len(t))
 	binary.BigEndian.PutUint16(field, wire.Fold(sum))

@@ -9,46 +9,44 @@ import (
 // An Impairment is what one direction of a link does to frames. The zero value
 // does nothing to them.
 //
-// A frame first waits for its turn on the wire (Queue, Rate), and is then lost,
-// changed or delayed. The probabilities are in the range 0 to 1 and are
+// A frame is first queued and transmitted (Queue, Rate), and then lost,
+// changed or delayed. The probabilities are in the range 0 to 1 and
 // independent of each other.
 type Impairment struct {
-	// Latency is the time that a frame is under way, after its last bit was put
-	// on the wire.
+	// Latency is the time from the end of a frame's transmission to its arrival.
 	Latency time.Duration
 	// Jitter adds to Latency a time drawn uniformly from -Jitter to +Jitter; the
-	// sum is never below zero. Jitter alone does not reorder: a frame that drew
-	// less than the frame before it arrives together with it.
+	// sum is at least zero. Jitter alone does not reorder: a frame arrives no earlier than
+	// the frame before it.
 	Jitter time.Duration
 	// Rate is the speed of the wire in bits per second, counting the bytes of
 	// the frames with their link-layer headers; 0 is infinite.
 	Rate int64
-	// Queue is how many bytes may be on the wire or waiting for it. A frame
-	// that finds less room is dropped, unless the wire is idle. 0 is room for
-	// 100 frames of the link's full size. It has no meaning without a Rate.
+	// Queue is how many bytes may be in transmission or wait for it. A frame
+	// that would exceed it is dropped, unless the wire is idle. 0 stands for
+	// 100 frames of the link's full size. It has no effect without a Rate.
 	Queue int
 	// Loss is the probability that a frame never arrives.
 	Loss float64
 	// LossBurst is the mean number of frames in a row that are lost together; 0 and 1
 	// lose each frame independently of the others. With more, losses come in bursts, of
-	// geometrically distributed length, and Loss is still the mean (the model of
-	// Gilbert and Elliott, with a good state that loses nothing and a bad one that
-	// loses all). Loss is to be at most LossBurst/(LossBurst+1).
+	// geometrically distributed length, and Loss is still the mean (the Gilbert-Elliott
+	// model, with a good state that loses nothing and a bad state that
+	// loses everything). Loss must be at most LossBurst/(LossBurst+1).
 	LossBurst float64
 	// Duplicate is the probability that a frame arrives twice.
 	Duplicate float64
-	// Reorder is the probability that a frame loses its place in the order. It
-	// is held back by ReorderGap, so that the frames that follow within that
-	// time overtake it; with a ReorderGap of 0 it has no latency, and so
-	// overtakes those before it, as with Linux netem.
+	// Reorder is the probability that a frame is reordered. It arrives ReorderGap later, so that
+	// the frames that follow within that time overtake it; with a ReorderGap of 0 it
+	// has no latency, and overtakes those before it, as with Linux netem.
 	Reorder    float64
 	ReorderGap time.Duration
 	// Corrupt is the probability that a random bit of a frame is inverted.
 	Corrupt float64
-	// Limit is how many bytes the direction may hold at most: frames that wait for the
-	// wire, are on it, or are delayed. A frame that would be more is dropped and counted
-	// by LimitDropped. 0 is 256 MiB, or as much as Queue, Rate and the delays ask for,
-	// where that is more. A link of 100 Gbit/s and 100 ms holds 1.25 GB.
+	// Limit is the most bytes that the direction holds: frames that are queued, in transmission or
+	// delayed. A frame that would exceed it is dropped and counted
+	// by LimitDropped. 0 stands for 256 MiB, or for what Queue, Rate and the delays need,
+	// if that is more. A link of 100 Gbit/s and 100 ms holds 1.25 GB.
 	Limit int64
 }
 
@@ -56,23 +54,23 @@ type Impairment struct {
 type ImpairConfig struct {
 	Out Impairment // of what is sent
 	In  Impairment // of what is received
-	// Seed starts the random decisions. The nth frame of a direction meets the
-	// same fate in every run with the same seed and the same impairment.
+	// Seed seeds the random decisions. The nth frame of a direction is treated
+	// the same in every run with the same seed and the same impairment.
 	//
 	// With a seed other than zero, delayed frames arrive one at a time, each up to 64 ns
-	// later than it would, at instants that the timers of hosts do not use. Without that, what
-	// happens at the same instant of virtual time happens in any order. In a testing/synctest bubble,
+	// later than it would, at instants that the timers of hosts do not use; without one, events at
+	// the same instant of virtual time happen in any order. In a testing/synctest bubble,
 	// hosts whose Config.Rand is seeded, on links with a latency and a seed, then send the same
 	// packets in each run.
 	Seed uint64
 }
 
-// ImpairStats counts what befell the frames of one direction. When nothing is
+// ImpairStats counts the frames of one direction. If none is
 // under way, Frames + Duplicated = QueueDropped + LimitDropped + Lost + Delivered + Discarded.
 type ImpairStats struct {
-	Frames       uint64 // frames that came, super-frames cut up
-	QueueDropped uint64 // found the queue full
-	LimitDropped uint64 // would have been beyond the Limit
+	Frames       uint64 // frames to deliver, with each segment of a super-frame
+	QueueDropped uint64 // dropped because the queue was full
+	LimitDropped uint64 // dropped because of Limit
 	Lost         uint64
 	Duplicated   uint64 // duplicates made
 	Reordered    uint64
@@ -82,13 +80,13 @@ type ImpairStats struct {
 	UnderWay     int    // frames that wait to be passed on
 }
 
-// Impaired is a Device in front of another one, whose link it makes worse.
+// Impaired is a Device that impairs the link of another one.
 //
-// Its frames are those of a real wire: it offers no offloads, and super-frames
-// and unfinished checksums of the other end are finished before anything is
-// done to them. Delivery is in the goroutine of the sender when nothing delays
-// it, else in that of one timer for each direction; one goroutine at a time
-// delivers in each direction. A device that is forgotten keeps no goroutine.
+// Its frames are those of a real wire: it has no offloads, and it segments super-frames
+// and completes checksums of the other end before it impairs them.
+// Frames without a delay are delivered in the goroutine of the sender, others
+// by one timer for each direction. One goroutine at a time
+// delivers in each direction. A device that is not used any more holds no goroutine.
 type Impaired struct {
 	dev     Device
 	link    atomic.Pointer[Link] // of dev, without its offloads; replaced, never changed
@@ -97,12 +95,12 @@ type Impaired struct {
 	out, in *impairQueue
 	invalid atomic.Uint64
 	closed  atomic.Bool
-	dead    atomic.Pointer[error] // why the device below takes nothing any more
+	dead    atomic.Pointer[error] // the error with which the device below has failed
 }
 
 var _ Device = (*Impaired)(nil)
 
-// Impair puts an Impaired in front of dev, whose only user it becomes.
+// Impair returns an Impaired, which becomes the only user of dev.
 func Impair(dev Device, cfg ImpairConfig) *Impaired {
 	d := &Impaired{dev: dev}
 	full := d.readLink()
@@ -112,7 +110,7 @@ func Impair(dev Device, cfg ImpairConfig) *Impaired {
 	return d
 }
 
-// readLink asks the device below for its link. It returns the length of the largest frame.
+// readLink reads the link of the device below. It returns the length of the largest frame.
 func (d *Impaired) readLink() int {
 	link := d.dev.Link()
 	link.GSO, link.TxChecksum = 0, false
@@ -130,8 +128,7 @@ func (d *Impaired) linkChanged() {
 	}
 }
 
-// NotifyLink has f called when the link of the device below changes, where it is one that can
-// tell, which it reports. It must be called before Attach.
+// NotifyLink is that of the device below, or returns false if that is no LinkNotifier.
 func (d *Impaired) NotifyLink(f func()) bool {
 	d.onLink = f
 	return d.told
@@ -163,9 +160,8 @@ func (d *Impaired) Attach(recv func(batch []Frame)) {
 	})
 }
 
-// Send takes all frames. Those that a link without offloads could not carry are
-// dropped and counted by Invalid. After Close it returns net.ErrClosed; after
-// the device below has failed, its error.
+// Send takes all frames. It drops those that a link without offloads cannot carry, which Invalid
+// counts. After Close it returns net.ErrClosed; after the device below has failed, its error.
 func (d *Impaired) Send(batch []Frame) (n int, err error) {
 	if d.closed.Load() {
 		return 0, net.ErrClosed
@@ -183,7 +179,7 @@ func (d *Impaired) Send(batch []Frame) (n int, err error) {
 	return len(batch), nil
 }
 
-// pass sends what is due through the device below.
+// pass sends frames that are due through the device below, and returns how many it took.
 func (d *Impaired) pass(batch []Frame) int {
 	n, err := d.dev.Send(batch)
 	if err != nil {
@@ -192,8 +188,7 @@ func (d *Impaired) pass(batch []Frame) int {
 	return n
 }
 
-// NotifyDown has f called once if the device below comes to an end by itself,
-// where it is one that can tell. It must be called before Attach.
+// NotifyDown is that of the device below, if that is a DownNotifier; else f is never called.
 func (d *Impaired) NotifyDown(f func(err error)) { notifyDown(d.dev, f) }
 
 // Unwrap returns the device below.
@@ -217,20 +212,20 @@ func (d *Impaired) Close() error {
 	return d.dev.Close()
 }
 
-// SetOut changes what is done to the frames that are sent from now on. Frames
-// under way arrive when they would have, and those that follow in the order do
-// not arrive before them.
+// SetOut changes the impairment of the frames that are sent from now on. Frames
+// under way arrive as they would have, and later ones do
+// not arrive before them unless they are reordered.
 func (d *Impaired) SetOut(imp Impairment) { d.out.set(imp) }
 
-// SetIn changes what is done to the frames that are received from now on.
+// SetIn is SetOut for received frames.
 func (d *Impaired) SetIn(imp Impairment) { d.in.set(imp) }
 
-// OutStats returns the counters of what was sent.
+// OutStats returns the counters of frames that were sent.
 func (d *Impaired) OutStats() ImpairStats { return d.out.snapshot() }
 
-// InStats returns the counters of what was received.
+// InStats returns the counters of frames that were received.
 func (d *Impaired) InStats() ImpairStats { return d.in.snapshot() }
 
-// Invalid counts the frames, of both directions, that could not be put on a
-// wire: too long, or with offloads that were not offered or make no sense.
+// Invalid returns the number of frames, in both directions, that no wire carries: they are too long, or
+// ask for offloads that the link does not have or that do not fit their headers.
 func (d *Impaired) Invalid() uint64 { return d.invalid.Load() }

@@ -15,11 +15,11 @@ const defaultLimit = 256 << 20
 // drainBatch is how many frames are delivered by one call at most.
 const drainBatch = 64
 
-// direction is one direction of an impaired link: a wire of a certain speed
+// An impairQueue is one direction of an impaired link: a wire of a certain rate,
 // with a queue before it and a delay behind it.
 //
-// mu guards computation only; it is not held while frames are delivered.
-// Whoever sets draining is alone in delivering until it clears it.
+// mu is not held while frames are delivered. Only the goroutine that has set draining delivers,
+// until it clears it.
 type impairQueue struct {
 	deliver func(batch []Frame) (n int) // only called by the drainer
 	bufSize int                         // capacity of a packet's buffer, at least
@@ -90,20 +90,20 @@ func (d *impairQueue) inSlot(due, last, kind int64) int64 {
 	return at + d.slot + kind - d.origin
 }
 
-// limit is the Limit of an impairment, made definite. full is the length of the largest frame.
+// limit returns the Limit of an impairment, or its default. full is the length of the largest frame.
 func (imp *Impairment) limit(full int) int64 {
 	if imp.Limit > 0 {
 		return imp.Limit
 	}
-	// What is put on the wire while a frame is delayed, each twice if it is duplicated,
-	// and the queue before it.
+	// The bytes that are transmitted while a frame is delayed, twice because each may be duplicated,
+	// and the queue.
 	delay := float64(max(imp.Latency, 0)) + float64(imp.Jitter.Abs()) + float64(max(imp.ReorderGap, 0))
 	onWire := delay * float64(max(imp.Rate, 0)) / 8 / float64(time.Second)
 	asked := 2*(onWire+float64(full)) + float64(imp.room(full))
 	return int64(max(min(asked, 1<<62), defaultLimit))
 }
 
-// room is the Queue of an impairment, made definite.
+// room returns the Queue of an impairment, or its default.
 func (imp *Impairment) room(full int) int {
 	if imp.Queue > 0 {
 		return imp.Queue
@@ -120,8 +120,8 @@ func (d *impairQueue) now() int64 {
 	return int64(time.Since(d.start))
 }
 
-// take puts copies of the frames that f stands for on the wire. It reports
-// false if f cannot be made into frames.
+// take enqueues copies of the frames that f stands for. It returns
+// false if f is invalid.
 func (d *impairQueue) take(m Medium, f *Frame) bool {
 	var p *packet
 	return m.complete(f, func(n int) []byte {
@@ -153,10 +153,10 @@ func (d *impairQueue) put(p *packet) {
 	}
 }
 
-// enqueue decides the fate of one frame and reports whether p is under way.
+// enqueue impairs one frame, and reports whether p is in the queue now.
 func (d *impairQueue) enqueue(p *packet) (kept bool) {
-	// Every frame draws the same numbers, whatever is configured and whatever
-	// befalls it, so that the fate of one does not change that of the next.
+	// Every frame draws the same number of random numbers, whatever is configured and happens to
+	// it, so that one frame does not change what happens to the next.
 	lost := d.loses()
 	duplicate := d.chance(d.imp.Duplicate)
 	corrupt := d.chance(d.imp.Corrupt)
@@ -220,8 +220,8 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 	return true
 }
 
-// transmit gives n bytes their time on the wire. It returns when the last of
-// them is sent, or false if there is no room for them in the queue; then they take no time.
+// transmit returns when the last of n bytes will have been sent, or false if the queue has no room
+// for them.
 func (d *impairQueue) transmit(now int64, n int) (sent int64, ok bool) {
 	if d.imp.Rate <= 0 {
 		return now, true
@@ -236,20 +236,20 @@ func (d *impairQueue) transmit(now int64, n int) (sent int64, ok bool) {
 			return 0, false
 		}
 	}
-	// Exact: a nanosecond that is rounded away for each frame would add up.
+	// This is exact, because a rounding error for each frame would add up.
 	scaled := uint64(n)*8*uint64(time.Second) + d.rem
 	d.busy += int64(scaled / rate)
 	d.rem = scaled % rate
 	return d.busy, true
 }
 
-// backlog is how many bytes the wire still has to send when it is busy for ns.
+// backlog is how many bytes the wire sends in ns nanoseconds.
 func backlog(ns int64, rate uint64) float64 {
 	return float64(ns) * float64(rate) / 8 / float64(time.Second)
 }
 
-// set changes the impairment. What waits for the wire now leaves it at the new
-// rate, as far as frames still to come are concerned.
+// set changes the impairment. For the frames that follow, those that are queued count as sent at
+// the new rate.
 func (d *impairQueue) set(imp Impairment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -294,15 +294,15 @@ func (d *impairQueue) loses() bool {
 	case d.losing:
 		d.losing = u >= 1/burst
 	default:
-		// A share loss of all frames is lost where as many bursts begin as end.
+		// In equilibrium, with as many bursts beginning as ending, the share of lost frames is loss.
 		d.losing = u < loss/(1-loss)/burst
 	}
 	return d.losing
 }
 
-// drain delivers everything that is due, in order, and arms the timer for what
-// is not. If another goroutine, or an outer call of this one, is delivering, it
-// leaves the work to that.
+// drain delivers all frames that are due, in order, and arms the timer for the
+// others. If another goroutine, or an outer call in this one, is delivering, it
+// returns at once.
 func (d *impairQueue) drain() {
 	d.mu.Lock()
 	if d.draining {
@@ -324,8 +324,7 @@ func (d *impairQueue) drain() {
 	d.mu.Unlock()
 }
 
-// collect moves frames that are due into the drainer's batch and reports
-// whether there are any.
+// collect moves frames that are due into the batch, and reports whether there are any.
 func (d *impairQueue) collect() bool {
 	d.batch, d.packets = d.batch[:0], d.packets[:0]
 	if d.closed || len(d.queue) == 0 {
@@ -341,7 +340,7 @@ func (d *impairQueue) collect() bool {
 	return len(d.batch) > 0
 }
 
-// recycle gives the buffers of a delivered batch back.
+// recycle frees the buffers of a delivered batch.
 func (d *impairQueue) recycle() {
 	for i, p := range d.packets {
 		d.batch[i] = Frame{}
@@ -350,7 +349,7 @@ func (d *impairQueue) recycle() {
 	}
 }
 
-// arm sets the timer for the next frame, unless it is set for no later already.
+// arm sets the timer for the next frame, unless it fires by then already.
 func (d *impairQueue) arm() {
 	if d.closed || len(d.queue) == 0 {
 		return

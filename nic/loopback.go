@@ -14,8 +14,8 @@ type LoopbackConfig struct {
 	NoTxChecksum bool
 }
 
-// Loopback is a link that ends where it begins: what is sent is received, in
-// the goroutine of the sender, before Send returns. Its medium is IP.
+// Loopback is a link whose user receives what it sends, in the goroutine of the sender, before Send
+// returns. Its medium is IP.
 type Loopback struct {
 	base
 	link Link
@@ -51,9 +51,8 @@ func (lo *Loopback) Link() Link {
 // Nonblocking returns the device: its Send does not wait.
 func (lo *Loopback) Nonblocking() Device { return lo }
 
-// Send gives the frames to recv before it returns. It takes all of them; those
-// that the link cannot carry are dropped and counted. After Close it returns
-// net.ErrClosed.
+// Send passes the frames to recv before it returns. It takes all of them; it drops and counts
+// those that the link cannot carry. After Close it returns net.ErrClosed.
 func (lo *Loopback) Send(batch []Frame) (n int, err error) {
 	if lo.closed.Load() {
 		return 0, net.ErrClosed

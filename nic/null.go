@@ -2,8 +2,7 @@ package nic
 
 import "net"
 
-// Null is a link with nobody on it: it takes what is sent, counts it and
-// forgets it, and receives nothing.
+// Null is a link without other stations: it counts and drops what is sent, and receives nothing.
 type Null struct {
 	base
 	link Link
@@ -18,7 +17,7 @@ func NewNull(link Link) *Null {
 	return &Null{link: link.withDefaults("null")}
 }
 
-// withDefaults fills in what a caller's description of a link leaves out.
+// withDefaults returns a link whose zero fields have their defaults.
 func (l Link) withDefaults(name string) Link {
 	if l.Name == "" {
 		l.Name = name

@@ -32,14 +32,14 @@ type PipeEnd struct {
 
 var _ Device = (*PipeEnd)(nil)
 
-// Pipe returns the two ends of a wire in memory. What one end sends, the other
-// receives at once, in the goroutine of the sender and without a copy: frames
-// that need a checksum or are still to be cut stay as they are. A pipe never
-// waits, orders nothing that its users do not, and starts no goroutine.
+// Pipe returns the two ends of a wire in memory. Send passes frames to the user of the other end
+// before it returns, in the goroutine of the sender, and without a copy: super-frames and incomplete
+// checksums stay as they are. A pipe never waits, does not serialize concurrent senders, and starts no
+// goroutine.
 //
-// A frame that is too long or asks for an offload that the link does not have,
-// and a frame sent while the other end has no user or is closed, is dropped and
-// counted at the sender. An end does not go down when the other one closes.
+// The sender drops and counts a frame that is too long, that asks for an offload that the link does not
+// have, or that is sent while the other end has no user or is closed. An end does not go down
+// when the other one closes.
 func Pipe(cfg PipeConfig) (a, b *PipeEnd) {
 	link := Link{
 		MTU:        cfg.MTU,
@@ -75,7 +75,7 @@ func (e *PipeEnd) Link() Link {
 // Nonblocking returns the device: its Send does not wait.
 func (e *PipeEnd) Nonblocking() Device { return e }
 
-// Send gives the frames to the other end's user before it returns. It takes all
+// Send passes the frames to the user of the other end before it returns. It takes all
 // of them. After Close it returns net.ErrClosed.
 func (e *PipeEnd) Send(batch []Frame) (n int, err error) {
 	if e.closed.Load() {
@@ -89,9 +89,9 @@ func (e *PipeEnd) Send(batch []Frame) (n int, err error) {
 	return len(batch), nil
 }
 
-// pass gives frames that the link carries to the other end's user.
+// pass passes frames that the link carries to the user of the other end.
 func (e *PipeEnd) pass(run []Frame, bytes int) {
-	// Counted before the delivery, in which the peer may look.
+	// The frames are counted first: the peer may read the counters during the delivery.
 	if e.peer.recv.Load() == nil || e.peer.closed.Load() {
 		e.sendDropped.Add(uint64(len(run)))
 		return
