@@ -91,7 +91,7 @@ type Impaired struct {
 	dev     Device
 	link    atomic.Pointer[Link] // of dev, without its offloads; replaced, never changed
 	onLink  func()
-	told    bool // linkChanged will be called
+	follows bool // linkChanged will be called
 	out, in *impairQueue
 	invalid atomic.Uint64
 	closed  atomic.Bool
@@ -104,7 +104,7 @@ var _ Device = (*Impaired)(nil)
 func Impair(dev Device, cfg ImpairConfig) *Impaired {
 	d := &Impaired{dev: dev}
 	full := d.readLink()
-	d.told = notifyLink(dev, d.linkChanged)
+	d.follows = notifyLink(dev, d.linkChanged)
 	d.out = newDirection(cfg.Out, cfg.Seed, 0, full, d.pass)
 	d.in = newDirection(cfg.In, cfg.Seed, 1, full, nil)
 	return d
@@ -131,7 +131,7 @@ func (d *Impaired) linkChanged() {
 // NotifyLink is that of the device below, or returns false if that is no LinkNotifier.
 func (d *Impaired) NotifyLink(f func()) bool {
 	d.onLink = f
-	return d.told
+	return d.follows
 }
 
 // Link describes the link of the device below, without its offloads.

@@ -22,8 +22,8 @@ type mmsghdr struct {
 	len uint32
 }
 
-// How long to wait before it is looked again whether an interface that is down
-// still exists: nothing tells it.
+// How long to wait between checks whether an interface that is down still exists, which nothing
+// reports.
 const (
 	minDownWait = 10 * time.Millisecond
 	maxDownWait = time.Second
@@ -37,9 +37,9 @@ type packetReader struct {
 	iovs     [packetReadBatch]unix.Iovec
 	msgs     [packetReadBatch]mmsghdr
 	fill     func(fd uintptr) bool
-	downWait time.Duration // not 0 since the interface was found down
+	downWait time.Duration // between checks; not 0 while the interface is down
 
-	// What the last read found.
+	// The result of the last read.
 	n     int // messages
 	errno syscall.Errno
 	batch [packetReadBatch]Frame
@@ -54,9 +54,9 @@ func newPacketReader(file *os.File, raw syscall.RawConn) *packetReader {
 
 func (r *packetReader) Close() error { return r.file.Close() }
 
-// makeBuffers gives each message its place.
+// makeBuffers allocates the buffer of each message.
 func (r *packetReader) makeBuffers() {
-	// One byte more than fits shows a frame that was cut off.
+	// A read that fills one byte more than the longest frame shows that the frame was truncated.
 	const size = vnetHeaderLen + maxFrame + 1
 	for i := range r.bufs {
 		r.bufs[i] = make([]byte, size)
@@ -85,7 +85,7 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 	switch r.errno {
 	case 0:
 	case unix.EINVAL, unix.ENOBUFS, unix.ENOMEM:
-		// A frame that the kernel has no words for, or no memory.
+		// A frame that the kernel cannot describe, or has no memory for.
 		return nil, 1, nil
 	default:
 		return nil, 0, os.NewSyscallError("recvmmsg", r.errno)
@@ -111,7 +111,7 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, nil
 }
 
-// receive takes what is there. It reports false if there is nothing.
+// receive reads the frames that are there. It returns false if there are none.
 func (r *packetReader) receive(fd uintptr) bool {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd,
@@ -139,8 +139,8 @@ func (r *packetReader) whileDown() (err error) {
 	return err
 }
 
-// packetWrite is one call of Send. It is pooled, so that the closure and the
-// vectors are not allocated for each.
+// packetWrite has the state of one call of Send. It is pooled, so that a call allocates neither closure
+// nor vectors.
 type packetWrite struct {
 	loop  *rxLoop
 	batch []Frame
@@ -177,8 +177,8 @@ func (p *packetSocket) write(l *rxLoop, batch []Frame) (int, error) {
 	return n, err
 }
 
-// frames sends the batch. It always reports true: a full queue is the caller's
-// to wait for, or not.
+// frames sends the batch, until the queue is full. It always returns true, so that the poller does not
+// wait.
 func (op *packetWrite) frames(fd uintptr) bool {
 	for op.n < len(op.batch) {
 		op.collect()
@@ -204,8 +204,7 @@ func (op *packetWrite) frames(fd uintptr) bool {
 	return true
 }
 
-// collect makes messages of the next frames of the batch, up to those behind the
-// last that was taken into account.
+// collect makes messages of the next frames of the batch.
 func (op *packetWrite) collect() {
 	op.count = 0
 	for op.n < len(op.batch) && op.count < packetWriteBatch {
@@ -236,7 +235,7 @@ func (op *packetWrite) collect() {
 	}
 }
 
-// passed counts the messages from one to before another.
+// passed counts the messages from index from to before to as sent.
 func (op *packetWrite) passed(from, to int) {
 	op.sent += to - from
 	for _, i := range op.from[from:to] {
@@ -244,8 +243,8 @@ func (op *packetWrite) passed(from, to int) {
 	}
 }
 
-// failed works on a frame that could not be sent. It reports false if those that
-// follow cannot be sent either.
+// failed handles a frame that could not be sent. It returns false if the frames after it
+// cannot be sent either.
 func (op *packetWrite) failed(fd uintptr, f *Frame, errno syscall.Errno) bool {
 	switch errno {
 	case unix.EAGAIN, unix.ENOBUFS:
@@ -262,13 +261,13 @@ func (op *packetWrite) failed(fd uintptr, f *Frame, errno syscall.Errno) bool {
 			return true
 		}
 	}
-	// ENETDOWN when the interface is down; otherwise the frame's fault.
+	// ENETDOWN if the interface is down, else an error of this frame.
 	op.loop.sendDropped.Add(1)
 	return true
 }
 
-// cut sends a super-frame that the kernel does not know piece by piece. It
-// reports whether all went well; after an error the rest is not sent.
+// cut segments a super-frame of a kind that the kernel does not know, and sends the segments. It
+// reports whether all were sent; after an error it sends no more.
 func (op *packetWrite) cut(fd uintptr, f *Frame) bool {
 	var vnet [vnetHeaderLen]byte
 	sent := true

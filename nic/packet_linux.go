@@ -27,7 +27,7 @@ type packetSocket struct {
 }
 
 func openPacket(cfg PacketConfig) (*Packet, error) {
-	// Without a protocol it receives nothing before it is bound.
+	// Without a protocol the socket receives nothing before it is bound.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("%w (it needs CAP_NET_RAW: run as root, or setcap cap_net_raw+ep the program)", err)
@@ -40,7 +40,7 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	// From here on the descriptor is the file's.
+	// From here on the file owns the descriptor.
 	file := os.NewFile(uintptr(fd), cfg.Interface)
 	if p.raw, err = file.SyscallConn(); err != nil {
 		file.Close()
@@ -51,8 +51,8 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 	return p, nil
 }
 
-// newPacket binds a socket to the interface. What it asks about the interface it
-// asks the socket, which knows in which network namespace it is.
+// newPacket binds a socket to the interface. It queries the interface through the socket, whose
+// network namespace may not be that of the calling thread.
 func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 	p := new(Packet)
 	link := &Link{Name: cfg.Interface, MAC: cfg.MAC, Medium: Ethernet, GSO: maxPacket, TxChecksum: true, Up: true}
@@ -94,15 +94,14 @@ func (p *Packet) follow(st linkState) {
 	p.setLink(link)
 }
 
-// receiveMAC has the socket receive what is for another address than before. The interface
-// has it itself.
+// receiveMAC changes the address for which the socket receives to the interface's new one.
 func (p *packetSocket) receiveMAC(mac [6]byte) {
 	p.raw.Control(func(fd uintptr) {
 		setPacketFilter(int(fd), mac, p.promiscuous)
 	})
 }
 
-// ask fills in what the kernel knows of the interface, and returns its index.
+// ask fills in what the kernel reports of the interface, and returns its index.
 func (l *Link) ask(fd int) (index int, err error) {
 	req, err := unix.NewIfreq(l.Name)
 	if err != nil {
@@ -135,7 +134,7 @@ func (l *Link) ask(fd int) (index int, err error) {
 	return index, nil
 }
 
-// setUpPacket makes the settings of a socket.
+// setUpPacket sets the options of a socket.
 func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
 		return os.NewSyscallError("PACKET_VNET_HDR", err)
@@ -146,14 +145,14 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 	for _, o := range []struct{ force, ask int }{
 		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF},
 	} {
-		// More than the system's limit only with CAP_NET_ADMIN.
+		// Exceeding the system's limit needs CAP_NET_ADMIN.
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.force, packetBuffer) != nil {
 			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, o.ask, packetBuffer); err != nil {
 				return os.NewSyscallError("set buffer", err)
 			}
 		}
 	}
-	// Whoever joins a multicast group above does not say it here.
+	// The stack does not report to the device which groups it has joined.
 	join := []unix.PacketMreq{{Type: unix.PACKET_MR_ALLMULTI}, {Type: unix.PACKET_MR_UNICAST, Alen: 6}}
 	copy(join[1].Address[:], mac[:])
 	if promiscuous {
@@ -168,7 +167,7 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 	return setPacketFilter(fd, mac, promiscuous)
 }
 
-// setPacketFilter attaches a filter, in place of the one before.
+// setPacketFilter attaches a filter, which replaces the former one.
 func setPacketFilter(fd int, mac [6]byte, promiscuous bool) error {
 	filter := packetFilter(mac, promiscuous)
 	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
@@ -176,10 +175,10 @@ func setPacketFilter(fd int, mac [6]byte, promiscuous bool) error {
 	return os.NewSyscallError("SO_ATTACH_FILTER", err)
 }
 
-// packetFilter has the kernel copy only what is for the stack.
+// packetFilter returns a filter that passes only frames for the stack.
 func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 	const (
-		// linux/filter.h: what is known of a packet besides its bytes.
+		// linux/filter.h: properties of a packet besides its bytes.
 		vlanTag        = 0xfffff000 + 44
 		vlanTagPresent = 0xfffff000 + 48
 
@@ -191,8 +190,8 @@ func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 		end       = unix.BPF_RET | unix.BPF_K
 	)
 	all := unix.SockFilter{Code: end, K: 1 << 18} // bytes
-	// The kernel has taken the tag away: without it the frame of a VLAN would
-	// look like one for everybody. IEEE 802.1Q has VLAN 0 for none.
+	// The kernel has removed the VLAN tag, so that the frame looks like an untagged one. In
+	// IEEE 802.1Q, VLAN 0 stands for none.
 	filter := []unix.SockFilter{
 		{Code: loadByte, K: vlanTagPresent},
 		{Code: jumpEqual, K: 0, Jt: 3},

@@ -10,20 +10,20 @@ import (
 	"sync/atomic"
 )
 
-// An rxLoop is a device that has to be read: what TAP, Packet and Adapter have in common.
-// Its reader is the one goroutine that package nic starts, or one for each of the
-// queues of a TAP that has several.
+// An rxLoop is the receiving part of devices that have to be read: TAP, Packet and Adapter.
+// Its readers are the only standing goroutines of package nic: one for each device, or for each
+// queue of a TAP.
 type rxLoop struct {
 	base
 	state    atomic.Pointer[Link] // replaced, never changed; Up is that of the system's interface
 	src      source
 	more     []source              // the other queues
-	dead     atomic.Pointer[error] // why the device came to an end by itself
+	dead     atomic.Pointer[error] // the error with which the device has failed
 	onDown   func(error)
-	told     atomic.Bool    // onDown
+	reported atomic.Bool    // onDown was called
 	zeroCopy zeroCopySource // nil: src does not read into the stack's buffers
 
-	watch  watcher // tells of changes of the system's interface; nil: nothing does
+	watch  watcher // reports changes of the system's interface; may be nil
 	onLink func()
 }
 
@@ -34,10 +34,10 @@ type watcher interface {
 	Close() error
 }
 
-// now is the link as it is now. Up is not looked at: see Link.
+// now returns the present state of the link, but for Up: see Link.
 func (l *rxLoop) now() *Link { return l.state.Load() }
 
-// setLink changes the link, and tells the device's user. One goroutine at a time calls it.
+// setLink changes the link, and calls onLink. One goroutine at a time calls it.
 func (l *rxLoop) setLink(link Link) {
 	l.state.Store(&link)
 	if l.onLink != nil {
@@ -45,10 +45,9 @@ func (l *rxLoop) setLink(link Link) {
 	}
 }
 
-// NotifyLink has f called when the MTU, the MAC or the state of the system's interface has
-// changed, and when that of the kernel's end of a TAP has another MAC: then what was known of
-// the stations on the link may be wrong. It reports whether it will, which it does on Linux.
-// It must be called before Attach.
+// NotifyLink registers f, which is called when the MTU, the MAC or the state of the system's interface
+// changes, or the MAC of the kernel's end of a TAP, after which neighbour entries may be wrong. It
+// reports whether changes are followed, as they are on Linux. It must be called before Attach.
 func (l *rxLoop) NotifyLink(f func()) bool {
 	l.onLink = f
 	return l.watch != nil
@@ -56,30 +55,29 @@ func (l *rxLoop) NotifyLink(f func()) bool {
 
 // A source is what an rxLoop reads.
 type source interface {
-	// read waits for frames, in the order of the wire. They are valid until the
-	// next call. What arrived and is no frame is counted in dropped; there may
-	// be no frames without an error.
+	// read waits for frames, and returns them in the order of the wire. They are valid until the
+	// next call. dropped is how many it has discarded. There may be no frames and
+	// no error.
 	read() (frames []Frame, dropped int, err error)
-	// Close ends a read that waits, and all later ones.
+	// Close makes a read that waits, and all later ones, return.
 	Close() error
 }
 
-// Link describes the link as it is now. Up is whether the device is open, has not failed, and
-// the system's interface, where there is one that can be watched, is up and has a carrier.
+// Link describes the present state of the link. Up is whether the device is open, has not failed, and
+// the system's interface, if it is followed, is up and has a carrier.
 func (l *rxLoop) Link() Link {
 	link := *l.now()
 	link.Up = link.Up && !l.closed.Load() && l.dead.Load() == nil
 	return link
 }
 
-// NotifyDown has f called once if the device comes to an end by itself, with
-// what Err returns then, from the goroutine that reads. It is not called for
-// Close. It must be called before Attach.
+// NotifyDown registers f, which is called once if the device fails, with the error of Err, from the
+// reading goroutine. It is not called after Close. It must be called before Attach.
 func (l *rxLoop) NotifyDown(f func(err error)) { l.onDown = f }
 
-// MergeReceived has the device join segments of TCP that arrive together to
-// super-frames, where it can and the kernel does not. It is for a user who takes
-// super-frames whatever the link sends, and must be called before Attach.
+// MergeReceived turns on GRO, if the device can do it and the kernel does not: TCP segments
+// that arrive together are merged into super-frames, even if the link has no GSO.
+// It must be called before Attach.
 func (l *rxLoop) MergeReceived() {
 	for _, src := range l.sources() {
 		if src, ok := src.(interface{ mergeReceived() }); ok {
@@ -93,13 +91,13 @@ type zeroCopySource interface {
 	source
 	// receiveInto reports whether the source will ask for buffers.
 	receiveInto(buffer func() ReceiveBuffer) bool
-	// release ends the buffer that the frame that read returned may be in.
+	// release ends the use of the buffer that holds the frame of the last read, if any.
 	release()
 }
 
-// ReceiveInto gives the device a function that it may ask for a ReceiveBuffer before it
-// reads a frame. It reports whether it will, which is so for a TAP whose frames come
-// with offloads, by one queue. It must be called before Attach.
+// ReceiveInto sets the function from which the device gets a ReceiveBuffer before it
+// reads a frame. It reports whether the device calls it, as a TAP with
+// offloads and one queue does. It must be called before Attach.
 func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
 	src, ok := l.src.(zeroCopySource)
 	if !ok || len(l.more) > 0 || !src.receiveInto(buffer) {
@@ -109,10 +107,10 @@ func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
 	return true
 }
 
-// sources returns what there is to read.
+// sources returns the sources of all queues.
 func (l *rxLoop) sources() []source { return append([]source{l.src}, l.more...) }
 
-// closeSources closes all, and returns what closing the first one did.
+// closeSources closes all sources, and returns the error of the first one.
 func (l *rxLoop) closeSources() error {
 	for _, src := range l.more {
 		src.Close()
@@ -123,25 +121,25 @@ func (l *rxLoop) closeSources() error {
 	return l.src.Close()
 }
 
-// yieldBytes is how much has to have come at once for the reader to let others
-// run: those whom it woke take the data while it is in this core's cache.
+// yieldBytes is how many bytes have to arrive at once for the reader to yield, so that the goroutine
+// that it woke takes them while they are in the cache of this core.
 const yieldBytes = 16 << 10
 
-// notifyDown passes NotifyDown on to a device that is wrapped.
+// notifyDown calls NotifyDown of a wrapped device, if it has one.
 func notifyDown(dev Device, f func(err error)) {
 	if d, ok := dev.(DownNotifier); ok {
 		d.NotifyDown(f)
 	}
 }
 
-// notifyLink passes NotifyLink on to a device that is wrapped.
+// notifyLink calls NotifyLink of a wrapped device, if it has one.
 func notifyLink(dev Device, f func()) bool {
 	d, ok := dev.(LinkNotifier)
 	return ok && d.NotifyLink(f)
 }
 
-// Err tells why the device does not work any more: nil while it does,
-// net.ErrClosed after Close, else what ended it.
+// Err returns nil while the device works, net.ErrClosed after Close, and else the error with which it has
+// failed.
 func (l *rxLoop) Err() error {
 	if err := l.dead.Load(); err != nil {
 		return *err
@@ -152,8 +150,8 @@ func (l *rxLoop) Err() error {
 	return nil
 }
 
-// Attach starts the goroutine that reads frames and gives them to recv, in a
-// batch what is there at once; each queue has one. A second call panics.
+// Attach starts a goroutine for each queue, which reads frames and passes those that are there at
+// once to recv in one batch. A second call panics.
 func (l *rxLoop) Attach(recv func(batch []Frame)) {
 	l.base.Attach(recv)
 	for _, src := range l.sources() {
@@ -175,7 +173,7 @@ func (l *rxLoop) Close() error {
 	return l.closeSources()
 }
 
-// fail records that the device came to an end, and wakes the reader.
+// fail records the error with which the device has failed, and ends the readers.
 func (l *rxLoop) fail(err error) {
 	if l.closed.Load() {
 		return // and so it ended by Close
@@ -202,8 +200,8 @@ func (l *rxLoop) read(src source) {
 				l.zeroCopy.release()
 			}
 			if bytes > yieldBytes {
-				// The application that was woken takes the data while it is in this
-				// core's cache, and offers its buffer for the next: bulk transfers
+				// The application that was woken takes the data while it is in the cache of
+				// this core, and waits with its buffer for the next: bulk transfers
 				// from the kernel went from 26 to 38 Gbit/s.
 				runtime.Gosched()
 			}
@@ -216,12 +214,12 @@ func (l *rxLoop) read(src source) {
 			break
 		}
 	}
-	if err := l.dead.Load(); err != nil && l.onDown != nil && !l.told.Swap(true) {
+	if err := l.dead.Load(); err != nil && l.onDown != nil && !l.reported.Swap(true) {
 		l.onDown(*err)
 	}
 }
 
-// A frameReader is the source that is anything with one frame for every Read.
+// A frameReader is a source over an io.Reader that returns one frame with each Read.
 type frameReader struct {
 	io.ReadCloser
 	min, max int // bytes in a frame
@@ -231,12 +229,12 @@ type frameReader struct {
 }
 
 func newFrameReader(r io.ReadCloser, m Medium, max int) *frameReader {
-	// One byte more than fits shows a frame that was cut off.
+	// A read that fills one byte more than the longest frame shows that the frame was truncated.
 	return &frameReader{ReadCloser: r, min: m.headerLen(), max: max, buf: make([]byte, max+1)}
 }
 
-// maxEmptyReads is how often in a row a reader may return nothing at all before
-// it is taken for broken.
+// maxEmptyReads is how many consecutive reads may return neither bytes nor an error before the
+// reader counts as broken.
 const maxEmptyReads = 100
 
 func (r *frameReader) read() (frames []Frame, dropped int, err error) {
@@ -256,7 +254,7 @@ func (r *frameReader) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, err
 }
 
-// sendError is what Send returns when the device is of no more use, else nil.
+// sendError returns the error of Send after Close or a failure, else nil.
 func (l *rxLoop) sendError() error {
 	if l.closed.Load() {
 		return net.ErrClosed
@@ -267,9 +265,8 @@ func (l *rxLoop) sendError() error {
 	return nil
 }
 
-// turn lets one goroutine at a time do something that may wait. Unlike a mutex
-// it may be held while waiting: those who wait for it wait in a Cond, as
-// testing/synctest needs.
+// turn is a lock that may be held while waiting: goroutines wait for it in a sync.Cond, which
+// testing/synctest takes for durably blocked, unlike a mutex.
 type turn struct {
 	mu    sync.Mutex
 	cond  sync.Cond
@@ -278,7 +275,7 @@ type turn struct {
 
 func (t *turn) take() {
 	t.mu.Lock()
-	if t.cond.L == nil { // who waits reads it without the lock
+	if t.cond.L == nil { // it is set once, because Wait reads it without the lock
 		t.cond.L = &t.mu
 	}
 	for t.taken {
@@ -295,8 +292,7 @@ func (t *turn) give() {
 	t.cond.Signal()
 }
 
-// timedOut reports whether err says that a wait took too long, after which
-// another try may succeed.
+// timedOut reports whether err is a timeout, after which another attempt may succeed.
 func timedOut(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()

@@ -21,8 +21,8 @@ type SwitchConfig struct {
 	// NoTxChecksum makes the senders complete their checksums. It turns off
 	// super-frames too, which need the offload.
 	NoTxChecksum bool
-	// MaxMACs bounds the table of addresses; 1024 if zero. Frames for an
-	// address that finds no place in it go to all ports.
+	// MaxMACs bounds the table of addresses; 1024 if zero. Frames to an
+	// address that is not in the table go to all ports.
 	MaxMACs int
 	// MaxAge is how long an address is remembered after the last frame from it.
 	// IEEE 802.1D section 7.9.2 recommends the 300 s that zero stands for.
@@ -32,13 +32,13 @@ type SwitchConfig struct {
 	Seed uint64
 }
 
-// A Switch is a learning Ethernet bridge in memory. A frame goes to the port
-// behind which its destination was last heard, or else to all other ports, in
-// the goroutine of the sender and without a copy. A switch starts no timer, and no goroutine
-// but for attached devices whose Send may wait, and needs no Close. Switches must not be joined in a ring: it has
-// no spanning tree, and a broadcast would go round until the sender's stack is full.
+// A Switch is a learning Ethernet bridge in memory. A frame goes to the port on
+// which its destination was last seen as a source, or else to all other ports, in
+// the goroutine of the sender and without a copy. A switch starts no timer, and goroutines only for
+// attached devices whose Send may wait; it needs no Close. Switches must not form a ring: they have
+// no spanning tree, and a broadcast would circulate until the sender's stack overflows.
 type Switch struct {
-	link   Link // of every port, but for the name and the MAC
+	link   Link // of every port, except the name and the MAC
 	max    int
 	maxAge time.Duration
 	seed   uint64
@@ -48,17 +48,16 @@ type Switch struct {
 	mu    sync.Mutex
 	count int // of ports ever made, for their names
 	macs  map[[6]byte]station
-	swept time.Time // when the table was last rid of what is too old
+	swept time.Time // when old entries of the table were last removed
 }
 
-// station is where an address was last heard.
+// station is where and when an address was last seen.
 type station struct {
 	port *SwitchPort
 	seen time.Time
 }
 
-// switchMACs is the first of a switch's random addresses: those of a pipe with the same seed are
-// others.
+// switchMACs is the number of a switch's first address: a pipe with the same seed has others.
 const switchMACs = 1 << 32
 
 // NewSwitch returns a Switch without ports.
@@ -91,15 +90,15 @@ type SwitchPort struct {
 	base
 	sw      *Switch
 	link    Link
-	dev     Device    // a device on the switch; nil if the port is one itself
-	plain   bool      // dev takes finished frames only
+	dev     Device    // the device that is attached to the switch; nil if the port is itself a Device
+	plain   bool      // dev has fewer offloads than the switch
 	scratch sync.Pool // of *plainScratch, where plain
 	egress  *egress   // where the Send of dev may wait
 }
 
 var _ Device = (*SwitchPort)(nil)
 
-// plainScratch is what finishing frames for a plain device needs.
+// plainScratch has the temporary values for segmenting frames for a plain device.
 type plainScratch struct {
 	buf   []byte
 	batch [1]Frame
@@ -127,13 +126,12 @@ func (sw *Switch) add(p *SwitchPort) *SwitchPort {
 	return p
 }
 
-// Attach puts a device, such as a TAP or one end of a pipe, on the switch, which
-// becomes its only user. The device has to be an Ethernet with at least the
-// switch's MTU. Frames are finished for a device that has fewer offloads than
-// the switch. Closing the port that is returned takes the device off the switch
-// and closes it. A device whose Send returns an error is closed and taken off. One that
-// is not Nonblocking is sent to by a goroutine that runs while frames wait: of those, up to
-// 6.5 MB, copies are kept, and others are dropped and counted.
+// Attach connects a device, such as a TAP or one end of a pipe, to the switch, which
+// becomes its only user. The device must be an Ethernet with at least the
+// switch's MTU. If it has fewer offloads than the switch, super-frames are segmented and checksums
+// completed for it. Closing the returned port disconnects and closes the device; so does
+// an error of the device's Send. If the device is not Nonblocking, a goroutine sends to it while frames
+// are queued: copies of up to 6.5 MB, beyond which frames are dropped and counted.
 func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
 	if err := CheckFree(dev); err != nil {
 		return nil, fmt.Errorf("nic: switch: %w", err)
@@ -166,7 +164,7 @@ func (p *SwitchPort) Link() Link {
 	return l
 }
 
-// Attach gives the port the function that takes what it receives. It panics at
+// Attach sets the function to which the port passes received frames. It panics at
 // a second call, and on the port of an attached device.
 func (p *SwitchPort) Attach(recv func(batch []Frame)) {
 	if p.dev != nil {
@@ -181,10 +179,9 @@ func (p *SwitchPort) Attached() bool { return p.dev != nil || p.base.Attached() 
 // Nonblocking returns the port: its Send does not wait.
 func (p *SwitchPort) Nonblocking() Device { return p }
 
-// Send gives the frames to the users of the other ports before it returns. It
-// takes all of them. Those that the link cannot carry are dropped and counted by
-// this port; those that the user of another port is not there to take, by that
-// port. After Close, and on the port of an attached device, it returns
+// Send passes the frames to the users of the other ports before it returns. It
+// takes all of them. This port drops and counts those that the link cannot carry; a port without a
+// user those that are for it. After Close, and on the port of an attached device, Send returns
 // net.ErrClosed.
 func (p *SwitchPort) Send(batch []Frame) (n int, err error) {
 	if p.closed.Load() || p.dev != nil {
@@ -220,8 +217,8 @@ func (sw *Switch) remove(p *SwitchPort) {
 	}
 }
 
-// forward sends frames that came from a port on their ways. Those in a row that
-// go the same way are delivered together.
+// forward delivers frames that came from a port. Consecutive frames with the same addresses are
+// delivered together.
 func (sw *Switch) forward(from *SwitchPort, batch []Frame) {
 	sw.link.each(batch, func(run []Frame, bytes int) {
 		from.countSent(len(run), bytes)
@@ -233,8 +230,8 @@ func (sw *Switch) forward(from *SwitchPort, batch []Frame) {
 	}, func() { from.sendDropped.Add(1) })
 }
 
-// pass gives frames to a port, or if that is nil to all others. A frame back to
-// where it came from is filtered.
+// pass passes frames to a port, or to all others if that is nil, but never to the port from which they
+// came.
 func (sw *Switch) pass(from, to *SwitchPort, run []Frame) {
 	if to != nil {
 		if to != from {
@@ -261,9 +258,8 @@ func reserved(head []byte) bool {
 		head[3] == 0 && head[4] == 0 && head[5]&0xf0 == 0
 }
 
-// route learns the source of the first frames of a run, and returns the port
-// that their destination is behind, or nil if they have to go to all, and how
-// many frames have the same destination and source.
+// route learns the source of the first frame of a run. It returns the port of its destination, or nil
+// if that is not known or a group, and how many frames from the first on have the same addresses.
 func (sw *Switch) route(from *SwitchPort, run []Frame) (to *SwitchPort, n int) {
 	addrs := [12]byte(run[0].Head)
 	dst, src := [6]byte(addrs[:6]), [6]byte(addrs[6:])
@@ -281,12 +277,12 @@ func (sw *Switch) route(from *SwitchPort, run []Frame) (to *SwitchPort, n int) {
 	return nil, n
 }
 
-// learn remembers where an address was heard, if there is room. The caller
+// learn notes on which port an address was seen, if the table has room. The caller
 // holds mu.
 func (sw *Switch) learn(mac [6]byte, at *SwitchPort, now time.Time) {
 	if _, known := sw.macs[mac]; !known && len(sw.macs) >= sw.max {
-		// A full table is searched once a second at most, so that a flood of
-		// made-up addresses costs no more than its frames.
+		// Old entries of a full table are removed at most once a second, so that a flood of
+		// forged addresses costs little.
 		if now.Sub(sw.swept) < time.Second {
 			return
 		}
@@ -303,7 +299,7 @@ func (sw *Switch) learn(mac [6]byte, at *SwitchPort, now time.Time) {
 	sw.macs[mac] = station{at, now}
 }
 
-// receive gives frames to the port's user, or to the device on it.
+// receive passes frames to the port's user or to its device.
 func (p *SwitchPort) receive(run []Frame) {
 	bytes := 0
 	for i := range run {
@@ -349,8 +345,7 @@ func (p *SwitchPort) receive(run []Frame) {
 	p.scratch.Put(s)
 }
 
-// toDevice sends frames through the attached device, and takes the port off the
-// switch when the device has come to its end.
+// toDevice sends frames through the attached device. If that fails, it closes the port.
 func (p *SwitchPort) toDevice(run []Frame) {
 	if p.egress != nil {
 		p.recvDropped.Add(uint64(len(run) - p.egress.put(run)))

@@ -33,42 +33,40 @@ type TAPConfig struct {
 	// MTU is that of a device that OpenTAP makes; 1500 if zero. One that exists
 	// keeps its own.
 	MTU int
-	// MAC is the stack's own address, which must not be that of the kernel's
-	// interface: the two are the stations of one small Ethernet. If zero it is a
+	// MAC is the stack's own address, which must differ from that of the kernel's
+	// interface, the other station on this Ethernet. If zero it is a
 	// random locally administered one.
 	MAC [6]byte
-	// NoOffload makes every frame pass by itself and with complete checksums, as
-	// on a wire, instead of in super-frames of up to 64 KiB. Offloads are those
-	// of Linux; the other systems have none. What is received may be joined after
-	// all: see MergeReceived.
+	// NoOffload turns off super-frames of up to 64 KiB and incomplete checksums. Only
+	// Linux has these offloads. Received segments may be merged all the same: see MergeReceived.
 	NoOffload bool
-	// Queues is how many queues the device has, each with a goroutine that reads
-	// it, from 1, which 0 stands for, to 256. Send chooses a frame's queue by the
-	// addresses and ports, and the kernel sends what belongs to a connection on the
-	// queue on which it last saw the other direction: after its first packets it
-	// stays in order. With two cores a second queue took a tenth more CPU time for
-	// ping-pong on 16 connections and UDP, and a fifth less for four bulk transfers
-	// at once. A device that exists has to be one with several queues, as by
+	// Queues is the number of queues of the device, each with a goroutine that reads
+	// it: 1 (which 0 stands for) to 256. Send chooses the queue of a frame by its
+	// addresses and ports. The kernel sends the frames of a connection on the
+	// queue on which it last received from it, so that they stay in order after the first
+	// packets. With two cores, a second queue took a tenth more CPU time for
+	// ping-pong on 16 connections and for UDP, and a fifth less for four bulk transfers
+	// at once. A device that exists must have several queues, as after
 	// ip tuntap add dev tap0 mode tap multi_queue. Only Linux has them.
 	Queues int
-	// Spin is how long the reader goes on looking for the next frame before it
-	// sleeps: 0, not at all, to 10 ms. Other goroutines run in between, but it
-	// takes a core that the kernel, or another process, may have more use for.
-	// With two cores, the kernel's program on one of them, 5 us made no difference
-	// that could be measured, 20 us cost some, and 200 us halved the rate of 16
-	// connections and of UDP. It can pay on a machine with idle cores, for the
-	// latency of lone requests. Only Linux has it. Close may take that long.
+	// Spin is how long the reader polls for the next frame before it
+	// sleeps: 0 (not at all) to 10 ms. Other goroutines run in between, but the reader
+	// keeps a core that the kernel or another process may need.
+	// With two cores, and the peer's program in the kernel on one of them, 5 us made no measurable
+	// difference, 20 us cost a little, and 200 us halved the rates of 16
+	// connections and of UDP. Spinning can reduce the latency of single requests on a machine with
+	// idle cores. Only Linux has it. Close may take that long.
 	Spin time.Duration
 }
 
 // TAP is the user's end of a TAP device: an Ethernet with the kernel as the
 // other station. Its methods may be called by several goroutines.
 //
-// A TAP whose interface is down is not broken: what is sent is dropped and
-// counted until it is up again. On Linux Link().Up is false meanwhile, the MTU is that of the
-// interface as it is now, and the function given to NotifyLink is called when either
-// changes. A TAP whose interface is deleted is broken: Send returns an error, Err tells it,
-// Link().Up is false, and the function given to NotifyDown is called.
+// While the interface is down, frames that are sent are dropped and
+// counted. On Linux Link().Up is false meanwhile, Link().MTU follows the
+// interface, and the function of NotifyLink is called when either
+// changes. If the interface is deleted, the device has failed: Send and Err return an error,
+// Link().Up is false, and the function of NotifyDown is called.
 type TAP struct {
 	rxLoop
 	tapWriter
@@ -80,15 +78,14 @@ var _ Device = (*TAP)(nil)
 
 // OpenTAP opens a TAP device.
 //
-// On Linux, an interface that exists is attached to and left as it is: its
-// addresses, its state and its persistence are those that its owner gave it, and
-// Close leaves them so. It has to be free, and its owner has to be the user, or
-// the user to have CAP_NET_ADMIN. An interface that does not exist is made, which
-// needs CAP_NET_ADMIN, is given the address and the MTU of the configuration and
-// set up, and is gone after Close.
+// On Linux, OpenTAP attaches to an interface that exists, and changes none of its
+// addresses, state and persistence; nor does Close. The interface must not be in use, and the user
+// must be its owner or have CAP_NET_ADMIN. An interface that does not exist is created, which
+// needs CAP_NET_ADMIN; it gets the address and the MTU of the configuration, is
+// set up, and is deleted by Close.
 //
-// On Windows and macOS the interface is one that a driver has made (tap-windows6,
-// tuntaposx), and is attached to. On other systems the error is
+// On Windows and macOS, OpenTAP attaches to an interface of a driver (tap-windows6,
+// tuntaposx). On other systems the error is
 // errors.ErrUnsupported.
 //
 // The error for a lack of permission is a *TAPPermissionError.
@@ -102,8 +99,7 @@ func OpenTAP(cfg TAPConfig) (*TAP, error) {
 // Name returns the interface's name.
 func (t *TAP) Name() string { return t.now().Name }
 
-// Created reports whether OpenTAP made the interface, which is gone after Close
-// then.
+// Created reports whether OpenTAP created the interface. If so, Close deletes it.
 func (t *TAP) Created() bool { return t.created }
 
 // HostMAC returns the address of the kernel's interface.
@@ -116,11 +112,10 @@ func (t *TAP) setHostMAC(mac []byte) {
 	t.hostMAC.Store(&m)
 }
 
-// Send writes the frames to the device. When the kernel has no room for more it
-// returns how many it took. Frames that the link cannot carry, or that the
-// kernel refuses, as it does all while the interface is down, are dropped and
-// counted. After Close the error is net.ErrClosed, and after the device has come
-// to an end by itself what Err returns.
+// Send writes the frames to the device. If the kernel has no room for more, it
+// returns how many it took. It drops and counts frames that the link cannot carry or that the
+// kernel refuses, as it refuses all while the interface is down.
+// After Close the error is net.ErrClosed, and after the device has failed that of Err.
 func (t *TAP) Send(batch []Frame) (n int, err error) {
 	if err := t.sendError(); err != nil {
 		return 0, err
@@ -142,13 +137,13 @@ const (
 )
 
 const (
-	// maxSpin bounds how long a reader may look for frames without a rest.
+	// maxSpin bounds how long a reader may poll before it sleeps.
 	maxSpin = 10 * time.Millisecond
 	// maxQueues is the kernel's bound, MAX_TAP_QUEUES of Linux.
 	maxQueues = 256
 )
 
-// checkTAP finds what is wrong with a configuration before the system is asked.
+// checkTAP checks a configuration and fills in its defaults.
 func checkTAP(cfg *TAPConfig) error {
 	if why := badName(cfg.Name); why != "" && runtime.GOOS != "windows" {
 		return fmt.Errorf("nic: bad TAP name %q: %s", cfg.Name, why)
@@ -182,7 +177,7 @@ func checkTAP(cfg *TAPConfig) error {
 	return nil
 }
 
-// badName tells why no interface can have a name.
+// badName returns why an interface cannot have the name, or "".
 func badName(name string) string {
 	switch {
 	case len(name) > 15:
@@ -195,9 +190,8 @@ func badName(name string) string {
 	return ""
 }
 
-// TAPPermissionError is the error of OpenTAP when the user may not open the
-// device. On Linux its text has the commands that make a device that the user
-// may open.
+// TAPPermissionError is the error of OpenTAP if the user may not open the
+// device. On Linux its text has the commands that allow it.
 // errors.Is(err, fs.ErrPermission) is true.
 type TAPPermissionError struct {
 	Name   string       // of the device; may be empty
@@ -205,7 +199,7 @@ type TAPPermissionError struct {
 	Exists bool         // there is such an interface
 	Err    error        // the system's error
 
-	user string // who may not; if empty, who runs the program
+	user string // the user without permission; if empty, the one who runs the program
 }
 
 func (e *TAPPermissionError) Error() string {
@@ -224,8 +218,8 @@ func (e *TAPPermissionError) Error() string {
 		e.name(), e.Err, what, strings.Join(e.Commands(who), "\n\t"))
 }
 
-// currentUser returns who runs this program, by number where there is no name: whoever types the commands
-// is another user, root.
+// currentUser returns the name of the user who runs this program, or its number if it has no name. The
+// commands need it, because root runs them.
 func currentUser() string {
 	uid := strconv.Itoa(os.Geteuid())
 	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
@@ -241,12 +235,10 @@ func (e *TAPPermissionError) name() string {
 	return e.Name
 }
 
-// Commands returns the commands that have a user able to open the device, to be
-// run as root, on Linux.
+// Commands returns the commands that, run as root on Linux, allow the user to open the device.
 func (e *TAPPermissionError) Commands(user string) (commands []string) {
 	if errors.Is(e.Err, syscall.EACCES) {
-		// EPERM is about the device. EACCES is about the file that leads to all
-		// of them, which udev leaves open to everybody.
+		// EPERM is about the device, EACCES about /dev/net/tun, which udev opens to everybody.
 		commands = append(commands, "chmod 666 /dev/net/tun")
 		if e.Exists {
 			return commands // it may be the user's: the next try will tell

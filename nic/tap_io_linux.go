@@ -14,11 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How much a reader takes from a device at once: a large super-frame or a number
-// of small frames. More room, and batches that are always filled, measured no
-// better; small frames one at a time cost up to a tenth more CPU time. Segments
-// that are merged make less work and fewer acknowledgements the more there are, and
-// cost a third less CPU time than one by one.
+// The most that a reader takes from a device at once: a large super-frame or a number
+// of small frames. Measured: more is no better, nor is always waiting for a full batch; small
+// frames one at a time cost up to a tenth more CPU time; merged segments cost a third less than
+// single ones, because the stack does less and sends fewer acknowledgements.
 const (
 	readBatch = 32        // frames
 	readRoom  = 128 << 10 // bytes
@@ -26,30 +25,30 @@ const (
 
 // tapReader reads an attached file through the runtime's poller.
 //
-// Reads and writes do not block, so that the scheduler need not be told of them:
-// raw system calls take a tenth less CPU time with many small frames.
+// Reads and writes do not block, so they are raw system calls, which do not call the scheduler:
+// a tenth less CPU time with many small frames.
 type tapReader struct {
 	file   *os.File
 	raw    syscall.RawConn
 	header int // bytes before each frame
 	buf    []byte
 	fill   func(fd uintptr) bool
-	// limit is how many frames the next batch may have: one after a wait, so that
-	// it is not held up for others, and twice as many after each full batch.
+	// limit is how many frames the next batch may have: one after a wait, so that the first is
+	// not delayed by others, and twice as many after each full batch.
 	limit int
-	merge *gro // nil: every frame stays by itself
+	merge *gro // nil: frames are not merged
 
-	buffer func() ReceiveBuffer // nil: there are none
-	small  int                  // frames since there was one that could have gone into a ReceiveBuffer
-	end    func()               // of the ReceiveBuffer that the only frame is in; else nil
+	buffer func() ReceiveBuffer // nil: there are no receive buffers
+	small  int                  // frames since the last one that was large enough for a ReceiveBuffer
+	end    func()               // of the ReceiveBuffer with the only frame; else nil
 	iov    [3]unix.Iovec
 
-	spin    time.Duration // how long to look again before a wait
+	spin    time.Duration // how long to poll before a wait
 	spinEnd time.Time     // of this wait; zero before it
 
-	// What the last read found.
+	// The result of the last read.
 	frames  []Frame
-	reads   int // frames that it found
+	reads   int // frames that were read, before merging
 	begin   int // where the last of them begins in buf
 	used    int // bytes of buf
 	dropped int
@@ -64,8 +63,8 @@ func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Dura
 	return r
 }
 
-// Close closes the file. The offloads are the device's, which may stay: the next
-// one to attach to it has them only if it asks for them.
+// Close closes the file. It does not reset the offloads of a device that stays: whoever attaches next
+// sets its own.
 func (r *tapReader) Close() error {
 	if r.header > 0 {
 		r.raw.Control(func(fd uintptr) {
@@ -85,9 +84,8 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 	r.frames, r.reads, r.used, r.dropped, r.err = r.frames[:0], 0, 0, 0, nil
 	r.spinEnd = time.Time{}
 	if err := r.raw.Read(r.fill); err != nil && r.err == nil {
-		// While the interface is being deleted the poller may know before read
-		// does. Its error is not exported; read's comes to the same. After Close
-		// nobody asks.
+		// While the interface is being deleted, the poller may return an error before read does.
+		// The poller's is not exported, so it is replaced by read's. After Close it does not matter.
 		r.err = os.NewSyscallError("read", unix.EBADFD)
 	}
 	if r.merge != nil {
@@ -96,15 +94,14 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 	return r.frames, r.dropped, r.err
 }
 
-// mergeReceived has the frames of a batch merged. A device with offloads has them
-// merged by the kernel.
+// mergeReceived turns on merging within a batch. With offloads the kernel merges.
 func (r *tapReader) mergeReceived() {
 	if r.header == 0 {
 		r.merge = new(gro)
 	}
 }
 
-// readBatch reads what is there and fits. It reports false if there is nothing.
+// readBatch reads the frames that are there, up to the limits. It returns false if there are none.
 func (r *tapReader) readBatch(fd uintptr) bool {
 	// One byte more than fits shows a frame that was cut off.
 	longest := r.header + maxFrame + 1
@@ -117,12 +114,12 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 			if r.reads > 0 {
 				return true
 			}
-			// It is not behind: the next frame need not wait for others.
+			// The reader keeps up: the next frame need not wait for others.
 			r.limit = 1
 			if !r.spins() {
 				return false
 			}
-			runtime.Gosched() // to whom the last frames woke
+			runtime.Gosched() // to those that the last frames woke
 		case errno != 0:
 			r.err = os.NewSyscallError("read", errno)
 			return true
@@ -134,14 +131,14 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 				r.take(b[:n])
 			}
 			if r.expectsLarge() {
-				return true // there is room for the next only when this one was delivered
+				return true // the next ReceiveBuffer comes after this frame was delivered
 			}
 		}
 	}
 	return true
 }
 
-// spins reports whether to look again before the reader sleeps.
+// spins reports whether to poll again before the reader sleeps.
 func (r *tapReader) spins() bool {
 	if r.spin == 0 {
 		return false
@@ -153,7 +150,7 @@ func (r *tapReader) spins() bool {
 	return now.Before(r.spinEnd)
 }
 
-// take makes a frame of what was read.
+// take makes a Frame of the bytes of a read.
 func (r *tapReader) take(b []byte) {
 	r.reads++
 	if len(b) < r.header || len(b) > r.header+maxFrame {
@@ -176,14 +173,14 @@ func (r *tapReader) take(b []byte) {
 	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
-// fewFrames is how many frames after a large one may be followed by another: each
-// write of an application ends with a short one.
+// fewFrames is how many small frames in a row may come before the reader no longer expects a large one:
+// each write of an application ends with a small frame.
 const fewFrames = 4
 
-// receiveInto has large frames read into buffers of the stack.
+// receiveInto turns on zero-copy receive of large frames.
 func (r *tapReader) receiveInto(buffer func() ReceiveBuffer) bool {
 	if r.header == 0 {
-		return false // there are none
+		return false // there are no large frames
 	}
 	r.buffer, r.small = buffer, fewFrames
 	return true
@@ -196,10 +193,10 @@ func (r *tapReader) release() {
 	}
 }
 
-// expectsLarge reports whether the next frame is likely to be one for a ReceiveBuffer.
+// expectsLarge reports whether the next frame is likely to be large enough for a ReceiveBuffer.
 func (r *tapReader) expectsLarge() bool { return r.buffer != nil && r.small < fewFrames }
 
-// readFrame reads a frame into b; or into b and a ReceiveBuffer, whose End is then in r.end.
+// readFrame reads a frame into b, or into b and a ReceiveBuffer, whose End it stores in r.end.
 func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	var into ReceiveBuffer
 	if r.expectsLarge() {
@@ -215,7 +212,7 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 		}
 		return int(n), errno
 	}
-	// Headers, what fits into the buffer, and what is longer.
+	// The headers, the payload that fits into the buffer, and the rest.
 	head := r.header + into.Headers
 	body := into.Buf[:min(len(into.Buf), len(b)-head)]
 	n, errno = r.readParts(fd, b[:head], body, b[head:len(b)-len(body)])
@@ -225,10 +222,10 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	}
 	if errno == 0 {
 		if r.small++; n > yieldBytes {
-			r.small = fewFrames // others like it may follow
+			r.small = fewFrames // others of its kind may follow
 		}
 		if in := min(n-head, len(body)); in > 0 {
-			// Another frame than was expected goes where it would be without the buffer.
+			// A frame of another kind has to be all in b.
 			copy(b[head+in:], b[head:n-in])
 			copy(b[head:], body[:in])
 		}
@@ -237,19 +234,19 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	return n, errno
 }
 
-// readParts reads a frame to three places.
+// readParts reads a frame into up to three buffers.
 func (r *tapReader) readParts(fd uintptr, parts ...[]byte) (int, unix.Errno) {
 	for i, p := range parts {
 		r.iov[i].Base = unsafe.SliceData(p)
 		r.iov[i].SetLen(len(p))
 	}
 	n, _, errno := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(parts)))
-	r.iov = [3]unix.Iovec{} // it keeps no buffer from being freed
+	r.iov = [3]unix.Iovec{} // so that it keeps no buffer alive
 	return int(n), errno
 }
 
-// takeZeroCopy makes a frame of what was read into a ReceiveBuffer and the headers before it, if
-// that is what is to be there.
+// takeZeroCopy makes a Frame of headers and of a payload in a ReceiveBuffer. It returns false if the frame
+// must not be in one.
 func (r *tapReader) takeZeroCopy(head, body []byte) bool {
 	f, ok := parseVnet(head, head[r.header:], body)
 	if !ok || f.GSO != GSOTCP4 && f.GSO != GSOTCP6 || int(f.HeaderLen) != len(f.Head) {
@@ -267,8 +264,8 @@ type tapWriter struct {
 	ops    sync.Pool // of *tapWrite
 }
 
-// tapWrite is one call of Send. It is pooled, so that the closure and the
-// vector are not allocated for each.
+// tapWrite has the state of one call of Send. It is pooled, so that a call allocates neither closure nor
+// vector.
 type tapWrite struct {
 	loop  *rxLoop
 	batch []Frame
@@ -284,9 +281,8 @@ type tapWrite struct {
 	run   func(fd uintptr)
 }
 
-// oneBytes is how long a frame may be, in bytes, to be copied behind the header
-// that stands before it: to copy it costs less than the system call takes to gather
-// two pieces.
+// oneBytes is the greatest length in bytes of a frame that is copied behind its virtio header: that
+// costs less than gathering two parts in the system call.
 const oneBytes = 512
 
 func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
@@ -307,8 +303,8 @@ func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 	return n, nil
 }
 
-// queueOf chooses the queue of a frame by its addresses and ports, of which it does
-// not matter which are the sender's.
+// queueOf chooses the queue of a frame by its addresses and ports. Both directions of a connection have
+// the same queue.
 func (w *tapWriter) queueOf(f *Frame) int {
 	b := f.Head
 	const ports4, ports6 = wire.EthernetLen + wire.IPv4Len, wire.EthernetLen + wire.IPv6Len
@@ -335,7 +331,7 @@ func (w *tapWriter) queueOf(f *Frame) int {
 	return int(uint64(h) * uint64(len(w.queues)) >> 32)
 }
 
-// hasPorts reports whether ports begin a transport header.
+// hasPorts reports whether the transport header begins with ports.
 func hasPorts(proto byte) bool { return proto == byte(wire.ProtoTCP) || proto == byte(wire.ProtoUDP) }
 
 func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (int, error) {
@@ -345,8 +341,7 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (in
 		op.run = op.frames
 	}
 	op.loop, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	// The writes do not block, and may overlap: that they have the file open is all
-	// that is needed.
+	// The writes do not block and may overlap. Control keeps the file open meanwhile.
 	err := queue.Control(op.run)
 	if err == nil {
 		err = op.err
@@ -358,7 +353,7 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (in
 	return n, err
 }
 
-// frames writes the batch. A full device is the caller's to wait for, or not.
+// frames writes the batch, until the device is full.
 func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
@@ -380,7 +375,7 @@ func (op *tapWrite) frames(fd uintptr) {
 			op.err = os.NewSyscallError("write", errno)
 			return
 		default:
-			// EIO when the interface is down; otherwise the frame's fault.
+			// EIO if the interface is down, else an error of this frame.
 			op.loop.sendDropped.Add(1)
 		}
 		op.n++
@@ -420,14 +415,14 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	return errno
 }
 
-// cut writes a super-frame that the kernel does not know, piece by piece. After
-// an error the pieces that follow are not written.
+// cut segments a super-frame of a kind that the kernel does not know, and writes the segments. After
+// an error it writes no more.
 func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
 	alloc := func(n int) []byte {
 		if cap(op.piece) < n {
 			op.piece = make([]byte, n)
 		}
-		return op.piece[:n] // the one before it is written
+		return op.piece[:n] // the segment before has been written
 	}
 	ok := Ethernet.complete(f, alloc, func(piece []byte) {
 		if errno == 0 {
@@ -438,7 +433,7 @@ func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
 	case !ok:
 		return unix.EINVAL
 	case errno == unix.EAGAIN, errno == unix.EINTR, errno == unix.ENOBUFS:
-		// To write it again would repeat the pieces that went well.
+		// Writing it again would repeat the segments that were written.
 		return unix.EIO
 	}
 	return errno

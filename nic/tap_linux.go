@@ -15,9 +15,8 @@ import (
 
 const tunFile = "/dev/net/tun"
 
-// openTAP attaches to the device by itself, for the offloads, which water does
-// not know; where the kernel does not have them, and where they are not wanted,
-// through water.
+// openTAP attaches to the device itself if offloads are wanted and the kernel has them, because water does
+// not know them; else it opens the device through water.
 func openTAP(cfg TAPConfig) (*TAP, error) {
 	before, err := net.InterfaceByName(cfg.Name)
 	exists := cfg.Name != "" && err == nil
@@ -74,8 +73,8 @@ type tapOffload struct {
 	uso    bool // cuts up UDP super-frames
 }
 
-// attachOffload attaches to a device with offloads. Neither file nor error
-// means that the kernel does not want to: perhaps it does without.
+// attachOffload attaches to a device with offloads. It returns neither a file nor an error if the kernel
+// refuses, which may work without offloads.
 func attachOffload(name string, several bool) (*os.File, string, tapOffload, error) {
 	off := tapOffload{header: vnetHeaderLen}
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -100,11 +99,11 @@ func attachOffload(name string, several bool) (*os.File, string, tapOffload, err
 		unix.Close(fd)
 		return nil, "", off, nil
 	}
-	// Only now: the poller has no use for a file without a device.
+	// NewFile comes last: the poller cannot use the file before a device is attached.
 	return os.NewFile(uintptr(fd), tunFile), req.Name(), off, nil
 }
 
-// tapFlags are what a file is attached with.
+// tapFlags returns the flags with which a file is attached.
 func tapFlags(vnet, several bool) uint16 {
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if vnet {
@@ -134,9 +133,9 @@ func attachQueue(name string, vnet bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), tunFile), nil
 }
 
-// setOffload asks for the header before each frame and for super-frames of TCP,
-// and of UDP where the kernel has them, which it tells. A device that others had
-// before has what they asked for.
+// setOffload turns on the header before each frame and super-frames of TCP, and of UDP if the kernel has
+// them, which uso reports. It sets all of them, because an existing device keeps the settings of its
+// former user.
 func setOffload(fd int) (uso bool, err error) {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeaderLen); err != nil {
 		return false, err
@@ -160,8 +159,8 @@ func attachPlain(name string, exists, several bool) (*os.File, string, error) {
 	}
 	wcfg := water.Config{DeviceType: water.TAP}
 	wcfg.Name, wcfg.MultiQueue = name, several
-	// Without it water would clear the persistence that the device's owner gave
-	// it. A device that is there and free has it set already.
+	// Otherwise water would clear the persistence of the device. A device that exists
+	// and is not in use is persistent.
 	wcfg.Persist = exists
 	ifce, err := water.New(wcfg)
 	if err != nil {
@@ -194,14 +193,14 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 	t.rxLoop.src, t.rxLoop.more = t.rxLoop.more[0], t.rxLoop.more[1:]
 	var ctl error
 	err = t.queues[0].Control(func(fd uintptr) {
-		// A program that this one starts must not keep the device.
+		// Child processes must not keep the device open.
 		unix.CloseOnExec(int(fd))
 		if exists && t.created {
-			// It was deleted since, and made again by us.
+			// It was deleted meanwhile, and we have created it anew.
 			ctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 0)
 		}
 		if off.header == 0 {
-			// Whoever had the device before may have died with offloads on.
+			// The former user may have left offloads on.
 			ctl = errors.Join(ctl, unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, 0))
 		}
 	})
@@ -224,9 +223,8 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 	return t, nil
 }
 
-// probeTAP finds out whether water will be able to open the device. When it is
-// not, water leaves a file open that nobody can close any more; a caller who
-// waits for a device to be free would run out of descriptors.
+// probeTAP checks that water will be able to open the device. When water fails,
+// it leaks a descriptor, of which a caller who polls for a free device would run out.
 func probeTAP(name string, exists, several bool) error {
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -241,8 +239,8 @@ func probeTAP(name string, exists, several bool) error {
 		req.SetUint16(tapFlags(false, several))
 		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
-	// With neither kind of device asked for, Linux checks the permission to make
-	// one and then finds the request invalid.
+	// If the request names neither kind of device, Linux checks the permission to create
+	// one and then rejects the request as invalid.
 	req.SetUint16(unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != unix.EINVAL {
 		return err
@@ -250,7 +248,7 @@ func probeTAP(name string, exists, several bool) error {
 	return nil
 }
 
-// tapError says what an error of the system means for a TAP.
+// tapError translates an error of the system into one that explains it for a TAP.
 func tapError(cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {
@@ -269,7 +267,7 @@ func tapError(cfg TAPConfig, exists bool, err error) error {
 	return fmt.Errorf("nic: open TAP %s: %w%s", cfg.Name, err, hint)
 }
 
-// setUpTAP gives a new interface its MTU and address and sets it up.
+// setUpTAP sets the MTU and the address of a new interface and brings it up.
 func setUpTAP(name string, index int, cfg TAPConfig) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 )
 
 // vnetHeaderLen is the length of struct virtio_net_hdr of linux/virtio_net.h,
-// which stands before every frame of a device that has been asked for it. Its
-// numbers are of the machine's own byte order.
+// which precedes every frame of a device that was set to have it. Its
+// numbers are in the machine's byte order.
 //
 // Virtual I/O Device (VIRTIO) 1.2 section 5.1.6 describes the fields.
 const vnetHeaderLen = 10
@@ -24,7 +24,7 @@ const (
 	vnetCsumOffset = 8
 )
 
-// putVnet describes what is left to do with a frame in the header b.
+// putVnet writes the header b of a frame, which describes its offloads.
 func putVnet(b []byte, f *Frame) {
 	ne := binary.NativeEndian
 	clear(b[:vnetHeaderLen])
@@ -48,10 +48,10 @@ func putVnet(b []byte, f *Frame) {
 	ne.PutUint16(b[vnetGSOSize:], f.GSOSize)
 }
 
-// parseVnet makes a Frame of a frame on Ethernet, in one part or in two, and the
-// header that stood before it. Its checksum it may have to change. It reports false
-// if they contradict each other: what it takes can be cut up and summed. The header's
-// hdr_len is only a hint, as VIRTIO 1.2 section 5.1.6 has it, and is not looked at.
+// parseVnet makes a Frame of an Ethernet frame, in one part or two, and its virtio header. It may change
+// the frame's checksum field. It returns false if the two contradict each other, so that the frames
+// that it accepts can be segmented and summed. It ignores the header's hdr_len, which is only a hint
+// (VIRTIO 1.2 section 5.1.6).
 func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
 	f.Head, f.Body = head, body
@@ -70,7 +70,7 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	case flags&unix.VIRTIO_NET_HDR_F_DATA_VALID != 0:
 		f.ChecksumValid = true
 	}
-	// The bit for ECN says that the first piece alone has CWR, as all do here.
+	// The ECN bit says that only the first segment has CWR, which holds for all super-frames here.
 	kind := hdr[vnetGSOType] &^ unix.VIRTIO_NET_HDR_GSO_ECN
 	if kind == unix.VIRTIO_NET_HDR_GSO_NONE {
 		return f, true
@@ -81,7 +81,7 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	return f, f.parseVnetGSO(kind, ne.Uint16(hdr[vnetGSOSize:]))
 }
 
-// parseVnetGSO makes f, whose checksum is still to be completed, a super-frame.
+// parseVnetGSO makes f, whose checksum is incomplete, a super-frame.
 func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 	b, start := f.Head, int(f.ChecksumStart)
 	var header, sumOffset int
@@ -111,9 +111,9 @@ func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 	return ok
 }
 
-// reopenChecksum makes a frame, of which the checksums of all pieces were good,
-// one whose checksum is still to be completed, as super-frames are here. A
-// network card that merges what it receives leaves any checksum in it.
+// reopenChecksum replaces the checksum of a super-frame by that of the pseudo-header, so that it is
+// incomplete, as in all super-frames here. The checksums of its segments were right. A
+// network card that merges received segments leaves any value in the field.
 func (f *Frame) reopenChecksum() bool {
 	b, network := f.Head, wire.EthernetLen
 	if vlanTagged(b) {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A linkState is what rtnetlink tells of an interface.
+// A linkState is what rtnetlink reports of an interface.
 type linkState struct {
 	mtu int
 	mac [6]byte
@@ -25,13 +25,13 @@ type linkWatch struct {
 	err    error           // that ended run
 }
 
-// maxLinkMessage is how long a message of rtnetlink about an interface may be. One of an
-// interface with many virtual functions may be longer: then the interface is asked for.
+// maxLinkMessage is the longest message of rtnetlink that is read. That of an
+// interface with many virtual functions may be longer: then the state of the interface is requested.
 const maxLinkMessage = 16 << 10
 
 // watchLink follows the interface with an index, in the network namespace of the calling
-// thread. Before it returns change was called with the present state. Where the kernel
-// does not let a process listen, no change is reported, and the watcher is nil.
+// thread. It calls change with the present state before it returns. If the kernel
+// does not permit listening, the watcher is nil and no change is reported.
 func watchLink(index int, change func(linkState)) watcher {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -55,13 +55,13 @@ func watchLink(index int, change func(linkState)) watcher {
 
 func (w *linkWatch) Close() error { return w.file.Close() }
 
-// run reads what the kernel tells until Close.
+// run reads the kernel's messages until Close.
 func (w *linkWatch) run() {
 	for w.err == nil && w.raw.Read(w.receive) == nil {
 	}
 }
 
-// ask has the kernel tell the state of the interface.
+// ask requests the state of the interface from the kernel.
 func (w *linkWatch) ask() (err error) {
 	var b [unix.SizeofNlMsghdr + unix.SizeofIfInfomsg]byte
 	ne := binary.NativeEndian
@@ -78,9 +78,9 @@ func (w *linkWatch) ask() (err error) {
 	return err
 }
 
-// receive takes what there is. It reports false if there is nothing more.
+// receive reads the messages that are there. It returns false if there are no more.
 func (w *linkWatch) receive(fd uintptr) bool {
-	buf := make([]byte, maxLinkMessage) // not kept: there is something to read now and then
+	buf := make([]byte, maxLinkMessage) // not kept, because messages are rare
 	lost, asked := false, false
 	for {
 		n, _, flags, _, err := unix.Recvmsg(int(fd), buf, nil, 0)
@@ -92,7 +92,7 @@ func (w *linkWatch) receive(fd uintptr) bool {
 		case err == unix.EAGAIN:
 			return false
 		case err == unix.ENOBUFS, err == nil && flags&unix.MSG_TRUNC != 0:
-			lost = true // something was told that is not here
+			lost = true // a message was lost
 		case err != nil:
 			w.err = err
 			return true
@@ -112,7 +112,7 @@ func (w *linkWatch) take(b []byte) {
 		m := &messages[i]
 		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg ||
 			int32(binary.NativeEndian.Uint32(m.Data[4:])) != int32(w.index) {
-			continue // of another one, or deleted: the device's readers find that out
+			continue // another interface, or a deletion, which the device's readers notice
 		}
 		if st, ok := parseLinkState(m); ok {
 			w.change(st)
