@@ -123,6 +123,7 @@ func openUDP6(t *testing.T, s *Stack, port int) *UDP {
 	return openUDP(t, s, fmt.Sprintf("[::]:%d", port))
 }
 
+// RFC 8200 MUST-12 SHLD-3.
 func TestTheFirstReportOfMLDHasTheseBytes(t *testing.T) {
 	s, p := hostAndPeer(t, with(both[0]))
 	u := openUDP6(t, s, 5)

@@ -56,6 +56,7 @@ func icmp6(t *testing.T, packet []byte) (wire.ICMPv6, []byte) {
 	return m, body
 }
 
+// RFC 8200 MUST-21.
 func TestFragmentsOfIPv6ArePutTogetherInAnyOrder(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost6(t)
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -85,6 +86,8 @@ func TestFragmentsOfIPv6ArePutTogetherInAnyOrder(t *testing.T) {
 // reassembled for the same packet, reassembly of that packet must be abandoned [...] and no ICMP
 // error messages should be sent." "An implementation may choose to detect this case and drop exact duplicate
 // fragments while keeping the other fragments".
+//
+// RFC 8200 MUST-27 SHLD-8 MAY-1.
 func TestOverlapsInIPv6DropThePacketSilently(t *testing.T) {
 	for _, overlap := range []piece{{0, 800}, {496, 1008}, {480, 1000}, {496, 512}, {0, 1000}, {1000, 2400}, {1488, 1504}, {496, 1504}} {
 		s, p, u, datagram, _ := fragmentHost6(t)
@@ -108,6 +111,8 @@ func TestOverlapsInIPv6DropThePacketSilently(t *testing.T) {
 // RFC 6946 4: "An IPv6 host receiving an IPv6 packet that contains a Fragment Header with the 'Fragment Offset' equal
 // to 0 and the 'M' flag equal to 0 MUST process that packet in isolation from any other packets/fragments, even if such
 // packets/fragments contain the same set {IPv6 Source Address, IPv6 Destination Address, Fragment Identification}."
+//
+// RFC 8200 SHLD-9 SHLD-10.
 func TestAtomicFragmentsAreWholePackets(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost6(t)
 	small := udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), []byte("small"))
@@ -122,6 +127,8 @@ func TestAtomicFragmentsAreWholePackets(t *testing.T) {
 }
 
 // What is wrong with a fragment is told as RFC 8200 4.5 and RFC 7112 5 have it.
+//
+// RFC 8200 MUST-25 MUST-26 SHLD-5 SHLD-6 SHLD-7.
 func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
 	part := udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), make([]byte, 100))
 	options := append(ext(wire.ProtoUDP, 1, 4), part...)
@@ -167,6 +174,8 @@ func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
 
 // RFC 8200 4.5: the headers of the first fragment are those of the packet, whatever the others have; what was in
 // the fragments is processed when they are together.
+//
+// RFC 8200 MUST-22 MUST-23.
 func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost6(t)
 	part := append(ext(wire.ProtoUDP, 1, 4), datagram...)
@@ -210,6 +219,8 @@ func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
 }
 
 // RFC 8200 4.5: 60 seconds, a Time Exceeded of code 1 if the first fragment has come, and none to a group (RFC 4443 2.4).
+//
+// RFC 8200 MUST-24 SHLD-4.
 func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p, u, datagram, payload := fragmentHost6(t)
@@ -285,6 +296,8 @@ func TestCEOfAFragmentOfIPv6IsKept(t *testing.T) {
 }
 
 // A link-local address is that of a link: fragments from the same on two links are not of one packet.
+//
+// RFC 8200 MUST-21.
 func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 	d0, e0 := nic.Pipe(nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true})
 	d1, e1 := nic.Pipe(nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true})
@@ -311,6 +324,8 @@ func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 }
 
 // Datagrams of all sizes cross links of all MTUs, and each fragment fits (RFC 8200 4.5).
+//
+// RFC 8200 MUST-17 MUST-18 MUST-20 MUST-32.
 func TestALargePacketOfIPv6IsSentInFragments(t *testing.T) {
 	for _, mtu := range []int{1280, 1281, 1500, 9000} {
 		a, b := twoHosts6(t, nic.PipeConfig{MTU: mtu})
@@ -331,6 +346,7 @@ func TestALargePacketOfIPv6IsSentInFragments(t *testing.T) {
 	}
 }
 
+// RFC 8200 MUST-15 MUST-16 MUST-18 MUST-19 MUST-20 MUST-33.
 func TestFragmentsOfIPv6HaveTheseHeaders(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[::]:9")
@@ -372,6 +388,8 @@ func TestFragmentsOfIPv6HaveTheseHeaders(t *testing.T) {
 
 // RFC 8201 4 and 5.2: once a Packet Too Big has come about a datagram, those that follow are cut to fit, down to 1280; RFC
 // 8021 2: no message has the host send an atomic fragment.
+//
+// RFC 8200 MUST-17 REC-1.
 func TestDatagramsAreCutToThePathMTU(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[::]:9")
@@ -408,6 +426,8 @@ func TestDatagramsAreCutToThePathMTU(t *testing.T) {
 }
 
 // Raw sockets and the answers to echo requests are cut and put together as well.
+//
+// RFC 8200 MUST-32.
 func TestALargeEchoOfIPv6IsAnswered(t *testing.T) {
 	for _, n := range []int{1000, 2000, 65527} {
 		a, _ := twoHosts6(t, nic.PipeConfig{})

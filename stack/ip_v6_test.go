@@ -167,6 +167,8 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 }
 
 // RFC 8200 8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
+//
+// RFC 8200 MUST-38.
 func TestUDPOfIPv6NeedsItsChecksum(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	openUDP(t, s, "[::]:6")
@@ -225,6 +227,8 @@ func ext(next wire.Proto, b ...byte) []byte {
 
 // What is wrong with a packet's chain of headers is told with the code and pointer that RFC 8200
 // and RFC 4443 prescribe; what leads to an error of ICMPv6 is not.
+//
+// RFC 8200 SHLD-1 SHLD-2 MUST-4 MUST-7 MUST-8 MUST-9 MUST-10 MUST-13 MUST-14 MUST-29.
 func TestParameterProblemsPointToTheFault(t *testing.T) {
 	padN := []byte{1, 4}
 	udp := udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[2001:db8::1]:6"), []byte("hi"))
@@ -349,6 +353,8 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 
 // RFC 8201 4: a Packet Too Big below 1280 "must [be] discard[ed]", and nothing lowers a path to
 // less. The segment has to be in flight.
+//
+// RFC 8200 REC-1.
 func TestPacketTooBigIsBelievedDownTo1280(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[::]:1000")
@@ -374,6 +380,8 @@ func TestPacketTooBigIsBelievedDownTo1280(t *testing.T) {
 }
 
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+//
+// RFC 8200 MUST-30.
 func TestIPv6IsOffOnALinkBelow1280(t *testing.T) {
 	da, db := nic.Pipe(nic.PipeConfig{Medium: nic.IP, MTU: 1279, NoTxChecksum: true})
 	short := newHost(t, da, "192.0.2.1/24")

@@ -22,6 +22,8 @@ import (
 )
 
 // TestTheKernelPingsInFragmentsOfIPv6 has the kernel send and receive packets of all sizes.
+//
+// RFC 8200 MUST-31 MUST-32.
 func TestTheKernelPingsInFragmentsOfIPv6(t *testing.T) {
 	t.Parallel()
 	for _, plain := range []bool{false, true} {
@@ -37,6 +39,8 @@ func TestTheKernelPingsInFragmentsOfIPv6(t *testing.T) {
 }
 
 // TestLargeDatagramsOfIPv6CrossATAP has UDP sockets of ours and the kernel's exchange them.
+//
+// RFC 8200 MUST-36.
 func TestLargeDatagramsOfIPv6CrossATAP(t *testing.T) {
 	t.Parallel()
 	for _, plain := range []bool{false, true} {
@@ -251,6 +255,8 @@ func extension(next wire.Proto, b ...byte) []byte {
 
 // TestFragmentsAreAnsweredAsByTheKernel sends the same packets to the kernel and to a host of ours, and compares what either
 // answers (RFC 8200 4.5, 5722, 6946, 7112, 8021).
+//
+// RFC 8200 MUST-27 SHLD-5 SHLD-6 SHLD-7.
 func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t)

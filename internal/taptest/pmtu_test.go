@@ -50,6 +50,8 @@ func newRoute(t *testing.T, plain bool) (far *namespace, h *usernet.Host) {
 
 // TestPathMTUIsFoundOnTheWay has TCP and UDP meet a link on the way that is smaller than the first, in both families (RFC
 // 1191, RFC 8201).
+//
+// RFC 8200 REC-1.
 func TestPathMTUIsFoundOnTheWay(t *testing.T) {
 	t.Parallel()
 	for _, plain := range []bool{false, true} {

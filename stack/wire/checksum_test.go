@@ -112,6 +112,7 @@ func TestUpdateChecksumEqualsComputingAnew(t *testing.T) {
 	}
 }
 
+// RFC 8200 MUST-35.
 func TestPseudoSumIsTheSumOfThePseudoHeaderWrittenOut(t *testing.T) {
 	src4, dst4 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("255.255.255.254")
 	// RFC 9293 3.1, figure 2: addresses, zero, PTCL, TCP length.

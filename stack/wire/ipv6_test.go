@@ -106,6 +106,7 @@ func ext(next Proto, units int, options ...byte) []byte {
 	return b
 }
 
+// RFC 8200 MUST-1 MUST-4.
 func TestExtensionHeadersAreWalked(t *testing.T) {
 	alert := make([]byte, RouterAlertLen)
 	PutRouterAlert(alert, ProtoICMPv6)
@@ -163,6 +164,7 @@ func TestExtensionHeadersAreWalked(t *testing.T) {
 	}
 }
 
+// RFC 8200 MUST-4.
 func TestReassembledPartHasNoFragments(t *testing.T) {
 	piece := make([]byte, FragmentLen)
 	(&Fragment{Next: ProtoUDP, More: true}).Put(piece)
@@ -215,6 +217,7 @@ func slowWalk(next Proto, b []byte) (p Proto, at int, ok bool) {
 	}
 }
 
+// RFC 8200 MUST-1 MUST-2.
 func TestWalkAgreesWithTheSlowOne(t *testing.T) {
 	rnd := testRand()
 	agreed := 0
@@ -256,6 +259,7 @@ func randomChain(rnd *rand.Rand) (first Proto, b []byte) {
 	return first, append(b, randomBytes(rnd, rnd.IntN(20))...)
 }
 
+// RFC 8200 MUST-39.
 func TestICMPv6EchoIsWhatPackageICMPMakesOfIt(t *testing.T) {
 	rnd := testRand()
 	for n := range 60 {
@@ -281,6 +285,7 @@ func TestICMPv6EchoIsWhatPackageICMPMakesOfIt(t *testing.T) {
 	}
 }
 
+// RFC 8200 MUST-39.
 func TestICMPv6RefusesShortAndDamagedMessages(t *testing.T) {
 	b := make([]byte, ICMPLen+4)
 	(&ICMPv6{Type: ICMPv6Echo}).Put(six1, six2, b, []byte("data"))

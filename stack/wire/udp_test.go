@@ -67,6 +67,7 @@ func TestUDPChecksumNoticesEveryFlippedBit(t *testing.T) {
 	}
 }
 
+// RFC 8200 MUST-38.
 func TestUDPChecksumZeroMeansNoneInIPv4Only(t *testing.T) {
 	b := udpDatagram(UDP{SrcPort: 1, DstPort: 2}, []byte("data"))
 	require.True(t, UDPChecksumOK(host1, host2, b))
@@ -74,6 +75,7 @@ func TestUDPChecksumZeroMeansNoneInIPv4Only(t *testing.T) {
 	require.False(t, UDPChecksumOK(v6, v6, b))
 }
 
+// RFC 8200 MUST-37.
 func TestUDPChecksumThatComesOutZeroIsSentAsOnes(t *testing.T) {
 	b := udpDatagram(UDP{SrcPort: 1, DstPort: 2}, []byte{0, 0})
 	sum := Fold(Sum(b, PseudoSum(host1, host2, uint8(ProtoUDP), len(b))))
