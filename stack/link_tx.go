@@ -331,20 +331,26 @@ func (ifc *iface) drain() {
 	switch {
 	case !ifc.tx.busy.CompareAndSwap(false, true):
 	case ifc.tx.async.Load():
-		go ifc.drainOn()
+		go ifc.drainOn(txTurn)
 	default:
-		ifc.drainOn()
+		ifc.drainOn(txTurn)
 	}
 }
 
-// drainOn sends until nothing waits; it is the caller's turn, which ends. Who came to
-// send its own, or to receive, is not kept for ever by others that go on putting: a long
-// turn is handed on to a goroutine that ends with it.
-func (ifc *iface) drainOn() {
+// drainQueued sends what is queued now, for a caller whose turn it is and who does not want to
+// be kept by what others queue meanwhile.
+func (ifc *iface) drainQueued() {
+	ifc.drainOn((int(ifc.tx.n.Load()) + txBatch - 1) / txBatch)
+}
+
+// drainOn sends until nothing waits; it is the caller's turn, which ends. A caller that came to
+// send its own, or to receive, is not kept for ever by others that go on putting: after some
+// batches its turn is handed on to a goroutine that ends with it.
+func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
-	for turn := 0; ; turn++ {
-		if turn >= txTurn && q.n.Load() > 0 {
-			go ifc.drainOn()
+	for sent := 0; ; sent++ {
+		if sent >= batches && q.n.Load() > 0 {
+			go ifc.drainOn(txTurn)
 			return
 		}
 		q.mu.Lock()

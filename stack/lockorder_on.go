@@ -15,6 +15,14 @@ func (m *mutex[L]) Lock() {
 	m.m.Lock()
 }
 
+func (m *mutex[L]) TryLock() bool {
+	if !m.m.TryLock() {
+		return false
+	}
+	lockTaken[L]()
+	return true
+}
+
 func (m *mutex[L]) Unlock() {
 	m.m.Unlock()
 	lockReleased[L]()

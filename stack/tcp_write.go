@@ -23,64 +23,117 @@ func (t *TCP) Write(p []byte) (int, error) {
 		t.waiting().write()
 	}
 	t.writing = true
-	n, err := t.writeAll(p)
-	t.writing = false
-	t.wakeWriters()
-	t.mu.Unlock()
-	return n, err
-}
-
-// writeAll writes p in this caller's turn. t.mu is held, and released to send
-// and to wait.
-func (t *TCP) writeAll(p []byte) (n int, err error) {
-	take := t.conn.Write
-	var writers *bulkWriters
-	if len(p) >= pinBytes {
-		t.startPinning()
-		take = t.conn.Pin
-		defer t.unpin()
-		if writers = t.bulkWriters(len(p)); writers != nil {
-			writers.Add(1)
-			defer writers.Add(-1)
+	if len(p) <= promptBytes {
+		if t.yield {
+			t.yieldNow()
+		}
+		if len(p) < pinBytes || t.copies(len(p)) {
+			return t.writeCopied(p)
 		}
 	}
-	if t.yield {
-		t.yieldNow()
-	}
+	return t.writePinned(p)
+}
+
+// endWrite ends the writer's turn. t.mu is held.
+func (t *TCP) endWrite() {
+	t.writing = false
+	t.wakeWriters()
+}
+
+// writeCopied writes p in this caller's turn, from a copy. The turn ends before the last
+// bytes leave: once the peer has them, the caller waits for nothing, not even for t.mu.
+// t.mu is held, and released.
+func (t *TCP) writeCopied(p []byte) (n int, err error) {
 	for {
-		if err := t.writeEnd(); err != nil {
+		if err = t.writeEnd(); err != nil || n == len(p) {
+			t.endWrite()
+			t.mu.Unlock()
 			return n, err
+		}
+		now := t.s.now()
+		k := t.conn.Write(now, p[n:])
+		if k == 0 {
+			t.waiting().write()
+			continue
+		}
+		n += k
+		if n == len(p) {
+			t.yield = k > yieldBytes
+			t.endWrite()
+		}
+		// What is chosen is sent before anyone waits for its answer.
+		if k <= directBytes {
+			t.runDirect(now)
+		} else {
+			t.run(now)
+			t.mu.Unlock()
+			t.s.drain()
 		}
 		if n == len(p) {
 			return n, nil
 		}
+		if k > yieldBytes {
+			runtime.Gosched()
+		}
+		t.mu.Lock()
+	}
+}
+
+// writePinned writes p in this caller's turn, without a copy where it can. t.mu is held, and
+// released.
+func (t *TCP) writePinned(p []byte) (n int, err error) {
+	t.startPinning()
+	writers := t.bulkWriters(len(p))
+	if writers != nil {
+		writers.Add(1)
+		defer writers.Add(-1)
+	}
+	if t.yield {
+		t.yieldNow()
+	}
+	prompt := len(p) <= promptBytes
+	for n < len(p) {
+		if prompt && n > 0 && t.copies(len(p)-n) {
+			t.awaitFrames() // now, rather than when the last bytes have left
+		}
+		if err = t.writeEnd(); err != nil {
+			break
+		}
 		now := t.s.now()
-		if k := take(now, p[n:]); k > 0 {
-			n += k
-			t.chargePinned()
-			// What is chosen is sent before anyone waits for its answer.
-			if k <= directBytes {
-				t.runDirect(now)
-			} else {
-				t.run(now)
-				t.mu.Unlock()
-				t.s.drain()
-			}
-			if k > yieldBytes && n < len(p) {
-				runtime.Gosched()
-			}
-			t.mu.Lock()
-			t.yield = k > yieldBytes && n == len(p)
-			if n == len(p) {
-				if writers.crowded() {
-					t.awaitAcks()
-				}
-				return n, nil
-			}
+		k := t.conn.Pin(now, p[n:])
+		if k == 0 {
+			t.waiting().write()
 			continue
 		}
-		t.waiting().write()
+		n += k
+		t.chargePinned()
+		switch {
+		case k <= directBytes:
+			t.runDirect(now)
+		case prompt:
+			t.runPrompt(now, n == len(p))
+		default:
+			t.run(now)
+			t.mu.Unlock()
+			t.s.drain()
+		}
+		if k > yieldBytes && n < len(p) {
+			runtime.Gosched()
+		}
+		if prompt {
+			t.lockSoon()
+		} else {
+			t.mu.Lock()
+		}
+		t.yield = k > yieldBytes && n == len(p)
 	}
+	if err == nil && writers.crowded() {
+		t.awaitAcks()
+	}
+	t.unpin()
+	t.endWrite()
+	t.mu.Unlock()
+	return n, err
 }
 
 // writeEnd returns why nothing more can be written, or nil. t.mu is held.
@@ -114,7 +167,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	p := t.path
 	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
 	n := total // in the slot
-	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() {
+	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() && !t.zc.copying {
 		meta.body, meta.done = seg.Pinned, t.zc.frame()
 		n -= len(seg.Pinned)
 	}

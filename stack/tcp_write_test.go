@@ -74,15 +74,8 @@ func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
 			return g
 		})
 		c, d := connect(t, a, b)
-		e, _ := connect(t, a, b)
 		want := noise(100_000)
-
-		// Another connection's writer has the turn to send, and is held up.
 		g.set(true)
-		go e.Write([]byte("first"))
-		synctest.Wait()
-		require.Equal(t, 1, g.held)
-
 		returned := false
 		go func() {
 			p := bytes.Clone(want)
@@ -94,13 +87,60 @@ func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
 			c.CloseWrite()
 		}()
 		synctest.Wait()
-		require.False(t, returned, "frames that are queued refer to the writer's bytes")
+		require.Equal(t, 1, g.held, "the writer itself is in the device")
+		require.False(t, returned, "its frames refer to the writer's bytes")
 		g.set(false)
 		got, err := io.ReadAll(d)
 		require.NoError(t, err)
 		require.True(t, returned)
 		require.True(t, bytes.Equal(want, got))
 	})
+}
+
+// A peer may answer as soon as it has the last bytes. A writer that waited for whoever sends
+// them would learn later than the reader of the answer that its request was sent.
+func TestAWriteDoesNotWaitForWhoeverSendsItsBytes(t *testing.T) {
+	for name, size := range map[string]int{"small": 10_000, "large": 60_000, "more than fits": 65_000} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var g *barrier
+				a, b := wiredPair(t, func(dev nic.Device) nic.Device {
+					g = newBarrier(dev)
+					return g
+				})
+				c, d := connect(t, a, b)
+				e, _ := connect(t, a, b)
+				require.NoError(t, c.SetWriteBuffer(60_000))
+				want := noise(size)
+				got := make(chan []byte, 1)
+				go func() {
+					p, _ := io.ReadAll(d)
+					got <- p
+				}()
+
+				// Another connection's writer sends at the interface, and is held up.
+				g.set(true)
+				go e.Write([]byte("first"))
+				synctest.Wait()
+				require.Equal(t, 1, g.held)
+				returned := false
+				go func() {
+					p := bytes.Clone(want)
+					n, err := c.Write(p)
+					returned = true
+					require.NoError(t, err)
+					require.Equal(t, len(want), n)
+					clear(p)
+					c.CloseWrite()
+				}()
+				synctest.Wait()
+				require.Equal(t, size <= 60_000, returned, "unless it waits for room")
+				g.set(false)
+				require.True(t, bytes.Equal(want, <-got))
+				require.True(t, returned)
+			})
+		})
+	}
 }
 
 func TestAWriteThatIsGivenUpLeavesNothingOfItsBytes(t *testing.T) {

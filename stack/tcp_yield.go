@@ -9,8 +9,7 @@ import "runtime"
 // of another core than a switch of goroutines.
 //
 // The yield comes before the next bytes, in the same Write or the next one, and never between
-// the last byte of a Write and its return: the peer could read all, answer, and close
-// before the caller knows that its request was sent. httputil.ReverseProxy fails then.
+// the last byte of a Write and its return: see promptBytes.
 //
 // The rx loop of package nic has a bound of its own, which is the same number for another reason.
 const yieldBytes = 16 << 10

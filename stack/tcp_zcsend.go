@@ -24,6 +24,7 @@ type zeroCopySend struct {
 	t       *TCP
 	frames  atomic.Int32 // queued, or in a device's Send
 	waiting atomic.Bool  // the writer waits for frames to become 0
+	copying bool         // frames get copies: another goroutine sends the last bytes of a prompt Write
 
 	acks ackWaits
 
@@ -65,6 +66,14 @@ func (t *TCP) unpin() {
 	z := t.zc
 	t.s.tcp.used.Add(-z.charged)
 	z.charged = 0
+	z.copying = false
+	t.awaitFrames()
+}
+
+// awaitFrames waits until no frame refers to the caller's buffer. t.mu is held, and released to
+// wait.
+func (t *TCP) awaitFrames() {
+	z := t.zc
 	for z.frames.Load() > 0 {
 		z.waiting.Store(true)
 		if z.frames.Load() > 0 {
