@@ -104,15 +104,6 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 		c.side[i].end, c.side[i].total = endClose, max(c.side[i].total, 1)
 		c.side[1-i].end, c.side[1-i].total = endPolitely, 0
 	}
-	for i := range c.side {
-		if e := c.side[i].end; e == endClose || e == endLinger {
-			// What was written before a Close arrives, if the other side reads on: after eight
-			// probes of a closed window, of which some may be lost, an orphan is given up.
-			s := &c.side[1-i]
-			s.readAfter, s.pause = min(s.readAfter, time.Second), min(s.pause, time.Millisecond)
-			s.bite = max(s.bite, 2000)
-		}
-	}
 	return c
 }
 

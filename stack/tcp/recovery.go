@@ -442,5 +442,5 @@ func (c *Conn) retransmissionTimeout(now Time) {
 }
 
 // orphanRetries limits Params.Retries for a connection that the application has closed, also
-// while the peer's window is closed: Linux's tcp_orphan_retries.
+// while the peer's window is closed: Linux's tcp_orphan_retries. See also persistExpired.
 const orphanRetries = 8

@@ -424,14 +424,18 @@ func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 // acknowledgments in response to the probe segments, the sending TCP peer MUST allow the
 // connection to stay open" (MUST-37). An application may still close it. RFC 6429 4: the
 // application or the operating system may close connections in this state without violating
-// TCP. An orphan has no application, so the stack limits its probes, answered or not.
+// TCP. An orphan has no application, so the stack ends it as Linux does: when orphanRetries
+// probes in a row were not answered, or, answered or not, when the time between two has grown
+// to MaxRTO, which is some five minutes after the window closed.
 func (c *Conn) persistExpired() {
 	t := &c.timers
-	retries, probes := c.p.Retries, t.probes
+	retries := c.p.Retries
 	if c.orphan {
-		retries, probes = min(retries, orphanRetries), max(t.probes, t.persists)
+		if retries = min(retries, orphanRetries); c.rtt.timeout(t.persists, c.p) >= c.p.MaxRTO {
+			retries = 0
+		}
 	}
-	if c.shut() && probes >= retries {
+	if c.shut() && t.probes >= retries {
 		c.timedOut()
 		return
 	}
