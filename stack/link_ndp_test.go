@@ -446,6 +446,11 @@ func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, func(c *Config) { c.NICs[0].Gateway6 = addr("2001:db8::99") })
+		p.nd(msg("2001:db8::99", redirect("fe80::98", dst, macC)))
+		require.Equal(t, "2001:db8::99", hop(s), "IP Source Address MUST be the link-local address")
+	})
+	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, gateway, func(c *Config) { c.NoRedirects = true })
 		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
 		require.Equal(t, "fe80::99", hop(s))
