@@ -10,14 +10,14 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// Settings of keep-alive where zero is given.
+// Defaults of keep-alive.
 const (
 	defaultKeepAliveIdle     = 15 * time.Second
 	defaultKeepAliveInterval = 15 * time.Second
 	defaultKeepAliveCount    = 9
 )
 
-// The most that Linux takes: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT.
+// The largest values that Linux accepts: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT.
 const (
 	maxKeepAliveTime  = 32767 * time.Second
 	maxKeepAliveCount = 127
@@ -39,7 +39,7 @@ type conn struct {
 	net  string // of errors
 	six  bool   // TCP's addresses are shown in IPv6's form
 	// The addresses, the same before and after Close. Those of a TCP connection are
-	// made when somebody asks: most never are.
+	// made on first use, because most are never needed.
 	made atomic.Pointer[ends]
 }
 
@@ -51,21 +51,21 @@ func (c *conn) ends() *ends {
 	if e := c.made.Load(); e != nil {
 		return e
 	}
-	t := c.sock.(*stack.TCP) // others have theirs from the beginning
+	t := c.sock.(*stack.TCP) // other sockets have them from the beginning
 	c.made.CompareAndSwap(nil, family{six: c.six}.tcpEnds(t.LocalAddr(), t.RemoteAddr()))
-	return c.made.Load() // what another goroutine made meanwhile is as good
+	return c.made.Load() // another goroutine may have made them meanwhile
 }
 
 func (c *conn) ok() bool { return c != nil && c.sock != nil }
 
-// opError is the one place where an error of a socket gets its context. call is
+// opError wraps an error of a socket in a *net.OpError. call is
 // the system call that would have returned an errno.
 func (c *conn) opError(op, call string, err error) error {
 	e := c.ends()
 	return &net.OpError{Op: op, Net: c.net, Source: e.local, Addr: e.remote, Err: syscallError(call, err)}
 }
 
-// setError is the error of the settings that net reports with the local address only.
+// setError is opError for settings, whose errors in net have only the local address.
 func (c *conn) setError(err error) error {
 	if err == nil {
 		return nil
@@ -119,7 +119,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.setError(c.sock.SetReadDeadline(t))
 }
 
-// SetWriteDeadline sets the deadline of writes. It ends the wait for room, also where a
+// SetWriteDeadline sets the deadline of writes. It ends a wait for buffer space even while a
 // device's Send blocks.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
@@ -128,7 +128,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return c.setError(c.sock.SetWriteDeadline(t))
 }
 
-// SetReadBuffer sets the size of the receive buffer in bytes. What it holds is not dropped.
+// SetReadBuffer sets the size of the receive buffer in bytes. It drops no data.
 func (c *conn) SetReadBuffer(bytes int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -136,7 +136,7 @@ func (c *conn) SetReadBuffer(bytes int) error {
 	return c.setError(c.sock.SetReadBuffer(bytes))
 }
 
-// SetWriteBuffer sets the size of the send buffer in bytes. What it holds is not dropped.
+// SetWriteBuffer sets the size of the send buffer in bytes. It drops no data.
 func (c *conn) SetWriteBuffer(bytes int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -167,8 +167,8 @@ func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
 	}
 }
 
-// tcpOptions are the settings that net gives to its connections. That Linux does not take
-// one of them is, as with net, no error.
+// tcpOptions returns the options that net sets on its connections. As in net, it is no error if Linux
+// would refuse one of them.
 func tcpOptions(period time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
 	if !cfg.Enable && period >= 0 {
 		cfg = net.KeepAliveConfig{Enable: true, Idle: period}
@@ -178,7 +178,7 @@ func tcpOptions(period time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions 
 	return o
 }
 
-// Read reads from the connection. At its regular end the error is io.EOF itself.
+// Read reads from the connection. At the end of the stream the error is io.EOF itself.
 func (c *TCPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -190,8 +190,8 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write writes all of b to the connection, unless it returns an error. What
-// several goroutines write at once is not mixed.
+// Write writes all of b to the connection, unless it returns an error. Concurrent
+// writes are not interleaved.
 func (c *TCPConn) Write(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -226,7 +226,7 @@ func (c *TCPConn) CloseWrite() error {
 	return nil
 }
 
-// option wraps the error of an option that is TCP's.
+// option wraps the error of a TCP option.
 func (c *TCPConn) option(err error) error {
 	if err == nil {
 		return nil
@@ -234,9 +234,9 @@ func (c *TCPConn) option(err error) error {
 	return c.opError("set", "setsockopt", err)
 }
 
-// SetLinger says what Close does with data that is not yet sent or acknowledged. With
+// SetLinger sets what Close does with data that is not sent or not acknowledged. With
 // sec < 0, the default, it is sent in the background. With 0 it is discarded and
-// the connection reset. With sec > 0, Close waits for it up to so many seconds.
+// the connection is reset. With sec > 0, Close waits up to sec seconds for its acknowledgement.
 func (c *TCPConn) SetLinger(sec int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -244,8 +244,8 @@ func (c *TCPConn) SetLinger(sec int) error {
 	return c.option(c.tcp.SetLinger(sec))
 }
 
-// SetNoDelay says whether small segments are sent at once, which is the default, or
-// held back while others are not acknowledged (Nagle's algorithm, RFC 9293 section 3.7.4).
+// SetNoDelay sets whether small segments are sent at once, which is the default, or
+// delayed while other data is unacknowledged (Nagle's algorithm, RFC 9293 section 3.7.4).
 func (c *TCPConn) SetNoDelay(noDelay bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -261,21 +261,21 @@ func (c *TCPConn) SetKeepAlive(keepalive bool) error {
 	return c.option(c.tcp.SetKeepAlive(keepalive))
 }
 
-// SetKeepAlivePeriod sets how long the connection is idle before the first probe;
-// 15 s if d is zero, unchanged if it is negative. The time between probes stays. It is
-// rounded up to whole seconds; more than 32767 s is EINVAL.
+// SetKeepAlivePeriod sets how long the connection is idle before the first probe: d rounded up to whole
+// seconds, or 15 s if d is zero. A negative d changes nothing; more than 32767 s is EINVAL. The
+// time between probes stays.
 func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
 	if d < 0 {
-		return nil // of a closed connection too, as net does
+		return nil // even on a closed connection, as in net
 	}
 	return c.option(c.setKeepAlive(d, -1, -1))
 }
 
-// SetKeepAliveConfig sets all of keep-alive. Of its fields, zero ones mean the
-// defaults, which are 15 s, 15 s and 9, and negative ones no change. Times are rounded up
+// SetKeepAliveConfig sets all keep-alive options. A field that is zero stands for the
+// default: 15 s, 15 s and 9; a negative one changes nothing. Times are rounded up
 // to whole seconds; more than 32767 s, and a count of more than 127, are EINVAL.
 func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	if !c.ok() {
@@ -287,7 +287,7 @@ func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	return c.option(c.setKeepAlive(config.Idle, config.Interval, config.Count))
 }
 
-// setKeepAlive sets what is not negative, each to its default if it is zero.
+// setKeepAlive sets the values that are not negative, with defaults for zeros.
 func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
 	idle, interval, count, tooMuch := keepAlive(idle, interval, count)
 	if err := c.tcp.SetKeepAliveConfig(idle, interval, count); err != nil {
@@ -296,8 +296,8 @@ func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
 	return tooMuch
 }
 
-// keepAlive returns settings as Linux takes them: of what is zero the defaults, and what
-// is negative is not set. What Linux does not take is EINVAL, and what comes before it is set.
+// keepAlive returns the settings in the form of the stack: defaults for zeros; a negative value means
+// that it is not set. If Linux would refuse one, the error is EINVAL, and only those before it are set.
 func keepAlive(idle, interval time.Duration, count int) (time.Duration, time.Duration, int, error) {
 	idle, interval = keepAliveTime(idle, defaultKeepAliveIdle), keepAliveTime(interval, defaultKeepAliveInterval)
 	if count == 0 {
@@ -334,7 +334,7 @@ func (c *TCPConn) MultipathTCP() (bool, error) {
 	return false, nil
 }
 
-// Info returns a snapshot of the connection's state, for people and for tests.
+// Info returns a snapshot of the connection's state, for diagnosis and tests.
 func (c *TCPConn) Info() stack.TCPInfo {
 	if !c.ok() {
 		return stack.TCPInfo{}

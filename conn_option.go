@@ -49,11 +49,10 @@ func (c *TCPConn) SetTTL(ttl int) error {
 	return c.option(c.tcp.SetTTL(uint8(ttl)))
 }
 
-// SetUserTimeout sets how long what was written may stay unacknowledged before
-// the connection is given up: it is
-// TCP_USER_TIMEOUT, and R2 of RFC 9293 3.8.3. If d is zero, as at first, that is
-// when 15 retransmissions have not been answered, which takes 15 minutes or more.
-// Reads and writes then fail with ETIMEDOUT. A negative d is EINVAL.
+// SetUserTimeout sets how long data may stay unacknowledged before
+// the connection fails with ETIMEDOUT: TCP_USER_TIMEOUT of Linux, and R2 of RFC 9293 3.8.3. If d is
+// zero, as by default, the connection fails after 15 retransmissions without an answer, which takes 15
+// minutes or more. A negative d is EINVAL.
 func (c *TCPConn) SetUserTimeout(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL

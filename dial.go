@@ -18,9 +18,9 @@ type Dialer struct {
 	// Host is the host to dial from.
 	Host *Host
 
-	// Timeout is how long a dial may take, the lookup of the name included. The earliest
-	// of it, Deadline and the context's deadline counts. What is left of the time is
-	// shared by the addresses of a name. Zero means no limit but TCP's own.
+	// Timeout is how long a dial may take, including the lookup of the name. The earliest
+	// of Timeout, Deadline and the context's deadline applies. The remaining time is
+	// divided among the addresses of a name. Zero means no limit but TCP's own.
 	Timeout time.Duration
 
 	// Deadline is when a dial fails. Zero means never.
@@ -36,29 +36,29 @@ type Dialer struct {
 	DualStack bool
 
 	// FallbackDelay is how long a dial to a name on "tcp" waits for the family of the
-	// name's first address before it tries the other one at the same time (RFC 8305, Happy
-	// Eyeballs). Zero means 300 ms, and a negative value that the addresses are tried
+	// name's first address before it tries the other family in parallel (RFC 8305, Happy
+	// Eyeballs). Zero means 300 ms; with a negative value the addresses are tried
 	// one after the other.
 	FallbackDelay time.Duration
 
 	// KeepAlive is how long a connection is idle before keep-alive probes are sent. Zero
-	// means 15 s, a negative value none. It is rounded up to whole seconds, and is not looked
-	// at if KeepAliveConfig.Enable is set.
+	// means 15 s, a negative value no probes. It is rounded up to whole seconds, and ignored
+	// if KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
 	// KeepAliveConfig has all of the keep-alive settings, see TCPConn.SetKeepAliveConfig.
-	// What that would refuse has its default.
+	// Values that it would refuse have their defaults.
 	KeepAliveConfig net.KeepAliveConfig
 
-	// Resolver looks up names instead of the host's own resolver. Beware that it
-	// asks through the kernel, unless its Dial is the Host's and PreferGo is set, and
-	// that its first lookup makes a channel for the whole process: if that happens in a
+	// Resolver looks up names instead of the host's own resolver. It
+	// sends its queries through the kernel, unless its Dial is the Host's and PreferGo is set.
+	// Its first lookup makes a channel for the whole process: if that happens in a
 	// testing/synctest bubble, lookups outside of it crash.
 	Resolver *net.Resolver
 
-	// LookupNetIP, if not nil, looks up names instead of Resolver and of the host's own
-	// resolver. It is what resolve.Resolver and net.Resolver have as a method: network is
-	// "ip", "ip4" or "ip6", and the addresses are tried in their order.
+	// LookupNetIP, if not nil, looks up names instead of Resolver and the host's own
+	// resolver. It is called as the method of resolve.Resolver and net.Resolver: network is
+	// "ip", "ip4" or "ip6". The addresses are tried in the order returned.
 	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	// Cancel cancels a dial when it is closed.
@@ -74,7 +74,7 @@ type Dialer struct {
 	multipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told.
+// MultipathTCP returns the value set by SetMultipathTCP.
 func (d *Dialer) MultipathTCP() bool { return d.multipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
@@ -101,7 +101,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	return d.race(network).run(ctx, addrs)
 }
 
-// lookup returns what is asked for names.
+// lookup returns the function that looks up names.
 func (d *Dialer) lookup() lookupFunc {
 	switch {
 	case d.LookupNetIP != nil:
@@ -112,7 +112,7 @@ func (d *Dialer) lookup() lookupFunc {
 	return d.Host.lookup
 }
 
-// race returns what tries the addresses of a dial.
+// race returns the settings for trying the addresses of a dial.
 func (d *Dialer) race(network string) *race {
 	return &race{
 		network: network, local: d.LocalAddr, delay: d.FallbackDelay,
@@ -167,7 +167,7 @@ func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFu
 	outer := cancel
 	ctx, cancel = context.WithCancel(ctx)
 	select {
-	case <-d.Cancel: // at once, though the goroutine were not
+	case <-d.Cancel: // at once, even before the goroutine has run
 		cancel()
 	default:
 	}
@@ -202,7 +202,7 @@ func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr) (n
 	}
 }
 
-// asConn keeps a nil pointer out of the interface.
+// asConn returns c as a net.Conn, which is nil if there is an error.
 func asConn[C net.Conn](c C, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
@@ -210,7 +210,7 @@ func asConn[C net.Conn](c C, err error) (net.Conn, error) {
 	return c, nil
 }
 
-// control fails where there are callbacks that want a descriptor.
+// control returns ENOTSUP if there are callbacks, which need a descriptor.
 func (d *Dialer) control() error {
 	if d.Control != nil || d.ControlContext != nil {
 		return syscall.ENOTSUP
@@ -233,7 +233,7 @@ func (h *Host) endpoints(network string, laddr, raddr net.Addr) (f family, local
 	return f, local, remote, syscallError("connect", err)
 }
 
-// dialTCPAddr is DialTCP and its like for addresses in net's form.
+// dialTCPAddr is DialTCP for addresses in net's form.
 func (d *Dialer) dialTCPAddr(ctx context.Context, network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -253,7 +253,7 @@ func (d *Dialer) dialTCPAddr(ctx context.Context, network string, laddr, raddr *
 	return c, nil
 }
 
-// dialTCP dials, and leaves it to its callers to say what was dialed in an error.
+// dialTCP dials. Its errors do not name the address; the callers add it.
 func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
 	if err := d.control(); err != nil {
 		return nil, err
@@ -268,8 +268,8 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 		if err != nil {
 			return nil, contextError(syscallError("connect", err))
 		}
-		// RFC 9293 3.5 (figure 8) allows for a connection with itself, when an
-		// ephemeral port happens to be the one that is dialed. Nobody wants it.
+		// RFC 9293 3.5 (figure 8): if the ephemeral port happens to be the dialed port, the connection
+		// is one with itself. As in net, it is closed and the dial tried again, up to twice.
 		if local.Port() == 0 && t.LocalAddr() == t.RemoteAddr() {
 			t.SetLinger(0)
 			t.Close()
@@ -282,7 +282,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 	}
 }
 
-// dialUDPAddr is DialUDP and its like for addresses in net's form.
+// dialUDPAddr is DialUDP for addresses in net's form.
 func (d *Dialer) dialUDPAddr(ctx context.Context, network string, laddr, raddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -324,12 +324,12 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 	}
 	c := d.Host.newUDPConn(u, network, f)
 	if raddr.Port == 0 {
-		c.ends().remote = raddr // which net keeps where the kernel tells of no peer
+		c.ends().remote = raddr // net keeps it if the kernel reports no peer
 	}
 	return c, nil
 }
 
-// dialIPAddr is DialIP and its like for addresses in net's form.
+// dialIPAddr is DialIP for addresses in net's form.
 func (d *Dialer) dialIPAddr(ctx context.Context, network string, laddr, raddr *net.IPAddr) (*IPConn, error) {
 	switch {
 	case d.Host == nil:
@@ -372,12 +372,12 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		return nil, contextError(err)
 	}
 	c := d.Host.newIPConn(r, name, f)
-	c.ends().remote = raddr // which net keeps, since the kernel tells of no peer
+	c.ends().remote = raddr // net keeps it, because the kernel reports no peer
 	return c, nil
 }
 
-// maxProtocol is the largest that Linux has a socket for: IPPROTO_MPTCP. No IP header has
-// room for more than 255.
+// maxProtocol is the largest protocol for which Linux has a socket, IPPROTO_MPTCP, though an IP header has
+// room only for 255.
 const maxProtocol = 262
 
 // openRaw opens a raw socket.

@@ -1,7 +1,7 @@
-// Package usernet gives a program a network of its own: Internet hosts that live
-// in the process, whose Dial, Listen and ListenPacket behave as those of package
-// net, over a TCP/IP engine written in Go. A host stands on a TAP device, on a wire in
-// memory, or on anything else that is a nic.Device.
+// Package usernet gives a program a network of its own: Internet hosts in the
+// process, whose Dial, Listen and ListenPacket behave as those of package
+// net, over a TCP/IP stack written in Go. A host uses a TAP device, a wire in
+// memory, or any other nic.Device.
 //
 //	tap, err := nic.OpenTAP(nic.TAPConfig{Name: "tap0"})
 //	...
@@ -16,14 +16,14 @@
 //	...
 //	http.Serve(ln, handler)
 //
-// Code that is written for net runs unchanged: what it gets are a net.Conn, net.Listener
-// or net.PacketConn with net's addresses and net's errors, to the text. A Dialer and
-// a ListenConfig have net's fields and a Host. What differs is that nothing has a
-// descriptor: File and SyscallConn are absent, a Control function makes a call fail with
+// Code that is written for net runs unchanged: it gets a net.Conn, net.Listener
+// or net.PacketConn with the addresses and the errors of net, to the text. A Dialer and
+// a ListenConfig have the fields of net's and a Host. Sockets have no
+// file descriptors: File and SyscallConn are absent, a Control function makes a call fail with
 // ENOTSUP, and there are no Unix sockets.
 //
-// Hosts share nothing with each other, nor with the kernel. Those whose devices are in memory
-// work inside a testing/synctest bubble, in virtual time.
+// Hosts share no state with each other or with the kernel. A host whose devices are in memory
+// works inside a testing/synctest bubble, in virtual time.
 package usernet
 
 import (
@@ -41,13 +41,13 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// Config says what a Host is made of. The common case needs NIC, Addrs and Gateway. The
-// zero value is a host that has only its loopback.
+// Config configures a Host. The common case needs NIC, Addrs and Gateway. The
+// zero value is a host with only its loopback.
 type Config struct {
-	// NIC is the link, and Addrs the host's addresses on it with the lengths of their
-	// networks; Host.AddAddr adds others later. Gateway is the default router, if there is any; where all addresses
-	// are single ones (/32), as some clouds give them, it need not be in their network. The
-	// host closes the device when it is closed.
+	// NIC is the link, and Addrs are the host's addresses on it with their prefix lengths;
+	// Host.AddAddr adds others later. Gateway is the default router, if any. It must be in the network of an
+	// address, unless all addresses are single ones (/32), as some clouds assign them. Closing the
+	// host closes the device.
 	NIC     nic.Device
 	Addrs   []netip.Prefix
 	Gateway netip.Addr
@@ -68,9 +68,9 @@ type Config struct {
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
 	NICs []stack.NIC
-	// Routes stand beside those that the addresses and gateways bring.
+	// Routes are added to those of the addresses and gateways.
 	Routes []stack.Route
-	// Neighbors are link addresses that are never asked for.
+	// Neighbors are permanent neighbour entries, for which the host sends no requests.
 	Neighbors []stack.Neighbor
 	// WaitForDAD has an IPv6 address be of no use before Duplicate Address Detection has found that
 	// no other node on the link has it, which takes one to two seconds. Otherwise it is used at
@@ -79,17 +79,17 @@ type Config struct {
 	// NoRedirects has the host believe no redirects of IPv6 routers.
 	NoRedirects bool
 
-	// DNS are the name servers, in the order in which they are asked. Without any,
-	// names are those of Hosts, and localhost.
+	// DNS are the name servers, in the order in which they are asked. Without any, the host
+	// resolves only the names of Hosts, and localhost.
 	DNS []netip.AddrPort
 	// Search are the domains that are appended to names without a final dot.
 	Search []string
-	// Hosts are names that are known without asking. For those of a file, see
+	// Hosts are names with their addresses, for which no server is asked. For a hosts file, see
 	// resolve.ParseHosts and the Hosts of Resolver.
 	Hosts map[string][]netip.Addr
-	// Resolver has the finer settings of the resolver; resolve.ParseResolvConf returns
-	// some. Its Servers, Search and Hosts are used where those above are empty, and the
-	// functions that are nil become the host's own.
+	// Resolver has further settings of the resolver, such as those of a file, from resolve.ParseResolvConf.
+	// Its Servers, Search and Hosts are used if those above are empty, and functions that
+	// are nil become the host's own.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.
@@ -97,8 +97,8 @@ type Config struct {
 	// UDPBuffer is the receive queue limit of UDP and IP sockets in bytes; 212992 if zero.
 	UDPBuffer int
 
-	// Logger is told when a link fails, comes up, goes down or changes, or an address is in
-	// use by another machine. Nil is silent. See also Host.Done.
+	// Logger gets a record when a link fails, comes up, goes down or changes, or when an address is in
+	// use by another machine. If it is nil, nothing is logged. See also Host.Done.
 	Logger *slog.Logger
 	// Rand fills p with unpredictable bytes. All that is random on the host comes from them:
 	// sequence numbers, ports, identifications, delays, the IDs and letter case of DNS
@@ -111,14 +111,14 @@ type Config struct {
 type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
-	lookup      lookupFunc     // the resolver's, which a dial asks
-	fill        func(p []byte) // with unpredictable bytes
+	lookup      lookupFunc     // the resolver's, for dials
+	fill        func(p []byte) // fills p with unpredictable bytes
 	copyBuffers copyBuffers    // of ReadFrom and WriteTo
 	batches     sync.Pool      // of *[]stack.Datagram
 }
 
 // New makes a host and brings up its links. An error says which part of the
-// configuration is wrong; the devices are then the caller's still.
+// configuration is wrong; the host has then neither attached nor closed a device.
 func New(cfg Config) (*Host, error) {
 	nics := cfg.NICs
 	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto {
@@ -154,7 +154,7 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// newResolver makes the resolver of a host, which asks over the host itself.
+// newResolver makes the resolver of a host, which sends its queries from the host.
 func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	rc := cfg.Resolver
 	if len(cfg.DNS) > 0 {
@@ -194,20 +194,19 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // net.ErrClosed, and the devices are closed. A second Close returns net.ErrClosed.
 func (h *Host) Close() error { return h.stack.Close() }
 
-// Done returns a channel that is closed when the host is of no more use to others: it was
-// closed, or it has links and each of them has come to an end by itself, as a TAP device does
-// that somebody deletes. Err then tells why. Listeners that are not bound to a loopback
-// address return ENETDOWN ("network is down") from Accept from then on, and UDP and IP sockets
-// from their next call, once. A host that is given another link after that, by
-// Stack().AddNIC, is of use again: Done then returns another channel.
+// Done returns a channel that is closed when the host was closed, or when its last link has failed, as
+// the link of a TAP device does that is deleted. Err then returns the reason. After a failure, Accept
+// returns ENETDOWN ("network is down") for listeners that are not bound to a loopback
+// address, and so does the next call, once, on UDP and IP sockets. If a link is added
+// after that, by Stack().AddNIC, Done returns another channel.
 func (h *Host) Done() <-chan struct{} { return h.stack.Done() }
 
-// Err returns nil while the channel of Done is open. Then it returns net.ErrClosed if the host was
-// closed, or the error of the link that died last. That of each link is in Interfaces.
+// Err returns nil while the channel of Done is open, then net.ErrClosed if the host was
+// closed, or else the error of the link that failed last. Interfaces has the error of each link.
 func (h *Host) Err() error { return h.stack.Err() }
 
-// Stack returns the engine, for what a program can do with a host that it cannot do with
-// package net: interfaces and neighbours that come and go.
+// Stack returns the engine of the host, for what has no counterpart in package net, such as adding and
+// removing interfaces and neighbours.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
 // Stats returns a snapshot of the host's counters.
@@ -219,36 +218,36 @@ func (h *Host) Interfaces() []stack.InterfaceInfo { return h.stack.Interfaces() 
 // Routes returns the routes in the order in which they are looked up.
 func (h *Host) Routes() []stack.Route { return h.stack.Routes() }
 
-// Neighbors returns the link addresses that are known, or being asked for.
+// Neighbors returns the neighbour entries: link addresses that are known or being resolved.
 func (h *Host) Neighbors() []stack.Neighbor { return h.stack.Neighbors() }
 
 // AddAddr adds an address to an interface, with the route to its network; an empty name stands for the
-// only link. An address that is there already with the same prefix begins anew with the options,
-// as a lease that is renewed. The default route is added with AddRoute. The errors are those of
-// stack.Stack.AddAddr, which has more of it.
+// only link. If the interface has the address with the same prefix, its options are replaced,
+// as when a lease is renewed. AddRoute adds the default route. For details and
+// errors see stack.Stack.AddAddr.
 func (h *Host) AddAddr(nic string, p netip.Prefix, o stack.AddrOptions) error {
 	return h.stack.AddAddr(nic, p, o)
 }
 
-// RemoveAddr takes an address from an interface; an empty name stands for the only link. As on Linux,
-// connections that have it send nothing any more and time out, with ENETUNREACH ("network is
-// unreachable") if something was in flight, UDP and IP sockets fail with ENETUNREACH, listeners stay,
-// and with the last address of an interface go all routes over it. The errors are those of
-// stack.Stack.RemoveAddr, which has more of it.
+// RemoveAddr removes an address from an interface; an empty name stands for the only link. As on Linux,
+// connections that use it send nothing any more and time out, with ENETUNREACH ("network is
+// unreachable") if data was in flight; UDP and IP sockets fail with ENETUNREACH; listeners stay; and
+// the last address of an interface takes all routes over it with it. For details and
+// errors see stack.Stack.RemoveAddr.
 func (h *Host) RemoveAddr(nic string, a netip.Addr) error { return h.stack.RemoveAddr(nic, a) }
 
 // AddRoute adds a route; that to 0.0.0.0/0 is the default route. The errors are those of
 // stack.Stack.AddRoute.
 func (h *Host) AddRoute(r stack.Route) error { return h.stack.AddRoute(r) }
 
-// DelRoute removes the first route of Config or AddRoute with that prefix, and that Via and NIC
-// where they are given, or else the default route to a Gateway of Config. The errors are those of
-// stack.Stack.DelRoute.
+// DelRoute removes the first route of Config or AddRoute with the prefix of r, and its Via and NIC
+// if they are set. If there is none, it removes the default route to a Gateway of Config. The errors are
+// those of stack.Stack.DelRoute.
 func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
 
 // Changed returns a channel that is closed at the next change of an address, a link or a route, and by
-// Close, which is the last change. What has changed is in Interfaces and Routes. Call Changed before
-// they are read, and again after each change, so that none is missed:
+// Close. Interfaces and Routes return the new state. Call Changed before
+// reading it, and again after each change, so that no change is missed:
 //
 //	for {
 //		changed := host.Changed()
@@ -260,7 +259,7 @@ func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
 //		}
 //	}
 //
-// A caller that does not come back leaves nothing behind.
+// A channel that is not used any more costs nothing.
 func (h *Host) Changed() <-chan struct{} { return h.stack.Changed() }
 
 // Addrs returns the host's addresses with the lengths of their networks, without those

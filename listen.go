@@ -21,8 +21,8 @@ type ListenConfig struct {
 	Control func(network, address string, c syscall.RawConn) error
 
 	// KeepAlive is how long an accepted connection is idle before keep-alive probes are
-	// sent. Zero means 15 s, a negative value none. It is rounded up to whole seconds, and is
-	// not looked at if KeepAliveConfig.Enable is set.
+	// sent. Zero means 15 s, a negative value no probes. It is rounded up to whole seconds, and
+	// ignored if KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
 	// KeepAliveConfig has all of the keep-alive settings of accepted connections, as in a
@@ -32,7 +32,7 @@ type ListenConfig struct {
 	noMultipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told, and before that true, as net does.
+// MultipathTCP returns the value set by SetMultipathTCP. It is true before, as in net.
 func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
@@ -80,12 +80,12 @@ func (lc *ListenConfig) ListenPacket(ctx context.Context, network, address strin
 		err = &net.AddrError{Err: "unexpected address type", Addr: address}
 	}
 	if err != nil {
-		return nil, listenError(network, addr, err) // and not c, which may hold a nil pointer
+		return nil, listenError(network, addr, err) // not c, which may hold a nil pointer
 	}
 	return c, nil
 }
 
-// control fails where there is a callback that wants a descriptor.
+// control returns ENOTSUP if there is a callback, which needs a descriptor.
 func (lc *ListenConfig) control() error {
 	if lc.Control != nil {
 		return syscall.ENOTSUP
@@ -124,8 +124,8 @@ func (lc *ListenConfig) listenUDP(network string, laddr *net.UDPAddr) (*UDPConn,
 	if err != nil {
 		return nil, syscallError("bind", err)
 	}
-	// As with net, a socket for a multicast group is bound to its port only, which it
-	// shares with others of its kind.
+	// As with net, a socket for a multicast group is bound only to the port, which it
+	// may share with other such sockets.
 	open := lc.Host.stack.OpenUDP
 	if local.Addr().IsMulticast() {
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
@@ -197,8 +197,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 // Accept waits for the next connection, which is a *TCPConn.
 func (l *TCPListener) Accept() (net.Conn, error) { return asConn(l.AcceptTCP()) }
 
-// Close stops listening. Connections that were not accepted are reset, those that
-// were stay.
+// Close stops listening. It resets connections that were not accepted; accepted ones stay.
 func (l *TCPListener) Close() error {
 	if !l.ok() {
 		return syscall.EINVAL
@@ -213,8 +212,8 @@ func (l *TCPListener) Close() error {
 // not to be changed.
 func (l *TCPListener) Addr() net.Addr { return opAddr(l.laddr) }
 
-// SetDeadline sets the deadline of Accept. The zero time means none. As with net's, the
-// error is net.ErrClosed itself.
+// SetDeadline sets the deadline of Accept. The zero time means none. After Close it returns
+// net.ErrClosed itself, as in net.
 func (l *TCPListener) SetDeadline(t time.Time) error {
 	if !l.ok() {
 		return syscall.EINVAL
@@ -235,8 +234,8 @@ func (h *Host) ListenPacket(network, address string) (net.PacketConn, error) {
 	return lc.ListenPacket(context.Background(), network, address)
 }
 
-// ListenTCP listens on laddr, as net.ListenTCP does. Without an address it is all of
-// the host's, without a port a free one.
+// ListenTCP listens on laddr, as net.ListenTCP does: on all of the host's addresses if laddr has none,
+// and on a free port if it has none.
 func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -254,8 +253,8 @@ func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, erro
 	return l, nil
 }
 
-// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does. Without an address it is
-// all of the host's, without a port a free one.
+// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does: to all of the host's addresses if laddr has
+// none, and to a free port if it has none.
 func (h *Host) ListenUDP(network string, laddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -289,9 +288,9 @@ func (h *Host) ListenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
 
 // ListenMulticastUDP binds a UDP socket to the port of a multicast group, and joins the
 // group on an interface of the host, as net.ListenMulticastUDP does on one of the
-// kernel's. The interface is given by its Index or its Name, and is chosen by the routes if
-// ifi is nil. Several sockets may listen so on one port; each receives every group of that
-// port that any of them has joined. What the socket sends to a group is not looped back.
+// kernel's. ifi names the interface by its Index or its Name; if it is nil, the routes choose
+// one. Several sockets may listen on one port this way; each receives the datagrams to all groups that
+// any of them has joined. Datagrams that the socket sends to a group are not looped back.
 func (h *Host) ListenMulticastUDP(network string, ifi *net.Interface, gaddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -314,7 +313,7 @@ func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UD
 		return nil, err
 	}
 	if network == "udp4" && gaddr.IP.To4() == nil && gaddr.IP.IsMulticast() {
-		// As net finds out only when it joins.
+		// net fails only when it joins.
 		return nil, syscallError("setsockopt", syscall.ENOPROTOOPT)
 	}
 	lc := ListenConfig{Host: h}
@@ -344,7 +343,7 @@ func (c *UDPConn) joinFirst(gaddr *net.UDPAddr, index int) error {
 }
 
 // interfaceIndex returns the index of a net.Interface, which may have only a name; 0 stands
-// for any. Whether there is one of that index is for the stack to say.
+// for any. The stack checks whether the index exists.
 func (h *Host) interfaceIndex(ifi *net.Interface) (int, error) {
 	if ifi == nil {
 		return 0, nil

@@ -21,26 +21,25 @@ func (c Congestion) String() string {
 	return "cubic"
 }
 
-// A control grows and reduces the window. It is called in the open phase and
-// after a timeout; fast recovery paces itself by PRR.
+// A control grows and reduces the window, outside of fast recovery, in which PRR (RFC 9937) sets it.
 type control interface {
-	// avoid returns by how many bytes cwnd grows in congestion avoidance for
-	// acked bytes.
+	// avoid returns by how many bytes cwnd grows in congestion avoidance after
+	// acked bytes were acknowledged.
 	avoid(now Time, w *congestionState, acked, mss int, srtt Time) int
 	// threshold returns ssthresh after a loss.
 	threshold(now Time, w *congestionState, mss int) int
-	// reset forgets the epoch, after a timeout or an undo.
+	// reset begins a new epoch, after a timeout or an undo.
 	reset()
 }
 
-// congestionState is the window and what grows it.
+// congestionState is the congestion window and the state of its growth.
 type congestionState struct {
 	cwnd     int // congestion window in bytes
 	ssthresh int // slow-start threshold in bytes
 	credit   int // acknowledged bytes that have not yet made cwnd grow
 
-	// What was in flight at most in this round, to tell whether cwnd is what
-	// limits the connection: a window that is not used does not grow.
+	// The most that was in flight in this round, which shows whether cwnd limits the connection: a
+	// window that is not used does not grow.
 	maxFlight int
 	round     Seq // the round ends when this is acknowledged
 	limited   bool
@@ -49,8 +48,8 @@ type congestionState struct {
 	cubic   cubic
 	hystart hystart
 
-	bbr  *bbr   // with BBR, which sets cwnd in place of control; otherwise nil
-	pace *pacer // nil: what is sent is not paced
+	bbr  *bbr   // sets cwnd instead of control; nil unless the congestion control is BBR
+	pace *pacer // nil: no pacing
 }
 
 func (w *congestionState) init(c *Conn) {
@@ -75,15 +74,15 @@ func (w *congestionState) start(c *Conn) {
 
 func initialWindow(mss int) int { return min(10*mss, max(2*mss, 14600)) }
 
-// note is told what is in flight after something was sent, and whether the
-// window kept more from being sent.
+// note records the flight size after a segment was sent, and whether the window prevented more from being
+// sent.
 func (w *congestionState) note(flight int, limited bool) {
 	w.maxFlight = max(w.maxFlight, flight)
 	w.limited = w.limited || limited
 }
 
-// used reports whether cwnd is what limits the connection (RFC 7661's concern:
-// a window that was not tested by traffic says nothing about the path).
+// used reports whether cwnd limits the connection. A window that the application does not fill has not
+// been tested on the path, and must not grow (RFC 7661).
 func (w *congestionState) used() bool {
 	if w.cwnd < w.ssthresh {
 		return w.limited || w.cwnd < 2*w.maxFlight
@@ -91,7 +90,7 @@ func (w *congestionState) used() bool {
 	return w.limited
 }
 
-// grow takes an acknowledgement.
+// grow grows the window after an acknowledgement.
 func (w *congestionState) grow(c *Conn, a *ackSample) {
 	mss := c.snd.mss
 	slow := w.cwnd < w.ssthresh
@@ -125,22 +124,22 @@ func (w *congestionState) grow(c *Conn, a *ackSample) {
 	}
 }
 
-// paced is the shortest path, in least round-trip time, on which what a window
-// lets go is spread. On shorter ones a timer is too coarse to help.
+// paced is the least round-trip time of a path on which a window-based control is paced. On shorter
+// paths a timer is too coarse.
 const paced = 2 * Millisecond
 
-// setRate paces a control that has a window. Acknowledgements may come in
-// bunches, and a recovery frees what it may send all at once: sent so, it
-// overflows a queue that the window itself would fit into. As Linux does it, the
-// rate is twice what the window needs in slow start, so that the window and not
-// the rate is what grows, and a fifth more in avoidance and recovery. What RFC
-// 6928 lets go at once, ten segments, still does: small windows do not wait.
+// setRate sets the pacing rate of a window-based control. Acknowledgements may arrive in
+// bunches, and recovery may permit many segments at once: a burst of them
+// overflows a queue into which the window itself would fit. As on Linux, the
+// rate is twice the window per round trip in slow start, so that it does not slow the window's
+// growth, and 1.2 times the window in avoidance and recovery. Ten segments may be sent at once, as
+// RFC 6928 has it, so that small windows are not delayed.
 func (w *congestionState) setRate(c *Conn) {
 	if w.bbr != nil {
 		return
 	}
 	if c.rtt.min < paced {
-		// It may have looked longer at first, as when its neighbour had to be asked for.
+		// The first round trip may have been longer, as with address resolution.
 		w.pace = nil
 		return
 	}
@@ -155,21 +154,21 @@ func (w *congestionState) setRate(c *Conn) {
 	w.pace.rate = int64(gain * float64(max(w.cwnd, c.pipe())) * float64(Second) / float64(c.rtt.srtt))
 }
 
-// maxWindow is the largest window that the window scale option can offer.
+// maxWindow is the largest window that the window scale option can express.
 const maxWindow = 1 << 30
 
-// reduce answers a loss. cwnd itself follows PRR.
+// reduce sets ssthresh after a loss. PRR then reduces cwnd.
 func (w *congestionState) reduce(c *Conn, now Time) {
 	c.ecnReduced()
 	if w.bbr != nil {
-		return // it has learnt of the loss by losing
+		return // BBR learns of the loss from its own samples
 	}
 	w.ssthresh = max(w.control.threshold(now, w, c.snd.mss), 2*c.snd.mss)
 	w.hystart = hystart{}
 	w.credit = 0
 }
 
-// timeout answers a retransmission timeout.
+// timeout reduces the window after a retransmission timeout.
 func (w *congestionState) timeout(c *Conn, now Time) {
 	if w.bbr != nil {
 		c.ecnReduced()
@@ -185,7 +184,7 @@ func (w *congestionState) timeout(c *Conn, now Time) {
 	w.credit = 0
 }
 
-// restore takes a reduction back that was for nothing.
+// restore undoes a reduction that was spurious.
 func (w *congestionState) restore(c *Conn, cwnd, ssthresh int) {
 	if w.bbr != nil {
 		w.bbr.spurious(c)
@@ -196,13 +195,13 @@ func (w *congestionState) restore(c *Conn, cwnd, ssthresh int) {
 	w.control.reset()
 }
 
-// idle shrinks the window after a pause. RFC 5681 4.1: "when TCP has not
+// idle reduces the window after a pause. RFC 5681 4.1: "when TCP has not
 // received a segment for more than one retransmission timeout, cwnd is reduced
 // to the value of the restart window". Like Linux we halve it for each timeout
 // that has passed, down to that.
 func (w *congestionState) idle(c *Conn, pause, rto Time) {
 	if w.bbr != nil {
-		return // it restarts at the rate that it knows
+		return // BBR restarts at the rate that it has measured
 	}
 	restart := min(initialWindow(c.snd.mss), w.cwnd)
 	w.ssthresh = max(w.ssthresh, w.cwnd*3/4)
@@ -214,7 +213,7 @@ func (w *congestionState) idle(c *Conn, pause, rto Time) {
 	w.maxFlight = 0
 }
 
-// release gives up what is only of use while something is in flight.
+// release frees the state that is needed only while data is in flight.
 func (w *congestionState) release() {
 	w.pace.release()
 	if w.bbr != nil {
@@ -226,8 +225,8 @@ func (w *congestionState) release() {
 type newReno struct{}
 
 func (newReno) avoid(_ Time, w *congestionState, acked, mss int, _ Time) int {
-	// RFC 5681 3.1, with byte counting (RFC 3465 2.1): one segment for each
-	// window that was acknowledged.
+	// RFC 5681 3.1, with byte counting (RFC 3465 2.1): cwnd grows by one segment for each
+	// window of acknowledged bytes.
 	w.credit += acked
 	if w.credit < w.cwnd {
 		return 0
@@ -240,9 +239,9 @@ func (newReno) threshold(_ Time, w *congestionState, mss int) int { return w.cwn
 
 func (newReno) reset() {}
 
-// cubic is RFC 9438. Windows are in segments where the RFC's formulas are.
+// cubic is RFC 9438. Its windows are in segments, as in the RFC's formulas.
 type cubic struct {
-	epoch  Time    // when congestion avoidance began; 0: it has not
+	epoch  Time    // when this congestion avoidance stage began; 0: no stage
 	wMax   float64 // window in segments at the last loss, less after fast convergence
 	prior  float64 // window in segments at the last loss
 	k      float64 // seconds until the curve is back at wMax
@@ -294,7 +293,7 @@ func (q *cubic) avoid(now Time, w *congestionState, acked, mss int, srtt Time) i
 	if grow <= 0 {
 		return 0
 	}
-	// Whole segments, so that cwnd stays one; what is left over is kept.
+	// cwnd grows by whole segments; the remainder is kept.
 	w.credit += int(grow * float64(mss))
 	n := w.credit / mss * mss
 	w.credit -= n
