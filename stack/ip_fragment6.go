@@ -99,6 +99,12 @@ func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 	}
 	p.proto = c.Proto
 	p.header, p.payload = whole[:len(p.header)+c.Offset], p.payload[c.Offset:]
+	if p.isND() {
+		// RFC 6980 5: "Nodes MUST silently ignore the following Neighbor Discovery [...] messages
+		// if the packets carrying them include an IPv6 Fragmentation Header"; which is gone by now.
+		p.ifc.drop(dropNDFragment)
+		return
+	}
 	s.deliver(p)
 }
 

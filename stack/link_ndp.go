@@ -69,6 +69,12 @@ func (p *packet) fragmented() bool {
 	return true
 }
 
+// isND reports whether an IPv6 packet is a message of Neighbour Discovery.
+func (p *packet) isND() bool {
+	return p.proto == wire.ProtoICMPv6 && len(p.payload) > 0 &&
+		wire.ICMPv6Type(p.payload[0]) >= wire.ICMPv6RouterSol && wire.ICMPv6Type(p.payload[0]) <= wire.ICMPv6Redirect
+}
+
 // toldToAll reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. One from an
 // address of the host tells that another node has it too.
 func (p *packet) toldToAll() bool {

@@ -202,6 +202,22 @@ func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 	})
 }
 
+// RFC 6980 5, of a message whose fragments have been put together.
+func TestNeighborDiscoveryInPiecesIsIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		h := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
+		group := wire.SolicitedNode(addr("2001:db8::1"))
+		f := ndFrame(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: group.String(), body: h.Append(nil)})
+		icmp := f[wire.EthernetLen+wire.IPv6Len:]
+		for _, pc := range []piece{{0, 16}, {16, len(icmp)}} {
+			p.send(ethernet6(wire.MulticastMAC(group), fragment6(wire.IPv6{HopLimit: 255, Src: addr("2001:db8::2"), Dst: group}, nil, wire.ProtoICMPv6, 7, icmp, pc)))
+		}
+		require.Equal(t, 1, dropped(s, dropNDFragment), "%v", s.Stats().Drops)
+		require.Empty(t, p.sent())
+	})
+}
+
 // RFC 4861 7.3.3: resolution, and what a neighbour that answers goes through.
 func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
