@@ -159,9 +159,21 @@ func (ifc *iface) prefixes() []netip.Prefix {
 	return ps
 }
 
-// hasAddr reports whether the interface has a usable address.
-func (ifc *iface) hasAddr() bool {
-	return slices.ContainsFunc(ifc.list(), func(a ifaceAddr) bool { return a.usable() })
+// present reports whether the interface has the address, if only to use it later: what is configured with it
+// stays.
+func (a *ifaceAddr) present() bool { return a.state != AddrDuplicate }
+
+// hasPresent reports whether a list has an address of a family that is present.
+func hasPresent(list []ifaceAddr, of func(netip.Addr) bool) bool {
+	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.present() && of(a.addr()) })
+}
+
+// has reports whether some interface has an address, if only to use it later.
+func (s *Stack) has(a netip.Addr) bool {
+	return slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool {
+		x, ok := ifc.addr(a)
+		return ok && x.present()
+	})
 }
 
 // hasUsable reports whether a list has a usable address of a family.
@@ -447,7 +459,7 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	ifc.joinSolicited()
 	s.groups.addressed(ifc)
 	for i, of := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
-		if hasUsable(old, of) && !hasUsable(list, of) {
+		if hasPresent(old, of) && !hasPresent(list, of) {
 			// As on Linux, where fib_disable_ip does it.
 			ifc.gateways[i] = nicGateway{}
 			s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == ifc.name && of(r.Dst.Addr()) })

@@ -157,12 +157,15 @@ func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 // Linux.
 func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
-		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && s.ifaceWith(r.Src) == nil
+		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.has(r.Src)
 	})
 	t := &routeTable{at: make(map[netip.Prefix][]route)}
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
+		if r.Src.IsValid() && s.ifaceWith(r.Src) == nil {
+			continue // the source is tentative
+		}
 		all = append(all, route{dst: r.Dst, via: r.Via, src: r.Src, ifc: s.ifaceNamed(r.NIC)})
 	}
 	for _, ifc := range ifaces {
@@ -683,7 +686,7 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	if r.Via.IsValid() && ifc.owns(r.Via) {
 		return r, fmt.Errorf("the router %v is the host itself: %w", r.Via, syscall.EINVAL)
 	}
-	if r.Src.IsValid() && s.ifaceWith(r.Src) == nil {
+	if r.Src.IsValid() && !s.has(r.Src) {
 		return r, fmt.Errorf("the source %v is not an address of the host: %w", r.Src, syscall.EINVAL)
 	}
 	return r, nil
@@ -695,7 +698,7 @@ func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 		return ifc.carries6()
 	}
 	for _, x := range ifc.list() {
-		if x.usable() && x.auto == nil && x.prefix.Contains(a) {
+		if x.present() && x.auto == nil && x.prefix.Contains(a) {
 			return true
 		}
 	}

@@ -387,6 +387,26 @@ func TestATentativeAddressIsNotUsed(t *testing.T) {
 	})
 }
 
+// What was configured with an address stays while that is not of use yet, or not at the moment.
+func TestRoutesOutlastTentativeAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := hostAndPeer(t, func(c *Config) {
+			c.WaitForDAD = true
+			c.NICs[0].Addrs, c.NICs[0].Gateway6 = []netip.Prefix{prefix("2001:db8::1/64")}, addr("2001:db8::2")
+			c.Routes = []Route{{Dst: prefix("2001:db8:5::/48"), Via: addr("2001:db8::3"), Src: addr("2001:db8::1")}}
+		})
+		for range 2 {
+			require.Error(t, routeError(s, "2001:db8:5::1"), "there is no source yet")
+			require.Error(t, routeError(s, "2001:db8:9::1"))
+			time.Sleep(4 * time.Second)
+			require.NoError(t, routeError(s, "2001:db8:5::1"))
+			require.NoError(t, routeError(s, "2001:db8:9::1"))
+			require.Equal(t, addr("2001:db8::2"), s.Interfaces()[1].Gateway6)
+			s.detectAgain((*s.ifaces.Load())[1]) // the link has come up
+		}
+	})
+}
+
 // RFC 7527 4.2: the host's own probe, sent back by a loop in the network, is no other node's.
 func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
