@@ -136,7 +136,10 @@ func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
 			return nil, syscall.ENETUNREACH
 		}
 	}
-	if on != nil && (on.down.Load() || !on.carries6()) {
+	switch {
+	case on == nil && (isLinkLocal6(src) || isLinkLocal6(dst)):
+		return nil, syscall.EADDRNOTAVAIL // the source has gone since the routes were made
+	case on != nil && (on.down.Load() || !on.carries6()):
 		return nil, syscall.ENETDOWN
 	}
 	return on, nil

@@ -549,3 +549,12 @@ func TestIPv6LeavesInSuperFrames(t *testing.T) {
 	require.Equal(t, nic.GSOTCP6, c.path.gsoKind)
 	require.Equal(t, 1500-40-20, c.path.mss())
 }
+
+// Between a change of addresses and that of the routes a source is in these only.
+func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
+	s, _ := hostAndPeer6(t)
+	ifc := (*s.ifaces.Load())[1]
+	ifc.addrs.Store(new([]ifaceAddr))
+	_, err := s.route(addr("fe80::9"), addr("fe80::1"))
+	require.Equal(t, syscall.EADDRNOTAVAIL, err)
+}
