@@ -17,40 +17,52 @@ type redirects struct {
 	n atomic.Int32 // entries, read without mu
 
 	mu mutex[levelLink]
-	m  map[redirectKey]netip.Addr // the neighbour: a router, or the destination itself
+	m  map[redirectKey]redirect
 }
+
+// A redirect is the neighbour by which a destination is reached: a router, or the destination itself. It holds
+// as long as the routes lead by via.
+type redirect struct{ hop, via netip.Addr }
 
 type redirectKey struct {
 	ifc *iface
 	dst netip.Addr
 }
 
-// hop returns the neighbour for a destination over an interface; invalid where there was no
-// redirect.
-func (r *redirects) hop(ifc *iface, dst netip.Addr) netip.Addr {
+// hop returns the neighbour for a destination over an interface, to which the routes lead by via; invalid where there
+// was no redirect.
+func (r *redirects) hop(ifc *iface, dst, via netip.Addr) netip.Addr {
 	if r.n.Load() == 0 {
 		return netip.Addr{}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.m[redirectKey{ifc, dst}]
+	if e := r.m[redirectKey{ifc, dst}]; e.via == via {
+		return e.hop
+	}
+	return netip.Addr{}
 }
 
-// set remembers a redirect. Where there are too many it forgets another one.
-func (r *redirects) set(ifc *iface, dst, hop netip.Addr) {
+// set remembers a redirect by the first hop from, to which the routes lead or another redirect. Where there are too
+// many it forgets another one.
+func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := redirectKey{ifc, dst}
-	if _, ok := r.m[k]; !ok && len(r.m) >= maxRedirects {
+	old, ok := r.m[k]
+	if ok && old.hop == from {
+		from = old.via
+	}
+	if !ok && len(r.m) >= maxRedirects {
 		for victim := range r.m {
 			delete(r.m, victim)
 			break
 		}
 	}
 	if r.m == nil {
-		r.m = make(map[redirectKey]netip.Addr)
+		r.m = make(map[redirectKey]redirect)
 	}
-	r.m[k] = hop
+	r.m[k] = redirect{hop, from}
 	r.n.Store(int32(len(r.m)))
 }
 
@@ -62,8 +74,8 @@ func (r *redirects) forget(ifc *iface, hop netip.Addr) {
 	}
 	r.mu.Lock()
 	n := len(r.m)
-	maps.DeleteFunc(r.m, func(k redirectKey, to netip.Addr) bool {
-		return k.ifc == ifc && (!hop.IsValid() || to == hop)
+	maps.DeleteFunc(r.m, func(k redirectKey, e redirect) bool {
+		return k.ifc == ifc && (!hop.IsValid() || e.hop == hop)
 	})
 	r.n.Store(int32(len(r.m)))
 	changed := len(r.m) < n
@@ -102,7 +114,7 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 		}
 		ifc.neigh6.learn(m.Target, m.Link, how)
 	}
-	s.redirects.set(ifc, m.Dst, m.Target)
+	s.redirects.set(ifc, m.Dst, m.Target, p.src)
 	s.gen.Add(1)
 	return wire.OK
 }

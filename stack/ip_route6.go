@@ -179,7 +179,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 		if p.ifc = r.ifc; r.via.IsValid() {
 			p.hop = r.via
 		}
-		if hop := s.redirects.hop(p.ifc, p.dst); hop.IsValid() {
+		if hop := s.redirects.hop(p.ifc, p.dst, p.hop); hop.IsValid() {
 			p.hop = hop
 		}
 		if !p.src.IsValid() {

@@ -465,6 +465,17 @@ func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		require.Equal(t, "fe80::99", hop(s))
 	})
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, gateway)
+		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
+		require.Equal(t, "fe80::98", hop(s))
+		// It was about that route.
+		r := Route{Dst: prefix("2001:db8:5::/48"), Via: addr("fe80::77"), NIC: "eth0"}
+		require.NoError(t, s.AddRoute(r))
+		require.Equal(t, "fe80::77", hop(s))
+		require.NoError(t, s.DelRoute(r))
+		require.Equal(t, "fe80::98", hop(s))
+	})
 	for why, m := range map[string]ndMessage{
 		"another router":        msg("fe80::98", redirect("fe80::97", dst, macC)),
 		"a host":                msg("2001:db8::2", redirect("fe80::97", dst, macC)),
