@@ -96,10 +96,7 @@ func (ifc *iface) routerAnswers(addr netip.Addr) {
 func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 	n.retryAt = now + min(minRouterPoll<<min(n.polls, 8), maxRouterPoll)
 	n.polls++
-	if !n.queued {
-		n.queued = true
-		t.asking = append(t.asking, n)
-	}
+	t.queue(n)
 }
 
 // sendAnotherWay sends a datagram that waited for a router in vain by another one on the

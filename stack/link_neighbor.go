@@ -174,9 +174,10 @@ type neighborTable struct {
 	// Of the link, by RFC 4861 6.3.2. A router may set them.
 	reachable tcp.Time // for how long an answer is good
 	retrans   tcp.Time // between requests
-	// Those that may be evicted, the least recently changed first, apart by whether the host has
+	// Those that may be evicted, the least recently changed or used first, apart by whether the host has
 	// learnt their address by asking: so neither a scan over addresses that nobody has, nor
-	// requests from ever new ones, displace more than half of the table (RFC 6583 7.1).
+	// requests from ever new ones, displace more than half of the table (RFC 6583 7.1). Those that have only
+	// told of themselves go first, so that they displace none that is being asked for.
 	unresolved, resolved list.List
 	asking               []*neighbor // incomplete, delay, probe or polled, and some that just were
 	waiting              int         // bytes that packets take that wait for any neighbour
@@ -315,6 +316,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		// entry is STALE, the sender changes the state to DELAY and sets a timer to
 		// expire in DELAY_FIRST_PROBE_TIME seconds."
 		n.setState(neighDelay)
+		t.touch(n, n.solved)
 		n.retryAt = now + delayFirstProbe
 		t.await(n, now)
 		copy(e.frame.Head, mac[:])
@@ -371,11 +373,21 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 
 // await has the alarm look after an entry.
 func (t *neighborTable) await(n *neighbor, now tcp.Time) {
-	if !n.queued {
-		n.queued = true
-		t.asking = append(t.asking, n)
-	}
+	t.queue(n)
 	t.alarm.set(now, n.retryAt, t)
+}
+
+// queue has fired look after an entry. Those that have left the table, of which a scan leaves many, are dropped
+// before they are more than those that may be in it.
+func (t *neighborTable) queue(n *neighbor) {
+	if n.queued {
+		return
+	}
+	if len(t.asking) >= 2*(maxNeighbors+t.static) {
+		t.asking = slices.DeleteFunc(t.asking, (*neighbor).gone)
+	}
+	n.queued = true
+	t.asking = append(t.asking, n)
 }
 
 // fired asks again where there was no answer, and gives up on those that have
@@ -575,6 +587,10 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) (
 	n.word.Store(packNeighbor(mac, next) | router)
 	if ok {
 		t.touch(n, how&toldCreate == 0 || n.solved || st == neighIncomplete)
+		if !n.solved && n.place != nil {
+			// Of those that nobody has asked for, the last that came is missed least.
+			t.unresolved.MoveToFront(n.place)
+		}
 		t.ifc.routerAnswers(addr)
 	}
 	return router == 0 && w&neighRouter != 0

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -121,5 +122,36 @@ func TestRequestsFromManyDisplaceNoneThatAnswers(t *testing.T) {
 func hostAndPeerOn8(t *testing.T) (*Stack, *peer) {
 	return hostAndPeer(t, func(c *Config) {
 		c.NICs[0].Addrs = append(c.NICs[0].Addrs, netip.MustParsePrefix("10.0.0.1/8"))
+	})
+}
+
+// No entry that has left the table is kept until its time has come, of which a fast scan would leave many.
+func TestAScanLeavesNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := ndHost(t)
+		u := openUDP(t, s, "[::]:9")
+		to := addr("2001:db8::1:0:0")
+		for range 20 * maxNeighbors {
+			sendUDP6(t, u, to.String(), "x")
+			to = to.Next()
+		}
+		require.LessOrEqual(t, len((*s.ifaces.Load())[1].neigh6.asking), 3*maxNeighbors)
+	})
+}
+
+func TestSolicitationsDisplaceNoneAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		u := openUDP(t, s, "[::]:9")
+		sendUDP6(t, u, "2001:db8::2", "x")
+		from := addr("2001:db8::1:0:0")
+		for range 3 * maxNeighbors {
+			h := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
+			p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: from.String(), dst: "2001:db8::1", body: h.Append(nil)})
+			from = from.Next()
+		}
+		p.take()
+		p.na("2001:db8::2", macB, wire.NASolicited|wire.NAOverride)
+		require.Len(t, p.sent(), 1)
 	})
 }
