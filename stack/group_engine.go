@@ -624,7 +624,7 @@ type groupReport struct {
 // remaining source addresses are not reported".
 func (r *groupReport) add(kind uint8, group netip.Addr, sources []netip.Addr) {
 	room := r.l.reportRoom()
-	most := (room - wire.GroupReportLen - wire.GroupRecordLen(group, 0)) / (group.BitLen() / 8)
+	most := max(1, (room-wire.GroupReportLen-wire.GroupRecordLen(group, 0))/(group.BitLen()/8))
 	if len(sources) > most && (kind == wire.GroupIsExclude || kind == wire.GroupToExclude) {
 		sources = sources[:most]
 	}
@@ -679,7 +679,7 @@ func (g *groupEngine) fired() {
 // reportRoom is how many bytes a report has for its header and its records.
 func (l *groupLink) reportRoom() int {
 	if l.v6 {
-		return l.ifc.mtu() - mldHeader
+		return l.ifc.ipMTU(true) - mldHeader
 	}
 	return l.ifc.mtu() - igmpHeader
 }

@@ -98,7 +98,7 @@ func (l *groupLink) sendMLDv1(dst netip.Addr, typ wire.ICMPv6Type, group netip.A
 func (l *groupLink) sendMLD(dst netip.Addr, h wire.ICMPv6, body []byte) {
 	ifc := l.ifc
 	s := ifc.s
-	if !ifc.tx.room() {
+	if !ifc.tx.room() || !ifc.carries6() {
 		s.drop(dropNoReply)
 		return
 	}

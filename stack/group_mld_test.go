@@ -457,3 +457,19 @@ func TestSolicitedNodeGroupsAreReported(t *testing.T) {
 		require.Equal(t, 1, left, "once the last address of it has gone")
 	})
 }
+
+func TestALinkBelow1280HasNoReportsOfMLD(t *testing.T) {
+	// The room for the sources of a record is nearly nothing there.
+	for _, mtu := range []int{minMTU, 92, 1279} {
+		other, _ := nic.Pipe(nic.PipeConfig{})
+		s, p := hostAndPeerOn(t, nic.PipeConfig{MTU: mtu, NoTxChecksum: true}, func(c *Config) {
+			c.NICs = append(c.NICs, NIC{Device: other, Addrs: []netip.Prefix{prefix("2001:db8::1/64")}})
+		})
+		u, err := s.OpenUDP(Family6, addrPort("[::]:9"))
+		require.NoError(t, err)
+		require.NoError(t, u.JoinSource(addr("ff15::9"), addr("2001:db8::5"), 2))
+		for _, line := range p.sent() {
+			require.NotContains(t, line, "IPv6")
+		}
+	}
+}
