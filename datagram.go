@@ -78,9 +78,9 @@ func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 // tells the routers so. The interface is that of Index, or else Name, and is chosen by the
 // routes if ifi is nil. A UDP socket receives it if it is bound to the port and to no
 // address, or to that of the group, as all others that are do; an IP socket if its
-// protocol is that of the datagram. The error is a *net.OpError: EINVAL for what is no group of
-// IPv4, ENODEV without such an interface or a route, and EADDRINUSE for a group that the socket
-// has joined there already.
+// protocol is that of the datagram. The error is a *net.OpError: EINVAL for what is no group, or
+// one of IPv6 on a socket of IPv4, ENODEV without such an interface or a route, and EADDRINUSE for a group
+// that the socket has joined there already.
 func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL

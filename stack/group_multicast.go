@@ -237,9 +237,10 @@ func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, a
 	return err
 }
 
-// canJoin reports whether an address is that of a group which the socket can join.
+// canJoin reports whether an address is that of a group which the socket can join. As on Linux, one of
+// IPv6 alone can join a group of IPv4.
 func (g *dgram) canJoin(a netip.Addr) bool {
-	return a.IsMulticast() && g.fam.holds(a) && (a.Is4() || g.s.HasIPv6())
+	return a.IsMulticast() && (a.Is4() || g.fam.holds(a) && g.s.HasIPv6())
 }
 
 // groupOn returns a group without its zone, and the index of the interface: that of the zone if

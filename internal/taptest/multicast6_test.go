@@ -4,12 +4,14 @@ package taptest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,5 +220,170 @@ func TestASwitchThatSnoopsPassesTheGroupsOfIPv6(t *testing.T) {
 			require.NoError(t, ours.Close())
 			require.Eventually(t, func() bool { return !has(tapName, group) }, 20*time.Second, 20*time.Millisecond, "it knows that we left")
 		})
+	}
+}
+
+// A sixSocket is what is done with groups on a UDP socket of IPv6, ours or the kernel's.
+type sixSocket struct {
+	join, leave             func(ifi *net.Interface, group netip.Addr) error
+	joinSource, leaveSource func(ifi *net.Interface, group, source netip.Addr) error
+	block, unblock          func(ifi *net.Interface, group, source netip.Addr) error
+	ifi                     *net.Interface
+	listen                  func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (net.PacketConn, error)
+	sender                  net.PacketConn
+}
+
+// errnoOf is an error as its errno, or its text.
+func errnoOf(err error) string {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &errno):
+		return errno.Error()
+	}
+	return err.Error()
+}
+
+// TestGroupsOfIPv6FailAsOnTheKernel does the same with a socket of the kernel's and one of ours.
+func TestGroupsOfIPv6FailAsOnTheKernel(t *testing.T) {
+	t.Parallel()
+	ns, h := newLink6(t, true)
+	ns.kernelLinkLocal(t)
+	ip := func(a netip.Addr) net.Addr { return &net.IPAddr{IP: a.AsSlice()} }
+	var kernel, ours sixSocket
+	var multicast func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (net.PacketConn, error)
+	require.NoError(t, ns.inside(func() error {
+		var err error
+		if kernel.ifi, err = net.InterfaceByName(tapName); err != nil {
+			return err
+		}
+		c, err := net.ListenPacket("udp6", "[::]:5000")
+		if err != nil {
+			return err
+		}
+		p := ipv6.NewPacketConn(c)
+		one := func(f func(*net.Interface, net.Addr) error) func(*net.Interface, netip.Addr) error {
+			return func(ifi *net.Interface, group netip.Addr) error { return f(ifi, ip(group)) }
+		}
+		two := func(f func(*net.Interface, net.Addr, net.Addr) error) func(*net.Interface, netip.Addr, netip.Addr) error {
+			return func(ifi *net.Interface, group, source netip.Addr) error { return f(ifi, ip(group), ip(source)) }
+		}
+		kernel.join, kernel.leave = one(p.JoinGroup), one(p.LeaveGroup)
+		kernel.joinSource, kernel.leaveSource = two(p.JoinSourceSpecificGroup), two(p.LeaveSourceSpecificGroup)
+		kernel.block, kernel.unblock = two(p.ExcludeSourceSpecificGroup), two(p.IncludeSourceSpecificGroup)
+		kernel.sender = c
+		return nil
+	}))
+	multicast = func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (c net.PacketConn, err error) {
+		inside := ns.inside(func() error {
+			var u *net.UDPConn
+			if u, err = net.ListenMulticastUDP(network, ifi, gaddr); err == nil {
+				c = u
+			}
+			return nil
+		})
+		require.NoError(t, inside)
+		return c, err
+	}
+	kernel.listen = multicast
+	c, err := h.ListenUDP("udp6", &net.UDPAddr{Port: 5000})
+	require.NoError(t, err)
+	ours = sixSocket{
+		join: c.JoinGroup, leave: c.LeaveGroup, joinSource: c.JoinSourceGroup, leaveSource: c.LeaveSourceGroup,
+		block: c.BlockSource, unblock: c.UnblockSource, ifi: &net.Interface{Index: 2}, sender: c,
+		listen: func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (net.PacketConn, error) {
+			u, err := h.ListenMulticastUDP(network, ifi, gaddr)
+			if err != nil {
+				return nil, err
+			}
+			return u, nil
+		},
+	}
+	defer kernel.sender.Close()
+	program := func(s *sixSocket) (lines []string) {
+		step := func(what string, err error) { lines = append(lines, what+": "+errnoOf(err)) }
+		group, one, two := netip.MustParseAddr("ff35::77"), netip.MustParseAddr("2001:db8::a1"), netip.MustParseAddr("2001:db8::a2")
+		nowhere := &net.Interface{Index: 9999, Name: "none"}
+		step("leave what is not joined", s.leave(s.ifi, group))
+		step("leave a source of it", s.leaveSource(s.ifi, group, one))
+		step("block a source of it", s.block(s.ifi, group, one))
+		step("join a host", s.join(s.ifi, one))
+		step("join nowhere", s.join(nowhere, group))
+		step("join a source nowhere", s.joinSource(nowhere, group, one))
+		step("join a source of a host", s.joinSource(s.ifi, one, one))
+		step("join a source", s.joinSource(s.ifi, group, one))
+		step("again", s.joinSource(s.ifi, group, one))
+		step("another", s.joinSource(s.ifi, group, two))
+		step("join the group", s.join(s.ifi, group))
+		step("block a source", s.block(s.ifi, group, one))
+		step("leave a source", s.leaveSource(s.ifi, group, one))
+		step("again", s.leaveSource(s.ifi, group, one))
+		step("leave the last", s.leaveSource(s.ifi, group, two))
+		step("leave the group", s.leave(s.ifi, group))
+		step("join the group", s.join(s.ifi, group))
+		step("again", s.join(s.ifi, group))
+		step("unblock a source", s.unblock(s.ifi, group, one))
+		step("block a source", s.block(s.ifi, group, one))
+		step("again", s.block(s.ifi, group, one))
+		step("join a source", s.joinSource(s.ifi, group, two))
+		step("unblock it", s.unblock(s.ifi, group, one))
+		step("leave the group", s.leave(s.ifi, group))
+		step("again", s.leave(s.ifi, group))
+		step("join the group of all nodes", s.join(s.ifi, netip.MustParseAddr("ff02::1")))
+		step("leave it", s.leave(s.ifi, netip.MustParseAddr("ff02::1")))
+		for _, x := range []struct{ network, group string }{
+			{"udp6", "ff02::5678"}, {"udp", "ff02::5678"}, {"udp4", "ff02::5678"}, {"udp6", "224.1.2.3"}, {"udp6", "::1"},
+		} {
+			l, err := s.listen(x.network, s.ifi, &net.UDPAddr{IP: net.ParseIP(x.group), Port: 5678})
+			step("ListenMulticastUDP "+x.network+" "+x.group, err)
+			if err == nil {
+				lines = append(lines, l.LocalAddr().Network()+" "+l.LocalAddr().String())
+				l.Close()
+			}
+		}
+		return lines
+	}
+	require.Equal(t, program(&kernel), program(&ours), "expected is the kernel's")
+}
+
+// TestGroupsOfIPv6ReachTheKernelAndComeFromIt sends to a link-local group both ways.
+func TestGroupsOfIPv6ReachTheKernelAndComeFromIt(t *testing.T) {
+	t.Parallel()
+	for _, plain := range []bool{false, true} {
+		ns, h := newLink6(t, plain)
+		ns.kernelLinkLocal(t)
+		gaddr := &net.UDPAddr{IP: net.ParseIP("ff02::5678"), Port: 5678}
+		var theirs *net.UDPConn
+		require.NoError(t, ns.inside(func() error {
+			ifi, err := net.InterfaceByName(tapName)
+			if err != nil {
+				return err
+			}
+			theirs, err = net.ListenMulticastUDP("udp6", ifi, gaddr)
+			return err
+		}))
+		defer theirs.Close()
+		ours, err := h.ListenMulticastUDP("udp6", &net.Interface{Index: 2}, gaddr)
+		require.NoError(t, err)
+		b := make([]byte, 10000)
+		for _, n := range []int{5, 3000} { // in one packet, and in fragments
+			data := []byte(strings.Repeat("x", n))
+			_, err = ours.WriteTo(data, gaddr)
+			require.NoError(t, err)
+			require.NoError(t, theirs.SetReadDeadline(time.Now().Add(patience)))
+			got, from, err := theirs.ReadFromUDP(b)
+			require.NoError(t, err)
+			require.Equal(t, n, got)
+			require.Equal(t, linkLocal(t, h).String(), from.IP.String())
+			_, err = theirs.WriteTo(data, &net.UDPAddr{IP: gaddr.IP, Port: 5678, Zone: tapName})
+			require.NoError(t, err)
+			require.NoError(t, ours.SetReadDeadline(time.Now().Add(patience)))
+			got, from, err = ours.ReadFromUDP(b)
+			require.NoError(t, err)
+			require.Equal(t, n, got)
+			require.True(t, from.IP.IsLinkLocalUnicast())
+			require.NotEmpty(t, from.Zone)
+		}
 	}
 }
