@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,21 +19,30 @@ import (
 
 var updateTables = flag.Bool("update", false, "write the tables of requirements in docs anew")
 
-// requirementDirs have the tests that prove requirements of the RFCs which are the host's.
-var requirementDirs = []string{".", "wire", "..", "../internal/taptest"}
+// provedAtLeast is how much of the MUSTs of an RFC is proved, in per cent, where it is not 95.
+var provedAtLeast = map[string]int{"RFC 9293": 89}
 
 // TestTablesOfRequirementsAreUpToDate makes a file of docs for each list testdata/rfc*.txt: every requirement of an RFC, and
-// what proves it. A test proves those that a comment of it names in one line with the RFC. With -update the files are
-// written.
+// what proves it. A test proves those that a comment of it names in one line with the RFC, and a script of tcp/testdata
+// those that its first line names. With -update the files are written.
+//
+// The lines of a list are
+//
+//	== the group of those that follow
+//	identifier|section|in short, or quoted|remark
+//	= package.Test package.Test
+//
+// where the last names tests that prove the requirement above without naming it. What does not concern a host
+// has no identifier but "-", and a remark that says why.
 func TestTablesOfRequirementsAreUpToDate(t *testing.T) {
 	lists, err := filepath.Glob("testdata/rfc*.txt")
 	require.NoError(t, err)
 	require.NotEmpty(t, lists)
-	named := namedRequirements(t)
+	tests, named := readRequirements(t)
 	for _, list := range lists {
 		name := strings.TrimSuffix(filepath.Base(list), ".txt")
 		rfc := "RFC " + strings.TrimPrefix(name, "rfc")
-		got := requirementTable(t, list, rfc, named)
+		got := requirementTable(t, list, rfc, tests, named)
 		file := filepath.Join("../docs", name+".md")
 		if *updateTables {
 			require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
@@ -48,34 +58,73 @@ var (
 	requirementName = regexp.MustCompile(`\b(?:MUST|SHLD|MAY|REC)-\d+\b`)
 )
 
-// namedRequirements returns the tests that name a requirement, by RFC and requirement.
-func namedRequirements(t *testing.T) map[string][]string {
-	named := map[string][]string{}
-	for _, dir := range requirementDirs {
-		files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+// readRequirements returns the names of all tests, and what proves a requirement by naming it, by RFC and requirement.
+func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]string) {
+	tests, named = map[string]bool{}, map[string][]string{}
+	prove := func(key, by string) {
+		if !slices.Contains(named[key], by) {
+			named[key] = append(named[key], by)
+		}
+	}
+	scripts, err := filepath.Glob("tcp/testdata/*.pkt")
+	require.NoError(t, err)
+	require.NotEmpty(t, scripts)
+	for _, f := range scripts {
+		src, err := os.ReadFile(f)
 		require.NoError(t, err)
-		for _, f := range files {
-			file, err := parser.ParseFile(token.NewFileSet(), f, nil, parser.ParseComments)
-			require.NoError(t, err)
-			for _, d := range file.Decls {
-				fn, ok := d.(*ast.FuncDecl)
-				if !ok || fn.Recv != nil || !strings.HasPrefix(fn.Name.Name, "Test") {
-					continue
-				}
-				test := strings.TrimSuffix(file.Name.Name, "_test") + "." + fn.Name.Name
-				for _, key := range requirementsIn(file, fn) {
-					if !slices.Contains(named[key], test) {
-						named[key] = append(named[key], test)
-					}
+		head, _, _ := strings.Cut(string(src), "\n")
+		for _, id := range requirementName.FindAllString(head, -1) { // they are of RFC 9293, whatever others it names
+			prove("RFC 9293 "+id, fmt.Sprintf("[%s](../stack/tcp/testdata/%[1]s.pkt)", strings.TrimSuffix(filepath.Base(f), ".pkt")))
+		}
+	}
+	for _, f := range testFiles(t) {
+		file, err := parser.ParseFile(token.NewFileSet(), f, nil, parser.ParseComments)
+		require.NoError(t, err)
+		for _, d := range file.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || !strings.HasPrefix(fn.Name.Name, "Test") {
+				continue
+			}
+			name := strings.TrimSuffix(file.Name.Name, "_test") + "." + fn.Name.Name
+			tests[name] = true
+			for _, line := range commentsOf(file, fn) {
+				for _, key := range requirementsIn(line) {
+					prove(key, name)
 				}
 			}
 		}
 	}
-	return named
+	return tests, named
 }
 
-// requirementsIn returns what the comments of a function name. A line names one RFC, and its requirements after it.
-func requirementsIn(file *ast.File, fn *ast.FuncDecl) (keys []string) {
+// requirementDirs have most of the tests that prove something: they come first, in this order.
+var requirementDirs = []string{"../stack", "../stack/wire", "..", "../internal/taptest", "../stack/tcp"}
+
+// testFiles are those of the module.
+func testFiles(t *testing.T) (files []string) {
+	for _, dir := range requirementDirs {
+		list, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+		require.NoError(t, err)
+		files = append(files, list...)
+	}
+	err := filepath.WalkDir("..", func(path string, e fs.DirEntry, err error) error {
+		switch name := e.Name(); {
+		case err != nil:
+			return err
+		case e.IsDir() && path != ".." && (name[0] == '.' || name == "testdata" || path == "../bench" || path == "../interop"):
+			return fs.SkipDir
+		case strings.HasSuffix(name, "_test.go") && !slices.Contains(requirementDirs, filepath.Dir(path)):
+			files = append(files, path)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	return files
+}
+
+// commentsOf returns the lines of the comments of a function.
+func commentsOf(file *ast.File, fn *ast.FuncDecl) (lines []string) {
 	from := fn.Pos()
 	if fn.Doc != nil {
 		from = fn.Doc.Pos()
@@ -85,58 +134,113 @@ func requirementsIn(file *ast.File, fn *ast.FuncDecl) (keys []string) {
 			continue
 		}
 		for _, c := range g.List {
-			rfc := rfcName.FindString(c.Text)
-			for _, id := range requirementName.FindAllString(c.Text, -1) {
-				keys = append(keys, rfc+" "+id)
+			lines = append(lines, c.Text)
+		}
+	}
+	return lines
+}
+
+// requirementsIn returns what a line names: an RFC, and its requirements after it.
+func requirementsIn(line string) (keys []string) {
+	rfcs := rfcName.FindAllStringIndex(line, -1)
+	for _, at := range requirementName.FindAllStringIndex(line, -1) {
+		for i := len(rfcs) - 1; i >= 0; i-- {
+			if rfcs[i][0] < at[0] || i == 0 {
+				keys = append(keys, line[rfcs[i][0]:rfcs[i][1]]+" "+line[at[0]:at[1]])
+				break
 			}
 		}
 	}
 	return keys
 }
 
-// requirementTable formats a list as the file of docs.
-func requirementTable(t *testing.T, list, rfc string, named map[string][]string) string {
+// A requirement is one line of a list.
+type requirement struct {
+	group, id, section, text, note string
+	proofs                         []string
+}
+
+// readList reads a list.
+func readList(t *testing.T, list string, tests map[string]bool) (reqs []*requirement) {
 	src, err := os.ReadFile(list)
 	require.NoError(t, err)
-	var b strings.Builder
-	must, proved := 0, 0
-	known := map[string]bool{}
+	group := ""
 	for line := range strings.Lines(string(src)) {
 		line = strings.TrimSpace(line)
-		if group, ok := strings.CutPrefix(line, "== "); ok {
-			fmt.Fprintf(&b, "\n## %s\n\n| | Section | Requirement | Proved by | Remark |\n|---|---|---|---|---|\n", group)
+		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if line == "" || strings.HasPrefix(line, "#") {
+		if g, ok := strings.CutPrefix(line, "== "); ok {
+			group = g
+			continue
+		}
+		if names, ok := strings.CutPrefix(line, "= "); ok {
+			r := reqs[len(reqs)-1]
+			r.proofs = append(r.proofs, strings.Fields(names)...)
+			for _, name := range r.proofs {
+				require.True(t, tests[name], "%s: there is no %s", list, name)
+			}
 			continue
 		}
 		f := append(strings.Split(line, "|"), "")
 		require.GreaterOrEqual(t, len(f), 4, line)
-		key := rfc + " " + f[0]
-		require.Regexp(t, requirementName, f[0])
-		require.False(t, known[key], "%s is there twice", key)
-		known[key] = true
-		by := "-"
-		if tests := named[key]; len(tests) > 0 {
-			by = strings.Join(tests, ", ")
+		require.LessOrEqual(t, len(f), 5, line)
+		reqs = append(reqs, &requirement{group: group, id: f[0], section: f[1], text: f[2], note: f[3]})
+	}
+	return reqs
+}
+
+// requirementTable formats a list as the file of docs.
+func requirementTable(t *testing.T, list, rfc string, tests map[string]bool, named map[string][]string) string {
+	var b strings.Builder
+	must, proved, group := 0, 0, ""
+	known := map[string]bool{}
+	for _, r := range readList(t, list, tests) {
+		if r.group != group {
+			group = r.group
+			fmt.Fprintf(&b, "\n## %s\n\n| | Section | Requirement | Proved by | Remark |\n|---|---|---|---|---|\n", group)
 		}
-		if strings.HasPrefix(f[0], "MUST") {
+		key := rfc + " " + r.id
+		if r.id != "-" {
+			require.Regexp(t, requirementName, r.id)
+			require.False(t, known[key], "%s is there twice", key)
+			known[key] = true
+		}
+		for _, by := range named[key] {
+			if !slices.Contains(r.proofs, by) {
+				r.proofs = append(r.proofs, by)
+			}
+		}
+		by := "-"
+		if len(r.proofs) > 0 {
+			by = strings.Join(r.proofs, ", ")
+		}
+		if strings.HasPrefix(r.id, "MUST") {
 			must++
 			if by != "-" {
 				proved++
 			}
 		}
-		require.False(t, by == "-" && f[3] == "", "%s: neither a test nor a remark", key)
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", f[0], f[1], f[2], by, f[3])
+		require.False(t, by == "-" && r.note == "", "%s: neither a test nor a remark", key)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.id, r.section, r.text, by, r.note)
 	}
 	for key := range named {
 		require.True(t, known[key] || !strings.HasPrefix(key, rfc+" "), "a test names %s, which is not in %s", key, list)
 	}
+	least := 95
+	if n, ok := provedAtLeast[rfc]; ok {
+		least = n
+	}
+	require.GreaterOrEqual(t, 100*proved, least*must, "%s: %d of %d MUSTs are proved", rfc, proved, must)
+	scripts := ""
+	if strings.Contains(b.String(), ".pkt)") {
+		scripts = "\nThose with a link are scripts of [stack/tcp/testdata](../stack/tcp/testdata)."
+	}
 	return fmt.Sprintf(`# %s, requirement by requirement
 
 The requirements of %[1]s that concern a host, and the tests that prove them. A "-" means that no test
-names the requirement. %d of %d MUSTs are proved.
+names the requirement. %d of %d MUSTs are proved.%s
 
 This file is made by `+"`go test ./stack -run TablesOfRequirements -update`"+` from stack/%s.
-`, rfc, proved, must, list) + b.String()
+`, rfc, proved, must, scripts, list) + b.String()
 }

@@ -2,10 +2,14 @@ package stack
 
 import (
 	"bytes"
+	"context"
+	"net/netip"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -95,4 +99,183 @@ func TestPacketsOfAllSizesAreAccepted(t *testing.T) {
 	out, err := s.route(addr("2001:db8::2"), addr("2001:db8::1"))
 	require.NoError(t, err)
 	require.Equal(t, 1440, out.mss())
+}
+
+// asked returns the echo request of a peer behind these extension headers, of which the last names
+// ICMPv6, and what the host sends in answer to it.
+func (p *peer) asked(first wire.Proto, headers ...[]byte) [][]byte {
+	p.t.Helper()
+	echo := echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 7, 8, []byte("data"))
+	p.send(ip6Packet(wire.IPv6{Next: first}, append(bytes.Join(headers, nil), echo...)))
+	return p.take()
+}
+
+// RFC 8200 MUST-1 MUST-2: "a receiver must not, for example, scan through a packet looking for a particular kind of
+// extension header and process that header prior to processing all preceding ones."
+func TestExtensionHeadersAreProcessedInOrder(t *testing.T) {
+	_, p := hostAndPeer6(t)
+	discard := func(next wire.Proto) []byte { return ext(next, 0x7e, 4) }
+	tell := func(next wire.Proto) []byte { return ext(next, 0xbe, 4) }
+	visit := func(next wire.Proto) []byte { return ext(next, 0, 1) }
+	const routing, options, icmp = wire.ProtoRouting, wire.ProtoDstOpts, wire.ProtoICMPv6
+	require.Empty(t, p.asked(options, discard(routing), visit(icmp)))
+	require.Empty(t, p.asked(options, discard(options), tell(icmp)))
+	require.Empty(t, p.asked(options, discard(200)))
+	for _, x := range []struct {
+		frames  [][]byte
+		code    uint8
+		pointer uint32
+	}{
+		{p.asked(routing, visit(options), discard(icmp)), wire.ParamHeader, 42},
+		{p.asked(options, tell(options), discard(icmp)), wire.ParamOption, 42},
+		{p.asked(options, tell(routing), visit(icmp)), wire.ParamOption, 42},
+		{p.asked(routing, visit(options), tell(icmp)), wire.ParamHeader, 42},
+		{p.asked(options, ext(options, 1, 4), tell(200)), wire.ParamOption, 50},
+	} {
+		require.Len(t, x.frames, 1)
+		m, _ := icmp6(t, x.frames[0])
+		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: x.code, Rest: x.pointer}, m)
+	}
+}
+
+// RFC 8200 MUST-42: "a particular option is identified by a full 8-bit Option Type, not just the low-order 5 bits of an
+// Option Type." What has the low bits of Pad1 or PadN is none.
+func TestAnOptionIsItsWholeType(t *testing.T) {
+	_, p := hostAndPeer6(t)
+	for _, low := range []byte{0, 1} {
+		for high := range byte(8) {
+			frames := p.asked(wire.ProtoDstOpts, ext(wire.ProtoICMPv6, low|high<<5, 4))
+			switch {
+			case high == 0 && low == 0:
+				// Pad1, and then an option of type 4, which is not known: it is skipped.
+				require.Len(t, frames, 1)
+			case high <= 1:
+				require.Len(t, frames, 1)
+				require.Equal(t, wire.ICMPv6EchoReply, wire.ICMPv6Type(frames[0][wire.IPv6Len]), "%d %d", high, low)
+			case high <= 3:
+				require.Empty(t, frames)
+			default:
+				require.Len(t, frames, 1)
+				m, _ := icmp6(t, frames[0])
+				require.EqualValues(t, wire.ParamOption, m.Code)
+			}
+		}
+	}
+}
+
+// RFC 8200 SHLD-13: "A node that is the destination of a packet should not discard a packet with Hop Limit equal to zero;
+// it should process the packet normally."
+func TestAPacketOfHopLimitZeroIsProcessed(t *testing.T) {
+	_, p := hostAndPeer6(t)
+	packet := ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6}, echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 1, 1, nil))
+	packet[7] = 0
+	p.send(packet)
+	require.Len(t, p.take(), 1)
+}
+
+// RFC 8200 MUST-16 MUST-18 MUST-19: "The Per-Fragment headers must consist of the IPv6 header plus any extension headers
+// that must be processed by nodes en route to the destination"; of the others: "These headers must be in the first
+// fragment." RFC 8200 MUST-20: "Fragments must not be created that overlap with any other fragments".
+func TestFragmentsHaveTheHeadersOfTheirPacket(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	way, err := s.route(addr("2001:db8::2"), netip.Addr{})
+	require.NoError(t, err)
+	datagram := udpDatagram(addrPort("[2001:db8::1]:9"), addrPort("[2001:db8::2]:9"), bytes.Repeat([]byte("0123456789"), 400))
+	for _, options := range []bool{false, true} {
+		h := ipHeader{proto: wire.ProtoUDP, ttl: 64}
+		before := 0
+		if options {
+			var alert [wire.RouterAlertLen]byte
+			wire.PutRouterAlert(alert[:], wire.ProtoUDP)
+			h.more, before = &ipMore{ext: alert[:], first: wire.ProtoHopByHop}, len(alert)
+		}
+		sl := way.slot(s.now(), len(datagram), false)
+		copy(sl.buf[transportAt:], datagram)
+		require.NoError(t, s.sendLarge(s.now(), &way, &h, &sl, len(datagram), &frameMeta{}))
+		s.drain()
+		frames := p.take()
+		require.Len(t, frames, 3)
+		var whole []byte
+		for i, f := range frames {
+			require.LessOrEqual(t, len(f), 1500)
+			ip, payload, r := wire.ParseIPv6(f)
+			require.Equal(t, wire.OK, r)
+			if options {
+				require.Equal(t, wire.ProtoHopByHop, ip.Next)
+				require.Equal(t, []byte{byte(wire.ProtoFragment), 0, 5, 2, 0, 0, 1, 0}, payload[:before])
+			}
+			c, r := wire.WalkIPv6(ip.Next, payload)
+			require.Equal(t, wire.OK, r)
+			require.True(t, c.Fragmented)
+			require.Equal(t, before+wire.FragmentLen, c.Offset)
+			require.Equal(t, wire.ProtoUDP, c.Fragment.Next)
+			require.EqualValues(t, len(whole), c.Fragment.Offset, "they neither overlap nor leave anything out")
+			require.Equal(t, i < 2, c.Fragment.More)
+			piece := payload[c.Offset:]
+			require.True(t, i == 2 || len(piece)%8 == 0)
+			whole = append(whole, piece...)
+		}
+		require.True(t, bytes.Equal(datagram, whole))
+	}
+}
+
+// RFC 8200 MUST-36 MUST-37: "whenever originating a UDP packet, an IPv6 node must compute a UDP checksum over the packet
+// and the pseudo-header, and, if that computation yields a result of zero, it must be changed to hex FFFF".
+func TestDatagramsOfIPv6HaveAChecksum(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	u := openUDP(t, s, "[2001:db8::1]:9")
+	ones := 0
+	for v := range 1 << 16 { // one of them makes the sum zero
+		_, err := u.WriteTo([]byte{byte(v >> 8), byte(v)}, addrPort("[2001:db8::2]:9"), SendOptions{})
+		require.NoError(t, err)
+		if v%1024 != 1023 {
+			continue
+		}
+		for _, f := range p.take() {
+			d := f[wire.IPv6Len:]
+			if d[6] == 0 && d[7] == 0 || !wire.UDPChecksumOK(addr("2001:db8::1"), addr("2001:db8::2"), d) {
+				t.Fatalf("the checksum of %x is wrong", d)
+			}
+			if d[6] == 0xff && d[7] == 0xff {
+				ones++
+			}
+		}
+	}
+	require.Equal(t, 1, ones)
+}
+
+// RFC 8200 MUST-40 MUST-43: "When using TCP over IPv6, the MSS must be computed as the maximum packet size minus 60
+// octets".
+func TestTheMSSOfIPv6IsTheMTUMinus60(t *testing.T) {
+	for _, mtu := range []int{1280, 1500, 9000} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := hostAndPeerOn(t, nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true, MTU: mtu}, with(both[0]))
+			ctx, cancel := context.WithCancel(t.Context())
+			go s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::2]:80"), TCPOptions{})
+			synctest.Wait()
+			frames := p.take()
+			cancel()
+			synctest.Wait()
+			require.Len(t, frames, 1)
+			ip, segment, r := wire.ParseIPv6(frames[0])
+			require.Equal(t, wire.OK, r)
+			require.True(t, wire.TCPChecksumOK(ip.Src, ip.Dst, segment))
+			h, _, r := wire.ParseTCP(segment)
+			require.Equal(t, wire.OK, r)
+			require.EqualValues(t, mtu-60, h.MSS, "MTU %d", mtu)
+		})
+	}
+}
+
+// RFC 8200 MUST-31: "From each link to which a node is directly attached, the node must be able to accept packets as
+// large as that link's MTU."
+func TestPacketsAsLargeAsTheMTUAreAccepted(t *testing.T) {
+	for _, mtu := range []int{1280, 1500, 9000, 65535} {
+		s, p := hostAndPeerOn(t, nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true, MTU: mtu}, with(both[0]))
+		u := openUDP(t, s, "[2001:db8::1]:9")
+		require.NoError(t, u.SetReadBuffer(1<<20))
+		payload := bytes.Repeat([]byte{0x5a}, mtu-48)
+		p.send(ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), payload)))
+		require.True(t, bytes.Equal(payload, queued(t, u)), "MTU %d", mtu)
+	}
 }
