@@ -103,23 +103,38 @@ func FuzzInput6(f *testing.F) {
 
 // checkNoZones returns an address in the stack's tables that has a zone, if there is one.
 func (s *Stack) checkNoZones() string {
+	var all []netip.Addr
 	for _, ifc := range *s.ifaces.Load() {
 		for _, a := range ifc.list() {
-			if a.addr().Zone() != "" {
-				return a.addr().String()
+			all = append(all, a.addr())
+		}
+		all = append(all, ifc.group.list(true)...)
+		for _, t := range ifc.neighborTables() {
+			for a := range t.m {
+				all = append(all, a)
 			}
 		}
 	}
 	for i := range udpBuckets {
 		for _, b := range s.udp.at(uint16(i)) {
-			if b.at.addr.Zone()+b.peer.Addr().Zone() != "" {
-				return b.at.addr.String()
-			}
+			all = append(all, b.at.addr, b.peer.Addr(), b.u.src, b.u.path.dst, b.u.path.src)
 		}
 	}
+	for _, r := range s.raw.sockets() {
+		all = append(all, r.ends.Load().local.addr, r.ends.Load().peer, r.path.dst)
+	}
+	for _, l := range s.tcp.listeners.all() {
+		all = append(all, l.at.addr, l.local.Addr())
+	}
 	for ends := range s.tcp.paths.m {
-		if ends.dst.Zone()+ends.src.Zone() != "" {
-			return ends.dst.String()
+		all = append(all, ends.dst, ends.src)
+	}
+	for _, r := range s.table.Load().routes {
+		all = append(all, r.via, r.src)
+	}
+	for _, a := range all {
+		if a.Zone() != "" {
+			return a.String()
 		}
 	}
 	return ""

@@ -45,8 +45,8 @@ const maxFlowLabel = 1<<20 - 1
 func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
 	at, next := transportAt-wire.IPv6Len, h.proto
 	label := p.header.label
-	if next == wire.ProtoTCP || next == wire.ProtoUDP {
-		// The ports are there by now. The constant spreads them over all bits.
+	if (next == wire.ProtoTCP || next == wire.ProtoUDP) && len(buf) >= transportAt+4 {
+		// The ports are there by now, unless a raw socket sends less. The constant spreads them over all bits.
 		label ^= binary.BigEndian.Uint32(buf[transportAt:]) * 0x9e3779b1 >> 12
 	}
 	if m := h.more; m != nil && len(m.ext) > 0 {

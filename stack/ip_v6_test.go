@@ -558,3 +558,65 @@ func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
 	_, err := s.route(addr("fe80::9"), addr("fe80::1"))
 	require.Equal(t, syscall.EADDRNOTAVAIL, err)
 }
+
+// A raw socket may send less of a transport than its ports.
+func TestARawSocketSendsLessThanPorts(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	for _, proto := range []wire.Proto{wire.ProtoTCP, wire.ProtoUDP, wire.ProtoICMPv6, 253} {
+		r, err := s.OpenRaw(Family6, uint16(proto), netip.Addr{})
+		require.NoError(t, err)
+		defer r.Close()
+		for n := range 9 {
+			_, err := r.WriteTo(make([]byte, n), addr("2001:db8::2"), SendOptions{})
+			if proto == wire.ProtoICMPv6 && n < 4 {
+				require.Error(t, err)
+				continue
+			}
+			require.NoError(t, err)
+			h, payload, reason := wire.ParseIPv6(p.take()[0])
+			require.Equal(t, wire.OK, reason)
+			require.Equal(t, proto, h.Next)
+			require.Len(t, payload, n)
+		}
+	}
+}
+
+// No address inside the stack has a zone, whatever the functions of its API are given.
+func TestNoAddressInsideHasAZone(t *testing.T) {
+	dev, _ := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
+	s, err := New(Config{
+		NICs:   []NIC{{Name: "eth0", Device: dev, Addrs: both[0], Gateway6: addr("fe80::fe%eth0")}},
+		Routes: []Route{{Dst: prefix("2001:db8:1::/48"), Via: addr("fe80::fd%eth0")}, {Dst: prefix("2001:db8:2::/48"), Via: addr("fe80::fd%2"), NIC: "eth0"}},
+		Rand:   testRand(),
+	})
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("fe80::2%eth0"), MAC: macB}))
+	require.NoError(t, s.AddRoute(Route{Dst: prefix("2001:db8:3::/48"), Via: addr("fe80::fd%eth0")}))
+	u := openUDP(t, s, "[fe80::1%eth0]:1000")
+	require.NoError(t, u.Join(addr("ff02::1:3%eth0"), 0))
+	require.ErrorIs(t, u.Join(addr("ff02::1:3"), 2), syscall.EADDRINUSE, "it is the same group")
+	require.NoError(t, u.Leave(addr("ff02::1:3%eth0"), 0))
+	_, err = u.WriteTo(nil, addrPort("[fe80::2%eth0]:9"), SendOptions{Src: addr("fe80::1%eth0")})
+	require.NoError(t, err)
+	require.NoError(t, u.Connect(addrPort("[fe80::2%2]:9")))
+	require.Equal(t, "[fe80::2%eth0]:9", u.RemoteAddr().String())
+	r, err := s.OpenRaw(Family6, 58, addr("fe80::1%eth0"))
+	require.NoError(t, err)
+	defer r.Close()
+	require.NoError(t, r.Connect(addr("fe80::2%eth0")))
+	l, err := s.ListenTCP(Family6, addrPort("[fe80::1%eth0]:80"), ListenOptions{})
+	require.NoError(t, err)
+	c, err := s.DialTCP(context.Background(), Family6, addrPort("[fe80::1%eth0]:0"), addrPort("[fe80::1%eth0]:80"), TCPOptions{})
+	require.NoError(t, err)
+	d, err := l.Accept()
+	require.NoError(t, err)
+	require.Equal(t, c.LocalAddr(), d.RemoteAddr())
+	require.Equal(t, "eth0", d.RemoteAddr().Addr().Zone())
+	require.True(t, s.IsLocal(addr("fe80::1%eth0")))
+	require.True(t, s.SourceFor(addr("fe80::2%eth0")).IsLinkLocalUnicast())
+	require.Empty(t, s.checkNoZones())
+	require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("fe80::2%eth0")}))
+	require.NoError(t, s.RemoveAddr("eth0", addr("fe80::1%eth0")))
+	require.NoError(t, s.DelRoute(Route{Dst: prefix("2001:db8:3::/48"), Via: addr("fe80::fd%eth0")}))
+}

@@ -342,6 +342,11 @@ func (g *dgram) destination(a netip.Addr, o *SendOptions) netip.Addr {
 		return a
 	}
 	a, zone := g.s.unzone(a)
+	src, srcZone := g.s.unzone(o.Src)
+	o.Src = src
+	if zone == 0 {
+		zone = srcZone
+	}
 	if o.NIC == 0 {
 		o.NIC = zone
 	}

@@ -31,9 +31,13 @@ func wiredPair(t testing.TB, impair func(nic.Device) nic.Device) (a, b *Stack) {
 	if impair != nil {
 		dx = impair(x)
 	}
-	a, err := New(Config{NICs: []NIC{{Device: dx, Addrs: []netip.Prefix{netip.PrefixFrom(addrA, 24)}}}})
+	nets := [2]netip.Prefix{netip.PrefixFrom(addrA, 24), netip.PrefixFrom(addrB, 24)}
+	if overIPv6(t) {
+		nets = [2]netip.Prefix{prefix("2001:db8::1/64"), prefix("2001:db8::2/64")}
+	}
+	a, err := New(Config{NICs: []NIC{{Device: dx, Addrs: nets[:1]}}})
 	require.NoError(t, err)
-	b, err = New(Config{NICs: []NIC{{Device: y, Addrs: []netip.Prefix{netip.PrefixFrom(addrB, 24)}}}})
+	b, err = New(Config{NICs: []NIC{{Device: y, Addrs: nets[1:]}}})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		a.Close()
@@ -47,7 +51,7 @@ func connect(t testing.TB, a, b *Stack) (c, d *TCP) {
 	l, err := b.ListenTCP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, 0), ListenOptions{})
 	require.NoError(t, err)
 	defer l.Close()
-	c, err = a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(b.Interfaces()[1].Addrs[0].Addr(), l.LocalAddr().Port()), TCPOptions{})
+	c, err = a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(hostAddr(b), l.LocalAddr().Port()), TCPOptions{})
 	require.NoError(t, err)
 	d, err = l.Accept()
 	require.NoError(t, err)

@@ -147,7 +147,7 @@ func connectAny(t *testing.T, a, b *Stack) (c, d *TCP) {
 	l, err := b.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
 	require.NoError(t, err)
 	defer l.Close()
-	to := b.Interfaces()[1].Addrs[0].Addr()
+	to := hostAddr(b)
 	c, err = a.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(to, l.LocalAddr().Port()), TCPOptions{})
 	require.NoError(t, err)
 	d, err = l.Accept()

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/usernet/usernet/nic"
@@ -70,4 +71,43 @@ func (p *peer) sentIP() []string {
 	}
 	p.frames = nil
 	return lines
+}
+
+// overIPv6 reports whether a test of sockets is run over IPv6, by TestSocketsOverIPv6: then hosts have
+// addresses of it in place of IPv4's.
+func overIPv6(t testing.TB) bool { return strings.HasPrefix(t.Name(), "TestSocketsOverIPv6/") }
+
+// TestSocketsOverIPv6 runs tests of sockets that say nothing of addresses once more, over IPv6.
+func TestSocketsOverIPv6(t *testing.T) {
+	for name, test := range map[string]func(*testing.T){
+		"carries data":                   TestTCPCarriesDataOverAPipe,
+		"carries data over a lossy link": TestTCPCarriesDataOverALossyLinkInVirtualTime,
+		"deadlines":                      TestDeadlinesWakeReadersAndWriters,
+		"allocations":                    TestASegmentCostsNoAllocationOnAnEstablishedConnection,
+		"direct":                         TestSmallSegmentGoesWithoutAPooledBuffer,
+		"probes":                         TestTheProbesOfManyConnectionsTakeOneGoroutine,
+		"interrupted writers":            TestWritersThatAreInterruptedReuseTheirBuffers,
+		"bytes in a device":              TestAWriteDoesNotReturnWhileItsBytesAreInADevice,
+		"given up":                       TestAWriteThatIsGivenUpLeavesNothingOfItsBytes,
+		"unknown neighbour":              TestAWriteDoesNotWaitForTheNeighborsAddress,
+		"removed link":                   TestAFrameForALinkThatWasJustRemovedIsGivenBack,
+		"a device that reads":            TestNoWriteEndsWhileADeviceReadsItsBytes,
+		"a writer far away":              TestAWriterFarFromItsPeerDoesNotWaitForAcknowledgements,
+		"fresh neighbours":               TestNewAcknowledgementsKeepANeighbourFresh,
+		"coarse clock":                   TestTheCoarseClockIsNeverSlowByMoreThanItMay,
+		"room in the queue":              TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem,
+		"late frames":                    TestTheDrainerSeesAFrameThatIsPutLate,
+	} {
+		t.Run(name, test)
+	}
+}
+
+// hostAddr is the address of a host's first link that it was given.
+func hostAddr(s *Stack) netip.Addr {
+	for _, p := range s.Interfaces()[1].Addrs {
+		if !isLinkLocal6(p.Addr()) {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
 }

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
@@ -39,6 +40,9 @@ func testRand() func(p []byte) {
 // newHost makes a stack on a device that is closed with the test.
 func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Config)) *Stack {
 	t.Helper()
+	if overIPv6(t) {
+		address = strings.NewReplacer("192.0.2.", "2001:db8::", "/24", "/64").Replace(address)
+	}
 	cfg := Config{
 		NICs: []NIC{{Name: "eth0", Device: dev, Addrs: []netip.Prefix{prefix(address)}}},
 		Rand: testRand(),
