@@ -107,7 +107,7 @@ func (g *dgram) Join(group netip.Addr, index int) error {
 // EADDRINUSE; EADDRNOTAVAIL for a source that is joined already or is of another family, and
 // EINVAL where sources of the group are blocked.
 func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
-	source = source.Unmap()
+	source = source.Unmap().WithZone("")
 	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
 		f := sourceFilter{}
 		if at >= 0 {
@@ -132,7 +132,7 @@ func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
 // The errors are EADDRNOTAVAIL for a source that is blocked already or is of another family, and
 // EINVAL where the group is not joined, or by its sources.
 func (g *dgram) BlockSource(group, source netip.Addr, index int) error {
-	source = source.Unmap()
+	source = source.Unmap().WithZone("")
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
 		switch f := &m.filter; {
 		case source.Is4() != group.Is4() || !source.IsValid():
@@ -160,7 +160,7 @@ func (g *dgram) UnblockSource(group, source netip.Addr, index int) error {
 }
 
 func (g *dgram) removeSource(group, source netip.Addr, index int, exclude bool) error {
-	source = source.Unmap()
+	source = source.Unmap().WithZone("")
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
 		switch f := &m.filter; {
 		case at < 0, f.exclude != exclude && len(f.sources) > 0:

@@ -424,7 +424,7 @@ func (s *Stack) removeAddr(nic string, a netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("stack: RemoveAddr: %v: %w", a, err)
 	}
-	i := ifc.find(a.Unmap())
+	i := ifc.find(a.Unmap().WithZone(""))
 	if i < 0 {
 		return fmt.Errorf("stack: RemoveAddr: %v is not an address of %s: %w", a, ifc.name, syscall.EADDRNOTAVAIL)
 	}

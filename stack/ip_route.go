@@ -544,11 +544,12 @@ func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, 
 // SourceFor returns the address from which the host would send to dst. It is
 // invalid where there is no route.
 func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
-	p, err := s.route(dst, netip.Addr{})
+	dst, zone := s.unzone(dst)
+	p, err := s.routeOver(dst, netip.Addr{}, zone)
 	if err != nil {
 		return netip.Addr{}
 	}
-	return p.src
+	return s.zoned(p.src, int(p.zone))
 }
 
 // IsLocal reports whether a is an address of the host: one of its own, on whatever interface, or
@@ -613,6 +614,7 @@ func (s *Stack) DelRoute(r Route) error {
 	if s.closed.Load() {
 		return net.ErrClosed
 	}
+	r.Via = r.Via.WithZone("")
 	i := slices.IndexFunc(s.static, func(have Route) bool {
 		return have.Dst == r.Dst.Masked() && (!r.Via.IsValid() || r.Via == have.Via) && (r.NIC == "" || r.NIC == have.NIC)
 	})

@@ -703,6 +703,7 @@ func (s *Stack) SetNeighbor(n Neighbor) error {
 
 func (s *Stack) setNeighbor(n Neighbor) error {
 	ifc := s.ifaceNamed(n.NIC)
+	n.Addr = n.Addr.WithZone("") // the interface is named
 	switch {
 	case ifc == nil:
 		return fmt.Errorf("no interface %q: %w", n.NIC, syscall.ENODEV)

@@ -455,6 +455,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	}
 	s.lastIndex++
 	for _, gw := range []netip.Addr{n.Gateway, n.Gateway6} {
+		gw = gw.WithZone("") // it can be on no other link
 		if !gw.IsValid() {
 			continue
 		}
@@ -507,7 +508,7 @@ func (s *Stack) checkGateways(ifc *iface, n *NIC) error {
 	if err := s.checkGateway(ifc, n.Gateway); err != nil {
 		return err
 	}
-	return s.checkGateway(ifc, n.Gateway6)
+	return s.checkGateway(ifc, n.Gateway6.WithZone(""))
 }
 
 // checkGateway tells whether an address can be the router of an interface.
