@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // parseArgs parses the flags of a command, which may stand before, between and after its arguments, and
@@ -19,11 +20,30 @@ func parseArgs(fs *flag.FlagSet, args []string) (rest []string, err error) {
 		if len(left) == 0 {
 			return rest, nil
 		}
-		if at := len(args) - len(left); at > 0 && args[at-1] == "--" {
+		if ended(fs, args[:len(args)-len(left)]) {
 			return append(rest, left...), nil
 		}
 		rest, args = append(rest, left[0]), left[1:]
 	}
+}
+
+// ended reports whether "--" ended the flags in args, which were parsed: it may also be the value of
+// one of them.
+func ended(fs *flag.FlagSet, args []string) bool {
+	for i := 0; i < len(args); i++ {
+		name, _, hasValue := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
+		if name == "" {
+			return !hasValue // "--"
+		}
+		f := fs.Lookup(name)
+		if f == nil {
+			return false // -h, which the package knows by itself
+		}
+		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); !hasValue && !(ok && b.IsBoolFlag()) {
+			i++
+		}
+	}
+	return false
 }
 
 // isSet reports whether the command line has the flag.

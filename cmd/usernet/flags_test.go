@@ -31,6 +31,9 @@ func TestFlagsMayFollowArguments(t *testing.T) {
 		{"-o x -- a -v", "a -v", "x"},
 		{"a -- -o x", "a -o x", ""},
 		{"a -", "a -", ""},
+		{"-o -- a -v", "a", "--"},
+		{"a -o -- b -v -- -v", "a b -v", "--"},
+		{"-v -- -o x", "-o x", ""},
 		{"", "", ""},
 	} {
 		fs := flag.NewFlagSet("test", flag.ContinueOnError)
