@@ -13,8 +13,9 @@ type egress struct {
 	failed  func()         // called when Send returned an error
 
 	mu      sync.Mutex
-	queue   []Frame // each with its bytes in Head
-	bytes   int     // of queue and of what is being sent
+	queue   []Frame   // each with its bytes in Head
+	buffers []*[]byte // of the pool: where the bytes of queue are
+	bytes   int       // of queue and of what is being sent
 	sending bool
 	pool    sync.Pool // of *[]byte
 }
@@ -32,8 +33,9 @@ func (q *egress) put(run []Frame) (n int) {
 		if b == nil {
 			b = new([]byte)
 		}
-		f.Head, f.Body = f.AppendTo((*b)[:0]), nil
-		q.queue = append(q.queue, f)
+		*b = f.AppendTo((*b)[:0])
+		f.Head, f.Body = *b, nil
+		q.queue, q.buffers = append(q.queue, f), append(q.buffers, b)
 		q.bytes += f.Len()
 		n++
 	}
@@ -49,13 +51,13 @@ func (q *egress) put(run []Frame) (n int) {
 // send sends the queued frames until the queue is empty.
 func (q *egress) send() {
 	var batch []Frame
+	var buffers []*[]byte
 	for {
 		q.mu.Lock()
-		for i := range batch {
-			b := batch[i].Head
-			q.bytes -= len(b)
-			q.pool.Put(&b)
-			batch[i] = Frame{}
+		for i, b := range buffers {
+			q.bytes -= len(*b)
+			q.pool.Put(b)
+			batch[i], buffers[i] = Frame{}, nil
 		}
 		if len(q.queue) == 0 {
 			q.sending = false
@@ -63,6 +65,7 @@ func (q *egress) send() {
 			return
 		}
 		batch, q.queue = q.queue, batch[:0]
+		buffers, q.buffers = q.buffers, buffers[:0]
 		q.mu.Unlock()
 		n, err := q.dev.Send(batch)
 		q.dropped.Add(uint64(len(batch) - n))
