@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -8,13 +9,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
 // A build is usernet of another commit under this harness.
 type build struct {
-	root   string // of the repository
-	dir    string // with everything that was made
+	mu     sync.Mutex // held while the build is made, and while it is removed
+	root   string     // of the repository
+	dir    string     // with everything that was made
 	commit string
 }
 
@@ -24,41 +27,39 @@ func (c *build) tree() string { return filepath.Join(c.dir, "tree") }
 // program is the harness, built with the commit's usernet.
 func (c *build) program() string { return filepath.Join(c.dir, "bench") }
 
-// checkout checks a commit out beside the tree and builds the harness with it. The harness is
-// this tree's, so that both sides run the same programs; where that does not compile, because
-// the commit's usernet has another face, it is the commit's own.
-func checkout(commit string) (*build, error) {
+// find finds out what -compare names.
+func find(commit string) (*build, error) {
 	c := &build{}
 	var err error
-	if c.root, err = command("", "git", "rev-parse", "--show-toplevel"); err != nil {
+	if c.root, err = command(context.Background(), "", "git", "rev-parse", "--show-toplevel"); err != nil {
 		return nil, err
 	}
-	if c.commit, err = command("", "git", "rev-parse", "--verify", "--short", commit+"^{commit}"); err != nil {
+	if c.commit, err = command(context.Background(), "", "git", "rev-parse", "--verify", "--short", commit+"^{commit}"); err != nil {
 		return nil, fmt.Errorf("-compare %s: %w", commit, err)
 	}
-	if c.dir, err = os.MkdirTemp("", "usernet-bench-"); err != nil {
-		return nil, err
-	}
-	if err := c.build(); err != nil {
-		c.remove()
-		return nil, err
-	}
-	return c, nil
+	c.dir, err = os.MkdirTemp("", "usernet-bench-")
+	return c, err
 }
 
-func (c *build) build() error {
-	if _, err := command(c.root, "git", "worktree", "add", "--detach", c.tree(), c.commit); err != nil {
+// checkout checks the commit out beside the tree and builds the harness with it, until ctx ends.
+// The harness is this tree's, so that both sides run the same programs; where that does not compile,
+// because the commit's usernet has another face, it is the commit's own. What was made stays until
+// remove.
+func (c *build) checkout(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := command(ctx, c.root, "git", "worktree", "add", "--detach", c.tree(), c.commit); err != nil {
 		return err
 	}
 	harness := filepath.Join(c.tree(), "bench-compare")
 	if err := os.CopyFS(harness, os.DirFS(filepath.Join(c.root, "bench"))); err != nil {
 		return err
 	}
-	_, first := command(harness, "go", "build", "-o", c.program(), ".")
+	_, first := command(ctx, harness, "go", "build", "-o", c.program(), ".")
 	if first == nil {
 		return nil
 	}
-	_, second := command(filepath.Join(c.tree(), "bench"), "go", "build", "-o", c.program(), ".")
+	_, second := command(ctx, filepath.Join(c.tree(), "bench"), "go", "build", "-o", c.program(), ".")
 	if second == nil {
 		fmt.Fprintf(os.Stderr, "%s runs under its own harness; this tree's does not compile with it\n", c.commit)
 		return nil
@@ -66,15 +67,17 @@ func (c *build) build() error {
 	return errors.Join(first, second)
 }
 
-// remove removes all that was made.
+// remove removes all that was made. It waits for checkout, whose context may have ended.
 func (c *build) remove() {
-	command(c.root, "git", "worktree", "remove", "--force", c.tree())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	command(context.Background(), c.root, "git", "worktree", "remove", "--force", "--force", c.tree()) // twice: one that is not whole is locked
 	os.RemoveAll(c.dir)
 }
 
-// command runs a program to its end and returns the first line of what it printed.
-func command(dir, name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
+// command runs a program, until ctx ends, and returns the first line of what it printed.
+func command(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	var errs strings.Builder
 	cmd.Stderr = &errs
@@ -87,8 +90,8 @@ func command(dir, name string, args ...string) (string, error) {
 }
 
 // compare measures this tree and the commit of -compare in turns, and prints both.
-func (b *bench) compare() (err error) {
-	if b.before, err = checkout(b.o.compare); err != nil {
+func (b *bench) compare(ctx context.Context) error {
+	if err := b.before.checkout(ctx); err != nil {
 		return err
 	}
 	b.other = b.before.program()

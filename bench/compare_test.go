@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,8 +67,11 @@ func TestLabTakesWhatIsAllowed(t *testing.T) {
 }
 
 func TestCompareBuildsAnotherCommit(t *testing.T) {
-	c, err := checkout("HEAD")
+	c, err := find("HEAD")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checkout(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(c.program(), "-h").CombinedOutput(); err != nil || !strings.Contains(string(out), "-compare") {
@@ -79,8 +84,32 @@ func TestCompareBuildsAnotherCommit(t *testing.T) {
 	if list, err := exec.Command("git", "worktree", "list").Output(); err != nil || strings.Contains(string(list), c.dir) {
 		t.Errorf("%v: the worktree is left: %s", err, list)
 	}
-	if _, err := checkout("no-such-commit"); err == nil {
-		t.Error("a commit that does not exist was built")
+	if _, err := find("no-such-commit"); err == nil {
+		t.Error("a commit that does not exist was found")
+	}
+}
+
+// Ctrl-C comes at any time.
+func TestCompareLeavesNothingOfAnInterruptedCheckout(t *testing.T) {
+	for _, after := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, time.Second} {
+		c, err := find("HEAD")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		done := make(chan error)
+		go func() { done <- c.checkout(ctx) }()
+		<-ctx.Done()
+		cancel()
+		c.remove()
+		<-done
+		c.remove() // where it began only then
+		if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
+			t.Errorf("%v: %s is left", after, c.dir)
+		}
+		if list, err := exec.Command("git", "worktree", "list").Output(); err != nil || strings.Contains(string(list), c.dir) {
+			t.Errorf("%v: %v: the worktree is left: %s", after, err, list)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -124,10 +125,18 @@ func run(args []string) error {
 		return err
 	}
 	defer b.close()
+	if o.compare != "" {
+		if b.before, err = find(o.compare); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-stop
+		cancel()
 		b.close()
 		os.Exit(1)
 	}()
@@ -135,7 +144,7 @@ func run(args []string) error {
 		return b.grow()
 	}
 	if o.compare != "" {
-		return b.compare()
+		return b.compare(ctx)
 	}
 	if o.families {
 		return b.families()
