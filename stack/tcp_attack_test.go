@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -55,43 +56,45 @@ func floodPair(t testing.TB, change ...func(*Config)) (server, client *Stack, f 
 }
 
 func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
-	server, client, f := floodPair(t)
-	l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
-	require.NoError(t, err)
-	n := flood(t)
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	for i := range n {
-		f.send(netip.AddrFrom4([4]byte{192, 0, 2, byte(3 + i%250)}), addrA, wire.TCP{
-			SrcPort: uint16(1024 + i/250), DstPort: 80, Seq: uint32(i) * 7919, Flags: wire.FlagSYN,
-			Window: 1000, MSS: 1460, SACKPermitted: true, HasTS: true, TSVal: uint32(i), HasWScale: true, WScale: 7,
-		}, nil)
-	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	// The queue of half-open connections is 1024 long; each is a Conn of about 2 KiB.
-	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(16<<20))
-	st := server.Stats().TCP
-	require.Greater(t, st.CookiesSent, uint64(n-5000))
+	synctest.Test(t, func(t *testing.T) { // no half-open connection ends because the machine is slow
+		server, client, f := floodPair(t)
+		l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
+		require.NoError(t, err)
+		n := flood(t)
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range n {
+			f.send(netip.AddrFrom4([4]byte{192, 0, 2, byte(3 + i%250)}), addrA, wire.TCP{
+				SrcPort: uint16(1024 + i/250), DstPort: 80, Seq: uint32(i) * 7919, Flags: wire.FlagSYN,
+				Window: 1000, MSS: 1460, SACKPermitted: true, HasTS: true, TSVal: uint32(i), HasWScale: true, WScale: 7,
+			}, nil)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		// The queue of half-open connections is 1024 long; each is a Conn of about 2 KiB.
+		require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(16<<20))
+		st := server.Stats().TCP
+		require.Greater(t, st.CookiesSent, uint64(n-5000))
 
-	c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
-	require.NoError(t, err)
-	require.Zero(t, c.Info().Retrans, "at once: by its first SYN")
-	exchangeDone := make(chan *TCP, 1)
-	go func() {
-		d, _ := l.Accept()
-		exchangeDone <- d
-	}()
-	_, err = c.Write([]byte("x")) // the acknowledgement that carries the cookie is on its way already
-	require.NoError(t, err)
-	d := <-exchangeDone
-	_, err = d.Read(make([]byte, 1))
-	require.NoError(t, err)
-	exchange(t, c, d, 1<<20)
-	info := d.Info()
-	require.True(t, info.SACK && info.Timestamps && info.WScale, "the cookie has carried the options: %+v", info)
-	require.EqualValues(t, 1, server.Stats().TCP.CookiesTaken)
+		c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
+		require.NoError(t, err)
+		require.Zero(t, c.Info().Retrans, "at once: by its first SYN")
+		exchangeDone := make(chan *TCP, 1)
+		go func() {
+			d, _ := l.Accept()
+			exchangeDone <- d
+		}()
+		_, err = c.Write([]byte("x")) // the acknowledgement that carries the cookie is on its way already
+		require.NoError(t, err)
+		d := <-exchangeDone
+		_, err = d.Read(make([]byte, 1))
+		require.NoError(t, err)
+		exchange(t, c, d, 1<<20)
+		info := d.Info()
+		require.True(t, info.SACK && info.Timestamps && info.WScale, "the cookie has carried the options: %+v", info)
+		require.EqualValues(t, 1, server.Stats().TCP.CookiesTaken)
+	})
 }
 
 func TestAForgedCookieOpensNothing(t *testing.T) {
