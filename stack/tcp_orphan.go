@@ -26,7 +26,7 @@ const (
 //
 // They stand in two lists, in the order in which they were closed: those with data that is
 // not acknowledged, which hold memory, and those that wait for the peer's FIN or for the
-// acknowledgement of theirs. TCP.orphan is a connection's slot.
+// acknowledgement of theirs. TCP.orphan is a connection's slot, negative in the second list.
 type orphans struct {
 	limit int
 
@@ -60,25 +60,36 @@ func (o *orphans) track(now tcp.Time, t *TCP) {
 		list = orphanData
 	}
 	gone := !t.linked || t.conn.State() == tcp.Closed
-	if gone && t.orphan == 0 {
-		return
+	if slot, in := t.orphanSlot(); gone && slot == 0 || !gone && slot != 0 && in == list {
+		return // without the lock that all orphans share: so it is for most of their segments
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case gone:
-		o.unlink(t.orphan)
-		o.release(t.orphan)
-		t.orphan = 0
-	case t.orphan == 0:
-		i := o.take()
+	i, _ := t.orphanSlot()
+	if i == 0 {
+		i = o.take()
 		o.slots[i] = orphanSlot{t: t, at: now, bytes: unacked}
-		t.orphan = i
-		o.link(i, list)
-	case o.slots[t.orphan].list != list:
-		o.unlink(t.orphan)
-		o.link(t.orphan, list)
+	} else {
+		o.unlink(i)
 	}
+	if gone {
+		o.release(i)
+		t.orphan = 0
+		return
+	}
+	o.link(i, list)
+	if t.orphan = i; list == orphanFIN {
+		t.orphan = -i
+	}
+}
+
+// orphanSlot returns the connection's slot among the orphans, or 0, and the list that it is in. t.mu
+// is held.
+func (t *TCP) orphanSlot() (slot int32, list uint8) {
+	if t.orphan < 0 {
+		return -t.orphan, orphanFIN
+	}
+	return t.orphan, orphanData
 }
 
 // take returns a free slot. o.mu is held.
@@ -162,9 +173,9 @@ func (o *orphans) excess() orphanSlot {
 func (o *orphans) spare(t *TCP) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	list := o.slots[t.orphan].list
-	o.unlink(t.orphan)
-	o.link(t.orphan, list)
+	i, list := t.orphanSlot()
+	o.unlink(i)
+	o.link(i, list)
 }
 
 // stalled reports whether the data of an orphan that was closed age ago, with so many bytes

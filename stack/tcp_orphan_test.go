@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -274,5 +275,32 @@ func TestScarceMemoryIsTakenFromOutOfOrderData(t *testing.T) {
 		require.GreaterOrEqual(t, most, int64(3<<20))
 		time.Sleep(2 * time.Second)
 		require.Zero(t, s.Stats().TCP.Memory)
+	})
+}
+
+// A slow reader of what a closed connection still holds costs no lock that all connections share.
+func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := wiredPair(t, nil)
+		c, d := connect(t, a, b)
+		require.NoError(t, c.SetWriteBuffer(600_000))
+		require.NoError(t, d.SetReadBuffer(20_000))
+		_, err := c.Write(make([]byte, 400_000))
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.Equal(t, 1, a.tcp.orphans.stats())
+		a.tcp.orphans.mu.Lock()
+		buf := make([]byte, 50_000)
+		for range 3 { // not to the end: data is left all the time
+			_, err := io.ReadFull(d, buf)
+			require.NoError(t, err)
+		}
+		a.tcp.orphans.mu.Unlock()
+		rest, err := io.ReadAll(d)
+		require.NoError(t, err)
+		require.Len(t, rest, 250_000)
+		require.NoError(t, d.Close())
+		synctest.Wait()
+		require.Zero(t, a.tcp.orphans.stats())
 	})
 }

@@ -46,7 +46,7 @@ type TCP struct {
 
 	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
-	orphan  int32 // its slot among the orphans, from 2 on; under the lock of those too
+	orphan  int32 // its slot among the orphans, from 2 on; negative in the list of those without data
 	slot    uint8 // of the wheel; under its lock
 	direct  directState
 	wheeled bool // inWheel was set, and the wheel has not come round
