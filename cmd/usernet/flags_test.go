@@ -5,20 +5,25 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -201,62 +206,105 @@ func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
 	require.Equal(t, exitOK, code, errs)
 }
 
-// endsSoon ends a command as Ctrl-C does, and checks that it does not take long.
-func endsSoon(t *testing.T, cancel func(), done <-chan int) {
-	t.Helper()
-	start := time.Now()
-	cancel()
-	select {
-	case <-done:
-	case <-time.After(30 * time.Second):
-		t.Fatal("it does not end")
-	}
-	// On an idle machine it is within a second. The bound here is for busy ones.
-	require.Less(t, time.Since(start), 5*time.Second, "whatever goes on")
+// A stuckDevice is a link whose Send and Close wait, once it is stuck, until closed is.
+type stuckDevice struct {
+	nic.Device
+	stuck  atomic.Bool
+	closed chan struct{}
 }
 
-func TestCtrlCEndsWithinASecond(t *testing.T) {
-	require.Less(t, shutdownTime, time.Second)
+func (d *stuckDevice) Send(batch []nic.Frame) (int, error) {
+	if d.stuck.Load() {
+		<-d.closed
+	}
+	return d.Device.Send(batch)
+}
+
+func (d *stuckDevice) Close() error {
+	if d.stuck.Load() {
+		<-d.closed
+	}
+	return d.Device.Close()
+}
+
+// Whatever clients do, and although the link is stuck, a server ends within a second of Ctrl-C, in
+// virtual time.
+func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "big"), make([]byte, 64<<20), 0o644))
-	port := freePort(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	var out, errs safeBuffer
-	done := make(chan int, 1)
-	go func() {
-		done <- run(ctx, []string{"serve", "-wire", "-listen", ":" + port, dir}, terminal{&out, &errs})
-	}()
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "serving on") }, time.Minute, time.Millisecond)
-	for _, said := range []string{
-		"",                                  // nothing yet
-		"GET / HTTP/1.1\r\nHost: a",         // half of a request
-		"GET /big HTTP/1.0\r\n\r\n",         // an answer that is not read
-		"GET / HTTP/1.1\r\nHost: a\r\n\r\n", // an answer that is there, and a connection kept
-	} {
-		c, err := net.Dial("tcp4", "127.0.0.1:"+port)
-		require.NoError(t, err)
-		defer c.Close()
-		_, err = io.WriteString(c, said)
-		require.NoError(t, err)
-		if said != "" && strings.HasSuffix(said, "\r\n\r\n") {
-			_, err = io.ReadFull(c, make([]byte, 100))
+	for _, stuck := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ea, eb := nic.Pipe(nic.PipeConfig{})
+			dev := &stuckDevice{Device: ea, closed: make(chan struct{})}
+			host := func(dev nic.Device, addr string) *usernet.Host {
+				h, err := usernet.New(usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/24")}})
+				require.NoError(t, err)
+				return h
+			}
+			client := host(eb, "192.0.2.2")
+			defer client.Close()
+			n := &network{
+				host: host(dev, "192.0.2.1"), addr: netip.MustParseAddr("192.0.2.1"), link: "a test's",
+				down: make(chan error, 1), log: slog.New(slog.DiscardHandler),
+			}
+			listen, err := parseListen(":80", true)
 			require.NoError(t, err)
-		}
+			var out safeBuffer
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				err := n.serve(ctx, terminal{&out, io.Discard}, listen, dir)
+				n.Close()
+				done <- err
+			}()
+			synctest.Wait()
+			require.Contains(t, out.String(), "serving on")
+			for _, said := range []string{
+				"",                                  // nothing yet
+				"GET / HTTP/1.1\r\nHost: a",         // half of a request
+				"GET /big HTTP/1.0\r\n\r\n",         // an answer that is not read
+				"GET / HTTP/1.1\r\nHost: a\r\n\r\n", // an answer that is there, and a connection kept
+			} {
+				c, err := client.Dial("tcp", "192.0.2.1:80")
+				require.NoError(t, err)
+				defer c.Close()
+				_, err = io.WriteString(c, said)
+				require.NoError(t, err)
+				if said != "" && strings.HasSuffix(said, "\r\n\r\n") {
+					_, err = io.ReadFull(c, make([]byte, 100))
+					require.NoError(t, err)
+				}
+			}
+			synctest.Wait()
+			dev.stuck.Store(stuck)
+			began := time.Now()
+			cancel()
+			require.NoError(t, <-done)
+			require.LessOrEqual(t, time.Since(began), time.Second)
+			close(dev.closed)
+		})
 	}
-	endsSoon(t, cancel, done)
+}
 
+// Neither does what the other commands wait for keep them.
+func TestCtrlCEndsACommandAtOnce(t *testing.T) {
 	for _, line := range [][]string{
 		{"echo", "-wire"},
 		{"ping", "-wire", "192.0.2.99", "-W", "60"},
 		{"get", "-wire", "192.0.2.99"},
-		{"get", "-wire", "192.0.2.1:80", "-dns", "192.0.2.99"},
 		{"get", "-wire", "nobody.example", "-dns", "192.0.2.99"},
 		{"ping", "-wire", "nobody.example", "-dns", "192.0.2.99"},
 	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan int, 1)
-		go func() { done <- run(ctx, line, terminal{io.Discard, io.Discard}) }()
-		time.Sleep(50 * time.Millisecond)
-		endsSoon(t, cancel, done)
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan int, 1)
+			go func() { done <- run(ctx, line, terminal{io.Discard, io.Discard}) }()
+			synctest.Wait()
+			require.Empty(t, done, "%s waits", line)
+			began := time.Now()
+			cancel()
+			<-done
+			require.Zero(t, time.Since(began), "%s", line)
+		})
 	}
 }

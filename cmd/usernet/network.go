@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
@@ -65,6 +66,10 @@ type network struct {
 	file *output // the capture
 	capt *nic.Captured
 }
+
+// closeTime is how long Close waits for the hosts, whose link may be stuck. With shutdownTime it is less
+// than a second.
+const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {
 	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.four.host.Addr(), link: link, log: log, down: make(chan error, 1)}
@@ -297,11 +302,22 @@ func (n *network) report() {
 // Close ends the hosts and the capture. It returns what went wrong with the
 // capture, which the user would otherwise take for complete.
 func (n *network) Close() error {
-	if n.host != nil {
-		n.host.Close()
-	}
-	if n.peer != nil {
-		n.peer.Close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if n.host != nil {
+			n.host.Close()
+		}
+		if n.peer != nil {
+			n.peer.Close()
+		}
+	}()
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+		n.log.Warn("the link is stuck")
 	}
 	if n.capt == nil {
 		n.file.discard()

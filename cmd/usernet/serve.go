@@ -16,7 +16,7 @@ import (
 
 // How long requests that are being answered may take to end after Ctrl-C: whoever has typed it
 // is back at the prompt within a second.
-const shutdownTime = 500 * time.Millisecond
+const shutdownTime = 300 * time.Millisecond
 
 func serveCommand() command {
 	return command{
