@@ -11,8 +11,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A lookupFunc is what a dial asks for the addresses of a name: the LookupNetIP of the
-// host's own resolver, or what a Dialer has in its place.
+// A lookupFunc looks up the addresses of a name for a dial: the LookupNetIP of the
+// host's own resolver, or the one of a Dialer.
 type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 // ipProtocols are the names that "ip4:name" may have, in lower case, from the
@@ -47,11 +47,11 @@ func parseNetwork(network string, needProto bool) (name string, proto int, err e
 	return "", 0, net.UnknownNetworkError(network)
 }
 
-// tooLarge is where net does not take a number for one any more.
+// tooLarge is the least number that net's parser rejects.
 const tooLarge = 0xffffff
 
 // parseProtocol returns the protocol number that s is or names.
-// One that is too large is left to the socket to refuse, as long as it is a number to net.
+// The socket refuses a number that net's parser accepts and that is too large for a protocol.
 func parseProtocol(s string) (int, error) {
 	n, digits := 0, s != ""
 	for i := range len(s) {
@@ -83,9 +83,9 @@ func makeAddr(network string, ip net.IP, zone string, port int) net.Addr {
 	return &net.IPAddr{IP: ip, Zone: zone}
 }
 
-// resolvedAddr is makeAddr for an address in netip's form, with as many bytes as that has: net's
-// IPv4 addresses have 4 when a name server gave them and 16 when they are literals or from the
-// hosts file. A TCP address is in one allocation with its bytes.
+// resolvedAddr is makeAddr for a netip.Addr, whose number of bytes it keeps: net's
+// IPv4 addresses have 4 bytes if they are from a name server, and 16 if they are literals or from the
+// hosts file. A TCP address and its bytes are one allocation.
 func resolvedAddr(network string, ip netip.Addr, port int) net.Addr {
 	if network[0] == 't' {
 		a := new(struct {
@@ -104,8 +104,8 @@ func resolvedAddr(network string, ip netip.Addr, port int) net.Addr {
 	return makeAddr(network, ip.AsSlice(), ip.Zone(), port)
 }
 
-// addrIP returns the parts of an address that one of net's types has in common
-// with the others. Of a nil one, and of another type, they are all zero.
+// addrIP returns the parts that the address types of net have in common. They are zero for a nil
+// address and for other types.
 func addrIP(addr net.Addr) (ip net.IP, port int, zone string) {
 	switch a := addr.(type) {
 	case *net.TCPAddr:
@@ -131,9 +131,9 @@ func isIPv4(addr net.Addr) bool {
 	return ip.To4() != nil
 }
 
-// internetAddrs finds the addresses that addr stands for: at least one, in the
-// order in which they are to be tried. network is "tcp", "udp" or "ip", or one of
-// them with a family. Names are asked of lookup, services are known to the host.
+// internetAddrs returns the addresses that addr stands for, at least one, in the
+// order in which to try them. network is "tcp", "udp" or "ip", or one of
+// them with a family. lookup resolves names; the host knows the services.
 func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, addr string) ([]net.Addr, error) {
 	host, port := addr, 0
 	if network[0] != 'i' && addr != "" {
@@ -172,11 +172,10 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	return addrs, nil
 }
 
-// lookupIPs returns the addresses of a host, in both families if one of them
-// was not asked for. A literal is appended to ips.
+// lookupIPs returns the addresses of a host, of both families unless network names one.
+// A literal is appended to ips.
 func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips []netip.Addr) ([]netip.Addr, error) {
-	// Literals are nobody's business, and may have zones, which LookupNetIP
-	// does not return.
+	// Literals are not passed to lookup: they may have zones, which LookupNetIP does not return.
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return append(ips, in16(ip)), nil
 	}
@@ -197,8 +196,8 @@ func in16(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// dialAddrs returns the addresses that a dial has to try. Those that cannot be
-// reached from the local address, if that is not nil, are not among them.
+// dialAddrs returns the addresses that a dial has to try, without those that cannot be
+// reached from the local address, if that is not nil.
 func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, address string, local net.Addr) ([]net.Addr, error) {
 	name, _, err := parseNetwork(network, true)
 	if err != nil {
@@ -214,7 +213,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	localIP, _, _ := addrIP(local)
 	suitable := addrs[:0]
 	for _, addr := range addrs {
-		// A type that is not net's has nothing to bind to, whatever it calls itself.
+		// An address of a type that is not net's cannot be bound.
 		if !sameType(addr, local) {
 			return nil, &net.AddrError{Err: "mismatched local address type", Addr: local.String()}
 		}
@@ -229,7 +228,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	return suitable, nil
 }
 
-// sameType reports whether two addresses are of the same one of net's types.
+// sameType reports whether two addresses have the same type of package net.
 func sameType(a, b net.Addr) (same bool) {
 	switch a.(type) {
 	case *net.TCPAddr:
@@ -255,8 +254,8 @@ func (h *Host) listenAddr(ctx context.Context, network, address string) (net.Add
 	return pickAddr(addrs, false), nil
 }
 
-// pickAddr returns the first address that is of IPv6, or not, and without such a
-// one the first.
+// pickAddr returns the first address of IPv6 if want6 is set, or else of IPv4. If there is none, it
+// returns the first address.
 func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	for _, addr := range addrs {
 		if isIPv4(addr) != want6 {
@@ -266,9 +265,9 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	return addrs[0]
 }
 
-// resolveAddr is ResolveTCPAddr and its like; name is the network without its protocol. A
-// literal in brackets, and one of IPv6 on "ip", asks for an address of IPv6, any other
-// thing for one of IPv4.
+// resolveAddr implements ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr; name is the network without
+// its protocol. It prefers IPv6 if address is a literal in brackets, or a literal of IPv6 on "ip", and
+// else IPv4.
 func (h *Host) resolveAddr(network, name, address string) (net.Addr, error) {
 	addrs, err := h.internetAddrs(context.Background(), h.lookup, name, address)
 	if err != nil {
@@ -341,13 +340,13 @@ func (h *Host) ResolveIPAddr(network, address string) (*net.IPAddr, error) {
 // A family is that of a socket.
 type family struct {
 	stack stack.Family
-	// six says that the socket is one of IPv6, which shows its addresses in 16
-	// bytes even if they are IPv4's.
+	// six is set for a socket of IPv6, whose addresses have 16
+	// bytes even if they are of IPv4.
 	six bool
 }
 
-// family chooses the family of a socket for a network and the addresses that it is
-// to have. A wildcard to listen on is of both families where the host has both.
+// family chooses the family of a socket by its network and its
+// addresses. A wildcard to listen on has both families if the host has.
 func (h *Host) family(network string, local, remote net.IP, listen bool) family {
 	switch network[len(network)-1] {
 	case '4':
@@ -368,7 +367,7 @@ func (h *Host) family(network string, local, remote net.IP, listen bool) family 
 	return family{stack: stack.FamilyAny, six: true}
 }
 
-// supported tells whether the host has sockets of the family.
+// supported returns an error if the host has no sockets of the family.
 func (h *Host) supported(f family) error {
 	if f.six && !h.stack.HasIPv6() {
 		return os.NewSyscallError("socket", syscall.EAFNOSUPPORT)
@@ -376,7 +375,7 @@ func (h *Host) supported(f family) error {
 	return nil
 }
 
-// addr turns an address into the form that the stack takes. No address at all is
+// addr converts an address to the form of the stack. A nil address is
 // the wildcard of the family.
 func (f family) addr(ip net.IP, zone string) (netip.Addr, error) {
 	if !f.six {
@@ -399,7 +398,7 @@ func (f family) addr(ip net.IP, zone string) (netip.Addr, error) {
 	return netip.AddrFrom16([16]byte(ip16)).Unmap().WithZone(zone), nil
 }
 
-// netip is addr for an address that is in netip's form already.
+// netip is addr for a netip.Addr.
 func (f family) netip(ip netip.Addr) (netip.Addr, error) {
 	if !f.six {
 		if !ip.Is4() && !ip.Is4In6() {
@@ -413,7 +412,7 @@ func (f family) netip(ip netip.Addr) (netip.Addr, error) {
 	return ip.Unmap(), nil
 }
 
-// shown turns an address of the stack into the form in which the socket shows it.
+// shown converts an address of the stack to the form that the socket returns.
 func (f family) shown(ip netip.Addr) netip.Addr {
 	if f.six && ip.Is4() {
 		return netip.AddrFrom16(ip.As16())
@@ -453,7 +452,7 @@ type udpAddr struct {
 // udpAddr makes the address of a UDP socket's end in net's form, in one allocation.
 func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr { return f.setUDPAddr(new(udpAddr), ap) }
 
-// setUDPAddr is udpAddr in memory that there is already, all zero.
+// setUDPAddr is udpAddr into a, which is zero.
 func (f family) setUDPAddr(a *udpAddr, ap netip.AddrPort) *net.UDPAddr {
 	a.UDPAddr = net.UDPAddr{IP: f.bytes(ap.Addr(), &a.ip), Port: int(ap.Port()), Zone: ap.Addr().Zone()}
 	return &a.UDPAddr
@@ -472,7 +471,7 @@ func (f family) tcpEnds(local, remote netip.AddrPort) *ends {
 	return &a.ends
 }
 
-// bytes returns an address in net's form, which lies in b.
+// bytes returns an address in net's form, whose bytes are in b.
 func (f family) bytes(ip netip.Addr, b *[16]byte) net.IP {
 	if ip.Is4() && !f.six {
 		v4 := ip.As4()

@@ -18,13 +18,13 @@ type Message struct {
 	Flags   int      // of what was read: MSG_TRUNC, 0x20, and MSG_CTRUNC, 8
 }
 
-// waitForOne is Linux's MSG_WAITFORONE, which asks ReadBatch for what it does anyway.
+// waitForOne is Linux's MSG_WAITFORONE. ReadBatch always behaves as if it were set.
 const waitForOne = 0x10000
 
-// ReadBatch waits for a datagram and reads it and those that have come with it, up to
-// len(ms), as the ReadBatch of x/net/ipv4 does on Linux. It returns how many there were; on
-// an error 0, where that returns -1.
-// The socket is locked once for all of them. Flags must be 0 or MSG_WAITFORONE; others are
+// ReadBatch waits for a datagram, and reads it and those that are queued behind it, up to
+// len(ms), as the ReadBatch of x/net/ipv4 does on Linux. It returns how many it has read, or
+// 0 on an error, where x/net/ipv4 returns -1.
+// It locks the socket once. Flags must be 0 or MSG_WAITFORONE; others are
 // ENOTSUP.
 func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 	if !c.ok() {
@@ -56,9 +56,8 @@ func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 }
 
 // WriteBatch sends datagrams, as the WriteBatch of x/net/ipv4 does on Linux. It returns
-// how many were sent, and 0 with an error only if the first could not be. The socket is locked once
-// for all of them, and only while the link takes nothing more is there a wait. Flags must be
-// 0; others are ENOTSUP.
+// how many it has sent. It returns an error only if it could not send the first. It locks the socket
+// once, and waits only while the link is full. Flags must be 0; others are ENOTSUP.
 func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -122,7 +121,7 @@ func (c *UDPConn) batchAddr(addr net.Addr) (netip.AddrPort, error) {
 	return netip.AddrPort{}, syscall.EINVAL
 }
 
-// getBatch returns n zero datagrams, to be given back by putBatch.
+// getBatch returns n zero datagrams. putBatch frees them.
 func (h *Host) getBatch(n int) *[]stack.Datagram {
 	ds, ok := h.batches.Get().(*[]stack.Datagram)
 	if !ok || cap(*ds) < n {

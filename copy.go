@@ -12,8 +12,8 @@ import (
 // copyBuffer is the size of the largest buffers of ReadFrom and WriteTo in bytes.
 const copyBuffer = 64 << 10
 
-// copyBuffers keeps the buffers of ReadFrom and WriteTo that are not in use, by their sizes:
-// each pool has pointers to the first byte, which take no allocation to be put there.
+// copyBuffers are the free buffers of ReadFrom and WriteTo, by size. The pools hold pointers to the
+// first byte, so that Put does not allocate.
 type copyBuffers [3]sync.Pool // of *byte
 
 // copySize is the size of the buffers of a class in bytes: 4, 16 and 64 KiB.
@@ -26,7 +26,7 @@ func (p *copyBuffers) get(class int) []byte {
 	return make([]byte, copySize(class))
 }
 
-// put gives back a buffer from get.
+// put frees a buffer from get.
 func (p *copyBuffers) put(class int, b []byte) { p[class].Put(unsafe.SliceData(b)) }
 
 // ReadFrom writes to the connection what it reads from r, until r ends.
@@ -47,15 +47,16 @@ func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// A copyTarget is a TCPConn as the target of a WriteTo that ReadFrom has called: that one's
-// io.Copy may come back to copyFrom, and not to ReadFrom, which would go on for ever.
+// A copyTarget is the TCPConn that ReadFrom passes to the WriteTo of its source. If that calls io.Copy,
+// io.Copy calls copyFrom; with the TCPConn itself it would call ReadFrom again, without end.
 type copyTarget struct{ c *TCPConn }
 
 func (w copyTarget) Write(p []byte) (int, error)               { return w.c.Write(p) }
 func (w copyTarget) ReadFrom(r io.Reader) (n int64, err error) { return w.c.copyFrom(r) }
 
-// copyFrom is io.Copy with a buffer that suits what r gives at a time, 4 KiB at first: a
-// source that is idle holds no more, and one that can be asked holds none.
+// copyFrom is io.Copy with a buffer whose size follows that of the reads, 4 KiB at first. While it
+// waits for an idle source it holds only the smallest buffer, or none if the source is a connection of
+// a Host.
 func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 	class := 0
 	for {
@@ -79,13 +80,13 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 		case k == copySize(class) && class < len(c.pool)-1:
 			class++
 		case k < copySize(class) && class > 0:
-			class-- // the next Read may wait for long
+			class-- // the next Read may wait for a long time
 		}
 	}
 }
 
 // awaitReadable waits until a Read of r would return at once, if r is a connection of a
-// Host or what an io.LimitedReader leaves of one. What else can be read is not known.
+// Host, or an io.LimitedReader of one. For other readers it returns at once.
 func awaitReadable(r io.Reader) {
 	for {
 		switch src := r.(type) {
@@ -117,9 +118,9 @@ func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
 	return n, err
 }
 
-// writeTo is io.Copy without a copy of what has come already. While the connection is
-// active it waits with a buffer, to which what comes is copied once, from the link's frame;
-// while it is idle, without.
+// writeTo is io.Copy that passes received data to w without copying it. While the connection is
+// active, it waits with a buffer to which the link's frames are copied directly;
+// while it is idle, it waits without a buffer.
 func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 	const class = len(copyBuffers{}) - 1
 	active := false

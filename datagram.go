@@ -26,8 +26,8 @@ type datagramSocket interface {
 	Settings() (stack.DatagramSettings, error)
 }
 
-// A datagramConn is what UDPConn and IPConn have in common: groups, and what x/net/ipv4
-// sets by the descriptor that there is not.
+// A datagramConn is what UDPConn and IPConn have in common: groups, and the options that x/net/ipv4
+// sets by a descriptor, which usernet has not.
 type datagramConn struct {
 	conn
 	dg      datagramSocket
@@ -36,8 +36,8 @@ type datagramConn struct {
 	control atomic.Uint32 // ControlFlags
 }
 
-// connected reports whether the socket is, so that datagrams must not name
-// their destination.
+// connected reports whether the socket is connected, so that datagrams must not name
+// a destination.
 func (c *datagramConn) connected() bool { return c.ends().remote != nil }
 
 // sendError is opError for a datagram that names its destination.
@@ -45,8 +45,8 @@ func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
 	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
-// destination is what the error of a datagram to an address names: the address, or without
-// one the other end of a connected socket, or nothing.
+// destination returns the address for the error of a datagram: its own, or that of the other end of
+// a connected socket, or nil.
 func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
 	if addr.IsValid() {
 		return to
@@ -54,11 +54,10 @@ func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
 	return c.ends().remote
 }
 
-// SetControlMessage has the socket pass the control messages of cf with what it
-// receives, or not any more: they are the out-of-band data of ReadMsgUDP, ReadMsgIP and
-// ReadBatch. Their form is that of Linux, struct cmsghdr of IP_PKTINFO, IP_TTL and IP_TOS, on
-// every system: on Linux the ControlMessage of x/net/ipv4 parses it, and everywhere
-// PacketInfo.ParseControl.
+// SetControlMessage turns the control messages of cf on or off: the out-of-band data of ReadMsgUDP,
+// ReadMsgIP and ReadBatch. On every system their form is that of Linux, struct cmsghdr of IP_PKTINFO,
+// IP_TTL and IP_TOS. PacketInfo.ParseControl parses them, and on Linux also the ControlMessage of
+// x/net/ipv4.
 func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -88,8 +87,8 @@ func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	return c.member(ifi, group, c.dg.Join)
 }
 
-// LeaveGroup undoes a JoinGroup. If ifi is nil, it is the first of the group. EADDRNOTAVAIL
-// says that there was none. Close leaves all groups.
+// LeaveGroup undoes a JoinGroup. If ifi is nil, it leaves the group on the first interface on which it was
+// joined. The error is EADDRNOTAVAIL if the group was not joined. Close leaves all groups.
 func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -144,8 +143,8 @@ func (c *datagramConn) member(ifi *net.Interface, group netip.Addr, do func(neti
 	return c.setError(err)
 }
 
-// SetMulticastInterface chooses the interface over which the socket sends to groups. If
-// ifi is nil, the routes do. EADDRNOTAVAIL says that there is no such interface.
+// SetMulticastInterface sets the interface over which the socket sends to groups. If
+// ifi is nil, the routes choose it. The error is EADDRNOTAVAIL if there is no such interface.
 func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -157,8 +156,8 @@ func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	return c.setError(err)
 }
 
-// MulticastInterface returns what SetMulticastInterface chose, with its Index, Name and
-// MTU; nil if the routes do.
+// MulticastInterface returns the interface set by SetMulticastInterface, with its Index, Name and
+// MTU; nil if the routes choose.
 func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	s, err := c.settings()
 	if err != nil || s.MulticastNIC == 0 {
@@ -172,8 +171,8 @@ func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	return nil, c.setError(syscall.ENODEV)
 }
 
-// SetMulticastTTL sets the time to live of what the socket sends to groups, from 0 to 255,
-// which is 1 by default, as with -1. With 0 it does not leave the host. Others are EINVAL.
+// SetMulticastTTL sets the time to live of datagrams to groups, from 0 to 255; -1 stands for the default,
+// which is 1. With 0 they do not leave the host. Other values are EINVAL.
 func (c *datagramConn) SetMulticastTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -181,15 +180,15 @@ func (c *datagramConn) SetMulticastTTL(ttl int) error {
 	return c.setError(c.dg.SetMulticastTTL(ttl))
 }
 
-// MulticastTTL returns the time to live of what the socket sends to groups.
+// MulticastTTL returns the time to live of datagrams to groups.
 func (c *datagramConn) MulticastTTL() (int, error) {
 	s, err := c.settings()
 	return int(s.MulticastTTL), err
 }
 
-// SetMulticastLoopback says whether sockets of the host that are members of a group
-// receive what the socket sends to it. They do by default, but not with what
-// ListenMulticastUDP returns.
+// SetMulticastLoopback sets whether sockets of the host that are members of a group
+// receive the datagrams that the socket sends to it. By default they do, except those of a socket from
+// ListenMulticastUDP.
 func (c *datagramConn) SetMulticastLoopback(on bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -197,14 +196,14 @@ func (c *datagramConn) SetMulticastLoopback(on bool) error {
 	return c.setError(c.dg.SetMulticastLoopback(on))
 }
 
-// MulticastLoopback returns what SetMulticastLoopback sets.
+// MulticastLoopback returns the value of SetMulticastLoopback.
 func (c *datagramConn) MulticastLoopback() (bool, error) {
 	s, err := c.settings()
 	return s.MulticastLoopback, err
 }
 
-// SetTTL sets the time to live of what the socket sends to hosts, from 1 to 255. It is 64
-// by default, as with -1. Others are EINVAL.
+// SetTTL sets the time to live of datagrams to hosts, from 1 to 255; -1 stands for the default, which is
+// 64. Other values are EINVAL.
 func (c *datagramConn) SetTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -212,14 +211,14 @@ func (c *datagramConn) SetTTL(ttl int) error {
 	return c.setError(c.dg.SetTTL(ttl))
 }
 
-// TTL returns the time to live of what the socket sends to hosts.
+// TTL returns the time to live of datagrams to hosts.
 func (c *datagramConn) TTL() (int, error) {
 	s, err := c.settings()
 	return int(s.TTL), err
 }
 
-// SetTOS sets the type of service of what the socket sends, of which the lowest eight bits
-// count: the Differentiated Services field in the upper six (RFC 2474 3), ECN in the lower two
+// SetTOS sets the type of service of datagrams, of which only the lowest eight bits
+// are used: the Differentiated Services field in the upper six (RFC 2474 3), ECN in the lower two
 // (RFC 3168 5).
 func (c *datagramConn) SetTOS(tos int) error {
 	if !c.ok() {
@@ -228,7 +227,7 @@ func (c *datagramConn) SetTOS(tos int) error {
 	return c.setError(c.dg.SetTOS(tos))
 }
 
-// TOS returns the type of service of what the socket sends.
+// TOS returns the type of service of datagrams.
 func (c *datagramConn) TOS() (int, error) {
 	s, err := c.settings()
 	return int(s.TOS), err

@@ -15,9 +15,8 @@ var (
 	errNoHost            = errors.New("usernet: no Host to dial or listen from")
 )
 
-// timeoutError is a dial's error when its time is over. It is a deadline of the
-// call and not of a connection, so that it is context.DeadlineExceeded but not
-// os.ErrDeadlineExceeded.
+// timeoutError is the error of a dial that has timed out. It is context.DeadlineExceeded and not
+// os.ErrDeadlineExceeded, because the deadline was that of the call, not of a connection.
 type timeoutError struct{}
 
 func (timeoutError) Error() string        { return "i/o timeout" }
@@ -47,14 +46,14 @@ func contextError(err error) error {
 func syscallError(call string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
 		if errno == syscall.EAFNOSUPPORT && call == "bind" || errno == syscall.EPROTONOSUPPORT {
-			call = "socket" // where a kernel finds out
+			call = "socket" // the call that fails in the kernel
 		}
 		return os.NewSyscallError(call, errno)
 	}
 	return err
 }
 
-// opAddr returns addr without the trap of an interface that holds a nil pointer.
+// opAddr returns addr, or nil if it is an interface that holds a nil pointer.
 func opAddr(addr net.Addr) net.Addr {
 	switch a := addr.(type) {
 	case *net.TCPAddr:

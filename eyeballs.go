@@ -7,20 +7,20 @@ import (
 )
 
 const (
-	// fallbackDelay is when the other address family gets its chance.
+	// fallbackDelay is the time after which the other address family is tried.
 	// RFC 8305 8: "Connection Attempt Delay [...] Recommended to be 250 milliseconds";
 	// RFC 6555 5.5: "150-250 ms"; net, whose programs run here, waits 300 ms.
 	fallbackDelay = 300 * time.Millisecond
-	// minAddrTime is what an address gets of the time that is left, if it is left.
+	// minAddrTime is the least time for one address, if the remaining time permits.
 	minAddrTime = 2 * time.Second
 )
 
 // A race is one dial to the addresses of a name: Happy Eyeballs, RFC 8305, as net has it.
-// The addresses of a family are tried one after the other, and the two families
-// at the same time, if the second one is needed.
+// The addresses of a family are tried one after the other. The second family is tried in parallel
+// if the first has not succeeded after a delay.
 type race struct {
 	network string
-	local   net.Addr      // nil if it is chosen; errors tell it
+	local   net.Addr      // for errors; nil if the host chooses it
 	delay   time.Duration // until the second family starts; there is no race if negative
 	dial    func(ctx context.Context, addr net.Addr) (net.Conn, error)
 }
@@ -48,8 +48,8 @@ func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
 	return primaries, fallbacks
 }
 
-// parallel tries both families at the same time: the fallbacks when the primaries
-// have failed, or have not succeeded for a while. The goroutines end before it does.
+// parallel tries both families: the fallbacks start when the primaries
+// have failed, or have not succeeded for r.delay. Its goroutines end before it returns.
 func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -109,8 +109,8 @@ func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (n
 	}
 }
 
-// serial tries addresses one after the other. The error is that of the first, or, as
-// in net, of the one that was next when the caller gave up.
+// serial tries addresses one after the other. The error is that of the first; if the context ends, it
+// is that of the next address, as in net.
 func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	var first error
 	for i, addr := range addrs {
@@ -131,7 +131,7 @@ func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	return nil, first
 }
 
-// attempt tries one address, of so many that share the time that is left.
+// attempt tries one address, in its share of the remaining time: remaining addresses share it.
 func (r *race) attempt(ctx context.Context, addr net.Addr, remaining int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)

@@ -8,29 +8,28 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// PacketInfo is what a datagram says beside its payload. For one that is sent, a zero
-// field leaves the choice to the host.
+// PacketInfo describes a datagram. When sending, the host chooses the value of each zero field.
 type PacketInfo struct {
 	// Remote is the other end's address. On an IP socket it has no port.
 	Remote netip.AddrPort
-	// Local is the address that a received datagram was sent to: the host's, a group, or a
-	// broadcast address. It is the source of one that is sent with WritePacket, which takes a
-	// group or a broadcast address for none, so that what was received may be answered with
-	// the PacketInfo that came with it.
+	// Local is the destination of a received datagram: an address of the host, a group, or a
+	// broadcast address. For WritePacket it is the source; a
+	// group or a broadcast address counts as none, so that a datagram can be answered with
+	// its own PacketInfo.
 	Local netip.Addr
-	// TTL is the time to live, or hop limit: 1 to 255. To answer with the PacketInfo of what
-	// was received, set it to 0, or the answer goes only as far as what was left of it.
+	// TTL is the time to live, or hop limit: 1 to 255. Set it to 0 to answer with the PacketInfo of a
+	// received datagram, whose TTL is what remains of the sender's.
 	TTL uint8
 	// TOS is the type of service: DSCP and ECN.
 	TOS uint8
-	// Interface is the index of the interface on which it came, or over which one that is
-	// sent leaves.
+	// Interface is the index of the interface on which the datagram arrived, or over which it is
+	// sent.
 	Interface int
-	// Size is the length of the whole payload, of which less may have fitted into the
-	// buffer. It is not looked at when sending.
+	// Size is the length of the whole payload, which may be more than fitted into the
+	// buffer. It is ignored when sending.
 	Size int
-	// DontFragment has a datagram that is larger than the path's MTU fail with EMSGSIZE,
-	// rather than be sent in fragments. It is not set on receipt.
+	// DontFragment makes sending fail with EMSGSIZE if the datagram is larger than the path's MTU,
+	// instead of fragmenting it. It is not set on received datagrams.
 	DontFragment bool
 }
 
@@ -247,7 +246,7 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	a, ok := addr.(*net.UDPAddr)
 	if !ok {
-		// An argument's error and not a system call's.
+		// The error is one of the argument, without a system call.
 		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToUDP(b, a)

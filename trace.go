@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// untraced is a key of contexts. The connections to name servers that a dial makes have it:
-// as with net, they are no business of those who trace the dial.
+// untraced is the context key of the connections to name servers that a dial makes: as in net, the hooks
+// of the dial do not report them.
 type untraced struct{}
 
 // dialOne fires the hooks of net/http/httptrace around an attempt at one
@@ -31,8 +31,8 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c 
 	return d.dialAddr(ctx, network, addr)
 }
 
-// traced fires the hooks around a lookup, or, where the lookup fires them itself, only sees
-// to it that it does not fire those of the connections that it makes.
+// traced calls the hooks around a lookup. If the lookup calls them itself, traced only prevents it from
+// calling those of its own connections.
 func traced(lookup lookupFunc, itself bool) lookupFunc {
 	return func(ctx context.Context, network, host string) (ips []netip.Addr, err error) {
 		t := httptrace.ContextClientTrace(ctx)
