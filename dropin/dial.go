@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// A Dialer is a net.Dialer for the default Host. For the meaning of its fields see
-// there and at usernet.Dialer.
+// A Dialer is a net.Dialer for the default Host. Its fields are those of
+// net.Dialer and usernet.Dialer.
 type Dialer struct {
 	Timeout   time.Duration
 	Deadline  time.Time
@@ -40,7 +40,7 @@ type Dialer struct {
 	multipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told.
+// MultipathTCP returns the value set by SetMultipathTCP.
 func (d *Dialer) MultipathTCP() bool { return d.multipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.

@@ -9,20 +9,20 @@
 //	...
 //	dropin.Use(host)
 //
-// What is data in net is net's here: Addr, IP, OpError, Conn, Listener and the like are aliases,
-// so that values pass freely between files that import the one and the other. TCPConn,
+// Data types are aliases of those of net: Addr, IP, OpError, Conn, Listener and the like,
+// so that values pass freely between files that import one and the other. TCPConn,
 // TCPListener, UDPConn and IPConn are usernet's. Functions, and the methods of Dialer,
-// ListenConfig, Resolver and Interface, go to the Host. None of them ever asks
-// the kernel: before Use they fail, with an error that says so.
+// ListenConfig, Resolver and Interface, use the Host. None of them uses
+// the network of the kernel: before Use they fail, with an error that says so.
 //
-// What moves to the Host is the code of the files whose import is changed. Packages that it calls
-// have their own: http.Get and tls.Dial still dial through the kernel, and what is handed to them must be
-// a connection, a listener or a dial function, as for http.Transport.DialContext, tls.Client and
-// http.Serve. So that this does not happen unseen, a *Dialer, *Resolver or *Interface is
-// not one of net's, and cannot be assigned to a field that is to dial for itself, such as tls.Dialer.NetDialer.
+// Only files whose import is changed use the Host. Packages that they call do not:
+// http.Get and tls.Dial still dial through the kernel. Pass them a connection, a listener or a dial
+// function, as with http.Transport.DialContext, tls.Client and
+// http.Serve. To make this mistake a compile error, *Dialer, *Resolver and *Interface are types of their
+// own, which cannot be assigned to a field such as tls.Dialer.NetDialer.
 //
-// Every name that net exports is here, or is listed below with the reason why it is not. The
-// list is generated from net's source, and a test fails when a release of Go has more.
+// Every exported name of net is here, or is listed below with the reason why it is not. The
+// list is generated from net's source, and a test fails if a release of Go has a new name.
 //
 // There is one default Host in a process, because net's functions have no place for one. A program that
 // can pass a Host around should, and use its methods.
@@ -38,16 +38,15 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// current is the default Host. That it is a variable of the package is the purpose
-// of the package.
+// current is the default Host. Such a global variable is the purpose of this package.
 var current atomic.Pointer[usernet.Host]
 
 // errNoHost is the cause of all errors before Use.
 var errNoHost = errors.New("no network: call dropin.Use with a Host first")
 
-// Use makes h the default Host, for all calls that begin from now on, and returns the one
-// before, which may be nil. Connections and listeners stay on the Host that they were made on. With
-// nil there is no default Host any more. A test that borrows the default writes
+// Use makes h the default Host for all calls that begin from now on, and returns the former
+// one, which may be nil. Existing connections and listeners stay on their Host. With
+// nil there is no default Host. A test that replaces the default for its duration writes
 //
 //	defer dropin.Use(dropin.Use(h))
 func Use(h *usernet.Host) (before *usernet.Host) { return current.Swap(h) }

@@ -9,7 +9,7 @@ import (
 )
 
 // An Interface is an interface of the default Host. It has the fields of
-// net.Interface, and converts to one; it is another type so that its methods ask the
+// net.Interface, and converts to one; it is a type of its own so that its methods use the
 // Host.
 type Interface net.Interface
 

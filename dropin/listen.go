@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// A ListenConfig is a net.ListenConfig for the default Host. For the meaning of its
-// fields see there and at usernet.ListenConfig.
+// A ListenConfig is a net.ListenConfig for the default Host. Its fields are those of
+// net.ListenConfig and usernet.ListenConfig.
 type ListenConfig struct {
 	// Control makes Listen and ListenPacket fail with ENOTSUP: there is no descriptor to control.
 	Control         func(network, address string, c syscall.RawConn) error
@@ -20,14 +20,14 @@ type ListenConfig struct {
 	noMultipath bool
 }
 
-// MultipathTCP reports what SetMultipathTCP was told, and before that true, as net does.
+// MultipathTCP returns the value set by SetMultipathTCP. It is true before, as in net.
 func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
 // SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
 func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
-// on returns the same ListenConfig for a Host, and the address without the names that are
-// not the Host's to look up.
+// on returns the same ListenConfig for a Host, and the address without names that
+// DefaultResolver has to look up.
 func (lc *ListenConfig) on(ctx context.Context, network, address string) (*usernet.ListenConfig, string, error) {
 	h, err := hostFor("listen", network)
 	if err != nil {

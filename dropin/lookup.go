@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/resolve"
 )
 
-// A Resolver is a net.Resolver for the default Host: it asks what the Host's own resolver asks,
-// over the Host. A nil one is the same as the zero one.
+// A Resolver is a net.Resolver for the default Host: it asks the servers of the Host's own resolver
+// over the Host. A nil Resolver is equivalent to the zero value.
 type Resolver struct {
 	// PreferGo has no effect: there is no other resolver than one in Go.
 	PreferGo bool
@@ -26,14 +26,14 @@ type Resolver struct {
 	Dial func(ctx context.Context, network, address string) (Conn, error)
 }
 
-// DefaultResolver is what the Lookup functions ask, and where a Dialer without a
-// Resolver, Listen and the Resolve functions look names up.
+// DefaultResolver is the Resolver of the Lookup functions, the Resolve functions, Listen, and a Dialer
+// without a Resolver.
 var DefaultResolver = &Resolver{}
 
-// isHosts reports whether the Resolver does as the Host's own does.
+// isHosts reports whether the Resolver is equivalent to the Host's own.
 func (r *Resolver) isHosts() bool { return r == nil || r.Dial == nil && !r.StrictErrors }
 
-// by returns who does the work of a lookup of a name.
+// by returns the resolver that looks up a name.
 func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 	h := current.Load()
 	if h == nil {
@@ -60,8 +60,8 @@ func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
 }
 
 // literals replaces the name in an address by the addresses that the Resolver
-// finds for it. Where there is no name, or something is wrong with the rest, it
-// leaves the address to the Host.
+// finds for it. If there is no name, or the address is malformed, it
+// returns the address unchanged, for the Host to handle.
 func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, address string) ([]string, error) {
 	family, host, port := "ip", address, ""
 	switch network[:min(len(network), 3)] {
@@ -99,8 +99,7 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 	return addrs, nil
 }
 
-// literal is literals for calls that use one address only. As in net, it is one of IPv4 if
-// there is any.
+// literal is literals for calls that use only one address. As in net, it prefers IPv4.
 func (r *Resolver) literal(ctx context.Context, h *usernet.Host, network, address string) (string, error) {
 	if r.isHosts() {
 		return address, nil
@@ -252,8 +251,8 @@ func ResolveIPAddr(network, address string) (*IPAddr, error) {
 	return h.ResolveIPAddr(network, address)
 }
 
-// resolving returns the default Host, and the address without the names that are not the
-// Host's to look up.
+// resolving returns the default Host, and the address without names that
+// DefaultResolver has to look up.
 func resolving(network, address string) (*usernet.Host, string, error) {
 	h, err := hostFor("lookup", network)
 	if err != nil {

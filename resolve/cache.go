@@ -24,12 +24,12 @@ type cacheKey struct {
 
 type cacheEntry struct {
 	key     cacheKey
-	ans     *answer // shared by all that get it, so only read
+	ans     *answer // shared, so never changed
 	expires time.Time
 }
 
-// A cache keeps answers, positive and negative, until their time to live ends. When it is
-// full, the one that was not used for the longest time goes.
+// A cache keeps positive and negative answers until their time to live ends. When it is
+// full, it evicts the least recently used one.
 type cache struct {
 	max int
 

@@ -20,12 +20,11 @@ const (
 
 // ParseResolvConf reads the form of /etc/resolv.conf, see resolv.conf(5): the
 // keywords nameserver, domain, search and options, of which it knows ndots,
-// timeout, attempts, rotate, single-request, use-vc and trust-ad. EDNS0 is on with or
-// without edns0; what it does not know is passed over, as the system's resolvers do, sortlist
-// and the options for the system's own purposes (debug, no-check-names, no-reload,
-// no-tld-query, inet6) among it. The error, if any, is
-// the reader's. A file without servers gives a Config without servers: that the
-// host itself is meant by it, as the man page says, is for the caller to add.
+// timeout, attempts, rotate, single-request, use-vc and trust-ad. EDNS0 is always on. As the system's
+// resolvers do, it ignores other keywords and options, such as sortlist, debug, no-check-names,
+// no-reload, no-tld-query and inet6. The error, if any, is
+// the reader's. A file without servers gives a Config without servers: the caller has to add
+// the host itself, which such a file means by the man page.
 func ParseResolvConf(r io.Reader) (Config, error) {
 	var cfg Config
 	err := eachLine(r, func(line string) {

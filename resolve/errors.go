@@ -29,13 +29,12 @@ var (
 	errInvalidSRVName      = &failure{text: "SRV header name is invalid"}
 	errUnrecognizedAddress = &failure{text: "unrecognized address"}
 	errUnknownNetwork      = &failure{text: "unknown network"}
-	// These are not net's, which does not follow aliases by itself and has no way to be left
-	// without a result.
+	// package net has not these: it does not follow aliases itself, and always has a result.
 	errTooManyAliases = &failure{text: "too many aliases"}
 	errNotEnded       = &failure{text: "lookup ended without a result", temporary: true}
 
-	// These two do not leave the package: the message is no response to our query;
-	// it is, but for the case of the name.
+	// These two are internal: the message is no response to our query; it is one, but the case of
+	// the name differs.
 	errNotOurs  = &failure{text: "not a response to the query"}
 	errCaseLost = &failure{text: "case of the question not echoed"}
 )
@@ -57,7 +56,7 @@ func dnsError(err error, name, server string) *net.DNSError {
 		e.IsNotFound, e.IsTemporary = err.notFound, err.temporary
 		return e
 	case *net.OpError:
-		// A server that cannot be reached now may be later.
+		// A server that is unreachable now may be reachable later.
 		e.IsTimeout, e.IsTemporary = err.Timeout(), true
 	case interface {
 		Timeout() bool
@@ -65,15 +64,15 @@ func dnsError(err error, name, server string) *net.DNSError {
 	}:
 		e.IsTimeout, e.IsTemporary = err.Timeout(), err.Temporary()
 	}
-	// The last is not net's, whose network does not end before the program does.
+	// net has no ErrClosed here: its network does not end before the program does.
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
 		e.UnwrapErr = err
 	}
 	return e
 }
 
-// isNotFound reports whether err says that there is no such name or record, as
-// opposed to nobody having been able to say.
+// isNotFound reports whether err says that the name or record does not exist, as
+// opposed to a failure to find out.
 func isNotFound(err error) bool {
 	var e *net.DNSError
 	return errors.As(err, &e) && e.IsNotFound
@@ -85,8 +84,8 @@ func isTemporary(err error) bool {
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// named returns err, a *net.DNSError that was just made, as one about name: callers
-// are told about the name they gave, not about one made of it by the search list.
+// named changes err, a new *net.DNSError, to be about name: the name that the caller gave, not one that
+// the search list made of it.
 func named(err error, name string) error {
 	var e *net.DNSError
 	if errors.As(err, &e) {

@@ -13,23 +13,23 @@ import (
 )
 
 const (
-	// ednsSize is the UDP payload that is announced: 1280 octets, which every IPv6 link
-	// carries whole (RFC 8200 section 5), less the headers. Fragments get lost or forged.
+	// ednsSize is the UDP payload size in queries: 1280 octets, which every IPv6 link
+	// carries unfragmented (RFC 8200 section 5), less the headers. Fragments may be lost or forged.
 	ednsSize = 1232
-	// readSize is what a server that does not care about ednsSize may send.
+	// readSize is the most that is read from a server that ignores ednsSize.
 	readSize = 4096
 
 	headerLen = 12
 )
 
-// A dialect is how to speak with a server: what it does not understand is left out.
+// A dialect is the form of queries to a server, without what it does not support.
 type dialect struct {
 	edns bool            // with an OPT record
 	name dnsmessage.Name // the name as it is asked for, perhaps with its case mixed
 }
 
-// query asks the servers in turn, until one can say what there is or that there is
-// nothing. Its errors are of type *net.DNSError.
+// query asks the servers in turn, until one has the answer or says that there is
+// none. Its errors are of type *net.DNSError.
 func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	servers := r.upstream()
@@ -50,8 +50,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 			return ans, nil
 		}
 		if ctx.Err() == context.Canceled && i == tries-1 && !errors.Is(err, context.Canceled) {
-			// It is not the server who was late. Before the last try this is left to
-			// Dial, as in net.
+			// The context has ended, not the server's time. Before the last try Dial
+			// reports that, as in net.
 			err = context.Canceled
 		}
 		last = dnsError(err, name.String(), s.addr)
@@ -59,8 +59,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	return nil, last
 }
 
-// done is ctx.Err, except that a deadline has passed as soon as it is reached: a
-// connection with the same deadline may have noticed before.
+// done is ctx.Err, but reports a deadline as soon as its time has come: a connection with the same
+// deadline may fail before the context does.
 func done(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -73,12 +73,12 @@ func done(ctx context.Context) error {
 
 // try asks one server one question within the timeout.
 //
-// The case of the name is mixed at random over UDP, and some servers know names in lower case
-// only. Whatever they do about it (they say that there is no such name, or no such record, they
-// refuse, fail or stay silent) the question is asked once more with the name as the caller
-// wrote it before that counts: at once, or, after silence, at half time beside the first query,
-// whose answer is still welcome. What is said of another type is believed at once where the
-// server gave the address of the same name in mixed case.
+// Over UDP the case of the name is random, and some servers know names only in lower case. If
+// such a query brings no records (no such name, no such record, a refusal, a failure or
+// silence), it is sent once more with the name as the caller
+// wrote it: at once, or after silence at half time, while an answer to the first query is
+// still accepted. A negative answer about another type is accepted at once if the
+// server has given an address for the same name in mixed case.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
 	mixed := q.Name
@@ -126,7 +126,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 			askPlain()
 		}
 	case early:
-		// It could not be asked, or the caller did not wait for the answer.
+		// The server could not be asked, or the caller has given up.
 		if ctx.Err() != nil && time.Since(start) >= silence {
 			s.silent()
 		}
@@ -149,9 +149,9 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 	return ans, err
 }
 
-// vouched reports whether the server has given an IPv4 address of the same name in mixed case.
-// It waits until half time for what the server says about that: callers ask for A and AAAA
-// together, and names that have only one of them are common.
+// vouched reports whether the server has given an IPv4 address of the same name in mixed case, so that
+// it supports mixed case. It waits for that answer until half time: callers ask for A and AAAA
+// together, and many names have only one of them.
 func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessage.Question, start time.Time) bool {
 	if f == nil || f.address == nil {
 		ans := r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
@@ -168,15 +168,15 @@ func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessa
 	return false
 }
 
-// heard reports whether err, or nil, came of a message of the server's, as opposed to its silence or to
-// a failure to ask it.
+// heard reports whether a result is from a message of the server, as opposed to silence or
+// a failure to send the query.
 func heard(err error) bool {
 	_, ok := err.(*failure)
 	return ok || err == nil
 }
 
-// exchange asks for the name in one spelling, by UDP, and by TCP if the answer is truncated.
-// The try has begun at start.
+// exchange asks for the name in one case, by UDP, and by TCP if the answer is truncated.
+// start is when the try began.
 func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, name dnsmessage.Name, start time.Time) (*answer, error) {
 	d := dialect{edns: !s.noEDNS.holds(start), name: name}
 	if !r.cfg.UseTCP {
@@ -196,7 +196,7 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 		// that will permit larger replies."
 		start = time.Now()
 	}
-	// Nobody forges a TCP stream by guessing the case of a name.
+	// Over TCP a random case protects against nothing.
 	d.name = q.Name
 	rep, err := r.converse(ctx, "tcp", s, q, &d, start.Add(r.cfg.Timeout))
 	if err != nil {
@@ -205,8 +205,8 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 	return rep.judge(q)
 }
 
-// converse asks over one network until the time end, and gives up on what the
-// server turns out not to speak. What worked in the end is remembered for a while.
+// converse asks over one network until the time end. It leaves out what the
+// server does not support, and remembers for a while what worked.
 func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect, end time.Time) (*reply, error) {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
@@ -215,8 +215,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 		rep, err := r.roundTrip(ctx, network, s, q, *d)
 		switch {
 		case err == errCaseLost:
-			// A forger who got as far as this has to guess the new ID and the new
-			// port as well.
+			// A forger now has to guess the new ID and the new port as well.
 			d.name = q.Name
 			continue
 		case err != nil:
@@ -228,7 +227,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 			d.edns = false
 			continue
 		case rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented:
-			return rep, nil // the OPT record was not the reason
+			return rep, nil // there was no OPT record
 		}
 		if d.edns != asked.edns {
 			s.noEDNS.set()
@@ -240,7 +239,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 	}
 }
 
-// roundTrip sends one query over a new connection, which makes for a new port, and
+// roundTrip sends one query over a new connection, and so from a new port, and
 // waits for its response.
 func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q dnsmessage.Question, d dialect) (*reply, error) {
 	msg, err := r.newQuery(q, d)
@@ -276,10 +275,10 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 		switch {
 		case err == errNotOurs:
 			// RFC 5452 9.1: responses MUST match the ID, name, class and type of the
-			// query. This one is forged or late; the true one may still come.
+			// query. This one is forged or late; the response may still come.
 			continue
 		case err == errCaseLost && d.name == q.Name:
-			// The case of the caller's own name carries no secret.
+			// The query had the caller's case, which is no secret.
 			return readBody(buf[:n], q)
 		}
 		return rep, err
@@ -314,7 +313,7 @@ func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, err
 		}
 		return nil, errInvalidResponse
 	case errCaseLost:
-		// Nobody forges a TCP stream by guessing the case of a name.
+		// Over TCP the case need not match.
 		return readBody(buf, q)
 	}
 	return rep, err
@@ -354,7 +353,7 @@ func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
 
 // mixCase flips the letters of a name at random: "Use of Bit 0x20 in DNS Labels to
 // Improve Transaction Identity", draft-vixie-dnsext-dns0x20. A forger has to
-// guess one more bit per letter.
+// guess one more bit for each letter.
 func (r *Resolver) mixCase(name dnsmessage.Name) dnsmessage.Name {
 	var coins uint64
 	left := 0
@@ -373,10 +372,10 @@ func (r *Resolver) mixCase(name dnsmessage.Name) dnsmessage.Name {
 	return name
 }
 
-// readResponse reads msg as the response to query, which asks q, perhaps with another
-// case. The error is errNotOurs if it is none, errCaseLost if it is but for the case,
-// and another one if it is malformed. The question in msg gets back the case of q,
-// which the names that are compressed by it share.
+// readResponse reads msg as the response to query, which asks q, perhaps in another
+// case. The error is errNotOurs if it is no response, errCaseLost if only the case differs,
+// and another one if it is malformed. It restores the case of q in the question of msg,
+// to which compressed names refer.
 func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -385,7 +384,7 @@ func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 	}
 	if binary.BigEndian.Uint16(msg[4:]) == 0 {
 		if h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented {
-			// A server that could not read the query need not have copied its question.
+			// A server that could not parse the query may omit its question.
 			return &reply{rcode: h.RCode}, nil
 		}
 		return nil, errNotOurs
@@ -399,8 +398,8 @@ func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 		return nil, errCaseLost
 	}
 	for i, c := range q.Name.Data[:q.Name.Length] {
-		// On the wire each letter stands one byte further: lengths take the
-		// places of the dots, the first one comes before all.
+		// On the wire each letter is one byte further: lengths replace the dots, and the first length
+		// precedes the name.
 		if c != '.' {
 			msg[headerLen+1+i] = c
 		}

@@ -9,28 +9,27 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A flight is a question that is being asked, by a goroutine of its own, for all callers that
-// have the same one. It ends with its answer or when the last of them has given up.
+// A flight is a query, in its own goroutine, for all callers that ask the same question. It ends
+// with the answer or when the last caller has given up.
 //
-// RFC 5452 5 has the reason beside the traffic: with many equivalent questions under way, a forged
-// answer has to fit only one of them.
+// Besides saving traffic, this protects against forgery (RFC 5452 5): with many equal queries
+// outstanding, a forged answer need match only one of them.
 type flight struct {
 	ctx     *flightContext
-	waiters int           // under Resolver.mu; no one joins a flight that has none
-	landed  chan struct{} // closed when ans and err are there
-	ans     *answer       // shared by all that get it
-	err     *net.DNSError // copied for each; nil if there is an answer
+	waiters int           // under Resolver.mu; nobody joins a flight without waiters
+	landed  chan struct{} // closed when ans and err are set
+	ans     *answer       // shared, so never changed
+	err     *net.DNSError // copied for each caller; nil if there is an answer
 
-	// address is the flight of the A records of the same name, if the caller that began this one
-	// has begun that before.
+	// address is the flight for the A records of the same name, if the same caller has begun it
+	// before this one.
 	address *flight
 	once    sync.Once
-	first   chan struct{} // closed when the answer to the first query is judged
-	vouches string        // the server that has the records of the name in mixed case; "" if none has
+	first   chan struct{} // closed when the result of the first query is known
+	vouches string        // the server that has returned records for mixed case; "" if none has
 }
 
-// judged tells others what the server said to the first query, which was in mixed case.
-// Nobody has to be told of a nil flight.
+// judged publishes the result of the first query, which was in mixed case. f may be nil.
 func (f *flight) judged(s *server, records bool) {
 	if f == nil {
 		return
@@ -47,13 +46,13 @@ func (f *flight) judged(s *server, records bool) {
 type question struct {
 	key  cacheKey
 	name dnsmessage.Name // in the case of this caller
-	f    *flight         // nil if the answer, or the error, is there already
+	f    *flight         // nil if there is an answer or an error already
 	ans  *answer
 	err  error
 }
 
-// begin asks the servers, unless that is being done, or was done just now. It does not wait for
-// their answer. address is the flight of the A records of the same name that the caller has begun,
+// begin starts a question: from the cache, by joining a flight, or by a new one. It does not wait for
+// the answer. address is the caller's flight for the A records of the same name,
 // or nil.
 func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, address *flight) *question {
 	q := &question{key: cacheKey{lower(fqdn), typ}}
@@ -67,7 +66,7 @@ func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, 
 		return q
 	}
 	if done(ctx) != nil {
-		// Dial is to say so, as in net.
+		// Dial reports the error, as in net.
 		q.ans, q.err = r.chase(ctx, name, typ, nil)
 		return q
 	}
@@ -106,7 +105,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 	f.ctx = &flightContext{values: ctx, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(f.ctx)
 	go func() {
-		// Even where Dial ends the goroutine nobody is left waiting.
+		// If Dial ends the goroutine (runtime.Goexit), the callers must not wait for ever.
 		defer func() {
 			r.forget(f, key)
 			cancel()
@@ -125,7 +124,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 	return f
 }
 
-// forget has the next caller with the same question begin a new flight.
+// forget removes a flight, so that the next caller with the same question begins a new one.
 func (r *Resolver) forget(f *flight, key cacheKey) {
 	r.mu.Lock()
 	if r.flights[key] == f {
@@ -134,8 +133,8 @@ func (r *Resolver) forget(f *flight, key cacheKey) {
 	r.mu.Unlock()
 }
 
-// leave is for a caller whose context has ended. The last one ends the flight, and returns
-// when it has ended.
+// leave is called by a waiter whose context has ended. The last one ends the flight, and waits
+// until it has ended.
 func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsmessage.Name) (*answer, error) {
 	r.mu.Lock()
 	f.waiters--
@@ -145,7 +144,7 @@ func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsm
 	}
 	r.mu.Unlock()
 	select {
-	case <-f.landed: // both at the same time
+	case <-f.landed: // it has landed at the same time
 		return f.result()
 	default:
 	}
@@ -157,7 +156,7 @@ func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsm
 	return f.result()
 }
 
-// result is what a flight that has landed brought.
+// result returns the result of a flight that has landed.
 func (f *flight) result() (*answer, error) {
 	if f.err != nil {
 		err := *f.err
@@ -166,9 +165,8 @@ func (f *flight) result() (*answer, error) {
 	return f.ans, nil
 }
 
-// A flightContext ends when the last waiter's ends, and as that has. It has the values of the first one's for
-// as long as that has not ended, as the lookups of net have: a flight belongs to no caller, but Dial may
-// want to know what is in a context.
+// A flightContext ends when the context of the last waiter ends, with its error. It has the values of the
+// first waiter's context until that ends, as the lookups of net have, for a Dial that uses them.
 type flightContext struct {
 	values context.Context
 	done   chan struct{}

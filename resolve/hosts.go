@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// Hosts are names and addresses in the manner of hosts(5). The zero value has
-// none. It may be read by several goroutines at the same time, but not while Add
-// is called.
+// Hosts are names and addresses as in hosts(5). The zero value is empty. Several goroutines may read it
+// at the same time, but not during Add.
 type Hosts struct {
 	byName map[string]hostsEntry   // keys are absName in lower case
 	byAddr map[netip.Addr][]string // values are absName in the case they were written in
@@ -24,8 +23,8 @@ type hostsEntry struct {
 }
 
 // ParseHosts reads the form of /etc/hosts: an address and one or more names per
-// line, and comments after '#'. Lines of any other form are passed over, as the
-// system's resolvers do. The error, if any, is the reader's.
+// line, and comments after '#'. Other lines are ignored, as by the
+// system's resolvers. The error, if any, is the reader's.
 func ParseHosts(r io.Reader) (Hosts, error) {
 	var h Hosts
 	err := eachLine(r, func(line string) {

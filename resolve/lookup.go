@@ -55,7 +55,7 @@ func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP
 		return nil, err
 	}
 	if len(addrs) == 1 && addrs[0].IP.Equal(net.IPv6unspecified) {
-		// As in net: where "::" cannot be dialed, 0.0.0.0 may be.
+		// As in net: a host that cannot dial "::" may dial 0.0.0.0.
 		addrs = append(addrs, net.IPAddr{IP: net.IPv4zero})
 	}
 	ips := make([]net.IP, 0, len(addrs))
@@ -72,8 +72,8 @@ func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP
 }
 
 // LookupNetIP is LookupIP for netip. As in net, zones are lost, and IPv4 addresses
-// that are literals or from the hosts file have their IPv4-mapped IPv6 form, those
-// from a server do not: netip.Addr.Unmap makes them the same.
+// have their IPv4-mapped IPv6 form if they are literals or from the hosts file, but not if they are
+// from a server: use netip.Addr.Unmap.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	ips, err := r.LookupIP(ctx, network, host)
 	if err != nil {
@@ -96,11 +96,11 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 	if a, bad := netip.ParseAddr(host); bad == nil {
 		addrs = []netip.Addr{mapped(a)}
 	} else if cause := done(ctx); cause != nil {
-		// Even what would not have to be asked: who gave up is told just that.
+		// A context that has ended is an error even if no server has to be asked.
 		return nil, dnsError(cause, host, "")
 	} else if addrs, _, err = r.lookupAddrs(ctx, network, host); err != nil {
 		if cause := done(ctx); cause != nil && !isNotFound(err) {
-			// It is the caller who gave up, not the server that was asked just then.
+			// The error does not name the server that was asked when the caller gave up.
 			err = dnsError(cause, host, "")
 		}
 		return nil, err
@@ -113,8 +113,8 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 }
 
 // lookupAddrs returns the addresses of a name and its canonical name. The network is
-// "ip", "ip4" or "ip6"; what is known locally is returned whatever it is. IPv4
-// addresses that are known locally have their IPv4-mapped form.
+// "ip", "ip4" or "ip6"; it does not restrict addresses that are known locally, of which those of IPv4
+// have their IPv4-mapped form.
 func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]netip.Addr, string, error) {
 	if addrs, canonical := r.local(host); len(addrs) > 0 {
 		return addrs, canonical, nil
@@ -216,8 +216,8 @@ func mapped(a netip.Addr) netip.Addr {
 	return a
 }
 
-// LookupCNAME returns the canonical name of host: what it is called after its aliases
-// are followed. A host without aliases that has addresses is its own canonical
+// LookupCNAME returns the canonical name of host: the name at the end of its aliases. A host without
+// aliases that has addresses is its own canonical
 // name.
 func (r *Resolver) LookupCNAME(ctx context.Context, host string) (string, error) {
 	cname, err := r.canonicalName(ctx, host)
@@ -276,7 +276,7 @@ func (r *Resolver) walk(ctx context.Context, host string, alias *answer) (string
 			return "", named(err, host)
 		}
 		if err != nil {
-			return target, nil // as far as anybody could say
+			return target, nil // the last name that is known
 		}
 		alias = next
 	}

@@ -14,8 +14,8 @@ import (
 // LookupSRV returns the SRV records of a service: those of _service._proto.name, or
 // of name itself if service and proto are both empty, and the name that has them.
 // They are in the order in which to try them, which is random among equals:
-// RFC 2782. If some of their targets are not valid names these are left out, and
-// an error is returned beside the rest.
+// RFC 2782. Records whose targets are not valid names are left out, and
+// an error is returned with the rest.
 func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
 	target := name
 	if service != "" || proto != "" {
@@ -75,8 +75,8 @@ func (r *Resolver) sortSRV(srvs []*net.SRV) {
 
 // LookupMX returns the MX records of a name, the most preferred first, and in random
 // order among equals: RFC 5321 section 5.1. Their hosts are names, or, against the
-// rules, addresses. If some are neither these are left out, and an error is
-// returned beside the rest.
+// rules, addresses. Records with other hosts are left out, and an error is
+// returned with the rest.
 func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	ans, err := r.lookup(ctx, name, dnsmessage.TypeMX)
 	if err != nil {
@@ -104,8 +104,8 @@ func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error)
 	return mxs, malformed(name, len(ans.records), len(mxs))
 }
 
-// LookupNS returns the NS records of a name. If some of their hosts are not valid names
-// these are left out, and an error is returned beside the rest.
+// LookupNS returns the NS records of a name. Records whose hosts are not valid names
+// are left out, and an error is returned with the rest.
 func (r *Resolver) LookupNS(ctx context.Context, name string) ([]*net.NS, error) {
 	ans, err := r.lookup(ctx, name, dnsmessage.TypeNS)
 	if err != nil {
@@ -134,8 +134,8 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 }
 
 // LookupAddr returns the names of an address, which is a literal: those of the hosts
-// file, or else those that the DNS has. If some are not valid names these are
-// left out, and an error is returned beside the rest.
+// file, or else those of the DNS. Names that are not valid are
+// left out, and an error is returned with the rest.
 func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
 	a, err := netip.ParseAddr(addr)
 	if err != nil {

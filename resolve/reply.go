@@ -6,11 +6,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxChain is how often it is asked again for where an alias leads. Within a message aliases
-// are followed to their end.
+// maxChain is how many further queries are sent to follow aliases. Aliases within a message
+// need none.
 const maxChain = 16
 
-// A reply is what of a response message the resolver acts on.
+// A reply is the part of a response message that the resolver uses.
 type reply struct {
 	truncated bool             // with the TC bit
 	cut       error            // why the answer section could not be read to its end
@@ -24,7 +24,7 @@ type reply struct {
 	hasExtra  bool                  // anything in the additional section
 }
 
-// An answer is what a name turned out to mean.
+// An answer is the result of a question.
 type answer struct {
 	server    string
 	mixed     bool                  // it is the answer to a name in mixed case
@@ -33,16 +33,15 @@ type answer struct {
 	records   []dnsmessage.Resource // the records of that name, of the type asked for
 	ttl       time.Duration
 	aliases   int // that were followed
-	// dangling: the aliases end in a name about which the message says nothing.
+	// dangling is set if the message has neither records nor a denial for the last alias.
 	dangling bool
-	// loop: they lead back to one of themselves.
+	// loop is set if the aliases form a loop.
 	loop bool
 }
 
-// parseReply reads the rest of a message after its question section. Where the answer section ends
-// within a record or has one that cannot be read, the addresses before it are good all the
-// same, as in net; what is left of other records, of which callers want all, is an
-// error.
+// parseReply reads a message from its answer section on. If the answer section is truncated or has a
+// record that cannot be parsed, the addresses before that are used, as in net; for other types, of
+// which callers need all records, it is an error.
 func parseReply(p *dnsmessage.Parser, h dnsmessage.Header, q dnsmessage.Question) (*reply, error) {
 	rep := &reply{truncated: h.Truncated, rcode: h.RCode, aa: h.Authoritative, ra: h.RecursionAvailable}
 	err := rep.parseAnswers(p, q)
@@ -81,8 +80,8 @@ func (rep *reply) parseAnswers(p *dnsmessage.Parser, q dnsmessage.Question) erro
 	}
 }
 
-// parseRest reads the authority and additional sections. They only help to judge the
-// answer, so that what is malformed in them ends the reading and nothing else.
+// parseRest reads the authority and additional sections. Because they only help to judge the
+// answer, a malformed record ends the reading without an error.
 func (rep *reply) parseRest(p *dnsmessage.Parser, h dnsmessage.Header) {
 	for {
 		rh, err := p.AuthorityHeader()
@@ -133,20 +132,20 @@ func ttlOf(seconds uint32) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// judge decides what the reply says about q. An error means that it says nothing, and
-// that another server may.
+// judge returns the answer of the reply to q, or an error if it has none, so that another server is
+// asked.
 func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 	switch rep.rcode {
 	case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
 	case dnsmessage.RCodeServerFailure:
 		return nil, errMisbehavingForNow
 	default:
-		// Nothing else makes sense for a question like ours.
+		// No other code is a valid response to a query like ours.
 		return nil, errMisbehaving
 	}
 	ans := rep.follow(q)
 	if rep.truncated || rep.cut != nil {
-		ans.ttl = 0 // there is more
+		ans.ttl = 0 // it is incomplete
 	}
 	switch {
 	case rep.cut != nil && (len(ans.records) == 0 || q.Type != dnsmessage.TypeA && q.Type != dnsmessage.TypeAAAA):
@@ -173,9 +172,9 @@ func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 	return ans, nil
 }
 
-// isLame reports whether the reply, without any answer, is a referral from a server that
-// does not recurse, or an empty one that a server gives about what it does not
-// serve. Neither says that there are no records.
+// isLame reports whether a reply without answers is a referral from a server that
+// does not recurse, or the empty reply of a server that does not serve the
+// name. Neither means that there are no records.
 func (rep *reply) isLame() bool {
 	if rep.answers > 0 || rep.aa || rep.ra || rep.hasSOA {
 		return false
@@ -183,8 +182,8 @@ func (rep *reply) isLame() bool {
 	return rep.hasNS || !rep.hasExtra
 }
 
-// follow goes along the aliases from the name of q and collects the records of the
-// last one. Records of other names are not answers to q, whoever sent them.
+// follow follows the aliases from the name of q and collects the records of the
+// last name. It ignores records of other names.
 func (rep *reply) follow(q dnsmessage.Question) *answer {
 	ans := &answer{canonical: q.Name, ttl: maxTTL}
 	byName := make(map[string][]int, len(rep.records))
@@ -209,15 +208,15 @@ func (rep *reply) follow(q dnsmessage.Question) *answer {
 		if len(ans.records) > 0 || alias == nil {
 			break
 		}
-		byName[name] = nil // or a loop would have no end
+		byName[name] = nil // so that a loop ends
 		// RFC 1034 3.6.2: the query is restarted "at the domain name specified in the
 		// data field of the CNAME record".
 		ans.canonical = alias.Body.(*dnsmessage.CNAMEResource).CNAME
 		ans.ttl = min(ans.ttl, ttlOf(alias.Header.TTL))
 		ans.aliases++
 	}
-	// RFC 2308 2.2: where there is no data for the last name, an SOA record says so.
-	// Without one the server may just not have gone on.
+	// RFC 2308 2.2: an SOA record says that there is no data for the last name.
+	// Without one, the server may not have followed the alias.
 	ans.dangling = ans.aliases > 0 && len(ans.records) == 0 && !rep.hasSOA
 	return ans
 }

@@ -3,15 +3,15 @@
 //
 // A Resolver is a complete stub resolver in the sense of RFC 1034 section 5.3.1.
 // It knows IP literals, the localhost names, a hosts file and the well-known
-// services by itself, and asks recursive name servers for the rest, over
-// connections made by a function that it is given. It has the methods of
+// services itself, and asks recursive name servers for the rest, over
+// connections of the configured Dial function. It has the methods of
 // net.Resolver with the same results and the same errors: every failure is a
 // *net.DNSError, except that a wrong argument is a *net.AddrError or a
 // net.UnknownNetworkError where net says so.
 //
-// A Resolver shares nothing with another one, nor with package net. It holds no
-// goroutine between calls, and all that a call starts ends with the call, so that
-// it can be used in a testing/synctest bubble.
+// A Resolver shares nothing with other Resolvers or with package net. It holds no
+// goroutine between calls: goroutines that a call starts end with the call, so that
+// it works in a testing/synctest bubble.
 package resolve
 
 import (
@@ -34,7 +34,7 @@ const (
 	defaultCacheSize = 256
 )
 
-// Config says how a Resolver finds its answers. The zero value knows only
+// Config configures a Resolver. The zero value knows only
 // literals, localhost and the services.
 type Config struct {
 	// Servers are the recursive name servers, in the order in which they are
@@ -42,9 +42,9 @@ type Config struct {
 	Servers []netip.AddrPort
 	// Search are the domains that are appended to names that do not end in a dot.
 	Search []string
-	// Learned returns what the network has said of Servers and Search: they stand behind those that
-	// are configured. It is asked for each lookup, by several goroutines at the same time, so that
-	// what it returns may change. Nil: nothing is learned.
+	// Learned returns servers and search domains that the network has advertised. They are used after
+	// those that are configured. It is called for each lookup, by several goroutines at the same time, and
+	// its result may change. It may be nil.
 	Learned func() (servers []netip.AddrPort, search []string)
 	// Ndots is how many dots a name needs to be tried as it is before the
 	// search list; 1 if zero, none if negative.
@@ -61,14 +61,14 @@ type Config struct {
 	SingleRequest bool
 	// UseTCP asks by TCP only.
 	UseTCP bool
-	// StrictErrors ends a lookup at the first error that is temporary, as that of
-	// net.Resolver does: what is known of the other family, and what other names of the
-	// search list have, does not count then.
+	// StrictErrors ends a lookup at the first temporary error, as that of
+	// net.Resolver does: the lookup fails even if the other family, or another name of the
+	// search list, has addresses.
 	StrictErrors bool
 	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: it tells the
 	// server that the AD bit in answers is understood.
 	TrustAD bool
-	// Hosts are names that are known without asking. They come first.
+	// Hosts are names with their addresses. For those in Hosts, no server is asked.
 	Hosts Hosts
 	// CacheSize is the greatest number of answers to keep for their time to
 	// live; 256 if zero, none if negative.
@@ -81,17 +81,17 @@ type Config struct {
 	// UDP connection should have an unpredictable port (RFC 5452 section 9.2).
 	// Dial must return soon after ctx is done. If nil, no server is asked.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Families reports which address families to ask for when the caller takes any. If
-	// nil, or when it reports none, both are asked for, as by net: that a name has only
-	// addresses which the host cannot reach does not mean that there is no such name.
+	// Families reports which address families to ask for if the caller takes any. If it is
+	// nil or reports none, both are asked for, as by net: a name that has only
+	// addresses that the host cannot reach exists all the same.
 	Families func() (v4, v6 bool)
 	// Source returns the address from which the host would send to dst, or the
-	// zero Addr if it cannot. Addresses are put in the order of RFC 6724 by it. If
-	// nil, they stay in the order of the answers, IPv4 first.
+	// zero Addr if it cannot. It is used to sort addresses by RFC 6724. If
+	// it is nil, they stay in the order of the answers, IPv4 first.
 	Source func(dst netip.Addr) netip.Addr
 	// Rand returns 64 random bits, for IDs, the case of names, and the order of
 	// equal records. It is called from several goroutines at the same time. If
-	// nil, the bits come from crypto/rand; whatever replaces it outside of tests
+	// it is nil, the bits come from crypto/rand. Outside of tests, a replacement
 	// must be as hard to predict.
 	Rand func() uint64
 }
@@ -105,24 +105,24 @@ type Resolver struct {
 	cache   *cache        // nil if off
 
 	mu      sync.Mutex
-	flights map[cacheKey]*flight // what is being asked
+	flights map[cacheKey]*flight // outstanding questions
 	learned []*server            // those of Learned, in its last order
 }
 
-// A server is a recursive name server and what was learned about it.
+// A server is a recursive name server with what its responses have shown of it.
 type server struct {
 	addr string
-	// noEDNS: it refused a query with an OPT record and took the same one without.
+	// noEDNS is set if it refused a query with an OPT record and accepted the same one without.
 	noEDNS lesson
-	// losesCase: it does not echo the case of the question, or has answers only to names in
-	// the case in which callers write them.
+	// losesCase is set if it does not echo the case of the question, or answers only to names in
+	// the case of the caller.
 	losesCase lesson
-	// silences counts the questions in mixed case, one after the other, that got no answer.
+	// silences counts consecutive questions in mixed case without an answer.
 	silences atomic.Int32
 }
 
-// silent notes that a question in mixed case got no answer. One may have been lost; after
-// the second the case is not mixed for a while.
+// silent notes that a question in mixed case got no answer. The first may have been lost; after
+// the second, case is not mixed for a while.
 func (s *server) silent() {
 	if s.silences.Add(1) >= 2 {
 		s.silences.Store(0)
@@ -131,17 +131,17 @@ func (s *server) silent() {
 }
 
 const (
-	// lessonTime is for how long what was learned about a server counts: what is behind its
-	// address may change, and a packet may have been lost or forged. Unbound has the same
+	// lessonTime is how long a lesson applies: another server may take over the
+	// address, and a packet may have been lost or forged. Unbound has the same
 	// (infra-host-ttl).
 	lessonTime = 15 * time.Minute
-	// silence is how long a server that a caller no longer waits for has to have been
-	// silent to be taken for it.
+	// silence is how long a server must not have answered, if the caller gives up, for
+	// the question to count as unanswered.
 	silence = time.Second
 )
 
-// A lesson is something that was learned about a server, which counts for a while. The zero
-// value says nothing.
+// A lesson is a property of a server that applies for a while. The zero
+// value does not apply.
 type lesson struct{ until atomic.Int64 } // a time in nanoseconds since 1970
 
 func (l *lesson) set() { l.until.Store(time.Now().Add(lessonTime).UnixNano()) }

@@ -39,7 +39,7 @@ func kernelAddrs() ([]ifaceAddr, error) {
 	for _, ifc := range ifaces {
 		addrs, err := ifc.Addrs()
 		if err != nil {
-			continue // it is gone since
+			continue // it has been deleted meanwhile
 		}
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
@@ -51,13 +51,13 @@ func kernelAddrs() ([]ifaceAddr, error) {
 	return all, nil
 }
 
-// isDown tells that the kernel's side of an interface is there, but not up.
+// isDown reports whether an interface of the kernel exists and is not up.
 func isDown(name string) bool {
 	ifc, err := net.InterfaceByName(name)
 	return err == nil && ifc.Flags&net.FlagUp == 0
 }
 
-// plans are those for IPv4 and for IPv6. The second is not always there.
+// plans are those for IPv4 and IPv6, of which the second is optional.
 type plans struct{ four, six plan }
 
 // ours and hosts are the addresses of the two ends.
@@ -84,18 +84,18 @@ func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans
 	return p, err
 }
 
-// A plan says which addresses of a family the two ends of the link have.
+// A plan has the addresses of one family for the two ends of the link.
 type plan struct {
 	addr netip.Prefix // ours
 	host netip.Prefix // the kernel's, or that of the second host on a wire
 	note string       // what the user should know about the choice; may be empty
 }
 
-// planAddrs chooses the addresses of a link. addr and host are what the user
-// asked for, and invalid where nothing was asked. own are the addresses that the
-// TAP has already, taken those of all other interfaces: no network is chosen, or
-// taken from the user, that overlaps with one of them, since the kernel would
-// then send to our link what belongs to the other.
+// planAddrs chooses the addresses of a link. addr and host are those that the user
+// asked for; they may be invalid. own are the addresses of the
+// TAP, taken those of all other interfaces. It refuses a network that
+// overlaps with a taken one, because the kernel would
+// send the packets of that interface to our link.
 func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan, error) {
 	var p plan
 	var err error
@@ -175,8 +175,8 @@ func overlap(p netip.Prefix, taken []ifaceAddr) *ifaceAddr {
 	return nil
 }
 
-// sibling returns another host address on the network of p: the one after it, or
-// the one before where there is none.
+// sibling returns another host address on the network of p: the next one, or
+// the previous if there is no next one.
 func sibling(p netip.Prefix) (netip.Prefix, error) {
 	network := p.Masked()
 	for _, a := range []netip.Addr{p.Addr().Next(), p.Addr().Prev()} {

@@ -24,9 +24,9 @@ type tapError struct {
 func (e *tapError) Error() string { return strings.TrimPrefix(e.err.Error(), "nic: ") }
 func (e *tapError) Unwrap() error { return e.err }
 
-// cannotTAP reports whether an error is a failure to open the TAP that means that
-// this user, or this system, has none at all. Where TAP devices are those of a
-// driver that few have, each failure means that.
+// cannotTAP reports whether an error of opening the TAP means that
+// this user or this system has no TAP devices. On systems where TAP devices need a
+// driver that few have, every error means that.
 func cannotTAP(err error) bool {
 	if !errors.As(err, new(*tapError)) {
 		return false
@@ -34,7 +34,7 @@ func cannotTAP(err error) bool {
 	return runtime.GOOS != "linux" || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
 }
 
-// A place is what advice depends on.
+// A place is what the advice depends on.
 type place struct {
 	system    string // runtime.GOOS
 	root      bool
@@ -56,7 +56,7 @@ func here() place {
 	return p
 }
 
-// userName returns who runs this program, by number where there is no name.
+// userName returns the name of the user who runs this program, or the number if it has no name.
 func userName() string {
 	uid := strconv.Itoa(os.Getuid())
 	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
@@ -65,7 +65,7 @@ func userName() string {
 	return uid
 }
 
-// asRoot returns commands as this user has to type them.
+// asRoot returns commands in the form in which this user can run them as root.
 func (p *place) asRoot(commands ...string) string {
 	switch {
 	case p.root:
@@ -76,7 +76,7 @@ func (p *place) asRoot(commands ...string) string {
 	return "sudo sh -c '" + strings.Join(commands, " && ") + "'"
 }
 
-// noTAP tells why there is no TAP and, in further lines, how to get one.
+// noTAP returns a line that says why there is no TAP, and further lines that say how to get one.
 func (p *place) noTAP(err *tapError) []string {
 	const container = "to have one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
 	why := "no TAP device: " + err.Error()
@@ -86,7 +86,7 @@ func (p *place) noTAP(err *tapError) []string {
 		return []string{why, "to have one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
 		why = fmt.Sprintf("no TAP device: %v", perm.Err)
-		// Root lacks the permission only where it was taken away.
+		// Root lacks the permission only if it was taken away.
 		if p.root {
 			return []string{why, container}
 		}
@@ -117,8 +117,8 @@ func (p *place) nextTAP(name string) string {
 	}
 }
 
-// notReady tells what to type for a TAP of the user's that has no address or is not up, "" if it is ready.
-// host is the address for the kernel's side.
+// notReady returns the commands for a TAP of the user's that has no address or is not up, "" if it is
+// ready. host is the address for the kernel's side.
 func (p *place) notReady(tap, host string, hasAddr, up bool) string {
 	var lacks, commands []string
 	if !hasAddr {

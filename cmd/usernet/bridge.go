@@ -11,9 +11,9 @@ import (
 	"syscall"
 )
 
-// A bridge makes a server inside this program reachable for a browser: every
-// connection to a port of the kernel's on 127.0.0.1 becomes a connection of its
-// own on the wire in memory.
+// A bridge makes a server inside this program reachable for a browser: it forwards each
+// connection to a port on the kernel's 127.0.0.1 over a new connection on the wire
+// in memory.
 type bridge struct {
 	ln   net.Listener
 	dial func(context.Context) (net.Conn, error)
@@ -26,7 +26,7 @@ type bridge struct {
 	done   sync.WaitGroup
 }
 
-// How many ports above the wanted one are tried.
+// bridgePorts is how many ports are tried, from the wanted one on.
 const bridgePorts = 100
 
 // listenLoopback listens on a loopback address, on the port or the next one that is free.
@@ -67,9 +67,9 @@ func (b *bridge) accept(ctx context.Context) {
 	}
 }
 
-// serve joins a connection to a new one on the wire until both directions have
-// ended. A direction that ends is ended at the other side too, and the other
-// direction goes on.
+// serve forwards between a connection and a new one on the wire until both directions have
+// ended. When one direction ends, its end is forwarded, and the other
+// direction continues.
 func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	if !b.add(outer) {
 		return
@@ -91,11 +91,11 @@ func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	out.Wait()
 }
 
-// forward copies what src says to dst, and how it ended.
+// forward copies from src to dst, and then forwards the end or the error.
 func forward(dst, src net.Conn) {
 	_, err := io.Copy(dst, src)
 	if err != nil {
-		// One of the two has failed. Neither side may take what it has got for all.
+		// One of the two has failed. Neither side may take its data for complete.
 		reset(dst)
 		reset(src)
 		return
@@ -105,7 +105,7 @@ func forward(dst, src net.Conn) {
 	}
 }
 
-// reset ends a connection so that its peer sees an error and not an end.
+// reset closes a connection so that its peer sees an error and not the end of the stream.
 func reset(c net.Conn) {
 	if c, ok := c.(interface{ SetLinger(int) error }); ok {
 		c.SetLinger(0)

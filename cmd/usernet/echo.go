@@ -111,7 +111,7 @@ func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) erro
 	return err
 }
 
-// start starts all services. An error names the port that could not be had.
+// start starts all services. An error names the port on which it could not listen.
 func (s *services) start(h *usernet.Host, tcp, udp ports) error {
 	for _, port := range append(ports{echoPort}, tcp...) {
 		if err := s.startTCP(h, port, "echo", echo); err != nil {
@@ -159,7 +159,7 @@ func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			// A lack of something that may be there again soon.
+			// A temporary shortage.
 			log.Warn("accept", "err", err)
 			time.Sleep(10 * time.Millisecond)
 			continue

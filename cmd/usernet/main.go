@@ -1,6 +1,6 @@
-// The command usernet shows a TCP/IP stack of its own at work: a web server, an
-// echo server, ping, a web client and a frame dumper, on a TAP device or, where
-// there is none, on a wire in memory.
+// The command usernet shows the TCP/IP stack at work: a web server, an
+// echo server, ping, a web client and a frame dumper, on a TAP device or, without
+// one, on a wire in memory.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal asks for an orderly end, the second one gets the default.
+	// The first signal ends the program in order, a second one at once.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], terminal{out: os.Stdout, err: os.Stderr}))
 }
@@ -39,8 +39,8 @@ type command struct {
 	name string
 	args string // for the usage line
 	what string // one line
-	// define adds the command's flags and returns what to run with the arguments
-	// beside them.
+	// define adds the command's flags, and returns the function to run with the other
+	// arguments.
 	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 	more   string // printed after the flags, with examples
 }
@@ -54,7 +54,7 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
-// errQuiet ends a command that has said already why it failed.
+// errQuiet is the error of a command that has already printed why it failed.
 var errQuiet = errors.New("failed")
 
 // run runs the command line and returns the exit code.

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// defaultTAP is the name of a device that can be made, or that the system's driver
+// defaultTAP is the name of a device that can be created, or that the system's driver
 // has.
 func defaultTAP() string {
 	switch runtime.GOOS {
@@ -28,7 +28,7 @@ func defaultTAP() string {
 	return "usernet0"
 }
 
-// linkFlags are the flags that say on which link the host stands.
+// linkFlags are the flags that choose the link of the host.
 type linkFlags struct {
 	tap      string
 	wire     bool
@@ -53,7 +53,7 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
 }
 
-// A network is a host with its link, and what is at the other end of it.
+// A network is a host with its link and the other end of the link.
 type network struct {
 	host *usernet.Host
 	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
@@ -61,7 +61,7 @@ type network struct {
 	six  netip.Addr    // ours of IPv6; may be invalid
 	gate netip.Addr    // that of the other end
 	link string        // its name
-	down chan error    // gets the error of a TAP that has come to an end by itself
+	down chan error    // gets the error with which the TAP has failed
 	log  *slog.Logger
 	file *output // the capture
 	capt *nic.Captured
@@ -75,8 +75,8 @@ func newNetwork(p plans, link string, log *slog.Logger) *network {
 	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.four.host.Addr(), link: link, log: log, down: make(chan error, 1)}
 }
 
-// newLog returns the log of a command: from the given level on, or all with -v. It
-// has the time of day, which is enough for a program that somebody is looking at.
+// newLog returns the log of a command: from the given level on, or all levels with -v. Its times are without
+// a date.
 func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	if l.verbose {
 		level = slog.LevelDebug
@@ -92,13 +92,13 @@ func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	}))
 }
 
-// open makes the link and a host on it. The error tells how to get a TAP where there is none.
+// open makes the link and a host on it. If there is no TAP, the error says how to get one.
 func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 	n, err := l.openLink(t, log)
 	return n, advised(err)
 }
 
-// advised returns err with what can be done about it, if it is that there is no TAP.
+// advised adds advice to an error that says that there is no TAP.
 func advised(err error) error {
 	var failed *tapError
 	if !errors.As(err, &failed) {
@@ -142,7 +142,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// attachTAP opens the TAP and decides who has which address on it.
+// attachTAP opens the TAP and chooses the addresses of both ends.
 func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, error) {
 	all, err := kernelAddrs()
 	if err != nil {
@@ -236,7 +236,7 @@ func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, er
 	return dev, nil
 }
 
-// follow has n.down told when the host's TAP has come to an end.
+// follow sends the error of the host's TAP to n.down when it fails.
 func (n *network) follow() {
 	done := n.host.Done()
 	go func() {
