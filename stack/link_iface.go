@@ -253,6 +253,7 @@ func (ifc *iface) close() error {
 	for _, t := range ifc.neighborTables() {
 		t.close()
 	}
+	ifc.s.redirects.forget(ifc, netip.Addr{})
 	ifc.closeQueue()
 	if errors.Is(err, net.ErrClosed) {
 		return nil // it died before

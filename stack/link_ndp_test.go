@@ -475,6 +475,13 @@ func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 		require.Equal(t, "fe80::77", hop(s))
 		require.NoError(t, s.DelRoute(r))
 		require.Equal(t, "fe80::98", hop(s))
+		// A link that comes up may be another one, and one that is gone has no neighbours.
+		s.FlushNeighbors()
+		require.Equal(t, "fe80::99", hop(s))
+		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
+		require.Len(t, s.redirects.m, 1)
+		require.NoError(t, s.RemoveNIC("eth0"))
+		require.Empty(t, s.redirects.m)
 	})
 	for why, m := range map[string]ndMessage{
 		"another router":        msg("fe80::98", redirect("fe80::97", dst, macC)),

@@ -682,11 +682,12 @@ func (s *Stack) FlushNeighbors() {
 	}
 }
 
-// flushNeighbors flushes both tables.
+// flushNeighbors flushes both tables, and forgets redirects to neighbours.
 func (ifc *iface) flushNeighbors(fail bool) {
 	for _, t := range ifc.neighborTables() {
 		t.flush(fail)
 	}
+	ifc.s.redirects.forget(ifc, netip.Addr{})
 }
 
 // SetNeighbor sets a permanent entry. A zero MAC removes the entry instead.
