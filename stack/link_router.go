@@ -23,6 +23,8 @@ const (
 	initialAdvs        = 3
 	minAdvGap          = 3 * tcp.Second
 	maxAdvDelay        = tcp.Second / 2
+
+	maxDomain = 254 // RFC 1035 2.3.4, with a final dot
 )
 
 // A RouterConfig is what a host advertises as an IPv6 router. Lifetimes are those that hosts count
@@ -198,9 +200,15 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 		}
 	}
 	if len(c.DNS) > 0 {
-		adv.Options = wire.AppendRDNSS(adv.Options, life, c.DNS[:min(len(c.DNS), maxAutoDNS)]...)
+		adv.Options = wire.AppendRDNSS(adv.Options, life, c.DNS...)
+	}
+	if len(c.DNS) > maxAutoDNS {
+		return bad("%d name servers are more than %d", len(c.DNS), maxAutoDNS)
 	}
 	for _, name := range c.Search {
+		if len(name) > maxDomain {
+			return bad("a domain name of %d bytes is too long", len(name))
+		}
 		option := wire.AppendDNSSL(nil, life, name)
 		if _, names, _ := wire.ParseDNSSL(option[2:]); !isDomain(names) {
 			return bad("%q is no domain name", name)

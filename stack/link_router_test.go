@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -119,6 +120,8 @@ func TestWhatCannotBeAdvertised(t *testing.T) {
 		"longer than":  {Prefixes: []RouterPrefix{{Prefix: prefix("2001:db8::/64"), Valid: time.Hour}}},
 		"name server":  {DNS: []netip.Addr{addr("192.0.2.1")}},
 		"domain name":  {Search: []string{"a b"}},
+		"of 4000":      {Search: []string{strings.Repeat("a.", 2000)}},
+		"9 name":       {DNS: slices.Repeat([]netip.Addr{addr("2001:db8::9")}, 9)},
 		"NAT64":        {NAT64: prefix("64:ff9b::/95")},
 		"too long":     {Prefixes: many},
 	} {
