@@ -78,13 +78,17 @@ func TestUsernetBehavesAsTheKernel(t *testing.T) {
 
 func TestThereAreEnoughBehavioursAndFewDifferences(t *testing.T) {
 	all, allowed := behaviours(), allowedDifferences()
-	t.Logf("%d behaviours are compared with the kernel's, %d of them may differ", len(all), len(allowed))
+	t.Logf("%d behaviours are compared with the kernel's, %d of them may differ; %d more are of IPv6", len(all), len(allowed), len(sixBehaviours()))
 	require.GreaterOrEqual(t, len(all), leastBehaviours)
 	require.LessOrEqual(t, len(allowed), mostDifferences)
 	names := make(map[string]bool)
 	for _, b := range all {
 		require.False(t, names[b.name], "%q is there twice", b.name)
 		require.NotEmpty(t, b.want, b.name)
+		names[b.name] = true
+	}
+	for _, b := range sixBehaviours() {
+		require.False(t, names[b.name], "%q is there twice", b.name)
 		names[b.name] = true
 	}
 	for _, d := range allowed {
