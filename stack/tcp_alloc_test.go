@@ -36,3 +36,7 @@ func TestASegmentCostsNoAllocationOnAnEstablishedConnection(t *testing.T) {
 		require.Zero(t, testing.AllocsPerRun(1000, bulk), n)
 	}
 }
+
+func TestSocketsOverIPv6AllocateNothing(t *testing.T) {
+	TestASegmentCostsNoAllocationOnAnEstablishedConnection(t)
+}
