@@ -44,26 +44,27 @@ import (
 // Config configures a Host. The common case needs NIC, Addrs and Gateway. The
 // zero value is a host with only its loopback.
 type Config struct {
-	// NIC is the link, and Addrs are the host's addresses on it with their prefix lengths;
-	// Host.AddAddr adds others later. Gateway is the default router, if any. It must be in the network of an
-	// address, unless all addresses are single ones (/32), as some clouds assign them. Closing the
+	// NIC is the link, and Addrs are the host's addresses on it with their prefix lengths.
+	// Host.AddAddr adds addresses later. Gateway is the default router, if any. It must be in the
+	// network of one of the addresses, unless all are /32, as some clouds assign them. Closing the
 	// host closes the device.
 	NIC     nic.Device
 	Addrs   []netip.Prefix
 	Gateway netip.Addr
 	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
 	Gateway6 netip.Addr
-	// Auto has the host listen to the IPv6 routers of the link: it has addresses with the prefixes
-	// that they advertise, routes by them, and asks their name servers after DNS. What is configured
-	// stands beside that. The link has to be an Ethernet.
+	// Auto configures the host from the advertisements of the link's IPv6 routers: addresses,
+	// routes, and name servers, which are asked after those of DNS. This adds to the configured
+	// addresses and routes. The link must be an Ethernet.
 	Auto bool
-	// Temporary adds addresses with a random identifier that changes each day, for what the host
-	// itself begins (RFC 8981). It needs Auto.
+	// Temporary adds IPv6 addresses with a random interface identifier that changes each day. The
+	// host prefers them as the source of connections and datagrams that it initiates (RFC 8981). It
+	// needs Auto.
 	Temporary bool
-	// StableSecret is what the addresses in routers' prefixes are made with (RFC 7217): with the
-	// same secret and interface names, a host has the same addresses each time it comes to a
-	// network. It has at least 16 unpredictable bytes. Without one the addresses are the
-	// same for the life of the host only.
+	// StableSecret is the secret key from which Auto makes interface identifiers (RFC 7217). With the
+	// same secret and interface names, a host has the same addresses each time it joins a
+	// network. It must have at least 16 unpredictable bytes. If it is nil, the host makes a
+	// random one, and its next run has other addresses.
 	StableSecret []byte
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
@@ -72,11 +73,11 @@ type Config struct {
 	Routes []stack.Route
 	// Neighbors are permanent neighbour entries, for which the host sends no requests.
 	Neighbors []stack.Neighbor
-	// WaitForDAD has an IPv6 address be of no use before Duplicate Address Detection has found that
-	// no other node on the link has it, which takes one to two seconds. Otherwise it is used at
-	// once, and given up when a duplicate is found (RFC 4429).
+	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has found that
+	// no other node on the link has it, which takes one to two seconds. Otherwise the address is
+	// used at once, and given up if a duplicate is found (RFC 4429).
 	WaitForDAD bool
-	// NoRedirects has the host believe no redirects of IPv6 routers.
+	// NoRedirects makes the host ignore the redirects of IPv6 routers.
 	NoRedirects bool
 
 	// DNS are the name servers, in the order in which they are asked. Without any, the host
@@ -87,9 +88,9 @@ type Config struct {
 	// Hosts are names with their addresses, for which no server is asked. For a hosts file, see
 	// resolve.ParseHosts and the Hosts of Resolver.
 	Hosts map[string][]netip.Addr
-	// Resolver has further settings of the resolver, such as those of a file, from resolve.ParseResolvConf.
-	// Its Servers, Search and Hosts are used if those above are empty, and functions that
-	// are nil become the host's own.
+	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a file.
+	// Its Servers, Search and Hosts are used if the fields above are empty. The host sets the
+	// functions in it that are nil.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.
@@ -97,11 +98,11 @@ type Config struct {
 	// UDPBuffer is the receive queue limit of UDP and IP sockets in bytes; 212992 if zero.
 	UDPBuffer int
 
-	// Logger gets a record when a link fails, comes up, goes down or changes, or when an address is in
-	// use by another machine. If it is nil, nothing is logged. See also Host.Done.
+	// Logger gets a record when a link fails, comes up, goes down or changes, or when another machine
+	// uses an address of the host. If it is nil, nothing is logged. See also Host.Done.
 	Logger *slog.Logger
-	// Rand fills p with unpredictable bytes. All that is random on the host comes from them:
-	// sequence numbers, ports, identifications, delays, the IDs and letter case of DNS
+	// Rand fills p with unpredictable bytes. It is the host's only source of randomness:
+	// for sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS
 	// queries. Nil means crypto/rand. It may be called by several goroutines at once.
 	Rand func(p []byte)
 }
@@ -111,7 +112,7 @@ type Config struct {
 type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
-	lookup      lookupFunc     // the resolver's, for dials
+	lookup      lookupFunc     // LookupNetIP of resolver, for Dial
 	fill        func(p []byte) // fills p with unpredictable bytes
 	copyBuffers copyBuffers    // of ReadFrom and WriteTo
 	batches     sync.Pool      // of *[]stack.Datagram
@@ -194,19 +195,19 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // net.ErrClosed, and the devices are closed. A second Close returns net.ErrClosed.
 func (h *Host) Close() error { return h.stack.Close() }
 
-// Done returns a channel that is closed when the host was closed, or when its last link has failed, as
-// the link of a TAP device does that is deleted. Err then returns the reason. After a failure, Accept
-// returns ENETDOWN ("network is down") for listeners that are not bound to a loopback
-// address, and so does the next call, once, on UDP and IP sockets. If a link is added
-// after that, by Stack().AddNIC, Done returns another channel.
+// Done returns a channel that is closed when the host is closed, or when its last link fails, for
+// instance because a TAP device was deleted. Err then returns the reason. After a failure, Accept
+// returns ENETDOWN ("network is down") on listeners that are not bound to a loopback
+// address, and the next call on each UDP and IP socket returns it once. If Stack().AddNIC then adds
+// a link, Done returns another channel.
 func (h *Host) Done() <-chan struct{} { return h.stack.Done() }
 
-// Err returns nil while the channel of Done is open, then net.ErrClosed if the host was
-// closed, or else the error of the link that failed last. Interfaces has the error of each link.
+// Err returns nil while the channel of Done is open. Then it returns net.ErrClosed if the host was
+// closed, and otherwise the error of the link that failed last. Interfaces has the error of each link.
 func (h *Host) Err() error { return h.stack.Err() }
 
-// Stack returns the engine of the host, for what has no counterpart in package net, such as adding and
-// removing interfaces and neighbours.
+// Stack returns the host's TCP/IP stack. Its methods do what package net has no counterpart for, such
+// as adding and removing interfaces and neighbours.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
 // Stats returns a snapshot of the host's counters.
@@ -221,28 +222,28 @@ func (h *Host) Routes() []stack.Route { return h.stack.Routes() }
 // Neighbors returns the neighbour entries: link addresses that are known or being resolved.
 func (h *Host) Neighbors() []stack.Neighbor { return h.stack.Neighbors() }
 
-// AddAddr adds an address to an interface, with the route to its network; an empty name stands for the
-// only link. If the interface has the address with the same prefix, its options are replaced,
-// as when a lease is renewed. AddRoute adds the default route. For details and
+// AddAddr adds an address to an interface, with the route to its network; an empty nic stands for the
+// only link. If the interface already has the address with the same prefix length, AddAddr replaces its
+// options, as when a lease is renewed. To add a default route, call AddRoute. For details and
 // errors see stack.Stack.AddAddr.
 func (h *Host) AddAddr(nic string, p netip.Prefix, o stack.AddrOptions) error {
 	return h.stack.AddAddr(nic, p, o)
 }
 
-// RemoveAddr removes an address from an interface; an empty name stands for the only link. As on Linux,
-// connections that use it send nothing any more and time out, with ENETUNREACH ("network is
-// unreachable") if data was in flight; UDP and IP sockets fail with ENETUNREACH; listeners stay; and
-// the last address of an interface takes all routes over it with it. For details and
+// RemoveAddr removes an address from an interface; an empty nic stands for the only link. As on Linux,
+// connections that use the address stop sending and time out, with ENETUNREACH ("network is
+// unreachable") if data was in flight; UDP and IP sockets fail with ENETUNREACH; and listeners stay.
+// Removing an interface's last address also removes all routes over the interface. For details and
 // errors see stack.Stack.RemoveAddr.
 func (h *Host) RemoveAddr(nic string, a netip.Addr) error { return h.stack.RemoveAddr(nic, a) }
 
-// AddRoute adds a route; that to 0.0.0.0/0 is the default route. The errors are those of
+// AddRoute adds a route. The default route has the prefix 0.0.0.0/0 or ::/0. The errors are those of
 // stack.Stack.AddRoute.
 func (h *Host) AddRoute(r stack.Route) error { return h.stack.AddRoute(r) }
 
-// DelRoute removes the first route of Config or AddRoute with the prefix of r, and its Via and NIC
-// if they are set. If there is none, it removes the default route to a Gateway of Config. The errors are
-// those of stack.Stack.DelRoute.
+// DelRoute removes the first route from Config.Routes or AddRoute that has the prefix of r and, if they
+// are set, the Via and NIC of r. If there is none, it removes the matching default route that Config
+// made for a Gateway. The errors are those of stack.Stack.DelRoute.
 func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
 
 // Changed returns a channel that is closed at the next change of an address, a link or a route, and by
@@ -281,7 +282,7 @@ func (h *Host) InterfaceAddrs() []net.Addr {
 	for _, info := range h.stack.Interfaces() {
 		for _, p := range info.Addrs {
 			a := p.Addr()
-			ip := a.As16() // net's has 16 bytes for IPv4 too
+			ip := a.As16() // net.InterfaceAddrs uses 16 bytes for IPv4 too
 			addrs = append(addrs, &net.IPNet{IP: ip[:], Mask: net.CIDRMask(p.Bits(), a.BitLen())})
 		}
 	}

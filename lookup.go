@@ -21,7 +21,7 @@ func (h *Host) LookupIP(host string) ([]net.IP, error) {
 	return h.resolver.LookupIP(context.Background(), "ip", host)
 }
 
-// LookupNetIP returns the addresses of a host, as the method of net.Resolver does. The
+// LookupNetIP returns the addresses of a host, as LookupNetIP of net.Resolver does. The
 // network is "ip", "ip4" or "ip6".
 func (h *Host) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	return h.resolver.LookupNetIP(ctx, network, host)
