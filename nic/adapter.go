@@ -9,21 +9,20 @@ import (
 // Adapter is a Device over anything that reads and writes one frame at a time.
 type Adapter struct {
 	rxLoop
-	rw   io.ReadWriteCloser
-	turn turn
-	join []byte // used by the goroutine that has the turn
+	rw     io.ReadWriteCloser
+	sendMu condMutex
+	join   []byte // under sendMu
 }
 
 var _ Device = (*Adapter)(nil)
 
 // FromReadWriter returns a Device that reads and writes one frame with each Read and Write of rw,
-// which may be a *water.Interface. link describes it; its offloads are ignored. An empty Name becomes
-// "adapter", a zero MTU 1500, and on Ethernet a zero MAC a random one.
+// which may be a *water.Interface. link describes the device; the offloads in it are ignored. The
+// defaults are the Name "adapter", an MTU of 1500 and, on Ethernet, a random MAC.
 //
-// Attach starts a goroutine that reads until Close, which closes rw, or until
-// Read returns an error, which ends the device. Send calls Write for one frame at a time, and waits
-// while Write does. An error of Write ends the device, except a timeout, after which the
-// frame is dropped.
+// Attach starts a goroutine that calls Read. Close closes rw. An error from Read or Write ends the
+// device, except that Send drops a frame whose Write times out. Send calls Write once for each
+// frame, and blocks while Write blocks.
 func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	link = link.withDefaults("adapter")
 	link.GSO, link.TxChecksum, link.Up = 0, false, true
@@ -33,17 +32,17 @@ func FromReadWriter(rw io.ReadWriteCloser, link Link) *Adapter {
 	return a
 }
 
-// Send writes the frames. It drops and counts those that the link cannot carry, or whose Write has
-// timed out. After Close it returns net.ErrClosed, and after the device has failed the error of Err.
+// Send writes the frames. It drops and counts a frame that the link cannot carry, or whose Write
+// times out. After Close it returns net.ErrClosed; after a failure it returns the error of Err.
 func (a *Adapter) Send(batch []Frame) (n int, err error) {
-	a.turn.take()
-	defer a.turn.give()
+	a.sendMu.lock()
+	defer a.sendMu.unlock()
 	if err := a.sendError(); err != nil {
 		return 0, err
 	}
 	for n = range batch {
 		f := &batch[n]
-		if !a.now().carries(f) {
+		if !a.current().carries(f) {
 			a.sendDropped.Add(1)
 			continue
 		}
@@ -66,7 +65,7 @@ func (a *Adapter) Send(batch []Frame) (n int, err error) {
 	return len(batch), nil
 }
 
-// FuncDevice is a Device whose frames come and go through function calls.
+// FuncDevice is a Device that sends and receives frames by function calls.
 type FuncDevice struct {
 	base
 	link    Link
@@ -76,19 +75,19 @@ type FuncDevice struct {
 
 var _ Device = (*FuncDevice)(nil)
 
-// funcScratch has the temporary values of one call.
+// A funcScratch is the memory that one call of Send or Receive needs.
 type funcScratch struct {
 	join  []byte
 	batch [1]Frame
 }
 
 // FromFuncs returns a Device that calls send for each frame that is sent, and
-// receives the frames that are passed to its Receive method. link describes it; its offloads are
-// ignored. An empty Name becomes "func", a zero MTU 1500, and on Ethernet a zero MAC a random one.
+// receives the frames that are passed to its Receive method. link describes the device; the offloads
+// in it are ignored. The defaults are the Name "func", an MTU of 1500 and, on Ethernet, a random MAC.
 //
-// send is called in the goroutine of the sender, perhaps by several at once; it must not keep the
-// frame. Send returns an error of send, after which the device cannot be used any more. If there is
-// only no room for a frame, send should drop it and return nil.
+// send is called in the goroutine of the sender, and may be called by several goroutines at once. It
+// must not keep the frame. An error from send means that the device has failed for good; Send returns
+// it. If send merely has no room for a frame, it should drop the frame and return nil.
 func FromFuncs(link Link, send func(frame []byte) error) *FuncDevice {
 	link = link.withDefaults("func")
 	link.GSO, link.TxChecksum = 0, false
@@ -110,8 +109,7 @@ func (d *FuncDevice) getScratch() *funcScratch {
 }
 
 // Receive passes a frame to the device's user, in the goroutine of the caller. It does not keep the
-// frame. A frame that is too long for the link, or that comes before Attach, is dropped and
-// counted. After Close it returns net.ErrClosed. Receive may be called by several goroutines at once.
+// frame. It drops and counts a frame that is too long for the link, or that comes before Attach. After Close it returns net.ErrClosed. Receive may be called by several goroutines at once.
 func (d *FuncDevice) Receive(frame []byte) error {
 	if d.closed.Load() {
 		return net.ErrClosed
@@ -126,8 +124,7 @@ func (d *FuncDevice) Receive(frame []byte) error {
 	return nil
 }
 
-// Send calls send for each frame. Those that the link cannot carry are dropped
-// and counted. After Close it returns net.ErrClosed.
+// Send calls send for each frame. It drops and counts the frames that the link cannot carry. After Close it returns net.ErrClosed.
 func (d *FuncDevice) Send(batch []Frame) (n int, err error) {
 	if d.closed.Load() {
 		return 0, net.ErrClosed

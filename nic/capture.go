@@ -17,14 +17,14 @@ type CaptureConfig struct {
 // Captured is a Device that records the frames of another device in the
 // pcapng format (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
 type Captured struct {
-	dev    Device
-	w      io.Writer
-	snap   int
-	link   Link
-	closed atomic.Bool
-	err    atomic.Pointer[error]
-	turn   turn
-	block  []byte // used by the goroutine that has the turn
+	dev     Device
+	w       io.Writer
+	snap    int
+	link    Link
+	closed  atomic.Bool
+	err     atomic.Pointer[error]
+	writeMu condMutex
+	block   []byte // under writeMu
 }
 
 var _ Device = (*Captured)(nil)
@@ -35,10 +35,10 @@ var _ Device = (*Captured)(nil)
 //
 // Each frame is written with one Write before it is passed on, in the
 // goroutine that passes it: a slow writer slows the link. Calls of Write do not
-// overlap. A frame that the device below did not take is written again when it
+// overlap. A frame that dev refuses is written again when it
 // is sent again. Incomplete checksums are completed in the capture, and a super-frame is written as
-// one large frame. The time of a frame is when it passes the Captured. With a Captured in front,
-// a device does not merge received segments: they are written as they arrived.
+// one large frame. The timestamp of a frame is the time when it passes the Captured. A device under
+// a Captured does not merge received segments: they are written as they arrived.
 //
 // Close does not close w.
 func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
@@ -74,17 +74,19 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 	return c.dev.Send(batch)
 }
 
-// NotifyDown is that of the device below, if that is a DownNotifier; else f is never called.
+// NotifyDown calls NotifyDown of the device below. If that device is not a DownNotifier, f is never
+// called.
 func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
 
-// NotifyLink is that of the device below, or returns false if that is no LinkNotifier.
+// NotifyLink calls NotifyLink of the device below. If that device is not a LinkNotifier, it returns
+// false.
 func (c *Captured) NotifyLink(f func()) bool { return notifyLink(c.dev, f) }
 
 // Unwrap returns the device below.
 func (c *Captured) Unwrap() Device { return c.dev }
 
-// Nonblocking returns the device if the Send of the one below does not wait. It assumes that the
-// capture's writer does not wait.
+// Nonblocking returns c if Send of the device below does not block, else nil. It assumes that
+// the capture's writer does not block.
 func (c *Captured) Nonblocking() Device {
 	if !IsNonblocking(c.dev) {
 		return nil
@@ -119,7 +121,7 @@ const (
 
 	byteOrderMagic = 0x1a2b3c4d
 	linkEthernet   = 1
-	linkRaw        = 101 // begins with an IPv4 or IPv6 header
+	linkRaw        = 101 // LINKTYPE_RAW: each packet begins with an IPv4 or IPv6 header
 
 	optEnd       = 0
 	optUserAppl  = 4 // of the section
@@ -135,8 +137,8 @@ func (c *Captured) capture(batch []Frame, direction uint32) {
 	if c.err.Load() != nil {
 		return
 	}
-	c.turn.take()
-	defer c.turn.give()
+	c.writeMu.lock()
+	defer c.writeMu.unlock()
 	for i := range batch {
 		c.block = c.appendPacket(c.block[:0], &batch[i], direction)
 		if !c.write(c.block) {
@@ -201,7 +203,7 @@ func (c *Captured) appendPacket(b []byte, f *Frame, direction uint32) []byte {
 	b = le.AppendUint32(b, 0) // interface
 	b = le.AppendUint32(b, uint32(now>>32))
 	b = le.AppendUint32(b, uint32(now))
-	b = le.AppendUint32(b, 0) // captured length, to come
+	b = le.AppendUint32(b, 0) // captured length, set below
 	b = le.AppendUint32(b, uint32(f.Len()))
 	data := len(b)
 	b = f.AppendTo(b)
@@ -233,8 +235,8 @@ func pad(b []byte, start int) []byte {
 	return b
 }
 
-// endBlock ends the options and the block that begins at start, and sets its length, which is
-// at both its ends.
+// endBlock appends the end of the options and of the block that begins at start, and writes the
+// block's length to its beginning and its end.
 func endBlock(b []byte, start int) []byte {
 	b = appendOption(b, optEnd, nil)
 	n := uint32(len(b) - start + 4)

@@ -209,7 +209,7 @@ func (op *packetWrite) collect() {
 	op.count = 0
 	for op.n < len(op.batch) && op.count < packetWriteBatch {
 		f := &op.batch[op.n]
-		if !op.loop.now().carries(f) {
+		if !op.loop.current().carries(f) {
 			op.loop.sendDropped.Add(1)
 			op.n++
 			continue

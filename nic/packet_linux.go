@@ -79,7 +79,7 @@ func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 
 // follow takes a new state of the interface.
 func (p *Packet) follow(st linkState) {
-	link := *p.now()
+	link := *p.current()
 	mac := link.MAC
 	if p.ownMAC {
 		mac = st.mac

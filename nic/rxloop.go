@@ -34,8 +34,8 @@ type watcher interface {
 	Close() error
 }
 
-// now returns the present state of the link, but for Up: see Link.
-func (l *rxLoop) now() *Link { return l.state.Load() }
+// current returns the current state of the link, except Up: see Link.
+func (l *rxLoop) current() *Link { return l.state.Load() }
 
 // setLink changes the link, and calls onLink. One goroutine at a time calls it.
 func (l *rxLoop) setLink(link Link) {
@@ -66,7 +66,7 @@ type source interface {
 // Link describes the present state of the link. Up is whether the device is open, has not failed, and
 // the system's interface, if it is followed, is up and has a carrier.
 func (l *rxLoop) Link() Link {
-	link := *l.now()
+	link := *l.current()
 	link.Up = link.Up && !l.closed.Load() && l.dead.Load() == nil
 	return link
 }
@@ -178,7 +178,7 @@ func (l *rxLoop) fail(err error) {
 	if l.closed.Load() {
 		return // and so it ended by Close
 	}
-	err = fmt.Errorf("nic: %s: %w", l.now().Name, err)
+	err = fmt.Errorf("nic: %s: %w", l.current().Name, err)
 	if l.dead.CompareAndSwap(nil, &err) {
 		l.closeSources()
 	}
@@ -265,15 +265,15 @@ func (l *rxLoop) sendError() error {
 	return nil
 }
 
-// turn is a lock that may be held while waiting: goroutines wait for it in a sync.Cond, which
-// testing/synctest takes for durably blocked, unlike a mutex.
-type turn struct {
+// A condMutex is a lock that may be held during a blocking call. Goroutines wait for it in a sync.Cond,
+// which testing/synctest treats as durably blocked, unlike a sync.Mutex.
+type condMutex struct {
 	mu    sync.Mutex
 	cond  sync.Cond
 	taken bool
 }
 
-func (t *turn) take() {
+func (t *condMutex) lock() {
 	t.mu.Lock()
 	if t.cond.L == nil { // it is set once, because Wait reads it without the lock
 		t.cond.L = &t.mu
@@ -285,7 +285,7 @@ func (t *turn) take() {
 	t.mu.Unlock()
 }
 
-func (t *turn) give() {
+func (t *condMutex) unlock() {
 	t.mu.Lock()
 	t.taken = false
 	t.mu.Unlock()

@@ -97,7 +97,7 @@ func OpenTAP(cfg TAPConfig) (*TAP, error) {
 }
 
 // Name returns the interface's name.
-func (t *TAP) Name() string { return t.now().Name }
+func (t *TAP) Name() string { return t.current().Name }
 
 // Created reports whether OpenTAP created the interface. If so, Close deletes it.
 func (t *TAP) Created() bool { return t.created }

@@ -357,7 +357,7 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (in
 func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
-		if !op.loop.now().carries(f) {
+		if !op.loop.current().carries(f) {
 			op.loop.sendDropped.Add(1)
 			op.n++
 			continue

@@ -55,7 +55,7 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 
 // follow takes a new state of the kernel's interface.
 func (t *TAP) follow(st linkState) {
-	link, was := *t.now(), t.HostMAC()
+	link, was := *t.current(), t.HostMAC()
 	t.setHostMAC(st.mac[:])
 	if link.MTU == st.mtu && link.Up == st.up && was == st.mac {
 		return

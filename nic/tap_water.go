@@ -13,9 +13,9 @@ import (
 
 // tapWriter writes frames to the device.
 type tapWriter struct {
-	ifce *water.Interface
-	turn turn
-	join []byte // of whoever has the turn
+	ifce   *water.Interface
+	sendMu condMutex
+	join   []byte // under sendMu
 }
 
 func openTAP(cfg TAPConfig) (*TAP, error) {
@@ -44,17 +44,17 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 }
 
 func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
-	w.turn.take()
-	defer w.turn.give()
+	w.sendMu.lock()
+	defer w.sendMu.unlock()
 	for n = range batch {
 		f := &batch[n]
-		if !l.now().carries(f) {
+		if !l.current().carries(f) {
 			l.sendDropped.Add(1)
 			continue
 		}
 		w.join = f.AppendTo(w.join[:0])
 		if _, err := w.ifce.Write(w.join); err != nil {
-			// The interface may only be down. One that is gone the reader finds.
+			// The interface may only be down. If it is gone, the reader finds that out.
 			l.sendDropped.Add(1)
 			continue
 		}
