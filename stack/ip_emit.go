@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file is how every IP packet leaves the host.
+// This file sends IP packets. A sender proceeds as follows:
 //
 //	sl := p.slot(now, n, direct)            // a buffer
 //	… the transport header and the payload at sl.buf[transportAt:] …
@@ -26,34 +26,35 @@ const (
 	maxIPv6    = 65535 // largest payload of an IPv6 packet in bytes, extension headers included
 	defaultTTL = 64    // RFC 1122 3.2.1.7, and the value of the Assigned Numbers
 
-	// transportAt is where the transport header begins in a buffer. The IP header is written to
-	// end there, and the link header before that: there is room for an IPv6 header, an
-	// Ethernet header and a VLAN tag, and each IP header is aligned to 4 bytes.
+	// transportAt is the offset of the transport header in a buffer. The IP header ends
+	// there, and the link header ends where the IP header begins. There is room for an Ethernet header, a
+	// VLAN tag, and an IPv4 header with 40 bytes of options or an IPv6 header with maxExt bytes of
+	// extension headers. The IP header is aligned to 4 bytes.
 	transportAt = 80
 
-	// directRoom is the size in bytes of the buffer for direct transmit: a plain Ethernet frame
-	// and what is before it.
+	// directRoom is the size in bytes of the buffer for direct transmit: enough for an Ethernet
+	// frame with 1500 bytes of payload.
 	directRoom = 2 << 10
 
-	// directBytes is the most that goes directly, in bytes of transport header and payload.
+	// directBytes is the largest transport header and payload, in bytes, for direct transmit.
 	directBytes = directRoom - transportAt
 )
 
-// A slot is a buffer for a packet whose transport header begins at buf[transportAt]. It is from
-// the pool; or it is direct, and lies in the interface, whose turn to send the caller has until
-// flush.
+// A slot is a buffer for a packet whose transport header begins at buf[transportAt]. The buffer comes
+// from the pool, or, if direct is set, it is the interface's own. The caller is then the drainer of
+// the transmit queue until it calls flush.
 type slot struct {
 	buf    []byte
-	mac    macWord // where direct
+	mac    macWord // the next hop, if direct
 	direct bool
 }
 
-// slot returns room for n bytes of transport header and payload.
+// slot returns a slot for n bytes of transport header and payload.
 //
-// It is direct, so that the packet needs neither a buffer nor a place in the queue, where the caller
-// asks for that with direct, promising to call flush next, and nothing is in the way: the
-// packet is one small frame, its next hop is known, nothing is queued and nobody is sending, and the
-// device does not block.
+// If the caller sets direct, it must call flush next, and slot returns a direct slot if it can:
+// the packet is one small frame, its next hop is known, the queue is empty, no goroutine is
+// sending, and the device does not block. The packet then needs neither a buffer nor an entry in
+// the queue.
 func (p *path) slot(now tcp.Time, n int, direct bool) slot {
 	ifc := p.ifc
 	if direct && n <= directBytes && int(p.ipLen)+n <= p.mtu && !p.group && !ifc.down.Load() {
@@ -68,34 +69,34 @@ func (p *path) slot(now tcp.Time, n int, direct bool) slot {
 	return slot{buf: ifc.s.bufs.get(transportAt + n)}
 }
 
-// An ipHeader is what the sender of a packet chooses of its IP header.
+// An ipHeader has the fields of a packet's IP header that its sender chooses.
 type ipHeader struct {
 	proto wire.Proto
 	ttl   uint8
 	tos   uint8
-	df    bool    // RFC 791's Don't Fragment, unless the path is too small for it; IPv6 has it always
-	loop  bool    // the host itself is to hear a group's packet too
-	id    uint16  // the identification, if the packet cannot be fragmented; another is the path's
+	df    bool    // set Don't Fragment, except on a path with mayFrag; IPv6 packets always have it
+	loop  bool    // deliver a copy of a multicast or broadcast packet to this host
+	id    uint16  // the identification of a packet with Don't Fragment; others get theirs from the path
 	count uint16  // packets in a super-frame, with consecutive identifications; 0 for one packet
 	more  *ipMore // nil for most
 }
 
-// An ipMore is what few packets have.
+// An ipMore has the parts of an IP header that few packets have.
 type ipMore struct {
-	options []byte // of IPv4; a multiple of 4 bytes, at most 40
-	header  []byte // the whole header, from the application; nil: it is made here
+	options []byte // IPv4 options; a multiple of 4 bytes, at most 40
+	header  []byte // a complete IP header from the application, or nil
 
-	// Of IPv6: extension headers, of which the last names the transport, and the number of the
-	// first; a multiple of 8 bytes, at most maxExt.
+	// IPv6 extension headers: a multiple of 8 bytes, at most maxExt. first is the number of the
+	// first of them, and the last names the transport.
 	ext   []byte
 	first wire.Proto
 
-	// Of a fragment: its flags and offset as they stand in the header, and the identification of
-	// the datagram. frag is 0 for what is no fragment.
+	// frag is the flags and the offset of a fragment as in the header, and id is the identification
+	// of its datagram. frag is 0 if the packet is not a fragment.
 	frag, id uint16
 }
 
-// options are those of the packet, or its extension headers, if there are any.
+// options returns the packet's IPv4 options or IPv6 extension headers.
 func (h *ipHeader) options() []byte {
 	if h.more == nil {
 		return nil
@@ -106,39 +107,38 @@ func (h *ipHeader) options() []byte {
 	return h.more.options
 }
 
-// own is the header that the application has made, or nil.
-func (h *ipHeader) own() []byte {
+// appHeader returns the complete IP header from the application, or nil.
+func (h *ipHeader) appHeader() []byte {
 	if h.more == nil {
 		return nil
 	}
 	return h.more.header
 }
 
-// A frameMeta says what is left for the device to do with a packet, and what follows the bytes
-// that are in its slot.
+// A frameMeta has the offloads of a packet, and its zero-copy payload.
 type frameMeta struct {
 	checksum   bool // the transport's checksum field holds the folded sum of the pseudo-header
-	csumOffset int  // of the field, from the transport header
+	csumOffset int  // offset of that field in the transport header
 	gso        nic.GSOKind
-	gsoSize    int // payload bytes of each piece
-	headerLen  int // of the transport header, where gso is set
+	gsoSize    int // payload bytes of each segment
+	headerLen  int // length of the transport header, if gso is set
 
-	body []byte // what follows in the frame, without having been copied
-	done func() // called when the frame is sent or dropped; nil: nobody asks
+	body []byte // payload that follows the bytes in the slot and is not copied
+	done func() // called when the frame is sent or dropped; may be nil
 }
 
-// A pathHeader is what the headers of all packets of a path have in common. It is made with the
-// path.
+// A pathHeader has what the headers of all packets of a path have in common. It is computed when
+// the path is made.
 type pathHeader struct {
-	link   [wire.EthernetLen]byte // without the next hop
-	addrs  [8]byte                // of IPv4: source and destination
-	sum    uint64                 // of the addresses and the first byte of the IP header, of IPv4
-	pseudo uint64                 // of the addresses, for the transports' checksums
-	addrs6 [32]byte               // of IPv6: source and destination
-	label  uint32                 // of IPv6: the version and the flow label
+	link   [wire.EthernetLen]byte // Ethernet header with a zero destination
+	addrs  [8]byte                // IPv4 source and destination
+	sum    uint64                 // checksum of addrs and ipVersionIHL
+	pseudo uint64                 // checksum of the addresses, for the pseudo-header
+	addrs6 [32]byte               // IPv6 source and destination
+	label  uint32                 // IPv6 version and flow label
 }
 
-// makeHeader fills in the header of a path whose addresses and interface are known.
+// makeHeader sets p.header. The addresses and the interface of p are set.
 func (p *path) makeHeader() {
 	if p.dst.Is6() {
 		p.makeHeader6()
@@ -153,11 +153,11 @@ func (p *path) makeHeader() {
 	*(*[4]byte)(h.addrs[4:]) = p.dst.As4()
 	p.ids, p.idOffset = p.ifc.s.ids.of(p.ifc.s.key.sum(h.addrs[:]))
 	h.pseudo = wire.PseudoSum(p.src, p.dst, 0, 0)
-	h.sum = h.pseudo + ipVersion<<8
+	h.sum = h.pseudo + ipVersionIHL<<8
 }
 
-// pseudoSum is the folded sum of the pseudo-header of a segment of n bytes: what a checksum
-// field holds until the checksum is completed.
+// pseudoSum returns the folded sum of the pseudo-header of a segment of n bytes. The checksum
+// field holds it until the checksum is completed.
 func (p *path) pseudoSum(proto wire.Proto, n int) uint16 {
 	return wire.Fold(p.header.pseudo + uint64(proto) + uint64(n))
 }
@@ -168,22 +168,22 @@ func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
 	h.Put(b)
 }
 
-// putHeaders writes the link and the IP header of a packet of n bytes of transport header and
-// payload before buf[transportAt], and returns where the IP header begins.
+// putHeaders writes the link and the IP header of a packet before buf[transportAt], and returns the
+// offset of the IP header. n is the length of the transport header and payload in bytes.
 func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	if p.v6 {
-		if own := h.own(); own != nil {
-			return s.putOwnHeader(p, own, buf, n)
+		if own := h.appHeader(); own != nil {
+			return s.putAppHeader(p, own, buf, n)
 		}
 		return p.putHeaders6(h, buf, n)
 	}
 	at := transportAt - wire.IPv4Len
-	first, tos, ttl, proto := uint64(ipVersion), uint64(h.tos), uint64(h.ttl), uint64(h.proto)
+	first, tos, ttl, proto := uint64(ipVersionIHL), uint64(h.tos), uint64(h.ttl), uint64(h.proto)
 	sum := p.header.sum + tos + ttl<<8 + proto
 	var id, frag uint64
 	if m := h.more; m != nil {
 		if m.header != nil {
-			return s.putOwnHeader(p, m.header, buf, n)
+			return s.putAppHeader(p, m.header, buf, n)
 		}
 		at -= len(m.options)
 		words := uint64(len(m.options) / 4)
@@ -211,16 +211,16 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	return at
 }
 
-// putOwnHeader is putHeaders for an application that has made the IP header. As on Linux (raw(7)), the
-// total length and the checksum are filled in always, the identification and the source where
-// they are zero.
-func (s *Stack) putOwnHeader(p *path, header, buf []byte, n int) int {
+// putAppHeader is putHeaders for a packet whose IP header comes from the application. As on Linux
+// (raw(7)), it always sets the total length and the checksum of IPv4, and sets the identification and
+// the source if they are zero. It does not change a header of IPv6.
+func (s *Stack) putAppHeader(p *path, header, buf []byte, n int) int {
 	at := transportAt - len(header)
 	*(*[wire.EthernetLen]byte)(buf[at-wire.EthernetLen:]) = p.header.link
 	ip := buf[at:transportAt]
 	copy(ip, header)
 	if p.v6 {
-		return at // as it is, as on Linux
+		return at
 	}
 	be := binary.BigEndian
 	be.PutUint16(ip[2:], uint16(len(ip)+n))
@@ -235,8 +235,8 @@ func (s *Stack) putOwnHeader(p *path, header, buf []byte, n int) int {
 	return at
 }
 
-// ipVersion is the first byte of an IPv4 header without options.
-const ipVersion = 4<<4 | wire.IPv4Len/4
+// ipVersionIHL is the first byte of an IPv4 header without options: the version and the header length.
+const ipVersionIHL = 4<<4 | wire.IPv4Len/4
 
 // Flags in an IPv4 header (RFC 791 3.1).
 const (
@@ -244,11 +244,12 @@ const (
 	ipMoreFragments = 0x2000
 )
 
-// emit writes the headers of a packet, of which n bytes are in the slot, and queues the frame,
-// parks it at the neighbour, or leaves it for flush, to which the caller passes the interface that is
-// returned. The slot is given away. The packet has to fit the path: send cuts others.
+// emit writes the headers of a packet, of which n bytes are in the slot, and takes ownership of the
+// slot. It puts the frame into the interface's queue, or into the neighbour's until its link address is
+// known; the frame of a direct slot is left for flush. The caller passes the result to flush. The packet
+// must fit the path's MTU; send accepts larger ones.
 //
-// Whoever has a choice asks p.ifc.tx.room first; emit never refuses.
+// emit always accepts the packet. A caller that can wait checks p.ifc.tx.room first.
 func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface) {
 	ifc := p.ifc
 	at := s.putHeaders(p, h, sl.buf, n+len(meta.body))
@@ -256,7 +257,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		s.loop.put(s, ifc, sl.buf[at:transportAt+n], meta)
 	}
 	if ifc.down.Load() && !sl.direct || h.ttl == 0 && !ifc.loopback {
-		// The link is gone; or the packet has no hop to go and has reached its only receiver, this host.
+		// The link is down, or the packet has a TTL of 0 and must not leave this host.
 		if h.ttl != 0 {
 			ifc.stats.TxDropped.Add(1)
 		}
@@ -290,7 +291,8 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	return nil
 }
 
-// flush sends what emit has left to it, or else what waits for any interface. No lock is held.
+// flush sends the frame of a direct slot, or, if direct is nil, the queued frames of all interfaces.
+// The caller must not hold a lock.
 func (s *Stack) flush(direct *iface) {
 	if direct == nil {
 		s.drain()
@@ -299,8 +301,8 @@ func (s *Stack) flush(direct *iface) {
 	direct.sendDirect()
 }
 
-// makeFrame makes in f, which is zero, the frame of a packet whose IP header begins at buf[at], and of which n bytes
-// follow buf[transportAt]. On Ethernet the next hop is left for the caller to fill in.
+// makeFrame sets f, which is zero, to the frame of a packet whose IP header begins at buf[at]. n bytes of
+// transport header and payload are at buf[transportAt]. On Ethernet the caller sets the destination.
 func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta) {
 	start := at - ifc.linkLen
 	head := buf[start : transportAt+n]
@@ -324,7 +326,7 @@ func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta
 	}
 }
 
-// pad extends a short frame with zeros to the least that an Ethernet carries.
+// pad extends a short frame with zeros to the minimum size of an Ethernet frame.
 // RFC 894: "the data field should be padded (with octets of zero) to meet the
 // Ethernet minimum frame size."
 func pad(frame []byte) []byte {
@@ -337,15 +339,14 @@ func pad(frame []byte) []byte {
 	return frame
 }
 
-// completeChecksum completes the checksum of a transport's packet, in whose field, at offset,
-// the sum of the pseudo-header stands.
+// completeChecksum computes the checksum of a segment. The field at offset holds the sum of the
+// pseudo-header.
 func completeChecksum(segment []byte, offset int) {
 	binary.BigEndian.PutUint16(segment[offset:], wire.FinishChecksum(segment, offset))
 }
 
-// send sends a datagram of which n bytes are in the slot, which is given away, also on error. It is
-// emit for what may be larger than the path: that is sent in fragments, or not at all where
-// Don't Fragment is asked for, with EMSGSIZE.
+// send is emit for a datagram that may be larger than the path's MTU. It sends such a datagram in
+// fragments, or returns EMSGSIZE if h.df forbids that. It takes ownership of the slot, also on error.
 func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface, err error) {
 	if int(p.ipLen)+n <= p.mtu && h.more == nil || meta.gso != nic.GSONone {
 		return s.emit(now, p, h, sl, n, meta), nil
@@ -353,10 +354,10 @@ func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	return nil, s.sendLarge(now, p, h, sl, n, meta)
 }
 
-// sendLarge is send for what is larger than the path, or has options or a header of its own. The
-// slot is not direct.
+// sendLarge is send for a datagram that is larger than the path's MTU or that has options, extension
+// headers or a header from the application. The slot is not direct.
 func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
-	if h.own() != nil || int(p.ipLen)+len(h.options())+n <= p.mtu {
+	if h.appHeader() != nil || int(p.ipLen)+len(h.options())+n <= p.mtu {
 		s.emit(now, p, h, sl, n, meta)
 		return nil
 	}
@@ -385,7 +386,7 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 	return nil
 }
 
-// sendFragments sends a datagram's payload in as many fragments as it takes.
+// sendFragments sends a datagram in fragments. payload is its transport header and payload.
 //
 // RFC 791 3.2: "the data ... is divided into two portions on a 8 octet (64 bit)
 // boundary"; all fragments have the identification of the datagram.
@@ -405,15 +406,15 @@ func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte)
 		s.counts.fragsSent.Add(1)
 		s.emit(now, p, &h, &sl, n, &frameMeta{})
 		off += n
-		// RFC 791 3.1, of all that are sent: "Not copied on fragmentation, goes in first
-		// fragment only."
+		// RFC 791 3.1 about each option that this stack sends: "Not copied on fragmentation, goes
+		// in first fragment only."
 		more.options = nil
 	}
 }
 
-// reply sends a datagram that no socket is behind: n bytes of buf[transportAt:], which comes from
-// s.bufs and is given away. The time to live is the path's. Where one of the addresses is link-local, zone is the interface's
-// index. Where the queue is full or there is no way back, it is lost.
+// reply sends a datagram that does not come from a socket: n bytes of buf[transportAt:]. buf comes from
+// s.bufs, and reply takes ownership of it. The TTL is the path's default. If an address is link-local,
+// zone is the interface's index. reply drops the datagram if the queue is full or there is no route.
 func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n int) {
 	p, err := s.routeOver(dst, src, zone)
 	if err != nil || p.group || !p.ifc.tx.room() {

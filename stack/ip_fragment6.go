@@ -129,7 +129,7 @@ func (s *Stack) fragmentsLate6(d *datagramParts) {
 // sendLarge6 is sendLarge for IPv6, whose routers cut nothing.
 func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
 	ext := len(h.options())
-	if h.own() != nil || int(p.ipLen)+ext+n <= p.mtu {
+	if h.appHeader() != nil || int(p.ipLen)+ext+n <= p.mtu {
 		s.emit(now, p, h, sl, n, meta)
 		return nil
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has the router's side of Neighbour Discovery (RFC 4861 6.2): what a host advertises that is
-// the router of others. That it passes on what they send is another matter.
+// This file has the router's side of Neighbour Discovery (RFC 4861 6.2): it sends Router Advertisements
+// and answers Router Solicitations. It does not forward packets.
 
 const (
 	defaultAdvInterval = 600 * time.Second // RFC 4861 6.2.1: MaxRtrAdvInterval
@@ -27,56 +27,58 @@ const (
 	maxDomain = 254 // RFC 1035 2.3.4, with a final dot
 )
 
-// A RouterConfig is what a host advertises as an IPv6 router. Lifetimes are those that hosts count
-// from each advertisement on, in whole seconds; negative ones are for ever.
+// A RouterConfig is what a host advertises as an IPv6 router. A lifetime is in whole seconds from the
+// receipt of each advertisement; except for Lifetime, a negative one means for ever.
 type RouterConfig struct {
-	// Lifetime is for how long hosts take this one for a default router, at most 65535 s; 0: not
-	// at all. Preference orders it among others: -1, 0 or 1 (RFC 4191).
+	// Lifetime is how long other hosts use this one as a default router, from 0 to 65535 s. If it
+	// is 0, they do not. Preference, compared with that of other routers, is -1, 0 or 1 (RFC 4191).
 	Lifetime   time.Duration
 	Preference int
-	// Interval is the greatest time between two advertisements, from 4 to 1800 s; 600 s if zero.
+	// Interval is the longest time between two advertisements, from 4 to 1800 s; 600 s if zero.
 	Interval time.Duration
-	// Prefixes are those of the link.
+	// Prefixes are the link's prefixes.
 	Prefixes []RouterPrefix
-	// DNS are the name servers and Search the domains to search (RFC 8106), for DNSLifetime; three
-	// times Interval if zero.
+	// DNS are the name servers, and Search is the search list (RFC 8106). Both are valid for
+	// DNSLifetime; if it is zero, for three times Interval.
 	DNS         []netip.Addr
 	Search      []string
 	DNSLifetime time.Duration
-	// NAT64 is the prefix by which IPv4 is reached (RFC 8781), for DNSLifetime; invalid: there is none.
+	// NAT64 is the prefix of a NAT64 translator (RFC 8781), valid for DNSLifetime. An invalid prefix is
+	// not advertised.
 	NAT64 netip.Prefix
-	// HopLimit is that of packets, and MTU that of the link in bytes; 0: nothing is said of it.
+	// HopLimit is the hop limit that hosts should use, and MTU is the link's MTU in bytes. A value of
+	// 0 is unspecified.
 	HopLimit uint8
 	MTU      int
-	// Managed and Other say that addresses, or other things, are to be had by DHCPv6.
+	// Managed says that DHCPv6 assigns addresses, and Other that it has other information.
 	Managed, Other bool
 }
 
 // A RouterPrefix is a prefix of a link.
 type RouterPrefix struct {
 	Prefix netip.Prefix
-	// Valid and Preferred are for how long; 30 and 7 days if zero (RFC 4861 6.2.1).
+	// Valid and Preferred are the lifetimes of the prefix; 30 and 7 days if zero (RFC 4861 6.2.1).
 	Valid, Preferred time.Duration
-	// OffLink says that hosts reach each other's addresses by the router, and NoAuto that they make
-	// no addresses with the prefix.
+	// OffLink says that hosts reach addresses in the prefix through the router, not on the link.
+	// NoAuto says that hosts form no addresses from the prefix.
 	OffLink, NoAuto bool
 }
 
 // A routerAdv is what an interface advertises. It is changed under Stack.mu.
 type routerAdv struct {
 	adv      wire.RouterAdv // without the link address
-	interval tcp.Time       // the greatest one
-	sent     int            // since it began
-	last     tcp.Time       // when the last one was sent; 0: none was
-	at       tcp.Time       // when the next one is due
+	interval tcp.Time       // the longest time between two advertisements
+	sent     int            // advertisements sent since the last call of Advertise
+	last     tcp.Time       // when an advertisement was last sent; 0: never
+	at       tcp.Time       // when the next advertisement is due
 }
 
-// Advertise has an interface advertise that the host is a router, until it is called with nil: then hosts are
-// told that it is none any more. An empty name stands for the only link besides the loopback. Solicitations
-// are answered, and what is advertised is replaced by a further call. The link has to be an Ethernet; it
-// gets a link-local address if it has none.
+// Advertise makes an interface send Router Advertisements and answer Router Solicitations. A further
+// call replaces the configuration. With a nil cfg it stops, and tells hosts that this one
+// is no longer a router. An empty nic stands for the only link besides the loopback. The link must be an
+// Ethernet; it gets a link-local address if it has none.
 //
-// The errors are ENODEV, EINVAL for what cannot be advertised, and net.ErrClosed.
+// The errors are ENODEV, EINVAL for a configuration that cannot be advertised, and net.ErrClosed.
 func (s *Stack) Advertise(nic string, cfg *RouterConfig) error {
 	err := s.advertiseRouter(nic, cfg)
 	if err != nil && err != net.ErrClosed {
@@ -110,8 +112,8 @@ func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
 	if len(list) > len(ifc.list()) {
 		s.setAddrs(ifc, list)
 	}
-	// RFC 4861 6.2.4: "when multiple changes occur", as at the beginning, "up to
-	// MAX_INITIAL_RTR_ADVERTISEMENTS" are sent soon after each other.
+	// RFC 4861 6.2.4: after a change, a router may send "up to MAX_INITIAL_RTR_ADVERTISEMENTS"
+	// at short intervals. So sent begins at 0 again.
 	next := &routerAdv{adv: adv, interval: tcpTime(cfg.Interval), at: now}
 	if next.interval == 0 {
 		next.interval = tcp.Time(defaultAdvInterval)
@@ -121,11 +123,11 @@ func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
 		next.at = max(now, r.last+minAdvGap)
 	}
 	s.setRouter(ifc, next)
-	s.ageAddrs()
+	s.ageAddrs() // sends the first advertisement if it is due, and sets the alarm
 	return nil
 }
 
-// endRouter tells hosts that this one is no router any more, if it was. s.mu is held.
+// endRouter tells hosts that this one is no longer a router, if it was one. s.mu is held.
 //
 // RFC 4861 6.2.5: a router that ceases to advertise "SHOULD transmit one or more [...] final multicast Router
 // Advertisements on the interface with a Router Lifetime field of zero."
@@ -137,8 +139,8 @@ func (s *Stack) endRouter(ifc *iface) {
 	}
 }
 
-// setRouter replaces what an interface advertises. A router is in the group of all routers (RFC 4861 6.2.2).
-// s.mu is held.
+// setRouter replaces what an interface advertises, and joins or leaves the all-routers group, of which
+// a router is a member (RFC 4861 6.2.2). s.mu is held.
 func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
 	had := ifc.router != nil
 	ifc.router = r
@@ -227,13 +229,14 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 	return adv, nil
 }
 
-// isDomain reports whether a domain search list has a name.
+// isDomain reports whether names, in the format of the DNSSL option, begins with a valid domain name.
 func isDomain(names []byte) bool {
 	_, _, ok := wire.NextDomain(names)
 	return ok
 }
 
-// seconds is a lifetime as options have it.
+// seconds returns the lifetime d in the format of an option: zero if d is 0, and infinity if it is
+// negative.
 func seconds(d, zero time.Duration) uint32 {
 	switch {
 	case d == 0:
@@ -244,11 +247,11 @@ func seconds(d, zero time.Duration) uint32 {
 	return uint32(min(d/time.Second, math.MaxUint32-1))
 }
 
-// stepRouter sends an advertisement where one is due. s.mu is held.
+// stepRouter sends an advertisement if one is due. s.mu is held.
 //
 // RFC 4861 6.2.4: "the interval timer is reset to a uniformly distributed random value between the
-// interface's configured MinRtrAdvInterval and MaxRtrAdvInterval", of which the first is a third of the
-// other.
+// interface's configured MinRtrAdvInterval and MaxRtrAdvInterval". Here MinRtrAdvInterval is always a
+// third of MaxRtrAdvInterval.
 func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r := ifc.router
 	if r == nil || r.at > now {
@@ -265,7 +268,7 @@ func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r.at = now + wait
 }
 
-// sendRouterAdv sends what an interface advertises to all nodes, from its link-local address.
+// sendRouterAdv sends the advertisement r to all nodes, from the interface's link-local address.
 func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
 	for _, a := range ifc.list() {
 		if !isLinkLocal6(a.addr()) || !a.usable() {
@@ -282,7 +285,8 @@ func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
 	}
 }
 
-// inputRouterSol answers a Router Solicitation, if the interface is that of a router (RFC 4861 6.1.1 and 6.2.6).
+// inputRouterSol schedules the answer to a Router Solicitation, if the host is a router on the
+// interface (RFC 4861 6.1.1 and 6.2.6).
 func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	if !ifc.isRouter.Load() {
 		return dropICMPType
@@ -298,7 +302,7 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	case told && !ifc.isStation(mac):
 		return dropBadNDSender
 	case told:
-		// "the IsRouter flag MUST be set to FALSE" of who solicits.
+		// "the IsRouter flag MUST be set to FALSE" in the neighbour entry of the soliciting host.
 		ifc.neigh6.learn(p.src, mac, toldMAC|toldOverride|toldCreate|toldHost)
 	}
 	s := ifc.s
@@ -306,7 +310,7 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	defer s.mu.Unlock()
 	if a := ifc.router; a != nil && !s.closed.Load() {
 		// "a router MUST delay the response by a random value between 0 and MAX_RA_DELAY_TIME seconds";
-		// consecutive ones to all nodes "MUST be rate limited to no more than one advertisement every
+		// consecutive advertisements to all nodes "MUST be rate limited to no more than one advertisement every
 		// MIN_DELAY_BETWEEN_RAS seconds."
 		now := s.now()
 		at := now + tcp.Time(s.random.next(randND)%uint64(maxAdvDelay))

@@ -211,7 +211,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 			return 0, err
 		}
 	}
-	data := b[len(h.own()):]
+	data := b[len(h.appHeader()):]
 	now := r.s.now()
 	sl := r.path.slot(now, len(data), false)
 	copy(sl.buf[transportAt:], data)

@@ -321,7 +321,7 @@ func TestTimeDoesNotGoBackWithinABatch(t *testing.T) {
 			SrcPort: 80, DstPort: syn.SrcPort, Flags: wire.FlagACK, Window: 60000, Seq: 101, Ack: syn.Seq + 101,
 		}}))
 		require.Zero(t, c.Info().Unacked)
-		require.Equal(t, wrote, c.ran)
+		require.Equal(t, wrote, c.lastRun)
 		require.GreaterOrEqual(t, c.Info().MinRTT, tcp.Time(0))
 		require.NoError(t, c.SetLinger(0))
 		require.NoError(t, c.Close())

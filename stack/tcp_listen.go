@@ -168,9 +168,9 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 	return true
 }
 
-// settled moves a connection whose handshake is complete to those that can be
+// handshakeEnded moves a connection whose handshake is complete to those that can be
 // accepted, and forgets one that ended before it was.
-func (l *TCPListener) settled(t *TCP, ev tcp.Events) {
+func (l *TCPListener) handshakeEnded(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
 	half := l.forget(t)
 	switch {

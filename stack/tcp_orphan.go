@@ -191,7 +191,7 @@ func stalled(age tcp.Time, bytes, left int) bool {
 func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	t := o.t
 	t.mu.Lock()
-	now = max(now, t.ran)
+	now = max(now, t.lastRun)
 	switch {
 	case t.orphan == 0:
 		t.mu.Unlock()

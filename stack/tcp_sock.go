@@ -19,67 +19,67 @@ import (
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
 type TCPInfo = tcp.Info
 
-// TCP is a TCP connection as a socket: the state machine of package tcp with a
-// lock, a place in the table, a timer and those who wait. All methods may be
+// TCP is a TCP socket: a tcp.Conn, which is the state machine, with a lock, an
+// entry in the connection table, a timer and the waiting goroutines. All methods may be
 // called from several goroutines.
 //
-// Every way in runs the same: lock, call the Conn, pull what it wants to send,
-// wake whom it names, set the timer, unlock, transmit.
+// Every event is handled in the same steps: lock t.mu, call the Conn, take the segments
+// that it has to send, wake waiting goroutines, set the timer, unlock, transmit.
 //
-// Most connections are idle most of the time, so what only a busy one needs is
-// made when it is first used.
+// Most connections are idle most of the time, so what only an active one needs is
+// allocated on first use.
 type TCP struct {
-	tcpEntry // its place in the table; first, so that a lookup touches one cache line
+	tcpEntry // the entry in the table; first, so that a lookup touches one cache line
 	s        *Stack
-	listener *TCPListener // that it came through; nil for an active open
+	listener *TCPListener // the listener that received the SYN; nil for an active open
 
 	mu      mutex[levelSocket]
 	conn    tcp.Conn
-	ran     tcp.Time   // the time that conn has reached
-	path    *path      // shared with other connections: it does not change
-	waiters *waiters   // nil until somebody has waited
-	dl      *deadlines // nil until there was one that had to be waited for
+	lastRun tcp.Time   // when run was last called
+	path    *path      // shared with other connections, so immutable
+	waiters *waiters   // allocated on first use
+	dl      *deadlines // allocated for the first deadline in the future
 
-	timer   *sockTimer // nil while the wheel looks after the connection
-	timerAt tcp.Time   // when timer fires, or the wheel comes round; 0: neither
+	timer   *sockTimer // nil while the connection is in the timer wheel
+	timerAt tcp.Time   // when timer fires, or the wheel reaches the connection; 0: neither is set
 	inWheel wheelSlot
 
-	half    int32 // its place, from 1 on, among those that are half open; under the listener's lock
+	half    int32 // 1 + its index in listener.half; 0: not half open; under the listener's lock
 	linger  int32 // seconds; negative: close in the background
-	orphan  int32 // its slot among the orphans, from 2 on; negative in the list of those without data
-	slot    uint8 // of the wheel; under its lock
+	orphan  int32 // index of its slot among the orphans, from 2 on; negative in the list of those without data; 0: none
+	slot    uint8 // index of its slot in the wheel; under the wheel's lock
 	direct  directState
-	wheeled bool // inWheel was set, and the wheel has not come round
+	wheeled bool // it was put into the wheel, which has not reached it yet
 
 	linked      bool   // it is in the table
-	detached    bool   // TIME-WAIT stands in the table in its place
+	detached    bool   // a timeWait has replaced it in the table
 	connected   bool   // the handshake was completed
 	closed      bool   // the application or the stack closed it
 	canceled    bool   // the context of the dial ended
-	writing     bool   // a writer has the turn
+	writing     bool   // a Write is in progress; others wait
 	yield       bool   // the next Write first lets others run: see yieldBytes
 	rdShut      bool   // CloseRead
 	wrShut      bool   // CloseWrite
 	errReported bool   // the error that ended the connection was reported once
 	queueFull   bool   // waits for room in the transmit queue
-	rdPast      bool   // the deadline of reads was set to a time that had passed
-	wrPast      bool   // and that of writes
-	tos, ttl    uint8  // of the packets that are sent; tos without the bits of ECN
+	rdPast      bool   // the read deadline was set to a time in the past
+	wrPast      bool   // the write deadline was set to a time in the past
+	tos, ttl    uint8  // of sent packets; tos without the ECN bits
 	ipID        uint16 // the IP identification of the next packet
 
 	zc *zeroCopySend // nil until there was a large Write
 }
 
-// waiters are those who wait for a connection: readers on rd; writers, Dial and
+// waiters are the goroutines that wait for a connection: readers on rd; writers, Dial and
 // Close on wr.
 type waiters struct {
 	rd, wr    sync.Cond
-	n         int              // those who wait
-	untilIdle int              // readers among them that are to be woken when the connection rests
-	zcReceive *zeroCopyReceive // nil until a reader had room for it
+	n         int              // goroutines that wait
+	untilIdle int              // readers among them to wake when the connection becomes idle
+	zcReceive *zeroCopyReceive // allocated when a reader first has a buffer large enough
 }
 
-// read and write wait. t.mu is held, and released to wait.
+// read and write wait on rd and wr. The caller holds t.mu, which is released during the wait.
 func (w *waiters) read()  { w.wait(&w.rd) }
 func (w *waiters) write() { w.wait(&w.wr) }
 
@@ -89,7 +89,7 @@ func (w *waiters) wait(on *sync.Cond) {
 	w.n--
 }
 
-// waiting makes what it takes to wait. t.mu is held.
+// waiting returns t.waiters, allocating it on first use. t.mu is held.
 func (t *TCP) waiting() *waiters {
 	if t.waiters == nil {
 		t.waiters = &waiters{}
@@ -98,7 +98,7 @@ func (t *TCP) waiting() *waiters {
 	return t.waiters
 }
 
-// wakeReaders and wakeWriters wake all who wait, if any do. t.mu is held.
+// wakeReaders wakes all goroutines that wait on rd, and wakeWriters those on wr. t.mu is held.
 func (t *TCP) wakeReaders() {
 	if t.waiters != nil {
 		t.waiters.rd.Broadcast()
@@ -118,7 +118,7 @@ func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
 	return t
 }
 
-// config is what a connection on the socket's path begins with.
+// config returns the initial configuration of a connection on the socket's path.
 func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	iss := t.s.isn(now, &t.key)
 	t.ipID = uint16(iss >> 16)
@@ -135,8 +135,8 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	return cfg
 }
 
-// DialTCP opens a connection to remote and waits until it stands, fails, or ctx
-// ends. A zero local, or its zero address or port, is chosen. Errors are
+// DialTCP opens a connection to remote. It waits until the connection is established or fails, or
+// ctx ends. If the address or the port of local is zero, DialTCP chooses it. Errors are
 // *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
 // net.ErrClosed.
 func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
@@ -151,7 +151,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	ra, zone := s.unzone(remote.Addr())
 	local, remote = netip.AddrPortFrom(la, local.Port()), netip.AddrPortFrom(ra, remote.Port())
 	if a := local.Addr(); a.IsMulticast() || s.IsBroadcast(a) || a == loopbackBroadcast() {
-		// As on the kernel, which binds to it and sends from an address of the host's.
+		// Linux can bind to such an address, and then sends from one of the host's addresses.
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
 	} else if a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
@@ -174,7 +174,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, err
 	}
 	t.mu.Lock()
-	if t.closed { // by Close, which has found it in the table
+	if t.closed { // by Stack.Close, which found it in the table
 		t.mu.Unlock()
 		return nil, net.ErrClosed
 	}
@@ -186,23 +186,23 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	t.conn.Open(now, cfg)
 	t.runDirect(now)
 	if err := t.awaitConnect(ctx); err != nil {
-		s.drain() // a dial that was given up may have a reset to send
+		s.drain() // a canceled dial may have queued a RST
 		return nil, err
 	}
 	return t, nil
 }
 
-// TCPOptions are what a connection begins with. It can be changed later.
+// TCPOptions are the initial socket options of a connection.
 type TCPOptions struct {
 	// KeepAlive turns keep-alive on. Idle is the quiet time before the first
-	// probe, Interval the time between probes, and Count their number. What is
-	// not positive has its default: 15 s, 15 s and 9.
+	// probe, Interval the time between probes, and Count their number. A value that
+	// is not positive stands for the default: 15 s, 15 s and 9.
 	KeepAlive      bool
 	Idle, Interval time.Duration
 	Count          int
 }
 
-// keepAlive is the setting of the connection. Where it is off, Idle is negative.
+// keepAlive returns the setting for package tcp, in which a negative Idle turns keep-alive off.
 func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 	k := tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
 	if o.Idle > 0 {
@@ -220,15 +220,15 @@ func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 	return k
 }
 
-// bindDial makes the socket of an active open and puts it into the table. The
-// local port is the given one, or one by RFC 6056. old is the connection in TIME-WAIT
-// whose place is taken, or nil.
+// bindDial makes the socket of an active open and puts it into the table. If localPort is 0,
+// it chooses a port as in RFC 6056. old is the connection in TIME-WAIT that the
+// socket replaces, or nil.
 func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uint16) (t *TCP, old *timeWait, err error) {
 	local, remote := netip.AddrPortFrom(p.src, localPort), netip.AddrPortFrom(p.dst, remotePort)
 	t = s.newTCP(local, remote, p)
 	t.linked = true
 	if localPort != 0 {
-		s.tcp.listenMu.Lock() // between the question and the insertion nobody else takes the port
+		s.tcp.listenMu.Lock() // no other socket may take the port between find and insert
 		free := s.tcp.listeners.find(local, int(p.zone)) == nil && !s.tcp.table.ports.busy(&bound{addr: p.src, zone: int(p.zone)}, localPort, false) && s.tcp.table.insert(&t.tcpEntry)
 		s.tcp.listenMu.Unlock()
 		if !free {
@@ -249,7 +249,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.connected && !t.closed {
-		return nil // the peer is in this process, and has answered
+		return nil // a peer in this process may have answered already
 	}
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() {
@@ -264,7 +264,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 		case t.closed:
 			return net.ErrClosed
 		case t.connected:
-			t.waiters = nil // nobody else has the socket yet, and it may never have to wait again
+			t.waiters = nil // saves memory: no other goroutine has the socket yet
 			return nil
 		case t.conn.Err() != tcp.ErrNone:
 			t.closed = true
@@ -280,18 +280,18 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 	}
 }
 
-// segment gives a received segment to the connection. It reports false when the
-// connection has left the table meanwhile.
+// segment handles a received segment. It reports false if the connection has left the table since
+// the caller found it there.
 func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
-	// What would complete a handshake waits until there is room in the queue. A RST is
-	// taken at any time: RFC 9293 3.10.7.4 looks at it before the ACK.
+	// While the accept queue is full, do not complete a handshake. A RST is
+	// handled at any time: RFC 9293 3.10.7.4 checks it before the ACK.
 	if l := t.listener; l != nil && seg.Flags&(wire.FlagACK|wire.FlagRST) == wire.FlagACK && l.full() {
 		t.mu.Lock()
 		waiting := t.conn.State() == tcp.SynReceived
 		t.mu.Unlock()
 		if waiting {
-			// As if it were lost: the peer, or our SYN,ACK's timer, tries again
-			// when there is room in the queue.
+			// Treat the segment as lost: the peer, or the timer of our SYN,ACK, will
+			// retransmit.
 			t.s.drop(dropAcceptQueue)
 			return true
 		}
@@ -301,8 +301,8 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		return false
 	}
-	// It was received with its batch. Others may have had the lock since.
-	now = max(now, t.ran)
+	// now is when the batch of the segment was received. run may have been called later than that.
+	now = max(now, t.lastRun)
 	una := t.conn.Una()
 	t.conn.Segment(now, seg)
 	if t.conn.Una() != una {
@@ -314,16 +314,16 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 	return true
 }
 
-// report tells the listener what has become of a connection of its queue. No
-// lock is held.
+// report tells the listener that the handshake was completed, or that the connection has
+// ended. The caller must not hold a lock.
 func (t *TCP) report(ev tcp.Events) {
 	if t.listener != nil && ev&(tcp.Connected|tcp.Dead) != 0 {
-		t.listener.settled(t, ev)
+		t.listener.handshakeEnded(t, ev)
 	}
 }
 
-// runDirect is run for a caller who sends next, and whose socket has a segment or two to send:
-// a small first one is transmitted directly. t.mu is held, and released.
+// runDirect is run, then transmits what run has queued. If the first segment is small, it uses
+// direct transmit. The caller holds t.mu; runDirect unlocks it.
 func (t *TCP) runDirect(now tcp.Time) {
 	ifc := t.path.ifc
 	t.direct = directAllowed
@@ -336,22 +336,22 @@ func (t *TCP) runDirect(now tcp.Time) {
 	if ifc != nil {
 		ifc.sendDirect()
 	}
-	t.s.drain() // more may be queued, and elsewhere if the routes have changed meanwhile
+	t.s.drain() // further segments; they may be queued at another interface after a change of routes
 }
 
-// A directState says whether a segment may be, or was, transmitted directly.
+// A directState says whether run may use direct transmit, and whether it has.
 type directState uint8
 
 const (
 	directNo      directState = iota
-	directAllowed             // the caller of run calls flush next
-	directMade                // flush is to send the segment
+	directAllowed             // run may make one direct slot
+	directMade                // run has made one: the caller must call sendDirect
 )
 
-// run is what follows every call on the Conn: send, wake, set the timer. t.mu
-// is held.
+// run must follow every call of a method of the Conn that changes it. It queues segments, wakes
+// goroutines and sets the timer. It returns the events of the Conn. t.mu is held.
 func (t *TCP) run(now tcp.Time) tcp.Events {
-	t.ran = now
+	t.lastRun = now
 	t.pull(now)
 	ev := t.conn.Events()
 	if ev != 0 {
@@ -368,7 +368,7 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 	return ev
 }
 
-// wake wakes those whom the events concern. t.mu is held.
+// wake wakes the goroutines that wait for the events ev. t.mu is held.
 func (t *TCP) wake(ev tcp.Events) {
 	if ev&tcp.Connected != 0 {
 		t.connected = true
@@ -401,7 +401,7 @@ func (t *TCP) txReady() {
 }
 
 // pull takes segments from the Conn while the transmit queue has room, and
-// queues them. Wire order is the order of choosing, because t.mu is held.
+// queues them. They leave in the order in which the Conn returned them, because t.mu is held.
 func (t *TCP) pull(now tcp.Time) {
 	var seg tcp.Segment
 	for !t.queueFull {
@@ -419,17 +419,17 @@ func (t *TCP) pull(now tcp.Time) {
 	}
 }
 
-// reroute looks for a path when routes have changed. Without one nothing is sent, and what
-// would be is lost, until there is one again or the connection times out.
+// reroute looks up the path again after routes have changed. If there is none, segments are
+// dropped until there is one again or the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
 	if t.direct == directAllowed {
-		t.direct = directNo // flush is for the interface that was
+		t.direct = directNo // the caller calls sendDirect of the old interface
 	}
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src, int(t.path.zone))
 	if err != nil || p.group {
-		// As on Linux 6.18, a connection that had something in flight ends with ENETUNREACH,
-		// and one that has not with ETIMEDOUT.
+		// As on Linux 6.18, a connection with data in flight ends with ENETUNREACH, any other
+		// with ETIMEDOUT.
 		if !t.path.noRoute && t.conn.InFlight(t.conn.Una()) {
 			t.conn.SoftError(tcp.ErrNetUnreachable)
 		}
@@ -446,7 +446,7 @@ func (t *TCP) reroute(now tcp.Time) {
 	t.conn.SetGSO(p.gso())
 }
 
-// icmp takes an ICMP error about the segment with sequence number seq.
+// icmp handles an ICMP error about the segment with sequence number seq.
 func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.mu.Lock()
 	now := t.s.now()
@@ -459,16 +459,16 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	}
 	switch st := t.conn.State(); {
 	case e.errno == syscall.EMSGSIZE:
-		// The sequence number is right: the report may be believed, for this
-		// connection and for what others send there. pull finds the path void.
+		// The sequence number is valid, so trust the report, for all traffic to this
+		// destination. pull then finds the path invalid and calls reroute.
 		t.s.lowerPathMTU(t.path.dst, e.mtu)
 	case (st == tcp.SynSent || st == tcp.SynReceived) && !e.reassembly:
-		// As Linux: a host that says so now is better believed than waited for.
+		// As on Linux, an ICMP error ends a handshake at once.
 		t.conn.HardError(now, tcpErrOf(e.errno))
 	default:
 		// RFC 9293 3.9.2.2 MUST-56: "Since these Unreachable messages indicate
 		// soft error conditions, a TCP implementation MUST NOT abort the
-		// connection"; RFC 5927 5.2: the hard ones neither, once it stands.
+		// connection"; RFC 5927 5.2: nor for hard errors, once it is established.
 		t.conn.SoftError(tcpErrOf(e.errno))
 	}
 	ev := t.run(now)
@@ -477,7 +477,7 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.s.drain()
 }
 
-// Read takes what has come, waiting for it. At the peer's FIN it returns io.EOF.
+// Read reads received data into p. It waits until there is some. After the peer's FIN it returns io.EOF.
 func (t *TCP) Read(p []byte) (int, error) { return t.read(p, false) }
 
 // ErrIdle is returned by ReadActive when nothing has happened on the connection for a while.
@@ -487,7 +487,7 @@ var ErrIdle = errors.New("stack: the connection is idle")
 // second or two. The caller can then give up its buffer and call AwaitReadable.
 func (t *TCP) ReadActive(p []byte) (int, error) { return t.read(p, true) }
 
-// AwaitReadable waits until a Read would not.
+// AwaitReadable waits until Read would return without waiting.
 func (t *TCP) AwaitReadable() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -507,7 +507,7 @@ func (t *TCP) readable() bool {
 	return t.conn.Err() != tcp.ErrNone && !t.errReported
 }
 
-// read is Read, or ReadActive where untilIdle is set.
+// read implements Read and, if untilIdle is set, ReadActive.
 func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 	t.mu.Lock()
 	for {
@@ -552,16 +552,16 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 			continue
 		}
 		t.withdrawBuffer()
-		// It has just come: the time of that will do.
-		if n := t.conn.Awaited(t.ran); n > 0 {
-			t.wasRead(t.ran)
+		// The data has just been received, at t.lastRun: that saves a call of now.
+		if n := t.conn.Awaited(t.lastRun); n > 0 {
+			t.wasRead(t.lastRun)
 			return n, nil
 		}
 	}
 }
 
-// wasRead is run after a Read, which seldom has anything to send. t.mu is held, and
-// released.
+// wasRead calls run after a Read, but only if an ACK is due or no timer is set. The caller holds
+// t.mu; wasRead unlocks it.
 func (t *TCP) wasRead(now tcp.Time) {
 	if !t.conn.AckDue() && t.timerAt != 0 {
 		t.mu.Unlock()
@@ -572,9 +572,9 @@ func (t *TCP) wasRead(now tcp.Time) {
 	t.s.drain()
 }
 
-// Take is Read of all that waits, without a copy: x and then y. They are the
-// caller's until it passes storage to Release. It returns nil where Read has to be
-// called: nothing waits, or the connection cannot be read.
+// Take reads all received data without copying it: first x, then y. The caller may use them
+// until it passes storage to Release. If storage is nil, there is no data or the connection
+// cannot be read, and the caller has to call Read.
 func (t *TCP) Take() (x, y, storage []byte) {
 	t.mu.Lock()
 	if t.closed || t.rdPast || t.dl != nil && t.dl.rd.expired() {
@@ -598,7 +598,7 @@ func (t *TCP) Release(storage []byte) { t.s.tcp.params.Free(storage) }
 // readEnd returns why nothing more will be read, or nil. t.mu is held.
 func (t *TCP) readEnd() error {
 	if t.conn.AtEOF() {
-		return io.EOF // whatever came after the FIN
+		return io.EOF // even if the connection failed after the FIN
 	}
 	if e := t.conn.Err(); e != tcp.ErrNone && !t.errReported {
 		t.errReported = true // the kernel reports it once
@@ -610,7 +610,7 @@ func (t *TCP) readEnd() error {
 	return nil
 }
 
-// CloseRead makes reads return io.EOF when what has come is read.
+// CloseRead makes Read return io.EOF after the data that is already received.
 func (t *TCP) CloseRead() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -623,7 +623,7 @@ func (t *TCP) CloseRead() error {
 	return nil
 }
 
-// CloseWrite sends a FIN after what was written.
+// CloseWrite sends a FIN after the written data.
 func (t *TCP) CloseWrite() error {
 	growStack(false)
 	t.mu.Lock()
@@ -653,7 +653,7 @@ func (t *TCP) shutdownErr() error {
 	return nil
 }
 
-// Close ends the connection for the application. What was written is still
+// Close closes the socket. Written data is still
 // delivered in the background, unless SetLinger says otherwise. A second Close
 // returns net.ErrClosed.
 func (t *TCP) Close() error {
@@ -684,7 +684,7 @@ func (t *TCP) Close() error {
 	return nil
 }
 
-// lingerFor waits until everything is acknowledged, at most d.
+// lingerFor waits until all data and the FIN are acknowledged, but at most d.
 func (t *TCP) lingerFor(d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -706,7 +706,7 @@ func (t *TCP) kill() {
 	now := t.s.now()
 	t.conn.Abort(now)
 	t.run(now)
-	if t.linked { // where the Conn was never opened
+	if t.linked { // the Conn was never opened, so run has not removed it
 		t.unlink()
 	}
 	t.wakeReaders()
@@ -720,7 +720,7 @@ func (t *TCP) LocalAddr() netip.AddrPort { return t.zoned(t.key.local()) }
 // RemoteAddr is the peer's address.
 func (t *TCP) RemoteAddr() netip.AddrPort { return t.zoned(t.key.remote()) }
 
-// zoned gives a link-local end its zone.
+// zoned adds the zone to a link-local address.
 func (t *TCP) zoned(a netip.AddrPort) netip.AddrPort {
 	if !isLinkLocal6(a.Addr()) {
 		return a
@@ -750,8 +750,8 @@ func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
 	if t.closed {
 		return net.ErrClosed
 	}
-	// net/http ends its background read of each request by a deadline that has
-	// passed, and none after it: that takes no timer and no memory.
+	// A deadline in the past, and its removal, need no timer and no memory. net/http sets and
+	// removes one for each request, to end its background read.
 	past := !d.IsZero() && time.Until(d) <= 0
 	if t.dl == nil && !past && !d.IsZero() {
 		t.dl = newDeadlines(t)
@@ -775,7 +775,7 @@ func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
 	return nil
 }
 
-// deadlines are those of a connection's reads and writes.
+// deadlines are the read and the write deadline of a connection.
 type deadlines struct {
 	rd, wr                   deadline
 	wakeReaders, wakeWriters func()
@@ -790,7 +790,7 @@ func (d *deadlines) stop() {
 	d.wr.stop()
 }
 
-// change runs an option's setter, and sends what it makes due.
+// change calls f, which sets a socket option, and then run.
 func (t *TCP) change(f func(now tcp.Time)) error {
 	t.mu.Lock()
 	if t.closed {
@@ -805,12 +805,12 @@ func (t *TCP) change(f func(now tcp.Time)) error {
 	return nil
 }
 
-// SetNoDelay turns Nagle's algorithm off, as it is at first, or on.
+// SetNoDelay turns Nagle's algorithm off if on is true, which is the default, or on if it is false.
 func (t *TCP) SetNoDelay(on bool) error {
 	return t.change(func(tcp.Time) { t.conn.SetNoDelay(on) })
 }
 
-// SetKeepAlive turns keep-alive on or off. TCPOptions say what it is at first.
+// SetKeepAlive turns keep-alive on or off. The initial setting is that of TCPOptions.
 func (t *TCP) SetKeepAlive(on bool) error {
 	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
 		if on == (k.Idle < 0) {
@@ -837,8 +837,7 @@ func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error 
 	})
 }
 
-// changeKeepAlive lets f change the setting, in which a negative Idle is one that
-// is turned off.
+// changeKeepAlive lets f change the keep-alive setting. A negative Idle means that keep-alive is off.
 func (t *TCP) changeKeepAlive(f func(k *tcp.KeepAlive)) error {
 	return t.change(func(now tcp.Time) {
 		k := t.conn.KeepAlive()
@@ -847,24 +846,24 @@ func (t *TCP) changeKeepAlive(f func(k *tcp.KeepAlive)) error {
 	})
 }
 
-// SetLinger says what Close does with data that is not yet delivered: negative,
-// it is delivered in the background; zero, it is discarded and the connection
-// reset; positive, Close waits for up to that many seconds.
+// SetLinger sets what Close does with data that is not yet acknowledged. If sec is negative,
+// the data is delivered in the background. If sec is 0, Close discards it and resets the
+// connection. If sec is positive, Close waits for up to sec seconds until it is delivered.
 func (t *TCP) SetLinger(sec int) error {
 	return t.change(func(tcp.Time) { t.linger = int32(max(min(sec, math.MaxInt32), -1)) })
 }
 
-// SetReadBuffer fixes the receive buffer in bytes, and ends its tuning.
+// SetReadBuffer sets the size of the receive buffer in bytes, and turns off its auto-tuning.
 func (t *TCP) SetReadBuffer(n int) error {
 	return t.change(func(tcp.Time) { t.conn.SetRecvLimit(min(max(n, minTCPBuffer), maxTCPBuffer)) })
 }
 
-// SetWriteBuffer fixes the send buffer in bytes, and ends its tuning.
+// SetWriteBuffer sets the size of the send buffer in bytes, and turns off its auto-tuning.
 func (t *TCP) SetWriteBuffer(n int) error {
 	return t.change(func(tcp.Time) { t.conn.SetSendLimit(min(max(n, minTCPBuffer), maxTCPBuffer)) })
 }
 
-// Buffers that an application asks for are kept between these, in bytes.
+// Limits of SetReadBuffer and SetWriteBuffer in bytes.
 const (
 	minTCPBuffer = 4 << 10
 	maxTCPBuffer = 16 << 20

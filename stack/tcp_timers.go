@@ -94,7 +94,7 @@ func (t *TCP) disarm() {
 		t.wheeled = false
 	}
 	t.timerAt = 0
-	t.conn.Deactivate(t.ran)
+	t.conn.Deactivate(t.lastRun)
 }
 
 // tick is the timer's.

@@ -110,8 +110,8 @@ func (c *Conn) takeDSACK(a *ackSample, k block) {
 	}
 	// RFC 8985 6.2 step 4: "If a DSACK option is received [...] and was not in
 	// this round trip: RACK.reo_wnd_mult += 1".
-	if !r.dsackHot {
-		r.dsackHot, r.dsackEnd = true, c.snd.nxt
+	if !r.dsackPending {
+		r.dsackPending, r.dsackEnd = true, c.snd.nxt
 		r.reoMult = min(max(r.reoMult, 1)+1, 20)
 		r.reoKeep = 16
 	}
@@ -394,7 +394,7 @@ func (c *Conn) checkTLP(a *ackSample) {
 		return
 	}
 	switch {
-	case !r.tlpAgain, a.dsack, a.origAcked, r.phase != phaseOpen:
+	case !r.tlpRetrans, a.dsack, a.origAcked, r.phase != phaseOpen:
 		r.tlpOut = false
 	case a.timestamp && r.undoTS != 0:
 		// The timestamp shows which of the two was acknowledged (RFC 3522).

@@ -8,7 +8,7 @@ const (
 	phaseLoss                  // after a retransmission timeout: slow start
 )
 
-// A frtoStep is where F-RTO is, the steps of RFC 5682 2.1.
+// A frtoStep is a step of F-RTO (RFC 5682 2.1).
 type frtoStep uint8
 
 const (
@@ -27,24 +27,25 @@ type recovery struct {
 	lost    bool // a retransmission sent after reduced was lost
 	twice   bool // the window was reduced a second time: see reduceAgain
 
-	// noCongestion: everything due was dropped for its size, or because the window was shut.
+	// noCongestion: all the data to retransmit was lost because of its size or because the peer's
+	// window was closed, not because of congestion.
 	noCongestion bool
 
 	// RACK, RFC 8985 5.2.
-	xmit     Time  // RACK.xmit_ts: when the latest-sent piece among the delivered ones was sent
-	end      Seq   // RACK.end_seq: the end of that piece
-	rtt      Time  // RACK.rtt: its round-trip time
-	reoSeen  bool  // RACK.reordering_seen
-	reoMult  uint8 // RACK.reo_wnd_mult
-	reoKeep  uint8 // RACK.reo_wnd_persist: recoveries until reoMult is reset
-	dsackEnd Seq   // RACK.dsack_round: SND.NXT when reoMult last grew
-	dsackHot bool  // dsackEnd is not yet acknowledged
+	xmit         Time  // RACK.xmit_ts: when the latest-sent piece among the delivered ones was sent
+	end          Seq   // RACK.end_seq: the end of that piece
+	rtt          Time  // RACK.rtt: its round-trip time
+	reoSeen      bool  // RACK.reordering_seen
+	reoMult      uint8 // RACK.reo_wnd_mult
+	reoKeep      uint8 // RACK.reo_wnd_persist: recoveries until reoMult is reset
+	dsackEnd     Seq   // RACK.dsack_round: SND.NXT when reoMult last grew
+	dsackPending bool  // dsackEnd is not yet acknowledged
 
 	// Tail loss probe, RFC 8985 7.
-	tlpEnd   Seq  // TLP.end_seq: SND.NXT when the probe was sent
-	tlpOut   bool // a probe is in flight
-	tlpAgain bool // TLP.is_retrans: the probe was a retransmission
-	tlpNow   bool // Next must send a probe
+	tlpEnd     Seq  // TLP.end_seq: SND.NXT when the probe was sent
+	tlpOut     bool // a probe is in flight
+	tlpRetrans bool // TLP.is_retrans: the probe was a retransmission
+	tlpNow     bool // Next must send a probe
 
 	dups int // duplicate acknowledgements, counted without SACK
 
@@ -59,13 +60,13 @@ type recovery struct {
 	marked    uint64 // bytes marked lost since the Conn was opened
 
 	// Undo: the state before the reduction, restored if the loss was spurious.
-	canUndo   bool
-	undoCwnd  int
-	undoSS    int
-	undoCount int    // retransmissions that no DSACK has reported as duplicates
-	undoTS    uint32 // timestamp of the first retransmission; 0: none yet
-	undoFrom  Seq    // SND.UNA when the episode began
-	undoEnd   Seq    // SND.NXT when the episode ended; when more is acknowledged, it is too late for undo
+	canUndo      bool
+	undoCwnd     int
+	undoSsthresh int
+	undoCount    int    // retransmissions that no DSACK has reported as duplicates
+	undoTS       uint32 // timestamp of the first retransmission; 0: none yet
+	undoFrom     Seq    // SND.UNA when the episode began
+	undoEnd      Seq    // SND.NXT when the episode ended; when more is acknowledged, it is too late for undo
 }
 
 // recover runs loss detection and congestion control after an acknowledgement: it detects
@@ -86,8 +87,8 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		// report one of its retransmissions.
 		r.canUndo = false
 	}
-	if r.dsackHot && r.dsackEnd.LessEq(c.snd.una) {
-		r.dsackHot = false
+	if r.dsackPending && r.dsackEnd.LessEq(c.snd.una) {
+		r.dsackPending = false
 	}
 	var wait Time
 	if c.sackOK {
@@ -125,7 +126,7 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 	c.armRtx(a.now, wait, a.advanced || a.sacked)
 }
 
-// congestionLoss reports whether lost data is due that calls for a recovery.
+// congestionLoss reports whether there is lost data to retransmit for which recovery must be entered.
 func (c *Conn) congestionLoss() bool {
 	r := &c.rec
 	r.noCongestion = r.noCongestion && c.sb.due > 0
@@ -160,7 +161,7 @@ func (c *Conn) beginPRR(now Time) {
 	c.cc.reduce(c, now)
 }
 
-// reducePRR is RFC 9937 5: cwnd follows what is delivered.
+// reducePRR sets cwnd during fast recovery (RFC 9937 5): PRR sends in proportion to the delivered data.
 func (c *Conn) reducePRR(a *ackSample) {
 	r, w := &c.rec, &c.cc
 	if a.delivered == 0 {
@@ -241,7 +242,7 @@ func (c *Conn) leaveRecovery() {
 func (c *Conn) saveUndo() {
 	r := &c.rec
 	r.canUndo = true
-	r.undoCwnd, r.undoSS = c.cc.cwnd, c.cc.ssthresh
+	r.undoCwnd, r.undoSsthresh = c.cc.cwnd, c.cc.ssthresh
 	// A retransmission of the previous episode may still be in flight. It carries an older
 	// timestamp than those of this episode, and may cause a DSACK. Neither means that this
 	// episode is spurious, so count it in undoCount, and keep undoTS.
@@ -271,7 +272,7 @@ func (c *Conn) undo(a *ackSample) bool {
 		return false
 	}
 	r.canUndo, r.frto = false, frtoOff
-	c.cc.restore(c, r.undoCwnd, r.undoSS)
+	c.cc.restore(c, r.undoCwnd, r.undoSsthresh)
 	// Nothing was lost: cancel the retransmissions that are still due.
 	c.sb.unmarkDue()
 	r.phase = phaseOpen
@@ -370,7 +371,8 @@ func (c *Conn) rtxExpired(now Time) {
 	}
 }
 
-// retransmissionTimeout is RFC 6298 5.4 to 5.7.
+// retransmissionTimeout retransmits and backs off the RTO (RFC 6298 5.4 to 5.7), or ends the
+// connection after too many timeouts.
 func (c *Conn) retransmissionTimeout(now Time) {
 	t := &c.timers
 	if c.state == SynSent || c.state == SynReceived {

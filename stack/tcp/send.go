@@ -375,13 +375,13 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 		if s.una == s.nxt || c.sb.lost > 0 || c.sb.sacked > 0 || c.sendEdge().Less(s.nxt) {
 			return false // an acknowledgement has come since, or the window has shrunk
 		}
-		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpAgain = true, s.nxt, false
+		c.rec.tlpOut, c.rec.tlpEnd, c.rec.tlpRetrans = true, s.nxt, false
 		if n := min(unsent, mss); n > 0 && n <= room {
 			c.transmitNew(now, out, n, mss)
 			c.rec.tlpEnd = s.nxt
 			return true
 		}
-		c.rec.tlpAgain = true
+		c.rec.tlpRetrans = true
 		// undoTS becomes the timestamp of the probe, to tell it from the original. An
 		// earlier reduction can no longer be undone.
 		c.rec.undoTS, c.rec.canUndo = 0, false

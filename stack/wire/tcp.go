@@ -32,7 +32,7 @@ const (
 
 const flagNames = "FINSYNRSTPSHACKURGECECWRAE"
 
-// String returns the names of the flags, as "SYN,ACK", and "none" for none.
+// String returns the names of the flags, such as "SYN,ACK", or "none" if f is 0.
 func (f TCPFlags) String() string { return string(f.appendTo(nil)) }
 
 func (f TCPFlags) appendTo(dst []byte) []byte {
@@ -47,7 +47,7 @@ func (f TCPFlags) appendTo(dst []byte) []byte {
 		if len(dst) > start {
 			dst = append(dst, ',')
 		}
-		dst = append(dst, flagNames[3*i:min(3*i+3, len(flagNames))]...)
+		dst = append(dst, flagNames[3*i:min(3*i+3, len(flagNames))]...) // the last one, AE, has 2 letters
 	}
 	return dst
 }
@@ -71,7 +71,7 @@ type TCP struct {
 	SACKPermitted bool         // RFC 2018 2
 	HasTS         bool         // the Timestamps option is there
 	TSVal, TSEcr  uint32       // RFC 7323 3.2
-	NSACK         uint8        // how many of SACK are there, 0 to 4
+	NSACK         uint8        // number of valid entries of SACK, 0 to 4
 	SACK          [4]SACKBlock // RFC 2018 3
 }
 
@@ -98,9 +98,8 @@ const (
 )
 
 // ParseTCP returns the header and the data of the segment b. It does not verify
-// the checksum. Options that are malformed or unknown are passed over, and what
-// follows one of an impossible length is ignored. It fails with ShortTCP or
-// BadTCPOffset.
+// the checksum. It skips malformed and unknown options, and stops at an option
+// whose length is impossible. It fails with ShortTCP or BadTCPOffset.
 func ParseTCP(b []byte) (h TCP, payload []byte, r Reason) {
 	if len(b) < TCPLen {
 		return h, nil, ShortTCP
@@ -141,8 +140,8 @@ func (h *TCP) parseOptions(b []byte) {
 			continue
 		}
 		// RFC 9293 3.1, MUST-7: "TCP implementations MUST be prepared to handle
-		// an illegal option length (e.g., zero)". What the next option would be
-		// cannot be known then.
+		// an illegal option length (e.g., zero)". The next option cannot be found
+		// then.
 		if len(b) < 2 || b[1] < 2 || int(b[1]) > len(b) {
 			return
 		}
@@ -153,8 +152,8 @@ func (h *TCP) parseOptions(b []byte) {
 	}
 }
 
-// parseOption takes one option, kind and length included. A known kind with
-// another length than its own is passed over.
+// parseOption parses one option b, which includes the kind and the length. It
+// ignores a known kind with a wrong length.
 func (h *TCP) parseOption(kind uint8, b []byte) {
 	be := binary.BigEndian
 	switch {
@@ -175,7 +174,7 @@ func (h *TCP) parseOption(kind uint8, b []byte) {
 	case kind == tcpOptSACK && len(b) > 2 && (len(b)-2)%tcpSACKBlockLen == 0:
 		b = b[2:]
 		h.SACK = [4]SACKBlock{}
-		h.NSACK = uint8(len(b) / tcpSACKBlockLen) // 4 fill the 40 bytes
+		h.NSACK = uint8(len(b) / tcpSACKBlockLen) // at most 4: a header has 40 bytes of options
 		for i := range h.NSACK {
 			h.SACK[i] = SACKBlock{Start: be.Uint32(b[0:4]), End: be.Uint32(b[4:8])}
 			b = b[tcpSACKBlockLen:]
@@ -211,14 +210,15 @@ func (h *TCP) fixedLen() int {
 	return n
 }
 
-// sackFit returns how many SACK blocks fit a header of n bytes beside them.
+// sackFit returns how many SACK blocks a header can have whose other fields and
+// options take n bytes.
 func (h *TCP) sackFit(n int) int {
 	return min(int(h.NSACK), len(h.SACK), (MaxTCPLen-n-4)/tcpSACKBlockLen)
 }
 
 // Put writes the header with its options to the first Len bytes of b, with a
-// checksum of 0, and returns Len. The order of the options is that of the common
-// stacks, every option being aligned: MSS; SACK-Permitted and Timestamps; Window
+// checksum of 0, and returns Len. The options are in the same order as those of
+// Linux and BSD, and each is aligned: MSS; SACK-Permitted and Timestamps; Window
 // Scale; SACK.
 func (h *TCP) Put(b []byte) int {
 	n := h.fixedLen()
@@ -242,7 +242,7 @@ func (h *TCP) Put(b []byte) int {
 	return n
 }
 
-// putOptions writes the options, k SACK blocks among them, which fill b.
+// putOptions writes the options, with k SACK blocks. They fill b.
 func (h *TCP) putOptions(b []byte, k int) {
 	be := binary.BigEndian
 	if h.MSS != 0 {
