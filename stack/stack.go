@@ -403,6 +403,7 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.groups.detach(ifc)
 	s.sendLast(ifc)
 	err := ifc.close()
+	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // which nobody asks any more
 	s.linkGone()
 	s.drain()
 	return err

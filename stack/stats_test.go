@@ -102,3 +102,17 @@ func TestEverythingMayHappenAtOnce(t *testing.T) {
 	<-readers
 	require.Zero(t, a.frags.cost)
 }
+
+func TestPacketsOfARemovedNICStayCounted(t *testing.T) {
+	s, p := hostAndPeer(t)
+	u := openUDP(t, s, "0.0.0.0:9")
+	sendTo2(t, u, "1")
+	p.reply()
+	for range 10 {
+		sendTo2(t, u, "2")
+	}
+	sent := s.Stats().IP.Sent
+	require.NotZero(t, s.ifaceNamed("eth0").stats.TxDirect.Frames())
+	require.NoError(t, s.RemoveNIC("eth0"))
+	require.GreaterOrEqual(t, s.Stats().IP.Sent, sent)
+}
