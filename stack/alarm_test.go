@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -29,6 +30,21 @@ func (o *testOwner) fired() {
 
 func (o *testOwner) now() tcp.Time { return tcp.Time(time.Since(o.start)) }
 
+// times are when the alarm has fired.
+func (o *testOwner) times() []time.Duration {
+	synctest.Wait()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.at)
+}
+
+// move is that of the alarm.
+func (o *testOwner) move(at tcp.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.alarm.move(o.now(), at, o)
+}
+
 func TestAlarmFiresAtTheEarliestTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &testOwner{start: time.Now()}
@@ -40,37 +56,36 @@ func TestAlarmFiresAtTheEarliestTime(t *testing.T) {
 		o.alarm.set(o.now(), 0, o)
 		o.mu.Unlock()
 		time.Sleep(4 * time.Second)
-		require.Equal(t, []time.Duration{2 * time.Second}, o.at)
+		require.Equal(t, []time.Duration{2 * time.Second}, o.times())
 
 		o.mu.Lock()
 		o.alarm.set(o.now(), at(time.Second), o) // has come
 		o.mu.Unlock()
-		synctest.Wait()
-		require.Equal(t, []time.Duration{2 * time.Second, 4 * time.Second}, o.at)
+		require.Equal(t, []time.Duration{2 * time.Second, 4 * time.Second}, o.times())
 	})
 }
 
 func TestAlarmMovesLaterAndStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &testOwner{start: time.Now()}
-		o.alarm.move(o.now(), 0, o)
-		o.alarm.move(o.now(), tcp.Second, o)
-		o.alarm.move(o.now(), 3*tcp.Second, o)
+		o.move(0)
+		o.move(tcp.Second)
+		o.move(3 * tcp.Second)
 		time.Sleep(2 * time.Second)
-		require.Empty(t, o.at)
+		require.Empty(t, o.times())
 		time.Sleep(2 * time.Second)
-		require.Equal(t, []time.Duration{3 * time.Second}, o.at)
+		require.Equal(t, []time.Duration{3 * time.Second}, o.times())
 
-		o.alarm.move(o.now(), 5*tcp.Second, o)
-		o.alarm.move(o.now(), 0, o)
+		o.move(5 * tcp.Second)
+		o.move(0)
 		time.Sleep(time.Minute)
-		require.Len(t, o.at, 1)
+		require.Len(t, o.times(), 1)
 
 		o.alarm.close()
 		o.alarm.set(o.now(), o.now()+1, o)
-		o.alarm.move(o.now(), o.now()+1, o)
+		o.move(o.now() + 1)
 		time.Sleep(time.Minute)
-		require.Len(t, o.at, 1)
+		require.Len(t, o.times(), 1)
 		require.False(t, o.alarm.over())
 	})
 }

@@ -419,6 +419,7 @@ func TestAFloodOfAdvertisementsIsBounded(t *testing.T) {
 		require.LessOrEqual(t, len(s.Interfaces()[1].AddrInfo), 1+maxAutoAddrs)
 		require.LessOrEqual(t, len(s.Neighbors()), maxNeighbors)
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		require.Zero(t, a.size())
 		require.Len(t, s.Interfaces()[1].AddrInfo, 1)
 	})
