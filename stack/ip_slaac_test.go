@@ -69,6 +69,9 @@ func autoAddrs(s *Stack, p string) (list []AddrInfo) {
 func left(at time.Time) time.Duration { return time.Until(at).Round(time.Second) }
 
 // RFC 4861 6.3 and RFC 4862 5.5.3.
+//
+// RFC 4861 MUST-18 MUST-19 MUST-21 MUST-24 SHLD-4 SHLD-6.
+// RFC 4862 MUST-14 MUST-16.
 func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -96,6 +99,12 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Equal(t, "preferred", stateOf(s, as[0].Prefix.Addr().String()))
 		require.NotContains(t, strings.Join(p.sent(), "\n"), "router solicitation", "RFC 4861 6.3.7: it has been answered")
+		// A router that has another link address now.
+		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+		b, rest := (&wire.RouterAdv{Lifetime: 1800, Options: wire.AppendNDOption(nil, wire.NDSourceLink, macC[:])}).Append(nil)
+		p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: router6, dst: "ff02::1", body: b})
+		require.Equal(t, macC, neighbor6(s, router6).MAC)
+		require.Equal(t, "stale", state6(s, router6))
 		// A lifetime of 0 is the end of the router, not of the address.
 		p.ra(ra{no: true})
 		require.False(t, s.Interfaces()[1].Gateway6.IsValid())
@@ -110,6 +119,9 @@ func routeError(s *Stack, dst string) error {
 }
 
 // RFC 4862 5.5.4 and RFC 4861 6.3.5: lifetimes end, and nothing is left.
+//
+// RFC 4861 MUST-23 SHLD-4.
+// RFC 4862 MUST-19 MUST-20.
 func TestLifetimesOfWeeksEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -135,6 +147,8 @@ func TestLifetimesOfWeeksEnd(t *testing.T) {
 }
 
 // RFC 4862 5.5.3 (e): the rule of two hours.
+//
+// RFC 4862 MUST-16 MUST-17 MUST-18.
 func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 	const forEver = (1<<32 - 1) * time.Second
 	for _, c := range []struct{ have, told, want time.Duration }{
@@ -173,6 +187,9 @@ func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 }
 
 // RFC 4861 6.1.2 and 6.3.4, RFC 4862 5.5.3: what is ignored.
+//
+// RFC 4861 MUST-11 MUST-12 MUST-14 MUST-15 MUST-22 SHLD-4 SHLD-3.
+// RFC 4862 MUST-11 MUST-12 MUST-13 MUST-15.
 func TestAdvertisementsThatAreNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -210,6 +227,8 @@ func TestAdvertisementsThatAreNotBelieved(t *testing.T) {
 }
 
 // RFC 4191: preferences and routes; RFC 8106; RFC 8781; RFC 4861 6.3.4.
+//
+// RFC 4861 SHLD-2 SHLD-3 MUST-20.
 func TestWhatElseRoutersSay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -281,6 +300,8 @@ func TestWhatElseRoutersSay(t *testing.T) {
 }
 
 // RFC 4861 7.2.5.
+//
+// RFC 4861 MUST-50.
 func TestARouterThatIsNoneAnyMoreIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -369,6 +390,8 @@ func TestADuplicateIsReplacedThreeTimes(t *testing.T) {
 }
 
 // RFC 8981 3.
+//
+// RFC 4862 SHLD-2.
 func TestTemporaryAddressesChangeEachDay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t, func(c *Config) { c.NICs[0].Temporary = true })

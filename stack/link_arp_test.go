@@ -415,6 +415,8 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 }
 
 // RFC 4861 7.3.1: what is acknowledged confirms.
+//
+// RFC 4861 SHLD-8.
 func TestNewAcknowledgementsKeepANeighbourFresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{})

@@ -133,6 +133,8 @@ func TestTCPRunsOverIPv6OnEthernet(t *testing.T) {
 }
 
 // RFC 4861 7.2.2 and 7.2.3.
+//
+// RFC 4861 MUST-42 MUST-43 MUST-44 MUST-45 MUST-46.
 func TestASolicitationIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -145,10 +147,23 @@ func TestASolicitationIsAnswered(t *testing.T) {
 		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "::", dst: wire.SolicitedNode(addr(llA)).String(), body: h.Append(nil)})
 		require.Equal(t, []string{macA.String() + " > 33:33:00:00:00:01 IPv6 " + llA + " > ff02::1 ICMPv6 neighbor advertisement " +
 			llA + " is-at " + macA.String() + " override"}, p.sent())
+		require.Len(t, s.Neighbors(), 1)
+		// A sender that has another link address now. IsRouter stays as it was.
+		p.na("2001:db8::2", macB, wire.NASolicited|wire.NARouter)
+		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
+		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+		h = wire.NeighborSol{Target: addr(llA), Source: macC, HasSource: true}
+		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: wire.SolicitedNode(addr(llA)).String(), body: h.Append(nil)})
+		n := neighbor6(s, "2001:db8::2")
+		require.Equal(t, "stale", n.State)
+		require.Equal(t, macC, n.MAC)
+		require.True(t, n.Router)
 	})
 }
 
 // RFC 4861 7.1.1, 7.1.2 and RFC 6980 5.
+//
+// RFC 4861 MUST-25 MUST-27 MUST-28 MUST-29 MUST-30 MUST-31 MUST-32 MUST-33 MUST-35 MUST-41.
 func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 	sol := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
 	group := wire.SolicitedNode(addr("2001:db8::1")).String()
@@ -219,6 +234,8 @@ func TestNeighborDiscoveryInPiecesIsIgnored(t *testing.T) {
 }
 
 // RFC 4861 7.3.3: resolution, and what a neighbour that answers goes through.
+//
+// RFC 4861 MUST-37 MUST-38 MUST-39 MUST-47 MUST-52.
 func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -251,6 +268,7 @@ func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
 	})
 }
 
+// RFC 4861 MUST-39 MUST-40.
 func TestASilentIPv6NeighbourIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -268,6 +286,8 @@ func TestASilentIPv6NeighbourIsGivenUp(t *testing.T) {
 }
 
 // RFC 4862 5.4.2, RFC 4429 and RFC 7527.
+//
+// RFC 4862 MUST-1 MUST-3 MUST-5.
 func TestANewAddressIsProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}))
@@ -322,6 +342,8 @@ func stateOf(s *Stack, a string) string {
 }
 
 // RFC 4862 5.4.3 and 5.4.4.
+//
+// RFC 4862 MUST-7 MUST-8 MUST-9.
 func TestADuplicateIsGivenUp(t *testing.T) {
 	group := wire.SolicitedNode(addr("2001:db8::1")).String()
 	probe := func(nonce *[6]byte) ndMessage {
@@ -371,18 +393,22 @@ func TestADuplicateIsGivenUp(t *testing.T) {
 // RFC 4862 5.4.3: "If the source address of the Neighbor Solicitation is a unicast address, the
 // sender is performing address resolution on the target; the solicitation should be silently
 // ignored."
+//
+// RFC 4862 MUST-6 MUST-10 SHLD-1.
 func TestATentativeAddressIsNotUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}), func(c *Config) { c.WaitForDAD = true })
 		synctest.Wait()
-		p.take()
+		require.NotContains(t, strings.Join(p.sent(), "\n"), "solicitation", "the probe is delayed")
 		p.ns("2001:db8::1")
 		require.Equal(t, 1, dropped(s, dropTentative))
 		_, err := s.OpenUDP(Family6, addrPort("[2001:db8::1]:9"))
 		require.ErrorContains(t, err, "cannot assign requested address")
 		p.send(ethernet6(macA, ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6}, echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 1, 1, nil))))
 		require.Equal(t, 1, dropped(s, dropNotLocal))
-		time.Sleep(2 * time.Second)
+		time.Sleep(time.Second + time.Millisecond)
+		require.Contains(t, strings.Join(p.sent(), "\n"), ":: > ff02::1:ff00:1 ICMPv6 neighbor solicitation")
+		time.Sleep(time.Second)
 		openUDP(t, s, "[2001:db8::1]:9")
 	})
 }
@@ -408,6 +434,8 @@ func TestRoutesOutlastTentativeAddresses(t *testing.T) {
 }
 
 // RFC 7527 4.2: the host's own probe, sent back by a loop in the network, is no other node's.
+//
+// RFC 4862 MUST-7.
 func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}))
@@ -429,6 +457,8 @@ func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
 }
 
 // RFC 4861 8.1 and 8.3.
+//
+// RFC 4861 MUST-53 MUST-56 MUST-58 SHLD-10.
 func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 	const dst = "2001:db8:5::5"
 	gateway := func(c *Config) { c.NICs[0].Gateway6 = addr("fe80::99") }
@@ -570,6 +600,8 @@ func payloads6(frames [][]byte) (list []string) {
 }
 
 // A node that comes with an address that the host has used for long is told of it, and logged.
+//
+// RFC 4861 MUST-51.
 func TestAnAddressOfIPv6IsDefended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -611,6 +643,8 @@ func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
 // RFC 4861 6.3.6: "Routers that are reachable or probably reachable [...] SHOULD be preferred over
 // routers whose reachability is unknown or suspect". What waited for a router that does not answer
 // goes by the other one.
+//
+// RFC 4861 SHLD-5.
 func TestAnotherRouterOfIPv6StandsIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, func(c *Config) {

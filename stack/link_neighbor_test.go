@@ -12,6 +12,8 @@ import (
 )
 
 // RFC 4861 7.2.5, and appendix C: what an advertisement does to an entry, written out state by state.
+//
+// RFC 4861 MUST-47 MUST-48 MUST-49 SHLD-7.
 func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 	const (
 		none = iota

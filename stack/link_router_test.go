@@ -15,6 +15,8 @@ import (
 )
 
 // RFC 4861 6.2, between two hosts of this kind.
+//
+// RFC 4861 SHLD-1.
 func TestAHostAdvertisesThatItIsARouter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
@@ -56,6 +58,8 @@ func TestAHostAdvertisesThatItIsARouter(t *testing.T) {
 }
 
 // RFC 4861 6.2.4 and 6.2.6: how often.
+//
+// RFC 4861 MUST-1 MUST-3 MUST-4 MUST-5 MUST-6 MUST-7 MUST-8 MUST-9 MUST-10 MUST-46.
 func TestAdvertisementsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -79,6 +83,20 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 		n := count()
 		require.GreaterOrEqual(t, n, 60)
 		require.LessOrEqual(t, n, 180)
+		for range 20 {
+			time.Sleep(2 * time.Second)
+			count()
+			time.Sleep(2 * time.Second)
+			if count() > 0 {
+				continue // one was due
+			}
+			p.nd(ask)
+			require.Zero(t, count(), "MAX_RA_DELAY_TIME")
+			time.Sleep(501 * time.Millisecond)
+			require.Equal(t, 1, count())
+		}
+		time.Sleep(time.Minute)
+		count()
 		for range 300 {
 			p.nd(ask)
 			time.Sleep(100 * time.Millisecond)
