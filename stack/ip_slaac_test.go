@@ -96,7 +96,7 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 		way, err = s.route(addr("2001:db8:1::77"), netip.Addr{})
 		require.NoError(t, err)
 		require.Equal(t, "2001:db8:1::77", way.hop.String(), "the prefix is on the link")
-		time.Sleep(2 * time.Second)
+		time.Sleep(20 * time.Second)
 		require.Equal(t, "preferred", stateOf(s, as[0].Prefix.Addr().String()))
 		require.NotContains(t, strings.Join(p.sent(), "\n"), "router solicitation", "RFC 4861 6.3.7: it has been answered")
 		// A router that has another link address now.
