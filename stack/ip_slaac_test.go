@@ -99,6 +99,13 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		require.Equal(t, "preferred", stateOf(s, as[0].Prefix.Addr().String()))
 		require.NotContains(t, strings.Join(p.sent(), "\n"), "router solicitation", "RFC 4861 6.3.7: it has been answered")
+		// RFC 4861 6.3.4: a prefix without the L flag is not on the link, though there is an address of it.
+		auto := wire.PrefixInfo{Prefix: prefix("2001:db8:3::/64"), Auto: true, Valid: 3600, Preferred: 3600}
+		p.ra(ra{}, auto.Append(nil))
+		require.Len(t, autoAddrs(s, "2001:db8:3::/64"), 1)
+		way, err = s.route(addr("2001:db8:3::77"), netip.Addr{})
+		require.NoError(t, err)
+		require.Equal(t, router6, way.hop.String())
 		// A router that has another link address now.
 		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
 		b, rest := (&wire.RouterAdv{Lifetime: 1800, Options: wire.AppendNDOption(nil, wire.NDSourceLink, macC[:])}).Append(nil)
