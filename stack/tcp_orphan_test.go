@@ -290,11 +290,14 @@ func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 		require.NoError(t, c.Close())
 		require.Equal(t, 1, a.tcp.orphans.stats())
 		a.tcp.orphans.mu.Lock()
-		buf := make([]byte, 50_000)
-		for range 3 { // not to the end: data is left all the time
-			_, err := io.ReadFull(d, buf)
-			require.NoError(t, err)
-		}
+		elsewhere(func() {
+			buf := make([]byte, 50_000)
+			for range 3 { // not to the end: data is left all the time
+				if _, err := io.ReadFull(d, buf); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 		a.tcp.orphans.mu.Unlock()
 		rest, err := io.ReadAll(d)
 		require.NoError(t, err)
