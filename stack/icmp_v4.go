@@ -12,13 +12,14 @@ import (
 // 576 bytes."
 const maxICMPError = 576
 
-// Codes of RFC 1812 5.2.7.1 for what routers make of the precedence in TOS.
+// Codes of destination unreachable for packets that a router drops because of the precedence in their
+// TOS (RFC 1812 5.2.7.1).
 const (
 	precedenceViolation = 14
 	precedenceCutoff    = 15
 )
 
-// inputICMP works on an ICMP message.
+// inputICMP handles a received ICMP message.
 func (s *Stack) inputICMP(p *packet) {
 	h, body, r := wire.ParseICMP(p.payload)
 	if r != wire.OK {
@@ -32,11 +33,11 @@ func (s *Stack) inputICMP(p *packet) {
 	case wire.ICMPUnreachable, wire.ICMPTimeExceeded, wire.ICMPParamProblem:
 		s.inputICMPError(p, &h, body)
 	case wire.ICMPEchoReply:
-		// For raw sockets, which have it by now.
+		// Only raw sockets use it, and they have received it already.
 	default:
 		// RFC 1122 3.2.2: "If an ICMP message of unknown type is received, it
-		// MUST be silently discarded." Source quench is one of them by
-		// RFC 6633 3, and redirects are not believed.
+		// MUST be silently discarded." So is a source quench (RFC 6633 3). IPv4 redirects are
+		// ignored too.
 		s.drop(dropICMPType)
 	}
 }
@@ -74,7 +75,7 @@ func (s *Stack) echoOptions(p *packet) *ipMore {
 	if r != wire.OK || o.RecordRoute == nil && o.Timestamp == nil {
 		return nil
 	}
-	// What came is borrowed.
+	// Copy the options, because the received packet must not be changed.
 	options := append(append(make([]byte, 0, wire.MaxIPv4Len-wire.IPv4Len), o.RecordRoute...), o.Timestamp...)
 	o, _, _ = wire.ParseIPv4Options(options)
 	// RFC 1122 3.2.2.8: the "standard value" is "milliseconds since midnight UT".
@@ -86,7 +87,7 @@ func (s *Stack) echoOptions(p *packet) *ipMore {
 	return &ipMore{options: options}
 }
 
-// v4 is the header of the error in IPv4.
+// v4 returns the ICMPv4 header of an error of kind k.
 func (k icmpKind) v4(pointer int) wire.ICMP {
 	switch k {
 	case icmpPort:
@@ -100,7 +101,7 @@ func (k icmpKind) v4(pointer int) wire.ICMP {
 	return wire.ICMP{Type: wire.ICMPParamProblem, Rest: uint32(pointer) << 24}
 }
 
-// sendICMPError4 is sendICMPError for IPv4, where the error is allowed.
+// sendICMPError4 sends an ICMP error about p. sendICMPError has checked that one may be sent.
 func (s *Stack) sendICMPError4(p *packet, k icmpKind, pointer int) {
 	const most = maxICMPError - wire.IPv4Len - wire.ICMPLen
 	buf := s.bufs.get(transportAt + wire.ICMPLen + min(len(p.header)+len(p.payload), most))
@@ -111,7 +112,7 @@ func (s *Stack) sendICMPError4(p *packet, k icmpKind, pointer int) {
 	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP}, buf, wire.ICMPLen+n)
 }
 
-// isICMPQuery reports whether a message is known not to be an error.
+// isICMPQuery reports whether t is the type of a query or a reply, and so not an error.
 func isICMPQuery(t wire.ICMPType) bool {
 	switch t {
 	case wire.ICMPEcho, wire.ICMPEchoReply, wire.ICMPTimestamp, wire.ICMPTimestampReply:
@@ -120,15 +121,15 @@ func isICMPQuery(t wire.ICMPType) bool {
 	return false
 }
 
-// inputICMPError works on an error about a datagram that seems to be ours.
+// inputICMPError handles an ICMP error, and passes it to the socket that sent the quoted datagram.
 func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 	quoted, transport, r := wire.ParseQuoted(body)
 	if r != wire.OK {
 		s.drop(r)
 		return
 	}
-	// Only what the host has sent comes from one of its addresses, and the
-	// error went to that very address.
+	// The quoted datagram must have come from this host, so its source is the address to which the
+	// error was sent.
 	if p.broadcast || quoted.Src != p.dst || quoted.FragOffset != 0 || !isUnicast(quoted.Dst) {
 		s.drop(dropBadICMPError)
 		return
@@ -147,8 +148,9 @@ func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 	s.deliverError(quoted.Proto, &e)
 }
 
-// nextMTU is the MTU that a fragmentation needed message names, or means.
-// RFC 1191 4 has it in a field that was unused, and zero, in RFC 792.
+// nextMTU returns the MTU of the next hop from a fragmentation needed message. RFC 1191 4: routers
+// that only follow RFC 792 send 0. The MTU is then estimated from the total length of the
+// quoted datagram.
 func nextMTU(mtu, total int) int {
 	if mtu < minMTU {
 		return plateau(total)
@@ -156,12 +158,12 @@ func nextMTU(mtu, total int) int {
 	return mtu
 }
 
-// ICMPErrno returns the errno of an ICMP error message as Linux has it (icmp_err_convert), and
-// whether it is hard: a hard one is told to connected UDP and raw sockets. It is 0 where the
-// message is not such an error, or its code is not defined.
+// ICMPErrno returns the errno that Linux has for an ICMP error message (icmp_err_convert), and
+// whether the error is hard. Connected UDP and raw sockets report hard errors. The errno is 0 if the
+// message is not an error or its code is not defined.
 //
 // RFC 1122 4.2.3.9: codes 0, 1 and 5 of destination unreachable are soft errors, "2-4 ... are
-// hard error conditions"; of those defined since, being prohibited will not pass.
+// hard error conditions". Codes that say that communication is prohibited are hard too.
 func ICMPErrno(typ wire.ICMPType, code uint8) (errno syscall.Errno, hard bool) {
 	switch {
 	case typ == wire.ICMPTimeExceeded:

@@ -17,47 +17,46 @@ const (
 	minMTU = 68 // RFC 791 3.2
 )
 
-// An iface is a link of the host with the addresses that it has there.
+// An iface is an interface: a device, with the host's addresses on its link.
 type iface struct {
 	s          *Stack
 	dev        nic.Device
 	name       string
-	index      int // from 1, never used twice
+	index      int // from 1; never reused
 	loopback   bool
 	medium     nic.Medium
-	link       atomic.Pointer[linkState] // replaced, never changed
+	link       atomic.Pointer[linkState] // the linkState is immutable
 	txChecksum bool
-	linkLen    int                         // of the link header: 14 on Ethernet, 0 on IP
-	addrs      atomic.Pointer[[]ifaceAddr] // replaced under Stack.mu, never changed
-	gateways   [2]nicGateway               // of IPv4 and IPv6; under Stack.mu
+	linkLen    int                         // length of the link header: 14 on Ethernet, 0 on IP
+	addrs      atomic.Pointer[[]ifaceAddr] // stored under Stack.mu; the slice is immutable
+	gateways   [2]nicGateway               // for IPv4 and IPv6; under Stack.mu
 
 	tx             txQueue
 	bulk           bulkWriters
-	neigh4, neigh6 *neighborTable // nil where the link has no neighbours
-	solicited      []netip.Addr   // groups joined for the addresses of IPv6; under Stack.mu
-	auto           *autoconf      // nil where routers are not listened to
-	router         *routerAdv     // what is advertised; nil: nothing; under Stack.mu
-	isRouter       atomic.Bool    // it is not nil
-	mtu6, hops6    atomic.Int32   // of IPv6, as a router has told them; 0: those of the link, and defaultTTL
+	neigh4, neigh6 *neighborTable // nil on a link without neighbours
+	solicited      []netip.Addr   // solicited-node groups that are joined; under Stack.mu
+	auto           *autoconf      // nil unless NIC.Auto is set
+	router         *routerAdv     // the Router Advertisement to send, or nil; under Stack.mu
+	isRouter       atomic.Bool    // router is not nil
+	mtu6, hops6    atomic.Int32   // IPv6 MTU and hop limit from a Router Advertisement; 0: none
 	stats          ifaceStats
-	dead           atomic.Bool                // the device died or was closed
-	down           atomic.Bool                // that, or the device says that its link is
-	cause          atomic.Pointer[deathCause] // why the device died by itself; else nil
+	dead           atomic.Bool                // the device has failed or was closed
+	down           atomic.Bool                // dead, or the device says that its link is down
+	cause          atomic.Pointer[deathCause] // why the device failed; nil if it did not
 	group          groupTable                 // multicast groups joined
 	igmp, mld      groupLink                  // under the lock of Stack.groups
 
 	zeroCopy bool                            // the device asks for receive buffers
-	follows  bool                            // the device tells when its link changes
-	reader   atomic.Pointer[zeroCopyReceive] // who last began to wait with a large buffer; nil when it has left
+	reader   atomic.Pointer[zeroCopyReceive] // the last reader that began to wait with a large buffer; nil once it has returned
 }
 
-// A nicGateway is the router of the default route that a NIC's configuration has.
+// A nicGateway is the gateway in the configuration of a NIC.
 type nicGateway struct {
-	addr   netip.Addr // invalid: there is none
-	onLink bool       // without being in the network of an address
+	addr   netip.Addr // invalid if there is none
+	onLink bool       // it is on the link although it is in no network of an address
 }
 
-// gatewayFor returns the one of the address's family.
+// gatewayFor returns the gateway of the family of a.
 func (ifc *iface) gatewayFor(a netip.Addr) *nicGateway {
 	if a.Is4() {
 		return &ifc.gateways[0]
@@ -65,17 +64,17 @@ func (ifc *iface) gatewayFor(a netip.Addr) *nicGateway {
 	return &ifc.gateways[1]
 }
 
-// A linkState is what may change of a link while it is in use.
+// A linkState has the properties of a link that may change while it is in use.
 type linkState struct {
 	mac wire.MAC
 	mtu int // of the network layer
-	gso int // largest super-frame's IP packet; 0: none
+	gso int // largest IP packet of a super-frame in bytes; 0: no super-frames
 }
 
 func (ifc *iface) mac() wire.MAC { return ifc.link.Load().mac }
 func (ifc *iface) mtu() int      { return ifc.link.Load().mtu }
 
-// ipMTU is the MTU of a family.
+// ipMTU returns the MTU for IPv6 or IPv4.
 func (ifc *iface) ipMTU(v6 bool) int {
 	mtu := ifc.mtu()
 	if told := int(ifc.mtu6.Load()); v6 && told != 0 {
@@ -86,19 +85,19 @@ func (ifc *iface) ipMTU(v6 bool) int {
 
 func (ifc *iface) gso() int { return ifc.link.Load().gso }
 
-// setLink takes what the device says of its link.
+// setLink stores the properties of the device's link.
 func (ifc *iface) setLink(link *nic.Link) {
 	st := &linkState{mac: link.MAC, mtu: min(link.MTU, maxIPv4)}
-	// A super-frame has no use below what one frame carries, and IPv4's total
-	// length bounds it.
+	// A super-frame must be larger than a plain frame to be of use. IPv4's total
+	// length limits it.
 	if link.TxChecksum && link.GSO > link.MTU {
 		st.gso = min(link.GSO, maxIPv4)
 	}
 	ifc.link.Store(st)
 }
 
-// What is received and what is sent are counted by different goroutines, often at the
-// same time: each has cache lines of its own.
+// ifaceStats are the counters of an interface. Those of each direction have cache lines of their own,
+// because different goroutines receive and send, often at the same time.
 type ifaceStats struct {
 	_         cacheLine
 	Rx        tally.Tally
@@ -113,7 +112,7 @@ type ifaceStats struct {
 // sent is the number of frames that the device has taken.
 func (st *ifaceStats) sent() uint64 { return st.Tx.Frames() + st.TxDirect.Frames() }
 
-// A cacheLine keeps apart what different cores change.
+// A cacheLine is padding that keeps fields on different cache lines.
 type cacheLine [64]byte
 
 func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
@@ -135,28 +134,28 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	ifc.igmp.init(ifc, false)
 	ifc.mld.init(ifc, true)
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
-	ifc.tx.busy.Store(true) // up ends the turn: a device is not sent to before it is attached
+	ifc.tx.busy.Store(true) // nothing is sent before the device is attached: up clears busy
 	return ifc
 }
 
-// up attaches the device and tells the link which addresses are now here. The caller
-// drains: others may have put something since the routes were known.
+// up attaches the device and announces the interface's addresses on the link. The caller must drain,
+// because packets may have been queued before up.
 func (ifc *iface) up() {
-	// A device that can die by itself says so here.
+	// Learn when the device fails.
 	if d, ok := ifc.dev.(nic.DownNotifier); ok {
 		d.NotifyDown(ifc.failed)
 	}
-	// One whose link can change, too; and that may have happened already.
+	// Learn when the link changes. It may have changed already, so read it once.
 	if d, ok := ifc.dev.(nic.LinkNotifier); ok {
-		if ifc.follows = d.NotifyLink(ifc.linkChanged); ifc.follows {
+		if d.NotifyLink(ifc.linkChanged) {
 			ifc.readLink()
 		}
 	}
-	// One that can join what it receives is asked to.
+	// Turn on GRO if the device can merge received segments.
 	if d, ok := ifc.dev.(nic.ReceiveMerger); ok {
 		d.MergeReceived()
 	}
-	// One that can put payload where it belongs asks where that is.
+	// A device with zero-copy receive asks receiveBuffer for the buffer of a payload.
 	if d, ok := ifc.dev.(nic.ZeroCopyReceiver); ok {
 		ifc.zeroCopy = d.ReceiveInto(ifc.receiveBuffer)
 	}
@@ -165,12 +164,12 @@ func (ifc *iface) up() {
 	ifc.s.mu.Lock()
 	ifc.joinSolicited()
 	ifc.s.beginSoliciting(ifc, ifc.s.now())
-	ifc.s.ageAddrs() // and begin to look for duplicates
+	ifc.s.ageAddrs() // also begins Duplicate Address Detection
 	ifc.s.mu.Unlock()
 	ifc.announceAll()
 }
 
-// announceAll tells everybody on the link which addresses are here.
+// announceAll announces all addresses of the interface on the link.
 func (ifc *iface) announceAll() {
 	if ifc.linkLen == 0 {
 		return
@@ -180,26 +179,26 @@ func (ifc *iface) announceAll() {
 	}
 }
 
-// readLink takes what the device says of its link now. It reports whether it was down.
+// readLink reads the state of the device's link. It reports whether the interface was down before.
 func (ifc *iface) readLink() (wasDown bool) {
 	s := ifc.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	link := ifc.dev.Link()
 	ifc.setLink(&link)
-	// RFC 791 3.2: below that no internet module can work.
+	// RFC 791 3.2: "Every internet module must be able to forward a datagram of 68 octets".
 	down := !link.Up || link.MTU < minMTU
 	wasDown = ifc.down.Swap(down)
 	if ifc.dead.Load() {
 		ifc.down.Store(true)
 	}
-	// Paths have the MTU in them.
+	// Paths have a copy of the MTU.
 	s.gen.Add(1)
 	return wasDown
 }
 
-// linkChanged is called when the device's link has another MTU, MAC or state, or other
-// stations. No lock is held.
+// linkChanged handles a change of the link's MTU, MAC or state, or of the network behind
+// it. The caller must not hold a lock.
 func (ifc *iface) linkChanged() {
 	if ifc.dead.Load() || ifc.s.closed.Load() {
 		return
@@ -215,7 +214,7 @@ func (ifc *iface) linkChanged() {
 		ifc.s.log.Info("link changed", "nic", ifc.name, "up", !down, "mtu", now.mtu, "mac", now.mac)
 	}
 	if !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down {
-		return // the stations are where they were
+		return // only the MTU has changed: the neighbour entries are still valid
 	}
 	ifc.flushNeighbors(down)
 	if !down && (wasDown || before.mac != now.mac) {
@@ -228,8 +227,8 @@ func (ifc *iface) linkChanged() {
 	ifc.s.drain()
 }
 
-// failed is told that the device is of no more use. It may be called from
-// within drain and from the device's own goroutine, with no lock held.
+// failed takes the interface down because its device has failed with err. It may be called from
+// within drain and from the device's own goroutine. The caller must not hold a lock.
 func (ifc *iface) failed(err error) {
 	if ifc.dead.Swap(true) {
 		return
@@ -245,7 +244,7 @@ func (ifc *iface) failed(err error) {
 	ifc.s.changes.tell()
 }
 
-// close closes the device and drops what the interface still holds. sendLast was called.
+// close closes the device and drops the frames that are still queued. The caller has called sendLast.
 func (ifc *iface) close() error {
 	ifc.dead.Store(true)
 	ifc.down.Store(true)
@@ -256,13 +255,13 @@ func (ifc *iface) close() error {
 	ifc.s.redirects.forget(ifc, netip.Addr{})
 	ifc.closeQueue()
 	if errors.Is(err, net.ErrClosed) {
-		return nil // it died before
+		return nil // the device had failed before
 	}
 	return err
 }
 
-// closeDevice closes the device. One that takes long, such as a wrapped tunnel that waits for
-// its own Write, goes on closing in the background.
+// closeDevice closes the device. If that takes longer than closeStall, as with a wrapped tunnel that
+// waits for its own Write, it returns an error, and Close goes on in the background.
 func (ifc *iface) closeDevice() error {
 	done := make(chan error, 1)
 	go func() { done <- ifc.dev.Close() }()
@@ -279,25 +278,25 @@ func (ifc *iface) closeDevice() error {
 // InterfaceInfo describes an interface.
 type InterfaceInfo struct {
 	Name   string
-	Index  int // from 1; that of a removed interface is not used again
+	Index  int // from 1; the index of a removed interface is not reused
 	MAC    wire.MAC
 	MTU    int // bytes of the network layer
 	Medium nic.Medium
-	// Addrs are the addresses that are in use. AddrInfo says more of them, and has those that
-	// were given up.
+	// Addrs are the addresses that are in use. AddrInfo has details of them, and also the addresses
+	// that the host gave up.
 	Addrs    []netip.Prefix
 	AddrInfo []AddrInfo
 	// Gateway is the router of the first default route of IPv4 over the interface, and
 	// Gateway6 that of IPv6; invalid if there is none.
 	Gateway, Gateway6 netip.Addr
-	// Auto is what routers have said; nil unless NIC.Auto is set.
+	// Auto is the information from Router Advertisements; nil unless NIC.Auto is set.
 	Auto *AutoInfo
-	// Groups are the multicast groups that are received on the interface, in order:
-	// 224.0.0.1, with IPv6 ff02::1, and those that sockets have joined.
+	// Groups are the multicast groups that are received on the interface, in ascending order: the
+	// all-hosts group 224.0.0.1, with IPv6 also ff02::1, and those that sockets have joined.
 	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable
-	// Err is why the device has come to an end by itself; nil if it has not.
+	// Err is the error with which the device failed; nil if it has not failed.
 	Err error
 }
 
@@ -329,7 +328,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 	return infos
 }
 
-// ifaceNamed returns the interface of that name, or nil.
+// ifaceNamed returns the interface with the given name, or nil.
 func (s *Stack) ifaceNamed(name string) *iface {
 	for _, ifc := range *s.ifaces.Load() {
 		if ifc.name == name {
@@ -339,7 +338,7 @@ func (s *Stack) ifaceNamed(name string) *iface {
 	return nil
 }
 
-// ifaceWith returns the interface that has an address, or nil.
+// ifaceWith returns the interface that has the address a, or nil.
 func (s *Stack) ifaceWith(a netip.Addr) *iface {
 	for _, ifc := range *s.ifaces.Load() {
 		if ifc.owns(a) {
@@ -349,7 +348,7 @@ func (s *Stack) ifaceWith(a netip.Addr) *iface {
 	return nil
 }
 
-// ifaceAt returns the interface with that index, or nil.
+// ifaceAt returns the interface with the given index, or nil.
 func (s *Stack) ifaceAt(index int) *iface {
 	for _, ifc := range *s.ifaces.Load() {
 		if ifc.index == index {

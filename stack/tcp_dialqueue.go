@@ -13,38 +13,37 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// dialEnds are what dials that compete for local ports have in common.
+// dialEnds identify the dials that compete for the same local ports.
 type dialEnds struct {
 	src    netip.Addr
 	remote netip.AddrPort
 	zone   int
 }
 
-// A dialQueue has the dials between the same ends that found no free port while some
-// ports were held by connections that are over for the application. They wait in the
-// order in which they came, and only the first looks for a port: to look at all ports
-// takes a while.
+// A dialQueue has the dials with the same ends that found no free port, and that wait for a port of a
+// connection that is in TIME-WAIT or that the application has closed. The queue is in FIFO order.
+// Only the first dial searches for a port, because a search of all ports takes long.
 type dialQueue struct {
 	waiting []*queuedDial
-	at      tcp.Time // when the first is to look; 0: when it is told that a port is free
+	at      tcp.Time // when the first dial has to search again; 0: not known until a call of freeAt
 }
 
-// A queuedDial is a dial that waits. Its lock is that of timeWaits.
+// A queuedDial is a dial in a dialQueue. timeWaits.mu is its lock.
 type queuedDial struct {
 	cond     sync.Cond
 	canceled bool // the context of the dial ended
 }
 
-// wake wakes the first dial if it is to look by now.
+// wake wakes the first dial if the time of its search has come.
 func (q *dialQueue) wake(now tcp.Time) {
 	if q.at != 0 && q.at <= now {
 		q.waiting[0].cond.Signal()
 	}
 }
 
-// free notes that the tuple k can be taken by a dial at the given time; at is not 0.
+// freeAt records that a dial can take the tuple k at time at, which must be non-zero.
 // w.mu is held.
-func (w *timeWaits) free(k *tuple, at tcp.Time) {
+func (w *timeWaits) freeAt(k *tuple, at tcp.Time) {
 	if len(w.dials) == 0 {
 		return
 	}
@@ -55,18 +54,18 @@ func (w *timeWaits) free(k *tuple, at tcp.Time) {
 	}
 }
 
-// freed notes that the tuple k has left the table.
+// freed is freeAt for a tuple that has left the table. w.mu is not held.
 func (w *timeWaits) freed(k *tuple) {
 	if w.queued.Load() == 0 {
 		return
 	}
 	w.mu.Lock()
-	w.free(k, 1)
+	w.freeAt(k, 1)
 	w.mu.Unlock()
 }
 
-// queue puts a dial behind those that wait, and returns nil if none do and first is
-// not set.
+// queue appends a dial to the queue of ends. If there is no queue, it makes one if first is set,
+// and otherwise returns nil.
 func (w *timeWaits) queue(ends dialEnds, first bool) *queuedDial {
 	if !first && w.queued.Load() == 0 {
 		return nil
@@ -91,7 +90,7 @@ func (w *timeWaits) queue(ends dialEnds, first bool) *queuedDial {
 	return d
 }
 
-// leave takes a dial out of its queue, and has the next one look if it was the first.
+// leave removes d from its queue. If d was the first, it wakes the next dial to search.
 func (w *timeWaits) leave(ends dialEnds, d *queuedDial) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -107,8 +106,8 @@ func (w *timeWaits) leave(ends dialEnds, d *queuedDial) {
 	}
 }
 
-// await waits until it is the turn of d to look for a port: at the given time, or when
-// one is free.
+// await waits until d is the first in its queue and has to search for a port: at time at, or earlier
+// if a port becomes free.
 func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at tcp.Time) error {
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() {
@@ -121,7 +120,7 @@ func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	q := w.dials[ends]
-	if q.waiting[0] == d && at < whenTold && (q.at == 0 || at < q.at) {
+	if q.waiting[0] == d && at < whenFreed && (q.at == 0 || at < q.at) {
 		q.at = at
 		w.arm(w.s.now())
 	}
@@ -132,22 +131,21 @@ func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at 
 		case d.canceled:
 			return ctx.Err()
 		case q.waiting[0] == d && q.at != 0 && q.at <= w.s.now():
-			q.at = 0 // what is told from now on comes after the look
+			q.at = 0 // a port that becomes free during the search sets it again
 			return nil
 		}
 		d.cond.Wait()
 	}
 }
 
-// Instead of the time when a port can be taken.
+// Special values of the time at which a port can be taken.
 const (
-	whenTold tcp.Time = math.MaxInt64 - 1 // not known: free will tell
-	noPort   tcp.Time = math.MaxInt64     // it cannot
+	whenFreed tcp.Time = math.MaxInt64 - 1 // not known: wait for a call of freeAt
+	noPort    tcp.Time = math.MaxInt64     // never
 )
 
-// glance is how many ports a dial looks at before it takes its place in the queue to
-// look at all.
-const glance = 256
+// firstTries is how many ports a dial tries before it joins the queue, to try all ports.
+const firstTries = 256
 
 // orphaned reports whether the application has closed the connection.
 func (t *TCP) orphaned() bool {
@@ -157,14 +155,14 @@ func (t *TCP) orphaned() bool {
 }
 
 // bindEphemeral chooses the local port of an active open (RFC 6056), and puts the
-// socket into the table. old is the connection in TIME-WAIT whose place it takes, or nil.
+// socket into the table. old is the connection in TIME-WAIT that the socket replaces, or nil.
 //
-// Where every port is taken, and some only by connections that are over for the
-// application, it waits for one of those.
+// If every port is taken, but some by connections that are in TIME-WAIT or that the application
+// has closed, it waits for one of those.
 func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remote netip.AddrPort) (old *timeWait, err error) {
 	w, ends := &s.tcp.waits, dialEnds{src, remote, int(t.path.zone)}
 	hash := s.hashAddrs(netip.AddrPortFrom(src, 0), remote)
-	d := w.queue(ends, false) // behind those that wait
+	d := w.queue(ends, false) // nil if no dial waits
 	at := noPort
 	for {
 		if d != nil {
@@ -176,13 +174,13 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 		now, tries := s.now(), 0
 		at = noPort
 		_, ok := s.ephemeralPort(hash, func(port uint16) bool {
-			if tries++; tries > glance && d == nil {
+			if tries++; tries > firstTries && d == nil {
 				at = 1
 				return false
 			}
 			local := netip.AddrPortFrom(src, port)
 			if local == remote || s.tcp.listeners.find(local, int(t.path.zone)) != nil {
-				return false // it would connect to itself, which only who asks for it wants
+				return false // a listener has the port, or the socket would connect to itself
 			}
 			t.key = makeTuple(local, remote, int(t.path.zone))
 			taken := s.tcp.table.put(&t.tcpEntry)
@@ -198,7 +196,7 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 					return true
 				}
 			case taken.sock.orphaned():
-				when = whenTold
+				when = whenFreed
 			default:
 				return false
 			}
@@ -215,7 +213,7 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 			}
 			return old, nil
 		case d == nil:
-			d, at = w.queue(ends, true), 1 // what was freed before it had a place has to be seen
+			d, at = w.queue(ends, true), 1 // search at once: a port may have become free before d was queued
 		}
 	}
 }

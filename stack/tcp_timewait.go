@@ -53,7 +53,7 @@ func (w *timeWaits) add(now tcp.Time, t *TCP) {
 		w.drop(w.first)
 	}
 	w.append(now, tw)
-	w.free(&tw.key, w.takeAt(now, tw, tw.TSOffset()))
+	w.freeAt(&tw.key, w.takeAt(now, tw, tw.TSOffset()))
 	w.arm(now)
 }
 
@@ -91,7 +91,7 @@ func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
 	w.s.tcp.table.remove(&tw.tcpEntry)
-	w.free(&tw.key, 1)
+	w.freeAt(&tw.key, 1)
 }
 
 // takeAt returns when an active open whose timestamps have tsOffset may take the
