@@ -148,6 +148,14 @@ func TestQueriesAreAnsweredWithTheSources(t *testing.T) {
 		require.NoError(t, v.Leave(group1, 2))
 		require.Equal(t, []string{"v3 TO_IN 232.1.2.3" + toV3, "v3 TO_IN 232.1.2.3" + toV3}, r.after(time.Minute))
 		require.Empty(t, r.s.groups.due)
+		// A change of mode tells all that an answer would.
+		require.NoError(t, v.JoinSource(group1, src1, 2))
+		r.after(time.Minute)
+		r.ask(group1.String(), "11 ff 0000 e8010203 02 7d 0000")
+		require.NoError(t, v.Join(addr("232.1.2.9"), 2))
+		w := openUDP(t, r.s, "0.0.0.0:7")
+		require.NoError(t, w.Join(group1, 2))
+		require.NotContains(t, strings.Join(r.after(time.Hour), ";"), "IS_")
 	})
 }
 

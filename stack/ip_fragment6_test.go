@@ -380,6 +380,7 @@ func TestFragmentsOfIPv6HaveTheseHeaders(t *testing.T) {
 		ids = append(ids, id)
 	}
 	require.Equal(t, []uint32{ids[0], ids[0] + 1, ids[0] + 2}, ids)
+	require.Greater(t, ids[0], uint32(1000), "they begin where nobody knows")
 	_, err := u.WriteTo(make([]byte, 3000), addrPort("[2001:db8::3]:9"), SendOptions{})
 	require.NoError(t, err)
 	c, _ := wire.WalkIPv6(wire.ProtoFragment, p.take()[0][wire.IPv6Len:])
