@@ -2,7 +2,9 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,6 +42,11 @@ func FuzzInput6(f *testing.F) {
 	na := (&wire.NeighborAdv{Target: other, Link: macB, HasLink: true}).Append(nil)
 	ra, rest := (&wire.RouterAdv{HopLimit: 64, Lifetime: 1800, Options: wire.AppendMTU(nil, 1400)}).Append(nil)
 	redirect := (&wire.RedirectMsg{Target: addr("fe80::2"), Dst: addr("2001:db8:1::1"), Link: macB, HasLink: true}).Append(nil)
+	said, saidRest := (&wire.RouterAdv{Lifetime: 1800, Reachable: 1000, Retrans: 1000, Options: slices.Concat(
+		(&wire.PrefixInfo{Prefix: prefix("2001:db8:2::/64"), OnLink: true, Auto: true, Valid: 7200, Preferred: 3600}).Append(nil),
+		(&wire.RouteInfo{Prefix: prefix("2001:db8:3::/48"), Lifetime: 600}).Append(nil), wire.AppendRDNSS(nil, 600, other),
+		wire.AppendDNSSL(nil, 600, "a.test"), wire.AppendPREF64(nil, prefix("64:ff9b::/96"), 600),
+		wire.AppendNDOption(nil, wire.NDSourceLink, macB[:]))}).Append(nil)
 	query := append(make([]byte, 16), 2, 125, 0, 0)
 	mld := make([]byte, wire.RouterAlertLen, 64)
 	wire.PutRouterAlert(mld, wire.ProtoICMPv6)
@@ -53,6 +60,8 @@ func FuzzInput6(f *testing.F) {
 		six(wire.IPv6{Next: wire.ProtoUDP}, udp)), true)
 	f.Add(list(icmp(wire.ICMPv6RouterAdv, 0, rest, "fe80::2", "ff02::1", ra),
 		icmp(wire.ICMPv6Redirect, 0, 0, "fe80::2", "2001:db8::1", redirect)), true)
+	f.Add(list(icmp(wire.ICMPv6RouterAdv, 0, saidRest, "fe80::2", "ff02::1", said),
+		icmp(wire.ICMPv6RouterSol, 0, 0, "fe80::2", "ff02::2", wire.AppendNDOption(nil, wire.NDSourceLink, macB[:]))), true)
 	f.Add(list(ethernet6(wire.MulticastMAC(addr("ff02::1")), ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, HopLimit: 1, Src: addr("fe80::2"), Dst: addr("ff02::1")},
 		append(mld, message...)))), true)
 	f.Add(list(six(wire.IPv6{Next: wire.ProtoTCP}, syn)), true)
@@ -69,8 +78,9 @@ func FuzzInput6(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
 		dev, peer := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 		peer.Attach(func([]nic.Frame) {})
-		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: dev, Addrs: both[0]}}, Rand: testRand()})
+		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: dev, Addrs: both[0], Auto: true, Temporary: true}}, Rand: testRand()})
 		require.NoError(t, err)
+		require.NoError(t, s.Advertise("eth0", &RouterConfig{Lifetime: time.Hour}))
 		u, err := s.OpenUDP(FamilyAny, addrPort("[::]:9"))
 		require.NoError(t, err)
 		c, err := s.OpenUDP(Family6, addrPort("[::]:10"))
