@@ -568,6 +568,7 @@ func TestAFloodOfSolicitationsIsBounded(t *testing.T) {
 		require.Len(t, s.Neighbors(), maxNeighbors)
 		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		table := s.ifaceNamed("eth0").neigh6
 		require.Zero(t, table.waiting)
 		require.Empty(t, table.asking)
