@@ -305,22 +305,27 @@ func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 		cfg.NICs = append(cfg.NICs, NIC{Name: "eth1", Device: d1, Addrs: []netip.Prefix{prefix("fe80::1/64")}})
 	})
 	u := openUDP(t, s, "[::]:9")
-	datagram := udpDatagram(addrPort("[fe80::2]:9"), addrPort("[fe80::1]:9"), make([]byte, 2000))
-	h := wire.IPv6{Src: addr("fe80::2"), Dst: addr("fe80::1")}
-	send := func(e *nic.PipeEnd, f piece) {
-		t.Helper()
-		_, err := e.Send([]nic.Frame{{Head: fragment6(h, nil, wire.ProtoUDP, 1, datagram, f)}})
-		require.NoError(t, err)
-	}
 	e0.Attach(func([]nic.Frame) {})
 	e1.Attach(func([]nic.Frame) {})
-	send(e0, piece{0, 1000})
-	send(e1, piece{1000, len(datagram)})
-	require.Empty(t, texts(u))
-	send(e1, piece{0, 1000})
-	_, metas := take(u)
-	require.Len(t, metas, 1)
-	require.Equal(t, 3, metas[0].NIC)
+	for index := 2; index <= 3; index++ {
+		require.NoError(t, u.Join(addr("ff02::5"), index))
+	}
+	// What is sent to a group of the link belongs to it too, wherever its source is.
+	for _, h := range []wire.IPv6{{Src: addr("fe80::2"), Dst: addr("fe80::1")}, {Src: addr("2001:db8::2"), Dst: addr("ff02::5")}} {
+		datagram := udpDatagram(netip.AddrPortFrom(h.Src, 9), netip.AddrPortFrom(h.Dst, 9), make([]byte, 2000))
+		send := func(e *nic.PipeEnd, f piece) {
+			t.Helper()
+			_, err := e.Send([]nic.Frame{{Head: fragment6(h, nil, wire.ProtoUDP, 1, datagram, f)}})
+			require.NoError(t, err)
+		}
+		send(e0, piece{0, 1000})
+		send(e1, piece{1000, len(datagram)})
+		require.Empty(t, texts(u))
+		send(e1, piece{0, 1000})
+		_, metas := take(u)
+		require.Len(t, metas, 1)
+		require.Equal(t, 3, metas[0].NIC)
+	}
 }
 
 // Datagrams of all sizes cross links of all MTUs, and each fragment fits (RFC 8200 4.5).
