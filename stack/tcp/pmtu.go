@@ -62,7 +62,10 @@ func (c *Conn) PathMTU(now Time, mss int) {
 		return
 	}
 	// What was too large for the path is sent again. RFC 1191 6.4: "a retransmission
-	// caused by a Datagram Too Big message should not change the congestion window".
+	// caused by a Datagram Too Big message should not change the congestion window". It goes on
+	// that "only one segment should be retransmitted until acknowledgements begin to arrive
+	// again"; as Linux does (tcp_simple_retransmit), all of it is, within that window: the path
+	// has dropped it for its size, not because it was full.
 	c.rec.noCongestion = c.sb.due == 0
 	c.sb.markLargerLost(n)
 }

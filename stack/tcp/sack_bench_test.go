@@ -89,7 +89,9 @@ func BenchmarkHostileSACK(b *testing.B) {
 			return r.hostileAck(r.echo, una(r), any(), any(), any())
 		}},
 		{"overlap", func(r *rig, n int, rnd *rand.Rand) time.Duration {
-			// What was reported before, from anywhere to anywhere.
+			// What was reported before, from anywhere to anywhere. The first reports 20,000 pieces
+			// for the first time: 0.33 ms, once, and 16 ns for each of them, which we had to
+			// send first. It is not counted.
 			if n == 0 {
 				return r.hostileAck(r.echo, una(r), block{hostileMSS, 30_000 * hostileMSS}) - time.Hour
 			}
