@@ -209,17 +209,17 @@ func (ifc *iface) watchQueue() {
 		return
 	}
 	q.stalled.Store(true)
-	var told, rest []txWaiter
+	var woken, rest []txWaiter
 	for _, w := range q.waiters {
 		if _, ok := w.(*dgram); ok {
 			rest = append(rest, w) // its Write waits for room, as long as its deadline lets it
 		} else {
-			told = append(told, w)
+			woken = append(woken, w)
 		}
 	}
 	q.waiters = rest
 	q.mu.Unlock()
-	for _, w := range told {
+	for _, w := range woken {
 		w.txReady()
 	}
 	ifc.s.drain()

@@ -1,5 +1,0 @@
-//go:build lockorder && !race
-
-package stack
-
-func hideFromRace(bool) {}
