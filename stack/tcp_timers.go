@@ -7,16 +7,16 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A sockTimer is the timer of a connection that is busy. When it is not any more,
-// another one gets it: most connections live for less than their timer runs. One
-// that was handed on may still fire for whom it was set before; that a timer
-// fires early or for nothing does no harm.
+// A sockTimer is the timer of an active connection. When the connection becomes idle or ends, its
+// timer is reused for another, because most connections end before their timer fires. A reused
+// timer may still fire at the time that was set for the previous connection; a timer that fires
+// early does no harm.
 type sockTimer struct {
 	timer *time.Timer
 	of    atomic.Pointer[TCP]
 }
 
-// newTimer returns a timer that runs.
+// newTimer returns a timer that calls t.tick after wait.
 func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 	if st, _ := s.tcp.timers.Get().(*sockTimer); st != nil {
 		st.of.Store(t)
@@ -33,12 +33,11 @@ func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 	return st
 }
 
-// minWheelWait is how far off the deadline of a connection has to be for the stack's timer wheel to look
-// after it.
+// minWheelWait is how far off a connection's deadline must be for arm to put it into the timer wheel.
 const minWheelWait = 2 * wheelStep
 
-// arm sets the timer where it has to fire sooner than it would. A connection that
-// has nothing to do for long is given to the wheel. t.mu is held.
+// arm sets the timer if it would fire later than the next deadline of the Conn. If that deadline
+// is far off, it puts the connection into the wheel. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
 	if t.detached || t.conn.State() == tcp.Closed {

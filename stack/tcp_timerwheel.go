@@ -7,19 +7,19 @@ import (
 )
 
 const (
-	// wheelStep is the time from slot to slot. When less than that is left, a
-	// connection goes to the due ones, so that a deadline is met exactly.
+	// wheelStep is the time between two slots. When less than that is left, a
+	// connection moves to the timer queue, so that a deadline is met exactly.
 	wheelStep = tcp.Time(500 * time.Millisecond)
-	// wheelSlots is a power of two. Who waits for longer comes by more than once.
+	// wheelSlots is a power of two. A connection whose deadline is further off is put into
+	// the wheel again when its slot is reached.
 	wheelSlots = 64
 )
 
-// A wheel looks after the connections that have nothing to do for long: all but
-// their keep-alive is over. It has one alarm for all of them, and two pointers
-// for each, where a timer of its own would take a connection a fifth of its
-// memory. Slots are circular lists; a connection stands in at most one. Those that are
-// due have one alarm more, and so one goroutine: with one for each, the probes of a million
-// connections would leave no other goroutine its share.
+// A timerWheel holds the connections whose next deadline is far off, such as that of a keep-alive
+// probe. It has one alarm for all of them and takes two pointers for each connection; a timer for
+// each would take a fifth of a connection's memory. Slots are circular lists; a connection is in at
+// most one. Connections that are due move to queue, which has a second alarm and so one goroutine:
+// with a goroutine for each, the probes of a million connections would starve the others.
 type timerWheel struct {
 	s *Stack
 
@@ -27,18 +27,18 @@ type timerWheel struct {
 	slots  [wheelSlots]*TCP
 	n      int
 	alarm  alarm // for the first slot that is not empty
-	next   int64 // no connection waits for a step before
+	next   int64 // no connection is in the slot of an earlier step
 	queue  timerQueue
 	closed bool
 }
 
-// A wheelPlace is where a connection stands in a wheel. It belongs to its lock.
+// A wheelSlot has the links of a connection in a slot of the wheel. timerWheel.mu guards it.
 type wheelSlot struct {
-	prev, next *TCP // in the slot; nil: it is in none
+	prev, next *TCP // in the slot; nil if the connection is in no slot
 }
 
-// put files a connection until shortly before deadline d, and returns when that
-// is. A connection that is there already moves. d is some steps ahead.
+// put puts t into the slot before deadline d, which is some steps ahead, and returns the time of
+// that slot. If t is in a slot already, put moves it.
 func (w *timerWheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -57,14 +57,14 @@ func (w *timerWheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 	return tcp.Time(step) * wheelStep
 }
 
-// remove takes a connection out.
+// remove removes t from the wheel.
 func (w *timerWheel) remove(t *TCP) {
 	w.mu.Lock()
 	w.unlink(t)
 	w.mu.Unlock()
 }
 
-// link puts a connection at the end of a slot. w.mu is held.
+// link appends t to a slot. w.mu is held.
 func (w *timerWheel) link(t *TCP, slot uint8) {
 	t.inWheel, t.slot = wheelSlot{prev: t, next: t}, slot
 	if first := w.slots[slot]; first != nil {
@@ -77,7 +77,7 @@ func (w *timerWheel) link(t *TCP, slot uint8) {
 	w.n++
 }
 
-// unlink takes a connection out of its slot, if it is in one. w.mu is held.
+// unlink removes t from its slot, if it is in one. w.mu is held.
 func (w *timerWheel) unlink(t *TCP) {
 	r := &t.inWheel
 	if r.next == nil {
@@ -98,7 +98,7 @@ func (w *timerWheel) unlink(t *TCP) {
 // arm sets the alarm for the first slot that is not empty. w.mu is held.
 func (w *timerWheel) arm(now tcp.Time) {
 	if w.n == 0 || w.closed {
-		return // an alarm that is set finds nothing to do
+		return // if the alarm is set, fired will find nothing to do
 	}
 	for w.slots[w.next%wheelSlots] == nil {
 		w.next++
@@ -106,8 +106,8 @@ func (w *timerWheel) arm(now tcp.Time) {
 	w.alarm.set(now, tcp.Time(w.next)*wheelStep, w)
 }
 
-// fired lets the connections of the slots whose time has come look after
-// themselves. Each is taken out alone, because its own lock comes first.
+// fired handles the connections of the slots whose time has come. It releases w.mu before it calls
+// turn, because the lock of a connection comes before w.mu in the order of locks.
 func (w *timerWheel) fired() {
 	now := w.s.now()
 	this := int64(now / wheelStep)
