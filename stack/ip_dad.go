@@ -13,9 +13,10 @@ import (
 // has an address that the host begins to use.
 
 const (
-	dadTransmits  = 1          // RFC 4862 5.1: DupAddrDetectTransmits
-	dadMore       = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more, if probes come back
-	dadFirstDelay = tcp.Second // RFC 4861 10: MAX_RTR_SOLICITATION_DELAY
+	dadTransmits    = 1 // RFC 4862 5.1: the default of DupAddrDetectTransmits
+	maxDADTransmits = 10
+	dadMore         = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more, if probes come back
+	dadFirstDelay   = tcp.Second // RFC 4861 10: MAX_RTR_SOLICITATION_DELAY
 )
 
 // A dad is the detection for one address that goes on. It is changed under Stack.mu.
@@ -45,10 +46,12 @@ func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
 // the node that has come up "SHOULD delay [...] by a random delay between 0 and
 // MAX_RTR_SOLICITATION_DELAY".
 func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
-	if ifc.neigh6 == nil || !a.addr().Is6() {
+	if ifc.neigh6 == nil || !a.addr().Is6() || ifc.dadTransmits < 0 {
+		// RFC 4862 5.4: "An interface whose DupAddrDetectTransmits variable is set to zero does
+		// not perform Duplicate Address Detection."
 		return
 	}
-	a.dad = &dad{at: now, left: dadTransmits}
+	a.dad = &dad{at: now, left: ifc.dadTransmits}
 	if a.state == AddrDeprecated {
 		a.preferred = now // which it is again when detection is over
 	}
@@ -100,7 +103,7 @@ func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	ns := wire.NeighborSol{Target: a.addr(), HasNonce: true}
 	binary.BigEndian.PutUint32(ns.Nonce[2:], uint32(s.random.next(randND)))
 	binary.BigEndian.PutUint16(ns.Nonce[:], uint16(s.random.next(randND)))
-	if len(d.nonces) > dadMore {
+	if len(d.nonces) > max(dadMore, ifc.dadTransmits) {
 		d.nonces = d.nonces[1:]
 	}
 	d.nonces = append(d.nonces, ns.Nonce)
@@ -145,7 +148,7 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	a, _ := ifc.addr(ns.Target)
 	own := a.dad != nil && ns.HasNonce && slices.Contains(a.dad.nonces, ns.Nonce)
 	if own {
-		a.dad.looped = a.dad.sent <= dadTransmits // those that are sent on top come back as well
+		a.dad.looped = a.dad.sent <= ifc.dadTransmits // those that are sent on top come back as well
 	}
 	s.mu.Unlock()
 	if own {

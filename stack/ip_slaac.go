@@ -29,7 +29,6 @@ const (
 	// RFC 8981 3.8.
 	temporaryValid     = 2 * 24 * 3600 * tcp.Second
 	temporaryPreferred = 24 * 3600 * tcp.Second
-	temporaryAdvance   = 2*tcp.Second + maxIDTries*dadTransmits*requestInterval // REGEN_ADVANCE
 )
 
 // An autoconf is what the routers of a link have told, and what is asked of them. It is changed under

@@ -35,7 +35,7 @@ func (s *Stack) takeAutoPrefix(ifc *iface, p *wire.PrefixInfo, now tcp.Time) boo
 		}
 		found = found || !a.auto.temporary
 		before := a.state
-		s.renew(a, p, now)
+		s.renew(ifc, a, p, now)
 		changed = changed || a.state != before
 	}
 	// "d) If no prefix is configured with a matching address [...] and if the Valid Lifetime is not 0,
@@ -68,7 +68,7 @@ func countAuto(list []ifaceAddr) (n int) {
 // RFC 4862 5.5.3 (e): "the preferred lifetime of the corresponding address is always reset to the
 // Preferred Lifetime in the received Prefix Information option, regardless of whether the valid lifetime
 // is also reset or ignored." RFC 8981 3.4: a temporary address lives no longer than its limits.
-func (s *Stack) renew(a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time) {
+func (s *Stack) renew(ifc *iface, a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time) {
 	valid, preferred := lifetimeEnd(now, p.Valid), lifetimeEnd(now, p.Preferred)
 	// "1. If the received Valid Lifetime is greater than 2 hours or greater than RemainingLifetime, set
 	// the valid lifetime of the corresponding address to the advertised Valid Lifetime. 2. If
@@ -87,7 +87,7 @@ func (s *Stack) renew(a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time) {
 		a.valid = earlier(a.valid, a.auto.created+temporaryValid)
 		a.preferred = earlier(a.preferred, a.auto.created+temporaryPreferred-s.desync)
 		if a.auto.renewAt != 0 {
-			a.auto = renewedAt(a.auto, a.preferred-temporaryAdvance)
+			a.auto = renewedAt(a.auto, a.preferred-ifc.temporaryAdvance())
 		}
 	}
 	if a.dad == nil && a.usable() {
@@ -131,10 +131,10 @@ func (s *Stack) appendTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefi
 	}
 	stable := &list[i]
 	preferred := earlier(stable.preferred, now+temporaryPreferred-s.desync)
-	if preferred-now <= temporaryAdvance {
+	if preferred-now <= ifc.temporaryAdvance() {
 		return list
 	}
-	auto := &autoAddr{temporary: true, tries: tries, created: now, renewAt: preferred - temporaryAdvance}
+	auto := &autoAddr{temporary: true, tries: tries, created: now, renewAt: preferred - ifc.temporaryAdvance()}
 	p := netip.PrefixFrom(s.temporaryAddr(prefix), 64)
 	return s.appendAuto(ifc, list, p, auto, preferred, earlier(stable.valid, now+temporaryValid), now)
 }
@@ -178,6 +178,11 @@ func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now
 		return s.appendTemporary(ifc, list, a.prefix.Masked(), a.auto.tries+1, now)
 	}
 	return s.appendStable(ifc, list, a.prefix.Masked(), a.auto.tries+1, a.preferred, a.valid, now)
+}
+
+// temporaryAdvance is how long before the end of a temporary address the next one is made: REGEN_ADVANCE of RFC 8981 3.8.
+func (ifc *iface) temporaryAdvance() tcp.Time {
+	return 2*tcp.Second + maxIDTries*tcp.Time(max(0, ifc.dadTransmits))*requestInterval
 }
 
 // followTemporary appends the temporary addresses that are to follow others whose time is nearly

@@ -35,6 +35,7 @@ type iface struct {
 	bulk           bulkWriters
 	neigh4, neigh6 *neighborTable // nil on a link without neighbours
 	solicited      []netip.Addr   // solicited-node groups that are joined; under Stack.mu
+	dadTransmits   int            // DAD probes of an address; negative: no DAD
 	auto           *autoconf      // nil unless NIC.Auto is set
 	router         *routerAdv     // the Router Advertisement to send, or nil; under Stack.mu
 	isRouter       atomic.Bool    // router is not nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -183,6 +184,48 @@ func TestEachAddressOfAnIdentifierIsProbed(t *testing.T) {
 		require.Len(t, s.Interfaces()[1].AddrInfo, 3)
 		require.Equal(t, 3, probes)
 	})
+}
+
+// RFC 4862 5.1: "A node MUST allow" DupAddrDetectTransmits "to be configured by system management for each multicast-capable
+// interface"; the probes are RetransTimer apart, and so is the end from the last one. RFC 4862 5.4: with zero (here: less)
+// there is no detection.
+func TestTheNumberOfProbesCanBeSet(t *testing.T) {
+	for transmits, want := range map[int]int{0: 1, 1: 1, 3: 3, 10: 10, -1: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}), func(c *Config) { c.NICs[0].DADTransmits = transmits })
+			if want == 0 {
+				require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
+			}
+			var at []time.Duration
+			began := time.Now()
+			for range 150 {
+				for _, f := range p.take() {
+					if strings.Contains(wire.Describe(f), ":: > ff02::1:ff00:1 ICMPv6 neighbor solicitation") {
+						at = append(at, time.Since(began).Round(time.Second))
+						f = slices.Clone(f)
+						copy(f[6:], macB[:]) // it comes back: RFC 7527
+						if transmits == 10 {
+							p.send(f)
+						}
+					}
+				}
+				if len(at) == want && want > 0 && transmits != 10 && time.Since(began) < at[want-1]+900*time.Millisecond {
+					require.Equal(t, "optimistic", stateOf(s, "2001:db8::1"))
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			if transmits == 10 {
+				want += dadMore
+			}
+			require.Len(t, at, want)
+			for i := range at {
+				require.Equal(t, time.Duration(i)*time.Second, at[i])
+			}
+			require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
+		})
+	}
+	_, err := New(Config{NICs: []NIC{{Device: nic.NewNull(nic.Link{MTU: 1500}), DADTransmits: 11}}})
+	require.ErrorContains(t, err, "above 10")
 }
 
 // RFC 4862 5.4.3: "In all cases, a node MUST NOT respond to a Neighbor Solicitation for a tentative address." RFC 4862

@@ -30,6 +30,7 @@
 package stack
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
@@ -106,6 +107,10 @@ type NIC struct {
 	// Temporary adds addresses with a random identifier that changes each day, for what the host
 	// itself begins (RFC 8981). It needs Auto.
 	Temporary bool
+	// DADTransmits is how many probes Duplicate Address Detection sends for an IPv6 address, at
+	// most 10: DupAddrDetectTransmits of RFC 4862 5.1. 0 means 1; negative, that there is no
+	// detection on the link.
+	DADTransmits int
 }
 
 // Family is an address family as a caller asks for it.
@@ -432,7 +437,11 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	if link.Medium == nic.Ethernet && link.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%s: the device's address is a group address", name)
 	}
+	if n.DADTransmits > maxDADTransmits {
+		return nil, fmt.Errorf("%s: DADTransmits is %d, above %d", name, n.DADTransmits, maxDADTransmits)
+	}
 	ifc := newIface(s, n.Device, name, s.lastIndex+1)
+	ifc.dadTransmits = cmp.Or(n.DADTransmits, dadTransmits)
 	for _, p := range n.Addrs {
 		if ifc.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("%s: address %v is there twice", name, p.Addr())
