@@ -343,6 +343,23 @@ func TestRoutersAreSolicitedEverMoreSeldom(t *testing.T) {
 	})
 }
 
+// RFC 4861 6.3.7: a valid advertisement "with a non-zero Router Lifetime" ends it, and no other.
+func TestAnAnswerEndsTheSolicitations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, p := autoHost(t)
+		solicited := func() bool {
+			p.take()
+			time.Sleep(time.Minute)
+			return strings.Contains(strings.Join(p.sent(), " "), "router solicitation")
+		}
+		require.True(t, solicited())
+		p.ra(ra{no: true})
+		require.True(t, solicited())
+		p.ra(ra{})
+		require.False(t, solicited())
+	})
+}
+
 // RFC 7217 6 and 7.
 func TestStableAddressesAreStable(t *testing.T) {
 	ask := func(secret, name, p string) (got netip.Addr) {
