@@ -28,7 +28,7 @@ const (
 
 	// transportAt is the offset of the transport header in a buffer. The IP header ends
 	// there, and the link header ends where the IP header begins. There is room for an Ethernet header, a
-	// VLAN tag, and an IPv4 header with 40 bytes of options or an IPv6 header with maxExt bytes of
+	// VLAN tag, and an IPv4 header with 40 bytes of options or an IPv6 header with 16 bytes of
 	// extension headers. The IP header is aligned to 4 bytes.
 	transportAt = 80
 
@@ -86,7 +86,7 @@ type ipMore struct {
 	options []byte // IPv4 options; a multiple of 4 bytes, at most 40
 	header  []byte // a complete IP header from the application, or nil
 
-	// IPv6 extension headers: a multiple of 8 bytes, at most maxExt. first is the number of the
+	// IPv6 extension headers: a multiple of 8 bytes, at most 16. first is the number of the
 	// first of them, and the last names the transport.
 	ext   []byte
 	first wire.Proto

@@ -9,10 +9,6 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// maxExt is the most that extension headers of a packet that is sent may have, in bytes: what
-// transportAt has room for.
-const maxExt = transportAt - wire.IPv6Len - wire.EthernetLen - 4 // of a VLAN tag
-
 // makeHeader6 is makeHeader for IPv6.
 func (p *path) makeHeader6() {
 	p.v6, p.ipLen, p.gsoKind = true, wire.IPv6Len, nic.GSOTCP6

@@ -61,18 +61,6 @@ func echoRequest6(src, dst netip.Addr, id, seq uint16, body []byte) []byte {
 	return b
 }
 
-// sentIP is sent for a link that carries IP.
-func (p *peer) sentIP() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var lines []string
-	for _, f := range p.frames {
-		lines = append(lines, string(wire.AppendFrame(nil, f, false)))
-	}
-	p.frames = nil
-	return lines
-}
-
 // overIPv6 reports whether a test of sockets is run over IPv6, by a test whose name begins with
 // TestSocketsOverIPv6: then hosts have IPv6 addresses instead of IPv4's.
 func overIPv6(t testing.TB) bool { return strings.HasPrefix(t.Name(), "TestSocketsOverIPv6") }
