@@ -29,6 +29,12 @@ func newLink6(t *testing.T, plain bool, tools ...string) (*namespace, *usernet.H
 	ns := newNamespace(t)
 	tap := ns.openTAP(t, plain)
 	ns.run(t, "ip", "-6", "addr", "add", kernelAddr6+"/64", "dev", tapName, "nodad")
+	// While it looks for duplicates of its link-local address, the kernel sends from the other one
+	// to ours, and an answer then comes from our other one.
+	require.Eventually(t, func() bool {
+		link := ns.run(t, "ip", "-6", "addr", "show", "dev", tapName, "scope", "link")
+		return strings.Contains(link, "inet6") && !strings.Contains(link, "tentative")
+	}, patience, 20*time.Millisecond)
 	h, err := usernet.New(usernet.Config{
 		NIC:      tap,
 		Addrs:    []netip.Prefix{netip.MustParsePrefix(ourAddr + "/24"), netip.MustParsePrefix(ourAddr6 + "/64")},
