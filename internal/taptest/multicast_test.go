@@ -204,6 +204,7 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 // of a group alike.
 func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 	t.Parallel()
+	need(t)
 	ns := newNamespace(t)
 	rec := &recorder{TAP: ns.openTAP(t, true)}
 	h := newHost(t, rec)
