@@ -7,10 +7,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
 )
 
 // usernetOnTAP makes a host on a TAP device, which it makes.
@@ -27,12 +32,36 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v6 {
+		awaitKernelIPv6()
+	}
 	h, err := usernetHost(tap, far+length)
 	if err != nil {
 		tap.Close()
 		return nil, err
 	}
 	return ofHost(h), nil
+}
+
+// awaitKernelIPv6 waits until the kernel answers for its address on the TAP: some milliseconds even without
+// its search for duplicates. What is asked before that is asked again a second later.
+func awaitKernelIPv6() {
+	for range 200 {
+		b, _ := os.ReadFile("/proc/net/if_inet6")
+		ready := false
+		for line := range strings.Lines(string(b)) {
+			// The address, and in hexadecimal the index, the prefix length, the scope and the flags.
+			f := strings.Fields(line)
+			if len(f) == 6 && f[5] == tapName && f[3] == "00" {
+				flags, err := strconv.ParseUint(f[4], 16, 32)
+				ready = err == nil && flags&unix.IFA_F_TENTATIVE == 0
+			}
+		}
+		if ready {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // usernetPipe makes two hosts with a wire between them.
@@ -81,10 +110,13 @@ func kernelIPv6(on bool) error {
 }
 
 func usernetHost(dev nic.Device, prefix string) (*usernet.Host, error) {
-	return usernet.New(usernet.Config{
-		NIC:   dev,
-		Addrs: []netip.Prefix{netip.MustParsePrefix(prefix)},
-	})
+	// As the kernel's side has it, an IPv6 address is not probed: while it is, Linux does not answer the
+	// solicitations that are sent from it, which may not have a link address (RFC 4429 3.2).
+	return usernet.New(usernet.Config{NICs: []stack.NIC{{
+		Device:       dev,
+		Addrs:        []netip.Prefix{netip.MustParsePrefix(prefix)},
+		DADTransmits: -1,
+	}}})
 }
 
 func ofHost(h *usernet.Host) *network {
