@@ -156,7 +156,7 @@ func fixChecksums6(frame []byte) {
 		return
 	}
 	h, b, r := wire.ParseIPv6(frame[wire.EthernetLen:])
-	if r != wire.OK {
+	if r != wire.OK || h.Src.Is4In6() || h.Dst.Is4In6() { // which no checksum makes right
 		return
 	}
 	c, r := wire.WalkIPv6(h.Next, b)

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
@@ -90,6 +91,7 @@ func TestAHostRecordsItsAddressAndTheTime(t *testing.T) {
 func FuzzIPv4Options(f *testing.F) {
 	f.Add([]byte{7, 7, 4, 0, 0, 0, 0, 68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		b = bytes.Clone(b) // Record writes to it, and the input is the fuzzer's
 		o, bad, r := ParseIPv4Options(b)
 		if r != OK {
 			require.GreaterOrEqual(t, bad, IPv4Len)
@@ -99,6 +101,15 @@ func FuzzIPv4Options(f *testing.F) {
 		o.Record(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 1)
 		_, _, r = ParseIPv4Options(b)
 		full := len(o.Timestamp) > 0 && o.Timestamp[3]>>4 == ipv4TimeMaxOverflow
-		require.True(t, r == OK || full, "what was recorded is well formed")
+		// Where the sender's pointer, or its length, is between two entries, the last one finds less room
+		// than it takes, which is the next node's to complain of.
+		partial := func(opt []byte, size int) bool {
+			return len(opt) > 0 && int(opt[2]) <= len(opt) && int(opt[2])-1+size > len(opt)
+		}
+		size := 8
+		if len(o.Timestamp) > 0 && o.Timestamp[3]&15 == ipv4TimeOnly {
+			size = 4
+		}
+		require.True(t, r == OK || full || partial(o.RecordRoute, 4) || partial(o.Timestamp, size), "what was recorded is well formed")
 	})
 }
