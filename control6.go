@@ -97,8 +97,8 @@ func sendInfo6(kind controlKind, data []byte, o *stack.SendOptions) error {
 	return nil
 }
 
-// receivedControl6 is receivedControl for a socket of IPv6. Of an IPv4 datagram the address is told in
-// its mapped form, and the rest with IPv4's messages.
+// receivedControl6 is receivedControl for an IPv6 socket. An IPv4 datagram's address has the IPv4-mapped
+// form, and its other values have IPv4's control messages.
 func (c *datagramConn) receivedControl6(w *controlWriter, cf ControlFlags, meta *stack.Meta) {
 	if cf&packetInfoFlags != 0 {
 		w.putInfo6(meta.NIC, meta.Dst)

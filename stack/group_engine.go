@@ -36,7 +36,8 @@ type groupEngine struct {
 	closed bool
 }
 
-// A groupLink is what an interface has to say by one protocol, and to whom.
+// A groupLink is the state of one protocol, IGMP or MLD, on an interface: the version that its querier
+// speaks, and the reports that are to be sent.
 type groupLink struct {
 	ifc        *iface
 	v6         bool                       // the protocol is MLD
@@ -249,7 +250,7 @@ func (g *groupEngine) tellV3(l *groupLink, m *groupState, before *sourceFilter, 
 		return
 	}
 	if m.modes > 0 || !m.filter.isMember() {
-		m.answerAt, m.sources = 0, nil // what is told now is all that an answer would tell
+		m.answerAt, m.sources = 0, nil // this report contains all that an answer would
 	}
 	m.changeAt = now
 	g.due.set(&m.due, m.next())
@@ -270,7 +271,7 @@ func (g *groupEngine) forget(l *groupLink, m *groupState) {
 	delete(l.groups, m.addr)
 }
 
-// count is the robustness variable: how often a change is told.
+// count is the robustness variable: how many times a change is reported.
 func (l *groupLink) count() int {
 	if l.robustness == 0 {
 		return groupRobustness

@@ -26,8 +26,8 @@ type looped struct {
 	csumOffset int // of a checksum that is not complete; 0: none
 }
 
-// maxLooped is how many bytes of buffers may wait: who sends, delivers, so that more
-// gather only from those that send while another delivers, or that hold many ready.
+// maxLooped is the maximum number of bytes of buffers that wait. A sender delivers its own datagrams
+// at once, so datagrams wait only while another goroutine delivers, or during a batch.
 const maxLooped = 4 << 20
 
 // put queues a copy of a datagram that was sent on an interface, unless there are too many.

@@ -64,7 +64,7 @@ func TestUsernetClientFetchesOverIPv6ThroughLoss(t *testing.T) {
 	require.NotZero(t, out)
 }
 
-// A closed port is told by a reset, and by ICMPv6 for UDP, in both directions.
+// Both ends answer for a closed port: TCP with a reset, UDP with an ICMPv6 error.
 func TestClosedPortsOfIPv6AreRefused(t *testing.T) {
 	t.Parallel()
 	ns, h := newLink6(t, false, "curl")

@@ -69,8 +69,8 @@ func TestPathMTUIsFoundOnTheWay(t *testing.T) {
 			defer ln.Close()
 			defer sink.Close()
 
-			// A connected socket of IPv6 is told once (udpv6_err), and what follows is cut to fit. One of IPv4 does not
-			// set DF, so that the router cuts.
+			// A connected IPv6 socket gets the error once (Linux's udpv6_err), and sends later datagrams in
+			// fragments that fit. An IPv4 socket does not set DF, so the router makes the fragments.
 			u, err := h.Dial("udp", net.JoinHostPort(x.addr, "7"))
 			require.NoError(t, err)
 			defer u.Close()
