@@ -7,21 +7,21 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// coarseTime is by how much the coarse clock may be slow.
+// coarseTime is the maximum error of the coarse clock, which is slow by it at most.
 const coarseTime = 100 * time.Millisecond
 
-// A coarseClock gives datagram sockets a time that is up to coarseTime old, which they need only to look
-// at their neighbours. Reading the clock is about a tenth of the CPU time of a datagram in memory (P8).
-// The coarse clock runs only while a socket sends much, with one alarm.
+// A coarseClock gives datagram sockets a time that is up to coarseTime old. They need the time only for
+// the neighbour cache. Reading the exact time costs about a tenth of the CPU time of a datagram in
+// memory (P8). The coarse clock runs only while a socket sends many datagrams. It has one alarm.
 type coarseClock struct {
-	read atomic.Int64 // tcp.Time; 0: it is not kept
+	read atomic.Int64 // the time, as tcp.Time; 0: the clock does not run
 
 	mu    mutex[levelLink]
 	alarm alarm
 }
 
-// coarse returns the time, or one that is at most coarseTime old. With much set, the coarse clock runs
-// from now on.
+// coarse returns the coarse time if the coarse clock runs, and otherwise the exact time. If much is
+// set, it starts the coarse clock.
 func (s *Stack) coarse(much bool) tcp.Time {
 	if t := s.clock.read.Load(); t != 0 {
 		return tcp.Time(t)
@@ -33,7 +33,7 @@ func (s *Stack) coarse(much bool) tcp.Time {
 	return now
 }
 
-// keep has the time stand for a while.
+// keep starts the clock: it stores now for coarseTime.
 func (c *coarseClock) keep(now tcp.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,7 +44,7 @@ func (c *coarseClock) keep(now tcp.Time) {
 	c.alarm.set(now, now+tcp.Time(coarseTime), c)
 }
 
-// fired has the time read anew.
+// fired stops the clock. The next call of coarse reads the exact time.
 func (c *coarseClock) fired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +52,7 @@ func (c *coarseClock) fired() {
 	c.read.Store(0)
 }
 
-// stop ends the clock with its stack.
+// stop stops the clock when the stack closes.
 func (c *coarseClock) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,46 +9,46 @@ import (
 	"time"
 )
 
-// Meta is what a datagram says beside its payload.
+// Meta is what is known about a received datagram besides its payload and its source.
 type Meta struct {
-	Dst      netip.Addr // to which it was sent: the host's own, or a group
-	TTL, TOS uint8      // as received
-	NIC      int        // index of the interface
+	Dst      netip.Addr // destination address of the packet: an address of the host, a broadcast or a group address
+	TTL, TOS uint8      // of the received packet
+	NIC      int        // index of the interface that received it
 }
 
-// SendOptions are a datagram's own. The zero value is what most use.
+// SendOptions are options of one datagram. The zero value selects the socket's options.
 type SendOptions struct {
-	TTL          uint8      // 0: the socket's, which is 64, or 1 to a multicast group
-	TOS          uint8      // 0: the socket's, unless SetTOS
-	SetTOS       bool       // TOS holds even if it is 0
-	NIC          int        // index of the interface to leave by; 0: by the routes
-	DontFragment bool       // EMSGSIZE rather than fragments
-	Src          netip.Addr // one of the host's addresses; invalid: the socket's, or chosen
+	TTL          uint8      // 0: the socket's TTL, whose default is 64, or 1 to a multicast group
+	TOS          uint8      // the socket's TOS unless TOS != 0 or SetTOS is set
+	SetTOS       bool       // use TOS even if it is 0
+	NIC          int        // index of the interface to send on; 0: the routes choose
+	DontFragment bool       // fail with EMSGSIZE instead of fragmenting
+	Src          netip.Addr // source address; invalid: the socket's, or one that the stack chooses
 }
 
-// datagramOverhead is what a datagram in a queue counts beside its buffer, so
-// that many small ones are bounded as well.
+// datagramOverhead is what a queued datagram costs beyond its buffer. It bounds the number of small
+// datagrams in a queue.
 const datagramOverhead = 128
 
-// A datagram waits in a socket's queue. Its buffer is of the pool.
+// A datagram is an entry of a socket's receive queue. Its buffer belongs to the pool.
 type datagram struct {
 	buf  []byte
-	head int // bytes of the IP header that buf begins with, on a raw socket
+	head int // length of the IP header at the start of buf, on a raw socket
 	from netip.AddrPort
 	meta Meta
 }
 
-// A datagramQueue is a ring that grows to what is needed.
+// A datagramQueue is a queue in a ring that grows as needed.
 type datagramQueue struct {
-	ring  []datagram // of a power of two
+	ring  []datagram // its length is a power of two
 	head  int
 	n     int
-	bytes int // of buffers and overhead
+	bytes int // buffers and overhead of the queued datagrams
 	limit int
 }
 
-// push appends a datagram whose buffer has n bytes, for the caller to fill in, or returns nil
-// where the queue is full. One always has room, however large it is.
+// push appends an entry for a datagram whose buffer has n bytes, and returns it for the caller to fill
+// in. It returns nil if the queue is full. An empty queue accepts a datagram of any size.
 func (q *datagramQueue) push(n int) *datagram {
 	cost := n + datagramOverhead
 	if q.n > 0 && q.bytes+cost > q.limit {
@@ -67,7 +67,7 @@ func (q *datagramQueue) push(n int) *datagram {
 	return d
 }
 
-// pop moves the oldest datagram to d, and reports whether there was one.
+// pop moves the oldest datagram to *d, and reports whether there was one.
 func (q *datagramQueue) pop(d *datagram) bool {
 	if q.n == 0 {
 		return false
@@ -78,15 +78,14 @@ func (q *datagramQueue) pop(d *datagram) bool {
 	q.head = (q.head + 1) & (len(q.ring) - 1)
 	q.n--
 	q.bytes -= cap(d.buf) + datagramOverhead
-	// What a burst left is not kept for the next one.
+	// Free a ring that a burst has enlarged.
 	if q.n == 0 && len(q.ring) > 256 {
 		q.ring, q.head = nil, 0
 	}
 	return true
 }
 
-// A dgram is what UDP and raw sockets have in common: a queue, deadlines, and a
-// cached path.
+// A dgram is the common part of UDP and raw sockets: a receive queue, deadlines, and a cached path.
 type dgram struct {
 	s   *Stack
 	fam Family
@@ -96,20 +95,20 @@ type dgram struct {
 	writable sync.Cond
 	queue    datagramQueue
 	remote   netip.AddrPort // invalid unless connected
-	src      netip.Addr     // that the socket sends from; invalid: chosen for each destination
-	zone     int            // index of the interface, where the socket's or the remote address is link-local; else 0
-	path     path           // of the last datagram sent
-	pathSrc  netip.Addr     // the source that was asked for
-	pathOver int            // the interface that was asked for
-	ttl, tos uint8          // of what is sent; groups have a ttl of their own. A ttl of 0 is the path's
+	src      netip.Addr     // source address of the socket; invalid: chosen for each destination
+	zone     int            // interface index if the socket's or the remote address is link-local; else 0
+	path     path           // path of the last datagram sent
+	pathSrc  netip.Addr     // source that path was looked up with
+	pathOver int            // interface that path was looked up with
+	ttl, tos uint8          // of sent datagrams; ttl 0: that of the path; mc has the TTL for groups
 	mc       multicast
-	pending  syscall.Errno // reported once, by whatever comes next
+	pending  syscall.Errno // an error that the next call returns, once
 	closed   bool
-	enlisted *iface // where txReady is to come from; nil: nowhere
+	enlisted *iface // interface that will call txReady, or nil
 	rd, wd   deadline
 
-	// Not yet in the stack's counters: those that were put into the queue, and those of UDP
-	// that were sent.
+	// Counts not yet added to the stack's counters: datagrams put into the queue, and sent UDP
+	// datagrams.
 	received, sent uint64
 }
 
@@ -120,8 +119,9 @@ func (g *dgram) init(s *Stack, fam Family) {
 	g.queue.limit = s.udpBuffer
 }
 
-// receive waits for a datagram, copies it to b and returns its whole length, and in d
-// what else there is of it. What it has of an IP header belongs to it only if header says so.
+// receive waits for a datagram and copies it to b. It returns the number of bytes copied and the full
+// length of the datagram; *d has its other properties. The IP header of a raw socket's datagram is
+// copied only if header is set.
 func (g *dgram) receive(b []byte, header bool, d *datagram) (n, full int, err error) {
 	g.mu.Lock()
 	err = g.await(d)
@@ -149,7 +149,7 @@ func (g *dgram) open() error {
 	return nil
 }
 
-// await waits for a datagram. The lock is held, and released while it waits.
+// await waits for a datagram and moves it to *d. g.mu is held, but not during the wait.
 func (g *dgram) await(d *datagram) error {
 	for {
 		if err := g.mayRead(); err != nil {
@@ -162,8 +162,8 @@ func (g *dgram) await(d *datagram) error {
 	}
 }
 
-// mayRead is usable for reads. One that leaves may have been woken for what is in the
-// queue: that is the next one's then.
+// mayRead returns the error with which a read has to fail, or nil. A read that fails passes its wakeup
+// on to the next reader if there are datagrams in the queue. g.mu is held.
 func (g *dgram) mayRead() error {
 	err := g.usable(&g.rd)
 	if err != nil && g.queue.n > 0 {
@@ -172,7 +172,7 @@ func (g *dgram) mayRead() error {
 	return err
 }
 
-// usable returns why a read or write cannot go on, if so.
+// usable returns the error with which a call with deadline d has to fail, or nil. g.mu is held.
 func (g *dgram) usable(d *deadline) error {
 	switch {
 	case g.closed:
@@ -187,8 +187,8 @@ func (g *dgram) usable(d *deadline) error {
 	return nil
 }
 
-// enqueue puts a copy of a payload, and of the IP header if it is to be read, into the
-// queue. It reports whether there was room and the socket was open.
+// enqueue appends a datagram with a copy of header and payload to the queue. It reports false if the
+// queue is full or the socket is closed. header is empty unless the application reads it.
 func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) bool {
 	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
 	buf = append(buf, payload...)
@@ -208,7 +208,7 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta)
 	return true
 }
 
-// fail has the next call, or those that wait, return an error, once.
+// fail makes one call return errno: the next one, or one that waits now.
 func (g *dgram) fail(errno syscall.Errno) {
 	g.mu.Lock()
 	if !g.closed {
@@ -219,8 +219,8 @@ func (g *dgram) fail(errno syscall.Errno) {
 	g.mu.Unlock()
 }
 
-// route brings g.path to dst up to date, from a source and over an interface if these
-// are asked for. The lock is held.
+// route makes g.path a valid path to dst. src and over are the source and the interface that the path
+// must have, if they are set. g.mu is held.
 func (g *dgram) route(dst, src netip.Addr, over int) error {
 	if g.path.valid(g.s) && g.path.mtuGen == g.s.datagramMTU.gen.Load() && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
 		return nil
@@ -233,8 +233,8 @@ func (g *dgram) route(dst, src netip.Addr, over int) error {
 	return nil
 }
 
-// lookup finds the path to dst. As on Linux, there is no route from the address of a socket
-// that the host does not have any more: ENETUNREACH. The lock is held.
+// lookup finds a path to dst. If the host has lost the address that the socket is bound to, the error
+// is ENETUNREACH, as on Linux. g.mu is held.
 func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 	mtuGen := g.s.datagramMTU.gen.Load()
 	p, err := g.s.routeOver(dst, src, over)
@@ -248,7 +248,7 @@ func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 	return p, err
 }
 
-// source is the source address that is asked for, by the call or the socket.
+// source returns the source address of a datagram: that of the options, or else the socket's.
 func (g *dgram) source(o *SendOptions) netip.Addr {
 	if o.Src.IsValid() {
 		return o.Src
@@ -263,9 +263,9 @@ func (g *dgram) setPath(p path, src netip.Addr, over int) {
 	g.path, g.pathSrc, g.pathOver = p, src, over
 }
 
-// awaitRoom waits until the interface on the path to dst takes more, and leaves
-// that path in g.path. The lock is held, and released while it waits: another
-// writer may have sent elsewhere, and the socket may have been closed.
+// awaitRoom waits until the transmit queue of the path to dst has room, and leaves that path in g.path.
+// g.mu is held, but not during the wait: other writers may change g.path, and the socket may be closed
+// meanwhile.
 func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 	for {
 		if err := g.usable(&g.wd); err != nil {
@@ -278,14 +278,14 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 		if ifc.tx.room() {
 			return nil
 		}
-		// What waits may have nobody to send it but us.
+		// The queue may be full because no goroutine is draining it: this one must.
 		g.mu.Unlock()
 		ifc.drain()
 		g.mu.Lock()
 		if g.closed || g.wd.expired() || g.pending != 0 {
 			continue
 		}
-		// Those that gave up before have left the socket enlisted.
+		// g is still enlisted if an earlier writer failed while it waited.
 		if g.enlisted == ifc || ifc.tx.wait(g) {
 			g.enlisted = ifc
 			g.writable.Wait()
@@ -293,7 +293,7 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 	}
 }
 
-// txReady is called when an interface has room again.
+// txReady is called when the transmit queue of an interface has room again.
 func (g *dgram) txReady() {
 	g.mu.Lock()
 	g.enlisted = nil
@@ -301,8 +301,7 @@ func (g *dgram) txReady() {
 	g.mu.Unlock()
 }
 
-// shut closes the socket and wakes all who wait. It reports whether it was
-// open.
+// shut closes the socket and wakes all goroutines that wait. It reports whether the socket was open.
 func (g *dgram) shut() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -322,21 +321,21 @@ func (g *dgram) shut() bool {
 	return true
 }
 
-// RemoteAddr returns the address that the socket is connected to, or an invalid
-// one. A raw socket's has no port.
+// RemoteAddr returns the address that the socket is connected to, or an invalid address. That of a raw
+// socket has port 0.
 func (g *dgram) RemoteAddr() netip.AddrPort {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.zoned(g.remote)
 }
 
-// zoned gives an address of the socket its zone, if it is link-local. The lock is held.
+// zoned returns a with its zone if the address is link-local. g.mu is held.
 func (g *dgram) zoned(a netip.AddrPort) netip.AddrPort {
 	return g.s.zonedPort(a, g.zone)
 }
 
-// destination takes the address of a datagram that is to be sent apart: it is returned without its
-// zone, which chooses the interface unless o does.
+// destination returns a destination address without its zone. The zone selects the interface, unless o
+// does.
 func (g *dgram) destination(a netip.Addr, o *SendOptions) netip.Addr {
 	if a.Is4() {
 		return a
@@ -353,15 +352,14 @@ func (g *dgram) destination(a netip.Addr, o *SendOptions) netip.Addr {
 	return a
 }
 
-// SetDeadline sets both deadlines; the zero time means none. What waits when a
-// deadline passes, and what is called after it, returns os.ErrDeadlineExceeded.
+// SetDeadline sets the read and the write deadline. The zero time means no deadline. After a deadline,
+// calls return os.ErrDeadlineExceeded, including calls that wait at that time.
 func (g *dgram) SetDeadline(t time.Time) error { return g.setDeadlines(t, true, true) }
 
 // SetReadDeadline sets the deadline of reads.
 func (g *dgram) SetReadDeadline(t time.Time) error { return g.setDeadlines(t, true, false) }
 
-// SetWriteDeadline sets the deadline of writes, which wait only while the link
-// takes nothing more.
+// SetWriteDeadline sets the deadline of writes, which wait only while the transmit queue is full.
 func (g *dgram) SetWriteDeadline(t time.Time) error { return g.setDeadlines(t, false, true) }
 
 func (g *dgram) setDeadlines(t time.Time, read, write bool) error {
@@ -381,8 +379,8 @@ func (g *dgram) setDeadlines(t time.Time, read, write bool) error {
 
 const minSocketBuffer = 2048
 
-// SetReadBuffer sets how many bytes may wait in the receive queue, the queue's
-// own needs included. Less than 2048 becomes 2048. What is there stays.
+// SetReadBuffer sets the size of the receive queue in bytes, including its overhead. The minimum is
+// 2048. Datagrams that are already in the queue stay there.
 func (g *dgram) SetReadBuffer(n int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -393,8 +391,8 @@ func (g *dgram) SetReadBuffer(n int) error {
 	return nil
 }
 
-// SetWriteBuffer does nothing to an open socket: what is written is in the
-// link's queue, which the sockets share.
+// SetWriteBuffer has no effect: the sockets share the transmit queue of the interface. It fails only if
+// the socket is closed.
 func (g *dgram) SetWriteBuffer(int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -404,8 +402,8 @@ func (g *dgram) SetWriteBuffer(int) error {
 	return nil
 }
 
-// sourceOf is the address that a socket bound to a sends from; invalid where that is one of
-// many, or a group's.
+// sourceOf returns the address that a socket bound to a sends from. It is invalid, and the stack
+// chooses for each destination, if a is not a unicast address of the host.
 func (s *Stack) sourceOf(a netip.Addr) netip.Addr {
 	if isUnicast(a) && s.IsLocal(a) {
 		return a
@@ -413,9 +411,9 @@ func (s *Stack) sourceOf(a netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// checkLocal checks and completes the address of a new socket: an unspecified
-// or missing one becomes that of the family. It is returned without its zone; zone is the index of
-// the interface of one that belongs to a link, else 0.
+// checkLocal checks the local address of a new socket, and returns it without its zone. An address that
+// is unspecified or invalid becomes the unspecified address of the family. zone is the index of the
+// interface for an address of link scope, and otherwise 0.
 func (s *Stack) checkLocal(fam Family, local netip.Addr) (a netip.Addr, zone int, err error) {
 	a, zone = s.unzone(local)
 	switch v6 := s.HasIPv6(); {
@@ -438,8 +436,8 @@ func (s *Stack) checkLocal(fam Family, local netip.Addr) (a netip.Addr, zone int
 	return a, 0, nil
 }
 
-// checkZone tells whether a socket can be bound to an address of a link. As on Linux, it has to say of
-// which.
+// checkZone checks the zone of a link-scope address that a socket is to be bound to. As on Linux, the
+// zone is required.
 func (s *Stack) checkZone(a netip.Addr, zone int) error {
 	ifc := s.ifaceAt(zone)
 	switch {

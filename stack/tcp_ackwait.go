@@ -6,24 +6,25 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// This file lets a large Write wait for its acknowledgements while other large Writes keep the
-// interface busy. Four streams out of a TAP send 24 % more by it, with 20 % less CPU time (T4).
+// This file lets a large Write wait for its ACKs while other large Writes keep the interface busy. With
+// it, four streams out of a TAP (T4) send 16 % more with 10 % less CPU time on one processor, and as
+// much as without it on two.
 
 const (
-	// If at least crowd Writes of crowdBytes or more are in progress on an interface, one of which all
-	// bytes have been sent waits up to ackWait for their acknowledgements, instead of copying what is
-	// not acknowledged. A writer does not wait alone, because the peer would be idle then.
+	// A large Write has crowdBytes or more. If at least crowd large Writes are in progress on an
+	// interface, one whose bytes have all been sent waits up to ackWait for their ACKs, instead of
+	// copying the unacknowledged bytes. A single Write does not wait, because the peer would be idle
+	// meanwhile.
 	crowd      = 3
 	crowdBytes = 64 << 10
 	ackWait    = tcp.Millisecond
 )
 
-// bulkWriters counts the Writes of at least crowdBytes that are in progress on an interface, to peers
-// that are near.
+// bulkWriters counts the large Writes in progress on an interface whose peers are near (see Conn.Near).
 type bulkWriters struct{ atomic.Int32 }
 
-// bulkWriters returns those of the connection's interface if a Write of n bytes is to be counted
-// among them, or else nil. t.mu is held.
+// bulkWriters returns the counter of the connection's interface if a Write of n bytes counts, and
+// otherwise nil. t.mu is held.
 func (t *TCP) bulkWriters(n int) *bulkWriters {
 	if n < crowdBytes || !t.conn.Near() {
 		return nil
@@ -31,18 +32,18 @@ func (t *TCP) bulkWriters(n int) *bulkWriters {
 	return &t.path.ifc.bulk
 }
 
-// crowded reports whether a Write that is counted has to wait for its acknowledgements.
+// crowded reports whether a Write that counts has to wait for its ACKs.
 func (b *bulkWriters) crowded() bool { return b != nil && b.Load() >= crowd }
 
-// ackWaits is how the waits of a connection's writers have ended.
+// ackWaits records how the waits of a connection's writers ended.
 type ackWaits struct {
-	late uint8  // consecutive waits in which the acknowledgements did not come within ackWait
-	skip uint16 // Writes that will not wait, because of late
+	late uint8  // consecutive waits that timed out
+	skip uint16 // number of Writes that will not wait, because of late
 }
 
-// awaitAcks waits up to ackWait until all pinned bytes are acknowledged. If they are not, for
-// instance because the peer's application reads slowly, later Writes wait less and less often.
-// t.mu is held, and released to wait.
+// awaitAcks waits up to ackWait until all pinned bytes are acknowledged. Each time that they are not,
+// because the peer's application reads slowly for example, later Writes wait less often. t.mu is held,
+// but not during the wait.
 func (t *TCP) awaitAcks() {
 	a := &t.zc.acks
 	if a.skip > 0 {

@@ -14,38 +14,37 @@ import (
 
 // ListenOptions are the options of a listener.
 type ListenOptions struct {
-	// Backlog bounds the connections that stand and were not yet accepted:
-	// 4096 if zero. Further handshakes are not completed.
+	// Backlog is the maximum number of established connections that Accept has not yet returned. While
+	// there are so many, no further handshake is completed. If it is 0, the maximum is 4096.
 	Backlog int
-	// TCP is what the connections begin with.
+	// TCP are the initial socket options of the connections.
 	TCP TCPOptions
 }
 
-// A TCPListener takes connections for a local address.
+// A TCPListener accepts connections to a local address.
 type TCPListener struct {
 	s       *Stack
 	local   netip.AddrPort
-	at      bound // its address
+	at      bound // address and family, for the conflict rules of binding
 	backlog int
 	options TCPOptions
 
-	n          atomic.Int32 // connections in queue, to be read without mu
-	nhalf      atomic.Int32 // those in half, likewise
-	overflowAt atomic.Int64 // when half was last full, as tcp.Time; 0: never
+	n          atomic.Int32 // connections that wait in queue; read without mu
+	nhalf      atomic.Int32 // len(half); read without mu
+	overflowAt atomic.Int64 // tcp.Time at which half was last full; 0: never
 
 	mu     mutex[levelListener]
 	cond   sync.Cond
 	dl     deadline
-	half   []*TCP // in SYN-RECEIVED, in no order
-	queue  []*TCP // established; those from head on are not yet accepted
+	half   []*TCP // connections in SYN-RECEIVED, unordered
+	queue  []*TCP // established connections; those from index head on wait for Accept
 	head   int
 	closed bool
 }
 
-// ListenTCP listens on local, whose zero address means all addresses of the
-// family, and whose zero port is chosen. Errors are *os.SyscallError with
-// "bind" and an errno, or net.ErrClosed. Connections in TIME-WAIT on the port
-// do not stand in the way.
+// ListenTCP listens on local. The zero address means all addresses of the family. If the port is 0,
+// ListenTCP chooses one. Connections in TIME-WAIT that use the port are no obstacle. Errors are
+// *os.SyscallError with "socket" or "bind" and an errno, or net.ErrClosed.
 func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*TCPListener, error) {
 	if s.closed.Load() {
 		return nil, net.ErrClosed
@@ -85,16 +84,16 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	return l, nil
 }
 
-// bindable reports whether nothing stands in the way of a listener there.
+// bindable reports whether a listener can bind to b and port. ts.listenMu is held.
 func (ts *tcpState) bindable(b *bound, port uint16) bool {
 	return !ts.listeners.conflicts(b, port) && !ts.table.ports.busy(b, port, true)
 }
 
-// full reports that no further connection is completed for now.
+// full reports whether the accept queue is full. Then no further handshake is completed.
 func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
 
-// synAckRetries is how often a SYN,ACK is sent again: fewer times as the queue of those
-// that are half open fills, so that its places become free sooner (RFC 4987 3.3).
+// synAckRetries returns how many times a SYN,ACK is retransmitted. The number falls as the queue of
+// half-open connections fills, so that their entries become free sooner (RFC 4987 3.3).
 func (l *TCPListener) synAckRetries() uint8 {
 	switch eighths := 8 * int(l.nhalf.Load()) / l.s.tcp.synBacklog; {
 	case eighths <= 4:
@@ -107,8 +106,8 @@ func (l *TCPListener) synAckRetries() uint8 {
 	return 2
 }
 
-// syn takes a SYN: RFC 9293 3.10.7.2. It reports false when nobody listens any
-// more. old is the connection in TIME-WAIT whose place is taken, or nil.
+// syn handles a received SYN (RFC 9293 3.10.7.2). It reports false if the listener is closed. old is
+// the connection in TIME-WAIT that the new connection replaces, or nil.
 func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, zone int, seg *tcp.Segment, old *timeWait) bool {
 	s := l.s
 	p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
@@ -137,8 +136,8 @@ func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, zone int, 
 	})
 }
 
-// open puts a new connection among those that are half open, and lets begin
-// start it. It reports false when nobody listens any more.
+// open adds a half-open connection and calls begin to start it. It reports false if the listener is
+// closed.
 func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, begin func(*TCP, tcp.Config)) bool {
 	s := l.s
 	l.mu.Lock()
@@ -149,13 +148,13 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 	t := s.newTCP(local, remote, p)
 	t.listener = l
 	t.linked = true
-	// The socket's lock is taken before anyone can find it, so that a second
-	// copy of the SYN meets an open connection.
+	// Lock the socket before the table makes it visible: a second copy of the SYN then waits until
+	// begin has opened the connection.
 	t.mu.Lock()
 	if !s.tcp.table.insert(&t.tcpEntry) {
 		t.mu.Unlock()
 		l.mu.Unlock()
-		return true // a copy of the SYN was quicker
+		return true // another goroutine has handled a copy of the SYN
 	}
 	l.half = append(l.half, t)
 	t.half = int32(len(l.half))
@@ -168,15 +167,15 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 	return true
 }
 
-// handshakeEnded moves a connection whose handshake is complete to those that can be
-// accepted, and forgets one that ended before it was.
+// handshakeEnded moves a connection from half to queue when its handshake is complete. It discards a
+// connection that ended during the handshake.
 func (l *TCPListener) handshakeEnded(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
 	half := l.forget(t)
 	switch {
 	case !half:
-		// It stands in the queue, or was accepted: Accept returns it even if it
-		// has been reset meanwhile, as the kernel does.
+		// The connection is in queue, or was accepted. Accept returns it even if it has been reset
+		// meanwhile, as on Linux.
 		l.mu.Unlock()
 	case l.closed:
 		l.mu.Unlock()
@@ -192,8 +191,7 @@ func (l *TCPListener) handshakeEnded(t *TCP, ev tcp.Events) {
 	}
 }
 
-// forget takes a connection out of those that are half open, and reports whether
-// it was one. l.mu is held.
+// forget removes a connection from half, and reports whether it was there. l.mu is held.
 func (l *TCPListener) forget(t *TCP) bool {
 	if t.half == 0 {
 		return false
@@ -209,7 +207,8 @@ func (l *TCPListener) forget(t *TCP) bool {
 	return true
 }
 
-// Accept waits for a connection.
+// Accept waits for a connection and returns it. Errors are net.ErrClosed, os.ErrDeadlineExceeded and
+// syscall.ENETDOWN.
 func (l *TCPListener) Accept() (*TCP, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -219,21 +218,21 @@ func (l *TCPListener) Accept() (*TCP, error) {
 			return nil, net.ErrClosed
 		case l.dl.expired():
 			if len(l.queue) > l.head {
-				l.cond.Signal() // we may have been woken for it: it is the next one's now
+				l.cond.Signal() // pass on a wakeup that this goroutine may have consumed
 			}
 			return nil, os.ErrDeadlineExceeded
 		case len(l.queue) > l.head:
 			return l.take(), nil
 		case l.s.life.cut.Load() && !l.local.Addr().IsLoopback():
-			// Nobody can connect any more but the host itself. accept(2) has it among
-			// "already-pending network errors".
+			// All links are down, so only the host itself could still connect. accept(2) lists ENETDOWN
+			// among the "already-pending network errors".
 			return nil, syscall.ENETDOWN
 		}
 		l.cond.Wait()
 	}
 }
 
-// take returns the connection that has waited longest. l.mu is held.
+// take removes the oldest connection from queue and returns it. l.mu is held.
 func (l *TCPListener) take() *TCP {
 	t := l.queue[l.head]
 	l.queue[l.head] = nil
@@ -251,12 +250,12 @@ func (l *TCPListener) take() *TCP {
 	return t
 }
 
-// LocalAddr is the address that is listened on.
+// LocalAddr returns the address that the listener is bound to.
 func (l *TCPListener) LocalAddr() netip.AddrPort {
 	return netip.AddrPortFrom(l.s.zoned(l.local.Addr(), l.at.zone), l.local.Port())
 }
 
-// SetDeadline sets when Accept stops waiting; the zero time means never.
+// SetDeadline sets the time at which Accept fails. The zero time means no deadline.
 func (l *TCPListener) SetDeadline(d time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -267,8 +266,8 @@ func (l *TCPListener) SetDeadline(d time.Time) error {
 	return nil
 }
 
-// Close ends the listening. Connections that were not accepted are reset, those
-// that were stay. A second Close returns net.ErrClosed.
+// Close stops listening. It resets the connections that were not accepted, and leaves accepted ones
+// alone. A second Close returns net.ErrClosed.
 func (l *TCPListener) Close() error {
 	l.mu.Lock()
 	if l.closed {

@@ -8,51 +8,50 @@ import (
 )
 
 const (
-	// defaultOrphans bounds the connections that the application has closed and that
-	// are not over.
+	// defaultOrphans is the default maximum number of orphans.
 	defaultOrphans = 32768
-	// stallAfter is how old an orphan is before it can be taken for stalled, and
-	// stallTime, how long the rest of its data may take at the pace so far.
+	// An orphan counts as stalled if it was closed at least stallAfter ago, and if the rest of its data
+	// would take longer than stallTime at its rate so far.
 	stallAfter = 2 * tcp.Second
 	stallTime  = 60 * tcp.Second
 	// reclaimEvery is the time between two runs of the reclaimer under memory pressure.
 	reclaimEvery = tcp.Time(250 * time.Millisecond)
-	// reclaimBatch is how many orphans are looked at each time.
+	// reclaimBatch is the maximum number of orphans that one run of the reclaimer examines.
 	reclaimBatch = 64
 )
 
-// orphans lists the connections that the application has closed and that are neither over
-// nor in TIME-WAIT. Nobody but the stack can end one whose peer does not let its data out.
+// orphans lists the connections that the application has closed, except those that are closed or in
+// TIME-WAIT. If the peer does not accept the data of an orphan, only the stack can end it.
 //
-// They stand in two lists, in the order in which they were closed: those with data that is
-// not acknowledged, which hold memory, and those that wait for the peer's FIN or for the
-// acknowledgement of theirs. TCP.orphan is a connection's slot, negative in the second list.
+// There are two lists, each in the order in which the connections were closed: orphans with
+// unacknowledged data, which hold memory; and orphans that only wait for the peer's FIN or for the ACK
+// of their own. TCP.orphan is a connection's slot, negated if it is in the second list.
 type orphans struct {
 	limit int
 
 	mu    mutex[levelTable]
-	slots []orphanSlot // made on first use; the first two are the heads of the lists
-	free  int32        // the first free slot, which others follow by next; 0: none
-	n     [2]int       // orphans in each list
+	slots []orphanSlot // allocated on first use; the first two are the heads of the lists
+	free  int32        // head of the list of free slots, linked by next; 0: none
+	n     [2]int       // number of orphans in each list
 }
 
-// The lists of orphans.
+// Indexes of the two lists of orphans.
 const (
-	orphanData = iota // with data that is not acknowledged
-	orphanFIN         // without
+	orphanData = iota // with unacknowledged data
+	orphanFIN         // without unacknowledged data
 )
 
-// An orphanSlot is a place in one of two circular lists.
+// An orphanSlot is an element of one of the two circular lists.
 type orphanSlot struct {
 	t          *TCP
 	prev, next int32
 	list       uint8
 	at         tcp.Time // when the connection was closed
-	bytes      int      // that were not acknowledged then
+	bytes      int      // bytes that were unacknowledged at that time
 }
 
-// track enters a closed connection into the list that it belongs to, or takes it out when
-// it is over. The lock of t is held.
+// track puts a closed connection into its list, moves it to the other list, or removes it if it is an
+// orphan no more. t.mu is held.
 func (o *orphans) track(now tcp.Time, t *TCP) {
 	unacked := t.conn.Unacked()
 	list := uint8(orphanFIN)
@@ -61,7 +60,7 @@ func (o *orphans) track(now tcp.Time, t *TCP) {
 	}
 	gone := !t.linked || t.conn.State() == tcp.Closed
 	if slot, in := t.orphanSlot(); gone && slot == 0 || !gone && slot != 0 && in == list {
-		return // without the lock that all orphans share: so it is for most of their segments
+		return // nothing changes, as for most segments; skip the shared lock
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -83,8 +82,8 @@ func (o *orphans) track(now tcp.Time, t *TCP) {
 	}
 }
 
-// orphanSlot returns the connection's slot among the orphans, or 0, and the list that it is in. t.mu
-// is held.
+// orphanSlot returns the connection's slot and its list. The slot is 0 if the connection is not an
+// orphan. t.mu is held.
 func (t *TCP) orphanSlot() (slot int32, list uint8) {
 	if t.orphan < 0 {
 		return -t.orphan, orphanFIN
@@ -107,7 +106,7 @@ func (o *orphans) take() int32 {
 	return i
 }
 
-// release makes slot i free. o.mu is held.
+// release frees slot i. o.mu is held.
 func (o *orphans) release(i int32) {
 	o.slots[i] = orphanSlot{next: o.free}
 	o.free = i
@@ -125,25 +124,24 @@ func (o *orphans) link(i int32, list uint8) {
 	o.n[list]++
 }
 
-// unlink takes slot i out of its list. o.mu is held.
+// unlink removes slot i from its list. o.mu is held.
 func (o *orphans) unlink(i int32) {
 	s := &o.slots[i]
 	o.slots[s.prev].next, o.slots[s.next].prev = s.next, s.prev
 	o.n[s.list]--
 }
 
-// count is the number of orphans. o.mu is held.
+// count returns the number of orphans. o.mu is held.
 func (o *orphans) count() int { return o.n[orphanData] + o.n[orphanFIN] }
 
-// stats returns how many orphans there are.
+// stats returns the number of orphans.
 func (o *orphans) stats() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.count()
 }
 
-// oldest returns the first orphan of a list with what was noted when it was closed, or a
-// zero slot.
+// oldest returns the first slot of a list, or a zero slot if the list is empty.
 func (o *orphans) oldest(list int) orphanSlot {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -153,7 +151,7 @@ func (o *orphans) oldest(list int) orphanSlot {
 	return o.slots[o.slots[list].next]
 }
 
-// excess returns the oldest orphan of the longer list where there are more than limit, or
+// excess returns the first slot of the longer list if there are more than limit orphans, and otherwise
 // a zero slot.
 func (o *orphans) excess() orphanSlot {
 	o.mu.Lock()
@@ -168,8 +166,7 @@ func (o *orphans) excess() orphanSlot {
 	return o.slots[o.slots[list].next]
 }
 
-// spare puts an orphan at the end of its list, to be looked at after all others. The lock
-// of t is held.
+// spare moves an orphan to the end of its list, so that it is examined after all others. t.mu is held.
 func (o *orphans) spare(t *TCP) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -178,16 +175,15 @@ func (o *orphans) spare(t *TCP) {
 	o.link(i, list)
 }
 
-// stalled reports whether the data of an orphan that was closed age ago, with so many bytes
-// not acknowledged then and left of them now, would at that pace take longer than stallTime
-// from now on.
+// stalled reports whether an orphan is stalled. It was closed age ago, with bytes unacknowledged, of
+// which left still are. It is stalled if at that rate the rest takes longer than stallTime.
 func stalled(age tcp.Time, bytes, left int) bool {
 	done := bytes - left
 	return age >= stallAfter && (done <= 0 || float64(left)*float64(age) > float64(stallTime)*float64(done))
 }
 
-// resetOrphan ends a connection that nobody owns, if it still is one. Where only a stalled
-// one is to be ended, others are put at the end of their list.
+// resetOrphan resets the connection of o if it still is an orphan. If onlyStalled is set and the orphan
+// is not stalled, resetOrphan moves it to the end of its list instead.
 func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	t := o.t
 	t.mu.Lock()
@@ -208,8 +204,8 @@ func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	s.counts.orphansReset.Add(1)
 }
 
-// limitOrphans resets the oldest orphans while there are too many, and sends the resets: the
-// caller may wait afterwards. No lock is held.
+// limitOrphans resets the oldest orphans while there are more than the limit. It also transmits the
+// RSTs, because the caller may wait next. The caller must not hold a lock.
 func (s *Stack) limitOrphans() {
 	o := s.tcp.orphans.excess()
 	if o.t == nil {
@@ -221,13 +217,13 @@ func (s *Stack) limitOrphans() {
 	s.drain()
 }
 
-// pressure reports memory pressure: buffers do not grow, and what nobody owns or needs
-// is given up. It begins at three quarters of the budget, so that what connections may
-// always have finds its place in the rest.
+// pressure reports memory pressure. While it is true, buffers do not grow, and the stack frees memory
+// that is not needed. It becomes true at three quarters of the budget: the last quarter is for the
+// minimum that each connection may use at any time.
 func (ts *tcpState) pressure() bool { return ts.used.Load() >= ts.memory/4*3 }
 
-// admits reports whether there is memory for one more connection, if need be after
-// taking some from orphans and from data that was not acknowledged. No lock is held.
+// admits reports whether there is memory for one more connection. Under memory pressure it first calls
+// reclaim. The caller must not hold a lock.
 func (s *Stack) admits(now tcp.Time) bool {
 	ts := &s.tcp
 	if !ts.pressure() {
@@ -240,10 +236,9 @@ func (s *Stack) admits(now tcp.Time) bool {
 	return ts.used.Load() < ts.memory
 }
 
-// reclaim gets memory back under memory pressure. It resets orphans that are stalled, oldest
-// first, and then has all connections give up what their buffers hold in vain. With hard
-// set it resets orphans whether they are stalled or not, until there is some memory to
-// give. No lock is held.
+// reclaim frees memory under memory pressure. It resets stalled orphans, oldest first. If that is not
+// enough, it calls reclaimBuffers. If hard is set, it resets any orphans, until the memory in use is
+// below the budget. The caller must not hold a lock.
 func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	ts := &s.tcp
 	short := func() bool { return hard && ts.used.Load() >= ts.memory || !hard && ts.pressure() }
@@ -259,8 +254,8 @@ func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	}
 }
 
-// reclaimBuffers has every connection give up what it holds in vain. That takes as long as
-// there are connections, so it is done at most once in a second.
+// reclaimBuffers calls Conn.Reclaim of all connections. Because it visits all of them, it runs at most
+// once per second.
 func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	ts := &s.tcp
 	last := ts.reclaimed.Load()
@@ -278,7 +273,7 @@ func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	}
 }
 
-// A reclaimer gets memory back from time to time under memory pressure.
+// A reclaimer calls reclaim at intervals of reclaimEvery while there is memory pressure.
 type reclaimer struct {
 	s     *Stack
 	armed atomic.Bool
@@ -287,7 +282,7 @@ type reclaimer struct {
 	alarm alarm
 }
 
-// kick sets the alarm, unless it is set. The lock of a connection may be held.
+// kick sets the alarm unless it is already set. The caller may hold the lock of a connection.
 func (r *reclaimer) kick() {
 	if r.armed.Load() || !r.armed.CompareAndSwap(false, true) {
 		return

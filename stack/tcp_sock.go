@@ -19,64 +19,64 @@ import (
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
 type TCPInfo = tcp.Info
 
-// TCP is a TCP socket: a tcp.Conn, which is the state machine, with a lock, an
-// entry in the connection table, a timer and the waiting goroutines. All methods may be
-// called from several goroutines.
+// A TCP is a TCP socket. It adds to the state machine, a tcp.Conn, what the host provides: a lock, an
+// entry in the connection table, a timer, and goroutines that wait. Its methods may be called
+// concurrently.
 //
-// Every event is handled in the same steps: lock t.mu, call the Conn, take the segments
-// that it has to send, wake waiting goroutines, set the timer, unlock, transmit.
+// Every event is handled in the same steps: lock t.mu, call a method of the Conn, queue the segments
+// that the Conn returns, wake goroutines, set the timer, unlock, transmit the queued segments.
 //
-// Most connections are idle most of the time, so what only an active one needs is
-// allocated on first use.
+// Most connections are idle most of the time. What only active connections need is allocated on first
+// use.
 type TCP struct {
-	tcpEntry // the entry in the table; first, so that a lookup touches one cache line
+	tcpEntry // entry in the table; first, so that a lookup touches one cache line
 	s        *Stack
 	listener *TCPListener // the listener that received the SYN; nil for an active open
 
 	mu      mutex[levelSocket]
 	conn    tcp.Conn
 	lastRun tcp.Time   // when run was last called
-	path    *path      // shared with other connections, so immutable
+	path    *path      // shared with other connections, so it must not be modified
 	waiters *waiters   // allocated on first use
 	dl      *deadlines // allocated for the first deadline in the future
 
 	timer   *sockTimer // nil while the connection is in the timer wheel
-	timerAt tcp.Time   // when timer fires, or the wheel reaches the connection; 0: neither is set
+	timerAt tcp.Time   // when timer fires, or when the wheel reaches the connection; 0: no timer is set
 	inWheel wheelSlot
 
-	half    int32 // 1 + its index in listener.half; 0: not half open; under the listener's lock
-	linger  int32 // seconds; negative: close in the background
-	orphan  int32 // index of its slot among the orphans, from 2 on; negative in the list of those without data; 0: none
-	slot    uint8 // index of its slot in the wheel; under the wheel's lock
+	half    int32 // 1 + index in listener.half; 0: not half open; guarded by listener.mu
+	linger  int32 // argument of SetLinger in seconds; negative: Close does not wait
+	orphan  int32 // slot in the orphans, at least 2; negative in the list of those without data; 0: not an orphan
+	slot    uint8 // slot in the wheel; guarded by the wheel's lock
 	direct  directState
-	wheeled bool // it was put into the wheel, which has not reached it yet
+	wheeled bool // in the wheel, which has not reached it yet
 
 	linked      bool   // it is in the table
 	detached    bool   // a timeWait has replaced it in the table
 	connected   bool   // the handshake was completed
 	closed      bool   // the application or the stack closed it
-	canceled    bool   // the context of the dial ended
-	writing     bool   // a Write is in progress; others wait
-	yield       bool   // the next Write first lets others run: see yieldBytes
-	rdShut      bool   // CloseRead
-	wrShut      bool   // CloseWrite
-	errReported bool   // the error that ended the connection was reported once
-	queueFull   bool   // waits for room in the transmit queue
+	canceled    bool   // the context of DialTCP ended during the handshake
+	writing     bool   // a Write is in progress; further Writes wait
+	yield       bool   // the next Write first yields to other goroutines: see yieldBytes
+	rdShut      bool   // CloseRead was called
+	wrShut      bool   // CloseWrite was called
+	errReported bool   // a call has returned the error that ended the connection
+	queueFull   bool   // enlisted at a transmit queue, which calls txReady
 	rdPast      bool   // the read deadline was set to a time in the past
 	wrPast      bool   // the write deadline was set to a time in the past
-	tos, ttl    uint8  // of sent packets; tos without the ECN bits
+	tos, ttl    uint8  // of sent packets; tos has zero ECN bits
 	ipID        uint16 // the IP identification of the next packet
 
-	zc *zeroCopySend // nil until there was a large Write
+	zc *zeroCopySend // allocated by the first large Write
 }
 
-// waiters are the goroutines that wait for a connection: readers on rd; writers, Dial and
-// Close on wr.
+// waiters are the goroutines that wait for events of a connection. Readers wait on rd. Writers, DialTCP
+// and Close wait on wr.
 type waiters struct {
 	rd, wr    sync.Cond
-	n         int              // goroutines that wait
-	untilIdle int              // readers among them to wake when the connection becomes idle
-	zcReceive *zeroCopyReceive // allocated when a reader first has a buffer large enough
+	n         int              // number of goroutines that wait
+	untilIdle int              // number of readers to wake when the connection becomes idle
+	zcReceive *zeroCopyReceive // allocated for the first reader whose buffer is large enough
 }
 
 // read and write wait on rd and wr. The caller holds t.mu, which is released during the wait.
@@ -98,7 +98,7 @@ func (t *TCP) waiting() *waiters {
 	return t.waiters
 }
 
-// wakeReaders wakes all goroutines that wait on rd, and wakeWriters those on wr. t.mu is held.
+// wakeReaders wakes all goroutines that wait on rd. t.mu is held.
 func (t *TCP) wakeReaders() {
 	if t.waiters != nil {
 		t.waiters.rd.Broadcast()
@@ -111,14 +111,14 @@ func (t *TCP) wakeWriters() {
 	}
 }
 
-// newTCP makes a socket that is not yet in the table.
+// newTCP returns a socket that is not yet in the table.
 func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
 	t := &TCP{s: s, path: p, linger: -1, ttl: p.hops}
 	t.key, t.sock = makeTuple(local, remote, int(p.zone)), t
 	return t
 }
 
-// config returns the initial configuration of a connection on the socket's path.
+// config returns the initial configuration of the Conn for the socket's path.
 func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	iss := t.s.isn(now, &t.key)
 	t.ipID = uint16(iss >> 16)
@@ -135,10 +135,9 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	return cfg
 }
 
-// DialTCP opens a connection to remote. It waits until the connection is established or fails, or
-// ctx ends. If the address or the port of local is zero, DialTCP chooses it. Errors are
-// *os.SyscallError with "bind" or "connect" and an errno, ctx.Err(), or
-// net.ErrClosed.
+// DialTCP opens a connection to remote and waits until it is established. It chooses the address and
+// the port of local if they are zero. Errors are *os.SyscallError with "bind" or "connect" and an
+// errno, ctx.Err() if ctx ends first, or net.ErrClosed.
 func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
 	growStack(false)
 	if s.closed.Load() {
@@ -151,13 +150,13 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	ra, zone := s.unzone(remote.Addr())
 	local, remote = netip.AddrPortFrom(la, local.Port()), netip.AddrPortFrom(ra, remote.Port())
 	if a := local.Addr(); a.IsMulticast() || s.IsBroadcast(a) || a == loopbackBroadcast() {
-		// Linux can bind to such an address, and then sends from one of the host's addresses.
+		// Linux allows such a local address, and then sends from a unicast address of the host.
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
 	} else if a.IsValid() && !a.IsUnspecified() && !s.IsLocal(a) {
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
 	if zone == 0 {
-		zone = localZone // a socket that is bound to a link stays on it
+		zone = localZone // a socket that is bound to a link uses that link
 	}
 	if err := connectable(fam, remote.Addr(), zone); err != nil && !remote.Addr().IsMulticast() {
 		return nil, os.NewSyscallError("connect", err)
@@ -174,7 +173,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, err
 	}
 	t.mu.Lock()
-	if t.closed { // by Stack.Close, which found it in the table
+	if t.closed { // Stack.Close found it in the table
 		t.mu.Unlock()
 		return nil, net.ErrClosed
 	}
@@ -186,7 +185,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	t.conn.Open(now, cfg)
 	t.runDirect(now)
 	if err := t.awaitConnect(ctx); err != nil {
-		s.drain() // a canceled dial may have queued a RST
+		s.drain() // a canceled dial has queued a RST
 		return nil, err
 	}
 	return t, nil
@@ -194,15 +193,15 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 
 // TCPOptions are the initial socket options of a connection.
 type TCPOptions struct {
-	// KeepAlive turns keep-alive on. Idle is the quiet time before the first
-	// probe, Interval the time between probes, and Count their number. A value that
-	// is not positive stands for the default: 15 s, 15 s and 9.
+	// KeepAlive turns keep-alive on. Idle is the time without traffic before the first probe, Interval
+	// is the time between probes, and Count is their number. If a value is not positive, the default
+	// applies: 15 s, 15 s and 9.
 	KeepAlive      bool
 	Idle, Interval time.Duration
 	Count          int
 }
 
-// keepAlive returns the setting for package tcp, in which a negative Idle turns keep-alive off.
+// keepAlive returns the setting of package tcp, where a negative Idle turns keep-alive off.
 func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 	k := tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
 	if o.Idle > 0 {
@@ -220,15 +219,15 @@ func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 	return k
 }
 
-// bindDial makes the socket of an active open and puts it into the table. If localPort is 0,
-// it chooses a port as in RFC 6056. old is the connection in TIME-WAIT that the
-// socket replaces, or nil.
+// bindDial makes the socket of an active open and inserts it into the table. If localPort is 0, it
+// chooses a port as RFC 6056 recommends. old is the connection in TIME-WAIT that the socket replaces,
+// or nil.
 func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uint16) (t *TCP, old *timeWait, err error) {
 	local, remote := netip.AddrPortFrom(p.src, localPort), netip.AddrPortFrom(p.dst, remotePort)
 	t = s.newTCP(local, remote, p)
 	t.linked = true
 	if localPort != 0 {
-		s.tcp.listenMu.Lock() // no other socket may take the port between find and insert
+		s.tcp.listenMu.Lock() // so that no other socket takes the port between find and insert
 		free := s.tcp.listeners.find(local, int(p.zone)) == nil && !s.tcp.table.ports.busy(&bound{addr: p.src, zone: int(p.zone)}, localPort, false) && s.tcp.table.insert(&t.tcpEntry)
 		s.tcp.listenMu.Unlock()
 		if !free {
@@ -244,12 +243,12 @@ func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uin
 	return t, old, nil
 }
 
-// awaitConnect waits for the handshake.
+// awaitConnect waits until the handshake has succeeded or failed, or ctx has ended.
 func (t *TCP) awaitConnect(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.connected && !t.closed {
-		return nil // a peer in this process may have answered already
+		return nil // a peer in this process may already have answered
 	}
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() {
@@ -264,7 +263,7 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 		case t.closed:
 			return net.ErrClosed
 		case t.connected:
-			t.waiters = nil // saves memory: no other goroutine has the socket yet
+			t.waiters = nil // save memory; no other goroutine has the socket yet
 			return nil
 		case t.conn.Err() != tcp.ErrNone:
 			t.closed = true
@@ -280,18 +279,18 @@ func (t *TCP) awaitConnect(ctx context.Context) error {
 	}
 }
 
-// segment handles a received segment. It reports false if the connection has left the table since
-// the caller found it there.
+// segment handles a received segment. It reports false if the connection has left the table since the
+// caller looked it up.
 func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
-	// While the accept queue is full, do not complete a handshake. A RST is
-	// handled at any time: RFC 9293 3.10.7.4 checks it before the ACK.
+	// While the accept queue is full, the ACK that would complete a handshake is dropped. A RST is
+	// always handled: RFC 9293 3.10.7.4 checks it before the ACK.
 	if l := t.listener; l != nil && seg.Flags&(wire.FlagACK|wire.FlagRST) == wire.FlagACK && l.full() {
 		t.mu.Lock()
 		waiting := t.conn.State() == tcp.SynReceived
 		t.mu.Unlock()
 		if waiting {
-			// Treat the segment as lost: the peer, or the timer of our SYN,ACK, will
-			// retransmit.
+			// The segment counts as lost. The peer's retransmission, or that of our SYN,ACK, repeats
+			// the exchange.
 			t.s.drop(dropAcceptQueue)
 			return true
 		}
@@ -301,7 +300,8 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		return false
 	}
-	// now is when the batch of the segment was received. run may have been called later than that.
+	// now is the time at which the batch of the segment arrived. run may have been called since, with a
+	// later time.
 	now = max(now, t.lastRun)
 	una := t.conn.Una()
 	t.conn.Segment(now, seg)
@@ -314,16 +314,16 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 	return true
 }
 
-// report tells the listener that the handshake was completed, or that the connection has
-// ended. The caller must not hold a lock.
+// report tells the listener that the handshake is complete, or that the connection has ended. The
+// caller must not hold a lock.
 func (t *TCP) report(ev tcp.Events) {
 	if t.listener != nil && ev&(tcp.Connected|tcp.Dead) != 0 {
 		t.listener.handshakeEnded(t, ev)
 	}
 }
 
-// runDirect is run, then transmits what run has queued. If the first segment is small, it uses
-// direct transmit. The caller holds t.mu; runDirect unlocks it.
+// runDirect calls run and transmits the segments that run has queued. If the first segment is small, it
+// leaves by direct transmit. The caller holds t.mu; runDirect unlocks it.
 func (t *TCP) runDirect(now tcp.Time) {
 	ifc := t.path.ifc
 	t.direct = directAllowed
@@ -336,10 +336,10 @@ func (t *TCP) runDirect(now tcp.Time) {
 	if ifc != nil {
 		ifc.sendDirect()
 	}
-	t.s.drain() // further segments; they may be queued at another interface after a change of routes
+	t.s.drain() // the other segments, which may be in the queue of another interface if the routes have changed
 }
 
-// A directState says whether run may use direct transmit, and whether it has.
+// A directState says whether run may use direct transmit, and whether it did.
 type directState uint8
 
 const (
@@ -348,8 +348,8 @@ const (
 	directMade                // run has made one: the caller must call sendDirect
 )
 
-// run must follow every call of a method of the Conn that changes it. It queues segments, wakes
-// goroutines and sets the timer. It returns the events of the Conn. t.mu is held.
+// run queues the segments that the Conn has to send, wakes goroutines, sets the timer, and returns the
+// events of the Conn. Each method call that changes the Conn must be followed by run. t.mu is held.
 func (t *TCP) run(now tcp.Time) tcp.Events {
 	t.lastRun = now
 	t.pull(now)
@@ -384,7 +384,7 @@ func (t *TCP) wake(ev tcp.Events) {
 	}
 }
 
-// unlink takes the connection out of the table. t.mu is held.
+// unlink removes the connection from the table. t.mu is held.
 func (t *TCP) unlink() {
 	t.linked = false
 	t.s.tcp.table.remove(&t.tcpEntry)
@@ -400,8 +400,8 @@ func (t *TCP) txReady() {
 	t.report(ev)
 }
 
-// pull takes segments from the Conn while the transmit queue has room, and
-// queues them. They leave in the order in which the Conn returned them, because t.mu is held.
+// pull queues segments of the Conn until the Conn has no more or the transmit queue is full. Because
+// t.mu is held, the segments leave in the Conn's order.
 func (t *TCP) pull(now tcp.Time) {
 	var seg tcp.Segment
 	for !t.queueFull {
@@ -419,22 +419,22 @@ func (t *TCP) pull(now tcp.Time) {
 	}
 }
 
-// reroute looks up the path again after routes have changed. If there is none, segments are
-// dropped until there is one again or the connection times out.
+// reroute looks up the path again after a change of routes. If there is no path, the connection's
+// segments are dropped until there is one, or until the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
 	if t.direct == directAllowed {
-		t.direct = directNo // the caller calls sendDirect of the old interface
+		t.direct = directNo // the caller would call sendDirect of the old interface
 	}
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src, int(t.path.zone))
 	if err != nil || p.group {
-		// As on Linux 6.18, a connection with data in flight ends with ENETUNREACH, any other
-		// with ETIMEDOUT.
+		// As on Linux 6.18: if data is in flight, a connection that times out fails with ENETUNREACH,
+		// otherwise with ETIMEDOUT.
 		if !t.path.noRoute && t.conn.InFlight(t.conn.Una()) {
 			t.conn.SoftError(tcp.ErrNetUnreachable)
 		}
 		old := *t.path
-		old.gen = gen // do not ask again before something changes
+		old.gen = gen // do not repeat the lookup before the next change
 		old.noRoute, old.neigh = true, nil
 		t.path = &old
 		return
@@ -446,7 +446,7 @@ func (t *TCP) reroute(now tcp.Time) {
 	t.conn.SetGSO(p.gso())
 }
 
-// icmp handles an ICMP error about the segment with sequence number seq.
+// icmp handles an ICMP error about a segment with the sequence number seq.
 func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.mu.Lock()
 	now := t.s.now()
@@ -459,16 +459,16 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	}
 	switch st := t.conn.State(); {
 	case e.errno == syscall.EMSGSIZE:
-		// The sequence number is valid, so trust the report, for all traffic to this
-		// destination. pull then finds the path invalid and calls reroute.
+		// seq is valid, so believe the reported MTU, for all traffic to this destination. pull then
+		// finds the path invalid and calls reroute.
 		t.s.lowerPathMTU(t.path.dst, e.mtu)
 	case (st == tcp.SynSent || st == tcp.SynReceived) && !e.reassembly:
 		// As on Linux, an ICMP error ends a handshake at once.
 		t.conn.HardError(now, tcpErrOf(e.errno))
 	default:
-		// RFC 9293 3.9.2.2 MUST-56: "Since these Unreachable messages indicate
-		// soft error conditions, a TCP implementation MUST NOT abort the
-		// connection"; RFC 5927 5.2: nor for hard errors, once it is established.
+		// RFC 9293 3.9.2.2 MUST-56: "Since these Unreachable messages indicate soft error conditions, a
+		// TCP implementation MUST NOT abort the connection". RFC 5927 5.2 extends this to hard errors
+		// once the connection is established.
 		t.conn.SoftError(tcpErrOf(e.errno))
 	}
 	ev := t.run(now)
@@ -477,14 +477,15 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.s.drain()
 }
 
-// Read reads received data into p. It waits until there is some. After the peer's FIN it returns io.EOF.
+// Read reads received data into p. It waits until there is some. It returns io.EOF after the peer's
+// FIN.
 func (t *TCP) Read(p []byte) (int, error) { return t.read(p, false) }
 
-// ErrIdle is returned by ReadActive when nothing has happened on the connection for a while.
+// ErrIdle is returned by ReadActive when the connection has become idle.
 var ErrIdle = errors.New("stack: the connection is idle")
 
-// ReadActive is Read, but returns ErrIdle when the connection becomes idle, after half a
-// second or two. The caller can then give up its buffer and call AwaitReadable.
+// ReadActive is like Read, but it returns ErrIdle when the connection becomes idle, which takes half a
+// second to two seconds without traffic. The caller can then free its buffer and call AwaitReadable.
 func (t *TCP) ReadActive(p []byte) (int, error) { return t.read(p, true) }
 
 // AwaitReadable waits until Read would return without waiting.
@@ -507,7 +508,7 @@ func (t *TCP) readable() bool {
 	return t.conn.Err() != tcp.ErrNone && !t.errReported
 }
 
-// read implements Read and, if untilIdle is set, ReadActive.
+// read implements Read, and ReadActive if untilIdle is set.
 func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 	t.mu.Lock()
 	for {
@@ -552,7 +553,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 			continue
 		}
 		t.withdrawBuffer()
-		// The data has just been received, at t.lastRun: that saves a call of now.
+		// The data arrived at t.lastRun, just now. Using that time saves a reading of the clock.
 		if n := t.conn.Awaited(t.lastRun); n > 0 {
 			t.wasRead(t.lastRun)
 			return n, nil
@@ -560,7 +561,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 	}
 }
 
-// wasRead calls run after a Read, but only if an ACK is due or no timer is set. The caller holds
+// wasRead completes a Read. It calls run only if an ACK is due or no timer is set. The caller holds
 // t.mu; wasRead unlocks it.
 func (t *TCP) wasRead(now tcp.Time) {
 	if !t.conn.AckDue() && t.timerAt != 0 {
@@ -572,9 +573,9 @@ func (t *TCP) wasRead(now tcp.Time) {
 	t.s.drain()
 }
 
-// Take reads all received data without copying it: first x, then y. The caller may use them
-// until it passes storage to Release. If storage is nil, there is no data or the connection
-// cannot be read, and the caller has to call Read.
+// Take returns all received data without copying it: x, followed by y. The caller may use the data
+// until it passes storage to Release. If storage is nil, there is no data or an error, and the caller
+// has to call Read.
 func (t *TCP) Take() (x, y, storage []byte) {
 	t.mu.Lock()
 	if t.closed || t.rdPast || t.dl != nil && t.dl.rd.expired() {
@@ -592,16 +593,16 @@ func (t *TCP) Take() (x, y, storage []byte) {
 	return x, y, storage
 }
 
-// Release ends the use of what Take returned.
+// Release frees the storage that Take returned.
 func (t *TCP) Release(storage []byte) { t.s.tcp.params.Free(storage) }
 
-// readEnd returns why nothing more will be read, or nil. t.mu is held.
+// readEnd returns io.EOF or the error that ends reading, or nil if more data may come. t.mu is held.
 func (t *TCP) readEnd() error {
 	if t.conn.AtEOF() {
-		return io.EOF // even if the connection failed after the FIN
+		return io.EOF // even if the connection failed after it received the FIN
 	}
 	if e := t.conn.Err(); e != tcp.ErrNone && !t.errReported {
-		t.errReported = true // the kernel reports it once
+		t.errReported = true // as on Linux, only one call returns it
 		return errnoOf(e)
 	}
 	if t.rdShut || t.conn.State() == tcp.Closed {
@@ -610,7 +611,7 @@ func (t *TCP) readEnd() error {
 	return nil
 }
 
-// CloseRead makes Read return io.EOF after the data that is already received.
+// CloseRead makes Read return io.EOF once the data that was received before is read.
 func (t *TCP) CloseRead() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -653,9 +654,8 @@ func (t *TCP) shutdownErr() error {
 	return nil
 }
 
-// Close closes the socket. Written data is still
-// delivered in the background, unless SetLinger says otherwise. A second Close
-// returns net.ErrClosed.
+// Close closes the socket. The stack still delivers written data in the background, unless SetLinger
+// has changed that. A second Close returns net.ErrClosed.
 func (t *TCP) Close() error {
 	growStack(false)
 	t.mu.Lock()
@@ -684,7 +684,7 @@ func (t *TCP) Close() error {
 	return nil
 }
 
-// lingerFor waits until all data and the FIN are acknowledged, but at most d.
+// lingerFor waits until all data and the FIN are acknowledged, for at most d.
 func (t *TCP) lingerFor(d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -696,7 +696,7 @@ func (t *TCP) lingerFor(d time.Duration) {
 	dl.stop()
 }
 
-// kill resets the connection because the stack closes.
+// kill resets the connection when the stack or the listener closes.
 func (t *TCP) kill() {
 	t.mu.Lock()
 	t.closed = true
@@ -706,7 +706,7 @@ func (t *TCP) kill() {
 	now := t.s.now()
 	t.conn.Abort(now)
 	t.run(now)
-	if t.linked { // the Conn was never opened, so run has not removed it
+	if t.linked { // run has not removed it, because the Conn was never opened
 		t.unlink()
 	}
 	t.wakeReaders()
@@ -714,13 +714,13 @@ func (t *TCP) kill() {
 	t.mu.Unlock()
 }
 
-// LocalAddr is the connection's own address.
+// LocalAddr returns the connection's local address.
 func (t *TCP) LocalAddr() netip.AddrPort { return t.zoned(t.key.local()) }
 
-// RemoteAddr is the peer's address.
+// RemoteAddr returns the peer's address.
 func (t *TCP) RemoteAddr() netip.AddrPort { return t.zoned(t.key.remote()) }
 
-// zoned adds the zone to a link-local address.
+// zoned returns a with its zone if the address is link-local.
 func (t *TCP) zoned(a netip.AddrPort) netip.AddrPort {
 	if !isLinkLocal6(a.Addr()) {
 		return a
@@ -728,20 +728,20 @@ func (t *TCP) zoned(a netip.AddrPort) netip.AddrPort {
 	return t.s.zonedPort(a, t.key.zone())
 }
 
-// Info returns the connection's state.
+// Info returns the state of the connection.
 func (t *TCP) Info() TCPInfo {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.conn.Info()
 }
 
-// SetDeadline sets both deadlines; the zero time means none.
+// SetDeadline sets the read and the write deadline. The zero time means no deadline.
 func (t *TCP) SetDeadline(d time.Time) error { return t.setDeadlines(d, true, true) }
 
-// SetReadDeadline sets when reads stop waiting.
+// SetReadDeadline sets the time at which reads fail.
 func (t *TCP) SetReadDeadline(d time.Time) error { return t.setDeadlines(d, true, false) }
 
-// SetWriteDeadline sets when writes stop waiting for room.
+// SetWriteDeadline sets the time at which writes fail.
 func (t *TCP) SetWriteDeadline(d time.Time) error { return t.setDeadlines(d, false, true) }
 
 func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
@@ -750,8 +750,8 @@ func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
 	if t.closed {
 		return net.ErrClosed
 	}
-	// A deadline in the past, and its removal, need no timer and no memory. net/http sets and
-	// removes one for each request, to end its background read.
+	// Setting a deadline in the past or removing one needs no timer and no memory. net/http does both
+	// for each request, to end its background read.
 	past := !d.IsZero() && time.Until(d) <= 0
 	if t.dl == nil && !past && !d.IsZero() {
 		t.dl = newDeadlines(t)
@@ -775,7 +775,7 @@ func (t *TCP) setDeadlines(d time.Time, read, write bool) error {
 	return nil
 }
 
-// deadlines are the read and the write deadline of a connection.
+// deadlines are the read deadline and the write deadline of a connection.
 type deadlines struct {
 	rd, wr                   deadline
 	wakeReaders, wakeWriters func()
@@ -790,7 +790,7 @@ func (d *deadlines) stop() {
 	d.wr.stop()
 }
 
-// change calls f, which sets a socket option, and then run.
+// change sets a socket option: it calls f with t.mu held, and then run.
 func (t *TCP) change(f func(now tcp.Time)) error {
 	t.mu.Lock()
 	if t.closed {
@@ -805,7 +805,7 @@ func (t *TCP) change(f func(now tcp.Time)) error {
 	return nil
 }
 
-// SetNoDelay turns Nagle's algorithm off if on is true, which is the default, or on if it is false.
+// SetNoDelay turns Nagle's algorithm off if on is true, and on if it is false. Initially it is off.
 func (t *TCP) SetNoDelay(on bool) error {
 	return t.change(func(tcp.Time) { t.conn.SetNoDelay(on) })
 }
@@ -819,8 +819,8 @@ func (t *TCP) SetKeepAlive(on bool) error {
 	})
 }
 
-// SetKeepAliveConfig sets the quiet time before the first probe, the time
-// between probes and their number. A value that is not positive stays as it is.
+// SetKeepAliveConfig sets the time without traffic before the first probe, the time between probes, and
+// the number of probes. A value that is not positive leaves the setting unchanged.
 func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error {
 	return t.changeKeepAlive(func(k *tcp.KeepAlive) {
 		if idle > 0 && k.Idle < 0 {
@@ -837,7 +837,8 @@ func (t *TCP) SetKeepAliveConfig(idle, interval time.Duration, count int) error 
 	})
 }
 
-// changeKeepAlive lets f change the keep-alive setting. A negative Idle means that keep-alive is off.
+// changeKeepAlive calls f to change the keep-alive setting. A negative Idle means that keep-alive is
+// off.
 func (t *TCP) changeKeepAlive(f func(k *tcp.KeepAlive)) error {
 	return t.change(func(now tcp.Time) {
 		k := t.conn.KeepAlive()
@@ -846,9 +847,9 @@ func (t *TCP) changeKeepAlive(f func(k *tcp.KeepAlive)) error {
 	})
 }
 
-// SetLinger sets what Close does with data that is not yet acknowledged. If sec is negative,
-// the data is delivered in the background. If sec is 0, Close discards it and resets the
-// connection. If sec is positive, Close waits for up to sec seconds until it is delivered.
+// SetLinger sets what Close does with unacknowledged data. If sec is negative, Close returns at once
+// and the data is delivered in the background. If sec is 0, Close discards the data and resets the
+// connection. If sec is positive, Close waits up to sec seconds until the data is delivered.
 func (t *TCP) SetLinger(sec int) error {
 	return t.change(func(tcp.Time) { t.linger = int32(max(min(sec, math.MaxInt32), -1)) })
 }

@@ -6,28 +6,29 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A timeWait is a connection in TIME-WAIT: its state is over, its tuple taken.
+// A timeWait is a connection in TIME-WAIT. It occupies the tuple of the connection, whose other state
+// is freed.
 type timeWait struct {
-	tcpEntry // its place in the table; first, as in a TCP
+	tcpEntry // its entry in the table; first, as in TCP
 	tcp.Waiter
 	expires    tcp.Time
-	prev, next *timeWait // in the order of expiry
-	gone       bool      // it has left the table
+	prev, next *timeWait // in the list of timeWaits, ordered by expires
+	gone       bool      // not in the table any more
 }
 
-// timeWaits holds the connections in TIME-WAIT, with one alarm for all.
+// timeWaits holds the connections in TIME-WAIT. One alarm serves all of them.
 type timeWaits struct {
 	s     *Stack
 	limit int
 
-	queued atomic.Int32 // len(dials), to be read without mu
+	queued atomic.Int32 // len(dials); read without mu
 
 	mu     mutex[levelShared]
-	first  *timeWait // expires first
+	first  *timeWait // the first to expire
 	last   *timeWait
 	n      int
-	dials  map[dialEnds]*dialQueue // the dials that wait for a port
-	alarm  alarm                   // for the first, and the dials
+	dials  map[dialEnds]*dialQueue // dials that wait for a port
+	alarm  alarm                   // for the expiry of first and for dials
 	closed bool
 }
 
@@ -39,7 +40,7 @@ func (w *timeWaits) init(s *Stack, limit int) {
 	}
 }
 
-// add puts a Waiter into the place of a connection.
+// add replaces t in the table with a timeWait.
 func (w *timeWaits) add(now tcp.Time, t *TCP) {
 	tw := &timeWait{Waiter: t.conn.Waiter(now)}
 	tw.key, tw.wait = t.key, tw
@@ -57,7 +58,7 @@ func (w *timeWaits) add(now tcp.Time, t *TCP) {
 	w.arm(now)
 }
 
-// append makes tw the last to expire. w.mu is held.
+// append sets the expiry of tw and appends it to the list. w.mu is held.
 func (w *timeWaits) append(now tcp.Time, tw *timeWait) {
 	tw.expires = now + w.s.tcp.params.TimeWait
 	tw.prev, tw.next = w.last, nil
@@ -70,7 +71,7 @@ func (w *timeWaits) append(now tcp.Time, tw *timeWait) {
 	w.n++
 }
 
-// unlink takes tw out of the order. w.mu is held.
+// unlink removes tw from the list. w.mu is held.
 func (w *timeWaits) unlink(tw *timeWait) {
 	if tw.prev != nil {
 		tw.prev.next = tw.next
@@ -86,7 +87,7 @@ func (w *timeWaits) unlink(tw *timeWait) {
 	w.n--
 }
 
-// drop ends tw for good. w.mu is held.
+// drop removes tw from the list and from the table. w.mu is held.
 func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
@@ -94,7 +95,7 @@ func (w *timeWaits) drop(tw *timeWait) {
 	w.freeAt(&tw.key, 1)
 }
 
-// takeAt returns when an active open whose timestamps have tsOffset may take the
+// takeAt returns the time from which an active open with the timestamp offset tsOffset may take the
 // tuple of tw.
 func (w *timeWaits) takeAt(now tcp.Time, tw *timeWait, tsOffset uint32) tcp.Time {
 	if at := tw.ReopenAt(now, tsOffset); at != 0 && at < tw.expires {
@@ -103,8 +104,8 @@ func (w *timeWaits) takeAt(now tcp.Time, tw *timeWait, tsOffset uint32) tcp.Time
 	return tw.expires
 }
 
-// take puts t, which has the tuple of tw, into its place. If t may not have it yet,
-// take returns when it may.
+// take replaces tw in the table with t, which has the same tuple. If that is not yet allowed, take
+// returns false and the time at which it is. w.mu is not held.
 func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -122,7 +123,8 @@ func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Ti
 	return true, now
 }
 
-// arm sets the alarm for whatever is first. w.mu is held.
+// arm sets the alarm for the next expiry or the next search of a dial, whichever is first. w.mu is
+// held.
 func (w *timeWaits) arm(now tcp.Time) {
 	var at tcp.Time
 	if w.first != nil {
@@ -138,7 +140,7 @@ func (w *timeWaits) arm(now tcp.Time) {
 	}
 }
 
-// fired ends those whose time has come, and wakes the dials that wait for a port.
+// fired drops the expired entries, and wakes the dials that have to search for a port.
 func (w *timeWaits) fired() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,8 +155,8 @@ func (w *timeWaits) fired() {
 	w.arm(now)
 }
 
-// segment answers what comes for a connection in TIME-WAIT. It reports false where
-// the place is free: that connection has just ended, or the segment may begin a new one.
+// segment handles a segment for the tuple of tw. It reports false if the tuple is free: tw has just
+// ended, or seg is a SYN that may open a new connection.
 func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	var out tcp.Segment
 	w.mu.Lock()
@@ -168,8 +170,8 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 		w.unlink(tw)
 		w.append(now, tw)
 	case tcp.WaitReuse:
-		// RFC 6191: only where there is someone to take it. RFC 5961 4.2: otherwise
-		// "TCP endpoints MUST send a challenge ACK".
+		// RFC 6191 allows the SYN to open a new connection; that needs a listener. If there is none,
+		// RFC 5961 4.2 applies: "TCP endpoints MUST send a challenge ACK".
 		if w.s.tcp.listeners.find(tw.key.local(), tw.key.zone()) == nil {
 			v = tcp.WaitAck
 		} else {
