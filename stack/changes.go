@@ -20,8 +20,8 @@ func (s *Stack) Changed() <-chan struct{} {
 	return c.ch
 }
 
-// tell wakes those who wait for a change.
-func (c *changes) tell() {
+// notify wakes those who wait for a change.
+func (c *changes) notify() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ch != nil {

@@ -139,7 +139,7 @@ func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 	if g.closed || l.silent() || !isReported(c.group) {
 		return
 	}
-	version := g.speak(l, now)
+	version := g.updateVersion(l, now)
 	m := l.groups[c.group]
 	if m == nil && !after.isMember() {
 		return
@@ -153,7 +153,7 @@ func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 		l.groups[c.group] = m
 	}
 	m.filter = after
-	g.tell(l, m, version, &before, now)
+	g.reportChange(l, m, version, &before, now)
 }
 
 // comeUp tells the routers of a link that has come up, where there may be others than before,
@@ -163,21 +163,21 @@ func (g *groupEngine) comeUp(ifc *iface) {
 	defer g.mu.Unlock()
 	now := g.s.now()
 	for _, l := range ifc.groupLinks() {
-		g.tellAll(l, now)
+		g.reportAll(l, now)
 	}
 	g.run(now)
 	g.arm(now)
 }
 
-// tellAll tells the routers of a link which groups the host listens to, as if they had just been joined.
-func (g *groupEngine) tellAll(l *groupLink, now tcp.Time) {
+// reportAll tells the routers of a link which groups the host listens to, as if they had just been joined.
+func (g *groupEngine) reportAll(l *groupLink, now tcp.Time) {
 	if g.closed || l.silent() {
 		return
 	}
-	version := g.speak(l, now)
+	version := g.updateVersion(l, now)
 	for _, m := range l.sorted() {
 		if m.filter.isMember() {
-			g.tell(l, m, version, &sourceFilter{}, now)
+			g.reportChange(l, m, version, &sourceFilter{}, now)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func (g *groupEngine) addressed(ifc *iface) {
 	if l := &ifc.mld; l.unsourced && !ifc.linkLocal6().IsUnspecified() {
 		l.unsourced = false
 		now := g.s.now()
-		g.tellAll(l, now)
+		g.reportAll(l, now)
 		g.run(now)
 		g.arm(now)
 	}
@@ -201,9 +201,9 @@ func (g *groupEngine) addressed(ifc *iface) {
 
 // tell begins to tell the routers of a link that what the interface wants of a group is not what it was
 // before. g.mu is held.
-func (g *groupEngine) tell(l *groupLink, m *groupState, version int, before *sourceFilter, now tcp.Time) {
+func (g *groupEngine) reportChange(l *groupLink, m *groupState, version int, before *sourceFilter, now tcp.Time) {
 	if version == 3 {
-		g.tellV3(l, m, before, now)
+		g.reportChangeV3(l, m, before, now)
 		return
 	}
 	// Versions 1 and 2 know no sources.
@@ -224,7 +224,7 @@ func (g *groupEngine) tell(l *groupLink, m *groupState, version int, before *sou
 	}
 }
 
-// tellV3 is tell in version 3.
+// reportChangeV3 is tell in version 3.
 //
 // RFC 3376 5.1: "To cover the possibility of the State-Change Report being
 // missed by one or more multicast routers, it is retransmitted
@@ -233,7 +233,7 @@ func (g *groupEngine) tell(l *groupLink, m *groupState, version int, before *sou
 // told at once, with what was still to be told: "Each time a source is included in the difference report
 // calculated above, retransmission state for that source needs to be maintained until
 // [Robustness Variable] State-Change reports have been sent by the host."
-func (g *groupEngine) tellV3(l *groupLink, m *groupState, before *sourceFilter, now tcp.Time) {
+func (g *groupEngine) reportChangeV3(l *groupLink, m *groupState, before *sourceFilter, now tcp.Time) {
 	changed := false
 	if m.filter.exclude != before.exclude {
 		m.modes, changed = l.count(), true
@@ -286,7 +286,7 @@ func (l *groupLink) count() int {
 // both an IGMPv1 Querier Present timer and an IGMPv2 Querier Present timer per
 // interface"; "Whenever a host changes its compatibility mode, it cancels all its
 // pending response and retransmission timers."
-func (g *groupEngine) speak(l *groupLink, now tcp.Time) int {
+func (g *groupEngine) updateVersion(l *groupLink, now tcp.Time) int {
 	version := 3
 	switch {
 	case now < l.v1:
@@ -342,7 +342,7 @@ func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
 // group and does not send a Report, in order to suppress duplicate Reports."
 func (g *groupEngine) overheard(l *groupLink, group netip.Addr, now tcp.Time) bool {
 	m := l.groups[group]
-	if m == nil || g.speak(l, now) == 3 {
+	if m == nil || g.updateVersion(l, now) == 3 {
 		return false
 	}
 	m.answerAt, m.last = 0, false
@@ -368,7 +368,7 @@ func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 	case 3:
 		l.robustness, l.interval = q.robustness, q.interval
 	}
-	if g.speak(l, now) == 3 {
+	if g.updateVersion(l, now) == 3 {
 		g.query3(l, q, now+g.delay(q.limit))
 		return
 	}
@@ -479,7 +479,7 @@ func (g *groupEngine) run(now tcp.Time) {
 
 // runLink says what is due on a link.
 func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
-	version := g.speak(l, now)
+	version := g.updateVersion(l, now)
 	all := due[0].group == nil
 	ms := make([]*groupState, 0, len(due))
 	for _, d := range due {
@@ -722,15 +722,15 @@ func (g *groupEngine) detach(ifc *iface) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range ifc.groupLinks() {
-		g.goodbye(l)
+		g.leaveLink(l)
 	}
 }
 
-func (g *groupEngine) goodbye(l *groupLink) {
+func (g *groupEngine) leaveLink(l *groupLink) {
 	if l.silent() {
 		return
 	}
-	version := g.speak(l, g.s.now())
+	version := g.updateVersion(l, g.s.now())
 	r := groupReport{l: l}
 	for _, m := range l.sorted() {
 		g.due.set(&m.due, 0)
@@ -740,7 +740,7 @@ func (g *groupEngine) goodbye(l *groupLink) {
 		}
 		before := m.filter
 		m.filter = sourceFilter{}
-		g.tellV3(l, m, &before, 0)
+		g.reportChangeV3(l, m, &before, 0)
 		m.addChanges(&r)
 		g.due.set(&m.due, 0)
 	}
@@ -757,7 +757,7 @@ func (g *groupEngine) close() {
 	g.alarm.close()
 	for _, ifc := range *g.s.ifaces.Load() {
 		for _, l := range ifc.groupLinks() {
-			g.goodbye(l)
+			g.leaveLink(l)
 		}
 	}
 }

@@ -106,15 +106,15 @@ type AddrInfo struct {
 
 // An ifaceAddr is an address of an interface. It does not change: a new state is a new list.
 type ifaceAddr struct {
-	prefix    netip.Prefix
-	state     AddrState
-	origin    AddrOrigin
-	preferred tcp.Time  // when the address is deprecated; 0: never
-	valid     tcp.Time  // when it is removed; 0: never
-	thief     wire.MAC  // of another machine that uses it; zero: none
-	defence   *defence  // common to all versions of the address
-	dad       *dad      // duplicate detection, while it goes on; else nil
-	auto      *autoAddr // of an address whose prefix a router advertises; else nil
+	prefix      netip.Prefix
+	state       AddrState
+	origin      AddrOrigin
+	preferred   tcp.Time  // when the address is deprecated; 0: never
+	valid       tcp.Time  // when it is removed; 0: never
+	conflictMAC wire.MAC  // of another machine that uses it; zero: none
+	defence     *defence  // common to all versions of the address
+	dad         *dad      // duplicate detection, while it goes on; else nil
+	auto        *autoAddr // of an address whose prefix a router advertises; else nil
 }
 
 func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
@@ -233,7 +233,7 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 	for _, a := range ifc.list() {
 		infos = append(infos, AddrInfo{
 			Prefix: a.prefix, State: a.state, Origin: a.origin, ValidUntil: at(a.valid), PreferredUntil: at(a.preferred),
-			ConflictMAC: a.thief, Temporary: a.auto != nil && a.auto.temporary,
+			ConflictMAC: a.conflictMAC, Temporary: a.auto != nil && a.auto.temporary,
 		})
 	}
 	return infos
@@ -333,7 +333,7 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 		return nil, fmt.Errorf("the address is there twice, as %v: %w", list[i].prefix, syscall.EEXIST)
 	}
 	if list[i].state != AddrDuplicate {
-		a.thief, a.defence, a.dad = list[i].thief, list[i].defence, list[i].dad
+		a.conflictMAC, a.defence, a.dad = list[i].conflictMAC, list[i].defence, list[i].dad
 		if a.dad != nil {
 			a.state = list[i].state
 		}
@@ -539,7 +539,7 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 		}
 		s.stepRouter(ifc, now)
 		for _, a := range ended {
-			ifc.tellRouters(a.addr(), 0)
+			ifc.advertiseToRouters(a.addr(), 0)
 		}
 	}
 	s.armAddrs()
@@ -548,9 +548,9 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 
 // A defence remembers when an address was last claimed by another machine.
 type defence struct {
-	mu   mutex[levelLink]
-	last tcp.Time // 0: never
-	said tcp.Time // when the host last defended the address; 0: never
+	mu         mutex[levelLink]
+	last       tcp.Time // 0: never
+	defendedAt tcp.Time // when the host last defended the address; 0: never
 }
 
 // defendInterval is RFC 5227 1.1's DEFEND_INTERVAL.
@@ -577,11 +577,11 @@ func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	d := a.defence
 	d.mu.Lock()
 	again := d.last != 0 && now-d.last < defendInterval
-	quiet := d.said != 0 && now-d.said < defendInterval
+	quiet := d.defendedAt != 0 && now-d.defendedAt < defendInterval
 	d.last = now
 	giveUp := again && a.origin != AddrStatic
 	if !giveUp && !quiet {
-		d.said = now
+		d.defendedAt = now
 	}
 	d.mu.Unlock()
 	if quiet && !giveUp {
@@ -608,13 +608,13 @@ func (s *Stack) markConflict(ifc *iface, addr netip.Addr, mac wire.MAC, giveUp b
 		return false
 	}
 	list := slices.Clone(ifc.list())
-	list[i].thief = mac
+	list[i].conflictMAC = mac
 	if giveUp {
 		list[i].state = AddrDuplicate
 		s.setAddrs(ifc, list)
 		return true
 	}
 	ifc.addrs.Store(&list)
-	s.changes.tell()
+	s.changes.notify()
 	return true
 }

@@ -376,7 +376,7 @@ func TestLifetimesEndWithTheHost(t *testing.T) {
 	})
 }
 
-func thief(a string) wire.ARP {
+func claim(a string) wire.ARP {
 	return wire.ARP{Op: wire.ARPReply, SenderMAC: macB, SenderIP: addr(a), TargetMAC: macA, TargetIP: addr("192.0.2.99")}
 }
 
@@ -394,16 +394,16 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		announcement := p.sent()
 		info := func() AddrInfo { return s.Interfaces()[1].AddrInfo[0] }
 		for range 3 {
-			requireChanged(t, s, "conflict", func() { p.arp(wire.Broadcast(), thief("192.0.2.1")) })
+			requireChanged(t, s, "conflict", func() { p.arp(wire.Broadcast(), claim("192.0.2.1")) })
 			require.Equal(t, announcement, p.sent(), "it is defended")
 			require.Equal(t, macB, info().ConflictMAC)
 			require.Equal(t, AddrPreferred, info().State)
 			time.Sleep(10 * time.Second)
 		}
-		p.arp(wire.Broadcast(), thief("192.0.2.1"))
+		p.arp(wire.Broadcast(), claim("192.0.2.1"))
 		p.sent()
 		time.Sleep(10*time.Second - timerSlots)
-		requireChanged(t, s, "withdrawal", func() { p.arp(wire.Broadcast(), thief("192.0.2.1")) })
+		requireChanged(t, s, "withdrawal", func() { p.arp(wire.Broadcast(), claim("192.0.2.1")) })
 		require.Equal(t, AddrDuplicate, info().State)
 		require.Equal(t, macB, info().ConflictMAC)
 		require.False(t, s.IsLocal(addr("192.0.2.1")))
@@ -411,7 +411,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		require.Empty(t, s.Routes())
 		require.Contains(t, log.String(), "given up")
 		p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})
-		p.arp(wire.Broadcast(), thief("192.0.2.1"))
+		p.arp(wire.Broadcast(), claim("192.0.2.1"))
 		require.Empty(t, p.sent(), "it is the other's now")
 		_, err := s.OpenUDP(FamilyAny, addrPort("192.0.2.1:0"))
 		require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
@@ -420,7 +420,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		add()
 		require.Equal(t, announcement, p.sent())
 		require.Equal(t, AddrInfo{Prefix: prefix("192.0.2.1/24"), Origin: AddrDHCP, ValidUntil: info().ValidUntil}, info())
-		p.arp(wire.Broadcast(), thief("192.0.2.1"))
+		p.arp(wire.Broadcast(), claim("192.0.2.1"))
 		require.Equal(t, announcement, p.sent())
 		require.Equal(t, AddrPreferred, info().State)
 		time.Sleep(time.Hour)
@@ -435,11 +435,11 @@ func TestEachAddressIsDefendedForItself(t *testing.T) {
 		s, p := hostAndPeer(t)
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.3/24"), AddrOptions{Origin: AddrLinkLocal}))
 		p.sent()
-		p.arp(wire.Broadcast(), thief("192.0.2.1"))
-		p.arp(wire.Broadcast(), thief("192.0.2.3"))
+		p.arp(wire.Broadcast(), claim("192.0.2.1"))
+		p.arp(wire.Broadcast(), claim("192.0.2.3"))
 		require.Len(t, p.sent(), 2)
 		for range 5 {
-			p.arp(wire.Broadcast(), thief("192.0.2.1"))
+			p.arp(wire.Broadcast(), claim("192.0.2.1"))
 		}
 		require.Empty(t, p.sent())
 		require.Equal(t, []netip.Prefix{prefix("192.0.2.1/24"), prefix("192.0.2.3/24")}, s.Interfaces()[1].Addrs)

@@ -111,7 +111,7 @@ func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	// is set to the solicited-node multicast address of the target address."
 	ifc.sendND(wire.ICMPv6NeighborSol, 0, netip.IPv6Unspecified(), wire.SolicitedNode(a.addr()), nil, ns.Append(nil))
 	if d.sent == 1 && a.state == AddrOptimistic {
-		ifc.tellRouters(a.addr(), 0)
+		ifc.advertiseToRouters(a.addr(), 0)
 	}
 	return false
 }
@@ -125,14 +125,14 @@ func endDAD(a ifaceAddr, now tcp.Time) ifaceAddr {
 	return a
 }
 
-// tellRouters tells the routers of a link of a new address, so that what comes back for its first packets
+// advertiseToRouters tells the routers of a link of a new address, so that what comes back for its first packets
 // need not wait.
 //
 // RFC 9131 6.1.2: "a node SHOULD send up to MAX_NEIGHBOR_ADVERTISEMENT Neighbor Advertisement
 // messages" when it configures a global address; "the Override flag MUST NOT be set" where that is
 // optimistic, and "SHOULD NOT" otherwise; "The destination address SHOULD be set to the all-routers
 // multicast address."
-func (ifc *iface) tellRouters(a netip.Addr, flags uint32) {
+func (ifc *iface) advertiseToRouters(a netip.Addr, flags uint32) {
 	if !isLinkLocal6(a) {
 		ifc.advertise(a, allRouters6(), nil, flags)
 	}
@@ -180,7 +180,7 @@ func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
 		return false
 	}
 	list := slices.Clone(ifc.list())
-	list[i].state, list[i].thief, list[i].dad = AddrDuplicate, mac, nil
+	list[i].state, list[i].conflictMAC, list[i].dad = AddrDuplicate, mac, nil
 	s.setAddrs(ifc, s.replaceDuplicate(ifc, list, &list[i], s.now()))
 	s.ageAddrs()
 	return true

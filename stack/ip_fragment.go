@@ -48,7 +48,7 @@ type datagramParts struct {
 	have   int        // bytes in parts
 	total  int        // of the payload; -1 until the last fragment came
 	cost   int        // capacity of the parts' buffers, and overhead
-	place  *list.Element
+	elem   *list.Element
 	group  bool
 	header []byte // what was before the payload of the fragment at offset 0, in a buffer of the pool; nil until it came
 	first  int    // index of the part that begins at offset 0
@@ -141,7 +141,7 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 		d = &datagramParts{key: key, ifc: p.ifc, born: a.s.now(), total: -1}
 		d.runs = d.few[:0]
 		a.m[key] = d
-		d.place = a.byAge.PushBack(d)
+		d.elem = a.byAge.PushBack(d)
 		a.alarm.set(d.born, d.born+a.timeout, a)
 	}
 	// A datagram of which two fragments tell different ends cannot be.
@@ -236,7 +236,7 @@ func (d *datagramParts) ecn() (ce, ok bool) {
 // detach takes a datagram out of the table.
 func (a *reassembly) detach(d *datagramParts) {
 	delete(a.m, d.key)
-	a.byAge.Remove(d.place)
+	a.byAge.Remove(d.elem)
 	a.cost -= d.cost
 }
 

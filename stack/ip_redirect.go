@@ -108,9 +108,9 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 		// "If the redirect contains a Target Link-Layer Address option, the host either creates or
 		// updates the Neighbor Cache entry for the target. [...] If the Target Address is not the same as the
 		// Destination Address, the host MUST set IsRouter to TRUE for the target."
-		how := toldMAC | toldOverride | toldCreate
+		how := updateMAC | updateOverride | updateCreate
 		if m.Target != m.Dst {
-			how |= toldRouter
+			how |= updateRouter
 		}
 		ifc.neigh6.learn(m.Target, m.Link, how)
 	}

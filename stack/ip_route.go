@@ -213,7 +213,7 @@ func (s *Stack) rebuildRoutes() {
 	// next line makes void.
 	s.table.Store(t)
 	s.gen.Add(1)
-	s.changes.tell()
+	s.changes.notify()
 }
 
 // addAddrs takes note of the addresses of an interface, and returns the routes with those to

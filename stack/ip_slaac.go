@@ -176,7 +176,7 @@ func (s *Stack) solicitRouters(ifc *iface, now tcp.Time) {
 		}
 	}
 	var body []byte
-	if ifc.tellsLink(src) {
+	if ifc.includesLinkAddr(src) {
 		mac := ifc.mac()
 		body = wire.AppendNDOption(nil, wire.NDSourceLink, mac[:])
 	}
@@ -198,9 +198,9 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	case ok && !ifc.isStation(mac):
 		return dropBadNDSender
 	case ok:
-		ifc.neigh6.learn(p.src, mac, toldMAC|toldOverride|toldCreate|toldRouter)
+		ifc.neigh6.learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateRouter)
 	default:
-		ifc.neigh6.learn(p.src, mac, toldRouter)
+		ifc.neigh6.learn(p.src, mac, updateRouter)
 	}
 	s := ifc.s
 	s.mu.Lock()

@@ -158,7 +158,7 @@ func TestLifetimesOfWeeksEnd(t *testing.T) {
 // RFC 4862 MUST-16 MUST-17 MUST-18.
 func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 	const forEver = (1<<32 - 1) * time.Second
-	for _, c := range []struct{ have, told, want time.Duration }{
+	for _, c := range []struct{ have, advertised, want time.Duration }{
 		{10 * time.Hour, 20 * time.Hour, 20 * time.Hour}, // greater than two hours
 		{10 * time.Hour, 3 * time.Hour, 3 * time.Hour},   // likewise
 		{10 * time.Hour, time.Hour, 2 * time.Hour},       // 3.
@@ -174,13 +174,13 @@ func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, p := autoHost(t)
 			p.ra(ra{}, prefixOption("2001:db8:1::/64", c.have, 0))
-			p.ra(ra{}, prefixOption("2001:db8:1::/64", c.told, 0))
+			p.ra(ra{}, prefixOption("2001:db8:1::/64", c.advertised, 0))
 			a := autoAddrs(s, "2001:db8:1::/64")[0]
 			require.Equal(t, AddrOptimistic, a.State)
 			if c.want == 0 {
 				require.Zero(t, a.ValidUntil)
 			} else {
-				require.Equal(t, c.want, left(a.ValidUntil), "%v, then %v", c.have, c.told)
+				require.Equal(t, c.want, left(a.ValidUntil), "%v, then %v", c.have, c.advertised)
 			}
 			time.Sleep(3 * time.Second)
 			require.Equal(t, AddrDeprecated, autoAddrs(s, "2001:db8:1::/64")[0].State)

@@ -132,7 +132,7 @@ func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
 		return dropLoopbackOutside
 	case hasSubnet(p.src), hasSubnet(p.dst):
 		return dropMapped
-	case ifc.isOwn6(t, p.src) && !p.toldToAll():
+	case ifc.isOwn6(t, p.src) && !p.isNAToAllNodes():
 		return dropOwnSource
 	}
 	if group {

@@ -42,13 +42,13 @@ func (ifc *iface) inputARP(b []byte) {
 		//
 		// A sender that is not on the link is answered and not learnt: no packet would
 		// be sent to it here.
-		how := toldMAC | toldOverride
+		how := updateMAC | updateOverride
 		switch {
 		case !forUs:
 		case h.Op == wire.ARPReply:
-			how |= toldSolicited
+			how |= updateSolicited
 		case s.table.Load().onLink(ifc, h.SenderIP):
-			how |= toldCreate
+			how |= updateCreate
 		}
 		ifc.neigh4.learn(h.SenderIP, h.SenderMAC, how)
 	}

@@ -19,10 +19,10 @@ import (
 // A changeable device is one whose link can change while it is in use.
 type changeable struct {
 	nic.Device
-	mu     sync.Mutex
-	link   nic.Link
-	told   func()
-	frames [][]byte
+	mu       sync.Mutex
+	link     nic.Link
+	onChange func()
+	frames   [][]byte
 }
 
 func newChangeable(dev nic.Device) *changeable { return &changeable{Device: dev, link: dev.Link()} }
@@ -30,7 +30,7 @@ func newChangeable(dev nic.Device) *changeable { return &changeable{Device: dev,
 func (d *changeable) Nonblocking() nic.Device { return d }
 
 func (d *changeable) NotifyLink(f func()) bool {
-	d.told = f
+	d.onChange = f
 	return true
 }
 
@@ -64,7 +64,7 @@ func (d *changeable) change(f func(l *nic.Link)) {
 	d.mu.Lock()
 	f(&d.link)
 	d.mu.Unlock()
-	d.told()
+	d.onChange()
 }
 
 // changeablePair makes two hosts on a wire, of which the first has a link that can change.
@@ -196,7 +196,7 @@ func TestALinkThatIsDownIsAvoided(t *testing.T) {
 		one.change(func(l *nic.Link) { l.Up = true })
 		require.Equal(t, "one", over())
 		// What died stays so.
-		two.told()
+		two.onChange()
 		(*a.ifaces.Load())[1].failed(syscall.ENODEV)
 		one.change(func(l *nic.Link) { l.Up = true })
 		require.Equal(t, "two", over())
@@ -209,7 +209,7 @@ func TestNeighboursAreForgottenWhenALinkSaysSo(t *testing.T) {
 		a, b, dev := changeablePair(t, 0)
 		connect(t, a, b)
 		require.Len(t, a.Neighbors(), 1)
-		dev.told()
+		dev.onChange()
 		require.Empty(t, a.Neighbors())
 		connect(t, a, b)
 		dev.change(func(l *nic.Link) { l.MTU = 1400 })

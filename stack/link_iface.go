@@ -78,8 +78,8 @@ func (ifc *iface) mtu() int      { return ifc.link.Load().mtu }
 // ipMTU returns the MTU for IPv6 or IPv4.
 func (ifc *iface) ipMTU(v6 bool) int {
 	mtu := ifc.mtu()
-	if told := int(ifc.mtu6.Load()); v6 && told != 0 {
-		return min(mtu, told)
+	if advertised := int(ifc.mtu6.Load()); v6 && advertised != 0 {
+		return min(mtu, advertised)
 	}
 	return mtu
 }
@@ -211,7 +211,7 @@ func (ifc *iface) linkChanged() {
 		return
 	}
 	if wasDown != down || before != now {
-		ifc.s.changes.tell()
+		ifc.s.changes.notify()
 		ifc.s.log.Info("link changed", "nic", ifc.name, "up", !down, "mtu", now.mtu, "mac", now.mac)
 	}
 	if !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down {
@@ -242,7 +242,7 @@ func (ifc *iface) failed(err error) {
 	ifc.flushNeighbors(true)
 	ifc.s.gen.Add(1)
 	ifc.s.linkGone()
-	ifc.s.changes.tell()
+	ifc.s.changes.notify()
 }
 
 // close closes the device and drops the frames that are still queued. The caller has called sendLast.

@@ -75,9 +75,9 @@ func (p *packet) isND() bool {
 		wire.ICMPv6Type(p.payload[0]) >= wire.ICMPv6RouterSol && wire.ICMPv6Type(p.payload[0]) <= wire.ICMPv6Redirect
 }
 
-// toldToAll reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. One from an
+// isNAToAllNodes reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. One from an
 // address of the host tells that another node has it too.
-func (p *packet) toldToAll() bool {
+func (p *packet) isNAToAllNodes() bool {
 	return p.dst == allNodes6() && p.proto == wire.ProtoICMPv6 && len(p.payload) > 0 &&
 		wire.ICMPv6Type(p.payload[0]) == wire.ICMPv6NeighborAdv
 }
@@ -129,7 +129,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		return wire.OK
 	}
 	if ns.HasSource {
-		ifc.neigh6.learn(p.src, ns.Source, toldMAC|toldOverride|toldCreate)
+		ifc.neigh6.learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
 	}
@@ -168,18 +168,18 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 		}
 		return wire.OK
 	}
-	how := toldHost
+	how := updateHost
 	if h.Rest&wire.NARouter != 0 {
-		how = toldRouter
+		how = updateRouter
 	}
 	if na.HasLink {
-		how |= toldMAC
+		how |= updateMAC
 	}
 	if h.Rest&wire.NASolicited != 0 {
-		how |= toldSolicited
+		how |= updateSolicited
 	}
 	if h.Rest&wire.NAOverride != 0 {
-		how |= toldOverride
+		how |= updateOverride
 	}
 	if ifc.neigh6.learn(na.Target, na.Link, how) {
 		ifc.s.forgetRouter(ifc, na.Target)
@@ -198,17 +198,17 @@ func (ifc *iface) solicit(target, src netip.Addr, mac wire.MAC, unicast bool) {
 		dst = wire.SolicitedNode(target)
 		mac = wire.MulticastMAC(dst)
 	}
-	ns := wire.NeighborSol{Target: target, Source: ifc.mac(), HasSource: ifc.tellsLink(src)}
+	ns := wire.NeighborSol{Target: target, Source: ifc.mac(), HasSource: ifc.includesLinkAddr(src)}
 	ifc.sendND(wire.ICMPv6NeighborSol, 0, src, dst, &mac, ns.Append(nil))
 }
 
-// tellsLink reports whether a message from an address of the interface tells its link address.
+// includesLinkAddr reports whether a message from an address of the interface tells its link address.
 //
 // RFC 4861 4.3: the source link-layer address option "MUST NOT be included when the source IP
 // address is the unspecified address. Otherwise, [...] this option MUST be included in multicast
 // solicitations and SHOULD be included in unicast solicitations." RFC 4429 3.2: a node "MUST NOT
 // use an Optimistic Address as the source address of a Neighbor Solicitation" that has it.
-func (ifc *iface) tellsLink(src netip.Addr) bool {
+func (ifc *iface) includesLinkAddr(src netip.Addr) bool {
 	a, ok := ifc.addr(src)
 	return ok && a.state != AddrOptimistic
 }

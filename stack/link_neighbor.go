@@ -75,7 +75,7 @@ type neighbor struct {
 	queued  bool     // it is in the table's asking
 	polls   int      // since it failed, where it is a router that others stand in for
 	waiting neighborQueue
-	place   *list.Element // in one of the table's lists; nil once it left the table, and if permanent
+	elem    *list.Element // in one of the table's lists; nil once it left the table, and if permanent
 	solved  bool          // place is in the list of the resolved
 }
 
@@ -227,7 +227,7 @@ func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
 		t.evict()
 	}
 	n := t.add(addr)
-	n.place = t.unresolved.PushBack(n)
+	n.elem = t.unresolved.PushBack(n)
 	return n
 }
 
@@ -260,9 +260,9 @@ func (t *neighborTable) evict() {
 // remove takes an entry out of the table.
 func (t *neighborTable) remove(n *neighbor) {
 	delete(t.m, n.addr)
-	if n.place != nil {
-		t.listOf(n).Remove(n.place)
-		n.place = nil
+	if n.elem != nil {
+		t.listOf(n).Remove(n.elem)
+		n.elem = nil
 	} else {
 		t.static--
 	}
@@ -281,12 +281,12 @@ func (t *neighborTable) listOf(n *neighbor) *list.List {
 
 // touch moves an entry that is not static behind those changed before it.
 func (t *neighborTable) touch(n *neighbor, solved bool) {
-	if n.place == nil {
+	if n.elem == nil {
 		return
 	}
-	t.listOf(n).Remove(n.place)
+	t.listOf(n).Remove(n.elem)
 	n.solved = solved
-	n.place = t.listOf(n).PushBack(n)
+	n.elem = t.listOf(n).PushBack(n)
 }
 
 // send queues a frame for the neighbour, whose address is not known to be
@@ -484,19 +484,19 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 	return askWaits
 }
 
-// A neighborTold is what a packet tells of a neighbour.
-type neighborTold uint8
+// A neighborUpdate is what a packet tells of a neighbour.
+type neighborUpdate uint8
 
 const (
-	toldMAC       neighborTold = 1 << iota // its link address
-	toldSolicited                          // it answers the host, and so has received something
-	toldOverride                           // its link address replaces one that is known
-	toldRouter                             // it is a router
-	toldHost                               // it is no router
-	toldCreate                             // it is to be known from now on, if it was not
+	updateMAC       neighborUpdate = 1 << iota // its link address
+	updateSolicited                            // it answers the host, and so has received something
+	updateOverride                             // its link address replaces one that is known
+	updateRouter                               // it is a router
+	updateHost                                 // it is no router
+	updateCreate                               // it is to be known from now on, if it was not
 )
 
-// told returns the state of a neighbour after a packet about it. take is whether the link address
+// update returns the state of a neighbour after a packet about it. take is whether the link address
 // that was told replaces the one that is known, from which it differs or not; ok is false where
 // nothing changes.
 //
@@ -506,7 +506,7 @@ const (
 // has asked, and all else as told with Override.
 //
 //	state           link address  S O   link address, state
-//	unknown         told          - -   told, STALE, or REACHABLE where S; only with toldCreate
+//	unknown         told          - -   told, STALE, or REACHABLE where S; only with updateCreate
 //	INCOMPLETE      told          - -   told, STALE, or REACHABLE where S
 //	these           none          - -   nothing
 //	REACHABLE       differs       - 0   kept, STALE
@@ -514,20 +514,20 @@ const (
 //	REACHABLE, ...  differs       - 1   told, STALE, or REACHABLE where S
 //	REACHABLE, ...  same or none  1 -   kept, REACHABLE
 //	REACHABLE, ...  same or none  0 -   nothing
-func (st neighborState) told(how neighborTold, differs bool) (next neighborState, take, ok bool) {
+func (st neighborState) update(how neighborUpdate, differs bool) (next neighborState, take, ok bool) {
 	next = neighStale
-	if how&toldSolicited != 0 {
+	if how&updateSolicited != 0 {
 		next = neighReachable
 	}
 	switch st {
 	case neighUnknown:
-		return next, true, how&toldMAC != 0 && how&toldCreate != 0
+		return next, true, how&updateMAC != 0 && how&updateCreate != 0
 	case neighIncomplete:
-		return next, true, how&toldMAC != 0
+		return next, true, how&updateMAC != 0
 	case neighReachable, neighStale, neighDelay, neighProbe:
-		differs = differs && how&toldMAC != 0
+		differs = differs && how&updateMAC != 0
 		switch {
-		case differs && how&toldOverride != 0:
+		case differs && how&updateOverride != 0:
 			return next, true, true
 		case differs:
 			return neighStale, false, st == neighReachable
@@ -537,39 +537,39 @@ func (st neighborState) told(how neighborTold, differs bool) (next neighborState
 	return st, false, false
 }
 
-// learn takes note of what a packet told of a neighbour. mac counts with toldMAC. It reports whether
+// learn takes note of what a packet told of a neighbour. mac counts with updateMAC. It reports whether
 // the neighbour was a router and is none any more.
-func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) (routerGone bool) {
+func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate) (routerGone bool) {
 	now := t.ifc.s.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.m[addr]
 	if n == nil {
-		if how&toldCreate == 0 || how&toldMAC == 0 || t.closed {
+		if how&updateCreate == 0 || how&updateMAC == 0 || t.closed {
 			return false
 		}
 		n = t.getLocked(addr)
 	}
 	w := n.word.Load()
 	old, st := unpackNeighbor(w)
-	if how&toldSolicited != 0 {
+	if how&updateSolicited != 0 {
 		asked := st == neighIncomplete || st == neighProbe || n.polls > 0
 		switch {
 		case !asked && !t.v6:
-			how &^= toldSolicited // ARP does not tell what a reply answers
+			how &^= updateSolicited // ARP does not tell what a reply answers
 		case n.polls > 0:
-			how |= toldCreate // it has failed, and was asked again
+			how |= updateCreate // it has failed, and was asked again
 		}
 	}
-	next, take, ok := st.told(how, old != mac)
+	next, take, ok := st.update(how, old != mac)
 	if st == neighPermanent || st == neighUnknown && !ok {
 		return false
 	}
 	router := w & neighRouter
 	switch {
-	case how&toldRouter != 0:
+	case how&updateRouter != 0:
 		router = neighRouter
-	case how&toldHost != 0:
+	case how&updateHost != 0:
 		router = 0
 	}
 	if !take {
@@ -586,10 +586,10 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborTold) (
 	}
 	n.word.Store(packNeighbor(mac, next) | router)
 	if ok {
-		t.touch(n, how&toldCreate == 0 || n.solved || st == neighIncomplete)
-		if !n.solved && n.place != nil {
+		t.touch(n, how&updateCreate == 0 || n.solved || st == neighIncomplete)
+		if !n.solved && n.elem != nil {
 			// Of those that nobody has asked for, the last that came is missed least.
-			t.unresolved.MoveToFront(n.place)
+			t.unresolved.MoveToFront(n.elem)
 		}
 		t.ifc.routerAnswers(addr)
 	}
@@ -602,7 +602,7 @@ func (t *neighborTable) flush(fail bool) {
 	var lost []waitingDatagram
 	t.mu.Lock()
 	for _, n := range t.m {
-		if n.place == nil {
+		if n.elem == nil {
 			continue
 		}
 		if fail {
@@ -735,9 +735,9 @@ func (t *neighborTable) set(addr netip.Addr, mac wire.MAC) {
 	if n == nil {
 		n = t.add(addr)
 		t.static++
-	} else if n.place != nil {
-		t.listOf(n).Remove(n.place)
-		n.place = nil
+	} else if n.elem != nil {
+		t.listOf(n).Remove(n.elem)
+		n.elem = nil
 		t.static++
 	}
 	t.sendWaiting(n, mac)

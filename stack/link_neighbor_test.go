@@ -82,17 +82,17 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		}
 	}
 	for _, r := range rows {
-		var how neighborTold
+		var how neighborUpdate
 		if r.link != none {
-			how |= toldMAC
+			how |= updateMAC
 		}
 		if r.s {
-			how |= toldSolicited
+			how |= updateSolicited
 		}
 		if r.o {
-			how |= toldOverride
+			how |= updateOverride
 		}
-		next, take, ok := r.st.told(how, r.link != same)
+		next, take, ok := r.st.update(how, r.link != same)
 		if !ok {
 			next, take = r.st, false
 		}

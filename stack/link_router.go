@@ -275,7 +275,7 @@ func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
 			continue
 		}
 		adv := r.adv
-		if ifc.tellsLink(a.addr()) {
+		if ifc.includesLinkAddr(a.addr()) {
 			mac := ifc.mac()
 			adv.Options = wire.AppendNDOption(slices.Clip(adv.Options), wire.NDSourceLink, mac[:])
 		}
@@ -291,19 +291,19 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	if !ifc.isRouter.Load() {
 		return dropICMPType
 	}
-	mac, told, r := wire.ParseRouterSol(body)
+	mac, hasMAC, r := wire.ParseRouterSol(body)
 	switch {
 	case r != wire.OK:
 		return r
-	case told && p.src.IsUnspecified():
+	case hasMAC && p.src.IsUnspecified():
 		// "If the IP source address is the unspecified address, there is no source link-layer address
 		// option in the message."
 		return wire.BadND
-	case told && !ifc.isStation(mac):
+	case hasMAC && !ifc.isStation(mac):
 		return dropBadNDSender
-	case told:
+	case hasMAC:
 		// "the IsRouter flag MUST be set to FALSE" in the neighbour entry of the soliciting host.
-		ifc.neigh6.learn(p.src, mac, toldMAC|toldOverride|toldCreate|toldHost)
+		ifc.neigh6.learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateHost)
 	}
 	s := ifc.s
 	s.mu.Lock()

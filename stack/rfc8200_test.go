@@ -115,11 +115,11 @@ func (p *peer) asked(first wire.Proto, headers ...[]byte) [][]byte {
 func TestExtensionHeadersAreProcessedInOrder(t *testing.T) {
 	_, p := hostAndPeer6(t)
 	discard := func(next wire.Proto) []byte { return ext(next, 0x7e, 4) }
-	tell := func(next wire.Proto) []byte { return ext(next, 0xbe, 4) }
+	report := func(next wire.Proto) []byte { return ext(next, 0xbe, 4) }
 	visit := func(next wire.Proto) []byte { return ext(next, 0, 1) }
 	const routing, options, icmp = wire.ProtoRouting, wire.ProtoDstOpts, wire.ProtoICMPv6
 	require.Empty(t, p.asked(options, discard(routing), visit(icmp)))
-	require.Empty(t, p.asked(options, discard(options), tell(icmp)))
+	require.Empty(t, p.asked(options, discard(options), report(icmp)))
 	require.Empty(t, p.asked(options, discard(200)))
 	for _, x := range []struct {
 		frames  [][]byte
@@ -127,10 +127,10 @@ func TestExtensionHeadersAreProcessedInOrder(t *testing.T) {
 		pointer uint32
 	}{
 		{p.asked(routing, visit(options), discard(icmp)), wire.ParamHeader, 42},
-		{p.asked(options, tell(options), discard(icmp)), wire.ParamOption, 42},
-		{p.asked(options, tell(routing), visit(icmp)), wire.ParamOption, 42},
-		{p.asked(routing, visit(options), tell(icmp)), wire.ParamHeader, 42},
-		{p.asked(options, ext(options, 1, 4), tell(200)), wire.ParamOption, 50},
+		{p.asked(options, report(options), discard(icmp)), wire.ParamOption, 42},
+		{p.asked(options, report(routing), visit(icmp)), wire.ParamOption, 42},
+		{p.asked(routing, visit(options), report(icmp)), wire.ParamHeader, 42},
+		{p.asked(options, ext(options, 1, 4), report(200)), wire.ParamOption, 50},
 	} {
 		require.Len(t, x.frames, 1)
 		m, _ := icmp6(t, x.frames[0])

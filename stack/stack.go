@@ -303,7 +303,7 @@ func (s *Stack) Close() error {
 	s.datagramMTU.close()
 	s.gen.Add(1)
 	s.life.end(net.ErrClosed)
-	s.changes.tell()
+	s.changes.notify()
 	return first
 }
 
@@ -376,7 +376,7 @@ func (s *Stack) AddNIC(n NIC) error {
 	s.life.revive()
 	s.mu.Unlock()
 	ifc.up()
-	s.changes.tell() // the link may have changed meanwhile
+	s.changes.notify() // the link may have changed meanwhile
 	s.drain()
 	return nil
 }
