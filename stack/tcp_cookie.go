@@ -8,43 +8,43 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// SYN cookies (RFC 4987 3.6): when a listener's queue of half-open connections
-// is full, it keeps nothing of a further SYN. All that it has to know later is
-// in the SYN,ACK's sequence number, and comes back in the acknowledgement:
+// SYN cookies (RFC 4987 3.6): when a listener's queue of half-open connections is full, the listener
+// keeps no state for a further SYN. It encodes that state in the sequence number of the SYN,ACK, and
+// the peer's ACK returns it:
 //
-//	5 bits   a counter of cookiePeriod
-//	3 bits   which of cookieMSS the peer can receive
-//	24 bits  a keyed hash of the addresses, the ports, the peer's sequence
-//	         number, and the eight bits above; the key is another in each period
+//	5 bits   number of the period, modulo 32; a period is cookiePeriod long
+//	3 bits   index in cookieMSS of the MSS of the peer
+//	24 bits  keyed hash of the addresses, the ports, the peer's sequence
+//	         number, and the eight bits above; each period has its own key
 //
-// With timestamps, the low six bits of ours carry what else the SYN offered:
-// four bits of window scale (15: none) and one for SACK; so that a connection
-// made under attack is as good as any.
+// If the peer uses timestamps, the low six bits of the timestamp value in the SYN,ACK encode other
+// options of the SYN: four bits of window scale (15: none), and one bit for SACK. Thus a connection
+// that is opened during an attack has the same options as any other.
 const (
 	cookiePeriod  = 64 * tcp.Second
 	cookieTSBits  = 6
 	cookieNoScale = 15
 	cookieSACK    = 1 << 4
-	cookieLife    = 2 // periods for which an acknowledgement is believed
+	cookieLife    = 2 // number of periods in which a cookie is valid
 )
 
-// cookieMSS returns the values that a cookie can carry: those that are common,
-// in growing order, and the least that there can be (RFC 791 3.2, with RFC 9293 3.7.1).
-// The largest that is not more than the peer's is used.
+// cookieMSS returns the values of MSS that a cookie can encode, in ascending order: common values, and
+// the smallest possible one (RFC 791 3.2, with RFC 9293 3.7.1). A cookie encodes the largest value that
+// does not exceed the peer's MSS.
 func cookieMSS() [8]uint16 { return [8]uint16{28, 256, 536, 1024, 1220, 1440, 1460, 8960} }
 
-// cookieKeys are the secrets of the cookies of this period and of the one before. A secret
-// that was guessed, or found by many trials, is of no use in the next period.
+// cookieKeys holds the keys of this period and of the one before. A key that an attacker finds out is
+// useless once both periods are over.
 type cookieKeys struct {
 	mu        mutex[levelTable]
-	count     uint32 // the period that cur is for
+	count     uint32 // number of the period of cur
 	cur, prev hashKey
-	made      bool // cur is
-	before    bool // prev is that of the period before
+	made      bool // cur is valid
+	before    bool // prev is valid: it is the key of period count-1
 }
 
-// cookieKey returns the secret of a period, and whether there is one: that of this period,
-// or of the one before if a cookie was made or looked at in it.
+// cookieKey returns the key of a period. It reports false if there is none. There is always a key of
+// this period. There is one of the period before if cookieKey was called in that period.
 func (s *Stack) cookieKey(count uint32) (hashKey, bool) {
 	k := &s.tcp.cookies
 	k.mu.Lock()
@@ -62,8 +62,8 @@ func (s *Stack) cookieKey(count uint32) (hashKey, bool) {
 	return hashKey{}, false
 }
 
-// cookie makes the initial sequence number of a SYN,ACK for a period. It reports false where
-// there is no secret for that.
+// cookie returns the initial sequence number of a SYN,ACK for a period. It reports false if the period
+// has no key.
 func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int) (tcp.Seq, bool) {
 	key, ok := s.cookieKey(count)
 	if !ok {
@@ -84,7 +84,7 @@ func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int)
 
 func (s *Stack) cookieCount() uint32 { return uint32(s.now() / cookiePeriod) }
 
-// sendCookie answers a SYN for which there is no room. l.mu is not held.
+// sendCookie answers a SYN with a cookie. The caller must not hold l.mu.
 func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path, syn *tcp.Segment) {
 	s := l.s
 	mss, peer := 0, syn.MSS
@@ -100,7 +100,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 	now := s.now()
 	iss, ok := s.cookie(local, remote, syn.Seq, s.cookieCount(), mss)
 	if !ok {
-		return // the period has just ended: the peer tries again
+		return // the period has just ended; the peer will retransmit its SYN
 	}
 	out := tcp.Segment{TCP: wire.TCP{
 		Seq:    uint32(iss),
@@ -119,7 +119,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 			bits |= cookieSACK
 			out.SACKPermitted = true
 		}
-		// The value must not be in the future: later ones would be older.
+		// A value in the future would make later timestamps look old.
 		ts := tcp.Timestamp(now, p.tsOffset)
 		v := ts&^(1<<cookieTSBits-1) | bits
 		if int32(v-ts) > 0 {
@@ -131,8 +131,7 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 	s.sendLone(local, remote, zone, &out)
 }
 
-// takeCookie makes a connection of an acknowledgement that carries a cookie of
-// ours. It reports false when it does not.
+// takeCookie opens a connection if seg is an ACK with a valid cookie. It reports false if seg is not.
 func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tcp.Segment) bool {
 	s := l.s
 	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod {
@@ -145,7 +144,7 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tc
 			continue
 		}
 		if l.full() {
-			s.drop(dropAcceptQueue) // as if it were lost: the peer comes back with what it sends next
+			s.drop(dropAcceptQueue) // counts as lost: the peer's next segment has the cookie again
 			return true
 		}
 		syn := tcp.Segment{TCP: wire.TCP{

@@ -12,24 +12,25 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// TCPConfig has the settings of TCP. The zero value is what a host wants.
+// TCPConfig has the settings of TCP. The zero value selects the defaults.
 type TCPConfig struct {
-	// Params are the parameters of the protocol; nil for tcp.DefaultParams.
-	// Alloc and Free are the stack's own.
+	// Params are the parameters of the protocol. If it is nil, they are tcp.DefaultParams. The stack
+	// sets Alloc, Free, Spare and Pressure itself.
 	Params *tcp.Params
-	// SynBacklog bounds the half-open connections of one listener: 1024 if zero.
+	// SynBacklog is the maximum number of half-open connections of one listener. If it is 0, the
+	// maximum is 1024.
 	SynBacklog int
-	// Memory is the budget of all send and receive buffers together, in bytes:
-	// 1 GiB if zero. From three quarters of it on, buffers do not grow, windows shrink
-	// to what every connection may have, and connections that were closed here and make
-	// no progress are reset; beyond it, new connections are refused.
+	// Memory is the budget of all send and receive buffers together, in bytes. If it is 0, the budget
+	// is 1 GiB. From three quarters of the budget on, buffers do not grow, windows shrink to the
+	// minimum of each connection, and stalled orphans are reset. While the whole budget is in use, new
+	// connections are refused.
 	Memory int64
-	// TimeWaits bounds the connections in TIME-WAIT: 32768 if zero. The oldest
-	// makes room.
+	// TimeWaits is the maximum number of connections in TIME-WAIT; beyond it the oldest is removed. If
+	// it is 0, the maximum is 32768.
 	TimeWaits int
-	// Orphans bounds the connections that were closed here and are not over: their
-	// peer has not acknowledged everything, or not closed. 32768 if zero; the oldest are
-	// reset. Under memory pressure those that make no progress are reset, too.
+	// Orphans is the maximum number of orphans: connections that the application has closed, but whose
+	// peer has not acknowledged all data or not sent its FIN. Beyond it the oldest are reset. If it is
+	// 0, the maximum is 32768. Under memory pressure, orphans that make no progress are reset as well.
 	Orphans int
 }
 
@@ -40,32 +41,32 @@ const (
 	defaultTCPMemory  = 1 << 30
 )
 
-// tcpState is what the stack's connections have in common.
+// tcpState is the state of TCP that all connections of a stack share.
 type tcpState struct {
 	params     tcp.Params
 	synBacklog int
-	memory     int64        // budget of the rings in bytes
-	used       atomic.Int64 // of it
+	memory     int64        // budget of the buffers in bytes
+	used       atomic.Int64 // bytes of memory that are in use
 
 	table     tcpTable
-	listenMu  mutex[levelBind] // held to bind to a port that was asked for
+	listenMu  mutex[levelBind] // held while a local port is chosen and taken
 	listeners tcpListeners
 	waits     timeWaits
 	cookies   cookieKeys
 	orphans   orphans
 	reclaimer reclaimer
-	reclaimed atomic.Int64 // when all connections last gave up memory, as tcp.Time; 0: never
+	reclaimed atomic.Int64 // tcp.Time of the last reclaimBuffers; 0: never
 	wheel     timerWheel
 	paths     pathCache
-	timers    sync.Pool // of *sockTimer: those that nobody has
+	timers    sync.Pool // of *sockTimer: timers that no connection uses
 }
 
-// A tuple names a connection: both addresses in their 16-byte form, both ports.
-// It holds no pointer, so that it is hashed in one go.
+// A tuple identifies a connection: the local and the remote address in their 16-byte form, then the
+// local and the remote port. It contains no pointers, so it is hashed as one array of bytes.
 type tuple [36]byte
 
-// makeTuple makes the tuple of two ends. zone is the index of the interface to which they belong,
-// if one of them is link-local; else 0.
+// makeTuple returns the tuple of a connection. If one of the addresses is link-local, zone is the index
+// of its interface, and otherwise 0.
 func makeTuple(local, remote netip.AddrPort, zone int) (k tuple) {
 	l, r := local.Addr().As16(), remote.Addr().As16()
 	copy(k[:16], l[:])
@@ -79,16 +80,16 @@ func makeTuple(local, remote netip.AddrPort, zone int) (k tuple) {
 	return k
 }
 
-// setZone puts the index of an interface into the address that begins at k[at], if that is link-local.
-//
-// RFC 4291 2.5.6 has bits there that are zero, and filter6 drops addresses in which they are not.
+// setZone stores an interface index in the address that begins at k[at], if that address is link-local.
+// It uses bits that are zero in link-local addresses (RFC 4291 2.5.6). filter6 drops packets in whose
+// addresses they are not zero.
 func (k *tuple) setZone(at, zone int) {
 	if k[at] == 0xfe && k[at+1]&0xc0 == 0x80 {
 		binary.BigEndian.PutUint16(k[at+2:], uint16(zone))
 	}
 }
 
-// zone is the index of the interface to which the ends belong, if one of them is link-local; else 0.
+// zone returns the index of the interface if one of the addresses is link-local, and otherwise 0.
 func (k *tuple) zone() int {
 	for _, at := range [...]int{0, 16} {
 		if k[at] == 0xfe && k[at+1]&0xc0 == 0x80 {
@@ -98,7 +99,7 @@ func (k *tuple) zone() int {
 	return 0
 }
 
-// local and remote are the two ends that the tuple names, without zones.
+// local returns the local address, without its zone, and the local port.
 func (k *tuple) local() netip.AddrPort {
 	return netip.AddrPortFrom(k.addr(0), binary.BigEndian.Uint16(k[32:]))
 }
@@ -107,7 +108,7 @@ func (k *tuple) remote() netip.AddrPort {
 	return netip.AddrPortFrom(k.addr(16), binary.BigEndian.Uint16(k[34:]))
 }
 
-// addr is the address that begins at k[at].
+// addr returns the address that begins at k[at], without its zone.
 func (k *tuple) addr(at int) netip.Addr {
 	b := [16]byte(k[at:])
 	if b[0] == 0xfe && b[1]&0xc0 == 0x80 {
@@ -154,14 +155,14 @@ func (s *Stack) initTCP(cfg TCPConfig) {
 	ts.wheel.s, ts.wheel.queue.s = s, s
 }
 
-// charge counts n bytes as used.
+// charge adds n bytes to the memory in use, and starts the reclaimer under memory pressure.
 func (ts *tcpState) charge(n int64) {
 	if ts.used.Add(n) >= ts.memory/4*3 {
 		ts.reclaimer.kick()
 	}
 }
 
-// inputTCP takes a TCP segment that was addressed to us.
+// inputTCP handles a TCP segment that is addressed to this host.
 func (s *Stack) inputTCP(p *packet) {
 	var seg tcp.Segment
 	var r wire.Reason
@@ -170,7 +171,7 @@ func (s *Stack) inputTCP(p *packet) {
 		p.ifc.drop(r)
 		return
 	}
-	// One of the two may be all that there is.
+	// The payload is seg.Payload followed by p.tail. Either may be empty.
 	if seg.Payload2 = p.tail; len(seg.Payload) == 0 {
 		seg.Payload, seg.Payload2 = p.tail, nil
 	}
@@ -179,9 +180,9 @@ func (s *Stack) inputTCP(p *packet) {
 		return
 	}
 	if p.broadcast {
-		// RFC 9293 3.9.2.3 MUST-57: "A TCP implementation MUST silently discard
-		// an incoming SYN segment that is addressed to a broadcast or multicast
-		// address"; nothing else has a reason to be there either.
+		// RFC 9293 3.9.2.3 MUST-57: "A TCP implementation MUST silently discard an incoming SYN segment
+		// that is addressed to a broadcast or multicast address". No other segment is valid there
+		// either.
 		p.ifc.drop(dropTCPBroadcast)
 		return
 	}
@@ -193,7 +194,7 @@ func (s *Stack) inputTCP(p *packet) {
 	zone := p.zone()
 	k := makeTuple(local, remote, zone)
 	sock, wait := s.tcp.table.lookup(&k)
-	var old *timeWait // the one whose place a SYN takes
+	var old *timeWait // the connection in TIME-WAIT that a SYN replaces
 	for sock != nil || wait != nil {
 		if sock != nil {
 			if sock.segment(p.time(), &seg) {
@@ -202,8 +203,8 @@ func (s *Stack) inputTCP(p *packet) {
 		} else if old = wait; s.tcp.waits.segment(p.time(), wait, &seg) {
 			return
 		}
-		// It has left the table since: it ended, stands there in TIME-WAIT, or made
-		// room for another, which may be there already.
+		// The entry has left the table since the lookup: the connection has ended, a timeWait has
+		// replaced it, or the timeWait has been replaced by a new connection. Look again.
 		sock, wait = s.tcp.table.lookup(&k)
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
@@ -225,7 +226,7 @@ func (s *Stack) inputTCP(p *packet) {
 	s.resetTCP(local, remote, zone, &seg)
 }
 
-// resetTCP answers a segment that belongs to no connection.
+// resetTCP answers a segment that belongs to no connection with a RST, unless it is one itself.
 func (s *Stack) resetTCP(local, remote netip.AddrPort, zone int, in *tcp.Segment) {
 	var out tcp.Segment
 	if !tcp.Reset(in, &out) {
@@ -234,7 +235,7 @@ func (s *Stack) resetTCP(local, remote netip.AddrPort, zone int, in *tcp.Segment
 	s.sendLone(local, remote, zone, &out)
 }
 
-// sendLone sends a segment without payload that no socket is behind.
+// sendLone sends a segment without payload that belongs to no socket.
 func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segment) {
 	out.SrcPort, out.DstPort = local.Port(), remote.Port()
 	n := out.Len()
@@ -246,8 +247,8 @@ func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segmen
 	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, df: true}, buf, n)
 }
 
-// tcpICMP takes an ICMP error about a segment of ours, or word that the
-// neighbour does not answer.
+// tcpICMP handles an ICMP error about a segment of this host. Failed neighbour resolution is reported
+// in the same form.
 func (s *Stack) tcpICMP(e *icmpError) {
 	if len(e.transport) < 8 {
 		return
@@ -273,21 +274,20 @@ func (s *Stack) closeTCP() {
 	s.tcp.reclaimer.close()
 }
 
-// isn is the initial sequence number of RFC 6528 3: "ISN = M + F(localip,
-// localport, remoteip, remoteport, secretkey)" where M is a timer of 4
-// microseconds.
+// isn returns the initial sequence number of RFC 6528 3: "ISN = M + F(localip, localport, remoteip,
+// remoteport, secretkey)", where M is a timer with a resolution of 4 microseconds.
 func (s *Stack) isn(now tcp.Time, k *tuple) tcp.Seq {
 	m := uint32(now / (4 * tcp.Microsecond))
 	return tcp.Seq(m + uint32(s.key.sum(k[:])))
 }
 
-// tsOffset is the timestamp offset of RFC 7323 5.4, the same for all connections
-// of a pair of addresses, as PAWS across connections needs it.
+// tsOffset returns the timestamp offset of RFC 7323 5.4. All connections between two addresses have the
+// same offset, so that PAWS works across successive connections.
 func (s *Stack) tsOffset(local, remote netip.Addr) uint32 {
 	return uint32(s.hashAddrs(netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, 0)) >> 32)
 }
 
-// errnoOf maps why a connection ended to what a system call would return.
+// errnoOf returns the errno with which a system call reports that a connection ended because of e.
 func errnoOf(e tcp.Err) error {
 	switch e {
 	case tcp.ErrRefused:
@@ -322,7 +322,7 @@ func errnoOf(e tcp.Err) error {
 	return nil
 }
 
-// tcpErrOf is the way back, for what ICMP tells.
+// tcpErrOf is the inverse of errnoOf for the errors that ICMP reports.
 func tcpErrOf(errno syscall.Errno) tcp.Err {
 	switch errno {
 	case syscall.ECONNREFUSED:

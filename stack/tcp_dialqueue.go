@@ -13,19 +13,19 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// dialEnds identify the dials that compete for the same local ports.
+// dialEnds identifies the dials that compete for the same local ports.
 type dialEnds struct {
 	src    netip.Addr
 	remote netip.AddrPort
 	zone   int
 }
 
-// A dialQueue has the dials with the same ends that found no free port, and that wait for a port of a
-// connection that is in TIME-WAIT or that the application has closed. The queue is in FIFO order.
-// Only the first dial searches for a port, because a search of all ports takes long.
+// A dialQueue holds, in FIFO order, the dials with the same ends that found no free port. They wait for
+// the port of a connection that is in TIME-WAIT, or that the application has closed. Only the first
+// dial searches for a port, because searching all ports takes long.
 type dialQueue struct {
 	waiting []*queuedDial
-	at      tcp.Time // when the first dial has to search again; 0: not known until a call of freeAt
+	at      tcp.Time // when the first dial has to search again; 0: when freeAt sets it
 }
 
 // A queuedDial is a dial in a dialQueue. timeWaits.mu is its lock.
@@ -34,7 +34,7 @@ type queuedDial struct {
 	canceled bool // the context of the dial ended
 }
 
-// wake wakes the first dial if the time of its search has come.
+// wake wakes the first dial if it has to search now.
 func (q *dialQueue) wake(now tcp.Time) {
 	if q.at != 0 && q.at <= now {
 		q.waiting[0].cond.Signal()
@@ -54,7 +54,7 @@ func (w *timeWaits) freeAt(k *tuple, at tcp.Time) {
 	}
 }
 
-// freed is freeAt for a tuple that has left the table. w.mu is not held.
+// freed records that the tuple k has left the table. w.mu is not held.
 func (w *timeWaits) freed(k *tuple) {
 	if w.queued.Load() == 0 {
 		return
@@ -64,8 +64,8 @@ func (w *timeWaits) freed(k *tuple) {
 	w.mu.Unlock()
 }
 
-// queue appends a dial to the queue of ends. If there is no queue, it makes one if first is set,
-// and otherwise returns nil.
+// queue adds a dial to the queue of ends. If there is no queue, it makes one if first is set, and
+// otherwise returns nil.
 func (w *timeWaits) queue(ends dialEnds, first bool) *queuedDial {
 	if !first && w.queued.Load() == 0 {
 		return nil
@@ -106,8 +106,8 @@ func (w *timeWaits) leave(ends dialEnds, d *queuedDial) {
 	}
 }
 
-// await waits until d is the first in its queue and has to search for a port: at time at, or earlier
-// if a port becomes free.
+// await waits until d has to search for a port: when d is the first in its queue, and either the time
+// at has come or a port has become free.
 func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at tcp.Time) error {
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() {
@@ -140,11 +140,11 @@ func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at 
 
 // Special values of the time at which a port can be taken.
 const (
-	whenFreed tcp.Time = math.MaxInt64 - 1 // not known: wait for a call of freeAt
+	whenFreed tcp.Time = math.MaxInt64 - 1 // unknown; freeAt will set it
 	noPort    tcp.Time = math.MaxInt64     // never
 )
 
-// firstTries is how many ports a dial tries before it joins the queue, to try all ports.
+// firstTries is the number of ports that a dial tries before it joins the queue and tries all ports.
 const firstTries = 256
 
 // orphaned reports whether the application has closed the connection.
@@ -154,15 +154,15 @@ func (t *TCP) orphaned() bool {
 	return t.closed
 }
 
-// bindEphemeral chooses the local port of an active open (RFC 6056), and puts the
-// socket into the table. old is the connection in TIME-WAIT that the socket replaces, or nil.
+// bindEphemeral chooses the local port of an active open (RFC 6056), and inserts the socket into the
+// table. old is the connection in TIME-WAIT that the socket replaces, or nil.
 //
-// If every port is taken, but some by connections that are in TIME-WAIT or that the application
-// has closed, it waits for one of those.
+// If no port is free, bindEphemeral waits for a port of a connection that is in TIME-WAIT or that the
+// application has closed. If there is no such connection, it fails with EADDRNOTAVAIL.
 func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remote netip.AddrPort) (old *timeWait, err error) {
 	w, ends := &s.tcp.waits, dialEnds{src, remote, int(t.path.zone)}
 	hash := s.hashAddrs(netip.AddrPortFrom(src, 0), remote)
-	d := w.queue(ends, false) // nil if no dial waits
+	d := w.queue(ends, false) // nil if no other dial waits
 	at := noPort
 	for {
 		if d != nil {
@@ -213,7 +213,7 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 			}
 			return old, nil
 		case d == nil:
-			d, at = w.queue(ends, true), 1 // search at once: a port may have become free before d was queued
+			d, at = w.queue(ends, true), 1 // search at once, because a port may have become free before d was in the queue
 		}
 	}
 }

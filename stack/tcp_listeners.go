@@ -5,22 +5,22 @@ import (
 	"slices"
 )
 
-// tcpListeners holds the listeners of a stack, indexed by port: adding, removing and
-// finding one takes as long beside 65,535 others as beside none.
+// tcpListeners holds the listeners of a stack, indexed by port. Adding, removing and finding a listener
+// takes constant time, also with 65,535 listeners.
 type tcpListeners struct {
 	shards [listenerShards]listenerShard
 }
 
 const listenerShards = 16
 
-// A listenerShard has the ports of one remainder by listenerShards.
+// A listenerShard holds the listeners of the ports that are congruent modulo listenerShards.
 type listenerShard struct {
 	mu    rwMutex[levelTable]
-	at    map[listenKey]*TCPListener // made on first use
+	at    map[listenKey]*TCPListener // allocated on first use
 	ports map[uint16]portListeners
 }
 
-// A listenKey is a local address, with the index of its interface if it is link-local.
+// A listenKey is a local address and port, and the index of the interface if the address is link-local.
 type listenKey struct {
 	local netip.AddrPort
 	zone  int
@@ -28,14 +28,13 @@ type listenKey struct {
 
 func (l *TCPListener) key() listenKey { return listenKey{l.local, l.at.zone} }
 
-// portListeners counts the listeners of a port, by the families of their addresses: one of
-// both is counted in each.
+// portListeners counts the listeners of a port by family. A dual-stack listener counts in both.
 type portListeners struct{ v4, v6 int32 }
 
 func (tl *tcpListeners) shard(port uint16) *listenerShard { return &tl.shards[port%listenerShards] }
 
-// find returns the listener for an address of the host: the one bound to that address,
-// or else the one bound to all addresses of its family; nil if there is neither.
+// find returns the listener for a local address of a segment: the one that is bound to the address, or
+// else one that is bound to all addresses of its family, or else nil.
 func (tl *tcpListeners) find(local netip.AddrPort, zone int) *TCPListener {
 	sh := tl.shard(local.Port())
 	sh.mu.RLock()
@@ -43,7 +42,7 @@ func (tl *tcpListeners) find(local netip.AddrPort, zone int) *TCPListener {
 	return sh.find(local, zone)
 }
 
-// find is that of tcpListeners. sh.mu is held.
+// find implements tcpListeners.find. sh.mu is held.
 func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 	n := sh.ports[local.Port()]
 	v4 := local.Addr().Is4()
@@ -68,7 +67,7 @@ func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 	return l
 }
 
-// conflicts reports whether a listener on a port keeps another from being bound there.
+// conflicts reports whether a listener on the port prevents another from binding to b.
 func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
 	sh := tl.shard(port)
 	sh.mu.RLock()
@@ -80,7 +79,7 @@ func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
 	return b.all&ipv4 != 0 && n.v4 > 0 || b.all&ipv6 != 0 && n.v6 > 0
 }
 
-// count changes the counts of a listener's port by n. sh.mu is held.
+// count adds n to the counts of the listener's port. sh.mu is held.
 func (sh *listenerShard) count(l *TCPListener, n int32) {
 	port := l.local.Port()
 	c := sh.ports[port]
@@ -101,7 +100,7 @@ func (sh *listenerShard) count(l *TCPListener, n int32) {
 	sh.ports[port] = c
 }
 
-// add enters l at its local address, which must be free.
+// add adds l. Its local address and port must be free.
 func (tl *tcpListeners) add(l *TCPListener) {
 	sh := tl.shard(l.local.Port())
 	sh.mu.Lock()
@@ -113,7 +112,7 @@ func (tl *tcpListeners) add(l *TCPListener) {
 	sh.count(l, 1)
 }
 
-// remove takes l out, if it is there.
+// remove removes l if it is there.
 func (tl *tcpListeners) remove(l *TCPListener) {
 	sh := tl.shard(l.local.Port())
 	sh.mu.Lock()
@@ -124,11 +123,11 @@ func (tl *tcpListeners) remove(l *TCPListener) {
 	delete(sh.at, l.key())
 	sh.count(l, -1)
 	if len(sh.at) == 0 {
-		sh.at, sh.ports = nil, nil // a map never gets smaller
+		sh.at, sh.ports = nil, nil // free the memory; a map never shrinks
 	}
 }
 
-// all returns the listeners, ordered by their addresses.
+// all returns the listeners, ordered by address.
 func (tl *tcpListeners) all() []*TCPListener {
 	var all []*TCPListener
 	for i := range tl.shards {

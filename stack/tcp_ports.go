@@ -6,36 +6,36 @@ import (
 	"sync/atomic"
 )
 
-// tcpPorts counts the entries of a tcpTable by their local addresses and ports: to
-// ask whether a port is free takes as long beside a million connections as beside none.
+// tcpPorts counts the entries of a tcpTable by local address and port. Looking up whether a port is
+// free takes constant time, also with a million connections.
 type tcpPorts struct {
 	mu     mutex[levelPorts]
-	addrs  atomic.Pointer[[][16]byte] // that there were, few; changed under mu only
+	addrs  atomic.Pointer[[][16]byte] // the local addresses seen so far, which are few; written with mu held
 	shards [portShards]portShard
 }
 
 const portShards = 16
 
-// A portShard has the ports of one remainder by portShards.
+// A portShard holds the counts of the ports that are congruent modulo portShards.
 type portShard struct {
 	mu  mutex[levelPorts]
 	use map[portKey]portUse
 }
 
-// A portKey is a port, and above it the place of an address in addrs.
+// A portKey is a port in the low 16 bits, and the index of an address in addrs above it.
 type portKey uint64
 
 func makePortKey(addr int, port uint16) portKey { return portKey(addr)<<16 | portKey(port) }
 
-// A portUse is how much a port is used with one local address.
+// A portUse counts the entries with one local address and port.
 type portUse struct {
-	all int32 // entries
-	own int32 // those of connections that were opened here, without those in TIME-WAIT
+	all int32 // all entries
+	own int32 // connections that this host opened, without those in TIME-WAIT
 }
 
 func (tp *tcpPorts) shard(port uint16) *portShard { return &tp.shards[port%portShards] }
 
-// known returns the addresses that there were.
+// known returns the local addresses seen so far.
 func (tp *tcpPorts) known() [][16]byte {
 	if p := tp.addrs.Load(); p != nil {
 		return *p
@@ -43,7 +43,7 @@ func (tp *tcpPorts) known() [][16]byte {
 	return nil
 }
 
-// place returns the place of an address among the known ones.
+// place returns the index of an address in addrs, adding it if it is new.
 func (tp *tcpPorts) place(addr [16]byte) int {
 	if i := slices.Index(tp.known(), addr); i >= 0 {
 		return i
@@ -59,7 +59,8 @@ func (tp *tcpPorts) place(addr [16]byte) int {
 	return len(list) - 1
 }
 
-// add changes the counts of the tuple's local end. The table's lock is held.
+// add adds to the counts of the tuple's local address and port. The lock of the tuple's tcpShard is
+// held.
 func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	port, _ := k.ports()
 	key, sh := makePortKey(tp.place([16]byte(k[:16])), port), tp.shard(port)
@@ -78,8 +79,8 @@ func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	sh.use[key] = u
 }
 
-// busy reports whether a connection uses a local port with an address of b, as bind(2) asks. For a
-// listener, connections that came in through another do not count.
+// busy reports whether connections prevent a socket from binding to b and port, by the rules of
+// bind(2). For a listener, only connections that this host opened count.
 func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 	sh := tp.shard(port)
 	sh.mu.Lock()
@@ -96,14 +97,14 @@ func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 	return false
 }
 
-// zonedAddr takes an address of a tuple apart.
+// zonedAddr returns an address of a tuple, without its zone, and the zone.
 func zonedAddr(a [16]byte) (netip.Addr, int) {
 	var k tuple
 	copy(k[:], a[:])
 	return k.addr(0), k.zone()
 }
 
-// own is 1 for a connection that was opened here and is not in TIME-WAIT, and 0 for others.
+// own returns 1 for a connection that this host opened and that is not in TIME-WAIT, and otherwise 0.
 func (e *tcpEntry) own() int32 {
 	if e.sock != nil && e.sock.listener == nil {
 		return 1

@@ -4,25 +4,25 @@ import (
 	"net/netip"
 )
 
-// maxPaths bounds the paths that are kept to be shared.
+// maxPaths is the maximum number of paths in a pathCache.
 const maxPaths = 4096
 
-// A pathCache has the paths that connections share. The paths do not change: when
-// routes do, connections look for another one.
+// A pathCache holds paths that connections share. A path is immutable: after a change of routes,
+// connections look up a new one.
 type pathCache struct {
 	mu rwMutex[levelTable]
 	m  map[pathEnds]*path
 }
 
-// pathEnds are what is asked for: without a source, one is chosen. zone is the index of an interface;
-// 0: by the routes.
+// pathEnds is the key of a path. If src is invalid, the stack chooses the source. zone is the index of
+// the interface, or 0 if the routes choose it.
 type pathEnds struct {
 	dst, src netip.Addr
 	zone     int
 }
 
-// sharedRoute is route for a connection: many of them have the same path, and a
-// server looks for one with each connection that it is asked for.
+// sharedRoute returns the path of a connection. Connections with the same ends share one, because a
+// server looks up a path for each connection that it accepts.
 func (s *Stack) sharedRoute(dst, src netip.Addr, zone int) (*path, error) {
 	c := &s.tcp.paths
 	ends := pathEnds{dst, src, zone}
@@ -35,7 +35,7 @@ func (s *Stack) sharedRoute(dst, src netip.Addr, zone int) (*path, error) {
 	return s.findRoute(ends)
 }
 
-// findRoute is sharedRoute where there is none yet.
+// findRoute looks up a path and adds it to the cache.
 func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 	found, err := s.routeOver(ends.dst, ends.src, ends.zone)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 		c.m = make(map[pathEnds]*path)
 	}
 	if _, ok := c.m[ends]; !ok && len(c.m) >= maxPaths {
-		for victim := range c.m { // any: whoever misses it finds it anew
+		for victim := range c.m { // any; connections that use it keep it
 			delete(c.m, victim)
 			break
 		}

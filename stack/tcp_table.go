@@ -7,11 +7,11 @@ import (
 	"sync/atomic"
 )
 
-// A tcpTable has the connections, by their tuples. It is a hash table whose
-// entries are parts of what they stand for: a connection costs it one pointer of
-// a bucket, and a lookup touches nothing that the segment's way does not.
+// A tcpTable maps tuples to connections. It is a hash table whose entries are embedded in the
+// connections. A connection costs one pointer of a bucket. A lookup reads only memory that the handling
+// of the segment needs anyway.
 type tcpTable struct {
-	seed   maphash.Seed                        // nobody can choose ports that all fall into one bucket
+	seed   maphash.Seed                        // random, so that peers cannot choose ports that share a bucket
 	shards atomic.Pointer[[tcpShards]tcpShard] // allocated for the first segment
 	ports  tcpPorts
 }
@@ -21,23 +21,23 @@ const tcpShards = 64
 // A tcpShard is a part of the table.
 type tcpShard struct {
 	mu      rwMutex[levelTable]
-	buckets []*tcpEntry // a power of two of them, at least one for each entry
-	n       int         // entries
+	buckets []*tcpEntry // a power of two, and at least n
+	n       int         // number of entries
 }
 
-// A tcpEntry is the place in the table of a connection, or of what is left of one
-// in TIME-WAIT. All but next stays as it is while it is there.
+// A tcpEntry is the entry of a connection, or of a timeWait. While it is in the table, only next
+// changes.
 type tcpEntry struct {
 	key  tuple
 	hash uint32
-	next *tcpEntry // in the bucket; under the shard's lock
-	sock *TCP      // the whole of which this is a part,
-	wait *timeWait // or this
+	next *tcpEntry // next entry in the bucket; guarded by the shard's mu
+	sock *TCP      // the connection that embeds the entry, or nil
+	wait *timeWait // the timeWait that embeds it, or nil
 }
 
 func (tt *tcpTable) hash(k *tuple) uint32 { return uint32(maphash.Bytes(tt.seed, k[:])) }
 
-// parts are the shards of the table.
+// parts returns the shards of the table, allocating them on first use.
 func (tt *tcpTable) parts() *[tcpShards]tcpShard {
 	if p := tt.shards.Load(); p != nil {
 		return p
@@ -48,7 +48,7 @@ func (tt *tcpTable) parts() *[tcpShards]tcpShard {
 
 func (tt *tcpTable) shard(hash uint32) *tcpShard { return &tt.parts()[hash%tcpShards] }
 
-// bucket is where the entries of a hash begin. There is one.
+// bucket returns the head of the bucket of a hash. There must be buckets.
 func (sh *tcpShard) bucket(hash uint32) **tcpEntry {
 	return &sh.buckets[int(hash/tcpShards)&(len(sh.buckets)-1)]
 }
@@ -65,7 +65,7 @@ func (sh *tcpShard) find(hash uint32, k *tuple) *tcpEntry {
 	return e
 }
 
-// link adds an entry whose tuple is not there. sh.mu is held.
+// link adds an entry whose tuple is not in the shard. sh.mu is held.
 func (sh *tcpShard) link(e *tcpEntry) {
 	if sh.n == len(sh.buckets) {
 		old := sh.buckets
@@ -83,7 +83,7 @@ func (sh *tcpShard) link(e *tcpEntry) {
 	sh.n++
 }
 
-// unlink takes an entry out, and reports whether it was there. sh.mu is held.
+// unlink removes an entry, and reports whether it was in the shard. sh.mu is held.
 func (sh *tcpShard) unlink(e *tcpEntry) bool {
 	if sh.n == 0 {
 		return false
@@ -100,7 +100,7 @@ func (sh *tcpShard) unlink(e *tcpEntry) bool {
 	return true
 }
 
-// lookup finds what a tuple names, if anything.
+// lookup returns the connection or the timeWait of a tuple. Both are nil if there is neither.
 func (tt *tcpTable) lookup(k *tuple) (*TCP, *timeWait) {
 	h := tt.hash(k)
 	sh := tt.shard(h)
@@ -113,10 +113,10 @@ func (tt *tcpTable) lookup(k *tuple) (*TCP, *timeWait) {
 	return e.sock, e.wait
 }
 
-// insert adds an entry, and reports false where its tuple is taken.
+// insert adds an entry. It reports false if the table has an entry with its tuple.
 func (tt *tcpTable) insert(e *tcpEntry) bool { return tt.put(e) == nil }
 
-// put adds an entry, or returns the one that has its tuple.
+// put adds an entry. If the table has an entry with the same tuple, put returns that instead.
 func (tt *tcpTable) put(e *tcpEntry) (taken *tcpEntry) {
 	e.hash = tt.hash(&e.key)
 	sh := tt.shard(e.hash)
@@ -130,8 +130,7 @@ func (tt *tcpTable) put(e *tcpEntry) (taken *tcpEntry) {
 	return nil
 }
 
-// replace puts an entry in the place of one with the same tuple, and reports
-// false where that is gone.
+// replace replaces old by e, which has the same tuple. It reports false if old is not in the table.
 func (tt *tcpTable) replace(old, e *tcpEntry) bool {
 	e.hash = old.hash
 	sh := tt.shard(e.hash)
@@ -145,7 +144,7 @@ func (tt *tcpTable) replace(old, e *tcpEntry) bool {
 	return true
 }
 
-// remove takes an entry out, if it is there.
+// remove removes an entry if it is in the table.
 func (tt *tcpTable) remove(e *tcpEntry) {
 	sh := tt.shard(e.hash)
 	sh.mu.Lock()
@@ -155,7 +154,7 @@ func (tt *tcpTable) remove(e *tcpEntry) {
 	sh.mu.Unlock()
 }
 
-// sockets returns all connections that are not in TIME-WAIT, ordered by their tuples.
+// sockets returns all connections that are not in TIME-WAIT, ordered by tuple.
 func (tt *tcpTable) sockets() []*TCP {
 	var all []*TCP
 	for i := range tcpShards {
@@ -165,7 +164,7 @@ func (tt *tcpTable) sockets() []*TCP {
 	return all
 }
 
-// sockets appends the connections of a shard that are not in TIME-WAIT.
+// sockets appends the connections of the shard that are not in TIME-WAIT to all.
 func (sh *tcpShard) sockets(all []*TCP) []*TCP {
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()

@@ -6,24 +6,25 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A timerQueue holds connections whose next timer is due within a step or two of the timer wheel.
-// They tick one after the other, each at its time or when the queue of its interface has room for
-// what it sends: thousands that wait for room would otherwise stand before everyone else. The
-// connections of an interface whose queue is full do not keep the others. If a connection has become
-// active or has ended meanwhile, its tick does nothing.
+// A timerQueue holds connections whose deadline is less than two steps of the timer wheel away. Their
+// ticks run one after the other, each at its deadline, or later if the transmit queue of its interface
+// is full. A connection waits here rather than in the transmit queue's list of waiters, where thousands
+// of connections would delay all other senders. A full transmit queue of one interface does not delay
+// the connections of other interfaces. If a connection has become active or has ended, its tick does
+// nothing.
 type timerQueue struct {
 	s *Stack
 
 	mu      mutex[levelTimers]
 	heap    timerHeap
-	blocked map[*iface]*timersBlocked // by the interface whose queue is full
-	alarm   alarm                     // for the first
-	firing  bool                      // the alarm has fired, and connections tick
+	blocked map[*iface]*timersBlocked // keyed by the interface whose transmit queue is full
+	alarm   alarm                     // for the first entry of heap
+	firing  bool                      // fired is running
 	closed  bool
 }
 
-// A timersBlocked holds the connections of a timerQueue that are due at an interface whose queue is
-// full.
+// A timersBlocked holds the connections of a timerQueue whose deadline has passed, but whose interface
+// has a full transmit queue.
 type timersBlocked struct {
 	l    *timerQueue
 	ifc  *iface
@@ -46,14 +47,14 @@ func (l *timerQueue) put(t *TCP, now, at tcp.Time) {
 	l.arm(now)
 }
 
-// arm sets the alarm for the first. The lock is held.
+// arm sets the alarm for the earliest deadline. l.mu is held.
 func (l *timerQueue) arm(now tcp.Time) {
 	if len(l.heap) > 0 && !l.firing {
 		l.alarm.set(now, l.heap[0].at, l)
 	}
 }
 
-// fired has those tick whose time has come.
+// fired runs the ticks whose time has come.
 func (l *timerQueue) fired() {
 	now := l.s.now()
 	l.mu.Lock()
@@ -65,7 +66,7 @@ func (l *timerQueue) fired() {
 	l.firing = true
 	for len(l.heap) > 0 {
 		if l.heap[0].at > now {
-			if now = l.s.now(); l.heap[0].at > now { // some time has passed
+			if now = l.s.now(); l.heap[0].at > now { // the ticks have taken time
 				break
 			}
 		}
@@ -86,7 +87,7 @@ func (l *timerQueue) fired() {
 	l.mu.Unlock()
 }
 
-// block keeps t until the interface's queue has room. It reports false if it has.
+// block adds t to the connections that wait for ifc. It reports false if the transmit queue has room.
 func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,7 +109,7 @@ func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 	return true
 }
 
-// txReady is called when the queue that was full has room again, or the interface is closed.
+// txReady is called when the transmit queue has room again, or when the interface is closed.
 func (b *timersBlocked) txReady() {
 	l := b.l
 	now := l.s.now()
@@ -127,14 +128,14 @@ func (b *timersBlocked) txReady() {
 	l.arm(now)
 }
 
-// link is the interface on which the connection sends.
+// link returns the interface of the connection's path.
 func (t *TCP) link() *iface {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.path.ifc
 }
 
-// A dueHeap has the earliest first, for container/heap.
+// A timerHeap is a heap.Interface with the earliest deadline first.
 type timerHeap []timerEntry
 
 func (h timerHeap) Len() int           { return len(h) }

@@ -7,10 +7,9 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A sockTimer is the timer of an active connection. When the connection becomes idle or ends, its
-// timer is reused for another, because most connections end before their timer fires. A reused
-// timer may still fire at the time that was set for the previous connection; a timer that fires
-// early does no harm.
+// A sockTimer is the timer of an active connection. When the connection becomes idle or ends, another
+// connection takes over the timer, which is usually still running. It may then fire too early, which
+// does no harm.
 type sockTimer struct {
 	timer *time.Timer
 	of    atomic.Pointer[TCP]
@@ -33,11 +32,12 @@ func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 	return st
 }
 
-// minWheelWait is how far off a connection's deadline must be for arm to put it into the timer wheel.
+// minWheelWait is the minimum time to a deadline with which arm puts a connection into the timer wheel.
 const minWheelWait = 2 * wheelStep
 
-// arm sets the timer if it would fire later than the next deadline of the Conn. If that deadline
-// is far off, it puts the connection into the wheel. t.mu is held.
+// arm sets the timer for the next deadline of the Conn, unless the timer fires earlier already. If the
+// deadline is at least minWheelWait away and no timer is set, arm deactivates the Conn and puts the
+// connection into the wheel. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
 	if t.detached || t.conn.State() == tcp.Closed {
@@ -45,7 +45,7 @@ func (t *TCP) arm(now tcp.Time) {
 		return
 	}
 	if t.timerAt == 0 && (!ok || d-now >= minWheelWait) {
-		t.freeTimer() // it has fired, or never was
+		t.freeTimer() // if there is a timer, it has fired
 		if w := t.waiters; w != nil && w.n == 0 {
 			t.waiters = nil
 		}
@@ -73,7 +73,7 @@ func (t *TCP) arm(now tcp.Time) {
 	}
 }
 
-// freeTimer gives up the timer, which need not have stopped. t.mu is held.
+// freeTimer returns the timer to the pool. The timer may still be running. t.mu is held.
 func (t *TCP) freeTimer() {
 	if t.timer != nil {
 		t.timer.of.Store(nil)
@@ -82,7 +82,7 @@ func (t *TCP) freeTimer() {
 	}
 }
 
-// disarm ends the timer for good. t.mu is held.
+// disarm stops the timer of a connection that has ended. t.mu is held.
 func (t *TCP) disarm() {
 	if t.timer != nil {
 		t.timer.timer.Stop()
@@ -96,7 +96,7 @@ func (t *TCP) disarm() {
 	t.conn.Deactivate(t.lastRun)
 }
 
-// tick is the timer's.
+// tick runs the timers of the Conn. The connection's timer calls it, or the timer queue.
 func (t *TCP) tick() {
 	t.mu.Lock()
 	t.timerAt = 0
@@ -114,16 +114,16 @@ func (t *TCP) tick() {
 	t.s.drain()
 }
 
-// turn is the wheel's.
+// turn is called when the wheel reaches the connection, which is no longer in the wheel.
 func (t *TCP) turn() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wheeled = false
 	if t.timer != nil {
-		return // it has become busy
+		return // the connection has become active
 	}
 	t.timerAt = 0
-	now := t.s.now() // many may have had their turn before
+	now := t.s.now() // time may have passed in the turns of other connections
 	d, ok := t.conn.Deadline()
 	if ok && d-now < minWheelWait && !t.detached && t.conn.State() != tcp.Closed {
 		t.timerAt = d

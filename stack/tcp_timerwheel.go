@@ -7,19 +7,21 @@ import (
 )
 
 const (
-	// wheelStep is the time between two slots. When less than that is left, a
-	// connection moves to the timer queue, so that a deadline is met exactly.
+	// wheelStep is the time between two slots. A connection whose deadline is less than two steps away
+	// is in the timer queue instead, which meets deadlines exactly.
 	wheelStep = tcp.Time(500 * time.Millisecond)
-	// wheelSlots is a power of two. A connection whose deadline is further off is put into
-	// the wheel again when its slot is reached.
+	// wheelSlots is a power of two. A deadline may be beyond the last slot. The connection is then in
+	// the last slot, and is put into the wheel again when the wheel reaches it.
 	wheelSlots = 64
 )
 
 // A timerWheel holds the connections whose next deadline is far off, such as that of a keep-alive
-// probe. It has one alarm for all of them and takes two pointers for each connection; a timer for
-// each would take a fifth of a connection's memory. Slots are circular lists; a connection is in at
-// most one. Connections that are due move to queue, which has a second alarm and so one goroutine:
-// with a goroutine for each, the probes of a million connections would starve the others.
+// probe. One alarm serves all of them. Each connection takes two pointers; a timer for each would take
+// a fifth of a connection's memory. Slots are circular lists, and a connection is in at most one.
+//
+// Connections whose deadline is near move to queue. It has an alarm of its own, so one goroutine runs
+// all of their ticks. With a goroutine for each, the probes of a million connections would starve all
+// other goroutines.
 type timerWheel struct {
 	s *Stack
 
@@ -27,18 +29,18 @@ type timerWheel struct {
 	slots  [wheelSlots]*TCP
 	n      int
 	alarm  alarm // for the first slot that is not empty
-	next   int64 // no connection is in the slot of an earlier step
+	next   int64 // all slots of earlier steps are empty
 	queue  timerQueue
 	closed bool
 }
 
-// A wheelSlot has the links of a connection in a slot of the wheel. timerWheel.mu guards it.
+// A wheelSlot links a connection into a slot of the wheel. timerWheel.mu guards it.
 type wheelSlot struct {
-	prev, next *TCP // in the slot; nil if the connection is in no slot
+	prev, next *TCP // neighbours in the list; nil if the connection is in no slot
 }
 
-// put puts t into the slot before deadline d, which is some steps ahead, and returns the time of
-// that slot. If t is in a slot already, put moves it.
+// put puts t into the last slot that is not after the deadline d, and returns the time of that slot. d
+// is at least one step ahead. If t is already in a slot, put moves it.
 func (w *timerWheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,7 +100,7 @@ func (w *timerWheel) unlink(t *TCP) {
 // arm sets the alarm for the first slot that is not empty. w.mu is held.
 func (w *timerWheel) arm(now tcp.Time) {
 	if w.n == 0 || w.closed {
-		return // if the alarm is set, fired will find nothing to do
+		return // if the alarm is set, fired finds nothing to do
 	}
 	for w.slots[w.next%wheelSlots] == nil {
 		w.next++
@@ -106,8 +108,8 @@ func (w *timerWheel) arm(now tcp.Time) {
 	w.alarm.set(now, tcp.Time(w.next)*wheelStep, w)
 }
 
-// fired handles the connections of the slots whose time has come. It releases w.mu before it calls
-// turn, because the lock of a connection comes before w.mu in the order of locks.
+// fired calls turn for the connections in the slots whose time has come. It releases w.mu for each
+// call, because the lock of a connection precedes w.mu in the lock order.
 func (w *timerWheel) fired() {
 	now := w.s.now()
 	this := int64(now / wheelStep)

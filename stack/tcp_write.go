@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Write queues p to be sent, waiting for room. Concurrent writes do not mix.
+// Write queues p to be sent. It waits while the send buffer is full. Concurrent Writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
 	growStack(false)
 	t.mu.Lock()
@@ -34,15 +34,15 @@ func (t *TCP) Write(p []byte) (int, error) {
 	return t.writePinned(p)
 }
 
-// endWrite ends the writer's turn. t.mu is held.
+// endWrite lets the next Write begin. t.mu is held.
 func (t *TCP) endWrite() {
 	t.writing = false
 	t.wakeWriters()
 }
 
-// writeCopied writes p in this caller's turn, from a copy. The turn ends before the last
-// bytes leave: once the peer has them, the caller waits for nothing, not even for t.mu.
-// t.mu is held, and released.
+// writeCopied is Write by copying p into the send buffer. It calls endWrite before it sends the last
+// bytes, so that it waits for nothing once the peer may have them, not even for t.mu. The caller holds
+// t.mu; writeCopied unlocks it.
 func (t *TCP) writeCopied(p []byte) (n int, err error) {
 	for {
 		if err = t.writeEnd(); err != nil || n == len(p) {
@@ -61,7 +61,7 @@ func (t *TCP) writeCopied(p []byte) (n int, err error) {
 			t.yield = k > yieldBytes
 			t.endWrite()
 		}
-		// What is chosen is sent before anyone waits for its answer.
+		// A small segment leaves by direct transmit.
 		if k <= directBytes {
 			t.runDirect(now)
 		} else {
@@ -79,8 +79,7 @@ func (t *TCP) writeCopied(p []byte) (n int, err error) {
 	}
 }
 
-// writePinned writes p in this caller's turn, without a copy where it can. t.mu is held, and
-// released.
+// writePinned is Write by pinning p (see zeroCopySend). The caller holds t.mu; writePinned unlocks it.
 func (t *TCP) writePinned(p []byte) (n int, err error) {
 	t.startPinning()
 	writers := t.bulkWriters(len(p))
@@ -94,7 +93,7 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 	prompt := len(p) <= promptBytes
 	for n < len(p) {
 		if prompt && n > 0 && t.copies(len(p)-n) {
-			t.awaitFrames() // now, rather than when the last bytes have left
+			t.awaitFrames() // here, because a prompt Write must not wait after its last bytes have left
 		}
 		if err = t.writeEnd(); err != nil {
 			break
@@ -136,7 +135,7 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeEnd returns why nothing more can be written, or nil. t.mu is held.
+// writeEnd returns the error with which a Write has to end, or nil. t.mu is held.
 func (t *TCP) writeEnd() error {
 	switch {
 	case t.closed:
@@ -154,7 +153,7 @@ func (t *TCP) writeEnd() error {
 	return nil
 }
 
-// send puts a segment into a frame and queues it. t.mu is held.
+// send builds the frame of a segment and queues it. t.mu is held.
 func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	s := t.s
 	if t.path.noRoute {
@@ -166,7 +165,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	total := hdr + seg.DataLen()
 	p := t.path
 	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
-	n := total // in the slot
+	n := total // bytes to put into the slot; pinned bytes may stay where they are
 	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() && !t.zc.copying {
 		meta.body, meta.done = seg.Pinned, t.zc.frame()
 		n -= len(seg.Pinned)

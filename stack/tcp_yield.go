@@ -2,19 +2,20 @@ package stack
 
 import "runtime"
 
-// yieldBytes is how many bytes a writer has to have sent at once to yield to other goroutines before it
-// sends more. On a wire in memory the writer's goroutine wakes the peer's reader, which then takes
-// the data while it is in the cache of this core: one stream has three times the throughput (P1), four
-// have ten times that of writers who do not yield (P2). Fewer bytes are cheaper to fetch from the cache
-// of another core than a switch of goroutines.
+// yieldBytes is the number of bytes that a writer may send at once without yielding to other
+// goroutines. If it has sent more, it yields before it sends again. On a wire in memory, sending wakes
+// the peer's reader, which can then read the data while it is in the cache of this core. With the
+// yield, one stream has three times the throughput (P1), and four have ten times (P2). Fewer bytes are
+// cheaper to fetch from the cache of another core than by a switch of goroutines.
 //
-// The yield comes before the next bytes, in the same Write or the next one, and never between
-// the last byte of a Write and its return: see promptBytes.
+// The yield comes before the next bytes, in the same Write or in the next. It never comes between the
+// last bytes of a Write and its return: see promptBytes.
 //
-// The rx loop of package nic has a bound of its own, which is the same number for another reason.
+// Package nic has a constant of the same name and value for its rx loop. The two are independent.
 const yieldBytes = 16 << 10
 
-// yieldNow lets others run, as the last Write has asked. t.mu is held, and released to yield.
+// yieldNow yields to other goroutines, because the last Write has set t.yield. t.mu is held, but not
+// during the yield.
 func (t *TCP) yieldNow() {
 	t.yield = false
 	t.mu.Unlock()

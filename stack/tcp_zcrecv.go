@@ -4,27 +4,27 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// minReceiveBuffer is the least size in bytes of a reader's buffer for zero-copy receive: any frame
-// has to fit.
+// minReceiveBuffer is the minimum size in bytes of a reader's buffer for zero-copy receive. Any packet
+// fits into it.
 const minReceiveBuffer = maxIPv4
 
-// A zeroCopyReceive lets the device of an interface put the payload of a segment straight into the
-// buffer of a reader that waits. That saves one copy of two, and a bulk receiver does little
-// else: a stream through a TAP took a sixth less CPU time by it.
+// A zeroCopyReceive lets the device of an interface write the payload of a segment into the buffer of a
+// waiting reader. That saves one of two copies, which are most of the work of a bulk receiver: a stream
+// through a TAP takes a sixth less CPU time with it.
 //
-// The interface asks the reader that began to wait last, which is a guess. If the next segment is
-// for another connection, or does not fit to what this one has, its payload is copied out of the
-// buffer, as out of any frame. Read does not return while the device may write to its buffer, and
-// io.Reader allows it to leave anything behind the bytes that it returns.
+// The device gets the buffer of the reader that began to wait last, because the next segment is
+// probably for that reader. If it is not, or if it is not the next data of the connection, its payload
+// is copied out of the buffer, as from any frame. Read does not return while the device may write to
+// the buffer. io.Reader allows Read to change the buffer beyond the bytes that it returns.
 type zeroCopyReceive struct {
-	t       *TCP
+	t       *TCP   // never changes, so only one rx loop asks for the buffer
 	ifc     *iface // it stays this one: one goroutine asks for buffers
-	done    func() // end, as a value made once
-	leaving bool   // the reader waits for the device; under the socket's lock
+	done    func() // the method value end, allocated once
+	leaving bool   // the reader waits for the device; guarded by the socket's mu
 }
 
-// offerBuffer lets the interface's device find the socket, whose reader waits with the buffer p. t.mu
-// is held.
+// offerBuffer offers the buffer p of a reader that is about to wait to the device of the interface.
+// t.mu is held.
 func (t *TCP) offerBuffer(p []byte) {
 	ifc := t.path.ifc
 	if len(p) < minReceiveBuffer || !ifc.zeroCopy {
@@ -40,8 +40,8 @@ func (t *TCP) offerBuffer(p []byte) {
 	}
 }
 
-// withdrawBuffer ends offerBuffer, and waits while a device is writing to the buffer. t.mu is held,
-// and released to wait.
+// withdrawBuffer withdraws the offer, and waits while the device may write to the buffer. t.mu is held,
+// but not during the wait.
 func (t *TCP) withdrawBuffer() {
 	z := t.waiters.zcReceive
 	if z == nil {
@@ -55,7 +55,7 @@ func (t *TCP) withdrawBuffer() {
 	z.leaving = false
 }
 
-// receiveBuffer gives the device the buffer of the reader that began to wait last.
+// receiveBuffer returns the buffer of the reader that began to wait last, for the device to write to.
 func (ifc *iface) receiveBuffer() nic.ReceiveBuffer {
 	z := ifc.reader.Load()
 	if z == nil {
@@ -70,8 +70,8 @@ func (ifc *iface) receiveBuffer() nic.ReceiveBuffer {
 	return nic.ReceiveBuffer{Headers: ifc.linkLen + int(z.t.path.ipLen) + header, Buf: buf, End: z.done}
 }
 
-// end is called by the device when it no longer writes to the buffer. The segment may have said so
-// before.
+// end is called by the device when it no longer writes to the buffer. The Conn may have returned the
+// buffer before, when it handled the segment.
 func (z *zeroCopyReceive) end() {
 	z.t.mu.Lock()
 	defer z.t.mu.Unlock()

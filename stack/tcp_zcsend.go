@@ -2,17 +2,17 @@ package stack
 
 import "sync/atomic"
 
-// Zero-copy send: a large Write sends its bytes from where the application has them, pinned, instead of
-// copying them into the send buffer first. Frames refer to them, which the transmit queue does not know:
-// it only reports that an entry is complete (frameMeta.done). Write returns when no frame refers to its
-// bytes any more. Those that are not acknowledged then are unpinned: copied into the send buffer.
+// Zero-copy send: a large Write pins its bytes. Frames then refer to the bytes where the application
+// has them, instead of to copies in the send buffer. The transmit queue does not know about this; it
+// only reports that an entry is complete (frameMeta.done). Write returns when no frame refers to its
+// bytes any more. The bytes that are not acknowledged then are unpinned: copied into the send buffer.
 
 const (
-	// pinBytes is the least size in bytes of a Write whose data is pinned: that costs a wait
-	// in the end.
+	// pinBytes is the minimum size in bytes of a Write that pins. Pinning costs a wait at the end of
+	// the Write.
 	pinBytes = 16 << 10
-	// gatherBytes is the least number of pinned bytes to which a frame refers. Fewer are
-	// copied into the frame.
+	// gatherBytes is the minimum number of pinned bytes that a frame refers to. Fewer are copied into
+	// the frame.
 	gatherBytes = 2 << 10
 )
 
@@ -22,21 +22,20 @@ const (
 // drained. Write does not return while a frame refers to the caller's buffer.
 type zeroCopySend struct {
 	t       *TCP
-	frames  atomic.Int32 // queued, or in a device's Send
-	waiting atomic.Bool  // the writer waits for frames to become 0
-	copying bool         // frames get copies: another goroutine sends the last bytes of a prompt Write
+	frames  atomic.Int32 // frames that are queued or in a call of a device's Send
+	waiting atomic.Bool  // the writer waits until frames is 0
+	copying bool         // copy pinned bytes into frames: another goroutine sends the last bytes of a prompt Write
 
 	acks ackWaits
 
-	// charged is what unpin may have to copy, in bytes. It counts as used memory:
-	// otherwise many writers whose deadlines pass at once would copy more than there is.
+	// charged is the number of bytes that unpin may have to copy. It counts as memory in use, so that
+	// many writers whose deadlines pass at once do not copy more than the budget allows.
 	charged int64
 
 	done func() // the method value complete, allocated once
 }
 
-// startPinning makes the socket ready for Writes whose bytes are pinned. Each ends with unpin. t.mu is
-// held.
+// startPinning allocates t.zc for a Write that pins. The Write ends with unpin. t.mu is held.
 func (t *TCP) startPinning() {
 	if t.zc == nil {
 		t.zc = &zeroCopySend{t: t}
@@ -44,14 +43,14 @@ func (t *TCP) startPinning() {
 	}
 }
 
-// frame takes note of one more frame that refers to pinned bytes, and returns what is to be called
-// when it was sent or dropped.
+// frame counts one more frame that refers to pinned bytes, and returns the function to call when the
+// frame has been sent or dropped.
 func (z *zeroCopySend) frame() (done func()) {
 	z.frames.Add(1)
 	return z.done
 }
 
-// chargePinned counts the pinned bytes as used memory. t.mu is held.
+// chargePinned counts the pinned bytes as memory in use. t.mu is held.
 func (t *TCP) chargePinned() {
 	if n := int64(t.conn.Pinned()); n > 0 && n > t.zc.charged {
 		t.s.tcp.charge(n - t.zc.charged)
@@ -59,8 +58,8 @@ func (t *TCP) chargePinned() {
 	}
 }
 
-// unpin copies the pinned bytes that are not acknowledged, and waits until no frame refers to
-// the caller's buffer. t.mu is held, and released to wait.
+// unpin copies the pinned bytes that are not acknowledged into the send buffer, and waits until no
+// frame refers to the caller's buffer. t.mu is held, but not during the wait.
 func (t *TCP) unpin() {
 	t.conn.Unpin()
 	z := t.zc
@@ -70,7 +69,7 @@ func (t *TCP) unpin() {
 	t.awaitFrames()
 }
 
-// awaitFrames waits until no frame refers to the caller's buffer. t.mu is held, and released to
+// awaitFrames waits until no frame refers to the caller's buffer. t.mu is held, but not during the
 // wait.
 func (t *TCP) awaitFrames() {
 	z := t.zc
@@ -83,8 +82,9 @@ func (t *TCP) awaitFrames() {
 	z.waiting.Store(false)
 }
 
-// complete is called when a frame that refers to pinned bytes was sent or dropped. The caller
-// may hold the socket's lock only before unpin, while no writer waits.
+// complete is called when a frame that refers to pinned bytes has been sent or dropped. It locks t.mu
+// if a writer waits in awaitFrames. A caller that holds t.mu must therefore run only while no writer
+// waits.
 func (z *zeroCopySend) complete() {
 	if z.frames.Add(-1) == 0 && z.waiting.Load() {
 		z.t.mu.Lock()
