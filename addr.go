@@ -11,20 +11,20 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A lookupFunc looks up the addresses of a name for a dial: the LookupNetIP of the
-// host's own resolver, or the one of a Dialer.
+// A lookupFunc looks up the addresses of a name for a dial. It is the LookupNetIP of the host's own
+// resolver or of a Dialer.
 type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
-// ipProtocols are the names that "ip4:name" may have, in lower case, from the
-// registry of IANA. It is only read.
+// ipProtocols maps the protocol names in "ip4:name" to their numbers, from IANA's registry. The
+// names are in lower case. The map is never modified.
 var ipProtocols = map[string]int{
 	"ip": 0, "icmp": 1, "igmp": 2, "ipencap": 4, "tcp": 6, "egp": 8, "igp": 9, "udp": 17, "dccp": 33,
 	"ipv6": 41, "rsvp": 46, "gre": 47, "esp": 50, "ah": 51, "ipv6-icmp": 58, "icmp6": 58, "ospf": 89,
 	"ipip": 94, "pim": 103, "vrrp": 112, "l2tp": 115, "sctp": 132, "udplite": 136,
 }
 
-// parseNetwork splits the name of a network into the one of its family and, for
-// "ip4:icmp" and its like, the protocol. With needProto, "ip" without one is unknown.
+// parseNetwork splits a network such as "ip4:icmp" into "ip4" and the number of the protocol. With
+// needProto, an "ip" network without a protocol is an error.
 func parseNetwork(network string, needProto bool) (name string, proto int, err error) {
 	name, protocol, hasProto := network, "", false
 	if i := strings.LastIndexByte(network, ':'); i >= 0 {
@@ -47,11 +47,11 @@ func parseNetwork(network string, needProto bool) (name string, proto int, err e
 	return "", 0, net.UnknownNetworkError(network)
 }
 
-// tooLarge is the least number that net's parser rejects.
+// tooLarge is the smallest number that net's parser rejects.
 const tooLarge = 0xffffff
 
-// parseProtocol returns the protocol number that s is or names.
-// The socket refuses a number that net's parser accepts and that is too large for a protocol.
+// parseProtocol returns the protocol with the number or the name s. As in net, it accepts numbers
+// that are too large for a protocol; they fail when the socket is opened.
 func parseProtocol(s string) (int, error) {
 	n, digits := 0, s != ""
 	for i := range len(s) {
@@ -71,8 +71,7 @@ func parseProtocol(s string) (int, error) {
 	return proto, nil
 }
 
-// makeAddr makes the address of a network: a *net.TCPAddr, *net.UDPAddr or
-// *net.IPAddr.
+// makeAddr returns an address of the type for network: a *net.TCPAddr, *net.UDPAddr or *net.IPAddr.
 func makeAddr(network string, ip net.IP, zone string, port int) net.Addr {
 	switch network[0] {
 	case 't':
@@ -83,9 +82,9 @@ func makeAddr(network string, ip net.IP, zone string, port int) net.Addr {
 	return &net.IPAddr{IP: ip, Zone: zone}
 }
 
-// resolvedAddr is makeAddr for a netip.Addr, whose number of bytes it keeps: net's
-// IPv4 addresses have 4 bytes if they are from a name server, and 16 if they are literals or from the
-// hosts file. A TCP address and its bytes are one allocation.
+// resolvedAddr is like makeAddr, for a netip.Addr. It keeps the length of the address: in net, an
+// IPv4 address from a name server has 4 bytes, and one from a literal or the hosts file has 16. A
+// TCP address and its bytes are one allocation.
 func resolvedAddr(network string, ip netip.Addr, port int) net.Addr {
 	if network[0] == 't' {
 		a := new(struct {
@@ -104,8 +103,8 @@ func resolvedAddr(network string, ip netip.Addr, port int) net.Addr {
 	return makeAddr(network, ip.AsSlice(), ip.Zone(), port)
 }
 
-// addrIP returns the parts that the address types of net have in common. They are zero for a nil
-// address and for other types.
+// addrIP returns the IP address, the port and the zone of one of net's address types. They are zero
+// for a nil pointer and for other types.
 func addrIP(addr net.Addr) (ip net.IP, port int, zone string) {
 	switch a := addr.(type) {
 	case *net.TCPAddr:
@@ -131,9 +130,9 @@ func isIPv4(addr net.Addr) bool {
 	return ip.To4() != nil
 }
 
-// internetAddrs returns the addresses that addr stands for, at least one, in the
-// order in which to try them. network is "tcp", "udp" or "ip", or one of
-// them with a family. lookup resolves names; the host knows the services.
+// internetAddrs returns the addresses that addr stands for, at least one, in the order in which to
+// try them. network is "tcp", "udp" or "ip", with or without a family. lookup resolves host names;
+// the host's resolver resolves service names.
 func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, addr string) ([]net.Addr, error) {
 	host, port := addr, 0
 	if network[0] != 'i' && addr != "" {
@@ -154,7 +153,7 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	if err != nil {
 		return nil, err
 	}
-	// "::" is how a wildcard of both families is written.
+	// "::" stands for the wildcard of both families.
 	if len(ips) == 1 && ips[0].WithZone("") == netip.IPv6Unspecified() {
 		ips = append(ips, in16(netip.IPv4Unspecified()))
 	}
@@ -172,8 +171,8 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	return addrs, nil
 }
 
-// lookupIPs returns the addresses of a host, of both families unless network names one.
-// A literal is appended to ips.
+// lookupIPs returns the addresses of a host: of the family that network names, or of both. It
+// appends a literal to ips.
 func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips []netip.Addr) ([]netip.Addr, error) {
 	// Literals are not passed to lookup: they may have zones, which LookupNetIP does not return.
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -188,7 +187,7 @@ func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips
 	return lookup(ctx, "ip", host)
 }
 
-// in16 returns an IPv4 address in its 16-byte form, and any other as it is.
+// in16 converts an IPv4 address to its 16-byte form. It returns other addresses unchanged.
 func in16(ip netip.Addr) netip.Addr {
 	if ip.Is4() {
 		return netip.AddrFrom16(ip.As16())
@@ -196,8 +195,8 @@ func in16(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// dialAddrs returns the addresses that a dial has to try, without those that cannot be
-// reached from the local address, if that is not nil.
+// dialAddrs returns the addresses that a dial has to try. If local is not nil, it leaves out the
+// addresses of another family than local's.
 func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, address string, local net.Addr) ([]net.Addr, error) {
 	name, _, err := parseNetwork(network, true)
 	if err != nil {
@@ -213,7 +212,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	localIP, _, _ := addrIP(local)
 	suitable := addrs[:0]
 	for _, addr := range addrs {
-		// An address of a type that is not net's cannot be bound.
+		// A local address whose type is not one of net's cannot be bound.
 		if !sameType(addr, local) {
 			return nil, &net.AddrError{Err: "mismatched local address type", Addr: local.String()}
 		}
@@ -228,7 +227,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	return suitable, nil
 }
 
-// sameType reports whether two addresses have the same type of package net.
+// sameType reports whether a and b have the same one of net's address types.
 func sameType(a, b net.Addr) (same bool) {
 	switch a.(type) {
 	case *net.TCPAddr:
@@ -254,8 +253,8 @@ func (h *Host) listenAddr(ctx context.Context, network, address string) (net.Add
 	return pickAddr(addrs, false), nil
 }
 
-// pickAddr returns the first address of IPv6 if want6 is set, or else of IPv4. If there is none, it
-// returns the first address.
+// pickAddr returns the first IPv6 address if want6 is set, and otherwise the first IPv4 address. If
+// there is none, it returns the first address.
 func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	for _, addr := range addrs {
 		if isIPv4(addr) != want6 {
@@ -265,9 +264,9 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 	return addrs[0]
 }
 
-// resolveAddr implements ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr; name is the network without
-// its protocol. It prefers IPv6 if address is a literal in brackets, or a literal of IPv6 on "ip", and
-// else IPv4.
+// resolveAddr implements ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr. name is network without
+// its protocol. It prefers an IPv6 address if address has brackets, or is an IPv6 literal on "ip";
+// otherwise it prefers an IPv4 address.
 func (h *Host) resolveAddr(network, name, address string) (net.Addr, error) {
 	addrs, err := h.internetAddrs(context.Background(), h.lookup, name, address)
 	if err != nil {
@@ -337,16 +336,15 @@ func (h *Host) ResolveIPAddr(network, address string) (*net.IPAddr, error) {
 	return addr.(*net.IPAddr), nil
 }
 
-// A family is that of a socket.
+// A family is the address family of a socket.
 type family struct {
 	stack stack.Family
-	// six is set for a socket of IPv6, whose addresses have 16
-	// bytes even if they are of IPv4.
+	// six is set for an IPv6 socket. Its addresses have 16 bytes, even the IPv4 ones.
 	six bool
 }
 
-// family chooses the family of a socket by its network and its
-// addresses. A wildcard to listen on has both families if the host has.
+// family returns the family of a socket, from its network and addresses. A listener on the wildcard
+// address has both families if the host has IPv6.
 func (h *Host) family(network string, local, remote net.IP, listen bool) family {
 	switch network[len(network)-1] {
 	case '4':
@@ -367,7 +365,7 @@ func (h *Host) family(network string, local, remote net.IP, listen bool) family 
 	return family{stack: stack.FamilyAny, six: true}
 }
 
-// supported returns an error if the host has no sockets of the family.
+// supported returns an error if the host cannot open sockets of the family.
 func (h *Host) supported(f family) error {
 	if f.six && !h.stack.HasIPv6() {
 		return os.NewSyscallError("socket", syscall.EAFNOSUPPORT)
@@ -375,8 +373,7 @@ func (h *Host) supported(f family) error {
 	return nil
 }
 
-// addr converts an address to the form of the stack. A nil address is
-// the wildcard of the family.
+// addr converts an address to the stack's form. A nil address becomes the wildcard of the family.
 func (f family) addr(ip net.IP, zone string) (netip.Addr, error) {
 	if !f.six {
 		if len(ip) == 0 {
@@ -398,7 +395,7 @@ func (f family) addr(ip net.IP, zone string) (netip.Addr, error) {
 	return netip.AddrFrom16([16]byte(ip16)).Unmap().WithZone(zone), nil
 }
 
-// netip is addr for a netip.Addr.
+// netip is like addr, for a netip.Addr.
 func (f family) netip(ip netip.Addr) (netip.Addr, error) {
 	if !f.six {
 		if !ip.Is4() && !ip.Is4In6() {
@@ -412,7 +409,7 @@ func (f family) netip(ip netip.Addr) (netip.Addr, error) {
 	return ip.Unmap(), nil
 }
 
-// shown converts an address of the stack to the form that the socket returns.
+// shown converts an address from the stack's form to the form that the socket's methods return.
 func (f family) shown(ip netip.Addr) netip.Addr {
 	if f.six && ip.Is4() {
 		return netip.AddrFrom16(ip.As16())
@@ -420,8 +417,8 @@ func (f family) shown(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// addrPort is addr for an address with a port. A nil address stays invalid. A port that
-// is none is the errno of the call that it is for.
+// addrPort is like addr, for an address with a port. It returns the zero AddrPort for nil. If the
+// port is out of range, the error is EINVAL, to which the caller adds the name of a system call.
 func (f family) addrPort(addr net.Addr) (netip.AddrPort, error) {
 	if opAddr(addr) == nil {
 		return netip.AddrPort{}, nil
@@ -438,27 +435,27 @@ func (f family) shownPort(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(f.shown(ap.Addr()), ap.Port())
 }
 
-// tcpAddr makes the address of a TCP socket's end in net's form.
+// tcpAddr converts the address of a TCP socket to a *net.TCPAddr.
 func (f family) tcpAddr(ap netip.AddrPort) *net.TCPAddr {
 	return net.TCPAddrFromAddrPort(f.shownPort(ap))
 }
 
-// A udpAddr is a net.UDPAddr with the bytes of its IP.
+// A udpAddr holds a net.UDPAddr and the bytes of its IP, so that both are one allocation.
 type udpAddr struct {
 	net.UDPAddr
 	ip [16]byte
 }
 
-// udpAddr makes the address of a UDP socket's end in net's form, in one allocation.
+// udpAddr converts the address of a UDP socket to a *net.UDPAddr, in one allocation.
 func (f family) udpAddr(ap netip.AddrPort) *net.UDPAddr { return f.setUDPAddr(new(udpAddr), ap) }
 
-// setUDPAddr is udpAddr into a, which is zero.
+// setUDPAddr is like udpAddr but uses a, which must be zero.
 func (f family) setUDPAddr(a *udpAddr, ap netip.AddrPort) *net.UDPAddr {
 	a.UDPAddr = net.UDPAddr{IP: f.bytes(ap.Addr(), &a.ip), Port: int(ap.Port()), Zone: ap.Addr().Zone()}
 	return &a.UDPAddr
 }
 
-// tcpEnds makes both addresses of a TCP connection, in one allocation.
+// tcpEnds returns both addresses of a TCP connection, in one allocation.
 func (f family) tcpEnds(local, remote netip.AddrPort) *ends {
 	a := new(struct {
 		ends
@@ -471,7 +468,7 @@ func (f family) tcpEnds(local, remote netip.AddrPort) *ends {
 	return &a.ends
 }
 
-// bytes returns an address in net's form, whose bytes are in b.
+// bytes converts an address to a net.IP whose bytes are in b.
 func (f family) bytes(ip netip.Addr, b *[16]byte) net.IP {
 	if ip.Is4() && !f.six {
 		v4 := ip.As4()
@@ -484,12 +481,12 @@ func (f family) bytes(ip netip.Addr, b *[16]byte) net.IP {
 	return b[:]
 }
 
-// ipAddr makes the address of an IP socket's end in net's form.
+// ipAddr converts the address of an IP socket to a *net.IPAddr.
 func (f family) ipAddr(ip netip.Addr) *net.IPAddr {
 	return &net.IPAddr{IP: f.shown(ip).AsSlice(), Zone: ip.Zone()}
 }
 
-// udpAddrPort is a netip.AddrPort as an address in errors.
+// A udpAddrPort is a netip.AddrPort that is a net.Addr, for errors.
 type udpAddrPort struct{ netip.AddrPort }
 
 func (udpAddrPort) Network() string { return "udp" }

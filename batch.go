@@ -10,22 +10,21 @@ import (
 
 // A Message is a datagram of a batch, with the fields of x/net/ipv4's Message.
 type Message struct {
-	Buffers [][]byte // of the payload, one after the other
-	OOB     []byte   // control messages, or room for them
-	Addr    net.Addr // a *net.UDPAddr: where it came from, or goes to; nil on a connected socket
+	Buffers [][]byte // the parts of the payload
+	OOB     []byte   // control messages, or a buffer for them
+	Addr    net.Addr // a *net.UDPAddr: the source, or the destination, which is nil on a connected socket
 	N       int      // bytes of the payload that were read or sent
 	NN      int      // bytes of OOB that were read or sent
-	Flags   int      // of what was read: MSG_TRUNC, 0x20, and MSG_CTRUNC, 8
+	Flags   int      // of a received datagram: MSG_TRUNC (0x20) and MSG_CTRUNC (8)
 }
 
 // waitForOne is Linux's MSG_WAITFORONE. ReadBatch always behaves as if it were set.
 const waitForOne = 0x10000
 
-// ReadBatch waits for a datagram, and reads it and those that are queued behind it, up to
-// len(ms), as the ReadBatch of x/net/ipv4 does on Linux. It returns how many it has read, or
-// 0 on an error, where x/net/ipv4 returns -1.
-// It locks the socket once. Flags must be 0 or MSG_WAITFORONE; others are
-// ENOTSUP.
+// ReadBatch waits for a datagram, and reads it and the queued ones behind it, up to len(ms), as the
+// ReadBatch of x/net/ipv4 does on Linux. It returns the number of datagrams. On an error it returns
+// 0, where x/net/ipv4 returns -1. ReadBatch locks the socket once. Flags other than 0 and
+// MSG_WAITFORONE give ENOTSUP.
 func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -45,7 +44,7 @@ func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 	if err != nil {
 		return 0, c.opError("read", "recvmmsg", err)
 	}
-	addrs := make([]udpAddr, n) // in one piece: who reads batches reads many
+	addrs := make([]udpAddr, n) // one allocation for the batch
 	for i := range n {
 		m, d := &ms[i], &(*ds)[i]
 		m.N = d.N
@@ -55,9 +54,9 @@ func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 	return n, nil
 }
 
-// WriteBatch sends datagrams, as the WriteBatch of x/net/ipv4 does on Linux. It returns
-// how many it has sent. It returns an error only if it could not send the first. It locks the socket
-// once, and waits only while the link is full. Flags must be 0; others are ENOTSUP.
+// WriteBatch sends datagrams, as the WriteBatch of x/net/ipv4 does on Linux. It returns the number
+// of datagrams sent, and an error only if it could not send the first one. It locks the socket
+// once, and blocks only while the link's queue is full. Flags other than 0 give ENOTSUP.
 func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -101,7 +100,7 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 	return n, nil
 }
 
-// batchAddr is the destination of a message; the zero one on a connected socket.
+// batchAddr returns the destination of a message. It is the zero AddrPort on a connected socket.
 func (c *UDPConn) batchAddr(addr net.Addr) (netip.AddrPort, error) {
 	switch a := addr.(type) {
 	case nil:
@@ -121,7 +120,7 @@ func (c *UDPConn) batchAddr(addr net.Addr) (netip.AddrPort, error) {
 	return netip.AddrPort{}, syscall.EINVAL
 }
 
-// getBatch returns n zero datagrams. putBatch frees them.
+// getBatch returns n zero datagrams. The caller returns them with putBatch.
 func (h *Host) getBatch(n int) *[]stack.Datagram {
 	ds, ok := h.batches.Get().(*[]stack.Datagram)
 	if !ok || cap(*ds) < n {

@@ -17,13 +17,14 @@ const (
 	defaultKeepAliveCount    = 9
 )
 
-// The largest values that Linux accepts: MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL and MAX_TCP_KEEPCNT.
+// The largest values that Linux accepts: MAX_TCP_KEEPIDLE, which equals MAX_TCP_KEEPINTVL, and
+// MAX_TCP_KEEPCNT.
 const (
 	maxKeepAliveTime  = 32767 * time.Second
 	maxKeepAliveCount = 127
 )
 
-// A socket is what TCP, UDP and raw sockets of the stack have in common.
+// A socket has the methods that the stack's TCP, UDP and raw sockets share.
 type socket interface {
 	Close() error
 	SetDeadline(t time.Time) error
@@ -33,17 +34,17 @@ type socket interface {
 	SetWriteBuffer(n int) error
 }
 
-// A conn is what TCPConn, UDPConn and IPConn have in common.
+// A conn is the part that TCPConn, UDPConn and IPConn share.
 type conn struct {
 	sock socket
-	net  string // of errors
-	six  bool   // TCP's addresses are shown in IPv6's form
-	// The addresses, the same before and after Close. Those of a TCP connection are
-	// made on first use, because most are never needed.
+	net  string // the network, for errors
+	six  bool   // LocalAddr and RemoteAddr of a TCP connection have IPv6's form
+	// The addresses, which do not change on Close. A TCP connection makes them on first use,
+	// because most are never used.
 	made atomic.Pointer[ends]
 }
 
-// ends are the addresses of a socket. remote is nil where it is not connected.
+// An ends holds the addresses of a socket. remote is nil if the socket is not connected.
 type ends struct{ local, remote net.Addr }
 
 // ends returns the socket's addresses.
@@ -51,21 +52,21 @@ func (c *conn) ends() *ends {
 	if e := c.made.Load(); e != nil {
 		return e
 	}
-	t := c.sock.(*stack.TCP) // other sockets have them from the beginning
+	t := c.sock.(*stack.TCP) // other sockets set made when they are created
 	c.made.CompareAndSwap(nil, family{six: c.six}.tcpEnds(t.LocalAddr(), t.RemoteAddr()))
-	return c.made.Load() // another goroutine may have made them meanwhile
+	return c.made.Load() // another goroutine may have been first
 }
 
 func (c *conn) ok() bool { return c != nil && c.sock != nil }
 
-// opError wraps an error of a socket in a *net.OpError. call is
-// the system call that would have returned an errno.
+// opError wraps an error of a socket in a *net.OpError. call is the system call that returns the
+// errno on Linux.
 func (c *conn) opError(op, call string, err error) error {
 	e := c.ends()
 	return &net.OpError{Op: op, Net: c.net, Source: e.local, Addr: e.remote, Err: syscallError(call, err)}
 }
 
-// setError is opError for settings, whose errors in net have only the local address.
+// setError is like opError, for a setting. As in net, its error has only the local address.
 func (c *conn) setError(err error) error {
 	if err == nil {
 		return nil
@@ -73,8 +74,7 @@ func (c *conn) setError(err error) error {
 	return &net.OpError{Op: "set", Net: c.net, Addr: c.ends().local, Err: syscallError("setsockopt", err)}
 }
 
-// Close closes the connection. Calls that wait return net.ErrClosed, and so does a
-// second Close.
+// Close closes the connection. Blocked calls return net.ErrClosed, and so does a second Close.
 func (c *conn) Close() error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -85,7 +85,8 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// LocalAddr returns the local address. It is shared by all calls and not to be changed.
+// LocalAddr returns the local address. All calls return the same one, so the caller must not modify
+// it.
 func (c *conn) LocalAddr() net.Addr {
 	if !c.ok() {
 		return nil
@@ -93,8 +94,8 @@ func (c *conn) LocalAddr() net.Addr {
 	return c.ends().local
 }
 
-// RemoteAddr returns the address of the other end, nil if there is none. It is shared by
-// all calls and not to be changed.
+// RemoteAddr returns the address of the other end, or nil if there is none. All calls return the
+// same one, so the caller must not modify it.
 func (c *conn) RemoteAddr() net.Addr {
 	if !c.ok() {
 		return nil
@@ -102,8 +103,8 @@ func (c *conn) RemoteAddr() net.Addr {
 	return c.ends().remote
 }
 
-// SetDeadline sets the deadlines of reads and writes, as net.Conn says. The zero
-// time means none. A past one wakes the calls that wait.
+// SetDeadline sets the deadlines of reads and writes, as described in net.Conn. The zero time means
+// no deadline. A deadline in the past wakes blocked calls.
 func (c *conn) SetDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -119,7 +120,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	return c.setError(c.sock.SetReadDeadline(t))
 }
 
-// SetWriteDeadline sets the deadline of writes. It ends a wait for buffer space even while a
+// SetWriteDeadline sets the deadline of writes. It also ends a wait for buffer space while a
 // device's Send blocks.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
@@ -128,7 +129,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 	return c.setError(c.sock.SetWriteDeadline(t))
 }
 
-// SetReadBuffer sets the size of the receive buffer in bytes. It drops no data.
+// SetReadBuffer sets the size of the receive buffer in bytes. Buffered data stays.
 func (c *conn) SetReadBuffer(bytes int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -136,7 +137,7 @@ func (c *conn) SetReadBuffer(bytes int) error {
 	return c.setError(c.sock.SetReadBuffer(bytes))
 }
 
-// SetWriteBuffer sets the size of the send buffer in bytes. It drops no data.
+// SetWriteBuffer sets the size of the send buffer in bytes. Buffered data stays.
 func (c *conn) SetWriteBuffer(bytes int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -144,8 +145,8 @@ func (c *conn) SetWriteBuffer(bytes int) error {
 	return c.setError(c.sock.SetWriteBuffer(bytes))
 }
 
-// A TCPConn is a TCP connection. It has the methods of net.TCPConn except File and
-// SyscallConn, since there is no descriptor.
+// A TCPConn is a TCP connection. It has the methods of net.TCPConn except File and SyscallConn,
+// because it has no file descriptor.
 type TCPConn struct {
 	conn
 	tcp  *stack.TCP
@@ -167,8 +168,8 @@ func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
 	}
 }
 
-// tcpOptions returns the options that net sets on its connections. As in net, it is no error if Linux
-// would refuse one of them.
+// tcpOptions returns the options that net sets on its connections. As in net, a value that Linux
+// would refuse is not an error.
 func tcpOptions(period time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
 	if !cfg.Enable && period >= 0 {
 		cfg = net.KeepAliveConfig{Enable: true, Idle: period}
@@ -178,7 +179,7 @@ func tcpOptions(period time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions 
 	return o
 }
 
-// Read reads from the connection. At the end of the stream the error is io.EOF itself.
+// Read reads from the connection. At the end of the stream the error is io.EOF, not wrapped.
 func (c *TCPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -190,8 +191,8 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write writes all of b to the connection, unless it returns an error. Concurrent
-// writes are not interleaved.
+// Write writes all of b to the connection, or returns an error. Concurrent writes are not
+// interleaved.
 func (c *TCPConn) Write(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -214,8 +215,8 @@ func (c *TCPConn) CloseRead() error {
 	return nil
 }
 
-// CloseWrite shuts down the writing side: the other end reads what was written,
-// and then io.EOF. Most callers should just use Close.
+// CloseWrite shuts down the writing side. The other end reads the data already written, and then
+// io.EOF. Most callers should just use Close.
 func (c *TCPConn) CloseWrite() error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -226,7 +227,7 @@ func (c *TCPConn) CloseWrite() error {
 	return nil
 }
 
-// option wraps the error of a TCP option.
+// option is like setError, with both addresses, as net does for TCP options.
 func (c *TCPConn) option(err error) error {
 	if err == nil {
 		return nil
@@ -234,9 +235,9 @@ func (c *TCPConn) option(err error) error {
 	return c.opError("set", "setsockopt", err)
 }
 
-// SetLinger sets what Close does with data that is not sent or not acknowledged. With
-// sec < 0, the default, it is sent in the background. With 0 it is discarded and
-// the connection is reset. With sec > 0, Close waits up to sec seconds for its acknowledgement.
+// SetLinger sets how Close treats data that is not yet sent or acknowledged. With sec < 0, the
+// default, TCP sends the data in the background. With sec == 0, TCP discards the data and resets
+// the connection. With sec > 0, Close waits up to sec seconds until the data is acknowledged.
 func (c *TCPConn) SetLinger(sec int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -244,8 +245,8 @@ func (c *TCPConn) SetLinger(sec int) error {
 	return c.option(c.tcp.SetLinger(sec))
 }
 
-// SetNoDelay sets whether small segments are sent at once, which is the default, or
-// delayed while other data is unacknowledged (Nagle's algorithm, RFC 9293 section 3.7.4).
+// SetNoDelay sets whether TCP sends small segments at once. That is the default. Otherwise TCP
+// delays them while other data is unacknowledged (Nagle's algorithm, RFC 9293 section 3.7.4).
 func (c *TCPConn) SetNoDelay(noDelay bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -261,9 +262,9 @@ func (c *TCPConn) SetKeepAlive(keepalive bool) error {
 	return c.option(c.tcp.SetKeepAlive(keepalive))
 }
 
-// SetKeepAlivePeriod sets how long the connection is idle before the first probe: d rounded up to whole
-// seconds, or 15 s if d is zero. A negative d changes nothing; more than 32767 s is EINVAL. The
-// time between probes stays.
+// SetKeepAlivePeriod sets how long the connection is idle before the first probe. The value is d
+// rounded up to whole seconds, or 15 s if d is zero. A negative d changes nothing; more than 32767
+// s gives EINVAL. The interval between probes does not change.
 func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -274,9 +275,9 @@ func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	return c.option(c.setKeepAlive(d, -1, -1))
 }
 
-// SetKeepAliveConfig sets all keep-alive options. A field that is zero stands for the
-// default: 15 s, 15 s and 9; a negative one changes nothing. Times are rounded up
-// to whole seconds; more than 32767 s, and a count of more than 127, are EINVAL.
+// SetKeepAliveConfig sets all keep-alive options. For a field that is zero it uses the default:
+// 15 s, 15 s and 9. A negative field changes nothing. Times are rounded up to whole seconds. Times
+// above 32767 s and counts above 127 give EINVAL.
 func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -287,7 +288,7 @@ func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	return c.option(c.setKeepAlive(config.Idle, config.Interval, config.Count))
 }
 
-// setKeepAlive sets the values that are not negative, with defaults for zeros.
+// setKeepAlive sets the values that are not negative, and uses the default for a zero.
 func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
 	idle, interval, count, tooMuch := keepAlive(idle, interval, count)
 	if err := c.tcp.SetKeepAliveConfig(idle, interval, count); err != nil {
@@ -296,8 +297,9 @@ func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
 	return tooMuch
 }
 
-// keepAlive returns the settings in the form of the stack: defaults for zeros; a negative value means
-// that it is not set. If Linux would refuse one, the error is EINVAL, and only those before it are set.
+// keepAlive converts keep-alive settings to the stack's form. A zero becomes the default, and a
+// negative value means that the stack does not change the setting. If Linux would refuse a value,
+// the error is EINVAL, and that value and the following ones become -1.
 func keepAlive(idle, interval time.Duration, count int) (time.Duration, time.Duration, int, error) {
 	idle, interval = keepAliveTime(idle, defaultKeepAliveIdle), keepAliveTime(interval, defaultKeepAliveInterval)
 	if count == 0 {
@@ -314,8 +316,7 @@ func keepAlive(idle, interval time.Duration, count int) (time.Duration, time.Dur
 	return idle, interval, count, nil
 }
 
-// keepAliveTime is a time of keep-alive in whole seconds, rounded up, or its default
-// if it is zero.
+// keepAliveTime returns d rounded up to whole seconds, or standard if d is zero.
 func keepAliveTime(d, standard time.Duration) time.Duration {
 	switch {
 	case d == 0:

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Options that package net leaves to setsockopt. Their names and arguments are
-// those of golang.org/x/net/ipv4's Conn where it has them.
+// These methods set options that package net leaves to setsockopt. Where x/net/ipv4's Conn has such
+// a method, the name and the arguments are the same.
 
 // TOS returns the type of service of the packets that the connection sends.
 func (c *TCPConn) TOS() (int, error) {
@@ -16,9 +16,9 @@ func (c *TCPConn) TOS() (int, error) {
 	return int(c.tcp.TOS()), nil
 }
 
-// SetTOS sets the type of service of the packets sent from now on, 0 to 255: the
-// Differentiated Services field in the upper six bits (RFC 2474 3). The lower two
-// are those of ECN (RFC 3168 5), and are ignored: TCP sets them itself. Others are EINVAL.
+// SetTOS sets the type of service of the packets sent from now on, 0 to 255. The upper six bits are
+// the Differentiated Services field (RFC 2474 3). The lower two are ECN's (RFC 3168 5); TCP sets
+// them itself and ignores those of tos. Other values give EINVAL.
 func (c *TCPConn) SetTOS(tos int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -37,8 +37,8 @@ func (c *TCPConn) TTL() (int, error) {
 	return int(c.tcp.TTL()), nil
 }
 
-// SetTTL sets the time to live of the packets sent from now on, 1 to 255. It is
-// 64 at first. Others are EINVAL.
+// SetTTL sets the time to live of the packets sent from now on, 1 to 255. The initial value is 64.
+// Other values give EINVAL.
 func (c *TCPConn) SetTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -49,10 +49,10 @@ func (c *TCPConn) SetTTL(ttl int) error {
 	return c.option(c.tcp.SetTTL(uint8(ttl)))
 }
 
-// SetUserTimeout sets how long data may stay unacknowledged before
-// the connection fails with ETIMEDOUT: TCP_USER_TIMEOUT of Linux, and R2 of RFC 9293 3.8.3. If d is
-// zero, as by default, the connection fails after 15 retransmissions without an answer, which takes 15
-// minutes or more. A negative d is EINVAL.
+// SetUserTimeout sets how long data may stay unacknowledged before the connection fails with
+// ETIMEDOUT. It is Linux's TCP_USER_TIMEOUT, and R2 in RFC 9293 3.8.3. If d is zero, the default,
+// the connection fails after 15 retransmissions without an answer, which takes 15 minutes or more.
+// A negative d gives EINVAL.
 func (c *TCPConn) SetUserTimeout(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL

@@ -9,22 +9,22 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// ControlFlags say what control messages a socket passes with the datagrams that it
-// receives. Those of x/net/ipv4 have the same values.
+// ControlFlags select the control messages that a socket returns with received datagrams. The flags
+// that x/net/ipv4 also has have the same values there.
 type ControlFlags uint
 
 const (
 	FlagTTL       ControlFlags = 1 << iota // the time to live
-	FlagSrc                                // the source address for an answer
+	FlagSrc                                // the source address to use for an answer
 	FlagDst                                // the destination address
 	FlagInterface                          // the index of the interface
-	FlagTOS                                // the type of service, which x/net/ipv4 does not know
+	FlagTOS                                // the type of service; x/net/ipv4 does not have this flag
 )
 
-// packetInfoFlags are those that Linux tells in one message, IP_PKTINFO.
+// packetInfoFlags are the flags whose values Linux puts into one message, IP_PKTINFO.
 const packetInfoFlags = FlagSrc | FlagDst | FlagInterface
 
-// The numbers of Linux, which hold here on every system.
+// Linux's numbers, which usernet uses on every operating system.
 const (
 	levelIP     = 0
 	levelSocket = 1
@@ -40,9 +40,9 @@ const (
 	msgCTrunc = 0x08 // MSG_CTRUNC: the control messages did not fit into theirs
 )
 
-// Out-of-band data is a sequence of messages in the form of Linux's struct cmsghdr:
-// a length of the size of a word, with the header; level and type of 4 bytes; data, padded to
-// words. All is in the order of bytes of the machine.
+// Out-of-band data is a sequence of messages in the form of Linux's struct cmsghdr. Each has a
+// length, which includes the header and has the size of a word; a level and a type of 4 bytes each;
+// and data, padded to whole words. All numbers have the machine's byte order.
 const (
 	wordLen          = bits.UintSize / 8
 	controlHeaderLen = wordLen + 8
@@ -50,7 +50,7 @@ const (
 
 func alignControl(n int) int { return (n + wordLen - 1) &^ (wordLen - 1) }
 
-// A controlWriter writes messages as the kernel's put_cmsg does: what does not fit is cut.
+// A controlWriter writes messages as the kernel's put_cmsg does: it cuts off what does not fit.
 type controlWriter struct {
 	rest      []byte
 	n         int // bytes written, with padding
@@ -108,8 +108,8 @@ func (w *controlWriter) putInt(level, typ int, n uint8) {
 	w.put(level, typ, b[:])
 }
 
-// nextControl takes the first message off oob. ok is false where there is none, and the
-// error is EINVAL where it is longer than what there is.
+// nextControl parses the first message of oob. ok is false at the end of oob. The error is EINVAL
+// if the message is longer than oob.
 func nextControl(oob []byte) (level, typ int, data, rest []byte, ok bool, err error) {
 	if len(oob) < controlHeaderLen {
 		return 0, 0, nil, nil, false, nil
@@ -123,9 +123,9 @@ func nextControl(oob []byte) (level, typ int, data, rest []byte, ok bool, err er
 	return level, typ, oob[controlHeaderLen:n], oob[min(alignControl(int(n)), len(oob)):], true, nil
 }
 
-// sendControl sets options to what the control messages of a datagram that is sent say.
-// As on Linux, those of the destination's IP and of the socket that are not known, or out of range, are
-// EINVAL, and those of other levels are passed over.
+// sendControl sets the options in o from the control messages in oob. As on Linux, unknown or
+// out-of-range messages of the destination's family or of the socket's own levels give EINVAL, and
+// messages of other levels are ignored.
 func sendControl(oob []byte, kind controlKind, o *stack.SendOptions) error {
 	for {
 		level, typ, data, rest, ok, err := nextControl(oob)
@@ -160,7 +160,7 @@ func sendOption(typ int, data []byte, o *stack.SendOptions) error {
 		if index := int(int32(binary.NativeEndian.Uint32(data))); index != 0 {
 			o.NIC = index
 		}
-		// An unspecified source is one that the routes choose, even if the socket is bound.
+		// An unspecified source lets the routes choose the source, even if the socket is bound.
 		o.Src = netip.AddrFrom4([4]byte(data[4:8]))
 		if o.Src.IsMulticast() || o.Src == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 			return syscall.EINVAL
@@ -175,9 +175,9 @@ func sendOption(typ int, data []byte, o *stack.SendOptions) error {
 	return nil
 }
 
-// controlError is the error of a datagram that was sent with control messages. Where these
-// name a source that is not the host's there is no route from it, as on Linux since 6.12; of IPv6 it
-// is EINVAL.
+// controlError adapts the error of a datagram that was sent with control messages. If they name a
+// source address that the host does not have, it returns ENETUNREACH, as Linux does since 6.12, or
+// EINVAL for IPv6.
 func controlError(oob []byte, kind controlKind, err error) error {
 	switch {
 	case err != syscall.EADDRNOTAVAIL || len(oob) == 0:
@@ -188,10 +188,11 @@ func controlError(oob []byte, kind controlKind, err error) error {
 	return syscall.ENETUNREACH
 }
 
-// AppendControl appends the control messages that say what info does, for WriteMsgUDP and
-// WriteMsgIP: the interface, the source, TTL and TOS. What is zero is not said. As on Linux, the
-// broadcast address of a network is no source to send from. The messages are those of IPv6 if Local,
-// or without one Remote, is an address of IPv6.
+// AppendControl appends the control messages that represent i, for WriteMsgUDP and WriteMsgIP: the
+// interface, the source, TTL and TOS. It omits fields that are zero, and a Local that is a group or
+// 255.255.255.255. It does not know the broadcast address of a network; as on Linux, sending from
+// it fails. The messages are IPv6's if Local is an IPv6 address, or if Local is not set and Remote
+// is one.
 func (i *PacketInfo) AppendControl(oob []byte) []byte {
 	var b [128]byte
 	w := controlWriter{rest: b[:]}
@@ -211,9 +212,9 @@ func (i *PacketInfo) AppendControl(oob []byte) []byte {
 	return append(oob, b[:w.n]...)
 }
 
-// ParseControl sets the fields Local, Interface, TTL and TOS to what the control messages
-// of a datagram say, as ReadMsgUDP and ReadMsgIP return them. Fields of which nothing is said
-// stay as they are. The error is EINVAL for what is malformed.
+// ParseControl sets the fields Local, Interface, TTL and TOS from the control messages that
+// ReadMsgUDP or ReadMsgIP returned. Fields without a message keep their values. The error is EINVAL
+// if oob is malformed.
 func (i *PacketInfo) ParseControl(oob []byte) error {
 	for {
 		level, typ, data, rest, ok, err := nextControl(oob)
@@ -236,8 +237,8 @@ func (i *PacketInfo) ParseControl(oob []byte) error {
 	}
 }
 
-// receivedControl writes what the socket passes of a datagram to oob. It returns how
-// much that is, and the flags that tell what did not fit.
+// receivedControl writes the control messages of a received datagram to oob. It returns their
+// length, and the flags that report truncation of the datagram or of the messages.
 func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr, meta *stack.Meta) (oobn, flags int) {
 	if full > n {
 		flags = msgTrunc
@@ -255,7 +256,7 @@ func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr,
 		return w.n, flags
 	}
 	if cf&packetInfoFlags != 0 {
-		// The address from which to answer.
+		// The first address is the source to use for an answer.
 		src := meta.Dst
 		if !c.host.stack.IsLocal(src) {
 			src = c.host.stack.SourceFor(from)

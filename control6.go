@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// The numbers of Linux for control messages of IPv6 (RFC 3542 6).
+// Linux's numbers of IPv6's control messages (RFC 3542 6).
 const (
 	levelIPv6 = 41
 
@@ -19,16 +19,17 @@ const (
 	packetInfo6Len = 20 // struct in6_addr ipi6_addr; unsigned ipi6_ifindex
 )
 
-// A controlKind is of which families the socket and the destination of a datagram are.
+// A controlKind is the combination of a socket's family and the family of a datagram's destination.
 type controlKind uint8
 
 const (
-	control4      controlKind = iota // a socket of IPv4
-	control6                         // one of IPv6, to IPv6
-	controlMapped                    // one of IPv6, to an IPv4-mapped address
+	control4      controlKind = iota // an IPv4 socket
+	control6                         // an IPv6 socket, to an IPv6 address
+	controlMapped                    // an IPv6 socket, to an IPv4-mapped address
 )
 
-// controlKind is that of a datagram to an address, or to the other end of a connected socket.
+// controlKind returns the kind of a datagram to an address or, if it is invalid, to the other end
+// of the connected socket.
 func (c *datagramConn) controlKind(to netip.Addr) controlKind {
 	if !c.family.six {
 		return control4
@@ -53,13 +54,13 @@ func (w *controlWriter) putInfo6(index int, a netip.Addr) {
 	w.put(levelIPv6, optPacketInfo6, b[:])
 }
 
-// sendOption6 is sendOption for a message of level IPPROTO_IPV6.
+// sendOption6 is like sendOption, for a message of level IPPROTO_IPV6.
 func sendOption6(kind controlKind, typ int, data []byte, o *stack.SendOptions) error {
 	if typ == optPacketInfo6 {
 		return sendInfo6(kind, data, o)
 	}
 	if kind == controlMapped {
-		return nil // they say nothing of IPv4
+		return nil // IPv6's other messages do not apply to an IPv4 datagram
 	}
 	value := -2
 	if len(data) == 4 {
@@ -79,7 +80,7 @@ func sendOption6(kind controlKind, typ int, data []byte, o *stack.SendOptions) e
 	return nil
 }
 
-// sendInfo6 is sendOption for IPV6_PKTINFO.
+// sendInfo6 is like sendOption, for IPV6_PKTINFO.
 func sendInfo6(kind controlKind, data []byte, o *stack.SendOptions) error {
 	if len(data) < packetInfo6Len {
 		return syscall.EINVAL
@@ -97,8 +98,8 @@ func sendInfo6(kind controlKind, data []byte, o *stack.SendOptions) error {
 	return nil
 }
 
-// receivedControl6 is receivedControl for an IPv6 socket. An IPv4 datagram's address has the IPv4-mapped
-// form, and its other values have IPv4's control messages.
+// receivedControl6 is like receivedControl, for an IPv6 socket. For an IPv4 datagram the address is
+// IPv4-mapped, and the other values have IPv4's control messages.
 func (c *datagramConn) receivedControl6(w *controlWriter, cf ControlFlags, meta *stack.Meta) {
 	if cf&packetInfoFlags != 0 {
 		w.putInfo6(meta.NIC, meta.Dst)
@@ -120,7 +121,7 @@ func (c *datagramConn) receivedControl6(w *controlWriter, cf ControlFlags, meta 
 	}
 }
 
-// isSix reports whether what info says of a datagram to be sent is for IPv6.
+// isSix reports whether the datagram to be sent is an IPv6 one.
 func (i *PacketInfo) isSix() bool {
 	if src := i.source(); src.IsValid() {
 		return src.Is6()
@@ -129,7 +130,7 @@ func (i *PacketInfo) isSix() bool {
 	return remote.Is6()
 }
 
-// append6 is AppendControl for IPv6.
+// append6 is like AppendControl, for IPv6.
 func (i *PacketInfo) append6(w *controlWriter) {
 	if src := i.source(); src.IsValid() || i.Interface != 0 {
 		w.putInfo6(i.Interface, src)
@@ -142,7 +143,7 @@ func (i *PacketInfo) append6(w *controlWriter) {
 	}
 }
 
-// parse6 takes one message of level IPPROTO_IPV6.
+// parse6 parses one message of level IPPROTO_IPV6.
 func (i *PacketInfo) parse6(typ int, data []byte) {
 	switch {
 	case typ == optPacketInfo6 && len(data) >= packetInfo6Len:

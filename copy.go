@@ -9,14 +9,14 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// copyBuffer is the size of the largest buffers of ReadFrom and WriteTo in bytes.
+// copyBuffer is the size in bytes of the largest buffers of ReadFrom and WriteTo.
 const copyBuffer = 64 << 10
 
 // copyBuffers are the free buffers of ReadFrom and WriteTo, by size. The pools hold pointers to the
 // first byte, so that Put does not allocate.
 type copyBuffers [3]sync.Pool // of *byte
 
-// copySize is the size of the buffers of a class in bytes: 4, 16 and 64 KiB.
+// copySize returns the size in bytes of the buffers of a class: 4, 16 or 64 KiB.
 func copySize(class int) int { return copyBuffer >> (2 * (len(copyBuffers{}) - 1 - class)) }
 
 func (p *copyBuffers) get(class int) []byte {
@@ -26,10 +26,10 @@ func (p *copyBuffers) get(class int) []byte {
 	return make([]byte, copySize(class))
 }
 
-// put frees a buffer from get.
+// put returns a buffer to the pool.
 func (p *copyBuffers) put(class int, b []byte) { p[class].Put(unsafe.SliceData(b)) }
 
-// ReadFrom writes to the connection what it reads from r, until r ends.
+// ReadFrom reads from r until io.EOF and writes the data to the connection.
 func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -47,16 +47,17 @@ func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// A copyTarget is the TCPConn that ReadFrom passes to the WriteTo of its source. If that calls io.Copy,
-// io.Copy calls copyFrom; with the TCPConn itself it would call ReadFrom again, without end.
+// A copyTarget is the writer that ReadFrom passes to its source's WriteTo. If WriteTo calls
+// io.Copy, io.Copy calls copyFrom. With the TCPConn itself as the writer, io.Copy would call
+// ReadFrom again, in an endless recursion.
 type copyTarget struct{ c *TCPConn }
 
 func (w copyTarget) Write(p []byte) (int, error)               { return w.c.Write(p) }
 func (w copyTarget) ReadFrom(r io.Reader) (n int64, err error) { return w.c.copyFrom(r) }
 
-// copyFrom is io.Copy with a buffer whose size follows that of the reads, 4 KiB at first. While it
-// waits for an idle source it holds only the smallest buffer, or none if the source is a connection of
-// a Host.
+// copyFrom is io.Copy with a buffer that adapts to the size of the reads, starting at 4 KiB. While
+// it waits for an idle source it holds only the smallest buffer. If the source is a connection of a
+// Host, it holds none.
 func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 	class := 0
 	for {
@@ -85,8 +86,8 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// awaitReadable waits until a Read of r would return at once, if r is a connection of a
-// Host, or an io.LimitedReader of one. For other readers it returns at once.
+// awaitReadable waits until a Read of r would not block, if r is a connection of a Host or an
+// io.LimitedReader of one. For other readers it returns at once.
 func awaitReadable(r io.Reader) {
 	for {
 		switch src := r.(type) {
@@ -106,7 +107,7 @@ func awaitReadable(r io.Reader) {
 	}
 }
 
-// WriteTo writes to w what it reads from the connection, until that ends.
+// WriteTo reads from the connection until io.EOF and writes the data to w.
 func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -118,9 +119,9 @@ func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
 	return n, err
 }
 
-// writeTo is io.Copy that passes received data to w without copying it. While the connection is
-// active, it waits with a buffer to which the link's frames are copied directly;
-// while it is idle, it waits without a buffer.
+// writeTo is io.Copy without a copy: it passes w the received data itself. While the connection is
+// active, it waits with a buffer into which the link's frames are copied directly. While the
+// connection is idle, it waits without a buffer.
 func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 	const class = len(copyBuffers{}) - 1
 	active := false

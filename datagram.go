@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A datagramSocket is what UDP and raw sockets of the stack have in common.
+// A datagramSocket has the methods that the stack's UDP and raw sockets share.
 type datagramSocket interface {
 	socket
 	Join(group netip.Addr, index int) error
@@ -26,8 +26,8 @@ type datagramSocket interface {
 	Settings() (stack.DatagramSettings, error)
 }
 
-// A datagramConn is what UDPConn and IPConn have in common: groups, and the options that x/net/ipv4
-// sets by a descriptor, which usernet has not.
+// A datagramConn is the part that UDPConn and IPConn share: multicast groups, and the options that
+// x/net/ipv4 sets through a file descriptor, which a socket of a Host does not have.
 type datagramConn struct {
 	conn
 	dg      datagramSocket
@@ -36,17 +36,17 @@ type datagramConn struct {
 	control atomic.Uint32 // ControlFlags
 }
 
-// connected reports whether the socket is connected, so that datagrams must not name
+// connected reports whether the socket is connected. Datagrams of a connected socket must not name
 // a destination.
 func (c *datagramConn) connected() bool { return c.ends().remote != nil }
 
-// sendError is opError for a datagram that names its destination.
+// sendError is like opError, for a datagram with the destination to.
 func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
 	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
-// destination returns the address for the error of a datagram: its own, or that of the other end of
-// a connected socket, or nil.
+// destination returns the address for the error of a datagram: to if addr is valid, and otherwise
+// the address of the other end, which is nil if the socket is not connected.
 func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
 	if addr.IsValid() {
 		return to
@@ -54,10 +54,10 @@ func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
 	return c.ends().remote
 }
 
-// SetControlMessage turns the control messages of cf on or off: the out-of-band data of ReadMsgUDP,
-// ReadMsgIP and ReadBatch. On every system their form is that of Linux, struct cmsghdr of IP_PKTINFO,
-// IP_TTL and IP_TOS. PacketInfo.ParseControl parses them, and on Linux also the ControlMessage of
-// x/net/ipv4.
+// SetControlMessage turns the control messages in cf on or off. ReadMsgUDP, ReadMsgIP and ReadBatch
+// return them as out-of-band data. On every operating system they have Linux's form: struct cmsghdr
+// with IP_PKTINFO, IP_TTL or IP_TOS. PacketInfo.ParseControl parses them; on Linux, so does the
+// ControlMessage of x/net/ipv4.
 func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -73,13 +73,14 @@ func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 	return nil
 }
 
-// JoinGroup has an interface of the host receive what is sent to a multicast group, and
-// tells the routers so. The interface is that of Index, or else Name, and is chosen by the
-// routes if ifi is nil. A UDP socket receives it if it is bound to the port and to no
-// address, or to that of the group, as all others that are do; an IP socket if its
-// protocol is that of the datagram. The error is a *net.OpError: EINVAL for what is no group, or
-// one of IPv6 on a socket of IPv4, ENODEV without such an interface or a route, and EADDRINUSE for a group
-// that the socket has joined there already.
+// JoinGroup joins a multicast group on an interface of the host and reports the membership to the
+// routers. ifi selects the interface by its Index, or by its Name if Index is 0; if ifi is nil, the
+// routes select it. A UDP socket receives the datagrams for the group if it is bound to their port
+// and either to no address or to the group's. An IP socket receives them if they have its protocol.
+// Other sockets of the host that meet these conditions receive them too. The error is a
+// *net.OpError: EINVAL if group is not a multicast address, or is an IPv6 one on an IPv4 socket;
+// ENODEV if the interface or a route does not exist; and EADDRINUSE if the socket has already
+// joined the group there.
 func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -87,8 +88,9 @@ func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	return c.member(ifi, group, c.dg.Join)
 }
 
-// LeaveGroup undoes a JoinGroup. If ifi is nil, it leaves the group on the first interface on which it was
-// joined. The error is EADDRNOTAVAIL if the group was not joined. Close leaves all groups.
+// LeaveGroup undoes a JoinGroup. If ifi is nil, the socket leaves the group on the first interface
+// on which it joined. The error is EADDRNOTAVAIL if it has not joined the group. Close leaves all
+// groups.
 func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -96,34 +98,37 @@ func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 	return c.member(ifi, group, c.dg.Leave)
 }
 
-// JoinSourceGroup is JoinGroup for what one source sends to a group, as IP_ADD_SOURCE_MEMBERSHIP of Linux and
-// JoinSourceSpecificGroup of x/net/ipv4 have it: the routers are asked for that source only
-// (RFC 3376), and the socket receives nothing that others send to the group. It may be called for many
-// sources of a group. After a JoinGroup it has the socket receive that source only. The errors are
-// those of JoinGroup, but EADDRNOTAVAIL for a source that is joined already or is not of the
-// group's family, and EINVAL too where BlockSource was called.
+// JoinSourceGroup joins a group for the datagrams of one source, as Linux's
+// IP_ADD_SOURCE_MEMBERSHIP and the JoinSourceSpecificGroup of x/net/ipv4 do. The host asks the
+// routers for that source only (RFC 3376), and the socket receives nothing that other sources send
+// to the group. A socket may join several sources of a group. After a JoinGroup, the first
+// JoinSourceGroup limits the socket to its source. The errors are those of JoinGroup, with two
+// differences: EADDRNOTAVAIL if the source is already joined or is not of the group's family, and
+// EINVAL also if the socket has blocked sources of the group with BlockSource.
 func (c *datagramConn) JoinSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
 	return c.memberOf(ifi, group, source, datagramSocket.JoinSource)
 }
 
-// LeaveSourceGroup undoes a JoinSourceGroup; the group is left with its last source. If ifi is nil, it is the
-// first interface on which the group was joined. EADDRNOTAVAIL says that the source was not joined, and EINVAL that
-// the group was not, or that sources of it are blocked. LeaveGroup leaves a group with all its sources.
+// LeaveSourceGroup undoes a JoinSourceGroup. With its last source, the socket leaves the group. If
+// ifi is nil, the interface is the first one on which the socket joined the group. The error is
+// EADDRNOTAVAIL if the source is not joined, and EINVAL if the group is not joined or sources of it
+// are blocked. LeaveGroup leaves a group with all its sources.
 func (c *datagramConn) LeaveSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
 	return c.memberOf(ifi, group, source, datagramSocket.LeaveSource)
 }
 
-// BlockSource has the socket not receive what a source sends to a group that was joined with JoinGroup,
-// as IP_BLOCK_SOURCE of Linux and ExcludeSourceSpecificGroup of x/net/ipv4 have it. Where no socket of the host
-// wants the source, the routers are told so. If ifi is nil, it is the first interface on which
-// the group was joined. EADDRNOTAVAIL says that the source is blocked already or is not of the group's family, and
-// EINVAL that the group was not joined, or by its sources.
+// BlockSource makes the socket ignore what a source sends to a group that was joined with
+// JoinGroup, as Linux's IP_BLOCK_SOURCE and the ExcludeSourceSpecificGroup of x/net/ipv4 do. When
+// no socket of the host wants the source, the host reports that to the routers. If ifi is nil, the
+// interface is the first one on which the socket joined the group. The error is EADDRNOTAVAIL if
+// the source is already blocked or is not of the group's family, and EINVAL if the group is not
+// joined or was joined with JoinSourceGroup.
 func (c *datagramConn) BlockSource(ifi *net.Interface, group, source netip.Addr) error {
 	return c.memberOf(ifi, group, source, datagramSocket.BlockSource)
 }
 
-// UnblockSource undoes a BlockSource. EADDRNOTAVAIL says that the source was not blocked, and EINVAL that the group
-// was not joined, or by its sources.
+// UnblockSource undoes a BlockSource. The error is EADDRNOTAVAIL if the source is not blocked, and
+// EINVAL if the group is not joined or was joined with JoinSourceGroup.
 func (c *datagramConn) UnblockSource(ifi *net.Interface, group, source netip.Addr) error {
 	return c.memberOf(ifi, group, source, datagramSocket.UnblockSource)
 }
@@ -143,8 +148,8 @@ func (c *datagramConn) member(ifi *net.Interface, group netip.Addr, do func(neti
 	return c.setError(err)
 }
 
-// SetMulticastInterface sets the interface over which the socket sends to groups. If
-// ifi is nil, the routes choose it. The error is EADDRNOTAVAIL if there is no such interface.
+// SetMulticastInterface sets the interface over which the socket sends to groups. If ifi is nil,
+// the routes select it. The error is EADDRNOTAVAIL if the interface does not exist.
 func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -157,7 +162,7 @@ func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 }
 
 // MulticastInterface returns the interface set by SetMulticastInterface, with its Index, Name and
-// MTU; nil if the routes choose.
+// MTU, or nil if the routes select it.
 func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	s, err := c.settings()
 	if err != nil || s.MulticastNIC == 0 {
@@ -171,8 +176,8 @@ func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	return nil, c.setError(syscall.ENODEV)
 }
 
-// SetMulticastTTL sets the time to live of datagrams to groups, from 0 to 255; -1 stands for the default,
-// which is 1. With 0 they do not leave the host. Other values are EINVAL.
+// SetMulticastTTL sets the time to live of datagrams to groups, from 0 to 255; -1 stands for the
+// default, which is 1. Datagrams with 0 do not leave the host. Other values give EINVAL.
 func (c *datagramConn) SetMulticastTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -186,9 +191,8 @@ func (c *datagramConn) MulticastTTL() (int, error) {
 	return int(s.MulticastTTL), err
 }
 
-// SetMulticastLoopback sets whether sockets of the host that are members of a group
-// receive the datagrams that the socket sends to it. By default they do, except those of a socket from
-// ListenMulticastUDP.
+// SetMulticastLoopback sets whether the host's members of a group receive the datagrams that this
+// socket sends to the group. The default is true, except for a socket from ListenMulticastUDP.
 func (c *datagramConn) SetMulticastLoopback(on bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -196,14 +200,15 @@ func (c *datagramConn) SetMulticastLoopback(on bool) error {
 	return c.setError(c.dg.SetMulticastLoopback(on))
 }
 
-// MulticastLoopback returns the value of SetMulticastLoopback.
+// MulticastLoopback returns the value set by SetMulticastLoopback, or the default.
 func (c *datagramConn) MulticastLoopback() (bool, error) {
 	s, err := c.settings()
 	return s.MulticastLoopback, err
 }
 
-// SetTTL sets the time to live of datagrams to hosts, from 1 to 255; -1 stands for the default, which is
-// 64. Other values are EINVAL.
+// SetTTL sets the time to live of datagrams to unicast and broadcast addresses, from 1 to 255; -1
+// stands for the default, which is 64 or, over IPv6, the hop limit that the routers advertise.
+// Other values give EINVAL.
 func (c *datagramConn) SetTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -211,15 +216,15 @@ func (c *datagramConn) SetTTL(ttl int) error {
 	return c.setError(c.dg.SetTTL(ttl))
 }
 
-// TTL returns the time to live of datagrams to hosts.
+// TTL returns the time to live of datagrams to unicast and broadcast addresses.
 func (c *datagramConn) TTL() (int, error) {
 	s, err := c.settings()
 	return int(s.TTL), err
 }
 
-// SetTOS sets the type of service of datagrams, of which only the lowest eight bits
-// are used: the Differentiated Services field in the upper six (RFC 2474 3), ECN in the lower two
-// (RFC 3168 5).
+// SetTOS sets the type of service of datagrams. Only the lowest eight bits of tos are used: the
+// Differentiated Services field in the upper six (RFC 2474 3), and ECN in the lower two (RFC 3168
+// 5).
 func (c *datagramConn) SetTOS(tos int) error {
 	if !c.ok() {
 		return syscall.EINVAL

@@ -11,54 +11,54 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A Dialer has the options of a dial, with the names and meanings that they have in
-// net.Dialer. Only Host is needed. Its methods may be called by several goroutines
-// at the same time.
+// A Dialer has the options of a dial, with the names and meanings of net.Dialer. Only Host is
+// required. Its methods may be called by several goroutines at the same time.
 type Dialer struct {
 	// Host is the host to dial from.
 	Host *Host
 
-	// Timeout is how long a dial may take, including the lookup of the name. The earliest
-	// of Timeout, Deadline and the context's deadline applies. The remaining time is
-	// divided among the addresses of a name. Zero means no limit but TCP's own.
+	// Timeout is the maximum time of a dial, including the lookup of the name; 0 means no limit
+	// except TCP's own. The earliest of Timeout, Deadline and the context's deadline applies. The
+	// addresses of a name share the remaining time.
 	Timeout time.Duration
 
 	// Deadline is when a dial fails. Zero means never.
 	Deadline time.Time
 
-	// LocalAddr is the address to dial from, of the type that belongs to the
-	// network. If nil, one is chosen.
+	// LocalAddr is the address to dial from, of the type that belongs to the network. If it is nil,
+	// the host chooses an address.
 	LocalAddr net.Addr
 
 	// DualStack has no effect.
 	//
-	// Deprecated: the fallback is on by default, and turned off by a negative FallbackDelay.
+	// Deprecated: the fallback to the other family is on by default. A negative FallbackDelay turns
+	// it off.
 	DualStack bool
 
-	// FallbackDelay is how long a dial to a name on "tcp" waits for the family of the
-	// name's first address before it tries the other family in parallel (RFC 8305, Happy
-	// Eyeballs). Zero means 300 ms; with a negative value the addresses are tried
-	// one after the other.
+	// FallbackDelay is how long a dial to a name on "tcp" waits for the family of the name's first
+	// address before it tries the other family in parallel (RFC 8305, Happy Eyeballs). Zero means
+	// 300 ms. If it is negative, the dial tries one address after the other.
 	FallbackDelay time.Duration
 
-	// KeepAlive is how long a connection is idle before keep-alive probes are sent. Zero
-	// means 15 s, a negative value no probes. It is rounded up to whole seconds, and ignored
-	// if KeepAliveConfig.Enable is set.
+	// KeepAlive is how long a connection is idle before TCP sends keep-alive probes, rounded up to
+	// whole seconds. Zero means 15 s; a negative value means no probes. It is ignored if
+	// KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
-	// KeepAliveConfig has all of the keep-alive settings, see TCPConn.SetKeepAliveConfig.
-	// Values that it would refuse have their defaults.
+	// KeepAliveConfig has all the keep-alive settings; see TCPConn.SetKeepAliveConfig. If
+	// SetKeepAliveConfig would refuse a value, that setting and the following ones have their
+	// defaults.
 	KeepAliveConfig net.KeepAliveConfig
 
-	// Resolver looks up names instead of the host's own resolver. It
-	// sends its queries through the kernel, unless its Dial is the Host's and PreferGo is set.
-	// Its first lookup makes a channel for the whole process: if that happens in a
-	// testing/synctest bubble, lookups outside of it crash.
+	// Resolver looks up names instead of the host's own resolver. It sends its queries through the
+	// kernel, unless its Dial is the Host's and PreferGo is set. The first lookup by any
+	// net.Resolver makes a channel for the whole process: if this happens in a testing/synctest
+	// bubble, lookups outside the bubble crash.
 	Resolver *net.Resolver
 
-	// LookupNetIP, if not nil, looks up names instead of Resolver and the host's own
-	// resolver. It is called as the method of resolve.Resolver and net.Resolver: network is
-	// "ip", "ip4" or "ip6". The addresses are tried in the order returned.
+	// LookupNetIP, if not nil, looks up names instead of Resolver and the host's own resolver. It
+	// has the arguments of net.Resolver.LookupNetIP: network is "ip", "ip4" or "ip6". The dial
+	// tries the addresses in the order returned.
 	LookupNetIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 	// Cancel cancels a dial when it is closed.
@@ -66,8 +66,8 @@ type Dialer struct {
 	// Deprecated: use DialContext.
 	Cancel <-chan struct{}
 
-	// Control and ControlContext are for the descriptor of the socket. There is none, so
-	// that a dial fails with ENOTSUP if one of them is set.
+	// Control and ControlContext need a file descriptor, and a Host's socket has none. If one of
+	// them is set, a dial fails with ENOTSUP.
 	Control        func(network, address string, c syscall.RawConn) error
 	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
 
@@ -77,11 +77,11 @@ type Dialer struct {
 // MultipathTCP returns the value set by SetMultipathTCP.
 func (d *Dialer) MultipathTCP() bool { return d.multipath }
 
-// SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
+// SetMultipathTCP only sets the value that MultipathTCP returns: connections are plain TCP.
 func (d *Dialer) SetMultipathTCP(use bool) { d.multipath = use }
 
-// Dial connects to the address on the network. See net.Dial for their forms; the
-// networks are tcp, udp and ip with their variants.
+// Dial connects to the address on the network. The networks are tcp, udp and ip with their
+// variants. For the forms of network and address, see net.Dial.
 func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
 }
@@ -120,24 +120,24 @@ func (d *Dialer) race(network string) *race {
 	}
 }
 
-// DialTCP connects to raddr on "tcp", "tcp4" or "tcp6". With an invalid laddr, the
-// local address is chosen.
+// DialTCP connects to raddr on "tcp", "tcp4" or "tcp6". If laddr is invalid, the host chooses the
+// local address.
 func (d *Dialer) DialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*TCPConn, error) {
 	ctx, cancel := d.context(ctx)
 	defer cancel()
 	return d.dialTCPAddr(ctx, network, net.TCPAddrFromAddrPort(laddr), net.TCPAddrFromAddrPort(raddr))
 }
 
-// DialUDP connects to raddr on "udp", "udp4" or "udp6". With an invalid laddr, the
-// local address is chosen.
+// DialUDP connects to raddr on "udp", "udp4" or "udp6". If laddr is invalid, the host chooses the
+// local address.
 func (d *Dialer) DialUDP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*UDPConn, error) {
 	ctx, cancel := d.context(ctx)
 	defer cancel()
 	return d.dialUDPAddr(ctx, network, net.UDPAddrFromAddrPort(laddr), net.UDPAddrFromAddrPort(raddr))
 }
 
-// DialIP connects to raddr on "ip4:icmp" and its like. With an invalid laddr, the
-// local address is chosen.
+// DialIP connects to raddr on a network such as "ip4:icmp". If laddr is invalid, the host chooses
+// the local address.
 func (d *Dialer) DialIP(ctx context.Context, network string, laddr, raddr netip.Addr) (*IPConn, error) {
 	ctx, cancel := d.context(ctx)
 	defer cancel()
@@ -145,8 +145,7 @@ func (d *Dialer) DialIP(ctx context.Context, network string, laddr, raddr netip.
 	return d.dialIPAddr(ctx, network, ipAddr(laddr), ipAddr(raddr))
 }
 
-// context returns the context of one dial, which ends when the first of all the
-// limits does.
+// context returns the context of one dial. It ends at the earliest of the dial's limits.
 func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	if ctx == nil {
 		panic("nil context")
@@ -167,7 +166,7 @@ func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFu
 	outer := cancel
 	ctx, cancel = context.WithCancel(ctx)
 	select {
-	case <-d.Cancel: // at once, even before the goroutine has run
+	case <-d.Cancel: // cancel now, before the goroutine runs
 		cancel()
 	default:
 	}
@@ -202,7 +201,7 @@ func (d *Dialer) dialAddr(ctx context.Context, network string, addr net.Addr) (n
 	}
 }
 
-// asConn returns c as a net.Conn, which is nil if there is an error.
+// asConn returns c as a net.Conn. If err is not nil, it returns a nil interface.
 func asConn[C net.Conn](c C, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
@@ -210,7 +209,7 @@ func asConn[C net.Conn](c C, err error) (net.Conn, error) {
 	return c, nil
 }
 
-// control returns ENOTSUP if there are callbacks, which need a descriptor.
+// control returns ENOTSUP if a callback is set: it would need a file descriptor.
 func (d *Dialer) control() error {
 	if d.Control != nil || d.ControlContext != nil {
 		return syscall.ENOTSUP
@@ -233,7 +232,7 @@ func (h *Host) endpoints(network string, laddr, raddr net.Addr) (f family, local
 	return f, local, remote, syscallError("connect", err)
 }
 
-// dialTCPAddr is DialTCP for addresses in net's form.
+// dialTCPAddr is like DialTCP, for net's addresses.
 func (d *Dialer) dialTCPAddr(ctx context.Context, network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -253,7 +252,7 @@ func (d *Dialer) dialTCPAddr(ctx context.Context, network string, laddr, raddr *
 	return c, nil
 }
 
-// dialTCP dials. Its errors do not name the address; the callers add it.
+// dialTCP dials. Its errors do not contain the addresses; the callers add them.
 func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
 	if err := d.control(); err != nil {
 		return nil, err
@@ -268,8 +267,9 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 		if err != nil {
 			return nil, contextError(syscallError("connect", err))
 		}
-		// RFC 9293 3.5 (figure 8): if the ephemeral port happens to be the dialed port, the connection
-		// is one with itself. As in net, it is closed and the dial tried again, up to twice.
+		// RFC 9293 3.5 (figure 8): a connection whose ephemeral port equals the dialed port may be
+		// connected to itself. As net does, dialTCP closes such a connection and dials again, up to
+		// twice.
 		if local.Port() == 0 && t.LocalAddr() == t.RemoteAddr() {
 			t.SetLinger(0)
 			t.Close()
@@ -282,7 +282,7 @@ func (d *Dialer) dialTCP(ctx context.Context, network string, laddr, raddr *net.
 	}
 }
 
-// dialUDPAddr is DialUDP for addresses in net's form.
+// dialUDPAddr is like DialUDP, for net's addresses.
 func (d *Dialer) dialUDPAddr(ctx context.Context, network string, laddr, raddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -329,7 +329,7 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 	return c, nil
 }
 
-// dialIPAddr is DialIP for addresses in net's form.
+// dialIPAddr is like DialIP, for net's addresses.
 func (d *Dialer) dialIPAddr(ctx context.Context, network string, laddr, raddr *net.IPAddr) (*IPConn, error) {
 	switch {
 	case d.Host == nil:
@@ -376,8 +376,8 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 	return c, nil
 }
 
-// maxProtocol is the largest protocol for which Linux has a socket, IPPROTO_MPTCP, though an IP header has
-// room only for 255.
+// maxProtocol is the largest protocol number for which Linux opens a socket, IPPROTO_MPTCP,
+// although the field in the IP header ends at 255.
 const maxProtocol = 262
 
 // openRaw opens a raw socket.
@@ -386,7 +386,7 @@ func (h *Host) openRaw(f family, proto int, local netip.Addr) (*stack.Raw, error
 		return nil, os.NewSyscallError("socket", syscall.EINVAL)
 	}
 	if f.six && local.Is4() {
-		return nil, syscall.EADDRNOTAVAIL // as Linux has it for a mapped address of a raw socket
+		return nil, syscall.EADDRNOTAVAIL // Linux does not bind a raw socket to an IPv4-mapped address
 	}
 	return h.stack.OpenRaw(f.stack, uint16(proto), local)
 }
@@ -396,32 +396,32 @@ func (h *Host) Dial(network, address string) (net.Conn, error) {
 	return h.DialContext(context.Background(), network, address)
 }
 
-// DialContext connects to the address on the network. It is what an
-// http.Transport takes as its DialContext.
+// DialContext connects to the address on the network. It has the form of an http.Transport's
+// DialContext.
 func (h *Host) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	d := Dialer{Host: h}
 	return d.DialContext(ctx, network, address)
 }
 
-// DialTimeout is Dial with a limit to the time it takes.
+// DialTimeout is like Dial, with a limit on its duration.
 func (h *Host) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
 	d := Dialer{Host: h, Timeout: timeout}
 	return d.Dial(network, address)
 }
 
-// DialTCP connects to raddr, from laddr if that is not nil, as net.DialTCP does.
+// DialTCP connects to raddr, as net.DialTCP does. If laddr is not nil, it is the local address.
 func (h *Host) DialTCP(network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
 	d := Dialer{Host: h}
 	return d.dialTCPAddr(context.Background(), network, laddr, raddr)
 }
 
-// DialUDP connects to raddr, from laddr if that is not nil, as net.DialUDP does.
+// DialUDP connects to raddr, as net.DialUDP does. If laddr is not nil, it is the local address.
 func (h *Host) DialUDP(network string, laddr, raddr *net.UDPAddr) (*UDPConn, error) {
 	d := Dialer{Host: h}
 	return d.dialUDPAddr(context.Background(), network, laddr, raddr)
 }
 
-// DialIP connects to raddr, from laddr if that is not nil, as net.DialIP does.
+// DialIP connects to raddr, as net.DialIP does. If laddr is not nil, it is the local address.
 func (h *Host) DialIP(network string, laddr, raddr *net.IPAddr) (*IPConn, error) {
 	d := Dialer{Host: h}
 	return d.dialIPAddr(context.Background(), network, laddr, raddr)

@@ -8,15 +8,15 @@ import (
 	"syscall"
 )
 
-// The texts are those of package net, which programs compare.
+// The texts are those of package net, because programs compare them.
 var (
 	errMissingAddress    = errors.New("missing address")
 	errNoSuitableAddress = "no suitable address found"
 	errNoHost            = errors.New("usernet: no Host to dial or listen from")
 )
 
-// timeoutError is the error of a dial that has timed out. It is context.DeadlineExceeded and not
-// os.ErrDeadlineExceeded, because the deadline was that of the call, not of a connection.
+// timeoutError is the error of a dial that timed out. It matches context.DeadlineExceeded and not
+// os.ErrDeadlineExceeded, because the deadline belonged to the call, not to a connection.
 type timeoutError struct{}
 
 func (timeoutError) Error() string        { return "i/o timeout" }
@@ -24,13 +24,13 @@ func (timeoutError) Timeout() bool        { return true }
 func (timeoutError) Temporary() bool      { return true }
 func (timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// canceledError is a dial's error when its context was cancelled.
+// canceledError is the error of a dial whose context was cancelled.
 type canceledError struct{}
 
 func (canceledError) Error() string        { return "operation was canceled" }
 func (canceledError) Is(target error) bool { return target == context.Canceled }
 
-// contextError turns the errors of a context into those that net has for them.
+// contextError converts the errors of a context to net's.
 func contextError(err error) error {
 	switch err {
 	case context.Canceled:
@@ -41,19 +41,19 @@ func contextError(err error) error {
 	return err
 }
 
-// syscallError gives an errno the name of the system call that would have
-// returned it. Other errors stay as they are.
+// syscallError wraps an errno in an *os.SyscallError with the name of the system call that returns
+// it on Linux. It returns other errors unchanged.
 func syscallError(call string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
 		if errno == syscall.EAFNOSUPPORT && call == "bind" || errno == syscall.EPROTONOSUPPORT {
-			call = "socket" // the call that fails in the kernel
+			call = "socket" // the system call that fails on Linux
 		}
 		return os.NewSyscallError(call, errno)
 	}
 	return err
 }
 
-// opAddr returns addr, or nil if it is an interface that holds a nil pointer.
+// opAddr returns addr, or nil if addr holds a nil pointer.
 func opAddr(addr net.Addr) net.Addr {
 	switch a := addr.(type) {
 	case *net.TCPAddr:
@@ -72,12 +72,12 @@ func opAddr(addr net.Addr) net.Addr {
 	return addr
 }
 
-// dialError is the error of a dial.
+// dialError returns the error of a dial.
 func dialError(network string, source, addr net.Addr, err error) error {
 	return &net.OpError{Op: "dial", Net: network, Source: opAddr(source), Addr: opAddr(addr), Err: err}
 }
 
-// listenError is the error of a listen.
+// listenError returns the error of a listen.
 func listenError(network string, addr net.Addr, err error) error {
 	return &net.OpError{Op: "listen", Net: network, Addr: opAddr(addr), Err: err}
 }

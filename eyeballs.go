@@ -7,26 +7,25 @@ import (
 )
 
 const (
-	// fallbackDelay is the time after which the other address family is tried.
-	// RFC 8305 8: "Connection Attempt Delay [...] Recommended to be 250 milliseconds";
-	// RFC 6555 5.5: "150-250 ms"; net, whose programs run here, waits 300 ms.
+	// fallbackDelay is the time after which a dial tries the other address family. RFC 8305 8:
+	// "Connection Attempt Delay [...] Recommended to be 250 milliseconds"; RFC 6555 5.5:
+	// "150-250 ms". net waits 300 ms, and a Dialer behaves as net's.
 	fallbackDelay = 300 * time.Millisecond
-	// minAddrTime is the least time for one address, if the remaining time permits.
+	// minAddrTime is the minimum time for one address, if that much time remains.
 	minAddrTime = 2 * time.Second
 )
 
-// A race is one dial to the addresses of a name: Happy Eyeballs, RFC 8305, as net has it.
-// The addresses of a family are tried one after the other. The second family is tried in parallel
-// if the first has not succeeded after a delay.
+// A race is one dial to the addresses of a name: Happy Eyeballs, RFC 8305, as in net. It tries the
+// addresses of a family one after the other. If the first family has not succeeded after a delay,
+// the race tries the second family in parallel.
 type race struct {
 	network string
-	local   net.Addr      // for errors; nil if the host chooses it
-	delay   time.Duration // until the second family starts; there is no race if negative
+	local   net.Addr      // the local address, for errors; nil if the host chooses it
+	delay   time.Duration // until the second family starts; negative: no second family in parallel
 	dial    func(ctx context.Context, addr net.Addr) (net.Conn, error)
 }
 
-// run connects to one of the addresses, of which there is at least one, in the order in which
-// they are to be tried.
+// run connects to one of the addresses, in their order. There is at least one.
 func (r *race) run(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	if r.network == "tcp" && r.delay >= 0 && len(addrs) > 1 {
 		if primaries, fallbacks := partition(addrs); len(fallbacks) > 0 {
@@ -36,7 +35,7 @@ func (r *race) run(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	return r.serial(ctx, addrs)
 }
 
-// partition splits a list into the addresses of the family of the first, and the others.
+// partition splits a list into the addresses of the first one's family and the others.
 func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
 	for _, addr := range addrs {
 		if isIPv4(addr) == isIPv4(addrs[0]) {
@@ -48,8 +47,8 @@ func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
 	return primaries, fallbacks
 }
 
-// parallel tries both families: the fallbacks start when the primaries
-// have failed, or have not succeeded for r.delay. Its goroutines end before it returns.
+// parallel tries both families. The fallbacks start when the primaries have failed, or after
+// r.delay. The goroutines of parallel end before it returns.
 func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -73,7 +72,7 @@ func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (n
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
-	fallback := timer.C // nil once they are under way
+	fallback := timer.C // nil after the fallbacks have started
 	start(primaries, true)
 	var primaryErr error
 	for {
@@ -109,8 +108,8 @@ func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (n
 	}
 }
 
-// serial tries addresses one after the other. The error is that of the first; if the context ends, it
-// is that of the next address, as in net.
+// serial tries addresses one after the other. It returns the error of the first one. If the context
+// is cancelled, the error is that of the address whose turn it is, as in net.
 func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	var first error
 	for i, addr := range addrs {
@@ -131,7 +130,8 @@ func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	return nil, first
 }
 
-// attempt tries one address, in its share of the remaining time: remaining addresses share it.
+// attempt tries one address. It divides the remaining time by remaining, the number of addresses
+// that are left.
 func (r *race) attempt(ctx context.Context, addr net.Addr, remaining int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)

@@ -46,25 +46,25 @@ import (
 type Config struct {
 	// NIC is the link, and Addrs are the host's addresses on it with their prefix lengths.
 	// Host.AddAddr adds addresses later. Gateway is the default router, if any. It must be in the
-	// network of one of the addresses, unless all are /32, as some clouds assign them. Closing the
-	// host closes the device.
+	// network of one of the addresses, unless all are /32, as some clouds assign them. Host.Close
+	// closes the device.
 	NIC     nic.Device
 	Addrs   []netip.Prefix
 	Gateway netip.Addr
-	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
+	// Gateway6 is the default router for IPv6. It may be link-local.
 	Gateway6 netip.Addr
 	// Auto configures the host from the advertisements of the link's IPv6 routers: addresses,
-	// routes, and name servers, which are asked after those of DNS. This adds to the configured
-	// addresses and routes. The link must be an Ethernet.
+	// routes and name servers. They add to the configured ones, and the host queries the servers in
+	// DNS first. The link must be an Ethernet.
 	Auto bool
 	// Temporary adds IPv6 addresses with a random interface identifier that changes each day. The
 	// host prefers them as the source of connections and datagrams that it initiates (RFC 8981). It
 	// needs Auto.
 	Temporary bool
-	// StableSecret is the secret key from which Auto makes interface identifiers (RFC 7217). With the
-	// same secret and interface names, a host has the same addresses each time it joins a
-	// network. It must have at least 16 unpredictable bytes. If it is nil, the host makes a
-	// random one, and its next run has other addresses.
+	// StableSecret is the secret key from which Auto makes interface identifiers (RFC 7217). A host
+	// with the same secret and interface names has the same addresses each time it joins a network.
+	// The secret must have at least 16 unpredictable bytes. If it is nil, the host uses a random
+	// one, so its addresses differ in each run.
 	StableSecret []byte
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
@@ -74,23 +74,23 @@ type Config struct {
 	// Neighbors are permanent neighbour entries, for which the host sends no requests.
 	Neighbors []stack.Neighbor
 	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has found that
-	// no other node on the link has it, which takes one to two seconds. Otherwise the address is
-	// used at once, and given up if a duplicate is found (RFC 4429).
+	// no other node on the link has it, which takes one to two seconds. If it is false, the host
+	// uses the address at once and removes it if a duplicate is found (RFC 4429).
 	WaitForDAD bool
 	// NoRedirects makes the host ignore the redirects of IPv6 routers.
 	NoRedirects bool
 
-	// DNS are the name servers, in the order in which they are asked. Without any, the host
-	// resolves only the names of Hosts, and localhost.
+	// DNS are the name servers, in the order in which the host queries them. Without any, the host
+	// resolves only localhost and the names in Hosts.
 	DNS []netip.AddrPort
-	// Search are the domains that are appended to names without a final dot.
+	// Search are the domains that the resolver appends to names without a final dot.
 	Search []string
-	// Hosts are names with their addresses, for which no server is asked. For a hosts file, see
-	// resolve.ParseHosts and the Hosts of Resolver.
+	// Hosts are names with their addresses, which the resolver returns without a query. To use a
+	// hosts file, see resolve.ParseHosts and the Hosts of Resolver.
 	Hosts map[string][]netip.Addr
-	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a file.
-	// Its Servers, Search and Hosts are used if the fields above are empty. The host sets the
-	// functions in it that are nil.
+	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
+	// file. Its Servers, Search and Hosts apply if the fields above are empty. New replaces its nil
+	// functions by the host's own.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.
@@ -98,12 +98,12 @@ type Config struct {
 	// UDPBuffer is the receive queue limit of UDP and IP sockets in bytes; 212992 if zero.
 	UDPBuffer int
 
-	// Logger gets a record when a link fails, comes up, goes down or changes, or when another machine
-	// uses an address of the host. If it is nil, nothing is logged. See also Host.Done.
+	// Logger gets a record when a link fails, comes up, goes down or changes, and when another
+	// machine uses an address of the host. If it is nil, nothing is logged. See also Host.Done.
 	Logger *slog.Logger
-	// Rand fills p with unpredictable bytes. It is the host's only source of randomness:
-	// for sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS
-	// queries. Nil means crypto/rand. It may be called by several goroutines at once.
+	// Rand fills p with unpredictable bytes. It is the host's only source of randomness: for
+	// sequence numbers, ports, identifications, delays, and the IDs and letter case of DNS queries.
+	// Nil means crypto/rand. Several goroutines may call it at once.
 	Rand func(p []byte)
 }
 
@@ -118,8 +118,8 @@ type Host struct {
 	batches     sync.Pool      // of *[]stack.Datagram
 }
 
-// New makes a host and brings up its links. An error says which part of the
-// configuration is wrong; the host has then neither attached nor closed a device.
+// New makes a host and brings up its links. An error says which part of the configuration is wrong.
+// After an error, no device is attached or closed.
 func New(cfg Config) (*Host, error) {
 	nics := cfg.NICs
 	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto {
@@ -148,14 +148,14 @@ func New(cfg Config) (*Host, error) {
 	}
 	h := &Host{stack: s, fill: cfg.Rand}
 	if h.fill == nil {
-		h.fill = func(p []byte) { rand.Read(p) } // which never fails
+		h.fill = func(p []byte) { rand.Read(p) } // rand.Read never fails
 	}
 	h.resolver = h.newResolver(&cfg)
 	h.lookup = traced(h.resolver.LookupNetIP, false)
 	return h, nil
 }
 
-// newResolver makes the resolver of a host, which sends its queries from the host.
+// newResolver returns the resolver of the host. The resolver sends its queries from the host.
 func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	rc := cfg.Resolver
 	if len(cfg.DNS) > 0 {
@@ -191,23 +191,24 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	return resolve.New(rc)
 }
 
-// Close ends the host. Its connections are reset, every call that waits returns
-// net.ErrClosed, and the devices are closed. A second Close returns net.ErrClosed.
+// Close ends the host. It resets the connections, makes every blocked call return net.ErrClosed,
+// and closes the devices. A second Close returns net.ErrClosed.
 func (h *Host) Close() error { return h.stack.Close() }
 
-// Done returns a channel that is closed when the host is closed, or when its last link fails, for
-// instance because a TAP device was deleted. Err then returns the reason. After a failure, Accept
-// returns ENETDOWN ("network is down") on listeners that are not bound to a loopback
-// address, and the next call on each UDP and IP socket returns it once. If Stack().AddNIC then adds
-// a link, Done returns another channel.
+// Done returns a channel that is closed when the host is closed or its last link fails, for example
+// because a TAP device was deleted. Err then returns the reason. After a failure, Accept returns
+// ENETDOWN ("network is down") on every listener except those bound to a loopback address, and the
+// next call on each UDP and IP socket returns ENETDOWN once. If Stack().AddNIC then adds a link,
+// Done returns a new channel.
 func (h *Host) Done() <-chan struct{} { return h.stack.Done() }
 
-// Err returns nil while the channel of Done is open. Then it returns net.ErrClosed if the host was
-// closed, and otherwise the error of the link that failed last. Interfaces has the error of each link.
+// Err returns nil while the channel of Done is open. Afterwards it returns net.ErrClosed if the
+// host was closed, and otherwise the error of the link that failed last. Interfaces returns the
+// error of each link.
 func (h *Host) Err() error { return h.stack.Err() }
 
-// Stack returns the host's TCP/IP stack. Its methods do what package net has no counterpart for, such
-// as adding and removing interfaces and neighbours.
+// Stack returns the host's TCP/IP stack. Its methods do what has no counterpart in package net,
+// such as adding and removing interfaces and neighbours.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
 // Stats returns a snapshot of the host's counters.
@@ -219,36 +220,36 @@ func (h *Host) Interfaces() []stack.InterfaceInfo { return h.stack.Interfaces() 
 // Routes returns the routes in the order in which they are looked up.
 func (h *Host) Routes() []stack.Route { return h.stack.Routes() }
 
-// Neighbors returns the neighbour entries: link addresses that are known or being resolved.
+// Neighbors returns the neighbour entries, both resolved and pending.
 func (h *Host) Neighbors() []stack.Neighbor { return h.stack.Neighbors() }
 
-// AddAddr adds an address to an interface, with the route to its network; an empty nic stands for the
-// only link. If the interface already has the address with the same prefix length, AddAddr replaces its
-// options, as when a lease is renewed. To add a default route, call AddRoute. For details and
+// AddAddr adds an address to an interface, and the route to its network. An empty nic means the
+// only link. If the interface already has the address with the same prefix length, AddAddr replaces
+// its options, as when a lease is renewed. To add a default route, call AddRoute. For details and
 // errors see stack.Stack.AddAddr.
 func (h *Host) AddAddr(nic string, p netip.Prefix, o stack.AddrOptions) error {
 	return h.stack.AddAddr(nic, p, o)
 }
 
-// RemoveAddr removes an address from an interface; an empty nic stands for the only link. As on Linux,
+// RemoveAddr removes an address from an interface. An empty nic means the only link. As on Linux,
 // connections that use the address stop sending and time out, with ENETUNREACH ("network is
-// unreachable") if data was in flight; UDP and IP sockets fail with ENETUNREACH; and listeners stay.
-// Removing an interface's last address also removes all routes over the interface. For details and
-// errors see stack.Stack.RemoveAddr.
+// unreachable") if data was in flight; UDP and IP sockets fail with ENETUNREACH; and listeners stay
+// open. Removing an interface's last address also removes all routes over the interface. For
+// details and errors see stack.Stack.RemoveAddr.
 func (h *Host) RemoveAddr(nic string, a netip.Addr) error { return h.stack.RemoveAddr(nic, a) }
 
 // AddRoute adds a route. The default route has the prefix 0.0.0.0/0 or ::/0. The errors are those of
 // stack.Stack.AddRoute.
 func (h *Host) AddRoute(r stack.Route) error { return h.stack.AddRoute(r) }
 
-// DelRoute removes the first route from Config.Routes or AddRoute that has the prefix of r and, if they
-// are set, the Via and NIC of r. If there is none, it removes the matching default route that Config
-// made for a Gateway. The errors are those of stack.Stack.DelRoute.
+// DelRoute removes a route. It removes the first route from Config.Routes or AddRoute that has the
+// prefix of r and, if they are set, the Via and NIC of r. If there is none, it removes the matching
+// default route that New added for a Gateway. The errors are those of stack.Stack.DelRoute.
 func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
 
-// Changed returns a channel that is closed at the next change of an address, a link or a route, and by
-// Close. Interfaces and Routes return the new state. Call Changed before
-// reading it, and again after each change, so that no change is missed:
+// Changed returns a channel that is closed at the next change of an address, a link or a route, and
+// by Close. Call Changed before reading the state with Interfaces or Routes, and again after each
+// change, so that no change is missed:
 //
 //	for {
 //		changed := host.Changed()
@@ -260,11 +261,10 @@ func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
 //		}
 //	}
 //
-// A channel that is not used any more costs nothing.
+// A channel that is no longer used costs nothing.
 func (h *Host) Changed() <-chan struct{} { return h.stack.Changed() }
 
-// Addrs returns the host's addresses with the lengths of their networks, without those
-// of the loopback.
+// Addrs returns the host's addresses with their prefix lengths, without those of the loopback.
 func (h *Host) Addrs() []netip.Prefix {
 	var addrs []netip.Prefix
 	for _, info := range h.stack.Interfaces() {
@@ -275,8 +275,7 @@ func (h *Host) Addrs() []netip.Prefix {
 	return addrs
 }
 
-// InterfaceAddrs returns the host's addresses as net.InterfaceAddrs does: each
-// a *net.IPNet.
+// InterfaceAddrs returns the host's addresses as net.InterfaceAddrs does: each is a *net.IPNet.
 func (h *Host) InterfaceAddrs() []net.Addr {
 	var addrs []net.Addr
 	for _, info := range h.stack.Interfaces() {

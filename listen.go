@@ -10,36 +10,35 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A ListenConfig has the options of a listener, with the names and meanings that
-// they have in net.ListenConfig. Only Host is needed.
+// A ListenConfig has the options of a listener, with the names and meanings of net.ListenConfig.
+// Only Host is required.
 type ListenConfig struct {
 	// Host is the host to listen on.
 	Host *Host
 
-	// Control is for the descriptor of the socket. There is none, so that Listen and
-	// ListenPacket fail with ENOTSUP if it is set.
+	// Control needs a file descriptor, and a Host's socket has none. If it is set, Listen and
+	// ListenPacket fail with ENOTSUP.
 	Control func(network, address string, c syscall.RawConn) error
 
-	// KeepAlive is how long an accepted connection is idle before keep-alive probes are
-	// sent. Zero means 15 s, a negative value no probes. It is rounded up to whole seconds, and
-	// ignored if KeepAliveConfig.Enable is set.
+	// KeepAlive is how long an accepted connection is idle before TCP sends keep-alive probes,
+	// rounded up to whole seconds. Zero means 15 s; a negative value means no probes. It is ignored
+	// if KeepAliveConfig.Enable is set.
 	KeepAlive time.Duration
 
-	// KeepAliveConfig has all of the keep-alive settings of accepted connections, as in a
-	// Dialer.
+	// KeepAliveConfig has all the keep-alive settings of accepted connections, as in a Dialer.
 	KeepAliveConfig net.KeepAliveConfig
 
 	noMultipath bool
 }
 
-// MultipathTCP returns the value set by SetMultipathTCP. It is true before, as in net.
+// MultipathTCP returns the value set by SetMultipathTCP. The default is true, as in net.
 func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
-// SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
+// SetMultipathTCP only sets the value that MultipathTCP returns: connections are plain TCP.
 func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
-// Listen listens on the local address. See net.Listen for its forms; the network is
-// "tcp", "tcp4" or "tcp6". The context is for the lookup of the address only.
+// Listen listens on the local address. The network is "tcp", "tcp4" or "tcp6". For the forms of
+// address, see net.Listen. The context only limits the lookup of the address.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	if lc.Host == nil {
 		return nil, listenError(network, nil, errNoHost)
@@ -59,9 +58,9 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 	return l, nil
 }
 
-// ListenPacket binds a socket to the local address. See net.ListenPacket for its
-// forms; the networks are udp and ip with their variants. The context is for the lookup of
-// the address only.
+// ListenPacket binds a socket to the local address. The networks are udp and ip with their
+// variants. For the forms of address, see net.ListenPacket. The context only limits the lookup of
+// the address.
 func (lc *ListenConfig) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	if lc.Host == nil {
 		return nil, listenError(network, nil, errNoHost)
@@ -80,12 +79,12 @@ func (lc *ListenConfig) ListenPacket(ctx context.Context, network, address strin
 		err = &net.AddrError{Err: "unexpected address type", Addr: address}
 	}
 	if err != nil {
-		return nil, listenError(network, addr, err) // not c, which may hold a nil pointer
+		return nil, listenError(network, addr, err) // do not return c: it may hold a nil pointer
 	}
 	return c, nil
 }
 
-// control returns ENOTSUP if there is a callback, which needs a descriptor.
+// control returns ENOTSUP if the callback is set: it would need a file descriptor.
 func (lc *ListenConfig) control() error {
 	if lc.Control != nil {
 		return syscall.ENOTSUP
@@ -124,8 +123,8 @@ func (lc *ListenConfig) listenUDP(network string, laddr *net.UDPAddr) (*UDPConn,
 	if err != nil {
 		return nil, syscallError("bind", err)
 	}
-	// As with net, a socket for a multicast group is bound only to the port, which it
-	// may share with other such sockets.
+	// As in net, a socket for a multicast group is bound to the port but not to the group, and
+	// several such sockets may share the port.
 	open := lc.Host.stack.OpenUDP
 	if local.Addr().IsMulticast() {
 		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
@@ -197,7 +196,8 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 // Accept waits for the next connection, which is a *TCPConn.
 func (l *TCPListener) Accept() (net.Conn, error) { return asConn(l.AcceptTCP()) }
 
-// Close stops listening. It resets connections that were not accepted; accepted ones stay.
+// Close stops listening. It resets the connections that have not been accepted. Accepted
+// connections stay open.
 func (l *TCPListener) Close() error {
 	if !l.ok() {
 		return syscall.EINVAL
@@ -208,12 +208,12 @@ func (l *TCPListener) Close() error {
 	return nil
 }
 
-// Addr returns the listener's address, a *net.TCPAddr. It is shared by all calls and
-// not to be changed.
+// Addr returns the listener's address, a *net.TCPAddr. All calls return the same one, so the caller
+// must not modify it.
 func (l *TCPListener) Addr() net.Addr { return opAddr(l.laddr) }
 
-// SetDeadline sets the deadline of Accept. The zero time means none. After Close it returns
-// net.ErrClosed itself, as in net.
+// SetDeadline sets the deadline of Accept. The zero time means no deadline. After Close it returns
+// net.ErrClosed itself, not a *net.OpError, as in net.
 func (l *TCPListener) SetDeadline(t time.Time) error {
 	if !l.ok() {
 		return syscall.EINVAL
@@ -234,8 +234,8 @@ func (h *Host) ListenPacket(network, address string) (net.PacketConn, error) {
 	return lc.ListenPacket(context.Background(), network, address)
 }
 
-// ListenTCP listens on laddr, as net.ListenTCP does: on all of the host's addresses if laddr has none,
-// and on a free port if it has none.
+// ListenTCP listens on laddr, as net.ListenTCP does. Without an IP address it listens on all of the
+// host's addresses, and without a port it uses a free one.
 func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -253,8 +253,8 @@ func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, erro
 	return l, nil
 }
 
-// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does: to all of the host's addresses if laddr has
-// none, and to a free port if it has none.
+// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does. Without an IP address it binds to
+// all of the host's addresses, and without a port it uses a free one.
 func (h *Host) ListenUDP(network string, laddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -272,8 +272,8 @@ func (h *Host) ListenUDP(network string, laddr *net.UDPAddr) (*UDPConn, error) {
 	return c, nil
 }
 
-// ListenIP binds an IP socket to laddr, as net.ListenIP does. The network is
-// "ip4:icmp" or its like.
+// ListenIP binds an IP socket to laddr, as net.ListenIP does. The network is, for example,
+// "ip4:icmp".
 func (h *Host) ListenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
 	if laddr == nil {
 		laddr = &net.IPAddr{}
@@ -286,11 +286,11 @@ func (h *Host) ListenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
 	return c, nil
 }
 
-// ListenMulticastUDP binds a UDP socket to the port of a multicast group, and joins the
-// group on an interface of the host, as net.ListenMulticastUDP does on one of the
-// kernel's. ifi names the interface by its Index or its Name; if it is nil, the routes choose
-// one. Several sockets may listen on one port this way; each receives the datagrams to all groups that
-// any of them has joined. Datagrams that the socket sends to a group are not looped back.
+// ListenMulticastUDP binds a UDP socket to the port of a multicast group and joins the group on an
+// interface of the host, as net.ListenMulticastUDP does on an interface of the kernel. ifi selects
+// the interface by its Index, or by its Name if Index is 0; if ifi is nil, the routes select it.
+// Several such sockets may share a port, and each receives the datagrams for every group that any
+// of them has joined. Datagrams that the socket sends to a group are not looped back.
 func (h *Host) ListenMulticastUDP(network string, ifi *net.Interface, gaddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -313,7 +313,7 @@ func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UD
 		return nil, err
 	}
 	if network == "udp4" && gaddr.IP.To4() == nil && gaddr.IP.IsMulticast() {
-		// net fails only when it joins.
+		// The errno is that of the join, as in net.
 		return nil, syscallError("setsockopt", syscall.ENOPROTOOPT)
 	}
 	lc := ListenConfig{Host: h}
@@ -328,7 +328,8 @@ func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UD
 	return c, nil
 }
 
-// joinFirst does what net does with the socket of ListenMulticastUDP.
+// joinFirst sets the multicast options of a socket from ListenMulticastUDP, as net does, and joins
+// the group.
 func (c *UDPConn) joinFirst(gaddr *net.UDPAddr, index int) error {
 	group, err := c.family.addr(gaddr.IP, gaddr.Zone)
 	if err != nil {
@@ -342,8 +343,8 @@ func (c *UDPConn) joinFirst(gaddr *net.UDPAddr, index int) error {
 	return syscallError("setsockopt", err)
 }
 
-// interfaceIndex returns the index of a net.Interface, which may have only a name; 0 stands
-// for any. The stack checks whether the index exists.
+// interfaceIndex returns the index of an interface, which ifi gives by Index or by Name; 0 means
+// any interface. The stack checks whether the index exists.
 func (h *Host) interfaceIndex(ifi *net.Interface) (int, error) {
 	if ifi == nil {
 		return 0, nil

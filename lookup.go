@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/resolve"
 )
 
-// Resolver returns the host's resolver, whose methods take a context.
+// Resolver returns the host's resolver. Its methods take a context.
 func (h *Host) Resolver() *resolve.Resolver { return h.resolver }
 
 // LookupHost returns the addresses of a host, as net.LookupHost does.

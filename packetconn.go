@@ -13,26 +13,28 @@ type PacketInfo struct {
 	// Remote is the other end's address. On an IP socket it has no port.
 	Remote netip.AddrPort
 	// Local is the destination of a received datagram: an address of the host, a group, or a
-	// broadcast address. For WritePacket it is the source; a
-	// group or a broadcast address counts as none, so that a datagram can be answered with
-	// its own PacketInfo.
+	// broadcast address. For WritePacket it is the source. WritePacket ignores a group or a
+	// broadcast address here, so that a program can answer a datagram with the datagram's own
+	// PacketInfo.
 	Local netip.Addr
-	// TTL is the time to live, or hop limit: 1 to 255. Set it to 0 to answer with the PacketInfo of a
-	// received datagram, whose TTL is what remains of the sender's.
+	// TTL is the time to live, or hop limit: 1 to 255. On a received datagram it is the value in
+	// the IP header, so a program that answers with the same PacketInfo should set it to 0.
 	TTL uint8
 	// TOS is the type of service: DSCP and ECN.
 	TOS uint8
 	// Interface is the index of the interface on which the datagram arrived, or over which it is
 	// sent.
 	Interface int
-	// Size is the length of the whole payload, which may be more than fitted into the
-	// buffer. It is ignored when sending.
+	// Size is the length of the whole payload, even if the buffer was too short for it. It is
+	// ignored when sending.
 	Size int
-	// DontFragment makes sending fail with EMSGSIZE if the datagram is larger than the path's MTU,
-	// instead of fragmenting it. It is not set on received datagrams.
+	// DontFragment makes WritePacket fail with EMSGSIZE if the datagram is larger than the path's
+	// MTU, instead of fragmenting it. It is not set on received datagrams.
 	DontFragment bool
 }
 
+// options returns the send options that i asks for. It leaves out a source that is a broadcast
+// address.
 func (c *datagramConn) options(i *PacketInfo) stack.SendOptions {
 	o := stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.source(), NIC: i.Interface, DontFragment: i.DontFragment}
 	if o.Src.IsValid() && c.host.stack.IsBroadcast(o.Src) {
@@ -41,7 +43,7 @@ func (c *datagramConn) options(i *PacketInfo) stack.SendOptions {
 	return o
 }
 
-// source is the address from which a datagram is to be sent; invalid if the host chooses it.
+// source returns the address to send from. It is invalid if the host chooses it.
 func (i *PacketInfo) source() netip.Addr {
 	if local := i.Local.Unmap().WithZone(""); !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return local
@@ -72,8 +74,8 @@ func (h *Host) newUDPConn(u *stack.UDP, network string, f family) *UDPConn {
 	return c
 }
 
-// Read reads a datagram from anywhere, or from where the socket is connected to. What
-// does not fit into b is lost.
+// Read reads a datagram into b: any datagram for the socket's address or, if the socket is
+// connected, one from the other end. If the datagram is longer than b, the rest is discarded.
 func (c *UDPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -85,7 +87,7 @@ func (c *UDPConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write sends a datagram to where the socket is connected to.
+// Write sends b as a datagram to the other end of a connected socket.
 func (c *UDPConn) Write(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -97,8 +99,8 @@ func (c *UDPConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// ReadFromUDPAddrPort reads a datagram and returns from where it came. What does not
-// fit into b is lost. It does not allocate.
+// ReadFromUDPAddrPort reads a datagram into b and returns its source address. If the datagram is
+// longer than b, the rest is discarded. ReadFromUDPAddrPort does not allocate.
 func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	if !c.ok() {
 		return 0, netip.AddrPort{}, syscall.EINVAL
@@ -110,7 +112,7 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return n, c.family.shownPort(from), nil
 }
 
-// ReadFromUDP is ReadFromUDPAddrPort with the address in another form.
+// ReadFromUDP is like ReadFromUDPAddrPort but returns the address as a *net.UDPAddr.
 func (c *UDPConn) ReadFromUDP(b []byte) (int, *net.UDPAddr, error) {
 	if !c.ok() {
 		return 0, nil, syscall.EINVAL
@@ -122,16 +124,16 @@ func (c *UDPConn) ReadFromUDP(b []byte) (int, *net.UDPAddr, error) {
 	return n, c.family.udpAddr(from), nil
 }
 
-// ReadFrom is ReadFromUDPAddrPort with the address in another form, a *net.UDPAddr.
+// ReadFrom is like ReadFromUDP but returns the address as a net.Addr.
 func (c *UDPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, addr, err := c.ReadFromUDP(b)
 	return n, opAddr(addr), err
 }
 
-// ReadMsgUDPAddrPort is ReadFromUDPAddrPort with the flags of the kernel's recvmsg, and
-// with the control messages for which SetControlMessage has asked. The flags are 0x20,
-// MSG_TRUNC, which says that the datagram did not fit into b, and 8, MSG_CTRUNC, which says
-// the same of the control messages and oob. It does not allocate.
+// ReadMsgUDPAddrPort is like ReadFromUDPAddrPort, and also returns control messages in oob and the
+// flags of Linux's recvmsg. SetControlMessage selects the control messages. The flag MSG_TRUNC
+// (0x20) means that the datagram did not fit into b, and MSG_CTRUNC (8) that the control messages
+// did not fit into oob. ReadMsgUDPAddrPort does not allocate.
 func (c *UDPConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
 	if !c.ok() {
 		return 0, 0, 0, netip.AddrPort{}, syscall.EINVAL
@@ -144,7 +146,7 @@ func (c *UDPConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr ne
 	return n, oobn, flags, c.family.shownPort(from), nil
 }
 
-// ReadMsgUDP is ReadMsgUDPAddrPort with the address in another form.
+// ReadMsgUDP is like ReadMsgUDPAddrPort but returns the address as a *net.UDPAddr.
 func (c *UDPConn) ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
 	n, oobn, flags, from, err := c.ReadMsgUDPAddrPort(b, oob)
 	if from.IsValid() {
@@ -153,7 +155,7 @@ func (c *UDPConn) ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAd
 	return n, oobn, flags, addr, err
 }
 
-// ReadPacket reads a datagram with all that is known of it. It does not allocate.
+// ReadPacket reads a datagram into b and describes it in a PacketInfo. It does not allocate.
 func (c *UDPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 	if !c.ok() {
 		return 0, PacketInfo{}, syscall.EINVAL
@@ -172,7 +174,7 @@ func (c *UDPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 	}, nil
 }
 
-// sendTo sends a datagram on a socket that is not connected.
+// sendTo sends a datagram on an unconnected socket.
 func (c *UDPConn) sendTo(b, oob []byte, addr *net.UDPAddr) (int, error) {
 	if c.connected() {
 		return 0, net.ErrWriteToConnected
@@ -187,7 +189,7 @@ func (c *UDPConn) sendTo(b, oob []byte, addr *net.UDPAddr) (int, error) {
 	return c.send(b, oob, to, stack.SendOptions{})
 }
 
-// sendToAddrPort is sendTo with the address in another form.
+// sendToAddrPort is like sendTo, for a netip.AddrPort and with options.
 func (c *UDPConn) sendToAddrPort(b, oob []byte, addr netip.AddrPort, o stack.SendOptions) (int, error) {
 	if c.connected() {
 		return 0, net.ErrWriteToConnected
@@ -202,7 +204,7 @@ func (c *UDPConn) sendToAddrPort(b, oob []byte, addr netip.AddrPort, o stack.Sen
 	return c.send(b, oob, netip.AddrPortFrom(ip, addr.Port()), o)
 }
 
-// send sends a datagram as its control messages say.
+// send sends a datagram with the options in o and the control messages in oob.
 func (c *UDPConn) send(b, oob []byte, to netip.AddrPort, o stack.SendOptions) (int, error) {
 	if len(oob) == 0 {
 		return c.udp.WriteTo(b, to, o)
@@ -246,16 +248,15 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	a, ok := addr.(*net.UDPAddr)
 	if !ok {
-		// The error is one of the argument, without a system call.
+		// The error has no system call: the argument is wrong.
 		return 0, &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: addr, Err: syscall.EINVAL}
 	}
 	return c.WriteToUDP(b, a)
 }
 
-// WriteMsgUDP sends a datagram to addr, or on a connected socket, for which addr must
-// be nil, to the other end. The control messages of oob may choose source, interface, TTL
-// and TOS, in the form of Linux: see PacketInfo.AppendControl. Those that are malformed or
-// not known are EINVAL.
+// WriteMsgUDP sends a datagram to addr. On a connected socket addr must be nil, and the datagram
+// goes to the other end. The control messages in oob may set the source, the interface, TTL and
+// TOS, in Linux's form; see PacketInfo.AppendControl. Malformed or unknown messages give EINVAL.
 func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
@@ -271,8 +272,8 @@ func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, er
 	return n, len(oob), nil
 }
 
-// WriteMsgUDPAddrPort is WriteMsgUDP with the address in another form. For a connected
-// socket it must be the zero one.
+// WriteMsgUDPAddrPort is like WriteMsgUDP but takes a netip.AddrPort. On a connected socket it must
+// be the zero AddrPort.
 func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
@@ -288,8 +289,8 @@ func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oo
 	return n, len(oob), nil
 }
 
-// WritePacket sends a datagram to info.Remote with what info says of it. On a
-// connected socket Remote must be the zero AddrPort.
+// WritePacket sends a datagram to info.Remote, with the options in the other fields of info. On a
+// connected socket info.Remote must be the zero AddrPort.
 func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -307,12 +308,12 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	return n, err
 }
 
-// An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and
-// has the methods of net.IPConn except File and SyscallConn. What is written begins after
-// the IP header, but for protocol 255: there, as on Linux, it begins with an IPv4 header, of
-// which the host fills in length and checksum, and source and identification where they are 0.
-// As with net, what Read and ReadMsgIP return of IPv4 begins with the IP header, and what
-// the other methods return begins after it.
+// An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and has the
+// methods of net.IPConn except File and SyscallConn. A program writes the data that follows the IP
+// header. A socket of protocol 255 is the exception, as on Linux: the program writes the IPv4
+// header too, in which the host sets the length and the checksum, and the source and the
+// identification if they are 0. As in net, Read and ReadMsgIP return an IPv4 datagram with its IP
+// header, and the other methods return it without.
 type IPConn struct {
 	datagramConn
 	raw *stack.Raw
@@ -334,8 +335,9 @@ func (h *Host) newIPConn(r *stack.Raw, network string, f family) *IPConn {
 	return c
 }
 
-// Read reads a datagram from anywhere, or from where the socket is connected to. What
-// does not fit into b is lost. It begins with the IPv4 header.
+// Read reads a datagram into b: any datagram for the socket's address or, if the socket is
+// connected, one from the other end. If the datagram is longer than b, the rest is discarded. An
+// IPv4 datagram begins with its IP header.
 func (c *IPConn) Read(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -347,7 +349,7 @@ func (c *IPConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write sends a datagram to where the socket is connected to.
+// Write sends b as a datagram to the other end of a connected socket.
 func (c *IPConn) Write(b []byte) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -359,8 +361,8 @@ func (c *IPConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// ReadFromIP reads a datagram and returns from where it came. What does not fit into b
-// is lost.
+// ReadFromIP reads a datagram into b and returns its source address. If the datagram is longer than
+// b, the rest is discarded.
 func (c *IPConn) ReadFromIP(b []byte) (int, *net.IPAddr, error) {
 	if !c.ok() {
 		return 0, nil, syscall.EINVAL
@@ -372,15 +374,14 @@ func (c *IPConn) ReadFromIP(b []byte) (int, *net.IPAddr, error) {
 	return n, c.family.ipAddr(from), nil
 }
 
-// ReadFrom is ReadFromIP with the address in another form.
+// ReadFrom is like ReadFromIP but returns the address as a net.Addr.
 func (c *IPConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, addr, err := c.ReadFromIP(b)
 	return n, opAddr(addr), err
 }
 
-// ReadMsgIP is ReadFromIP with the IPv4 header before the payload, with the flags of the
-// kernel's recvmsg, and with the control messages for which SetControlMessage has asked,
-// as ReadMsgUDP has them.
+// ReadMsgIP is like ReadFromIP, but an IPv4 datagram begins with its IP header. It also returns
+// control messages in oob and flags, as ReadMsgUDP does.
 func (c *IPConn) ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr, err error) {
 	if !c.ok() {
 		return 0, 0, 0, nil, syscall.EINVAL
@@ -393,7 +394,7 @@ func (c *IPConn) ReadMsgIP(b, oob []byte) (n, oobn, flags int, addr *net.IPAddr,
 	return n, oobn, flags, c.family.ipAddr(from), nil
 }
 
-// ReadPacket reads a datagram with all that is known of it.
+// ReadPacket reads a datagram into b and describes it in a PacketInfo.
 func (c *IPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 	if !c.ok() {
 		return 0, PacketInfo{}, syscall.EINVAL
@@ -412,7 +413,7 @@ func (c *IPConn) ReadPacket(b []byte) (int, PacketInfo, error) {
 	}, nil
 }
 
-// sendTo sends a datagram on a socket that is not connected.
+// sendTo sends a datagram on an unconnected socket.
 func (c *IPConn) sendTo(b, oob []byte, addr *net.IPAddr, o stack.SendOptions) (int, error) {
 	if c.connected() {
 		return 0, net.ErrWriteToConnected
@@ -456,8 +457,7 @@ func (c *IPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.WriteToIP(b, a)
 }
 
-// WriteMsgIP sends a datagram to addr. The control messages of oob are those of
-// WriteMsgUDP.
+// WriteMsgIP sends a datagram to addr, with the control messages in oob, as WriteMsgUDP does.
 func (c *IPConn) WriteMsgIP(b, oob []byte, addr *net.IPAddr) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
@@ -469,8 +469,8 @@ func (c *IPConn) WriteMsgIP(b, oob []byte, addr *net.IPAddr) (n, oobn int, err e
 	return n, len(oob), nil
 }
 
-// WritePacket sends a datagram to info.Remote, whose port does not matter, with what
-// info says of it. On a connected socket Remote must be the zero AddrPort.
+// WritePacket sends a datagram to info.Remote, whose port is ignored, with the options in the other
+// fields of info. On a connected socket info.Remote must be the zero AddrPort.
 func (c *IPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL

@@ -17,16 +17,15 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// PingConfig says how to ping. The zero value sends one request and waits a second for
-// the answer.
+// PingConfig configures Ping. The zero value sends one request and waits one second for the answer.
 type PingConfig struct {
-	// Count is the number of requests; 1 if zero. If negative, they are sent until the
+	// Count is the number of requests; 1 if zero. If it is negative, Ping sends requests until the
 	// context ends.
 	Count int
-	// Interval is the time from one request to the next; 1 s if zero. If negative, the
-	// next request follows the answer, or the end of the wait, at once.
+	// Interval is the time from one request to the next; 1 s if zero. If it is negative, Ping sends
+	// the next request as soon as the previous one has been answered or has timed out.
 	Interval time.Duration
-	// Timeout is how long the answer to a request is waited for; 1 s if zero.
+	// Timeout is how long Ping waits for the answer to a request; 1 s if zero.
 	Timeout time.Duration
 	// Size is the number of bytes of data in a request, 0 to 65507, or to 65527 over IPv6.
 	Size int
@@ -34,19 +33,19 @@ type PingConfig struct {
 	TTL uint8
 	// TOS is the type of service of the requests, or their traffic class.
 	TOS uint8
-	// DontFragment forbids to send large requests in fragments.
+	// DontFragment forbids the fragmentation of large requests.
 	DontFragment bool
-	// OnReply, if not nil, is called for everything that comes in answer, in the goroutine
-	// of Ping.
+	// OnReply, if not nil, is called for each answer, and for each request that times out. The
+	// goroutine that called Ping calls it.
 	OnReply func(PingReply)
 }
 
-// A PingReply is what came in answer to a request, or that nothing did.
+// A PingReply is an answer to a request, or reports that the request timed out.
 type PingReply struct {
 	// Seq is the number of the request, from 0, modulo 65536.
 	Seq int
-	// From is the address that the answer came from: with an error, a router's perhaps.
-	// It is invalid where no answer came in time.
+	// From is the source address of the answer, which for an ICMP error may be a router's. It is
+	// invalid if the request timed out.
 	From netip.Addr
 	// RTT is the time from the request to the answer.
 	RTT time.Duration
@@ -54,26 +53,26 @@ type PingReply struct {
 	TTL uint8
 	// Size is the number of bytes of data in the answer.
 	Size int
-	// Duplicate tells that the request had been answered before.
+	// Duplicate reports whether the request had been answered before.
 	Duplicate bool
-	// Err is nil for an echo reply; os.ErrDeadlineExceeded where none came in time; or a
-	// syscall.Errno for an ICMP error, as Linux has it: EHOSTUNREACH for time exceeded and most
-	// kinds of destination unreachable, EPROTO for a parameter problem.
+	// Err is nil for an echo reply, and os.ErrDeadlineExceeded if the request timed out. For an
+	// ICMP error it is a syscall.Errno, as on Linux: EHOSTUNREACH for time exceeded and most kinds
+	// of destination unreachable, EPROTO for a parameter problem.
 	Err error
 }
 
 // PingStats are the results of a Ping.
 type PingStats struct {
-	Addr       netip.Addr // that was pinged
+	Addr       netip.Addr // the address that was pinged
 	Sent       int
-	Received   int // requests with an answer
-	Duplicates int // further answers
-	Errors     int // requests that an ICMP error came for
-	// Of the round trips: the shortest, the mean, the longest and the standard deviation.
+	Received   int // requests that were answered
+	Duplicates int // answers to requests already answered
+	Errors     int // requests for which an ICMP error arrived
+	// The shortest, mean and longest round-trip time, and the standard deviation.
 	Min, Avg, Max, MDev time.Duration
 }
 
-// Loss is the part of the requests that was not answered, 0 to 1.
+// Loss returns the proportion of unanswered requests, 0 to 1.
 func (s *PingStats) Loss() float64 {
 	if s.Sent == 0 {
 		return 0
@@ -82,15 +81,16 @@ func (s *PingStats) Loss() float64 {
 }
 
 const (
-	maxPingData  = 65507 // RFC 791: what fits into the largest datagram after 20+8 bytes of headers
-	maxPingData6 = 65527 // RFC 8200 3: the payload length does not count the header of 40 bytes
-	echoLen      = 8     // RFC 792 and RFC 4443 4.1: the header of an echo message
+	maxPingData  = 65507 // RFC 791: the largest datagram, 65535 bytes, less 20+8 bytes of headers
+	maxPingData6 = 65527 // RFC 8200 3: the largest payload, 65535 bytes, less 8 bytes of ICMP header
+	echoLen      = 8     // RFC 792 and RFC 4443 4.1: the length of an echo message's header
 )
 
-// Ping sends ICMP echo requests (RFC 792, RFC 4443 4.1) to a host and tells of the answers. A name
-// with several addresses is pinged at the first one that Dial would try. That some or all requests are not answered is no error, but seen in the PingStats, which are
-// valid beside an error too. The error is a *net.OpError: of Op "dial" if the address is not found
-// or ctx ended early, and of Op "write" if a request cannot be sent.
+// Ping sends ICMP echo requests (RFC 792, RFC 4443 4.1) to a host and returns statistics of the
+// answers. If a name has several addresses, Ping uses the first one that Dial would try. Unanswered
+// requests are not an error: PingStats counts them. PingStats is also valid if there is an error.
+// The error is a *net.OpError. Its Op is "dial" if the address is not found or ctx ends early, and
+// "write" if a request cannot be sent.
 func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats, error) {
 	network, proto := "ip:icmp", wire.ProtoICMP
 	fail := func(to net.Addr, err error) (PingStats, error) {
@@ -132,22 +132,22 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 	return p.stats, err
 }
 
-// A pinger is one Ping under way.
+// A pinger is the state of one Ping.
 type pinger struct {
 	cfg    PingConfig
 	fam    family
-	loose  bool // answers come from other addresses than the one that is pinged
+	loose  bool // accept answers from addresses other than to
 	raw    *stack.Raw
 	laddr  net.Addr
 	to     netip.Addr // with its zone
 	id     uint16
 	msg    []byte // the request
-	buf    []byte // what is received
+	buf    []byte // receive buffer
 	stats  PingStats
-	out    []request // without an answer so far, oldest first
-	done   []request // answered not long ago, to tell duplicates
+	out    []request // unanswered, oldest first
+	done   []request // answered recently, to detect duplicates
 	sum    time.Duration
-	square float64 // of the round trips, in ns^2
+	square float64 // sum of the squared round-trip times, in ns^2
 }
 
 type request struct {
@@ -166,8 +166,9 @@ func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig)
 		cfg.Timeout = time.Second
 	}
 	p := &pinger{cfg: cfg, fam: f, raw: raw, to: to, stats: PingStats{Addr: to}}
-	// A group, a broadcast address, also one that looks as if it were that of a distant network,
-	// or the host itself as 0.0.0.0.
+	// The answers to these have other source addresses: a group, a broadcast address, and the
+	// unspecified address, which stands for the host itself. An IPv4 address that ends in 255 may
+	// be the broadcast address of a distant network.
 	p.loose = to.IsMulticast() || h.stack.IsBroadcast(to) || to.Is4() && to.As4()[3] == 255 || to.IsUnspecified()
 	p.laddr = f.ipAddr(raw.LocalAddr())
 	var id [2]byte
@@ -186,8 +187,8 @@ func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig)
 	return p
 }
 
-// run sends the requests and waits for the answers to all of them, or for the end
-// of the context, of which it says nothing.
+// run sends the requests and waits until all are answered or have timed out. If ctx ends, it
+// returns nil.
 func (p *pinger) run(ctx context.Context) error {
 	var next time.Time // when the next request is due
 	for ctx.Err() == nil {
@@ -219,7 +220,7 @@ func (p *pinger) due(now, next time.Time) bool {
 	return !now.Before(next)
 }
 
-// wake returns when there is something to do even if no message comes.
+// wake returns the time of the next request or timeout.
 func (p *pinger) wake(more bool, next time.Time) time.Time {
 	if len(p.out) == 0 {
 		return next
@@ -236,26 +237,27 @@ func (p *pinger) send(ctx context.Context) error {
 	seq := uint16(p.stats.Sent)
 	binary.BigEndian.PutUint16(p.msg[6:], seq)
 	binary.BigEndian.PutUint16(p.msg[2:], 0)
-	if !p.fam.six { // else the socket fills it in
+	if !p.fam.six { // an IPv6 raw socket sets the checksum itself
 		binary.BigEndian.PutUint16(p.msg[2:], wire.Checksum(p.msg))
 	}
 	r := request{seq, time.Now()}
-	// Known before it is sent: on a link in memory, the answer comes first.
+	// The request is recorded before it is sent: over a link in memory, the answer arrives during
+	// WriteTo.
 	p.out = append(p.out, r)
 	p.stats.Sent++
 	o := stack.SendOptions{TTL: p.cfg.TTL, TOS: p.cfg.TOS, DontFragment: p.cfg.DontFragment}
 	p.raw.SetWriteDeadline(r.sent.Add(p.cfg.Timeout))
 	if ctx.Err() != nil {
-		return nil // the deadline that ended Ping may have been before this one
+		return nil // the line above may have replaced the deadline set when ctx ended
 	}
 	_, err := p.raw.WriteTo(p.msg, p.to, o)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // else the link takes nothing: it is lost
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // after a timeout, the link accepted nothing: the request is lost
 		return &net.OpError{Op: "write", Net: p.network(), Source: p.laddr, Addr: p.fam.ipAddr(p.to), Err: syscallError("sendto", err)}
 	}
 	return nil
 }
 
-// network is that of the errors.
+// network returns the network for errors.
 func (p *pinger) network() string {
 	if p.fam.six {
 		return "ip6"
@@ -263,10 +265,10 @@ func (p *pinger) network() string {
 	return "ip4"
 }
 
-// receive takes one message, or none until the given time.
+// receive reads one message and processes it. It returns at the given time if none arrives.
 func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	p.raw.SetReadDeadline(until)
-	// The end of the context sets a deadline too, before or after this one.
+	// The end of the context also sets a deadline, which the line above may have replaced.
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -280,7 +282,7 @@ func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	return nil
 }
 
-// expire gives up on the requests whose time is over.
+// expire reports the requests that have timed out.
 func (p *pinger) expire(now time.Time) {
 	for len(p.out) > 0 && now.Sub(p.out[0].sent) >= p.cfg.Timeout {
 		r := p.out[0]
@@ -295,7 +297,7 @@ func (p *pinger) tell(r PingReply) {
 	}
 }
 
-// input takes an ICMP message, which may have nothing to do with us.
+// input processes an ICMP message, which may belong to another program or request.
 func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
 	if len(msg) < echoLen || !p.fam.six && wire.Checksum(msg) != 0 {
 		return
@@ -329,7 +331,7 @@ func (p *pinger) isReply(msg []byte) bool {
 	return wire.ICMPType(msg[0]) == wire.ICMPEchoReply
 }
 
-// errno is that of an ICMP error, or 0 for other messages.
+// errno returns the errno of an ICMP error, and 0 for other messages.
 func (p *pinger) errno(msg []byte) (errno syscall.Errno) {
 	if p.fam.six {
 		errno, _ = stack.ICMPv6Errno(wire.ICMPv6Type(msg[0]), msg[1])
@@ -339,8 +341,8 @@ func (p *pinger) errno(msg []byte) (errno syscall.Errno) {
 	return errno
 }
 
-// quoted returns the ICMP message that a quoted datagram begins with, at least its
-// header, if it is a request to where we send ours.
+// quoted returns the ICMP message in a quoted datagram if it is a request to p.to and at least its
+// header is quoted. Otherwise it returns nil.
 func (p *pinger) quoted(ip []byte) []byte {
 	if p.fam.six {
 		q, r := wire.ParseQuoted6(ip)
@@ -356,7 +358,7 @@ func (p *pinger) quoted(ip []byte) []byte {
 	return msg
 }
 
-// answer takes note of what came for a request.
+// answer records and reports a reply or an error for the request with the number seq.
 func (p *pinger) answer(seq uint16, reply PingReply) {
 	now := time.Now()
 	reply.Seq = int(seq)
@@ -393,7 +395,7 @@ func (p *pinger) answer(seq uint16, reply PingReply) {
 	p.tell(reply)
 }
 
-// finish computes what needs all round trips.
+// finish computes the statistics that need all round-trip times.
 func (p *pinger) finish() {
 	n := p.stats.Received
 	if n == 0 {

@@ -7,12 +7,12 @@ import (
 	"net/netip"
 )
 
-// untraced is the context key of the connections to name servers that a dial makes: as in net, the hooks
-// of the dial do not report them.
+// untraced is the context key that marks a lookup. The dial's hooks do not report the lookup's
+// connections to name servers, as in net.
 type untraced struct{}
 
-// dialOne fires the hooks of net/http/httptrace around an attempt at one
-// address, as package net does.
+// dialOne dials one address and calls the hooks of net/http/httptrace before and after, as package
+// net does.
 func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c net.Conn, err error) {
 	if t := httptrace.ContextClientTrace(ctx); t != nil && ctx.Value(untraced{}) == nil {
 		if t.ConnectStart != nil {
@@ -31,8 +31,9 @@ func (d *Dialer) dialOne(ctx context.Context, network string, addr net.Addr) (c 
 	return d.dialAddr(ctx, network, addr)
 }
 
-// traced calls the hooks around a lookup. If the lookup calls them itself, traced only prevents it from
-// calling those of its own connections.
+// traced returns a lookup that calls the hooks of net/http/httptrace. If itself is set, lookup
+// calls the DNS hooks itself, and traced only suppresses the hooks of its connections to name
+// servers.
 func traced(lookup lookupFunc, itself bool) lookupFunc {
 	return func(ctx context.Context, network, host string) (ips []netip.Addr, err error) {
 		t := httptrace.ContextClientTrace(ctx)
