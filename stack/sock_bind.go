@@ -2,12 +2,13 @@ package stack
 
 import "net/netip"
 
-// A bound says to which addresses of the host a socket is bound: which packets it takes, and
-// which other sockets of its port stand in its way. UDP, TCP and raw sockets all ask it.
+// A bound is the local address of a socket as the rules of binding need it: for which packets the
+// socket is, and with which other sockets of its port it conflicts. UDP, TCP and raw sockets share
+// these rules.
 type bound struct {
-	addr netip.Addr // without a zone; unspecified for a wildcard
-	all  families   // of a wildcard: those whose addresses it has; else none
-	zone int        // of a link-local address: the index of its interface; else 0
+	addr netip.Addr // without its zone; unspecified for a wildcard
+	all  families   // families of a wildcard; 0 for any other address
+	zone int        // index of the interface of a link-local address; else 0
 }
 
 // families is a set of address families.
@@ -18,7 +19,7 @@ const (
 	ipv6
 )
 
-// familyOf is the family of an address.
+// familyOf returns the family of an address.
 func familyOf(a netip.Addr) families {
 	if a.Is4() {
 		return ipv4
@@ -26,8 +27,8 @@ func familyOf(a netip.Addr) families {
 	return ipv6
 }
 
-// bind returns what a socket of a family is bound to by an address that checkLocal has
-// completed. The wildcard of IPv6 has both families unless the socket is of IPv6 only.
+// bind returns the bound of a socket of family fam. checkLocal has completed the address a. The IPv6
+// wildcard has both families unless fam is Family6.
 func bind(fam Family, a netip.Addr, zone int) bound {
 	b := bound{addr: a, zone: zone}
 	if a.IsUnspecified() {
@@ -39,11 +40,11 @@ func bind(fam Family, a netip.Addr, zone int) bound {
 	return b
 }
 
-// wildcard reports whether the socket has all addresses of a family or two.
+// wildcard reports whether the socket is bound to all addresses of one or both families.
 func (b *bound) wildcard() bool { return b.all != 0 }
 
-// takes reports whether packets to an address of the host, or to a group, are for the socket. zone is
-// the index of the interface to which they belong, if one of their addresses is link-local.
+// takes reports whether packets to the address a are for the socket. zone is the index of their
+// interface if one of their addresses is link-local.
 func (b *bound) takes(a netip.Addr, zone int) bool {
 	if b.all != 0 {
 		return b.all&familyOf(a) != 0
@@ -51,9 +52,9 @@ func (b *bound) takes(a netip.Addr, zone int) bool {
 	return b.addr == a && (b.zone == 0 || b.zone == zone)
 }
 
-// conflicts reports whether two sockets of one port cannot both be: some packet would be for
-// both, neither being for it alone. As on Linux, a wildcard stands in the way of each
-// address that it has, and those of different families stand side by side.
+// conflicts reports whether two sockets cannot share a port, because some packet would be for both and
+// neither is more specific. As on Linux, a wildcard conflicts with every address of its families, and
+// sockets of different families never conflict.
 func (b *bound) conflicts(c *bound) bool {
 	switch {
 	case b.all != 0 && c.all != 0:

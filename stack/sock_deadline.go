@@ -5,21 +5,22 @@ import (
 	"time"
 )
 
-// A deadline is the time at which a socket's reads or writes stop waiting. It
-// belongs to the socket's lock, which is held for every call.
+// A deadline is the time at which a socket's reads or writes fail. The socket's lock guards it and is
+// held for every call.
 //
-// The timer is left running when a deadline moves later or ends, as it does with
-// each request of many a server: it looks at the deadline when it fires.
-type deadline struct {
+// When the deadline is moved later or removed, the timer keeps running. It checks the deadline when it
+// fires. Many servers move a deadline with each request, and this saves the cost of resetting the
+// timer.
+type deadline struct { // zero: no deadline
 	when  time.Time   // zero: none
-	past  bool        // when has come
-	timer *time.Timer // nil until needed
-	fires time.Time   // when the timer fires; zero: it does not run
+	past  bool        // when has passed
+	timer *time.Timer // nil until first needed
+	fires time.Time   // when timer fires; zero: it is not running
 }
 
-// set sets the deadline; the zero time means none. When it passes, wake is
-// called with mu held, at once if it has passed already. mu and wake are those
-// of the first call for which the deadline had to wait.
+// set sets the deadline; the zero time means none. When the deadline passes, wake is called with mu
+// held; if it has already passed, at once. The timer keeps the mu and wake of the first call that
+// needed it, so every call must pass the same.
 func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 	d.past = false
 	if t.IsZero() {
@@ -33,7 +34,8 @@ func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 		wake()
 		return
 	}
-	// Counted from now, the deadline does not move when the wall clock is set.
+	// A time derived from now has a monotonic clock reading, so setting the wall clock does not move
+	// it.
 	d.when = now.Add(left)
 	if !d.fires.IsZero() && !d.fires.After(d.when) {
 		return
@@ -50,8 +52,8 @@ func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 	d.timer.Reset(left)
 }
 
-// fired runs when the timer does, which may be a timer's last run from before
-// the deadline was set anew.
+// fired is called when the timer fires. The deadline may have been moved or removed since the timer was
+// set.
 func (d *deadline) fired(wake func()) {
 	if d.when.IsZero() || d.past {
 		d.fires = time.Time{}
@@ -68,13 +70,12 @@ func (d *deadline) fired(wake func()) {
 	d.timer.Reset(left)
 }
 
-// expired reports whether the deadline has passed, whether or not its timer has
-// had its turn.
+// expired reports whether the deadline has passed, even if the timer has not fired yet.
 func (d *deadline) expired() bool {
 	return d.past || !d.when.IsZero() && time.Until(d.when) <= 0
 }
 
-// stop ends the deadline for good, when its socket is closed.
+// stop removes the deadline and stops the timer, when the socket is closed.
 func (d *deadline) stop() {
 	d.when = time.Time{}
 	if d.timer != nil {

@@ -10,34 +10,34 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A Raw is a socket that receives a copy of every datagram of an IP protocol,
-// with the IP header or without it, and sends datagrams of it. What the stack does with
-// the protocol itself goes on.
+// A Raw is a raw socket. It receives a copy of every datagram of one IP protocol, with or without the
+// IP header, and sends datagrams of that protocol. The stack handles the protocol as it would without
+// the socket.
 type Raw struct {
 	dgram
 	proto uint16
-	ends  atomic.Pointer[rawEnds] // replaced under mu, never changed; read without it
+	ends  atomic.Pointer[rawEnds] // immutable, replaced with mu held, read without it
 }
 
-// rawEnds are the addresses from and to which a raw socket receives.
+// rawEnds are the addresses that select the datagrams for a raw socket.
 type rawEnds struct {
 	local bound
 	peer  netip.Addr // invalid unless the socket is connected
 }
 
-// fit reports whether what came from remote to local is for the socket.
+// fit reports whether a datagram from remote to local is for the socket.
 func (e *rawEnds) fit(local, remote netip.Addr, zone int) bool {
 	return e.local.takes(local, zone) && (!e.peer.IsValid() || e.peer == remote)
 }
 
-// A rawTable has all raw sockets.
+// A rawTable holds all raw sockets.
 type rawTable struct {
-	all    atomic.Pointer[[]*Raw] // replaced, never changed
+	all    atomic.Pointer[[]*Raw] // immutable, replaced with mu held, read without it
 	mu     mutex[levelTable]
 	closed bool
 }
 
-// sockets returns the sockets there are.
+// sockets returns all sockets.
 func (t *rawTable) sockets() []*Raw {
 	if all := t.all.Load(); all != nil {
 		return *all
@@ -57,17 +57,19 @@ func (t *rawTable) closeAll() {
 	}
 }
 
-// protoRaw is Linux's IPPROTO_RAW: what a socket of this protocol sends begins with the IP
-// header.
+// protoRaw is Linux's IPPROTO_RAW. Data written to a socket of this protocol begins with the IP header.
 const protoRaw = 255
 
-// OpenRaw makes a raw socket of a protocol, for a local address or, if that is
-// invalid or unspecified, for all of the host's. A protocol above 255 fits no header: as on
-// Linux, such a socket receives nothing, and sends with the lower 8 bits. What is written to one of
-// protocol 255 begins with the IPv4 header, as raw(7) has it: the length and the checksum are
-// filled in, and so are source and identification where they are 0; it goes to the address
-// that WriteTo or Connect names, whatever the header says, and never in fragments. The errors are
-// EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
+// OpenRaw opens a raw socket for an IP protocol. It is bound to a local address, or to all addresses of
+// the host if local is invalid or unspecified.
+//
+// As on Linux, a socket with a protocol above 255 receives nothing, and sends with the lower 8 bits of
+// the protocol. Data written to a socket with protocol 255 begins with an IP header (see raw(7)). The
+// stack fills in its length and checksum, and its source and identification if they are 0. The datagram
+// goes to the address that WriteTo or Connect names, whatever the header's destination is, and is never
+// fragmented.
+//
+// Errors are EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
 func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error) {
 	addr, zone, err := s.checkLocal(fam, local)
 	if err != nil {
@@ -78,7 +80,7 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 	}
 	r := &Raw{proto: proto}
 	if addr.Is6() {
-		fam = Family6 // as on Linux, a raw socket of IPv6 has none of IPv4's packets
+		fam = Family6 // as on Linux, an IPv6 raw socket receives no IPv4 packets
 	}
 	r.ends.Store(&rawEnds{local: bind(fam, addr, zone)})
 	r.init(s, fam)
@@ -94,9 +96,9 @@ func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error
 	return r, nil
 }
 
-// Connect has the socket send to and receive from one address only. A socket
-// bound to all addresses becomes bound to the one that leads there. The errors
-// are those of finding a route.
+// Connect makes the socket send to and receive from remote only. A socket that is bound to all
+// addresses becomes bound to the source address of the path to remote. The errors are those of the
+// route lookup.
 func (r *Raw) Connect(remote netip.Addr) error {
 	var o SendOptions
 	remote = r.destination(remote, &o)
@@ -133,23 +135,22 @@ func (r *Raw) LocalAddr() netip.Addr {
 	return r.s.zoned(at.addr, at.zone)
 }
 
-// ReadFrom waits for a datagram and copies as much of its payload as fits to b.
-// full is the payload's whole length.
+// ReadFrom waits for a datagram and copies its payload to b, as much as fits. full is the length of the
+// whole payload.
 func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
 	var d datagram
 	n, full, err = r.receive(b, false, &d)
 	return n, full, d.from.Addr(), d.meta, err
 }
 
-// ReadHeader is ReadFrom with the IPv4 header before the payload, as recvmsg(2) has it.
+// ReadHeader is ReadFrom for the payload with the IPv4 header before it, like recvmsg(2).
 func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
 	var d datagram
 	n, full, err = r.receive(b, true, &d)
 	return n, full, d.from.Addr(), d.meta, err
 }
 
-// Read is ReadHeader as read(2) has it: nothing is read into nothing, and it does not
-// wait.
+// Read is ReadHeader, like read(2). If b is empty, it returns at once and reads nothing.
 func (r *Raw) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, r.open()
@@ -158,7 +159,8 @@ func (r *Raw) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
+// Write sends a datagram on a connected socket. It fails with EDESTADDRREQ if the socket is not
+// connected.
 func (r *Raw) Write(b []byte) (int, error) {
 	r.mu.Lock()
 	if !r.closed && !r.wd.expired() && !r.remote.IsValid() {
@@ -171,8 +173,8 @@ func (r *Raw) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// WriteTo sends a datagram with the payload b, in fragments if need be. The
-// errors are as UDP's.
+// WriteTo sends a datagram with the payload b, in fragments if necessary. The errors are those of
+// UDP.WriteTo.
 func (r *Raw) WriteTo(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	r.mu.Lock()
 	to = r.destination(to, &o)
@@ -182,7 +184,7 @@ func (r *Raw) WriteTo(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	return n, err
 }
 
-// write queues a datagram. The lock is held.
+// write queues a datagram. r.mu is held.
 func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	if err := r.usable(&r.wd); err != nil {
 		return 0, err
@@ -219,7 +221,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		if len(data) < wire.ICMPv6ChecksumOffset+2 {
 			r.s.bufs.put(sl.buf)
 			if len(data) < 2 {
-				return 0, syscall.EFAULT // as on Linux, which looks for the type and the code first
+				return 0, syscall.EFAULT // as on Linux, which reads the type and the code first
 			}
 			return 0, syscall.EINVAL
 		}
@@ -233,9 +235,9 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	return len(b), nil
 }
 
-// ownHeader has a datagram on the path in r.path sent with the header that it begins with. The
-// errors are those of Linux: EMSGSIZE for one that is larger than the link's MTU, EINVAL for one
-// without a whole header. The lock is held.
+// ownHeader makes h use the IP header at the start of b. The errors are those of Linux: EMSGSIZE if b
+// is larger than the link's MTU, EINVAL if b does not begin with a whole header. r.path is the path;
+// r.mu is held.
 func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
 	if len(b) > r.path.ifc.mtu() {
 		return syscall.EMSGSIZE
@@ -260,8 +262,7 @@ func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
 	return nil
 }
 
-// Close closes the socket. Those who wait return net.ErrClosed, and so does a
-// second Close.
+// Close closes the socket. Calls that wait return net.ErrClosed. A second Close returns net.ErrClosed.
 func (r *Raw) Close() error {
 	if !r.shut() {
 		return net.ErrClosed
@@ -276,11 +277,11 @@ func (r *Raw) Close() error {
 	return nil
 }
 
-// inputRaw gives copies of a datagram to the raw sockets of its protocol. It
-// reports whether there was one.
+// inputRaw passes copies of a datagram to the raw sockets of its protocol. It reports whether there is
+// one.
 func (s *Stack) inputRaw(p *packet) bool {
 	if len(p.tail) > 0 {
-		return false // takesParts found no socket: one that is there now is newer than the frame
+		return false // takesParts has found no raw socket for the frame; ignore one that was opened since
 	}
 	header := p.header
 	if p.src.Is6() {
@@ -295,7 +296,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		// RFC 3542 3.1: "the kernel will verify the ICMPv6 checksum on input".
 		if !summed {
 			if _, _, reason := wire.ParseICMPv6(p.src, p.dst, p.payload); reason != wire.OK {
-				return true // it is counted by those who come next
+				return true // the protocol's own handler counts it
 			}
 			summed = true
 		}
@@ -309,7 +310,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 	return found
 }
 
-// rawICMP tells connected raw sockets that their datagrams do not arrive.
+// rawICMP reports an ICMP error to the connected raw sockets whose datagrams caused it.
 func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 	for _, r := range s.raw.sockets() {
 		ends := r.ends.Load()

@@ -18,30 +18,30 @@ const (
 	maxUDPPayload6 = maxIPv6 - wire.UDPLen                // 65527
 )
 
-// A UDP is a UDP socket. Its methods may be called from several goroutines.
-// Errors are net.ErrClosed, os.ErrDeadlineExceeded and syscall.Errno.
+// A UDP is a UDP socket. Its methods may be called concurrently. Errors are net.ErrClosed,
+// os.ErrDeadlineExceeded and syscall.Errno.
 type UDP struct {
 	dgram
-	local  netip.AddrPort // changed by Connect, under mu
-	shared bool           // the address may be that of others which are shared
+	local  netip.AddrPort // guarded by mu; Connect may change it
+	shared bool           // other shared sockets may be bound to the same address and port
 }
 
-// udpBuckets is over how many lists the sockets are spread by their ports.
+// udpBuckets is the number of buckets of a udpTable.
 const udpBuckets = 512
 
-// A udpTable finds the sockets of a port. Those of one port differ in their
-// local addresses, or are shared.
+// A udpTable maps ports to sockets. Sockets with the same port differ in their local addresses, or are
+// shared.
 type udpTable struct {
-	// Allocated for the first socket. The buckets are replaced under mu, never changed, and
-	// found without it.
+	// Allocated for the first socket. A bucket is immutable, replaced with mu held, and read without
+	// it.
 	buckets atomic.Pointer[[udpBuckets]atomic.Pointer[[]udpBinding]]
 
 	mu     mutex[levelTable]
 	closed bool
-	folded atomic.Uint64 // sockets whose counters have gone to the stack's
+	folded atomic.Uint64 // number of closed sockets whose counts were added to the stack's counters
 }
 
-// A udpBinding is a socket with what finds it.
+// A udpBinding is the entry of a socket in a udpTable.
 type udpBinding struct {
 	u    *UDP
 	at   bound
@@ -49,12 +49,12 @@ type udpBinding struct {
 	peer netip.AddrPort // invalid unless the socket is connected
 }
 
-// binding is what finds the socket. Its lock is held, or nobody else has it yet.
+// binding returns the entry of the socket. u.mu is held, unless the socket is new.
 func (u *UDP) binding() udpBinding {
 	return udpBinding{u: u, at: bind(u.fam, u.local.Addr(), u.zone), port: u.local.Port(), peer: u.remote}
 }
 
-// at returns the sockets of a port, and others.
+// at returns the bucket of a port. It may also contain sockets with other ports.
 func (t *udpTable) at(port uint16) []udpBinding {
 	if all := t.buckets.Load(); all != nil {
 		if bs := all[port%udpBuckets].Load(); bs != nil {
@@ -64,7 +64,7 @@ func (t *udpTable) at(port uint16) []udpBinding {
 	return nil
 }
 
-// set replaces the sockets that at returns. t.mu is held.
+// set replaces the bucket of a port. t.mu is held.
 func (t *udpTable) set(port uint16, bs []udpBinding) {
 	all := t.buckets.Load()
 	if all == nil {
@@ -74,15 +74,15 @@ func (t *udpTable) set(port uint16, bs []udpBinding) {
 	all[port%udpBuckets].Store(&bs)
 }
 
-// find returns the socket that a datagram is for: the one bound to the very
-// address before one bound to all of them, and none that is connected to
-// somebody else.
+// find returns the socket that a unicast datagram is for, or nil. A socket that is bound to the address
+// precedes one that is bound to all addresses. A socket that is connected to another peer is not
+// considered.
 func (t *udpTable) find(local, remote netip.AddrPort, zone int) *UDP {
 	var best *UDP
 	score := 0
 	bs := t.at(local.Port())
 	for i := range bs {
-		// Of those that share an address it is the last that came, as on Linux.
+		// Of sockets that fit equally well, take the newest, as on Linux.
 		if n := bs[i].fit(local, remote, zone); n > 0 && n >= score {
 			best, score = bs[i].u, n
 		}
@@ -90,8 +90,8 @@ func (t *udpTable) find(local, remote netip.AddrPort, zone int) *UDP {
 	return best
 }
 
-// fit tells how well a datagram to an address of the host, or a group, fits the
-// socket; 0: not at all. As on Linux, a wildcard of its family alone is before one of both.
+// fit returns how well a datagram to local, an address of the host or a group, fits the socket; 0 means
+// that it is not for the socket. As on Linux, a wildcard of one family fits better than one of both.
 func (b *udpBinding) fit(local, remote netip.AddrPort, zone int) int {
 	if b.port != local.Port() || !b.at.takes(local.Addr(), zone) {
 		return 0
@@ -112,8 +112,8 @@ func (b *udpBinding) fit(local, remote netip.AddrPort, zone int) int {
 	return n
 }
 
-// findAll appends all sockets that a datagram to a group is for: each gets a copy,
-// whichever of them has joined it, as on Linux.
+// findAll appends all sockets that a multicast or broadcast datagram to local is for. As on Linux, each
+// gets a copy, whether or not it has joined the group.
 func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort, zone int) []*UDP {
 	bs := t.at(local.Port())
 	for i := range bs {
@@ -124,8 +124,7 @@ func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort, zone int) []
 	return us
 }
 
-// free reports whether a socket may be bound as b is. Those that are shared do
-// not stand in each other's way. The lock is held.
+// free reports whether a socket can be bound as b is. Two shared sockets do not conflict. t.mu is held.
 func (t *udpTable) free(b *udpBinding, shared bool) bool {
 	for _, have := range t.at(b.port) {
 		if have.port == b.port && !(shared && have.u.shared) && have.at.conflicts(&b.at) {
@@ -135,11 +134,11 @@ func (t *udpTable) free(b *udpBinding, shared bool) bool {
 	return true
 }
 
-// add puts a socket in. The lock is held. The list may grow in its place: who reads it sees only
-// what was in it before.
+// add adds a socket. t.mu is held. append may write behind the end of the current bucket, which its
+// readers do not see.
 func (t *udpTable) add(b udpBinding) { t.set(b.port, append(t.at(b.port), b)) }
 
-// remove takes a socket out. The lock is held.
+// remove removes a socket. t.mu is held.
 func (t *udpTable) remove(u *UDP, port uint16) {
 	bs := t.at(port)
 	i := slices.IndexFunc(bs, func(have udpBinding) bool { return have.u == u })
@@ -150,7 +149,7 @@ func (t *udpTable) remove(u *UDP, port uint16) {
 	t.set(port, append(append(rest, bs[:i]...), bs[i+1:]...))
 }
 
-// rebind changes what finds a socket, in its place. The lock is held.
+// rebind replaces the entry of a socket. t.mu is held.
 func (t *udpTable) rebind(b udpBinding) {
 	bs := slices.Clone(t.at(b.port))
 	for i := range bs {
@@ -161,8 +160,8 @@ func (t *udpTable) rebind(b udpBinding) {
 	t.set(b.port, bs)
 }
 
-// counted adds what the open sockets have counted to two counters of the stack, of what they
-// received and of what they sent.
+// counted returns the sum of the stack's counters of received and sent datagrams and the open sockets'
+// own counts.
 func (t *udpTable) counted(received, sent *atomic.Uint64) (uint64, uint64) {
 	for {
 		folded := t.folded.Load()
@@ -194,17 +193,16 @@ func (t *udpTable) closeAll() {
 	t.buckets.Store(nil)
 }
 
-// OpenUDP makes a UDP socket bound to a local address. An invalid or unspecified
-// address stands for all of the host's, and port 0 for a free one, chosen as
-// RFC 6056 has it. The errors are EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT and
-// net.ErrClosed.
+// OpenUDP opens a UDP socket that is bound to local. An invalid or unspecified address means all
+// addresses of the host. Port 0 means a free port, chosen as RFC 6056 recommends. Errors are
+// EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT and net.ErrClosed.
 func (s *Stack) OpenUDP(fam Family, local netip.AddrPort) (*UDP, error) {
 	return s.openUDP(fam, local, false)
 }
 
-// OpenSharedUDP is OpenUDP for a socket that shares its address with others made by it,
-// as Linux has it with SO_REUSEADDR. Each gets a copy of what is sent to a multicast
-// group; what is sent to a host is for the last.
+// OpenSharedUDP is OpenUDP for a socket that shares its address and port with others opened by
+// OpenSharedUDP, like Linux's SO_REUSEADDR. Each socket gets a copy of a datagram to a multicast group.
+// A unicast datagram goes to the newest socket.
 func (s *Stack) OpenSharedUDP(fam Family, local netip.AddrPort) (*UDP, error) {
 	return s.openUDP(fam, local, true)
 }
@@ -246,9 +244,9 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 	return u, nil
 }
 
-// Connect has the socket send to and receive from one address only. A socket
-// bound to all addresses becomes bound to the one that leads there. The errors
-// are those of finding a route.
+// Connect makes the socket send to and receive from remote only. A socket that is bound to all
+// addresses becomes bound to the source address of the path to remote. The errors are those of the
+// route lookup.
 func (u *UDP) Connect(remote netip.AddrPort) error {
 	var o SendOptions
 	remote = netip.AddrPortFrom(u.destination(remote.Addr(), &o), remote.Port())
@@ -291,15 +289,15 @@ func (u *UDP) LocalAddr() netip.AddrPort {
 	return u.zoned(u.local)
 }
 
-// ReadFrom waits for a datagram and copies as much of it as fits to b. full is
-// its whole length. On a connected socket, an ICMP error is reported once.
+// ReadFrom waits for a datagram and copies its payload to b, as much as fits. full is the length of the
+// whole payload. On a connected socket, an ICMP error makes one call fail.
 func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, err error) {
 	var d datagram
 	n, full, err = u.receive(b, false, &d)
 	return n, full, d.from, d.meta, err
 }
 
-// Read is ReadFrom as read(2) has it: nothing is read into nothing, and it does not wait.
+// Read is ReadFrom, like read(2). If b is empty, it returns at once and reads nothing.
 func (u *UDP) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, u.open()
@@ -309,7 +307,8 @@ func (u *UDP) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write sends a datagram on a connected socket; EDESTADDRREQ if it is not.
+// Write sends a datagram on a connected socket. It fails with EDESTADDRREQ if the socket is not
+// connected.
 func (u *UDP) Write(b []byte) (int, error) {
 	u.mu.Lock()
 	if !u.closed && !u.wd.expired() && !u.remote.IsValid() {
@@ -321,10 +320,9 @@ func (u *UDP) Write(b []byte) (int, error) {
 	return u.written(b, now, err)
 }
 
-// WriteTo sends a datagram. It waits only where the link takes nothing more.
-// The errors are those of finding a route, EMSGSIZE for more than 65507 bytes
-// or what DontFragment forbids, EINVAL for port 0, EAFNOSUPPORT, and on a
-// connected socket what ICMP reported.
+// WriteTo sends a datagram. It waits only while the transmit queue is full. The errors are those of the
+// route lookup; EMSGSIZE if b is larger than 65507 bytes (65527 over IPv6) or DontFragment forbids the
+// size; EINVAL for port 0; EAFNOSUPPORT; and on a connected socket those that ICMP reports.
 func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	u.mu.Lock()
 	now, err := u.write(b, netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port()), &o)
@@ -332,8 +330,8 @@ func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	return u.written(b, now, err)
 }
 
-// write makes a datagram, and queues it or leaves it for flush: written is to be called without
-// the lock, which is held.
+// write builds a datagram and queues it, or leaves it in a direct slot. u.mu is held. The caller must
+// call written after it has unlocked u.mu.
 func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface, err error) {
 	if err := u.ready(len(b), to, o); err != nil {
 		return nil, err
@@ -344,10 +342,10 @@ func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface,
 	return u.send(now, &sl, len(b), 1, to, o, &frameMeta{})
 }
 
-// coarse is the time for one of many datagrams.
+// coarse returns the time for a datagram. A socket that sends many starts the coarse clock.
 func (u *UDP) coarse() tcp.Time { return u.s.coarse(u.sent%64 == 63) }
 
-// written sends what write has made, and returns what WriteTo does.
+// written transmits the datagram that write has built, and returns the results of WriteTo.
 func (u *UDP) written(b []byte, direct *iface, err error) (int, error) {
 	u.s.flush(direct)
 	if err != nil {
@@ -356,8 +354,8 @@ func (u *UDP) written(b []byte, direct *iface, err error) (int, error) {
 	return len(b), nil
 }
 
-// ready returns nil when a datagram of n bytes can be sent, on the path in u.path.
-// It waits for room. The lock is held.
+// ready prepares to send a datagram of n bytes: it sets u.path and waits for room in the transmit
+// queue. It returns nil if the datagram can be sent. u.mu is held, but not during the wait.
 func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	if err := u.usable(&u.wd); err != nil {
 		return err
@@ -380,9 +378,9 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	return nil
 }
 
-// send sends the datagram whose payload of size bytes is in the slot behind the UDP header, or with
-// meta the super-frame of count datagrams. The slot is given away. ready was called. The lock
-// is held.
+// send sends a datagram that ready has accepted. Its payload of size bytes is in the slot, behind the
+// UDP header. If count > 1, the payload is that of a super-frame of count datagrams, which meta
+// describes. send takes ownership of the slot. u.mu is held.
 func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o *SendOptions, meta *frameMeta) (direct *iface, err error) {
 	p, n := &u.path, wire.UDPLen+size
 	b := sl.buf[transportAt:]
@@ -399,8 +397,7 @@ func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o
 	return direct, err
 }
 
-// Close closes the socket. Those who wait return net.ErrClosed, and so does a
-// second Close.
+// Close closes the socket. Calls that wait return net.ErrClosed. A second Close returns net.ErrClosed.
 func (u *UDP) Close() error {
 	if !u.shut() {
 		return net.ErrClosed
@@ -417,7 +414,7 @@ func (u *UDP) Close() error {
 	return nil
 }
 
-// fold gives the counters of a socket that has been closed to the stack.
+// fold adds the counts of a closed socket to the stack's counters.
 func (u *UDP) fold() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -428,7 +425,7 @@ func (u *UDP) fold() {
 	u.s.udp.folded.Add(1)
 }
 
-// inputUDP works on a UDP datagram.
+// inputUDP handles a UDP datagram.
 func (s *Stack) inputUDP(p *packet) {
 	h, payload, r := wire.ParseUDP(p.payload)
 	if r != wire.OK {
@@ -475,7 +472,7 @@ func (s *Stack) inputUDP(p *packet) {
 	u.input(p, payload, from, &meta)
 }
 
-// input queues a datagram, or those of a super-frame.
+// input queues a datagram, or each datagram of a super-frame.
 func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) {
 	size := max(len(payload), 1)
 	if p.gso == nic.GSOUDP && p.gsoSize > 0 {
@@ -492,18 +489,17 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) 
 	}
 }
 
-// isConnectedTo reports whether the socket is connected to an address, given without its zone.
+// isConnectedTo reports whether the socket is connected to remote, which has no zone.
 func (u *UDP) isConnectedTo(remote netip.AddrPort) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.remote == remote
 }
 
-// udpICMP tells a connected socket that its datagrams do not arrive.
+// udpICMP reports an ICMP error to the connected socket whose datagram caused it.
 //
-// RFC 1122 4.1.3.3: "UDP MUST pass to the application layer all ICMP error
-// messages that it receives from the IP layer." As on Linux, an error that may
-// pass by itself is not told.
+// RFC 1122 4.1.3.3: "UDP MUST pass to the application layer all ICMP error messages that it receives
+// from the IP layer." As on Linux, errors that may be transient are not reported.
 func (s *Stack) udpICMP(e *icmpError) {
 	sport := uint16(e.transport[0])<<8 | uint16(e.transport[1])
 	dport := uint16(e.transport[2])<<8 | uint16(e.transport[3])
@@ -516,7 +512,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 	tell := e.hard
 	if e.errno == syscall.EMSGSIZE {
 		s.lowerDatagramMTU(e.remote, e.mtu)
-		tell = true // of both families, as on Linux (udp_err, udpv6_err)
+		tell = true // over both families, as on Linux (udp_err, udpv6_err)
 	}
 	if tell && u.isConnectedTo(remote) {
 		u.fail(e.errno)

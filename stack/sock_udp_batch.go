@@ -8,17 +8,17 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A Datagram is one of those that WriteBatch sends or ReadBatch receives.
+// A Datagram is an element of a batch of WriteBatch or ReadBatch.
 type Datagram struct {
-	Buffers [][]byte       // to be filled one after the other, or what is sent
-	Addr    netip.AddrPort // of the other end; invalid when sending on a connected socket
-	N       int            // bytes that were read or sent
-	Full    int            // length of what was received, of which N fitted
-	Meta    Meta           // of what was received
-	Options SendOptions    // for what is sent
+	Buffers [][]byte       // the payload in pieces, to be sent or to be filled in order
+	Addr    netip.AddrPort // the other end; invalid to send on a connected socket
+	N       int            // number of bytes sent, or copied to Buffers
+	Full    int            // length of the received payload, which may exceed N
+	Meta    Meta           // of a received datagram
+	Options SendOptions    // of a datagram to be sent
 }
 
-// len is the length of what is to be sent.
+// len returns the length of the payload to be sent.
 func (d *Datagram) len() int {
 	n := 0
 	for _, b := range d.Buffers {
@@ -27,7 +27,7 @@ func (d *Datagram) len() int {
 	return n
 }
 
-// copyTo copies what is to be sent to b, and returns its length.
+// copyTo copies the payload to be sent to b, and returns its length.
 func (d *Datagram) copyTo(b []byte) int {
 	n := 0
 	for _, p := range d.Buffers {
@@ -36,7 +36,7 @@ func (d *Datagram) copyTo(b []byte) int {
 	return n
 }
 
-// receive takes a datagram of the queue.
+// receive fills d from a datagram of the receive queue.
 func (d *Datagram) receive(q *datagram) {
 	d.Addr, d.Meta = q.from, q.meta
 	d.N, d.Full = 0, len(q.buf)
@@ -45,23 +45,23 @@ func (d *Datagram) receive(q *datagram) {
 	}
 }
 
-// maxUDPRun is how many datagrams one super-frame may stand for: what the kernel
-// takes, UDP_MAX_SEGMENTS of Linux before 6.9.
+// maxUDPRun is the maximum number of datagrams in a super-frame. It is UDP_MAX_SEGMENTS of Linux before
+// 6.9, the most that such a kernel accepts.
 const maxUDPRun = 64
 
-// WriteBatch sends datagrams in their order, sets N of each, and returns how many it has
-// sent. The error, one of WriteTo's, or EDESTADDRREQ, is that of the datagram after them, and is
-// told only if it is the first: as with sendmmsg(2), to write the rest tells it.
+// WriteBatch sends datagrams in order, sets N of each, and returns the number of datagrams that it has
+// sent. If it cannot send one, it stops. It returns an error only if that was the first datagram, as
+// sendmmsg(2) does; to learn the error of a later one, call WriteBatch again with the rest. Errors are
+// those of WriteTo, and EDESTADDRREQ.
 //
-// Datagrams of one length that follow each other and go to one address with the
-// same options leave as one super-frame where the link cuts them up; the last of
-// them may be shorter.
+// Consecutive datagrams of the same length, address and options leave as one super-frame if the device
+// segments it. The last of them may be shorter.
 func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	u.mu.Lock()
 	var direct *iface
 	for n < len(ms) && err == nil {
 		if n > 0 && u.pending != 0 {
-			break // it is for the next call to tell
+			break // the next call returns the error
 		}
 		var k int
 		k, direct, err = u.writeRun(ms[n:])
@@ -75,9 +75,9 @@ func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	return n, err
 }
 
-// writeRun sends the first of the datagrams, with those that can go in one super-frame
-// with it, and returns how many. The last one may be left for flush, as with write. The lock
-// is held.
+// writeRun sends the first datagram of ms, together with those after it that fit into the same
+// super-frame, and returns their number. As with write, they may be left in a direct slot. u.mu is
+// held.
 func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	first := &ms[0]
 	o := first.Options
@@ -122,8 +122,8 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	return n, direct, nil
 }
 
-// ReadBatch waits for a datagram and takes as many as there are, at most one for
-// each element of ms. It returns how many. The errors are those of ReadFrom.
+// ReadBatch waits for a datagram, then moves queued datagrams to ms, at most one to each element, and
+// returns their number. The errors are those of ReadFrom.
 func (u *UDP) ReadBatch(ms []Datagram) (n int, err error) {
 	if len(ms) == 0 {
 		return 0, nil
