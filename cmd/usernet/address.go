@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// documentation are the prefixes that RFC 5737 keeps for examples, and some of those of RFC 3849: no
-// network of anybody's uses them, so that a demonstration may.
+// documentation returns prefixes reserved for documentation: those of RFC 5737, or some of
+// RFC 3849. No network uses them, so the link of a demonstration may.
 func documentation(six bool) []netip.Prefix {
 	if six {
 		return []netip.Prefix{
@@ -23,13 +23,13 @@ func documentation(six bool) []netip.Prefix {
 	}
 }
 
-// An ifaceAddr is an address that the kernel has already.
+// An ifaceAddr is an address of one of the kernel's interfaces.
 type ifaceAddr struct {
 	iface  string
 	prefix netip.Prefix
 }
 
-// kernelAddrs lists the addresses of the kernel's interfaces, without those of one link only.
+// kernelAddrs returns the addresses of the kernel's interfaces, without IPv6's link-local ones.
 func kernelAddrs() ([]ifaceAddr, error) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
@@ -39,7 +39,7 @@ func kernelAddrs() ([]ifaceAddr, error) {
 	for _, ifc := range ifaces {
 		addrs, err := ifc.Addrs()
 		if err != nil {
-			continue // it has been deleted meanwhile
+			continue // the interface was deleted after net.Interfaces
 		}
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
@@ -57,15 +57,15 @@ func isDown(name string) bool {
 	return err == nil && ifc.Flags&net.FlagUp == 0
 }
 
-// plans are those for IPv4 and IPv6, of which the second is optional.
+// plans are the addresses of both families. The one for IPv6 is optional.
 type plans struct{ four, six plan }
 
-// ours and hosts are the addresses of the two ends.
+// ours returns the addresses of our end, and hosts those of the other end.
 func (p *plans) ours() prefixes  { return prefixes{p.four.addr, p.six.addr} }
 func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
 
-// planBoth is planAddrs for both families: for IPv6 if wanted, or if the user has asked for it, or the TAP has
-// it.
+// planBoth calls planAddrs for both families. It plans IPv6 if wanted is set, the user gave an IPv6
+// address, or the TAP has one.
 func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans, err error) {
 	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
 		for _, a := range list {
@@ -84,18 +84,17 @@ func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans
 	return p, err
 }
 
-// A plan has the addresses of one family for the two ends of the link.
+// A plan holds the addresses of one family for both ends of the link.
 type plan struct {
 	addr netip.Prefix // ours
 	host netip.Prefix // the kernel's, or that of the second host on a wire
-	note string       // what the user should know about the choice; may be empty
+	note string       // says why other than the default addresses were chosen; may be empty
 }
 
-// planAddrs chooses the addresses of a link. addr and host are those that the user
-// asked for; they may be invalid. own are the addresses of the
-// TAP, taken those of all other interfaces. It refuses a network that
-// overlaps with a taken one, because the kernel would
-// send the packets of that interface to our link.
+// planAddrs chooses the addresses of a link. addr and host are the addresses that the user asked
+// for; they may be invalid. own are the addresses of the TAP, and taken are those of all other
+// interfaces. planAddrs refuses a network that overlaps with a taken one, because the kernel would
+// send that interface's packets to our link.
 func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan, error) {
 	var p plan
 	var err error
@@ -123,7 +122,7 @@ func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan,
 	return p, p.check(taken)
 }
 
-// freePlan takes the first documentation prefix that the kernel does not use.
+// freePlan uses the first documentation prefix that the kernel does not use.
 func freePlan(taken []ifaceAddr, six bool) (plan, error) {
 	var first *ifaceAddr
 	for _, doc := range documentation(six) {
@@ -146,7 +145,7 @@ func freePlan(taken []ifaceAddr, six bool) (plan, error) {
 	return plan{}, fmt.Errorf("every network kept for documentation is in use (%v on %s): choose -addr and -host-addr yourself", first.prefix, first.iface)
 }
 
-// check refuses a plan that cannot work or would disturb another interface.
+// check returns an error if the plan cannot work or would disturb another interface.
 func (p *plan) check(taken []ifaceAddr) error {
 	for _, q := range []netip.Prefix{p.addr, p.host} {
 		if err := checkHostAddr(q); err != nil {
@@ -165,7 +164,7 @@ func (p *plan) check(taken []ifaceAddr) error {
 	return nil
 }
 
-// overlap finds the interface whose network overlaps with p.
+// overlap returns an address whose network overlaps with p, or nil.
 func overlap(p netip.Prefix, taken []ifaceAddr) *ifaceAddr {
 	for i := range taken {
 		if taken[i].prefix.Overlaps(p) {

@@ -24,9 +24,9 @@ type tapError struct {
 func (e *tapError) Error() string { return strings.TrimPrefix(e.err.Error(), "nic: ") }
 func (e *tapError) Unwrap() error { return e.err }
 
-// cannotTAP reports whether an error of opening the TAP means that
-// this user or this system has no TAP devices. On systems where TAP devices need a
-// driver that few have, every error means that.
+// cannotTAP reports whether err means that this user or this system cannot have a TAP device.
+// Outside Linux, TAP devices need a driver that is rarely installed, so every failure to open one
+// means that.
 func cannotTAP(err error) bool {
 	if !errors.As(err, new(*tapError)) {
 		return false
@@ -34,7 +34,7 @@ func cannotTAP(err error) bool {
 	return runtime.GOOS != "linux" || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
 }
 
-// A place is what the advice depends on.
+// A place holds the facts about the system on which the advice depends.
 type place struct {
 	system    string // runtime.GOOS
 	root      bool
@@ -50,13 +50,13 @@ func here() place {
 			p.container = true
 		}
 	}
-	// systemd-nspawn, LXC and Podman say so. (systemd's Container Interface)
+	// systemd-nspawn, LXC and Podman set this variable (systemd's Container Interface).
 	p.container = p.container || os.Getenv("container") != ""
 	p.exists = func(iface string) bool { _, err := net.InterfaceByName(iface); return err == nil }
 	return p
 }
 
-// userName returns the name of the user who runs this program, or the number if it has no name.
+// userName returns the name of the current user, or the numeric ID if the user has no name.
 func userName() string {
 	uid := strconv.Itoa(os.Getuid())
 	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
@@ -65,7 +65,7 @@ func userName() string {
 	return uid
 }
 
-// asRoot returns commands in the form in which this user can run them as root.
+// asRoot returns a command line that runs the commands as root for this user.
 func (p *place) asRoot(commands ...string) string {
 	switch {
 	case p.root:
@@ -76,7 +76,7 @@ func (p *place) asRoot(commands ...string) string {
 	return "sudo sh -c '" + strings.Join(commands, " && ") + "'"
 }
 
-// noTAP returns a line that says why there is no TAP, and further lines that say how to get one.
+// noTAP returns a line that says why there is no TAP, followed by lines that say how to get one.
 func (p *place) noTAP(err *tapError) []string {
 	const container = "to have one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
 	why := "no TAP device: " + err.Error()
@@ -86,7 +86,7 @@ func (p *place) noTAP(err *tapError) []string {
 		return []string{why, "to have one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
 		why = fmt.Sprintf("no TAP device: %v", perm.Err)
-		// Root lacks the permission only if it was taken away.
+		// Root lacks the permission only if its capabilities were removed.
 		if p.root {
 			return []string{why, container}
 		}
@@ -105,7 +105,7 @@ func (p *place) noTAP(err *tapError) []string {
 	return []string{why}
 }
 
-// nextTAP returns the name of a device beside the one with this name: usernet1 for usernet0.
+// nextTAP returns the next name without an interface: usernet1 after usernet0.
 func (p *place) nextTAP(name string) string {
 	stem := strings.TrimRight(name, "0123456789")
 	n, _ := strconv.Atoi(name[len(stem):])
@@ -117,8 +117,8 @@ func (p *place) nextTAP(name string) string {
 	}
 }
 
-// notReady returns the commands for a TAP of the user's that has no address or is not up, "" if it is
-// ready. host is the address for the kernel's side.
+// notReady returns a message with the commands to run if the user's TAP has no address or is not
+// up, and "" if it is ready. host is the address for the kernel's side.
 func (p *place) notReady(tap, host string, hasAddr, up bool) string {
 	var lacks, commands []string
 	if !hasAddr {

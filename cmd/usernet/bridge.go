@@ -11,25 +11,24 @@ import (
 	"syscall"
 )
 
-// A bridge makes a server inside this program reachable for a browser: it forwards each
-// connection to a port on the kernel's 127.0.0.1 over a new connection on the wire
-// in memory.
+// A bridge lets a browser reach a server on the wire in memory. It listens on a port of the
+// kernel's 127.0.0.1 and forwards each connection over a new one on the wire.
 type bridge struct {
 	ln   net.Listener
 	dial func(context.Context) (net.Conn, error)
 	log  *slog.Logger
-	stop context.CancelFunc // of the dials
+	stop context.CancelFunc // cancels the dials
 
 	mu     sync.Mutex
-	conns  map[net.Conn]bool // open, of either side
+	conns  map[net.Conn]bool // the open connections of both sides
 	closed bool
 	done   sync.WaitGroup
 }
 
-// bridgePorts is how many ports are tried, from the wanted one on.
+// bridgePorts is how many successive ports listenLoopback tries.
 const bridgePorts = 100
 
-// listenLoopback listens on a loopback address, on the port or the next one that is free.
+// listenLoopback listens on a loopback address, on port or the first free one after it.
 func listenLoopback(host string, port int) (net.Listener, error) {
 	var first error
 	for p := port; p < port+bridgePorts; p++ {
@@ -67,9 +66,8 @@ func (b *bridge) accept(ctx context.Context) {
 	}
 }
 
-// serve forwards between a connection and a new one on the wire until both directions have
-// ended. When one direction ends, its end is forwarded, and the other
-// direction continues.
+// serve forwards data between outer and a new connection on the wire, until both directions have
+// ended. When one direction ends, serve forwards the end, and the other direction continues.
 func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	if !b.add(outer) {
 		return
@@ -91,11 +89,11 @@ func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	out.Wait()
 }
 
-// forward copies from src to dst, and then forwards the end or the error.
+// forward copies from src to dst. Then it forwards the end of the stream or the error.
 func forward(dst, src net.Conn) {
 	_, err := io.Copy(dst, src)
 	if err != nil {
-		// One of the two has failed. Neither side may take its data for complete.
+		// One connection has failed. Reset both, so that neither peer takes its data for complete.
 		reset(dst)
 		reset(src)
 		return
@@ -105,7 +103,8 @@ func forward(dst, src net.Conn) {
 	}
 }
 
-// reset closes a connection so that its peer sees an error and not the end of the stream.
+// reset closes a connection with a reset, so that its peer sees an error instead of the end of the
+// stream.
 func reset(c net.Conn) {
 	if c, ok := c.(interface{ SetLinger(int) error }); ok {
 		c.SetLinger(0)
@@ -131,7 +130,7 @@ func (b *bridge) remove(c net.Conn) {
 	c.Close()
 }
 
-// Close ends the bridge and every connection over it.
+// Close closes the bridge and its connections.
 func (b *bridge) Close() {
 	b.ln.Close()
 	b.stop()

@@ -52,7 +52,7 @@ func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bo
 		file.discard()
 		return advised(err)
 	}
-	l.verbose = false // the trace is the command's own
+	l.verbose = false // dump has its own trace
 	n := newNetwork(p, tap.Name(), log)
 	n.file = file
 	dev, err := n.wrap(l, t, tap)
@@ -90,8 +90,8 @@ func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bo
 	return err
 }
 
-// lineLimit passes so many lines on and then calls end. A tracer calls Write once
-// at a time.
+// A lineLimit writes the first left lines to w and then calls end. Each call of Write has one line,
+// and there are no concurrent calls.
 type lineLimit struct {
 	w       io.Writer
 	left    int

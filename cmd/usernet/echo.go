@@ -22,7 +22,7 @@ const (
 	discardPort = 9
 )
 
-// ports are a repeatable flag.
+// ports is the value of a flag that may be given several times.
 type ports []uint16
 
 func (p *ports) String() string { return "" }
@@ -64,7 +64,7 @@ func echoCommand() command {
 	}
 }
 
-// checkPorts finds ports that two services would have.
+// checkPorts returns an error if two services have the same port.
 func checkPorts(tcp, udp ports) error {
 	for _, c := range []struct {
 		flag        string
@@ -80,7 +80,7 @@ func checkPorts(tcp, udp ports) error {
 	return nil
 }
 
-// services are the servers of the echo command.
+// services are the servers of the echo command. close closes everything in closed.
 type services struct {
 	log    *slog.Logger
 	closed []io.Closer
@@ -111,7 +111,7 @@ func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) erro
 	return err
 }
 
-// start starts all services. An error names the port on which it could not listen.
+// start starts all services. An error names the port on which start could not listen.
 func (s *services) start(h *usernet.Host, tcp, udp ports) error {
 	for _, port := range append(ports{echoPort}, tcp...) {
 		if err := s.startTCP(h, port, "echo", echo); err != nil {
@@ -150,7 +150,7 @@ func (s *services) close() {
 	}
 }
 
-// acceptLoop serves every connection until the listener is closed.
+// acceptLoop accepts and serves connections until the listener is closed.
 func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
 	for {
 		c, err := ln.Accept()
@@ -159,7 +159,7 @@ func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			// A temporary shortage.
+			// The error is temporary.
 			log.Warn("accept", "err", err)
 			time.Sleep(10 * time.Millisecond)
 			continue
@@ -174,13 +174,13 @@ func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
 	}
 }
 
-// echo sends back what it gets, and ends when the peer has ended.
+// echo sends back the received data until the peer ends the stream.
 func echo(c net.Conn) error {
 	_, err := io.Copy(c, c)
 	return err
 }
 
-// discard reads what it gets.
+// discard reads and drops data until the peer ends the stream.
 func discard(c net.Conn) error {
 	_, err := io.Copy(io.Discard, c)
 	return err

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// parseArgs parses the flags of a command, which may stand before, between and after its arguments, and
-// returns these. After "--" everything is an argument.
+// parseArgs parses the flags of a command and returns its other arguments. Flags may stand before,
+// between and after the arguments. Everything after "--" is an argument.
 func parseArgs(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	for {
 		if err := fs.Parse(args); err != nil {
@@ -27,8 +27,8 @@ func parseArgs(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	}
 }
 
-// ended reports whether "--" ended the flags in args, which were parsed: it may also be the value of
-// one of them.
+// ended reports whether "--" ended the flags in args, which fs has parsed. A "--" may instead be
+// the value of a flag.
 func ended(fs *flag.FlagSet, args []string) bool {
 	for i := 0; i < len(args); i++ {
 		name, _, hasValue := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
@@ -37,7 +37,7 @@ func ended(fs *flag.FlagSet, args []string) bool {
 		}
 		f := fs.Lookup(name)
 		if f == nil {
-			return false // -h, which the package knows by itself
+			return false // -h, which package flag defines itself
 		}
 		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); !hasValue && !(ok && b.IsBoolFlag()) {
 			i++
@@ -46,14 +46,13 @@ func ended(fs *flag.FlagSet, args []string) bool {
 	return false
 }
 
-// isSet reports whether the command line has the flag.
+// isSet reports whether the command line sets the flag.
 func isSet(fs *flag.FlagSet, name string) (set bool) {
 	fs.Visit(func(f *flag.Flag) { set = set || f.Name == name })
 	return set
 }
 
-// prefixes are an address of each family with the length of its network; one that is invalid is not
-// there.
+// prefixes holds an address with its prefix length for each family. An absent one is invalid.
 type prefixes struct{ four, six netip.Prefix }
 
 func (p prefixes) String() string {
@@ -68,8 +67,8 @@ func (p prefixes) String() string {
 	return ""
 }
 
-// A prefixFlag is the value of a flag that is an address with the length of its network, and may be
-// given once for each family.
+// A prefixFlag is the value of a flag for an address with its prefix length. The flag may be given
+// once for each family.
 type prefixFlag struct{ p *prefixes }
 
 func (f prefixFlag) String() string {
@@ -105,7 +104,7 @@ func (f prefixFlag) Set(s string) error {
 	return nil
 }
 
-// checkHostAddr tells why an address cannot be that of a host.
+// checkHostAddr returns an error if a host cannot have the address.
 func checkHostAddr(p netip.Prefix) error {
 	a := p.Addr()
 	switch {
@@ -129,10 +128,10 @@ func checkHostAddr(p netip.Prefix) error {
 	return nil
 }
 
-// isEdge reports whether an address is the first or the last one of its network. Those are not
-// addresses of hosts, but in a network of 31 bits (RFC 3021 2.1) or of one address. Of IPv6 only the
-// first is special: the Subnet-Router anycast address (RFC 4291 2.6.1), but in a network of 127 bits
-// (RFC 6164 5.1).
+// isEdge reports whether p is the first or the last address of its network. A host cannot have
+// these, except in a network with a prefix of 31 bits (RFC 3021 2.1) or 32 bits. In IPv6 only the
+// first one is special: it is the Subnet-Router anycast address (RFC 4291 2.6.1), except in a
+// network with a prefix of 127 bits (RFC 6164 5.1).
 func isEdge(p netip.Prefix) bool {
 	network := p.Masked()
 	if p.Addr().Is6() {
@@ -141,7 +140,7 @@ func isEdge(p netip.Prefix) bool {
 	return p.Bits() < 31 && (p.Addr() == network.Addr() || !network.Contains(p.Addr().Next()))
 }
 
-// A macFlag is the value of a flag that is the address of a network interface.
+// A macFlag is the value of a flag for a MAC address.
 type macFlag struct{ mac *[6]byte }
 
 func (f macFlag) String() string {

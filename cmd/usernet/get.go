@@ -49,7 +49,7 @@ Examples:
 	}
 }
 
-// nameServers reads the value of -dns.
+// nameServers parses the value of -dns.
 func nameServers(s string) ([]netip.AddrPort, error) {
 	if s == "" {
 		return nil, nil
@@ -64,7 +64,7 @@ func nameServers(s string) ([]netip.AddrPort, error) {
 	return []netip.AddrPort{ap}, nil
 }
 
-// parseURL reads the argument of get.
+// parseURL checks the argument of get and adds http:// if it has no scheme.
 func parseURL(s string) (string, error) {
 	if !strings.Contains(s, "://") {
 		s = "http://" + s
@@ -94,7 +94,7 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 		return err
 	}
 	if n.peer != nil {
-		// Nobody else is on a wire in memory: have something to fetch there.
+		// On a wire in memory there is no other server, so the second host runs one.
 		ln, err := n.peer.Listen("tcp", ":80")
 		if err != nil {
 			file.discard()
@@ -113,7 +113,7 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 	return err
 }
 
-// fetch gets the URL and writes the body to w, or to the file if there is one.
+// fetch gets the URL and writes the body to file or, if that is nil, to w.
 func fetch(ctx context.Context, w io.Writer, h *usernet.Host, url string, file *output) (err error) {
 	begun := false
 	defer func() {

@@ -14,15 +14,15 @@ import (
 	"github.com/usernet/usernet/resolve"
 )
 
-// A listenFlag is the value of -listen, read.
+// A listenFlag is the parsed value of -listen.
 type listenFlag struct {
 	text  string
-	addr  netip.Addr // the zero Addr for every address of ours
+	addr  netip.Addr // the zero Addr means all our addresses
 	port  int
-	given bool // on the command line
+	given bool // whether the command line has the flag
 }
 
-// parseListen reads the value of -listen.
+// parseListen parses the value of -listen.
 func parseListen(s string, given bool) (listenFlag, error) {
 	l := listenFlag{text: s, given: given}
 	bad := func(format string, args ...any) (listenFlag, error) {
@@ -57,8 +57,9 @@ func parseListen(s string, given bool) (listenFlag, error) {
 	return l, nil
 }
 
-// check tells why the host cannot listen there, before it is made. On a wire in memory a loopback
-// address is the kernel's, which leads to the host.
+// check returns an error if the host cannot listen there. It is called before the host is made.
+// With a wire in memory, a loopback address is valid: it is the kernel's, and serve forwards it to
+// the host.
 func (l *listenFlag) check(p plans, wire bool) error {
 	switch {
 	case l.addr.IsLoopback() && !wire:
@@ -74,7 +75,7 @@ func (l *listenFlag) check(p plans, wire bool) error {
 	return usageError(fmt.Sprintf("-listen %s: our address is %s", l.text, ours))
 }
 
-// inner is the address at which the host listens.
+// inner returns the address at which the host listens.
 func (l *listenFlag) inner() string {
 	host := ""
 	if l.addr.IsValid() && !l.addr.IsLoopback() {
@@ -83,8 +84,8 @@ func (l *listenFlag) inner() string {
 	return net.JoinHostPort(host, strconv.Itoa(l.port))
 }
 
-// outer listens at an address of the kernel's loopback that leads to the host: on the port that the user
-// gave, and without one on the first that is free from 8080 on.
+// outer listens on the kernel's loopback, from where the bridge forwards to the host. The port is
+// the one that the user gave, or the first free one from 8080 on.
 func (l *listenFlag) outer(log *slog.Logger) (net.Listener, error) {
 	host := "127.0.0.1"
 	if l.addr.IsLoopback() {

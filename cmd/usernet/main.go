@@ -1,6 +1,5 @@
-// The command usernet shows the TCP/IP stack at work: a web server, an
-// echo server, ping, a web client and a frame dumper, on a TAP device or, without
-// one, on a wire in memory.
+// The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping, a
+// web client and a frame dumper, which run on a TAP device or on a wire in memory.
 package main
 
 import (
@@ -17,7 +16,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal ends the program in order, a second one at once.
+	// The first signal shuts the program down. A second one kills it.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], terminal{out: os.Stdout, err: os.Stderr}))
 }
@@ -29,7 +28,7 @@ const (
 	exitUsage   = 2
 )
 
-// terminal is where a command writes: results to out, the rest to err.
+// A terminal holds a command's outputs: results go to out, everything else to err.
 type terminal struct {
 	out, err io.Writer
 }
@@ -39,8 +38,8 @@ type command struct {
 	name string
 	args string // for the usage line
 	what string // one line
-	// define adds the command's flags, and returns the function to run with the other
-	// arguments.
+	// define adds the command's flags to fs and returns the function that runs the command. args
+	// are the other arguments.
 	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 	more   string // printed after the flags, with examples
 }
@@ -49,12 +48,12 @@ func commands() []command {
 	return []command{serveCommand(), echoCommand(), pingCommand(), getCommand(), dumpCommand(), versionCommand()}
 }
 
-// A usageError is a wrong use of the command line.
+// A usageError says what is wrong with the command line.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
-// errQuiet is the error of a command that has already printed why it failed.
+// errQuiet is the error of a command that has already printed the reason of its failure.
 var errQuiet = errors.New("failed")
 
 // run runs the command line and returns the exit code.

@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// defaultTAP is the name of a device that can be created, or that the system's driver
-// has.
+// defaultTAP returns the default name of the TAP device: one that OpenTAP can create, or one of the
+// system's driver.
 func defaultTAP() string {
 	switch runtime.GOOS {
 	case "windows":
@@ -28,7 +28,7 @@ func defaultTAP() string {
 	return "usernet0"
 }
 
-// linkFlags are the flags that choose the link of the host.
+// linkFlags are the flags that configure the host and its link.
 type linkFlags struct {
 	tap      string
 	wire     bool
@@ -38,8 +38,8 @@ type linkFlags struct {
 	pcap     string
 	verbose  bool
 	mac      [6]byte
-	check    func(p plans) error // of the command; what it refuses fails before there is a device
-	dns      []netip.AddrPort    // of the commands that take names
+	check    func(p plans) error // the command's check of the addresses, before the device is opened; may be nil
+	dns      []netip.AddrPort    // name servers; nil for commands that resolve no names
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
@@ -53,30 +53,31 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
 }
 
-// A network is a host with its link and the other end of the link.
+// A network is a host and its link. The other end of the link is the kernel or, on a wire in
+// memory, a second host.
 type network struct {
 	host *usernet.Host
 	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
-	addr netip.Addr    // ours
-	six  netip.Addr    // ours of IPv6; may be invalid
-	gate netip.Addr    // that of the other end
-	link string        // its name
-	down chan error    // gets the error with which the TAP has failed
+	addr netip.Addr    // our IPv4 address
+	six  netip.Addr    // our IPv6 address; may be invalid
+	gate netip.Addr    // the IPv4 address of the other end
+	link string        // the name of the link
+	down chan error    // receives the error when the TAP fails
 	log  *slog.Logger
 	file *output // the capture
 	capt *nic.Captured
 }
 
-// closeTime is how long Close waits for the hosts, whose link may be stuck. With shutdownTime it is less
-// than a second.
+// closeTime is how long Close waits for the hosts, whose link may be stuck. The sum of closeTime
+// and shutdownTime is below one second.
 const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {
 	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.four.host.Addr(), link: link, log: log, down: make(chan error, 1)}
 }
 
-// newLog returns the log of a command: from the given level on, or all levels with -v. Its times are without
-// a date.
+// newLog returns the logger of a command, which drops records below level. With -v it keeps all
+// records. The times in it have no date.
 func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	if l.verbose {
 		level = slog.LevelDebug
@@ -92,13 +93,13 @@ func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	}))
 }
 
-// open makes the link and a host on it. If there is no TAP, the error says how to get one.
+// open opens the link and makes a host on it. If there is no TAP, the error says how to get one.
 func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 	n, err := l.openLink(t, log)
 	return n, advised(err)
 }
 
-// advised adds advice to an error that says that there is no TAP.
+// advised adds advice to a *tapError. It returns other errors unchanged.
 func advised(err error) error {
 	var failed *tapError
 	if !errors.As(err, &failed) {
@@ -115,7 +116,7 @@ func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	return l.openTAP(t, log)
 }
 
-// openTAP makes a host on a TAP device.
+// openTAP opens the TAP device and makes a host on it.
 func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	file, err := createOutput(l.pcap)
 	if err != nil {
@@ -142,7 +143,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// attachTAP opens the TAP and chooses the addresses of both ends.
+// attachTAP opens the TAP device and chooses the addresses of both ends.
 func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, error) {
 	all, err := kernelAddrs()
 	if err != nil {
@@ -156,7 +157,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, er
 			taken = append(taken, a)
 		}
 	}
-	// A TAP that is there has the addresses that its owner wants on the kernel's side.
+	// An existing TAP keeps the kernel's addresses that its owner gave it.
 	_, missing := net.InterfaceByName(l.tap)
 	p, err := l.plan(own, taken, missing != nil && kernelHasIPv6())
 	if err != nil {
@@ -184,7 +185,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, er
 	return tap, p, nil
 }
 
-// plan chooses the addresses, and has the command look at them.
+// plan chooses the addresses and lets the command check them.
 func (l *linkFlags) plan(own, taken []ifaceAddr, six bool) (plans, error) {
 	p, err := planBoth(l.addr, l.hostAddr, own, taken, six)
 	if err == nil && l.check != nil {
@@ -221,7 +222,7 @@ func (l *linkFlags) openWire(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// wrap puts the capture and the trace that the user asked for around a device.
+// wrap wraps a device with the capture and the trace, if the user asked for them.
 func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, error) {
 	if n.file != nil {
 		if err := n.file.begin(); err != nil {
@@ -236,7 +237,7 @@ func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, er
 	return dev, nil
 }
 
-// follow sends the error of the host's TAP to n.down when it fails.
+// follow sends the TAP's error to n.down when the TAP fails.
 func (n *network) follow() {
 	done := n.host.Done()
 	go func() {
@@ -245,8 +246,8 @@ func (n *network) follow() {
 	}()
 }
 
-// newHost makes a host with the addresses ours, whose routers are those of the other end. With auto it
-// listens to the routers of IPv6 on the link too.
+// newHost makes a host with the addresses ours. Its default routers are the addresses other. With
+// auto, it also configures itself from the link's IPv6 routers.
 func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
 	cfg := usernet.Config{
 		NIC:     dev,
@@ -263,13 +264,13 @@ func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bo
 	return usernet.New(cfg)
 }
 
-// kernelHasIPv6 reports whether new interfaces of the kernel have IPv6.
+// kernelHasIPv6 reports whether the kernel enables IPv6 on new interfaces.
 func kernelHasIPv6() bool {
 	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 	return err == nil && len(off) > 0 && off[0] == '0'
 }
 
-// addrs are our addresses, for people.
+// addrs formats our addresses for a message.
 func (n *network) addrs() string {
 	if n.six.IsValid() {
 		return n.addr.String() + " and " + n.six.String()
@@ -277,7 +278,7 @@ func (n *network) addrs() string {
 	return n.addr.String()
 }
 
-// report logs what the host consists of.
+// report logs the host's devices, addresses, routes and protocols.
 func (n *network) report() {
 	for _, ifc := range n.host.Interfaces() {
 		if ifc.Medium == nic.Ethernet {
@@ -299,8 +300,7 @@ func (n *network) report() {
 	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP,IPv6,ICMPv6,ND,MLD", "transport", "TCP,UDP")
 }
 
-// Close ends the hosts and the capture. It returns what went wrong with the
-// capture, which the user would otherwise take for complete.
+// Close closes the hosts and the capture. It returns an error if the capture is incomplete.
 func (n *network) Close() error {
 	closed := make(chan struct{})
 	go func() {
@@ -333,7 +333,8 @@ func (n *network) Close() error {
 	return nil
 }
 
-// openOrWire is open, but with a wire in memory where no TAP can be had.
+// openOrWire is like open, but if there can be no TAP it prints the advice and uses a wire in
+// memory.
 func (l *linkFlags) openOrWire(t terminal, log *slog.Logger) (*network, error) {
 	n, err := l.openLink(t, log)
 	var failed *tapError

@@ -5,14 +5,14 @@ import (
 	"os"
 )
 
-// An output is a file that a command is to write. It is opened before anything else is done, so that a name
-// that cannot be written fails at once, and is emptied when the writing begins.
+// An output is a file for a command's result. The command opens it before all other work, so that a
+// name that cannot be written fails at once. begin empties it.
 type output struct {
 	*os.File
-	made bool // it was not there before
+	made bool // createOutput created the file
 }
 
-// createOutput opens a file. Without a name it returns nil.
+// createOutput opens or creates a file. It returns nil if name is empty.
 func createOutput(name string) (*output, error) {
 	if name == "" {
 		return nil, nil
@@ -31,7 +31,7 @@ func createOutput(name string) (*output, error) {
 	return &output{f, false}, nil
 }
 
-// begin empties the file, if it is one that can be emptied.
+// begin empties the file if it is a regular one.
 func (o *output) begin() error {
 	st, err := o.Stat()
 	if err != nil || !st.Mode().IsRegular() {
@@ -40,7 +40,8 @@ func (o *output) begin() error {
 	return o.Truncate(0)
 }
 
-// discard closes a file to which nothing was written, and removes one that was made for it.
+// discard closes an output to which nothing was written, and deletes the file if createOutput
+// created it.
 func (o *output) discard() {
 	if o == nil {
 		return

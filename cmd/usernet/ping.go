@@ -49,7 +49,7 @@ Examples:
 	}
 }
 
-// pingFlags are the flags of ping, named as those of the ping of Linux.
+// pingFlags are the flags of ping, with the names that Linux's ping uses.
 type pingFlags struct {
 	count             int
 	size              int
@@ -67,7 +67,7 @@ func (p *pingFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&p.dns, "dns", "", "`address` of a name server, with or without its port")
 }
 
-// config checks the flags.
+// config checks the flags and converts them to a PingConfig.
 func (p *pingFlags) config() (usernet.PingConfig, error) {
 	const maxSeconds = 1e6
 	switch {
@@ -125,7 +125,7 @@ func runPing(ctx context.Context, t terminal, l *linkFlags, addr string, cfg use
 	return err
 }
 
-// ping pings and prints what the ping of Linux prints.
+// ping pings addr and prints what Linux's ping prints.
 func ping(ctx context.Context, t terminal, h *usernet.Host, addr string, cfg usernet.PingConfig) error {
 	shown := addr
 	if a, err := netip.ParseAddr(addr); err == nil {
@@ -149,7 +149,7 @@ func ping(ctx context.Context, t terminal, h *usernet.Host, addr string, cfg use
 	return nil
 }
 
-// replyLine tells of one request. Requests are counted from 1, as ping counts.
+// replyLine formats the line for one reply. It counts requests from 1, as Linux's ping does.
 func replyLine(r *usernet.PingReply) string {
 	seq := r.Seq + 1
 	var errno syscall.Errno
@@ -185,7 +185,7 @@ func printSummary(t terminal, addr string, st *usernet.PingStats, took time.Dura
 	}
 }
 
-// shortTime is a time in milliseconds with three digits that say something.
+// shortTime formats a time in milliseconds with at least three significant digits.
 func shortTime(d time.Duration) string {
 	ms := milliseconds(d)
 	switch {

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// How long requests that are being answered may take to end after Ctrl-C: whoever has typed it
-// is back at the prompt within a second.
+// shutdownTime is how long requests in progress may take to finish after Ctrl-C. It is short so
+// that the program ends within a second.
 const shutdownTime = 300 * time.Millisecond
 
 func serveCommand() command {
@@ -77,7 +77,7 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, 
 	return err
 }
 
-// serve runs the web server until ctx ends or the link does.
+// serve runs the web server until ctx ends or the link fails.
 func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir string) error {
 	ln, err := n.host.Listen("tcp", listen.inner())
 	if err != nil {
@@ -127,7 +127,8 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	return shutdown(srv, n.log)
 }
 
-// shutdown ends a server in order, and without it when that takes too long.
+// shutdown shuts the server down gracefully. If that takes longer than shutdownTime, it closes the
+// connections.
 func shutdown(srv *http.Server, log *slog.Logger) error {
 	log.Info("ending; Ctrl-C again ends at once")
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
@@ -141,7 +142,7 @@ func shutdown(srv *http.Server, log *slog.Logger) error {
 	return err
 }
 
-// listenAddr is the address at which a listener of our host can be reached.
+// listenAddr returns the address at which a listener of our host can be reached.
 func (n *network) listenAddr(a *net.TCPAddr) netip.Addr {
 	if ip := a.AddrPort().Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
 		return ip
@@ -149,7 +150,7 @@ func (n *network) listenAddr(a *net.TCPAddr) netip.Addr {
 	return n.addr
 }
 
-// url is the address to open in a browser.
+// url returns the URL to open in a browser.
 func (n *network) url(addr netip.Addr, port int) string {
 	host := addr.String()
 	switch {
@@ -161,5 +162,5 @@ func (n *network) url(addr netip.Addr, port int) string {
 	return "http://" + host + "/"
 }
 
-// bridgePort is the first port tried on 127.0.0.1.
+// bridgePort is the first port of 127.0.0.1 that serve tries.
 const bridgePort = 8080

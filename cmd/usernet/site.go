@@ -20,21 +20,21 @@ import (
 //go:embed page.html
 var page string
 
-// The paths that the site keeps for itself, beside the files of the user.
+// The paths that the site reserves. All other paths are the user's files.
 const (
 	pagePath  = "/.usernet/"
 	factsPath = "/.usernet/facts"
 )
 
-// A site is what serve serves: files, the start page, and the facts that the
-// page shows. Every part of it is plain net/http.
+// A site is the content of serve: the user's files, the start page, and the facts that the page
+// shows. It uses only net/http.
 type site struct {
 	host    *usernet.Host
 	addr    netip.Addr
 	six     netip.Addr // may be invalid
-	link    string     // for people
+	link    string     // a description of the link
 	bridged bool       // the browser is on the kernel's network, behind a bridge
-	dir     string     // of the files; without one the start page is at "/" too
+	dir     string     // directory of the files; if empty, the start page is also at "/"
 	begun   time.Time
 	page    *template.Template
 }
@@ -54,10 +54,10 @@ func (s *site) handler() http.Handler {
 	return mux
 }
 
-// connKey is the key of a request's connection in its context.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
-// withConn is a ConnContext that lets a handler ask what its connection does.
+// withConn is the server's ConnContext. It makes a request's connection available to the handlers.
 func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
@@ -84,7 +84,7 @@ type facts struct {
 	Link    string
 	Bridged bool
 	Groups  []group
-	RTT     float64 // milliseconds, of the connection that asks
+	RTT     float64 // milliseconds, of the connection of this request
 }
 
 // A group is a table of the page.

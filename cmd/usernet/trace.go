@@ -9,15 +9,15 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A tracer writes a line for every frame.
+// A tracer writes one line for each frame.
 type tracer struct {
 	mu  sync.Mutex
 	w   io.Writer
-	buf []byte // a frame whose bytes are in two places
+	buf []byte // joins a frame's Head and Body
 	out []byte // the line
 }
 
-// frame writes what one frame says. dir is "in" or "out".
+// frame writes the line of one frame. dir is "in" or "out".
 func (t *tracer) frame(link string, medium nic.Medium, dir string, f *nic.Frame) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -36,7 +36,7 @@ func (t *tracer) frame(link string, medium nic.Medium, dir string, f *nic.Frame)
 	t.w.Write(t.out)
 }
 
-// traced is a device whose frames are written to a tracer.
+// A traced is a device that writes its frames to a tracer.
 type traced struct {
 	nic.Device
 	t    *tracer
@@ -47,7 +47,7 @@ func trace(dev nic.Device, t *tracer) *traced {
 	return &traced{Device: dev, t: t, link: dev.Link()}
 }
 
-// Attach has every frame shown before the stack sees it.
+// Attach attaches recv. It traces each received frame before recv gets it.
 func (d *traced) Attach(recv func(batch []nic.Frame)) {
 	d.Device.Attach(func(batch []nic.Frame) {
 		for i := range batch {
@@ -57,23 +57,24 @@ func (d *traced) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// NotifyDown passes on that the device has come to an end.
+// NotifyDown calls NotifyDown of the traced device, if it has that method.
 func (d *traced) NotifyDown(f func(error)) {
 	if n, ok := d.Device.(nic.DownNotifier); ok {
 		n.NotifyDown(f)
 	}
 }
 
-// NotifyLink passes on what the device tells of its link.
+// NotifyLink calls NotifyLink of the traced device, if it has that method.
 func (d *traced) NotifyLink(f func()) bool {
 	n, ok := d.Device.(nic.LinkNotifier)
 	return ok && n.NotifyLink(f)
 }
 
-// Unwrap returns the device that is traced.
+// Unwrap returns the traced device.
 func (d *traced) Unwrap() nic.Device { return d.Device }
 
-// Nonblocking returns the device if the Send of the one that is traced does not wait.
+// Nonblocking returns the device if the Send of the traced device does not block, and nil
+// otherwise.
 func (d *traced) Nonblocking() nic.Device {
 	if !nic.IsNonblocking(d.Device) {
 		return nil
@@ -81,9 +82,9 @@ func (d *traced) Nonblocking() nic.Device {
 	return d
 }
 
-// Send shows the frames before they are sent: on a wire in memory the answer may
-// arrive before Send returns. Those that the device does not take now are shown
-// again when they are sent again.
+// Send traces the frames before it sends them, because on a wire in memory the answer may arrive
+// before Send returns. If the device does not accept all frames, the rest are traced again when
+// they are sent again.
 func (d *traced) Send(batch []nic.Frame) (int, error) {
 	for i := range batch {
 		d.t.frame(d.link.Name, d.link.Medium, "out", &batch[i])

@@ -27,7 +27,7 @@ func versionCommand() command {
 	}
 }
 
-// version tells what the program was built of. info may be nil.
+// version describes the program's build. info may be nil.
 func version(info *debug.BuildInfo) string {
 	words := []string{"usernet"}
 	goVersion := runtime.Version()
