@@ -80,7 +80,7 @@ type bbr struct {
 type bbrState uint8
 
 const (
-	bbrNone bbrState = iota // as undoState: no state to restore
+	bbrNone bbrState = iota // in undoState: there is no state to restore
 	bbrStartup
 	bbrDrain
 	bbrDown

@@ -21,7 +21,8 @@ func (c Congestion) String() string {
 	return "cubic"
 }
 
-// A control grows and reduces the window, outside of fast recovery, in which PRR (RFC 9937) sets it.
+// A control computes the changes of cwnd and ssthresh, except in fast recovery, in which PRR (RFC 9937)
+// sets cwnd.
 type control interface {
 	// avoid returns by how many bytes cwnd grows in congestion avoidance after
 	// acked bytes were acknowledged.
@@ -38,8 +39,8 @@ type congestionState struct {
 	ssthresh int // slow-start threshold in bytes
 	credit   int // acknowledged bytes that have not yet made cwnd grow
 
-	// The most that was in flight in this round, which shows whether cwnd limits the connection: a
-	// window that is not used does not grow.
+	// The maximum number of bytes in flight in this round, and whether cwnd has prevented a
+	// transmission. They show whether cwnd limits the connection; if not, cwnd does not grow.
 	maxFlight int
 	round     Seq // the round ends when this is acknowledged
 	limited   bool
@@ -124,22 +125,21 @@ func (w *congestionState) grow(c *Conn, a *ackSample) {
 	}
 }
 
-// paced is the least round-trip time of a path on which a window-based control is paced. On shorter
+// paced is the minimum round-trip time of a path on which a window-based control is paced. On shorter
 // paths a timer is too coarse.
 const paced = 2 * Millisecond
 
-// setRate sets the pacing rate of a window-based control. Acknowledgements may arrive in
-// bunches, and recovery may permit many segments at once: a burst of them
-// overflows a queue into which the window itself would fit. As on Linux, the
-// rate is twice the window per round trip in slow start, so that it does not slow the window's
-// growth, and 1.2 times the window in avoidance and recovery. Ten segments may be sent at once, as
-// RFC 6928 has it, so that small windows are not delayed.
+// setRate sets the pacing rate of a window-based control. Acknowledgements may arrive in bunches, and
+// recovery may permit many segments at once. A burst of them overflows a queue into which the window
+// itself would fit. As on Linux, the rate is twice the window per round trip in slow start, so that it
+// does not slow the window's growth, and 1.2 times the window in avoidance and recovery. An initial
+// window (RFC 6928) may be sent at once, so that small windows are not delayed.
 func (w *congestionState) setRate(c *Conn) {
 	if w.bbr != nil {
 		return
 	}
 	if c.rtt.min < paced {
-		// The first round trip may have been longer, as with address resolution.
+		// A longer first sample, for example with address resolution in it, may have started pacing.
 		w.pace = nil
 		return
 	}
@@ -195,10 +195,9 @@ func (w *congestionState) restore(c *Conn, cwnd, ssthresh int) {
 	w.control.reset()
 }
 
-// idle reduces the window after a pause. RFC 5681 4.1: "when TCP has not
-// received a segment for more than one retransmission timeout, cwnd is reduced
-// to the value of the restart window". Like Linux we halve it for each timeout
-// that has passed, down to that.
+// idle reduces the window after a pause. RFC 5681 4.1: "when TCP has not received a segment for more
+// than one retransmission timeout, cwnd is reduced to the value of the restart window". Like Linux we
+// halve cwnd once for each timeout in the pause, and not below the restart window.
 func (w *congestionState) idle(c *Conn, pause, rto Time) {
 	if w.bbr != nil {
 		return // BBR restarts at the rate that it has measured
@@ -221,7 +220,7 @@ func (w *congestionState) release() {
 	}
 }
 
-// newReno is RFC 5681.
+// newReno is congestion avoidance by RFC 5681.
 type newReno struct{}
 
 func (newReno) avoid(_ Time, w *congestionState, acked, mss int, _ Time) int {
@@ -239,14 +238,14 @@ func (newReno) threshold(_ Time, w *congestionState, mss int) int { return w.cwn
 
 func (newReno) reset() {}
 
-// cubic is RFC 9438. Its windows are in segments, as in the RFC's formulas.
+// cubic is congestion avoidance by RFC 9438. Its windows are in segments, as in the RFC's formulas.
 type cubic struct {
 	epoch  Time    // when this congestion avoidance stage began; 0: no stage
 	wMax   float64 // window in segments at the last loss, less after fast convergence
 	prior  float64 // window in segments at the last loss
 	k      float64 // seconds until the curve is back at wMax
 	origin float64
-	wEst   float64 // the window that Reno would have
+	wEst   float64 // the window that Reno would have, in segments
 }
 
 const (
@@ -319,12 +318,12 @@ func (q *cubic) reset() { q.epoch = 0 }
 // hystart is HyStart++ (RFC 9406): slow start ends when the round-trip time
 // grows, before the queue overflows.
 type hystart struct {
-	last, current Time  // least round-trip time of the last round and of this one
-	recent        Time  // least of the last few samples
-	samples       uint8 // that recent is the least of
+	last, current Time  // minimum round-trip time of the last round and of this one
+	recent        Time  // minimum of the last few samples
+	samples       uint8 // number of samples in recent
 	css           bool  // Conservative Slow Start
-	rounds        uint8 // of CSS
-	credit        uint8 // acknowledged bytes that were not a whole cssGrowthDivisor
+	rounds        uint8 // rounds of CSS so far
+	credit        uint8 // acknowledged bytes in CSS that have not made cwnd grow, less than cssGrowthDivisor
 	baseline      Time
 }
 
@@ -375,7 +374,7 @@ func (h *hystart) limit(acked int) int {
 	return acked / cssGrowthDivisor
 }
 
-// endRound reports that CSS has lasted long enough.
+// endRound begins a new round. It reports whether slow start ends, because CSS has lasted long enough.
 func (h *hystart) endRound() bool {
 	h.last, h.current, h.samples = h.current, 0, 0
 	if h.css {

@@ -147,8 +147,8 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	c.takeOptions(syn)
 	c.snd.wnd = uint32(syn.Window)
 	c.snd.maxWnd = c.snd.wnd
-	// RFC 9293 3.10.7.2: "If there are other controls or text in the segment,
-	// then queue it for processing later" - text is taken now, and acknowledged.
+	// RFC 9293 3.10.7.2: "If there are other controls or text in the segment, then queue it for
+	// processing later". Here text is stored and acknowledged at once.
 	if syn.DataLen() > 0 || syn.has(wire.FlagFIN) {
 		c.takeData(now, Seq(syn.Seq)+1, syn)
 	}
@@ -190,8 +190,8 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.synWnd = uint16(min(c.bufferLimit(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
 	if cfg.AdvMSS > 0 {
-		// RFC 9293 3.7.1: the option is "MMS_R - 20", what we can receive. The MTU of the
-		// path to the peer does not count: the path back may be another one.
+		// RFC 9293 3.7.1: the option is "MMS_R - 20", what this host can receive. It does not depend on
+		// the path to the peer, because the path back may be another one.
 		c.rcv.announce = uint32(cfg.AdvMSS)
 	}
 	c.rcv.quick = quickSegments
@@ -203,9 +203,9 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.cc.init(c)
 }
 
-// defaultMSS is the default of Config.DefaultMSS. RFC 9293 3.7.1: "If an MSS Option is not received at connection
-// setup, TCP implementations MUST assume a default send MSS of 536 (576-40) for
-// IPv4 or 1220 (1280 - 60) for IPv6".
+// defaultMSS is the default of Config.DefaultMSS. RFC 9293 3.7.1: "If an MSS Option is not received at
+// connection setup, TCP implementations MUST assume a default send MSS of 536 (576-40) for IPv4 or 1220
+// (1280 - 60) for IPv6".
 const defaultMSS = 536
 
 // takeSyn records the numbers of the peer's SYN.
@@ -300,8 +300,8 @@ const leastMSS = 68 - wire.IPv4Len - wire.TCPLen
 // holes can reduce the payload of a segment.
 const minMSS = 48
 
-// minData is the minimum payload of a full segment: SACK blocks that leave less room are not
-// sent. leastMSS with timestamps leaves as much.
+// minData is the minimum payload of a full segment: SACK blocks that leave less room are not sent.
+// leastMSS less the size of the timestamps is larger.
 const minData = 8
 
 // State returns the state of the connection.
@@ -447,11 +447,10 @@ func (c *Conn) CloseWrite(now Time) {
 	}
 }
 
-// Close is CloseWrite by an application that will not read any more either. If received data
-// was not read, or more arrives, the connection is reset: RFC 9293 3.10.4 with RFC 1122
-// 4.2.2.13: "If such a host issues a CLOSE
-// call while received data is still pending in TCP, or if new data is received
-// after CLOSE is called, its TCP SHOULD send a RST to show that data was lost."
+// Close is CloseWrite by an application that will not read any more either. If received data was not
+// read, or more arrives later, the connection is reset: RFC 9293 3.10.4 with RFC 1122 4.2.2.13: "If
+// such a host issues a CLOSE call while received data is still pending in TCP, or if new data is
+// received after CLOSE is called, its TCP SHOULD send a RST to show that data was lost."
 func (c *Conn) Close(now Time) {
 	c.orphan = true
 	switch {
@@ -472,9 +471,9 @@ func (c *Conn) Close(now Time) {
 	}
 }
 
-// CloseRead says that the application will not read any more but keeps the Conn. As on Linux it
-// has no effect while our side is open. If data arrives after CloseWrite, the connection is
-// reset.
+// CloseRead records that the application will not read any more. The application keeps the Conn. As on
+// Linux, CloseRead has no effect while our side is open. If data arrives after CloseWrite, the
+// connection is reset.
 func (c *Conn) CloseRead() { c.shutRead = true }
 
 // Abort ends the connection at once, with a RST to the peer in the states in which RFC 9293
@@ -488,9 +487,9 @@ func (c *Conn) Abort(now Time) {
 	case SynSent, TimeWait:
 		c.abort(false) // "respond with an ok and delete the TCB"
 	case Closing, LastAck:
-		// The same, if all data and our FIN were sent. If some wait for the peer's
-		// window, they will never be sent, and without a RST the peer would wait for
-		// them. Linux sends one too.
+		// Delete the TCB without a RST only if all data and our FIN were sent. What still waits for the
+		// peer's window will never be sent, and without a RST the peer would wait for it. Linux sends a
+		// RST too.
 		c.abort(c.hasUnsent())
 	default:
 		c.abort(true)
@@ -645,11 +644,10 @@ func earliest(a, b Time) Time {
 	return a
 }
 
-// keepDeadline is when the next keep-alive probe is due. RFC 9293 3.8.4:
-// "Keep-alive packets MUST only be sent when no sent data is outstanding, and
-// no data or acknowledgment packets have been received for the connection
-// within an interval". As on Linux, none are sent either while data waits for the window:
-// zero-window probes are sent then.
+// keepDeadline returns the time of the next keep-alive probe, or 0. RFC 9293 3.8.4: "Keep-alive packets
+// MUST only be sent when no sent data is outstanding, and no data or acknowledgment packets have been
+// received for the connection within an interval". As on Linux, there are also none while data waits
+// for the peer's window: zero-window probes are sent instead.
 func (c *Conn) keepDeadline() Time {
 	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || c.hasUnsent() || !c.state.synchronized() || c.state == TimeWait {
 		return 0
@@ -660,8 +658,8 @@ func (c *Conn) keepDeadline() Time {
 	return c.rcv.last + c.keep.Idle
 }
 
-// giveUpDeadline is when the user timeout ends the connection, or 0. It is a deadline of its
-// own and is not checked at retransmissions, which may be two minutes apart.
+// giveUpDeadline returns the time at which the user timeout ends the connection, or 0. The user timeout
+// is not checked only at retransmissions, because these may be two minutes apart.
 func (c *Conn) giveUpDeadline() Time {
 	if c.userTimeout <= 0 || !c.state.synchronized() || c.state == TimeWait {
 		return 0

@@ -13,7 +13,7 @@ type plpmtud struct {
 	probe  block // the probe in flight; empty if start == end
 	at     Time  // earliest time of the next probe
 	lost   uint8 // consecutive lost probes
-	lowest int   // the smallest of those
+	lowest int   // size of the smallest of these probes
 
 	// While a black hole is suspected, the first segment is retransmitted in pieces of
 	// small bytes until one is acknowledged, at time passed. small is 0 if no black hole
@@ -37,11 +37,11 @@ const (
 	plRaise = 600 * Second
 )
 
-// PathMTU tells the Conn that the path MTU has changed: because of an ICMP message, because such
-// a message has become too old (RFC 1191 6.3), or because the route has changed. mss is the new
-// maximum of payload and options, in bytes (the MTU less the IP and TCP headers). If it is
-// lower, the data in flight is retransmitted in smaller segments. If it is higher, larger
-// segments are probed first.
+// PathMTU tells the Conn that the path MTU has changed: because of an ICMP message, because the effect
+// of such a message has expired (RFC 1191 6.3), or because the route has changed. mss is the new
+// maximum of payload and options, in bytes (the MTU less the IP and TCP headers). If it is lower, the
+// data in flight is retransmitted in smaller segments. If it is higher, larger segments are probed
+// first.
 func (c *Conn) PathMTU(now Time, mss int) {
 	if c.state == SynSent {
 		c.snd.mss = max(mss, minMSS) // takeOptions applies the peer's MSS
@@ -61,11 +61,11 @@ func (c *Conn) PathMTU(now Time, mss int) {
 	if c.active == nil {
 		return
 	}
-	// What was too large for the path is sent again. RFC 1191 6.4: "a retransmission
-	// caused by a Datagram Too Big message should not change the congestion window". It goes on
-	// that "only one segment should be retransmitted until acknowledgements begin to arrive
-	// again"; as Linux does (tcp_simple_retransmit), all of it is, within that window: the path
-	// has dropped it for its size, not because it was full.
+	// Retransmit the segments that were too large for the path. RFC 1191 6.4: "a retransmission caused
+	// by a Datagram Too Big message should not change the congestion window". The RFC continues: "only
+	// one segment should be retransmitted until acknowledgements begin to arrive again". As Linux does
+	// (tcp_simple_retransmit), we retransmit all of them, within that window: the path has dropped them
+	// because of their size, not because of congestion.
 	c.rec.noCongestion = c.sb.due == 0
 	c.sb.markLargerLost(n)
 }
@@ -107,7 +107,7 @@ func (c *Conn) suspect(now Time) {
 		}
 		q.small, q.passed = 0, 0
 	}
-	// A path of IPv6 carries 1280 bytes in any case.
+	// A path of IPv6 carries at least 1280 bytes.
 	base := max(plBase, int(c.defaultMSS))
 	if c.timers.backoff > 2*blackHole {
 		base = int(c.defaultMSS)
@@ -118,8 +118,8 @@ func (c *Conn) suspect(now Time) {
 	}
 }
 
-// smallResend is the size of the only piece that may be retransmitted while a black hole is
-// suspected and no piece has been acknowledged yet, or 0.
+// smallResend returns the size of the only piece that may be retransmitted while a black hole is
+// suspected and no piece has been acknowledged yet. Otherwise it returns 0.
 func (c *Conn) smallResend() int {
 	if q := c.pl; q != nil && q.passed == 0 && c.timers.backoff >= blackHole {
 		return q.small
@@ -142,10 +142,10 @@ func (c *Conn) sizeArrived(now Time, n int, again bool) {
 	}
 }
 
-// probeSize is the size of the probe to send as the next segment of new data, or 0 for none: the
-// upper end of the search at first, then half way there, but no more than the unsent data. wait
-// is true if the probe will fit the windows when more data is acknowledged; then nothing may be
-// sent before.
+// probeSize returns the size of the probe to send as the next segment of new data, or 0 for none. The
+// size is the upper end of the search at first, later half way between the current size and that end,
+// and at most the unsent data. If wait is true, the probe will fit the windows when more data is
+// acknowledged, and nothing may be sent until then.
 //
 // A probe has no room for SACK blocks, so none is sent while there are some to report.
 //
@@ -185,7 +185,7 @@ func (c *Conn) judgeProbe(now Time) {
 		return
 	}
 	if c.snd.una.LessEq(q.probe.start) {
-		// The probe was one segment: its first byte tells for all of it.
+		// The probe is one segment, so the state of its first byte is that of all its bytes.
 		switch s := c.sb.find(q.probe.start).sent(); {
 		case s.flags&segSacked != 0:
 			c.probeArrived(now)

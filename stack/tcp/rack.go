@@ -356,9 +356,9 @@ func (c *Conn) markHeadLost(now Time) {
 // "the sender SHOULD start or restart a loss probe PTO timer after transmitting
 // new data [...] or upon receiving an ACK that cumulatively acknowledges new
 // data"; "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() -
-// Now()": if the timeout would come first, the probe is sent at that time instead, and the
-// timeout starts again. So a single segment on a short path is probed too, although its PTO,
-// which includes the peer's delayed acknowledgement, exceeds the RTO.
+// Now()". If the timeout would come first, the probe is sent at that time instead, and the timeout
+// starts again. So a single segment on a short path is probed too. Its PTO exceeds the RTO, because the
+// PTO includes the peer's delayed acknowledgement.
 func (c *Conn) armProbe(now Time) {
 	t := &c.timers
 	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {

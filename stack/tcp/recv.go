@@ -57,7 +57,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 	}
 }
 
-// synSent is 3.10.7.3.
+// synSent processes a segment in SYN-SENT (3.10.7.3).
 func (c *Conn) synSent(now Time, s *Segment) {
 	ack := Seq(s.Ack)
 	if s.has(wire.FlagACK) {
@@ -156,25 +156,25 @@ func (c *Conn) established() {
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6, widened so that a peer that has filled or
-// overrun the window is still heard. An acceptable segment's ACK and window are processed; of
-// its data only the part in the window is taken (see takeData).
+// acceptable is the test of RFC 9293 3.4, table 6, widened so that segments of a peer that has filled
+// or overrun the window are still processed. The ACK and the window of an acceptable segment are used;
+// of its data only the part in the window is stored (see takeData).
 //
-// The window extends to the farthest right edge ever advertised. RFC 7323 2.4: "The receiver
-// MUST honor, as in window, any segment that would have been in window for any <ACK> sent by
-// the receiver." A segment may begin at that edge: RFC 9293 3.10.7.4: "If the RCV.WND is zero,
-// no segments will be acceptable, but special allowance should be made to accept valid ACKs,
-// URGs, and RSTs." A segment without data may begin as early as the last acknowledgement that
-// we sent, as on Linux (rcv_wup): a peer whose window shrank sends from the right edge that it
-// knows (see ackSeq), and may not have received that acknowledgement yet.
+// The window extends to the farthest right edge ever advertised. RFC 7323 2.4: "The receiver MUST
+// honor, as in window, any segment that would have been in window for any <ACK> sent by the receiver."
+// A segment may begin at that edge: RFC 9293 3.10.7.4: "If the RCV.WND is zero, no segments will be
+// acceptable, but special allowance should be made to accept valid ACKs, URGs, and RSTs." A segment
+// without data may begin as early as the last acknowledgement that we sent, as on Linux (rcv_wup): a
+// peer whose window shrank sends from the right edge that it knows (see ackSeq), and may not have
+// received that acknowledgement yet.
 //
-// All these numbers were advertised by one acknowledgement, but for one: a blind attacker
-// cannot guess them more easily than those of the window that we advertised.
+// All of these numbers but one were in a window that we advertised, so a blind attacker cannot guess
+// one more easily than a number in the current window.
 func (c *Conn) acceptable(s *Segment) bool {
 	r := &c.rcv
 	seq, n := Seq(s.Seq), s.seqLen()
 	if s.Flags&(wire.FlagACK|wire.FlagSYN) != wire.FlagACK {
-		// It has no ACK that could be processed: table 6 as it is.
+		// There is no ACK to process, or there is a SYN: apply table 6 as it is.
 		if wnd := c.window(); wnd > 0 {
 			return seq.In(r.nxt, wnd) || n > 0 && (seq+Seq(n-1)).In(r.nxt, wnd)
 		}
@@ -190,7 +190,7 @@ func (c *Conn) acceptable(s *Segment) bool {
 // FIN may have been accepted at the edge.
 func (c *Conn) farEdge() Seq { return maxSeq(c.rcv.maxEdge, c.rcv.nxt) }
 
-// window is RCV.WND: the part of the advertised window that is not yet used.
+// window returns RCV.WND: the part of the advertised window that is not yet used.
 func (c *Conn) window() int { return max(int(int32(c.rcv.edge-c.rcv.nxt)), 0) }
 
 // checkSequence is the first step, preceded by PAWS (RFC 7323 5.3).
@@ -201,13 +201,13 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	// middleboxes negotiate timestamps and then omit them, and such a connection would
 	// carry no data.
 	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.besideHole(s) {
-		// "If an acknowledgement is due": R1: "send an ACK, and drop".
+		// RFC 7323 5.3 R1: "Send an acknowledgment in reply [...] and drop the segment".
 		return c.unacceptable(now, s)
 	}
 	if c.state == SynReceived && seq == c.rcv.irs && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
-		// The peer has not received our SYN,ACK. Send it again and echo this SYN's
-		// timestamp: with that of the first SYN, the peer's round-trip time would
-		// include the time between the two.
+		// The peer has not received our SYN,ACK. Send it again and echo the timestamp of this SYN. An
+		// echo of the first SYN's timestamp would make the peer's round-trip time include the time
+		// between the two.
 		c.noteTimestamp(now, s)
 		c.withdrawOptions(s)
 		c.synUnsent = c.synUnsent || c.replyAllowed(now)
@@ -231,10 +231,10 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	return keep
 }
 
-// noteTimestamp is RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <=
-// Last.ACK.sent then SEG.TSval is copied to TS.Recent". The segment must have passed all tests,
-// those of RFC 5961 included: otherwise an attacker who guesses a sequence number could make
-// PAWS discard everything that the peer sends.
+// noteTimestamp implements RFC 7323 4.3 (2): "If: SEG.TSval >= TS.Recent and SEG.SEQ <= Last.ACK.sent
+// then SEG.TSval is copied to TS.Recent". The segment must have passed all tests, those of RFC 5961
+// included. Otherwise an attacker who guesses a sequence number could make PAWS discard everything that
+// the peer sends.
 func (c *Conn) noteTimestamp(now Time, s *Segment) {
 	if seq := Seq(s.Seq); c.tsOK && s.HasTS && seq.LessEq(c.rcv.lastAck) {
 		c.takeStamp(now, seq, s.TSVal)
@@ -252,8 +252,8 @@ func (c *Conn) paws(now Time, s *Segment) bool {
 // pawsValid is how long TS.Recent stays valid for comparison (RFC 7323 5.5).
 const pawsValid = 24 * 24 * 3600 * Second
 
-// takeStamp updates TS.Recent, and if it is too old the mark (see overtaken), from the timestamp
-// of a new segment that begins at seq.
+// takeStamp updates TS.Recent with the timestamp of a new segment that begins at seq. It also replaces
+// the mark (see overtaken) if that is too old.
 func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
 	r := &c.rcv
 	// RFC 7323 5.5: if TS.Recent is no longer valid, "replace TS.Recent".
@@ -267,13 +267,13 @@ func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
 	r.tsRecent, r.tsRecentAt = ts, now
 }
 
-// markRange is how many bytes, or ticks of the peer's timestamp clock, a mark is used before it
-// is replaced.
+// markRange is the number of bytes, or of ticks of the peer's timestamp clock, after which a mark is
+// replaced.
 const markRange = 1 << 30
 
-// besideHole reports whether s has data that fills a hole, or that continues behind one, and may
-// be accepted although its timestamp is older than TS.Recent: see overtaken. Without a hole
-// nothing is retransmitted that could have overtaken it.
+// besideHole reports whether s has data that may be accepted although its timestamp is older than
+// TS.Recent (see overtaken), because there is a hole in the received data. Without a hole, no
+// retransmission can have overtaken s.
 func (c *Conn) besideHole(s *Segment) bool {
 	end := Seq(s.Seq) + Seq(s.DataLen())
 	return len(c.rcv.ooo) > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && c.overtaken(end, s.TSVal)
@@ -301,8 +301,8 @@ func (c *Conn) overtaken(end Seq, ts uint32) bool {
 	return age > 0 && age < r.tsRecent-r.markTS && end-r.markSeq < 2*markRange
 }
 
-// unacceptable decides the answer to an unacceptable segment. Data is always acknowledged,
-// because its sender waits for that. Other segments are answered at the rate of challenge ACKs:
+// unacceptable decides how to answer an unacceptable segment. Data is always acknowledged, because its
+// sender waits for that. The answers to other segments are limited to the rate of challenge ACKs:
 // otherwise two hosts that disagree could answer each other forever.
 func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	seq, n := Seq(s.Seq), s.DataLen()
@@ -370,8 +370,8 @@ func replyAllowed(now Time, since *Time, n *uint8) bool {
 	return true
 }
 
-// resets reports whether a RST with sequence number seq ends the connection. The peer uses its
-// SND.NXT, which may differ from our RCV.NXT.
+// resets reports whether a RST with sequence number seq ends the connection. The peer uses its SND.NXT,
+// which may be above our RCV.NXT.
 func (c *Conn) resets(seq Seq) bool {
 	r := &c.rcv
 	if seq == r.nxt {

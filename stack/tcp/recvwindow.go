@@ -50,10 +50,10 @@ func (c *Conn) updateWindow() {
 	}
 }
 
-// affordable returns how far the data from lo to hi may be stored, whose first byte goes at
-// bytes from the ring's head. The windows of all connections may add up to more than there is
-// memory for. Under memory pressure no ring grows beyond minBuffer, and what does not fit is
-// dropped.
+// affordable limits data to the available memory: it returns the end of the part of the data from lo to
+// hi that may be stored. The first byte belongs at offset at from the ring's head. The windows of all
+// connections may add up to more than the memory. Under memory pressure no ring grows beyond minBuffer,
+// and data that does not fit is dropped.
 func (c *Conn) affordable(lo, hi Seq, at int) Seq {
 	r := &c.rcv
 	room := max(minBuffer, len(r.buf.b)) - at
@@ -62,7 +62,7 @@ func (c *Conn) affordable(lo, hi Seq, at int) Seq {
 	}
 	r.ackNow = true
 	if lo != r.nxt {
-		return lo // it comes again when the gap is filled
+		return lo // the peer retransmits the data after the gap is filled
 	}
 	// RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the window". But a sender whose
 	// retransmissions are all dropped would give up; a closed window makes it wait. Linux
@@ -95,13 +95,12 @@ func (c *Conn) tuneReceive(now Time) {
 	q.seq, q.at, q.taken = read, now, taken
 }
 
-// tuneHole grows the buffer while data beyond a hole accumulates. A sender that recovers by SACK
-// keeps sending: until the loss is detected, perhaps after the reordering window, and repaired,
-// it sends the data of two or three round trips, all of which is buffered here. The buffer grows
-// when half of it is in use, because the sender learns of the new window half a round trip
-// later, and in slow start doubles its rate per round trip. Without SACK the buffer does not
-// grow: the sender sends little in recovery, and acknowledgements with a changed window would
-// not count as duplicates (RFC 5681 2).
+// tuneHole grows the buffer while data beyond a hole accumulates. A sender that recovers by SACK keeps
+// sending. From a loss to its repair it sends the data of two or three round trips, all of which is
+// buffered here. The buffer grows when half of it is in use, because the sender learns of the new
+// window half a round trip later, and in slow start doubles its rate per round trip. Without SACK the
+// buffer does not grow: the sender sends little in recovery, and acknowledgements with a changed window
+// would not count as duplicates (RFC 5681 2).
 func (c *Conn) tuneHole() {
 	r := &c.rcv
 	last := r.ooo[len(r.ooo)-1].end
@@ -124,11 +123,10 @@ func (c *Conn) tuneHole() {
 	}
 }
 
-// cacheable is the size in bytes to which auto-tuning may grow a buffer on a path with the
-// given round-trip time: 256 KiB plus the bandwidth-delay product of 100 Gbit/s, or 4 MiB plus
-// that of 20 Gbit/s, whichever is less. On short paths a larger buffer does not help and no
-// longer fits the processor's cache: a bulk transfer through a TAP spent half its time on
-// copying.
+// cacheable returns the size in bytes to which auto-tuning may grow a buffer on a path with the given
+// round-trip time: 256 KiB plus the bandwidth-delay product of 100 Gbit/s, or 4 MiB plus that of 20
+// Gbit/s, whichever is less. On short paths a larger buffer does not help, and it does not fit the
+// processor's cache: a bulk transfer through a TAP then spent half its time on copying.
 func cacheable(rtt Time) int {
 	rtt = min(rtt, Second)
 	return int(min(256<<10+rtt*25/2, 4<<20+rtt*5/2))
@@ -173,9 +171,9 @@ func (c *Conn) measureWindow(now Time) {
 	q.edge, q.edged = r.edge, now
 }
 
-// receiverLeastRTT is the smallest known round-trip time of the path. The mean includes the
-// time that data waits in queues and for the processor: if the buffer grew with it, the queues
-// would grow, and the mean with them.
+// receiverLeastRTT returns the smallest known round-trip time of the path. The mean is not suitable,
+// because it includes the time that data waits in queues and for the processor. A buffer that grows
+// with the mean would make the queues grow, and thus the mean.
 func (c *Conn) receiverLeastRTT() Time {
 	rtt := c.rcv.drs.rtt
 	for _, d := range [...]Time{c.rcv.drs.least, c.rtt.min} {

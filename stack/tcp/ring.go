@@ -14,9 +14,9 @@ type ring struct {
 	was  int32 // length of b when it was last freed
 }
 
-// bulk is the size in bytes from which a ring is allocated again with its previous length. A
-// transfer whose reader empties the ring each time would otherwise double it again and again,
-// which took half of the time for copying.
+// bulk is the size in bytes from which reserve allocates a ring with its previous length at once. A
+// ring that the reader empties each time would otherwise grow by doubling each time, which was half of
+// the cost of copying.
 const bulk = 16 << 10
 
 // reserve grows the ring to at least n bytes from the head. It preserves the first used bytes,

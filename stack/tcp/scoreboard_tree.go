@@ -5,17 +5,17 @@ import "sort"
 // This file is the storage of a scoreboard: chunks of pieces in an AVL tree with parent links.
 // Each chunk records which kinds of pieces are in it and in its subtree.
 
-// chunkLen is the maximum number of pieces in a chunk. Moving that many costs about as much as
-// finding one.
+// chunkLen is the maximum number of pieces in a chunk. Moving that many pieces costs about as much as
+// finding one in the tree.
 const chunkLen = 64
 
 // A chunk holds consecutive pieces, at least one while it is in the tree.
 type chunk struct {
 	list            []sent // the pieces, from head on
 	head            int
-	count           [kindAny + 1]uint8 // of each kind how many
+	count           [kindAny + 1]uint8 // number of pieces of each kind
 	height          int8
-	below           sentKind // of the pieces in it and in the chunks below it
+	below           sentKind // kinds of the pieces in the subtree of the chunk
 	up, left, right *chunk
 }
 
@@ -113,7 +113,7 @@ func (b *scoreboard) remove(p piece) {
 	}
 }
 
-// removeFirst removes the first piece, s. The chunk keeps its bytes until the next piece is pushed.
+// removeFirst removes the first piece. s is a copy of it.
 func (b *scoreboard) removeFirst(s *sent) {
 	c := b.first
 	x := s.kind()
@@ -131,7 +131,7 @@ func (b *scoreboard) removeFirst(s *sent) {
 	}
 }
 
-// pushFirst makes the first chunk of an empty tree, for a piece of kindOpen.
+// pushFirst adds the first chunk to an empty tree. The caller adds a piece of kindOpen to it.
 func (b *scoreboard) pushFirst() *chunk {
 	c := b.free
 	if c == nil {
@@ -143,8 +143,7 @@ func (b *scoreboard) pushFirst() *chunk {
 	return c
 }
 
-// removeOnly removes the empty chunk c, which is all of the tree. Of what it counts only the kinds of
-// its pieces can have been set, and these are zero.
+// removeOnly removes the empty chunk c, the only one of the tree. Its counts are already zero.
 func (b *scoreboard) removeOnly(c *chunk) {
 	c.list, c.head, c.below = c.list[:0], 0, 0
 	c.up, b.free = b.free, c
@@ -352,7 +351,7 @@ func (b *scoreboard) removeChunk(c *chunk) {
 		}
 		k.left = c.left
 		k.left.up = k
-		k.height, k.below = c.height, c.below // of what fix compares with
+		k.height, k.below = c.height, c.below // fix compares with these
 		b.replace(c, k)
 	}
 	*c = chunk{list: c.list[:0], up: b.free}
@@ -388,7 +387,7 @@ func (c *chunk) update() {
 	c.height++
 }
 
-// lean is the height of the left subtree of c minus that of the right one.
+// lean returns the height of the left subtree of c minus that of the right one.
 func (c *chunk) lean() (d int8) {
 	if c.left != nil {
 		d = c.left.height
@@ -418,13 +417,13 @@ func (b *scoreboard) fix(c *chunk) {
 			c.update()
 		}
 		if c.height == height && c.below == below {
-			return // nothing has changed for those above
+			return // nothing changes for the ancestors
 		}
 		c = c.up
 	}
 }
 
-// rotateLeft lifts the right child of c above it, and returns that.
+// rotateLeft rotates c to the left: its right child takes its place. It returns that child.
 func (b *scoreboard) rotateLeft(c *chunk) *chunk {
 	k := c.right
 	b.replace(c, k)
@@ -437,7 +436,7 @@ func (b *scoreboard) rotateLeft(c *chunk) *chunk {
 	return k
 }
 
-// rotateRight lifts the left child of c above it, and returns that.
+// rotateRight rotates c to the right: its left child takes its place. It returns that child.
 func (b *scoreboard) rotateRight(c *chunk) *chunk {
 	k := c.left
 	b.replace(c, k)

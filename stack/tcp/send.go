@@ -50,16 +50,16 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 	return false
 }
 
-// ackSeq is the sequence number of a segment without data: SND.NXT, unless the peer has shrunk
-// its window. A peer that still honours the window it advertised (RFC 7323 2.4) accepts SND.NXT
-// even then, but others accept only numbers up to the new right edge, so as on Linux the
-// segment uses that edge. RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window
-// shrinking, which may cause the 'usable window' to become negative" (MUST-34).
+// ackSeq returns the sequence number of a segment without data: SND.NXT, unless the peer has shrunk its
+// window. A peer that still honours the window it advertised (RFC 7323 2.4) accepts SND.NXT even then.
+// Others accept only numbers up to the new right edge, so as on Linux the segment uses that edge. RFC
+// 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking, which may cause the 'usable
+// window' to become negative" (MUST-34).
 //
-// The peer may have received data beyond the edge meanwhile, and then the edge is too old. Its
-// answer carries the number that it expects, in SEG.ACK. That number is used even if the answer
-// itself is unacceptable: otherwise two peers that have both overrun the other's window would
-// reject each other's segments forever.
+// The peer may have received data beyond the edge meanwhile, and then the edge is too old. The peer's
+// answer carries the number that it expects, in SEG.ACK. ackSeq returns that number even if the answer
+// itself is unacceptable. Otherwise two peers that have both overrun the other's window would reject
+// each other's segments forever.
 func (c *Conn) ackSeq() Seq {
 	s := &c.snd
 	edge := c.sendEdge()
@@ -218,7 +218,8 @@ func (c *Conn) ackSent() {
 	c.timers.ack = 0
 }
 
-// segSize is the payload of a full segment sent now. RFC 9293 3.7.1: its options are subtracted.
+// segSize returns the payload of a full segment sent now. RFC 9293 3.7.1: the segment's options are
+// subtracted.
 func (c *Conn) segSize() int {
 	n := c.snd.mss
 	r := &c.rcv
@@ -406,11 +407,10 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 	return false
 }
 
-// zeroWindowProbe writes a segment that the peer must answer. RFC 9293 3.8.6.1: "Probing of
-// zero (offered) windows MUST be supported (MUST-36)". As on Linux it has an old sequence
-// number, SND.UNA-1, and no data. A peer that has just opened its window would accept new data,
-// another would refuse it, and the sender would not know which sequence number the peer
-// expects next.
+// zeroWindowProbe writes a segment that the peer must answer. RFC 9293 3.8.6.1: "Probing of zero
+// (offered) windows MUST be supported (MUST-36)". As on Linux, the probe has an old sequence number,
+// SND.UNA-1, and no data. New data would be accepted by a peer that has just opened its window and
+// refused by any other, and the sender would not know which sequence number the peer expects next.
 func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	t := &c.timers
 	t.persists = min(t.persists+1, 30)
@@ -419,14 +419,15 @@ func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	c.armPersist(now)
 }
 
-// persistExpired schedules a window probe, or ends the connection if too many probes were not
-// answered. RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send
-// acknowledgments in response to the probe segments, the sending TCP peer MUST allow the
-// connection to stay open" (MUST-37). An application may still close it. RFC 6429 4: the
-// application or the operating system may close connections in this state without violating
-// TCP. An orphan has no application, so the stack ends it as Linux does: when orphanRetries
-// probes in a row were not answered, or, answered or not, when the time between two has grown
-// to MaxRTO, which is some five minutes after the window closed.
+// persistExpired schedules a window probe, or ends the connection if too many probes were not answered.
+// RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send acknowledgments in response to
+// the probe segments, the sending TCP peer MUST allow the connection to stay open" (MUST-37). An
+// application may still close it. RFC 6429 4: the application or the operating system may close
+// connections in this state without violating TCP.
+//
+// An orphan has no application, so the stack ends it as Linux does, in either of two cases:
+// orphanRetries consecutive probes were not answered; or the time between two probes, answered or not,
+// has grown to MaxRTO. That is about five minutes after the window closed.
 func (c *Conn) persistExpired() {
 	t := &c.timers
 	retries := c.p.Retries
@@ -442,7 +443,7 @@ func (c *Conn) persistExpired() {
 	t.probeNow = true
 }
 
-// unsent is the number of bytes that were written and never sent.
+// unsent returns the number of bytes that were written and never sent.
 func (c *Conn) unsent() int {
 	if c.snd.finSent || c.state == Closed {
 		return 0 // SND.NXT is past the FIN, or the queue is gone
@@ -528,11 +529,11 @@ func (c *Conn) mayBeSmall(now Time, n, unsent int) bool {
 	return false
 }
 
-// armPersist starts the persist timer for a window that is zero or too small. It is not needed
-// while data is in flight, whose acknowledgement carries the window, unless the window is shut.
-// RFC 9293 3.8.6.1: "The transmitting host SHOULD send the first zero-window
-// probe when a zero window has existed for the retransmission timeout period,
-// and SHOULD increase exponentially the interval between successive probes."
+// armPersist starts the persist timer for a window that is zero or too small. While data is in flight,
+// the timer is needed only if the window is shut, because an acknowledgement will carry a new window.
+// RFC 9293 3.8.6.1: "The transmitting host SHOULD send the first zero-window probe when a zero window
+// has existed for the retransmission timeout period, and SHOULD increase exponentially the interval
+// between successive probes."
 func (c *Conn) armPersist(now Time) {
 	t := &c.timers
 	if t.persist != 0 || t.probeNow || c.snd.una != c.snd.nxt && !c.shut() {

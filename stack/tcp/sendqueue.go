@@ -95,9 +95,9 @@ func (c *Conn) Near() bool { return c.rtt.min > 0 && c.rtt.min < near }
 // connection makes progress.
 func (c *Conn) Una() Seq { return c.snd.una }
 
-// AwaitAcks requests a Writable event for when all pinned bytes are acknowledged, so that
-// Unpin has nothing to copy, or for the time until, whichever is first. It returns false,
-// and requests nothing, if that moment has already come.
+// AwaitAcks requests a Writable event at the time until, or earlier when all pinned bytes are
+// acknowledged, so that Unpin has nothing to copy. It returns false and requests nothing if either is
+// already the case.
 func (c *Conn) AwaitAcks(now, until Time) bool {
 	if c.active == nil {
 		return false

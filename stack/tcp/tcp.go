@@ -6,7 +6,7 @@
 // The caller serialises all calls on one Conn, and after each of them
 //
 //   - calls [Conn.Next] until it returns false, and sends the segments,
-//   - calls [Conn.Events] to learn whom to wake,
+//   - calls [Conn.Events] to learn which goroutines to wake,
 //   - calls [Conn.Deadline] to learn when to call [Conn.Tick].
 package tcp
 
@@ -121,9 +121,9 @@ const (
 type Segment struct {
 	wire.TCP
 
-	// Payload and Payload2 are two consecutive pieces, the second often empty. Of a
-	// segment given to Conn.Segment they are not kept after the call. Of one from
-	// Conn.Next they are valid until the next call on the Conn.
+	// Payload and Payload2 are two consecutive pieces of the payload; the second is often empty.
+	// Conn.Segment does not keep them after it returns. Those of a segment from Conn.Next are valid
+	// until the next call on the Conn.
 	Payload  []byte
 	Payload2 []byte
 
@@ -139,8 +139,8 @@ type Segment struct {
 
 	hadSYN bool // the Conn has cleared the SYN flag: the window is not scaled
 
-	// GSOSize is not 0 for a super-segment: its payload makes several segments on the
-	// wire, of GSOSize bytes each but the last.
+	// GSOSize is not 0 for a super-segment. Its payload makes several segments on the wire, each of
+	// GSOSize bytes except the last.
 	GSOSize int
 }
 
@@ -199,14 +199,13 @@ type Params struct {
 	// second for the lower bound; like every current host we use 200 ms.
 	MinRTO, MaxRTO Time
 
-	// SynRetries and Retries are how often a SYN and any other segment are
-	// retransmitted before the connection fails (R2 of RFC 9293 3.8.3). For a SYN, R2
-	// "MUST be set large enough to provide retransmission of the segment for at least 3
-	// minutes": 7 retries take 247 s.
+	// SynRetries and Retries are the number of times that a SYN and any other segment are retransmitted
+	// before the connection fails (R2 of RFC 9293 3.8.3). For a SYN, R2 "MUST be set large enough to
+	// provide retransmission of the segment for at least 3 minutes": 7 retries take 247 s.
 	SynRetries, Retries uint8
-	// SynAckRetries is how often the SYN,ACK of a passive open is retransmitted. It is
-	// smaller, because no application waits for the connection and many half-open ones
-	// may be an attack (RFC 4987 3.3): 5 as on Linux, which take 63 s.
+	// SynAckRetries is the number of times that the SYN,ACK of a passive open is retransmitted. It is
+	// smaller, because no application waits for the connection and many half-open ones may be an attack
+	// (RFC 4987 3.3). It is 5 as on Linux, which takes 63 s.
 	SynAckRetries uint8
 
 	// FinTimeout bounds FIN-WAIT-2 of a connection that the application closed.
@@ -247,7 +246,7 @@ type Params struct {
 	ECN bool
 }
 
-// minBuffer is what a connection may buffer in each direction under memory pressure, in bytes.
+// minBuffer is the maximum size of each of a connection's two buffers under memory pressure, in bytes.
 const minBuffer = 8 << 10
 
 // DefaultParams returns Linux's values, or the RFCs' where those demand more. The maximum

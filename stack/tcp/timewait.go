@@ -35,7 +35,7 @@ const (
 	WaitDrop    Verdict = iota // ignore the segment
 	WaitAck                    // send out
 	WaitRestart                // send out and restart the 2 MSL timer
-	WaitReuse                  // a new connection may reuse the addresses: pass the segment to the listener; if there is none, send out unless it is empty
+	WaitReuse                  // a new connection may reuse the addresses: pass the segment to the listener; without one, send out, unless it is empty
 	WaitEnd                    // end TIME-WAIT: the peer has forgotten the connection
 )
 
@@ -44,13 +44,11 @@ const (
 func (w *Waiter) Segment(now Time, s, out *Segment) Verdict {
 	seq := Seq(s.Seq)
 	if s.has(wire.FlagRST) {
-		// RFC 1337 3, F1: "Ignore RST segments in TIME-WAIT state": otherwise an old
-		// duplicate, our ACK of it and the peer's RST in reply would end it. The
-		// exception is a peer that sent a SYN which was not accepted for reuse, and
-		// resets our answer: it has forgotten the connection. RFC 5961 4.2: "the
-		// remote TCP endpoint
-		// would send a RST segment back [...] with the sequence number derived
-		// from the ACK field".
+		// RFC 1337 3, F1: "Ignore RST segments in TIME-WAIT state". Otherwise an old duplicate would
+		// end the state: the peer answers our ACK of the duplicate with a RST. There is one exception:
+		// the peer sent a SYN that was not accepted for reuse, and answers our ACK with a RST, because
+		// it has forgotten the connection. RFC 5961 4.2: "the remote TCP endpoint would send a RST
+		// segment back [...] with the sequence number derived from the ACK field".
 		if w.challenged && seq == w.rcvNxt {
 			return WaitEnd
 		}
@@ -96,10 +94,10 @@ func (w *Waiter) reusable(s *Segment, old bool) bool {
 	return w.rcvNxt.Less(Seq(s.Seq))
 }
 
-// ReopenAt returns the time from which an active open with tsOffset may reuse the addresses, or
-// 0 for never. As with Linux's tcp_tw_reuse that is when its timestamps are later than all that
-// the old connection sent. Then the peer's PAWS discards old segments of that connection, and a
-// peer that is itself in TIME-WAIT accepts our SYN (RFC 6191 2).
+// ReopenAt returns the time from which an active open with tsOffset may reuse the addresses, or 0 for
+// never. As with Linux's tcp_tw_reuse, the timestamps of the new connection must be later than all that
+// the old connection sent. Then the peer's PAWS discards old segments of the old connection, and a peer
+// that is itself in TIME-WAIT accepts our SYN (RFC 6191 2).
 func (w *Waiter) ReopenAt(now Time, tsOffset uint32) Time {
 	if !w.ts {
 		return 0
@@ -111,8 +109,8 @@ func (w *Waiter) ReopenAt(now Time, tsOffset uint32) Time {
 	return (now/Millisecond + Time(ahead) + 1) * Millisecond
 }
 
-// NextISS returns an initial sequence number for the connection that reuses the addresses: iss,
-// or a number beyond all numbers of the old connection.
+// NextISS returns an initial sequence number for the connection that reuses the addresses: iss if that
+// is beyond all numbers of the old connection, and otherwise another one that is.
 func (w *Waiter) NextISS(iss Seq) Seq {
 	if iss.LessEq(w.sndNxt + 65535) {
 		return w.sndNxt + 65535 + 2
