@@ -48,6 +48,34 @@ func BenchmarkFamilies(b *testing.B) {
 				c.Write(buf)
 			}
 		})
+		b.Run("connect/"+fam.name, func(b *testing.B) {
+			x, y := twoHosts6(b, nic.PipeConfig{})
+			l, err := y.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
+			require.NoError(b, err)
+			to := netip.AddrPortFrom(addr(fam.addr), l.LocalAddr().Port())
+			go func() {
+				buf := make([]byte, 64)
+				for {
+					d, err := l.Accept()
+					if err != nil {
+						return
+					}
+					d.Read(buf)
+					d.Write(buf[:1])
+					d.Close()
+				}
+			}()
+			buf := make([]byte, 64)
+			for b.Loop() {
+				c, err := x.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, to, TCPOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				c.Write(buf[:1])
+				c.Read(buf)
+				c.Close()
+			}
+		})
 		b.Run("datagrams/"+fam.name, func(b *testing.B) {
 			h1, h2 := twoHosts6(b, nic.PipeConfig{})
 			c, s := openUDP(b, h1, "[::]:0"), openUDP(b, h2, "[::]:0")

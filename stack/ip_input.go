@@ -19,6 +19,7 @@ type packet struct {
 	header     []byte   // the IP header as received, for ICMP quotes
 	payload    []byte   // the transport header and what follows, borrowed
 	tail       []byte   // of TCP: what follows payload, borrowed too
+	plain      bool     // of IPv6: see plain6; false says nothing
 	checksumOK bool     // nothing to verify: it came from memory, or the device did
 	csumOffset int      // where in payload a checksum is that is not yet complete; 0: none
 	link       wire.MAC // of IPv6 on Ethernet: which station the frame came from

@@ -27,6 +27,7 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	}
 	p.checksumOK = f.NeedsChecksum || f.ChecksumValid
 	p.broadcast = linkGroup
+	p.plain = plain6(b)
 	if f.NeedsChecksum {
 		p.csumOffset = int(f.ChecksumOffset)
 	}
@@ -46,7 +47,7 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 func (s *Stack) input6(p *packet) {
 	// Nearly all packets have nothing to walk.
 	if p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP {
-		if p.src.IsUnspecified() {
+		if !p.plain && p.src.IsUnspecified() {
 			p.ifc.stop(dropNoSource)
 			return
 		}
@@ -100,8 +101,33 @@ func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
 	s.sendICMPError(p, k, int(c.Pointer))
 }
 
-// filter6 decides whether a packet is for the host and from somebody who can have sent it.
+// filter6 returns why a packet is to be dropped: it is not for the host, or its source cannot have sent it.
 func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
+	if !p.plain {
+		return ifc.filterSpecial6(p, linkGroup)
+	}
+	t := ifc.s.table.Load()
+	switch {
+	case !ifc.loopback && t.isOwn(p.src):
+		return dropOwnSource
+	case !t.isOwn(p.dst):
+		return dropNotLocal
+	case !ifc.loopback && linkGroup:
+		return dropUnicastInBroadcast
+	}
+	return wire.OK
+}
+
+// plain6 reports whether both addresses of an IPv6 header are global or unique local unicast, of 2000::/3
+// (RFC 4291 2.5.4) or fc00::/7 (RFC 4193). No rule of filterSpecial6 is about such addresses, and they
+// have no zone. Without this test the rules were 7 % of the CPU time of a datagram in memory.
+func plain6(header []byte) bool {
+	src, dst := header[8], header[24]
+	return (src>>5 == 1 || src>>1 == 0xfc>>1) && (dst>>5 == 1 || dst>>1 == 0xfc>>1)
+}
+
+// filterSpecial6 is filter6 for addresses of any kind.
+func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	group := p.dst.IsMulticast()
 	// What stands for an address of IPv4 in the stack's tables must not come in as one of IPv6:
@@ -184,6 +210,9 @@ func (p *packet) zone() int {
 }
 
 func (p *packet) zone6() int {
+	if p.plain {
+		return 0
+	}
 	local := isLinkLocal6(p.dst)
 	switch {
 	case !local && !isLinkLocal6(p.src):

@@ -166,6 +166,39 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 	}
 }
 
+// The short way for packets between plain addresses is the long way's.
+func TestPlainAddressesAreFilteredAlike(t *testing.T) {
+	s, _ := hostAndPeer6(t)
+	list := []netip.Addr{}
+	for _, a := range []string{
+		"2001:db8::1", "2001:db8::2", "2001:db8::3", "2000::", "3fff::1", "1fff::1", "4000::1", "fc00::1", "fdff::1",
+		"fbff::1", "fe00::1", "fe80::1", "fe80::2", "fe80:1::2", "fec0::1", "::", "::1", "::ffff:192.0.2.1", "64:ff9b::1",
+		"ff00::1", "ff01::1", "ff02::1", "ff02::9", "ff0e::9",
+	} {
+		list = append(list, addr(a))
+	}
+	plain := 0
+	for _, ifc := range *s.ifaces.Load() { // the loopback is one of them
+		for _, src := range list {
+			for _, dst := range list {
+				for _, group := range []bool{false, true} {
+					b := ip6Packet(wire.IPv6{Src: src, Dst: dst, Next: wire.ProtoUDP}, nil)
+					p := packet{ifc: ifc, src: src, dst: dst, proto: wire.ProtoUDP, header: b, plain: plain6(b)}
+					slow := p
+					slow.plain = false
+					require.Equal(t, ifc.filterSpecial6(&slow, group), ifc.filter6(&p, group), "%v to %v, group %v", src, dst, group)
+					require.Equal(t, slow.broadcast, p.broadcast)
+					require.Equal(t, slow.zone(), p.zone())
+					if p.plain {
+						plain++
+					}
+				}
+			}
+		}
+	}
+	require.Equal(t, 2*2*7*7, plain, "the cases that the test is about")
+}
+
 // RFC 8200 8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
 //
 // RFC 8200 MUST-38.
