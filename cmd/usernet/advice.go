@@ -34,8 +34,8 @@ func cannotTAP(err error) bool {
 	return runtime.GOOS != "linux" || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errors.ErrUnsupported)
 }
 
-// A place holds the facts about the system on which the advice depends.
-type place struct {
+// An environment holds the facts about the system on which the advice depends.
+type environment struct {
 	system    string // runtime.GOOS
 	root      bool
 	container bool
@@ -43,17 +43,17 @@ type place struct {
 	exists    func(iface string) bool
 }
 
-func here() place {
-	p := place{system: runtime.GOOS, root: os.Geteuid() == 0, user: userName()}
+func thisEnvironment() environment {
+	e := environment{system: runtime.GOOS, root: os.Geteuid() == 0, user: userName()}
 	for _, file := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := os.Stat(file); err == nil {
-			p.container = true
+			e.container = true
 		}
 	}
 	// systemd-nspawn, LXC and Podman set this variable (systemd's Container Interface).
-	p.container = p.container || os.Getenv("container") != ""
-	p.exists = func(iface string) bool { _, err := net.InterfaceByName(iface); return err == nil }
-	return p
+	e.container = e.container || os.Getenv("container") != ""
+	e.exists = func(iface string) bool { _, err := net.InterfaceByName(iface); return err == nil }
+	return e
 }
 
 // userName returns the name of the current user, or the numeric ID if the user has no name.
@@ -66,9 +66,9 @@ func userName() string {
 }
 
 // asRoot returns a command line that runs the commands as root for this user.
-func (p *place) asRoot(commands ...string) string {
+func (e *environment) asRoot(commands ...string) string {
 	switch {
-	case p.root:
+	case e.root:
 		return strings.Join(commands, " && ")
 	case len(commands) == 1:
 		return "sudo " + commands[0]
@@ -77,41 +77,41 @@ func (p *place) asRoot(commands ...string) string {
 }
 
 // noTAP returns a line that says why there is no TAP, followed by lines that say how to get one.
-func (p *place) noTAP(err *tapError) []string {
-	const container = "to have one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
+func (e *environment) noTAP(err *tapError) []string {
+	const container = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
 	why := "no TAP device: " + err.Error()
 	var perm *nic.TAPPermissionError
 	switch {
-	case p.system != "linux":
-		return []string{why, "to have one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
+	case e.system != "linux":
+		return []string{why, "to get one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
 		why = fmt.Sprintf("no TAP device: %v", perm.Err)
 		// Root lacks the permission only if its capabilities were removed.
-		if p.root {
+		if e.root {
 			return []string{why, container}
 		}
-		lines := []string{why, "to have one: " + p.asRoot(perm.Commands(p.user)...)}
-		if p.container {
+		lines := []string{why, "to get one: " + e.asRoot(perm.Commands(e.user)...)}
+		if e.container {
 			lines = append(lines, container)
 		}
 		return lines
 	case errors.Is(err, syscall.EBUSY):
-		return []string{why, fmt.Sprintf("another window or program has %s: -tap %s is a device beside it", err.name, p.nextTAP(err.name))}
-	case p.container:
+		return []string{why, fmt.Sprintf("another program uses %s: -tap %s makes another device", err.name, e.nextTAP(err.name))}
+	case e.container:
 		return []string{why, container}
 	case errors.Is(err, fs.ErrNotExist):
-		return []string{why, "to have one: " + p.asRoot("modprobe tun")}
+		return []string{why, "to get one: " + e.asRoot("modprobe tun")}
 	}
 	return []string{why}
 }
 
 // nextTAP returns the next name without an interface: usernet1 after usernet0.
-func (p *place) nextTAP(name string) string {
+func (e *environment) nextTAP(name string) string {
 	stem := strings.TrimRight(name, "0123456789")
 	n, _ := strconv.Atoi(name[len(stem):])
 	for {
 		n++
-		if next := stem + strconv.Itoa(n); !p.exists(next) {
+		if next := stem + strconv.Itoa(n); !e.exists(next) {
 			return next
 		}
 	}
@@ -119,7 +119,7 @@ func (p *place) nextTAP(name string) string {
 
 // notReady returns a message with the commands to run if the user's TAP has no address or is not
 // up, and "" if it is ready. host is the address for the kernel's side.
-func (p *place) notReady(tap, host string, hasAddr, up bool) string {
+func (e *environment) notReady(tap, host string, hasAddr, up bool) string {
 	var lacks, commands []string
 	if !hasAddr {
 		lacks = append(lacks, "has no address")
@@ -132,5 +132,5 @@ func (p *place) notReady(tap, host string, hasAddr, up bool) string {
 	if lacks == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s %s, so that nothing passes; type: %s", tap, strings.Join(lacks, " and "), p.asRoot(commands...))
+	return fmt.Sprintf("%s %s, so no packets pass; run: %s", tap, strings.Join(lacks, " and "), e.asRoot(commands...))
 }

@@ -19,8 +19,8 @@ func dumpCommand() command {
 			var count int
 			var answer bool
 			l.define(fs)
-			fs.IntVar(&count, "c", 0, "end after `count` frames; 0: at Ctrl-C")
-			fs.BoolVar(&answer, "answer", false, "be a host at -addr, which answers ARP, ping and the rest, and print that too")
+			fs.IntVar(&count, "c", 0, "end after `count` frames; 0: at Ctrl-C only")
+			fs.BoolVar(&answer, "answer", false, "run a host at -addr that answers ARP, ping and so on, and print its frames too")
 			return func(ctx context.Context, t terminal, args []string) error {
 				switch {
 				case len(args) > 0:

@@ -72,7 +72,7 @@ func checkPorts(tcp, udp ports) error {
 	}{{"-tcp-echo", ports{echoPort, discardPort}, tcp}, {"-udp-echo", ports{echoPort}, udp}} {
 		for _, port := range c.more {
 			if slices.Contains(c.taken, port) {
-				return usageError(fmt.Sprintf("%s %d: that port has a service already", c.flag, port))
+				return usageError(fmt.Sprintf("%s %d: the port already has a service", c.flag, port))
 			}
 			c.taken = append(c.taken, port)
 		}
@@ -102,7 +102,7 @@ func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) erro
 	select {
 	case <-ctx.Done():
 	case err = <-n.down:
-		err = fmt.Errorf("the link is gone: %w", err)
+		err = fmt.Errorf("the link has failed: %w", err)
 	}
 	s.close()
 	if cerr := n.Close(); err == nil {

@@ -98,7 +98,7 @@ func (f prefixFlag) Set(s string) error {
 		to, family = &f.p.six, "IPv6"
 	}
 	if to.IsValid() {
-		return fmt.Errorf("one address of %s is enough: it was %v before", family, to)
+		return fmt.Errorf("only one %s address is allowed, and it is already %v", family, to)
 	}
 	*to = p
 	return nil

@@ -103,26 +103,26 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 	denied := &tapError{"usernet0", &nic.TAPPermissionError{Name: "usernet0", Err: syscall.EPERM}}
 	busy := &tapError{"usernet0", syscall.EBUSY}
 	missing := &tapError{"usernet0", os.ErrNotExist}
-	const container = "to have one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
+	const container = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
 	none := func(string) bool { return false }
 	for _, c := range []struct {
 		name string
 		err  *tapError
-		at   place
+		at   environment
 		want string
 	}{
-		{"a user", denied, place{user: "ann"}, "to have one: sudo sh -c 'ip tuntap add dev usernet0 mode tap user ann && " +
+		{"a user", denied, environment{user: "ann"}, "to get one: sudo sh -c 'ip tuntap add dev usernet0 mode tap user ann && " +
 			"ip addr add 192.0.2.1/24 dev usernet0 && ip link set usernet0 up'"},
-		{"a user in a container", denied, place{user: "ann", container: true}, "to have one: sudo sh -c 'ip tuntap add dev usernet0 mode tap user ann && " +
+		{"a user in a container", denied, environment{user: "ann", container: true}, "to get one: sudo sh -c 'ip tuntap add dev usernet0 mode tap user ann && " +
 			"ip addr add 192.0.2.1/24 dev usernet0 && ip link set usernet0 up'\n" + container},
-		{"root of a container that does not look like one", denied, place{root: true}, container},
-		{"without the driver", missing, place{}, "to have one: sudo modprobe tun"},
-		{"root without the driver", missing, place{root: true}, "to have one: modprobe tun"},
-		{"in a container without the device", missing, place{root: true, container: true}, container},
-		{"a second window", busy, place{exists: none}, "another window or program has usernet0: -tap usernet1 is a device beside it"},
-		{"a third window", busy, place{exists: func(name string) bool { return name == "usernet1" }},
-			"another window or program has usernet0: -tap usernet2 is a device beside it"},
-		{"a device without a number", &tapError{"tap", syscall.EBUSY}, place{exists: none}, "another window or program has tap: -tap tap1 is a device beside it"},
+		{"root of a container that does not look like one", denied, environment{root: true}, container},
+		{"without the driver", missing, environment{}, "to get one: sudo modprobe tun"},
+		{"root without the driver", missing, environment{root: true}, "to get one: modprobe tun"},
+		{"in a container without the device", missing, environment{root: true, container: true}, container},
+		{"a second window", busy, environment{exists: none}, "another program uses usernet0: -tap usernet1 makes another device"},
+		{"a third window", busy, environment{exists: func(name string) bool { return name == "usernet1" }},
+			"another program uses usernet0: -tap usernet2 makes another device"},
+		{"a device without a number", &tapError{"tap", syscall.EBUSY}, environment{exists: none}, "another program uses tap: -tap tap1 makes another device"},
 	} {
 		c.at.system = "linux"
 		lines := c.at.noTAP(c.err)
@@ -130,15 +130,15 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 		require.Equal(t, c.want, strings.Join(lines[1:], "\n"), c.name)
 		require.NotContains(t, strings.Join(lines, ""), "$", c.name)
 	}
-	mac := place{system: "darwin"}
+	mac := environment{system: "darwin"}
 	require.Contains(t, mac.noTAP(denied)[1], "install")
-	require.Len(t, (&place{system: "linux"}).noTAP(&tapError{"usernet0", errors.New("nic: odd")}), 1)
+	require.Len(t, (&environment{system: "linux"}).noTAP(&tapError{"usernet0", errors.New("nic: odd")}), 1)
 
-	user, root := place{}, place{root: true}
+	user, root := environment{}, environment{root: true}
 	require.Empty(t, user.notReady("tap0", "192.0.2.1/24", true, true))
-	require.Equal(t, "tap0 is down, so that nothing passes; type: sudo ip link set tap0 up", user.notReady("tap0", "192.0.2.1/24", true, false))
-	require.Equal(t, "tap0 has no address, so that nothing passes; type: ip addr add 192.0.2.1/24 dev tap0", root.notReady("tap0", "192.0.2.1/24", false, true))
-	require.Equal(t, "tap0 has no address and is down, so that nothing passes; type: sudo sh -c 'ip addr add 192.0.2.1/24 dev tap0 && ip link set tap0 up'",
+	require.Equal(t, "tap0 is down, so no packets pass; run: sudo ip link set tap0 up", user.notReady("tap0", "192.0.2.1/24", true, false))
+	require.Equal(t, "tap0 has no address, so no packets pass; run: ip addr add 192.0.2.1/24 dev tap0", root.notReady("tap0", "192.0.2.1/24", false, true))
+	require.Equal(t, "tap0 has no address and is down, so no packets pass; run: sudo sh -c 'ip addr add 192.0.2.1/24 dev tap0 && ip link set tap0 up'",
 		user.notReady("tap0", "192.0.2.1/24", false, false))
 	require.NotContains(t, userName(), "$")
 	require.NotEmpty(t, userName())

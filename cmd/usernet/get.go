@@ -23,7 +23,7 @@ func getCommand() command {
 			var l linkFlags
 			var out, dns string
 			l.define(fs)
-			fs.StringVar(&out, "o", "", "write to `file` and not to the standard output")
+			fs.StringVar(&out, "o", "", "write to `file` instead of standard output")
 			fs.StringVar(&dns, "dns", "", "`address` of a name server, with or without its port")
 			return func(ctx context.Context, t terminal, args []string) error {
 				if len(args) != 1 {
@@ -40,10 +40,10 @@ func getCommand() command {
 				return runGet(ctx, t, &l, url, out, servers)
 			}
 		},
-		more: `A URL without a scheme is one of http.
+		more: `A URL without a scheme uses http.
 
 Examples:
-  usernet get 192.0.2.1:8000                         from a server of the kernel's
+  usernet get 192.0.2.1:8000                         from a server on the kernel's side
   usernet get -o image.iso http://192.0.2.1:8000/image.iso
 `,
 	}

@@ -96,7 +96,7 @@ func (l *listenFlag) outer(log *slog.Logger) (net.Listener, error) {
 	}
 	ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(l.port)))
 	if errors.Is(err, syscall.EACCES) {
-		log.Info(fmt.Sprintf("port %d of %s is root's: taking another one", l.port, host))
+		log.Info(fmt.Sprintf("only root may listen on port %d of %s: using another port", l.port, host))
 		return listenLoopback(host, bridgePort)
 	}
 	return ln, err

@@ -101,7 +101,7 @@ func (c *command) run(ctx context.Context, t terminal, args []string) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &use):
-		fmt.Fprintf(t.err, "usernet %s: %s\nusernet %s -h tells how it is used\n", c.name, use, c.name)
+		fmt.Fprintf(t.err, "usernet %s: %s\nfor its usage, run: usernet %s -h\n", c.name, use, c.name)
 		return exitUsage
 	case !errors.Is(err, errQuiet):
 		fmt.Fprintf(t.err, "usernet %s: %v\n", c.name, err)
@@ -130,7 +130,7 @@ func (c *command) usage(w io.Writer, fs *flag.FlagSet) {
 }
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, "usernet is a TCP/IP stack of its own, on a TAP device or on a wire in memory.\n\nCommands:\n")
+	fmt.Fprint(w, "usernet is a TCP/IP stack for Go programs, here on a TAP device or on a wire in memory.\n\nCommands:\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.what)
 	}

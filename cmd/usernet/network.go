@@ -43,11 +43,11 @@ type linkFlags struct {
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
-	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; made, if there is none, and gone at the end")
-	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, and no TAP")
-	fs.BoolVar(&l.plain, "plain", false, "frames as on a real wire: none that the link has to cut up, and all checksums complete")
-	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`; 192.0.2.2/24 and 2001:db8::2/64, or what suits -host-addr; once for each family")
-	fs.Var(prefixFlag{&l.hostAddr}, "host-addr", "`address/bits` of the kernel's side; 192.0.2.1/24 and 2001:db8::1/64, or what suits -addr. One that the TAP has is kept")
+	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; if it does not exist, it is created, and deleted at the end")
+	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, instead of a TAP device")
+	fs.BoolVar(&l.plain, "plain", false, "no offloads: every frame fits the MTU and has complete checksums")
+	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`, once for each family; by default 192.0.2.2/24 and 2001:db8::2/64, or an address on the network of -host-addr")
+	fs.Var(prefixFlag{&l.hostAddr}, "host-addr", "`address/bits` of the kernel's side, once for each family; by default 192.0.2.1/24 and 2001:db8::1/64, or an address on the network of -addr; the TAP keeps the addresses that it already has")
 	fs.Var(macFlag{&l.mac}, "mac", "our `MAC` address; by default a random one")
 	fs.StringVar(&l.pcap, "pcap", "", "write every frame to `file`, for Wireshark (pcapng)")
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
@@ -105,7 +105,7 @@ func advised(err error) error {
 	if !errors.As(err, &failed) {
 		return err
 	}
-	at := here()
+	at := thisEnvironment()
 	return errors.New(strings.Join(at.noTAP(failed), "\n"))
 }
 
@@ -177,7 +177,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, er
 		}
 	}
 	if !tap.Created() {
-		at := here()
+		at := thisEnvironment()
 		if line := at.notReady(tap.Name(), p.four.host.String(), len(own) > 0, !isDown(tap.Name())); line != "" {
 			fmt.Fprintln(t.err, line)
 		}
@@ -341,7 +341,7 @@ func (l *linkFlags) openOrWire(t terminal, log *slog.Logger) (*network, error) {
 	if !errors.As(err, &failed) || !cannotTAP(err) {
 		return n, advised(err)
 	}
-	at := here()
+	at := thisEnvironment()
 	for _, line := range at.noTAP(failed) {
 		fmt.Fprintln(t.err, line)
 	}

@@ -19,7 +19,7 @@ func pingCommand() command {
 	return command{
 		name: "ping",
 		args: "ADDR",
-		what: "sends ICMP echo requests and tells of the answers",
+		what: "sends ICMP echo requests and prints the answers",
 		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 			var l linkFlags
 			var p pingFlags
@@ -59,8 +59,8 @@ type pingFlags struct {
 }
 
 func (p *pingFlags) define(fs *flag.FlagSet) {
-	fs.IntVar(&p.count, "c", 0, "end after `count` requests; 0: at Ctrl-C")
-	fs.Float64Var(&p.interval, "i", 1, "`seconds` from one request to the next; 0: as soon as the answer is there")
+	fs.IntVar(&p.count, "c", 0, "end after `count` requests; 0: at Ctrl-C only")
+	fs.Float64Var(&p.interval, "i", 1, "`seconds` from one request to the next; 0: as soon as the answer arrives")
 	fs.Float64Var(&p.timeout, "W", 1, "`seconds` to wait for an answer")
 	fs.IntVar(&p.size, "s", 56, "`bytes` of data, 0 to 65507")
 	fs.IntVar(&p.ttl, "t", 64, "time to live of the requests, 1 to 255 `hops`")
@@ -109,7 +109,7 @@ func runPing(ctx context.Context, t terminal, l *linkFlags, addr string, cfg use
 	go func() {
 		select {
 		case err := <-n.down:
-			down <- fmt.Errorf("the link is gone: %w", err)
+			down <- fmt.Errorf("the link has failed: %w", err)
 			cancel()
 		case <-ctx.Done():
 		}

@@ -43,15 +43,15 @@ func serveCommand() command {
 				return runServe(ctx, t, &l, at, dir)
 			}
 		},
-		more: `Where no TAP device can be had the server stands on a wire in memory, and a port
-of 127.0.0.1 leads to it: that of -listen, or the first one that is free from 8080 on.
+		more: `If there can be no TAP device, the server runs on a wire in memory, and a port of
+127.0.0.1 is forwarded to it: the port of -listen, or the first free one from 8080 on.
 
 Examples:
   usernet serve                                the start page
   usernet serve ~/www                          files of your own
   usernet serve -listen :8080 -tap tap0        on a device of your own
   usernet serve -wire                          without a TAP, and so without root
-  usernet serve -pcap trace.pcapng -v          with a look inside
+  usernet serve -pcap trace.pcapng -v          with a capture and a trace
 `,
 	}
 }
@@ -114,14 +114,14 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	}
 	fmt.Fprintf(t.out, "serving on %s%s (Ctrl-C ends)\n", url, and)
 	if dir != "" {
-		fmt.Fprintf(t.out, "a look inside: %s\n", url+pagePath[1:])
+		fmt.Fprintf(t.out, "status page: %s\n", url+pagePath[1:])
 	}
 	select {
 	case err := <-served:
 		return err
 	case err := <-n.down:
 		srv.Close()
-		return fmt.Errorf("the link is gone: %w", err)
+		return fmt.Errorf("the link has failed: %w", err)
 	case <-ctx.Done():
 	}
 	return shutdown(srv, n.log)

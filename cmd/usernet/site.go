@@ -162,7 +162,7 @@ func connGroup(c *usernet.TCPConn) group {
 }
 
 func dropGroup(drops map[string]uint64) group {
-	g := group{Name: "Not taken, and why"}
+	g := group{Name: "Dropped packets, by reason"}
 	for why, n := range drops {
 		g.Facts = append(g.Facts, fact{why, count(n)})
 	}

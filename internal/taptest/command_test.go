@@ -151,14 +151,14 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	p, _ = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	ns.run(t, "ip", "link", "set", "tap7", "up")
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")
-	require.Contains(t, p.interrupt(), "tap7 is down, so that nothing passes; type: sudo ip link set tap7 up\n")
+	require.Contains(t, p.interrupt(), "tap7 is down, so no packets pass; run: sudo ip link set tap7 up\n")
 
 	// Nor has one that has just been made an address.
 	ns.shell(t, "ip addr flush dev tap7; ip link set tap7 down")
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	require.Equal(t, "serving on http://192.0.2.2/ (Ctrl-C ends)", line)
 	errs := p.interrupt()
-	const typing = "tap7 has no address and is down, so that nothing passes; type: "
+	const typing = "tap7 has no address and is down, so no packets pass; run: "
 	require.Contains(t, errs, typing+"sudo sh -c 'ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up'\n")
 	ns.shell(t, "ip addr add 192.0.2.1/24 dev tap7 && ip link set tap7 up")
 	_, errs, err = ns.try(t, append(nobody, exe, "ping", "-tap", "tap7", "-c", "5", "-W", "5", "192.0.2.1")...)
@@ -170,7 +170,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://127.0.0.1:8080/"), "Hello from")
 	errs = p.interrupt()
 	require.Contains(t, errs, "no TAP device: operation not permitted\n")
-	require.Contains(t, errs, "to have one: sudo sh -c 'ip tuntap add dev other0 mode tap user nobody && ")
+	require.Contains(t, errs, "to get one: sudo sh -c 'ip tuntap add dev other0 mode tap user nobody && ")
 
 	// The other commands need one.
 	_, errs, err = ns.try(t, append(nobody, exe, "echo", "-tap", "other0")...)
@@ -197,7 +197,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	_, errs, err := ns.try(t, exe, "echo")
 	require.Error(t, err)
 	require.Contains(t, errs, "device or resource busy")
-	require.Contains(t, errs, "another window or program has usernet0: -tap usernet1 is a device beside it")
+	require.Contains(t, errs, "another program uses usernet0: -tap usernet1 makes another device")
 	_, errs, err = ns.try(t, exe, "echo", "-tap", "other0", "-addr", "192.0.2.9/24")
 	require.Error(t, err)
 	require.Contains(t, errs, "clashes with 192.0.2.1/24 of usernet0")
@@ -207,7 +207,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	_, err = io.Copy(io.Discard, p.out)
 	require.NoError(t, err)
 	require.Error(t, p.cmd.Wait())
-	require.Contains(t, p.errs.String(), "the link is gone")
+	require.Contains(t, p.errs.String(), "the link has failed")
 }
 
 func TestPingAndGetCommandsReachTheKernel(t *testing.T) {
