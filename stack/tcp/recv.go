@@ -528,7 +528,9 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	c.ecnAck(now, s)
 	c.takeWindow(s, ack, wnd, a.advanced)
 	c.windowMoved(now, shut)
-	if a.delivered > 0 || a.dsack || duplicate {
+	// An acknowledgement that advances SND.UNA may deliver nothing: if the peer has SACKed the
+	// first piece too, as after it dropped data that it had SACKed.
+	if a.advanced || a.delivered > 0 || a.dsack || duplicate {
 		c.sampleRTT(&a)
 		if a.advanced {
 			// RFC 6298 5: an acknowledgement of new data resets the number of

@@ -173,6 +173,13 @@ var kept = []struct {
 			{MSS: 8960, Total: 145232, Chunk: 3064, Bite: 9614, Late: 1855032194, Recv: 1024, RecvMax: 8192, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, BBR: true, Pressure: true, Fiddle: true},
 		},
 	}},
+	{"an acknowledgement of what had all been SACKed did not end recovery, and its small window stayed", simOptions{
+		Seed: 0x32fba1ed, Delay: 50 * Microsecond, Jitter: 400 * Millisecond, Loss: 0.15, Dup: 0.1592072974191366, Reorder: 0.2991654228871168, LatePull: 0.009506240263824906,
+		Side: [2]simSide{
+			{MSS: 1000, Total: 15787, Chunk: 336, Bite: 100000, Pause: 100 * Microsecond, Recv: 65536, RecvMax: 65536, Send: 1024, SendMax: 8192, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
+			{MSS: 1000, Total: 1, Chunk: 100000, Bite: 2001, Recv: 4096, RecvMax: 131072, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 3, AbortAt: 2035878570, Fiddle: true},
+		},
+	}},
 }
 
 func TestSimulationsThatOnceFailed(t *testing.T) {
