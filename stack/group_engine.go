@@ -11,47 +11,46 @@ import (
 )
 
 const (
-	groupRobustness = 2                           // RFC 3376 8.1, until a querier says otherwise
-	groupInterval   = tcp.Time(125 * time.Second) // RFC 3376 8.2, likewise
-	groupV3Repeat   = tcp.Time(time.Second)       // RFC 3376 8.11: Unsolicited Report Interval
-	groupV2Repeat   = tcp.Time(10 * time.Second)  // RFC 2236 8.10: the same of version 2
-	groupMaxSources = 64                          // remembered of a query; more ask for the whole group
+	groupRobustness = 2                           // the Robustness Variable; RFC 3376 8.1's default
+	groupInterval   = tcp.Time(125 * time.Second) // the Query Interval; RFC 3376 8.2's default
+	groupV3Repeat   = tcp.Time(time.Second)       // the Unsolicited Report Interval; RFC 3376 8.11
+	groupV2Repeat   = tcp.Time(10 * time.Second)  // the same in version 2; RFC 2236 8.10
+	groupMaxSources = 64                          // kept from one query; a longer list counts as the whole group
 )
 
-// A groupEngine tells the routers which groups the host listens to: the host's side of IGMP
-// version 3, RFC 3376 (now RFC 9776), with what it
-// prescribes for links whose querier speaks version 2 (RFC 2236) or 1 (RFC 1112).
+// A groupEngine reports the groups that the host listens to. It is the host's side of IGMP version 3
+// (RFC 3376, now RFC 9776), with the compatibility rules for queriers of version 2 (RFC 2236) and
+// version 1 (RFC 1112).
 //
-// MLD is the same protocol: its versions 2 (RFC 9777) and 1 (RFC 2710) are the engine's versions 3 and
-// 2, with the same times and rules, of which IGMP's are quoted. The messages of each protocol are in
-// a file of its own.
+// The engine also runs MLD, which is the same protocol: MLD version 2 (RFC 9777) is the engine's
+// version 3, and MLD version 1 (RFC 2710) its version 2. The times and the rules are the same; the
+// comments quote those of IGMP. The message formats are in group_igmp.go and group_mld.go.
 //
-// All links share one alarm, which is set while something is due. A change costs what its own group
-// costs, however many others there are.
+// One alarm serves all links. It is set while a report is scheduled. The cost of a change does not
+// depend on the number of other groups.
 type groupEngine struct {
 	s      *Stack
 	mu     mutex[levelShared]
-	due    groupHeap // what is to be said at some time
+	due    groupHeap // scheduled reports
 	alarm  alarm     // for the first of due
 	closed bool
 }
 
-// A groupLink is the state of one protocol, IGMP or MLD, on an interface: the version that its querier
-// speaks, and the reports that are to be sent.
+// A groupLink is the state of one protocol, IGMP or MLD, on an interface.
 type groupLink struct {
 	ifc        *iface
 	v6         bool                       // the protocol is MLD
-	groups     map[netip.Addr]*groupState // those joined, and those left of which something is to be said
-	robustness int                        // 0: the default
-	interval   tcp.Time                   // between queries; 0: the default
-	general    groupDue                   // version 3: when all groups are reported
-	v1, v2     tcp.Time                   // until when there is a querier of that version
-	version    int                        // that was spoken last; 0: none yet
-	gone       bool                       // nothing is said any more
-	unsourced  bool                       // of MLD: reports were sent before there was an address for them
+	groups     map[netip.Addr]*groupState // groups that are joined, and groups that were left but still have reports to send
+	robustness int                        // joined, or left with reports still to send
+	interval   tcp.Time                   // the querier's Query Interval; 0: the default
+	general    groupDue                   // the scheduled answer to a general query (version 3)
+	v1, v2     tcp.Time                   // end of the Older Version Querier Present timers
+	version    int                        // version in use; 0: nothing was sent yet
+	gone       bool                       // the interface was detached: no more reports are sent
+	unsourced  bool                       // MLD reports were sent from the unspecified address
 }
 
-// isReported reports whether routers are told of a group.
+// isReported reports whether the host sends reports for a group.
 //
 // RFC 3376 5: "the all-systems multicast address, 224.0.0.1, is handled as a
 // special case. ... reception of packets destined to the all-systems
@@ -66,7 +65,7 @@ func isReported(group netip.Addr) bool {
 
 func (l *groupLink) init(ifc *iface, v6 bool) { l.ifc, l.v6, l.general.link = ifc, v6, l }
 
-// groupLink is what the interface has to say of a group, by the protocol of its family.
+// groupLink returns the state of the protocol of the group's family.
 func (ifc *iface) groupLink(group netip.Addr) *groupLink {
 	if group.Is6() {
 		return &ifc.mld
@@ -74,45 +73,45 @@ func (ifc *iface) groupLink(group netip.Addr) *groupLink {
 	return &ifc.igmp
 }
 
-// groupLinks are both.
+// groupLinks returns the state of both protocols.
 func (ifc *iface) groupLinks() [2]*groupLink { return [2]*groupLink{&ifc.igmp, &ifc.mld} }
 
-// silent reports whether nothing can be said on the link.
+// silent reports whether nothing may be sent on the link.
 func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dead.Load() }
 
 // A groupState is a group on a link.
 type groupState struct {
 	addr   netip.Addr
-	filter sourceFilter // what the interface wants
+	filter sourceFilter // what the sockets on the interface want together
 	due    groupDue     // the earlier of changeAt and answerAt
-	// Version 3: in how many more reports the change of mode, and those of sources, are to be
-	// told, and when the next report is due.
+	// Version 3: how many more reports include the filter mode, how many more include each changed
+	// source, and when the next report is due.
 	modes    int
 	changed  map[netip.Addr]int
 	changeAt tcp.Time
-	// When a query for the group is answered; 0: there is none. The sources are those
-	// that it asked for; none means the group as such.
+	// answerAt is when a query for the group is answered; 0: no query is pending. sources are the
+	// sources that the query listed; nil means all of them.
 	answerAt tcp.Time
 	sources  []netip.Addr
-	// We were the last to report the group, so that in version 2 it is ours to say when it is
-	// left.
+	// last is set if the host was the last to report the group. In version 2 only this host then sends
+	// a Leave Group message.
 	last bool
 }
 
-// A groupQuery is what a router asks.
+// A groupQuery is a received query.
 type groupQuery struct {
 	version    int
 	group      netip.Addr   // unspecified: all groups
-	limit      tcp.Time     // in which the answer is wanted
-	robustness int          // version 3: the querier's robustness variable; 0: not told
-	interval   tcp.Time     // version 3: between the querier's queries; 0: not told
-	sources    []netip.Addr // version 3, at most groupMaxSources; none: the group as such
+	limit      tcp.Time     // the Max Response Time
+	robustness int          // version 3: the querier's Robustness Variable; 0: not included
+	interval   tcp.Time     // version 3: the querier's Query Interval; 0: not included
+	sources    []netip.Addr // version 3, at most groupMaxSources; nil: the whole group
 }
 
-// changing reports whether changes are still to be told.
+// changing reports whether more state-change reports are to be sent.
 func (m *groupState) changing() bool { return m.modes > 0 || len(m.changed) > 0 }
 
-// next is when there is something to be said of the group; 0: never.
+// next returns the time of the next report of the group; 0: none is scheduled.
 func (m *groupState) next() tcp.Time {
 	if m.changing() && (m.answerAt == 0 || m.changeAt < m.answerAt) {
 		return m.changeAt
@@ -120,8 +119,8 @@ func (m *groupState) next() tcp.Time {
 	return m.answerAt
 }
 
-// change changes what sockets want of groups, and tells the routers where that
-// makes a difference. The caller drains afterwards.
+// change applies changes of what sockets want, and reports each change of an interface's filter. The
+// caller drains afterwards.
 func (g *groupEngine) change(cs ...groupChange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -156,8 +155,8 @@ func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 	g.reportChange(l, m, version, &before, now)
 }
 
-// comeUp tells the routers of a link that has come up, where there may be others than before,
-// which groups the host listens to, as Linux does. The caller drains afterwards.
+// comeUp reports all groups of a link that has come up, as Linux does: the link may have other routers
+// now. The caller drains afterwards.
 func (g *groupEngine) comeUp(ifc *iface) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -169,7 +168,7 @@ func (g *groupEngine) comeUp(ifc *iface) {
 	g.arm(now)
 }
 
-// reportAll tells the routers of a link which groups the host listens to, as if they had just been joined.
+// reportAll reports all groups of a link as if they had just been joined.
 func (g *groupEngine) reportAll(l *groupLink, now tcp.Time) {
 	if g.closed || l.silent() {
 		return
@@ -182,8 +181,8 @@ func (g *groupEngine) reportAll(l *groupLink, now tcp.Time) {
 	}
 }
 
-// addressed tells the routers of a link anew what they were told from the unspecified address, if the
-// link has got an address for it. The caller drains afterwards.
+// addressed repeats the MLD reports that were sent from the unspecified address, once the interface has
+// a link-local address. The caller drains afterwards.
 //
 // RFC 3590 4: "Once a valid link-local address is available, a node SHOULD generate new MLD Report
 // messages for all multicast addresses joined on the interface."
@@ -199,14 +198,14 @@ func (g *groupEngine) addressed(ifc *iface) {
 	}
 }
 
-// tell begins to tell the routers of a link that what the interface wants of a group is not what it was
-// before. g.mu is held.
+// reportChange starts the reports of a change of a group's filter from before to m.filter. g.mu is
+// held.
 func (g *groupEngine) reportChange(l *groupLink, m *groupState, version int, before *sourceFilter, now tcp.Time) {
 	if version == 3 {
 		g.reportChangeV3(l, m, before, now)
 		return
 	}
-	// Versions 1 and 2 know no sources.
+	// Versions 1 and 2 report groups without sources.
 	is, was := m.filter.isMember(), before.isMember()
 	switch {
 	case is && !was:
@@ -224,13 +223,14 @@ func (g *groupEngine) reportChange(l *groupLink, m *groupState, version int, bef
 	}
 }
 
-// reportChangeV3 is tell in version 3.
+// reportChangeV3 is reportChange for version 3.
 //
 // RFC 3376 5.1: "To cover the possibility of the State-Change Report being
 // missed by one or more multicast routers, it is retransmitted
 // [Robustness Variable] - 1 more times, at intervals chosen at random
-// from the range (0, [Unsolicited Report Interval])." A change that comes meanwhile is
-// told at once, with what was still to be told: "Each time a source is included in the difference report
+// from the range (0, [Unsolicited Report Interval])." A change in between is reported at once, together
+// with the changes that are still to be repeated: "Each time a source is included in the difference
+// report
 // calculated above, retransmission state for that source needs to be maintained until
 // [Robustness Variable] State-Change reports have been sent by the host."
 func (g *groupEngine) reportChangeV3(l *groupLink, m *groupState, before *sourceFilter, now tcp.Time) {
@@ -250,13 +250,13 @@ func (g *groupEngine) reportChangeV3(l *groupLink, m *groupState, before *source
 		return
 	}
 	if m.modes > 0 || !m.filter.isMember() {
-		m.answerAt, m.sources = 0, nil // this report contains all that an answer would
+		m.answerAt, m.sources = 0, nil // the state-change report includes all that the answer would
 	}
 	m.changeAt = now
 	g.due.set(&m.due, m.next())
 }
 
-// leave tells that a group was left, where that is for us to say.
+// leave sends a Leave Group message if this host is the one to send it.
 // RFC 2236 3: "If it was the last host to reply to a Query with a Membership Report
 // for that group, it SHOULD send a Leave Group message". Version 1 has no such message.
 func (g *groupEngine) leave(l *groupLink, version int, m *groupState) {
@@ -265,13 +265,13 @@ func (g *groupEngine) leave(l *groupLink, version int, m *groupState) {
 	}
 }
 
-// forget forgets a group of a link.
+// forget removes a group from a link.
 func (g *groupEngine) forget(l *groupLink, m *groupState) {
 	g.due.set(&m.due, 0)
 	delete(l.groups, m.addr)
 }
 
-// count is the robustness variable: how many times a change is reported.
+// count returns the Robustness Variable: the number of reports of each change.
 func (l *groupLink) count() int {
 	if l.robustness == 0 {
 		return groupRobustness
@@ -279,8 +279,8 @@ func (l *groupLink) count() int {
 	return l.robustness
 }
 
-// speak returns the version that the link's queriers understand, and forgets what was
-// to be said where it has changed.
+// updateVersion returns the version to use with the link's queriers. If the version has changed, it
+// cancels all scheduled reports.
 //
 // RFC 3376 7.2.1: "In order to switch gracefully between versions of IGMP, hosts keep
 // both an IGMPv1 Querier Present timer and an IGMPv2 Querier Present timer per
@@ -309,7 +309,7 @@ func (g *groupEngine) updateVersion(l *groupLink, now tcp.Time) int {
 	return version
 }
 
-// general sets when all groups of a link are reported; 0: not at all.
+// general schedules the answer to a general query; 0 cancels it.
 func (g *groupEngine) general(l *groupLink, at tcp.Time) { g.due.set(&l.general, at) }
 
 // delay returns a random time from the range (0, limit].
@@ -320,8 +320,8 @@ func (g *groupEngine) delay(limit tcp.Time) tcp.Time {
 	return tcp.Time(g.s.random.next(randGroup)%uint64(limit)) + 1
 }
 
-// input has a protocol's message worked on: what takes it knows the link and the time, and
-// reports whether the message was for hosts. The caller drains afterwards.
+// input runs take, which handles one received message, under the engine's lock. It returns what take
+// returns: whether the message is one for hosts. The caller drains afterwards.
 func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -335,7 +335,7 @@ func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
 	return ok
 }
 
-// overheard takes another host's report of version 1 or 2.
+// overheard handles the report of another host, of version 1 or 2.
 //
 // RFC 2236 3: "If the host receives another host's Report (version 1 or 2)
 // while it has a timer running, it stops its timer for the specified
@@ -350,7 +350,7 @@ func (g *groupEngine) overheard(l *groupLink, group netip.Addr, now tcp.Time) bo
 	return true
 }
 
-// query takes a query, and chooses when to answer.
+// query handles a query and schedules the answer.
 func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 	interval := l.interval
 	if interval == 0 {
@@ -390,8 +390,7 @@ func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 	}
 }
 
-// query3 applies the rules of RFC 3376 5.2, in their order. at is the time that was selected for
-// the answer.
+// query3 applies the rules of RFC 3376 5.2 in their order. at is the selected time of the answer.
 func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
 	// "1. If there is a pending response to a previous General Query scheduled
 	// sooner than the selected delay, no additional response needs to be
@@ -435,7 +434,8 @@ func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
 	m.answerAt = min(m.answerAt, at)
 }
 
-// querySources are the sources of a query, each of size bytes; nil for more than are remembered.
+// querySources returns the sources of a query, each size bytes long; nil if there are more than
+// groupMaxSources.
 func querySources(b []byte, size int) []netip.Addr {
 	n := len(b) / size
 	if n == 0 || n > groupMaxSources {
@@ -448,7 +448,7 @@ func querySources(b []byte, size int) []netip.Addr {
 	return sources
 }
 
-// mergeSources appends the addresses that are not there yet; nil if that were too many.
+// mergeSources returns the union of two lists; nil if it has more than groupMaxSources addresses.
 func mergeSources(have, more []netip.Addr) []netip.Addr {
 	for _, a := range more {
 		if !slices.Contains(have, a) {
@@ -461,10 +461,10 @@ func mergeSources(have, more []netip.Addr) []netip.Addr {
 	return have
 }
 
-// run says what is due, on all links.
+// run sends the reports that are due on all links.
 func (g *groupEngine) run(now tcp.Time) {
 	due := g.due.take(now)
-	// By link and by group, so that equal states say equal things.
+	// Sorted by link and by group, so that the output does not depend on the order of the heap.
 	slices.SortFunc(due, (*groupDue).compare)
 	for len(due) > 0 {
 		l := due[0].link
@@ -477,7 +477,7 @@ func (g *groupEngine) run(now tcp.Time) {
 	}
 }
 
-// runLink says what is due on a link.
+// runLink sends the reports that are due on a link.
 func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 	version := g.updateVersion(l, now)
 	all := due[0].group == nil
@@ -510,7 +510,7 @@ func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 	}
 }
 
-// runChanges sends the changes that are due in one report of version 3.
+// runChanges sends the state changes that are due in one report of version 3.
 func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
 	r := groupReport{l: l}
 	for _, m := range ms {
@@ -522,13 +522,13 @@ func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
 	r.send()
 }
 
-// addChanges adds the records of a state-change report.
+// addChanges adds the records of a group's state-change report.
 //
 // RFC 3376 5.1: "If the report should contain a Filter-Mode-Change record, then if the current
 // filter-mode of the interface is INCLUDE, a TO_IN record is included in the report, otherwise a
 // TO_EX record is included. If instead the report should contain Source-List-Change records, an
-// ALLOW and a BLOCK record are included." These have "All with retransmission state that must be
-// forwarded", and "blocked".
+// ALLOW and a BLOCK record are included." The ALLOW record lists the changed sources that are to be
+// forwarded, the BLOCK record those that are not.
 func (m *groupState) addChanges(r *groupReport) {
 	f := &m.filter
 	m.last = f.isMember()
@@ -565,8 +565,8 @@ func (m *groupState) addChanges(r *groupReport) {
 	}
 }
 
-// runAnswers sends the answers that are due in one report of version 3: of the groups whose time
-// has come, or of all.
+// runAnswers sends one report of version 3 with the answers for the groups whose time has come, or, if
+// all is set, for every group.
 func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now tcp.Time) {
 	r := groupReport{l: l}
 	for _, m := range ms {
@@ -578,13 +578,13 @@ func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now t
 	r.send()
 }
 
-// addAnswer adds the record that answers a query: a general one, or what was asked for the group.
+// addAnswer adds the record that answers a query. general says that it was a general query; otherwise
+// m.sources are the sources that the query listed.
 //
-// RFC 3376 5.2: "If the interface has reception state for the specified address", the record
-// has its mode and sources. Of sources that were asked for, "If the set of the queried source list and
-// the requested reception state" is A in mode INCLUDE, IS_IN is sent of A*B, and in mode
-// EXCLUDE of B-A; "if the resulting Current-State Record has an empty set of source addresses, then no
-// response is sent."
+// RFC 3376 5.2: "If the interface has reception state for the specified address", the record contains
+// the filter mode and the sources. For a list B of queried sources the record is IS_IN with A*B in mode
+// INCLUDE and with B-A in mode EXCLUDE, where A is the interface's list; "if the resulting
+// Current-State Record has an empty set of source addresses, then no response is sent."
 func (m *groupState) addAnswer(r *groupReport, general bool) {
 	f := &m.filter
 	m.last = f.isMember()
@@ -602,13 +602,12 @@ func (m *groupState) addAnswer(r *groupReport, general bool) {
 	}
 }
 
-// sorted returns the groups in order.
+// sorted returns the groups ordered by address.
 func (l *groupLink) sorted() []*groupState {
 	return slices.SortedFunc(maps.Values(l.groups), func(a, b *groupState) int { return a.addr.Compare(b.addr) })
 }
 
-// A groupReport collects records for a report of version 3, and begins another where
-// they are more than a datagram takes.
+// A groupReport collects records for a report of version 3. It starts another report when one is full.
 type groupReport struct {
 	l   *groupLink
 	buf []byte
@@ -645,7 +644,7 @@ func (r *groupReport) add(kind uint8, group netip.Addr, sources []netip.Addr) {
 	}
 }
 
-// send sends what was collected, if anything.
+// send sends the collected records, if there are any.
 func (r *groupReport) send() {
 	if r.n > 0 {
 		r.l.sendReport(r.buf, r.n)
@@ -653,7 +652,7 @@ func (r *groupReport) send() {
 	}
 }
 
-// arm moves the alarm to what is due next on any link.
+// arm sets the alarm for the next scheduled report.
 func (g *groupEngine) arm(now tcp.Time) {
 	next := tcp.Time(0)
 	if len(g.due) > 0 {
@@ -662,7 +661,7 @@ func (g *groupEngine) arm(now tcp.Time) {
 	g.alarm.move(now, next, g)
 }
 
-// fired says what is due.
+// fired is called by the alarm. It sends what is due.
 func (g *groupEngine) fired() {
 	g.mu.Lock()
 	if g.closed {
@@ -677,7 +676,7 @@ func (g *groupEngine) fired() {
 	g.s.drain()
 }
 
-// reportRoom is how many bytes a report has for its header and its records.
+// reportRoom returns the most bytes of a report: its header and its records.
 func (l *groupLink) reportRoom() int {
 	if l.v6 {
 		return l.ifc.ipMTU(true) - mldHeader
@@ -685,7 +684,7 @@ func (l *groupLink) reportRoom() int {
 	return l.ifc.mtu() - igmpHeader
 }
 
-// sendReport sends a report of version 3 with n records, of which b has them and room for the header.
+// sendReport sends a report of version 3. b has space for the header, followed by n records.
 func (l *groupLink) sendReport(b []byte, n int) {
 	if l.v6 {
 		l.sendMLDv2Report(b, n)
@@ -694,7 +693,7 @@ func (l *groupLink) sendReport(b []byte, n int) {
 	}
 }
 
-// sendV2Report sends a report of version 1 or 2, which goes to the group itself.
+// sendV2Report sends a report of version 1 or 2. Its destination is the group itself.
 func (l *groupLink) sendV2Report(version int, group netip.Addr) {
 	switch {
 	case l.v6:
@@ -716,8 +715,7 @@ func (l *groupLink) sendLeave(group netip.Addr) {
 	}
 }
 
-// detach tells the routers of a link that the host leaves all of its groups. The
-// caller drains afterwards.
+// detach leaves all groups of a link, and reports that. The caller drains afterwards.
 func (g *groupEngine) detach(ifc *iface) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -749,7 +747,7 @@ func (g *groupEngine) leaveLink(l *groupLink) {
 	l.gone, l.groups = true, nil
 }
 
-// close leaves all groups and ends the alarm.
+// close leaves all groups of all links and closes the alarm.
 func (g *groupEngine) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

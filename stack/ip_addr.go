@@ -13,27 +13,26 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has the addresses of interfaces. Those of Config and those that are added later
-// are kept and checked by the same code.
+// This file keeps the addresses of interfaces. Config and AddAddr use the same code.
 
 // An AddrState says what an address may be used for.
 type AddrState uint8
 
 const (
-	// AddrPreferred is an address without a restriction.
+	// AddrPreferred is an address that may be used without restriction.
 	AddrPreferred AddrState = iota
-	// AddrDeprecated is an address whose preferred lifetime is over. It receives, and sends for
-	// sockets that are bound to it; what has a choice is sent from another one.
+	// AddrDeprecated is an address whose preferred lifetime has ended. The host receives with it, and
+	// sends with it from sockets that are bound to it. New communication uses another address if there
+	// is one.
 	AddrDeprecated
-	// AddrDuplicate is an address that was given up, because another machine on the link uses
-	// it. The host neither receives nor sends with it. It stays until it is removed or added
-	// again.
+	// AddrDuplicate is an address that the host has given up because another machine on the link uses
+	// it. The host neither receives nor sends with it. The address stays in the list until it is
+	// removed or added again.
 	AddrDuplicate
-	// AddrOptimistic is an IPv6 address that is in use while duplicate detection for it goes on
-	// (RFC 4429).
+	// AddrOptimistic is an IPv6 address that is used during its duplicate address detection (RFC 4429).
 	AddrOptimistic
-	// AddrTentative is an IPv6 address that is not used before duplicate detection is over:
-	// see Config.WaitForDAD.
+	// AddrTentative is an IPv6 address that is not used until its duplicate address detection ends: see
+	// Config.WaitForDAD.
 	AddrTentative
 )
 
@@ -53,15 +52,15 @@ func (st AddrState) String() string {
 	return fmt.Sprintf("state %d", uint8(st))
 }
 
-// An AddrOrigin says where an address is from. It decides what happens when another machine
-// uses the address too: see Stack.AddAddr.
+// An AddrOrigin says where an address comes from. It decides what the host does if another machine uses
+// the address too: see Stack.AddAddr.
 type AddrOrigin uint8
 
 const (
-	AddrStatic    AddrOrigin = iota // by configuration
-	AddrDHCP                        // a lease
-	AddrLinkLocal                   // chosen by the host itself (RFC 3927), or made from the MAC (RFC 4862 5.3)
-	AddrRA                          // of a prefix that a router advertises (RFC 4862)
+	AddrStatic    AddrOrigin = iota // configured
+	AddrDHCP                        // from a DHCP lease
+	AddrLinkLocal                   // chosen by the host (RFC 3927), or made from the MAC (RFC 4862 5.3)
+	AddrRA                          // in a prefix that a router advertises (RFC 4862)
 )
 
 func (o AddrOrigin) String() string {
@@ -78,14 +77,14 @@ func (o AddrOrigin) String() string {
 	return fmt.Sprintf("origin %d", uint8(o))
 }
 
-// AddrOptions are what an address is added with. The zero value is a static address for ever.
+// AddrOptions are the options of AddAddr. The zero value is for a static address without lifetimes.
 type AddrOptions struct {
-	// Valid is after what time the address is removed; 0: never.
+	// Valid is the time until the address is removed; 0: it is never removed.
 	Valid time.Duration
-	// Preferred is after what time the address is deprecated, at most Valid; 0: when it is
-	// removed; negative: at once.
+	// Preferred is the time until the address is deprecated, at most Valid. 0: it stays preferred for
+	// its valid lifetime; negative: it is deprecated at once.
 	Preferred time.Duration
-	// Origin is where the address is from.
+	// Origin is where the address comes from.
 	Origin AddrOrigin
 }
 
@@ -94,27 +93,27 @@ type AddrInfo struct {
 	Prefix netip.Prefix // the address with the length of its network
 	State  AddrState
 	Origin AddrOrigin
-	// ValidUntil is when the address is removed, and PreferredUntil when it is deprecated. The
+	// ValidUntil is when the address will be removed, PreferredUntil when it will be deprecated. The
 	// zero time means never.
 	ValidUntil, PreferredUntil time.Time
-	// ConflictMAC is the link address of the machine that was last seen to use the address
-	// too; zero if none was.
+	// ConflictMAC is the link address of the machine that last used the address too; zero if there was
+	// none.
 	ConflictMAC wire.MAC
-	// Temporary tells an address of RFC 8981.
+	// Temporary reports whether the address is a temporary address of RFC 8981.
 	Temporary bool
 }
 
-// An ifaceAddr is an address of an interface. It does not change: a new state is a new list.
+// An ifaceAddr is an address of an interface. It is immutable: a change of state makes a new list.
 type ifaceAddr struct {
 	prefix      netip.Prefix
 	state       AddrState
 	origin      AddrOrigin
 	preferred   tcp.Time  // when the address is deprecated; 0: never
 	valid       tcp.Time  // when it is removed; 0: never
-	conflictMAC wire.MAC  // of another machine that uses it; zero: none
-	defence     *defence  // common to all versions of the address
-	dad         *dad      // duplicate detection, while it goes on; else nil
-	auto        *autoAddr // of an address whose prefix a router advertises; else nil
+	conflictMAC wire.MAC  // the other machine that last used the address; zero: none
+	defence     *defence  // shared by all versions of the address
+	dad         *dad      // duplicate address detection; nil when it has ended
+	auto        *autoAddr // nil unless a router advertises the prefix
 }
 
 func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
@@ -122,7 +121,7 @@ func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
 // usable reports whether the host receives and sends with the address.
 func (a *ifaceAddr) usable() bool { return a.state != AddrDuplicate && a.state != AddrTentative }
 
-// until returns when the next change of the address is due; 0: never.
+// until returns the time of the next scheduled change of the address; 0: none is scheduled.
 func (a *ifaceAddr) until() tcp.Time {
 	at := a.valid
 	if a.state == AddrPreferred {
@@ -137,7 +136,7 @@ func (a *ifaceAddr) until() tcp.Time {
 	return at
 }
 
-// earlier returns the earlier of two times, of which 0 is never.
+// earlier returns the earlier of two times; 0 means never.
 func earlier(a, b tcp.Time) tcp.Time {
 	if a == 0 || b != 0 && b < a {
 		return b
@@ -145,7 +144,7 @@ func earlier(a, b tcp.Time) tcp.Time {
 	return a
 }
 
-// list returns the addresses of the interface. The caller does not change it.
+// list returns the addresses of the interface. The caller must not modify it.
 func (ifc *iface) list() []ifaceAddr { return *ifc.addrs.Load() }
 
 // prefixes returns the usable addresses with the lengths of their networks.
@@ -159,16 +158,16 @@ func (ifc *iface) prefixes() []netip.Prefix {
 	return ps
 }
 
-// present reports whether the interface has the address, if only to use it later: what is configured with it
-// stays.
+// present reports whether the address belongs to the interface, even if it is not usable yet. Static
+// routes with this source stay.
 func (a *ifaceAddr) present() bool { return a.state != AddrDuplicate }
 
-// hasPresent reports whether a list has an address of a family that is present.
+// hasPresent reports whether a list has a present address of a family.
 func hasPresent(list []ifaceAddr, of func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.present() && of(a.addr()) })
 }
 
-// has reports whether some interface has an address, if only to use it later.
+// has reports whether an interface has the address a and it is present.
 func (s *Stack) has(a netip.Addr) bool {
 	return slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool {
 		x, ok := ifc.addr(a)
@@ -192,9 +191,8 @@ func (ifc *iface) owns(a netip.Addr) bool {
 	return ifc.loopback && a.IsLoopback()
 }
 
-// sourceFor chooses the address of the interface from which to send to a
-// neighbour: one of its family, the one on whose network the neighbour is, and of several one that is not
-// deprecated.
+// sourceFor chooses the interface's source address for packets to a neighbour, of the neighbour's
+// family. It prefers an address on whose network the neighbour is, then one that is not deprecated.
 //
 // RFC 1122 3.3.4.3 leaves the choice to the host, and prefers an address on the
 // network of the destination or else of the router. RFC 4862 5.5.4: a deprecated address "SHOULD
@@ -221,7 +219,7 @@ func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
 	return best.Addr()
 }
 
-// describeAddrs is what InterfaceInfo says of the addresses.
+// describeAddrs returns the interface's addresses for InterfaceInfo.
 func (ifc *iface) describeAddrs() []AddrInfo {
 	at := func(t tcp.Time) time.Time {
 		if t == 0 {
@@ -239,7 +237,7 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 	return infos
 }
 
-// checkAddr tells whether a prefix can be an address of an interface.
+// checkAddr returns an error if a prefix cannot be an address of an interface.
 func checkAddr(p netip.Prefix) error {
 	a := p.Addr()
 	bad := func(text string) error { return fmt.Errorf("%s: %w", text, syscall.EINVAL) }
@@ -262,7 +260,7 @@ func checkAddr(p netip.Prefix) error {
 	if hasSubnet(a) {
 		return bad("a link-local address has 54 zero bits after fe80 (RFC 4291 2.5.6)")
 	}
-	// RFC 3021 2.1: a network of 31 bits has neither of the two.
+	// RFC 3021 2.1: a network of 31 bits has neither a network address nor a broadcast address.
 	if a.Is4() && p.Bits() <= 30 {
 		if a == p.Masked().Addr() {
 			return bad("it is the address of the network itself")
@@ -274,7 +272,7 @@ func checkAddr(p netip.Prefix) error {
 	return nil
 }
 
-// newAddr makes an address that begins now.
+// newAddr makes an address whose lifetimes begin now.
 func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 	a := ifaceAddr{prefix: p, origin: o.Origin, defence: new(defence)}
 	if err := checkAddr(p); err != nil {
@@ -302,8 +300,8 @@ func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 	return a, nil
 }
 
-// withAddr returns the addresses of an interface with another one, or with one that begins anew. The
-// other interfaces are among ifaces.
+// withAddr returns the interface's addresses with p added, or with p's lifetimes restarted. No other
+// interface among ifaces may have the address.
 func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOptions) ([]ifaceAddr, error) {
 	a, err := s.newAddr(p, o)
 	if err != nil {
@@ -314,7 +312,7 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	}
 	list := slices.Clone(ifc.list())
 	for _, other := range ifaces {
-		// The same link-local address may be on several links.
+		// Several links may have the same link-local address.
 		if !isLinkLocal6(p.Addr()) && other != ifc && other.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("the address is there twice: %s has it: %w", other.name, syscall.EEXIST)
 		}
@@ -342,24 +340,24 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	return list, nil
 }
 
-// find returns the place of an address in the list, or -1.
+// find returns the index of an address in the list, or -1.
 func (ifc *iface) find(a netip.Addr) int {
 	return slices.IndexFunc(ifc.list(), func(b ifaceAddr) bool { return b.addr() == a })
 }
 
 // AddAddr adds an address to an interface of a running stack, with the route to its network, and
-// tells the link (RFC 5227 3). An empty name stands for the only link besides the loopback. An
-// address that is there already with the same prefix begins anew with the options, as a lease that
-// is renewed.
+// announces it on the link (RFC 5227 3). If nic is empty, the stack must have exactly one interface
+// beside the loopback. If the interface has the address already with the same prefix, AddAddr replaces
+// its lifetimes and origin, as the renewal of a lease does.
 //
-// When another machine on the link uses the address too, the host says that it is its own, at
-// most once in ten seconds (RFC 5227 2.4). A static address is kept whatever comes; one of
-// another origin is given up, and becomes AddrDuplicate, if there is a second conflict within the ten
-// seconds.
+// If another machine on the link uses the address too, the host defends it by an announcement, at most
+// once in ten seconds (RFC 5227 2.4). A static address is never given up. An address of another origin
+// is given up, and becomes AddrDuplicate, at a second conflict within ten seconds.
 //
-// The errors are ENODEV, EINVAL for what cannot be an address or a lifetime, EEXIST for one that
-// is there with another prefix or on another interface, and net.ErrClosed. A link-local address of
-// IPv6 may be on several interfaces.
+// A link-local IPv6 address may be on several interfaces.
+//
+// The errors are ENODEV if there is no such interface, EINVAL for an invalid address or lifetime,
+// EEXIST if the address is there with another prefix or on another interface, and net.ErrClosed.
 func (s *Stack) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	ifc, added, err := s.addAddr(nic, p, o)
 	if err != nil {
@@ -375,7 +373,7 @@ func (s *Stack) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	return nil
 }
 
-// addAddr is AddAddr without the announcement, and tells whether that is due.
+// addAddr is AddAddr without the announcement. added reports whether the caller has to announce it.
 func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, added bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -395,22 +393,23 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 	return ifc, added, nil
 }
 
-// RemoveAddr takes an address from an interface of a running stack. An empty name stands for the
-// only link besides the loopback. As on Linux:
+// RemoveAddr removes an address from an interface of a running stack. If nic is empty, the stack must
+// have exactly one interface beside the loopback. As on Linux:
 //
-//   - The route to the address's network goes, and routes whose source it is. With the last
-//     address of an interface go all routes over it, its gateway among them.
-//   - Connections that have the address send nothing any more. They end with ENETUNREACH or
-//     ETIMEDOUT when what they have to send has been tried for as long as it would be with
-//     a peer that is silent, and go on if the address comes back before.
-//   - UDP and IP sockets that are bound to it stay, and fail to send with ENETUNREACH.
-//   - Listeners stay, and are of use again when the address comes back.
+//   - The stack deletes the route to the address's network, and the routes whose source is the address.
+//     If it is the interface's last address of its family, the stack also deletes the interface's
+//     gateway and all other routes of the family over the interface.
+//   - TCP connections from the address can no longer send. If they have data to send or to retransmit,
+//     they fail with ENETUNREACH or ETIMEDOUT after as long a time as with a silent peer. If the
+//     address is added again before that, they continue.
+//   - UDP and IP sockets that are bound to the address stay open. Their sends fail with ENETUNREACH.
+//   - Listeners stay open. They accept connections again once the address is added again.
 //
-// The errors are ENODEV, EADDRNOTAVAIL for an address that is not there, EINVAL for the loopback, and
-// net.ErrClosed.
+// The errors are ENODEV if there is no such interface, EADDRNOTAVAIL if it does not have the address,
+// EINVAL for the loopback, and net.ErrClosed.
 func (s *Stack) RemoveAddr(nic string, a netip.Addr) error {
 	err := s.removeAddr(nic, a)
-	s.drain() // the routers are told of the groups that were left
+	s.drain() // sends the reports about the groups that were left
 	return err
 }
 
@@ -432,8 +431,8 @@ func (s *Stack) removeAddr(nic string, a netip.Addr) error {
 	return nil
 }
 
-// linkNamed returns the interface of that name, or if it is empty the only one besides the
-// loopback. s.mu is held.
+// linkNamed returns the interface with a name. If the name is empty, it returns the only interface
+// beside the loopback. s.mu is held.
 func (s *Stack) linkNamed(name string) (*iface, error) {
 	ifaces := *s.ifaces.Load()
 	if name == "" {
@@ -452,7 +451,7 @@ func (s *Stack) linkNamed(name string) (*iface, error) {
 	return ifc, nil
 }
 
-// setAddrs replaces the addresses of an interface, and the routes with them. s.mu is held.
+// setAddrs replaces the addresses of an interface and rebuilds the routes. s.mu is held.
 func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	old := ifc.list()
 	ifc.addrs.Store(&list)
@@ -460,7 +459,7 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	s.groups.addressed(ifc)
 	for i, of := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
 		if hasPresent(old, of) && !hasPresent(list, of) {
-			// As on Linux, where fib_disable_ip does it.
+			// As Linux's fib_disable_ip.
 			ifc.gateways[i] = nicGateway{}
 			s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == ifc.name && of(r.Dst.Addr()) })
 		}
@@ -468,8 +467,8 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	s.rebuildRoutes()
 }
 
-// armAddrs sets the alarm for the next end of a lifetime of an address. One that fires for nothing
-// does no harm. s.mu is held.
+// armAddrs sets the alarm for the next scheduled change of an address. The alarm may fire early without
+// harm. s.mu is held.
 func (s *Stack) armAddrs() {
 	var next tcp.Time
 	for _, ifc := range *s.ifaces.Load() {
@@ -484,13 +483,13 @@ func (s *Stack) armAddrs() {
 	s.lifetimes.alarm.set(s.now(), next, &s.lifetimes)
 }
 
-// lifetimes are those of the addresses of a stack.
+// lifetimes is the alarm for the lifetimes of a stack's addresses.
 type lifetimes struct {
 	s     *Stack
 	alarm alarm // under s.mu
 }
 
-// fired does what is due for the addresses.
+// fired is called by the alarm. It applies the changes that are due.
 func (l *lifetimes) fired() {
 	s := l.s
 	s.mu.Lock()
@@ -505,8 +504,8 @@ func (l *lifetimes) fired() {
 	s.drain()
 }
 
-// ageAddrs deprecates and removes the addresses whose lifetimes have ended, and goes on with the detection of
-// duplicates. It returns the addresses that it removed. s.mu is held; the caller drains.
+// ageAddrs deprecates and removes the addresses whose lifetimes have ended, and continues duplicate
+// address detection. It returns the removed addresses. s.mu is held; the caller drains.
 func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 	now := s.now()
 	for _, ifc := range *s.ifaces.Load() {
@@ -546,25 +545,25 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 	return expired
 }
 
-// A defence remembers when an address was last claimed by another machine.
+// A defence records the conflicts of an address with other machines.
 type defence struct {
 	mu         mutex[levelLink]
-	last       tcp.Time // 0: never
-	defendedAt tcp.Time // when the host last defended the address; 0: never
+	last       tcp.Time // time of the last conflict; 0: none
+	defendedAt tcp.Time // when the host last announced the address in defence; 0: never
 }
 
 // defendInterval is RFC 5227 1.1's DEFEND_INTERVAL.
 const defendInterval = tcp.Time(10 * time.Second)
 
-// conflict is called when another machine on the link, with the link address mac, uses an address
-// of the interface. It defends the address or gives it up. No lock is held.
+// conflict handles a packet of another machine on the link that uses an address of the interface. mac
+// is the machine's link address. conflict defends the address or gives it up. No lock is held.
 //
 // RFC 5227 2.4 (b): the host may defend its address by "broadcasting one single ARP
 // Announcement"; "if this is not the first conflicting ARP packet the host has seen, and the time
 // recorded for the previous conflicting ARP packet is recent, within DEFEND_INTERVAL seconds, then
 // the host MUST immediately cease using this address". (c): "If a host has been configured such
-// that it should not give up its address under any circumstances", as one with AddrStatic, "it MAY elect
-// to defend its address indefinitely".
+// that it should not give up its address under any circumstances", as is one with AddrStatic, "it MAY
+// elect to defend its address indefinitely".
 func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	s := ifc.s
 	s.drop(dropAddressConflict)
@@ -598,8 +597,8 @@ func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	ifc.announce(addr)
 }
 
-// markConflict takes note of who else uses an address, and gives that up if giveUp is set. It
-// reports false where the address has gone meanwhile, or was given up before.
+// markConflict records which machine uses an address too. If giveUp is set, the address becomes
+// AddrDuplicate. markConflict reports false if the address was removed or given up in between.
 func (s *Stack) markConflict(ifc *iface, addr netip.Addr, mac wire.MAC, giveUp bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,33 +9,32 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// How long to wait before a router that has not answered is asked again, which doubles
-// from the first to the second.
+// The time between two polls of a dead router. It doubles from the minimum to the maximum.
 const (
 	minRouterPoll = tcp.Time(10 * time.Second)
 	maxRouterPoll = tcp.Time(80 * time.Second)
 )
 
-// A gateway is the next hop of routes beside which there are others of the same prefix.
+// A gateway is the next hop of a route whose prefix has other routes too. Its state decides which of
+// the routes is used.
 //
 // RFC 1122 3.3.1.4: "The IP layer MUST be able to detect the failure of a 'next-hop' gateway
 // that is listed in its route cache and to choose an alternate gateway"; 3.3.1.5: "If it is
 // the current default that failed, the IP layer MUST select a different default gateway
 // (assuming more than one default is known) for the failed route and for establishing new
-// routes." What tells is the neighbour table: a router that is used, neither answers ARP nor
-// is confirmed by what is acknowledged, is dead until it answers.
+// routes." The neighbour table detects the failure: a router is dead once it has answered no request
+// and no acknowledgment has confirmed it. It is dead until it answers.
 type gateway struct {
 	dead atomic.Bool
 }
 
-// A gatewayKey names a gateway.
+// A gatewayKey identifies a gateway.
 type gatewayKey struct {
 	ifc  *iface
 	addr netip.Addr
 }
 
-// markRouters finds the routers of a new table for which others can stand in. Those that
-// were dead in the old one still are.
+// markRouters sets the gateways of a new table's routes. A gateway keeps its state from the old table.
 func (t *routeTable) markRouters(old *routeTable) {
 	for _, rs := range t.at {
 		if len(rs) < 2 {
@@ -60,12 +59,11 @@ func (t *routeTable) markRouters(old *routeTable) {
 	}
 }
 
-// isDead reports whether the route leads to a router that does not answer, though there are
-// other routes.
+// isDead reports whether the route's router does not answer and another route can replace this one.
 func (r *route) isDead() bool { return r.router != nil && r.router.dead.Load() }
 
-// routerFails takes note that a neighbour does not answer. It reports whether it is a router
-// for which others can stand in: then paths are looked for anew.
+// routerFails records that a neighbour does not answer. It reports whether the neighbour is the gateway
+// of routes that others can replace; if so, it invalidates the cached paths.
 func (ifc *iface) routerFails(addr netip.Addr) bool {
 	t := ifc.s.table.Load()
 	if t == nil {
@@ -81,7 +79,7 @@ func (ifc *iface) routerFails(addr netip.Addr) bool {
 	return true
 }
 
-// routerAnswers takes note that a neighbour answers, or is not known to be silent any more.
+// routerAnswers records that a neighbour answers, or that its failure is no longer known.
 func (ifc *iface) routerAnswers(addr netip.Addr) {
 	t := ifc.s.table.Load()
 	if t == nil || len(t.gateways) == 0 {
@@ -92,16 +90,16 @@ func (ifc *iface) routerAnswers(addr netip.Addr) {
 	}
 }
 
-// pollLater has a dead router asked for again after a while. t.mu is held.
+// pollLater schedules the next poll of a dead router. t.mu is held.
 func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 	n.retryAt = now + min(minRouterPoll<<min(n.polls, 8), maxRouterPoll)
 	n.polls++
 	t.queue(n)
 }
 
-// sendAnotherWay sends a datagram that waited for a router in vain by another one on the
-// same link, and reports whether it did. What would have to leave by another link is lost, and
-// its sender sends it again.
+// sendAnotherWay sends a datagram that waited for a router by another router on the same link, after
+// the first has failed. It reports false if there is none. A router on another link is not used; the
+// datagram is then lost, and its sender has to retransmit it.
 func (s *Stack) sendAnotherWay(ifc *iface, d *waitingDatagram) bool {
 	src, dst := wire.Ends(d.frames[0].frame.Head[ifc.linkLen:])
 	p, err := s.route(dst, src)

@@ -12,47 +12,47 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A Route says where datagrams to a prefix leave.
+// A Route says how to reach the addresses of a prefix.
 type Route struct {
-	// Dst is the prefix that the route is for.
+	// Dst is the route's destination prefix.
 	Dst netip.Prefix
-	// Via is the router, which has to be on the link; an invalid address says
-	// that the destinations are on the link themselves.
+	// Via is the router; it must be on the link. An invalid address means that the destinations
+	// themselves are on the link.
 	Via netip.Addr
-	// NIC names the interface. It may be empty where Via tells.
+	// NIC names the interface. It may be empty if Via is set: the router's link is then found by Via.
 	NIC string
-	// Src is the source address for those who have not chosen one; an invalid
-	// address means that of the interface's on whose network the next hop is.
+	// Src is the source address for sockets that have not chosen one. If it is invalid, the source is
+	// the interface's address on the network of the next hop.
 	Src netip.Addr
 }
 
-// A route is a Route that has been resolved.
+// A route is a Route whose interface has been found.
 type route struct {
 	dst netip.Prefix
 	via netip.Addr
 	src netip.Addr
 	ifc *iface
 
-	router *gateway // of via, where another route can stand in for this one; else nil
+	router *gateway // of via; nil unless another route can replace this one
 }
 
-// A routeTable answers where an address is. It is never changed: a change of
-// the configuration makes a new one.
+// A routeTable is the routing table of a stack. It is immutable: a change of the configuration makes a
+// new one.
 type routeTable struct {
 	routes []route                  // in order of preference
 	at     map[netip.Prefix][]route // the routes of a prefix, in order of preference
-	lens4  []int                    // lengths of IPv4 prefixes that occur, longest first
-	lens6  []int                    // and of IPv6
+	lens4  []int                    // the lengths of the IPv4 prefixes, longest first
+	lens6  []int                    // likewise for IPv6
 	own    []netip.Addr             // the host's addresses other than 127/8
-	ownSet map[netip.Addr]struct{}  // the same, where they are more than ownScan
-	bcasts []broadcast              // directed broadcast addresses, of the longest prefix first
+	ownSet map[netip.Addr]struct{}  // the same as a set, if there are more than ownScan
+	bcasts []broadcast              // directed broadcast addresses, longest prefix first
 
-	gateways map[gatewayKey]*gateway // the routers for which others can stand in
+	gateways map[gatewayKey]*gateway // of the routes that another route can replace
 
-	v6 bool // the host has IPv6
+	v6 bool // an interface has had an IPv6 address
 }
 
-// lens returns the lengths of the prefixes that may have a.
+// lens returns the lengths of the prefixes of a's family.
 func (t *routeTable) lens(a netip.Addr) []int {
 	if a.Is4() {
 		return t.lens4
@@ -60,8 +60,8 @@ func (t *routeTable) lens(a netip.Addr) []int {
 	return t.lens6
 }
 
-// A broadcast is the broadcast address of an interface's network. Networks that overlap, or
-// one network on two links, may have the same.
+// A broadcast is the broadcast address of an interface's network. Two entries may have the same
+// address, if networks overlap or are on two links.
 type broadcast struct {
 	addr netip.Addr
 	bits int // of the network's prefix
@@ -73,13 +73,12 @@ func (t *routeTable) isBroadcast(a netip.Addr) bool {
 	return slices.ContainsFunc(t.bcasts, func(b broadcast) bool { return b.addr == a })
 }
 
-// isBroadcastOn reports whether a is the broadcast address of a network on a link.
+// isBroadcastOn reports whether a is the broadcast address of a network on an interface.
 func (t *routeTable) isBroadcastOn(a netip.Addr, ifc *iface) bool {
 	return slices.ContainsFunc(t.bcasts, func(b broadcast) bool { return b.addr == a && b.ifc == ifc })
 }
 
-// ownScan is up to how many addresses are compared one by one, which is quicker
-// than a map.
+// ownScan is the number of addresses up to which a linear scan is quicker than a map.
 const ownScan = 8
 
 // isOwn reports whether a is an address of the host other than 127/8.
@@ -91,17 +90,16 @@ func (t *routeTable) isOwn(a netip.Addr) bool {
 	return slices.Contains(t.own, a)
 }
 
-// isLocal reports whether packets to a stay in the host.
+// isLocal reports whether packets to a stay on the host.
 func (t *routeTable) isLocal(a netip.Addr) bool {
 	return t.isOwn(a) || a.IsLoopback() && (t.v6 || a.Is4())
 }
 
-// lookup finds the route for dst: that with the longest prefix. Among those with the same
-// one whose link is up, those whose router answers go before those whose does not, then those
-// whose interface has the source address before others, and then the first. Where only
-// links that are down lead there, the error is ENETDOWN, and ENETUNREACH where nothing
-// does. Over an interface that the caller has chosen, whatever of IPv4 has no route is on the
-// link, as on Linux.
+// lookup returns the route to dst with the longest prefix whose link is up. Among routes of the same
+// prefix it prefers one whose router answers, then one whose interface owns src, then the first. If on
+// is set, only routes over that interface count, and an IPv4 destination without a route is on its
+// link, as on Linux. The error is ENETDOWN if there are only routes over links that are down, and
+// ENETUNREACH if there is no route.
 func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
 	for _, bits := range t.lens(dst) {
@@ -139,7 +137,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	return nil, err
 }
 
-// onLink reports whether a is on the link of an interface by a route.
+// onLink reports whether a route says that a is on the link of the interface.
 func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	for _, bits := range t.lens(a) {
 		p, _ := a.Prefix(bits)
@@ -152,9 +150,8 @@ func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	return false
 }
 
-// rebuildRoutes makes a new table of what is configured. The caller holds s.mu,
-// or is New. Static routes whose interface or source address has gone are deleted, as on
-// Linux.
+// rebuildRoutes makes a new routing table from the configuration. It first deletes the static routes
+// whose interface or source address has gone, as Linux does. The caller is New or holds s.mu.
 func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
 		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.has(r.Src)
@@ -170,7 +167,7 @@ func (s *Stack) rebuildRoutes() {
 	}
 	for _, ifc := range ifaces {
 		if ifc.loopback {
-			continue // what is local never comes to the routes
+			continue // packets to local addresses use no route
 		}
 		all = t.addAddrs(all, ifc)
 	}
@@ -209,16 +206,15 @@ func (s *Stack) rebuildRoutes() {
 	}
 	s.turnOn6(t)
 	t.markRouters(s.table.Load())
-	// A path made of the old table after this carries a generation that the
-	// next line makes void.
+	// The table is stored before the generation changes: a path that was made from the old table then
+	// has an old generation, and is invalid.
 	s.table.Store(t)
 	s.gen.Add(1)
 	s.changes.notify()
 }
 
-// addAddrs takes note of the addresses of an interface, and returns the routes with those to
-// their networks. Where two addresses have one network, the route of one that is not
-// deprecated goes first.
+// addAddrs adds the addresses of an interface to the table, and appends the routes to their networks to
+// all. If two addresses have the same network, the route of the one that is not deprecated comes first.
 func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 	for _, st := range []AddrState{AddrPreferred, AddrOptimistic, AddrDeprecated} {
 		for _, a := range ifc.list() {
@@ -228,7 +224,7 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 			p := a.prefix
 			t.own = append(t.own, p.Addr())
 			if a.auto != nil {
-				continue // RFC 5942 3: what is on the link a router says elsewhere
+				continue // RFC 5942 3: the address does not imply an on-link prefix
 			}
 			r := route{dst: p.Masked(), ifc: ifc}
 			if p.Addr().Is4() {
@@ -243,8 +239,8 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 	return all
 }
 
-// gatewayOf returns the router of the first default route of a family over an interface, or an
-// invalid address.
+// gatewayOf returns the router of an interface's first default route of a family, or an invalid
+// address.
 func (t *routeTable) gatewayOf(ifc *iface, v6 bool) netip.Addr {
 	for i := range t.routes {
 		if r := &t.routes[i]; r.ifc == ifc && r.dst.Bits() == 0 && r.via.IsValid() && r.via.Is6() == v6 {
@@ -254,7 +250,7 @@ func (t *routeTable) gatewayOf(ifc *iface, v6 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// broadcastOf is the address of a network with all host bits set.
+// broadcastOf returns the address of a network with all host bits set.
 func broadcastOf(p netip.Prefix) netip.Addr {
 	a := p.Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
@@ -266,43 +262,43 @@ func broadcastOf(p netip.Prefix) netip.Addr {
 // limitedBroadcast is 255.255.255.255.
 func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
 
-// loopbackBroadcast is 127.255.255.255: an address of the host's to datagrams, and to
-// connections a group's.
+// loopbackBroadcast is 127.255.255.255. It is a local address for datagrams, and a group address for
+// TCP.
 func loopbackBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{127, 255, 255, 255}) }
 
 // isReserved reports whether a is in 240.0.0.0/4, to which the limited
 // broadcast belongs.
 func isReserved(a netip.Addr) bool { return a.Is4() && a.As4()[0] >= 240 }
 
-// A path is where datagrams to a destination leave. A socket keeps it, and it
-// holds as long as its generation is the stack's.
+// A path says how to send datagrams to a destination. A socket caches it. It is valid while its
+// generation is the stack's.
 type path struct {
 	ifc      *iface
 	src, dst netip.Addr
-	hop      netip.Addr // the neighbour; dst itself where that is on the link
+	hop      netip.Addr // the neighbour's address: dst itself if that is on the link
 	gen      uint32
 	group    bool        // dst is a broadcast or multicast address
-	noRoute  bool        // nothing may be sent: there is no route any more
-	mayFrag  bool        // the path's MTU is so small that DF must not be set
-	neigh    *neighbor   // nil where the link or the destination needs none
-	mac      macWord     // of a group
-	mtu      int         // of the path
-	tsOffset uint32      // of TCP's timestamps, in a shared path
-	mtuGen   uint32      // of the stack's datagramMTU, in a datagram socket's path
+	noRoute  bool        // the route has gone: nothing may be sent
+	mayFrag  bool        // the path MTU is so small that DF must not be set
+	neigh    *neighbor   // nil if the link or the destination needs none
+	mac      macWord     // the destination MAC of a group
+	mtu      int         // path MTU
+	tsOffset uint32      // offset of TCP timestamps; only in a shared path
+	mtuGen   uint32      // generation of datagramMTU; only in a datagram socket's path
 	ipLen    uint8       // length of the IP header, without options
 	v6       bool        // the addresses are of IPv6
-	gsoKind  nic.GSOKind // of super-frames of TCP
-	hops     uint8       // the default time to live
-	zone     uint16      // index of the interface to which the addresses belong, where one is link-local; else 0
+	gsoKind  nic.GSOKind // kind of TCP super-frames
+	hops     uint8       // default TTL or hop limit
+	zone     uint16      // index of the interface if an address is link-local; else 0
 	idOffset uint16      // see idSource
 	ids      *atomic.Uint32
 	header   pathHeader
 }
 
-// mss is the largest segment of TCP on the path in bytes of payload, without options.
+// mss returns the largest TCP payload of a segment without options on the path.
 func (p *path) mss() int { return p.mtu - int(p.ipLen) - wire.TCPLen }
 
-// defaultMSS is what a peer can receive that does not say.
+// defaultMSS returns the send MSS for a peer that sends no MSS option.
 //
 // RFC 9293 3.7.1: "TCP implementations MUST assume a default send MSS of 536 (576-40) for IPv4
 // or 1220 (1280 - 60) for IPv6".
@@ -313,12 +309,12 @@ func (p *path) defaultMSS() int {
 	return 576 - wire.IPv4Len - wire.TCPLen
 }
 
-// advMSS is the largest segment that the interface can receive, likewise: what the MSS
-// option says. RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20", and MMS_R
-// is no matter of the path to the peer.
+// advMSS returns the value of the MSS option: the largest TCP payload that the interface can receive.
+// RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20". MMS_R depends on the interface and
+// not on the path.
 func (p *path) advMSS() int { return p.ifc.ipMTU(p.v6) - int(p.ipLen) - wire.TCPLen }
 
-// gso is the most payload of TCP in one super-frame on the path; 0: there are none.
+// gso returns the largest TCP payload of one super-frame on the path; 0: no super-frames.
 func (p *path) gso() int {
 	most := p.ifc.gso()
 	if most == 0 {
@@ -327,20 +323,19 @@ func (p *path) gso() int {
 	return most - int(p.ipLen) - wire.MaxTCPLen
 }
 
-// valid reports whether the path still holds. The zero path never does.
+// valid reports whether the path may still be used. The zero path is never valid.
 func (p *path) valid(s *Stack) bool {
 	return p.ifc != nil && p.gen == s.gen.Load() && (p.neigh == nil || !p.neigh.gone())
 }
 
-// route finds the path to dst. Without a valid and specified src it chooses
-// the source. The errors are EINVAL for an address that cannot be a
-// destination, or a source of 127/8 for one that is elsewhere, EADDRNOTAVAIL
-// for a source that is not the host's, ENETUNREACH and ENETDOWN.
+// route returns the path to dst. If src is invalid or unspecified, route chooses the source. The errors
+// are EINVAL for an address that cannot be a destination, EINVAL for a source in 127/8 if dst is not on
+// the host, EADDRNOTAVAIL for a source that is not an address of the host, ENETUNREACH and ENETDOWN.
 func (s *Stack) route(dst, src netip.Addr) (path, error) { return s.routeOver(dst, src, 0) }
 
-// routeOver is route where the caller may have chosen the interface, by its index:
-// then ENODEV says that there is none, and no route is needed. What is for the host
-// itself stays in it all the same.
+// routeOver is route over the interface with an index, if that is not 0. The interface then needs no
+// route to an IPv4 dst, and the error is ENODEV if it does not exist. Packets to the host itself stay
+// on the host in any case.
 func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	gen := s.gen.Load()
 	t := s.table.Load()
@@ -359,7 +354,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 		return s.routeOver6(t, dst, src, index, gen)
 	}
 	if src.Is6() {
-		return path{}, syscall.ENETUNREACH // as Linux has it for a mapped destination
+		return path{}, syscall.ENETUNREACH // as on Linux for an IPv4-mapped destination
 	}
 	// An unspecified destination is this host.
 	if dst.IsUnspecified() {
@@ -389,7 +384,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	return p, nil
 }
 
-// finishPath fills in what follows from the addresses and the interface of a path.
+// finishPath fills in the fields that follow from the addresses and the interface.
 func (s *Stack) finishPath(p *path) {
 	p.mtu = p.ifc.ipMTU(p.dst.Is6())
 	if !p.group {
@@ -401,9 +396,8 @@ func (s *Stack) finishPath(p *path) {
 	p.makeHeader()
 }
 
-// leave fills in by which interface and to which neighbour a path leaves the host, and its
-// source where the route has one and the caller has not. on is the interface that the caller
-// has chosen, or nil.
+// leave fills in the interface and the next hop of a path, and its source if the route has one and the
+// caller has chosen none. on is the interface that the caller has chosen, or nil.
 func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 	r, err := s.broadcastRoute(t, p.dst, p.src, on)
 	switch {
@@ -437,7 +431,7 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 // chooseSource fills in the source of a path that has none yet.
 func (s *Stack) chooseSource(t *routeTable, p *path) error {
 	if i := slices.IndexFunc(t.own, netip.Addr.Is4); !p.src.IsValid() && p.ifc.loopback && i >= 0 {
-		// As on Linux, to a group on the loopback too the host speaks in its own name.
+		// As on Linux, a datagram to a group on the loopback also has a source other than 127.0.0.1.
 		p.src = t.own[i]
 	}
 	if !p.src.IsValid() {
@@ -455,9 +449,9 @@ func (s *Stack) chooseSource(t *routeTable, p *path) error {
 	return nil
 }
 
-// chosenLink returns the interface that the caller has chosen, or nil where the routes
-// are to tell. As on Linux, the source of a multicast datagram or of one to the limited
-// broadcast address chooses one.
+// chosenLink returns the interface that the caller has chosen by its index, or nil if the routes
+// decide. As on Linux, the source of a datagram to a group or to the limited broadcast address also
+// chooses the interface.
 func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -474,7 +468,7 @@ func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	return on, nil
 }
 
-// localPath is the path of what stays in the host.
+// localPath returns the path to an address of the host.
 func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	if !src.IsValid() {
 		src = dst
@@ -487,10 +481,10 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	return p
 }
 
-// broadcastRoute returns the route of a broadcast: its interface, and its source where the
-// route has one. It is nil where dst is not a broadcast address, or not on the interface that
-// the caller has chosen. A directed broadcast goes over the link of the source address, or
-// else the one with the longest prefix. The error is ENETDOWN where all such links are down.
+// broadcastRoute returns the interface for a broadcast, and the source if the route has one. It returns
+// nil if dst is not a broadcast address, or not one of the interface on. A directed broadcast uses the
+// interface that owns src, or else the one with the longest prefix. The error is ENETDOWN if all these
+// links are down.
 func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*route, error) {
 	if dst == limitedBroadcast() {
 		return s.limitedRoute(t, src, on)
@@ -516,9 +510,9 @@ func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*
 	return &route{ifc: best}, nil
 }
 
-// limitedRoute is broadcastRoute for 255.255.255.255, which goes to one link: the one that was
-// chosen, or that of the route to it, which is as a rule the default route. Without either it
-// is the first link with an address, or the first; Linux has no route then.
+// limitedRoute is broadcastRoute for 255.255.255.255. It uses the chosen interface, or the route to
+// 255.255.255.255, which usually is the default route. Otherwise it uses the first link that has an
+// address, or else the first link; Linux returns ENETUNREACH then.
 func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, error) {
 	if on != nil {
 		return &route{ifc: on}, nil
@@ -541,8 +535,8 @@ func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, 
 	return &route{ifc: first}, nil
 }
 
-// SourceFor returns the address from which the host would send to dst. It is
-// invalid where there is no route.
+// SourceFor returns the source address that the host would use for packets to dst. It is invalid if
+// there is no route.
 func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 	dst, zone := s.unzone(dst)
 	p, err := s.routeOver(dst, netip.Addr{}, zone)
@@ -552,26 +546,25 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 	return s.zoned(p.src, int(p.zone))
 }
 
-// IsLocal reports whether a is an address of the host: one of its own, on whatever interface, or
-// one of 127.0.0.0/8, or ::1.
+// IsLocal reports whether a is an address of the host: an address of any interface, or one of
+// 127.0.0.0/8, or ::1.
 func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap().WithZone("")) }
 
-// IsBroadcast reports whether a is the limited broadcast address, or that of a
-// network that the host is on.
+// IsBroadcast reports whether a is the limited broadcast address or the broadcast address of one of the
+// host's networks.
 func (s *Stack) IsBroadcast(a netip.Addr) bool {
 	a = a.Unmap()
 	return a == limitedBroadcast() || s.table.Load().isBroadcast(a)
 }
 
-// HasIPv4 reports whether the host speaks IPv4, if only with itself.
+// HasIPv4 reports whether the host supports IPv4. It always does, at least on the loopback.
 func (s *Stack) HasIPv4() bool { return true }
 
-// HasIPv6 reports whether the host speaks IPv6: once an interface has had an address of it.
+// HasIPv6 reports whether the host supports IPv6: an interface has an IPv6 address or has had one.
 func (s *Stack) HasIPv6() bool { return s.table.Load().v6 }
 
-// Routes returns the routes in the order in which they are looked up: longest
-// prefix first, then those of Config and AddRoute, then those of the addresses
-// and the gateways.
+// Routes returns the routes in the order of lookup: the longest prefix first; among equal prefixes the
+// routes of Config and AddRoute, then those of addresses, gateways and Router Advertisements.
 func (s *Stack) Routes() []Route {
 	var rs []Route
 	for _, r := range s.table.Load().routes {
@@ -580,12 +573,12 @@ func (s *Stack) Routes() []Route {
 	return rs
 }
 
-// AddRoute adds a route: the default route is the one to 0.0.0.0/0. It goes after those of the
-// same prefix that were added before it. As on Linux, it goes with its interface, with its Src, and
-// with the last address of the interface.
+// AddRoute adds a route. The default route is the route to 0.0.0.0/0 or ::/0. The new route comes after
+// earlier routes of the same prefix. As on Linux, the stack deletes the route when its interface is
+// removed, when its Src is removed, or when the interface loses its last address of the family.
 //
-// The errors are EINVAL, EAFNOSUPPORT, EEXIST, ENODEV where there is no such interface,
-// ENETUNREACH for a router that is not on the link, and net.ErrClosed.
+// The errors are EINVAL, EAFNOSUPPORT, EEXIST, ENODEV if there is no such interface, ENETUNREACH if the
+// router is not on the link, and net.ErrClosed.
 func (s *Stack) AddRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -604,10 +597,11 @@ func (s *Stack) AddRoute(r Route) error {
 	return nil
 }
 
-// DelRoute removes the first route of Config or AddRoute with that prefix, and
-// that Via and NIC where they are given, or else the default route to a NIC's Gateway. Routes that
-// addresses brought stay. Connections that have no other route send nothing any more, and end as
-// RemoveAddr has it. The error is ESRCH where there is no such route, or net.ErrClosed.
+// DelRoute removes the first route with prefix r.Dst that was added by Config or AddRoute. If r.Via or
+// r.NIC is set, the route must match it too. If there is no such route and r.Dst is the default route,
+// DelRoute removes the gateway of the first matching interface. Routes that come from addresses are not
+// removed. Connections without another route can no longer send; they end as described at RemoveAddr.
+// The error is ESRCH if no route matches, or net.ErrClosed.
 func (s *Stack) DelRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -627,8 +621,8 @@ func (s *Stack) DelRoute(r Route) error {
 	return nil
 }
 
-// delGateway removes the gateway of the first interface whose default route is meant by r, and
-// reports whether there is one. s.mu is held.
+// delGateway removes the gateway of the first interface whose default route matches r. It reports
+// whether there was one. s.mu is held.
 func (s *Stack) delGateway(r Route) bool {
 	if r.Dst.Bits() != 0 {
 		return false
@@ -643,7 +637,7 @@ func (s *Stack) delGateway(r Route) bool {
 	return false
 }
 
-// checkRoute tells whether a route can be used, and fills in its interface.
+// checkRoute returns r with its interface filled in, or an error if r cannot be a route.
 func (s *Stack) checkRoute(r Route) (Route, error) {
 	if !r.Dst.IsValid() {
 		return r, fmt.Errorf("the prefix is malformed: %w", syscall.EINVAL)
@@ -694,7 +688,7 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	return r, nil
 }
 
-// onLink reports whether a is reached on the interface without a router.
+// onLink reports whether a is reachable on the interface without a router.
 func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 	if isLinkLocal6(a) {
 		return ifc.carries6()

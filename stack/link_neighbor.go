@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	maxNeighbors = 1024 // per interface and family, static ones not counted
-	maxRequests  = 3    // sent before a neighbour is given up; RFC 4861 10, MAX_MULTICAST_SOLICIT
+	maxNeighbors = 1024 // per interface and family, not counting permanent entries
+	maxRequests  = 3    // requests before resolution fails; RFC 4861 10, MAX_MULTICAST_SOLICIT
 
 	// RFC 1122 2.3.2.1: "The recommended maximum rate is 1 per second per
 	// destination."
@@ -28,19 +28,19 @@ const (
 	delayFirstProbe = tcp.Time(5 * time.Second)
 )
 
-// The states of a neighbour, by the names of RFC 4861 7.3.2. A reachable entry that has
-// not been confirmed for long is stale, too.
+// The states of a neighbour have the names of RFC 4861 7.3.2. A reachable entry counts as
+// stale once its reachable time has passed.
 type neighborState uint8
 
 const (
-	neighUnknown    neighborState = iota // nothing asked, or there was no answer
-	neighIncomplete                      // asked for by broadcast; packets are parked
+	neighUnknown    neighborState = iota // no request was sent, or none was answered
+	neighIncomplete                      // requested by broadcast or multicast; packets wait
 	neighReachable
-	neighStale     // its address is known, but not whether what is sent there arrives
-	neighDelay     // stale and used: an upper layer may confirm it before it is asked
-	neighProbe     // asked; still good to send to
+	neighStale     // the address is known, its reachability is not
+	neighDelay     // stale and in use: waits for a confirmation by an upper layer
+	neighProbe     // unicast requests are sent; packets still use the address
 	neighPermanent // configured
-	neighGone      // it has left the table: paths to it are void
+	neighGone      // removed from the table: paths that point to it are invalid
 )
 
 func (st neighborState) String() string {
@@ -61,22 +61,22 @@ func (st neighborState) String() string {
 	return "failed"
 }
 
-// A neighbor is a host or router on a link. Paths point to it, so that sending
-// to one whose address is known takes no lock.
+// A neighbor is an entry for a host or router on a link. Paths point to it, so that sending to a
+// neighbour whose address is known takes no lock.
 type neighbor struct {
 	addr      netip.Addr
 	word      atomic.Uint64 // MAC<<16 | neighRouter | state; changed under the table's lock, except by confirm
-	confirmed atomic.Int64  // tcp.Time at which it was last known to be there
-	reachable atomic.Int64  // tcp.Time for how long after that it counts as reachable
+	confirmed atomic.Int64  // tcp.Time of the last proof of reachability
+	reachable atomic.Int64  // tcp.Time for which confirmed is good
 
 	// Under the table's lock.
-	tries   int      // requests sent in the states incomplete and probe
-	retryAt tcp.Time // when to ask again, or give up
+	tries   int      // requests sent in state incomplete or probe
+	retryAt tcp.Time // when to send the next request, or give up
 	queued  bool     // it is in the table's asking
-	polls   int      // since it failed, where it is a router that others stand in for
+	polls   int      // polls scheduled since a router failed that another can replace; 0: not polled
 	waiting neighborQueue
-	elem    *list.Element // in one of the table's lists; nil once it left the table, and if permanent
-	solved  bool          // place is in the list of the resolved
+	elem    *list.Element // in one of the table's lists; nil after removal, and if permanent
+	solved  bool          // elem is in t.resolved
 }
 
 // neighRouter is the flag in the word of a neighbour that is a router: RFC 4861 5.1's IsRouter.
@@ -100,12 +100,11 @@ func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
 	return mac, st
 }
 
-// A macWord is a link-layer address in its upper 48 bits. It is a
-// neighbour's word as it stands: taking it apart byte by byte would cost each packet more than all
-// else that lookup does.
+// A macWord is a link-layer address in its upper 48 bits. It is an unmodified neighbor.word: to unpack
+// it byte by byte would cost each packet more than the rest of lookup.
 type macWord uint64
 
-// hopOf returns the macWord for an address.
+// wordOf returns the macWord of an address.
 func wordOf(mac wire.MAC) macWord { return macWord(packNeighbor(mac, 0)) }
 
 // put writes the address to the beginning of an Ethernet header.
@@ -115,7 +114,7 @@ func (h macWord) put(b []byte) {
 	be.PutUint16(b[4:6], uint16(h>>16))
 }
 
-// lookup returns the neighbour's address if packets can go there right away.
+// lookup returns the neighbour's address. ok is false unless packets may be sent to it at once.
 func (n *neighbor) lookup(now tcp.Time) (macWord, bool) {
 	w := n.word.Load()
 	switch neighborState(w) {
@@ -130,13 +129,13 @@ func (n *neighbor) lookup(now tcp.Time) (macWord, bool) {
 // gone reports whether the neighbour has left the table.
 func (n *neighbor) gone() bool { return neighborState(n.word.Load()) == neighGone }
 
-// confirm takes note that the neighbour has received what was sent to it: the other end
-// acknowledged something new. A nil neighbour is confirmed without effect.
+// confirm marks the neighbour as reachable, because the other end has acknowledged new data. It does
+// nothing for a nil neighbour.
 //
-// RFC 4861 7.3.1: "In TCP, for example, receipt of a (new) acknowledgment indicates that
-// previously sent data reached the peer"; RFC 1122 2.3.2.1 (4): "Higher-Layer Advice". That
-// the neighbour sends something is no sign: it may be forged, and repeated because our
-// answers go to an address that it no longer has.
+// RFC 4861 7.3.1: "In TCP, for example, receipt of a (new) acknowledgment indicates that previously
+// sent data reached the peer"; RFC 1122 2.3.2.1 (4): "Higher-Layer Advice". A packet from the neighbour
+// proves nothing: it may be forged, or be a retransmission because our packets go to an address that
+// the neighbour no longer has.
 func (n *neighbor) confirm(now tcp.Time) {
 	if n == nil {
 		return
@@ -154,34 +153,35 @@ func (n *neighbor) confirm(now tcp.Time) {
 	}
 }
 
-// setState changes the state, and keeps what else is known. The table's lock is held.
+// setState changes the state and keeps the rest of the word. The table's lock is held.
 func (n *neighbor) setState(st neighborState) {
 	w := n.word.Load()
 	mac, _ := unpackNeighbor(w)
 	n.word.Store(packNeighbor(mac, st) | w&neighRouter)
 }
 
-// A neighborTable is an interface's ARP cache, or what RFC 4861 5.1 calls the neighbor cache. An
-// interface has one for each family, so that a scan of one does not displace the entries of the
-// other.
+// A neighborTable is an interface's ARP cache, or its neighbor cache (RFC 4861 5.1). An interface has
+// one table for each family, so that a scan of one family does not evict entries of the other.
 type neighborTable struct {
 	ifc *iface
 	v6  bool
 
-	mu     mutex[levelNeighbor]
-	m      map[netip.Addr]*neighbor // nil until first needed
+	mu mutex[levelNeighbor]
+	m  map[netip.Addr]*neighbor // nil until first needed
+	// static counts the permanent entries.
 	static int
-	// Of the link, by RFC 4861 6.3.2. A router may set them.
-	reachable tcp.Time // for how long an answer is good
+	// The link's parameters, RFC 4861 6.3.2. A Router Advertisement may set them.
+	reachable tcp.Time // for how long a confirmation is good
 	retrans   tcp.Time // between requests
-	// Those that may be evicted, the least recently changed or used first, apart by whether the host has
-	// learnt their address by asking: so neither a scan over addresses that nobody has, nor
-	// requests from ever new ones, displace more than half of the table (RFC 6583 7.1). Those that have only
-	// told of themselves go first, so that they displace none that is being asked for.
+	// The entries that may be evicted, the least recently used or changed first. Entries whose address
+	// the host has resolved are in a list of their own. A scan of unused addresses, or requests from
+	// many addresses, therefore evict at most half of the table (RFC 6583 7.1). In unresolved, entries
+	// that only a received packet created come first, so that they are evicted before entries that are
+	// being resolved.
 	unresolved, resolved list.List
-	asking               []*neighbor // incomplete, delay, probe or polled, and some that just were
-	waiting              int         // bytes that packets take that wait for any neighbour
-	alarm                alarm       // for asking
+	asking               []*neighbor // in state incomplete, delay or probe, or polled; fired removes others
+	waiting              int         // total bytes of the packets that wait for neighbours
+	alarm                alarm       // for the earliest retryAt of asking
 	closed               bool
 }
 
@@ -189,14 +189,14 @@ func newNeighborTable(ifc *iface, v6 bool) *neighborTable {
 	return &neighborTable{ifc: ifc, v6: v6, reachable: reachableTime, retrans: requestInterval}
 }
 
-// retransTime is the time between two requests.
+// retransTime returns the interval between requests (RetransTimer).
 func (t *neighborTable) retransTime() tcp.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.retrans
 }
 
-// neighbors returns the table for the neighbours of a's family; nil where the link has none.
+// neighbors returns the table for a's family; nil if the link has no neighbours.
 func (ifc *iface) neighbors(a netip.Addr) *neighborTable {
 	if a.Is4() {
 		return ifc.neigh4
@@ -204,7 +204,7 @@ func (ifc *iface) neighbors(a netip.Addr) *neighborTable {
 	return ifc.neigh6
 }
 
-// neighborTables returns the tables that the interface has.
+// neighborTables returns the interface's tables; none if the link has no neighbours.
 func (ifc *iface) neighborTables() []*neighborTable {
 	if ifc.neigh4 == nil {
 		return nil
@@ -212,7 +212,7 @@ func (ifc *iface) neighborTables() []*neighborTable {
 	return []*neighborTable{ifc.neigh4, ifc.neigh6}
 }
 
-// get returns the entry for an address, and makes one if there is none.
+// get returns the entry for an address, creating it if necessary.
 func (t *neighborTable) get(addr netip.Addr) *neighbor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -231,7 +231,7 @@ func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
 	return n
 }
 
-// add makes an entry, which is in none of the lists.
+// add creates an entry that is in none of the lists.
 func (t *neighborTable) add(addr netip.Addr) *neighbor {
 	n := &neighbor{addr: addr}
 	n.reachable.Store(int64(t.reachable))
@@ -242,8 +242,8 @@ func (t *neighborTable) add(addr netip.Addr) *neighbor {
 	return n
 }
 
-// evict removes the entry that is missed least. A router that is polled stays: it would be
-// taken for one that answers. There are no more of them than routes.
+// evict removes the first entry of a list that is not a polled router. A new entry for a polled router
+// would count as one that answers. Each polled router has a route, which bounds their number.
 func (t *neighborTable) evict() {
 	from := &t.resolved
 	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
@@ -257,7 +257,7 @@ func (t *neighborTable) evict() {
 	t.remove(victim.Value.(*neighbor))
 }
 
-// remove takes an entry out of the table.
+// remove removes an entry from the table and drops the packets that wait for it.
 func (t *neighborTable) remove(n *neighbor) {
 	delete(t.m, n.addr)
 	if n.elem != nil {
@@ -279,7 +279,7 @@ func (t *neighborTable) listOf(n *neighbor) *list.List {
 	return &t.unresolved
 }
 
-// touch moves an entry that is not static behind those changed before it.
+// touch moves an entry to the end of the list that solved selects. A permanent entry is in no list.
 func (t *neighborTable) touch(n *neighbor, solved bool) {
 	if n.elem == nil {
 		return
@@ -289,8 +289,9 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 	n.elem = t.listOf(n).PushBack(n)
 }
 
-// send queues a frame for the neighbour, whose address is not known to be
-// fresh, or parks it and asks. The frame's destination is filled in here.
+// send sends a frame to a neighbour whose address lookup did not return. It queues the frame if an
+// address is known, even a stale one; otherwise the frame waits for the neighbour's answer. send fills
+// in the frame's destination address.
 func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	s := t.ifc.s
 	now := s.now()
@@ -302,7 +303,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		return
 	}
 	if t.m[n.addr] != n {
-		// The path is older than the entry's eviction.
+		// The path was made before the entry was removed.
 		n = t.getLocked(n.addr)
 	}
 	if mac, ok := n.lookup(now); ok {
@@ -328,7 +329,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
 		t.touch(n, false)
 		switch {
-		case n.polls > 0: // the next poll may be far off
+		case n.polls > 0: // retryAt is that of the next poll, which may be far off
 			n.polls = 0
 			fallthrough
 		case now >= n.retryAt:
@@ -347,10 +348,11 @@ func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
 	t.await(n, now)
 }
 
-// request asks for a neighbour: all that may have its address, or the link address that is known.
+// request sends a request for a neighbour: to the known link address in state probe, else by broadcast
+// or multicast.
 func (t *neighborTable) request(n *neighbor, src netip.Addr) {
-	// RFC 5227 2.1.1 has requests from an address of the link; a packet may have one of another
-	// interface. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
+	// RFC 5227 2.1.1 wants a sender address of this link; the packet's source may be another
+	// interface's. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
 	// the same as one of the addresses assigned to the outgoing interface, that address SHOULD be
 	// placed in the IP Source Address of the outgoing solicitation."
 	switch {
@@ -371,14 +373,14 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 	}
 }
 
-// await has the alarm look after an entry.
+// await sets the alarm for an entry's retryAt.
 func (t *neighborTable) await(n *neighbor, now tcp.Time) {
 	t.queue(n)
 	t.alarm.set(now, n.retryAt, t)
 }
 
-// queue has fired look after an entry. Those that have left the table, of which a scan leaves many, are dropped
-// before they are more than those that may be in it.
+// queue adds an entry to t.asking. It first drops removed entries, of which a scan leaves many, if the
+// slice is twice as long as the table can be.
 func (t *neighborTable) queue(n *neighbor) {
 	if n.queued {
 		return
@@ -390,8 +392,8 @@ func (t *neighborTable) queue(n *neighbor) {
 	t.asking = append(t.asking, n)
 }
 
-// fired asks again where there was no answer, and gives up on those that have
-// been asked often enough.
+// fired is called by the alarm. It repeats unanswered requests, and fails the entries that have had
+// enough of them.
 func (t *neighborTable) fired() {
 	s := t.ifc.s
 	now := s.now()
@@ -434,16 +436,16 @@ func (t *neighborTable) fired() {
 	s.drain()
 }
 
-// What askAgain did.
+// An askResult says what askAgain did.
 type askResult uint8
 
 const (
-	askWaits  askResult = iota // the neighbour has time until retryAt
-	askNoMore                  // there is nothing more to ask
-	askFailed                  // it has not answered
+	askWaits  askResult = iota // the entry stays in t.asking until retryAt
+	askNoMore                  // there is no more to request
+	askFailed                  // the neighbour has not answered
 )
 
-// askAgain does what there is to do about an entry whose retryAt has come.
+// askAgain handles an entry whose retryAt has come.
 func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 	w := n.word.Load()
 	mac, st := unpackNeighbor(w)
@@ -452,7 +454,7 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
 		// by periodically sending a point-to-point ARP Request to it".
 		if !n.word.CompareAndSwap(w, packNeighbor(mac, neighProbe)|w&neighRouter) {
-			return askNoMore // it was confirmed just now
+			return askNoMore // confirmed in between
 		}
 		n.tries = 0
 	case st == neighUnknown && n.polls > 0:
@@ -484,34 +486,34 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 	return askWaits
 }
 
-// A neighborUpdate is what a packet tells of a neighbour.
+// A neighborUpdate says what a received packet contains about a neighbour.
 type neighborUpdate uint8
 
 const (
 	updateMAC       neighborUpdate = 1 << iota // its link address
-	updateSolicited                            // it answers the host, and so has received something
-	updateOverride                             // its link address replaces one that is known
+	updateSolicited                            // an answer to a request of this host: the neighbour is reachable
+	updateOverride                             // the link address may replace a different one
 	updateRouter                               // it is a router
-	updateHost                                 // it is no router
-	updateCreate                               // it is to be known from now on, if it was not
+	updateHost                                 // it is a host, not a router
+	updateCreate                               // an entry may be created for it
 )
 
-// update returns the state of a neighbour after a packet about it. take is whether the link address
-// that was told replaces the one that is known, from which it differs or not; ok is false where
-// nothing changes.
+// update returns the state of a neighbour after a packet about it. differs says that the packet's link
+// address is not the stored one. take reports whether the packet's link address is to be stored; ok is
+// false if nothing changes.
 //
-// This is the table of RFC 4861 7.2.5 for advertisements, with what 7.2.3, 6.3.4 and 8.3 say
-// of packets that have the address of their sender: those count as told with Override, without
-// Solicited. ARP has no such flags. A reply to the host counts as told with both, if the host
-// has asked, and all else as told with Override.
+// The table is that of RFC 4861 7.2.5 for advertisements. Other packets with the link address of their
+// sender (7.2.3, 6.3.4 and 8.3) count as advertisements with Override and without Solicited. ARP has no
+// such flags: a reply counts as one with both if the host has sent a request, and any other packet of
+// ARP as one with Override. "Given" is the packet's link address.
 //
 //	state           link address  S O   link address, state
-//	unknown         told          - -   told, STALE, or REACHABLE where S; only with updateCreate
-//	INCOMPLETE      told          - -   told, STALE, or REACHABLE where S
+//	unknown         given         - -   given, STALE, or REACHABLE if S; only with updateCreate
+//	INCOMPLETE      given         - -   given, STALE, or REACHABLE if S
 //	these           none          - -   nothing
 //	REACHABLE       differs       - 0   kept, STALE
 //	other           differs       - 0   nothing
-//	REACHABLE, ...  differs       - 1   told, STALE, or REACHABLE where S
+//	REACHABLE, ...  differs       - 1   given, STALE, or REACHABLE if S
 //	REACHABLE, ...  same or none  1 -   kept, REACHABLE
 //	REACHABLE, ...  same or none  0 -   nothing
 func (st neighborState) update(how neighborUpdate, differs bool) (next neighborState, take, ok bool) {
@@ -537,8 +539,8 @@ func (st neighborState) update(how neighborUpdate, differs bool) (next neighborS
 	return st, false, false
 }
 
-// learn takes note of what a packet told of a neighbour. mac counts with updateMAC. It reports whether
-// the neighbour was a router and is none any more.
+// learn updates the entry of a neighbour from a received packet. mac is used only with updateMAC. learn
+// reports whether the neighbour was a router and no longer is one.
 func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate) (routerGone bool) {
 	now := t.ifc.s.now()
 	t.mu.Lock()
@@ -556,9 +558,9 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 		asked := st == neighIncomplete || st == neighProbe || n.polls > 0
 		switch {
 		case !asked && !t.v6:
-			how &^= updateSolicited // ARP does not tell what a reply answers
+			how &^= updateSolicited // an ARP reply does not say whether it answers a request
 		case n.polls > 0:
-			how |= updateCreate // it has failed, and was asked again
+			how |= updateCreate // a failed router answers a poll
 		}
 	}
 	next, take, ok := st.update(how, old != mac)
@@ -588,7 +590,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	if ok {
 		t.touch(n, how&updateCreate == 0 || n.solved || st == neighIncomplete)
 		if !n.solved && n.elem != nil {
-			// Of those that nobody has asked for, the last that came is missed least.
+			// An entry that the host never requested: the latest such entry is evicted first.
 			t.unresolved.MoveToFront(n.elem)
 		}
 		t.ifc.routerAnswers(addr)
@@ -596,8 +598,8 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	return router == 0 && w&neighRouter != 0
 }
 
-// flush forgets all entries that are not permanent, and drops what waits for them.
-// With fail, the senders are told that the link is gone.
+// flush removes all entries that are not permanent, and drops the packets that wait for them. If fail
+// is set, their senders get an error.
 func (t *neighborTable) flush(fail bool) {
 	var lost []waitingDatagram
 	t.mu.Lock()
@@ -616,7 +618,7 @@ func (t *neighborTable) flush(fail bool) {
 	}
 }
 
-// close drops everything and stops the alarm.
+// close removes all entries that are not permanent, and stops the alarm.
 func (t *neighborTable) close() {
 	t.flush(false)
 	t.mu.Lock()
@@ -629,18 +631,18 @@ func (t *neighborTable) close() {
 type Neighbor struct {
 	NIC  string
 	Addr netip.Addr
-	MAC  wire.MAC // zero where it is not known
-	// State is incomplete, reachable, stale, delay, probe, failed or permanent. It is
-	// not looked at where an entry is set, which is always permanent.
+	MAC  wire.MAC // zero if it is not known
+	// State is "incomplete", "reachable", "stale", "delay", "probe", "failed" or "permanent".
+	// SetNeighbor ignores it: its entries are permanent.
 	State string
-	// Age is how long ago the neighbour was last known to be there.
+	// Age is the time since the last proof that the neighbour is reachable. It is 0 for an entry in
+	// state incomplete, failed or permanent.
 	Age time.Duration
-	// Router tells that an IPv6 neighbour says that it is a router. It is not looked at where
-	// an entry is set.
+	// Router reports whether an IPv6 neighbour advertises itself as a router. SetNeighbor ignores it.
 	Router bool
 }
 
-// Neighbors returns the entries of all interfaces, by interface and address.
+// Neighbors returns the entries of all interfaces, ordered by interface and address.
 func (s *Stack) Neighbors() []Neighbor {
 	var all []Neighbor
 	now := s.now()
@@ -654,7 +656,7 @@ func (s *Stack) Neighbors() []Neighbor {
 	return all
 }
 
-// describe appends what Neighbors says of a table.
+// describe appends the entries of a table, as Neighbors returns them.
 func (t *neighborTable) describe(all []Neighbor, now tcp.Time) []Neighbor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -675,14 +677,15 @@ func (t *neighborTable) describe(all []Neighbor, now tcp.Time) []Neighbor {
 	return all
 }
 
-// FlushNeighbors forgets all entries that are not permanent.
+// FlushNeighbors removes all entries that are not permanent.
 func (s *Stack) FlushNeighbors() {
 	for _, ifc := range *s.ifaces.Load() {
 		ifc.flushNeighbors(false)
 	}
 }
 
-// flushNeighbors flushes both tables, and forgets redirects to neighbours.
+// flushNeighbors flushes both tables and removes the redirects to neighbours. If fail is set, the
+// senders of waiting packets get an error.
 func (ifc *iface) flushNeighbors(fail bool) {
 	for _, t := range ifc.neighborTables() {
 		t.flush(fail)
@@ -690,7 +693,8 @@ func (ifc *iface) flushNeighbors(fail bool) {
 	ifc.s.redirects.forget(ifc, netip.Addr{})
 }
 
-// SetNeighbor sets a permanent entry. A zero MAC removes the entry instead.
+// SetNeighbor sets a permanent entry. A zero MAC removes the entry instead. NIC must name an interface
+// of Ethernet. The errors are ENODEV, EINVAL and net.ErrClosed.
 func (s *Stack) SetNeighbor(n Neighbor) error {
 	if s.closed.Load() {
 		return net.ErrClosed
@@ -704,7 +708,7 @@ func (s *Stack) SetNeighbor(n Neighbor) error {
 
 func (s *Stack) setNeighbor(n Neighbor) error {
 	ifc := s.ifaceNamed(n.NIC)
-	n.Addr = n.Addr.WithZone("") // the interface is named
+	n.Addr = n.Addr.WithZone("") // NIC names the interface already
 	switch {
 	case ifc == nil:
 		return fmt.Errorf("no interface %q: %w", n.NIC, syscall.ENODEV)

@@ -8,47 +8,46 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// How many bytes of buffers may wait for the addresses of neighbours.
+// Limits of the bytes of buffers that wait for the addresses of neighbours.
 //
 // RFC 1122 2.3.2.2: "The link layer SHOULD save (rather than discard) at
 // least one (the latest) packet of each set of packets destined to the same
 // unresolved IP address".
 const (
-	// maxWaiting is for one neighbour; Linux's unres_qlen_bytes. The latest datagram
-	// may be larger.
+	// maxWaiting is the limit per neighbour, Linux's unres_qlen_bytes. The latest datagram may exceed
+	// it.
 	maxWaiting = 212992
-	// maxWaitingMore is for what neighbours of an interface have beside the latest
-	// datagram of each.
+	// Above maxWaitingMore bytes per table, a neighbour that gets another datagram keeps only that one.
 	maxWaitingMore = 4 << 20
-	// maxWaitingTotal is for all of an interface: the latest datagrams of 1024 neighbours
-	// fit if they have up to 16 KiB.
+	// maxWaitingTotal is the limit per table. The latest datagrams of 1024 neighbours fit if none is
+	// larger than 16 KiB.
 	maxWaitingTotal = 16 << 20
 
-	// waitingOverhead is what a frame takes beside its buffer.
+	// waitingOverhead is the memory of a waiting frame beside its buffer.
 	waitingOverhead = 128
 )
 
-// A neighborQueue has the datagrams that wait for the address of a neighbour, the oldest
-// first.
+// A neighborQueue holds the datagrams that wait for the address of a neighbour, oldest first.
 type neighborQueue struct {
 	list  []waitingDatagram
 	bytes int
 }
 
-// A waitingDatagram is the frames of a datagram, of which there are several if it is sent
-// in fragments. It leaves whole or not at all.
+// A waitingDatagram holds the frames of a datagram, several if it is fragmented. Either all of them are
+// sent or none.
 type waitingDatagram struct {
 	frames []txEntry
 	src    netip.Addr
-	key    datagramKey // of a fragmented one
+	key    datagramKey // zero if it is not fragmented
 	bytes  int
 }
 
-// A datagramKey is what the fragments of a datagram have in common: addresses,
-// identification and protocol. The zero value is that of a datagram without fragments.
+// A datagramKey identifies the fragments of a datagram: addresses, identification and protocol. It is
+// zero for a datagram that is not fragmented.
 type datagramKey [37]byte
 
-// fragmentOf tells of which datagram a frame has a fragment, and whether it is a later one.
+// fragmentOf returns the key of a frame's datagram, and whether the frame is a fragment other than the
+// first.
 func (ifc *iface) fragmentOf(e *txEntry) (key datagramKey, later bool) {
 	h := e.frame.Head[min(ifc.linkLen, len(e.frame.Head)):]
 	if wire.Version(h) == 6 {
@@ -67,7 +66,8 @@ func (ifc *iface) fragmentOf(e *txEntry) (key datagramKey, later bool) {
 	return key, field&0x1fff != 0
 }
 
-// fragmentOf6 is fragmentOf for a packet of IPv6. Those that the host sends have the fragment header first.
+// fragmentOf6 is fragmentOf for IPv6. In the packets that the host sends, the fragment header comes
+// first.
 func fragmentOf6(h []byte) (key datagramKey, later bool) {
 	if len(h) < wire.IPv6Len+wire.FragmentLen || wire.Proto(h[wire.IPv6NextOffset]) != wire.ProtoFragment {
 		return key, false
@@ -79,7 +79,7 @@ func fragmentOf6(h []byte) (key datagramKey, later bool) {
 	return key, binary.BigEndian.Uint16(f[2:])>>3 != 0
 }
 
-// source is the source of what waits longest, or invalid.
+// source returns the source address of the oldest waiting datagram; invalid if there is none.
 func (q *neighborQueue) source() netip.Addr {
 	if len(q.list) == 0 {
 		return netip.Addr{}
@@ -87,7 +87,7 @@ func (q *neighborQueue) source() netip.Addr {
 	return q.list[0].src
 }
 
-// park keeps a frame until the neighbour's address is known. t.mu is held.
+// park queues a frame until the neighbour's address is known. t.mu is held.
 func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	s, q := t.ifc.s, &n.waiting
 	key, later := t.ifc.fragmentOf(&e)
@@ -96,7 +96,7 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 		for i--; i >= 0 && q.list[i].key != key; i-- {
 		}
 		if i < 0 {
-			// The first fragments were dropped: the others would be sent in vain.
+			// The first fragment was dropped, so that this one would be useless.
 			s.release(e)
 			s.drop(dropNeighborQueue)
 			return
@@ -104,7 +104,7 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	} else {
 		q.list = append(q.list, waitingDatagram{src: src, key: key})
 	}
-	e = s.own(e) // a writer does not wait for that long
+	e = s.own(e) // a zero-copy writer must not wait for the resolution
 	d := &q.list[i]
 	d.frames = append(d.frames, e)
 	n.charge(t, d, cap(e.buf)+waitingOverhead)
@@ -116,15 +116,15 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	}
 }
 
-// charge adds bytes to what a datagram takes.
+// charge adds bytes to the memory that is counted for a datagram.
 func (n *neighbor) charge(t *neighborTable, d *waitingDatagram, bytes int) {
 	d.bytes += bytes
 	n.waiting.bytes += bytes
 	t.waiting += bytes
 }
 
-// longestWaiting returns that of the neighbours that have something waiting which began to
-// be asked for first. There is one.
+// longestWaiting returns the first neighbour in t.unresolved that has a waiting datagram. There must be
+// one.
 func (t *neighborTable) longestWaiting() *neighbor {
 	for e := t.unresolved.Front(); ; e = e.Next() {
 		if n := e.Value.(*neighbor); len(n.waiting.list) > 0 {
@@ -133,7 +133,7 @@ func (t *neighborTable) longestWaiting() *neighbor {
 	}
 }
 
-// dropOldest drops the datagram that has waited for a neighbour for longest.
+// dropOldest drops the oldest datagram that waits for a neighbour.
 func (t *neighborTable) dropOldest(n *neighbor) {
 	q := &n.waiting
 	d := q.list[0]
@@ -145,14 +145,14 @@ func (t *neighborTable) dropOldest(n *neighbor) {
 	t.ifc.s.drop(dropNeighborQueue)
 }
 
-// dropWaiting drops all that waits for a neighbour.
+// dropWaiting drops all datagrams that wait for a neighbour.
 func (t *neighborTable) dropWaiting(n *neighbor) {
 	for len(n.waiting.list) > 0 {
 		t.dropOldest(n)
 	}
 }
 
-// takeWaiting takes all that waits for a neighbour out of its queue.
+// takeWaiting empties a neighbour's queue and returns its datagrams.
 func (t *neighborTable) takeWaiting(n *neighbor) []waitingDatagram {
 	list := n.waiting.list
 	t.waiting -= n.waiting.bytes
@@ -160,8 +160,9 @@ func (t *neighborTable) takeWaiting(n *neighbor) []waitingDatagram {
 	return list
 }
 
-// sendWaiting queues what waits for a neighbour at the interface, before anything that is
-// sent by those who find the address known.
+// sendWaiting queues the waiting datagrams of a neighbour for transmission. Its callers store the
+// address in n.word afterwards, so that these datagrams precede those of senders that find the address
+// there.
 func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	for _, d := range t.takeWaiting(n) {
 		for _, e := range d.frames {
@@ -171,8 +172,8 @@ func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	}
 }
 
-// lose sends a datagram by another router, if there is one, and else drops it and tells its
-// sender. No lock is held.
+// lose sends a datagram by another router if there is one. Otherwise it drops the datagram and reports
+// an error to its sender. No lock is held.
 func (t *neighborTable) lose(d *waitingDatagram, why wire.Reason) {
 	s := t.ifc.s
 	if s.sendAnotherWay(t.ifc, d) {
