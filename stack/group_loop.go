@@ -61,12 +61,12 @@ func (q *loopQueue) drain(s *Stack) {
 }
 
 // drainOn delivers until nothing waits; the caller has set delivering. As with a
-// device's queue, a long turn is handed on.
+// device's queue, a long sent is handed on.
 func (q *loopQueue) drainOn(s *Stack) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for turn := 0; len(q.waiting) > 0; turn++ {
-		if turn == txTurn {
+	for sent := 0; len(q.waiting) > 0; sent++ {
+		if sent == maxDrain {
 			go q.drainOn(s)
 			return
 		}

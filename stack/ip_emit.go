@@ -63,7 +63,7 @@ func (p *path) slot(now tcp.Time, n int, direct bool) slot {
 			mac, ok = p.neigh.lookup(now)
 		}
 		if ok && ifc.tx.claim() {
-			return slot{buf: ifc.tx.own.bytes[:transportAt+n], mac: mac, direct: true}
+			return slot{buf: ifc.tx.scratch.bytes[:transportAt+n], mac: mac, direct: true}
 		}
 	}
 	return slot{buf: ifc.s.bufs.get(transportAt + n)}
@@ -266,7 +266,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	}
 	if sl.direct {
 		q := &ifc.tx
-		f := &q.own.batch[0]
+		f := &q.scratch.batch[0]
 		ifc.makeFrame(f, sl.buf, at, n, meta)
 		if ifc.linkLen > 0 {
 			sl.mac.put(f.Head)

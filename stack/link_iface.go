@@ -135,7 +135,7 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	ifc.igmp.init(ifc, false)
 	ifc.mld.init(ifc, true)
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
-	ifc.tx.busy.Store(true) // nothing is sent before the device is attached: up clears busy
+	ifc.tx.draining.Store(true) // nothing is sent before the device is attached: up clears draining
 	return ifc
 }
 
@@ -161,7 +161,7 @@ func (ifc *iface) up() {
 		ifc.zeroCopy = d.ReceiveInto(ifc.receiveBuffer)
 	}
 	ifc.dev.Attach(ifc.recv)
-	ifc.tx.busy.Store(false)
+	ifc.tx.draining.Store(false)
 	ifc.s.mu.Lock()
 	ifc.joinSolicited()
 	ifc.s.beginSoliciting(ifc, ifc.s.now())

@@ -12,7 +12,7 @@ const (
 	txQueueLen = 512 // frames that may wait for a device
 	txBatch    = 32  // frames given to a device in one Send, at most
 	minTxRing  = 4   // frames that a queue begins with room for
-	txTurn     = 256 // batches that one caller sends before it hands the turn on
+	maxDrain   = 256 // batches that one caller sends before it hands the turn on
 
 	// txStall is how long a full queue may stand still before what connections send is dropped.
 	txStall = 3 * time.Second
@@ -23,17 +23,17 @@ const (
 //
 // No goroutine owns the queue. A caller puts frames and then calls drain, after it has released
 // its locks; drain either becomes the drainer or returns, because another goroutine is
-// draining. The drainer re-checks n after it has cleared busy, so a frame that is put in between is
+// draining. The drainer re-checks n after it has cleared draining, so a frame that is put in between is
 // never left behind.
 //
 // A device whose Send may block (see nic.Nonblocking) would keep whoever drains: a timer,
 // the receiver of another link, the caller of Close. A goroutine that ends when the queue is
 // empty sends to such a device, so that only the queue fills while the device is stuck.
 type txQueue struct {
-	n     atomic.Int32                  // frames queued; read without mu
-	busy  atomic.Bool                   // a goroutine is sending
-	async atomic.Bool                   // a goroutine of its own sends: Send may block, or the interface is being closed
-	idle  atomic.Pointer[chan struct{}] // told when the drainer is done; set while the interface is being closed
+	n        atomic.Int32                  // frames queued; read without mu
+	draining atomic.Bool                   // a goroutine is sending
+	async    atomic.Bool                   // a goroutine of its own sends: Send may block, or the interface is being closed
+	idle     atomic.Pointer[chan struct{}] // told when the drainer is done; set while the interface is being closed
 
 	mu      mutex[levelLink]
 	ring    []txEntry  // allocated on first use; its length is a power of two
@@ -47,18 +47,18 @@ type txQueue struct {
 	watch   alarm
 	stalled atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
-	own txOwn // of the goroutine that is sending
+	scratch txScratch // of the goroutine that is sending
 }
 
-// A txOwn is what the goroutine that is sending works with. Its parts are allocated on first use.
-type txOwn struct {
+// A txScratch is what the goroutine that is sending works with. Its parts are allocated on first use.
+type txScratch struct {
 	batch []nic.Frame
 	taken []txEntry         // as many as batch has frames
 	bytes *[directRoom]byte // of a direct frame
 }
 
 // reserve makes room for a batch of n frames, at most txBatch.
-func (o *txOwn) reserve(n int) {
+func (o *txScratch) reserve(n int) {
 	if n = min(n, txBatch); n <= len(o.batch) {
 		return
 	}
@@ -75,19 +75,19 @@ func (o *txOwn) reserve(n int) {
 // socket. It makes the frame in own.bytes and own.batch[0], releases its locks, and calls
 // sendDirect.
 func (q *txQueue) claim() bool {
-	if q.n.Load() != 0 || q.async.Load() || !q.busy.CompareAndSwap(false, true) {
+	if q.n.Load() != 0 || q.async.Load() || !q.draining.CompareAndSwap(false, true) {
 		return false
 	}
-	if q.own.bytes == nil {
-		q.own.bytes = new([directRoom]byte)
-		q.own.reserve(1)
+	if q.scratch.bytes == nil {
+		q.scratch.bytes = new([directRoom]byte)
+		q.scratch.reserve(1)
 	}
 	return true
 }
 
-// endTurn ends the turn of the goroutine that sends.
-func (q *txQueue) endTurn() {
-	q.busy.Store(false)
+// endDrain ends the turn of the goroutine that sends.
+func (q *txQueue) endDrain() {
+	q.draining.Store(false)
 	if idle := q.idle.Load(); idle != nil {
 		select {
 		case *idle <- struct{}{}:
@@ -99,9 +99,9 @@ func (q *txQueue) endTurn() {
 // sendDirect sends the frame in own.batch[0], and what others have queued meanwhile.
 func (ifc *iface) sendDirect() {
 	q := &ifc.tx
-	f := &q.own.batch[0]
+	f := &q.scratch.batch[0]
 	bytes := f.Len()
-	n, err := ifc.dev.Send(q.own.batch[:1])
+	n, err := ifc.dev.Send(q.scratch.batch[:1])
 	*f = nic.Frame{}
 	if n == 1 {
 		ifc.stats.TxDirect.Add(1, bytes)
@@ -112,7 +112,7 @@ func (ifc *iface) sendDirect() {
 	if err != nil {
 		ifc.failed(err)
 	}
-	if q.endTurn(); q.n.Load() > 0 {
+	if q.endDrain(); q.n.Load() > 0 {
 		ifc.drain()
 	}
 }
@@ -329,11 +329,11 @@ func (q *txQueue) ready() []txWaiter {
 // No lock may be held: the device may call back into this stack.
 func (ifc *iface) drain() {
 	switch {
-	case !ifc.tx.busy.CompareAndSwap(false, true):
+	case !ifc.tx.draining.CompareAndSwap(false, true):
 	case ifc.tx.async.Load():
-		go ifc.drainOn(txTurn)
+		go ifc.drainOn(maxDrain)
 	default:
-		ifc.drainOn(txTurn)
+		ifc.drainOn(maxDrain)
 	}
 }
 
@@ -350,17 +350,17 @@ func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
 	for sent := 0; ; sent++ {
 		if sent >= batches && q.n.Load() > 0 {
-			go ifc.drainOn(txTurn)
+			go ifc.drainOn(maxDrain)
 			return
 		}
 		q.mu.Lock()
-		q.own.reserve(int(q.n.Load()))
-		k := q.take(q.own.batch, q.own.taken)
+		q.scratch.reserve(int(q.n.Load()))
+		k := q.take(q.scratch.batch, q.scratch.taken)
 		ready := q.ready()
 		more := len(q.waiters) > 0
 		q.mu.Unlock()
 		if k > 0 {
-			ifc.transmit(q.own.batch[:k], q.own.taken[:k])
+			ifc.transmit(q.scratch.batch[:k], q.scratch.taken[:k])
 		}
 		for _, w := range ready {
 			w.txReady()
@@ -374,8 +374,8 @@ func (ifc *iface) drainOn(batches int) {
 		}
 		// Who puts something from here on finds either that the turn has ended, or
 		// that we have not looked yet.
-		q.endTurn()
-		if q.n.Load() == 0 || !q.busy.CompareAndSwap(false, true) {
+		q.endDrain()
+		if q.n.Load() == 0 || !q.draining.CompareAndSwap(false, true) {
 			return
 		}
 	}
@@ -445,7 +445,7 @@ func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 	state := func() (taken uint64, waiting bool) {
 		for _, ifc := range ifaces {
 			taken += ifc.stats.sent() + ifc.stats.TxDropped.Load()
-			waiting = waiting || ifc.tx.n.Load() > 0 || ifc.tx.busy.Load()
+			waiting = waiting || ifc.tx.n.Load() > 0 || ifc.tx.draining.Load()
 		}
 		return taken, waiting
 	}

@@ -53,7 +53,7 @@ func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
 		}
 		ifc.drain() // which may hand its turn on
 		require.Eventually(t, func() bool {
-			return !ifc.tx.busy.Load() && ifc.tx.n.Load() == 0
+			return !ifc.tx.draining.Load() && ifc.tx.n.Load() == 0
 		}, time.Minute, time.Millisecond)
 		for i := range members {
 			require.Zero(t, members[i].left)

@@ -89,7 +89,7 @@ func TestDirectSendersKeepTheOrderAndLeaveNothing(t *testing.T) {
 			wg.Wait()
 			for _, s := range []*Stack{a, b} {
 				tx := &(*s.ifaces.Load())[1].tx
-				require.False(t, tx.busy.Load())
+				require.False(t, tx.draining.Load())
 				require.Zero(t, tx.n.Load())
 			}
 			again := 0
@@ -114,7 +114,7 @@ func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 			c.Write(buf)
 			require.Equal(t, before+1, c.ipID, "one frame")
 			require.Equal(t, direct+1, ifc.stats.TxDirect.Frames())
-			require.Equal(t, buf, ifc.tx.own.bytes[transportAt+32:][:len(buf)])
+			require.Equal(t, buf, ifc.tx.scratch.bytes[transportAt+32:][:len(buf)])
 			_, err := io.ReadFull(d, buf)
 			require.NoError(t, err)
 		}

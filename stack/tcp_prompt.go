@@ -22,7 +22,7 @@ const (
 
 // copies reports whether the last n bytes of a Write have to be copied, because another goroutine is
 // sending on the interface and would send them too. t.mu is held.
-func (t *TCP) copies(n int) bool { return t.path.ifc.tx.busy.Load() && t.conn.WriteSpace() >= n }
+func (t *TCP) copies(n int) bool { return t.path.ifc.tx.draining.Load() && t.conn.WriteSpace() >= n }
 
 // runPrompt is run for a prompt Write that has pinned some bytes. last means that they are the last. It
 // sends the frames in the queue, unless another goroutine is sending on the interface; frames that are
@@ -30,7 +30,7 @@ func (t *TCP) copies(n int) bool { return t.path.ifc.tx.busy.Load() && t.conn.Wr
 // it.
 func (t *TCP) runPrompt(now tcp.Time, last bool) {
 	ifc := t.path.ifc
-	mine := !ifc.tx.async.Load() && ifc.tx.busy.CompareAndSwap(false, true)
+	mine := !ifc.tx.async.Load() && ifc.tx.draining.CompareAndSwap(false, true)
 	t.zc.copying = last && !mine
 	t.run(now)
 	moved := t.path.ifc != ifc
