@@ -10,54 +10,54 @@ import (
 
 const (
 	txQueueLen = 512 // frames that may wait for a device
-	txBatch    = 32  // frames given to a device in one Send, at most
-	minTxRing  = 4   // frames that a queue begins with room for
-	maxDrain   = 256 // batches that one caller sends before it hands the turn on
+	txBatch    = 32  // most frames of one Send
+	minTxRing  = 4   // initial size of the ring
+	maxDrain   = 256 // batches that a drainer sends before another goroutine continues
 
-	// txStall is how long a full queue may stand still before what connections send is dropped.
+	// txStall is the time without progress after which a full queue is stalled: it then drops the
+	// frames of connections.
 	txStall = 3 * time.Second
 )
 
-// A txQueue holds the frames that wait for one device. Frames leave in the order in which they
-// were put.
+// A txQueue holds the frames that wait for one device. Frames leave in FIFO order.
 //
-// No goroutine owns the queue. A caller puts frames and then calls drain, after it has released
-// its locks; drain either becomes the drainer or returns, because another goroutine is
-// draining. The drainer re-checks n after it has cleared draining, so a frame that is put in between is
-// never left behind.
+// No goroutine owns the queue. A caller puts frames and then calls drain, after it has released its
+// locks; drain either becomes the drainer or returns, because another goroutine is draining. The
+// drainer re-checks n after it has cleared draining, so that a frame that is put in between is never
+// left behind.
 //
-// A device whose Send may block (see nic.Nonblocking) would keep whoever drains: a timer,
-// the receiver of another link, the caller of Close. A goroutine that ends when the queue is
-// empty sends to such a device, so that only the queue fills while the device is stuck.
+// A device's Send may block (see nic.Nonblocking). The drainer may be a timer, the receiver of another
+// link or the caller of Close, none of which may block. For such a device, a new goroutine drains and
+// ends when the queue is empty; if the device is stuck, only its queue fills.
 type txQueue struct {
 	n        atomic.Int32                  // frames queued; read without mu
 	draining atomic.Bool                   // a goroutine is sending
-	async    atomic.Bool                   // a goroutine of its own sends: Send may block, or the interface is being closed
-	idle     atomic.Pointer[chan struct{}] // told when the drainer is done; set while the interface is being closed
+	async    atomic.Bool                   // drain starts a goroutine: Send may block, or the interface is being closed
+	idle     atomic.Pointer[chan struct{}] // gets a value when a drainer is done; set while the interface is being closed
 
 	mu      mutex[levelLink]
 	ring    []txEntry  // allocated on first use; its length is a power of two
 	head    int        // index of the oldest entry
 	closed  bool       // put fails from now on
-	waiters []txWaiter // senders that found the queue full, oldest first; where n is 0, they are being called
+	waiters []txWaiter // senders that found the queue full, oldest first; if n is 0, they are being called
 
-	// The watch over a full queue for which connections wait; see await.
-	takes   uint64 // batches taken
+	// Detection of a stall of a full queue for which connections wait; see await.
+	takes   uint64 // batches taken so far
 	seen    uint64 // takes when watch was set
 	watch   alarm
 	stalled atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
-	scratch txScratch // of the goroutine that is sending
+	scratch txScratch // used by the drainer only
 }
 
-// A txScratch is what the goroutine that is sending works with. Its parts are allocated on first use.
+// A txScratch holds the arrays of the drainer. They are allocated on first use.
 type txScratch struct {
 	batch []nic.Frame
 	taken []txEntry         // as many as batch has frames
 	bytes *[directRoom]byte // of a direct frame
 }
 
-// reserve makes room for a batch of n frames, at most txBatch.
+// reserve makes batch and taken large enough for n frames, at most txBatch.
 func (o *txScratch) reserve(n int) {
 	if n = min(n, txBatch); n <= len(o.batch) {
 		return
@@ -70,9 +70,9 @@ func (o *txScratch) reserve(n int) {
 	}
 }
 
-// claim makes the caller the one that sends, for one frame that is to go directly, if nothing
-// is queued, nobody is sending, and the device does not block. The caller may hold the lock of a
-// socket. It makes the frame in own.bytes and own.batch[0], releases its locks, and calls
+// claim makes the caller the drainer, for a direct transmit of one frame. It reports false if a frame
+// is queued, another goroutine is draining, or the device may block. The caller may hold the lock of a
+// socket. It writes the frame to scratch.bytes and scratch.batch[0], releases its locks, and calls
 // sendDirect.
 func (q *txQueue) claim() bool {
 	if q.n.Load() != 0 || q.async.Load() || !q.draining.CompareAndSwap(false, true) {
@@ -85,7 +85,7 @@ func (q *txQueue) claim() bool {
 	return true
 }
 
-// endDrain ends the turn of the goroutine that sends.
+// endDrain ends the caller's role as the drainer.
 func (q *txQueue) endDrain() {
 	q.draining.Store(false)
 	if idle := q.idle.Load(); idle != nil {
@@ -96,7 +96,7 @@ func (q *txQueue) endDrain() {
 	}
 }
 
-// sendDirect sends the frame in own.batch[0], and what others have queued meanwhile.
+// sendDirect sends the frame in scratch.batch[0], and then the frames that were queued in between.
 func (ifc *iface) sendDirect() {
 	q := &ifc.tx
 	f := &q.scratch.batch[0]
@@ -117,15 +117,15 @@ func (ifc *iface) sendDirect() {
 	}
 }
 
-// A txEntry is a frame and the pooled buffer that its Head lies in. Its Body, if there is one,
-// belongs to somebody else, to whom done says that the entry is no more.
+// A txEntry is a frame and the pooled buffer that contains its Head. The Body, if any, belongs to
+// another part of the stack; done tells it that the entry no longer uses the Body.
 type txEntry struct {
 	frame nic.Frame
 	buf   []byte
-	done  func() // nil: nobody asks
+	done  func() // called when the frame is sent or dropped; may be nil
 }
 
-// release gives back what an entry holds that will not be sent any more.
+// release frees an entry that was sent or will not be sent.
 func (s *Stack) release(e txEntry) {
 	s.bufs.put(e.buf)
 	if e.done != nil {
@@ -133,7 +133,7 @@ func (s *Stack) release(e txEntry) {
 	}
 }
 
-// own makes an entry that may be kept for long: its bytes are in a buffer of the pool.
+// own copies an entry with a Body to a pooled buffer, so that it may be kept for long.
 func (s *Stack) own(e txEntry) txEntry {
 	if e.done == nil {
 		return e
@@ -145,16 +145,15 @@ func (s *Stack) own(e txEntry) txEntry {
 	return txEntry{frame: f, buf: buf}
 }
 
-// A txWaiter stopped choosing what to send because a queue was full. txReady is
-// called once, without any lock held, when there is room again.
+// A txWaiter is a sender that found a queue full. txReady is called once, without any lock held, when
+// the queue has space or the sender should try again.
 type txWaiter interface{ txReady() }
 
-// room tells whether the queue takes more. It is a soft limit: those who were
-// told that there is room may put what they have at hand.
+// room reports whether the queue accepts more frames. The limit is soft: put accepts frames beyond it,
+// and a sender that saw room may put all that it has.
 func (q *txQueue) room() bool { return q.n.Load() < txQueueLen }
 
-// wait enlists w to be called when there is room, and reports whether it has to
-// wait at all: where it finds room, it does not enlist.
+// wait adds w to the waiters, unless the queue has room or is closed. It reports whether it did.
 func (q *txQueue) wait(w txWaiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -165,9 +164,9 @@ func (q *txQueue) wait(w txWaiter) bool {
 	return true
 }
 
-// await is wait for connections. It does not wait for a stalled queue, which drops what is put:
-// for a connection whose segments are lost on the way its timers go on, and it is given up in
-// time if nobody answers. While a queue is full and moves, nothing is lost.
+// await is wait for connections. It does not wait if the queue is stalled: the stalled queue drops the
+// connection's segments, its retransmission timer continues, and it fails in time if no ACK comes. A
+// full queue that makes progress drops nothing.
 func (ifc *iface) await(w txWaiter) bool {
 	q := &ifc.tx
 	if q.stalled.Load() || !q.wait(w) {
@@ -181,7 +180,7 @@ func (ifc *iface) await(w txWaiter) bool {
 	return true
 }
 
-// setWatch has the watch look after a while whether the queue has moved. q.mu is held.
+// setWatch schedules the next check of the queue's progress. q.mu is held.
 func (ifc *iface) setWatch() {
 	q := &ifc.tx
 	q.seen = q.takes
@@ -189,13 +188,13 @@ func (ifc *iface) setWatch() {
 	q.watch.set(now, now+tcp.Time(txStall), (*txWatch)(ifc))
 }
 
-// A txWatch is the interface as the owner of the watch over its queue.
+// A txWatch is an interface as the owner of its queue's alarm.
 type txWatch iface
 
 func (w *txWatch) fired() { (*iface)(w).watchQueue() }
 
-// watchQueue looks whether the queue for which connections wait has moved. If it has not, it
-// is stalled, and they send in vain.
+// watchQueue marks the queue as stalled if it has made no progress since setWatch. The waiting
+// connections then send, and the queue drops their segments.
 func (ifc *iface) watchQueue() {
 	q := &ifc.tx
 	q.mu.Lock()
@@ -212,7 +211,7 @@ func (ifc *iface) watchQueue() {
 	var woken, rest []txWaiter
 	for _, w := range q.waiters {
 		if _, ok := w.(*dgram); ok {
-			rest = append(rest, w) // its Write waits for room, as long as its deadline lets it
+			rest = append(rest, w) // a datagram socket waits until its deadline
 		} else {
 			woken = append(woken, w)
 		}
@@ -225,8 +224,8 @@ func (ifc *iface) watchQueue() {
 	ifc.s.drain()
 }
 
-// put appends a frame, and reports false where the queue was closed, or is full and stalled. Otherwise it
-// owns the frame's buffer from now on.
+// put appends a frame and takes ownership of its buffer. It reports false if the queue is closed, or is
+// full and stalled; the caller then still owns the buffer.
 func (q *txQueue) put(e txEntry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -245,8 +244,8 @@ func (q *txQueue) put(e txEntry) bool {
 	return true
 }
 
-// closeQueue drops what is queued and has put refuse what comes from now on. Those who
-// wait for room find out that there is another interface, or none.
+// closeQueue drops all queued frames and makes put fail. The waiters are called: they find another
+// interface or none.
 func (ifc *iface) closeQueue() {
 	q := &ifc.tx
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
@@ -271,8 +270,8 @@ func (ifc *iface) closeQueue() {
 	}
 }
 
-// enqueue queues a frame, unless the interface was closed meanwhile: one that has been
-// removed is drained by nobody, and a writer would wait for its bytes for ever.
+// enqueue queues a frame, or drops it if put fails. A removed interface has no drainer: a frame left in
+// its queue would keep a zero-copy writer waiting forever.
 func (ifc *iface) enqueue(e txEntry) {
 	if !ifc.tx.put(e) {
 		ifc.stats.TxDropped.Add(1)
@@ -280,14 +279,14 @@ func (ifc *iface) enqueue(e txEntry) {
 	}
 }
 
-// grow doubles the ring, which has n entries. q.mu is held.
+// grow doubles the ring, which holds n entries. q.mu is held.
 func (q *txQueue) grow(n int) {
 	ring := make([]txEntry, max(2*n, minTxRing))
 	copy(ring[copy(ring, q.ring[q.head:]):], q.ring[:q.head])
 	q.ring, q.head = ring, 0
 }
 
-// take moves up to txBatch entries to the caller's arrays. q.mu is held.
+// take moves up to len(batch) entries to the caller's arrays. q.mu is held.
 func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	n := int(q.n.Load())
 	k := min(n, len(batch))
@@ -303,14 +302,14 @@ func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 		q.head = (q.head + 1) & (len(q.ring) - 1)
 	}
 	if k == n && len(q.ring) > txQueueLen {
-		q.ring, q.head = nil, 0 // more was put than there was room for; that is rare
+		q.ring, q.head = nil, 0 // the queue exceeded its soft limit; that is rare
 	}
 	q.n.Store(int32(n - k))
 	return k
 }
 
-// ready takes those out of waiters that are to be called now: no more than there is room
-// for, because the others would have to wait again, and thousands may. q.mu is held.
+// ready removes and returns the waiters to be called now: at most as many as the queue has space for,
+// because thousands may wait and the others would only wait again. q.mu is held.
 func (q *txQueue) ready() []txWaiter {
 	n := int(q.n.Load())
 	if len(q.waiters) == 0 || n >= txQueueLen/2 {
@@ -324,9 +323,9 @@ func (q *txQueue) ready() []txWaiter {
 	return ready
 }
 
-// drain sends what waits for the interface, unless another goroutine is at it. It does
-// not wait for a device whose Send may wait.
-// No lock may be held: the device may call back into this stack.
+// drain sends the queued frames of the interface, unless another goroutine is draining. It never blocks
+// on the device: if Send may block, a new goroutine drains. The caller must not hold a lock, because
+// the device may call back into the stack.
 func (ifc *iface) drain() {
 	switch {
 	case !ifc.tx.draining.CompareAndSwap(false, true):
@@ -337,15 +336,15 @@ func (ifc *iface) drain() {
 	}
 }
 
-// drainQueued sends what is queued now, for a caller whose turn it is and who does not want to
-// be kept by what others queue meanwhile.
+// drainQueued is drainOn for the frames that are queued now. The caller is the drainer. Frames that
+// other goroutines put later are sent by another goroutine.
 func (ifc *iface) drainQueued() {
 	ifc.drainOn((int(ifc.tx.n.Load()) + txBatch - 1) / txBatch)
 }
 
-// drainOn sends until nothing waits; it is the caller's turn, which ends. A caller that came to
-// send its own, or to receive, is not kept for ever by others that go on putting: after some
-// batches its turn is handed on to a goroutine that ends with it.
+// drainOn sends until the queue is empty. The caller is the drainer; drainOn ends that role. After the
+// given number of batches a new goroutine continues, so that the caller, which came to send its own
+// frames or to receive, is not kept by other senders.
 func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
 	for sent := 0; ; sent++ {
@@ -367,13 +366,13 @@ func (ifc *iface) drainOn(batches int) {
 		}
 		if len(ready) > 0 {
 			clear(ready)
-			ifc.s.drain() // routes may have changed: what they put may be elsewhere
+			ifc.s.drain() // the routes may have changed, and their frames may be in another queue
 		}
 		if more || q.n.Load() > 0 {
 			continue
 		}
-		// Who puts something from here on finds either that the turn has ended, or
-		// that we have not looked yet.
+		// A sender that puts a frame from here on either sees that draining is false and becomes the
+		// drainer, or put it before the check of n below.
 		q.endDrain()
 		if q.n.Load() == 0 || !q.draining.CompareAndSwap(false, true) {
 			return
@@ -381,12 +380,12 @@ func (ifc *iface) drainOn(batches int) {
 	}
 }
 
-// flush sends what waits although another goroutine may be sending: the device is about
-// to be closed, and resets that come out of order are better than none.
+// flush sends the queued frames even if another goroutine is draining. The device is about to be
+// closed, and a reset that arrives out of order is better than none.
 func (ifc *iface) flush() {
 	q := &ifc.tx
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
-	for left := int(q.n.Load()); left > 0; left -= txBatch { // what waited, no more
+	for left := int(q.n.Load()); left > 0; left -= txBatch { // only the frames queued at the start
 		q.mu.Lock()
 		k := q.take(batch, taken)
 		ready := q.waiters
@@ -401,16 +400,16 @@ func (ifc *iface) flush() {
 	}
 }
 
-// While interfaces are closed, closeStall is how long to wait for a device that takes no frame
-// or does not close, and closeLimit how long for those that do take some.
+// Close waits closeStall for a device that accepts no frames or does not close, and at most closeLimit
+// for one that accepts some.
 const (
 	closeStall = 500 * time.Millisecond
 	closeLimit = 5 * time.Second
 )
 
-// sendLast waits until the devices have taken what is queued for them. It does not wait for
-// one that takes nothing: a stuck device, or one below whose Send the caller runs.
-// From now on no device can keep a caller that sends.
+// sendLast waits until the devices have accepted the queued frames. It gives up on a device that
+// accepts none: it may be stuck, or the caller may run below its Send. From now on no sender blocks on
+// these devices.
 func (s *Stack) sendLast(ifaces ...*iface) {
 	idle := make(chan struct{}, 1)
 	for _, ifc := range ifaces {
@@ -439,8 +438,8 @@ func (s *Stack) sendLast(ifaces ...*iface) {
 	}
 }
 
-// awaitSent waits until nothing is queued at the interfaces, as long as frames leave. idle is
-// told when a turn ends. It reports whether all has been sent.
+// awaitSent waits while the interfaces' queues make progress, and reports whether all of them are
+// empty. idle gets a value when a drainer is done.
 func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 	state := func() (taken uint64, waiting bool) {
 		for _, ifc := range ifaces {
@@ -473,7 +472,7 @@ func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
 	}
 }
 
-// transmit gives frames to the device, and their buffers back.
+// transmit gives frames to the device and releases their buffers.
 func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 	n, err := ifc.dev.Send(batch)
 	bytes := 0
@@ -497,9 +496,8 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 	}
 }
 
-// drain sends what waits for any interface. Every way into the stack ends with
-// it: to wait with one's own frames queued is the one deadlock that sending by
-// the caller allows.
+// drain sends the queued frames of all interfaces. Every entry point of the stack ends with it: a
+// goroutine that waited while its own frames are queued would deadlock.
 func (s *Stack) drain() {
 	if s.loop.n.Load() > 0 {
 		s.loop.drain(s)
