@@ -24,16 +24,17 @@ const module = "github.com/usernet/usernet"
 // floors are the packages outside of the standard library that a package may import. A
 // package that is not listed has no business here.
 var floors = map[string][]string{
-	"":                 {"stack", "stack/wire", "nic", "resolve"},
+	"":                 {"stack", "stack/wire", "nic", "resolve", "dhcp"},
 	"stack":            {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
 	"stack/tcp":        {"stack/wire"},
 	"stack/wire":       {},
 	"nic":              {"stack/wire", "internal/tally", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
 	"resolve":          {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
+	"dhcp":             {},
 	"internal/addrsel": {},
 	"internal/tally":   {},
 	// The command stands on all of it.
-	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "golang.org/x/sys/unix"},
+	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "dhcp", "golang.org/x/sys/unix"},
 	"internal/hosttest": {"", "nic"},
 	"internal/world":    {"", "internal/hosttest"},
 	"internal/contract": {},
@@ -41,7 +42,7 @@ var floors = map[string][]string{
 	"internal/taptest":  {},
 	"interop/std":       {},
 	// It is net's face on one host, and generated.
-	"dropin":              {"", "stack", "nic", "resolve"},
+	"dropin":              {"", "stack", "nic", "resolve", "dhcp"},
 	"dropin/internal/gen": {},
 }
 
@@ -49,7 +50,7 @@ var floors = map[string][]string{
 var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "golang.org/x/sys/"}
 
 // pure are the packages that have no clock, lock, goroutine or randomness of their own.
-var pure = []string{"stack/wire", "stack/tcp"}
+var pure = []string{"stack/wire", "stack/tcp", "dhcp"}
 
 // A listing is what go list tells of a package.
 type listing struct {
@@ -186,7 +187,7 @@ func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {
 		"":    {"Resolver", "Listener"},                // the type of a Dialer's field, and an interface
 		"nic": {"InterfaceByName", "InterfaceByIndex"}, // the kernel's side of a link
 	}
-	for _, name := range []string{"", "resolve", "stack", "stack/tcp", "stack/wire", "nic"} {
+	for _, name := range []string{"", "resolve", "dhcp", "stack", "stack/tcp", "stack/wire", "nic"} {
 		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(name), "*.go"))
 		require.NoError(t, err)
 		require.NotEmpty(t, files)

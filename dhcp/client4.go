@@ -1,0 +1,658 @@
+package dhcp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A State4 is a state of a client (RFC 2131 4.4, figure 5).
+type State4 uint8
+
+const (
+	Stopped    State4 = iota // not begun, released, or the link is down
+	Init                     // waits before it looks for servers
+	Selecting                // has sent DHCPDISCOVER
+	Requesting               // has asked a server for the address that it offered
+	Rebooting                // has asked for the address that it had before
+	Probing                  // has a lease, and finds out whether the address is free (RFC 5227)
+	Bound                    // has a lease
+	Renewing                 // asks its server for more time
+	Rebinding                // asks all servers for more time
+	IPv6Only                 // the network asks to do without IPv4 (RFC 8925)
+)
+
+func (s State4) String() string {
+	names := []string{"STOPPED", "INIT", "SELECTING", "REQUESTING", "REBOOTING", "PROBING", "BOUND", "RENEWING", "REBINDING", "IPV6-ONLY"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// ClientConfig4 configures a Client4.
+type ClientConfig4 struct {
+	// MAC is the link address.
+	MAC [6]byte
+	// ID is the client identifier, of at least 2 bytes; ClientID(MAC) if nil.
+	ID []byte
+	// HostName is the name that the client tells; empty: none.
+	HostName string
+	// VendorClass tells servers what kind of host this is; empty: nothing is told.
+	VendorClass string
+	// Parameters are options that the client asks for beside those of Lease4.
+	Parameters []OptionCode4
+	// Lease is an address that the client had before and asks for first; an invalid address means none. It
+	// is not used before a server confirms it.
+	Lease netip.Addr
+	// IPv6Only says that the host can do without IPv4, so that servers may tell it to (RFC 8925).
+	IPv6Only bool
+	// MTU is the size in bytes of the largest IP datagram that the host receives from the link; 1500 if zero.
+	MTU int
+	// Rand returns random bits, for transaction IDs and delays. It must be set.
+	Rand func() uint64
+}
+
+// A Send4 is a message to send from port 68 to port 67.
+type Send4 struct {
+	Message *Message4
+	// To is the server for a unicast message from the address of the lease. If it is invalid, the message
+	// goes to 255.255.255.255.
+	To netip.Addr
+}
+
+// An EventKind4 says what has happened to a client.
+type EventKind4 uint8
+
+const (
+	// Probe asks the caller to find out whether another host uses the address of Lease, as by RFC 5227 2.1, and
+	// to call Probed.
+	Probe EventKind4 = 1 + iota
+	// Acquired gives a new lease, whose address may be used from now on.
+	Acquired
+	// Renewed gives a lease of the same address, of which the times and the rest may differ from before.
+	Renewed
+	// Lost says that the address of Lease must not be used any more. Reason is why.
+	Lost
+	// Refused says that something of a server was not taken, or that a server refuses. Reason tells more.
+	Refused
+)
+
+func (k EventKind4) String() string {
+	names := []string{"probe", "acquired", "renewed", "lost", "refused"}
+	if k >= 1 && int(k) <= len(names) {
+		return names[k-1]
+	}
+	return fmt.Sprintf("event %d", uint8(k))
+}
+
+// An Event4 is something that has happened to a client.
+type Event4 struct {
+	Kind   EventKind4
+	Lease  *Lease4 // not to be changed; nil with Refused
+	Reason string  // for people; with Lost and Refused
+}
+
+// A Client4 is a client of DHCPv4 on one link (RFC 2131 4.4). It is not safe for concurrent use.
+//
+// After each call, the caller takes what there is from NextSend and NextEvent, and calls Tick when the time
+// of Deadline has come. A time that is earlier than that of the call before is taken for the same time.
+type Client4 struct {
+	cfg   ClientConfig4
+	state State4
+	down  bool // Down was called, and Up was not
+
+	xid       uint32
+	began     time.Time // of looking for a server
+	secs      uint16    // from began to the last message that was not a DHCPREQUEST for an offer
+	asked     time.Time // when the first request of xid was sent
+	tries     int       // messages of this kind sent
+	next      time.Time // when to do the next thing; zero: never
+	held      *Lease4   // whose address is in use; nil: none
+	offer     *Lease4   // asked for, or probed
+	fallback  *Lease4   // an offer of a server of avoid
+	avoid     []netip.Addr
+	naks      int // in a row
+	conflicts int // in a row
+
+	sends  []Send4
+	events []Event4
+}
+
+const (
+	firstRetry  = 4 * time.Second
+	lastRetry   = 64 * time.Second
+	maxRequests = 4                // RFC 2131 3.1.5: "might retransmit the DHCPREQUEST message four times"
+	maxReboots  = 2                // of DHCPREQUESTs for an address of before
+	declineWait = 10 * time.Second // RFC 2131 3.1.5: "The client SHOULD wait a minimum of ten seconds"
+	// RFC 5227 1.1.
+	maxConflicts      = 10
+	rateLimitInterval = 60 * time.Second
+
+	renewInterval = 60 * time.Second // RFC 2131 4.4.5
+	maxAvoided    = 8
+	maxRefusals   = 4 // Refused events that wait
+)
+
+// NewClient4 returns a client that is stopped.
+func NewClient4(cfg ClientConfig4) *Client4 {
+	if len(cfg.ID) < 2 { // RFC 2132 9.14: "minimum length is 2"
+		cfg.ID = ClientID(cfg.MAC)
+	}
+	if cfg.MTU == 0 {
+		cfg.MTU = 1500
+	}
+	return &Client4{cfg: cfg}
+}
+
+// State returns the state of the client.
+func (c *Client4) State() State4 { return c.state }
+
+// Tries returns how many messages the client has sent in its state without a usable answer.
+func (c *Client4) Tries() int { return c.tries }
+
+// Lease returns the lease whose address is in use, or nil.
+func (c *Client4) Lease() *Lease4 { return c.held }
+
+// NextSend returns the next message to send. ok is false if there is none.
+func (c *Client4) NextSend() (s Send4, ok bool) {
+	if len(c.sends) == 0 {
+		return s, false
+	}
+	s, c.sends = c.sends[0], c.sends[1:]
+	return s, true
+}
+
+// NextEvent returns the next event. ok is false if there is none.
+func (c *Client4) NextEvent() (e Event4, ok bool) {
+	if len(c.events) == 0 {
+		return e, false
+	}
+	e, c.events = c.events[0], c.events[1:]
+	return e, true
+}
+
+// Deadline returns when Tick is to be called; the zero time means never.
+func (c *Client4) Deadline() time.Time {
+	at := c.next
+	if c.held != nil && !c.held.Expires.IsZero() && (at.IsZero() || c.held.Expires.Before(at)) {
+		at = c.held.Expires
+	}
+	return at
+}
+
+// Up says that the link is up, also for the first time, or may be another network than before. A client that had
+// an address asks whether it may use it here (INIT-REBOOT), and until it has an answer keeps a lease that is not
+// over.
+//
+// RFC 2131 3.7: "A client SHOULD use DHCP to reacquire or verify its IP address and network parameters whenever
+// the local network parameters may have changed".
+func (c *Client4) Up(now time.Time) {
+	c.down = false
+	c.avoid, c.naks, c.conflicts = nil, 0, 0
+	if c.held != nil {
+		c.cfg.Lease = c.held.Addr.Addr()
+	}
+	if !isHost(c.cfg.Lease) {
+		// RFC 2131 4.4.1 would have a client wait for one to ten seconds first, lest many that are turned
+		// on together ask at the same time. As other clients of today, this one begins at once, so that
+		// people need not wait.
+		c.restart(now, 0)
+		return
+	}
+	c.enter(Rebooting)
+	c.began = now
+	c.request(now)
+}
+
+// Down says that the link is down. Nothing is sent until Up; a lease ends at its time.
+func (c *Client4) Down() {
+	c.down = true
+	c.enter(Stopped)
+}
+
+// Release gives the lease back and stops the client.
+func (c *Client4) Release() {
+	if l := c.held; l != nil && !c.down {
+		// RFC 2131 4.4.6: "the client sends a DHCPRELEASE message to the server"; 4.4.4: "The client unicasts
+		// DHCPRELEASE messages to the server."
+		m := c.message(Release)
+		m.CIAddr = l.Addr.Addr()
+		m.Options.Set(OptServerID, AppendAddrs(nil, l.Server))
+		c.send(m, l.Server)
+	}
+	c.lose("it was released")
+	c.enter(Stopped)
+	c.cfg.Lease = netip.Addr{}
+}
+
+// enter begins a state in which nothing has been sent.
+func (c *Client4) enter(s State4) {
+	c.state, c.tries, c.next, c.offer, c.fallback = s, 0, time.Time{}, nil, nil
+	c.xid = uint32(c.cfg.Rand())
+}
+
+// restart begins to look for servers after a while.
+func (c *Client4) restart(now time.Time, after time.Duration) {
+	c.enter(Init)
+	c.next = now.Add(after)
+	if after == 0 {
+		c.Tick(now)
+	}
+}
+
+// lose tells that the lease is over, if there is one.
+func (c *Client4) lose(reason string) {
+	if c.held != nil {
+		c.events = append(c.events, Event4{Kind: Lost, Lease: c.held, Reason: reason})
+		c.held = nil
+	}
+}
+
+// refuse tells that something of a server was not taken. What nobody has fetched is bounded.
+func (c *Client4) refuse(format string, args ...any) {
+	n := 0
+	for _, e := range c.events {
+		if e.Kind == Refused {
+			n++
+		}
+	}
+	if n < maxRefusals {
+		c.events = append(c.events, Event4{Kind: Refused, Reason: fmt.Sprintf(format, args...)})
+	}
+}
+
+// Tick does what is due.
+func (c *Client4) Tick(now time.Time) {
+	if l := c.held; l != nil && !l.Expires.IsZero() && !now.Before(l.Expires) {
+		// RFC 2131 4.4.5: "If the lease expires before the client receives a DHCPACK, the client moves to INIT
+		// state, MUST immediately stop any other network processing".
+		c.lose("it has expired")
+		if c.state == Bound || c.state == Renewing || c.state == Rebinding {
+			c.restart(now, 0)
+			return
+		}
+	}
+	if c.next.IsZero() || now.Before(c.next) {
+		return
+	}
+	switch c.state {
+	case Init, IPv6Only:
+		c.enter(Selecting)
+		c.began = now
+		c.discover(now)
+	case Selecting:
+		if c.fallback != nil {
+			c.accept(now, c.fallback)
+			return
+		}
+		c.discover(now)
+	case Requesting:
+		if c.tries < maxRequests {
+			c.request(now)
+			return
+		}
+		c.refuse("%v has offered %v and does not answer a request for it", c.offer.Server, c.offer.Addr.Addr())
+		c.avoidServer(c.offer.Server)
+		c.restart(now, 0)
+	case Rebooting:
+		if c.tries < maxReboots {
+			c.request(now)
+			return
+		}
+		// RFC 2131 3.2.3: "If the client receives neither a DHCPACK or a DHCPNAK message after employing the
+		// retransmission algorithm, the client MAY choose to use the previously allocated network address and
+		// configuration parameters for the remainder of the unexpired lease." It does, and looks for servers
+		// meanwhile: those of another network may be silent about addresses that they do not know.
+		c.restart(now, 0)
+	case Bound:
+		c.enter(Renewing)
+		c.began = now
+		c.renew(now)
+	case Renewing:
+		if !now.Before(c.held.Rebind) {
+			c.enter(Rebinding)
+		}
+		c.renew(now)
+	case Rebinding:
+		c.renew(now)
+	}
+}
+
+// avoidServer has a server be taken only where no other one makes an offer.
+func (c *Client4) avoidServer(server netip.Addr) {
+	if !slices.Contains(c.avoid, server) && len(c.avoid) < maxAvoided {
+		c.avoid = append(c.avoid, server)
+	}
+}
+
+// backoff sets when to send again.
+//
+// RFC 2131 4.1: "The client MUST adopt a retransmission strategy that incorporates a randomized exponential backoff
+// algorithm"; "the delay before the first retransmission SHOULD be 4 seconds randomized by the value of a uniform
+// random number chosen from the range -1 to +1"; "The retransmission delay SHOULD be doubled with subsequent
+// retransmissions up to a maximum of 64 seconds."
+func (c *Client4) backoff(now time.Time) {
+	d := min(firstRetry<<min(c.tries, 8), lastRetry)
+	spread := time.Duration(c.cfg.Rand()%uint64(2*time.Second)) - time.Second
+	c.tries++
+	c.next = now.Add(d + spread)
+}
+
+// message makes a message of the client (RFC 2131 4.4.1, table 5).
+func (c *Client4) message(t MessageType4) *Message4 {
+	m := &Message4{Op: BootRequest, HType: 1, XID: c.xid, CHAddr: c.cfg.MAC[:]}
+	m.Options.Set(OptMessageType, []byte{byte(t)})
+	// RFC 2131 4.2: "If a client uses a 'client identifier' in one message, it MUST use that same identifier in all
+	// subsequent messages".
+	m.Options.Set(OptClientID, c.cfg.ID)
+	return m
+}
+
+// ask adds what DHCPDISCOVER and DHCPREQUEST have in common.
+func (c *Client4) ask(m *Message4) {
+	// RFC 2131 4.1 has a DHCPREQUEST "use the same value in the DHCP message header's 'secs' field" as the
+	// DHCPDISCOVER before it.
+	m.Secs = c.secs
+	if !m.CIAddr.IsValid() {
+		// RFC 2131 4.1: "A client that cannot receive unicast IP datagrams until its protocol software has
+		// been configured with an IP address SHOULD set the BROADCAST bit".
+		m.Flags = FlagBroadcast
+	}
+	size := max(c.cfg.MTU, 576) // RFC 2132 9.10 counts the headers of IP and UDP, its minimum being 576
+	m.Options.Set(OptMaxMessageSize, binary.BigEndian.AppendUint16(nil, uint16(min(size, 1<<16-1))))
+	// RFC 3442: the code of the classless routes "SHOULD appear prior to" that of the routers.
+	params := []byte{byte(OptSubnetMask), byte(OptClasslessRoutes), byte(OptRouter), byte(OptDNS), byte(OptHostName),
+		byte(OptDomainName), byte(OptMTU), byte(OptNTP), byte(OptLeaseTime), byte(OptRenewalTime), byte(OptRebindingTime), byte(OptDomainSearch)}
+	if c.cfg.IPv6Only {
+		params = append(params, byte(OptIPv6Only))
+	}
+	for _, code := range c.cfg.Parameters {
+		if !bytes.Contains(params, []byte{byte(code)}) && len(params) < 255 {
+			params = append(params, byte(code))
+		}
+	}
+	m.Options.Set(OptParameters, params)
+	if c.cfg.VendorClass != "" {
+		m.Options.Set(OptVendorClass, []byte(c.cfg.VendorClass))
+	}
+	if c.cfg.HostName != "" {
+		m.Options.Set(OptHostName, []byte(c.cfg.HostName))
+	}
+}
+
+func (c *Client4) send(m *Message4, to netip.Addr) { c.sends = append(c.sends, Send4{m, to}) }
+
+// count sets the field secs of the messages that follow.
+func (c *Client4) count(now time.Time) { c.secs = uint16(min(now.Sub(c.began)/time.Second, 1<<16-1)) }
+
+// discover sends a DHCPDISCOVER, with the address that the client would like to have.
+func (c *Client4) discover(now time.Time) {
+	c.count(now)
+	m := c.message(Discover)
+	c.ask(m)
+	if isHost(c.cfg.Lease) {
+		m.Options.Set(OptRequestedAddr, AppendAddrs(nil, c.cfg.Lease))
+	}
+	c.send(m, netip.Addr{})
+	c.backoff(now)
+}
+
+// request sends the DHCPREQUEST of the states REQUESTING and REBOOTING (RFC 2131 4.3.2).
+func (c *Client4) request(now time.Time) {
+	m := c.message(Request)
+	addr := c.cfg.Lease
+	if c.state == Requesting {
+		addr = c.offer.Addr.Addr()
+		m.Options.Set(OptServerID, AppendAddrs(nil, c.offer.Server))
+	} else {
+		c.count(now)
+	}
+	m.Options.Set(OptRequestedAddr, AppendAddrs(nil, addr))
+	c.ask(m)
+	if c.tries == 0 {
+		c.asked = now
+	}
+	c.send(m, netip.Addr{})
+	c.backoff(now)
+}
+
+// renew sends the DHCPREQUEST of the states RENEWING and REBINDING (RFC 2131 4.3.2), and sets when the next one is
+// due. Each has an ID of its own, so that the time of the new lease counts from the request that is answered.
+//
+// RFC 2131 4.4.5: "In both RENEWING and REBINDING states, if the client receives no response to its DHCPREQUEST message,
+// the client SHOULD wait one-half of the remaining time until T2 (in RENEWING state) and one-half of the remaining
+// lease time (in REBINDING state), down to a minimum of 60 seconds, before retransmitting". In a lease of a few minutes
+// one lost message would then be its end, so that the minimum is shorter there.
+func (c *Client4) renew(now time.Time) {
+	l := c.held
+	c.xid = uint32(c.cfg.Rand())
+	c.asked = now
+	c.count(now)
+	m := c.message(Request)
+	m.CIAddr = l.Addr.Addr()
+	c.ask(m)
+	to, end := l.Server, l.Rebind
+	if c.state == Rebinding {
+		to, end = netip.Addr{}, l.Expires
+	}
+	c.send(m, to)
+	c.tries++
+	least := min(renewInterval, max(firstRetry, l.Expires.Sub(l.Obtained)/16))
+	c.next = now.Add(max(end.Sub(now)/2, least))
+	if c.next.After(end) {
+		c.next = end
+	}
+}
+
+// Receive takes a message that has come to port 68. Those that are not for the client, or not expected, are
+// ignored.
+func (c *Client4) Receive(now time.Time, m *Message4) {
+	if m.Op != BootReply || m.XID != c.xid || m.HType != 1 || !bytes.Equal(m.CHAddr, c.cfg.MAC[:]) {
+		return
+	}
+	// RFC 6842 3: "the client MUST compare that client identifier with the one it is configured to send. If the two
+	// client identifiers do not match, the client MUST silently discard the message."
+	if id, ok := m.Options.Get(OptClientID); ok && !bytes.Equal(id, c.cfg.ID) {
+		return
+	}
+	switch t := m.Type(); {
+	case t == Offer && c.state == Selecting:
+		c.takeOffer(now, m)
+	case t == ACK && (c.state == Requesting || c.state == Rebooting || c.state == Renewing || c.state == Rebinding):
+		c.takeACK(now, m)
+	case t == NAK && (c.state == Requesting || c.state == Rebooting || c.state == Renewing || c.state == Rebinding):
+		c.takeNAK(now, m)
+	}
+}
+
+// takeOffer takes the first offer that can be used. RFC 2131 4.4.1 leaves the choice to the client: "e.g., the first
+// DHCPOFFER message or the DHCPOFFER message from the previously used server".
+func (c *Client4) takeOffer(now time.Time, m *Message4) {
+	l, err := leaseOf(m, now)
+	switch {
+	case err != nil:
+		c.refuse("an offer of %v is not taken: %v", serverOf(m), err)
+	case c.doWithout(now, l):
+	case slices.Contains(c.avoid, l.Server):
+		c.fallback = l // until the next DHCPDISCOVER is due
+	default:
+		c.accept(now, l)
+	}
+}
+
+// serverOf says for people which server a message is of.
+func serverOf(m *Message4) string {
+	if a := m.Options.Addr(OptServerID); a.IsValid() {
+		return a.String()
+	}
+	return "an unknown server"
+}
+
+// doWithout stops for a while if the network asks the host to do without IPv4, and reports whether it does.
+//
+// RFC 8925 3.2: the client "SHOULD NOT request the IPv4 address provided in the DHCPOFFER", and stops for V6ONLY_WAIT. An
+// address that is in use is kept, with its connections, for as long as servers renew it.
+func (c *Client4) doWithout(now time.Time, l *Lease4) bool {
+	if !c.cfg.IPv6Only || l.IPv6Only == 0 || c.held != nil {
+		return false
+	}
+	c.enter(IPv6Only)
+	c.next = now.Add(l.IPv6Only)
+	return true
+}
+
+// accept asks for what a server has offered.
+func (c *Client4) accept(now time.Time, l *Lease4) {
+	c.state, c.tries, c.offer, c.fallback = Requesting, 0, l, nil
+	c.request(now)
+}
+
+// takeACK takes a lease.
+func (c *Client4) takeACK(now time.Time, m *Message4) {
+	l, err := leaseOf(m, c.asked)
+	if err == nil {
+		err = c.checkACK(now, l)
+	}
+	if err != nil {
+		c.refuse("a lease of %v is not taken: %v", serverOf(m), err)
+		return
+	}
+	if c.state == Rebooting && c.doWithout(now, l) {
+		return
+	}
+	c.naks, c.cfg.Lease = 0, l.Addr.Addr()
+	if c.held == nil || c.held.Addr.Addr() != l.Addr.Addr() {
+		// RFC 2131 4.4.1: "The client SHOULD perform a check on the suggested address to ensure that the address is
+		// not already in use."
+		c.enter(Probing)
+		c.offer = l
+		c.events = append(c.events, Event4{Kind: Probe, Lease: l})
+		return
+	}
+	c.bind(l, Renewed)
+}
+
+// checkACK tells what is wrong with a lease, considering what was asked for.
+func (c *Client4) checkACK(now time.Time, l *Lease4) error {
+	want, server := c.cfg.Lease, l.Server
+	switch c.state {
+	case Requesting:
+		want, server = c.offer.Addr.Addr(), c.offer.Server
+	case Renewing, Rebinding:
+		want = c.held.Addr.Addr()
+	}
+	switch {
+	case server != l.Server:
+		return fmt.Errorf("%v was asked", server)
+	case want != l.Addr.Addr():
+		return fmt.Errorf("it is of %v, and %v was asked for", l.Addr.Addr(), want)
+	case !l.Expires.IsZero() && !now.Before(l.Expires):
+		return fmt.Errorf("it came after its end")
+	}
+	return nil
+}
+
+// bind begins to use a lease.
+func (c *Client4) bind(l *Lease4, kind EventKind4) {
+	c.enter(Bound)
+	c.held, c.avoid = l, nil
+	if !l.Renew.IsZero() {
+		// RFC 2131 4.4.5: "Times T1 and T2 SHOULD be chosen with some random 'fuzz' around a fixed value, to avoid
+		// synchronization of client reacquisition."
+		fuzz := time.Duration(c.cfg.Rand() % uint64(max(1, l.Renew.Sub(l.Obtained)/32)))
+		c.next = l.Renew.Add(-fuzz)
+	}
+	c.events = append(c.events, Event4{Kind: kind, Lease: l})
+}
+
+// takeNAK begins anew: the server says that the address is not one for this client or this network.
+func (c *Client4) takeNAK(now time.Time, m *Message4) {
+	server := m.Options.Addr(OptServerID)
+	switch c.state {
+	case Requesting:
+		if server != c.offer.Server {
+			return // another one's opinion
+		}
+		c.avoidServer(server)
+	case Renewing:
+		if server != c.held.Server {
+			return
+		}
+	}
+	why := ""
+	if text := m.Options.Text(OptMessage); text != "" {
+		why = ": " + text[:min(len(text), 100)]
+	}
+	c.refuse("%v refuses%s", serverOf(m), why)
+	if c.state != Requesting || c.held != nil && c.held.Addr.Addr() == c.offer.Addr.Addr() {
+		c.lose(fmt.Sprintf("%v has taken it back%s", serverOf(m), why))
+	}
+	c.cfg.Lease = netip.Addr{}
+	// The first time at once: the host may be on another network. Two servers that disagree, or one that offers what it
+	// then refuses, would otherwise be asked without end.
+	after := time.Duration(0)
+	if c.naks > 0 {
+		after = min(time.Second<<min(c.naks-1, 8), lastRetry)
+	}
+	c.naks++
+	c.restart(now, after)
+}
+
+// Probed tells the result of a Probe: whether the address is free. If it is not, the server is told, and the client
+// begins anew after a while.
+func (c *Client4) Probed(now time.Time, free bool) {
+	if c.state != Probing {
+		return
+	}
+	l := c.offer
+	if !free {
+		c.decline(now, l)
+		return
+	}
+	c.conflicts = 0
+	c.lose(fmt.Sprintf("%v takes its place", l.Addr.Addr()))
+	c.bind(l, Acquired)
+	if !l.Expires.IsZero() && !now.Before(l.Expires) {
+		c.Tick(now)
+	}
+}
+
+// Conflict tells that another host uses the address of the lease, which this one has given up.
+func (c *Client4) Conflict(now time.Time) {
+	l := c.held
+	if l == nil {
+		return
+	}
+	c.lose("another host uses it")
+	c.decline(now, l)
+}
+
+// decline tells the server of a lease that another host uses the address.
+//
+// RFC 2131 3.1.5: "If the client detects that the address is already in use (e.g., through the use of ARP), the client
+// MUST send a DHCPDECLINE message to the server and restarts the configuration process."
+func (c *Client4) decline(now time.Time, l *Lease4) {
+	c.enter(Init)
+	if !c.down {
+		m := c.message(Decline)
+		m.Options.Set(OptRequestedAddr, AppendAddrs(nil, l.Addr.Addr()))
+		m.Options.Set(OptServerID, AppendAddrs(nil, l.Server))
+		c.send(m, netip.Addr{})
+	}
+	c.refuse("%v is in use by another host", l.Addr.Addr())
+	c.cfg.Lease = netip.Addr{}
+	c.conflicts++
+	after := declineWait
+	if c.conflicts >= maxConflicts {
+		after = rateLimitInterval
+	}
+	if c.down {
+		c.state = Stopped
+		return
+	}
+	c.restart(now, after)
+}

@@ -1,0 +1,734 @@
+package dhcp
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+var mac = [6]byte{2, 0, 0, 0, 0, 7}
+
+// A bench is a client with the time that a test gives it.
+type bench struct {
+	t      *testing.T
+	c      *Client4
+	now    time.Time
+	events []Event4 // not asked for yet
+}
+
+// newBench makes a client whose random numbers are all in the middle, so that nothing is spread.
+func newBench(t *testing.T, change func(*ClientConfig4)) *bench {
+	cfg := ClientConfig4{MAC: mac, HostName: "host", Rand: func() uint64 { return uint64(time.Second) }}
+	if change != nil {
+		change(&cfg)
+	}
+	return &bench{t: t, c: NewClient4(cfg), now: start}
+}
+
+func (b *bench) sent() *Send4 {
+	b.t.Helper()
+	s, ok := b.c.NextSend()
+	if !ok {
+		return nil
+	}
+	return &s
+}
+
+// want takes the next message that is sent.
+func (b *bench) want(kind MessageType4) *Message4 {
+	b.t.Helper()
+	s := b.sent()
+	require.NotNil(b.t, s, "%v is to be sent in %v", kind, b.c.State())
+	require.Equal(b.t, kind, s.Message.Type())
+	// It can be sent and is understood.
+	m := mustParse(b.t, mustAppend(b.t, s.Message, MinMessageSize4))
+	require.Equal(b.t, s.Message.Options, m.Options)
+	return s.Message
+}
+
+// quiet checks that nothing is sent.
+func (b *bench) quiet() {
+	b.t.Helper()
+	require.Nil(b.t, b.sent())
+}
+
+// event takes the next event.
+func (b *bench) event(kind EventKind4) Event4 {
+	b.t.Helper()
+	e, ok := b.c.NextEvent()
+	require.True(b.t, ok, "the event %v is due", kind)
+	require.Equal(b.t, kind.String(), e.Kind.String(), "%s", e.Reason)
+	return e
+}
+
+func (b *bench) noEvent() {
+	b.t.Helper()
+	e, ok := b.c.NextEvent()
+	require.False(b.t, ok, "%+v", e)
+}
+
+// next goes to the deadline, and tells how long that took.
+func (b *bench) next() time.Duration {
+	b.t.Helper()
+	at := b.c.Deadline()
+	require.False(b.t, at.IsZero(), "there is a deadline in %v", b.c.State())
+	require.False(b.t, at.Before(b.now), "it is in the future")
+	before := b.now
+	b.c.Tick(at.Add(-time.Nanosecond))
+	b.quiet()
+	b.now = at
+	b.c.Tick(b.now)
+	return b.now.Sub(before)
+}
+
+// reply makes a reply of a server.
+func (b *bench) reply(kind MessageType4, server, yi string, seconds uint32, options ...Option4) *Message4 {
+	m := &Message4{Op: BootReply, HType: 1, XID: b.c.xid, CHAddr: mac[:]}
+	m.Options.Set(OptMessageType, []byte{byte(kind)})
+	if server != "" {
+		m.Options.Set(OptServerID, AppendAddrs(nil, addr(server)))
+	}
+	if yi != "" {
+		m.YIAddr = addr(yi)
+		m.Options.Set(OptLeaseTime, []byte{byte(seconds >> 24), byte(seconds >> 16), byte(seconds >> 8), byte(seconds)})
+		m.Options.Set(OptSubnetMask, []byte{255, 255, 255, 0})
+		m.Options.Set(OptRouter, AppendAddrs(nil, addr("192.0.2.1")))
+	}
+	for _, o := range options {
+		m.Options.Set(o.Code, o.Data)
+	}
+	return m
+}
+
+func (b *bench) receive(m *Message4) { b.c.Receive(b.now, m) }
+
+// bound brings the client to BOUND with 192.0.2.7 of 192.0.2.1.
+func (b *bench) bound(seconds uint32) *Lease4 {
+	b.t.Helper()
+	b.c.Up(b.now)
+	b.want(Discover)
+	return b.selected("192.0.2.1", "192.0.2.7", seconds)
+}
+
+// selected has a client in SELECTING get a lease.
+func (b *bench) selected(server, a string, seconds uint32) *Lease4 {
+	b.t.Helper()
+	b.receive(b.reply(Offer, server, a, seconds))
+	m := b.want(Request)
+	require.Equal(b.t, addr(a), m.Options.Addr(OptRequestedAddr))
+	require.Equal(b.t, addr(server), m.Options.Addr(OptServerID))
+	b.receive(b.reply(ACK, server, a, seconds))
+	require.Equal(b.t, a, b.event(Probe).Lease.Addr.Addr().String())
+	require.Equal(b.t, Probing, b.c.State())
+	b.c.Probed(b.now, true)
+	l := b.event(Acquired).Lease
+	b.quiet()
+	b.noEvent()
+	require.Equal(b.t, Bound, b.c.State())
+	return l
+}
+
+// RFC 2131 3.1 and 4.4.1, table 5.
+func TestAClientGetsALease(t *testing.T) {
+	b := newBench(t, func(cfg *ClientConfig4) {
+		cfg.VendorClass, cfg.Parameters = "usernet", []OptionCode4{OptNTP, 150}
+	})
+	require.Equal(t, Stopped, b.c.State())
+	require.True(t, b.c.Deadline().IsZero())
+	b.c.Up(b.now)
+	require.Equal(t, Selecting, b.c.State())
+	m := b.want(Discover)
+	require.EqualValues(t, BootRequest, m.Op)
+	require.EqualValues(t, 1, m.HType)
+	require.Equal(t, mac[:], m.CHAddr)
+	require.EqualValues(t, FlagBroadcast, m.Flags)
+	require.False(t, m.CIAddr.IsValid() || m.YIAddr.IsValid() || m.GIAddr.IsValid())
+	id, _ := m.Options.Get(OptClientID)
+	require.Equal(t, ClientID(mac), id)
+	require.Equal(t, "host", m.Options.Name(OptHostName))
+	require.Equal(t, "usernet", m.Options.Text(OptVendorClass))
+	size, _ := m.Options.Uint16(OptMaxMessageSize)
+	require.EqualValues(t, 1500, size)
+	params, _ := m.Options.Get(OptParameters)
+	require.Less(t, slices.Index(params, byte(OptClasslessRoutes)), slices.Index(params, byte(OptRouter)), "RFC 3442")
+	require.EqualValues(t, 150, params[len(params)-1])
+	require.NotContains(t, params, byte(OptIPv6Only))
+	_, ok := m.Options.Get(OptServerID)
+	require.False(t, ok)
+
+	b.now = b.now.Add(3 * time.Second)
+	search, err := AppendSearch(nil, []string{"a.test", "b.test"})
+	require.NoError(t, err)
+	options := []Option4{
+		{OptDNS, AppendAddrs(nil, addr("192.0.2.1"), addr("192.0.2.2"))}, {OptNTP, AppendAddrs(nil, addr("192.0.2.3"))},
+		{OptDomainSearch, search}, {OptDomainName, []byte("a.test")}, {OptHostName, []byte("seven")}, {OptMTU, []byte{5, 120}},
+		{OptClientID, ClientID(mac)},
+	}
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 3600, options...))
+	m = b.want(Request)
+	require.False(t, m.CIAddr.IsValid())
+	require.EqualValues(t, FlagBroadcast, m.Flags)
+	require.Zero(t, m.Secs, "that of the DHCPDISCOVER")
+	b.now = b.now.Add(time.Second)
+	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", 3600, options...))
+	require.Nil(t, b.c.Lease(), "the address is not used yet")
+	b.event(Probe)
+	b.now = b.now.Add(5 * time.Second)
+	b.c.Probed(b.now, true)
+	l := b.event(Acquired).Lease
+	require.Same(t, l, b.c.Lease())
+	asked := start.Add(3 * time.Second)
+	require.Equal(t, &Lease4{
+		Addr: netip.MustParsePrefix("192.0.2.7/24"), Server: addr("192.0.2.1"),
+		Routes: []Route4{{netip.MustParsePrefix("0.0.0.0/0"), addr("192.0.2.1")}},
+		DNS:    []netip.Addr{addr("192.0.2.1"), addr("192.0.2.2")}, NTP: []netip.Addr{addr("192.0.2.3")},
+		Search: []string{"a.test", "b.test"}, Domain: "a.test", HostName: "seven", MTU: 1400,
+		Obtained: asked, Renew: asked.Add(30 * time.Minute), Rebind: asked.Add(52*time.Minute + 30*time.Second), Expires: asked.Add(time.Hour),
+		Options: l.Options,
+	}, l)
+
+	b.c.Release()
+	s := b.sent()
+	require.Equal(t, Release, s.Message.Type())
+	require.Equal(t, addr("192.0.2.1"), s.To, `RFC 2131 4.4.4: "The client unicasts DHCPRELEASE messages to the server."`)
+	require.Equal(t, addr("192.0.2.7"), s.Message.CIAddr)
+	require.Equal(t, addr("192.0.2.1"), s.Message.Options.Addr(OptServerID))
+	require.Equal(t, "it was released", b.event(Lost).Reason)
+	require.Equal(t, Stopped, b.c.State())
+	require.True(t, b.c.Deadline().IsZero())
+	b.c.Release()
+	b.quiet()
+	b.noEvent()
+}
+
+// RFC 2131 4.1: "the delay before the first retransmission SHOULD be 4 seconds randomized by the value of a uniform random
+// number chosen from the range -1 to +1"; doubled "up to a maximum of 64 seconds".
+func TestDiscoverIsRepeatedMoreAndMoreSeldom(t *testing.T) {
+	for _, random := range []uint64{0, uint64(time.Second), uint64(2*time.Second - 1)} {
+		b := newBench(t, func(cfg *ClientConfig4) { cfg.Rand = func() uint64 { return random } })
+		b.c.Up(b.now)
+		first := b.want(Discover)
+		for i, s := range []int{4, 8, 16, 32, 64, 64, 64} {
+			require.Equal(t, i+1, b.c.Tries())
+			d := b.next()
+			require.Equal(t, time.Duration(s)*time.Second+time.Duration(random)-time.Second, d)
+			m := b.want(Discover)
+			require.Equal(t, first.XID, m.XID)
+			require.EqualValues(t, b.now.Sub(start)/time.Second, m.Secs)
+		}
+		for range 100000 / 64 { // the field does not overflow
+			b.next()
+			m := b.want(Discover)
+			require.EqualValues(t, min(b.now.Sub(start)/time.Second, 65535), m.Secs)
+		}
+	}
+}
+
+// A lease of a week with a server that dies: RFC 2131 4.4.5.
+func TestAWeeksLeaseWithADeadServer(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	b := newBench(t, nil)
+	b.bound(uint32(week / time.Second))
+	// Renewed once, at half of it but for the fuzz.
+	d := b.next()
+	require.InDelta(t, week/2, d, float64(week/64))
+	require.Equal(t, Renewing, b.c.State())
+	s, _ := b.c.NextSend()
+	require.Equal(t, addr("192.0.2.1"), s.To, "RFC 2131 4.4.5: it is unicast to the server")
+	m := s.Message
+	require.Equal(t, addr("192.0.2.7"), m.CIAddr)
+	require.Zero(t, m.Flags)
+	for _, code := range []OptionCode4{OptServerID, OptRequestedAddr} { // 4.3.2: "MUST NOT be filled in"
+		_, ok := m.Options.Get(code)
+		require.False(t, ok, "%d", code)
+	}
+	renewed := b.now
+	b.now = b.now.Add(time.Second)
+	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", uint32(week/time.Second)))
+	l := b.event(Renewed).Lease
+	require.Equal(t, renewed.Add(week), l.Expires, "from when it was asked for")
+	require.Equal(t, Bound, b.c.State())
+
+	// And then not: half of the rest each time, until T2.
+	b.next()
+	var waits []time.Duration
+	for b.c.State() == Renewing {
+		s, _ := b.c.NextSend()
+		require.Equal(t, addr("192.0.2.1"), s.To)
+		require.Equal(t, Request, s.Message.Type())
+		waits = append(waits, b.next())
+	}
+	require.Equal(t, l.Rebind, b.now)
+	for i := range waits[:len(waits)-2] {
+		require.InDelta(t, max(waits[i]/2, time.Minute), waits[i+1], 2, "%v", waits)
+	}
+	require.Less(t, len(waits), 16)
+	n := 0
+	for b.c.State() == Rebinding {
+		s, ok := b.c.NextSend()
+		require.True(t, ok)
+		require.False(t, s.To.IsValid(), "to all servers")
+		require.Equal(t, addr("192.0.2.7"), s.Message.CIAddr)
+		require.Nil(t, b.sent())
+		b.noEvent()
+		b.next()
+		n++
+	}
+	require.Less(t, n, 16)
+	require.Equal(t, l.Expires, b.now)
+	require.Equal(t, "it has expired", b.event(Lost).Reason)
+	require.Nil(t, b.c.Lease())
+	m = b.want(Discover)
+	require.Equal(t, addr("192.0.2.7"), m.Options.Addr(OptRequestedAddr), "the same again if possible")
+
+	// Another server has taken over.
+	b.selected("192.0.2.99", "192.0.2.8", 3600)
+}
+
+func TestAnotherServerRebinds(t *testing.T) {
+	b := newBench(t, nil)
+	b.bound(3600)
+	for b.c.State() != Rebinding {
+		b.next()
+		b.want(Request)
+	}
+	b.receive(b.reply(ACK, "192.0.2.99", "192.0.2.7", 7200))
+	require.Equal(t, addr("192.0.2.99"), b.event(Renewed).Lease.Server)
+	b.next()
+	require.Equal(t, addr("192.0.2.99"), b.sent().To)
+}
+
+// In a lease of two minutes several requests are sent before it ends, though RFC 2131 4.4.5 has 60 seconds between them.
+func TestAShortLeaseSurvivesLostRequests(t *testing.T) {
+	b := newBench(t, nil)
+	l := b.bound(120)
+	n := 0
+	for b.now.Before(l.Expires) {
+		if b.next(); b.now.Before(l.Expires) {
+			b.want(Request)
+			n++
+		}
+	}
+	require.GreaterOrEqual(t, n, 6)
+	require.LessOrEqual(t, n, 15)
+}
+
+func TestALeaseOfOneSecond(t *testing.T) {
+	b := newBench(t, nil)
+	b.bound(1)
+	require.GreaterOrEqual(t, b.next(), 480*time.Millisecond)
+	b.want(Request)
+	b.next() // T2
+	b.want(Request)
+	b.next()
+	b.event(Lost)
+	b.want(Discover)
+}
+
+// RFC 2131 3.3: "The time value of 0xffffffff is reserved to represent 'infinity'."
+func TestLeasesWithoutEndAndNearlySo(t *testing.T) {
+	b := newBench(t, nil)
+	l := b.bound(infinity)
+	require.True(t, l.Expires.IsZero() && l.Renew.IsZero())
+	require.True(t, b.c.Deadline().IsZero())
+	b.c.Tick(b.now.Add(200 * 365 * 24 * time.Hour))
+	require.Equal(t, Bound, b.c.State())
+
+	b = newBench(t, nil)
+	l = b.bound(infinity - 1) // of 136 years
+	require.Equal(t, 2136, l.Expires.Year())
+	b.next()
+	require.Equal(t, 2068, b.now.Year())
+	b.want(Request)
+}
+
+// RFC 2131 4.4.5: "T1 MUST be earlier than T2, which, in turn, MUST be earlier than the time at which the client's lease
+// will expire."
+func TestTimesOfAServer(t *testing.T) {
+	secs := func(n byte) []byte { return []byte{0, 0, 0, n} }
+	for _, c := range []struct{ t1, t2, want1, want2 int }{
+		{0, 0, 50, 87}, {10, 20, 10, 20}, {0, 20, 11, 20}, {90, 0, 50, 87}, {0, 200, 50, 87}, {30, 100, 30, 87}, {20, 20, 11, 20},
+	} {
+		m := &Message4{YIAddr: addr("192.0.2.7"), Options: Options4{
+			{OptServerID, []byte{192, 0, 2, 1}}, {OptLeaseTime, secs(100)}, {OptRenewalTime, secs(byte(c.t1))}, {OptRebindingTime, secs(byte(c.t2))},
+		}}
+		l, err := leaseOf(m, start)
+		require.NoError(t, err)
+		require.Equal(t, c.want1, int(l.Renew.Sub(start)/time.Second), "%+v", c)
+		require.Equal(t, c.want2, int(l.Rebind.Sub(start)/time.Second), "%+v", c)
+	}
+	l, err := leaseOf(&Message4{YIAddr: addr("172.16.2.7"), Options: Options4{{OptServerID, []byte{192, 0, 2, 1}}}}, start)
+	require.NoError(t, err)
+	require.Equal(t, fallbackLease, l.Expires.Sub(start))
+	require.Equal(t, 16, l.Addr.Bits(), "of its class")
+}
+
+func TestNonsenseOfServersIsNotTaken(t *testing.T) {
+	b := newBench(t, nil)
+	b.c.Up(b.now)
+	b.want(Discover)
+	offer := func(f func(m *Message4)) *Message4 {
+		m := b.reply(Offer, "192.0.2.1", "192.0.2.7", 60)
+		f(m)
+		return m
+	}
+	// Not for us: nothing is said of it.
+	for name, m := range map[string]*Message4{
+		"a request":       offer(func(m *Message4) { m.Op = BootRequest }),
+		"another's ID":    offer(func(m *Message4) { m.XID++ }),
+		"another MAC":     offer(func(m *Message4) { m.CHAddr = []byte{2, 0, 0, 0, 0, 8} }),
+		"another link":    offer(func(m *Message4) { m.HType = 6 }),
+		"another client":  offer(func(m *Message4) { m.Options.Set(OptClientID, []byte{1, 2}) }), // RFC 6842 3
+		"no type":         offer(func(m *Message4) { m.Options.Set(OptMessageType, nil) }),
+		"an early ACK":    offer(func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(ACK)}) }),
+		"an early NAK":    offer(func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(NAK)}) }),
+		"of a client":     offer(func(m *Message4) { m.Options.Set(OptMessageType, []byte{byte(Discover)}) }),
+		"an unknown type": offer(func(m *Message4) { m.Options.Set(OptMessageType, []byte{99}) }),
+	} {
+		b.receive(m)
+		require.Equal(t, Selecting, b.c.State(), name)
+		b.quiet()
+		b.noEvent()
+	}
+	for want, m := range map[string]*Message4{
+		"an offer of 192.0.2.1 is not taken: its lease time is 0":                                                   b.reply(Offer, "192.0.2.1", "192.0.2.7", 0),
+		"an offer of an unknown server is not taken: it names no server":                                            b.reply(Offer, "", "192.0.2.7", 60),
+		"an offer of 224.0.0.1 is not taken: it names no server":                                                    b.reply(Offer, "224.0.0.1", "192.0.2.7", 60),
+		"an offer of 192.0.2.1 is not taken: 127.0.0.1 cannot be the address of a host":                             b.reply(Offer, "192.0.2.1", "127.0.0.1", 60),
+		"an offer of 192.0.2.1 is not taken: 240.0.0.1 cannot be the address of a host":                             b.reply(Offer, "192.0.2.1", "240.0.0.1", 60),
+		"an offer of 192.0.2.1 is not taken: it has no address":                                                     b.reply(Offer, "192.0.2.1", "0.0.0.0", 60),
+		"an offer of 192.0.2.1 is not taken: the mask of 192.0.2.7 is 0xff00ff00":                                   b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptSubnetMask, []byte{255, 0, 255, 0}}),
+		"an offer of 192.0.2.1 is not taken: the mask of 192.0.2.7 is 0x00000000":                                   b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptSubnetMask, []byte{0, 0, 0, 0}}),
+		"an offer of 192.0.2.1 is not taken: 192.0.2.255/24 is the network or the broadcast address of its network": b.reply(Offer, "192.0.2.1", "192.0.2.255", 60),
+	} {
+		b.receive(m)
+		require.Equal(t, want, b.event(Refused).Reason)
+		require.Equal(t, Selecting, b.c.State())
+		b.quiet()
+	}
+	for range 100 {
+		b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 0))
+	}
+	for range maxRefusals {
+		b.event(Refused)
+	}
+	b.noEvent() // a flood is not kept
+
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
+	b.want(Request)
+	b.receive(b.reply(ACK, "192.0.2.2", "192.0.2.7", 60))
+	require.Equal(t, "a lease of 192.0.2.2 is not taken: 192.0.2.1 was asked", b.event(Refused).Reason)
+	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.8", 60))
+	require.Equal(t, "a lease of 192.0.2.1 is not taken: it is of 192.0.2.8, and 192.0.2.7 was asked for", b.event(Refused).Reason)
+	b.receive(b.reply(NAK, "192.0.2.2", "", 0))
+	b.noEvent()
+	b.now = b.now.Add(2 * time.Second)
+	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", 1))
+	require.Equal(t, "a lease of 192.0.2.1 is not taken: it came after its end", b.event(Refused).Reason)
+	require.Equal(t, Requesting, b.c.State())
+}
+
+// Of two servers one offers what it does not keep to. The client comes to the other one.
+func TestOfTwoServersTheOneIsTakenThatKeepsItsOffer(t *testing.T) {
+	b := newBench(t, nil)
+	b.c.Up(b.now)
+	b.want(Discover)
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
+	b.receive(b.reply(Offer, "192.0.2.2", "192.0.2.8", 60)) // too late
+	for i := range maxRequests {
+		require.Equal(t, addr("192.0.2.7"), b.want(Request).Options.Addr(OptRequestedAddr))
+		require.Equal(t, 4*time.Second<<i, b.next())
+	}
+	require.Equal(t, "192.0.2.1 has offered 192.0.2.7 and does not answer a request for it", b.event(Refused).Reason)
+	b.want(Discover)
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
+	b.quiet()
+	b.receive(b.reply(Offer, "192.0.2.2", "192.0.2.8", 60))
+	b.want(Request)
+	b.receive(b.reply(NAK, "192.0.2.2", "", 0, Option4{OptMessage, []byte("taken")}))
+	require.Equal(t, "192.0.2.2 refuses: taken", b.event(Refused).Reason)
+
+	// Now both are avoided: an offer of theirs is taken when there is no other in time.
+	b.want(Discover)
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
+	b.quiet()
+	require.Equal(t, 4*time.Second, b.next())
+	require.Equal(t, addr("192.0.2.1"), b.want(Request).Options.Addr(OptServerID))
+	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", 60))
+	b.event(Probe)
+}
+
+// A server that refuses what it offers, again and again, is asked less and less often.
+func TestALoopOfRefusalsSlowsDown(t *testing.T) {
+	b := newBench(t, nil)
+	b.c.Up(b.now)
+	for i := range 20 {
+		b.want(Discover)
+		b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
+		if i > 0 {
+			b.next()
+		}
+		b.want(Request)
+		b.receive(b.reply(NAK, "192.0.2.1", "", 0))
+		b.event(Refused)
+		if i > 0 {
+			require.Equal(t, min(time.Second<<(i-1), 64*time.Second), b.next())
+		}
+	}
+	require.Less(t, 10*time.Minute, b.now.Sub(start))
+}
+
+// RFC 2131 3.1.5 and RFC 5227 2.1.1.
+func TestAnAddressInUseIsDeclined(t *testing.T) {
+	b := newBench(t, nil)
+	b.c.Up(b.now)
+	for i := range 12 {
+		b.want(Discover)
+		b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
+		b.want(Request)
+		b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", 60))
+		b.event(Probe)
+		b.c.Probed(b.now, false)
+		s := b.sent()
+		m := s.Message
+		require.Equal(t, Decline, m.Type())
+		require.False(t, s.To.IsValid())
+		require.False(t, m.CIAddr.IsValid())
+		require.Equal(t, addr("192.0.2.7"), m.Options.Addr(OptRequestedAddr))
+		require.Equal(t, addr("192.0.2.1"), m.Options.Addr(OptServerID))
+		_, ok := m.Options.Get(OptParameters)
+		require.False(t, ok, "RFC 2131 table 5: MUST NOT")
+		require.Equal(t, "192.0.2.7 is in use by another host", b.event(Refused).Reason)
+		want := declineWait
+		if i >= maxConflicts-1 {
+			want = rateLimitInterval
+		}
+		require.Equal(t, want, b.next())
+	}
+	_, ok := b.want(Discover).Options.Get(OptRequestedAddr)
+	require.False(t, ok)
+}
+
+func TestAConflictThatAppearsLater(t *testing.T) {
+	b := newBench(t, nil)
+	b.bound(3600)
+	b.now = b.now.Add(time.Minute)
+	b.c.Conflict(b.now)
+	require.Equal(t, "another host uses it", b.event(Lost).Reason)
+	b.event(Refused)
+	b.want(Decline)
+	require.Equal(t, 10*time.Second, b.next())
+	b.want(Discover)
+	b.selected("192.0.2.1", "192.0.2.9", 60)
+}
+
+// RFC 2131 3.2: a client that remembers its address asks for it first.
+func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
+	b := newBench(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
+	b.c.Up(b.now)
+	require.Equal(t, Rebooting, b.c.State())
+	m := b.want(Request)
+	require.Equal(t, addr("192.0.2.7"), m.Options.Addr(OptRequestedAddr))
+	require.False(t, m.CIAddr.IsValid())
+	_, ok := m.Options.Get(OptServerID) // 4.3.2: "'server identifier' MUST NOT be filled in"
+	require.False(t, ok)
+	b.receive(b.reply(ACK, "192.0.2.1", "192.0.2.7", 60))
+	b.event(Probe)
+	b.c.Probed(b.now, true)
+	b.event(Acquired)
+
+	// Nobody answers: it is looked for servers.
+	b = newBench(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
+	b.c.Up(b.now)
+	b.want(Request)
+	b.next()
+	b.want(Request)
+	b.next()
+	require.Equal(t, 12*time.Second, b.now.Sub(start))
+	require.Equal(t, addr("192.0.2.7"), b.want(Discover).Options.Addr(OptRequestedAddr))
+}
+
+// A laptop is carried to another network.
+func TestAMoveToAnotherNetwork(t *testing.T) {
+	b := newBench(t, nil)
+	b.bound(3600)
+	b.c.Down()
+	require.NotNil(t, b.c.Lease(), "the address stays while the link is down for a moment")
+	b.now = b.now.Add(time.Minute)
+	b.c.Up(b.now)
+	b.want(Request)
+	b.receive(b.reply(NAK, "198.51.100.1", "", 0))
+	b.event(Refused)
+	require.Equal(t, "198.51.100.1 has taken it back", b.event(Lost).Reason)
+	b.want(Discover)
+	b.selected("198.51.100.1", "198.51.100.7", 60)
+
+	// The servers of the next one are silent about what they do not know.
+	b.c.Down()
+	b.c.Up(b.now)
+	b.want(Request)
+	b.next()
+	b.want(Request)
+	b.next()
+	b.want(Discover)
+	require.NotNil(t, b.c.Lease(), `RFC 2131 3.2: "the client MAY choose to use the previously allocated network address"`)
+	b.receive(b.reply(Offer, "203.0.113.1", "203.0.113.7", 60))
+	b.want(Request)
+	b.receive(b.reply(ACK, "203.0.113.1", "203.0.113.7", 60))
+	b.event(Probe)
+	b.c.Probed(b.now, true)
+	require.Equal(t, "203.0.113.7 takes its place", b.event(Lost).Reason)
+	b.event(Acquired)
+
+	// And back in the same one nothing changes.
+	b.c.Down()
+	b.c.Up(b.now)
+	b.want(Request)
+	b.receive(b.reply(ACK, "203.0.113.1", "203.0.113.7", 60))
+	b.event(Renewed)
+	b.noEvent()
+}
+
+func TestALeaseEndsWhileTheLinkIsDown(t *testing.T) {
+	b := newBench(t, nil)
+	b.bound(60)
+	b.c.Down()
+	require.Equal(t, time.Minute, b.next())
+	b.event(Lost)
+	b.quiet()
+	require.True(t, b.c.Deadline().IsZero())
+	b.c.Conflict(b.now)
+	b.c.Probed(b.now, true)
+	b.quiet()
+	b.noEvent()
+	b.c.Up(b.now)
+	require.Equal(t, addr("192.0.2.7"), b.want(Request).Options.Addr(OptRequestedAddr))
+}
+
+// Servers that are silent, and a lease that ends meanwhile.
+func TestALeaseEndsWhileServersAreLookedFor(t *testing.T) {
+	b := newBench(t, nil)
+	l := b.bound(60)
+	b.c.Down()
+	b.c.Up(b.now)
+	for b.now.Before(l.Expires) {
+		for b.sent() != nil {
+		}
+		b.next()
+	}
+	require.Equal(t, l.Expires, b.now)
+	b.event(Lost)
+	require.Equal(t, Selecting, b.c.State())
+	b.sent()
+}
+
+func TestNAKWhileRenewing(t *testing.T) {
+	b := newBench(t, nil)
+	b.bound(3600)
+	b.next()
+	b.want(Request)
+	b.receive(b.reply(NAK, "192.0.2.99", "", 0))
+	require.Equal(t, Renewing, b.c.State(), "of a server that was not asked")
+	b.receive(b.reply(NAK, "192.0.2.1", "", 0))
+	b.event(Refused)
+	b.event(Lost)
+	b.want(Discover)
+}
+
+// RFC 8925 3.2.
+func TestANetworkThatPrefersIPv6(t *testing.T) {
+	b := newBench(t, func(cfg *ClientConfig4) { cfg.IPv6Only = true })
+	b.c.Up(b.now)
+	params, _ := b.want(Discover).Options.Get(OptParameters)
+	require.Contains(t, params, byte(OptIPv6Only))
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptIPv6Only, []byte{0, 0, 7, 8}}))
+	require.Equal(t, IPv6Only, b.c.State())
+	b.quiet()
+	require.Equal(t, 1800*time.Second, b.next())
+	b.want(Discover)
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptIPv6Only, []byte{0, 0, 0, 0}}))
+	require.Equal(t, 300*time.Second, b.next(), "MIN_V6ONLY_WAIT")
+	b.want(Discover)
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptIPv6Only, []byte{0, 0, 0}}))
+	b.want(Request) // "The client MUST ignore the IPv6-Only Preferred option if the length field value is not 4."
+
+	// A host that needs IPv4 does not ask and does not listen.
+	b = newBench(t, nil)
+	b.c.Up(b.now)
+	b.want(Discover)
+	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptIPv6Only, []byte{0, 0, 7, 8}}))
+	b.want(Request)
+}
+
+// FuzzClient4 gives the client calls and messages in any order.
+func FuzzClient4(f *testing.F) {
+	f.Add([]byte{0, 1, 16, 2, 17, 3, 4, 5, 5, 5})
+	f.Add([]byte{0, 1, 16, 2, 17, 3, 5, 19, 6, 7, 0, 18, 5, 5, 5, 8})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		n := uint64(0)
+		b := newBench(t, func(cfg *ClientConfig4) {
+			cfg.IPv6Only = len(ops)%2 == 0
+			cfg.Rand = func() uint64 { n += 0x9e3779b97f4a7c15; return n }
+		})
+		for _, op := range ops[:min(len(ops), 500)] {
+			b.now = b.now.Add(time.Duration(op) * 37 * time.Millisecond)
+			server := []string{"192.0.2.1", "192.0.2.2", "", "127.0.0.1"}[op>>4&3]
+			a := []string{"192.0.2.7", "198.51.100.7"}[op>>6&1]
+			switch op & 15 {
+			case 0:
+				b.c.Up(b.now)
+			case 1, 2:
+				b.receive(b.reply(Offer, server, a, uint32(op)))
+			case 3, 4:
+				b.receive(b.reply(ACK, server, a, uint32(op>>5)*60))
+			case 5:
+				if at := b.c.Deadline(); at.After(b.now) {
+					b.now = at
+				}
+			case 6:
+				b.receive(b.reply(NAK, server, "", 0))
+			case 7:
+				b.c.Down()
+			case 8:
+				b.c.Release()
+			case 9, 10, 11, 12:
+				b.c.Probed(b.now, op&15 != 9)
+			case 13:
+				b.c.Conflict(b.now)
+			case 14:
+				b.receive(b.reply(Offer, server, a, 60, Option4{OptIPv6Only, []byte{0, 0, 0, op}}))
+			}
+			b.c.Tick(b.now)
+			b.check()
+		}
+	})
+}
+
+// check checks what holds after each call.
+func (b *bench) check() {
+	t := b.t
+	require.LessOrEqual(t, len(b.c.sends), 3)
+	require.LessOrEqual(t, len(b.c.events), maxRefusals+4)
+	for s := b.sent(); s != nil; s = b.sent() {
+		mustParse(t, mustAppend(t, s.Message, MinMessageSize4))
+		require.False(t, b.c.down)
+	}
+	for e, ok := b.c.NextEvent(); ok; e, ok = b.c.NextEvent() {
+		require.Equal(t, e.Kind == Refused, e.Lease == nil)
+	}
+	at := b.c.Deadline()
+	require.True(t, at.IsZero() || at.After(b.now), "%v: the deadline %v is over at %v", b.c.State(), at, b.now)
+	switch b.c.State() {
+	case Stopped, Probing:
+		require.True(t, b.c.next.IsZero())
+	case Bound, Renewing, Rebinding:
+		require.NotNil(t, b.c.Lease())
+	default:
+		require.False(t, b.c.next.IsZero())
+	}
+}

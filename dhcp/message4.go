@@ -1,0 +1,324 @@
+package dhcp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// The UDP ports of DHCPv4 (RFC 2131 4.1).
+const (
+	ServerPort4 = 67
+	ClientPort4 = 68
+)
+
+// Values of Message4.Op.
+const (
+	BootRequest = 1 // from a client
+	BootReply   = 2 // from a server
+)
+
+// FlagBroadcast in Message4.Flags asks for replies by broadcast (RFC 2131 4.1).
+const FlagBroadcast = 0x8000
+
+const (
+	fixedLen4 = 236 // what is before the options
+	snameAt   = 44
+	fileAt    = 108
+	cookieLen = 4
+	minLen4   = 300 // RFC 1542 2.1: "the minimal BOOTP header of 300 octets"
+	maxCHAddr = 16
+)
+
+// MinMessageSize4 is the size in bytes that each client has to accept: RFC 2131 2 says a message of up to 576
+// bytes with the headers of IP and UDP.
+const MinMessageSize4 = 576 - 28
+
+// cookie begins the options (RFC 2131 3).
+var cookie = [cookieLen]byte{99, 130, 83, 99}
+
+// ErrMalformed is matched by the errors of ParseMessage4.
+var ErrMalformed = errors.New("malformed message")
+
+// A Message4 is a message of DHCPv4 (RFC 2131 2). An address that is not valid stands for 0.0.0.0.
+type Message4 struct {
+	Op     uint8 // BootRequest or BootReply
+	HType  uint8 // type of the link address; 1: Ethernet
+	Hops   uint8
+	XID    uint32
+	Secs   uint16 // since the client began
+	Flags  uint16
+	CIAddr netip.Addr // of the client, if it has one that it can use
+	YIAddr netip.Addr // that the client is to have
+	SIAddr netip.Addr // of the next server to boot from
+	GIAddr netip.Addr // of the relay agent
+	CHAddr []byte     // the client's link address, at most 16 bytes
+	SName  string     // at most 63 bytes; empty if the field has options
+	File   string     // at most 127 bytes; empty if the field has options
+	// Options are in the order in which they came, each code once.
+	Options Options4
+}
+
+// An Option4 is an option with its whole value.
+type Option4 struct {
+	Code OptionCode4
+	Data []byte
+}
+
+// Options4 are options, each code at most once.
+type Options4 []Option4
+
+// Get returns the value of an option. ok tells whether it is there.
+func (o Options4) Get(code OptionCode4) (data []byte, ok bool) {
+	for i := range o {
+		if o[i].Code == code {
+			return o[i].Data, true
+		}
+	}
+	return nil, false
+}
+
+// Set sets the value of an option, which is not copied.
+func (o *Options4) Set(code OptionCode4, data []byte) {
+	for i := range *o {
+		if (*o)[i].Code == code {
+			(*o)[i].Data = data
+			return
+		}
+	}
+	*o = append(*o, Option4{code, data})
+}
+
+// add appends data to the value of an option.
+//
+// RFC 2131 4.1: "The client concatenates the values of multiple instances of the same option into a single
+// parameter list for configuration." RFC 3396 5 says so of all that receive long options.
+func (o *Options4) add(code OptionCode4, data []byte) {
+	for i := range *o {
+		if (*o)[i].Code == code {
+			(*o)[i].Data = append((*o)[i].Data, data...)
+			return
+		}
+	}
+	*o = append(*o, Option4{code, slices.Clone(data)})
+}
+
+// ParseMessage4 parses a message. It keeps nothing of b. What it returns is not larger than b, but for a fixed
+// part for each option. The error matches ErrMalformed.
+func ParseMessage4(b []byte) (*Message4, error) {
+	if len(b) < fixedLen4+cookieLen {
+		return nil, malformed("it has %d bytes, and needs %d", len(b), fixedLen4+cookieLen)
+	}
+	if [cookieLen]byte(b[fixedLen4:]) != cookie {
+		return nil, malformed("it has no options of DHCP")
+	}
+	chaddr := int(b[2])
+	if chaddr > maxCHAddr {
+		return nil, malformed("a link address of %d bytes", chaddr)
+	}
+	m := &Message4{
+		Op: b[0], HType: b[1], Hops: b[3],
+		XID:    binary.BigEndian.Uint32(b[4:]),
+		Secs:   binary.BigEndian.Uint16(b[8:]),
+		Flags:  binary.BigEndian.Uint16(b[10:]),
+		CIAddr: addrAt(b[12:]), YIAddr: addrAt(b[16:]), SIAddr: addrAt(b[20:]), GIAddr: addrAt(b[24:]),
+		CHAddr: slices.Clone(b[28 : 28+chaddr]),
+	}
+	overload, err := m.parseOptions(b[fixedLen4+cookieLen:])
+	if err != nil {
+		return nil, err
+	}
+	// RFC 2131 4.1: "The options in the 'options' field MUST be interpreted first, so that any 'option overload'
+	// options may be interpreted. The 'file' field MUST be interpreted next [...], followed by the 'sname' field."
+	file, sname := b[fileAt:fixedLen4], b[snameAt:fileAt]
+	if overload&overloadFile == 0 {
+		m.File = text(file)
+	} else if _, err := m.parseOptions(file); err != nil {
+		return nil, err
+	}
+	if overload&overloadSName == 0 {
+		m.SName = text(sname)
+	} else if _, err := m.parseOptions(sname); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// The bits of the option overload (RFC 2132 9.3).
+const (
+	overloadFile  = 1
+	overloadSName = 2
+)
+
+// parseOptions adds the options of a field, and returns the value of the option overload. A field need not
+// have the option end.
+func (m *Message4) parseOptions(b []byte) (overload byte, err error) {
+	for len(b) > 0 {
+		code := OptionCode4(b[0])
+		if code == optPad {
+			b = b[1:]
+			continue
+		}
+		if code == optEnd {
+			break
+		}
+		if len(b) < 2 || len(b) < 2+int(b[1]) {
+			return 0, malformed("option %d is cut off", code)
+		}
+		data := b[2 : 2+int(b[1])]
+		b = b[2+len(data):]
+		if code != optOverload {
+			m.Options.add(code, data)
+		} else if len(data) == 1 {
+			overload |= data[0]
+		}
+	}
+	return overload, nil
+}
+
+// text returns what is before the first zero byte.
+func text(b []byte) string {
+	if i := slices.Index(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return string(b)
+}
+
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("dhcp: %w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+}
+
+// addrAt returns the address at the beginning of b, which is invalid for 0.0.0.0.
+func addrAt(b []byte) netip.Addr {
+	a := netip.AddrFrom4([4]byte(b))
+	if a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// putAddr writes an address, of which one that is not of IPv4 is 0.0.0.0.
+func putAddr(b []byte, a netip.Addr) {
+	if a = a.Unmap(); a.Is4() {
+		four := a.As4()
+		copy(b, four[:])
+	}
+}
+
+// Append appends the message to b in at most size bytes, or without a limit if size is 0. Options that do not
+// fit otherwise go to the fields File and SName where these are empty (RFC 2131 4.1), and those of more than 255
+// bytes are split (RFC 3396). The message is padded to 300 bytes, as BOOTP needs it. The error says which
+// option has no room, or what cannot be written at all.
+func (m *Message4) Append(b []byte, size int) ([]byte, error) {
+	if len(m.CHAddr) > maxCHAddr || len(m.SName) > fileAt-snameAt-1 || len(m.File) > fixedLen4-fileAt-1 {
+		return b, fmt.Errorf("dhcp: CHAddr, SName or File is too long")
+	}
+	at := len(b)
+	b = append(b, make([]byte, fixedLen4)...)
+	h := b[at:]
+	h[0], h[1], h[2], h[3] = m.Op, m.HType, byte(len(m.CHAddr)), m.Hops
+	binary.BigEndian.PutUint32(h[4:], m.XID)
+	binary.BigEndian.PutUint16(h[8:], m.Secs)
+	binary.BigEndian.PutUint16(h[10:], m.Flags)
+	putAddr(h[12:], m.CIAddr)
+	putAddr(h[16:], m.YIAddr)
+	putAddr(h[20:], m.SIAddr)
+	putAddr(h[24:], m.GIAddr)
+	copy(h[28:], m.CHAddr)
+	copy(h[snameAt:], m.SName)
+	copy(h[fileAt:], m.File)
+	b = append(b, cookie[:]...)
+
+	fields := m.fields(size)
+	for _, o := range m.Options {
+		if o.Code == optPad || o.Code == optEnd || o.Code == optOverload {
+			return b[:at], fmt.Errorf("dhcp: option %d cannot be set", o.Code)
+		}
+		if !fields.put(o) {
+			return b[:at], fmt.Errorf("dhcp: option %d of %d bytes has no room in a message of %d bytes", o.Code, len(o.Data), size)
+		}
+	}
+	// Ibid.: "The options in the 'sname' and 'file' fields [...] MUST be terminated by an 'end' option". There is
+	// room for it.
+	if n := copy(h[fileAt:], fields[1].b); n > 0 {
+		h[fileAt+n] = byte(optEnd)
+	}
+	if n := copy(h[snameAt:], fields[2].b); n > 0 {
+		h[snameAt+n] = byte(optEnd)
+	}
+	if o := fields.overload(); o != 0 {
+		b = append(b, byte(optOverload), 1, o)
+	}
+	b = append(append(b, fields[0].b...), byte(optEnd))
+	for len(b)-at < minLen4 && (size == 0 || len(b)-at < size) {
+		b = append(b, 0)
+	}
+	return b, nil
+}
+
+// A field4 is a place for options in a message.
+type field4 struct {
+	b    []byte
+	room int
+}
+
+// fields4 are the places for options in the order in which they are read: options, file, sname.
+type fields4 [3]field4
+
+// fields returns the places for options in a message of at most size bytes; 0: without a limit.
+func (m *Message4) fields(size int) (f fields4) {
+	if size == 0 {
+		f[0].room = int(^uint(0) >> 1)
+		return f
+	}
+	f[0].room = max(0, size-fixedLen4-cookieLen-3-1) // without the options overload and end
+	if m.File == "" {
+		f[1].room = fixedLen4 - fileAt - 1
+	}
+	if m.SName == "" {
+		f[2].room = fileAt - snameAt - 1
+	}
+	return f
+}
+
+// put puts an option into the first place that has room for it. One of more than 255 bytes may go over several
+// places. It reports whether there was room.
+func (f *fields4) put(o Option4) bool {
+	const most = 255
+	if len(o.Data) <= most {
+		for i := range f {
+			if len(o.Data)+2 <= f[i].room {
+				f[i].put(o.Code, o.Data)
+				return true
+			}
+		}
+		return false
+	}
+	data := o.Data
+	for i := range f {
+		for len(data) > 0 && f[i].room > 2 {
+			n := min(len(data), most, f[i].room-2)
+			f[i].put(o.Code, data[:n])
+			data = data[n:]
+		}
+	}
+	return len(data) == 0
+}
+
+func (f *field4) put(code OptionCode4, data []byte) {
+	f.b = append(append(f.b, byte(code), byte(len(data))), data...)
+	f.room -= len(data) + 2
+}
+
+// overload is the value of the option overload; 0: the option is not needed.
+func (f *fields4) overload() (o byte) {
+	if len(f[1].b) > 0 {
+		o |= overloadFile
+	}
+	if len(f[2].b) > 0 {
+		o |= overloadSName
+	}
+	return o
+}
