@@ -8,7 +8,7 @@ import (
 // ARPLen is the length in bytes of an ARP packet for IPv4 over Ethernet.
 const ARPLen = 28
 
-// An ARPOp is what an ARP packet is for.
+// An ARPOp is the operation of an ARP packet.
 type ARPOp uint16
 
 const (
@@ -28,13 +28,12 @@ type ARP struct {
 	Op        ARPOp
 	SenderMAC MAC
 	SenderIP  netip.Addr // IPv4
-	TargetMAC MAC        // without meaning in a request
+	TargetMAC MAC        // not used in a request
 	TargetIP  netip.Addr // IPv4
 }
 
-// ParseARP parses an ARP packet; padding after it is ignored. It fails with
-// ShortARP, and with BadARP where the packet is not about IPv4 over Ethernet or
-// is neither a request nor a reply.
+// ParseARP parses an ARP packet. It ignores padding after the packet. It fails with ShortARP, or with
+// BadARP if the packet is not for IPv4 over Ethernet, or is neither a request nor a reply.
 func ParseARP(b []byte) (h ARP, r Reason) {
 	if len(b) < ARPLen {
 		return h, ShortARP

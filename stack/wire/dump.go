@@ -6,14 +6,12 @@ import (
 	"strconv"
 )
 
-// Describe returns a frame with its Ethernet header in one line for people, as
-// AppendFrame does.
+// Describe returns a description of an Ethernet frame in one line, as AppendFrame does.
 func Describe(frame []byte) string { return string(AppendFrame(nil, frame, true)) }
 
-// AppendFrame appends to dst what is in a frame, in one line for people without
-// a newline. With ethernet the frame begins with its Ethernet header, without it
-// with its IP header. What is malformed is named by its Reason. Any bytes will
-// do. It is for traces, and may allocate.
+// AppendFrame appends a description of a frame to dst, in one line without a newline. If ethernet is
+// set, the frame begins with its Ethernet header, and otherwise with its IP header. A malformed part is
+// described by its Reason, so frame may be any bytes. AppendFrame is for traces, and may allocate.
 func AppendFrame(dst []byte, frame []byte, ethernet bool) []byte {
 	if !ethernet {
 		if len(frame) > 0 && frame[0]>>4 == 6 {
@@ -42,7 +40,7 @@ func AppendFrame(dst []byte, frame []byte, ethernet bool) []byte {
 	return appendNum(dst, " len=", len(payload))
 }
 
-// appendBad appends why a packet is no good, and how long it is.
+// appendBad appends the reason why b is malformed, and its length.
 func appendBad(dst []byte, r Reason, b []byte) []byte {
 	dst = append(dst, '[')
 	dst = append(dst, r.String()...)
@@ -104,7 +102,7 @@ func appendIPv4(dst []byte, b []byte) []byte {
 	return dst
 }
 
-// appendFragment appends where in a datagram a fragment belongs.
+// appendFragment appends the offset of a fragment and its identification.
 func appendFragment(dst []byte, offset uint16, more bool, id uint32) []byte {
 	dst = appendNum(dst, " frag=", offset)
 	if more {
@@ -113,11 +111,11 @@ func appendFragment(dst []byte, offset uint16, more bool, id uint32) []byte {
 	return appendNum(dst, " id=", id)
 }
 
-// ends is what a transport's line needs to know of the packet around it.
+// ends has the properties of a packet that describe its transport.
 type ends struct {
 	src, dst netip.Addr
 	proto    Proto
-	whole    bool // it is no fragment
+	whole    bool // not a fragment
 }
 
 func appendPair(dst []byte, src, to netip.Addr) []byte {
@@ -152,8 +150,8 @@ func appendProto(dst []byte, p Proto) []byte {
 	return appendNum(dst, "proto=", p)
 }
 
-// appendTransport appends the addresses of a datagram and its payload, of which
-// the first bytes at least are there: a first fragment is not checked further.
+// appendTransport appends the addresses and the payload of a datagram. If h.whole is false, b is the
+// payload of a first fragment, and its length and checksum are not checked.
 func appendTransport(dst []byte, h ends, b []byte) []byte {
 	switch h.proto {
 	case ProtoICMP:
@@ -203,7 +201,7 @@ func appendTransport(dst []byte, h ends, b []byte) []byte {
 	return appendNum(dst, " len=", len(b))
 }
 
-// appendIGMP appends what an IGMP message asks or reports.
+// appendIGMP appends the contents of an IGMP message.
 func appendIGMP(dst []byte, b []byte) []byte {
 	h, r := ParseIGMP(b)
 	if r != OK {
@@ -225,8 +223,7 @@ func appendIGMP(dst []byte, b []byte) []byte {
 	return appendNum(appendNum(dst, "type=", h.Type), " len=", len(b))
 }
 
-// appendGroupRecords appends the records of a report as far as they are whole. An address has
-// size bytes.
+// appendGroupRecords appends the complete records of a report. Addresses have size bytes.
 func appendGroupRecords(dst []byte, b []byte, size int) []byte {
 	for len(b) >= 4+size {
 		dst = appendRecordKind(dst, b[0])
@@ -251,8 +248,8 @@ func appendRecordKind(dst []byte, kind uint8) []byte {
 	return append(appendNum(dst, " type=", kind), ' ')
 }
 
-// appendSumNote tells a checksum that is left to the device, whose field holds
-// the sum of the pseudo-header alone, from one that is wrong.
+// appendSumNote appends that a checksum is wrong, or that it is offloaded: its field then holds only
+// the sum of the pseudo-header, for a device to complete.
 func appendSumNote(dst []byte, h ends, b []byte, field uint16, bad Reason) []byte {
 	if field == Fold(PseudoSum(h.src, h.dst, uint8(h.proto), len(b))) {
 		return append(dst, " [checksum offloaded]"...)
@@ -262,7 +259,7 @@ func appendSumNote(dst []byte, h ends, b []byte, field uint16, bad Reason) []byt
 	return append(dst, ']')
 }
 
-// readUDP returns the header that b, of at least UDPLen bytes, begins with.
+// readUDP returns the header at the start of b, which has at least UDPLen bytes.
 func readUDP(b []byte) UDP {
 	be := binary.BigEndian
 	return UDP{SrcPort: be.Uint16(b[0:2]), DstPort: be.Uint16(b[2:4]), Length: be.Uint16(b[4:6]), Checksum: be.Uint16(b[6:8])}
@@ -332,8 +329,8 @@ var unreachNames = [...]string{
 	UnreachAdminProhibited: "administratively prohibited",
 }
 
-// appendICMP appends the addresses of an ICMP message and the message. A first
-// fragment has a checksum that cannot be verified.
+// appendICMP appends the addresses and the contents of an ICMP message. The checksum is not verified in
+// a first fragment.
 func appendICMP(dst []byte, ip ends, b []byte) []byte {
 	dst = appendPair(dst, ip.src, ip.dst)
 	dst = append(dst, "ICMP "...)
@@ -360,7 +357,7 @@ func appendICMP(dst []byte, ip ends, b []byte) []byte {
 	return dst
 }
 
-// appendICMPKind appends the type and code of a message in words.
+// appendICMPKind appends the name of a message's type and code.
 func appendICMPKind(dst []byte, h *ICMP) []byte {
 	switch {
 	case h.Type == ICMPUnreachable && int(h.Code) < len(unreachNames):
@@ -387,7 +384,7 @@ func appendICMPKind(dst []byte, h *ICMP) []byte {
 	return dst
 }
 
-// appendQuoted appends in parentheses the datagram that an ICMP error is about.
+// appendQuoted appends the datagram that an ICMP error quotes, in parentheses.
 func appendQuoted(dst []byte, b []byte) []byte {
 	dst = append(dst, " ("...)
 	h, t, r := ParseQuoted(b)

@@ -65,8 +65,8 @@ var unreach6Names = [...]string{
 	Unreach6RejectRoute:  "reject route",
 }
 
-// appendICMPv6 appends the addresses of an ICMPv6 message and the message. A first fragment
-// has a checksum that cannot be verified.
+// appendICMPv6 appends the addresses and the contents of an ICMPv6 message. The checksum is not
+// verified in a first fragment.
 func appendICMPv6(dst []byte, ip ends, b []byte) []byte {
 	dst = appendPair(dst, ip.src, ip.dst)
 	dst = append(dst, "ICMPv6 "...)
@@ -97,7 +97,7 @@ func appendICMPv6(dst []byte, ip ends, b []byte) []byte {
 	return dst
 }
 
-// appendICMPv6Kind appends the type and code of a message in words.
+// appendICMPv6Kind appends the name of a message's type and code.
 func appendICMPv6Kind(dst []byte, h *ICMPv6) []byte {
 	name, known := icmpv6Names[h.Type]
 	switch {
@@ -124,7 +124,7 @@ func appendICMPv6Kind(dst []byte, h *ICMPv6) []byte {
 	return dst
 }
 
-// appendQuoted6 appends in parentheses the packet that an ICMPv6 error is about.
+// appendQuoted6 appends the packet that an ICMPv6 error quotes, in parentheses.
 func appendQuoted6(dst []byte, b []byte) []byte {
 	dst = append(dst, " ("...)
 	q, r := ParseQuoted6(b)
@@ -140,7 +140,7 @@ func appendQuoted6(dst []byte, b []byte) []byte {
 	return append(appendProto(dst, q.Proto), ')')
 }
 
-// appendMLD appends what a message of multicast listener discovery asks or reports.
+// appendMLD appends the contents of a multicast listener discovery message.
 func appendMLD(dst []byte, h *ICMPv6, b []byte) []byte {
 	switch h.Type {
 	case ICMPv6MLDQuery:
@@ -159,7 +159,7 @@ func appendMLD(dst []byte, h *ICMPv6, b []byte) []byte {
 	return netip.AddrFrom16([16]byte(b[:16])).AppendTo(append(dst, ' '))
 }
 
-// appendND appends what a message of neighbour discovery says.
+// appendND appends the contents of a neighbour discovery message.
 func appendND(dst []byte, h *ICMPv6, b []byte) []byte {
 	dst = append(dst, ' ')
 	switch h.Type {
@@ -212,7 +212,7 @@ func appendND(dst []byte, h *ICMPv6, b []byte) []byte {
 	return dst[:len(dst)-1]
 }
 
-// appendNDOptions appends the options of a router advertisement that say what it offers.
+// appendNDOptions appends the main options of a router advertisement.
 func appendNDOptions(dst []byte, b []byte) []byte {
 	for o, rest, ok := NextNDOption(b); ok; o, rest, ok = NextNDOption(rest) {
 		switch o.Type {

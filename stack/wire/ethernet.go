@@ -7,10 +7,10 @@ import (
 
 const (
 	EthernetLen = 14 // bytes of an Ethernet header
-	MinFrame    = 60 // bytes of the shortest Ethernet frame, without its check sequence
+	MinFrame    = 60 // minimum length of an Ethernet frame in bytes, without its check sequence
 )
 
-// A MAC is an Ethernet address. The zero value is no station's.
+// A MAC is an Ethernet address. The zero value is not the address of any station.
 type MAC [6]byte
 
 // Broadcast returns ff:ff:ff:ff:ff:ff, the address of all stations.
@@ -32,10 +32,10 @@ func MulticastMAC(ip netip.Addr) MAC {
 	return MAC{0x33, 0x33, a[12], a[13], a[14], a[15]}
 }
 
-// IsBroadcast tells whether m addresses all stations.
+// IsBroadcast reports whether m is the broadcast address.
 func (m MAC) IsBroadcast() bool { return m == Broadcast() }
 
-// IsMulticast tells whether m addresses a group: the broadcast address does.
+// IsMulticast reports whether m is a group address. The broadcast address is one.
 func (m MAC) IsMulticast() bool { return m[0]&1 != 0 }
 
 // String returns m as "02:00:5e:10:00:01".
@@ -52,8 +52,8 @@ func (m MAC) appendTo(dst []byte) []byte {
 	return dst
 }
 
-// An EtherType says what an Ethernet frame carries. Values below 0x600 are not
-// types but the lengths of IEEE 802.3 frames.
+// An EtherType identifies the protocol of a frame's payload. Values below 0x600 are not types but
+// lengths of IEEE 802.3 frames.
 type EtherType uint16
 
 const (
@@ -68,8 +68,8 @@ type Ethernet struct {
 	Type     EtherType
 }
 
-// ParseEthernet returns the header of a frame and what follows it, padding
-// included. It fails with ShortEthernet.
+// ParseEthernet returns the header and the payload of a frame. The payload includes the padding. It
+// fails with ShortEthernet.
 func ParseEthernet(b []byte) (h Ethernet, payload []byte, r Reason) {
 	if len(b) < EthernetLen {
 		return h, nil, ShortEthernet

@@ -2,7 +2,7 @@ package wire
 
 import "encoding/binary"
 
-// ICMPLen is the length in bytes of the header of an ICMP message.
+// ICMPLen is the length of an ICMP header in bytes.
 const ICMPLen = 8
 
 // An ICMPType is the type of an ICMP message for IPv4 (RFC 792).
@@ -11,7 +11,7 @@ type ICMPType uint8
 const (
 	ICMPEchoReply      ICMPType = 0
 	ICMPUnreachable    ICMPType = 3
-	ICMPSourceQuench   ICMPType = 4 // deprecated by RFC 6633: to be ignored
+	ICMPSourceQuench   ICMPType = 4 // deprecated by RFC 6633, ignored
 	ICMPRedirect       ICMPType = 5
 	ICMPEcho           ICMPType = 8
 	ICMPTimeExceeded   ICMPType = 11
@@ -48,7 +48,7 @@ const (
 type ICMP struct {
 	Type ICMPType
 	Code uint8
-	Rest uint32 // bytes 4 to 7, whose meaning is the type's; see EchoRest
+	Rest uint32 // bytes 4 to 7, whose meaning depends on Type; see EchoRest
 }
 
 // EchoRest returns the Rest of an echo or echo reply.
@@ -60,15 +60,15 @@ func (h *ICMP) ID() uint16 { return uint16(h.Rest >> 16) }
 // Seq returns the sequence number of an echo or echo reply.
 func (h *ICMP) Seq() uint16 { return uint16(h.Rest) }
 
-// NextHopMTU returns the MTU that UnreachFragNeeded tells of, or 0 where the
-// router does not know RFC 1191 (its section 4).
+// NextHopMTU returns the MTU in an UnreachFragNeeded message. It is 0 if the router does not implement
+// RFC 1191 (section 4).
 func (h *ICMP) NextHopMTU() uint16 { return uint16(h.Rest) }
 
-// Pointer returns the offset in bytes of what ICMPParamProblem complains of.
+// Pointer returns the offset in bytes of the error that ICMPParamProblem reports.
 func (h *ICMP) Pointer() uint8 { return uint8(h.Rest >> 24) }
 
-// IsError tells whether the message reports an error about a datagram, which
-// its body quotes. RFC 1122 3.2.2 forbids to answer such a message by another.
+// IsError reports whether the message is an error message, whose body quotes the datagram that caused
+// it. RFC 1122 3.2.2 forbids answering such a message with another one.
 func (h *ICMP) IsError() bool {
 	switch h.Type {
 	case ICMPUnreachable, ICMPSourceQuench, ICMPRedirect, ICMPTimeExceeded, ICMPParamProblem:
@@ -89,13 +89,13 @@ func ParseICMP(b []byte) (h ICMP, body []byte, r Reason) {
 	return readICMP(b), b[ICMPLen:], OK
 }
 
-// readICMP returns the header that b, of at least ICMPLen bytes, begins with.
+// readICMP returns the header at the start of b, which has at least ICMPLen bytes.
 func readICMP(b []byte) ICMP {
 	return ICMP{Type: ICMPType(b[0]), Code: b[1], Rest: binary.BigEndian.Uint32(b[4:8])}
 }
 
-// Put writes the header to the first ICMPLen bytes of b and body after it, with
-// the checksum of both. The body may lie at b[ICMPLen:] already.
+// Put writes the header to the first ICMPLen bytes of b, followed by body, with the checksum of both.
+// The body may already be at b[ICMPLen:].
 func (h *ICMP) Put(b []byte, body []byte) {
 	b = b[:ICMPLen+len(body)]
 	b[0] = uint8(h.Type)
@@ -106,12 +106,11 @@ func (h *ICMP) Put(b []byte, body []byte) {
 	binary.BigEndian.PutUint16(b[2:4], Checksum(b))
 }
 
-// ParseQuoted parses what an ICMP error quotes of the datagram that it is
-// about: an IPv4 header and the first bytes of what followed, at least 8. The
-// quote is as a rule cut short, and routers may have changed it: therefore
-// neither its total length nor its checksum is verified, and bytes after its
-// total length, such as the extensions of RFC 4884, are left out only where at
-// least 8 remain. It fails with ShortQuoted or BadQuoted.
+// ParseQuoted parses the datagram that an ICMP error quotes: an IPv4 header and at least 8 bytes of its
+// payload. A quote is usually cut short, and routers may have changed it. Therefore ParseQuoted does
+// not verify its total length and its checksum. Bytes after the total length, such as the extensions of
+// RFC 4884, are not part of transport, unless fewer than 8 bytes would remain. It fails with
+// ShortQuoted or BadQuoted.
 func ParseQuoted(b []byte) (h IPv4, transport []byte, r Reason) {
 	n, r := checkIPv4(b)
 	switch {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// An ICMPv6Type is the type of an ICMPv6 message (RFC 4443 and those named).
+// An ICMPv6Type is the type of an ICMPv6 message (RFC 4443, or the RFC beside the type).
 type ICMPv6Type uint8
 
 const (
@@ -41,7 +41,7 @@ const (
 type ICMPv6 struct {
 	Type ICMPv6Type
 	Code uint8
-	Rest uint32 // bytes 4 to 7, whose meaning is the type's; see EchoRest
+	Rest uint32 // bytes 4 to 7, whose meaning depends on Type; see EchoRest
 }
 
 // ID returns the identifier of an echo or echo reply.
@@ -50,12 +50,12 @@ func (h *ICMPv6) ID() uint16 { return uint16(h.Rest >> 16) }
 // Seq returns the sequence number of an echo or echo reply.
 func (h *ICMPv6) Seq() uint16 { return uint16(h.Rest) }
 
-// IsError reports whether the message is about a packet that its body quotes. RFC 4443 2.1:
-// "error messages have message types from 0 to 127".
+// IsError reports whether the message is an error message, whose body quotes the packet that caused it.
+// RFC 4443 2.1: "error messages have message types from 0 to 127".
 func (h *ICMPv6) IsError() bool { return h.Type < 128 }
 
-// ParseICMPv6 returns the header and the body of the ICMPv6 message b of a packet between
-// src and dst. It fails with ShortICMPv6 or BadICMPv6Checksum.
+// ParseICMPv6 returns the header and the body of the ICMPv6 message b. src and dst are the addresses of
+// its packet. It fails with ShortICMPv6 or BadICMPv6Checksum.
 func ParseICMPv6(src, dst netip.Addr, b []byte) (h ICMPv6, body []byte, r Reason) {
 	if len(b) < ICMPLen {
 		return h, nil, ShortICMPv6
@@ -68,13 +68,13 @@ func ParseICMPv6(src, dst netip.Addr, b []byte) (h ICMPv6, body []byte, r Reason
 	return readICMPv6(b), b[ICMPLen:], OK
 }
 
-// readICMPv6 returns the header that b, of at least ICMPLen bytes, begins with.
+// readICMPv6 returns the header at the start of b, which has at least ICMPLen bytes.
 func readICMPv6(b []byte) ICMPv6 {
 	return ICMPv6{Type: ICMPv6Type(b[0]), Code: b[1], Rest: binary.BigEndian.Uint32(b[4:8])}
 }
 
-// Put writes the header to the first ICMPLen bytes of b and body after it, with the
-// checksum of both for a packet between src and dst. The body may lie at b[ICMPLen:] already.
+// Put writes the header to the first ICMPLen bytes of b, followed by body, with the checksum of both
+// for a packet from src to dst. The body may already be at b[ICMPLen:].
 func (h *ICMPv6) Put(src, dst netip.Addr, b, body []byte) {
 	b = b[:ICMPLen+len(body)]
 	b[0] = uint8(h.Type)
@@ -84,28 +84,28 @@ func (h *ICMPv6) Put(src, dst netip.Addr, b, body []byte) {
 	SetICMPv6Checksum(src, dst, b)
 }
 
-// ICMPv6ChecksumOffset is where the checksum is in a message (RFC 4443 2.1).
+// ICMPv6ChecksumOffset is the offset of the checksum in a message (RFC 4443 2.1).
 const ICMPv6ChecksumOffset = 2
 
-// SetICMPv6Checksum computes the checksum of a message and writes it to its place.
+// SetICMPv6Checksum computes the checksum of a message and writes it to the checksum field.
 func SetICMPv6Checksum(src, dst netip.Addr, b []byte) {
 	b[2], b[3] = 0, 0
 	sum := ^Fold(Sum(b, PseudoSum(src, dst, uint8(ProtoICMPv6), len(b))))
 	binary.BigEndian.PutUint16(b[2:4], sum)
 }
 
-// A Quoted6 is what an ICMPv6 error quotes of the packet that it is about.
+// A Quoted6 is the part of a packet that an ICMPv6 error quotes.
 type Quoted6 struct {
 	IPv6
-	Proto     Proto  // of the transport
-	Transport []byte // its first bytes, at least 8; nil where the quote ends before them
-	Fragment  uint16 // offset of the quoted fragment in bytes; Transport is nil where it is not 0
+	Proto     Proto  // of Transport
+	Transport []byte // start of the transport header, at least 8 bytes; nil if the quote ends earlier
+	Fragment  uint16 // offset of the quoted fragment in bytes; if it is not 0, Transport is nil
 }
 
-// ParseQuoted6 parses what an ICMPv6 error quotes: "as much of invoking packet as possible
-// without the ICMPv6 packet exceeding the minimum IPv6 MTU" (RFC 4443 3). Routers may have
-// changed it, so that its length is not verified. It fails with ShortQuoted6 where less than a
-// header and 8 bytes are there, and with BadQuoted6 where it is no IPv6 packet.
+// ParseQuoted6 parses the packet that an ICMPv6 error quotes: "as much of invoking packet as possible
+// without the ICMPv6 packet exceeding the minimum IPv6 MTU" (RFC 4443 3). Routers may have changed the
+// packet, so its length is not verified. It fails with ShortQuoted6 if there are fewer bytes than a
+// header and 8 bytes, and with BadQuoted6 if the quote is not an IPv6 packet.
 func ParseQuoted6(b []byte) (q Quoted6, r Reason) {
 	const quoted = 8
 	if len(b) < IPv6Len+quoted {

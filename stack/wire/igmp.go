@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	IGMPLen   = 8  // bytes of an IGMP message of versions 1 and 2, and of the header of a report of version 3
-	IGMPv3Len = 12 // bytes of a query of version 3, without its sources
+	IGMPLen   = 8  // bytes of a message of version 1 or 2, and of a version 3 report without its records
+	IGMPv3Len = 12 // bytes of a version 3 query without its sources
 )
 
 // An IGMPType is the type of an IGMP message (RFC 1112, RFC 2236, RFC 3376).
@@ -21,20 +21,20 @@ const (
 	IGMPv3Report IGMPType = 0x22
 )
 
-// An IGMP is what the messages have in common; what follows only queries have.
+// An IGMP is an IGMP message. The fields from Version on are set only for queries.
 type IGMP struct {
 	Type  IGMPType
-	Group netip.Addr // unspecified: in a query, all groups
+	Group netip.Addr // in a query, unspecified means all groups
 
-	Version    int    // of the query: 1, 2 or 3
-	Tenths     int    // of a second, in which the answer is wanted; 100 of version 1
-	Robustness int    // version 3: the querier's robustness variable, up to 7; 0: not told
-	Interval   int    // version 3: the querier's interval in seconds; 0: not told
+	Version    int    // 1, 2 or 3
+	Tenths     int    // maximum response time in tenths of a second; 100 for version 1
+	Robustness int    // version 3: the querier's robustness variable, up to 7; 0: unspecified
+	Interval   int    // version 3: the querier's query interval in seconds; 0: unspecified
 	Sources    []byte // version 3: 4 bytes each
 }
 
-// ParseIGMP checks a message and returns what a host needs of it. It fails with
-// ShortIGMP, BadIGMPLength or BadIGMPChecksum.
+// ParseIGMP checks a message and returns the fields that a host needs. It fails with ShortIGMP,
+// BadIGMPLength or BadIGMPChecksum.
 func ParseIGMP(b []byte) (h IGMP, r Reason) {
 	if len(b) < IGMPLen {
 		return h, ShortIGMP
@@ -74,8 +74,8 @@ func ParseIGMP(b []byte) (h IGMP, r Reason) {
 	return h, OK
 }
 
-// igmpFloat is the value of a code of RFC 3376 4.1.1 and 4.1.7: "If Max Resp Code
-// >= 128, Max Resp Code represents a floating-point value".
+// igmpFloat decodes the code of a time (RFC 3376 4.1.1 and 4.1.7): "If Max Resp Code >= 128, Max Resp
+// Code represents a floating-point value".
 func igmpFloat(code uint8) int {
 	if code < 128 {
 		return int(code)
@@ -92,8 +92,8 @@ func PutIGMP(b []byte, typ IGMPType, group netip.Addr) {
 	binary.BigEndian.PutUint16(b[2:4], Checksum(b))
 }
 
-// PutIGMPv3Report writes the header of a report to b, where n group records follow
-// it already: b is the whole message.
+// PutIGMPv3Report writes the header of a report to the start of b. b is the whole message, and already
+// contains the n group records.
 func PutIGMPv3Report(b []byte, n int) {
 	clear(b[:IGMPLen])
 	b[0] = byte(IGMPv3Report)
@@ -104,11 +104,11 @@ func PutIGMPv3Report(b []byte, n int) {
 // ipv4OptRouterAlert is the option of RFC 2113 2.1: "Router shall examine packet".
 const ipv4OptRouterAlert = 148
 
-// RouterAlertOption returns the options of a header that has only a router alert.
+// RouterAlertOption returns IPv4 options that consist of a router alert.
 func RouterAlertOption() []byte { return []byte{ipv4OptRouterAlert, 4, 0, 0} }
 
-// RouterAlert reports whether a router alert is among the options of a datagram, which
-// are well formed.
+// RouterAlert reports whether the options of a datagram contain a router alert. The options must be
+// well formed.
 func RouterAlert(options []byte) bool {
 	for i := 0; i+1 < len(options); {
 		switch options[i] {

@@ -2,7 +2,8 @@ package wire
 
 import "net/netip"
 
-// Version returns the version that an IP header begins with, 4 or 6 where it is one; 0 where b is empty.
+// Version returns the version field of an IP header, or 0 if b is empty. It is 4 or 6 if b is a valid
+// packet.
 func Version(b []byte) int {
 	if len(b) == 0 {
 		return 0
@@ -10,8 +11,8 @@ func Version(b []byte) int {
 	return int(b[0] >> 4)
 }
 
-// Ends returns the source and the destination that an IP header has; invalid ones where b is
-// no whole header.
+// Ends returns the source and the destination of an IP header. They are invalid if b does not begin
+// with a whole header.
 func Ends(b []byte) (src, dst netip.Addr) {
 	switch {
 	case Version(b) == 4 && len(b) >= IPv4Len:

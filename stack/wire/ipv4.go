@@ -7,11 +7,11 @@ import (
 
 const (
 	IPv4Len    = 20 // bytes of an IPv4 header without options
-	MaxIPv4Len = 60 // bytes of an IPv4 header with all the options it can have
+	MaxIPv4Len = 60 // maximum length of an IPv4 header with options, in bytes
 )
 
-// A Proto is what an IP datagram carries: the Protocol field of IPv4, the Next
-// Header field of IPv6.
+// A Proto is the protocol of an IP datagram's payload: the Protocol field of IPv4, the Next Header
+// field of IPv6.
 type Proto uint8
 
 const (
@@ -39,7 +39,7 @@ const (
 
 // An IPv4 is the header of an IPv4 datagram (RFC 791 3.1).
 type IPv4 struct {
-	TOS           uint8 // the six bits of DSCP and the two of ECN
+	TOS           uint8 // six bits of DSCP and two bits of ECN
 	ID            uint16
 	DontFragment  bool
 	MoreFragments bool
@@ -47,13 +47,13 @@ type IPv4 struct {
 	TTL           uint8
 	Proto         Proto
 	Src, Dst      netip.Addr // IPv4
-	Options       []byte     // at most 40 bytes; part of the packet after ParseIPv4
-	TotalLen      uint16     // header and payload in bytes: set by ParseIPv4, not read by Put
+	Options       []byte     // at most 40 bytes; ParseIPv4 returns a part of the packet
+	TotalLen      uint16     // header and payload in bytes; set by ParseIPv4, ignored by Put
 }
 
-// ParseIPv4 checks a datagram as a host must and returns its header and its
-// payload, without whatever the link appended. It does not look into the
-// options: ParseIPv4Options does.
+// ParseIPv4 checks a datagram as a host must, and returns its header and its payload. The payload
+// excludes bytes that the link has appended. ParseIPv4 does not check the options; ParseIPv4Options
+// does.
 //
 // It fails with ShortIPv4, BadIPv4Version, BadIPv4HeaderLen, BadIPv4TotalLen or
 // BadIPv4Checksum.
@@ -61,9 +61,9 @@ func ParseIPv4(b []byte) (h IPv4, payload []byte, r Reason) {
 	return ParseIPv4Head(b, 0)
 }
 
-// ParseIPv4Head is ParseIPv4 for the beginning of a datagram, with all of its
-// header, whose last bytes are elsewhere. How many those are is given in tail; when
-// they are not exactly what is missing, it fails with BadIPv4TotalLen.
+// ParseIPv4Head is ParseIPv4 for a datagram in two parts: b is the first part and contains the whole
+// header, tail is the length of the second in bytes. It fails with BadIPv4TotalLen unless the two
+// lengths add up to the total length.
 func ParseIPv4Head(b []byte, tail int) (h IPv4, payload []byte, r Reason) {
 	n, r := checkIPv4(b)
 	if r != OK {
@@ -83,7 +83,8 @@ func ParseIPv4Head(b []byte, tail int) (h IPv4, payload []byte, r Reason) {
 	return h, b[n:total:total], OK
 }
 
-// checkIPv4 returns the header's length if b begins with a whole IPv4 header.
+// checkIPv4 returns the length of the IPv4 header at the start of b. It fails if there is no whole
+// header.
 func checkIPv4(b []byte) (headerLen int, r Reason) {
 	if len(b) < IPv4Len {
 		return 0, ShortIPv4
@@ -101,7 +102,7 @@ func checkIPv4(b []byte) (headerLen int, r Reason) {
 	return n, OK
 }
 
-// read sets h from the header of n bytes that b begins with.
+// read sets h from the header at the start of b, which has n bytes.
 func (h *IPv4) read(b []byte, n int) {
 	be := binary.BigEndian
 	h.TOS = b[1]
@@ -120,16 +121,16 @@ func (h *IPv4) read(b []byte, n int) {
 	}
 }
 
-// HeaderLen returns the length of the header in bytes, options included: a
-// multiple of 4 from 20 to 60.
+// HeaderLen returns the length of the header in bytes, options included. It is a multiple of 4 from 20
+// to 60.
 func (h *IPv4) HeaderLen() int { return IPv4Len + (len(h.Options)+3)&^3 }
 
-// IsFragment tells whether the datagram is a part of a larger one.
+// IsFragment reports whether the datagram is a fragment.
 func (h *IPv4) IsFragment() bool { return h.MoreFragments || h.FragOffset != 0 }
 
-// Put writes the header, checksum included, to the first HeaderLen bytes of b.
-// The payload of payloadLen bytes is not looked at. Options are padded with
-// zeros, which mean End of Option List. Both addresses must be IPv4.
+// Put writes the header, checksum included, to the first HeaderLen bytes of b. payloadLen is the length
+// of the payload, which Put does not read. Options are padded with zeros, which mean End of Option
+// List. Both addresses must be IPv4.
 func (h *IPv4) Put(b []byte, payloadLen int) {
 	n := h.HeaderLen()
 	if n > MaxIPv4Len {

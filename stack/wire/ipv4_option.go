@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Options of IPv4: their first octets (RFC 791 3.1).
+// Types of IPv4 options (RFC 791 3.1).
 const (
 	ipv4OptEnd         = 0
 	ipv4OptNop         = 1
@@ -15,8 +15,8 @@ const (
 	ipv4OptSSRR        = 137 // Strict Source and Record Route
 )
 
-// Flags of the Timestamp option (RFC 791 3.1): the lower half of its fourth octet, of which
-// the upper one counts the hosts that found no room.
+// Flags of the Timestamp option (RFC 791 3.1). They are the lower half of its fourth octet. The upper
+// half counts the hosts that found no room for a timestamp.
 const (
 	ipv4TimeOnly         = 0
 	ipv4TimeAndAddr      = 1
@@ -24,18 +24,18 @@ const (
 	ipv4TimeMaxOverflow  = 15
 )
 
-// IPv4Options are the options of a datagram that are looked at. Each is nil where there is none, and
-// otherwise the whole option, a part of what was parsed.
+// IPv4Options are the options that this stack handles. A field is nil if the option is absent, and
+// otherwise the whole option, a sub-slice of the parsed bytes.
 type IPv4Options struct {
 	SourceRoute []byte // loose or strict
 	RecordRoute []byte
 	Timestamp   []byte
 }
 
-// ParseIPv4Options looks through the options of a header, as ParseIPv4 returns them. Options
-// that it does not know are passed over. It fails with BadIPv4Options; bad is then the offset
-// in the header of the octet at fault, the Pointer of an ICMP Parameter Problem. Which octet that
-// is, RFC 792 does not say for each fault: it is Linux's choice.
+// ParseIPv4Options parses the options that ParseIPv4 has returned. It skips unknown options. It fails
+// with BadIPv4Options; bad is then the offset in the header of the octet at fault, for the Pointer of
+// an ICMP Parameter Problem. Where RFC 792 does not say which octet that is, it is the one that Linux
+// reports.
 func ParseIPv4Options(options []byte) (o IPv4Options, bad int, r Reason) {
 	fault := func(i int) (IPv4Options, int, Reason) { return o, IPv4Len + i, BadIPv4Options }
 	for i := 0; i < len(options); {
@@ -61,11 +61,11 @@ func ParseIPv4Options(options []byte) (o IPv4Options, bad int, r Reason) {
 	return o, 0, OK
 }
 
-// add checks an option and remembers it if it is one of those that are looked at. It returns
-// the index of the octet at fault, or -1.
+// add checks an option, and records it if it is one of those in IPv4Options. It returns the index of
+// the octet at fault, or -1.
 func (o *IPv4Options) add(opt []byte) int {
 	var known *[]byte
-	head, least := 3, byte(4) // what comes before the data, and the smallest pointer
+	head, least := 3, byte(4) // octets before the data, and the minimum pointer
 	switch opt[0] {
 	case ipv4OptLSRR, ipv4OptSSRR:
 		known = &o.SourceRoute
@@ -84,13 +84,13 @@ func (o *IPv4Options) add(opt []byte) int {
 	}
 	switch {
 	case *known != nil:
-		// RFC 791 3.1, of each of them: "Appears at most once in a datagram."
+		// RFC 791 3.1, for each of them: "Appears at most once in a datagram."
 		return 0
 	case len(opt) < head:
 		return 1
 	case opt[2] < least:
-		// Ibid.: "The pointer is relative to this option, and the smallest legal
-		// value for the pointer is 4", and for a timestamp "The smallest legal value is 5."
+		// RFC 791 3.1: "The pointer is relative to this option, and the smallest legal value for the
+		// pointer is 4", and for a timestamp "The smallest legal value is 5."
 		return 2
 	}
 	*known = opt
@@ -103,7 +103,8 @@ func (o *IPv4Options) add(opt []byte) int {
 	return -1
 }
 
-// checkRoom is add for an option whose next entry has n octets.
+// checkRoom checks that an option has room for a next entry of n octets, or is full. It returns what
+// add returns.
 //
 // RFC 791 3.1: "If there is some room but not enough room for a full address to be inserted,
 // the original datagram is considered to be in error".
@@ -114,7 +115,7 @@ func checkRoom(opt []byte, n int) int {
 	return -1
 }
 
-// checkTimestamp is add for a timestamp.
+// checkTimestamp checks a Timestamp option. It returns what add returns.
 func checkTimestamp(opt []byte) int {
 	flag, overflow := opt[3]&15, opt[3]>>4
 	full := int(opt[2]) > len(opt)
@@ -131,8 +132,9 @@ func checkTimestamp(opt []byte) int {
 	return -1
 }
 
-// Record enters an address of the host, which is IPv4, and the time into the options, where they have
-// room: what a host does that a datagram has reached. The time is in milliseconds since midnight UT.
+// Record adds an address of this host and the time to the options in which there is room, as a host
+// does when it receives the datagram. addr must be IPv4. ms is the time in milliseconds since midnight
+// UT.
 //
 // RFC 791 3.1: "If the route data area is already full (the pointer exceeds the length) the
 // datagram is forwarded without inserting the address"; "The Overflow ... field is the number
@@ -161,7 +163,7 @@ func (o *IPv4Options) Record(addr netip.Addr, ms uint32) {
 		opt[2] += 4
 	case ipv4TimePrespecified:
 		if [4]byte(next) != a {
-			return // it is another's to fill in
+			return // another host fills in this entry
 		}
 		fallthrough
 	case ipv4TimeAndAddr:

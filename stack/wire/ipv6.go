@@ -10,8 +10,8 @@ const (
 	// (RFC 8200 3).
 	IPv6Len = 40
 
-	// MinIPv6MTU is the least MTU of a link that carries IPv6, in bytes. RFC 8200 5:
-	// "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+	// MinIPv6MTU is the minimum MTU of a link that carries IPv6, in bytes. RFC 8200 5: "IPv6 requires
+	// that every link in the Internet have an MTU of 1280 octets or greater."
 	MinIPv6MTU = 1280
 )
 
@@ -23,26 +23,26 @@ const (
 
 // An IPv6 is the header of an IPv6 packet (RFC 8200 3).
 type IPv6 struct {
-	TrafficClass uint8  // the six bits of DSCP and the two of ECN
+	TrafficClass uint8  // six bits of DSCP and two bits of ECN
 	FlowLabel    uint32 // 20 bits (RFC 6437); 0: none
-	Next         Proto  // of what follows: an extension header or the transport
+	Next         Proto  // type of the next header: an extension header or the transport
 	HopLimit     uint8
 	Src, Dst     netip.Addr // IPv6, without a zone
-	PayloadLen   uint16     // what follows the header, in bytes: set by ParseIPv6, not read by Put
+	PayloadLen   uint16     // length of the payload in bytes; set by ParseIPv6, ignored by Put
 }
 
-// ParseIPv6 checks a packet as a node must and returns its header and its payload, which
-// begins with the first extension header where there is one, without whatever the link
-// appended. It does not look into extension headers: WalkIPv6 does.
+// ParseIPv6 checks a packet as a node must, and returns its header and its payload. The payload begins
+// with the extension headers, if there are any, and excludes bytes that the link has appended.
+// ParseIPv6 does not check the extension headers; WalkIPv6 does.
 //
 // It fails with ShortIPv6, BadIPv6Version or BadIPv6PayloadLen.
 func ParseIPv6(b []byte) (h IPv6, payload []byte, r Reason) {
 	return ParseIPv6Head(b, 0)
 }
 
-// ParseIPv6Head is ParseIPv6 for the beginning of a packet, with all of its headers, whose
-// last bytes are elsewhere. tail is how many those are; when they are not exactly what is
-// missing, it fails with BadIPv6PayloadLen.
+// ParseIPv6Head is ParseIPv6 for a packet in two parts: b is the first part and contains all headers,
+// tail is the length of the second in bytes. It fails with BadIPv6PayloadLen unless the two lengths add
+// up to the length of the packet.
 func ParseIPv6Head(b []byte, tail int) (h IPv6, payload []byte, r Reason) {
 	if len(b) < IPv6Len {
 		return h, nil, ShortIPv6
@@ -58,7 +58,7 @@ func ParseIPv6Head(b []byte, tail int) (h IPv6, payload []byte, r Reason) {
 	return h, b[IPv6Len:end:end], OK
 }
 
-// read sets h from the header that b, of at least IPv6Len bytes, begins with.
+// read sets h from the header at the start of b, which has at least IPv6Len bytes.
 func (h *IPv6) read(b []byte) {
 	v := binary.BigEndian.Uint32(b[0:4])
 	h.TrafficClass = uint8(v >> 20)
@@ -70,9 +70,9 @@ func (h *IPv6) read(b []byte) {
 	h.Dst = netip.AddrFrom16([16]byte(b[24:40]))
 }
 
-// Put writes the header to the first IPv6Len bytes of b. The payload of payloadLen bytes,
-// extension headers included, is not looked at. IPv4 addresses are written in their
-// IPv4-mapped form.
+// Put writes the header to the first IPv6Len bytes of b. payloadLen is the length of the payload,
+// extension headers included, which Put does not read. IPv4 addresses are written in their IPv4-mapped
+// form.
 func (h *IPv6) Put(b []byte, payloadLen int) {
 	if payloadLen < 0 || payloadLen > 0xffff {
 		panic("wire: the payload does not fit an IPv6 packet")

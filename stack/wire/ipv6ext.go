@@ -2,31 +2,31 @@ package wire
 
 import "encoding/binary"
 
-// Extension headers (RFC 8200 4). They share the numbers of the transport protocols.
+// Extension headers (RFC 8200 4). Their numbers are in the same space as those of the transports.
 const (
 	ProtoHopByHop Proto = 0
 	ProtoRouting  Proto = 43
 	ProtoFragment Proto = 44
-	ProtoNone     Proto = 59 // nothing follows
+	ProtoNone     Proto = 59 // there is no next header
 	ProtoDstOpts  Proto = 60
 )
 
 // FragmentLen is the length of a Fragment header in bytes (RFC 8200 4.5).
 const FragmentLen = 8
 
-// maxIPv6Ext is how many extension headers of one packet are walked. RFC 8504 5.3: "a host
-// MAY limit the number of [...] extension headers". No packet that has a purpose has more.
+// maxIPv6Ext is the maximum number of extension headers of a packet. RFC 8504 5.3: "a host MAY limit
+// the number of [...] extension headers". No useful packet has more.
 const maxIPv6Ext = 8
 
-// maxIPv6Opts is how many options of one header are walked, padding included, for the
-// same reason: RFC 8504 5.3 lets a host limit "the number of non-padding options" to 8.
+// maxIPv6Opts is the maximum number of options of one header, padding included. RFC 8504 5.3 allows a
+// host to limit "the number of non-padding options" to 8.
 const maxIPv6Opts = 16
 
 // A Fragment is a Fragment header (RFC 8200 4.5).
 type Fragment struct {
-	Next   Proto  // of the first header of the part that is fragmented
-	Offset uint16 // of this piece in that part, in bytes: a multiple of 8
-	More   bool   // this is not the last piece
+	Next   Proto  // type of the first header of the fragmentable part
+	Offset uint16 // offset of the fragment in that part in bytes, a multiple of 8
+	More   bool   // this is not the last fragment
 	ID     uint32
 }
 
@@ -55,61 +55,62 @@ const (
 	ParamFirstChain = 3 // the first fragment has an incomplete header chain
 )
 
-// An Answer says who is to be told of a packet that was dropped for its extension headers.
+// An Answer says whether a packet that was dropped because of its extension headers is answered by an
+// ICMP Parameter Problem.
 type Answer uint8
 
 const (
-	AnswerNone    Answer = iota // nobody
-	AnswerUnicast               // its source, unless the packet was sent to a group
-	AnswerAlways                // its source, also where the packet was sent to a group
+	AnswerNone    Answer = iota // no
+	AnswerUnicast               // yes, unless the packet was sent to a multicast address
+	AnswerAlways                // yes, even if the packet was sent to a multicast address
 )
 
-// A Chain is what a walk over the extension headers of a packet has found.
+// A Chain is the result of a walk over the extension headers of a packet.
 type Chain struct {
-	Proto  Proto // of what follows them: a transport, or ProtoNone
-	Offset int   // of that, from the first byte that was walked
+	Proto  Proto // type of the header after the extension headers: a transport or ProtoNone
+	Offset int   // offset of that header from the first byte that was walked
 
 	// NextAt is the offset of the Next Header field that names Proto, from the first byte
 	// of the IPv6 header.
 	NextAt int
 
-	// Fragmented says that the walk has stopped after a Fragment header, whose
-	// fields are Fragment: Proto and Offset are those of the fragmented part. One with
-	// the whole packet in it (RFC 6946: an atomic fragment) is passed over instead.
+	// Fragmented is set if the walk ended after a Fragment header, which is in Fragment. Proto and
+	// Offset are then those of the fragmentable part. A Fragment header with the whole packet behind it
+	// (an atomic fragment, RFC 6946) does not end the walk.
 	Fragmented bool
 	Fragment   Fragment
 
-	// RouterAlert says that there is such an option (RFC 2711) in a Hop-by-Hop Options header.
+	// RouterAlert is set if a Hop-by-Hop Options header contains that option (RFC 2711).
 	RouterAlert bool
 
-	// Of a walk that has failed: what a Parameter Problem has to say, and to whom.
+	// If the walk failed: whether to send a Parameter Problem, and its code and pointer.
 	Answer  Answer
 	Code    uint8
 	Pointer uint32 // offset from the first byte of the IPv6 header
 }
 
-// WalkIPv6 walks the extension headers of a packet, b being what follows its IPv6 header and
-// next the header's Next Header field. It obeys RFC 8200 4, RFC 5095 and RFC 6946.
+// WalkIPv6 walks the extension headers of a packet. b is the payload of its IPv6 header, and next is
+// the Next Header field of that header. It obeys RFC 8200 4, RFC 5095 and RFC 6946.
 //
 // It fails with ShortIPv6Ext, BadIPv6Ext, BadIPv6Option, BadIPv6Routing, BadIPv6Fragment or
-// LongIPv6Chain; the chain then says what to answer.
+// LongIPv6Chain. c then describes the answer.
 func WalkIPv6(next Proto, b []byte) (c Chain, r Reason) {
 	return walkIPv6(next, b, Chain{NextAt: IPv6NextOffset}, IPv6Len)
 }
 
-// WalkReassembled is WalkIPv6 for the part of a packet that had been fragmented, put together
-// again: next is the Fragment header's, and at is the length of what stands before
-// the part in the packet, IPv6 header included, without the Fragment header.
+// WalkReassembled is WalkIPv6 for the fragmentable part of a packet after reassembly. next is the Next
+// Header field of the Fragment header. at is the length in bytes of the headers before that part, IPv6
+// header included and Fragment header excluded.
 func WalkReassembled(next Proto, b []byte, at int) (c Chain, r Reason) {
 	c, r = walkIPv6(next, b, Chain{NextAt: IPv6NextOffset}, at)
 	if r == OK && c.Fragmented {
-		// A part of a packet has no fragments of its own.
+		// The fragmentable part must not contain fragments itself.
 		return c, BadIPv6Fragment
 	}
 	return c, r
 }
 
-// walkIPv6 walks b, which begins at bytes into the packet.
+// walkIPv6 walks b, which begins at offset at of the packet.
 func walkIPv6(next Proto, b []byte, c Chain, at int) (Chain, Reason) {
 	off := 0
 	for n := 0; ; n++ {
@@ -167,13 +168,13 @@ func walkIPv6(next Proto, b []byte, c Chain, at int) (Chain, Reason) {
 	}
 }
 
-// problem sets what a Parameter Problem has to say.
+// problem sets the code and the pointer of a Parameter Problem, and when to send it.
 func (c Chain) problem(to Answer, code uint8, pointer int) Chain {
 	c.Answer, c.Code, c.Pointer = to, code, uint32(pointer)
 	return c
 }
 
-// checkFragment checks a piece of n bytes.
+// checkFragment checks a fragment of n bytes.
 func (c *Chain) checkFragment(n int) Reason {
 	if c.Fragment.More && n%8 != 0 {
 		// RFC 8200 4.5: "If the length of a fragment, as derived from the fragment packet's
@@ -195,7 +196,7 @@ func (c *Chain) checkFragment(n int) Reason {
 	return OK
 }
 
-// isIPv6Ext reports whether a header of that number is followed by another.
+// isIPv6Ext reports whether p is an extension header, which another header follows.
 func isIPv6Ext(p Proto) bool {
 	switch p {
 	case ProtoHopByHop, ProtoRouting, ProtoFragment, ProtoDstOpts:
@@ -211,8 +212,8 @@ const (
 	ipv6OptRouterAlert = 5
 )
 
-// options walks the options of a Hop-by-Hop or Destination Options header h, which begins at
-// bytes into the packet.
+// options walks the options of a Hop-by-Hop or Destination Options header. The header is h, and begins
+// at offset at of the packet.
 func (c *Chain) options(kind Proto, h []byte, at int) Reason {
 	count := 0
 	for i := 2; i < len(h); count++ {
@@ -252,8 +253,8 @@ func (c *Chain) options(kind Proto, h []byte, at int) Reason {
 	return OK
 }
 
-// CompleteChain reports whether b, the first fragment's piece of the fragmented part, whose
-// first header is next, has all headers of the packet: extension headers and the transport's.
+// CompleteChain reports whether the first fragment of a packet contains all headers, including the
+// transport's. b is its piece of the fragmentable part, and next is the type of the first header in b.
 //
 // RFC 7112 5: "When a host fragments an IPv6 datagram, it MUST include the entire IPv6
 // Header Chain in the First Fragment." A first fragment without it is dropped: see ParamFirstChain.
@@ -277,7 +278,7 @@ func CompleteChain(next Proto, b []byte) bool {
 	return false
 }
 
-// leastTransport is the length of the shortest header of a transport, in bytes.
+// leastTransport returns the minimum length of a transport's header in bytes.
 func leastTransport(p Proto) int {
 	switch p {
 	case ProtoTCP:
@@ -290,11 +291,11 @@ func leastTransport(p Proto) int {
 	return 0
 }
 
-// RouterAlertLen is the length in bytes of what PutRouterAlert writes.
+// RouterAlertLen is the length in bytes of the header that PutRouterAlert writes.
 const RouterAlertLen = 8
 
 // PutRouterAlert writes a Hop-by-Hop Options header with a router alert for MLD to the first
-// RouterAlertLen bytes of b, before a header of number next.
+// RouterAlertLen bytes of b. next is the type of the header after it.
 //
 // RFC 2710 3: all messages "are sent with a link-local IPv6 Source Address, an IPv6 Hop Limit
 // of 1, and an IPv6 Router Alert option in a Hop-by-Hop Options header."

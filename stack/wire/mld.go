@@ -5,27 +5,28 @@ import (
 	"net/netip"
 )
 
-// Multicast listener discovery: version 1 is RFC 2710, version 2 RFC 9777. The functions take and
-// give the body of an ICMPv6 message, what follows its first 8 bytes. A maximum response
-// delay or code is in the upper half of ICMPv6.Rest, and the number of records of a report of
-// version 2 in the lower.
+// Multicast listener discovery: version 1 is RFC 2710, version 2 is RFC 9777. The functions parse and
+// write the body of an ICMPv6 message, which begins after its first 8 bytes. ICMPv6.Rest contains the
+// maximum response delay or code in its upper half, and the number of records of a version 2 report in
+// its lower half.
 
 const (
-	MLDLen   = 16 // bytes of a body of version 1
-	MLDv2Len = 20 // bytes of the body of a query of version 2, without its sources
+	MLDLen   = 16 // bytes of a version 1 body
+	MLDv2Len = 20 // bytes of the body of a version 2 query without its sources
 )
 
 // An MLDQuery is a Multicast Listener Query.
 type MLDQuery struct {
 	Version    int        // 1 or 2
-	Group      netip.Addr // unspecified: all groups
-	Millis     int        // in which the answer is wanted
-	Robustness int        // version 2: the querier's robustness variable, up to 7; 0: not told
-	Interval   int        // version 2: the querier's interval in seconds; 0: not told
+	Group      netip.Addr // unspecified means all groups
+	Millis     int        // maximum response delay in milliseconds
+	Robustness int        // version 2: the querier's robustness variable, up to 7; 0: unspecified
+	Interval   int        // version 2: the querier's query interval in seconds; 0: unspecified
 	Sources    []byte     // version 2: 16 bytes each
 }
 
-// ParseMLDQuery parses a query: rest is ICMPv6.Rest. It fails with ShortMLD or BadMLDLength.
+// ParseMLDQuery parses the body of a query. rest is ICMPv6.Rest. It fails with ShortMLD or
+// BadMLDLength.
 func ParseMLDQuery(rest uint32, b []byte) (h MLDQuery, r Reason) {
 	if len(b) < MLDLen {
 		return h, ShortMLD
@@ -53,8 +54,8 @@ func ParseMLDQuery(rest uint32, b []byte) (h MLDQuery, r Reason) {
 	return h, OK
 }
 
-// mldFloat is the value of a maximum response code. RFC 9777 5.1.3: "If Maximum Response Code >=
-// 32768, Maximum Response Code represents a floating-point value".
+// mldFloat decodes a maximum response code. RFC 9777 5.1.3: "If Maximum Response Code >= 32768, Maximum
+// Response Code represents a floating-point value".
 func mldFloat(code uint16) int {
 	if code < 32768 {
 		return int(code)

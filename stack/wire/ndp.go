@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Neighbour discovery (RFC 4861). The functions take and give the body of an ICMPv6 message,
-// what follows its first 8 bytes. What the message says in those is in ICMPv6.Rest.
+// Neighbour discovery (RFC 4861). The functions parse and write the body of an ICMPv6 message, which
+// begins after its first 8 bytes. The fields before the body are in ICMPv6.Rest.
 
 // NDHopLimit is the hop limit of every message. RFC 4861 11.2: a node "MUST verify that the IP
 // Hop Limit field has a value of 255, i.e., the packet could not possibly have been forwarded
@@ -21,8 +21,8 @@ const (
 	NDSourceLink NDOptionType = 1
 	NDTargetLink NDOptionType = 2
 	NDPrefix     NDOptionType = 3
-	NDRedirected NDOptionType = 4  // the packet that was redirected
-	NDMTU        NDOptionType = 5  // of the link
+	NDRedirected NDOptionType = 4  // the packet that caused a Redirect
+	NDMTU        NDOptionType = 5  // MTU of the link
 	NDNonce      NDOptionType = 14 // RFC 3971 5.3.2, RFC 7527
 	NDRoute      NDOptionType = 24 // RFC 4191
 	NDRDNSS      NDOptionType = 25 // RFC 8106
@@ -30,17 +30,17 @@ const (
 	NDPREF64     NDOptionType = 38 // RFC 8781
 )
 
-// maxNDOptions is how many options of a message are looked at.
+// maxNDOptions is the maximum number of options of a message.
 const maxNDOptions = 64
 
-// An NDOption is an option of a message: Body is what follows its type and length.
+// An NDOption is an option of a message. Body begins after the type and the length.
 type NDOption struct {
 	Type NDOptionType
 	Body []byte
 }
 
-// NextNDOption returns the first of the options that b consists of, and those after it. It
-// reports false at the end. The options have been checked: see CheckNDOptions.
+// NextNDOption returns the first option in b, and the options after it. It reports false at the end.
+// The options must have passed CheckNDOptions.
 func NextNDOption(b []byte) (o NDOption, rest []byte, ok bool) {
 	if len(b) < 8 {
 		return o, nil, false
@@ -52,7 +52,7 @@ func NextNDOption(b []byte) (o NDOption, rest []byte, ok bool) {
 	return NDOption{NDOptionType(b[0]), b[2:n:n]}, b[n:], true
 }
 
-// CheckNDOptions checks that b consists of whole options. It fails with BadNDOption.
+// CheckNDOptions checks that b consists of complete options. It fails with BadNDOption.
 //
 // RFC 4861 6.1, 7.1 and 8.1: "All included options have a length that is greater than zero."
 func CheckNDOptions(b []byte) Reason {
@@ -68,8 +68,8 @@ func CheckNDOptions(b []byte) Reason {
 	return BadNDOption
 }
 
-// AppendNDOption appends an option. The body is padded with zeros to a multiple of 8 bytes, type and
-// length included (RFC 4861 4.6). It has at most 2038 bytes.
+// AppendNDOption appends an option. It pads the option with zeros to a multiple of 8 bytes, type and
+// length included (RFC 4861 4.6). body has at most 2038 bytes.
 func AppendNDOption(b []byte, t NDOptionType, body []byte) []byte {
 	n := (len(body) + 2 + 7) / 8
 	if n > 255 {
@@ -83,7 +83,8 @@ func AppendNDOption(b []byte, t NDOptionType, body []byte) []byte {
 	return b
 }
 
-// linkOption returns the Ethernet address in the last option of type t, if there is one.
+// linkOption returns the Ethernet address in the last option of type t. It reports false if there is
+// none.
 func linkOption(b []byte, t NDOptionType) (mac MAC, ok bool) {
 	for {
 		o, rest, more := NextNDOption(b)
@@ -97,9 +98,9 @@ func linkOption(b []byte, t NDOptionType) (mac MAC, ok bool) {
 	}
 }
 
-// SolicitedNode returns the multicast group in which all nodes are that have an address with the
-// last 24 bits of a. RFC 4291 2.7.1: it is "formed by taking the low-order 24 bits of an address
-// (unicast or anycast) and appending those bits to the prefix FF02:0:0:0:0:1:FF00::/104".
+// SolicitedNode returns the solicited-node multicast address of a: the group of all nodes that have an
+// address with the same last 24 bits. RFC 4291 2.7.1: it is "formed by taking the low-order 24 bits of
+// an address (unicast or anycast) and appending those bits to the prefix FF02:0:0:0:0:1:FF00::/104".
 func SolicitedNode(a netip.Addr) netip.Addr {
 	b := a.As16()
 	return netip.AddrFrom16([16]byte{0: 0xff, 1: 2, 11: 1, 12: 0xff, 13: b[13], 14: b[14], 15: b[15]})
@@ -108,10 +109,10 @@ func SolicitedNode(a netip.Addr) netip.Addr {
 // A NeighborSol is a Neighbor Solicitation (RFC 4861 4.3).
 type NeighborSol struct {
 	Target    netip.Addr
-	Source    MAC  // of the sender
-	HasSource bool // there is none in duplicate address detection
+	Source    MAC  // Ethernet address of the sender
+	HasSource bool // false in duplicate address detection
 	Nonce     [6]byte
-	HasNonce  bool // RFC 7527 4.1
+	HasNonce  bool // see RFC 7527 4.1
 }
 
 // ParseNeighborSol parses the body of a Neighbor Solicitation. It fails with ShortND,
@@ -152,7 +153,7 @@ const (
 // A NeighborAdv is a Neighbor Advertisement (RFC 4861 4.4), without its flags.
 type NeighborAdv struct {
 	Target  netip.Addr
-	Link    MAC // of the target
+	Link    MAC // Ethernet address of the target
 	HasLink bool
 }
 
@@ -176,7 +177,7 @@ func (h *NeighborAdv) Append(b []byte) []byte {
 	return b
 }
 
-// ndTarget returns the target that b begins with, and checks the options after it.
+// ndTarget returns the target at the start of b, and checks the options after it.
 func ndTarget(b []byte) (target netip.Addr, r Reason) {
 	if len(b) < 16 {
 		return target, ShortND
@@ -189,8 +190,8 @@ func ndTarget(b []byte) (target netip.Addr, r Reason) {
 	return target, CheckNDOptions(b[16:])
 }
 
-// ParseRouterSol parses the body of a Router Solicitation (RFC 4861 4.1): it returns the Ethernet
-// address of the sender, if that is told. It fails with BadNDOption.
+// ParseRouterSol parses the body of a Router Solicitation (RFC 4861 4.1). It returns the Ethernet
+// address of the sender if the message contains that. It fails with BadNDOption.
 func ParseRouterSol(b []byte) (source MAC, hasSource bool, r Reason) {
 	if r := CheckNDOptions(b); r != OK {
 		return source, false, r
@@ -202,12 +203,12 @@ func ParseRouterSol(b []byte) (source MAC, hasSource bool, r Reason) {
 // Flags of a Router Advertisement, in ICMPv6.Rest (RFC 4861 4.2, RFC 4191 2.2).
 const (
 	RAManaged = 1 << 23 // addresses are available by DHCPv6
-	RAOther   = 1 << 22 // other information is
+	RAOther   = 1 << 22 // other configuration is available by DHCPv6
 
 	raPreferenceAt = 19
 )
 
-// A Preference is that of a default router or a route (RFC 4191 2.1).
+// A Preference is the preference of a default router or a route (RFC 4191 2.1).
 type Preference int8
 
 const (
@@ -216,24 +217,24 @@ const (
 	PreferHigh   Preference = 1
 )
 
-// preference reads the two bits. RFC 4191 2.2: "If the Reserved (10) value is received, the
-// receiver MUST treat the value as if it were (00)."
+// preference decodes the two bits of a preference. RFC 4191 2.2: "If the Reserved (10) value is
+// received, the receiver MUST treat the value as if it were (00)."
 func preference(bits uint32) Preference { return [...]Preference{0, 1, 0, -1}[bits&3] }
 
 // A RouterAdv is a Router Advertisement (RFC 4861 4.2).
 type RouterAdv struct {
-	HopLimit       uint8 // 0: not told
+	HopLimit       uint8 // 0: unspecified
 	Managed, Other bool
 	Preference     Preference
-	Lifetime       uint16 // seconds as a default router; 0: it is none
-	Reachable      uint32 // milliseconds; 0: not told
-	Retrans        uint32 // milliseconds; 0: not told
+	Lifetime       uint16 // seconds as a default router; 0: not a default router
+	Reachable      uint32 // milliseconds; 0: unspecified
+	Retrans        uint32 // milliseconds; 0: unspecified
 
 	Options []byte // for NextNDOption
 }
 
-// ParseRouterAdv parses a Router Advertisement: rest is ICMPv6.Rest. It fails with ShortND or
-// BadNDOption.
+// ParseRouterAdv parses the body of a Router Advertisement. rest is ICMPv6.Rest. It fails with ShortND
+// or BadNDOption.
 func ParseRouterAdv(rest uint32, b []byte) (h RouterAdv, r Reason) {
 	if len(b) < 8 {
 		return h, ShortND
@@ -248,10 +249,11 @@ func ParseRouterAdv(rest uint32, b []byte) (h RouterAdv, r Reason) {
 	return h, CheckNDOptions(h.Options)
 }
 
-// SourceLink returns the Ethernet address of the router, if it is told.
+// SourceLink returns the Ethernet address of the router. It reports false if the message does not
+// contain one.
 func (h *RouterAdv) SourceLink() (MAC, bool) { return linkOption(h.Options, NDSourceLink) }
 
-// Append appends the body, and returns ICMPv6.Rest with it.
+// Append appends the body, and returns the result and ICMPv6.Rest.
 func (h *RouterAdv) Append(b []byte) (body []byte, rest uint32) {
 	rest = uint32(h.HopLimit)<<24 | uint32(h.Preference)&3<<raPreferenceAt | uint32(h.Lifetime)
 	if h.Managed {
@@ -265,8 +267,8 @@ func (h *RouterAdv) Append(b []byte) (body []byte, rest uint32) {
 	return append(b, h.Options...), rest
 }
 
-// A PrefixInfo is a Prefix Information option (RFC 4861 4.6.2). Lifetimes are in seconds;
-// 0xffffffff is for ever.
+// A PrefixInfo is a Prefix Information option (RFC 4861 4.6.2). Lifetimes are in seconds; 0xffffffff
+// means infinity.
 type PrefixInfo struct {
 	Prefix           netip.Prefix // masked
 	OnLink, Auto     bool
@@ -320,8 +322,8 @@ type RouteInfo struct {
 	Lifetime   uint32
 }
 
-// ParseRouteInfo parses the body of an option of type NDRoute. It reports false where the
-// preference is the reserved one: RFC 4191 2.3: "the Route Information Option MUST be ignored."
+// ParseRouteInfo parses the body of an option of type NDRoute. It reports false if the preference is
+// the reserved value: RFC 4191 2.3: "the Route Information Option MUST be ignored."
 func ParseRouteInfo(b []byte) (o RouteInfo, ok bool) {
 	if len(b) < 6 || len(b) > 22 || b[0] > 128 || b[1]>>3&3 == 2 {
 		return o, false
@@ -356,8 +358,8 @@ func (o *RouteInfo) Append(b []byte) []byte {
 	return AppendNDOption(b, NDRoute, body[:n])
 }
 
-// ParseRDNSS parses the body of an option of type NDRDNSS (RFC 8106 5.1): the lifetime in seconds,
-// and addresses of 16 bytes each.
+// ParseRDNSS parses the body of an option of type NDRDNSS (RFC 8106 5.1). It returns the lifetime in
+// seconds, and the addresses, 16 bytes each.
 func ParseRDNSS(b []byte) (lifetime uint32, addrs []byte, ok bool) {
 	// "The minimum value is 3 if one IPv6 address is contained in the option. Every additional
 	// RDNSS address increases the length by 2."
@@ -377,8 +379,9 @@ func AppendRDNSS(b []byte, lifetime uint32, addrs ...netip.Addr) []byte {
 	return AppendNDOption(b, NDRDNSS, body)
 }
 
-// ParseDNSSL parses the body of an option of type NDDNSSL (RFC 8106 5.2): the lifetime in seconds,
-// and domain names as in DNS messages (RFC 1035 3.1), without compression, padded with zeros.
+// ParseDNSSL parses the body of an option of type NDDNSSL (RFC 8106 5.2). It returns the lifetime in
+// seconds, and domain names in the format of DNS messages (RFC 1035 3.1), uncompressed and padded with
+// zeros.
 func ParseDNSSL(b []byte) (lifetime uint32, names []byte, ok bool) {
 	if len(b) < 14 {
 		return 0, nil, false
@@ -386,7 +389,7 @@ func ParseDNSSL(b []byte) (lifetime uint32, names []byte, ok bool) {
 	return binary.BigEndian.Uint32(b[2:6]), b[6:], true
 }
 
-// ParsePREF64 parses the body of an option of type NDPREF64 (RFC 8781 4): a NAT64 prefix, and
+// ParsePREF64 parses the body of an option of type NDPREF64 (RFC 8781 4). It returns a NAT64 prefix and
 // its lifetime in seconds.
 func ParsePREF64(b []byte) (prefix netip.Prefix, lifetime uint32, ok bool) {
 	if len(b) != 14 {
@@ -409,9 +412,9 @@ func ParsePREF64(b []byte) (prefix netip.Prefix, lifetime uint32, ok bool) {
 
 // A RedirectMsg is a Redirect (RFC 4861 4.5).
 type RedirectMsg struct {
-	Target  netip.Addr // a better first hop, or the destination itself where that is on the link
+	Target  netip.Addr // a better first hop, or Dst itself if that is on the link
 	Dst     netip.Addr
-	Link    MAC // of the target
+	Link    MAC // Ethernet address of the target
 	HasLink bool
 	Options []byte // for NextNDOption
 }
@@ -447,9 +450,9 @@ func (h *RedirectMsg) Append(b []byte) []byte {
 	return append(b, h.Options...)
 }
 
-// NextDomain returns the first of the domain names that ParseDNSSL has returned, with a final dot, and
-// what follows it. It reports false at the end, and where the rest is no name of letters, digits,
-// hyphens and underscores.
+// NextDomain returns the first domain name in b, with a final dot, and the names after it. b is a
+// result of ParseDNSSL or NextDomain. It reports false at the end, and if b does not begin with a name
+// of letters, digits, hyphens and underscores.
 func NextDomain(b []byte) (name string, rest []byte, ok bool) {
 	for {
 		if len(b) == 0 {
@@ -469,7 +472,7 @@ func NextDomain(b []byte) (name string, rest []byte, ok bool) {
 	}
 }
 
-// isLabel reports whether b can be a label of a search domain.
+// isLabel reports whether b is a valid label of a search domain.
 func isLabel(b []byte) bool {
 	for _, c := range b {
 		switch {
@@ -481,8 +484,8 @@ func isLabel(b []byte) bool {
 	return true
 }
 
-// AppendDNSSL appends an option of type NDDNSSL. The names have to be domain names, of labels
-// of 1 to 63 bytes; a final dot may be left out.
+// AppendDNSSL appends an option of type NDDNSSL. The names must be domain names with labels of 1 to 63
+// bytes. The final dot is optional.
 func AppendDNSSL(b []byte, lifetime uint32, names ...string) []byte {
 	body := binary.BigEndian.AppendUint32([]byte{0, 0}, lifetime)
 	for _, name := range names {
@@ -494,8 +497,8 @@ func AppendDNSSL(b []byte, lifetime uint32, names ...string) []byte {
 	return AppendNDOption(b, NDDNSSL, body)
 }
 
-// AppendPREF64 appends an option of type NDPREF64. The prefix has 96, 64, 56, 48, 40 or 32 bits; the
-// lifetime in seconds is rounded down to a multiple of 8 and is at most 65528.
+// AppendPREF64 appends an option of type NDPREF64. The prefix must have 96, 64, 56, 48, 40 or 32 bits.
+// The lifetime in seconds is rounded down to a multiple of 8, and limited to 65528.
 func AppendPREF64(b []byte, prefix netip.Prefix, lifetime uint32) []byte {
 	plc := map[int]uint16{96: 0, 64: 1, 56: 2, 48: 3, 40: 4, 32: 5}[prefix.Bits()]
 	a := prefix.Masked().Addr().As16()

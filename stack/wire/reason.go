@@ -2,13 +2,11 @@ package wire
 
 import "strconv"
 
-// A Reason says why a packet was not taken. It is small enough to index an
-// array of counters, and it is an error for those who want one; OK, the zero
-// value, is no error and is never to be returned as one.
+// A Reason is why a packet was dropped. It is small enough to index an array of counters. It implements
+// error, but the zero value, OK, means that there is no error and must not be returned as one.
 type Reason uint8
 
-// The reasons of this package. A user of the package may go on with reasons of
-// its own from NumReasons.
+// The reasons of this package. A user of the package may define further reasons from NumReasons on.
 const (
 	OK Reason = iota
 
@@ -22,37 +20,37 @@ const (
 	BadIPv4HeaderLen // the header is shorter than 20 bytes, or longer than the packet
 	BadIPv4TotalLen  // the total length is less than the header's, or more than was received
 	BadIPv4Checksum
-	BadIPv4Options // an option has an impossible length, or there are two source routes
+	BadIPv4Options // a malformed option, or one that appears twice
 
 	ShortIPv6         // fewer than 40 bytes
 	BadIPv6Version    // the version is not 6
 	BadIPv6PayloadLen // the payload length is more than was received
 	ShortIPv6Ext      // the packet ends within an extension header
 	BadIPv6Ext        // Hop-by-Hop Options are not the first header
-	BadIPv6Option     // an option that is not whole, or forbids to go on where it is not known
-	BadIPv6Routing    // a source route that is not at its end
-	BadIPv6Fragment   // a fragment of an impossible length or offset, or within another
-	LongIPv6Chain     // more extension headers than anybody needs
+	BadIPv6Option     // an incomplete option, or an unknown one that requires the packet to be dropped
+	BadIPv6Routing    // a routing header with segments left
+	BadIPv6Fragment   // a fragment with an impossible length or offset, or inside another fragment
+	LongIPv6Chain     // more extension headers than the limit
 
 	ShortICMP // fewer than 8 bytes
 	BadICMPChecksum
 	ShortQuoted // an ICMP error quotes less than a header and 8 bytes
-	BadQuoted   // an ICMP error quotes what is no IPv4 header
+	BadQuoted   // an ICMP error quotes something that is not an IPv4 packet
 
 	ShortICMPv6 // fewer than 8 bytes
 	BadICMPv6Checksum
 	ShortQuoted6 // an ICMPv6 error quotes less than a header and 8 bytes
-	BadQuoted6   // an ICMPv6 error quotes what is no IPv6 packet
+	BadQuoted6   // an ICMPv6 error quotes something that is not an IPv6 packet
 
-	ShortND     // a message of neighbour discovery that is not whole
-	BadNDOption // an option of length 0, or that is not whole
-	BadND       // a target or destination that cannot be
+	ShortND     // an incomplete neighbour discovery message
+	BadNDOption // an option that is incomplete or has length 0
+	BadND       // an invalid target or destination
 
 	ShortMLD     // fewer than 24 bytes
-	BadMLDLength // a query that is of no version, or has fewer sources than it says
+	BadMLDLength // a query whose length fits no version, or that is shorter than its number of sources
 
 	ShortIGMP     // fewer than 8 bytes
-	BadIGMPLength // a query that is of no version, or has fewer sources than it says
+	BadIGMPLength // a query whose length fits no version, or that is shorter than its number of sources
 	BadIGMPChecksum
 
 	ShortUDP     // fewer than 8 bytes
@@ -63,10 +61,10 @@ const (
 	BadTCPOffset // the header is shorter than 20 bytes, or longer than the segment
 	BadTCPChecksum
 
-	NumReasons // how many there are
+	NumReasons // number of reasons
 )
 
-// The names are those of counters: short, and the same in every report.
+// The names are used for counters: they are short, and the same in every report.
 var reasonNames = [NumReasons]string{
 	OK:                "ok",
 	ShortEthernet:     "short Ethernet frame",
@@ -111,7 +109,7 @@ var reasonNames = [NumReasons]string{
 	BadTCPChecksum:    "bad TCP checksum",
 }
 
-// String returns the reason in a few words, as "bad IPv4 checksum".
+// String returns the reason in a few words, such as "bad IPv4 checksum".
 func (r Reason) String() string {
 	if r < NumReasons {
 		return reasonNames[r]

@@ -7,9 +7,9 @@ import (
 
 const (
 	TCPLen    = 20 // bytes of a TCP header without options
-	MaxTCPLen = 60 // bytes of a TCP header with all the options it can have
+	MaxTCPLen = 60 // maximum length of a TCP header with options, in bytes
 
-	// TCPChecksumOffset is where the checksum is in the header (RFC 9293 3.1).
+	// TCPChecksumOffset is the offset of the checksum in the header (RFC 9293 3.1).
 	TCPChecksumOffset = 16
 )
 
@@ -52,12 +52,11 @@ func (f TCPFlags) appendTo(dst []byte) []byte {
 	return dst
 }
 
-// A SACKBlock is a run of sequence space that has been received, from Start to
-// before End (RFC 2018 3).
+// A SACKBlock is a block of received sequence numbers, from Start up to but not including End (RFC 2018
+// 3).
 type SACKBlock struct{ Start, End uint32 }
 
-// A TCP is the header of a TCP segment (RFC 9293 3.1) with the options that
-// matter to this stack.
+// A TCP is the header of a TCP segment (RFC 9293 3.1) with the options that this stack uses.
 type TCP struct {
 	SrcPort, DstPort uint16
 	Seq, Ack         uint32
@@ -128,8 +127,7 @@ func ParseTCP(b []byte) (h TCP, payload []byte, r Reason) {
 	return h, b[n:], OK
 }
 
-// parseOptions sets the fields of h that come from options. Where an option is
-// there twice, the last one counts.
+// parseOptions sets the fields of h that are options. If an option appears twice, the last one counts.
 func (h *TCP) parseOptions(b []byte) {
 	for len(b) > 0 {
 		switch b[0] {
@@ -139,9 +137,8 @@ func (h *TCP) parseOptions(b []byte) {
 			b = b[1:]
 			continue
 		}
-		// RFC 9293 3.1, MUST-7: "TCP implementations MUST be prepared to handle
-		// an illegal option length (e.g., zero)". The next option cannot be found
-		// then.
+		// RFC 9293 3.1, MUST-7: "TCP implementations MUST be prepared to handle an illegal option
+		// length (e.g., zero)". Stop then, because the next option cannot be found.
 		if len(b) < 2 || b[1] < 2 || int(b[1]) > len(b) {
 			return
 		}
@@ -182,9 +179,8 @@ func (h *TCP) parseOption(kind uint8, b []byte) {
 	}
 }
 
-// Len returns the length of the header with its options in bytes: a multiple of
-// 4 from 20 to 60. SACK blocks that do not fit are left out: three fit beside
-// timestamps, four without.
+// Len returns the length of the header with its options in bytes: a multiple of 4 from 20 to 60. SACK
+// blocks that do not fit are omitted. Three fit beside timestamps, four without.
 func (h *TCP) Len() int {
 	n := h.fixedLen()
 	if k := h.sackFit(n); k > 0 {
@@ -193,7 +189,7 @@ func (h *TCP) Len() int {
 	return n
 }
 
-// fixedLen is Len without SACK blocks.
+// fixedLen returns Len without SACK blocks.
 func (h *TCP) fixedLen() int {
 	n := TCPLen
 	if h.MSS != 0 {
@@ -210,8 +206,8 @@ func (h *TCP) fixedLen() int {
 	return n
 }
 
-// sackFit returns how many SACK blocks a header can have whose other fields and
-// options take n bytes.
+// sackFit returns the number of SACK blocks that fit in a header whose other fields and options take n
+// bytes.
 func (h *TCP) sackFit(n int) int {
 	return min(int(h.NSACK), len(h.SACK), (MaxTCPLen-n-4)/tcpSACKBlockLen)
 }
@@ -277,13 +273,12 @@ func (h *TCP) putOptions(b []byte, k int) {
 	}
 }
 
-// TCPChecksumOK verifies the checksum of a segment, header and data.
+// TCPChecksumOK verifies the checksum of a segment.
 func TCPChecksumOK(src, dst netip.Addr, segment []byte) bool {
 	return Fold(Sum(segment, PseudoSum(src, dst, uint8(ProtoTCP), len(segment)))) == 0xffff
 }
 
-// SetTCPChecksum computes the checksum of a segment, header and data, and
-// writes it to its place.
+// SetTCPChecksum computes the checksum of a segment and writes it to the checksum field.
 func SetTCPChecksum(src, dst netip.Addr, segment []byte) {
 	segment[16], segment[17] = 0, 0
 	sum := Fold(Sum(segment, PseudoSum(src, dst, uint8(ProtoTCP), len(segment))))

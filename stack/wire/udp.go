@@ -5,21 +5,21 @@ import (
 	"net/netip"
 )
 
-// UDPLen is the length in bytes of a UDP header.
+// UDPLen is the length of a UDP header in bytes.
 const UDPLen = 8
 
-// UDPChecksumOffset is where the checksum is in the header (RFC 768).
+// UDPChecksumOffset is the offset of the checksum in the header (RFC 768).
 const UDPChecksumOffset = 6
 
 // A UDP is the header of a UDP datagram (RFC 768).
 type UDP struct {
 	SrcPort, DstPort uint16
-	Length           uint16 // header and data in bytes: set by ParseUDP, not read by Put
-	Checksum         uint16 // as received, 0 where the sender made none: not read by Put
+	Length           uint16 // header and data in bytes; set by ParseUDP, ignored by Put
+	Checksum         uint16 // as received, 0 if the sender computed none; ignored by Put
 }
 
-// ParseUDP returns the header and the data of the UDP datagram that b begins
-// with. It does not verify the checksum. It fails with ShortUDP or BadUDPLength.
+// ParseUDP returns the header and the data of the UDP datagram at the start of b. It does not verify
+// the checksum. It fails with ShortUDP or BadUDPLength.
 func ParseUDP(b []byte) (h UDP, payload []byte, r Reason) {
 	if len(b) < UDPLen {
 		return h, nil, ShortUDP
@@ -39,8 +39,8 @@ func ParseUDP(b []byte) (h UDP, payload []byte, r Reason) {
 	return h, b[UDPLen:n:n], OK
 }
 
-// Put writes the header for payloadLen bytes of data to the first UDPLen bytes
-// of b, with the checksum 0 that means none.
+// Put writes the header for payloadLen bytes of data to the first UDPLen bytes of b. The checksum is 0,
+// which means none.
 func (h *UDP) Put(b []byte, payloadLen int) {
 	if payloadLen < 0 || payloadLen > 0xffff-UDPLen {
 		panic("wire: the payload does not fit a UDP datagram")
@@ -53,9 +53,8 @@ func (h *UDP) Put(b []byte, payloadLen int) {
 	b[6], b[7] = 0, 0
 }
 
-// UDPChecksumOK verifies the checksum of a datagram that ParseUDP has accepted:
-// header and data, as received. What follows the datagram's own length does not
-// count.
+// UDPChecksumOK verifies the checksum of a datagram that ParseUDP has accepted. datagram has the header
+// and the data as received. Bytes beyond the length in the header are ignored.
 func UDPChecksumOK(src, dst netip.Addr, datagram []byte) bool {
 	if len(datagram) < UDPLen {
 		return false
@@ -73,8 +72,7 @@ func UDPChecksumOK(src, dst netip.Addr, datagram []byte) bool {
 	return Fold(Sum(datagram, PseudoSum(src, dst, uint8(ProtoUDP), len(datagram)))) == 0xffff
 }
 
-// SetUDPChecksum computes the checksum of a datagram, header and data, and
-// writes it to its place.
+// SetUDPChecksum computes the checksum of a datagram and writes it to the checksum field.
 func SetUDPChecksum(src, dst netip.Addr, datagram []byte) {
 	datagram[6], datagram[7] = 0, 0
 	c := ^Fold(Sum(datagram, PseudoSum(src, dst, uint8(ProtoUDP), len(datagram))))
