@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file sends IP packets. A sender proceeds as follows:
+// This file sends IP packets. A sender does the following:
 //
 //	sl := p.slot(now, n, direct)            // a buffer
 //	… the transport header and the payload at sl.buf[transportAt:] …
@@ -18,18 +18,18 @@ import (
 //	… release all locks …
 //	s.flush(ifc)                             // the device
 //
-// Packets of one path leave in the order in which their slots were taken, if the caller
-// holds one lock from slot to emit.
+// If the caller holds one lock from slot to emit, the packets of a path leave in the order of their
+// slots.
 
 const (
 	maxIPv4    = 65535 // largest datagram in bytes
-	maxIPv6    = 65535 // largest payload of an IPv6 packet in bytes, extension headers included
+	maxIPv6    = 65535 // largest IPv6 payload in bytes, including extension headers
 	defaultTTL = 64    // RFC 1122 3.2.1.7, and the value of the Assigned Numbers
 
-	// transportAt is the offset of the transport header in a buffer. The IP header ends
-	// there, and the link header ends where the IP header begins. There is room for an Ethernet header, a
-	// VLAN tag, and an IPv4 header with 40 bytes of options or an IPv6 header with 16 bytes of
-	// extension headers. The IP header is aligned to 4 bytes.
+	// transportAt is the offset of the transport header in a buffer. The IP header ends there, and the
+	// link header ends where the IP header begins. The space before it holds an Ethernet header, a VLAN
+	// tag, and an IPv4 header with 40 bytes of options or an IPv6 header with 16 bytes of extension
+	// headers. The IP header is aligned to 4 bytes.
 	transportAt = 80
 
 	// directRoom is the size in bytes of the buffer for direct transmit: enough for an Ethernet
@@ -69,30 +69,30 @@ func (p *path) slot(now tcp.Time, n int, direct bool) slot {
 	return slot{buf: ifc.s.bufs.get(transportAt + n)}
 }
 
-// An ipHeader has the fields of a packet's IP header that its sender chooses.
+// An ipHeader has the fields of a packet's IP header that the sender chooses.
 type ipHeader struct {
 	proto wire.Proto
 	ttl   uint8
 	tos   uint8
 	df    bool    // set Don't Fragment, except on a path with mayFrag; IPv6 packets always have it
 	loop  bool    // deliver a copy of a multicast or broadcast packet to this host
-	id    uint16  // the identification of a packet with Don't Fragment; others get theirs from the path
+	id    uint16  // the identification of a packet with Don't Fragment; the path chooses it otherwise
 	count uint16  // packets in a super-frame, with consecutive identifications; 0 for one packet
-	more  *ipMore // nil for most
+	more  *ipMore // rarely needed parts; usually nil
 }
 
-// An ipMore has the parts of an IP header that few packets have.
+// An ipMore has the rarely needed parts of an IP header.
 type ipMore struct {
 	options []byte // IPv4 options; a multiple of 4 bytes, at most 40
 	header  []byte // a complete IP header from the application, or nil
 
-	// IPv6 extension headers: a multiple of 8 bytes, at most 16. first is the number of the
-	// first of them, and the last names the transport.
+	// ext are IPv6 extension headers: a multiple of 8 bytes, at most 16. first is the type of the first
+	// of them. The last one names the transport protocol.
 	ext   []byte
 	first wire.Proto
 
-	// frag is the flags and the offset of a fragment as in the header, and id is the identification
-	// of its datagram. frag is 0 if the packet is not a fragment.
+	// frag is the flags and the offset of a fragment, as in an IPv4 header, and id is the
+	// identification of its datagram. frag is 0 if the packet is not a fragment.
 	frag, id uint16
 }
 
@@ -115,7 +115,7 @@ func (h *ipHeader) appHeader() []byte {
 	return h.more.header
 }
 
-// A frameMeta has the offloads of a packet, and its zero-copy payload.
+// A frameMeta has the offloads and the zero-copy payload of a packet.
 type frameMeta struct {
 	checksum   bool // the transport's checksum field holds the folded sum of the pseudo-header
 	csumOffset int  // offset of that field in the transport header
@@ -127,8 +127,8 @@ type frameMeta struct {
 	done func() // called when the frame is sent or dropped; may be nil
 }
 
-// A pathHeader has what the headers of all packets of a path have in common. It is computed when
-// the path is made.
+// A pathHeader is the part of the headers that all packets of a path have in common. It is computed
+// when the path is made.
 type pathHeader struct {
 	link   [wire.EthernetLen]byte // Ethernet header with a zero destination
 	addrs  [8]byte                // IPv4 source and destination
@@ -138,7 +138,8 @@ type pathHeader struct {
 	label  uint32                 // IPv6 version and flow label
 }
 
-// makeHeader sets p.header. The addresses and the interface of p are set.
+// makeHeader sets p.header and the fields that depend on the family. p's addresses and interface are
+// set.
 func (p *path) makeHeader() {
 	if p.dst.Is6() {
 		p.makeHeader6()
@@ -156,8 +157,8 @@ func (p *path) makeHeader() {
 	h.sum = h.pseudo + ipVersionIHL<<8
 }
 
-// pseudoSum returns the folded sum of the pseudo-header of a segment of n bytes. The checksum
-// field holds it until the checksum is completed.
+// pseudoSum returns the folded sum of the pseudo-header for a segment of n bytes. The segment's
+// checksum field holds it until the checksum is complete.
 func (p *path) pseudoSum(proto wire.Proto, n int) uint16 {
 	return wire.Fold(p.header.pseudo + uint64(proto) + uint64(n))
 }
@@ -168,8 +169,8 @@ func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
 	h.Put(b)
 }
 
-// putHeaders writes the link and the IP header of a packet before buf[transportAt], and returns the
-// offset of the IP header. n is the length of the transport header and payload in bytes.
+// putHeaders writes the link header and the IP header of a packet before buf[transportAt]. It returns
+// the offset of the IP header. n is the length of the transport header and the payload in bytes.
 func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	if p.v6 {
 		if own := h.appHeader(); own != nil {
@@ -212,8 +213,8 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 }
 
 // putAppHeader is putHeaders for a packet whose IP header comes from the application. As on Linux
-// (raw(7)), it always sets the total length and the checksum of IPv4, and sets the identification and
-// the source if they are zero. It does not change a header of IPv6.
+// (raw(7)), it always sets the total length and the checksum of an IPv4 header, and sets the
+// identification and the source if they are zero. It does not change an IPv6 header.
 func (s *Stack) putAppHeader(p *path, header, buf []byte, n int) int {
 	at := transportAt - len(header)
 	*(*[wire.EthernetLen]byte)(buf[at-wire.EthernetLen:]) = p.header.link
@@ -244,12 +245,12 @@ const (
 	ipMoreFragments = 0x2000
 )
 
-// emit writes the headers of a packet, of which n bytes are in the slot, and takes ownership of the
-// slot. It puts the frame into the interface's queue, or into the neighbour's until its link address is
-// known; the frame of a direct slot is left for flush. The caller passes the result to flush. The packet
-// must fit the path's MTU; send accepts larger ones.
+// emit writes the headers of a packet with n bytes in the slot, and takes ownership of the slot. It
+// puts the frame into the interface's queue, or, if the neighbour's link address is unknown, into the
+// neighbour's queue. The frame of a direct slot is left for flush. The caller passes the result to
+// flush. The packet must fit the path's MTU; send accepts larger ones.
 //
-// emit always accepts the packet. A caller that can wait checks p.ifc.tx.room first.
+// emit always accepts the packet. A caller that can wait calls p.ifc.tx.room first.
 func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface) {
 	ifc := p.ifc
 	at := s.putHeaders(p, h, sl.buf, n+len(meta.body))
@@ -291,8 +292,8 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	return nil
 }
 
-// flush sends the frame of a direct slot, or, if direct is nil, the queued frames of all interfaces.
-// The caller must not hold a lock.
+// flush sends the frame of a direct slot. If direct is nil, it sends the queued frames of all
+// interfaces. The caller must not hold a lock.
 func (s *Stack) flush(direct *iface) {
 	if direct == nil {
 		s.drain()
@@ -301,7 +302,7 @@ func (s *Stack) flush(direct *iface) {
 	direct.sendDirect()
 }
 
-// makeFrame sets f, which is zero, to the frame of a packet whose IP header begins at buf[at]. n bytes of
+// makeFrame fills in f, which is zero, for a packet whose IP header begins at buf[at]. n bytes of
 // transport header and payload are at buf[transportAt]. On Ethernet the caller sets the destination.
 func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta) {
 	start := at - ifc.linkLen
@@ -339,14 +340,14 @@ func pad(frame []byte) []byte {
 	return frame
 }
 
-// completeChecksum computes the checksum of a segment. The field at offset holds the sum of the
+// completeChecksum computes the checksum of a segment. The field at offset must hold the sum of the
 // pseudo-header.
 func completeChecksum(segment []byte, offset int) {
 	binary.BigEndian.PutUint16(segment[offset:], wire.FinishChecksum(segment, offset))
 }
 
-// send is emit for a datagram that may be larger than the path's MTU. It sends such a datagram in
-// fragments, or returns EMSGSIZE if h.df forbids that. It takes ownership of the slot, also on error.
+// send is emit for a datagram that may be larger than the path's MTU. It sends a larger datagram in
+// fragments, or returns EMSGSIZE if h.df forbids that. It takes ownership of the slot, even on error.
 func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface, err error) {
 	if int(p.ipLen)+n <= p.mtu && h.more == nil || meta.gso != nic.GSONone {
 		return s.emit(now, p, h, sl, n, meta), nil
@@ -412,9 +413,10 @@ func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte)
 	}
 }
 
-// reply sends a datagram that does not come from a socket: n bytes of buf[transportAt:]. buf comes from
-// s.bufs, and reply takes ownership of it. The TTL is the path's default. If an address is link-local,
-// zone is the interface's index. reply drops the datagram if the queue is full or there is no route.
+// reply sends a datagram that does not come from a socket: the n bytes at buf[transportAt:]. It uses
+// the path's default TTL. buf must come from s.bufs; reply takes ownership of it. If an address is
+// link-local, zone is the interface's index. reply drops the datagram if the queue is full or there is
+// no route.
 func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n int) {
 	p, err := s.routeOver(dst, src, zone)
 	if err != nil || p.group || !p.ifc.tx.room() {

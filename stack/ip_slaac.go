@@ -9,11 +9,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has what an interface with NIC.Auto learns of its routers: addresses (RFC 4862), default routers
-// and prefixes (RFC 4861 6.3), more specific routes (RFC 4191) and name servers (RFC 8106).
+// This file keeps what an interface with NIC.Auto learns from Router Advertisements: default routers
+// and on-link prefixes (RFC 4861 6.3), more specific routes (RFC 4191) and name servers (RFC 8106). The
+// addresses (RFC 4862) are in ip_slaac_addr.go.
 
 const (
-	// Bounds of what is remembered of a link.
+	// Limits of the entries per interface.
 	maxAutoRoutes   = 32
 	maxAutoPrefixes = 32
 	maxAutoAddrs    = 16 // Linux's max_addresses
@@ -31,27 +32,27 @@ const (
 	temporaryPreferred = 24 * 3600 * tcp.Second
 )
 
-// An autoconf is what the routers of a link have told, and what is asked of them. It is changed under
-// Stack.mu.
+// An autoconf is the configuration that an interface has learned from the routers of its link. Stack.mu
+// protects it.
 type autoconf struct {
-	temporary bool // addresses of RFC 8981 too
+	temporary bool // make temporary addresses too (RFC 8981)
 
-	routes   []autoRoute  // to default routers, those with ::/0, and others
-	prefixes []autoPrefix // that are on the link
+	routes   []autoRoute  // default routes and more specific ones
+	prefixes []autoPrefix // on-link prefixes
 	dns      []autoDNS
 	search   []autoSearch
-	nat64    []autoPrefix // RFC 8781
+	nat64    []autoPrefix // prefixes of RFC 8781
 
-	hopLimit       uint8 // 0: not told
+	hopLimit       uint8 // 0: none received
 	managed, other bool
-	mtu            int // of IPv6; 0: not told
-	reachable      uint32
+	mtu            int    // MTU for IPv6; 0: none received
+	reachable      uint32 // last Reachable Time received, in milliseconds; 0: none
 
-	solicitAt tcp.Time // when routers are asked for next; 0: not at all
-	interval  tcp.Time // the last one between solicitations
+	solicitAt tcp.Time // time of the next Router Solicitation; 0: none is scheduled
+	interval  tcp.Time // before solicitAt; 0: none was sent yet
 }
 
-// An autoRoute is a route that a router has advertised. until is when it ends; 0: never.
+// An autoRoute is a route that a router has advertised. until is when its lifetime ends; 0: never.
 type autoRoute struct {
 	dst        netip.Prefix
 	via        netip.Addr
@@ -74,7 +75,7 @@ type autoSearch struct {
 	until  tcp.Time
 }
 
-// lifetimeEnd returns when a lifetime in seconds ends; 0: never.
+// lifetimeEnd returns when a lifetime of the given seconds ends; 0: never.
 // RFC 4861 4.6.2: "A value of all one bits (0xffffffff) represents infinity."
 func lifetimeEnd(now tcp.Time, seconds uint32) tcp.Time {
 	if seconds == 1<<32-1 {
@@ -83,10 +84,10 @@ func lifetimeEnd(now tcp.Time, seconds uint32) tcp.Time {
 	return now + tcp.Time(seconds)*tcp.Second
 }
 
-// ended reports whether a time at which something ends has come.
+// ended reports whether a lifetime has ended.
 func ended(until, now tcp.Time) bool { return until != 0 && until <= now }
 
-// next returns when there is something to do; 0: never.
+// next returns the time of the next scheduled change or solicitation; 0: none.
 func (a *autoconf) next() tcp.Time {
 	if a == nil {
 		return 0
@@ -110,7 +111,7 @@ func (a *autoconf) next() tcp.Time {
 	return at
 }
 
-// age forgets what has ended, and reports whether it did.
+// age removes entries whose lifetime has ended, and reports whether there were any.
 func (a *autoconf) age(now tcp.Time) bool {
 	n := a.size()
 	a.routes = slices.DeleteFunc(a.routes, func(r autoRoute) bool { return ended(r.until, now) })
@@ -121,13 +122,13 @@ func (a *autoconf) age(now tcp.Time) bool {
 	return a.size() < n
 }
 
-// size is how many things are remembered.
+// size returns the number of entries.
 func (a *autoconf) size() int {
 	return len(a.routes) + len(a.prefixes) + len(a.dns) + len(a.search) + len(a.nat64)
 }
 
-// ageAuto does what is due for an interface, and reports whether routes or name servers have changed. s.mu
-// is held; the caller drains.
+// ageAuto sends a due solicitation and removes expired entries of an interface. It reports whether
+// entries were removed. s.mu is held; the caller drains.
 func (s *Stack) ageAuto(ifc *iface, now tcp.Time) bool {
 	a := ifc.auto
 	if a == nil {
@@ -139,7 +140,7 @@ func (s *Stack) ageAuto(ifc *iface, now tcp.Time) bool {
 	return a.age(now)
 }
 
-// beginSoliciting has routers be asked for from now on: the link has come up. s.mu is held.
+// beginSoliciting schedules the first Router Solicitation, because the link has come up. s.mu is held.
 //
 // RFC 4861 6.3.7: "Before a host sends an initial solicitation, it SHOULD delay the transmission for a
 // random amount of time between 0 and MAX_RTR_SOLICITATION_DELAY."
@@ -150,7 +151,8 @@ func (s *Stack) beginSoliciting(ifc *iface, now tcp.Time) {
 	}
 }
 
-// solicitRouters asks for routers. While none answers it does so ever more seldom, but does not end.
+// solicitRouters sends a Router Solicitation and schedules the next one. It never stops while no router
+// answers, but the interval doubles up to an hour.
 //
 // RFC 7559 2: "RT for the first message transmission is based on IRT: RT = IRT + RAND*IRT. RT for each
 // subsequent message transmission is based on the previous value of RT: RT = 2*RTprev + RAND*RTprev",
@@ -183,7 +185,7 @@ func (s *Stack) solicitRouters(ifc *iface, now tcp.Time) {
 	ifc.sendND(wire.ICMPv6RouterSol, 0, src, allRouters6(), nil, body)
 }
 
-// inputRouterAdv works on a Router Advertisement (RFC 4861 6.1.2 and 6.3.4).
+// inputRouterAdv handles a Router Advertisement (RFC 4861 6.1.2 and 6.3.4).
 func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Reason {
 	ra, r := wire.ParseRouterAdv(h.Rest, body)
 	if r != wire.OK {
@@ -216,7 +218,7 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	return wire.OK
 }
 
-// takeRouterAdv takes note of an advertisement, and reports whether routes, addresses or name servers
+// takeRouterAdv applies a Router Advertisement. It reports whether routes, addresses or name servers
 // have changed. s.mu is held.
 func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv, now tcp.Time) (changed bool) {
 	a := ifc.auto
@@ -234,7 +236,7 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 	}
 	a.managed, a.other = ra.Managed, ra.Other
 	s.setReachable(ifc, ra)
-	// A lifetime of the header is of 16 bits: none is for ever.
+	// The lifetime in the header has 16 bits and cannot be infinite.
 	preference := ra.Preference
 	if ra.Lifetime == 0 {
 		// RFC 4191 2.2: "If the Router Lifetime is zero, the preference value MUST be [...] ignored by
@@ -249,7 +251,7 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 	return changed
 }
 
-// setReachable takes the times of neighbour unreachability detection that a router says.
+// setReachable applies the Reachable Time and the Retrans Timer of a Router Advertisement.
 //
 // RFC 4861 6.3.4: "If the received Reachable Time value is non-zero, the host SHOULD set its
 // BaseReachableTime variable to the received value. If the new value differs from the previous
@@ -266,14 +268,14 @@ func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
 		base := tcp.Time(ra.Reachable) * tcp.Millisecond
 		t.reachable = base/2 + tcp.Time(s.random.next(randND)%uint64(base))
 	}
-	// "The RetransTimer variable SHOULD be copied from the Retrans Timer field, if it is non-zero." One
-	// that is far off would have neighbours never be found, or the link be flooded.
+	// "The RetransTimer variable SHOULD be copied from the Retrans Timer field, if it is non-zero." The
+	// bounds are ours: too long a time would prevent resolution, too short a time would flood the link.
 	if ra.Retrans >= 100 && ra.Retrans <= 60_000 {
 		t.retrans = tcp.Time(ra.Retrans) * tcp.Millisecond
 	}
 }
 
-// takeRAOption takes note of an option of an advertisement, and reports whether it has changed anything.
+// takeRAOption applies an option of a Router Advertisement, and reports whether anything has changed.
 func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, now tcp.Time) (changed bool) {
 	a := ifc.auto
 	switch o.Type {
@@ -317,16 +319,17 @@ func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, no
 	return changed
 }
 
-// isRoutable6 reports whether a prefix can be that of a network. RFC 4861 6.3.4 and RFC 4862 5.5.3: "If
+// isRoutable6 reports whether a prefix can be an on-link prefix or a route. RFC 4861 6.3.4 and RFC 4862
+// 5.5.3: "If
 // the prefix is the link-local prefix, silently ignore the Prefix Information option."
 func isRoutable6(p netip.Prefix) bool {
 	a := p.Addr()
 	return p.Bits() > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && !a.IsUnspecified()
 }
 
-// setEntry puts an entry into a list of at most limit, in the place of the one that is the same. One that has
-// ended is taken out instead. Where the list is full the entry is ignored. It reports
-// whether the list has another set of entries than before.
+// setEntry adds e to a list of at most limit entries, or replaces the entry for which same is true. If
+// e's lifetime has ended, setEntry removes the entry instead. If the list is full, it ignores e. It
+// reports whether an entry was added or removed.
 func setEntry[T any](list *[]T, e T, now tcp.Time, limit int, same func(x, y *T) bool, until func(x *T) tcp.Time) (changed bool) {
 	i := slices.IndexFunc(*list, func(x T) bool { return same(&x, &e) })
 	switch over := ended(until(&e), now); {
@@ -360,8 +363,9 @@ func (a *autoconf) setSearch(domain string, until, now tcp.Time) bool {
 		func(x, y *autoSearch) bool { return x.domain == y.domain }, func(x *autoSearch) tcp.Time { return x.until })
 }
 
-// setRoute takes note of a route, or that it has ended. Those of one prefix stay in the order of
-// preference (RFC 4191 3.1), so that the first is taken whose router answers.
+// setRoute adds, updates or removes a route. The routes are ordered by preference (RFC 4191 3.1), so
+// that lookup prefers the first one whose router answers. setRoute reports whether the order or the set
+// of routes has changed.
 func (a *autoconf) setRoute(r autoRoute, now tcp.Time) bool {
 	same := func(x, y *autoRoute) bool { return x.dst == y.dst && x.via == y.via }
 	i := slices.IndexFunc(a.routes, func(x autoRoute) bool { return same(&x, &r) })
@@ -373,7 +377,7 @@ func (a *autoconf) setRoute(r autoRoute, now tcp.Time) bool {
 	return changed || moved
 }
 
-// addAuto returns the routes with those that an interface has learnt of routers.
+// addAuto appends the routes that an interface has learned from routers to all.
 func (t *routeTable) addAuto(all []route, ifc *iface) []route {
 	if ifc.auto == nil {
 		return all
@@ -387,8 +391,7 @@ func (t *routeTable) addAuto(all []route, ifc *iface) []route {
 	return all
 }
 
-// forgetRouter takes a neighbour that is no router any more from the list of default routers. No
-// lock is held.
+// forgetRouter removes the routes by a neighbour that no longer is a router. No lock is held.
 //
 // RFC 4861 7.2.5: "In those cases where the IsRouter flag changes from TRUE to FALSE as a result of this
 // update, the node MUST remove that router from the Default Router List and update the
@@ -406,22 +409,24 @@ func (s *Stack) forgetRouter(ifc *iface, router netip.Addr) {
 	}
 }
 
-// An AutoInfo says what an interface has learnt of the routers of its link.
+// An AutoInfo describes what an interface has learned from Router Advertisements.
 type AutoInfo struct {
-	// DNS are name servers, those that are link-local with their zone, and Search domains to
-	// search, with a final dot (RFC 8106).
+	// DNS are the addresses of name servers, with a zone if they are link-local. Search are the search
+	// domains, each with a final dot (RFC 8106).
 	DNS    []netip.Addr
 	Search []string
-	// NAT64 are prefixes by which IPv4 is reached (RFC 8781).
+	// NAT64 are the prefixes of NAT64 translators (RFC 8781).
 	NAT64 []netip.Prefix
-	// HopLimit is that of packets, and MTU that of IPv6 in bytes; 0 where no router has said it.
+	// HopLimit is the hop limit for packets, and MTU the MTU for IPv6 in bytes. They are 0 if no router
+	// has advertised them.
 	HopLimit uint8
 	MTU      int
-	// Managed and Other say that addresses, or other things, are to be had by DHCPv6.
+	// Managed reports whether DHCPv6 provides addresses, and Other whether it provides other
+	// configuration: the flags of RFC 4861 4.2.
 	Managed, Other bool
 }
 
-// describeAuto is what InterfaceInfo says; nil where routers are not listened to.
+// describeAuto returns the AutoInfo of an interface; nil if NIC.Auto is not set.
 func (s *Stack) describeAuto(ifc *iface) *AutoInfo {
 	if ifc.auto == nil {
 		return nil
@@ -431,7 +436,7 @@ func (s *Stack) describeAuto(ifc *iface) *AutoInfo {
 	return ifc.auto.describe(ifc)
 }
 
-// describe is describeAuto. s.mu is held.
+// describe returns a's AutoInfo. s.mu is held.
 func (a *autoconf) describe(ifc *iface) *AutoInfo {
 	info := &AutoInfo{HopLimit: a.hopLimit, MTU: a.mtu, Managed: a.managed, Other: a.other}
 	for _, d := range a.dns {
@@ -446,8 +451,8 @@ func (a *autoconf) describe(ifc *iface) *AutoInfo {
 	return info
 }
 
-// LearnedDNS returns the name servers and search domains that routers have advertised, those of all
-// interfaces.
+// LearnedDNS returns the name servers and search domains that routers have advertised on the interfaces
+// that are up.
 func (s *Stack) LearnedDNS() (servers []netip.AddrPort, search []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,32 +1,32 @@
-// Package stack is the engine of a usernet host: ARP, IPv4, ICMP, UDP, raw
-// sockets and TCP over any number of links. It has no global state: any number
-// of stacks live in one process and share nothing.
+// Package stack implements an Internet host: ARP, IPv4, IPv6, ICMP, IGMP, MLD, UDP, raw sockets and TCP
+// over any number of links. It has no global state: a process can have any number of stacks, which
+// share nothing.
 //
-// No goroutine belongs to a stack. What arrives is worked on by the goroutine
-// of the device that received it, what is sent by the one that sends, and the
-// rest runs on timers that are only armed while something is due.
+// A stack owns no goroutine. The goroutine of a device processes the packets that it receives. A sender
+// sends on its own goroutine. All else runs on timers, which are set only while something is scheduled.
 //
 // # Locks
 //
-// They are taken in this order, and released before a device, a callback or a
-// wait is reached. A goroutine holds at most one lock of a level:
+// A goroutine locks mutexes in the order of the levels below, and holds at most one of a level. It
+// holds none when it calls a device or a callback, or waits.
 //
 //  1. the configuration (Stack.mu)
-//  2. what TCP ports are bound to (listenMu)
+//  2. the bindings of TCP ports (listenMu)
 //  3. a listener
 //  4. a socket
-//  5. TIME-WAIT with the dials that wait for a port; multicast groups
-//  6. a table or list: UDP, raw and TCP sockets, listeners, paths, orphans, the wheel, the reclaimer, cookie
-//     keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
-//  7. the ports of TCP's sockets
+//  5. TIME-WAIT and the dials that wait for a port; multicast groups
+//  6. a table or a list: UDP, raw and TCP sockets, listeners, paths, orphans, the timer wheel, the
+//     reclaimer, cookie keys, reassembly, path MTU, ICMP budget, looped datagrams, the host's life
+//  7. the ports of TCP sockets
 //  8. the timer queue of connections
 //  9. a neighbour table
-//  10. of an interface: the transmit queue, the groups, the defence of an address; who waits for a change; the
-//     coarse clock; redirects
+//  10. of an interface: the transmit queue, the groups, the defence of an address; the callers of
+//     Changed; the coarse clock; redirects
 //
-// The level is part of a mutex's type, and the build tag lockorder has it checked: see lockorder.go.
+// The level is part of a mutex's type. With the build tag lockorder the order is checked: see
+// lockorder.go.
 //
-// An alarm has no lock: it belongs to that of its owner.
+// An alarm has no lock of its own: the lock of its owner protects it.
 package stack
 
 import (
@@ -47,77 +47,76 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Config says what a stack is made of. The zero value is a host that has only
-// its loopback.
+// Config is the configuration of a new stack. The zero value is for a host that has only the loopback
+// interface.
 type Config struct {
-	// NICs are the links. The loopback, "lo" with 127.0.0.1/8, is built in; it has ::1/128 too once
-	// some other interface has had an address of IPv6.
+	// NICs are the links. The loopback interface "lo" with 127.0.0.1/8 is built in. It also has ::1/128
+	// once another interface has had an IPv6 address.
 	NICs []NIC
-	// Routes stand beside those that the addresses and gateways of the NICs
-	// bring, and before them where prefixes are equal.
+	// Routes are static routes, in addition to the routes that follow from the addresses and gateways of
+	// NICs. They come first among routes of the same prefix.
 	Routes []Route
-	// Neighbors are static entries, which are never asked for nor forgotten.
+	// Neighbors are permanent neighbour entries.
 	Neighbors []Neighbor
-	// Logger is told when a link fails or an address is in use by another
-	// machine; nothing is logged per packet. Nil is silent.
+	// Logger logs events such as the failure of a link or an address that another machine uses. Nothing
+	// is logged per packet. If Logger is nil, nothing is logged.
 	Logger *slog.Logger
-	// WaitForDAD has an IPv6 address be of no use before Duplicate Address Detection has found that
-	// no other node on the link has it, which takes one to two seconds. Otherwise it is used at
-	// once, and given up when a duplicate is found (RFC 4429, which recommends that for addresses
-	// that are not typed by hand).
+	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has ended, one to
+	// two seconds later. If it is not set, the host uses the address at once, and gives it up if it
+	// detects a duplicate (RFC 4429, which recommends this for addresses that are not configured
+	// manually).
 	WaitForDAD bool
-	// NoRedirects has the host believe no redirects of IPv6 routers.
+	// NoRedirects makes the host ignore redirects of IPv6 routers.
 	NoRedirects bool
-	// StableSecret is what the addresses in routers' prefixes are made with (RFC 7217): with the
-	// same secret and interface names, a host has the same addresses each time it comes to a
-	// network. It has at least 16 unpredictable bytes. Without one the addresses are the
-	// same for the life of the host only.
+	// StableSecret is the secret key for generating stable IPv6 addresses in prefixes that routers
+	// advertise (RFC 7217). A host with the same secret and the same interface names has the same
+	// addresses each time it joins a network. The secret has at least 16 unpredictable bytes. If it is
+	// empty, the stack chooses a random one, so that each new stack has other addresses.
 	StableSecret []byte
-	// Rand fills p with unpredictable bytes, from which all that is random in the stack is
-	// derived. Nil means crypto/rand. It is called by New only.
+	// Rand fills p with unpredictable bytes. All random values of the stack are derived from them. Only
+	// New calls Rand. If Rand is nil, New uses crypto/rand.
 	Rand func(p []byte)
-	// TCP has the settings of TCP.
+	// TCP are the settings of TCP.
 	TCP TCPConfig
-	// UDPBuffer is the receive queue limit in bytes of a new UDP or raw
-	// socket, with what the queue itself needs; 212992 if zero.
+	// UDPBuffer is the limit in bytes of the receive queue of a new UDP or raw socket. It includes the
+	// overhead of the queue. 0 means 212992.
 	UDPBuffer int
 }
 
-// A NIC is a link with the host's addresses on it.
+// A NIC is a link and the host's configuration on it.
 type NIC struct {
-	// Name is the interface's name; the device's own if empty.
+	// Name is the interface's name. If it is empty, the name is that of the device.
 	Name string
-	// Device is the link. The stack closes it when it is closed itself, or
-	// when the NIC is removed.
+	// Device is the link. The stack closes it in Close or RemoveNIC.
 	Device nic.Device
-	// Addrs are the host's addresses with the lengths of their networks. Those of IPv6 need an
-	// MTU of at least 1280.
+	// Addrs are the host's addresses with the lengths of their networks. IPv6 addresses need an MTU of
+	// at least 1280.
 	Addrs []netip.Prefix
-	// Gateway is the default router; an invalid address means none. It has to be on the
-	// link: in the network of an address, or of a route without Via. Where all of Addrs
-	// of its family are single addresses (/32), as some clouds give them, the gateway is taken to
-	// be on the link, and all else is reached by it.
+	// Gateway is the default IPv4 router; an invalid address means none. It must be on the link: in the
+	// network of one of Addrs, or in that of a route without Via. If all IPv4 addresses in Addrs are
+	// single addresses (/32), as on some clouds, the gateway counts as on-link, and the host reaches
+	// all other addresses through it.
 	Gateway netip.Addr
-	// Gateway6 is the default router of IPv6, where Gateway is that of IPv4. It may be link-local.
+	// Gateway6 is the default IPv6 router. It may be link-local.
 	Gateway6 netip.Addr
-	// Auto has the host listen to the IPv6 routers of the link: it has addresses with the prefixes
-	// that they advertise, routes by them, and name servers. What is configured stands beside
-	// that. The link has to be an Ethernet.
+	// Auto configures IPv6 from the Router Advertisements on the link: addresses in the advertised
+	// prefixes, routes and name servers. Addrs and Gateway6 stay valid beside them. The link must be an
+	// Ethernet.
 	Auto bool
-	// Temporary adds addresses with a random identifier that changes each day, for what the host
-	// itself begins (RFC 8981). It needs Auto.
+	// Temporary adds temporary addresses (RFC 8981), with a random identifier that changes each day.
+	// The host uses them for the communication that it starts. Temporary needs Auto.
 	Temporary bool
-	// DADTransmits is how many probes Duplicate Address Detection sends for an IPv6 address, at
-	// most 10: DupAddrDetectTransmits of RFC 4862 5.1. 0 means 1; negative, that there is no
+	// DADTransmits is the number of probes that Duplicate Address Detection sends for an IPv6 address,
+	// at most 10 (DupAddrDetectTransmits of RFC 4862 5.1). 0 means 1. A negative number disables the
 	// detection on the link.
 	DADTransmits int
 }
 
-// Family is an address family as a caller asks for it.
+// A Family is an address family that a caller requests.
 type Family uint8
 
 const (
-	FamilyAny Family = iota // whatever the host has; both where it has both
+	FamilyAny Family = iota // every family that the host has
 	Family4
 	Family6
 )
@@ -133,10 +132,10 @@ func (f Family) holds(a netip.Addr) bool {
 	return a.IsValid()
 }
 
-// refusal is the error of sending to an address that the family does not hold.
+// refusal returns the error for a destination that the family does not hold.
 func (f Family) refusal(a netip.Addr) error {
 	if f == Family6 && a.Is4() {
-		return syscall.ENETUNREACH // as Linux has it for a mapped address
+		return syscall.ENETUNREACH // as on Linux for an IPv4-mapped address
 	}
 	return syscall.EAFNOSUPPORT
 }
@@ -153,21 +152,21 @@ type Stack struct {
 	udpBuffer               int
 	lo                      *iface
 	waitForDAD, noRedirects bool
-	secret                  []byte   // of stable addresses; under mu
+	secret                  []byte   // Config.StableSecret, or one chosen later; under mu
 	desync                  tcp.Time // RFC 8981's DESYNC_FACTOR; 0: not chosen yet
 
-	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never changed
-	table  atomic.Pointer[routeTable] // replaced, never changed
-	gen    atomic.Uint32              // of table; paths of older ones are void
-	pmtu   pmtuCache                  // what ICMP told of TCP segments
+	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never modified
+	table  atomic.Pointer[routeTable] // replaced, never modified
+	gen    atomic.Uint32              // of table; paths of older generations are invalid
+	pmtu   pmtuCache                  // path MTUs from ICMP errors about TCP segments
 	closed atomic.Bool                // set once, under mu
 	life   life
-	deaths atomic.Int64 // of links
+	deaths atomic.Int64 // links that have failed
 
-	datagramMTU pmtuCache // what ICMP told of other datagrams
+	datagramMTU pmtuCache // path MTUs from ICMP errors about other datagrams
 
-	mu        mutex[levelConfig] // one change of the configuration at a time
-	lastIndex int                // the highest interface index given
+	mu        mutex[levelConfig] // serializes changes of the configuration
+	lastIndex int                // highest interface index in use so far
 	static    []Route            // of Config and AddRoute, in order
 	lifetimes lifetimes
 	redirects redirects
@@ -191,8 +190,8 @@ type Stack struct {
 	counts counters
 }
 
-// New makes a stack and brings up its links. An error says which part of the
-// configuration is wrong; then no device has been attached or closed.
+// New makes a stack and brings up its links. The error names the invalid part of the configuration. On
+// an error no device has been attached or closed.
 func New(cfg Config) (*Stack, error) {
 	s := &Stack{
 		start:       startOfTime(),
@@ -265,10 +264,9 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// Close ends the host: connections are reset, every blocked caller returns
-// net.ErrClosed, and the devices are closed. Nothing of the stack runs any more
-// when it has returned, but for what other goroutines had already begun. A
-// second Close returns net.ErrClosed.
+// Close closes the host. It resets all connections, makes blocked callers return net.ErrClosed, and
+// closes the devices. When Close returns, nothing of the stack runs any more, except calls that other
+// goroutines had started before. A second Close returns net.ErrClosed.
 func (s *Stack) Close() error {
 	s.mu.Lock()
 	if s.closed.Swap(true) {
@@ -282,7 +280,7 @@ func (s *Stack) Close() error {
 	s.mu.Unlock()
 	ifaces := *s.ifaces.Load()
 	for _, ifc := range ifaces {
-		ifc.tx.async.Store(true) // a stuck device does not keep us
+		ifc.tx.async.Store(true) // Close must not block on a stuck device
 	}
 	s.closeTCP()
 	s.udp.closeAll()
@@ -307,11 +305,11 @@ func (s *Stack) Close() error {
 	return first
 }
 
-// now is the time since the stack began.
-// It is not 0 then, because a zero tcp.Time is never.
+// now returns the time since the start of the stack. It is never 0, because a zero tcp.Time means
+// never.
 func (s *Stack) now() tcp.Time { return tcp.Time(time.Since(s.start)) + timerSlots }
 
-// wallTime is the way back from now.
+// wallTime converts a result of now to a time.Time.
 func (s *Stack) wallTime(t tcp.Time) time.Time { return s.start.Add(time.Duration(t - timerSlots)) }
 
 // startOfTime returns the present, rounded down to a multiple of timerSlots.
@@ -327,22 +325,22 @@ func (s *Stack) newKey() hashKey {
 	return hashKey{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
 }
 
-// A randSource makes unpredictable numbers of one key: a sequence for each purpose, so that what one
-// part of a stack draws does not change what the others get.
+// A randSource derives unpredictable numbers from one key. Each purpose has its own sequence, so that
+// the number of draws for one purpose does not change the sequence of another.
 type randSource struct {
 	key hashKey
-	n   [randPurposes]atomic.Uint64 // numbers drawn
+	n   [randPurposes]atomic.Uint64 // numbers drawn so far
 }
 
-// A randPurpose is what a random number is for.
+// A randPurpose is the purpose of a random number.
 type randPurpose uint8
 
 const (
-	randPort   randPurpose = iota // a port that the application leaves open
-	randGroup                     // the delay of a report of a group
+	randPort   randPurpose = iota // a port that the application has not chosen
+	randGroup                     // the delay of a group's report
 	randCookie                    // a key of SYN cookies
-	randND                        // nonces and delays of Neighbour Discovery
-	randID                        // identifiers of addresses
+	randND                        // nonces and delays of Neighbor Discovery
+	randID                        // interface identifiers
 	randPurposes
 )
 
@@ -376,14 +374,14 @@ func (s *Stack) AddNIC(n NIC) error {
 	s.life.revive()
 	s.mu.Unlock()
 	ifc.up()
-	s.changes.notify() // the link may have changed meanwhile
+	s.changes.notify() // the link may have changed in between
 	s.drain()
 	return nil
 }
 
-// RemoveNIC takes a link out of a running stack and closes its device. Routes
-// over it go with it, and so do those whose source is an address of it. Sockets stay: they
-// find no route where there is none left, nor from an address that has gone.
+// RemoveNIC removes a link from a running stack and closes its device. The stack deletes the routes
+// over the link, and the routes whose source is an address of the link. Sockets stay open. Those that
+// have no other route, or are bound to an address of the link, fail to send.
 func (s *Stack) RemoveNIC(name string) error {
 	s.mu.Lock()
 	old := *s.ifaces.Load()
@@ -404,17 +402,17 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.ifaces.Store(&ifaces)
 	s.rebuildRoutes()
 	s.mu.Unlock()
-	ifc.tx.async.Store(true) // a stuck device does not keep us
+	ifc.tx.async.Store(true) // RemoveNIC must not block on a stuck device
 	s.groups.detach(ifc)
 	s.sendLast(ifc)
 	err := ifc.close()
-	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // which nobody asks any more
+	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // stats of this interface are no longer read
 	s.linkGone()
 	s.drain()
 	return err
 }
 
-// checkNIC makes an interface of a NIC, after those that are there already.
+// checkNIC makes an interface from n. ifaces are the interfaces that exist already.
 func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	if err := nic.CheckFree(n.Device); err != nil {
 		return nil, err
@@ -465,7 +463,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	}
 	s.lastIndex++
 	for _, gw := range []netip.Addr{n.Gateway, n.Gateway6} {
-		gw = gw.WithZone("") // it can be on no other link
+		gw = gw.WithZone("") // the zone can only be this link
 		if !gw.IsValid() {
 			continue
 		}
@@ -478,7 +476,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	return ifc, nil
 }
 
-// onlySingle reports whether there are addresses of a gateway's family, and none has a network.
+// onlySingle reports whether addrs has addresses of gw's family and all of them are single addresses.
 func onlySingle(addrs []netip.Prefix, gw netip.Addr) bool {
 	some := false
 	for _, p := range addrs {
@@ -513,7 +511,7 @@ func nicName(ifaces []*iface, asked, device string) (string, error) {
 	return name, nil
 }
 
-// checkGateways tells whether the routers of a NIC can be.
+// checkGateways returns an error if a gateway of n is invalid.
 func (s *Stack) checkGateways(ifc *iface, n *NIC) error {
 	if err := s.checkGateway(ifc, n.Gateway); err != nil {
 		return err
@@ -521,7 +519,7 @@ func (s *Stack) checkGateways(ifc *iface, n *NIC) error {
 	return s.checkGateway(ifc, n.Gateway6.WithZone(""))
 }
 
-// checkGateway tells whether an address can be the router of an interface.
+// checkGateway returns an error if gw cannot be a router of the interface.
 func (s *Stack) checkGateway(ifc *iface, gw netip.Addr) error {
 	if !gw.IsValid() {
 		return nil
