@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Adapter is a Device over anything that reads and writes one frame at a time.
+// Adapter is a Device over an io.ReadWriteCloser that reads or writes one frame with each call.
 type Adapter struct {
 	rxLoop
 	rw     io.ReadWriteCloser
@@ -81,13 +81,13 @@ type funcScratch struct {
 	batch [1]Frame
 }
 
-// FromFuncs returns a Device that calls send for each frame that is sent, and
-// receives the frames that are passed to its Receive method. link describes the device; the offloads
-// in it are ignored. The defaults are the Name "func", an MTU of 1500 and, on Ethernet, a random MAC.
+// FromFuncs returns a Device that calls send for each frame that its user sends, and whose Receive
+// method passes a frame to its user. link describes the device; the offloads in it are ignored. The
+// defaults are the Name "func", an MTU of 1500 and, on Ethernet, a random MAC.
 //
-// send is called in the goroutine of the sender, and may be called by several goroutines at once. It
-// must not keep the frame. An error from send means that the device has failed for good; Send returns
-// it. If send merely has no room for a frame, it should drop the frame and return nil.
+// send is called in the goroutine of the sender, and may be called by several goroutines at once.
+// It must not keep the frame. An error from send means that the device has failed for good; Send
+// returns it. If send merely cannot accept a frame now, it should drop the frame and return nil.
 func FromFuncs(link Link, send func(frame []byte) error) *FuncDevice {
 	link = link.withDefaults("func")
 	link.GSO, link.TxChecksum = 0, false
@@ -109,7 +109,8 @@ func (d *FuncDevice) getScratch() *funcScratch {
 }
 
 // Receive passes a frame to the device's user, in the goroutine of the caller. It does not keep the
-// frame. It drops and counts a frame that is too long for the link, or that comes before Attach. After Close it returns net.ErrClosed. Receive may be called by several goroutines at once.
+// frame. It drops and counts a frame that is too long for the link, or that comes before Attach.
+// After Close it returns net.ErrClosed. Receive may be called by several goroutines at once.
 func (d *FuncDevice) Receive(frame []byte) error {
 	if d.closed.Load() {
 		return net.ErrClosed
@@ -124,7 +125,8 @@ func (d *FuncDevice) Receive(frame []byte) error {
 	return nil
 }
 
-// Send calls send for each frame. It drops and counts the frames that the link cannot carry. After Close it returns net.ErrClosed.
+// Send calls the function send for each frame. It drops and counts frames that the link cannot
+// carry. After Close it returns net.ErrClosed.
 func (d *FuncDevice) Send(batch []Frame) (n int, err error) {
 	if d.closed.Load() {
 		return 0, net.ErrClosed

@@ -10,19 +10,18 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Stats counts what has passed a device since it was made. A super-frame
-// counts as one frame.
+// Stats counts the frames of a device since it was made. A super-frame counts as one frame.
 type Stats struct {
-	Sent          uint64 // frames that Send took and passed on
+	Sent          uint64 // frames that Send accepted and passed on
 	SentBytes     uint64 // their bytes, with the link-layer header
-	SendDropped   uint64 // frames that Send took and dropped
-	Received      uint64 // frames given to recv
+	SendDropped   uint64 // frames that Send accepted and dropped
+	Received      uint64 // frames passed to recv
 	ReceivedBytes uint64 // their bytes, with the link-layer header
-	RecvDropped   uint64 // frames that arrived and were not given to recv
+	RecvDropped   uint64 // frames that arrived but were not passed to recv
 }
 
-// counters has the counters of each direction on cache lines of their own, because different
-// goroutines send and receive, often at the same time.
+// counters has the counters of each direction on separate cache lines, because different goroutines
+// send and receive, often at the same time.
 type counters struct {
 	_           [64]byte
 	sent        tally.Tally
@@ -43,8 +42,7 @@ func (c *counters) Stats() Stats {
 
 func (c *counters) countSent(frames, bytes int) { c.sent.Add(frames, bytes) }
 
-// base is what the devices have in common: the user's recv, whether the device is closed,
-// and the counters.
+// base is the part that the devices share: the user's recv, the closed flag, and the counters.
 type base struct {
 	counters
 	recv   atomic.Pointer[func([]Frame)]
@@ -73,8 +71,8 @@ func (p *base) Close() error {
 	return nil
 }
 
-// deliver passes a batch to recv and reports whether it did: there may be no recv, or the device may
-// be closed. It counts no drops; the caller does.
+// deliver passes a batch to recv and reports whether it did. It does not if there is no recv or the
+// device is closed; the caller then counts the drops.
 func (p *base) deliver(batch []Frame, bytes int) bool {
 	recv := p.recv.Load()
 	if recv == nil || p.closed.Load() {
@@ -100,8 +98,8 @@ func (m Medium) headerLen() int {
 	return wire.EthernetLen
 }
 
-// vlanTagged reports whether an Ethernet header is followed by a VLAN tag, which does not
-// count towards the MTU.
+// vlanTagged reports whether a VLAN tag follows the Ethernet header. The tag does not count towards
+// the MTU.
 func vlanTagged(head []byte) bool {
 	if len(head) < wire.EthernetLen {
 		return false
@@ -110,8 +108,8 @@ func vlanTagged(head []byte) bool {
 	return t == 0x8100 || t == 0x88a8
 }
 
-// carries reports whether the link can take the frame as it is: it is not too long, and it asks
-// for no offload that the link does not have.
+// carries reports whether the link can carry the frame as it is: the frame is not too long, and it
+// asks for no offload that the link does not have.
 func (l *Link) carries(f *Frame) bool {
 	head := l.Medium.headerLen()
 	if l.Medium == Ethernet && vlanTagged(f.Head) {
@@ -133,8 +131,8 @@ func (l *Link) carries(f *Frame) bool {
 		int(f.HeaderLen)+int(f.GSOSize) <= l.MTU+head
 }
 
-// each calls pass for each run of consecutive frames that the link carries, with the run's length in
-// bytes, and drop for each frame that it does not carry.
+// each splits a batch. It calls pass for each run of consecutive frames that the link carries, with
+// the run's length in bytes, and drop for each frame that the link does not carry.
 func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func()) {
 	start, bytes := 0, 0
 	for i := range batch {
@@ -153,16 +151,15 @@ func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func(
 	}
 }
 
-// randomMAC returns a random unicast address of the locally administered kind:
-// in IEEE 802 section 8.2, bit 0 of the first octet marks group addresses and bit 1 those that are
-// locally administered.
+// randomMAC returns a random, locally administered unicast address. In IEEE 802 section 8.2, bit 0
+// of the first octet marks group addresses and bit 1 locally administered ones.
 func randomMAC() (mac [6]byte) {
-	rand.Read(mac[:]) // never fails: since Go 1.24 a broken source ends the program
+	rand.Read(mac[:]) // never fails: since Go 1.24 a broken source crashes the program
 	mac[0] = mac[0]&^1 | 2
 	return mac
 }
 
-// seededMAC returns the nth address of a seed, or a random one if the seed is zero.
+// seededMAC returns the nth address that a seed determines, or a random one if the seed is zero.
 func seededMAC(seed, n uint64) (mac [6]byte) {
 	if seed == 0 {
 		return randomMAC()
@@ -175,8 +172,8 @@ func seededMAC(seed, n uint64) (mac [6]byte) {
 	return mac
 }
 
-// gsoSize returns the super-frame size for the GSO field of a configuration, in which 0 stands for the
-// largest size and a negative value for none.
+// gsoSize returns the largest super-frame for the GSO field of a configuration. In the field, 0
+// stands for the largest possible size and a negative value for no super-frames.
 func gsoSize(configured int) int {
 	switch {
 	case configured < 0:

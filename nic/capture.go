@@ -10,12 +10,12 @@ import (
 
 // CaptureConfig configures a Capture.
 type CaptureConfig struct {
-	// SnapLen is how many bytes of a frame are kept at most; all if zero.
+	// SnapLen is the maximum number of bytes recorded of a frame; 0 means all.
 	SnapLen int
 }
 
-// Captured is a Device that records the frames of another device in the
-// pcapng format (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
+// Captured is a Device that records the frames of another device in the pcapng format
+// (draft-ietf-opsawg-pcapng), which Wireshark and tcpdump read.
 type Captured struct {
 	dev     Device
 	w       io.Writer
@@ -29,16 +29,15 @@ type Captured struct {
 
 var _ Device = (*Captured)(nil)
 
-// Capture returns a Captured, which becomes the only user of dev, and
-// writes the capture's header to w. An error of w does not affect the link:
-// it ends the capture, and Err returns it.
+// Capture returns a Captured that wraps dev and is its only user, and writes the capture's header
+// to w. An error from w does not affect the link: it ends the capture, and Err returns it.
 //
-// Each frame is written with one Write before it is passed on, in the
-// goroutine that passes it: a slow writer slows the link. Calls of Write do not
-// overlap. A frame that dev refuses is written again when it
-// is sent again. Incomplete checksums are completed in the capture, and a super-frame is written as
-// one large frame. The timestamp of a frame is the time when it passes the Captured. A device under
-// a Captured does not merge received segments: they are written as they arrived.
+// Each frame is recorded with one Write before it is passed on, in the goroutine that passes it on.
+// A slow writer therefore slows the link. Calls of Write do not overlap. A frame that dev does not
+// accept is recorded again when it is sent again. Incomplete checksums are completed in the
+// capture, and a super-frame is recorded as one large frame. The timestamp of a frame is the time
+// at which the Captured records it. The Captured hides dev's MergeReceived, so received segments
+// are recorded as they arrived.
 //
 // Close does not close w.
 func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
@@ -47,14 +46,14 @@ func Capture(dev Device, w io.Writer, cfg CaptureConfig) *Captured {
 	return c
 }
 
-// Link describes the link of the device below.
+// Link describes the link of the wrapped device.
 func (c *Captured) Link() Link {
 	l := c.dev.Link()
 	l.Up = l.Up && !c.closed.Load()
 	return l
 }
 
-// Attach attaches recv, behind the capture, to the device below.
+// Attach attaches recv to the wrapped device. Received frames are recorded before recv gets them.
 func (c *Captured) Attach(recv func(batch []Frame)) {
 	c.dev.Attach(func(batch []Frame) {
 		if c.closed.Load() {
@@ -65,7 +64,7 @@ func (c *Captured) Attach(recv func(batch []Frame)) {
 	})
 }
 
-// Send records the frames and passes them to the device below.
+// Send records the frames and passes them to the wrapped device.
 func (c *Captured) Send(batch []Frame) (n int, err error) {
 	if c.closed.Load() {
 		return 0, net.ErrClosed
@@ -74,19 +73,19 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 	return c.dev.Send(batch)
 }
 
-// NotifyDown calls NotifyDown of the device below. If that device is not a DownNotifier, f is never
-// called.
+// NotifyDown calls NotifyDown of the wrapped device. If that device is not a DownNotifier, f is
+// never called.
 func (c *Captured) NotifyDown(f func(err error)) { notifyDown(c.dev, f) }
 
-// NotifyLink calls NotifyLink of the device below. If that device is not a LinkNotifier, it returns
-// false.
+// NotifyLink calls NotifyLink of the wrapped device. If that device is not a LinkNotifier, it
+// returns false.
 func (c *Captured) NotifyLink(f func()) bool { return notifyLink(c.dev, f) }
 
-// Unwrap returns the device below.
+// Unwrap returns the wrapped device.
 func (c *Captured) Unwrap() Device { return c.dev }
 
-// Nonblocking returns c if Send of the device below does not block, else nil. It assumes that
-// the capture's writer does not block.
+// Nonblocking returns c if Send of the wrapped device does not block, and nil otherwise. It assumes
+// that the capture's writer does not block.
 func (c *Captured) Nonblocking() Device {
 	if !IsNonblocking(c.dev) {
 		return nil
@@ -94,9 +93,8 @@ func (c *Captured) Nonblocking() Device {
 	return c
 }
 
-// Close ends the capture and closes the device below. A frame that another
-// goroutine is passing may still be written. A second Close returns
-// net.ErrClosed.
+// Close ends the capture and closes the wrapped device. A frame that another goroutine is passing
+// on may still be recorded. A second Close returns net.ErrClosed.
 func (c *Captured) Close() error {
 	if !c.closed.CompareAndSwap(false, true) {
 		return net.ErrClosed
@@ -112,8 +110,7 @@ func (c *Captured) Err() error {
 	return nil
 }
 
-// The numbers of draft-ietf-opsawg-pcapng section 4 and of the registry of link
-// types.
+// Numbers from draft-ietf-opsawg-pcapng section 4 and from the registry of link types.
 const (
 	blockSection   = 0x0a0d0d0a
 	blockInterface = 1
@@ -147,7 +144,8 @@ func (c *Captured) capture(batch []Frame, direction uint32) {
 	}
 }
 
-// write writes a block unless a write has failed before.
+// write writes a block, unless an earlier write has failed. It reports whether the block was
+// written.
 func (c *Captured) write(block []byte) bool {
 	if c.err.Load() != nil {
 		return false
@@ -171,7 +169,7 @@ func (c *Captured) appendHeader(b []byte) []byte {
 	b = le.AppendUint32(b, byteOrderMagic)
 	b = le.AppendUint16(b, 1) // version 1.0
 	b = le.AppendUint16(b, 0)
-	b = le.AppendUint64(b, 1<<64-1) // length of the section: not known
+	b = le.AppendUint64(b, 1<<64-1) // length of the section: unknown
 	b = appendOption(b, optUserAppl, []byte("usernet"))
 	b = endBlock(b, start)
 
@@ -235,8 +233,8 @@ func pad(b []byte, start int) []byte {
 	return b
 }
 
-// endBlock appends the end of the options and of the block that begins at start, and writes the
-// block's length to its beginning and its end.
+// endBlock appends the end of the options and of the block that begins at start. It writes the
+// block's length at the block's beginning and end.
 func endBlock(b []byte, start int) []byte {
 	b = appendOption(b, optEnd, nil)
 	n := uint32(len(b) - start + 4)

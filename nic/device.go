@@ -1,6 +1,6 @@
-// Package nic has the links that a usernet host can use: TAP devices,
-// wires and switches in memory, and devices that wrap another one to impair
-// or to capture its traffic. It looks into frames only for GSO and GRO.
+// Package nic provides the links that a usernet host can use: TAP devices, wires and switches in
+// memory, and devices that wrap another one to impair or capture its traffic. The package reads the
+// contents of frames only for GSO and GRO.
 package nic
 
 import (
@@ -11,61 +11,60 @@ import (
 
 // A Device is one end of a link. The stack above it is its only user.
 //
-// Before Attach nothing is received and nothing may be sent. All methods may
-// be called from several goroutines.
+// Before Attach the device receives nothing, and nothing may be sent. All methods may be called
+// from several goroutines.
 //
 // A device may also implement DownNotifier, LinkNotifier, ReceiveMerger, ZeroCopyReceiver,
 // Nonblocking and AttachReporter. A stack checks for them before it calls Attach. A device that
-// wraps another one is a Wrapper, and passes on those of the wrapped device's abilities that still
-// hold.
+// wraps another one is a Wrapper, and also implements those of the wrapped device's interfaces
+// whose promises it can keep.
 type Device interface {
-	// Link describes the link. While the device is open only Up may change, and also MTU and
-	// MAC if the device is a LinkNotifier.
+	// Link describes the link. While the device is open, only Up may change. If the device is a
+	// LinkNotifier, MTU and MAC may change too.
 	Link() Link
 
-	// Attach sets the function to which the device passes received frames.
-	// It is called once, before the first Send; a second call panics. recv is called with one or
-	// more frames in the order of the wire; it never blocks for long, it may
-	// call Send, and it may be called by several goroutines at once.
-	// The frames and their bytes are valid until recv returns. It must not change them: they
-	// may belong to the sender, and other receivers may read them too.
+	// Attach sets the function to which the device passes received frames. It is called once,
+	// before the first Send; a second call panics. The device calls recv with one or more frames in
+	// the order of the wire. recv never blocks for long, it may call Send, and several goroutines
+	// may call it at once. The frames and their bytes are valid until recv returns. recv must not
+	// change them: they may belong to the sender, and other receivers may read them too.
 	Attach(recv func(batch []Frame))
 
-	// Send sends the frames in order and returns how many it took. It does not keep the frames or
-	// their bytes. It never blocks for long: frames for which the link has no room are either
-	// not taken (n < len(batch) and a nil error), or dropped and counted, as the
-	// device's documentation says. After an error the device cannot be used any more; after
-	// Close the error is net.ErrClosed. Before it returns, Send may call the recv function of the
-	// device at the other end, which may call that of this device.
+	// Send sends the frames in order and returns how many it accepted. It does not keep the frames
+	// or their bytes. It never blocks for long. If the link is full, Send either does not accept
+	// the remaining frames (n < len(batch) and a nil error), or drops and counts them; the device's
+	// documentation says which. After an error the device cannot be used any more; after Close the
+	// error is net.ErrClosed. Before it returns, Send may call the recv function of the device at
+	// the other end, which may in turn call that device's Send and this device's recv.
 	//
 	// If the device is Nonblocking, a host calls Send from any goroutine that has frames for it.
-	// Otherwise it calls Send from one goroutine at a time, which it starts when there are
-	// frames, and which ends when there are none. A Send that blocks therefore fills the host's
-	// queue for that device, but delays nothing else.
+	// Otherwise the host calls Send from one goroutine at a time. The host starts that goroutine
+	// when there are frames, and it ends when there are none. A Send that blocks therefore fills
+	// the host's queue for that device, but delays nothing else.
 	Send(batch []Frame) (n int, err error)
 
-	// Close ends the link. Frames that arrive after it has returned are not passed to recv. It
-	// does not wait for calls of recv that have begun in other goroutines, so that recv
-	// may call it. A second Close returns net.ErrClosed.
+	// Close ends the link. After it has returned, no more frames are passed to recv. Close does not
+	// wait for calls of recv that are in progress, so recv may call Close. A second Close returns
+	// net.ErrClosed.
 	Close() error
 }
 
 // A DownNotifier is a Device that reports when it fails.
 type DownNotifier interface {
 	Device
-	// NotifyDown registers f, which the device calls once with the reason if it comes to an end
-	// other than by Close. It calls f from any goroutine and with no lock held.
-	// NotifyDown must be called before Attach.
+	// NotifyDown registers f. The device calls f once, with the reason, if it ends other than by
+	// Close. It calls f from any goroutine and holds no lock. NotifyDown must be called before
+	// Attach.
 	NotifyDown(f func(err error))
 }
 
-// A LinkNotifier is a Device whose Link may change while it is open, and that reports the
-// change. A stack takes Up for the state of the link only if NotifyLink has returned true.
+// A LinkNotifier is a Device whose Link may change while it is open, and that reports the change. A
+// stack relies on Link.Up only if NotifyLink has returned true.
 type LinkNotifier interface {
 	Device
-	// NotifyLink registers f, which the device calls after each change of MTU, MAC or Up in the
-	// result of Link, and when other stations may have moved to other ports. f is called from any
-	// goroutine, perhaps by several at once, with no lock held; it may call Link. NotifyLink
+	// NotifyLink registers f. The device calls f after each change of MTU, MAC or Up in the result
+	// of Link, and when other stations may have moved to other ports. It calls f from any
+	// goroutine, possibly from several at once, and holds no lock; f may call Link. NotifyLink
 	// reports whether the device will call f. It must be called before Attach.
 	NotifyLink(f func()) bool
 }
@@ -78,37 +77,38 @@ type ReceiveMerger interface {
 	MergeReceived()
 }
 
-// A ZeroCopyReceiver is a Device that can write the payload of received frames to a buffer of the
-// stack's choice.
+// A ZeroCopyReceiver is a Device that can write the payload of received frames into buffers that
+// the stack provides.
 type ZeroCopyReceiver interface {
 	Device
-	// ReceiveInto sets a function from which the device gets a ReceiveBuffer before it reads a
-	// frame, and reports whether the device will call it. It must be called before Attach.
+	// ReceiveInto sets a function that returns a ReceiveBuffer. The device calls it before it reads
+	// a frame. ReceiveInto reports whether the device will call it. It must be called before
+	// Attach.
 	ReceiveInto(buffer func() ReceiveBuffer) bool
 }
 
-// Nonblocking is a Device whose Send waits neither for the other end of the link nor for a write
-// that may take long.
+// Nonblocking is a Device whose Send waits neither for the other end of the link nor for a long
+// write.
 type Nonblocking interface {
 	Device
-	// Nonblocking returns the device itself if its Send never waits, else nil. A type that
-	// embeds such a device and has its own Send inherits this method, but is not taken for
-	// nonblocking, because the method returns the embedded device.
+	// Nonblocking returns the device itself if its Send never waits, and nil otherwise. If a type
+	// embeds such a device and has a Send of its own, it inherits this method. IsNonblocking
+	// reports false for it, because the method returns the embedded device.
 	Nonblocking() Device
 }
 
-// An AttachReporter is a Device that can report whether it has a user, so that passing it
-// to a second one is an error rather than a panic.
+// An AttachReporter is a Device that can report whether it has a user. Passing it to a second user
+// is then an error instead of a panic.
 type AttachReporter interface {
 	Device
 	// Attached reports whether Attach was called.
 	Attached() bool
 }
 
-// A Wrapper is a Device in front of another one, whose only user it is.
+// A Wrapper is a Device that wraps another one and is that device's only user.
 type Wrapper interface {
 	Device
-	// Unwrap returns the device below.
+	// Unwrap returns the wrapped device.
 	Unwrap() Device
 }
 
@@ -118,14 +118,15 @@ func IsNonblocking(dev Device) bool {
 	return ok && same(d.Nonblocking(), dev)
 }
 
-// same reports whether a and b are the same device. It is false for types that cannot be compared.
+// same reports whether a and b are the same device. It returns false for types that cannot be
+// compared.
 func same(a, b Device) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// CheckFree returns an error if a device cannot be attached: it is nil or a nil pointer, it or
-// a device below it has been attached, or it shares a device with one of others, which are about to
-// be attached.
+// CheckFree returns an error if a device cannot be attached. That is the case if the device is nil
+// or a nil pointer, if it or a device that it wraps has been attached, or if it shares a device
+// with one of others, which are about to be attached.
 func CheckFree(dev Device, others ...Device) error {
 	if isNil(dev) {
 		return errors.New("the device is nil")
@@ -158,7 +159,7 @@ func isNil(dev Device) bool {
 	return false
 }
 
-// chain yields a device and those below it.
+// chain yields a device and the devices that it wraps.
 func chain(dev Device) iter.Seq[Device] {
 	return func(yield func(Device) bool) {
 		for !isNil(dev) && yield(dev) {
@@ -186,7 +187,7 @@ func (m Medium) String() string {
 	return "ethernet"
 }
 
-// Link describes a link to the stack that uses it.
+// A Link describes a link to the stack that uses it.
 type Link struct {
 	// Name is the device's name in messages, such as "tap0" or "pipe".
 	Name string
@@ -197,12 +198,12 @@ type Link struct {
 	MTU int
 	// Medium is what a frame begins with.
 	Medium Medium
-	// GSO is the largest network-layer packet in bytes that Send takes with
-	// Frame.GSOSize set, for the link to segment; 0 if it takes none.
+	// GSO is the largest network-layer packet in bytes that Send accepts with Frame.GSOSize set,
+	// for the link to segment. It is 0 if the link does not segment.
 	GSO int
-	// TxChecksum is whether Send takes frames with Frame.NeedsChecksum set.
+	// TxChecksum reports whether Send accepts frames with Frame.NeedsChecksum set.
 	TxChecksum bool
-	// Up is whether the device is open and its link is usable.
+	// Up reports whether the device is open and its link is usable.
 	Up bool
 }
 
@@ -216,19 +217,18 @@ const (
 	GSOUDP
 )
 
-// A Frame is one frame, or a super-frame that stands for several.
-// Its bytes are Head followed by Body, so that a sender need not copy headers and payload into one
-// buffer. The link-layer header is always in Head, and so are all headers of a frame that asks for an
-// offload.
+// A Frame is one frame, or a super-frame that stands for several. Its bytes are Head followed by
+// Body, so a sender need not copy headers and payload into one buffer. Head always contains the
+// link-layer header. If the frame asks for an offload, Head contains all its headers.
 type Frame struct {
 	Head []byte
 	Body []byte
 
-	// NeedsChecksum is whether the transport checksum is incomplete: the
-	// 16-bit field at ChecksumStart+ChecksumOffset holds the folded sum of the
-	// pseudo-header (not complemented), and the bytes from ChecksumStart to the
-	// end of the frame are still to be added. A received frame with NeedsChecksum
-	// has never left the memory of this machine and need not be verified.
+	// NeedsChecksum reports whether the transport checksum is incomplete. The 16-bit field at
+	// ChecksumStart+ChecksumOffset then holds the folded sum of the pseudo-header (not
+	// complemented), and the bytes from ChecksumStart to the end of the frame are still to be
+	// added. A received frame with NeedsChecksum has never left the memory of this machine and need
+	// not be verified.
 	NeedsChecksum  bool
 	ChecksumStart  uint16 // offset in the frame of the transport header
 	ChecksumOffset uint16 // offset of the field from ChecksumStart
@@ -237,32 +237,32 @@ type Frame struct {
 	// device has verified.
 	ChecksumValid bool
 
-	// A frame whose GSO is not GSONone is a super-frame: its payload is segmented
-	// every GSOSize bytes, and HeaderLen is the length of all headers that each segment
-	// gets, from the frame's first byte. NeedsChecksum is always set with it; the lengths
-	// and checksums in the headers are those of the whole super-frame.
+	// A frame whose GSO is not GSONone is a super-frame. Its payload is to be cut into segments of
+	// GSOSize bytes. HeaderLen is the length of all headers, which each segment gets. NeedsChecksum
+	// is always set too. The lengths and checksums in the headers are those of the whole
+	// super-frame.
 	GSO       GSOKind
 	GSOSize   uint16
 	HeaderLen uint16
 }
 
-// A ReceiveBuffer is the buffer for the payload of the next frame in zero-copy receive. The
-// device owns it until it calls End, which it must do exactly once, and before it asks for the next
+// A ReceiveBuffer is the buffer for the payload of the next frame in zero-copy receive. The device
+// owns it until it calls End. It must call End exactly once, and before it asks for the next
 // buffer.
 //
-// If the device receives a super-frame of TCP with Headers bytes of headers, it may write the rest
-// to the beginning of Buf, and pass both to recv as Head and Body; it calls End after recv has
-// returned. No other frame may be in Buf when it is passed to recv. The device may overwrite all
-// of Buf.
+// If the device receives a TCP super-frame with Headers bytes of headers, it may write the payload
+// to the beginning of Buf and pass the headers and the payload to recv as Head and Body. It calls
+// End after recv has returned. When recv is called, Buf must hold no other frame. The device may
+// overwrite all of Buf.
 //
 // Only one goroutine asks for buffers and calls End.
 type ReceiveBuffer struct {
-	Headers int    // bytes from the link-layer header on that do not go into Buf
-	Buf     []byte // nil: there is no buffer, and no End
+	Headers int    // length of all headers, including the link layer's, which do not go into Buf
+	Buf     []byte // nil if there is no buffer; End is then nil too
 	End     func()
 }
 
-// Len is the length of the frame in bytes.
+// Len returns the length of the frame in bytes.
 func (f *Frame) Len() int { return len(f.Head) + len(f.Body) }
 
 // AppendTo appends the frame's bytes to b.

@@ -5,26 +5,26 @@ import (
 	"sync/atomic"
 )
 
-// An egress holds copies of the frames for a device on a switch whose Send may wait, so that
-// the sender need not. A goroutine sends them; it ends when the queue is empty.
+// An egress queues copies of the frames for a device on a switch whose Send may block, so that the
+// switch's sender does not block. A goroutine sends the copies; it ends when the queue is empty.
 type egress struct {
 	dev     Device
-	dropped *atomic.Uint64 // frames that the device did not take
+	dropped *atomic.Uint64 // frames that the device did not accept
 	failed  func()         // called when Send returned an error
 
 	mu      sync.Mutex
-	queue   []Frame   // each with its bytes in Head
-	buffers []*[]byte // of the pool: where the bytes of queue are
-	bytes   int       // of queue and of what is being sent
+	queue   []Frame   // each has all its bytes in Head
+	buffers []*[]byte // the buffers of queue, from pool
+	bytes   int       // in queue and in the batch that is being sent
 	sending bool
 	pool    sync.Pool // of *[]byte
 }
 
-// maxEgress bounds the bytes of an egress queue: a hundred super-frames or more than
-// four thousand frames of 1500 bytes.
+// maxEgress bounds the bytes of an egress queue. It holds a hundred super-frames, or more than four
+// thousand frames of 1500 bytes.
 const maxEgress = 100 * maxFrame
 
-// put queues copies of as many frames as there is room for, and returns their number.
+// put queues copies of the first frames of run, as many as fit, and returns their number.
 func (q *egress) put(run []Frame) (n int) {
 	q.mu.Lock()
 	for n < len(run) && q.bytes+run[n].Len() <= maxEgress {

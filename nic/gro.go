@@ -7,42 +7,42 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A gro merges consecutive segments of a TCP connection in a batch of received frames into
-// one super-frame, as the kernel's generic receive offload does; cut is the reverse. The stack then
+// A gro merges consecutive segments of a TCP connection in a batch of received frames into one
+// super-frame, as the kernel's generic receive offload does; cut is the reverse. The stack then
 // processes and acknowledges one segment instead of many.
 //
-// The result could have been sent as one super-frame: all segments but the last
-// have the same length, and they differ only in sequence numbers, lengths, checksums and
-// the flags of the last one. The checksum of each segment is verified
-// here, and not again by the stack. Measured without a difference: reading each payload to its final
-// place, so that it need not be moved. The checksum takes 60 of the 1400 ns that a frame costs,
-// too little for assembly to pay.
+// The result is a super-frame that a sender could have sent: all segments but the last have the
+// same length, and they differ only in sequence numbers, lengths, checksums and the flags of the
+// last one. The gro verifies the checksum of each segment, and the stack does not verify it again.
+// Reading each payload directly to its final place, which avoids moving it, made no measurable
+// difference. The checksum takes 60 of the 1400 ns that a frame costs, too little to justify
+// assembly code.
 type gro struct {
-	open bool // segments may still be added to the last frame of the batch
+	open bool // whether segments may be added to the last frame of the batch
 
-	// Of the last frame, while it is open.
+	// The fields below describe the last frame while open is true.
 	network   int // offset of the IP header
 	transport int // offset of the TCP header
 	header    int // offset of the payload
 	v6        bool
-	next      uint32 // the sequence number after it
-	size      int    // payload of its segments
-	merged    bool   // it has more than one segment
+	next      uint32 // the sequence number after its payload
+	size      int    // payload length of each segment
+	merged    bool   // whether it has more than one segment
 }
 
 const (
-	// mergeLimit is the longest packet that is made by merging.
+	// mergeLimit is the length of the longest packet that merging makes.
 	mergeLimit = maxPacket
 
 	ip4DontFragment = 0x4000
 
-	// The 4 bytes that begin the options of most segments (RFC 7323 appendix A).
+	// The first 4 bytes of the options of most segments (RFC 7323 appendix A).
 	tcpNopNopTS = 0x0101080a
 )
 
-// add tries to merge b, the frame that follows a batch, into the last frame of the batch. If it can, it
-// appends the payload of b to the Head of that frame, whose capacity must be sufficient and
-// may overlap b, and returns true. Otherwise the caller appends b to the batch.
+// add tries to merge b, the frame after batch, into the last frame of batch. If it can, it appends
+// the payload of b to that frame's Head and returns true. The Head must have enough capacity, which
+// may overlap b. Otherwise add returns false, and the caller appends b to the batch.
 func (m *gro) add(batch []Frame, b []byte) bool {
 	if !m.open || len(batch) == 0 {
 		m.open = m.begin(b)
@@ -51,7 +51,7 @@ func (m *gro) add(batch []Frame, b []byte) bool {
 	last := &batch[len(batch)-1]
 	n, flags, ok := m.continues(last.Head, b)
 	if ok && !m.merged {
-		ok = m.valid(last.Head) // if not, the stack drops and counts it
+		ok = m.valid(last.Head) // if not valid, the stack drops and counts it
 	}
 	if !ok || !m.valid(b) {
 		m.close(batch)
@@ -68,7 +68,7 @@ func (m *gro) add(batch []Frame, b []byte) bool {
 	return true
 }
 
-// begin notes the headers of b if later segments may be merged into it.
+// begin stores the offsets of b's headers and reports whether later segments may be merged into b.
 func (m *gro) begin(b []byte) bool {
 	if len(b) < wire.EthernetLen+wire.IPv4Len+wire.TCPLen {
 		return false
@@ -77,7 +77,7 @@ func (m *gro) begin(b []byte) bool {
 	ip := b[wire.EthernetLen:]
 	switch wire.EtherType(binary.BigEndian.Uint16(b[12:])) {
 	case wire.EtherTypeIPv4:
-		// Without options, and not a fragment.
+		// No options, and not a fragment.
 		if ip[0] != 0x45 || ip[9] != byte(wire.ProtoTCP) || binary.BigEndian.Uint16(ip[6:])&^ip4DontFragment != 0 ||
 			int(binary.BigEndian.Uint16(ip[2:])) != len(ip) {
 			return false
@@ -94,8 +94,8 @@ func (m *gro) begin(b []byte) bool {
 	}
 	t := b[m.transport:]
 	header := int(t[12]>>4) * 4
-	// Options other than timestamps are about one segment only, and so are all flags but ACK. PSH and FIN
-	// may be set in the last segment, after which nothing is merged.
+	// Options other than timestamps apply to one segment only, and so do all flags but ACK. The
+	// last segment of a super-frame may have PSH or FIN; nothing is merged after it.
 	plain := header == wire.TCPLen ||
 		header == wire.TCPLen+12 && len(t) > header && binary.BigEndian.Uint32(t[20:]) == tcpNopNopTS
 	if !plain || t[12]&15 != 0 || t[13] != tcpACK || len(t) <= header {
@@ -141,7 +141,7 @@ func (m *gro) continues(a, b []byte) (n int, flags byte, ok bool) {
 	return n, flags & (tcpPSH | tcpFIN), true
 }
 
-// valid reports whether the checksums of a segment are right.
+// valid reports whether the checksums of a segment are correct.
 func (m *gro) valid(b []byte) bool {
 	if !m.v6 && wire.Checksum(b[m.network:m.transport]) != 0 {
 		return false
@@ -149,7 +149,7 @@ func (m *gro) valid(b []byte) bool {
 	return wire.Fold(wire.Sum(b[m.transport:], uint64(m.pseudoSum(b)))) == 0xffff
 }
 
-// pseudoSum is the sum of the pseudo-header of a segment or of a super-frame.
+// pseudoSum returns the sum of the pseudo-header of a segment or a super-frame.
 func (m *gro) pseudoSum(b []byte) uint16 {
 	addrs := b[m.network+12 : m.transport]
 	if m.v6 {
@@ -158,13 +158,14 @@ func (m *gro) pseudoSum(b []byte) uint16 {
 	return pseudoSum(addrs, byte(wire.ProtoTCP), len(b)-m.transport)
 }
 
-// pseudoSum is the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1): both addresses,
-// the protocol, and the length of the transport header with its payload.
+// pseudoSum returns the sum of a pseudo-header (RFC 9293 3.1, RFC 8200 8.1): both addresses, the
+// protocol, and the length of the transport header with its payload.
 func pseudoSum(addrs []byte, proto byte, length int) uint16 {
 	return wire.Fold(wire.Sum(addrs, uint64(proto)+uint64(length)))
 }
 
-// close ends the last frame of a batch. If segments were merged into it, it becomes a super-frame.
+// close ends merging into the last frame of a batch. If segments were merged into it, close makes
+// it a super-frame.
 func (m *gro) close(batch []Frame) {
 	if !m.open || !m.merged || len(batch) == 0 {
 		m.open = false

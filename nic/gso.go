@@ -6,9 +6,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// complete makes of f the frames that a link without offloads can carry: it segments a super-frame
-// and completes the checksums. Each frame is built in a buffer from alloc, and passed to emit.
-// complete returns false and emits nothing if the headers are not where f says.
+// complete converts f to frames that a link without offloads can carry: it segments a super-frame
+// and completes the checksums. It builds each frame in a buffer from alloc and passes it to emit.
+// If the headers are not where f says, complete returns false and emits nothing.
 func (m Medium) complete(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	if f.GSO != GSONone {
 		return m.cut(f, alloc, emit)
@@ -21,12 +21,12 @@ func (m Medium) complete(f *Frame, alloc func(n int) []byte, emit func(frame []b
 	return true
 }
 
-// appendTo copies the frame to b, which has the frame's length.
+// appendTo copies the frame to b, which has the frame's length, and returns b.
 func (f *Frame) appendTo(b []byte) []byte { return f.AppendTo(b[:0]) }
 
-// completeChecksum adds the bytes from start on to the sum of the
-// pseudo-header in the field at start+offset, and stores the
-// complement there. It returns false if the field is not in the frame.
+// completeChecksum adds the bytes from start on to the sum of the pseudo-header in the field at
+// start+offset, and stores the complement of the result in the field. It returns false if the field
+// is not in the frame.
 func completeChecksum(b []byte, start, offset int) bool {
 	if start+offset+2 > len(b) {
 		return false
@@ -35,7 +35,7 @@ func completeChecksum(b []byte, start, offset int) bool {
 	return true
 }
 
-// Flags as they stand in the header.
+// TCP flags as they stand in the header.
 const (
 	tcpFIN = byte(wire.FlagFIN)
 	tcpPSH = byte(wire.FlagPSH)
@@ -43,7 +43,7 @@ const (
 	tcpCWR = byte(wire.FlagCWR)
 )
 
-// superFrame is a super-frame with the places of its headers.
+// A superFrame is a super-frame with the offsets of its headers.
 type superFrame struct {
 	*Frame
 	network   int // offset of the IP header
@@ -51,8 +51,8 @@ type superFrame struct {
 	v6        bool
 }
 
-// parse finds the headers of a super-frame. It returns false unless all of them are
-// where the frame's fields say.
+// parse finds the headers of a super-frame. It returns false if one of them is not where the
+// frame's fields say.
 func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 	s = superFrame{Frame: f, network: m.headerLen(), transport: int(f.ChecksumStart)}
 	if m == Ethernet && vlanTagged(f.Head) {
@@ -70,7 +70,7 @@ func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 	default:
 		return s, false
 	}
-	var least int // of the transport header
+	var least int // the minimum length of the transport header
 	switch f.GSO {
 	case GSOTCP4:
 		least, ok = wire.TCPLen, !s.v6
@@ -85,7 +85,7 @@ func (m Medium) parse(f *Frame) (s superFrame, ok bool) {
 	return s, ok
 }
 
-// cut emits the segments of a super-frame in their order.
+// cut emits the segments of a super-frame in order.
 func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte)) bool {
 	s, ok := m.parse(f)
 	if !ok {
@@ -111,8 +111,8 @@ func (m Medium) cut(f *Frame, alloc func(n int) []byte, emit func(frame []byte))
 	return true
 }
 
-// fix makes the headers of segment b those of a single packet. off is where its payload began in that
-// of the super-frame.
+// fix changes the headers of segment b from the super-frame's to those of a single packet. off is
+// the offset of its payload in the super-frame's payload.
 func (s *superFrame) fix(b []byte, off int, last bool) {
 	ip := b[s.network:]
 	if s.v6 {
@@ -141,8 +141,8 @@ func (s *superFrame) fix(b []byte, off int, last bool) {
 		}
 	}
 
-	// The pseudo-header's sum contains the length of the whole super-frame.
-	// RFC 1624 section 3: adding the complement of a field removes it from the sum.
+	// The sum of the pseudo-header contains the length of the whole super-frame. RFC 1624 section
+	// 3: adding the complement of a field removes it from the sum.
 	field := t[s.ChecksumOffset:]
 	sum := uint64(binary.BigEndian.Uint16(field)) + uint64(^uint16(s.Len()-s.transport)) + uint64(len(t))
 	binary.BigEndian.PutUint16(field, wire.Fold(sum))

@@ -8,36 +8,36 @@ import (
 	"time"
 )
 
-// defaultLimit bounds the bytes that one direction of an Impaired holds, where nothing
-// asks for more.
+// defaultLimit is the minimum bound on the bytes that one direction of an Impaired holds if Limit
+// is 0.
 const defaultLimit = 256 << 20
 
-// drainBatch is how many frames are delivered by one call at most.
+// drainBatch is the maximum number of frames in one call of deliver.
 const drainBatch = 64
 
-// An impairQueue is one direction of an impaired link: a wire of a certain rate,
-// with a queue before it and a delay behind it.
+// An impairQueue is one direction of an impaired link: a wire with a rate, a queue before it and a
+// delay behind it.
 //
-// mu is not held while frames are delivered. Only the goroutine that has set draining delivers,
-// until it clears it.
+// mu is not held while frames are delivered. A goroutine that sets draining is the drainer until it
+// clears draining. Only the drainer delivers.
 type impairQueue struct {
 	deliver func(batch []Frame) (n int) // only called by the drainer
-	bufSize int                         // capacity of a packet's buffer, at least
+	bufSize int                         // minimum capacity of a packet's buffer
 	pool    sync.Pool                   // of *packet
 
 	mu       sync.Mutex
 	imp      Impairment
-	full     int   // bytes in a frame of the largest size
-	limit    int64 // imp's, made definite
-	losing   bool  // the last frame was lost
+	full     int   // length of the largest frame in bytes
+	limit    int64 // imp's limit, or the default
+	losing   bool  // whether the last frame was lost
 	rng      *rand.PCG
-	start    time.Time // the origin of the int64 times, once there is one
+	start    time.Time // the zero of the int64 times; set by the first call of now
 	origin   int64     // start in nanoseconds since 1970
-	busy     int64     // when the wire has sent all that was queued
-	rem      uint64    // the part of a nanosecond, in 1/Rate, that busy leaves out
-	lastDue  int64     // when the last frame that kept its place is due
-	lastHeld int64     // and the last one that ReorderGap held back
-	slot     int64     // of the direction, from 1 to 14; 0: frames are not delayed to slots
+	busy     int64     // when the wire has sent everything that is queued
+	rem      uint64    // the fraction of a nanosecond missing from busy, in units of 1/Rate
+	lastDue  int64     // when the last frame that was not reordered is due
+	lastHeld int64     // when the last frame that was delayed by ReorderGap is due
+	slot     int64     // the direction's slot, from 1 to 14; 0 without a seed
 	seq      uint64
 	queue    packetHeap
 	queued   int // bytes in queue
@@ -48,14 +48,14 @@ type impairQueue struct {
 	closed   bool
 	stats    ImpairStats
 
-	batch   []Frame   // the drainer's
-	packets []*packet // the drainer's
+	batch   []Frame   // used only by the drainer
+	packets []*packet // used only by the drainer
 }
 
-// A packet is a copy of a frame under way.
+// A packet is a copy of a frame in transit.
 type packet struct {
 	due int64
-	seq uint64 // orders what is due at the same time
+	seq uint64 // orders packets that are due at the same time
 	buf []byte
 }
 
@@ -70,17 +70,19 @@ func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]
 
 // With a seed, delayed frames arrive in slots: one frame at a time, at instants that no other link
 // with a seed and no timer of a host uses. In a testing/synctest bubble all goroutines that a frame
-// wakes then run until they block before the next frame arrives or the next timer fires, so that the
-// scheduler has no influence on what is sent. Time is divided into rounds of slotRound nanoseconds. A
-// direction has one slot in each, by its seed, for each of: a frame in order, its duplicate, a frame
-// that was held back, its duplicate. Slot 0 belongs to the hosts (see timerWait in package stack).
+// wakes then run until they block before the next frame arrives or the next timer fires. The
+// scheduler therefore has no influence on what is sent.
+//
+// Time is divided into rounds of slotRound nanoseconds. The seed gives a direction four slots in
+// each round: for a frame in order, for its duplicate, for a frame delayed by ReorderGap, and for
+// that frame's duplicate. Slot 0 belongs to the hosts (see timerWait in package stack).
 const (
 	slotRound     = 64
 	slotDuplicate = 16
 	slotHeld      = 32
 )
 
-// inSlot returns the first instant from due on, and after last, that is a slot of this direction.
+// inSlot returns the first slot of this direction that is not before due and is after last.
 func (d *impairQueue) inSlot(due, last, kind int64) int64 {
 	if d.slot == 0 {
 		return due
@@ -90,20 +92,21 @@ func (d *impairQueue) inSlot(due, last, kind int64) int64 {
 	return at + d.slot + kind - d.origin
 }
 
-// limit returns the Limit of an impairment, or its default. full is the length of the largest frame.
+// limit returns the Limit of an impairment, or the default. full is the length of the largest
+// frame.
 func (imp *Impairment) limit(full int) int64 {
 	if imp.Limit > 0 {
 		return imp.Limit
 	}
-	// The bytes that are transmitted while a frame is delayed, twice because each may be duplicated,
-	// and the queue.
+	// The bytes that are transmitted while a frame is delayed, doubled because each frame may be
+	// duplicated, and the queue.
 	delay := float64(max(imp.Latency, 0)) + float64(imp.Jitter.Abs()) + float64(max(imp.ReorderGap, 0))
 	onWire := delay * float64(max(imp.Rate, 0)) / 8 / float64(time.Second)
 	asked := 2*(onWire+float64(full)) + float64(imp.room(full))
 	return int64(max(min(asked, 1<<62), defaultLimit))
 }
 
-// room returns the Queue of an impairment, or its default.
+// room returns the Queue of an impairment, or the default.
 func (imp *Impairment) room(full int) int {
 	if imp.Queue > 0 {
 		return imp.Queue
@@ -120,8 +123,7 @@ func (d *impairQueue) now() int64 {
 	return int64(time.Since(d.start))
 }
 
-// take enqueues copies of the frames that f stands for. It returns
-// false if f is invalid.
+// take enqueues copies of the frames that f stands for. It returns false if f is invalid.
 func (d *impairQueue) take(m Medium, f *Frame) bool {
 	var p *packet
 	return m.complete(f, func(n int) []byte {
@@ -130,7 +132,7 @@ func (d *impairQueue) take(m Medium, f *Frame) bool {
 	}, func([]byte) { d.put(p) })
 }
 
-// packet returns a packet with room for n bytes.
+// packet returns a packet with a buffer of n bytes.
 func (d *impairQueue) packet(n int) *packet {
 	p, _ := d.pool.Get().(*packet)
 	if p == nil {
@@ -143,7 +145,7 @@ func (d *impairQueue) packet(n int) *packet {
 	return p
 }
 
-// put decides the fate of one frame.
+// put impairs and enqueues one frame.
 func (d *impairQueue) put(p *packet) {
 	d.mu.Lock()
 	kept := d.enqueue(p)
@@ -153,10 +155,10 @@ func (d *impairQueue) put(p *packet) {
 	}
 }
 
-// enqueue impairs one frame, and reports whether p is in the queue now.
+// enqueue impairs one frame and reports whether p is now in the queue.
 func (d *impairQueue) enqueue(p *packet) (kept bool) {
-	// Every frame draws the same number of random numbers, whatever is configured and happens to
-	// it, so that one frame does not change what happens to the next.
+	// Every frame draws the same number of random numbers, whatever the configuration and the
+	// outcome. The outcome of one frame therefore does not change the next frame's.
 	lost := d.loses()
 	duplicate := d.chance(d.imp.Duplicate)
 	corrupt := d.chance(d.imp.Corrupt)
@@ -220,8 +222,8 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 	return true
 }
 
-// transmit returns when the last of n bytes will have been sent, or false if the queue has no room
-// for them.
+// transmit returns when the last of n bytes will have been sent. It returns false if they exceed
+// the queue.
 func (d *impairQueue) transmit(now int64, n int) (sent int64, ok bool) {
 	if d.imp.Rate <= 0 {
 		return now, true
@@ -236,20 +238,19 @@ func (d *impairQueue) transmit(now int64, n int) (sent int64, ok bool) {
 			return 0, false
 		}
 	}
-	// This is exact, because a rounding error for each frame would add up.
+	// The computation is exact, because rounding errors of many frames would add up.
 	scaled := uint64(n)*8*uint64(time.Second) + d.rem
 	d.busy += int64(scaled / rate)
 	d.rem = scaled % rate
 	return d.busy, true
 }
 
-// backlog is how many bytes the wire sends in ns nanoseconds.
+// backlog returns the number of bytes that the wire sends in ns nanoseconds.
 func backlog(ns int64, rate uint64) float64 {
 	return float64(ns) * float64(rate) / 8 / float64(time.Second)
 }
 
-// set changes the impairment. For the frames that follow, those that are queued count as sent at
-// the new rate.
+// set changes the impairment. It converts the backlog of queued frames to the new rate.
 func (d *impairQueue) set(imp Impairment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -279,7 +280,7 @@ func (d *impairQueue) push(p *packet) {
 	d.queue.push(p)
 }
 
-// unit draws a number from 0 up to but not including 1.
+// unit returns a random number in [0,1).
 func (d *impairQueue) unit() float64 { return float64(d.rng.Uint64()>>11) / (1 << 53) }
 
 func (d *impairQueue) chance(p float64) bool { return d.unit() < p }
@@ -294,15 +295,15 @@ func (d *impairQueue) loses() bool {
 	case d.losing:
 		d.losing = u >= 1/burst
 	default:
-		// In equilibrium, with as many bursts beginning as ending, the share of lost frames is loss.
+		// In equilibrium, when bursts begin as often as they end, the proportion of lost frames is
+		// loss.
 		d.losing = u < loss/(1-loss)/burst
 	}
 	return d.losing
 }
 
-// drain delivers all frames that are due, in order, and arms the timer for the
-// others. If another goroutine, or an outer call in this one, is delivering, it
-// returns at once.
+// drain delivers all frames that are due, in order, and arms the timer for the others. It returns
+// at once if another goroutine, or an outer call in this goroutine, is the drainer.
 func (d *impairQueue) drain() {
 	d.mu.Lock()
 	if d.draining {
@@ -324,7 +325,7 @@ func (d *impairQueue) drain() {
 	d.mu.Unlock()
 }
 
-// collect moves frames that are due into the batch, and reports whether there are any.
+// collect moves frames that are due into the batch, and reports whether the batch has any.
 func (d *impairQueue) collect() bool {
 	d.batch, d.packets = d.batch[:0], d.packets[:0]
 	if d.closed || len(d.queue) == 0 {
@@ -349,7 +350,7 @@ func (d *impairQueue) recycle() {
 	}
 }
 
-// arm sets the timer for the next frame, unless it fires by then already.
+// arm sets the timer for the next frame, unless it is already set to that time or earlier.
 func (d *impairQueue) arm() {
 	if d.closed || len(d.queue) == 0 {
 		return
@@ -375,7 +376,7 @@ func (d *impairQueue) fire() {
 	d.drain()
 }
 
-// close drops what is under way.
+// close drops the frames in transit.
 func (d *impairQueue) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -394,7 +395,7 @@ func (d *impairQueue) snapshot() ImpairStats {
 	return d.stats
 }
 
-// packetHeap has the packet that is due next at index 0.
+// packetHeap is a heap whose index 0 has the packet that is due next.
 type packetHeap []*packet
 
 func (h packetHeap) less(i, j int) bool {

@@ -4,18 +4,18 @@ import "net"
 
 // LoopbackConfig configures a Loopback.
 type LoopbackConfig struct {
-	// MTU is the largest packet in bytes; 65535 if zero, which is the largest
-	// IPv4 packet.
+	// MTU is the largest packet in bytes; 65535 if zero, the length of the largest IPv4 packet.
 	MTU int
-	// GSO is the largest super-frame in bytes; 65535 if zero, none if negative.
+	// GSO is the largest super-frame in bytes. 0 stands for 65535, and a negative value for no
+	// super-frames.
 	GSO int
-	// NoTxChecksum makes the sender complete its checksums. It turns off
-	// super-frames too, which need the offload.
+	// NoTxChecksum makes the sender complete its checksums. It also turns off super-frames, which
+	// need that offload.
 	NoTxChecksum bool
 }
 
-// Loopback is a link whose user receives what it sends, in the goroutine of the sender, before Send
-// returns. Its medium is IP.
+// Loopback is a link that passes sent frames to its own user, in the goroutine of the sender,
+// before Send returns. Its medium is IP.
 type Loopback struct {
 	base
 	link Link
@@ -48,11 +48,11 @@ func (lo *Loopback) Link() Link {
 	return l
 }
 
-// Nonblocking returns the device: its Send does not wait.
+// Nonblocking returns the device: its Send does not block.
 func (lo *Loopback) Nonblocking() Device { return lo }
 
-// Send passes the frames to recv before it returns. It takes all of them; it drops and counts
-// those that the link cannot carry. After Close it returns net.ErrClosed.
+// Send passes the frames to recv before it returns. It accepts all of them. It drops and counts
+// frames that the link cannot carry. After Close it returns net.ErrClosed.
 func (lo *Loopback) Send(batch []Frame) (n int, err error) {
 	if lo.closed.Load() {
 		return 0, net.ErrClosed

@@ -2,7 +2,7 @@ package nic
 
 import "net"
 
-// Null is a link without other stations: it counts and drops what is sent, and receives nothing.
+// Null is a link without other stations. It counts and drops sent frames, and receives nothing.
 type Null struct {
 	base
 	link Link
@@ -10,14 +10,13 @@ type Null struct {
 
 var _ Device = (*Null)(nil)
 
-// NewNull returns a Null that describes itself by link. An empty Name becomes
-// "null", a zero MTU 1500, and on Ethernet a zero MAC a random one; Up is
-// whether the device is open.
+// NewNull returns a Null with the properties of link. The defaults are the Name "null", an MTU of
+// 1500 and, on Ethernet, a random MAC. Up reports whether the device is open.
 func NewNull(link Link) *Null {
 	return &Null{link: link.withDefaults("null")}
 }
 
-// withDefaults returns a link whose zero fields have their defaults.
+// withDefaults returns the link with defaults in place of zero fields.
 func (l Link) withDefaults(name string) Link {
 	if l.Name == "" {
 		l.Name = name
@@ -38,11 +37,11 @@ func (d *Null) Link() Link {
 	return l
 }
 
-// Nonblocking returns the device: its Send does not wait.
+// Nonblocking returns the device: its Send does not block.
 func (d *Null) Nonblocking() Device { return d }
 
-// Send takes all frames. Those that the described link could not carry count as
-// dropped. After Close it returns net.ErrClosed.
+// Send accepts all frames. Frames that the link could not carry count as dropped. After Close it
+// returns net.ErrClosed.
 func (d *Null) Send(batch []Frame) (n int, err error) {
 	if d.closed.Load() {
 		return 0, net.ErrClosed

@@ -6,24 +6,23 @@ import "fmt"
 type PacketConfig struct {
 	// Interface is the name of the interface, such as "eth0".
 	Interface string
-	// MAC is the stack's own address; that of the interface if zero. If it differs,
-	// the interface is set to receive it, too, which some networks do not
-	// allow: most wireless ones, and many of virtual machines.
+	// MAC is the stack's own address; zero stands for the interface's. Another address is added to
+	// the interface, which some networks do not permit: most wireless ones, and many of virtual
+	// machines.
 	MAC [6]byte
-	// Promiscuous makes the interface receive all frames on its link, and the
-	// device pass all of them on, as a bridge needs.
+	// Promiscuous makes the interface receive all frames on its link, and the device pass all of
+	// them on. A bridge needs this.
 	Promiscuous bool
 }
 
-// Packet is a device that shares an interface with the kernel, by a packet socket
-// (packet(7)). Its methods may be called by several goroutines.
+// Packet is a device that shares an interface with the kernel through a packet socket (packet(7)).
+// Its methods may be called by several goroutines.
 //
-// While the interface is down, frames that are sent are dropped and
-// counted. Link().Up is false meanwhile, Link().MTU follows the
-// interface, as does Link().MAC if PacketConfig had none, and the function of
-// NotifyLink is called when one of them changes. If the interface is deleted, the device fails
-// within about a second: Send and Err return an error, Link().Up is false, and the
-// function of NotifyDown is called.
+// While the interface is down, sent frames are dropped and counted, and Link().Up is false.
+// Link().MTU follows the interface, as does Link().MAC if PacketConfig had none. The function of
+// NotifyLink is called when one of the three changes. If the interface is deleted, the device fails
+// within about a second: Send and Err return an error, Link().Up is false, and the function of
+// NotifyDown is called.
 type Packet struct {
 	rxLoop
 	packetSocket
@@ -31,17 +30,16 @@ type Packet struct {
 
 var _ Device = (*Packet)(nil)
 
-// OpenPacket opens a device on an interface of the kernel that has Ethernet
-// frames: a network card, or one end of a veth pair. It takes super-frames,
-// which the interface or the kernel segments.
+// OpenPacket opens a device on an interface of the kernel that has Ethernet frames, such as a
+// network card or one end of a veth pair. The device accepts super-frames, which the interface or
+// the kernel segments.
 //
-// The kernel receives the frames, too. It ignores them if the stack's
-// addresses are not its own and it does not forward packets. Frames that the kernel
-// sends on the interface are not received, so that the stack and the kernel cannot reach each
-// other this way. Frames with a VLAN tag are not received.
+// The kernel receives the frames too. It ignores them if the stack's addresses are not its own and
+// it does not forward packets. The device does not receive frames that the kernel sends on the
+// interface, so the stack and the kernel cannot reach each other this way. It does not receive
+// frames with a VLAN tag.
 //
-// It needs Linux and CAP_NET_RAW. On other systems the error is
-// errors.ErrUnsupported.
+// OpenPacket needs Linux and CAP_NET_RAW. On other systems the error is errors.ErrUnsupported.
 func OpenPacket(cfg PacketConfig) (*Packet, error) {
 	if why := badName(cfg.Interface); why != "" {
 		return nil, fmt.Errorf("nic: bad interface name %q: %s", cfg.Interface, why)
@@ -59,13 +57,13 @@ func OpenPacket(cfg PacketConfig) (*Packet, error) {
 	return p, nil
 }
 
-// Nonblocking returns the device: its Send does not wait.
+// Nonblocking returns the device: its Send does not block.
 func (p *Packet) Nonblocking() Device { return p }
 
-// Send sends the frames. If the kernel has no room for more, it returns how
-// many it took. It drops and counts frames that the link cannot carry or that the kernel refuses,
-// as it refuses all while the interface is down. After
-// Close the error is net.ErrClosed, and after the device has failed that of Err.
+// Send sends the frames. If the kernel's queue is full, it returns how many frames it accepted. It
+// drops and counts frames that the link cannot carry or that the kernel refuses; the kernel refuses
+// all frames while the interface is down. After Close the error is net.ErrClosed, and after a
+// failure the error that Err returns.
 func (p *Packet) Send(batch []Frame) (n int, err error) {
 	if err := p.sendError(); err != nil {
 		return 0, err
@@ -78,8 +76,8 @@ func (p *Packet) Send(batch []Frame) (n int, err error) {
 	return n, nil
 }
 
-// Stats returns the device's counters. RecvDropped includes the frames for which the kernel had
-// no room.
+// Stats returns the device's counters. RecvDropped includes the frames that the kernel dropped
+// because the socket's buffer was full.
 func (p *Packet) Stats() Stats {
 	p.recvDropped.Add(p.lost())
 	return p.rxLoop.Stats()

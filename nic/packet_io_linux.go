@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How many frames one system call moves at most.
+// The maximum number of frames that one system call moves.
 const (
 	packetReadBatch  = 8 // each has a buffer for a super-frame
 	packetWriteBatch = 16
@@ -22,8 +22,8 @@ type mmsghdr struct {
 	len uint32
 }
 
-// How long to wait between checks whether an interface that is down still exists, which nothing
-// reports.
+// The limits of the time between checks whether an interface that is down still exists. The kernel
+// does not report its deletion.
 const (
 	minDownWait = 10 * time.Millisecond
 	maxDownWait = time.Second
@@ -37,7 +37,7 @@ type packetReader struct {
 	iovs     [packetReadBatch]unix.Iovec
 	msgs     [packetReadBatch]mmsghdr
 	fill     func(fd uintptr) bool
-	downWait time.Duration // between checks; not 0 while the interface is down
+	downWait time.Duration // time between checks; 0 while the interface is up
 
 	// The result of the last read.
 	n     int // messages
@@ -45,7 +45,7 @@ type packetReader struct {
 	batch [packetReadBatch]Frame
 }
 
-// newPacketReader returns the source of a bound socket.
+// newPacketReader returns a source that reads a bound socket.
 func newPacketReader(file *os.File, raw syscall.RawConn) *packetReader {
 	r := &packetReader{file: file, raw: raw}
 	r.fill = r.receive
@@ -85,7 +85,7 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 	switch r.errno {
 	case 0:
 	case unix.EINVAL, unix.ENOBUFS, unix.ENOMEM:
-		// A frame that the kernel cannot describe, or has no memory for.
+		// The kernel cannot describe the frame, or has no memory for it.
 		return nil, 1, nil
 	default:
 		return nil, 0, os.NewSyscallError("recvmmsg", r.errno)
@@ -111,7 +111,7 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, nil
 }
 
-// receive reads the frames that are there. It returns false if there are none.
+// receive reads the frames that have arrived. It returns false if there are none.
 func (r *packetReader) receive(fd uintptr) bool {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd,
@@ -127,7 +127,8 @@ func (r *packetReader) receive(fd uintptr) bool {
 	}
 }
 
-// whileDown returns an error if the interface is down because it is gone.
+// whileDown returns an error if the interface is down because it was deleted. It also lengthens the
+// time to the next check.
 func (r *packetReader) whileDown() (err error) {
 	r.raw.Control(func(fd uintptr) {
 		addr, e := unix.Getsockname(int(fd))
@@ -139,20 +140,20 @@ func (r *packetReader) whileDown() (err error) {
 	return err
 }
 
-// packetWrite has the state of one call of Send. It is pooled, so that a call allocates neither closure
-// nor vectors.
+// packetWrite is the state of one call of Send. It is pooled, so that a call allocates neither the
+// closure nor the vectors.
 type packetWrite struct {
 	loop  *rxLoop
 	batch []Frame
-	n     int   // frames taken
-	err   error // what ended the device
+	n     int   // frames accepted
+	err   error // the error that ended the device
 	bytes int
 	sent  int
 	run   func(fd uintptr) bool
 
-	// The messages of one system call, and which frames they are.
+	// The messages of one system call.
 	count int
-	from  [packetWriteBatch]int // index in batch
+	from  [packetWriteBatch]int // index in batch of each message's frame
 	vnet  [packetWriteBatch][vnetHeaderLen]byte
 	iovs  [packetWriteBatch][3]unix.Iovec
 	msgs  [packetWriteBatch]mmsghdr
@@ -177,8 +178,8 @@ func (p *packetSocket) write(l *rxLoop, batch []Frame) (int, error) {
 	return n, err
 }
 
-// frames sends the batch, until the queue is full. It always returns true, so that the poller does not
-// wait.
+// frames sends frames of the batch until the kernel's queue is full. It always returns true, so
+// that the poller does not wait.
 func (op *packetWrite) frames(fd uintptr) bool {
 	for op.n < len(op.batch) {
 		op.collect()
@@ -204,7 +205,7 @@ func (op *packetWrite) frames(fd uintptr) bool {
 	return true
 }
 
-// collect makes messages of the next frames of the batch.
+// collect makes messages of the next frames in the batch.
 func (op *packetWrite) collect() {
 	op.count = 0
 	for op.n < len(op.batch) && op.count < packetWriteBatch {
@@ -235,7 +236,7 @@ func (op *packetWrite) collect() {
 	}
 }
 
-// passed counts the messages from index from to before to as sent.
+// passed counts the messages [from,to) as sent.
 func (op *packetWrite) passed(from, to int) {
 	op.sent += to - from
 	for _, i := range op.from[from:to] {
@@ -243,7 +244,7 @@ func (op *packetWrite) passed(from, to int) {
 	}
 }
 
-// failed handles a frame that could not be sent. It returns false if the frames after it
+// failed handles a frame that the kernel did not accept. It returns false if the later frames
 // cannot be sent either.
 func (op *packetWrite) failed(fd uintptr, f *Frame, errno syscall.Errno) bool {
 	switch errno {
@@ -261,13 +262,13 @@ func (op *packetWrite) failed(fd uintptr, f *Frame, errno syscall.Errno) bool {
 			return true
 		}
 	}
-	// ENETDOWN if the interface is down, else an error of this frame.
+	// ENETDOWN means that the interface is down. Any other errno concerns this frame only.
 	op.loop.sendDropped.Add(1)
 	return true
 }
 
-// cut segments a super-frame of a kind that the kernel does not know, and sends the segments. It
-// reports whether all were sent; after an error it sends no more.
+// cut segments a super-frame that the kernel does not support, and sends the segments. It reports
+// whether all were sent; after an error it sends no more.
 func (op *packetWrite) cut(fd uintptr, f *Frame) bool {
 	var vnet [vnetHeaderLen]byte
 	sent := true

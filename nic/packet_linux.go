@@ -12,22 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packetBuffer is how many bytes the kernel may keep for a socket, each way. It
-// counts the memory of a frame, which is more than its length.
+// packetBuffer is the maximum number of bytes that the kernel keeps for a socket in each direction.
+// The kernel counts the memory of a frame, which is more than its length.
 const packetBuffer = 8 << 20
 
-// packetSocket is a socket of AF_PACKET. packet(7) describes it.
+// packetSocket is an AF_PACKET socket; see packet(7).
 type packetSocket struct {
 	raw syscall.RawConn
 	ops sync.Pool // of *packetWrite
 
-	index       int  // of the interface
+	index       int  // index of the interface
 	promiscuous bool // as configured
-	ownMAC      bool // the stack's address is the interface's
+	ownMAC      bool // whether the stack's MAC is the interface's
 }
 
 func openPacket(cfg PacketConfig) (*Packet, error) {
-	// Without a protocol the socket receives nothing before it is bound.
+	// Without a protocol the socket receives nothing until it is bound.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("%w (it needs CAP_NET_RAW: run as root, or setcap cap_net_raw+ep the program)", err)
@@ -40,7 +40,7 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	// From here on the file owns the descriptor.
+	// From here on file owns the descriptor.
 	file := os.NewFile(uintptr(fd), cfg.Interface)
 	if p.raw, err = file.SyscallConn(); err != nil {
 		file.Close()
@@ -51,8 +51,8 @@ func openPacket(cfg PacketConfig) (*Packet, error) {
 	return p, nil
 }
 
-// newPacket binds a socket to the interface. It queries the interface through the socket, whose
-// network namespace may not be that of the calling thread.
+// newPacket binds a socket to the interface. It queries the interface through the socket, because
+// the socket's network namespace may differ from the calling thread's.
 func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 	p := new(Packet)
 	link := &Link{Name: cfg.Interface, MAC: cfg.MAC, Medium: Ethernet, GSO: maxPacket, TxChecksum: true, Up: true}
@@ -77,7 +77,7 @@ func newPacket(fd int, cfg PacketConfig) (*Packet, error) {
 	return p, nil
 }
 
-// follow takes a new state of the interface.
+// follow applies a new state of the interface to the link.
 func (p *Packet) follow(st linkState) {
 	link := *p.current()
 	mac := link.MAC
@@ -94,14 +94,14 @@ func (p *Packet) follow(st linkState) {
 	p.setLink(link)
 }
 
-// receiveMAC changes the address for which the socket receives to the interface's new one.
+// receiveMAC changes the MAC address that the filter passes.
 func (p *packetSocket) receiveMAC(mac [6]byte) {
 	p.raw.Control(func(fd uintptr) {
 		setPacketFilter(int(fd), mac, p.promiscuous)
 	})
 }
 
-// ask fills in what the kernel reports of the interface, and returns its index.
+// ask sets MTU and MAC from the kernel's interface and returns the interface's index.
 func (l *Link) ask(fd int) (index int, err error) {
 	req, err := unix.NewIfreq(l.Name)
 	if err != nil {
@@ -115,7 +115,7 @@ func (l *Link) ask(fd int) (index int, err error) {
 		return 0, os.NewSyscallError("get MTU", err)
 	}
 	l.MTU = int(req.Uint32())
-	// x/sys has no access to the address: struct ifreq of netdevice(7).
+	// Package x/sys cannot read the address, so this is struct ifreq of netdevice(7).
 	var hw struct {
 		name   [unix.IFNAMSIZ]byte
 		family uint16
@@ -152,7 +152,7 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 			}
 		}
 	}
-	// The stack does not report to the device which groups it has joined.
+	// The stack does not report its groups to the device, so the socket receives all of them.
 	join := []unix.PacketMreq{{Type: unix.PACKET_MR_ALLMULTI}, {Type: unix.PACKET_MR_UNICAST, Alen: 6}}
 	copy(join[1].Address[:], mac[:])
 	if promiscuous {
@@ -167,7 +167,7 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 	return setPacketFilter(fd, mac, promiscuous)
 }
 
-// setPacketFilter attaches a filter, which replaces the former one.
+// setPacketFilter attaches a filter and replaces the previous one.
 func setPacketFilter(fd int, mac [6]byte, promiscuous bool) error {
 	filter := packetFilter(mac, promiscuous)
 	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
@@ -175,10 +175,11 @@ func setPacketFilter(fd int, mac [6]byte, promiscuous bool) error {
 	return os.NewSyscallError("SO_ATTACH_FILTER", err)
 }
 
-// packetFilter returns a filter that passes only frames for the stack.
+// packetFilter returns a filter that passes only frames for the stack, or all untagged frames if
+// promiscuous is set.
 func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 	const (
-		// linux/filter.h: properties of a packet besides its bytes.
+		// linux/filter.h: offsets that load a packet's properties instead of its bytes.
 		vlanTag        = 0xfffff000 + 44
 		vlanTagPresent = 0xfffff000 + 48
 
@@ -190,8 +191,8 @@ func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 		end       = unix.BPF_RET | unix.BPF_K
 	)
 	all := unix.SockFilter{Code: end, K: 1 << 18} // bytes
-	// The kernel has removed the VLAN tag, so that the frame looks like an untagged one. In
-	// IEEE 802.1Q, VLAN 0 stands for none.
+	// Drop tagged frames. The kernel has removed the tag, so such a frame looks untagged. In IEEE
+	// 802.1Q, VLAN 0 means no VLAN.
 	filter := []unix.SockFilter{
 		{Code: loadByte, K: vlanTagPresent},
 		{Code: jumpEqual, K: 0, Jt: 3},
@@ -214,7 +215,8 @@ func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 	)
 }
 
-// lost returns how many frames the kernel had no room for since the last call.
+// lost returns the number of frames that the kernel has dropped since the last call because the
+// socket's buffer was full.
 func (p *packetSocket) lost() (n uint64) {
 	p.raw.Control(func(fd uintptr) {
 		if s, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {

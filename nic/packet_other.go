@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-// packetSocket has no system below it: openPacket makes no Packet.
+// packetSocket is empty: openPacket returns no Packet on this system.
 type packetSocket struct{}
 
 func openPacket(PacketConfig) (*Packet, error) {

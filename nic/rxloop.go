@@ -10,24 +10,24 @@ import (
 	"sync/atomic"
 )
 
-// An rxLoop is the receiving part of devices that have to be read: TAP, Packet and Adapter.
-// Its readers are the only standing goroutines of package nic: one for each device, or for each
-// queue of a TAP.
+// An rxLoop is the receiving part of the devices that are read: TAP, Packet and Adapter. The
+// rxLoops' readers are the only permanent goroutines of package nic: one for each device, or one
+// for each queue of a TAP.
 type rxLoop struct {
 	base
-	state    atomic.Pointer[Link] // replaced, never changed; Up is that of the system's interface
+	state    atomic.Pointer[Link] // replaced, never modified; its Up is the state of the system's interface
 	src      source
 	more     []source              // the other queues
-	dead     atomic.Pointer[error] // the error with which the device has failed
+	dead     atomic.Pointer[error] // the error that ended the device; nil while it works
 	onDown   func(error)
-	reported atomic.Bool    // onDown was called
-	zeroCopy zeroCopySource // nil: src does not read into the stack's buffers
+	reported atomic.Bool    // whether onDown has been called
+	zeroCopy zeroCopySource // nil if src does not read into the stack's buffers
 
 	watch  watcher // reports changes of the system's interface; may be nil
 	onLink func()
 }
 
-// A watcher follows an interface of the system.
+// A watcher reports changes of one of the system's interfaces.
 type watcher interface {
 	// run watches until Close.
 	run()
@@ -37,7 +37,7 @@ type watcher interface {
 // current returns the current state of the link, except Up: see Link.
 func (l *rxLoop) current() *Link { return l.state.Load() }
 
-// setLink changes the link, and calls onLink. One goroutine at a time calls it.
+// setLink changes the link and calls onLink. It must not be called concurrently.
 func (l *rxLoop) setLink(link Link) {
 	l.state.Store(&link)
 	if l.onLink != nil {
@@ -45,39 +45,41 @@ func (l *rxLoop) setLink(link Link) {
 	}
 }
 
-// NotifyLink registers f, which is called when the MTU, the MAC or the state of the system's interface
-// changes, or the MAC of the kernel's end of a TAP, after which neighbour entries may be wrong. It
-// reports whether changes are followed, as they are on Linux. It must be called before Attach.
+// NotifyLink registers f. The device calls f when the MTU, the MAC or the state of the system's
+// interface changes. It also calls f when the MAC of the kernel's end of a TAP changes, because
+// neighbour entries may then be wrong. NotifyLink reports whether the device detects changes, as it
+// does on Linux. It must be called before Attach.
 func (l *rxLoop) NotifyLink(f func()) bool {
 	l.onLink = f
 	return l.watch != nil
 }
 
-// A source is what an rxLoop reads.
+// A source supplies the frames that an rxLoop reads.
 type source interface {
-	// read waits for frames, and returns them in the order of the wire. They are valid until the
-	// next call. dropped is how many it has discarded. There may be no frames and
-	// no error.
+	// read waits for frames and returns them in the order of the wire. They are valid until the
+	// next call. dropped is the number of frames that read has discarded. read may return without
+	// frames and without an error.
 	read() (frames []Frame, dropped int, err error)
-	// Close makes a read that waits, and all later ones, return.
+	// Close makes a blocked read and all later ones return.
 	Close() error
 }
 
-// Link describes the present state of the link. Up is whether the device is open, has not failed, and
-// the system's interface, if it is followed, is up and has a carrier.
+// Link describes the current state of the link. Up is true if the device is open and has not failed
+// and the system's interface is up with a carrier. Where changes of the interface are not detected,
+// Up ignores its state.
 func (l *rxLoop) Link() Link {
 	link := *l.current()
 	link.Up = link.Up && !l.closed.Load() && l.dead.Load() == nil
 	return link
 }
 
-// NotifyDown registers f, which is called once if the device fails, with the error of Err, from the
-// reading goroutine. It is not called after Close. It must be called before Attach.
+// NotifyDown registers f. If the device fails, the reading goroutine calls f once with the error
+// that Err returns. f is not called after Close. NotifyDown must be called before Attach.
 func (l *rxLoop) NotifyDown(f func(err error)) { l.onDown = f }
 
-// MergeReceived turns on GRO, if the device can do it and the kernel does not: TCP segments
-// that arrive together are merged into super-frames, even if the link has no GSO.
-// It must be called before Attach.
+// MergeReceived turns on GRO if the device supports it and the kernel does not do it: TCP segments
+// that arrive together are merged into super-frames, even if the link has no GSO. It must be called
+// before Attach.
 func (l *rxLoop) MergeReceived() {
 	for _, src := range l.sources() {
 		if src, ok := src.(interface{ mergeReceived() }); ok {
@@ -89,15 +91,15 @@ func (l *rxLoop) MergeReceived() {
 // A zeroCopySource is a source that can read into a ReceiveBuffer.
 type zeroCopySource interface {
 	source
-	// receiveInto reports whether the source will ask for buffers.
+	// receiveInto sets buffer and reports whether the source will call it.
 	receiveInto(buffer func() ReceiveBuffer) bool
-	// release ends the use of the buffer that holds the frame of the last read, if any.
+	// release ends the use of the buffer that the last read filled, if any.
 	release()
 }
 
-// ReceiveInto sets the function from which the device gets a ReceiveBuffer before it
-// reads a frame. It reports whether the device calls it, as a TAP with
-// offloads and one queue does. It must be called before Attach.
+// ReceiveInto sets the function that returns a ReceiveBuffer, which the device calls before it
+// reads a frame. It reports whether the device will call the function: only a TAP with offloads and
+// one queue does. It must be called before Attach.
 func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
 	src, ok := l.src.(zeroCopySource)
 	if !ok || len(l.more) > 0 || !src.receiveInto(buffer) {
@@ -121,8 +123,8 @@ func (l *rxLoop) closeSources() error {
 	return l.src.Close()
 }
 
-// yieldBytes is how many bytes have to arrive at once for the reader to yield, so that the goroutine
-// that it woke takes them while they are in the cache of this core.
+// yieldBytes is the number of bytes that must arrive at once for the reader to yield. The goroutine
+// that the reader woke can then process them while they are in this core's cache.
 const yieldBytes = 16 << 10
 
 // notifyDown calls NotifyDown of a wrapped device, if it has one.
@@ -138,8 +140,8 @@ func notifyLink(dev Device, f func()) bool {
 	return ok && d.NotifyLink(f)
 }
 
-// Err returns nil while the device works, net.ErrClosed after Close, and else the error with which it has
-// failed.
+// Err returns nil while the device works, net.ErrClosed after Close, and the error that ended the
+// device after a failure.
 func (l *rxLoop) Err() error {
 	if err := l.dead.Load(); err != nil {
 		return *err
@@ -150,8 +152,8 @@ func (l *rxLoop) Err() error {
 	return nil
 }
 
-// Attach starts a goroutine for each queue, which reads frames and passes those that are there at
-// once to recv in one batch. A second call panics.
+// Attach starts a goroutine for each queue. The goroutine reads frames and passes all that have
+// arrived to recv in one batch. A second call panics.
 func (l *rxLoop) Attach(recv func(batch []Frame)) {
 	l.base.Attach(recv)
 	for _, src := range l.sources() {
@@ -162,21 +164,21 @@ func (l *rxLoop) Attach(recv func(batch []Frame)) {
 	}
 }
 
-// Close ends the link and the reader. A second Close returns net.ErrClosed.
+// Close ends the link and its goroutines. A second Close returns net.ErrClosed.
 func (l *rxLoop) Close() error {
 	if err := l.base.Close(); err != nil {
 		return err
 	}
 	if l.dead.Load() != nil {
-		return nil // fail has closed it
+		return nil // fail has closed the sources
 	}
 	return l.closeSources()
 }
 
-// fail records the error with which the device has failed, and ends the readers.
+// fail records the error that ended the device, and ends the readers.
 func (l *rxLoop) fail(err error) {
 	if l.closed.Load() {
-		return // and so it ended by Close
+		return // the error is a result of Close
 	}
 	err = fmt.Errorf("nic: %s: %w", l.current().Name, err)
 	if l.dead.CompareAndSwap(nil, &err) {
@@ -184,7 +186,7 @@ func (l *rxLoop) fail(err error) {
 	}
 }
 
-// read is the goroutine that reads src.
+// read is the goroutine that reads from src.
 func (l *rxLoop) read(src source) {
 	for !l.closed.Load() {
 		frames, dropped, err := src.read()
@@ -200,8 +202,8 @@ func (l *rxLoop) read(src source) {
 				l.zeroCopy.release()
 			}
 			if bytes > yieldBytes {
-				// The application that was woken takes the data while it is in the cache of
-				// this core, and waits with its buffer for the next: bulk transfers
+				// Yield, so that the application that was woken processes the data while it is in
+				// this core's cache, and waits with its buffer for the next data. Bulk transfers
 				// from the kernel went from 26 to 38 Gbit/s.
 				runtime.Gosched()
 			}
@@ -219,11 +221,11 @@ func (l *rxLoop) read(src source) {
 	}
 }
 
-// A frameReader is a source over an io.Reader that returns one frame with each Read.
+// A frameReader is a source that reads one frame with each Read of an io.Reader.
 type frameReader struct {
 	io.ReadCloser
-	min, max int // bytes in a frame
-	empty    int // reads in a row that returned nothing
+	min, max int // length of a frame in bytes
+	empty    int // consecutive reads that returned no bytes
 	buf      []byte
 	batch    [1]Frame
 }
@@ -234,7 +236,7 @@ func newFrameReader(r io.ReadCloser, m Medium, max int) *frameReader {
 }
 
 // maxEmptyReads is how many consecutive reads may return neither bytes nor an error before the
-// reader counts as broken.
+// device fails.
 const maxEmptyReads = 100
 
 func (r *frameReader) read() (frames []Frame, dropped int, err error) {
@@ -254,7 +256,7 @@ func (r *frameReader) read() (frames []Frame, dropped int, err error) {
 	return frames, dropped, err
 }
 
-// sendError returns the error of Send after Close or a failure, else nil.
+// sendError returns the error of Send after Close or a failure, and nil otherwise.
 func (l *rxLoop) sendError() error {
 	if l.closed.Load() {
 		return net.ErrClosed
@@ -265,8 +267,8 @@ func (l *rxLoop) sendError() error {
 	return nil
 }
 
-// A condMutex is a lock that may be held during a blocking call. Goroutines wait for it in a sync.Cond,
-// which testing/synctest treats as durably blocked, unlike a sync.Mutex.
+// A condMutex is a mutex that may be held during a blocking call. Goroutines wait for it in a
+// sync.Cond, which testing/synctest treats as durably blocked, unlike a wait for a sync.Mutex.
 type condMutex struct {
 	mu    sync.Mutex
 	cond  sync.Cond

@@ -13,51 +13,54 @@ import (
 
 // SwitchConfig configures a Switch.
 type SwitchConfig struct {
-	// MTU is that of every port, in bytes; 1500 if zero.
+	// MTU is the MTU of every port in bytes; 1500 if zero.
 	MTU int
-	// GSO is the largest super-frame in bytes without the Ethernet header;
-	// 65535 if zero, none if negative.
+	// GSO is the largest super-frame in bytes, without the Ethernet header. 0 stands for 65535, and
+	// a negative value for no super-frames.
 	GSO int
-	// NoTxChecksum makes the senders complete their checksums. It turns off
-	// super-frames too, which need the offload.
+	// NoTxChecksum makes the senders complete their checksums. It also turns off super-frames,
+	// which need that offload.
 	NoTxChecksum bool
-	// MaxMACs bounds the table of addresses; 1024 if zero. Frames to an
-	// address that is not in the table go to all ports.
+	// MaxMACs bounds the address table; 1024 if zero. Frames to an address that is not in the table
+	// go to all ports.
 	MaxMACs int
-	// MaxAge is how long an address is remembered after the last frame from it.
-	// IEEE 802.1D section 7.9.2 recommends the 300 s that zero stands for.
+	// MaxAge is how long the table keeps an address after the last frame from it; 300 s if zero, as
+	// IEEE 802.1D section 7.9.2 recommends.
 	MaxAge time.Duration
-	// Seed, unless it is zero, determines the MACs of the ports: the nth port of each switch with
-	// this seed has the same MAC. Switches that are joined need different seeds.
+	// Seed, if it is not zero, determines the MACs of the ports: the nth port of each switch with
+	// this seed has the same MAC. Connected switches need different seeds.
 	Seed uint64
 }
 
-// A Switch is a learning Ethernet bridge in memory. A frame goes to the port on
-// which its destination was last seen as a source, or else to all other ports, in
-// the goroutine of the sender and without a copy. A switch starts no timer, and goroutines only for
-// attached devices whose Send may wait; it needs no Close. Switches must not form a ring: they have
-// no spanning tree, and a broadcast would circulate until the sender's stack overflows.
+// A Switch is a learning Ethernet bridge in memory. It forwards a frame to the port on which the
+// destination was last seen as a source. If there is none, it forwards the frame to all other
+// ports. It forwards in the goroutine of the sender and without a copy.
+//
+// A Switch has no timer. It starts goroutines only for attached devices whose Send may block, and
+// needs no Close. Switches must not form a ring: they have no spanning tree, and a broadcast would
+// circulate until the sender's goroutine stack overflows.
 type Switch struct {
-	link   Link // of every port, except the name and the MAC
+	link   Link // the link of every port, without name and MAC
 	max    int
 	maxAge time.Duration
 	seed   uint64
 
-	ports atomic.Pointer[[]*SwitchPort] // replaced as a whole, under mu
+	ports atomic.Pointer[[]*SwitchPort] // replaced, never modified; stored with mu held
 
 	mu    sync.Mutex
-	count int // of ports ever made, for their names
+	count int // number of ports ever made, for their names
 	macs  map[[6]byte]station
 	swept time.Time // when old entries of the table were last removed
 }
 
-// station is where and when an address was last seen.
+// A station records where and when an address was last seen.
 type station struct {
 	port *SwitchPort
 	seen time.Time
 }
 
-// switchMACs is the number of a switch's first address: a pipe with the same seed has others.
+// switchMACs is the number of a switch's first address for seededMAC. It differs from a pipe's, so
+// that a pipe with the same seed has other addresses.
 const switchMACs = 1 << 32
 
 // NewSwitch returns a Switch without ports.
@@ -90,27 +93,27 @@ type SwitchPort struct {
 	base
 	sw      *Switch
 	link    Link
-	dev     Device    // the device that is attached to the switch; nil if the port is itself a Device
-	plain   bool      // dev has fewer offloads than the switch
-	scratch sync.Pool // of *plainScratch, where plain
-	egress  *egress   // where the Send of dev may wait
+	dev     Device    // the attached device; nil if the port is itself used as a Device
+	plain   bool      // whether dev has fewer offloads than the switch
+	scratch sync.Pool // of *plainScratch; used if plain
+	egress  *egress   // nil unless the Send of dev may block
 }
 
 var _ Device = (*SwitchPort)(nil)
 
-// plainScratch has the temporary values for segmenting frames for a plain device.
+// plainScratch has the buffers for segmenting frames for a plain device.
 type plainScratch struct {
 	buf   []byte
 	batch [1]Frame
 }
 
-// Port adds a port with a random locally administered MAC. Closing the port
-// takes it off the switch.
+// Port adds a port with a random locally administered MAC. Closing the port removes it from the
+// switch.
 func (sw *Switch) Port() *SwitchPort {
 	return sw.add(&SwitchPort{sw: sw, link: sw.link})
 }
 
-// add puts a port on the switch: with the MAC of its device, or else one of its own.
+// add adds a port. The port has the MAC of its device or, without a device, one of its own.
 func (sw *Switch) add(p *SwitchPort) *SwitchPort {
 	sw.mu.Lock()
 	defer sw.mu.Unlock()
@@ -126,12 +129,12 @@ func (sw *Switch) add(p *SwitchPort) *SwitchPort {
 	return p
 }
 
-// Attach connects a device, such as a TAP or one end of a pipe, to the switch, which
-// becomes its only user. The device must be an Ethernet with at least the
-// switch's MTU. If it has fewer offloads than the switch, super-frames are segmented and checksums
-// completed for it. Closing the returned port disconnects and closes the device; so does
-// an error of the device's Send. If the device is not Nonblocking, a goroutine sends to it while frames
-// are queued: copies of up to 6.5 MB, beyond which frames are dropped and counted.
+// Attach connects a device, such as a TAP or one end of a pipe, to the switch, which becomes its
+// only user. The device must be an Ethernet with at least the switch's MTU. If it has fewer
+// offloads than the switch, the port segments super-frames and completes checksums for it. Closing
+// the returned port disconnects and closes the device, and so does an error of the device's Send.
+// If the device is not Nonblocking, the port queues copies of frames, up to 6.5 MB, and a goroutine
+// sends them. Further frames are dropped and counted.
 func (sw *Switch) Attach(dev Device) (*SwitchPort, error) {
 	if err := CheckFree(dev); err != nil {
 		return nil, fmt.Errorf("nic: switch: %w", err)
@@ -164,8 +167,8 @@ func (p *SwitchPort) Link() Link {
 	return l
 }
 
-// Attach sets the function to which the port passes received frames. It panics at
-// a second call, and on the port of an attached device.
+// Attach sets the function to which the port passes received frames. It panics at a second call,
+// and if a device is attached to the port.
 func (p *SwitchPort) Attach(recv func(batch []Frame)) {
 	if p.dev != nil {
 		panic("nic: Attach to the switch port of a device")
@@ -173,16 +176,16 @@ func (p *SwitchPort) Attach(recv func(batch []Frame)) {
 	p.base.Attach(recv)
 }
 
-// Attached reports whether Attach was called, or the port is that of a device.
+// Attached reports whether Attach was called or a device is attached to the port.
 func (p *SwitchPort) Attached() bool { return p.dev != nil || p.base.Attached() }
 
-// Nonblocking returns the port: its Send does not wait.
+// Nonblocking returns the port: its Send does not block.
 func (p *SwitchPort) Nonblocking() Device { return p }
 
-// Send passes the frames to the users of the other ports before it returns. It
-// takes all of them. This port drops and counts those that the link cannot carry; a port without a
-// user those that are for it. After Close, and on the port of an attached device, Send returns
-// net.ErrClosed.
+// Send passes the frames to the users of the other ports before it returns. It accepts all of them.
+// The sending port drops and counts frames that the link cannot carry. A receiving port without a
+// user drops and counts the frames for it. After Close, and if a device is attached to the port,
+// Send returns net.ErrClosed.
 func (p *SwitchPort) Send(batch []Frame) (n int, err error) {
 	if p.closed.Load() || p.dev != nil {
 		return 0, net.ErrClosed
@@ -191,8 +194,7 @@ func (p *SwitchPort) Send(batch []Frame) (n int, err error) {
 	return len(batch), nil
 }
 
-// Close takes the port off the switch, and closes the device that was attached
-// to it.
+// Close removes the port from the switch and closes the device that was attached to it.
 func (p *SwitchPort) Close() error {
 	if err := p.base.Close(); err != nil {
 		return err
@@ -204,7 +206,7 @@ func (p *SwitchPort) Close() error {
 	return nil
 }
 
-// remove forgets a port.
+// remove removes a port and its addresses.
 func (sw *Switch) remove(p *SwitchPort) {
 	sw.mu.Lock()
 	defer sw.mu.Unlock()
@@ -217,8 +219,8 @@ func (sw *Switch) remove(p *SwitchPort) {
 	}
 }
 
-// forward delivers frames that came from a port. Consecutive frames with the same addresses are
-// delivered together.
+// forward delivers frames that came from a port. It delivers consecutive frames with the same
+// addresses together.
 func (sw *Switch) forward(from *SwitchPort, batch []Frame) {
 	sw.link.each(batch, func(run []Frame, bytes int) {
 		from.countSent(len(run), bytes)
@@ -230,8 +232,8 @@ func (sw *Switch) forward(from *SwitchPort, batch []Frame) {
 	}, func() { from.sendDropped.Add(1) })
 }
 
-// pass passes frames to a port, or to all others if that is nil, but never to the port from which they
-// came.
+// pass passes frames to a port or, if to is nil, to all ports. It never passes them to the port
+// from which they came.
 func (sw *Switch) pass(from, to *SwitchPort, run []Frame) {
 	if to != nil {
 		if to != from {
@@ -258,8 +260,9 @@ func reserved(head []byte) bool {
 		head[3] == 0 && head[4] == 0 && head[5]&0xf0 == 0
 }
 
-// route learns the source of the first frame of a run. It returns the port of its destination, or nil
-// if that is not known or a group, and how many frames from the first on have the same addresses.
+// route learns the source of the first frame of a run. It returns the port of the destination, or
+// nil if the destination is unknown or a group, and how many of the first frames have the same
+// addresses.
 func (sw *Switch) route(from *SwitchPort, run []Frame) (to *SwitchPort, n int) {
 	addrs := [12]byte(run[0].Head)
 	dst, src := [6]byte(addrs[:6]), [6]byte(addrs[6:])
@@ -277,12 +280,12 @@ func (sw *Switch) route(from *SwitchPort, run []Frame) (to *SwitchPort, n int) {
 	return nil, n
 }
 
-// learn notes on which port an address was seen, if the table has room. The caller
-// holds mu.
+// learn records the port on which an address was seen, if the table is not full. The caller holds
+// mu.
 func (sw *Switch) learn(mac [6]byte, at *SwitchPort, now time.Time) {
 	if _, known := sw.macs[mac]; !known && len(sw.macs) >= sw.max {
-		// Old entries of a full table are removed at most once a second, so that a flood of
-		// forged addresses costs little.
+		// A full table is swept at most once a second, so that a flood of forged addresses costs
+		// little.
 		if now.Sub(sw.swept) < time.Second {
 			return
 		}
@@ -299,7 +302,7 @@ func (sw *Switch) learn(mac [6]byte, at *SwitchPort, now time.Time) {
 	sw.macs[mac] = station{at, now}
 }
 
-// receive passes frames to the port's user or to its device.
+// receive passes frames to the port's user or to the attached device.
 func (p *SwitchPort) receive(run []Frame) {
 	bytes := 0
 	for i := range run {
@@ -345,7 +348,7 @@ func (p *SwitchPort) receive(run []Frame) {
 	p.scratch.Put(s)
 }
 
-// toDevice sends frames through the attached device. If that fails, it closes the port.
+// toDevice sends frames through the attached device. If Send fails, it closes the port.
 func (p *SwitchPort) toDevice(run []Frame) {
 	if p.egress != nil {
 		p.recvDropped.Add(uint64(len(run) - p.egress.put(run)))

@@ -18,55 +18,50 @@ import (
 
 // TAPConfig configures OpenTAP.
 type TAPConfig struct {
-	// Name is the interface's name, such as "tap0": 1 to 15 bytes without
-	// spaces, slashes, colons and percent signs, or on Windows the name that the
-	// Control Panel shows. If it is empty, Linux makes a device and names it, and
-	// Windows takes the first one.
+	// Name is the interface's name, such as "tap0". It has 1 to 15 bytes without spaces, slashes,
+	// colons and percent signs. On Windows it is the name in the Control Panel. If it is empty,
+	// Linux creates a device and names it, and Windows uses the first device.
 	Name string
-	// Addr is the address to give to the kernel's side, with the length of its
-	// network's prefix. It is used only for a device that OpenTAP makes, and may
-	// be left zero there too.
+	// Addr is the address for the kernel's side, with its prefix length. OpenTAP uses it only for a
+	// device that it creates. It may be zero.
 	Addr netip.Prefix
-	// Addr6 is an IPv6 address for the kernel's side beside Addr. The kernel uses it when its search for
-	// duplicates is over, after a second.
+	// Addr6 is an IPv6 address for the kernel's side, in addition to Addr. The kernel uses it once
+	// Duplicate Address Detection has finished, after a second.
 	Addr6 netip.Prefix
-	// MTU is that of a device that OpenTAP makes; 1500 if zero. One that exists
-	// keeps its own.
+	// MTU is the MTU of a device that OpenTAP creates; 1500 if zero. An existing device keeps its
+	// own.
 	MTU int
-	// MAC is the stack's own address, which must differ from that of the kernel's
-	// interface, the other station on this Ethernet. If zero it is a
-	// random locally administered one.
+	// MAC is the stack's own address. It must differ from the address of the kernel's interface,
+	// which is the other station on this Ethernet. Zero stands for a random locally administered
+	// address.
 	MAC [6]byte
-	// NoOffload turns off super-frames of up to 64 KiB and incomplete checksums. Only
-	// Linux has these offloads. Received segments may be merged all the same: see MergeReceived.
+	// NoOffload turns off super-frames of up to 64 KiB and incomplete checksums. Only Linux has
+	// these offloads. Received segments may be merged even so: see MergeReceived.
 	NoOffload bool
-	// Queues is the number of queues of the device, each with a goroutine that reads
-	// it: 1 (which 0 stands for) to 256. Send chooses the queue of a frame by its
-	// addresses and ports. The kernel sends the frames of a connection on the
-	// queue on which it last received from it, so that they stay in order after the first
-	// packets. With two cores, a second queue took a tenth more CPU time for
-	// ping-pong on 16 connections and for UDP, and a fifth less for four bulk transfers
-	// at once. A device that exists must have several queues, as after
-	// ip tuntap add dev tap0 mode tap multi_queue. Only Linux has them.
+	// Queues is the number of queues of the device, 1 to 256; 0 stands for 1. A goroutine reads
+	// each queue. Send chooses the queue of a frame by its addresses and ports. The kernel sends
+	// the frames of a connection on the queue from which it last received a frame of the
+	// connection, so they stay in order after the first packets. Measured with two cores: a second
+	// queue took a tenth more CPU time for ping-pong on 16 connections and for UDP, and a fifth
+	// less for four simultaneous bulk transfers. An existing device must have several queues, as
+	// after ip tuntap add dev tap0 mode tap multi_queue. Only Linux has them.
 	Queues int
-	// Spin is how long the reader polls for the next frame before it
-	// sleeps: 0 (not at all) to 10 ms. Other goroutines run in between, but the reader
-	// keeps a core that the kernel or another process may need.
-	// With two cores, and the peer's program in the kernel on one of them, 5 us made no measurable
-	// difference, 20 us cost a little, and 200 us halved the rates of 16
-	// connections and of UDP. Spinning can reduce the latency of single requests on a machine with
-	// idle cores. Only Linux has it. Close may take that long.
+	// Spin is how long the reader polls for the next frame before it sleeps, 0 to 10 ms; 0 means no
+	// polling. Other goroutines run between polls, but the reader keeps a core that the kernel or
+	// another process may need. Measured with two cores, one of which ran the peer's program in the
+	// kernel: 5 us made no difference, 20 us cost a little, and 200 us halved the rates of 16
+	// connections and of UDP. Polling can reduce the latency of single requests on a machine with
+	// idle cores. Only Linux supports it. Close may take that long.
 	Spin time.Duration
 }
 
-// TAP is the user's end of a TAP device: an Ethernet with the kernel as the
-// other station. Its methods may be called by several goroutines.
+// TAP is the program's end of a TAP device, an Ethernet whose other station is the kernel. Its
+// methods may be called by several goroutines.
 //
-// While the interface is down, frames that are sent are dropped and
-// counted. On Linux Link().Up is false meanwhile, Link().MTU follows the
-// interface, and the function of NotifyLink is called when either
-// changes. If the interface is deleted, the device has failed: Send and Err return an error,
-// Link().Up is false, and the function of NotifyDown is called.
+// While the interface is down, sent frames are dropped and counted. On Linux, Link().Up is then
+// false, Link().MTU follows the interface, and the function of NotifyLink is called when either
+// changes. If the interface is deleted, the device fails: Send and Err return an error, Link().Up
+// is false, and the function of NotifyDown is called.
 type TAP struct {
 	rxLoop
 	tapWriter
@@ -78,17 +73,16 @@ var _ Device = (*TAP)(nil)
 
 // OpenTAP opens a TAP device.
 //
-// On Linux, OpenTAP attaches to an interface that exists, and changes none of its
-// addresses, state and persistence; nor does Close. The interface must not be in use, and the user
-// must be its owner or have CAP_NET_ADMIN. An interface that does not exist is created, which
-// needs CAP_NET_ADMIN; it gets the address and the MTU of the configuration, is
-// set up, and is deleted by Close.
+// On Linux, if the interface exists, OpenTAP attaches to it. Neither OpenTAP nor Close then changes
+// its addresses, state or persistence. The interface must not be in use, and the user must be its
+// owner or have CAP_NET_ADMIN. If the interface does not exist, OpenTAP creates it, which needs
+// CAP_NET_ADMIN. It gives the interface the addresses and the MTU of cfg and sets it up; Close
+// deletes it.
 //
-// On Windows and macOS, OpenTAP attaches to an interface of a driver (tap-windows6,
-// tuntaposx). On other systems the error is
-// errors.ErrUnsupported.
+// On Windows and macOS, OpenTAP attaches to an interface of a driver (tap-windows6, tuntaposx). On
+// other systems the error is errors.ErrUnsupported.
 //
-// The error for a lack of permission is a *TAPPermissionError.
+// If the user lacks the permission, the error is a *TAPPermissionError.
 func OpenTAP(cfg TAPConfig) (*TAP, error) {
 	if err := checkTAP(&cfg); err != nil {
 		return nil, err
@@ -102,20 +96,20 @@ func (t *TAP) Name() string { return t.current().Name }
 // Created reports whether OpenTAP created the interface. If so, Close deletes it.
 func (t *TAP) Created() bool { return t.created }
 
-// HostMAC returns the address of the kernel's interface.
+// HostMAC returns the MAC address of the kernel's interface.
 func (t *TAP) HostMAC() [6]byte { return *t.hostMAC.Load() }
 
-// setHostMAC notes an address of the kernel's interface.
+// setHostMAC stores the MAC address of the kernel's interface.
 func (t *TAP) setHostMAC(mac []byte) {
 	var m [6]byte
 	copy(m[:], mac)
 	t.hostMAC.Store(&m)
 }
 
-// Send writes the frames to the device. If the kernel has no room for more, it
-// returns how many it took. It drops and counts frames that the link cannot carry or that the
-// kernel refuses, as it refuses all while the interface is down.
-// After Close the error is net.ErrClosed, and after the device has failed that of Err.
+// Send writes the frames to the device. If the kernel's queue is full, it returns how many frames
+// it accepted. It drops and counts frames that the link cannot carry or that the kernel refuses;
+// the kernel refuses all frames while the interface is down. After Close the error is
+// net.ErrClosed, and after a failure the error that Err returns.
 func (t *TAP) Send(batch []Frame) (n int, err error) {
 	if err := t.sendError(); err != nil {
 		return 0, err
@@ -128,9 +122,9 @@ func (t *TAP) Send(batch []Frame) (n int, err error) {
 	return n, nil
 }
 
-// The bounds of a TAP's MTU: RFC 791 section 3.2, "every internet module must be
-// able to forward a datagram of 68 octets without further fragmentation", and
-// what is left of 65535 for the kernel's interface.
+// The bounds of a TAP's MTU. The lower one is from RFC 791 section 3.2, "every internet module must
+// be able to forward a datagram of 68 octets without further fragmentation". The upper one is the
+// kernel's: 65535 less the Ethernet header.
 const (
 	minTAPMTU = 68
 	maxTAPMTU = maxPacket - wire.EthernetLen
@@ -139,11 +133,11 @@ const (
 const (
 	// maxSpin bounds how long a reader may poll before it sleeps.
 	maxSpin = 10 * time.Millisecond
-	// maxQueues is the kernel's bound, MAX_TAP_QUEUES of Linux.
+	// maxQueues is Linux's MAX_TAP_QUEUES.
 	maxQueues = 256
 )
 
-// checkTAP checks a configuration and fills in its defaults.
+// checkTAP checks a configuration and sets its defaults.
 func checkTAP(cfg *TAPConfig) error {
 	if why := badName(cfg.Name); why != "" && runtime.GOOS != "windows" {
 		return fmt.Errorf("nic: bad TAP name %q: %s", cfg.Name, why)
@@ -177,7 +171,7 @@ func checkTAP(cfg *TAPConfig) error {
 	return nil
 }
 
-// badName returns why an interface cannot have the name, or "".
+// badName returns the reason why an interface cannot have the name, or "" if it can.
 func badName(name string) string {
 	switch {
 	case len(name) > 15:
@@ -190,16 +184,15 @@ func badName(name string) string {
 	return ""
 }
 
-// TAPPermissionError is the error of OpenTAP if the user may not open the
-// device. On Linux its text has the commands that allow it.
-// errors.Is(err, fs.ErrPermission) is true.
+// TAPPermissionError is the error of OpenTAP if the user may not open the device. On Linux its text
+// contains the commands that permit it. errors.Is(err, fs.ErrPermission) is true.
 type TAPPermissionError struct {
-	Name   string       // of the device; may be empty
-	Addr   netip.Prefix // that the kernel's side should get; may be invalid
-	Exists bool         // there is such an interface
+	Name   string       // name of the device; may be empty
+	Addr   netip.Prefix // the address for the kernel's side; may be invalid
+	Exists bool         // whether the interface exists
 	Err    error        // the system's error
 
-	user string // the user without permission; if empty, the one who runs the program
+	user string // the user without permission; if empty, the user who runs the program
 }
 
 func (e *TAPPermissionError) Error() string {
@@ -218,8 +211,8 @@ func (e *TAPPermissionError) Error() string {
 		e.name(), e.Err, what, strings.Join(e.Commands(who), "\n\t"))
 }
 
-// currentUser returns the name of the user who runs this program, or its number if it has no name. The
-// commands need it, because root runs them.
+// currentUser returns the name of the user who runs this program, or the numeric ID if the user has
+// no name. The commands contain it, because root runs them.
 func currentUser() string {
 	uid := strconv.Itoa(os.Geteuid())
 	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
@@ -235,13 +228,14 @@ func (e *TAPPermissionError) name() string {
 	return e.Name
 }
 
-// Commands returns the commands that, run as root on Linux, allow the user to open the device.
+// Commands returns the commands that allow the user to open the device, when root runs them on
+// Linux.
 func (e *TAPPermissionError) Commands(user string) (commands []string) {
 	if errors.Is(e.Err, syscall.EACCES) {
-		// EPERM is about the device, EACCES about /dev/net/tun, which udev opens to everybody.
+		// EPERM concerns the device, EACCES /dev/net/tun, which udev normally opens to everybody.
 		commands = append(commands, "chmod 666 /dev/net/tun")
 		if e.Exists {
-			return commands // it may be the user's: the next try will tell
+			return commands // the device may belong to the user; otherwise the next error is EPERM
 		}
 	}
 	if e.Exists {

@@ -6,8 +6,8 @@ import (
 	"github.com/songgao/water"
 )
 
-// waterConfig asks for a device of the tuntaposx driver: the system's own makes
-// only TUN devices.
+// waterConfig returns the configuration for a device of the tuntaposx driver. The system's own
+// driver has only TUN devices.
 func waterConfig(name string) (cfg water.Config, err error) {
 	if name == "" {
 		return cfg, errors.New("nic: open TAP: on macOS the device must be named")

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The most that a reader takes from a device at once: a large super-frame or a number
-// of small frames. Measured: more is no better, nor is always waiting for a full batch; small
-// frames one at a time cost up to a tenth more CPU time; merged segments cost a third less than
-// single ones, because the stack does less and sends fewer acknowledgements.
+// The maximum that a reader takes from a device at once: a large super-frame or a number of small
+// frames. Measured: more is no better, and neither is always waiting for a full batch. Small frames
+// one at a time cost up to a tenth more CPU time. Merged segments cost a third less than single
+// ones, because the stack does less and sends fewer acknowledgements.
 const (
 	readBatch = 32        // frames
 	readRoom  = 128 << 10 // bytes
@@ -25,37 +25,37 @@ const (
 
 // tapReader reads an attached file through the runtime's poller.
 //
-// Reads and writes do not block, so they are raw system calls, which do not call the scheduler:
-// a tenth less CPU time with many small frames.
+// Reads and writes do not block, so they are raw system calls, which bypass the scheduler. This
+// saves a tenth of the CPU time with many small frames.
 type tapReader struct {
 	file   *os.File
 	raw    syscall.RawConn
 	header int // bytes before each frame
 	buf    []byte
 	fill   func(fd uintptr) bool
-	// limit is how many frames the next batch may have: one after a wait, so that the first is
-	// not delayed by others, and twice as many after each full batch.
+	// limit is the maximum number of frames in the next batch. It is 1 after a wait, so that the
+	// first frame is not delayed by others, and doubles after each full batch.
 	limit int
-	merge *gro // nil: frames are not merged
+	merge *gro // nil if frames are not merged
 
-	buffer func() ReceiveBuffer // nil: there are no receive buffers
-	small  int                  // frames since the last one that was large enough for a ReceiveBuffer
-	end    func()               // of the ReceiveBuffer with the only frame; else nil
+	buffer func() ReceiveBuffer // nil without zero-copy receive
+	small  int                  // number of frames since the last one large enough for a ReceiveBuffer
+	end    func()               // End of the ReceiveBuffer that holds the only frame read; nil if there is none
 	iov    [3]unix.Iovec
 
-	spin    time.Duration // how long to poll before a wait
-	spinEnd time.Time     // of this wait; zero before it
+	spin    time.Duration // how long to poll before the reader sleeps
+	spinEnd time.Time     // when to stop polling; zero before the first poll
 
 	// The result of the last read.
 	frames  []Frame
-	reads   int // frames that were read, before merging
-	begin   int // where the last of them begins in buf
-	used    int // bytes of buf
+	reads   int // number of frames read, before merging
+	begin   int // offset in buf of the last frame
+	used    int // bytes used in buf
 	dropped int
 	err     error
 }
 
-// newTAPReader returns the source of an attached file.
+// newTAPReader returns a source that reads an attached file.
 func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Duration) *tapReader {
 	r := &tapReader{file: file, raw: raw, header: header, spin: spin, limit: 1}
 	r.frames = make([]Frame, 0, readBatch)
@@ -63,8 +63,7 @@ func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Dura
 	return r
 }
 
-// Close closes the file. It does not reset the offloads of a device that stays: whoever attaches next
-// sets its own.
+// Close turns off the offloads, which a persistent device would keep, and closes the file.
 func (r *tapReader) Close() error {
 	if r.header > 0 {
 		r.raw.Control(func(fd uintptr) {
@@ -84,8 +83,9 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 	r.frames, r.reads, r.used, r.dropped, r.err = r.frames[:0], 0, 0, 0, nil
 	r.spinEnd = time.Time{}
 	if err := r.raw.Read(r.fill); err != nil && r.err == nil {
-		// While the interface is being deleted, the poller may return an error before read does.
-		// The poller's is not exported, so it is replaced by read's. After Close it does not matter.
+		// While the interface is being deleted, the poller may return its error before read returns
+		// one. The poller's error is not exported, so it is replaced by read's. After Close the
+		// error does not matter.
 		r.err = os.NewSyscallError("read", unix.EBADFD)
 	}
 	if r.merge != nil {
@@ -94,16 +94,18 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 	return r.frames, r.dropped, r.err
 }
 
-// mergeReceived turns on merging within a batch. With offloads the kernel merges.
+// mergeReceived turns on merging within a batch. With offloads it does nothing, because the kernel
+// merges.
 func (r *tapReader) mergeReceived() {
 	if r.header == 0 {
 		r.merge = new(gro)
 	}
 }
 
-// readBatch reads the frames that are there, up to the limits. It returns false if there are none.
+// readBatch reads the frames that have arrived, up to the limits. It returns false if there are
+// none.
 func (r *tapReader) readBatch(fd uintptr) bool {
-	// One byte more than fits shows a frame that was cut off.
+	// A read that fills one byte more than the longest frame shows that the frame was truncated.
 	longest := r.header + maxFrame + 1
 	for r.reads < r.limit && len(r.buf)-r.used >= longest {
 		b := r.buf[r.used:][:longest]
@@ -114,12 +116,12 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 			if r.reads > 0 {
 				return true
 			}
-			// The reader keeps up: the next frame need not wait for others.
+			// The reader has read everything, so the next frame need not wait for others.
 			r.limit = 1
 			if !r.spins() {
 				return false
 			}
-			runtime.Gosched() // to those that the last frames woke
+			runtime.Gosched() // let the goroutines run that the last frames woke
 		case errno != 0:
 			r.err = os.NewSyscallError("read", errno)
 			return true
@@ -131,7 +133,7 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 				r.take(b[:n])
 			}
 			if r.expectsLarge() {
-				return true // the next ReceiveBuffer comes after this frame was delivered
+				return true // deliver this frame before the next ReceiveBuffer is requested
 			}
 		}
 	}
@@ -150,7 +152,7 @@ func (r *tapReader) spins() bool {
 	return now.Before(r.spinEnd)
 }
 
-// take makes a Frame of the bytes of a read.
+// take makes a Frame of the bytes that a read returned.
 func (r *tapReader) take(b []byte) {
 	r.reads++
 	if len(b) < r.header || len(b) > r.header+maxFrame {
@@ -169,12 +171,12 @@ func (r *tapReader) take(b []byte) {
 		r.frames = append(r.frames, f)
 		r.begin = r.used
 	}
-	// The next frame begins on a cache line of its own.
+	// The next frame begins on a new cache line.
 	r.used = (r.begin + r.header + len(r.frames[len(r.frames)-1].Head) + 63) &^ 63
 }
 
-// fewFrames is how many small frames in a row may come before the reader no longer expects a large one:
-// each write of an application ends with a small frame.
+// fewFrames is how many consecutive small frames make the reader expect no large one. Each write of
+// an application ends with a small frame.
 const fewFrames = 4
 
 // receiveInto turns on zero-copy receive of large frames.
@@ -196,7 +198,8 @@ func (r *tapReader) release() {
 // expectsLarge reports whether the next frame is likely to be large enough for a ReceiveBuffer.
 func (r *tapReader) expectsLarge() bool { return r.buffer != nil && r.small < fewFrames }
 
-// readFrame reads a frame into b, or into b and a ReceiveBuffer, whose End it stores in r.end.
+// readFrame reads a frame into b, or into b and a ReceiveBuffer. In the second case it stores the
+// buffer's End in r.end.
 func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	var into ReceiveBuffer
 	if r.expectsLarge() {
@@ -222,10 +225,10 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	}
 	if errno == 0 {
 		if r.small++; n > yieldBytes {
-			r.small = fewFrames // others of its kind may follow
+			r.small = fewFrames // more frames of this kind may follow
 		}
 		if in := min(n-head, len(body)); in > 0 {
-			// A frame of another kind has to be all in b.
+			// Any other frame must be contiguous in b.
 			copy(b[head+in:], b[head:n-in])
 			copy(b[head:], body[:in])
 		}
@@ -241,12 +244,12 @@ func (r *tapReader) readParts(fd uintptr, parts ...[]byte) (int, unix.Errno) {
 		r.iov[i].SetLen(len(p))
 	}
 	n, _, errno := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(len(parts)))
-	r.iov = [3]unix.Iovec{} // so that it keeps no buffer alive
+	r.iov = [3]unix.Iovec{} // do not keep the buffers alive
 	return int(n), errno
 }
 
-// takeZeroCopy makes a Frame of headers and of a payload in a ReceiveBuffer. It returns false if the frame
-// must not be in one.
+// takeZeroCopy makes a Frame of headers and a payload in a ReceiveBuffer. It returns false if the
+// frame may not be in a ReceiveBuffer.
 func (r *tapReader) takeZeroCopy(head, body []byte) bool {
 	f, ok := parseVnet(head, head[r.header:], body)
 	if !ok || f.GSO != GSOTCP4 && f.GSO != GSOTCP6 || int(f.HeaderLen) != len(f.Head) {
@@ -257,32 +260,32 @@ func (r *tapReader) takeZeroCopy(head, body []byte) bool {
 	return true
 }
 
-// tapWriter writes frames to the device's file, or files.
+// tapWriter writes frames to the device's files, one for each queue.
 type tapWriter struct {
 	queues []syscall.RawConn
 	off    tapOffload
 	ops    sync.Pool // of *tapWrite
 }
 
-// tapWrite has the state of one call of Send. It is pooled, so that a call allocates neither closure nor
-// vector.
+// tapWrite is the state of one call of Send. It is pooled, so that a call allocates neither the
+// closure nor the vector.
 type tapWrite struct {
 	loop  *rxLoop
 	batch []Frame
-	n     int   // frames taken
-	err   error // what ended the device
+	n     int   // frames accepted
+	err   error // the error that ended the device
 	bytes int
 	sent  int
 	off   tapOffload
 	vnet  [vnetHeaderLen]byte
 	iov   [3]unix.Iovec
-	one   [vnetHeaderLen + oneBytes]byte // a frame in one piece
-	piece []byte                         // of a super-frame that is cut up here
+	one   [vnetHeaderLen + oneBytes]byte // a short frame behind its virtio header
+	piece []byte                         // a segment of a super-frame that frame segments itself
 	run   func(fd uintptr)
 }
 
-// oneBytes is the greatest length in bytes of a frame that is copied behind its virtio header: that
-// costs less than gathering two parts in the system call.
+// oneBytes is the maximum length in bytes of a frame that is copied behind its virtio header. Up to
+// this length, the copy costs less than gathering two parts in the system call.
 const oneBytes = 512
 
 func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
@@ -303,8 +306,8 @@ func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 	return n, nil
 }
 
-// queueOf chooses the queue of a frame by its addresses and ports. Both directions of a connection have
-// the same queue.
+// queueOf chooses the queue of a frame by its addresses and ports. Both directions of a connection
+// have the same queue.
 func (w *tapWriter) queueOf(f *Frame) int {
 	b := f.Head
 	const ports4, ports6 = wire.EthernetLen + wire.IPv4Len, wire.EthernetLen + wire.IPv6Len
@@ -327,7 +330,7 @@ func (w *tapWriter) queueOf(f *Frame) int {
 			h ^= uint32(be.Uint16(b[ports6:]) ^ be.Uint16(b[ports6+2:]))
 		}
 	}
-	h *= 0x9e3779b1 // 2^32 by the golden ratio: the upper bits depend on all
+	h *= 0x9e3779b1 // 2^32 divided by the golden ratio: the upper bits depend on all bits
 	return int(uint64(h) * uint64(len(w.queues)) >> 32)
 }
 
@@ -341,7 +344,7 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (in
 		op.run = op.frames
 	}
 	op.loop, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
-	// The writes do not block and may overlap. Control keeps the file open meanwhile.
+	// The writes do not block and may overlap. Control keeps the file open during the call.
 	err := queue.Control(op.run)
 	if err == nil {
 		err = op.err
@@ -353,7 +356,7 @@ func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (in
 	return n, err
 }
 
-// frames writes the batch, until the device is full.
+// frames writes frames of the batch until the device is full.
 func (op *tapWrite) frames(fd uintptr) {
 	for op.n < len(op.batch) {
 		f := &op.batch[op.n]
@@ -375,7 +378,7 @@ func (op *tapWrite) frames(fd uintptr) {
 			op.err = os.NewSyscallError("write", errno)
 			return
 		default:
-			// EIO if the interface is down, else an error of this frame.
+			// EIO means that the interface is down. Any other errno concerns this frame only.
 			op.loop.sendDropped.Add(1)
 		}
 		op.n++
@@ -415,14 +418,14 @@ func (op *tapWrite) frame(fd uintptr, f *Frame) unix.Errno {
 	return errno
 }
 
-// cut segments a super-frame of a kind that the kernel does not know, and writes the segments. After
-// an error it writes no more.
+// cut segments a super-frame that the kernel does not support, and writes the segments. After an
+// error it writes no more.
 func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
 	alloc := func(n int) []byte {
 		if cap(op.piece) < n {
 			op.piece = make([]byte, n)
 		}
-		return op.piece[:n] // the segment before has been written
+		return op.piece[:n] // the previous segment has been written
 	}
 	ok := Ethernet.complete(f, alloc, func(piece []byte) {
 		if errno == 0 {
@@ -433,7 +436,7 @@ func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
 	case !ok:
 		return unix.EINVAL
 	case errno == unix.EAGAIN, errno == unix.EINTR, errno == unix.ENOBUFS:
-		// Writing it again would repeat the segments that were written.
+		// Sending the super-frame again would repeat the segments already written.
 		return unix.EIO
 	}
 	return errno

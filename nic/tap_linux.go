@@ -15,8 +15,8 @@ import (
 
 const tunFile = "/dev/net/tun"
 
-// openTAP attaches to the device itself if offloads are wanted and the kernel has them, because water does
-// not know them; else it opens the device through water.
+// openTAP opens a TAP. If offloads are wanted and the kernel has them, it attaches to the device
+// itself, because package water does not support them. Otherwise it opens the device through water.
 func openTAP(cfg TAPConfig) (*TAP, error) {
 	before, err := net.InterfaceByName(cfg.Name)
 	exists := cfg.Name != "" && err == nil
@@ -53,7 +53,7 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	return t, nil
 }
 
-// follow takes a new state of the kernel's interface.
+// follow applies a new state of the kernel's interface to the link.
 func (t *TAP) follow(st linkState) {
 	link, was := *t.current(), t.HostMAC()
 	t.setHostMAC(st.mac[:])
@@ -64,17 +64,17 @@ func (t *TAP) follow(st linkState) {
 	t.setLink(link)
 }
 
-// Nonblocking returns the device: its Send does not wait.
+// Nonblocking returns the device: its Send does not block.
 func (t *TAP) Nonblocking() Device { return t }
 
-// tapOffload is what the kernel does for an attached file.
+// tapOffload describes the offloads of an attached file.
 type tapOffload struct {
-	header int  // bytes before each frame: vnetHeaderLen, or 0 without offloads
-	uso    bool // cuts up UDP super-frames
+	header int  // length of the header before each frame: vnetHeaderLen, or 0 without offloads
+	uso    bool // whether the kernel segments UDP super-frames
 }
 
-// attachOffload attaches to a device with offloads. It returns neither a file nor an error if the kernel
-// refuses, which may work without offloads.
+// attachOffload attaches to a device with offloads. If the kernel refuses for a reason that may not
+// apply without offloads, it returns neither a file nor an error.
 func attachOffload(name string, several bool) (*os.File, string, tapOffload, error) {
 	off := tapOffload{header: vnetHeaderLen}
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -103,7 +103,7 @@ func attachOffload(name string, several bool) (*os.File, string, tapOffload, err
 	return os.NewFile(uintptr(fd), tunFile), req.Name(), off, nil
 }
 
-// tapFlags returns the flags with which a file is attached.
+// tapFlags returns the flags for attaching a file.
 func tapFlags(vnet, several bool) uint16 {
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if vnet {
@@ -133,9 +133,9 @@ func attachQueue(name string, vnet bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), tunFile), nil
 }
 
-// setOffload turns on the header before each frame and super-frames of TCP, and of UDP if the kernel has
-// them, which uso reports. It sets all of them, because an existing device keeps the settings of its
-// former user.
+// setOffload turns on the virtio header, super-frames of TCP and, if the kernel supports them,
+// super-frames of UDP, which uso reports. It sets all offloads, because an existing device keeps
+// the settings of its last user.
 func setOffload(fd int) (uso bool, err error) {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeaderLen); err != nil {
 		return false, err
@@ -159,8 +159,8 @@ func attachPlain(name string, exists, several bool) (*os.File, string, error) {
 	}
 	wcfg := water.Config{DeviceType: water.TAP}
 	wcfg.Name, wcfg.MultiQueue = name, several
-	// Otherwise water would clear the persistence of the device. A device that exists
-	// and is not in use is persistent.
+	// Otherwise water would clear the persistence of the device. An existing device that nobody
+	// uses is persistent.
 	wcfg.Persist = exists
 	ifce, err := water.New(wcfg)
 	if err != nil {
@@ -174,7 +174,7 @@ func attachPlain(name string, exists, several bool) (*os.File, string, error) {
 	return file, ifce.Name(), nil
 }
 
-// newTAP makes a TAP of attached files, one for each queue.
+// newTAP makes a TAP from attached files, one for each queue.
 func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before *net.Interface, exists bool) (*TAP, error) {
 	now, err := net.InterfaceByName(name)
 	if err != nil {
@@ -196,11 +196,11 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 		// Child processes must not keep the device open.
 		unix.CloseOnExec(int(fd))
 		if exists && t.created {
-			// It was deleted meanwhile, and we have created it anew.
+			// The device was deleted after the check, and attaching created a new one.
 			ctl = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 0)
 		}
 		if off.header == 0 {
-			// The former user may have left offloads on.
+			// The last user may have left offloads on.
 			ctl = errors.Join(ctl, unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, 0))
 		}
 	})
@@ -223,8 +223,8 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 	return t, nil
 }
 
-// probeTAP checks that water will be able to open the device. When water fails,
-// it leaks a descriptor, of which a caller who polls for a free device would run out.
+// probeTAP checks that water will be able to open the device. If water fails, it leaks a
+// descriptor, so a caller who polls for a free device would run out of descriptors.
 func probeTAP(name string, exists, several bool) error {
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -239,7 +239,7 @@ func probeTAP(name string, exists, several bool) error {
 		req.SetUint16(tapFlags(false, several))
 		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
-	// If the request names neither kind of device, Linux checks the permission to create
+	// If the request names neither a TAP nor a TUN device, Linux checks the permission to create
 	// one and then rejects the request as invalid.
 	req.SetUint16(unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != unix.EINVAL {
@@ -248,7 +248,7 @@ func probeTAP(name string, exists, several bool) error {
 	return nil
 }
 
-// tapError translates an error of the system into one that explains it for a TAP.
+// tapError wraps an error of the system in one that explains the reason for a TAP.
 func tapError(cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {

@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-// tapWriter has no system below it: openTAP makes no TAP.
+// tapWriter is empty: openTAP returns no TAP on this system.
 type tapWriter struct{}
 
 func openTAP(cfg TAPConfig) (*TAP, error) {

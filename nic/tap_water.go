@@ -54,7 +54,7 @@ func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 		}
 		w.join = f.AppendTo(w.join[:0])
 		if _, err := w.ifce.Write(w.join); err != nil {
-			// The interface may only be down. If it is gone, the reader finds that out.
+			// The interface may only be down. If it was deleted, the reader detects that.
 			l.sendDropped.Add(1)
 			continue
 		}

@@ -2,8 +2,8 @@ package nic
 
 import "github.com/songgao/water"
 
-// waterConfig asks for a device of the tap-windows6 driver, the first one if
-// the name is empty.
+// waterConfig returns the configuration for a device of the tap-windows6 driver: the first one if
+// name is empty.
 func waterConfig(name string) (cfg water.Config, err error) {
 	cfg.DeviceType = water.TAP
 	cfg.ComponentID = "tap0901"

@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vnetHeaderLen is the length of struct virtio_net_hdr of linux/virtio_net.h,
-// which precedes every frame of a device that was set to have it. Its
-// numbers are in the machine's byte order.
+// vnetHeaderLen is the length of struct virtio_net_hdr of linux/virtio_net.h. It precedes each
+// frame of a TAP with offloads and of a packet socket. Its numbers are in the machine's byte order.
 //
 // Virtual I/O Device (VIRTIO) 1.2 section 5.1.6 describes the fields.
 const vnetHeaderLen = 10
@@ -18,13 +17,13 @@ const vnetHeaderLen = 10
 const (
 	vnetFlags      = 0
 	vnetGSOType    = 1
-	vnetHdrLen     = 2 // all headers: a hint
+	vnetHdrLen     = 2 // length of all headers, which is only a hint
 	vnetGSOSize    = 4
 	vnetCsumStart  = 6
 	vnetCsumOffset = 8
 )
 
-// putVnet writes the header b of a frame, which describes its offloads.
+// putVnet writes to b the virtio header that describes the offloads of f.
 func putVnet(b []byte, f *Frame) {
 	ne := binary.NativeEndian
 	clear(b[:vnetHeaderLen])
@@ -48,10 +47,10 @@ func putVnet(b []byte, f *Frame) {
 	ne.PutUint16(b[vnetGSOSize:], f.GSOSize)
 }
 
-// parseVnet makes a Frame of an Ethernet frame, in one part or two, and its virtio header. It may change
-// the frame's checksum field. It returns false if the two contradict each other, so that the frames
-// that it accepts can be segmented and summed. It ignores the header's hdr_len, which is only a hint
-// (VIRTIO 1.2 section 5.1.6).
+// parseVnet makes a Frame of an Ethernet frame, in one or two parts, and its virtio header. It may
+// change the frame's checksum field. It returns false if frame and header contradict each other, so
+// that each accepted frame can be segmented and its checksum completed. It ignores the header's
+// hdr_len, which is only a hint (VIRTIO 1.2 section 5.1.6).
 func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
 	f.Head, f.Body = head, body
@@ -70,7 +69,8 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	case flags&unix.VIRTIO_NET_HDR_F_DATA_VALID != 0:
 		f.ChecksumValid = true
 	}
-	// The ECN bit says that only the first segment has CWR, which holds for all super-frames here.
+	// The ECN bit means that only the first segment has CWR. That is true of all super-frames in
+	// this package.
 	kind := hdr[vnetGSOType] &^ unix.VIRTIO_NET_HDR_GSO_ECN
 	if kind == unix.VIRTIO_NET_HDR_GSO_NONE {
 		return f, true
@@ -81,7 +81,7 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	return f, f.parseVnetGSO(kind, ne.Uint16(hdr[vnetGSOSize:]))
 }
 
-// parseVnetGSO makes f, whose checksum is incomplete, a super-frame.
+// parseVnetGSO makes f a super-frame. The checksum of f is incomplete.
 func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 	b, start := f.Head, int(f.ChecksumStart)
 	var header, sumOffset int
@@ -111,16 +111,16 @@ func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 	return ok
 }
 
-// reopenChecksum replaces the checksum of a super-frame by that of the pseudo-header, so that it is
-// incomplete, as in all super-frames here. The checksums of its segments were right. A
-// network card that merges received segments leaves any value in the field.
+// reopenChecksum replaces the checksum of a super-frame by the sum of the pseudo-header, because
+// all super-frames in this package have incomplete checksums. The device has verified the checksums
+// of the segments. A network card that merges received segments may leave any value in the field.
 func (f *Frame) reopenChecksum() bool {
 	b, network := f.Head, wire.EthernetLen
 	if vlanTagged(b) {
 		network += vlanTagLen
 	}
 	if len(b) < network+wire.IPv6Len {
-		return false // too short for both versions, with a transport header
+		return false // too short for a transport header after either IP header
 	}
 	var transport int
 	var proto byte

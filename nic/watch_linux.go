@@ -8,30 +8,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A linkState is what rtnetlink reports of an interface.
+// A linkState is the state of an interface that rtnetlink reports.
 type linkState struct {
 	mtu int
 	mac [6]byte
-	up  bool // it is up and has a carrier
+	up  bool // whether it is up and has a carrier
 }
 
-// A linkWatch follows an interface of the kernel by rtnetlink(7), which needs no privilege.
-// Its goroutine is one of the device's readers.
+// A linkWatch watches an interface of the kernel through rtnetlink(7), which needs no privilege. It
+// implements watcher.
 type linkWatch struct {
 	file   *os.File
 	raw    syscall.RawConn
 	index  int
 	change func(linkState) // called by one goroutine at a time
-	err    error           // that ended run
+	err    error           // the error that ended run
 }
 
-// maxLinkMessage is the longest message of rtnetlink that is read. That of an
-// interface with many virtual functions may be longer: then the state of the interface is requested.
+// maxLinkMessage is the longest rtnetlink message that receive reads. The message of an interface
+// with many virtual functions may be longer; receive then requests the state of the interface
+// alone.
 const maxLinkMessage = 16 << 10
 
-// watchLink follows the interface with an index, in the network namespace of the calling
-// thread. It calls change with the present state before it returns. If the kernel
-// does not permit listening, the watcher is nil and no change is reported.
+// watchLink watches the interface with the given index, in the network namespace of the calling
+// thread. It calls change with the current state before it returns. If the kernel does not permit
+// it, watchLink returns nil and no change is reported.
 func watchLink(index int, change func(linkState)) watcher {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -78,9 +79,9 @@ func (w *linkWatch) ask() (err error) {
 	return err
 }
 
-// receive reads the messages that are there. It returns false if there are no more.
+// receive reads the messages that have arrived. It returns false when there are no more.
 func (w *linkWatch) receive(fd uintptr) bool {
-	buf := make([]byte, maxLinkMessage) // not kept, because messages are rare
+	buf := make([]byte, maxLinkMessage) // not reused, because messages are rare
 	lost, asked := false, false
 	for {
 		n, _, flags, _, err := unix.Recvmsg(int(fd), buf, nil, 0)
@@ -102,7 +103,7 @@ func (w *linkWatch) receive(fd uintptr) bool {
 	}
 }
 
-// take looks for the interface in messages of the kernel.
+// take processes the messages about the interface.
 func (w *linkWatch) take(b []byte) {
 	messages, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
@@ -112,7 +113,7 @@ func (w *linkWatch) take(b []byte) {
 		m := &messages[i]
 		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg ||
 			int32(binary.NativeEndian.Uint32(m.Data[4:])) != int32(w.index) {
-			continue // another interface, or a deletion, which the device's readers notice
+			continue // another interface, or a deletion, which the device's readers detect
 		}
 		if st, ok := parseLinkState(m); ok {
 			w.change(st)
@@ -120,7 +121,8 @@ func (w *linkWatch) take(b []byte) {
 	}
 }
 
-// parseLinkState reads a message about an interface.
+// parseLinkState parses a message about an interface. It returns false if the message does not have
+// the state.
 func parseLinkState(m *syscall.NetlinkMessage) (st linkState, ok bool) {
 	attrs, err := syscall.ParseNetlinkRouteAttr(m)
 	if err != nil {
@@ -136,6 +138,6 @@ func parseLinkState(m *syscall.NetlinkMessage) (st linkState, ok bool) {
 			st.mac = [6]byte(a.Value[:6])
 		}
 	}
-	// A message about a change of something else may lack the MTU.
+	// A message about another kind of change may lack the MTU.
 	return st, st.mtu > 0
 }
