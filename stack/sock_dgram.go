@@ -19,7 +19,7 @@ type Meta struct {
 // SendOptions are options of one datagram. The zero value selects the socket's options.
 type SendOptions struct {
 	TTL          uint8      // 0: the socket's TTL, whose default is 64, or 1 to a multicast group
-	TOS          uint8      // the socket's TOS unless TOS != 0 or SetTOS is set
+	TOS          uint8      // used if it is not 0 or SetTOS is set; otherwise the socket's TOS applies
 	SetTOS       bool       // use TOS even if it is 0
 	NIC          int        // index of the interface to send on; 0: the routes choose
 	DontFragment bool       // fail with EMSGSIZE instead of fragmenting

@@ -509,12 +509,12 @@ func (s *Stack) udpICMP(e *icmpError) {
 		s.drop(dropBadICMPError)
 		return
 	}
-	tell := e.hard
+	report := e.hard
 	if e.errno == syscall.EMSGSIZE {
 		s.lowerDatagramMTU(e.remote, e.mtu)
-		tell = true // over both families, as on Linux (udp_err, udpv6_err)
+		report = true // over both families, as on Linux (udp_err, udpv6_err)
 	}
-	if tell && u.isConnectedTo(remote) {
+	if report && u.isConnectedTo(remote) {
 		u.fail(e.errno)
 	}
 }

@@ -20,7 +20,7 @@ const (
 	reclaimBatch = 64
 )
 
-// orphans lists the connections that the application has closed, except those that are closed or in
+// orphans lists the connections that the application has closed, except those in CLOSED or in
 // TIME-WAIT. If the peer does not accept the data of an orphan, only the stack can end it.
 //
 // There are two lists, each in the order in which the connections were closed: orphans with

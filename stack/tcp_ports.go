@@ -43,8 +43,8 @@ func (tp *tcpPorts) known() [][16]byte {
 	return nil
 }
 
-// place returns the index of an address in addrs, adding it if it is new.
-func (tp *tcpPorts) place(addr [16]byte) int {
+// addrIndex returns the index of an address in addrs, adding it if it is new.
+func (tp *tcpPorts) addrIndex(addr [16]byte) int {
 	if i := slices.Index(tp.known(), addr); i >= 0 {
 		return i
 	}
@@ -63,7 +63,7 @@ func (tp *tcpPorts) place(addr [16]byte) int {
 // held.
 func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	port, _ := k.ports()
-	key, sh := makePortKey(tp.place([16]byte(k[:16])), port), tp.shard(port)
+	key, sh := makePortKey(tp.addrIndex([16]byte(k[:16])), port), tp.shard(port)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	u := sh.use[key]

@@ -114,8 +114,8 @@ func (t *TCP) tick() {
 	t.s.drain()
 }
 
-// turn is called when the wheel reaches the connection, which is no longer in the wheel.
-func (t *TCP) turn() {
+// wheelTick is called when the wheel reaches the connection, which is no longer in the wheel.
+func (t *TCP) wheelTick() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wheeled = false
@@ -123,7 +123,7 @@ func (t *TCP) turn() {
 		return // the connection has become active
 	}
 	t.timerAt = 0
-	now := t.s.now() // time may have passed in the turns of other connections
+	now := t.s.now() // the connections before this one may have taken some time
 	d, ok := t.conn.Deadline()
 	if ok && d-now < minWheelWait && !t.detached && t.conn.State() != tcp.Closed {
 		t.timerAt = d

@@ -108,7 +108,7 @@ func (w *timerWheel) arm(now tcp.Time) {
 	w.alarm.set(now, tcp.Time(w.next)*wheelStep, w)
 }
 
-// fired calls turn for the connections in the slots whose time has come. It releases w.mu for each
+// fired calls wheelTick for the connections in the slots whose time has come. It releases w.mu for each
 // call, because the lock of a connection precedes w.mu in the lock order.
 func (w *timerWheel) fired() {
 	now := w.s.now()
@@ -124,7 +124,7 @@ func (w *timerWheel) fired() {
 		w.unlink(t)
 		n--
 		w.mu.Unlock()
-		t.turn()
+		t.wheelTick()
 		w.mu.Lock()
 	}
 	w.arm(now)

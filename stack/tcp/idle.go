@@ -8,7 +8,7 @@ type active struct {
 	rec recovery
 	arrivals
 	unacceptableAck Seq  // SEG.ACK of the latest segment if that was unacceptable, else at most SND.UNA: see ackSeq
-	awaitAcksBy     Time // AwaitAcks' deadline; 0: nobody waits
+	awaitAcksBy     Time // deadline of AwaitAcks; 0: no writer waits
 	probeOnly       bool // activated for a probe or its answer; no data was sent or received since
 }
 
