@@ -11,42 +11,43 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A groupChange replaces what a socket wants of a group on an interface.
+// A groupChange replaces a socket's filter for a group on an interface.
 type groupChange struct {
 	ifc      *iface
 	group    netip.Addr
 	from, to sourceFilter
 }
 
-// compare orders by interface and group, so that equal states say equal things.
+// compare orders by interface and group. Reports are sent in this order, so that it does not depend on
+// map order.
 func (c groupChange) compare(o groupChange) int {
 	return cmp.Or(cmp.Compare(c.ifc.index, o.ifc.index), c.group.Compare(o.group))
 }
 
-// A membership is what a socket wants of a group on an interface.
+// A membership is a socket's filter for a group on an interface.
 type membership struct {
 	ifc    *iface
 	filter sourceFilter
 }
 
-// A multicast is what a datagram socket has been told about groups. It belongs to
-// the socket's lock.
+// A multicast has a datagram socket's memberships and its settings for groups. The socket's lock
+// protects it.
 type multicast struct {
-	joins    map[netip.Addr][]membership // of each group, in the order in which they were joined
-	filtered atomic.Int32                // memberships with a list of sources; read without the lock
-	index    int                         // of the interface over which groups are reached; 0: by the routes
+	joins    map[netip.Addr][]membership // by group, in the order of joining
+	filtered atomic.Int32                // memberships whose filter lists sources; read without the lock
+	index    int                         // of the interface for datagrams to groups; 0: the routes choose it
 	ttl      uint8                       // of datagrams to groups
-	loop     bool                        // the host's own sockets hear them too
+	loop     bool                        // deliver datagrams to groups to this host too
 }
 
-// find returns the place in joins[group] of the membership on an interface; of the first that there is
-// if index is 0. It is -1 if there is none.
+// find returns the index in joins[group] of the membership on an interface. If index is 0, it returns
+// that of the first membership. It returns -1 if there is none.
 func (m *multicast) find(group netip.Addr, index int) int {
 	return slices.IndexFunc(m.joins[group], func(j membership) bool { return index == 0 || j.ifc.index == index })
 }
 
-// set replaces a membership by another filter, which ends it where that wants nothing. at is the
-// place of the membership; -1 for a new one.
+// set sets the filter of the membership at joins[group][at], or of a new one if at is -1. A filter that
+// wants nothing ends the membership.
 func (m *multicast) set(s *Stack, group netip.Addr, at int, ifc *iface, f sourceFilter) {
 	c := groupChange{ifc: ifc, group: group, to: f}
 	js := m.joins[group]
@@ -73,8 +74,9 @@ func (m *multicast) set(s *Stack, group netip.Addr, at int, ifc *iface, f source
 	s.groups.change(c)
 }
 
-// wantsGroup reports whether the socket lets what a source sends to a group pass. One that has not
-// joined the group does, as on Linux: what has come so far, another has joined. No lock is held.
+// wantsGroup reports whether the socket accepts a datagram from its source. As on Linux, a socket that
+// has not joined the group accepts it: another socket has joined, or the datagram would not have come
+// this far. No lock is held.
 //
 // RFC 3376 3.1: "filtering of packets based upon a socket's multicast reception state is
 // a new feature of this service interface."
@@ -88,10 +90,10 @@ func (g *dgram) wantsGroup(p *packet) bool {
 	return i < 0 || g.mc.joins[p.dst][i].filter.wants(p.src)
 }
 
-// Join has the interface of an index, or with 0 the one on the route to the group,
-// accept what is sent to a multicast group. The errors are those of Linux: EINVAL for
-// what is no group of a family that the socket has, ENODEV without such an interface or route, and EADDRINUSE for a group
-// that the socket has joined there already.
+// Join makes the socket a member of a multicast group on the interface with an index. If index is 0, it
+// is the interface of the route to the group. The errors are those of Linux: EINVAL if the address is
+// not a group of a family that the socket has, ENODEV if there is no such interface or route, and
+// EADDRINUSE if the socket is a member there already.
 func (g *dgram) Join(group netip.Addr, index int) error {
 	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
 		if at >= 0 {
@@ -102,10 +104,10 @@ func (g *dgram) Join(group netip.Addr, index int) error {
 	})
 }
 
-// JoinSource is Join for what one source sends to a group. It can be called for many sources. After
-// Join without BlockSource it has the group receive that source only. The errors are Join's, but for
-// EADDRINUSE; EADDRNOTAVAIL for a source that is joined already or is of another family, and
-// EINVAL where sources of the group are blocked.
+// JoinSource joins a group for datagrams from one source only. It can be called for several sources. It
+// also replaces an earlier Join, unless sources are blocked. The errors are those of Join except
+// EADDRINUSE; EADDRNOTAVAIL if the source was joined before or is of another family; and EINVAL if
+// sources of the group are blocked.
 func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
 	source = source.Unmap().WithZone("")
 	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
@@ -128,9 +130,9 @@ func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
 	})
 }
 
-// BlockSource has a group that was joined with Join be received without what a source sends to it.
-// The errors are EADDRNOTAVAIL for a source that is blocked already or is of another family, and
-// EINVAL where the group is not joined, or by its sources.
+// BlockSource blocks datagrams from a source to a group that was joined with Join. The errors are
+// EADDRNOTAVAIL if the source is blocked already or is of another family, and EINVAL if the group was
+// not joined, or was joined with JoinSource.
 func (g *dgram) BlockSource(group, source netip.Addr, index int) error {
 	source = source.Unmap().WithZone("")
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
@@ -147,14 +149,15 @@ func (g *dgram) BlockSource(group, source netip.Addr, index int) error {
 	})
 }
 
-// LeaveSource undoes a JoinSource. The last one leaves the group. The errors are EADDRNOTAVAIL for a source
-// that was not joined, and EINVAL where the group is not joined, or sources of it are blocked.
+// LeaveSource undoes JoinSource for a source. Leaving the last source leaves the group. The errors are
+// EADDRNOTAVAIL if the source was not joined, and EINVAL if the group was not joined, or if sources of
+// it are blocked.
 func (g *dgram) LeaveSource(group, source netip.Addr, index int) error {
 	return g.removeSource(group, source, index, false)
 }
 
-// UnblockSource undoes a BlockSource. The errors are EADDRNOTAVAIL for a source that is not blocked, and EINVAL
-// where the group is not joined, or by its sources.
+// UnblockSource undoes BlockSource for a source. The errors are EADDRNOTAVAIL if the source is not
+// blocked, and EINVAL if the group was not joined, or was joined with JoinSource.
 func (g *dgram) UnblockSource(group, source netip.Addr, index int) error {
 	return g.removeSource(group, source, index, true)
 }
@@ -173,8 +176,8 @@ func (g *dgram) removeSource(group, source netip.Addr, index int, exclude bool) 
 	})
 }
 
-// Leave undoes a Join, and all JoinSource of a group, on the interface of an index, or with 0 the first
-// that there was of the group. EADDRNOTAVAIL says that there was none.
+// Leave ends the membership of a group, by Join or JoinSource, on the interface with an index. If index
+// is 0, it ends the group's first membership. The error is EADDRNOTAVAIL if there is none.
 func (g *dgram) Leave(group netip.Addr, index int) error {
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
 		if at < 0 {
@@ -185,8 +188,8 @@ func (g *dgram) Leave(group netip.Addr, index int) error {
 	})
 }
 
-// membership calls do for a group on the interface of an index, or with 0 the one on the route to
-// the group, with the place of the socket's membership there, which is -1 if there is none.
+// membership calls do with the interface of an index, or, if index is 0, with that of the route to the
+// group. at is the index of the socket's membership there; -1 if there is none.
 func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr, at int, ifc *iface) error) error {
 	if err := g.open(); err != nil {
 		return err
@@ -214,8 +217,8 @@ func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr
 	return err
 }
 
-// present calls do for the socket's membership of a group on the interface of an index, or with 0 the
-// first that there is of the group, and with its place, which is -1 if there is none.
+// present calls do with the socket's membership of a group on the interface of an index, or, if index
+// is 0, with the group's first membership. at is its index; -1 if there is none.
 func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, at int, m membership) error) error {
 	group, index = g.s.groupOn(group, index)
 	g.mu.Lock()
@@ -237,14 +240,14 @@ func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, a
 	return err
 }
 
-// canJoin reports whether an address is that of a group which the socket can join. As on Linux, one of
-// IPv6 alone can join a group of IPv4.
+// canJoin reports whether the socket can join a group. As on Linux, an IPv6-only socket can join an
+// IPv4 group.
 func (g *dgram) canJoin(a netip.Addr) bool {
 	return a.IsMulticast() && (a.Is4() || g.fam.holds(a) && g.s.HasIPv6())
 }
 
-// groupOn returns a group without its zone, and the index of the interface: that of the zone if
-// index is 0.
+// groupOn returns a group without its zone, and the index of the interface. If index is 0, the zone
+// names the interface.
 func (s *Stack) groupOn(group netip.Addr, index int) (netip.Addr, int) {
 	group, zone := s.unzone(group)
 	if index == 0 {
@@ -253,12 +256,11 @@ func (s *Stack) groupOn(group netip.Addr, index int) (netip.Addr, int) {
 	return group, index
 }
 
-// leaveBatch is how many groups are left at once: as many as two reports of version 3 name on an
-// Ethernet, and fewer than a transmit queue has room for, because version 2 names one in each.
+// leaveBatch is the number of groups that are left at once. They fill two reports of version 3 on an
+// Ethernet. Version 2 sends a message for each, and so many fit a transmit queue.
 const leaveBatch = 366
 
-// leaveAll leaves the groups of a socket that has been closed, and tells the routers so in
-// as few messages as it takes. No lock is held.
+// leaveAll leaves the groups of a closed socket, with as few messages as possible. No lock is held.
 func (g *dgram) leaveAll() {
 	g.mu.Lock()
 	var all []groupChange
@@ -276,16 +278,15 @@ func (g *dgram) leaveAll() {
 	}
 }
 
-// SetMulticastInterface chooses the interface over which the socket sends to
-// groups: 0 leaves it to the routes. EADDRNOTAVAIL says that there is none of that index.
+// SetMulticastInterface chooses the interface for datagrams to groups. With 0, the routes choose it.
+// The error is EADDRNOTAVAIL if there is no interface with that index.
 func (g *dgram) SetMulticastInterface(index int) error {
 	known := index == 0 || g.s.ifaceAt(index) != nil
 	return g.configure(known, syscall.EADDRNOTAVAIL, func() { g.mc.index = index })
 }
 
-// SetMulticastTTL sets the time to live of what the socket sends to groups. With 0
-// it does not leave the host, and -1 is the default, 1, as on Linux. EINVAL says that it is
-// not from -1 to 255.
+// SetMulticastTTL sets the TTL of datagrams to groups. With 0 they do not leave the host; -1 is the
+// default, which is 1, as on Linux. The error is EINVAL if ttl is not from -1 to 255.
 func (g *dgram) SetMulticastTTL(ttl int) error {
 	if ttl == -1 {
 		ttl = 1
@@ -293,36 +294,36 @@ func (g *dgram) SetMulticastTTL(ttl int) error {
 	return g.configure(ttl >= 0 && ttl <= 255, syscall.EINVAL, func() { g.mc.ttl = uint8(ttl) })
 }
 
-// SetMulticastLoopback says whether the host's own sockets hear what the socket
-// sends to a group that they have joined: they do by default.
+// SetMulticastLoopback sets whether sockets of this host receive the datagrams that this socket sends
+// to groups. The default is true.
 func (g *dgram) SetMulticastLoopback(on bool) error {
 	return g.configure(true, 0, func() { g.mc.loop = on })
 }
 
-// SetTTL sets the time to live of what the socket sends to hosts; -1 is the default, as on Linux: 64, or
-// what IPv6 routers have said (RFC 4861 6.3.4). EINVAL says that it is neither that nor from 1 to 255.
+// SetTTL sets the TTL of datagrams to unicast addresses. As on Linux, -1 is the default: 64, or the hop
+// limit that IPv6 routers advertise (RFC 4861 6.3.4). The error is EINVAL if ttl is neither -1 nor from
+// 1 to 255.
 func (g *dgram) SetTTL(ttl int) error {
 	return g.configure(ttl == -1 || ttl >= 1 && ttl <= 255, syscall.EINVAL, func() {
 		g.ttl = uint8(max(ttl, 0))
-		g.path = path{} // which has it
+		g.path = path{} // the path has a copy of the TTL
 	})
 }
 
-// SetTOS sets the type of service of what the socket sends, of which only the lowest
-// eight bits count.
+// SetTOS sets the TOS or traffic class of the socket's datagrams. Only the lowest eight bits count.
 func (g *dgram) SetTOS(tos int) error {
 	return g.configure(true, 0, func() { g.tos = uint8(tos) })
 }
 
-// DatagramSettings are what a datagram socket has been told, or does by default.
+// DatagramSettings are the settings of a datagram socket.
 type DatagramSettings struct {
 	TTL, TOS          uint8
 	MulticastTTL      uint8
-	MulticastNIC      int // index of the interface for groups; 0: by the routes
+	MulticastNIC      int // index of the interface for groups; 0: the routes choose it
 	MulticastLoopback bool
 }
 
-// Settings returns what the setters have set; net.ErrClosed once the socket is closed.
+// Settings returns the socket's settings. The error is net.ErrClosed if the socket is closed.
 func (g *dgram) Settings() (DatagramSettings, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -335,8 +336,8 @@ func (g *dgram) Settings() (DatagramSettings, error) {
 	}, nil
 }
 
-// configure calls set if the socket is open and the value is good; bad is the error if
-// it is not.
+// configure calls set if the socket is open and good is true. Otherwise it returns net.ErrClosed or
+// bad.
 func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -350,8 +351,8 @@ func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 	return nil
 }
 
-// header sets in h the IP header of a datagram on g.path. It is not returned: a copy made right after
-// its bytes were stored would wait for them. The lock is held.
+// header fills in h for a datagram on g.path. It takes a pointer because a copy of the result, right
+// after its bytes were stored, would stall on them. The lock is held.
 //
 // RFC 1112 6.1: "If the upper-layer protocol chooses not to specify a
 // time-to-live, it should default to 1 for all multicast IP datagrams".
@@ -366,9 +367,9 @@ func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 		if toGroup {
 			h.ttl = g.mc.ttl
 		}
-		// RFC 1112 6.1 and 7.1: a member of a group hears itself too, on the interface
-		// where it is one, unless the sender has ruled that out. A broadcast always
-		// comes back, as on Linux.
+		// RFC 1112 6.1 and 7.1: the host delivers a copy to itself if it is a member of the group on
+		// that interface, unless the sender has turned that off. As on Linux, a broadcast is always
+		// delivered.
 		h.loop = !p.ifc.loopback && (!toGroup || g.mc.loop && p.loops())
 	}
 	if o.TTL != 0 {
@@ -376,7 +377,7 @@ func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 	}
 }
 
-// over is the index of the interface that a datagram is to leave by; 0: by the routes.
+// over returns the index of the interface for a datagram; 0: the routes choose it.
 func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 	switch {
 	case o.NIC != 0:
@@ -387,7 +388,8 @@ func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 	return g.zone
 }
 
-// loops reports whether the host itself hears what it sends to the group that the path leads to.
+// loops reports whether the host is a member of the path's group and wants datagrams from the path's
+// source.
 func (p *path) loops() bool {
 	_, ok := p.ifc.group.wants(p.dst, p.src)
 	return ok

@@ -11,60 +11,60 @@ import (
 )
 
 const (
-	maxReassemblyBytes = 4 << 20 // buffers of all datagrams of a family together, and what describes them
-	maxReassemblies    = 1024    // datagrams of a family
+	maxReassemblyBytes = 4 << 20 // per family: the buffers of all datagrams, and overhead
+	maxReassemblies    = 1024    // per family
 )
 
-// A fragmentKey tells which fragments belong together.
+// A fragmentKey identifies the datagram of a fragment.
 type fragmentKey struct {
 	src, dst netip.Addr
 	id       uint32
-	proto    wire.Proto // of IPv4: fragments of IPv6 may differ in it
-	zone     int32      // index of the interface to which the addresses belong; 0: to none
+	proto    wire.Proto // IPv4 only: the fragments of an IPv6 datagram may differ in it
+	zone     int32      // index of the interface, if an address is link-local; else 0
 }
 
-// A fragment is a piece of a datagram's payload, in a buffer of the pool: one that arrived, or
-// several that arrived one after the other and fitted into the buffer of the first.
+// A fragment is a piece of a datagram's payload in a pooled buffer. Later fragments that continue it
+// are appended to the buffer if they fit.
 type fragment struct {
 	off int
 	buf []byte
 }
 
-// A run is a part of a datagram's payload that has arrived, from off to before end.
+// A run is the range from off to before end of a datagram's payload that has arrived without gaps.
 type run struct{ off, end int }
 
-// fragmentOverhead is what a fragment counts beside its buffer.
+// fragmentOverhead is the memory that is counted for a fragment beside its buffer.
 const fragmentOverhead = int(unsafe.Sizeof(fragment{}) + unsafe.Sizeof(run{}))
 
-// A datagramParts is a datagram of which a part has arrived. How many fragments it may have is
-// bounded by its cost alone.
+// A datagramParts is an incomplete datagram. The number of its fragments is limited only by
+// maxReassemblyBytes.
 type datagramParts struct {
 	key    fragmentKey
 	ifc    *iface
 	born   tcp.Time
 	parts  []fragment // in the order of arrival
-	runs   []run      // by offset; there is something missing between any two
-	few    [4]run     // where runs begins to be
+	runs   []run      // ascending, with a gap between any two
+	few    [4]run     // initial array of runs
 	have   int        // bytes in parts
-	total  int        // of the payload; -1 until the last fragment came
+	total  int        // length of the payload; -1 until the last fragment has arrived
 	cost   int        // capacity of the parts' buffers, and overhead
 	elem   *list.Element
 	group  bool
-	header []byte // what was before the payload of the fragment at offset 0, in a buffer of the pool; nil until it came
+	header []byte // headers of the fragment at offset 0, in a pooled buffer; nil until it has arrived
 	first  int    // index of the part that begins at offset 0
-	length int    // of the payload of the fragment at offset 0
-	ecns   uint8  // which ECN codepoints the fragments have: the bit 1<<codepoint for each
+	length int    // payload length of the fragment at offset 0
+	ecns   uint8  // the ECN codepoints of the fragments: a bit 1<<codepoint for each
 	tos    uint8
 	ttl    uint8
 }
 
-// A reassembly puts the fragments of one address family together: the family reads and checks them,
-// and makes a packet of a datagram that is complete. It holds what has arrived for a fixed
-// time, and forgets the oldest datagram where that would be too much.
+// A reassembly reassembles the datagrams of one address family. The family's code parses and checks the
+// fragments, and makes a packet of a complete datagram. Fragments are kept for a fixed time. If they
+// exceed a limit, the oldest datagram is dropped.
 type reassembly struct {
 	s       *Stack
 	timeout tcp.Time
-	late    func(d *datagramParts) // tells the sender of a datagram that was not completed in time
+	late    func(d *datagramParts) // sends an ICMP error for a datagram that has timed out
 
 	mu     mutex[levelTable]
 	m      map[fragmentKey]*datagramParts // nil until first needed
@@ -74,9 +74,9 @@ type reassembly struct {
 	closed bool
 }
 
-// input takes a fragment, whose payload, of at least one byte, begins at off in that of the
-// datagram; more says that it is not the last. It returns the datagram if that is complete, which
-// is then the caller's, until release.
+// input adds a fragment. Its payload, at least one byte, begins at off in the datagram's payload; more
+// says that it is not the last fragment. If the datagram is complete, input returns it, and the caller
+// owns it until it calls join or fail.
 func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *datagramParts {
 	a.mu.Lock()
 	d, r := a.add(p, key, off, off+len(p.payload), more)
@@ -99,15 +99,15 @@ func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *data
 	return d
 }
 
-// fail gives up a complete datagram.
+// fail drops a complete datagram.
 func (a *reassembly) fail(d *datagramParts) {
 	a.release(d)
 	a.s.counts.reassemblyFailed.Add(1)
 }
 
-// join makes the packet of a complete datagram, whose last fragment was p, and whose first bytes, up to its
-// payload, are header. The datagram is given away. The caller puts whole back into the pool, which
-// has the header and the payload.
+// join makes a packet of a complete datagram and releases the datagram. p is the fragment that
+// completed it, and header are the headers of the packet. whole is the pooled buffer with the packet's
+// headers and payload. The caller puts it back.
 func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet, whole []byte) {
 	whole = a.s.bufs.get(len(header) + d.total)
 	n := copy(whole, header)
@@ -124,8 +124,7 @@ func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet,
 	return q, whole
 }
 
-// add stores a fragment. It returns the datagram if that is complete, which is
-// then the caller's.
+// add stores a fragment. If the datagram is complete, add removes it from the table and returns it.
 func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*datagramParts, wire.Reason) {
 	if a.closed {
 		return nil, dropBadFragment
@@ -144,7 +143,7 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 		d.elem = a.byAge.PushBack(d)
 		a.alarm.set(d.born, d.born+a.timeout, a)
 	}
-	// A datagram of which two fragments tell different ends cannot be.
+	// Two fragments disagree about the end of the datagram.
 	if d.total >= 0 && (end > d.total || !more && end != d.total) ||
 		!more && len(d.runs) > 0 && d.runs[len(d.runs)-1].end > end {
 		a.forget(d)
@@ -153,17 +152,16 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 	if !more {
 		d.total = end
 	}
-	// Run i is the first that ends after the fragment's beginning.
+	// Run i is the first run that ends after off.
 	i, _ := slices.BinarySearchFunc(d.runs, off, func(r run, off int) int { return r.end - off - 1 })
 	if i < len(d.runs) && d.runs[i].off < end {
-		// RFC 5722 4 with erratum 3089: what has come already is a duplicate and
-		// ignored. As on Linux, it may have come in other pieces, here in any order.
+		// RFC 5722 4 with erratum 3089: a fragment whose bytes have all arrived is a duplicate and is
+		// ignored. As on Linux, they may have arrived in other fragments.
 		if d.runs[i].off <= off && d.runs[i].end >= end {
 			return nil, dropDuplicateFragment
 		}
-		// Ibid.: where a fragment of an IPv6 datagram overlaps another, "the
-		// entire datagram ... MUST be silently discarded". The attack is IPv4's as
-		// well (RFC 1858 3).
+		// Ibid.: if a fragment of an IPv6 datagram overlaps another, "the entire datagram ... MUST be
+		// silently discarded". IPv4 is open to the same attack (RFC 1858 3).
 		a.forget(d)
 		return nil, dropOverlap
 	}
@@ -181,8 +179,8 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 	return nil, wire.OK
 }
 
-// insert puts what a fragment brings among the runs, before run i, which begins where it ends or
-// later; run i-1 ends where it begins or earlier.
+// insert adds the range from off to end to the runs, before run i. The range overlaps neither run i-1
+// nor run i.
 func (d *datagramParts) insert(i, off, end int) {
 	left := i > 0 && d.runs[i-1].end == off
 	right := i < len(d.runs) && d.runs[i].off == end
@@ -219,35 +217,35 @@ func (a *reassembly) store(d *datagramParts, p *packet, off int) {
 	a.cost += d.cost - before
 }
 
-// ecn tells what the fragments of a complete datagram make of its ECN field: whether it has to
-// be CE, and whether it may be delivered at all. Otherwise it is that of the first fragment.
+// ecn combines the ECN fields of the fragments. ce says that the datagram's field must be set to CE; if
+// it is not, the field is that of the first fragment. ok is false if the datagram must be dropped.
 //
 // RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set,
 // then one of two actions MUST be taken": "Set the CE codepoint on the reassembled packet.
 // However, this MUST NOT occur if any of the other fragments contributing to this reassembly
-// carries the Not-ECT codepoint", or "The packet is dropped". Where only some fragments
-// are ECN-capable and none has CE it requires nothing; they are not of one sender's
-// datagram, and are dropped as on Linux.
+// carries the Not-ECT codepoint", or "The packet is dropped". If some fragments are ECN-capable, some
+// are not and none has CE, the RFC requires nothing. Such fragments do not come from one datagram, and
+// are dropped as on Linux.
 func (d *datagramParts) ecn() (ce, ok bool) {
 	const notECT = 1 << wire.NotECT
 	return d.ecns&(1<<wire.CE) != 0, d.ecns&notECT == 0 || d.ecns == notECT
 }
 
-// detach takes a datagram out of the table.
+// detach removes a datagram from the table.
 func (a *reassembly) detach(d *datagramParts) {
 	delete(a.m, d.key)
 	a.byAge.Remove(d.elem)
 	a.cost -= d.cost
 }
 
-// forget drops a datagram.
+// forget drops an incomplete datagram.
 func (a *reassembly) forget(d *datagramParts) {
 	a.detach(d)
 	a.release(d)
 	a.s.counts.reassemblyFailed.Add(1)
 }
 
-// release gives the buffers of a detached datagram back.
+// release frees the buffers of a detached datagram.
 func (a *reassembly) release(d *datagramParts) {
 	for _, f := range d.parts {
 		a.s.bufs.put(f.buf)
@@ -258,13 +256,13 @@ func (a *reassembly) release(d *datagramParts) {
 	d.parts, d.header = nil, nil
 }
 
-// evict forgets the oldest datagram.
+// evict drops the oldest datagram.
 func (a *reassembly) evict() {
 	a.s.drop(dropReassemblyFull)
 	a.forget(a.byAge.Front().Value.(*datagramParts))
 }
 
-// fired forgets what was not completed in time.
+// fired is called by the alarm. It drops the datagrams that have timed out.
 func (a *reassembly) fired() {
 	var late []*datagramParts
 	a.mu.Lock()

@@ -9,14 +9,14 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Inside the stack no address has a zone: the index of the interface travels beside a
-// link-local address, and only there. The exported functions take and return zones.
+// Inside the stack no address has a zone. The index of the interface is passed along with a link-local
+// address; for other addresses it is 0. The exported functions take and return addresses with zones.
 
-// isLinkLocal6 reports whether a belongs to one link: fe80::/10 (RFC 4291 2.5.6). What IPv4 has of the kind
-// has no zone.
+// isLinkLocal6 reports whether a is in fe80::/10 (RFC 4291 2.5.6). IPv4's link-local addresses have no
+// zone.
 func isLinkLocal6(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
-// zoned returns an address as the face sees it: a link-local one with the name of its interface.
+// zoned returns an address for the API: a link-local address gets its interface's name as the zone.
 func (s *Stack) zoned(a netip.Addr, index int) netip.Addr {
 	if index == 0 || !isLinkLocal6(a) && !a.IsLinkLocalMulticast() || a.Is4() {
 		return a
@@ -32,9 +32,9 @@ func (s *Stack) zonedPort(a netip.AddrPort, index int) netip.AddrPort {
 	return netip.AddrPortFrom(s.zoned(a.Addr(), index), a.Port())
 }
 
-// unzone takes an address from the face apart: it returns the address without its zone, and the index
-// of the interface that the zone names, by name or number; 0: it has none, or one that is not
-// known. As with net, a zone on an address that has no need of one is ignored.
+// unzone returns an address from the API without its zone, and the index of the interface that the zone
+// names by its name or number. The index is 0 if the zone is empty or unknown. As in package net, a
+// zone is ignored for an address that needs none.
 func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
 	zone := a.Zone()
 	a = a.Unmap()
@@ -55,8 +55,8 @@ func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
 	return a, index
 }
 
-// turnOn6 gives a new table IPv6, with ::1 on the loopback, once some other interface has an address
-// of it. It stays on. s.mu is held, or New runs.
+// turnOn6 enables IPv6 in a new table, and adds ::1 to the loopback, once another interface has an IPv6
+// address. IPv6 stays enabled. The caller is New or holds s.mu.
 func (s *Stack) turnOn6(t *routeTable) {
 	if old := s.table.Load(); old != nil && old.v6 {
 		t.v6 = true
@@ -64,7 +64,7 @@ func (s *Stack) turnOn6(t *routeTable) {
 	}
 	for _, ifc := range *s.ifaces.Load() {
 		for _, a := range ifc.list() {
-			t.v6 = t.v6 || a.addr().Is6() // one that is tentative has to be defended
+			t.v6 = t.v6 || a.addr().Is6() // a tentative address counts: it has to be defended
 		}
 	}
 	if t.v6 {
@@ -78,13 +78,13 @@ func (s *Stack) turnOn6(t *routeTable) {
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
 func (ifc *iface) carries6() bool { return ifc.mtu() >= wire.MinIPv6MTU }
 
-// routeOver6 is routeOver for IPv6. dst is of IPv6, and src an address of the host or invalid.
+// routeOver6 is routeOver for IPv6. dst is an IPv6 address, and src an address of the host or invalid.
 func (s *Stack) routeOver6(t *routeTable, dst, src netip.Addr, index int, gen uint32) (path, error) {
 	switch {
 	case !t.v6:
 		return path{}, syscall.ENETUNREACH
 	case src.Is4():
-		return path{}, syscall.EAFNOSUPPORT // as Linux has it for a mapped source
+		return path{}, syscall.EAFNOSUPPORT // as on Linux for an IPv4-mapped source
 	}
 	if dst.IsUnspecified() {
 		if dst = src; !dst.IsValid() {
@@ -117,8 +117,8 @@ func (s *Stack) routeOver6(t *routeTable, dst, src netip.Addr, index int, gen ui
 	return p, nil
 }
 
-// chosenLink6 is chosenLink for IPv6. A link-local address belongs to a link: for one that does not say to
-// which it is the first that has such addresses, as on Linux.
+// chosenLink6 is chosenLink for IPv6. The link of a link-local dst without an index is the first link
+// with IPv6 addresses, as on Linux.
 func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -138,14 +138,14 @@ func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
 	}
 	switch {
 	case on == nil && (isLinkLocal6(src) || isLinkLocal6(dst)):
-		return nil, syscall.EADDRNOTAVAIL // the source has gone since the routes were made
+		return nil, syscall.EADDRNOTAVAIL // the source was removed after t was made
 	case on != nil && (on.down.Load() || !on.carries6()):
 		return nil, syscall.ENETDOWN
 	}
 	return on, nil
 }
 
-// localPath6 completes the path of what stays in the host.
+// localPath6 completes a path to an address of the host.
 func (s *Stack) localPath6(p path) path {
 	if !p.src.IsValid() {
 		p.src = p.dst
@@ -155,15 +155,15 @@ func (s *Stack) localPath6(p path) path {
 	return p
 }
 
-// leave6 is leave for IPv6, with the choice of the source.
+// leave6 is leave for IPv6. It also chooses the source.
 func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 	if on != nil && !hasUsable(on.list(), netip.Addr.Is6) || on == s.lo {
-		return syscall.ENETUNREACH // nothing leads there, as on Linux
+		return syscall.ENETUNREACH // no route, as on Linux
 	}
 	switch {
 	case p.dst.IsMulticast():
 		if on == nil {
-			// As on Linux, each link has a route to all groups; the first is taken.
+			// As on Linux, each link has a route to all groups; the first link is used.
 			if on = s.groupLink6(); on == nil {
 				return syscall.ENETUNREACH
 			}
@@ -195,7 +195,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 	return nil
 }
 
-// groupLink6 is the link for what belongs to one and does not say to which.
+// groupLink6 returns the link for a group or a link-local address without an index.
 func (s *Stack) groupLink6() *iface {
 	for _, ifc := range *s.ifaces.Load() {
 		if !ifc.loopback && !ifc.down.Load() && hasUsable(ifc.list(), netip.Addr.Is6) {
@@ -205,9 +205,9 @@ func (s *Stack) groupLink6() *iface {
 	return nil
 }
 
-// sourceFor6 chooses the source of what leaves for dst over an interface (RFC 6724 5). For what
-// stays on the link it is an address of that interface; else it may be one of another, as
-// on Linux. It is invalid where there is none.
+// sourceFor6 chooses the source of packets to dst that leave over an interface (RFC 6724 5). For an
+// on-link dst it is an address of that interface; otherwise it may be an address of another interface,
+// as on Linux. It is invalid if there is none.
 func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
 	var best addrsel.Source
 	onLink := isLinkLocal6(dst) || dst.IsLinkLocalMulticast() || dst.IsInterfaceLocalMulticast()
@@ -230,7 +230,7 @@ func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
 	return best.Prefix.Addr()
 }
 
-// unspecifiedOf is the unspecified address of an address's family.
+// unspecifiedOf returns the unspecified address of a's family.
 func unspecifiedOf(a netip.Addr) netip.Addr {
 	if a.Is6() {
 		return netip.IPv6Unspecified()
@@ -238,8 +238,9 @@ func unspecifiedOf(a netip.Addr) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// connectable tells whether a socket can be connected to an address. As on Linux, one that belongs to a
-// link has to say to which: EINVAL. zone is the index of the interface, by the address or the socket; 0: none.
+// connectable returns an error if a socket cannot connect to an address. As on Linux, the error for a
+// link-local address is EINVAL if neither the address nor the socket names an interface. zone is the
+// index of that interface; 0: none.
 func connectable(fam Family, a netip.Addr, zone int) error {
 	switch {
 	case !fam.holds(a):

@@ -48,7 +48,7 @@ type iface struct {
 	igmp, mld      groupLink                  // under the lock of Stack.groups
 
 	zeroCopy bool                            // the device asks for receive buffers
-	reader   atomic.Pointer[zeroCopyReceive] // the last reader that began to wait with a large buffer; nil once it has returned
+	reader   atomic.Pointer[zeroCopyReceive] // reader that last began to wait with a large buffer; nil after it has returned
 }
 
 // A nicGateway is the gateway in the configuration of a NIC.
@@ -97,8 +97,8 @@ func (ifc *iface) setLink(link *nic.Link) {
 	ifc.link.Store(st)
 }
 
-// ifaceStats are the counters of an interface. Those of each direction have cache lines of their own,
-// because different goroutines receive and send, often at the same time.
+// ifaceStats are the counters of an interface. The counters of each direction have their own cache
+// lines, because receivers and senders often run at the same time.
 type ifaceStats struct {
 	_         cacheLine
 	Rx        tally.Tally
@@ -110,7 +110,7 @@ type ifaceStats struct {
 	_         cacheLine
 }
 
-// sent is the number of frames that the device has taken.
+// sent returns the number of frames that the device has accepted.
 func (st *ifaceStats) sent() uint64 { return st.Tx.Frames() + st.TxDirect.Frames() }
 
 // A cacheLine is padding that keeps fields on different cache lines.
@@ -135,7 +135,7 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	ifc.igmp.init(ifc, false)
 	ifc.mld.init(ifc, true)
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
-	ifc.tx.draining.Store(true) // nothing is sent before the device is attached: up clears draining
+	ifc.tx.draining.Store(true) // nothing is sent before up attaches the device and clears draining
 	return ifc
 }
 
@@ -170,7 +170,7 @@ func (ifc *iface) up() {
 	ifc.announceAll()
 }
 
-// announceAll announces all addresses of the interface on the link.
+// announceAll announces all usable addresses of the interface on the link.
 func (ifc *iface) announceAll() {
 	if ifc.linkLen == 0 {
 		return
@@ -283,17 +283,17 @@ type InterfaceInfo struct {
 	MAC    wire.MAC
 	MTU    int // bytes of the network layer
 	Medium nic.Medium
-	// Addrs are the addresses that are in use. AddrInfo has details of them, and also the addresses
-	// that the host gave up.
+	// Addrs are the usable addresses. AddrInfo describes all addresses, including those that the host
+	// has given up.
 	Addrs    []netip.Prefix
 	AddrInfo []AddrInfo
-	// Gateway is the router of the first default route of IPv4 over the interface, and
-	// Gateway6 that of IPv6; invalid if there is none.
+	// Gateway is the router of the first IPv4 default route over the interface, and Gateway6 that of
+	// the first IPv6 default route. They are invalid if there is none.
 	Gateway, Gateway6 netip.Addr
 	// Auto is the information from Router Advertisements; nil unless NIC.Auto is set.
 	Auto *AutoInfo
-	// Groups are the multicast groups that are received on the interface, in ascending order: the
-	// all-hosts group 224.0.0.1, with IPv6 also ff02::1, and those that sockets have joined.
+	// Groups are the multicast groups that the host receives on the interface, in ascending order. They
+	// are 224.0.0.1, with IPv6 also ff02::1, and the groups that sockets have joined.
 	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable

@@ -6,13 +6,13 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has Neighbour Discovery (RFC 4861): what a host asks, answers and takes note of.
-// What it knows of its neighbours is kept by neighborTable, of its routers by autoconf.
+// This file has Neighbor Discovery (RFC 4861). The neighbour entries are kept by neighborTable, and
+// what routers advertise by autoconf.
 
 // allRouters6 is the group of all routers on a link (RFC 4291 2.7.1).
 func allRouters6() netip.Addr { return netip.IPv6LinkLocalAllRouters() }
 
-// inputND works on a message of Neighbour Discovery.
+// inputND handles a message of Neighbor Discovery.
 func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 	s.counts.ndReceived.Add(1)
 	r := p.checkND(h)
@@ -37,7 +37,7 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 	}
 }
 
-// checkND applies the rules that all messages have to pass.
+// checkND applies the rules that hold for all messages.
 //
 // RFC 4861 6.1, 7.1 and 8.1: "The IP Hop Limit field has a value of 255, i.e., the packet could not
 // possibly have been forwarded by a router"; "ICMP Code is 0". RFC 6980 5: "Nodes MUST silently
@@ -57,7 +57,7 @@ func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
 	return wire.OK
 }
 
-// fragmented reports whether an IPv6 packet has a fragment header, if only that of a whole one.
+// fragmented reports whether an IPv6 packet has a fragment header, even one of an atomic fragment.
 func (p *packet) fragmented() bool {
 	next, b := wire.Proto(p.header[wire.IPv6NextOffset]), p.header[wire.IPv6Len:]
 	for next != wire.ProtoFragment {
@@ -69,20 +69,20 @@ func (p *packet) fragmented() bool {
 	return true
 }
 
-// isND reports whether an IPv6 packet is a message of Neighbour Discovery.
+// isND reports whether an IPv6 packet is a message of Neighbor Discovery.
 func (p *packet) isND() bool {
 	return p.proto == wire.ProtoICMPv6 && len(p.payload) > 0 &&
 		wire.ICMPv6Type(p.payload[0]) >= wire.ICMPv6RouterSol && wire.ICMPv6Type(p.payload[0]) <= wire.ICMPv6Redirect
 }
 
-// isNAToAllNodes reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. One from an
-// address of the host tells that another node has it too.
+// isNAToAllNodes reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. If its
+// source is an address of the host, another node uses that address too.
 func (p *packet) isNAToAllNodes() bool {
 	return p.dst == allNodes6() && p.proto == wire.ProtoICMPv6 && len(p.payload) > 0 &&
 		wire.ICMPv6Type(p.payload[0]) == wire.ICMPv6NeighborAdv
 }
 
-// isStation reports whether mac can be the link address of another station.
+// isStation reports whether mac can be the link address of another station on the link.
 func (ifc *iface) isStation(mac wire.MAC) bool {
 	return !mac.IsMulticast() && mac != (wire.MAC{}) && mac != ifc.mac()
 }
@@ -133,9 +133,9 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
 	}
-	// The sender has an optimistic address, and so does not tell its link address. To ask for that is no
-	// way out where both have such addresses, because each would wait for the other: the answer
-	// goes to the station that the frame came from, and no entry is made.
+	// The sender's address is optimistic, so that the message does not include its link address. The
+	// host must not resolve it: if both nodes had optimistic addresses, each would wait for the other.
+	// The answer goes to the source MAC of the frame, and no neighbour entry is made.
 	var mac *wire.MAC
 	if ifc.isStation(p.link) {
 		mac = &p.link
@@ -144,7 +144,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	return wire.OK
 }
 
-// inputNeighborAdv takes note of a Neighbor Advertisement (RFC 4861 7.2.5).
+// inputNeighborAdv handles a Neighbor Advertisement (RFC 4861 7.2.5).
 func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Reason {
 	na, r := wire.ParseNeighborAdv(body)
 	if r != wire.OK {
@@ -157,7 +157,7 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 	}
 	a, own := ifc.addr(na.Target)
 	if na.HasLink && !ifc.isStation(na.Link) && !(own && a.state == AddrTentative) {
-		return dropBadNDSender // or our own, come back
+		return dropBadNDSender // or a copy of an own message
 	}
 	if own {
 		switch {
@@ -187,11 +187,11 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 	return wire.OK
 }
 
-// solicit asks for the link address of a neighbour: all that may have the address, or with unicast
-// the one that had mac.
+// solicit sends a Neighbor Solicitation for target: to mac if unicast is set, else to the
+// solicited-node group.
 func (ifc *iface) solicit(target, src netip.Addr, mac wire.MAC, unicast bool) {
 	if !src.Is6() {
-		return // there is no address to ask from
+		return // there is no source address
 	}
 	dst := target
 	if !unicast {
@@ -202,7 +202,7 @@ func (ifc *iface) solicit(target, src netip.Addr, mac wire.MAC, unicast bool) {
 	ifc.sendND(wire.ICMPv6NeighborSol, 0, src, dst, &mac, ns.Append(nil))
 }
 
-// includesLinkAddr reports whether a message from an address of the interface tells its link address.
+// includesLinkAddr reports whether a message from src includes the interface's link address.
 //
 // RFC 4861 4.3: the source link-layer address option "MUST NOT be included when the source IP
 // address is the unspecified address. Otherwise, [...] this option MUST be included in multicast
@@ -213,8 +213,8 @@ func (ifc *iface) includesLinkAddr(src netip.Addr) bool {
 	return ok && a.state != AddrOptimistic
 }
 
-// advertise sends a Neighbor Advertisement for an address of the interface. mac is the link address
-// of dst where that is a neighbour that has told it.
+// advertise sends a Neighbor Advertisement for an address of the interface. mac is the link address of
+// dst if it is known; else nil.
 //
 // RFC 4861 4.4: the target link-layer address option "MUST be included on link layers that have
 // addresses when responding to multicast solicitations. When responding to a unicast Neighbor
@@ -227,19 +227,19 @@ func (ifc *iface) advertise(target, dst netip.Addr, mac *wire.MAC, flags uint32)
 	ifc.sendND(wire.ICMPv6NeighborAdv, flags, target, dst, mac, na.Append(nil))
 }
 
-// announce6 tells all nodes on the link that an address is here, or was all the time.
+// announce6 sends an unsolicited Neighbor Advertisement for an address to all nodes of the link.
 //
 // RFC 4861 7.2.6: "a node MAY send up to MAX_NEIGHBOR_ADVERTISEMENT unsolicited Neighbor
-// Advertisement messages to the all-nodes multicast address". An address that may be a
-// duplicate is left alone: detection tells of it.
+// Advertisement messages to the all-nodes multicast address". An address in duplicate address detection
+// is not announced: its probes do that.
 func (ifc *iface) announce6(a netip.Addr) {
 	if x, ok := ifc.addr(a); ok && x.dad == nil && x.usable() {
 		ifc.advertise(a, allNodes6(), nil, wire.NAOverride)
 	}
 }
 
-// sendND queues a message of Neighbour Discovery: for a group, for the neighbour with the link address
-// mac, or for one whose address is looked up. If the queue is full it is lost.
+// sendND queues a message of Neighbor Discovery. If mac is not nil, it is the link address of dst;
+// otherwise a unicast dst is resolved. If the queue is full, the message is dropped.
 func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, mac *wire.MAC, body []byte) {
 	if ifc.down.Load() {
 		return

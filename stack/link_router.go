@@ -27,11 +27,12 @@ const (
 	maxDomain = 254 // RFC 1035 2.3.4, with a final dot
 )
 
-// A RouterConfig is what a host advertises as an IPv6 router. A lifetime is in whole seconds from the
-// receipt of each advertisement; except for Lifetime, a negative one means for ever.
+// A RouterConfig is what the host advertises as an IPv6 router. The lifetimes have a resolution of
+// seconds, and start when a host receives an advertisement. A negative lifetime means infinity, except
+// for Lifetime.
 type RouterConfig struct {
-	// Lifetime is how long other hosts use this one as a default router, from 0 to 65535 s. If it
-	// is 0, they do not. Preference, compared with that of other routers, is -1, 0 or 1 (RFC 4191).
+	// Lifetime is how long hosts may use this host as a default router, from 0 to 65535 s. With 0 they
+	// do not use it. Preference is -1, 0 or 1 (RFC 4191).
 	Lifetime   time.Duration
 	Preference int
 	// Interval is the longest time between two advertisements, from 4 to 1800 s; 600 s if zero.
@@ -50,7 +51,7 @@ type RouterConfig struct {
 	// 0 is unspecified.
 	HopLimit uint8
 	MTU      int
-	// Managed says that DHCPv6 assigns addresses, and Other that it has other information.
+	// Managed means that DHCPv6 provides addresses, Other that it provides other configuration.
 	Managed, Other bool
 }
 
@@ -59,24 +60,24 @@ type RouterPrefix struct {
 	Prefix netip.Prefix
 	// Valid and Preferred are the lifetimes of the prefix; 30 and 7 days if zero (RFC 4861 6.2.1).
 	Valid, Preferred time.Duration
-	// OffLink says that hosts reach addresses in the prefix through the router, not on the link.
-	// NoAuto says that hosts form no addresses from the prefix.
+	// OffLink means that hosts reach addresses of the prefix through the router. NoAuto means that
+	// hosts do not form addresses from the prefix.
 	OffLink, NoAuto bool
 }
 
-// A routerAdv is what an interface advertises. It is changed under Stack.mu.
+// A routerAdv is the state of an interface that sends Router Advertisements. Stack.mu protects it.
 type routerAdv struct {
-	adv      wire.RouterAdv // without the link address
+	adv      wire.RouterAdv // without the source link-layer address option
 	interval tcp.Time       // the longest time between two advertisements
 	sent     int            // advertisements sent since the last call of Advertise
 	last     tcp.Time       // when an advertisement was last sent; 0: never
 	at       tcp.Time       // when the next advertisement is due
 }
 
-// Advertise makes an interface send Router Advertisements and answer Router Solicitations. A further
-// call replaces the configuration. With a nil cfg it stops, and tells hosts that this one
-// is no longer a router. An empty nic stands for the only link besides the loopback. The link must be an
-// Ethernet; it gets a link-local address if it has none.
+// Advertise makes an interface send Router Advertisements and answer Router Solicitations. Another call
+// replaces the configuration. If cfg is nil, the interface stops advertising, and hosts learn that this
+// host is no longer a router. If nic is empty, the stack must have exactly one interface beside the
+// loopback. The link must be an Ethernet. The interface gets a link-local address if it has none.
 //
 // The errors are ENODEV, EINVAL for a configuration that cannot be advertised, and net.ErrClosed.
 func (s *Stack) Advertise(nic string, cfg *RouterConfig) error {
@@ -112,8 +113,8 @@ func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
 	if len(list) > len(ifc.list()) {
 		s.setAddrs(ifc, list)
 	}
-	// RFC 4861 6.2.4: after a change, a router may send "up to MAX_INITIAL_RTR_ADVERTISEMENTS"
-	// at short intervals. So sent begins at 0 again.
+	// RFC 4861 6.2.4: after a change, a router may send "up to MAX_INITIAL_RTR_ADVERTISEMENTS" at short
+	// intervals. next.sent is 0 for them.
 	next := &routerAdv{adv: adv, interval: tcpTime(cfg.Interval), at: now}
 	if next.interval == 0 {
 		next.interval = tcp.Time(defaultAdvInterval)
@@ -127,7 +128,7 @@ func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
 	return nil
 }
 
-// endRouter tells hosts that this one is no longer a router, if it was one. s.mu is held.
+// endRouter sends the final advertisement of a router and ends that role. s.mu is held.
 //
 // RFC 4861 6.2.5: a router that ceases to advertise "SHOULD transmit one or more [...] final multicast Router
 // Advertisements on the interface with a Router Lifetime field of zero."
@@ -139,8 +140,8 @@ func (s *Stack) endRouter(ifc *iface) {
 	}
 }
 
-// setRouter replaces what an interface advertises, and joins or leaves the all-routers group, of which
-// a router is a member (RFC 4861 6.2.2). s.mu is held.
+// setRouter replaces the state of a router, or ends that role if r is nil. A router is a member of the
+// all-routers group (RFC 4861 6.2.2). s.mu is held.
 func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
 	had := ifc.router != nil
 	ifc.router = r
@@ -154,7 +155,7 @@ func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
 	}
 }
 
-// message makes the advertisement of a configuration.
+// message makes the advertisement for a configuration.
 func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 	bad := func(format string, args ...any) (wire.RouterAdv, error) {
 		return adv, fmt.Errorf(format+": %w", append(args, syscall.EINVAL)...)
@@ -235,8 +236,8 @@ func isDomain(names []byte) bool {
 	return ok
 }
 
-// seconds returns the lifetime d in the format of an option: zero if d is 0, and infinity if it is
-// negative.
+// seconds returns the lifetime d for an option, in seconds. The argument zero replaces a d of 0. A
+// negative d is infinite.
 func seconds(d, zero time.Duration) uint32 {
 	switch {
 	case d == 0:

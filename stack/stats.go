@@ -6,8 +6,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Why the stack did not take a packet that package wire could read, or did not
-// send one. They continue wire's reasons.
+// Reasons for which the stack drops a packet. They continue the reasons of package wire, which are
+// about packets that it cannot parse.
 const (
 	dropOtherMAC = wire.NumReasons + iota
 	dropMulticastMAC
@@ -64,7 +64,7 @@ const (
 	numReasons
 )
 
-// reasonText is what Stats calls a reason.
+// reasonText returns the name of a reason in Stats.Drops.
 func reasonText(r wire.Reason) string {
 	if r < wire.NumReasons {
 		return r.String()
@@ -125,13 +125,13 @@ func reasonText(r wire.Reason) string {
 	}[r-wire.NumReasons]
 }
 
-// counters are a stack's; those of interfaces are with them.
+// counters are the counters of a stack. Each interface has its own in ifaceStats.
 type counters struct {
 	drops [numReasons]atomic.Uint64
 
 	arpReceived, arpSent, arpFailed            atomic.Uint64
-	ipReceived, ipSent                         atomic.Uint64 // received: of IPv4
-	ipStopped                                  atomic.Uint64 // received and not delivered at once
+	ipReceived, ipSent                         atomic.Uint64 // received: IPv4 only
+	ipStopped                                  atomic.Uint64 // received but not delivered as they were: dropped, or stored for reassembly
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
@@ -146,10 +146,10 @@ type counters struct {
 	synCookiesBad, orphansReset                atomic.Uint64
 }
 
-// drop counts a packet that was not taken or not sent.
+// drop counts a dropped packet.
 func (s *Stack) drop(r wire.Reason) { s.counts.drops[r].Add(1) }
 
-// Stats is a snapshot of a stack's counters, all since it began.
+// Stats is a snapshot of a stack's counters since New.
 type Stats struct {
 	NICs  []NICStats
 	ARP   ARPStats
@@ -162,75 +162,74 @@ type Stats struct {
 	UDP   DatagramStats
 	Raw   DatagramStats
 	TCP   TCPStats
-	// Drops counts by reason what was not taken or not sent. Reasons that have
-	// not occurred are left out.
+	// Drops counts the dropped packets by reason. It has only reasons that have occurred.
 	Drops map[string]uint64
 }
 
-// NICStats counts the frames of one interface. A super-frame is one frame.
+// NICStats counts the frames of an interface. A super-frame counts as one frame.
 type NICStats struct {
 	Name      string
 	RxFrames  uint64
 	RxBytes   uint64 // with the link header
-	RxDropped uint64 // not for us, malformed, or in conflict with a rule
+	RxDropped uint64 // for another station, malformed, or forbidden by a rule
 	TxFrames  uint64
 	TxBytes   uint64 // with the link header
-	TxDropped uint64 // not taken by the device
+	TxDropped uint64 // not accepted by the device
 }
 
-// ARPStats counts the packets of ARP, or of IPv6's Neighbour Discovery.
+// ARPStats counts the packets of ARP or of IPv6 Neighbour Discovery.
 type ARPStats struct {
 	Received uint64
 	Sent     uint64
-	Failed   uint64 // resolutions without an answer
+	Failed   uint64 // resolutions that got no answer
 }
 
-// IPStats counts IP datagrams, of both versions.
+// IPStats counts the packets of IPv4 and IPv6 together.
 type IPStats struct {
-	Received          uint64 // datagrams and fragments, good or bad
-	V6                uint64 // of these, those of IPv6
-	Delivered         uint64 // whole datagrams given to a protocol
+	Received          uint64 // datagrams and fragments, valid or not
+	V6                uint64 // the IPv6 packets among Received
+	Delivered         uint64 // complete datagrams that were passed to a protocol
 	Sent              uint64 // datagrams and fragments
 	FragmentsReceived uint64
-	Reassembled       uint64 // datagrams made of fragments
-	ReassemblyFailed  uint64 // datagrams of which fragments were dropped
+	Reassembled       uint64 // datagrams that were reassembled
+	ReassemblyFailed  uint64 // datagrams whose reassembly failed
 	FragmentsSent     uint64
 }
 
 // ICMPStats counts ICMP messages.
 type ICMPStats struct {
 	Received uint64 // messages with a good checksum
-	Errors   uint64 // of these, errors about datagrams of ours
-	Sent     uint64 // by the stack itself
+	Errors   uint64 // those that report an error about a packet of this host
+	Sent     uint64 // by the stack, not by a socket
 }
 
-// IGMPStats counts the messages of IGMP, or of MLD.
+// IGMPStats counts the messages of IGMP or MLD.
 type IGMPStats struct {
-	Received uint64 // well formed, of whatever kind
+	Received uint64 // well-formed messages of any type
 	Sent     uint64
 }
 
-// DatagramStats counts the datagrams of a kind of socket.
+// DatagramStats counts the datagrams of UDP or of raw sockets.
 type DatagramStats struct {
 	Received uint64 // put into a socket's queue
 	Sent     uint64
 }
 
-// TCPStats counts TCP segments. A super-frame is one segment.
+// TCPStats counts TCP segments. A super-frame counts as one segment.
 type TCPStats struct {
 	Received         uint64 // with a good checksum
 	Sent             uint64
-	TimeWaitOverflow uint64 // connections whose TIME-WAIT was cut short
+	TimeWaitOverflow uint64 // connections whose TIME-WAIT ended early
 	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
-	CookiesTaken     uint64 // connections made of one that came back
-	Memory           int64  // bytes of send and receive buffers now, and of what blocked Writes may leave in them
-	CookiesBad       uint64 // acknowledgements that looked like one and were not
-	Orphans          int    // connections now that were closed here and are not over
-	OrphansReset     uint64 // of these, reset because there were too many, or under memory pressure
+	CookiesTaken     uint64 // connections from valid cookies
+	Memory           int64  // bytes now in send and receive buffers, and pinned bytes that may be copied to them
+	CookiesBad       uint64 // ACKs that could have been cookies but were not valid
+	Orphans          int    // connections now that the application has closed but that have not ended
+	OrphansReset     uint64 // orphans that were reset because of their number or memory pressure
 }
 
-// ipSent counts the packets that were sent. Those that were sent directly are counted by their
-// interface, without a shared counter.
+// ipSent returns the number of packets sent. Directly transmitted packets are counted by their
+// interface, which avoids a shared counter.
 func (s *Stack) ipSent() uint64 {
 	n := s.counts.ipSent.Load()
 	for _, ifc := range *s.ifaces.Load() {
@@ -239,13 +238,11 @@ func (s *Stack) ipSent() uint64 {
 	return n
 }
 
-// Stats returns a snapshot. The counters are read one after the other, while
-// packets pass.
+// Stats returns a snapshot of the counters. Each counter is read at a slightly different time.
 func (s *Stack) Stats() Stats {
 	c := &s.counts
 	udpReceived, udpSent := s.udp.counted(&c.udpReceived, &c.udpSent)
-	// What is delivered was received, or put together. The other two are read before
-	// what they are a part of.
+	// Delivered is what was received or reassembled, without what was stopped.
 	delivered := c.reassembled.Load() - c.ipStopped.Load()
 	received6 := c.ip6Received.Load()
 	received := c.ipReceived.Load() + received6
