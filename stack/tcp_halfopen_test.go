@@ -41,29 +41,31 @@ func TestHalfOpenConnectionsEndSoonerInAFullQueue(t *testing.T) {
 
 func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
 	// RFC 9293 3.10.7.4, second: in SYN-RECEIVED after a passive open a RST returns the
-	// connection to LISTEN, whether there is room to complete it or not.
-	synctest.Test(t, func(t *testing.T) {
-		server, client, f := floodPair(t)
-		l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
-		require.NoError(t, err)
-		remote := addrPort("192.0.2.77:5000")
-		f.send(remote.Addr(), addrA, wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1000, Flags: wire.FlagSYN, Window: 1000}, nil)
-		require.EqualValues(t, 1, l.nhalf.Load())
-		_, err = client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
-		require.NoError(t, err)
-		require.True(t, l.full())
-		k := makeTuple(netip.AddrPortFrom(addrA, 80), remote, 0)
-		half, _ := server.tcp.table.lookup(&k)
-		require.NotNil(t, half)
-		reset := wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1005, Flags: wire.FlagRST}
-		f.send(remote.Addr(), addrA, reset, nil)
-		require.EqualValues(t, 1, l.nhalf.Load(), "its number is not the one that is expected")
-		reset.Seq = 1001
-		f.send(remote.Addr(), addrA, reset, nil)
-		require.Zero(t, l.nhalf.Load())
-		half, _ = server.tcp.table.lookup(&k)
-		require.Nil(t, half)
-	})
+	// connection to LISTEN, whether there is room to complete it or not, and whether it has an ACK or not.
+	for _, flags := range []wire.TCPFlags{wire.FlagRST, wire.FlagRST | wire.FlagACK} {
+		synctest.Test(t, func(t *testing.T) {
+			server, client, f := floodPair(t)
+			l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
+			require.NoError(t, err)
+			remote := addrPort("192.0.2.77:5000")
+			f.send(remote.Addr(), addrA, wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1000, Flags: wire.FlagSYN, Window: 1000}, nil)
+			require.EqualValues(t, 1, l.nhalf.Load())
+			_, err = client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
+			require.NoError(t, err)
+			require.True(t, l.full())
+			k := makeTuple(netip.AddrPortFrom(addrA, 80), remote, 0)
+			half, _ := server.tcp.table.lookup(&k)
+			require.NotNil(t, half)
+			reset := wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1005, Ack: uint32(half.conn.Una() + 1), Flags: flags}
+			f.send(remote.Addr(), addrA, reset, nil)
+			require.EqualValues(t, 1, l.nhalf.Load(), "its number is not the one that is expected")
+			reset.Seq = 1001
+			f.send(remote.Addr(), addrA, reset, nil)
+			require.Zero(t, l.nhalf.Load())
+			half, _ = server.tcp.table.lookup(&k)
+			require.Nil(t, half)
+		})
+	}
 }
 
 func TestTheKeyOfCookiesRotates(t *testing.T) {
