@@ -2,6 +2,7 @@ package usernet
 
 import (
 	"io"
+	"reflect"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -56,12 +57,11 @@ func (w copyTarget) Write(p []byte) (int, error)               { return w.c.Writ
 func (w copyTarget) ReadFrom(r io.Reader) (n int64, err error) { return w.c.copyFrom(r) }
 
 // copyFrom is io.Copy with a buffer that adapts to the size of the reads, starting at 4 KiB. While
-// it waits for an idle source it holds only the smallest buffer. If the source is a connection of a
-// Host, it holds none.
+// it waits for a source that is a connection of a Host or of package net, it holds no buffer.
 func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
-	class := 0
+	class, full := 0, false
 	for {
-		awaitReadable(r)
+		awaitReadable(r, full)
 		buf := c.pool.get(class)
 		k, rerr := r.Read(buf)
 		var werr error
@@ -71,6 +71,7 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 			n += int64(done)
 		}
 		c.pool.put(class, buf)
+		full = k == copySize(class)
 		switch {
 		case werr != nil:
 			return n, werr
@@ -78,17 +79,19 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 			return n, nil
 		case rerr != nil:
 			return n, rerr
-		case k == copySize(class) && class < len(c.pool)-1:
+		case full && class < len(c.pool)-1:
 			class++
-		case k < copySize(class) && class > 0:
+		case !full && class > 0:
 			class-- // the next Read may wait for a long time
 		}
 	}
 }
 
-// awaitReadable waits until a Read of r would not block, if r is a connection of a Host or an
-// io.LimitedReader of one. For other readers it returns at once.
-func awaitReadable(r io.Reader) {
+// awaitReadable waits until a Read of r would not block, if r is a connection of a Host or of package
+// net, or an io.LimitedReader of one. For other readers it returns at once. For a connection of package
+// net, the wait costs a system call. more saves it: the last Read filled its buffer, so there
+// is probably more data.
+func awaitReadable(r io.Reader, more bool) {
 	for {
 		switch src := r.(type) {
 		case *io.LimitedReader:
@@ -101,10 +104,25 @@ func awaitReadable(r io.Reader) {
 				src.tcp.AwaitReadable()
 			}
 			return
+		case syscall.Conn:
+			if !more && ofNet(src) {
+				awaitDescriptor(src)
+			}
+			return
 		default:
 			return
 		}
 	}
+}
+
+// ofNet reports whether c is of a type of package net. Other types that have the same descriptor may
+// hold data that was read from it before.
+func ofNet(c syscall.Conn) bool {
+	t := reflect.TypeOf(c)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t.PkgPath() == "net"
 }
 
 // WriteTo reads from the connection until io.EOF and writes the data to w.

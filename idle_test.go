@@ -7,8 +7,10 @@ package usernet
 import (
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,6 +214,88 @@ func TestAnIdleCopyHoldsNoBuffer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A sniffedConn is a connection of the system of which the beginning was read before, as proxies do.
+type sniffedConn struct {
+	*net.UnixConn // which has no WriteTo
+	r             io.Reader
+}
+
+func (c *sniffedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// ReadFrom waits without a buffer for a connection of package net too, as a gateway has many of.
+func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
+	switch runtime.GOOS {
+	case "windows", "js", "wasip1", "plan9":
+		t.Skip("the system cannot be asked for data without reading it")
+	}
+	dir := t.TempDir()
+	systemPair := func(network, addr string) (near, far net.Conn) {
+		ln, err := net.Listen(network, addr)
+		require.NoError(t, err)
+		defer ln.Close()
+		far, err = net.Dial(network, ln.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { far.Close() })
+		near, err = ln.Accept()
+		require.NoError(t, err)
+		t.Cleanup(func() { near.Close() })
+		return near, far
+	}
+	waits := func() bool {
+		buf := make([]byte, 1<<20)
+		return strings.Contains(string(buf[:runtime.Stack(buf, true)]), "usernet.awaitDescriptor")
+	}
+	a, b := newPair(t)
+	for name, tc := range map[string]struct {
+		network, addr string
+		copy          func(dst *TCPConn, src net.Conn) (int64, error)
+	}{
+		"TCP":                 {"tcp4", "127.0.0.1:0", func(dst *TCPConn, src net.Conn) (int64, error) { return dst.ReadFrom(src) }},
+		"io.Copy":             {"tcp4", "127.0.0.1:0", func(dst *TCPConn, src net.Conn) (int64, error) { return io.Copy(dst, src) }},
+		"unix":                {"unix", dir + "/1", func(dst *TCPConn, src net.Conn) (int64, error) { return io.Copy(dst, src) }},
+		"a limited reader of": {"unix", dir + "/2", func(dst *TCPConn, src net.Conn) (int64, error) { return dst.ReadFrom(io.LimitReader(src, 1<<20)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, far := systemPair(tc.network, tc.addr)
+			c, d := connect(t, a, b, addrB)
+			done := make(chan error, 1)
+			begin := func() {
+				go func() {
+					_, err := tc.copy(c, near)
+					done <- err
+				}()
+			}
+			begin()
+			buf := make([]byte, 100_000)
+			pass := func(n int) {
+				_, err := far.Write(buf[:n])
+				require.NoError(t, err)
+				_, err = io.ReadFull(d, buf[:n])
+				require.NoError(t, err)
+			}
+			for _, n := range []int{3000, 1, 100_000, 4096, 10} {
+				pass(n)
+				require.Eventually(t, waits, time.Minute, time.Millisecond, "after %d bytes", n)
+			}
+			// A deadline and the end are seen while it waits, too.
+			require.NoError(t, near.SetReadDeadline(time.Unix(1, 0)))
+			require.ErrorIs(t, <-done, os.ErrDeadlineExceeded)
+			require.NoError(t, near.SetReadDeadline(time.Time{}))
+			begin()
+			pass(5000)
+			require.Eventually(t, waits, time.Minute, time.Millisecond)
+			require.NoError(t, far.Close())
+			require.NoError(t, <-done)
+		})
+	}
+	near, _ := systemPair("unix", dir+"/3")
+	c, d := connect(t, a, b, addrB)
+	go c.ReadFrom(&sniffedConn{near.(*net.UnixConn), io.MultiReader(strings.NewReader("first"), near)})
+	require.NoError(t, d.SetReadDeadline(time.Now().Add(time.Minute)))
+	_, err := io.ReadFull(d, make([]byte, 5))
+	require.NoError(t, err, "what was read before is not waited for")
 }
 
 // A slowReader gives what it has a few bytes at a time, and notes the largest buffer that
