@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// maxTTL: RFC 8767 4 wants a cap on the order of days to weeks; a stub, which can
-	// always ask its server again, is better off with less.
+	// maxTTL is the maximum time that an answer is cached. RFC 8767 4 recommends a cap of days to
+	// weeks. It is lower here, because a stub resolver can always query its server again.
 	maxTTL = 24 * time.Hour
-	// maxNegativeTTL: RFC 2308 5: "values of one to three hours have been found to
-	// work well".
+	// maxNegativeTTL is the maximum time that a negative answer is cached. RFC 2308 5: "values of
+	// one to three hours have been found to work well".
 	maxNegativeTTL = 3 * time.Hour
 )
 
@@ -24,18 +24,18 @@ type cacheKey struct {
 
 type cacheEntry struct {
 	key     cacheKey
-	ans     *answer // shared, so never changed
+	ans     *answer // shared by the callers; never modified
 	expires time.Time
 }
 
-// A cache keeps positive and negative answers until their time to live ends. When it is
-// full, it evicts the least recently used one.
+// A cache keeps positive and negative answers for their time to live. When it is full, it evicts
+// the least recently used answer.
 type cache struct {
 	max int
 
 	mu      sync.Mutex
 	entries map[cacheKey]*list.Element
-	recent  list.List // of *cacheEntry, the last used in front
+	recent  list.List // of *cacheEntry, the most recently used first
 }
 
 func newCache(max int) *cache {
@@ -63,7 +63,7 @@ func (c *cache) get(key cacheKey, now time.Time) *answer {
 	return e.ans
 }
 
-// put keeps ans for its time to live, if that is not zero.
+// put stores ans for its time to live, if that is not zero.
 func (c *cache) put(key cacheKey, ans *answer, now time.Time) {
 	ttl := min(ans.ttl, maxTTL)
 	if ans.notFound {

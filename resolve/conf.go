@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Limits of resolv.conf(5), which caps silently.
+// The limits in resolv.conf(5), to which values are reduced without an error.
 const (
 	maxServers  = 3
 	maxNdots    = 15
@@ -18,13 +18,14 @@ const (
 	serverPort = 53
 )
 
-// ParseResolvConf reads the form of /etc/resolv.conf, see resolv.conf(5): the
-// keywords nameserver, domain, search and options, of which it knows ndots,
-// timeout, attempts, rotate, single-request, use-vc and trust-ad. EDNS0 is always on. As the system's
-// resolvers do, it ignores other keywords and options, such as sortlist, debug, no-check-names,
-// no-reload, no-tld-query and inet6. The error, if any, is
-// the reader's. A file without servers gives a Config without servers: the caller has to add
-// the host itself, which such a file means by the man page.
+// ParseResolvConf parses the form of /etc/resolv.conf, see resolv.conf(5). It supports the keywords
+// nameserver, domain, search and options, and the options ndots, timeout, attempts, rotate,
+// single-request, use-vc and trust-ad. EDNS0 is always on. As the system's resolvers do, it ignores
+// other keywords and options, such as sortlist, debug, no-check-names, no-reload, no-tld-query and
+// inet6. The error, if any, is the reader's.
+//
+// By the man page, a file without servers means the host itself as the server. ParseResolvConf
+// returns a Config without servers then, and the caller has to add the host.
 func ParseResolvConf(r io.Reader) (Config, error) {
 	var cfg Config
 	err := eachLine(r, func(line string) {
@@ -75,7 +76,7 @@ func (cfg *Config) option(option string) {
 	case name == "ndots" && hasValue:
 		cfg.Ndots = min(n, maxNdots)
 		if n <= 0 {
-			cfg.Ndots = -1 // none, where zero means the default
+			cfg.Ndots = -1 // no dots; zero would mean the default
 		}
 	case name == "timeout" && hasValue:
 		cfg.Timeout = time.Duration(max(1, min(n, maxTimeout))) * time.Second

@@ -6,8 +6,8 @@ import (
 	"net"
 )
 
-// A failure is why a lookup failed, before it is wrapped in a *net.DNSError. The
-// texts are those of package net, which programs compare.
+// A failure is the reason why a lookup failed, before it is wrapped in a *net.DNSError. The texts
+// are those of package net, because programs compare them.
 type failure struct {
 	text      string
 	notFound  bool
@@ -29,17 +29,18 @@ var (
 	errInvalidSRVName      = &failure{text: "SRV header name is invalid"}
 	errUnrecognizedAddress = &failure{text: "unrecognized address"}
 	errUnknownNetwork      = &failure{text: "unknown network"}
-	// package net has not these: it does not follow aliases itself, and always has a result.
+	// Package net does not have these two errors: it does not follow aliases itself, and always has
+	// a result.
 	errTooManyAliases = &failure{text: "too many aliases"}
 	errNotEnded       = &failure{text: "lookup ended without a result", temporary: true}
 
-	// These two are internal: the message is no response to our query; it is one, but the case of
-	// the name differs.
+	// These two are internal. errNotOurs: the message is not a response to our query. errCaseLost:
+	// it is, but the case of the name differs.
 	errNotOurs  = &failure{text: "not a response to the query"}
 	errCaseLost = &failure{text: "case of the question not echoed"}
 )
 
-// dnsError wraps err as net does. The server is "" if none was involved.
+// dnsError wraps err in a *net.DNSError as net does. server is "" if no server was involved.
 func dnsError(err error, name, server string) *net.DNSError {
 	e := &net.DNSError{Err: err.Error(), Name: name, Server: server}
 	switch err {
@@ -64,28 +65,28 @@ func dnsError(err error, name, server string) *net.DNSError {
 	}:
 		e.IsTimeout, e.IsTemporary = err.Timeout(), err.Temporary()
 	}
-	// net has no ErrClosed here: its network does not end before the program does.
+	// net never returns ErrClosed here, because its network does not end before the program does.
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
 		e.UnwrapErr = err
 	}
 	return e
 }
 
-// isNotFound reports whether err says that the name or record does not exist, as
-// opposed to a failure to find out.
+// isNotFound reports whether err says that the name or record does not exist, as opposed to a
+// failure to find out.
 func isNotFound(err error) bool {
 	var e *net.DNSError
 	return errors.As(err, &e) && e.IsNotFound
 }
 
-// isTemporary reports whether the same question may be answered later.
+// isTemporary reports whether a later attempt may succeed.
 func isTemporary(err error) bool {
 	var e *net.DNSError
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// named changes err, a new *net.DNSError, to be about name: the name that the caller gave, not one that
-// the search list made of it.
+// named sets the name in err, a new *net.DNSError, to the name that the caller gave, instead of one
+// that the search list made of it.
 func named(err error, name string) error {
 	var e *net.DNSError
 	if errors.As(err, &e) {

@@ -13,23 +13,24 @@ import (
 )
 
 const (
-	// ednsSize is the UDP payload size in queries: 1280 octets, which every IPv6 link
-	// carries unfragmented (RFC 8200 section 5), less the headers. Fragments may be lost or forged.
+	// ednsSize is the UDP payload size in queries: 1280 octets, which every IPv6 link carries
+	// unfragmented (RFC 8200 section 5), less the headers. Fragments may be lost or forged.
 	ednsSize = 1232
-	// readSize is the most that is read from a server that ignores ednsSize.
+	// readSize is the maximum length of a UDP response that is read. A server that ignores ednsSize
+	// may send more than that.
 	readSize = 4096
 
 	headerLen = 12
 )
 
-// A dialect is the form of queries to a server, without what it does not support.
+// A dialect describes the form of queries to a server: what the server supports.
 type dialect struct {
-	edns bool            // with an OPT record
-	name dnsmessage.Name // the name as it is asked for, perhaps with its case mixed
+	edns bool            // whether queries have an OPT record
+	name dnsmessage.Name // the name in the query, possibly in mixed case
 }
 
-// query asks the servers in turn, until one has the answer or says that there is
-// none. Its errors are of type *net.DNSError.
+// query queries the servers in turn, until one returns an answer, which may be that there is no
+// such name or record. Its errors are of type *net.DNSError.
 func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	servers := r.upstream()
@@ -50,8 +51,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 			return ans, nil
 		}
 		if ctx.Err() == context.Canceled && i == tries-1 && !errors.Is(err, context.Canceled) {
-			// The context has ended, not the server's time. Before the last try Dial
-			// reports that, as in net.
+			// The caller's context has ended, not the time for this server. If it ends before the
+			// last try, Dial reports it, as in net.
 			err = context.Canceled
 		}
 		last = dnsError(err, name.String(), s.addr)
@@ -59,8 +60,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	return nil, last
 }
 
-// done is ctx.Err, but reports a deadline as soon as its time has come: a connection with the same
-// deadline may fail before the context does.
+// done is like ctx.Err, but reports a deadline as soon as it is reached: a connection with the same
+// deadline may fail before the context ends.
 func done(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -71,14 +72,14 @@ func done(ctx context.Context) error {
 	return nil
 }
 
-// try asks one server one question within the timeout.
+// try sends one question to one server and waits for the answer until the timeout.
 //
-// Over UDP the case of the name is random, and some servers know names only in lower case. If
-// such a query brings no records (no such name, no such record, a refusal, a failure or
-// silence), it is sent once more with the name as the caller
-// wrote it: at once, or after silence at half time, while an answer to the first query is
-// still accepted. A negative answer about another type is accepted at once if the
-// server has given an address for the same name in mixed case.
+// Over UDP, try mixes the case of the name at random. Some servers know names only in lower case.
+// If the query brings no records (no such name, no such record, a refusal, a failure or no
+// response), try therefore sends it once more with the name as the caller wrote it. It does so at
+// once after a response, and at half of the timeout if there is none; an answer to the first query
+// is then still accepted. For types other than A, try accepts a negative answer at once if the
+// server has returned an IPv4 address for the same name in mixed case.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
 	mixed := q.Name
@@ -126,7 +127,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 			askPlain()
 		}
 	case early:
-		// The server could not be asked, or the caller has given up.
+		// The query could not be sent, or the caller has given up.
 		if ctx.Err() != nil && time.Since(start) >= silence {
 			s.silent()
 		}
@@ -149,9 +150,9 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 	return ans, err
 }
 
-// vouched reports whether the server has given an IPv4 address of the same name in mixed case, so that
-// it supports mixed case. It waits for that answer until half time: callers ask for A and AAAA
-// together, and many names have only one of them.
+// vouched reports whether the server has returned an IPv4 address of the same name in mixed case,
+// so that it supports mixed case. Callers query A and AAAA together, and many names have only one
+// of them, so vouched waits for the answer to the A query until half of the timeout.
 func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessage.Question, start time.Time) bool {
 	if f == nil || f.address == nil {
 		ans := r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
@@ -168,14 +169,14 @@ func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessa
 	return false
 }
 
-// heard reports whether a result is from a message of the server, as opposed to silence or
-// a failure to send the query.
+// heard reports whether a result comes from a message of the server. It returns false if the server
+// did not respond or the query could not be sent.
 func heard(err error) bool {
 	_, ok := err.(*failure)
 	return ok || err == nil
 }
 
-// exchange asks for the name in one case, by UDP, and by TCP if the answer is truncated.
+// exchange queries a name in the given case over UDP, and over TCP if the answer is truncated.
 // start is when the try began.
 func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, name dnsmessage.Name, start time.Time) (*answer, error) {
 	d := dialect{edns: !s.noEDNS.holds(start), name: name}
@@ -196,7 +197,7 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 		// that will permit larger replies."
 		start = time.Now()
 	}
-	// Over TCP a random case protects against nothing.
+	// Over TCP a random case adds no protection.
 	d.name = q.Name
 	rep, err := r.converse(ctx, "tcp", s, q, &d, start.Add(r.cfg.Timeout))
 	if err != nil {
@@ -205,8 +206,8 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 	return rep.judge(q)
 }
 
-// converse asks over one network until the time end. It leaves out what the
-// server does not support, and remembers for a while what worked.
+// converse queries a server over one network until the time end. It omits what the server does not
+// support, and remembers for a while which form of query worked.
 func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect, end time.Time) (*reply, error) {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
@@ -215,7 +216,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 		rep, err := r.roundTrip(ctx, network, s, q, *d)
 		switch {
 		case err == errCaseLost:
-			// A forger now has to guess the new ID and the new port as well.
+			// The next query has a new ID and a new port, which a forger has to guess too.
 			d.name = q.Name
 			continue
 		case err != nil:
@@ -227,7 +228,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 			d.edns = false
 			continue
 		case rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented:
-			return rep, nil // there was no OPT record
+			return rep, nil // the query had no OPT record
 		}
 		if d.edns != asked.edns {
 			s.noEDNS.set()
@@ -239,8 +240,8 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 	}
 }
 
-// roundTrip sends one query over a new connection, and so from a new port, and
-// waits for its response.
+// roundTrip sends one query over a new connection, which has a new port, and waits for the
+// response.
 func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q dnsmessage.Question, d dialect) (*reply, error) {
 	msg, err := r.newQuery(q, d)
 	if err != nil {
@@ -254,7 +255,7 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 	if deadline, ok := ctx.Deadline(); ok {
 		c.SetDeadline(deadline)
 	}
-	// A deadline in the past wakes a Read or a Write that waits.
+	// A deadline in the past wakes a blocked Read or Write.
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
@@ -274,11 +275,11 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 		rep, err := readResponse(buf[:n], msg[2:], q)
 		switch {
 		case err == errNotOurs:
-			// RFC 5452 9.1: responses MUST match the ID, name, class and type of the
-			// query. This one is forged or late; the response may still come.
+			// RFC 5452 9.1: responses MUST match the ID, name, class and type of the query. This
+			// one is forged or late. The real response may still arrive.
 			continue
 		case err == errCaseLost && d.name == q.Name:
-			// The query had the caller's case, which is no secret.
+			// The query has the caller's case, which a forger may know, so the case proves nothing.
 			return readBody(buf[:n], q)
 		}
 		return rep, err
@@ -319,7 +320,7 @@ func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, err
 	return rep, err
 }
 
-// newQuery returns the message that asks q, after two bytes for its length.
+// newQuery returns the query for q, preceded by two bytes for its length.
 func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
 	q.Name = d.name
 	b := dnsmessage.NewBuilder(make([]byte, 2, 2+512), dnsmessage.Header{
@@ -351,9 +352,9 @@ func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
 	return msg, nil
 }
 
-// mixCase flips the letters of a name at random: "Use of Bit 0x20 in DNS Labels to
-// Improve Transaction Identity", draft-vixie-dnsext-dns0x20. A forger has to
-// guess one more bit for each letter.
+// mixCase changes the case of each letter of a name at random, as in "Use of Bit 0x20 in DNS Labels
+// to Improve Transaction Identity", draft-vixie-dnsext-dns0x20. A forger has to guess one more bit
+// for each letter.
 func (r *Resolver) mixCase(name dnsmessage.Name) dnsmessage.Name {
 	var coins uint64
 	left := 0
@@ -372,10 +373,10 @@ func (r *Resolver) mixCase(name dnsmessage.Name) dnsmessage.Name {
 	return name
 }
 
-// readResponse reads msg as the response to query, which asks q, perhaps in another
-// case. The error is errNotOurs if it is no response, errCaseLost if only the case differs,
-// and another one if it is malformed. It restores the case of q in the question of msg,
-// to which compressed names refer.
+// readResponse parses msg as the response to query. query asks q, possibly with the name in another
+// case. The error is errNotOurs if msg is not a response to query, errCaseLost if only the case
+// differs, and another one if msg is malformed. readResponse changes the question in msg back to
+// the case of q, because compressed names refer to it.
 func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -398,8 +399,8 @@ func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 		return nil, errCaseLost
 	}
 	for i, c := range q.Name.Data[:q.Name.Length] {
-		// On the wire each letter is one byte further: lengths replace the dots, and the first length
-		// precedes the name.
+		// On the wire each letter is one byte further: lengths replace the dots, and the first
+		// length precedes the name.
 		if c != '.' {
 			msg[headerLen+1+i] = c
 		}
@@ -407,7 +408,7 @@ func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 	return readBody(msg, q)
 }
 
-// readBody reads a message that is the response to q.
+// readBody parses a message that is the response to q.
 func readBody(msg []byte, q dnsmessage.Question) (*reply, error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -424,8 +425,8 @@ func readBody(msg []byte, q dnsmessage.Question) (*reply, error) {
 	return parseReply(&p, h, q)
 }
 
-// questionLen is the length of q on the wire, where names are one byte longer than in
-// presentation form but for the root, which is one byte in both.
+// questionLen returns the length of q on the wire. A name has one byte more there than in
+// presentation form, except the root, which has one byte in both.
 func questionLen(q dnsmessage.Question) int {
 	const typeAndClass = 4
 	if q.Name.Length == 1 {

@@ -9,27 +9,28 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A flight is a query, in its own goroutine, for all callers that ask the same question. It ends
-// with the answer or when the last caller has given up.
+// A flight is a query in its own goroutine for all callers that ask the same question. It ends with
+// the answer, or when the last caller has given up.
 //
-// Besides saving traffic, this protects against forgery (RFC 5452 5): with many equal queries
-// outstanding, a forged answer need match only one of them.
+// Besides saving traffic, this protects against forgery (RFC 5452 5): if many equal queries were
+// outstanding, a forged answer would need to match only one of them.
 type flight struct {
 	ctx     *flightContext
-	waiters int           // under Resolver.mu; nobody joins a flight without waiters
+	waiters int           // guarded by Resolver.mu; a flight without waiters gets no new ones
 	landed  chan struct{} // closed when ans and err are set
-	ans     *answer       // shared, so never changed
-	err     *net.DNSError // copied for each caller; nil if there is an answer
+	ans     *answer       // shared by the callers; never modified
+	err     *net.DNSError // nil if there is an answer; each caller gets a copy
 
-	// address is the flight for the A records of the same name, if the same caller has begun it
-	// before this one.
+	// address is the flight for the A records of the same name, if the same caller began that
+	// flight earlier.
 	address *flight
 	once    sync.Once
-	first   chan struct{} // closed when the result of the first query is known
-	vouches string        // the server that has returned records for mixed case; "" if none has
+	first   chan struct{} // closed when the first query has ended
+	vouches string        // the server that returned records for the name in mixed case; "" if none
 }
 
-// judged publishes the result of the first query, which was in mixed case. f may be nil.
+// judged records that the first query, which has the name in mixed case, has ended, and whether s
+// returned records. f may be nil.
 func (f *flight) judged(s *server, records bool) {
 	if f == nil {
 		return
@@ -42,18 +43,18 @@ func (f *flight) judged(s *server, records bool) {
 	})
 }
 
-// A question is what one caller asks.
+// A question is one caller's question.
 type question struct {
 	key  cacheKey
 	name dnsmessage.Name // in the case of this caller
-	f    *flight         // nil if there is an answer or an error already
+	f    *flight         // nil if the question already has an answer or an error
 	ans  *answer
 	err  error
 }
 
-// begin starts a question: from the cache, by joining a flight, or by a new one. It does not wait for
-// the answer. address is the caller's flight for the A records of the same name,
-// or nil.
+// begin starts a question. It takes the answer from the cache, joins a flight, or starts a new one.
+// It does not wait for the answer. address is the caller's flight for the A records of the same
+// name, or nil.
 func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, address *flight) *question {
 	q := &question{key: cacheKey{lower(fqdn), typ}}
 	name, err := dnsmessage.NewName(fqdn)
@@ -82,7 +83,7 @@ func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, 
 	return q
 }
 
-// wait waits for the answer to a question that has begun.
+// wait waits for the answer to a question that begin has started.
 func (r *Resolver) wait(ctx context.Context, q *question) (*answer, error) {
 	if q.f == nil {
 		return q.ans, q.err
@@ -105,7 +106,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 	f.ctx = &flightContext{values: ctx, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(f.ctx)
 	go func() {
-		// If Dial ends the goroutine (runtime.Goexit), the callers must not wait for ever.
+		// Even if Dial ends the goroutine (runtime.Goexit), the callers must get a result.
 		defer func() {
 			r.forget(f, key)
 			cancel()
@@ -124,7 +125,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 	return f
 }
 
-// forget removes a flight, so that the next caller with the same question begins a new one.
+// forget removes a flight, so that the next caller with the same question starts a new one.
 func (r *Resolver) forget(f *flight, key cacheKey) {
 	r.mu.Lock()
 	if r.flights[key] == f {
@@ -133,8 +134,8 @@ func (r *Resolver) forget(f *flight, key cacheKey) {
 	r.mu.Unlock()
 }
 
-// leave is called by a waiter whose context has ended. The last one ends the flight, and waits
-// until it has ended.
+// leave ends the wait of a caller whose context has ended. The last caller also ends the flight and
+// waits until it has ended.
 func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsmessage.Name) (*answer, error) {
 	r.mu.Lock()
 	f.waiters--
@@ -144,7 +145,7 @@ func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsm
 	}
 	r.mu.Unlock()
 	select {
-	case <-f.landed: // it has landed at the same time
+	case <-f.landed: // the flight has ended at the same time
 		return f.result()
 	default:
 	}
@@ -156,7 +157,7 @@ func (r *Resolver) leave(ctx context.Context, f *flight, key cacheKey, name dnsm
 	return f.result()
 }
 
-// result returns the result of a flight that has landed.
+// result returns the result of a flight that has ended.
 func (f *flight) result() (*answer, error) {
 	if f.err != nil {
 		err := *f.err
@@ -165,8 +166,9 @@ func (f *flight) result() (*answer, error) {
 	return f.ans, nil
 }
 
-// A flightContext ends when the context of the last waiter ends, with its error. It has the values of the
-// first waiter's context until that ends, as the lookups of net have, for a Dial that uses them.
+// A flightContext is the context of a flight. It ends when the context of the last waiter ends,
+// with that context's error. Until the first waiter's context ends, it has that context's values,
+// as in net, for a Dial that uses them.
 type flightContext struct {
 	values context.Context
 	done   chan struct{}

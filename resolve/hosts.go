@@ -10,21 +10,21 @@ import (
 	"strings"
 )
 
-// Hosts are names and addresses as in hosts(5). The zero value is empty. Several goroutines may read it
-// at the same time, but not during Add.
+// Hosts holds names and addresses as in hosts(5). The zero value is empty. Several goroutines may
+// read it at the same time, but not during Add.
 type Hosts struct {
 	byName map[string]hostsEntry   // keys are absName in lower case
-	byAddr map[netip.Addr][]string // values are absName in the case they were written in
+	byAddr map[netip.Addr][]string // values are absName in the case in which they were added
 }
 
 type hostsEntry struct {
 	addrs     []netip.Addr
-	canonical string // first name of the first line with the name, absName in lower case
+	canonical string // first name of the first line that has the name; absName in lower case
 }
 
-// ParseHosts reads the form of /etc/hosts: an address and one or more names per
-// line, and comments after '#'. Other lines are ignored, as by the
-// system's resolvers. The error, if any, is the reader's.
+// ParseHosts parses the form of /etc/hosts: an address and one or more names per line, and comments
+// after '#'. It ignores other lines, as the system's resolvers do. The error, if any, is the
+// reader's.
 func ParseHosts(r io.Reader) (Hosts, error) {
 	var h Hosts
 	err := eachLine(r, func(line string) {
@@ -40,8 +40,8 @@ func ParseHosts(r io.Reader) (Hosts, error) {
 	return h, err
 }
 
-// Add adds names for addr, as a line of the file would: the first one is the
-// canonical name of the others. The names may have any case, and a final dot.
+// Add adds names for addr, as a line of the file would. The first one is the canonical name of the
+// others. The names may have any case, and a final dot.
 func (h *Hosts) Add(addr netip.Addr, names ...string) {
 	if !addr.IsValid() || len(names) == 0 {
 		return
@@ -64,15 +64,15 @@ func (h *Hosts) Add(addr netip.Addr, names ...string) {
 	}
 }
 
-// Addrs returns the addresses of a name in the order in which they were added, and
-// its canonical name; nil and "" if it has none.
+// Addrs returns the addresses of a name in the order in which they were added, and its canonical
+// name. They are nil and "" if the name is not in h.
 func (h *Hosts) Addrs(name string) (addrs []netip.Addr, canonical string) {
 	e := h.byName[lower(absName(name))]
 	return slices.Clone(e.addrs), e.canonical
 }
 
-// Names returns the names of an address in the order in which they were added. Names
-// with dots end in one.
+// Names returns the names of an address in the order in which they were added. Names with dots have
+// a final dot.
 func (h *Hosts) Names(addr netip.Addr) []string {
 	return slices.Clone(h.byAddr[addr])
 }
@@ -89,7 +89,7 @@ func (h *Hosts) clone() Hosts {
 	return c
 }
 
-// fields splits at the blanks of configuration files.
+// fields splits a line at spaces, tabs and line ends.
 func fields(line string) []string {
 	return strings.FieldsFunc(line, func(c rune) bool {
 		return c == ' ' || c == '\t' || c == '\r' || c == '\n'

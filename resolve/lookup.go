@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// LookupHost returns the addresses of host, in the order in which to try them. Those of
-// the hosts file keep its order. A literal is its own address.
+// LookupHost returns the addresses of host, in the order in which to try them. Addresses from the
+// hosts file keep their order in the file. A literal is returned as it is.
 func (r *Resolver) LookupHost(ctx context.Context, host string) ([]string, error) {
 	if host == "" {
 		return nil, dnsError(errNoSuchHost, host, "")
@@ -40,10 +40,9 @@ func (r *Resolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr,
 	return r.lookupIPAddr(ctx, "ip", host)
 }
 
-// LookupIP returns the addresses of host that are of the network, "ip", "ip4" or
-// "ip6", in the order in which to try them. Another network is a
-// net.UnknownNetworkError; a host that is known locally, but has no address of
-// the network, is a *net.AddrError.
+// LookupIP returns the addresses of host for a network, "ip", "ip4" or "ip6", in the order in which
+// to try them. For another network the error is a net.UnknownNetworkError. If host is known locally
+// but has no address for the network, the error is a *net.AddrError.
 func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP, error) {
 	switch network {
 	case "ip", "ip4", "ip6":
@@ -55,7 +54,7 @@ func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP
 		return nil, err
 	}
 	if len(addrs) == 1 && addrs[0].IP.Equal(net.IPv6unspecified) {
-		// As in net: a host that cannot dial "::" may dial 0.0.0.0.
+		// As in net: a host that cannot dial "::" may be able to dial 0.0.0.0.
 		addrs = append(addrs, net.IPAddr{IP: net.IPv4zero})
 	}
 	ips := make([]net.IP, 0, len(addrs))
@@ -71,7 +70,7 @@ func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP
 	return ips, nil
 }
 
-// LookupNetIP is LookupIP for netip. As in net, zones are lost, and IPv4 addresses
+// LookupNetIP is like LookupIP but returns netip.Addrs. As in net, zones are lost. IPv4 addresses
 // have their IPv4-mapped IPv6 form if they are literals or from the hosts file, but not if they are
 // from a server: use netip.Addr.Unmap.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
@@ -96,11 +95,11 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 	if a, bad := netip.ParseAddr(host); bad == nil {
 		addrs = []netip.Addr{mapped(a)}
 	} else if cause := done(ctx); cause != nil {
-		// A context that has ended is an error even if no server has to be asked.
+		// As in net, a context that has ended is an error even if no server has to be queried.
 		return nil, dnsError(cause, host, "")
 	} else if addrs, _, err = r.lookupAddrs(ctx, network, host); err != nil {
 		if cause := done(ctx); cause != nil && !isNotFound(err) {
-			// The error does not name the server that was asked when the caller gave up.
+			// The caller gave up, so the error does not name the server that was queried last.
 			err = dnsError(cause, host, "")
 		}
 		return nil, err
@@ -112,9 +111,9 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 	return ips, nil
 }
 
-// lookupAddrs returns the addresses of a name and its canonical name. The network is
-// "ip", "ip4" or "ip6"; it does not restrict addresses that are known locally, of which those of IPv4
-// have their IPv4-mapped form.
+// lookupAddrs returns the addresses of a name and its canonical name. network is "ip", "ip4" or
+// "ip6". It does not restrict the addresses of names that are known locally; among those, IPv4
+// addresses have the IPv4-mapped form.
 func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]netip.Addr, string, error) {
 	if addrs, canonical := r.local(host); len(addrs) > 0 {
 		return addrs, canonical, nil
@@ -128,7 +127,7 @@ func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]net
 	return addrs, canonical, nil
 }
 
-// local returns the addresses of a name that is in the hosts file or a localhost name.
+// local returns the addresses of a name in the hosts file or of a localhost name.
 func (r *Resolver) local(host string) (addrs []netip.Addr, canonical string) {
 	addrs, canonical = r.cfg.Hosts.Addrs(host)
 	if len(addrs) == 0 && isLocalhost(host) && isDomainName(host) {
@@ -170,7 +169,7 @@ func (r *Resolver) loopback() []netip.Addr {
 	return reachable
 }
 
-// addrTypes returns the types of the records to ask for.
+// addrTypes returns the types of the records to query.
 func (r *Resolver) addrTypes(network string) []dnsmessage.Type {
 	v4, v6 := network == "ip4", network == "ip6"
 	if !v4 && !v6 {
@@ -186,7 +185,7 @@ func (r *Resolver) addrTypes(network string) []dnsmessage.Type {
 	return types
 }
 
-// addrsOf returns the addresses in the answers, and the name that has them.
+// addrsOf returns the addresses in the answers, and the canonical name that has them.
 func addrsOf(answers []*answer) (addrs []netip.Addr, canonical string) {
 	for _, ans := range answers {
 		if ans == nil {
@@ -208,7 +207,7 @@ func addrsOf(answers []*answer) (addrs []netip.Addr, canonical string) {
 	return addrs, canonical
 }
 
-// mapped returns the IPv4-mapped form of an IPv4 address, and any other as it is.
+// mapped converts an IPv4 address to the IPv4-mapped form. It returns other addresses unchanged.
 func mapped(a netip.Addr) netip.Addr {
 	if a.Is4() {
 		return netip.AddrFrom16(a.As16())
@@ -216,9 +215,8 @@ func mapped(a netip.Addr) netip.Addr {
 	return a
 }
 
-// LookupCNAME returns the canonical name of host: the name at the end of its aliases. A host without
-// aliases that has addresses is its own canonical
-// name.
+// LookupCNAME returns the canonical name of host, which is the name at the end of its aliases. If
+// host has addresses and no alias, its canonical name is its own.
 func (r *Resolver) LookupCNAME(ctx context.Context, host string) (string, error) {
 	cname, err := r.canonicalName(ctx, host)
 	if err != nil {
@@ -241,7 +239,7 @@ func (r *Resolver) canonicalName(ctx context.Context, host string) (string, erro
 	if _, canonical := addrsOf(answers); canonical != "" {
 		return canonical, nil
 	}
-	// An alias of something without addresses: it has a name all the same.
+	// The name has no addresses, but it may be an alias.
 	alias := answers[len(answers)-1]
 	for _, ans := range answers {
 		switch {
@@ -256,7 +254,8 @@ func (r *Resolver) canonicalName(ctx context.Context, host string) (string, erro
 	return r.walk(ctx, host, alias)
 }
 
-// walk follows the aliases of host, the first of which is given, one by one.
+// walk queries the aliases of host one after the other and returns the last name. alias is the
+// first one.
 func (r *Resolver) walk(ctx context.Context, host string, alias *answer) (string, error) {
 	seen := []string{lower(absName(host))}
 	for {
@@ -276,7 +275,7 @@ func (r *Resolver) walk(ctx context.Context, host string, alias *answer) (string
 			return "", named(err, host)
 		}
 		if err != nil {
-			return target, nil // the last name that is known
+			return target, nil // the last known name
 		}
 		alias = next
 	}

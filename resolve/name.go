@@ -7,14 +7,12 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxName is the length of the longest name in presentation form with its final
-// dot. RFC 1035 2.3.4: names have "255 octets or less", of which the form on the
-// wire takes one for the length of the first label.
+// maxName is the maximum length of a name in presentation form with its final dot. RFC 1035 2.3.4:
+// names have "255 octets or less". One of them, on the wire, is the length of the first label.
 const maxName = 254
 
-// isDomainName reports whether s is a name in presentation form, of letters,
-// digits, hyphens and underscores, and not all numeric: what a host name, or the
-// name of a service, may be.
+// isDomainName reports whether s, in presentation form, may be the name of a host or a service: it
+// consists of letters, digits, hyphens and underscores, and is not all numeric.
 func isDomainName(s string) bool {
 	if s == "." {
 		return true
@@ -51,8 +49,8 @@ func rooted(s string) string {
 	return s + "."
 }
 
-// absName returns s as the hosts file's names are reported: with a final dot if
-// it has any, since one without may be local.
+// absName returns s in the form in which names of the hosts file are reported. A name with dots
+// gets a final dot. A name without dots may be local and stays as it is.
 func absName(s string) string {
 	if strings.Contains(s, ".") {
 		return rooted(s)
@@ -60,7 +58,7 @@ func absName(s string) string {
 	return s
 }
 
-// lower is strings.ToLower for ASCII only: other bytes are compared as they are.
+// lower is like strings.ToLower, for ASCII letters only.
 func lower(s string) string {
 	for i := range len(s) {
 		if c := s[i]; 'A' <= c && c <= 'Z' {
@@ -81,8 +79,8 @@ func lowerByte(c byte) byte {
 	return c
 }
 
-// equalFold reports whether x and y are the same name. RFC 4343 section 3: case
-// is ignored in ASCII letters only.
+// equalFold reports whether x and y are the same name. RFC 4343 section 3: case is ignored in ASCII
+// letters only.
 func equalFold(x, y *dnsmessage.Name) bool {
 	if x.Length != y.Length {
 		return false
@@ -95,18 +93,18 @@ func equalFold(x, y *dnsmessage.Name) bool {
 	return true
 }
 
-// inDomain reports whether name is domain, which is in lower case without a
-// final dot, or below it.
+// inDomain reports whether name is domain or below it. domain is in lower case and has no final
+// dot.
 func inDomain(name, domain string) bool {
 	name = lower(strings.TrimSuffix(name, "."))
 	return name == domain || strings.HasSuffix(name, "."+domain)
 }
 
-// isLocalhost: RFC 6761 6.3: "The domain "localhost." and any names falling
-// within ".localhost."" are special.
+// isLocalhost reports whether name is a localhost name. RFC 6761 6.3: "The domain "localhost." and
+// any names falling within ".localhost."" are special.
 func isLocalhost(name string) bool { return inDomain(name, "localhost") }
 
-// neverAsked reports whether no server may be asked about the name.
+// neverAsked reports whether a name must not be queried.
 func neverAsked(name string) bool {
 	switch {
 	case name == "":
@@ -127,8 +125,8 @@ func neverAsked(name string) bool {
 	return false
 }
 
-// canBeAsked reports whether a rooted name fits into a message: RFC 1035 2.3.4. Domains of the search
-// list need not be host names.
+// canBeAsked reports whether a rooted name fits into a message (RFC 1035 2.3.4). Domains of the
+// search list need not be host names.
 func canBeAsked(name string) bool {
 	if len(name) > maxName {
 		return false
@@ -141,10 +139,10 @@ func canBeAsked(name string) bool {
 	return true
 }
 
-// candidates returns the rooted names to ask for, in order: resolv.conf(5), "search".
+// candidates returns the rooted names to query, in order: resolv.conf(5), "search".
 func (r *Resolver) candidates(name string) []string {
 	if neverAsked(name) {
-		return nil // and "localhost" must not become localhost.example.com either
+		return nil // nor may "localhost" become localhost.example.com
 	}
 	if strings.HasSuffix(name, ".") {
 		return []string{name}
@@ -169,8 +167,8 @@ func (r *Resolver) candidates(name string) []string {
 	return names
 }
 
-// reverseName returns the name under which the names of an address are found:
-// RFC 1035 section 3.5 and RFC 3596 section 2.5.
+// reverseName returns the name whose PTR records are the names of an address: RFC 1035 section 3.5
+// and RFC 3596 section 2.5.
 func reverseName(addr netip.Addr) string {
 	const hex = "0123456789abcdef"
 	var b strings.Builder

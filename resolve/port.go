@@ -5,9 +5,8 @@ import (
 	"net"
 )
 
-// services are the well-known services that programs name, from the registry of
-// IANA (RFC 6335), with their common aliases.
-// It is only read.
+// services are well-known services from IANA's registry (RFC 6335), with their common aliases. The
+// map is never modified.
 var services = map[string]map[string]int{
 	"tcp": {
 		"echo": 7, "discard": 9, "systat": 11, "daytime": 13, "netstat": 15, "chargen": 19,
@@ -36,11 +35,10 @@ var services = map[string]map[string]int{
 	},
 }
 
-// LookupPort returns the port of a service: a well-known name, a decimal number,
-// or "", which is 0. The network is one of "tcp", "tcp4", "tcp6", "udp", "udp4",
-// "udp6", and "ip" or "", which take either. Nothing is asked of the network. The
-// error is a *net.DNSError for an unknown name, and a *net.AddrError for an
-// unknown network or a number that is not in 0..65535.
+// LookupPort returns the port of a service: a well-known name, a decimal number, or "", which is 0.
+// The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; "ip" and "" mean either.
+// LookupPort sends no query. The error is a *net.DNSError for an unknown name, and a *net.AddrError
+// for an unknown network or a number that is not in 0..65535.
 func (r *Resolver) LookupPort(_ context.Context, network, service string) (int, error) {
 	port, isNumber := parsePort(service)
 	if !isNumber {
@@ -72,10 +70,10 @@ func servicePort(network, service string) (int, error) {
 	return 0, dnsError(errUnknownPort, network+"/"+service, "")
 }
 
-// parsePort reads a decimal number with an optional sign. As in net, a number
-// that is out of all bounds is still a number, and a sign alone is zero.
+// parsePort parses a decimal number with an optional sign. As in net, a number that is far too
+// large is still a number, and a sign alone is zero.
 func parsePort(s string) (port int, isNumber bool) {
-	const enough = 1 << 30 // surely no port, and as surely no overflow
+	const enough = 1 << 30 // larger than any port, and cannot overflow
 	sign := 1
 	if s != "" && (s[0] == '+' || s[0] == '-') {
 		if s[0] == '-' {

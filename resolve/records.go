@@ -11,11 +11,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// LookupSRV returns the SRV records of a service: those of _service._proto.name, or
-// of name itself if service and proto are both empty, and the name that has them.
-// They are in the order in which to try them, which is random among equals:
-// RFC 2782. Records whose targets are not valid names are left out, and
-// an error is returned with the rest.
+// LookupSRV returns the SRV records of a service, and the name that has them. The records are those
+// of _service._proto.name or, if service and proto are both empty, of name itself. They are in the
+// order in which to try them, which is random among equals (RFC 2782). Records whose targets are
+// not valid names are omitted; the rest is then returned with an error.
 func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
 	target := name
 	if service != "" || proto != "" {
@@ -40,8 +39,8 @@ func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (
 	return cname, srvs, malformed(name, len(ans.records), len(srvs))
 }
 
-// sortSRV puts records in the order of RFC 2782: "lowest-numbered priority" first,
-// those of one priority at random by their weights.
+// sortSRV puts records in the order of RFC 2782: "lowest-numbered priority" first, and records of
+// one priority at random by their weights.
 func (r *Resolver) sortSRV(srvs []*net.SRV) {
 	// "arrange all SRV RRs (that have not been ordered yet) in any order, except that
 	// all those with weight 0 are placed at the beginning of the list."
@@ -73,10 +72,9 @@ func (r *Resolver) sortSRV(srvs []*net.SRV) {
 	}
 }
 
-// LookupMX returns the MX records of a name, the most preferred first, and in random
-// order among equals: RFC 5321 section 5.1. Their hosts are names, or, against the
-// rules, addresses. Records with other hosts are left out, and an error is
-// returned with the rest.
+// LookupMX returns the MX records of a name, the most preferred first, and in random order among
+// equals (RFC 5321 section 5.1). Their hosts are names or, against the rules, addresses. Records
+// with other hosts are omitted; the rest is then returned with an error.
 func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	ans, err := r.lookup(ctx, name, dnsmessage.TypeMX)
 	if err != nil {
@@ -87,7 +85,7 @@ func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error)
 		body := rr.Body.(*dnsmessage.MXResource)
 		host := body.MX.String()
 		if !isDomainName(host) {
-			// Addresses are seen in the wild, as names with a final dot.
+			// Some servers return addresses, as names with a final dot.
 			if a, err := netip.ParseAddr(strings.TrimSuffix(host, ".")); err != nil || a.Zone() != "" {
 				continue
 			}
@@ -104,8 +102,8 @@ func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error)
 	return mxs, malformed(name, len(ans.records), len(mxs))
 }
 
-// LookupNS returns the NS records of a name. Records whose hosts are not valid names
-// are left out, and an error is returned with the rest.
+// LookupNS returns the NS records of a name. Records whose hosts are not valid names are omitted;
+// the rest is then returned with an error.
 func (r *Resolver) LookupNS(ctx context.Context, name string) ([]*net.NS, error) {
 	ans, err := r.lookup(ctx, name, dnsmessage.TypeNS)
 	if err != nil {
@@ -120,7 +118,7 @@ func (r *Resolver) LookupNS(ctx context.Context, name string) ([]*net.NS, error)
 	return nss, malformed(name, len(ans.records), len(nss))
 }
 
-// LookupTXT returns the TXT records of a name. The strings of one record are joined.
+// LookupTXT returns the TXT records of a name. It joins the strings of one record.
 func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error) {
 	ans, err := r.lookup(ctx, name, dnsmessage.TypeTXT)
 	if err != nil {
@@ -133,9 +131,8 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 	return txts, nil
 }
 
-// LookupAddr returns the names of an address, which is a literal: those of the hosts
-// file, or else those of the DNS. Names that are not valid are
-// left out, and an error is returned with the rest.
+// LookupAddr returns the names of an address, which is a literal. They come from the hosts file, or
+// else from the DNS. Names that are not valid are omitted; the rest is then returned with an error.
 func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
 	a, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -159,7 +156,7 @@ func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error
 	return names, malformed(addr, total, len(names))
 }
 
-// lookup asks for records of one type.
+// lookup queries records of one type.
 func (r *Resolver) lookup(ctx context.Context, name string, typ dnsmessage.Type) (*answer, error) {
 	answers, err := r.search(ctx, name, typ)
 	if err != nil {
@@ -168,7 +165,7 @@ func (r *Resolver) lookup(ctx context.Context, name string, typ dnsmessage.Type)
 	return answers[0], nil
 }
 
-// malformed returns the error for a lookup that left records out, nil if none.
+// malformed returns the error of a lookup that omitted records, or nil if it omitted none.
 func malformed(name string, total, kept int) error {
 	if kept == total {
 		return nil

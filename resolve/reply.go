@@ -6,42 +6,42 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// maxChain is how many further queries are sent to follow aliases. Aliases within a message
-// need none.
+// maxChain is the maximum number of further queries to follow aliases. Aliases in one message need
+// no further query.
 const maxChain = 16
 
 // A reply is the part of a response message that the resolver uses.
 type reply struct {
-	truncated bool             // with the TC bit
-	cut       error            // why the answer section could not be read to its end
-	rcode     dnsmessage.RCode // with its extended part
+	truncated bool             // whether the TC bit is set
+	cut       error            // the error that ended the parsing of the answer section
+	rcode     dnsmessage.RCode // including the extended part
 	aa, ra    bool
-	records   []dnsmessage.Resource // answers of the type asked for, and CNAMEs
-	answers   int                   // records in the answer section, of any type
+	records   []dnsmessage.Resource // records of the queried type, and CNAMEs
+	answers   int                   // number of records in the answer section, of any type
 	hasNS     bool                  // in the authority section
 	hasSOA    bool                  // in the authority section
-	negTTL    time.Duration         // of the SOA
-	hasExtra  bool                  // anything in the additional section
+	negTTL    time.Duration         // from the SOA
+	hasExtra  bool                  // whether the additional section has a record
 }
 
 // An answer is the result of a question.
 type answer struct {
 	server    string
-	mixed     bool                  // it is the answer to a name in mixed case
-	notFound  bool                  // there is no such name, or no such record
+	mixed     bool                  // whether the query had the name in mixed case
+	notFound  bool                  // whether the name or the record does not exist
 	canonical dnsmessage.Name       // the name at the end of the aliases
-	records   []dnsmessage.Resource // the records of that name, of the type asked for
+	records   []dnsmessage.Resource // the records of that name with the queried type
 	ttl       time.Duration
-	aliases   int // that were followed
-	// dangling is set if the message has neither records nor a denial for the last alias.
+	aliases   int // number of aliases followed
+	// dangling is set if the message has neither records for the last alias nor a denial of them.
 	dangling bool
 	// loop is set if the aliases form a loop.
 	loop bool
 }
 
-// parseReply reads a message from its answer section on. If the answer section is truncated or has a
-// record that cannot be parsed, the addresses before that are used, as in net; for other types, of
-// which callers need all records, it is an error.
+// parseReply parses a message from its answer section on. If the answer section is truncated or has
+// a malformed record, parseReply keeps the addresses before that, as net does. For other types it
+// returns an error, because callers need all records.
 func parseReply(p *dnsmessage.Parser, h dnsmessage.Header, q dnsmessage.Question) (*reply, error) {
 	rep := &reply{truncated: h.Truncated, rcode: h.RCode, aa: h.Authoritative, ra: h.RecursionAvailable}
 	err := rep.parseAnswers(p, q)
@@ -80,8 +80,8 @@ func (rep *reply) parseAnswers(p *dnsmessage.Parser, q dnsmessage.Question) erro
 	}
 }
 
-// parseRest reads the authority and additional sections. Because they only help to judge the
-// answer, a malformed record ends the reading without an error.
+// parseRest parses the authority and additional sections. They only help to judge the answer, so a
+// malformed record ends the parsing without an error.
 func (rep *reply) parseRest(p *dnsmessage.Parser, h dnsmessage.Header) {
 	for {
 		rh, err := p.AuthorityHeader()
@@ -123,8 +123,8 @@ func (rep *reply) parseRest(p *dnsmessage.Parser, h dnsmessage.Header) {
 	}
 }
 
-// ttlOf: RFC 2181 8: "Implementations should treat TTL values received with the
-// most significant bit set as if the entire value received was zero."
+// ttlOf converts a TTL. RFC 2181 8: "Implementations should treat TTL values received with the most
+// significant bit set as if the entire value received was zero."
 func ttlOf(seconds uint32) time.Duration {
 	if seconds>>31 != 0 {
 		return 0
@@ -132,26 +132,26 @@ func ttlOf(seconds uint32) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// judge returns the answer of the reply to q, or an error if it has none, so that another server is
-// asked.
+// judge returns the answer that the reply gives to q. If it gives none, judge returns an error, so
+// that another server is queried.
 func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 	switch rep.rcode {
 	case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
 	case dnsmessage.RCodeServerFailure:
 		return nil, errMisbehavingForNow
 	default:
-		// No other code is a valid response to a query like ours.
+		// No other code is a valid response to such a query.
 		return nil, errMisbehaving
 	}
 	ans := rep.follow(q)
 	if rep.truncated || rep.cut != nil {
-		ans.ttl = 0 // it is incomplete
+		ans.ttl = 0 // do not cache an incomplete answer
 	}
 	switch {
 	case rep.cut != nil && (len(ans.records) == 0 || q.Type != dnsmessage.TypeA && q.Type != dnsmessage.TypeAAAA):
 		return nil, rep.cut
 	case rep.rcode == dnsmessage.RCodeNameError:
-		// RFC 2308 2.1: NXDOMAIN is about the last name of the aliases.
+		// RFC 2308 2.1: NXDOMAIN applies to the last name in the chain of aliases.
 		ans.notFound, ans.dangling = true, false
 	case len(ans.records) > 0:
 		return ans, nil
@@ -162,7 +162,7 @@ func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 	}
 	ans.records = nil
 	switch {
-	case ans.dangling: // the TTL is that of the aliases
+	case ans.dangling: // keep the TTL of the aliases
 	case rep.hasSOA:
 		ans.ttl = min(ans.ttl, rep.negTTL)
 	default:
@@ -172,9 +172,8 @@ func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 	return ans, nil
 }
 
-// isLame reports whether a reply without answers is a referral from a server that
-// does not recurse, or the empty reply of a server that does not serve the
-// name. Neither means that there are no records.
+// isLame reports whether a reply without answers proves nothing: it is a referral from a server
+// that does not recurse, or the empty reply of a server that does not serve the name.
 func (rep *reply) isLame() bool {
 	if rep.answers > 0 || rep.aa || rep.ra || rep.hasSOA {
 		return false
@@ -182,8 +181,8 @@ func (rep *reply) isLame() bool {
 	return rep.hasNS || !rep.hasExtra
 }
 
-// follow follows the aliases from the name of q and collects the records of the
-// last name. It ignores records of other names.
+// follow follows the aliases from the name of q and collects the records of the last name. It
+// ignores records of other names.
 func (rep *reply) follow(q dnsmessage.Question) *answer {
 	ans := &answer{canonical: q.Name, ttl: maxTTL}
 	byName := make(map[string][]int, len(rep.records))
@@ -208,15 +207,15 @@ func (rep *reply) follow(q dnsmessage.Question) *answer {
 		if len(ans.records) > 0 || alias == nil {
 			break
 		}
-		byName[name] = nil // so that a loop ends
+		byName[name] = nil // end a loop
 		// RFC 1034 3.6.2: the query is restarted "at the domain name specified in the
 		// data field of the CNAME record".
 		ans.canonical = alias.Body.(*dnsmessage.CNAMEResource).CNAME
 		ans.ttl = min(ans.ttl, ttlOf(alias.Header.TTL))
 		ans.aliases++
 	}
-	// RFC 2308 2.2: an SOA record says that there is no data for the last name.
-	// Without one, the server may not have followed the alias.
+	// RFC 2308 2.2: an SOA record means that the last name has no data. Without one, the server may
+	// not have followed the alias.
 	ans.dangling = ans.aliases > 0 && len(ans.records) == 0 && !rep.hasSOA
 	return ans
 }

@@ -1,17 +1,15 @@
-// Package resolve turns names into addresses, and services into ports, for a host
-// whose network is not the kernel's.
+// Package resolve looks up names, addresses and ports for a host whose network is not the kernel's.
 //
-// A Resolver is a complete stub resolver in the sense of RFC 1034 section 5.3.1.
-// It knows IP literals, the localhost names, a hosts file and the well-known
-// services itself, and asks recursive name servers for the rest, over
-// connections of the configured Dial function. It has the methods of
-// net.Resolver with the same results and the same errors: every failure is a
-// *net.DNSError, except that a wrong argument is a *net.AddrError or a
-// net.UnknownNetworkError where net says so.
+// A Resolver is a complete stub resolver in the sense of RFC 1034 section 5.3.1. It resolves IP
+// literals, the localhost names, the names of a hosts file and the well-known services itself. For
+// all other names it queries recursive name servers, over connections from the configured Dial
+// function. It has the methods of net.Resolver with the same results and the same errors: every
+// failure is a *net.DNSError, except that a wrong argument is a *net.AddrError or a
+// net.UnknownNetworkError where net returns one.
 //
-// A Resolver shares nothing with other Resolvers or with package net. It holds no
-// goroutine between calls: goroutines that a call starts end with the call, so that
-// it works in a testing/synctest bubble.
+// A Resolver shares nothing with other Resolvers or with package net. It has no goroutine between
+// calls: the goroutines that a call starts end with the call, so a Resolver works in a
+// testing/synctest bubble.
 package resolve
 
 import (
@@ -34,95 +32,95 @@ const (
 	defaultCacheSize = 256
 )
 
-// Config configures a Resolver. The zero value knows only
-// literals, localhost and the services.
+// Config configures a Resolver. With the zero value, a Resolver resolves only literals, localhost
+// and the services.
 type Config struct {
-	// Servers are the recursive name servers, in the order in which they are
-	// asked. Without any, names that are not known locally do not exist.
+	// Servers are the recursive name servers, in the order in which they are queried. Without any,
+	// names that are not known locally do not exist.
 	Servers []netip.AddrPort
-	// Search are the domains that are appended to names that do not end in a dot.
+	// Search are the domains that are appended to names without a final dot.
 	Search []string
-	// Learned returns servers and search domains that the network has advertised. They are used after
-	// those that are configured. It is called for each lookup, by several goroutines at the same time, and
-	// its result may change. It may be nil.
+	// Learned returns the servers and search domains that the network has advertised. The Resolver
+	// uses them after the configured ones. It calls Learned for each lookup, from several
+	// goroutines at the same time, and the result may change. Learned may be nil.
 	Learned func() (servers []netip.AddrPort, search []string)
-	// Ndots is how many dots a name needs to be tried as it is before the
-	// search list; 1 if zero, none if negative.
+	// Ndots is the number of dots from which on a name is tried as it is before the search list is
+	// applied. 0 stands for 1, and a negative value for no dots.
 	Ndots int
-	// Timeout limits each try at each server, and once more its TCP part when
-	// the answer by UDP is truncated; 5 s if not positive. A server that is silent is
-	// asked once more, in another way, at half of it.
+	// Timeout limits each try at each server, and additionally the query over TCP if the UDP answer
+	// is truncated; 5 s if not positive. If a server has not responded at half of the Timeout, it
+	// is queried once more, in another way.
 	Timeout time.Duration
-	// Attempts is how often the list of servers is gone through; 2 if not positive.
+	// Attempts is how often each server in the list is tried; 2 if not positive.
 	Attempts int
-	// Rotate starts each query at the next server of the list.
+	// Rotate makes each query start at the next server of the list.
 	Rotate bool
-	// SingleRequest asks for A and AAAA one after the other, not at the same time.
+	// SingleRequest makes the Resolver query A and AAAA one after the other instead of at the same
+	// time.
 	SingleRequest bool
-	// UseTCP asks by TCP only.
+	// UseTCP makes the Resolver use only TCP.
 	UseTCP bool
-	// StrictErrors ends a lookup at the first temporary error, as that of
-	// net.Resolver does: the lookup fails even if the other family, or another name of the
-	// search list, has addresses.
+	// StrictErrors ends a lookup at the first temporary error, as in net.Resolver: the lookup fails
+	// even if the other family, or another name of the search list, has addresses.
 	StrictErrors bool
-	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: it tells the
-	// server that the AD bit in answers is understood.
+	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: the bit tells the server that the
+	// client understands the AD bit in answers.
 	TrustAD bool
-	// Hosts are names with their addresses. For those in Hosts, no server is asked.
+	// Hosts are names with their addresses. The Resolver does not query servers for them.
 	Hosts Hosts
-	// CacheSize is the greatest number of answers to keep for their time to
-	// live; 256 if zero, none if negative.
+	// CacheSize is the maximum number of cached answers, which are kept for their time to live. 0
+	// stands for 256, and a negative value for no cache.
 	CacheSize int
 
-	// Dial connects to a server: network is "udp" or "tcp", address an IP literal
-	// with a port number. A Conn that is also a net.PacketConn carries bare
-	// messages (RFC 1035 section 4.2.1), and must receive only what the server
-	// sent; any other carries messages after their length (section 4.2.2). Each
-	// UDP connection should have an unpredictable port (RFC 5452 section 9.2).
-	// Dial must return soon after ctx is done. If nil, no server is asked.
+	// Dial connects to a server. network is "udp" or "tcp", and address is an IP literal with a
+	// port number. If the Conn is also a net.PacketConn, it carries bare messages (RFC 1035 section
+	// 4.2.1), and must receive only what the server sent. Otherwise each message is preceded by its
+	// length (section 4.2.2). Each UDP connection should have an unpredictable port (RFC 5452
+	// section 9.2). Dial must return soon after ctx ends. If Dial is nil, the Resolver queries no
+	// server.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Families reports which address families to ask for if the caller takes any. If it is
-	// nil or reports none, both are asked for, as by net: a name that has only
-	// addresses that the host cannot reach exists all the same.
+	// Families reports which address families to query if the caller accepts both. If it is nil or
+	// returns false twice, both are queried, as in net: a name exists even if the host cannot reach
+	// any of its addresses.
 	Families func() (v4, v6 bool)
-	// Source returns the address from which the host would send to dst, or the
-	// zero Addr if it cannot. It is used to sort addresses by RFC 6724. If
-	// it is nil, they stay in the order of the answers, IPv4 first.
+	// Source returns the address from which the host would send to dst, or the zero Addr if it
+	// cannot. The Resolver uses it to sort addresses by RFC 6724. If it is nil, addresses keep the
+	// order of the answers, IPv4 first.
 	Source func(dst netip.Addr) netip.Addr
-	// Rand returns 64 random bits, for IDs, the case of names, and the order of
-	// equal records. It is called from several goroutines at the same time. If
-	// it is nil, the bits come from crypto/rand. Outside of tests, a replacement
-	// must be as hard to predict.
+	// Rand returns 64 random bits, for IDs, the case of names, and the order of equal records.
+	// Several goroutines call it at the same time. If it is nil, the bits come from crypto/rand.
+	// Outside tests, a replacement must be as hard to predict.
 	Rand func() uint64
 }
 
-// A Resolver looks up names and numbers. It is made by New, and its methods may
-// be called by several goroutines at the same time.
+// A Resolver looks up names, addresses and ports. New makes it. Its methods may be called by
+// several goroutines at the same time.
 type Resolver struct {
 	cfg     Config
-	servers []*server     // of cfg
-	turn    atomic.Uint32 // with cfg.Rotate: where the next query begins
+	servers []*server     // the servers in cfg
+	turn    atomic.Uint32 // with cfg.Rotate: the server at which the next query starts
 	cache   *cache        // nil if off
 
 	mu      sync.Mutex
 	flights map[cacheKey]*flight // outstanding questions
-	learned []*server            // those of Learned, in its last order
+	learned []*server            // the servers in the last result of cfg.Learned
 }
 
-// A server is a recursive name server with what its responses have shown of it.
+// A server is a recursive name server, with what its responses have shown about it.
 type server struct {
 	addr string
-	// noEDNS is set if it refused a query with an OPT record and accepted the same one without.
+	// noEDNS is set if the server refused a query with an OPT record and accepted the same query
+	// without one.
 	noEDNS lesson
-	// losesCase is set if it does not echo the case of the question, or answers only to names in
-	// the case of the caller.
+	// losesCase is set if the server does not echo the case of the question, or answers only if the
+	// name has the case that the caller wrote.
 	losesCase lesson
-	// silences counts consecutive questions in mixed case without an answer.
+	// silences counts consecutive queries in mixed case without a response.
 	silences atomic.Int32
 }
 
-// silent notes that a question in mixed case got no answer. The first may have been lost; after
-// the second, case is not mixed for a while.
+// silent records that a query in mixed case got no response. The first one may have been lost.
+// After the second one, the Resolver does not mix case for a while.
 func (s *server) silent() {
 	if s.silences.Add(1) >= 2 {
 		s.silences.Store(0)
@@ -131,29 +129,27 @@ func (s *server) silent() {
 }
 
 const (
-	// lessonTime is how long a lesson applies: another server may take over the
-	// address, and a packet may have been lost or forged. Unbound has the same
+	// lessonTime is how long a lesson applies. It is limited because another server may take over
+	// the address, and because a packet may have been lost or forged. Unbound uses the same time
 	// (infra-host-ttl).
 	lessonTime = 15 * time.Minute
-	// silence is how long a server must not have answered, if the caller gives up, for
-	// the question to count as unanswered.
+	// silence is the minimum time after which a query counts as unanswered if the caller gives up.
 	silence = time.Second
 )
 
-// A lesson is a property of a server that applies for a while. The zero
-// value does not apply.
+// A lesson is a property of a server that applies for lessonTime. The zero value does not apply.
 type lesson struct{ until atomic.Int64 } // a time in nanoseconds since 1970
 
 func (l *lesson) set() { l.until.Store(time.Now().Add(lessonTime).UnixNano()) }
 
 func (l *lesson) holds(now time.Time) bool { return now.UnixNano() < l.until.Load() }
 
-// Config returns what the Resolver was made of, with the defaults filled in. It
-// can be changed and given to New again.
+// Config returns the configuration of the Resolver, with defaults in place of zero fields. The
+// caller may change it and pass it to New again.
 func (r *Resolver) Config() Config {
 	cfg := r.cfg
 	if cfg.Ndots == 0 {
-		cfg.Ndots = -1 // none, as New takes it
+		cfg.Ndots = -1 // for New, -1 means no dots
 	}
 	cfg.Hosts = cfg.Hosts.clone()
 	cfg.Servers = slices.Clone(cfg.Servers)
@@ -161,7 +157,7 @@ func (r *Resolver) Config() Config {
 	return cfg
 }
 
-// New returns a Resolver for cfg, whose slices and Hosts are copied.
+// New returns a Resolver for cfg. It copies the slices and Hosts.
 func New(cfg Config) *Resolver {
 	switch {
 	case cfg.Ndots == 0:
@@ -207,7 +203,7 @@ func appendDomains(search, domains []string) []string {
 	return search
 }
 
-// upstream returns the servers to ask.
+// upstream returns the servers to query.
 func (r *Resolver) upstream() []*server {
 	if r.cfg.Learned == nil || r.cfg.Dial == nil {
 		return r.servers
@@ -225,8 +221,8 @@ func (r *Resolver) upstream() []*server {
 	return servers
 }
 
-// learnedServer returns the server at an address, with what was learned about it while it was among
-// those of Learned. r.mu is held.
+// learnedServer returns the server at an address. If the address was also in the last result of
+// cfg.Learned, the server keeps its lessons. r.mu is held.
 func (r *Resolver) learnedServer(addr string) *server {
 	if i := slices.IndexFunc(r.learned, func(s *server) bool { return s.addr == addr }); i >= 0 {
 		return r.learned[i]
@@ -253,13 +249,12 @@ func random() uint64 {
 	return binary.NativeEndian.Uint64(b[:])
 }
 
-// intn returns a random number in [0, n), n > 0. The bias is below 2^-32 for
-// the sums of 16-bit weights that it is used for.
+// intn returns a random number in [0,n), n > 0. Its bias is below 2^-32 for sums of 16-bit weights.
 func (r *Resolver) intn(n int) int {
 	return int(r.cfg.Rand() % uint64(n))
 }
 
-// families reports which families to ask for when the caller takes any.
+// families reports which families to query if the caller accepts both.
 func (r *Resolver) families() (v4, v6 bool) {
 	if r.cfg.Families != nil {
 		v4, v6 = r.cfg.Families()

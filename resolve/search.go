@@ -7,13 +7,14 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// search asks for records of each of the types, under the names that the search list
-// makes of name, until one of these has any. It returns what there is of each
-// type, nil where there is nothing, under that name. Its errors are of type
-// *net.DNSError and speak of name. That there is no such name is only said where all names of
-// the list could be asked for: a name that could not be may be the one that exists. As
-// in net, errors otherwise say what became of the name as it was given if addresses are
-// asked for, and else of the last name that was tried.
+// search queries records of each of the types, under each name that the search list makes of name,
+// until a name has any. It returns the answer for each type under that name, nil where there is
+// none.
+//
+// Its errors are of type *net.DNSError and contain name. It reports that the name does not exist
+// only if all names of the list could be queried, because a name that could not be may exist. As in
+// net, another error is that of the name as given if addresses are queried, and that of the last
+// name tried for other types.
 func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.Type) ([]*answer, error) {
 	if !isDomainName(name) {
 		return nil, dnsError(errNoSuchHost, name, "")
@@ -40,22 +41,21 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 			break
 		}
 		if cause := done(ctx); cause != nil {
-			// The list was not gone through: nothing is known not to exist.
+			// Not all names of the list were tried, so it is unknown whether the name exists.
 			if err = e; isNotFound(e) {
 				err = dnsError(cause, name, "")
 			}
 			break
 		}
 	}
-	if err == nil { // there was nothing that may be asked
+	if err == nil { // no name may be queried
 		err = dnsError(errNoSuchHost, name, "")
 	}
 	return nil, named(err, name)
 }
 
-// askAll asks for all types at the same time. It fails if there is not one answer. If CNAME is
-// among the types, it is the last of them, and then an alias is an answer although the name
-// that it stands for has no records.
+// askAll queries all types at the same time. It fails if no type has an answer. If CNAME is one of
+// the types, it must be the last. An alias is then an answer even if its target has no records.
 func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.Type) ([]*answer, error) {
 	answers := make([]*answer, len(types))
 	errs := make([]error, len(types))
@@ -91,7 +91,7 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 			continue
 		}
 		answers[i] = nil
-		// That nobody could say for one type outweighs that there is nothing of another.
+		// A failure for one type takes precedence over the absence of records of another.
 		if err == nil || isNotFound(err) {
 			err = errs[i]
 		}
@@ -102,9 +102,9 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 	return nil, err
 }
 
-// ask asks for one type of records of one rooted name, from the cache if it can. What
-// it returns is shared. Without an error it has at least one record; with one that says that
-// there is none it may tell the aliases of the name.
+// ask queries records of one type of one rooted name, or takes them from the cache. The answer is
+// shared. Without an error it has at least one record. With an error that there is none, it may
+// have the aliases of the name.
 func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*answer, error) {
 	return r.answerTo(ctx, r.begin(ctx, fqdn, typ, nil))
 }
@@ -118,8 +118,8 @@ func (r *Resolver) answerTo(ctx context.Context, q *question) (*answer, error) {
 		return ans, dnsError(errNoSuchHost, q.name.String(), ans.server)
 	}
 	if ans.aliases == 0 && ans.canonical != q.name {
-		// It was asked for in another case before. A name that is its own canonical
-		// name is so in the case in which it was given.
+		// The cached answer is for the same name in another case. A name that is its own canonical
+		// name keeps the case in which it was given.
 		own := *ans
 		own.canonical = q.name
 		ans = &own
@@ -127,17 +127,17 @@ func (r *Resolver) answerTo(ctx context.Context, q *question) (*answer, error) {
 	return ans, nil
 }
 
-// chase queries for name, and for the names that its aliases lead to when the servers
-// do not go there by themselves, for the flight f, if there is one.
+// chase queries name for the flight f, which may be nil. If the servers do not follow an alias
+// themselves, chase queries its target too.
 func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	ans, err := r.query(ctx, name, typ, f)
 	seen := []string{lower(name.String())}
 	for err == nil && ans.dangling {
-		// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR
-		// and go to step 1". A loop ends as one without data, as in net.
+		// RFC 1034 5.3.3 step 4c: "change the SNAME to the canonical name in the CNAME RR and go to
+		// step 1". A loop ends as a name without data, as in net.
 		target := lower(ans.canonical.String())
 		if ans.loop = ans.loop || slices.Contains(seen, target); ans.loop || neverAsked(target) {
-			ans.ttl = 0 // nobody said for how long there is nothing
+			ans.ttl = 0 // no server has given a TTL for the absence
 			break
 		}
 		if len(seen) > maxChain {

@@ -1,5 +1,5 @@
-// Package addrsel chooses among addresses as RFC 6724 says: which destination to try first,
-// and which source to send from.
+// Package addrsel implements the address selection of RFC 6724: which destination to try first, and
+// which source to send from.
 package addrsel
 
 import (
@@ -15,8 +15,8 @@ type policy struct {
 	label      uint8
 }
 
-// policyTable is the default one of RFC 6724 2.1, the longest prefixes first. It is
-// only read.
+// policyTable is the default policy table of RFC 6724 2.1, the longest prefixes first. It is never
+// modified.
 var policyTable = [...]policy{
 	{netip.MustParsePrefix("::1/128"), 50, 0},
 	{netip.MustParsePrefix("::ffff:0:0/96"), 35, 4},
@@ -29,8 +29,8 @@ var policyTable = [...]policy{
 	{netip.MustParsePrefix("::/0"), 40, 1},
 }
 
-// policyOf returns the row with the longest prefix that contains a. RFC 6724 2.1:
-// IPv4 addresses are looked up as IPv4-mapped ones.
+// policyOf returns the row with the longest prefix that contains a. RFC 6724 2.1: IPv4 addresses
+// are looked up as IPv4-mapped ones.
 func policyOf(a netip.Addr) policy {
 	a = netip.AddrFrom16(a.As16())
 	last := len(policyTable) - 1
@@ -64,14 +64,14 @@ func scopeOf(a netip.Addr) uint8 {
 	}
 }
 
-// A destination is an address with what the rules ask about it.
+// A destination is an address with its properties in the rules.
 type destination struct {
 	addr, src  netip.Addr // src is invalid if addr cannot be reached
 	policy     policy
 	scope      uint8
-	sameScope  bool // as its source
-	sameLabel  bool // as its source
-	commonBits int  // with its source; 0 for IPv4
+	sameScope  bool // whether its source has the same scope
+	sameLabel  bool // whether its source has the same label
+	commonBits int  // length of the common prefix with its source; 0 for IPv4
 }
 
 func newDestination(addr, src netip.Addr) destination {
@@ -84,10 +84,9 @@ func newDestination(addr, src netip.Addr) destination {
 	return d
 }
 
-// compare is negative if a comes before b, positive if after, and zero if the rules
-// of RFC 6724 section 6 do not tell. Rules 3, 4 and 7 ask for things that this
-// host does not have: source addresses that are deprecated yet chosen, mobile
-// homes, and tunnels.
+// compare returns a negative number if a comes before b, a positive one if it comes after, and zero
+// if the rules of RFC 6724 section 6 do not decide. Rules 3, 4 and 7 do not apply, because this
+// host has no deprecated source addresses that are chosen anyway, mobile homes or tunnels.
 func compare(a, b destination) int {
 	// Rule 1: "Avoid unusable destinations."
 	if !a.src.IsValid() || !b.src.IsValid() {
@@ -109,9 +108,9 @@ func compare(a, b destination) int {
 	if c := int(a.scope) - int(b.scope); c != 0 {
 		return c
 	}
-	// Rule 9: "Use longest matching prefix", for IPv6 only: with IPv4 it would
-	// defeat the round robin of servers, and the topology does not follow prefixes.
-	// Rule 10: "Otherwise, leave the order unchanged."
+	// Rule 9: "Use longest matching prefix", for IPv6 only. With IPv4 it would defeat the round
+	// robin of servers, and the topology does not follow prefixes. Rule 10: "Otherwise, leave the
+	// order unchanged."
 	return b.commonBits - a.commonBits
 }
 
@@ -128,10 +127,9 @@ func prefer(a, b bool) int {
 
 func is6(a netip.Addr) bool { return a.Unmap().Is6() }
 
-// commonPrefixLen is CommonPrefixLen(S, D) of RFC 6724 section 2.2: "up to the length
-// of S's prefix (i.e., the portion of the address not including the interface
-// ID)", which is 64 bits. It is zero for IPv4, to which
-// rule 9 is not applied.
+// commonPrefixLen returns CommonPrefixLen(S, D) of RFC 6724 section 2.2: "up to the length of S's
+// prefix (i.e., the portion of the address not including the interface ID)", which is 64 bits. It
+// returns zero for IPv4, to which rule 9 is not applied.
 func commonPrefixLen(s, d netip.Addr) int {
 	if !is6(s) || !is6(d) {
 		return 0
@@ -139,7 +137,7 @@ func commonPrefixLen(s, d netip.Addr) int {
 	return common(s, d, 64)
 }
 
-// common is how many of the first bits of two IPv6 addresses are equal, at most most.
+// common returns how many of the first bits of two IPv6 addresses are equal, and at most most.
 func common(s, d netip.Addr, most int) int {
 	a, b := s.As16(), d.As16()
 	for i := range a {
@@ -150,9 +148,8 @@ func common(s, d netip.Addr, most int) int {
 	return most
 }
 
-// SortDestinations sorts addresses in the order in which to try them (RFC 6724 6). source
-// returns the address that would be used to send to one, or an invalid address where
-// none is.
+// SortDestinations sorts addresses in the order in which to try them (RFC 6724 6). source returns
+// the address from which the host would send to dst, or an invalid address if it cannot.
 func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr) {
 	if len(addrs) < 2 {
 		return
@@ -167,21 +164,21 @@ func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr
 	}
 }
 
-// A Source is an address that a host may send from, with what the rules ask about it.
+// A Source is an address that a host may send from, with its properties in the rules.
 type Source struct {
 	Prefix     netip.Prefix // the address with the length of its prefix, unmasked
 	Deprecated bool         // RFC 4862 5.5.4
 	Temporary  bool         // RFC 8981
-	Outgoing   bool         // it is of the interface that the packet leaves by
-	NextHop    bool         // its prefix was advertised by the router that is the next hop
+	Outgoing   bool         // whether it belongs to the outgoing interface
+	NextHop    bool         // whether the next-hop router advertised its prefix
 }
 
-// Better reports whether a is to be preferred to b for sending to dst (RFC 6724 5). Where the
-// rules do not tell it reports false, so that the first of several stays. The addresses are
-// of dst's family.
+// Better reports whether a is preferred to b as the source for dst (RFC 6724 5). If the rules do
+// not decide it returns false, so that the first of several sources wins. The addresses have dst's
+// family.
 //
-// Rule 4 asks for mobile homes, which this host does not have. Rule 7 prefers temporary
-// addresses, which a host has only where it was configured to.
+// Rule 4 concerns mobile homes, which this host does not have. Rule 7 prefers temporary addresses,
+// which a host has only if it was configured to.
 func Better(dst netip.Addr, a, b Source) bool {
 	s, r := a.Prefix.Addr(), b.Prefix.Addr()
 	// Rule 1: "Prefer same address."
@@ -224,7 +221,7 @@ func Better(dst netip.Addr, a, b Source) bool {
 	return common4(s, dst, a.Prefix.Bits()) > common4(r, dst, b.Prefix.Bits())
 }
 
-// common4 is common for IPv4.
+// common4 is like common, for IPv4.
 func common4(s, d netip.Addr, most int) int {
 	const mapped = 96
 	return common(s, d, mapped+most) - mapped

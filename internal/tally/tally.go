@@ -3,11 +3,11 @@ package tally
 
 import "sync/atomic"
 
-// A Tally counts frames and their bytes. Any number of goroutines may add at once. An Add
-// is one atomic addition: two words would cost two, and a frame that stays in memory is counted four
-// times on its way, which took an eighth of the time of a small datagram.
+// A Tally counts frames and their bytes. Several goroutines may add at once. An Add is one atomic
+// addition. With a word for each count, counting took an eighth of the time of a small datagram,
+// because a frame that stays in memory is counted four times on its way.
 type Tally struct {
-	recent atomic.Uint64 // frames<<frameShift | bytes that are not in the sums yet
+	recent atomic.Uint64 // frames<<frameShift | bytes, not yet in the sums
 	begun  atomic.Uint32 // calls of fold
 	ended  atomic.Uint32
 	frames atomic.Uint64 // the sums
@@ -18,12 +18,13 @@ const (
 	frameShift = 40
 	byteMask   = 1<<frameShift - 1
 
-	// full are the upper bits of both halves of recent. Where one is set, recent is added to the sums. What
-	// others add meanwhile has the other half of the room.
+	// full has the highest bit of each half of recent. When one of them is set, fold adds recent to
+	// the sums. The other half of each range is left for what other goroutines add meanwhile.
 	full = 1<<63 | 1<<(frameShift-1)
 )
 
-// Add counts frames of so many bytes in all: fewer than 2^20 frames, and than 2^36 bytes.
+// Add counts frames with the given total of bytes: fewer than 2^20 frames and fewer than
+// 2^36 bytes.
 func (t *Tally) Add(frames, bytes int) {
 	if t.recent.Add(uint64(frames)<<frameShift|uint64(bytes))&full != 0 {
 		t.fold()
@@ -39,7 +40,7 @@ func (t *Tally) fold() {
 	t.ended.Add(1)
 }
 
-// Load returns what was counted. It never goes back.
+// Load returns the totals. They never decrease.
 func (t *Tally) Load() (frames, bytes uint64) {
 	for {
 		ended := t.ended.Load()
