@@ -11,11 +11,11 @@ import (
 // (RFC 3376 3). The zero value wants nothing: the group is not joined. It is never changed.
 type sourceFilter struct {
 	exclude bool         // mode EXCLUDE: all sources but these; else INCLUDE: only these
-	sources []netip.Addr // in order
+	sources []netip.Addr // mode EXCLUDE: accept all sources but these; else INCLUDE: accept only these
 }
 
 // isMember reports whether the filter wants anything.
-// RFC 3376 2: "a filter mode of INCLUDE and an empty source list" is "to leave the group".
+// isMember reports whether the filter accepts any source.
 func (f *sourceFilter) isMember() bool { return f.exclude || len(f.sources) > 0 }
 
 // wants reports whether the filter lets what a source sends pass.
@@ -52,23 +52,23 @@ func (f *sourceFilter) difference(g *sourceFilter, yield func(netip.Addr)) {
 	}
 }
 
-// A reception is what the sockets of the host want of a group on an interface.
+// A reception combines the filters of all sockets for a group on an interface.
 type reception struct {
-	exclude int                       // filters of mode EXCLUDE
-	include int                       // those of mode INCLUDE
-	sources map[netip.Addr]sourceUses // that filters list; nil where none does
+	exclude int                       // number of filters in mode EXCLUDE
+	include int                       // number of filters in mode INCLUDE
+	sources map[netip.Addr]sourceUses // for each listed source; nil if there is none
 }
 
-// sourceUses is how many filters list a source.
+// sourceUses counts the filters of each mode that list a source.
 type sourceUses struct{ exclude, include int }
 
-// wants reports whether any of the filters lets what a source sends pass.
+// wants reports whether any of the filters accepts a source.
 func (r *reception) wants(source netip.Addr) bool {
 	u := r.sources[source]
 	return u.include > 0 || u.exclude < r.exclude
 }
 
-// count adds n times a filter.
+// count adds f n times; n may be negative.
 func (r *reception) count(f *sourceFilter, n int) {
 	switch {
 	case f.exclude:
@@ -94,7 +94,7 @@ func (r *reception) count(f *sourceFilter, n int) {
 	}
 }
 
-// filter is the filter of the interface, which wants what any of the sockets does.
+// filter returns the filter of the interface. It accepts each source that a socket's filter accepts.
 //
 // RFC 3376 3.2: if any record "has a filter mode of EXCLUDE, then the filter mode of the
 // interface record is EXCLUDE, and the source list of the interface record is the intersection
@@ -112,12 +112,13 @@ func (r *reception) filter() sourceFilter {
 	return f
 }
 
-// A groupTable has what the sockets want of each multicast group on an interface.
-// It is changed under the lock of the stack's groupEngine. Its own lock is the last of all.
+// A groupTable has the receptions of an interface by group. Changes need the lock of the stack's
+// groupEngine too. mu is the last lock in the lock order.
 type groupTable struct {
-	n  atomic.Int32 // groups in joined, read without mu
+	n  atomic.Int32 // len(joined); read without mu
 	mu rwMutex[levelLink]
-	// A change costs as much with thousands of groups as with one.
+	// A reception has counts instead of a list of filters, so that the cost of a change does not grow
+	// with the number of sockets.
 	joined map[netip.Addr]reception
 }
 
@@ -134,7 +135,7 @@ func (g *groupTable) has(group netip.Addr) bool {
 	return joined
 }
 
-// wants reports whether a group is joined, and whether anybody wants what a source sends to it.
+// wants reports whether a group is joined, and whether a socket accepts the source.
 func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
 	if group == allHosts() || group == allNodes6() {
 		return true, true
@@ -161,7 +162,7 @@ func (g *groupTable) list(v6 bool) []netip.Addr {
 	return slices.Compact(groups)
 }
 
-// change replaces a socket's filter by another, and returns what that of the interface was and is.
+// change replaces a socket's filter. It returns the interface's filter before and after.
 func (g *groupTable) change(group netip.Addr, from, to *sourceFilter) (before, after sourceFilter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -11,50 +11,50 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Errors that are sent are limited to those of Linux's icmp_msgs_per_sec and
+// The limits of the ICMP errors that are sent. They are those of Linux's icmp_msgs_per_sec and
 // icmp_msgs_burst.
 const (
 	icmpErrorRate  = 1000 // per second
 	icmpErrorBurst = 50
 )
 
-// An icmpKind is what was wrong with a datagram that was received, or what became of it. Each
-// family has its own types and codes for it.
+// An icmpKind is the reason for an ICMP error, independent of the family. v4 and v6 return the type and
+// code for it.
 type icmpKind uint8
 
 const (
-	icmpPort       icmpKind = iota // nobody listens on the port
-	icmpProto                      // a protocol that is not known; the pointer, of IPv6, is that of its number
-	icmpReassembly                 // a fragment did not come in time
-	icmpBadHeader                  // a field of the header, at the pointer, is wrong
+	icmpPort       icmpKind = iota // no socket on the port
+	icmpProto                      // unknown protocol; in IPv6 the pointer is the offset of its number
+	icmpReassembly                 // reassembly timeout
+	icmpBadHeader                  // invalid header field; the pointer is its offset
 
-	// Of IPv6 only.
-	icmpOption        // an option that is not known and says to tell
-	icmpOptionToGroup // the same, and to tell even if the packet was for a group
-	icmpFirstChain    // the first fragment has not all headers (RFC 7112 5)
+	// IPv6 only.
+	icmpOption        // unknown option that asks for an error
+	icmpOptionToGroup // unknown option that asks for an error even for a packet to a group
+	icmpFirstChain    // the first fragment does not contain all headers (RFC 7112 5)
 )
 
-// An icmpError is a report, by ICMP or by this host's own neighbour table, that
-// a datagram of ours did not arrive.
+// An icmpError says that a datagram of this host was not delivered. It comes from an ICMP error or from
+// the host's own neighbour table.
 type icmpError struct {
-	errno         syscall.Errno // EMSGSIZE where fragmentation is needed
-	hard          bool          // RFC 1122 4.2.3.9: it will not get better by trying again
-	mtu           int           // with EMSGSIZE: the next hop's, or a guess (RFC 1191)
-	reassembly    bool          // a fragment was lost: it will pass
+	errno         syscall.Errno // EMSGSIZE: the datagram was too large
+	hard          bool          // RFC 1122 4.2.3.9: a hard error
+	mtu           int           // with EMSGSIZE: MTU of the next hop, or an estimate (RFC 1191)
+	reassembly    bool          // reassembly timeout: a fragment was lost
 	local, remote netip.Addr    // source and destination of the datagram
-	transport     []byte        // the beginning of its payload: at least 8 bytes
-	from          netip.Addr    // who reports; invalid: this host
-	zone          int           // index of the interface to which local and remote belong, where one is link-local; else 0
+	transport     []byte        // the beginning of its payload, at least 8 bytes
+	from          netip.Addr    // sender of the error; invalid: this host
+	zone          int           // index of the interface if local or remote is link-local; else 0
 }
 
-// sendICMPError sends an ICMP error about a datagram, where that is allowed. pointer is the offset
-// in the datagram of what is wrong, of the kinds that have one.
+// sendICMPError sends an ICMP error about a received datagram, if the rules allow it. pointer is the
+// offset of the error in the datagram, for the kinds that have one.
 //
 // RFC 1122 3.2.2: "An ICMP error message MUST NOT be sent as the result of
 // receiving: an ICMP error message, or a datagram destined to an IP broadcast
 // or IP multicast address, or a datagram sent as a link-layer broadcast, or a
 // non-initial fragment, or a datagram whose source address does not define a
-// single host". RFC 4443 2.4 (e) says the same, but for "the Parameter Problem Message, Code 2,
+// single host". RFC 4443 2.4 (e) has the same rules, except for "the Parameter Problem Message, Code 2,
 // [...] that reports an unrecognized IPv6 option [...] that has the Option Type highest-order
 // two bits set to 10".
 func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
@@ -73,7 +73,8 @@ func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
 	s.sendICMPError4(p, k, pointer)
 }
 
-// isICMPError reports whether a datagram is an ICMP message that is not known not to be an error.
+// isICMPError reports whether a datagram is an ICMP error. An ICMP message of unknown type or without a
+// type counts as one.
 func (p *packet) isICMPError() bool {
 	if p.src.Is6() {
 		return p.proto == wire.ProtoICMPv6 && isICMPError6(p.payload)
@@ -81,21 +82,18 @@ func (p *packet) isICMPError() bool {
 	return p.proto == wire.ProtoICMP && (len(p.payload) == 0 || !isICMPQuery(wire.ICMPType(p.payload[0])))
 }
 
-// quote copies as much of a datagram as fits to b, and returns how much that is.
+// quote copies as much of a datagram as fits to b, and returns the number of bytes.
 func (p *packet) quote(b []byte) int {
 	n := copy(b, p.header)
 	n += copy(b[n:], p.payload)
 	if at := len(p.header) + p.csumOffset; p.csumOffset > 0 && at+2 <= n {
-		// The sender reads its datagram as it was on the wire, had there been one.
+		// The checksum is complete in the quote, as in the datagram that its sender sent.
 		binary.BigEndian.PutUint16(b[at:], wire.FinishChecksum(p.payload, p.csumOffset))
 	}
 	return n
 }
 
-// An icmpBudget is a token bucket for the errors that are sent.
-//
-// RFC 1812 4.3.2.8 has the rate of errors limited, lest they cost the host what
-// it has its own traffic for.
+// An icmpBudget is a token bucket that limits the rate of ICMP errors, as RFC 1812 4.3.2.8 requires.
 type icmpBudget struct {
 	mu     mutex[levelTable]
 	tokens float64
@@ -121,7 +119,7 @@ func (b *icmpBudget) take(now tcp.Time) bool {
 	return true
 }
 
-// deliverError tells those whose datagram it was of an error. No lock is held.
+// deliverError passes an error to the sockets that may have sent the datagram. No lock is held.
 func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	switch proto {
 	case wire.ProtoTCP:
@@ -132,12 +130,11 @@ func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	s.rawICMP(proto, e)
 }
 
-// unreachable tells the senders of a frame that the neighbour that it was for
-// does not answer, as if a router had sent a host unreachable.
+// unreachable reports EHOSTUNREACH to the sender of a frame whose neighbour does not answer, as for a
+// host unreachable message from a router.
 //
-// RFC 1122 2.4: "The link layer MUST NOT report a Destination Unreachable error
-// to IP solely because there is no ARP cache entry for a destination": it has
-// been asked for by now, often enough.
+// RFC 1122 2.4: "The link layer MUST NOT report a Destination Unreachable error to IP solely because
+// there is no ARP cache entry for a destination". Here the requests have gone unanswered.
 func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
 	b := f.Head[ifc.linkLen:]
 	if wire.Version(b) == 6 {
@@ -156,7 +153,7 @@ func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
 	})
 }
 
-// unreachable6 is unreachable for a packet of IPv6.
+// unreachable6 is unreachable for an IPv6 packet.
 func (s *Stack) unreachable6(ifc *iface, b []byte) {
 	q, r := wire.ParseQuoted6(b)
 	if r != wire.OK || q.Transport == nil {

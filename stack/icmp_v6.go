@@ -6,15 +6,16 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// maxICMPError6 is the size of an ICMPv6 error. RFC 4443 2.4 (c): it "MUST include as much of the IPv6
+// maxICMPError6 is the largest size of an ICMPv6 error. RFC 4443 2.4 (c): it "MUST include as much of
+// the IPv6
 // offending (invoking) packet [...] as possible without making the error message packet exceed
 // the minimum IPv6 MTU".
 const maxICMPError6 = wire.MinIPv6MTU
 
-// exceededReassembly6 is the code of a Time Exceeded for fragments (RFC 4443 3.3).
+// exceededReassembly6 is the code of Time Exceeded for a reassembly timeout (RFC 4443 3.3).
 const exceededReassembly6 = 1
 
-// inputICMPv6 works on an ICMPv6 message.
+// inputICMPv6 handles a received ICMPv6 message.
 func (s *Stack) inputICMPv6(p *packet) {
 	h, body, r := wire.ParseICMPv6(p.src, p.dst, p.payload)
 	if r != wire.OK {
@@ -28,7 +29,7 @@ func (s *Stack) inputICMPv6(p *packet) {
 	case wire.ICMPv6MLDQuery, wire.ICMPv6MLDReport, wire.ICMPv6MLDDone, wire.ICMPv6MLDv2Report:
 		s.inputMLD(p, &h, body)
 	case wire.ICMPv6EchoReply:
-		// For raw sockets, which have it by now.
+		// Only raw sockets use it, and they have received it already.
 	case wire.ICMPv6RouterSol, wire.ICMPv6RouterAdv, wire.ICMPv6NeighborSol, wire.ICMPv6NeighborAdv, wire.ICMPv6Redirect:
 		s.inputND(p, &h, body)
 	default:
@@ -46,9 +47,9 @@ func (s *Stack) inputICMPv6(p *packet) {
 //
 // RFC 4443 4.2: "Every node MUST implement an ICMPv6 Echo responder function"; "The data
 // received in the ICMPv6 Echo Request message MUST be returned entirely and unmodified in the ICMPv6
-// Echo Reply message". One to a group is answered from an address of ours, as on Linux: "An Echo
-// Reply SHOULD be sent in response to an Echo Request message sent to an IPv6 multicast or
-// anycast address."
+// Echo Reply message". The reply to a request to a group has an address of the host as its source, as
+// on Linux: "An Echo Reply SHOULD be sent in response to an Echo Request message sent to an IPv6
+// multicast or anycast address."
 func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	if !isUnicast(p.src) {
 		s.drop(dropEchoBroadcast)
@@ -60,11 +61,12 @@ func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	s.sendICMPv6(p, wire.ICMPv6{Type: wire.ICMPv6EchoReply, Rest: h.Rest}, p.tos, buf, n)
 }
 
-// sendICMPv6 sends a message in answer to a packet: n bytes of buf[transportAt:], of which all but the
-// header is there. buf is given away.
+// sendICMPv6 sends a message in reply to a packet. The body is in buf, and n is the length of the
+// message, which begins at buf[transportAt]. sendICMPv6 takes ownership of buf.
 //
 // RFC 4443 2.2: "If the message is a response to a message sent to one of the node's unicast
-// addresses, the Source Address of the reply MUST be that same address"; else it is chosen.
+// addresses, the Source Address of the reply MUST be that same address". Otherwise routeOver chooses
+// the source.
 func (s *Stack) sendICMPv6(p *packet, h wire.ICMPv6, tos uint8, buf []byte, n int) {
 	src, zone := p.dst, p.zone()
 	if src.IsMulticast() {
@@ -81,7 +83,7 @@ func (s *Stack) sendICMPv6(p *packet, h wire.ICMPv6, tos uint8, buf []byte, n in
 	s.reply(p.src, src, zone, ipHeader{proto: wire.ProtoICMPv6, tos: tos}, buf, n)
 }
 
-// v6 is the header of the error in IPv6.
+// v6 returns the ICMPv6 header of an error of kind k.
 func (k icmpKind) v6(pointer int) wire.ICMPv6 {
 	param := func(code uint8) wire.ICMPv6 {
 		return wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: code, Rest: uint32(pointer)}
@@ -101,7 +103,7 @@ func (k icmpKind) v6(pointer int) wire.ICMPv6 {
 	return param(wire.ParamHeader)
 }
 
-// sendICMPError6 is sendICMPError for IPv6, where the error is allowed.
+// sendICMPError6 sends an ICMPv6 error about p. sendICMPError has checked that one may be sent.
 func (s *Stack) sendICMPError6(p *packet, k icmpKind, pointer int) {
 	const most = maxICMPError6 - wire.IPv6Len - wire.ICMPLen
 	buf := s.bufs.get(transportAt + wire.ICMPLen + min(len(p.header)+len(p.payload), most))
@@ -117,15 +119,15 @@ func isICMPError6(message []byte) bool {
 	return len(message) == 0 || message[0] < 128 || wire.ICMPv6Type(message[0]) == wire.ICMPv6Redirect
 }
 
-// inputICMPError6 works on an error about a packet that seems to be ours.
+// inputICMPError6 handles an ICMPv6 error, and passes it to the socket that sent the quoted packet.
 func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
 	q, r := wire.ParseQuoted6(body)
 	if r != wire.OK {
 		s.drop(r)
 		return
 	}
-	// Only what the host has sent comes from one of its addresses, and the
-	// error went to that very address.
+	// The quoted packet must have come from this host, so its source is the address to which the error
+	// was sent.
 	if p.broadcast || q.Src != p.dst || q.Transport == nil || !isUnicast(q.Dst) {
 		s.drop(dropBadICMPError)
 		return
@@ -148,8 +150,8 @@ func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
 	s.deliverError(q.Proto, &e)
 }
 
-// ICMPv6Errno is ICMPErrno for ICMPv6, as Linux has it (icmpv6_err_convert). A type that is not known
-// is EPROTO: RFC 4443 2.4 (a) has errors of all types told to whom they concern.
+// ICMPv6Errno is ICMPErrno for ICMPv6, with the errnos of Linux (icmpv6_err_convert). The errno of an
+// unknown type is EPROTO: RFC 4443 2.4 (a) requires that errors of unknown types are passed on.
 func ICMPv6Errno(typ wire.ICMPv6Type, code uint8) (errno syscall.Errno, hard bool) {
 	switch typ {
 	case wire.ICMPv6TooBig:

@@ -9,26 +9,26 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has Duplicate Address Detection for IPv6 (RFC 4862 5.4): whether another node on the link
-// has an address that the host begins to use.
+// This file has Duplicate Address Detection for IPv6 (RFC 4862 5.4). It finds out whether another node
+// on the link uses an address of the host.
 
 const (
 	dadTransmits    = 1 // RFC 4862 5.1: the default of DupAddrDetectTransmits
 	maxDADTransmits = 10
-	dadMore         = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more, if probes come back
+	dadMore         = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more probes if one has looped back
 	dadFirstDelay   = tcp.Second // RFC 4861 10: MAX_RTR_SOLICITATION_DELAY
 )
 
-// A dad is the detection for one address that goes on. It is changed under Stack.mu.
+// A dad is the state of the detection for one address. Stack.mu protects it.
 type dad struct {
-	at     tcp.Time  // when there is something to do
-	sent   int       // probes
-	left   int       // probes that are still to be sent
-	looped bool      // a probe of ours has come back
+	at     tcp.Time  // time of the next step; 0: waits until the link is up
+	sent   int       // probes sent
+	left   int       // probes still to be sent
+	looped bool      // a probe of this host has come back
 	nonces [][6]byte // of the probes
 }
 
-// addr returns an address of the interface, whatever its state.
+// addr returns the interface's entry for an address, in any state.
 func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
 	list := ifc.list()
 	for i := range list {
@@ -39,12 +39,12 @@ func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
 	return ifaceAddr{}, false
 }
 
-// detect has detection begin for an address that is to be used on the interface from now on.
+// detect starts the detection for an address. The address becomes tentative if Config.WaitForDAD is
+// set, and optimistic otherwise.
 //
-// It is optimistic, unless the configuration has the host wait. RFC 4429 2.1: the address "is
-// available for use, subject to the restrictions given in this document". RFC 4862 5.4.2: otherwise
-// the node that has come up "SHOULD delay [...] by a random delay between 0 and
-// MAX_RTR_SOLICITATION_DELAY".
+// RFC 4429 2.1: an optimistic address "is available for use, subject to the restrictions given in this
+// document". RFC 4862 5.4.2: the first probe of a node that has come up "SHOULD delay [...] by a random
+// delay between 0 and MAX_RTR_SOLICITATION_DELAY".
 func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	if ifc.neigh6 == nil || !a.addr().Is6() || ifc.dadTransmits < 0 {
 		// RFC 4862 5.4: "An interface whose DupAddrDetectTransmits variable is set to zero does
@@ -53,7 +53,7 @@ func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	}
 	a.dad = &dad{at: now, left: ifc.dadTransmits}
 	if a.state == AddrDeprecated {
-		a.preferred = now // which it is again when detection is over
+		a.preferred = now // endDAD restores the state from it
 	}
 	a.state = AddrOptimistic
 	if s.waitForDAD {
@@ -62,8 +62,8 @@ func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	}
 }
 
-// detectAgain has detection begin anew for all addresses of a link that has come up: others may be there
-// by now. No lock is held; the caller drains.
+// detectAgain restarts the detection for all addresses of a link that has come up, because the link may
+// have other nodes now. No lock is held; the caller drains.
 func (s *Stack) detectAgain(ifc *iface) {
 	if ifc.neigh6 == nil {
 		return
@@ -82,8 +82,8 @@ func (s *Stack) detectAgain(ifc *iface) {
 	s.ageAddrs()
 }
 
-// stepDAD does what there is to do about an address whose detection goes on, and reports whether that is
-// over. While the link is down, it waits for detectAgain. s.mu is held.
+// stepDAD sends a probe for an address, or reports that its detection is done. While the link is down
+// it does neither; detectAgain continues. s.mu is held.
 func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	d := a.dad
 	if ifc.down.Load() {
@@ -94,7 +94,7 @@ func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 		if !d.looped {
 			return true
 		}
-		// RFC 7527 4.1: the probes have come back, so that one of another node may have been missed.
+		// RFC 7527 4.1: a probe has looped back, so that the loop may have hidden another node's probe.
 		d.looped, d.left = false, dadMore
 	}
 	d.left--
@@ -116,7 +116,7 @@ func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	return false
 }
 
-// endDAD returns an address of which no duplicate has been found.
+// endDAD returns a with the state of an address that has no duplicate.
 func endDAD(a ifaceAddr, now tcp.Time) ifaceAddr {
 	a.dad, a.state = nil, AddrPreferred
 	if a.preferred != 0 && a.preferred <= now {
@@ -125,11 +125,11 @@ func endDAD(a ifaceAddr, now tcp.Time) ifaceAddr {
 	return a
 }
 
-// advertiseToRouters tells the routers of a link of a new address, so that what comes back for its first packets
-// need not wait.
+// advertiseToRouters advertises a new address to the routers of a link. They then need no address
+// resolution for the first packets that come back.
 //
 // RFC 9131 6.1.2: "a node SHOULD send up to MAX_NEIGHBOR_ADVERTISEMENT Neighbor Advertisement
-// messages" when it configures a global address; "the Override flag MUST NOT be set" where that is
+// messages" when it configures a global address; "the Override flag MUST NOT be set" if that is
 // optimistic, and "SHOULD NOT" otherwise; "The destination address SHOULD be set to the all-routers
 // multicast address."
 func (ifc *iface) advertiseToRouters(a netip.Addr, flags uint32) {
@@ -138,8 +138,8 @@ func (ifc *iface) advertiseToRouters(a netip.Addr, flags uint32) {
 	}
 }
 
-// contest is called when a probe for an address comes whose detection goes on. Either it is
-// the host's own, or another node begins to use the address too.
+// contest handles a received probe for an address that is in detection. The probe is either the host's
+// own, looped back, or that of another node that begins to use the address.
 //
 // RFC 7527 4.2: a node that receives its own nonce "SHOULD log a system management message and
 // MUST NOT consider the received NS(DAD) message as an indication" of a duplicate.
@@ -148,7 +148,7 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	a, _ := ifc.addr(ns.Target)
 	own := a.dad != nil && ns.HasNonce && slices.Contains(a.dad.nonces, ns.Nonce)
 	if own {
-		a.dad.looped = a.dad.sent <= ifc.dadTransmits // those that are sent on top come back as well
+		a.dad.looped = a.dad.sent <= ifc.dadTransmits // the probes sent because of a loop are not counted
 	}
 	s.mu.Unlock()
 	if own {
@@ -158,8 +158,8 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	return wire.OK
 }
 
-// giveUpDuplicate gives an address up whose detection has found that another node has it. mac is
-// that of the node, where it is known. No lock is held.
+// giveUpDuplicate gives up an address because the detection has found a duplicate. mac is the link
+// address of the other node; zero if it is not known. No lock is held.
 //
 // RFC 4862 5.4.5: "A tentative address that is determined to be a duplicate as described above MUST
 // NOT be assigned to an interface, and the node SHOULD log a system management error."
@@ -186,16 +186,16 @@ func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
 	return true
 }
 
-// linkLocalOf is the link-local address that the MAC of an Ethernet link makes.
+// linkLocalOf returns the link-local address for the MAC of an Ethernet link.
 //
-// RFC 2464 4 and 5: the interface identifier is that of the EUI-64, "formed by complementing the
+// RFC 2464 4 and 5: the interface identifier is the EUI-64, "formed by complementing the
 // 'Universal/Local' (U/L) bit", appended to FE80::/64.
 func linkLocalOf(mac wire.MAC) netip.Prefix {
 	a := [16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
 	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
-// withLinkLocal returns the addresses of an interface with a link-local one of IPv6 where it needs one.
+// withLinkLocal returns list with an IPv6 link-local address, if the interface needs one and has none.
 //
 // RFC 4291 2.1: "All interfaces are required to have at least one Link-Local unicast address".
 func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
@@ -207,13 +207,13 @@ func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
 	return append(slices.Clip(list), a)
 }
 
-// joinSolicited has the interface hear what is asked for its addresses, and no more for those that have
-// gone. s.mu is held.
+// joinSolicited joins the solicited-node groups of the interface's addresses and leaves those of
+// removed addresses. s.mu is held.
 //
 // RFC 4861 7.2.1: "When a multicast-capable interface becomes enabled, the node MUST join the
 // all-nodes multicast address on that interface, as well as the solicited-node multicast address
-// corresponding to each of the IP addresses assigned to the interface." RFC 4862 5.4.2 says so of
-// tentative ones.
+// corresponding to each of the IP addresses assigned to the interface." RFC 4862 5.4.2 requires it for
+// tentative addresses too.
 func (ifc *iface) joinSolicited() {
 	if ifc.neigh6 == nil {
 		return

@@ -10,18 +10,18 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// reassemblyTimeout6 is how long fragments wait for others. RFC 8200 4.5: "If insufficient fragments
+// reassemblyTimeout6 is the reassembly timeout. RFC 8200 4.5: "If insufficient fragments
 // are received to complete reassembly of a packet within 60 seconds of the reception of the
 // first-arriving fragment of that packet, reassembly of that packet must be abandoned and all the
 // fragments that have been received for that packet must be discarded."
 const reassemblyTimeout6 = tcp.Time(60 * time.Second)
 
-// inputFragment6 takes a fragment, whose part of the packet is the payload, and whose Fragment header ends
-// the header. Where it completes its packet, that is delivered.
+// inputFragment6 handles a fragment. p.header ends with the Fragment header, and the payload follows
+// it. If the fragment completes its packet, inputFragment6 delivers the packet.
 func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	s.counts.fragsReceived.Add(1)
 	f := &c.Fragment
-	before := len(p.header) - wire.FragmentLen // what stays of the headers
+	before := len(p.header) - wire.FragmentLen // length of the per-fragment headers
 	switch {
 	case before-wire.IPv6Len+int(f.Offset)+len(p.payload) > maxIPv6:
 		// RFC 8200 4.5: "If the length and offset of a fragment are such that the Payload Length of
@@ -72,8 +72,8 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	s.bufs.put(whole)
 }
 
-// withoutFragment takes the Fragment header off the end of the headers of a packet, in their place, and
-// returns the number of what followed it.
+// withoutFragment removes the Fragment header from the end of a packet's headers, in place. It returns
+// the headers and the type of the header that follows them.
 //
 // RFC 8200 4.5: "The Next Header field of the last header of the per-fragment headers is obtained
 // from the Next Header field of the first fragment's Fragment header."
@@ -88,8 +88,8 @@ func withoutFragment(header []byte) ([]byte, wire.Proto) {
 	return header[:n], wire.Proto(next)
 }
 
-// inputReassembled6 works on a packet that has been put together, from the first header on that was in
-// the fragments. Its bytes are whole.
+// inputReassembled6 handles a reassembled packet. p.payload begins with the first header that was
+// fragmented. whole is the entire packet.
 func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 	c, r := wire.WalkReassembled(p.proto, p.payload, len(p.header))
 	if r != wire.OK {
@@ -101,7 +101,8 @@ func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 	p.header, p.payload = whole[:len(p.header)+c.Offset], p.payload[c.Offset:]
 	if p.isND() {
 		// RFC 6980 5: "Nodes MUST silently ignore the following Neighbor Discovery [...] messages
-		// if the packets carrying them include an IPv6 Fragmentation Header"; which is gone by now.
+		// if the packets carrying them include an IPv6 Fragmentation Header". Reassembly has removed
+		// that header.
 		p.ifc.drop(dropNDFragment)
 		return
 	}
@@ -126,7 +127,7 @@ func (s *Stack) fragmentsLate6(d *datagramParts) {
 	s.sendICMPError(&p, icmpReassembly, 0)
 }
 
-// sendLarge6 is sendLarge for IPv6, whose routers cut nothing.
+// sendLarge6 is sendLarge for IPv6. Routers do not fragment IPv6 packets.
 func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
 	ext := len(h.options())
 	if h.appHeader() != nil || int(p.ipLen)+ext+n <= p.mtu {
@@ -155,8 +156,8 @@ func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, 
 	return nil
 }
 
-// sendFragments6 sends what follows the extension headers of a packet, which each fragment has, in as many
-// fragments as it takes.
+// sendFragments6 sends a packet in fragments. Each fragment has the packet's extension headers; payload
+// is what follows them.
 //
 // RFC 8200 4.5: "The lengths of the fragments must be chosen such that the resulting fragment
 // packets fit within the MTU of the path to the packet's destination(s)"; each but the last
@@ -184,7 +185,7 @@ func (s *Stack) sendFragments6(now tcp.Time, p *path, h ipHeader, payload []byte
 	}
 }
 
-// lastNext is the Next Header field of the last of some extension headers.
+// lastNext returns the Next Header field of the last extension header in ext.
 func lastNext(ext []byte) *byte {
 	off := 0
 	for {
@@ -196,7 +197,7 @@ func lastNext(ext []byte) *byte {
 	}
 }
 
-// nextFragmentID is the identification of a packet that is fragmented.
+// nextFragmentID returns the identification for a packet that is fragmented.
 //
 // RFC 8200 4.5: "The Identification must be different than that of any other fragmented packet sent
 // recently with the same Source Address and Destination Address." RFC 7739 3: others must not be able to

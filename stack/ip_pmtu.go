@@ -11,27 +11,25 @@ import (
 
 const (
 	maxPathMTUs = 1024
-	// pathMTUAge is when a lowered MTU is forgotten, as RFC 1191 6.3 suggests.
+	// pathMTUAge is the lifetime of an entry, as RFC 1191 6.3 suggests.
 	pathMTUAge = tcp.Time(10 * time.Minute)
-	// minPathMTU is the least that an ICMP message can lower a path to. A path
-	// below it exists hardly anywhere, but forged messages do; on one that is
-	// said to be below, DF is not set.
+	// minPathMTU is the smallest IPv4 path MTU that an ICMP message can set. Smaller MTUs are rare, but
+	// forged messages report them. If a message reports a smaller one, DF is not set on the path.
 	minPathMTU = 552
 )
 
-// A pmtuCache remembers to which destinations only smaller packets pass. A host has
-// two. What ICMP tells of TCP segments that are in flight is hard to forge, and holds
-// for everybody. What it tells of datagrams anybody can say who guesses a port, so it
-// holds for datagrams only.
+// A pmtuCache has the path MTUs that ICMP messages have lowered. A stack has two. Messages about TCP
+// segments in flight are hard to forge: their MTUs apply to all packets. To forge a message about
+// another datagram it suffices to guess a port: its MTU applies to datagrams only.
 type pmtuCache struct {
-	n   atomic.Int32  // entries, to be read without mu
-	gen atomic.Uint32 // of what holds for datagrams only; paths of older ones are void
+	n   atomic.Int32  // entries; read without mu
+	gen atomic.Uint32 // of datagramMTU: datagram paths of older generations are invalid
 
 	s *Stack
 
 	mu     mutex[levelTable]
 	m      map[netip.Addr]pathMTU
-	alarm  alarm // for the entry that is forgotten first
+	alarm  alarm // for the entry that expires first
 	closed bool
 }
 
@@ -41,7 +39,7 @@ type pathMTU struct {
 	until tcp.Time
 }
 
-// apply lowers the MTU of a path to what is known of its destination.
+// apply lowers the MTU of a path to the known path MTU of its destination.
 func (c *pmtuCache) apply(s *Stack, p *path) {
 	if c.n.Load() == 0 {
 		return
@@ -54,17 +52,17 @@ func (c *pmtuCache) apply(s *Stack, p *path) {
 	}
 }
 
-// lowerPathMTU takes note that a TCP segment to dst was too big. The caller has made
-// sure that this host has sent it and that it is in flight. mtu is the next hop's, or
-// 0. It never raises the MTU.
+// lowerPathMTU lowers the path MTU because a TCP segment to dst was too large. The caller has checked
+// that the segment is in flight. mtu is the MTU of the next hop. lowerPathMTU never raises the path
+// MTU.
 func (s *Stack) lowerPathMTU(dst netip.Addr, mtu int) { s.pmtu.lower(s, dst, mtu) }
 
-// lowerDatagramMTU is lowerPathMTU for what no TCP segment was.
+// lowerDatagramMTU is lowerPathMTU for a datagram that is not a TCP segment.
 func (s *Stack) lowerDatagramMTU(dst netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, mtu) }
 
 func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 	if isLinkLocal6(dst) {
-		return // the link tells its MTU by itself, and there is no router on the way
+		return // there is no router on the way
 	}
 	p, err := s.route(dst, netip.Addr{})
 	if err != nil || p.group || p.ifc.loopback {
@@ -83,7 +81,7 @@ func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 		c.m = make(map[netip.Addr]pathMTU)
 	}
 	if _, ok := c.m[dst]; !ok && len(c.m) >= maxPathMTUs {
-		for victim := range c.m { // any: the next message brings it back
+		for victim := range c.m { // any entry: the next ICMP message restores it
 			delete(c.m, victim)
 			break
 		}
@@ -100,8 +98,8 @@ func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 	c.changed(s)
 }
 
-// changed makes the paths void that the cache is about. What anybody may say of datagrams costs
-// TCP's paths nothing.
+// changed invalidates the paths that the cache applies to. Changes of datagramMTU do not invalidate the
+// paths of TCP.
 func (c *pmtuCache) changed(s *Stack) {
 	if c == &s.datagramMTU {
 		c.gen.Add(1)
@@ -110,10 +108,10 @@ func (c *pmtuCache) changed(s *Stack) {
 	}
 }
 
-// arm sets the alarm for the entry that is forgotten first. c.mu is held.
+// arm sets the alarm for the entry that expires first. c.mu is held.
 func (c *pmtuCache) arm(now tcp.Time) {
 	if c.alarm.at != 0 || len(c.m) == 0 {
-		return // an entry that comes later lasts longer
+		return // a new entry expires later
 	}
 	var first tcp.Time
 	for _, e := range c.m {
@@ -124,9 +122,9 @@ func (c *pmtuCache) arm(now tcp.Time) {
 	c.alarm.set(now, max(first, now+tcp.Second), c)
 }
 
-// fired forgets what is too old. RFC 1191 6.3: "The PMTU estimate is set to the MTU of
-// the associated first hop", and "Packetization layers using this route are notified of
-// the increase": their paths are void, so they look for a path before they send.
+// fired is called by the alarm. It removes expired entries. RFC 1191 6.3: "The PMTU estimate is set to
+// the MTU of the associated first hop", and "Packetization layers using this route are notified of the
+// increase": their paths become invalid, and the next packet gets a new one.
 func (c *pmtuCache) fired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -145,7 +143,7 @@ func (c *pmtuCache) fired() {
 	c.arm(now)
 }
 
-// close ends the cache with its stack.
+// close removes the alarm.
 func (c *pmtuCache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,10 +151,9 @@ func (c *pmtuCache) close() {
 	c.alarm.close()
 }
 
-// plateau is the MTU to try next where a router does not name one, for a packet
-// that had the given total length.
-// RFC 1191 7.1 lists the sizes that links have; the greatest below the length
-// of what did not pass is the next to try.
+// plateau estimates the next MTU to try if a router reports none. total is the length of the packet
+// that was too large. RFC 1191 7.1 lists the MTUs of common links; plateau returns the largest below
+// total.
 func plateau(total int) int {
 	for _, mtu := range [...]int{32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296} {
 		if mtu < total {

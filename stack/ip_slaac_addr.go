@@ -8,17 +8,17 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// An autoAddr is what there is more of an address whose prefix a router advertises. Addresses of one
-// prefix are one that is stable (RFC 7217) and, by choice, temporary ones (RFC 8981).
+// An autoAddr has the additional state of an address in an advertised prefix. A prefix has one stable
+// address (RFC 7217) and, if NIC.Temporary is set, temporary ones (RFC 8981).
 type autoAddr struct {
 	temporary bool
-	tries     uint8    // how many identifiers were duplicates before it; of a stable one RFC 7217's DAD_Counter
-	created   tcp.Time // of a temporary one
-	renewAt   tcp.Time // when another temporary one is made to follow it; 0: it has been
+	tries     uint8    // identifiers that were duplicates before this one; RFC 7217's DAD_Counter for a stable address
+	created   tcp.Time // of a temporary address only
+	renewAt   tcp.Time // when the next temporary address is made; 0: it has been made
 }
 
-// takeAutoPrefix takes note of a prefix to make addresses with (RFC 4862 5.5.3), and reports whether
-// the addresses have changed. s.mu is held.
+// takeAutoPrefix makes or renews the addresses in a prefix with the Autonomous flag (RFC 4862 5.5.3).
+// It reports whether the set or the state of the addresses has changed. s.mu is held.
 func (s *Stack) takeAutoPrefix(ifc *iface, p *wire.PrefixInfo, now tcp.Time) bool {
 	// "c) If the preferred lifetime is greater than the valid lifetime, silently ignore the Prefix
 	// Information option."; "If the sum of the prefix length and interface identifier length does not
@@ -48,12 +48,12 @@ func (s *Stack) takeAutoPrefix(ifc *iface, p *wire.PrefixInfo, now tcp.Time) boo
 	if changed {
 		s.setAddrs(ifc, list)
 	} else if found {
-		ifc.addrs.Store(&list) // with other lifetimes, of which routes know nothing
+		ifc.addrs.Store(&list) // only lifetimes have changed: the routes do not depend on them
 	}
 	return changed
 }
 
-// countAuto is how many addresses of a list are of routers' prefixes.
+// countAuto returns the number of addresses in advertised prefixes.
 func countAuto(list []ifaceAddr) (n int) {
 	for i := range list {
 		if list[i].auto != nil {
@@ -63,11 +63,11 @@ func countAuto(list []ifaceAddr) (n int) {
 	return n
 }
 
-// renew gives an address the lifetimes that its prefix is advertised with.
+// renew sets the lifetimes of an address from a received Prefix Information option.
 //
 // RFC 4862 5.5.3 (e): "the preferred lifetime of the corresponding address is always reset to the
 // Preferred Lifetime in the received Prefix Information option, regardless of whether the valid lifetime
-// is also reset or ignored." RFC 8981 3.4: a temporary address lives no longer than its limits.
+// is also reset or ignored." RFC 8981 3.4 limits the lifetimes of a temporary address.
 func (s *Stack) renew(ifc *iface, a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time) {
 	valid, preferred := lifetimeEnd(now, p.Valid), lifetimeEnd(now, p.Preferred)
 	// "1. If the received Valid Lifetime is greater than 2 hours or greater than RemainingLifetime, set
@@ -98,22 +98,22 @@ func (s *Stack) renew(ifc *iface, a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time
 	}
 }
 
-// renewedAt returns a copy with another renewAt.
+// renewedAt returns a copy of a with another renewAt.
 func renewedAt(a *autoAddr, at tcp.Time) *autoAddr {
 	b := *a
 	b.renewAt = at
 	return &b
 }
 
-// appendStable appends a new stable address in a prefix to a list of addresses. tries is how many
-// were duplicates before.
+// appendStable appends a new stable address in a prefix to list. tries is the number of identifiers
+// that were duplicates.
 func (s *Stack) appendStable(ifc *iface, list []ifaceAddr, prefix netip.Prefix, tries uint8, preferred, valid, now tcp.Time) []ifaceAddr {
 	addr := s.stableAddr(ifc, prefix, tries)
 	return s.appendAuto(ifc, list, netip.PrefixFrom(addr, 64), &autoAddr{tries: tries}, preferred, valid, now)
 }
 
-// appendTemporary appends a new temporary address in a prefix, if the interface is to have them and the prefix
-// lives for long enough.
+// appendTemporary appends a new temporary address in a prefix to list, if the interface uses temporary
+// addresses and the preferred lifetime is long enough.
 //
 // RFC 8981 3.4: "A temporary address is created only if this calculated preferred lifetime is greater
 // than REGEN_ADVANCE time units."
@@ -151,7 +151,7 @@ func (s *Stack) appendAuto(ifc *iface, list []ifaceAddr, p netip.Prefix, auto *a
 	return append(list, a)
 }
 
-// isTaken reports whether the host has an address already.
+// isTaken reports whether an address is in list or on another interface.
 func (s *Stack) isTaken(ifc *iface, list []ifaceAddr, addr netip.Addr) bool {
 	if slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.addr() == addr }) {
 		return true
@@ -164,12 +164,12 @@ func (s *Stack) isTaken(ifc *iface, list []ifaceAddr, addr netip.Addr) bool {
 	return false
 }
 
-// replaceDuplicate appends an address with another identifier to a list, in the place of one that was a
-// duplicate.
+// replaceDuplicate appends an address with another identifier to list, as the replacement of the
+// duplicate a.
 //
 // RFC 7217 6: "If the duplicate address detection procedure fails, [...] the DAD_Counter value should be
-// incremented, and the algorithm should be employed again", up to IDGEN_RETRIES times. RFC 8981 3.4 says the
-// same of temporary ones.
+// incremented, and the algorithm should be employed again", up to IDGEN_RETRIES times. RFC 8981 3.4 has
+// the same rule for temporary addresses.
 func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now tcp.Time) []ifaceAddr {
 	switch {
 	case a.auto == nil || ifc.auto == nil || a.auto.tries >= maxIDTries:
@@ -180,13 +180,14 @@ func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now
 	return s.appendStable(ifc, list, a.prefix.Masked(), a.auto.tries+1, a.preferred, a.valid, now)
 }
 
-// temporaryAdvance is how long before the end of a temporary address the next one is made: REGEN_ADVANCE of RFC 8981 3.8.
+// temporaryAdvance returns RFC 8981 3.8's REGEN_ADVANCE: the next temporary address is made that long
+// before the preferred lifetime ends.
 func (ifc *iface) temporaryAdvance() tcp.Time {
 	return 2*tcp.Second + maxIDTries*tcp.Time(max(0, ifc.dadTransmits))*requestInterval
 }
 
-// followTemporary appends the temporary addresses that are to follow others whose time is nearly
-// over, and reports whether there were any. s.mu is held.
+// followTemporary appends the successors of temporary addresses whose preferred lifetime is about to
+// end. It reports whether there were any. s.mu is held.
 //
 // RFC 8981 3.6: "When the preferred lifetime of a temporary address expires, a new temporary address
 // SHOULD be generated"; 3.4: "REGEN_ADVANCE units of time before" that.

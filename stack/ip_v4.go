@@ -8,9 +8,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputIPv4 works on the datagram at the start of b, which goes on in tail where
-// that is not empty. linkGroup says that the frame was sent to a broadcast or
-// multicast address of the link. It returns what inputFrame does.
+// inputIPv4 handles a received datagram. b begins with its header; tail is the rest of a super-frame's
+// payload or empty. linkGroup says that the frame was sent to a broadcast or multicast address of the
+// link. inputIPv4 returns the time as inputFrame does.
 func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
@@ -19,7 +19,7 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		ifc.stop(r)
 		return now
 	}
-	var p packet // set field by field: the goroutines that come here have small stacks
+	var p packet // set field by field: this needs less stack
 	p.ifc, p.now = ifc, now
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Proto, h.TTL, h.TOS
@@ -55,7 +55,7 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	return p.now
 }
 
-// checkOptions decides whether a datagram may pass with the options that it has.
+// checkOptions decides whether a datagram's IP options are acceptable.
 func (ifc *iface) checkOptions(p *packet, h *wire.IPv4) wire.Reason {
 	o, bad, r := wire.ParseIPv4Options(h.Options)
 	switch {
@@ -73,18 +73,18 @@ func (ifc *iface) checkOptions(p *packet, h *wire.IPv4) wire.Reason {
 	return wire.OK
 }
 
-// stop counts a datagram that goes no further.
+// stop counts a datagram that is dropped before delivery.
 func (ifc *iface) stop(r wire.Reason) {
 	ifc.s.counts.ipStopped.Add(1)
 	ifc.drop(r)
 }
 
-// filter decides whether a datagram is for the host and from somebody who can
-// have sent it.
+// filter returns the reason to drop a datagram that is not for the host or has an invalid source, or
+// wire.OK. It sets p.broadcast for a datagram to a group.
 func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	if ifc.loopback {
-		// Only the host itself sends here.
+		// Only the host itself sends on the loopback.
 		if p.dst.IsMulticast() {
 			p.broadcast = true
 			return ifc.filterGroup(p)
@@ -126,26 +126,26 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	if p.dst == limitedBroadcast() || t.isBroadcastOn(p.dst, ifc) || p.dst.IsUnspecified() && p.src.IsUnspecified() {
 		return wire.OK
 	}
-	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram that
-	// is not destined for the host." Hosts of this kind do not forward.
+	// RFC 1122 3.2.1.3: "A host MUST silently discard an incoming datagram that is not destined for the
+	// host." The stack does not forward.
 	return dropNotLocal
 }
 
-// filterGroup decides whether a datagram to a multicast group is for the host.
+// filterGroup is filter for a datagram to a multicast group.
 func (ifc *iface) filterGroup(p *packet) wire.Reason {
 	joined, wanted := ifc.group.wants(p.dst, p.src)
 	switch {
 	case !joined:
 		return dropNotJoined
 	case !wanted && !p.asksForGroups():
-		// RFC 3376 3: "requests for packets from specific sources"; those who ask whether the
-		// group is wanted are no sources of it.
+		// RFC 3376 3: "requests for packets from specific sources"; a router that queries the group is
+		// not a source of it.
 		return dropSourceFilter
 	}
 	return wire.OK
 }
 
-// asksForGroups reports whether a packet, as it was received, is of IGMP or MLD.
+// asksForGroups reports whether a packet, as received, is a message of IGMP or MLD.
 func (p *packet) asksForGroups() bool {
 	if p.dst.Is4() {
 		return p.proto == wire.ProtoIGMP
@@ -154,22 +154,22 @@ func (p *packet) asksForGroups() bool {
 	return c.Proto == wire.ProtoICMPv6 && c.RouterAlert
 }
 
-// mayLackSource reports whether a datagram may come from 0.0.0.0. What may is as on Linux.
+// mayLackSource reports whether a datagram may have the source 0.0.0.0. The rules are those of Linux.
 //
 // RFC 1122 3.2.1.3 (a): it is sent "as a source address as part of an initialization procedure
 // by which the host learns its own IP address". RFC 2131 4.1: "DHCP messages broadcast by
 // a client prior to that client obtaining its IP address must have the source address field in
-// the IP header set to 0." Old ones broadcast to 0.0.0.0 (RFC 1122 3.3.6).
+// the IP header set to 0." Old hosts broadcast to 0.0.0.0 (RFC 1122 3.3.6).
 func mayLackSource(p *packet) bool {
 	if p.dst.IsMulticast() {
-		// RFC 4541 2.1.1: a switch that snoops may ask with "an all-zeros IP Source
-		// Address"; RFC 3376 4.2.13: a host without an address yet may report so.
+		// RFC 4541 2.1.1: a switch with IGMP snooping may send queries with "an all-zeros IP Source
+		// Address"; RFC 3376 4.2.13: a host without an address yet may send reports with it.
 		return p.proto == wire.ProtoIGMP || p.dst.IsLinkLocalMulticast()
 	}
 	return p.dst == limitedBroadcast() || p.dst.IsUnspecified()
 }
 
-// deliver gives a whole datagram to those that it is for.
+// deliver passes a complete datagram to its protocol and to raw sockets.
 func (s *Stack) deliver(p *packet) {
 	raw := s.inputRaw(p)
 	switch p.proto {
@@ -186,7 +186,7 @@ func (s *Stack) deliver(p *packet) {
 	}
 }
 
-// inputControl takes what only one of the families has, and reports whether it was of the right one.
+// inputControl handles ICMP, IGMP and ICMPv6. It reports false if the protocol is of the other family.
 func (s *Stack) inputControl(p *packet) bool {
 	switch v6 := p.src.Is6(); {
 	case p.proto == wire.ProtoICMPv6 && v6:
@@ -201,10 +201,11 @@ func (s *Stack) inputControl(p *packet) bool {
 	return true
 }
 
-// refuse answers a datagram of a protocol that is not known, unless a raw socket has taken it.
+// refuse drops a datagram of an unknown protocol and answers it with an ICMP error, unless a raw socket
+// has received it.
 func (s *Stack) refuse(p *packet, raw bool) {
 	if raw || p.proto == wire.ProtoNone && p.src.Is6() {
-		return // RFC 8200 4.7: nothing follows, and that is no error
+		return // RFC 8200 4.7: No Next Header is not an error
 	}
 	s.drop(dropProtocol)
 	pointer := 0

@@ -17,7 +17,7 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		ifc.stop(r)
 		return now
 	}
-	var p packet // set field by field: the goroutines that come here have small stacks
+	var p packet // set field by field: this needs less stack
 	p.ifc, p.now = ifc, now
 	p.src, p.dst = h.Src, h.Dst
 	p.proto, p.ttl, p.tos = h.Next, h.HopLimit, h.TrafficClass
@@ -42,10 +42,10 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	return p.now
 }
 
-// input6 works on a packet whose addresses may be, from its first extension header on. What is
-// after the IPv6 header is the payload.
+// input6 handles a packet from its first extension header on. The payload is all that follows the IPv6
+// header. filter6 has accepted the addresses.
 func (s *Stack) input6(p *packet) {
-	// Nearly all packets have nothing to walk.
+	// Most packets have no extension headers.
 	if p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP {
 		if !p.plain && p.src.IsUnspecified() {
 			p.ifc.stop(dropNoSource)
@@ -65,7 +65,7 @@ func (s *Stack) input6(p *packet) {
 	p.header, p.payload = whole[:len(p.header)+c.Offset], p.payload[c.Offset:]
 	switch {
 	case p.src.IsUnspecified() && p.proto != wire.ProtoICMPv6:
-		// RFC 4291 2.5.2: it says that there is no address yet; nobody could be answered.
+		// RFC 4291 2.5.2: the unspecified address "indicates the absence of an address".
 		p.ifc.stop(dropNoSource)
 	case c.Fragmented && len(p.tail) > 0:
 		p.ifc.stop(wire.BadIPv6PayloadLen) // no fragment is a super-frame
@@ -77,13 +77,12 @@ func (s *Stack) input6(p *packet) {
 	}
 }
 
-// answerChain sends the Parameter Problem that a bad chain of extension headers of a packet asks for, if
-// any.
+// answerChain sends the Parameter Problem that an invalid chain of extension headers requires, if any.
 func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
 	if c.Answer == wire.AnswerNone {
 		return
 	}
-	// What the chain leads to counts, even if it is bad before.
+	// An ICMP error at the end of the chain gets no answer, even if the chain is invalid.
 	if q, r := wire.ParseQuoted6(whole); r == wire.OK && q.Proto == wire.ProtoICMPv6 && isICMPError6(q.Transport) {
 		return
 	}
@@ -101,7 +100,7 @@ func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
 	s.sendICMPError(p, k, int(c.Pointer))
 }
 
-// filter6 returns why a packet is to be dropped: it is not for the host, or its source cannot have sent it.
+// filter6 is filter for IPv6.
 func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
 	if !p.plain {
 		return ifc.filterSpecial6(p, linkGroup)
@@ -130,13 +129,13 @@ func plain6(header []byte) bool {
 func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	group := p.dst.IsMulticast()
-	// What stands for an address of IPv4 in the stack's tables must not come in as one of IPv6:
-	// it would reach IPv4's connections. RFC 4942 2.2: such packets should be dropped.
+	// The stack's tables hold IPv4 addresses as IPv4-mapped addresses. A packet with such an address
+	// would reach IPv4 connections. RFC 4942 2.2: such packets should be dropped.
 	if p.src.Is4In6() || p.dst.Is4In6() {
 		return dropMapped
 	}
 	if ifc.loopback {
-		// Only the host itself sends here.
+		// Only the host itself sends on the loopback.
 		switch {
 		case group:
 			p.broadcast = true
@@ -179,8 +178,7 @@ func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	return wire.OK
 }
 
-// isOwn6 reports whether a is an address of the host on this interface, or one that belongs to no link on
-// another.
+// isOwn6 reports whether a is an address of the host, and, if it is link-local, of this interface.
 func (ifc *iface) isOwn6(t *routeTable, a netip.Addr) bool {
 	if isLinkLocal6(a) {
 		return ifc.owns(a)
@@ -188,8 +186,8 @@ func (ifc *iface) isOwn6(t *routeTable, a netip.Addr) bool {
 	return t.isOwn(a)
 }
 
-// hasSubnet reports whether a is link-local and has bits set where the index of an interface
-// stands in the table of connections.
+// hasSubnet reports whether a is a link-local address whose bits 16 to 31 are not zero. The table of
+// connections stores the interface's index in these bits.
 //
 // RFC 4291 2.5.6: after the first ten bits of a link-local address come 54 that are zero.
 func hasSubnet(a netip.Addr) bool {
@@ -200,8 +198,7 @@ func hasSubnet(a netip.Addr) bool {
 	return b[2] != 0 || b[3] != 0
 }
 
-// zone is the index of the interface to which the packet's addresses belong, if one of them
-// is link-local; else 0.
+// zone returns the index of the packet's interface if an address is link-local; else 0.
 func (p *packet) zone() int {
 	if p.src.Is4() {
 		return 0
@@ -220,7 +217,7 @@ func (p *packet) zone6() int {
 	case !p.ifc.loopback:
 		return p.ifc.index
 	}
-	// The host's own, which stays in it.
+	// A packet from the host to itself has the zone of its link-local address.
 	a := p.src
 	if local {
 		a = p.dst
