@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,52 +22,40 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// TestTheKernelPingsInFragmentsOfIPv6 has the kernel send and receive packets of all sizes.
-//
-// RFC 8200 MUST-31 MUST-32.
-func TestTheKernelPingsInFragmentsOfIPv6(t *testing.T) {
-	t.Parallel()
-	for _, plain := range []bool{false, true} {
-		ns, h := newLink6(t, plain, "ping")
-		for _, to := range []string{ourAddr6, linkLocal(t, h).WithZone(tapName).String()} {
-			require.Empty(t, ns.shell(t, fmt.Sprintf(
-				"for s in 1452 1453 1460 2000 9000 32768 65000 65527; do ping -6 -q -c 3 -i 0.02 -W 5 -s $s %s >/dev/null || echo lost $s; done", to)))
-		}
-		st := h.Stats().IP
-		require.NotZero(t, st.Reassembled)
-		require.Zero(t, st.ReassemblyFailed)
-	}
-}
-
-// TestLargeDatagramsOfIPv6CrossATAP has UDP sockets of ours and the kernel's exchange them.
+// TestLargeDatagramsCrossATAP has UDP sockets of ours and the kernel's exchange them.
 //
 // RFC 8200 MUST-36.
-func TestLargeDatagramsOfIPv6CrossATAP(t *testing.T) {
+func TestLargeDatagramsCrossATAP(t *testing.T) {
 	t.Parallel()
-	for _, plain := range []bool{false, true} {
-		ns, h := newLink6(t, plain)
-		var theirs *net.UDPConn
-		require.NoError(t, ns.inside(func() (err error) {
-			theirs, err = net.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP(kernelAddr6), Port: 7})
-			return err
-		}))
-		defer theirs.Close()
-		ours, err := h.ListenUDP("udp6", &net.UDPAddr{IP: net.ParseIP(ourAddr6), Port: 7})
-		require.NoError(t, err)
-		defer ours.Close()
-		b := make([]byte, 70000)
-		for _, n := range []int{1452, 1453, 1456, 3000, 65507, 65527} {
-			data := bytes.Repeat([]byte("0123456789abcdef"), n/16+1)[:n]
-			for _, x := range []struct{ from, to net.PacketConn }{{ours, theirs}, {theirs, ours}} {
-				_, err := x.from.WriteTo(data, x.to.LocalAddr())
-				require.NoError(t, err)
-				require.NoError(t, x.to.SetReadDeadline(time.Now().Add(time.Minute)))
-				got, _, err := x.to.ReadFrom(b)
-				require.NoError(t, err, "%d bytes", n)
-				require.True(t, bytes.Equal(data, b[:got]))
+	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host, _ bool) {
+		for _, e := range families {
+			var theirs net.PacketConn
+			require.NoError(t, ns.inside(func() (err error) {
+				theirs, err = net.ListenPacket(e.network("udp"), e.at("7"))
+				return err
+			}))
+			defer theirs.Close()
+			ours, err := h.ListenPacket(e.network("udp"), net.JoinHostPort(e.ours, "7"))
+			require.NoError(t, err)
+			defer ours.Close()
+			b := make([]byte, 70000)
+			for _, n := range []int{1452, 1453, 1456, 1472, 1473, 3000, 8000, 65507, 65527} {
+				data := bytes.Repeat([]byte("0123456789abcdef"), n/16+1)[:n]
+				for _, x := range []struct{ from, to net.PacketConn }{{ours, theirs}, {theirs, ours}} {
+					_, err := x.from.WriteTo(data, x.to.LocalAddr())
+					if n > 65507 && !e.v6() {
+						require.ErrorIs(t, err, syscall.EMSGSIZE)
+						continue
+					}
+					require.NoError(t, err)
+					require.NoError(t, x.to.SetReadDeadline(time.Now().Add(time.Minute)))
+					got, _, err := x.to.ReadFrom(b)
+					require.NoError(t, err, "%d bytes", n)
+					require.True(t, bytes.Equal(data, b[:got]))
+				}
 			}
 		}
-	}
+	})
 }
 
 var (
@@ -182,23 +171,16 @@ func echo7(c net.PacketConn) {
 
 // kernelStation is the kernel of a namespace.
 func kernelStation(t *testing.T) *station {
-	ns := newNamespace(t)
-	tap := ns.openTAP(t, true)
-	t.Cleanup(func() { tap.Close() })
-	ns.shell(t, "sysctl -q -w net.ipv6.icmp.ratelimit=0 net.ipv6.conf.tap0.accept_dad=0"+
-		" && ip -6 addr add "+kernelAddr6+"/64 dev tap0 nodad"+
+	ns, tap := newTAP(t, true)
+	ns.shell(t, "sysctl -q -w net.ipv6.icmp.ratelimit=0"+
 		" && ip -6 neigh replace "+peer6.String()+" lladdr "+peerMAC.String()+" dev tap0 nud permanent")
 	out := strings.TrimSpace(ns.run(t, "cat", "/sys/class/net/tap0/address"))
 	hw, err := net.ParseMAC(out)
 	require.NoError(t, err)
 	var c net.PacketConn
 	require.NoError(t, ns.inside(func() error {
-		// The address may not be of use at once.
-		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-			if c, err = net.ListenPacket("udp6", "["+kernelAddr6+"]:7"); err == nil || time.Now().After(end) {
-				return err
-			}
-		}
+		c, err = net.ListenPacket("udp6", "["+kernelAddr6+"]:7")
+		return err
 	}))
 	t.Cleanup(func() { c.Close() })
 	go echo7(c)

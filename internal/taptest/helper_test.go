@@ -160,6 +160,10 @@ func site() http.Handler {
 		}
 		fmt.Fprintf(w, "%d %x\n", n, h.Sum(nil))
 	})
+	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(5 * time.Millisecond)
+		io.WriteString(w, "hello\n")
+	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello\n") })
 	return mux
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,14 +21,16 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
 )
 
-// A recorder keeps the IGMP messages that pass a device: ours go out, and the kernel's
-// come in.
+// A recorder keeps the IGMP and MLD messages about the test's groups that pass a device: ours go out, and the
+// kernel's come in.
 type recorder struct {
 	*nic.TAP
 	mu           sync.Mutex
@@ -48,25 +51,39 @@ func (r *recorder) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// record appends what a router sees of the reports and leaves of a batch, with the last
-// byte of the group, which differs, as a dot.
+// The groups of the recorder's tests: ours, and the kernel's.
+var groups = map[bool][2]netip.Addr{
+	false: {netip.MustParseAddr("239.1.2.4"), netip.MustParseAddr("239.1.2.5")},
+	true:  {netip.MustParseAddr("ff35::1204"), netip.MustParseAddr("ff35::1205")},
+}
+
+// sameGroup hides by which byte the groups and their MACs differ.
+var sameGroup = strings.NewReplacer("ef010204", "ef0102..", "ef010205", "ef0102..", "01005e010204", "01005e0102..", "01005e010205", "01005e0102..",
+	"0000001204", "00000012..", "0000001205", "00000012..", "333300001204", "3333000012..", "333300001205", "3333000012..")
+
+// record appends what a router sees of the reports and leaves of a batch.
 func (r *recorder) record(to *[]string, batch []nic.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range batch {
 		f := batch[i].AppendTo(nil)
-		if len(f) < 46 || binary.BigEndian.Uint16(f[12:]) != 0x0800 || f[23] != 2 || f[14] != 0x46 {
+		var text string
+		var b []byte // the message, of which the checksum is of the group too
+		switch {
+		case len(f) >= 46 && binary.BigEndian.Uint16(f[12:]) == 0x0800 && f[23] == 2 && f[14] == 0x46:
+			b = f[38 : 14+int(binary.BigEndian.Uint16(f[16:]))]
+			clear(b[2:4])
+			text = fmt.Sprintf("to %x %x, TOS %x, fragments %x, TTL %d, options %x: %x", f[:6], f[30:34], f[15], f[20:22], f[22], f[34:38], b)
+		case len(f) >= 62 && binary.BigEndian.Uint16(f[12:]) == 0x86dd && f[20] == 0 && f[54] == 58:
+			b = f[62 : 54+int(binary.BigEndian.Uint16(f[18:]))]
+			clear(b[2:4])
+			text = fmt.Sprintf("to %x %x, hop limit %d, source fe80 %v, options %x: %x", f[:6], f[38:54], f[21], f[22] == 0xfe && f[23] == 0x80, f[54:62], b)
+		default:
 			continue
 		}
-		b := f[38 : 14+int(binary.BigEndian.Uint16(f[16:]))]
-		if b[0] == 0x11 {
-			continue // a query: the test's own
-		}
-		clear(b[2:4]) // the checksum is of the group too
-		text := fmt.Sprintf("to %x %x, TOS %x, fragments %x, TTL %d, options %x: %x",
-			f[:6], f[30:34], f[15], f[20:22], f[22], f[34:38], b)
-		text = strings.NewReplacer("ef010204", "ef0102..", "ef010205", "ef0102..", "01005e010204", "01005e0102..", "01005e010205", "01005e0102..").Replace(text)
-		if !slices.Contains(*to, text) { // how often it is said is a matter of chance
+		text = sameGroup.Replace(text)
+		// The queries are the test's own, and how often a report is sent is a matter of chance.
+		if b[0] != 0x11 && b[0] != 130 && strings.Contains(text, "..") && !slices.Contains(*to, text) {
 			*to = append(*to, text)
 		}
 	}
@@ -140,14 +157,14 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	}))
 	defer theirSocket.Close()
 	defer querier.Close()
-	ourSocket, err := h.ListenUDP("udp4", &net.UDPAddr{Port: 5000})
+	ourUDP, err := h.ListenUDP("udp4", &net.UDPAddr{Port: 5000})
 	require.NoError(t, err)
 	join := func() {
-		require.NoError(t, ourSocket.JoinGroup(nil, ours))
+		require.NoError(t, ourUDP.JoinGroup(nil, ours))
 		require.NoError(t, theirSocket.JoinGroup(ifi, &net.IPAddr{IP: theirs.AsSlice()}))
 	}
 	leave := func() {
-		require.NoError(t, ourSocket.LeaveGroup(nil, ours))
+		require.NoError(t, ourUDP.LeaveGroup(nil, ours))
 		require.NoError(t, theirSocket.LeaveGroup(ifi, &net.IPAddr{IP: theirs.AsSlice()}))
 	}
 	same := func(what, want string) {
@@ -200,64 +217,208 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	}, slices.Compact(lines), "checksums are good, and tshark can read all of it")
 }
 
+// A change is one of the filter of a socket, of which the source may be of no use.
+type change func(ifi *net.Interface, group, source netip.Addr) error
+
+// A groupSocket is what is done with groups on a UDP socket, ours or the kernel's.
+type groupSocket struct {
+	ifi                     *net.Interface
+	join, leave             func(ifi *net.Interface, group netip.Addr) error
+	joinSource, leaveSource change
+	block, unblock          change
+	listen                  func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (net.PacketConn, error)
+}
+
+// kernelSocket makes one of the kernel's on port 5000.
+func kernelSocket(t *testing.T, ns *namespace, e end) *groupSocket {
+	t.Helper()
+	var s groupSocket
+	var c net.PacketConn
+	require.NoError(t, ns.inside(func() (err error) {
+		if s.ifi, err = net.InterfaceByName(tapName); err != nil {
+			return err
+		}
+		c, err = net.ListenPacket(e.network("udp"), ":5000")
+		return err
+	}))
+	t.Cleanup(func() { c.Close() })
+	one := func(f func(*net.Interface, net.Addr) error) func(*net.Interface, netip.Addr) error {
+		return func(ifi *net.Interface, group netip.Addr) error { return f(ifi, &net.IPAddr{IP: group.AsSlice()}) }
+	}
+	two := func(f func(*net.Interface, net.Addr, net.Addr) error) change {
+		return func(ifi *net.Interface, group, source netip.Addr) error {
+			return f(ifi, &net.IPAddr{IP: group.AsSlice()}, &net.IPAddr{IP: source.AsSlice()})
+		}
+	}
+	var p interface {
+		JoinGroup(*net.Interface, net.Addr) error
+		LeaveGroup(*net.Interface, net.Addr) error
+		JoinSourceSpecificGroup(*net.Interface, net.Addr, net.Addr) error
+		LeaveSourceSpecificGroup(*net.Interface, net.Addr, net.Addr) error
+		ExcludeSourceSpecificGroup(*net.Interface, net.Addr, net.Addr) error
+		IncludeSourceSpecificGroup(*net.Interface, net.Addr, net.Addr) error
+	} = ipv4.NewPacketConn(c)
+	if e.v6() {
+		p = ipv6.NewPacketConn(c)
+	}
+	s.join, s.leave = one(p.JoinGroup), one(p.LeaveGroup)
+	s.joinSource, s.leaveSource = two(p.JoinSourceSpecificGroup), two(p.LeaveSourceSpecificGroup)
+	s.block, s.unblock = two(p.ExcludeSourceSpecificGroup), two(p.IncludeSourceSpecificGroup)
+	s.listen = func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (c net.PacketConn, err error) {
+		require.NoError(t, ns.inside(func() error {
+			var u *net.UDPConn
+			if u, err = net.ListenMulticastUDP(network, ifi, gaddr); err == nil {
+				c = u
+			}
+			return nil
+		}))
+		return c, err
+	}
+	return &s
+}
+
+// ourSocket makes one of ours on port 5000.
+func ourSocket(t *testing.T, h *usernet.Host, e end) *groupSocket {
+	t.Helper()
+	c, err := h.ListenUDP(e.network("udp"), &net.UDPAddr{Port: 5000})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return &groupSocket{
+		ifi:  &net.Interface{Index: 2},
+		join: c.JoinGroup, leave: c.LeaveGroup, joinSource: c.JoinSourceGroup, leaveSource: c.LeaveSourceGroup,
+		block: c.BlockSource, unblock: c.UnblockSource,
+		listen: func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (net.PacketConn, error) {
+			u, err := h.ListenMulticastUDP(network, ifi, gaddr)
+			if err != nil {
+				return nil, err
+			}
+			return u, nil
+		},
+	}
+}
+
 // TestSourceFiltersAreReportedAsByTheKernel has a socket of ours and one of the kernel's change their filters
 // of a group alike.
 func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t)
-	ns := newNamespace(t)
-	rec := &recorder{TAP: ns.openTAP(t, true)}
-	h := newHost(t, rec)
-	ours, theirs := netip.MustParseAddr("239.1.2.4"), netip.MustParseAddr("239.1.2.5")
-	var ifi *net.Interface
-	var theirSocket *ipv4.PacketConn
-	require.NoError(t, ns.inside(func() error {
-		var err error
-		if ifi, err = net.InterfaceByName(tapName); err != nil {
-			return err
-		}
-		c, err := net.ListenPacket("udp4", ":5000")
-		if err == nil {
-			theirSocket = ipv4.NewPacketConn(c)
-		}
-		return err
-	}))
-	defer theirSocket.Close()
-	ourSocket, err := h.ListenUDP("udp4", &net.UDPAddr{Port: 5000})
-	require.NoError(t, err)
-	ip := func(a netip.Addr) net.Addr { return &net.IPAddr{IP: a.AsSlice()} }
-	one, two := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
-	group := "ef0102.."
-	for _, c := range []struct {
-		what string
-		our  func(ifi *net.Interface, group, source netip.Addr) error
-		xnet func(ifi *net.Interface, group, source net.Addr) error
-		src  netip.Addr
-		want string // record, sources
-	}{
-		{"join a source", ourSocket.JoinSourceGroup, theirSocket.JoinSourceSpecificGroup, one, "05000001" + group + "c6336401"},
-		{"join another", ourSocket.JoinSourceGroup, theirSocket.JoinSourceSpecificGroup, two, "05000001" + group + "c6336402"},
-		{"leave the first", ourSocket.LeaveSourceGroup, theirSocket.LeaveSourceSpecificGroup, one, "06000001" + group + "c6336401"},
-		{"leave the last", ourSocket.LeaveSourceGroup, theirSocket.LeaveSourceSpecificGroup, two, "06000001" + group + "c6336402"},
-		{"join all", func(_ *net.Interface, group, _ netip.Addr) error { return ourSocket.JoinGroup(nil, group) },
-			func(ifi *net.Interface, group, _ net.Addr) error { return theirSocket.JoinGroup(ifi, group) }, one, "04000000" + group},
-		{"block a source", ourSocket.BlockSource, theirSocket.ExcludeSourceSpecificGroup, one, "06000001" + group + "c6336401"},
-		{"block another", ourSocket.BlockSource, theirSocket.ExcludeSourceSpecificGroup, two, "06000001" + group + "c6336402"},
-		{"unblock the first", ourSocket.UnblockSource, theirSocket.IncludeSourceSpecificGroup, one, "05000001" + group + "c6336401"},
-		{"leave", func(_ *net.Interface, group, _ netip.Addr) error { return ourSocket.LeaveGroup(nil, group) },
-			func(ifi *net.Interface, group, _ net.Addr) error { return theirSocket.LeaveGroup(ifi, group) }, one, "03000000" + group},
-		{"join all again", func(_ *net.Interface, group, _ netip.Addr) error { return ourSocket.JoinGroup(nil, group) },
-			func(ifi *net.Interface, group, _ net.Addr) error { return theirSocket.JoinGroup(ifi, group) }, one, "04000000" + group},
-	} {
-		rec.both(t, 0)
-		require.NoError(t, c.our(nil, ours, c.src), c.what)
-		require.NoError(t, c.xnet(ifi, ip(theirs), ip(c.src)), c.what)
-		o, k := rec.both(t, 1)
-		require.Equal(t, k, o, "%s; expected is the kernel's", c.what)
-		require.Len(t, o, 1, c.what)
-		require.True(t, strings.HasSuffix(o[0], ": 2200000000000001"+c.want), "%s: %s does not end in %s", c.what, o[0], c.want)
-		time.Sleep(1100 * time.Millisecond) // the repetition comes within a second
+	for _, e := range families {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			ns, tap := newTAP(t, true)
+			rec := &recorder{TAP: tap}
+			ours, kernel := ourSocket(t, newHost(t, rec), e), kernelSocket(t, ns, e)
+			time.Sleep(2200 * time.Millisecond) // what the addresses have joined is reported twice, each within a second
+			one, two := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+			head, group := "2200000000000001", "ef0102.."
+			if e.v6() {
+				one, two = netip.MustParseAddr("2001:db8::a1"), netip.MustParseAddr("2001:db8::a2")
+				head, group = "8f00000000000001", "ff3500000000000000000000000012.."
+			}
+			hex1, hex2 := fmt.Sprintf("%x", one.AsSlice()), fmt.Sprintf("%x", two.AsSlice())
+			all := func(f func(*net.Interface, netip.Addr) error) change {
+				return func(ifi *net.Interface, group, _ netip.Addr) error { return f(ifi, group) }
+			}
+			for _, c := range []struct {
+				what   string
+				method func(s *groupSocket) change
+				src    netip.Addr
+				want   string // record, sources
+			}{
+				{"join a source", func(s *groupSocket) change { return s.joinSource }, one, "05000001" + group + hex1},
+				{"join another", func(s *groupSocket) change { return s.joinSource }, two, "05000001" + group + hex2},
+				{"leave the first", func(s *groupSocket) change { return s.leaveSource }, one, "06000001" + group + hex1},
+				{"leave the last", func(s *groupSocket) change { return s.leaveSource }, two, "06000001" + group + hex2},
+				{"join all", func(s *groupSocket) change { return all(s.join) }, one, "04000000" + group},
+				{"block a source", func(s *groupSocket) change { return s.block }, one, "06000001" + group + hex1},
+				{"block another", func(s *groupSocket) change { return s.block }, two, "06000001" + group + hex2},
+				{"unblock the first", func(s *groupSocket) change { return s.unblock }, one, "05000001" + group + hex1},
+				{"leave", func(s *groupSocket) change { return all(s.leave) }, one, "03000000" + group},
+				{"join all again", func(s *groupSocket) change { return all(s.join) }, one, "04000000" + group},
+			} {
+				rec.both(t, 0)
+				require.NoError(t, c.method(ours)(ours.ifi, groups[e.v6()][0], c.src), c.what)
+				require.NoError(t, c.method(kernel)(kernel.ifi, groups[e.v6()][1], c.src), c.what)
+				o, k := rec.both(t, 1)
+				require.Equal(t, k, o, "%s; expected is the kernel's", c.what)
+				require.Len(t, o, 1, c.what)
+				require.True(t, strings.HasSuffix(o[0], ": "+head+c.want), "%s: %s does not end in %s", c.what, o[0], c.want)
+				time.Sleep(1100 * time.Millisecond) // the repetition comes within a second
+			}
+		})
 	}
+}
+
+// errnoOf is an error as its errno, or its text.
+func errnoOf(err error) string {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &errno):
+		return errno.Error()
+	}
+	return err.Error()
+}
+
+// TestGroupsFailAsOnTheKernel does the same with a socket of the kernel's and one of ours.
+func TestGroupsFailAsOnTheKernel(t *testing.T) {
+	t.Parallel()
+	ns, h := newLink(t)
+	for _, e := range families {
+		require.Equal(t, useGroups(kernelSocket(t, ns, e), e), useGroups(ourSocket(t, h, e), e), "%s; expected is the kernel's", e.name)
+	}
+}
+
+// useGroups uses a socket in many ways, and returns what each led to.
+func useGroups(s *groupSocket, e end) (lines []string) {
+	step := func(what string, err error) { lines = append(lines, what+": "+errnoOf(err)) }
+	group, one, two := netip.MustParseAddr("239.1.2.77"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
+	nodes := netip.MustParseAddr("224.0.0.1")
+	if e.v6() {
+		group, one, two = netip.MustParseAddr("ff35::77"), netip.MustParseAddr("2001:db8::a1"), netip.MustParseAddr("2001:db8::a2")
+		nodes = netip.MustParseAddr("ff02::1")
+	}
+	nowhere := &net.Interface{Index: 9999, Name: "none"}
+	step("leave what is not joined", s.leave(s.ifi, group))
+	step("leave a source of it", s.leaveSource(s.ifi, group, one))
+	step("block a source of it", s.block(s.ifi, group, one))
+	step("join a host", s.join(s.ifi, one))
+	step("join nowhere", s.join(nowhere, group))
+	step("join a source nowhere", s.joinSource(nowhere, group, one))
+	step("join a source of a host", s.joinSource(s.ifi, one, one))
+	step("join a source", s.joinSource(s.ifi, group, one))
+	step("again", s.joinSource(s.ifi, group, one))
+	step("another", s.joinSource(s.ifi, group, two))
+	step("join the group", s.join(s.ifi, group))
+	step("block a source", s.block(s.ifi, group, one))
+	step("leave a source", s.leaveSource(s.ifi, group, one))
+	step("again", s.leaveSource(s.ifi, group, one))
+	step("leave the last", s.leaveSource(s.ifi, group, two))
+	step("leave the group", s.leave(s.ifi, group))
+	step("join the group", s.join(s.ifi, group))
+	step("again", s.join(s.ifi, group))
+	step("unblock a source", s.unblock(s.ifi, group, one))
+	step("block a source", s.block(s.ifi, group, one))
+	step("again", s.block(s.ifi, group, one))
+	step("join a source", s.joinSource(s.ifi, group, two))
+	step("unblock it", s.unblock(s.ifi, group, one))
+	step("leave the group", s.leave(s.ifi, group))
+	step("again", s.leave(s.ifi, group))
+	step("join the group of all nodes", s.join(s.ifi, nodes))
+	step("leave it", s.leave(s.ifi, nodes))
+	for _, x := range []struct{ network, group string }{
+		{"udp6", "ff02::5678"}, {"udp", "ff02::5678"}, {"udp4", "ff02::5678"}, {"udp6", "224.1.2.3"}, {"udp6", "::1"},
+		{"udp4", "224.1.2.3"}, {"udp", "224.1.2.3"}, {"udp4", "127.0.0.1"},
+	} {
+		l, err := s.listen(x.network, s.ifi, &net.UDPAddr{IP: net.ParseIP(x.group), Port: 5678})
+		step("ListenMulticastUDP "+x.network+" "+x.group, err)
+		if err == nil {
+			lines = append(lines, l.LocalAddr().Network()+" "+l.LocalAddr().String())
+			l.Close()
+		}
+	}
+	return lines
 }
 
 // TestGroupsReachTheKernelAndComeFromIt compares what either side is told of the same
@@ -358,18 +519,65 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 	})
 }
 
+// TestGroupsOfIPv6ReachTheKernelAndComeFromIt sends to a link-local group both ways.
+func TestGroupsOfIPv6ReachTheKernelAndComeFromIt(t *testing.T) {
+	t.Parallel()
+	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host, _ bool) {
+		gaddr := &net.UDPAddr{IP: net.ParseIP("ff02::5678"), Port: 5678}
+		var theirs *net.UDPConn
+		require.NoError(t, ns.inside(func() error {
+			ifi, err := net.InterfaceByName(tapName)
+			if err != nil {
+				return err
+			}
+			theirs, err = net.ListenMulticastUDP("udp6", ifi, gaddr)
+			return err
+		}))
+		defer theirs.Close()
+		ours, err := h.ListenMulticastUDP("udp6", &net.Interface{Index: 2}, gaddr)
+		require.NoError(t, err)
+		b := make([]byte, 10000)
+		for _, n := range []int{5, 3000} { // in one packet, and in fragments
+			data := []byte(strings.Repeat("x", n))
+			_, err = ours.WriteTo(data, gaddr)
+			require.NoError(t, err)
+			require.NoError(t, theirs.SetReadDeadline(time.Now().Add(patience)))
+			got, from, err := theirs.ReadFromUDP(b)
+			require.NoError(t, err)
+			require.Equal(t, n, got)
+			require.Equal(t, linkLocal(t, h).String(), from.IP.String())
+			_, err = theirs.WriteTo(data, &net.UDPAddr{IP: gaddr.IP, Port: 5678, Zone: tapName})
+			require.NoError(t, err)
+			require.NoError(t, ours.SetReadDeadline(time.Now().Add(patience)))
+			got, from, err = ours.ReadFromUDP(b)
+			require.NoError(t, err)
+			require.Equal(t, n, got)
+			require.True(t, from.IP.IsLinkLocalUnicast())
+			require.NotEmpty(t, from.Zone)
+		}
+	})
+}
+
 // TestASwitchThatSnoopsPassesTheGroupsThatWeJoin puts our host and a sender on a bridge of
 // the kernel's that passes a group only to ports that have reported it, and has no address.
 func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 	t.Parallel()
-	for _, version := range []string{"3", "2"} {
-		t.Run("version "+version, func(t *testing.T) {
+	for _, c := range []struct {
+		e              end
+		option, groups string
+	}{
+		{families[0], "mcast_igmp_version 3", "239.1.2.3"}, {families[0], "mcast_igmp_version 2", "239.1.2.3"},
+		{families[1], "mcast_mld_version 2", "ff15::1234 ff02::1:ff00:2"}, {families[1], "mcast_mld_version 1", "ff15::1234 ff02::1:ff00:2"},
+	} {
+		t.Run(c.option, func(t *testing.T) {
+			t.Parallel()
 			need(t, "bridge")
 			ns := newNamespace(t)
 			tap := ns.openTAP(t, true)
 			ns.shell(t, `
-				ip link add br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_igmp_version `+version+` \
-					mcast_query_response_interval 20 mcast_startup_query_interval 100 mcast_last_member_interval 20
+				ip link add br0 type bridge mcast_snooping 1 mcast_querier 1 `+c.option+` \
+					mcast_query_response_interval 20 mcast_startup_query_interval 100 mcast_query_interval 300 mcast_last_member_interval 20 \
+					mcast_membership_interval 3000
 				ip addr flush dev tap0
 				ip link set tap0 master br0
 				ip link add sender type veth peer name port
@@ -377,31 +585,41 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 				ip link set dev port up
 				ip link set dev sender up
 				ip addr add 192.0.2.1/24 dev sender
+				ip -6 addr add 2001:db8::1/64 dev sender nodad
+				ip route add 224.0.0.0/4 dev sender
+				ip -6 route add ff15::/16 dev sender table local
 				ip link set dev br0 up`)
 			h := newHost(t, tap)
-			gaddr := &net.UDPAddr{IP: net.ParseIP("239.1.2.3"), Port: 5000}
-			ours, err := h.ListenMulticastUDP("udp4", nil, gaddr)
+			groups := strings.Fields(c.groups)
+			gaddr := &net.UDPAddr{IP: net.ParseIP(groups[0]), Port: 5000}
+			ours, err := h.ListenMulticastUDP(c.e.network("udp"), nil, gaddr)
 			require.NoError(t, err)
 			// Once the bridge has heard a query, be it its own, it passes nothing unasked.
-			has := func(port string) bool {
-				return strings.Contains(ns.run(t, "bridge", "mdb", "show"), "port "+port+" grp 239.1.2.3")
+			has := func(port, group string) bool {
+				return strings.Contains(ns.run(t, "bridge", "mdb", "show"), "port "+port+" grp "+group+" ")
 			}
-			require.Eventually(t, func() bool { return has(tapName) }, 20*time.Second, 20*time.Millisecond, "the bridge knows of us")
-			require.False(t, has("port"))
-			before := h.Stats().IGMP
+			for _, group := range groups { // that which was joined, and the solicited-node group
+				require.Eventually(t, func() bool { return has(tapName, group) }, 20*time.Second, 20*time.Millisecond, "the bridge knows of us")
+				require.False(t, has("port", group))
+			}
+			messages := func() stack.IGMPStats {
+				if c.e.v6() {
+					return h.Stats().MLD
+				}
+				return h.Stats().IGMP
+			}
+			before := messages()
 			require.Eventually(t, func() bool {
-				now := h.Stats().IGMP
+				now := messages()
 				return now.Received > before.Received && now.Sent > before.Sent
-			}, 20*time.Second, 20*time.Millisecond, "its queries, from 0.0.0.0, are answered")
+			}, 30*time.Second, 20*time.Millisecond, "its queries, which are from 0.0.0.0 for IPv4, are answered")
 
-			var theirs *net.UDPConn
-			require.NoError(t, ns.inside(func() error {
-				var err error
-				theirs, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(kernelAddr)})
+			var theirs net.PacketConn
+			require.NoError(t, ns.inside(func() (err error) {
+				theirs, err = net.ListenPacket(c.e.network("udp"), c.e.at("0"))
 				return err
 			}))
 			defer theirs.Close()
-			ns.run(t, "ip", "route", "add", "224.0.0.0/4", "dev", "sender")
 			_, err = theirs.WriteTo([]byte("hello"), gaddr)
 			require.NoError(t, err)
 			ours.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -409,10 +627,10 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 			n, from, err := ours.ReadFromUDP(b)
 			require.NoError(t, err)
 			require.Equal(t, "hello", string(b[:n]))
-			require.Equal(t, kernelAddr, from.IP.String())
+			require.Equal(t, c.e.kernel, from.IP.String())
 
 			require.NoError(t, ours.Close())
-			require.Eventually(t, func() bool { return !has(tapName) }, 20*time.Second, 20*time.Millisecond, "it knows that we left")
+			require.Eventually(t, func() bool { return !has(tapName, groups[0]) }, 20*time.Second, 20*time.Millisecond, "it knows that we left")
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -28,10 +29,71 @@ import (
 
 // The two ends of every test's link.
 const (
-	ourAddr    = "192.0.2.2"
-	kernelAddr = "192.0.2.1"
-	tapName    = "tap0"
+	ourAddr     = "192.0.2.2"
+	kernelAddr  = "192.0.2.1"
+	ourAddr6    = "2001:db8::2"
+	kernelAddr6 = "2001:db8::1"
+	tapName     = "tap0"
 )
+
+// An end is a pair of addresses by which the two sides of a link reach each other.
+type end struct {
+	name   string
+	flag   string // of programs: -4, -6
+	ours   string // as a program of the kernel's writes it
+	kernel string // as a program of ours writes it
+}
+
+// families has one end of each family.
+var families = []end{{"IPv4", "-4", ourAddr, kernelAddr}, {"IPv6", "-6", ourAddr6, kernelAddr6}}
+
+// v6 tells whether the end is one of IPv6.
+func (e end) v6() bool { return e.flag == "-6" }
+
+// network is "udp4", say.
+func (e end) network(proto string) string { return proto + e.flag[1:] }
+
+// url is the URL of a path on port 80 of our side.
+func (e end) url(path string) string {
+	if !e.v6() {
+		return "http://" + e.ours + path
+	}
+	return "http://[" + strings.Replace(e.ours, "%", "%25", 1) + "]" + path
+}
+
+// at is the address and port of the kernel's side.
+func (e end) at(port string) string { return net.JoinHostPort(e.kernel, port) }
+
+// ends are families, and the link-local addresses of IPv6 with their zones.
+func (ns *namespace) ends(t *testing.T, h *usernet.Host) []end {
+	return append(families[:2:2], end{"link-local", "-6", linkLocal(t, h).WithZone(tapName).String(),
+		ns.kernelLinkLocal(t) + "%" + h.Interfaces()[1].Name})
+}
+
+// linkLocal returns the host's link-local address.
+func linkLocal(t *testing.T, h *usernet.Host) netip.Addr {
+	t.Helper()
+	for _, p := range h.Addrs() {
+		if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
+			return p.Addr()
+		}
+	}
+	t.Fatal("the host has no link-local address")
+	return netip.Addr{}
+}
+
+// kernelLinkLocal waits until the kernel's link-local address is of use, and returns it.
+func (ns *namespace) kernelLinkLocal(t *testing.T) string {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		out := ns.run(t, "ip", "-6", "-o", "addr", "show", "dev", tapName, "scope", "link")
+		if f := strings.Fields(out); len(f) > 3 && !strings.Contains(out, "tentative") {
+			return strings.TrimSuffix(f[3], "/64")
+		}
+	}
+	t.Fatal("the kernel has no link-local address")
+	return ""
+}
 
 // patience is how long a command of the kernel's side may take. It is there to
 // end a test that hangs, and says nothing about speed.
@@ -123,11 +185,16 @@ func (ns *namespace) inside(f func() error) error {
 }
 
 // openTAP opens a TAP in the namespace, made if it does not exist. On a plain one
-// every frame passes by itself, with its checksum complete.
+// every frame passes by itself, with its checksum complete. The kernel uses its addresses there at once,
+// without duplicate address detection.
 func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 	t.Helper()
 	var tap *nic.TAP
-	var err error
+	// What /proc/sys/net shows is that of the thread which opens it.
+	err := ns.inside(func() error {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+	})
+	require.NoError(t, err)
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		err = ns.inside(func() (err error) {
 			tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), NoOffload: plain})
@@ -144,7 +211,7 @@ func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 	return tap
 }
 
-// newHost makes a host on a device.
+// newHost makes a host of both families on a device.
 func newHost(t *testing.T, dev nic.Device) *usernet.Host {
 	t.Helper()
 	return newHostWith(t, dev, stack.TCPConfig{})
@@ -154,33 +221,46 @@ func newHost(t *testing.T, dev nic.Device) *usernet.Host {
 func newHostWith(t *testing.T, dev nic.Device, cfg stack.TCPConfig) *usernet.Host {
 	t.Helper()
 	h, err := usernet.New(usernet.Config{
-		NIC:     dev,
-		TCP:     cfg,
-		Addrs:   []netip.Prefix{netip.MustParsePrefix(ourAddr + "/24")},
-		Gateway: netip.MustParseAddr(kernelAddr),
+		NIC:      dev,
+		TCP:      cfg,
+		Addrs:    []netip.Prefix{netip.MustParsePrefix(ourAddr + "/24"), netip.MustParsePrefix(ourAddr6 + "/64")},
+		Gateway:  netip.MustParseAddr(kernelAddr),
+		Gateway6: netip.MustParseAddr(kernelAddr6),
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { h.Close() })
 	return h
 }
 
-// newLink makes a namespace and a host on a TAP in it.
+// newTAP makes a namespace with a TAP of both families.
+func newTAP(t *testing.T, plain bool) (*namespace, *nic.TAP) {
+	t.Helper()
+	ns := newNamespace(t)
+	tap := ns.openTAP(t, plain)
+	ns.run(t, "ip", "-6", "addr", "add", kernelAddr6+"/64", "dev", tapName, "nodad")
+	return ns, tap
+}
+
+// newLink makes a namespace and a host on a TAP in it, which carries super-frames.
 func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	t.Helper()
 	need(t, tools...)
-	ns := newNamespace(t)
-	return ns, newHost(t, ns.openTAP(t, false))
+	ns, tap := newTAP(t, false)
+	return ns, newHost(t, tap)
 }
+
+// links are the kinds of TAPs: whether one is plain.
+var links = map[string]bool{"super-frames": false, "plain frames": true}
 
 // onBothLinks runs a test over a TAP that carries super-frames and over a plain
 // one.
 func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *namespace, h *usernet.Host, plain bool)) {
 	t.Helper()
 	need(t, tools...)
-	for name, plain := range map[string]bool{"super-frames": false, "plain frames": true} {
+	for name, plain := range links {
 		t.Run(name, func(t *testing.T) {
-			ns := newNamespace(t)
-			test(t, ns, newHost(t, ns.openTAP(t, plain)), plain)
+			ns, tap := newTAP(t, plain)
+			test(t, ns, newHost(t, tap), plain)
 		})
 	}
 }

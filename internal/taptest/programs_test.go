@@ -1,0 +1,337 @@
+//go:build linux
+
+package taptest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// programs are programs of the kernel's side, and what each does with a host that has a site on port 80, echo on
+// port 7, ssh on port 22, and nothing on port 81.
+var programs = []struct {
+	name   string
+	tools  []string
+	noZone bool // it does not take a link-local address with its zone
+	run    func(t *testing.T, ns *namespace, e end)
+}{
+	{name: "curl", tools: []string{"curl", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
+		for _, n := range []int64{0, 1, 1428, 1429, 1448, 1449, 100_000, 1 << 20} {
+			curlDownload(t, ns, e, n)
+			curlUpload(t, ns, e, n)
+		}
+		_, errs, err := ns.try(t, "curl", "-sS", "--connect-timeout", "30", strings.TrimSuffix(e.url("/"), "/")+":81/")
+		require.Regexp(t, `Failed to connect|Could not connect|refused`, errs)
+		var exit interface{ ExitCode() int }
+		require.ErrorAs(t, err, &exit)
+		require.Equal(t, 7, exit.ExitCode(), "curl says that it could not connect, not that time ran out")
+	}},
+	{name: "wrk", tools: []string{"wrk"}, noZone: true, run: func(t *testing.T, ns *namespace, e end) {
+		out := ns.run(t, "wrk", "-t", "1", "-c", "8", "-d", "1s", e.url("/slow"))
+		requireWrk(t, out)
+	}},
+	{name: "ping", tools: []string{"ping"}, run: func(t *testing.T, ns *namespace, e end) {
+		for _, size := range []int{16, 56, 1452, 1472, 5000, 65000} {
+			out := ns.run(t, "ping", e.flag, "-q", "-A", "-c", "5", "-W", "5", "-s", fmt.Sprint(size), e.ours)
+			require.Contains(t, out, "5 packets transmitted, 5 received, 0% packet loss", "size %d", size)
+		}
+	}},
+	{name: "nc", tools: []string{"nc", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
+		echoes(t, ns, "nc "+e.flag+" -N "+e.ours+" 7", "nc "+e.flag+" -u -W 1 -w 30 "+e.ours+" 7")
+		ns.try(t, "bash", "-c", "echo x | nc "+e.flag+" -u -w 1 "+e.ours+" 81") // whether it minds the ICMP error is its own affair
+	}},
+	{name: "socat", tools: []string{"socat", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
+		to := e.flag[1:] + ":" + e.ours + ":7"
+		if e.v6() {
+			to = "6:[" + e.ours + "]:7"
+		}
+		echoes(t, ns, "socat -t 60 - TCP"+to, "socat -b 65507 -t 1 - UDP"+to)
+	}},
+	{name: "ssh", tools: []string{"ssh", "ssh-keygen", "dropbear", "dropbearkey", "mount", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
+		ssh := sshTo(t, ns, e)
+		require.Equal(t, "hello\n", ns.shell(t, ssh+" echo hello"))
+		const n = 1 << 20
+		require.Equal(t, contentSum(t, n)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s cat | sha256sum", self(t, "generate"), n, ssh)))
+	}},
+	{name: "nmap", tools: []string{"nmap"}, run: func(t *testing.T, ns *namespace, e end) {
+		args := []string{"nmap", "-n", "-Pn", "-oG", "-", "--reason", "-p"}
+		if e.v6() {
+			args = slices.Insert(args, 1, "-6")
+		}
+		for _, x := range []struct{ scan, ports, want string }{
+			{"-sT", "7,80,81", "7/open/tcp//echo///, 80/open/tcp//http///, 81/closed/tcp"},
+			{"-sS", "7,80,81", "7/open/tcp//echo///, 80/open/tcp//http///, 81/closed/tcp"},
+			{"-sA", "80,81", "80/unfiltered/tcp//http///, 81/unfiltered/tcp"},
+			{"-sF", "80,81", "80/open|filtered/tcp//http///, 81/closed/tcp"},
+			{"-sU", "81", "81/closed/udp"},
+		} {
+			require.Contains(t, ns.run(t, append(args, x.ports, x.scan, e.ours)...), "Ports: "+x.want, "nmap %s", x.scan)
+		}
+	}},
+	{name: "traceroute", tools: []string{"traceroute"}, run: func(t *testing.T, ns *namespace, e end) {
+		for _, how := range []string{"", "-I", "-T"} {
+			out := ns.shell(t, "traceroute "+e.flag+" -n -z 20 -w 5 "+how+" "+e.ours)
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			require.Len(t, lines, 2, how)
+			require.Regexp(t, `^ 1  \S+( +[0-9.]+ ms){3}$`, lines[1], how)
+			require.Equal(t, e.ours, strings.Fields(lines[1])[1])
+		}
+	}},
+	{name: "tracepath", tools: []string{"tracepath"}, run: func(t *testing.T, ns *namespace, e end) {
+		out := ns.run(t, "tracepath", e.flag, "-n", e.ours)
+		require.Regexp(t, `Resume: pmtu 1500 hops 1 back 1`, out)
+	}},
+}
+
+func requireWrk(t *testing.T, out string) {
+	t.Helper()
+	t.Log(out)
+	require.NotContains(t, out, "Socket errors")
+	require.NotContains(t, out, "Non-2xx")
+	require.Regexp(t, `[1-9]\d* requests in`, out)
+}
+
+// echoes has commands send to echo servers.
+func echoes(t *testing.T, ns *namespace, tcp, udp string) {
+	t.Helper()
+	const size, large = 1 << 20, 8000
+	require.Equal(t, contentSum(t, size)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s | sha256sum", self(t, "generate"), size, tcp)))
+	require.Equal(t, "a datagram\n", ns.shell(t, "echo a datagram | "+udp))
+	// One that is sent in several fragments, and comes back so.
+	require.Equal(t, contentSum(t, large)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s | sha256sum", self(t, "generate"), large, udp)))
+}
+
+// sshPort is where the kernel's dropbear listens, on 127.0.0.1: what comes to our port 22 is connected to it.
+const sshPort = "2222"
+
+// sshTo starts a dropbear, unless there is one, and returns the command that is to be followed by what it is to run.
+func sshTo(t *testing.T, ns *namespace, e end) string {
+	t.Helper()
+	dir := t.TempDir()
+	ns.shell(t, "cd "+dir+` && mkdir -m 700 .ssh
+		ssh-keygen -q -t ed25519 -N '' -f key
+		cp key.pub .ssh/authorized_keys
+		dropbearkey -t ed25519 -f host 2>/dev/null | grep ^ssh-ed25519 | sed 's/^/ours /' > known`)
+	// In the mount namespace that "ip netns exec" makes, and nowhere else, that is root's home.
+	ns.daemon(t, "bash", "-euc", "chmod 700 "+dir+"; mount --bind "+dir+" /root; exec dropbear -F -E -s -r "+dir+"/host -p 127.0.0.1:"+sshPort)
+	require.Eventually(t, func() bool {
+		return ns.inside(func() error {
+			c, err := net.Dial("tcp", "127.0.0.1:"+sshPort)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		}) == nil
+	}, patience, 10*time.Millisecond)
+	return fmt.Sprintf("ssh -F none -o BatchMode=yes -o IdentitiesOnly=yes -o HostKeyAlias=ours -o UserKnownHostsFile=%[1]s/known -i %[1]s/key root@%[2]s",
+		dir, e.ours)
+}
+
+// serveSSH connects what comes to our port 22 to the kernel's dropbear.
+func serveSSH(t *testing.T, ns *namespace, h *usernet.Host) {
+	t.Helper()
+	ln, err := h.Listen("tcp", ":22")
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			var to net.Conn
+			if err := ns.inside(func() (err error) { to, err = net.Dial("tcp", "127.0.0.1:"+sshPort); return err }); err != nil {
+				c.Close()
+				continue
+			}
+			for a, b := range map[net.Conn]net.Conn{c: to, to: c} {
+				go func() {
+					io.Copy(a, b)
+					a.(interface{ CloseWrite() error }).CloseWrite()
+				}()
+			}
+		}
+	}()
+}
+
+// faulty is what tshark shows of frames that are not as they should be.
+// Where the sum of a segment is 0, the kernel writes 0xffff (CSUM_MANGLED_0), which tshark calls bad. A datagram that
+// the kernel quotes in an ICMP error has no checksum yet, if we have left that to the device.
+const faulty = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 && tcp.checksum != 0xffff || " +
+	"udp.checksum.status == 0 && !(icmp || icmpv6) || icmp.checksum.status == 0 || icmpv6.checksum.status == 0 || " +
+	"tcp.checksum == 0xffff && (ip.src == " + ourAddr + " || ipv6.src == " + ourAddr6 + ")"
+
+// TestProgramsReachTheHost has programs of the kernel's side use a host over IPv4, over IPv6 and by its link-local
+// address, and the host use the kernel; then it has tshark look at all that has passed.
+func TestProgramsReachTheHost(t *testing.T) {
+	t.Parallel()
+	need(t, "tshark", "curl", "ping", "nc", "nft")
+	for name, plain := range links {
+		t.Run(name, func(t *testing.T) { useAndCapture(t, plain) })
+	}
+}
+
+func useAndCapture(t *testing.T, plain bool) {
+	ns, tap := newTAP(t, plain)
+	file := filepath.Join(t.TempDir(), "run.pcapng")
+	f, err := os.Create(file)
+	require.NoError(t, err)
+	defer f.Close()
+	capt := nic.Capture(tap, f, nic.CaptureConfig{})
+	h := newHost(t, capt)
+	serveSite(t, h)
+	serveEcho(t, h)
+	serveSSH(t, ns, h)
+	ns.startHelper(t, "ready", "http", ":8000")
+	ends := ns.ends(t, h)
+	if plain {
+		ends = families
+	}
+	for _, e := range ends {
+		for _, p := range programs {
+			if p.noZone && strings.Contains(e.ours, "%") {
+				continue
+			}
+			t.Run(p.name+" over "+e.name, func(t *testing.T) {
+				need(t, p.tools...)
+				p.run(t, ns, e)
+			})
+		}
+		t.Run("usernet over "+e.name, func(t *testing.T) { useTheKernel(t, ns, h, e) })
+	}
+	ns.drop(t)
+	for _, e := range families {
+		curlDownload(t, ns, e, 2<<20)
+		curlUpload(t, ns, e, 2<<20)
+	}
+	require.NoError(t, h.Close())
+	require.NoError(t, capt.Err())
+	require.NoError(t, f.Close())
+
+	there := []string{"arp", "icmp.type == 8", "icmp.type == 0", "icmp.code == 3", "udp", "ip.flags.mf == 1",
+		"icmpv6.type == 128", "icmpv6.type == 129", "icmpv6.type == 1 && icmpv6.code == 4", "icmpv6.type == 4 && icmpv6.code == 1",
+		"icmpv6.type == 135", "icmpv6.type == 136", "ipv6.fraghdr.more == 1", "ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow != 0",
+		"ip && tcp.flags.reset == 1", "ip && tcp.flags.fin == 1", "ip && tcp.checksum.status == 1 && tcp.srcport == 80",
+		"ipv6 && tcp.flags.reset == 1", "ipv6 && tcp.flags.fin == 1", "ipv6 && tcp.checksum.status == 1 && tcp.srcport == 80"}
+	// What is not a fault of a frame but would be one of ours is the second. The third is that all segments of a connection have a label:
+	// resets of no connection have none.
+	absent := []string{faulty, "tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1",
+		"ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow == 0"}
+	if plain {
+		absent = append(absent, "frame.len > 1514")
+	} else { // the batch in one frame
+		there = append(there, "ip && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1",
+			"ipv6 && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1", "ipv6 && frame.len > 20000")
+	}
+	for i, n := range ns.shark(t, file, slices.Concat(there, absent)) {
+		if i < len(there) {
+			require.Positive(t, n, "the capture has no %q", there[i])
+		} else {
+			require.Zero(t, n, "the capture has %q", absent[i-len(there)])
+		}
+	}
+}
+
+// useTheKernel has the host be the client.
+func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
+	for _, n := range []int64{0, 1, 100_000, 1_000_000} {
+		fetch(t, h, e, n)
+	}
+	_, err := h.DialTimeout("tcp", e.at("81"), 30*time.Second)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.EqualError(t, err, "dial tcp "+e.at("81")+": connect: connection refused")
+	// UDP learns it from ICMP, on both sides.
+	ours, err := h.Dial("udp", e.at("81"))
+	require.NoError(t, err)
+	defer ours.Close()
+	var theirs net.Conn
+	require.NoError(t, ns.inside(func() (err error) {
+		theirs, err = net.Dial("udp", net.JoinHostPort(e.ours, "81"))
+		if err != nil {
+			return err
+		}
+		// A protocol that is not known.
+		c, err := net.Dial("ip"+e.flag[1:]+":253", e.ours)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Write([]byte("who?"))
+		return err
+	}))
+	defer theirs.Close()
+	for _, c := range []net.Conn{theirs, ours} {
+		_, err = c.Write([]byte("anybody?"))
+		require.NoError(t, err)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(30*time.Second)))
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	}
+	sendBatch(t, h, e)
+}
+
+func TestWrkSeesNoError(t *testing.T) {
+	t.Parallel()
+	ns, h := newLink(t, "wrk")
+	serveSite(t, h)
+	for _, e := range families {
+		requireWrk(t, ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", wrkPeriod, e.url("/")))
+		requireWrk(t, ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", wrkPeriod, "-H", "Connection: close", e.url("/")))
+	}
+}
+
+// shark tells how many frames of a capture each of the filters has, in one run of tshark:
+// to start it takes longer than to read the file.
+func (ns *namespace) shark(t *testing.T, file string, filters []string) (frames []int) {
+	t.Helper()
+	// A port that the system has chosen may be that of a protocol which tshark knows.
+	const chosen = ".port==32768-60999,data"
+	out := ns.run(t, "tshark", "-q", "-r", file, "-d", "tcp"+chosen, "-d", "udp"+chosen, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
+		"-o", "udp.check_checksum:TRUE", "-z", "io,stat,0,"+strings.Join(filters, ","))
+	for line := range strings.Lines(out) {
+		if !strings.Contains(line, "<>") {
+			continue
+		}
+		// | interval | frames | bytes | frames | bytes | ... |
+		columns := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		for i := 1; i < len(columns); i += 2 {
+			n, err := strconv.Atoi(strings.TrimSpace(columns[i]))
+			require.NoError(t, err, line)
+			frames = append(frames, n)
+		}
+	}
+	require.Len(t, frames, len(filters), out)
+	return frames
+}
+
+// sendBatch sends datagrams that the device may carry in one frame.
+func sendBatch(t *testing.T, h *usernet.Host, e end) {
+	t.Helper()
+	pc, err := h.ListenPacket("udp", ":0")
+	require.NoError(t, err)
+	defer pc.Close()
+	var ms []usernet.Message
+	to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(e.at("9")))
+	for i := range 6 {
+		ms = append(ms, usernet.Message{Buffers: [][]byte{bytes.Repeat([]byte{byte(i)}, 1200)}, Addr: to})
+	}
+	n, err := pc.(*usernet.UDPConn).WriteBatch(ms, 0)
+	require.NoError(t, err)
+	require.Equal(t, len(ms), n)
+}
