@@ -254,6 +254,48 @@ func TestWritersReuseTheirBuffersOnAnyLink(t *testing.T) {
 	})
 }
 
+func TestFramesBuiltWhileAWriterWaitsAreCopies(t *testing.T) {
+	// The interface drops a frame with t.mu held. Its completion locks t.mu if a writer waits, so the
+	// frame must not need one.
+	synctest.Test(t, func(t *testing.T) {
+		a, b := wiredPair(t, nil)
+		c, _ := connect(t, a, b)
+		c.mu.Lock()
+		c.startPinning()
+		completed := false
+		c.zc.done = func() { completed = true; c.zc.frames.Add(-1) }
+		c.queueFull = true // no frame is built yet
+		require.Positive(t, c.conn.Pin(a.now(), noise(60_000)))
+		c.zc.frames.Add(1) // an earlier frame is in the device
+		c.mu.Unlock()
+		returned := false
+		go func() {
+			c.mu.Lock()
+			c.awaitFrames()
+			c.unpin()
+			returned = true
+			c.mu.Unlock()
+		}()
+		synctest.Wait()
+
+		// The device has sent the earlier frame but has not locked c.mu yet. The link goes down.
+		c.mu.Lock()
+		c.zc.frames.Add(-1)
+		c.path.ifc.down.Store(true)
+		c.queueFull = false
+		c.run(a.now())
+		sent := c.conn.Info().InFlight
+		c.path.ifc.down.Store(false)
+		c.wakeWriters()
+		c.mu.Unlock()
+		synctest.Wait()
+		require.Positive(t, sent, "frames were built and dropped")
+		require.False(t, completed, "the completion would have locked c.mu again")
+		require.True(t, returned)
+		c.Close()
+	})
+}
+
 func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{Medium: nic.IP})
 	c, _ := connect(t, a, b)

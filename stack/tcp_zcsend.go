@@ -65,14 +65,16 @@ func (t *TCP) unpin() {
 	z := t.zc
 	t.s.tcp.used.Add(-z.charged)
 	z.charged = 0
-	z.copying = false
 	t.awaitFrames()
+	z.copying = false
 }
 
 // awaitFrames waits until no frame refers to the caller's buffer. t.mu is held, but not during the
-// wait.
+// wait. Frames that are built during the wait contain copies, because a frame may be dropped while
+// t.mu is held, and complete would then lock t.mu again.
 func (t *TCP) awaitFrames() {
 	z := t.zc
+	z.copying = true
 	for z.frames.Load() > 0 {
 		z.waiting.Store(true)
 		if z.frames.Load() > 0 {
@@ -83,8 +85,7 @@ func (t *TCP) awaitFrames() {
 }
 
 // complete is called when a frame that refers to pinned bytes has been sent or dropped. It locks t.mu
-// if a writer waits in awaitFrames. A caller that holds t.mu must therefore run only while no writer
-// waits.
+// if a writer waits in awaitFrames. The caller may hold t.mu only while no writer waits.
 func (z *zeroCopySend) complete() {
 	if z.frames.Add(-1) == 0 && z.waiting.Load() {
 		z.t.mu.Lock()
