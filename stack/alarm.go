@@ -6,32 +6,33 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// An alarm calls its owner at a time that the owner moves. The tables of a stack have one each for all
-// of their entries. It costs no goroutine, and no timer before it is first set.
+// An alarm calls its owner's fired method at a time that the owner can change. A table of a stack has
+// one alarm for all of its entries. An alarm has no goroutine, and no timer until it is first set.
 //
-// An alarm belongs to the lock of its owner, which is held for every call. The zero value is an
-// alarm that is not set.
+// The owner's lock protects the alarm and must be held for every call. The zero value is an alarm that
+// is not set.
 type alarm struct {
 	timer *time.Timer // nil until first needed
-	at    tcp.Time    // when the timer fires; 0: it does not run; alarmClosed
+	at    tcp.Time    // when the timer fires; 0: not set; or alarmClosed
 }
 
-// alarmClosed is the time of an alarm that is never set again. It is before all others.
+// alarmClosed is the value of at after close. It is before all other times, so that set does nothing.
 const alarmClosed = tcp.Time(-1)
 
-// An alarmOwner is who set an alarm. fired is called without a lock. It takes its own, calls
-// alarm.over, and looks at the clock: it may be late, or called for a time that has been moved.
+// An alarmOwner is the owner of an alarm. fired is called without locks. It locks the owner's lock,
+// calls alarm.over, and checks the clock, because the call may be late or for a time that has changed
+// since.
 type alarmOwner interface{ fired() }
 
-// set has the owner called at a time, unless it will be before. A time that has come is
-// at once; 0 is never, and changes nothing.
+// set makes the alarm fire at time at, unless it is set for an earlier time. If at has passed, it fires
+// at once. 0 means never: set then does nothing.
 func (a *alarm) set(now, at tcp.Time, owner alarmOwner) {
 	if at != 0 && (a.at == 0 || at < a.at) {
 		a.move(now, at, owner)
 	}
 }
 
-// move has the owner called at a time, and at no other; 0 is never.
+// move sets the alarm to time at, whatever it was set to. 0 means never.
 func (a *alarm) move(now, at tcp.Time, owner alarmOwner) {
 	if a.at == alarmClosed || at == a.at {
 		return
@@ -48,7 +49,7 @@ func (a *alarm) move(now, at tcp.Time, owner alarmOwner) {
 	}
 }
 
-// over takes note that the timer has fired. It reports false if the alarm was closed.
+// over must be called by fired. It marks the alarm as not set. It reports false if the alarm is closed.
 func (a *alarm) over() bool {
 	if a.at == alarmClosed {
 		return false
@@ -57,7 +58,7 @@ func (a *alarm) over() bool {
 	return true
 }
 
-// close stops the alarm for good.
+// close stops the alarm. It cannot be set again.
 func (a *alarm) close() {
 	a.at = alarmClosed
 	if a.timer != nil {
@@ -65,13 +66,13 @@ func (a *alarm) close() {
 	}
 }
 
-// timerSlots is how many nanoseconds are from one instant at which timers fire to the next. It is
-// the slotRound of package nic.
+// timerSlots is the distance in nanoseconds of the instants at which timers fire. It is slotRound of
+// package nic.
 const timerSlots = 64
 
-// timerWait returns how long a timer has to run that is set now for a time: at most timerSlots longer,
-// so that it fires in a slot that no link with a seed uses for its frames (see slots in package nic).
-// In a testing/synctest bubble the order of the two is then the same in each run.
+// timerWait returns the duration for a timer that is set now and fires at time at, or up to timerSlots
+// later. It then fires in a slot that no link with a seed uses for its frames (see slots in package
+// nic). In a testing/synctest bubble the order of timers and frames is then the same in each run.
 func timerWait(now, at tcp.Time) time.Duration {
 	at = max(at, now)
 	return time.Duration(at - now + -at&(timerSlots-1))

@@ -6,22 +6,21 @@ import (
 	"unsafe"
 )
 
-// Buffers are pooled by powers of two from 1<<minBufClass to 1<<maxBufClass
-// bytes: 256 bytes hold a bare acknowledgement with every header, 128 KiB a
-// super-frame with its headers, and the classes above serve TCP's rings, the largest
-// of which are of DefaultParams' 32 MiB.
+// Buffers are pooled in classes of powers of two, from 1<<minBufClass to 1<<maxBufClass bytes. 256
+// bytes hold a bare ACK with all headers, and 128 KiB a super-frame with its headers. Larger classes
+// are for TCP's ring buffers, which have up to 32 MiB with DefaultParams.
 const (
 	minBufClass = 8
 	maxBufClass = 25
 )
 
-// bufPool hands out byte slices whose capacity is a power of two.
-// It is safe for concurrent use, and nothing in it waits.
+// A bufPool hands out byte slices whose capacity is a power of two. It is safe for concurrent use and
+// never blocks.
 type bufPool struct {
 	classes [maxBufClass + 1]sync.Pool
 }
 
-// get returns a slice of length n whose bytes are not cleared.
+// get returns a slice of length n. Its bytes are not cleared.
 func (p *bufPool) get(n int) []byte {
 	c := max(bits.Len(uint(n-1)), minBufClass)
 	if n <= 0 {
@@ -30,15 +29,15 @@ func (p *bufPool) get(n int) []byte {
 	if c > maxBufClass {
 		return make([]byte, n)
 	}
-	// The pool holds pointers to the first byte, because a slice in an
-	// interface would be allocated anew at each put.
+	// The pool stores pointers to the first byte, because storing a slice in an interface would
+	// allocate.
 	if b, ok := p.classes[c].Get().(*byte); ok {
 		return unsafe.Slice(b, 1<<c)[:n]
 	}
 	return make([]byte, n, 1<<c)
 }
 
-// put gives a slice from get back. Nobody may hold a part of it any more.
+// put returns a slice from get to the pool. Nothing may refer to its memory any more.
 func (p *bufPool) put(b []byte) {
 	n := cap(b)
 	if n < 1<<minBufClass || n > 1<<maxBufClass || n&(n-1) != 0 {

@@ -1,15 +1,15 @@
 package stack
 
-// changes tells those who want to know that the configuration has changed.
+// changes is the state of Stack.Changed.
 type changes struct {
 	mu mutex[levelLink]
-	ch chan struct{} // nil: nobody has asked since the last change
+	ch chan struct{} // nil: no call of Changed since the last change
 }
 
-// Changed returns a channel that is closed at the next change of an address, a link or a route,
-// and by Close, which is the last one. It is of no use for a second change: call Changed again,
-// and then read what there is, as by Interfaces and Routes. So nothing is missed, however fast
-// changes follow each other, and a caller that does not come back leaves nothing behind.
+// Changed returns a channel that is closed at the next change of an address, a link or a route, and by
+// Close. To wait for the change after that, call Changed again before reading the new state, for
+// example with Interfaces and Routes: a change after the call then closes the new channel, and none is
+// missed. A caller that stops calling Changed leaves nothing behind.
 func (s *Stack) Changed() <-chan struct{} {
 	c := &s.changes
 	c.mu.Lock()
@@ -20,7 +20,7 @@ func (s *Stack) Changed() <-chan struct{} {
 	return c.ch
 }
 
-// notify wakes those who wait for a change.
+// notify closes the channel that Changed has returned.
 func (c *changes) notify() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,16 +7,15 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// An groupDue is something that is to be said of a group, or in answer to a general query of
-// all groups of a link.
+// A groupDue schedules the reports of a group, or the answer to a general query.
 type groupDue struct {
-	at    tcp.Time // 0: it is not in the heap
-	pos   int      // in the heap
+	at    tcp.Time // 0: not in the heap
+	pos   int      // index in the heap
 	link  *groupLink
-	group *groupState // nil: all
+	group *groupState // nil: the answer to a general query
 }
 
-// compare orders by link, and on each by group, with what is for all groups first.
+// compare orders by link, then by group. The answer to a general query comes first.
 func (d *groupDue) compare(o *groupDue) int {
 	if c := cmp.Compare(d.link.ifc.index, o.link.ifc.index); c != 0 {
 		return c
@@ -30,10 +29,10 @@ func (d *groupDue) compare(o *groupDue) int {
 	return d.group.addr.Compare(o.group.addr)
 }
 
-// An groupHeap has the earliest first, for container/heap.
+// A groupHeap orders by time, for container/heap.
 type groupHeap []*groupDue
 
-// set puts an entry in for a time, moves it there, or takes it out if that is 0.
+// set puts d into the heap at a time, moves it there if it is in the heap, or removes it if at is 0.
 func (h *groupHeap) set(d *groupDue, at tcp.Time) {
 	was := d.at
 	switch {
@@ -50,7 +49,7 @@ func (h *groupHeap) set(d *groupDue, at tcp.Time) {
 	}
 }
 
-// take takes out and returns what is due.
+// take removes and returns the entries that are due.
 func (h *groupHeap) take(now tcp.Time) (due []*groupDue) {
 	for len(*h) > 0 && (*h)[0].at <= now {
 		d := heap.Pop(h).(*groupDue)

@@ -7,18 +7,18 @@ import (
 	"sync/atomic"
 )
 
-// A sourceFilter says from which sources a socket, or an interface, wants what is sent to a group
-// (RFC 3376 3). The zero value wants nothing: the group is not joined. It is never changed.
+// A sourceFilter is the filter of a socket, or of an interface, for the sources of a group (RFC 3376
+// 3). The zero value accepts no source: the group is not joined. A sourceFilter is immutable.
 type sourceFilter struct {
-	exclude bool         // mode EXCLUDE: all sources but these; else INCLUDE: only these
-	sources []netip.Addr // mode EXCLUDE: accept all sources but these; else INCLUDE: accept only these
+	exclude bool         // mode EXCLUDE: accept all sources but these; else INCLUDE: accept only these
+	sources []netip.Addr // in ascending order
 }
 
-// isMember reports whether the filter wants anything.
 // isMember reports whether the filter accepts any source.
+// RFC 3376 2: "a filter mode of INCLUDE and an empty source list" is "to leave the group".
 func (f *sourceFilter) isMember() bool { return f.exclude || len(f.sources) > 0 }
 
-// wants reports whether the filter lets what a source sends pass.
+// wants reports whether the filter accepts a source.
 func (f *sourceFilter) wants(source netip.Addr) bool { return f.lists(source) != f.exclude }
 
 func (f *sourceFilter) lists(source netip.Addr) bool {
@@ -26,19 +26,19 @@ func (f *sourceFilter) lists(source netip.Addr) bool {
 	return found
 }
 
-// with returns the filter with one more source in its list.
+// with returns a filter with one more source in its list.
 func (f *sourceFilter) with(source netip.Addr) sourceFilter {
 	i, _ := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
 	return sourceFilter{f.exclude, slices.Insert(slices.Clone(f.sources), i, source)}
 }
 
-// without returns the filter without a source that is in its list.
+// without returns a filter without a source of its list.
 func (f *sourceFilter) without(source netip.Addr) sourceFilter {
 	return sourceFilter{f.exclude, slices.DeleteFunc(slices.Clone(f.sources), func(a netip.Addr) bool { return a == source })}
 }
 
-// difference calls yield for each source that one of two filters of the same mode lists and the
-// other does not.
+// difference calls yield for each source that is in the list of only one of two filters. The filters
+// have the same mode.
 func (f *sourceFilter) difference(g *sourceFilter, yield func(netip.Addr)) {
 	for _, a := range f.sources {
 		if !g.lists(a) {

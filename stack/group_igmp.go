@@ -7,15 +7,15 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has the messages of IGMP. When they are sent is for groupEngine to say.
+// This file has the messages of IGMP. groupEngine decides when they are sent.
 
 const (
-	igmpTenth  = tcp.Second / 10  // unit of the time that queries give
+	igmpTenth  = tcp.Second / 10  // unit of the Max Response Time
 	igmpTOS    = 0xc0             // RFC 3376 4: "IP Precedence of Internetwork Control"
-	igmpHeader = wire.IPv4Len + 4 // with the router alert
+	igmpHeader = wire.IPv4Len + 4 // with the Router Alert option
 )
 
-// inputIGMP works on an IGMP message.
+// inputIGMP handles a received IGMP message.
 func (s *Stack) inputIGMP(p *packet) {
 	h, r := wire.ParseIGMP(p.payload)
 	if r != wire.OK {
@@ -29,7 +29,7 @@ func (s *Stack) inputIGMP(p *packet) {
 	}
 }
 
-// takeIGMP works on a message, and reports whether it was for hosts. The engine's lock is held.
+// takeIGMP handles a message, and reports whether it is one for hosts. The engine's lock is held.
 func (s *Stack) takeIGMP(l *groupLink, p *packet, h *wire.IGMP, now tcp.Time) bool {
 	switch h.Type {
 	case wire.IGMPQuery:
@@ -73,8 +73,8 @@ func (l *groupLink) sendIGMPv2(dst netip.Addr, typ wire.IGMPType, group netip.Ad
 	l.sendIGMP(dst, b[:])
 }
 
-// sendIGMP queues a message. Where the queue is full it is lost, as on a link that
-// loses it: that is why it is repeated.
+// sendIGMP queues a message. If the queue is full, the message is dropped; like one lost on the link,
+// it is repeated later.
 //
 // RFC 3376 4: "Every IGMP message described in this document is sent with an IP
 // Time-to-Live of 1, IP Precedence of Internetwork Control (e.g., Type of Service

@@ -7,30 +7,30 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A loopQueue holds copies of datagrams to groups that the host itself is to hear, until
-// the sender has released its locks. One goroutine at a time delivers them, so
-// that they come in the order in which they were sent.
+// A loopQueue holds copies of datagrams that the host sends to groups and also receives itself. They
+// wait until the sender has released its locks. One goroutine at a time delivers them, so that they are
+// received in the order in which they were sent.
 type loopQueue struct {
-	n     atomic.Int32 // waiting, to be read without mu
-	bytes atomic.Int64 // of their buffers, likewise
+	n     atomic.Int32 // datagrams in waiting; read without mu
+	bytes atomic.Int64 // capacity of their buffers; read without mu
 
 	mu         mutex[levelTable]
 	waiting    []looped
 	delivering bool
 }
 
-// A looped is a datagram that was sent on an interface, in a buffer of the pool.
+// A looped is a copy, in a pooled buffer, of a datagram that was sent on an interface.
 type looped struct {
 	ifc        *iface
 	buf        []byte
-	csumOffset int // of a checksum that is not complete; 0: none
+	csumOffset int // offset of an incomplete checksum; 0: it is complete
 }
 
 // maxLooped is the maximum number of bytes of buffers that wait. A sender delivers its own datagrams
 // at once, so datagrams wait only while another goroutine delivers, or during a batch.
 const maxLooped = 4 << 20
 
-// put queues a copy of a datagram that was sent on an interface, unless there are too many.
+// put queues a copy of a datagram, or drops it if too many bytes wait.
 func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
 	if q.bytes.Load() >= maxLooped {
 		s.drop(dropLoopQueue)
@@ -49,7 +49,7 @@ func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) 
 	q.bytes.Add(int64(cap(l.buf)))
 }
 
-// drain delivers what waits, unless another goroutine is at it. No lock is held.
+// drain delivers the queued datagrams, unless another goroutine is delivering. No lock is held.
 func (q *loopQueue) drain(s *Stack) {
 	q.mu.Lock()
 	busy := q.delivering
@@ -60,8 +60,8 @@ func (q *loopQueue) drain(s *Stack) {
 	}
 }
 
-// drainOn delivers until nothing waits; the caller has set delivering. As with a
-// device's queue, a long sent is handed on.
+// drainOn delivers until the queue is empty. The caller has set delivering. Like iface.drainOn, it
+// continues on a new goroutine after maxDrain batches.
 func (q *loopQueue) drainOn(s *Stack) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -84,7 +84,7 @@ func (q *loopQueue) drainOn(s *Stack) {
 	q.delivering = false
 }
 
-// inputLooped gives the host what it has sent to a group itself.
+// inputLooped handles a datagram that the host has sent to a group itself.
 func (s *Stack) inputLooped(l *looped) {
 	if s.closed.Load() {
 		return

@@ -7,20 +7,21 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has the messages of MLD. When they are sent is for groupEngine to say, in whose terms
-// version 2 of MLD is 3, and version 1 is 2.
+// This file has the messages of MLD. groupEngine decides when they are sent. Versions 2 and 1 of MLD
+// are the engine's versions 3 and 2.
 
-// mldHeader is what is before a message: the IPv6 header and the router alert.
+// mldHeader is the length of the headers before a message: the IPv6 header and the Router Alert option.
 const mldHeader = wire.IPv6Len + wire.RouterAlertLen
 
-// allReporters6 is where reports of version 2 go. RFC 9777 5.2.14: "Version 2 Multicast Listener Reports are sent
+// allReporters6 is the destination of version 2 reports. RFC 9777 5.2.14: "Version 2 Multicast Listener
+// Reports are sent
 // with an IP destination address of FF02:0:0:0:0:0:0:16, to which all MLDv2-capable multicast routers
 // listen."
 func allReporters6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0xff, 0x02, 15: 0x16})
 }
 
-// inputMLD works on an MLD message.
+// inputMLD handles a received MLD message.
 func (s *Stack) inputMLD(p *packet, h *wire.ICMPv6, body []byte) {
 	q, r := wire.MLDQuery{}, wire.OK
 	switch {
@@ -40,7 +41,7 @@ func (s *Stack) inputMLD(p *packet, h *wire.ICMPv6, body []byte) {
 	}
 }
 
-// isMLD reports whether a packet is as those of MLD are.
+// isMLD reports whether a packet has the source, the hop limit and the option that MLD requires.
 //
 // RFC 9777 6.2: "Upon reception of an MLD message that contains a Query, the node checks if the source
 // address of the message is a valid link-local address, if the Hop Limit is set to 1, and if the Router
@@ -54,12 +55,12 @@ func (p *packet) isMLD() bool {
 	return c.RouterAlert
 }
 
-// takeMLD works on a message, and reports whether it was for hosts. The engine's lock is held.
+// takeMLD handles a message, and reports whether it is one for hosts. The engine's lock is held.
 func (s *Stack) takeMLD(l *groupLink, p *packet, h *wire.ICMPv6, q *wire.MLDQuery, body []byte, now tcp.Time) bool {
 	switch h.Type {
 	case wire.ICMPv6MLDQuery:
 		// RFC 9777 5.1.15: "General Queries are sent to the link-scope all-nodes multicast address".
-		// As with IGMP, forged ones to others are ignored.
+		// As in IGMP, one sent elsewhere may be forged and is ignored.
 		if q.Group.IsUnspecified() && p.dst != allNodes6() {
 			return false
 		}
@@ -89,8 +90,8 @@ func (l *groupLink) sendMLDv1(dst netip.Addr, typ wire.ICMPv6Type, group netip.A
 	l.sendMLD(dst, wire.ICMPv6{Type: typ}, group.AsSlice())
 }
 
-// sendMLD queues a message. Where the queue is full it is lost, as on a link that loses it: that is
-// why it is repeated.
+// sendMLD queues a message. If the queue is full, the message is dropped; like one lost on the link, it
+// is repeated later.
 //
 // RFC 9777 5: "All MLDv2 messages described in this document MUST be sent with a link-local IPv6 Source
 // Address, an IPv6 Hop Limit of 1, and an IPv6 Router Alert option [RFC2711] in a Hop-by-Hop
@@ -117,10 +118,11 @@ func (l *groupLink) sendMLD(dst netip.Addr, h wire.ICMPv6, body []byte) {
 	s.emit(now, &p, &ih, &sl, n, &frameMeta{})
 }
 
-// linkLocal6 is a link-local address of the interface, or the unspecified address.
+// linkLocal6 returns a usable link-local address of the interface, or the unspecified address.
 //
 // RFC 9777 5.2.13: a report is sent from a link-local address, "or the unspecified address (::), if the
-// sending interface has not acquired a valid link-local address yet." RFC 3590 3 says so of version 1.
+// sending interface has not acquired a valid link-local address yet." RFC 3590 3 has the same rule for
+// version 1.
 func (ifc *iface) linkLocal6() netip.Addr {
 	for _, a := range ifc.list() {
 		if isLinkLocal6(a.addr()) && a.usable() {

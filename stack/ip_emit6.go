@@ -26,11 +26,11 @@ func (p *path) makeHeader6() {
 // ipVersion6 is the version in an IPv6 header.
 const ipVersion6 = 6
 
-// flowLabel is what the flow labels of what is sent between two addresses begin with.
+// flowLabel returns the part of the flow label that depends on the addresses only.
 //
 // RFC 6437 3: a label is chosen "as a function of the 5-tuple", so that its bits "exhibit a high
 // degree of variability"; and "third parties should be unlikely to be able to guess the next
-// value". The ports are added for each packet.
+// value". putHeaders6 adds the ports for each packet.
 func (s *Stack) flowLabel(src, dst netip.Addr) uint32 {
 	return uint32(s.hashAddrs(netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))) & maxFlowLabel
 }
@@ -42,7 +42,8 @@ func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
 	at, next := transportAt-wire.IPv6Len, h.proto
 	label := p.header.label
 	if (next == wire.ProtoTCP || next == wire.ProtoUDP) && len(buf) >= transportAt+4 {
-		// The ports are there by now, unless a raw socket sends less. The constant spreads them over all bits.
+		// The ports are written already, unless the packet of a raw socket is shorter. The
+		// multiplication spreads them over all bits of the label.
 		label ^= binary.BigEndian.Uint32(buf[transportAt:]) * 0x9e3779b1 >> 12
 	}
 	if m := h.more; m != nil && len(m.ext) > 0 {

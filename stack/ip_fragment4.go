@@ -8,12 +8,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// reassemblyTimeout is Linux's; RFC 1122 3.3.2 has it at 60 to 120 seconds,
-// from a time when links were slower than identifications wrap today
-// (RFC 4963 2).
+// reassemblyTimeout is Linux's value. RFC 1122 3.3.2 recommends 60 to 120 seconds. On fast links, IDs
+// are reused within that time (RFC 4963 2).
 const reassemblyTimeout = tcp.Time(30 * time.Second)
 
-// inputFragment4 takes a fragment. Where it completes its datagram, that is delivered.
+// inputFragment4 handles a fragment. If the fragment completes its datagram, inputFragment4 delivers
+// the datagram.
 func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	s.counts.fragsReceived.Add(1)
 	off := int(h.FragOffset)
@@ -21,19 +21,19 @@ func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	case len(p.payload) == 0,
 		// RFC 791 3.2: fragments are cut "on a 8 octet (64 bit) boundary".
 		h.MoreFragments && len(p.payload)%8 != 0,
-		// What is put together has to be a datagram again.
+		// The reassembled datagram must not be too long.
 		off+len(p.payload)+wire.IPv4Len > maxIPv4:
 		p.ifc.drop(dropBadFragment)
 		return
 	}
-	// RFC 791 2.3: those belong together "that all have the same value for the four fields:
+	// RFC 791 2.3: fragments belong to one datagram if they "have the same value for the four fields:
 	// identification, source, destination, and protocol".
 	key := fragmentKey{src: p.src, dst: p.dst, id: uint32(h.ID), proto: h.Proto}
 	d := s.frags.input(p, key, off, h.MoreFragments)
 	if d == nil {
 		return
 	}
-	// For those to whom the datagram is quoted: total length, no fragment.
+	// An ICMP quote of the datagram shows its total length, and no fragment fields.
 	be, header := binary.BigEndian, d.header
 	header[1] = d.tos
 	be.PutUint16(header[2:], uint16(min(len(header)+d.total, maxIPv4)))
@@ -45,8 +45,8 @@ func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	s.bufs.put(whole)
 }
 
-// fragmentsLate4 tells the sender of a datagram whose first fragment has come that the others have
-// not. RFC 792: "If fragment zero is not available then no time exceeded need be sent at all."
+// fragmentsLate4 sends an ICMP error about a datagram whose first fragment has arrived but whose others
+// have not. RFC 792: "If fragment zero is not available then no time exceeded need be sent at all."
 func (s *Stack) fragmentsLate4(d *datagramParts) {
 	p := packet{
 		ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,

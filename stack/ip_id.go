@@ -2,20 +2,21 @@ package stack
 
 import "sync/atomic"
 
-// idCounters is how many counters of identifications a host has. A power of two.
+// idCounters is the number of identification counters of a host. It is a power of two.
 const idCounters = 1024
 
-// An idSource makes the identifications of IPv4 datagrams that may be fragmented.
+// An idSource makes the identifications of IPv4 datagrams that may be fragmented, and of IPv6
+// fragments.
 //
 // RFC 6864 4.3: "sources emitting non-atomic datagrams MUST NOT repeat IPv4 ID
 // values within one MDL for a given source address/destination address/protocol
-// tuple". All datagrams of a pair of addresses take theirs from one counter, which several pairs
-// may share. Each pair adds an offset of its own, a keyed hash: who sees the identifications of one
-// pair can predict those of no other.
+// tuple". All datagrams between a pair of addresses use one counter, which several pairs may share.
+// Each pair adds its own offset, a keyed hash, so that the identifications of one pair do not reveal
+// those of another.
 //
-// An atomic datagram (one with DF set, that is no fragment) needs none. RFC 6864 4.1: "Originating
-// sources MAY set the IPv4 ID field of atomic datagrams to any value." It is 0, as on Linux, but in
-// TCP, where each connection counts its packets.
+// An atomic datagram has DF set and is not a fragment. It needs no identification. RFC 6864 4.1:
+// "Originating sources MAY set the IPv4 ID field of atomic datagrams to any value." As on Linux, it is
+// 0, except in TCP, where each connection counts its packets.
 type idSource struct {
 	counters atomic.Pointer[[idCounters]atomic.Uint32] // allocated for the first path
 }

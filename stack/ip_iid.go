@@ -6,14 +6,14 @@ import (
 	"net/netip"
 )
 
-// This file makes interface identifiers: the last 64 bits of addresses whose prefix a router advertises.
+// This file makes interface identifiers: the last 64 bits of addresses in advertised prefixes.
 
-// maxIDTries is how often another identifier is made where one was a duplicate.
+// maxIDTries is the number of further identifiers that are tried after a duplicate.
 // RFC 7217 7: IDGEN_RETRIES; RFC 8981 3.8: TEMP_IDGEN_RETRIES.
 const maxIDTries = 3
 
-// stableAddr returns the address in a prefix of 64 bits whose identifier stays the same as long as the prefix
-// is the same, and tells nothing elsewhere.
+// stableAddr returns an address in a prefix of 64 bits. Its identifier is the same each time for the
+// same prefix, and unrelated to that in another prefix.
 //
 // RFC 7217 5: "RID = F(Prefix, Net_Iface, Network_ID, DAD_Counter, secret_key)", F being "a
 // pseudorandom function (PRF) that MUST NOT be computable from the outside (without knowledge of the
@@ -34,8 +34,8 @@ func (s *Stack) stableAddr(ifc *iface, prefix netip.Prefix, counter uint8) netip
 	}
 }
 
-// stableKey is RFC 7217's secret_key. Without one of the configuration it holds for the life of the
-// host. s.mu is held.
+// stableKey returns RFC 7217's secret_key: Config.StableSecret, or a random key that is used until the
+// host is closed. s.mu is held.
 func (s *Stack) stableKey() []byte {
 	if len(s.secret) == 0 {
 		for range 2 {
@@ -60,7 +60,7 @@ func withID(prefix netip.Prefix, id uint64) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-// isReservedID reports whether an identifier is that of anycast addresses or of Ethernet's reserved ones
+// isReservedID reports whether an identifier is reserved for anycast or for Ethernet
 // (RFC 5453, RFC 4291 2.6.1, RFC 2526).
 func isReservedID(id uint64) bool {
 	return id == 0 || id >= 0xfdffffffffffff80 && id <= 0xfdffffffffffffff || id>>24 == 0x02005efffe

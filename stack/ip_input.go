@@ -8,27 +8,26 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A packet is the datagram being received, on the stack of the goroutine that
-// received it.
+// A packet is a received IP packet. It is on the stack of the goroutine that received it.
 type packet struct {
 	ifc        *iface
-	now        tcp.Time // when its batch was received; 0: nobody has asked yet
+	now        tcp.Time // when its batch was received; 0: the clock was not read yet
 	src, dst   netip.Addr
 	proto      wire.Proto
 	ttl, tos   uint8
 	header     []byte   // the IP header as received, for ICMP quotes
-	payload    []byte   // the transport header and what follows, borrowed
-	tail       []byte   // of TCP: what follows payload, borrowed too
-	plain      bool     // of IPv6: see plain6; false says nothing
-	checksumOK bool     // nothing to verify: it came from memory, or the device did
-	csumOffset int      // where in payload a checksum is that is not yet complete; 0: none
-	link       wire.MAC // of IPv6 on Ethernet: which station the frame came from
+	payload    []byte   // the transport header and all that follows; borrowed
+	tail       []byte   // TCP only: the bytes that follow payload; borrowed
+	plain      bool     // IPv6 only: see plain6; false if not known
+	checksumOK bool     // the checksum needs no verification: the packet comes from memory, or the device verified it
+	csumOffset int      // offset in payload of an incomplete checksum; 0: it is complete
+	link       wire.MAC // IPv6 on Ethernet only: the source MAC of the frame
 	gso        nic.GSOKind
-	gsoSize    int  // super-frame: bytes of payload per wire segment; 0 otherwise
-	broadcast  bool // dst, or the frame's, is a broadcast or multicast address: RFC 1122 forbids many answers
+	gsoSize    int  // payload bytes of each segment of a super-frame; else 0
+	broadcast  bool // dst, or the frame's destination, is a broadcast or multicast address: RFC 1122 forbids many answers
 }
 
-// time is the time at which the packet was received.
+// time returns the time at which the packet was received.
 func (p *packet) time() tcp.Time {
 	if p.now == 0 {
 		p.now = p.ifc.s.now()
@@ -36,12 +35,12 @@ func (p *packet) time() tcp.Time {
 	return p.now
 }
 
-// recv takes what the device received. Frames are borrowed.
+// recv handles the frames that the device has received. They are borrowed.
 func (ifc *iface) recv(batch []nic.Frame) {
 	if ifc.dead.Load() || ifc.s.closed.Load() {
-		return // the device's last words
+		return // the device may deliver a last batch while it closes
 	}
-	var now tcp.Time // to read the clock may cost as much as all else
+	var now tcp.Time // read only when needed: reading the clock may cost as much as all else
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
@@ -58,8 +57,8 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	ifc.s.drain()
 }
 
-// takesParts reports whether Head and Body of a frame can stay apart: it is a
-// super-frame of TCP, whose headers are all in Head, and no raw socket wants it.
+// takesParts reports whether the Head and the Body of a frame can stay separate: it is a super-frame of
+// TCP, whose headers are all in Head, and there is no raw socket.
 func (ifc *iface) takesParts(f *nic.Frame) bool {
 	if !f.NeedsChecksum || len(f.Head) < ifc.linkLen+wire.IPv4Len || len(ifc.s.raw.sockets()) > 0 {
 		return false
@@ -69,11 +68,11 @@ func (ifc *iface) takesParts(f *nic.Frame) bool {
 		f.GSO == nic.GSOTCP6 && wire.Proto(ip[wire.IPv6NextOffset]) == wire.ProtoTCP
 }
 
-// inputFrame works on a frame, whose bytes are b and tail. It returns the time of the
-// batch, 0 as long as nobody has asked for it.
+// inputFrame handles a frame whose bytes are b and tail. It returns the time of the batch, or 0 if the
+// clock was not read yet.
 func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Time {
 	if ifc.linkLen == 0 {
-		// What an IP medium carries tells by itself which version it is.
+		// An IP packet without a link header names its own version.
 		if wire.Version(b) == 6 && ifc.takes6() {
 			return ifc.inputIPv6(now, f, b, tail, false)
 		}
@@ -109,7 +108,7 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 	return now
 }
 
-// drop counts a frame that the interface did not take.
+// drop counts a frame that the interface drops.
 func (ifc *iface) drop(r wire.Reason) {
 	ifc.stats.RxDropped.Add(1)
 	ifc.s.drop(r)

@@ -143,7 +143,7 @@ func (c *pmtuCache) fired() {
 	c.arm(now)
 }
 
-// close removes the alarm.
+// close stops the alarm.
 func (c *pmtuCache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,11 +8,11 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// maxRedirects is how many destinations the host remembers to have been redirected.
+// maxRedirects is the maximum number of redirects that a host keeps.
 const maxRedirects = 1024
 
-// redirects remembers by which neighbours destinations are reached that a router has redirected: what
-// RFC 4861 5.1 calls the destination cache, as far as routes do not say the same.
+// redirects has the next hops that Redirects have set for destinations. Together with the routes it is
+// what RFC 4861 5.1 calls the destination cache.
 type redirects struct {
 	n atomic.Int32 // entries, read without mu
 
@@ -20,8 +20,8 @@ type redirects struct {
 	m  map[redirectKey]redirect
 }
 
-// A redirect is the neighbour by which a destination is reached: a router, or the destination itself. It holds
-// as long as the routes lead by via.
+// A redirect is the next hop for a destination: a router, or the destination itself. It is used while
+// the routes lead to via.
 type redirect struct{ hop, via netip.Addr }
 
 type redirectKey struct {
@@ -29,8 +29,8 @@ type redirectKey struct {
 	dst netip.Addr
 }
 
-// hop returns the neighbour for a destination over an interface, to which the routes lead by via; invalid where there
-// was no redirect.
+// hop returns the next hop for a destination on an interface. via is the next hop by the routes. The
+// result is invalid if there is no redirect.
 func (r *redirects) hop(ifc *iface, dst, via netip.Addr) netip.Addr {
 	if r.n.Load() == 0 {
 		return netip.Addr{}
@@ -43,8 +43,8 @@ func (r *redirects) hop(ifc *iface, dst, via netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// set remembers a redirect by the first hop from, to which the routes lead or another redirect. Where there are too
-// many it forgets another one.
+// set stores a redirect that was sent by from, the next hop by the routes or by an earlier redirect. If
+// there are too many, it removes another one.
 func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,8 +66,8 @@ func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 	r.n.Store(int32(len(r.m)))
 }
 
-// forget forgets the redirects to a neighbour that does not answer, or is no router any more. An invalid
-// hop stands for all neighbours of the link. Paths are void then.
+// forget removes the redirects to a next hop that does not answer or is no longer a router. If hop is
+// invalid, it removes all redirects on the interface. Cached paths become invalid.
 func (r *redirects) forget(ifc *iface, hop netip.Addr) {
 	if r.n.Load() == 0 {
 		return
@@ -85,7 +85,7 @@ func (r *redirects) forget(ifc *iface, hop netip.Addr) {
 	}
 }
 
-// inputRedirect works on a Redirect (RFC 4861 8.1 and 8.3).
+// inputRedirect handles a Redirect (RFC 4861 8.1 and 8.3).
 func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 	s := ifc.s
 	m, r := wire.ParseRedirect(body)

@@ -8,34 +8,34 @@ import (
 	"syscall"
 )
 
-// A life tells whether a host is of use. It ends when the host is closed, or the last of its
-// links has died.
+// A life is the state that Done and Err report. It ends when the host is closed, or when the last of
+// its links has failed.
 type life struct {
 	mu   mutex[levelTable]
 	done chan struct{}
 	err  error
-	cut  atomic.Bool // the last link has died
+	cut  atomic.Bool // ended because the last link has failed
 }
 
-// Done returns a channel that is closed when the host is of no more use to others: it was
-// closed, or it has links besides the loopback and each of them has come to an end by
-// itself. Then Err tells why. A host whose links have died and that is given another one by
-// AddNIC is of use again: Done then returns another channel.
+// Done returns a channel that is closed when the host can no longer reach other hosts: the host was
+// closed, or it has links beside the loopback and all of them have failed. Err then returns the reason.
+// If AddNIC adds a link after all links have failed, the host is usable again, and Done returns a new
+// channel.
 func (s *Stack) Done() <-chan struct{} {
 	s.life.mu.Lock()
 	defer s.life.mu.Unlock()
 	return s.life.done
 }
 
-// Err returns nil while the channel of Done is open. Then it returns net.ErrClosed if the host was
-// closed, or the error of the link that died last.
+// Err returns nil while Done's channel is open. After that it returns net.ErrClosed if the host was
+// closed, or the error of the link that failed last.
 func (s *Stack) Err() error {
 	s.life.mu.Lock()
 	defer s.life.mu.Unlock()
 	return s.life.err
 }
 
-// end ends the life, unless it has ended. It reports whether it did.
+// end ends the life. It reports false if it had ended before.
 func (l *life) end(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +47,7 @@ func (l *life) end(err error) bool {
 	return true
 }
 
-// revive begins another life where one has ended for want of links.
+// revive starts a new life if the last one ended because all links had failed.
 func (l *life) revive() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,9 +56,8 @@ func (l *life) revive() {
 	}
 }
 
-// linkGone takes note that a link has died or was removed. If those that are left have all
-// died, the host is cut off: who waits for a connection or a datagram is told.
-// No lock is held.
+// linkGone handles the failure or the removal of a link. If all remaining links have failed, it ends
+// the host's life and wakes the goroutines that wait for a connection or a datagram. No lock is held.
 func (s *Stack) linkGone() {
 	s.mu.Lock()
 	var last *iface
@@ -92,21 +91,21 @@ func (s *Stack) linkGone() {
 	}
 }
 
-// cutOff tells the socket, once, that nothing will come from another host, as its
-// reader would wait for ever.
+// cutOff makes the socket's next call fail with ENETDOWN, because a reader would wait forever. Sockets
+// of the loopback are not affected.
 func (g *dgram) cutOff(local netip.Addr) {
 	if !local.IsLoopback() && !g.RemoteAddr().Addr().IsLoopback() {
 		g.fail(syscall.ENETDOWN)
 	}
 }
 
-// A deathCause is why a link has died.
+// A deathCause is the error with which a link failed.
 type deathCause struct {
 	err error
-	seq int64 // orders the deaths of the links of a host
+	seq int64 // order of the failures of a host's links
 }
 
-// deathError is what is told of a link whose device gave an error.
+// deathError returns the error to report for a link whose device failed with err.
 func deathError(err error) error {
 	if err == net.ErrClosed {
 		return fmt.Errorf("the device was closed: %w", err)

@@ -7,8 +7,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputARP works on an ARP packet, by the algorithm of RFC 826, "Packet
-// Reception", with the care of RFC 5227.
+// inputARP handles a received ARP packet by the algorithm of RFC 826, "Packet Reception", and the rules
+// of RFC 5227.
 func (ifc *iface) inputARP(b []byte) {
 	s := ifc.s
 	h, r := wire.ParseARP(b)
@@ -23,25 +23,25 @@ func (ifc *iface) inputARP(b []byte) {
 		return
 	}
 	if h.SenderMAC == ifc.mac() {
-		s.drop(dropBadARPSender) // our own, come back
+		s.drop(dropBadARPSender) // a copy of an own packet
 		return
 	}
 	forUs := ifc.owns(h.TargetIP) && !ifc.loopback
 	switch {
 	case h.SenderIP.IsUnspecified():
-		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". It is
-		// answered and not learnt.
+		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". It is answered, but not
+		// learned.
 	case ifc.owns(h.SenderIP):
 		ifc.conflict(h.SenderIP, h.SenderMAC)
 		return
 	default:
 		// RFC 826: "If the pair <protocol type, sender protocol address> is
 		// already in my translation table, update the sender hardware address
-		// field of the entry"; and "?Am I the target protocol address?" before
-		// a new one is made. A reply that nobody asked for makes none.
+		// field of the entry"; a new entry is made only after "?Am I the target protocol address?". An
+		// unsolicited reply makes no entry.
 		//
-		// A sender that is not on the link is answered and not learnt: no packet would
-		// be sent to it here.
+		// A sender that is not on the link is answered, but not learned: no route leads to it on this
+		// link.
 		how := updateMAC | updateOverride
 		switch {
 		case !forUs:
@@ -61,8 +61,8 @@ func (ifc *iface) inputARP(b []byte) {
 	}
 }
 
-// sendARP queues an ARP packet from an address of the interface. If the queue is full the
-// packet is lost: a device that is stuck would else collect those of every neighbour.
+// sendARP queues an ARP packet from an address of the interface. If the queue is full, the packet is
+// dropped. Otherwise the queue of a stuck device would grow with each neighbour.
 func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target wire.MAC, addr netip.Addr) {
 	if ifc.down.Load() || !sender.Is4() {
 		return
@@ -79,7 +79,7 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: frame})
 }
 
-// announce tells everybody on the link that an address is here.
+// announce announces an address on the link.
 // RFC 5227 3: an announcement is an ARP request whose sender and target
 // addresses are both the host's own.
 func (ifc *iface) announce(a netip.Addr) {

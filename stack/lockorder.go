@@ -1,25 +1,25 @@
 package stack
 
-// A lockLevel is the type parameter of a mutex: its place in the order of locks, which stack.go describes
-// under Locks.
+// A lockLevel is the type parameter of a mutex. It is the level of the mutex in the lock order, which
+// stack.go describes under Locks.
 //
-// The parameter costs nothing: mutex and rwMutex are those of package sync, unless the build tag
-// lockorder is set. With it, Lock panics if the goroutine holds a lock of the same or a later level;
-// .ci/run runs the tests of this package so. It does not work with the race detector, which would take
-// the checker's own lock for one that orders the goroutines.
+// Without the build tag lockorder, the parameter costs nothing: mutex and rwMutex are sync.Mutex and
+// sync.RWMutex. With the tag, Lock panics if the goroutine holds a lock of the same or a later level;
+// .ci/run runs the tests of this package with it. The tag does not work with the race detector, which
+// would take the checker's own lock for synchronization between the goroutines.
 type lockLevel interface{ level() int }
 
 type (
 	levelConfig   struct{} // the configuration of the stack
-	levelBind     struct{} // what TCP ports are bound to
+	levelBind     struct{} // bindings of TCP ports
 	levelListener struct{}
 	levelSocket   struct{}
-	levelShared   struct{} // what sockets share, and which looks into tables
+	levelShared   struct{} // state that sockets share; its users lock tables
 	levelTable    struct{} // a table or a list
-	levelPorts    struct{} // TCP's ports, of which tables tell
+	levelPorts    struct{} // ports of TCP sockets
 	levelTimers   struct{} // the timer queue of connections
 	levelNeighbor struct{} // a neighbour table
-	levelLink     struct{} // of an interface: the transmit queue, the groups
+	levelLink     struct{} // of an interface: transmit queue, groups
 )
 
 func (levelConfig) level() int   { return 1 }

@@ -2,6 +2,6 @@
 
 package stack
 
-// goroutine returns what no other goroutine that runs has. To parse runtime.Stack would take a hundred
-// times as long.
+// goroutine returns a number that is unique among running goroutines. Parsing runtime.Stack would take
+// a hundred times as long.
 func goroutine() uintptr

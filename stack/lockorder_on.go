@@ -51,14 +51,14 @@ func (m *rwMutex[L]) RUnlock() {
 	lockReleased[L]()
 }
 
-// heldLocks are the levels of the locks that goroutines hold, as bits.
+// heldLocks has the levels of the locks that each goroutine holds, as bits, in shards by goroutine.
 var heldLocks [64]struct {
 	mu sync.Mutex
 	of map[uintptr]uint32
 }
 
-// lockTaken notes that the goroutine is about to take a lock, which must be of a later level than all
-// that it holds.
+// lockTaken records that the goroutine is about to take a lock. It panics if the goroutine holds a lock
+// of the same or a later level.
 func lockTaken[L lockLevel]() {
 	var l L
 	if held := changeHeld(0, 1<<l.level()); held>>l.level() != 0 {
@@ -67,13 +67,13 @@ func lockTaken[L lockLevel]() {
 	}
 }
 
-// lockReleased notes that the goroutine has released a lock.
+// lockReleased records that the goroutine has released a lock.
 func lockReleased[L lockLevel]() {
 	var l L
 	changeHeld(1<<l.level(), 0)
 }
 
-// changeHeld changes what the calling goroutine holds, and returns what it held.
+// changeHeld changes the levels that the calling goroutine holds, and returns the earlier ones.
 func changeHeld(less, more uint32) (held uint32) {
 	id := goroutine()
 	h := &heldLocks[id>>8%uintptr(len(heldLocks))]

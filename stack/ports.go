@@ -7,18 +7,17 @@ import (
 	"sync/atomic"
 )
 
-// The range of ephemeral ports is Linux's. RFC 6335 6 has 49152-65535 for it,
-// and RFC 6056 3.2 says: "ephemeral port selection algorithms should use the
-// whole range 1024-65535"; this is the compromise that firewalls know.
+// The range of ephemeral ports is Linux's. RFC 6335 6 reserves 49152-65535, and RFC 6056 3.2 says:
+// "ephemeral port selection algorithms should use the whole range 1024-65535". Firewalls expect Linux's
+// range.
 const (
 	minEphemeral = 32768
 	maxEphemeral = 60999
 	numEphemeral = maxEphemeral - minEphemeral + 1
 )
 
-// A portSource has the state of RFC 6056 3.3.4, "Algorithm 4: Double-Hash Port
-// Selection": a counter for each class of destinations, so that those to one
-// destination tell nothing of those to another.
+// A portSource has the state of RFC 6056 3.3.4, "Algorithm 4: Double-Hash Port Selection": a counter
+// for each class of destinations, so that the ports to one destination do not reveal those to another.
 type portSource struct {
 	secret   uint64
 	counters atomic.Pointer[[256]atomic.Uint32] // allocated for the first port
@@ -26,7 +25,7 @@ type portSource struct {
 
 func (p *portSource) init(secret uint64) { p.secret = secret }
 
-// next returns the counter of a class of destinations. The counters begin at unpredictable values.
+// next returns the counter of a class of destinations. The counters start at unpredictable values.
 func (p *portSource) next(class uint8) *atomic.Uint32 {
 	all := p.counters.Load()
 	if all == nil {
@@ -41,14 +40,13 @@ func (p *portSource) next(class uint8) *atomic.Uint32 {
 	return &all[class]
 }
 
-// ephemeralPort looks for a free port. hash is s.hashAddrs of the connection's
-// addresses without the port that is sought, or a random number where there is no
-// remote address. try is asked for one port after the other, each at most once,
-// until it takes one.
+// ephemeralPort searches for a free port. It calls try for one port after the other, for each at most
+// once, until try returns true. hash is s.hashAddrs of the connection's addresses, without the port
+// that is sought; or a random number if there is no remote address.
 func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {
 	next := s.ports.next(uint8(hash >> 56))
-	// Others may look at the same time: each looks at every port from where the
-	// counter is, and not at what the others have left.
+	// Callers may search at the same time. Each tries all ports, starting at its own value of the
+	// counter.
 	first := next.Add(1) + uint32(hash)
 	for i := range uint32(numEphemeral) {
 		port := uint16(minEphemeral + (first+i)%numEphemeral)
@@ -60,8 +58,8 @@ func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, 
 	return 0, false
 }
 
-// A hashKey is the secret of SipHash-2-4 (Aumasson and Bernstein, 2012), a
-// keyed hash that nobody can predict who does not have the key.
+// A hashKey is the secret key of SipHash-2-4 (Aumasson and Bernstein, 2012), a keyed hash that is
+// unpredictable without the key.
 type hashKey [2]uint64
 
 // sum returns the hash of b.
@@ -104,7 +102,7 @@ func (k *hashKey) sum(b []byte) uint64 {
 	return v0 ^ v1 ^ v2 ^ v3
 }
 
-// hashAddrs hashes a pair of addresses with ports under the stack's secret.
+// hashAddrs returns the hash of two addresses with ports, under the stack's key.
 func (s *Stack) hashAddrs(local, remote netip.AddrPort) uint64 {
 	var b [36]byte
 	l, r := local.Addr().As16(), remote.Addr().As16()
