@@ -1,5 +1,5 @@
-// Bench measures usernet beside gVisor's netstack, lneto and the kernel, with the same
-// programs on all of them, and prints the ratios. See README.md.
+// Bench compares usernet with gVisor's netstack, lneto and the kernel. It runs the same programs on
+// all of them and prints the ratios. See README.md.
 package main
 
 import (
@@ -26,7 +26,7 @@ func main() {
 // allStacks is the default of -stacks.
 const allStacks = "kernel,gVisor,lneto,usernet"
 
-// options are the command line's.
+// options are the command-line options.
 type options struct {
 	quick, noisy    bool
 	million, growth bool
@@ -44,23 +44,23 @@ type options struct {
 
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.BoolVar(&o.quick, "quick", false, "one short run of each: two minutes, and figures to match")
-	fs.BoolVar(&o.noisy, "noisy", false, "do not repeat runs that others have disturbed")
-	fs.BoolVar(&o.million, "million", false, "weigh 1,000,000 idle connections too")
-	fs.BoolVar(&o.growth, "growth", false, "measure how the cost grows, and nothing else (writes GROWTH.md and ../docs/growth.svg)")
-	fs.StringVar(&o.only, "only", "", "workloads to run, such as T1,P3,C5; a prefix names many")
-	fs.IntVar(&o.runs, "runs", 0, "runs of each, of which the median counts (default 5)")
+	fs.BoolVar(&o.quick, "quick", false, "one short run of each, two minutes in all; the figures are rough")
+	fs.BoolVar(&o.noisy, "noisy", false, "do not repeat runs that other processes disturbed")
+	fs.BoolVar(&o.million, "million", false, "also measure the memory of 1,000,000 idle connections")
+	fs.BoolVar(&o.growth, "growth", false, "only measure how the cost grows (writes GROWTH.md and ../docs/growth.svg)")
+	fs.StringVar(&o.only, "only", "", "workloads to run, such as T1,P3,C5; a prefix selects several")
+	fs.IntVar(&o.runs, "runs", 0, "runs of each workload; the median counts (default 5)")
 	fs.DurationVar(&o.time, "time", 0, "time of each run (default 800ms)")
-	fs.DurationVar(&o.budget, "budget", 14*time.Minute, "no more runs than fit into this time")
+	fs.DurationVar(&o.budget, "budget", 14*time.Minute, "start no more runs after this time")
 	fs.StringVar(&o.svg, "svg", "", "write a chart (default ../docs/bench.svg for a full run)")
 	fs.StringVar(&o.markdown, "md", "", "write the tables (default RESULTS.md for a full run)")
 	fs.StringVar(&o.profiles, "cpuprofile", "", "write a CPU profile of usernet's process for each workload to this directory")
-	fs.StringVar(&o.place, "place", "", "free, same or cross, instead of the workloads' own")
+	fs.StringVar(&o.place, "place", "", "placement: free, same or cross, instead of the workloads' own")
 	fs.StringVar(&o.stacks, "stacks", allStacks, "stacks to run")
-	fs.BoolVar(&o.probe, "probe", true, "find each stack's best settings first; without, they are the default ones")
-	fs.StringVar(&o.compare, "compare", "", "measure this tree beside the `commit`'s, interleaved: every workload, both ratios of medians")
-	fs.BoolVar(&o.families, "families", false, "measure IPv6 beside IPv4, interleaved, and the ratios of medians (a full run writes FAMILIES.md)")
-	fs.StringVar(&o.task, "task", "", "for the harness's own use")
+	fs.BoolVar(&o.probe, "probe", true, "first find each stack's best settings; if false, use the default ones")
+	fs.StringVar(&o.compare, "compare", "", "compare this tree with the `commit`, interleaved, in every workload")
+	fs.BoolVar(&o.families, "families", false, "compare IPv6 with IPv4, interleaved (a full run writes FAMILIES.md)")
+	fs.StringVar(&o.task, "task", "", "internal: the task of a process that the harness starts")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -153,7 +153,7 @@ func run(args []string) error {
 	return b.write()
 }
 
-// close removes what the run made outside of its files.
+// close removes the namespaces and the other build.
 func (b *bench) close() {
 	b.lab.close()
 	if b.before != nil {
@@ -169,29 +169,29 @@ type bench struct {
 	stacks []stackName
 	rows   []*row
 	costs  []cost
-	failed int    // workloads that a stack could not run
-	before *build // of -compare, or nil
-	files  int    // that a process may have; for growth only
+	failed int    // number of workloads that a stack could not run
+	before *build // the build for -compare, or nil
+	files  int    // maximum number of files of a process; for -growth
 	// lnetoFailed is the number of workloads that lneto could not run.
 	lnetoFailed int
 }
 
-// A row is a workload's figures.
+// A row holds the figures of a workload.
 type row struct {
 	*workload
 	figures map[stackName]*figure
 }
 
-// A figure is what a workload gave on a stack.
+// A figure holds the samples of a workload on a stack.
 type figure struct {
 	setup     setup
 	samples   []sample
-	disturbed int   // samples that others disturbed, in spite of repetition
-	failed    int   // runs that failed, and were repeated once
-	err       error // of the last run that failed
+	disturbed int   // samples that other processes disturbed, even after repetition
+	failed    int   // failed runs; each was repeated once
+	err       error // the error of the last failed run
 }
 
-// disturbance is the part of the machine that others may use in a run.
+// disturbance is the maximum proportion of the machine that other processes may use during a run.
 const disturbance = 0.08
 
 // repeats is how often a disturbed run is repeated.
@@ -228,14 +228,14 @@ func newBench(o options) (*bench, error) {
 	return b, err
 }
 
-// wanted tells whether a workload is asked for.
+// wanted reports whether the options select a workload.
 func (o *options) wanted(id string) bool {
 	if o.only == "" {
 		return true
 	}
 	for s := range strings.SplitSeq(o.only, ",") {
 		rest, ok := strings.CutPrefix(id, s)
-		// T1 is not T10, but T14 is all of T14's.
+		// T1 does not select T10, but T14 selects all workloads of T14.
 		if ok && (rest == "" || rest[0] < '0' || rest[0] > '9') {
 			return true
 		}
@@ -254,7 +254,7 @@ func (b *bench) all() {
 	b.measureCosts()
 }
 
-// measure runs a workload on every stack in turn, again and again.
+// measure runs a workload on each stack in turn, several times.
 func (b *bench) measure(w *workload) *row {
 	r := &row{workload: w, figures: map[stackName]*figure{}}
 	for _, s := range b.stacks {
@@ -269,7 +269,7 @@ func (b *bench) measure(w *workload) *row {
 	}
 	for _, s := range []stackName{before, usern6} {
 		if f := r.figures[s]; f != nil && r.figures[usern] != nil {
-			f.setup = r.figures[usern].setup // one setting for both trees and both families
+			f.setup = r.figures[usern].setup // the same settings for both trees and both families
 		}
 	}
 	for n := range b.o.runs {
@@ -278,7 +278,7 @@ func (b *bench) measure(w *workload) *row {
 		}
 		for i := range b.stacks {
 			s := b.stacks[i]
-			if n%2 == 1 { // so that none always follows the same other
+			if n%2 == 1 { // reverse the order, so that no stack always runs after the same one
 				s = b.stacks[len(b.stacks)-1-i]
 			}
 			f := r.figures[s]
@@ -327,7 +327,7 @@ func (b *bench) sample(r *row, s stackName, f *figure) {
 	f.samples = append(f.samples, best)
 }
 
-// defaults are the settings to begin with.
+// defaults returns the initial settings.
 func (b *bench) defaults(w *workload, s stackName) setup {
 	c := setup{Plain: w.Plain, CC: b.lab.cc()}
 	if s == gvisor && w.Place == onPipe {
@@ -342,14 +342,14 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 	if s == lnetoS {
 		c.Plain = true
 		if w.Kind == wrkHTTP && w.Pin == free {
-			c.Procs = 1 // wrk's shortest run is too long for a probe
+			c.Procs = 1 // wrk's shortest run is too long to probe settings
 		}
 	}
 	return c
 }
 
-// probe finds the settings that suit a stack best in a workload: one after another,
-// each is tried with short runs, and the better kept. All stacks have their choice.
+// probe finds the best settings of a stack in a workload. It tries each setting with a short run
+// and keeps the better one. It does so for every stack.
 func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	long, profiles := b.time, b.profiles
 	b.time, b.profiles = min(300*time.Millisecond, b.time), ""
@@ -360,7 +360,7 @@ func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	try := func(c setup) float64 {
 		one, err := b.run(w, s, c)
 		if err != nil {
-			return 0 // the runs that count will tell
+			return 0 // the measured runs will report it
 		}
 		return one.Rate
 	}
@@ -379,7 +379,7 @@ func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	return c
 }
 
-// choices are the settings that are worth a try.
+// choices returns the changes of settings to try.
 func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 	p := w.Pin
 	if b.pin != "" {

@@ -5,28 +5,29 @@ import (
 	"time"
 )
 
-// A kind is what the two programs of a workload do, told from the client's side.
+// A kind is what the client and the server of a workload do. It is named from the client's point of
+// view.
 type kind string
 
 const (
 	send     kind = "send"     // the client writes for the whole time, and the server counts
-	flow     kind = "flow"     // the client writes for the whole time, and what arrives meanwhile is counted; in one process
+	flow     kind = "flow"     // the client writes for the whole time, and the server counts continuously; both in one process
 	recv     kind = "recv"     // the server writes for the whole time, and the client counts
-	pingpong kind = "pingpong" // a byte goes and a byte comes back
+	pingpong kind = "pingpong" // the client sends a byte and the server returns it
 	short    kind = "short"    // connect, a byte each way, close: the server closes first
 	udpEcho  kind = "udp"      // datagrams are echoed, a fixed number of them in flight
-	wrkHTTP  kind = "wrk"      // net/http asked by wrk
-	goHTTP   kind = "http"     // net/http asked by net/http
+	wrkHTTP  kind = "wrk"      // wrk sends requests to net/http
+	goHTTP   kind = "http"     // net/http sends requests to net/http
 )
 
-// bulk tells that a workload is measured in bits, and not in operations.
+// bulk reports whether a workload is measured in bits instead of operations.
 func (k kind) bulk() bool { return k == send || k == recv || k == flow }
 
-// A place is where the stack under measurement runs.
+// A place is where the other side of the measured stack runs.
 type place string
 
 const (
-	onTAP  place = "tap"  // the kernel is on the other side
+	onTAP  place = "tap"  // the other side is the kernel
 	onPipe place = "pipe" // both sides are in one process
 )
 
@@ -47,21 +48,21 @@ type workload struct {
 	Kind  kind
 	// N is the number of connections, or of datagrams in flight.
 	N int
-	// Size is that of a datagram in bytes.
+	// Size is the length of a datagram in bytes.
 	Size int
 	Pin  pin
 	// Plain asks for a device without offloads, one frame at a time.
 	Plain bool
-	// Client tells that the stack under measurement is the client, and the kernel
-	// the server. Otherwise it is the other way round.
+	// Client makes the measured stack the client and the kernel the server. Otherwise the measured
+	// stack is the server.
 	Client bool
-	// Close asks for a connection for each HTTP request.
+	// Close makes each HTTP request use a new connection.
 	Close bool
-	// Latency is that of a pipe each way, and Loss the part of the client's frames that
-	// it loses, 0 to 1, if it has a latency. The kernel has no such pipe.
+	// Latency is the latency of a pipe in each direction. Loss is the proportion of the client's
+	// frames that the pipe loses, 0 to 1; it needs a Latency. The kernel has no such pipe.
 	Latency time.Duration
 	Loss    float64
-	// OverKernel and OverGVisor are the ratios to be reached.
+	// OverKernel and OverGVisor are the target ratios.
 	OverKernel, OverGVisor float64
 }
 
@@ -72,7 +73,7 @@ func (w *workload) unit() string {
 	return "/s"
 }
 
-// workloads are those of BENCHMARKS.md, in its order.
+// workloads are the workloads of BENCHMARKS.md, in its order.
 var workloads = []workload{
 	{ID: "T1", Name: "bulk in, 1 stream", Place: onTAP, Kind: send, N: 1, Pin: free, OverKernel: 0.9, OverGVisor: 2.0},
 	{ID: "T2", Name: "bulk out, 1 stream", Place: onTAP, Kind: recv, N: 1, Pin: free, OverKernel: 1.0, OverGVisor: 3.2},
@@ -114,49 +115,48 @@ const (
 	usern6  stackName = "usernet6" // usernet over IPv6
 	gvisor  stackName = "gVisor"
 	lnetoS  stackName = "lneto"
-	netPipe stackName = "net.Pipe" // no stack at all: a reference for P3
+	netPipe stackName = "net.Pipe" // no TCP/IP stack, as a reference for P3
 	before  stackName = "before"   // usernet at the commit of -compare
 )
 
-// A setup is how a stack is run: what may be chosen to its advantage.
+// A setup has the settings of a stack. The harness chooses them to the stack's advantage.
 type setup struct {
-	// Procs is GOMAXPROCS of the stack's process; 0 for what the placement gives.
+	// Procs is GOMAXPROCS of the stack's process; 0 for Go's default on the cores it may use.
 	Procs int
-	// CC is the kernel's congestion control, on every kernel that takes part.
+	// CC is the congestion control of every kernel that takes part.
 	CC string
 	// Plain turns off the offloads of the device.
 	Plain bool
-	// MTU is that of gVisor's pipe.
+	// MTU is the MTU of gVisor's pipe.
 	MTU int
-	// Chunk is what both sides of a bulk workload read and write at once, in bytes.
+	// Chunk is the length in bytes of each Read and Write in a bulk workload.
 	Chunk int
 }
 
-// The addresses of the two sides, of RFC 2544's network for benchmarks and of RFC 3849's for
-// documents. In the kernel's own runs the far side is a second namespace.
+// The addresses of the two sides, from the network of RFC 2544 for benchmarks and the prefix of
+// RFC 3849 for documentation. In the kernel's own runs the far side is a second namespace.
 const (
 	near6, far6 = "2001:db8:5::1", "2001:db8:5::2"
 	prefixed6   = "/64"
 
-	nearAddr = "198.18.0.1" // the kernel that stands for the rest of the world
-	farAddr  = "198.18.0.2" // the stack under measurement
+	nearAddr = "198.18.0.1" // the kernel on the other side
+	farAddr  = "198.18.0.2" // the measured stack
 	prefixed = "/24"
 	tapName  = "tap0"
 )
 
-// The servers' ports. Each run has one of its own: what the connections of an earlier
-// run left in TIME-WAIT must not meet those of another stack with the same address,
-// whose timestamps are older.
+// The servers' ports. Each run has its own port. Connections of an earlier run in TIME-WAIT must
+// not meet those of another stack with the same address, because their timestamps may be older.
 const firstPort, lastPort = 2000, 9999
 
-// How much a bulk workload reads and writes with a call, in bytes: the kernel is at its
-// best with small pieces, which stay in the cache, and the others with large ones.
+// The lengths in bytes of a bulk workload's Reads and Writes. The kernel is fastest with small
+// ones, which stay in the cache, and the other stacks with large ones.
 const (
 	smallChunk = 32 << 10
 	largeChunk = 128 << 10
 )
 
-// A task is what one process does. It is handed over as JSON.
+// A task is the work of one process. The harness passes it as JSON.
 type task struct {
 	Role    string // "server", "client", "both", "idle" or "growth"
 	Stack   stackName
@@ -168,23 +168,23 @@ type task struct {
 	Latency time.Duration
 	Loss    float64
 	Setup   setup
-	// V6 asks for IPv6.
+	// V6 selects IPv6.
 	V6 bool
-	// Addr is what a client dials, without the port, which is Port.
+	// Addr is the address that a client dials, and Port the port.
 	Addr string
 	Port int
-	// Time is how long a client runs after a warm-up of a tenth of it.
+	// Time is how long a client runs, after a warm-up of a tenth of Time.
 	Time time.Duration
-	// Profile is a file for a CPU profile, if not empty.
+	// Profile, if not empty, is the file for a CPU profile.
 	Profile string
-	// Steps are numbers of idle connections, and Limit how long to make them.
+	// Steps are numbers of idle connections, and Limit is the time to make them.
 	Steps []int         `json:",omitempty"`
 	Limit time.Duration `json:",omitempty"`
 	// arrived counts the bytes of a flow.
 	arrived *atomic.Int64
 }
 
-// network is "tcp" or "udp" with the family that is measured.
+// network returns protocol, "tcp" or "udp", with the family of the task.
 func (t *task) network(protocol string) string {
 	if t.V6 {
 		return protocol + "6"
@@ -192,7 +192,7 @@ func (t *task) network(protocol string) string {
 	return protocol + "4"
 }
 
-// addrs are the addresses of the two sides in a family, and the length of their prefix.
+// addrs returns the addresses of the two sides in a family, and their prefix length.
 func addrs(v6 bool) (near, far, prefix string) {
 	if v6 {
 		return near6, far6, prefixed6
@@ -200,16 +200,16 @@ func addrs(v6 bool) (near, far, prefix string) {
 	return nearAddr, farAddr, prefixed
 }
 
-// A report is what a process prints at its end.
+// A report is the result that a process prints when it ends.
 type report struct {
 	// Count is the number of bytes or operations in Time.
 	Count float64
 	Time  time.Duration
 	// Total is the number in the whole run, to which CPU belongs.
 	Total float64
-	// CPU is what the process used for the workload.
+	// CPU is the CPU time that the process used for the workload.
 	CPU time.Duration
-	// Errors is the number of operations that failed, Lost of datagrams.
+	// Errors is the number of failed operations, and Lost the number of lost datagrams.
 	Errors int
 	Lost   int
 	// Note is the first error.

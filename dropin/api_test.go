@@ -7,7 +7,7 @@ import (
 	"reflect"
 )
 
-// A pair is what a name is in net and here.
+// A pair is a name with its values in net and in this package.
 type pair struct {
 	name         string
 	theirs, ours reflect.Value

@@ -18,14 +18,15 @@ type Dialer struct {
 
 	// DualStack has no effect.
 	//
-	// Deprecated: the fallback is on by default, and turned off by a negative FallbackDelay.
+	// Deprecated: the fallback to the other family is on by default. A negative FallbackDelay turns
+	// it off.
 	DualStack bool
 
 	FallbackDelay   time.Duration
 	KeepAlive       time.Duration
 	KeepAliveConfig KeepAliveConfig
 
-	// Resolver is DefaultResolver if nil.
+	// Resolver looks up names; DefaultResolver if nil.
 	Resolver *Resolver
 
 	// Cancel cancels a dial when it is closed.
@@ -33,7 +34,8 @@ type Dialer struct {
 	// Deprecated: use DialContext.
 	Cancel <-chan struct{}
 
-	// Control and ControlContext make a dial fail with ENOTSUP: there is no descriptor to control.
+	// Control and ControlContext need a file descriptor, and a Host's socket has none. If one of
+	// them is set, a dial fails with ENOTSUP.
 	Control        func(network, address string, c syscall.RawConn) error
 	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
 
@@ -43,10 +45,10 @@ type Dialer struct {
 // MultipathTCP returns the value set by SetMultipathTCP.
 func (d *Dialer) MultipathTCP() bool { return d.multipath }
 
-// SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
+// SetMultipathTCP only sets the value that MultipathTCP returns: connections are plain TCP.
 func (d *Dialer) SetMultipathTCP(use bool) { d.multipath = use }
 
-// on returns the same Dialer for a Host.
+// on converts the Dialer to one of a Host.
 func (d *Dialer) on(h *usernet.Host) *usernet.Dialer {
 	r := d.Resolver
 	if r == nil {

@@ -8,12 +8,11 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// An Interface is an interface of the default Host. It has the fields of
-// net.Interface, and converts to one; it is a type of its own so that its methods use the
-// Host.
+// An Interface is an interface of the default Host. It has the fields of net.Interface and converts
+// to one. It is a type of its own because its methods use the Host.
 type Interface net.Interface
 
-// The texts are those of net.
+// The texts are net's.
 var (
 	errInvalidInterface      = errors.New("invalid network interface")
 	errInvalidInterfaceIndex = errors.New("invalid network interface index")
@@ -21,12 +20,12 @@ var (
 	errNoSuchInterface       = errors.New("no such network interface")
 )
 
-// ethernet is the medium nic.Ethernet, the zero one. This package needs nothing else of nic.
+// ethernet is nic.Ethernet, copied so that this package need not import nic.
 const ethernet = 0
 
 func routeError(err error) error { return &net.OpError{Op: "route", Net: "ip+net", Err: err} }
 
-// ipNets are the addresses of an interface in the form that net returns them.
+// ipNets converts the addresses of an interface to the form that net returns.
 func ipNets(prefixes []netip.Prefix) []Addr {
 	var addrs []Addr
 	for _, p := range prefixes {
@@ -36,8 +35,8 @@ func ipNets(prefixes []netip.Prefix) []Addr {
 	return addrs
 }
 
-// Addrs returns the addresses of the interface, each an *IPNet; none if the Host has no such
-// interface any more.
+// Addrs returns the addresses of the interface, each an *IPNet. It returns none if the Host has no
+// such interface any more.
 func (ifi *Interface) Addrs() ([]Addr, error) {
 	if ifi == nil {
 		return nil, routeError(errInvalidInterface)
@@ -54,8 +53,8 @@ func (ifi *Interface) Addrs() ([]Addr, error) {
 	return nil, nil
 }
 
-// MulticastAddrs returns the multicast groups that are received on the interface, each an
-// *IPAddr; none if the Host has no such interface any more.
+// MulticastAddrs returns the multicast groups that the interface receives, each an *IPAddr. It
+// returns none if the Host has no such interface any more.
 func (ifi *Interface) MulticastAddrs() ([]Addr, error) {
 	if ifi == nil {
 		return nil, routeError(errInvalidInterface)
@@ -86,7 +85,7 @@ func Interfaces() ([]Interface, error) {
 	return interfaces(h), nil
 }
 
-// interfaces describes the interfaces of a Host as net does those of the kernel.
+// interfaces describes the interfaces of a Host as net describes the kernel's.
 func interfaces(h *usernet.Host) []Interface {
 	var all []Interface
 	for _, info := range h.Interfaces() {

@@ -12,7 +12,8 @@ import (
 // A ListenConfig is a net.ListenConfig for the default Host. Its fields are those of
 // net.ListenConfig and usernet.ListenConfig.
 type ListenConfig struct {
-	// Control makes Listen and ListenPacket fail with ENOTSUP: there is no descriptor to control.
+	// Control needs a file descriptor, and a Host's socket has none. If it is set, Listen and
+	// ListenPacket fail with ENOTSUP.
 	Control         func(network, address string, c syscall.RawConn) error
 	KeepAlive       time.Duration
 	KeepAliveConfig KeepAliveConfig
@@ -20,14 +21,14 @@ type ListenConfig struct {
 	noMultipath bool
 }
 
-// MultipathTCP returns the value set by SetMultipathTCP. It is true before, as in net.
+// MultipathTCP returns the value set by SetMultipathTCP. The default is true, as in net.
 func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 
-// SetMultipathTCP is accepted, and has no effect: connections are plain TCP.
+// SetMultipathTCP only sets the value that MultipathTCP returns: connections are plain TCP.
 func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
-// on returns the same ListenConfig for a Host, and the address without names that
-// DefaultResolver has to look up.
+// on converts the ListenConfig to one of the default Host. It also returns the address, in which it
+// has replaced a name that DefaultResolver has to look up.
 func (lc *ListenConfig) on(ctx context.Context, network, address string) (*usernet.ListenConfig, string, error) {
 	h, err := hostFor("listen", network)
 	if err != nil {

@@ -10,30 +10,30 @@ import (
 	"github.com/usernet/usernet/resolve"
 )
 
-// A Resolver is a net.Resolver for the default Host: it asks the servers of the Host's own resolver
-// over the Host. A nil Resolver is equivalent to the zero value.
+// A Resolver is a net.Resolver for the default Host: it queries the servers of the Host's own
+// resolver over the Host. A nil Resolver is equivalent to the zero value.
 type Resolver struct {
-	// PreferGo has no effect: there is no other resolver than one in Go.
+	// PreferGo has no effect: the only resolver is in Go.
 	PreferGo bool
 
-	// StrictErrors ends a lookup at the first error that is temporary, rather than with
-	// what else is known. What is found by it is not kept for later lookups.
+	// StrictErrors ends a lookup at the first temporary error, instead of returning the results
+	// that it has. The results are not cached.
 	StrictErrors bool
 
-	// Dial connects to a name server, in place of the Host. It is given the address of
-	// one of the Host's servers, or, as by net, 127.0.0.1:53 if it has none; it is free to
-	// connect to another. What is found by it is not kept for later lookups.
+	// Dial, if not nil, connects to a name server instead of the Host. Its address is that of one
+	// of the Host's servers or, as in net, 127.0.0.1:53 if there are none; Dial may connect to
+	// another one. The results are not cached.
 	Dial func(ctx context.Context, network, address string) (Conn, error)
 }
 
-// DefaultResolver is the Resolver of the Lookup functions, the Resolve functions, Listen, and a Dialer
-// without a Resolver.
+// DefaultResolver is the Resolver of the Lookup functions, the Resolve functions, Listen, and a
+// Dialer without a Resolver.
 var DefaultResolver = &Resolver{}
 
 // isHosts reports whether the Resolver is equivalent to the Host's own.
 func (r *Resolver) isHosts() bool { return r == nil || r.Dial == nil && !r.StrictErrors }
 
-// by returns the resolver that looks up a name.
+// by returns the resolver that looks up a name. name is only for the error.
 func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 	h := current.Load()
 	if h == nil {
@@ -59,9 +59,8 @@ func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
 	return resolve.New(cfg)
 }
 
-// literals replaces the name in an address by the addresses that the Resolver
-// finds for it. If there is no name, or the address is malformed, it
-// returns the address unchanged, for the Host to handle.
+// literals replaces the name in an address by the addresses that the Resolver finds for it. If the
+// address has no name or is malformed, literals returns it unchanged, and the Host handles it.
 func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, address string) ([]string, error) {
 	family, host, port := "ip", address, ""
 	switch network[:min(len(network), 3)] {
@@ -99,7 +98,7 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 	return addrs, nil
 }
 
-// literal is literals for calls that use only one address. As in net, it prefers IPv4.
+// literal is like literals, for calls that use only one address. As in net, it prefers IPv4.
 func (r *Resolver) literal(ctx context.Context, h *usernet.Host, network, address string) (string, error) {
 	if r.isHosts() {
 		return address, nil
@@ -147,7 +146,7 @@ func (r *Resolver) LookupHost(ctx context.Context, host string) (addrs []string,
 	return by.LookupHost(ctx, host)
 }
 
-// LookupIP returns the addresses of a host that are of the network. See net.Resolver.
+// LookupIP returns the addresses of a host for a network. See net.Resolver.
 func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]IP, error) {
 	by, err := r.by(host)
 	if err != nil {
@@ -183,7 +182,7 @@ func (r *Resolver) LookupNS(ctx context.Context, name string) ([]*NS, error) {
 	return by.LookupNS(ctx, name)
 }
 
-// LookupNetIP returns the addresses of a host that are of the network. See net.Resolver.
+// LookupNetIP returns the addresses of a host for a network. See net.Resolver.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	by, err := r.by(host)
 	if err != nil {
@@ -219,12 +218,12 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 	return by.LookupTXT(ctx, name)
 }
 
-// LookupIP is net.LookupIP, by DefaultResolver.
+// LookupIP is net.LookupIP, with DefaultResolver.
 func LookupIP(host string) ([]IP, error) {
 	return DefaultResolver.LookupIP(context.Background(), "ip", host)
 }
 
-// ResolveTCPAddr is net.ResolveTCPAddr, by DefaultResolver.
+// ResolveTCPAddr is net.ResolveTCPAddr, with DefaultResolver.
 func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
 	h, address, err := resolving(cmp.Or(network, "tcp"), address)
 	if err != nil {
@@ -233,7 +232,7 @@ func ResolveTCPAddr(network, address string) (*TCPAddr, error) {
 	return h.ResolveTCPAddr(network, address)
 }
 
-// ResolveUDPAddr is net.ResolveUDPAddr, by DefaultResolver.
+// ResolveUDPAddr is net.ResolveUDPAddr, with DefaultResolver.
 func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
 	h, address, err := resolving(cmp.Or(network, "udp"), address)
 	if err != nil {
@@ -242,7 +241,7 @@ func ResolveUDPAddr(network, address string) (*UDPAddr, error) {
 	return h.ResolveUDPAddr(network, address)
 }
 
-// ResolveIPAddr is net.ResolveIPAddr, by DefaultResolver.
+// ResolveIPAddr is net.ResolveIPAddr, with DefaultResolver.
 func ResolveIPAddr(network, address string) (*IPAddr, error) {
 	h, address, err := resolving(cmp.Or(network, "ip"), address)
 	if err != nil {
@@ -251,7 +250,7 @@ func ResolveIPAddr(network, address string) (*IPAddr, error) {
 	return h.ResolveIPAddr(network, address)
 }
 
-// resolving returns the default Host, and the address without names that
+// resolving returns the default Host and the address, in which it has replaced a name that
 // DefaultResolver has to look up.
 func resolving(network, address string) (*usernet.Host, string, error) {
 	h, err := hostFor("lookup", network)

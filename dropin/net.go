@@ -22,7 +22,7 @@ const (
 	IPv6len          = net.IPv6len
 )
 
-// Variables of net. They are copies, but for what the values point to.
+// Variables of net. They are copies, but share what the values point to.
 var (
 	ErrClosed                  = net.ErrClosed
 	ErrWriteToConnected        = net.ErrWriteToConnected
@@ -38,8 +38,8 @@ var (
 	IPv6zero                   = net.IPv6zero
 )
 
-// Types of net that are data, interfaces or errors. UnixConn and UnixListener are here for the type
-// switches that name them: nothing in this package returns one.
+// Types of net that are data, interfaces or errors. UnixConn and UnixListener are here because type
+// switches name them: nothing in this package returns one.
 type (
 	Addr                = net.Addr
 	AddrError           = net.AddrError
@@ -145,42 +145,42 @@ func ListenUDP(network string, laddr *UDPAddr) (*UDPConn, error) {
 	return h.ListenUDP(network, laddr)
 }
 
-// LookupAddr is net.LookupAddr, by DefaultResolver.
+// LookupAddr is net.LookupAddr, with DefaultResolver.
 func LookupAddr(addr string) (names []string, err error) {
 	return DefaultResolver.LookupAddr(context.Background(), addr)
 }
 
-// LookupCNAME is net.LookupCNAME, by DefaultResolver.
+// LookupCNAME is net.LookupCNAME, with DefaultResolver.
 func LookupCNAME(host string) (cname string, err error) {
 	return DefaultResolver.LookupCNAME(context.Background(), host)
 }
 
-// LookupHost is net.LookupHost, by DefaultResolver.
+// LookupHost is net.LookupHost, with DefaultResolver.
 func LookupHost(host string) (addrs []string, err error) {
 	return DefaultResolver.LookupHost(context.Background(), host)
 }
 
-// LookupMX is net.LookupMX, by DefaultResolver.
+// LookupMX is net.LookupMX, with DefaultResolver.
 func LookupMX(name string) ([]*MX, error) {
 	return DefaultResolver.LookupMX(context.Background(), name)
 }
 
-// LookupNS is net.LookupNS, by DefaultResolver.
+// LookupNS is net.LookupNS, with DefaultResolver.
 func LookupNS(name string) ([]*NS, error) {
 	return DefaultResolver.LookupNS(context.Background(), name)
 }
 
-// LookupPort is net.LookupPort, by DefaultResolver.
+// LookupPort is net.LookupPort, with DefaultResolver.
 func LookupPort(network, service string) (port int, err error) {
 	return DefaultResolver.LookupPort(context.Background(), network, service)
 }
 
-// LookupSRV is net.LookupSRV, by DefaultResolver.
+// LookupSRV is net.LookupSRV, with DefaultResolver.
 func LookupSRV(service, proto, name string) (cname string, addrs []*SRV, err error) {
 	return DefaultResolver.LookupSRV(context.Background(), service, proto, name)
 }
 
-// LookupTXT is net.LookupTXT, by DefaultResolver.
+// LookupTXT is net.LookupTXT, with DefaultResolver.
 func LookupTXT(name string) ([]string, error) {
 	return DefaultResolver.LookupTXT(context.Background(), name)
 }

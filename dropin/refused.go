@@ -2,8 +2,8 @@
 
 // # Refused
 //
-// What net has and this package does not have, on purpose:
-//   - DialUnix, Dialer.DialUnix, ListenUnix, ListenUnixgram: a Unix socket is a thing of the kernel's file system, and a Host is not on it; Dial and Listen say net.UnknownNetworkError to "unix" and its like.
-//   - FileConn, FileListener, FilePacketConn: it takes a socket of the kernel's over by its descriptor, which would be a connection that does not go through the Host.
-//   - IPConn.File, IPConn.SyscallConn, TCPConn.File, TCPConn.SyscallConn, TCPListener.File, TCPListener.SyscallConn, UDPConn.File, UDPConn.SyscallConn: no connection of a Host has a descriptor; code that asserts an interface with this method sees that it is absent, and falls back.
+// Names of net that this package does not have, on purpose:
+//   - DialUnix, Dialer.DialUnix, ListenUnix, ListenUnixgram: a Unix socket belongs to the kernel's file system, which a Host does not have; Dial and Listen return net.UnknownNetworkError for "unix", "unixgram" and "unixpacket".
+//   - FileConn, FileListener, FilePacketConn: these functions wrap a socket of the kernel, whose connection would not use the Host.
+//   - IPConn.File, IPConn.SyscallConn, TCPConn.File, TCPConn.SyscallConn, TCPListener.File, TCPListener.SyscallConn, UDPConn.File, UDPConn.SyscallConn: connections of a Host have no descriptor; code that checks for the method with a type assertion finds that it is absent and can fall back.
 package dropin

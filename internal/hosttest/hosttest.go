@@ -1,5 +1,5 @@
-// Package hosttest has the hosts, servers and certificates that the tests of several packages
-// and modules need. Hosts are closed when the test ends.
+// Package hosttest provides the hosts, servers and certificates that the tests of several packages
+// and modules use. The hosts are closed when the test ends.
 package hosttest
 
 import (
@@ -26,12 +26,12 @@ const (
 	NameA = "client.test"
 	NameB = "server.test"
 
-	// Those of PairSix beside them.
+	// The IPv6 addresses of the hosts of PairSix.
 	Addr6A = "2001:db8:6::1"
 	Addr6B = "2001:db8:6::2"
 )
 
-// New makes a host of a configuration.
+// New makes a host from a configuration.
 func New(t testing.TB, cfg usernet.Config) *usernet.Host {
 	t.Helper()
 	h, err := usernet.New(cfg)
@@ -42,8 +42,8 @@ func New(t testing.TB, cfg usernet.Config) *usernet.Host {
 	return h
 }
 
-// Host makes a host with an address of a network of 24 bits on a device, nil for none. The
-// functions change its configuration before it is made.
+// Host makes a host on a device, which may be nil, with an address and a prefix of 24 bits. The
+// functions change its configuration first.
 func Host(t testing.TB, dev nic.Device, addr string, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
 	cfg := usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(addr), 24)}}
@@ -53,27 +53,27 @@ func Host(t testing.TB, dev nic.Device, addr string, change ...func(*usernet.Con
 	return New(t, cfg)
 }
 
-// Loopback makes a host that has only its loopback.
+// Loopback makes a host with only its loopback.
 func Loopback(t testing.TB) *usernet.Host {
 	t.Helper()
 	return New(t, usernet.Config{})
 }
 
-// Pair makes two hosts with a wire between them that know each other's name.
+// Pair makes two hosts on a wire. Each knows both names.
 func Pair(t testing.TB) (a, b *usernet.Host) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{})
 	return named(t, near, far)
 }
 
-// LoopbackSix makes a host of both families that nobody else can be reached from.
+// LoopbackSix makes a host of both families whose link leads nowhere.
 func LoopbackSix(t testing.TB) *usernet.Host {
 	t.Helper()
 	dev := nic.NewNull(nic.Link{MTU: 1500, Medium: nic.IP})
 	return New(t, usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}})
 }
 
-// PairSix is Pair with both families, on a wire that carries IP.
+// PairSix is like Pair, with both families and a wire that carries IP.
 func PairSix(t testing.TB) (a, b *usernet.Host) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
@@ -85,7 +85,7 @@ func PairSix(t testing.TB) (a, b *usernet.Host) {
 	return named(t, near, far, with(Addr6A), with(Addr6B))
 }
 
-// ImpairedPair is Pair with a wire that can be made bad, in both directions alike.
+// ImpairedPair is like Pair, with a wire that impair can impair in both directions.
 func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(nic.Impairment)) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{})
@@ -97,8 +97,8 @@ func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(ni
 	}
 }
 
-// named makes two hosts that know each other's name. The functions change the configuration of the first
-// and the second.
+// named makes two hosts that know both names. The functions change the configuration of the first
+// and the second host.
 func named(t testing.TB, near, far nic.Device, change ...func(*usernet.Config)) (a, b *usernet.Host) {
 	t.Helper()
 	change = append(change, func(*usernet.Config) {}, func(*usernet.Config) {})
@@ -111,8 +111,8 @@ func named(t testing.TB, near, far nic.Device, change ...func(*usernet.Config)) 
 	return Host(t, near, AddrA, names, change[0]), Host(t, far, AddrB, names, change[1])
 }
 
-// Named makes hosts on a switch that know each other by these names. Their addresses are
-// 192.0.2.1 and those that follow, in order.
+// Named makes hosts with these names on a switch. Each knows all names. Their addresses are
+// 192.0.2.1 and the following ones, in order.
 func Named(t testing.TB, names ...string) []*usernet.Host {
 	t.Helper()
 	known := map[string][]netip.Addr{}
@@ -151,14 +151,13 @@ func Serve(ln net.Listener, f func(net.Conn)) {
 	}
 }
 
-// Echo sends back what comes, and closes when the other end does.
+// Echo sends back the data that it receives, and closes the connection when the other end does.
 func Echo(c net.Conn) {
 	defer c.Close()
 	io.Copy(c, c)
 }
 
-// Connect makes a connection from one host to a listener on the other, which may be the
-// same.
+// Connect makes a connection from one host to another, which may be the same.
 func Connect(t testing.TB, from, to *usernet.Host, addr string) (client, server *usernet.TCPConn) {
 	t.Helper()
 	ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))
@@ -178,7 +177,7 @@ func Connect(t testing.TB, from, to *usernet.Host, addr string) (client, server 
 	return c.(*usernet.TCPConn), s.(*usernet.TCPConn)
 }
 
-// Text makes n bytes that are not the same at two places.
+// Text returns n bytes that form a long pattern, so that misplaced data is detected.
 func Text(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -187,13 +186,13 @@ func Text(n int) []byte {
 	return b
 }
 
-// Zeros is an endless source of zeros.
+// Zeros is a reader of endless zeros.
 type Zeros struct{}
 
 func (Zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// Certificate makes a certificate for a name and a pool that trusts it. It is valid in a
-// bubble too, where time begins in the year 2000.
+// Certificate makes a certificate for a name and a pool that trusts it. The certificate is also
+// valid in a synctest bubble, whose time begins in the year 2000.
 func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -222,7 +221,7 @@ func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 }
 
-// TLS makes the configurations of a server named NameB and of a client that trusts it.
+// TLS makes the configurations of a server with the name NameB and of a client that trusts it.
 func TLS(t testing.TB, protocol string) (client, server *tls.Config) {
 	t.Helper()
 	cert, pool := Certificate(t, NameB)

@@ -1,5 +1,5 @@
 // Package world runs one program in several networks: the kernel's, the loopback of a usernet host,
-// and two hosts on a wire. What a program can see must be the same in all of them.
+// and two hosts on a wire. The program must see the same in all of them.
 package world
 
 import (
@@ -17,15 +17,16 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// A World is a place where the same program runs: the kernel's network or one of ours.
-// What it has are net's functions, with interfaces for the types that are the world's own.
+// A World is a network in which a program runs: the kernel's or one of usernet's. Its functions are
+// net's, with interfaces in place of the types that differ between the networks.
 type World struct {
 	Name   string
 	Server string // address of the side that listens
 	Client string // address of the side that dials
-	Alone  string // the server's too, and of no other process
+	Alone  string // an address of the server that no other process uses
 
-	// Addresses of IPv6 of the two sides, as Server and Client. In a world without it they are ::1, too.
+	// IPv6 addresses of the two sides, like Server and Client. In a World without such addresses
+	// they are ::1.
 	Server6, Client6 string
 
 	Dial         func(ctx context.Context, o DialOptions, network, address string) (net.Conn, error)
@@ -38,7 +39,7 @@ type World struct {
 	DialIPAddr   func(ctx context.Context, o DialOptions, network string, laddr, raddr netip.Addr) (IPConn, error)
 	Listen       func(network, address string) (net.Listener, error)
 	ListenPacket func(network, address string) (net.PacketConn, error)
-	OpenPacket   func(network, address string) (net.PacketConn, error) // on the side that dials
+	OpenPacket   func(network, address string) (net.PacketConn, error) // ListenPacket on the side that dials
 	ListenConfig func(o ListenOptions) ListenConfig
 	BindTCP      func(network string, laddr *net.TCPAddr) (TCPListener, error)
 	BindUDP      func(network string, laddr *net.UDPAddr) (UDPConn, error)
@@ -59,7 +60,7 @@ type World struct {
 	LookupTXT   func(name string) ([]string, error)
 	LookupSRV   func(service, proto, name string) (string, []*net.SRV, error)
 
-	// Connections that were never made.
+	// Zero values and nil pointers of the connection and listener types.
 	ZeroTCP                   TCPConn
 	ZeroUDP                   UDPConn
 	ZeroIP                    IPConn
@@ -112,8 +113,8 @@ func UsernetDialer(h *usernet.Host, o DialOptions) *usernet.Dialer {
 	return d
 }
 
-// As turns what a function of net or a method of Host returned into an interface, and
-// a nil pointer into none.
+// As converts the result of a function of net or a method of Host to an interface. It converts a
+// nil pointer to a nil interface.
 func As[I any, T any](c *T, err error) (I, error) {
 	var none I
 	if c == nil {
@@ -123,7 +124,7 @@ func As[I any, T any](c *T, err error) (I, error) {
 }
 
 func Kernel() *World {
-	// The C library's resolver has texts and services of its own.
+	// The C library's resolver has its own error texts and services.
 	if !net.DefaultResolver.PreferGo {
 		net.DefaultResolver.PreferGo = true
 	}
@@ -255,7 +256,7 @@ func All(t *testing.T) []*World {
 	}
 }
 
-// AllSix is All with hosts that have both families.
+// AllSix is like All, with hosts that have both families.
 func AllSix(t *testing.T) []*World {
 	lo := hosttest.LoopbackSix(t)
 	a, b := hosttest.PairSix(t)
@@ -264,8 +265,8 @@ func AllSix(t *testing.T) []*World {
 	return []*World{Kernel(), Usernet("loopback", lo, lo, "127.0.0.1", "127.0.0.1"), pipe}
 }
 
-// Self is a world in which client and server are one host, so that wildcards lead from
-// one to the other. If they are not, it is the loopback of a third.
+// Self returns a World in which client and server are the same host, so that wildcards lead from
+// one to the other. For two hosts on a wire it returns the loopback of a third host.
 func (w *World) Self(t *testing.T) *World {
 	if w.Name != "pipe" {
 		return w
@@ -277,7 +278,7 @@ func (w *World) Self(t *testing.T) *World {
 	return Usernet(w.Name, lo, lo, "127.0.0.1", "127.0.0.1")
 }
 
-// Listener listens on a free port of the server's.
+// Listener listens on a free port of the server.
 func (w *World) Listener(t *testing.T) TCPListener {
 	t.Helper()
 	ln, err := w.Listen("tcp4", w.Server+":0")
@@ -308,7 +309,7 @@ func (w *World) Pair(t *testing.T) (client, server TCPConn) {
 	return client, s.(TCPConn)
 }
 
-// Packets binds a UDP socket to a free port of the server's.
+// Packets binds a UDP socket to a free port of the server.
 func (w *World) Packets(t *testing.T) UDPConn {
 	t.Helper()
 	c, err := w.ListenPacket("udp4", w.Server+":0")
@@ -317,7 +318,7 @@ func (w *World) Packets(t *testing.T) UDPConn {
 	return c.(UDPConn)
 }
 
-// UdpPair makes a UDP socket of the server's and one that is connected to it.
+// UdpPair opens a UDP socket on the server, and one on the client that is connected to it.
 func (w *World) UdpPair(t *testing.T) (client, server UDPConn) {
 	t.Helper()
 	server = w.Packets(t)
@@ -327,7 +328,7 @@ func (w *World) UdpPair(t *testing.T) (client, server UDPConn) {
 	return c.(UDPConn), server
 }
 
-// FreePort returns an address of the server's on which nobody listens.
+// FreePort returns an address of the server on which nothing listens.
 func FreePort(t *testing.T, w *World) string {
 	t.Helper()
 	ln, err := w.Listen("tcp4", w.Server+":0")
@@ -336,13 +337,13 @@ func FreePort(t *testing.T, w *World) string {
 	return ln.Addr().String()
 }
 
-// Experimental is a protocol that nobody speaks: RFC 3692 has it for tests.
+// Experimental is an IP protocol that nothing uses. RFC 3692 reserves it for experiments.
 const Experimental = "ip4:253"
 
-// Settle waits until what was sent has arrived and was answered.
+// Settle waits long enough for sent data to arrive and to be answered.
 func Settle() { time.Sleep(10 * time.Millisecond) }
 
-// TCPConn is what net.TCPConn and TCPConn have in common.
+// TCPConn has the methods that net.TCPConn and usernet.TCPConn share.
 type TCPConn interface {
 	net.Conn
 	io.ReaderFrom
@@ -359,20 +360,20 @@ type TCPConn interface {
 	MultipathTCP() (bool, error)
 }
 
-// TCPListener is what net.TCPListener and TCPListener have in common.
+// TCPListener has the methods that net.TCPListener and usernet.TCPListener share.
 type TCPListener interface {
 	net.Listener
 	SetDeadline(t time.Time) error
 }
 
-// ListenConfig is what net.ListenConfig and ListenConfig have in common.
+// ListenConfig has the methods that net.ListenConfig and usernet.ListenConfig share.
 type ListenConfig interface {
 	Listen(ctx context.Context, network, address string) (net.Listener, error)
 	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
 	MultipathTCP() bool
 }
 
-// UDPConn is what net.UDPConn and UDPConn have in common.
+// UDPConn has the methods that net.UDPConn and usernet.UDPConn share.
 type UDPConn interface {
 	net.Conn
 	net.PacketConn
@@ -388,7 +389,7 @@ type UDPConn interface {
 	SetWriteBuffer(n int) error
 }
 
-// IPConn is what net.IPConn and IPConn have in common.
+// IPConn has the methods that net.IPConn and usernet.IPConn share.
 type IPConn interface {
 	net.Conn
 	net.PacketConn
@@ -400,7 +401,7 @@ type IPConn interface {
 	SetWriteBuffer(n int) error
 }
 
-// AcceptTCP is AcceptTCP of a listener of either world.
+// AcceptTCP calls AcceptTCP of a listener of either package.
 func AcceptTCP(l TCPListener) (TCPConn, error) {
 	if l, ok := l.(*net.TCPListener); ok {
 		return As[TCPConn](l.AcceptTCP())
@@ -408,7 +409,7 @@ func AcceptTCP(l TCPListener) (TCPConn, error) {
 	return As[TCPConn](l.(*usernet.TCPListener).AcceptTCP())
 }
 
-// IPPair makes an IP socket of the server's and one that is connected to it.
+// IPPair opens an IP socket on the server, and one on the client that is connected to it.
 func (w *World) IPPair(t *testing.T) (client, server IPConn) {
 	t.Helper()
 	pc, err := w.ListenPacket(Experimental, w.Server)
@@ -420,7 +421,7 @@ func (w *World) IPPair(t *testing.T) (client, server IPConn) {
 	return c.(IPConn), pc.(IPConn)
 }
 
-// ListenTCP listens on a free port of the server's until the test ends.
+// ListenTCP listens on a free port of the server until the test ends.
 func (w *World) ListenTCP(t *testing.T) net.Listener {
 	t.Helper()
 	ln, err := w.Listen("tcp", w.Server+":0")
@@ -429,8 +430,7 @@ func (w *World) ListenTCP(t *testing.T) net.Listener {
 	return ln
 }
 
-// ListenUDP opens a UDP socket on a free port of the server's or the client's until the
-// test ends.
+// ListenUDP opens a UDP socket on a free port of the server or the client until the test ends.
 func (w *World) ListenUDP(t *testing.T, host string) net.PacketConn {
 	t.Helper()
 	open := w.ListenPacket
@@ -443,7 +443,7 @@ func (w *World) ListenUDP(t *testing.T, host string) net.PacketConn {
 	return pc
 }
 
-// To dials, and closes the connection when the test ends.
+// To dials an address. The connection is closed when the test ends.
 func (w *World) To(t *testing.T, a net.Addr) net.Conn {
 	t.Helper()
 	c, err := w.Dial(context.Background(), DialOptions{}, a.Network(), a.String())

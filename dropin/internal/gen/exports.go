@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// A kind is what a name stands for.
+// A kind is what a name denotes.
 type kind int
 
 const (
@@ -20,16 +20,14 @@ const (
 	isFunc
 )
 
-// An export is a name that a package exports, or a method "Type.Name" of a type
-// that it exports.
+// An export is a name that a package exports, or a method "Type.Name" of an exported type.
 type export struct {
 	kind kind
 	fn   *ast.FuncType // of a function
 }
 
-// exports returns what the package in a directory exports. Of the files that depend on
-// the system it reads those for linux/amd64 without cgo: what net exports is the same
-// on all of them.
+// exports returns the names that the package in a directory exports. Of the files that depend on
+// the system it reads those for linux/amd64 without cgo: net exports the same names on all systems.
 func exports(dir string) (map[string]export, error) {
 	ctx := build.Default
 	ctx.GOOS, ctx.GOARCH, ctx.CgoEnabled = "linux", "amd64", false
@@ -99,5 +97,5 @@ func addNames(all map[string]export, decl *ast.GenDecl) {
 	}
 }
 
-// isMethod reports whether an exported name is one of a method.
+// isMethod reports whether an exported name is a method's.
 func isMethod(name string) bool { return strings.Contains(name, ".") }

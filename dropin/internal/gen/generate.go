@@ -15,8 +15,8 @@ import (
 
 const notice = "// Code generated from what package net exports by dropin/internal/gen. DO NOT EDIT.\n\n"
 
-// generate returns the text of the generated files by their names. Names that are
-// exported and not chosen about, and the other way round, are errors: all of them at once.
+// generate returns the text of the generated files by file name. It returns an error for each
+// exported name without a choice and each choice without an exported name.
 func generate(net map[string]export, how map[string]choice) (map[string][]byte, error) {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(net)) {
@@ -25,7 +25,7 @@ func generate(net map[string]export, how map[string]choice) (map[string][]byte, 
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(how)) {
-		// Whether there is such a method, which may be promoted, is for the package's tests to see.
+		// The package's tests check whether the method exists, because it may be promoted.
 		of, _, _ := strings.Cut(name, ".")
 		if _, ok := net[of]; !ok {
 			errs = append(errs, fmt.Errorf("net has no %s: remove it from policy.go", name))
@@ -81,10 +81,10 @@ func netText(net map[string]export, how map[string]choice) (string, error) {
 	}
 	b.WriteString("// Constants of net.\n")
 	group("const", "net", isConst, same)
-	b.WriteString("// Variables of net. They are copies, but for what the values point to.\n")
+	b.WriteString("// Variables of net. They are copies, but share what the values point to.\n")
 	group("var", "net", isVar, same)
-	b.WriteString("// Types of net that are data, interfaces or errors. UnixConn and UnixListener are here for the type\n" +
-		"// switches that name them: nothing in this package returns one.\n")
+	b.WriteString("// Types of net that are data, interfaces or errors. UnixConn and UnixListener are here because type\n" +
+		"// switches name them: nothing in this package returns one.\n")
 	group("type", "net", isType, same)
 	b.WriteString("// Connections and listeners of usernet, with the methods of their namesakes in net.\n")
 	group("type", "usernet", isType, ours)
@@ -122,8 +122,8 @@ func standardFirst(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// funcText writes one function. Its signature is that of net's to the letter: what
-// its names mean is what differs.
+// funcText writes one function. Its signature is literally net's; only the meaning of the type
+// names differs.
 func funcText(b *strings.Builder, name string, fn *ast.FuncType, c choice, imports map[string]bool) error {
 	signature, err := source(fn)
 	if err != nil {
@@ -150,7 +150,7 @@ func funcText(b *strings.Builder, name string, fn *ast.FuncType, c choice, impor
 		fmt.Fprintf(b, "// %s is net.%s.\nfunc %s%s { return net.%s(%s) }\n\n", name, name, name, signature, name, list)
 	case lookup:
 		imports["context"] = true
-		fmt.Fprintf(b, "// %s is net.%s, by DefaultResolver.\nfunc %s%s {\n", name, name, name, signature)
+		fmt.Fprintf(b, "// %s is net.%s, with DefaultResolver.\nfunc %s%s {\n", name, name, name, signature)
 		fmt.Fprintf(b, "return DefaultResolver.%s(context.Background(), %s)\n}\n\n", name, list)
 	case onHost:
 		if len(args) == 0 || args[0] != "network" || fn.Results.NumFields() != 2 {
@@ -163,14 +163,14 @@ func funcText(b *strings.Builder, name string, fn *ast.FuncType, c choice, impor
 	return nil
 }
 
-// source prints a node as source.
+// source formats a node as source text.
 func source(n ast.Node) (string, error) {
 	var b bytes.Buffer
 	err := printer.Fprint(&b, token.NewFileSet(), n)
 	return b.String(), err
 }
 
-// refusedText writes refused.go, which is a part of the package's documentation.
+// refusedText writes refused.go, which is part of the package's documentation.
 func refusedText(_ map[string]export, how map[string]choice) (string, error) {
 	byReason := make(map[string][]string)
 	for name, c := range how {
@@ -184,10 +184,10 @@ func refusedText(_ map[string]export, how map[string]choice) (string, error) {
 		items = append(items, fmt.Sprintf("//   - %s: %s.\n", strings.Join(names, ", "), why))
 	}
 	slices.Sort(items)
-	return "// # Refused\n//\n// What net has and this package does not have, on purpose:\n" + strings.Join(items, "") + "package dropin\n", nil
+	return "// # Refused\n//\n// Names of net that this package does not have, on purpose:\n" + strings.Join(items, "") + "package dropin\n", nil
 }
 
-// apiText writes api_test.go, the tables by which the tests compare the packages.
+// apiText writes api_test.go, which has the tables with which the tests compare the packages.
 func apiText(net map[string]export, how map[string]choice) (string, error) {
 	var b strings.Builder
 	b.WriteString("package dropin\n\nimport (\n\"net\"\n\"reflect\"\n)\n\n")
@@ -200,7 +200,7 @@ func apiText(net map[string]export, how map[string]choice) (string, error) {
 		}
 		b.WriteString("}\n}\n\n")
 	}
-	b.WriteString("// A pair is what a name is in net and here.\ntype pair struct {\nname string\ntheirs, ours reflect.Value\n}\n\n")
+	b.WriteString("// A pair is a name with its values in net and in this package.\ntype pair struct {\nname string\ntheirs, ours reflect.Value\n}\n\n")
 	table("apiFuncs", "are the functions.", `{"NAME", reflect.ValueOf(net.NAME), reflect.ValueOf(NAME)},`, isFunc)
 	table("apiValues", "are the constants and variables.", `{"NAME", reflect.ValueOf(net.NAME), reflect.ValueOf(NAME)},`, isConst, isVar)
 	table("apiTypes", "are the types, as nil pointers to them.", `{"NAME", reflect.ValueOf((*net.NAME)(nil)), reflect.ValueOf((*NAME)(nil))},`, isType)

@@ -1,6 +1,6 @@
-// Gen writes those files of package dropin that follow from what net exports: net.go,
-// refused.go and api_test.go. It takes the directory of the package as its argument,
-// and reads net from the Go installation that runs it.
+// Gen writes the files of package dropin that follow from what net exports: net.go, refused.go and
+// api_test.go. Its argument is the directory of the package. It reads net from the Go installation
+// that runs it.
 package main
 
 import (
@@ -37,5 +37,5 @@ func run(args []string) error {
 	return nil
 }
 
-// netDir is where the source of net is.
+// netDir returns the directory of net's source.
 func netDir() string { return filepath.Join(build.Default.GOROOT, "src", "net") }

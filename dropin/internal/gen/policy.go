@@ -8,26 +8,25 @@ const (
 	ours               // the type of the same name in package usernet
 	onHost             // a function that calls the method of the default Host of the same name
 	lookup             // a function that calls the method of DefaultResolver of the same name
-	written            // by hand, in the other files of the package
+	written            // written by hand, in the other files of the package
 	refused            // absent on purpose
 )
 
-// A choice is what is done about a name, and why it is refused if it is.
+// A choice is how package dropin provides a name, or why it does not.
 type choice struct {
 	way way
-	op  string // of the *net.OpError when there is no Host; for onHost
+	op  string // for onHost: Op of the *net.OpError if there is no default Host
 	why string // for refused
 }
 
 const (
-	whyUnix       = "a Unix socket is a thing of the kernel's file system, and a Host is not on it; Dial and Listen say net.UnknownNetworkError to \"unix\" and its like"
-	whyFile       = "it takes a socket of the kernel's over by its descriptor, which would be a connection that does not go through the Host"
-	whyDescriptor = "no connection of a Host has a descriptor; code that asserts an interface with this method sees that it is absent, and falls back"
+	whyUnix       = "a Unix socket belongs to the kernel's file system, which a Host does not have; Dial and Listen return net.UnknownNetworkError for \"unix\", \"unixgram\" and \"unixpacket\""
+	whyFile       = "these functions wrap a socket of the kernel, whose connection would not use the Host"
+	whyDescriptor = "connections of a Host have no descriptor; code that checks for the method with a type assertion finds that it is absent and can fall back"
 )
 
-// choices returns what is done about each exported name of net, and about those methods
-// of its types that are absent. A name that is not here has no default: when
-// a release of Go brings one, somebody must decide.
+// choices returns the choice for each exported name of net, and for the methods of its types that
+// are absent. There is no default: when a release of Go adds a name, a developer has to decide.
 func choices() map[string]choice {
 	m := map[string]choice{
 		"DialTCP":   {way: onHost, op: "dial"},
@@ -51,7 +50,7 @@ func choices() map[string]choice {
 			"Addr", "Buffers", "Conn", "Error", "Flags", "HardwareAddr", "IP", "IPAddr", "IPMask", "IPNet", "KeepAliveConfig", "Listener",
 			"MX", "NS", "PacketConn", "SRV", "TCPAddr", "UDPAddr", "UnixAddr",
 			"AddrError", "DNSConfigError", "DNSError", "InvalidAddrError", "OpError", "ParseError", "UnknownNetworkError",
-			// Nothing makes one of these here, but type switches name them.
+			// Nothing in the package returns one of these, but type switches name them.
 			"UnixConn", "UnixListener",
 			// Functions of their arguments alone.
 			"CIDRMask", "IPv4", "IPv4Mask", "JoinHostPort", "ParseCIDR", "ParseIP", "ParseMAC", "Pipe", "ResolveUnixAddr", "SplitHostPort",
