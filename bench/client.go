@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// A client runs one workload's client side.
+// A client runs the client side of one workload.
 type client struct {
 	n    *network
 	t    *task
-	stop atomic.Bool // the time is over
-	// dialing has a value for each connection that is being made.
+	stop atomic.Bool // set when the time is over
+	// dialing has a value for each connection that is being made. It limits their number.
 	dialing chan struct{}
-	// connected has a value for each goroutine whose connection stands, and begin is
-	// closed when all do.
+	// connected receives a value from each goroutine whose connection is established. begin is
+	// closed when all are.
 	connected, begin chan struct{}
 
 	mu     sync.Mutex
@@ -34,13 +34,13 @@ type client struct {
 	note   string
 }
 
-// A counter belongs to one goroutine, and so to one cache line.
+// A counter belongs to one goroutine and fills a cache line.
 type counter struct {
 	atomic.Int64
 	_ [56]byte
 }
 
-// runClient runs the client's side of the task.
+// runClient runs the client side of the task.
 func runClient(n *network, t *task) (report, error) {
 	c := &client{n: n, t: t, dialing: make(chan struct{}, dialers)}
 	var work func(*counter) error
@@ -66,7 +66,7 @@ func runClient(n *network, t *task) (report, error) {
 	return c.run(loops, work)
 }
 
-// run runs loops goroutines of work and reads their counters after the warm-up and
+// run runs work in as many goroutines as loops says. It reads their counters after the warm-up and
 // at the end.
 func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	var wg sync.WaitGroup
@@ -108,7 +108,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	c.stop.Store(true)
 	c.mu.Lock()
 	for _, conn := range c.conns {
-		// What waits for an answer that does not come has to end too.
+		// Calls that wait for an answer that never comes must end too.
 		conn.SetDeadline(time.Now().Add(time.Second))
 		if c.t.Kind == recv || c.t.Kind == flow {
 			conn.Close()
@@ -134,7 +134,7 @@ func (c *client) count() (n int64) {
 
 func (c *client) addr() string { return net.JoinHostPort(c.t.Addr, strconv.Itoa(c.t.Port)) }
 
-// dialers is how many connections a workload whose connections stay makes at once.
+// dialers is the maximum number of concurrent dials in a workload whose connections stay.
 const dialers = 64
 
 func (c *client) dial(network string) (net.Conn, error) {
@@ -151,7 +151,7 @@ func (c *client) dial(network string) (net.Conn, error) {
 	return conn, err
 }
 
-// fail counts an operation that failed.
+// fail counts a failed operation.
 func (c *client) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,7 +161,7 @@ func (c *client) fail(err error) {
 	}
 }
 
-// send writes on all connections, and takes the server's word for what arrived.
+// send writes on all connections. The servers report how many bytes arrived.
 func (c *client) send() (report, error) {
 	var wg sync.WaitGroup
 	var total atomic.Uint64
@@ -222,7 +222,7 @@ func (c *client) sendOne() (uint64, error) {
 	return got, nil
 }
 
-// flow writes. The other side counts, in the same process.
+// flow writes. The server, in the same process, counts.
 func (c *client) flow(*counter) error {
 	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
@@ -279,7 +279,7 @@ func (c *client) pingpong(count *counter) error {
 }
 
 func (c *client) short(count *counter) error {
-	c.connected <- struct{}{} // each operation connects
+	c.connected <- struct{}{} // each operation makes its own connection
 	buf := make([]byte, 1)
 	for !c.stop.Load() {
 		if err := c.shortOnce(buf); err != nil {
@@ -304,7 +304,7 @@ func (c *client) shortOnce(buf []byte) error {
 	if _, err := conn.Read(buf); err != nil {
 		return err
 	}
-	// The server closes first, and so has TIME-WAIT.
+	// The server closes first, so its side has TIME-WAIT.
 	if _, err := conn.Read(buf); err != io.EOF {
 		return fmt.Errorf("%v instead of EOF", err)
 	}
@@ -333,7 +333,7 @@ func (c *client) datagrams(count *counter) error {
 	return nil
 }
 
-// echoes answers each datagram with the next, until none comes any more.
+// echoes answers each datagram with another one, until none arrives.
 func (c *client) echoes(conn net.Conn, out, in []byte, count *counter) error {
 	for i := 0; !c.stop.Load(); i++ {
 		if i%256 == 0 {
@@ -383,7 +383,7 @@ func (c *client) http() func(*counter) error {
 		return err
 	}
 	return func(count *counter) error {
-		c.connected <- struct{}{} // the transport connects
+		c.connected <- struct{}{} // the transport makes the connections
 		for !c.stop.Load() {
 			if err := get(); err != nil {
 				c.fail(err)

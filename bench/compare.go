@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// A build is usernet of another commit under this harness.
+// A build is this harness built with usernet of another commit.
 type build struct {
 	mu     sync.Mutex // held while the build is made, and while it is removed
-	root   string     // of the repository
-	dir    string     // with everything that was made
+	root   string     // root of the repository
+	dir    string     // directory of the tree and the program
 	commit string
 }
 
-// tree is the commit's checkout.
+// tree returns the directory of the commit's checkout.
 func (c *build) tree() string { return filepath.Join(c.dir, "tree") }
 
-// program is the harness, built with the commit's usernet.
+// program returns the path of the harness built with the commit's usernet.
 func (c *build) program() string { return filepath.Join(c.dir, "bench") }
 
-// find finds out what -compare names.
+// find resolves the commit of -compare.
 func find(commit string) (*build, error) {
 	c := &build{}
 	var err error
@@ -41,9 +41,9 @@ func find(commit string) (*build, error) {
 	return c, err
 }
 
-// checkout checks the commit out beside the tree and builds the harness with it, until ctx ends.
-// The harness is this tree's, so that both sides run the same programs; where that does not compile,
-// because the commit's usernet has another face, it is the commit's own. What was made stays until
+// checkout checks out the commit and builds the harness with it, until ctx ends. It builds this
+// tree's harness, so that both sides run the same programs. If that does not compile, because the
+// commit's usernet has another API, it builds the commit's own harness. Its files stay until
 // remove.
 func (c *build) checkout(ctx context.Context) error {
 	c.mu.Lock()
@@ -67,15 +67,15 @@ func (c *build) checkout(ctx context.Context) error {
 	return errors.Join(first, second)
 }
 
-// remove removes all that was made. It waits for checkout, whose context may have ended.
+// remove removes the checkout and the program. It waits for checkout, whose context may have ended.
 func (c *build) remove() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	command(context.Background(), c.root, "git", "worktree", "remove", "--force", "--force", c.tree()) // twice: one that is not whole is locked
+	command(context.Background(), c.root, "git", "worktree", "remove", "--force", "--force", c.tree()) // twice, because an incomplete worktree is locked
 	os.RemoveAll(c.dir)
 }
 
-// command runs a program, until ctx ends, and returns the first line of what it printed.
+// command runs a program until ctx ends, and returns the first line of its output.
 func command(ctx context.Context, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
@@ -89,7 +89,7 @@ func command(ctx context.Context, dir, name string, args ...string) (string, err
 	return first, nil
 }
 
-// compare measures this tree and the commit of -compare in turns, and prints both.
+// compare measures this tree and the commit of -compare alternately, and prints both.
 func (b *bench) compare(ctx context.Context) error {
 	if err := b.before.checkout(ctx); err != nil {
 		return err
@@ -122,11 +122,11 @@ func (b *bench) compare(ctx context.Context) error {
 	return nil
 }
 
-// enough is the ratio of medians from which on a workload counts as not slower: runs of one
-// and the same tree differ by as much.
+// enough is the ratio of medians from which a workload counts as not slower. Runs of the same tree
+// differ by as much.
 const enough = 0.98
 
-// compared is a row of -compare.
+// compared returns the row's line for -compare.
 func (r *row) compared() string {
 	f, g := r.figures[before], r.figures[usern]
 	ratio := r.ratio(before)

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// A cost is a figure that is not a speed.
+// A cost is a figure other than a speed.
 type cost struct {
 	ID, Name, Unit string
 	Values         map[stackName]string
 	Target         string
 }
 
-// measureCosts measures C1 and C5. C2 is tests of the stack: no allocation for each
-// segment and each datagram. C3 is the columns of CPU time.
+// measureCosts measures C1 and C5. The tests of the stack are C2: no allocation per segment or
+// datagram. The columns of CPU time are C3.
 func (b *bench) measureCosts() {
 	if b.o.wanted("C1") {
 		counts := []int{10_000}
@@ -43,7 +43,7 @@ func (b *bench) measureCosts() {
 	}
 }
 
-// idleCost weighs n idle connections.
+// idleCost measures the memory of n idle connections.
 func (b *bench) idleCost(n int) cost {
 	c := cost{
 		ID: "C1", Name: fmt.Sprintf("memory of an idle connection, %d of them", n), Unit: "bytes",
@@ -68,7 +68,7 @@ func (b *bench) idleCost(n int) cost {
 	return c
 }
 
-// sizeCost builds the same small program with each stack, and without.
+// sizeCost builds the same small program with each stack and without one.
 func sizeCost() (cost, error) {
 	c := cost{ID: "C5", Name: "what an import adds to a program", Unit: "MB", Values: map[stackName]string{}}
 	dir, err := os.MkdirTemp("", "usernet-bench-")

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// What IPv6 has to reach of IPv4's median: its frames are 20 bytes longer, and over TAP the kernel's
-// side counts too.
+// The proportion of IPv4's median that IPv6 has to reach. Its frames are 20 bytes longer, and over
+// TAP the kernel's side counts too.
 const (
 	enoughPipe6 = 0.97
 	enoughTAP6  = 0.95
 )
 
-// families measures usernet over both families in turns, prints the figures and writes them.
+// families measures usernet over both families alternately, prints the figures and writes them.
 func (b *bench) families() error {
 	const head = "%-8s %-46s %-6s %9s %9s %7s  %7s %7s %7s\n"
 	fmt.Println("ratios are the median over IPv6 by that over IPv4; CPU is in seconds for a GB or a million operations")
@@ -54,7 +54,7 @@ func (b *bench) families() error {
 	return nil
 }
 
-// enough6 is the ratio that a workload has to reach over IPv6.
+// enough6 returns the ratio that a workload has to reach over IPv6.
 func (w *workload) enough6() float64 {
 	if w.Place == onPipe {
 		return enoughPipe6
@@ -62,10 +62,10 @@ func (w *workload) enough6() float64 {
 	return enoughTAP6
 }
 
-// familyRatio is the median over IPv6 by that over IPv4.
+// familyRatio returns the median over IPv6 divided by the median over IPv4.
 func (r *row) familyRatio() float64 { return r.figures[usern6].rate() / r.figures[usern].rate() }
 
-// familiesMarkdown is the table for FAMILIES.md.
+// familiesMarkdown returns the table of FAMILIES.md.
 func (b *bench) familiesMarkdown() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Both families\n\nOne interleaved run of `go run . -families` on %s, %s: medians of %d runs of %v. The target of a\nratio is in"+

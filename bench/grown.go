@@ -20,36 +20,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A grown is what one busy connection does beside so many idle ones, and how fast the
-// idle ones have been made or closed. A process prints one for each step on its way up,
-// and one for each on its way down, in which only Idle and Close are set.
+// A grown is the performance of one busy connection beside a number of idle ones, and how fast the
+// idle ones were made or closed. The process prints one grown for each step up, and one for each
+// step down, in which only Idle and Close are set.
 type grown struct {
 	Idle int
-	// Open and Close are the connections that were made and closed a second, from the
-	// step before to this one.
+	// Open and Close are how many connections were made and closed per second, from the previous
+	// step to this one.
 	Open, Close float64
-	// Trips are round trips of one byte a second on one connection, Late is what one
-	// of a hundred takes longer than, and TripCPU what each costs.
+	// Trips is the number of one-byte round trips per second on one connection. Late is the 99th
+	// percentile of their time, and TripCPU the CPU time of each.
 	Trips   float64
 	Late    time.Duration
 	TripCPU time.Duration
-	// Bits are what one connection carries a second.
+	// Bits is the throughput of one connection in bits per second.
 	Bits float64
-	// Short are connections a second that are made, used and closed, 16 at once, and
-	// ShortCPU is what each costs.
+	// Short is how many connections per second are made, used and closed, 16 at a time, and
+	// ShortCPU the CPU time of each.
 	Short    float64
 	ShortCPU time.Duration
-	// Bytes are the heap's and the stacks' for one end of an idle connection.
+	// Bytes is the memory of the heap and the stacks for one end of an idle connection.
 	Bytes float64
-	// Note tells why there are no more steps.
+	// Note says why there are no more steps.
 	Note string
 }
 
-// growIdle goes up through t.Steps and down again. It turns back when t.Limit has passed,
-// or when there can be no more connections.
+// growIdle makes idle connections up to each of t.Steps, and then closes them down through the
+// steps. It starts closing when t.Limit has passed or no more connections are possible.
 func growIdle(t *task) error {
-	// With the 400 of the other workloads, a million connections would have the heap
-	// be of 10 GB.
+	// With the 400 of the other workloads, the heap would take 10 GB for a million connections.
 	debug.SetGCPercent(100)
 	files := raiseFiles()
 	near, far, err := openIdlePair(t)
@@ -90,7 +89,7 @@ func growIdle(t *task) error {
 			if err := g.closeTo(t.Steps[i-1]); err != nil {
 				return err
 			}
-			continue // it was not reached
+			continue // this step was not reached
 		}
 		begin := time.Now()
 		if err := g.closeTo(t.Steps[i-1]); err != nil {
@@ -104,7 +103,7 @@ func growIdle(t *task) error {
 	return nil
 }
 
-// raiseFiles allows as many files as the kernel does, and returns how many.
+// raiseFiles raises the limit of open files as far as the kernel permits and returns it.
 func raiseFiles() int {
 	b, _ := os.ReadFile("/proc/sys/fs/nr_open")
 	var l unix.Rlimit
@@ -114,15 +113,15 @@ func raiseFiles() int {
 			return int(n)
 		}
 	}
-	// It stays what it was, which Go has made as large as it may be.
+	// The limit stays as it was; Go has already raised it to the hard limit.
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return 0
 	}
 	return int(l.Cur)
 }
 
-// openIdlePair opens two sides whose connections are not kept alive: the probes of
-// a million would be what is measured.
+// openIdlePair opens two sides whose connections have no keep-alive, because the probes of a
+// million connections would distort the figures.
 func openIdlePair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case usern:
@@ -144,24 +143,24 @@ func openIdlePair(t *task) (near, far *network, err error) {
 	return openPair(t)
 }
 
-// A growth is a process that measures beside idle connections.
+// A growth is the state of a process that measures beside idle connections.
 type growth struct {
 	near, far *network
 	t         *task
-	port      int // the next measurement's
+	port      int // port of the next measurement
 	end       time.Time
-	empty     uint64 // memory without connections
+	empty     uint64 // memory in use without connections
 
 	keep []net.Conn // both ends of each idle connection
 	ln   net.Listener
-	to   string // its address
-	left int    // connections that may still be made to it
-	at   int    // ports of ln so far
+	to   string // address of ln
+	left int    // number of connections that may still be made to ln
+	at   int    // number of ports used by ln so far
 }
 
 var errLimit = errors.New("no more time")
 
-// step makes idle connections until there are n, and measures beside them.
+// step makes idle connections until there are n, and then measures.
 func (g *growth) step(n int) (grown, error) {
 	one := grown{Idle: n}
 	if more := n - len(g.keep)/2; more > 0 {
@@ -170,7 +169,7 @@ func (g *growth) step(n int) (grown, error) {
 			return one, fmt.Errorf("%w at %d of them", err, len(g.keep)/2)
 		}
 		one.Open = float64(more) / time.Since(begin).Seconds()
-		// Handshakes leave something behind for half a second, in every stack.
+		// In every stack, handshakes leave state behind for half a second.
 		time.Sleep(time.Second)
 	}
 	if n > 0 {
@@ -182,12 +181,12 @@ func (g *growth) step(n int) (grown, error) {
 		}
 	}
 	if n == 0 {
-		g.empty = memory() // what was measured has left its buffers
+		g.empty = memory() // the measurements have allocated their buffers
 	}
 	return one, nil
 }
 
-// median calls f three times, and leaves in one what is neither best nor worst.
+// median calls f three times and stores the median result in one.
 func median(f func(*grown) error, one *grown) error {
 	var all [3]grown
 	for i := range all {
@@ -248,7 +247,7 @@ func (g *growth) closeTo(n int) error {
 	return nil
 }
 
-// task is that of one measurement, on a port of its own.
+// task returns the task of one measurement, on a new port.
 func (g *growth) task(k kind, n int) *task {
 	t := *g.t
 	t.Kind, t.N, t.Port, t.Setup.Chunk = k, n, g.port, largeChunk
@@ -315,8 +314,7 @@ func (g *growth) trips(one *grown) error {
 	return nil
 }
 
-// beside runs a process of growIdle on a stack and returns what it printed. What it
-// had printed when it failed counts.
+// beside runs growIdle in a process and returns the lines that it printed, even if it failed later.
 func (r *runner) beside(s stackName, t *task) (list []grown, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*t.Limit+10*time.Second)
 	defer cancel()

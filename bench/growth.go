@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// A curve is how a figure grows with one thing, all others being equal. Both sides
-// are in one process.
+// A curve shows how a figure depends on one parameter, with all others fixed. Both sides are in one
+// process.
 type curve struct {
 	Title  string
 	X      string
 	Unit   string
 	Stacks []stackName
 	Labels []string
-	points []point // none for those of idle connections
-	// values[stack][place on the x axis] are medians, in the unit.
+	points []point // empty for the curves of idle connections
+	// values[stack][index of the label] are medians in Unit.
 	values map[stackName][]float64
 	notes  []string
 }
 
-// A point is a workload with its place on the x axis.
+// A point is the workload at one position of the x axis.
 type point struct {
 	workload
-	chunk int // of a bulk workload, in bytes
+	chunk int // setup.Chunk of a bulk workload
 }
 
 func (c *curve) add(label string, w workload, chunk int) {
@@ -35,7 +35,7 @@ func (c *curve) add(label string, w workload, chunk int) {
 	c.points = append(c.points, point{w, chunk})
 }
 
-// curves are those of BENCHMARKS.md's C4 that need no idle connections.
+// curves returns the curves of BENCHMARKS.md's C4 that need no idle connections.
 func curves() []*curve {
 	all := []stackName{kernel, gvisor, usern}
 	bulk := workload{Place: onPipe, Kind: flow, N: 1, Pin: free}
@@ -76,8 +76,8 @@ const (
 	inBytes = "bytes"
 )
 
-// idleSteps are numbers of idle connections. The kernel has a file for each end, which are
-// counted; gVisor would need 12 GB, and some minutes, for the last.
+// idleSteps returns the numbers of idle connections to measure with. The kernel has a file for each
+// end, and files are limited. gVisor would need 12 GB and several minutes for the last step.
 func idleSteps(s stackName) []int {
 	steps := []int{0, 1000, 10_000, 100_000, 1_000_000}
 	if s != usern {
@@ -86,7 +86,7 @@ func idleSteps(s stackName) []int {
 	return steps
 }
 
-// idleCurves measures what one connection does beside idle ones.
+// idleCurves measures the performance of one connection while others are idle.
 func (b *bench) idleCurves() []*curve {
 	about := []struct {
 		title, unit string
@@ -123,7 +123,7 @@ func (b *bench) idleCurves() []*curve {
 			}
 		}
 		if last := idleSteps(s); s == usern && !reached(got[s], last[len(last)-1]) {
-			b.failed++ // what a peer cannot do is a result
+			b.failed++ // a failure of another stack is a result
 		}
 	}
 	var list []*curve
@@ -137,7 +137,7 @@ func (b *bench) idleCurves() []*curve {
 		}
 		list = append(list, c)
 	}
-	// The kernel's connections are not in this process's memory.
+	// The kernel's connections are not in the memory of this process.
 	memory := list[len(list)-1]
 	memory.Stacks = []stackName{gvisor, usern}
 	delete(memory.values, kernel)
@@ -145,10 +145,11 @@ func (b *bench) idleCurves() []*curve {
 	return list
 }
 
-// growLimit is how long a stack may take on its way up.
+// growLimit is the maximum time for a stack to make the idle connections.
 const growLimit = 4 * time.Minute
 
-// most is what of finds among the lines with n idle connections; the others have none of it.
+// most returns the value of the last entry with n idle connections that has one, and NaN if there
+// is none.
 func most(list []grown, n int, of func(*grown) float64) float64 {
 	v := math.NaN()
 	for i := range list {
@@ -168,13 +169,13 @@ func reached(list []grown, n int) bool {
 	return false
 }
 
-// brief is the first line of an error.
+// brief returns the first line of an error, at most 200 bytes.
 func brief(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	return line[:min(len(line), 200)]
 }
 
-// short10 writes a number with k or M.
+// short10 formats a number with k, M, Ki or Mi.
 func short10(n int) string {
 	switch {
 	case n >= 1<<20 && n%(1<<20) == 0:
@@ -225,8 +226,8 @@ func (b *bench) grow() error {
 	return nil
 }
 
-// curve measures one curve, point by point, the stacks in turn. What fails once, or takes
-// too long, is not tried again.
+// curve measures one curve, point by point, the stacks in turn. A stack that fails or exceeds the
+// time at a point is not run there again.
 func (b *bench) curve(c *curve) {
 	c.values = map[stackName][]float64{}
 	long := b.time
@@ -235,10 +236,10 @@ func (b *bench) curve(c *curve) {
 		p := &c.points[i]
 		b.time = long
 		if p.Latency > 0 {
-			b.time = 4 * long // slow start and the first losses take their time
+			b.time = 4 * long // long enough for slow start and the first losses
 		}
 		if p.N >= 10_000 {
-			b.time = 3 * long // a round trip takes a tenth of that
+			b.time = 3 * long // a round trip of all takes a tenth of that
 		}
 		figures := map[stackName]*figure{}
 		for range b.o.runs {
@@ -267,7 +268,7 @@ func (b *bench) curve(c *curve) {
 			f := figures[s]
 			if f.err != nil {
 				if s == usern {
-					b.failed++ // what a peer cannot do is a result
+					b.failed++ // a failure of another stack is a result
 				}
 				c.notes = append(c.notes, fmt.Sprintf("%s at %s %s: %s", s, c.Labels[i], c.X, brief(f.err)))
 			}
@@ -283,7 +284,7 @@ func (b *bench) curve(c *curve) {
 	}
 }
 
-// amount writes a value in the curve's unit.
+// amount formats a value in the curve's unit.
 func (c *curve) amount(v float64) string {
 	switch {
 	case v > 0 && v < 0.1:
@@ -331,7 +332,7 @@ func (c *curve) markdown() string {
 	return s.String() + "\n"
 }
 
-// The measures of a panel in pixels.
+// The dimensions of a panel in pixels.
 const (
 	panelWidth  = 400
 	panelHeight = 250
@@ -343,7 +344,7 @@ const (
 
 var colors = map[stackName]string{kernel: "#404040", gvisor: "#dd8a2e", usern: "#2b6cb0"}
 
-// panels draws the curves, two in a row.
+// panels draws the curves, two per row.
 func panels(list []*curve) string {
 	rows := (len(list) + 1) / 2
 	w, h := 2*panelWidth, rows*panelHeight+30
@@ -362,7 +363,7 @@ func panels(list []*curve) string {
 	return s.String()
 }
 
-// draw draws one curve: places are equally far apart, values logarithmic.
+// draw draws one curve: labels at equal distances, values on a logarithmic scale.
 func (c *curve) draw(s *strings.Builder) {
 	lo, hi := math.Inf(1), math.Inf(-1)
 	for _, values := range c.values {
@@ -406,7 +407,7 @@ func (c *curve) draw(s *strings.Builder) {
 	}
 }
 
-// axis writes a power of ten.
+// axis formats a power of ten.
 func (c *curve) axis(v float64) string {
 	if c.Unit == rate && v >= 1000 {
 		return fmt.Sprintf("%gk", v/1000)

@@ -12,20 +12,19 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A gvisorLink is what gVisor's link endpoints on Ethernet have in common.
+// A gvisorLink is the part that gVisor's link endpoints on Ethernet share.
 type gvisorLink struct {
-	offload bool // virtio headers: checksums and super-frames are the other side's work
+	offload bool // frames have virtio headers, and the other side does checksums and segmentation
 	mac     tcpip.LinkAddress
 	send    func(*stack.PacketBuffer) tcpip.Error
-	begin   func() // there is somebody to deliver to
+	begin   func() // called when a dispatcher is attached
 	end     func()
 
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 }
 
-// gvisorWire makes two stacks on a wire of usernet's with a latency, for there is none
-// of gVisor's.
+// gvisorWire makes two stacks on usernet's wire with a latency, because gVisor has no such wire.
 func gvisorWire(latency time.Duration, loss float64) (near, far *network, err error) {
 	a, b := wire(latency, loss)
 	s1, err := gvisorStack(gvisorOn(a), nearAddr)
@@ -39,7 +38,7 @@ func gvisorWire(latency time.Duration, loss float64) (near, far *network, err er
 	return ofGVisor(s1, func() { a.Close() }), ofGVisor(s2, func() { b.Close() }), nil
 }
 
-// gvisorOn makes a link endpoint of a device.
+// gvisorOn makes a link endpoint from a device.
 func gvisorOn(dev nic.Device) *gvisorLink {
 	mac := dev.Link().MAC
 	e := &gvisorLink{mac: tcpip.LinkAddress(mac[:]), end: func() { dev.Close() }}
@@ -74,12 +73,12 @@ func (e *gvisorLink) deliver(b buffer.Buffer) {
 	if dst != e.mac && dst[0]&1 == 0 {
 		return
 	}
-	// What comes out of the device has never been on a wire.
+	// Frames from the device have never been on a wire.
 	pkt.RXChecksumValidated = e.offload
 	d.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
 }
 
-// WritePackets sends one packet after the other.
+// WritePackets sends the packets one after the other.
 func (e *gvisorLink) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for i, pkt := range pkts.AsSlice() {
 		if err := e.send(pkt); err != nil {
@@ -89,7 +88,7 @@ func (e *gvisorLink) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error
 	return pkts.Len(), nil
 }
 
-// Attach begins to read with the first dispatcher.
+// Attach sets the dispatcher. It starts reading with the first one.
 func (e *gvisorLink) Attach(d stack.NetworkDispatcher) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -107,7 +106,7 @@ func (e *gvisorLink) IsAttached() bool {
 	return e.dispatcher != nil
 }
 
-// AddHeader puts an Ethernet header before the packet.
+// AddHeader prepends an Ethernet header to the packet.
 func (e *gvisorLink) AddHeader(pkt *stack.PacketBuffer) {
 	header.Ethernet(pkt.LinkHeader().Push(header.EthernetMinimumSize)).Encode(&header.EthernetFields{
 		SrcAddr: pkt.EgressRoute.LocalLinkAddress,
@@ -116,7 +115,7 @@ func (e *gvisorLink) AddHeader(pkt *stack.PacketBuffer) {
 	})
 }
 
-// ParseHeader takes the Ethernet header off the packet.
+// ParseHeader removes the Ethernet header from the packet.
 func (e *gvisorLink) ParseHeader(pkt *stack.PacketBuffer) bool {
 	b, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
 	if ok {
@@ -125,8 +124,8 @@ func (e *gvisorLink) ParseHeader(pkt *stack.PacketBuffer) bool {
 	return ok
 }
 
-// Capabilities are link addresses to be resolved, and checksums that need no look if
-// the offloads are on.
+// Capabilities returns that link addresses must be resolved and, with offloads, that received
+// checksums need no verification.
 func (e *gvisorLink) Capabilities() stack.LinkEndpointCapabilities {
 	caps := stack.LinkEndpointCapabilities(stack.CapabilityResolutionRequired)
 	if e.offload {
@@ -135,7 +134,7 @@ func (e *gvisorLink) Capabilities() stack.LinkEndpointCapabilities {
 	return caps
 }
 
-// SupportedGSO tells that the kernel cuts up super-frames.
+// SupportedGSO returns that the kernel segments super-frames, if offloads are on.
 func (e *gvisorLink) SupportedGSO() stack.SupportedGSO {
 	if e.offload {
 		return stack.HostGSOSupported
@@ -143,7 +142,7 @@ func (e *gvisorLink) SupportedGSO() stack.SupportedGSO {
 	return stack.GSONotSupported
 }
 
-// GSOMaxSize is the longest super-frame.
+// GSOMaxSize returns the length of the longest super-frame, 0 without offloads.
 func (e *gvisorLink) GSOMaxSize() uint32 {
 	if e.offload {
 		return 65535 - header.EthernetMinimumSize

@@ -15,11 +15,10 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// A gvisorTAP is a link endpoint for gVisor on a TAP device, with IFF_VNET_HDR and
-// super-frames both ways if the offloads are on. It stands here because fdbased,
-// gVisor's own, does neither on a TAP. It reads as usernet does, through the runtime's
-// poller, and hands what it has read to the stack in the goroutine that read it; like
-// fdbased it reads into a row of buffers, so that nothing is copied.
+// A gvisorTAP is a link endpoint for gVisor on a TAP device. With offloads it uses IFF_VNET_HDR and
+// super-frames in both directions. gVisor's own endpoint, fdbased, does neither on a TAP. Like
+// usernet, gvisorTAP reads through the runtime's poller, and passes frames to the stack in the
+// goroutine that read them. Like fdbased, it reads into several buffers, so that nothing is copied.
 type gvisorTAP struct {
 	gvisorLink
 	file *os.File
@@ -50,7 +49,7 @@ func newGVisorTAP(offload bool) (*gvisorTAP, error) {
 	return e, nil
 }
 
-// openTAP makes a TAP device, for the runtime's poller, with the near address.
+// openTAP makes a TAP device with the near address, whose file works with the runtime's poller.
 func openTAP(offload bool) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -95,8 +94,8 @@ func attachTAP(fd int, offload bool) error {
 	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6)
 }
 
-// bufferSizes are those of the row of buffers that a frame is read into: a short frame
-// takes a short one. Together they hold the longest.
+// bufferSizes are the sizes of the buffers into which a frame is read. A short frame uses few of
+// them, and all together hold the longest frame.
 var bufferSizes = [...]int{128, 256, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 1024}
 
 // read reads frames until the file is closed.
@@ -170,7 +169,7 @@ func (e *gvisorTAP) write(pkt *stack.PacketBuffer) tcpip.Error {
 			iovecs = append(iovecs, unix.Iovec{Base: &s[0], Len: uint64(len(s))})
 		}
 	}
-	// A TAP takes or drops a frame at once.
+	// A TAP accepts or drops a frame at once.
 	var errno unix.Errno
 	err := e.raw.Control(func(fd uintptr) {
 		_, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&iovecs[0])), uintptr(len(iovecs)))

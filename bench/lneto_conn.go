@@ -11,7 +11,7 @@ import (
 	"github.com/soypat/lneto/tcp"
 )
 
-// A waker wakes one goroutine that waits, or that is about to.
+// A waker wakes one goroutine. If the goroutine does not wait yet, its next wait returns at once.
 type waker chan struct{}
 
 func (w waker) wake() {
@@ -21,7 +21,7 @@ func (w waker) wake() {
 	}
 }
 
-// wait waits for so long at most; 0 is forever.
+// wait waits for at most the duration most; 0 means forever.
 func (w waker) wait(most time.Duration) {
 	if most <= 0 {
 		<-w
@@ -35,7 +35,7 @@ func (w waker) wait(most time.Duration) {
 	}
 }
 
-// An lnetoDeadline wakes who waits when it has passed.
+// An lnetoDeadline wakes the waiting goroutine when it passes.
 type lnetoDeadline struct {
 	at    time.Time
 	timer *time.Timer
@@ -59,19 +59,19 @@ func (d *lnetoDeadline) passed() bool { return !d.at.IsZero() && !time.Now().Bef
 type lnetoConn struct {
 	h   *lnetoHost
 	tcp *tcp.Conn
-	// id is the connection's: lneto uses a tcp.Conn again.
+	// id is the connection's ID. It detects that lneto has reused tcp for another connection.
 	id                 uint64
 	key                uint32
 	readable, writable waker
 	rdead, wdead       lnetoDeadline
 	dialed, closed     bool
-	// held and let tell of hold.
+	// held is set by hold, and let by release.
 	held, let bool
 }
 
 var _ net.Conn = (*lnetoConn)(nil)
 
-// conn makes the face of a connection. h.mu is held.
+// conn wraps a connection. h.mu is held.
 func (h *lnetoHost) conn(t *tcp.Conn) *lnetoConn {
 	c := &lnetoConn{
 		h: h, tcp: t, id: *t.ConnectionID(), key: lnetoKey(t.LocalPort(), t.RemotePort()),
@@ -82,7 +82,7 @@ func (h *lnetoHost) conn(t *tcp.Conn) *lnetoConn {
 	return c
 }
 
-// remove forgets the connection. h.mu is held.
+// remove removes the connection from its host. h.mu is held.
 func (c *lnetoConn) remove() {
 	c.closed = true
 	if c.h.conns[c.key] == c {
@@ -93,7 +93,7 @@ func (c *lnetoConn) remove() {
 	}
 }
 
-// over tells that the connection is not ours any more. h.mu is held.
+// over reports whether tcp no longer belongs to this connection. h.mu is held.
 func (c *lnetoConn) over() bool { return c.closed || *c.tcp.ConnectionID() != c.id }
 
 // arrived is called when a segment of the connection has arrived. h.mu is held.
@@ -112,10 +112,10 @@ func (c *lnetoConn) arrived() {
 	c.writable.wake()
 }
 
-// hold lets the host send nothing until the application has answered the end of what it
-// receives: when this version of lneto is next asked for a frame after the peer's FIN,
-// it closes its own side too if nothing is written yet; and when it has acknowledged a
-// FIN that ends the connection, it throws away what was not read. h.mu is held.
+// hold stops the host from sending until the application has answered the peer's FIN, or until
+// lnetoHold has passed. It works around two faults of this version of lneto. When lneto is asked
+// for a frame after the peer's FIN, it closes its own side too if nothing has been written yet.
+// When it has acknowledged a FIN that ends the connection, it discards unread data. h.mu is held.
 func (c *lnetoConn) hold() {
 	c.held = true
 	c.h.holding++
@@ -143,7 +143,7 @@ func (c *lnetoConn) Read(b []byte) (int, error) {
 	}
 }
 
-// tryRead reads if that need not wait.
+// tryRead reads if it need not wait.
 func (c *lnetoConn) tryRead(b []byte) (n int, ok bool, err error) {
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
@@ -162,7 +162,7 @@ func (c *lnetoConn) tryRead(b []byte) (n int, ok bool, err error) {
 		c.release()
 		c.h.pump()
 	} else if low {
-		c.h.pump() // an update of the window may be due
+		c.h.pump() // a window update may be due
 	}
 	return n, true, err
 }
@@ -180,7 +180,7 @@ func (c *lnetoConn) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// tryWrite writes and sends what there is room for.
+// tryWrite writes and sends as much as fits into the buffer.
 func (c *lnetoConn) tryWrite(b []byte) (n int, ok bool, err error) {
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
@@ -199,7 +199,7 @@ func (c *lnetoConn) tryWrite(b []byte) (n int, ok bool, err error) {
 	return n, true, err
 }
 
-// CloseWrite is lneto's Close, which ends what is sent and lets one read on.
+// CloseWrite calls lneto's Close, which ends the sending side; reading still works.
 func (c *lnetoConn) CloseWrite() error {
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
@@ -219,7 +219,7 @@ func (c *lnetoConn) Close() error {
 		return net.ErrClosed
 	}
 	if !c.over() {
-		c.tcp.Close() // an error if it is closing already
+		c.tcp.Close() // returns an error if tcp is already closing
 	}
 	c.remove()
 	c.release()
@@ -251,13 +251,13 @@ func (c *lnetoConn) SetWriteDeadline(t time.Time) error {
 func (c *lnetoConn) LocalAddr() net.Addr  { return &net.TCPAddr{Port: int(c.key >> 16)} }
 func (c *lnetoConn) RemoteAddr() net.Addr { return &net.TCPAddr{Port: int(c.key & 0xffff)} }
 
-// An lnetoSocket is a UDP socket: lneto's own has one peer, which it must know before.
-// It is a node of the stack, like lneto's DHCP server.
+// An lnetoSocket is a UDP socket. lneto's own has only one peer, which must be known in advance. An
+// lnetoSocket is a node of the stack, like lneto's DHCP server.
 type lnetoSocket struct {
 	h        *lnetoHost
 	id       uint64
 	port     uint16
-	to       netip.AddrPort // of a dialed one
+	to       netip.AddrPort // the peer of a dialed socket
 	in, out  []lnetoDatagram
 	spare    [][]byte
 	readable waker
@@ -292,7 +292,7 @@ func (s *lnetoSocket) LocalPort() uint16     { return s.port }
 func (s *lnetoSocket) Protocol() uint64      { return uint64(lneto.IPProtoUDP) }
 func (s *lnetoSocket) ConnectionID() *uint64 { return &s.id }
 
-// datagram copies one into a buffer that is used again.
+// datagram copies a datagram into a reused buffer.
 func (s *lnetoSocket) datagram(addr netip.AddrPort, data []byte) lnetoDatagram {
 	var b []byte
 	if n := len(s.spare); n > 0 {
@@ -301,7 +301,7 @@ func (s *lnetoSocket) datagram(addr netip.AddrPort, data []byte) lnetoDatagram {
 	return lnetoDatagram{addr, append(b[:0], data...)}
 }
 
-// take removes the first of a queue.
+// take removes and returns the first datagram of a queue.
 func (s *lnetoSocket) take(q *[]lnetoDatagram) lnetoDatagram {
 	d := (*q)[0]
 	*q = append((*q)[:0], (*q)[1:]...)
@@ -309,8 +309,8 @@ func (s *lnetoSocket) take(q *[]lnetoDatagram) lnetoDatagram {
 	return d
 }
 
-// Demux takes a datagram from the stack: ip begins at the IP header, and what follows the
-// UDP header is at off.
+// Demux receives a datagram from the stack. The IP header begins at ip[0], and the UDP payload at
+// ip[off].
 func (s *lnetoSocket) Demux(ip []byte, off int) error {
 	if len(s.in) < lnetoQueue {
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:])), binary.BigEndian.Uint16(ip[off-8:]))
@@ -321,7 +321,7 @@ func (s *lnetoSocket) Demux(ip []byte, off int) error {
 	return nil
 }
 
-// Encapsulate gives the next datagram to the stack.
+// Encapsulate writes the next datagram into a frame of the stack.
 func (s *lnetoSocket) Encapsulate(frame []byte, ip, off int) (int, error) {
 	if len(s.out) == 0 {
 		return 0, nil
@@ -385,7 +385,7 @@ func (s *lnetoSocket) Close() error {
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
 	s.closed = true
-	s.id++ // so the stack forgets it
+	s.id++ // makes the stack remove the socket
 	s.readable.wake()
 	return nil
 }

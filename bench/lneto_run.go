@@ -2,17 +2,17 @@ package main
 
 import "time"
 
-// No target is measured by lneto, so that a short look will do; and as it has no timer for
-// retransmission, a run of it may stop for good. It must not hold up the others for long.
+// Few and short runs are enough for lneto, because no target refers to it. It has no retransmission
+// timer, so a run may stall forever and must not delay the others much.
 const (
 	lnetoTimes    = 2
 	lnetoTime     = 200 * time.Millisecond
-	lnetoLimit    = 4 * time.Second // a run that takes longer has failed
-	lnetoPatience = 2               // after so many workloads that failed, no more are tried
+	lnetoLimit    = 4 * time.Second // a longer run has failed
+	lnetoPatience = 2               // number of failed workloads after which no more are tried
 )
 
-// sampleLneto adds a sample to lneto's figure. A run that others disturb is not repeated;
-// one that fails is, once in a workload.
+// sampleLneto adds a sample to lneto's figure. It does not repeat a disturbed run. It repeats a
+// failed run once per workload.
 func (b *bench) sampleLneto(r *row, f *figure) {
 	long := b.time
 	b.time = min(lnetoTime, long)

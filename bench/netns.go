@@ -14,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A lab is the namespaces in which everything runs. Nothing outside of them is
-// touched. In tap there is only a loopback until a stack makes its device; near and
-// far are joined by a veth pair, and so are those of the plain one, without offloads.
+// A lab holds the network namespaces in which everything runs. The harness touches nothing outside
+// them. The namespace tap has only a loopback until a stack makes its device. A veth pair joins the
+// two namespaces in veth, and another one, without offloads, those in noGSO.
 type lab struct {
 	tap         namespace
 	veth, noGSO [2]namespace // near and far
 	made        []namespace
-	// ccs are the congestion controls that the kernel's sockets may have, the
-	// namespaces' own first.
+	// ccs are the congestion controls that the kernel's sockets may have. The namespaces' default
+	// is the first.
 	ccs []string
 }
 
-// cc is the congestion control to begin with: cubic where sockets may have it. Without
-// loss it costs half of what bbr does, which paces.
+// cc returns the congestion control to start with: cubic if sockets may have it. Without loss,
+// cubic costs half as much as bbr, which paces.
 func (l *lab) cc() string {
 	if len(l.ccs) == 0 || slices.Contains(l.ccs, "cubic") {
 		return "cubic"
@@ -35,7 +35,7 @@ func (l *lab) cc() string {
 	return l.ccs[0]
 }
 
-// A namespace is the name of a network namespace of the kernel's.
+// A namespace is the name of a network namespace.
 type namespace string
 
 const labPrefix = "usernet-bench-"
@@ -74,8 +74,8 @@ func (l *lab) build() (err error) {
 	})
 }
 
-// sysctls make a namespace quiet, and leave it enough ports for a connection for each
-// operation. The limits of the buffers are the kernel's defaults.
+// sysctls stop background traffic in a namespace and give it enough ports for a connection per
+// operation. The buffer limits are the kernel's defaults.
 var sysctls = map[string]string{
 	"net/ipv6/conf/all/disable_ipv6":     "1",
 	"net/ipv6/conf/default/disable_ipv6": "1",
@@ -98,7 +98,7 @@ func (l *lab) namespace(name string) (namespace, error) {
 		for key, value := range sysctls {
 			path := "/proc/sys/" + key
 			if _, err := os.Stat(path); err != nil {
-				continue // not of this kernel, or not of namespaces
+				continue // this kernel lacks it, or namespaces do not have it
 			}
 			if err := os.WriteFile(path, []byte(value), 0); err != nil {
 				return err
@@ -108,7 +108,7 @@ func (l *lab) namespace(name string) (namespace, error) {
 	})
 }
 
-// join puts a veth pair between two namespaces.
+// join connects two namespaces with a veth pair.
 func join(ns [2]namespace, gso bool) error {
 	near, far := string(ns[0]), string(ns[1])
 	steps := [][]string{
@@ -134,7 +134,7 @@ func join(ns [2]namespace, gso bool) error {
 	return nil
 }
 
-// offloadsOff is ethtool -K ifc tso off gso off gro off.
+// offloadsOff does what ethtool -K ifc tso off gso off gro off does.
 func offloadsOff(ifc string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -166,7 +166,7 @@ func (l *lab) close() {
 	l.made = nil
 }
 
-// sweep removes what a harness that was killed has left.
+// sweep removes the namespaces that a killed harness has left.
 func sweep() {
 	names, _ := filepath.Glob("/run/netns/" + labPrefix + "*")
 	for _, path := range names {
@@ -187,8 +187,8 @@ func ip(args ...string) error {
 	return nil
 }
 
-// inside calls f in a thread that is in the namespace for so long. A process that f
-// starts stays in there.
+// inside calls f in a thread that is in the namespace during the call. A process that f starts
+// stays in the namespace.
 func (ns namespace) inside(f func() error) error {
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -206,15 +206,15 @@ func (ns namespace) inside(f func() error) error {
 	}
 	err = f()
 	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		// Nothing else may run in this thread, which stays locked.
-		return fmt.Errorf("back to our own namespace: %w", err)
+		// The thread stays locked, because nothing else may run in it.
+		return fmt.Errorf("return to the original namespace: %w", err)
 	}
 	runtime.UnlockOSThread()
 	return err
 }
 
-// start starts the command in the namespace, on one core or, if core is negative, on
-// all that this process may use.
+// start starts the command in the namespace, on one core. If core is negative, the command may use
+// all cores of this process.
 func (ns namespace) start(cmd *exec.Cmd, core int) error {
 	return ns.inside(func() error {
 		if core < 0 {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// median of what f takes from the samples.
+// median returns the median of the value that of returns for each sample.
 func (f *figure) median(of func(sample) float64) float64 {
 	if f == nil || len(f.samples) == 0 {
 		return math.NaN()
@@ -32,7 +32,8 @@ func (f *figure) median(of func(sample) float64) float64 {
 func (f *figure) rate() float64 { return f.median(func(s sample) float64 { return s.Rate }) }
 func (f *figure) cpu() float64  { return f.median(func(s sample) float64 { return s.CPU }) }
 
-// spread is how far the samples are apart, as a part of the median.
+// spread returns the difference between the largest and the smallest sample, relative to the
+// median.
 func (f *figure) spread() float64 {
 	if f == nil || len(f.samples) == 0 {
 		return math.NaN()
@@ -44,12 +45,12 @@ func (f *figure) spread() float64 {
 	return (hi - lo) / f.rate()
 }
 
-// ratio is usernet's median over another stack's.
+// ratio returns usernet's median divided by another stack's.
 func (r *row) ratio(to stackName) float64 {
 	return r.figures[usern].rate() / r.figures[to].rate()
 }
 
-// amount writes a figure with three digits.
+// amount formats a figure with three digits.
 func (r *row) amount(s stackName) string {
 	f := r.figures[s]
 	v := f.rate()
@@ -78,7 +79,7 @@ func digits(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// verdict writes a ratio, its target and whether it is reached.
+// verdict formats a ratio with its target, and marks it if it is below.
 func verdict(ratio, target float64) string {
 	if math.IsNaN(ratio) {
 		return "-"
@@ -90,7 +91,7 @@ func verdict(ratio, target float64) string {
 	return fmt.Sprintf("%.2f (%.2f)%s", ratio, target, sign)
 }
 
-// note tells the settings that were chosen, and what went wrong.
+// note lists the chosen settings and the problems.
 func (r *row) note(s stackName) string {
 	f := r.figures[s]
 	if f == nil {
@@ -135,7 +136,7 @@ func (r *row) note(s stackName) string {
 	return strings.Join(words, ", ")
 }
 
-// line is the row as text.
+// line formats the row as text.
 func (r *row) line() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-8s %-46s %-6s %9s %9s %9s %9s  %-14s %-14s  cpu %6s %6s %6s",
@@ -181,7 +182,7 @@ func (b *bench) write() error {
 	return nil
 }
 
-// missed lists the targets that are not reached.
+// missed returns the targets that are not reached.
 func (b *bench) missed() (list []string) {
 	for _, r := range b.rows {
 		if r.ratio(kernel) < r.OverKernel {
@@ -194,7 +195,7 @@ func (b *bench) missed() (list []string) {
 	return list
 }
 
-// markdown is the tables for RESULTS.md.
+// markdown returns the tables of RESULTS.md.
 func (b *bench) markdown() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "# Results\n\nOne interleaved run of `go run .` on %s, %s: medians of %d runs of %v.\n%s\n\n",
@@ -238,7 +239,7 @@ func bold(ratio, target float64) string {
 	return fmt.Sprintf("%.2f (%.2f)", ratio, target)
 }
 
-// machine describes where the figures are from.
+// machine describes the machine.
 func machine() string {
 	out, err := exec.Command("uname", "-r").Output()
 	if err != nil {
@@ -247,7 +248,7 @@ func machine() string {
 	return fmt.Sprintf("%d cores, Linux %s, %s", runtime.NumCPU(), strings.TrimSpace(string(out)), runtime.Version())
 }
 
-// versions are those of the peers.
+// versions returns the versions of gVisor and lneto.
 func versions() (list []string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// runTask is what a process does that the harness has started: one side of a
-// workload, or both. Lines on its standard input are questions for the CPU time it
-// has used, answered by a line each; at the end of the input a server ends.
+// runTask is the main function of a process that the harness starts: one side of a workload, or
+// both. The harness asks for the CPU time used so far with a line on standard input, and the
+// process answers with a line. A server ends at the end of the input.
 func runTask(arg string) error {
 	var t task
 	if err := json.Unmarshal([]byte(arg), &t); err != nil {
@@ -26,7 +26,7 @@ func runTask(arg string) error {
 	if t.Setup.Procs > 0 {
 		runtime.GOMAXPROCS(t.Setup.Procs)
 	}
-	// The same for every stack: gVisor gains by it.
+	// The same value for every stack; it makes gVisor faster.
 	debug.SetGCPercent(400)
 	if t.Profile != "" {
 		f, err := os.Create(t.Profile)
@@ -59,7 +59,7 @@ func runTask(arg string) error {
 	return fmt.Errorf("no role %q", t.Role)
 }
 
-// openNetwork opens the stack that has a side of its own.
+// openNetwork opens a stack for one side of a workload.
 func openNetwork(t *task) (*network, error) {
 	switch t.Stack {
 	case kernel:
@@ -74,7 +74,7 @@ func openNetwork(t *task) (*network, error) {
 	return nil, fmt.Errorf("no stack %q", t.Stack)
 }
 
-// openPair opens the two sides of a workload in one process.
+// openPair opens a stack for both sides of a workload, in one process.
 func openPair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case kernel:
@@ -126,7 +126,7 @@ func both(t *task) error {
 	return reportClient(near, t)
 }
 
-// reportClient runs the client's side and prints the report.
+// reportClient runs the client and prints its report.
 func reportClient(n *network, t *task) error {
 	stuck := time.AfterFunc(2*t.Time+20*time.Second, func() {
 		fmt.Fprintln(os.Stderr, "stuck")
@@ -144,7 +144,7 @@ func reportClient(n *network, t *task) error {
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// ownCPU is the time that this process has used.
+// ownCPU returns the CPU time that this process has used.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -153,22 +153,21 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// An idlePair is two hosts for idle connections.
+// An idlePair is a pair of hosts for idle connections.
 type idlePair struct {
 	near, far *network
-	// settle is how long the connections are left alone before they are weighed.
+	// settle is how long to wait before the memory of the connections is measured.
 	settle time.Duration
 }
 
-// perListener is how many connections go to one port: the client has about 28,000
-// ports for each.
+// perListener is the number of connections to one port. The client has about 28,000 ports for each.
 const (
 	perListener = 20000
 	firstIdle   = 1000 // the first of those ports
 )
 
-// idle weighs N established connections of both hosts without an application's
-// goroutine. Count is the number of bytes for one end of one connection.
+// idle measures the memory of N established connections, both ends of them, without goroutines of
+// an application. Count is the number of bytes for one end of one connection.
 func idle(t *task) error {
 	var p *idlePair
 	var err error
@@ -199,7 +198,7 @@ func idle(t *task) error {
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// fill makes n connections to a port of its own.
+// fill makes n connections to a new listener on port.
 func fill(near, far *network, addr string, port, n int, keep []net.Conn) ([]net.Conn, error) {
 	ln, err := far.listen("tcp4", fmt.Sprintf(":%d", port))
 	if err != nil {
@@ -220,7 +219,7 @@ func fill(near, far *network, addr string, port, n int, keep []net.Conn) ([]net.
 	return keep, nil
 }
 
-// memory is what the heap and the goroutines' stacks hold.
+// memory returns the size of the heap and the goroutines' stacks.
 func memory() uint64 {
 	runtime.GC()
 	runtime.GC()

@@ -17,15 +17,15 @@ import (
 	"time"
 )
 
-// A sample is one run of a workload on a stack.
+// A sample is the result of one run of a workload on a stack.
 type sample struct {
 	// Rate is in bits or operations a second.
 	Rate float64
-	// CPU is the time of both sides for a GB or a million operations, in seconds.
+	// CPU is the CPU time of both sides, in seconds per GB or per million operations.
 	CPU float64
-	// Other is the part of the machine that others used in that time, 0 to 1.
+	// Other is the proportion of the machine that other processes used during the run, 0 to 1.
 	Other float64
-	// Errors and Lost count operations that failed and datagrams that got lost.
+	// Errors counts failed operations, and Lost counts lost datagrams.
 	Errors, Lost int
 	Note         string
 }
@@ -33,23 +33,24 @@ type sample struct {
 // A runner runs workloads.
 type runner struct {
 	lab  *lab
-	self string // this program's file
-	// other is the program that runs the tasks of before, which to it is usernet.
+	self string // the path of this program
+	// other is the program that runs the tasks of the stack "before". It is built with that
+	// commit's usernet.
 	other string
 	time  time.Duration
-	pin   pin // instead of the workloads' own, if not empty
-	// profiles is the directory for usernet's profiles; none if empty.
+	pin   pin // if not empty, replaces the workloads' own
+	// profiles is the directory for usernet's profiles; if empty, no profiles are written.
 	profiles string
-	runs     int // so far
-	// patience is how long a run may take besides its time, if not 0.
+	runs     int // number of runs so far
+	// patience, if not 0, is how long a run may take in addition to its time.
 	patience time.Duration
-	// softirqs are the process numbers of the kernel's own threads for packets.
+	// softirqs are the process numbers of the kernel's packet threads.
 	softirqs []string
 }
 
 // run runs a workload once on a stack.
 func (r *runner) run(w *workload, s stackName, c setup) (sample, error) {
-	// Besides the time itself: to start, and to make connections.
+	// The limit includes the time to start and to connect.
 	limit := 3*r.time + 40*time.Second
 	switch {
 	case s == lnetoS:
@@ -101,7 +102,7 @@ func (r *runner) task(w *workload, s stackName, c setup) task {
 	}
 }
 
-// profile names the file for a profile of usernet's process.
+// profile returns the name of the file for a profile of usernet's process.
 func (r *runner) profile(w *workload, s stackName) string {
 	if r.profiles == "" || s != usern {
 		return ""
@@ -109,7 +110,7 @@ func (r *runner) profile(w *workload, s stackName) string {
 	return filepath.Join(r.profiles, w.ID+".pprof")
 }
 
-// cores are those of the two sides.
+// cores returns the cores of the two sides, -1 if the scheduler decides.
 func (r *runner) cores(w *workload) (client, server int) {
 	p := w.Pin
 	if r.pin != "" {
@@ -136,7 +137,7 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	return r.client(ctx, r.lab.tap, &t, core)
 }
 
-// inTwo runs a workload whose sides are in two processes. CPU is that of both.
+// inTwo runs a workload whose sides are in two processes. The report's CPU is the sum of both.
 func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	near, far := r.lab.tap, r.lab.tap // the kernel's side, the stack's side
 	if s == kernel {
@@ -188,7 +189,7 @@ func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (
 	return rep, used + all, err
 }
 
-// A process is a server that the harness has started.
+// A process is a server process that the harness has started.
 type process struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser
@@ -233,7 +234,7 @@ func (r *runner) server(ctx context.Context, ns namespace, t *task, core int) (*
 	return p, nil
 }
 
-// cpu asks a server for the time it has used.
+// cpu returns the CPU time that a server has used so far.
 func (p *process) cpu() (time.Duration, error) {
 	if _, err := io.WriteString(p.in, "\n"); err != nil {
 		return 0, fmt.Errorf("%w: %s", err, p.errs.String())
@@ -245,7 +246,7 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(n), err
 }
 
-// end lets a server end, and returns all the time it has used.
+// end ends a server and returns all the CPU time that it has used.
 func (p *process) end() (time.Duration, error) {
 	p.in.Close()
 	err := p.cmd.Wait()
@@ -255,7 +256,7 @@ func (p *process) end() (time.Duration, error) {
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
 }
 
-// kill ends a server that is still there.
+// kill kills a server that has not ended.
 func (p *process) kill() {
 	if p.cmd.ProcessState == nil {
 		p.cmd.Process.Kill()
@@ -277,7 +278,7 @@ func (r *runner) client(ctx context.Context, ns namespace, t *task, core int) (r
 	return rep, used, err
 }
 
-// finish runs a command to its end and returns what it printed and the time it used.
+// finish runs a command to its end and returns its output and its CPU time.
 func finish(ns namespace, cmd *exec.Cmd, core int) (string, time.Duration, error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -351,7 +352,7 @@ func parseWrk(out string) (rep report, err error) {
 	return rep, nil
 }
 
-// A load is the state of the machine at a run's begin.
+// A load is the state of the machine at the beginning of a run.
 type load struct {
 	when time.Time
 	busy time.Duration
@@ -363,24 +364,25 @@ func (r *runner) beginLoad() load {
 	return load{time.Now(), machineBusy(), softirqd(r.softirqs), ownCPU()}
 }
 
-// others is the part of the machine that was used since by others than the processes
-// of the run, which used so much, the kernel's threads for packets and this one.
+// others returns the proportion of the machine that other processes have used since l. It leaves
+// out the processes of the run, whose CPU time is used, the kernel's packet threads, and this
+// process.
 func (r *runner) others(l load, used time.Duration) float64 {
 	took := time.Since(l.when)
 	other := machineBusy() - l.busy - used - (softirqd(r.softirqs) - l.soft) - (ownCPU() - l.own)
 	return max(0, float64(other)/float64(took)/float64(machineCPUs()))
 }
 
-// tick is the unit of /proc, USER_HZ.
+// tick is the unit of times in /proc, USER_HZ.
 const tick = 10 * time.Millisecond
 
-// machineBusy is the time that all cores have not been idle.
+// machineBusy returns the time that all cores together have not been idle.
 func machineBusy() (busy time.Duration) {
 	b, _ := os.ReadFile("/proc/stat")
 	line, _, _ := strings.Cut(string(b), "\n")
 	for i, s := range strings.Fields(line) {
-		// cpu user nice system idle iowait irq softirq steal guest guest_nice;
-		// guests are part of user.
+		// The line is: cpu user nice system idle iowait irq softirq steal guest guest_nice. The
+		// guest times are part of user.
 		if n, err := strconv.ParseInt(s, 10, 64); err == nil && i != 4 && i != 5 && i < 9 {
 			busy += time.Duration(n) * tick
 		}
@@ -388,7 +390,7 @@ func machineBusy() (busy time.Duration) {
 	return busy
 }
 
-// machineCPUs is the number of cores of the machine.
+// machineCPUs returns the number of cores of the machine.
 func machineCPUs() (n int) {
 	b, _ := os.ReadFile("/proc/stat")
 	for line := range strings.Lines(string(b)) {
@@ -399,14 +401,14 @@ func machineCPUs() (n int) {
 	return max(n, 1)
 }
 
-// softirqd is the time that processes of the kernel's have used.
+// softirqd returns the CPU time that the kernel's packet threads have used.
 func softirqd(pids []string) (used time.Duration) {
 	for _, pid := range pids {
 		b, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
 			continue
 		}
-		// After the name in parentheses: state, ten more, utime, stime.
+		// After the name in parentheses come the state, ten more fields, utime and stime.
 		_, rest, _ := strings.Cut(string(b), ") ")
 		f := strings.Fields(rest)
 		if len(f) < 13 {
@@ -420,8 +422,7 @@ func softirqd(pids []string) (used time.Duration) {
 	return used
 }
 
-// findSoftirqds finds the kernel's threads for packets, which live as long as the
-// machine.
+// findSoftirqds returns the process numbers of the kernel's packet threads, which never end.
 func findSoftirqds() (pids []string) {
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
 	for _, name := range names {

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 )
 
-// A network is what a workload uses of a stack. The program text of all workloads
-// is the same for all stacks.
+// A network has the functions that a workload uses of a stack. All stacks run the same workload
+// code.
 type network struct {
 	dial         func(network, address string) (net.Conn, error)
 	listen       func(network, address string) (net.Listener, error)
@@ -20,7 +20,7 @@ type network struct {
 	close        func()
 }
 
-// startServer serves a workload and returns when it can be reached.
+// startServer starts the server of a workload and returns when it can be reached.
 func startServer(n *network, t *task) error {
 	k, addr := t.Kind, fmt.Sprintf(":%d", t.Port)
 	if k == udpEcho {
@@ -66,7 +66,7 @@ func accept(ln net.Listener, serve func(net.Conn)) {
 	}
 }
 
-// sink reads to the end and answers with the number of bytes.
+// sink reads until the end and sends back the number of bytes.
 func sink(c net.Conn, chunk int) {
 	defer c.Close()
 	buf := make([]byte, chunk)
@@ -84,7 +84,7 @@ func sink(c net.Conn, chunk int) {
 	c.Write(binary.BigEndian.AppendUint64(nil, total))
 }
 
-// count reads to the end and counts on the way.
+// count reads until the end and counts the bytes as they arrive.
 func count(c net.Conn, chunk int, arrived *atomic.Int64) {
 	defer c.Close()
 	buf := make([]byte, chunk)
@@ -129,7 +129,7 @@ func echoOnce(c net.Conn) {
 	}
 }
 
-// addrPortConn is a socket that needs no allocation for an address.
+// addrPortConn is a socket whose calls do not allocate addresses.
 type addrPortConn interface {
 	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
 	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)

@@ -23,8 +23,8 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// gvisorStack makes a stack with the options that were found to be its best ones:
-// buffers of 4 to 8 MiB, receive buffers that grow, SACK.
+// gvisorStack makes a stack with the options that measured best: buffers of 4 to 8 MiB, growing
+// receive buffers, SACK.
 func gvisorStack(link stack.LinkEndpoint, addr string) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
@@ -57,7 +57,7 @@ func gvisorStack(link stack.LinkEndpoint, addr string) (*stack.Stack, error) {
 	return s, nil
 }
 
-// ofGVisor gives a stack the face of package net, through its own adapter.
+// ofGVisor returns a stack's network, through gVisor's adapter to package net.
 func ofGVisor(s *stack.Stack, close func()) *network {
 	const v4 = header.IPv4ProtocolNumber
 	return &network{
@@ -95,7 +95,7 @@ func ofGVisor(s *stack.Stack, close func()) *network {
 	}
 }
 
-// gvisorListen is gonet.ListenTCP with a backlog as long as Linux's. gonet's is of 10
+// gvisorListen is like gonet.ListenTCP but has a backlog as long as Linux's. gonet's is 10
 // connections.
 func gvisorListen(s *stack.Stack, at tcpip.FullAddress) (net.Listener, error) {
 	var wq waiter.Queue
@@ -129,7 +129,7 @@ func fullAddress(address string) (a tcpip.FullAddress, err error) {
 	return a, nil
 }
 
-// gvisorPipe makes two stacks with gVisor's own pipe between them.
+// gvisorPipe makes two stacks connected by gVisor's own pipe.
 func gvisorPipe(mtu int) (near, far *network, err error) {
 	const mac1, mac2 = tcpip.LinkAddress("\x02\x00\x00\x00\x00\x01"), tcpip.LinkAddress("\x02\x00\x00\x00\x00\x02")
 	a, b := pipe.New(mac1, mac2, uint32(mtu))
@@ -144,7 +144,7 @@ func gvisorPipe(mtu int) (near, far *network, err error) {
 	return ofGVisor(s1, func() { s1.Close() }), ofGVisor(s2, func() { s2.Close() }), nil
 }
 
-// gvisorOnTAP makes a stack on a TAP device, which it makes.
+// gvisorOnTAP makes a TAP device and a stack on it.
 func gvisorOnTAP(s setup) (*network, error) {
 	link, err := newGVisorTAP(!s.Plain)
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelNetwork is the kernel's, in the namespace of the process. Its TCP sockets use the
-// congestion control cc; "" leaves them the namespace's own. Connections that a listener
-// accepts have the listener's. The namespace's own is not changed: a namespace may refuse
-// what a socket of root's is allowed.
+// kernelNetwork returns the kernel's network in the namespace of the process. Its TCP sockets use
+// the congestion control cc, or the namespace's default if cc is "". Accepted connections have the
+// listener's. The namespace's default is not changed: a namespace may refuse what root may set on a
+// socket.
 func kernelNetwork(cc string) *network {
 	d, lc := kernelDialer(cc)
 	return &network{
@@ -45,7 +45,7 @@ func kernelDialer(cc string) (net.Dialer, net.ListenConfig) {
 	return net.Dialer{Control: control}, net.ListenConfig{Control: control}
 }
 
-// setCC sets a socket's congestion control, unless it has that already.
+// setCC sets a socket's congestion control, unless the socket already has it.
 func setCC(fd int, cc string) error {
 	own, err := socketCC(fd)
 	if err == nil && own == cc {
@@ -57,14 +57,14 @@ func setCC(fd int, cc string) error {
 	return nil
 }
 
-// socketCC is the name of a socket's congestion control.
+// socketCC returns the name of a socket's congestion control.
 func socketCC(fd int) (string, error) {
 	s, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
 	return strings.TrimRight(s, "\x00"), err
 }
 
-// settableCCs are the congestion controls that a TCP socket of the current namespace may
-// have. The namespace's own is the first.
+// settableCCs returns the congestion controls that a TCP socket of the current namespace may have.
+// The namespace's default is the first.
 func settableCCs() ([]string, error) {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
 	if err != nil {

@@ -18,31 +18,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lneto's limits and our choices for it.
+// lneto's limits and the harness's choices for it.
 const (
 	lnetoMTU    = 1500
-	lnetoBuffer = 65535 // the longest it takes: it has no window scaling
+	lnetoBuffer = 65535 // the maximum: lneto has no window scaling
 	lnetoQueue  = 256   // segments in flight, datagrams queued
-	lnetoPool   = 256   // connections of a listener, those being closed among them
-	lnetoBatch  = 16    // frames read before it may send
+	lnetoPool   = 256   // connections of a listener, including those being closed
+	lnetoBatch  = 16    // frames read before the host may send
 	lnetoHold   = 20 * time.Millisecond
 	lnetoDial   = 3 * time.Second
 )
 
-// An lnetoHost is an lneto stack with what it leaves to its user: to move frames, and to
-// wake whoever waits. lneto's own blocking calls sleep and look again, up to 5 ms long;
-// here a goroutine waits on a channel, and calls lneto only when the call need not wait.
-// The goroutine that has written also sends. Nothing of lneto runs outside of mu.
+// An lnetoHost is an lneto stack with the parts that lneto leaves to its user: it moves frames and
+// wakes waiting goroutines. lneto's own blocking calls poll and sleep up to 5 ms. Here a goroutine
+// waits on a channel, and calls lneto only if the call need not wait. A goroutine that writes also
+// sends. All calls of lneto hold mu.
 type lnetoHost struct {
 	mu        sync.Mutex
 	stack     xnet.StackAsync
 	send      func(frame []byte)
 	out       []byte
-	conns     map[uint32]*lnetoConn // by both ports
+	conns     map[uint32]*lnetoConn // key: lnetoKey
 	listeners map[uint16]*lnetoListener
 	nextPort  uint16
-	ended     []*tcp.Conn // for the next call of dial
-	// holding is the number of connections for whose sake nothing is sent now.
+	ended     []*tcp.Conn // closing connections, for reuse by dial
+	// holding is the number of connections in hold. While it is not 0, the host sends nothing.
 	holding int
 	closed  chan struct{}
 }
@@ -68,7 +68,8 @@ func newLnetoHost(addr string, mac, gateway [6]byte, send func([]byte)) (*lnetoH
 	if err != nil {
 		return nil, fmt.Errorf("lneto: %w", err)
 	}
-	// It sends everything there: it does not learn the address of who asks it.
+	// lneto sends everything to the gateway, because it does not learn the address of a host that
+	// sends it an ARP request.
 	h.stack.SetGateway6(gateway)
 	return h, nil
 }
@@ -78,7 +79,7 @@ var (
 	lnetoMAC2 = [6]byte{2, 0, 0, 0, 0, 2}
 )
 
-// lnetoOnTAP makes a host on a TAP device, which it makes. It has no offloads.
+// lnetoOnTAP makes a TAP device without offloads and a host on it.
 func lnetoOnTAP() (*network, error) {
 	file, err := openTAP(false)
 	if err != nil {
@@ -103,8 +104,8 @@ func lnetoOnTAP() (*network, error) {
 	return h.network(file), nil
 }
 
-// readTAP takes what is there, and then lets the host send, so that one acknowledgment
-// is for many segments.
+// readTAP reads all waiting frames, up to lnetoBatch, and then lets the host send. One
+// acknowledgment then covers many segments.
 func (h *lnetoHost) readTAP(raw syscall.RawConn) {
 	buf := make([]byte, lnetoMTU+14)
 	got := 0
@@ -133,7 +134,7 @@ func (h *lnetoHost) readTAP(raw syscall.RawConn) {
 	})
 }
 
-// lnetoPipe makes two hosts with a wire between them.
+// lnetoPipe makes two hosts on a wire.
 func lnetoPipe() (near, far *network, err error) {
 	there, back := newLnetoWire(), newLnetoWire()
 	h1, err := newLnetoHost(nearAddr, lnetoMAC1, lnetoMAC2, there.put)
@@ -149,7 +150,7 @@ func lnetoPipe() (near, far *network, err error) {
 	return h1.network(back), h2.network(there), nil
 }
 
-// An lnetoWire is a direction of a pipe. What is on it is bounded by the windows.
+// An lnetoWire is one direction of a pipe. The windows of the connections bound its contents.
 type lnetoWire struct {
 	mu     sync.Mutex
 	cond   sync.Cond
@@ -177,7 +178,8 @@ func (w *lnetoWire) put(frame []byte) {
 	w.cond.Signal()
 }
 
-// take waits for frames. Those of the last time, which it gets back, are used again.
+// take waits for frames and returns them. The caller passes the frames of the previous call, whose
+// buffers take reuses.
 func (w *lnetoWire) take(last [][]byte) [][]byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -216,8 +218,8 @@ func (h *lnetoHost) readWire(w *lnetoWire) {
 	}
 }
 
-// answer sends what is due after frames have arrived. Those who were woken go first, so
-// that what they write carries the acknowledgment.
+// answer sends what is due after frames have arrived. It first yields to the goroutines that the
+// frames woke, so that what they write carries the acknowledgment.
 func (h *lnetoHost) answer() {
 	runtime.Gosched()
 	h.mu.Lock()
@@ -225,7 +227,7 @@ func (h *lnetoHost) answer() {
 	h.mu.Unlock()
 }
 
-// pump sends all that is due. h.mu is held.
+// pump sends everything that is due. h.mu is held.
 func (h *lnetoHost) pump() {
 	for h.holding == 0 {
 		n, _ := h.stack.EgressEthernet(h.out)
@@ -236,9 +238,9 @@ func (h *lnetoHost) pump() {
 	}
 }
 
-// arrive takes a frame and wakes whom it concerns. h.mu is held.
+// arrive passes a frame to lneto and wakes the connection or listener that it is for. h.mu is held.
 func (h *lnetoHost) arrive(frame []byte) {
-	h.stack.IngressEthernet(frame) // an error is a frame dropped
+	h.stack.IngressEthernet(frame) // an error means that the frame was dropped
 	const ethernet, ipv4, minTCP = 14, 0x0800, 20
 	if len(frame) < ethernet+20+minTCP || binary.BigEndian.Uint16(frame[12:]) != ipv4 || frame[ethernet+9] != unix.IPPROTO_TCP {
 		return
@@ -257,7 +259,7 @@ func (h *lnetoHost) arrive(frame []byte) {
 
 func lnetoKey(local, remote uint16) uint32 { return uint32(local)<<16 | uint32(remote) }
 
-// network is what a workload uses. link is closed with it.
+// network returns the host's network for a workload. Closing it also closes link.
 func (h *lnetoHost) network(link interface{ Close() error }) *network {
 	go h.housekeep()
 	return &network{
@@ -292,7 +294,7 @@ func (h *lnetoHost) network(link interface{ Close() error }) *network {
 	}
 }
 
-// lnetoPort reads an address of a listener, such as ":80".
+// lnetoPort returns the port of a listener's address, such as ":80".
 func lnetoPort(address string) (uint16, error) {
 	a, err := net.ResolveTCPAddr("tcp4", address)
 	if err != nil {
@@ -301,7 +303,7 @@ func lnetoPort(address string) (uint16, error) {
 	return uint16(a.Port), nil
 }
 
-// housekeep lets the listeners' pools give up what does not come to an end.
+// housekeep lets the listeners' pools time out connections that do not end.
 func (h *lnetoHost) housekeep() {
 	t := time.NewTicker(100 * time.Millisecond)
 	defer t.Stop()
@@ -320,7 +322,7 @@ func (h *lnetoHost) housekeep() {
 	}
 }
 
-// An lnetoListener hands out the connections of a tcp.Listener.
+// An lnetoListener accepts the connections of a tcp.Listener.
 type lnetoListener struct {
 	h     *lnetoHost
 	port  uint16
@@ -356,7 +358,7 @@ func (h *lnetoHost) listen(port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// poll accepts the connections that have become established. h.mu is held.
+// poll accepts the connections that have been established. h.mu is held.
 func (l *lnetoListener) poll() {
 	for l.tcp.NumberOfReadyToAccept() > 0 {
 		t, _, err := l.tcp.TryAccept()
@@ -393,7 +395,7 @@ func (l *lnetoListener) Close() error {
 
 func (l *lnetoListener) Addr() net.Addr { return &net.TCPAddr{Port: int(l.port)} }
 
-// dial connects. lneto sends a SYN once.
+// dial connects. lneto sends the SYN only once.
 func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -408,7 +410,7 @@ func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	c := h.conn(t)
 	h.pump()
 	for deadline := time.Now().Add(lnetoDial); t.State() != tcp.StateEstablished; {
-		// A new one is closed until it has sent its SYN.
+		// A new connection is in state CLOSED until it has sent its SYN.
 		refused := t.State() == tcp.StateClosed && !t.InternalHandler().AwaitingSynSend()
 		if refused || time.Now().After(deadline) {
 			t.Abort()
@@ -425,7 +427,7 @@ func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	return c, nil
 }
 
-// spare is a connection of an earlier call of dial that is over, or a new one.
+// spare returns a closed connection of an earlier call of dial, or a new one.
 func (h *lnetoHost) spare() (*tcp.Conn, error) {
 	for i, t := range h.ended {
 		if t.State().IsClosed() {

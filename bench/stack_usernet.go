@@ -18,7 +18,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// usernetOnTAP makes a host on a TAP device, which it makes.
+// usernetOnTAP makes a TAP device and a host on it.
 func usernetOnTAP(s setup, v6 bool) (*network, error) {
 	near, far, length := addrs(v6)
 	if err := kernelIPv6(v6); err != nil {
@@ -43,14 +43,16 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 	return ofHost(h), nil
 }
 
-// awaitKernelIPv6 waits until the kernel answers for its address on the TAP: some milliseconds even without
-// its search for duplicates. What is asked before that is asked again a second later.
+// awaitKernelIPv6 waits until the kernel answers for its address on the TAP. This takes some
+// milliseconds even without Duplicate Address Detection. An earlier solicitation would be repeated
+// only after a second.
 func awaitKernelIPv6() {
 	for range 200 {
 		b, _ := os.ReadFile("/proc/net/if_inet6")
 		ready := false
 		for line := range strings.Lines(string(b)) {
-			// The address, and in hexadecimal the index, the prefix length, the scope and the flags.
+			// The fields are the address and, in hexadecimal, the index, the prefix length, the
+			// scope and the flags; then the name.
 			f := strings.Fields(line)
 			if len(f) == 6 && f[5] == tapName && f[3] == "00" {
 				flags, err := strconv.ParseUint(f[4], 16, 32)
@@ -64,7 +66,7 @@ func awaitKernelIPv6() {
 	}
 }
 
-// usernetPipe makes two hosts with a wire between them.
+// usernetPipe makes two hosts on a wire in memory.
 func usernetPipe(v6 bool, latency time.Duration, loss float64) (near, far *network, err error) {
 	addr1, addr2, length := addrs(v6)
 	a, b := wire(latency, loss)
@@ -79,8 +81,8 @@ func usernetPipe(v6 bool, latency time.Duration, loss float64) (near, far *netwo
 	return ofHost(h1), ofHost(h2), nil
 }
 
-// wire makes a wire with a latency each way, which loses a part of what is sent at its
-// first end.
+// wire makes a wire with a latency in each direction. It loses the proportion loss of the frames
+// sent from its first end.
 func wire(latency time.Duration, loss float64) (a, b nic.Device) {
 	a, b = nic.Pipe(nic.PipeConfig{})
 	if latency > 0 {
@@ -93,8 +95,8 @@ func wire(latency time.Duration, loss float64) (a, b nic.Device) {
 	return a, b
 }
 
-// kernelIPv6 says whether devices that are made in this process's namespace have IPv6 on the
-// kernel's side, there without its search for duplicates, which takes a second.
+// kernelIPv6 sets whether new devices in this process's namespace have IPv6 on the kernel's side.
+// It turns off Duplicate Address Detection there, which takes a second.
 func kernelIPv6(on bool) error {
 	disable := "1"
 	if on {
@@ -110,8 +112,9 @@ func kernelIPv6(on bool) error {
 }
 
 func usernetHost(dev nic.Device, prefix string) (*usernet.Host, error) {
-	// As the kernel's side has it, an IPv6 address is not probed: while it is, Linux does not answer the
-	// solicitations that are sent from it, which may not have a link address (RFC 4429 3.2).
+	// As on the kernel's side, an IPv6 address is used without Duplicate Address Detection. A
+	// tentative address would send solicitations without a link-layer address (RFC 4429 3.2), which
+	// Linux does not answer.
 	return usernet.New(usernet.Config{NICs: []stack.NIC{{
 		Device:       dev,
 		Addrs:        []netip.Prefix{netip.MustParsePrefix(prefix)},
@@ -128,9 +131,9 @@ func ofHost(h *usernet.Host) *network {
 	}
 }
 
-// usernetIdle makes two hosts for connections that are counted and not used. None is
-// kept alive, as gVisor's are not: a million probes every 15 s would be what is
-// measured. What they needed for the handshake is given up in the second after it.
+// usernetIdle makes two hosts for idle connections. They have no keep-alive, like gVisor's: a
+// million probes every 15 s would distort the figures. The hosts free the memory of the handshakes
+// in the following second.
 func usernetIdle() (*idlePair, error) {
 	a, b := wire(0, 0)
 	near, err := usernetHost(a, nearAddr+prefixed)
@@ -150,7 +153,7 @@ func usernetIdle() (*idlePair, error) {
 	return p, nil
 }
 
-// pipeNetwork is net.Pipe: what the wire, the stack and TCP cost nothing of.
+// pipeNetwork is a network of net.Pipe, without the costs of the wire, the stack and TCP.
 func pipeNetwork() *network {
 	ln := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	return &network{

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// The chart's measures in pixels.
+// The chart's dimensions in pixels.
 const (
 	chartLabels = 350 // the column of names
 	chartBars   = 420
@@ -15,8 +15,7 @@ const (
 	chartTop    = 64
 )
 
-// chart is a picture of the ratios: two bars for each workload, on a logarithmic
-// scale with a line at 1.
+// chart draws the ratios: two bars for each workload, on a logarithmic scale with a line at 1.
 func (b *bench) chart() string {
 	lo, hi := 0.5, 2.0
 	for _, r := range b.rows {
@@ -63,7 +62,7 @@ func legend(s *strings.Builder, x int, color, text string) {
 	fmt.Fprintf(s, `<rect x="%d" y="13" width="12" height="10" fill="%s"/><text x="%d" y="22">%s</text>`+"\n", x, color, x+17, text)
 }
 
-// bar draws a ratio from the line at 1 to where it is.
+// bar draws a bar from the line at 1 to a ratio.
 func bar(s *strings.Builder, x func(float64) float64, y int, color string, v float64) {
 	if math.IsNaN(v) || v <= 0 {
 		return
