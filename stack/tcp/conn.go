@@ -346,7 +346,7 @@ func (c *Conn) Read(now Time, p []byte) int {
 	x, y := r.buf.slices(0, n)
 	copy(p[copy(p, x):], y)
 	r.buf.drop(n)
-	if r.buf.n == 0 && len(r.ooo) == 0 {
+	if r.buf.n == 0 && r.ooo.n == 0 {
 		r.buf.free(c.p)
 	}
 	c.tuneReceive(now)
@@ -359,7 +359,7 @@ func (c *Conn) Read(now Time, p []byte) int {
 // data, or if the ring also holds out-of-order data.
 func (c *Conn) Take(now Time) (x, y, storage []byte) {
 	r := &c.rcv
-	if r.buf.n == 0 || len(r.ooo) > 0 {
+	if r.buf.n == 0 || r.ooo.n > 0 {
 		return nil, nil, nil
 	}
 	x, y = r.buf.slices(0, r.buf.n)
@@ -404,7 +404,7 @@ func (c *Conn) Awaited(now Time) int {
 // must wait while BufferTaken reports true.
 func (c *Conn) TakeBuffer(least int) (free []byte, header int) {
 	r := &c.rcv
-	if r.bufferTaken || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && len(r.ooo) > 0 {
+	if r.bufferTaken || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && r.ooo.n > 0 {
 		return nil, 0
 	}
 	r.bufferTaken = true
@@ -550,7 +550,7 @@ func (c *Conn) die(e Err) {
 	c.pl = nil
 	if c.active != nil {
 		c.sb.release()
-		c.rcv.ooo = nil
+		c.rcv.ooo = oooQueue{}
 		c.rcv.nsack = 0
 	}
 	c.rcv.ackNow = false
@@ -733,8 +733,8 @@ func (c *Conn) keepExpired(now Time) {
 	c.cc.release()
 	if c.active != nil {
 		c.sb.shrink(0)
-		if len(c.rcv.ooo) == 0 {
-			c.rcv.ooo = nil
+		if c.rcv.ooo.n == 0 {
+			c.rcv.ooo = oooQueue{}
 		}
 	}
 }

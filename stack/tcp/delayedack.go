@@ -29,7 +29,7 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 		r.quick = quickSegments
 	}
 	r.lastData = now
-	if int(r.unacked) >= 2*full || len(r.ooo) > 0 {
+	if int(r.unacked) >= 2*full || r.ooo.n > 0 {
 		r.ackNow = true
 		return
 	}

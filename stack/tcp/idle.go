@@ -15,7 +15,7 @@ type active struct {
 // arrivals is what a Conn knows about data beyond RCV.NXT and about the rate at which data
 // arrives.
 type arrivals struct {
-	ooo   []block  // out-of-order data in the ring, ascending, with gaps between
+	ooo   oooQueue // out-of-order data in the ring
 	sack  [4]block // blocks to report, newest first (RFC 2018 4)
 	nsack int
 	dsack block // duplicate to report once (RFC 2883), empty if start == end
@@ -127,7 +127,7 @@ func (c *Conn) quiescent() bool {
 		return false
 	case r.maxEdge != r.edge:
 		return false
-	case len(r.ooo) > 0 || r.nsack > 0 || r.dsack != (block{}) || r.ackNow:
+	case r.ooo.n > 0 || r.nsack > 0 || r.dsack != (block{}) || r.ackNow:
 		return false
 	case t.rtx != 0 || t.ack != 0 || t.persist != 0 || t.keepNow || t.probeNow:
 		return false

@@ -202,13 +202,17 @@ func checkRecv(c *Conn) error {
 		return fmt.Errorf("receive ring of %d holds %d", len(r.buf.b), r.buf.n)
 	}
 	last := r.nxt
-	for i, k := range r.ooo {
+	ooo := r.ooo.blocks()
+	for i, k := range ooo {
 		if !last.Less(k.start) || !k.start.Less(k.end) {
 			return fmt.Errorf("block %d is %d..%d after %d", i, k.start-r.irs, k.end-r.irs, last-r.irs)
 		}
 		last = k.end
 	}
-	if n := len(r.ooo); n > 0 {
+	if err := r.ooo.check(); err != nil {
+		return err
+	}
+	if n := len(ooo); n > 0 {
 		if r.edge.Less(last) {
 			return fmt.Errorf("a block ends at %d beyond the window's edge %d", last-r.irs, r.edge-r.irs)
 		}
@@ -220,8 +224,8 @@ func checkRecv(c *Conn) error {
 		}
 	}
 	for _, k := range r.sack[:r.nsack] {
-		i := sort.Search(len(r.ooo), func(i int) bool { return k.start.Less(r.ooo[i].end) })
-		if i == len(r.ooo) || k.start.Less(r.ooo[i].start) || r.ooo[i].end.Less(k.end) {
+		i := sort.Search(len(ooo), func(i int) bool { return k.start.Less(ooo[i].end) })
+		if i == len(ooo) || k.start.Less(ooo[i].start) || ooo[i].end.Less(k.end) {
 			return fmt.Errorf("the SACK block %d..%d is not what has arrived", k.start-r.irs, k.end-r.irs)
 		}
 	}

@@ -39,7 +39,7 @@ func TestNewDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 		r.c.Segment(r.now, r.stamped(nxt+200, 100, ts+12))
 		r.c.Segment(r.now, r.stamped(nxt, 100, ts+40))
 		r.c.Segment(r.now, r.stamped(nxt+at, 100, ts+39))
-		require.Equal(t, []block{{nxt + 200, nxt + at + 100}}, r.c.rcv.ooo)
+		require.Equal(t, []block{{nxt + 200, nxt + at + 100}}, r.c.rcv.ooo.blocks())
 		require.Equal(t, ts+40, r.c.rcv.tsRecent)
 	}
 }
@@ -66,8 +66,8 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 		s.Flags |= tc.flags
 		r.c.Segment(r.now, s)
 		require.Equal(t, nxt+100, r.c.rcv.nxt, name)
-		require.Len(t, r.c.rcv.ooo, 1, name)
-		require.Equal(t, block{nxt + 200, nxt + 300}, r.c.rcv.ooo[0], name)
+		require.Len(t, r.c.rcv.ooo.blocks(), 1, name)
+		require.Equal(t, block{nxt + 200, nxt + 300}, r.c.rcv.ooo.blocks()[0], name)
 	}
 	// And where nothing is missing.
 	r := bare(t, rigOptions{modern: true, window: 60000})

@@ -1,10 +1,6 @@
 package tcp
 
-import (
-	"sort"
-
-	"github.com/usernet/usernet/stack/wire"
-)
+import "github.com/usernet/usernet/stack/wire"
 
 // maxHoles is the maximum number of blocks in the out-of-order queue. It is large because when
 // slow start overflows a queue on the path, every second segment of a window may be missing.
@@ -18,7 +14,7 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	c.probeOnly = false
 	c.ecnReceived(s)
 	end := seq + Seq(n)
-	if s.has(wire.FlagFIN) && !r.fin && end.LessEq(r.edge) && (len(r.ooo) == 0 || r.ooo[len(r.ooo)-1].end.LessEq(end)) {
+	if s.has(wire.FlagFIN) && !r.fin && end.LessEq(r.edge) && (r.ooo.n == 0 || r.ooo.end().LessEq(end)) {
 		// Note the FIN; it takes effect when all data before it has arrived. A FIN below
 		// data that has already arrived is bogus. A FIN takes no room in the buffer, so
 		// as on Linux it may be the one number beyond the window.
@@ -57,11 +53,11 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 // reader's buffer or to the ring, and moves RCV.NXT over all data that is now contiguous.
 func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	r := &c.rcv
-	if lo != r.nxt && len(r.ooo) >= maxHoles && !c.fillsHole(lo, hi) {
+	if lo != r.nxt && r.ooo.n >= maxHoles && !r.ooo.touches(block{lo, hi}) {
 		r.ackNow = true
 		return
 	}
-	if lo == r.nxt && r.buf.n == 0 && len(r.ooo) == 0 && r.got < len(r.await) && (!r.bufferTaken || s.liesAt(r.await[r.got:])) {
+	if lo == r.nxt && r.buf.n == 0 && r.ooo.n == 0 && r.got < len(r.await) && (!r.bufferTaken || s.liesAt(r.await[r.got:])) {
 		r.bufferTaken = false // the payload may be in the buffer already
 		k := s.copyData(r.await[r.got:], off, int(hi-lo))
 		r.got += k
@@ -75,8 +71,8 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	}
 	at := r.buf.n + int(lo-r.nxt)
 	used := r.buf.n
-	if len(r.ooo) > 0 {
-		used += int(r.ooo[len(r.ooo)-1].end - r.nxt)
+	if r.ooo.n > 0 {
+		used += int(r.ooo.end() - r.nxt)
 	}
 	if hi = c.affordable(lo, hi, at); lo == hi {
 		return
@@ -100,17 +96,10 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		return
 	}
 	nxt := hi
-	if len(r.ooo) > 0 {
-		k := 0
-		for k < len(r.ooo) && r.ooo[k].start.LessEq(nxt) {
-			c.noteDuplicate(block{lo, hi}, r.ooo[k])
-			nxt = maxSeq(nxt, r.ooo[k].end)
-			k++
-		}
-		r.ooo = append(r.ooo[:0], r.ooo[k:]...)
-		if len(r.ooo) == 0 && cap(r.ooo) > keepPieces {
-			r.ooo = nil
-		}
+	if r.ooo.n > 0 {
+		var dup block
+		nxt, dup = r.ooo.takeFirst(block{lo, hi})
+		c.noteDuplicate(dup)
 		r.ackNow = true // RFC 5681 4.2: "send an immediate ACK when [...] fills in all or part of a gap"
 		c.trimSACK(nxt)
 	}
@@ -139,49 +128,23 @@ func (s *Segment) copyData(p []byte, off, n int) int {
 // liesAt reports whether the payload of a segment already lies at the beginning of p.
 func (s *Segment) liesAt(p []byte) bool { return len(s.Payload) > 0 && &s.Payload[0] == &p[0] }
 
-// fillsHole reports whether the block from lo to hi touches an out-of-order block, so that
-// storing it adds no new one.
-func (c *Conn) fillsHole(lo, hi Seq) bool {
-	o := c.rcv.ooo
-	i := sort.Search(len(o), func(i int) bool { return lo.LessEq(o[i].end) })
-	return i < len(o) && o[i].start.LessEq(hi)
-}
-
-// storeHole adds a block beyond RCV.NXT to the out-of-order queue, merging it with its
-// neighbours, and reports it first in the next acknowledgement.
+// storeHole adds a block beyond RCV.NXT to the out-of-order queue, and reports it first in the
+// next acknowledgement.
 func (c *Conn) storeHole(k block) {
 	r := &c.rcv
-	o := r.ooo
-	i := sort.Search(len(o), func(i int) bool { return k.start.LessEq(o[i].end) })
-	j := i
-	came := k
-	for j < len(o) && o[j].start.LessEq(k.end) {
-		c.noteDuplicate(came, o[j])
-		k.start, k.end = minSeq(k.start, o[j].start), maxSeq(k.end, o[j].end)
-		j++
-	}
-	switch {
-	case i == j:
-		o = append(o, block{})
-		copy(o[i+1:], o[i:])
-		o[i] = k
-	default:
-		o[i] = k
-		o = append(o[:i+1], o[j:]...)
-	}
-	r.ooo = o
+	whole, dup := r.ooo.add(k)
+	c.noteDuplicate(dup)
 	r.ackNow = true
 	r.quick = quickSegments
-	c.noteSACK(k)
+	c.noteSACK(whole)
 	c.tuneHole()
 }
 
-// noteDuplicate records the overlap of an arrived block with one received before, for DSACK.
-// RFC 2883 4.2: if there is more than one overlap, "the first" is reported.
-func (c *Conn) noteDuplicate(came, have block) {
-	d := block{maxSeq(came.start, have.start), minSeq(came.end, have.end)}
-	if c.sackOK && d.start.Less(d.end) && c.rcv.dsack == (block{}) {
-		c.rcv.dsack = d
+// noteDuplicate records the first overlap of an arrived block with those received before, for
+// DSACK. RFC 2883 4.2: if there is more than one overlap, "the first" is reported.
+func (c *Conn) noteDuplicate(overlap block) {
+	if c.sackOK && overlap != (block{}) && c.rcv.dsack == (block{}) {
+		c.rcv.dsack = overlap
 	}
 }
 

@@ -10,17 +10,14 @@ const stale = Second
 // retransmits it after a timeout.
 func (c *Conn) Reclaim(now Time, all bool) {
 	r := &c.rcv
-	if c.active != nil && len(r.ooo) > 0 {
-		held := r.buf.n
-		for _, k := range r.ooo {
-			held += int(k.end - k.start)
-		}
+	if c.active != nil && r.ooo.n > 0 {
+		held := r.buf.n + int(r.ooo.bytes)
 		// One byte at the far end of the window needs a ring of the window's size.
 		if all || len(r.buf.b) > max(minBuffer, 4*held) || now-r.lastData > stale {
 			c.dropOutOfOrder()
 		}
 	}
-	if c.active == nil || len(r.ooo) == 0 {
+	if c.active == nil || r.ooo.n == 0 {
 		r.buf.shrink(c.p)
 	}
 	c.snd.buf.ring.shrink(c.p)
@@ -32,7 +29,7 @@ func (c *Conn) dropOutOfOrder() {
 	if c.active == nil {
 		return
 	}
-	r.ooo, r.nsack = nil, 0
+	r.ooo, r.nsack = oooQueue{}, 0
 	if r.buf.n == 0 {
 		r.buf.free(c.p)
 	}

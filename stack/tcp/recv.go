@@ -276,7 +276,7 @@ const markRange = 1 << 30
 // retransmission can have overtaken s.
 func (c *Conn) besideHole(s *Segment) bool {
 	end := Seq(s.Seq) + Seq(s.DataLen())
-	return len(c.rcv.ooo) > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && c.overtaken(end, s.TSVal)
+	return c.rcv.ooo.n > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && c.overtaken(end, s.TSVal)
 }
 
 // overtaken reports whether data in the window that ends at end, with timestamp ts, was sent
@@ -377,7 +377,7 @@ func (c *Conn) resets(seq Seq) bool {
 	if seq == r.nxt {
 		return true
 	}
-	if n := len(r.ooo); n > 0 && c.sackOK && seq == r.ooo[n-1].end {
+	if r.ooo.n > 0 && c.sackOK && seq == r.ooo.end() {
 		// Data before the RST was lost. By RFC 5961 3.2 the peer must answer a
 		// challenge ACK, but a middlebox may drop either of the two. As on Linux,
 		// accept the end of the highest SACKed block: it is as hard to guess.

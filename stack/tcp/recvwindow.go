@@ -103,7 +103,7 @@ func (c *Conn) tuneReceive(now Time) {
 // would not count as duplicates (RFC 5681 2).
 func (c *Conn) tuneHole() {
 	r := &c.rcv
-	last := r.ooo[len(r.ooo)-1].end
+	last := r.ooo.end()
 	if r.fixed || !c.sackOK || r.buf.n+int(last-r.nxt) < r.limit/2 {
 		return
 	}
@@ -114,11 +114,7 @@ func (c *Conn) tuneHole() {
 	// Do not grow for a few bytes far ahead: an attacker could force the largest ring with a
 	// handful of segments. After slow start has overflowed a queue, half of the data sent has
 	// arrived.
-	held := 0
-	for _, k := range r.ooo {
-		held += int(k.end - k.start)
-	}
-	if held >= int(last-r.nxt)/4 {
+	if int(r.ooo.bytes) >= int(last-r.nxt)/4 {
 		r.limit = want
 	}
 }

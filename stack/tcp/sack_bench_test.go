@@ -70,9 +70,7 @@ func (r *rig) hostileAck(echo uint32, ack Seq, blocks ...block) time.Duration {
 }
 
 // BenchmarkHostileSACK measures what the acknowledgements of a peer cost that has
-// made 100,000 pieces, and then does its worst. Each is measured five times, on five
-// equal boards, and the least counts, for a measurement may be interrupted; worst-ns
-// is the greatest of those.
+// made 100,000 pieces, and then does its worst (see measureWorst).
 func BenchmarkHostileSACK(b *testing.B) {
 	una := func(r *rig) Seq { return r.c.snd.una - rigISS - 1 }
 	for _, tc := range []struct {
@@ -121,29 +119,40 @@ func BenchmarkHostileSACK(b *testing.B) {
 		}},
 	} {
 		b.Run(tc.name, func(b *testing.B) {
-			least := make([]time.Duration, b.N)
-			pieces := 0
-			for i := range 5 {
-				b.StopTimer()
-				r, rnd := hostileBoard(b), rand.New(rand.NewPCG(1, 2))
-				b.StartTimer()
-				for n := range least {
-					r.now += 10 * Microsecond
-					if d := tc.ack(r, n, rnd); i == 0 || d < least[n] {
-						least[n] = d
-					}
-				}
-				pieces = r.c.sb.n
-			}
-			var worst, sum time.Duration
-			for _, d := range least {
-				worst, sum = max(worst, d), sum+max(d, 0)
-			}
-			b.ReportMetric(float64(sum)/float64(b.N), "ns/ack")
-			b.ReportMetric(float64(worst), "worst-ns")
-			b.ReportMetric(float64(pieces), "pieces")
+			var rnd *rand.Rand
+			r := measureWorst(b, "ack", func() *rig {
+				rnd = rand.New(rand.NewPCG(1, 2))
+				return hostileBoard(b)
+			}, func(r *rig, n int) time.Duration { return tc.ack(r, n, rnd) })
+			b.ReportMetric(float64(r.c.sb.n), "pieces")
 		})
 	}
+}
+
+// measureWorst reports the mean and the worst time that op takes, which it returns itself. It is
+// called for b.N numbers, on five rigs that set returns, one after the other; each number's least
+// time counts, for a measurement may be interrupted. A negative time is not counted.
+func measureWorst(b *testing.B, what string, set func() *rig, op func(r *rig, n int) time.Duration) *rig {
+	least := make([]time.Duration, b.N)
+	var r *rig
+	for i := range 5 {
+		b.StopTimer()
+		r = set()
+		b.StartTimer()
+		for n := range least {
+			r.now += 10 * Microsecond
+			if d := op(r, n); i == 0 || d < least[n] {
+				least[n] = d
+			}
+		}
+	}
+	var worst, sum time.Duration
+	for _, d := range least {
+		worst, sum = max(worst, d), sum+max(d, 0)
+	}
+	b.ReportMetric(float64(sum)/float64(b.N), "ns/"+what)
+	b.ReportMetric(float64(worst), "worst-ns")
+	return r
 }
 
 func TestTheBoardOfAHostilePeerStaysShallow(t *testing.T) {

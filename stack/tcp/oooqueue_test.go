@@ -1,0 +1,200 @@
+package tcp
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// blocks returns all blocks of the queue.
+func (q *oooQueue) blocks() (all []block) {
+	for _, run := range q.runs {
+		all = append(all, run...)
+	}
+	return all
+}
+
+// check checks the counts of the queue and the sizes of its runs.
+func (q *oooQueue) check() error {
+	n, bytes := 0, 0
+	for i, run := range q.runs {
+		if len(run) == 0 || len(run) > runLen {
+			return fmt.Errorf("run %d of %d has %d blocks", i, len(q.runs), len(run))
+		}
+		if i > 0 && len(q.runs[i-1])+len(run) <= runLen/4 {
+			return fmt.Errorf("runs %d and %d have %d and %d blocks", i-1, i, len(q.runs[i-1]), len(run))
+		}
+		n += len(run)
+		for _, k := range run {
+			bytes += int(k.end - k.start)
+		}
+	}
+	if n != int(q.n) || bytes != int(q.bytes) {
+		return fmt.Errorf("%d blocks of %d bytes, counted as %d of %d", n, bytes, q.n, q.bytes)
+	}
+	return nil
+}
+
+// A slowQueue says of each number from base on whether its byte has arrived.
+type slowQueue struct {
+	base Seq
+	have []bool
+}
+
+func (q *slowQueue) at(s Seq) bool { return s-q.base < Seq(len(q.have)) && q.have[s-q.base] }
+
+// around returns the bytes that have arrived on both sides of the numbers of k, with these.
+func (q *slowQueue) around(k block) block {
+	for q.at(k.start - 1) {
+		k.start--
+	}
+	for q.at(k.end) {
+		k.end++
+	}
+	return k
+}
+
+// blocks returns all bytes that have arrived.
+func (q *slowQueue) blocks() (all []block) {
+	for i := 0; i < len(q.have); i++ {
+		if q.have[i] {
+			s := q.base + Seq(i)
+			all = append(all, q.around(block{s, s + 1}))
+			i = int(all[len(all)-1].end - q.base)
+		}
+	}
+	return all
+}
+
+// set sets all bytes of k, and returns the first of them that were set before.
+func (q *slowQueue) set(k block, have bool) (overlap block) {
+	for s := k.start; s != k.end; s++ {
+		switch was := q.at(s); {
+		case was && overlap == (block{}):
+			overlap = block{s, s + 1}
+		case was && overlap.end == s:
+			overlap.end++
+		}
+		q.have[s-q.base] = have
+	}
+	return overlap
+}
+
+func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
+	most := int32(0)
+	for seed := range sampled(12) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		size := 1 << (5 + rnd.IntN(11)) // numbers, which wrap
+		slow := slowQueue{-Seq(rnd.IntN(2 * size)), make([]bool, size)}
+		nxt := slow.base // RCV.NXT
+		long, first, beside := 1<<rnd.IntN(6), 1<<rnd.IntN(16), 1<<rnd.IntN(8)
+		if seed%4 == 0 {
+			size, long, first, beside = 1<<15, 1, 1<<15, 1<<7 // many blocks
+			slow.have = make([]bool, size)
+		}
+		var q oooQueue
+		for step := 0; step < 10_000 && slow.around(block{nxt, nxt}).end-slow.base < Seq(size)-2; step++ {
+			room := size - int(nxt-slow.base) - 1
+			at := rnd.IntN(room)
+			switch {
+			case rnd.IntN(first) == 0:
+				at = 0
+			case rnd.IntN(beside) == 0 && q.n > 0:
+				run := q.runs[rnd.IntN(len(q.runs))]
+				at = int(run[rnd.IntN(len(run))].end-nxt) + rnd.IntN(3) - 1
+			}
+			n := 1 + rnd.IntN(long)
+			if rnd.IntN(1000) == 0 {
+				n = room // over many blocks
+			}
+			at = min(at, room-1)
+			k := block{nxt + Seq(at), nxt + Seq(min(at+n, room))}
+			adjoins := slow.around(k) != k
+			want := slow.set(k, true)
+			require.Equal(t, adjoins || want != (block{}), q.touches(k))
+			if at == 0 {
+				end, overlap := q.takeFirst(k)
+				require.Equal(t, want, overlap)
+				require.Equal(t, slow.around(k).end, end)
+				slow.set(block{nxt, end}, false)
+				nxt = end
+			} else {
+				whole, overlap := q.add(k)
+				require.Equal(t, want, overlap)
+				require.Equal(t, slow.around(k), whole)
+			}
+			if step < 200 || step%500 == 0 {
+				require.Equal(t, slow.blocks(), q.blocks(), "seed %d, step %d: %v", seed, step, k)
+				require.NoError(t, q.check())
+			}
+			most = max(most, q.n)
+		}
+	}
+	require.Greater(t, most, int32(20*runLen))
+}
+
+// hostileHoles is a connection whose peer has made as many holes as it may: it has sent one byte
+// in four.
+func hostileHoles(t testing.TB) *rig {
+	r := bare(t, rigOptions{modern: true, mss: hostileMSS, change: func(p *Params) { p.RecvBuffer, p.RecvBufferMax = 1<<20, 1<<20 }})
+	for k := range Seq(maxHoles) {
+		r.hostileData(4*k+4, 1)
+	}
+	require.EqualValues(t, maxHoles, r.c.rcv.ooo.n)
+	return r
+}
+
+// hostileData gives a segment of n bytes that begins at bytes beyond the first hole, and returns
+// how long that took.
+func (r *rig) hostileData(at Seq, n int) time.Duration {
+	s := r.segment(wire.FlagACK, at, 0, make([]byte, n))
+	begin := time.Now()
+	r.c.Segment(r.now, s)
+	d := time.Since(begin)
+	for r.c.Next(r.now, s) {
+	}
+	return d
+}
+
+// BenchmarkHostileHoles measures what the segments of a peer cost that has made as many holes as
+// it may, and then does its worst (see measureWorst).
+func BenchmarkHostileHoles(b *testing.B) {
+	for _, tc := range []struct {
+		name string
+		send func(r *rig, n int, rnd *rand.Rand) time.Duration
+	}{
+		{"anywhere", func(r *rig, n int, rnd *rand.Rand) time.Duration {
+			// By turns a hole is filled, and another divided.
+			k := Seq(1 + rnd.IntN(maxHoles-1))
+			if n%2 == 0 {
+				return r.hostileData(4*k, 4)
+			}
+			return r.hostileData(4*k+2, 1)
+		}},
+		{"first", func(r *rig, n int, _ *rand.Rand) time.Duration {
+			return r.hostileData(4*Seq(n%maxHoles), 4)
+		}},
+		{"many", func(r *rig, n int, _ *rand.Rand) time.Duration {
+			// A merged segment of 64 KiB fills all holes; they are made again, one by one.
+			k := Seq(n / maxHoles * 64 << 10)
+			if n%maxHoles == 0 {
+				defer r.c.Read(r.now, make([]byte, 64<<10))
+				return r.hostileData(k-1, 64<<10)
+			}
+			return r.hostileData(k+Seq(64<<10+4*(n%maxHoles)), 1)
+		}},
+	} {
+		b.Run(tc.name, func(b *testing.B) {
+			var rnd *rand.Rand
+			r := measureWorst(b, "segment", func() *rig {
+				rnd = rand.New(rand.NewPCG(1, 2))
+				return hostileHoles(b)
+			}, func(r *rig, n int) time.Duration { return tc.send(r, n, rnd) })
+			b.ReportMetric(float64(r.c.rcv.ooo.n), "holes")
+		})
+	}
+}
