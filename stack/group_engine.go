@@ -225,13 +225,11 @@ func (g *groupEngine) reportChange(l *groupLink, m *groupState, version int, bef
 
 // reportChangeV3 is reportChange for version 3.
 //
-// RFC 3376 5.1: "To cover the possibility of the State-Change Report being
-// missed by one or more multicast routers, it is retransmitted
-// [Robustness Variable] - 1 more times, at intervals chosen at random
-// from the range (0, [Unsolicited Report Interval])." A change in between is reported at once, together
-// with the changes that are still to be repeated: "Each time a source is included in the difference
-// report
-// calculated above, retransmission state for that source needs to be maintained until
+// RFC 3376 5.1: "To cover the possibility of the State-Change Report being missed by one or more
+// multicast routers, it is retransmitted [Robustness Variable] - 1 more times, at intervals chosen at
+// random from the range (0, [Unsolicited Report Interval])." A change in between is reported at once,
+// together with the changes that are still to be repeated: "Each time a source is included in the
+// difference report calculated above, retransmission state for that source needs to be maintained until
 // [Robustness Variable] State-Change reports have been sent by the host."
 func (g *groupEngine) reportChangeV3(l *groupLink, m *groupState, before *sourceFilter, now tcp.Time) {
 	changed := false

@@ -14,8 +14,8 @@ type sourceFilter struct {
 	sources []netip.Addr // in ascending order
 }
 
-// isMember reports whether the filter accepts any source.
-// RFC 3376 2: "a filter mode of INCLUDE and an empty source list" is "to leave the group".
+// isMember reports whether the filter accepts any source. RFC 3376 2: "a filter mode of INCLUDE and an
+// empty source list" is "to leave the group".
 func (f *sourceFilter) isMember() bool { return f.exclude || len(f.sources) > 0 }
 
 // wants reports whether the filter accepts a source.

@@ -20,8 +20,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A router is the other end of a host's link: it records the IGMP messages of the host
-// with the time at which they came.
+// A router is the peer on a host's link. It records the IGMP messages of the host with the time at
+// which they arrived.
 type router struct {
 	*peer
 	s     *Stack
@@ -31,7 +31,7 @@ type router struct {
 	said []igmpSaid
 }
 
-// An igmpSaid is a message in words, and when it was said.
+// An igmpSaid is a message as text, with the time of its arrival.
 type igmpSaid struct {
 	at   time.Duration
 	text string
@@ -42,8 +42,8 @@ func newRouter(t *testing.T) *router {
 	return newRouterOf(t, describeIGMP)
 }
 
-// newRouterOf makes a router which records what describe says of the frames that it receives, unless that is
-// nothing.
+// newRouterOf makes a router that records what describe returns for each received frame, unless that is
+// empty.
 func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, change ...func(*Config)) *router {
 	t.Helper()
 	da, db := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
@@ -61,7 +61,7 @@ func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, cha
 	return r
 }
 
-// describeIGMP reads a frame by offsets of its own, and not by package wire's.
+// describeIGMP parses a frame without package wire.
 func describeIGMP(t *testing.T, f []byte) string {
 	if f[12] != 8 || f[13] != 0 || f[23] != 2 {
 		return ""
@@ -102,7 +102,7 @@ func describeIGMP(t *testing.T, f []byte) string {
 	return strings.Join(words, " ") + to
 }
 
-// heard returns what was said since the last call.
+// heard returns the messages since the last call.
 func (r *router) heard() []igmpSaid {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -111,7 +111,7 @@ func (r *router) heard() []igmpSaid {
 	return said
 }
 
-// texts are what was said since the last call, without the times.
+// texts returns the messages since the last call, without the times.
 func (r *router) texts() []string {
 	var texts []string
 	for _, m := range r.heard() {
@@ -120,20 +120,20 @@ func (r *router) texts() []string {
 	return texts
 }
 
-// after lets time pass and returns what was said in it.
+// after waits for d, and returns the messages that arrived in that time.
 func (r *router) after(d time.Duration) []string {
 	time.Sleep(d)
 	synctest.Wait()
 	return r.texts()
 }
 
-// ask sends an IGMP message with a router alert.
+// ask sends an IGMP message with the Router Alert option.
 func (r *router) ask(dst string, message string) {
 	r.t.Helper()
 	r.say(wire.IPv4{TTL: 1, Proto: wire.ProtoIGMP, Dst: addr(dst), Options: []byte{0x94, 4, 0, 0}}, message)
 }
 
-// say sends an IGMP message, given in hexadecimal with its checksum as 0000.
+// say sends an IGMP message. message is hexadecimal, with the checksum as 0000.
 func (r *router) say(h wire.IPv4, message string) {
 	r.t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(message, " ", ""))
@@ -151,9 +151,9 @@ const (
 	generalV1 = "11 00 0000 00000000"
 	generalV2 = "11 64 0000 00000000"                     // answer within 10 s
 	generalV3 = "11 64 0000 00000000 02 7d 0000"          // the same, robustness 2, every 125 s
-	groupV3   = "11 0a 0000 e0010203 02 7d 0000"          // 224.1.2.3, within 1 s
+	groupV3   = "11 0a 0000 e0010203 02 7d 0000"          // for 224.1.2.3; answer within 1 s
 	groupV2   = "11 0a 0000 e0010203"                     //
-	sourcesV3 = "11 0a 0000 e0010203 02 7d 0001 c6336401" // 198.51.100.1 of it
+	sourcesV3 = "11 0a 0000 e0010203 02 7d 0001 c6336401" // for the source 198.51.100.1 of 224.1.2.3
 )
 
 func TestTheFirstReportOfAGroupHasTheseBytes(t *testing.T) {
@@ -164,7 +164,7 @@ func TestTheFirstReportOfAGroupHasTheseBytes(t *testing.T) {
 	frames := p.take()
 	require.Len(t, frames, 1)
 	f := frames[0]
-	clear(f[18:20]) // the identification, and the header's checksum with it
+	clear(f[18:20]) // the identification and the header checksum
 	clear(f[24:26])
 	require.Equal(t, strings.ReplaceAll(""+
 		"01005e000016 02000000000a 0800"+ // to the MAC of 224.0.0.22
@@ -260,8 +260,8 @@ func TestQueriesThatOverlapAreAnsweredTogether(t *testing.T) {
 		want    []string
 	}{
 		{[]string{generalV3, generalV3}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
-		// The group's answer comes before or after that to the general query, which
-		// makes it needless only if it is sooner.
+		// The group's answer is due before or after the answer to the general query. The general answer
+		// replaces it only if it is due first.
 		{[]string{"11 01 0000 00000000 02 7d 0000", "11 ff 0000 e0010203 02 7d 0000"}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
 		{[]string{groupV3, groupV3}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
 		{[]string{groupV3, sourcesV3}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
@@ -340,7 +340,7 @@ func TestAQuerierOfVersion2IsToldInItsTongue(t *testing.T) {
 		require.NoError(t, u.Join(group, 2))
 		r.after(time.Minute)
 
-		// RFC 3376 8.12: 2 * 125 + 10 s after its last query the old querier is gone.
+		// RFC 3376 8.12: the old querier times out 2 * 125 + 10 s after its last query.
 		r.ask("224.0.0.1", generalV2)
 		r.after(260*time.Second - 1)
 		require.NoError(t, u.Leave(group, 2))
@@ -362,7 +362,7 @@ func TestInVersion2OneReportOfAGroupIsEnough(t *testing.T) {
 		require.NoError(t, u.Join(addr("224.1.2.4"), 2))
 		r.after(time.Minute)
 		r.ask("224.0.0.1", generalV2)
-		r.ask("224.1.2.3", "16 00 0000 e0010203") // another member was quicker
+		r.ask("224.1.2.3", "16 00 0000 e0010203") // another member reports first
 		require.Equal(t, []string{"v2 report 224.1.2.4 > 224.1.2.4"}, r.after(time.Minute))
 		require.NoError(t, u.Leave(addr("224.1.2.3"), 2))
 		require.Empty(t, r.after(time.Minute), "it is the other's to say")
@@ -371,7 +371,7 @@ func TestInVersion2OneReportOfAGroupIsEnough(t *testing.T) {
 	})
 }
 
-// RFC 2236 3: a timer that runs is only ever shortened.
+// RFC 2236 3: a query only shortens a running timer.
 func TestAQueryInVersion2ShortensTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -434,7 +434,7 @@ func TestMessagesThatAreNotBelievedMeetSilence(t *testing.T) {
 			{dropIGMP, func() { r.ask("224.1.2.3", generalV3) }},
 			{dropIGMP, func() { r.ask("224.1.2.3", generalV1) }},
 			{dropIGMP, func() { r.ask("192.0.2.1", "22 00 0000 00000000") }},
-			{dropIGMP, func() { r.ask("224.1.2.3", "16 00 0000 e0010203") }}, // of no use in version 3
+			{dropIGMP, func() { r.ask("224.1.2.3", "16 00 0000 e0010203") }}, // version 3 ignores reports
 			{dropIGMP, func() { r.ask("192.0.2.1", "7f 00 0000 e0010203") }},
 			{wire.BadIGMPLength, func() { r.ask("224.0.0.1", generalV2+"00") }},
 			{wire.BadIGMPLength, func() { r.ask("224.0.0.1", generalV2+"020000") }},
@@ -454,7 +454,7 @@ func TestMessagesThatAreNotBelievedMeetSilence(t *testing.T) {
 	})
 }
 
-// RFC 4541 2.1.1: a switch that snoops and has no address asks from 0.0.0.0.
+// RFC 4541 2.1.1: a switch with IGMP snooping and without an address queries from 0.0.0.0.
 func TestAQuerierWithoutAnAddressIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -519,7 +519,7 @@ func TestManyGroupsAreReportedInAsManyDatagramsAsItTakes(t *testing.T) {
 	})
 }
 
-// many are n groups.
+// many returns n groups.
 func many(n int) (groups []netip.Addr) {
 	for i := range n {
 		groups = append(groups, netip.AddrFrom4([4]byte{239, 1, byte(i >> 8), byte(i)}))
@@ -527,7 +527,8 @@ func many(n int) (groups []netip.Addr) {
 	return groups
 }
 
-// records counts the records of reports: in IGMPv3 those that are due at the same time share one report.
+// records counts the records of reports. In IGMPv3, records that are due at the same time share a
+// report.
 func records(reports []string) (n int) {
 	for _, m := range reports {
 		n += max(strings.Count(m, "TO_"), 1)
@@ -567,8 +568,8 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 	}
 }
 
-// What a change costs is measured in bytes, which a copy of what there is would need, whatever
-// the machine has to do beside.
+// The cost of a change is measured in allocated bytes, which do not depend on the load of the machine.
+// A copy of all groups would show in them.
 func TestAChangeCostsWhatItsGroupCosts(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{MTU: 1500, Medium: nic.Ethernet}), "192.0.2.1/24")
 	u := openUDP(t, s, "0.0.0.0:5")
@@ -613,9 +614,8 @@ func TestALinkThatIsRemovedHearsALeave(t *testing.T) {
 	})
 }
 
-// A router knows a host's groups from what it says: here are joins and leaves at random,
-// and a router that believes every report and counts no sources (RFC 3376 6.4). It misses
-// the first copy of whatever is said twice.
+// Join and leave groups at random. A router that believes every report and ignores sources (RFC 3376
+// 6.4) always knows the groups of the host, although it loses the first copy of each report.
 func TestARouterKnowsTheGroupsOfAHost(t *testing.T) {
 	for _, version := range []int{3, 2} {
 		for seed := range uint64(5) {
@@ -668,7 +668,7 @@ func TestARouterKnowsTheGroupsOfAHost(t *testing.T) {
 					}
 					listen()
 					if version == 2 && rnd.IntN(10) == 0 {
-						r.ask("224.0.0.1", generalV2) // which keeps the version, too
+						r.ask("224.0.0.1", generalV2) // also keeps the host in version 2
 						time.Sleep(10 * time.Second)
 						listen()
 					}

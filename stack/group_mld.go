@@ -14,9 +14,8 @@ import (
 const mldHeader = wire.IPv6Len + wire.RouterAlertLen
 
 // allReporters6 is the destination of version 2 reports. RFC 9777 5.2.14: "Version 2 Multicast Listener
-// Reports are sent
-// with an IP destination address of FF02:0:0:0:0:0:0:16, to which all MLDv2-capable multicast routers
-// listen."
+// Reports are sent with an IP destination address of FF02:0:0:0:0:0:0:16, to which all MLDv2-capable
+// multicast routers listen."
 func allReporters6() netip.Addr {
 	return netip.AddrFrom16([16]byte{0xff, 0x02, 15: 0x16})
 }

@@ -22,8 +22,8 @@ func newRouter6(t *testing.T) *router {
 	return newRouterOf(t, describeMLD, with(both[0]))
 }
 
-// describeMLD reads a frame by offsets of its own, and not by package wire's. What the stack says of its own
-// solicited-node groups is left out.
+// describeMLD parses a frame without package wire. It ignores reports about the stack's own
+// solicited-node groups.
 func describeMLD(t *testing.T, f []byte) string {
 	if f[12] != 0x86 || f[13] != 0xdd || f[20] != 0 || f[54] != 58 {
 		return ""
@@ -68,7 +68,7 @@ func describeMLD(t *testing.T, f []byte) string {
 	return strings.Join(words, " ") + to
 }
 
-// quiet is a message, unless it is about a solicited-node group.
+// quiet returns text, or "" if it is about a solicited-node group.
 func quiet(text string) string {
 	if strings.Contains(text, " ff02::1:ff") {
 		return ""
@@ -76,7 +76,7 @@ func quiet(text string) string {
 	return text
 }
 
-// ask6 sends an MLD message, given in hexadecimal with its checksum as 0000, as a router does.
+// ask6 sends an MLD message as a router does. message is hexadecimal, with the checksum as 0000.
 func (r *router) ask6(dst, message string) {
 	r.t.Helper()
 	r.say6(wire.IPv6{HopLimit: 1, Src: addr("fe80::2"), Dst: addr(dst)}, message, true)
@@ -105,7 +105,7 @@ const (
 	hexGroup  = "ff350000000000000000000000001234" // ff35::1234
 	general1  = "82 00 0000 2710 0000" + noGroup   // MLDv1, answer within 10 s
 	general2  = general1 + "02 7d 0000"            // MLDv2, robustness 2, every 125 s
-	ofGroup1  = "82 00 0000 03e8 0000" + hexGroup  // within 1 s
+	ofGroup1  = "82 00 0000 03e8 0000" + hexGroup  // answer within 1 s
 	ofGroup2  = ofGroup1 + "02 7d 0000"            //
 	hexSource = "20010db8000000000000000000000007" // 2001:db8::7
 	ofSource2 = "82 00 0000 03e8 0000" + hexGroup + "02 7d 0001" + hexSource
@@ -138,12 +138,12 @@ func TestTheFirstReportOfMLDHasTheseBytes(t *testing.T) {
 	require.Equal(t, strings.ReplaceAll(""+
 		"333300000016 02000000000a 86dd"+ // to the MAC of ff02::16
 		"60000000 0024 00 01 fe80000000000000000000fffe00000a ff020000000000000000000000000016"+
-		"3a00 0502 0000 0100"+ // router alert of MLD
+		"3a00 0502 0000 0100"+ // Router Alert with the value for MLD
 		"8f00 0000 00000001"+ // version 2, one record
 		"04000000 ff350000000000000000000000001234", " ", ""), hex.EncodeToString(f), "TO_EX, no sources")
 }
 
-// RFC 9777 6.1: changes are told [Robustness Variable] times, as those of IGMP are.
+// RFC 9777 6.1: as in IGMP, each change is reported [Robustness Variable] times.
 func TestChangesAreReportedByMLD(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
@@ -201,7 +201,7 @@ func TestQueriesOfMLDAreAnswered(t *testing.T) {
 	})
 }
 
-// RFC 2710, and RFC 9777 8.2.1 for a host of version 2.
+// RFC 2710, and RFC 9777 8.2.1 for a host that supports version 2.
 func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
@@ -221,7 +221,7 @@ func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 		require.NoError(t, u.Leave(group6, 2))
 		require.Equal(t, done, r.after(time.Minute))
 
-		// RFC 2710 4: a report of another node suppresses ours, and then Done is not ours to say.
+		// RFC 2710 4: a report of another node suppresses the host's, and the host then sends no Done.
 		require.NoError(t, u.Join(group6, 2))
 		r.after(time.Minute)
 		r.ask6("ff02::1", general1)
@@ -230,7 +230,7 @@ func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 		require.NoError(t, u.Leave(group6, 2))
 		require.Empty(t, r.after(time.Minute))
 
-		// A report of version 2 counts as well: it is ours to say that the group is left.
+		// A report of version 2 counts too: the host was the last to report, and sends a Done.
 		r.after(time.Hour)
 		require.NoError(t, u.Join(group6, 2))
 		r.after(time.Minute)
@@ -238,7 +238,7 @@ func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 		require.NoError(t, u.Leave(group6, 2))
 		require.Equal(t, done, r.after(time.Minute))
 
-		// RFC 9777 9.12: 2 * 125 + 10 s after its last query the old querier is gone.
+		// RFC 9777 9.12: the old querier times out 2 * 125 + 10 s after its last query.
 		r.ask6("ff02::1", general1)
 		r.after(260 * time.Second)
 		require.NoError(t, u.Join(group6, 2))
@@ -246,7 +246,8 @@ func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 	})
 }
 
-// RFC 9777 6.2: a query has a link-local source, hop limit 1 and a router alert; 10.1: a general one is for all nodes.
+// RFC 9777 6.2: a query has a link-local source, hop limit 1 and the Router Alert option; 10.1: a
+// general query is sent to all nodes.
 func TestMLDThatIsNotBelievedMeetsSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
@@ -268,7 +269,7 @@ func TestMLDThatIsNotBelievedMeetsSilence(t *testing.T) {
 			{dropMLD, other, general2, true},
 			{dropMLD, h, "8f 00 0000 0000 0000", true},
 			{dropMLD, h, "84 00 0000 0000 0000" + hexGroup, true},
-			{dropMLD, other, "83 00 0000 0000 0000" + hexGroup, true}, // of no use in version 2
+			{dropMLD, other, "83 00 0000 0000 0000" + hexGroup, true}, // version 2 ignores reports
 			{wire.BadMLDLength, h, general2 + "00", true},
 			{wire.BadMLDLength, h, general1 + "0000", true},
 			{wire.BadMLDLength, other, ofSource2[:len(ofSource2)-2], true},
@@ -276,7 +277,7 @@ func TestMLDThatIsNotBelievedMeetsSilence(t *testing.T) {
 			{wire.ShortMLD, h, "83 00 0000 0000 0000", true},
 		} {
 			if c.why == wire.BadMLDLength && c.message == general2+"00" {
-				continue // RFC 9777 5.1.12: what follows is ignored
+				continue // RFC 9777 5.1.12: additional data is ignored
 			}
 			before := dropped(r.s, c.why)
 			r.say6(c.h, c.message, c.alert)
@@ -288,7 +289,7 @@ func TestMLDThatIsNotBelievedMeetsSilence(t *testing.T) {
 	})
 }
 
-// RFC 9777 6: the group of all nodes is never reported, nor one that does not leave the node.
+// RFC 9777 6: the all-nodes group and groups of scope 0 and 1 are never reported.
 func TestNothingIsSaidOfNodesOwnGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
@@ -304,7 +305,7 @@ func TestNothingIsSaidOfNodesOwnGroups(t *testing.T) {
 	})
 }
 
-// RFC 9777 5.2.13: without a link-local address, reports come from the unspecified one.
+// RFC 9777 5.2.13: a host without a link-local address sends reports from the unspecified address.
 func TestAHostWithoutLinkLocalAddressReports(t *testing.T) {
 	d, e := nic.Pipe(nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true})
 	p := &peer{t: t, dev: e}
@@ -328,7 +329,7 @@ func TestAHostWithoutLinkLocalAddressReports(t *testing.T) {
 	require.Equal(t, wire.OK, r)
 }
 
-// What one family says is no matter of the other.
+// The messages of one protocol do not affect the other.
 func TestIGMPAndMLDGoTheirOwnWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouterOf(t, func(t *testing.T, f []byte) string {
@@ -377,7 +378,7 @@ func TestManyGroupsOfIPv6FitTheirDatagrams(t *testing.T) {
 	})
 }
 
-// What sockets may join, and what they hear then.
+// Which groups sockets may join, and which datagrams they receive.
 func TestSocketsOfIPv6JoinGroups(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	u := openUDP6(t, a, 9)
@@ -412,7 +413,7 @@ func TestSocketsOfIPv6JoinGroups(t *testing.T) {
 	require.Empty(t, texts(one))
 	require.Equal(t, []string{"for two"}, texts(two))
 
-	// A member hears itself.
+	// A member receives its own datagrams.
 	require.NoError(t, u.Join(group6, 2))
 	say(t, u, "[ff35::1234]:9", "self", SendOptions{NIC: 2})
 	require.Equal(t, []string{"self"}, texts(u))
@@ -426,7 +427,8 @@ func TestSocketsOfIPv6JoinGroups(t *testing.T) {
 	require.Empty(t, texts(u))
 }
 
-// RFC 3590 4: what was reported before the link-local address could be used is reported again.
+// RFC 3590 4: groups that were reported from the unspecified address are reported again from the
+// link-local address.
 func TestReportsAreSentAgainFromTheAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouterOf(t, describeMLD, with(both[0][:2]), func(cfg *Config) { cfg.WaitForDAD = true })
@@ -441,7 +443,7 @@ func TestReportsAreSentAgainFromTheAddress(t *testing.T) {
 	})
 }
 
-// RFC 9777 6: the solicited-node groups of a host's addresses are reported, for switches that snoop.
+// RFC 9777 6: the solicited-node groups of a host are reported, for switches with MLD snooping.
 func TestSolicitedNodeGroupsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with(both[0]))
@@ -464,7 +466,7 @@ func TestSolicitedNodeGroupsAreReported(t *testing.T) {
 }
 
 func TestALinkBelow1280HasNoReportsOfMLD(t *testing.T) {
-	// The room for the sources of a record is nearly nothing there.
+	// With such MTUs a report has almost no space for sources.
 	for _, mtu := range []int{minMTU, 92, 1279} {
 		other, _ := nic.Pipe(nic.PipeConfig{})
 		s, p := hostAndPeerOn(t, nic.PipeConfig{MTU: mtu, NoTxChecksum: true}, func(c *Config) {

@@ -14,8 +14,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// twoLinks is a host with 192.0.2.1 on eth0 (index 2) and 198.51.100.1 on eth1 (index 3),
-// and a host at the other end of each.
+// twoLinks makes a host with 192.0.2.1 on eth0 (index 2) and 198.51.100.1 on eth1 (index 3), and a host
+// at the other end of each link.
 func twoLinks(t *testing.T) (s, on0, on1 *Stack) {
 	t.Helper()
 	d0, e0 := nic.Pipe(nic.PipeConfig{})
@@ -35,7 +35,7 @@ func openShared(t *testing.T, s *Stack, local string) *UDP {
 	return u
 }
 
-// take returns the texts that wait in a socket with what came with them.
+// take returns the payloads in a socket's queue, with their metadata.
 func take(u *UDP) (texts []string, metas []Meta) {
 	b := make([]byte, 100)
 	for {
@@ -157,7 +157,7 @@ func TestAGroupOnTheLoopbackStaysInTheHost(t *testing.T) {
 	say(t, u, "224.1.2.3:6", "nobody joined", SendOptions{})
 	require.Empty(t, texts(v))
 	require.NoError(t, v.Join(addr("224.1.2.3"), 1))
-	require.NoError(t, u.SetMulticastLoopback(false)) // not a matter of the loopback interface
+	require.NoError(t, u.SetMulticastLoopback(false)) // does not affect the loopback interface
 	say(t, u, "224.1.2.3:6", "inside", SendOptions{})
 	got, metas := take(v)
 	require.Equal(t, []string{"inside"}, got)
@@ -237,7 +237,7 @@ func TestTheSenderChoosesTheLinkOfAHost(t *testing.T) {
 	say(t, u, "203.0.113.1:5", "by the router", SendOptions{NIC: 2})
 	require.Equal(t, 1, dropped(on0, dropNotLocal), "it came there")
 	require.Empty(t, texts(far))
-	// On a link without a route everything is a neighbour.
+	// On a chosen link, an address without a route is on-link.
 	say(t, u, "203.0.113.1:5", "who has it?", SendOptions{NIC: 3})
 	require.NotEmpty(t, s.Neighbors())
 	say(t, u, "255.255.255.255:5", "limited", SendOptions{NIC: 3})
@@ -297,7 +297,7 @@ func TestAGroupWithoutARouteOrALinkCannotBeJoined(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ENETUNREACH)
 }
 
-// A group's MAC address stands for 32 groups: RFC 1112 6.4.
+// RFC 1112 6.4: 32 groups share a MAC address.
 func TestAGroupThatOnlySharesTheMACIsNotHeard(t *testing.T) {
 	s, p := hostAndPeer(t)
 	u := openUDP(t, s, "0.0.0.0:5")
@@ -312,8 +312,8 @@ func TestAGroupThatOnlySharesTheMACIsNotHeard(t *testing.T) {
 	require.Equal(t, 2, dropped(s, dropNotJoined))
 }
 
-// What the host hears from itself comes in the order in which it was said, whoever
-// delivers it.
+// The host's own datagrams are received in the order in which they were sent, whichever goroutine
+// delivers them.
 func TestConcurrentSendersHearThemselvesInOrder(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	u := openUDP(t, a, "0.0.0.0:5")
@@ -344,21 +344,21 @@ func TestWhatAHostHearsOfItselfIsBounded(t *testing.T) {
 	u := openUDP(t, a, "0.0.0.0:5")
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 	require.NoError(t, u.SetReadBuffer(1<<30))
-	require.NoError(t, u.SetMulticastTTL(0)) // so that no wait for the link is among it
+	require.NoError(t, u.SetMulticastTTL(0)) // nothing waits for the link
 	ds := make([]Datagram, 200)
-	payload := make([]byte, 40000) // in buffers of 64 KiB
+	payload := make([]byte, 40000) // in a buffer of 64 KiB
 	for i := range ds {
 		ds[i] = Datagram{Buffers: [][]byte{payload}, Addr: addrPort("224.1.2.3:5"), Options: SendOptions{NIC: 2}}
 	}
-	// What is heard while it is still being sent makes room for more, on a loaded machine for
-	// all of it: so it is tried again until there is a loss.
+	// Datagrams that are delivered during the batch make space for others. On a loaded machine all may
+	// be delivered in time, so try until there is a loss.
 	for range 50 {
 		n, err := u.WriteBatch(ds)
 		require.NoError(t, err)
 		require.Equal(t, len(ds), n)
 		lost := dropped(a, dropLoopQueue)
 		heard := 0
-		for heard < len(ds)-lost { // another goroutine may be at it
+		for heard < len(ds)-lost { // another goroutine may still deliver
 			runtime.Gosched()
 			heard += len(texts(u))
 		}
@@ -387,7 +387,7 @@ func TestRawSocketsAreMembersOfGroupsToo(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, addr("192.0.2.1"), from)
 	require.Equal(t, Meta{Dst: addr("224.1.2.3"), TTL: 9, NIC: 2}, meta)
-	// RFC 1122 3.2.2.6: an echo request to a group "MAY be silently discarded", as by Linux.
+	// RFC 1122 3.2.2.6: an echo request to a group "MAY be silently discarded", as on Linux.
 	require.Equal(t, 1, dropped(b, dropEchoBroadcast))
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 	say("ourselves")
@@ -399,7 +399,7 @@ func TestRawSocketsAreMembersOfGroupsToo(t *testing.T) {
 	require.Equal(t, []netip.Addr{allHosts()}, b.Interfaces()[1].Groups)
 }
 
-// RFC 1122 3.2.2: no error is sent about a datagram to a group, whoever it is from.
+// RFC 1122 3.2.2: no error is sent about a datagram to a group, whatever its source.
 func TestNoErrorIsSentAboutADatagramToAGroup(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u, v := openUDP(t, a, "0.0.0.0:5"), openUDP(t, b, "0.0.0.0:6")

@@ -25,7 +25,7 @@ var (
 
 const toV3 = " > 224.0.0.22"
 
-// RFC 3376 5.1: the table of state changes, each told as often as the robustness variable has it.
+// RFC 3376 5.1: each kind of state change is reported [Robustness Variable] times.
 func TestSourceChangesAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -61,7 +61,7 @@ func TestSourceChangesAreReported(t *testing.T) {
 	})
 }
 
-// RFC 3376 5.1, of changes that come before the last one has been told often enough.
+// RFC 3376 5.1, for changes while an earlier one is still being repeated.
 func TestSourceChangesThatOverlapAreMerged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -70,7 +70,7 @@ func TestSourceChangesThatOverlapAreMerged(t *testing.T) {
 		require.NoError(t, u.JoinSource(group1, src2, 2))
 		require.Equal(t, []string{
 			"v3 ALLOW 232.1.2.3,192.0.2.2" + toV3,
-			"v3 ALLOW 232.1.2.3,192.0.2.2,192.0.2.3" + toV3, // the second time for the one
+			"v3 ALLOW 232.1.2.3,192.0.2.2,192.0.2.3" + toV3, // repeats the first
 			"v3 ALLOW 232.1.2.3,192.0.2.3" + toV3,
 		}, r.after(time.Minute))
 		require.NoError(t, u.JoinSource(group1, src3, 2))
@@ -83,7 +83,7 @@ func TestSourceChangesThatOverlapAreMerged(t *testing.T) {
 			"v3 BLOCK 232.1.2.3,192.0.2.4" + toV3,
 		}, r.after(time.Minute))
 
-		// A change of mode is told first, and all that comes meanwhile with it: "the next
+		// A change of mode is reported first, and includes later changes of sources: "the next
 		// [Robustness Variable] State-Change Reports will include a Filter-Mode-Change record".
 		require.NoError(t, v.Join(group1, 2))
 		require.NoError(t, v.BlockSource(group1, src1, 2))
@@ -138,17 +138,17 @@ func TestQueriesAreAnsweredWithTheSources(t *testing.T) {
 		ask(ofSources, "v3 IS_IN 232.1.2.3,192.0.2.3")
 		ask(ofOther, "v3 IS_IN 232.1.2.3,192.0.2.4")
 
-		// An answer that waits is not lost by a change of another source.
+		// A pending answer survives a change of another source.
 		r.ask(group1.String(), "11 64 0000 e8010203 02 7d 0001 c0000204")
-		require.NoError(t, v.BlockSource(group1, src2, 2)) // which u wants: no change
+		require.NoError(t, v.BlockSource(group1, src2, 2)) // u wants it: no change
 		require.NoError(t, u.LeaveSource(group1, src2, 2))
 		require.Contains(t, r.after(time.Minute), "v3 IS_IN 232.1.2.3,192.0.2.4"+toV3)
-		// One for a group that has been left meanwhile is, and nothing waits for ever.
+		// A pending answer for a group is canceled when the group is left.
 		r.ask(group1.String(), ofGroup)
 		require.NoError(t, v.Leave(group1, 2))
 		require.Equal(t, []string{"v3 TO_IN 232.1.2.3" + toV3, "v3 TO_IN 232.1.2.3" + toV3}, r.after(time.Minute))
 		require.Empty(t, r.s.groups.due)
-		// A change of mode tells all that an answer would.
+		// A report of a change of mode contains all that the pending answer would.
 		require.NoError(t, v.JoinSource(group1, src1, 2))
 		r.after(time.Minute)
 		r.ask(group1.String(), "11 ff 0000 e8010203 02 7d 0000")
@@ -174,7 +174,8 @@ func TestSourcesInVersion2AreAGroup(t *testing.T) {
 	})
 }
 
-// RFC 3376 4.2.16: a record that does not fit a report is split, but one of what is excluded is cut.
+// RFC 3376 4.2.16: a record that does not fit in a report is split, but a record with excluded sources
+// is truncated.
 func TestManySourcesTakeManyReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -216,7 +217,8 @@ func TestAHostThatGoesBlocksItsSources(t *testing.T) {
 	})
 }
 
-// What comes from a source that nobody wants is counted, and who does not want it does not get it.
+// A datagram from a source that no socket wants is counted. A socket does not receive datagrams from
+// sources that it does not want.
 func TestOnlyWantedSourcesAreReceived(t *testing.T) {
 	s, p := hostAndPeer(t)
 	one, two, any := openShared(t, s, "0.0.0.0:5"), openShared(t, s, "0.0.0.0:5"), openShared(t, s, "0.0.0.0:5")
@@ -258,7 +260,7 @@ func TestOnlyWantedSourcesAreReceived(t *testing.T) {
 	require.Equal(t, 1, heard())
 }
 
-// A host hears itself where it is a source that it wants.
+// A host receives its own datagrams if it wants itself as a source.
 func TestASourceHearsItselfIfItWants(t *testing.T) {
 	s, _ := hostAndPeer(t)
 	u := openUDP(t, s, "0.0.0.0:5")
@@ -282,8 +284,8 @@ func TestSourceFiltersOfSocketsMakeTheInterfaces(t *testing.T) {
 	require.Equal(t, sourceFilter{true, []netip.Addr{b, c}}, got)
 }
 
-// A slow reference of RFC 3376 3.2, and a router that knows the sources from what it hears by the tables of 6.4
-// without timers: joins, leaves and blocks at random, of which it misses the first report.
+// A slow reference for RFC 3376 3.2, and a router that follows the tables of 6.4 without timers. Joins,
+// leaves and blocks come at random, and the router loses the first copy of each report.
 func TestARouterKnowsTheSourcesOfAHost(t *testing.T) {
 	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
@@ -319,10 +321,10 @@ func TestARouterKnowsTheSourcesOfAHost(t *testing.T) {
 // A sourceSet is a filter in another form than the stack's.
 type sourceSet struct {
 	exclude bool
-	sources string // the last digits, in order
+	sources string // the last digits, ascending
 }
 
-// randomFilter changes a socket's filter in a way that it allows.
+// randomFilter makes a random change that a socket's filter allows.
 func randomFilter(t *testing.T, rnd *rand.Rand, u *UDP, filters map[string]*sourceSet, key string, group, source netip.Addr) {
 	f, digit := filters[key], source.String()[len("198.51.100."):]
 	has := f != nil && strings.Contains(f.sources, digit)
@@ -362,7 +364,7 @@ func randomFilter(t *testing.T, rnd *rand.Rand, u *UDP, filters map[string]*sour
 	}
 }
 
-// wantedSources is what the interface wants of each group, source by source.
+// wantedSources returns the filter of the interface for each group. It checks each source by itself.
 func wantedSources(filters map[string]*sourceSet, socks int) map[string]sourceSet {
 	want := map[string]sourceSet{}
 	for _, group := range []string{"232.1.1.1", "232.1.1.2"} {
@@ -387,7 +389,7 @@ func wantedSources(filters map[string]*sourceSet, socks int) map[string]sourceSe
 	return want
 }
 
-// takeReport is what a router knows after a report.
+// takeReport returns what a router knows after a report.
 func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 	known = maps.Clone(known)
 	words := strings.Fields(strings.TrimSuffix(text, toV3))[1:]
@@ -428,7 +430,7 @@ func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 	return known
 }
 
-// An IGMP query for a group comes from a router, which is no source that anybody has joined.
+// An IGMP query for a group comes from a router, whose address no socket has joined as a source.
 func TestAQueryForAFilteredGroupIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -440,7 +442,7 @@ func TestAQueryForAFilteredGroupIsHeard(t *testing.T) {
 	})
 }
 
-// Joins without filters cost what they did.
+// A filtered group does not add to the cost of other joins.
 func TestABlockedSourceCostsOthersNothing(t *testing.T) {
 	d, _ := nic.Pipe(nic.PipeConfig{})
 	s := newHost(t, d, "192.0.2.1/24")

@@ -50,13 +50,12 @@ type icmpError struct {
 // sendICMPError sends an ICMP error about a received datagram, if the rules allow it. pointer is the
 // offset of the error in the datagram, for the kinds that have one.
 //
-// RFC 1122 3.2.2: "An ICMP error message MUST NOT be sent as the result of
-// receiving: an ICMP error message, or a datagram destined to an IP broadcast
-// or IP multicast address, or a datagram sent as a link-layer broadcast, or a
-// non-initial fragment, or a datagram whose source address does not define a
+// RFC 1122 3.2.2: "An ICMP error message MUST NOT be sent as the result of receiving: an ICMP error
+// message, or a datagram destined to an IP broadcast or IP multicast address, or a datagram sent as a
+// link-layer broadcast, or a non-initial fragment, or a datagram whose source address does not define a
 // single host". RFC 4443 2.4 (e) has the same rules, except for "the Parameter Problem Message, Code 2,
-// [...] that reports an unrecognized IPv6 option [...] that has the Option Type highest-order
-// two bits set to 10".
+// [...] that reports an unrecognized IPv6 option [...] that has the Option Type highest-order two bits
+// set to 10".
 func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
 	if p.broadcast && k != icmpOptionToGroup || !isUnicast(p.src) || p.isICMPError() {
 		return

@@ -7,8 +7,7 @@ import (
 )
 
 // maxICMPError6 is the largest size of an ICMPv6 error. RFC 4443 2.4 (c): it "MUST include as much of
-// the IPv6
-// offending (invoking) packet [...] as possible without making the error message packet exceed
+// the IPv6 offending (invoking) packet [...] as possible without making the error message packet exceed
 // the minimum IPv6 MTU".
 const maxICMPError6 = wire.MinIPv6MTU
 

@@ -25,7 +25,7 @@ func bare(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
-// requireChanged fails unless a change is told, and none before it.
+// requireChanged fails unless change closes the channel of Changed, and not before.
 func requireChanged(t *testing.T, s *Stack, what string, change func()) {
 	t.Helper()
 	changed := s.Changed()
@@ -65,7 +65,7 @@ func TestAnAddressComesAndGoesWhileTheHostRuns(t *testing.T) {
 		{Dst: prefix("0.0.0.0/0"), NIC: "eth0", Via: addr("192.0.2.9")},
 	}, s.Routes())
 
-	// A second one, in the network of the first.
+	// A second address in the network of the first.
 	require.NoError(t, s.AddAddr("eth0", prefix("192.0.2.7/24"), AddrOptions{}))
 	require.Equal(t, addr("192.0.2.1"), s.SourceFor(addr("203.0.113.1")))
 	require.NoError(t, s.RemoveAddr("eth0", addr("192.0.2.1")))
@@ -111,7 +111,7 @@ func TestTheGatewayOfConfigCanBeReplaced(t *testing.T) {
 	require.Equal(t, addr("192.0.2.9"), s.Interfaces()[1].Gateway)
 }
 
-// The gateway of a single address stays on the link when a network comes.
+// A gateway outside the network of a single address stays on-link when another address is added.
 func TestAGatewayOffTheNetworkSurvivesAnAddress(t *testing.T) {
 	s, _ := hostAndPeer(t, func(c *Config) {
 		c.NICs[0].Addrs, c.NICs[0].Gateway = []netip.Prefix{prefix("203.0.113.7/32")}, addr("169.254.0.1")
@@ -162,8 +162,8 @@ func TestAddAddrSaysWhatIsWrong(t *testing.T) {
 	require.Equal(t, net.ErrClosed, s.RemoveAddr("eth0", addr("192.0.2.8")))
 }
 
-// As on Linux 6.18: what was in flight when the route went makes the difference, and nothing
-// is sent from the address that is gone.
+// As on Linux 6.18: the error depends on whether data was in flight when the route went. Nothing is
+// sent from the removed address.
 func TestAConnectionEndsWithoutItsAddress(t *testing.T) {
 	for _, inFlight := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestAConnectionEndsWithoutItsAddress(t *testing.T) {
 				_, err := c.Write([]byte("lost"))
 				require.NoError(t, err)
 			}
-			// There would be another way out.
+			// With this address there is another way out.
 			require.NoError(t, a.AddAddr("", prefix("192.0.2.77/24"), AddrOptions{}))
 			require.NoError(t, a.RemoveAddr("", addr("192.0.2.1")))
 			before := framesAt(b)
@@ -206,7 +206,7 @@ func TestAConnectionGoesOnWhenItsAddressIsBack(t *testing.T) {
 		require.NoError(t, a.RemoveAddr("", addr("192.0.2.1")))
 		done := make(chan error)
 		go func() {
-			_, err := c.Write(make([]byte, 200<<10)) // so much is sent from where it is
+			_, err := c.Write(make([]byte, 200<<10)) // large enough for a zero-copy send
 			done <- err
 		}()
 		time.Sleep(5 * time.Second)
@@ -223,7 +223,7 @@ func TestAConnectionGoesOnWhenItsAddressIsBack(t *testing.T) {
 	})
 }
 
-// As on Linux, both ends of a connection within the host lose their way.
+// As on Linux, a connection within the host fails on both ends.
 func TestAConnectionWithinTheHostEndsToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := twoHosts(t, nic.PipeConfig{})
@@ -234,7 +234,7 @@ func TestAConnectionWithinTheHostEndsToo(t *testing.T) {
 		d, err := l.Accept()
 		require.NoError(t, err)
 		pass(t, c, d)
-		time.Sleep(time.Second) // it is acknowledged
+		time.Sleep(time.Second) // the data is acknowledged
 		require.NoError(t, a.RemoveAddr("", addr("192.0.2.1")))
 		_, err = c.Write([]byte("x"))
 		require.NoError(t, err)
@@ -243,7 +243,7 @@ func TestAConnectionWithinTheHostEndsToo(t *testing.T) {
 	})
 }
 
-// Linux 6.18: ENETUNREACH after all of its SYNs.
+// As on Linux 6.18: the error is ENETUNREACH, after all SYNs.
 func TestADialWithoutItsAddressIsUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, func(c *Config) {
@@ -352,7 +352,7 @@ func TestALeaseIsRenewed(t *testing.T) {
 		}
 		require.Len(t, p.sent(), 1, "it is announced once")
 		require.Len(t, s.Routes(), 1)
-		// Shorter than it was, and then for ever.
+		// A shorter lifetime than before, and then an infinite one.
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Valid: time.Minute}))
 		time.Sleep(time.Minute - 1)
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Valid: 1<<63 - 1}))
@@ -361,7 +361,7 @@ func TestALeaseIsRenewed(t *testing.T) {
 	})
 }
 
-// A host that is closed, or a link that is removed, leaves no timer to work on it.
+// After Close or RemoveNIC, no timer remains.
 func TestLifetimesEndWithTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := bare(t)
@@ -416,7 +416,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 		_, err := s.OpenUDP(FamilyAny, addrPort("192.0.2.1:0"))
 		require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 
-		// Whoever adds it again means it.
+		// Adding the address again ends its duplicate state.
 		add()
 		require.Equal(t, announcement, p.sent())
 		require.Equal(t, AddrInfo{Prefix: prefix("192.0.2.1/24"), Origin: AddrDHCP, ValidUntil: info().ValidUntil}, info())
@@ -429,7 +429,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 	})
 }
 
-// The conflicts of one address are not those of another.
+// A conflict of one address does not count for another.
 func TestEachAddressIsDefendedForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
@@ -474,12 +474,12 @@ func TestAChangeIsTold(t *testing.T) {
 	}
 }
 
-// Many wait, and there is nothing of them on the host.
+// All callers that wait for a change are notified. A caller that does not wait changes nothing.
 func TestAllWhoWaitForAChangeAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := hostAndPeer(t)
 		for range 100 {
-			s.Changed() // and does not come back
+			s.Changed() // the caller does not wait
 		}
 		done := make(chan bool, 10)
 		for range cap(done) {

@@ -16,9 +16,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// fragment6 makes a fragment of the part of a packet that can be fragmented, of which the first header is next:
-// bytes from off to end. before are the headers that each fragment has, of which the last names
-// the Fragment header.
+// fragment6 makes a fragment with the bytes f of part, the fragmentable part of a packet; next is the
+// type of part's first header. before are the headers that precede the Fragment header in each
+// fragment.
 func fragment6(h wire.IPv6, before []byte, next wire.Proto, id uint32, part []byte, f piece) []byte {
 	if h.Next = wire.ProtoFragment; len(before) > 0 {
 		h.Next = wire.ProtoHopByHop
@@ -72,7 +72,7 @@ func TestFragmentsOfIPv6ArePutTogetherInAnyOrder(t *testing.T) {
 			require.Nil(t, queued(t, u))
 			p.fragment6(id<<20, datagram, f)
 			if i+1 < len(pieces) && rnd.UintN(3) == 0 {
-				p.fragment6(id<<20, datagram, f) // a duplicate does no harm
+				p.fragment6(id<<20, datagram, f) // a duplicate is harmless
 			}
 		}
 		require.True(t, bytes.Equal(payload, queued(t, u)), "packet %d", id)
@@ -126,7 +126,7 @@ func TestAtomicFragmentsAreWholePackets(t *testing.T) {
 	require.EqualValues(t, 3, s.Stats().IP.FragmentsReceived)
 }
 
-// What is wrong with a fragment is told as RFC 8200 4.5 and RFC 7112 5 have it.
+// The answers to invalid fragments are those of RFC 8200 4.5 and RFC 7112 5.
 //
 // RFC 8200 MUST-25 MUST-26 SHLD-5 SHLD-6 SHLD-7.
 func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
@@ -143,7 +143,7 @@ func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
 	for _, x := range []struct {
 		name    string
 		packet  []byte
-		code    int // -1: nobody is told
+		code    int // -1: no answer
 		pointer uint32
 		reason  wire.Reason
 	}{
@@ -172,15 +172,15 @@ func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
 	}
 }
 
-// RFC 8200 4.5: the headers of the first fragment are those of the packet, whatever the others have; what was in
-// the fragments is processed when they are together.
+// RFC 8200 4.5: the reassembled packet has the headers of the first fragment. Headers within the
+// fragmented part are processed after reassembly.
 //
 // RFC 8200 MUST-22 MUST-23.
 func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost6(t)
 	part := append(ext(wire.ProtoUDP, 1, 4), datagram...)
 	hop := ext(wire.ProtoFragment, 1, 4)
-	p.send(fragment6(wire.IPv6{HopLimit: 9}, nil, 99, 1, part, piece{1000, 2000})) // names another header
+	p.send(fragment6(wire.IPv6{HopLimit: 9}, nil, 99, 1, part, piece{1000, 2000})) // with another Next Header
 	p.send(fragment6(wire.IPv6{HopLimit: 7, TrafficClass: 0x20}, hop, wire.ProtoDstOpts, 1, part, piece{0, 1000}))
 	p.send(fragment6(wire.IPv6{HopLimit: 8}, nil, wire.ProtoUDP, 1, part, piece{2000, len(part)}))
 	got, metas := take(u)
@@ -188,7 +188,7 @@ func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
 	require.EqualValues(t, 7, metas[0].TTL)
 	require.EqualValues(t, 0x20, metas[0].TOS)
 
-	// An option that has to be told of is quoted in the packet as it is put together.
+	// A Parameter Problem about an option in the fragmented part quotes the reassembled packet.
 	part = append(ext(wire.ProtoUDP, 0xbe, 4), datagram...)
 	p.send(fragment6(wire.IPv6{}, hop, wire.ProtoDstOpts, 2, part, piece{1000, 2000}))
 	p.send(fragment6(wire.IPv6{}, hop, wire.ProtoDstOpts, 2, part, piece{2000, len(part)}))
@@ -205,7 +205,7 @@ func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
 	require.Equal(t, byte(wire.ProtoDstOpts), body[40], "no Fragment header is left")
 	require.Equal(t, part[:100], body[48:148])
 
-	// There are no fragments in fragments.
+	// A fragment of a fragment is invalid.
 	fh := make([]byte, wire.FragmentLen)
 	(&wire.Fragment{Next: wire.ProtoUDP, Offset: 8, More: true, ID: 9}).Put(fh)
 	part = append(fh, datagram...)
@@ -218,7 +218,8 @@ func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
 	require.NotEmpty(t, payload)
 }
 
-// RFC 8200 4.5: 60 seconds, a Time Exceeded of code 1 if the first fragment has come, and none to a group (RFC 4443 2.4).
+// RFC 8200 4.5: after 60 seconds, the host sends a Time Exceeded of code 1 if it has the first
+// fragment, but not for a packet to a group (RFC 4443 2.4).
 //
 // RFC 8200 MUST-24 SHLD-4.
 func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
@@ -295,7 +296,8 @@ func TestCEOfAFragmentOfIPv6IsKept(t *testing.T) {
 	require.Zero(t, s.frags6.cost)
 }
 
-// A link-local address is that of a link: fragments from the same on two links are not of one packet.
+// A link-local address belongs to a link: fragments with the same addresses on two links are of
+// different packets.
 //
 // RFC 8200 MUST-21.
 func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
@@ -310,7 +312,7 @@ func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 	for index := 2; index <= 3; index++ {
 		require.NoError(t, u.Join(addr("ff02::5"), index))
 	}
-	// What is sent to a group of the link belongs to it too, wherever its source is.
+	// A link-local group belongs to a link too, whatever the source.
 	for _, h := range []wire.IPv6{{Src: addr("fe80::2"), Dst: addr("fe80::1")}, {Src: addr("2001:db8::2"), Dst: addr("ff02::5")}} {
 		datagram := udpDatagram(netip.AddrPortFrom(h.Src, 9), netip.AddrPortFrom(h.Dst, 9), make([]byte, 2000))
 		send := func(e *nic.PipeEnd, f piece) {
@@ -328,7 +330,7 @@ func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 	}
 }
 
-// Datagrams of all sizes cross links of all MTUs, and each fragment fits (RFC 8200 4.5).
+// Send datagrams of all sizes over links of several MTUs. Each fragment fits (RFC 8200 4.5).
 //
 // RFC 8200 MUST-17 MUST-18 MUST-20 MUST-32.
 func TestALargePacketOfIPv6IsSentInFragments(t *testing.T) {
@@ -392,8 +394,8 @@ func TestFragmentsOfIPv6HaveTheseHeaders(t *testing.T) {
 	require.NotEqual(t, ids[2]+1, c.Fragment.ID, "RFC 7739 3: what one sees does not tell what another gets")
 }
 
-// RFC 8201 4 and 5.2: once a Packet Too Big has come about a datagram, those that follow are cut to fit, down to 1280; RFC
-// 8021 2: no message has the host send an atomic fragment.
+// RFC 8201 4 and 5.2: after a Packet Too Big, later datagrams are fragmented to fit, down to 1280
+// bytes. RFC 8021 2: no message makes the host send an atomic fragment.
 //
 // RFC 8200 MUST-17 REC-1.
 func TestDatagramsAreCutToThePathMTU(t *testing.T) {
@@ -431,7 +433,7 @@ func TestDatagramsAreCutToThePathMTU(t *testing.T) {
 	require.Len(t, sizes(1233), 2)
 }
 
-// Raw sockets and the answers to echo requests are cut and put together as well.
+// Large packets of raw sockets, and the replies to them, are fragmented and reassembled too.
 //
 // RFC 8200 MUST-32.
 func TestALargeEchoOfIPv6IsAnswered(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A piece is a fragment to send: bytes from off to end of the datagram.
+// A piece is the range of bytes of a fragment: from off to before end of the datagram.
 type piece struct{ off, end int }
 
 func (p *peer) fragment(id uint16, datagram []byte, f piece) {
@@ -37,7 +37,7 @@ func fragmentHost(t *testing.T) (*Stack, *peer, *UDP, []byte, []byte) {
 	return s, p, u, udpDatagram(addrPort("192.0.2.2:9"), addrPort("192.0.2.1:9"), payload), payload
 }
 
-// queued returns the payload that is in the socket's queue, if any.
+// queued returns the payload of the datagram in the socket's queue, if any.
 func queued(t *testing.T, u *UDP) []byte {
 	t.Helper()
 	require.NoError(t, u.SetReadDeadline(time.Now().Add(-1)))
@@ -70,7 +70,7 @@ func TestFragmentsArePutTogetherInWhateverOrderTheyCome(t *testing.T) {
 			require.Nil(t, queued(t, u))
 			p.fragment(id, datagram, f)
 			if i+1 < len(pieces) && rnd.UintN(3) == 0 {
-				p.fragment(id, datagram, f) // a duplicate does no harm
+				p.fragment(id, datagram, f) // a duplicate is harmless
 			}
 		}
 		require.True(t, bytes.Equal(payload, queued(t, u)), "datagram %d", id)
@@ -93,8 +93,9 @@ func TestAnOverlapDropsTheWholeDatagram(t *testing.T) {
 	}
 }
 
-// RFC 5722 4 with erratum 3089: "duplicates ... should be ignored". That is what lies within what
-// has come: on Linux 6.18 within a fragment or several that came in order, here in any order.
+// RFC 5722 4 with erratum 3089: "duplicates ... should be ignored". A duplicate is a fragment whose
+// bytes have all arrived: on Linux 6.18 in one fragment or in several that arrived in order, here in
+// any order.
 func TestWhatHasComeAlreadyIsADuplicate(t *testing.T) {
 	for _, again := range []piece{{0, 1000}, {0, 504}, {0, 8}, {8, 496}, {496, 1000}, {200, 800}, {1000, 1496}, {200, 1400}, {0, 1480}, {2000, 3008}, {2504, 3008}, {2000, 2400}} {
 		s, p, u, datagram, payload := fragmentHost(t)
@@ -110,8 +111,8 @@ func TestWhatHasComeAlreadyIsADuplicate(t *testing.T) {
 	}
 }
 
-// A map of bytes is the plainest reassembly: fragments at random, some of them twice, cut
-// otherwise or overlapping.
+// A map of bytes is the simplest reassembly. Fragments come at random; some are repeated, cut
+// differently or overlapping.
 func TestReassemblyAgreesWithASlowReference(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost(t)
 	rnd := rand.New(rand.NewPCG(5, 6))
@@ -121,7 +122,7 @@ func TestReassemblyAgreesWithASlowReference(t *testing.T) {
 		for range 400 {
 			off := 8 * rnd.IntN(len(datagram)/8)
 			end := min(off+8*(1+rnd.IntN(40)), len(datagram))
-			if id%2 == 0 && slices.Contains(have[off:end], false) { // no overlaps in these
+			if id%2 == 0 && slices.Contains(have[off:end], false) { // no overlaps in datagrams with an even id
 				off += slices.Index(have[off:end], false)
 				if n := slices.Index(have[off:end], true); n > 0 {
 					end = off + n
@@ -154,10 +155,10 @@ func TestReassemblyAgreesWithASlowReference(t *testing.T) {
 	require.Greater(t, done, 50)
 }
 
-// RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set",
-// it is set on the whole, or the packet is dropped, which it MUST be where "any of the other
-// fragments ... carries the Not-ECT codepoint"; it "MUST NOT change the ECN codepoint when all
-// of the fragments carry the same codepoint". The rest is as on Linux 6.18.
+// RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set", the host
+// sets it on the reassembled packet, or drops the packet, which is a MUST if "any of the other
+// fragments ... carries the Not-ECT codepoint"; it "MUST NOT change the ECN codepoint when all of the
+// fragments carry the same codepoint". The other cases are as on Linux 6.18.
 func TestCEOfAnyFragmentIsThatOfTheWhole(t *testing.T) {
 	s, p, u, datagram, _ := fragmentHost(t)
 	raw, err := s.OpenRaw(Family4, uint16(wire.ProtoUDP), netip.Addr{})
@@ -197,13 +198,13 @@ func TestCEOfAnyFragmentIsThatOfTheWhole(t *testing.T) {
 func TestImpossibleFragmentsAreDropped(t *testing.T) {
 	s, p, u, datagram, _ := fragmentHost(t)
 	more := wire.IPv4{Proto: wire.ProtoUDP, ID: 1, MoreFragments: true}
-	p.ip(macA, more, datagram[:12]) // no multiple of 8
+	p.ip(macA, more, datagram[:12]) // not a multiple of 8
 	p.ip(macA, more, nil)           // empty
 	last := wire.IPv4{Proto: wire.ProtoUDP, ID: 1, FragOffset: 65528}
 	p.ip(macA, last, datagram[:100]) // the ping of death
 	require.Equal(t, 3, dropped(s, dropBadFragment))
 	require.Empty(t, s.frags.m)
-	// Two different ends.
+	// Two fragments with different ends.
 	p.fragment(2, datagram, piece{2000, len(datagram)})
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP, ID: 2, FragOffset: 1000}, datagram[1000:1400])
 	p.fragment(3, datagram, piece{2000, len(datagram)})
@@ -247,7 +248,7 @@ func TestReassemblyGivesUpAfterThirtySeconds(t *testing.T) {
 }
 
 // RFC 792: a Time Exceeded quotes "the internet header plus the first 64 bits of the original datagram's
-// data", and that is the first fragment, whatever has come after it.
+// data", and that is the first fragment, whatever fragments arrived after it.
 func TestTheLateDatagramIsQuotedByItsFirstFragment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p, _, datagram, _ := fragmentHost(t)
@@ -291,7 +292,7 @@ func TestALargeDatagramCrossesASmallLink(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{MTU: mtu})
 		u, v := openUDP(t, a, "0.0.0.0:9"), openUDP(t, b, "0.0.0.0:9")
 		require.NoError(t, v.SetReadBuffer(1<<20))
-		// While the neighbour is being asked for, fewer packets are kept.
+		// The neighbour's queue would drop packets during resolution.
 		_, err := u.WriteTo([]byte("hello"), addrPort("192.0.2.2:9"), SendOptions{})
 		require.NoError(t, err)
 		big := bytes.Repeat([]byte("0123456789abcdef"), maxUDPPayload/16)

@@ -8,11 +8,10 @@ const idCounters = 1024
 // An idSource makes the identifications of IPv4 datagrams that may be fragmented, and of IPv6
 // fragments.
 //
-// RFC 6864 4.3: "sources emitting non-atomic datagrams MUST NOT repeat IPv4 ID
-// values within one MDL for a given source address/destination address/protocol
-// tuple". All datagrams between a pair of addresses use one counter, which several pairs may share.
-// Each pair adds its own offset, a keyed hash, so that the identifications of one pair do not reveal
-// those of another.
+// RFC 6864 4.3: "sources emitting non-atomic datagrams MUST NOT repeat IPv4 ID values within one MDL
+// for a given source address/destination address/protocol tuple". All datagrams between a pair of
+// addresses use one counter, which several pairs may share. Each pair adds its own offset, a keyed
+// hash, so that the identifications of one pair do not reveal those of another.
 //
 // An atomic datagram has DF set and is not a fragment. It needs no identification. RFC 6864 4.1:
 // "Originating sources MAY set the IPv4 ID field of atomic datagrams to any value." As on Linux, it is

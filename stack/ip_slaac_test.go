@@ -17,8 +17,8 @@ import (
 
 const router6 = llB // the peer as a router
 
-// autoHost makes a host with NIC.Auto on a plain Ethernet, with a router at the other end that has
-// not said anything yet. It runs in a bubble.
+// autoHost makes a host with NIC.Auto on a plain Ethernet, with a router at the other end that has not
+// sent anything yet. It runs in a bubble.
 func autoHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	change = append([]func(*Config){func(c *Config) {
@@ -28,7 +28,7 @@ func autoHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	return hostAndPeer(t, change...)
 }
 
-// An ra is a Router Advertisement, for 30 minutes unless lifetime says something else.
+// An ra describes a Router Advertisement. Its default lifetime is 30 minutes.
 type ra struct {
 	wire.RouterAdv
 	src string
@@ -48,14 +48,14 @@ func (p *peer) ra(r ra, options ...[]byte) {
 	p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: r.src, dst: "ff02::1", body: body})
 }
 
-// prefixOption is a prefix on the link, for addresses.
+// prefixOption returns the option for an on-link prefix with the Autonomous flag.
 func prefixOption(p string, valid, preferred time.Duration) []byte {
 	sec := func(d time.Duration) uint32 { return uint32(d / time.Second) }
 	i := wire.PrefixInfo{Prefix: prefix(p), OnLink: true, Auto: true, Valid: sec(valid), Preferred: sec(preferred)}
 	return i.Append(nil)
 }
 
-// autoAddrs returns the addresses in a prefix that are of routers, with their states.
+// autoAddrs returns the addresses in a prefix that come from Router Advertisements.
 func autoAddrs(s *Stack, p string) (list []AddrInfo) {
 	for _, a := range s.Interfaces()[1].AddrInfo {
 		if a.Origin == AddrRA && prefix(p).Contains(a.Prefix.Addr()) {
@@ -65,7 +65,7 @@ func autoAddrs(s *Stack, p string) (list []AddrInfo) {
 	return list
 }
 
-// left is for how long an address lives from now on.
+// left returns the time until at.
 func left(at time.Time) time.Duration { return time.Until(at).Round(time.Second) }
 
 // RFC 4861 6.3 and RFC 4862 5.5.3.
@@ -99,20 +99,21 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		require.Equal(t, "preferred", stateOf(s, as[0].Prefix.Addr().String()))
 		require.NotContains(t, strings.Join(p.sent(), "\n"), "router solicitation", "RFC 4861 6.3.7: it has been answered")
-		// RFC 4861 6.3.4: a prefix without the L flag is not on the link, though there is an address of it.
+		// RFC 4861 6.3.4: a prefix without the L flag is not on-link, although the host has an address
+		// in it.
 		auto := wire.PrefixInfo{Prefix: prefix("2001:db8:3::/64"), Auto: true, Valid: 3600, Preferred: 3600}
 		p.ra(ra{}, auto.Append(nil))
 		require.Len(t, autoAddrs(s, "2001:db8:3::/64"), 1)
 		way, err = s.route(addr("2001:db8:3::77"), netip.Addr{})
 		require.NoError(t, err)
 		require.Equal(t, router6, way.hop.String())
-		// A router that has another link address now.
+		// A router's link address changes.
 		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
 		b, rest := (&wire.RouterAdv{Lifetime: 1800, Options: wire.AppendNDOption(nil, wire.NDSourceLink, macC[:])}).Append(nil)
 		p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: router6, dst: "ff02::1", body: b})
 		require.Equal(t, macC, neighbor6(s, router6).MAC)
 		require.Equal(t, "stale", state6(s, router6))
-		// A lifetime of 0 is the end of the router, not of the address.
+		// A lifetime of 0 ends the router, but not the address.
 		p.ra(ra{no: true})
 		require.False(t, s.Interfaces()[1].Gateway6.IsValid())
 		require.Len(t, autoAddrs(s, "2001:db8:1::/64"), 1)
@@ -125,7 +126,7 @@ func routeError(s *Stack, dst string) error {
 	return err
 }
 
-// RFC 4862 5.5.4 and RFC 4861 6.3.5: lifetimes end, and nothing is left.
+// RFC 4862 5.5.4 and RFC 4861 6.3.5: when lifetimes end, the entries are removed.
 //
 // RFC 4861 MUST-23 SHLD-4.
 // RFC 4862 MUST-19 MUST-20.
@@ -160,10 +161,10 @@ func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 	const forEver = (1<<32 - 1) * time.Second
 	for _, c := range []struct{ have, advertised, want time.Duration }{
 		{10 * time.Hour, 20 * time.Hour, 20 * time.Hour}, // greater than two hours
-		{10 * time.Hour, 3 * time.Hour, 3 * time.Hour},   // likewise
+		{10 * time.Hour, 3 * time.Hour, 3 * time.Hour},   // greater than two hours
 		{10 * time.Hour, time.Hour, 2 * time.Hour},       // 3.
 		{10 * time.Hour, 0, 2 * time.Hour},               // 3.
-		{time.Hour, 90 * time.Minute, 90 * time.Minute},  // greater than what is left
+		{time.Hour, 90 * time.Minute, 90 * time.Minute},  // greater than the remaining lifetime
 		{time.Hour, 30 * time.Minute, time.Hour},         // 2.
 		{time.Hour, 0, time.Hour},                        // 2.
 		{2 * time.Hour, time.Hour, 2 * time.Hour},        // 2.
@@ -193,7 +194,7 @@ func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 	}
 }
 
-// RFC 4861 6.1.2 and 6.3.4, RFC 4862 5.5.3: what is ignored.
+// RFC 4861 6.1.2 and 6.3.4, RFC 4862 5.5.3: invalid advertisements and options are ignored.
 //
 // RFC 4861 MUST-11 MUST-12 MUST-14 MUST-15 MUST-22 SHLD-4 SHLD-3.
 // RFC 4862 MUST-11 MUST-12 MUST-13 MUST-15.
@@ -211,9 +212,9 @@ func TestAdvertisementsThatAreNotBelieved(t *testing.T) {
 		p.ra(ra{},
 			prefixOption("fe80::/64", time.Hour, time.Hour),                    // link-local
 			prefixOption("2001:db8:2::/64", time.Hour, 2*time.Hour),            // preferred for longer than valid
-			prefixOption("2001:db8:3::/63", time.Hour, time.Hour),              // no room for an identifier
-			prefixOption("2001:db8:4::/64", 0, 0),                              // over before it began
-			one(wire.PrefixInfo{Prefix: prefix("2001:db8:5::/64"), Valid: 60}), // for nothing
+			prefixOption("2001:db8:3::/63", time.Hour, time.Hour),              // no space for an identifier of 64 bits
+			prefixOption("2001:db8:4::/64", 0, 0),                              // no valid lifetime
+			one(wire.PrefixInfo{Prefix: prefix("2001:db8:5::/64"), Valid: 60}), // neither on-link nor autonomous
 			prefixOption("ff00::/64", time.Hour, time.Hour),
 			wire.AppendMTU(nil, 1279), wire.AppendMTU(nil, 1501),
 			wire.AppendRDNSS(nil, 60, addr("ff02::53"), addr("::1"), addr("::")),
@@ -223,7 +224,7 @@ func TestAdvertisementsThatAreNotBelieved(t *testing.T) {
 		require.Equal(t, &AutoInfo{}, info.Auto)
 		require.Len(t, s.ifaceNamed("eth0").auto.prefixes, 2, "2001:db8:2:: and 2001:db8:3:: are on the link")
 	})
-	// A host that does not listen to routers.
+	// A host without NIC.Auto ignores advertisements.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
 		p.ra(ra{}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour))
@@ -279,7 +280,7 @@ func TestWhatElseRoutersSay(t *testing.T) {
 		way, err := s.route(addr("2001:db8:9::1"), netip.Addr{})
 		require.NoError(t, err)
 		require.Equal(t, 1400, way.mtu)
-		// The hop limit is that of all sockets which have not chosen another.
+		// The hop limit applies to all sockets that have not set one.
 		u := openUDP(t, s, "[::]:9")
 		sendUDP6(t, u, router6+"%eth0", "x")
 		require.NoError(t, u.SetTTL(3))
@@ -321,7 +322,7 @@ func TestARouterThatIsNoneAnyMoreIsForgotten(t *testing.T) {
 	})
 }
 
-// RFC 7559: routers are asked ever more seldom, for ever.
+// RFC 7559: the interval between solicitations grows; they never stop.
 func TestRoutersAreSolicitedEverMoreSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p := autoHost(t)
@@ -343,7 +344,7 @@ func TestRoutersAreSolicitedEverMoreSeldom(t *testing.T) {
 	})
 }
 
-// RFC 4861 6.3.7: a valid advertisement "with a non-zero Router Lifetime" ends it, and no other.
+// RFC 4861 6.3.7: only a valid advertisement "with a non-zero Router Lifetime" ends the solicitations.
 func TestAnAnswerEndsTheSolicitations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p := autoHost(t)
@@ -391,7 +392,7 @@ func TestStableAddressesAreStable(t *testing.T) {
 	require.ErrorContains(t, err, "at least 16")
 }
 
-// RFC 7217 6: a duplicate is replaced, IDGEN_RETRIES times.
+// RFC 7217 6: a duplicate is replaced up to IDGEN_RETRIES times.
 func TestADuplicateIsReplacedThreeTimes(t *testing.T) {
 	for _, temporary := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -449,7 +450,7 @@ func TestTemporaryAddressesChangeEachDay(t *testing.T) {
 	})
 }
 
-// A flood of advertisements costs bounded memory.
+// A flood of advertisements uses bounded memory.
 func TestAFloodOfAdvertisementsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t, func(c *Config) { c.NICs[0].Temporary = true })

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// accept accepts one connection and echoes what comes.
+// echoOnce accepts one connection and echoes what it receives.
 func echoOnce(t *testing.T, l *TCPListener) {
 	t.Helper()
 	t.Cleanup(func() { l.Close() })
@@ -37,8 +37,8 @@ func echoOnce(t *testing.T, l *TCPListener) {
 	}()
 }
 
-// A megabyte goes to and fro over TCP by each way that an IPv6 packet can take, and what the
-// sockets say of their addresses is what was asked for.
+// Send a megabyte back and forth over TCP, in each form that IPv6 packets can have. The addresses that
+// the sockets report are those that were requested.
 func TestTCPRunsOverIPv6(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	plainA, plainB := twoHosts6(t, nic.PipeConfig{NoTxChecksum: true})
@@ -119,7 +119,7 @@ func TestUDPRunsOverIPv6(t *testing.T) {
 	}
 }
 
-// Section 3.8 of the design: who can have sent a packet, and for whom it can be.
+// Section 3.8 of the design: invalid sources and destinations.
 func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 	for _, test := range []struct {
 		src, dst string
@@ -129,14 +129,14 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 		// RFC 4291 2.7: "Multicast addresses must not be used as source addresses".
 		{"ff02::1", "", wire.ProtoUDP, dropGroupSource},
 		{"ff0e::9", "", wire.ProtoUDP, dropGroupSource},
-		// RFC 4291 2.5.3: the loopback address is never outside.
+		// RFC 4291 2.5.3: the loopback address never appears on a link.
 		{"::1", "", wire.ProtoUDP, dropLoopbackOutside},
 		{"", "::1", wire.ProtoUDP, dropLoopbackOutside},
-		// RFC 4942 2.2: mapped addresses would reach IPv4's connections.
+		// RFC 4942 2.2: IPv4-mapped addresses would reach IPv4 connections.
 		{"::ffff:192.0.2.2", "", wire.ProtoUDP, dropMapped},
 		{"", "::ffff:192.0.2.1", wire.ProtoUDP, dropMapped},
 		{"::ffff:192.0.2.2", "::ffff:192.0.2.1", wire.ProtoTCP, dropMapped},
-		// RFC 4291 2.5.6: the bits where the tuple has the interface are zero.
+		// RFC 4291 2.5.6: the bits in which the tuple stores the interface are zero.
 		{"fe80:1::2", "fe80::1", wire.ProtoUDP, dropMapped},
 		{"fe80::2", "fe80:0001::1", wire.ProtoUDP, dropMapped},
 		{"2001:db8::1", "", wire.ProtoUDP, dropOwnSource},
@@ -144,10 +144,10 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 		{"", "2001:db8::3", wire.ProtoUDP, dropNotLocal},
 		{"fe80::2", "fe80::3", wire.ProtoUDP, dropNotLocal},
 		{"", "ff02::9", wire.ProtoUDP, dropNotJoined},
-		// RFC 4291 2.7: scope 0 is reserved, scope 1 is that of one interface.
+		// RFC 4291 2.7: scope 0 is reserved, and scope 1 stays within one interface.
 		{"", "ff00::1", wire.ProtoUDP, dropLoopbackOutside},
 		{"", "ff01::1", wire.ProtoUDP, dropLoopbackOutside},
-		// RFC 4291 2.5.2: who has no address yet has nothing but ICMPv6 to say.
+		// RFC 4291 2.5.2: a node without an address sends only ICMPv6.
 		{"::", "", wire.ProtoUDP, dropNoSource},
 		{"::", "", wire.ProtoTCP, dropNoSource},
 		{"::", "", 200, dropNoSource},
@@ -166,7 +166,7 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 	}
 }
 
-// The short way for packets between plain addresses is the long way's.
+// The fast path for plain addresses gives the same result as the general rules.
 func TestPlainAddressesAreFilteredAlike(t *testing.T) {
 	s, _ := hostAndPeer6(t)
 	list := []netip.Addr{}
@@ -178,7 +178,7 @@ func TestPlainAddressesAreFilteredAlike(t *testing.T) {
 		list = append(list, addr(a))
 	}
 	plain := 0
-	for _, ifc := range *s.ifaces.Load() { // the loopback is one of them
+	for _, ifc := range *s.ifaces.Load() { // includes the loopback
 		for _, src := range list {
 			for _, dst := range list {
 				for _, group := range []bool{false, true} {
@@ -219,7 +219,7 @@ func TestUDPOfIPv6NeedsItsChecksum(t *testing.T) {
 }
 
 // RFC 4443 4.2: "The data received in the ICMPv6 Echo Request message MUST be returned entirely and
-// unmodified"; to a group it is answered from an address of the host's.
+// unmodified". The reply to a request to a group comes from an address of the host.
 func TestEchoOfIPv6IsAnswered(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	for _, x := range []struct{ src, dst, from string }{
@@ -244,13 +244,13 @@ func TestEchoOfIPv6IsAnswered(t *testing.T) {
 		require.Equal(t, body, got)
 	}
 	require.Equal(t, ICMPStats{Received: 4, Sent: 4}, s.Stats().ICMP6)
-	// One without a source can be answered nowhere.
+	// A request without a source cannot be answered.
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("::")}, echoRequest6(addr("::"), addr("2001:db8::1"), 7, 8, nil)))
 	require.Empty(t, p.take())
 	require.Equal(t, 1, dropped(s, dropEchoBroadcast))
 }
 
-// ext makes an extension header of 8 bytes.
+// ext returns an extension header of 8 bytes.
 func ext(next wire.Proto, b ...byte) []byte {
 	h := make([]byte, 8)
 	h[0] = byte(next)
@@ -258,8 +258,8 @@ func ext(next wire.Proto, b ...byte) []byte {
 	return h
 }
 
-// What is wrong with a packet's chain of headers is told with the code and pointer that RFC 8200
-// and RFC 4443 prescribe; what leads to an error of ICMPv6 is not.
+// The answer to an invalid chain of headers has the code and the pointer that RFC 8200 and RFC 4443
+// require. If the chain ends in an ICMPv6 error, there is no answer.
 //
 // RFC 8200 SHLD-1 SHLD-2 MUST-4 MUST-7 MUST-8 MUST-9 MUST-10 MUST-13 MUST-14 MUST-29.
 func TestParameterProblemsPointToTheFault(t *testing.T) {
@@ -320,7 +320,7 @@ func TestParameterProblemsPointToTheFault(t *testing.T) {
 	}
 }
 
-// RFC 4443 3.1: a closed port is told with code 4; 2.4 (c): the quote does not make the message
+// RFC 4443 3.1: the answer for a closed port has code 4; 2.4 (c): the quote does not make the message
 // longer than 1280 bytes.
 func TestAClosedPortOfIPv6IsUnreachable(t *testing.T) {
 	s, p := hostAndPeer6(t)
@@ -336,18 +336,18 @@ func TestAClosedPortOfIPv6IsUnreachable(t *testing.T) {
 	require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6Unreachable, Code: wire.Unreach6Port}, m)
 	require.Equal(t, packet[:len(body)], body)
 	require.EqualValues(t, 1, s.Stats().ICMP6.Sent)
-	// And not where it was sent to a group.
+	// There is no answer to a datagram that was sent to a group.
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoUDP, Dst: addr("ff02::1")}, udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[ff02::1]:6"), nil)))
 	require.Empty(t, p.take())
 }
 
-// A connected socket hears of errors as on Linux (icmpv6_err_convert).
+// A connected socket reports errors with the errnos of Linux (icmpv6_err_convert).
 func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 	for _, x := range []struct {
 		typ  wire.ICMPv6Type
 		code uint8
 		rest uint32
-		want error // nil: none is told
+		want error // nil: the error is not reported
 	}{
 		{wire.ICMPv6Unreachable, wire.Unreach6NoRoute, 0, nil},
 		{wire.ICMPv6Unreachable, wire.Unreach6Prohibited, 0, syscall.EACCES},
@@ -356,7 +356,7 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 		{wire.ICMPv6Unreachable, wire.Unreach6SourcePolicy, 0, syscall.EACCES},
 		{wire.ICMPv6TimeExceeded, 0, 0, nil},
 		{wire.ICMPv6ParamProblem, wire.ParamNextHeader, 6, syscall.EPROTO},
-		{wire.ICMPv6TooBig, 0, 1300, syscall.EMSGSIZE}, // as udpv6_err has it
+		{wire.ICMPv6TooBig, 0, 1300, syscall.EMSGSIZE}, // as in Linux's udpv6_err
 		{99, 0, 0, nil},
 	} {
 		s, p := hostAndPeer6(t)
@@ -384,8 +384,8 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 	}
 }
 
-// RFC 8201 4: a Packet Too Big below 1280 "must [be] discard[ed]", and nothing lowers a path to
-// less. The segment has to be in flight.
+// RFC 8201 4: a Packet Too Big below 1280 "must [be] discard[ed]", so the path MTU never falls below
+// 1280. The quoted segment must be in flight.
 //
 // RFC 8200 REC-1.
 func TestPacketTooBigIsBelievedDownTo1280(t *testing.T) {
@@ -433,7 +433,7 @@ func TestIPv6IsOffOnALinkBelow1280(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EAFNOSUPPORT)
 }
 
-// A link-local address says on which link it is, as on Linux.
+// A link-local address needs a zone, as on Linux.
 func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 	da, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	db, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
@@ -451,7 +451,7 @@ func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 		{"[fe80::b%a]:80", syscall.EADDRNOTAVAIL},
 		{"[fe80::b%b]:80", nil},
 		{"[fe80::1%a]:80", nil},
-		{"[fe80::1%3]:80", nil}, // b: the same address on another link
+		{"[fe80::1%3]:80", nil}, // b: a link with the same address
 		{"[fe80::1%b]:80", syscall.EADDRINUSE},
 	} {
 		l, err := s.ListenTCP(FamilyAny, addrPort(x.local), ListenOptions{})
@@ -481,7 +481,7 @@ func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// The index of the interface is in the tuple, and the entry of the table is still a cache line.
+// The tuple contains the index of the interface. A table entry still fits a cache line.
 func TestTuplesTellLinksApart(t *testing.T) {
 	local, remote := addrPort("[fe80::1]:80"), addrPort("[2001:db8::2]:1000")
 	one, two := makeTuple(local, remote, 1), makeTuple(local, remote, 2)
@@ -495,8 +495,8 @@ func TestTuplesTellLinksApart(t *testing.T) {
 	require.Less(t, unsafe.Sizeof(packet{}), uintptr(256))
 }
 
-// RFC 6437 3: the label is that of the flow: the same for all its packets, another for another flow, and
-// not to be guessed.
+// RFC 6437 3: all packets of a flow have the same label. Labels of other flows differ, and are
+// unpredictable.
 func TestFlowLabelsAreThoseOfFlows(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	label := func(u *UDP) uint32 {
@@ -538,7 +538,7 @@ func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
 	require.Zero(t, n)
 }
 
-// The source of what is sent is an address of the destination's family, whichever come first.
+// The source address is of the destination's family, whatever the order of the addresses.
 func TestSourcesAreOfTheFamilyOfTheirDestination(t *testing.T) {
 	for _, addrs := range []string{"2001:db8::1/64", "2001:db8::1/64 192.0.2.1/24", "192.0.2.1/24 2001:db8::1/64"} {
 		dev, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
@@ -564,7 +564,7 @@ func TestSourcesAreOfTheFamilyOfTheirDestination(t *testing.T) {
 	}
 }
 
-// A bulk transfer over IPv6 leaves in super-frames, whose kind is IPv6's.
+// A bulk transfer over IPv6 uses super-frames of kind GSOTCP6.
 func TestIPv6LeavesInSuperFrames(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	l, err := b.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
@@ -586,7 +586,7 @@ func TestIPv6LeavesInSuperFrames(t *testing.T) {
 	require.Equal(t, 1500-40-20, c.path.mss())
 }
 
-// Between a change of addresses and that of the routes a source is in these only.
+// Between a change of the addresses and of the routes, the routes have a source that is already gone.
 func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
 	s, _ := hostAndPeer6(t)
 	ifc := (*s.ifaces.Load())[1]
@@ -595,7 +595,7 @@ func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
 	require.Equal(t, syscall.EADDRNOTAVAIL, err)
 }
 
-// A raw socket may send less of a transport than its ports.
+// A raw socket may send a transport header that is too short for ports.
 func TestARawSocketSendsLessThanPorts(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	for _, proto := range []wire.Proto{wire.ProtoTCP, wire.ProtoUDP, wire.ProtoICMPv6, 253} {
@@ -617,7 +617,7 @@ func TestARawSocketSendsLessThanPorts(t *testing.T) {
 	}
 }
 
-// No address inside the stack has a zone, whatever the functions of its API are given.
+// Addresses inside the stack have no zone, even if the API was called with zones.
 func TestNoAddressInsideHasAZone(t *testing.T) {
 	dev, _ := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 	s, err := New(Config{

@@ -35,10 +35,9 @@ func (ifc *iface) inputARP(b []byte) {
 		ifc.conflict(h.SenderIP, h.SenderMAC)
 		return
 	default:
-		// RFC 826: "If the pair <protocol type, sender protocol address> is
-		// already in my translation table, update the sender hardware address
-		// field of the entry"; a new entry is made only after "?Am I the target protocol address?". An
-		// unsolicited reply makes no entry.
+		// RFC 826: "If the pair <protocol type, sender protocol address> is already in my translation
+		// table, update the sender hardware address field of the entry"; a new entry is made only after
+		// "?Am I the target protocol address?". An unsolicited reply makes no entry.
 		//
 		// A sender that is not on the link is answered, but not learned: no route leads to it on this
 		// link.
@@ -79,9 +78,8 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: frame})
 }
 
-// announce announces an address on the link.
-// RFC 5227 3: an announcement is an ARP request whose sender and target
-// addresses are both the host's own.
+// announce announces an address on the link. RFC 5227 3: an announcement is an ARP request whose sender
+// and target addresses are both the host's own.
 func (ifc *iface) announce(a netip.Addr) {
 	if a.Is6() {
 		ifc.announce6(a)

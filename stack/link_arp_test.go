@@ -18,14 +18,14 @@ import (
 
 const whoHas2 = "02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP who-has 192.0.2.2 tell 192.0.2.1"
 
-// sendTo2 has the host send a numbered datagram to 192.0.2.2.
+// sendTo2 makes the host send a datagram with a payload to 192.0.2.2.
 func sendTo2(t *testing.T, u *UDP, text string) {
 	t.Helper()
 	_, err := u.WriteTo([]byte(text), addrPort("192.0.2.2:9"), SendOptions{})
 	require.NoError(t, err)
 }
 
-// payloads returns the UDP payloads among frames.
+// payloads returns the UDP payloads in frames.
 func payloads(frames [][]byte) (texts []string) {
 	for _, f := range frames {
 		_, p, _ := wire.ParseEthernet(f)
@@ -105,7 +105,7 @@ func TestTheQueueOfANeighbourIsBoundedAndKeepsTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
-		const fit = maxWaiting / (256 + waitingOverhead) // the least that a buffer has
+		const fit = maxWaiting / (256 + waitingOverhead) // the smallest buffer
 		for i := range fit + 2 {
 			sendTo2(t, u, strconv.Itoa(i))
 		}
@@ -151,7 +151,7 @@ func TestAStaleNeighbourIsVerifiedByUse(t *testing.T) {
 		require.Zero(t, arpCount(p.take()))
 		require.Equal(t, "reachable", s.Neighbors()[0].State)
 
-		// Once it has moved without a word, three probes tell.
+		// If the neighbour moves without an announcement, three probes detect it.
 		time.Sleep(time.Minute)
 		sendTo2(t, u, "5")
 		time.Sleep(10 * time.Second)
@@ -186,24 +186,24 @@ func TestOnlyThoseWhoAskUsAreLearnt(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()
 	macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
-	// An answer that nobody asked for, and one more to somebody else.
+	// An unsolicited reply, and a reply to another host.
 	p.reply()
 	require.Empty(t, s.Neighbors())
-	// A gratuitous request of somebody new.
+	// A gratuitous request from an unknown host.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")})
 	require.Empty(t, s.Neighbors())
-	// A question to us.
+	// A request for the host's address.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})
 	require.Equal(t, []string{"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP reply 192.0.2.1 is-at 02:00:00:00:00:0a"}, p.sent())
 	require.Len(t, s.Neighbors(), 1)
 	require.Equal(t, macB, s.Neighbors()[0].MAC)
-	// A gratuitous ARP updates what is known.
+	// A gratuitous ARP updates an existing entry.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macC, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")})
 	require.Equal(t, macC, s.Neighbors()[0].MAC)
-	// A question about somebody else is none of our business.
+	// A request for another address makes no entry.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.8"), TargetIP: addr("192.0.2.9")})
 	require.Len(t, s.Neighbors(), 1)
-	// A probe for our address is answered, though its sender has none.
+	// A probe for the host's address is answered, although its sender has no address.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: netip.IPv4Unspecified(), TargetIP: addr("192.0.2.1")})
 	require.Equal(t, []string{"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP reply 192.0.2.1 is-at 02:00:00:00:00:0a"}, p.sent())
 	require.Len(t, s.Neighbors(), 1)
@@ -211,8 +211,8 @@ func TestOnlyThoseWhoAskUsAreLearnt(t *testing.T) {
 
 func TestAFailedNeighborLearnsOnlyFromAnAnswer(t *testing.T) {
 	// RFC 4861 7.2.5, of an unsolicited advertisement: "If no entry exists, the advertisement
-	// SHOULD be silently discarded". A failed entry is none: nobody waits for an answer, and whoever
-	// could fill it would take the next packets.
+	// SHOULD be silently discarded". A failed entry counts as none: no packet waits for an answer, and
+	// an attacker could otherwise fill it to get the next packets.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
@@ -296,7 +296,7 @@ func TestStaticNeighboursAreNeitherAskedNorChanged(t *testing.T) {
 		require.Empty(t, s.Neighbors())
 		sendTo2(t, u, "3")
 		require.Equal(t, []string{whoHas2}, p.sent())
-		// What waits leaves as soon as the address is told.
+		// Waiting packets leave as soon as the address is set.
 		require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB}))
 		require.Equal(t, []string{"3"}, payloads(p.take()))
 
@@ -331,7 +331,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 		u := openUDP(t, s, "0.0.0.0:9")
 		sendTo2(t, u, "1")
 		p.reply()
-		// A scan over addresses that nobody has.
+		// A scan of unused addresses.
 		a := addr("10.0.0.2")
 		for range 3 * maxNeighbors {
 			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(a, 9), SendOptions{})
@@ -379,7 +379,7 @@ func sendTCP(p *peer, h wire.TCP, data []byte) {
 }
 
 // RFC 4861 7.3.1: "receipt of a (new) acknowledgment indicates that previously sent data
-// reached the peer". That segments come is no sign that ours arrive.
+// reached the peer". A received segment does not show that the host's segments arrive.
 func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
@@ -401,7 +401,7 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 		_, err = l.Accept()
 		require.NoError(t, err)
 		require.Equal(t, "reachable", s.Neighbors()[0].State, "our SYN was acknowledged")
-		// From now on our answers are lost, and the peer repeats itself.
+		// From now on the host's answers are lost, and the peer retransmits.
 		begin := time.Now()
 		for time.Since(begin) < time.Minute {
 			sendTCP(p, seg, []byte("again"))
@@ -414,7 +414,7 @@ func TestSegmentsAloneDoNotConfirmANeighbour(t *testing.T) {
 	})
 }
 
-// RFC 4861 7.3.1: what is acknowledged confirms.
+// RFC 4861 7.3.1: an acknowledgment of new data confirms the neighbour.
 //
 // RFC 4861 SHLD-8.
 func TestNewAcknowledgementsKeepANeighbourFresh(t *testing.T) {
@@ -455,7 +455,7 @@ func TestDeadNeighboursDoNotDisplaceAPacketForALiveOne(t *testing.T) {
 			}
 		}
 		sendTo2(t, u, "live")
-		for i := range 50 { // and more come after it
+		for i := range 50 { // more packets for other neighbours come after it
 			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + i)}), 9)
 			_, err := u.WriteTo(large, to, SendOptions{})
 			require.NoError(t, err)
@@ -477,7 +477,7 @@ func TestDeadNeighboursDoNotDisplaceAPacketForALiveOne(t *testing.T) {
 	})
 }
 
-// A datagram in fragments waits whole, and is dropped whole.
+// A fragmented datagram waits as a whole, and is dropped as a whole.
 func TestALargeDatagramWaitsForItsNeighbourWhole(t *testing.T) {
 	for _, mtu := range []int{68, 576, 1500} {
 		synctest.Test(t, func(t *testing.T) {
@@ -511,7 +511,7 @@ func TestALargeDatagramWaitsForItsNeighbourWhole(t *testing.T) {
 	}
 }
 
-// A scan that fills the table leaves the paths to others as they are.
+// A scan that fills the table does not invalidate the paths to other neighbours.
 func TestAnEvictionVoidsOnlyItsOwnPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, func(c *Config) {

@@ -18,8 +18,8 @@ import (
 // macA's link-local address.
 const llA, llB = "fe80::ff:fe00:a", "fe80::ff:fe00:b"
 
-// ndHost makes 2001:db8::1 on a plain Ethernet, whose duplicate detection is over, with a peer
-// at the other end. It runs in a bubble.
+// ndHost makes the host 2001:db8::1 on a plain Ethernet, with a peer at the other end. Its duplicate
+// address detection has ended. It runs in a bubble.
 func ndHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	change = append([]func(*Config){with([]netip.Prefix{prefix("2001:db8::1/64")})}, change...)
@@ -30,19 +30,19 @@ func ndHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
-// An ndMessage is what nd sends: by default to the host's address with the hop limit of
-// Neighbour Discovery.
+// An ndMessage describes a message of nd. The default destination is the host's address, and the
+// default hop limit is that of Neighbor Discovery.
 type ndMessage struct {
 	typ      wire.ICMPv6Type
 	code     uint8
 	rest     uint32
 	src, dst string
 	hops     uint8
-	to       wire.MAC // by default as dst says, or macA
+	to       wire.MAC // by default the address that dst maps to, or macA
 	body     []byte
 }
 
-// nd gives the host a message of Neighbour Discovery.
+// nd sends a message of Neighbor Discovery to the host.
 func (p *peer) nd(m ndMessage) {
 	p.t.Helper()
 	p.send(ndFrame(m))
@@ -72,14 +72,14 @@ func ethernet6(to wire.MAC, packet []byte) []byte {
 	return b
 }
 
-// ns asks for an address of the host, from 2001:db8::2.
+// ns sends a solicitation for an address of the host, from 2001:db8::2.
 func (p *peer) ns(target string) {
 	p.t.Helper()
 	h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: true}
 	p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: wire.SolicitedNode(addr(target)).String(), body: h.Append(nil)})
 }
 
-// na advertises an address to 2001:db8::1.
+// na sends an advertisement of an address to 2001:db8::1.
 func (p *peer) na(target string, mac wire.MAC, flags uint32) {
 	p.t.Helper()
 	h := wire.NeighborAdv{Target: addr(target), Link: mac, HasLink: mac != wire.MAC{}}
@@ -90,7 +90,7 @@ func (p *peer) na(target string, mac wire.MAC, flags uint32) {
 	p.nd(ndMessage{typ: wire.ICMPv6NeighborAdv, rest: flags, src: target, dst: dst, body: h.Append(nil)})
 }
 
-// neighbor6 returns what the host knows of a neighbour.
+// neighbor6 returns the host's entry of a neighbour.
 func neighbor6(s *Stack, a string) (n Neighbor) {
 	for _, n := range s.Neighbors() {
 		if n.Addr == addr(a) {
@@ -100,7 +100,7 @@ func neighbor6(s *Stack, a string) (n Neighbor) {
 	return n
 }
 
-// state6 is its state, or "" where it is not in the table.
+// state6 returns the state of a neighbour; "" if it is not in the table.
 func state6(s *Stack, a string) string { return neighbor6(s, a).State }
 
 // sendUDP6 sends a datagram to an address.
@@ -142,13 +142,13 @@ func TestASolicitationIsAnswered(t *testing.T) {
 		require.Equal(t, []string{macA.String() + " > " + macB.String() +
 			" IPv6 2001:db8::1 > 2001:db8::2 ICMPv6 neighbor advertisement 2001:db8::1 is-at " + macA.String() + " solicited override"}, p.sent())
 		require.Equal(t, "stale", state6(s, "2001:db8::2"))
-		// A probe of the address: all are told.
+		// The answer to a DAD probe goes to all nodes.
 		h := wire.NeighborSol{Target: addr(llA)}
 		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "::", dst: wire.SolicitedNode(addr(llA)).String(), body: h.Append(nil)})
 		require.Equal(t, []string{macA.String() + " > 33:33:00:00:00:01 IPv6 " + llA + " > ff02::1 ICMPv6 neighbor advertisement " +
 			llA + " is-at " + macA.String() + " override"}, p.sent())
 		require.Len(t, s.Neighbors(), 1)
-		// A sender that has another link address now. IsRouter stays as it was.
+		// The sender's link address has changed. IsRouter stays.
 		p.na("2001:db8::2", macB, wire.NASolicited|wire.NARouter)
 		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
 		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
@@ -205,7 +205,7 @@ func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
 		// "Nodes MUST silently ignore [...] if the packets carrying them include an IPv6 Fragmentation
-		// Header", even if the whole packet is in it.
+		// Header", even if it is an atomic fragment.
 		f := ndFrame(ns)
 		icmp := f[wire.EthernetLen+wire.IPv6Len:]
 		frag := make([]byte, wire.FragmentLen, wire.FragmentLen+len(icmp))
@@ -217,7 +217,7 @@ func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 	})
 }
 
-// RFC 6980 5, of a message whose fragments have been put together.
+// RFC 6980 5, for a message that was reassembled.
 func TestNeighborDiscoveryInPiecesIsIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -233,7 +233,7 @@ func TestNeighborDiscoveryInPiecesIsIgnored(t *testing.T) {
 	})
 }
 
-// RFC 4861 7.3.3: resolution, and what a neighbour that answers goes through.
+// RFC 4861 7.3.3: resolution and the states of a neighbour that answers.
 //
 // RFC 4861 MUST-37 MUST-38 MUST-39 MUST-47 MUST-52.
 func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
@@ -260,7 +260,7 @@ func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
 		require.Equal(t, "probe", state6(s, "2001:db8::2"))
 		require.Equal(t, []string{macA.String() + " > " + macB.String() +
 			" IPv6 2001:db8::1 > 2001:db8::2 ICMPv6 neighbor solicitation who-has 2001:db8::2 from " + macA.String()}, p.sent())
-		// A router that is none any more.
+		// A router that stops being one.
 		p.na("2001:db8::2", macB, wire.NASolicited|wire.NARouter)
 		require.True(t, neighbor6(s, "2001:db8::2").Router)
 		p.na("2001:db8::2", macB, wire.NASolicited)
@@ -308,12 +308,12 @@ func TestANewAddressIsProbed(t *testing.T) {
 			return list
 		}
 		require.Equal(t, []string{llA + " optimistic", "2001:db8::1 optimistic"}, states())
-		// "clear the 'Override' flag": the one who had the address before is not displaced.
+		// "clear the 'Override' flag": a previous owner of the address is not displaced.
 		p.ns("2001:db8::1")
 		sent := p.sent()
 		require.Len(t, sent, 1)
 		require.True(t, strings.HasSuffix(sent[0], "is-at "+macA.String()+" solicited"), sent[0])
-		// No neighbour learns the address by being asked.
+		// A solicitation does not teach neighbours the optimistic address.
 		u := openUDP(t, s, "[::]:9")
 		sendUDP6(t, u, "2001:db8::2", "x")
 		time.Sleep(10 * time.Millisecond)
@@ -324,12 +324,12 @@ func TestANewAddressIsProbed(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		<-changed
 		require.Equal(t, []string{llA + " preferred", "2001:db8::1 preferred"}, states())
-		// RFC 9131 6.1.2: the routers are told.
+		// RFC 9131 6.1.2: the host advertises the address to the routers.
 		require.Contains(t, strings.Join(p.sent(), "\n"), "2001:db8::1 > ff02::2 ICMPv6 neighbor advertisement 2001:db8::1 is-at "+macA.String())
 	})
 }
 
-// state returns the state of an address.
+// stateOf returns the state of an address.
 func stateOf(s *Stack, a string) string {
 	for _, ifc := range s.Interfaces() {
 		for _, i := range ifc.AddrInfo {
@@ -381,7 +381,7 @@ func TestADuplicateIsGivenUp(t *testing.T) {
 				p.take()
 				p.ns("2001:db8::1")
 				require.Empty(t, p.sent())
-				// Added again, it is probed again.
+				// Added again, the address is probed again.
 				require.NoError(t, s.AddAddr("", prefix("2001:db8::1/64"), AddrOptions{}))
 				time.Sleep(5 * time.Second)
 				require.Equal(t, "preferred", stateOf(s, "2001:db8::1"))
@@ -413,7 +413,7 @@ func TestATentativeAddressIsNotUsed(t *testing.T) {
 	})
 }
 
-// What was configured with an address stays while that is not of use yet, or not at the moment.
+// Routes that depend on an address stay while the address is tentative or optimistic.
 func TestRoutesOutlastTentativeAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := hostAndPeer(t, func(c *Config) {
@@ -428,12 +428,12 @@ func TestRoutesOutlastTentativeAddresses(t *testing.T) {
 			require.NoError(t, routeError(s, "2001:db8:5::1"))
 			require.NoError(t, routeError(s, "2001:db8:9::1"))
 			require.Equal(t, addr("2001:db8::2"), s.Interfaces()[1].Gateway6)
-			s.detectAgain((*s.ifaces.Load())[1]) // the link has come up
+			s.detectAgain((*s.ifaces.Load())[1]) // as if the link had come up
 		}
 	})
 }
 
-// RFC 7527 4.2: the host's own probe, sent back by a loop in the network, is no other node's.
+// RFC 7527 4.2: the host's own probe, looped back by the network, is not another node's.
 //
 // RFC 4862 MUST-7.
 func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
@@ -483,13 +483,13 @@ func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 		require.Equal(t, "fe80::98", hop(s))
 		n := neighbor6(s, "fe80::98")
 		require.Equal(t, Neighbor{NIC: "eth0", Addr: addr("fe80::98"), MAC: macC, State: "stale", Router: true}, n)
-		// The new first hop may send it on, to the destination itself.
+		// The new first hop may redirect again, to the destination itself.
 		p.nd(msg("fe80::99", redirect(dst, dst, macB)))
 		require.Equal(t, "fe80::98", hop(s), "it is the first hop no more")
 		p.nd(msg("fe80::98", redirect(dst, dst, macB)))
 		require.Equal(t, dst, hop(s))
 		require.False(t, neighbor6(s, dst).Router)
-		// A neighbour that does not answer is asked no more.
+		// A redirect to a neighbour that does not answer is removed.
 		u := openUDP(t, s, "[::]:9")
 		sendUDP6(t, u, dst, "x")
 		time.Sleep(10 * time.Second)
@@ -499,13 +499,13 @@ func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 		s, p := ndHost(t, gateway)
 		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
 		require.Equal(t, "fe80::98", hop(s))
-		// It was about that route.
+		// The redirect was for the route by fe80::99.
 		r := Route{Dst: prefix("2001:db8:5::/48"), Via: addr("fe80::77"), NIC: "eth0"}
 		require.NoError(t, s.AddRoute(r))
 		require.Equal(t, "fe80::77", hop(s))
 		require.NoError(t, s.DelRoute(r))
 		require.Equal(t, "fe80::98", hop(s))
-		// A link that comes up may be another one, and one that is gone has no neighbours.
+		// Flushing the neighbours and removing the link remove the redirects.
 		s.FlushNeighbors()
 		require.Equal(t, "fe80::99", hop(s))
 		p.nd(msg("fe80::99", redirect("fe80::98", dst, macC)))
@@ -541,7 +541,7 @@ func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
 	})
 }
 
-// RFC 6583: bounded memory, and those in use stay.
+// RFC 6583: memory is bounded, and entries in use are not evicted.
 func TestAFloodOfSolicitationsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -558,7 +558,7 @@ func TestAFloodOfSolicitationsIsBounded(t *testing.T) {
 		require.Len(t, p.take(), 3*maxNeighbors, "each is answered")
 		require.Len(t, s.Neighbors(), maxNeighbors)
 		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
-		// A scan from inside does the same.
+		// The same for a scan by the host.
 		to := addr("2001:db8::2:0:0:0")
 		for range 3 * maxNeighbors {
 			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(to, 9), SendOptions{})
@@ -600,7 +600,7 @@ func payloads6(frames [][]byte) (list []string) {
 	return list
 }
 
-// A node that comes with an address that the host has used for long is told of it, and logged.
+// If another node uses an address of the host, the host defends the address and logs that.
 //
 // RFC 4861 MUST-51.
 func TestAnAddressOfIPv6IsDefended(t *testing.T) {
@@ -615,7 +615,7 @@ func TestAnAddressOfIPv6IsDefended(t *testing.T) {
 			macA.String() + " override"}, p.sent(), "once in ten seconds")
 		require.Equal(t, macB, s.Interfaces()[1].AddrInfo[1].ConflictMAC)
 		require.Equal(t, "preferred", stateOf(s, "2001:db8::1"), "a static address is kept")
-		// Our own, come back, says nothing.
+		// A copy of the host's own message is ignored.
 		adv.Link = macA
 		m.body = adv.Append(nil)
 		time.Sleep(time.Minute)
@@ -624,7 +624,7 @@ func TestAnAddressOfIPv6IsDefended(t *testing.T) {
 	})
 }
 
-// RFC 4862 5.3 and 5.4: a link that comes up is probed anew, as on Linux.
+// RFC 4862 5.3 and 5.4: when a link comes up, its addresses are probed again, as on Linux.
 func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}, NoTxChecksum: true})
@@ -642,8 +642,8 @@ func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
 }
 
 // RFC 4861 6.3.6: "Routers that are reachable or probably reachable [...] SHOULD be preferred over
-// routers whose reachability is unknown or suspect". What waited for a router that does not answer
-// goes by the other one.
+// routers whose reachability is unknown or suspect". Packets that waited for a router that does not
+// answer go by the other one.
 //
 // RFC 4861 SHLD-5.
 func TestAnotherRouterOfIPv6StandsIn(t *testing.T) {

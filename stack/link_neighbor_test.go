@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// RFC 4861 7.2.5, and appendix C: what an advertisement does to an entry, written out state by state.
+// RFC 4861 7.2.5 and appendix C: the effect of an advertisement on an entry, for each state.
 //
 // RFC 4861 MUST-47 MUST-48 MUST-49 SHLD-7.
 func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
@@ -25,7 +25,7 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		link int
 		s, o bool
 		next neighborState
-		take bool // the link address
+		take bool // the link address is stored
 	}
 	var rows []row
 	// "If the target's neighbor cache entry is in the INCOMPLETE state [...] If the link layer
@@ -70,7 +70,8 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 			}
 		}
 	}
-	// "If no entry exists, the advertisement SHOULD be silently discarded." A static entry stays.
+	// "If no entry exists, the advertisement SHOULD be silently discarded." A permanent entry does not
+	// change.
 	for _, link := range []int{none, same, other} {
 		for _, s := range []bool{false, true} {
 			for _, o := range []bool{false, true} {
@@ -102,7 +103,7 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 	}
 }
 
-// RFC 6583 7.1: entries that others make are to displace none that the host uses.
+// RFC 6583 7.1: entries that other hosts create do not evict entries that the host uses.
 func TestRequestsFromManyDisplaceNoneThatAnswers(t *testing.T) {
 	s, p := hostAndPeerOn8(t)
 	u := openUDP(t, s, "0.0.0.0:9")
@@ -120,14 +121,14 @@ func TestRequestsFromManyDisplaceNoneThatAnswers(t *testing.T) {
 	require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
 }
 
-// hostAndPeerOn8 is hostAndPeer with a second network, of which there are many neighbours.
+// hostAndPeerOn8 is hostAndPeer with a second network that has many addresses.
 func hostAndPeerOn8(t *testing.T) (*Stack, *peer) {
 	return hostAndPeer(t, func(c *Config) {
 		c.NICs[0].Addrs = append(c.NICs[0].Addrs, netip.MustParsePrefix("10.0.0.1/8"))
 	})
 }
 
-// No entry that has left the table is kept until its time has come, of which a fast scan would leave many.
+// Entries removed by a fast scan are dropped at once, and not only when their next request is due.
 func TestAScanLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := ndHost(t)

@@ -18,13 +18,13 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A stuckTunnel is something of frames whose Write waits until it is closed, from when
-// the test says so.
+// A stuckTunnel is an io.ReadWriteCloser of frames. While stuck is set, Write blocks until the tunnel
+// is closed.
 type stuckTunnel struct {
 	mu     sync.Mutex
 	cond   sync.Cond
 	in     [][]byte
-	out    *stuckTunnel // where what is written arrives
+	out    *stuckTunnel // receives what is written
 	stuck  bool
 	closed bool
 }
@@ -80,10 +80,10 @@ func (w *stuckTunnel) Close() error {
 	return nil
 }
 
-// A shell is a device of a user's own: it has the four methods of nic.Device.
+// A shell is a user's own device with only the four methods of nic.Device.
 type shell struct{ nic.Device }
 
-// stuckDevices are ways for a stuck tunnel to be a device.
+// stuckDevices are devices that wrap a stuck tunnel in different ways.
 var stuckDevices = map[string]func(w *stuckTunnel) nic.Device{
 	"adapter": func(w *stuckTunnel) nic.Device { return nic.FromReadWriter(w, nic.Link{}) },
 	"captured": func(w *stuckTunnel) nic.Device {
@@ -103,7 +103,7 @@ var stuckDevices = map[string]func(w *stuckTunnel) nic.Device{
 	"embedded": func(w *stuckTunnel) nic.Device { return &blockedNull{nic.NewNull(nic.Link{}), w} },
 }
 
-// A funcsOver closes its tunnel, too.
+// A funcsOver also closes its tunnel.
 type funcsOver struct {
 	*nic.FuncDevice
 	w *stuckTunnel
@@ -114,7 +114,7 @@ func (d *funcsOver) Close() error {
 	return d.FuncDevice.Close()
 }
 
-// A blockedNull inherits the method Nonblocking, but not the promise.
+// A blockedNull inherits the method Nonblocking although its Send may block.
 type blockedNull struct {
 	*nic.Null
 	w *stuckTunnel
@@ -130,7 +130,7 @@ func (d *blockedNull) Close() error {
 	return d.Null.Close()
 }
 
-// New, RemoveNIC, Close and an application's calls return though a device takes no frame.
+// New, RemoveNIC, Close and the calls of an application return although a device accepts no frames.
 func TestAStuckDeviceKeepsNobody(t *testing.T) {
 	for name, make := range stuckDevices {
 		t.Run(name, func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestAStuckDeviceKeepsNobody(t *testing.T) {
 	}
 }
 
-// A deadline ends a Write whose bytes wait for a stuck device.
+// A deadline ends a Write to a stuck device.
 func TestADeadlineEndsAWriteToAStuckDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})
@@ -184,7 +184,7 @@ func TestADeadlineEndsAWriteToAStuckDevice(t *testing.T) {
 	})
 }
 
-// A stoppable device waits in Send while it is stopped. It takes super-frames.
+// A stoppable device blocks in Send while it is stopped. It accepts super-frames.
 type stoppable struct {
 	nic.Device
 	stop    chan struct{}
@@ -198,7 +198,7 @@ func (d *stoppable) Send(batch []nic.Frame) (int, error) {
 	return d.Device.Send(batch)
 }
 
-// Keep-alive probes, sends and what is received on a link go on while another is stuck.
+// Keep-alive probes, sends and receives on a link continue while another link is stuck.
 func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck, other := newTunnel(), newTunnel()
@@ -212,8 +212,8 @@ func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 		}})
 		require.NoError(t, err)
 		defer s.Close()
-		// Connections over both, whose keep-alive probes are due together. Those of
-		// the stuck link fill its queue.
+		// Connections over both links, whose keep-alive probes are due at the same time. Those of the
+		// stuck link fill its queue.
 		const n = 3 * txQueueLen
 		dial := func(to *Stack, remote string) *TCPListener {
 			l, err := to.ListenTCP(FamilyAny, addrPort(remote), ListenOptions{})
@@ -246,7 +246,7 @@ func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, 11, near.Stats().TCP.Received-before)
 		require.Equal(t, began, time.Now())
-		// When it takes frames again, those that waited have their turn.
+		// When the stuck device accepts frames again, the waiting connections send.
 		before = far.Stats().TCP.Received
 		stuck.set(false, false)
 		time.Sleep(2 * time.Second)
@@ -254,7 +254,7 @@ func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 	})
 }
 
-// Close waits for a device that is slow but takes frames.
+// Close waits for a device that is slow but accepts frames.
 func TestCloseWaitsForASlowDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})
@@ -281,7 +281,7 @@ func TestCloseWaitsForASlowDevice(t *testing.T) {
 	})
 }
 
-// A slowDevice takes its time.
+// A slowDevice waits in each Send.
 type slowDevice struct {
 	nic.Device
 	wait atomic.Int64 // time.Duration
@@ -292,11 +292,11 @@ func (d *slowDevice) Send(batch []nic.Frame) (int, error) {
 	return d.Device.Send(batch)
 }
 
-// The timers of connections go on though the queue of their interface is full and stands still:
-// a dial that nobody answers, and data that nobody acknowledges, time out as on any dead link.
+// The timers of connections continue although the interface's queue is full and makes no progress. A
+// dial without an answer and data without an ACK time out as on any dead link.
 func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP}) // on Ethernet, ARP would give up first
+		x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP}) // on Ethernet, ARP would fail first
 		stop := make(chan struct{})
 		dev := &stoppable{Device: x, stop: stop}
 		a, b := newHost(t, dev, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")
@@ -307,7 +307,7 @@ func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
 		u := openUDP(t, a, "0.0.0.0:0")
 		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
 		var err error
-		for err == nil { // the queue fills
+		for err == nil { // until the queue is full
 			_, err = u.WriteTo(make([]byte, 100), addrPort("192.0.2.2:9"), SendOptions{})
 		}
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)

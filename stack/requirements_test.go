@@ -19,21 +19,22 @@ import (
 
 var updateTables = flag.Bool("update", false, "write the tables of requirements in docs anew")
 
-// provedAtLeast is how much of the MUSTs of an RFC is proved, in per cent, where it is not 95.
+// provedAtLeast is the percentage of an RFC's MUSTs that must be proved, if it is not 95.
 var provedAtLeast = map[string]int{"RFC 9293": 89}
 
-// TestTablesOfRequirementsAreUpToDate makes a file of docs for each list testdata/rfc*.txt: every requirement of an RFC, and
-// what proves it. A test proves those that a comment of it names in one line with the RFC, and a script of tcp/testdata
-// those that its first line names. With -update the files are written.
+// TestTablesOfRequirementsAreUpToDate generates a file of docs from each list testdata/rfc*.txt. The
+// file has every requirement of an RFC, and the tests and scripts that prove it. A test proves the
+// requirements that its comments name on the same line as the RFC. A script of tcp/testdata proves
+// those that its first line names. With -update the test writes the files.
 //
-// The lines of a list are
+// A list has lines of these forms:
 //
-//	== the group of those that follow
-//	identifier|section|in short, or quoted|remark
+//	== title of the group of requirements that follow
+//	identifier|section|summary or quotation|remark
 //	= package.Test package.Test
 //
-// where the last names tests that prove the requirement above without naming it. What does not concern a host
-// has no identifier but "-", and a remark that says why.
+// The last form names tests that prove the requirement above it without naming it. A requirement that
+// does not concern a host has "-" for its identifier, and a remark with the reason.
 func TestTablesOfRequirementsAreUpToDate(t *testing.T) {
 	lists, err := filepath.Glob("testdata/rfc*.txt")
 	require.NoError(t, err)
@@ -58,7 +59,8 @@ var (
 	requirementName = regexp.MustCompile(`\b(?:MUST|SHLD|MAY|REC)-\d+\b`)
 )
 
-// readRequirements returns the names of all tests, and what proves a requirement by naming it, by RFC and requirement.
+// readRequirements returns the names of all tests, and by RFC and requirement the tests and scripts
+// that name it.
 func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]string) {
 	tests, named = map[string]bool{}, map[string][]string{}
 	prove := func(key, by string) {
@@ -73,7 +75,7 @@ func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]s
 		src, err := os.ReadFile(f)
 		require.NoError(t, err)
 		head, _, _ := strings.Cut(string(src), "\n")
-		for _, id := range requirementName.FindAllString(head, -1) { // they are of RFC 9293, whatever others it names
+		for _, id := range requirementName.FindAllString(head, -1) { // the identifiers are of RFC 9293, even if the line names another RFC
 			prove("RFC 9293 "+id, fmt.Sprintf("[%s](../stack/tcp/testdata/%[1]s.pkt)", strings.TrimSuffix(filepath.Base(f), ".pkt")))
 		}
 	}
@@ -97,10 +99,11 @@ func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]s
 	return tests, named
 }
 
-// requirementDirs have most of the tests that prove something: they come first, in this order.
+// requirementDirs are the directories with most of these tests. They come first in the tables, in this
+// order.
 var requirementDirs = []string{"../stack", "../stack/wire", "..", "../internal/taptest", "../stack/tcp"}
 
-// testFiles are those of the module.
+// testFiles returns the test files of the module.
 func testFiles(t *testing.T) (files []string) {
 	for _, dir := range requirementDirs {
 		list, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
@@ -140,7 +143,7 @@ func commentsOf(file *ast.File, fn *ast.FuncDecl) (lines []string) {
 	return lines
 }
 
-// requirementsIn returns what a line names: an RFC, and its requirements after it.
+// requirementsIn returns the requirements that a line names, each with its RFC.
 func requirementsIn(line string) (keys []string) {
 	rfcs := rfcName.FindAllStringIndex(line, -1)
 	for _, at := range requirementName.FindAllStringIndex(line, -1) {

@@ -15,10 +15,11 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The requirements of RFC 4861 and RFC 4862 that have no place elsewhere. docs/rfc4861.md and docs/rfc4862.md are made
-// from comments of tests.
+// Tests of the requirements of RFC 4861 and RFC 4862 that no other file covers. docs/rfc4861.md and
+// docs/rfc4862.md are generated from comments of tests.
 
-// ndKinds are valid messages of each kind, after which the host is another, or says something.
+// ndKinds returns a valid message of each kind. Each changes the host's state or makes the host send a
+// message.
 func ndKinds() map[string]ndMessage {
 	const dst = "2001:db8:5::5"
 	sol := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
@@ -35,7 +36,7 @@ func ndKinds() map[string]ndMessage {
 	}
 }
 
-// afterND is what there is to see of a host after a frame has come.
+// afterND returns a description of the host's state and messages after it has received a frame.
 func afterND(t *testing.T, frame []byte) (seen string) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, func(c *Config) {
@@ -44,7 +45,7 @@ func afterND(t *testing.T, frame []byte) (seen string) {
 		})
 		require.NoError(t, s.Advertise("", &RouterConfig{Lifetime: time.Hour}))
 		time.Sleep(time.Hour)
-		sendUDP6(t, openUDP(t, s, "[::]:9"), "2001:db8::2", "x") // the neighbour is asked for
+		sendUDP6(t, openUDP(t, s, "[::]:9"), "2001:db8::2", "x") // starts a resolution
 		p.take()
 		p.send(frame)
 		for _, n := range s.Neighbors() {
@@ -114,7 +115,7 @@ func TestUnknownOptionsOfDiscoveryAreIgnored(t *testing.T) {
 	}
 }
 
-// RFC 4861 MUST-17: "a value of zero [...] (unspecified)" leaves what was known as it was.
+// RFC 4861 MUST-17: "a value of zero [...] (unspecified)" does not change the host's value.
 func TestUnspecifiedFieldsOfRoutersChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
@@ -128,12 +129,12 @@ func TestUnspecifiedFieldsOfRoutersChangeNothing(t *testing.T) {
 	})
 }
 
-// RFC 4861 SHLD-9 MUST-52: a neighbour that is silent in PROBE.
+// RFC 4861 SHLD-9 MUST-52: a neighbour that does not answer in PROBE.
 func TestASilentProbedNeighbourIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
 		u := openUDP(t, s, "[::]:9")
-		p.ns("2001:db8::1") // 2001:db8::2 is known
+		p.ns("2001:db8::1") // makes 2001:db8::2 known
 		p.take()
 		sendUDP6(t, u, "2001:db8::2", "x")
 		time.Sleep(4900 * time.Millisecond)
@@ -151,7 +152,7 @@ func TestASilentProbedNeighbourIsForgotten(t *testing.T) {
 }
 
 // RFC 4861 MUST-36.
-// RFC 4862 MUST-2 MUST-4: the link-local address, and what the host listens to before it probes.
+// RFC 4862 MUST-2 MUST-4: the link-local address, and the groups that the host joins before it probes.
 func TestALinkLocalAddressLastsAndIsListenedTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}, NoTxChecksum: true})
@@ -178,7 +179,8 @@ func TestALinkLocalAddressLastsAndIsListenedTo(t *testing.T) {
 	})
 }
 
-// RFC 4862 MUST-19 MUST-20 SHLD-2: what a deprecated address is good for, and one that is over is not.
+// RFC 4862 MUST-19 MUST-20 SHLD-2: a deprecated address still works, and one whose valid lifetime has
+// ended does not.
 func TestADeprecatedAddressGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// More of RFC 4861, and of RFC 4862, that no other test is about. testdata/rfc4861.txt and rfc4862.txt name the
-// tests.
+// Tests of requirements of RFC 4861 and RFC 4862 that no other test is about. testdata/rfc4861.txt and
+// rfc4862.txt name the tests.
 
 // RFC 4861 4.1 to 4.6: reserved fields "MUST be initialized to zero by the sender and MUST be ignored by the receiver";
 // RFC 4861 6.1.2, 7.1.1, 7.1.2 and 8.1: "The contents of any defined options that are not specified to be used with"
@@ -57,7 +57,7 @@ func TestReservedFieldsAndStrangeOptionsAreIgnored(t *testing.T) {
 		case wire.ICMPv6NeighborAdv:
 			reserved.rest |= 0x1fffffff
 		case wire.ICMPv6RouterAdv:
-			reserved.rest |= 0x00070000 // those flags that are neither M, O nor a preference
+			reserved.rest |= 0x00070000 // the flags other than M, O and the preference
 		}
 		require.Equal(t, want, see(reserved), "type %d", m.typ)
 		odd := m
@@ -128,7 +128,7 @@ func TestAnAdvertisementInvalidatesNoOther(t *testing.T) {
 func TestASolicitedNodeGroupIsOfAllItsAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
-		require.NoError(t, s.AddAddr("", prefix("2001:db8:9::1/64"), AddrOptions{})) // of the same group
+		require.NoError(t, s.AddAddr("", prefix("2001:db8:9::1/64"), AddrOptions{})) // in the same group
 		time.Sleep(5 * time.Second)
 		p.take()
 		require.NoError(t, s.RemoveAddr("", addr("2001:db8::1")))
@@ -155,7 +155,7 @@ func TestOnlyAnAnswerConfirmsANeighbour(t *testing.T) {
 		p.ra(ra{})
 		p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: router6, dst: llA, body: (&wire.NeighborSol{Target: addr(llA), Source: macB, HasSource: true}).Append(nil)})
 		require.Equal(t, "stale", state6(s, router6))
-		// While it is probed that does not end the probes either.
+		// An unsolicited message does not end the probes either.
 		sendUDP6(t, openUDP(t, s, "[::]:9"), router6+"%eth0", "x")
 		time.Sleep(6 * time.Second)
 		require.Equal(t, "probe", state6(s, router6))
@@ -168,8 +168,8 @@ func TestOnlyAnAnswerConfirmsANeighbour(t *testing.T) {
 	})
 }
 
-// RFC 4862 5.4: "new implementations MUST NOT do that optimization": each address is probed, those of one identifier
-// as well.
+// RFC 4862 5.4: "new implementations MUST NOT do that optimization": each address is probed, even if
+// several have the same identifier.
 func TestEachAddressOfAnIdentifierIsProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		id := strings.TrimPrefix(llA, "fe80::")
@@ -187,8 +187,8 @@ func TestEachAddressOfAnIdentifierIsProbed(t *testing.T) {
 }
 
 // RFC 4862 5.1: "A node MUST allow" DupAddrDetectTransmits "to be configured by system management for each multicast-capable
-// interface"; the probes are RetransTimer apart, and so is the end from the last one. RFC 4862 5.4: with zero (here: less)
-// there is no detection.
+// interface"; the probes are RetransTimer apart, and the detection ends RetransTimer after the last
+// one. RFC 4862 5.4: with zero (here: a negative number) there is no detection.
 func TestTheNumberOfProbesCanBeSet(t *testing.T) {
 	for transmits, want := range map[int]int{0: 1, 1: 1, 3: 3, 10: 10, -1: 0} {
 		synctest.Test(t, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestTheNumberOfProbesCanBeSet(t *testing.T) {
 					if strings.Contains(wire.Describe(f), ":: > ff02::1:ff00:1 ICMPv6 neighbor solicitation") {
 						at = append(at, time.Since(began).Round(time.Second))
 						f = slices.Clone(f)
-						copy(f[6:], macB[:]) // it comes back: RFC 7527
+						copy(f[6:], macB[:]) // as if it had looped back: RFC 7527
 						if transmits == 10 {
 							p.send(f)
 						}
@@ -298,7 +298,7 @@ func TestADeprecatedAddressIsStillOne(t *testing.T) {
 		require.Equal(t, wire.OK, r)
 		require.Equal(t, addr("2001:db8::7"), h.Src)
 	}
-	// It begins nothing while there is another, and what there is where there is none.
+	// The host starts communication with a deprecated address only if it has no other.
 	sendUDP6(t, openUDP(t, s, "[::]:7"), "2001:db8::2", "x")
 	h, _, _ := wire.ParseIPv6(p.take()[0])
 	require.Equal(t, addr("2001:db8::1"), h.Src)

@@ -32,7 +32,7 @@ func TestHeadersAreAcceptedInAnyOrder(t *testing.T) {
 		p.send(ip6Packet(wire.IPv6{Next: wire.Proto(parts[0][0])}, append(bytes.Join(parts[1:], nil), udp...)))
 		require.Equal(t, []string{"hi"}, texts(u), "%x", parts)
 	}
-	// What is wrong first is what is told.
+	// The first fault is the one that is reported.
 	bad := append(ext(wire.ProtoRouting, 0xbe, 4), 99, 0, 0, 1, 0, 0, 0, 0)
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, bad))
 	m, _ := icmp6(t, p.take()[0])
@@ -101,8 +101,8 @@ func TestPacketsOfAllSizesAreAccepted(t *testing.T) {
 	require.Equal(t, 1440, out.mss())
 }
 
-// asked returns the echo request of a peer behind these extension headers, of which the last names
-// ICMPv6, and what the host sends in answer to it.
+// asked sends an echo request behind the given extension headers, of which the last names ICMPv6. It
+// returns the packets that the host sends in reply.
 func (p *peer) asked(first wire.Proto, headers ...[]byte) [][]byte {
 	p.t.Helper()
 	echo := echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 7, 8, []byte("data"))
@@ -139,7 +139,7 @@ func TestExtensionHeadersAreProcessedInOrder(t *testing.T) {
 }
 
 // RFC 8200 MUST-42: "a particular option is identified by a full 8-bit Option Type, not just the low-order 5 bits of an
-// Option Type." What has the low bits of Pad1 or PadN is none.
+// Option Type." An option with the low bits of Pad1 or PadN is not padding.
 func TestAnOptionIsItsWholeType(t *testing.T) {
 	_, p := hostAndPeer6(t)
 	for _, low := range []byte{0, 1} {
@@ -147,7 +147,7 @@ func TestAnOptionIsItsWholeType(t *testing.T) {
 			frames := p.asked(wire.ProtoDstOpts, ext(wire.ProtoICMPv6, low|high<<5, 4))
 			switch {
 			case high == 0 && low == 0:
-				// Pad1, and then an option of type 4, which is not known: it is skipped.
+				// Pad1, followed by an unknown option of type 4, which is skipped.
 				require.Len(t, frames, 1)
 			case high <= 1:
 				require.Len(t, frames, 1)
@@ -225,7 +225,7 @@ func TestDatagramsOfIPv6HaveAChecksum(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[2001:db8::1]:9")
 	ones := 0
-	for v := range 1 << 16 { // one of them makes the sum zero
+	for v := range 1 << 16 { // for one of them the sum is zero
 		_, err := u.WriteTo([]byte{byte(v >> 8), byte(v)}, addrPort("[2001:db8::2]:9"), SendOptions{})
 		require.NoError(t, err)
 		if v%1024 != 1023 {

@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The requirements of RFC 8504, of what an IPv6 node must have, that no other test is about.
-// testdata/rfc8504.txt names the others.
+// Tests of requirements of RFC 8504 for IPv6 nodes that no other test is about. testdata/rfc8504.txt
+// names the other tests.
 
 // RFC 8504 MUST-17: "all nodes MUST respond to unicast Neighbor Solicitation (NS) messages".
 func TestUnicastSolicitationsAreAnswered(t *testing.T) {
@@ -19,7 +19,8 @@ func TestUnicastSolicitationsAreAnswered(t *testing.T) {
 		_, p := ndHost(t)
 		for _, target := range []string{"2001:db8::1", llA} {
 			for _, with := range []bool{true, false} {
-				// RFC 4861 4.3: to one node it need not have the source's MAC, which is known then.
+				// RFC 4861 4.3: a unicast solicitation need not include the sender's MAC, which is
+				// known already.
 				h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: with}
 				p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: target, body: h.Append(nil)})
 				require.Equal(t, []string{macA.String() + " > " + macB.String() + " IPv6 " + target + " > 2001:db8::2 ICMPv6 neighbor advertisement " +
@@ -29,8 +30,8 @@ func TestUnicastSolicitationsAreAnswered(t *testing.T) {
 	})
 }
 
-// RFC 8504 MUST-9: what is not recognized is treated as RFC 8200 4 says "whether the value is an unrecognized
-// extension header or an unrecognized upper-layer protocol".
+// RFC 8504 MUST-9: an unrecognized header is handled as in RFC 8200 4, "whether the value is an
+// unrecognized extension header or an unrecognized upper-layer protocol".
 func TestUnknownHeadersAreToldOfWhateverTheyAre(t *testing.T) {
 	_, p := hostAndPeer6(t)
 	const esp, ah, mobility, hip, shim6, experiment, sctp = 50, 51, 135, 139, 140, 253, 132
@@ -49,7 +50,8 @@ func TestUnknownHeadersAreToldOfWhateverTheyAre(t *testing.T) {
 	}
 }
 
-// RFC 8504 MUST-29: the flags are bits of their own (RFC 7371): a group with any of them is one to join, hear and send to.
+// RFC 8504 MUST-29: the flags are separate bits (RFC 7371): a group with any of them can be joined,
+// received and sent to.
 func TestGroupsOfIPv6MayHaveAnyFlags(t *testing.T) {
 	for flags := range 16 {
 		for _, scope := range []int{2, 5, 8, 14} {

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The requirements of RFC 9293 that are the host's and not the state machine's.
-// docs/rfc9293.md is made from these comments.
+// Tests of the requirements of RFC 9293 that the host meets outside of the state machine.
+// docs/rfc9293.md is generated from their comments.
 
 // tcpSegment makes a segment from 192.0.2.2 to dst with its checksum.
 func tcpSegment(dst netip.Addr, h wire.TCP) []byte {
@@ -26,8 +26,8 @@ func tcpSegment(dst netip.Addr, h wire.TCP) []byte {
 	return b
 }
 
-// segments returns the TCP segments that the host has sent since the last call,
-// after a look at their checksums.
+// segments returns the TCP segments that the host has sent since the last call. It checks their
+// checksums.
 func (p *peer) segments() (list []wire.TCP, sources []netip.Addr, packets [][]byte) {
 	p.t.Helper()
 	for _, f := range p.take() {
@@ -46,8 +46,8 @@ func (p *peer) segments() (list []wire.TCP, sources []netip.Addr, packets [][]by
 	return list, sources, packets
 }
 
-// dialing dials in the background and returns the SYN, its source and a way to
-// wait for the outcome.
+// dialing dials in the background. It returns the SYN, its source and its packet, and a function that
+// waits for the outcome.
 func dialing(t *testing.T, s *Stack, p *peer, local netip.AddrPort) (syn wire.TCP, src netip.Addr, packet []byte, wait func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -91,7 +91,7 @@ func TestInitialSequenceNumbersAreUnpredictableAndFollowTheClock(t *testing.T) {
 		first := isn(s, a, b)
 		require.Equal(t, first, isn(s, a, b))
 		// RFC 9293 SHLD-1, MUST-9: another connection and another host's secret
-		// give numbers that have nothing to do with each other.
+		// give unrelated numbers.
 		require.NotEqual(t, first, isn(s, a, c))
 		require.NotEqual(t, first, isn(other, a, b))
 		require.NotEqual(t, isn(s, a, c)-first, isn(other, a, c)-isn(other, a, b), "no difference carries over")
@@ -114,7 +114,7 @@ func TestIPChoosesTheAddressOfASYNUnlessTheCallerDoes(t *testing.T) {
 		// RFC 9293 MUST-43: the caller chooses.
 		syn, src, _, wait := dialing(t, s, p, addrPort("192.0.2.9:0"))
 		require.Equal(t, addr("192.0.2.9"), src)
-		// RFC 9293 MUST-45: what follows comes from the same address.
+		// RFC 9293 MUST-45: later segments have the same source.
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP, Dst: src}, tcpSegment(src, wire.TCP{
 			SrcPort: 80, DstPort: syn.SrcPort, Seq: 100, Ack: syn.Seq + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000,
 		}))
@@ -126,8 +126,8 @@ func TestIPChoosesTheAddressOfASYNUnlessTheCallerDoes(t *testing.T) {
 	})
 }
 
-// RFC 9293 MUST-67: the option is the largest segment that can be received:
-// the MTU without the headers.
+// RFC 9293 MUST-67: the MSS option is the size of the largest segment that can be received: the MTU
+// without headers.
 func TestTheMSSOptionIsTheMTUWithoutHeaders(t *testing.T) {
 	for mtu, mss := range map[int]uint16{1500: 1460, 9000: 8960, 576: 536} {
 		synctest.Test(t, func(t *testing.T) {
@@ -142,7 +142,7 @@ func TestTheMSSOptionIsTheMTUWithoutHeaders(t *testing.T) {
 	}
 }
 
-// RFC 9293 MUST-46: an OPEN to what cannot be a host is an error.
+// RFC 9293 MUST-46: an OPEN to an address that cannot be a host's is an error.
 func TestAnOpenToAGroupFails(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	for _, to := range []string{"255.255.255.255:80", "192.0.2.255:80", "224.0.0.1:80"} {
@@ -171,7 +171,7 @@ func TestASegmentToAGroupIsDiscardedSilently(t *testing.T) {
 	}
 	require.Empty(t, p.sent())
 	require.Equal(t, 6, dropped(s, dropTCPBroadcast), "%v", s.Stats().Drops)
-	// The listener is there.
+	// The listener still accepts connections.
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Flags: wire.FlagSYN}))
 	require.Len(t, p.sent(), 1)
 }
@@ -186,12 +186,12 @@ func TestASegmentWithAWrongChecksumIsDropped(t *testing.T) {
 	require.Equal(t, 1, dropped(s, wire.BadTCPChecksum))
 	b[16] ^= 1
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
-	list, _, _ := p.segments() // RFC 9293 MUST-2: and the answer has one.
+	list, _, _ := p.segments() // RFC 9293 MUST-2: the answer has a checksum.
 	require.Len(t, list, 1)
 	require.Equal(t, wire.FlagRST|wire.FlagACK, list[0].Flags)
 }
 
-// RFC 9293 MUST-50: IP options that mean nothing to TCP are ignored.
+// RFC 9293 MUST-50: IP options that TCP does not know are ignored.
 func TestIPOptionsOfASegmentAreIgnored(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	l, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
@@ -213,9 +213,9 @@ func TestICMPMessagesReachTheConnectionTheyQuote(t *testing.T) {
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPSourceQuench, 0, 0, packet[:28]))
 		synctest.Wait()
 		require.Empty(t, p.sent())
-		// RFC 9293 MUST-54: others are for the connection that they quote.
+		// RFC 9293 MUST-54: other messages reach the connection that they quote.
 		strange := append([]byte(nil), packet[:28]...)
-		strange[wire.IPv4Len+7]++ // of a number that is not in flight
+		strange[wire.IPv4Len+7]++ // a sequence number that is not in flight
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachPort, 0, strange))
 		synctest.Wait()
 		require.Equal(t, 1, dropped(s, dropICMPSequence))
@@ -246,7 +246,7 @@ func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
 		c := <-done
 		p.segments()
 		// RFC 9293 MUST-48, MUST-49, SHLD-21, SHLD-22: both may be changed at any
-		// time, and go into the packets as they were given.
+		// time, and are sent unchanged.
 		for _, v := range []struct{ tos, ttl, wantTTL uint8 }{{0xb8, 7, 7}, {0x20, 255, 255}, {0, 0, 64}} {
 			require.NoError(t, c.SetTOS(v.tos|1))
 			require.NoError(t, c.SetTTL(v.ttl))
@@ -259,7 +259,7 @@ func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
 			h, _, _ := wire.ParseIPv4(packets[0])
 			require.Equal(t, v.tos, h.TOS)
 			require.Equal(t, v.wantTTL, h.TTL)
-			// RFC 9293 SHLD-23: what is sent again has the same.
+			// RFC 9293 SHLD-23: a retransmission has the same values.
 			time.Sleep(time.Duration(c.Info().RTO) + timerSlots)
 			synctest.Wait()
 			_, _, packets = p.segments()
@@ -279,7 +279,7 @@ func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
 	})
 }
 
-// As nmap -sN, -sF and -sX send them.
+// Segments as nmap -sN, -sF and -sX send them.
 func TestAListenerDropsWhatHasNeitherSYNNorACKNorRST(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
@@ -288,7 +288,7 @@ func TestAListenerDropsWhatHasNeitherSYNNorACKNorRST(t *testing.T) {
 	for _, flags := range all {
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Seq: 5, Flags: flags}))
 		require.Empty(t, p.take(), "%v", flags)
-		// RFC 9293 3.10.7.1: where nobody listens, a RST answers it.
+		// RFC 9293 3.10.7.1: without a listener, the answer is a RST.
 		p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 81, Seq: 5, Flags: flags}))
 		list, _, _ := p.segments()
 		require.Len(t, list, 1)
@@ -314,9 +314,9 @@ func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {
 			SrcPort: port, DstPort: 80, Seq: 1, Ack: synAck.Seq + 1, Flags: wire.FlagACK, Window: 1000,
 		}))
 	}
-	// RFC 9293 MUST-42: while one connection is in SYN-RECEIVED the port listens on.
+	// RFC 9293 MUST-42: the port accepts further SYNs while a connection is in SYN-RECEIVED.
 	first, second := open(1), open(2)
-	// RFC 9293 MUST-41: another LISTEN is an error, and changes nothing.
+	// RFC 9293 MUST-41: a second LISTEN fails and changes nothing.
 	_, err = s.ListenTCP(FamilyAny, addrPort("192.0.2.1:80"), ListenOptions{})
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 	ack(2, second)
@@ -326,7 +326,7 @@ func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, addrPort(want), c.RemoteAddr())
 	}
-	// Nor does it take more than the listener to be gone.
+	// Once the listener is closed, another one can be opened while the connections are open.
 	require.NoError(t, l.Close())
 	l, err = s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)

@@ -16,13 +16,13 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// stressed is three hosts on a switch, and what goroutines do to them at random.
+// A stressed has three hosts on a switch. Goroutines use them at random.
 type stressed struct {
 	t     *testing.T
 	hosts []*Stack
 	addrs []netip.Addr
-	other *nic.Switch  // to which the first host has a link that comes and goes
-	used  atomic.Int32 // connections
+	other *nic.Switch  // the first host has a link to it that comes and goes
+	used  atomic.Int32 // connections used
 }
 
 func newStressed(t *testing.T, imp nic.Impairment) *stressed {
@@ -48,15 +48,15 @@ func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 	return x
 }
 
-// port is one of few, so that much meets.
+// port returns one of a few ports, so that uses collide.
 func (x *stressed) port(r *rand.Rand) uint16 { return uint16(1000 + r.IntN(4)) }
 
-// soon is a deadline that may have passed already.
+// soon returns a deadline that may have passed already.
 func (x *stressed) soon(r *rand.Rand) time.Time {
 	return time.Now().Add(time.Duration(r.IntN(3000)-200) * time.Microsecond)
 }
 
-// use does things with a connection, and ends it in one of the ways that there are.
+// use reads and writes on a connection, and ends it in one of several ways.
 func (x *stressed) use(c *TCP, r *rand.Rand) {
 	x.used.Add(1)
 	var wg sync.WaitGroup
@@ -69,7 +69,7 @@ func (x *stressed) use(c *TCP, r *rand.Rand) {
 		}
 		b := make([]byte, size)
 		c.Write(b)
-		clear(b) // it is ours again
+		clear(b) // the caller owns b again
 		if seed%5 == 0 {
 			c.CloseWrite()
 		}
@@ -89,7 +89,7 @@ func (x *stressed) use(c *TCP, r *rand.Rand) {
 			left -= n
 		}
 	})
-	if r.IntN(2) == 0 { // in the midst of it
+	if r.IntN(2) == 0 { // end it while it is in use
 		runtime.Gosched()
 		x.end(c, r)
 		wg.Wait()
@@ -113,7 +113,7 @@ func (x *stressed) end(c *TCP, r *rand.Rand) {
 	c.Close()
 }
 
-// step does one thing.
+// step makes one random change or use.
 func (x *stressed) step(r *rand.Rand) {
 	i := r.IntN(len(x.hosts))
 	s := x.hosts[i]
@@ -164,7 +164,7 @@ func (x *stressed) step(r *rand.Rand) {
 			s.RemoveNIC("eth9")
 		}
 	case 9:
-		// An address comes and goes by itself, and the one that others have to do with goes and comes.
+		// An address with a lifetime comes and goes, and the address in use is removed and added.
 		link := s.Interfaces()[1].Name
 		s.AddAddr(link, prefix("192.0.2.9/24"), AddrOptions{Valid: time.Duration(1+r.IntN(4)) * time.Millisecond, Origin: AddrDHCP})
 		if r.IntN(2) == 0 {
@@ -176,8 +176,7 @@ func (x *stressed) step(r *rand.Rand) {
 	}
 }
 
-// requireIdle fails unless nothing is open any more on a host. What was closed may still
-// be on its way.
+// requireIdle fails unless all sockets of a host are closed. Closed connections may still be ending.
 func requireIdle(t *testing.T, s *Stack) {
 	require.Empty(t, s.tcp.listeners.all())
 	for i := range udpBuckets {
@@ -195,7 +194,7 @@ func requireIdle(t *testing.T, s *Stack) {
 	}
 }
 
-// requireEmpty fails unless nothing is left of a host that was closed.
+// requireEmpty fails unless a closed host has released all of its state.
 func requireEmpty(t *testing.T, s *Stack) {
 	ts := &s.tcp
 	require.Zero(t, ts.used.Load(), "memory of TCP")
@@ -246,7 +245,7 @@ func TestNothingIsLeftOfWhatManyDidAtOnce(t *testing.T) {
 					}
 				})
 			}
-			// One host goes while the others are at it.
+			// Close one host while the others are in use.
 			last := make(chan struct{})
 			go func() {
 				defer close(last)

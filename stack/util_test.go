@@ -21,7 +21,7 @@ var (
 	macB = wire.MAC{2, 0, 0, 0, 0, 0xb}
 )
 
-// testRand is a Config.Rand that gives every test the same bytes.
+// testRand returns a Config.Rand that gives the same bytes in every test.
 func testRand() func(p []byte) {
 	var mu sync.Mutex
 	x := uint64(1)
@@ -37,7 +37,7 @@ func testRand() func(p []byte) {
 	}
 }
 
-// newHost makes a stack on a device that is closed with the test.
+// newHost makes a stack on a device. Both are closed at the end of the test.
 func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Config)) *Stack {
 	t.Helper()
 	if overIPv6(t) {
@@ -56,7 +56,7 @@ func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Confi
 	return s
 }
 
-// twoHosts makes 192.0.2.1 and 192.0.2.2 on a pipe.
+// twoHosts makes the hosts 192.0.2.1 and 192.0.2.2 on a pipe.
 func twoHosts(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
 	t.Helper()
 	cfg.MACs = [2][6]byte{macA, macB}
@@ -64,8 +64,8 @@ func twoHosts(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
 	return newHost(t, da, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
 }
 
-// A peer is the other end of a pipe in the hands of a test: it records what the
-// host sends, and sends whatever the test wants.
+// A peer is a test's end of a pipe. It records the frames that the host sends, and sends the frames of
+// the test.
 type peer struct {
 	t   testing.TB
 	dev *nic.PipeEnd
@@ -74,7 +74,7 @@ type peer struct {
 	frames [][]byte
 }
 
-// hostAndPeer makes 192.0.2.1 on a plain Ethernet with a peer at the other end.
+// hostAndPeer makes the host 192.0.2.1 on a plain Ethernet, with a peer at the other end.
 func hostAndPeer(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	return hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, change...)
@@ -96,7 +96,7 @@ func hostAndPeerOn(t testing.TB, cfg nic.PipeConfig, change ...func(*Config)) (*
 	return s, p
 }
 
-// sent returns what the host has sent since the last call, in words.
+// sent describes the frames that the host has sent since the last call.
 func (p *peer) sent() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -117,7 +117,7 @@ func (p *peer) take() [][]byte {
 	return fs
 }
 
-// send gives the host a frame.
+// send sends a frame to the host.
 func (p *peer) send(frame []byte) {
 	p.t.Helper()
 	n, err := p.dev.Send([]nic.Frame{{Head: frame}})
@@ -135,7 +135,7 @@ func (p *peer) arp(to wire.MAC, h wire.ARP) {
 	p.send(b)
 }
 
-// reply answers for 192.0.2.2.
+// reply sends an ARP reply for 192.0.2.2.
 func (p *peer) reply() {
 	p.arp(macA, wire.ARP{Op: wire.ARPReply, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetMAC: macA, TargetIP: addr("192.0.2.1")})
 }
@@ -169,7 +169,7 @@ func ipPacket(h wire.IPv4, payload []byte) []byte {
 	return b
 }
 
-// udpDatagram makes a UDP datagram with its checksum.
+// udpDatagram returns a UDP datagram with its checksum.
 func udpDatagram(src, dst netip.AddrPort, payload []byte) []byte {
 	b := make([]byte, wire.UDPLen+len(payload))
 	h := wire.UDP{SrcPort: src.Port(), DstPort: dst.Port()}
@@ -186,7 +186,7 @@ func echoRequest(id, seq uint16, body []byte) []byte {
 	return b
 }
 
-// openUDP opens a socket that is closed with the test.
+// openUDP opens a socket. It is closed at the end of the test.
 func openUDP(t testing.TB, s *Stack, local string) *UDP {
 	t.Helper()
 	u, err := s.OpenUDP(FamilyAny, addrPort(local))
@@ -195,10 +195,11 @@ func openUDP(t testing.TB, s *Stack, local string) *UDP {
 	return u
 }
 
-// dropped returns how often a reason occurred.
+// dropped returns the number of packets dropped for a reason.
 func dropped(s *Stack, r wire.Reason) int { return int(s.counts.drops[r].Load()) }
 
-// elsewhere runs f in a goroutine of its own: it takes locks before those that the test holds.
+// elsewhere runs f in another goroutine, because f takes locks that come before those that the test
+// holds.
 func elsewhere(f func()) {
 	done := make(chan struct{})
 	go func() {
