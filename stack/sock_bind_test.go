@@ -31,8 +31,8 @@ func TestBoundTakesItsFamily(t *testing.T) {
 	}
 }
 
-// A listener of the address goes before one of its family's wildcard; a wildcard of both
-// families is found by either, and one of IPv6 alone not by IPv4.
+// A listener that is bound to an address is found before one that is bound to a wildcard of its family.
+// A wildcard of both families is found for either family, and one of IPv6 only is not found for IPv4.
 func TestListenersAreFoundByFamily(t *testing.T) {
 	var tl tcpListeners
 	listen := func(fam Family, local string) *TCPListener {
@@ -65,7 +65,7 @@ func TestListenersAreFoundByFamily(t *testing.T) {
 	}
 	for _, l := range []*TCPListener{dual, only, four} {
 		tl.remove(l)
-		tl.remove(l) // it is not there any more
+		tl.remove(l) // already removed
 	}
 	require.Nil(t, tl.find(addrPort("192.0.2.1:80"), 0))
 	require.Nil(t, tl.find(addrPort("[2001:db8::1]:81"), 0))

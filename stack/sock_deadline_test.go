@@ -30,14 +30,14 @@ func TestADeadlineMovesBothWays(t *testing.T) {
 			require.Equal(t, want, woken)
 		}
 		set(10 * time.Second)
-		set(20 * time.Second) // later: the timer may fire early, and must not expire
+		set(20 * time.Second) // later: the timer may fire early, which must not expire the deadline
 		check(15*time.Second, false)
 		check(20*time.Second, true, 20*time.Second)
 		set(time.Hour)
 		check(21*time.Second, false, 20*time.Second)
-		set(30 * time.Second) // nearer
+		set(30 * time.Second) // earlier
 		check(30*time.Second, true, 20*time.Second, 30*time.Second)
-		set(-time.Hour) // past: at once
+		set(-time.Hour) // past: expires at once
 		check(31*time.Second, true, 20*time.Second, 30*time.Second, 30*time.Second)
 		set(40 * time.Second)
 		mu.Lock()
@@ -63,8 +63,8 @@ func TestADeadlineThatIsSetWhileItsTimerFiresHolds(t *testing.T) {
 			mu.Lock()
 			d.set(begin.Add(time.Duration(i+1)*time.Second), &mu, func() { wakes++ })
 			mu.Unlock()
-			// The timer of this deadline and the test wake at the same time, so
-			// that now one and now the other has the lock first.
+			// The timer of this deadline and the test wake at the same time, so either may get the lock
+			// first.
 			time.Sleep(time.Second)
 			mu.Lock()
 			d.set(begin.Add(time.Hour), &mu, nil)
@@ -72,7 +72,7 @@ func TestADeadlineThatIsSetWhileItsTimerFiresHolds(t *testing.T) {
 			mu.Unlock()
 			synctest.Wait()
 			mu.Lock()
-			require.False(t, d.expired(), "the timer of the deadline before")
+			require.False(t, d.expired(), "the timer of the previous deadline has fired")
 			mu.Unlock()
 		}
 		time.Sleep(time.Hour)

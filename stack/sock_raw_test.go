@@ -20,9 +20,9 @@ func openRawOf(t *testing.T, s *Stack, proto uint16) *Raw {
 	return r
 }
 
-// raw(7): a protocol of IPPROTO_RAW, which is 255, "implies enabled IP_HDRINCL"; then "the packet
-// must contain an IP header", of which checksum and total length are always filled in, and source
-// and identification when they are zero.
+// raw(7): the protocol IPPROTO_RAW, which is 255, "implies enabled IP_HDRINCL"; then "the packet must
+// contain an IP header". The host fills in its checksum and total length always, and its source and
+// identification if they are zero.
 func TestAHeaderIsTheCallersOnASocketOf255(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	r := openRawOf(t, s, 255)
@@ -37,7 +37,7 @@ func TestAHeaderIsTheCallersOnASocketOf255(t *testing.T) {
 	frames := p.take()
 	require.Len(t, frames, 1)
 	eth, body, _ := wire.ParseEthernet(frames[0])
-	require.Equal(t, macB, eth.Dst, "it goes to the address of the call, not of the header")
+	require.Equal(t, macB, eth.Dst, "the call's address decides, not the header's")
 	require.Equal(t, packet, body[:len(packet)])
 
 	clear(packet[4:6])

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// datagramsOf makes a batch of payloads of the given lengths, all different, to
-// 192.0.2.2:2222.
+// datagramsOf returns a batch of datagrams to 192.0.2.2:2222, whose payloads have the given lengths and
+// are all different.
 func datagramsOf(lengths ...int) (ms []Datagram) {
 	for i, n := range lengths {
 		b := bytes.Repeat([]byte{byte(i)}, n)
@@ -25,7 +25,7 @@ func datagramsOf(lengths ...int) (ms []Datagram) {
 	return ms
 }
 
-// framesSent counts the frames that f has a host send.
+// framesSent returns the number of frames that s sends during f.
 func framesSent(s *Stack, f func()) int {
 	ifc := s.ifaceNamed("eth0")
 	before := ifc.stats.sent()
@@ -33,7 +33,7 @@ func framesSent(s *Stack, f func()) int {
 	return int(ifc.stats.sent() - before)
 }
 
-// readAll reads n datagrams, by twos.
+// readAll reads n datagrams, at most two at a time.
 func readAll(t *testing.T, u *UDP, n int) (got []Datagram) {
 	t.Helper()
 	for len(got) < n {
@@ -83,7 +83,7 @@ func TestDatagramsOfOneLengthLeaveInOneFrame(t *testing.T) {
 				u, v, w := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222"), openUDP(t, b, "0.0.0.0:2223")
 				_, err := u.WriteTo(nil, addrPort("192.0.2.2:2222"), SendOptions{})
 				require.NoError(t, err)
-				readUDP(t, v) // and now both know the other's station
+				readUDP(t, v) // now both hosts have resolved each other
 
 				ms := datagramsOf(tc.lengths...)
 				tc.change(ms)
@@ -136,7 +136,7 @@ func TestABatchOfOneGoesAtOnceAsADatagramDoes(t *testing.T) {
 		if sent += n; n == 1 && lengths[0] < 1473 {
 			require.Equal(t, before+1, u.path.ifc.stats.TxDirect.Frames())
 		} else {
-			require.Equal(t, before, u.path.ifc.stats.TxDirect.Frames(), "fragments, and what comes after others, are queued")
+			require.Equal(t, before, u.path.ifc.stats.TxDirect.Frames(), "fragments and later datagrams are queued")
 		}
 		for i, m := range readAll(t, v, n) {
 			require.Equal(t, lengths[i], ms[i].N)
@@ -179,7 +179,7 @@ func TestABatchToAGroupOrTheHostItselfArrives(t *testing.T) {
 		for i := range ms {
 			ms[i].Addr = addrPort(tc.to)
 			if ms[i].Addr.Addr().IsMulticast() {
-				ms[i].Options.NIC = 2 // there is no route
+				ms[i].Options.NIC = 2 // because there is no route
 			}
 		}
 		n, err := u.WriteBatch(ms)
@@ -197,7 +197,7 @@ func TestABatchIsSentUpToTheFirstError(t *testing.T) {
 	u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")
 	ms := datagramsOf(10, 10, 10, 65508, 10)
 	n, err := u.WriteBatch(ms)
-	require.NoError(t, err, "that of the fourth is not told yet")
+	require.NoError(t, err, "the error of the fourth is not reported yet")
 	require.Equal(t, 3, n)
 	n, err = u.WriteBatch(ms[n:])
 	require.ErrorIs(t, err, syscall.EMSGSIZE)
@@ -230,7 +230,7 @@ func TestReadBatchTakesWhatIsThereAndWaitsForTheFirst(t *testing.T) {
 		u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")
 		n, err := v.ReadBatch(nil)
 		require.NoError(t, err)
-		require.Zero(t, n, "without waiting")
+		require.Zero(t, n, "it does not wait")
 		ms := make([]Datagram, 40)
 		for i := range ms {
 			ms[i].Buffers = [][]byte{make([]byte, 3)}
@@ -260,7 +260,7 @@ func TestReadBatchTakesWhatIsThereAndWaitsForTheFirst(t *testing.T) {
 		}
 		n, err = v.ReadBatch(ms)
 		require.NoError(t, err)
-		require.Equal(t, 5, n, "what was left")
+		require.Equal(t, 5, n, "the remaining datagrams")
 
 		require.NoError(t, v.SetReadDeadline(time.Now().Add(time.Second)))
 		_, err = v.ReadBatch(ms)

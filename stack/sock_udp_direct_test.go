@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// Those of 3000 bytes are fragments, which are queued while others have the turn.
+// Datagrams of 3000 bytes are fragmented. Fragments are queued while another goroutine sends.
 func TestNothingIsLeftInAQueueByThoseThatSendAtOnce(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	var wg sync.WaitGroup

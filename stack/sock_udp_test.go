@@ -17,7 +17,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// readUDP reads a datagram as text.
+// readUDP reads a datagram and returns its payload as a string.
 func readUDP(t *testing.T, u *UDP) (string, netip.AddrPort) {
 	t.Helper()
 	b := make([]byte, 65536)
@@ -127,7 +127,7 @@ func TestAConnectedSocketHearsOnceThatNobodyListens(t *testing.T) {
 	_, err = stranger.WriteTo([]byte("x"), addrPort("192.0.2.2:8"), SendOptions{})
 	require.NoError(t, err)
 	_, err = stranger.WriteTo([]byte("x"), addrPort("192.0.2.2:8"), SendOptions{})
-	require.NoError(t, err, "one that is not connected is not told")
+	require.NoError(t, err, "an unconnected socket gets no error")
 }
 
 func TestWritesThatCannotBeSayWhy(t *testing.T) {
@@ -175,7 +175,7 @@ func TestAReceiveQueueIsBoundedInBytesAndCountsWhatItDrops(t *testing.T) {
 			require.NoError(t, err)
 		}
 		u.mu.Lock()
-		require.LessOrEqual(t, u.queue.bytes, 1<<17, "one that is larger than the limit has room")
+		require.LessOrEqual(t, u.queue.bytes, 1<<17, "an empty queue accepts one datagram of any size")
 		require.Positive(t, u.queue.n)
 		u.mu.Unlock()
 		before := dropped(s, dropUDPQueue)
@@ -188,7 +188,7 @@ func TestAReceiveQueueIsBoundedInBytesAndCountsWhatItDrops(t *testing.T) {
 	}
 }
 
-// queuedAll empties a socket's queue.
+// queuedAll removes all datagrams from a socket's queue and returns their lengths.
 func queuedAll(u *UDP) (lengths []int) {
 	for {
 		u.mu.Lock()
@@ -220,13 +220,13 @@ func TestDeadlinesWakeReaders(t *testing.T) {
 		got, _ := readUDP(t, u)
 		require.Equal(t, "x", got)
 
-		// A reader that waits is woken by a deadline in the past.
+		// A deadline in the past wakes a waiting reader.
 		done := make(chan error)
 		go func() { _, _, _, _, err := u.ReadFrom(nil); done <- err }()
 		synctest.Wait()
 		require.NoError(t, u.SetReadDeadline(time.Unix(1, 0)))
 		require.ErrorIs(t, <-done, os.ErrDeadlineExceeded)
-		// Closed says more than expired.
+		// ErrClosed takes precedence over an expired deadline.
 		require.NoError(t, u.Close())
 		_, _, _, _, err = u.ReadFrom(nil)
 		require.ErrorIs(t, err, net.ErrClosed)
@@ -265,7 +265,7 @@ func TestBroadcastsReachEverybodyButTheirSender(t *testing.T) {
 		require.Equal(t, "all", string(buf[:n]))
 		require.Equal(t, addrPort("192.0.2.1:67"), from)
 		require.Equal(t, addr(dst), meta.Dst)
-		require.Empty(t, queuedAll(bound), "one bound to an address hears only that")
+		require.Empty(t, queuedAll(bound), "a socket bound to a unicast address gets no broadcasts")
 		require.NoError(t, u.Close())
 		require.NoError(t, v.Close())
 		require.NoError(t, bound.Close())
@@ -312,13 +312,13 @@ func TestACorruptedDatagramIsDropped(t *testing.T) {
 	bad[10]++
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, bad)
 	require.Equal(t, 1, dropped(s, wire.BadUDPChecksum))
-	bad[6], bad[7] = 0, 0 // no checksum at all
+	bad[6], bad[7] = 0, 0 // no checksum
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, bad)
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, good)
 	require.Equal(t, []int{5, 5}, queuedAll(u))
 }
 
-// A gate is a device that takes nothing while it is shut: Send waits.
+// A gate is a device whose Send waits while it is shut.
 type gate struct {
 	*nic.Null
 	mu   sync.Mutex
@@ -352,7 +352,7 @@ func TestAWriterWaitsWhileTheLinkTakesNothingMore(t *testing.T) {
 		u := openUDP(t, s, "0.0.0.0:9")
 		to := addrPort("192.0.2.2:9")
 		g.set(true)
-		go u.WriteTo(nil, to, SendOptions{}) // drains, and gets stuck in the device
+		go u.WriteTo(nil, to, SendOptions{}) // drains the queue and blocks in Send
 		synctest.Wait()
 		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
 		var err error
@@ -363,7 +363,7 @@ func TestAWriterWaitsWhileTheLinkTakesNothingMore(t *testing.T) {
 			}
 		}
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		require.Equal(t, txQueueLen+1, written, "what is in the device, and a full queue")
+		require.Equal(t, txQueueLen+1, written, "one frame in Send, and a full queue")
 
 		require.NoError(t, u.SetWriteDeadline(time.Time{}))
 		done := make(chan error)
@@ -373,7 +373,7 @@ func TestAWriterWaitsWhileTheLinkTakesNothingMore(t *testing.T) {
 		require.NoError(t, <-done)
 		synctest.Wait()
 		g.mu.Lock()
-		require.Equal(t, written+1, g.sent, "nothing was lost")
+		require.Equal(t, written+1, g.sent, "every frame was sent")
 		g.mu.Unlock()
 
 		g.set(true)
@@ -400,12 +400,12 @@ func TestDatagramsCrossAnImpairedLinkInVirtualTime(t *testing.T) {
 		})
 		a, b := newHost(t, slow, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
 		u, v := openUDP(t, a, "0.0.0.0:1"), openUDP(t, b, "0.0.0.0:1")
-		time.Sleep(time.Second) // the announcements pass
+		time.Sleep(time.Second) // wait for the ARP announcements
 		begin := time.Now()
 		_, err := u.WriteTo([]byte("ping"), addrPort("192.0.2.2:1"), SendOptions{})
 		require.NoError(t, err)
 		_, from := readUDP(t, v)
-		require.Equal(t, 150*time.Millisecond, time.Since(begin), "ARP there and back, and the datagram there")
+		require.Equal(t, 150*time.Millisecond, time.Since(begin), "an ARP round trip and one way of the datagram")
 		_, err = v.WriteTo([]byte("pong"), from, SendOptions{})
 		require.NoError(t, err)
 		readUDP(t, u)
@@ -452,7 +452,7 @@ func TestRawSocketsGetCopiesOfTheirProtocol(t *testing.T) {
 		require.NoError(t, o.Close())
 		require.ErrorIs(t, o.Close(), net.ErrClosed)
 	}
-	// Without a socket the protocol is unreachable, and the sender is told.
+	// Without a socket, the sender gets a protocol unreachable error.
 	_, err = r.Write([]byte("nobody there"))
 	require.NoError(t, err)
 	_, _, _, _, err = r.ReadFrom(nil)

@@ -1,6 +1,6 @@
 //go:build !race && !lockorder
 
-// The race detector makes sync.Pool forget at random.
+// Not with the race detector, with which sync.Pool drops items at random.
 
 package stack
 

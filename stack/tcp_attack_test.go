@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A forger writes TCP segments with any source onto a wire.
+// A forger sends TCP segments with any source address on a wire.
 type forger struct {
 	dev   nic.Device
 	frame [wire.EthernetLen + 1500]byte
@@ -36,7 +36,7 @@ func (f *forger) send(src, dst netip.Addr, h wire.TCP, payload []byte) {
 	f.dev.Send([]nic.Frame{{Head: frame}})
 }
 
-// floodPair is a switch with a server on it, a client and a forger.
+// floodPair returns a server, a client and a forger, which are connected by a switch.
 func floodPair(t testing.TB, change ...func(*Config)) (server, client *Stack, f *forger) {
 	sw := nic.NewSwitch(nic.SwitchConfig{})
 	mk := func(a netip.Addr) *Stack {
@@ -56,7 +56,7 @@ func floodPair(t testing.TB, change ...func(*Config)) (server, client *Stack, f 
 }
 
 func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // no half-open connection ends because the machine is slow
+	synctest.Test(t, func(t *testing.T) { // in virtual time, so that no half-open connection ends because the machine is slow
 		server, client, f := floodPair(t)
 		l, err := server.ListenTCP(FamilyAny, netip.MustParseAddrPort("0.0.0.0:80"), ListenOptions{})
 		require.NoError(t, err)
@@ -79,20 +79,20 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 
 		c, err := client.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrA, 80), TCPOptions{})
 		require.NoError(t, err)
-		require.Zero(t, c.Info().Retrans, "at once: by its first SYN")
+		require.Zero(t, c.Info().Retrans, "the first SYN was answered")
 		exchangeDone := make(chan *TCP, 1)
 		go func() {
 			d, _ := l.Accept()
 			exchangeDone <- d
 		}()
-		_, err = c.Write([]byte("x")) // the acknowledgement that carries the cookie is on its way already
+		_, err = c.Write([]byte("x")) // the ACK that carries the cookie is already on its way
 		require.NoError(t, err)
 		d := <-exchangeDone
 		_, err = d.Read(make([]byte, 1))
 		require.NoError(t, err)
 		exchange(t, c, d, 1<<20)
 		info := d.Info()
-		require.True(t, info.SACK && info.Timestamps && info.WScale, "the cookie has carried the options: %+v", info)
+		require.True(t, info.SACK && info.Timestamps && info.WScale, "the cookie preserved the options: %+v", info)
 		require.EqualValues(t, 1, server.Stats().TCP.CookiesTaken)
 	})
 }
@@ -138,9 +138,8 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	talk(c, d)
 	talk(d, c)
 	n := flood(t)
-	// The attacker knows addresses and ports, and guesses the rest: numbers that
-	// are never the very next one (one in 2^32 would be) for a reset, and never
-	// acknowledge what is in the window (as few are) for data.
+	// The attacker knows addresses and ports, and guesses the sequence numbers. Its RSTs never have
+	// exactly the next sequence number, and its data never has an acceptable acknowledgement number.
 	w, v := d.conn.Waiter(d.s.now()), c.conn.Waiter(c.s.now())
 	nxt, acked, junk := uint32(w.RcvNxt()), uint32(v.RcvNxt()), bytes.Repeat([]byte("junk"), 350)
 	guess := func(i int, seq uint32) {
@@ -170,10 +169,10 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 		f.send(addrB, addrA, h, text)
 	}
 	for i := range n / 2 {
-		guess(i, uint32(i)*8588+12345) // anywhere
+		guess(i, uint32(i)*8588+12345) // in the whole sequence space
 	}
 	for i := range n / 2 {
-		guess(i, nxt-2000+uint32(13*i)%70_001) // as if it knew the window
+		guess(i, nxt-2000+uint32(13*i)%70_001) // near the window, as if the attacker knew that
 	}
 	talk(d, c)
 	talk(c, d)
@@ -181,8 +180,8 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	exchange(t, c, d, 100_000)
 }
 
-// Readers that do not read hold what their window offered, and no more than the
-// budget in all; those that read go on.
+// Connections whose reader does not read hold at most their window, and no more than the budget
+// together. The others make progress.
 func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 	x, y := nic.Pipe(nic.PipeConfig{})
 	mk := func(dev nic.Device, a netip.Addr) *Stack {
@@ -198,7 +197,7 @@ func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 	var readers []*TCP
 	for range 60 {
 		c, d := connect(t, a, b)
-		_, err := c.Write(make([]byte, 1000)) // however late the first of those below comes
+		_, err := c.Write(make([]byte, 1000)) // the budget must also hold for a write that comes late
 		require.NoError(t, err)
 		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
 		for {
@@ -208,7 +207,7 @@ func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 		}
 		require.NoError(t, c.SetWriteDeadline(time.Time{}))
 		readers = append(readers, d)
-		// A ring may double once more after the last look at the budget.
+		// A ring may double once more after the last check of the budget.
 		require.LessOrEqual(t, a.Stats().TCP.Memory, int64(6<<20))
 		require.LessOrEqual(t, b.Stats().TCP.Memory, int64(6<<20))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// As with bind(2), of those who ask for the same port at the same time one has it.
+// As with bind(2), if several calls ask for the same port at the same time, one succeeds.
 func TestAPortIsGivenOnceToThoseWhoAskAtOnce(t *testing.T) {
 	const times = 2000
 	a, b := twoHosts(t, nic.PipeConfig{})

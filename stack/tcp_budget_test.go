@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// budgetHost is a host with so much memory for buffers.
+// budgetHost returns a host whose buffers have a budget of memory bytes.
 func budgetHost(t *testing.T, dev nic.Device, addr netip.Addr, memory int64) *Stack {
 	s, err := New(Config{
 		NICs: []NIC{{Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(addr, 24)}}},
@@ -23,7 +23,7 @@ func budgetHost(t *testing.T, dev nic.Device, addr netip.Addr, memory int64) *St
 	return s
 }
 
-// All connections stand, and have been offered a window, before anything is sent.
+// All connections are open and have been offered a window before any data is sent.
 func TestWindowsThatWereOfferedDoNotBreakTheMemoryBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const memory, n = 4 << 20, 400
@@ -50,9 +50,9 @@ func TestWindowsThatWereOfferedDoNotBreakTheMemoryBudget(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			most = max(most, b.Stats().TCP.Memory)
 		}
-		// What each connection may always have comes on top of the three quarters.
+		// The minimum of each connection comes on top of the three quarters.
 		require.LessOrEqual(t, most, int64(memory+n*16<<10))
-		// And when they are read, everything arrives.
+		// Everything arrives when it is read.
 		for _, d := range readers {
 			got := make([]byte, 0, len(sent))
 			for len(got) < len(sent) {
@@ -139,7 +139,7 @@ func TestConnectionsAreRefusedWhileTheMemoryIsUsedUp(t *testing.T) {
 		require.GreaterOrEqual(t, b.Stats().TCP.Memory, int64(memory))
 		_, err = dial()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		// What every connection may always have, those that stand have.
+		// The open connections keep their minimum.
 		for _, d := range readers {
 			for left := 20_000; left > 0; {
 				k, err := d.Read(make([]byte, left))

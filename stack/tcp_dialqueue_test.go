@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// pipedHosts are hosts on a wire, both changed by set.
+// pipedHosts returns two hosts on a wire. set changes the Config of both.
 func pipedHosts(t *testing.T, set ...func(*Config)) (a, b *Stack) {
 	x, y := nic.Pipe(nic.PipeConfig{})
 	return newHost(t, x, "192.0.2.1/24", set...), newHost(t, y, "192.0.2.2/24", set...)
@@ -28,7 +28,7 @@ func noTimestamps(c *Config) {
 	c.TCP.Params = &p
 }
 
-// closing accepts connections and closes each when its peer does, or holds them open.
+// closing accepts connections. It closes each when its peer does, or keeps them open if hold is set.
 func closing(t *testing.T, s *Stack, on string, hold bool) {
 	l, err := s.ListenTCP(FamilyAny, addrPort(on), ListenOptions{})
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ func closing(t *testing.T, s *Stack, on string, hold bool) {
 }
 
 func TestConnectsMoreThanThereArePorts(t *testing.T) {
-	// RFC 6191 and Linux's tcp_tw_reuse: a port in TIME-WAIT is taken again.
+	// RFC 6191 and Linux's tcp_tw_reuse allow reusing a port in TIME-WAIT.
 	dials := 30_000 // there are 28,232 ports
 	if full(t) {
 		dials = 70_000
@@ -58,7 +58,7 @@ func TestConnectsMoreThanThereArePorts(t *testing.T) {
 	for _, tc := range []struct {
 		name, to string
 		set      []func(*Config)
-		virtual  time.Duration // at most
+		virtual  time.Duration // maximum
 	}{
 		{"wire", "192.0.2.2:80", nil, time.Second},
 		{"loopback", "127.0.0.1:80", nil, time.Second},
@@ -86,7 +86,7 @@ func TestConnectsMoreThanThereArePorts(t *testing.T) {
 }
 
 func TestManyDialsWaitForPorts(t *testing.T) {
-	// All ports are taken in the same millisecond, so none can be taken again in it.
+	// All ports are taken within one millisecond, so none can be reused within it.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
 		closing(t, b, "0.0.0.0:80", false)
@@ -122,7 +122,7 @@ func TestManyDialsWaitForPorts(t *testing.T) {
 }
 
 func TestAQueuedDialEnds(t *testing.T) {
-	// Every port is held by a connection in TIME-WAIT that had no timestamps.
+	// Every port is held by a connection in TIME-WAIT that did not use timestamps.
 	full := func(t *testing.T) (a, b *Stack) {
 		a, b = pipedHosts(t, noTimestamps)
 		closing(t, b, "0.0.0.0:80", false)
@@ -164,7 +164,7 @@ func TestAQueuedDialEnds(t *testing.T) {
 }
 
 func TestADialFailsWhereOpenConnectionsHoldThePorts(t *testing.T) {
-	// As on the kernel: nothing says that one of them ends.
+	// As on Linux, the dial does not wait: the connections may stay open forever.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
 		closing(t, b, "0.0.0.0:80", true)
@@ -179,10 +179,10 @@ func TestADialFailsWhereOpenConnectionsHoldThePorts(t *testing.T) {
 			return err
 		}
 		require.ErrorIs(t, dial(), syscall.EADDRNOTAVAIL)
-		// One that the application has closed will end, be it that its peer resets it.
+		// A connection that the application has closed will end, if only because its peer resets it.
 		require.NoError(t, last.Close())
 		began := time.Now()
-		require.NoError(t, dial(), "when FIN-WAIT-2 is over")
+		require.NoError(t, dial(), "after FIN-WAIT-2")
 		require.InDelta(t, 60, time.Since(began).Seconds(), 5)
 	})
 }
@@ -204,7 +204,7 @@ func TestANewConnectionIsBeyondTheOneInTimeWait(t *testing.T) {
 		require.NotNil(t, tw)
 		next := a.newTCP(c.LocalAddr(), remote, path)
 		ok, at := a.tcp.waits.take(a.now(), tw, next)
-		require.False(t, ok, "in the same tick")
+		require.False(t, ok, "not in the same tick")
 		require.LessOrEqual(t, at-a.now(), tcp.Millisecond)
 		time.Sleep(time.Duration(at - a.now()))
 		ok, _ = a.tcp.waits.take(a.now(), tw, next)
@@ -214,6 +214,6 @@ func TestANewConnectionIsBeyondTheOneInTimeWait(t *testing.T) {
 		require.Same(t, next, sock)
 		require.Nil(t, wait)
 		ok, _ = a.tcp.waits.take(a.now(), tw, next)
-		require.False(t, ok, "it is taken once")
+		require.False(t, ok, "it is taken only once")
 	})
 }

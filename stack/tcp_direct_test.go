@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// An orderly device notes the last sequence number of each sender's port, and how
-// often one went before another that is older.
+// An orderly device records the last sequence number from each source port, and how many segments were
+// sent before an older one.
 type orderly struct {
 	nic.Device
 	mu     sync.Mutex
@@ -43,8 +43,7 @@ func (d *orderly) Send(batch []nic.Frame) (int, error) {
 	return d.Device.Send(batch)
 }
 
-// Some of what is written goes at once, some is queued behind it, and the routes
-// change meanwhile.
+// Some writes use direct transmit, others are queued behind them, and the routes change meanwhile.
 func TestDirectSendersKeepTheOrderAndLeaveNothing(t *testing.T) {
 	for name, plain := range map[string]bool{"offloads": false, "plain frames": true} {
 		t.Run(name, func(t *testing.T) {
@@ -103,7 +102,7 @@ func TestDirectSendersKeepTheOrderAndLeaveNothing(t *testing.T) {
 }
 
 func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // or a timer sends one more on a loaded machine
+	synctest.Test(t, func(t *testing.T) { // in virtual time, so that no timer sends another segment on a loaded machine
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
 		buf := make([]byte, 1000)
@@ -112,7 +111,7 @@ func TestSmallSegmentGoesWithoutAPooledBuffer(t *testing.T) {
 			before, direct := c.ipID, ifc.stats.TxDirect.Frames()
 			buf[0] = byte(i + 1)
 			c.Write(buf)
-			require.Equal(t, before+1, c.ipID, "one frame")
+			require.Equal(t, before+1, c.ipID, "one packet")
 			require.Equal(t, direct+1, ifc.stats.TxDirect.Frames())
 			require.Equal(t, buf, ifc.tx.scratch.bytes[transportAt+32:][:len(buf)])
 			_, err := io.ReadFull(d, buf)

@@ -40,8 +40,8 @@ func TestHalfOpenConnectionsEndSoonerInAFullQueue(t *testing.T) {
 }
 
 func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
-	// RFC 9293 3.10.7.4, second: in SYN-RECEIVED after a passive open a RST returns the
-	// connection to LISTEN, whether there is room to complete it or not, and whether it has an ACK or not.
+	// RFC 9293 3.10.7.4, second: in SYN-RECEIVED after a passive open, a RST returns the connection to
+	// LISTEN. That holds even if the accept queue is full, and for a RST with or without an ACK.
 	for _, flags := range []wire.TCPFlags{wire.FlagRST, wire.FlagRST | wire.FlagACK} {
 		synctest.Test(t, func(t *testing.T) {
 			server, client, f := floodPair(t)
@@ -58,7 +58,7 @@ func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
 			require.NotNil(t, half)
 			reset := wire.TCP{SrcPort: remote.Port(), DstPort: 80, Seq: 1005, Ack: uint32(half.conn.Una() + 1), Flags: flags}
 			f.send(remote.Addr(), addrA, reset, nil)
-			require.EqualValues(t, 1, l.nhalf.Load(), "its number is not the one that is expected")
+			require.EqualValues(t, 1, l.nhalf.Load(), "its sequence number is not the expected one")
 			reset.Seq = 1001
 			f.send(remote.Addr(), addrA, reset, nil)
 			require.Zero(t, l.nhalf.Load())
@@ -80,14 +80,14 @@ func TestTheKeyOfCookiesRotates(t *testing.T) {
 		require.True(t, ok)
 		require.NotEqual(t, key, next)
 		before, ok := s.cookieKey(first)
-		require.True(t, ok, "cookies of the period before are believed")
+		require.True(t, ok, "cookies of the previous period are valid")
 		require.Equal(t, key, before)
 		time.Sleep(period)
 		_, ok = s.cookieKey(first)
-		require.False(t, ok, "and older ones are not")
+		require.False(t, ok, "older ones are not")
 		time.Sleep(2 * period)
 		_, ok = s.cookieKey(first + 3)
-		require.False(t, ok, "none was made in that one")
+		require.False(t, ok, "no cookie was made in that period")
 		_, ok = s.cookieKey(first + 4)
 		require.True(t, ok)
 	})

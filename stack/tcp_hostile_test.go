@@ -22,7 +22,7 @@ func TestACookieForASynWithoutAnMSSOptionStandsForTheDefault(t *testing.T) {
 			s, p := hostAndKnownPeer(t)
 			l, err := s.ListenTCP(FamilyAny, addrPort("192.0.2.1:80"), ListenOptions{})
 			require.NoError(t, err)
-			l.nhalf.Add(int32(s.tcp.synBacklog)) // as in a flood
+			l.nhalf.Add(int32(s.tcp.synBacklog)) // as in a SYN flood
 			p.segments()
 			send := func(h wire.TCP) []wire.TCP {
 				h.SrcPort, h.DstPort, h.Window = 1000, 80, 1000
@@ -44,8 +44,8 @@ func TestACookieForASynWithoutAnMSSOptionStandsForTheDefault(t *testing.T) {
 }
 
 func TestAnOldCookieOpensNothing(t *testing.T) {
-	// Cookies that never expire can be collected and played back to open connections without
-	// any SYN (RFC 4987 3.6 has a counter in the cookie for that).
+	// An attacker can collect cookies that never expire, and replay them to open connections without a
+	// SYN. Therefore a cookie contains a counter (RFC 4987 3.6).
 	for age, taken := range map[time.Duration]bool{
 		time.Second: true, 30 * time.Second: true, 5 * time.Minute: false, 30 * time.Minute: false,
 	} {
@@ -54,7 +54,7 @@ func TestAnOldCookieOpensNothing(t *testing.T) {
 				s, p := hostAndKnownPeer(t)
 				l, err := s.ListenTCP(FamilyAny, addrPort("192.0.2.1:80"), ListenOptions{})
 				require.NoError(t, err)
-				l.nhalf.Add(int32(s.tcp.synBacklog)) // as in a flood
+				l.nhalf.Add(int32(s.tcp.synBacklog)) // as in a SYN flood
 				p.segments()
 				send := func(h wire.TCP) []wire.TCP {
 					h.DstPort, h.Window = 80, 1000
@@ -68,7 +68,7 @@ func TestAnOldCookieOpensNothing(t *testing.T) {
 				require.Len(t, list, 1)
 				time.Sleep(age)
 				syn.SrcPort++
-				require.Len(t, send(syn), 1, "the flood goes on")
+				require.Len(t, send(syn), 1, "the flood continues")
 				send(wire.TCP{SrcPort: 1000, Seq: 5001, Ack: list[0].Seq + 1, Flags: wire.FlagACK})
 				require.NoError(t, l.SetDeadline(time.Now().Add(time.Millisecond)))
 				c, err := l.Accept()
@@ -83,9 +83,9 @@ func TestAnOldCookieOpensNothing(t *testing.T) {
 }
 
 func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T) {
-	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP
-	// endpoints MUST send a challenge ACK". Without an answer the peer would try in vain
-	// until 2 MSL are over.
+	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP endpoints MUST
+	// send a challenge ACK". Without an answer the peer would retransmit its SYN until 2 MSL have
+	// passed.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{})
 		c, d := connect(t, a, b)
@@ -99,14 +99,14 @@ func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T
 		require.NotNil(t, w)
 		before := a.Stats().TCP
 		seg := tcp.Segment{TCP: wire.TCP{Seq: uint32(w.RcvNxt()) + 1000, Flags: wire.FlagSYN, HasTS: true, TSVal: 1 << 30}}
-		require.True(t, a.tcp.waits.segment(a.now(), w, &seg), "it is answered")
+		require.True(t, a.tcp.waits.segment(a.now(), w, &seg), "the SYN is answered")
 		require.Equal(t, before.Sent+1, a.Stats().TCP.Sent)
 	})
 }
 
 func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
-	// RFC 5927 4.1: who does not see the traffic has to guess a sequence number that
-	// is in flight, and 5.2: one who has guessed it does not end the connection.
+	// RFC 5927 4.1: an attacker that does not see the traffic has to guess a sequence number that is in
+	// flight. RFC 5927 5.2: even with a correct guess it cannot end the connection.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
 		done := make(chan *TCP, 1)
@@ -140,18 +140,18 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, code, rest, packet))
 		}
 		n := flood(t)
-		step := uint32(1 << 32 / uint64(n)) // over all sequence numbers
+		step := uint32(1 << 32 / uint64(n)) // covers all sequence numbers
 		for i := range n {
 			if seq := uint32(i) * step; seq-first >= uint32(len(sent)) {
 				attack(i, seq)
 			}
 		}
-		require.Equal(t, 1460, c.Info().SndMSS, "whoever guesses wrong changes nothing")
+		require.Equal(t, 1460, c.Info().SndMSS, "wrong guesses change nothing")
 		require.GreaterOrEqual(t, dropped(s, dropICMPSequence), n-5)
 		for i := range 1000 {
 			attack(i, first+uint32(i))
 		}
-		require.GreaterOrEqual(t, c.Info().SndMSS, 552-40, "whoever guesses right makes segments smaller")
+		require.GreaterOrEqual(t, c.Info().SndMSS, 552-40, "a correct guess makes segments smaller")
 		require.Equal(t, tcp.Established, c.Info().State)
 		h.Flags, h.Seq, h.Ack = wire.FlagACK, 101, first+uint32(len(sent))
 		send()
@@ -162,8 +162,7 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 }
 
 func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
-	// As without cookies: it is as if the segment were lost, and what the peer sends
-	// next brings the cookie again.
+	// The ACK counts as lost, as without cookies: the peer's next segment has the cookie again.
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
 	require.NoError(t, err)
@@ -190,7 +189,7 @@ func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
 	d, err := l.Accept()
 	require.NoError(t, err)
 	require.Equal(t, remote, d.RemoteAddr())
-	// What is no cookie is reset all the same.
+	// A segment without a valid cookie is answered with a RST.
 	dial()
 	remote = addrPort("192.0.2.77:5001")
 	before = server.Stats().TCP

@@ -19,7 +19,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// dialed is a connection from a to a listener on b that nobody has accepted.
+// dialed returns a connection from a to a listener on b that was not accepted.
 func dialed(t *testing.T, a, b *Stack) (*TCP, *TCPListener) {
 	l, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
@@ -66,7 +66,7 @@ func TestWhatWasNotReadOfAResetConnectionGivesItsMemoryBack(t *testing.T) {
 	})
 }
 
-// With -race this fails when either writes what the other reads.
+// With -race, the test fails if either call writes what the other reads.
 func TestListenAndCloseOfTheStackMayMeet(t *testing.T) {
 	for range 200 {
 		s, err := New(Config{Rand: testRand()})
@@ -115,7 +115,7 @@ func TestALargerWriteBufferWakesAWriter(t *testing.T) {
 	})
 }
 
-// A heldDevice keeps each Send until the test lets it go.
+// A heldDevice blocks in each Send until the test releases it.
 type heldDevice struct {
 	name string
 	in   chan struct{}
@@ -140,8 +140,8 @@ func (d *heldDevice) Send(b []nic.Frame) (int, error) {
 	return len(b), nil
 }
 
-// A connection that waited for a full queue may find that its route has changed
-// when there is room: what it then sends must not lie in the other queue.
+// A connection that waits for room in a transmit queue may find that its route has changed when there
+// is room. Its segments must then go to the queue of the new interface.
 func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e0 := &heldDevice{name: "e0", sent: make(chan int, 1000)}
@@ -153,7 +153,7 @@ func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
 		require.NoError(t, err)
 		u, err := s.OpenUDP(FamilyAny, netip.AddrPort{})
 		require.NoError(t, err)
-		// One datagram is in Send, and as many as may wait wait behind it.
+		// One datagram is in Send, and the queue behind it is full.
 		go u.WriteTo([]byte("x"), addrPort("198.51.100.9:9"), SendOptions{})
 		<-e1.in
 		for (*s.ifaces.Load())[2].tx.room() {
@@ -172,7 +172,7 @@ func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
 				e0.sent <- 1
 			}
 		}
-		require.Equal(t, start, time.Now(), "not its retransmission timer's")
+		require.Equal(t, start, time.Now(), "it was not sent by the retransmission timer")
 		go func() {
 			for range e1.in {
 				e1.out <- errors.New("gone")
@@ -184,7 +184,7 @@ func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
 	})
 }
 
-// A dial that meets Close leaves nothing that runs.
+// A dial during Close leaves no goroutine or timer behind.
 func TestADialThatMeetsCloseOpensNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
@@ -196,14 +196,14 @@ func TestADialThatMeetsCloseOpensNothing(t *testing.T) {
 			}()
 			a.Close()
 			if err := <-done; !errors.Is(err, net.ErrClosed) {
-				require.ErrorContains(t, err, "connect") // it was quicker: refused
+				require.ErrorContains(t, err, "connect") // the dial was earlier and was refused
 			}
 			require.Empty(t, a.tcp.table.sockets())
 		}
 	})
 }
 
-// A sticky device keeps one Send that it is told to keep, and passes all others.
+// A sticky device blocks one Send on request, and passes all others on.
 type sticky struct {
 	nic.Device
 	keep atomic.Bool
@@ -242,8 +242,8 @@ func TestCloseSendsItsResetsThoughAnotherIsSending(t *testing.T) {
 }
 
 func TestASegmentThatMeetsTheChangeToTimeWaitIsAnsweredByIt(t *testing.T) {
-	// Two goroutines bring the peer's FIN, which came twice: the second has found the
-	// connection when the first moves it to TIME-WAIT.
+	// Two goroutines handle two copies of the peer's FIN. The second has looked up the connection when
+	// the first moves it to TIME-WAIT.
 	var sent recorder
 	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
 		sent.Device = dev
@@ -269,7 +269,7 @@ func TestASegmentThatMeetsTheChangeToTimeWaitIsAnsweredByIt(t *testing.T) {
 		a.inputTCP(&p)
 		close(done)
 	}()
-	time.Sleep(20 * time.Millisecond) // it has found the connection, as good as surely
+	time.Sleep(20 * time.Millisecond) // by then it has almost certainly looked up the connection
 	now = a.now()
 	c.conn.Segment(now, &fin)
 	c.run(now)
@@ -280,7 +280,7 @@ func TestASegmentThatMeetsTheChangeToTimeWaitIsAnsweredByIt(t *testing.T) {
 	require.Zero(t, sent.resets.Load())
 }
 
-// A recorder counts the resets that a device is given.
+// A recorder counts the RSTs that a device sends.
 type recorder struct {
 	nic.Device
 	resets atomic.Int32
@@ -298,9 +298,9 @@ func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	return r.Device.Send(batch)
 }
 
-// A segment has the time at which its batch was received. While the batch is worked on,
-// another goroutine may write, and time does not go back for a connection: a round trip that
-// took less than nothing would spoil the estimate, and every timer with it.
+// A segment has the time at which its batch was received. While the batch is processed, another
+// goroutine may write at a later time. The connection must not see time go back: a negative round-trip
+// time would spoil the estimate, and with it every timer.
 func TestTimeDoesNotGoBackWithinABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
@@ -312,7 +312,7 @@ func TestTimeDoesNotGoBackWithinABatch(t *testing.T) {
 		c := s.tcp.table.sockets()[0]
 		require.Equal(t, tcp.Time(10*time.Millisecond), c.Info().MinRTT)
 		time.Sleep(time.Second)
-		received := s.now() // of the batch
+		received := s.now() // when the batch was received
 		time.Sleep(100 * time.Millisecond)
 		_, err := c.Write(make([]byte, 100))
 		require.NoError(t, err)

@@ -39,7 +39,7 @@ func TestAllPortsCanBeListenedOn(t *testing.T) {
 
 func TestListenCostsTheSameBesideOthers(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
-	// cost is what Listen and Close allocate, in bytes.
+	// cost returns the number of bytes that Listen and Close allocate.
 	cost := func() uint64 {
 		const n = 100
 		var before, after runtime.MemStats
@@ -52,7 +52,7 @@ func TestListenCostsTheSameBesideOthers(t *testing.T) {
 	}
 	listenAt(t, s, addrPort("127.0.0.1:81"))
 	alone := cost()
-	for i := range 5000 { // on one port, at many addresses, and on many ports
+	for i := range 5000 { // many addresses of one port, and many ports
 		a := netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)})
 		listenAt(t, s, netip.AddrPortFrom(a, 80))
 		listenAt(t, s, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(1000+i)))
@@ -67,7 +67,7 @@ func TestAListenerIsFoundByItsAddressFirst(t *testing.T) {
 	require.Same(t, one, find("192.0.2.1:80"))
 	require.Same(t, two, find("127.0.0.1:80"))
 	require.Nil(t, find("127.0.0.2:80"))
-	require.Nil(t, find("192.0.2.1:96"), "of the same shard")
+	require.Nil(t, find("192.0.2.1:96"), "another port of the same shard")
 	for _, taken := range []string{"0.0.0.0:80", "192.0.2.1:80"} {
 		_, err := s.ListenTCP(FamilyAny, addrPort(taken), ListenOptions{})
 		require.ErrorIs(t, err, syscall.EADDRINUSE)
@@ -83,7 +83,7 @@ func TestAListenerIsFoundByItsAddressFirst(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 }
 
-// BenchmarkListen shows that Listen and Close cost the same beside other listeners.
+// BenchmarkListen shows that Listen and Close take the same time beside other listeners.
 func BenchmarkListen(b *testing.B) {
 	for _, n := range []int{0, 1000, 30_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A crowdDevice is the device of a server at 192.0.2.1, and behind it many TCP clients at
-// 192.0.2.2 by hand. What the server sends waits in segs until answer is called.
+// A crowdDevice is the device of a server at 192.0.2.1. It plays many TCP clients at 192.0.2.2.
+// Segments from the server wait in segs until answer is called.
 type crowdDevice struct {
 	t    testing.TB
 	recv func([]nic.Frame)
@@ -26,9 +26,9 @@ type crowdDevice struct {
 	out  [wire.EthernetLen + wire.IPv4Len + wire.TCPLen + 8]byte
 }
 
-// A crowdSegment is what a client needs to know of a segment that it got.
+// A crowdSegment has the fields of a received segment that a client needs.
 type crowdSegment struct {
-	port     uint16 // the client's
+	port     uint16 // port of the client
 	seq, ack uint32
 	n        int
 	flags    wire.TCPFlags
@@ -56,7 +56,7 @@ func (d *crowdDevice) Send(batch []nic.Frame) (int, error) {
 	return len(batch), nil
 }
 
-// take returns what the server has sent.
+// take removes and returns the segments that the server has sent.
 func (d *crowdDevice) take() []crowdSegment {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -65,7 +65,7 @@ func (d *crowdDevice) take() []crowdSegment {
 	return s
 }
 
-// send sends a segment of the client at a port to the server's port 80.
+// send sends a segment from a client's port to port 80 of the server.
 func (d *crowdDevice) send(port uint16, h wire.TCP) { d.sendText(port, h, nil) }
 
 func (d *crowdDevice) sendText(port uint16, h wire.TCP, text []byte) {
@@ -80,7 +80,8 @@ func (d *crowdDevice) sendText(port uint16, h wire.TCP, text []byte) {
 	d.recv([]nic.Frame{{Head: b}})
 }
 
-// answer acknowledges what the clients got, without the text if their window is closed.
+// answer acknowledges the received segments, but not their data if the window is 0. It returns the
+// number of data bytes.
 func (d *crowdDevice) answer(window uint16) (text int) {
 	for _, s := range d.take() {
 		if s.flags&wire.FlagRST != 0 {
@@ -98,13 +99,13 @@ func (d *crowdDevice) answer(window uint16) (text int) {
 	return text
 }
 
-// syn begins the connection of the client at a port.
+// syn opens a connection from a client's port.
 func (d *crowdDevice) syn(port uint16) {
 	d.send(port, wire.TCP{Seq: 1000, Flags: wire.FlagSYN, Window: 1000, MSS: 1460})
 }
 
-// crowdHost is a server that writes a mebibyte to each client of port 80 and closes. It
-// gives up a client that does not take that in three seconds.
+// crowdHost returns a server that writes a mebibyte to each client of port 80 and closes the
+// connection. It resets a client that does not receive all of that within three seconds.
 func crowdHost(t testing.TB, cfg TCPConfig) (*Stack, *crowdDevice) {
 	d := &crowdDevice{t: t}
 	s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
@@ -130,13 +131,13 @@ func crowdHost(t testing.TB, cfg TCPConfig) (*Stack, *crowdDevice) {
 	return s, d
 }
 
-// connects requires that a client that takes what it is sent is served at once.
+// connects requires that a client that reads all data is served at once.
 func (d *crowdDevice) connects(t testing.TB, port uint16) {
 	t.Helper()
 	d.answer(0)
 	d.syn(port)
 	got := 0
-	for range 5 { // the SYN,ACK, and what follows
+	for range 5 { // the SYN,ACK and the data
 		got += d.answer(65535)
 		synctest.Wait()
 	}
@@ -148,7 +149,7 @@ func TestZeroWindowClientsLockNobodyOut(t *testing.T) {
 	// RFC 6429 4: the operating system may close connections whose windows are closed.
 	n, memory := 50_000, int64(0)
 	if !full(t) {
-		n, memory = 2000, 40<<20 // as many for the memory
+		n, memory = 2000, 40<<20 // n connections would need all of the memory
 	}
 	synctest.Test(t, func(t *testing.T) {
 		s, d := crowdHost(t, TCPConfig{Memory: memory})
@@ -157,14 +158,14 @@ func TestZeroWindowClientsLockNobodyOut(t *testing.T) {
 			d.syn(port)
 			d.answer(0)
 			port++
-			if i%(n/100) == 0 { // ten seconds for all of them
+			if i%(n/100) == 0 { // over ten seconds
 				time.Sleep(100 * time.Millisecond)
 				d.answer(0)
 				d.connects(t, uint16(1000+i/(n/100)))
 			}
 		}
 		most := int64(0)
-		for i := range 4000 { // longer than an orphan may live whose window is closed
+		for i := range 4000 { // longer than an orphan may live with a closed window
 			time.Sleep(100 * time.Millisecond)
 			d.answer(0)
 			most = max(most, s.Stats().TCP.Memory)
@@ -207,13 +208,13 @@ func TestOrphansAreBounded(t *testing.T) {
 	})
 }
 
-// The reset of an orphan that is one too many does not wait in the queue until something else is sent.
+// The RST of an excess orphan is transmitted at once, not with the next segment.
 func TestAnExcessOrphanIsResetAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, d := crowdHost(t, TCPConfig{Orphans: 1})
 		d.syn(2000)
 		d.answer(0)
-		time.Sleep(137 * time.Millisecond) // the second is closed while no timer is due
+		time.Sleep(137 * time.Millisecond) // no timer is due when the second is closed
 		d.syn(2001)
 		d.answer(0)
 		time.Sleep(2900 * time.Millisecond)
@@ -241,9 +242,9 @@ func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
 		{0, 1000, 1000, false},
 		{stallAfter - 1, 1000, 1000, false},
 		{stallAfter, 1000, 1000, true},
-		{stallAfter, 30_000, 29_999, true}, // half a byte in a second
+		{stallAfter, 30_000, 29_999, true}, // half a byte per second
 		{10 * tcp.Second, 30_000, 25_000, false},
-		{10 * tcp.Second, 30_000, 26_000, true}, // it needs 65 s more
+		{10 * tcp.Second, 30_000, 26_000, true}, // the rest needs 65 s
 		{3600 * tcp.Second, 32 << 20, 1 << 20, true},
 		{3600 * tcp.Second, 32 << 20, 1 << 19, false},
 		{1 << 62, 1 << 30, 1<<30 - 1, true},
@@ -253,8 +254,8 @@ func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
 }
 
 func TestScarceMemoryIsTakenFromOutOfOrderData(t *testing.T) {
-	// RFC 2018 8: what was not acknowledged may be discarded. Here each client has
-	// sent a byte at the far end of its window, for which there is a ring of 64 KiB.
+	// RFC 2018 8: the receiver may discard data that it has not acknowledged. Here each client has sent
+	// one byte at the far end of its window, which takes a ring of 64 KiB.
 	synctest.Test(t, func(t *testing.T) {
 		d := &crowdDevice{t: t}
 		s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
@@ -278,7 +279,7 @@ func TestScarceMemoryIsTakenFromOutOfOrderData(t *testing.T) {
 	})
 }
 
-// A slow reader of what a closed connection still holds costs no lock that all connections share.
+// A slow reader of the data of an orphan costs no lock that all connections share.
 func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := wiredPair(t, nil)
@@ -292,7 +293,7 @@ func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 		a.tcp.orphans.mu.Lock()
 		elsewhere(func() {
 			buf := make([]byte, 50_000)
-			for range 3 { // not to the end: data is left all the time
+			for range 3 { // not to the end: some data is always left
 				if _, err := io.ReadFull(d, buf); err != nil {
 					t.Error(err)
 				}

@@ -11,8 +11,8 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// TestPacedConnectionsKeepTheirRateInVirtualTime sends over 10 Mbit/s, 100 ms and
-// a loss of 1 %, where BBR's rate is what the link has, and CUBIC's a fraction.
+// TestPacedConnectionsKeepTheirRateInVirtualTime transfers data over 10 Mbit/s, 100 ms and a loss of 1
+// %. BBR reaches the rate of the link, CUBIC a fraction of it.
 func TestPacedConnectionsKeepTheirRateInVirtualTime(t *testing.T) {
 	took := make(map[tcp.Congestion]time.Duration)
 	for _, cc := range []tcp.Congestion{tcp.CUBIC, tcp.BBR} {
@@ -36,6 +36,6 @@ func TestPacedConnectionsKeepTheirRateInVirtualTime(t *testing.T) {
 		})
 	}
 	t.Log(took)
-	require.Less(t, took[tcp.BBR], 6*time.Second, "3.4 s is what the link needs")
+	require.Less(t, took[tcp.BBR], 6*time.Second, "the link needs 3.4 s")
 	require.Less(t, 2*took[tcp.BBR], took[tcp.CUBIC])
 }

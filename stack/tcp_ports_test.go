@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// slowBusy is tcpPorts.busy, by a look at all entries.
+// slowBusy is a reference for tcpPorts.busy, which checks all entries.
 func slowBusy(all map[tuple]*tcpEntry, local netip.AddrPort, forListener bool) bool {
 	for k, e := range all {
 		if forListener && (e.sock == nil || e.sock.listener != nil) {
@@ -58,7 +58,7 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 		default:
 			i := rng.IntN(len(order))
 			tt.remove(order[i])
-			tt.remove(order[i]) // it is not there any more
+			tt.remove(order[i]) // already removed
 			delete(have, order[i].key)
 			order[i] = order[len(order)-1]
 			order = order[:len(order)-1]
@@ -79,7 +79,7 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 	require.Greater(t, busy, 100_000)
 }
 
-// The table is locked meanwhile: who looks into it waits for ever.
+// The shards of the table are locked meanwhile, so a call that used the table would wait forever.
 func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	c, _ := connect(t, a, b)
@@ -88,7 +88,7 @@ func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
 	release := make(chan bool)
 	for i := range tcpShards {
 		held.Add(1)
-		released.Go(func() { // a goroutine may have one lock of a level
+		released.Go(func() { // in a goroutine for each, because a goroutine may hold only one lock of a level
 			mu := &tt.parts()[i].mu
 			mu.Lock()
 			held.Done()
@@ -116,7 +116,7 @@ func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
 	}()
 	select {
 	case err := <-done:
-		require.ErrorContains(t, err, "address already in use", "the port of a connection that was opened here")
+		require.ErrorContains(t, err, "address already in use", "this host opened a connection from the port")
 	case <-time.After(20 * time.Second):
 		t.Fatal("the table is looked through")
 	}
@@ -141,7 +141,7 @@ func TestTheEndOfAListenerResetsWhatIsHalfOpenThereAndNothingElse(t *testing.T) 
 		p.reply()
 	}
 	require.EqualValues(t, n, ln.nhalf.Load())
-	for i := uint16(0); i < n; i += 3 { // they end before the listener does
+	for i := uint16(0); i < n; i += 3 { // these connections end before the listener does
 		send(wire.TCP{SrcPort: 1000 + i, DstPort: 80, Seq: 8, Flags: wire.FlagRST})
 	}
 	const left = n - (n+2)/3
@@ -152,7 +152,7 @@ func TestTheEndOfAListenerResetsWhatIsHalfOpenThereAndNothingElse(t *testing.T) 
 	}
 	p.take()
 	require.NoError(t, ln.Close())
-	require.Len(t, p.take(), left, "a reset each")
+	require.Len(t, p.take(), left, "one RST each")
 	require.Len(t, s.tcp.table.sockets(), n)
 	require.Zero(t, ln.nhalf.Load())
 	require.NoError(t, other.Close())

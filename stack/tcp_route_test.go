@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// framesAt returns how many frames a host has received on its link.
+// framesAt returns the number of frames that a host has received on its link.
 func framesAt(s *Stack) uint64 { return s.ifaceNamed("eth0").stats.Rx.Frames() }
 
 // pass sends a byte from c to d.
@@ -24,7 +24,7 @@ func pass(t *testing.T, c, d *TCP) {
 	require.NoError(t, err)
 }
 
-// As on Linux 6.18: what is written waits for a route, until the connection times out.
+// As on Linux 6.18, written data waits for a route until the connection times out.
 func TestAConnectionWithoutARouteSendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{})

@@ -32,7 +32,7 @@ func TestTimesThatNeverComeDoNotCome(t *testing.T) {
 		sent := a.Stats().TCP.Sent
 		time.Sleep(1000 * time.Hour)
 		require.Equal(t, sent, a.Stats().TCP.Sent)
-		// Nobody acknowledges, and the user timeout is for ever: retransmission goes on.
+		// The peer does not acknowledge, and the user timeout is infinite: retransmission continues.
 		require.NoError(t, c.SetUserTimeout(math.MaxInt64))
 		wire.SetOut(nic.Impairment{Loss: 1})
 		_, err = c.Write([]byte("x"))

@@ -21,7 +21,7 @@ func TestTheTableFindsWhatIsInItAndNothingElse(t *testing.T) {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		return s.newTCP(netip.AddrPortFrom(addrA, 80), netip.AddrPortFrom(a, uint16(i)), &path{ifc: s.lo})
 	}
-	have := map[int]*TCP{} // the slow table
+	have := map[int]*TCP{} // the reference table
 	for range 20_000 {
 		i := rng.IntN(3000)
 		e := entry(i)
@@ -33,7 +33,7 @@ func TestTheTableFindsWhatIsInItAndNothingElse(t *testing.T) {
 				have[i] = e
 			}
 		case 1:
-			tt.remove(&e.tcpEntry) // another with the same tuple: it stays
+			tt.remove(&e.tcpEntry) // another entry with the same tuple is not removed
 			if old != nil {
 				tt.remove(&old.tcpEntry)
 				delete(have, i)
@@ -62,7 +62,7 @@ func TestALookupIsAsShortBesideManyConnections(t *testing.T) {
 	tt := &s.tcp.table
 	const n = 100_000
 	for i := range n {
-		// Clients that differ in their ports, or in their addresses, only.
+		// The clients differ only in their ports or only in their addresses.
 		a := netip.AddrFrom4([4]byte{10, 0, byte(i % 4), 1})
 		e := s.newTCP(netip.AddrPortFrom(addrA, 80), netip.AddrPortFrom(a, uint16(i/4)), &path{ifc: s.lo})
 		require.True(t, tt.insert(&e.tcpEntry))
@@ -78,7 +78,7 @@ func TestALookupIsAsShortBesideManyConnections(t *testing.T) {
 			longest = max(longest, k)
 		}
 	}
-	require.Less(t, float64(steps)/n, 2.0, "entries that are looked at to find one")
+	require.Less(t, float64(steps)/n, 2.0, "entries examined per lookup")
 	require.Less(t, longest, 16)
 }
 
@@ -88,7 +88,7 @@ func TestTheWheelComesRoundShortlyBeforeEachDeadline(t *testing.T) {
 		require.NoError(t, err)
 		w := &s.tcp.wheel
 		rng := rand.New(rand.NewPCG(3, 4))
-		// They are not connected, so that the wheel has nothing to do but to let go.
+		// The connections are not open, so their ticks do nothing.
 		var all []*TCP
 		left := map[*TCP]tcp.Time{}
 		check := func(now tcp.Time) {
@@ -99,13 +99,13 @@ func TestTheWheelComesRoundShortlyBeforeEachDeadline(t *testing.T) {
 				d, waits := left[c]
 				if c.inWheel.next != nil {
 					n++
-					require.True(t, waits, "who was taken out is not there")
+					require.True(t, waits, "a removed connection must not be in the wheel")
 				} else if waits {
-					require.LessOrEqual(t, d, now+wheelStep*wheelSlots, "nobody is let go of long before")
+					require.LessOrEqual(t, d, now+wheelStep*wheelSlots, "not much earlier than the deadline")
 					delete(left, c)
 				}
 				if waits && d <= now {
-					require.Nil(t, c.inWheel.next, "nobody is forgotten")
+					require.Nil(t, c.inWheel.next, "every connection left the wheel")
 				}
 			}
 			require.Equal(t, n, w.n)

@@ -24,7 +24,7 @@ var (
 	addrB = netip.MustParseAddr("192.0.2.2")
 )
 
-// wiredPair makes two stacks on a wire; impair may put something before a's end.
+// wiredPair returns two stacks on a wire. impair may wrap the device of a.
 func wiredPair(t testing.TB, impair func(nic.Device) nic.Device) (a, b *Stack) {
 	x, y := nic.Pipe(nic.PipeConfig{})
 	var dx nic.Device = x
@@ -46,7 +46,7 @@ func wiredPair(t testing.TB, impair func(nic.Device) nic.Device) (a, b *Stack) {
 	return a, b
 }
 
-// connect makes a connection from a to b.
+// connect opens a connection from a to b, and returns both ends.
 func connect(t testing.TB, a, b *Stack) (c, d *TCP) {
 	l, err := b.ListenTCP(FamilyAny, netip.AddrPortFrom(netip.Addr{}, 0), ListenOptions{})
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func connect(t testing.TB, a, b *Stack) (c, d *TCP) {
 	return c, d
 }
 
-// exchange sends n bytes from c to d and compares checksums.
+// exchange sends n bytes from c to d and compares the checksums.
 func exchange(t testing.TB, c, d *TCP, n int) {
 	want, got := sha256.New(), sha256.New()
 	var wg sync.WaitGroup
@@ -148,14 +148,14 @@ func TestDialGivesUpAfterItsRetries(t *testing.T) {
 		a, b := wiredPair(t, func(d nic.Device) nic.Device {
 			return nic.Impair(d, nic.ImpairConfig{Out: nic.Impairment{Loss: 1}})
 		})
-		// A static neighbour, or it would be the one not to answer.
+		// With a static neighbour, because otherwise address resolution fails first.
 		peer := b.Interfaces()[1].MAC
 		require.NoError(t, a.SetNeighbor(Neighbor{NIC: a.Interfaces()[1].Name, Addr: addrB, MAC: peer}))
 		start := time.Now()
 		_, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrB, 80), TCPOptions{})
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
-		// 1+2+4+8+16+32+64+120 seconds: seven retransmissions and the wait after the
-		// last. RFC 9293 3.8.3 MUST-23: "at least 3 minutes".
+		// 1+2+4+8+16+32+64+120 seconds: seven retransmissions, and the wait after the last one. RFC
+		// 9293 3.8.3 MUST-23: "at least 3 minutes".
 		require.Equal(t, 247*time.Second, time.Since(start).Round(time.Second))
 	})
 }
@@ -188,7 +188,7 @@ func TestCloseOfTheStackWakesEveryone(t *testing.T) {
 		for range 3 {
 			require.ErrorIs(t, <-errs, net.ErrClosed)
 		}
-		// The peer has been sent a reset. What it had received stays readable.
+		// The peer has received a RST. Data that it had received before stays readable.
 		_, err = io.Copy(io.Discard, d)
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		_, err = d.Write([]byte("x"))

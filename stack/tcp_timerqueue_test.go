@@ -34,7 +34,7 @@ func TestTheDueComeInTheOrderOfTheirTimes(t *testing.T) {
 	require.Greater(t, len(slow), 100)
 }
 
-// A crowdMeter records the most goroutines that there were at a Send.
+// A crowdMeter records the maximum number of goroutines during a Send.
 type crowdMeter struct {
 	nic.Device
 	most atomic.Int64
@@ -47,8 +47,8 @@ func (m *crowdMeter) Send(batch []nic.Frame) (int, error) {
 	return m.Device.Send(batch)
 }
 
-// With a timer for each, there would be a goroutine for each of those whose time has
-// come, and every other goroutine would have to wait for all of them.
+// With a timer for each connection, the expired timers would start a goroutine each, and every other
+// goroutine would have to wait for all of them.
 func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m *crowdMeter
@@ -67,7 +67,7 @@ func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 		before := a.Stats().TCP.Sent
 		m.most.Store(0)
 		time.Sleep(6 * time.Second)
-		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "a probe each")
+		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "one probe each")
 		require.Less(t, m.most.Load(), int64(50))
 		for _, c := range all {
 			require.NoError(t, c.Close())
@@ -100,11 +100,11 @@ func TestWhatIsDueWaitsForRoomAsOne(t *testing.T) {
 		q.mu.Lock()
 		waiters := len(q.waiters)
 		q.mu.Unlock()
-		require.LessOrEqual(t, waiters, 3, "who comes now is among the first")
+		require.LessOrEqual(t, waiters, 3, "a new waiter is among the first")
 		close(dev.out)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "a probe each")
+		require.EqualValues(t, n, a.Stats().TCP.Sent-before, "one probe each")
 		require.Empty(t, q.waiters)
 		require.Empty(t, a.tcp.wheel.queue.heap)
 	})

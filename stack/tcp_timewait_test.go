@@ -12,8 +12,8 @@ import (
 )
 
 func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t *testing.T) {
-	// A goroutine brings a segment and has found the connection in TIME-WAIT; until it has
-	// the lock that one ends, and a new connection has its ports.
+	// A goroutine has received a segment and has looked up the connection in TIME-WAIT. Before it has
+	// the lock, the TIME-WAIT ends, and a new connection takes the ports.
 	var sent recorder
 	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
 		sent.Device = dev
@@ -26,7 +26,7 @@ func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t
 	_, tw := a.tcp.table.lookup(&key)
 	require.NotNil(t, tw)
 
-	sent.Device = deaf{sent.Device} // the peer would refuse a connection that it has not
+	sent.Device = deaf{sent.Device} // the peer does not know the new connection and would reset it
 	const iss = 5000
 	answer := tcp.Segment{TCP: wire.TCP{Seq: 9000, Ack: iss + 1, Flags: wire.FlagSYN | wire.FlagACK, Window: 1000}}
 	answer.DstPort, answer.SrcPort = key.ports()
@@ -41,7 +41,7 @@ func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t
 		a.inputTCP(&p)
 		close(done)
 	}()
-	time.Sleep(20 * time.Millisecond) // it has found what is left of the old, as good as surely
+	time.Sleep(20 * time.Millisecond) // by then it has almost certainly looked up the timeWait
 	w.drop(tw)
 	var next *TCP
 	elsewhere(func() {
@@ -67,7 +67,7 @@ func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t
 	next.mu.Unlock()
 }
 
-// A deaf device takes what it is to send, and that is all.
+// A deaf device accepts frames to send and discards them.
 type deaf struct{ nic.Device }
 
 func (deaf) Send(batch []nic.Frame) (int, error) { return len(batch), nil }

@@ -17,11 +17,11 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// streamByte is byte i of what a stream carries.
+// streamByte returns byte i of a stream.
 func streamByte(seed byte, i int) byte { return byte(i*7+i>>8*13+i>>16*29) ^ seed }
 
-// interrupted writes up to total bytes in Writes that are cut short by deadlines, and
-// spoils its buffer after each. It adds to sent what Write says it took.
+// interrupted writes up to total bytes in Writes that deadlines interrupt, and overwrites its buffer
+// after each. It adds the results of Write to sent.
 func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64) error {
 	buf := make([]byte, 300_000)
 	for at := 0; at < total; {
@@ -47,7 +47,7 @@ func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64)
 	return nil
 }
 
-// verified reads to the end, at times slowly, and returns how much there was.
+// verified reads to the end, at times slowly, and returns the number of bytes.
 func verified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 	buf := make([]byte, 200_000)
 	for {
@@ -69,8 +69,7 @@ func verified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) 
 }
 
 func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
-	// In real time, so that senders, receivers and timers do run at once, and the
-	// race detector sees it.
+	// In real time, so that senders, receivers and timers run concurrently under the race detector.
 	impaired := func(t *testing.T) (a, b *Stack) {
 		return wiredPair(t, func(dev nic.Device) nic.Device {
 			i := nic.Impairment{Latency: 100 * time.Microsecond, Loss: 0.005, Reorder: 0.01, ReorderGap: 200 * time.Microsecond, Duplicate: 0.01}
@@ -131,7 +130,7 @@ func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 							}
 							if end == "host" {
 								c.SetLinger(0)
-								c.Close() // b says nothing any more, if its resets were lost
+								c.Close() // if its RSTs were lost, b sends nothing more
 							}
 						})
 					}
@@ -142,7 +141,7 @@ func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 	}
 }
 
-// connectAny is connect, also of a host to itself.
+// connectAny is connect that also connects a host to itself.
 func connectAny(t *testing.T, a, b *Stack) (c, d *TCP) {
 	l, err := b.ListenTCP(FamilyAny, netip.AddrPort{}, ListenOptions{})
 	require.NoError(t, err)

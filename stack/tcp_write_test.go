@@ -56,7 +56,7 @@ func (g *barrier) set(shut bool) {
 	g.mu.Unlock()
 }
 
-// noise returns n bytes that look random.
+// noise returns n pseudo-random bytes.
 func noise(n int) []byte {
 	r := rand.New(rand.NewPCG(uint64(n), 1))
 	p := make([]byte, n)
@@ -87,8 +87,8 @@ func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
 			c.CloseWrite()
 		}()
 		synctest.Wait()
-		require.Equal(t, 1, g.held, "the writer itself is in the device")
-		require.False(t, returned, "its frames refer to the writer's bytes")
+		require.Equal(t, 1, g.held, "the writer's goroutine is in Send")
+		require.False(t, returned, "the frames refer to the writer's bytes")
 		g.set(false)
 		got, err := io.ReadAll(d)
 		require.NoError(t, err)
@@ -97,8 +97,8 @@ func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
 	})
 }
 
-// A peer may answer as soon as it has the last bytes. A writer that waited for whoever sends
-// them would learn later than the reader of the answer that its request was sent.
+// A peer may answer as soon as it has the last bytes. If Write waited for another goroutine that sends
+// them, the reader of the answer could return before Write does.
 func TestAWriteDoesNotWaitForWhoeverSendsItsBytes(t *testing.T) {
 	for name, size := range map[string]int{"small": 10_000, "large": 60_000, "more than fits": 65_000} {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestAWriteDoesNotWaitForWhoeverSendsItsBytes(t *testing.T) {
 					got <- p
 				}()
 
-				// Another connection's writer sends at the interface, and is held up.
+				// The writer of another connection blocks in Send of the same interface.
 				g.set(true)
 				go e.Write([]byte("first"))
 				synctest.Wait()
@@ -134,7 +134,7 @@ func TestAWriteDoesNotWaitForWhoeverSendsItsBytes(t *testing.T) {
 					c.CloseWrite()
 				}()
 				synctest.Wait()
-				require.Equal(t, size <= 60_000, returned, "unless it waits for room")
+				require.Equal(t, size <= 60_000, returned, "only the largest Write waits for room")
 				g.set(false)
 				require.True(t, bytes.Equal(want, <-got))
 				require.True(t, returned)
@@ -152,7 +152,7 @@ func TestAWriteThatIsGivenUpLeavesNothingOfItsBytes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := wiredPair(t, nil)
 				c, d := connect(t, a, b)
-				// The reader does not read: the write waits for room.
+				// The peer does not read, so Write waits for room.
 				want := noise(4 << 20)
 				p := bytes.Clone(want)
 				n := -1
@@ -163,12 +163,12 @@ func TestAWriteThatIsGivenUpLeavesNothingOfItsBytes(t *testing.T) {
 					clear(p)
 				}()
 				synctest.Wait()
-				require.Equal(t, -1, n, "it waits")
+				require.Equal(t, -1, n, "Write waits")
 				end(c)
 				synctest.Wait()
 				require.Positive(t, n)
 				require.Less(t, n, len(want))
-				c.Close() // what was taken is delivered all the same
+				c.Close() // the bytes that Write has accepted are still delivered
 				got, err := io.ReadAll(d)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(want[:n], got))
@@ -181,11 +181,11 @@ func TestAWriteDoesNotWaitForTheNeighborsAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
-		// The neighbour is forgotten, and asked for when the route is looked up anew.
+		// Forget the neighbour; the next route lookup resolves it again.
 		ifc := a.ifaceNamed(a.Interfaces()[1].Name)
 		ifc.flushNeighbors(false)
 		a.gen.Add(1)
-		b.ifaceNamed(b.Interfaces()[1].Name).neigh4.closed = true // and does not answer
+		b.ifaceNamed(b.Interfaces()[1].Name).neigh4.closed = true // b does not answer
 		want := noise(60_000)
 		p := bytes.Clone(want)
 		began := time.Now()
@@ -202,9 +202,8 @@ func TestAWriteDoesNotWaitForTheNeighborsAddress(t *testing.T) {
 }
 
 func TestWritersReuseTheirBuffersOnAnyLink(t *testing.T) {
-	// Each buffer is overwritten as soon as Write has returned, and the bytes that
-	// arrive are those that were there before. The race detector sees who reads
-	// them later.
+	// The buffer is overwritten as soon as Write has returned, and the peer must receive the bytes that
+	// were in it before. The race detector reports a later read of the buffer.
 	plain := func(cfg nic.PipeConfig) func(t *testing.T) (a, b *Stack) {
 		return func(t *testing.T) (a, b *Stack) { return twoHosts(t, cfg) }
 	}
@@ -301,17 +300,18 @@ func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	c, _ := connect(t, a, b)
 	ifc := c.path.ifc
 	require.NoError(t, a.RemoveNIC(ifc.name))
-	ifc.down.Store(false) // as it was when the writer looked
+	ifc.down.Store(false) // the writer has read it before the removal
 	l := &zeroCopySend{t: c}
 	l.frames.Add(1)
 	sl := c.path.slot(a.now(), 0, false)
 	a.emit(a.now(), c.path, &ipHeader{proto: wire.ProtoTCP, ttl: defaultTTL}, &sl, 0, &frameMeta{body: make([]byte, 4000), done: l.complete})
 	a.drain()
-	require.Zero(t, l.frames.Load(), "Write would wait for ever")
+	require.Zero(t, l.frames.Load(), "Write would wait forever")
 }
 
 func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
-	// Today no frame with pinned bytes is parked; a frame that is dropped is completed.
+	// In the stack, no frame with pinned bytes waits for a neighbour. Here one does, and is completed
+	// when it is dropped.
 	for name, lose := range map[string]func(t *testing.T, nt *neighborTable, n *neighbor){
 		"the neighbor does not answer": func(t *testing.T, nt *neighborTable, n *neighbor) {
 			n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
@@ -339,13 +339,12 @@ func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
 			}}})
 			nt.mu.Unlock()
 			lose(t, nt, n)
-			require.Zero(t, l.frames.Load(), "Write would wait for ever")
+			require.Zero(t, l.frames.Load(), "Write would wait forever")
 		})
 	}
 }
 
-// A watcher is a device that takes its time with frames, and sees whether they
-// change meanwhile.
+// A watcher is a device whose Send is slow, and counts the batches that change during a Send.
 type watcher struct {
 	nic.Device
 	seen, changed atomic.Int64
@@ -372,7 +371,7 @@ func (w *watcher) Send(batch []nic.Frame) (int, error) {
 }
 
 func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
-	// Writes end in every way: done, late, and because somebody closes.
+	// Writes end normally, by a deadline, or because either end is closed.
 	var w *watcher
 	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
 		w = &watcher{Device: dev}
@@ -413,10 +412,10 @@ func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
 	}
 	wg.Wait()
 	require.Zero(t, w.changed.Load())
-	require.Greater(t, w.seen.Load(), int64(10_000_000), "it runs")
+	require.Greater(t, w.seen.Load(), int64(10_000_000), "the test must send enough")
 }
 
-// A deafened device loses what it receives while it is deaf.
+// A deafened device drops the frames that it receives while deaf is set.
 type deafened struct {
 	nic.Device
 	deaf atomic.Bool
@@ -433,7 +432,7 @@ func (d *deafened) Attach(recv func(batch []nic.Frame)) {
 func TestAWriterAmongOthersWaitsForAcknowledgementsInsteadOfCopying(t *testing.T) {
 	const (
 		way  = 100 * time.Microsecond // one way
-		size = 46 * 1448              // of which the last segment is acknowledged at once
+		size = 46 * 1448              // the last segment is acknowledged at once
 	)
 	synctest.Test(t, func(t *testing.T) {
 		dev := new(deafened)
@@ -465,7 +464,7 @@ func TestAWriterAmongOthersWaitsForAcknowledgementsInsteadOfCopying(t *testing.T
 		}()
 
 		took, unacked := write()
-		require.Zero(t, took, "alone it does not wait")
+		require.Zero(t, took, "a single writer does not wait")
 		require.Positive(t, unacked)
 		time.Sleep(time.Second)
 		writers := &c.path.ifc.bulk
@@ -477,10 +476,10 @@ func TestAWriterAmongOthersWaitsForAcknowledgementsInsteadOfCopying(t *testing.T
 
 		dev.deaf.Store(true)
 		took, _ = write()
-		require.Equal(t, time.Duration(ackWait), took, "no longer than this")
+		require.Equal(t, time.Duration(ackWait), took, "at most ackWait")
 		for range 2 {
 			took, _ = write()
-			require.Zero(t, took, "who has waited for nothing does not wait again so soon")
+			require.Zero(t, took, "after a timeout the next Writes do not wait")
 		}
 		took, _ = write()
 		require.Equal(t, time.Duration(ackWait), took)

@@ -19,14 +19,14 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A zeroCopyDevice is a device in memory that writes payload to the buffers of readers, as a TAP does.
+// A zeroCopyDevice is a device in memory that writes payloads to buffers of readers, as a TAP does.
 type zeroCopyDevice struct {
 	nic.Device
 	ask      func() nic.ReceiveBuffer
 	recv     func([]nic.Frame)
-	mu       sync.Mutex // held to ask for a buffer
+	mu       sync.Mutex // held while a buffer is requested
 	inBuffer atomic.Int64
-	hold     atomic.Bool // super-frames are kept in held
+	hold     atomic.Bool // keep received super-frames in held
 	held     []nic.Frame
 }
 
@@ -69,7 +69,7 @@ func (d *zeroCopyDevice) receive(f nic.Frame) {
 	d.fill(f, room)
 }
 
-// place passes a frame on by a room, if it fits.
+// fill passes a frame on with its payload in the buffer room, if it fits.
 func (d *zeroCopyDevice) fill(f nic.Frame, room nic.ReceiveBuffer) {
 	if b := f.AppendTo(nil); room.Headers == int(f.HeaderLen) {
 		f.Head = b[:room.Headers]
@@ -80,14 +80,14 @@ func (d *zeroCopyDevice) fill(f nic.Frame, room nic.ReceiveBuffer) {
 	room.End()
 }
 
-// zeroCopyPair makes two hosts, of which b has a device that places.
+// zeroCopyPair returns two hosts; the device of b is a zeroCopyDevice.
 func zeroCopyPair(t *testing.T) (a, b *Stack, d *zeroCopyDevice) {
 	da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 	d = &zeroCopyDevice{Device: db}
 	return newHost(t, da, "192.0.2.1/24"), newHost(t, d, "192.0.2.2/24"), d
 }
 
-// A reading is a Read with a large buffer in a goroutine of its own.
+// A reading is a Read with a large buffer in its own goroutine.
 type reading struct {
 	buf []byte
 	n   int
@@ -105,8 +105,8 @@ func startReading(c *TCP) *reading {
 	return r
 }
 
-// inBubble runs a test with a reader of d, the end of a connection whose text the
-// device holds until the test gives it on.
+// inBubble runs a test in a bubble. The device holds text, which was written to c, until the test
+// releases it to d.
 func inBubble(t *testing.T, f func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte)) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := zeroCopyPair(t)
@@ -134,12 +134,12 @@ func TestReadReturnsWhatADevicePutIntoItsBuffer(t *testing.T) {
 		f.Head = f.Head[:f.HeaderLen]
 		dev.recv([]nic.Frame{f})
 		synctest.Wait()
-		require.True(t, r.end.Load(), "the device has given it away, and is not waited for")
+		require.True(t, r.end.Load(), "the device has returned the buffer")
 		require.NoError(t, r.err)
 		require.Equal(t, 5000, r.n)
 		require.True(t, bytes.Equal(text[:5000], r.buf[:r.n]))
 		room.End()
-		require.Nil(t, dev.ask().Buf, "nobody waits")
+		require.Nil(t, dev.ask().Buf, "no reader waits")
 	})
 }
 
@@ -166,7 +166,7 @@ func TestReadDoesNotReturnWhileADeviceMayWriteToItsBuffer(t *testing.T) {
 				time.Sleep(2 * time.Millisecond)
 				synctest.Wait()
 				require.False(t, r.end.Load())
-				copy(room.Buf, noise(len(room.Buf))) // a frame for somebody else
+				copy(room.Buf, noise(len(room.Buf))) // a frame for another connection
 				room.End()
 				synctest.Wait()
 				require.True(t, r.end.Load())
@@ -206,7 +206,7 @@ func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
 		},
 		"in another's room": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			e, f := connect(t, c.s, d.s)
-			r := startReading(f) // it waits, and has waited last
+			r := startReading(f) // the reader that began to wait last
 			room := dev.ask()
 			require.Same(t, &r.buf[0], &room.Buf[0])
 			dev.fill(dev.held[0], room)
@@ -246,8 +246,8 @@ func TestOnlyALargeBufferIsRoom(t *testing.T) {
 	})
 }
 
-// spoiled reads to the end in Reads that are cut short by deadlines, and writes to all
-// of its buffer after each.
+// spoiled reads to the end in Reads that deadlines interrupt, and overwrites its whole buffer after
+// each.
 func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 	buf := make([]byte, 70_000)
 	for {
@@ -267,7 +267,7 @@ func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 }
 
 func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
-	// In real time, so that the race detector sees who writes.
+	// In real time, so that the race detector sees concurrent writes.
 	a, b, dev := zeroCopyPair(t)
 	const total = 300_000
 	var all sync.WaitGroup
