@@ -154,8 +154,8 @@ func TestDialGivesUpAfterItsRetries(t *testing.T) {
 		start := time.Now()
 		_, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, netip.AddrPortFrom(addrB, 80), TCPOptions{})
 		require.ErrorIs(t, err, syscall.ETIMEDOUT)
-		// 1+2+4+8+16+32+64+120 seconds: seven retransmissions, and the wait after the last one. RFC
-		// 9293 3.8.3 MUST-23: "at least 3 minutes".
+		// 1+2+4+8+16+32+64+120 seconds: seven retransmissions, and the wait after the last one.
+		// RFC 9293 3.8.3 MUST-23: "at least 3 minutes".
 		require.Equal(t, 247*time.Second, time.Since(start).Round(time.Second))
 	})
 }

@@ -52,8 +52,8 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 
 // ackSeq returns the sequence number of a segment without data: SND.NXT, unless the peer has shrunk its
 // window. A peer that still honours the window it advertised (RFC 7323 2.4) accepts SND.NXT even then.
-// Others accept only numbers up to the new right edge, so as on Linux the segment uses that edge. RFC
-// 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking, which may cause the 'usable
+// Others accept only numbers up to the new right edge, so as on Linux the segment uses that edge.
+// RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking, which may cause the 'usable
 // window' to become negative" (MUST-34).
 //
 // The peer may have received data beyond the edge meanwhile, and then the edge is too old. The peer's
