@@ -47,7 +47,7 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 		require.EqualValues(t, dhcpOffer, offer.kind)
 		lease := askDHCP(conn, link, dhcpMessage{kind: dhcpRequest, addr: offer.addr})
 		require.EqualValues(t, dhcpAck, lease.kind)
-		for range 2 { // the server hears its own broadcasts, too
+		for range 2 { // the server also receives its own broadcasts
 			for _, want := range []string{"0.0.0.0", "192.0.2.1"} {
 				_, from, err := watched.ReadFrom(make([]byte, 1500))
 				require.NoError(t, err)
@@ -70,7 +70,7 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 		d, err := ln.Accept()
 		require.NoError(t, err)
 
-		// At half of its time the lease is renewed: a connection does not notice.
+		// The client renews the lease at half of its time. A connection does not notice.
 		time.Sleep(lease.time / 2)
 		again := askDHCP(conn, link, dhcpMessage{kind: dhcpRequest, addr: lease.addr})
 		require.EqualValues(t, dhcpAck, again.kind)
@@ -81,7 +81,7 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 		_, err = d.Read(make([]byte, 1))
 		require.NoError(t, err)
 
-		// And then it is not.
+		// Then the client does not renew it.
 		changed := client.Changed()
 		renewed := time.Now()
 		<-changed
@@ -94,7 +94,7 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 	})
 }
 
-// The errors are those of net on Linux 6.18.
+// The errors equal net's on Linux 6.18.
 func TestErrorsOfAnAddressThatHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})

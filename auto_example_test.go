@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A host that is configured by the IPv6 router of its link. Here that is another host of this process.
+// The IPv6 router of its link configures a host. Here the router is another host of this process.
 func ExampleConfig_auto() {
 	a, b := nic.Pipe(nic.PipeConfig{})
 	host, err := usernet.New(usernet.Config{NIC: a, Auto: true})

@@ -14,14 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A batchSocket is a socket with batches.
+// A batchSocket is a socket with ReadBatch and WriteBatch.
 type batchSocket interface {
 	groupSocket
 	ReadBatch(ms []Message, flags int) (int, error)
 	WriteBatch(ms []Message, flags int) (int, error)
 }
 
-// note writes down what a batch did, and what is in its messages.
+// noteBatch logs the result of a batch and the contents of its messages.
 func (l *log) noteBatch(name string, ms []Message, n int, err error) {
 	l.note("%s: %d %s", name, max(n, 0), why(err)) // x/net has -1 on an error
 	for _, m := range ms[:max(n, 0)] {
@@ -81,7 +81,7 @@ func TestBatchesDoAsThoseOfXNetOnTheKernel(t *testing.T) {
 		l.noteBatch("write nothing", nil, n, err)
 		s.SetReadDeadline(time.Time{})
 
-		// What cannot be sent ends the batch, and is an error if it is the first.
+		// A datagram that cannot be sent ends the batch. It is an error if it is the first one.
 		big := Message{Buffers: [][]byte{make([]byte, 65508)}, Addr: addr}
 		bad := Message{Buffers: [][]byte{[]byte("x")}, Addr: addr, OOB: control(0, 2, int32Bytes(0)...)}
 		for _, ms := range [][]Message{{out[0], big, out[4]}, {big, out[0]}, {out[0], bad}, {bad, out[0]}} {
@@ -159,7 +159,7 @@ func TestABatchSaysWhatIsWrong(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 }
 
-// What ICMP reports between two datagrams of a batch is for the next call.
+// An ICMP error that arrives within a batch is reported by the next call.
 func TestAnErrorThatComesWithinABatchIsKept(t *testing.T) {
 	h, err := New(Config{})
 	require.NoError(t, err)

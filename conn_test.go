@@ -18,10 +18,10 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// newCuttablePair makes two hosts with a wire between them that can be cut.
+// newCuttablePair makes two hosts on a wire that cut cuts.
 func newCuttablePair(t testing.TB) (a, b *Host, cut func()) {
 	t.Helper()
-	// Without link addresses, whose loss would be noticed first.
+	// The medium is IP: on Ethernet, ARP would notice the cut first.
 	ea, eb := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	wire := nic.Impair(ea, nic.ImpairConfig{})
 	return newHost(t, wire, addrA), newHost(t, eb, addrB), func() {
@@ -131,7 +131,7 @@ func TestDeadlinesAreMovedInVirtualTime(t *testing.T) {
 		require.True(t, err.(*net.OpError).Timeout())
 		require.Equal(t, 3*time.Second, time.Since(began))
 
-		// As net/http does to get a reader back from a blocked Read.
+		// net/http does this to take a reader back from a blocked Read.
 		require.NoError(t, c.SetReadDeadline(time.Time{}))
 		time.AfterFunc(time.Second, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 		_, err = c.Read(make([]byte, 1))
@@ -159,7 +159,7 @@ func TestShrinkingABufferLosesNothing(t *testing.T) {
 	require.True(t, bytes.Equal(data, got))
 }
 
-// A mortal is a device that can vanish, as a TAP device does that somebody deletes.
+// A mortal is a device that can be deleted, like a TAP device.
 type mortal struct {
 	nic.Device
 	dead atomic.Bool
@@ -202,7 +202,7 @@ func TestADeviceThatDiesIsSeenAsANetworkThatIsDown(t *testing.T) {
 	})
 }
 
-// FuzzResolveTCPAddr compares what becomes of addresses with what net makes of them.
+// FuzzResolveTCPAddr compares the results of ResolveTCPAddr with net's.
 func FuzzResolveTCPAddr(f *testing.F) {
 	for _, s := range []string{"127.0.0.1:80", ":1", "[::1]:65535", "[::1%lo]:0", "1.2.3.4:65536", "1.2.3.4:-1", "::1:80", "[1.2.3.4]:5", "[::ffff:1.2.3.4]:5", "0:80", "a:b:c"} {
 		f.Add(s)
@@ -211,7 +211,7 @@ func FuzzResolveTCPAddr(f *testing.F) {
 	require.NoError(f, err)
 	defer h.Close()
 	f.Fuzz(func(t *testing.T, address string) {
-		// Names are left out: net would ask for them outside.
+		// Names are skipped, because net would query a real name server.
 		if host, port, err := net.SplitHostPort(address); err == nil {
 			if _, err := strconv.Atoi(port); err != nil && port != "" {
 				t.Skip()

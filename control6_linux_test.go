@@ -28,7 +28,7 @@ func kernelHas6(t *testing.T) {
 	c.Close()
 }
 
-// control6Socket is what a socket of the kernel and one of ours have in common.
+// control6Socket has the methods that a socket of net and one of usernet share.
 type control6Socket interface {
 	net.PacketConn
 	ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error)

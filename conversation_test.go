@@ -16,35 +16,35 @@ import (
 	"time"
 )
 
-// A conversation is what both ends of one TCP connection do: how much each writes, in what
-// pieces and with what pauses, when it begins to read, and how it ends. The fuzzer of hosts, the
-// soak and the tests of options that change meanwhile are made of conversations.
+// A conversation describes what both ends of one TCP connection do: how much each writes, in what
+// pieces and with what pauses, when it starts reading, and how it ends. The fuzzer of hosts, the
+// soak, and the tests of options that change during a transfer consist of conversations.
 //
-// The client's stream begins with the number of the conversation, by which the server finds it.
-// All bytes follow a pattern that tells their place, so each read is verified at once.
+// The client's stream starts with the number of the conversation, by which the server identifies
+// it. All bytes follow a pattern that depends on their offset, so each read is verified at once.
 type conversation struct {
 	id   uint64
 	side [2]speaker // the client, the server
 
 	mu    sync.Mutex
 	began time.Time
-	met   bool    // the server has found it
+	met   bool    // the server has identified it
 	done  [2]bool // the side has ended
 	errs  []error
 }
 
-// A speaker is one side of a conversation.
+// A speaker describes one side of a conversation.
 type speaker struct {
-	total       int           // bytes to write, the client's number of the conversation not counted
-	chunk, bite int           // largest write and read
-	readAfter   time.Duration // how long nothing is read at first
-	pause       time.Duration // longest time between two calls
-	interrupt   float64       // how often a call gets a deadline that may pass meanwhile
-	readFrom    bool          // write by ReadFrom
-	writeTo     bool          // read by WriteTo
+	total       int           // bytes to write, without the number of the conversation
+	chunk, bite int           // maximum length of a Write and of a Read
+	readAfter   time.Duration // delay before the first Read
+	pause       time.Duration // maximum time between two calls
+	interrupt   float64       // probability that a call has a deadline that may pass during it
+	readFrom    bool          // write with ReadFrom
+	writeTo     bool          // read with WriteTo
 	sndbuf      int           // SetWriteBuffer; 0: none
 	rcvbuf      int           // SetReadBuffer; 0: none
-	fiddlers    int           // goroutines that change options meanwhile
+	fiddlers    int           // goroutines that change options at the same time
 	end         ending
 }
 
@@ -52,17 +52,17 @@ type speaker struct {
 type ending uint8
 
 const (
-	endPolitely ending = iota // CloseWrite, read to io.EOF, Close when all has arrived
+	endPolitely ending = iota // CloseWrite, read to io.EOF, Close when all data has arrived
 	endAfter                  // the same, but CloseWrite only after io.EOF was read
 	endLinger                 // as endPolitely, with a linger time for Close
-	endClose                  // Close after the last write; the other side writes nothing
-	endRudely                 // Close at any time, perhaps with a reset
+	endClose                  // Close after the last Write; the other side writes nothing
+	endRudely                 // Close at any time, possibly with a reset
 )
 
-// conversationLimit is the virtual time after which a conversation hangs.
+// conversationLimit is the virtual time after which a conversation counts as hanging.
 const conversationLimit = 2 * time.Hour
 
-// randomConversation returns a conversation whose every byte arrives unless the wire is cut.
+// randomConversation returns a random conversation. All its bytes arrive unless the wire is cut.
 func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 	c := &conversation{id: id}
 	pause := func(d ...time.Duration) time.Duration { return d[r.IntN(len(d))] }
@@ -84,10 +84,10 @@ func randomConversation(id uint64, r *rand.Rand, most int) *conversation {
 		s.end = [...]ending{endPolitely, endPolitely, endLinger, endAfter}[r.IntN(4)]
 	}
 	if c.side[0].end == endAfter {
-		c.side[1].end = endPolitely // or they would wait for each other
+		c.side[1].end = endPolitely // otherwise the sides would wait for each other
 	}
 	if r.IntN(5) == 0 {
-		// Both write more than the windows hold before both read.
+		// Both sides write more than the windows hold before either reads.
 		wait := pause(time.Second, 10*time.Second, 25*time.Second)
 		for i := range c.side {
 			s := &c.side[i]
@@ -113,11 +113,11 @@ func (c *conversation) fail(me int, format string, args ...any) {
 	c.errs = append(c.errs, fmt.Errorf("conversation %d, %s, after %v: %w", c.id, [...]string{"client", "server"}[me], time.Since(c.began), fmt.Errorf(format, args...)))
 }
 
-// Err returns what went wrong, after both sides have ended.
+// Err returns the conversation's error, after both sides have ended.
 func (c *conversation) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rude := c.side[0].end == endRudely || c.side[1].end == endRudely // perhaps before the number was sent
+	rude := c.side[0].end == endRudely || c.side[1].end == endRudely // possibly before the number was sent
 	if !rude && (!c.done[0] || !c.done[1]) {
 		c.errs = append(c.errs, fmt.Errorf("conversation %d: client ended %v, server ended %v", c.id, c.done[0], c.done[1]))
 	}
@@ -127,7 +127,8 @@ func (c *conversation) Err() error {
 	return errors.Join(c.errs...)
 }
 
-// patternPeriod is the period of the pattern, a prime, so that no shift by a power of two fits.
+// patternPeriod is the period of the pattern. It is a prime, so that data shifted by a power of two
+// does not match.
 const patternPeriod = 65521
 
 var pattern = func() []byte {
@@ -140,13 +141,13 @@ var pattern = func() []byte {
 	return b
 }()
 
-// text returns up to n bytes of the stream of a side, from an offset.
+// text returns up to n bytes of a side's stream, from offset off.
 func (c *conversation) text(side, off, n int) []byte {
 	at := (uint64(off) + c.id*7919 + uint64(side)*31337) % patternPeriod
 	return pattern[at:][:min(n, patternPeriod)]
 }
 
-// verify reports whether p is what a side wrote from an offset on.
+// verify reports whether p equals a side's stream from offset off.
 func (c *conversation) verify(side, off int, p []byte) bool {
 	for len(p) > 0 {
 		want := c.text(side, off, len(p))
@@ -158,7 +159,7 @@ func (c *conversation) verify(side, off int, p []byte) bool {
 	return true
 }
 
-// run is one side of a conversation. It returns when both directions have ended.
+// run runs one side of a conversation. It returns when both directions have ended.
 func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 	s := &c.side[me]
 	defer func() {
@@ -225,7 +226,7 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 	case endLinger:
 		conn.SetLinger(20)
 	case endPolitely, endAfter:
-		// As an application whose protocol tells it that all has arrived.
+		// This stands for an application whose protocol reports that all data has arrived.
 		for i := conn.Info(); i.Unacked+i.NotSent > 0 && i.State.String() != "CLOSED"; i = conn.Info() {
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -236,7 +237,7 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 	}
 }
 
-// A patternReader reads a side's stream up to its end, for ReadFrom.
+// A patternReader is a reader of a side's stream, for ReadFrom.
 type patternReader struct {
 	c       *conversation
 	me, off int
@@ -253,7 +254,7 @@ func (p *patternReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// write writes all of a side's stream, in spite of deadlines.
+// write writes the whole stream of a side. It retries after deadlines.
 func (c *conversation) write(conn *TCPConn, me int, r *rand.Rand) {
 	s := &c.side[me]
 	buf := make([]byte, min(s.chunk, patternPeriod))
@@ -272,7 +273,7 @@ func (c *conversation) write(conn *TCPConn, me int, r *rand.Rand) {
 			p := buf[:copy(buf, c.text(me, off, min(1+r.IntN(s.chunk), s.total-off)))]
 			n, err = conn.Write(p)
 			for i := range p {
-				p[i] = ^p[i] // it is ours again
+				p[i] = ^p[i] // the buffer belongs to the caller again
 			}
 			if n < len(p) && err == nil {
 				c.fail(me, "Write: %d of %d bytes and no error", n, len(p))
@@ -296,7 +297,7 @@ func (c *conversation) write(conn *TCPConn, me int, r *rand.Rand) {
 	}
 }
 
-// A verifier verifies what is written to it, for WriteTo.
+// A verifier is a writer that verifies a side's stream, for WriteTo.
 type verifier struct {
 	c       *conversation
 	me, off int
@@ -312,7 +313,7 @@ func (v *verifier) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// read reads the other side's stream to its end, in spite of deadlines.
+// read reads the other side's stream to its end. It retries after deadlines.
 func (c *conversation) read(conn *TCPConn, me int, r *rand.Rand) {
 	s, other := &c.side[me], &c.side[1-me]
 	v := &verifier{c: c, me: me}
@@ -361,7 +362,7 @@ func (c *conversation) read(conn *TCPConn, me int, r *rand.Rand) {
 	}
 }
 
-// fiddle changes options of a connection that both ends use, for a while or until stop is closed.
+// fiddle changes options of a connection in use, for a while or until stop is closed.
 func (c *conversation) fiddle(conn *TCPConn, r *rand.Rand, stop chan struct{}) {
 	soon := func() time.Time {
 		return time.Now().Add(time.Duration(r.IntN(40_000)-10_000) * time.Microsecond)
@@ -401,10 +402,10 @@ func (c *conversation) fiddle(conn *TCPConn, r *rand.Rand, stop chan struct{}) {
 	}
 }
 
-// A forum has the conversations that clients of one host have with the server of another.
+// A forum holds the conversations between the clients of one host and the server of another.
 type forum struct {
 	seed  uint64
-	tries int // dials that may fail, because the wire loses much
+	tries int // maximum number of dials; some may fail because the wire loses many frames
 	mu    sync.Mutex
 	open  map[uint64]*conversation
 	serve sync.WaitGroup
@@ -429,7 +430,7 @@ func (f *forum) answer(conn *TCPConn) {
 	var b [8]byte
 	conn.SetReadDeadline(time.Now().Add(conversationLimit))
 	if _, err := io.ReadFull(conn, b[:]); err != nil {
-		conn.Close() // the client gave up, and says why
+		conn.Close() // the client gave up and reports the reason
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
@@ -437,7 +438,7 @@ func (f *forum) answer(conn *TCPConn) {
 	c := f.open[binary.BigEndian.Uint64(b[:])]
 	f.mu.Unlock()
 	if c == nil {
-		conn.Close() // of a forgery
+		conn.Close() // a forged connection
 		return
 	}
 	c.mu.Lock()
@@ -446,7 +447,7 @@ func (f *forum) answer(conn *TCPConn) {
 	c.run(conn, 1, f.seed)
 }
 
-// converse has a conversation with the server at an address.
+// converse has a conversation with the server that dial connects to.
 func (f *forum) converse(dial func() (net.Conn, error), c *conversation) {
 	f.mu.Lock()
 	f.open[c.id] = c
@@ -471,8 +472,9 @@ func (f *forum) converse(dial func() (net.Conn, error), c *conversation) {
 	c.run(conn.(*TCPConn), 0, f.seed)
 }
 
-// accepted waits until the server has met every client, some of which may have closed their
-// connection long before. It does not wait for ever: some are never heard of.
+// accepted waits until the server has identified every client. Some clients may have closed their
+// connection long before. The wait is limited, because the connections of some clients never
+// arrive.
 func (f *forum) accepted() {
 	missing := func() bool {
 		f.mu.Lock()
@@ -492,7 +494,7 @@ func (f *forum) accepted() {
 	}
 }
 
-// end waits for the servers and returns what went wrong in all conversations.
+// end waits for the servers and returns the errors of all conversations.
 func (f *forum) end() error {
 	f.serve.Wait()
 	f.mu.Lock()
@@ -507,7 +509,7 @@ func (f *forum) end() error {
 	return errors.Join(errs...)
 }
 
-// bubbleGoroutines counts the goroutines of the bubble of the caller, which is one of them.
+// bubbleGoroutines returns the number of goroutines in the caller's bubble, including the caller.
 func bubbleGoroutines() (n int) {
 	synctest.Wait()
 	buf := make([]byte, 4<<20)

@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// Several datagrams are sent, and received, by one call.
+// One call sends, or receives, several datagrams.
 func ExampleUDPConn_WriteBatch() {
 	a, b := twoHosts()
 	defer a.Close()
@@ -32,7 +32,7 @@ func ExampleUDPConn_WriteBatch() {
 	}
 	n, err := client.WriteBatch(out, 0)
 	fmt.Println(n, err)
-	n, err = server.ReadBatch(in, 0) // what there is, at least one
+	n, err = server.ReadBatch(in, 0) // returns all queued datagrams, at least one
 	fmt.Println(n, err)
 	for _, m := range in[:n] {
 		fmt.Printf("%s\n", m.Buffers[0][:m.N])
@@ -45,8 +45,8 @@ func ExampleUDPConn_WriteBatch() {
 	// three
 }
 
-// A server of several addresses answers from the one that was asked. The control messages
-// have the form of Linux; ReadPacket and WritePacket do the same without them.
+// A server with several addresses answers from the address to which the request was sent. The
+// control messages have Linux's form; ReadPacket and WritePacket do the same without them.
 func ExampleUDPConn_SetControlMessage() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	a := host(wireA, "192.0.2.1/24")
@@ -76,11 +76,11 @@ func ExampleUDPConn_SetControlMessage() {
 			return
 		}
 		fmt.Printf("%s, to %v, TTL %d\n", buf[:n], info.Local, info.TTL)
-		info.TTL = 0 // the socket's own, and not what was left of the other's
+		info.TTL = 0 // use the socket's TTL instead of the received one
 		server.WriteMsgUDP([]byte("here"), info.AppendControl(nil), from)
 	}()
 
-	client, err := a.Dial("udp", "192.0.2.3:7") // hears nobody else
+	client, err := a.Dial("udp", "192.0.2.3:7") // receives only from this address
 	if err != nil {
 		panic(err)
 	}
@@ -94,7 +94,7 @@ func ExampleUDPConn_SetControlMessage() {
 	// here <nil>
 }
 
-// The parameters of TCP are the host's. Here it sends by BBR, which paces what it sends.
+// The settings of TCP apply to the whole host. Here the host uses BBR, which paces its segments.
 func ExampleConfig() {
 	params := tcp.DefaultParams()
 	params.Congestion = tcp.BBR

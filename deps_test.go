@@ -21,8 +21,8 @@ import (
 
 const module = "github.com/usernet/usernet"
 
-// floors are the packages outside of the standard library that a package may import. A
-// package that is not listed has no business here.
+// floors maps each package to the packages outside the standard library that it may import. A
+// package that is not listed must not exist.
 var floors = map[string][]string{
 	"":                 {"stack", "stack/wire", "nic", "resolve", "dhcp"},
 	"stack":            {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
@@ -33,7 +33,7 @@ var floors = map[string][]string{
 	"dhcp":             {},
 	"internal/addrsel": {},
 	"internal/tally":   {},
-	// The command stands on all of it.
+	// The command uses all packages.
 	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "dhcp", "golang.org/x/sys/unix"},
 	"internal/hosttest": {"", "nic"},
 	"internal/world":    {"", "internal/hosttest"},
@@ -41,18 +41,18 @@ var floors = map[string][]string{
 	"internal/scenario": {},
 	"internal/taptest":  {},
 	"interop/std":       {},
-	// It is net's face on one host, and generated.
+	// It wraps one host in net's API, and is generated.
 	"dropin":              {"", "stack", "nic", "resolve", "dhcp"},
 	"dropin/internal/gen": {},
 }
 
-// testOnly may be imported by tests, of whatever package.
+// testOnly are the prefixes that tests of all packages may import.
 var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "golang.org/x/sys/"}
 
-// pure are the packages that have no clock, lock, goroutine or randomness of their own.
+// pure are the packages that use no clock, lock, goroutine or randomness.
 var pure = []string{"stack/wire", "stack/tcp", "dhcp"}
 
-// A listing is what go list tells of a package.
+// A listing is go list's description of a package.
 type listing struct {
 	ImportPath, Dir                     string
 	Standard                            bool
@@ -83,13 +83,13 @@ func packages(t *testing.T, goos string) []listing {
 	}
 }
 
-// isStandard reports whether an import is of the standard library.
+// isStandard reports whether an import belongs to the standard library.
 func isStandard(path string) bool {
 	first, _, _ := strings.Cut(path, "/")
 	return !strings.Contains(first, ".")
 }
 
-// inModule turns the import path of a package of the module into its directory.
+// inModule converts the import path of a package of this module to its directory.
 func inModule(path string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
 }
@@ -177,9 +177,8 @@ func TestNoPackageHasAnInit(t *testing.T) {
 	}
 }
 
-// kernelNames are the beginnings of the names of package net behind which there is the
-// kernel's network, or the resolver of the process, whose channels do not bear
-// synctest bubbles.
+// kernelNames are the prefixes of package net's names that use the kernel's network or the
+// process's resolver. Channels of that resolver do not work in synctest bubbles.
 var kernelNames = []string{"Lookup", "Resolve", "DefaultResolver", "Dial", "Listen", "File", "InterfaceAddrs", "InterfaceBy", "Interfaces"}
 
 func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {

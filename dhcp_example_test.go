@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A host without an address gets one by a few messages of DHCP (RFC 2131). They are sent from
-// 0.0.0.0 over the link that is to have the address, to everybody on it.
+// A host without an address gets one by DHCP (RFC 2131). It broadcasts its messages from 0.0.0.0
+// over the link that needs the address.
 func ExampleHost_AddAddr() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server := host(wireA, "192.0.2.1/24")
@@ -80,18 +80,18 @@ const (
 	dhcpAck      = 5
 )
 
-// A dhcpMessage is what these examples need of DHCP.
+// A dhcpMessage has the parts of a DHCP message that these examples use.
 type dhcpMessage struct {
 	kind   byte
 	xid    uint32
 	mac    [6]byte
-	addr   netip.Addr // requested, offered or given
-	bits   int        // of the network
+	addr   netip.Addr // requested, offered or assigned
+	bits   int        // prefix length
 	router netip.Addr
 	time   time.Duration // of the lease
 }
 
-// bytes makes the message of RFC 2131 2, with the options of RFC 2132.
+// bytes encodes the message by RFC 2131 2, with options by RFC 2132.
 func (m dhcpMessage) bytes() []byte {
 	b := make([]byte, 240)
 	b[0], b[1], b[2] = 1, 1, 6
@@ -115,7 +115,7 @@ func (m dhcpMessage) bytes() []byte {
 	return append(b, 255)
 }
 
-// parseDHCP reads a message of bytes.
+// parseDHCP decodes a message.
 func parseDHCP(b []byte) (m dhcpMessage) {
 	m.xid = binary.BigEndian.Uint32(b[4:])
 	m.mac = [6]byte(b[28:34])
@@ -139,7 +139,7 @@ func parseDHCP(b []byte) (m dhcpMessage) {
 	return m
 }
 
-// serveDHCP gives an address to whoever asks, until the host is closed.
+// serveDHCP assigns an address to each client, until the host is closed.
 func serveDHCP(h *usernet.Host, a netip.Addr, lease time.Duration) {
 	c, err := h.ListenPacket("udp4", ":67")
 	if err != nil {

@@ -20,10 +20,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-const nobody = "192.0.2.99" // on the link of newPair, and not there
+const nobody = "192.0.2.99" // an address on the link of newPair that no host has
 
-// newPatientHost makes a host on a link with nobody on it, which knows the link
-// address of nobody: what it sends there is neither answered nor refused.
+// newPatientHost makes a host on a link without other hosts. The host has a neighbour entry for the
+// address nobody, so that packets to it are neither answered nor refused.
 func newPatientHost(t testing.TB, change ...func(*Config)) *Host {
 	t.Helper()
 	change = append(change, func(cfg *Config) { cfg.Addrs = []netip.Prefix{netip.MustParsePrefix(addrA + "/24")} })
@@ -40,9 +40,9 @@ func TestDialThatIsNotAnsweredTimesOut(t *testing.T) {
 		oe := err.(*net.OpError)
 		require.True(t, oe.Timeout())
 		require.True(t, oe.Temporary())
-		// RFC 9293 3.8.3 MUST-23: "R2 for a SYN segment MUST be set large enough to
-		// provide retransmission of the segment for at least 3 minutes", which Linux, and so
-		// net's programs, take for about two.
+		// RFC 9293 3.8.3 MUST-23: "R2 for a SYN segment MUST be set large enough to provide
+		// retransmission of the segment for at least 3 minutes". Linux retransmits for about two
+		// minutes, and programs written for net expect that.
 		require.Greater(t, time.Since(began), 60*time.Second)
 		require.Less(t, time.Since(began), 5*time.Minute)
 	})
@@ -272,7 +272,8 @@ func TestKeepAliveIsOnByDefault(t *testing.T) {
 	})
 }
 
-// What a Dialer and a ListenConfig ask for is what the setters of a connection make of it.
+// The keep-alive settings of a Dialer and a ListenConfig have the same result as the setters of a
+// connection.
 func TestKeepAliveOfADialIsThatOfTheSetters(t *testing.T) {
 	for _, k := range []struct {
 		config net.KeepAliveConfig
@@ -368,8 +369,8 @@ func TestNamesAreLookedUpOverTheHostItself(t *testing.T) {
 	})
 }
 
-// netResolver is a net.Resolver that asks a name server over a host, whatever server it means
-// to ask, and takes note of what it dials.
+// netResolver returns a net.Resolver that always queries one name server over a host, and a
+// function that returns the networks that it has dialed.
 func netResolver(h *Host, server string) (r *net.Resolver, dialed func() []string) {
 	var mu sync.Mutex
 	var networks []string
@@ -431,14 +432,14 @@ func TestAResolverOfNetIsHonoured(t *testing.T) {
 			require.NoError(t, conn.Close())
 			require.Equal(t, c.asked, dialed(), c.network)
 		}
-		// Services and literals are nobody's business.
+		// Services and literals need no resolver.
 		conn, err := d.Dial("tcp", addrB+":http")
 		require.NoError(t, err)
 		require.NoError(t, conn.Close())
 		require.Empty(t, dialed())
 		require.Empty(t, own, "the host's resolver was not asked for anything")
 
-		// Its errors are those of the Dial that it was given.
+		// Its errors contain the errors of the Dial that it was given.
 		require.NoError(t, pc.Close())
 		_, err = d.Dial("tcp4", "www.usernet.test.:http")
 		require.ErrorContains(t, err, "dial tcp4: lookup www.usernet.test. on ")
@@ -447,7 +448,7 @@ func TestAResolverOfNetIsHonoured(t *testing.T) {
 		require.ErrorAs(t, err, &de)
 		require.True(t, de.IsTemporary)
 	}
-	// First outside, where the channel that net keeps for the process is at home.
+	// The first lookup is outside the bubble, because net makes a channel for the process in it.
 	honoured(t)
 	synctest.Test(t, honoured)
 	honoured(t)
@@ -455,7 +456,7 @@ func TestAResolverOfNetIsHonoured(t *testing.T) {
 
 func TestAResolverOfNetWaitsInVirtualTime(t *testing.T) {
 	r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ENETUNREACH }}
-	_, err := r.LookupHost(t.Context(), "www.usernet.test.") // outside first, as above
+	_, err := r.LookupHost(t.Context(), "www.usernet.test.") // first outside the bubble, as above
 	require.ErrorContains(t, err, "network is unreachable")
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := newFarPair(t)
@@ -465,11 +466,11 @@ func TestAResolverOfNetWaitsInVirtualTime(t *testing.T) {
 		require.EqualError(t, err, "dial tcp: lookup www.usernet.test.: i/o timeout")
 		require.Equal(t, time.Second, time.Since(began))
 		require.NotEmpty(t, dialed())
-		time.Sleep(time.Minute) // net leaves its lookup behind
+		time.Sleep(time.Minute) // let net's lookup end, which continues in the background
 	})
 }
 
-// A foreignAddr is an address of a type that only says that it is one of net's.
+// A foreignAddr is an address whose Network is one of net's but whose type is not.
 type foreignAddr string
 
 func (foreignAddr) Network() string  { return "tcp" }
@@ -491,8 +492,8 @@ func TestALocalAddrOfAForeignTypeIsAnError(t *testing.T) {
 	}
 }
 
-// nameServer serves one name with an IPv4 address on a host, and returns the resolver of net's that
-// asks it.
+// nameServer serves one name with an IPv4 address on a host, and returns a net.Resolver that
+// queries it.
 func nameServer(t *testing.T, h *Host, name, addr string) *net.Resolver {
 	t.Helper()
 	pc, err := h.ListenPacket("udp", "127.0.0.1:53")
@@ -530,8 +531,8 @@ func nameServer(t *testing.T, h *Host, name, addr string) *net.Resolver {
 	}}
 }
 
-// An IPv4 address has 4 bytes if a name server gave it and 16 if it is a literal or from the hosts
-// file, wherever net shows it.
+// In all results of net, an IPv4 address has 4 bytes if a name server returned it, and 16 if it is
+// a literal or from the hosts file.
 func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 	var hosts resolve.Hosts
 	hosts.Add(netip.MustParseAddr("127.0.0.1"), "listed.test")
@@ -561,7 +562,7 @@ func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 				"a resolver of net's": {Host: h, Resolver: resolver},
 			} {
 				if c.host == "listed.test" && dialer.Resolver != nil {
-					continue // it has another hosts file
+					continue // the kernel has another hosts file
 				}
 				_, err = dialer.Dial(network, c.host+":1")
 				var op *net.OpError
@@ -569,7 +570,7 @@ func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 				require.Equal(t, c.want, length(op.Addr), "%s, %s, %s: %v", c.host, network, what, err)
 			}
 		}
-		// The kernel's loopback, with the names of the same server.
+		// The kernel's loopback, with names from the same server.
 		if c.host != "listed.test" {
 			_, err = (&net.Dialer{Resolver: resolver}).Dial("tcp", c.host+":"+closedPort(t))
 			var op *net.OpError
@@ -592,7 +593,7 @@ func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 	}
 }
 
-// closedPort returns a port of the kernel's 127.0.0.1 on which nobody listens.
+// closedPort returns a port of the kernel's 127.0.0.1 on which nothing listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestNoFileIsEmpty looks at the files that git tracks. Where this is no checkout, as in the zip of the module or
-// where git is missing, it looks at every file below this directory: nothing else is there.
+// TestNoFileIsEmpty checks the files that git tracks. If this is not a checkout, as in the module's
+// zip, or git is missing, it checks every file below this directory.
 func TestNoFileIsEmpty(t *testing.T) {
 	files := trackedFiles(t)
 	if files == nil {
@@ -32,10 +32,10 @@ func TestNoFileIsEmpty(t *testing.T) {
 	}
 }
 
-// trackedFiles returns the files that git tracks here, nil if it tracks none of ours.
+// trackedFiles returns the files that git tracks here, or nil if it tracks none of this module.
 func trackedFiles(t *testing.T) []string {
 	t.Helper()
-	// The checkout may be another user's.
+	// The checkout may belong to another user.
 	out, err := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z").Output()
 	if err != nil {
 		return nil
@@ -45,7 +45,7 @@ func trackedFiles(t *testing.T) []string {
 		files = append(files, string(file))
 	}
 	if !slices.Contains(files, "go.mod") {
-		return nil // this directory is part of somebody else's checkout
+		return nil // this directory is part of another project's checkout
 	}
 	return files
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// twoHosts makes two hosts with a wire between them.
+// twoHosts makes two hosts on a wire.
 func twoHosts() (a, b *usernet.Host) {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	return host(wireA, "192.0.2.1/24"), host(wireB, "192.0.2.2/24")
@@ -30,7 +30,7 @@ func host(dev nic.Device, addr string) *usernet.Host {
 	return h
 }
 
-// A web server and a client that know nothing of usernet, on a network in memory.
+// A web server and a client, neither of which is written for usernet, on a network in memory.
 func Example() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server, err := usernet.New(usernet.Config{
@@ -72,7 +72,8 @@ func Example() {
 	// Output: 200 OK hello, usernet
 }
 
-// Connections are net.Conns with everything that net.TCPConn has, half-close too.
+// A connection is a net.Conn with all the methods of net.TCPConn that need no descriptor, including
+// half-close.
 func ExampleHost_Dial() {
 	client, server := twoHosts()
 	defer client.Close()
@@ -106,7 +107,7 @@ func ExampleHost_Dial() {
 	// 192.0.2.2:7
 }
 
-// Errors are those of package net, to the text.
+// Errors are exactly those of package net, including their texts.
 func ExampleHost_Dial_errors() {
 	client, server := twoHosts()
 	defer client.Close()
@@ -126,7 +127,7 @@ func ExampleHost_Dial_errors() {
 	// dial tcp: address 192.0.2.2: missing port in address
 }
 
-// UDP sockets are net.PacketConns.
+// A UDP socket is a net.PacketConn.
 func ExampleHost_ListenPacket() {
 	client, server := twoHosts()
 	defer client.Close()
@@ -170,7 +171,7 @@ func ExampleDialer() {
 		Timeout:   50 * time.Millisecond,
 		LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5555},
 	}
-	_, err := d.Dial("tcp", "192.0.2.99:80") // where nobody is
+	_, err := d.Dial("tcp", "192.0.2.99:80") // no host has this address
 	var ne net.Error
 	fmt.Println(errors.As(err, &ne) && ne.Timeout())
 	fmt.Println(errors.Is(err, context.DeadlineExceeded))
@@ -181,8 +182,8 @@ func ExampleDialer() {
 	// dial tcp 192.0.2.1:5555->192.0.2.99:80: i/o timeout
 }
 
-// A link can be as bad as needed: here it loses a twentieth of the frames, swaps
-// some, and doubles others.
+// A link can have impairments. This one loses a twentieth of the frames, reorders some and
+// duplicates others.
 func Example_lossyLink() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	bad := nic.Impairment{Latency: time.Millisecond, Loss: 0.05, Duplicate: 0.02, Reorder: 0.05, ReorderGap: time.Millisecond}
@@ -240,7 +241,7 @@ func ExampleHost_Ping() {
 	// 3 sent, 3 received, 0% loss, <nil>
 }
 
-// Names are looked up in the host's own table, and by its own DNS servers.
+// A host looks up names in its own table and on its own DNS servers.
 func ExampleHost_LookupHost() {
 	h, err := usernet.New(usernet.Config{
 		Hosts: map[string][]netip.Addr{"printer.example": {netip.MustParseAddr("192.0.2.7")}},
@@ -259,7 +260,7 @@ func ExampleHost_LookupHost() {
 	// lookup scanner.example: no such host
 }
 
-// Programs find out how a connection fares.
+// Info returns the state of a connection.
 func ExampleTCPConn_Info() {
 	a, b := twoHosts()
 	defer a.Close()

@@ -19,11 +19,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A plan is what becomes of the dials to an address.
+// A plan says how dials to an address end.
 type plan struct {
-	after time.Duration // they end; never if negative
-	err   error         // how; nil if with a connection
-	deaf  bool          // they do not hear that they are not wanted any more
+	after time.Duration // when the dial ends; never if negative
+	err   error         // how it ends; nil: with a connection
+	deaf  bool          // the dial ignores its cancellation
 }
 
 const ms = time.Millisecond
@@ -35,7 +35,7 @@ func refused(after time.Duration) plan {
 
 var silent = plan{after: -1}
 
-// A track is where a race is run, by plan, and what happened there.
+// A track runs a race by plans and records its events.
 type track struct {
 	plans map[string]plan
 	began time.Time
@@ -45,7 +45,7 @@ type track struct {
 	open   int
 }
 
-// A runner is a connection of which only the address counts.
+// A runner is a connection that has only an address.
 type runner struct {
 	net.Conn
 	track *track
@@ -59,7 +59,7 @@ func (c *runner) Close() error {
 	return nil
 }
 
-// note takes down what happened with an address, and when.
+// note records an event of an address, with the time.
 func (tr *track) note(what string, addr net.Addr, opened int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -102,13 +102,13 @@ const (
 	four1, four2 = "192.0.2.1", "192.0.2.2"
 )
 
-// A raceCase is a race and what has to come of it, to the nanosecond.
+// A raceCase is a race with its expected events, exact to the nanosecond.
 type raceCase struct {
 	name    string
 	network string // "tcp" if empty
 	delay   time.Duration
 	timeout time.Duration // none if zero
-	cancel  time.Duration // when the caller gives up, if not zero
+	cancel  time.Duration // when the caller cancels; never if zero
 	addrs   []string
 	plans   map[string]plan
 
@@ -149,7 +149,7 @@ func (c *raceCase) run(t *testing.T) {
 		require.Equal(t, c.winner, ip.String())
 		open = 1
 	}
-	time.Sleep(time.Hour) // for what should not come any more
+	time.Sleep(time.Hour) // for events that must not happen
 	require.Equal(t, open, tr.open, "connections that stay open")
 	sorted := func(s []string) string { return strings.Join(slices.Sorted(slices.Values(s)), "\n") }
 	require.Equal(t, sorted(c.events), sorted(tr.events))
@@ -161,7 +161,7 @@ func TestHappyEyeballs(t *testing.T) {
 	}
 }
 
-// raceCases are the rules of RFC 8305, or, where net does otherwise, what net does.
+// raceCases returns the rules of RFC 8305 or, where net differs, net's.
 func raceCases() []raceCase {
 	return slices.Concat(attemptCases(), orderCases(), failureCases(), limitCases())
 }
@@ -193,8 +193,8 @@ func attemptCases() []raceCase {
 			events: []string{"0s start " + six1, "50ms start " + four1, "60ms connect " + four1, "60ms give up " + six1},
 			winner: four1, took: 60 * ms,
 		}, {
-			// "all other connections attempts that have not yet succeeded SHOULD be
-			// canceled": one that has succeeded all the same is closed.
+			// "all other connections attempts that have not yet succeeded SHOULD be canceled": an
+			// attempt that succeeds in spite of that is closed.
 			name: "an attempt that succeeds though it was cancelled is closed", addrs: both,
 			plans: map[string]plan{six1: {after: 400 * ms, deaf: true}, four1: connects(40 * ms)},
 			events: []string{
@@ -238,7 +238,7 @@ func orderCases() []raceCase {
 			events: []string{"0s start " + four1, "300ms start " + six1, "340ms connect " + six1, "340ms give up " + four1},
 			winner: six1, took: 340 * ms,
 		}, {
-			// Not by RFC 8305, where four1 would be the next.
+			// RFC 8305 would try four1 next.
 			name: "a family's next address is tried when one has failed", addrs: []string{six1, four1, six2, four2},
 			plans: map[string]plan{six1: refused(10 * ms), six2: silent, four1: refused(20 * ms), four2: connects(40 * ms)},
 			events: []string{
@@ -248,7 +248,7 @@ func orderCases() []raceCase {
 			},
 			winner: four2, took: 360 * ms,
 		}, {
-			// Not by RFC 8305, where six2 would have its turn at 250 ms, and four1 at 500 ms.
+			// RFC 8305 would try six2 at 250 ms, and four1 at 500 ms.
 			name: "within a family the next address waits for the end of the one before", addrs: []string{six1, six2, four1},
 			timeout: 8 * time.Second,
 			plans:   map[string]plan{six1: silent, six2: connects(ms), four1: silent},
@@ -305,7 +305,7 @@ func failureCases() []raceCase {
 	}
 }
 
-// The time limits of net, and its errors.
+// Time limits and their errors, as in net.
 func limitCases() []raceCase {
 	both := []string{six1, four1}
 	return []raceCase{
@@ -320,7 +320,7 @@ func limitCases() []raceCase {
 			events: []string{"0s start " + six1, "300ms start " + four1, "400ms give up " + six1, "400ms give up " + four1},
 			err:    "dial tcp [" + six1 + "]:80: operation was canceled", took: 400 * ms,
 		}, {
-			// As in net, which asks for the reason before the next address.
+			// net checks the context before each address.
 			name: "a caller who gives up is told about the address that was next", addrs: []string{six1, six2, four1}, cancel: 100 * ms,
 			plans:  map[string]plan{six1: silent},
 			events: []string{"0s start " + six1, "100ms give up " + six1},
@@ -369,8 +369,8 @@ func TestOfTwoThatConnectAtOnceOneIsClosed(t *testing.T) {
 	}
 }
 
-// A recorder is a link with nobody on it that takes note of when something was first
-// sent to an address.
+// A recorder is a link without other hosts that records when the first frame to each address was
+// sent.
 type recorder struct {
 	*nic.Null
 	mu    sync.Mutex
@@ -393,7 +393,7 @@ func (r *recorder) Send(batch []nic.Frame) (int, error) {
 
 func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// Three addresses, of which none answers.
+		// None of these three addresses answers.
 		addrs := []netip.Addr{
 			netip.MustParseAddr("192.0.2.91"), netip.MustParseAddr("192.0.2.92"), netip.MustParseAddr("192.0.2.93"),
 		}
@@ -402,8 +402,8 @@ func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
 			turns   []time.Duration
 		}{
 			{9 * time.Second, []time.Duration{0, 3 * time.Second, 6 * time.Second}},
-			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s
-			{time.Second, []time.Duration{0}},                                       // what there is
+			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s for each address
+			{time.Second, []time.Duration{0}},                                       // all the remaining time
 		} {
 			link := &recorder{Null: nic.NewNull(nic.Link{Medium: nic.IP}), first: make(map[netip.Addr]time.Time)}
 			h := newHost(t, link, addrA, func(cfg *Config) { cfg.Hosts = map[string][]netip.Addr{"all.example": addrs} })
@@ -430,7 +430,7 @@ func TestHappyEyeballsTriesTheOtherFamilyAfterTheDelay(t *testing.T) {
 		refused := []net.Addr{&net.TCPAddr{IP: net.ParseIP(addrB), Port: 81}}
 		ctx := context.Background()
 
-		// The lists need not be of different families for what is tested here.
+		// For this test the two lists may have the same family.
 		race := func(d Dialer, primaries, fallbacks []net.Addr) (net.Conn, time.Duration, error) {
 			began := time.Now()
 			d.Host = a
@@ -488,8 +488,8 @@ func TestTheSlowerOfTwoFamiliesIsClosed(t *testing.T) {
 	})
 }
 
-// A slowDNS answers questions about addresses, each type after its time, and takes note of when
-// they came.
+// A slowDNS answers questions about addresses, each type after its own delay, and records when they
+// arrived.
 type slowDNS struct {
 	pc      net.PacketConn
 	answers map[dnsmessage.Type]dnsAnswer
@@ -544,9 +544,10 @@ func newFarPair(t *testing.T, change ...func(*Config)) (a, b *Host) {
 	return newHost(t, nic.Impair(ea, nic.ImpairConfig{Out: imp, In: imp}), addrA, change...), newHost(t, eb, addrB)
 }
 
-// RFC 8305 3: "Both queries SHOULD be made as soon after one another as possible". It goes
-// on: "Implementations SHOULD NOT wait for both families of answers to return before
-// attempting connection establishment", but for a "Resolution Delay" of 50 ms. net waits.
+// RFC 8305 3: "Both queries SHOULD be made as soon after one another as possible". The RFC
+// continues: "Implementations SHOULD NOT wait for both families of answers to return before
+// attempting connection establishment", except for a "Resolution Delay" of 50 ms. net waits for
+// both.
 func TestBothFamiliesAreAskedForAtOnceAndWaitedFor(t *testing.T) {
 	A, AAAA := dnsmessage.TypeA, dnsmessage.TypeAAAA
 	here := &dnsmessage.AResource{A: netip.MustParseAddr(addrB).As4()}
@@ -558,7 +559,7 @@ func TestBothFamiliesAreAskedForAtOnceAndWaitedFor(t *testing.T) {
 		asked   []string
 		err     string
 		took    time.Duration // a round trip takes 10 ms
-	}{ // What has no answer in mixed case is asked for in the caller's.
+	}{ // A query in mixed case without an answer is repeated in the caller's case.
 		"one family only":      {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {}}, both, "", 20 * ms},
 		"the other is late":    {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here}, AAAA: {after: 200 * ms}}, both, "", 220 * ms},
 		"this one is late":     {"tcp", map[dnsmessage.Type]dnsAnswer{A: {body: here, after: 200 * ms}, AAAA: {body: far}}, both, "", 220 * ms},
@@ -612,7 +613,7 @@ func TestADialGoesOnToTheNextAddressAndLeavesNothingBehind(t *testing.T) {
 			host string
 			took time.Duration
 		}{
-			{"dead.example", 5*time.Second + 10*ms}, // half of the time, and a round trip
+			{"dead.example", 5*time.Second + 10*ms}, // half of the timeout, and a round trip
 			{"refused.example", 10 * ms},
 		} {
 			began := time.Now()

@@ -11,7 +11,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// While both addresses are optimistic, neither host tells its link address by asking (RFC 4429 3.2).
+// While both addresses are optimistic, neither host sends its link address in a solicitation
+// (RFC 4429 3.2).
 func TestNewHostsOfIPv6TalkAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hosts [2]*Host

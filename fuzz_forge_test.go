@@ -9,12 +9,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// forge makes forgeries for an end of a wire from a frame that an end has sent.
+// forge makes forged frames, for one end of a wire, from a frame that an end has sent.
 func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Frame {
 	b := like.AppendTo(nil)
 	ip := len(b) >= wire.EthernetLen+wire.IPv4Len && b[12] == 8 && b[13] == 0
 	if from == to && ip {
-		turnRound(b) // it is sent to the one who sent it
+		turnRound(b) // return it to its sender
 	}
 	setMACs(b, to)
 	one := func(b []byte) []nic.Frame { return []nic.Frame{{Head: b}} }
@@ -38,7 +38,7 @@ func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Fra
 	case k == 8, k == 9:
 		return []nic.Frame{lie(r, b)}
 	case k == 10:
-		f := cloneFrame(like) // another time
+		f := cloneFrame(like) // send it again
 		setMACs(f.Head, to)
 		return []nic.Frame{f}
 	case k == 11:
@@ -97,12 +97,12 @@ func noise(r *rand.Rand) []byte {
 	return b
 }
 
-// flip changes some bytes.
+// flip changes some bytes of a frame at random.
 func flip(r *rand.Rand, b []byte) []byte {
 	for range 1 + r.IntN(4) {
 		at := r.IntN(len(b))
 		if len(b) > 14 && r.IntN(2) == 0 {
-			at = 14 + r.IntN(min(len(b)-14, 60)) // of the headers
+			at = 14 + r.IntN(min(len(b)-14, 60)) // in the headers
 		}
 		b[at] = [...]byte{b[at] ^ 1<<r.IntN(8), byte(r.Uint32()), 0, 255, b[at] + 1, b[at] - 1}[r.IntN(6)]
 	}
@@ -147,7 +147,7 @@ func ethernetIP(to int, h wire.IPv4, payload []byte) []byte {
 	return b
 }
 
-// forgeICMP quotes a true packet in an ICMP error for the one who sent it, or asks something.
+// forgeICMP makes an ICMP error that quotes a real packet, for the packet's sender, or a query.
 func forgeICMP(r *rand.Rand, b []byte, from, to int) []byte {
 	me, other := netip.MustParseAddr([...]string{addrA, addrB}[to]), netip.MustParseAddr([...]string{addrB, addrA}[to])
 	if r.IntN(3) == 0 {
@@ -177,7 +177,7 @@ func forgeIGMP(r *rand.Rand, to int) []byte {
 		copy(msg[4:], []byte{224, 1, 2, 3})
 	}
 	if len(msg) >= wire.IGMPv3Len && msg[0] == 0x11 {
-		binary.BigEndian.PutUint16(msg[10:], uint16(len(msg)-wire.IGMPv3Len)/4) // of sources
+		binary.BigEndian.PutUint16(msg[10:], uint16(len(msg)-wire.IGMPv3Len)/4) // number of sources
 	}
 	h := wire.IPv4{Proto: wire.ProtoIGMP, TTL: 1, Src: fuzzAddr(r), Dst: netip.MustParseAddr([...]string{"224.0.0.1", "224.1.2.3", addrA}[r.IntN(3)])}
 	if r.IntN(2) == 0 {
@@ -186,7 +186,7 @@ func forgeIGMP(r *rand.Rand, to int) []byte {
 	return fixFrame(ethernetIP(to, h, msg))
 }
 
-// forgeFragments cuts a true packet to pieces, of which some are lost, repeated or overlap.
+// forgeFragments splits a real packet into fragments. Some of them are lost, repeated or overlap.
 func forgeFragments(r *rand.Rand, b []byte, mtu int) (frames []nic.Frame) {
 	h, p, reason := wire.ParseIPv4(b[wire.EthernetLen:])
 	if reason != wire.OK || h.IsFragment() {
@@ -221,7 +221,7 @@ func forgeFragments(r *rand.Rand, b []byte, mtu int) (frames []nic.Frame) {
 	return frames
 }
 
-// forgeIP changes the IPv4 header of a packet, whose checksums are right again.
+// forgeIP changes the IPv4 header of a real packet and corrects its checksums.
 func forgeIP(r *rand.Rand, b []byte) []byte {
 	h, p, reason := wire.ParseIPv4(b[wire.EthernetLen:])
 	if reason != wire.OK {
@@ -253,7 +253,7 @@ func forgeIP(r *rand.Rand, b []byte) []byte {
 	return fixFrame(e)
 }
 
-// forgeTCP changes a true segment, whose checksum is right again.
+// forgeTCP changes a real segment and corrects its checksum.
 func forgeTCP(r *rand.Rand, b []byte, mtu int) []byte {
 	b = cut(b, mtu)
 	ip := b[wire.EthernetLen:]
@@ -318,7 +318,7 @@ func forgeTCP(r *rand.Rand, b []byte, mtu int) []byte {
 	return fixFrame(e)
 }
 
-// lie gives a frame metadata of offloads that are not true of it.
+// lie returns a frame whose offload fields are wrong.
 func lie(r *rand.Rand, b []byte) nic.Frame {
 	f := nic.Frame{Head: b}
 	if r.IntN(2) == 0 {
@@ -340,7 +340,7 @@ func lie(r *rand.Rand, b []byte) nic.Frame {
 	return f
 }
 
-// fixFrame puts the checksums of a frame right as far as it has any.
+// fixFrame corrects the checksums that a frame has.
 func fixFrame(b []byte) []byte {
 	if len(b) < wire.EthernetLen+wire.IPv4Len || b[12] != 8 || b[13] != 0 {
 		return b

@@ -24,20 +24,20 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The fuzzer of whole hosts: two hosts on a wire that the test holds, and callers that do
+// The fuzzer of whole hosts: two hosts on a wire that the test controls, and callers that do
 // anything that a program can do with them. There are three kinds of runs:
 //
-//   - honest: the wire only loses, repeats, reorders, delays and damages frames. Every
-//     conversation arrives whole, whatever the other callers do.
-//   - rough: the same, and links come and go, devices die, and a host is closed at any time.
-//   - hostile: the wire forges frames too, made from those that have passed.
+//   - honest: the wire only loses, repeats, reorders, delays and damages frames. Every conversation
+//     arrives whole, whatever the other callers do.
+//   - rough: also, links come and go, devices fail, and a host is closed at any time.
+//   - hostile: also, the wire forges frames, made from earlier ones.
 //
-// In all of them nothing panics, no call hangs, all that a host sends is well formed, memory is
-// bounded, Close returns, and nothing is left after it: no goroutine, timer or socket.
+// In all of them nothing panics, no call hangs, every frame that a host sends is well formed,
+// memory is bounded, Close returns, and nothing is left after it: no goroutine, timer or socket.
 //
-// A run follows from its seed as far as the scheduler lets it: each caller and each end
-// of the wire has random numbers of its own, and all is in virtual time.
-// USERNET_SEED=n USERNET_FUZZ_RUNS=1 go test -run TestHostsBearAnything -v repeats a run.
+// The seed determines a run as far as the scheduler permits: each caller and each end of the wire
+// has its own random numbers, and time is virtual. USERNET_SEED=n USERNET_FUZZ_RUNS=1 go test -run
+// TestHostsBearAnything -v repeats a run.
 
 // A fuzzKind is a kind of run.
 type fuzzKind uint8
@@ -50,13 +50,13 @@ const (
 
 func (k fuzzKind) String() string { return [...]string{"honest", "rough", "hostile"}[k] }
 
-// choices are what a caller decides by: the bytes of a script first, then random numbers.
+// choices are the source of a caller's decisions: first the bytes of a script, then random numbers.
 type choices struct {
 	script []byte
 	*rand.Rand
 }
 
-// pick returns a number below n.
+// pick returns a number in [0,n).
 func (c *choices) pick(n int) int {
 	if len(c.script) == 0 {
 		return c.IntN(n)
@@ -68,12 +68,12 @@ func (c *choices) pick(n int) int {
 
 func (c *choices) chance(p float64) bool { return c.Float64() < p }
 
-// wait is a time that a caller takes until its next call.
+// wait sleeps for a random time between two calls.
 func (c *choices) wait() {
 	time.Sleep(time.Duration(c.Int64N(int64([...]time.Duration{time.Microsecond, time.Millisecond, 100 * time.Millisecond, 10 * time.Second}[c.pick(4)]))))
 }
 
-// soon is a deadline that may have passed, or be in a while.
+// soon returns a random deadline, which may already have passed.
 func (c *choices) soon() time.Time {
 	return time.Now().Add(time.Duration(c.Int64N(int64(3*time.Second))) - 100*time.Millisecond)
 }
@@ -88,11 +88,11 @@ type fuzzRun struct {
 	mu    sync.Mutex
 	ids   uint64
 	errs  []error
-	socks []func() bool // whether the socket is still in memory
+	socks []func() bool // each reports whether a socket is still in memory
 }
 
-// memory is the budget of TCP of a host in a run. When memory is short, connections that the
-// application has closed are given up.
+// memory returns the memory budget of a host's TCP in a run. When memory is short, TCP aborts
+// connections that the application has closed.
 func (k fuzzKind) memory() int64 {
 	if k == fuzzHonest {
 		return 256 << 20
@@ -103,7 +103,7 @@ func (k fuzzKind) memory() int64 {
 // fuzzCallers is the number of goroutines that make calls in a run.
 const fuzzCallers = 8
 
-// fuzzHosts makes a run: the whole of it, in a bubble of its own.
+// fuzzHosts runs one run, in its own bubble.
 func fuzzHosts(t *testing.T, seed uint64, kind fuzzKind, script []byte, steps int) {
 	watchdog := time.AfterFunc(2*time.Minute, func() { // in real time
 		buf := make([]byte, 1<<20)
@@ -126,8 +126,8 @@ func fuzzHosts(t *testing.T, seed uint64, kind fuzzKind, script []byte, steps in
 		errs := f.errs
 		f.mu.Unlock()
 		require.Empty(t, errs)
-		// The wire may still hold a frame, or be in a Send that takes its time, and timers that
-		// were stopped stay with the runtime until time goes on.
+		// The wire may still hold a frame or be in a Send, and the runtime keeps stopped timers
+		// until time advances.
 		time.Sleep(100 * time.Millisecond)
 		require.Equal(t, goroutines, bubbleGoroutines(), "goroutines")
 		collect()
@@ -186,7 +186,8 @@ func (f *fuzzRun) open(t *testing.T) {
 		local := netip.MustParseAddr([...]string{addrA, addrB}[i])
 		tcp := stack.TCPConfig{Memory: f.kind.memory(), SynBacklog: 1 + r.IntN(64), TimeWaits: 1 + r.IntN(64)}
 		if f.kind == fuzzHonest {
-			// With a SYN cookie, what overtakes the first acknowledgement is reset, as on the kernel.
+			// With a SYN cookie, a segment that overtakes the handshake's last ACK is answered with
+			// a reset, as on the kernel.
 			tcp.SynBacklog = 1024
 		}
 		h, err := New(Config{
@@ -209,7 +210,7 @@ func (f *fuzzRun) open(t *testing.T) {
 		f.seed, f.kind, link, w.latency, w.inline, w.loss, w.dup, w.damage, w.partial, w.slow, w.reorder, w.forge)
 }
 
-// calls has the callers make their calls, and waits for them.
+// calls runs the callers and waits for them.
 func (f *fuzzRun) calls(t *testing.T, script []byte, steps int) {
 	ln, err := f.hosts[1].Listen("tcp", ":80")
 	require.NoError(t, err)
@@ -249,7 +250,7 @@ func (f *fuzzRun) calls(t *testing.T, script []byte, steps int) {
 	}
 }
 
-// close closes the hosts, which takes no long, and leaves nothing to be sent.
+// close closes the hosts. It checks that this is fast and leaves nothing to be sent.
 func (f *fuzzRun) close(t *testing.T) {
 	var sends [2]int64
 	for i, h := range f.hosts {
@@ -277,13 +278,13 @@ func (f *fuzzRun) fail(format string, args ...any) {
 	f.errs = append(f.errs, fmt.Errorf(format, args...))
 }
 
-// fuzzTarget is an address and one of a few ports, so that much meets.
+// target returns an address with one of a few ports, so that many calls meet.
 func (c *choices) target() string {
 	a := [...]string{addrA, addrB, addrA, addrB, "127.0.0.1", "192.0.2.9", "198.51.100.1", "a", "b", "192.0.2.255", "224.1.2.3"}[c.pick(11)]
 	return fmt.Sprintf("%s:%d", a, 1000+c.pick(4))
 }
 
-// call is one thing that a caller does, with all that belongs to it.
+// call makes one random call.
 func (f *fuzzRun) call(c *choices) {
 	k := c.pick(2)
 	h := f.hosts[k]
@@ -344,12 +345,12 @@ func (f *fuzzRun) converse(c *choices) {
 	}
 	from, to := f.hosts[0], addrB+":80"
 	if c.chance(0.2) {
-		from, to = f.hosts[1], [...]string{"127.0.0.1:80", "b:80"}[c.pick(2)] // to itself
+		from, to = f.hosts[1], [...]string{"127.0.0.1:80", "b:80"}[c.pick(2)] // to its own address
 	}
 	f.forum.converse(func() (net.Conn, error) { return from.Dial("tcp", to) }, conv)
 }
 
-// remember has a socket looked for after the end.
+// remember registers a socket. The run checks at its end that the socket is not in memory any more.
 func remember[T any](f *fuzzRun, p *T) {
 	w := weak.Make(p)
 	f.mu.Lock()
@@ -385,7 +386,7 @@ func (f *fuzzRun) dial(h *Host, c *choices) {
 	}
 }
 
-// misuse does anything with a connection, from several goroutines, and closes it.
+// misuse makes random calls on a connection, from several goroutines, and closes it.
 func (f *fuzzRun) misuse(conn *TCPConn, c *choices) {
 	remember(f, conn.tcp)
 	var wg sync.WaitGroup
@@ -398,7 +399,7 @@ func (f *fuzzRun) misuse(conn *TCPConn, c *choices) {
 				switch d.pick(16) {
 				case 0, 1, 2:
 					conn.Write(buf)
-					clear(buf) // it is ours again
+					clear(buf) // the buffer belongs to the caller again
 				case 3, 4, 5:
 					conn.Read(buf)
 				case 6:
@@ -450,7 +451,7 @@ func (f *fuzzRun) misuse(conn *TCPConn, c *choices) {
 	conn.Close()
 }
 
-// A countingWriter takes so many bytes.
+// A countingWriter accepts a limited number of bytes.
 type countingWriter struct{ most int }
 
 func (w *countingWriter) Write(p []byte) (int, error) {
@@ -460,17 +461,17 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// datagramText is what a datagram of n bytes has, which follows from n.
+// datagramText returns the contents of a datagram of n bytes. They depend only on n.
 func datagramText(n int) []byte { return pattern[n*31%patternPeriod:][:n] }
 
-// datagram looks at what was read of a datagram with a buffer of a size.
+// datagram verifies a datagram that was read into a buffer of the given size.
 func (f *fuzzRun) datagram(b []byte, size int) {
 	if f.kind != fuzzHostile && len(b) < size && !bytes.Equal(b, datagramText(len(b))) {
 		f.fail("a datagram of %d bytes is not what was sent", len(b))
 	}
 }
 
-// datagrams uses a UDP socket, perhaps from two goroutines.
+// datagrams makes random calls on a UDP socket, possibly from two goroutines.
 func (f *fuzzRun) datagrams(h *Host, c *choices) {
 	var u *UDPConn
 	if c.pick(2) == 0 {
@@ -555,7 +556,7 @@ func (f *fuzzRun) datagrams(h *Host, c *choices) {
 	u.Close()
 }
 
-// targetIP is target without names.
+// targetIP is like target, without names.
 func (c *choices) targetIP() string {
 	a := [...]string{addrA, addrB, "127.0.0.1", "192.0.2.9", "192.0.2.255", "224.1.2.3", "255.255.255.255"}[c.pick(7)]
 	return fmt.Sprintf("%s:%d", a, 1000+c.pick(4))
@@ -621,18 +622,18 @@ func (f *fuzzRun) rawIP(h *Host, c *choices) {
 	r.Close()
 }
 
-// configure changes a host, but nothing that a conversation needs.
+// configure changes the configuration of a host, but nothing that a conversation needs.
 func (f *fuzzRun) configure(k int, c *choices) {
 	h := f.hosts[k]
 	s := h.Stack()
 	switch c.pick(6) {
 	case 5:
-		// Neighbours that are not there.
+		// Datagrams to neighbours that do not exist.
 		u, err := h.ListenUDP("udp", nil)
 		if err != nil {
 			return
 		}
-		u.SetWriteDeadline(c.soon()) // a link that is stuck takes nothing
+		u.SetWriteDeadline(c.soon()) // a stuck link accepts nothing
 		for range c.IntN(1200) {
 			to := netip.AddrFrom4([4]byte{192, 0, byte(c.Uint32()), byte(c.Uint32())})
 			u.WriteToUDPAddrPort(make([]byte, c.IntN(2000)), netip.AddrPortFrom(to, 9))
@@ -666,7 +667,7 @@ func (f *fuzzRun) configure(k int, c *choices) {
 	}
 }
 
-// disturb does what ends conversations.
+// disturb does something that may end conversations.
 func (f *fuzzRun) disturb(k int, c *choices) {
 	h := f.hosts[k]
 	switch c.pick(8) {
@@ -679,7 +680,7 @@ func (f *fuzzRun) disturb(k int, c *choices) {
 	case 3:
 		h.Stack().RemoveNIC("lo")
 	case 4:
-		f.wire.end[k].stick() // to the end of the run, or for a while
+		f.wire.end[k].stick() // until the end of the run, or for a while
 		if c.pick(2) == 0 {
 			c.wait()
 			f.wire.end[k].release()
@@ -703,7 +704,7 @@ func TestHostsBearAnything(t *testing.T) {
 	}
 }
 
-// FuzzHosts lets the fuzzer of go test choose the calls.
+// FuzzHosts lets go test's fuzzer choose the calls.
 func FuzzHosts(f *testing.F) {
 	for seed := range uint64(6) {
 		script := make([]byte, 8*64)

@@ -14,27 +14,27 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A fuzzWire is a wire between two hosts that a test holds. It checks all that the hosts send,
-// drops, repeats, delays and damages frames, and, if it is hostile, sends forgeries made from
-// what has passed.
+// A fuzzWire is a wire between two hosts that a test controls. It checks every frame that the hosts
+// send. It drops, repeats, delays and damages frames and, if it is hostile, sends forged frames
+// made from earlier ones.
 type fuzzWire struct {
 	end     [2]*fuzzEnd
 	loss    float64
 	dup     float64
-	damage  float64 // how often a bit of a complete frame changes
-	partial float64 // how often Send takes only a part of a batch
-	slow    float64 // how often Send takes up to 20 ms
-	forge   float64 // forgeries for each frame that passes
+	damage  float64 // probability that a bit of a complete frame changes
+	partial float64 // probability that Send accepts only a part of a batch
+	slow    float64 // probability that Send takes up to 20 ms
+	forge   float64 // number of forged frames per frame
 	latency time.Duration
-	reorder float64     // how often a frame takes up to twice its time more
-	inline  bool        // without latency: what is sent is received before Send returns
-	raw     bool        // a raw socket may have sent anything
-	cut     atomic.Bool // nothing passes for a while
+	reorder float64     // probability that a frame is delayed by up to twice its latency
+	inline  bool        // no latency: the frame is received before Send returns
+	raw     bool        // a raw socket may have sent arbitrary packets
+	cut     atomic.Bool // while set, all frames are lost
 
 	mu     sync.Mutex
 	errs   []error
-	recent [64]nic.Frame // the latest that have passed, whole
-	from   [64]int       // which end sent them
+	recent [64]nic.Frame // the most recent frames, complete
+	from   [64]int       // the end that sent each
 	passed int           // frames
 	forged int
 }
@@ -49,10 +49,10 @@ type fuzzEnd struct {
 	dead   atomic.Pointer[error]
 	down   func(error)
 	sends  atomic.Int64
-	stuck  atomic.Pointer[chan struct{}] // Send blocks until it is closed
+	stuck  atomic.Pointer[chan struct{}] // Send blocks until the channel is closed
 
 	mu      sync.Mutex
-	rng     *rand.Rand // the fate of what this end sends
+	rng     *rand.Rand // decides what happens to this end's frames
 	queue   []heldFrame
 	timer   *time.Timer
 	running bool
@@ -66,7 +66,7 @@ type heldFrame struct {
 
 var _ nic.Device = (*fuzzEnd)(nil)
 
-// newFuzzWire makes the ends of a wire. The hosts have the addresses of newPair.
+// newFuzzWire makes the two ends of a wire. The hosts have the addresses of newPair.
 func newFuzzWire(seed uint64, link nic.Link) *fuzzWire {
 	w := &fuzzWire{}
 	for i := range w.end {
@@ -114,7 +114,7 @@ func (e *fuzzEnd) Close() error {
 	return nil
 }
 
-// die ends the device as one whose hardware goes.
+// die makes the device fail, as a hardware failure does.
 func (e *fuzzEnd) die() {
 	err := errors.New("fuzz: the device died")
 	if e.dead.CompareAndSwap(nil, &err) && e.down != nil {
@@ -122,7 +122,7 @@ func (e *fuzzEnd) die() {
 	}
 }
 
-// stick has Send block until release, as a tunnel does whose other end is stuck.
+// stick makes Send block until release, like a tunnel whose other end is stuck.
 func (e *fuzzEnd) stick() {
 	stuck := make(chan struct{})
 	e.stuck.CompareAndSwap(nil, &stuck)
@@ -175,7 +175,7 @@ func (e *fuzzEnd) Send(batch []nic.Frame) (int, error) {
 	return n, nil
 }
 
-// pass decides the fate of a frame. e.mu is held.
+// pass loses, damages, delays or delivers a frame. e.mu is held.
 func (e *fuzzEnd) pass(f nic.Frame) {
 	w, r := e.w, e.rng
 	f = cloneFrame(f)
@@ -205,7 +205,7 @@ func (e *fuzzEnd) pass(f nic.Frame) {
 	}
 }
 
-// hold has a frame arrive after its time on the wire. e.mu is held.
+// hold schedules a frame to arrive after the wire's latency. e.mu is held.
 func (e *fuzzEnd) hold(f nic.Frame, to int) {
 	d := e.w.latency
 	if e.rng.Float64() < e.w.reorder {
@@ -221,7 +221,7 @@ func (e *fuzzEnd) hold(f nic.Frame, to int) {
 	e.queue[i] = heldFrame{due, f, to}
 }
 
-// start has what is due delivered, now or by the timer.
+// start delivers what is due, now or by the timer.
 func (e *fuzzEnd) start() {
 	if e.w.inline {
 		e.deliver()
@@ -247,7 +247,7 @@ func (e *fuzzEnd) start() {
 	}
 }
 
-// deliver gives the ends what is due, in batches.
+// deliver passes the frames that are due to the ends, in batches.
 func (e *fuzzEnd) deliver() {
 	for {
 		e.mu.Lock()
@@ -271,8 +271,8 @@ func (e *fuzzEnd) deliver() {
 	}
 }
 
-// receive gives a batch to the host. What the host keeps of it, it must have copied, and it
-// must not have changed any of it.
+// receive passes a batch to the host. It checks that the host has not changed the frames, and
+// overwrites them, so that the host must have copied what it keeps.
 func (e *fuzzEnd) receive(batch []nic.Frame) {
 	recv := e.recv.Load()
 	if recv == nil || e.closed.Load() {
@@ -295,14 +295,14 @@ func (e *fuzzEnd) receive(batch []nic.Frame) {
 		}
 		for _, part := range [][]byte{f.Head, f.Body} {
 			for k := range part {
-				part[k] = 0xdb // of nobody now
+				part[k] = 0xdb // overwrite the buffer
 			}
 		}
 	}
 }
 
-// toEthernet puts a header before what a host on an IP medium sends, so that all that passes
-// a wire looks alike.
+// toEthernet adds an Ethernet header to a host's frame on an IP medium, so that all frames on a
+// wire look alike.
 func toEthernet(f nic.Frame, mac wire.MAC) nic.Frame {
 	head := make([]byte, wire.EthernetLen, wire.EthernetLen+len(f.Head))
 	(&wire.Ethernet{Dst: wire.MAC{2, 0, 0, 0, 0, 0xa ^ 0xb ^ mac[5]}, Src: mac, Type: wire.EtherTypeIPv4}).Put(head)
@@ -316,7 +316,7 @@ func toEthernet(f nic.Frame, mac wire.MAC) nic.Frame {
 	return f
 }
 
-// toIP takes the headers off, and what is not IP away.
+// toIP removes the Ethernet headers, and drops the frames that are not IP.
 func toIP(batch []nic.Frame) (ip []nic.Frame) {
 	for _, f := range batch {
 		if len(f.Head) <= wire.EthernetLen || f.Head[12] != 8 || f.Head[13] != 0 {
@@ -335,7 +335,7 @@ func cloneFrame(f nic.Frame) nic.Frame {
 	return f
 }
 
-// damaged inverts a bit of an IPv4 packet that is protected by checksums.
+// damaged inverts a bit of an IPv4 packet that checksums protect.
 func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
 	if r.Float64() >= p || f.NeedsChecksum || len(f.Head) < wire.EthernetLen+wire.IPv4Len || f.Head[12] != 8 || f.Head[13] != 0 {
 		return f
@@ -349,8 +349,8 @@ func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
 	return f
 }
 
-// check fails unless a frame that a host sends is one that its link takes, and right in all
-// that the next host looks at.
+// check returns an error unless a host's frame is one that its link carries, and is correct in
+// everything that the next host examines.
 func (e *fuzzEnd) check(f *nic.Frame) error {
 	limit := e.link.MTU
 	if f.GSO != nic.GSONone {

@@ -17,7 +17,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A deletable is something of frames that can come to an end, as the file of a TAP device does.
+// A deletable is a reader and writer of frames that can fail, like the file of a TAP device.
 type deletable struct {
 	gone chan struct{}
 	err  error
@@ -63,7 +63,7 @@ func TestCloseEndsAHost(t *testing.T) {
 
 var errDeleted = errors.New("somebody has deleted it")
 
-// All calls that wait on a host return when its last link has died.
+// All blocked calls of a host return when its last link has failed.
 func TestADeadLinkEndsAHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := newDeletable()
@@ -116,14 +116,14 @@ func TestADeadLinkEndsAHost(t *testing.T) {
 		_, _, err = pc.ReadFrom(make([]byte, 10))
 		require.True(t, err.(net.Error).Timeout(), "a server that goes on reading is told once")
 
-		// The host itself goes on.
+		// The host itself still works.
 		require.Empty(t, accepted)
 		c, err := h.Dial("tcp", "127.0.0.1:81")
 		require.NoError(t, err)
 		require.NoError(t, <-accepted)
 		require.NoError(t, c.Close())
 
-		// With another link it is of use again.
+		// A new link makes it usable again.
 		ln, err = h.Listen("tcp", ":82")
 		require.NoError(t, err, "as on the kernel")
 		_, err = ln.Accept()
@@ -142,7 +142,7 @@ func TestADeadLinkEndsAHost(t *testing.T) {
 	})
 }
 
-// As long as one link is left, a host goes on.
+// A host works as long as it has a link.
 func TestAHostLivesByItsLastLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two := newDeletable(), newDeletable()
@@ -171,7 +171,7 @@ func TestAHostLivesByItsLastLink(t *testing.T) {
 	})
 }
 
-// A device that its owner closes beneath the host is dead, too.
+// A device that its owner closes while the host uses it has failed, too.
 func TestADeviceThatIsClosedBeneathAHostEndsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := nic.Pipe(nic.PipeConfig{})

@@ -20,7 +20,7 @@ import (
 )
 
 func TestMethodSetsAreThoseOfNet(t *testing.T) {
-	// What is absent on purpose: there is no descriptor, and there are no Unix sockets.
+	// These are absent on purpose: there is no descriptor, and there are no Unix sockets.
 	absent := []string{"File", "SyscallConn", "DialUnix"}
 	for _, types := range []struct{ theirs, ours any }{
 		{&net.TCPConn{}, &TCPConn{}},
@@ -59,7 +59,7 @@ func TestMethodSetsAreThoseOfNet(t *testing.T) {
 	}
 }
 
-// signature is a method's type without its receiver, and with our types for net's.
+// signature returns a method's type without its receiver, with usernet's types in place of net's.
 func signature(m reflect.Type) string {
 	s := ""
 	name := func(t reflect.Type) string {
@@ -135,7 +135,7 @@ func TestAHostTellsWhatItIsMadeOf(t *testing.T) {
 	require.NotNil(t, a.Stack())
 }
 
-// blocked starts a call and returns where its error will come.
+// blocked starts a call and returns the channel of its error.
 func blocked(call func() error) chan error {
 	done := make(chan error, 1)
 	go func() { done <- call() }()
@@ -178,7 +178,7 @@ func TestHostCloseWakesEveryBlockedCaller(t *testing.T) {
 			require.ErrorIs(t, err, net.ErrClosed, name)
 			require.IsType(t, &net.OpError{}, err, name)
 		}
-		// What was open is reset.
+		// Open connections are reset.
 		_, err = io.ReadAll(peer)
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		require.ErrorIs(t, a.Close(), net.ErrClosed)
@@ -190,7 +190,7 @@ func TestHostCloseWakesEveryBlockedCaller(t *testing.T) {
 		} {
 			require.ErrorIs(t, use(), net.ErrClosed, name)
 		}
-		// That no goroutine is left is for the bubble to say.
+		// The bubble checks that no goroutine is left.
 	})
 }
 
@@ -203,7 +203,7 @@ func TestHostCloseEndsLookups(t *testing.T) {
 		b, err := New(Config{NIC: eb, Addrs: []netip.Prefix{netip.PrefixFrom(server.Addr(), 24)}})
 		require.NoError(t, err)
 		defer b.Close()
-		_, err = b.ListenPacket("udp", ":53") // which says nothing
+		_, err = b.ListenPacket("udp", ":53") // which never answers
 		require.NoError(t, err)
 		calls := map[string]chan error{
 			"lookup": blocked(func() error { _, err := a.LookupHost("one.test"); return err }),
@@ -238,7 +238,7 @@ func TestAForgottenHostIsNoTrouble(t *testing.T) {
 		go s.Write(make([]byte, 100))
 		_, err = io.ReadFull(c, make([]byte, 100))
 		require.NoError(t, err)
-		// Nothing is closed: neither connections nor hosts nor devices.
+		// Connections, hosts and devices all stay open.
 	})
 }
 
@@ -256,7 +256,8 @@ func TestCopyingBetweenConnectionsComesToAnEnd(t *testing.T) {
 	}()
 	copied := make(chan error, 1)
 	go func() {
-		// Both ends have ReadFrom and WriteTo, which must not call each other for ever.
+		// Both ends have ReadFrom and WriteTo, which must not call each other in an endless
+		// recursion.
 		n, err := io.Copy(proxyOut, proxyIn)
 		if err == nil && n != int64(len(data)) {
 			err = errors.New("copied too little")
@@ -395,7 +396,7 @@ func TestUDPPacketInfoTellsWhatTheHeadersSay(t *testing.T) {
 
 func TestIPSocketsCarryAProtocolOfTheirOwn(t *testing.T) {
 	a, b := newPair(t)
-	const network = "ip4:253" // RFC 3692: for experiments
+	const network = "ip4:253" // RFC 3692: reserved for experiments
 	s, err := b.ListenIP(network, nil)
 	require.NoError(t, err)
 	c, err := a.Dial(network, addrB)
@@ -494,7 +495,7 @@ func TestIPSocketsPassControlMessages(t *testing.T) {
 	n, oobn, err := c.WriteMsgIP([]byte("hello"), hint.AppendControl(nil), to)
 	require.NoError(t, err)
 	require.Equal(t, []int{5, len(hint.AppendControl(nil))}, []int{n, oobn})
-	buf, oob := make([]byte, 20+3), make([]byte, 100) // the header too
+	buf, oob := make([]byte, 20+3), make([]byte, 100) // for the header too
 	n, oobn, flags, from, err := s.ReadMsgIP(buf, oob)
 	require.NoError(t, err)
 	require.Equal(t, "hel", string(buf[20:n]))
@@ -504,7 +505,7 @@ func TestIPSocketsPassControlMessages(t *testing.T) {
 	require.NoError(t, info.ParseControl(oob[:oobn]))
 	require.Equal(t, PacketInfo{TTL: 7, TOS: 0x20, Local: netip.MustParseAddr(addrB), Interface: 2}, info)
 
-	// The last one does not fit.
+	// The last control message does not fit.
 	_, err = c.WriteTo([]byte("hey"), to)
 	require.NoError(t, err)
 	_, short, flags, _, err := s.ReadMsgIP(buf, oob[:oobn-8])

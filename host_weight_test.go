@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A test of a network has thousands of hosts, most of which do nothing at a time.
+// A test of a network has thousands of hosts. Most of them are idle at any time.
 func TestAnIdleHostWeighsLittle(t *testing.T) {
 	heap := func() uint64 {
 		runtime.GC()

@@ -27,8 +27,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// newCertificate makes a certificate for an address that is valid in the real time
-// and in that of a bubble, and a pool that trusts it.
+// newCertificate makes a certificate for an address and a pool that trusts it. The certificate is
+// valid in real time and in the time of a bubble.
 func newCertificate(t testing.TB, addr string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -60,8 +60,8 @@ type site struct {
 	served chan error // what Serve returned
 }
 
-// newSite serves a handler at addr on one host and makes a client on the other. With
-// TLS, both speak HTTP/2.
+// newSite serves a handler at addr on one host and makes a client on the other. With TLS, both use
+// HTTP/2.
 func newSite(t testing.TB, client, server *Host, addr string, withTLS bool, handler http.Handler, configure ...func(*http.Server)) *site {
 	t.Helper()
 	ln, err := server.Listen("tcp", net.JoinHostPort(addr, "0"))
@@ -92,7 +92,7 @@ func newSite(t testing.TB, client, server *Host, addr string, withTLS bool, hand
 	return s
 }
 
-// shutdown ends the server as an orderly program does.
+// shutdown shuts the server down gracefully.
 func (s *site) shutdown(t testing.TB) {
 	t.Helper()
 	s.client.CloseIdleConnections()
@@ -102,7 +102,7 @@ func (s *site) shutdown(t testing.TB) {
 	require.Equal(t, http.ErrServerClosed, <-s.served)
 }
 
-// testHandler is a site with something of everything.
+// testHandler returns a handler with many kinds of pages.
 func testHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) {
@@ -124,7 +124,7 @@ func testHandler() http.Handler {
 		}
 	})
 	mux.HandleFunc("/hang", func(w http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done() // which the server ends when it notices that the client is gone
+		<-r.Context().Done() // ends when the server notices that the client has gone
 	})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(50 * time.Millisecond)
@@ -156,13 +156,13 @@ func (s *site) get(t testing.TB, path string) (*http.Response, string) {
 	return resp, string(body)
 }
 
-// exercise does with a site what programs do.
+// exercise makes the requests that programs make.
 func (s *site) exercise(t testing.TB, major, upload int) {
 	resp, body := s.get(t, "/hello")
 	require.Equal(t, major, resp.ProtoMajor)
 	require.Contains(t, body, "hello ")
 
-	// Keep-alive: the connection that has answered is used again.
+	// Keep-alive: the connection of the first request is used again.
 	reused := false
 	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), "GET", s.url+"/hello", nil)
@@ -226,7 +226,7 @@ func (s *site) hijack(t testing.TB, client *Host) {
 	require.Equal(t, "early and late", string(got))
 }
 
-// timeOut has requests that are not answered in time.
+// timeOut makes requests that are not answered in time.
 func (s *site) timeOut(t testing.TB) {
 	impatient := &http.Client{Transport: s.client.Transport, Timeout: time.Second}
 	_, err := impatient.Get(s.url + "/hang")
@@ -241,7 +241,7 @@ func (s *site) timeOut(t testing.TB) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// slowShutdown shuts the server down while it works on a request.
+// slowShutdown shuts the server down while it handles a request.
 func (s *site) slowShutdown(t testing.TB) {
 	got := make(chan error, 1)
 	started := make(chan struct{})
@@ -264,7 +264,7 @@ func (s *site) slowShutdown(t testing.TB) {
 		got <- err
 	}()
 	<-started
-	time.Sleep(200 * time.Millisecond) // until the request is there, and on an ideal wire answered
+	time.Sleep(200 * time.Millisecond) // until the request has arrived and, on an ideal wire, been answered
 	s.shutdown(t)
 	require.NoError(t, <-got)
 	_, err := s.client.Get(s.url + "/hello")
@@ -293,8 +293,8 @@ func TestHTTPOverLoopback(t *testing.T) {
 	s.shutdown(t)
 }
 
-// farAway is a link to the other side of the world: a round trip takes 100 ms and
-// one frame in a hundred is lost.
+// farAway is a link to a distant network: a round trip takes 100 ms, and one frame in a hundred is
+// lost.
 var farAway = nic.Impairment{Latency: 50 * time.Millisecond, Loss: 0.01}
 
 func TestHTTP1OverLossyLinkInVirtualTime(t *testing.T) {

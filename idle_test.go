@@ -20,11 +20,11 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// idleBytes is what one end of an idle connection may hold: the connection, its
-// place in the table, and the net.Conn.
+// idleBytes is the maximum memory of one end of an idle connection: the connection, its table
+// entry, and the net.Conn.
 const idleBytes = 1024
 
-// heap is what is allocated and reachable.
+// heap returns the size of the reachable heap.
 func heap() int64 {
 	runtime.GC()
 	runtime.GC()
@@ -63,7 +63,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 	}
 	for _, use := range []struct {
 		name string
-		once func(t *testing.T, c, d net.Conn) // what the connection does before it is idle
+		once func(t *testing.T, c, d net.Conn) // use of the connection before it is idle
 		wait time.Duration
 		link nic.Impairment
 	}{
@@ -79,7 +79,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 				if use.link != (nic.Impairment{}) {
 					a, b = newImpairedPair(t, use.link)
 				}
-				// What the hosts hold for all connections together.
+				// Memory that the hosts use for all connections together.
 				for _, c := range dialMany(t, a, b, 1) {
 					c.Close()
 				}
@@ -92,7 +92,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 						use.once(t, ten[i], ten[i+1])
 					}
 					conns = append(conns, ten...)
-					time.Sleep(10 * time.Millisecond) // or all would be probed at one time
+					time.Sleep(10 * time.Millisecond) // otherwise all keep-alive probes would coincide
 				}
 				time.Sleep(use.wait)
 				each := (heap() - before - int64(16*cap(conns))) / int64(len(conns))
@@ -122,8 +122,8 @@ func TestADeadlineOfEachRequestCostsNoMemory(t *testing.T) {
 	}))
 }
 
-// Both ends of a connection, their addresses in net's form, and what a dial tries
-// them with: ten allocations, where package net over the kernel has twenty.
+// Both ends of a connection, their addresses in net's form, and the state of the dial: ten
+// allocations, where package net over the kernel makes twenty.
 func TestAShortConnectionAllocatesLittle(t *testing.T) {
 	a, b := newPair(t)
 	ln, err := b.Listen("tcp", ":80")
@@ -149,8 +149,8 @@ func TestAShortConnectionAllocatesLittle(t *testing.T) {
 	require.LessOrEqual(t, testing.AllocsPerRun(500, exchange), 11.0)
 }
 
-// BenchmarkSetUpBesideIdleConnections shows that a connection costs the same
-// whether there are others or not.
+// BenchmarkSetUpBesideIdleConnections shows that a new connection costs the same whether there are
+// others or not.
 func BenchmarkSetUpBesideIdleConnections(b *testing.B) {
 	for _, idle := range []int{0, 10_000} {
 		b.Run(strconv.Itoa(idle), func(b *testing.B) {
@@ -172,8 +172,8 @@ func BenchmarkSetUpBesideIdleConnections(b *testing.B) {
 	}
 }
 
-// A connection that is copied from, to another or back to its peer, holds no buffer while
-// nothing comes.
+// A connection that io.Copy reads from holds no buffer while no data arrives, whether it copies to
+// another connection or back to the same one.
 func TestAnIdleCopyHoldsNoBuffer(t *testing.T) {
 	const n = 500
 	for name, start := range map[string]func(c net.Conn){
@@ -216,7 +216,7 @@ func TestAnIdleCopyHoldsNoBuffer(t *testing.T) {
 	}
 }
 
-// A sniffedConn is a connection of the system of which the beginning was read before, as proxies do.
+// A sniffedConn is a connection of the system whose first bytes were read earlier, as proxies do.
 type sniffedConn struct {
 	*net.UnixConn // which has no WriteTo
 	r             io.Reader
@@ -224,7 +224,7 @@ type sniffedConn struct {
 
 func (c *sniffedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// ReadFrom waits without a buffer for a connection of package net too, as a gateway has many of.
+// ReadFrom also waits without a buffer for a connection of package net: a gateway has many of them.
 func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	switch runtime.GOOS {
 	case "windows", "js", "wasip1", "plan9":
@@ -279,7 +279,7 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 				pass(n)
 				require.Eventually(t, waits, time.Minute, time.Millisecond, "after %d bytes", n)
 			}
-			// A deadline and the end are seen while it waits, too.
+			// A deadline and the end of the stream are noticed during the wait, too.
 			require.NoError(t, near.SetReadDeadline(time.Unix(1, 0)))
 			require.ErrorIs(t, <-done, os.ErrDeadlineExceeded)
 			require.NoError(t, near.SetReadDeadline(time.Time{}))
@@ -298,8 +298,8 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	require.NoError(t, err, "what was read before is not waited for")
 }
 
-// A slowReader gives what it has a few bytes at a time, and notes the largest buffer that
-// it was given and the one at its end.
+// A slowReader returns a few bytes at a time, and records the largest buffer and the last buffer
+// that it was called with.
 type slowReader struct {
 	gives      []int
 	most, last int
@@ -350,7 +350,7 @@ func TestReadFromTakesABufferThatSuitsItsSource(t *testing.T) {
 	}
 }
 
-// The race detector has sync.Pool forget at random.
+// Under the race detector sync.Pool drops items at random.
 func TestReadFromAndWriteToDoNotAllocateBuffers(t *testing.T) {
 	a, b := newPair(t)
 	c, s := connect(t, a, b, addrB)

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inlined are functions that each packet runs, most of them several times, and which are so small that
-// a call would cost more than what they do.
+// inlined are functions that run for each packet, most of them several times. They are so small
+// that a call would cost more than their work.
 var inlined = map[string][]string{
 	"stack/wire": {"Fold", "(*IPv4).HeaderLen"},
 	"stack/tcp":  {"Seq.Less", "Seq.LessEq", "Seq.In"},
@@ -23,7 +23,7 @@ var inlined = map[string][]string{
 
 func TestWhatEachPacketRunsIsInlined(t *testing.T) {
 	for pkg, names := range inlined {
-		// The go command repeats what the compiler said where nothing has changed.
+		// If nothing has changed, the go command repeats the compiler's earlier output.
 		out, err := exec.Command("go", "build", "-gcflags=-m", "./"+pkg).CombinedOutput()
 		require.NoError(t, err, string(out))
 		said := make(map[string]bool)

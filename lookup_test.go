@@ -62,7 +62,7 @@ func TestPortsAndIDsOfQueriesCannotBePredicted(t *testing.T) {
 				steps = append(steps, numbers[i+1]-numbers[i])
 			}
 			distinct := func(s []int) int { return len(slices.Compact(slices.Sorted(slices.Values(s)))) }
-			// Of so many numbers out of 28,000 ports or 65,536 IDs, few are the same.
+			// Among so many random ports out of 28,000, or IDs out of 65,536, few are equal.
 			require.Greater(t, distinct(numbers), queries*95/100, what)
 			require.Greater(t, distinct(steps), queries*95/100, "%s: none tells of the next", what)
 			require.Greater(t, slices.Max(numbers)-slices.Min(numbers), 25_000, "%s: they are of all of the range", what)

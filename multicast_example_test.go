@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// Hosts on a switch find each other by a multicast group, of which each listener gets a
-// copy.
+// Hosts on a switch find each other through a multicast group. Each listener gets a copy of a
+// datagram.
 func ExampleHost_ListenMulticastUDP() {
 	sw := nic.NewSwitch(nic.SwitchConfig{})
 	var hosts []*usernet.Host
@@ -64,7 +64,7 @@ func ExampleHost_ListenMulticastUDP() {
 	// 192.0.2.3:5353: me
 }
 
-// A socket receives what one source sends to a group, and nothing that others send to it.
+// A socket receives the datagrams of one source to a group, and none from other sources.
 func ExampleUDPConn_JoinSourceGroup() {
 	sw := nic.NewSwitch(nic.SwitchConfig{})
 	var socks []*usernet.UDPConn

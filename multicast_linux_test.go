@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernelSocket is net's UDPConn with the methods of ours, by x/net/ipv4.
+// A kernelSocket is net's UDPConn with the methods of usernet's, made with x/net/ipv4.
 type kernelSocket struct {
 	*net.UDPConn
 	p *ipv4.PacketConn
@@ -105,7 +105,7 @@ func (k kernelSocket) SetControlMessage(cf ControlFlags, on bool) error {
 	return k.p.SetControlMessage(ipv4.ControlFlags(cf), on)
 }
 
-// xnetMessages turns ours into those of x/net, which share their buffers.
+// xnetMessages converts usernet's Messages to x/net's. They share their buffers.
 func xnetMessages(ms []Message) []ipv4.Message {
 	out := make([]ipv4.Message, len(ms))
 	for i, m := range ms {
@@ -132,7 +132,7 @@ func (k kernelSocket) WriteBatch(ms []Message, flags int) (int, error) {
 	return n, err
 }
 
-// A raw socket's control messages are those of UDP.
+// A raw socket has the same control messages as a UDP socket.
 func TestIPControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for a raw socket of the kernel")

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What is done with source filters, and with what error, in both worlds.
+// Source filters return the same errors in both worlds.
 func TestSourceFiltersFailAsOnTheKernel(t *testing.T) {
 	group := netip.MustParseAddr("232.1.2.3")
 	one, two := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
@@ -62,7 +62,7 @@ func TestSourceFiltersFailAsOnTheKernel(t *testing.T) {
 	require.Equal(t, "invalid argument", why((&UDPConn{}).BlockSource(nil, group, one)))
 }
 
-// What sockets with filters hear of what two sources say, and one without, after each step.
+// After each step, sockets with and without filters receive from two sources.
 func TestSourceFiltersAreHeardAsOnTheKernel(t *testing.T) {
 	group := ownGroup()
 	inBothWorlds(t, func(l *log) {

@@ -20,8 +20,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A datagramWorld is the kernel, or a host of usernet. Everything in it happens on its
-// loopback interface, which has index 1 and is called lo in both.
+// A datagramWorld is the kernel or a host of usernet. All traffic is on its loopback interface,
+// which has index 1 and the name lo in both.
 type datagramWorld struct {
 	lo              *net.Interface
 	listen          func(network, address string) (groupSocket, error)
@@ -29,7 +29,7 @@ type datagramWorld struct {
 	dial            func(network string, laddr, raddr *net.UDPAddr) (groupSocket, error)
 }
 
-// A groupSocket is a UDPConn with the calls that net does not have.
+// A groupSocket is a UDPConn with the calls that net lacks.
 type groupSocket interface {
 	net.PacketConn
 	Write(b []byte) (int, error)
@@ -54,7 +54,7 @@ type groupSocket interface {
 
 var _ groupSocket = (*UDPConn)(nil)
 
-// ourGroups is a host with only its loopback.
+// ourGroups makes a host with only its loopback.
 func ourGroups(t *testing.T) *datagramWorld {
 	h, err := New(Config{})
 	require.NoError(t, err)
@@ -85,7 +85,7 @@ func ourGroups(t *testing.T) *datagramWorld {
 	}
 }
 
-// A log is what a program saw in a world, line by line.
+// A log is what a program observed in a world, line by line.
 type log struct {
 	t     *testing.T
 	w     *datagramWorld
@@ -96,7 +96,7 @@ func (l *log) note(format string, args ...any) {
 	l.lines = append(l.lines, fmt.Sprintf(format, args...))
 }
 
-// why is an error as its errno, or its text.
+// why formats an error as its errno, or as its text.
 func why(err error) string {
 	var errno syscall.Errno
 	switch {
@@ -110,7 +110,7 @@ func why(err error) string {
 	return err.Error()
 }
 
-// listenOn opens a socket on a free port if that is 0, and returns it with its port.
+// listenOn opens a socket and returns it with its port. A port of 0 means a free one.
 func (l *log) listenOn(address string) (groupSocket, int) {
 	l.t.Helper()
 	c, err := l.w.listen("udp4", address)
@@ -119,7 +119,7 @@ func (l *log) listenOn(address string) (groupSocket, int) {
 	return c, c.LocalAddr().(*net.UDPAddr).Port
 }
 
-// join listens with ListenMulticastUDP.
+// join opens a socket with ListenMulticastUDP.
 func (l *log) join(group string, port int) groupSocket {
 	l.t.Helper()
 	c, err := l.w.listenMulticast("udp4", l.w.lo, &net.UDPAddr{IP: net.ParseIP(group), Port: port})
@@ -128,7 +128,7 @@ func (l *log) join(group string, port int) groupSocket {
 	return c
 }
 
-// hear notes what a socket receives next, if that comes soon.
+// hear logs what a socket receives next, if it arrives soon.
 func (l *log) hear(name string, c groupSocket) {
 	b := make([]byte, 100)
 	n, err := l.read(c, b)
@@ -139,8 +139,8 @@ func (l *log) hear(name string, c groupSocket) {
 	l.note("%s: %q", name, b[:n])
 }
 
-// read reads what comes soon. It tries three times: on a loaded machine a deadline may
-// pass before the read has begun.
+// read reads a datagram that arrives soon. It tries three times, because on a loaded machine a
+// deadline may pass before the read starts.
 func (l *log) read(c groupSocket, b []byte) (n int, err error) {
 	for range 3 {
 		c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
@@ -156,7 +156,7 @@ func (l *log) say(c groupSocket, to string, port int, text string) {
 	l.note("say %q: %s", text, why(err))
 }
 
-// inBothWorlds runs a program on the kernel and on usernet, which have to look the same.
+// inBothWorlds runs a program on the kernel and on usernet, and compares their logs.
 func inBothWorlds(t *testing.T, program func(l *log)) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -169,8 +169,8 @@ func inBothWorlds(t *testing.T, program func(l *log)) {
 	require.Equal(t, kernel.lines, ours.lines, "expected is the kernel's")
 }
 
-// ownGroup is a group that is nobody's but the test's: the kernel passes what is sent to a
-// group to every socket of the port, as long as anybody on the machine is a member.
+// ownGroup returns a group that only this test uses. The kernel passes a datagram for a group to
+// every socket of the port as long as any process on the machine is a member.
 func ownGroup() string {
 	return netip.AddrFrom4([4]byte{239, byte(rand.N(256)), byte(rand.N(256)), byte(1 + rand.N(254))}).String()
 }
@@ -251,7 +251,7 @@ func TestMembershipFailsAsOnTheKernel(t *testing.T) {
 	})
 }
 
-// Which addresses may be bound one after the other.
+// The addresses that may be bound one after the other.
 func TestListenersShareAPortAsOnTheKernel(t *testing.T) {
 	addresses := []string{"", "0.0.0.0", "127.0.0.1", "127.0.0.2", "224.0.0.254", "224.0.0.253"}
 	inBothWorlds(t, func(l *log) {
@@ -272,7 +272,7 @@ func TestListenersShareAPortAsOnTheKernel(t *testing.T) {
 	})
 }
 
-// all are the flags of what can be told of a datagram.
+// allFlags are all flags of control messages.
 const allFlags = FlagTTL | FlagSrc | FlagDst | FlagInterface | FlagTOS
 
 func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
@@ -289,7 +289,7 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 		read := func(room []byte) {
 			c.SetReadDeadline(time.Now().Add(time.Second))
 			for i := range room {
-				room[i] = 0xee // what is not written
+				room[i] = 0xee // to detect bytes that are not written
 			}
 			n, oobn, flags, _, err := c.ReadMsgUDP(b, room)
 			l.note("%d bytes, control %x, flags %#x: %s", n, room[:oobn], flags, why(err))
@@ -311,7 +311,7 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 	})
 }
 
-// control makes a message by hand.
+// control makes a control message.
 func control(level, typ int, data ...byte) []byte {
 	b := make([]byte, 8, 64)
 	binary.NativeEndian.PutUint64(b, uint64(16+len(data)))
@@ -392,7 +392,7 @@ func TestControlMessagesAreObeyedAsByTheKernel(t *testing.T) {
 			addr := &net.UDPAddr{IP: net.ParseIP(to), Port: port}
 			for _, m := range messages {
 				if to == group && (m.name == "interface" || m.name == "neither") {
-					continue // the source is then one of the kernel's other addresses
+					continue // the kernel then uses another of its addresses
 				}
 				n, oobn, err := sender.WriteMsgUDP([]byte("datagram"), m.oob, addr)
 				if m.name == "not our source" { // EINVAL before Linux 6.12
@@ -415,7 +415,7 @@ func TestControlMessagesAreObeyedAsByTheKernel(t *testing.T) {
 	})
 }
 
-// What net and x/net/ipv4 make of the bytes, and what makes of them whoever does not have it.
+// Both x/net/ipv4 and ParseControl parse the bytes.
 func TestControlMessagesAreParsedByXNet(t *testing.T) {
 	w := ourGroups(t)
 	c, err := w.listen("udp4", "127.0.0.1:0")
@@ -587,7 +587,7 @@ func TestBuffersOfDatagramSocketsAreAsOnTheKernel(t *testing.T) {
 		for i := range 20 {
 			l.say(sender, "127.0.0.1", port, strings.Repeat("x", i))
 		}
-		// What is there stays, however small the buffer becomes.
+		// Queued datagrams stay, however small the buffer becomes.
 		l.note("shrink: %s", why(c.SetReadBuffer(1)))
 		l.say(sender, "127.0.0.1", port, "more than fits is lost without an error")
 		for range 20 {
@@ -600,7 +600,7 @@ func TestBuffersOfDatagramSocketsAreAsOnTheKernel(t *testing.T) {
 			l.note("read buffer %d: %s", n, why(c.SetReadBuffer(n)))
 			l.note("write buffer %d: %s", n, why(c.SetWriteBuffer(n)))
 		}
-		// A burst is cut, and after it all goes on.
+		// A burst is truncated. After it the socket still works.
 		for range 2000 {
 			sender.WriteTo(make([]byte, 1000), c.LocalAddr())
 		}
@@ -634,7 +634,7 @@ func FuzzControlMessages(f *testing.F) {
 			require.Equal(t, syscall.EINVAL, err)
 			return
 		}
-		// What is written is read: of the source as what is to be sent.
+		// Appended messages are parsed again, and the source becomes the source to send from.
 		var again stack.SendOptions
 		kind := control4
 		if info.isSix() {

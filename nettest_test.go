@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// makePipe makes a nettest.MakePipe of connections from one host to another.
+// makePipe returns a nettest.MakePipe that makes connections from one host to another.
 func makePipe(from, to *Host, addr string) nettest.MakePipe {
 	return func() (c1, c2 net.Conn, stop func(), err error) {
 		ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))

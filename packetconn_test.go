@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An error of a call that sends on a connected socket names the other end, as Write's does.
+// On a connected socket, the errors of sending calls contain the other end's address, as Write's
+// do.
 func TestErrorsOfWritePacketNameThePeer(t *testing.T) {
 	a, _ := newPair(t)
 	c, err := a.Dial("udp", addrB+":9")

@@ -33,7 +33,7 @@ func TestPingOfZonesAndGroups(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EMSGSIZE)
 	_, err = a.Ping(context.Background(), addrB, PingConfig{Size: 65508})
 	require.ErrorIs(t, err, syscall.EMSGSIZE)
-	// Every node on the link, by its link-local address.
+	// Every node on the link answers from its link-local address.
 	var from []netip.Addr
 	st, err = a.Ping(context.Background(), "ff02::1%"+name, PingConfig{Timeout: 100 * time.Millisecond, OnReply: func(r PingReply) {
 		if r.Err == nil {
@@ -58,7 +58,7 @@ func TestPingOfZonesAndGroups(t *testing.T) {
 	require.EqualError(t, err, "write ip6 ::->2001:db8:9::1: sendto: network is unreachable")
 }
 
-// A router that is only a function answers every request with a time exceeded.
+// The router here is a function that answers every request with a time exceeded.
 func TestPingSeesTheEndOfAHopLimit(t *testing.T) {
 	near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	a := newHost(t, near, addrA, func(cfg *Config) {

@@ -123,7 +123,7 @@ func TestPingEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// A link that takes nothing keeps no Ping: its requests are lost.
+// A link that accepts nothing does not block Ping: the requests count as lost.
 func TestPingOverAStuckLinkEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newFuzzWire(1, nic.Link{MTU: 1500, Medium: nic.IP})
@@ -132,7 +132,7 @@ func TestPingOverAStuckLinkEnds(t *testing.T) {
 		u, err := a.ListenUDP("udp", nil)
 		require.NoError(t, err)
 		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Second)))
-		for err == nil { // the queue fills
+		for err == nil { // fill the queue
 			_, err = u.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort(addrB+":9"))
 		}
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
@@ -151,7 +151,7 @@ func TestPingOverAStuckLinkEnds(t *testing.T) {
 	})
 }
 
-// A network of stations that answer what is sent to everybody, in the plainest form.
+// A network of simple stations that answer requests to the broadcast address.
 func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
 	for _, c := range []struct{ network, to string }{
 		{"192.0.2.1/24", "192.0.2.255"}, {"192.0.2.1/26", "192.0.2.63"}, {"192.0.2.1/29", "192.0.2.7"}, {"192.0.2.1/26", "255.255.255.255"},
@@ -188,7 +188,7 @@ func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
 }
 
 func TestPingTellsOfICMPErrors(t *testing.T) {
-	// A router that is only a function: it answers every echo request with a "time exceeded".
+	// The router here is a function that answers every echo request with a "time exceeded".
 	ea, eb := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	a := newHost(t, ea, addrA, func(cfg *Config) {
 		cfg.Routes = []stack.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), NIC: "pipe-a"}}
@@ -237,7 +237,7 @@ func FuzzPingInput(f *testing.F) {
 		p := newPinger(h, family{stack: stack.Family4}, raw, netip.MustParseAddr("127.0.0.1"), PingConfig{Size: 4})
 		p.id = 0x0102
 		p.out = []request{{0, time.Now()}}
-		if len(msg) >= 4 { // a good checksum, so that more is looked at
+		if len(msg) >= 4 { // a correct checksum, so that more of the message is parsed
 			msg[2], msg[3] = 0, 0
 			sum := wire.Checksum(msg)
 			msg[2], msg[3] = byte(sum>>8), byte(sum)

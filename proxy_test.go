@@ -18,9 +18,9 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// httputil.ReverseProxy breaks off an answer that is read before its transport has noticed
-// that the request was written. So Write must not let the peer run between the last byte
-// that it sends and its return, nor wait for others who post at the same time.
+// httputil.ReverseProxy aborts an answer that it reads before its transport has noticed that the
+// request was written. Write must therefore not let the peer run between the last byte that it
+// sends and its return, nor wait for other goroutines that post at the same time.
 func TestReverseProxyPostsLargeBodies(t *testing.T) {
 	for name, hosts := range map[string]func(t *testing.T) (front, back *Host, addr string){
 		"pipe": func(t *testing.T) (*Host, *Host, string) {
@@ -46,8 +46,8 @@ func TestReverseProxyPostsLargeBodies(t *testing.T) {
 	}
 }
 
-// postThroughProxy has a client post bodies to a proxy on front, which forwards them to a
-// server on back that answers with what it got.
+// postThroughProxy makes a client post bodies to a proxy on front. The proxy forwards them to a
+// server on back, which answers with what it received.
 func postThroughProxy(t *testing.T, front, back *Host, addr string) {
 	s := newSite(t, front, back, addr, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -94,7 +94,8 @@ func postThroughProxy(t *testing.T, front, back *Host, addr string) {
 				})
 			}
 			wg.Wait()
-			// With two processors the two race on the kernel's loopback as well: 1 of 6400.
+			// With two processors this race also occurs on the kernel's loopback, in 1 of 6400
+			// posts.
 			require.LessOrEqual(t, int(failed.Load()), n/10, "%d bytes, of %d, %d at once", size, n, at)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// In virtual time a day of silence takes none.
+// In virtual time a day without traffic takes no real time.
 func Example_virtualTime() {
 	test(func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -47,8 +47,8 @@ func Example_virtualTime() {
 	// a day later, after 24h0m0s
 }
 
-// test is what go test does with a test, quietly even with -v: an example has no
-// testing.T, and synctest wants one.
+// test runs f as go test runs a test, but without output even with -v. An example has no testing.T,
+// and synctest needs one.
 func test(f func(t *testing.T)) {
 	for name, value := range map[string]string{"test.v": "false", "test.skip": "", "test.count": "1"} {
 		v := flag.Lookup(name).Value
@@ -76,7 +76,7 @@ func TestTheCodeOfTheREADMEIsThatOfTheTests(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
 	require.NotEmpty(t, blocks)
 	for _, block := range blocks {
-		// Each part of a block, between empty lines, is in some test.
+		// Each part of a block, between empty lines, stands in some test.
 		for _, part := range strings.Split(block[1], "\n\n") {
 			require.Contains(t, code.String(), flat(part))
 		}

@@ -31,7 +31,7 @@ func seeded(seed uint64) func(p []byte) {
 	}
 }
 
-// captured is what two hosts send each other on a link, as pcapng, if all seeds are fixed.
+// captured returns the frames that two hosts exchange on a link, as pcapng, with all seeds fixed.
 func captured(t *testing.T, imp nic.Impairment, link func() (a, b nic.Device), use func(t *testing.T, a, b *Host)) (pcap []byte) {
 	synctest.Test(t, func(t *testing.T) {
 		var w bytes.Buffer
@@ -49,7 +49,7 @@ func captured(t *testing.T, imp nic.Impairment, link func() (a, b nic.Device), u
 	return pcap
 }
 
-// frames are the frames of a capture, each with its time, in words.
+// frames formats the frames of a capture, each with its time.
 func frames(pcap []byte) (lines []string) {
 	le := binary.LittleEndian
 	for len(pcap) > 0 {

@@ -12,10 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a reader can keep in mind, in lines.
+// Limits in lines, so that a reader can follow a file or a function.
 const (
 	longestFile     = 900
-	longestFunction = 80 // of the program; a test may be a long list
+	longestFunction = 80 // in the program; a test may be a long list
 )
 
 func TestFilesAndFunctionsAreShortEnoughToBeRead(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// envInt returns the number in an environment variable, or what it is without.
+// envInt returns the number in an environment variable, or without if the variable is not set.
 func envInt(t testing.TB, name string, without int) int {
 	t.Helper()
 	s := os.Getenv(name)
@@ -32,8 +32,8 @@ func envInt(t testing.TB, name string, without int) int {
 	return n
 }
 
-// Several goroutines change buffers, deadlines and linger of connections over which both ends
-// write more than the windows hold. Nothing is lost, and nothing stands still.
+// Several goroutines change buffers, deadlines and linger of connections on which both ends write
+// more than the windows hold. No data is lost, and no connection stalls.
 func TestOptionsChangeWhileBothEndsWrite(t *testing.T) {
 	seeds := envInt(t, "USERNET_OPTION_SEEDS", 10)
 	first := envInt(t, "USERNET_SEED", 1)
@@ -60,7 +60,7 @@ func TestOptionsChangeWhileBothEndsWrite(t *testing.T) {
 						s.pause = min(s.pause, 10*time.Millisecond)
 						s.interrupt = 0.2
 						s.rcvbuf, s.sndbuf = 1<<(12+r.IntN(4)), 1<<(12+r.IntN(4))
-						s.readAfter = time.Duration(id) * 3 * time.Second // the windows close meanwhile
+						s.readAfter = time.Duration(id) * 3 * time.Second // the windows close during this time
 						s.total += int(id) * 500_000
 					}
 					clients.Go(func() {
@@ -77,12 +77,12 @@ func TestOptionsChangeWhileBothEndsWrite(t *testing.T) {
 	}
 }
 
-// soakRound is how many conversations a soak has in one bubble with one pair of hosts.
+// soakRound is the number of conversations between one pair of hosts in one bubble.
 const soakRound = 2000
 
-// The soak: conversations over wires that lose, repeat, reorder and damage frames, with both
-// sides writing more than the windows hold. No byte is lost, and nothing is left of any of
-// them. USERNET_SOAK is how many there are, USERNET_SEED the first seed.
+// The soak runs conversations over wires that lose, repeat, reorder and damage frames, with both
+// sides writing more than the windows hold. No byte is lost, and nothing is left of any
+// conversation. USERNET_SOAK is their number, USERNET_SEED the first seed.
 func TestSoakOfRandomConversations(t *testing.T) {
 	n := envInt(t, "USERNET_SOAK", 400)
 	seed := envInt(t, "USERNET_SEED", 1)
@@ -105,14 +105,15 @@ func TestSoakOfRandomConversations(t *testing.T) {
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(4<<20), "memory of the heap")
 }
 
-// collect frees what nobody refers to. What pools keep survives the first collection.
+// collect runs the garbage collector twice, because pools keep their items through the first
+// collection.
 func collect() {
 	for range 3 {
 		runtime.GC()
 	}
 }
 
-// soak has n conversations between two hosts.
+// soak runs n conversations between two hosts.
 func soak(t *testing.T, seed uint64, n int) {
 	r := rand.New(rand.NewPCG(seed, 105))
 	goroutines := bubbleGoroutines()
@@ -158,7 +159,7 @@ func soak(t *testing.T, seed uint64, n int) {
 				f.converse(func() (net.Conn, error) {
 					c, err := a.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addrB+":80")))
 					if err != nil {
-						return nil, err // and no nil *TCPConn
+						return nil, err // not c, which is a nil *TCPConn
 					}
 					mu.Lock()
 					socks = append(socks, weak.Make(c.tcp))
@@ -173,8 +174,8 @@ func soak(t *testing.T, seed uint64, n int) {
 	require.NoError(t, ln.Close())
 	<-accepting
 	require.NoError(t, f.end())
-	// What was closed may be on its way for as long as a side is in TIME-WAIT, or sends what an
-	// acknowledgement was lost of.
+	// Closed connections may exist as long as a side is in TIME-WAIT or retransmits data whose
+	// acknowledgement was lost.
 	time.Sleep(30 * time.Minute)
 	require.Zero(t, a.Stats().TCP.Memory)
 	require.Zero(t, b.Stats().TCP.Memory)

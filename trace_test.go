@@ -23,7 +23,7 @@ func TestTraceHooksFireAsNets(t *testing.T) {
 	require.NoError(t, err)
 	defer kernels.Close()
 
-	// What happens, without the ports, which differ.
+	// The events, without the ports, which differ.
 	run := func(dial func(context.Context, string, string) (net.Conn, error), addr string) (events []string) {
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 			DNSStart: func(i httptrace.DNSStartInfo) { events = append(events, "lookup "+i.Host) },
@@ -62,7 +62,7 @@ func TestConnectionsToNameServersFireNoHooks(t *testing.T) {
 	require.NoError(t, err)
 	defer h.Close()
 	ask := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return h.DialContext(ctx, "udp", "127.0.0.1:53") // where nobody is
+		return h.DialContext(ctx, "udp", "127.0.0.1:53") // nothing listens there
 	}
 	for name, d := range map[string]*usernet.Dialer{
 		"the host's resolver": {Host: h},

@@ -9,13 +9,13 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// The addresses of IPv6 of the hosts of sixPair.
+// The IPv6 addresses of the hosts of sixPair.
 const (
 	addr6A = "2001:db8::1"
 	addr6B = "2001:db8::2"
 )
 
-// sixHost makes a host that has both families and reaches nobody but itself.
+// sixHost makes a host with both families that can reach only itself.
 func sixHost(t testing.TB) *Host {
 	t.Helper()
 	h, err := New(Config{
@@ -27,7 +27,7 @@ func sixHost(t testing.TB) *Host {
 	return h
 }
 
-// sixPair makes two hosts that have both families, on the two ends of a wire.
+// sixPair makes two hosts with both families on the two ends of a wire.
 func sixPair(t testing.TB, near, far nic.Device) (a, b *Host) {
 	t.Helper()
 	with := func(addr string) func(*Config) {

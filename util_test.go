@@ -16,7 +16,7 @@ const (
 	addrB = "192.0.2.2"
 )
 
-// newHost makes a host on a device and closes it after the test.
+// newHost makes a host on a device. The host is closed after the test.
 func newHost(t testing.TB, dev nic.Device, addr string, change ...func(*Config)) *Host {
 	t.Helper()
 	cfg := Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix(addr + "/24")}}
@@ -29,22 +29,21 @@ func newHost(t testing.TB, dev nic.Device, addr string, change ...func(*Config))
 	return h
 }
 
-// newPair makes two hosts with a wire between them.
+// newPair makes two hosts on a wire.
 func newPair(t testing.TB) (a, b *Host) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	return newHost(t, ea, addrA), newHost(t, eb, addrB)
 }
 
-// newImpairedPair makes two hosts with a wire between them that does the same to
-// both directions.
+// newImpairedPair makes two hosts on a wire with the same impairment in both directions.
 func newImpairedPair(t testing.TB, imp nic.Impairment) (a, b *Host) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	return newHost(t, nic.Impair(ea, nic.ImpairConfig{Out: imp, In: imp}), addrA), newHost(t, eb, addrB)
 }
 
-// newLoopback makes a host that has only its loopback.
+// newLoopback makes a host with only its loopback.
 func newLoopback(t testing.TB) *Host {
 	t.Helper()
 	h, err := New(Config{})
@@ -53,8 +52,7 @@ func newLoopback(t testing.TB) *Host {
 	return h
 }
 
-// connect makes a connection from one host to a listener on the other, which may
-// be the same.
+// connect makes a connection from one host to another, which may be the same.
 func connect(t testing.TB, from, to *Host, addr string) (client, server *TCPConn) {
 	t.Helper()
 	ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))
@@ -79,13 +77,13 @@ func serve(ln net.Listener, f func(net.Conn)) {
 	}
 }
 
-// echo sends back what comes, and closes when the other end does.
+// echo sends back the data that it receives, and closes the connection when the other end does.
 func echo(c net.Conn) {
 	defer c.Close()
 	io.Copy(c, c)
 }
 
-// text makes n bytes that are not the same at two places.
+// text returns n bytes that form a long pattern, so that misplaced data is detected.
 func text(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
