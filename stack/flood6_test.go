@@ -1,0 +1,234 @@
+package stack
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// A flood6 is a stream of packets to a host of 2001:db8::1.
+type flood6 struct {
+	name string
+	// packet makes the ith of them, to the host's MAC or to that of a group. nil: the host itself sends a datagram to a random
+	// address of its /64.
+	packet func(i uint32) []byte
+	// count is the counter that counts each packet, all but "less" of them.
+	count func(s *Stats) uint64
+	less  uint64
+	// whole is for those of which a gate has as many as a flood has elsewhere, and not a tenth.
+	whole bool
+}
+
+// drops counts the packets that are dropped for a reason.
+func drops(reason string) func(*Stats) uint64 {
+	return func(s *Stats) uint64 { return s.Drops[reason] }
+}
+
+func ndReceived(s *Stats) uint64 { return s.ND.Received }
+
+// random6 is an address in a prefix of 64 bits, another one for each i.
+func random6(p string, i uint32) netip.Addr {
+	b := addr(p).As16()
+	binary.BigEndian.PutUint64(b[8:], (uint64(i)+1)*0x9e3779b97f4a7c15)
+	return netip.AddrFrom16(b)
+}
+
+// nd6 is a packet of ICMPv6, with the hop limit of Neighbour Discovery.
+func nd6(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, body []byte) []byte {
+	b := make([]byte, wire.ICMPLen+len(body))
+	h := wire.ICMPv6{Type: typ, Rest: rest}
+	h.Put(src, dst, b, body)
+	return ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: wire.NDHopLimit, Src: src, Dst: dst}, b)
+}
+
+// floodMAC is a MAC of an attacker's choice.
+func floodMAC(i uint32) (m wire.MAC) {
+	m[0] = 2
+	binary.BigEndian.PutUint32(m[2:], i)
+	return m
+}
+
+// floods6 are those of RFC 6583, RFC 7112 and others.
+var (
+	floodHost  = addr("2001:db8::1")
+	floodNodes = addr("ff02::1")
+	floods6    = []flood6{
+		{name: "solicitations of random targets", packet: func(i uint32) []byte {
+			h := wire.NeighborSol{Target: random6("2001:db8::", i), Source: floodMAC(i), HasSource: true}
+			return nd6(wire.ICMPv6NeighborSol, 0, random6("2001:db8::", ^i), floodHost, h.Append(nil))
+		}, count: drops("neighbor solicitation for another host"), whole: true},
+		{name: "solicitations of groups not joined", packet: func(i uint32) []byte {
+			h := wire.NeighborSol{Target: random6("2001:db8::", i), Source: floodMAC(i), HasSource: true}
+			return nd6(wire.ICMPv6NeighborSol, 0, random6("2001:db8::", ^i), wire.SolicitedNode(h.Target), h.Append(nil))
+		}, count: drops("multicast group not joined"), less: 5},
+		{name: "solicitations from random sources", packet: func(i uint32) []byte {
+			h := wire.NeighborSol{Target: floodHost, Source: floodMAC(i), HasSource: true}
+			return nd6(wire.ICMPv6NeighborSol, 0, random6("2001:db8::", i), wire.SolicitedNode(floodHost), h.Append(nil))
+		}, count: drops("neighbor evicted"), less: maxNeighbors},
+		{name: "probes of the host's address", packet: func(i uint32) []byte {
+			h := wire.NeighborSol{Target: floodHost}
+			return nd6(wire.ICMPv6NeighborSol, 0, netip.IPv6Unspecified(), wire.SolicitedNode(floodHost), h.Append(nil))
+		}, count: func(s *Stats) uint64 { return s.ND.Sent }},
+		{name: "advertisements of neighbours", packet: func(i uint32) []byte {
+			h := wire.NeighborAdv{Target: random6("2001:db8::", i), Link: floodMAC(i), HasLink: true}
+			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride|wire.NARouter, h.Target, floodNodes, h.Append(nil))
+		}, count: ndReceived},
+		{name: "claims of the host's address", packet: func(i uint32) []byte {
+			h := wire.NeighborAdv{Target: floodHost, Link: floodMAC(i), HasLink: true}
+			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride, random6("2001:db8::", i), floodNodes, h.Append(nil))
+		}, count: drops("address of ours used by another station")},
+		{name: "advertisements of routers", packet: func(i uint32) []byte {
+			var b [16]byte
+			b[0], b[1] = 0x20, 1
+			binary.BigEndian.PutUint32(b[4:], i)
+			net := netip.AddrFrom16(b)
+			src := random6("fe80::", i)
+			mac := floodMAC(i)
+			r := wire.RouterAdv{Lifetime: 1800, Options: wire.AppendNDOption(nil, wire.NDSourceLink, mac[:])}
+			r.Options = append(r.Options, prefixOption(net.String()+"/64", time.Hour, time.Hour)...)
+			r.Options = (&wire.RouteInfo{Prefix: netip.PrefixFrom(net, 56), Lifetime: 600}).Append(r.Options)
+			r.Options = wire.AppendRDNSS(r.Options, 600, net.Next())
+			r.Options = wire.AppendDNSSL(r.Options, 600, fmt.Sprintf("x%d.test", i))
+			body, rest := r.Append(nil)
+			return nd6(wire.ICMPv6RouterAdv, rest, src, floodNodes, body)
+		}, count: ndReceived},
+		{name: "redirects", packet: func(i uint32) []byte {
+			h := wire.RedirectMsg{Target: random6("fe80::", i), Dst: random6("2001:db8:9::", i)}
+			return nd6(wire.ICMPv6Redirect, 0, random6("fe80::", ^i), floodHost, h.Append(nil))
+		}, count: drops("redirect that is not believed")},
+		{name: "first fragments", packet: func(i uint32) []byte {
+			part := make([]byte, wire.FragmentLen+1024)
+			(&wire.Fragment{Next: wire.ProtoUDP, More: true, ID: i}).Put(part)
+			return ip6Packet(wire.IPv6{Next: wire.ProtoFragment, Src: random6("2001:db8::", i)}, part)
+		}, count: drops("reassembly evicted"), less: maxReassemblies},
+		{name: "last fragments", packet: func(i uint32) []byte {
+			part := make([]byte, wire.FragmentLen+8)
+			(&wire.Fragment{Next: wire.ProtoUDP, Offset: 65000, ID: i}).Put(part)
+			return ip6Packet(wire.IPv6{Next: wire.ProtoFragment, Src: random6("2001:db8::", i)}, part)
+		}, count: drops("reassembly evicted"), less: maxReassemblies},
+		{name: "hop-by-hop options that are unknown", packet: func(i uint32) []byte {
+			// Type 10: of each the source is to be told, within the limit on errors.
+			b := []byte{byte(wire.ProtoNone), 0, 0x9e, 4, 0, 0, 0, 0}
+			return ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, Src: random6("2001:db8::", i)}, b)
+		}, count: drops("bad IPv6 option")},
+		{name: "hop-by-hop options that are long", packet: func(i uint32) []byte {
+			b := make([]byte, 1400) // of Pad1
+			b[0], b[1] = byte(wire.ProtoNone), 1400/8-1
+			return ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, Src: random6("2001:db8::", i)}, b)
+		}, count: drops("bad IPv6 option")},
+		{name: "messages that packets are too big", packet: func(i uint32) []byte {
+			quoted := ip6Packet(wire.IPv6{Next: wire.ProtoUDP, Src: floodHost, Dst: random6("2001:db8:9::", i)}, udpDatagram(
+				netip.AddrPortFrom(floodHost, 9), netip.AddrPortFrom(random6("2001:db8:9::", i), 9), make([]byte, 1000)))
+			return nd6(wire.ICMPv6TooBig, 1280, random6("2001:db8::", i), floodHost, quoted)
+		}, count: func(s *Stats) uint64 { return s.ICMP6.Received }},
+		{name: "queries of MLD", packet: func(i uint32) []byte {
+			b := make([]byte, wire.ICMPLen+20)
+			body := b[wire.ICMPLen:]
+			group := random6("ff15::", i).As16()
+			copy(body, group[:])
+			src, dst := random6("fe80::", i), floodNodes
+			(&wire.ICMPv6{Type: wire.ICMPv6MLDQuery, Rest: 1000 << 16}).Put(src, dst, b, body)
+			b = append([]byte{byte(wire.ProtoICMPv6), 0, 5, 2, 0, 0, 1, 0}, b...)
+			return ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, HopLimit: 1, Src: src, Dst: dst}, b)
+		}, count: func(s *Stats) uint64 { return s.MLD.Received }},
+		{name: "a scan of the /64 by the host", count: drops("neighbor evicted"), less: maxNeighbors, whole: true},
+	}
+)
+
+// TestAConnectionIsMadeInAFloodOfIPv6 floods a host, has somebody who is not known to it connect in the middle of it, and looks at
+// what the flood has cost.
+//
+// RFC 6583 5; RFC 4861 11.
+func TestAConnectionIsMadeInAFloodOfIPv6(t *testing.T) {
+	for _, f := range floods6 {
+		t.Run(f.name, func(t *testing.T) { synctest.Test(t, f.run) })
+	}
+}
+
+func (f *flood6) run(t *testing.T) {
+	sw := nic.NewSwitch(nic.SwitchConfig{})
+	mk := func(a string, auto bool) *Stack {
+		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: sw.Port(), Addrs: []netip.Prefix{prefix(a)}, Auto: auto}}, Rand: testRand()})
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	server, client := mk("2001:db8::1/64", true), mk("2001:db8::2/64", false)
+	port := sw.Port()
+	port.Attach(func([]nic.Frame) {})
+	l, err := server.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
+	require.NoError(t, err)
+	u := openUDP(t, server, "[::]:9")
+	time.Sleep(20 * time.Second) // addresses are known to be unique, and nobody has advertised himself as a router
+	mac := server.Interfaces()[1].MAC
+	n := uint32(flood(t))
+	if n < 1_000_000 && !f.whole {
+		n /= 10
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	sent := time.Now()
+	var connected time.Duration
+	var d *TCP
+	for i := range n {
+		if f.packet == nil {
+			// Where no address is found the error is the sender's, at once or with a later datagram.
+			u.WriteTo([]byte("x"), netip.AddrPortFrom(random6("2001:db8::", i), 9), SendOptions{})
+		} else {
+			packet := f.packet(i)
+			to := mac
+			if dst := netip.AddrFrom16([16]byte(packet[24:])); dst.IsMulticast() {
+				to = wire.MulticastMAC(dst)
+			}
+			port.Send([]nic.Frame{{Head: ethernet6(to, packet)}})
+		}
+		if i == n/2 {
+			go func() {
+				began := time.Now()
+				c, err := client.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::1]:80"), TCPOptions{})
+				connected = time.Since(began)
+				if err != nil {
+					t.Errorf("Dial: %v", err)
+					l.Close()
+					return
+				}
+				c.Write([]byte("hello"))
+				c.Close()
+			}()
+			go func() { d, _ = l.Accept() }()
+		}
+		if i%1000 == 999 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	took := time.Since(sent)
+	time.Sleep(time.Second)
+	synctest.Wait()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.NotNil(t, d)
+	require.Less(t, connected, time.Second)
+	b := make([]byte, 5)
+	_, err = d.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(b))
+	require.NoError(t, d.Close())
+	st := server.Stats()
+	grown := int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	t.Logf("%d packets in %v: connected within %v, %d kB more in use, dropped %v", n, took, connected, grown>>10, st.Drops)
+	require.Less(t, grown, int64(2<<20+server.frags6.cost))
+	require.LessOrEqual(t, server.frags6.cost, maxReassemblyBytes)
+	require.GreaterOrEqual(t, f.count(&st)+f.less, uint64(n))
+	require.LessOrEqual(t, len(server.Neighbors()), maxNeighbors)
+	require.LessOrEqual(t, len(server.Interfaces()[1].AddrInfo), 2+maxAutoAddrs)
+}
