@@ -31,8 +31,8 @@ const (
 	AddrDuplicate
 	// AddrOptimistic is an IPv6 address that is used during its duplicate address detection (RFC 4429).
 	AddrOptimistic
-	// AddrTentative is an IPv6 address that is not used until its duplicate address detection ends: see
-	// Config.WaitForDAD.
+	// AddrTentative is an address that is not used until it is known that no other machine on the link has
+	// it: see Config.WaitForDAD for IPv6, and AddrOptions.Probe for IPv4.
 	AddrTentative
 )
 
@@ -86,6 +86,11 @@ type AddrOptions struct {
 	Preferred time.Duration
 	// Origin is where the address comes from.
 	Origin AddrOrigin
+	// Probe delays the use of an IPv4 address until it is known that no other machine on the link uses it,
+	// which takes four to seven seconds (RFC 5227 2.1). Until then it is AddrTentative, and then
+	// AddrPreferred or AddrDuplicate. Probe has no effect on an address that is there already, on a link
+	// without ARP, and for IPv6, which has Config.WaitForDAD.
+	Probe bool
 }
 
 // AddrInfo describes an address of an interface.
@@ -320,6 +325,9 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	i := ifc.find(p.Addr())
 	if i < 0 || list[i].state == AddrDuplicate {
 		s.detect(ifc, &a, s.now())
+		if o.Probe {
+			s.probe(ifc, &a, s.now())
+		}
 	}
 	switch {
 	case i < 0:
@@ -383,14 +391,14 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 	if ifc, err = s.linkNamed(nic); err != nil {
 		return nil, false, err
 	}
-	added = !ifc.owns(p.Addr())
+	had := ifc.owns(p.Addr())
 	list, err := s.withAddr(*s.ifaces.Load(), ifc, p, o)
 	if err != nil {
 		return nil, false, err
 	}
 	s.setAddrs(ifc, list)
 	s.ageAddrs()
-	return ifc, added, nil
+	return ifc, !had && ifc.owns(p.Addr()), nil
 }
 
 // RemoveAddr removes an address from an interface of a running stack. If nic is empty, the stack must
@@ -517,7 +525,11 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 				changed = true
 				continue
 			}
-			if d := a.dad; d != nil && d.at != 0 && d.at <= now && s.stepDAD(ifc, &a, now) {
+			switch d := a.dad; {
+			case d == nil || d.at == 0 || d.at > now:
+			case a.addr().Is4():
+				changed = s.stepProbe(ifc, &a, now) || changed
+			case s.stepDAD(ifc, &a, now):
 				a = endDAD(a, now)
 				ended = append(ended, a)
 				changed = true

@@ -26,6 +26,8 @@ type dad struct {
 	left   int       // probes still to be sent
 	looped bool      // a probe of this host has come back
 	nonces [][6]byte // of the probes
+
+	announced int // announcements sent, of an IPv4 address
 }
 
 // addr returns the interface's entry for an address, in any state.
@@ -73,8 +75,14 @@ func (s *Stack) detectAgain(ifc *iface) {
 	now := s.now()
 	list := slices.Clone(ifc.list())
 	for i := range list {
-		if list[i].usable() || list[i].state == AddrTentative {
-			s.detect(ifc, &list[i], now)
+		a := &list[i]
+		switch {
+		case a.addr().Is4() && a.state == AddrTentative:
+			s.probe(ifc, a, now)
+		case a.addr().Is4():
+			a.dad = nil // the caller announces the address
+		case a.usable() || a.state == AddrTentative:
+			s.detect(ifc, a, now)
 		}
 	}
 	s.setAddrs(ifc, list)

@@ -26,6 +26,10 @@ func (ifc *iface) inputARP(b []byte) {
 		s.drop(dropBadARPSender) // a copy of an own packet
 		return
 	}
+	if addr, ok := ifc.claimed(&h); ok {
+		s.giveUpDuplicate(ifc, addr, h.SenderMAC)
+		return
+	}
 	forUs := ifc.owns(h.TargetIP) && !ifc.loopback
 	switch {
 	case h.SenderIP.IsUnspecified():

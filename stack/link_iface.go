@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/usernet/usernet/internal/tally"
@@ -39,6 +40,7 @@ type iface struct {
 	auto           *autoconf      // nil unless NIC.Auto is set
 	router         *routerAdv     // the Router Advertisement to send, or nil; under Stack.mu
 	isRouter       atomic.Bool    // router is not nil
+	mtu4           atomic.Int32   // IPv4 MTU of SetIPv4MTU; 0: none
 	mtu6, hops6    atomic.Int32   // IPv6 MTU and hop limit from a Router Advertisement; 0: none
 	stats          ifaceStats
 	dead           atomic.Bool                // the device has failed or was closed
@@ -77,11 +79,38 @@ func (ifc *iface) mtu() int      { return ifc.link.Load().mtu }
 
 // ipMTU returns the MTU for IPv6 or IPv4.
 func (ifc *iface) ipMTU(v6 bool) int {
-	mtu := ifc.mtu()
-	if advertised := int(ifc.mtu6.Load()); v6 && advertised != 0 {
-		return min(mtu, advertised)
+	mtu, told := ifc.mtu(), &ifc.mtu4
+	if v6 {
+		told = &ifc.mtu6
+	}
+	if n := int(told.Load()); n != 0 {
+		return min(mtu, n)
 	}
 	return mtu
+}
+
+// SetIPv4MTU limits the MTU of IPv4 on an interface, as a DHCP server may tell it (RFC 2132 5.1); 0 ends that. A
+// limit above the MTU of the device has no effect. If nic is empty, the stack must have exactly one interface
+// beside the loopback. The errors are EINVAL for less than 68, ENODEV if there is no such interface, and
+// net.ErrClosed.
+func (s *Stack) SetIPv4MTU(nic string, mtu int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	ifc, err := s.linkNamed(nic)
+	if err == nil && mtu != 0 && (mtu < minMTU || mtu > maxIPv4) {
+		err = fmt.Errorf("an MTU of %d: %w", mtu, syscall.EINVAL)
+	}
+	if err != nil {
+		return fmt.Errorf("stack: SetIPv4MTU: %w", err)
+	}
+	if int(ifc.mtu4.Swap(int32(mtu))) != mtu {
+		s.gen.Add(1) // paths have a copy
+		s.changes.notify()
+	}
+	return nil
 }
 
 func (ifc *iface) gso() int { return ifc.link.Load().gso }
@@ -278,11 +307,13 @@ func (ifc *iface) closeDevice() error {
 
 // InterfaceInfo describes an interface.
 type InterfaceInfo struct {
-	Name   string
-	Index  int // from 1; the index of a removed interface is not reused
-	MAC    wire.MAC
-	MTU    int // bytes of the network layer
-	Medium nic.Medium
+	Name  string
+	Index int // from 1; the index of a removed interface is not reused
+	MAC   wire.MAC
+	MTU   int // bytes of the network layer
+	// IPv4MTU is that of IPv4 where SetIPv4MTU has made it less than MTU; otherwise it is the same.
+	IPv4MTU int
+	Medium  nic.Medium
 	// Addrs are the usable addresses. AddrInfo describes all addresses, including those that the host
 	// has given up.
 	Addrs    []netip.Prefix
@@ -314,6 +345,7 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			Index:    ifc.index,
 			MAC:      ifc.mac(),
 			MTU:      ifc.mtu(),
+			IPv4MTU:  ifc.ipMTU(false),
 			Medium:   ifc.medium,
 			Addrs:    ifc.prefixes(),
 			AddrInfo: ifc.describeAddrs(),

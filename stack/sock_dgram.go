@@ -104,8 +104,10 @@ type dgram struct {
 	mc       multicast
 	pending  syscall.Errno // an error that the next call returns, once
 	closed   bool
+	sealed   bool   // nothing is queued: the socket is closed or has a handler
 	enlisted *iface // interface that will call txReady, or nil
 	rd, wd   deadline
+	handler  func(b []byte, from netip.AddrPort, meta Meta) // gets what is received; nil: the queue does
 
 	// Counts not yet added to the stack's counters: datagrams put into the queue, and sent UDP
 	// datagrams.
@@ -195,17 +197,41 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var d *datagram
-	if !g.closed {
+	if !g.sealed {
 		d = g.queue.push(cap(buf))
 	}
 	if d == nil {
+		handled := g.handle(buf[len(header):], from, meta)
 		g.s.bufs.put(buf)
-		return false
+		return handled
 	}
 	d.buf, d.head, d.from, d.meta = buf, len(header), from, *meta
 	g.received++
 	g.readable.Signal()
 	return true
+}
+
+// handle calls the socket's handler with a datagram, and reports whether there is one. g.mu is held, and
+// released while the handler runs.
+func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
+	f := g.handler
+	if f == nil || g.closed {
+		return false
+	}
+	g.received++
+	g.mu.Unlock()
+	defer g.mu.Lock()
+	f(b, from, *meta)
+	return true
+}
+
+// SetHandler has each datagram that is received from now on given to f, and not to those who read. f is called by
+// the goroutine that has received it from the link, possibly by several at once: f must not block, nor keep b,
+// nor send. No goroutine waits for datagrams. f must not be nil.
+func (g *dgram) SetHandler(f func(b []byte, from netip.AddrPort, meta Meta)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.handler, g.sealed = f, true
 }
 
 // fail makes one call return errno: the next one, or one that waits now.
@@ -308,7 +334,7 @@ func (g *dgram) shut() bool {
 	if g.closed {
 		return false
 	}
-	g.closed = true
+	g.closed, g.sealed = true, true
 	g.rd.stop()
 	g.wd.stop()
 	for d := (datagram{}); g.queue.pop(&d); {

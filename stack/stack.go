@@ -220,7 +220,7 @@ func New(cfg Config) (*Stack, error) {
 	s.frags.s, s.frags.timeout, s.frags.late = s, reassemblyTimeout, s.fragmentsLate4
 	s.frags6.s, s.frags6.timeout, s.frags6.late = s, reassemblyTimeout6, s.fragmentsLate6
 	s.groups.s = s
-	s.lifetimes.s = s
+	s.lifetimes.s, s.changes.s = s, s
 	s.pmtu.s, s.datagramMTU.s = s, s
 	s.icmp.init(s.now())
 
@@ -341,6 +341,7 @@ const (
 	randCookie                    // a key of SYN cookies
 	randND                        // nonces and delays of Neighbor Discovery
 	randID                        // interface identifiers
+	randACD                       // delays of address conflict detection
 	randPurposes
 )
 

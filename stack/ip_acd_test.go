@@ -1,0 +1,258 @@
+package stack
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
+)
+
+// arpProbe is a probe of another machine for an address.
+func arpProbe(a string) wire.ARP {
+	return wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: netip.IPv4Unspecified(), TargetIP: addr(a)}
+}
+
+// arpsOf tells of what ARP packets the frames are: of what sender and target.
+func arpsOf(t *testing.T, frames [][]byte) (senders, targets []netip.Addr) {
+	t.Helper()
+	for _, f := range frames {
+		require.Equal(t, wire.Broadcast(), wire.MAC(f[:6]))
+		h, r := wire.ParseARP(f[wire.EthernetLen:])
+		require.Equal(t, wire.OK, r)
+		require.Equal(t, wire.ARPRequest, h.Op)
+		require.Equal(t, macA, h.SenderMAC)
+		require.Zero(t, h.TargetMAC)
+		senders, targets = append(senders, h.SenderIP), append(targets, h.TargetIP)
+	}
+	return senders, targets
+}
+
+// RFC 5227 2.1.1: a host "should then send PROBE_NUM probe packets, each of these probe packets spaced randomly and
+// uniformly, PROBE_MIN to PROBE_MAX seconds apart"; 2.3: "ANNOUNCE_NUM ARP Announcements, spaced ANNOUNCE_INTERVAL seconds
+// apart."
+func TestAnAddressIsProbedAndThenAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := bare(t)
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: AddrDHCP, Valid: time.Hour, Probe: true}))
+		state := func() AddrState { return s.Interfaces()[1].AddrInfo[0].State }
+		began := time.Now()
+		var times []time.Duration
+		var senders, targets []netip.Addr
+		for time.Since(began) < 20*time.Second {
+			if frames := p.take(); frames != nil {
+				from, to := arpsOf(t, frames)
+				require.Len(t, from, 1)
+				senders, targets = append(senders, from...), append(targets, to...)
+				times = append(times, time.Since(began))
+			}
+			if len(times) < 4 {
+				require.Equal(t, AddrTentative, state())
+				require.False(t, s.IsLocal(addr("192.0.2.1")))
+				require.Empty(t, s.Routes())
+			} else {
+				require.Equal(t, AddrPreferred, state())
+			}
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+		}
+		none, own := netip.IPv4Unspecified(), addr("192.0.2.1")
+		require.Equal(t, []netip.Addr{none, none, none, own, own}, senders)
+		require.Equal(t, []netip.Addr{own, own, own, own, own}, targets)
+		require.LessOrEqual(t, times[0], time.Second)
+		for i := 1; i < 3; i++ {
+			require.GreaterOrEqual(t, times[i]-times[i-1], 999*time.Millisecond)
+			require.LessOrEqual(t, times[i]-times[i-1], 2001*time.Millisecond)
+		}
+		require.InDelta(t, 2*time.Second, times[3]-times[2], float64(2*time.Millisecond))
+		require.InDelta(t, 2*time.Second, times[4]-times[3], float64(2*time.Millisecond))
+		require.Len(t, s.Routes(), 1)
+
+		// A lease that is renewed is not probed for again.
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: AddrDHCP, Valid: time.Hour, Probe: true}))
+		require.Equal(t, AddrPreferred, state())
+		time.Sleep(10 * time.Second)
+		require.Empty(t, p.sent())
+		time.Sleep(time.Hour)
+		require.Empty(t, s.Interfaces()[1].AddrInfo)
+	})
+}
+
+// RFC 5227 2.1.1: what is a conflict while the host probes.
+func TestAProbedAddressIsGivenUp(t *testing.T) {
+	request := arpProbe("192.0.2.99")
+	request.SenderIP = addr("192.0.2.1")
+	for name, h := range map[string]wire.ARP{
+		"a reply":         claim("192.0.2.1"),
+		"a request":       request,
+		"another's probe": arpProbe("192.0.2.1"),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := bare(t)
+			state := func() AddrState { return s.Interfaces()[1].AddrInfo[0].State }
+			add := func() {
+				require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true}), name)
+			}
+			add()
+			p.arp(wire.Broadcast(), arpProbe("192.0.2.2"))
+			p.arp(wire.Broadcast(), claim("192.0.2.2"))
+			own := arpProbe("192.0.2.1")
+			own.SenderMAC = macA
+			p.arp(wire.Broadcast(), own) // "is not the hardware address of any of the host's interfaces"
+			time.Sleep(3 * time.Second)
+			require.Equal(t, AddrTentative, state(), name)
+			requireChanged(t, s, name, func() { p.arp(wire.Broadcast(), h) })
+			require.Equal(t, AddrDuplicate, state(), name)
+			require.Equal(t, macB, s.Interfaces()[1].AddrInfo[0].ConflictMAC)
+			require.Equal(t, 1, dropped(s, dropAddressConflict))
+			p.sent()
+			time.Sleep(time.Minute)
+			require.Empty(t, p.sent(), name)
+
+			// It is looked at again when it is added again.
+			add()
+			require.Equal(t, AddrTentative, state(), name)
+			time.Sleep(10 * time.Second)
+			require.Equal(t, AddrPreferred, state(), name)
+			require.Len(t, p.sent(), probeNum+announceNum)
+			// And now a probe of another is answered, and a claim is a conflict of the usual kind.
+			p.arp(wire.Broadcast(), arpProbe("192.0.2.1"))
+			require.Len(t, p.sent(), 1)
+			require.Equal(t, AddrPreferred, state(), name)
+		})
+	}
+}
+
+// What is removed while it is probed for sends nothing more.
+func TestProbesEndWithTheirAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := bare(t)
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true, Valid: 3 * time.Second}))
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.2/24"), AddrOptions{Probe: true}))
+		require.NoError(t, s.RemoveAddr("", addr("192.0.2.2")))
+		time.Sleep(time.Minute)
+		_, targets := arpsOf(t, p.take())
+		require.NotContains(t, targets, addr("192.0.2.2"))
+		require.LessOrEqual(t, len(targets), probeNum)
+		require.Empty(t, s.Interfaces()[1].AddrInfo)
+	})
+}
+
+// RFC 5227 2.1: a host has to probe when "a network link goes from inactive to active".
+func TestProbesWaitForTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		da, db := nic.Pipe(nic.PipeConfig{})
+		db.Attach(func([]nic.Frame) {})
+		dev := newChangeable(da)
+		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: dev}}})
+		require.NoError(t, err)
+		defer s.Close()
+		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true}))
+		time.Sleep(1500 * time.Millisecond)
+		set := func(up bool) { dev.change(func(l *nic.Link) { l.Up = up }) }
+		set(false)
+		require.NotEmpty(t, dev.sent())
+		time.Sleep(time.Minute)
+		require.Empty(t, dev.sent())
+		require.Equal(t, AddrTentative, s.Interfaces()[1].AddrInfo[0].State)
+		set(true)
+		time.Sleep(8 * time.Second)
+		require.Equal(t, AddrPreferred, s.Interfaces()[1].AddrInfo[0].State)
+		time.Sleep(2 * time.Second)
+		require.Len(t, dev.sent(), probeNum+announceNum)
+	})
+}
+
+func TestOnChangeCallsAfterChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := bare(t)
+		var calls, others atomic.Int32
+		stop := s.OnChange(func() { calls.Add(1) })
+		defer s.OnChange(func() { others.Add(1) })()
+		synctest.Wait()
+		require.Zero(t, calls.Load())
+		for i := range 3 {
+			require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{}))
+			time.Sleep(time.Microsecond)
+			synctest.Wait()
+			require.EqualValues(t, 2*i+1, calls.Load())
+			require.NoError(t, s.RemoveAddr("", addr("192.0.2.1")))
+			time.Sleep(time.Microsecond)
+			synctest.Wait()
+			require.EqualValues(t, 2*i+2, calls.Load())
+		}
+		stop()
+		s.Close()
+		time.Sleep(time.Microsecond)
+		synctest.Wait()
+		require.EqualValues(t, 6, calls.Load())
+		require.EqualValues(t, 7, others.Load())
+	})
+}
+
+func TestAHandlerGetsDatagrams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, nic.PipeConfig{})
+		u := openUDP(t, a, "192.0.2.1:68")
+		sender := openUDP(t, b, "192.0.2.2:67")
+		type got struct {
+			text string
+			from netip.AddrPort
+			nic  int
+		}
+		var all []got
+		u.SetHandler(func(b []byte, from netip.AddrPort, meta Meta) { all = append(all, got{string(b), from, meta.NIC}) })
+		for _, text := range []string{"one", "", "three"} {
+			_, err := sender.WriteTo([]byte(text), addrPort("192.0.2.1:68"), SendOptions{})
+			require.NoError(t, err)
+		}
+		synctest.Wait()
+		from := addrPort("192.0.2.2:67")
+		require.Equal(t, []got{{"one", from, 2}, {"", from, 2}, {"three", from, 2}}, all)
+		require.EqualValues(t, 3, a.Stats().UDP.Received)
+		_, err := u.WriteTo([]byte("x"), from, SendOptions{})
+		require.NoError(t, err, "it can send")
+		require.NoError(t, u.Close())
+		sender.WriteTo([]byte("late"), addrPort("192.0.2.1:68"), SendOptions{})
+		synctest.Wait()
+		require.Len(t, all, 3)
+	})
+}
+
+// RFC 2132 5.1: the option "specifies the MTU to use on this interface."
+func TestTheMTUOfIPv4IsLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "192.0.2.1:99")
+		p.reply()
+		send := func(n int) int {
+			_, err := u.WriteTo(make([]byte, n), addrPort("192.0.2.2:9"), SendOptions{})
+			require.NoError(t, err)
+			synctest.Wait()
+			p.reply()
+			longest := 0
+			for _, f := range p.take() {
+				longest = max(longest, len(f)-wire.EthernetLen)
+			}
+			return longest
+		}
+		require.Equal(t, 1500, send(1472))
+		requireChanged(t, s, "MTU", func() { require.NoError(t, s.SetIPv4MTU("", 1400)) })
+		require.Equal(t, 1400, s.Interfaces()[1].IPv4MTU)
+		require.Equal(t, 1500, s.Interfaces()[1].MTU)
+		require.Equal(t, 1396, send(1472), "in fragments, whose offsets are multiples of 8")
+		require.NoError(t, s.SetIPv4MTU("eth0", 9000))
+		require.Equal(t, 1500, send(1472))
+		require.NoError(t, s.SetIPv4MTU("", 0))
+		require.Equal(t, 1500, send(1472))
+		require.ErrorIs(t, s.SetIPv4MTU("", 67), syscall.EINVAL)
+		require.ErrorIs(t, s.SetIPv4MTU("", 70000), syscall.EINVAL)
+		require.EqualError(t, s.SetIPv4MTU("eth9", 1400), `stack: SetIPv4MTU: no interface "eth9": no such device`)
+	})
+}
