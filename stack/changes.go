@@ -45,6 +45,10 @@ func (s *Stack) OnChange(f func()) (stop func()) {
 	}
 }
 
+// NotifyChange reports a change of a setting that is kept outside of the stack, such as a lease: it
+// closes the channel of Changed and starts the calls of OnChange's functions.
+func (s *Stack) NotifyChange() { s.changes.notify() }
+
 // notify closes the channel that Changed has returned, and starts the calls of OnChange's functions.
 func (c *changes) notify() {
 	c.mu.Lock()

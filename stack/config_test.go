@@ -267,7 +267,7 @@ func TestInterfacesAreDescribed(t *testing.T) {
 	require.Equal(t, "lo", infos[0].Name)
 	require.True(t, infos[0].Loopback)
 	require.Equal(t, InterfaceInfo{
-		Name: "eth0", Index: 2, MAC: macA, MTU: 1400,
+		Name: "eth0", Index: 2, MAC: macA, MTU: 1400, IPv4MTU: 1400,
 		Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, AddrInfo: []AddrInfo{{Prefix: prefix("192.0.2.1/24")}}, Groups: []netip.Addr{allHosts()}, Up: true,
 	}, infos[1])
 }

@@ -156,7 +156,9 @@ func TestProbesWaitForTheLink(t *testing.T) {
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true}))
 		time.Sleep(1500 * time.Millisecond)
 		set := func(up bool) { dev.change(func(l *nic.Link) { l.Up = up }) }
+		require.Zero(t, s.Interfaces()[1].LinkChanges)
 		set(false)
+		require.EqualValues(t, 1, s.Interfaces()[1].LinkChanges)
 		require.NotEmpty(t, dev.sent())
 		time.Sleep(time.Minute)
 		require.Empty(t, dev.sent())
@@ -166,6 +168,10 @@ func TestProbesWaitForTheLink(t *testing.T) {
 		require.Equal(t, AddrPreferred, s.Interfaces()[1].AddrInfo[0].State)
 		time.Sleep(2 * time.Second)
 		require.Len(t, dev.sent(), probeNum+announceNum)
+		requireChanged(t, s, "perhaps another network", func() { dev.change(func(l *nic.Link) {}) })
+		require.EqualValues(t, 3, s.Interfaces()[1].LinkChanges)
+		dev.change(func(l *nic.Link) { l.MTU = 1400 })
+		require.EqualValues(t, 3, s.Interfaces()[1].LinkChanges)
 	})
 }
 

@@ -43,6 +43,7 @@ type iface struct {
 	mtu4           atomic.Int32   // IPv4 MTU of SetIPv4MTU; 0: none
 	mtu6, hops6    atomic.Int32   // IPv6 MTU and hop limit from a Router Advertisement; 0: none
 	stats          ifaceStats
+	linkChanges    atomic.Uint64
 	dead           atomic.Bool                // the device has failed or was closed
 	down           atomic.Bool                // dead, or the device says that its link is down
 	cause          atomic.Pointer[deathCause] // why the device failed; nil if it did not
@@ -239,11 +240,15 @@ func (ifc *iface) linkChanged() {
 	if ifc.dead.Load() {
 		return
 	}
+	onlyMTU := !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down
+	if !onlyMTU {
+		ifc.linkChanges.Add(1)
+	}
+	ifc.s.changes.notify()
 	if wasDown != down || before != now {
-		ifc.s.changes.notify()
 		ifc.s.log.Info("link changed", "nic", ifc.name, "up", !down, "mtu", now.mtu, "mac", now.mac)
 	}
-	if !wasDown && before.mac == now.mac && before.mtu != now.mtu && !down {
+	if onlyMTU {
 		return // only the MTU has changed: the neighbour entries are still valid
 	}
 	ifc.flushNeighbors(down)
@@ -328,6 +333,9 @@ type InterfaceInfo struct {
 	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable
+	// LinkChanges is how often the link has gone down, come up, got another MAC, or may have come to lead to
+	// another network.
+	LinkChanges uint64
 	// Err is the error with which the device failed; nil if it has not failed.
 	Err error
 }
@@ -356,6 +364,8 @@ func (s *Stack) Interfaces() []InterfaceInfo {
 			Loopback: ifc.loopback,
 			Up:       !ifc.down.Load() && ifc.dev.Link().Up,
 			Err:      err,
+
+			LinkChanges: ifc.linkChanges.Load(),
 		})
 	}
 	return infos
