@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A testOwner notes when its alarm fires.
+// A testOwner records when its alarm fires.
 type testOwner struct {
 	mu    sync.Mutex
 	start time.Time
@@ -30,7 +30,7 @@ func (o *testOwner) fired() {
 
 func (o *testOwner) now() tcp.Time { return tcp.Time(time.Since(o.start)) }
 
-// times are when the alarm has fired.
+// times returns the times at which the alarm has fired.
 func (o *testOwner) times() []time.Duration {
 	synctest.Wait()
 	o.mu.Lock()
@@ -38,7 +38,7 @@ func (o *testOwner) times() []time.Duration {
 	return slices.Clone(o.at)
 }
 
-// move is that of the alarm.
+// move calls the alarm's move.
 func (o *testOwner) move(at tcp.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -59,7 +59,7 @@ func TestAlarmFiresAtTheEarliestTime(t *testing.T) {
 		require.Equal(t, []time.Duration{2 * time.Second}, o.times())
 
 		o.mu.Lock()
-		o.alarm.set(o.now(), at(time.Second), o) // has come
+		o.alarm.set(o.now(), at(time.Second), o) // the time has passed
 		o.mu.Unlock()
 		require.Equal(t, []time.Duration{2 * time.Second, 4 * time.Second}, o.times())
 	})
@@ -90,7 +90,7 @@ func TestAlarmMovesLaterAndStops(t *testing.T) {
 	})
 }
 
-// A table sets its alarm while packets go by: it must not make garbage.
+// A table sets its alarm for packets: that must not allocate.
 func TestAnAlarmThatIsSetAllocatesNothing(t *testing.T) {
 	o := &testOwner{start: time.Now()}
 	o.alarm.set(0, tcp.Time(time.Hour), o)

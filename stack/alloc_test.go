@@ -1,6 +1,6 @@
 //go:build !race && !lockorder
 
-// The race detector makes sync.Pool forget at random.
+// The race detector makes sync.Pool drop items at random.
 
 package stack
 

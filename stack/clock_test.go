@@ -18,7 +18,7 @@ func TestTheCoarseClockIsNeverSlowByMoreThanItMay(t *testing.T) {
 			require.Zero(t, slow(), "it does not run")
 			s.coarse(true)
 			time.Sleep(coarseTime - 1)
-			s.coarse(true) // does not prolong it
+			s.coarse(true) // does not extend the time
 			require.Equal(t, coarseTime-1, slow())
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()

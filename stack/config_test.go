@@ -88,7 +88,7 @@ func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
 	}
 }
 
-// An uncomparable device is one that == panics for.
+// An uncomparable device makes == panic.
 type uncomparable struct {
 	nic.Device
 	f []int
@@ -100,8 +100,8 @@ func portOfADevice(t *testing.T) nic.Device {
 	return p
 }
 
-// A host with a single address reaches all else by a gateway that is in no network of its, as
-// clouds have it.
+// A host with a single address reaches all others through a gateway that is in none of its networks, as
+// on some clouds.
 func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
 		a, b := nic.Pipe(nic.PipeConfig{Medium: medium})
@@ -112,7 +112,7 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 			return s
 		}
 		one := cloud(a, "203.0.113.7/32", "169.254.0.1")
-		router := cloud(b, "169.254.0.1/32", "203.0.113.7") // any address will do
+		router := cloud(b, "169.254.0.1/32", "203.0.113.7") // any gateway address works
 		u, v := openUDP(t, one, "0.0.0.0:9"), openUDP(t, router, "0.0.0.0:9")
 		_, err := u.WriteTo([]byte("x"), addrPort("169.254.0.1:9"), SendOptions{})
 		require.NoError(t, err)
@@ -128,7 +128,7 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 			{Dst: prefix("169.254.0.1/32"), NIC: "pipe-a"},
 			{Dst: prefix("0.0.0.0/0"), Via: addr("169.254.0.1"), NIC: "pipe-a"},
 		}, one.Routes())
-		// A route may name the gateway too.
+		// A route may use the gateway too.
 		require.NoError(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.1")}))
 		require.Error(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.2")}))
 	}
@@ -183,7 +183,7 @@ func TestALinkCanComeAndGoWhileTheHostRuns(t *testing.T) {
 	require.Len(t, s.Interfaces(), 1)
 }
 
-// brokenDevice fails on its first Send.
+// A brokenDevice fails in its first Send.
 type brokenDevice struct {
 	*nic.Null
 	err error
@@ -241,7 +241,7 @@ func TestCloseWakesEverybodyAndLeavesNothingBehind(t *testing.T) {
 		_, err = s.OpenRaw(FamilyAny, uint16(wire.ProtoICMP), netip.Addr{})
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.ErrorIs(t, s.AddNIC(NIC{}), net.ErrClosed)
-		// The link's last words are borne.
+		// A frame that the device delivers after Close is ignored.
 		b.Send([]nic.Frame{{Head: make([]byte, 60)}})
 	})
 }
@@ -285,12 +285,12 @@ func TestLinksWithoutNamesGetOne(t *testing.T) {
 	require.Equal(t, []string{"lo", "nic", "nic.1", "tap", "tap.1"}, names)
 }
 
-// An attachedDevice is one that the world talks to while it is being attached.
+// An attachedDevice calls during while it is being attached.
 type attachedDevice struct {
 	*nic.Null
 	during   func(recv func([]nic.Frame))
 	attached atomic.Bool
-	early    atomic.Int32 // frames sent before that
+	early    atomic.Int32 // frames sent before Attach
 	sent     atomic.Int32
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// BenchmarkFamilies has the same workload over both families, one beside the other: the ratio is what is to
-// be looked at.
+// BenchmarkFamilies runs the same workloads over IPv4 and IPv6, one after the other. Compare the
+// results of the two.
 func BenchmarkFamilies(b *testing.B) {
 	for _, fam := range []struct{ name, addr string }{{"IPv4", "192.0.2.2"}, {"IPv6", "2001:db8::2"}} {
 		b.Run("ping-pong/"+fam.name, func(b *testing.B) {
@@ -42,7 +42,7 @@ func BenchmarkFamilies(b *testing.B) {
 					}
 				}
 			}()
-			buf := make([]byte, 60<<10) // one super-frame in both
+			buf := make([]byte, 60<<10) // one super-frame in either family
 			b.SetBytes(int64(len(buf)))
 			for b.Loop() {
 				c.Write(buf)
@@ -90,7 +90,7 @@ func BenchmarkFamilies(b *testing.B) {
 	}
 }
 
-// connectFamily makes a connection to an address of the second of two hosts that have both families.
+// connectFamily connects two hosts with both families. to is the address of the second host.
 func connectFamily(b *testing.B, to string) (client, server *TCP) {
 	b.Helper()
 	x, y := twoHosts6(b, nic.PipeConfig{})

@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// FuzzInput6 gives a host of both families whatever frames there are. The first byte of the input says how
-// to put right what a random change breaks: bit 0 the checksums.
+// FuzzInput6 sends arbitrary frames to a host with both families. Bit 0 of the input's first byte makes
+// the test correct the checksums of the frames.
 func FuzzInput6(f *testing.F) {
 	list := func(frames ...[]byte) (b []byte) {
 		for _, fr := range frames {
@@ -111,7 +111,7 @@ func FuzzInput6(f *testing.F) {
 	})
 }
 
-// checkNoZones returns an address in the stack's tables that has a zone, if there is one.
+// checkNoZones returns an address in the stack's tables that has a zone; "" if there is none.
 func (s *Stack) checkNoZones() string {
 	var all []netip.Addr
 	for _, ifc := range *s.ifaces.Load() {
@@ -156,7 +156,7 @@ func fixChecksums6(frame []byte) {
 		return
 	}
 	h, b, r := wire.ParseIPv6(frame[wire.EthernetLen:])
-	if r != wire.OK || h.Src.Is4In6() || h.Dst.Is4In6() { // which no checksum makes right
+	if r != wire.OK || h.Src.Is4In6() || h.Dst.Is4In6() { // no checksum makes the packet valid
 		return
 	}
 	c, r := wire.WalkIPv6(h.Next, b)

@@ -12,7 +12,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// FuzzRouters gives frames to a host that listens to routers, and is one itself. The input is as that of FuzzInput.
+// FuzzRouters sends frames to a host that listens to routers and is a router itself. The input has the
+// format of FuzzInput's.
 func FuzzRouters(f *testing.F) {
 	for _, frames := range routerFrames() {
 		var b []byte
@@ -55,7 +56,7 @@ func FuzzRouters(f *testing.F) {
 	})
 }
 
-// routerFrames returns lists of frames of Neighbour Discovery, of each kind.
+// routerFrames returns lists of frames with each kind of Neighbor Discovery message.
 func routerFrames() [][][]byte {
 	us, them := addr("2001:db8::1"), addr("2001:db8::2")
 	ns := wire.NeighborSol{Target: us, Source: macB, HasSource: true}

@@ -10,9 +10,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// FuzzInput gives a host frames: the input is a list of them, each after its
-// length in two bytes. With fix, checksums are put right, so that the fuzzer
-// gets past them.
+// FuzzInput sends frames to a host. The input is a list of frames, each preceded by its length in two
+// bytes. If fix is set, the test corrects the checksums, so that the fuzzer gets past them.
 func FuzzInput(f *testing.F) {
 	list := func(frames ...[]byte) (b []byte) {
 		for _, fr := range frames {
@@ -87,7 +86,7 @@ func FuzzInput(f *testing.F) {
 	})
 }
 
-// fixChecksums puts the checksums of a frame right as far as it has any.
+// fixChecksums corrects the checksums of a frame, as far as it has any.
 func fixChecksums(frame []byte) {
 	if len(frame) < wire.EthernetLen+wire.IPv4Len || frame[12] != 8 || frame[13] != 0 {
 		return

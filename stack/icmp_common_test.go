@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// hostAndKnownPeer is hostAndPeer with the neighbours acquainted.
+// hostAndKnownPeer is hostAndPeer with a permanent neighbour entry for the peer.
 func hostAndKnownPeer(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	s, p := hostAndPeer(t, append(change, func(c *Config) {
@@ -26,7 +26,7 @@ func hostAndKnownPeer(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
-// parseFrame takes a frame to pieces.
+// parseFrame parses a frame.
 func parseFrame(t *testing.T, f []byte) (wire.IPv4, []byte) {
 	t.Helper()
 	_, b, r := wire.ParseEthernet(f)
@@ -185,7 +185,7 @@ func TestTheRateOfErrorsIsLimited(t *testing.T) {
 	})
 }
 
-// quote makes an ICMP error about a datagram.
+// quote returns an ICMP error that quotes packet.
 func quote(typ wire.ICMPType, code uint8, rest uint32, packet []byte) []byte {
 	b := make([]byte, wire.ICMPLen+len(packet))
 	h := wire.ICMP{Type: typ, Code: code, Rest: rest}
@@ -193,8 +193,8 @@ func quote(typ wire.ICMPType, code uint8, rest uint32, packet []byte) []byte {
 	return b
 }
 
-// icmpErrors are the errors of ICMP with what Linux 6.18 makes of them: what connected UDP and
-// raw sockets are told, once, and why a dial of TCP fails.
+// icmpErrors are the ICMP errors and their errnos on Linux 6.18: the one that connected UDP and raw
+// sockets report, once, and the one with which a TCP dial fails.
 var icmpErrors = []struct {
 	typ      wire.ICMPType
 	code     uint8
@@ -265,7 +265,7 @@ func TestADialFailsWithTheErrnoOfTheICMPError(t *testing.T) {
 			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(test.typ, test.code, 1000, packet[:28]))
 			want := test.dial
 			if want == nil {
-				want = context.Canceled // by wait, because it is still under way
+				want = context.Canceled // the dial continues, and wait cancels it
 			}
 			require.ErrorIs(t, wait(), want, "%v %v", test.typ, test.code)
 		})
@@ -310,7 +310,7 @@ func TestFragmentationNeededLowersThePathMTU(t *testing.T) {
 	_, err = u.WriteTo(big, to, SendOptions{})
 	require.NoError(t, err)
 	require.Len(t, p.take(), 2, "in fragments")
-	// A router that does not tell: the next plateau below 1428.
+	// A router that reports no MTU: the next plateau below 1428.
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachFragNeeded, 0, packet[:28]))
 	path, err := s.route(addr("192.0.2.2"), netip.Addr{})
 	require.NoError(t, err)

@@ -99,8 +99,7 @@ func TestAnEchoReplyReturnsRecordedRouteAndTime(t *testing.T) {
 			require.Equal(t, c.answered, replies[0].Options, "%v", c.asked)
 			require.Equal(t, "ping", string(data[wire.ICMPLen:]))
 		}
-		// "Data received ... MUST be entirely included", and options go into the first fragment
-		// alone.
+		// "Data received ... MUST be entirely included", and only the first fragment has the options.
 		body := make([]byte, 1500-60-wire.ICMPLen)
 		full := append([]byte{7, 39, 4}, make([]byte, 37)...)
 		replies, data := ask(full, body)

@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A tapped device shows a test what is received.
+// A tapped device shows received frames to a test.
 type tapped struct {
 	nic.Device
 	see func(f *nic.Frame)
@@ -27,8 +27,8 @@ func (d *tapped) Attach(recv func([]nic.Frame)) {
 	})
 }
 
-// A datagram that came over memory has no checksum yet. What an ICMP error
-// quotes of it has to be what a wire would have carried.
+// A datagram that came through memory has no complete checksum. The quote in an ICMP error has the
+// complete one, as on a wire.
 func TestAnICMPErrorQuotesACompleteChecksum(t *testing.T) {
 	x, y := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 	var quotes atomic.Int32

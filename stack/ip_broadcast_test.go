@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// soon has the reads of sockets fail rather than wait for what does not come.
+// soon sets read deadlines, so that a missing datagram fails the test.
 func soon(t *testing.T, socks ...interface{ SetReadDeadline(time.Time) error }) {
 	for _, s := range socks {
 		require.NoError(t, s.SetReadDeadline(time.Now().Add(5*time.Second)))
@@ -20,8 +20,8 @@ func soon(t *testing.T, socks ...interface{ SetReadDeadline(time.Time) error }) 
 }
 
 // RFC 1122 3.2.1.3 (a): 0.0.0.0 is sent "as a source address as part of an initialization
-// procedure by which the host learns its own IP address"; RFC 2131 4.1. What is taken is what
-// Linux 6.18 takes.
+// procedure by which the host learns its own IP address"; RFC 2131 4.1. The accepted packets are those
+// that Linux 6.18 accepts.
 func TestAHostWithoutAnAddressIsHeard(t *testing.T) {
 	s, p := hostAndPeer(t)
 	u, raw := openUDP(t, s, "0.0.0.0:67"), openRaw(t, s)
@@ -63,7 +63,7 @@ func TestAHostWithoutAnAddressIsHeard(t *testing.T) {
 	}
 }
 
-// A DHCP client and a server, without what they say.
+// A DHCP client and a server, without the messages of DHCP.
 func TestAHostCanAskForItsAddress(t *testing.T) {
 	da, db := nic.Pipe(nic.PipeConfig{})
 	a, err := New(Config{NICs: []NIC{{Name: "eth0", Device: da}}, Rand: testRand()})
@@ -86,7 +86,7 @@ func TestAHostCanAskForItsAddress(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRNOTAVAIL, "only a broadcast may lack a source")
 }
 
-// overlapping is a host whose two links have the broadcast address 10.255.255.255.
+// overlapping makes a host whose two links have the broadcast address 10.255.255.255.
 func overlapping(t *testing.T) (s *Stack, narrow, wide *peer) {
 	t.Helper()
 	d0, e0 := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
@@ -106,8 +106,8 @@ func overlapping(t *testing.T) (s *Stack, narrow, wide *peer) {
 	return s, record(e1), record(e0)
 }
 
-// broadcasts returns the sources of the UDP datagrams among what was sent, and
-// fails at a frame that is neither that nor sent to everybody.
+// broadcasts returns the sources of the UDP datagrams that the host has sent. It fails if a frame is
+// not a UDP datagram or not a broadcast.
 func (p *peer) broadcasts() (from []string) {
 	p.t.Helper()
 	for _, f := range p.take() {
@@ -135,7 +135,7 @@ func TestTwoLinksHaveOneBroadcastAddress(t *testing.T) {
 		o            SendOptions
 		narrow, wide []string
 	}{
-		{SendOptions{}, []string{"10.255.255.1"}, nil}, // the longest prefix
+		{SendOptions{}, []string{"10.255.255.1"}, nil}, // the network with the longest prefix
 		{SendOptions{NIC: 3}, []string{"10.255.255.1"}, nil},
 		{SendOptions{NIC: 2}, nil, []string{"10.0.0.1"}},
 		{SendOptions{Src: addr("10.0.0.1")}, nil, []string{"10.0.0.1"}},

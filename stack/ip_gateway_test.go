@@ -14,16 +14,16 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A testRouter is a station that can be silent. It counts the IPv4 packets that it is sent.
+// A testRouter is a station that can be silent. It counts the IPv4 packets that it receives.
 type testRouter struct {
 	addr   netip.Addr
 	mac    wire.MAC
 	silent atomic.Bool
 	got    atomic.Int32
-	asked  atomic.Int32 // ARP requests, while silent too
+	asked  atomic.Int32 // ARP requests received, also while silent
 }
 
-// addRouter puts a router on a switch.
+// addRouter attaches a router to a switch.
 func addRouter(sw *nic.Switch, a string) *testRouter {
 	port := sw.Port()
 	r := &testRouter{addr: addr(a), mac: wire.MAC(port.Link().MAC)}
@@ -91,7 +91,7 @@ func TestAnotherRouterStandsInForADeadOne(t *testing.T) {
 		require.LessOrEqual(t, lost, 40, "RFC 4861 10: 30 s reachable, 5 s of delay, 3 probes")
 		require.EqualValues(t, 60-lost, two.got.Load())
 
-		// It is asked again, less and less, and is first again when it answers.
+		// The dead router is polled at growing intervals. It is the first choice again when it answers.
 		asked := one.asked.Load()
 		send(600)
 		require.InDelta(t, 10, one.asked.Load()-asked, 3)
@@ -100,7 +100,7 @@ func TestAnotherRouterStandsInForADeadOne(t *testing.T) {
 		send(2 * int(maxRouterPoll/1e9))
 		require.Greater(t, one.got.Load(), before)
 
-		// Without another router, the dead one is asked for by what is sent.
+		// Without another router, packets start new resolutions of the dead one.
 		one.silent.Store(true)
 		two.silent.Store(true)
 		send(120)
@@ -114,7 +114,7 @@ func TestAnotherRouterStandsInForADeadOne(t *testing.T) {
 	})
 }
 
-// What waits for a router that does not answer leaves by the other.
+// A packet that waits for a router that does not answer leaves by the other router.
 func TestADialOutlivesADeadRouter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, one, two := withRouters(t)
@@ -125,7 +125,7 @@ func TestADialOutlivesADeadRouter(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded, "not that the host is unreachable")
 		require.GreaterOrEqual(t, two.got.Load(), int32(1), "the SYN that waited")
 
-		// Where no router answers, the sender is told.
+		// If no router answers, the sender gets an error.
 		two.silent.Store(true)
 		s.FlushNeighbors()
 		_, err = s.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("203.0.113.9:80"), TCPOptions{})
@@ -133,7 +133,7 @@ func TestADialOutlivesADeadRouter(t *testing.T) {
 	})
 }
 
-// What was learnt of routers outlives a change of other routes, and is forgotten with them.
+// The state of a router survives changes of other routes, and is dropped with its own routes.
 func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, one, two := withRouters(t)
@@ -158,7 +158,7 @@ func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
 	})
 }
 
-// A scan of addresses that nobody has does not bring a dead router back.
+// A scan of unused addresses does not make a dead router count as alive.
 func TestAScanDoesNotReviveADeadRouter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{NoTxChecksum: true})

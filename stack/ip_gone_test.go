@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// As on Linux 6.18, there is no route from an address that the host does not have any more.
+// As on Linux 6.18, there is no route from an address that the host no longer has.
 func TestAnAddressGoesWithItsLink(t *testing.T) {
 	sw := nic.NewSwitch(nic.SwitchConfig{})
 	s, o := newHost(t, sw.Port(), "192.0.2.1/24"), newHost(t, sw.Port(), "192.0.2.2/24")
@@ -21,7 +21,7 @@ func TestAnAddressGoesWithItsLink(t *testing.T) {
 
 	connected, bound, wild := openUDP(t, s, "0.0.0.0:0"), openUDP(t, s, "192.0.2.1:99"), openUDP(t, s, "0.0.0.0:98")
 	require.NoError(t, connected.Connect(to))
-	toAll := openUDP(t, s, "192.0.2.255:97") // which sends from whatever address leads there
+	toAll := openUDP(t, s, "192.0.2.255:97") // the route chooses its source
 	rawConnected, rawBound := openRaw(t, s), func() *Raw {
 		r, err := s.OpenRaw(Family4, 1, addr("192.0.2.1"))
 		require.NoError(t, err)
@@ -69,7 +69,7 @@ func TestAnAddressGoesWithItsLink(t *testing.T) {
 		require.Equal(t, addr("192.0.2.77"), from.Addr())
 	}
 
-	// It comes back, and the sockets are of use again.
+	// When the address comes back, the sockets work again.
 	require.NoError(t, s.RemoveNIC("eth1"))
 	add("192.0.2.1/24")
 	require.NoError(t, writes["connected UDP"]())
@@ -78,7 +78,7 @@ func TestAnAddressGoesWithItsLink(t *testing.T) {
 	require.NoError(t, writes["connected raw"]())
 }
 
-// As on Linux 6.18, a route goes with the address that is its source.
+// As on Linux 6.18, a route is deleted with the address that is its source.
 func TestARouteGoesWithItsSource(t *testing.T) {
 	s, _, _ := twoLinks(t)
 	add := func(dst, src string) {

@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// sentIDs are the identifications of the IPv4 packets that the host has sent since the last call; a
-// super-frame has one for each of its packets, which the device counts up.
+// sentIDs returns the identifications of the IPv4 packets that the host has sent since the last call. A
+// super-frame counts once; the device numbers its packets consecutively.
 func (p *peer) sentIDs() (ids []uint16) {
 	for _, f := range p.take() {
 		if binary.BigEndian.Uint16(f[12:]) == uint16(wire.EtherTypeIPv4) {
@@ -23,7 +23,7 @@ func (p *peer) sentIDs() (ids []uint16) {
 	return ids
 }
 
-// twoNeighbors gives a host that the peer answers for 192.0.2.2 and 192.0.2.3.
+// twoNeighbors adds permanent neighbour entries for 192.0.2.2 and 192.0.2.3, with the peer's MAC.
 func twoNeighbors(cfg *Config) {
 	cfg.Neighbors = []Neighbor{
 		{NIC: "eth0", Addr: addr("192.0.2.2"), MAC: macB},
@@ -32,8 +32,8 @@ func twoNeighbors(cfg *Config) {
 }
 
 // RFC 6864 4.3: "sources emitting non-atomic datagrams MUST NOT repeat IPv4 ID values within one MDL
-// for a given source address/destination address/protocol tuple". As long as there are others, none
-// comes again, whichever socket sends.
+// for a given source address/destination address/protocol tuple". No identification repeats before all
+// have been used, whichever socket sends.
 func TestIdentificationsDoNotRepeatBeforeTheyMust(t *testing.T) {
 	s, p := hostAndPeer(t, twoNeighbors)
 	socks := []*UDP{openUDP(t, s, "0.0.0.0:0"), openUDP(t, s, "192.0.2.1:0")}
@@ -55,8 +55,8 @@ func TestIdentificationsDoNotRepeatBeforeTheyMust(t *testing.T) {
 	require.Len(t, seen, 1<<16)
 }
 
-// What one more datagram to another host changes is nothing: runs with a seed stay comparable, and
-// nobody can count what is sent to others.
+// Datagrams to another host do not change the identifications. Runs with a seed therefore stay
+// comparable, and a host cannot count the datagrams that are sent to others.
 func TestIdentificationsOfFlowsAreIndependent(t *testing.T) {
 	ids := func(others int) []uint16 {
 		s, p := hostAndPeer(t, twoNeighbors)
@@ -91,8 +91,8 @@ func TestFlowsThatShareACounterHaveTheirOwnOffset(t *testing.T) {
 	t.Fatal("none of 65,536 flows shares a counter")
 }
 
-// The device gives the datagrams of a super-frame consecutive identifications: the next packet has
-// the one after them.
+// The device numbers the datagrams of a super-frame consecutively. The next packet has the
+// identification that follows them.
 func TestASuperFrameUsesAnIdentificationForEachDatagram(t *testing.T) {
 	s, p := hostAndPeerOn(t, nic.PipeConfig{}, twoNeighbors)
 	u := openUDP(t, s, "0.0.0.0:1")
@@ -106,7 +106,7 @@ func TestASuperFrameUsesAnIdentificationForEachDatagram(t *testing.T) {
 }
 
 // RFC 6864 4.1: "Originating sources MAY set the IPv4 ID field of atomic datagrams to any value."
-// Those of UDP have 0, as on Linux, and use up none of the others.
+// UDP datagrams with DF set have 0, as on Linux, and use no identification of other datagrams.
 func TestAnAtomicDatagramUsesNoIdentification(t *testing.T) {
 	s, p := hostAndPeer(t, twoNeighbors)
 	u := openUDP(t, s, "0.0.0.0:1")
@@ -121,7 +121,7 @@ func TestAnAtomicDatagramUsesNoIdentification(t *testing.T) {
 }
 
 func TestAConnectionCountsItsOwnIdentifications(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // or a timer sends one more on a loaded machine
+	synctest.Test(t, func(t *testing.T) { // on a loaded machine a timer would send another packet
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
 		before := c.ipID
@@ -129,7 +129,7 @@ func TestAConnectionCountsItsOwnIdentifications(t *testing.T) {
 			c.Write([]byte{1})
 		}
 		require.Equal(t, before+3, c.ipID)
-		c.Write(make([]byte, 5*1448)) // full segments, as many as the window allows beside the three
+		c.Write(make([]byte, 5*1448)) // full segments, as many as the window still allows
 		require.Equal(t, before+8, c.ipID)
 		require.NotEqual(t, c.ipID, d.ipID)
 	})

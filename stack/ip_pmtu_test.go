@@ -15,12 +15,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A narrowLink drops what is larger than its limit, and sends back what a router would
-// say about that.
+// A narrowLink drops packets that are larger than its limit, and sends back the ICMP errors of a
+// router.
 type narrowLink struct {
 	nic.Device
-	limit   atomic.Int32 // of IP packets
-	largest atomic.Int32 // of those that passed
+	limit   atomic.Int32 // largest IP packet that passes
+	largest atomic.Int32 // largest IP packet that has passed
 	reports atomic.Int32
 	receive func([]nic.Frame)
 }
@@ -51,7 +51,7 @@ func (n *narrowLink) Send(batch []nic.Frame) (int, error) {
 	return len(batch), nil
 }
 
-// overNarrowLink connects two hosts over one.
+// overNarrowLink connects two hosts over a narrowLink.
 func overNarrowLink(t *testing.T, set func(*tcp.Params)) (n *narrowLink, c, d *TCP) {
 	p := tcp.DefaultParams()
 	set(&p)
@@ -86,7 +86,7 @@ func TestAPathMTURisesAgainForALiveConnection(t *testing.T) {
 				send(time.Minute, 4000)
 				require.LessOrEqual(t, c.Info().SndMSS, 760)
 				require.GreaterOrEqual(t, c.Info().SndMSS, 740)
-				// The path stays narrow: one probe finds that out after ten minutes.
+				// The path stays narrow: after ten minutes, one probe detects that.
 				before := n.reports.Load()
 				send(11*time.Minute, 4000)
 				require.LessOrEqual(t, n.reports.Load()-before, int32(2))
@@ -108,7 +108,7 @@ func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestTheMSSOptionTellsWhatCanBeReceived(t *testing.T) {
 	// RFC 9293 MUST-67: "The MSS value to be sent in an MSS Option MUST be less than or
-	// equal to: MMS_R - 20". What is known of the path to the peer does not lower it.
+	// equal to: MMS_R - 20". The path MTU to the peer does not lower it.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t, func(c *Config) { c.TCP.SynBacklog = 1 })
 		s.lowerPathMTU(addr("192.0.2.2"), 800)
@@ -158,7 +158,7 @@ func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
 		require.Equal(t, before, c.Info().SndMSS)
 		again, _ := connect(t, a, b)
 		require.Equal(t, before, again.Info().SndMSS)
-		// UDP believes it for ten minutes.
+		// UDP uses the path MTU for ten minutes.
 		mtu := func() int {
 			u.mu.Lock()
 			defer u.mu.Unlock()
@@ -172,7 +172,7 @@ func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
 		synctest.Wait() // the timer fires at the same time
 		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
 		require.Equal(t, 1500, u.path.mtu)
-		// What TCP has proved holds for datagrams too.
+		// A path MTU that TCP has verified also applies to datagrams.
 		a.lowerPathMTU(addr("192.0.2.2"), 1400)
 		require.Equal(t, 1400, mtu())
 	})

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A changeable device is one whose link can change while it is in use.
+// A changeable device has a link that can change while it is in use.
 type changeable struct {
 	nic.Device
 	mu       sync.Mutex
@@ -49,7 +49,7 @@ func (d *changeable) Send(batch []nic.Frame) (int, error) {
 	return d.Device.Send(batch)
 }
 
-// sent returns in words what was sent since the last call.
+// sent describes the frames that were sent since the last call.
 func (d *changeable) sent() (lines []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -67,7 +67,7 @@ func (d *changeable) change(f func(l *nic.Link)) {
 	d.onChange()
 }
 
-// changeablePair makes two hosts on a wire, of which the first has a link that can change.
+// changeablePair makes two hosts on a wire. The first has a link that can change.
 func changeablePair(t *testing.T, mtu int) (a, b *Stack, dev *changeable) {
 	x, y := nic.Pipe(nic.PipeConfig{MTU: mtu, MACs: [2][6]byte{macA, macB}})
 	dev = newChangeable(x)
@@ -172,7 +172,7 @@ func TestAHostFollowsTheStateOfItsLink(t *testing.T) {
 	})
 }
 
-// A host may begin on a link that is down, and takes another that is up.
+// A host may start on a link that is down, and uses another link that is up.
 func TestALinkThatIsDownIsAvoided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})
@@ -195,7 +195,7 @@ func TestALinkThatIsDownIsAvoided(t *testing.T) {
 		require.Equal(t, "two", over())
 		one.change(func(l *nic.Link) { l.Up = true })
 		require.Equal(t, "one", over())
-		// What died stays so.
+		// A failed device stays failed.
 		two.onChange()
 		(*a.ifaces.Load())[1].failed(syscall.ENODEV)
 		one.change(func(l *nic.Link) { l.Up = true })
@@ -203,7 +203,7 @@ func TestALinkThatIsDownIsAvoided(t *testing.T) {
 	})
 }
 
-// When other stations may have changed places, they are asked for anew.
+// If the network behind the link may have changed, the neighbours are resolved again.
 func TestNeighboursAreForgottenWhenALinkSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := changeablePair(t, 0)

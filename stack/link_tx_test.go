@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A herdMember waits for room, and puts frames when it has it.
+// A herdMember waits for room, and then puts frames.
 type herdMember struct {
 	ifc   *iface
 	left  int // frames to put
@@ -33,15 +33,15 @@ func (m *herdMember) put() {
 	}
 }
 
-// All of them would be called for each half of a queue that has been sent: a hundred
-// thousand calls for ten thousand.
+// drain calls only as many waiters as there is space for. Calling all of them for each half of the
+// queue would take a hundred thousand calls for ten thousand waiters.
 func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
 	for _, frames := range []int{0, 1, 3} {
 		a, _ := twoHosts(t, nic.PipeConfig{})
 		ifc := a.ifaceNamed("eth0")
 		sent := ifc.stats.sent()
 		first := herdMember{ifc, 1000, new(int)}
-		first.put() // nobody drains
+		first.put() // nothing drains the queue
 		require.False(t, ifc.tx.room())
 		const n = 10_000
 		calls := 0
@@ -51,7 +51,7 @@ func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
 			*m = herdMember{ifc, frames, &calls}
 			require.True(t, ifc.tx.wait(m))
 		}
-		ifc.drain() // which may hand its turn on
+		ifc.drain() // may continue on another goroutine
 		require.Eventually(t, func() bool {
 			return !ifc.tx.draining.Load() && ifc.tx.n.Load() == 0
 		}, time.Minute, time.Millisecond)
@@ -66,14 +66,14 @@ func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
 	}
 }
 
-// The drainer looks once more after its turn has ended, because a frame may be put between its
-// last look and that end, by a goroutine that saw it at work and left.
+// The drainer checks the queue again after it has cleared draining. Another goroutine may put a frame
+// between the drainer's last check and that, see draining set, and return.
 func TestTheDrainerSeesAFrameThatIsPutLate(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	ifc := a.ifaceNamed("eth0")
-	const rounds = 50_000 // without that look, the first failed within 7000
+	const rounds = 50_000 // without the second check, the test failed within 7000 rounds
 	frame := make([]byte, 60)
-	var ready, done [2]atomic.Int64 // rounds that each goroutine has begun, and ended
+	var ready, done [2]atomic.Int64 // rounds that each goroutine has started and finished
 	await := func(n *atomic.Int64, round int64) {
 		for n.Load() <= round {
 			runtime.Gosched()
@@ -84,9 +84,9 @@ func TestTheDrainerSeesAFrameThatIsPutLate(t *testing.T) {
 		wg.Go(func() {
 			for r := range int64(rounds) {
 				ready[i].Add(1)
-				for spin := 0; ready[1-i].Load() <= r; spin++ { // both begin at once
+				for spin := 0; ready[1-i].Load() <= r; spin++ { // both start at the same time
 					if spin > 1000 {
-						runtime.Gosched() // there may be one processor
+						runtime.Gosched() // there may be only one processor
 					}
 				}
 				ifc.enqueue(txEntry{frame: nic.Frame{Head: frame}})

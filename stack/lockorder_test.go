@@ -20,7 +20,7 @@ func TestABreachOfTheLockOrderPanics(t *testing.T) {
 		first.Lock()
 		require.Panics(t, second.Lock)
 		first.Unlock()
-		second.Lock() // which is not held
+		second.Lock() // not held by this goroutine
 		first.Lock()
 		first.Unlock()
 		second.Unlock()
@@ -37,6 +37,6 @@ func TestABreachOfTheLockOrderPanics(t *testing.T) {
 		u.mu.Unlock()
 		taken <- true
 	}()
-	<-taken // by another goroutine
+	<-taken // locked by another goroutine
 	c.mu.Unlock()
 }

@@ -2,5 +2,5 @@
 
 package stack
 
-// racing tells that the race detector is on, for which a tenth of the work shows as much.
+// racing reports whether the race detector is on. Tests then do a tenth of the work.
 const racing = false

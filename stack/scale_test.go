@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// full reports that tests are to run at their full scale, as .ci/long has them with USERNET_LONG. Else
-// they run at one that proves the same of fewer cases, and say so with -v.
+// full reports whether tests run at full scale, as in .ci/long with USERNET_LONG set. Otherwise they
+// run fewer cases of the same kind, and say so with -v.
 func full(t testing.TB) bool {
 	if os.Getenv("USERNET_LONG") != "" && !racing {
 		return true
@@ -15,7 +15,7 @@ func full(t testing.TB) bool {
 	return false
 }
 
-// flood is how many segments an attacker sends.
+// flood returns the number of segments that an attacker sends.
 func flood(t testing.TB) int {
 	if full(t) {
 		return 1_000_000

@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Addresses of the two ends of a link of both families.
+// The addresses of both families at the two ends of a link.
 var both = [2][]netip.Prefix{
 	{prefix("192.0.2.1/24"), prefix("2001:db8::1/64"), prefix("fe80::1/64")},
 	{prefix("192.0.2.2/24"), prefix("2001:db8::2/64"), prefix("fe80::2/64")},
@@ -20,7 +20,7 @@ func with(addrs []netip.Prefix) func(*Config) {
 	return func(cfg *Config) { cfg.NICs[0].Addrs = addrs }
 }
 
-// twoHosts6 makes two hosts of both families on a pipe that carries IP.
+// twoHosts6 makes two hosts with both families on a pipe that carries IP.
 func twoHosts6(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
 	t.Helper()
 	cfg.Medium = nic.IP
@@ -28,15 +28,15 @@ func twoHosts6(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
 	return newHost(t, da, "192.0.2.1/24", with(both[0])), newHost(t, db, "192.0.2.2/24", with(both[1]))
 }
 
-// hostAndPeer6 makes 2001:db8::1, fe80::1 and 192.0.2.1 on a plain link that carries IP, with a peer at the
-// other end.
+// hostAndPeer6 makes a host with 2001:db8::1, fe80::1 and 192.0.2.1 on a plain link that carries IP,
+// with a peer at the other end.
 func hostAndPeer6(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	change = append([]func(*Config){with(both[0])}, change...)
 	return hostAndPeerOn(t, nic.PipeConfig{Medium: nic.IP, NoTxChecksum: true}, change...)
 }
 
-// ip6Packet makes a packet, by default from 2001:db8::2 to 2001:db8::1.
+// ip6Packet returns a packet, by default from 2001:db8::2 to 2001:db8::1.
 func ip6Packet(h wire.IPv6, payload []byte) []byte {
 	if h.HopLimit == 0 {
 		h.HopLimit = 64
@@ -53,7 +53,7 @@ func ip6Packet(h wire.IPv6, payload []byte) []byte {
 	return b
 }
 
-// echoRequest6 makes an echo request of ICMPv6.
+// echoRequest6 returns an ICMPv6 echo request.
 func echoRequest6(src, dst netip.Addr, id, seq uint16, body []byte) []byte {
 	b := make([]byte, wire.ICMPLen+len(body))
 	h := wire.ICMPv6{Type: wire.ICMPv6Echo, Rest: wire.EchoRest(id, seq)}
@@ -61,11 +61,11 @@ func echoRequest6(src, dst netip.Addr, id, seq uint16, body []byte) []byte {
 	return b
 }
 
-// overIPv6 reports whether a test of sockets is run over IPv6, by a test whose name begins with
-// TestSocketsOverIPv6: then hosts have IPv6 addresses instead of IPv4's.
+// overIPv6 reports whether TestSocketsOverIPv6 runs the test. Hosts then get IPv6 addresses instead of
+// IPv4 addresses.
 func overIPv6(t testing.TB) bool { return strings.HasPrefix(t.Name(), "TestSocketsOverIPv6") }
 
-// TestSocketsOverIPv6 runs tests of sockets that say nothing of addresses once more, over IPv6.
+// TestSocketsOverIPv6 repeats tests of sockets over IPv6. These tests do not depend on the family.
 func TestSocketsOverIPv6(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"carries data":                   TestTCPCarriesDataOverAPipe,
@@ -89,7 +89,7 @@ func TestSocketsOverIPv6(t *testing.T) {
 	}
 }
 
-// hostAddr is the address of a host's first link that it was given.
+// hostAddr returns the first configured address of the host's first link.
 func hostAddr(s *Stack) netip.Addr {
 	for _, p := range s.Interfaces()[1].Addrs {
 		if !isLinkLocal6(p.Addr()) {

@@ -14,15 +14,15 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// pass sets a deadline to a time that has come, and of which the timer has yet to learn.
+// pass moves a deadline into the past before its timer has fired.
 func (d *deadline) pass(mu sync.Locker) {
 	mu.Lock()
 	d.when = time.Now().Add(-time.Nanosecond)
 	mu.Unlock()
 }
 
-// Of two who wait, one is woken, finds that its time is over and leaves what it was woken
-// for. The deadline is lifted before its timer has told the other one.
+// Two goroutines wait. One is woken, sees that its deadline has passed, and leaves the item to the
+// other. The deadline is removed before its timer has woken the other one.
 func TestWhoGivesUpLeavesWhatCameToTheNext(t *testing.T) {
 	t.Run("accept", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestWritersThatGiveUpLeaveNothingInTheLinksQueue(t *testing.T) {
 		u := openUDP(t, s, "0.0.0.0:9")
 		q := &s.ifaceNamed("eth0").tx
 		g.set(true)
-		go u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{}) // gets stuck in the device
+		go u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{}) // blocks in the device
 		synctest.Wait()
 		for q.room() {
 			u.WriteTo(nil, addrPort("192.0.2.2:9"), SendOptions{})
@@ -92,7 +92,7 @@ func TestWritersThatGiveUpLeaveNothingInTheLinksQueue(t *testing.T) {
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		}
 		require.Equal(t, 1, len(q.waiters))
-		// And it is woken, as often as there is room again.
+		// The waiter is called each time that the queue has room again.
 		for range 3 {
 			for q.room() {
 				u.SetWriteDeadline(time.Now().Add(time.Second))
