@@ -40,8 +40,8 @@ type groupEngine struct {
 type groupLink struct {
 	ifc        *iface
 	v6         bool                       // the protocol is MLD
-	groups     map[netip.Addr]*groupState // groups that are joined, and groups that were left but still have reports to send
-	robustness int                        // joined, or left with reports still to send
+	groups     map[netip.Addr]*groupState // joined, or left with reports still to send
+	robustness int                        // the querier's Robustness Variable; 0: the default
 	interval   tcp.Time                   // the querier's Query Interval; 0: the default
 	general    groupDue                   // the scheduled answer to a general query (version 3)
 	v1, v2     tcp.Time                   // end of the Older Version Querier Present timers
@@ -82,7 +82,7 @@ func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dea
 // A groupState is a group on a link.
 type groupState struct {
 	addr   netip.Addr
-	filter sourceFilter // what the sockets on the interface want together
+	filter sourceFilter // of the interface, which combines those of the sockets
 	due    groupDue     // the earlier of changeAt and answerAt
 	// Version 3: how many more reports include the filter mode, how many more include each changed
 	// source, and when the next report is due.
@@ -119,7 +119,7 @@ func (m *groupState) next() tcp.Time {
 	return m.answerAt
 }
 
-// change applies changes of what sockets want, and reports each change of an interface's filter. The
+// change applies changes of sockets' filters, and reports each change of an interface's filter. The
 // caller drains afterwards.
 func (g *groupEngine) change(cs ...groupChange) {
 	g.mu.Lock()
@@ -674,7 +674,7 @@ func (g *groupEngine) fired() {
 	g.s.drain()
 }
 
-// reportRoom returns the most bytes of a report: its header and its records.
+// reportRoom returns the largest size of a report with its header and its records, in bytes.
 func (l *groupLink) reportRoom() int {
 	if l.v6 {
 		return l.ifc.ipMTU(true) - mldHeader

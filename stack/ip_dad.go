@@ -55,7 +55,7 @@ func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	}
 	a.dad = &dad{at: now, left: ifc.dadTransmits}
 	if a.state == AddrDeprecated {
-		a.preferred = now // endDAD restores the state from it
+		a.preferred = now // endDAD makes it AddrDeprecated again
 	}
 	a.state = AddrOptimistic
 	if s.waitForDAD {

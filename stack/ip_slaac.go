@@ -320,8 +320,7 @@ func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, no
 }
 
 // isRoutable6 reports whether a prefix can be an on-link prefix or a route. RFC 4861 6.3.4 and RFC 4862
-// 5.5.3: "If
-// the prefix is the link-local prefix, silently ignore the Prefix Information option."
+// 5.5.3: "If the prefix is the link-local prefix, silently ignore the Prefix Information option."
 func isRoutable6(p netip.Prefix) bool {
 	a := p.Addr()
 	return p.Bits() > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && !a.IsUnspecified()

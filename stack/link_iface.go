@@ -90,10 +90,10 @@ func (ifc *iface) ipMTU(v6 bool) int {
 	return mtu
 }
 
-// SetIPv4MTU limits the MTU of IPv4 on an interface, as a DHCP server may tell it (RFC 2132 5.1); 0 ends that. A
-// limit above the MTU of the device has no effect. If nic is empty, the stack must have exactly one interface
-// beside the loopback. The errors are EINVAL for less than 68, ENODEV if there is no such interface, and
-// net.ErrClosed.
+// SetIPv4MTU limits the MTU of IPv4 on an interface, as the Interface MTU option of DHCP requests (RFC
+// 2132 5.1). 0 removes the limit. A limit above the MTU of the device has no effect. If nic is empty, the
+// stack must have exactly one interface beside the loopback. The errors are EINVAL for a limit below 68,
+// ENODEV if there is no such interface, and net.ErrClosed.
 func (s *Stack) SetIPv4MTU(nic string, mtu int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,7 +316,7 @@ type InterfaceInfo struct {
 	Index int // from 1; the index of a removed interface is not reused
 	MAC   wire.MAC
 	MTU   int // bytes of the network layer
-	// IPv4MTU is that of IPv4 where SetIPv4MTU has made it less than MTU; otherwise it is the same.
+	// IPv4MTU is the MTU of IPv4: the limit of SetIPv4MTU if that is lower than MTU, else MTU.
 	IPv4MTU int
 	Medium  nic.Medium
 	// Addrs are the usable addresses. AddrInfo describes all addresses, including those that the host
@@ -333,8 +333,8 @@ type InterfaceInfo struct {
 	Groups   []netip.Addr
 	Loopback bool
 	Up       bool // the device is open and usable
-	// LinkChanges is how often the link has gone down, come up, got another MAC, or may have come to lead to
-	// another network.
+	// LinkChanges counts the times that the link has gone down, has come up, has got another MAC, or may
+	// have been connected to another network.
 	LinkChanges uint64
 	// Err is the error with which the device failed; nil if it has not failed.
 	Err error

@@ -67,7 +67,7 @@ type neighbor struct {
 	addr      netip.Addr
 	word      atomic.Uint64 // MAC<<16 | neighRouter | state; changed under the table's lock, except by confirm
 	confirmed atomic.Int64  // tcp.Time of the last proof of reachability
-	reachable atomic.Int64  // tcp.Time for which confirmed is good
+	reachable atomic.Int64  // tcp.Time for which confirmed is valid
 
 	// Under the table's lock.
 	tries   int      // requests sent in state incomplete or probe
@@ -171,13 +171,13 @@ type neighborTable struct {
 	// static counts the permanent entries.
 	static int
 	// The link's parameters, RFC 4861 6.3.2. A Router Advertisement may set them.
-	reachable tcp.Time // for how long a confirmation is good
+	reachable tcp.Time // for how long a confirmation is valid
 	retrans   tcp.Time // between requests
-	// The entries that may be evicted, the least recently used or changed first. Entries whose address
-	// the host has resolved are in a list of their own. A scan of unused addresses, or requests from
-	// many addresses, therefore evict at most half of the table (RFC 6583 7.1). In unresolved, entries
-	// that only a received packet created come first, so that they are evicted before entries that are
-	// being resolved.
+	// unresolved and resolved have the entries that may be evicted, the least recently used or changed
+	// first. resolved has the entries whose address the host has resolved itself. A scan of unused
+	// addresses, or requests from many addresses, therefore evict at most half of the table (RFC 6583
+	// 7.1). Entries that were only created by received packets come first in unresolved, so that they
+	// are evicted before entries that are being resolved.
 	unresolved, resolved list.List
 	asking               []*neighbor // in state incomplete, delay or probe, or polled; fired removes others
 	waiting              int         // total bytes of the packets that wait for neighbours
@@ -242,8 +242,9 @@ func (t *neighborTable) add(addr netip.Addr) *neighbor {
 	return n
 }
 
-// evict removes the first entry of a list that is not a polled router. A new entry for a polled router
-// would count as one that answers. Each polled router has a route, which bounds their number.
+// evict removes the entry at the front of a list: of unresolved if that has more than half of the
+// table, else of resolved. It skips polled routers, because the table would forget that they do not
+// answer. Each of them has a route, which bounds their number.
 func (t *neighborTable) evict() {
 	from := &t.resolved
 	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
@@ -289,9 +290,9 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 	n.elem = t.listOf(n).PushBack(n)
 }
 
-// send sends a frame to a neighbour whose address lookup did not return. It queues the frame if an
-// address is known, even a stale one; otherwise the frame waits for the neighbour's answer. send fills
-// in the frame's destination address.
+// send sends a frame to a neighbour after lookup has returned false. If the table has an address, even
+// a stale one, send queues the frame for transmission; otherwise the frame waits until the neighbour
+// answers. send fills in the frame's destination address.
 func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	s := t.ifc.s
 	now := s.now()
@@ -392,8 +393,8 @@ func (t *neighborTable) queue(n *neighbor) {
 	t.asking = append(t.asking, n)
 }
 
-// fired is called by the alarm. It repeats unanswered requests, and fails the entries that have had
-// enough of them.
+// fired is called by the alarm. It repeats unanswered requests. After maxRequests of them an entry
+// fails.
 func (t *neighborTable) fired() {
 	s := t.ifc.s
 	now := s.now()

@@ -14,8 +14,8 @@ const (
 	minTxRing  = 4   // initial size of the ring
 	maxDrain   = 256 // batches that a drainer sends before another goroutine continues
 
-	// txStall is the time without progress after which a full queue is stalled: it then drops the
-	// frames of connections.
+	// txStall is the time without progress after which a full queue counts as stalled. A stalled queue
+	// drops the frames of connections.
 	txStall = 3 * time.Second
 )
 
@@ -164,9 +164,9 @@ func (q *txQueue) wait(w txWaiter) bool {
 	return true
 }
 
-// await is wait for connections. It does not wait if the queue is stalled: the stalled queue drops the
-// connection's segments, its retransmission timer continues, and it fails in time if no ACK comes. A
-// full queue that makes progress drops nothing.
+// await is wait for connections. It returns false if the queue is stalled: the connection then sends,
+// the queue drops its segments, and its retransmissions time out. A full queue that makes progress
+// drops nothing.
 func (ifc *iface) await(w txWaiter) bool {
 	q := &ifc.tx
 	if q.stalled.Load() || !q.wait(w) {
