@@ -49,9 +49,10 @@ func (ifc *iface) recv(batch []nic.Frame) {
 			now = ifc.inputFrame(now, f, f.Head, f.Body)
 			continue
 		}
-		joined := f.AppendTo(ifc.s.bufs.get(f.Len())[:0])
-		now = ifc.inputFrame(now, f, joined, nil)
-		ifc.s.bufs.put(joined)
+		joined := *f
+		joined.Head, joined.Body = f.AppendTo(ifc.s.bufs.get(f.Len())[:0]), nil
+		now = ifc.inputFrame(now, &joined, joined.Head, nil)
+		ifc.s.bufs.put(joined.Head)
 	}
 	ifc.stats.Rx.Add(len(batch), bytes)
 	ifc.s.drain()
