@@ -308,3 +308,24 @@ func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 		require.Zero(t, a.tcp.orphans.stats())
 	})
 }
+
+// Where there are too many orphans, the longer list gives one: those that only wait for the peer's FIN do
+// not cost others their data, nor the other way round.
+func TestExcessOrphansAreThoseOfTheLongerList(t *testing.T) {
+	for _, tc := range []struct{ data, fin, want int }{{2, 4, orphanFIN}, {4, 2, orphanData}, {0, 6, orphanFIN}, {6, 0, orphanData}} {
+		o := orphans{limit: 5}
+		for list, n := range [2]int{tc.data, tc.fin} {
+			for range n {
+				i := o.take()
+				o.slots[i] = orphanSlot{t: new(TCP), at: tcp.Time(i)}
+				o.link(i, uint8(list))
+			}
+		}
+		got := o.excess()
+		require.NotNil(t, got.t)
+		require.EqualValues(t, tc.want, got.list, "%+v", tc)
+		require.Equal(t, o.oldest(tc.want), got, "the oldest of them")
+		o.limit++
+		require.Nil(t, o.excess().t)
+	}
+}
