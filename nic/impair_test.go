@@ -158,8 +158,8 @@ func TestWhatIsUnderWayIsBounded(t *testing.T) {
 		const size = 1000
 		imp := Impairment{Latency: time.Second, Rate: 8e6, Queue: 1 << 30, Limit: 100 * size}
 		p := impaired(ImpairConfig{Out: imp}, PipeConfig{})
-		p.send(t, 300, size)
-		require.Equal(t, ImpairStats{Frames: 300, LimitDropped: 200, UnderWay: 100}, p.OutStats())
+		p.send(t, 3000, size) // 1 ms each
+		require.Equal(t, ImpairStats{Frames: 3000, LimitDropped: 2900, UnderWay: 100}, p.OutStats())
 		time.Sleep(1200 * time.Millisecond) // all that was taken has arrived
 		p.send(t, 1, size)
 		settle()

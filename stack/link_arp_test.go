@@ -477,6 +477,40 @@ func TestDeadNeighboursDoNotDisplaceAPacketForALiveOne(t *testing.T) {
 	})
 }
 
+// The bytes that wait for all neighbours of an interface together are bounded, too. The datagrams of
+// the neighbours whose resolution began first are dropped.
+func TestLargeDatagramsForManyNeighboursAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, func(c *Config) {
+			c.NICs[0].Addrs = []netip.Prefix{prefix("192.0.2.1/24"), prefix("10.0.0.1/8")}
+		})
+		u := openUDP(t, s, "0.0.0.0:9")
+		large, a := make([]byte, 60_000), addr("10.0.0.2")
+		const n = 400 // 24 MB
+		for range n {
+			_, err := u.WriteTo(large, netip.AddrPortFrom(a, 9), SendOptions{})
+			require.NoError(t, err)
+			a = a.Next()
+			p.take() // the ARP request
+		}
+		nt := s.ifaceNamed("eth0").neigh4
+		nt.mu.Lock()
+		waiting, kept := nt.waiting, 0
+		for _, n := range nt.m {
+			kept += len(n.waiting.list)
+		}
+		oldest, newest := len(nt.m[addr("10.0.0.2")].waiting.list), len(nt.m[a.Prev()].waiting.list)
+		nt.mu.Unlock()
+		require.LessOrEqual(t, waiting, maxWaitingTotal)
+		require.Greater(t, waiting, maxWaitingTotal*3/4)
+		require.Zero(t, oldest)
+		require.Equal(t, 1, newest)
+		require.Equal(t, n-kept, dropped(s, dropNeighborQueue))
+		time.Sleep(10 * time.Second)
+		require.Equal(t, n, dropped(s, dropNeighborQueue)+dropped(s, dropUnreachableNeighbor))
+	})
+}
+
 // A fragmented datagram waits as a whole, and is dropped as a whole.
 func TestALargeDatagramWaitsForItsNeighbourWhole(t *testing.T) {
 	for _, mtu := range []int{68, 576, 1500} {
