@@ -12,7 +12,10 @@ import (
 // forge makes forged frames, for one end of a wire, from a frame that an end has sent.
 func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Frame {
 	b := like.AppendTo(nil)
-	ip := len(b) >= wire.EthernetLen+wire.IPv4Len && b[12] == 8 && b[13] == 0
+	ip := len(b) >= wire.EthernetLen+wire.IPv4Len && isType(b, wire.EtherTypeIPv4)
+	if len(b) > wire.EthernetLen+wire.IPv6Len && isType(b, wire.EtherTypeIPv6) {
+		return forge6(r, like, b, from == to, to, link)
+	}
 	if from == to && ip {
 		turnRound(b) // return it to its sender
 	}
@@ -262,6 +265,17 @@ func forgeTCP(r *rand.Rand, b []byte, mtu int) []byte {
 	if reason != wire.OK {
 		return fixFrame(flip(r, b))
 	}
+	out := forgeSegment(r, &t, payload)
+	e := ethernetIP(0, wire.IPv4{Proto: h.Proto, TOS: h.TOS, ID: h.ID, DontFragment: h.DontFragment, Src: h.Src, Dst: h.Dst}, out)
+	copy(e, b[:12])
+	if r.IntN(20) == 0 {
+		binary.BigEndian.PutUint16(e[wire.EthernetLen+wire.IPv4Len+18:], uint16(r.Uint32())) // the urgent pointer
+	}
+	return fixFrame(e)
+}
+
+// forgeSegment changes a segment. It does not set the checksum.
+func forgeSegment(r *rand.Rand, t *wire.TCP, payload []byte) []byte {
 	near := func(v uint32) uint32 {
 		return v + [...]uint32{1, ^uint32(0), uint32(t.Window), -uint32(t.Window), uint32(len(payload)), -uint32(len(payload)),
 			uint32(r.IntN(3000)), -uint32(r.IntN(3000)), 1 << 30, 1 << 31, r.Uint32()}[r.IntN(11)]
@@ -310,12 +324,7 @@ func forgeTCP(r *rand.Rand, b []byte, mtu int) []byte {
 	copy(out[n:], sack)
 	out[12] = byte((n+len(sack))/4) << 4
 	copy(out[n+len(sack):], payload)
-	e := ethernetIP(0, wire.IPv4{Proto: h.Proto, TOS: h.TOS, ID: h.ID, DontFragment: h.DontFragment, Src: h.Src, Dst: h.Dst}, out)
-	copy(e, b[:12])
-	if r.IntN(20) == 0 {
-		binary.BigEndian.PutUint16(e[wire.EthernetLen+wire.IPv4Len+18:], uint16(r.Uint32())) // the urgent pointer
-	}
-	return fixFrame(e)
+	return out
 }
 
 // lie returns a frame whose offload fields are wrong.

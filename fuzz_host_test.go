@@ -85,6 +85,7 @@ type fuzzRun struct {
 	wire  *fuzzWire
 	hosts [2]*Host
 	forum *forum
+	six   bool // the hosts have addresses of IPv6
 	mu    sync.Mutex
 	ids   uint64
 	errs  []error
@@ -170,6 +171,7 @@ func (f *fuzzRun) open(t *testing.T) {
 		bits = [...]int{24, 16}[r.IntN(2)]
 	}
 	w.raw = true
+	f.six = link.MTU >= wire.MinIPv6MTU && r.IntN(2) == 0
 	f.wire = w
 	f.forum = newForum(f.seed)
 	f.forum.tries = 4
@@ -190,12 +192,18 @@ func (f *fuzzRun) open(t *testing.T) {
 			// a reset, as on the kernel.
 			tcp.SynBacklog = 1024
 		}
+		addrs := []netip.Prefix{netip.PrefixFrom(local, bits)}
+		names := map[string][]netip.Addr{"a": {netip.MustParseAddr(addrA)}, "b": {netip.MustParseAddr(addrB)}}
+		if f.six {
+			addrs = append(addrs, netip.PrefixFrom(netip.MustParseAddr([...]string{addr6A, addr6B}[i]), 64))
+			names["a"], names["b"] = append(names["a"], netip.MustParseAddr(addr6A)), append(names["b"], netip.MustParseAddr(addr6B))
+		}
 		h, err := New(Config{
 			NICs: []stack.NIC{{
-				Name: "eth0", Device: dev, Addrs: []netip.Prefix{netip.PrefixFrom(local, bits)},
+				Name: "eth0", Device: dev, Addrs: addrs,
 				Gateway: netip.MustParseAddr("192.0.2.254"),
 			}},
-			Hosts: map[string][]netip.Addr{"a": {netip.MustParseAddr(addrA)}, "b": {netip.MustParseAddr(addrB)}},
+			Hosts: names,
 			TCP:   tcp,
 			Rand: func(p []byte) {
 				mu.Lock()
@@ -206,8 +214,8 @@ func (f *fuzzRun) open(t *testing.T) {
 		require.NoError(t, err)
 		f.hosts[i] = h
 	}
-	t.Logf("seed %d, %v, %+v, latency %v, inline %v, loss %v, dup %v, damage %v, partial %v, slow %v, reorder %v, forge %v",
-		f.seed, f.kind, link, w.latency, w.inline, w.loss, w.dup, w.damage, w.partial, w.slow, w.reorder, w.forge)
+	t.Logf("seed %d, %v, %+v, IPv6 %v, latency %v, inline %v, loss %v, dup %v, damage %v, partial %v, slow %v, reorder %v, forge %v",
+		f.seed, f.kind, link, f.six, w.latency, w.inline, w.loss, w.dup, w.damage, w.partial, w.slow, w.reorder, w.forge)
 }
 
 // calls runs the callers and waits for them.
@@ -280,8 +288,9 @@ func (f *fuzzRun) fail(format string, args ...any) {
 
 // target returns an address with one of a few ports, so that many calls meet.
 func (c *choices) target() string {
-	a := [...]string{addrA, addrB, addrA, addrB, "127.0.0.1", "192.0.2.9", "198.51.100.1", "a", "b", "192.0.2.255", "224.1.2.3"}[c.pick(11)]
-	return fmt.Sprintf("%s:%d", a, 1000+c.pick(4))
+	a := [...]string{addrA, addrB, addrA, addrB, "127.0.0.1", "192.0.2.9", "198.51.100.1", "a", "b", "192.0.2.255", "224.1.2.3",
+		addr6A, addr6B, addr6A, addr6B, "::1", "2001:db8::9", "ff02::1"}[c.pick(18)]
+	return net.JoinHostPort(a, fmt.Sprint(1000+c.pick(4)))
 }
 
 // call makes one random call.
@@ -301,7 +310,7 @@ func (f *fuzzRun) call(c *choices) {
 		f.groups(h, c)
 	case 11:
 		ctx, cancel := context.WithDeadline(context.Background(), c.soon())
-		h.Ping(ctx, [...]string{addrA, addrB, "192.0.2.9", "192.0.2.255", "127.0.0.1"}[c.pick(5)], PingConfig{
+		h.Ping(ctx, [...]string{addrA, addrB, "192.0.2.9", "192.0.2.255", "127.0.0.1", addr6A, addr6B, "ff02::1"}[c.pick(8)], PingConfig{
 			Count: c.pick(5), Size: c.IntN(1 << c.IntN(17)), Interval: time.Duration(c.IntN(100)-10) * time.Millisecond, TTL: uint8(c.IntN(3)),
 		})
 		cancel()
@@ -344,6 +353,9 @@ func (f *fuzzRun) converse(c *choices) {
 		}
 	}
 	from, to := f.hosts[0], addrB+":80"
+	if f.six && c.chance(0.5) {
+		to = net.JoinHostPort(addr6B, "80")
+	}
 	if c.chance(0.2) {
 		from, to = f.hosts[1], [...]string{"127.0.0.1:80", "b:80"}[c.pick(2)] // to its own address
 	}
@@ -558,8 +570,9 @@ func (f *fuzzRun) datagrams(h *Host, c *choices) {
 
 // targetIP is like target, without names.
 func (c *choices) targetIP() string {
-	a := [...]string{addrA, addrB, "127.0.0.1", "192.0.2.9", "192.0.2.255", "224.1.2.3", "255.255.255.255"}[c.pick(7)]
-	return fmt.Sprintf("%s:%d", a, 1000+c.pick(4))
+	a := [...]string{addrA, addrB, "127.0.0.1", "192.0.2.9", "192.0.2.255", "224.1.2.3", "255.255.255.255",
+		addr6A, addr6B, "2001:db8::9", "ff02::1"}[c.pick(11)]
+	return net.JoinHostPort(a, fmt.Sprint(1000+c.pick(4)))
 }
 
 func (f *fuzzRun) groups(h *Host, c *choices) {
@@ -571,9 +584,12 @@ func (f *fuzzRun) groups(h *Host, c *choices) {
 	u.SetDeadline(c.soon())
 	for range 1 + c.pick(6) {
 		g := netip.AddrFrom4([4]byte{224, 1, 2, byte(3 + c.pick(4))})
+		if c.pick(3) == 0 {
+			g = netip.MustParseAddr([...]string{"ff05::1:3", "ff02::9"}[c.pick(2)])
+		}
 		switch c.pick(6) {
 		case 0:
-			u.JoinGroup(nil, g)
+			u.JoinGroup([]*net.Interface{nil, {Index: 2}}[c.pick(2)], g)
 		case 1:
 			u.LeaveGroup(nil, g)
 		case 2:
@@ -592,7 +608,7 @@ func (f *fuzzRun) groups(h *Host, c *choices) {
 }
 
 func (f *fuzzRun) rawIP(h *Host, c *choices) {
-	pc, err := h.ListenPacket([...]string{"ip4:icmp", "ip4:99", "ip4:2"}[c.pick(3)], "0.0.0.0")
+	pc, err := h.ListenPacket([...]string{"ip4:icmp", "ip4:99", "ip4:2", "ip6:ipv6-icmp", "ip6:99"}[c.pick(5)], "")
 	if err != nil {
 		return
 	}
@@ -626,7 +642,9 @@ func (f *fuzzRun) rawIP(h *Host, c *choices) {
 func (f *fuzzRun) configure(k int, c *choices) {
 	h := f.hosts[k]
 	s := h.Stack()
-	switch c.pick(6) {
+	switch c.pick(8) {
+	case 6, 7:
+		f.readdress(h, c)
 	case 5:
 		// Datagrams to neighbours that do not exist.
 		u, err := h.ListenUDP("udp", nil)
@@ -665,6 +683,40 @@ func (f *fuzzRun) configure(k int, c *choices) {
 			f.fail("Listen on an address that is not the host's")
 		}
 	}
+}
+
+// readdress adds a further address, uses it, and removes it.
+func (f *fuzzRun) readdress(h *Host, c *choices) {
+	p := netip.MustParsePrefix([...]string{"192.0.2.50/24", "10.9.0.1/24", "2001:db8::50/64", "2001:db8:9::1/64", "169.254.1.1/16"}[c.pick(5)])
+	o := stack.AddrOptions{
+		Valid: time.Duration(c.IntN(4)) * time.Second, Preferred: time.Duration(c.IntN(4)-1) * time.Second, Origin: stack.AddrOrigin(c.pick(4)),
+	}
+	if h.AddAddr("eth0", p, o) != nil {
+		return
+	}
+	changed := h.Changed()
+	d := &choices{nil, rand.New(rand.NewPCG(c.Uint64(), 9))}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		dialer := Dialer{Host: h, Deadline: d.soon(), LocalAddr: &net.TCPAddr{IP: p.Addr().AsSlice()}}
+		if conn, err := dialer.Dial("tcp", d.target()); err == nil {
+			f.misuse(conn.(*TCPConn), d)
+		}
+		if u, err := h.ListenUDP("udp", &net.UDPAddr{IP: p.Addr().AsSlice()}); err == nil {
+			u.SetDeadline(d.soon())
+			u.WriteToUDPAddrPort(datagramText(d.IntN(3000)), netip.MustParseAddrPort(d.targetIP()))
+			u.Read(make([]byte, 100))
+			u.Close()
+		}
+	}()
+	c.wait()
+	if c.chance(0.3) {
+		h.AddRoute(stack.Route{Dst: netip.MustParsePrefix("203.0.113.0/24"), NIC: "eth0", Src: p.Addr()})
+	}
+	h.RemoveAddr("eth0", p.Addr())
+	<-changed
+	<-done
 }
 
 // disturb does something that may end conversations.

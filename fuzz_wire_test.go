@@ -2,10 +2,12 @@ package usernet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -305,7 +307,11 @@ func (e *fuzzEnd) receive(batch []nic.Frame) {
 // wire look alike.
 func toEthernet(f nic.Frame, mac wire.MAC) nic.Frame {
 	head := make([]byte, wire.EthernetLen, wire.EthernetLen+len(f.Head))
-	(&wire.Ethernet{Dst: wire.MAC{2, 0, 0, 0, 0, 0xa ^ 0xb ^ mac[5]}, Src: mac, Type: wire.EtherTypeIPv4}).Put(head)
+	typ := wire.EtherTypeIPv4
+	if wire.Version(f.Head) == 6 {
+		typ = wire.EtherTypeIPv6
+	}
+	(&wire.Ethernet{Dst: wire.MAC{2, 0, 0, 0, 0, 0xa ^ 0xb ^ mac[5]}, Src: mac, Type: typ}).Put(head)
 	f.Head = append(head, f.Head...)
 	if f.NeedsChecksum {
 		f.ChecksumStart += wire.EthernetLen
@@ -319,7 +325,7 @@ func toEthernet(f nic.Frame, mac wire.MAC) nic.Frame {
 // toIP removes the Ethernet headers, and drops the frames that are not IP.
 func toIP(batch []nic.Frame) (ip []nic.Frame) {
 	for _, f := range batch {
-		if len(f.Head) <= wire.EthernetLen || f.Head[12] != 8 || f.Head[13] != 0 {
+		if len(f.Head) <= wire.EthernetLen || !isIP(f.Head) {
 			continue
 		}
 		f.Head = f.Head[wire.EthernetLen:]
@@ -335,9 +341,17 @@ func cloneFrame(f nic.Frame) nic.Frame {
 	return f
 }
 
-// damaged inverts a bit of an IPv4 packet that checksums protect.
+// isIP reports whether a frame carries IPv4 or IPv6.
+func isIP(b []byte) bool { return isType(b, wire.EtherTypeIPv4) || isType(b, wire.EtherTypeIPv6) }
+
+// isType reports whether a frame has the EtherType typ.
+func isType(b []byte, typ wire.EtherType) bool {
+	return len(b) >= wire.EthernetLen && wire.EtherType(binary.BigEndian.Uint16(b[12:])) == typ
+}
+
+// damaged inverts a bit of an IP packet that checksums protect.
 func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
-	if r.Float64() >= p || f.NeedsChecksum || len(f.Head) < wire.EthernetLen+wire.IPv4Len || f.Head[12] != 8 || f.Head[13] != 0 {
+	if r.Float64() >= p || f.NeedsChecksum || len(f.Head) < wire.EthernetLen+wire.IPv4Len || !isIP(f.Head) {
 		return f
 	}
 	bit := r.IntN(8 * f.Len())
@@ -379,32 +393,54 @@ func (e *fuzzEnd) check(f *nic.Frame) error {
 		}
 		return nil
 	}
-	ip, p, reason := wire.ParseIPv4(p)
-	if reason != wire.OK {
-		return fmt.Errorf("IPv4: %v", reason)
+	src, dst, proto, p, whole, err := parseIP(p)
+	if err != nil || !whole || e.w.raw && proto != wire.ProtoTCP {
+		return err
 	}
-	if ip.IsFragment() || e.w.raw && ip.Proto != wire.ProtoTCP {
-		return nil
-	}
-	switch ip.Proto {
+	switch proto {
 	case wire.ProtoTCP:
 		if _, _, reason = wire.ParseTCP(p); reason != wire.OK {
 			return fmt.Errorf("TCP: %v", reason)
 		}
-		if !f.NeedsChecksum && !wire.TCPChecksumOK(ip.Src, ip.Dst, p) {
+		if !f.NeedsChecksum && !wire.TCPChecksumOK(src, dst, p) {
 			return errors.New("TCP: bad checksum")
 		}
 	case wire.ProtoUDP:
 		if _, _, reason = wire.ParseUDP(p); reason != wire.OK {
 			return fmt.Errorf("UDP: %v", reason)
 		}
-		if !f.NeedsChecksum && !wire.UDPChecksumOK(ip.Src, ip.Dst, p) {
+		if !f.NeedsChecksum && !wire.UDPChecksumOK(src, dst, p) {
 			return errors.New("UDP: bad checksum")
 		}
 	case wire.ProtoICMP:
 		if _, _, reason = wire.ParseICMP(p); reason != wire.OK {
 			return fmt.Errorf("ICMP: %v", reason)
 		}
+	case wire.ProtoICMPv6:
+		if _, _, reason = wire.ParseICMPv6(src, dst, p); reason != wire.OK {
+			return fmt.Errorf("ICMPv6: %v", reason)
+		}
 	}
 	return nil
+}
+
+// parseIP reads the headers of an IP packet up to the transport, whose bytes are p. whole is whether it
+// is no fragment.
+func parseIP(b []byte) (src, dst netip.Addr, proto wire.Proto, p []byte, whole bool, err error) {
+	if wire.Version(b) == 6 {
+		ip, p, reason := wire.ParseIPv6(b)
+		if reason != wire.OK {
+			return src, dst, 0, nil, false, fmt.Errorf("IPv6: %v", reason)
+		}
+		c, reason := wire.WalkIPv6(ip.Next, p)
+		if reason != wire.OK {
+			return src, dst, 0, nil, false, fmt.Errorf("IPv6: %v", reason)
+		}
+		return ip.Src, ip.Dst, c.Proto, p[c.Offset:], !c.Fragmented, nil
+	}
+	ip, p, reason := wire.ParseIPv4(b)
+	if reason != wire.OK {
+		return src, dst, 0, nil, false, fmt.Errorf("IPv4: %v", reason)
+	}
+	return ip.Src, ip.Dst, ip.Proto, p, !ip.IsFragment(), nil
 }
