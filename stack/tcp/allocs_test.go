@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// freeList is what a stack gives its connections for Params.Alloc and Free.
+// freeList implements Params.Alloc and Params.Free as a stack does, by reusing buffers.
 type freeList struct{ list [][]byte }
 
 func (f *freeList) alloc(n int) []byte {
@@ -23,14 +23,13 @@ func (f *freeList) alloc(n int) []byte {
 
 func (f *freeList) free(b []byte) { f.list = append(f.list, b) }
 
-// A loop is two established connections and a wire of preallocated segments,
-// which loses some.
+// A loop is two established connections and a lossy wire of preallocated segments.
 type loop struct {
 	now    Time
 	c      [2]Conn
-	wire   [2][]Segment // from 0, from 1
+	wire   [2][]Segment // sent by 0, sent by 1
 	text   [2][]byte
-	lose   int // one segment with text in so many from 0; 0: none
+	lose   int // one of so many data segments from 0 is lost; 0: none
 	sent   int
 	buf    []byte
 	pooled freeList
@@ -41,7 +40,7 @@ func newLoop(t *testing.T, gso int, cc Congestion) *loop {
 	l := &loop{now: 1, p: DefaultParams(), buf: make([]byte, 256<<10)}
 	l.p.Congestion = cc
 	l.p.Alloc, l.p.Free = l.pooled.alloc, l.pooled.free
-	// Without auto-tuning: a buffer that grows is an allocation.
+	// Without auto-tuning, because growing a buffer allocates.
 	l.p.RecvBuffer, l.p.SendBuffer = 256<<10, 256<<10
 	l.p.RecvBufferMax, l.p.SendBufferMax = 256<<10, 256<<10
 	for i := range l.wire {
@@ -61,7 +60,7 @@ func newLoop(t *testing.T, gso int, cc Congestion) *loop {
 	return l
 }
 
-// round carries what each side has to send to the other, a millisecond later.
+// round delivers what each side has to send to the other side, a millisecond later.
 func (l *loop) round() {
 	for i := range l.c {
 		l.wire[i] = l.wire[i][:0]
@@ -100,8 +99,8 @@ func (l *loop) round() {
 	}
 }
 
-// bulk sends while it can and reads what has come, for some rounds. Those who count what it
-// allocates run it twice: the runtime may allocate once by itself, as it does on a busy machine.
+// bulk runs some rounds, in which one side sends as much as it can and the other reads. A test that
+// counts its allocations runs it twice, because on a busy machine the runtime may allocate once itself.
 func (l *loop) bulk(rounds int) (read int) {
 	for range rounds {
 		l.c[0].Write(l.now, l.buf)
@@ -119,7 +118,7 @@ func TestBulkDataAllocatesNothing(t *testing.T) {
 		var read int
 		n := testing.AllocsPerRun(2, func() { read = l.bulk(rounds) })
 		require.Zero(t, n, cc)
-		require.Greater(t, read, 100_000*rounds, "%v runs", cc)
+		require.Greater(t, read, 100_000*rounds, "%v must transfer data", cc)
 	}
 }
 
@@ -171,7 +170,7 @@ func TestLossRecoveryAllocatesNothing(t *testing.T) {
 			segments := int(sampled(5_000))
 			n := testing.AllocsPerRun(2, func() { l.bulk(segments) })
 			require.Zero(t, n)
-			require.Greater(t, l.c[0].Info().Retrans-before, segments/50, "something was lost")
+			require.Greater(t, l.c[0].Info().Retrans-before, segments/50, "segments must be lost")
 		})
 	}
 }
@@ -202,7 +201,7 @@ func TestOpeningAConnectionAllocatesNothing(t *testing.T) {
 	require.Zero(t, n)
 }
 
-// spares is a sync.Pool that forgets nothing.
+// spares is like a sync.Pool, but it keeps all items.
 type spares []any
 
 func (p *spares) Get() any {

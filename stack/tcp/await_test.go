@@ -17,7 +17,7 @@ func TestInOrderDataGoesStraightToAWaitingReader(t *testing.T) {
 	}
 	buf := make([]byte, 4000)
 	require.True(t, w.b.Await(buf))
-	require.False(t, w.b.Await(make([]byte, 1)), "one at a time")
+	require.False(t, w.b.Await(make([]byte, 1)), "only one reader may be registered")
 	data := make([]byte, 5000)
 	for i := range data {
 		data[i] = byte(i)
@@ -35,7 +35,7 @@ func TestInOrderDataGoesStraightToAWaitingReader(t *testing.T) {
 	rest := make([]byte, 2000)
 	require.Equal(t, 1000, w.b.Read(w.now, rest))
 	require.Equal(t, data[4000:], rest[:1000])
-	require.Zero(t, w.b.Awaited(w.now), "nobody waits")
+	require.Zero(t, w.b.Awaited(w.now), "no reader waits")
 }
 
 func TestAWaitingReaderGetsEveryByteInOrderOverABadWire(t *testing.T) {
@@ -56,7 +56,7 @@ func TestAWaitingReaderGetsEveryByteInOrderOverABadWire(t *testing.T) {
 				rest = rest[w.a.Write(w.now, rest):]
 			}
 			if w.b.p != nil {
-				// What came while it waited, then what is in the ring, then it waits.
+				// First the data that came during the wait, then the data in the ring, then it waits.
 				got = append(got, buf[:w.b.Awaited(w.now)]...)
 				for w.b.Readable() > 0 {
 					got = append(got, buf[:w.b.Read(w.now, buf)]...)
@@ -71,7 +71,7 @@ func TestAWaitingReaderGetsEveryByteInOrderOverABadWire(t *testing.T) {
 	}
 }
 
-// awaiting is an established connection whose reader waits with a buffer.
+// awaiting returns an established connection with a registered reader's buffer.
 func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
 	r = established(t, rigOptions{modern: true})
 	buf = make([]byte, n)
@@ -79,7 +79,7 @@ func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
 	return r, buf
 }
 
-// place copies data to the buffer that the Conn offers, as a device does.
+// place copies data to the buffer that the Conn offers, as a device does, and returns that part of it.
 func (r *rig) place(text []byte) []byte {
 	r.t.Helper()
 	room, header := r.c.TakeBuffer(len(text))
@@ -95,17 +95,17 @@ func TestPlacedDataIsNotCopied(t *testing.T) {
 		placed := r.place(text)
 		require.Same(t, &buf[100*i], &placed[0])
 		none, _ := r.c.TakeBuffer(1)
-		require.Nil(t, none, "one at a time")
+		require.Nil(t, none, "only one buffer at a time")
 		r.send(wire.FlagACK, Seq(100*i), rigFlight, placed)
-		require.False(t, r.c.BufferTaken(), "it was taken")
+		require.False(t, r.c.BufferTaken(), "the buffer must be returned")
 	}
 	none, _ := r.c.TakeBuffer(301)
-	require.Nil(t, none, "that is more than there is")
+	require.Nil(t, none, "more than the free bytes")
 	require.Equal(t, 200, r.c.Awaited(r.now))
 	require.Equal(t, bytes.Repeat([]byte("a"), 100), buf[:100])
 	require.Equal(t, bytes.Repeat([]byte("b"), 100), buf[100:200])
 	none, _ = r.c.TakeBuffer(1)
-	require.Nil(t, none, "nobody waits")
+	require.Nil(t, none, "no reader waits")
 }
 
 func TestPlaceNeedsAnEmptyQueue(t *testing.T) {
@@ -135,14 +135,14 @@ func TestPlacedDataMayLieElsewhere(t *testing.T) {
 		},
 		"it is behind a hole": func(r *rig) {
 			r.send(wire.FlagACK, 150, rigFlight, r.place(text[150:]))
-			require.True(r.t, r.c.BufferTaken(), "it was copied from there")
+			require.True(r.t, r.c.BufferTaken(), "data was copied from the buffer")
 			r.c.ReturnBuffer()
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
 		},
 		"what is before it comes meanwhile": func(r *rig) {
 			placed := r.place(text[150:])
 			r.send(wire.FlagACK, 0, rigFlight, text[:150])
-			require.True(r.t, r.c.BufferTaken(), "nothing is put over it")
+			require.True(r.t, r.c.BufferTaken(), "the buffer must not be overwritten")
 			r.send(wire.FlagACK, 150, rigFlight, placed)
 			r.c.ReturnBuffer()
 		},
@@ -163,7 +163,7 @@ func TestPlacedDataMayLieElsewhere(t *testing.T) {
 	}
 }
 
-// noise returns n bytes that look random.
+// noise returns n pseudo-random bytes.
 func noise(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bbrFlow runs one flow with BBR and calls see after every millisecond.
+// bbrFlow runs one flow with BBR, and calls see after each millisecond.
 func bbrFlow(l bottleneck, until Time, see func(s *netsim, c *Conn, b *bbr)) *netsim {
 	s := newNetsim(l, BBR, 1, 1)
 	for s.now < until {
@@ -17,7 +17,7 @@ func bbrFlow(l bottleneck, until Time, see func(s *netsim, c *Conn, b *bbr)) *ne
 	return s
 }
 
-// bytesPerSecond is the goodput of a link in the unit of BBR's model.
+// bytesPerSecond returns the goodput of a link in the unit of BBR's model.
 func (l *bottleneck) bytesPerSecond() float64 { return l.line() / 8 }
 
 func TestBBRGoesThroughTheStatesOfTheDraft(t *testing.T) {
@@ -36,8 +36,8 @@ func TestBBRGoesThroughTheStatesOfTheDraft(t *testing.T) {
 	for _, s := range []bbrState{bbrDown, bbrCruise, bbrRefill, bbrUp} {
 		require.Contains(t, states, s)
 	}
-	require.Contains(t, states, bbrProbeRTT, "5.3.4: after 5 seconds in which the least round-trip time was not seen")
-	follows := map[bbrState][]bbrState{ // DOWN may be over within a millisecond
+	require.Contains(t, states, bbrProbeRTT, "5.3.4: after 5 s without a sample of the minimum round-trip time")
+	follows := map[bbrState][]bbrState{ // DOWN may last less than a millisecond
 		bbrStartup: {bbrDrain}, bbrDrain: {bbrDown, bbrCruise}, bbrDown: {bbrCruise, bbrRefill, bbrProbeRTT}, bbrCruise: {bbrRefill, bbrProbeRTT}, bbrRefill: {bbrUp, bbrProbeRTT},
 		bbrUp: {bbrDown, bbrProbeRTT, bbrCruise}, bbrProbeRTT: {bbrCruise},
 	}
@@ -85,17 +85,17 @@ func TestBBRBearsRandomLoss(t *testing.T) {
 	require.Greater(t, g[0], 0.75*l.line())
 	s = newNetsim(l, CUBIC, 1, 1)
 	g, _ = s.measure(3*Second, 10*Second)
-	require.Less(t, g[0], 0.2*l.line(), "what the response function allows")
+	require.Less(t, g[0], 0.2*l.line(), "the bound of the response function")
 }
 
 func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
-	// 5.3.4: inflight is half the product for 200 ms, in which the queue drains.
+	// 5.3.4: for 200 ms, inflight is half the product, and the queue drains.
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
 	l.queue = 4 * l.bdp()
 	low := false
 	bbrFlow(l, 12*Second, func(s *netsim, c *Conn, b *bbr) {
 		if s.now > 2*Second {
-			s.link.rtt = 44 * Millisecond // or it would not probe
+			s.link.rtt = 44 * Millisecond // otherwise it would not probe
 		}
 		if b.state == bbrProbeRTT && b.probeDone != 0 {
 			require.LessOrEqual(t, c.pipe(), int(0.55*float64(l.bdp())))
@@ -106,7 +106,7 @@ func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
 }
 
 func TestBBRAloneOnAPathNeedsNoProbeRTT(t *testing.T) {
-	// It sees the least round-trip time again each time that it has drained the queue.
+	// Each time that it has drained the queue, it sees the minimum round-trip time again.
 	for _, rtt := range []Time{20 * Millisecond, 100 * Millisecond} {
 		l := bottleneck{rate: 50e6, rtt: rtt}
 		l.queue = 4 * l.bdp()
@@ -117,8 +117,8 @@ func TestBBRAloneOnAPathNeedsNoProbeRTT(t *testing.T) {
 }
 
 func TestBBRProbesTheRTTOfAPathThatHasBecomeLonger(t *testing.T) {
-	// No sample matches the estimate any more: 5.3.4.1: it is renewed by ProbeRTT,
-	// and replaced once it is 10 s old.
+	// No sample matches the estimate any more. 5.3.4.1: ProbeRTT renews the estimate, and it is
+	// replaced after 10 s.
 	l := bottleneck{rate: 20e6, rtt: 20 * Millisecond}
 	l.queue = 4 * l.bdp()
 	probed := false
@@ -133,9 +133,8 @@ func TestBBRProbesTheRTTOfAPathThatHasBecomeLonger(t *testing.T) {
 }
 
 func TestBBRFlowsThatShareAQueueProbeTheRTT(t *testing.T) {
-	// One of another's making hides the least round-trip time from a flow that
-	// drains its own: 5.3.4: they "cooperate to periodically drain the bottleneck
-	// queue".
+	// The queue of another flow hides the minimum round-trip time, even if a flow drains its own share.
+	// 5.3.4: flows "cooperate to periodically drain the bottleneck queue".
 	for _, flows := range []int{2, 4, 10} {
 		l := bottleneck{rate: 50e6, rtt: 20 * Millisecond}
 		l.queue = 2 * l.bdp()
@@ -157,8 +156,8 @@ func TestBBRFlowsThatShareAQueueProbeTheRTT(t *testing.T) {
 }
 
 func TestALateOriginalGivesNoRateSample(t *testing.T) {
-	// 4.1.2.3: "rate may still be overestimated when a spuriously retransmitted
-	// packet was first (s)acked"; and underestimated, where little came since.
+	// 4.1.2.3: "rate may still be overestimated when a spuriously retransmitted packet was first
+	// (s)acked". It may also be underestimated, if little was delivered since.
 	var r rateSampler
 	s := sent{seq: 0, end: 1000, at: 1}
 	s.tx = r.sent(s.at, 0, true, 1000, 1)
@@ -169,16 +168,16 @@ func TestALateOriginalGivesNoRateSample(t *testing.T) {
 	r.arrived(51*Millisecond, &s, true)
 	r.found(s.len())
 	r.finish(41_000, 50*Millisecond)
-	require.False(t, r.rs.valid, "no round has ended by it")
+	require.False(t, r.rs.valid, "it must not end a round")
 	require.Zero(t, r.latest)
 	require.EqualValues(t, 1000, r.rs.newlyAcked)
 	require.Zero(t, r.lost, "it was not lost")
-	require.Zero(t, r.lostSince(1000), "nor was more since")
+	require.Zero(t, r.lostSince(1000), "nothing else was lost")
 }
 
 func TestBBRBearsReorderingAndLossInStartup(t *testing.T) {
-	// What was overtaken and sent again seemed to end a round in which nothing was
-	// delivered: Startup found the pipe full at a twentieth of the rate.
+	// An overtaken and retransmitted segment must not end a round in which nothing was delivered.
+	// Otherwise Startup takes the pipe for full at a twentieth of the rate.
 	l := bottleneck{rate: 100e6, rtt: 100 * Millisecond, loss: 0.01, reorder: 0.05}
 	l.queue = l.bdp()
 	s := newNetsim(l, BBR, 1, 1)
@@ -187,8 +186,8 @@ func TestBBRBearsReorderingAndLossInStartup(t *testing.T) {
 }
 
 func TestBBRBacksOffAtTwoPercentLossWhileProbing(t *testing.T) {
-	// 5.5.10.2: the queue is a tenth of the product, so that probing with 1.25
-	// overflows it. What may be in flight is then bounded, and by that the loss.
+	// 5.5.10.2: the queue is a tenth of the product, so probing with a gain of 1.25 overflows it. BBR
+	// then bounds the data in flight, and with it the loss.
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
 	l.queue = l.bdp() / 10
 	s := bbrFlow(l, 30*Second, func(*netsim, *Conn, *bbr) {})
@@ -201,7 +200,7 @@ func TestBBRBacksOffAtTwoPercentLossWhileProbing(t *testing.T) {
 }
 
 func TestBBRIsNotMisledByAnApplicationThatPauses(t *testing.T) {
-	// 5.5.4: a sample that the application limited does not lower the estimate.
+	// 5.5.4: an application-limited sample does not lower the estimate.
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.Congestion = BBR }})
 	b := r.c.cc.bbr
 	exchange := func(n int) {
@@ -236,7 +235,7 @@ func TestDeliveryRateUsesTheLongerInterval(t *testing.T) {
 		board[i].tx = r.sent(at, delivered, i == 0, 1000*(i+1), i+1)
 	}
 	for i := range board {
-		// Acknowledgements come twice as fast: they were bunched on their way.
+		// Acknowledgements arrive twice as fast, because the path has bunched them.
 		at := now + 50*Millisecond + Time(i)*Millisecond/2
 		r.begin(delivered)
 		delivered += 1000

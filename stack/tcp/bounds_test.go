@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// line is the goodput of a link that is never idle, in bits per second.
+// line returns the goodput of a link that is never idle, in bits per second.
 func (l *bottleneck) line() float64 {
 	payload := wireSize - wireOverhead
 	if l.reorder == 0 || l.stamps {
@@ -16,17 +16,16 @@ func (l *bottleneck) line() float64 {
 	return l.rate * float64(payload) / wireSize
 }
 
-// bound is what theory gives a flow of a control over a time, in bits per second.
+// bound returns the theoretical goodput of a flow with a congestion control, in bits per second.
 //
-// Without loss a control that halves its window, or takes it to 0.7, after the
-// queue has overflowed leaves the link idle until the window is back at the
-// bandwidth-delay product: see sawtooth. With random loss its response function
-// says how large its window becomes: RFC 5681 with the square-root law, RFC 9438
-// 5.2, equation 6.
+// Without loss, a control reduces its window after the queue has overflowed, to a half or to 0.7. The
+// link is then idle until the window is back at the bandwidth-delay product: see sawtooth. With random
+// loss, the response function of the control gives its window: the square-root law for RFC 5681,
+// equation 6 of section 5.2 for RFC 9438.
 //
-// BBR gives the rate but for the hundredth by which draft-ietf-ccwg-bbr-06 5.6.2
-// has it paced "at 1% below the bw", and what is lost of that; it is not made up
-// for. What ProbeRTT costs is not taken off: a flow alone does without it.
+// BBR reaches the rate, less one percent because draft-ietf-ccwg-bbr-06 5.6.2 paces it "at 1% below the
+// bw", and less the lost data, which it does not make up for. The cost of ProbeRTT is not subtracted,
+// because a single flow does not need to probe.
 func (l *bottleneck) bound(cc Congestion, while Time) float64 {
 	if cc == BBR {
 		return l.line() * bbrPacingMargin * (1 - l.loss)
@@ -43,15 +42,14 @@ func (l *bottleneck) bound(cc Congestion, while Time) float64 {
 	return l.line() * min(1, w*wireSize*8/rtt/l.rate)
 }
 
-// sawtooth is the least that the window of a control gives over a time: that
-// which begins as the window is reduced because the queue has overflowed. It
-// moves the window on round trip by round trip: the bandwidth-delay product and
-// the queue are the largest that it can be; less than the product and the link
-// idles; more and the round trip lasts longer. A round trip of recovery, in which
-// the window does not grow (RFC 6582 3.2), follows each reduction.
+// sawtooth returns the minimum goodput of a window-based control over a time, which begins when the
+// window is reduced because the queue has overflowed. It computes the window for each round trip. The
+// maximum window is the bandwidth-delay product plus the queue. With a window below the product the
+// link idles; with one above it the round trip takes longer. Each reduction is followed by a round trip
+// of recovery, in which the window does not grow (RFC 6582 3.2).
 func (l *bottleneck) sawtooth(cc Congestion, while Time) float64 {
 	bdp := float64(l.bdp()) / wireSize
-	most := bdp + float64(l.queue)/wireSize + 1 // and the one that is being sent
+	most := bdp + float64(l.queue)/wireSize + 1 // and the packet that is being sent
 	beta := 0.5
 	if cc == CUBIC {
 		beta = cubicBeta
@@ -92,9 +90,8 @@ func (l *bottleneck) sawtooth(cc Congestion, while Time) float64 {
 	return l.line() * min(1, sent*wireSize*8/end/l.rate)
 }
 
-// TestSawtoothOfRenoIsTheTextbook compares with what is known of Reno on a long
-// path in the long run: with a queue of B bandwidth-delay products its window
-// goes from (1+B)/2 to 1+B of them.
+// TestSawtoothOfRenoIsTheTextbook compares sawtooth with the known long-run behaviour of Reno on a long
+// path: with a queue of B bandwidth-delay products, its window varies between (1+B)/2 and 1+B products.
 func TestSawtoothOfRenoIsTheTextbook(t *testing.T) {
 	for _, tc := range []struct{ buffer, want float64 }{
 		{0, 0.75}, // the mean of 0.5 and 1
@@ -109,16 +106,15 @@ func TestSawtoothOfRenoIsTheTextbook(t *testing.T) {
 	}
 }
 
-// TestGoldenTableHoldsItsPromises looks at the committed table: without loss every
-// control gives at least 95 % of the line, once slow start is over, and reordering
-// costs at most a tenth of that. NewReno with a queue of a quarter of the product
-// is excepted from the first: it cannot, see TestSawtoothOfRenoIsTheTextbook, and
-// gives at least 95 % of what it can. BBR holds on with random loss too, and keeps
-// a queue of four bandwidth-delay products short.
+// TestGoldenTableHoldsItsPromises checks the committed table. Without loss, every control reaches at
+// least 95 % of the line after slow start, and reordering costs at most a tenth of that. NewReno with a
+// queue of a quarter of the product cannot reach 95 % of the line (see
+// TestSawtoothOfRenoIsTheTextbook), but reaches 95 % of its bound. BBR keeps a high rate under random
+// loss, and keeps a queue of four bandwidth-delay products short.
 func TestGoldenTableHoldsItsPromises(t *testing.T) {
 	cells, lines := goldenCells(), readGolden(t)
 	require.Len(t, lines, len(cells))
-	plain := make(map[cell]golden) // by the cell without reordering
+	plain := make(map[cell]golden) // keyed by the cell without reordering
 	worst := make(map[Congestion]float64)
 	for i, c := range cells {
 		g := parseGolden(t, lines[i])
@@ -127,9 +123,9 @@ func TestGoldenTableHoldsItsPromises(t *testing.T) {
 			// may lower the rate a little until the next probe: 5.3.3.2.
 			switch {
 			case c.cc == BBR && c.link.loss <= 0.001:
-				require.GreaterOrEqual(t, g.ratio, 0.85, "loss at random is not congestion: %s", lines[i])
+				require.GreaterOrEqual(t, g.ratio, 0.85, "random loss is not congestion: %s", lines[i])
 			case c.cc == BBR && c.link.loss <= 0.01:
-				require.GreaterOrEqual(t, g.ratio, 0.75, "nor is what the threshold of 2 %% bears: %s", lines[i])
+				require.GreaterOrEqual(t, g.ratio, 0.75, "loss below the threshold of 2 %% is not congestion: %s", lines[i])
 			}
 			continue
 		}
@@ -146,8 +142,8 @@ func TestGoldenTableHoldsItsPromises(t *testing.T) {
 		}
 		least := 0.9
 		if c.cc == NewReno && c.bdps == 0.25 {
-			// Without reordering one flow gets up to 1.5 times what theory gives it here, because
-			// losses are few: 85.58 of 95.14 Mbit/s, with theory at 63.60, is such a cell.
+			// Without reordering, a flow may reach 1.5 times its bound here, because losses are few.
+			// One such cell has 85.58 of 95.14 Mbit/s, and a bound of 63.60.
 			least = 0.89
 		}
 		require.GreaterOrEqual(t, g.goodput, least*plain[key].goodput, "reordering costs too much: %s", lines[i])

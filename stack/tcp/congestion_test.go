@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowCubic is congestion avoidance of RFC 9438 section 4 in floating point and
-// in segments, for one segment acknowledged at a time.
+// slowCubic is a reference for congestion avoidance of RFC 9438 section 4. It uses floating point and
+// segments, and handles one acknowledged segment at a time.
 type slowCubic struct {
 	cwnd, wMax, prior, wEst, k, epoch float64 // times in seconds
 	began                             bool
@@ -55,8 +55,8 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 		rtt  Time
 		wMax int
 		time Time
-		// The credit of whole segments makes the fast one differ by so many
-		// segments and such a share of the window.
+		// The credit of whole segments makes the two differ by these amounts: a number of segments, and
+		// a fraction of the window.
 		within, share float64
 	}{
 		{"a long path", 100 * Millisecond, 100, 12 * Second, 2, 0.01},
@@ -68,10 +68,10 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 			w.control = &w.cubic
 			ref := &slowCubic{cwnd: float64(tc.wMax)}
 			now := Time(1)
-			// The second loss comes long before the third, which thus comes below
-			// the last maximum: fast convergence.
+			// The second loss comes long before the third. The third therefore comes below the last
+			// maximum, which leads to fast convergence.
 			for _, phase := range []Time{tc.time, tc.time / 3, tc.time} {
-				ref.cwnd = float64(w.cwnd) / mss // what rounding has made of it
+				ref.cwnd = float64(w.cwnd) / mss // the reference starts from the rounded window
 				w.ssthresh = w.control.threshold(now, w, mss)
 				w.cwnd, w.credit = w.ssthresh, 0
 				ref.loss()
@@ -141,7 +141,7 @@ func TestNewRenoGrowsBySegmentForEachWindow(t *testing.T) {
 	require.Equal(t, w.cwnd/2, newReno{}.threshold(1, w, mss))
 }
 
-// hystartRound gives h a round of samples and reports whether slow start is over.
+// hystartRound passes a round of samples to h, and reports whether slow start has ended.
 func hystartRound(h *hystart, rtt Time, samples int) bool {
 	for range samples {
 		h.sample(rtt)
@@ -223,5 +223,5 @@ func TestAnUnusedWindowDoesNotGrow(t *testing.T) {
 		r.now += 20 * Millisecond
 		r.send(16, r.theirs(), r.c.snd.nxt-rigISS-1, nil)
 	}
-	require.LessOrEqual(t, r.c.Info().SndCwnd, 2*cwnd, "one segment at a time tells nothing of the path")
+	require.LessOrEqual(t, r.c.Info().SndCwnd, 2*cwnd, "one segment at a time does not test the path")
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// ecnPair opens a connection by hand: what a asks for, b is given.
+// ecnPair opens a connection by hand: each segment of a is passed to b.
 func ecnPair(t *testing.T, ask bool) (a, b *Conn, now Time) {
 	pa, pb := DefaultParams(), DefaultParams()
 	pa.ECN = ask
@@ -70,7 +70,7 @@ func TestWithoutNegotiationNothingIsMarkedOrEchoed(t *testing.T) {
 	var s Segment
 	for a.Next(now, &s) {
 		require.False(t, s.ECT)
-		s.CE = true // a confused router
+		s.CE = true // as a faulty router might do
 		b.Segment(now, &s)
 		for b.Next(now, &s) {
 			require.Zero(t, s.Flags&wire.FlagECE)
@@ -85,7 +85,7 @@ func TestARetransmissionIsNotECNCapable(t *testing.T) {
 	var s Segment
 	require.True(t, a.Next(now, &s))
 	require.True(t, s.ECT)
-	for range 2 { // the probe, or the timeout
+	for range 2 { // for the probe or the timeout
 		d, ok := a.Deadline()
 		require.True(t, ok)
 		a.Tick(d)

@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A fuzzRun is a Conn that an op string drives: segments with any fields, the
-// application's calls, and time.
+// A fuzzRun runs an op string on a Conn. Ops are segments with any fields, calls of the application,
+// and the passing of time.
 type fuzzRun struct {
 	ops           []byte
 	c             Conn
@@ -32,7 +32,7 @@ type fuzzRun struct {
 	await         []byte
 }
 
-// byte takes the next byte of the op string, and 0 at its end.
+// byte removes the first byte of the op string and returns it, or 0 at the end of the string.
 func (f *fuzzRun) byte() int {
 	if len(f.ops) == 0 {
 		return 0
@@ -42,7 +42,7 @@ func (f *fuzzRun) byte() int {
 	return int(b)
 }
 
-// size is a number of bytes: small ones exactly, and some that matter.
+// size decodes a number of bytes: any small number, or a larger one that is a special case.
 func (f *fuzzRun) size() int {
 	b := f.byte()
 	if b < 128 {
@@ -57,7 +57,7 @@ func (f *fuzzRun) note(format string, args ...any) {
 	}
 }
 
-// place is a sequence number near one of those given.
+// place returns a sequence number near one of those given.
 func (f *fuzzRun) place(near ...Seq) Seq {
 	b := f.byte()
 	x := near[b%len(near)]
@@ -80,7 +80,7 @@ func (f *fuzzRun) place(near ...Seq) Seq {
 
 const fuzzISS, fuzzIRS = Seq(0xffffff00), Seq(0x7ffffff0)
 
-// open makes the Conn from the first bytes.
+// open makes the Conn as the first bytes say.
 func (f *fuzzRun) open() {
 	a, b := f.byte(), f.byte()
 	f.p = DefaultParams()
@@ -114,8 +114,7 @@ func (f *fuzzRun) open() {
 	f.watch()
 }
 
-// segment makes a segment of the peer's whose n bytes of text are those that
-// belong to their numbers.
+// segment returns a segment of the peer. Its n bytes of text are those of the peer's stream at seq.
 func (f *fuzzRun) segment(flags wire.TCPFlags, seq, ack Seq, n int) *Segment {
 	s := &Segment{}
 	s.Flags, s.Seq, s.Ack, s.Window = flags, uint32(seq), uint32(ack), 20000
@@ -135,14 +134,14 @@ func (f *fuzzRun) segment(flags wire.TCPFlags, seq, ack Seq, n int) *Segment {
 	return s
 }
 
-// fuzzText is what both sides write from byte off of their stream.
+// fuzzText returns n bytes of the stream that both sides write, from offset off.
 func fuzzText(off Seq, n int) []byte {
 	i := int(off % 65536)
 	return fuzzPattern[i : i+n]
 }
 
-// fuzzPattern has a period that divides 2^32, so that numbers before the first
-// have a text as well.
+// fuzzPattern has a period that divides 2^32, so that there is also text for numbers below the first
+// one.
 var fuzzPattern = func() []byte {
 	b := make([]byte, 3*65536)
 	for i := range b {
@@ -155,13 +154,13 @@ var fuzzPattern = func() []byte {
 func (f *fuzzRun) step() error {
 	c := &f.c
 	op := f.byte()
-	late := op&0x80 != 0 // nothing is pulled afterwards
+	late := op&0x80 != 0 // do not call pull after this op
 	switch op & 0x7f % 18 {
 	case 0, 1, 2, 3:
 		f.segmentIn(f.anySegment())
-	case 4, 5: // what comes next in the peer's stream
+	case 4, 5: // the next data in the peer's stream
 		f.segmentIn(f.segment(wire.FlagACK|wire.FlagPSH, c.rcv.nxt, c.snd.una, f.size()))
-	case 6, 7: // all that was sent has arrived
+	case 6, 7: // everything sent is acknowledged
 		f.segmentIn(f.segment(wire.FlagACK, c.rcv.nxt, c.snd.nxt, 0))
 	case 8:
 		n := f.size()
@@ -233,7 +232,7 @@ func (f *fuzzRun) rareCall(b int) {
 	}
 }
 
-// anySegment takes every field from the op string.
+// anySegment returns a segment whose fields all come from the op string.
 func (f *fuzzRun) anySegment() *Segment {
 	c := &f.c
 	flags := wire.TCPFlags(f.byte())
@@ -277,7 +276,7 @@ func (f *fuzzRun) segmentIn(s *Segment) {
 	c.ReturnBuffer()
 }
 
-// readSome checks that the text read is what the peer wrote there.
+// readSome reads, and checks that the data is what the peer has written at that offset.
 func (f *fuzzRun) readSome(n int) error {
 	if f.await != nil {
 		buf := f.await
@@ -301,7 +300,7 @@ func (f *fuzzRun) taken(buf []byte) error {
 	return nil
 }
 
-// pull sends what is to be sent, and checks it if f is not nil.
+// pull calls Next until it returns false, and checks the segments if f is not nil.
 func (f *fuzzRun) pull(check *fuzzRun) error {
 	var s Segment
 	for n := 0; f.c.Next(f.now, &s); n++ {
@@ -320,7 +319,7 @@ func (f *fuzzRun) pull(check *fuzzRun) error {
 	return f.check(true)
 }
 
-// sent checks a segment that goes out.
+// sent checks a segment that the Conn sends.
 func (f *fuzzRun) sent(s *Segment) error {
 	off := Seq(s.Seq) - fuzzISS - 1
 	n := s.DataLen()
@@ -353,7 +352,7 @@ func (f *fuzzRun) check(pulled bool) error {
 		if err := checkConn(c); err != nil {
 			return err
 		}
-		c.Deactivate(f.now) // at each opportunity
+		c.Deactivate(f.now) // whenever possible
 	} else if err := checkBoard(c); err != nil {
 		return err
 	}
@@ -370,8 +369,7 @@ func (f *fuzzRun) check(pulled bool) error {
 	return nil
 }
 
-// end closes the connection and lets time pass: a peer that never answers any
-// more cannot keep it.
+// end closes the connection and lets time pass. The connection must end even if the peer never answers.
 func (f *fuzzRun) end() error {
 	f.c.Close(f.now)
 	f.note("the end")
@@ -384,7 +382,7 @@ func (f *fuzzRun) end() error {
 			break
 		}
 		if d < f.now {
-			d = f.now // an op moved the time past it
+			d = f.now // an op has moved the time beyond it
 		}
 		f.now = d
 		f.c.Tick(f.now)
@@ -401,7 +399,7 @@ func (f *fuzzRun) end() error {
 	return nil
 }
 
-// fuzzConn runs an op string.
+// fuzzConn runs an op string, and returns the first error.
 func fuzzConn(ops []byte, quiet bool) (log []string, err error) {
 	f := &fuzzRun{ops: ops, quiet: quiet}
 	f.open()
@@ -435,17 +433,17 @@ func FuzzConn(f *testing.F) {
 	})
 }
 
-// opStrings makes op strings that are more often sensible than those of the
-// fuzzer: the connection is opened, and most segments are as a peer's could be.
+// opStrings returns an op string that makes more sense than most of the fuzzer's: it opens the
+// connection, and most of its segments are plausible.
 func opStrings(seed uint64) []byte {
 	r := rand.New(rand.NewPCG(seed, 4))
 	any := func(n int) byte { return byte(r.IntN(n)) }
 	ops := []byte{any(256) &^ 7, any(256), any(256), 1, 6}
 	if r.IntN(3) == 0 {
-		ops[0] |= any(8) // without some of the options
+		ops[0] |= any(8) // without some of the TCP options
 	}
 	if r.IntN(3) == 0 {
-		ops[1] |= 0x12 // buffers that matter
+		ops[1] |= 0x12 // buffer sizes near the limits
 	}
 	late := byte(0)
 	if r.IntN(4) == 0 {
@@ -460,7 +458,7 @@ func opStrings(seed uint64) []byte {
 			if r.IntN(12) == 0 {
 				flags = any(256)
 			}
-			place := func() byte { // mostly exact
+			place := func() byte { // mostly an exact number
 				if r.IntN(8) == 0 {
 					return any(256)
 				}
@@ -474,7 +472,7 @@ func opStrings(seed uint64) []byte {
 			ops = append(ops, 128|any(128))
 		case 10, 11, 17:
 			if r.IntN(6) > 0 {
-				ops[len(ops)-1] = 6 // the end of a connection comes rarely
+				ops[len(ops)-1] = 6 // rarely end the connection
 				break
 			}
 			ops = append(ops, any(256))
@@ -487,9 +485,8 @@ func opStrings(seed uint64) []byte {
 	return ops
 }
 
-// TestConnBearsRandomOperations also shows, by RFC 9293 MUST-62, that no urgent
-// pointer indicates anything but the octet after the urgent data: whatever comes,
-// none is sent.
+// TestConnBearsRandomOperations also proves RFC 9293 MUST-62: no urgent pointer indicates anything but
+// the octet after the urgent data. The Conn never sends one.
 func TestConnBearsRandomOperations(t *testing.T) {
 	n := uint64(20_000)
 	if testing.Short() || racing {
@@ -513,7 +510,7 @@ func TestConnBearsRandomOperations(t *testing.T) {
 	}
 }
 
-// shorten takes bytes out of a string that fails while it goes on to fail so.
+// shorten removes bytes from a failing string as long as it still fails in the same way.
 func shorten(ops []byte, class string) []byte {
 	fails := func(x []byte) bool {
 		_, err := fuzzConn(x, true)

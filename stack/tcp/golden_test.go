@@ -20,61 +20,59 @@ import (
 
 var updateGolden = flag.Bool("update", false, "write the golden tables anew")
 
-// A bottleneck is the path of one direction: a queue of limited length that is
-// served at a rate, then a delay. The way back has only the delay, unless it has a
-// rate.
+// A bottleneck is the path in one direction: a queue of limited length with a fixed rate, followed by a
+// delay. The way back has only a delay, unless back is set.
 type bottleneck struct {
 	rate    float64 // bits per second
 	rtt     Time
-	loss    float64 // of the packets that come to the queue
-	reorder float64 // of those that leave it: delayed further, see displace
-	stamps  bool    // with reordering: the connection has timestamps, see newNetsim
+	loss    float64 // fraction of the packets that arrive at the queue
+	reorder float64 // fraction of the packets that leave the queue and are delayed further: see displace
+	stamps  bool    // with reordering, whether the connection uses timestamps: see newNetsim
 	queue   int     // bytes
-	burst   float64 // mean number of packets that are lost in a row; up to 1: each by itself
+	burst   float64 // mean number of consecutive lost packets; up to 1: losses are independent
 
 	back      float64 // bits per second of the way back; 0: no limit
 	backQueue int     // bytes
 }
 
-// bdp is the bandwidth-delay product in bytes.
+// bdp returns the bandwidth-delay product in bytes.
 func (l *bottleneck) bdp() int { return int(l.rate / 8 * float64(l.rtt) / float64(Second)) }
 
-// displace is the most by which a packet is delayed that loses its place: 20
-// packets' time, as where parallel links differ in their queues, and at most a
-// quarter of an RTT.
+// displace returns the maximum extra delay of a reordered packet: the time of 20 packets, as with
+// parallel links whose queues differ, and at most a quarter of the RTT.
 func (l *bottleneck) displace() Time {
 	return min(l.rtt/4, Time(20*1514*8/l.rate*float64(Second)))
 }
 
 const (
-	wireSize     = 1514         // of a full frame
-	wireOverhead = 14 + 20 + 20 // Ethernet, IP, TCP
-	wireStamps   = 12           // and of timestamps
+	wireSize     = 1514         // bytes of a full frame
+	wireOverhead = 14 + 20 + 20 // bytes of Ethernet, IP and TCP headers
+	wireStamps   = 12           // bytes of the timestamps option
 )
 
-// A flow is a sender that always has data, and a receiver that always reads.
+// A flow is a sender that always has data and a receiver that always reads.
 type flow struct {
 	snd, rcv  Conn
 	delivered int64
-	begun     int64 // delivered when measuring began
+	begun     int64 // delivered at the start of the measurement
 }
 
-// arrived is what has come, with what waits behind a hole: it counts when it
-// comes, and not when a retransmission that began before lets it go.
+// arrived returns the number of received bytes, including those beyond a hole. They count when they
+// arrive, and not when a retransmission that started before the measurement fills the hole.
 func (f *flow) arrived() int64 {
 	return f.delivered + int64(f.rcv.rcv.ooo.bytes)
 }
 
 type event struct {
 	at   Time
-	seq  uint32 // events at the same time come in the order of their making
-	what int32  // its place in netsim.whats
+	seq  uint32 // orders events at the same time
+	what int32  // index in netsim.whats
 }
 
-// A passage is a segment on its way.
+// A passage is a segment in flight.
 type passage struct {
 	flow int
-	back bool // to the sender
+	back bool // towards the sender
 	seg  Segment
 }
 
@@ -85,20 +83,20 @@ type netsim struct {
 	params Params
 	now    Time
 	heap   []event
-	whats  []passage // what the events are about; they are small, for the heap moves them much
-	spare  []int32   // places in whats
+	whats  []passage // the segments of the events; outside of the heap, which moves its elements often
+	spare  []int32   // unused indexes in whats
 	n      uint32
 	rng    *rand.Rand
-	free   Time // when the queue will be empty
+	free   Time // when the queue is empty again
 	losing bool // the last packet was lost
 
-	freeBack Time // when that of the way back will be empty
-	sent     int  // packets that came to the queue
-	dropped  int  // of them found it full
+	freeBack Time // when the queue of the way back is empty again
+	sent     int  // packets that arrived at the queue
+	dropped  int  // packets that found the queue full
 
 	data []byte
 
-	queueSum Time // of the delays in the queue, from the beginning of measuring
+	queueSum Time // sum of the delays in the queue during the measurement
 	queueN   int64
 }
 
@@ -106,12 +104,11 @@ func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	s := &netsim{link: link, now: 1, rng: rand.New(rand.NewPCG(seed, 7)), data: make([]byte, 64<<10)}
 	s.params = DefaultParams()
 	s.params.Congestion = cc
-	// Timestamps matter where there is reordering: a retransmission that fills a
-	// hole moves TS.Recent on, and RFC 7323 5.3 would have what was sent before it
-	// and comes after it discarded (see Conn.overtaken); and they tell a
-	// retransmission that was for nothing. The table shows both, with and without.
+	// Timestamps matter with reordering. A retransmission that fills a hole advances TS.Recent, and
+	// RFC 7323 5.3 would discard delayed segments that were sent before it (see Conn.overtaken). And
+	// timestamps reveal spurious retransmissions. The table has cells with and without them.
 	s.params.NoTimestamps = link.reorder > 0 && !link.stamps
-	// The table is about congestion control: the buffers are never what limits.
+	// The table is about congestion control, so the buffers must not be the limit.
 	s.params.RecvBufferMax, s.params.SendBufferMax = 512<<20, 512<<20
 	var pool [40][][]byte
 	s.params.Alloc = func(n int) []byte {
@@ -179,7 +176,7 @@ func (s *netsim) pop() event {
 	return e
 }
 
-// send puts what a Conn wants to send onto its way.
+// send calls Next of a Conn, and puts its segments on the path.
 func (s *netsim) send(i int, fromSender bool) {
 	f := s.flows[i]
 	c := &f.snd
@@ -188,7 +185,7 @@ func (s *netsim) send(i int, fromSender bool) {
 	}
 	var seg Segment
 	for c.Next(s.now, &seg) {
-		// What is in the payload does not matter here, only how long it is.
+		// The contents of the payload do not matter here, only its length.
 		n := seg.DataLen()
 		seg.Payload, seg.Payload2 = s.data[:n], nil
 		if !fromSender {
@@ -219,7 +216,7 @@ func (s *netsim) send(i int, fromSender bool) {
 	}
 }
 
-// sendBack puts a segment of the receiver's onto its way.
+// sendBack puts a segment of the receiver on the way back.
 func (s *netsim) sendBack(i int, seg *Segment, size int) {
 	at := s.now
 	if s.link.back > 0 {
@@ -257,7 +254,7 @@ func (s *netsim) work(i int) {
 	s.send(i, true)
 }
 
-// run goes on until a time.
+// run runs the simulation until a time.
 func (s *netsim) run(until Time) {
 	for i := range s.flows {
 		s.work(i)
@@ -319,8 +316,8 @@ func (c *Conn) discard(now Time, n int) {
 	c.updateWindow()
 }
 
-// measure runs for a warm-up and then for a while, and returns the goodput of
-// each flow in bits per second and the mean delay in the queue.
+// measure runs a warm-up, and then a measurement. It returns the goodput of each flow in bits per
+// second, and the mean delay in the queue.
 func (s *netsim) measure(warm, while Time) (goodput []float64, delay Time) {
 	s.run(warm)
 	for _, f := range s.flows {
@@ -349,8 +346,8 @@ func (c *cell) String() string {
 		c.link.loss*100, c.link.reorder*100, c.bdps)
 }
 
-// goldenCells are the cells of the table: first those of the plot, in the order in
-// which it has them; then those without loss again, with reordering and timestamps.
+// goldenCells returns the cells of the table: first those of the plot, in its order; then those without
+// loss again, with reordering and timestamps.
 func goldenCells() []cell {
 	var cells []cell
 	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
@@ -377,10 +374,10 @@ func goldenCells() []cell {
 	return cells
 }
 
-// times are how long a cell runs: what is measured begins when slow start is over
-// and what it has lost is repaired, which takes round-trip times of five times the
-// path's where the queue is long, and has several epochs of congestion avoidance;
-// short where packets are many.
+// times returns the lengths of the warm-up and of the measurement. The measurement begins after slow
+// start, when its losses are repaired; with a long queue that takes round trips of five times the
+// path's. It includes several epochs of congestion avoidance. At high rates, where packets are many, it
+// is short.
 func (c *cell) times() (warm, while Time) {
 	if c.link.rate > 500e6 {
 		return max(40*c.link.rtt, 500*Millisecond), max(30*c.link.rtt, Second)
@@ -388,7 +385,7 @@ func (c *cell) times() (warm, while Time) {
 	return max(30*c.link.rtt, 2*Second), max(60*c.link.rtt, 4*Second)
 }
 
-// run measures a cell.
+// run measures a cell and returns its line.
 func (c *cell) run() string {
 	warm, while := c.times()
 	s := newNetsim(c.link, c.cc, 1, 1)
@@ -397,7 +394,7 @@ func (c *cell) run() string {
 	return fmt.Sprintf("%v %9.2f %9.2f %6.3f %9.2f", c, g[0]/1e6, bound/1e6, g[0]/bound, float64(delay)/1e6)
 }
 
-// A golden is what a line of the table says.
+// A golden has the results in a line of the table.
 type golden struct{ goodput, bound, ratio, delay float64 }
 
 func parseGolden(t *testing.T, line string) (g golden) {
@@ -422,10 +419,9 @@ const goldenHead = `# Goodput of one flow in virtual time, made by: go test ./st
 # after 30 and at least 2 s; at 1000 Mbit/s for 30 and at least 1 s, after 40 and at least 0.5 s.
 `
 
-// TestGoldenTable computes a sample of the table again (all of it with
-// USERNET_GOLDEN=all; chosen cells with globs for the first columns, as
-// USERNET_GOLDEN='bbr* 1000 * 0.00 0') and compares: a change of congestion
-// control or of loss recovery shows as a diff.
+// TestGoldenTable computes a sample of the table again and compares. A change of congestion control or
+// of loss recovery shows as a diff. USERNET_GOLDEN=all selects the whole table. USERNET_GOLDEN='bbr*
+// 1000 * 0.00 0' selects cells by globs for the first columns.
 func TestGoldenTable(t *testing.T) {
 	cells := goldenCells()
 	if *updateGolden {
@@ -461,8 +457,8 @@ func TestGoldenTable(t *testing.T) {
 	}
 }
 
-// compareCells runs the cells that a pattern chooses and shows where they differ
-// from the table: a glob for each of the first columns of a line.
+// compareCells runs the cells that a pattern selects, and reports where they differ from the table. The
+// pattern has a glob for each of the first columns of a line.
 func compareCells(t *testing.T, cells []cell, want, pattern []string) {
 	var chosen []cell
 	var old []string
@@ -484,8 +480,7 @@ next:
 	}
 }
 
-// runCells runs them all, as many at once as there are processors: each is a
-// world of its own.
+// runCells runs all cells, as many concurrently as there are processors. They are independent.
 func runCells(cells []cell) []string {
 	lines := make([]string, len(cells))
 	var wg sync.WaitGroup
@@ -518,8 +513,8 @@ func readGolden(t *testing.T) []string {
 	return lines
 }
 
-// TestFlowsShareABottleneckFairly wants Jain's index (sum x)^2 / (n * sum x^2)
-// of flows with the same round-trip time near 1.
+// TestFlowsShareABottleneckFairly checks that Jain's index, (sum x)^2 / (n * sum x^2), is near 1 for
+// flows with the same round-trip time.
 func TestFlowsShareABottleneckFairly(t *testing.T) {
 	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
 		for _, flows := range []int{2, 4, 10} {
@@ -543,9 +538,8 @@ func TestFlowsShareABottleneckFairly(t *testing.T) {
 	}
 }
 
-// plotGolden draws the table: a field for each rate and buffer, in it a column
-// for each loss and reordering and a row for each round-trip time, coloured by
-// goodput/bound.
+// plotGolden draws the table. There is a panel for each rate and buffer, with a column for each loss
+// and reordering, and a row for each round-trip time. The colour is goodput/bound.
 func plotGolden(cells []cell, lines []string) string {
 	const size, gap, left, top = 18, 34, 70, 70
 	panelW, panelH := 15*size, 4*size
@@ -560,7 +554,7 @@ func plotGolden(cells []cell, lines []string) string {
 		if c.link.stamps {
 			break
 		}
-		// The order of goldenCells gives the place.
+		// The index in goldenCells determines the position.
 		k := i
 		buffer := k % 3
 		k /= 3

@@ -19,9 +19,9 @@ func TestTheDefaultsFillAGigabitOver100Milliseconds(t *testing.T) {
 }
 
 func TestUnacceptableSegmentsDoNotChangeTSRecent(t *testing.T) {
-	// RFC 5961 5.2: what acknowledges a number out of range "MUST be discarded". A
-	// blind sender that hits the window would else have its timestamp believed, and
-	// what the peer sends discarded by PAWS from then on.
+	// RFC 5961 5.2: a segment that acknowledges a number out of range "MUST be discarded". Otherwise a
+	// blind attacker who hits the window could set TS.Recent, and PAWS would then discard the peer's
+	// segments.
 	for name, forge := range map[string]func(s *Segment){
 		"ack too new": func(s *Segment) { s.Ack += 1 << 30 },
 		"ack too old": func(s *Segment) { s.Ack -= 1 << 30 },
@@ -105,8 +105,8 @@ func TestALossSetsCWR(t *testing.T) {
 }
 
 func TestASynThatDidNotAskForECNLeavesItOff(t *testing.T) {
-	// RFC 3168 6.1.1: who has sent a SYN without it "MUST NOT set ECT on data packets",
-	// even if the answer is to the one that had it. What the peer marks is echoed.
+	// RFC 3168 6.1.1: a host that has sent a SYN without ECN "MUST NOT set ECT on data packets", even
+	// if the answer is to its other SYN, which had ECN. CE marks from the peer are echoed nevertheless.
 	p := DefaultParams()
 	p.ECN = true
 	var a, b Conn
@@ -172,12 +172,12 @@ func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 	}
 	require.Less(t, r.c.sb.n, 2000)
 	r.ack(una, block{una + 1000, nxt})
-	require.GreaterOrEqual(t, r.c.Info().Sacked, int(nxt-una-1000), "what is whole is believed")
+	require.GreaterOrEqual(t, r.c.Info().Sacked, int(nxt-una-1000), "complete pieces count as SACKed")
 	require.NoError(t, checkConn(&r.c))
 }
 
 func TestATimeoutForNothingSendsLittleAgain(t *testing.T) {
-	// RFC 5682 2.1: without timestamps, where each segment is acknowledged, late.
+	// RFC 5682 2.1: without timestamps, when each segment is acknowledged late.
 	for name, sack := range map[string]bool{"with SACK": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			r := flightWithoutTimestamps(t, 10)
@@ -253,5 +253,5 @@ func TestACookieGivesNoRTTSample(t *testing.T) {
 	ack := Segment{TCP: wire.TCP{Seq: 100, Ack: 501, Flags: wire.FlagACK, Window: 1000, HasTS: true, TSVal: 6, TSEcr: Timestamp(now, 0) - 100}}
 	c.Segment(now, &ack)
 	require.Equal(t, Established, c.State())
-	require.Zero(t, c.Info().RTT, "the low bits of its timestamp are no time")
+	require.Zero(t, c.Info().RTT, "the low bits of a cookie's timestamp are not a time")
 }

@@ -8,9 +8,9 @@ import (
 )
 
 func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
-	// Two connections get the same calls, and one of them becomes idle whenever it can.
-	// Their segments and deadlines are the same. With SACK nothing is lost, because an idle
-	// connection forgets the degree of reordering.
+	// Two connections get the same calls, and one of them becomes idle whenever it can. Their segments
+	// and deadlines must be the same. With SACK no segments are lost, because an idle connection
+	// forgets the degree of reordering.
 	rested := 0
 	for seed := range sampled(60) {
 		r := rand.New(rand.NewPCG(seed, 78))
@@ -89,7 +89,7 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 					rested++
 				}
 			}
-			b.probeOnly = b.probeOnly && b.active == nil // it is not made for a probe alone
+			b.probeOnly = b.probeOnly && b.active == nil // b must not count as activated for a probe only
 			require.Equal(t, a.Events(), b.Events())
 			require.Equal(t, a.State(), b.State())
 			d, ok := a.Deadline()
@@ -98,5 +98,5 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 			require.Equal(t, ok2, ok)
 		}
 	}
-	require.Greater(t, uint64(rested), sampled(30), "it does")
+	require.Greater(t, uint64(rested), sampled(30), "the connection must become idle")
 }

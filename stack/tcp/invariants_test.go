@@ -5,8 +5,8 @@ import (
 	"sort"
 )
 
-// checkConn returns what is wrong with a Conn of which Next has been pulled
-// until it returned false: the first invariant that does not hold, or nil.
+// checkConn returns the first invariant that a Conn violates, or nil. Next must have been called until
+// it returned false.
 func checkConn(c *Conn) error {
 	defer activated(c)()
 	for _, f := range []func(*Conn) error{checkSend, checkBoard, checkRecv, checkLiveness} {
@@ -45,7 +45,7 @@ func checkSend(c *Conn) error {
 	return nil
 }
 
-// activated activates an idle Conn and returns a function that makes it idle again.
+// activated activates an idle Conn, and returns a function that makes it idle again.
 func activated(c *Conn) func() {
 	if c.active != nil {
 		return func() {}
@@ -54,7 +54,7 @@ func activated(c *Conn) func() {
 	return c.deactivate
 }
 
-// largest is the most that a segment may carry, probes of the path's MTU included.
+// largest returns the maximum payload of a segment, path MTU probes included.
 func largest(c *Conn) int {
 	if c.active == nil {
 		return c.snd.mss
@@ -65,7 +65,7 @@ func largest(c *Conn) int {
 	return c.snd.mss
 }
 
-// checkBoard recounts the scoreboard.
+// checkBoard counts the scoreboard again.
 func checkBoard(c *Conn) error {
 	defer activated(c)()
 	b := &c.sb
@@ -128,7 +128,7 @@ func checkBoard(c *Conn) error {
 	return nil
 }
 
-// checkTree looks at the tree of the board.
+// checkTree checks the tree of the scoreboard.
 func checkTree(c *Conn) error {
 	b := &c.sb
 	count, pieces := 0, 0
@@ -180,7 +180,7 @@ func checkTree(c *Conn) error {
 	return nil
 }
 
-// queued tells whether a piece that was sent again is in the queue of those.
+// queued reports whether a retransmitted piece is in the queue of retransmissions.
 func queued(b *scoreboard, s sent) bool {
 	for _, e := range b.again[b.againHead:] {
 		if e.seq == s.seq && e.at == s.at {
@@ -235,8 +235,7 @@ func checkRecv(c *Conn) error {
 	return nil
 }
 
-// checkLiveness tells whether a connection that has something to do will be
-// woken to do it.
+// checkLiveness reports whether a connection that has something to do has a deadline for it.
 func checkLiveness(c *Conn) error {
 	t := &c.timers
 	switch {
@@ -272,9 +271,8 @@ func checkLiveness(c *Conn) error {
 	return nil
 }
 
-// legal has the transitions of RFC 9293 figure 5 that a Conn can make, with
-// those that pass through a state within one segment. Every state may become
-// CLOSED.
+// legal has the transitions of RFC 9293 figure 5 that a Conn can make, and those that pass through
+// another state within one segment. Every state may become CLOSED.
 var legal = map[State][]State{
 	SynSent:     {SynReceived, Established, CloseWait},
 	SynReceived: {Established, FinWait1, FinWait2, CloseWait, Closing},

@@ -10,12 +10,11 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The model: what RFC 9293 says that a segment does to a connection, written
-// down section by section without regard to speed, and compared with Conn for
-// every state, set of flags, place of the sequence number, place of the
-// acknowledgement and length.
+// The model computes what RFC 9293 says that a segment does to a connection. It follows the RFC section
+// by section, without regard to speed. The test compares it with Conn for every state, set of flags,
+// position of the sequence number, position of the acknowledgement number, and length.
 
-// A tcb is what section 3.10.7 needs to know of a connection.
+// A tcb is the state of a connection that section 3.10.7 needs.
 type tcb struct {
 	state         State
 	passive       bool
@@ -28,16 +27,16 @@ type tcb struct {
 	scale         uint8
 	err           Err
 	answer        string // "", "ACK", "SYN,ACK", "RST <seq>"
-	delivered     int    // bytes of text given to the user
-	restart       bool   // the 2 MSL timer begins anew
-	heldAfter     bool   // the segment came to text processing after the peer's FIN
+	delivered     int    // bytes of text delivered to the user
+	restart       bool   // the 2 MSL timer restarts
+	heldAfter     bool   // the segment reached text processing after the peer's FIN
 
-	// What deviations need to know, and what they allow.
-	lastAck, farEdge Seq  // the last acknowledgement that we sent, and the widest window's edge
-	admit, finBeyond bool // the first step, and the number after the window to a FIN
+	// For deviations.
+	lastAck, farEdge Seq  // our last acknowledgement, and the right edge of the widest window
+	admit, finBeyond bool // skip the first step; allow a FIN with the first number after the window
 }
 
-// tcbOf takes the model's state from a Conn.
+// tcbOf returns the model's state for a Conn.
 func tcbOf(c *Conn) tcb {
 	return tcb{
 		state: c.state, passive: c.passive, iss: c.snd.iss, una: c.snd.una, nxt: c.snd.nxt,
@@ -47,8 +46,7 @@ func tcbOf(c *Conn) tcb {
 	}
 }
 
-// A deviation is a place where Conn does on purpose something else than the
-// letter of RFC 9293.
+// A deviation is a rule in which Conn deliberately differs from the letter of RFC 9293.
 type deviation struct {
 	reason  string
 	applies func(m *tcb, s *Segment) bool
@@ -71,7 +69,7 @@ var deviations = []deviation{
 		},
 		change: func(before, m *tcb, s *Segment) {
 			switch {
-			case m.state != Closed: // it was not in the window
+			case m.state != Closed: // the SYN was not in the window
 			case s.has(wire.FlagACK):
 				m.answer = fmt.Sprint("RST ", s.Ack)
 			default:
@@ -106,7 +104,7 @@ var deviations = []deviation{
 			seq, n := Seq(s.Seq), s.seqLen()
 			from := m.lastAck
 			if n > 0 {
-				from = m.rcvNxt - Seq(n) + 1 // its last number is RCV.NXT
+				from = m.rcvNxt - Seq(n) + 1 // the last number of the segment is RCV.NXT
 			}
 			return m.state != SynSent && s.has(wire.FlagACK) && !s.has(wire.FlagRST|wire.FlagSYN) &&
 				from.LessEq(seq) && seq.LessEq(m.farEdge)
@@ -186,7 +184,8 @@ var deviations = []deviation{
 	},
 }
 
-// again has m be what the segment makes of before, with what set allows.
+// again sets m to the result of processing the segment in state before, after set has changed that
+// state.
 func (m *tcb) again(before *tcb, s *Segment, set func()) {
 	admit, beyond := m.admit, m.finBeyond
 	*m = *before
@@ -195,7 +194,7 @@ func (m *tcb) again(before *tcb, s *Segment, set func()) {
 	m.arrives(s)
 }
 
-// arrives is SEGMENT ARRIVES, RFC 9293 3.10.7, for the states that a Conn has.
+// arrives is SEGMENT ARRIVES of RFC 9293 3.10.7, for the states that a Conn has.
 func (m *tcb) arrives(s *Segment) {
 	if m.state == SynSent {
 		m.arrivesSynSent(s)
@@ -422,8 +421,8 @@ func (m *tcb) fifth(s *Segment) bool {
 	return true
 }
 
-// seventh: "Seventh, process the segment text"; the sixth, the URG bit, asks
-// only that the user be told.
+// seventh: "Seventh, process the segment text". The sixth step, the URG bit, only requires to inform
+// the user.
 func (m *tcb) seventh(s *Segment) bool {
 	switch m.state {
 	case Established, FinWait1, FinWait2:
@@ -466,7 +465,7 @@ func (m *tcb) eighth(s *Segment) {
 		return
 	}
 	m.answer = "ACK"
-	// What is not in order, or beyond the window, was trimmed off or is held.
+	// Data that is out of order or beyond the window was trimmed or is held.
 	if fin := Seq(s.Seq) + Seq(s.DataLen()); fin != m.rcvNxt || m.rcvWnd == 0 && !m.finBeyond {
 		return
 	}
@@ -478,19 +477,18 @@ func (m *tcb) eighth(s *Segment) {
 	case Established:
 		m.state = CloseWait
 	case FinWait1:
-		// "If our FIN has been ACKed (perhaps in this segment), then enter
-		// TIME-WAIT [...]; otherwise, enter the CLOSING state." It has not: it
-		// would be FIN-WAIT-2.
+		// "If our FIN has been ACKed (perhaps in this segment), then enter TIME-WAIT [...]; otherwise,
+		// enter the CLOSING state." Our FIN is not acknowledged: the state would be FIN-WAIT-2.
 		m.state = Closing
 	case FinWait2:
 		m.state, m.restart = TimeWait, true
 	}
 }
 
-// modelCase is one segment for one state.
+// A modelCase is a segment to test in a state.
 type modelCase struct {
 	flags    wire.TCPFlags
-	seq, ack Seq // absolute
+	seq, ack Seq // absolute numbers
 	n        int
 }
 
@@ -502,8 +500,7 @@ var modelText = func() []byte {
 	return b
 }()
 
-// modelCases are the segments that a state is tried with; brief leaves out
-// places that are like others.
+// modelCases calls run for the segments to test in a state. brief omits similar ones.
 func modelCases(m tcb, brief bool, run func(modelCase)) {
 	w := Seq(m.rcvWnd)
 	seqs := []Seq{
@@ -525,9 +522,9 @@ func modelCases(m tcb, brief bool, run func(modelCase)) {
 				for k, n := range lengths {
 					switch {
 					case few && (i < 4 || j < 4 || k == 1 || k == 2):
-						// PSH and URG change nothing: fewer places show it.
+						// PSH and URG change nothing, so fewer combinations suffice.
 					case flags&wire.FlagACK == 0 && j > 0:
-						// The field means nothing.
+						// The acknowledgement number has no meaning.
 					case brief && (k == 1 || k == 2 || i == 2 || i == 10 || j == 0 || j == 10):
 					default:
 						run(modelCase{flags, seq, ack, n})
@@ -538,13 +535,13 @@ func modelCases(m tcb, brief bool, run func(modelCase)) {
 	}
 }
 
-// try gives the segment of k to a Conn and to the model and compares them.
+// try passes the segment of k to a Conn and to the model, and compares the results.
 func try(t *testing.T, r *rig, k modelCase) {
 	c := &r.c
 	readable := c.Readable()
 	before := tcbOf(c)
 	s := r.segment(k.flags, k.seq-rigIRS-1, k.ack-rigISS-1, modelText[:k.n])
-	s.Window += 8 // another window than before
+	s.Window += 8 // differs from the previous window
 	want := before
 	want.arrives(s)
 	for _, d := range deviations {
@@ -566,15 +563,14 @@ func try(t *testing.T, r *rig, k modelCase) {
 		got.answer += describe(c, &out)
 	}
 	if at := c.timers.ack; at != 0 && at <= r.now+answerTime {
-		// The RFC lets an acknowledgement be delayed; one that is held back for
-		// an answer follows by itself.
+		// The RFC allows delaying an acknowledgement. One that waits for the application's answer is
+		// sent by the timer.
 		c.Tick(at)
 		for _, out := range r.pull() {
 			got.answer += describe(c, &out)
 		}
 	}
-	// What only the model has, what does not matter any more, and what other
-	// tests look at.
+	// Ignore what only the model has, what has no effect any more, and what other tests check.
 	want.heldAfter, want.admit, want.finBeyond = false, false, false
 	want.lastAck, want.farEdge, got.lastAck, got.farEdge = 0, 0, 0, 0
 	got.maxWnd, got.rcvWnd, want.maxWnd, want.rcvWnd = 0, 0, 0, 0
@@ -604,7 +600,7 @@ func try(t *testing.T, r *rig, k modelCase) {
 	}
 }
 
-// describe is what a segment that the Conn sends is, if it is as it has to be.
+// describe returns the kind of a segment that the Conn has sent, after checking its fields.
 func describe(c *Conn, s *Segment) string {
 	switch {
 	case s.DataLen() > 0:
@@ -651,7 +647,7 @@ func TestSegmentAgreesWithALiteralReadingOfRFC9293(t *testing.T) {
 				setUp := func() *rig {
 					r := st.make(t, st.o)
 					if modern && r.c.state.synchronized() {
-						age(&r.c, 0, 0) // SND.UNA is ISS, and RCV.NXT IRS
+						age(&r.c, 0, 0) // SND.UNA is ISS and RCV.NXT is IRS
 					}
 					return r
 				}

@@ -5,10 +5,10 @@ import "sort"
 // An oooQueue holds the blocks of out-of-order data beyond RCV.NXT, in ascending order and with
 // gaps between them. The bytes are in the receive ring.
 //
-// The peer determines the number of blocks, up to maxHoles. They are stored in runs of at most
-// runLen. To find a block takes two binary searches; to add or remove one moves at most one run
-// of blocks, and sometimes the list of runs (see BenchmarkHostileHoles). In one sorted slice, the
-// blocks behind a new one had to be moved. A tree like the scoreboard's is not needed for so few.
+// The peer determines the number of blocks, up to maxHoles. They are stored in runs of at most runLen.
+// Finding a block takes two binary searches. Adding or removing one moves at most one run of blocks,
+// and sometimes the list of runs (see BenchmarkHostileHoles). A single sorted slice would move all
+// blocks behind a new one. A tree like the scoreboard's is not necessary for so few blocks.
 type oooQueue struct {
 	runs  [][]block // none is empty; the elements beyond len keep memory for further runs
 	n     int32     // number of blocks

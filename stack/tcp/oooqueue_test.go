@@ -39,7 +39,7 @@ func (q *oooQueue) check() error {
 	return nil
 }
 
-// A slowQueue says of each number from base on whether its byte has arrived.
+// A slowQueue is a reference: it records for each number from base on whether its byte has arrived.
 type slowQueue struct {
 	base Seq
 	have []bool
@@ -47,7 +47,7 @@ type slowQueue struct {
 
 func (q *slowQueue) at(s Seq) bool { return s-q.base < Seq(len(q.have)) && q.have[s-q.base] }
 
-// around returns the bytes that have arrived on both sides of the numbers of k, with these.
+// around returns k, extended by the adjacent bytes that have arrived.
 func (q *slowQueue) around(k block) block {
 	for q.at(k.start - 1) {
 		k.start--
@@ -70,7 +70,7 @@ func (q *slowQueue) blocks() (all []block) {
 	return all
 }
 
-// set sets all bytes of k, and returns the first of them that were set before.
+// set sets all bytes of k, and returns the first run of them that were set before.
 func (q *slowQueue) set(k block, have bool) (overlap block) {
 	for s := k.start; s != k.end; s++ {
 		switch was := q.at(s); {
@@ -88,7 +88,7 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 	most := int32(0)
 	for seed := range sampled(12) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		size := 1 << (5 + rnd.IntN(11)) // numbers, which wrap
+		size := 1 << (5 + rnd.IntN(11)) // size of the range of numbers, which wraps around
 		slow := slowQueue{-Seq(rnd.IntN(2 * size)), make([]bool, size)}
 		nxt := slow.base // RCV.NXT
 		long, first, beside := 1<<rnd.IntN(6), 1<<rnd.IntN(16), 1<<rnd.IntN(8)
@@ -109,7 +109,7 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 			}
 			n := 1 + rnd.IntN(long)
 			if rnd.IntN(1000) == 0 {
-				n = room // over many blocks
+				n = room // across many blocks
 			}
 			at = min(at, room-1)
 			k := block{nxt + Seq(at), nxt + Seq(min(at+n, room))}
@@ -137,8 +137,8 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 	require.Greater(t, most, int32(20*runLen))
 }
 
-// hostileHoles is a connection whose peer has made as many holes as it may: it has sent one byte
-// in four.
+// hostileHoles returns a connection whose peer has made the maximum number of holes: it has sent every
+// fourth byte.
 func hostileHoles(t testing.TB) *rig {
 	r := bare(t, rigOptions{modern: true, mss: hostileMSS, change: func(p *Params) { p.RecvBuffer, p.RecvBufferMax = 1<<20, 1<<20 }})
 	for k := range Seq(maxHoles) {
@@ -148,8 +148,8 @@ func hostileHoles(t testing.TB) *rig {
 	return r
 }
 
-// hostileData gives a segment of n bytes that begins at bytes beyond the first hole, and returns
-// how long that took.
+// hostileData passes a segment of n bytes to the Conn, which begins at bytes beyond the first hole. It
+// returns how long that took.
 func (r *rig) hostileData(at Seq, n int) time.Duration {
 	s := r.segment(wire.FlagACK, at, 0, make([]byte, n))
 	begin := time.Now()
@@ -160,15 +160,15 @@ func (r *rig) hostileData(at Seq, n int) time.Duration {
 	return d
 }
 
-// BenchmarkHostileHoles measures what the segments of a peer cost that has made as many holes as
-// it may, and then does its worst (see measureWorst).
+// BenchmarkHostileHoles measures the cost of segments from a peer that has made the maximum number of
+// holes and then sends the most expensive ones (see measureWorst).
 func BenchmarkHostileHoles(b *testing.B) {
 	for _, tc := range []struct {
 		name string
 		send func(r *rig, n int, rnd *rand.Rand) time.Duration
 	}{
 		{"anywhere", func(r *rig, n int, rnd *rand.Rand) time.Duration {
-			// By turns a hole is filled, and another divided.
+			// Alternately fill a hole, and divide another one.
 			k := Seq(1 + rnd.IntN(maxHoles-1))
 			if n%2 == 0 {
 				return r.hostileData(4*k, 4)
@@ -179,7 +179,7 @@ func BenchmarkHostileHoles(b *testing.B) {
 			return r.hostileData(4*Seq(n%maxHoles), 4)
 		}},
 		{"many", func(r *rig, n int, _ *rand.Rand) time.Duration {
-			// A merged segment of 64 KiB fills all holes; they are made again, one by one.
+			// A merged segment of 64 KiB fills all holes. They are then made again, one by one.
 			k := Seq(n / maxHoles * 64 << 10)
 			if n%maxHoles == 0 {
 				defer r.c.Read(r.now, make([]byte, 64<<10))

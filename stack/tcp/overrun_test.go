@@ -9,20 +9,20 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Two peers have each written more than the other's window, and neither has read:
-// both windows are closed, and full of what waits. From there every order of what
-// can happen is tried, up to a length: either reads, or runs short of memory; a
-// segment arrives, or is lost; time passes up to the next timer. After each, the
-// network is perfect and both read, and then everything has to arrive.
+// Two peers have each written more than the other's window, and neither has read: both windows are
+// closed, and there is more data to send. From there, the test tries every sequence of actions up to a
+// length: one side reads, or runs short of memory; a segment arrives, or is lost; time passes until the
+// next timer. After each sequence, the network becomes perfect, both sides read, and all data must
+// arrive.
 
-// An overrun is such a conversation.
+// An overrun is such a pair of connections.
 type overrun struct {
 	o     overrunOptions
 	now   Time
 	p     [2]Params
-	full  [2]bool // memory is short
+	full  [2]bool // there is memory pressure
 	c     [2]Conn
-	queue [2][]Segment // to 0, to 1
+	queue [2][]Segment // segments to 0, segments to 1
 	wrote [2]int
 	read  [2]int
 }
@@ -30,14 +30,14 @@ type overrun struct {
 type overrunOptions struct {
 	name        string
 	buffer, mss int
-	more        int // bytes that are written beyond the window
+	more        int // bytes written beyond the window
 	change      func(*Params)
-	early       bool   // what fills the windows is still under way
-	actions     string // those that are tried: see do
-	depth       int    // how many of them in a row
+	early       bool   // the data that fills the windows is still in flight
+	actions     string // actions to try: see do
+	depth       int    // length of the sequences
 }
 
-const overrunDelay = 10 * Millisecond // what a read or an arrival takes
+const overrunDelay = 10 * Millisecond // time that a read or an arrival takes
 
 func newOverrun(o overrunOptions) *overrun {
 	w := &overrun{o: o, now: 1}
@@ -71,7 +71,7 @@ func newOverrun(o overrunOptions) *overrun {
 	return w
 }
 
-// settle delivers everything, in the order of sending.
+// settle delivers all segments in the order of sending.
 func (w *overrun) settle() {
 	for n := 0; n < 10_000 && w.do('1') || w.do('0'); n++ {
 	}
@@ -87,7 +87,7 @@ func (w *overrun) pull(i int) {
 	}
 }
 
-// do has one thing happen, and reports whether it could.
+// do performs one action, and reports whether it was possible.
 func (w *overrun) do(a byte) bool {
 	switch a {
 	case '0', '1': // a segment arrives at 0, at 1
@@ -122,7 +122,7 @@ func (w *overrun) do(a byte) bool {
 		w.now += overrunDelay
 		w.read[i] += n
 		w.pull(i)
-	case 'm', 'n': // memory of 0, or 1, is short, or is not any more
+	case 'm', 'n': // memory pressure on 0, or on 1, begins or ends
 		w.full[a-'m'] = !w.full[a-'m']
 	case 't': // time passes
 		var next Time
@@ -145,7 +145,7 @@ func (w *overrun) do(a byte) bool {
 	return true
 }
 
-// finish has all go well from now on, and returns why not everything arrived.
+// finish lets everything succeed from now on, and returns an error if not all data arrives.
 func (w *overrun) finish() error {
 	w.full = [2]bool{}
 	for end := w.now + 600*Second; w.now < end; {
@@ -171,7 +171,7 @@ func (w *overrun) finish() error {
 		w.read[0], w.wrote[1], w.c[0].AtEOF(), w.read[1], w.wrote[0], w.c[1].AtEOF())
 }
 
-// run has what the letters say happen, and reports whether all of it could.
+// run performs the actions of a string, and reports whether all of them were possible.
 func (w *overrun) run(actions string) bool {
 	for i := range len(actions) {
 		if !w.do(actions[i]) {
@@ -186,7 +186,7 @@ var overruns = []overrunOptions{
 		change: func(p *Params) { p.NoSACK, p.NoTimestamps, p.NoWindowScale = true, true, true }},
 	{name: "only the FIN waits", buffer: 1000, mss: 100, more: 0, actions: "01xyABt", depth: 7},
 	{name: "windows are rounded", buffer: 1000, mss: 100, more: 700, actions: "01xyaAbBt", depth: 5,
-		change: func(p *Params) { p.RecvBufferMax = 4 << 20 }}, // to a unit of 64
+		change: func(p *Params) { p.RecvBufferMax = 4 << 20 }}, // a window scale with a unit of 64
 	{name: "memory is short", buffer: 30_000, mss: 8000, more: 20_000, actions: "01xyaAbBmnt", depth: 4,
 		change: func(p *Params) { p.NoWindowScale = true }},
 	{name: "memory gets short early", buffer: 30_000, mss: 8000, more: 20_000, actions: "01xyaAbBmnt", depth: 4, early: true},
@@ -207,7 +207,7 @@ func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 			try = func(done string) {
 				w := newOverrun(o)
 				if !w.run(done) || t.Failed() {
-					return // the same as without the last
+					return // the result would be that of the string without its last action
 				}
 				count++
 				if err := w.finish(); err != nil {
@@ -227,15 +227,15 @@ func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 	}
 }
 
-// RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking"
-// (MUST-34). Both peers take their windows back, which the other learns, and take
-// text from beyond them later, of which the other learns nothing: a copy of it was
-// late on its way. Each then sends from a number that the other has received.
+// RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking" (MUST-34). Both peers
+// shrink their windows, and the other learns of it. Later both accept text beyond the windows, because
+// a delayed copy arrives; the other does not learn of that. Each then sends from a sequence number that
+// the other has already received.
 func TestPeersThatBothShrinkHearEachOther(t *testing.T) {
 	w := newOverrun(overrunOptions{buffer: 30_000, mss: 8000, more: 20_000, early: true, change: func(p *Params) { p.NoWindowScale = true }})
 	w.full = [2]bool{true, true}
 	var late, shrunk [2]Segment
-	for range 2 { // the first two segments, of which the second does not fit
+	for range 2 { // two segments, of which the second does not fit
 		for i := range w.c {
 			late[i] = w.queue[i][0]
 			require.True(t, w.do("01"[i]))
@@ -248,11 +248,11 @@ func TestPeersThatBothShrinkHearEachOther(t *testing.T) {
 	w.full = [2]bool{}
 	for i := range w.c {
 		require.True(t, w.do("AB"[i]))
-		w.queue[i] = []Segment{late[i], shrunk[i]} // the rest is lost
+		w.queue[i] = []Segment{late[i], shrunk[i]} // the other segments are lost
 	}
 	require.True(t, w.run("01"))
 	for i := range w.c {
-		require.Less(t, Seq(shrunk[1-i].Ack), w.c[i].rcv.nxt, "it has received more than it told")
+		require.Less(t, Seq(shrunk[1-i].Ack), w.c[i].rcv.nxt, "it has received more than it acknowledged")
 		w.queue[i] = w.queue[i][:1]
 	}
 	require.True(t, w.run("01"))
@@ -269,20 +269,20 @@ func TestSegmentsInAnEarlierWindowAreAccepted(t *testing.T) {
 		p.Pressure = func() bool { return full }
 	}})
 	full = true
-	r.send(wire.FlagACK, 0, 0, make([]byte, 30_000)) // 8 KiB are taken
+	r.send(wire.FlagACK, 0, 0, make([]byte, 30_000)) // 8 KiB are accepted
 	r.pull()
 	require.Equal(t, minBuffer, r.c.Readable())
 	require.Zero(t, r.c.window())
 	r.c.Deactivate(r.now + Second)
-	r.send(wire.FlagACK, 40_000, 100, nil) // the edge that was advertised first
+	r.send(wire.FlagACK, 40_000, 100, nil) // begins at the edge that was advertised first
 	require.Equal(t, rigFlight-100, r.c.Unacked())
 	require.Empty(t, r.pull())
 	r.send(wire.FlagACK, 40_001, 200, nil)
-	require.Equal(t, rigFlight-100, r.c.Unacked(), "that is beyond every window")
+	require.Equal(t, rigFlight-100, r.c.Unacked(), "the ACK number is beyond every window")
 	require.Len(t, r.pull(), 1)
 	r.send(wire.FlagRST, 39_999, 0, nil)
 	require.Len(t, r.pull(), 1, "a challenge ACK")
 	r.send(wire.FlagACK, minBuffer, 150, make([]byte, 100))
-	require.Equal(t, minBuffer, r.c.Readable(), "but its text is not taken")
+	require.Equal(t, minBuffer, r.c.Readable(), "but its text is not stored")
 	require.Equal(t, rigFlight-150, r.c.Unacked())
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// paced100 is an established connection on a path of 100 ms whose window of 100
-// segments may be used at once.
+// paced100 returns an established connection on a path of 100 ms, whose window of 100 segments may be
+// used at once.
 func paced100(t testing.TB, gso int) *rig {
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, gso: gso})
 	r.c.SetSendLimit(128 << 10)
@@ -20,7 +20,7 @@ func paced100(t testing.TB, gso int) *rig {
 	r.c.rtt.min, r.c.rtt.srtt = 100*Millisecond, 100*Millisecond
 	r.c.cc.cwnd, r.c.cc.ssthresh = 100_000, 100_000
 	r.c.cc.setRate(&r.c)
-	r.now += Second // so that nothing is owed
+	r.now += Second // so that the pacer has no lost time to make up
 	r.c.rcv.last, r.c.snd.lastData = r.now, r.now
 	return r
 }
@@ -35,7 +35,7 @@ func TestALargeWindowLeavesAtItsRate(t *testing.T) {
 	for sent < 100 {
 		d, ok := r.c.Deadline()
 		require.True(t, ok)
-		require.Greater(t, d, r.now, "a timer for each segment would be late each time")
+		require.Greater(t, d, r.now, "segments must not need a timer each")
 		require.LessOrEqual(t, d, r.now+2*Millisecond)
 		r.now = d
 		r.c.Tick(r.now)
@@ -54,7 +54,7 @@ func TestALateTimerMakesUpForItsLateness(t *testing.T) {
 	began, sent := r.now, 0
 	for sent < 90 {
 		sent += len(r.pull())
-		r.now += 1500 * Microsecond // where every half millisecond would be right
+		r.now += 1500 * Microsecond // later than the exact half millisecond
 		r.c.Tick(r.now)
 	}
 	require.InDelta(t, 90_000/1e7*float64(Second), float64(r.now-began), float64(5*Millisecond))
@@ -70,7 +70,7 @@ func TestASuperSegmentIsAMillisecondOfTheRate(t *testing.T) {
 		require.Equal(t, tc.want, r.c.burst(1000), "%d bytes/s", tc.rate)
 	}
 	r.c.cc.pace = nil
-	require.Equal(t, 65_000, r.c.burst(1000), "without pacing all that the link takes")
+	require.Equal(t, 65_000, r.c.burst(1000), "without pacing, the maximum of the link")
 }
 
 func TestPacedDataDoesNotWaitForAnAcknowledgement(t *testing.T) {
@@ -78,7 +78,7 @@ func TestPacedDataDoesNotWaitForAnAcknowledgement(t *testing.T) {
 	r.c.Write(r.now, make([]byte, 100_000))
 	r.pull()
 	require.NotZero(t, r.c.cc.pace.deadline())
-	// An acknowledgement of what came goes at once.
+	// The acknowledgement of received data is sent at once.
 	r.send(wire.FlagACK, r.theirs(), 1000, make([]byte, 3000))
 	out := r.pull()
 	require.Len(t, out, 1)
@@ -86,7 +86,7 @@ func TestPacedDataDoesNotWaitForAnAcknowledgement(t *testing.T) {
 	r.c.Abort(r.now)
 	r.pull()
 	_, ok := r.c.Deadline()
-	require.False(t, ok, "a connection that is gone waits for nothing")
+	require.False(t, ok, "a dead connection has no deadline")
 }
 
 func TestShortPathsAndSmallWindowsAreNotPaced(t *testing.T) {
@@ -120,12 +120,12 @@ func TestALostRetransmissionReducesTheWindowTwice(t *testing.T) {
 		r.ack(100, block{200, 1100})
 		r.pull()
 		require.Equal(t, 700, r.c.Info().SndSsthresh)
-		// What is in flight is now within ssthresh. A second hole is repaired:
-		// that retransmission may be lost, and then the path still holds less.
+		// The data in flight is now within ssthresh. A second hole is repaired. If its retransmission
+		// is lost too, the capacity of the path has fallen further.
 		r.now += 20 * Millisecond
 		nxt := r.c.snd.nxt - rigISS - 1
 		r.ack(100, block{200, 1200}, block{1300, nxt})
-		require.Contains(t, numbers(r.pull()), 100, "lost once more: sent before the window was reduced")
+		require.Contains(t, numbers(r.pull()), 100, "lost again, but sent before the reduction")
 		require.Equal(t, 700, r.c.Info().SndSsthresh)
 		r.now += 20 * Millisecond
 		nxt = r.c.snd.nxt - rigISS - 1
@@ -143,7 +143,7 @@ func TestASpuriousLossIsUndoneBeforeRetransmission(t *testing.T) {
 	r := flight(t, 10)
 	before := r.c.Info()
 	r.now += 20 * Millisecond
-	r.ack(100, block{200, 500}) // and Next is not pulled, as where pacing holds back
+	r.ack(100, block{200, 500}) // without calling Next, as if pacing held segments back
 	require.True(t, r.c.Info().Recovery)
 	r.ack(500)
 	require.False(t, r.c.Info().Recovery)
@@ -152,8 +152,8 @@ func TestASpuriousLossIsUndoneBeforeRetransmission(t *testing.T) {
 }
 
 func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
-	// What waits behind a hole takes up room in both buffers: twice the window is
-	// not enough where a reordering window delays the detection of the loss.
+	// Data beyond a hole uses space in both buffers. Twice the window is not enough if a reordering
+	// window delays the detection of the loss.
 	l := bottleneck{rate: 100e6, rtt: 20 * Millisecond, reorder: 0.01}
 	l.queue = l.bdp() / 4
 	s := newNetsim(l, CUBIC, 1, 1)
@@ -165,7 +165,7 @@ func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
 }
 
 func TestPacingEndsOnAShortPath(t *testing.T) {
-	// The handshake had to wait for ARP, and made the path look long.
+	// The handshake waited for ARP, so its round-trip time was long.
 	p := DefaultParams()
 	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}
 	var a, b Conn

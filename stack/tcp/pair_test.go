@@ -8,13 +8,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wirePair is two cores and a wire between them, in a time of its own.
+// A wirePair is two Conns on a wire, in virtual time.
 type wirePair struct {
 	t      testing.TB
 	now    Time
 	a, b   Conn
 	delay  Time
-	queue  [2][]inFlight // to a, to b
+	queue  [2][]inFlight // segments to a, segments to b
 	rng    *rand.Rand
 	loss   float64
 	dup    float64
@@ -34,7 +34,7 @@ func newPair(t testing.TB, seed uint64, p Params) *wirePair {
 	return w
 }
 
-// listen makes the passive side when the first SYN arrives.
+// listen opens the passive side when the first SYN arrives.
 func (w *wirePair) deliver(to int, s *Segment, p *Params) {
 	c := &w.a
 	if to == 1 {
@@ -47,7 +47,7 @@ func (w *wirePair) deliver(to int, s *Segment, p *Params) {
 	c.Segment(w.now, s)
 }
 
-// flush moves what both want to send onto the wire.
+// flush puts the segments of both sides on the wire.
 func (w *wirePair) flush() {
 	for i, c := range []*Conn{&w.a, &w.b} {
 		if c.p == nil {
@@ -55,7 +55,7 @@ func (w *wirePair) flush() {
 		}
 		var s Segment
 		for n := 0; c.Next(w.now, &s); n++ {
-			require.Less(w.t, n, 20000, "Next never stops")
+			require.Less(w.t, n, 20000, "Next must return false at some time")
 			s.Payload = append(append([]byte(nil), s.Payload...), s.Payload2...)
 			s.Payload2 = nil
 			if w.rng.Float64() < w.loss {
@@ -76,7 +76,7 @@ func (w *wirePair) flush() {
 	}
 }
 
-// step goes to the next thing that happens. It reports false when there is none.
+// step advances to the next event. It reports false if there is none.
 func (w *wirePair) step(p *Params) bool {
 	w.flush()
 	var next Time
@@ -120,7 +120,7 @@ func (w *wirePair) step(p *Params) bool {
 	return true
 }
 
-// transfer sends data from a to b and closes both sides.
+// transfer sends data from a to b, and closes both sides.
 func (w *wirePair) transfer(p *Params, data []byte, steps int) []byte {
 	var got []byte
 	buf := make([]byte, 16<<10)

@@ -8,14 +8,14 @@ import (
 )
 
 func TestSlowStartHardlyOverflowsTheQueue(t *testing.T) {
-	// RFC 9406 4.2: slow start ends when the round-trip time grows, "before overshoot
-	// and packet loss". A paced round begins with an empty queue, so that the least of
-	// all its samples tells only of the round after.
+	// RFC 9406 4.2: slow start ends when the round-trip time grows, "before overshoot and packet loss".
+	// A paced round begins with an empty queue, so the minimum over all samples of a round would reveal
+	// the growth a round too late.
 	for _, tc := range []struct {
 		rate   float64
 		rtt    Time
 		bdps   float64
-		second float64 // what has to arrive in the first, of the path's rate
+		second float64 // fraction of the path's rate that must arrive in the first second
 	}{
 		{1000e6, 40, 1, 0.6}, {1000e6, 10, 1, 0.85}, {100e6, 40, 1, 0.73}, {100e6, 40, 2, 0.73}, {100e6, 100, 0.5, 0.28},
 	} {
@@ -30,8 +30,8 @@ func TestSlowStartHardlyOverflowsTheQueue(t *testing.T) {
 }
 
 func TestLossesInBurstsCostLessThanSingleOnes(t *testing.T) {
-	// A burst is one sign of congestion, and PRR mends it in a few round trips: with
-	// the same mean loss there are a quarter as many.
+	// A burst of losses is one sign of congestion, and PRR repairs it in a few round trips. With the
+	// same mean loss there are a quarter as many such signs.
 	for _, cc := range []Congestion{CUBIC, NewReno} {
 		for _, rtt := range []Time{20, 100} {
 			goodput := func(burst float64) float64 {
@@ -47,10 +47,9 @@ func TestLossesInBurstsCostLessThanSingleOnes(t *testing.T) {
 }
 
 func TestTheWayBackMayBeNarrow(t *testing.T) {
-	// Over 50 Mbit/s with 0.5 Mbit/s back the acknowledgements of every second segment
-	// are too many. CUBIC goes on until their queue drops some. BBR takes the rate at
-	// which they come for the path's, as the kernel's does (docs/differential.md); it
-	// gets what that allows.
+	// Over 50 Mbit/s with 0.5 Mbit/s on the way back, acknowledgements of every second segment are too
+	// many. CUBIC continues until the queue drops some of them. BBR takes their rate for the rate of
+	// the path, as the kernel's does (docs/differential.md), and reaches what that allows.
 	for _, tc := range []struct {
 		cc   Congestion
 		want float64

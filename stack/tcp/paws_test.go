@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// stamped is a segment of n bytes of text from the peer with a timestamp.
+// stamped returns a segment of n bytes from the peer with a timestamp.
 func (r *rig) stamped(seq Seq, n int, ts uint32) *Segment {
 	s := r.segment(wire.FlagACK, seq-rigIRS-1, 0, make([]byte, n))
 	s.TSVal = ts
@@ -20,7 +20,7 @@ func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	nxt := r.c.rcv.nxt
 	ts := r.c.rcv.tsRecent
-	// The first is lost, the second delayed; the third comes, and then the first again.
+	// The first segment is lost, the second is delayed, the third arrives, then the first again.
 	r.c.Segment(r.now, r.stamped(nxt+200, 100, ts+12))
 	r.c.Segment(r.now, r.stamped(nxt, 100, ts+40))
 	require.Equal(t, ts+40, r.c.rcv.tsRecent)
@@ -31,7 +31,7 @@ func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 }
 
 func TestNewDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
-	// As above, and what is delayed is the newest: nothing behind it has come.
+	// The same, but the delayed segment is the last: nothing beyond it has arrived.
 	for _, at := range []Seq{300, 250} {
 		r := bare(t, rigOptions{modern: true, window: 60000})
 		nxt := r.c.rcv.nxt
@@ -48,7 +48,7 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 	// RFC 7323 5.3 R1.
 	for name, tc := range map[string]struct {
 		at    Seq
-		older uint32 // than the mark's successor
+		older uint32 // than the timestamp after the mark
 		flags wire.TCPFlags
 	}{
 		"as old as the mark":  {at: 100, older: 40},
@@ -69,7 +69,7 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 		require.Len(t, r.c.rcv.ooo.blocks(), 1, name)
 		require.Equal(t, block{nxt + 200, nxt + 300}, r.c.rcv.ooo.blocks()[0], name)
 	}
-	// And where nothing is missing.
+	// The same without a hole.
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	r.c.Segment(r.now, r.stamped(r.c.rcv.nxt, 100, r.c.rcv.tsRecent+40))
 	nxt := r.c.rcv.nxt
@@ -77,9 +77,9 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 	require.Equal(t, nxt, r.c.rcv.nxt)
 }
 
-// TestNoOldDuplicatePassesPAWS sends through the sequence numbers many times
-// over, keeps all that was ever sent, and sees whether any of it would be taken
-// for something else: text whose number, modulo 2^32, lies in the window now.
+// TestNoOldDuplicatePassesPAWS sends through the sequence space many times and keeps all sent segments.
+// It checks that none would be accepted as other text: text whose number, modulo 2^32, is in the
+// current window.
 func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 	const window = 1 << 30 // RFC 7323 2.3: less than this
 	type copyOf struct {
@@ -100,7 +100,7 @@ func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 		var sent []copyOf
 		most := 1 + rng.Uint64N(1<<27)
 		for range 400 {
-			// The sender sends text, or some of what is in flight again.
+			// The sender sends new text, or retransmits some that is in flight.
 			switch k := rng.IntN(4); {
 			case k < 3 && nxt-una < window-most:
 				n := 1 + rng.Uint64N(most)
@@ -112,8 +112,8 @@ func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 				sent = append(sent, copyOf{seq, int(n), ts})
 			}
 			ts += rng.Uint64N(1 << rng.IntN(29))
-			// Some of it arrives, in order: TS.Recent is that of the newest copy of
-			// what comes next. Acknowledgements are on their way for a while.
+			// Some of it arrives, in order. TS.Recent is the timestamp of the newest copy of the next
+			// text. Acknowledgements are in flight for a while.
 			for _, p := range sent[max(0, len(sent)-20):] {
 				if p.seq <= arrived && arrived < p.seq+uint64(p.n) && rng.IntN(3) > 0 && int32(uint32(p.ts)-r.tsRecent) >= 0 {
 					c.takeStamp(now, Seq(p.seq), uint32(p.ts))
@@ -127,7 +127,7 @@ func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 				end := p.seq + uint64(p.n)
 				offset := Seq(end) - Seq(arrived)
 				if offset == 0 || offset >= window || int32(uint32(p.ts)-r.tsRecent) >= 0 || ts-p.ts >= 1<<31 {
-					continue // not in the window, or for RFC 7323 5.5 to judge
+					continue // not in the window, or subject to RFC 7323 5.5
 				}
 				if !c.overtaken(Seq(end), uint32(p.ts)) {
 					refused++

@@ -9,13 +9,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// flat is a segment with its payload in one piece, for comparison.
+// flat returns a segment with its payload in one piece, for comparison.
 func flat(s *Segment) string {
 	text := bytes.Join([][]byte{s.Payload, s.Payload2, s.Pinned}, nil)
 	return fmt.Sprintf("%+v gso=%d ect=%v %x", s.TCP, s.GSOSize, s.ECT, text)
 }
 
-// joined is a copy of a segment as it would arrive.
+// joined returns a copy of a segment as it would arrive.
 func joined(s *Segment) Segment {
 	in := *s
 	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Pinned}, nil)
@@ -24,8 +24,8 @@ func joined(s *Segment) Segment {
 }
 
 func TestPinnedBytesAreSentLikeWrittenOnes(t *testing.T) {
-	// Two senders get the same calls, but one pins what the other copies, and unpins it at
-	// any time. Their segments are the same to the byte.
+	// Two senders get the same calls, except that one pins what the other copies, and unpins it at any
+	// time. Their segments must be equal to the byte.
 	carried := 0
 	for seed := range sampled(60) {
 		r := rand.New(rand.NewPCG(seed, 77))
@@ -34,7 +34,7 @@ func TestPinnedBytesAreSentLikeWrittenOnes(t *testing.T) {
 		p.Alloc, p.Free = pool.alloc, pool.free
 		p.SendBuffer, p.SendBufferMax = 40_000, 40_000
 		cfg := Config{Params: &p, ISS: 0xffff8000, MSS: 1460, GSO: []int{0, 65000}[seed%2], NoDelay: seed%3 > 0}
-		var a, b, peer Conn // b pins what a copies
+		var a, b, peer Conn // a copies, b pins
 		now := Time(1)
 		a.Open(now, cfg)
 		b.Open(now, cfg)
@@ -43,7 +43,7 @@ func TestPinnedBytesAreSentLikeWrittenOnes(t *testing.T) {
 		peer.Accept(now, cfg, &s)
 		var want, got []byte
 		buf := make([]byte, 1<<16)
-		pinned, left := []byte(nil), []byte(nil) // of the Write that is not unpinned
+		pinned, left := []byte(nil), []byte(nil) // pinned bytes and remaining bytes of the current Write
 		unpin := func() {
 			b.Unpin()
 			for i := range pinned {
@@ -107,11 +107,10 @@ func TestPinnedBytesAreSentLikeWrittenOnes(t *testing.T) {
 		b.Abort(now)
 		require.Zero(t, b.Unacked())
 	}
-	require.Greater(t, uint64(carried), sampled(10_000_000), "it runs")
+	require.Greater(t, uint64(carried), sampled(10_000_000), "the test must transfer data")
 }
 
-// A poison is an allocator that spoils what it is given back, and never gives it
-// out again.
+// A poison is an allocator that overwrites freed memory, and never reuses it.
 type poison struct{}
 
 func (poison) alloc(n int) []byte { return make([]byte, n) }
@@ -146,7 +145,7 @@ func TestAQueueOfPinnedBytesHasNoRing(t *testing.T) {
 	require.Equal(t, left, a.snd.buf.ring.n)
 }
 
-// pairFor makes two established connections without a wire.
+// pairFor returns two established connections without a wire.
 func pairFor(t *testing.T) (a, b *Conn) {
 	p := DefaultParams()
 	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}
@@ -180,7 +179,7 @@ func TestAnApplicationMayAwaitPinnedBytes(t *testing.T) {
 	a.Events()
 	pull(1, b, a)
 	require.NotZero(t, a.Events()&Writable)
-	require.False(t, a.AwaitAcks(1, Millisecond), "it is acknowledged")
+	require.False(t, a.AwaitAcks(1, Millisecond), "all bytes are acknowledged")
 	a.Unpin()
 	require.Zero(t, a.Unacked())
 
@@ -194,14 +193,14 @@ func TestAnApplicationMayAwaitPinnedBytes(t *testing.T) {
 	require.Zero(t, a.Events()&Writable)
 	a.Tick(d)
 	require.NotZero(t, a.Events()&Writable)
-	require.False(t, a.AwaitAcks(d, Millisecond), "it has waited long enough")
+	require.False(t, a.AwaitAcks(d, Millisecond), "the deadline has come")
 	a.Unpin()
 	require.Equal(t, 3000, a.Unacked())
 	at, _ := a.Deadline()
-	require.NotEqual(t, d, at, "nobody waits any more")
+	require.NotEqual(t, d, at, "the deadline is removed")
 
 	require.Equal(t, 3000, a.Pin(d, make([]byte, 3000)))
 	require.True(t, a.AwaitAcks(d, 2*d))
 	a.Abort(d)
-	require.False(t, a.AwaitAcks(d, 2*d), "a connection that was reset has given back what was pinned")
+	require.False(t, a.AwaitAcks(d, 2*d), "a reset connection has no pinned bytes")
 }

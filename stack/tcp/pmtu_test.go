@@ -6,15 +6,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// smallWindows keeps long virtual times short in real ones.
+// smallWindows keeps the real time of long virtual times short.
 func smallWindows() Params {
 	p := DefaultParams()
 	p.RecvBuffer, p.RecvBufferMax = 32<<10, 32<<10
 	return p
 }
 
-// blackHoleRun sends for a while over a path that swallows segments with more
-// than limit bytes of payload, without a word.
+// blackHoleRun sends over a path that silently drops segments with more than limit bytes of payload.
 func blackHoleRun(t *testing.T, p *Params, w *wirePair, limit func() int, until Time) (delivered int) {
 	buf := make([]byte, 64<<10)
 	for w.now < until {
@@ -47,18 +46,18 @@ func TestABlackHoleCostsSecondsAndNotTheConnection(t *testing.T) {
 	w := newPair(t, 1, p)
 	limit := 1300
 	n := blackHoleRun(t, &p, w, func() int { return limit }, 3*Second)
-	require.Greater(t, n, 0, "RFC 4821 7.7: something gets through within seconds")
+	require.Greater(t, n, 0, "RFC 4821 7.7: some data arrives within seconds")
 	n = blackHoleRun(t, &p, w, func() int { return limit }, 20*Second)
 	require.Greater(t, n, 2_000_000)
-	require.Greater(t, w.a.MSS(), limit-2*plStep, "RFC 4821 7.3: the search comes near what the path carries")
+	require.Greater(t, w.a.MSS(), limit-2*plStep, "RFC 4821 7.3: the search approaches the path's maximum")
 	require.LessOrEqual(t, w.a.MSS(), limit)
-	w.delay = Second // the rest is waiting
+	w.delay = Second // the rest of the time is idle
 	blackHoleRun(t, &p, w, func() int { return limit }, 90*Second)
 	probes := w.a.Info().Retrans
 	blackHoleRun(t, &p, w, func() int { return limit }, 300*Second)
-	require.Equal(t, probes, w.a.Info().Retrans, "and then rests")
+	require.Equal(t, probes, w.a.Info().Retrans, "the search has ended")
 
-	// The path is repaired: RFC 8899 5.1.1, PMTU_RAISE_TIMER.
+	// The path improves: RFC 8899 5.1.1, PMTU_RAISE_TIMER.
 	limit = 65535
 	blackHoleRun(t, &p, w, func() int { return limit }, 700*Second)
 	require.Equal(t, 1448, w.a.MSS())
@@ -71,7 +70,7 @@ func TestLossIsNotTakenForABlackHole(t *testing.T) {
 	blackHoleRun(t, &p, w, func() int { return 65535 }, 60*Second)
 	w.loss = 0
 	blackHoleRun(t, &p, w, func() int { return 65535 }, 70*Second)
-	require.Equal(t, 1448, w.a.MSS(), "one suspicion is taken back as soon as a probe gets through")
+	require.Equal(t, 1448, w.a.MSS(), "a suspicion ends when a probe arrives")
 }
 
 func TestALostProbeIsNoCongestion(t *testing.T) {
@@ -106,7 +105,7 @@ func TestASearchLetsAnIdleConnRest(t *testing.T) {
 	blackHoleRun(t, &p, w, limit, 2*Second)
 	require.Equal(t, 988, w.a.MSS())
 	buf := make([]byte, 64<<10)
-	for w.now < 5*Second { // what is left is read and acknowledged
+	for w.now < 5*Second { // the remaining data is read and acknowledged
 		for w.b.Read(w.now, buf) > 0 {
 		}
 		w.flush()
@@ -118,7 +117,7 @@ func TestASearchLetsAnIdleConnRest(t *testing.T) {
 	w.now += 10 * Second
 	w.a.PathMTU(w.now, 1460)
 	require.Zero(t, w.a.Deactivate(w.now))
-	require.Nil(t, w.a.active, "the search needs no busy part")
+	require.Nil(t, w.a.active, "the search must not keep the Conn active")
 	blackHoleRun(t, &p, w, limit, w.now+2*Second)
 	require.Equal(t, 1448, w.a.MSS())
 	require.Nil(t, w.a.pl, "and ends")

@@ -6,9 +6,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A flight that begins when nothing is outstanding has its probe as well: the
-// first segment alone would have to wait for a delayed acknowledgement, the
-// second takes that away. RFC 8985 7.2.
+// RFC 8985 7.2: a flight also has a tail loss probe if it begins when nothing is in flight. The probe
+// timeout for one segment includes a delayed acknowledgement; with the second segment, it no longer
+// does.
 func TestAFlightFromIdleIsProbedBeforeTheTimeout(t *testing.T) {
 	p := DefaultParams()
 	w := newPair(t, 1, p)
@@ -21,13 +21,13 @@ func TestAFlightFromIdleIsProbedBeforeTheTimeout(t *testing.T) {
 		require.True(t, w.a.Next(w.now, &s))
 	}
 	require.False(t, w.a.Next(w.now, &s))
-	// All of it is lost, or all acknowledgements are.
+	// All segments or all acknowledgements are lost.
 	d, ok := w.a.Deadline()
 	require.True(t, ok)
 	require.Equal(t, w.now+2*w.a.Info().RTT, d)
 	w.now = d
 	w.a.Tick(w.now)
-	require.True(t, w.a.Next(w.now, &s), "the probe")
-	require.EqualValues(t, w.a.snd.nxt-Seq(w.a.MSS()), s.Seq, "the last segment again")
+	require.True(t, w.a.Next(w.now, &s), "a probe must be sent")
+	require.EqualValues(t, w.a.snd.nxt-Seq(w.a.MSS()), s.Seq, "the probe must be the last segment")
 	require.Zero(t, w.a.Info().Backoff)
 }

@@ -2,8 +2,8 @@
 
 package tcp
 
-// racing tells that the race detector is on. The core has no goroutine in which it
-// could find anything: it is given a sample of the long tests.
+// racing reports whether the race detector is on. The Conn has no goroutines in which it could find a
+// race, so the long tests run only a sample.
 const racing = true
 
 // sampled is how many of n equal things a long test does.

@@ -15,10 +15,10 @@ import (
 func TestReclaimDiscardsOutOfOrderData(t *testing.T) {
 	text := bytes.Repeat([]byte("0123456789"), 1000)
 	for name, tc := range map[string]struct {
-		ranges [][2]int // of data, received in this order
-		wait   Time     // after that
+		ranges [][2]int // received data, in this order
+		wait   Time     // time after the last of them
 		all    bool
-		held   bool // out-of-order data is there afterwards
+		held   bool // out-of-order data remains
 	}{
 		"much data":           {[][2]int{{0, 1000}, {2000, 10_000}}, 0, false, true},
 		"much data, old":      {[][2]int{{0, 1000}, {2000, 10_000}}, 2 * Second, false, false},

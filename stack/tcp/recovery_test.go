@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// ack gives the Conn an acknowledgement with SACK blocks, in relative numbers.
+// ack passes an acknowledgement with SACK blocks to the Conn, in relative numbers.
 func (r *rig) ack(ack Seq, blocks ...block) {
 	s := r.segment(wire.FlagACK, r.theirs(), ack, nil)
 	r.sack(s, blocks...)
@@ -24,8 +24,8 @@ func (r *rig) sack(s *Segment, blocks ...block) {
 	}
 }
 
-// flight is a modern connection with n segments of 100 bytes in flight, its
-// round-trip time measured as 20 ms.
+// flight returns a modern connection with n segments of 100 bytes in flight, and a measured round-trip
+// time of 20 ms.
 func flight(t testing.TB, n int) *rig {
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	r.c.Write(r.now, make([]byte, 100))
@@ -49,26 +49,26 @@ func TestATailLossProbeDoesNotUndoAnEarlierRecovery(t *testing.T) {
 	require.False(t, after.Recovery)
 	require.Less(t, after.SndSsthresh, before, "a segment was lost: RFC 9438 4.6")
 
-	// The next segments are late, not lost: the probe was for nothing.
+	// The next segments are late, not lost: the probe was unnecessary.
 	r.c.Write(r.now, make([]byte, 200))
 	stamp := r.c.tsVal(r.now)
 	require.Equal(t, []int{1100, 1200}, numbers(r.pull()))
 	require.Equal(t, []int{1200}, numbers(r.wait(100*Millisecond)), "RFC 8985 7.3")
-	require.Zero(t, r.c.Info().Backoff, "it is no timeout")
+	require.Zero(t, r.c.Info().Backoff, "a probe is not a timeout")
 	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
 	s.TSEcr = stamp
 	r.c.Segment(r.now, s)
-	require.Equal(t, after.SndSsthresh, r.c.Info().SndSsthresh, "the loss before it was real")
+	require.Equal(t, after.SndSsthresh, r.c.Info().SndSsthresh, "the earlier loss was real")
 	require.LessOrEqual(t, r.c.Info().SndCwnd, after.SndCwnd)
 }
 
 func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
-	// RFC 8985 4 (3): the reordering window adapts, so that a path which always
-	// reorders is not taken for one that loses.
+	// RFC 8985 4 (3): the reordering window adapts, so that constant reordering on a path does not
+	// count as loss.
 	r := flight(t, 10)
 	una := Seq(100)
 	for range 50 {
-		// The first of each flight arrives after all the others, a little late.
+		// The first segment of each flight arrives after all others, a little late.
 		nxt := r.c.snd.nxt - rigISS - 1
 		stamp := r.echo
 		r.now += 20 * Millisecond
@@ -81,7 +81,7 @@ func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
 		if len(again) > 0 {
 			require.Equal(t, []int{int(una)}, again)
 			r.now += 16 * Millisecond
-			r.ack(nxt, block{una, una + 100}) // the second copy
+			r.ack(nxt, block{una, una + 100}) // the second copy arrived
 		}
 		una = nxt
 		r.c.Write(r.now, make([]byte, 1000))
@@ -92,7 +92,7 @@ func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
 	require.LessOrEqual(t, info.Retrans, 3)
 }
 
-// slowBoard knows for each byte in flight what a scoreboard knows.
+// slowBoard is a reference for the scoreboard: it has the state of each byte in flight.
 type slowBoard struct {
 	una, nxt Seq
 	flags    map[Seq]sentFlags
@@ -169,7 +169,7 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 				}
 				s := *i.sent()
 				for q := slow.una; q != s.seq; q++ {
-					require.NotEqual(t, segLost, slow.flags[q]&(segLost|segResent), "seed %d: %d is due before", seed, q)
+					require.NotEqual(t, segLost, slow.flags[q]&(segLost|segResent), "seed %d: %d must be retransmitted before", seed, q)
 				}
 				b.markResent(i, now)
 				for q := s.seq; q != s.end; q++ {
@@ -193,8 +193,8 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 }
 
 func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
-	// RFC 9937 5: in a recovery from few losses PRR sends beta segments for each
-	// that is delivered, and ends with cwnd at ssthresh.
+	// RFC 9937 5: in a recovery from few losses, PRR sends beta segments for each delivered one, and
+	// ends with cwnd at ssthresh.
 	for lost := 1; lost <= 3; lost++ {
 		r := flight(t, 10)
 		r.c.Write(r.now, make([]byte, 5000))
@@ -222,12 +222,12 @@ func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
 }
 
 func TestABurstLossIsRepairedByDoubling(t *testing.T) {
-	// RFC 9937 6.2: "safeACK = (SND.UNA advances and no further loss indicated)": then
-	// an acknowledgement lets one segment more go than it reports. Without that, one
-	// segment goes in each round trip where one was left in the pipe.
+	// RFC 9937 6.2: "safeACK = (SND.UNA advances and no further loss indicated)". Such an
+	// acknowledgement allows one segment more than it reports as delivered. Without that rule, if one
+	// segment is left in the pipe, recovery sends one segment per round trip.
 	r := flight(t, 10)
 	una := Seq(1100)
-	for range 4 { // slow start up to 160 segments
+	for range 4 { // slow start grows the window to 160 segments
 		r.now += 20 * Millisecond
 		r.ack(una)
 		r.c.Write(r.now, make([]byte, 2*r.c.cc.cwnd))
@@ -238,7 +238,7 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 	una = r.c.snd.una - rigISS - 1
 	last := r.c.snd.nxt - rigISS - 1
 	require.Greater(t, last-una, Seq(6000))
-	r.c.snd.buf.ring.n = int(last - una) // nothing new: every segment that goes is a retransmission
+	r.c.snd.buf.ring.n = int(last - una) // no new data: every segment is a retransmission
 
 	// All but the last four segments are lost.
 	kept := block{last - 400, last}
@@ -257,7 +257,7 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 			r.ack(una, kept)
 			next = append(next, numbers(r.pull())...)
 		}
-		next = append(next, numbers(r.wait(19*Millisecond))...) // what the pacer held back
+		next = append(next, numbers(r.wait(19*Millisecond))...) // segments that the pacer held back
 		out = next
 	}
 	require.Zero(t, r.c.Info().Backoff)
@@ -265,8 +265,8 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 }
 
 func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
-	// RFC 6298 3: Karn's algorithm, for the acknowledgement as a whole: data that was sent
-	// after the retransmission may have waited for it, too.
+	// RFC 6298 3: Karn's algorithm applies to the whole acknowledgement, because data sent after the
+	// retransmission may also have waited for it.
 	r := flightWithoutTimestamps(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 1100})
@@ -275,16 +275,16 @@ func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
 	r.c.Write(r.now, make([]byte, 100))
 	require.Equal(t, []int{1100}, numbers(r.pull()))
 	before := r.c.Info()
-	r.now += 100 * Millisecond // the retransmission is late, and the SACK of 1100 was lost
+	r.now += 100 * Millisecond // the retransmission is late, and the SACK of 1100 is lost
 	r.ack(1200)
 	require.Equal(t, before.RTT, r.c.Info().RTT)
 	require.Equal(t, before.RTTVar, r.c.Info().RTTVar)
 }
 
 func TestWaitingBehindAHoleGivesNoRTTSample(t *testing.T) {
-	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
-	// retransmitted", unless timestamps tell them apart. What waited for such a
-	// segment arrived with it. The path has 50 ms.
+	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were retransmitted", unless
+	// timestamps distinguish the copies. Segments that waited for a retransmission were acknowledged
+	// with it. The path has a round-trip time of 50 ms.
 	for _, cc := range []Congestion{CUBIC, BBR} {
 		for _, sack := range []bool{false, true} {
 			for _, stamps := range []bool{false, true} {
@@ -343,8 +343,8 @@ func TestABufferBelowTheScaleUnitOpensTheWindow(t *testing.T) {
 
 func TestNothingFollowsAFin(t *testing.T) {
 	r := bare(t, rigOptions{modern: true})
-	r.send(wire.FlagACK|wire.FlagFIN, 100, 0, make([]byte, 50)) // before its turn
-	r.send(wire.FlagACK, 140, 0, make([]byte, 50))              // 40 bytes beyond it
+	r.send(wire.FlagACK|wire.FlagFIN, 100, 0, make([]byte, 50)) // out of order
+	r.send(wire.FlagACK, 140, 0, make([]byte, 50))              // 40 bytes beyond the window
 	r.send(wire.FlagACK, 0, 0, make([]byte, 100))
 	require.Equal(t, 150, r.c.Readable())
 	require.Equal(t, CloseWait, r.c.State())
@@ -365,10 +365,10 @@ func TestAFINBelowBufferedDataIsIgnored(t *testing.T) {
 }
 
 func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
-	// RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send
-	// acknowledgments in response to the probe segments, the sending TCP peer MUST
-	// allow the connection to stay open" (MUST-37). The answers come at once, so
-	// the last one is as old as the timeout when that comes.
+	// RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send acknowledgments in
+	// response to the probe segments, the sending TCP peer MUST allow the connection to stay open"
+	// (MUST-37). The answers come at once, so at a timeout the last answer is as old as the timeout is
+	// long.
 	r := bare(t, rigOptions{modern: true, window: 8})
 	r.c.Write(r.now, make([]byte, 1000))
 	r.pull()
@@ -390,16 +390,16 @@ func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	}
 	require.Equal(t, Established, r.c.State())
 	require.Greater(t, r.now, 3600*Second)
-	require.Equal(t, cwnd, r.c.Info().SndCwnd, "it says nothing about congestion")
+	require.Equal(t, cwnd, r.c.Info().SndCwnd, "a closed window is no sign of congestion")
 	r.o.window = 60000
 	r.ack(8)
 	require.Equal(t, 8, numbers(r.pull())[0])
 }
 
 func TestWhatIsTooLargeForThePathIsNoCongestion(t *testing.T) {
-	// RFC 1191 6.4: "a retransmission caused by a Datagram Too Big message should not
-	// change the congestion window". Not all is sent again at once, and an acknowledgement
-	// that comes meanwhile changes nothing of it.
+	// RFC 1191 6.4: "a retransmission caused by a Datagram Too Big message should not change the
+	// congestion window". Not everything is retransmitted at once. An acknowledgement that arrives
+	// meanwhile does not change that.
 	r := flight(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(1100)
@@ -413,7 +413,7 @@ func TestWhatIsTooLargeForThePathIsNoCongestion(t *testing.T) {
 	r.ack(1200)
 	require.False(t, r.c.Info().Recovery)
 	require.Equal(t, before.SndSsthresh, r.c.Info().SndSsthresh)
-	// A loss among what is sent again is one.
+	// A lost retransmission is a sign of congestion.
 	r.wait(20 * Millisecond)
 	require.Zero(t, r.c.sb.due)
 	r.ack(1200, block{1300, 3100})

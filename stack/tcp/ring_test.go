@@ -58,7 +58,7 @@ func TestAGrowingRingKeepsBytesBeyondTheQueue(t *testing.T) {
 	p := &Params{}
 	q.reserve(p, minRing, 0)
 	q.drop(0)
-	q.head = minRing - 10 // it wraps
+	q.head = minRing - 10 // the storage wraps
 	q.put(500, []byte("later"))
 	q.reserve(p, 3*minRing, 505)
 	a, b := q.slices(500, 5)

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowRTT is RFC 6298 section 2 in floating point, as it is written.
+// slowRTT is a reference: RFC 6298 section 2 in floating point.
 type slowRTT struct{ srtt, rttvar, rto float64 }
 
 func (e *slowRTT) sample(r float64, p *Params) {
@@ -33,7 +33,7 @@ func TestRTTEstimatorAgreesWithRFC6298InFloatingPoint(t *testing.T) {
 			x := Time(base + r.Int64N(base))
 			fast.sample(Time(i)*Second, x, &p)
 			slow.sample(float64(x), &p)
-			// Whole numbers lose less than a nanosecond in each step.
+			// Integers lose less than a nanosecond in each step.
 			require.InDelta(t, slow.srtt, float64(fast.srtt), 16)
 			require.InDelta(t, slow.rttvar, float64(fast.rttvar), 32)
 			require.InDelta(t, slow.rto, float64(fast.rto), 150)
@@ -80,5 +80,5 @@ func TestMinRTTExpiresAfterItsWindow(t *testing.T) {
 	e.sample(Second, 50*Millisecond, &p)
 	require.Equal(t, 10*Millisecond, e.min)
 	e.sample(minRTTWindow+2, 40*Millisecond, &p)
-	require.Equal(t, 40*Millisecond, e.min, "the path is another one by now")
+	require.Equal(t, 40*Millisecond, e.min, "the path may have changed since")
 }

@@ -16,8 +16,8 @@ const (
 	hostileMSS    = 1300
 )
 
-// hostileFlight is a connection with 64 MiB in flight, in full segments that were
-// sent one after the other.
+// hostileFlight returns a connection with 64 MiB in flight, in full segments that were sent one after
+// the other.
 func hostileFlight(t testing.TB) *rig {
 	p := DefaultParams()
 	p.SendBuffer, p.SendBufferMax = hostileWindow, hostileWindow
@@ -43,8 +43,8 @@ func hostileFlight(t testing.TB) *rig {
 	return r
 }
 
-// hostileBoard is that with a part of every segment reported: nearly as many pieces
-// as a peer may make.
+// hostileBoard is hostileFlight with a part of every segment SACKed, which makes nearly as many pieces
+// as a peer can make.
 func hostileBoard(t testing.TB) *rig {
 	r := hostileFlight(t)
 	end := r.c.snd.nxt - rigISS - 1
@@ -58,8 +58,7 @@ func hostileBoard(t testing.TB) *rig {
 
 func part(k, from, to Seq) block { return block{k + from, k + to} }
 
-// hostileAck gives an acknowledgement of a peer with a large window, and returns how
-// long that took.
+// hostileAck passes an acknowledgement to a Conn, and returns how long that took.
 func (r *rig) hostileAck(echo uint32, ack Seq, blocks ...block) time.Duration {
 	s := r.segment(wire.FlagACK, r.theirs(), ack, nil)
 	s.Window, s.TSEcr = hostileWindow>>14, echo
@@ -69,8 +68,8 @@ func (r *rig) hostileAck(echo uint32, ack Seq, blocks ...block) time.Duration {
 	return time.Since(begin)
 }
 
-// BenchmarkHostileSACK measures what the acknowledgements of a peer cost that has
-// made 100,000 pieces, and then does its worst (see measureWorst).
+// BenchmarkHostileSACK measures the cost of acknowledgements from a peer that has made 100,000 pieces
+// and then sends the most expensive ones (see measureWorst).
 func BenchmarkHostileSACK(b *testing.B) {
 	una := func(r *rig) Seq { return r.c.snd.una - rigISS - 1 }
 	for _, tc := range []struct {
@@ -78,7 +77,7 @@ func BenchmarkHostileSACK(b *testing.B) {
 		ack  func(r *rig, n int, rnd *rand.Rand) time.Duration
 	}{
 		{"cut", func(r *rig, _ int, rnd *rand.Rand) time.Duration {
-			// Of three segments anywhere a little more.
+			// A little more of any of three segments.
 			any := func() block {
 				k := hostileMSS * Seq(rnd.IntN(hostileWindow/hostileMSS))
 				from := Seq(rnd.IntN(300))
@@ -87,9 +86,9 @@ func BenchmarkHostileSACK(b *testing.B) {
 			return r.hostileAck(r.echo, una(r), any(), any(), any())
 		}},
 		{"overlap", func(r *rig, n int, rnd *rand.Rand) time.Duration {
-			// What was reported before, from anywhere to anywhere. The first reports 20,000 pieces
-			// for the first time: 0.33 ms, once, and 16 ns for each of them, which we had to
-			// send first. It is not counted.
+			// Blocks that were reported before, from anywhere to anywhere. The first such
+			// acknowledgement is not counted. It reports 20,000 pieces for the first time, which takes
+			// 0.33 ms, or 16 ns for each piece, once; and each piece was sent by us.
 			if n == 0 {
 				return r.hostileAck(r.echo, una(r), block{hostileMSS, 30_000 * hostileMSS}) - time.Hour
 			}
@@ -107,8 +106,8 @@ func BenchmarkHostileSACK(b *testing.B) {
 			for range 3 {
 				r.c.Next(r.now, &s)
 			}
-			// By turns nothing was lost, and all was. What the first of them finds
-			// marked, 17,000 before it have marked: it is not counted.
+			// Alternately nothing was lost, and everything was. The first acknowledgement is not
+			// counted, because it handles 17,000 pieces that earlier ones have marked.
 			if n == 0 {
 				return r.hostileAck(r.echo-1000, una(r)+1) - time.Hour
 			}
@@ -129,9 +128,9 @@ func BenchmarkHostileSACK(b *testing.B) {
 	}
 }
 
-// measureWorst reports the mean and the worst time that op takes, which it returns itself. It is
-// called for b.N numbers, on five rigs that set returns, one after the other; each number's least
-// time counts, for a measurement may be interrupted. A negative time is not counted.
+// measureWorst reports the mean and the maximum time of op, which op returns itself. It calls op for
+// b.N numbers, on each of five rigs from set. For each number the minimum of the five times counts,
+// because a measurement may be interrupted. A negative time is not counted.
 func measureWorst(b *testing.B, what string, set func() *rig, op func(r *rig, n int) time.Duration) *rig {
 	least := make([]time.Duration, b.N)
 	var r *rig
@@ -160,7 +159,7 @@ func TestTheBoardOfAHostilePeerStaysShallow(t *testing.T) {
 	b := &r.c.sb
 	require.NoError(t, checkBoard(&r.c))
 	require.LessOrEqual(t, float64(b.root.height), 1.45*math.Log2(float64(b.chunks+2)))
-	// What lies between is reported as well, and neighbours become one.
+	// The parts between are SACKed too, and adjacent pieces are joined.
 	end := r.c.snd.nxt - rigISS - 1
 	for k := Seq(hostileMSS); k+3*hostileMSS < end; k += 3 * hostileMSS {
 		r.now += 10 * Microsecond
@@ -170,11 +169,12 @@ func TestTheBoardOfAHostilePeerStaysShallow(t *testing.T) {
 	require.Less(t, b.n, 20)
 	require.LessOrEqual(t, b.root.height, int8(3), "chunks with few pieces are joined")
 	r.hostileAck(r.echo, end)
-	require.LessOrEqual(t, b.chunks, keepPieces/chunkLen, "the memory is given up")
+	require.LessOrEqual(t, b.chunks, keepPieces/chunkLen, "the memory is freed")
 }
 
 func TestAnACKMarksABoundedNumberLost(t *testing.T) {
-	// RFC 9937 6.2 lets go about what was delivered: the rest is found in time.
+	// RFC 9937 6.2 allows sending about as much as was delivered, so the other losses are found in
+	// time.
 	r := hostileFlight(t)
 	end := r.c.snd.nxt - rigISS - 1
 	r.now += 100 * Millisecond

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// full reports that tests are to run at their full scale, as .ci/long has them with USERNET_LONG. Else
-// they run at one that proves the same of fewer cases, and say so with -v.
+// full reports whether tests run at full scale, as with USERNET_LONG in .ci/long. Otherwise they prove
+// the same for fewer cases, and log that.
 func full(t testing.TB) bool {
 	if os.Getenv("USERNET_LONG") != "" && !racing {
 		return true

@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// syscall runs a call of the script; to is when it returns, if it blocks.
+// syscall makes a call of the script. If the call blocks, it must return at time to.
 func (h *scriptHost) syscall(ev *pktEvent, to Time) error {
 	c := &ev.call
 	ret, errno := 0, ""
@@ -69,8 +69,8 @@ func (h *scriptHost) addFD(fd *scriptFD) int {
 	return n
 }
 
-// begin tries a call. One that does not return at once blocks, where the script
-// says that it may, or fails.
+// begin makes a call. If it does not return at once, it blocks if the script allows that, and fails
+// otherwise.
 func (h *scriptHost) begin(b *scriptCall, nonblock bool) error {
 	if h.blocked != nil {
 		return fmt.Errorf("%s still blocks", h.blocked.ev.text)
@@ -78,7 +78,7 @@ func (h *scriptHost) begin(b *scriptCall, nonblock bool) error {
 	ret, errno, done := b.try()
 	h.run()
 	for !done && (b.ev.call.name == "write" || b.ev.call.name == "send") {
-		// What was sent has made room.
+		// Sending has made room.
 		before := ret
 		if ret, errno, done = b.try(); ret == before {
 			break
@@ -100,7 +100,7 @@ func (h *scriptHost) begin(b *scriptCall, nonblock bool) error {
 	return h.returned(b.ev, b.from, b.to, ret, errno)
 }
 
-// returned compares what a call returned, and when.
+// returned compares the result of a call, and its time, with the script.
 func (h *scriptHost) returned(ev *pktEvent, from, to Time, ret int, errno string) error {
 	c := &ev.call
 	if ret != c.ret || errno != c.err {
@@ -112,7 +112,7 @@ func (h *scriptHost) returned(ev *pktEvent, from, to Time, ret int, errno string
 	return nil
 }
 
-// start makes the call that ev is.
+// start makes the call of ev.
 func (h *scriptHost) start(ev *pktEvent, fd *scriptFD, to Time) (*scriptCall, error) {
 	c := &ev.call
 	b := &scriptCall{ev: ev, from: h.now, to: to}
@@ -183,7 +183,7 @@ func (h *scriptHost) accept() (int, string, bool) {
 	return 0, "", false
 }
 
-// takeErr returns the error of a connection once.
+// takeErr returns the error of a connection the first time that it is called.
 func (s *scriptSock) takeErr() string {
 	if s.told || s.conn.Err() == ErrNone {
 		return ""
@@ -330,7 +330,7 @@ func (h *scriptHost) setsockopt(fd *scriptFD, args []string) error {
 		} else {
 			h.params.SendBuffer, h.params.SendBufferMax = n, n
 		}
-	case "IP_MTU": // the route says so, not the application
+	case "IP_MTU": // a property of the route, not set by the application
 		h.pathMSS = n - wire.IPv4Len - wire.TCPLen
 		fd.sock.conn.PathMTU(h.now, h.pathMSS)
 	default:
@@ -339,7 +339,7 @@ func (h *scriptHost) setsockopt(fd *scriptFD, args []string) error {
 	return nil
 }
 
-// getsockopt compares what SO_ERROR holds with the script's [ERRNO].
+// getsockopt compares SO_ERROR with the script's [ERRNO].
 func (h *scriptHost) getsockopt(fd *scriptFD, args []string) error {
 	if len(args) < 4 || args[2] != "SO_ERROR" || fd.sock == nil {
 		return fmt.Errorf("getsockopt: only SO_ERROR of a connection")

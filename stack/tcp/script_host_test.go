@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	scriptStart    = 1000 * Second // when a script begins
+	scriptStart    = 1000 * Second // time at which a script begins
 	scriptPatience = 3600 * Second // how long "*" waits
 	scriptTSOffset = 0xfffffc18    // the timestamp clock wraps early
 )
 
-// scriptNumbers are the sequence numbers that a script is run with.
+// scriptNumbers are the sequence numbers of a run of a script.
 type scriptNumbers struct {
 	name string
 	iss  Seq    // ours
 	peer uint32 // added to the peer's numbers
-	old  bool   // 2^32-1 bytes went in each direction before: SND.UNA is ISS again
+	old  bool   // 2^32-1 bytes were transferred in each direction before: SND.UNA is ISS again
 }
 
 var scriptRuns = []scriptNumbers{
@@ -30,33 +30,32 @@ var scriptRuns = []scriptNumbers{
 	{name: "the connection is old", iss: 5000, peer: 1 << 31, old: true},
 }
 
-// age makes a connection one that has carried 2^32-1-sent bytes, and as many less
-// received from the peer, before what it has carried.
+// age makes it look as if the connection had transferred 2^32-1 bytes in each direction before, less
+// sent and received.
 func age(c *Conn, sent, received Seq) {
 	c.snd.iss, c.rcv.irs = c.snd.una+sent, c.rcv.nxt+received
 }
 
-// scriptByte is what the data of both directions holds at a sequence number:
-// so all that arrives on either side is checked.
+// scriptByte returns the data byte of both directions at a sequence number. All received data is
+// compared with it.
 func scriptByte(rel uint32) byte { return byte(rel*7 + rel>>8) }
 
-// A scriptHost is as much of a host as a script needs: one Conn at a time, a
-// listener, TIME-WAIT, and system calls, in virtual time. What it does with the
-// Conn is what package stack does.
+// A scriptHost is the part of a host that a script needs: one Conn at a time, a listener, TIME-WAIT,
+// and system calls, in virtual time. It uses the Conn as package stack does.
 type scriptHost struct {
 	scriptNumbers
 	params    Params
 	cfg       Config
-	pathMSS   int // what the path is known to carry, without options
+	pathMSS   int // known MSS of the path, without options
 	tolerance Time
 
 	now  Time
-	last Time // when the last event of the script happened
+	last Time // time of the last event of the script
 
 	fds      map[int]*scriptFD
 	listener *scriptFD
-	queue    []*scriptSock // to be accepted
-	sock     *scriptSock   // takes segments, or was the last to
+	queue    []*scriptSock // connections that wait for accept
+	sock     *scriptSock   // the connection that receives segments, or the last one that did
 	wait     *Waiter
 	waitEnd  Time
 
@@ -86,7 +85,7 @@ type scriptSock struct {
 	connected bool
 	rdShut    bool
 	wrShut    bool
-	readAt    uint32 // sequence number of the next byte that is read
+	readAt    uint32 // sequence number of the next byte to read
 	writeAt   uint32
 }
 
@@ -177,7 +176,7 @@ func (h *scriptHost) state() string {
 	return Closed.String()
 }
 
-// deadline is when something happens next.
+// deadline returns the time of the next timer.
 func (h *scriptHost) deadline() (Time, bool) {
 	var d Time
 	if h.sock != nil && h.sock.linked {
@@ -196,7 +195,7 @@ func (h *scriptHost) advance(to Time) error {
 	return h.advanceUntil(to, func() bool { return false })
 }
 
-// advanceUntil lets time pass up to to, or until stop.
+// advanceUntil lets time pass until the time to, or until stop returns true.
 func (h *scriptHost) advanceUntil(to Time, stop func() bool) error {
 	for steps := 0; h.err == nil && !stop(); steps++ {
 		d, ok := h.deadline()
@@ -222,7 +221,7 @@ func (h *scriptHost) advanceUntil(to Time, stop func() bool) error {
 	return h.err
 }
 
-// run is what follows every call on the Conn.
+// run must follow every call on the Conn.
 func (h *scriptHost) run() {
 	for h.err == nil {
 		h.pull()
@@ -259,7 +258,7 @@ func (h *scriptHost) pull() {
 	if err := checkConn(&s.conn); err != nil && h.err == nil {
 		h.err = err
 	}
-	s.conn.Deactivate(h.now) // at each opportunity
+	s.conn.Deactivate(h.now) // whenever possible
 	ev := s.conn.Events()
 	if ev&Connected != 0 {
 		s.connected = true
@@ -281,15 +280,15 @@ func (h *scriptHost) pull() {
 	}
 }
 
-// sent takes what goes out: through its form on the wire, so that what cannot
-// be expressed there is found.
+// sent takes the segments that the Conn sends. It writes and parses each, so that fields which have no
+// form on the wire are found.
 func (h *scriptHost) sent(seg *Segment) {
 	o := scriptOut{at: h.now, seg: *seg, iss: h.iss, peer: h.peer}
 	if h.sock != nil {
 		o.iss = h.sock.iss
 	}
 	if seg.Seq == 0 && seg.has(wire.FlagRST) {
-		o.iss = 0 // a reset that answers no acknowledgement has no number of ours
+		o.iss = 0 // a RST that answers no acknowledgement has none of our sequence numbers
 	}
 	o.seg.Payload = append(append([]byte(nil), seg.Payload...), seg.Payload2...)
 	o.seg.Payload2 = nil
@@ -308,7 +307,7 @@ func (h *scriptHost) sent(seg *Segment) {
 	h.out = append(h.out, o)
 }
 
-// receive gives a segment of the script to whom it belongs.
+// receive passes a segment of the script to the connection or the listener that it is for.
 func (h *scriptHost) receive(g *pktSegment) error {
 	iss := h.iss
 	if h.sock != nil {
@@ -378,7 +377,7 @@ func (h *scriptHost) deliver(s *Segment, start uint32) {
 	}
 }
 
-// receiveICMP does what the stack does with an ICMP error.
+// receiveICMP handles an ICMP error as package stack does.
 func (h *scriptHost) receiveICMP(ev *pktEvent) error {
 	s := h.sock
 	if s == nil || !s.linked || !s.conn.InFlight(Seq(ev.seg.start)+s.iss) {
@@ -419,7 +418,7 @@ func (h *scriptHost) applyKeepAlive(s *scriptSock) {
 	s.conn.SetKeepAlive(h.now, k)
 }
 
-// check compares what %{ }% names.
+// check compares the names in %{ }% with their values.
 func (h *scriptHost) check(list []pktCheck) error {
 	for _, k := range list {
 		got, err := h.value(k.name)
@@ -456,8 +455,8 @@ func holds(got any, op, want string) bool {
 	return false
 }
 
-// value is what a name in %{ }% stands for: those of tcp_info, in its units
-// (segments, microseconds), and some in bytes.
+// value returns the value of a name in %{ }%: those of tcp_info in its units (segments, microseconds),
+// and some in bytes.
 func (h *scriptHost) value(name string) (any, error) {
 	if name == "state" {
 		return h.state(), nil
@@ -491,7 +490,7 @@ func (h *scriptHost) value(name string) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%q is not known", name)
 	}
-	if name == "deadline" { // milliseconds from now, -1: none
+	if name == "deadline" { // milliseconds from now; -1: none
 		v = -1
 		if d, ok := h.deadline(); ok {
 			v = int((d - h.now) / Millisecond)

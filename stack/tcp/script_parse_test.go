@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The language of the scripts is packetdrill's, as its documentation describes
-// it, as far as it needs no kernel:
+// The language of the scripts is that of packetdrill, as its documentation describes it, except for the
+// parts that need a kernel:
 //
 //	--mss=1460                                     an option of the run, before the first event
 //	+0   socket(..., SOCK_STREAM, IPPROTO_TCP) = 3 a call, and what it returns
@@ -23,17 +23,16 @@ import (
 //	+0   < [1:1461(1460)] icmp unreachable frag_needed mtu 1200
 //	+0   %{ state == "ESTABLISHED", tcpi_snd_cwnd == 10 }%
 //
-// A time with a + counts from the event before, one without from the beginning.
-// Sequence numbers that go out count from our initial one, those that come in
-// are as the peer numbers them; so do the acknowledgements and SACK blocks that
-// name them. What goes out is compared in everything but what is left out: the
-// window where there is no "win", the options where there is <...>. NOPs are
-// only for the reader. Two extensions: --name=value lines set what a kernel has
-// sysctls for, and * stands for any timestamp.
+// A time with a + is relative to the previous event, one without is relative to the start. Sequence
+// numbers of sent segments are relative to our ISS; those of received segments are the peer's. The same
+// holds for the acknowledgement numbers and SACK blocks that refer to them. All fields of a sent
+// segment are compared, except the window if there is no "win", and the options if there is <...>. NOPs
+// are ignored. There are two extensions: --name=value lines set what a kernel has sysctls for, and *
+// stands for any timestamp.
 
 // A pktScript is a parsed script.
 type pktScript struct {
-	head    []string // the comment lines that it begins with
+	head    []string // the comment lines at the start
 	options map[string]string
 	events  []pktEvent
 }
@@ -71,7 +70,7 @@ type pktSegment struct {
 	start, end uint32
 	n          int
 	ack        uint32
-	win        int // -1: any
+	win        int // -1: any window
 	urg        uint16
 	mark       string // of the IP header: "ce", "ect0", "noecn" or "": any
 	anyOpt     bool
@@ -84,7 +83,7 @@ type pktSyscall struct {
 	name string
 	args []string
 	ret  int
-	err  string // errno's name
+	err  string // name of an errno
 }
 
 type pktCheck struct{ name, op, want string }

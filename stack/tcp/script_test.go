@@ -11,8 +11,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// TestScripts runs testdata/*.pkt, each of which proves one rule: the first
-// line names it. See script_parse_test.go for the language.
+// TestScripts runs testdata/*.pkt. Each file proves one rule, which its first line names. See
+// script_parse_test.go for the language.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.pkt")
 	require.NoError(t, err)
@@ -30,8 +30,7 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// TestEveryScriptNamesItsRule keeps the head lines, which the table of
-// docs/rfc9293.md is made from.
+// TestEveryScriptNamesItsRule checks the head lines of the scripts, from which docs/rfc9293.md is made.
 func TestEveryScriptNamesItsRule(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.pkt")
 	require.NoError(t, err)
@@ -84,8 +83,7 @@ func TestAScriptThatIsWrongFails(t *testing.T) {
 	}
 }
 
-// runScript runs a script and says where it fails: the line, what it expected
-// and what came.
+// runScript runs a script. If it fails, the error has the line, the expected event, and the actual one.
 func runScript(src string, n scriptNumbers) (err error) {
 	s, err := parseScript(src)
 	if err != nil {
@@ -110,7 +108,7 @@ func runScript(src string, n scriptNumbers) (err error) {
 	return nil
 }
 
-// event runs one line of the script.
+// event executes one line of the script.
 func (h *scriptHost) event(ev *pktEvent) error {
 	from, to := h.last+ev.at, h.last+ev.end
 	if ev.absolute {
@@ -140,7 +138,7 @@ func (h *scriptHost) event(ev *pktEvent) error {
 	return h.syscall(ev, to)
 }
 
-// expect takes the next segment that went out, or waits for it, and compares.
+// expect takes the next sent segment, or waits for it, and compares it.
 func (h *scriptHost) expect(ev *pktEvent, from, to Time) error {
 	if !ev.ranged {
 		to = from
@@ -171,7 +169,7 @@ func (h *scriptHost) expect(ev *pktEvent, from, to Time) error {
 	return nil
 }
 
-// compare names the first field in which a segment is not what is wanted, or "".
+// compare returns the name of the first field in which a segment differs from the expected one, or "".
 func (h *scriptHost) compare(want *pktSegment, o *scriptOut) string {
 	got := &o.seg
 	seq := got.Seq - uint32(o.iss)
@@ -217,8 +215,8 @@ func (h *scriptHost) compare(want *pktSegment, o *scriptOut) string {
 	return ""
 }
 
-// tsOut turns a timestamp that went out into the script's: the first one that
-// the script names is what it says.
+// tsOut translates a sent timestamp to the script's numbers: the first one that the script gives
+// defines the offset.
 func (h *scriptHost) tsOut(live, named uint32) uint32 {
 	if !h.tsKnown {
 		h.tsKnown, h.tsBase = true, live-named
@@ -230,7 +228,7 @@ func formatTime(at Time) string {
 	return fmt.Sprintf("%.3f s", float64(at-scriptStart)/float64(Second))
 }
 
-// formatOut writes a segment as a script would.
+// formatOut formats a segment as a script does.
 func (h *scriptHost) formatOut(o scriptOut) string {
 	s := &o.seg
 	var b strings.Builder

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// failure is the kind of an error: its text without the numbers.
+// failure returns the kind of an error: its text without the numbers.
 func failure(err error) string {
 	if err == nil {
 		return ""
@@ -25,7 +25,7 @@ func failure(err error) string {
 	}, err.Error())
 }
 
-// simplify tries to take things out of o that its failure does not need.
+// simplify removes as much as possible from o, as long as the run still fails in the same way.
 func simplify(o simOptions) simOptions {
 	class := failure(simulate(o, nil))
 	steps := []func(*simOptions){
@@ -73,7 +73,7 @@ func simplify(o simOptions) simOptions {
 	for round := 0; round < 8; round++ {
 		changed := false
 		for _, f := range steps {
-			// Another seed may fail where this one does not any more.
+			// With another seed the run may not fail any more.
 			for k := range uint64(6) {
 				x := o
 				f(&x)
@@ -92,7 +92,7 @@ func simplify(o simOptions) simOptions {
 	return o
 }
 
-// report fails the test with the simplest run that fails like o.
+// report fails the test, with the simplest run that fails as o does.
 func report(t *testing.T, o simOptions, err error) {
 	t.Helper()
 	small := simplify(o)
@@ -105,7 +105,7 @@ func report(t *testing.T, o simOptions, err error) {
 	require.NoError(t, err, "seed %d; the simplest run that fails (%v):\n%#v\n%s", o.Seed, last, small, strings.Join(lines, "\n"))
 }
 
-// kept are runs that failed once.
+// kept are runs that have failed before.
 var kept = []struct {
 	why string
 	o   simOptions

@@ -9,66 +9,65 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The pair simulation: two cores, a wire that does what wires do, and two
-// applications that do as they like. All of it follows from simOptions, so a
-// failing run is its options, and TestSimulation prints the simplest ones that
-// it finds.
+// The pair simulation has two Conns, a wire with the faults of real wires, and two applications that
+// act at random. All of it follows from simOptions, so a failing run is described by its options.
+// TestSimulation simplifies the options of a failing run before it prints them.
 
-// simOptions is one run.
+// simOptions are the options of a run.
 type simOptions struct {
 	Seed               uint64
-	Delay, Jitter      Time    // of the wire: the least, and what is added at most to a segment that is reordered
-	Loss, Dup, Reorder float64 // shares of the segments on the wire
-	Merge              bool    // the receivers merge segments, as GRO does
-	LatePull           float64 // how often a host does not pull Next after an event, but a little later
-	SimOpen            bool    // both sides open actively
-	Cookie             bool    // the passive side answers the SYN without a Conn
-	CE                 float64 // share of the segments that may be marked by a congested router that are
-	Waiters            bool    // TIME-WAIT is kept as a Waiter
+	Delay, Jitter      Time    // minimum delay of the wire, and maximum extra delay of a reordered segment
+	Loss, Dup, Reorder float64 // probabilities for each segment
+	Merge              bool    // the receivers merge segments, as with GRO
+	LatePull           float64 // probability that a host calls Next only some time after an event
+	SimOpen            bool    // both sides open the connection actively
+	Cookie             bool    // the passive side answers the SYN with a cookie
+	CE                 float64 // probability that a router marks a segment with ECT
+	Waiters            bool    // TIME-WAIT uses a Waiter
 	Numbers            simNumbers
-	Old                bool // almost 2^32 bytes went before: SND.UNA passes ISS, and RCV.NXT IRS
+	Old                bool // almost 2^32 bytes were transferred before: SND.UNA passes ISS, and RCV.NXT passes IRS
 	Side               [2]simSide
 }
 
-// simSide is one host with its application.
+// simSide are the options of one host and its application.
 type simSide struct {
 	MSS, GSO                    int
-	Total                       int  // bytes that are written
-	Chunk, Bite                 int  // largest write and read
-	Pause                       Time // longest time between two calls
-	Late                        Time // nothing is read before
+	Total                       int  // bytes to write
+	Chunk, Bite                 int  // maximum size of a write, and of a read
+	Pause                       Time // maximum time between two calls
+	Late                        Time // time before the first read
 	Recv, RecvMax               int
 	Send, SendMax               int
 	NoSACK, NoTS, NoWS, NewReno bool
-	BBR                         bool // in place of CUBIC
-	NoDelay, ECN, Await         bool // Await: a reader with nothing to read leaves its buffer
-	Pressure                    bool // memory runs short from time to time
+	BBR                         bool // use BBR instead of CUBIC
+	NoDelay, ECN, Await         bool // Await: a reader without data registers its buffer
+	Pressure                    bool // memory pressure occurs from time to time
 	End                         simEnd
 	AbortAt                     Time
 	Keep                        KeepAlive
-	Fiddle                      bool // changes buffer limits, Nagle and the path MTU meanwhile
+	Fiddle                      bool // changes buffer limits, Nagle and the path MTU at random
 }
 
-// simEnd is how an application ends.
+// simEnd is the way in which an application ends.
 type simEnd uint8
 
 const (
 	endPolitely simEnd = iota // CloseWrite, read to EOF, Close
-	endClose                  // Close when everything is written, whatever may come
+	endClose                  // Close after the last write, even if the peer still sends
 	endAbort                  // Abort at AbortAt
 	endFirst                  // CloseWrite only after the peer's EOF, then Close
 )
 
-// simNumbers says where half of the initial sequence numbers are.
+// simNumbers says where half of the initial sequence numbers are; the others are random.
 type simNumbers uint8
 
 const (
 	simWrap   simNumbers = iota // they wrap soon
-	simAtOnce                   // the SYN, or the first text, wraps
+	simAtOnce                   // the number of the SYN, or of the first text, wraps
 	simSign                     // they change sign soon
 )
 
-// randomOptions makes a run from its seed.
+// randomOptions returns the options for a seed.
 func randomOptions(seed uint64) simOptions {
 	r := rand.New(rand.NewPCG(seed, 2))
 	chance := func(p float64) bool { return r.Float64() < p }
@@ -119,10 +118,10 @@ func randomOptions(seed uint64) simOptions {
 		s.BBR = !s.NewReno && chance(0.5)
 	}
 	if o.Side[0].End == endFirst {
-		o.Side[1].End = endPolitely // or they would wait for each other
+		o.Side[1].End = endPolitely // otherwise they would wait for each other
 	}
 	o.Old, o.Numbers = chance(0.3), simNumbers(r.IntN(3))
-	if chance(0.1) { // the least that links carry
+	if chance(0.1) { // the minimum MSS
 		for i := range o.Side {
 			s := &o.Side[i]
 			s.MSS = leastMSS + r.IntN(40)
@@ -157,7 +156,7 @@ func (s *simSide) params() Params {
 	return p
 }
 
-// simPattern is what applications write, from any offset modulo its period.
+// simPattern is the data that applications write, from any offset modulo its period.
 var simPattern = func() []byte {
 	b := make([]byte, simPeriod+1<<18)
 	for i := range b {
@@ -169,7 +168,7 @@ var simPattern = func() []byte {
 
 const simPeriod = 65521
 
-// simHost is a host of a run.
+// A simHost is a host of a run.
 type simHost struct {
 	side    *simSide
 	p       Params
@@ -180,20 +179,20 @@ type simHost struct {
 	cookie  *simCookie
 	waiter  *Waiter
 	waitEnd Time
-	stood   bool // it was established
+	stood   bool // it reached ESTABLISHED
 
 	written, read         int
-	fin, sawEOF           bool // we said that we end; the peer's end was read
+	fin, sawEOF           bool // a FIN was sent; the peer's FIN was read
 	closed                bool
 	failed                bool
 	appAt, giveUp, pullAt Time
 	state                 State
 	una, nxt, rnxt, edge  Seq
-	losses                int // in a row
+	losses                int // consecutive losses
 	await                 []byte
 }
 
-// simCookie is what a SYN cookie tells.
+// A simCookie is the state that a SYN cookie encodes.
 type simCookie struct {
 	cfg Config
 	syn Segment
@@ -204,13 +203,13 @@ type simSegment struct {
 	seg Segment
 }
 
-// sim is a run.
+// A sim is a run.
 type sim struct {
 	o     simOptions
 	now   Time
 	rng   *rand.Rand
 	host  [2]simHost
-	queue [2][]simSegment // to host 0, to host 1
+	queue [2][]simSegment // segments to host 0, segments to host 1
 	steps int
 	trace *strings.Builder // nil: no trace
 	err   error
@@ -250,7 +249,7 @@ func (w *sim) config(h *simHost) Config {
 	}
 }
 
-// simulate runs o to its end and returns what went wrong.
+// simulate runs o to its end, and returns an error if something went wrong.
 func simulate(o simOptions, trace *strings.Builder) error {
 	w := &sim{o: o, now: 1, rng: rand.New(rand.NewPCG(o.Seed, 3)), trace: trace}
 	for i := range w.host {
@@ -275,17 +274,17 @@ func simulate(o simOptions, trace *strings.Builder) error {
 	return w.err
 }
 
-// judge looks at how it ended.
+// judge checks the end of a run.
 func (w *sim) judge() {
 	polite := true
 	for i := range w.host {
 		h := &w.host[i]
 		polite = polite && (h.side.End == endPolitely || h.side.End == endFirst)
-		// Few retries where nobody waits.
+		// A SYN,ACK is retransmitted only a few times.
 		late := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
-		// The ACK of a handshake with a cookie does not come again.
+		// The ACK that carries a cookie is not retransmitted.
 		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
-		// Nor is one kept whose peer does not read, or one that was opened by half.
+		// An orphan whose peer does not read is ended, and so is a half-open connection.
 		polite = polite && !(h.c.orphan && late && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
 		polite = polite && !(h.c.passive && late && !h.stood)
 	}
@@ -306,7 +305,7 @@ func (w *sim) judge() {
 	}
 }
 
-// step goes to the next instant at which something happens, and does all of it.
+// step advances to the next time at which something happens, and does all of it.
 func (w *sim) step() bool {
 	var next Time
 	for i := range w.host {
@@ -388,7 +387,7 @@ func (w *sim) arrive(i int) {
 		h.c.Segment(w.now, &s)
 		w.after(i)
 	case h.cookie != nil && !h.made:
-		// What has no cookie is not known; it comes again after what has one.
+		// A segment without the cookie is dropped; it is retransmitted after one that has the cookie.
 	case !h.made && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN:
 		h.c.Accept(w.now, w.config(h), &s)
 		h.made = true
@@ -414,7 +413,7 @@ func (w *sim) arrive(i int) {
 	}
 }
 
-// answerWithCookie sends the SYN,ACK and forgets all but what a cookie holds.
+// answerWithCookie sends the SYN,ACK, and keeps only the state that a cookie encodes.
 func (w *sim) answerWithCookie(i int, syn *Segment) {
 	h := &w.host[i]
 	if h.cookie == nil {
@@ -431,7 +430,7 @@ func (w *sim) answerWithCookie(i int, syn *Segment) {
 	}
 }
 
-// mergeable tells whether GRO would append b to a.
+// mergeable reports whether GRO would append b to a.
 func mergeable(a, b *Segment) bool {
 	size := a.GSOSize
 	if size == 0 {
@@ -444,7 +443,7 @@ func mergeable(a, b *Segment) bool {
 		len(a.Payload)+len(b.Payload) < 65536
 }
 
-// after is what a host does after each call on its Conn.
+// after must follow each call on a Conn.
 func (w *sim) after(i int) {
 	h := &w.host[i]
 	if first := !h.stood && h.c.State().synchronized(); first && w.o.Old {
@@ -481,7 +480,7 @@ func (w *sim) pull(i int) {
 	}
 	if ev&Dead != 0 && !h.gone {
 		w.log("%s is dead: %v", h.name, h.c.Err())
-		// What was received is still read.
+		// Received data can still be read.
 		w.drain(i)
 		h.gone = true
 	} else if h.c.State() == TimeWait && w.o.Waiters && h.c.Readable() == 0 && !h.gone {
@@ -492,7 +491,7 @@ func (w *sim) pull(i int) {
 	}
 }
 
-// drain reads what is left on a Conn that has ended.
+// drain reads the remaining data of a Conn that has ended.
 func (w *sim) drain(i int) {
 	h := &w.host[i]
 	if h.c.Err() != ErrNone {
@@ -508,7 +507,7 @@ func (w *sim) drain(i int) {
 	h.sawEOF = h.sawEOF || h.c.AtEOF()
 }
 
-// transmit puts a segment on the wire, cut as it will be there.
+// transmit puts a segment on the wire, after segmenting it.
 func (w *sim) transmit(from int, s *Segment) {
 	h := &w.host[from]
 	w.log("%s > %s", h.name, w.show(s, from))
@@ -542,9 +541,9 @@ func (w *sim) transmit(from int, s *Segment) {
 	}
 }
 
-// put loses, doubles and delays. The network heals after two minutes, and
-// never loses more than four in a row in one direction, so that giving up is
-// always wrong.
+// put puts a segment on the wire, which may lose, duplicate or delay it. The network is perfect after
+// two minutes, and never loses more than four consecutive segments in one direction. Therefore a
+// connection must never time out.
 func (w *sim) put(from int, s *Segment) {
 	h := &w.host[from]
 	if w.rng.Float64() < w.o.Loss && h.losses < 4 && w.now < 120*Second {
@@ -578,7 +577,7 @@ func (w *sim) pause(h *simHost) Time {
 	return Time(w.rng.Int64N(int64(h.side.Pause)))
 }
 
-// act is the application of host i: it does one round of what it can.
+// act performs one round of calls of the application on host i.
 func (w *sim) act(i int) {
 	h := &w.host[i]
 	c := &h.c
@@ -651,7 +650,7 @@ func (w *sim) reads(i int) (busy bool) {
 	return false
 }
 
-// takeAwaited takes back the buffer of a reader that waits.
+// takeAwaited takes back the buffer of a waiting reader.
 func (w *sim) takeAwaited(i int) {
 	h := &w.host[i]
 	if h.await != nil {
@@ -667,7 +666,7 @@ func (w *sim) readSome(i int, buf []byte) int {
 	return n
 }
 
-// taken checks what an application has read.
+// taken checks the data that an application has read.
 func (w *sim) taken(i int, buf []byte) {
 	h := &w.host[i]
 	n := len(buf)
@@ -731,28 +730,28 @@ func (w *sim) fiddle(h *simHost) {
 	case 2:
 		h.c.SetNoDelay(w.rng.IntN(2) == 0)
 	case 3:
-		n := min(200+w.rng.IntN(1400), h.side.MSS) // no path carries more than the link
+		n := min(200+w.rng.IntN(1400), h.side.MSS) // at most the MSS of the link
 		w.log("%s path MTU for %d", h.name, n)
 		h.c.PathMTU(w.now, n)
 	case 4:
 		h.c.SoftError(ErrHostUnreachable)
 	case 5:
 		h.c.SetGSO([...]int{0, 9000, 65535}[w.rng.IntN(3)])
-		h.side.GSO = max(h.side.GSO, 65535) // the check on what is sent
+		h.side.GSO = max(h.side.GSO, 65535) // or a check of the sent segments fails
 	case 6:
 		w.log("%s reclaims memory", h.name)
 		h.c.Reclaim(w.now, w.rng.IntN(2) == 0)
 	}
 }
 
-// watch begins to watch a Conn that was just made.
+// watch starts to watch a new Conn.
 func (w *sim) watch(h *simHost) {
 	c := &h.c
 	h.state, h.una, h.nxt, h.rnxt, h.edge = c.state, c.snd.una, c.snd.nxt, c.rcv.nxt, c.rcv.edge
 }
 
-// check holds every invariant against host i. Those that hold only when all
-// that is to be sent was sent need pulled.
+// check checks every invariant of host i. Some hold only after Next has returned false, which pulled
+// says.
 func (w *sim) check(i int, pulled bool) {
 	h := &w.host[i]
 	c := &h.c
@@ -763,7 +762,7 @@ func (w *sim) check(i int, pulled bool) {
 		if err := checkConn(c); err != nil {
 			w.fail("%s: %v", h.name, err)
 		}
-		c.Deactivate(w.now) // at each opportunity
+		c.Deactivate(w.now) // whenever possible
 	} else if err := checkBoard(c); err != nil {
 		w.fail("%s: %v", h.name, err)
 	}
@@ -781,7 +780,7 @@ func (w *sim) check(i int, pulled bool) {
 	w.checkPair(i)
 }
 
-// checkPair: what was acknowledged was delivered or can be read.
+// checkPair checks that all acknowledged data was read or can be read.
 func (w *sim) checkPair(i int) {
 	h, other := &w.host[i], &w.host[1-i]
 	if !h.made || !other.made || h.gone || other.gone || other.closed || h.failed || !h.c.state.synchronized() || other.c.state == Closed {
@@ -792,7 +791,7 @@ func (w *sim) checkPair(i int) {
 	}
 }
 
-// show is a segment with numbers relative to those of its sender.
+// show formats a segment, with numbers relative to the sender's ISS.
 func (w *sim) show(s *Segment, from int) string {
 	a, b := &w.host[from].c, &w.host[1-from].c
 	t := fmt.Sprintf("%v %d+%d ack %d win %d", s.Flags, s.Seq-uint32(a.snd.iss), s.DataLen(), s.Ack-uint32(b.snd.iss), s.Window)

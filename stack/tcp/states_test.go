@@ -8,9 +8,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A rig is a Conn and a peer that is played by hand. Sequence numbers that its
-// methods take are relative: ours to ISS+1, the peer's to IRS+1, so that the
-// first byte of text is 0 on both sides.
+// A rig is a Conn, and a peer that the test plays. The sequence numbers that its methods take are
+// relative: ours to ISS+1, the peer's to IRS+1. So the first byte of text is number 0 on both sides.
 type rig struct {
 	t    testing.TB
 	c    Conn
@@ -18,26 +17,26 @@ type rig struct {
 	now  Time
 	o    rigOptions
 	peer uint32 // the peer's timestamp clock
-	echo uint32 // the timestamp of what the Conn sent last
+	echo uint32 // the last timestamp that the Conn sent
 }
 
-// rigOptions say what kind of connection it is.
+// rigOptions describe a connection.
 type rigOptions struct {
 	modern     bool // timestamps, SACK and window scaling
 	passive    bool // for synReceived: the peer opened
-	zeroWindow bool // the receive buffer is full and nobody reads
-	window     int  // that the peer offers, in bytes; 2000 if 0
-	mss        int  // 100 if 0
+	zeroWindow bool // the receive buffer is full and the application does not read
+	window     int  // window that the peer advertises, in bytes; 0: 2000
+	mss        int  // 0: 100
 	gso        int
 	nagle      bool
 	change     func(*Params)
 }
 
 const (
-	rigISS    = Seq(0xfffffe00) // numbers wrap early
-	rigIRS    = Seq(0x7fffff00) // and change sign
-	rigBuffer = 1000            // bytes that we can receive
-	rigFlight = 300             // bytes in flight in the states that can have some
+	rigISS    = Seq(0xfffffe00) // sequence numbers wrap early
+	rigIRS    = Seq(0x7fffff00) // sequence numbers change sign early
+	rigBuffer = 1000            // size of the receive buffer in bytes
+	rigFlight = 300             // bytes in flight, in states that allow it
 	rigScale  = 3               // the peer's window scale
 	synNumber = ^Seq(0)         // the relative number of a SYN
 )
@@ -52,7 +51,7 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	r := &rig{t: t, o: o, now: 1, p: DefaultParams(), peer: 5000}
 	r.p.RecvBuffer, r.p.RecvBufferMax = rigBuffer, rigBuffer
 	if o.modern {
-		r.p.RecvBufferMax = 200_000 // a scale of 2
+		r.p.RecvBufferMax = 200_000 // gives a window scale of 2
 	} else {
 		r.p.NoSACK, r.p.NoTimestamps, r.p.NoWindowScale = true, true, true
 	}
@@ -70,7 +69,7 @@ func (r *rig) config() Config {
 	return Config{Params: &r.p, ISS: rigISS, TSOffset: 0xfffffff0, MSS: r.o.mss + opt, GSO: r.o.gso, NoDelay: !r.o.nagle}
 }
 
-// segment makes a segment of the peer's.
+// segment returns a segment of the peer.
 func (r *rig) segment(flags wire.TCPFlags, seq, ack Seq, payload []byte) *Segment {
 	s := &Segment{Payload: payload}
 	s.Flags = flags
@@ -90,12 +89,12 @@ func (r *rig) segment(flags wire.TCPFlags, seq, ack Seq, payload []byte) *Segmen
 	return s
 }
 
-// send gives the Conn a segment.
+// send passes a segment of the peer to the Conn.
 func (r *rig) send(flags wire.TCPFlags, seq, ack Seq, payload []byte) {
 	r.c.Segment(r.now, r.segment(flags, seq, ack, payload))
 }
 
-// pull returns what the Conn sends now.
+// pull returns the segments that the Conn sends now.
 func (r *rig) pull() []Segment {
 	r.t.Helper()
 	var list []Segment
@@ -106,13 +105,12 @@ func (r *rig) pull() []Segment {
 		x.Payload2 = nil
 		r.echo = s.TSVal
 		list = append(list, x)
-		require.Less(r.t, len(list), 5000, "Next does not end")
+		require.Less(r.t, len(list), 5000, "Next must return false at some time")
 	}
 	return list
 }
 
-// wait lets time pass until at, with the ticks that are due on the way, and
-// returns what was sent.
+// wait lets d pass, calls Tick at each deadline, and returns the segments that were sent.
 func (r *rig) wait(d Time) []Segment {
 	end := r.now + d
 	list := r.pull()
@@ -168,7 +166,7 @@ func synReceived(t testing.TB, o rigOptions) *rig {
 	return r.in(SynReceived)
 }
 
-// bare is ESTABLISHED with nothing in flight.
+// bare returns a connection in ESTABLISHED with nothing in flight.
 func bare(t testing.TB, o rigOptions) *rig {
 	r := synSent(t, o)
 	r.send(wire.FlagSYN|wire.FlagACK, synNumber, 0, nil)
@@ -181,7 +179,7 @@ func bare(t testing.TB, o rigOptions) *rig {
 	return r.in(Established)
 }
 
-// theirs is the relative number of the peer's next byte.
+// theirs returns the relative number of the peer's next byte.
 func (r *rig) theirs() Seq { return r.c.rcv.nxt - rigIRS - 1 }
 
 func established(t testing.TB, o rigOptions) *rig {
@@ -205,8 +203,8 @@ func finWait2(t testing.TB, o rigOptions) *rig {
 	return r.in(FinWait2)
 }
 
-// peerFin gives the Conn the peer's FIN. A closed window does not admit it, so
-// then it comes before the buffer is full and the buffer shrinks afterwards.
+// peerFin passes the peer's FIN to the Conn. A closed window does not accept a FIN, so in that case the
+// FIN comes before the buffer is full.
 func (r *rig) peerFin(ack Seq) {
 	r.send(wire.FlagACK|wire.FlagFIN, r.theirs(), ack, nil)
 	r.pull()

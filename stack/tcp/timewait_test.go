@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// waiting is a Waiter of a connection in TIME-WAIT, and its rig.
+// waiting returns a Waiter for a connection in TIME-WAIT, and its rig.
 func waiting(t *testing.T, modern bool) (*rig, *Waiter) {
 	r := timeWait(t, rigOptions{modern: modern})
 	w := r.c.Waiter(r.now)
@@ -23,7 +23,7 @@ func TestWaiterAgreesWithTheConnThatItStandsFor(t *testing.T) {
 		n := 0
 		modelCases(tcbOf(&first.c), true, func(k modelCase) {
 			if k.flags&(wire.FlagRST|wire.FlagSYN) != 0 {
-				return // what differs on purpose has tests of its own
+				return // deliberate differences have their own tests
 			}
 			r := timeWait(t, rigOptions{modern: modern})
 			w := r.c.Waiter(r.now)
@@ -66,8 +66,8 @@ func TestAResetDoesNotEndTimeWait(t *testing.T) {
 func TestASynReusesTimeWaitOnlyWhenItIsNewer(t *testing.T) {
 	var out Segment
 	t.Run("by timestamp", func(t *testing.T) {
-		// RFC 6191 2: "If the timestamp of the incoming SYN is greater than the
-		// last timestamp seen", the connection is taken.
+		// RFC 6191 2: "If the timestamp of the incoming SYN is greater than the last timestamp seen",
+		// the SYN may open a new connection.
 		r, w := waiting(t, true)
 		s := r.segment(wire.FlagSYN, 0, 0, nil)
 		s.Seq -= 1 << 20 // older by number
@@ -109,7 +109,7 @@ func TestTwoWaitersDoNotAnswerEachOtherForEver(t *testing.T) {
 	// A simultaneous close leaves TIME-WAIT on both sides.
 	a, b := timeWait(t, rigOptions{modern: true}), timeWait(t, rigOptions{modern: true})
 	wa, wb := a.c.Waiter(a.now), b.c.Waiter(b.now)
-	// b stands for a's peer.
+	// b takes the part of a's peer.
 	wb.sndNxt, wb.rcvNxt = wa.rcvNxt, wa.sndNxt
 	wb.tsOffset, wb.tsRecent = 5000, tsClock(a.now)+wa.tsOffset
 	wa.tsRecent = tsClock(a.now) + wb.tsOffset
@@ -135,7 +135,7 @@ func TestATupleIsReopenedAtTheNextTimestamp(t *testing.T) {
 	var out Segment
 	require.Equal(t, WaitAck, w.Segment(r.now, r.segment(wire.FlagACK, 0, 0, modelText[:1]), &out))
 	at := w.ReopenAt(r.now, offset)
-	require.Greater(t, at, r.now, "the timestamp of now was sent")
+	require.Greater(t, at, r.now, "the current timestamp was sent")
 	require.LessOrEqual(t, at, r.now+Millisecond)
 	require.Less(t, int32(out.TSVal-Timestamp(at, offset)), int32(0))
 	require.Equal(t, at, w.ReopenAt(at, offset))

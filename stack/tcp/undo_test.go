@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// flightWithoutTimestamps is flight for a peer that has SACK only.
+// flightWithoutTimestamps is flight with a peer that has only SACK.
 func flightWithoutTimestamps(t testing.TB, n int) *rig {
 	r := bare(t, rigOptions{modern: true, window: 60000, mss: 88, change: func(p *Params) { p.NoTimestamps = true }})
 	require.Equal(t, 100, r.c.MSS())
@@ -21,8 +21,8 @@ func flightWithoutTimestamps(t testing.TB, n int) *rig {
 	return r
 }
 
-// untilTimeout lets time pass up to the retransmission timeout, and answers the
-// tail loss probe before it with silence.
+// untilTimeout lets time pass until the retransmission timeout. The tail loss probe before it is not
+// answered.
 func (r *rig) untilTimeout() {
 	r.t.Helper()
 	for r.c.Info().Backoff == 0 {
@@ -52,7 +52,7 @@ func TestEifelUndoesASpuriousTimeout(t *testing.T) {
 	require.Equal(t, before.SndSsthresh, after.SndSsthresh)
 	require.Zero(t, after.Backoff)
 	require.Zero(t, after.Lost, "nothing was lost")
-	require.Empty(t, numbers(r.pull()), "nothing has to be sent again")
+	require.Empty(t, numbers(r.pull()), "nothing is retransmitted")
 }
 
 func TestAGenuineTimeoutIsNotUndone(t *testing.T) {
@@ -60,7 +60,7 @@ func TestAGenuineTimeoutIsNotUndone(t *testing.T) {
 	r.untilTimeout()
 	during := r.c.Info()
 	r.now += 20 * Millisecond
-	r.ack(200) // it echoes the retransmission
+	r.ack(200) // echoes the timestamp of the retransmission
 	require.Equal(t, during.SndSsthresh, r.c.Info().SndSsthresh)
 	require.NotEmpty(t, numbers(r.pull()), "RFC 5681 3.1: slow start")
 }
@@ -87,13 +87,13 @@ func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
 	r := flightWithoutTimestamps(t, 10)
 	before := r.c.Info()
 	r.now += 20 * Millisecond
-	r.ack(100, block{300, 1100}) // two are missing, so it seems
+	r.ack(100, block{300, 1100}) // two segments seem to be missing
 	require.Equal(t, []int{100}, numbers(r.pull())[:1])
 	during := r.c.Info()
 	require.True(t, during.Recovery)
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	r.now += 5 * Millisecond
-	r.ack(1100) // they were late
+	r.ack(1100) // they were only late
 	r.now += 15 * Millisecond
 	retrans := int(r.c.Info().Retrans)
 	for i := range retrans {
@@ -104,14 +104,14 @@ func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
 }
 
 func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
-	// RFC 3708 3 (A) is about the retransmissions of the episode: what the network
-	// duplicates later says nothing about them.
+	// RFC 3708 3 (A) is about the retransmissions of the episode. A DSACK for a duplicate that the
+	// network makes later proves nothing about them.
 	r := flightWithoutTimestamps(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 1100})
 	require.Equal(t, 100, numbers(r.pull())[0])
 	r.now += 20 * Millisecond
-	r.ack(1100) // one was lost
+	r.ack(1100) // one segment was lost
 	during := r.c.Info()
 	require.False(t, during.Recovery)
 	for una := Seq(1100); una < 1300; una += 100 {
@@ -134,7 +134,7 @@ func TestALostRetransmissionIsDetectedWithoutATimeout(t *testing.T) {
 	require.Equal(t, 100, out[0])
 	require.Greater(t, len(out), 1, "and new data after it")
 	r.now += 20 * Millisecond
-	// What was sent after the retransmission arrives, the retransmission does not.
+	// Segments sent after the retransmission arrive; the retransmission does not.
 	end := Seq(out[len(out)-1] + 100)
 	r.ack(100, block{200, end})
 	out = numbers(r.wait(10 * Millisecond))
@@ -177,7 +177,7 @@ func TestRenegedDataIsRetransmittedAfterATimeout(t *testing.T) {
 	// queue until it is acknowledged by the Acknowledgment Number field".
 	r := flight(t, 10)
 	r.now += 20 * Millisecond
-	r.ack(100, block{100, 1100}) // it has everything from the first missing byte
+	r.ack(100, block{100, 1100}) // the peer has everything after the first missing byte
 	require.Equal(t, 1000, r.c.Info().Sacked)
 	r.untilTimeout()
 	require.Zero(t, r.c.Info().Sacked, "but does not acknowledge it: it was dropped")
@@ -218,8 +218,8 @@ func TestDSACKOfUnsentDataIsIgnored(t *testing.T) {
 }
 
 func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
-	// RFC 8985 6.2 step 2: what was sent again counts as well, once it is clear
-	// that it was the second copy that arrived.
+	// RFC 8985 6.2 step 2: a retransmitted segment counts as well, if it is certain that the second
+	// copy has arrived.
 	r := flight(t, 5)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 300}, block{400, 500})
@@ -228,15 +228,15 @@ func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
 	require.Equal(t, []int{300}, numbers(r.pull()))
 	second := r.c.sb.find(rigISS + 1 + 300).sent().at
 	r.now = second + 20*Millisecond
-	r.ack(100, block{200, 600}) // the later one has arrived, so the earlier is lost again
+	r.ack(100, block{200, 600}) // the later retransmission has arrived, so the earlier one is lost again
 	require.Equal(t, second, r.c.rec.xmit)
 	require.Equal(t, []int{100}, numbers(r.wait(10*Millisecond)))
 	require.Zero(t, r.c.Info().Backoff)
 }
 
 func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
-	// RFC 3522 3.2: RetransmitTS is of "the retransmit sent when loss recovery is
-	// initiated": an acknowledgement of one that was sent before that tells nothing.
+	// RFC 3522 3.2: RetransmitTS is of "the retransmit sent when loss recovery is initiated". An
+	// acknowledgement of a retransmission that was sent before proves nothing.
 	r := flight(t, 10)
 	r.c.Write(r.now, make([]byte, 3000))
 	r.now += 20 * Millisecond
@@ -247,7 +247,7 @@ func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	end := Seq(out[len(out)-1] + 100)
 	require.Greater(t, end, Seq(1500))
 	r.now += 15 * Millisecond
-	r.ack(100, block{1200, 1300}, block{200, 1100}) // 1100 is lost, too
+	r.ack(100, block{1200, 1300}, block{200, 1100}) // 1100 is lost too
 	require.Contains(t, numbers(r.pull()), 1100)
 	stamp := r.c.tsVal(r.now)
 	r.now += Millisecond
@@ -262,7 +262,7 @@ func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
 	r.sack(s, block{1400, end})
-	s.TSEcr = stamp // what was sent again in the first episode fills its hole
+	s.TSEcr = stamp // a retransmission of the first episode fills its hole
 	r.c.Segment(r.now, s)
 	after := r.c.Info()
 	require.True(t, after.Recovery)
