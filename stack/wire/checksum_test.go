@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowSum is RFC 1071 word by word: add, and bring the carry around at once.
+// slowSum is a reference: RFC 1071 word by word, with an end-around carry after each addition.
 func slowSum(b []byte, acc uint16) uint16 {
 	sum := uint32(acc)
 	for i := 0; i < len(b); i += 2 {
@@ -26,8 +26,8 @@ func slowSum(b []byte, acc uint16) uint16 {
 	return uint16(sum)
 }
 
-// sameSum tells whether two folded sums are the same number: 0 and 0xffff are
-// both zero in ones' complement.
+// sameSum reports whether two folded sums are the same number. In ones' complement, 0 and 0xffff are
+// both zero.
 func sameSum(a, b uint16) bool { return a%0xffff == b%0xffff }
 
 func testRand() *rand.Rand { return rand.New(rand.NewPCG(1071, 1624)) }
@@ -91,7 +91,7 @@ func TestSumOfTheExampleInRFC1071(t *testing.T) {
 	b := []byte{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7}
 	require.Equal(t, uint16(0xddf2), Fold(Sum(b, 0)))
 	require.Equal(t, ^uint16(0xddf2), Checksum(b))
-	require.Equal(t, uint16(0xffff), Fold(Sum(append(b, 0x22, 0x0d), 0)), "a right checksum sums to all ones")
+	require.Equal(t, uint16(0xffff), Fold(Sum(append(b, 0x22, 0x0d), 0)), "a correct checksum makes the sum all ones")
 }
 
 func TestUpdateChecksumOfTheExampleInRFC1624(t *testing.T) {
@@ -103,7 +103,7 @@ func TestUpdateChecksumEqualsComputingAnew(t *testing.T) {
 	rnd := testRand()
 	for range 2000 {
 		b := randomBytes(rnd, 20)
-		b[0] |= 1 // no packet sums to zero
+		b[0] |= 1 // no packet has a sum of zero
 		old := Checksum(b)
 		i := 2 + 2*rnd.IntN(9)
 		from, to := binary.BigEndian.Uint16(b[i:]), uint16(rnd.Uint32())

@@ -131,7 +131,7 @@ func FuzzDescribe(f *testing.F) {
 		before := bytes.Clone(b)
 		line := string(AppendFrame(nil, b, ethernet))
 		require.NotEmpty(t, line)
-		require.False(t, strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }), "%q is no line of text", line)
-		require.True(t, bytes.Equal(before, b), "a trace changes nothing")
+		require.False(t, strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }), "%q is not a line of text", line)
+		require.True(t, bytes.Equal(before, b), "Describe must not change the frame")
 	})
 }

@@ -16,7 +16,7 @@ func icmpMessage(h ICMP, body []byte) []byte {
 	return b
 }
 
-// fixICMP makes the checksum of b right, where b holds a header.
+// fixICMP corrects the checksum of b if b has a header.
 func fixICMP(b []byte) {
 	if len(b) >= ICMPLen {
 		b[2], b[3] = 0, 0
@@ -105,7 +105,7 @@ func TestICMPPutTakesABodyThatIsInPlace(t *testing.T) {
 	b := append(make([]byte, ICMPLen), "payload and more"...)
 	h.Put(b, b[ICMPLen:ICMPLen+7])
 	require.Equal(t, want, b[:len(want)])
-	require.Equal(t, " and more", string(b[len(want):]), "what follows the body is not touched")
+	require.Equal(t, " and more", string(b[len(want):]), "bytes after the body are not touched")
 }
 
 func TestICMPRefusesShortAndDamagedMessages(t *testing.T) {
@@ -121,7 +121,7 @@ func TestICMPRefusesShortAndDamagedMessages(t *testing.T) {
 		require.Equal(t, BadICMPChecksum, r, "bit %d", bit)
 	}
 	_, _, r := ParseICMP(make([]byte, 64))
-	require.Equal(t, BadICMPChecksum, r, "zeros are no message")
+	require.Equal(t, BadICMPChecksum, r, "zeros are not a message")
 }
 
 func TestQuotedDatagramsAreReadThoughCutShort(t *testing.T) {
@@ -138,12 +138,12 @@ func TestQuotedDatagramsAreReadThoughCutShort(t *testing.T) {
 
 func TestQuotedDatagramsMayHaveBeenChangedByRouters(t *testing.T) {
 	b := ipv4Packet(IPv4{TTL: 64, Proto: ProtoUDP}, []byte("12345678"))
-	b[8]-- // the TTL, without the checksum
+	b[8]-- // change the TTL without correcting the checksum
 	_, transport, r := ParseQuoted(b)
 	require.Equal(t, OK, r)
 	require.Equal(t, "12345678", string(transport))
 
-	b[3] -= 20 // the total length without the header, as old systems had it
+	b[3] -= 20 // the total length without the header, as from old systems
 	_, transport, r = ParseQuoted(b)
 	require.Equal(t, OK, r)
 	require.Equal(t, "12345678", string(transport))
@@ -193,7 +193,7 @@ func FuzzICMP(f *testing.F) {
 			require.Equal(t, ShortICMP, r)
 			return
 		}
-		require.Equal(t, OK, r, "the checksum has been made right")
+		require.Equal(t, OK, r, "the checksum was corrected")
 		require.Equal(t, b, icmpMessage(h, body))
 
 		q, transport, r := ParseQuoted(body)

@@ -10,7 +10,7 @@ import (
 func TestIGMPMessagesHaveTheseBytes(t *testing.T) {
 	group := netip.MustParseAddr("224.0.0.251")
 	b := make([]byte, IGMPLen)
-	// Sums by hand: 1600 + e000 + 00fb = f6fb, whose complement is 0904, and so on.
+	// Checksums computed by hand: 1600 + e000 + 00fb = f6fb, whose complement is 0904, and so on.
 	for typ, want := range map[IGMPType]string{
 		IGMPv1Report: "12000d04e00000fb", IGMPv2Report: "16000904e00000fb", IGMPv2Leave: "17000804e00000fb",
 	} {
@@ -73,9 +73,9 @@ func TestARouterAlertIsFoundAmongOptions(t *testing.T) {
 		"0194040000":             true,
 		"0704000094040000":       true,
 		"07040000":               false,
-		"0094040000":             false, // after the end of the list
+		"0094040000":             false, // after End of Option List
 		"94":                     false,
-		"0700940400":             true, // a length that cannot be is passed over
+		"0700940400":             true, // an impossible length is skipped
 		"010101":                 false,
 		"07ff000094040000000000": false,
 	} {

@@ -8,12 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The octet at fault is that of which Linux 6.18 complains.
+// The octet at fault is the one that Linux 6.18 reports.
 func TestOptionsAreCheckedAsLinuxDoes(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		options []byte
-		bad     int // offset in the header; 0: they are good
+		bad     int // offset in the header; 0: no fault
 	}{
 		{"none", nil, 0},
 		{"padding only", []byte{1, 1, 1, 0}, 0},
@@ -91,7 +91,7 @@ func TestAHostRecordsItsAddressAndTheTime(t *testing.T) {
 func FuzzIPv4Options(f *testing.F) {
 	f.Add([]byte{7, 7, 4, 0, 0, 0, 0, 68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		b = bytes.Clone(b) // Record writes to it, and the input is the fuzzer's
+		b = bytes.Clone(b) // Record writes to b, and the fuzzer's input must not change
 		o, bad, r := ParseIPv4Options(b)
 		if r != OK {
 			require.GreaterOrEqual(t, bad, IPv4Len)
@@ -101,8 +101,8 @@ func FuzzIPv4Options(f *testing.F) {
 		o.Record(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 1)
 		_, _, r = ParseIPv4Options(b)
 		full := len(o.Timestamp) > 0 && o.Timestamp[3]>>4 == ipv4TimeMaxOverflow
-		// Where the sender's pointer, or its length, is between two entries, the last one finds less room
-		// than it takes, which is the next node's to complain of.
+		// If the pointer or the length from the sender is between two entries, there is no room for
+		// another entry. Reporting that is the task of the next node.
 		partial := func(opt []byte, size int) bool {
 			return len(opt) > 0 && int(opt[2]) <= len(opt) && int(opt[2])-1+size > len(opt)
 		}
@@ -110,6 +110,6 @@ func FuzzIPv4Options(f *testing.F) {
 		if len(o.Timestamp) > 0 && o.Timestamp[3]&15 == ipv4TimeOnly {
 			size = 4
 		}
-		require.True(t, r == OK || full || partial(o.RecordRoute, 4) || partial(o.Timestamp, size), "what was recorded is well formed")
+		require.True(t, r == OK || full || partial(o.RecordRoute, 4) || partial(o.Timestamp, size), "recorded options are well formed")
 	})
 }

@@ -26,7 +26,7 @@ func ipv4Packet(h IPv4, payload []byte) []byte {
 	return b
 }
 
-// fixIPv4 makes the header checksum of b right, where b holds a whole header.
+// fixIPv4 corrects the header checksum of b if b has a whole header.
 func fixIPv4(b []byte) {
 	if n, r := checkIPv4(b); r == OK {
 		b[10], b[11] = 0, 0
@@ -34,7 +34,7 @@ func fixIPv4(b []byte) {
 	}
 }
 
-// requireAsOracle checks h, from the datagram b, against package ipv4.
+// requireAsOracle compares h, which was parsed from the datagram b, with package ipv4.
 func requireAsOracle(t *testing.T, b []byte, h IPv4) {
 	t.Helper()
 	o, err := ipv4.ParseHeader(b)
@@ -55,7 +55,7 @@ func requireAsOracle(t *testing.T, b []byte, h IPv4) {
 }
 
 func TestIPv4HeaderIsReadAndWrittenToTheByte(t *testing.T) {
-	// DF, TTL 64, TCP; the checksum was added up by hand.
+	// DF, TTL 64, TCP; the checksum was computed by hand.
 	b := unhex("4500 003c 1c46 4000 4006 9a72 c0000201 c0000202")
 	b = append(b, make([]byte, 40)...)
 	h, payload, r := ParseIPv4(b)
@@ -184,7 +184,7 @@ func FuzzIPv4(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ParseIPv4(b)
 		ParseIPv4Options(b)
-		// Random bytes seldom have a right checksum.
+		// Random bytes seldom have a correct checksum.
 		fixIPv4(b)
 		h, payload, r := ParseIPv4(b)
 		if r != OK {

@@ -19,8 +19,7 @@ var (
 	group1 = netip.MustParseAddr("ff02::1:ff00:2")
 )
 
-// ipv6Packet returns a packet with the header h, whose addresses are six1 and six2 if they
-// are not set.
+// ipv6Packet returns a packet with the header h. Unset addresses become six1 and six2.
 func ipv6Packet(h IPv6, payload []byte) []byte {
 	if !h.Src.IsValid() {
 		h.Src = six1
@@ -34,7 +33,7 @@ func ipv6Packet(h IPv6, payload []byte) []byte {
 	return b
 }
 
-// fixIPv6 makes the version and the payload length of b right, where b holds a header.
+// fixIPv6 corrects the version and the payload length of b if b has a header.
 func fixIPv6(b []byte) {
 	if len(b) >= IPv6Len {
 		b[0] = b[0]&15 | 6<<4
@@ -173,7 +172,7 @@ func TestReassembledPartHasNoFragments(t *testing.T) {
 	c, r := WalkReassembled(ProtoDstOpts, ext(ProtoUDP, 1), IPv6Len+8)
 	require.Equal(t, OK, r)
 	require.Equal(t, Chain{Proto: ProtoUDP, Offset: 8, NextAt: 48}, c)
-	// Hop-by-Hop Options are before the Fragment header, never after it.
+	// Hop-by-Hop Options precede the Fragment header, and never follow it.
 	_, r = WalkReassembled(ProtoHopByHop, ext(ProtoUDP, 1), IPv6Len+8)
 	require.Equal(t, BadIPv6Ext, r)
 }
@@ -192,8 +191,8 @@ func TestFirstFragmentHasTheWholeChain(t *testing.T) {
 	require.False(t, CompleteChain(ProtoDstOpts, bytes.Repeat(ext(ProtoDstOpts, 1), 20)))
 }
 
-// slowWalk is the walk over well-formed headers, a byte at a time: it returns the last
-// protocol and where it begins, and false where the bytes end or the headers are too many.
+// slowWalk is a reference for the walk over well-formed headers. It returns the last protocol and its
+// offset. It reports false if the bytes end early, or if there are too many headers.
 func slowWalk(next Proto, b []byte) (p Proto, at int, ok bool) {
 	for n := 0; ; n++ {
 		length := 0
@@ -238,7 +237,7 @@ func TestWalkAgreesWithTheSlowOne(t *testing.T) {
 	require.Greater(t, agreed, 3000)
 }
 
-// randomChain returns headers most of which are right.
+// randomChain returns headers, most of which are correct.
 func randomChain(rnd *rand.Rand) (first Proto, b []byte) {
 	kinds := []Proto{ProtoDstOpts, ProtoDstOpts, ProtoRouting, ProtoFragment, ProtoHopByHop, ProtoTCP, ProtoNone}
 	n := rnd.IntN(4)
@@ -299,7 +298,7 @@ func TestICMPv6RefusesShortAndDamagedMessages(t *testing.T) {
 		_, _, r := ParseICMPv6(six1, six2, c)
 		require.Equal(t, BadICMPv6Checksum, r)
 	}
-	// The pseudo-header counts: RFC 4443 2.3.
+	// The checksum covers the pseudo-header: RFC 4443 2.3.
 	_, _, r := ParseICMPv6(six1, link1, b)
 	require.Equal(t, BadICMPv6Checksum, r)
 }

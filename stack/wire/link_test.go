@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unhex turns a dump with any white space into bytes.
+// unhex decodes a hexadecimal dump that may contain white space.
 func unhex(s string) []byte {
 	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
 	if err != nil {
@@ -20,7 +20,7 @@ func unhex(s string) []byte {
 	return b
 }
 
-// requireShort checks that every proper prefix of b fails with r, and that b itself does not.
+// requireShort checks that parse fails with r for every proper prefix of b, and does not for b itself.
 func requireShort(t *testing.T, b []byte, r Reason, parse func(b []byte) Reason) {
 	t.Helper()
 	for n := range len(b) {
@@ -33,7 +33,7 @@ func TestReasonsHaveDistinctNames(t *testing.T) {
 	seen := map[string]bool{}
 	for r := range NumReasons {
 		require.NotEmpty(t, r.String())
-		require.False(t, seen[r.String()], "%q names two reasons", r)
+		require.False(t, seen[r.String()], "%q is the name of two reasons", r)
 		seen[r.String()] = true
 	}
 	require.Equal(t, "ok", OK.String())
@@ -63,7 +63,7 @@ func TestMulticastMACOfGroups(t *testing.T) {
 	for ip, mac := range map[string]string{
 		"224.0.0.1":        "01:00:5e:00:00:01",
 		"239.255.255.250":  "01:00:5e:7f:ff:fa",
-		"224.128.1.2":      "01:00:5e:00:01:02", // the 24th bit is lost
+		"224.128.1.2":      "01:00:5e:00:01:02", // the 24th bit is not mapped
 		"ff02::1":          "33:33:00:00:00:01",
 		"ff02::1:ff12:34":  "33:33:ff:12:00:34",
 		"::ffff:224.1.2.3": "01:00:5e:01:02:03",

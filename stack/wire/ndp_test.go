@@ -16,7 +16,7 @@ func TestNeighborMessagesHaveTheseBytes(t *testing.T) {
 	got, r := ParseNeighborSol(b)
 	require.Equal(t, OK, r)
 	require.Equal(t, sol, got)
-	// Without the options, as in duplicate address detection.
+	// Without options, as in duplicate address detection.
 	got, r = ParseNeighborSol(b[:16])
 	require.Equal(t, OK, r)
 	require.Equal(t, NeighborSol{Target: link1}, got)
@@ -125,7 +125,7 @@ func TestReservedPreferenceIsMedium(t *testing.T) {
 		require.Equal(t, OK, r)
 		require.Equal(t, want, h.Preference)
 	}
-	// In a route it is another matter: "the Route Information Option MUST be ignored."
+	// In a route option the rule differs: "the Route Information Option MUST be ignored."
 	_, ok := ParseRouteInfo(unhex("00 10 00000001"))
 	require.False(t, ok)
 }
@@ -171,9 +171,9 @@ func TestRedirectsAreReadAndWritten(t *testing.T) {
 	_, r = ParseRedirect((&RedirectMsg{Target: six2, Dst: six2}).Append(nil))
 	require.Equal(t, OK, r, "the destination is on the link")
 	_, r = ParseRedirect((&RedirectMsg{Target: six1, Dst: six2}).Append(nil))
-	require.Equal(t, BadND, r, "the target is no link-local address")
+	require.Equal(t, BadND, r, "the target is not link-local")
 	_, r = ParseRedirect((&RedirectMsg{Target: link1, Dst: group1}).Append(nil))
-	require.Equal(t, BadND, r, "a group is redirected")
+	require.Equal(t, BadND, r, "the destination is a group")
 }
 
 func TestMLDQueriesAreReadByTheirLength(t *testing.T) {
@@ -310,7 +310,7 @@ func FuzzND(f *testing.F) {
 		}
 		ParseRedirect(b)
 		ParseMLDQuery(rest, b)
-		// Whatever it is, a trace of it is one line.
+		// Describe must return one line for any message.
 		m := make([]byte, ICMPLen+len(b)%60000)
 		(&ICMPv6{Type: ICMPv6Type(typ), Rest: rest}).Put(link1, six2, m, b[:len(b)%60000])
 		line := AppendFrame(nil, ipv6Packet(IPv6{Next: ProtoICMPv6, Src: link1}, m), false)
@@ -318,7 +318,7 @@ func FuzzND(f *testing.F) {
 	})
 }
 
-// RFC 4291 2.7.1's own example.
+// The example in RFC 4291 2.7.1.
 func TestSolicitedNodeTakesTheLast24Bits(t *testing.T) {
 	require.Equal(t, netip.MustParseAddr("ff02::1:ff0e:8c6c"), SolicitedNode(netip.MustParseAddr("4037::01:800:200e:8c6c")))
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A SYN as Linux sends it, and the same in fields.
+// A SYN as Linux sends it, and its fields.
 const linuxSYN = `d431 0050 1a2b3c4d 00000000 a002 faf0 0000 0000
 	020405b4 0402080a 11223344 00000000 01030307`
 
@@ -27,7 +27,7 @@ func tcpSegment(h TCP, payload []byte) []byte {
 	return b
 }
 
-// withOptions returns a segment whose options are these bytes, padded.
+// withOptions returns a segment with these bytes as options, padded.
 func withOptions(options ...byte) []byte {
 	for len(options)%4 != 0 {
 		options = append(options, 0)
@@ -94,7 +94,7 @@ func TestTCPReservedBitsAreNeitherReadNorWritten(t *testing.T) {
 	require.Equal(t, byte(0x50), tcpSegment(h, nil)[12])
 }
 
-// randomTCP returns a header that Put can write whole.
+// randomTCP returns a header of which Put omits nothing.
 func randomTCP(rnd *rand.Rand) TCP {
 	h := TCP{
 		SrcPort: uint16(rnd.Uint32()), DstPort: uint16(rnd.Uint32()), Seq: rnd.Uint32(), Ack: rnd.Uint32(),
@@ -133,9 +133,8 @@ func TestTCPWhateverIsWrittenIsReadTheSame(t *testing.T) {
 	}
 }
 
-// RFC 9293 3.1, MUST-69: "The content of the header beyond the End of Option List
-// option MUST be header padding of zeros." We fill up with No-Operation, so that
-// there is nothing beyond it.
+// RFC 9293 3.1, MUST-69: "The content of the header beyond the End of Option List option MUST be header
+// padding of zeros." Put pads with No-Operation, so there is nothing beyond an End of Option List.
 func TestTCPNothingButZerosFollowsAnEndOfOptionList(t *testing.T) {
 	rnd := testRand()
 	for range 5000 {
@@ -181,7 +180,7 @@ func TestTCPSACKBlocksThatDoNotFitAreLeftOut(t *testing.T) {
 		require.Equal(t, h.SACK[:c.fit], got.SACK[:c.fit], c.name)
 	}
 	h.NSACK = 255
-	require.Equal(t, 56, h.Len(), "a count beyond the array is bounded")
+	require.Equal(t, 56, h.Len(), "an NSACK above 4 is limited")
 	require.NotPanics(t, func() { tcpSegment(h, nil) })
 }
 
@@ -243,7 +242,7 @@ func TestTCPWindowScaleIsAtMost14(t *testing.T) {
 	require.Equal(t, uint8(14), h.WScale)
 
 	b := tcpSegment(TCP{HasWScale: true, WScale: 15}, nil)
-	require.Equal(t, []byte{1, 3, 3, 14}, b[TCPLen:], "nor is more ever sent")
+	require.Equal(t, []byte{1, 3, 3, 14}, b[TCPLen:], "Put limits the shift too")
 }
 
 func TestTCPASecondSACKOptionReplacesTheFirst(t *testing.T) {
@@ -280,7 +279,7 @@ func TestTCPChecksumNoticesEveryFlippedBit(t *testing.T) {
 		good := tcpSegment(linuxSYNFields(), []byte("odd"))
 		SetTCPChecksum(addrs[0], addrs[1], good)
 		require.True(t, TCPChecksumOK(addrs[0], addrs[1], good))
-		require.False(t, TCPChecksumOK(addrs[0], addrs[0], good), "the addresses are covered")
+		require.False(t, TCPChecksumOK(addrs[0], addrs[0], good), "the checksum covers the addresses")
 		for bit := range len(good) * 8 {
 			b := bytes.Clone(good)
 			b[bit/8] ^= 1 << (bit % 8)
@@ -294,7 +293,7 @@ func TestTCPChecksumIsTheReferences(t *testing.T) {
 	pseudo := append(host1.AsSlice(), host2.AsSlice()...)
 	pseudo = append(pseudo, 0, 6, 0, byte(len(b)))
 	want := ^slowSum(append(pseudo, b...), 0)
-	b[16], b[17] = 0xde, 0xad // what was there before does not matter
+	b[16], b[17] = 0xde, 0xad // the old checksum does not matter
 	SetTCPChecksum(host1, host2, b)
 	require.Equal(t, want, binary.BigEndian.Uint16(b[16:18]))
 }
@@ -334,7 +333,7 @@ func FuzzTCP(f *testing.F) {
 		again, againPayload, r := ParseTCP(out)
 		require.Equal(t, OK, r)
 		require.True(t, bytes.Equal(payload, againPayload))
-		// Blocks may be lost where the sender packed its options tighter.
+		// Blocks may be lost if the sender packed its options more tightly.
 		require.LessOrEqual(t, again.NSACK, h.NSACK)
 		h.NSACK = again.NSACK
 		clear(h.SACK[h.NSACK:])

@@ -56,7 +56,7 @@ func TestUDPChecksumNoticesEveryFlippedBit(t *testing.T) {
 		good := udpDatagram(UDP{SrcPort: 1, DstPort: 2}, []byte("odd"))
 		SetUDPChecksum(addrs[0], addrs[1], good)
 		require.True(t, UDPChecksumOK(addrs[0], addrs[1], good))
-		require.False(t, UDPChecksumOK(addrs[0], addrs[0], good), "the addresses are covered")
+		require.False(t, UDPChecksumOK(addrs[0], addrs[0], good), "the checksum covers the addresses")
 		for bit := range len(good) * 8 {
 			b := bytes.Clone(good)
 			b[bit/8] ^= 1 << (bit % 8)
