@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -78,8 +79,9 @@ machine run it with nice -n -19: the wire is a process, and one that has to wait
 
 `
 
-// TestGoodputIsThatOfTheKernel compares one cell, or with USERNET_DIFFERENTIAL=FILE
-// all of them, and writes them as a table to FILE.
+// TestGoodputIsThatOfTheKernel compares two cells, or with USERNET_DIFFERENTIAL=FILE
+// all of them, and writes them as a table to FILE. With USERNET_DIFFERENTIAL_CELLS=REGEXP it
+// compares those whose first columns match, as "bbr 40ms 0.0 % Impair, 0.5 back" do "^bbr".
 func TestGoodputIsThatOfTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t, "nft")
@@ -90,6 +92,12 @@ func TestGoodputIsThatOfTheKernel(t *testing.T) {
 	file := os.Getenv("USERNET_DIFFERENTIAL")
 	if file != "" {
 		cells = allDiffCells()
+	}
+	if only := os.Getenv("USERNET_DIFFERENTIAL_CELLS"); only != "" {
+		match, err := regexp.Compile(only)
+		require.NoError(t, err)
+		cells = slices.DeleteFunc(allDiffCells(), func(c diffCell) bool { return !match.MatchString(c.String()) })
+		require.NotEmpty(t, cells, "no cell matches %s", only)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, diffHead, time.Now().Format(time.DateOnly), diffRate/1e6, kernelRelease(t))
@@ -158,16 +166,12 @@ func (c diffCell) parallel(t *testing.T) {
 	}
 }
 
-// row is the cell's line of the table, of medians, and the lesser of its ratios.
-func (c diffCell) row(runs []diffRun) (row string, worst float64) {
-	column := func(f func(diffRun) float64) (median, least, most float64) {
-		var all []float64
-		for _, r := range runs {
-			all = append(all, f(r))
-		}
-		slices.Sort(all)
-		return all[len(all)/2], all[0], all[len(all)-1]
-	}
+// String is the first columns of the cell's line.
+func (c diffCell) String() string {
+	return fmt.Sprintf("%v %v %.1f %% %s", c.cc, c.delay, c.loss*100, c.path())
+}
+
+func (c diffCell) path() string {
 	path := "Impair"
 	if c.nft {
 		path = "nft"
@@ -181,7 +185,20 @@ func (c diffCell) row(runs []diffRun) (row string, worst float64) {
 	if c.loss == 0 && c.while <= time.Second {
 		path += ", start"
 	}
-	row = fmt.Sprintf("| %v | %v | %.1f %% | %s | %d |", c.cc, c.delay, c.loss*100, path, len(runs))
+	return path
+}
+
+// row is the cell's line of the table, of medians, and the lesser of its ratios.
+func (c diffCell) row(runs []diffRun) (row string, worst float64) {
+	column := func(f func(diffRun) float64) (median, least, most float64) {
+		var all []float64
+		for _, r := range runs {
+			all = append(all, f(r))
+		}
+		slices.Sort(all)
+		return all[len(all)/2], all[0], all[len(all)-1]
+	}
+	row = fmt.Sprintf("| %v | %v | %.1f %% | %s | %d |", c.cc, c.delay, c.loss*100, c.path(), len(runs))
 	for _, f := range []func(diffRun) float64{
 		func(r diffRun) float64 { return r.out },
 		func(r diffRun) float64 { return r.in },
