@@ -121,7 +121,7 @@ func TestEveryKindOfWorkloadRunsOnAPipe(t *testing.T) {
 	}
 }
 
-// A run of lneto that fails is told in its column, and is not a failure of the bench.
+// A failed run of lneto is reported in its column and does not count as a failure of the bench.
 func TestLnetoThatFailsIsOnlyTold(t *testing.T) {
 	b := bench{
 		runner: runner{self: "/nonexistent", lab: &lab{}, time: time.Millisecond},
@@ -163,7 +163,7 @@ func TestGrowthIsMeasuredBesideIdleConnections(t *testing.T) {
 			if err != nil {
 				t.Fatal(s, err)
 			}
-			// On a loaded machine little may come through in so short a time.
+			// On a loaded machine little data may pass in such a short time.
 			busy := s != usern || one.Bits > 0 && one.Short > 0
 			if one.Trips <= 0 || one.Late <= 0 || !busy || len(g.keep) != 2*n || n > 0 && one.Open <= 0 {
 				t.Fatalf("%s: %+v", s, one)

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A namespace may refuse a change of its default and yet allow a socket of root's the same
-// congestion control, so what counts is what a socket takes.
+// A namespace may refuse a change of its default and still permit a socket of root's the same
+// congestion control. So the sockets decide.
 func TestKernelSocketsTakeTheNamedCongestionControl(t *testing.T) {
 	list, err := settableCCs()
 	if err != nil {
@@ -57,7 +57,7 @@ func TestLabTakesWhatIsAllowed(t *testing.T) {
 		want string
 	}{
 		{[]string{"bbr", "cubic"}, "cubic"},
-		{[]string{"reno"}, "reno"}, // cubic may not be set here: the table says reno
+		{[]string{"reno"}, "reno"}, // sockets may not have cubic: the table says reno
 	} {
 		l := lab{ccs: test.ccs}
 		if got := l.cc(); got != test.want {
@@ -89,7 +89,7 @@ func TestCompareBuildsAnotherCommit(t *testing.T) {
 	}
 }
 
-// Ctrl-C comes at any time.
+// Ctrl-C may arrive at any time.
 func TestCompareLeavesNothingOfAnInterruptedCheckout(t *testing.T) {
 	for _, after := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, time.Second} {
 		c, err := find("HEAD")
@@ -103,7 +103,7 @@ func TestCompareLeavesNothingOfAnInterruptedCheckout(t *testing.T) {
 		cancel()
 		c.remove()
 		<-done
-		c.remove() // where it began only then
+		c.remove() // in case checkout starts only now
 		if _, err := os.Stat(c.dir); !os.IsNotExist(err) {
 			t.Errorf("%v: %s is left", after, c.dir)
 		}
@@ -128,7 +128,7 @@ func TestComparedRowSaysWhatIsSlower(t *testing.T) {
 	}
 }
 
-// The workload's task is the same for both trees, but for the program that runs it.
+// The task of a workload is the same for both trees; only the program that runs it differs.
 func TestBeforeRunsInTheOtherProgram(t *testing.T) {
 	r := runner{self: "/this", other: "/that"}
 	for s, want := range map[stackName]string{usern: "/this", before: "/that", kernel: "/this"} {

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// useHost makes a host the default one until the test ends.
+// useHost makes a host and uses it as the default Host until the test ends.
 func useHost(t testing.TB, cfg usernet.Config) *usernet.Host {
 	t.Helper()
 	h, err := usernet.New(cfg)
@@ -29,7 +29,7 @@ func useHost(t testing.TB, cfg usernet.Config) *usernet.Host {
 	return h
 }
 
-// inNet is the text of a type with the names that it has in net.
+// inNet formats a type with the names that it has in net.
 func inNet(t reflect.Type) string {
 	s := strings.ReplaceAll(t.String(), "dropin.", "net.")
 	return strings.ReplaceAll(s, "usernet.", "net.")
@@ -46,7 +46,7 @@ func TestValuesAreThoseOfNet(t *testing.T) {
 	require.NotEmpty(t, apiValues())
 	for _, v := range apiValues() {
 		require.Equal(t, v.theirs.Type().String(), inNet(v.ours.Type()), v.name)
-		if v.name != "DefaultResolver" { // which asks the Host
+		if v.name != "DefaultResolver" { // it uses the Host
 			require.Equal(t, v.theirs.Interface(), v.ours.Interface(), v.name)
 		}
 	}
@@ -181,7 +181,7 @@ func TestConnectionsAreThoseOfUsernet(t *testing.T) {
 	require.NoError(t, err)
 	defer pc.Close()
 	require.IsType(t, &usernet.UDPConn{}, pc)
-	// A port that is free here says nothing of the kernel's, which has never heard of it.
+	// A port in use on the Host is unknown to the kernel.
 	_, err = ListenTCP("tcp", ln.Addr().(*TCPAddr))
 	require.ErrorContains(t, err, "bind: address already in use")
 	_, err = Listen("unix", "/tmp/socket")

@@ -7,8 +7,8 @@ import (
 	"github.com/usernet/usernet/dropin"
 )
 
-// The functions serve and greet are in a file of their own, which was written for
-// package net: they call net.Dial and the like.
+// The functions serve and greet are in a file that was written for package net: they call net.Dial
+// and other functions of net.
 func Example() {
 	_, err := greet("localhost:80")
 	fmt.Println(err)

@@ -7,8 +7,7 @@ import (
 	net "github.com/usernet/usernet/dropin"
 )
 
-// serve and greet are code that was written for package net: only the import
-// of their file was changed.
+// serve and greet were written for package net. Only the import of their file was changed.
 func serve(address string) (stop func() error, err error) {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// serveNames answers questions on 127.0.0.1:53 of the default Host: each name has the
-// addresses 127.0.0.2 and 127.0.0.1, and counts as asked.
+// serveNames answers questions on 127.0.0.1:53 of the default Host and counts them. Each name has
+// the addresses 127.0.0.2 and 127.0.0.1.
 func serveNames(t *testing.T) (asked *atomic.Int32) {
 	t.Helper()
 	c, err := ListenPacket("udp", "127.0.0.1:53")
@@ -96,7 +96,7 @@ func TestAResolverOfAHostWithoutServersIsToldThatOfNet(t *testing.T) {
 func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
 	useHost(t, usernet.Config{})
 	serveNames(t)
-	ln, err := Listen("tcp", "127.0.0.1:80") // only one of the two addresses
+	ln, err := Listen("tcp", "127.0.0.1:80") // on only one of the two addresses
 	require.NoError(t, err)
 	defer ln.Close()
 	var told atomic.Value
@@ -112,7 +112,7 @@ func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
 	_, err = d.Dial("tcp6", "www.usernet.test:80")
 	require.IsType(t, &OpError{}, err)
 	require.ErrorAs(t, err, new(*DNSError))
-	// What is wrong besides the name is the Host's to tell.
+	// The Host reports what is wrong with the rest of the address.
 	_, err = d.Dial("tcp", "www.usernet.test")
 	require.ErrorContains(t, err, "missing port in address")
 	_, err = d.Dial("tcp", "www.usernet.test:no-such-service")
@@ -191,8 +191,8 @@ func TestATimeoutCoversTheLookup(t *testing.T) {
 	})
 }
 
-// serveHalf answers questions on 127.0.0.1:53 of the default Host: each name has an address of
-// IPv4, and about the others nothing can be said.
+// serveHalf answers questions on 127.0.0.1:53 of the default Host. Each name has an IPv4 address;
+// for other types the server fails.
 func serveHalf(t *testing.T) {
 	t.Helper()
 	c, err := ListenPacket("udp", "127.0.0.1:53")
@@ -240,7 +240,7 @@ func TestStrictErrorsOfAResolverCount(t *testing.T) {
 	_, err = strict.LookupHost(ctx, "half.usernet.test.")
 	require.EqualError(t, err, failed)
 
-	// It is the Resolver's for all who ask it.
+	// DefaultResolver applies to all functions that use it.
 	_, err = Dial("udp", "half.usernet.test.:9")
 	require.NoError(t, err)
 	_, err = (&Dialer{Resolver: strict}).Dial("udp", "half.usernet.test.:9")

@@ -14,20 +14,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The one line that is changed, and what it becomes.
+// The changed line, before and after.
 const (
 	netImport = "\t\"net\"\n"
 	ourImport = "\tnet \"github.com/usernet/usernet/dropin\"\n"
 )
 
-// built is the directory of the packages that are there for the compiler only.
+// built is the directory of packages that exist only for the compiler.
 const built = "testdata/built"
 
-// A tree is a set of files that the go command is to see in the package's
-// directory, without their being there.
+// A tree is an overlay: files that the go command sees in the package's directory although they do
+// not exist there.
 type tree struct {
 	temp    string
-	Replace map[string]string // the path that is seen to that of the text
+	Replace map[string]string // from the visible path to the path of the text
 }
 
 func newTree(t *testing.T) *tree {
@@ -44,7 +44,7 @@ func (tr *tree) add(t *testing.T, name, text string) {
 	tr.Replace[seen] = file
 }
 
-// goBuild compiles packages of the tree, and returns what the go command says.
+// goBuild compiles packages of the tree and returns the go command's output.
 func (tr *tree) goBuild(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	overlay, err := json.Marshal(tr)
@@ -64,8 +64,8 @@ func dropIn(t *testing.T, name, text string) string {
 	return strings.Replace(text, netImport, ourImport, 1)
 }
 
-// mainText is a program that runs the programs on the kernel's network or on a Host
-// that has only its loopback.
+// mainText returns a program that runs the given programs on the kernel's network, or on a Host
+// with only its loopback.
 func mainText(programs []string) string {
 	var imports, kernel, host strings.Builder
 	for _, p := range programs {
@@ -126,13 +126,13 @@ func TestProgramsForNetRunTheSameWithOneLineChanged(t *testing.T) {
 	for _, p := range programs {
 		t.Run(p, func(t *testing.T) {
 			run := func(world string) string {
-				out, err := exec.Command(binary, world, p).Output() // without what net/rpc logs when it is stopped
+				out, err := exec.Command(binary, world, p).Output() // without standard error, to which net/rpc logs at the end
 				require.NoError(t, err, "%s: %s", world, out)
 				return string(out)
 			}
 			got := run("usernet")
 			require.NotEmpty(t, got)
-			if runtime.GOOS == "linux" { // whose errors and flags are meant
+			if runtime.GOOS == "linux" { // usernet has Linux's errors and flags
 				require.Equal(t, run("kernel"), got)
 			}
 		})

@@ -30,7 +30,7 @@ func TestAnAdapterReadsAndWritesFrames(t *testing.T) {
 
 		far.Write(ether(macA, macB, 3, 1514))
 		far.Write(ether(macA, macB, 4, 1518))
-		far.Write(ether(macA, macB, 5, 1519)) // cut off by the reader's buffer
+		far.Write(ether(macA, macB, 5, 1519)) // truncated by the reader's buffer
 		far.Write(make([]byte, 13))
 		synctest.Wait()
 		require.Equal(t, []uint32{3, 4}, tags(r.all()))
@@ -77,7 +77,7 @@ func TestCloseIsNoFailureOfAnAdapter(t *testing.T) {
 	})
 }
 
-// script is a ReadWriteCloser with set answers.
+// script is a ReadWriteCloser with predefined results.
 type script struct {
 	frameEnd
 	read  func([]byte) (int, error)

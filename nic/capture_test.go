@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// blockWriter keeps every Write apart.
+// blockWriter records each Write separately.
 type blockWriter struct{ blocks [][]byte }
 
 func (w *blockWriter) Write(b []byte) (int, error) {
@@ -24,11 +24,11 @@ func (w *blockWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// captureFile is what readCapture finds in a pcapng file.
+// captureFile is the parsed contents of a pcapng file.
 type captureFile struct {
 	linkType uint16
 	snapLen  uint32
-	options  map[uint16][]byte // of the interface
+	options  map[uint16][]byte // options of the interface
 	appl     string
 	packets  []capturedPacket
 }
@@ -40,8 +40,8 @@ type capturedPacket struct {
 	flags    uint32
 }
 
-// readCapture reads pcapng as draft-ietf-opsawg-pcapng section 3 and 4 describe
-// it, and fails for whatever the draft does not allow.
+// readCapture parses pcapng as draft-ietf-opsawg-pcapng sections 3 and 4 describe it, and fails for
+// everything that the draft does not allow.
 func readCapture(t *testing.T, b []byte) (c captureFile) {
 	t.Helper()
 	le := binary.LittleEndian
@@ -244,8 +244,7 @@ func TestACaptureDoesNotAllocatePerFrame(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { c.Send(batch) }))
 }
 
-// TestWiresharkReadsACapture has tshark decode captures of both media and look
-// at every checksum.
+// TestWiresharkReadsACapture makes tshark decode captures of both media and verify every checksum.
 func TestWiresharkReadsACapture(t *testing.T) {
 	tshark, err := exec.LookPath("tshark")
 	if err != nil {
@@ -303,7 +302,7 @@ func TestWiresharkReadsACapture(t *testing.T) {
 	}
 }
 
-// A host on a capture of a TAP has to learn that the TAP is gone.
+// A host on a capture of a TAP must be notified that the TAP was deleted.
 func TestWrappedDevicesPassOnThatTheDeviceIsDown(t *testing.T) {
 	for name, wrap := range map[string]func(Device) Device{
 		"capture": func(d Device) Device { return Capture(d, io.Discard, CaptureConfig{}) },

@@ -10,15 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// devicePair is a device and a way to have it receive a frame. Receiving is
-// done when inject has returned and synctest.Wait has, too.
+// devicePair is a device and a function that makes it receive a frame. The frame has been received
+// when inject and then synctest.Wait have returned.
 type devicePair struct {
 	dev    Device
 	inject func(frame []byte)
 }
 
-// memoryDevices are all devices that need no system, by name. Null is not among
-// them: it receives nothing.
+// memoryDevices returns all devices that need no system, by name, except Null, which receives
+// nothing.
 func memoryDevices() map[string]func() devicePair {
 	sender := func(d Device) func([]byte) {
 		d.Attach(func([]Frame) {})
@@ -196,8 +196,8 @@ func TestADeviceBearsUseByManyGoroutines(t *testing.T) {
 	})
 }
 
-// framePipe is a pair of ReadWriteClosers that keep the bounds of what is
-// written, as a TAP's file does.
+// framePipe returns a pair of ReadWriteClosers that keep the boundaries of Writes, as a TAP's file
+// does.
 func framePipe() (a, b *frameEnd) {
 	ab, ba := newFrameQueue(), newFrameQueue()
 	return &frameEnd{in: ba, out: ab}, &frameEnd{in: ab, out: ba}
@@ -258,8 +258,8 @@ func (q *frameQueue) close() {
 	q.cond.Broadcast()
 }
 
-// A wrapped device keeps the promise of the one below, and a type with a Send of its own
-// makes none by embedding one that does.
+// A wrapper is nonblocking if its device is. A type with its own Send does not become nonblocking
+// by embedding such a device.
 func TestWhichDevicesAreNonblocking(t *testing.T) {
 	pipe := func() Device {
 		a, _ := Pipe(PipeConfig{})
@@ -294,7 +294,7 @@ func TestWhichDevicesAreNonblocking(t *testing.T) {
 	}
 }
 
-// An able device can do all that devices can do.
+// An able device has all optional interfaces of devices.
 type able struct {
 	Device
 	asked map[string]int
@@ -307,8 +307,8 @@ func (d *able) ReceiveInto(func() ReceiveBuffer) bool { d.asked["place"]++; retu
 func (d *able) Nonblocking() Device                   { return d }
 func (d *able) Attached() bool                        { return true }
 
-// Which abilities of a device a wrapper passes on, and why not the others: an Impaired and a
-// Captured see the frames of a real wire.
+// The interfaces that a wrapper passes on. An Impaired and a Captured see the frames of a real
+// wire, so they do not pass on those for offloads.
 func TestWhatWrappersPassOn(t *testing.T) {
 	for name, wrap := range map[string]func(Device) Device{
 		"impaired": func(d Device) Device { return Impair(d, ImpairConfig{}) },

@@ -11,8 +11,8 @@ import (
 // timestamps is the usual option of a segment, NOP, NOP, TSopt.
 var timestamps = []byte{1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7}
 
-// merged is what a merger makes of frames that came together. It works in one
-// buffer, as a reader does, in which they lie one after the other.
+// merged returns the batch into which a gro merges frames that arrive together. It uses one buffer
+// with the frames one after the other, as a reader does.
 func merged(frames [][]byte) (batch []Frame) {
 	var m gro
 	total := 0
@@ -62,7 +62,7 @@ func TestThePiecesOfASuperFrameAreMergedToIt(t *testing.T) {
 	}
 }
 
-// TestWhatIsMergedIsWhatCame cuts what was merged up again.
+// TestWhatIsMergedIsWhatCame segments merged frames again and compares.
 func TestWhatIsMergedIsWhatCame(t *testing.T) {
 	const size = 100
 	segment := func(i int, change func(*packetSpec)) []byte {
@@ -73,7 +73,7 @@ func TestWhatIsMergedIsWhatCame(t *testing.T) {
 		b, _, _ := p.build(t)
 		return b
 	}
-	// resum makes the checksums of a changed segment right again.
+	// resum corrects the checksums of a changed segment.
 	resum := func(b []byte) []byte {
 		ip, l4 := b[14:34], b[34:]
 		ip[10], ip[11], l4[16], l4[17] = 0, 0, 0, 0
@@ -91,8 +91,8 @@ func TestWhatIsMergedIsWhatCame(t *testing.T) {
 		}
 	}
 	for name, tc := range map[string]struct {
-		third func([]byte) []byte // what comes in place of the third of five
-		want  []int               // lengths of payload
+		third func([]byte) []byte // changes the third of five segments
+		want  []int               // payload lengths after merging
 	}{
 		"nothing else":         {func(b []byte) []byte { return b }, []int{500}},
 		"its end":              {func([]byte) []byte { return segment(2, func(p *packetSpec) { p.flags |= tcpPSH }) }, []int{300, 200}},
@@ -224,7 +224,7 @@ func FuzzWhatIsMergedIsWhatCame(f *testing.F) {
 		}
 		for i, b := range again {
 			if len(b) >= 54 && len(came[i]) == len(b) && b[12] == 8 {
-				copy(b[18:], came[i][18:20]) // the identification, and the checksum with it
+				copy(b[18:], came[i][18:20]) // the identification and the checksum differ
 				copy(b[24:], came[i][24:26])
 			}
 			if !bytes.Equal(came[i], b) {

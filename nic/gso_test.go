@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// finished is what finish makes of a frame.
+// finished returns the frames that complete makes of f.
 func finished(m Medium, f *Frame) (frames [][]byte, ok bool) {
 	ok = m.complete(f, func(n int) []byte { return make([]byte, n) },
 		func(b []byte) { frames = append(frames, b) })
@@ -40,8 +40,7 @@ func TestASuperFrameIsCutIntoThePacketsThatItStandsFor(t *testing.T) {
 	}
 }
 
-// checkCut compares the pieces of a super-frame with packets that were built one
-// by one.
+// checkCut compares the segments of a super-frame with packets that are built one by one.
 func checkCut(t *testing.T, spec packetSpec, size int, split bool) {
 	const fin, psh, ack, cwr = 0x01, 0x08, 0x10, 0x80
 	whole := pattern(10000)

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// impairedPipe is a pipe with an Impaired at one end. All that the far end
-// receives is in out, all that the Impaired receives is in in.
+// impairedPipe is a pipe with an Impaired at one end. out records what the far end receives, and in
+// what the Impaired receives.
 type impairedPipe struct {
 	*Impaired
 	far     *PipeEnd
@@ -30,7 +30,7 @@ func impaired(cfg ImpairConfig, pipe PipeConfig) *impairedPipe {
 	return p
 }
 
-// arrivals are the times since the start at which the far end received.
+// arrivals returns the times since the start at which the far end received frames.
 func (p *impairedPipe) arrivals() (at []time.Duration) {
 	for _, t := range p.out.times {
 		at = append(at, t.Sub(p.start))
@@ -50,7 +50,7 @@ func (p *impairedPipe) send(t *testing.T, n, size int) {
 	require.Equal(t, n, took)
 }
 
-// settle waits until nothing is under way.
+// settle waits until no frame is in transit.
 func settle() {
 	time.Sleep(time.Hour)
 	synctest.Wait()
@@ -108,7 +108,7 @@ func TestRateSpacesFramesExactly(t *testing.T) {
 			time.Second + 1*time.Millisecond, time.Second + 2*time.Millisecond,
 			time.Second + 3*time.Millisecond, time.Second + 4*time.Millisecond,
 		}, p.arrivals())
-		// An idle wire saves nothing up.
+		// Idle time of the wire does not accumulate.
 		p.start = time.Now()
 		p.out.times = nil
 		p.send(t, 2, 125)
@@ -139,7 +139,7 @@ func TestTheQueueIsBoundedInBytes(t *testing.T) {
 		require.Len(t, p.out.frames, 13)
 		require.Equal(t, 13*time.Millisecond, p.arrivals()[12])
 
-		// A frame that is longer than the queue passes an idle wire.
+		// A frame that is longer than the queue passes if the wire is idle.
 		p.SetOut(Impairment{Rate: 8e6, Queue: 1})
 		p.send(t, 2, 1000)
 		settle()
@@ -152,7 +152,7 @@ func TestTheQueueIsBoundedInBytes(t *testing.T) {
 	})
 }
 
-// What is under way is bounded by Limit. A frame that is dropped for it takes no time on the wire.
+// Limit bounds the frames in transit. A frame dropped because of Limit takes no time on the wire.
 func TestWhatIsUnderWayIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 1000
@@ -160,7 +160,7 @@ func TestWhatIsUnderWayIsBounded(t *testing.T) {
 		p := impaired(ImpairConfig{Out: imp}, PipeConfig{})
 		p.send(t, 3000, size) // 1 ms each
 		require.Equal(t, ImpairStats{Frames: 3000, LimitDropped: 2900, UnderWay: 100}, p.OutStats())
-		time.Sleep(1200 * time.Millisecond) // all that was taken has arrived
+		time.Sleep(1200 * time.Millisecond) // all accepted frames have arrived
 		p.send(t, 1, size)
 		settle()
 		at := p.arrivals()
@@ -175,7 +175,7 @@ func TestWhatIsUnderWayIsBounded(t *testing.T) {
 	})
 }
 
-// Without a Limit there is room for what Rate, Queue and the delays ask for.
+// The default Limit suffices for Rate, Queue and the delays.
 func TestALongFatLinkLosesNothing(t *testing.T) {
 	for _, imp := range []Impairment{
 		{Latency: time.Second},
@@ -234,7 +234,7 @@ func TestJitterIsUniform(t *testing.T) {
 		const n = 4000
 		for i := range n {
 			p.Send(one(ether(macB, macA, uint32(i), 60)))
-			time.Sleep(time.Second) // far enough apart not to touch
+			time.Sleep(time.Second) // far enough apart not to interfere
 		}
 		settle()
 		var bins [8]int
@@ -359,7 +359,7 @@ func TestLossesComeInBursts(t *testing.T) {
 		}
 		mean := tc.burst
 		if mean <= 1 {
-			mean = 1 / (1 - tc.loss) // by chance
+			mean = 1 / (1 - tc.loss) // the mean run of independent losses
 		}
 		require.InEpsilon(t, tc.loss, float64(lost)/n, 0.05, "%+v", tc)
 		require.InEpsilon(t, mean, float64(lost)/float64(bursts), 0.05, "%+v", tc)
@@ -380,8 +380,7 @@ func TestABurstEndsWithTheImpairment(t *testing.T) {
 	})
 }
 
-// TestTheSameSeedDecidesTheSame runs the same traffic twice with one seed, and
-// once with another.
+// TestTheSameSeedDecidesTheSame runs the same traffic twice with one seed and once with another.
 func TestTheSameSeedDecidesTheSame(t *testing.T) {
 	run := func(seed uint64) (frames [][]byte, at []time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
@@ -585,8 +584,8 @@ func TestAnImpairedLinkDoesNotAllocatePerFrame(t *testing.T) {
 	}
 }
 
-// Frames that are due at the same time arrive one by one where there is a seed, so that whatever one
-// wakes has run before the next comes.
+// With a seed, frames that are due at the same time arrive one by one. Everything that a frame
+// wakes has run before the next one arrives.
 func TestWithASeedFramesArriveOneByOne(t *testing.T) {
 	for seed, batches := range map[uint64][]int{0: {5}, 1: {1, 1, 1, 1, 1}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -607,7 +606,7 @@ func TestDirectionsAndSeedsUseSlotsOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slots := make(map[int64]string)
 		all := Impairment{Latency: time.Millisecond, Duplicate: 0.5, Reorder: 0.5, ReorderGap: time.Millisecond}
-		for _, seed := range []uint64{1, 2} { // they have different slots; with only seven, not all have
+		for _, seed := range []uint64{1, 2} { // these two have different slots; there are only seven, so not all seeds do
 			p := impaired(ImpairConfig{Seed: seed, In: all, Out: all}, PipeConfig{})
 			for range 50 {
 				p.send(t, 1, 60)

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newNamespace returns a descriptor of a network namespace made by the test,
-// whose thread is in it then.
+// newNamespace makes a network namespace, moves the test's thread into it, and returns its
+// descriptor.
 func newNamespace(t *testing.T) int {
 	t.Helper()
 	inNamespace(t)
@@ -31,7 +31,7 @@ func enter(t *testing.T, namespace int) {
 	require.NoError(t, unix.Setns(namespace, unix.CLONE_NEWNET))
 }
 
-// veth makes a pair, one end here and one in another namespace, both up.
+// veth makes a veth pair, one end here and one in another namespace, both up.
 func veth(t *testing.T, here string, other int, there string) {
 	t.Helper()
 	path := "/proc/" + strconv.Itoa(unix.Getpid()) + "/fd/" + strconv.Itoa(other)
@@ -42,7 +42,7 @@ func veth(t *testing.T, here string, other int, there string) {
 	defer unix.Close(back)
 	enter(t, other)
 	run(t, "ip link set "+there+" up")
-	// The kernel drops what is sent before it has noticed that there is a link.
+	// The kernel drops frames until it has noticed that the link is up.
 	working := func(name string) {
 		eventually(t, "the link of "+name, func() bool {
 			return strings.Contains(run(t, "ip link show "+name), " state UP ")
@@ -53,8 +53,8 @@ func veth(t *testing.T, here string, other int, there string) {
 	working(here)
 }
 
-// packetPair is a device on each end of a veth pair. The test's thread stays
-// where the interface v0 of the first is; v1 is in another.
+// packetPair opens a device on each end of a veth pair. The test's thread stays in the namespace of
+// v0, the interface of the first one; v1 is in another namespace.
 func packetPair(t *testing.T, cfg0, cfg1 PacketConfig) (p0, p1 *Packet) {
 	t.Helper()
 	other := newNamespace(t)
@@ -74,7 +74,7 @@ func packetPair(t *testing.T, cfg0, cfg1 PacketConfig) (p0, p1 *Packet) {
 	return p0, p1
 }
 
-// ours tells the test's frames from what kernels send by themselves.
+// ours returns the tags of the test's frames, and skips frames that kernels send by themselves.
 func ours(frames [][]byte) (tags []uint32) {
 	for _, f := range frames {
 		if binary.BigEndian.Uint16(f[12:]) == 0x88b5 {
@@ -113,7 +113,7 @@ func TestAPacketSocketReceivesWhatIsForItsAddress(t *testing.T) {
 			p1.Attach(rec.recv)
 			p0.Attach(func([]Frame) {})
 			group := [6]byte{0x33, 0x33, 0, 0, 0, 9}
-			host := [6]byte{2, 0, 0, 0, 0xa, 0xb} // the same in part
+			host := [6]byte{2, 0, 0, 0, 0xa, 0xb} // shares some bytes with the device's address
 			tagged := ether(macB, macA, 0, 100)
 			copy(tagged[12:], []byte{0x81, 0, 0, 5, 0x88, 0xb5, 0, 0, 0, 99})
 			priority := ether(macB, macA, 0, 100)
@@ -163,8 +163,8 @@ func TestAPacketSocketDoesNotReceiveWhatItSends(t *testing.T) {
 	require.Equal(t, []uint32{100}, ours(own.all()))
 }
 
-// TestKernelsTalkOverTwoPacketSockets joins two kernels, each behind a veth pair,
-// by two devices in a third namespace.
+// TestKernelsTalkOverTwoPacketSockets connects two kernels, each behind a veth pair, through two
+// devices in a third namespace.
 func TestKernelsTalkOverTwoPacketSockets(t *testing.T) {
 	for name, kind := range map[string]GSOKind{"IPv4": GSOTCP4, "IPv6": GSOTCP6} {
 		t.Run(name, func(t *testing.T) {
@@ -249,7 +249,7 @@ func TestAnInterfaceThatIsDownIsNotADeadDevice(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		require.Equal(t, uint64(round+1), p0.Stats().SendDropped)
-		time.Sleep(50 * time.Millisecond) // the reader finds out
+		time.Sleep(50 * time.Millisecond) // the reader detects the deletion
 		require.NoError(t, p0.Err())
 		run(t, "ip link set v0 up")
 		before := len(ours(rec.all()))
@@ -280,7 +280,7 @@ func TestAnInterfaceThatIsDeletedIsADeadDevice(t *testing.T) {
 	require.NoError(t, p0.Close())
 	require.ErrorIs(t, p0.Close(), net.ErrClosed)
 
-	// The other end went with it, and nobody reads there.
+	// The other end was deleted too, and its device has no reader.
 	n, err = p1.Send(one(ether(bcst, macA, 1, 60)))
 	require.Zero(t, n)
 	require.ErrorIs(t, err, unix.ENXIO)
@@ -323,7 +323,7 @@ func TestCloseOfAPacketSocketWakesItsReader(t *testing.T) {
 	p0.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
 	p0.Attach(func([]Frame) {})
 	require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
-	time.Sleep(10 * time.Millisecond) // let it wait in the poller
+	time.Sleep(10 * time.Millisecond) // until it waits in the poller
 	require.NoError(t, p0.Close())
 	eventually(t, "the reader's end", func() bool { return readers() == 0 })
 	require.ErrorIs(t, p0.Err(), net.ErrClosed)
@@ -331,7 +331,7 @@ func TestCloseOfAPacketSocketWakesItsReader(t *testing.T) {
 
 func TestWhatTheKernelHasNoRoomForIsCounted(t *testing.T) {
 	p0, p1 := packetPair(t, PacketConfig{}, PacketConfig{Promiscuous: true})
-	// Nobody reads p1 yet.
+	// Nothing reads p1 yet.
 	batch := make([]Frame, 100)
 	for i := range batch {
 		batch[i] = Frame{Head: ether(bcst, macA, uint32(i), 1514)}

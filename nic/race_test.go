@@ -2,5 +2,6 @@
 
 package nic
 
-// raceEnabled: the race detector makes pools forget, and so calls allocate.
+// raceEnabled reports whether the race detector is on. With it, sync.Pool drops items, and so calls
+// allocate.
 const raceEnabled = true

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testStation is a port of a switch and what it has received.
+// testStation is a port of a switch and the frames that it has received.
 type testStation struct {
 	*SwitchPort
 	recorder
@@ -189,7 +189,7 @@ func TestAPlainDeviceOnASwitchGetsFinishedFrames(t *testing.T) {
 	want, _, _ := spec.build(t)
 	require.Equal(t, want, frames[1])
 
-	// And back.
+	// In the other direction.
 	far.Send(one(ether(macA, macB, 10, 60)))
 	require.Equal(t, []uint32{10}, tags(s[0].all()))
 	require.Equal(t, uint64(1), p.Stats().Sent)
@@ -231,7 +231,7 @@ func TestADeviceThatFailsIsTakenOffTheSwitch(t *testing.T) {
 	})
 }
 
-// A stuck device on a switch costs the other stations nothing but the frames for it.
+// A stuck device on a switch only loses the frames for it. The other stations are not affected.
 func TestAStuckDeviceDoesNotStopASwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := NewSwitch(SwitchConfig{})
@@ -335,7 +335,7 @@ func TestAnEgressReusesItsBuffers(t *testing.T) {
 	a, b := Pipe(PipeConfig{})
 	b.Attach(func([]Frame) {})
 	var dropped atomic.Uint64
-	q := &egress{dev: a, dropped: &dropped, sending: true} // by us
+	q := &egress{dev: a, dropped: &dropped, sending: true} // the test does the sending
 	run := make([]Frame, 1000)
 	for i := range run {
 		run[i] = Frame{Head: ether(macB, macA, uint32(i), 60)}
@@ -346,7 +346,7 @@ func TestAnEgressReusesItsBuffers(t *testing.T) {
 		q.sending = true
 	})
 	require.Zero(t, dropped.Load())
-	if !raceEnabled { // a pool forgets at times, for the race detector
+	if !raceEnabled { // with the race detector, a pool drops items
 		require.Less(t, allocs, 100.0, "of %d frames", len(run)) // the two lists grow
 	}
 }

@@ -20,9 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNamespace puts the test's goroutine into a network namespace of its own, in
-// which it may do what it wants. Its thread is never used for anything else
-// after the test: a locked thread ends with its goroutine.
+// inNamespace moves the test's goroutine into its own network namespace, which the test may change.
+// Its thread is not used after the test: a locked thread ends with its goroutine.
 func inNamespace(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -35,7 +34,7 @@ func inNamespace(t *testing.T) {
 		}
 		t.Skipf("cannot make a network namespace: %v", err)
 	}
-	// Whatever goes wrong, the machine's own network is not to be touched.
+	// Check that this is not the machine's own network.
 	links, err := net.Interfaces()
 	require.NoError(t, err)
 	for _, l := range links {
@@ -58,13 +57,13 @@ func run(t *testing.T, command string) string {
 	return string(out)
 }
 
-// address is one address of an interface, as ip tells it.
+// address is an address of an interface in the output of ip.
 type address struct {
 	Local     string
 	Prefixlen int
 }
 
-// ipLink is what ip tells of an interface.
+// ipLink is an interface in the output of ip.
 type ipLink struct {
 	MTU     int
 	Flags   []string
@@ -81,7 +80,7 @@ func showLink(t *testing.T, name string) (l ipLink, exists bool) {
 	var links []ipLink
 	require.NoError(t, json.Unmarshal(out, &links))
 	require.Len(t, links, 1)
-	// Link-local addresses come and go with the state of the link.
+	// Skip link-local addresses, which depend on the state of the link.
 	for _, a := range links[0].Addrs {
 		if !strings.HasPrefix(a.Local, "fe80:") {
 			l.Addrs = append(l.Addrs, a)
@@ -91,7 +90,7 @@ func showLink(t *testing.T, name string) (l ipLink, exists bool) {
 	return links[0], true
 }
 
-// eventually waits for something that another thread does.
+// eventually waits until another thread has done something.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for range 5000 {
@@ -103,7 +102,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 	t.Fatalf("never came: %s", what)
 }
 
-// readers counts the goroutines that read devices.
+// readers returns the number of goroutines that read devices.
 func readers() int {
 	buf := make([]byte, 1<<20)
 	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "created by github.com/usernet/usernet/nic.(*rxLoop).Attach")
@@ -194,12 +193,12 @@ func TestADeviceThatExistsIsLeftAsItIs(t *testing.T) {
 	})
 }
 
-// kernelPeer is a UDP socket of the kernel on the other side of a TAP.
+// kernelPeer opens a UDP socket of the kernel on the other side of a TAP.
 func kernelPeer(t *testing.T, tap *TAP) *net.UDPConn {
 	t.Helper()
 	mac := tap.Link().MAC
-	// A device that was there before gets its carrier back when we attach, and the
-	// kernel drops what is sent until it has taken note of that, some time later.
+	// An existing device gets its carrier back when the test attaches. The kernel drops frames
+	// until it has noticed the carrier, which takes some time.
 	for i := 0; ; i++ {
 		state := run(t, "ip -o link show dev "+tap.Name())
 		if !strings.Contains(state, "state DOWN") && !strings.Contains(state, "NO-CARRIER") {
@@ -215,7 +214,7 @@ func kernelPeer(t *testing.T, tap *TAP) *net.UDPConn {
 	return conn
 }
 
-// toKernel is a frame of the stack's side to the kernel's socket.
+// toKernel returns a frame from the stack's side for the kernel's socket.
 func toKernel(t testing.TB, tap *TAP, payload []byte) []byte {
 	b, _, _ := packetSpec{payload: payload}.build(t)
 	mac := tap.HostMAC()
@@ -225,7 +224,8 @@ func toKernel(t testing.TB, tap *TAP, payload []byte) []byte {
 	return b
 }
 
-// isUDP4 tells the test's frames from what the kernel sends by itself.
+// isUDP4 reports whether a frame may be the test's, as opposed to one that the kernel sends by
+// itself.
 func isUDP4(b []byte) bool { return len(b) >= 42 && b[12] == 8 && b[13] == 0 && b[23] == 17 }
 
 func TestFramesPassATAPBothWays(t *testing.T) {
@@ -310,7 +310,7 @@ func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
 	})
 }
 
-// told collects what a device tells of its link.
+// told registers with NotifyLink and returns a function that returns the number of notifications.
 func told(dev LinkNotifier) func() int32 {
 	var n atomic.Int32
 	if !dev.NotifyLink(func() {
@@ -351,14 +351,14 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		run(t, "ip link set tap0 up")
 		eventually(t, "that it is up", func() bool { return dev.Link().Up })
 
-		// The kernel's end is another station: the stack has to ask for it.
+		// The kernel's end is another station, so the stack must be notified of its new address.
 		told := n()
 		run(t, "ip link set tap0 address 02:00:00:00:77:77")
 		eventually(t, "that the kernel's end has moved", func() bool { return n() > told })
 		require.Equal(t, [6]byte{2, 0, 0, 0, 0x77, 0x77}, tap.HostMAC())
 		require.Equal(t, was.MAC, dev.Link().MAC)
 
-		// What befalls others is none of its business.
+		// Changes of other interfaces are not reported.
 		told = n()
 		run(t, "ip link set lo mtu 1234")
 		time.Sleep(20 * time.Millisecond)
@@ -378,7 +378,7 @@ func TestADeviceThatIsDeletedIsDead(t *testing.T) {
 		tap.Attach(func([]Frame) {})
 		require.NoError(t, tap.Err())
 		run(t, "ip link del tap0")
-		err = <-told // from the reader, which ends after this
+		err = <-told // the reader reports it and then ends
 		require.ErrorIs(t, err, unix.EBADFD)
 		require.ErrorContains(t, err, "nic: tap0: ")
 		require.Equal(t, err, tap.Err())
@@ -415,7 +415,7 @@ func TestCloseOfATAPWakesItsReader(t *testing.T) {
 		tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
 		tap.Attach(func([]Frame) {})
 		require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
-		time.Sleep(10 * time.Millisecond) // let it wait in the poller
+		time.Sleep(10 * time.Millisecond) // until it waits in the poller
 		require.NoError(t, tap.Close())
 		eventually(t, "the reader's end", func() bool { return readers() == 0 })
 		_, err = tap.Send(one(toKernel(t, tap, []byte("lost"))))
@@ -473,8 +473,8 @@ func TestAnInterfaceThatIsNoTAPIsRefused(t *testing.T) {
 	}
 }
 
-// tunFileOf puts a /dev/net/tun with the given permissions before the eyes of the
-// test's thread, which gets a mount namespace of its own.
+// tunFileOf mounts a /dev/net/tun with the given permissions for the test's thread, which gets its
+// own mount namespace.
 func tunFileOf(t *testing.T, mode uint32) {
 	t.Helper()
 	require.NoError(t, unix.Unshare(unix.CLONE_NEWNS))
@@ -484,7 +484,7 @@ func tunFileOf(t *testing.T, mode uint32) {
 	require.NoError(t, unix.Chmod(tunFile, mode))
 }
 
-// becomeNobody takes all rights from the test's thread, and from it alone.
+// becomeNobody removes all privileges from the test's thread only.
 func becomeNobody(t *testing.T) {
 	t.Helper()
 	const nobody = 65534
@@ -498,7 +498,7 @@ func TestWithoutPermissionTheErrorTellsTheCommands(t *testing.T) {
 	tunFileOf(t, 0o666)
 	becomeNobody(t)
 	files := openFiles(t)
-	for _, name := range []string{"tap0", "tap1", ""} { // to be made, somebody else's
+	for _, name := range []string{"tap0", "tap1", ""} { // to be created; another user's
 		_, err := OpenTAP(TAPConfig{Name: name, Addr: testPrefix})
 		var denied *TAPPermissionError
 		require.ErrorAs(t, err, &denied, "%q", name)
@@ -511,8 +511,8 @@ func TestWithoutPermissionTheErrorTellsTheCommands(t *testing.T) {
 	require.Equal(t, files, openFiles(t))
 }
 
-// TestTheCommandsOfAPermissionErrorHelp runs what the error says, as root, and
-// opens the device as the user who could not.
+// TestTheCommandsOfAPermissionErrorHelp runs the commands in the error, as root, and then opens the
+// device as the user who lacked the permission.
 func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
 	for _, name := range []string{"", "tap0", "tap1"} {
 		for _, mode := range []uint32{0o666, 0o600} {
@@ -535,7 +535,7 @@ func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
 						run(t, command)
 					}
 					if name == "" {
-						name = "tap0" // what the commands make
+						name = "tap0" // the name that the commands use
 					}
 				}
 				t.Fatal("still denied")
@@ -544,7 +544,7 @@ func TestTheCommandsOfAPermissionErrorHelp(t *testing.T) {
 	}
 }
 
-// asNobody calls f without any rights.
+// asNobody calls f without any privileges.
 func asNobody(t *testing.T, f func() (*TAP, error)) (*TAP, error) {
 	t.Helper()
 	set := func(uid uintptr) {

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eachTAPMode runs a test with offloads and without, in a namespace for each.
+// eachTAPMode runs a test with and without offloads, each in its own namespace.
 func eachTAPMode(t *testing.T, f func(t *testing.T, plain bool)) {
 	for name, plain := range map[string]bool{"offload": false, "plain": true} {
 		t.Run(name, func(t *testing.T) {
@@ -29,24 +29,23 @@ func eachTAPMode(t *testing.T, f func(t *testing.T, plain bool)) {
 	}
 }
 
-// wired is two kernels, each in a namespace of its own, with a TAP in each and
-// the two TAPs joined by this process.
+// wired is two kernels, each in its own namespace with a TAP. This process connects the two TAPs.
 type wired struct {
 	a, b  *TAP
-	fromA watched // what a received
+	fromA watched // the frames that a received
 	fromB watched
 	kernels
 }
 
-// kernels is what two kernels have to talk to each other.
+// kernels has the addresses and the sockets of two kernels.
 type kernels struct {
 	listener net.Listener
 	dial     func() net.Conn
 	udp      [2]*net.UDPConn // connected to each other
 }
 
-// addresses of the two kernels, with the length of the prefix, and what package
-// net calls their family.
+// addresses returns the addresses of the two kernels, the prefix length, and the name of the family
+// in package net.
 func addresses(v6 bool) (addrs [2]string, prefix, family string) {
 	if v6 {
 		return [2]string{"2001:db8::1", "2001:db8::2"}, "/64 nodad", "6"
@@ -54,7 +53,7 @@ func addresses(v6 bool) (addrs [2]string, prefix, family string) {
 	return [2]string{"198.51.100.1", "198.51.100.2"}, "/24", "4"
 }
 
-// listen opens what the first kernel has; the test's thread is in its namespace.
+// listen opens the sockets of the first kernel. The test's thread must be in its namespace.
 func (k *kernels) listen(t *testing.T, v6 bool) {
 	t.Helper()
 	addrs, _, family := addresses(v6)
@@ -65,8 +64,8 @@ func (k *kernels) listen(t *testing.T, v6 bool) {
 	k.listener = l
 }
 
-// join opens what the second kernel has; the test's thread is in its namespace,
-// and is to be when dial is called.
+// join opens the sockets of the second kernel. The test's thread must be in its namespace, also
+// when dial is called.
 func (k *kernels) join(t *testing.T, v6 bool) {
 	t.Helper()
 	addrs, _, family := addresses(v6)
@@ -91,11 +90,11 @@ func datagrams(t *testing.T, family, at, to string) *net.UDPConn {
 	return conn
 }
 
-// watched notes what passes one way.
+// watched records the frames of one direction.
 type watched struct {
 	kinds [GSOUDP + 1]atomic.Int64 // frames of each kind
 	large atomic.Int64             // bytes in the longest
-	plain atomic.Int64             // bytes in the longest that is no super-frame
+	plain atomic.Int64             // length of the longest frame that is not a super-frame
 }
 
 func (w *watched) see(batch []Frame) {
@@ -109,8 +108,8 @@ func (w *watched) see(batch []Frame) {
 	}
 }
 
-// joined makes the two namespaces, and leaves the test's thread in the second.
-// wrap, if not nil, returns what stands in front of a, and may change more.
+// joined makes the two namespaces and leaves the test's thread in the second one. wrap, if not nil,
+// returns the device to use in place of a, and may change more of w.
 func joined(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
 	t.Helper()
 	w := new(wired)
@@ -139,8 +138,8 @@ func joined(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Dev
 	return w
 }
 
-// exchange sends n bytes both ways over one connection of the two kernels, and
-// looks whether they came.
+// exchange sends n bytes in both directions over one connection of the two kernels, and checks that
+// they arrive.
 func (k *kernels) exchange(t *testing.T, n int) {
 	t.Helper()
 	dialed := k.dial()
@@ -213,7 +212,7 @@ func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
 		before := readers()
 		w := joined(t, TAPConfig{Spin: spin, NoOffload: plain}, TAPConfig{Spin: spin, NoOffload: plain}, false, nil)
 		w.exchange(t, 2<<20)
-		time.Sleep(2 * spin) // it sleeps, and is woken again
+		time.Sleep(2 * spin) // the reader sleeps and is woken again
 		w.exchange(t, 1<<10)
 		require.NoError(t, w.a.Close())
 		require.NoError(t, w.b.Close())
@@ -222,7 +221,7 @@ func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
 }
 
 func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
-	// An impaired link is one of real frames, even if it impairs nothing.
+	// An impaired link carries real frames even if it impairs nothing.
 	var cut *Impaired
 	impaired := func(w *wired) Device {
 		cut = Impair(w.a, ImpairConfig{})
@@ -235,7 +234,7 @@ func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	require.Zero(t, w.b.Stats().SendDropped)
 }
 
-// cutter cuts up what is sent to a device without offloads.
+// cutter segments what is sent to a device without offloads.
 type cutter struct{ *TAP }
 
 func (c cutter) Send(batch []Frame) (int, error) {
@@ -264,7 +263,7 @@ func TestAPlainTAPMergesWhatTheKernelCutUp(t *testing.T) {
 	}
 }
 
-// setSegmentSize has the kernel send each payload as one UDP super-frame.
+// setSegmentSize makes the kernel send each payload as one UDP super-frame.
 func setSegmentSize(t *testing.T, conn *net.UDPConn, size int) {
 	t.Helper()
 	raw, err := conn.SyscallConn()
@@ -307,8 +306,8 @@ func TestDatagramsOfEqualSizeCrossInOneSuperFrame(t *testing.T) {
 	}
 }
 
-// TestWiresharkReadsAnOffloadedRun has tshark look at every checksum of what two
-// kernels sent each other in super-frames.
+// TestWiresharkReadsAnOffloadedRun makes tshark verify every checksum of the super-frames that two
+// kernels exchanged.
 func TestWiresharkReadsAnOffloadedRun(t *testing.T) {
 	tshark, err := exec.LookPath("tshark")
 	if err != nil {
@@ -342,7 +341,7 @@ func TestWiresharkReadsAnOffloadedRun(t *testing.T) {
 	require.Equal(t, []string{""}, show("_ws.malformed"))
 }
 
-// tsoOf asks the kernel whether it hands super-frames of TCP to an interface.
+// tsoOf reports whether the kernel passes TCP super-frames to an interface.
 func tsoOf(t *testing.T, name string) bool {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -381,7 +380,8 @@ func TestOffloadsEndWithTheDevicesUse(t *testing.T) {
 	require.Contains(t, run(t, "ip -d link show tap0"), "persist on")
 }
 
-// leaveOddState does what a program with other wishes does that is killed.
+// leaveOddState changes the settings of a device as a program does that is killed before it can
+// restore them.
 func leaveOddState(t *testing.T, name string) {
 	t.Helper()
 	fd, err := unix.Open(tunFile, unix.O_RDWR, 0)
@@ -389,7 +389,7 @@ func leaveOddState(t *testing.T, name string) {
 	defer unix.Close(fd)
 	req, err := unix.NewIfreq(name)
 	require.NoError(t, err)
-	req.SetUint16(unix.IFF_TAP | unix.IFF_VNET_HDR) // and with the header that IFF_NO_PI leaves out
+	req.SetUint16(unix.IFF_TAP | unix.IFF_VNET_HDR) // and with the header that IFF_NO_PI omits
 	require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
 	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, 12))
 	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1))
@@ -427,7 +427,7 @@ func TestADeviceIsUsedWhateverItsLastUserLeft(t *testing.T) {
 			}
 		}
 		require.Equal(t, pattern(100), b[42:])
-		// The sum over what the checksum covers, with itself, is all ones.
+		// The sum of the covered bytes and the checksum is all ones.
 		pseudo := append(append([]byte(nil), b[26:34]...), 0, 17, b[38], b[39])
 		require.Equal(t, uint16(0xffff), slowSum(pseudo, b[34:]))
 		n, err := tap.Send(one(toKernel(t, tap, []byte("hello"))))

@@ -28,8 +28,8 @@ func TestKernelsTalkOverSeveralQueues(t *testing.T) {
 	}
 }
 
-// TestTheKernelAnswersOnTheQueueThatItWasAskedOn has flows from many ports answered,
-// and reads each queue by itself.
+// TestTheKernelAnswersOnTheQueueThatItWasAskedOn sends requests from many ports and reads the
+// answers on each queue separately.
 func TestTheKernelAnswersOnTheQueueThatItWasAskedOn(t *testing.T) {
 	eachTAPMode(t, func(t *testing.T, plain bool) {
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix, Queues: 3})
@@ -67,7 +67,7 @@ func TestTheKernelAnswersOnTheQueueThatItWasAskedOn(t *testing.T) {
 			for {
 				frames, _, err := r.read()
 				if err != nil {
-					break // by the deadline
+					break // the deadline has passed
 				}
 				for i := range frames {
 					if b := frames[i].Head; isUDP4(b) {

@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A tapStandIn gives a tapReader frames as a TAP does: each read takes one, and what
-// does not fit is cut off.
+// A tapStandIn supplies a tapReader with frames as a TAP does: each read returns one frame,
+// truncated if it does not fit.
 type tapStandIn struct {
 	t     *testing.T
 	r     *tapReader
 	fd    int
 	room  ReceiveBuffer
-	taken bool // the buffer was asked for, and not ended
+	taken bool // the buffer is in use: requested, End not called
 	asked int  // buffers
 }
 
@@ -49,7 +49,7 @@ func (s *tapStandIn) ask() ReceiveBuffer {
 	return s.room
 }
 
-// pass has the reader read a frame, and returns what it made of it.
+// pass makes the reader read a frame and returns the reader's frames.
 func (s *tapStandIn) pass(f Frame) []Frame {
 	s.t.Helper()
 	var hdr [vnetHeaderLen]byte

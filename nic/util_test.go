@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// recorder keeps copies of what a device receives.
+// recorder keeps copies of the frames that a device receives.
 type recorder struct {
 	mu     sync.Mutex
 	frames [][]byte
@@ -49,7 +49,7 @@ var (
 	bcst = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 )
 
-// ether is an Ethernet frame of n bytes in all whose payload begins with tag.
+// ether returns an Ethernet frame of n bytes whose payload starts with tag.
 func ether(dst, src [6]byte, tag uint32, n int) []byte {
 	b := make([]byte, max(n, 18))
 	copy(b, dst[:])
@@ -68,10 +68,10 @@ func tags(frames [][]byte) (tags []uint32) {
 	return tags
 }
 
-// one is a batch of one frame without offloads.
+// one returns a batch of one frame without offloads.
 func one(b []byte) []Frame { return []Frame{{Head: b}} }
 
-// slowSum is the ones' complement sum of RFC 1071, two bytes at a time.
+// slowSum returns the ones' complement sum of RFC 1071, computed two bytes at a time.
 func slowSum(parts ...[]byte) uint16 {
 	b := bytes.Join(parts, nil)
 	if len(b)%2 == 1 {
@@ -96,14 +96,14 @@ type packetSpec struct {
 	id       uint16
 	seq      uint32
 	flags    byte
-	options  []byte // of IPv4 or TCP, a multiple of 4 bytes
+	options  []byte // options of IPv4 or TCP, a multiple of 4 bytes
 	ipOpts   []byte
 	payload  []byte
 	unsummed bool // leave the transport checksum to an offload
 }
 
-// build makes a packet field by field, and tells where its transport header and
-// its payload begin.
+// build builds a packet field by field, and returns the offsets of its transport header and its
+// payload.
 func (p packetSpec) build(t testing.TB) (b []byte, transport, payload int) {
 	t.Helper()
 	be := binary.BigEndian
@@ -172,8 +172,8 @@ func (p packetSpec) build(t testing.TB) (b []byte, transport, payload int) {
 	return append(append(b, l3...), l4...), transport, transport + l4len
 }
 
-// super makes a super-frame of the packet, with size bytes of payload in each
-// piece and all but the headers in Body, or everything in Head.
+// super returns a super-frame of the packet, with size bytes of payload per segment. With split,
+// Body has everything but the headers; otherwise Head has everything.
 func (p packetSpec) super(t testing.TB, size int, split bool) Frame {
 	t.Helper()
 	p.unsummed = true
@@ -195,7 +195,7 @@ func (p packetSpec) super(t testing.TB, size int, split bool) Frame {
 	return f
 }
 
-// pattern is n bytes that differ from their neighbours.
+// pattern returns n bytes, each different from its neighbours.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vnetSpecs are packets for each kind of super-frame.
+// vnetSpecs returns packets for each kind of super-frame.
 func vnetSpecs() map[GSOKind]packetSpec {
 	return map[GSOKind]packetSpec{
 		GSOTCP4: {tcp: true, payload: pattern(5000), options: make([]byte, 12)},
@@ -23,7 +23,7 @@ func TestAVnetHeaderTellsWhatTheFrameTold(t *testing.T) {
 	roundTrip := func(f Frame) {
 		t.Helper()
 		for i := range hdr {
-			hdr[i] = 0xff // what stood there before is of no matter
+			hdr[i] = 0xff // old contents must not matter
 		}
 		putVnet(hdr[:], &f)
 		got, ok := parseVnet(hdr[:], f.AppendTo(nil), nil)
@@ -105,7 +105,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 	for kind, spec := range vnetSpecs() {
 		want := pieces(t, spec.super(t, 1000, false))
 		require.Len(t, want, 5)
-		// A network card that merges leaves what it wants in the field.
+		// A network card that merges segments may leave any value in the field.
 		f := spec.super(t, 1000, false)
 		var hdr [vnetHeaderLen]byte
 		putVnet(hdr[:], &f)
@@ -119,7 +119,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 	}
 }
 
-// pieces is what a frame stands for.
+// pieces returns the frames that f stands for.
 func pieces(t *testing.T, f Frame) (frames [][]byte) {
 	t.Helper()
 	alloc := func(n int) []byte { return make([]byte, n) }
@@ -163,11 +163,11 @@ func FuzzVnetHeader(f *testing.F) {
 		if !reopened && !bytes.Equal(before, b) {
 			t.Fatal("the frame was changed")
 		}
-		// The header says it again, in its own words.
+		// Writing the header again and parsing it gives the same frame.
 		var again [vnetHeaderLen]byte
 		putVnet(again[:], &frame)
 		second, ok := parseVnet(again[:], b, nil)
-		second.ChecksumValid = frame.ChecksumValid // of what is received only
+		second.ChecksumValid = frame.ChecksumValid // set only on received frames
 		second.Head, frame.Head = nil, nil
 		if !ok || second.NeedsChecksum != frame.NeedsChecksum || second.GSO != frame.GSO ||
 			second.HeaderLen != frame.HeaderLen || second.GSOSize != frame.GSOSize {

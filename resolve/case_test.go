@@ -11,10 +11,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// flipped is a Config.Rand with which every letter of a name changes its case.
+// flipped is a Config.Rand that changes the case of every letter of a name.
 func flipped() uint64 { return ^uint64(0) }
 
-// inLowerCase is h for names in lower case, and for other names refuse.
+// inLowerCase returns a handler that uses h for names in lower case and refuse for other names.
 func inLowerCase(h, refuse handler) handler {
 	return func(network string, query []byte) [][]byte {
 		if _, q := parseQuery(query); q.Name.String() != lower(q.Name.String()) {
@@ -24,7 +24,7 @@ func inLowerCase(h, refuse handler) handler {
 	}
 }
 
-// responding is a handler that answers with what change makes of an empty response.
+// responding returns a handler whose answer is an empty response modified by change.
 func responding(change func(m *dnsmessage.Message)) handler {
 	return func(_ string, query []byte) [][]byte {
 		m := respond(query)
@@ -52,7 +52,7 @@ func refusals() map[string]handler {
 			m := respond(query)
 			m.Additionals = nil
 			b := pack(m)
-			b[7] = 1 // one answer, which is not there
+			b[7] = 1 // the count says one answer, but there is none
 			return [][]byte{b}
 		},
 		"an alias without an end": func(_ string, query []byte) [][]byte {
@@ -119,7 +119,8 @@ func TestAServerMayBeSilentAboutMixedCase(t *testing.T) {
 	})
 }
 
-// A caller that does not wait until half time must not find the server silent for ever.
+// Even if callers never wait until half of the timeout, the resolver must learn that the server is
+// silent.
 func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: inLowerCase(hostZone.serve, silent)})
@@ -139,7 +140,7 @@ func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
 
 func TestOneLostPacketDoesNotEndMixedCase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var lost atomic.Bool // the next query is
+		var lost atomic.Bool // whether the next query is lost
 		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
 			if lost.Swap(false) {
 				return nil
@@ -199,7 +200,7 @@ func TestARefusalInBothCasesCounts(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		// The second question is not answered: the first answer is all there is.
+		// The second question is not answered, so the first answer is the result.
 		n := newNetwork(map[string]handler{server1: inLowerCase(silent, zone{}.serve)})
 		r := resolverOn(n, Config{Attempts: 1, Rand: flipped}, server1)
 		start := time.Now()
@@ -246,12 +247,12 @@ func TestEDNSIsTriedAgainAfterAWhile(t *testing.T) {
 	})
 }
 
-// Most names have addresses of one family, and most hosts ask for both.
+// Most names have addresses of one family, and most hosts query both.
 func TestAnAddressInMixedCaseVouchesForOtherTypes(t *testing.T) {
 	four := zone{"host.test.": {a("192.0.2.80")}}
 	for name, c := range map[string]struct {
 		serve handler
-		asked []string // about AAAA
+		asked []string // queries for AAAA
 	}{
 		"A is answered first": {func(network string, query []byte) [][]byte {
 			if _, q := parseQuery(query); q.Type == dnsmessage.TypeAAAA {

@@ -108,7 +108,7 @@ func FuzzParseHosts(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in string) {
 		h, err := ParseHosts(strings.NewReader(in))
 		require.NoError(t, err)
-		// Whatever is found by name is found by address.
+		// Every name is also found by its addresses.
 		for name, e := range h.byName {
 			require.NotEmpty(t, e.addrs)
 			addrs, canonical := h.Addrs(name)

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// The differential test puts the same questions to this package and to net, whose
-// resolvers both speak with one server on 127.0.0.1, over UDP and TCP of the kernel.
+// The differential test puts the same questions to this package and to net. Both resolvers query
+// one server on 127.0.0.1, over UDP and TCP of the kernel.
 
-// systemConfig is the configuration that net's resolver reads from this machine.
+// systemConfig returns the configuration that net's resolver reads on this machine.
 func systemConfig(t *testing.T) Config {
 	t.Helper()
 	var cfg Config
@@ -47,7 +47,7 @@ func systemConfig(t *testing.T) Config {
 	return cfg
 }
 
-// A lookuper is what net.Resolver and Resolver have in common.
+// A lookuper has the methods that net.Resolver and Resolver share.
 type lookuper interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 	LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error)
@@ -96,7 +96,7 @@ func diffZone() zone {
 	}
 }
 
-// diffHandler serves the zone, big answers by TCP, and misbehaves for some names.
+// diffHandler serves the zone, serves big answers over TCP, and misbehaves for some names.
 func diffHandler() handler {
 	z := diffZone()
 	return func(network string, query []byte) [][]byte {
@@ -132,13 +132,13 @@ func diffHandler() handler {
 			m := respond(query)
 			m.Questions = append(m.Questions, m.Questions[0])
 			return [][]byte{pack(m)}
-		case "short.test.": // too much for UDP, and nonsense by TCP
+		case "short.test.": // too long for UDP, and malformed over TCP
 			m := respond(query)
 			if m.Truncated = network == "udp"; m.Truncated {
 				return [][]byte{pack(m)}
 			}
 			return [][]byte{pack(m)[:11]}
-		case "cut.test.": // truncated by TCP as well
+		case "cut.test.": // truncated over TCP too
 			m := respond(query)
 			m.Truncated = true
 			m.Answers = []dnsmessage.Resource{resource(q.Name, 1, a("192.0.2.9"))}
@@ -163,7 +163,7 @@ func diffHandler() handler {
 			}
 			b := pack(m)
 			return [][]byte{b[:len(b)-3]}
-		case "chain.test.": // of more aliases than anybody has
+		case "chain.test.": // more aliases than any real name has
 			m := respond(query)
 			name := q.Name
 			for i := range 60 {
@@ -178,14 +178,14 @@ func diffHandler() handler {
 				m.Truncated, m.Answers = true, nil
 			}
 			return [][]byte{pack(m)}
-		case "lower.test.", "sub.lower.test.": // a server that knows lower case only
+		case "lower.test.", "sub.lower.test.": // a server that knows only names in lower case
 			if q.Name.String() != lower(q.Name.String()) {
 				return failing(dnsmessage.RCodeNameError)(network, query)
 			}
 			m := respond(query)
 			m.Answers = []dnsmessage.Resource{resource(q.Name, 60, someBody(q.Type))}
 			return [][]byte{pack(m)}
-		case "nodata.test.": // from who is responsible, without an SOA
+		case "nodata.test.": // authoritative, without an SOA
 			m := respond(query)
 			m.Authoritative, m.RecursionAvailable = true, false
 			return [][]byte{pack(m)}
@@ -197,7 +197,7 @@ func diffHandler() handler {
 			m := respond(query)
 			m.Header.RCode, m.Additionals = dnsmessage.RCodeSuccess, nil
 			b := pack(m)
-			b[7] = 1 // one answer, which is not there
+			b[7] = 1 // the count says one answer, but there is none
 			return [][]byte{b}
 		}
 		m := respond(query)
@@ -210,7 +210,7 @@ func diffHandler() handler {
 	}
 }
 
-// outcome is what of a result is compared.
+// outcome is the part of a result that the test compares.
 type outcome struct {
 	value any
 	text  string
@@ -235,8 +235,8 @@ func outcomeOf(value any, err error) outcome {
 	return o
 }
 
-// sorted: net asks for A and AAAA at the same time and sorts what arrives first before
-// what arrives last, so that without sources the order of families varies.
+// sorted sorts a result. net queries A and AAAA at the same time and processes the first answer
+// first, so the order of families varies if there are no source addresses.
 func sorted[T any](s []T, err error) ([]T, error) {
 	slices.SortFunc(s, func(a, b T) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 	return s, err
@@ -261,7 +261,7 @@ func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
 		"192.0.2.1", "::1", "::", "::ffff:192.0.2.1", "fe80::1%eth0", "192.0.2.256", "1.2", "0x7f.1", "127.1",
 		"-bad.test", "a..b", ".", "a b.test", "\u00e9.test", strings.Repeat("a", 64) + ".test.", long(254), "b" + long(254),
 	}
-	for name := range cfg.Hosts.byName { // whatever this machine has
+	for name := range cfg.Hosts.byName { // names of this machine
 		hosts = append(hosts, name)
 	}
 	ctx := t.Context()
@@ -276,14 +276,14 @@ func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
 			compareAll("LookupIP "+network+host, func(r lookuper) (any, error) { return sorted(r.LookupIP(ctx, network, host)) })
 			compareAll("LookupNetIP "+network+host, func(r lookuper) (any, error) { return sorted(r.LookupNetIP(ctx, network, host)) })
 		}
-		// Asking for the records of a chain of aliases, net returns either of two names.
+		// If the records of a chain of aliases are queried, net returns either of two names.
 		if host != "alias2.test." && host != "chain.test." {
 			compareAll("LookupCNAME "+host, func(r lookuper) (any, error) { return r.LookupCNAME(ctx, host) })
 		}
 	}
 	for _, name := range append(hosts, "mail.test.", "badmail.test.", "txt.test.", "big.test.", "test.", "srv.test.") {
 		if isLocalhost(name) {
-			continue // net asks the server
+			continue // net queries the server
 		}
 		compareAll("LookupMX "+name, func(r lookuper) (any, error) { return r.LookupMX(ctx, name) })
 		compareAll("LookupNS "+name, func(r lookuper) (any, error) { return r.LookupNS(ctx, name) })
@@ -317,7 +317,7 @@ func ports(t *testing.T, theirs, ours lookuper) {
 			want, wantErr := theirs.LookupPort(t.Context(), network, service)
 			got, gotErr := ours.LookupPort(t.Context(), network, service)
 			if wantErr != nil && gotErr == nil {
-				// net knows no more than what this machine's /etc/services has.
+				// net knows only the services in this machine's /etc/services.
 				require.ErrorContains(t, wantErr, "unknown port")
 				require.Contains(t, []string{"http", "https", "ssh", "domain", "smtp", "ftp", "telnet", "pop3s", "imaps"}, lower(service))
 				continue
@@ -359,8 +359,8 @@ func TestACanceledLookupOfAnAddressIsNoAnswer(t *testing.T) {
 	cancel()
 	expired, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
-	// What is known without asking, or known not to be. Net asks another goroutine in any
-	// case, and does not wait for it; but it parses literals first.
+	// Names whose result is known without a query. net starts a goroutine in any case, and does not
+	// wait for it after the context has ended; but it parses literals first.
 	for _, host := range []string{"localhost", "known.test", "no..name", "x.invalid", "host.test."} {
 		_, err := r.LookupIPAddr(canceled, host)
 		require.ErrorIs(t, err, context.Canceled, host)
@@ -420,8 +420,8 @@ func TestStrictErrorsEndTheSearch(t *testing.T) {
 	requireDNSError(t, err, "server misbehaving", "x", server1)
 }
 
-// TestAnyNameIsTreatedAsByNet puts together names of what matters in them, but for the names of
-// RFC 6761 and RFC 7686, which net knows only in part.
+// TestAnyNameIsTreatedAsByNet combines the characters that matter in names. It leaves out the names
+// of RFC 6761 and RFC 7686, of which net knows only some.
 func TestAnyNameIsTreatedAsByNet(t *testing.T) {
 	address := listen(t, diffHandler())
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {

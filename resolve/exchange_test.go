@@ -183,7 +183,8 @@ func TestRotateStartsEachQueryAtTheNextServer(t *testing.T) {
 	}
 }
 
-// truncating answers by UDP with TC, and cut messages if raw; by TCP as z.
+// truncating returns a handler that answers with TC over UDP, with messages cut off if raw is set,
+// and as z over TCP.
 func truncating(z zone, raw bool) handler {
 	return func(network string, query []byte) [][]byte {
 		if network == "tcp" {
@@ -454,9 +455,9 @@ func TestCancelEndsALookupAtOnce(t *testing.T) {
 		"LookupTXT":    func(r *Resolver, ctx context.Context) error { _, err := r.LookupTXT(ctx, "host.test."); return err },
 	}
 	for name, lookup := range lookups {
-		server := server2 // as in net, which goes on to the last one
+		server := server2 // as in net, which continues to the last server
 		if name == "LookupIPAddr" {
-			server = "" // as in net, where the lookup is left behind
+			server = "" // as in net, which abandons the lookup
 		}
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -537,8 +538,8 @@ func (r *Resolver) mixCaseString(s string) string {
 	return name.String()
 }
 
-// FuzzResponse feeds whatever to the reader of responses, with the ID and the question
-// of the query in place so that it gets past them.
+// FuzzResponse passes arbitrary messages to the parser of responses. It sets the ID and the
+// question of the query in them, so that they are parsed further.
 func FuzzResponse(f *testing.F) {
 	q := dnsmessage.Question{Name: mustName("host.test."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}
 	query, err := New(Config{}).newQuery(q, dialect{edns: true, name: q.Name})

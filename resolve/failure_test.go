@@ -13,12 +13,12 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A saying is what a server may say about one type of records of a name.
+// A saying is a possible answer of a server about one type of records of a name.
 type saying struct {
 	rcode   dnsmessage.RCode
 	alias   bool // the name is an alias of target.test
-	records bool // there is one
-	cut     bool // the message ends within one
+	records bool // there is a record
+	cut     bool // the message ends inside a record
 	soa     bool
 }
 
@@ -85,7 +85,7 @@ func someBody(typ dnsmessage.Type) dnsmessage.ResourceBody {
 	return cname("target.test.")
 }
 
-// sayingHandler takes what to say about A, AAAA and CNAME from the first labels of the name.
+// sayingHandler reads from the first labels of the name what to answer for A, AAAA and CNAME.
 func sayingHandler(_ string, query []byte) [][]byte {
 	_, q := parseQuery(query)
 	labels := strings.Split(lower(q.Name.String()), ".")
@@ -100,8 +100,8 @@ func sayingHandler(_ string, query []byte) [][]byte {
 	return [][]byte{said.about(query)}
 }
 
-// TestWhatOneTypeSaysIsEnough asks about names of which the server says all combinations of things
-// about A, AAAA and CNAME that can be true of one name or be failures.
+// TestWhatOneTypeSaysIsEnough queries names for which the server gives all combinations of answers
+// for A, AAAA and CNAME that are consistent or failures.
 func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 	address := listen(t, sayingHandler)
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -133,7 +133,7 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 					require.NoError(t, gotErr, name)
 					require.Equal(t, theirs, canonical, name)
 				}
-				// net knows an alias from what was said about CNAME or beside addresses only.
+				// net learns an alias only from the answer for CNAME, or together with addresses.
 				if slices.ContainsFunc(all, func(s saying) bool { return s.alias && (s.records || !s.cut) }) {
 					require.NoError(t, gotErr, name)
 					require.Equal(t, "target.test.", canonical, name)
@@ -147,7 +147,7 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 
 func failed(s saying) bool { return s.cut || s.rcode != dnsmessage.RCodeSuccess }
 
-// requireNotFound checks of an error that it says that there is nothing only if that is known.
+// requireNotFound checks that an error says that the name does not exist only if that is known.
 func requireNotFound(t *testing.T, err error, known bool, name string) {
 	t.Helper()
 	if err != nil {
@@ -171,7 +171,7 @@ func TestAFailureOutweighsThatThereIsNothing(t *testing.T) {
 						}
 						return zone{}.serve(network, query)
 					}})
-					for _, ndots := range []int{1, 5} { // the name as it is comes first, or last
+					for _, ndots := range []int{1, 5} { // the name as it is is tried first, or last
 						r := resolverOn(n, Config{Attempts: 1, Ndots: ndots, Search: []string{"a.test", "b.test"}}, server1)
 						for what, lookup := range map[string]func() error{
 							"Host":  func() error { _, err := r.LookupHost(t.Context(), "www.test"); return err },

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// late is h after a second.
+// late returns a handler that calls h after a second.
 func late(h handler) handler {
 	return func(network string, query []byte) [][]byte {
 		time.Sleep(time.Second)
@@ -65,16 +65,16 @@ func TestALookupEndsWithItsLastWaiter(t *testing.T) {
 			})
 		}
 		const ms = time.Millisecond
-		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)      // begins it, and gives up
-		limited(100*ms, 300*ms, context.DeadlineExceeded, 400*ms) // waits, and gives up
+		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)      // starts the flight, and gives up
+		limited(100*ms, 300*ms, context.DeadlineExceeded, 400*ms) // joins the flight, and gives up
 		limited(200*ms, 10*time.Second, nil, 1000*ms)             // gets the answer of the first query
-		limited(600*ms, 10*time.Second, nil, 1000*ms)             // so does one that came after the first had left
-		limited(1600*ms, 10*time.Second, nil, 2600*ms)            // comes later
+		limited(600*ms, 10*time.Second, nil, 1000*ms)             // joins after the first caller has given up, and gets the same answer
+		limited(1600*ms, 10*time.Second, nil, 2600*ms)            // starts a new flight
 		wg.Wait()
 		require.Len(t, n.log(), 2)
 		require.Empty(t, r.flights)
 
-		// Nothing goes on when nobody waits, and nobody joins what is ending.
+		// A flight without waiters ends, and an ending flight gets no new callers.
 		r = resolverOn(n, Config{Attempts: 10}, server2)
 		start = time.Now()
 		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)

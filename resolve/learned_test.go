@@ -8,7 +8,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// What a router or a DHCP server tells of name servers may come and go while the host runs.
+// Name servers learned from a router or a DHCP server may appear and disappear while the host runs.
 func TestLearnedServersComeAndGo(t *testing.T) {
 	const server9 = "192.0.2.9:53"
 	z := zone{"www.a.test.": {&dnsmessage.TXTResource{TXT: []string{"x"}}}}
@@ -38,7 +38,7 @@ func TestLearnedServersComeAndGo(t *testing.T) {
 	_, err = r.LookupTXT(t.Context(), "www.a.test")
 	require.Error(t, err)
 
-	// What is configured comes first.
+	// Configured servers come first.
 	n.servers[server1] = z.serve
 	cfg.Servers = []netip.AddrPort{netip.MustParseAddrPort(server1)}
 	cfg.Search = []string{"b.test"}

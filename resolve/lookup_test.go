@@ -56,7 +56,7 @@ func TestLocalhostIsLoopbackAndNeverAsked(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"127.0.0.1"}, addrs)
 
-	// Only what the host can reach, if it can reach any.
+	// Only the loopback addresses that the host can reach, if it can reach any.
 	for _, c := range []struct{ reachable, want []string }{
 		{[]string{"127.0.0.1"}, []string{"127.0.0.1"}},
 		{[]string{"::1"}, []string{"::1"}},
@@ -94,7 +94,7 @@ func TestWithoutServersOnlyLocalNamesExist(t *testing.T) {
 	hosts.Add(netip.MustParseAddr("192.0.2.7"), "seven.test", "seven")
 	for _, r := range []*Resolver{
 		New(Config{Hosts: hosts}),
-		New(Config{Hosts: hosts, Servers: []netip.AddrPort{netip.MustParseAddrPort(server1)}}), // but no Dial
+		New(Config{Hosts: hosts, Servers: []netip.AddrPort{netip.MustParseAddrPort(server1)}}), // without Dial
 	} {
 		addrs, err := r.LookupHost(t.Context(), "Seven")
 		require.NoError(t, err)
@@ -258,7 +258,8 @@ func TestAliasesAreFollowed(t *testing.T) {
 		"self.test.":   {cname("self.test.")},
 		"hidden.test.": {cname("x.onion.")},
 	}
-	// A server that gives only the first alias and no SOA: authoritative ones do, and some proxies.
+	// A server that returns only the first alias and no SOA, as authoritative servers and some
+	// proxies do.
 	lazy := func(_ string, query []byte) [][]byte {
 		m := respond(query)
 		z.resolve(m)
@@ -314,8 +315,8 @@ func TestAliasesAreFollowed(t *testing.T) {
 	}
 }
 
-// chain is a handler of a.test., whose aliases n0.test. to n{n-1}.test. end in an address. It tells at most
-// so many of them at once.
+// chain returns a handler for a.test., whose aliases n0.test. to n{n-1}.test. end in an address. It
+// returns at most atOnce of them in one answer.
 func chain(n, atOnce int) handler {
 	return func(_ string, query []byte) [][]byte {
 		m := respond(query)
@@ -370,7 +371,7 @@ func TestTooManyAliasesIsNotNoSuchHost(t *testing.T) {
 	requireDNSError(t, err, "too many aliases", "a.test.", server1)
 	require.LessOrEqual(t, len(n.log()), 8*(maxChain+1), "what it costs is bounded")
 
-	// Where the servers do not answer to all of it, the rest is not known not to exist.
+	// If the servers do not follow all aliases, it is unknown whether the rest exists.
 	n = newNetwork(map[string]handler{server1: chain(1000, 1)})
 	_, err = resolverOn(n, Config{Search: []string{"b.test"}}, server1).LookupHost(t.Context(), "a.test")
 	requireDNSError(t, err, "too many aliases", "a.test", server1)

@@ -62,14 +62,15 @@ func TestSRVRecordsOfAPriorityAreChosenByWeight(t *testing.T) {
 		}
 		require.Len(t, seen, 4, "none is lost")
 	}
-	// A draw from 0 to 4: 0 is the weightless one, 1 the one, 2 to 4 the three.
+	// A random number from 0 to 4: 0 selects the record with weight 0, 1 the one with weight 1, 2
+	// to 4 the one with weight 3.
 	require.InDelta(t, rounds/5, first["zero"], rounds/20)
 	require.InDelta(t, rounds/5, first["one"], rounds/20)
 	require.InDelta(t, 3*rounds/5, first["three"], rounds/20)
 	require.Zero(t, first["later"])
 }
 
-// counter is a splitmix64 generator: the same numbers in every run.
+// counter returns a splitmix64 generator, which returns the same numbers in every run.
 func counter() func() uint64 {
 	var x uint64
 	return func() uint64 {

@@ -17,11 +17,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A handler is a DNS server: it returns the messages that answer a query, none if it
-// stays silent.
+// A handler is a DNS server: it returns the messages that answer a query, or none if it does not
+// answer.
 type handler func(network string, query []byte) [][]byte
 
-// A network is where the servers of a test are, by address.
+// A network holds the servers of a test by address.
 type network struct {
 	mu      sync.Mutex
 	servers map[string]handler
@@ -30,13 +30,13 @@ type network struct {
 	open    int
 }
 
-// asked is one query that arrived.
+// asked is a query that a server received.
 type asked struct {
 	at      time.Time
 	server  string
 	network string
 	name    string // in lower case
-	raw     string // as it was sent
+	raw     string // in the case in which it was sent
 	typ     dnsmessage.Type
 	id      uint16
 	edns    bool
@@ -57,7 +57,7 @@ func (c *testConn) Close() error {
 	return c.Conn.Close()
 }
 
-// A testPacketConn looks like a connected UDP socket: one Write is one Read.
+// A testPacketConn behaves like a connected UDP socket: one Read returns the data of one Write.
 type testPacketConn struct{ *testConn }
 
 func (c testPacketConn) ReadFrom(p []byte) (int, net.Addr, error) {
@@ -148,7 +148,7 @@ func (n *network) log() []asked {
 	return append([]asked(nil), n.asked...)
 }
 
-// names returns the names that were asked for, in order.
+// names returns the names that were queried, in order.
 func (n *network) names() []string {
 	var names []string
 	for _, a := range n.log() {
@@ -157,7 +157,7 @@ func (n *network) names() []string {
 	return names
 }
 
-// parseQuery panics on what a resolver must not send.
+// parseQuery parses a query. It panics if the query has something that a resolver must not send.
 func parseQuery(query []byte) (dnsmessage.Header, dnsmessage.Question) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
@@ -186,7 +186,7 @@ func ednsOf(query []byte) (size int, rh dnsmessage.ResourceHeader, ok bool) {
 	return int(rh.Class), rh, true
 }
 
-// A zone is what a recursive server knows: records by name in lower case.
+// A zone is the data of a recursive server: records by name in lower case.
 type zone map[string][]dnsmessage.ResourceBody
 
 const (
@@ -233,7 +233,7 @@ func resource(name dnsmessage.Name, ttl uint32, body dnsmessage.ResourceBody) dn
 	}
 }
 
-// soa is the record that goes with negative answers.
+// soa returns the SOA record for negative answers.
 func soa(ttl uint32) dnsmessage.Resource {
 	return dnsmessage.Resource{
 		Header: dnsmessage.ResourceHeader{Name: mustName("test."), Type: dnsmessage.TypeSOA, Class: dnsmessage.ClassINET, TTL: ttl},
@@ -241,7 +241,7 @@ func soa(ttl uint32) dnsmessage.Resource {
 	}
 }
 
-// respond begins the response to a query: same ID and question, as a recursive server.
+// respond starts a response to a query: the same ID and question, from a recursive server.
 func respond(query []byte) *dnsmessage.Message {
 	h, q := parseQuery(query)
 	m := &dnsmessage.Message{
@@ -266,7 +266,7 @@ func pack(m *dnsmessage.Message) []byte {
 	return b
 }
 
-// resolve fills in what z knows, as a server that goes along the aliases.
+// resolve adds the records that z has, as a server that follows aliases.
 func (z zone) resolve(m *dnsmessage.Message) {
 	q := m.Questions[0]
 	name := q.Name
@@ -298,14 +298,14 @@ func (z zone) resolve(m *dnsmessage.Message) {
 	m.Authorities = append(m.Authorities, soa(negativeTTL))
 }
 
-// serve is a handler that knows z.
+// serve is a handler for z.
 func (z zone) serve(_ string, query []byte) [][]byte {
 	m := respond(query)
 	z.resolve(m)
 	return [][]byte{pack(m)}
 }
 
-// failing is a handler that always answers with rcode.
+// failing returns a handler that always answers with rcode.
 func failing(rcode dnsmessage.RCode) handler {
 	return func(_ string, query []byte) [][]byte {
 		m := respond(query)
@@ -316,8 +316,8 @@ func failing(rcode dnsmessage.RCode) handler {
 
 func silent(string, []byte) [][]byte { return nil }
 
-// unmixed is a Config.Rand that leaves names in their case, so that there is nothing to be asked
-// again in another one.
+// unmixed is a Config.Rand that leaves the case of names unchanged, so that no query is repeated in
+// another case.
 func unmixed() uint64 { return 0 }
 
 const (
@@ -326,8 +326,8 @@ const (
 	server3 = "192.0.2.3:53"
 )
 
-// resolverOn returns a resolver over n, with the servers in order, and no cache
-// unless cfg says so.
+// resolverOn returns a resolver that uses n, with the servers in order, and without a cache unless
+// cfg has one.
 func resolverOn(n *network, cfg Config, servers ...string) *Resolver {
 	for _, s := range servers {
 		cfg.Servers = append(cfg.Servers, netip.MustParseAddrPort(s))
@@ -339,7 +339,7 @@ func resolverOn(n *network, cfg Config, servers ...string) *Resolver {
 	return New(cfg)
 }
 
-// requireDNSError returns err, which must be a *net.DNSError itself, about name.
+// requireDNSError returns err, which must be a *net.DNSError itself and contain name.
 func requireDNSError(t *testing.T, err error, text, name, server string) *net.DNSError {
 	t.Helper()
 	require.Error(t, err)
@@ -351,7 +351,7 @@ func requireDNSError(t *testing.T, err error, text, name, server string) *net.DN
 	return dnsErr
 }
 
-// listen serves h on a free port of 127.0.0.1 by UDP and TCP until the test ends.
+// listen serves h on a free port of 127.0.0.1 over UDP and TCP until the test ends.
 func listen(t *testing.T, h handler) string {
 	t.Helper()
 	var pc net.PacketConn
@@ -408,7 +408,7 @@ func listen(t *testing.T, h handler) string {
 	return pc.LocalAddr().String()
 }
 
-// long is a name of n bytes with its final dot.
+// long returns a name of n bytes including its final dot.
 func long(n int) string {
 	s := strings.Repeat(strings.Repeat("a", 49)+".", n/50+1)
 	return s[:n-1] + "."

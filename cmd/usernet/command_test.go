@@ -23,8 +23,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// No test here opens a TAP: those that do are in internal/taptest, in network
-// namespaces of their own.
+// No test in this package opens a TAP. The tests in internal/taptest do, each in its own network
+// namespace.
 
 // A safeBuffer is a buffer that a command writes while a test reads it.
 type safeBuffer struct {
@@ -352,12 +352,12 @@ func TestEchoServicesAnswer(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 
-	// A port that is taken is an error that names it.
+	// A port in use is an error that names the port.
 	err = (&services{log: log}).start(n.host, nil, nil)
 	require.EqualError(t, err, "listen tcp :7: bind: address already in use")
 }
 
-// pair returns a connected pair of the kernel's connections on 127.0.0.1.
+// pair returns two connected connections of the kernel on 127.0.0.1.
 func pair(t *testing.T) (a, b *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -415,7 +415,7 @@ func TestBridgePassesAResetOn(t *testing.T) {
 }
 
 func TestBridgeThatCannotDialResets(t *testing.T) {
-	connected := make(chan struct{}) // or the reset may come so early that connect reports it
+	connected := make(chan struct{}) // otherwise connect may report an early reset
 	_, near := newTestBridge(t, func(context.Context) (net.Conn, error) {
 		<-connected
 		return nil, io.ErrUnexpectedEOF

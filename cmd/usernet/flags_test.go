@@ -144,7 +144,7 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 	require.NotEmpty(t, userName())
 }
 
-// freePort returns a port of 127.0.0.1 that was free a moment ago.
+// freePort returns a port of 127.0.0.1 that is free now.
 func freePort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -182,7 +182,7 @@ func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
 	require.Equal(t, exitFailure, code)
 	require.Contains(t, errs, "is a directory")
 
-	// What was there stays, and what was not is not there, where nothing comes of it.
+	// If the command fails, an existing file keeps its contents, and a new file does not stay.
 	old, made := filepath.Join(dir, "old"), filepath.Join(dir, "made")
 	require.NoError(t, os.WriteFile(old, []byte("before, and longer than any page is"), 0o644))
 	for _, file := range []string{old, made} {
@@ -206,7 +206,7 @@ func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
 	require.Equal(t, exitOK, code, errs)
 }
 
-// A stuckDevice is a link whose Send and Close wait, once it is stuck, until closed is.
+// A stuckDevice is a link whose Send and Close block, once stuck is set, until closed is closed.
 type stuckDevice struct {
 	nic.Device
 	stuck  atomic.Bool
@@ -227,8 +227,8 @@ func (d *stuckDevice) Close() error {
 	return d.Device.Close()
 }
 
-// Whatever clients do, and although the link is stuck, a server ends within a second of Ctrl-C, in
-// virtual time.
+// Whatever the clients do, and even if the link is stuck, a server ends within a second of Ctrl-C,
+// in virtual time.
 func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "big"), make([]byte, 64<<20), 0o644))
@@ -260,10 +260,10 @@ func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 			synctest.Wait()
 			require.Contains(t, out.String(), "serving on")
 			for _, said := range []string{
-				"",                                  // nothing yet
+				"",                                  // no request yet
 				"GET / HTTP/1.1\r\nHost: a",         // half of a request
-				"GET /big HTTP/1.0\r\n\r\n",         // an answer that is not read
-				"GET / HTTP/1.1\r\nHost: a\r\n\r\n", // an answer that is there, and a connection kept
+				"GET /big HTTP/1.0\r\n\r\n",         // an answer that the client does not read
+				"GET / HTTP/1.1\r\nHost: a\r\n\r\n", // an answer that the client has begun to read, and a kept connection
 			} {
 				c, err := client.Dial("tcp", "192.0.2.1:80")
 				require.NoError(t, err)
@@ -286,7 +286,7 @@ func TestCtrlCEndsAServerWithinASecond(t *testing.T) {
 	}
 }
 
-// Neither does what the other commands wait for keep them.
+// The other commands also end at once, whatever they wait for.
 func TestCtrlCEndsACommandAtOnce(t *testing.T) {
 	for _, line := range [][]string{
 		{"echo", "-wire"},

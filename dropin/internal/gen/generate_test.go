@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// dropin is the directory of the package that is generated.
+// dropin is the directory of the generated package.
 const dropin = "../.."
 
 func mustExports(t *testing.T, dir string) map[string]export {
