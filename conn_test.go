@@ -48,7 +48,7 @@ func TestAWriteThatIsNeverAcknowledgedTimesOut(t *testing.T) {
 		// RFC 9293 3.8.3 SHLD-11: "R2 [...] SHOULD correspond to at least 100 seconds."
 		require.Greater(t, time.Since(began), 100*time.Second)
 		_, err = c.Read(make([]byte, 1))
-		require.Equal(t, io.EOF, err, "the error is told once")
+		require.Equal(t, io.EOF, err, "the error is reported once")
 		_, err = c.Write([]byte("x"))
 		require.ErrorIs(t, err, syscall.EPIPE)
 	})

@@ -310,7 +310,7 @@ func limitCases() []raceCase {
 	both := []string{six1, four1}
 	return []raceCase{
 		{
-			name: "a caller who gives up early is told at once", addrs: both, cancel: 100 * ms,
+			name: "a caller who gives up early gets the error at once", addrs: both, cancel: 100 * ms,
 			plans:  map[string]plan{six1: silent},
 			events: []string{"0s start " + six1, "100ms give up " + six1},
 			err:    "dial tcp [" + six1 + "]:80: operation was canceled", took: 100 * ms,
@@ -321,7 +321,7 @@ func limitCases() []raceCase {
 			err:    "dial tcp [" + six1 + "]:80: operation was canceled", took: 400 * ms,
 		}, {
 			// net checks the context before each address.
-			name: "a caller who gives up is told about the address that was next", addrs: []string{six1, six2, four1}, cancel: 100 * ms,
+			name: "the error of a caller who gives up names the next address", addrs: []string{six1, six2, four1}, cancel: 100 * ms,
 			plans:  map[string]plan{six1: silent},
 			events: []string{"0s start " + six1, "100ms give up " + six1},
 			err:    "dial tcp [" + six2 + "]:80: operation was canceled", took: 100 * ms,

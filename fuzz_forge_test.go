@@ -17,7 +17,7 @@ func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Fra
 		return forge6(r, like, b, from == to, to, link)
 	}
 	if from == to && ip {
-		turnRound(b) // return it to its sender
+		reversed(b) // return it to its sender
 	}
 	setMACs(b, to)
 	one := func(b []byte) []nic.Frame { return []nic.Frame{{Head: b}} }
@@ -60,8 +60,8 @@ func setMACs(b []byte, to int) {
 	}
 }
 
-// turnRound swaps the addresses and the ports of an IPv4 packet.
-func turnRound(b []byte) {
+// reversed swaps the addresses and the ports of an IPv4 packet.
+func reversed(b []byte) {
 	ip := b[wire.EthernetLen:]
 	var a [4]byte
 	copy(a[:], ip[12:])

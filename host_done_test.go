@@ -114,7 +114,7 @@ func TestADeadLinkEndsAHost(t *testing.T) {
 		}
 		require.NoError(t, pc.SetReadDeadline(time.Now().Add(time.Second)))
 		_, _, err = pc.ReadFrom(make([]byte, 10))
-		require.True(t, err.(net.Error).Timeout(), "a server that goes on reading is told once")
+		require.True(t, err.(net.Error).Timeout(), "a server that goes on reading gets the error once")
 
 		// The host itself still works.
 		require.Empty(t, accepted)

@@ -287,11 +287,12 @@ func (p *pinger) expire(now time.Time) {
 	for len(p.out) > 0 && now.Sub(p.out[0].sent) >= p.cfg.Timeout {
 		r := p.out[0]
 		p.out = p.out[1:]
-		p.tell(PingReply{Seq: int(r.seq), RTT: now.Sub(r.sent), Err: os.ErrDeadlineExceeded})
+		p.report(PingReply{Seq: int(r.seq), RTT: now.Sub(r.sent), Err: os.ErrDeadlineExceeded})
 	}
 }
 
-func (p *pinger) tell(r PingReply) {
+// report calls OnReply.
+func (p *pinger) report(r PingReply) {
 	if p.cfg.OnReply != nil {
 		p.cfg.OnReply(r)
 	}
@@ -366,7 +367,7 @@ func (p *pinger) answer(seq uint16, reply PingReply) {
 	if i := slices.IndexFunc(p.done, same); i >= 0 && reply.Err == nil {
 		reply.Duplicate, reply.RTT = true, now.Sub(p.done[i].sent)
 		p.stats.Duplicates++
-		p.tell(reply)
+		p.report(reply)
 		return
 	}
 	i := slices.IndexFunc(p.out, same)
@@ -378,7 +379,7 @@ func (p *pinger) answer(seq uint16, reply PingReply) {
 	reply.RTT = now.Sub(r.sent)
 	if reply.Err != nil {
 		p.stats.Errors++
-		p.tell(reply)
+		p.report(reply)
 		return
 	}
 	const remembered = 1024
@@ -392,7 +393,7 @@ func (p *pinger) answer(seq uint16, reply PingReply) {
 	p.stats.Received++
 	p.sum += reply.RTT
 	p.square += float64(reply.RTT) * float64(reply.RTT)
-	p.tell(reply)
+	p.report(reply)
 }
 
 // finish computes the statistics that need all round-trip times.

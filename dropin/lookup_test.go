@@ -54,10 +54,10 @@ func serveNames(t *testing.T) (asked *atomic.Int32) {
 	return asked
 }
 
-// ownResolver is a Resolver whose Dial ignores what it is told.
-func ownResolver(told *atomic.Value) *Resolver {
+// ownResolver is a Resolver whose Dial ignores the address that it is passed, and records it.
+func ownResolver(dialed *atomic.Value) *Resolver {
 	return &Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (Conn, error) {
-		told.Store(address)
+		dialed.Store(address)
 		var d Dialer
 		return d.DialContext(ctx, "udp", "127.0.0.1:53")
 	}}
@@ -69,15 +69,15 @@ func TestAResolverAsksWhatItsDialConnectsTo(t *testing.T) {
 		Hosts: map[string][]netip.Addr{"known": {netip.MustParseAddr("192.0.2.99")}},
 	})
 	asked := serveNames(t)
-	var told atomic.Value
-	r := ownResolver(&told)
+	var dialed atomic.Value
+	r := ownResolver(&dialed)
 	for range 2 {
 		addrs, err := r.LookupHost(context.Background(), "www.usernet.test")
 		require.NoError(t, err)
 		require.ElementsMatch(t, []string{"127.0.0.1", "127.0.0.2"}, addrs)
 	}
 	require.Equal(t, int32(4), asked.Load(), "both families, and nothing is kept")
-	require.Equal(t, "192.0.2.53:53", told.Load(), "the Host's server")
+	require.Equal(t, "192.0.2.53:53", dialed.Load(), "the Host's server")
 	addrs, err := r.LookupHost(context.Background(), "known")
 	require.NoError(t, err)
 	require.Equal(t, []string{"192.0.2.99"}, addrs, "the Host's names")
@@ -87,10 +87,10 @@ func TestAResolverAsksWhatItsDialConnectsTo(t *testing.T) {
 func TestAResolverOfAHostWithoutServersIsToldThatOfNet(t *testing.T) {
 	useHost(t, usernet.Config{})
 	serveNames(t)
-	var told atomic.Value
-	_, err := ownResolver(&told).LookupNetIP(context.Background(), "ip4", "www.usernet.test")
+	var dialed atomic.Value
+	_, err := ownResolver(&dialed).LookupNetIP(context.Background(), "ip4", "www.usernet.test")
 	require.NoError(t, err)
-	require.Equal(t, "127.0.0.1:53", told.Load())
+	require.Equal(t, "127.0.0.1:53", dialed.Load())
 }
 
 func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
@@ -99,8 +99,8 @@ func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
 	ln, err := Listen("tcp", "127.0.0.1:80") // on only one of the two addresses
 	require.NoError(t, err)
 	defer ln.Close()
-	var told atomic.Value
-	d := &Dialer{Resolver: ownResolver(&told), Timeout: time.Minute}
+	var dialed atomic.Value
+	d := &Dialer{Resolver: ownResolver(&dialed), Timeout: time.Minute}
 	c, err := d.Dial("tcp", "www.usernet.test:http")
 	require.NoError(t, err)
 	require.Equal(t, "127.0.0.1:80", c.RemoteAddr().String())
@@ -124,9 +124,9 @@ func TestADialerTriesTheAddressesOfItsResolver(t *testing.T) {
 func TestTheDefaultResolverIsAskedByAll(t *testing.T) {
 	useHost(t, usernet.Config{})
 	serveNames(t)
-	var told atomic.Value
+	var dialed atomic.Value
 	before := DefaultResolver
-	DefaultResolver = ownResolver(&told)
+	DefaultResolver = ownResolver(&dialed)
 	defer func() { DefaultResolver = before }()
 	is := func(addr Addr) {
 		t.Helper()
@@ -262,14 +262,14 @@ func TestADialByItsResolverIsTraced(t *testing.T) {
 	ln, err := Listen("tcp", "127.0.0.1:80")
 	require.NoError(t, err)
 	defer ln.Close()
-	var told atomic.Value
+	var dialed atomic.Value
 	var events []string
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 		DNSStart:     func(i httptrace.DNSStartInfo) { events = append(events, "lookup "+i.Host) },
 		DNSDone:      func(i httptrace.DNSDoneInfo) { events = append(events, fmt.Sprint("found ", len(i.Addrs))) },
 		ConnectStart: func(_, addr string) { events = append(events, "connect "+addr) },
 	})
-	d := &Dialer{Resolver: ownResolver(&told), LocalAddr: &TCPAddr{IP: IPv4(127, 0, 0, 3)}}
+	d := &Dialer{Resolver: ownResolver(&dialed), LocalAddr: &TCPAddr{IP: IPv4(127, 0, 0, 3)}}
 	c, err := d.DialContext(ctx, "tcp4", "www.usernet.test:80")
 	require.NoError(t, err)
 	defer c.Close()

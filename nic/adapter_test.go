@@ -47,15 +47,15 @@ func TestAnAdapterEndsWithItsReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := framePipe()
 		a := FromReadWriter(near, Link{Name: "wire"})
-		var told []error
-		a.NotifyDown(func(err error) { told = append(told, err) })
+		var errs []error
+		a.NotifyDown(func(err error) { errs = append(errs, err) })
 		a.Attach(func([]Frame) {})
 		far.Close()
 		synctest.Wait()
-		require.Len(t, told, 1)
-		require.ErrorIs(t, told[0], io.EOF)
-		require.EqualError(t, told[0], "nic: wire: EOF")
-		require.Equal(t, told[0], a.Err())
+		require.Len(t, errs, 1)
+		require.ErrorIs(t, errs[0], io.EOF)
+		require.EqualError(t, errs[0], "nic: wire: EOF")
+		require.Equal(t, errs[0], a.Err())
 		require.False(t, a.Link().Up)
 		_, err := a.Send(one(ether(macB, macA, 1, 60)))
 		require.ErrorIs(t, err, io.EOF)
@@ -69,7 +69,7 @@ func TestCloseIsNoFailureOfAnAdapter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, _ := framePipe()
 		a := FromReadWriter(near, Link{})
-		a.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+		a.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 		a.Attach(func([]Frame) {})
 		synctest.Wait()
 		require.NoError(t, a.Close())

@@ -102,12 +102,12 @@ func (imp *Impairment) limit(full int) int64 {
 	// duplicated, and the queue.
 	delay := float64(max(imp.Latency, 0)) + float64(imp.Jitter.Abs()) + float64(max(imp.ReorderGap, 0))
 	onWire := delay * float64(max(imp.Rate, 0)) / 8 / float64(time.Second)
-	asked := 2*(onWire+float64(full)) + float64(imp.room(full))
+	asked := 2*(onWire+float64(full)) + float64(imp.queueLimit(full))
 	return int64(max(min(asked, 1<<62), defaultLimit))
 }
 
-// room returns the Queue of an impairment, or the default.
-func (imp *Impairment) room(full int) int {
+// queueLimit returns the Queue of an impairment, or the default.
+func (imp *Impairment) queueLimit(full int) int {
 	if imp.Queue > 0 {
 		return imp.Queue
 	}
@@ -232,9 +232,9 @@ func (d *impairQueue) transmit(now int64, n int) (sent int64, ok bool) {
 	if d.busy <= now {
 		d.busy, d.rem = now, 0
 	} else {
-		room := d.imp.room(d.full)
+		queue := d.imp.queueLimit(d.full)
 		// Half a byte of tolerance: the backlog is computed from nanoseconds.
-		if float64(n)+backlog(d.busy-now, rate) > float64(room)+0.5 {
+		if float64(n)+backlog(d.busy-now, rate) > float64(queue)+0.5 {
 			return 0, false
 		}
 	}

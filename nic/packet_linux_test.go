@@ -240,7 +240,7 @@ func TestAPacketSocketCutsWhatTheKernelCannot(t *testing.T) {
 func TestAnInterfaceThatIsDownIsNotADeadDevice(t *testing.T) {
 	p0, p1 := packetPair(t, PacketConfig{}, PacketConfig{})
 	var rec recorder
-	p0.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+	p0.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 	p0.Attach(rec.recv)
 	frame := one(ether(bcst, macB, 1, 60))
 	for round := range 2 {
@@ -266,11 +266,11 @@ func TestAnInterfaceThatIsDownIsNotADeadDevice(t *testing.T) {
 
 func TestAnInterfaceThatIsDeletedIsADeadDevice(t *testing.T) {
 	p0, p1 := packetPair(t, PacketConfig{}, PacketConfig{})
-	told := make(chan error, 10)
-	p0.NotifyDown(func(err error) { told <- err })
+	errs := make(chan error, 10)
+	p0.NotifyDown(func(err error) { errs <- err })
 	p0.Attach(func([]Frame) {})
 	run(t, "ip link del v0")
-	err := <-told
+	err := <-errs
 	require.ErrorIs(t, err, unix.ENODEV)
 	require.ErrorContains(t, err, "nic: v0: ")
 	require.False(t, p0.Link().Up)
@@ -290,7 +290,7 @@ func TestAnInterfaceThatIsDeletedIsADeadDevice(t *testing.T) {
 func TestAPacketSocketTellsWhatBefallsItsLink(t *testing.T) {
 	for _, mac := range [][6]byte{{}, macC} {
 		p0, p1 := packetPair(t, PacketConfig{MAC: mac}, PacketConfig{})
-		n := told(p0)
+		n := linkChanges(p0)
 		var r recorder
 		p0.Attach(r.recv)
 		eventually(t, "the link", func() bool { return p0.Link().Up })
@@ -320,7 +320,7 @@ func TestAPacketSocketTellsWhatBefallsItsLink(t *testing.T) {
 func TestCloseOfAPacketSocketWakesItsReader(t *testing.T) {
 	p0, _ := packetPair(t, PacketConfig{}, PacketConfig{})
 	eventually(t, "the end of the readers of other tests", func() bool { return readers() == 0 })
-	p0.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+	p0.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 	p0.Attach(func([]Frame) {})
 	require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
 	time.Sleep(10 * time.Millisecond) // until it waits in the poller

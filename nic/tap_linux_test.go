@@ -283,7 +283,7 @@ func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0"})
 		require.NoError(t, err)
 		defer tap.Close()
-		tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+		tap.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 		tap.Attach(func([]Frame) {})
 		l, _ := showLink(t, "tap0")
 		require.NotContains(t, l.Flags, "UP", "OpenTAP leaves it down")
@@ -310,14 +310,14 @@ func TestALinkThatIsDownIsNotADeadDevice(t *testing.T) {
 	})
 }
 
-// told registers with NotifyLink and returns a function that returns the number of notifications.
-func told(dev LinkNotifier) func() int32 {
+// linkChanges registers with NotifyLink and returns a function that returns the number of notifications.
+func linkChanges(dev LinkNotifier) func() int32 {
 	var n atomic.Int32
 	if !dev.NotifyLink(func() {
 		dev.Link()
 		n.Add(1)
 	}) {
-		panic("it does not tell")
+		panic("it reports no changes")
 	}
 	return n.Load
 }
@@ -329,7 +329,7 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		defer tap.Close()
 		require.True(t, tap.Link().Up, "from the first on")
 		dev := Capture(Impair(tap, ImpairConfig{}), io.Discard, CaptureConfig{})
-		n := told(dev)
+		n := linkChanges(dev)
 		dev.Attach(func([]Frame) {})
 		was := tap.Link()
 
@@ -352,17 +352,17 @@ func TestATAPTellsWhatBefallsItsLink(t *testing.T) {
 		eventually(t, "that it is up", func() bool { return dev.Link().Up })
 
 		// The kernel's end is another station, so the stack must be notified of its new address.
-		told := n()
+		had := n()
 		run(t, "ip link set tap0 address 02:00:00:00:77:77")
-		eventually(t, "that the kernel's end has moved", func() bool { return n() > told })
+		eventually(t, "that the kernel's end has moved", func() bool { return n() > had })
 		require.Equal(t, [6]byte{2, 0, 0, 0, 0x77, 0x77}, tap.HostMAC())
 		require.Equal(t, was.MAC, dev.Link().MAC)
 
 		// Changes of other interfaces are not reported.
-		told = n()
+		had = n()
 		run(t, "ip link set lo mtu 1234")
 		time.Sleep(20 * time.Millisecond)
-		require.Equal(t, told, n())
+		require.Equal(t, had, n())
 		files := openFiles(t)
 		require.NoError(t, dev.Close())
 		require.Less(t, openFiles(t), files-1, "the watcher's, too")
@@ -373,12 +373,12 @@ func TestADeviceThatIsDeletedIsDead(t *testing.T) {
 	eachTAPMode(t, func(t *testing.T, plain bool) {
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
 		require.NoError(t, err)
-		told := make(chan error, 10)
-		tap.NotifyDown(func(err error) { told <- err })
+		errs := make(chan error, 10)
+		tap.NotifyDown(func(err error) { errs <- err })
 		tap.Attach(func([]Frame) {})
 		require.NoError(t, tap.Err())
 		run(t, "ip link del tap0")
-		err = <-told // the reader reports it and then ends
+		err = <-errs // the reader reports it and then ends
 		require.ErrorIs(t, err, unix.EBADFD)
 		require.ErrorContains(t, err, "nic: tap0: ")
 		require.Equal(t, err, tap.Err())
@@ -390,7 +390,7 @@ func TestADeviceThatIsDeletedIsDead(t *testing.T) {
 		_, err = tap.Send(nil)
 		require.ErrorIs(t, err, net.ErrClosed)
 		require.ErrorIs(t, tap.Close(), net.ErrClosed)
-		require.Empty(t, told, "told once")
+		require.Empty(t, errs, "reported once")
 	})
 }
 
@@ -412,7 +412,7 @@ func TestCloseOfATAPWakesItsReader(t *testing.T) {
 		eventually(t, "the end of the readers of other tests", func() bool { return readers() == 0 })
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Addr: testPrefix})
 		require.NoError(t, err)
-		tap.NotifyDown(func(err error) { t.Errorf("told of %v", err) })
+		tap.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 		tap.Attach(func([]Frame) {})
 		require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
 		time.Sleep(10 * time.Millisecond) // until it waits in the poller

@@ -89,13 +89,13 @@ func TestADeviceWithSeveralQueuesThatIsDeletedIsDeadOnce(t *testing.T) {
 		tap, err := OpenTAP(TAPConfig{NoOffload: plain, Name: "tap0", Queues: 4})
 		require.NoError(t, err)
 		defer tap.Close()
-		told := make(chan error, 10)
-		tap.NotifyDown(func(err error) { told <- err })
+		errs := make(chan error, 10)
+		tap.NotifyDown(func(err error) { errs <- err })
 		tap.Attach(func([]Frame) {})
 		run(t, "ip link del tap0")
-		require.ErrorContains(t, <-told, "nic: tap0: ")
+		require.ErrorContains(t, <-errs, "nic: tap0: ")
 		eventually(t, "the end of the readers", func() bool { return readers() <= before }) // those of other tests may end too
-		require.Empty(t, told)
+		require.Empty(t, errs)
 		require.False(t, tap.Link().Up)
 	})
 }

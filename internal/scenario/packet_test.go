@@ -228,7 +228,7 @@ func TestANobodyAnswersOnce(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
 		_, err = c.Read(make([]byte, 1))
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the error is told once")
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the error is reported once")
 		// When somebody is there, the same socket reaches him.
 		again, err := w.ListenPacket("udp", gone.LocalAddr().String())
 		require.NoError(t, err)
