@@ -339,3 +339,32 @@ func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
 		t.Log(time.Since(began))
 	})
 }
+
+// A stubbornDevice waits in Close, as a tunnel does that waits for its own Write.
+type stubbornDevice struct {
+	nic.Device
+	closing chan struct{} // Close returns once it is closed
+}
+
+func (d *stubbornDevice) Close() error {
+	<-d.closing
+	return d.Device.Close()
+}
+
+func TestCloseDoesNotWaitForADeviceThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closing := make(chan struct{})
+		link := func(name, addr string) NIC {
+			return NIC{Name: name, Device: &stubbornDevice{nic.NewNull(nic.Link{}), closing}, Addrs: []netip.Prefix{prefix(addr)}}
+		}
+		s, err := New(Config{Rand: testRand(), NICs: []NIC{link("one", "192.0.2.1/24"), link("two", "198.51.100.1/24")}})
+		require.NoError(t, err)
+		began := time.Now()
+		require.ErrorContains(t, s.RemoveNIC("two"), "stack: two: the device has not closed")
+		require.LessOrEqual(t, time.Since(began), closeStall)
+		began = time.Now()
+		require.ErrorContains(t, s.Close(), "stack: one: the device has not closed")
+		require.LessOrEqual(t, time.Since(began), 2*closeStall)
+		close(closing)
+	})
+}
