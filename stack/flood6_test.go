@@ -104,7 +104,7 @@ var (
 		{name: "redirects", packet: func(i uint32) []byte {
 			h := wire.RedirectMsg{Target: random6("fe80::", i), Dst: random6("2001:db8:9::", i)}
 			return nd6(wire.ICMPv6Redirect, 0, random6("fe80::", ^i), floodHost, h.Append(nil))
-		}, count: drops("redirect that is not believed")},
+		}, count: drops("invalid or unwanted redirect")},
 		{name: "first fragments", packet: func(i uint32) []byte {
 			part := make([]byte, wire.FragmentLen+1024)
 			(&wire.Fragment{Next: wire.ProtoUDP, More: true, ID: i}).Put(part)
