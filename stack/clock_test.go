@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-func TestTheCoarseClockIsNeverSlowByMoreThanItMay(t *testing.T) {
+func TestTheCoarseClockIsSlowByAtMostItsLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := twoHosts(t, nic.PipeConfig{})
 		slow := func() time.Duration { return time.Duration(s.now() - s.coarse(false)) }
@@ -34,7 +34,7 @@ func TestTheCoarseClockIsNeverSlowByMoreThanItMay(t *testing.T) {
 	})
 }
 
-func TestManyDatagramsDoNotKeepANeighbourFreshThatIsNot(t *testing.T) {
+func TestManyDatagramsLetANeighbourGetStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{})
 		u := openUDP(t, a, "0.0.0.0:1")

@@ -19,7 +19,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-func TestNewSaysWhatIsWrongWithAConfiguration(t *testing.T) {
+func TestNewReportsAWrongConfiguration(t *testing.T) {
 	dev := func() nic.Device { return nic.NewNull(nic.Link{}) }
 	one := func(n NIC) Config { return Config{NICs: []NIC{n}} }
 	addrs := func(ps ...string) (as []netip.Prefix) {
@@ -154,7 +154,7 @@ func TestAHostWithoutLinksHasItsLoopback(t *testing.T) {
 	require.True(t, s.HasIPv4())
 }
 
-func TestALinkCanComeAndGoWhileTheHostRuns(t *testing.T) {
+func TestLinksOfARunningHostChange(t *testing.T) {
 	s, err := New(Config{})
 	require.NoError(t, err)
 	defer s.Close()
@@ -193,7 +193,7 @@ func (d *brokenDevice) Nonblocking() nic.Device { return d }
 
 func (d *brokenDevice) Send([]nic.Frame) (int, error) { return 0, d.err }
 
-func TestADeviceThatDiesIsLoggedOnceAndItsRoutesAreDown(t *testing.T) {
+func TestAFailedDeviceIsLoggedOnce(t *testing.T) {
 	var log strings.Builder
 	dev := &brokenDevice{nic.NewNull(nic.Link{Medium: nic.IP}), errors.New("cable cut")}
 	s := newHost(t, dev, "192.0.2.1/24", func(c *Config) {
@@ -211,7 +211,7 @@ func TestADeviceThatDiesIsLoggedOnceAndItsRoutesAreDown(t *testing.T) {
 	require.EqualValues(t, 1, s.Stats().NICs[1].TxDropped)
 }
 
-func TestCloseWakesEverybodyAndLeavesNothingBehind(t *testing.T) {
+func TestCloseWakesAllAndLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := nic.Pipe(nic.PipeConfig{})
 		s := newHost(t, a, "192.0.2.1/24")
@@ -310,7 +310,7 @@ func (d *attachedDevice) Send(batch []nic.Frame) (int, error) {
 }
 
 // nic.Device: "Before Attach nothing is received and nothing may be sent."
-func TestADeviceIsNotSentToBeforeItIsAttached(t *testing.T) {
+func TestNoFrameIsSentBeforeAttach(t *testing.T) {
 	s, err := New(Config{})
 	require.NoError(t, err)
 	defer s.Close()

@@ -174,7 +174,7 @@ func TestTheFirstReportOfAGroupHasTheseBytes(t *testing.T) {
 		"000000000000", " ", ""), hex.EncodeToString(f), "with padding at the end")
 }
 
-func TestAJoinIsToldTwiceAndSoIsALeave(t *testing.T) {
+func TestAJoinAndALeaveAreReportedTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u, v := openUDP(t, r.s, "0.0.0.0:5"), openUDP(t, r.s, "0.0.0.0:6")
@@ -196,7 +196,7 @@ func TestAJoinIsToldTwiceAndSoIsALeave(t *testing.T) {
 	})
 }
 
-func TestAChangeThatIsUndoneIsNotToldAnyMore(t *testing.T) {
+func TestAnUndoneChangeIsNoLongerReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -208,7 +208,7 @@ func TestAChangeThatIsUndoneIsNotToldAnyMore(t *testing.T) {
 	})
 }
 
-func TestNothingIsSaidOfAllHostsNorOnTheLoopback(t *testing.T) {
+func TestAllHostsAndTheLoopbackAreNotReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -219,7 +219,7 @@ func TestNothingIsSaidOfAllHostsNorOnTheLoopback(t *testing.T) {
 	})
 }
 
-func TestAQueryIsAnsweredAtARandomTimeWithAllThatIsAsked(t *testing.T) {
+func TestAQueryIsAnsweredAtARandomTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -285,7 +285,7 @@ func TestQueriesThatOverlapAreAnsweredTogether(t *testing.T) {
 	}
 }
 
-func TestAQueryForMoreSourcesThanAreRememberedIsAnsweredForTheGroup(t *testing.T) {
+func TestALongSourceListCountsAsTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -306,7 +306,7 @@ func TestAQueryForMoreSourcesThanAreRememberedIsAnsweredForTheGroup(t *testing.T
 	})
 }
 
-func TestTheQuerierSaysHowOftenAChangeIsTold(t *testing.T) {
+func TestTheQuerierSetsTheNumberOfReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -320,7 +320,7 @@ func TestTheQuerierSaysHowOftenAChangeIsTold(t *testing.T) {
 	})
 }
 
-func TestAQuerierOfVersion2IsToldInItsTongue(t *testing.T) {
+func TestAVersion2QuerierGetsVersion2Reports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -353,7 +353,7 @@ func TestAQuerierOfVersion2IsToldInItsTongue(t *testing.T) {
 	})
 }
 
-func TestInVersion2OneReportOfAGroupIsEnough(t *testing.T) {
+func TestVersion2SuppressesDuplicateReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -372,7 +372,7 @@ func TestInVersion2OneReportOfAGroupIsEnough(t *testing.T) {
 }
 
 // RFC 2236 3: a query only shortens a running timer.
-func TestAQueryInVersion2ShortensTheWait(t *testing.T) {
+func TestAVersion2QueryShortensATimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -387,7 +387,7 @@ func TestAQueryInVersion2ShortensTheWait(t *testing.T) {
 	})
 }
 
-func TestAQuerierOfVersion1IsToldOfNoLeaves(t *testing.T) {
+func TestAVersion1QuerierGetsNoLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -401,7 +401,7 @@ func TestAQuerierOfVersion1IsToldOfNoLeaves(t *testing.T) {
 	})
 }
 
-func TestAnOldQuerierEndsWhatWasToBeSaidInVersion3(t *testing.T) {
+func TestAnOldQuerierCancelsVersion3Reports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -416,7 +416,7 @@ func TestAnOldQuerierEndsWhatWasToBeSaidInVersion3(t *testing.T) {
 	})
 }
 
-func TestMessagesThatAreNotBelievedMeetSilence(t *testing.T) {
+func TestInvalidIGMPMessagesAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -471,7 +471,7 @@ func TestAQuerierWithoutAnAddressIsAnswered(t *testing.T) {
 	})
 }
 
-func TestEachLinkSpeaksTheVersionOfItsQuerier(t *testing.T) {
+func TestEachLinkUsesItsQueriersVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		d1, e1 := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
@@ -501,7 +501,7 @@ func TestEachLinkSpeaksTheVersionOfItsQuerier(t *testing.T) {
 	})
 }
 
-func TestManyGroupsAreReportedInAsManyDatagramsAsItTakes(t *testing.T) {
+func TestManyGroupsNeedSeveralReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -570,7 +570,7 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 
 // The cost of a change is measured in allocated bytes, which do not depend on the load of the machine.
 // A copy of all groups would show in them.
-func TestAChangeCostsWhatItsGroupCosts(t *testing.T) {
+func TestOtherGroupsDoNotMakeAChangeDearer(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{MTU: 1500, Medium: nic.Ethernet}), "192.0.2.1/24")
 	u := openUDP(t, s, "0.0.0.0:5")
 	groups := many(4001)
@@ -588,7 +588,7 @@ func TestAChangeCostsWhatItsGroupCosts(t *testing.T) {
 	require.Less(t, (after.TotalAlloc-before.TotalAlloc)/times, uint64(16<<10), "bytes for a join and a leave")
 }
 
-func TestAHostThatGoesSaysSo(t *testing.T) {
+func TestCloseLeavesAllGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u, raw := openUDP(t, r.s, "0.0.0.0:5"), openRaw(t, r.s)
@@ -600,7 +600,7 @@ func TestAHostThatGoesSaysSo(t *testing.T) {
 	})
 }
 
-func TestALinkThatIsRemovedHearsALeave(t *testing.T) {
+func TestRemoveNICLeavesItsGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")

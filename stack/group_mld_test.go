@@ -202,7 +202,7 @@ func TestQueriesOfMLDAreAnswered(t *testing.T) {
 }
 
 // RFC 2710, and RFC 9777 8.2.1 for a host that supports version 2.
-func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
+func TestAnMLDv1QuerierGetsVersion1Reports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
 		u := openUDP6(t, r.s, 5)
@@ -248,7 +248,7 @@ func TestAQuerierOfMLDv1IsToldInItsVersion(t *testing.T) {
 
 // RFC 9777 6.2: a query has a link-local source, hop limit 1 and the Router Alert option; 10.1: a
 // general query is sent to all nodes.
-func TestMLDThatIsNotBelievedMeetsSilence(t *testing.T) {
+func TestInvalidMLDMessagesAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
 		u := openUDP6(t, r.s, 5)
@@ -290,7 +290,7 @@ func TestMLDThatIsNotBelievedMeetsSilence(t *testing.T) {
 }
 
 // RFC 9777 6: the all-nodes group and groups of scope 0 and 1 are never reported.
-func TestNothingIsSaidOfNodesOwnGroups(t *testing.T) {
+func TestNodeLocalGroupsAreNotReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
 		u := openUDP6(t, r.s, 5)
@@ -330,7 +330,7 @@ func TestAHostWithoutLinkLocalAddressReports(t *testing.T) {
 }
 
 // The messages of one protocol do not affect the other.
-func TestIGMPAndMLDGoTheirOwnWays(t *testing.T) {
+func TestIGMPAndMLDAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouterOf(t, func(t *testing.T, f []byte) string {
 			if text := describeMLD(t, f); text != "" {
@@ -429,7 +429,7 @@ func TestSocketsOfIPv6JoinGroups(t *testing.T) {
 
 // RFC 3590 4: groups that were reported from the unspecified address are reported again from the
 // link-local address.
-func TestReportsAreSentAgainFromTheAddress(t *testing.T) {
+func TestReportsAreRepeatedFromTheNewAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouterOf(t, describeMLD, with(both[0][:2]), func(cfg *Config) { cfg.WaitForDAD = true })
 		u := openUDP6(t, r.s, 5)

@@ -64,7 +64,7 @@ func texts(u *UDP) []string {
 	return got
 }
 
-func TestSharedSocketsEachGetACopyOfWhatIsForTheGroup(t *testing.T) {
+func TestEachMemberSocketGetsACopy(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u := openUDP(t, a, "0.0.0.0:1")
 	one, two := openShared(t, b, "0.0.0.0:5"), openShared(t, b, "0.0.0.0:5")
@@ -94,7 +94,7 @@ func TestSharedSocketsEachGetACopyOfWhatIsForTheGroup(t *testing.T) {
 	require.Equal(t, []string{"you"}, texts(one))
 }
 
-func TestMoreSocketsThanFewShareAGroup(t *testing.T) {
+func TestManySocketsShareAGroup(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	var us []*UDP
 	for range 20 {
@@ -107,7 +107,7 @@ func TestMoreSocketsThanFewShareAGroup(t *testing.T) {
 	}
 }
 
-func TestAHostHearsItselfWhereItIsAMember(t *testing.T) {
+func TestAHostReceivesItselfAsAMember(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u, far := openUDP(t, a, "0.0.0.0:5"), openUDP(t, b, "0.0.0.0:5")
 	require.NoError(t, far.Join(addr("224.1.2.3"), 2))
@@ -139,7 +139,7 @@ func TestAHostHearsItselfWhereItIsAMember(t *testing.T) {
 	require.Empty(t, texts(u))
 }
 
-func TestABroadcastComesBackToItsHost(t *testing.T) {
+func TestAHostReceivesItsOwnBroadcasts(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u, far := openUDP(t, a, "0.0.0.0:5"), openUDP(t, b, "0.0.0.0:5")
 	for _, to := range []string{"192.0.2.255:5", "255.255.255.255:5"} {
@@ -165,7 +165,7 @@ func TestAGroupOnTheLoopbackStaysInTheHost(t *testing.T) {
 	require.Empty(t, texts(far))
 }
 
-func TestMembershipIsOfAnInterface(t *testing.T) {
+func TestMembershipIsPerInterface(t *testing.T) {
 	s, on0, on1 := twoLinks(t)
 	u := openUDP(t, s, "0.0.0.0:5")
 	a, b := openUDP(t, on0, "0.0.0.0:1"), openUDP(t, on1, "0.0.0.0:1")
@@ -298,7 +298,7 @@ func TestAGroupWithoutARouteOrALinkCannotBeJoined(t *testing.T) {
 }
 
 // RFC 1112 6.4: 32 groups share a MAC address.
-func TestAGroupThatOnlySharesTheMACIsNotHeard(t *testing.T) {
+func TestAGroupWithTheSameMACIsNotReceived(t *testing.T) {
 	s, p := hostAndPeer(t)
 	u := openUDP(t, s, "0.0.0.0:5")
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
@@ -314,7 +314,7 @@ func TestAGroupThatOnlySharesTheMACIsNotHeard(t *testing.T) {
 
 // The host's own datagrams are received in the order in which they were sent, whichever goroutine
 // delivers them.
-func TestConcurrentSendersHearThemselvesInOrder(t *testing.T) {
+func TestConcurrentSendersReceiveInOrder(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	u := openUDP(t, a, "0.0.0.0:5")
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
@@ -339,7 +339,7 @@ func TestConcurrentSendersHearThemselvesInOrder(t *testing.T) {
 	require.Equal(t, [senders]int{each, each, each, each}, next)
 }
 
-func TestWhatAHostHearsOfItselfIsBounded(t *testing.T) {
+func TestLoopedDatagramsAreBounded(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	u := openUDP(t, a, "0.0.0.0:5")
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))

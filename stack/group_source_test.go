@@ -159,7 +159,7 @@ func TestQueriesAreAnsweredWithTheSources(t *testing.T) {
 	})
 }
 
-func TestSourcesInVersion2AreAGroup(t *testing.T) {
+func TestVersion2ReportsNoSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -204,7 +204,7 @@ func TestManySourcesTakeManyReports(t *testing.T) {
 	})
 }
 
-func TestAHostThatGoesBlocksItsSources(t *testing.T) {
+func TestCloseBlocksTheJoinedSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")
@@ -261,7 +261,7 @@ func TestOnlyWantedSourcesAreReceived(t *testing.T) {
 }
 
 // A host receives its own datagrams if it wants itself as a source.
-func TestASourceHearsItselfIfItWants(t *testing.T) {
+func TestAHostReceivesItselfAsAJoinedSource(t *testing.T) {
 	s, _ := hostAndPeer(t)
 	u := openUDP(t, s, "0.0.0.0:5")
 	require.NoError(t, u.JoinSource(group1, src1, 2))
@@ -272,7 +272,7 @@ func TestASourceHearsItselfIfItWants(t *testing.T) {
 	require.Len(t, texts(u), 1)
 }
 
-func TestSourceFiltersOfSocketsMakeTheInterfaces(t *testing.T) {
+func TestSocketFiltersMakeTheInterfacesFilter(t *testing.T) {
 	// RFC 3376 3.2's example: "s1 (i, m, EXCLUDE, {a, b, c, d}), s2: EXCLUDE, {b, c, d, e}; s3: INCLUDE, {d, e, f}".
 	a, b, c := addr("192.0.2.11"), addr("192.0.2.12"), addr("192.0.2.13")
 	d, e, f := addr("192.0.2.14"), addr("192.0.2.15"), addr("192.0.2.16")
@@ -431,7 +431,7 @@ func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 }
 
 // An IGMP query for a group comes from a router, whose address no socket has joined as a source.
-func TestAQueryForAFilteredGroupIsHeard(t *testing.T) {
+func TestAQueryForAFilteredGroupIsAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
 		u := openUDP(t, r.s, "0.0.0.0:5")

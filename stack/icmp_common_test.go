@@ -69,7 +69,7 @@ func TestTwoHostsPingEachOther(t *testing.T) {
 	}
 }
 
-func TestAPingToOneselfIsAnsweredInTheHost(t *testing.T) {
+func TestAPingToTheHostItselfIsAnswered(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	for _, dst := range []string{"127.0.0.1", "192.0.2.1"} {
 		raw := openRaw(t, s)
@@ -159,7 +159,7 @@ func TestAnUnknownProtocolAndAClosedPortAreUnreachable(t *testing.T) {
 	require.EqualValues(t, 576, h.TotalLen, "as much as fits is quoted")
 }
 
-func TestErrorsAreNotSentAboutWhatForbidsThem(t *testing.T) {
+func TestNoErrorIsSentWhereRFC1122ForbidsIt(t *testing.T) {
 	_, p := hostAndKnownPeer(t)
 	udp := udpDatagram(addrPort("192.0.2.2:5"), addrPort("192.0.2.255:6"), []byte("hi"))
 	p.ip(wire.Broadcast(), wire.IPv4{Proto: wire.ProtoUDP, Dst: addr("192.0.2.255")}, udp)
@@ -272,7 +272,7 @@ func TestADialFailsWithTheErrnoOfTheICMPError(t *testing.T) {
 	}
 }
 
-func TestForgedICMPErrorsAreNotBelieved(t *testing.T) {
+func TestForgedICMPErrorsAreIgnored(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	u := openUDP(t, s, "192.0.2.1:9")
 	require.NoError(t, u.Connect(addrPort("192.0.2.2:9")))

@@ -42,7 +42,7 @@ func requireChanged(t *testing.T, s *Stack, what string, change func()) {
 	}
 }
 
-func TestAnAddressComesAndGoesWhileTheHostRuns(t *testing.T) {
+func TestAddressesOfARunningHostChange(t *testing.T) {
 	s, p := bare(t)
 	whoHas1 := wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")}
 	p.arp(wire.Broadcast(), whoHas1)
@@ -125,7 +125,7 @@ func TestAGatewayOffTheNetworkSurvivesAnAddress(t *testing.T) {
 	require.Equal(t, addr("169.254.0.1"), p.hop)
 }
 
-func TestAddAddrSaysWhatIsWrong(t *testing.T) {
+func TestAddAddrReturnsErrors(t *testing.T) {
 	s, _, _ := twoLinks(t)
 	require.NoError(t, s.AddAddr("eth0", prefix("192.0.2.8/24"), AddrOptions{}))
 	for _, c := range []struct {
@@ -446,7 +446,7 @@ func TestEachAddressIsDefendedForItself(t *testing.T) {
 	})
 }
 
-func TestAChangeIsTold(t *testing.T) {
+func TestAChangeClosesTheChannel(t *testing.T) {
 	da, _ := nic.Pipe(nic.PipeConfig{})
 	s := newHost(t, da, "192.0.2.1/24")
 	route := Route{Dst: prefix("203.0.113.0/24"), Via: addr("192.0.2.9")}
@@ -475,7 +475,7 @@ func TestAChangeIsTold(t *testing.T) {
 }
 
 // All callers that wait for a change are notified. A caller that does not wait changes nothing.
-func TestAllWhoWaitForAChangeAreTold(t *testing.T) {
+func TestAllWaitersLearnOfAChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := hostAndPeer(t)
 		for range 100 {

@@ -22,7 +22,7 @@ func soon(t *testing.T, socks ...interface{ SetReadDeadline(time.Time) error }) 
 // RFC 1122 3.2.1.3 (a): 0.0.0.0 is sent "as a source address as part of an initialization
 // procedure by which the host learns its own IP address"; RFC 2131 4.1. The accepted packets are those
 // that Linux 6.18 accepts.
-func TestAHostWithoutAnAddressIsHeard(t *testing.T) {
+func TestPacketsFromAHostWithoutAnAddress(t *testing.T) {
 	s, p := hostAndPeer(t)
 	u, raw := openUDP(t, s, "0.0.0.0:67"), openRaw(t, s)
 	soon(t, u, raw)
@@ -155,7 +155,7 @@ func TestTwoLinksHaveOneBroadcastAddress(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ENETDOWN)
 }
 
-func TestRoutesSayWhereABroadcastGoes(t *testing.T) {
+func TestRoutesChooseABroadcastsInterface(t *testing.T) {
 	over := func(s *Stack, src string) int {
 		from := netip.Addr{}
 		if src != "" {

@@ -57,7 +57,7 @@ func icmp6(t *testing.T, packet []byte) (wire.ICMPv6, []byte) {
 }
 
 // RFC 8200 MUST-21.
-func TestFragmentsOfIPv6ArePutTogetherInAnyOrder(t *testing.T) {
+func TestIPv6FragmentsAreReassembledInAnyOrder(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost6(t)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for id := range uint32(100) {
@@ -129,7 +129,7 @@ func TestAtomicFragmentsAreWholePackets(t *testing.T) {
 // The answers to invalid fragments are those of RFC 8200 4.5 and RFC 7112 5.
 //
 // RFC 8200 MUST-25 MUST-26 SHLD-5 SHLD-6 SHLD-7.
-func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
+func TestInvalidIPv6FragmentsAreAnswered(t *testing.T) {
 	part := udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), make([]byte, 100))
 	options := append(ext(wire.ProtoUDP, 1, 4), part...)
 	hop := ext(wire.ProtoFragment, 1, 4)
@@ -176,7 +176,7 @@ func TestBadFragmentsOfIPv6AreTold(t *testing.T) {
 // fragmented part are processed after reassembly.
 //
 // RFC 8200 MUST-22 MUST-23.
-func TestHeadersOfTheFirstFragmentCount(t *testing.T) {
+func TestThePacketHasTheFirstFragmentsHeaders(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost6(t)
 	part := append(ext(wire.ProtoUDP, 1, 4), datagram...)
 	hop := ext(wire.ProtoFragment, 1, 4)

@@ -55,7 +55,7 @@ func queued(t *testing.T, u *UDP) []byte {
 	return b[:got]
 }
 
-func TestFragmentsArePutTogetherInWhateverOrderTheyCome(t *testing.T) {
+func TestFragmentsAreReassembledInAnyOrder(t *testing.T) {
 	s, p, u, datagram, payload := fragmentHost(t)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for id := range uint16(200) {
@@ -96,7 +96,7 @@ func TestAnOverlapDropsTheWholeDatagram(t *testing.T) {
 // RFC 5722 4 with erratum 3089: "duplicates ... should be ignored". A duplicate is a fragment whose
 // bytes have all arrived: on Linux 6.18 in one fragment or in several that arrived in order, here in
 // any order.
-func TestWhatHasComeAlreadyIsADuplicate(t *testing.T) {
+func TestAFragmentOfOldBytesIsADuplicate(t *testing.T) {
 	for _, again := range []piece{{0, 1000}, {0, 504}, {0, 8}, {8, 496}, {496, 1000}, {200, 800}, {1000, 1496}, {200, 1400}, {0, 1480}, {2000, 3008}, {2504, 3008}, {2000, 2400}} {
 		s, p, u, datagram, payload := fragmentHost(t)
 		for _, f := range []piece{{504, 1000}, {0, 504}, {2000, len(datagram)}, {1000, 1496}} {
@@ -159,7 +159,7 @@ func TestReassemblyAgreesWithASlowReference(t *testing.T) {
 // sets it on the reassembled packet, or drops the packet, which is a MUST if "any of the other
 // fragments ... carries the Not-ECT codepoint"; it "MUST NOT change the ECN codepoint when all of the
 // fragments carry the same codepoint". The other cases are as on Linux 6.18.
-func TestCEOfAnyFragmentIsThatOfTheWhole(t *testing.T) {
+func TestCEOfAFragmentIsKept(t *testing.T) {
 	s, p, u, datagram, _ := fragmentHost(t)
 	raw, err := s.OpenRaw(Family4, uint16(wire.ProtoUDP), netip.Addr{})
 	require.NoError(t, err)
@@ -249,7 +249,7 @@ func TestReassemblyGivesUpAfterThirtySeconds(t *testing.T) {
 
 // RFC 792: a Time Exceeded quotes "the internet header plus the first 64 bits of the original datagram's
 // data", and that is the first fragment, whatever fragments arrived after it.
-func TestTheLateDatagramIsQuotedByItsFirstFragment(t *testing.T) {
+func TestATimeoutQuotesTheFirstFragment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p, _, datagram, _ := fragmentHost(t)
 		p.fragment(1, datagram, piece{0, 16})

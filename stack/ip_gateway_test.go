@@ -70,7 +70,7 @@ func withRouters(t *testing.T) (s *Stack, one, two *testRouter) {
 
 // RFC 1122 3.3.1.5: "If it is the current default that failed, the IP layer MUST select a
 // different default gateway".
-func TestAnotherRouterStandsInForADeadOne(t *testing.T) {
+func TestAnotherRouterReplacesADeadOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, one, two := withRouters(t)
 		u := openUDP(t, s, "0.0.0.0:9")

@@ -34,7 +34,7 @@ func twoNeighbors(cfg *Config) {
 // RFC 6864 4.3: "sources emitting non-atomic datagrams MUST NOT repeat IPv4 ID values within one MDL
 // for a given source address/destination address/protocol tuple". No identification repeats before all
 // have been used, whichever socket sends.
-func TestIdentificationsDoNotRepeatBeforeTheyMust(t *testing.T) {
+func TestIdentificationsRepeatAsLateAsPossible(t *testing.T) {
 	s, p := hostAndPeer(t, twoNeighbors)
 	socks := []*UDP{openUDP(t, s, "0.0.0.0:0"), openUDP(t, s, "192.0.2.1:0")}
 	seen := make(map[uint16]bool)

@@ -106,7 +106,7 @@ type readFunc func([]byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
-func TestTheMSSOptionTellsWhatCanBeReceived(t *testing.T) {
+func TestTheMSSOptionIgnoresThePathMTU(t *testing.T) {
 	// RFC 9293 MUST-67: "The MSS value to be sent in an MSS Option MUST be less than or
 	// equal to: MMS_R - 20". The path MTU to the peer does not lower it.
 	synctest.Test(t, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestTheMSSOptionTellsWhatCanBeReceived(t *testing.T) {
 	})
 }
 
-func TestABlindICMPErrorAboutUDPIsNoMatterOfTCP(t *testing.T) {
+func TestAnICMPErrorAboutUDPDoesNotAffectTCP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{GSO: -1, NoTxChecksum: true})
 		a, b := newHost(t, x, "192.0.2.1/24"), newHost(t, y, "192.0.2.2/24")

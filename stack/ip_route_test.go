@@ -104,7 +104,7 @@ func TestAmongEqualRoutesTheFirstThatIsUpWins(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ENETDOWN)
 }
 
-func TestRouteRefusesWhatCannotBe(t *testing.T) {
+func TestRouteRefusesInvalidAddresses(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	for _, test := range []struct {
 		dst, src netip.Addr
@@ -123,7 +123,7 @@ func TestRouteRefusesWhatCannotBe(t *testing.T) {
 	}
 }
 
-func TestWhatIsLocalStaysInTheHost(t *testing.T) {
+func TestLocalPacketsStayInTheHost(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	for dst, src := range map[string]string{
 		"192.0.2.1":        "192.0.2.1",

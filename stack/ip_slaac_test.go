@@ -198,7 +198,7 @@ func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 //
 // RFC 4861 MUST-11 MUST-12 MUST-14 MUST-15 MUST-22 SHLD-4 SHLD-3.
 // RFC 4862 MUST-11 MUST-12 MUST-13 MUST-15.
-func TestAdvertisementsThatAreNotBelieved(t *testing.T) {
+func TestInvalidAdvertisementsAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		p.ra(ra{src: "2001:db8::99"}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour))
@@ -237,7 +237,7 @@ func TestAdvertisementsThatAreNotBelieved(t *testing.T) {
 // RFC 4191: preferences and routes; RFC 8106; RFC 8781; RFC 4861 6.3.4.
 //
 // RFC 4861 SHLD-2 SHLD-3 MUST-20.
-func TestWhatElseRoutersSay(t *testing.T) {
+func TestRouterOptionsAreApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		hop := func(dst string) string {
@@ -310,7 +310,7 @@ func TestWhatElseRoutersSay(t *testing.T) {
 // RFC 4861 7.2.5.
 //
 // RFC 4861 MUST-50.
-func TestARouterThatIsNoneAnyMoreIsForgotten(t *testing.T) {
+func TestAFormerRouterIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		p.ra(ra{})
@@ -323,7 +323,7 @@ func TestARouterThatIsNoneAnyMoreIsForgotten(t *testing.T) {
 }
 
 // RFC 7559: the interval between solicitations grows; they never stop.
-func TestRoutersAreSolicitedEverMoreSeldom(t *testing.T) {
+func TestTheSolicitationIntervalGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p := autoHost(t)
 		var at []time.Time
@@ -473,7 +473,7 @@ func TestAFloodOfAdvertisementsIsBounded(t *testing.T) {
 	})
 }
 
-func TestAutoNeedsALinkThatCanHaveIt(t *testing.T) {
+func TestAutoNeedsASuitableLink(t *testing.T) {
 	for want, f := range map[string]func() NIC{
 		"needs an Ethernet": func() NIC {
 			a, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})

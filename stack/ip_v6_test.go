@@ -388,7 +388,7 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 // 1280. The quoted segment must be in flight.
 //
 // RFC 8200 REC-1.
-func TestPacketTooBigIsBelievedDownTo1280(t *testing.T) {
+func TestPacketTooBigCountsDownTo1280(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[::]:1000")
 	require.NoError(t, u.Connect(addrPort("[2001:db8::2]:53")))
@@ -482,7 +482,7 @@ func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 }
 
 // The tuple contains the index of the interface. A table entry still fits a cache line.
-func TestTuplesTellLinksApart(t *testing.T) {
+func TestTuplesDependOnTheLink(t *testing.T) {
 	local, remote := addrPort("[fe80::1]:80"), addrPort("[2001:db8::2]:1000")
 	one, two := makeTuple(local, remote, 1), makeTuple(local, remote, 2)
 	require.NotEqual(t, one, two)
@@ -497,7 +497,7 @@ func TestTuplesTellLinksApart(t *testing.T) {
 
 // RFC 6437 3: all packets of a flow have the same label. Labels of other flows differ, and are
 // unpredictable.
-func TestFlowLabelsAreThoseOfFlows(t *testing.T) {
+func TestEachFlowHasItsFlowLabel(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	label := func(u *UDP) uint32 {
 		_, err := u.WriteTo([]byte("x"), addrPort("[2001:db8::2]:53"), SendOptions{})
@@ -539,7 +539,7 @@ func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
 }
 
 // The source address is of the destination's family, whatever the order of the addresses.
-func TestSourcesAreOfTheFamilyOfTheirDestination(t *testing.T) {
+func TestTheSourceHasTheDestinationsFamily(t *testing.T) {
 	for _, addrs := range []string{"2001:db8::1/64", "2001:db8::1/64 192.0.2.1/24", "192.0.2.1/24 2001:db8::1/64"} {
 		dev, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 		var list []netip.Prefix

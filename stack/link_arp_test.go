@@ -182,7 +182,7 @@ func TestProgressOfAnUpperLayerKeepsANeighbourFresh(t *testing.T) {
 	})
 }
 
-func TestOnlyThoseWhoAskUsAreLearnt(t *testing.T) {
+func TestOnlyRequestersAreLearned(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()
 	macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
@@ -237,7 +237,7 @@ func TestAFailedNeighborLearnsOnlyFromAnAnswer(t *testing.T) {
 	})
 }
 
-func TestImpossibleSendersAreNotLearnt(t *testing.T) {
+func TestInvalidSendersAreNotLearned(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()
 	ask := wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")}
@@ -307,7 +307,7 @@ func TestStaticNeighboursAreNeitherAskedNorChanged(t *testing.T) {
 	})
 }
 
-func TestFlushForgetsAndPathsFollow(t *testing.T) {
+func TestFlushInvalidatesPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
@@ -432,7 +432,7 @@ func TestNewAcknowledgementsKeepANeighbourFresh(t *testing.T) {
 	})
 }
 
-func TestASenderThatIsNotOnTheLinkIsNotLearnt(t *testing.T) {
+func TestAnOffLinkSenderIsNotLearned(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("198.51.100.7"), TargetIP: addr("192.0.2.1")})
@@ -442,7 +442,7 @@ func TestASenderThatIsNotOnTheLinkIsNotLearnt(t *testing.T) {
 
 // RFC 1122 2.3.2.2: "at least one (the latest) packet of each set of packets destined to the
 // same unresolved IP address".
-func TestDeadNeighboursDoNotDisplaceAPacketForALiveOne(t *testing.T) {
+func TestDeadNeighboursDisplaceNoLivePacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
@@ -546,7 +546,7 @@ func TestALargeDatagramWaitsForItsNeighbourWhole(t *testing.T) {
 }
 
 // A scan that fills the table does not invalidate the paths to other neighbours.
-func TestAnEvictionVoidsOnlyItsOwnPaths(t *testing.T) {
+func TestAnEvictionInvalidatesOnlyItsPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, func(c *Config) {
 			c.NICs[0].Addrs = []netip.Prefix{prefix("192.0.2.1/24"), prefix("10.0.0.1/8")}

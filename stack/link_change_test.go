@@ -204,7 +204,7 @@ func TestALinkThatIsDownIsAvoided(t *testing.T) {
 }
 
 // If the network behind the link may have changed, the neighbours are resolved again.
-func TestNeighboursAreForgottenWhenALinkSaysSo(t *testing.T) {
+func TestALinkChangeFlushesNeighbours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := changeablePair(t, 0)
 		connect(t, a, b)

@@ -164,7 +164,7 @@ func TestASolicitationIsAnswered(t *testing.T) {
 // RFC 4861 7.1.1, 7.1.2 and RFC 6980 5.
 //
 // RFC 4861 MUST-25 MUST-27 MUST-28 MUST-29 MUST-30 MUST-31 MUST-32 MUST-33 MUST-35 MUST-41.
-func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
+func TestInvalidNeighborDiscoveryIsDropped(t *testing.T) {
 	sol := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
 	group := wire.SolicitedNode(addr("2001:db8::1")).String()
 	ns := ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: group, body: sol.Append(nil)}
@@ -218,7 +218,7 @@ func TestNeighborDiscoveryThatIsNotValid(t *testing.T) {
 }
 
 // RFC 6980 5, for a message that was reassembled.
-func TestNeighborDiscoveryInPiecesIsIgnored(t *testing.T) {
+func TestFragmentedNeighborDiscoveryIsIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
 		h := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
@@ -436,7 +436,7 @@ func TestRoutesOutlastTentativeAddresses(t *testing.T) {
 // RFC 7527 4.2: the host's own probe, looped back by the network, is not another node's.
 //
 // RFC 4862 MUST-7.
-func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
+func TestALoopedProbeIsNoDuplicate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}))
 		probes := 0
@@ -459,7 +459,7 @@ func TestAProbeThatComesBackIsNoDuplicate(t *testing.T) {
 // RFC 4861 8.1 and 8.3.
 //
 // RFC 4861 MUST-53 MUST-56 MUST-58 SHLD-10.
-func TestARedirectOfTheFirstHopIsBelieved(t *testing.T) {
+func TestARedirectOfTheFirstHopIsUsed(t *testing.T) {
 	const dst = "2001:db8:5::5"
 	gateway := func(c *Config) { c.NICs[0].Gateway6 = addr("fe80::99") }
 	redirect := func(target, dst string, mac wire.MAC) []byte {
@@ -646,7 +646,7 @@ func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
 // answer go by the other one.
 //
 // RFC 4861 SHLD-5.
-func TestAnotherRouterOfIPv6StandsIn(t *testing.T) {
+func TestAnotherIPv6RouterReplacesADeadOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, func(c *Config) {
 			for _, via := range []string{"fe80::98", "fe80::99"} {

@@ -104,7 +104,7 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 }
 
 // RFC 6583 7.1: entries that other hosts create do not evict entries that the host uses.
-func TestRequestsFromManyDisplaceNoneThatAnswers(t *testing.T) {
+func TestRequestersEvictNoUsedEntry(t *testing.T) {
 	s, p := hostAndPeerOn8(t)
 	u := openUDP(t, s, "0.0.0.0:9")
 	sendTo2(t, u, "1")
@@ -142,7 +142,7 @@ func TestAScanLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-func TestSolicitationsDisplaceNoneAskedFor(t *testing.T) {
+func TestSolicitationsEvictNoPendingEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
 		u := openUDP(t, s, "[::]:9")

@@ -17,7 +17,7 @@ import (
 // RFC 4861 6.2, between two hosts of this stack.
 //
 // RFC 4861 SHLD-1.
-func TestAHostAdvertisesThatItIsARouter(t *testing.T) {
+func TestAHostAdvertisesItselfAsARouter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 		r := newHost(t, da, "2001:db8:1::1/64")
@@ -121,7 +121,7 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeAdvertised(t *testing.T) {
+func TestInvalidRouterConfigsAreRefused(t *testing.T) {
 	s, _ := hostAndPeer(t)
 	many := make([]RouterPrefix, 40)
 	for i := range many {

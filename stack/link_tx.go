@@ -24,7 +24,7 @@ const (
 // No goroutine owns the queue. A caller puts frames and then calls drain, after it has released its
 // locks; drain either becomes the drainer or returns, because another goroutine is draining. The
 // drainer re-checks n after it has cleared draining, so that a frame that is put in between is never
-// left behind.
+// left behind (see TestDrainerSeesLateFrame).
 //
 // A device's Send may block (see nic.Nonblocking). The drainer may be a timer, the receiver of another
 // link or the caller of Close, none of which may block. For such a device, a new goroutine drains and

@@ -131,7 +131,7 @@ func (d *blockedNull) Close() error {
 }
 
 // New, RemoveNIC, Close and the calls of an application return although a device accepts no frames.
-func TestAStuckDeviceKeepsNobody(t *testing.T) {
+func TestNoCallBlocksOnAStuckDevice(t *testing.T) {
 	for name, make := range stuckDevices {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

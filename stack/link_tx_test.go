@@ -35,7 +35,7 @@ func (m *herdMember) put() {
 
 // drain calls only as many waiters as there is space for. Calling all of them for each half of the
 // queue would take a hundred thousand calls for ten thousand waiters.
-func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
+func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 	for _, frames := range []int{0, 1, 3} {
 		a, _ := twoHosts(t, nic.PipeConfig{})
 		ifc := a.ifaceNamed("eth0")
@@ -68,7 +68,7 @@ func TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem(t *testing.T) {
 
 // The drainer checks the queue again after it has cleared draining. Another goroutine may put a frame
 // between the drainer's last check and that, see draining set, and return.
-func TestTheDrainerSeesAFrameThatIsPutLate(t *testing.T) {
+func TestDrainerSeesLateFrame(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	ifc := a.ifaceNamed("eth0")
 	const rounds = 50_000 // without the second check, the test failed within 7000 rounds

@@ -35,7 +35,7 @@ func TestEphemeralPortsAreInRangeAndAllOfThemAreTried(t *testing.T) {
 	}
 }
 
-func TestEphemeralPortsOfOneDestinationTellNothingOfAnother(t *testing.T) {
+func TestEphemeralPortsAreUnrelatedByDestination(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	port := func(remote string) uint16 {
 		p, ok := s.ephemeralPort(s.hashAddrs(addrPort("192.0.2.1:0"), addrPort(remote)), func(uint16) bool { return true })

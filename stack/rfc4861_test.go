@@ -63,7 +63,7 @@ func afterND(t *testing.T, frame []byte) (seen string) {
 // RFC 4861 MUST-25 MUST-26 MUST-27 MUST-28 MUST-30: neighbour solicitations.
 // RFC 4861 MUST-33 MUST-34: neighbour advertisements.
 // RFC 4861 MUST-54 MUST-55: redirects.
-func TestDiscoveryOfEachKindHasToBeValid(t *testing.T) {
+func TestInvalidDiscoveryOfEachKindIsDropped(t *testing.T) {
 	nothing := afterND(t, ndFrame(ndMessage{typ: wire.ICMPv6EchoReply, src: "2001:db8::2", dst: "2001:db8::1", body: []byte("x")}))
 	for kind, m := range ndKinds() {
 		require.NotEqual(t, nothing, afterND(t, ndFrame(m)), "%s: one that is valid", kind)
@@ -153,7 +153,7 @@ func TestASilentProbedNeighbourIsForgotten(t *testing.T) {
 
 // RFC 4861 MUST-36.
 // RFC 4862 MUST-2 MUST-4: the link-local address, and the groups that the host joins before it probes.
-func TestALinkLocalAddressLastsAndIsListenedTo(t *testing.T) {
+func TestALinkLocalAddressLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}, NoTxChecksum: true})
 		var s *Stack
@@ -181,7 +181,7 @@ func TestALinkLocalAddressLastsAndIsListenedTo(t *testing.T) {
 
 // RFC 4862 MUST-19 MUST-20 SHLD-2: a deprecated address still works, and one whose valid lifetime has
 // ended does not.
-func TestADeprecatedAddressGoesOn(t *testing.T) {
+func TestADeprecatedAddressStillWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		p.ra(ra{RouterAdv: wire.RouterAdv{Lifetime: 9000}}, prefixOption("2001:db8:1::/64", 3*time.Hour, time.Hour))

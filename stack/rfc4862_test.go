@@ -100,7 +100,7 @@ func TestAHostDiscardsRouterSolicitations(t *testing.T) {
 
 // RFC 4861 6.3.4: "the receipt of a Router Advertisement MUST NOT invalidate all information received in a previous
 // advertisement or from another source."
-func TestAnAdvertisementInvalidatesNoOther(t *testing.T) {
+func TestAnAdvertisementKeepsOtherInformation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		p.ra(ra{src: "fe80::1"}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour),
@@ -125,7 +125,7 @@ func TestAnAdvertisementInvalidatesNoOther(t *testing.T) {
 
 // RFC 4861 7.2.1: "a node MUST NOT leave the solicited-node multicast group until all assigned addresses corresponding
 // to that multicast address have been removed."
-func TestASolicitedNodeGroupIsOfAllItsAddresses(t *testing.T) {
+func TestASolicitedNodeGroupOutlivesOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
 		require.NoError(t, s.AddAddr("", prefix("2001:db8:9::1/64"), AddrOptions{})) // in the same group
@@ -230,7 +230,7 @@ func TestTheNumberOfProbesCanBeSet(t *testing.T) {
 
 // RFC 4862 5.4.3: "In all cases, a node MUST NOT respond to a Neighbor Solicitation for a tentative address." RFC 4862
 // 5.4: "Other packets addressed to the tentative address should be silently discarded."
-func TestNobodyIsAnsweredFromATentativeAddress(t *testing.T) {
+func TestATentativeAddressAnswersNoNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}), func(c *Config) { c.WaitForDAD = true })
 		synctest.Wait()
@@ -251,7 +251,7 @@ func TestNobodyIsAnsweredFromATentativeAddress(t *testing.T) {
 
 // RFC 4862 5.4.2: "an interface MUST receive and process datagrams sent to the all-nodes multicast address or
 // solicited-node multicast address of the tentative address during the delay period."
-func TestDetectionHearsOthersBeforeItsFirstProbe(t *testing.T) {
+func TestDetectionListensBeforeItsFirstProbe(t *testing.T) {
 	adv := wire.NeighborAdv{Target: addr("2001:db8::1"), Link: macB, HasLink: true}
 	sol := wire.NeighborSol{Target: addr("2001:db8::1")}
 	for _, m := range []ndMessage{
@@ -276,7 +276,7 @@ func TestDetectionHearsOthersBeforeItsFirstProbe(t *testing.T) {
 // RFC 4862 5.5.4: "if an application explicitly specifies that the protocol stack use a deprecated address as a source
 // address, the protocol stack must accept that"; "IP and higher layers (e.g., TCP, UDP) MUST continue to accept and process
 // datagrams destined to a deprecated address"; the facility that prevents new communication "MUST be disabled by default".
-func TestADeprecatedAddressIsStillOne(t *testing.T) {
+func TestADeprecatedAddressIsStillUsable(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	require.NoError(t, s.AddAddr("eth0", prefix("2001:db8::7/64"), AddrOptions{Preferred: -1}))
 	require.Equal(t, "deprecated", stateOf(s, "2001:db8::7"))

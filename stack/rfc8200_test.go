@@ -44,7 +44,7 @@ func TestHeadersAreAcceptedInAnyOrder(t *testing.T) {
 
 // RFC 8200 MUST-5 MUST-6: "a receiver must not, for example, scan through the header looking for a particular kind of option
 // and process that option prior to processing all preceding ones."
-func TestOptionsAreTakenInTheirOrder(t *testing.T) {
+func TestOptionsAreProcessedInOrder(t *testing.T) {
 	_, p := hostAndPeer6(t)
 	two := []byte{byte(wire.ProtoNone), 0, 0x80, 0, 0xc0, 0, 0x40, 0}
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, two))

@@ -32,7 +32,7 @@ func TestUnicastSolicitationsAreAnswered(t *testing.T) {
 
 // RFC 8504 MUST-9: an unrecognized header is handled as in RFC 8200 4, "whether the value is an
 // unrecognized extension header or an unrecognized upper-layer protocol".
-func TestUnknownHeadersAreToldOfWhateverTheyAre(t *testing.T) {
+func TestAllUnknownHeadersAreAnswered(t *testing.T) {
 	_, p := hostAndPeer6(t)
 	const esp, ah, mobility, hip, shim6, experiment, sctp = 50, 51, 135, 139, 140, 253, 132
 	for _, next := range []wire.Proto{esp, ah, mobility, hip, shim6, experiment, sctp} {

@@ -224,7 +224,7 @@ func TestICMPMessagesReachTheConnectionTheyQuote(t *testing.T) {
 	})
 }
 
-func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
+func TestAConnectionsTOSAndTTLCanBeSet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
 		done := make(chan *TCP, 1)
@@ -280,7 +280,7 @@ func TestAConnectionsServiceAndTimeToLiveCanBeSet(t *testing.T) {
 }
 
 // Segments as nmap -sN, -sF and -sX send them.
-func TestAListenerDropsWhatHasNeitherSYNNorACKNorRST(t *testing.T) {
+func TestAListenerDropsSegmentsWithoutFlags(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)

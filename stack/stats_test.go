@@ -13,7 +13,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-func TestEveryReasonHasAWordOfItsOwn(t *testing.T) {
+func TestEveryDropReasonHasItsOwnName(t *testing.T) {
 	seen := make(map[string]wire.Reason)
 	for r := wire.OK; r < numReasons; r++ {
 		text := reasonText(r)
@@ -43,7 +43,7 @@ func TestStatsCountFramesDatagramsAndDrops(t *testing.T) {
 	require.Equal(t, map[string]uint64{"frame for another station": 1}, after.Drops)
 }
 
-func TestEverythingMayHappenAtOnce(t *testing.T) {
+func TestConcurrentUseOfAHost(t *testing.T) {
 	da, db := nic.Pipe(nic.PipeConfig{})
 	a, b := newHost(t, da, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
 	u, v := openUDP(t, a, "0.0.0.0:9"), openUDP(t, b, "0.0.0.0:9")

@@ -226,7 +226,7 @@ func requireEmpty(t *testing.T, s *Stack) {
 	}
 }
 
-func TestNothingIsLeftOfWhatManyDidAtOnce(t *testing.T) {
+func TestConcurrentUseLeavesNothingBehind(t *testing.T) {
 	for name, imp := range map[string]nic.Impairment{
 		"a good link": {},
 		"a bad link":  {Loss: 0.05, Duplicate: 0.05, Reorder: 0.1, Latency: 100 * time.Microsecond, Jitter: 50 * time.Microsecond},

@@ -81,9 +81,9 @@ func TestSocketsOverIPv6(t *testing.T) {
 		"a device that reads":            TestNoWriteEndsWhileADeviceReadsItsBytes,
 		"a writer far away":              TestAWriterFarFromItsPeerDoesNotWaitForAcknowledgements,
 		"fresh neighbours":               TestNewAcknowledgementsKeepANeighbourFresh,
-		"coarse clock":                   TestTheCoarseClockIsNeverSlowByMoreThanItMay,
-		"room in the queue":              TestThoseWhoWaitForRoomAreCalledWhenThereIsRoomForThem,
-		"late frames":                    TestTheDrainerSeesAFrameThatIsPutLate,
+		"coarse clock":                   TestTheCoarseClockIsSlowByAtMostItsLimit,
+		"room in the queue":              TestOnlyAsManyWaitersAreCalledAsFit,
+		"late frames":                    TestDrainerSeesLateFrame,
 	} {
 		t.Run(name, test)
 	}

@@ -23,7 +23,7 @@ func (d *deadline) pass(mu sync.Locker) {
 
 // Two goroutines wait. One is woken, sees that its deadline has passed, and leaves the item to the
 // other. The deadline is removed before its timer has woken the other one.
-func TestWhoGivesUpLeavesWhatCameToTheNext(t *testing.T) {
+func TestAWaiterThatGivesUpLeavesItsItem(t *testing.T) {
 	t.Run("accept", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a, b := twoHosts(t, nic.PipeConfig{})
@@ -73,7 +73,7 @@ func TestWhoGivesUpLeavesWhatCameToTheNext(t *testing.T) {
 	})
 }
 
-func TestWritersThatGiveUpLeaveNothingInTheLinksQueue(t *testing.T) {
+func TestInterruptedWritersLeaveNoWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{Null: nic.NewNull(nic.Link{Medium: nic.IP})}
 		g.cond.L = &g.mu
