@@ -54,12 +54,12 @@ func TestCommonPrefixLen(t *testing.T) {
 	}
 }
 
-// A pair is an address and the source address that goes with it, "" if there is none.
+// A pair is a destination and the source address for it, "" if there is none.
 type pair struct{ dst, src string }
 
 func TestTheRulesOfRFC6724(t *testing.T) {
 	for name, tt := range map[string]struct{ better, worse pair }{
-		// The examples of section 10.2, and one pair for each rule.
+		// The examples of section 10.2, and one pair per rule.
 		"rule 1: unreachable": {
 			pair{"192.0.2.1", "192.0.2.9"}, pair{"2001:db8::1", ""}},
 		"rule 2: matching scope": {
@@ -129,7 +129,8 @@ func TestTheOrderDoesNotDependOnTheFormOfAddresses(t *testing.T) {
 }
 
 func TestCompareIsAnOrder(t *testing.T) {
-	// A strict weak order in each family, where sorting gives one result whatever the input.
+	// compare is a strict weak order in each family: sorting gives one result, whatever the order
+	// of the input.
 	var all []destination
 	for _, dst := range []string{"2001:db8::1", "2001:db8:1::1", "fe80::1", "::1", "fc00::1", "2002::1", "2001::1", "fec0::1", "3ffe::1", "::5"} {
 		for _, src := range []string{"", "2001:db8::2", "fe80::2", "fc00::2", "2002::2", "::1"} {
@@ -178,7 +179,7 @@ func TestSourcesAreChosenByTheRulesOfRFC6724(t *testing.T) {
 		require.True(t, Better(dst, tt.better, tt.worse), name)
 		require.False(t, Better(dst, tt.worse, tt.better), name)
 	}
-	// RFC 6724 2.2: only the prefix counts, not the interface's part.
+	// RFC 6724 2.2: only the prefix counts, not the interface ID.
 	a, b := src("2001:db8:1::8/64"), src("2001:db8:1::1/64")
 	require.False(t, Better(netip.MustParseAddr("2001:db8:1::9"), a, b))
 	require.False(t, Better(netip.MustParseAddr("2001:db8:1::9"), b, a))

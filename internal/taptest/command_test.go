@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sumOf is the SHA-256 of what r gives, in hexadecimal.
+// sumOf returns the SHA-256 of r's data, in hexadecimal.
 func sumOf(t *testing.T, r io.Reader) string {
 	t.Helper()
 	h := sha256.New()
@@ -29,14 +29,14 @@ func sumOf(t *testing.T, r io.Reader) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// built is where the command is, for all tests; TestMain removes it.
+// built has the path of the command, for all tests. TestMain removes it.
 var built struct {
 	sync.Once
 	dir, exe string
 	err      error
 }
 
-// build builds the command. Everybody may run it.
+// build builds the command. Every user may run it.
 func build(t *testing.T) string {
 	t.Helper()
 	built.Do(func() {
@@ -56,7 +56,7 @@ func build(t *testing.T) string {
 	return built.exe
 }
 
-// A program is a command of ours that runs in a namespace.
+// A program is a usernet command that runs in a namespace.
 type program struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -82,7 +82,7 @@ func (ns *namespace) start(t *testing.T, args ...string) (p *program, line strin
 	return p, strings.TrimSpace(line)
 }
 
-// interrupt does what Ctrl-C does, and waits for the end.
+// interrupt does what Ctrl-C does, and waits until the program ends.
 func (p *program) interrupt() (errs string) {
 	p.t.Helper()
 	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGINT))
@@ -103,7 +103,7 @@ func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
 	p, line := ns.start(t, exe, "serve", "-v", "-pcap", trace, dir)
 	require.Equal(t, "serving on http://192.0.2.2/ and http://[2001:db8::2]/ (Ctrl-C ends)", line)
 	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/file"))
-	// The kernel looks for duplicates of its address first, and connects from ::1 meanwhile, in vain.
+	// The kernel first does Duplicate Address Detection, and meanwhile connects from ::1, in vain.
 	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "--connect-timeout", "1", "--retry", "9", "--retry-all-errors", "-g", "http://[2001:db8::2]/file"))
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/"), "Hello from <span>192.0.2.2</span>")
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/facts"), `"This connection"`)
@@ -127,8 +127,8 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 		ip tuntap add dev tap7 mode tap user nobody
 		ip addr add 198.51.100.1/24 dev tap7
 		ip link set tap7 up`)
-	// In the mount namespace that "ip netns exec" makes, and nowhere else, everybody
-	// may open the file of the TAP driver, as on most systems.
+	// In the mount namespace of "ip netns exec" only, every user may open the TAP driver's file, as
+	// on most systems.
 	dir, err := os.MkdirTemp("", "usernet")
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
@@ -146,14 +146,14 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 
 	require.NotContains(t, p.errs.String(), "WARN")
 
-	// One that is not up yet is taken too, with a word about it.
+	// A device that is not up is used too, with a message about it.
 	ns.run(t, "ip", "link", "set", "tap7", "down")
 	p, _ = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	ns.run(t, "ip", "link", "set", "tap7", "up")
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")
 	require.Contains(t, p.interrupt(), "tap7 is down, so no packets pass; run: sudo ip link set tap7 up\n")
 
-	// Nor has one that has just been made an address.
+	// A new device has no address either.
 	ns.shell(t, "ip addr flush dev tap7; ip link set tap7 down")
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	require.Equal(t, "serving on http://192.0.2.2/ (Ctrl-C ends)", line)
@@ -164,7 +164,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	_, errs, err = ns.try(t, append(nobody, exe, "ping", "-tap", "tap7", "-c", "5", "-W", "5", "192.0.2.1")...)
 	require.NoError(t, err, "what is typed is enough: %s", errs)
 
-	// Without a device of one's own there is the wire in memory, and two lines.
+	// A user without a device gets the wire in memory, and two lines of advice.
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "other0")...)
 	require.Equal(t, "serving on http://127.0.0.1:8080/ (Ctrl-C ends)", line)
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://127.0.0.1:8080/"), "Hello from")
@@ -172,7 +172,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	require.Contains(t, errs, "no TAP device: operation not permitted\n")
 	require.Contains(t, errs, "to get one: sudo sh -c 'ip tuntap add dev other0 mode tap user nobody && ")
 
-	// The other commands need one.
+	// The other commands need a device.
 	_, errs, err = ns.try(t, append(nobody, exe, "echo", "-tap", "other0")...)
 	require.Error(t, err)
 	require.Contains(t, errs, "ip tuntap add dev other0 mode tap user nobody && ")
@@ -202,7 +202,7 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, errs, "clashes with 192.0.2.1/24 of usernet0")
 
-	// A program whose device vanishes says so.
+	// A program reports that its device was deleted.
 	ns.run(t, "ip", "link", "del", "usernet0")
 	_, err = io.Copy(io.Discard, p.out)
 	require.NoError(t, err)

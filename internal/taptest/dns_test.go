@@ -19,13 +19,13 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// The tests of this file ask real name servers over a TAP: dnsmasq and unbound, in the
-// namespace of the test. What our resolver says is compared with what net's says, which
-// asks the same servers over the kernel.
+// The tests of this file query real name servers over a TAP: dnsmasq and unbound, in the test's
+// namespace. They compare usernet's resolver with net's, which queries the same servers over the
+// kernel.
 
 var nameServers = map[string]string{"dnsmasq": dnsmasqAddr, "unbound": unboundAddr}
 
-// addressQuestions are about the addresses of names.
+// addressQuestions returns questions about the addresses of names.
 func addressQuestions() []question {
 	var qs []question
 	for _, name := range []string{
@@ -44,7 +44,7 @@ func addressQuestions() []question {
 	return qs
 }
 
-// recordQuestions are about the other records.
+// recordQuestions returns questions about the other records.
 func recordQuestions() []question {
 	var qs []question
 	for _, name := range []string{
@@ -54,7 +54,7 @@ func recordQuestions() []question {
 			qs = append(qs, question{Method: method, Name: name})
 		}
 	}
-	// Of a chain of aliases, net tells one of two names, by chance.
+	// For a chain of aliases, net returns one of two names, at random.
 	for _, name := range []string{"host", "alias1.dns.test.", "alias1", "four.dns.test.", "six", "txt.dns.test.", "nowhere.dns.test.", "broken.test.", "refused.test."} {
 		qs = append(qs, question{Method: "LookupCNAME", Name: name})
 	}
@@ -79,7 +79,7 @@ func TestLookupsAtRealServersAreThoseOfNet(t *testing.T) {
 			"ndots:2 timeout:5 attempts:2":          all,
 			"use-vc":                                all, // by TCP
 			"single-request edns0 trust-ad":         some,
-			"ndots:0 timeout:1 attempts:1 inet6":    some, // of which the last is unknown
+			"ndots:0 timeout:1 attempts:1 inet6":    some, // the last option is unknown
 			"ndots:15 rotate single-request-reopen": some,
 		} {
 			t.Run(name+" "+options, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestLookupsAtRealServersAreThoseOfNet(t *testing.T) {
 	}
 }
 
-// TestRecordsOfRealServers says what the answers are, which a comparison does not.
+// TestRecordsOfRealServers checks the answers themselves, which a comparison does not.
 func TestRecordsOfRealServers(t *testing.T) {
 	t.Parallel()
 	needNameServers(t)
@@ -132,7 +132,7 @@ func TestRecordsOfRealServers(t *testing.T) {
 	}
 }
 
-// A counter counts what the resolver of a host dials.
+// A counter counts the dials of a host's resolver.
 type counter struct {
 	mu    sync.Mutex
 	dials map[string]int // by network
@@ -148,7 +148,7 @@ func (c *counter) count(cfg *usernet.Config, h **usernet.Host) {
 	}
 }
 
-// since returns how many dials there were since it was asked before.
+// since returns the number of dials, by network, since its last call.
 func (c *counter) since() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +157,7 @@ func (c *counter) since() map[string]int {
 	return dials
 }
 
-// counted is a host whose resolver's dials are counted.
+// counted makes a host whose resolver's dials are counted.
 func (s system) counted(t *testing.T, ns *namespace) (*usernet.Host, *counter) {
 	t.Helper()
 	c := new(counter)
@@ -211,7 +211,7 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 	soon := question{Method: "LookupHost", Name: "host.dns.test.", Timeout: 300 * time.Millisecond}
 	over := question{Method: "LookupHost", Name: "host.dns.test.", Timeout: 1}
 	given := question{Method: "LookupIPAddr", Name: "host.dns.test.", Cancel: 300 * time.Millisecond}
-	// Well before the 30 s of a server are over.
+	// Well before a server's 30 s have passed.
 	quick := question{Method: "LookupHost", Name: "host.dns.test.", Timeout: 20 * time.Second}
 	for _, c := range []struct {
 		name    string
@@ -231,7 +231,7 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 		{"absent by TCP", []string{absentAddr}, "timeout:30 use-vc", []question{quick}, false},
 		{"out of reach", []string{"198.51.100.1"}, "timeout:30", []question{quick}, false},
 		{"out of reach first", []string{"198.51.100.1", dnsmasqAddr}, "timeout:30", []question{quick}, true},
-		// By UDP the kernel says nothing, and a socket of ours what ARP has found out.
+		// Over UDP the kernel reports nothing, and a usernet socket reports that ARP has failed.
 		{"nobody there, by TCP", []string{"192.0.2.200"}, "timeout:30 attempts:1 use-vc", []question{quick}, false},
 		{"refuses first", []string{dnsmasqAddr, unboundAddr}, "", []question{{Method: "LookupHost", Name: "no.where."}}, false},
 		{"refuses last", []string{unboundAddr, dnsmasqAddr}, "", []question{{Method: "LookupHost", Name: "refused.test."}}, false},
@@ -257,7 +257,7 @@ func TestDialsByNameAreThoseOfNet(t *testing.T) {
 	ns.startNameServers(t)
 	s := system{
 		resolvConf: "nameserver " + unboundAddr,
-		// Nobody has the addresses of "dead", and of those of "second" only one listens.
+		// No host has the addresses of "dead", and only one address of "second" has a listener.
 		hosts: "192.0.2.52 server\n192.0.2.98 dead1 dead\n192.0.2.99 dead\n192.0.2.56 second\n192.0.2.52 second\n",
 	}
 	// The kernel has IPv6 without a route, and so has the host.
@@ -269,7 +269,7 @@ func TestDialsByNameAreThoseOfNet(t *testing.T) {
 		{Method: "Dial", Network: "tcp", Name: "second:domain"},
 		{Method: "Dial", Network: "tcp", Name: "server:81"},
 		{Method: "Dial", Network: "tcp", Name: "ns1.dns.test:53"},
-		{Method: "Dial", Network: "tcp", Name: "six.dns.test:80"}, // has no address of our families
+		{Method: "Dial", Network: "tcp", Name: "six.dns.test:80"}, // has no address in the host's families
 		{Method: "Dial", Network: "tcp4", Name: "six.dns.test:80"},
 		{Method: "Dial", Network: "tcp6", Name: "four.dns.test:80"},
 		{Method: "Dial", Network: "tcp6", Name: "six.dns.test:80"},
@@ -281,7 +281,7 @@ func TestDialsByNameAreThoseOfNet(t *testing.T) {
 		{Method: "Dial", Network: "tcp", Name: "a..b:80"},
 		{Method: "Dial", Network: "tcp", Name: "dead1:80", Timeout: 300 * time.Millisecond},
 		{Method: "Dial", Network: "tcp", Name: "dead1:80", Cancel: 300 * time.Millisecond},
-		{Method: "Dial", Network: "tcp", Name: "dead:80", Cancel: 300 * time.Millisecond}, // tells the second
+		{Method: "Dial", Network: "tcp", Name: "dead:80", Cancel: 300 * time.Millisecond}, // the error names the second address
 	})
 }
 
@@ -292,7 +292,7 @@ func TestAThousandLookupsAtOnceAreAnswered(t *testing.T) {
 	ns.startNameServers(t)
 	for name, addr := range nameServers {
 		t.Run(name, func(t *testing.T) {
-			// What the kernel drops for want of room is asked for again.
+			// The resolver repeats a query that the kernel drops because a buffer is full.
 			h := system{resolvConf: "nameserver " + addr + "\noptions timeout:2 attempts:5"}.host(t, ns)
 			var wg sync.WaitGroup
 			errs := make(chan error, 1000)
@@ -333,14 +333,15 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 				return c.since()
 			}
 			asked, kept := map[string]int{"udp": 2}, map[string]int{}
-			// What does not exist is asked for in mixed case, and once more in the caller's.
+			// A name that does not exist is queried in mixed case, and once more in the caller's
+			// case.
 			refused := map[string]int{"udp": 4}
 			again := kept
 			if addr == dnsmasqAddr {
-				// RFC 2308 5: what does not exist "without SOA records SHOULD NOT be cached".
+				// RFC 2308 5: negative answers "without SOA records SHOULD NOT be cached".
 				again = refused
 			}
-			// dnsmasq gives no SOA with the AAAA that there is not, either.
+			// dnsmasq returns no SOA for a missing AAAA, either.
 			shortAgain := kept
 			if addr == dnsmasqAddr {
 				shortAgain = map[string]int{"udp": 1}
@@ -350,7 +351,7 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 					began := time.Now()
 					require.Equal(t, asked, lookup())
 					got := lookup()
-					if time.Since(began) < time.Second { // on a machine that is not too busy
+					if time.Since(began) < time.Second { // unless the machine is too busy
 						require.Equal(t, again, got)
 						return
 					}
@@ -366,7 +367,7 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 	}
 }
 
-// A spoofer is a name server at spooferAddr that sends forged answers before its own.
+// A spoofer is a name server at spooferAddr that sends forged answers before the real one.
 type spoofer struct {
 	server, otherPort, otherAddr net.PacketConn
 }
@@ -388,8 +389,8 @@ func dnsAnswer(id uint16, q dnsmessage.Question, addr netip.Addr) *dnsmessage.Me
 	return m
 }
 
-// answer answers a query: first as those who cannot see it would, then as they could not
-// even if they did, and at last as is right.
+// answer answers a query: first with forgeries of an attacker who cannot see the query, then with
+// such as fail even if he could, and finally correctly.
 func (s *spoofer) answer(id uint16, q dnsmessage.Question, from *net.UDPAddr) error {
 	send := func(from net.PacketConn, to *net.UDPAddr, m *dnsmessage.Message) error {
 		b, err := m.Pack()
@@ -404,7 +405,7 @@ func (s *spoofer) answer(id uint16, q dnsmessage.Question, from *net.UDPAddr) er
 		change(m)
 		return m
 	}
-	for range 200 { // every ID but the right one
+	for range 200 { // wrong IDs
 		if err := send(s.server, from, forged(func(m *dnsmessage.Message) { m.ID += uint16(1 + rand.N(65535)) })); err != nil {
 			return err
 		}
@@ -430,7 +431,7 @@ func (s *spoofer) answer(id uint16, q dnsmessage.Question, from *net.UDPAddr) er
 		return err
 	}
 	if name := q.Name.String(); name != strings.ToLower(name) {
-		// The case of the name is a secret too: this one makes the resolver ask again.
+		// The case of the name is secret, too. This forgery makes the resolver repeat the query.
 		m := forged(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName(strings.ToLower(name)) })
 		if err := send(s.server, from, m); err != nil {
 			return err

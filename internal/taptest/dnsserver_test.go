@@ -14,21 +14,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Where the name servers of a test are, on the kernel's side of the link.
+// The addresses of a test's name servers, on the kernel's side of the link.
 const (
 	dnsmasqAddr = "192.0.2.51"
 	unboundAddr = "192.0.2.52"
-	silentAddr  = "192.0.2.55" // takes everything and says nothing
-	absentAddr  = "192.0.2.56" // where nobody listens, so that the kernel says so
+	silentAddr  = "192.0.2.55" // receives everything and never answers
+	absentAddr  = "192.0.2.56" // nothing listens there, so the kernel answers with an ICMP error
 	spooferAddr = "192.0.2.57"
 )
 
-// Both servers know the zone dns.test, and answer what follows the same way. dnsmasq
-// asks unbound about the zones other.test and broken.test, of which the second cannot be
-// loaded. It refuses what it does not know, and unbound the zone refused.test.
+// Both servers have the zone dns.test, and give the same answers. dnsmasq forwards queries for the
+// zones other.test and broken.test to unbound, which cannot load the second one. dnsmasq refuses
+// names that it does not know, and unbound refuses the zone refused.test.
 const (
-	manyAddrs = 100 // addresses of many.dns.test: an answer of 1600 bytes and more
-	bigTXT    = 20  // records of 200 bytes of big.dns.test
+	manyAddrs = 100 // addresses of many.dns.test: an answer of at least 1600 bytes
+	bigTXT    = 20  // records of big.dns.test, 200 bytes each
 )
 
 func unboundZone() string {
@@ -88,13 +88,13 @@ there 300 IN AAAA 2001:db8::82
 @ 300 IN NS ns1.dns.test.
 6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0 300 IN PTR six.dns.test.
 `
-	// The root, so that nothing is asked of the world.
+	// A root zone, so that unbound sends no query outside.
 	unboundRoot = `. 300 IN SOA ns1.dns.test. admin.dns.test. 1 3600 600 86400 2
 . 300 IN NS ns1.dns.test.
 `
 )
 
-// unboundConfig has the zones of files in dir.
+// unboundConfig returns a configuration with the zone files in dir.
 func unboundConfig(dir string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `server:
@@ -134,7 +134,8 @@ remote-control:
 	return b.String()
 }
 
-// dnsmasqConfig is the zone in dnsmasq's terms. It announces and obeys 512 bytes by UDP.
+// dnsmasqConfig returns the zone as dnsmasq's configuration. The server announces and obeys
+// 512 bytes over UDP.
 func dnsmasqConfig() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `no-resolv
@@ -173,7 +174,7 @@ ptr-record=80.2.0.192.in-addr.arpa,host.dns.test
 ptr-record=80.2.0.192.in-addr.arpa,second.dns.test
 ptr-record=6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa,six.dns.test
 `, dnsmasqAddr, unboundAddr)
-	for _, ns := range []string{"ns1", "ns2"} { // type 2, in the form of the wire
+	for _, ns := range []string{"ns1", "ns2"} { // type 2, in wire format
 		fmt.Fprintf(&b, "dns-rr=dns.test,2,%x\n", "\x03"+ns+"\x03dns\x04test\x00")
 	}
 	for i := range manyAddrs {
@@ -189,7 +190,7 @@ ptr-record=6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.a
 func (ns *namespace) startNameServers(t *testing.T) {
 	t.Helper()
 	for _, addr := range []string{dnsmasqAddr, unboundAddr, silentAddr, absentAddr, spooferAddr} {
-		// Not on the TAP, which may come and go.
+		// The addresses are not on the TAP, which tests delete.
 		ns.run(t, "ip", "addr", "add", addr+"/32", "dev", "lo")
 	}
 	ns.run(t, "sysctl", "-q", "-w", "net.ipv4.icmp_ratelimit=0")
@@ -206,7 +207,7 @@ func (ns *namespace) startNameServers(t *testing.T) {
 		"--pid-file="+filepath.Join(dir, "dnsmasq.pid"), "--log-facility=-")
 }
 
-// startServer starts a name server, which is ended with the test.
+// startServer starts a name server, which is killed at the end of the test.
 func (ns *namespace) startServer(t *testing.T, addr string, args ...string) {
 	t.Helper()
 	cmd := ns.command(t.Context(), args...)
@@ -243,7 +244,7 @@ func (ns *namespace) startServer(t *testing.T, addr string, args ...string) {
 	}
 }
 
-// needNameServers is need for a test with the servers.
+// needNameServers is like need, for a test with name servers.
 func needNameServers(t *testing.T) {
 	t.Helper()
 	need(t, "dnsmasq", "unbound", "mount", "bash")

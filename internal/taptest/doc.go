@@ -1,15 +1,15 @@
-// Package taptest has the tests of usernet against the Linux kernel: a usernet
-// host in the test's process, on a TAP device in a network namespace that the
-// test has made, and the kernel's own programs on the other side. Nothing but
-// that namespace is touched.
+// Package taptest tests usernet against the Linux kernel. A usernet host in the test's process is
+// on a TAP device in a network namespace that the test has made, and the kernel's own programs are
+// on the other side. The tests touch only that namespace.
 //
-// The tests need root and the tools that they name: curl, ping, nc, socat, wrk, ssh, dropbear, nmap,
-// traceroute, tracepath, tshark, nft, radvd, dnsmasq and unbound. Without root they are skipped. As root a missing tool
-// skips a test too, but is a failure when CI=true is in the environment.
+// The tests need root and the tools that they name: curl, ping, nc, socat, wrk, ssh, dropbear,
+// nmap, traceroute, tracepath, tshark, nft, radvd, dnsmasq and unbound. Without root they are
+// skipped. As root a test is also skipped if a tool is missing, unless CI=true is in the
+// environment: then it fails.
 //
-// With USERNET_LONG in the environment, as in .ci/long, what is transferred is a GiB, and otherwise as much as shows
-// the same.
+// With USERNET_LONG in the environment, as in .ci/long, large transfers are 1 GiB. Otherwise they
+// are only as large as they must be.
 //
-// USERNET_NETNS, if set, is what the names of the namespaces begin with, so that
-// a script can find and remove those of a test that was killed.
+// USERNET_NETNS, if set, is the prefix of the namespaces' names, so that a script can find and
+// remove the namespaces of a killed test.
 package taptest

@@ -22,7 +22,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// TestLargeDatagramsCrossATAP has UDP sockets of ours and the kernel's exchange them.
+// TestLargeDatagramsCrossATAP exchanges large datagrams between UDP sockets of usernet and the
+// kernel.
 //
 // RFC 8200 MUST-36.
 func TestLargeDatagramsCrossATAP(t *testing.T) {
@@ -63,8 +64,8 @@ var (
 	peer6   = netip.MustParseAddr("2001:db8::b")
 )
 
-// A station is the kernel or a host of ours, at the other end of a wire whose frames the test makes: it echoes UDP on
-// port 7. The kernel's address is that of both, which are on different wires.
+// A station is the kernel or a usernet host, at the other end of a wire on which the test sends
+// frames. It echoes UDP on port 7. Both kinds have the kernel's address, on different wires.
 type station struct {
 	t    *testing.T
 	dev  nic.Device
@@ -76,7 +77,7 @@ type station struct {
 	pong chan uint16
 }
 
-// attach begins to listen.
+// attach starts receiving from the station.
 func (st *station) attach() {
 	st.pong = make(chan uint16, 1000)
 	st.dev.Attach(func(batch []nic.Frame) {
@@ -86,7 +87,7 @@ func (st *station) attach() {
 	})
 }
 
-// hear takes note of an answer.
+// hear records an answer.
 func (st *station) hear(f []byte) {
 	if len(f) < wire.EthernetLen || binary.BigEndian.Uint16(f[12:]) != uint16(wire.EtherTypeIPv6) {
 		return
@@ -133,7 +134,7 @@ func (st *station) send(dst netip.Addr, next wire.Proto, payload []byte) {
 	require.Equal(st.t, 1, n)
 }
 
-// answers waits until all that was sent has been worked on, and returns what was said about it.
+// answers waits until the station has processed all frames, and returns its answers.
 func (st *station) answers(id uint16) []string {
 	st.t.Helper()
 	b := make([]byte, wire.ICMPLen)
@@ -145,7 +146,7 @@ func (st *station) answers(id uint16) []string {
 			if got != id {
 				continue
 			}
-			time.Sleep(5 * time.Millisecond) // the echo of UDP is a program's
+			time.Sleep(5 * time.Millisecond) // a program echoes UDP
 			st.mu.Lock()
 			defer st.mu.Unlock()
 			said := st.said
@@ -169,7 +170,7 @@ func echo7(c net.PacketConn) {
 	}
 }
 
-// kernelStation is the kernel of a namespace.
+// kernelStation makes a station of a namespace's kernel.
 func kernelStation(t *testing.T) *station {
 	ns, tap := newTAP(t, true)
 	ns.shell(t, "sysctl -q -w net.ipv6.icmp.ratelimit=0"+
@@ -189,7 +190,7 @@ func kernelStation(t *testing.T) *station {
 	return st
 }
 
-// ourStation is a host of ours.
+// ourStation makes a station of a usernet host.
 func ourStation(t *testing.T) *station {
 	ours, wireEnd := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
 	h, err := usernet.New(usernet.Config{
@@ -207,21 +208,21 @@ func ourStation(t *testing.T) *station {
 	return st
 }
 
-// A sixPacket is what follows an IPv6 header.
+// A sixPacket is the part of a packet after the IPv6 header.
 type sixPacket struct {
 	next wire.Proto
 	b    []byte
-	to   string // a group; "": the station
+	to   string // a group; "" for the station
 }
 
-// frag makes a fragment of a part from off to end; the last one is that which ends with it.
+// frag makes the fragment [off,end) of part. If end is the length of part, it is the last fragment.
 func frag(next wire.Proto, id uint32, part []byte, off, end int) sixPacket {
 	fh := make([]byte, wire.FragmentLen)
 	(&wire.Fragment{Next: next, Offset: uint16(off), More: end < len(part), ID: id}).Put(fh)
 	return sixPacket{next: wire.ProtoFragment, b: append(fh, part[off:end]...)}
 }
 
-// raw is a fragment with any flags.
+// rawFrag makes a fragment with arbitrary fields.
 func rawFrag(next wire.Proto, id uint32, off uint16, more bool, b []byte) sixPacket {
 	fh := make([]byte, wire.FragmentLen)
 	(&wire.Fragment{Next: next, Offset: off, More: more, ID: id}).Put(fh)
@@ -235,8 +236,8 @@ func extension(next wire.Proto, b ...byte) []byte {
 	return h
 }
 
-// TestFragmentsAreAnsweredAsByTheKernel sends the same packets to the kernel and to a host of ours, and compares what either
-// answers (RFC 8200 4.5, 5722, 6946, 7112, 8021).
+// TestFragmentsAreAnsweredAsByTheKernel sends the same packets to the kernel and to a usernet host
+// and compares their answers (RFC 8200 4.5, 5722, 6946, 7112, 8021).
 //
 // RFC 8200 MUST-27 SHLD-5 SHLD-6 SHLD-7.
 func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
@@ -255,8 +256,8 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 	padN := []byte{1, 4}
 	for i, c := range []struct {
 		name string
-		what func(d []byte) []sixPacket // of a datagram of 200 bytes
-		says string                     // parts of the kernel's answers; "": it has none
+		what func(d []byte) []sixPacket // makes the packets from a datagram of 200 bytes
+		says string                     // parts of the kernel's answers; "" for none
 	}{
 		{"two in order", func(d []byte) []sixPacket { return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)} }, "UDP echo"},
 		{"the last first", func(d []byte) []sixPacket { return []sixPacket{frag(17, 1, d, 104, 208), frag(17, 1, d, 0, 104)} }, "UDP echo"},
@@ -315,7 +316,7 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 		{"an empty first one", func(d []byte) []sixPacket { return []sixPacket{rawFrag(17, 1, 0, true, nil)} }, "type 4 code 3 rest 0 "},
 		{"a port that is closed", func(d []byte) []sixPacket {
 			d = bytes.Clone(d)
-			d[3]++ // the port, and the checksum
+			d[3]++ // change the port and the checksum
 			binary.BigEndian.PutUint16(d[6:], binary.BigEndian.Uint16(d[6:])-1)
 			return []sixPacket{frag(17, 1, d, 0, 104), frag(17, 1, d, 104, 208)}
 		}, "type 1 code 4 "},
@@ -323,7 +324,7 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 		var said [2][]string
 		for j, st := range stations {
 			for _, p := range c.what(udp(st, 200)) {
-				// Identifications of their own, so that no case disturbs another.
+				// Each case has its own identification, so that no case disturbs another.
 				if p.next == wire.ProtoFragment {
 					binary.BigEndian.PutUint16(p.b[4:], uint16(i))
 				} else {

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test's program is also the kernel-side program of some tests: it is started
-// again, in the namespace, with this in its environment.
+// The test's binary is also the kernel-side program of some tests. They start it again, in the
+// namespace, with this variable in its environment.
 const helperVar = "USERNET_TAPTEST_HELPER"
 
 func TestMain(m *testing.M) {
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	// Debian keeps servers out of the PATH of users.
+	// On Debian, servers are not in a user's PATH.
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 	code := m.Run()
 	if built.dir != "" {
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// self is the shell's way to start a helper.
+// self returns the shell command that starts a helper.
 func self(t *testing.T, name string) string {
 	t.Helper()
 	exe, err := os.Executable()
@@ -51,7 +51,7 @@ func self(t *testing.T, name string) string {
 	return fmt.Sprintf("%s=%s %s", helperVar, name, exe)
 }
 
-// helper is the kernel's side. It uses package net only.
+// helper is the kernel's side. It uses only package net.
 func helper(name string, args []string) error {
 	switch name {
 	case "generate": // SIZE: writes the bytes of content
@@ -68,24 +68,24 @@ func helper(name string, args []string) error {
 		}
 		fmt.Println("ready")
 		return http.Serve(ln, site())
-	case "send": // ADDRESS SIZE: sends, tells when all is acknowledged, and stays
+	case "send": // ADDRESS SIZE: sends, reports when all is acknowledged, and waits
 		n, err := strconv.ParseInt(args[1], 10, 64)
 		if err != nil {
 			return err
 		}
 		return sendAndWait(args[0], n)
-	case "sink": // ADDRESS DURATION: counts what comes in that time
+	case "sink": // ADDRESS DURATION: counts the bytes received in that time
 		return sink(args[0], args[1])
-	case "oracle": // asks net's resolver the questions on its standard input
+	case "oracle": // answers the questions on standard input with net's resolver
 		return oracle()
-	case "source": // ADDRESS CC: sends by that congestion control until nobody wants more
+	case "source": // ADDRESS CC: sends with that congestion control until the peer closes
 		return source(args[0], args[1])
 	}
 	return fmt.Errorf("no such helper")
 }
 
-// sendAndWait sends n bytes of content, waits until the peer has acknowledged
-// them, says so, and waits for its standard input to end.
+// sendAndWait sends n bytes of content, waits until the peer has acknowledged them, reports it, and
+// waits for the end of standard input.
 func sendAndWait(addr string, n int64) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -115,15 +115,15 @@ func sendAndWait(addr string, n int64) error {
 	return err
 }
 
-// content is n bytes that differ everywhere, the same each time.
+// content returns n bytes without repetitions, the same each time.
 func content(n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{'u', 's', 'e', 'r', 'n', 'e', 't'}), n)
 }
 
-// sums are those of contentSum that are known, by size.
+// sums caches the results of contentSum by size.
 var sums sync.Map
 
-// contentSum is the SHA-256 of content, in hexadecimal.
+// contentSum returns the SHA-256 of content, in hexadecimal.
 func contentSum(t *testing.T, n int64) string {
 	t.Helper()
 	if sum, ok := sums.Load(n); ok {
@@ -137,8 +137,8 @@ func contentSum(t *testing.T, n int64) string {
 	return sum
 }
 
-// site is what both sides serve: GET /content?n=SIZE gives that much content, and
-// PUT /sum answers with the size and the SHA-256 of what it got.
+// site is the handler of both sides: GET /content?n=SIZE returns that many bytes of content, and
+// PUT /sum answers with the size and the SHA-256 of the request's body.
 func site() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /content", func(w http.ResponseWriter, r *http.Request) {
@@ -168,8 +168,7 @@ func site() http.Handler {
 	return mux
 }
 
-// startHelper starts a helper in the namespace and waits until it has written the
-// line.
+// startHelper starts a helper in the namespace and waits until it has written the line.
 func (ns *namespace) startHelper(t *testing.T, line, name string, args ...string) {
 	t.Helper()
 	exe, err := os.Executable()

@@ -17,7 +17,7 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// ssField is a field of what ss tells of a connection, or "".
+// ssField returns a field of a connection in ss's output, or "".
 func ssField(info, name string) string {
 	m := regexp.MustCompile(`(?:^| )` + regexp.QuoteMeta(name) + `:([^ ]+)`).FindStringSubmatch(info)
 	if m == nil {
@@ -34,7 +34,7 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	l, err := h.Listen("tcp", ourAddr+":7777")
 	require.NoError(t, err)
 	const size = 4 << 20
-	// The kernel sends as much as it gets, and then keeps the connection.
+	// The kernel sends as many bytes as it receives, and then keeps the connection open.
 	cmd := ns.command(t.Context(), "sh", "-c", "head -c "+strconv.Itoa(size)+" /dev/zero | socat -t60 STDIO,ignoreeof TCP:"+ourAddr+":7777 >/dev/null")
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
@@ -45,7 +45,7 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.CopyN(io.Discard, conn, size)
 	require.NoError(t, err)
-	time.Sleep(300 * time.Millisecond) // the last acknowledgements
+	time.Sleep(300 * time.Millisecond) // for the last acknowledgements
 	ours := conn.(*usernet.TCPConn).Info()
 	theirs := strings.Join(strings.Fields(ns.shell(t, "ss -tinH dst "+ourAddr)), " ")
 	t.Logf("ss: %s\nours: %+v", theirs, ours)

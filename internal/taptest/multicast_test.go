@@ -29,8 +29,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A recorder keeps the IGMP and MLD messages about the test's groups that pass a device: ours go out, and the
-// kernel's come in.
+// A recorder records the IGMP and MLD messages about the test's groups that pass a device:
+// usernet's are sent, and the kernel's received.
 type recorder struct {
 	*nic.TAP
 	mu           sync.Mutex
@@ -51,24 +51,24 @@ func (r *recorder) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// The groups of the recorder's tests: ours, and the kernel's.
+// The groups of the recorder's tests: usernet's, and the kernel's.
 var groups = map[bool][2]netip.Addr{
 	false: {netip.MustParseAddr("239.1.2.4"), netip.MustParseAddr("239.1.2.5")},
 	true:  {netip.MustParseAddr("ff35::1204"), netip.MustParseAddr("ff35::1205")},
 }
 
-// sameGroup hides by which byte the groups and their MACs differ.
+// sameGroup replaces the byte in which the groups and their MACs differ.
 var sameGroup = strings.NewReplacer("ef010204", "ef0102..", "ef010205", "ef0102..", "01005e010204", "01005e0102..", "01005e010205", "01005e0102..",
 	"0000001204", "00000012..", "0000001205", "00000012..", "333300001204", "3333000012..", "333300001205", "3333000012..")
 
-// record appends what a router sees of the reports and leaves of a batch.
+// record appends the reports and leaves in a batch, as a router sees them.
 func (r *recorder) record(to *[]string, batch []nic.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range batch {
 		f := batch[i].AppendTo(nil)
 		var text string
-		var b []byte // the message, of which the checksum is of the group too
+		var b []byte // the message; its checksum depends on the group
 		switch {
 		case len(f) >= 46 && binary.BigEndian.Uint16(f[12:]) == 0x0800 && f[23] == 2 && f[14] == 0x46:
 			b = f[38 : 14+int(binary.BigEndian.Uint16(f[16:]))]
@@ -82,14 +82,14 @@ func (r *recorder) record(to *[]string, batch []nic.Frame) {
 			continue
 		}
 		text = sameGroup.Replace(text)
-		// The queries are the test's own, and how often a report is sent is a matter of chance.
+		// Skip queries, which the test sends, and repetitions, whose number is random.
 		if b[0] != 0x11 && b[0] != 130 && strings.Contains(text, "..") && !slices.Contains(*to, text) {
 			*to = append(*to, text)
 		}
 	}
 }
 
-// both waits until both have said something, and returns and forgets it.
+// both waits until each side has sent n messages, returns them, and clears the record.
 func (r *recorder) both(t *testing.T, n int) (ours, kernel []string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -120,8 +120,8 @@ func query(t *testing.T, rc *ipv4.RawConn, ifi *net.Interface, dst, message stri
 	require.NoError(t, rc.WriteTo(h, b, &ipv4.ControlMessage{IfIndex: ifi.Index}))
 }
 
-// TestIGMPIsSpokenAsByTheKernel has a socket of ours and one of the kernel's be members
-// of groups on one link, and be asked the same.
+// TestIGMPIsSpokenAsByTheKernel makes a usernet socket and a kernel socket members of groups on one
+// link, sends both the same queries, and compares their messages.
 func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t, "tshark")
@@ -153,7 +153,7 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 		if querier, err = ipv4.NewRawConn(q); err != nil {
 			return err
 		}
-		return querier.SetMulticastLoopback(true) // the kernel is asked too
+		return querier.SetMulticastLoopback(true) // the kernel receives the query too
 	}))
 	defer theirSocket.Close()
 	defer querier.Close()
@@ -217,10 +217,10 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	}, slices.Compact(lines), "checksums are good, and tshark can read all of it")
 }
 
-// A change is one of the filter of a socket, of which the source may be of no use.
+// A change changes the source filter of a socket; some changes ignore the source.
 type change func(ifi *net.Interface, group, source netip.Addr) error
 
-// A groupSocket is what is done with groups on a UDP socket, ours or the kernel's.
+// A groupSocket has the operations on groups of a UDP socket, usernet's or the kernel's.
 type groupSocket struct {
 	ifi                     *net.Interface
 	join, leave             func(ifi *net.Interface, group netip.Addr) error
@@ -229,7 +229,7 @@ type groupSocket struct {
 	listen                  func(network string, ifi *net.Interface, gaddr *net.UDPAddr) (net.PacketConn, error)
 }
 
-// kernelSocket makes one of the kernel's on port 5000.
+// kernelSocket opens a kernel socket on port 5000.
 func kernelSocket(t *testing.T, ns *namespace, e end) *groupSocket {
 	t.Helper()
 	var s groupSocket
@@ -277,7 +277,7 @@ func kernelSocket(t *testing.T, ns *namespace, e end) *groupSocket {
 	return &s
 }
 
-// ourSocket makes one of ours on port 5000.
+// ourSocket opens a usernet socket on port 5000.
 func ourSocket(t *testing.T, h *usernet.Host, e end) *groupSocket {
 	t.Helper()
 	c, err := h.ListenUDP(e.network("udp"), &net.UDPAddr{Port: 5000})
@@ -297,8 +297,8 @@ func ourSocket(t *testing.T, h *usernet.Host, e end) *groupSocket {
 	}
 }
 
-// TestSourceFiltersAreReportedAsByTheKernel has a socket of ours and one of the kernel's change their filters
-// of a group alike.
+// TestSourceFiltersAreReportedAsByTheKernel changes the source filters of a usernet socket and a
+// kernel socket in the same way, and compares the reports.
 func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -308,7 +308,7 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 			ns, tap := newTAP(t, true)
 			rec := &recorder{TAP: tap}
 			ours, kernel := ourSocket(t, newHost(t, rec), e), kernelSocket(t, ns, e)
-			time.Sleep(2200 * time.Millisecond) // what the addresses have joined is reported twice, each within a second
+			time.Sleep(2200 * time.Millisecond) // the groups of the addresses are reported twice, each within a second
 			one, two := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
 			head, group := "2200000000000001", "ef0102.."
 			if e.v6() {
@@ -323,7 +323,7 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 				what   string
 				method func(s *groupSocket) change
 				src    netip.Addr
-				want   string // record, sources
+				want   string // record type and sources
 			}{
 				{"join a source", func(s *groupSocket) change { return s.joinSource }, one, "05000001" + group + hex1},
 				{"join another", func(s *groupSocket) change { return s.joinSource }, two, "05000001" + group + hex2},
@@ -349,7 +349,7 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 	}
 }
 
-// errnoOf is an error as its errno, or its text.
+// errnoOf formats an error as its errno, or as its text.
 func errnoOf(err error) string {
 	var errno syscall.Errno
 	switch {
@@ -361,7 +361,8 @@ func errnoOf(err error) string {
 	return err.Error()
 }
 
-// TestGroupsFailAsOnTheKernel does the same with a socket of the kernel's and one of ours.
+// TestGroupsFailAsOnTheKernel makes the same calls on a kernel socket and a usernet socket and
+// compares the errors.
 func TestGroupsFailAsOnTheKernel(t *testing.T) {
 	t.Parallel()
 	ns, h := newLink(t)
@@ -370,7 +371,7 @@ func TestGroupsFailAsOnTheKernel(t *testing.T) {
 	}
 }
 
-// useGroups uses a socket in many ways, and returns what each led to.
+// useGroups uses a socket in many ways and returns the results.
 func useGroups(s *groupSocket, e end) (lines []string) {
 	step := func(what string, err error) { lines = append(lines, what+": "+errnoOf(err)) }
 	group, one, two := netip.MustParseAddr("239.1.2.77"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
@@ -421,8 +422,8 @@ func useGroups(s *groupSocket, e end) (lines []string) {
 	return lines
 }
 
-// TestGroupsReachTheKernelAndComeFromIt compares what either side is told of the same
-// datagram, sent to it by the other.
+// TestGroupsReachTheKernelAndComeFromIt sends datagrams to groups in both directions and compares
+// the receivers' control messages.
 func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host, _ bool) {
 		const group = "239.1.2.3"
@@ -490,11 +491,11 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 			toKernel, from := read(theirs)
 			require.Equal(t, ourAddr, from.IP.String())
 			if broadcast {
-				_, from = read(ours) // its own comes back
+				_, from = read(ours) // its own datagram is looped back
 				require.Equal(t, ourAddr, from.IP.String())
 			}
 			if c.kernelTo == "255.255.255.255" {
-				continue // the kernel has no route for that in here
+				continue // the kernel has no route for it in this namespace
 			}
 			_, err = theirs.WriteTo(payload, &net.UDPAddr{IP: net.ParseIP(c.kernelTo), Port: 5000})
 			require.NoError(t, err)
@@ -505,7 +506,7 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 				require.Equal(t, kernelAddr, from.IP.String(), "the kernel's comes back too")
 			}
 
-			// What differs is who has which index and address.
+			// Only the indexes and addresses differ.
 			var cm ipv4.ControlMessage
 			require.NoError(t, cm.Parse(toUs))
 			require.Equal(t, 2, cm.IfIndex)
@@ -519,7 +520,7 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 	})
 }
 
-// TestGroupsOfIPv6ReachTheKernelAndComeFromIt sends to a link-local group both ways.
+// TestGroupsOfIPv6ReachTheKernelAndComeFromIt sends to a link-local group in both directions.
 func TestGroupsOfIPv6ReachTheKernelAndComeFromIt(t *testing.T) {
 	t.Parallel()
 	onBothLinks(t, nil, func(t *testing.T, ns *namespace, h *usernet.Host, _ bool) {
@@ -558,8 +559,8 @@ func TestGroupsOfIPv6ReachTheKernelAndComeFromIt(t *testing.T) {
 	})
 }
 
-// TestASwitchThatSnoopsPassesTheGroupsThatWeJoin puts our host and a sender on a bridge of
-// the kernel's that passes a group only to ports that have reported it, and has no address.
+// TestASwitchThatSnoopsPassesTheGroupsThatWeJoin connects a host and a sender to a kernel bridge.
+// The bridge has no address, and passes a group only to ports that have reported it.
 func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -594,11 +595,12 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 			gaddr := &net.UDPAddr{IP: net.ParseIP(groups[0]), Port: 5000}
 			ours, err := h.ListenMulticastUDP(c.e.network("udp"), nil, gaddr)
 			require.NoError(t, err)
-			// Once the bridge has heard a query, be it its own, it passes nothing unasked.
+			// Once the bridge has seen a query, even its own, it passes only groups that were
+			// reported.
 			has := func(port, group string) bool {
 				return strings.Contains(ns.run(t, "bridge", "mdb", "show"), "port "+port+" grp "+group+" ")
 			}
-			for _, group := range groups { // that which was joined, and the solicited-node group
+			for _, group := range groups { // the joined group and the solicited-node group
 				require.Eventually(t, func() bool { return has(tapName, group) }, 20*time.Second, 20*time.Millisecond, "the bridge knows of us")
 				require.False(t, has("port", group))
 			}

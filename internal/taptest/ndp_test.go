@@ -13,7 +13,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// Each finds that the other has an address which both were given.
+// Each side detects that the other has an address that both were given.
 func TestDuplicatesAreFoundByAndAtTheKernel(t *testing.T) {
 	t.Parallel()
 	ns, h := newLink(t, "sysctl")
@@ -51,7 +51,7 @@ func TestNdisc6FindsTheHost(t *testing.T) {
 	for _, to := range []string{ourAddr6, linkLocal(t, h).String()} {
 		require.Equal(t, mac, strings.TrimSpace(ns.run(t, "ndisc6", "-q", "-1", to, tapName)))
 	}
-	// The kernel's table says what it has learnt.
+	// The kernel's neighbour table shows what it has learned.
 	ns.run(t, "ping", "-6", "-q", "-c", "1", "-W", "5", ourAddr6)
 	out := ns.run(t, "ip", "-6", "neigh", "show", "dev", tapName)
 	require.Contains(t, out, ourAddr6+" lladdr "+h.Interfaces()[1].MAC.String())

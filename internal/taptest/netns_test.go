@@ -39,21 +39,21 @@ const (
 // An end is a pair of addresses by which the two sides of a link reach each other.
 type end struct {
 	name   string
-	flag   string // of programs: -4, -6
-	ours   string // as a program of the kernel's writes it
-	kernel string // as a program of ours writes it
+	flag   string // the option of programs: -4 or -6
+	ours   string // usernet's address, in the form of the kernel's programs
+	kernel string // the kernel's address, in usernet's form
 }
 
-// families has one end of each family.
+// families has an end for each family.
 var families = []end{{"IPv4", "-4", ourAddr, kernelAddr}, {"IPv6", "-6", ourAddr6, kernelAddr6}}
 
-// v6 tells whether the end is one of IPv6.
+// v6 reports whether the end has IPv6 addresses.
 func (e end) v6() bool { return e.flag == "-6" }
 
-// network is "udp4", say.
+// network returns the network for a protocol, such as "udp4".
 func (e end) network(proto string) string { return proto + e.flag[1:] }
 
-// url is the URL of a path on port 80 of our side.
+// url returns the URL of a path on port 80 of the host.
 func (e end) url(path string) string {
 	if !e.v6() {
 		return "http://" + e.ours + path
@@ -61,10 +61,10 @@ func (e end) url(path string) string {
 	return "http://[" + strings.Replace(e.ours, "%", "%25", 1) + "]" + path
 }
 
-// at is the address and port of the kernel's side.
+// at returns the address of the kernel's side with a port.
 func (e end) at(port string) string { return net.JoinHostPort(e.kernel, port) }
 
-// ends are families, and the link-local addresses of IPv6 with their zones.
+// ends returns families and an end with the IPv6 link-local addresses and their zones.
 func (ns *namespace) ends(t *testing.T, h *usernet.Host) []end {
 	return append(families[:2:2], end{"link-local", "-6", linkLocal(t, h).WithZone(tapName).String(),
 		ns.kernelLinkLocal(t) + "%" + h.Interfaces()[1].Name})
@@ -82,7 +82,7 @@ func linkLocal(t *testing.T, h *usernet.Host) netip.Addr {
 	return netip.Addr{}
 }
 
-// kernelLinkLocal waits until the kernel's link-local address is of use, and returns it.
+// kernelLinkLocal waits until the kernel's link-local address is usable, and returns it.
 func (ns *namespace) kernelLinkLocal(t *testing.T) string {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -95,12 +95,12 @@ func (ns *namespace) kernelLinkLocal(t *testing.T) string {
 	return ""
 }
 
-// patience is how long a command of the kernel's side may take. It is there to
-// end a test that hangs, and says nothing about speed.
+// patience limits the time of a command on the kernel's side. It ends a test that hangs, and says
+// nothing about speed.
 const patience = 3 * time.Minute
 
-// need skips the test without root, and where a tool is missing. In CI nothing
-// may be missing.
+// need skips the test without root, or if a tool is missing. With CI=true a missing tool is a
+// failure.
 func need(t *testing.T, tools ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -124,15 +124,15 @@ func need(t *testing.T, tools ...string) {
 	}
 }
 
-// A namespace is a network namespace of the kernel's.
+// A namespace is a network namespace.
 type namespace struct {
 	name string
 }
 
 var lastNamespace atomic.Int64
 
-// newNamespace makes a namespace with only a loopback in it. It is gone, with
-// all that runs in it, at the end of the test.
+// newNamespace makes a namespace with only a loopback. It is deleted at the end of the test, with
+// all processes in it.
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	name := os.Getenv("USERNET_NETNS")
@@ -158,8 +158,8 @@ func newNamespace(t *testing.T) *namespace {
 	return ns
 }
 
-// inside calls f in a thread that is in the namespace for so long. What f opens
-// stays in there, and can be used from everywhere.
+// inside calls f in a thread that is in the namespace during the call. Sockets and files that f
+// opens stay in the namespace, and can be used from any thread.
 func (ns *namespace) inside(f func() error) error {
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -177,20 +177,19 @@ func (ns *namespace) inside(f func() error) error {
 	}
 	err = f()
 	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		// Nothing else may run in this thread, which stays locked.
-		return fmt.Errorf("back to our own namespace: %w", err)
+		// The thread stays locked, because nothing else may run in it.
+		return fmt.Errorf("return to the original namespace: %w", err)
 	}
 	runtime.UnlockOSThread()
 	return err
 }
 
-// openTAP opens a TAP in the namespace, made if it does not exist. On a plain one
-// every frame passes by itself, with its checksum complete. The kernel uses its addresses there at once,
-// without duplicate address detection.
+// openTAP opens a TAP in the namespace, and creates it if it does not exist. A plain one has no
+// offloads. The kernel uses its addresses at once, without Duplicate Address Detection.
 func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 	t.Helper()
 	var tap *nic.TAP
-	// What /proc/sys/net shows is that of the thread which opens it.
+	// /proc/sys/net shows the namespace of the thread that opens it.
 	err := ns.inside(func() error {
 		return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 	})
@@ -200,8 +199,8 @@ func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 			tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), NoOffload: plain})
 			return err
 		})
-		// A process that another test is just starting has our descriptors, also of a
-		// device that was closed, until its exec.
+		// A process that another test is starting has this process's descriptors, even those of a
+		// closed device, until its exec.
 		if !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
 			break
 		}
@@ -211,13 +210,13 @@ func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 	return tap
 }
 
-// newHost makes a host of both families on a device.
+// newHost makes a host with both families on a device.
 func newHost(t *testing.T, dev nic.Device) *usernet.Host {
 	t.Helper()
 	return newHostWith(t, dev, stack.TCPConfig{})
 }
 
-// newHostWith is newHost with settings of TCP.
+// newHostWith is like newHost, with settings of TCP.
 func newHostWith(t *testing.T, dev nic.Device, cfg stack.TCPConfig) *usernet.Host {
 	t.Helper()
 	h, err := usernet.New(usernet.Config{
@@ -232,7 +231,7 @@ func newHostWith(t *testing.T, dev nic.Device, cfg stack.TCPConfig) *usernet.Hos
 	return h
 }
 
-// newTAP makes a namespace with a TAP of both families.
+// newTAP makes a namespace with a TAP that has addresses of both families.
 func newTAP(t *testing.T, plain bool) (*namespace, *nic.TAP) {
 	t.Helper()
 	ns := newNamespace(t)
@@ -241,7 +240,7 @@ func newTAP(t *testing.T, plain bool) (*namespace, *nic.TAP) {
 	return ns, tap
 }
 
-// newLink makes a namespace and a host on a TAP in it, which carries super-frames.
+// newLink makes a namespace and a host on a TAP in it, with super-frames.
 func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	t.Helper()
 	need(t, tools...)
@@ -249,11 +248,10 @@ func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	return ns, newHost(t, tap)
 }
 
-// links are the kinds of TAPs: whether one is plain.
+// links maps the kinds of TAPs to whether they are plain.
 var links = map[string]bool{"super-frames": false, "plain frames": true}
 
-// onBothLinks runs a test over a TAP that carries super-frames and over a plain
-// one.
+// onBothLinks runs a test over a TAP with super-frames and over a plain one.
 func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *namespace, h *usernet.Host, plain bool)) {
 	t.Helper()
 	need(t, tools...)
@@ -265,14 +263,14 @@ func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *names
 	}
 }
 
-// command prepares a command in the namespace, which is ended with ctx.
+// command returns a command in the namespace, which is killed when ctx ends.
 func (ns *namespace) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns.name}, args...)...)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
 
-// try runs a command in the namespace and returns what it wrote.
+// try runs a command in the namespace and returns its output.
 func (ns *namespace) try(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -287,7 +285,7 @@ func (ns *namespace) try(t *testing.T, args ...string) (stdout, stderr string, e
 	return out.String(), errs.String(), err
 }
 
-// run runs a command that has to succeed.
+// run runs a command that must succeed.
 func (ns *namespace) run(t *testing.T, args ...string) string {
 	t.Helper()
 	out, errs, err := ns.try(t, args...)
@@ -295,14 +293,13 @@ func (ns *namespace) run(t *testing.T, args ...string) string {
 	return out
 }
 
-// shell runs a script that has to succeed, each command of it.
+// shell runs a script, each command of which must succeed.
 func (ns *namespace) shell(t *testing.T, script string) string {
 	t.Helper()
 	return ns.run(t, "bash", "-euo", "pipefail", "-c", script)
 }
 
-// drop has the kernel drop one packet of a hundred, at random, in each
-// direction.
+// drop makes the kernel drop one packet in a hundred, at random, in each direction.
 func (ns *namespace) drop(t *testing.T) {
 	t.Helper()
 	ns.shell(t, `
@@ -313,8 +310,7 @@ func (ns *namespace) drop(t *testing.T) {
 		nft add rule inet loss out numgen random mod 100 '<' 1 counter drop`)
 }
 
-// dropped returns how many packets the rules of drop have dropped in each
-// direction.
+// dropped returns how many packets the rules of drop have dropped in each direction.
 func (ns *namespace) dropped(t *testing.T) (in, out int) {
 	t.Helper()
 	count := func(chain string) int {

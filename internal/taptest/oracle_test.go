@@ -25,12 +25,12 @@ import (
 	"github.com/usernet/usernet/resolve"
 )
 
-// A question is a lookup, or a dial, that ours and net's resolvers are both asked for.
+// A question is a lookup or a dial for both usernet's and net's resolver.
 type question struct {
-	Method  string // LookupHost and its like, or Dial
+	Method  string // a Lookup method, or Dial
 	Network string // for LookupIP, LookupNetIP and Dial
 	Name    string
-	Cancel  time.Duration // when the caller gives up; never if zero
+	Cancel  time.Duration // when the caller cancels; never if zero
 	Timeout time.Duration // of the context; none if zero
 }
 
@@ -45,13 +45,13 @@ func (q question) String() string {
 	return s
 }
 
-// An outcome is all that a program sees of an answer.
+// An outcome is everything that a program sees of an answer.
 type outcome struct {
 	Value string // as fmt prints it
 	Error string
 	Type  string // of the error
 
-	// Of the *net.DNSError in it.
+	// From the *net.DNSError in the error.
 	DNS                            bool
 	Err, Name, Server              string
 	Timeout, Temporary, IsNotFound bool
@@ -59,7 +59,7 @@ type outcome struct {
 	Canceled, Deadline bool // errors.Is
 }
 
-// A lookuper is what both resolvers have.
+// A lookuper has the methods that both resolvers share.
 type lookuper interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 	LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error)
@@ -75,8 +75,8 @@ type lookuper interface {
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// printed prints records as JSON. Their order counts if they are few; where it is the
-// server's to choose, unordered does not look at it.
+// printed formats records as JSON. It keeps their order if they are few; unordered ignores it where
+// the server chooses it.
 func printed[T any](records []T, err error) (string, error) {
 	texts := textsOf(records)
 	if len(texts) > 2 {
@@ -138,7 +138,7 @@ func ask(ctx context.Context, r lookuper, dial dialFunc, q question) (string, er
 	panic("no such method: " + q.Method)
 }
 
-// ports are the ends of our side in an error, which differ each time.
+// ports matches the local addresses in an error, which differ each time.
 var ports = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+:\d+->`)
 
 func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
@@ -163,7 +163,7 @@ func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
 		o.DNS, o.Err, o.Name, o.Server = true, plain(e.Err), e.Name, e.Server
 		o.Timeout, o.Temporary, o.IsNotFound = e.IsTimeout, e.IsTemporary, e.IsNotFound
 	}
-	// When time is up for a dial, net tells of the deadline of its socket or of the context's,
+	// When a dial times out, net reports the deadline of its socket or that of the context,
 	// whichever it sees first.
 	if q.Method == "Dial" && q.Timeout > 0 {
 		return o
@@ -172,8 +172,7 @@ func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
 	return o
 }
 
-// oracle is the helper that asks net's resolver. It reads questions and writes
-// their outcomes.
+// oracle is the helper that runs net's resolver. It reads questions and writes their outcomes.
 func oracle() error {
 	var qs []question
 	if err := json.NewDecoder(os.Stdin).Decode(&qs); err != nil {
@@ -198,7 +197,7 @@ type system struct {
 	hosts      string
 }
 
-// theirs asks net's resolver, in a process that has the files of the system in /etc.
+// theirs returns the outcomes of net's resolver, in a process whose /etc has the system's files.
 func (s system) theirs(t *testing.T, ns *namespace, qs []question) []outcome {
 	t.Helper()
 	dir := t.TempDir()
@@ -207,7 +206,7 @@ func (s system) theirs(t *testing.T, ns *namespace, qs []question) []outcome {
 	}
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	// "ip netns exec" makes a mount namespace that nobody else sees.
+	// "ip netns exec" makes a mount namespace for this process only.
 	cmd := ns.command(t.Context(), "bash", "-euc", `
 		for f in resolv.conf hosts nsswitch.conf; do mount --bind "$0/$f" "/etc/$f"; done
 		exec "$1"`, dir, exe)
@@ -227,7 +226,7 @@ func (s system) theirs(t *testing.T, ns *namespace, qs []question) []outcome {
 	return outcomes
 }
 
-// host makes a host of ours with the files of the system.
+// host makes a host with the system's files.
 func (s system) host(t *testing.T, ns *namespace, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
 	rc, err := resolve.ParseResolvConf(bytes.NewBufferString(s.resolvConf))
@@ -248,14 +247,15 @@ func (s system) host(t *testing.T, ns *namespace, change ...func(*usernet.Config
 	return h
 }
 
-// compare asks both, and compares all that they say.
+// compare asks both resolvers and compares the outcomes.
 func (s system) compare(t *testing.T, ns *namespace, h *usernet.Host, qs []question) {
 	t.Helper()
 	theirs := s.theirs(t, ns, qs)
 	for i, q := range qs {
 		ours := outcomeOf(h.Resolver(), h.DialContext, q)
-		// Where one name of the search list could not be asked for, net says of records other than
-		// addresses what became of the last one. To ours a failure outweighs that there is nothing.
+		// If one name of the search list could not be queried, net reports the result of the last
+		// name for records other than addresses. Usernet reports the failure instead of the
+		// absence.
 		if searched := !strings.HasSuffix(q.Name, "."); searched && theirs[i].IsNotFound && ours.DNS && !ours.IsNotFound {
 			require.Contains(t, []string{"LookupMX", "LookupNS", "LookupTXT", "LookupSRV"}, q.Method, "%v", q)
 			require.Equal(t, theirs[i].Name, ours.Name, "%v", q)

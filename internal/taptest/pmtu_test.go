@@ -17,8 +17,9 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// newRoute makes a host of ours on a TAP in a namespace that routes to another one, over a link of the kernel's whose near end has an MTU of
-// 1300. The addresses over there are 198.51.100.1 and 2001:db8:2::1.
+// newRoute makes a host on a TAP in a namespace that routes to another namespace. The link between
+// the two namespaces has an MTU of 1300 at its near end. The addresses of the far end are
+// 198.51.100.1 and 2001:db8:2::1.
 func newRoute(t *testing.T, plain bool) (far *namespace, h *usernet.Host) {
 	t.Helper()
 	need(t)
@@ -48,8 +49,8 @@ func newRoute(t *testing.T, plain bool) (far *namespace, h *usernet.Host) {
 	return far, h
 }
 
-// TestPathMTUIsFoundOnTheWay has TCP and UDP meet a link on the way that is smaller than the first, in both families (RFC
-// 1191, RFC 8201).
+// TestPathMTUIsFoundOnTheWay makes TCP and UDP cross a second link whose MTU is smaller than the
+// first link's, in both families (RFC 1191, RFC 8201).
 //
 // RFC 8200 REC-1.
 func TestPathMTUIsFoundOnTheWay(t *testing.T) {
@@ -90,13 +91,13 @@ func TestPathMTUIsFoundOnTheWay(t *testing.T) {
 				n, _, err := sink.ReadFrom(b)
 				require.NoError(t, err)
 				if n == 1400 {
-					continue // of above, if its last was sent after the message had come
+					continue // the loop above may have left an error
 				}
 				require.True(t, bytes.Equal(data, b[:n]))
 				break
 			}
 
-			// TCP resends what was too large, and goes on.
+			// TCP retransmits what was too large, and continues.
 			sum := make(chan [32]byte)
 			go func() {
 				c, err := ln.Accept()

@@ -23,12 +23,12 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// programs are programs of the kernel's side, and what each does with a host that has a site on port 80, echo on
-// port 7, ssh on port 22, and nothing on port 81.
+// programs are programs of the kernel's side with their uses. The host has a site on port 80, echo
+// on port 7, ssh on port 22, and nothing on port 81.
 var programs = []struct {
 	name   string
 	tools  []string
-	noZone bool // it does not take a link-local address with its zone
+	noZone bool // it does not accept a link-local address with a zone
 	run    func(t *testing.T, ns *namespace, e end)
 }{
 	{name: "curl", tools: []string{"curl", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
@@ -54,7 +54,7 @@ var programs = []struct {
 	}},
 	{name: "nc", tools: []string{"nc", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
 		echoes(t, ns, "nc "+e.flag+" -N "+e.ours+" 7", "nc "+e.flag+" -u -W 1 -w 30 "+e.ours+" 7")
-		ns.try(t, "bash", "-c", "echo x | nc "+e.flag+" -u -w 1 "+e.ours+" 81") // whether it minds the ICMP error is its own affair
+		ns.try(t, "bash", "-c", "echo x | nc "+e.flag+" -u -w 1 "+e.ours+" 81") // nc may or may not report the ICMP error
 	}},
 	{name: "socat", tools: []string{"socat", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
 		to := e.flag[1:] + ":" + e.ours + ":7"
@@ -107,20 +107,22 @@ func requireWrk(t *testing.T, out string) {
 	require.Regexp(t, `[1-9]\d* requests in`, out)
 }
 
-// echoes has commands send to echo servers.
+// echoes sends data to echo servers with several commands.
 func echoes(t *testing.T, ns *namespace, tcp, udp string) {
 	t.Helper()
 	const size, large = 1 << 20, 8000
 	require.Equal(t, contentSum(t, size)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s | sha256sum", self(t, "generate"), size, tcp)))
 	require.Equal(t, "a datagram\n", ns.shell(t, "echo a datagram | "+udp))
-	// One that is sent in several fragments, and comes back so.
+	// A datagram that is sent in several fragments, and comes back in fragments.
 	require.Equal(t, contentSum(t, large)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s | sha256sum", self(t, "generate"), large, udp)))
 }
 
-// sshPort is where the kernel's dropbear listens, on 127.0.0.1: what comes to our port 22 is connected to it.
+// sshPort is the port of the kernel's dropbear, on 127.0.0.1. Connections to the host's port 22 are
+// forwarded to it.
 const sshPort = "2222"
 
-// sshTo starts a dropbear, unless there is one, and returns the command that is to be followed by what it is to run.
+// sshTo starts a dropbear, unless one runs, and returns the prefix of a command line that runs a
+// command over ssh.
 func sshTo(t *testing.T, ns *namespace, e end) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -128,7 +130,7 @@ func sshTo(t *testing.T, ns *namespace, e end) string {
 		ssh-keygen -q -t ed25519 -N '' -f key
 		cp key.pub .ssh/authorized_keys
 		dropbearkey -t ed25519 -f host 2>/dev/null | grep ^ssh-ed25519 | sed 's/^/ours /' > known`)
-	// In the mount namespace that "ip netns exec" makes, and nowhere else, that is root's home.
+	// In the mount namespace of "ip netns exec" only, that directory is root's home.
 	ns.daemon(t, "bash", "-euc", "chmod 700 "+dir+"; mount --bind "+dir+" /root; exec dropbear -F -E -s -r "+dir+"/host -p 127.0.0.1:"+sshPort)
 	require.Eventually(t, func() bool {
 		return ns.inside(func() error {
@@ -143,7 +145,7 @@ func sshTo(t *testing.T, ns *namespace, e end) string {
 		dir, e.ours)
 }
 
-// serveSSH connects what comes to our port 22 to the kernel's dropbear.
+// serveSSH forwards connections to the host's port 22 to the kernel's dropbear.
 func serveSSH(t *testing.T, ns *namespace, h *usernet.Host) {
 	t.Helper()
 	ln, err := h.Listen("tcp", ":22")
@@ -170,15 +172,15 @@ func serveSSH(t *testing.T, ns *namespace, h *usernet.Host) {
 	}()
 }
 
-// faulty is what tshark shows of frames that are not as they should be.
-// Where the sum of a segment is 0, the kernel writes 0xffff (CSUM_MANGLED_0), which tshark calls bad. A datagram that
-// the kernel quotes in an ICMP error has no checksum yet, if we have left that to the device.
+// faulty is a tshark filter for incorrect frames. If the sum of a segment is 0, the kernel writes
+// 0xffff (CSUM_MANGLED_0), which tshark calls bad. A datagram that the kernel quotes in an ICMP
+// error has no checksum yet if usernet has left that to the device.
 const faulty = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 && tcp.checksum != 0xffff || " +
 	"udp.checksum.status == 0 && !(icmp || icmpv6) || icmp.checksum.status == 0 || icmpv6.checksum.status == 0 || " +
 	"tcp.checksum == 0xffff && (ip.src == " + ourAddr + " || ipv6.src == " + ourAddr6 + ")"
 
-// TestProgramsReachTheHost has programs of the kernel's side use a host over IPv4, over IPv6 and by its link-local
-// address, and the host use the kernel; then it has tshark look at all that has passed.
+// TestProgramsReachTheHost lets the kernel's programs use a host over IPv4, over IPv6 and by its
+// link-local address, and lets the host use the kernel. Then tshark checks all frames.
 func TestProgramsReachTheHost(t *testing.T) {
 	t.Parallel()
 	need(t, "tshark", "curl", "ping", "nc", "nft")
@@ -229,8 +231,9 @@ func useAndCapture(t *testing.T, plain bool) {
 		"icmpv6.type == 135", "icmpv6.type == 136", "ipv6.fraghdr.more == 1", "ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow != 0",
 		"ip && tcp.flags.reset == 1", "ip && tcp.flags.fin == 1", "ip && tcp.checksum.status == 1 && tcp.srcport == 80",
 		"ipv6 && tcp.flags.reset == 1", "ipv6 && tcp.flags.fin == 1", "ipv6 && tcp.checksum.status == 1 && tcp.srcport == 80"}
-	// What is not a fault of a frame but would be one of ours is the second. The third is that all segments of a connection have a label:
-	// resets of no connection have none.
+	// The second filter is for correct frames that would show a fault of the stack. The third
+	// checks that all segments of a connection have a flow label; resets without a connection have
+	// none.
 	absent := []string{faulty, "tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1",
 		"ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow == 0"}
 	if plain {
@@ -248,7 +251,7 @@ func useAndCapture(t *testing.T, plain bool) {
 	}
 }
 
-// useTheKernel has the host be the client.
+// useTheKernel uses the host as the client.
 func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
 	for _, n := range []int64{0, 1, 100_000, 1_000_000} {
 		fetch(t, h, e, n)
@@ -256,7 +259,7 @@ func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
 	_, err := h.DialTimeout("tcp", e.at("81"), 30*time.Second)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.EqualError(t, err, "dial tcp "+e.at("81")+": connect: connection refused")
-	// UDP learns it from ICMP, on both sides.
+	// UDP sockets learn it from ICMP, on both sides.
 	ours, err := h.Dial("udp", e.at("81"))
 	require.NoError(t, err)
 	defer ours.Close()
@@ -266,7 +269,7 @@ func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
 		if err != nil {
 			return err
 		}
-		// A protocol that is not known.
+		// An unknown protocol.
 		c, err := net.Dial("ip"+e.flag[1:]+":253", e.ours)
 		if err != nil {
 			return err
@@ -296,11 +299,11 @@ func TestWrkSeesNoError(t *testing.T) {
 	}
 }
 
-// shark tells how many frames of a capture each of the filters has, in one run of tshark:
-// to start it takes longer than to read the file.
+// shark returns how many frames of a capture match each of the filters. It runs tshark once,
+// because starting it takes longer than reading the file.
 func (ns *namespace) shark(t *testing.T, file string, filters []string) (frames []int) {
 	t.Helper()
-	// A port that the system has chosen may be that of a protocol which tshark knows.
+	// An ephemeral port may be that of a protocol that tshark knows.
 	const chosen = ".port==32768-60999,data"
 	out := ns.run(t, "tshark", "-q", "-r", file, "-d", "tcp"+chosen, "-d", "udp"+chosen, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
 		"-o", "udp.check_checksum:TRUE", "-z", "io,stat,0,"+strings.Join(filters, ","))

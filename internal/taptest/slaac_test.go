@@ -21,8 +21,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// newRouter makes a namespace that is a router, with 2001:db8:1::1 on a TAP, and a host that listens
-// to routers at the other end.
+// newRouter makes a namespace that is a router, with 2001:db8:1::1 on a TAP, and a host at the
+// other end that listens to routers.
 func newRouter(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	t.Helper()
 	need(t, tools...)
@@ -34,11 +34,11 @@ func newRouter(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	h, err := usernet.New(usernet.Config{NIC: tap, Auto: true, StableSecret: []byte("a secret of the tests")})
 	require.NoError(t, err)
 	t.Cleanup(func() { h.Close() })
-	ns.kernelLinkLocal(t) // which the router speaks from
+	ns.kernelLinkLocal(t) // the router sends from it
 	return ns, h
 }
 
-// daemon starts a daemon in the namespace, which stays in the foreground and is ended with the test.
+// daemon starts a daemon in the foreground in the namespace. It is killed at the end of the test.
 func (ns *namespace) daemon(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := ns.command(t.Context(), args...)
@@ -58,7 +58,7 @@ func (ns *namespace) daemon(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// await waits until something holds of a host.
+// await waits until holds returns true for a host.
 func await(t *testing.T, h *usernet.Host, what string, holds func() bool) {
 	t.Helper()
 	for end := time.After(patience); ; {
@@ -68,14 +68,14 @@ func await(t *testing.T, h *usernet.Host, what string, holds func() bool) {
 		}
 		select {
 		case <-changed:
-		case <-time.After(time.Second): // lifetimes change without an event
+		case <-time.After(time.Second): // lifetimes change without a notification
 		case <-end:
 			t.Fatalf("waited in vain until %s: %+v", what, h.Interfaces()[1])
 		}
 	}
 }
 
-// autoAddr returns the first address in a prefix.
+// autoAddr returns the host's first address in a prefix.
 func autoAddr(h *usernet.Host, prefix string) (a stack.AddrInfo) {
 	for _, a := range h.Interfaces()[1].AddrInfo {
 		if netip.MustParsePrefix(prefix).Contains(a.Prefix.Addr()) {
@@ -129,7 +129,8 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 		return r.Dst == netip.MustParsePrefix("2001:db8:77::/48") && r.Via == info.Gateway6
 	}))
 
-	// A name of the search list resolves, and what is beyond the router is reached.
+	// A name with a domain of the search list resolves, and a destination behind the router is
+	// reachable.
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var addrs []string
@@ -151,7 +152,7 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	out := ns.shell(t, fmt.Sprintf("curl -6 -sS --fail 'http://[%s]/content?n=%d' | sha256sum", a.Prefix.Addr(), someBulk))
 	require.Equal(t, contentSum(t, someBulk), strings.Fields(out)[0])
 
-	// Deprecated, and then withdrawn with its router.
+	// The address becomes deprecated, and is then removed together with its router.
 	require.NoError(t, os.WriteFile(conf, []byte(radvdConfig(0, 3600)), 0o644))
 	require.NoError(t, radvd.Process.Signal(syscall.SIGHUP))
 	await(t, h, "the prefix is deprecated", func() bool { return autoAddr(h, "2001:db8:1::/64").State == stack.AddrDeprecated })
@@ -160,7 +161,7 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	require.Equal(t, stack.AddrDeprecated, autoAddr(h, "2001:db8:1::/64").State)
 }
 
-// dnsmasq as the router: it advertises what is on its interface.
+// dnsmasq as the router advertises the prefix of its interface.
 func TestDnsmasqConfiguresAHost(t *testing.T) {
 	t.Parallel()
 	ns, h := newRouter(t, "dnsmasq", "ping")
@@ -182,7 +183,7 @@ func TestDnsmasqConfiguresAHost(t *testing.T) {
 	require.Contains(t, out, "3 received")
 }
 
-// The kernel is a host of a router of this kind.
+// A usernet host is the router, and the kernel configures itself from it.
 func TestTheKernelIsConfiguredByUsernet(t *testing.T) {
 	t.Parallel()
 	need(t, "rdisc6", "ping")

@@ -22,7 +22,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// serveSite serves site over usernet on port 80, with an unchanged http.Server.
+// serveSite serves site over usernet on port 80, with an unmodified http.Server.
 func serveSite(t *testing.T, h *usernet.Host) {
 	t.Helper()
 	ln, err := h.Listen("tcp", ":80")
@@ -64,21 +64,22 @@ func serveEcho(t *testing.T, h *usernet.Host) {
 	}()
 }
 
-// curlDownload fetches n bytes with curl and compares their hash.
+// curlDownload downloads n bytes with curl and compares their hash.
 func curlDownload(t *testing.T, ns *namespace, e end, n int64) {
 	t.Helper()
 	out := ns.shell(t, fmt.Sprintf("curl -sS --fail '%s?n=%d' | sha256sum", e.url("/content"), n))
 	require.Equal(t, contentSum(t, n), strings.Fields(out)[0], "the SHA-256 of what curl got")
 }
 
-// curlUpload sends n bytes with curl and compares the hash of what arrived.
+// curlUpload uploads n bytes with curl and compares the hash of the received data.
 func curlUpload(t *testing.T, ns *namespace, e end, n int64) {
 	t.Helper()
 	out := ns.shell(t, fmt.Sprintf("%s %d | curl -sS --fail -T - '%s'", self(t, "generate"), n, e.url("/sum")))
 	require.Equal(t, fmt.Sprintf("%d %s\n", n, contentSum(t, n)), out, "the SHA-256 of what the server got")
 }
 
-// fetch downloads n bytes from the kernel's server on port 8000 and uploads as many, and compares their hashes.
+// fetch downloads n bytes from the kernel's server on port 8000, uploads as many, and compares the
+// hashes.
 func fetch(t *testing.T, h *usernet.Host, e end, n int64) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DialContext: h.DialContext}}
@@ -98,7 +99,8 @@ func fetch(t *testing.T, h *usernet.Host, e end, n int64) {
 	require.Equal(t, fmt.Sprintf("%d %s\n", n, contentSum(t, n)), string(body), "upload of %d bytes", n)
 }
 
-// TestLargeTransfersAreIntact has both sides fetch from the other and send to it, over each family.
+// TestLargeTransfersAreIntact makes each side download from the other and upload to it, over each
+// family.
 func TestLargeTransfersAreIntact(t *testing.T) {
 	t.Parallel()
 	onBothLinks(t, []string{"curl", "sha256sum"}, func(t *testing.T, ns *namespace, h *usernet.Host, plain bool) {
@@ -121,7 +123,7 @@ func TestLargeTransfersAreIntactThroughLossInEachDirection(t *testing.T) {
 	onBothLinks(t, []string{"curl", "sha256sum", "nft"}, func(t *testing.T, ns *namespace, h *usernet.Host, plain bool) {
 		serveSite(t, h)
 		ns.drop(t)
-		// A super-frame is lost as a whole: it takes more bytes for as many losses.
+		// A super-frame is lost as a whole, so it takes more bytes for the same number of losses.
 		size := bulk
 		if plain {
 			size = someBulk
@@ -158,14 +160,14 @@ func TestManyCurlsAtOnceAreServed(t *testing.T) {
 		}
 	}
 
-	// And as many processes, so that nothing is shared.
+	// The same number of processes, so that they share nothing.
 	out := ns.shell(t, fmt.Sprintf(
 		"for i in $(seq %d); do curl -sS --fail '%s?n=%d' | sha256sum & curl -sS --fail -g '%s?n=%[3]d' | sha256sum & done; wait",
 		curls/2, families[0].url("/content"), size, families[1].url("/content")))
 	require.Equal(t, strings.Repeat(want+"  -\n", curls), out)
 }
 
-// TestPingAnswersEverySizeWithoutLoss has the kernel send and receive packets of all sizes.
+// TestPingAnswersEverySizeWithoutLoss makes the kernel send and receive packets of all sizes.
 //
 // RFC 8200 MUST-31 MUST-32.
 func TestPingAnswersEverySizeWithoutLoss(t *testing.T) {
@@ -176,21 +178,22 @@ func TestPingAnswersEverySizeWithoutLoss(t *testing.T) {
 			if e.v6() {
 				header, most = 40+8, 65527
 			}
-			// Every size that fits a frame, once, and those at an edge, or larger than a
-			// frame, many times.
+			// Each size that fits a frame once, and sizes at a limit or larger than a frame several
+			// times.
 			ping := fmt.Sprintf("ping %s -q -W 5", e.flag)
 			if !plain {
 				require.Empty(t, ns.shell(t, fmt.Sprintf(
 					"for s in $(seq 0 %d %d); do %s -c 1 -s $s %s >/dev/null || echo lost $s; done", pingStep, 1500-header, ping, e.ours)))
 			}
-			// Without room for a time ping does not know how long an answer takes, and waits for
-			// the last no longer than from one to the next: those go alone.
+			// If a packet is too short for a timestamp, ping does not know the round-trip time and
+			// waits for the last answer only as long as the interval. These sizes run alone.
 			require.Empty(t, ns.shell(t, fmt.Sprintf(
 				"for s in 0 1 7 8 9 15; do for i in $(seq %d); do %s -c 1 -s $s %s >/dev/null || echo lost $s; done; done", pings/2, ping, e.ours)))
 			for _, size := range []int{16, 17, 18, 19, 56, 1499 - header, 1500 - header, 1501 - header, 1480, 4000, 30000, 65000, most} {
-				// One at a time (-A): two dozen of the largest would fill the device's queue, and after the
-				// last ping waits for answers no longer than two round trips, which a loaded machine exceeds.
-				// TestPingFloodIsAnsweredWithoutLoss has many under way.
+				// One at a time (-A), because two dozen of the largest would fill the device's
+				// queue. After the last one, ping waits for answers no longer than two round trips,
+				// which a loaded machine exceeds. TestPingFloodIsAnsweredWithoutLoss sends many at
+				// a time.
 				out := ns.run(t, "ping", e.flag, "-q", "-A", "-c", fmt.Sprint(pings), "-W", "5", "-s", fmt.Sprint(size), e.ours)
 				require.Contains(t, out, fmt.Sprintf("%d packets transmitted, %[1]d received, 0%% packet loss", pings), "size %d", size)
 			}
@@ -249,7 +252,7 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	ns.run(t, "ip", "link", "del", tapName)
 	waitDown(t, h)
 
-	// The kernel had an acknowledgement for all of it.
+	// The kernel got an acknowledgement for all of it.
 	got := make([]byte, sent)
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	_, err = io.ReadFull(c, got)
@@ -258,13 +261,13 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	// More will not come, and that is an error of net's kind, not an end.
+	// No more data will arrive. That is an error of net's kind, not the end of the stream.
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 	_, err = c.Read(got)
 	requireOpError(t, err, "read")
 	require.NotErrorIs(t, err, io.EOF)
 
-	// Neither new connections nor datagrams have a way out.
+	// New connections and datagrams fail, too.
 	_, err = h.DialTimeout("tcp", kernelAddr+":81", 30*time.Second)
 	requireOpError(t, err, "dial")
 	require.Regexp(t, `network is (unreachable|down)|no route to host`, err.Error())
@@ -274,7 +277,7 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	requireOpError(t, err, "write")
 	require.Regexp(t, `network is (unreachable|down)|no route to host`, err.Error())
 
-	// Close still wakes whoever waits.
+	// Close still wakes blocked calls.
 	woken := make(chan error, 1)
 	require.NoError(t, c.SetReadDeadline(time.Time{}))
 	go func() {
@@ -290,7 +293,7 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	}
 }
 
-// waitDown waits until the host knows that its device is gone.
+// waitDown waits until the host has noticed that its device is gone.
 func waitDown(t *testing.T, h *usernet.Host) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -303,8 +306,8 @@ func waitDown(t *testing.T, h *usernet.Host) {
 	}, patience, time.Millisecond, "the device is gone, and the host says that it is up")
 }
 
-// requireOpError checks that err is what package net's functions return: a bare
-// *net.OpError of the operation.
+// requireOpError checks that err is what package net's functions return: a *net.OpError of the
+// operation, not wrapped.
 func requireOpError(t *testing.T, err error, op string) {
 	t.Helper()
 	require.Error(t, err)
@@ -313,7 +316,7 @@ func requireOpError(t *testing.T, err error, op string) {
 	require.Equal(t, op, operr.Op)
 }
 
-// Not in parallel: a process that another test is just starting keeps a closed device.
+// Not in parallel, because a process that another test is starting keeps a closed device open.
 func TestMissingAndBusyDevicesAreClearErrors(t *testing.T) {
 	need(t)
 	ns := newNamespace(t)

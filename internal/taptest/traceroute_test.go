@@ -19,12 +19,12 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// A trace is what the tests of routes need to know of a family.
+// A trace has the properties of a family that the tests of routes need.
 type trace struct {
 	end
-	hops   []string // from our host: the kernel behind the TAP, a router, and the destination
-	back   []string // the way back
-	header int      // bytes of an IP header
+	hops   []string // from the host: the kernel behind the TAP, a router, and the destination
+	back   []string // the hops in the opposite direction
+	header int      // length of an IP header
 	proto  int      // of ICMP
 
 	echo, reply, exceeded, unreachable icmp.Type
@@ -38,8 +38,8 @@ var traces = []trace{
 		ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, ipv6.ICMPTypeTimeExceeded, ipv6.ICMPTypeDestinationUnreachable, 4},
 }
 
-// newRouters makes a link whose kernel forwards to a router of its own namespace,
-// behind which is a third one.
+// newRouters makes a link whose kernel forwards to a router in another namespace. A third namespace
+// is behind the router.
 func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespace) {
 	first, h := newLink(t, append(tools, "sysctl")...)
 	second, third := newNamespace(t), newNamespace(t)
@@ -65,7 +65,8 @@ func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespac
 	return h, third
 }
 
-// readICMP reads the next message from a router or the destination that is no neighbour discovery.
+// readICMP reads the next ICMP message from a router or the destination, and skips neighbor
+// discovery.
 func (tr trace) readICMP(t *testing.T, c net.PacketConn) (from string, m *icmp.Message) {
 	t.Helper()
 	b := make([]byte, 1500)
@@ -81,7 +82,8 @@ func (tr trace) readICMP(t *testing.T, c net.PacketConn) (from string, m *icmp.M
 	}
 }
 
-// quoted returns what an error quotes of the datagram after its IP header, of which it looks at the addresses.
+// quoted checks the addresses of the datagram quoted in an error, and returns what follows its IP
+// header.
 func (tr trace) quoted(t *testing.T, m *icmp.Message) (proto int, payload []byte) {
 	t.Helper()
 	var original []byte
@@ -119,7 +121,7 @@ func traceWithEchoes(t *testing.T, h *usernet.Host) {
 		defer pc.Close()
 		for i, hop := range tr.hops {
 			echo := &icmp.Echo{ID: 0x1234, Seq: i, Data: []byte("which way?")}
-			// Where a pseudo-header is in the checksum, the stack fills it in (RFC 3542 3.1).
+			// If the checksum includes a pseudo-header, the stack sets it (RFC 3542 3.1).
 			b, err := (&icmp.Message{Type: tr.echo, Body: echo}).Marshal(nil)
 			require.NoError(t, err)
 			_, err = pc.(*usernet.IPConn).WritePacket(b, usernet.PacketInfo{Remote: netip.AddrPortFrom(netip.MustParseAddr(tr.hops[len(tr.hops)-1]), 0), TTL: uint8(i + 1)})
@@ -132,8 +134,8 @@ func traceWithEchoes(t *testing.T, h *usernet.Host) {
 				require.Equal(t, echo, m.Body)
 				break
 			}
-			// RFC 792: "the internet header plus the first 64 bits of the original datagram's data",
-			// which tell one's own from others'.
+			// RFC 792: "the internet header plus the first 64 bits of the original datagram's
+			// data". These identify the sender's own datagrams.
 			require.Equal(t, tr.exceeded, m.Type)
 			proto, original := tr.quoted(t, m)
 			require.Equal(t, tr.proto, proto)
@@ -159,7 +161,7 @@ func traceWithDatagrams(t *testing.T, h *usernet.Host) {
 			require.Equal(t, hop, from)
 			if i < len(tr.hops)-1 {
 				require.Equal(t, tr.exceeded, m.Type)
-			} else { // nobody has such a port, which is how one knows to have arrived
+			} else { // the port is closed, which shows that the destination is reached
 				require.Equal(t, tr.unreachable, m.Type)
 				require.Equal(t, tr.port, m.Code)
 			}
@@ -170,7 +172,7 @@ func traceWithDatagrams(t *testing.T, h *usernet.Host) {
 	}
 }
 
-// traceWithPrograms has the kernel's programs find the way to our host.
+// traceWithPrograms traces the route to the host with the kernel's programs.
 func traceWithPrograms(t *testing.T, third *namespace) {
 	for _, tr := range traces {
 		for _, how := range []string{"", "-I", "-T -p 7"} {

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// TestBatchesOfDatagramsCrossToTheKernelAndBack sends batches both ways, which on
-// the TAP with offloads are one super-frame each.
+// TestBatchesOfDatagramsCrossToTheKernelAndBack sends batches in both directions. On a TAP with
+// offloads each batch is one super-frame.
 func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 	for name, plain := range map[string]bool{"offload": false, "plain": true} {
 		t.Run(name, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 				}
 				ms = append(ms, stack.Datagram{Buffers: [][]byte{bytes.Repeat([]byte{byte(i)}, n)}, Addr: kernelTo})
 			}
-			_, err = ours.WriteTo([]byte("hello"), kernelTo, stack.SendOptions{}) // finds the station
+			_, err = ours.WriteTo([]byte("hello"), kernelTo, stack.SendOptions{}) // resolves the link address
 			require.NoError(t, err)
 			buf := make([]byte, 2000)
 			n, err := kernel.Read(buf)
@@ -87,7 +87,7 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 	}
 }
 
-// requireFrames looks whether a batch crossed as it should have.
+// requireFrames checks whether a batch crossed in the expected number of frames.
 func requireFrames(t *testing.T, plain bool, before, after uint64, datagrams int) {
 	t.Helper()
 	if plain {
@@ -97,7 +97,7 @@ func requireFrames(t *testing.T, plain bool, before, after uint64, datagrams int
 	require.LessOrEqual(t, after-before, uint64(5), "one frame for all, and perhaps what else there was")
 }
 
-// sendSegments has the kernel send what it takes for one datagram in pieces.
+// sendSegments makes the kernel send one long datagram in segments (UDP_SEGMENT).
 func sendSegments(t *testing.T, conn *net.UDPConn, ms []stack.Datagram, size int) {
 	t.Helper()
 	raw, err := conn.SyscallConn()

@@ -22,7 +22,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A zeroCopyCounter counts the frames whose payload a TAP has put elsewhere.
+// A zeroCopyCounter counts the frames whose payload a TAP has put into a ReceiveBuffer.
 type zeroCopyCounter struct {
 	*nic.TAP
 	inBuffer atomic.Int64
@@ -39,8 +39,8 @@ func (d *zeroCopyCounter) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// spoiled reads to the end with a large buffer, in reads that are cut short by
-// deadlines, and writes to all of the buffer after each. It returns the SHA-256.
+// spoiled reads to the end with a large buffer. Deadlines cut the Reads short, and after each Read
+// spoiled overwrites the whole buffer. It returns the SHA-256 of the data.
 func spoiled(c net.Conn, r *rand.Rand) (string, error) {
 	sum := sha256.New()
 	buf := make([]byte, 128<<10)
