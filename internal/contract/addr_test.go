@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// resolveBehaviours are of ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr. Nothing
-// in them is asked of a name server.
+// resolveBehaviours returns the behaviours of ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr that
+// query no name server.
 func resolveBehaviours() []behaviour {
 	tcp := func(network, address string) func(*testing.T, *world.World) []any {
 		return func(t *testing.T, w *world.World) []any {
@@ -81,7 +81,7 @@ func resolveBehaviours() []behaviour {
 	}
 }
 
-// lookupBehaviours are of the Lookup functions, without asking a name server.
+// lookupBehaviours returns the behaviours of the Lookup functions that query no name server.
 func lookupBehaviours() []behaviour {
 	port := func(network, service string) func(*testing.T, *world.World) []any {
 		return func(t *testing.T, w *world.World) []any {

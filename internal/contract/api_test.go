@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// hostFunctions are the functions of net that ask or change a network: methods of Host
-// have their names and signatures.
+// hostFunctions returns the functions of net that query or change a network. Methods of Host have
+// the same names and signatures.
 func hostFunctions() map[string]any {
 	return map[string]any{
 		"Dial": net.Dial, "DialTimeout": net.DialTimeout, "DialTCP": net.DialTCP, "DialUDP": net.DialUDP, "DialIP": net.DialIP,
@@ -29,7 +29,7 @@ func hostFunctions() map[string]any {
 	}
 }
 
-// otherFunctions are those of net that no Host has, or in another form.
+// otherFunctions returns the functions of net that Host does not have, or has in another form.
 func otherFunctions() map[string]string {
 	const (
 		pure   = "a function of its arguments alone"
@@ -48,7 +48,7 @@ func otherFunctions() map[string]string {
 }
 
 func TestAHostHasTheFunctionsOfNet(t *testing.T) {
-	// plain is a signature with net's types for ours, and without a receiver.
+	// plain returns a signature without its receiver, with net's types in place of usernet's.
 	plain := func(s string) string {
 		s = strings.ReplaceAll(s, "usernet.", "net.")
 		return strings.Replace(strings.Replace(s, "func(*net.Host, ", "func(", 1), "func(*net.Host)", "func()", 1)
@@ -60,14 +60,14 @@ func TestAHostHasTheFunctionsOfNet(t *testing.T) {
 		require.Equal(t, reflect.TypeOf(theirs).String(), plain(ours.Type.String()), name)
 	}
 	resolver := reflect.TypeFor[*net.Resolver]()
-	for _, name := range []string{"LookupNetIP"} { // which has no function in net
+	for _, name := range []string{"LookupNetIP"} { // net has no such function
 		theirs, _ := resolver.MethodByName(name)
 		ours, ok := host.MethodByName(name)
 		require.True(t, ok, "Host.%s is missing", name)
 		require.Equal(t, strings.Replace(theirs.Type.String(), "*net.Resolver, ", "", 1), plain(ours.Type.String()), name)
 	}
 
-	// When a release of Go brings a function, somebody must decide.
+	// When a release of Go adds a function, a developer has to decide.
 	pkg, err := build.Default.Import("net", "", 0)
 	require.NoError(t, err)
 	found := 0
@@ -88,7 +88,7 @@ func TestAHostHasTheFunctionsOfNet(t *testing.T) {
 	require.Equal(t, len(hostFunctions())+len(otherFunctions()), found, "a function that net does not have any more")
 }
 
-// methodsOf are the names of the methods of a type.
+// methodsOf returns the names of a type's methods.
 func methodsOf(t reflect.Type) map[string]bool {
 	names := make(map[string]bool)
 	for i := range t.NumMethod() {
@@ -98,7 +98,8 @@ func methodsOf(t reflect.Type) map[string]bool {
 }
 
 func TestWhatOursHasBeyondNetIsKnown(t *testing.T) {
-	// The connections have more: what a program without a descriptor asks them instead.
+	// The connections have additional methods, which replace what a program would do with the
+	// descriptor.
 	for _, c := range []struct {
 		theirs, ours any
 	}{

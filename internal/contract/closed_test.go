@@ -139,7 +139,7 @@ func closedBehaviours() []behaviour {
 	}
 }
 
-// zeroBehaviours are of connections that were never made. A nil one panics in net.
+// zeroBehaviours returns the behaviours of zero connections. A nil one panics in net.
 func zeroBehaviours() []behaviour {
 	return []behaviour{
 		{"every method of a zero TCPConn", func(t *testing.T, w *world.World) []any { return tcpMethods(w.ZeroTCP) }, "invalid argument"},
@@ -152,7 +152,7 @@ func zeroBehaviours() []behaviour {
 	}
 }
 
-// listenerMethods calls every method of a listener that has an error.
+// listenerMethods calls every method of a listener that returns an error.
 func listenerMethods(l world.TCPListener) []any {
 	c, accept := l.Accept()
 	_, tcp := world.AcceptTCP(l)

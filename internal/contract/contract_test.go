@@ -19,22 +19,22 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// A behaviour is a program of a few calls that gives the same transcript everywhere.
+// A behaviour is a short program that gives the same transcript everywhere.
 type behaviour struct {
 	name string
-	// run returns what the program sees: results, errors, addresses.
+	// run runs the program and returns what it observes: results, errors, addresses.
 	run func(t *testing.T, w *world.World) []any
-	// want is what the last line of the transcript says in the end, or of an error its
-	// text, so that it is known to be the one that is meant.
+	// want is the end of the transcript's last line or, for an error, its text. It ensures that the
+	// behaviour tests what it means to test.
 	want string
 }
 
-// A difference is one that is allowed, with its reason, and what ours is in the end.
+// A difference is an allowed difference, with its reason and the end of usernet's transcript.
 type difference struct {
 	name, reason, want string
 }
 
-// leastBehaviours and mostDifferences are what the project has promised.
+// leastBehaviours and mostDifferences are the project's promises.
 const (
 	leastBehaviours = 150
 	mostDifferences = 10
@@ -54,7 +54,8 @@ func behaviours() []behaviour {
 func TestUsernetBehavesAsTheKernel(t *testing.T) {
 	ws, all, allowed := world.All(t), behaviours(), allowedDifferences()
 	if families := os.Getenv(familiesEnv); families != "" {
-		// The kernel has what the hosts have: see TestTheContractHoldsWithAndWithoutIPv6.
+		// Here the kernel has the families of the hosts: see
+		// TestTheContractHoldsWithAndWithoutIPv6.
 		all, allowed = append(all, sixBehaviours()...), allowed[1:]
 		if families == bothFamilies {
 			ws = world.AllSix(t)
@@ -97,8 +98,8 @@ func TestThereAreEnoughBehavioursAndFewDifferences(t *testing.T) {
 	}
 }
 
-// transcript runs a behaviour in a world, and returns what it saw in a form that is
-// the same in all worlds.
+// transcript runs a behaviour in a World and returns its observations in a form that is the same in
+// all Worlds.
 func transcript(t *testing.T, w *world.World, b behaviour, want string) []string {
 	t.Helper()
 	seen := b.run(t, w)
@@ -115,7 +116,7 @@ func transcript(t *testing.T, w *world.World, b behaviour, want string) []string
 	return lines
 }
 
-// show tells all of a value that does not depend on the world.
+// show formats a value without the parts that depend on the World.
 func show(w *world.World, v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -136,13 +137,14 @@ func show(w *world.World, v any) string {
 	return plain(w, fmt.Sprint(v))
 }
 
-// ephemeral are ports that were chosen.
+// ephemeral matches ephemeral ports.
 var ephemeral = regexp.MustCompile(`:(3[2-9]|4\d|5\d|60)\d\d\d\b`)
 
-// loopback6 is ::1, but not within another address.
+// loopback6 matches ::1, but not within another address.
 var loopback6 = regexp.MustCompile(`(^|[^0-9a-f:])::1($|: |[^0-9a-f:.%])`)
 
-// plain makes the client's and the server's address HOST or, of IPv6, SIX, and ports that were chosen P.
+// plain replaces the client's and the server's address by HOST or, for IPv6, SIX, and ephemeral
+// ports by P.
 func plain(w *world.World, s string) string {
 	s = ephemeral.ReplaceAllString(s, ":P")
 	for _, addr := range []string{w.Alone, w.Server, w.Client, "127.0.0.1"} {
@@ -155,8 +157,7 @@ func plain(w *world.World, s string) string {
 	return s
 }
 
-// An observation is all that a program can see of an error without being told more
-// than its types in net.
+// An observation is everything that a program can see of an error if it knows only net's types.
 type observation struct {
 	Text               string
 	Chain              []string
@@ -169,7 +170,7 @@ type observation struct {
 	Timeout, Temporary bool
 }
 
-// observe looks at an error that occurred in a world.
+// observe returns the observation of an error that occurred in a World.
 func observe(w *world.World, err error) observation {
 	o := observation{Text: plain(w, err.Error())}
 	for e := err; e != nil; e = errors.Unwrap(e) {
@@ -181,7 +182,7 @@ func observe(w *world.World, err error) observation {
 			o.Source = show(w, oe.Source)
 		}
 		if oe.Addr != nil {
-			// Of which type it is differs in net, from one method to the next.
+			// net's methods return different types of addresses.
 			o.Addr = plain(w, oe.Addr.Network()+" "+oe.Addr.String())
 		}
 	}
@@ -216,8 +217,8 @@ func observe(w *world.World, err error) observation {
 	return o
 }
 
-// typeName is the name of an error's type if a program can name it, and if not
-// then that it cannot. An errno has one of its own.
+// typeName returns the name of an error's type if a program can name it, and otherwise says that it
+// cannot. An errno has its own name.
 func typeName(err error) string {
 	t := reflect.TypeOf(err)
 	name := t.String()
@@ -230,8 +231,8 @@ func typeName(err error) string {
 	return name
 }
 
-// after runs f in a goroutine that is at work, or waits, when after returns. What f
-// returns comes over the channel.
+// after runs f in a goroutine, and returns when f is running or blocked. The result of f arrives on
+// the channel.
 func after[T any](f func() T) <-chan T {
 	got := make(chan T, 1)
 	go func() { got <- f() }()
@@ -239,8 +240,8 @@ func after[T any](f func() T) <-chan T {
 	return got
 }
 
-// concurrently calls f in so many goroutines, and tells how many had no error. The
-// others must have net.ErrClosed.
+// concurrently calls f in n goroutines and reports how many had no error. The others must have
+// net.ErrClosed.
 func concurrently(n int, f func() error) string {
 	got := make(chan error)
 	for range n {
@@ -259,7 +260,7 @@ func concurrently(n int, f func() error) string {
 	return fmt.Sprintf("%d of %d without an error", fine, n)
 }
 
-// readErr and writeErr are the error of one call.
+// readErr and writeErr return the error of one call.
 func readErr(r io.Reader) error {
 	_, err := r.Read(make([]byte, 1))
 	return err
@@ -270,7 +271,7 @@ func writeErr(w io.Writer) error {
 	return err
 }
 
-// read and write are all the results of one call.
+// read and write return all results of one call.
 func read(r io.Reader, size int) []any {
 	b := make([]byte, size)
 	n, err := r.Read(b)
@@ -282,13 +283,13 @@ func write(w io.Writer, s string) []any {
 	return []any{n, err}
 }
 
-// all is what a reader has until its end.
+// all returns everything that a reader returns until its end.
 func all(r io.Reader) []any {
 	b, err := io.ReadAll(r)
 	return []any{b, err}
 }
 
-// reset has the peer of c, s, end the connection with a reset, and waits until c knows.
+// reset makes the peer of s reset the connection, and waits until s has noticed.
 func reset(t *testing.T, s world.TCPConn) {
 	t.Helper()
 	require.NoError(t, s.SetLinger(0))
@@ -296,7 +297,7 @@ func reset(t *testing.T, s world.TCPConn) {
 	world.Settle()
 }
 
-// addrIP is the IP address of a net.Addr, as it stands there, or nil.
+// addrIP returns the IP address of a net.Addr, as it is, or nil.
 func addrIP(a net.Addr) net.IP {
 	switch a := a.(type) {
 	case *net.TCPAddr:

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// copyBehaviours are of ReadFrom and WriteTo, which io.Copy and net/http call.
+// copyBehaviours returns the behaviours of ReadFrom and WriteTo, which io.Copy and net/http call.
 func copyBehaviours() []behaviour {
 	return []behaviour{
 		{"ReadFrom of a reader in memory", func(t *testing.T, w *world.World) []any {

@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// dialing is a scenario of one dial to an address in which HOST is the server's.
+// dialing returns a behaviour of one dial. HOST in the address stands for the server's.
 func dialing(network, address string, o world.DialOptions) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		return dialed(w.Dial(context.Background(), o, network, strings.ReplaceAll(address, "HOST", w.Server)))
@@ -64,7 +64,7 @@ func dialBehaviours() []behaviour {
 	}
 }
 
-// dialed shows what a dial gave: the ends of the connection, or the error.
+// dialed returns the addresses of the connection, or the error.
 func dialed(c net.Conn, err error) []any {
 	if err != nil {
 		return []any{err}
@@ -73,7 +73,8 @@ func dialed(c net.Conn, err error) []any {
 	return []any{c.LocalAddr(), c.RemoteAddr()}
 }
 
-// reaching is a behaviour of a dial to a listener, or a UDP socket, whose port is PORT in the address.
+// reaching returns a behaviour of a dial to a listener or a UDP socket. PORT in the address stands
+// for its port.
 func reaching(network, address string, o world.DialOptions) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		var addr net.Addr
@@ -88,7 +89,7 @@ func reaching(network, address string, o world.DialOptions) func(*testing.T, *wo
 	}
 }
 
-// reachingSelf is a behaviour of a dial to a host's own wildcard listener.
+// reachingSelf returns a behaviour of a dial to a host's own wildcard listener.
 func reachingSelf(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		w = w.Self(t)
@@ -239,7 +240,7 @@ func dialAddrBehaviours() []behaviour {
 			for _, o := range []world.DialOptions{
 				{KeepAlive: -1}, {KeepAlive: time.Hour}, {Config: net.KeepAliveConfig{Enable: true}},
 				{Config: net.KeepAliveConfig{Enable: true, Idle: -1, Interval: -1, Count: -1}},
-				{Config: net.KeepAliveConfig{Enable: true, Count: 1000}}, // too many, and no matter
+				{Config: net.KeepAliveConfig{Enable: true, Count: 1000}}, // too large, which is ignored
 				{Multipath: true}, {Fallback: -1}, {Fallback: time.Hour},
 			} {
 				seen = append(seen, dialed(w.Dial(context.Background(), o, "tcp", ln.Addr().String()))...)

@@ -1,3 +1,3 @@
-// Package contract has tests that run the same calls on the kernel and on usernet, and compare all
-// that a program can see: results, errors with their types, addresses.
+// Package contract runs the same calls on the kernel and on usernet, and compares everything that a
+// program can see: results, errors with their types, addresses.
 package contract

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// privileged is a behaviour that the kernel lets only root have.
+// privileged wraps a behaviour that on the kernel needs root.
 func privileged(run func(t *testing.T, w *world.World) []any) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		if os.Geteuid() != 0 {
@@ -26,7 +26,7 @@ func privileged(run func(t *testing.T, w *world.World) []any) func(*testing.T, *
 	}
 }
 
-// ipBehaviours are of IP sockets.
+// ipBehaviours returns the behaviours of IP sockets.
 func ipBehaviours() []behaviour {
 	all := []behaviour{
 		{"ends of IP sockets", func(t *testing.T, w *world.World) []any {
@@ -208,7 +208,7 @@ func ipBehaviours() []behaviour {
 				}
 				m, err := icmp.ParseMessage(1, b[:n])
 				require.NoError(t, err)
-				// Over loopback the request comes back too.
+				// Over the loopback the socket also receives the request.
 				if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == id {
 					return []any{from, echo.Seq, echo.Data}
 				}
@@ -221,8 +221,8 @@ func ipBehaviours() []behaviour {
 	return all
 }
 
-// headerOf shows what does not vary in an IPv4 header: version and length, the
-// protocol, and whether the addresses are there.
+// headerOf returns the constant parts of an IPv4 header: version and length, the protocol, and
+// whether the addresses are set.
 func headerOf(b []byte) []any {
 	return []any{b[0], b[9], binary.BigEndian.Uint16(b[2:]), b[8], net.IP(b[12:16]).IsUnspecified(), net.IP(b[16:20]).IsUnspecified()}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// listening is a behaviour of one Listen on an address in which HOST is the server's.
+// listening returns a behaviour of one Listen. HOST in the address stands for the server's.
 func listening(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(network, strings.ReplaceAll(address, "HOST", w.Server))
@@ -24,7 +24,7 @@ func listening(network, address string) func(*testing.T, *world.World) []any {
 	}
 }
 
-// bound shows what a packet socket is bound to, or the error.
+// bound returns the address of a packet socket, or the error.
 func bound(c net.PacketConn, err error) []any {
 	if err != nil {
 		return []any{err}
@@ -33,7 +33,7 @@ func bound(c net.PacketConn, err error) []any {
 	return []any{c.(net.Conn).RemoteAddr(), c.LocalAddr()}
 }
 
-// binding is a behaviour of one ListenPacket.
+// binding returns a behaviour of one ListenPacket.
 func binding(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		return bound(w.ListenPacket(network, strings.ReplaceAll(address, "HOST", w.Server)))
@@ -125,7 +125,7 @@ func listenBehaviours() []behaviour {
 			defer s.Close()
 			require.NoError(t, ln.Close())
 			_, port, _ := net.SplitHostPort(ln.Addr().String())
-			// The connection that was accepted goes on.
+			// The accepted connection still works.
 			return append([]any{writeErr(c), readErr(s)}, listening("tcp4", "HOST:"+port)(t, w)...)
 		}, "tcp HOST:P"},
 		{"listen on the port of a connection of one's own", func(t *testing.T, w *world.World) []any {

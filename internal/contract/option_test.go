@@ -13,13 +13,13 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// optionBehaviours are of the settings of a connection.
+// optionBehaviours returns the behaviours of a connection's settings.
 func optionBehaviours() []behaviour {
-	// on is a behaviour of settings of a new connection.
+	// on returns a behaviour of settings of a new connection.
 	on := func(f func(c world.TCPConn) []any) func(*testing.T, *world.World) []any {
 		return func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)
-			// They do not harm it.
+			// The settings do not harm the connection.
 			return append([]any{writeErr(s), readErr(c)}, f(c)...)
 		}
 	}
@@ -102,7 +102,7 @@ func optionBehaviours() []behaviour {
 	}
 }
 
-// deadlineBehaviours are of deadlines that come, go and move.
+// deadlineBehaviours returns the behaviours of deadlines that pass, are removed or change.
 func deadlineBehaviours() []behaviour {
 	past, future := time.Unix(1, 0), time.Now().Add(time.Hour)
 	soon := func() time.Time { return time.Now().Add(10 * time.Millisecond) }

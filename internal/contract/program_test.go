@@ -26,7 +26,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// programBehaviours are of what popular code leans on.
+// programBehaviours returns the behaviours on which popular code relies.
 func programBehaviours() []behaviour {
 	return []behaviour{
 		{"a server's background read is ended by a past deadline, as net/http does", func(t *testing.T, w *world.World) []any {
@@ -219,7 +219,7 @@ func programBehaviours() []behaviour {
 	}
 }
 
-// client1 is a client of HTTP/1 over a world, whose connections are used once.
+// client1 returns an HTTP/1 client in a World. It uses each connection once.
 func client1(w *world.World) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -229,7 +229,7 @@ func client1(w *world.World) *http.Client {
 	}}
 }
 
-// selfSigned makes a certificate that nobody trusts.
+// selfSigned makes a certificate that no client trusts.
 func selfSigned(t *testing.T) tls.Certificate {
 	t.Helper()
 	public, key, err := ed25519.GenerateKey(nil)

@@ -21,29 +21,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A silentWorld is one in which the server can be made to hear nothing any more.
+// A silentWorld is a World in which the server can be made to receive nothing.
 type silentWorld struct {
 	*world.World
-	// silence has what a listener or connection of the server's is sent disappear.
+	// silence discards everything that is sent to a listener or connection of the server.
 	silence func(t *testing.T, server any)
-	// giveUp is the option of a dial that does not wait for the kernel's two minutes.
+	// giveUp makes a dial fail earlier than after the kernel's two minutes.
 	giveUp world.DialOptions
-	// impatient has a connection give up a while after it is not acknowledged.
+	// impatient makes a connection fail a short time after its data is not acknowledged.
 	impatient func(t *testing.T, c world.TCPConn)
 }
 
-// A silentBehaviour is a behaviour with a peer that does not answer. On the kernel it takes
-// some time, with usernet it is in virtual time.
+// A silentBehaviour is a behaviour with a peer that does not answer. On the kernel it takes real
+// time, with usernet virtual time.
 type silentBehaviour struct {
 	name string
 	run  func(t *testing.T, w *silentWorld) []any
 	want string
 }
 
-// nobody is an address on the link of the hosts where nobody is.
+// nobody is an address on the hosts' link that no host has.
 const nobody = "192.0.2.99"
 
-// option sets an option of a socket of the kernel's.
+// option sets an option of a kernel socket.
 func option(t *testing.T, c syscall.Conn, set func(fd int) error) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -56,7 +56,7 @@ func silentKernel() *silentWorld {
 	w := world.Kernel()
 	w.Listen = func(network, address string) (net.Listener, error) {
 		var lc net.ListenConfig
-		lc.SetMultipathTCP(false) // sockets of Multipath TCP have no filters
+		lc.SetMultipathTCP(false) // filters do not work on sockets of Multipath TCP
 		return lc.Listen(context.Background(), network, address)
 	}
 	return &silentWorld{
@@ -76,7 +76,7 @@ func silentKernel() *silentWorld {
 	}
 }
 
-// A scissors is a device that can be cut off.
+// A scissors is a device whose link can be cut.
 type scissors struct {
 	nic.Device
 	cut atomic.Bool
@@ -96,7 +96,7 @@ func silentPipe(t *testing.T) *silentWorld {
 	wire := &scissors{Device: ea}
 	a, b := hosttest.Host(t, wire, hosttest.AddrA), hosttest.Host(t, eb, hosttest.AddrB)
 	w := world.Usernet("pipe", a, b, hosttest.AddrA, hosttest.AddrB)
-	w.Pair(t) // each knows the other's link address
+	w.Pair(t) // resolves both link addresses
 	return &silentWorld{
 		World:   w,
 		silence: func(*testing.T, any) { wire.cut.Store(true) },
@@ -106,8 +106,8 @@ func silentPipe(t *testing.T) *silentWorld {
 	}
 }
 
-// lacksFilters returns why the kernel's sockets cannot be silenced, "" if they can. Linux has versions
-// (seen with 6.18) that let only CAP_NET_ADMIN attach a filter to a socket of TCP.
+// lacksFilters returns the reason why kernel sockets cannot be silenced, or "" if they can. On some
+// versions of Linux (seen with 6.18) attaching a filter to a TCP socket needs CAP_NET_ADMIN.
 func lacksFilters(t *testing.T) string {
 	t.Helper()
 	ln, err := silentKernel().Listen("tcp4", "127.0.0.1:0")
@@ -123,7 +123,7 @@ func lacksFilters(t *testing.T) string {
 	return ""
 }
 
-// attachDrop has a socket hear nothing any more.
+// attachDrop makes a socket receive nothing from now on.
 func attachDrop(fd int) error {
 	drop := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop)
@@ -134,7 +134,7 @@ func TestSilenceIsTheKernels(t *testing.T) {
 	for _, b := range silentBehaviours() {
 		t.Run(b.name, func(t *testing.T) {
 			k := silentKernel()
-			t.Parallel() // they wait
+			t.Parallel() // the tests mostly wait
 			var kernel []string
 			if lacking == "" {
 				kernel = transcript(t, k.World, behaviour{run: func(t *testing.T, _ *world.World) []any { return b.run(t, k) }}, b.want)
@@ -154,14 +154,14 @@ func TestSilenceIsTheKernels(t *testing.T) {
 }
 
 func silentBehaviours() []silentBehaviour {
-	// waiting dials to a listener that hears nothing.
+	// waiting dials to a silenced listener.
 	waiting := func(t *testing.T, w *silentWorld, ctx context.Context, o world.DialOptions) []any {
 		ln := w.Listener(t)
 		w.silence(t, ln)
 		return dialed(w.Dial(ctx, o, "tcp", ln.Addr().String()))
 	}
-	// overtime shows a timeout. Whether it is that of the context or of the socket, which has
-	// the same deadline, is chance in net.
+	// overtime replaces a timeout's text. Whether net reports the timeout of the context or of the
+	// socket, which has the same deadline, is random.
 	overtime := func(seen []any) []any {
 		err := seen[0].(*net.OpError)
 		late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
@@ -232,8 +232,8 @@ func silentBehaviours() []silentBehaviour {
 	}
 }
 
-// unrouted runs f in a network namespace of the kernel's own that has only its loopback
-// and what ip(8) is told to add.
+// unrouted runs f in its own network namespace of the kernel, with only its loopback and what the
+// ip(8) commands add.
 func unrouted(t *testing.T, f func(w *world.World) []any, commands ...[]string) []any {
 	t.Helper()
 	var err error
@@ -241,7 +241,7 @@ func unrouted(t *testing.T, f func(w *world.World) []any, commands ...[]string) 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return
 		}

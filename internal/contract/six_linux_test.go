@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain prepares the kernel's network where the process is a child of
-// TestTheContractHoldsWithAndWithoutIPv6: it has a namespace of its own.
+// TestMain prepares the kernel's network if the process is a child of
+// TestTheContractHoldsWithAndWithoutIPv6, which has its own namespace.
 func TestMain(m *testing.M) {
 	families := os.Getenv(familiesEnv)
 	if families != "" {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// loopbackUp is "ip link set lo up". It brings 127.0.0.1 and ::1.
+// loopbackUp does what "ip link set lo up" does. The loopback then has 127.0.0.1 and ::1.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
@@ -44,8 +44,8 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 }
 
-// forbidIPv6 makes the kernel one without IPv6 for this process: socket(2) fails with
-// EAFNOSUPPORT, as where the module is not there.
+// forbidIPv6 disables IPv6 for this process: socket(2) fails with EAFNOSUPPORT, as on a kernel
+// without IPv6.
 func forbidIPv6() error {
 	const nr, domain = 0, 16 // of struct seccomp_data: the system call and the low half of its first argument
 	filter := []unix.SockFilter{
@@ -69,11 +69,11 @@ func forbidIPv6() error {
 	return nil
 }
 
-// The contract holds in a namespace of a kernel with both families, with hosts that have both, and with
-// neither: with a kernel that has no IPv6, and hosts without.
+// The contract holds with both families, in the kernel's namespace and on the hosts, and with IPv4
+// only.
 func TestTheContractHoldsWithAndWithoutIPv6(t *testing.T) {
 	if os.Getenv(familiesEnv) != "" {
-		return // this is the child
+		return // this process is the child
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make a network namespace of the kernel's")

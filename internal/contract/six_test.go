@@ -12,15 +12,15 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// familiesEnv says which families the kernel of this process has, where that is known: bothFamilies or
-// onlyIPv4.
+// familiesEnv is the environment variable that names the families of this process's kernel, if they
+// are known: bothFamilies or onlyIPv4.
 const (
 	familiesEnv  = "USERNET_CONTRACT_FAMILIES"
 	bothFamilies = "both"
 	onlyIPv4     = "4"
 )
 
-// expand puts the server's addresses in for HOST and SIX.
+// expand replaces HOST and SIX by the server's addresses.
 func expand(w *world.World, s string) string {
 	return strings.NewReplacer("HOST", w.Server, "SIX", w.Server6).Replace(s)
 }
@@ -46,7 +46,7 @@ func binding6(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any { return bound(w.ListenPacket(network, expand(w, address))) }
 }
 
-// sharing listens twice on one port, and shows what became of the second.
+// sharing returns a behaviour that listens twice on one port. It observes the second Listen.
 func sharing(first, second [2]string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(first[0], expand(w, first[1]))
@@ -66,7 +66,8 @@ func sharing(first, second [2]string) func(*testing.T, *world.World) []any {
 	}
 }
 
-// reaching6 dials to a listener, sends and answers, and shows all addresses.
+// reaching6 returns a behaviour that dials to a listener and sends in both directions. It observes
+// all addresses.
 func reaching6(listen [2]string, dial [2]string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(listen[0], expand(w, listen[1]))
@@ -92,7 +93,7 @@ func reaching6(listen [2]string, dial [2]string) func(*testing.T, *world.World) 
 	}
 }
 
-// exchanging is reaching6 for datagrams, by each of net's ways to read and write them.
+// exchanging is like reaching6, for datagrams, with each of net's methods to read and write them.
 func exchanging(listen [2]string, dial [2]string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		pc, err := w.ListenPacket(listen[0], expand(w, listen[1]))
@@ -127,15 +128,15 @@ func exchanging(listen [2]string, dial [2]string) func(*testing.T, *world.World)
 	}
 }
 
-// pinging sends an echo request by a raw socket, whose checksum is the kernel's to fill in (RFC 3542 3.1),
-// and shows the answer.
+// pinging sends an echo request from a raw socket, whose checksum the kernel sets (RFC 3542 3.1),
+// and observes the answer.
 func pinging(t *testing.T, w *world.World) []any {
 	c, err := w.Dial(context.Background(), world.DialOptions{}, "ip6:ipv6-icmp", w.Server6)
 	if err != nil {
 		return []any{err}
 	}
 	defer c.Close()
-	short := writeErr(c) // it has no place for the checksum
+	short := writeErr(c) // too short for the checksum
 	n, err := c.Write([]byte{128, 0, 0xde, 0xad, 0, 7, 0, 1, 'p', 'i', 'n', 'g'})
 	seen := []any{short, n, err}
 	for {
@@ -146,7 +147,7 @@ func pinging(t *testing.T, w *world.World) []any {
 			return append(seen, err)
 		}
 		if b[0] != 129 {
-			continue // on a loopback the request comes in too, and others' messages
+			continue // on a loopback the socket also receives the request and other programs' messages
 		}
 		sum := b[2] != 0 || b[3] != 0
 		b[2], b[3] = 0, 0
@@ -154,7 +155,7 @@ func pinging(t *testing.T, w *world.World) []any {
 	}
 }
 
-// rawExchange sends by a raw socket, whose receiver has nothing of the IPv6 header (RFC 3542 3).
+// rawExchange sends from a raw socket. The receiver does not get the IPv6 header (RFC 3542 3).
 func rawExchange(t *testing.T, w *world.World) []any {
 	pc, err := w.ListenPacket("ip6:253", w.Server6)
 	if err != nil {
@@ -171,7 +172,7 @@ func rawExchange(t *testing.T, w *world.World) []any {
 	return []any{err, b[:n], from, rerr, pc.LocalAddr(), c.LocalAddr(), c.RemoteAddr()}
 }
 
-// sending writes one datagram to an address by each of net's ways.
+// sending returns a behaviour that writes one datagram to an address with each of net's methods.
 func sending(listen [2]string, to string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		pc, err := w.ListenPacket(listen[0], expand(w, listen[1]))
@@ -188,7 +189,7 @@ func sending(listen [2]string, to string) func(*testing.T, *world.World) []any {
 	}
 }
 
-// typed shows what the typed dials of TCP, UDP and IP make of a pair of addresses.
+// typed returns the results of the typed dials of TCP, UDP and IP for a pair of addresses.
 func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ip := func(s string) net.IP {
@@ -213,8 +214,8 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 		}
 		var all []any
 		if raddr != "HOST" {
-			// The kernel lets a raw socket of IPv6 send to an IPv4 address: in a packet of IPv6 with mapped
-			// addresses, which RFC 4942 2.2 has dropped everywhere.
+			// The kernel lets an IPv6 raw socket send to an IPv4 address, in an IPv6 packet with
+			// mapped addresses. RFC 4942 2.2 recommends dropping such packets.
 			i, err := w.DialIP("ip"+suffix+":253", il, &net.IPAddr{IP: ip(raddr)})
 			all = seen(i, err)
 		}
@@ -225,13 +226,14 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 	}
 }
 
-// sixBehaviours are those that have to do with IPv6. Their wants are empty: a kernel without IPv6 has
-// other ends.
+// sixBehaviours returns the behaviours that involve IPv6. Their wants are empty, because a kernel
+// without IPv6 ends differently.
 func sixBehaviours() []behaviour {
 	tcp, tcp4, tcp6 := "tcp", "tcp4", "tcp6"
 	any, any4, any6 := [2]string{tcp, ":0"}, [2]string{tcp4, ":0"}, [2]string{tcp6, ":0"}
 	bs := []behaviour{
-		// Go's own examples of dual-stack behaviour: what a wildcard serves, and who refuses.
+		// Go's own examples of dual-stack behaviour: what a wildcard serves, and which Listen
+		// fails.
 		{"a wildcard is reached over IPv4", reaching6(any, [2]string{tcp, "HOST:PORT"}), ""},
 		{"a wildcard is reached over IPv6", reaching6(any, [2]string{tcp, "[SIX]:PORT"}), ""},
 		{"a wildcard is reached by tcp6", reaching6(any, [2]string{tcp6, "[SIX]:PORT"}), ""},

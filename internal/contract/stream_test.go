@@ -15,7 +15,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// streamBehaviours are of what is read and written while both sides are open.
+// streamBehaviours returns the behaviours of reads and writes while both sides are open.
 func streamBehaviours() []behaviour {
 	return []behaviour{
 		{"a write and reads of parts of it", func(t *testing.T, w *world.World) []any {
@@ -143,11 +143,11 @@ func streamBehaviours() []behaviour {
 			w = w.Self(t)
 			var c world.TCPConn
 			for err := error(syscall.EADDRINUSE); err != nil; {
-				// A connection in TIME-WAIT keeps a port from dials, but not from listeners.
+				// A connection in TIME-WAIT keeps its port from dials, but not from listeners.
 				require.ErrorIs(t, err, syscall.EADDRINUSE)
 				addr, bad := net.ResolveTCPAddr("tcp", world.FreePort(t, w))
 				require.NoError(t, bad)
-				// RFC 9293 3.5: both ends open at the same time, and are the same.
+				// RFC 9293 3.5: a simultaneous open, in which both ends are the same.
 				c, err = w.DialTCP("tcp", addr, addr)
 			}
 			defer c.Close()
@@ -172,7 +172,7 @@ func streamBehaviours() []behaviour {
 	}
 }
 
-// shutdownBehaviours are of sides that close before the other.
+// shutdownBehaviours returns the behaviours of a connection that one side closes first.
 func shutdownBehaviours() []behaviour {
 	return []behaviour{
 		{"a request and a response over a half-closed connection", func(t *testing.T, w *world.World) []any {
@@ -351,7 +351,8 @@ func shutdownBehaviours() []behaviour {
 	}
 }
 
-// concurrentErrors calls functions one at a time in other goroutines, which must not matter.
+// concurrentErrors calls functions one after the other in other goroutines. This must make no
+// difference.
 func concurrentErrors(fs ...func() error) []any {
 	var seen []any
 	for _, f := range fs {

@@ -188,7 +188,7 @@ func tcpBehaviours() []behaviour {
 			}()
 			_, err = io.ReadFull(s, make([]byte, len("unread")+1))
 			require.NoError(t, err, "it has begun")
-			// If it were not blocked yet, the kernel would say EPIPE as likely as not.
+			// If the call were not blocked yet, the kernel might return EPIPE instead.
 			time.Sleep(50 * time.Millisecond)
 			require.NoError(t, s.Close(), "with data unread")
 			err = <-got
@@ -254,7 +254,7 @@ func tcpBehaviours() []behaviour {
 		{"ReadFrom that cannot write", func(t *testing.T, w *world.World) []any {
 			c, _ := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
-			// Not one of those that the kernel has a system call for.
+			// A reader for which the kernel has no system call.
 			_, err := c.ReadFrom(strings.NewReader("x"))
 			return []any{err}
 		}, "write: broken pipe"},

@@ -13,7 +13,7 @@ import (
 )
 
 func udpBehaviours() []behaviour {
-	// dial connects to a port that is open or not.
+	// dial connects to a port that is open or closed.
 	dial := func(t *testing.T, w *world.World, open bool) world.UDPConn {
 		c, s := w.UdpPair(t)
 		if !open {
@@ -103,12 +103,12 @@ func udpBehaviours() []behaviour {
 	}
 }
 
-// received shows the result of a read of a datagram.
+// received returns the results of a read of a datagram.
 func received(b []byte, n int, from any, err error) []any {
 	return []any{n, b[:max(n, 0)], from, err}
 }
 
-// datagramBehaviours are of what is read and written.
+// datagramBehaviours returns the behaviours of reads and writes.
 func datagramBehaviours() []behaviour {
 	return []behaviour{
 		{"one datagram is one read", func(t *testing.T, w *world.World) []any {
@@ -317,9 +317,9 @@ func datagramBehaviours() []behaviour {
 	}
 }
 
-// udpErrorBehaviours are of what does not arrive, and of wrong addresses.
+// udpErrorBehaviours returns the behaviours of undelivered datagrams and wrong addresses.
 func udpErrorBehaviours() []behaviour {
-	// closed is a connected socket whose other end is closed.
+	// closed returns a connected socket whose other end is closed.
 	closed := func(t *testing.T, w *world.World) world.UDPConn {
 		c, s := w.UdpPair(t)
 		require.NoError(t, s.Close())
@@ -418,7 +418,7 @@ func udpErrorBehaviours() []behaviour {
 			to := c.LocalAddr().(*net.UDPAddr)
 			n, oobn, err := s.WriteMsgUDP([]byte("x"), make([]byte, 5), to)
 			seen := []any{n, oobn, err}
-			// A header that says that it is longer than all of the data.
+			// A header whose length exceeds the data.
 			n, oobn, err = s.WriteMsgUDP([]byte("x"), bytes.Repeat([]byte{0x7f}, 16), to)
 			return append(seen, n, oobn, err)
 		}, "sendmsg: invalid argument"},

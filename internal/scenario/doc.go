@@ -1,3 +1,3 @@
-// Package scenario has tests of what programs do with connections and packets, each of which runs on
-// the kernel and on usernet.
+// Package scenario tests what programs do with connections and packets. Each test runs on the
+// kernel and on usernet.
 package scenario

@@ -42,7 +42,7 @@ func TestAPortIsListenedOnAgain(t *testing.T) {
 		}
 		defer ln.Close()
 
-		// Nor do the connections of a former listener hold the port.
+		// The connections of a closed listener do not keep its port either.
 		c := w.To(t, ln.Addr())
 		s, err := ln.Accept()
 		require.NoError(t, err)
@@ -70,7 +70,7 @@ func TestAPortHasOneListener(t *testing.T) {
 			_, err := w.Listen("tcp4", addr)
 			require.ErrorIs(t, err, syscall.EADDRINUSE, addr)
 		}
-		// UDP has ports of its own.
+		// UDP has separate ports.
 		pc, err := w.ListenPacket("udp4", ln.Addr().String())
 		require.NoError(t, err)
 		_, err = w.ListenPacket("udp4", "0.0.0.0:"+port)
@@ -122,7 +122,7 @@ func TestADialIsMadeFromTheAddressItNames(t *testing.T) {
 		_, err = from(&net.TCPAddr{IP: net.IPv4(198, 51, 100, 77)})
 		require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 
-		// The port that it names is taken, and free again when it is closed with a reset.
+		// The local port is in use, and free again after a close with a reset.
 		c, err := from(&net.TCPAddr{IP: client})
 		require.NoError(t, err)
 		local := c.LocalAddr()
@@ -164,7 +164,7 @@ func TestADialHasNoTimeAtAll(t *testing.T) {
 			{Timeout: -time.Second}, {Deadline: time.Now().Add(-time.Second)}, {Deadline: time.Unix(1, 0)},
 			{Timeout: time.Hour, Deadline: time.Now().Add(-time.Second)},
 		}
-		if w.Name != "virtual time" { // where a handshake takes none
+		if w.Name != "virtual time" { // where a handshake takes no time
 			options = append(options, world.DialOptions{Timeout: time.Nanosecond})
 		}
 		for _, o := range options {

@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// everywhere runs a scenario of package net's own on the kernel's loopback, on the
-// loopback of a host and between two hosts, there also in virtual time.
+// everywhere runs a scenario with the kernel's loopback, a host's loopback, and two hosts, the last
+// also in virtual time.
 func everywhere(t *testing.T, f func(t *testing.T, w *world.World)) {
 	t.Helper()
 	for _, w := range world.All(t) {

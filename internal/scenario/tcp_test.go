@@ -81,7 +81,7 @@ func TestHalfAConnectionGoesOn(t *testing.T) {
 		require.Equal(t, "question", string(question))
 		_, err = client.Write([]byte("more"))
 		require.ErrorIs(t, err, syscall.EPIPE)
-		// The other half lives as long as it is wanted.
+		// The other direction stays open.
 		for range 3 {
 			server.Write([]byte("answer"))
 			require.Equal(t, "answer", string(readFull(t, client, 6)))
@@ -207,7 +207,7 @@ func TestAFileIsSent(t *testing.T) {
 		}
 		require.True(t, bytes.Equal(want, send(func(c net.Conn, f *os.File) (int64, error) { return io.Copy(c, f) })))
 		require.True(t, bytes.Equal(want, send(func(c net.Conn, f *os.File) (n int64, err error) {
-			for n < int64(len(want)) && err == nil { // in parts
+			for n < int64(len(want)) && err == nil { // in pieces
 				var k int64
 				k, err = io.CopyN(c, f, min(100_003, int64(len(want))-n))
 				n += k
@@ -234,8 +234,8 @@ func TestACopyEndsWithTheDeadline(t *testing.T) {
 		client, server := w.Pair(t)
 		client.SetWriteBuffer(64 << 10)
 		server.SetReadBuffer(64 << 10)
-		// The deadline is set when something has been sent: a loaded machine may not get so
-		// far in any given time.
+		// The deadline is set after some data has been sent, because a loaded machine may not get
+		// that far in any given time.
 		n, err := io.Copy(client, &onceRead{r: io.LimitReader(hosttest.Zeros{}, 64<<20), then: func() {
 			if err := client.SetWriteDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
 				t.Error(err)
@@ -283,7 +283,7 @@ func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
 		require.Equal(t, "hello", string(readFull(t, server, 5)))
 		client.Close()
 		_, err := pw.Write([]byte("more"))
-		if err == nil { // the copy has taken it, and failed
+		if err == nil { // the copy has read the data and failed
 			_, err = pw.Write([]byte("more"))
 		}
 		require.ErrorIs(t, err, net.ErrClosed)
@@ -293,8 +293,8 @@ func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
 
 func TestARefusedPortIsNeverConnectedToItself(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
-		// A dial to a port of the range that is dialed from may choose that very port:
-		// simultaneous open with itself, which is nobody's wish.
+		// A dial to an ephemeral port may use that same port as its own: a simultaneous open with
+		// itself, which this test does not want.
 		free := world.FreePort(t, w)
 		for range 300 {
 			c, err := w.Dial(context.Background(), world.DialOptions{Timeout: time.Second}, "tcp", free)
@@ -372,7 +372,7 @@ func TestManyAcceptAtOnce(t *testing.T) {
 		for range n {
 			remote := <-accepted
 			require.True(t, seen[remote], remote)
-			delete(seen, remote) // each is accepted once
+			delete(seen, remote) // each is accepted only once
 		}
 		ln.Close()
 		accepters.Wait()
@@ -432,7 +432,7 @@ func TestConnectionsComeAndGo(t *testing.T) {
 	})
 }
 
-// onceRead calls then when it is read for the second time.
+// onceRead calls then at its second Read.
 type onceRead struct {
 	r     io.Reader
 	reads int
@@ -446,9 +446,9 @@ func (r *onceRead) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// RFC 791 3.2: "Every internet module must be able to forward a datagram of 68 octets
-// without further fragmentation." What is left of that for TCP is 28 octets, of which
-// timestamps take 12 and SACK blocks more.
+// RFC 791 3.2: "Every internet module must be able to forward a datagram of 68 octets without
+// further fragmentation." That leaves 28 octets for TCP, of which timestamps take 12 and SACK
+// blocks more.
 func TestTheSmallestLinksCarryTCP(t *testing.T) {
 	for _, mtu := range []int{68, 69, 75, 80, 88, 99, 100} {
 		t.Run(fmt.Sprint(mtu), func(t *testing.T) {

@@ -12,18 +12,18 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// deadliner is what has deadlines.
+// deadliner has the methods that set deadlines.
 type deadliner interface {
 	SetDeadline(t time.Time) error
 	SetReadDeadline(t time.Time) error
 	SetWriteDeadline(t time.Time) error
 }
 
-// Deadlines that pass at once, and after a while.
+// Deadlines that pass at once and after a while.
 var timeouts = []time.Duration{-5 * time.Second, -time.Nanosecond, time.Nanosecond, 20 * time.Millisecond}
 
-// timesOut sees that a call fails with os.ErrDeadlineExceeded, not before the deadline,
-// again and again, at once after the first time.
+// timesOut checks that a call fails with os.ErrDeadlineExceeded and not before the deadline. Later
+// calls fail at once.
 func timesOut(t *testing.T, set func(time.Time) error, call func() error) {
 	t.Helper()
 	for _, timeout := range timeouts {
@@ -66,7 +66,7 @@ func TestADeadlineWakesABlockedAccept(t *testing.T) {
 		require.NoError(t, set(time.Now().Add(10*time.Millisecond)))
 		require.ErrorIs(t, <-failed, os.ErrDeadlineExceeded)
 
-		// A deadline that is taken back does not.
+		// A deadline that is removed has no effect.
 		require.NoError(t, set(time.Now().Add(20*time.Millisecond)))
 		require.NoError(t, set(time.Time{}))
 		go func() {
@@ -96,7 +96,7 @@ func TestReadsTimeOutAndGoOn(t *testing.T) {
 		server.Write([]byte("late"))
 		require.Equal(t, "late", string(readFull(t, client, 4)))
 
-		// A read deadline is none of the writer's.
+		// A read deadline does not affect writes.
 		require.NoError(t, client.SetReadDeadline(time.Now().Add(-time.Second)))
 		_, err := client.Write([]byte("w"))
 		require.NoError(t, err)
@@ -164,7 +164,7 @@ func TestWritesTimeOutAndGoOn(t *testing.T) {
 		sent := 0
 		for _, set := range []func(time.Time) error{client.SetWriteDeadline, client.SetDeadline} {
 			timesOut(t, set, func() error {
-				for { // until both buffers are full
+				for { // fill both buffers
 					n, err := client.Write(make([]byte, 16<<10))
 					sent += n
 					if err != nil {
@@ -214,7 +214,7 @@ func TestADeadlineThatMovesWithTheDataNeverPasses(t *testing.T) {
 			server.Close()
 		}()
 		for {
-			// Long beside a tick, and passed many times over if it stood still in virtual time.
+			// Much longer than a tick; in virtual time without progress it would pass at once.
 			require.NoError(t, client.SetReadDeadline(time.Now().Add(5*time.Second)))
 			_, err := client.Read(make([]byte, 4))
 			if err == io.EOF {
@@ -231,7 +231,7 @@ func TestADeadlineEndsAStream(t *testing.T) {
 			client, server := w.Pair(t)
 			server.SetWriteDeadline(time.Now().Add(10 * time.Second)) // bounds the test
 			var stream sync.WaitGroup
-			stream.Go(func() { // goes on until it is closed
+			stream.Go(func() { // runs until the connection is closed
 				for {
 					if _, err := server.Write(make([]byte, 8<<10)); err != nil {
 						return

@@ -8,7 +8,7 @@ import (
 )
 
 func TestNothingIsCountedTwiceOrLost(t *testing.T) {
-	// 64 KiB frames fill the bytes' half again and again, empty ones that of the frames.
+	// 64 KiB frames fill the half of the bytes many times, and empty frames the half of the frames.
 	for _, size := range []int{0, 64 << 10, 1 << 30} {
 		var c Tally
 		const adders, each = 4, 20_000

@@ -389,8 +389,9 @@ func dnsAnswer(id uint16, q dnsmessage.Question, addr netip.Addr) *dnsmessage.Me
 	return m
 }
 
-// answer answers a query: first with forgeries of an attacker who cannot see the query, then with
-// such as fail even if he could, and finally correctly.
+// answer answers a query. First it sends forgeries with wrong IDs, as from an attacker who cannot
+// see the query. Then it sends forgeries with the right ID that are wrong in another way. Finally
+// it sends the right answer.
 func (s *spoofer) answer(id uint16, q dnsmessage.Question, from *net.UDPAddr) error {
 	send := func(from net.PacketConn, to *net.UDPAddr, m *dnsmessage.Message) error {
 		b, err := m.Pack()

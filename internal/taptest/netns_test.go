@@ -178,7 +178,7 @@ func (ns *namespace) inside(f func() error) error {
 	err = f()
 	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
 		// The thread stays locked, because nothing else may run in it.
-		return fmt.Errorf("return to the original namespace: %w", err)
+		return fmt.Errorf("back to our own namespace: %w", err)
 	}
 	runtime.UnlockOSThread()
 	return err

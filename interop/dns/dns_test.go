@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// zone is what the server knows, in the form of RFC 1035 5. There is more of
-// large.test than a datagram takes.
+// zone is the server's zone, in the form of RFC 1035 5. The records of large.test do not fit into a
+// datagram.
 const zone = `
 $ORIGIN test.
 $TTL 60
@@ -35,9 +35,9 @@ txt      TXT   "one" "two"
 
 // A server answers from its zone.
 type server struct {
-	records map[string][]dns.RR // by the name in small letters
+	records map[string][]dns.RR // by name in lower case
 	mu      sync.Mutex
-	asked   map[string]int // by the network
+	asked   map[string]int // by network
 }
 
 func newServer(t *testing.T) *server {
@@ -60,8 +60,7 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-// ServeDNS answers a question; broken.test is a failure, and silent.test gets no
-// answer.
+// ServeDNS answers a question. For broken.test it returns a failure, and for silent.test nothing.
 func (s *server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	s.mu.Lock()
 	s.asked[w.LocalAddr().Network()]++
@@ -112,7 +111,7 @@ func (s *server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	w.WriteMsg(m)
 }
 
-// count returns how often the server was asked over a network.
+// count returns the number of queries over a network.
 func (s *server) count(network string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,7 +143,7 @@ func serve(t *testing.T, h *usernet.Host) *server {
 	return s
 }
 
-// ask asks with the package's own client.
+// ask sends a query with the package's own client.
 func ask(t *testing.T, h *usernet.Host, network, name string, kind uint16) *dns.Msg {
 	t.Helper()
 	c, err := h.Dial(network, "192.0.2.2:53")
@@ -237,7 +236,7 @@ func TestHostResolvesNames(t *testing.T) {
 	require.Len(t, addrs, 200, "a truncated answer is asked for again over TCP")
 	require.Positive(t, s.count("tcp"))
 
-	// A name in a dial, too.
+	// A dial resolves a name, too.
 	ln, err := b.Listen("tcp", ":80")
 	require.NoError(t, err)
 	defer ln.Close()
@@ -267,7 +266,7 @@ func TestHostTellsWhyANameIsNotResolved(t *testing.T) {
 	require.True(t, e.IsTimeout)
 }
 
-// net.Resolver takes its packets where its Dial does.
+// net.Resolver sends its queries over the connections of its Dial.
 func TestResolverOfNetAsksThroughTheHost(t *testing.T) {
 	a, b := newHosts(t)
 	s := serve(t, b)

@@ -9,8 +9,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// newHosts makes two hosts with a wire between them, of which the server, 192.0.2.2,
-// is the name server of the client.
+// newHosts makes two hosts on a wire. The server, 192.0.2.2, is the name server of the client.
 func newHosts(t *testing.T) (client, server *usernet.Host) {
 	t.Helper()
 	a, b := nic.Pipe(nic.PipeConfig{})

@@ -26,7 +26,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A server answers as gRPC's interoperability tests want it.
+// A server answers as gRPC's interoperability tests require.
 type server struct {
 	pb.UnimplementedTestServiceServer
 }
@@ -40,7 +40,7 @@ func (*server) UnaryCall(ctx context.Context, in *pb.SimpleRequest) (*pb.SimpleR
 	return &pb.SimpleResponse{Payload: in.GetPayload()}, nil
 }
 
-// EmptyCall answers when the client no longer wants it.
+// EmptyCall answers when the client has cancelled.
 func (*server) EmptyCall(ctx context.Context, _ *pb.Empty) (*pb.Empty, error) {
 	<-ctx.Done()
 	return nil, status.FromContextError(ctx.Err()).Err()
@@ -86,8 +86,8 @@ func (*server) FullDuplexCall(both pb.TestService_FullDuplexCallServer) error {
 	}
 }
 
-// connect serves on one host and makes a client on the other. Both are closed at
-// the end of the test.
+// connect serves on one host and makes a client on the other. Both are closed at the end of the
+// test.
 func connect(t *testing.T, client, host *usernet.Host, options ...grpc.DialOption) (pb.TestServiceClient, *grpc.Server) {
 	t.Helper()
 	ln, err := host.Listen("tcp", ":50051")
@@ -193,7 +193,7 @@ func TestServerThatGoesAndComesBack(t *testing.T) {
 	c, s := connect(t, a, b)
 	unary(t.Context(), t, c)
 	s.Stop()
-	require.Eventually(t, func() bool { // the first call may still go over the old connection
+	require.Eventually(t, func() bool { // the first call may still use the old connection
 		_, err := c.UnaryCall(t.Context(), &pb.SimpleRequest{})
 		return status.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "connect: connection refused")
 	}, time.Minute, time.Millisecond)
@@ -237,7 +237,7 @@ func TestKeepaliveFindsADeadLinkInVirtualTime(t *testing.T) {
 			Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true,
 		}))
 		unary(t.Context(), t, c)
-		// For an hour only the pings keep the connection busy.
+		// For an hour only the pings use the connection.
 		segments := a.Stats().TCP.Sent
 		time.Sleep(59 * time.Minute)
 		require.Greater(t, a.Stats().TCP.Sent-segments, uint64(59*60/10), "a ping every 10 s")

@@ -54,7 +54,7 @@ func connect(t *testing.T, h *usernet.Host, id string, change ...func(*paho.Clie
 	return c
 }
 
-// wait waits until what was asked for has been done.
+// wait waits until the operation of a token has ended.
 func wait(t *testing.T, token paho.Token) {
 	t.Helper()
 	require.True(t, token.WaitTimeout(patience), "no answer")

@@ -24,13 +24,12 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// farAway is a link to the other side of the world.
+// farAway is a link to a distant network.
 var farAway = nic.Impairment{Latency: 50 * time.Millisecond, Loss: 0.01}
 
 var config = quic.Config{EnableDatagrams: true, MaxIdleTimeout: 30 * time.Second}
 
-// connect makes a QUIC connection between two hosts, which is closed at the end of
-// the test.
+// connect makes a QUIC connection between two hosts. It is closed at the end of the test.
 func connect(t *testing.T, a, b *usernet.Host) (client, server *quic.Conn) {
 	t.Helper()
 	clientTLS, serverTLS := hosttest.TLS(t, "echo")
@@ -63,7 +62,7 @@ func listenPacket(t *testing.T, h *usernet.Host) net.PacketConn {
 	return pc
 }
 
-// echo sends back what comes on each stream, and each datagram.
+// echo sends back the data of each stream, and each datagram.
 func echo(ctx context.Context, c *quic.Conn) {
 	go func() {
 		for {
@@ -86,14 +85,14 @@ func echo(ctx context.Context, c *quic.Conn) {
 	}
 }
 
-// content is n bytes that differ everywhere, the same each time.
+// content returns n bytes without repetitions, the same each time.
 func content(n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{'q'}).Read(b)
 	return b
 }
 
-// exercise sends data over some streams at once, which echo sends back.
+// exercise sends data over several concurrent streams, and checks that it comes back.
 func exercise(ctx context.Context, t *testing.T, c *quic.Conn, data []byte) {
 	t.Helper()
 	var wg sync.WaitGroup
@@ -144,7 +143,7 @@ func TestLossyLinkInVirtualTime(t *testing.T) {
 		exercise(ctx, t, client, content(200<<10))
 		require.Greater(t, time.Since(began), 4*farAway.Latency)
 
-		// The link is cut: what is waiting ends when the connection has been idle too long.
+		// The link is cut. Blocked calls end when the connection has been idle too long.
 		impair(nic.Impairment{Loss: 1})
 		s, err := client.OpenStreamSync(ctx)
 		require.NoError(t, err)
@@ -175,7 +174,7 @@ func TestServerThatIsNotThere(t *testing.T) {
 	})
 }
 
-// site answers with what it gets, or with its size and SHA-256.
+// site answers with the request's body, or with its size and SHA-256.
 func site() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) {

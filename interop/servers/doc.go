@@ -1,4 +1,3 @@
-// Package servers has no code of its own: its tests run clients over usernet against
-// real servers in the kernel, each in a network namespace behind a TAP device.
-// They need root, and PostgreSQL and Redis installed.
+// Package servers only has tests. They run clients over usernet against real servers in the kernel,
+// each in a network namespace behind a TAP device. They need root, PostgreSQL and Redis.
 package servers

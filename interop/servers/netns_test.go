@@ -31,8 +31,7 @@ const (
 // patience ends a test that hangs, and says nothing about speed.
 const patience = time.Minute
 
-// need skips the test without root, and where something is missing. In CI nothing may
-// be missing.
+// need skips the test without root, or if something is missing. With CI=true that is a failure.
 func need(t *testing.T, what string, err error) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -47,14 +46,13 @@ func need(t *testing.T, what string, err error) {
 	t.Skipf("needs %s: %v", what, err)
 }
 
-// A namespace is a network namespace of the kernel's.
+// A namespace is a network namespace.
 type namespace string
 
 var lastNamespace atomic.Int64
 
-// newLink makes a namespace and a host on a TAP in it, which knows the
-// namespace as kernel.test. They are gone at the end of the test. What the
-// impairment does, if there is one, it does to both directions.
+// newLink makes a namespace and a host on a TAP in it. The host knows the namespace as kernel.test.
+// Both are removed at the end of the test. imp, if not nil, impairs both directions.
 func newLink(t *testing.T, imp *nic.Impairment) (namespace, *usernet.Host) {
 	t.Helper()
 	_, err := exec.LookPath("ip")
@@ -91,8 +89,8 @@ func newLink(t *testing.T, imp *nic.Impairment) (namespace, *usernet.Host) {
 	return ns, h
 }
 
-// inside calls f in a thread that is in the namespace for so long. What f opens, and
-// the processes that it starts, stay in there.
+// inside calls f in a thread that is in the namespace during the call. Sockets that f opens and
+// processes that it starts stay in the namespace.
 func (ns namespace) inside(f func() error) error {
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -110,15 +108,15 @@ func (ns namespace) inside(f func() error) error {
 	}
 	err = f()
 	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		// Nothing else may run in this thread, which stays locked.
+		// The thread stays locked, because nothing else may run in it.
 		return fmt.Errorf("back to our own namespace: %w", err)
 	}
 	runtime.UnlockOSThread()
 	return err
 }
 
-// start runs a server in the namespace until the end of the test, when it gets the
-// signal, and waits until it answers on the port.
+// start runs a server in the namespace and waits until it answers on the port. At the end of the
+// test the server gets the signal.
 func (ns namespace) start(t *testing.T, h *usernet.Host, port string, end syscall.Signal, cmd *exec.Cmd) {
 	t.Helper()
 	var output bytes.Buffer

@@ -30,7 +30,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// postgresPath finds a program of PostgreSQL, which Debian keeps out of the PATH.
+// postgresPath returns the path of a PostgreSQL program. On Debian they are not in the PATH.
 func postgresPath(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -45,8 +45,8 @@ func postgresPath(name string) (string, error) {
 	return found[len(found)-1], nil
 }
 
-// newKeys writes the key and the certificate of kernel.test into a directory and
-// returns a pool that trusts it.
+// newKeys writes the key and the certificate of kernel.test into a directory and returns a pool
+// that trusts the certificate.
 func newKeys(t *testing.T, dir string) *x509.CertPool {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -72,8 +72,7 @@ func newKeys(t *testing.T, dir string) *x509.CertPool {
 	return pool
 }
 
-// startPostgres starts a server with a database of its own, and returns a pool of
-// connections to it, which speak TLS.
+// startPostgres starts a server with a new database, and returns a pool of TLS connections to it.
 func startPostgres(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	initdb, err := postgresPath("initdb")
@@ -87,7 +86,7 @@ func startPostgres(t *testing.T) *pgxpool.Pool {
 	gid, err := strconv.Atoi(account.Gid)
 	require.NoError(t, err)
 
-	// That of t.TempDir lies where this user may not go.
+	// This user has no access to the directory of t.TempDir.
 	dir, err := os.MkdirTemp("", "usernet-interop-*")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
@@ -105,7 +104,7 @@ func startPostgres(t *testing.T) *pgxpool.Pool {
 	}
 	out, err := command(initdb, "-D", dir+"/data", "-A", "scram-sha-256", "--pwfile", dir+"/password", "--no-sync", "-E", "UTF8").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	// Only what comes over TLS, with a password, may come in.
+	// The server accepts only connections over TLS with a password.
 	hba := "hostssl all all " + ourAddr + "/32 scram-sha-256\n"
 	require.NoError(t, os.WriteFile(dir+"/data/pg_hba.conf", []byte(hba), 0o600))
 
@@ -122,7 +121,7 @@ func startPostgres(t *testing.T) *pgxpool.Pool {
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	// The server answers before it is ready.
+	// The server accepts connections before it is ready.
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		err := pool.Ping(t.Context())
 		if err == nil {
@@ -132,7 +131,7 @@ func startPostgres(t *testing.T) *pgxpool.Pool {
 	}
 }
 
-// code is the SQLSTATE of an error.
+// code returns the SQLSTATE of an error.
 func code(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
@@ -227,7 +226,7 @@ func TestPostgres(t *testing.T) {
 		require.NoError(t, pool.Ping(ctx))
 	})
 
-	// The request to cancel goes over a connection of its own.
+	// The cancel request uses a separate connection.
 	t.Run("a query that is cancelled at the server", func(t *testing.T) {
 		c, err := pool.Acquire(ctx)
 		require.NoError(t, err)

@@ -25,8 +25,8 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// A server is an SSH server on a host. It runs commands of its own, and forwards
-// connections from and to its host (RFC 4254 7).
+// A server is an SSH server on a host. It runs its own commands, and forwards connections from and
+// to its host (RFC 4254 7).
 type server struct {
 	host   *usernet.Host
 	config *ssh.ServerConfig
@@ -42,7 +42,7 @@ func newKey(t *testing.T) ssh.Signer {
 	return signer
 }
 
-// connect starts a server that trusts a key and connects to it.
+// connect starts a server that accepts a key and connects to it.
 func connect(t *testing.T, client, host *usernet.Host) *ssh.Client {
 	t.Helper()
 	hostKey, userKey := newKey(t), newKey(t)
@@ -104,7 +104,7 @@ func (s *server) connection(c net.Conn) {
 	}
 }
 
-// session runs one command: "cat", which sends back what comes.
+// session runs one command: "cat", which sends back its input.
 func session(ch ssh.NewChannel) {
 	c, requests, err := ch.Accept()
 	if err != nil {
@@ -132,7 +132,7 @@ func session(ch ssh.NewChannel) {
 	}
 }
 
-// direct forwards a connection of the client to where it wants (RFC 4254 7.2).
+// direct forwards a connection of the client to the requested address (RFC 4254 7.2).
 func (s *server) direct(ch ssh.NewChannel) {
 	var to struct {
 		Host       string
@@ -152,7 +152,7 @@ func (s *server) direct(ch ssh.NewChannel) {
 	relay(c, ch.Accept)
 }
 
-// requests listens for the client where it wants (RFC 4254 7.1).
+// requests listens on the addresses that the client requests (RFC 4254 7.1).
 func (s *server) requests(conn *ssh.ServerConn, requests <-chan *ssh.Request) {
 	for r := range requests {
 		var at struct {
@@ -194,7 +194,7 @@ func (s *server) requests(conn *ssh.ServerConn, requests <-chan *ssh.Request) {
 	}
 }
 
-// relay copies both ways between a connection and a channel, half-closes and all.
+// relay copies in both directions between a connection and a channel, including half-closes.
 func relay(c net.Conn, open func() (ssh.Channel, <-chan *ssh.Request, error)) {
 	defer c.Close()
 	ch, requests, err := open()
@@ -215,7 +215,7 @@ func relay(c net.Conn, open func() (ssh.Channel, <-chan *ssh.Request, error)) {
 	wg.Wait()
 }
 
-// serveUpper serves, until the end of the test, requests in capitals.
+// serveUpper returns requests in upper case until the end of the test.
 func serveUpper(t *testing.T, ln net.Listener) {
 	s := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -232,7 +232,7 @@ func serveUpper(t *testing.T, ln net.Listener) {
 	t.Cleanup(func() { s.Close() })
 }
 
-// post has a text put in capitals.
+// post sends a text and returns it in upper case.
 func post(t *testing.T, dial func(ctx context.Context, network, address string) (net.Conn, error), url string) {
 	t.Helper()
 	tr := &http.Transport{DialContext: dial}
@@ -281,7 +281,7 @@ func TestCommandsRunOverSessions(t *testing.T) {
 func TestLocalPortIsForwarded(t *testing.T) {
 	a, b := hosttest.Pair(t)
 	cl := connect(t, a, b)
-	ln, err := b.Listen("tcp", "127.0.0.1:8080") // which the client cannot reach but through ssh
+	ln, err := b.Listen("tcp", "127.0.0.1:8080") // the client can reach this only through ssh
 	require.NoError(t, err)
 	serveUpper(t, ln)
 	_, err = a.Dial("tcp", "server.test:8080")

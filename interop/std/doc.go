@@ -1,3 +1,3 @@
-// Package std has no code of its own: its tests run the protocols of the standard
-// library, unchanged, between hosts of usernet.
+// Package std only has tests. They run the protocols of the standard library, unmodified, between
+// usernet hosts.
 package std

@@ -28,12 +28,12 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// content is n bytes that differ everywhere, the same each time.
+// content returns n bytes without repetitions, the same each time.
 func content(n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{'u', 's', 'e', 'r', 'n', 'e', 't'}), n)
 }
 
-// sum is the length and the SHA-256 of what is left in r.
+// sum returns the length and the SHA-256 of the rest of r.
 func sum(t *testing.T, r io.Reader) (text string) {
 	t.Helper()
 	h := sha256.New()
@@ -42,7 +42,7 @@ func sum(t *testing.T, r io.Reader) (text string) {
 	return fmt.Sprintf("%d %x", n, h.Sum(nil))
 }
 
-// site is a handler with something of everything.
+// site returns a handler with many kinds of pages.
 func site() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, r *http.Request) {
@@ -160,8 +160,7 @@ func readFrame(r io.Reader) (op byte, payload []byte, err error) {
 	return head[0] & 0x0f, payload, nil
 }
 
-// serveHTTP serves a handler until the end of the test, over TLS if there is
-// a configuration.
+// serveHTTP serves a handler until the end of the test, over TLS if cfg is not nil.
 func serveHTTP(t *testing.T, ln net.Listener, handler http.Handler, cfg *tls.Config) {
 	t.Helper()
 	server := &http.Server{Handler: handler, TLSConfig: cfg, ErrorLog: log.New(io.Discard, "", 0)}
@@ -188,7 +187,7 @@ func newClient(t *testing.T, h *usernet.Host, cfg *tls.Config, h2 bool) *http.Cl
 	return &http.Client{Transport: transport}
 }
 
-// get returns what a page has to say.
+// get returns the body and the protocol of a page.
 func get(t *testing.T, client *http.Client, url string) (body, proto string) {
 	t.Helper()
 	resp, err := client.Get(url)
@@ -200,7 +199,7 @@ func get(t *testing.T, client *http.Client, url string) (body, proto string) {
 	return string(b), resp.Proto
 }
 
-// browse does with a site what a browser does.
+// browse makes the requests that a browser makes.
 func browse(t *testing.T, client *http.Client, url, proto string) {
 	body, got := get(t, client, url+"/hello")
 	require.Equal(t, proto, got)
@@ -239,7 +238,7 @@ func browse(t *testing.T, client *http.Client, url, proto string) {
 		_, err = io.ReadAll(resp.Body)
 		resp.Body.Close()
 	}
-	// A proxy says so, if it has not begun to answer.
+	// A proxy reports it if it has not started its answer.
 	if err == nil && resp.StatusCode != http.StatusBadGateway {
 		t.Fatal("the handler's write deadline had passed, but the answer is whole")
 	}
@@ -265,7 +264,7 @@ func TestHTTP2OverTLS(t *testing.T) {
 	browse(t, newClient(t, h[0], &tls.Config{RootCAs: pool}, true), "https://server.test", "HTTP/2.0")
 }
 
-// newProxy serves, on the second host, a reverse proxy for the third's site.
+// newProxy runs a reverse proxy on the second host for the third host's site.
 func newProxy(t *testing.T, h []*usernet.Host) {
 	backend, err := url.Parse("http://backend.test")
 	require.NoError(t, err)
@@ -323,7 +322,7 @@ func TestLargeDownloadAndUploadArriveWhole(t *testing.T) {
 	require.Equal(t, want, sum(t, resp.Body))
 	require.NoError(t, resp.Body.Close())
 
-	// Without a length it is sent in chunks, and the connection serves a second time.
+	// A body without a length is sent in chunks, and the connection is used again.
 	reused := false
 	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "PUT", "http://server.test/sum", content(streamed))

@@ -48,7 +48,7 @@ func TestMessagesOfTheICMPPackage(t *testing.T) {
 		require.Equal(t, string(echo.Data), string(m.Body.(*icmp.Echo).Data))
 	}
 
-	// A datagram for a port where nobody is comes back in an error.
+	// An ICMP error answers a datagram to a closed port.
 	u, err := h[0].Dial("udp", "server.test:9")
 	require.NoError(t, err)
 	defer u.Close()

@@ -37,7 +37,7 @@ func (a *Arith) Wait(*Args, *int) error {
 	return nil
 }
 
-// call makes some calls at once, one of which fails.
+// call makes several concurrent calls, one of which fails.
 func call(t *testing.T, client *rpc.Client) {
 	t.Helper()
 	products := make([]int, 100)
@@ -66,7 +66,7 @@ func TestRPC(t *testing.T) {
 	client := rpc.NewClient(c)
 	call(t, client)
 
-	// A call that is not answered before the client is closed.
+	// A call that is still unanswered when the client is closed.
 	waiting := client.Go("Arith.Wait", &Args{}, new(int), nil)
 	require.NoError(t, client.Close())
 	require.ErrorIs(t, (<-waiting.Done).Error, net.ErrClosed)
@@ -102,7 +102,7 @@ func TestRPCOverHTTPConnect(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.WriteString(c, "CONNECT "+rpc.DefaultRPCPath+" HTTP/1.0\n\n")
 	require.NoError(t, err)
-	// The server's answer ends with an empty line; nothing follows it unasked.
+	// The server's answer ends with an empty line. Nothing follows without a request.
 	answer := make([]byte, len("HTTP/1.0 200 Connected to Go RPC\n\n"))
 	_, err = io.ReadFull(c, answer)
 	require.NoError(t, err)

@@ -2,5 +2,5 @@
 
 package std
 
-// streamed is less with the race detector, which makes SHA-256 slow.
+// streamed is smaller with the race detector, which makes SHA-256 slow.
 const streamed = 32 << 20

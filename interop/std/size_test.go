@@ -2,5 +2,5 @@
 
 package std
 
-// streamed is how much the streaming test sends in each direction: 1 GiB.
+// streamed is the number of bytes that the streaming test sends in each direction: 1 GiB.
 const streamed = 1 << 30

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// A mail is what an smtpServer has received.
+// A mail is a message that an smtpServer has received.
 type mail struct {
 	from, user string
 	to         []string
@@ -24,8 +24,7 @@ type mail struct {
 	overTLS    bool
 }
 
-// An smtpServer is as much of RFC 5321 as net/smtp speaks, with STARTTLS and AUTH
-// PLAIN.
+// An smtpServer implements the part of RFC 5321 that net/smtp uses, with STARTTLS and AUTH PLAIN.
 type smtpServer struct {
 	tls   *tls.Config
 	mails chan mail
@@ -44,7 +43,7 @@ func (s *smtpServer) serve(ln net.Listener) {
 	}
 }
 
-// session speaks with a client until it quits.
+// session serves a client until QUIT.
 func (s *smtpServer) session(c net.Conn) error {
 	text := textproto.NewConn(c)
 	var m mail
@@ -66,7 +65,7 @@ func (s *smtpServer) session(c net.Conn) error {
 			text.PrintfLine("250 8BITMIME")
 		case "STARTTLS":
 			text.PrintfLine("220 go ahead")
-			// RFC 3207 4.2: after it the session begins anew.
+			// RFC 3207 4.2: after STARTTLS the session starts from the beginning.
 			c = tls.Server(c, s.tls)
 			text, m = textproto.NewConn(c), mail{overTLS: true}
 		case "AUTH":

@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/internal/hosttest"
 )
 
-// serveTLS answers each connection with whether its session was resumed, and then
-// sends back what comes.
+// serveTLS tells each client whether its session was resumed, and then sends back the data that it
+// receives.
 func serveTLS(ln net.Listener, cfg *tls.Config) {
 	for {
 		c, err := ln.Accept()
@@ -45,7 +45,7 @@ func talk(t *testing.T, h *usernet.Host, cfg *tls.Config) (client, server bool) 
 	require.NoError(t, err)
 	_, err = io.WriteString(c, "hello")
 	require.NoError(t, err)
-	// TLS has a half-close of its own, on which the peer answers and ends.
+	// TLS has its own half-close. The peer answers it and ends.
 	require.NoError(t, c.CloseWrite())
 	back, err := io.ReadAll(c)
 	require.NoError(t, err)

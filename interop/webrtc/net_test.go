@@ -8,8 +8,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// hostNet is a host as the network of pion's packages. Only what names pion's own types
-// is written out: the rest are the methods of the Host.
+// hostNet is a host as the network interface of pion's packages. Only methods with pion's own types
+// are written here; the others are the Host's.
 type hostNet struct {
 	*usernet.Host
 }
@@ -42,7 +42,7 @@ type listener struct {
 
 func (l listener) AcceptTCP() (transport.TCPConn, error) { return asTCPConn(l.TCPListener.AcceptTCP()) }
 
-// asUDPConn keeps a nil pointer from becoming an interface that is not nil.
+// asUDPConn returns c as a transport.UDPConn, and a nil interface if c is nil.
 func asUDPConn(c *usernet.UDPConn, err error) (transport.UDPConn, error) {
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func asUDPConn(c *usernet.UDPConn, err error) (transport.UDPConn, error) {
 	return c, nil
 }
 
-// asTCPConn is asUDPConn for TCP.
+// asTCPConn is like asUDPConn, for TCP.
 func asTCPConn(c *usernet.TCPConn, err error) (transport.TCPConn, error) {
 	if err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (n hostNet) find(is func(*transport.Interface) bool) (*transport.Interface,
 	return nil, transport.ErrInterfaceNotFound
 }
 
-// CreateDialer makes a dialer with the options of net's.
+// CreateDialer makes a dialer with the options of a net.Dialer.
 func (n hostNet) CreateDialer(d *net.Dialer) transport.Dialer {
 	return &usernet.Dialer{
 		Host: n.Host, Timeout: d.Timeout, Deadline: d.Deadline, LocalAddr: d.LocalAddr,

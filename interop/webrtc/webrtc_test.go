@@ -22,7 +22,7 @@ import (
 // patience ends a test that hangs.
 const patience = time.Minute
 
-// newPeer makes a peer on a host, closed at the end of the test.
+// newPeer makes a peer on a host. It is closed at the end of the test.
 func newPeer(t *testing.T, h *usernet.Host) *webrtc.PeerConnection {
 	t.Helper()
 	var s webrtc.SettingEngine
@@ -35,7 +35,7 @@ func newPeer(t *testing.T, h *usernet.Host) *webrtc.PeerConnection {
 	return pc
 }
 
-// receive waits for something to come.
+// receive waits for a value on a channel.
 func receive[T any](t *testing.T, ch <-chan T, what string) T {
 	t.Helper()
 	select {
@@ -47,8 +47,7 @@ func receive[T any](t *testing.T, ch <-chan T, what string) T {
 	}
 }
 
-// connect has the peers agree on a session, with all their candidates in the offer and
-// the answer.
+// connect connects the peers, with all candidates in the offer and the answer.
 func connect(t *testing.T, a, b *webrtc.PeerConnection) {
 	t.Helper()
 	connected := make(chan struct{}, 2)
@@ -76,7 +75,7 @@ func connect(t *testing.T, a, b *webrtc.PeerConnection) {
 	receive(t, connected, "connection")
 }
 
-// newPeers makes two hosts with a peer each.
+// newPeers makes two hosts with one peer each.
 func newPeers(t *testing.T, imp nic.Impairment) (a, b *webrtc.PeerConnection) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
@@ -84,8 +83,8 @@ func newPeers(t *testing.T, imp nic.Impairment) (a, b *webrtc.PeerConnection) {
 	return newPeer(t, hosttest.Host(t, wire, "192.0.2.1")), newPeer(t, hosttest.Host(t, eb, "192.0.2.2"))
 }
 
-// sendAll sends messages of all sizes over a data channel and tells what the other side
-// has received.
+// sendAll sends messages of all sizes over a data channel and returns what the other side has
+// received.
 func sendAll(t *testing.T, a, b *webrtc.PeerConnection, count int) {
 	t.Helper()
 	ch, err := a.CreateDataChannel("test", nil)
@@ -107,7 +106,7 @@ func sendAll(t *testing.T, a, b *webrtc.PeerConnection, count int) {
 	connect(t, a, b)
 	receive(t, opened, "data channel")
 
-	// What waits to be sent is bounded by the channel's own flow control.
+	// The channel's own flow control bounds the buffered data.
 	low := make(chan struct{}, 1)
 	ch.SetBufferedAmountLowThreshold(256 << 10)
 	ch.OnBufferedAmountLow(func() {

@@ -22,7 +22,7 @@ import (
 // patience ends a test that hangs.
 const patience = time.Minute
 
-// serve serves an echo of each package until the end of the test.
+// serve serves an echo page for each package until the end of the test.
 func serve(t *testing.T, h *usernet.Host) {
 	t.Helper()
 	ln, err := h.Listen("tcp", ":80")
@@ -75,7 +75,7 @@ func echoCoder(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// messages are what the tests send.
+// messages returns the messages that the tests send.
 func messages() [][]byte {
 	large := make([]byte, 1<<20)
 	rand.Read(large)
@@ -200,7 +200,7 @@ func TestDeadlinesAndPingsInVirtualTime(t *testing.T) {
 		_, _, err = c.Read(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 20*time.Second, time.Since(began))
-		// The pages of the server end.
+		// The handlers of the server end.
 		require.NoError(t, g.Close())
 		c.CloseNow()
 	})

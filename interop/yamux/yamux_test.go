@@ -39,7 +39,7 @@ func sessions(t *testing.T, a, b *usernet.Host) (client, server *yamux.Session) 
 	return client, server
 }
 
-// echo sends back what comes on each stream.
+// echo sends back the data of each stream.
 func echo(s *yamux.Session) {
 	for {
 		c, err := s.Accept()
@@ -70,7 +70,7 @@ func TestManyStreamsShareAConnection(t *testing.T) {
 			}
 			go func() {
 				c.Write(data)
-				c.Close() // of a stream is a half-close
+				c.Close() // Close of a stream is a half-close
 			}()
 			back, err := io.ReadAll(c)
 			if err != nil || !bytes.Equal(data, back) {
@@ -99,8 +99,8 @@ func TestStreamsEndWithTheirHost(t *testing.T) {
 	require.ErrorIs(t, err, yamux.ErrSessionShutdown)
 }
 
-// yamux keeps its timers in a pool of the package, so that it cannot be used both in
-// and out of bubbles of synctest.
+// yamux has a package-wide pool of timers, so it cannot be used both inside and outside synctest
+// bubbles.
 func TestDeadlineAndPing(t *testing.T) {
 	a, b := hosttest.Pair(t)
 	client, server := sessions(t, a, b)
