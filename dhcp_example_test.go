@@ -1,6 +1,7 @@
 package usernet_test
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -12,8 +13,40 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A host without an address gets one by DHCP (RFC 2131). It broadcasts its messages from 0.0.0.0
-// over the link that needs the address.
+// A host that is configured by the DHCP server of its link, with a client that does not first probe whether another
+// machine has its address. Config.DHCP starts a client with the usual settings.
+func ExampleHost_StartDHCP() {
+	wireA, wireB := nic.Pipe(nic.PipeConfig{})
+	server := host(wireA, "192.0.2.1/24")
+	defer server.Close()
+	serveDHCP(server, netip.MustParseAddr("192.0.2.7"), time.Hour)
+
+	client, err := usernet.New(usernet.Config{NIC: wireB})
+	if err != nil {
+		panic(err)
+	}
+	defer client.Close()
+	if err := client.StartDHCP("", usernet.DHCPConfig{HostName: "seven", NoProbe: true}); err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := client.WaitOnline(ctx); err != nil {
+		panic(err)
+	}
+	d := client.DHCP()[0]
+	fmt.Println(d.State, d.Lease.Addr, "from", d.Lease.Server)
+	fmt.Println("by", client.Interfaces()[1].Gateway)
+	_, err = client.Dial("tcp", "192.0.2.1:80")
+	fmt.Println(err)
+	// Output:
+	// BOUND 192.0.2.7/24 from 192.0.2.1
+	// by 192.0.2.1
+	// dial tcp 192.0.2.1:80: connect: connection refused
+}
+
+// A program that speaks DHCP (RFC 2131) by itself broadcasts its messages from 0.0.0.0 over the link that needs the
+// address, and adds what it is given.
 func ExampleHost_AddAddr() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server := host(wireA, "192.0.2.1/24")
@@ -108,6 +141,7 @@ func (m dhcpMessage) bytes() []byte {
 		mask := ^uint32(0) << (32 - m.bits)
 		b = binary.BigEndian.AppendUint32(append(b, 1, 4), mask)
 		b = append(append(b, 3, 4), m.router.AsSlice()...)
+		b = append(append(b, 54, 4), m.router.AsSlice()...)
 		b = binary.BigEndian.AppendUint32(append(b, 51, 4), uint32(m.time.Seconds()))
 	} else if m.addr.IsValid() {
 		b = append(append(b, 50, 4), m.addr.AsSlice()...)

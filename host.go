@@ -29,12 +29,15 @@ package usernet
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/resolve"
@@ -66,6 +69,13 @@ type Config struct {
 	// The secret must have at least 16 unpredictable bytes. If it is nil, the host uses a random
 	// one, so its addresses differ in each run.
 	StableSecret []byte
+
+	// DHCP configures NIC by DHCP: an IPv4 address, routes, the MTU, name servers and search domains, for as
+	// long as the DHCP server lets the host have them (RFC 2131). The resolver queries these name servers
+	// after those of DNS and before those of Auto. With both DHCP and Auto, the host configures itself as
+	// a laptop does. New does not wait for a server: see Host.WaitOnline. For other links and for
+	// options, see Host.StartDHCP.
+	DHCP bool
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
 	NICs []stack.NIC
@@ -112,17 +122,22 @@ type Config struct {
 type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
-	lookup      lookupFunc     // LookupNetIP of resolver, for Dial
-	fill        func(p []byte) // fills p with unpredictable bytes
-	copyBuffers copyBuffers    // of ReadFrom and WriteTo
-	batches     sync.Pool      // of *[]stack.Datagram
+	lookup      lookupFunc                  // LookupNetIP of resolver, for Dial
+	fill        func(p []byte)              // fills p with unpredictable bytes
+	copyBuffers copyBuffers                 // of ReadFrom and WriteTo
+	batches     sync.Pool                   // of *[]stack.Datagram
+	logger      *slog.Logger                // nil: no log
+	dhcp        atomic.Pointer[dhcpClients] // nil until first needed
 }
 
 // New makes a host and brings up its links. An error says which part of the configuration is wrong.
 // After an error, no device is attached or closed.
 func New(cfg Config) (*Host, error) {
+	if cfg.DHCP && cfg.NIC != nil && cfg.NIC.Link().Medium != nic.Ethernet {
+		return nil, fmt.Errorf("usernet: DHCP needs an Ethernet, and NIC is none: %w", syscall.EINVAL)
+	}
 	nics := cfg.NICs
-	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto {
+	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP {
 		first := stack.NIC{
 			Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6,
 			Auto: cfg.Auto, Temporary: cfg.Temporary,
@@ -146,13 +161,27 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{stack: s, fill: cfg.Rand}
+	h := &Host{stack: s, fill: cfg.Rand, logger: cfg.Logger}
 	if h.fill == nil {
 		h.fill = func(p []byte) { rand.Read(p) } // rand.Read never fails
 	}
 	h.resolver = h.newResolver(&cfg)
 	h.lookup = traced(h.resolver.LookupNetIP, false)
+	if cfg.DHCP {
+		if err := h.StartDHCP(s.Interfaces()[1].Name, DHCPConfig{}); err != nil {
+			h.Close()
+			return nil, err
+		}
+	}
 	return h, nil
+}
+
+// learnedDNS returns the name servers and search domains that the network advertises, those of DHCP before those of
+// routers, as RFC 8106 5.3.1 prefers it.
+func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
+	servers, search = h.dhcp.Load().servers()
+	more, domains := h.stack.LearnedDNS()
+	return append(servers, more...), append(search, domains...)
 }
 
 // newResolver returns the resolver of the host. The resolver sends its queries from the host.
@@ -176,7 +205,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 		rc.Dial = h.DialContext
 	}
 	if rc.Learned == nil {
-		rc.Learned = h.stack.LearnedDNS
+		rc.Learned = h.learnedDNS
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor
@@ -193,7 +222,10 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 
 // Close ends the host. It resets the connections, makes every blocked call return net.ErrClosed,
 // and closes the devices. A second Close returns net.ErrClosed.
-func (h *Host) Close() error { return h.stack.Close() }
+func (h *Host) Close() error {
+	h.dhcp.Load().close()
+	return h.stack.Close()
+}
 
 // Done returns a channel that is closed when the host is closed or its last link fails, for example
 // because a TAP device was deleted. Err then returns the reason. After a failure, Accept returns

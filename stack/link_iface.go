@@ -28,6 +28,7 @@ type iface struct {
 	medium     nic.Medium
 	link       atomic.Pointer[linkState] // the linkState is immutable
 	txChecksum bool
+	zeroCopy   bool                        // the device asks for receive buffers
 	linkLen    int                         // length of the link header: 14 on Ethernet, 0 on IP
 	addrs      atomic.Pointer[[]ifaceAddr] // stored under Stack.mu; the slice is immutable
 	gateways   [2]nicGateway               // for IPv4 and IPv6; under Stack.mu
@@ -41,17 +42,16 @@ type iface struct {
 	router         *routerAdv     // the Router Advertisement to send, or nil; under Stack.mu
 	isRouter       atomic.Bool    // router is not nil
 	mtu4           atomic.Int32   // IPv4 MTU of SetIPv4MTU; 0: none
+	linkChanges    atomic.Uint32  // see InterfaceInfo
 	mtu6, hops6    atomic.Int32   // IPv6 MTU and hop limit from a Router Advertisement; 0: none
 	stats          ifaceStats
-	linkChanges    atomic.Uint64
 	dead           atomic.Bool                // the device has failed or was closed
 	down           atomic.Bool                // dead, or the device says that its link is down
 	cause          atomic.Pointer[deathCause] // why the device failed; nil if it did not
 	group          groupTable                 // multicast groups joined
 	igmp, mld      groupLink                  // under the lock of Stack.groups
 
-	zeroCopy bool                            // the device asks for receive buffers
-	reader   atomic.Pointer[zeroCopyReceive] // reader that last began to wait with a large buffer; nil after it has returned
+	reader atomic.Pointer[zeroCopyReceive] // reader that last began to wait with a large buffer; nil after it has returned
 }
 
 // A nicGateway is the gateway in the configuration of a NIC.
@@ -335,7 +335,7 @@ type InterfaceInfo struct {
 	Up       bool // the device is open and usable
 	// LinkChanges counts the times that the link has gone down, has come up, has got another MAC, or may
 	// have been connected to another network.
-	LinkChanges uint64
+	LinkChanges uint32
 	// Err is the error with which the device failed; nil if it has not failed.
 	Err error
 }

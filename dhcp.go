@@ -1,0 +1,736 @@
+package usernet
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/dhcp"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+)
+
+// DHCPConfig configures the DHCP client of an interface. The zero value is what most need.
+type DHCPConfig struct {
+	// HostName is the name that the host tells servers, which may put it into the DNS; empty: none.
+	HostName string
+	// ClientID is the client identifier (RFC 2132 9.14). If it has less than two bytes, one is made from the MAC
+	// (RFC 4361).
+	ClientID []byte
+	// VendorClass tells servers what kind of host this is (RFC 2132 9.13); empty: nothing is told.
+	VendorClass string
+	// Addr is the address that the host had before, if any. It is asked for first, and used only if a server
+	// agrees.
+	Addr netip.Addr
+	// Parameters are options to ask for beside those that the host uses itself. Their values are in
+	// Lease4.Options.
+	Parameters []dhcp.OptionCode4
+	// IPv6Only says that the host can do without IPv4. Then a network that offers IPv6 with NAT64 may
+	// leave it without an IPv4 address (RFC 8925).
+	IPv6Only bool
+	// NoProbe has an address be used as soon as a server gives it. Otherwise the host first makes sure that no
+	// other machine on the link uses it, which takes four to seven seconds (RFC 5227).
+	NoProbe bool
+	// OnEvent, if not nil, is called with what happens to the client, one event after the other. The host
+	// has then changed accordingly. It must not call StopDHCP.
+	OnEvent func(dhcp.Event4)
+}
+
+// DHCPInfo describes the DHCP client of an interface.
+type DHCPInfo struct {
+	NIC   string
+	State dhcp.State4
+	// Lease is what the host uses; nil if it has no lease. It must not be changed.
+	Lease *dhcp.Lease4
+	// Tries is how many messages were sent in this state without an answer.
+	Tries int
+	// Refusal says why the last answer of a server was not taken, or what a server has refused. It is empty
+	// if there is no such answer since the last lease.
+	Refusal string
+}
+
+// dhcpClients are the DHCP clients of a host. They have one socket, and no goroutine that waits: what arrives and
+// what is due start timers.
+type dhcpClients struct {
+	mu        sync.Mutex
+	closed    bool
+	conn      *stack.UDP // nil while there is no client
+	clients   []*dhcpClient
+	stopWatch func()
+}
+
+// A dhcpClient runs the client of one interface.
+type dhcpClient struct {
+	h     *Host
+	all   *dhcpClients
+	conn  *stack.UDP
+	nic   string
+	index int
+	cfg   DHCPConfig
+
+	// Of the goroutine that has the turn.
+	machine *dhcp.Client4
+	mac     [6]byte
+	up      bool
+	links   uint32        // LinkChanges of the interface
+	probing *dhcp.Lease4  // whose address is being probed; else nil
+	routes  []stack.Route // that were added
+	refused time.Time     // when a refusal was last logged
+	until   time.Time     // when release has to end
+
+	mu      sync.Mutex
+	changed sync.Cond
+	turn    bool              // some goroutine has the turn
+	todo    []func(time.Time) // steps that wait for it
+	inbox   []*dhcp.Message4  // messages that wait for it
+	timer   *time.Timer       // for the next step
+	info    DHCPInfo          // of the machine after the last step
+	ended   bool              // no step begins any more
+}
+
+const (
+	maxDHCPInbox = 16
+	// dhcpReleaseTime is how long Close and StopDHCP wait until the server's link address is known.
+	dhcpReleaseTime = 200 * time.Millisecond
+	// dhcpRefusalTime is at least between two log records about refusals.
+	dhcpRefusalTime = 10 * time.Second
+)
+
+// StartDHCP starts a DHCP client on an interface, as Config.DHCP does. An empty nic stands for the only link. The
+// client gets an IPv4 address, routes, the MTU, name servers and search domains, renews them in time, and takes
+// them away when the lease ends. It follows the link: when that comes up again, the client asks whether the address
+// is still good there. An address that another machine uses is declined.
+//
+// The errors are ENODEV if there is no such interface, EINVAL for one that is no Ethernet, EEXIST if the interface has
+// a client already, EADDRINUSE if a socket of the host has UDP port 68, and net.ErrClosed.
+func (h *Host) StartDHCP(nicName string, cfg DHCPConfig) error {
+	if err := h.startDHCP(nicName, cfg); err != nil {
+		if err == net.ErrClosed {
+			return err
+		}
+		return fmt.Errorf("usernet: DHCP: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) startDHCP(nicName string, cfg DHCPConfig) error {
+	info, err := h.linkNamed(nicName)
+	if err != nil {
+		return err
+	}
+	if info.Medium != nic.Ethernet {
+		return fmt.Errorf("%s is not an Ethernet, so that it has no MAC to ask with: %w", info.Name, syscall.EINVAL)
+	}
+	d := &dhcpClient{h: h, nic: info.Name, index: info.Index, cfg: cfg, info: DHCPInfo{NIC: info.Name}}
+	d.changed.L = &d.mu
+	d.timer = time.AfterFunc(time.Hour, func() { d.step(nil) })
+	d.timer.Stop()
+	h.dhcp.CompareAndSwap(nil, new(dhcpClients))
+	d.all = h.dhcp.Load()
+	if err := d.all.add(d); err != nil {
+		return err
+	}
+	d.step(d.look)
+	return nil
+}
+
+// add adds a client, the first one with the socket.
+func (ds *dhcpClients) add(d *dhcpClient) error {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if ds.closed {
+		return net.ErrClosed
+	}
+	if slices.ContainsFunc(ds.clients, func(x *dhcpClient) bool { return x.index == d.index }) {
+		return fmt.Errorf("%s has a client already: %w", d.nic, syscall.EEXIST)
+	}
+	if ds.conn == nil {
+		conn, err := d.h.stack.OpenUDP(stack.Family4, netip.AddrPortFrom(netip.IPv4Unspecified(), dhcp.ClientPort4))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("a socket of the host has UDP port %d, which the client needs: %w", dhcp.ClientPort4, err)
+		}
+		if err != nil {
+			return err
+		}
+		ds.conn = conn
+		conn.SetHandler(ds.receive)
+		ds.stopWatch = d.h.stack.OnChange(ds.look)
+	}
+	d.conn = ds.conn
+	ds.clients = append(ds.clients, d)
+	return nil
+}
+
+// StopDHCP ends the DHCP client of an interface. The address and what came with it are given back, of which the
+// server is told. An empty nic stands for the only link. The errors are ENODEV if there is no such interface, ESRCH
+// if it has no client, and net.ErrClosed.
+func (h *Host) StopDHCP(nicName string) error {
+	info, err := h.linkNamed(nicName)
+	if err != nil {
+		if err == net.ErrClosed {
+			return err
+		}
+		return fmt.Errorf("usernet: StopDHCP: %w", err)
+	}
+	ds := h.dhcp.Load()
+	if ds == nil {
+		return fmt.Errorf("usernet: StopDHCP: %s has no client: %w", info.Name, syscall.ESRCH)
+	}
+	ds.mu.Lock()
+	i := slices.IndexFunc(ds.clients, func(d *dhcpClient) bool { return d.index == info.Index })
+	if i < 0 {
+		ds.mu.Unlock()
+		return fmt.Errorf("usernet: StopDHCP: %s has no client: %w", info.Name, syscall.ESRCH)
+	}
+	d := ds.clients[i]
+	ds.mu.Unlock()
+	end := time.Now().Add(dhcpReleaseTime)
+	d.conn.SetWriteDeadline(end)
+	d.release(end)
+	d.conn.SetWriteDeadline(time.Time{})
+	ds.remove(d)
+	return nil
+}
+
+// DHCP describes the DHCP clients of the host, in the order in which they were started.
+func (h *Host) DHCP() []DHCPInfo {
+	var infos []DHCPInfo
+	for _, d := range h.dhcp.Load().list() {
+		d.mu.Lock()
+		infos = append(infos, d.info)
+		d.mu.Unlock()
+	}
+	return infos
+}
+
+// linkNamed describes the interface of a name, or of an empty one the only link.
+func (h *Host) linkNamed(name string) (stack.InterfaceInfo, error) {
+	infos := h.stack.Interfaces()
+	if errors.Is(h.Err(), net.ErrClosed) {
+		return stack.InterfaceInfo{}, net.ErrClosed
+	}
+	if name == "" {
+		if len(infos) != 2 {
+			return stack.InterfaceInfo{}, fmt.Errorf("no interface is named, and there are %d: %w", len(infos)-1, syscall.ENODEV)
+		}
+		return infos[1], nil
+	}
+	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Name == name })
+	if i < 0 {
+		return stack.InterfaceInfo{}, fmt.Errorf("no interface %q: %w", name, syscall.ENODEV)
+	}
+	return infos[i], nil
+}
+
+// list returns the clients. ds may be nil, of a host that has never had one.
+func (ds *dhcpClients) list() []*dhcpClient {
+	if ds == nil {
+		return nil
+	}
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	return slices.Clone(ds.clients)
+}
+
+// remove takes a client that has ended out of the list. The last one closes the socket.
+func (ds *dhcpClients) remove(d *dhcpClient) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	ds.clients = slices.DeleteFunc(ds.clients, func(x *dhcpClient) bool { return x == d })
+	if len(ds.clients) == 0 && ds.conn != nil {
+		ds.stopWatch()
+		ds.conn.Close()
+		ds.conn = nil
+	}
+}
+
+// close ends all clients, within a bounded time, before the stack is closed. ds may be nil.
+func (ds *dhcpClients) close() {
+	if ds == nil {
+		return
+	}
+	ds.mu.Lock()
+	if ds.closed {
+		ds.mu.Unlock()
+		return
+	}
+	ds.closed = true
+	clients := slices.Clone(ds.clients)
+	ds.mu.Unlock()
+	end := time.Now().Add(dhcpReleaseTime)
+	for _, d := range clients {
+		d.conn.SetWriteDeadline(end) // of the socket that all have
+		d.release(end)
+		ds.remove(d)
+	}
+}
+
+// receive takes a message from the socket. It is called by whoever has received it, and does not wait.
+func (ds *dhcpClients) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
+	if from.Port() != dhcp.ServerPort4 {
+		return
+	}
+	for _, d := range ds.list() {
+		if d.index != meta.NIC {
+			continue
+		}
+		d.mu.Lock()
+		room := len(d.inbox) < maxDHCPInbox && !d.ended
+		d.mu.Unlock()
+		if !room {
+			return
+		}
+		m, err := dhcp.ParseMessage4(b)
+		if err != nil || m.Op != dhcp.BootReply {
+			return
+		}
+		d.mu.Lock()
+		if !d.ended {
+			d.inbox = append(d.inbox, m)
+			d.arm(time.Time{})
+		}
+		d.mu.Unlock()
+	}
+}
+
+// look has all clients look at their interfaces.
+func (ds *dhcpClients) look() {
+	for _, d := range ds.list() {
+		d.step(d.look)
+	}
+}
+
+// servers returns the name servers and search domains of the leases.
+func (ds *dhcpClients) servers() (servers []netip.AddrPort, search []string) {
+	for _, d := range ds.list() {
+		d.mu.Lock()
+		l := d.info.Lease
+		if d.info.State == dhcp.Stopped {
+			l = nil // the link is down
+		}
+		d.mu.Unlock()
+		if l == nil {
+			continue
+		}
+		for _, a := range l.DNS {
+			servers = append(servers, netip.AddrPortFrom(a, 53))
+		}
+		search = append(search, l.Search...)
+		if len(l.Search) == 0 && l.Domain != "" {
+			search = append(search, l.Domain)
+		}
+	}
+	return servers, search
+}
+
+// arm sets the timer; the zero time is at once. d.mu is held.
+func (d *dhcpClient) arm(at time.Time) {
+	now := time.Now()
+	if at.Before(now) {
+		at = now
+	}
+	// In a slot of their own, as the timers of the stack (see timerSlots there).
+	d.timer.Reset(at.Sub(now) + time.Duration(-at.UnixNano()&63))
+}
+
+// step runs f and then whatever is due, unless another goroutine has the turn, which then does.
+func (d *dhcpClient) step(f func(now time.Time)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended {
+		return
+	}
+	if f != nil {
+		d.todo = append(d.todo, f)
+	}
+	if d.turn {
+		return
+	}
+	d.turn = true
+	for due := true; due; due = len(d.todo) > 0 || len(d.inbox) > 0 && !d.ended {
+		todo, inbox := d.todo, d.inbox
+		d.todo, d.inbox = nil, nil
+		d.mu.Unlock()
+		for _, f := range todo {
+			f(time.Now())
+			d.flush()
+		}
+		if d.machine != nil {
+			for _, m := range inbox {
+				d.machine.Receive(time.Now(), m)
+				d.flush()
+			}
+			d.machine.Tick(time.Now())
+			d.flush()
+		}
+		d.mu.Lock()
+		d.note()
+	}
+	d.turn = false
+	d.changed.Broadcast()
+	if at := d.deadline(); d.ended || at.IsZero() {
+		d.timer.Stop()
+	} else {
+		d.arm(at)
+	}
+}
+
+// deadline is when there is something to do. d.mu is held.
+func (d *dhcpClient) deadline() time.Time {
+	if d.machine == nil {
+		return time.Time{}
+	}
+	return d.machine.Deadline()
+}
+
+// note writes down what others may ask for. d.mu is held, by the goroutine that has the turn.
+func (d *dhcpClient) note() {
+	if d.machine != nil {
+		d.info.State, d.info.Tries, d.info.Lease = d.machine.State(), d.machine.Tries(), d.machine.Lease()
+	}
+}
+
+// look compares the interface with what the machine knows of it.
+func (d *dhcpClient) look(now time.Time) {
+	info := d.link()
+	if info == nil {
+		// RemoveNIC has taken the addresses and routes with it.
+		d.mu.Lock()
+		d.ended = true
+		d.mu.Unlock()
+		d.all.remove(d)
+		return
+	}
+	if d.machine == nil || d.mac != info.MAC {
+		d.begin(info)
+	}
+	if moved := info.LinkChanges != d.links; moved || info.Up != d.up {
+		d.stopProbing()
+		if d.up && (moved || !info.Up) {
+			d.machine.Down()
+		}
+		if info.Up {
+			d.machine.Up(now)
+		}
+		d.up, d.links = info.Up, info.LinkChanges
+	}
+	d.lookAtAddr(info, now)
+}
+
+// link describes the interface; nil if it has gone.
+func (d *dhcpClient) link() *stack.InterfaceInfo {
+	infos := d.h.stack.Interfaces()
+	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == d.index })
+	if i < 0 {
+		return nil
+	}
+	return &infos[i]
+}
+
+// begin makes a machine for an interface, which is new or has another MAC.
+func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
+	if d.machine != nil {
+		d.stopProbing()
+		if l := d.machine.Lease(); l != nil {
+			d.withdraw(l)
+		}
+	}
+	d.mac, d.up, d.links = info.MAC, false, info.LinkChanges
+	d.machine = dhcp.NewClient4(dhcp.ClientConfig4{
+		MAC: d.mac, ID: d.cfg.ClientID, HostName: d.cfg.HostName, VendorClass: d.cfg.VendorClass, Parameters: d.cfg.Parameters,
+		Lease: d.cfg.Addr, IPv6Only: d.cfg.IPv6Only, MTU: info.MTU, Rand: d.h.random,
+	})
+}
+
+// stopProbing removes the address that is being probed.
+func (d *dhcpClient) stopProbing() {
+	if l := d.probing; l != nil {
+		d.probing = nil
+		d.h.stack.RemoveAddr(d.nic, l.Addr.Addr())
+	}
+}
+
+// lookAtAddr tells the machine what has become of its address.
+func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
+	l := d.machine.Lease()
+	if d.probing != nil {
+		l = d.probing
+	}
+	if l == nil {
+		return
+	}
+	state := stack.AddrPreferred // where the program has removed the address meanwhile
+	for _, a := range info.AddrInfo {
+		if a.Prefix.Addr() == l.Addr.Addr() {
+			state = a.State
+		}
+	}
+	switch {
+	case state == stack.AddrTentative:
+	case d.probing == nil && state == stack.AddrDuplicate:
+		d.machine.Conflict(now)
+	case d.probing == nil:
+	case state == stack.AddrDuplicate:
+		d.stopProbing()
+		d.machine.Probed(now, false)
+	default:
+		d.probing = nil
+		d.machine.Probed(now, true)
+	}
+}
+
+// flush does what the machine wants done. A message to the server is sent from the address of the lease, before that is
+// taken away; those to all come after it.
+func (d *dhcpClient) flush() {
+	if d.machine == nil {
+		return
+	}
+	for again := true; again; {
+		again = false
+		var broadcasts []dhcp.Send4
+		for s, ok := d.machine.NextSend(); ok; s, ok = d.machine.NextSend() {
+			if s.To.IsValid() {
+				d.send(s)
+				if s.Message.Type() == dhcp.Release {
+					d.awaitNeighbor(s.To)
+				}
+			} else {
+				broadcasts = append(broadcasts, s)
+			}
+		}
+		for e, ok := d.machine.NextEvent(); ok; e, ok = d.machine.NextEvent() {
+			d.apply(e)
+			again = true // some events are answered
+			d.mu.Lock()
+			d.note()
+			d.mu.Unlock()
+			if e.Kind != dhcp.Probe {
+				d.h.stack.NotifyChange()
+			}
+			if d.cfg.OnEvent != nil {
+				d.cfg.OnEvent(e)
+			}
+		}
+		for _, s := range broadcasts {
+			d.send(s)
+		}
+	}
+}
+
+// send sends a message. One that cannot be sent is as one that is lost: the machine sends it again.
+func (d *dhcpClient) send(s dhcp.Send4) {
+	b, err := s.Message.Append(nil, dhcp.MinMessageSize4)
+	to := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	if s.To.IsValid() {
+		to = s.To
+	}
+	if err == nil {
+		_, err = d.conn.WriteTo(b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: s.Message.CIAddr})
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		d.log(slog.LevelWarn, "DHCP message not sent", "type", s.Message.Type(), "to", to, "err", err)
+	}
+}
+
+func (d *dhcpClient) log(level slog.Level, text string, args ...any) {
+	if l := d.h.logger; l != nil {
+		l.Log(context.Background(), level, text, append([]any{"nic", d.nic}, args...)...)
+	}
+}
+
+// apply makes the host follow an event.
+func (d *dhcpClient) apply(e dhcp.Event4) {
+	switch e.Kind {
+	case dhcp.Probe:
+		d.probe(e.Lease)
+	case dhcp.Acquired, dhcp.Renewed:
+		d.mu.Lock()
+		d.info.Refusal = ""
+		d.mu.Unlock()
+		d.use(e.Lease)
+		level, text := slog.LevelInfo, "DHCP lease acquired"
+		if e.Kind == dhcp.Renewed {
+			level, text = slog.LevelDebug, "DHCP lease renewed"
+		}
+		d.log(level, text, "addr", e.Lease.Addr, "server", e.Lease.Server, "routes", len(e.Lease.Routes), "dns", e.Lease.DNS, "expires", e.Lease.Expires)
+	case dhcp.Lost:
+		d.withdraw(e.Lease)
+		d.log(slog.LevelInfo, "DHCP lease ended", "addr", e.Lease.Addr, "reason", e.Reason)
+	case dhcp.Refused:
+		d.mu.Lock()
+		d.info.Refusal = e.Reason
+		d.mu.Unlock()
+		// Whoever sends nonsense does not fill the log.
+		if now := time.Now(); d.refused.IsZero() || now.Sub(d.refused) >= dhcpRefusalTime {
+			d.refused = now
+			d.log(slog.LevelWarn, "DHCP", "reason", e.Reason)
+		}
+	}
+}
+
+// options are those of the address of a lease.
+func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
+	o := stack.AddrOptions{Origin: stack.AddrDHCP}
+	if !l.Expires.IsZero() {
+		o.Valid = max(time.Until(l.Expires), 1)
+	}
+	return o
+}
+
+// probe finds out whether the address of a lease is free.
+func (d *dhcpClient) probe(l *dhcp.Lease4) {
+	if d.cfg.NoProbe {
+		d.machine.Probed(time.Now(), true)
+		return
+	}
+	o := d.options(l)
+	o.Probe = true
+	if err := d.h.stack.AddAddr(d.nic, l.Addr, o); err != nil {
+		// The host has it already, as its own or on another link: it is in use.
+		d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
+		d.machine.Probed(time.Now(), false)
+		return
+	}
+	d.probing = l
+	if info := d.link(); info != nil {
+		d.lookAtAddr(info, time.Now()) // it may have been there before
+	}
+}
+
+// use gives the host the address of a lease, and what came with it.
+func (d *dhcpClient) use(l *dhcp.Lease4) {
+	err := d.h.stack.AddAddr(d.nic, l.Addr, d.options(l))
+	if errors.Is(err, syscall.EEXIST) {
+		d.withdraw(l) // the length of the network is another one than before
+		err = d.h.stack.AddAddr(d.nic, l.Addr, d.options(l))
+	}
+	if err != nil {
+		d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
+		return
+	}
+	d.setRoutes(l)
+	if err := d.h.stack.SetIPv4MTU(d.nic, l.MTU); err != nil {
+		d.log(slog.LevelWarn, "DHCP MTU cannot be used", "mtu", l.MTU, "err", err)
+	}
+}
+
+// setRoutes makes the routes of a lease the only ones of the client.
+func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
+	want := leaseRoutes(l, d.nic)
+	var kept []stack.Route
+	for _, r := range d.routes {
+		if slices.Contains(want, r) {
+			kept = append(kept, r)
+		} else {
+			d.h.stack.DelRoute(r)
+		}
+	}
+	d.routes = kept
+	for _, r := range want {
+		if slices.Contains(d.routes, r) {
+			continue
+		}
+		switch err := d.h.stack.AddRoute(r); {
+		case err == nil:
+			d.routes = append(d.routes, r)
+		case !errors.Is(err, syscall.EEXIST): // else it is the program's own
+			d.log(slog.LevelWarn, "DHCP route cannot be used", "to", r.Dst, "via", r.Via, "err", err)
+		}
+	}
+}
+
+// leaseRoutes returns the routes of a lease, those on the link first. A router that is in no network of the link is
+// reached by a route of its own, as clouds need it that give addresses with a length of 32.
+func leaseRoutes(l *dhcp.Lease4, nic string) (routes []stack.Route) {
+	var later []stack.Route
+	for _, r := range l.Routes {
+		route := stack.Route{Dst: r.Dst, Via: r.Via, NIC: nic}
+		if r.Via.IsValid() {
+			later = append(later, route)
+		} else {
+			routes = append(routes, route)
+		}
+	}
+	for _, r := range later {
+		onLink := l.Addr.Contains(r.Via) || slices.ContainsFunc(routes, func(x stack.Route) bool { return !x.Via.IsValid() && x.Dst.Contains(r.Via) })
+		if !onLink {
+			routes = append(routes, stack.Route{Dst: netip.PrefixFrom(r.Via, 32), NIC: nic})
+		}
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// withdraw takes the address of a lease away, and what came with it.
+func (d *dhcpClient) withdraw(l *dhcp.Lease4) {
+	for _, r := range d.routes {
+		d.h.stack.DelRoute(r)
+	}
+	d.routes = nil
+	d.h.stack.SetIPv4MTU(d.nic, 0)
+	d.h.stack.RemoveAddr(d.nic, l.Addr.Addr()) // unless it has expired there
+}
+
+// release gives the lease back and ends the client. It returns at the time end at the latest.
+func (d *dhcpClient) release(end time.Time) {
+	late := time.AfterFunc(time.Until(end), func() {
+		d.mu.Lock()
+		d.ended = true
+		d.changed.Broadcast()
+		d.mu.Unlock()
+	})
+	defer late.Stop()
+	d.step(func(time.Time) {
+		if d.machine != nil {
+			d.stopProbing()
+			d.until = end
+			d.machine.Release()
+			d.flush()
+		}
+		d.mu.Lock()
+		d.ended = true
+		d.mu.Unlock()
+	})
+	d.mu.Lock()
+	for !d.ended || d.turn && time.Now().Before(end) {
+		d.changed.Wait()
+	}
+	d.mu.Unlock()
+}
+
+// awaitNeighbor waits, until d.until at most, for the link address by which a server is reached: a message that waits
+// for it would be lost when the host is closed.
+func (d *dhcpClient) awaitNeighbor(server netip.Addr) {
+	hop := server
+	if l := d.machine.Lease(); l != nil && !l.Addr.Contains(server) {
+		for _, r := range l.Routes {
+			if r.Via.IsValid() && r.Dst.Contains(server) {
+				hop = r.Via
+				break
+			}
+		}
+	}
+	for time.Now().Before(d.until) {
+		ns := d.h.stack.Neighbors()
+		i := slices.IndexFunc(ns, func(n stack.Neighbor) bool { return n.NIC == d.nic && n.Addr == hop })
+		if i < 0 || ns[i].State != "incomplete" {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// random returns random bits of the host's source.
+func (h *Host) random() uint64 {
+	var b [8]byte
+	h.fill(b[:])
+	return binary.LittleEndian.Uint64(b[:])
+}

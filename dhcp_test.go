@@ -1,0 +1,611 @@
+package usernet_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/dhcp"
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
+)
+
+// A testServer is a DHCP server on a host. It gives one address, or what its fields say.
+type testServer struct {
+	t    *testing.T
+	host *usernet.Host
+	conn *usernet.UDPConn
+
+	mu      sync.Mutex
+	addr    netip.Addr
+	lease   uint32 // seconds
+	silent  bool
+	nak     bool // refuses what it has not offered
+	options dhcp.Options4
+	got     []*dhcp.Message4
+	from    []netip.Addr
+}
+
+func startServer(t *testing.T, h *usernet.Host, a string, lease time.Duration) *testServer {
+	c, err := h.ListenPacket("udp4", ":67")
+	require.NoError(t, err)
+	s := &testServer{t: t, host: h, conn: c.(*usernet.UDPConn), addr: netip.MustParseAddr(a), lease: uint32(lease / time.Second)}
+	self := h.Addrs()[0].Addr()
+	s.options = dhcp.Options4{
+		{Code: dhcp.OptSubnetMask, Data: []byte{255, 255, 255, 0}}, {Code: dhcp.OptRouter, Data: self.AsSlice()}, {Code: dhcp.OptDNS, Data: self.AsSlice()},
+	}
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, info, err := s.conn.ReadPacket(buf)
+			if err != nil {
+				return
+			}
+			m, err := dhcp.ParseMessage4(buf[:n])
+			if err != nil {
+				panic(err)
+			}
+			s.serve(m, info)
+		}
+	}()
+	return s
+}
+
+func (s *testServer) serve(m *dhcp.Message4, info usernet.PacketInfo) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got, s.from = append(s.got, m), append(s.from, info.Remote.Addr())
+	if s.silent {
+		return
+	}
+	self := s.host.Addrs()[0].Addr()
+	kind := dhcp.Offer
+	switch m.Type() {
+	case dhcp.Discover:
+	case dhcp.Request:
+		kind = dhcp.ACK
+		if id := m.Options.Addr(dhcp.OptServerID); id.IsValid() && id != self {
+			return
+		}
+		if want := m.Options.Addr(dhcp.OptRequestedAddr); s.nak && want.IsValid() && want != s.addr {
+			kind = dhcp.NAK
+		}
+	default:
+		return
+	}
+	r := &dhcp.Message4{Op: dhcp.BootReply, HType: 1, XID: m.XID, Flags: m.Flags, CHAddr: m.CHAddr}
+	r.Options.Set(dhcp.OptMessageType, []byte{byte(kind)})
+	r.Options.Set(dhcp.OptServerID, self.AsSlice())
+	if kind != dhcp.NAK {
+		r.YIAddr = s.addr
+		r.Options.Set(dhcp.OptLeaseTime, []byte{byte(s.lease >> 24), byte(s.lease >> 16), byte(s.lease >> 8), byte(s.lease)})
+		for _, o := range s.options {
+			r.Options.Set(o.Code, o.Data)
+		}
+	}
+	to := usernet.PacketInfo{Remote: netip.MustParseAddrPort("255.255.255.255:68"), Interface: info.Interface}
+	if m.CIAddr.IsValid() {
+		to.Remote = netip.AddrPortFrom(m.CIAddr, 68)
+	}
+	b, err := r.Append(nil, 0)
+	if err != nil {
+		panic(err)
+	}
+	s.conn.WritePacket(b, to)
+}
+
+// set changes the server.
+func (s *testServer) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// types tells of what types the messages are that came since the last call.
+func (s *testServer) types() (types []dhcp.MessageType4) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.got {
+		types = append(types, m.Type())
+	}
+	s.got, s.from = nil, nil
+	return types
+}
+
+// newDHCPHost makes a host that asks for its address.
+func newDHCPHost(t *testing.T, dev nic.Device, change ...func(*usernet.Config)) *usernet.Host {
+	t.Helper()
+	cfg := usernet.Config{NIC: dev, DHCP: true}
+	for _, f := range change {
+		f(&cfg)
+	}
+	h, err := usernet.New(cfg)
+	require.NoError(t, err)
+	return h
+}
+
+func waitOnline(t *testing.T, h *usernet.Host) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	require.NoError(t, h.WaitOnline(ctx))
+}
+
+func prefixes(list ...string) (ps []netip.Prefix) {
+	for _, s := range list {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+// A host gets its address, router, MTU, name servers and search domains, renews the lease for a month, and gives it back.
+func TestAHostConfiguresItselfByDHCP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		s := startServer(t, server, "192.0.2.7", 7*24*time.Hour)
+		search, err := dhcp.AppendSearch(nil, []string{"a.test", "b.test"})
+		require.NoError(t, err)
+		s.options.Set(dhcp.OptDomainSearch, search)
+		s.options.Set(dhcp.OptMTU, []byte{1400 >> 8, 1400 & 255})
+		pc, err := server.ListenPacket("udp", ":53")
+		require.NoError(t, err)
+		go answerDNS(pc, map[string]string{"www.b.test.": "192.0.2.1"})
+
+		var log bytes.Buffer
+		client := newDHCPHost(t, wireB, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		defer client.Close()
+		require.Empty(t, client.Addrs())
+		began := time.Now()
+		waitOnline(t, client)
+		require.LessOrEqual(t, time.Since(began), 7*time.Second, "RFC 5227's probes")
+		require.Equal(t, prefixes("192.0.2.7/24"), client.Addrs())
+		info := client.Interfaces()[1]
+		require.Equal(t, stack.AddrDHCP, info.AddrInfo[0].Origin)
+		require.Equal(t, "192.0.2.1", info.Gateway.String())
+		require.Equal(t, 1400, info.IPv4MTU)
+		require.Equal(t, []dhcp.MessageType4{dhcp.Discover, dhcp.Request}, s.types())
+		d := client.DHCP()
+		require.Len(t, d, 1)
+		require.Equal(t, dhcp.Bound, d[0].State)
+		require.Equal(t, []string{"a.test", "b.test"}, d[0].Lease.Search)
+		require.InDelta(t, 7*24*time.Hour, time.Until(d[0].Lease.Expires), float64(10*time.Second))
+		require.Equal(t, d[0].Lease.Expires.Round(time.Second), info.AddrInfo[0].ValidUntil.Round(time.Second))
+		require.Contains(t, log.String(), `msg="DHCP lease acquired" nic=`)
+		addrs, err := client.LookupHost("www")
+		require.NoError(t, err)
+		require.Equal(t, []string{"192.0.2.1"}, addrs)
+
+		ln, err := server.Listen("tcp", ":80")
+		require.NoError(t, err)
+		c, err := client.Dial("tcp", "www:80")
+		require.NoError(t, err)
+		accepted, err := ln.Accept()
+		require.NoError(t, err)
+		for _, c := range []net.Conn{c, accepted} {
+			require.NoError(t, c.(*usernet.TCPConn).SetKeepAlive(false)) // a month has many probes
+		}
+		time.Sleep(30 * 24 * time.Hour)
+		_, err = c.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = accepted.Read(make([]byte, 1))
+		require.NoError(t, err, "a connection does not notice")
+		s.mu.Lock()
+		for _, m := range s.got {
+			require.Equal(t, dhcp.Request, m.Type())
+			require.Equal(t, "192.0.2.7", m.CIAddr.String())
+		}
+		require.InDelta(t, 8, len(s.got), 1, "each three days and a half")
+		s.mu.Unlock()
+		s.types()
+
+		// RFC 2131 4.4.6: a host that is shut down in order gives its address back.
+		client.Close()
+		synctest.Wait()
+		require.Equal(t, []dhcp.MessageType4{dhcp.Release}, s.types())
+		require.ErrorIs(t, client.WaitOnline(t.Context()), net.ErrClosed)
+		require.ErrorIs(t, client.StartDHCP("", usernet.DHCPConfig{}), net.ErrClosed)
+	})
+}
+
+// answerDNS answers questions about IPv4 addresses.
+func answerDNS(pc net.PacketConn, names map[string]string) {
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		q := buf[:n]
+		name, end := "", 12
+		for q[end] != 0 {
+			name += string(q[end+1:end+1+int(q[end])]) + "."
+			end += 1 + int(q[end])
+		}
+		end += 5
+		r := append(slices.Clone(q[:2]), 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0)
+		r = append(r, q[12:end]...)
+		if a, ok := names[strings.ToLower(name)]; !ok {
+			r[3] |= 3 // NXDOMAIN
+		} else if q[end-3] == 1 {
+			r[7] = 1
+			r = append(r, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
+			r = append(r, netip.MustParseAddr(a).AsSlice()...)
+		}
+		pc.WriteTo(r, from)
+	}
+}
+
+// A lease of a week whose server dies: what came with it is there to its end, and then gone.
+func TestEverythingLeavesWithTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		const week = 7 * 24 * time.Hour
+		s := startServer(t, server, "192.0.2.7", week)
+		s.options.Set(dhcp.OptClasslessRoutes, dhcp.AppendRoutes(nil, []dhcp.Route4{
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1")},
+			{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("192.0.2.3")},
+			{Dst: netip.MustParsePrefix("172.16.0.0/12")},
+		}))
+		s.options.Set(dhcp.OptMTU, []byte{1400 >> 8, 1400 & 255})
+		client := newDHCPHost(t, wireB)
+		defer client.Close()
+		began := time.Now()
+		waitOnline(t, client)
+		name := client.Interfaces()[1].Name
+		require.Equal(t, []stack.Route{
+			{Dst: netip.MustParsePrefix("192.0.2.0/24"), NIC: name, Src: netip.MustParseAddr("192.0.2.7")},
+			{Dst: netip.MustParsePrefix("172.16.0.0/12"), NIC: name},
+			{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("192.0.2.3"), NIC: name},
+			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1"), NIC: name},
+		}, client.Routes())
+		s.set(func() { s.silent = true })
+		s.types()
+		time.Sleep(time.Until(began.Add(week - time.Second)))
+		require.Equal(t, dhcp.Rebinding, client.DHCP()[0].State)
+		require.Equal(t, prefixes("192.0.2.7/24"), client.Addrs())
+		n := len(s.types())
+		require.Greater(t, n, 10)
+		require.Less(t, n, 40)
+
+		time.Sleep(2 * time.Second)
+		require.Empty(t, client.Addrs())
+		require.Empty(t, client.Routes())
+		info := client.Interfaces()[1]
+		require.Equal(t, 1500, info.IPv4MTU)
+		require.False(t, info.Gateway.IsValid())
+		require.Equal(t, dhcp.Selecting, client.DHCP()[0].State)
+		require.Nil(t, client.DHCP()[0].Lease)
+		_, err := client.LookupHost("www.test")
+		require.EqualError(t, err, "lookup www.test: no such host", "there is nobody to ask")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err = client.WaitOnline(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Regexp(t, `^usernet: not online: .*: nobody has answered \d+ messages of DHCP: is there a server on the link\?: context deadline exceeded$`, err.Error())
+		s.mu.Lock()
+		require.True(t, slices.Contains(s.from, netip.IPv4Unspecified()), "RFC 2131 4.1: from 0.0.0.0 without an address")
+		s.mu.Unlock()
+
+		// It comes back.
+		s.set(func() { s.silent = false })
+		waitOnline(t, client)
+		require.Len(t, client.Routes(), 4)
+	})
+}
+
+// RFC 2131 3.1.5: "the client MUST send a DHCPDECLINE message to the server and restarts the configuration process."
+func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := nic.NewSwitch(nic.SwitchConfig{})
+		server := host(sw.Port(), "192.0.2.1/24")
+		defer server.Close()
+		other := host(sw.Port(), "192.0.2.7/24")
+		defer other.Close()
+		s := startServer(t, server, "192.0.2.7", time.Hour)
+		var events []string
+		client, err := usernet.New(usernet.Config{NIC: sw.Port()})
+		require.NoError(t, err)
+		defer client.Close()
+		require.NoError(t, client.StartDHCP("", usernet.DHCPConfig{OnEvent: func(e dhcp.Event4) {
+			events = append(events, strings.TrimSpace(e.Kind.String()+" "+e.Reason))
+		}}))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		err = client.WaitOnline(ctx)
+		require.ErrorContains(t, err, "DHCP: 192.0.2.7 is in use by another host")
+		require.Empty(t, client.Addrs())
+		require.Equal(t, []dhcp.MessageType4{dhcp.Discover, dhcp.Request, dhcp.Decline}, s.types())
+		s.set(func() { s.addr = netip.MustParseAddr("192.0.2.8") })
+		began := time.Now()
+		waitOnline(t, client)
+		require.Equal(t, prefixes("192.0.2.8/24"), client.Addrs())
+		require.Greater(t, time.Since(began), 8*time.Second, `"a minimum of ten seconds"`)
+		require.Equal(t, []string{"probe", "refused 192.0.2.7 is in use by another host", "probe", "acquired"}, events)
+
+		// A conflict that appears later: the second within ten seconds ends it (RFC 5227 2.4).
+		s.types()
+		s.set(func() { s.addr = netip.MustParseAddr("192.0.2.9") })
+		thief := host(sw.Port(), "192.0.2.8/24")
+		defer thief.Close()
+		time.Sleep(time.Second)
+		require.NoError(t, thief.RemoveAddr("", netip.MustParseAddr("192.0.2.8")))
+		require.NoError(t, thief.AddAddr("", netip.MustParsePrefix("192.0.2.8/24"), stack.AddrOptions{}))
+		time.Sleep(time.Second)
+		require.Empty(t, client.Addrs())
+		require.Equal(t, []dhcp.MessageType4{dhcp.Decline}, s.types())
+		time.Sleep(20 * time.Second)
+		require.Equal(t, prefixes("192.0.2.9/24"), client.Addrs())
+	})
+}
+
+// A pluggable device is one whose cable can be pulled.
+type pluggable struct {
+	nic.Device
+	mu       sync.Mutex
+	down     bool
+	onChange func()
+}
+
+func (d *pluggable) Nonblocking() nic.Device { return d }
+
+func (d *pluggable) NotifyLink(f func()) bool {
+	d.onChange = f
+	return true
+}
+
+func (d *pluggable) Link() nic.Link {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.Device.Link()
+	l.Up = !d.down
+	return l
+}
+
+func (d *pluggable) plug(in bool) {
+	d.mu.Lock()
+	d.down = !in
+	d.mu.Unlock()
+	d.onChange()
+}
+
+// A laptop is carried to another network, whose server knows nothing of its address.
+func TestAHostMovesToAnotherNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		s := startServer(t, server, "192.0.2.7", time.Hour)
+		dev := &pluggable{Device: wireB}
+		client := newDHCPHost(t, dev)
+		defer client.Close()
+		waitOnline(t, client)
+
+		// The cable is out for a moment: nothing changes.
+		dev.plug(false)
+		time.Sleep(time.Minute)
+		require.Equal(t, dhcp.Stopped, client.DHCP()[0].State)
+		require.Len(t, client.Addrs(), 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorContains(t, client.WaitOnline(ctx), "the link is down")
+		s.types()
+		dev.plug(true)
+		time.Sleep(time.Second)
+		require.Equal(t, []dhcp.MessageType4{dhcp.Request}, s.types(), "RFC 2131 3.7: INIT-REBOOT")
+		require.Equal(t, dhcp.Bound, client.DHCP()[0].State)
+		require.Equal(t, prefixes("192.0.2.7/24"), client.Addrs())
+
+		dev.plug(false)
+		require.NoError(t, server.AddAddr("", netip.MustParsePrefix("198.51.100.1/24"), stack.AddrOptions{}))
+		require.NoError(t, server.RemoveAddr("", netip.MustParseAddr("192.0.2.1")))
+		s.set(func() {
+			s.addr, s.nak = netip.MustParseAddr("198.51.100.7"), true
+			s.options.Set(dhcp.OptRouter, []byte{198, 51, 100, 1})
+		})
+		dev.plug(true)
+		time.Sleep(10 * time.Second)
+		require.Equal(t, []dhcp.MessageType4{dhcp.Request, dhcp.Discover, dhcp.Request}, s.types())
+		require.Equal(t, prefixes("198.51.100.7/24"), client.Addrs())
+		require.Equal(t, "198.51.100.1", client.Interfaces()[1].Gateway.String())
+		require.Len(t, client.Routes(), 2)
+	})
+}
+
+// Two links with a client each: what comes on one is not for the other.
+func TestTwoLinksHaveLeasesOfTheirOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan, lanFar := nic.Pipe(nic.PipeConfig{})
+		wan, wanFar := nic.Pipe(nic.PipeConfig{})
+		servers := []*usernet.Host{host(lanFar, "192.0.2.1/24"), host(wanFar, "198.51.100.1/24")}
+		startServer(t, servers[0], "192.0.2.7", time.Hour)
+		s := startServer(t, servers[1], "198.51.100.7", time.Hour)
+		client, err := usernet.New(usernet.Config{NICs: []stack.NIC{{Name: "lan", Device: lan}, {Name: "wan", Device: wan}}})
+		require.NoError(t, err)
+		defer client.Close()
+		defer servers[0].Close()
+		defer servers[1].Close()
+		require.EqualError(t, client.StartDHCP("", usernet.DHCPConfig{}), "usernet: DHCP: no interface is named, and there are 2: no such device")
+		require.EqualError(t, client.StartDHCP("eth9", usernet.DHCPConfig{}), `usernet: DHCP: no interface "eth9": no such device`)
+		require.EqualError(t, client.StartDHCP("lo", usernet.DHCPConfig{}), "usernet: DHCP: lo is not an Ethernet, so that it has no MAC to ask with: invalid argument")
+		taken, err := client.ListenPacket("udp4", ":68")
+		require.NoError(t, err)
+		require.EqualError(t, client.StartDHCP("lan", usernet.DHCPConfig{}), "usernet: DHCP: a socket of the host has UDP port 68, which the client needs: address already in use")
+		require.NoError(t, taken.Close())
+		for _, name := range []string{"lan", "wan"} {
+			require.NoError(t, client.StartDHCP(name, usernet.DHCPConfig{NoProbe: true}))
+			require.ErrorIs(t, client.StartDHCP(name, usernet.DHCPConfig{}), syscall.EEXIST)
+		}
+		synctest.Wait()
+		time.Sleep(time.Millisecond)
+		require.Equal(t, prefixes("192.0.2.7/24", "198.51.100.7/24"), client.Addrs())
+		require.Len(t, client.DHCP(), 2)
+
+		require.NoError(t, client.StopDHCP("wan"))
+		require.ErrorIs(t, client.StopDHCP("wan"), syscall.ESRCH)
+		synctest.Wait()
+		require.Equal(t, dhcp.Release, s.types()[2])
+		require.Equal(t, prefixes("192.0.2.7/24"), client.Addrs())
+		require.Len(t, client.DHCP(), 1)
+		require.NoError(t, client.Stack().RemoveNIC("lan"))
+		time.Sleep(time.Millisecond)
+		require.Empty(t, client.DHCP())
+		_, err = client.ListenPacket("udp4", ":68")
+		require.NoError(t, err, "the last client has given the port back")
+	})
+}
+
+// Clouds give an address with a length of 32 and a router that is in no network.
+func TestALeaseWithARouterOffItsNetwork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		s := startServer(t, server, "198.51.100.7", time.Hour)
+		s.options.Set(dhcp.OptSubnetMask, []byte{255, 255, 255, 255})
+		require.NoError(t, server.AddRoute(stack.Route{Dst: netip.MustParsePrefix("198.51.100.7/32"), NIC: server.Interfaces()[1].Name}))
+		client := newDHCPHost(t, wireB)
+		defer client.Close()
+		waitOnline(t, client)
+		require.Equal(t, prefixes("198.51.100.7/32"), client.Addrs())
+		_, err := client.Dial("tcp", "192.0.2.1:80")
+		require.EqualError(t, err, "dial tcp 192.0.2.1:80: connect: connection refused")
+		client.Close()
+		synctest.Wait()
+		types := s.types()
+		require.Equal(t, dhcp.Release, types[len(types)-1])
+	})
+}
+
+// A fifth of all frames is lost, both ways.
+func TestDHCPUnderLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(5) {
+			wireA, wireB := nic.Pipe(nic.PipeConfig{})
+			bad := nic.Impairment{Latency: 10 * time.Millisecond, Loss: 0.2, Duplicate: 0.1, Reorder: 0.1, ReorderGap: 5 * time.Millisecond}
+			server := host(wireA, "192.0.2.1/24")
+			s := startServer(t, server, "192.0.2.7", 2*time.Minute)
+			client := newDHCPHost(t, nic.Impair(wireB, nic.ImpairConfig{In: bad, Out: bad, Seed: seed}))
+			began := time.Now()
+			waitOnline(t, client)
+			require.Less(t, time.Since(began), 10*time.Minute)
+			lost := 0
+			for end := time.Now().Add(6 * time.Hour); time.Now().Before(end); time.Sleep(time.Minute) {
+				if len(client.Addrs()) == 0 {
+					lost++
+				}
+			}
+			require.Less(t, lost, 6*60/50, "the address is there nearly always")
+			require.NotEmpty(t, s.types())
+			client.Close()
+			server.Close()
+		}
+	})
+}
+
+// Whoever floods the client with nonsense neither fills memory nor the log, nor keeps it from a good server.
+func TestAFloodOfNonsenseFromAServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		s := startServer(t, server, "192.0.2.7", 0)
+		var log bytes.Buffer
+		client := newDHCPHost(t, wireB, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		defer client.Close()
+		time.Sleep(time.Second)
+		require.Equal(t, "an offer of 192.0.2.1 is not taken: its lease time is 0", client.DHCP()[0].Refusal)
+		s.mu.Lock()
+		m := *s.got[0]
+		s.mu.Unlock()
+		m.Op, m.YIAddr = dhcp.BootReply, netip.MustParseAddr("192.0.2.7")
+		m.Options = dhcp.Options4{{Code: dhcp.OptMessageType, Data: []byte{byte(dhcp.Offer)}}}
+		for i := range 5000 {
+			m.Options.Set(dhcp.OptDomainName, fmt.Appendf(nil, "\x1b[31m%d", i))
+			b, err := m.Append(nil, 0)
+			require.NoError(t, err)
+			if i%3 == 0 {
+				b = b[:i%len(b)]
+			}
+			to := usernet.PacketInfo{Remote: netip.MustParseAddrPort("255.255.255.255:68"), Interface: 2}
+			_, err = s.conn.WritePacket(b, to)
+			require.NoError(t, err)
+			if i%100 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		s.set(func() { s.lease = 3600 })
+		waitOnline(t, client)
+		require.NotContains(t, log.String(), "\x1b")
+		require.Less(t, strings.Count(log.String(), "\n"), 10)
+	})
+}
+
+// A forgotten Close does not fail a bubble, in whatever state the client is.
+func TestAForgottenDHCPClientLeavesNothingBehind(t *testing.T) {
+	for _, wait := range []time.Duration{0, time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			wireA, wireB := nic.Pipe(nic.PipeConfig{})
+			server := host(wireA, "192.0.2.1/24")
+			defer server.Close()
+			startServer(t, server, "192.0.2.7", time.Hour)
+			newDHCPHost(t, wireB)
+			alone, _ := nic.Pipe(nic.PipeConfig{})
+			newDHCPHost(t, alone)
+			time.Sleep(wait)
+		})
+	}
+}
+
+func TestDHCPNeedsAnEthernet(t *testing.T) {
+	_, err := usernet.New(usernet.Config{NIC: nic.NewLoopback(nic.LoopbackConfig{}), DHCP: true})
+	require.EqualError(t, err, "usernet: DHCP needs an Ethernet, and NIC is none: invalid argument")
+	_, err = usernet.New(usernet.Config{DHCP: true})
+	require.Error(t, err)
+}
+
+func TestWaitOnlineSaysWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		short := func(h *usernet.Host) string {
+			defer h.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			err := h.WaitOnline(ctx)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			text := strings.TrimSuffix(strings.TrimPrefix(err.Error(), "usernet: not online: "), ": context deadline exceeded")
+			return regexp.MustCompile(`^\S+:`).ReplaceAllString(text, "eth0:")
+		}
+		none, err := usernet.New(usernet.Config{})
+		require.NoError(t, err)
+		require.Equal(t, "there is no link", short(none))
+		dev := func() nic.Device { d, _ := nic.Pipe(nic.PipeConfig{}); return d }
+		bare, err := usernet.New(usernet.Config{NIC: dev()})
+		require.NoError(t, err)
+		require.Equal(t, "eth0: it has no address, and neither DHCP nor Auto to get one", short(bare))
+		auto, err := usernet.New(usernet.Config{NIC: dev(), Auto: true})
+		require.NoError(t, err)
+		require.Equal(t, "eth0: no router of IPv6 has said a prefix: is there one on the link?", short(auto))
+		both := newDHCPHost(t, dev(), func(c *usernet.Config) { c.Auto = true })
+		require.Equal(t, "eth0: nobody has answered 2 messages of DHCP, and no router of IPv6 has said a prefix: is the link connected to the right network?", short(both))
+		static := host(dev(), "192.0.2.1/24")
+		defer static.Close()
+		require.NoError(t, static.WaitOnline(t.Context()))
+	})
+}
