@@ -134,6 +134,33 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 	}
 }
 
+func TestASingleAddressOfIPv6HasAGatewayOffItsNetwork(t *testing.T) {
+	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := nic.Pipe(nic.PipeConfig{Medium: medium})
+			cloud := func(dev nic.Device, gateway string, own ...netip.Prefix) *Stack {
+				s, err := New(Config{Rand: testRand(), NICs: []NIC{{Device: dev, Addrs: own, Gateway6: addr(gateway)}}})
+				require.NoError(t, err)
+				t.Cleanup(func() { s.Close() })
+				return s
+			}
+			// A network of IPv4 makes no difference.
+			one := cloud(a, "2001:db8:2::1", prefix("192.0.2.1/24"), prefix("2001:db8:1::7/128"))
+			router := cloud(b, "2001:db8:1::7", prefix("2001:db8:2::1/128"))
+			u, v := openUDP(t, one, "[::]:9"), openUDP(t, router, "[::]:9")
+			_, err := u.WriteTo([]byte("x"), addrPort("[2001:db8:2::1]:9"), SendOptions{})
+			require.NoError(t, err)
+			_, _, from, _, err := v.ReadFrom(make([]byte, 10))
+			require.NoError(t, err)
+			require.Equal(t, addrPort("[2001:db8:1::7]:9"), from)
+			p, err := one.route(addr("2001:db8:9::9"), netip.Addr{})
+			require.NoError(t, err)
+			require.Equal(t, addr("2001:db8:2::1"), p.hop)
+			require.Equal(t, addr("2001:db8:1::7"), p.src)
+		})
+	}
+}
+
 func TestAHostWithoutLinksHasItsLoopback(t *testing.T) {
 	s, err := New(Config{})
 	require.NoError(t, err)
