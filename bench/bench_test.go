@@ -121,6 +121,30 @@ func TestEveryKindOfWorkloadRunsOnAPipe(t *testing.T) {
 	}
 }
 
+// A workload that cannot be measured is reported, and the next one is measured all the same.
+func TestAFailedMeasurementEndsNoRun(t *testing.T) {
+	b := bench{
+		runner: runner{self: "/nonexistent", lab: &lab{}, time: time.Millisecond},
+		o:      options{runs: 2, noisy: true, budget: time.Minute, only: workloads[0].ID + "," + workloads[len(workloads)-1].ID},
+		stacks: []stackName{kernel, usern},
+		begin:  time.Now(),
+	}
+	b.all()
+	if len(b.rows) < 2 {
+		t.Fatalf("%d workloads were measured", len(b.rows))
+	}
+	for _, r := range b.rows {
+		for _, s := range b.stacks {
+			if got := r.amount(s); got != "failed" {
+				t.Fatalf("%s, %s: %q", r.ID, s, got)
+			}
+		}
+	}
+	if b.failed != 2*len(b.rows) {
+		t.Fatalf("%d failures of %d", b.failed, 2*len(b.rows))
+	}
+}
+
 // A failed run of lneto is reported in its column and does not count as a failure of the bench.
 func TestLnetoThatFailsIsOnlyTold(t *testing.T) {
 	b := bench{
