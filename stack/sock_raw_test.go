@@ -23,7 +23,7 @@ func openRawOf(t *testing.T, s *Stack, proto uint16) *Raw {
 // raw(7): the protocol IPPROTO_RAW, which is 255, "implies enabled IP_HDRINCL"; then "the packet must
 // contain an IP header". The host fills in its checksum and total length always, and its source and
 // identification if they are zero.
-func TestAHeaderIsTheCallersOnASocketOf255(t *testing.T) {
+func TestProtocol255SendsTheCallersHeader(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	r := openRawOf(t, s, 255)
 	to := addr("192.0.2.2")
@@ -67,7 +67,7 @@ func TestAHeaderIsTheCallersOnASocketOf255(t *testing.T) {
 	require.Empty(t, p.take())
 }
 
-func TestAHeaderOfTheCallersIsHeardAtHome(t *testing.T) {
+func TestACallersHeaderReachesTheHostItself(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	r := openRawOf(t, a, 255)
 	self, far := openUDP(t, a, "0.0.0.0:5"), openUDP(t, b, "0.0.0.0:5")

@@ -118,7 +118,7 @@ func TestDatagramsOfOneLengthLeaveInOneFrame(t *testing.T) {
 	}
 }
 
-func TestABatchOfOneGoesAtOnceAsADatagramDoes(t *testing.T) {
+func TestABatchOfOneUsesDirectTransmit(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222")
 	_, err := u.WriteTo(nil, addrPort("192.0.2.2:2222"), SendOptions{})

@@ -12,7 +12,7 @@ import (
 )
 
 // Datagrams of 3000 bytes are fragmented. Fragments are queued while another goroutine sends.
-func TestNothingIsLeftInAQueueByThoseThatSendAtOnce(t *testing.T) {
+func TestConcurrentSendersLeaveNothingInTheQueue(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -56,7 +56,7 @@ func TestNothingIsLeftInAQueueByThoseThatSendAtOnce(t *testing.T) {
 	}
 }
 
-func TestTheHeadersOfADatagramFollowWhatChanges(t *testing.T) {
+func TestDatagramHeadersFollowTheOptionsOfEachCall(t *testing.T) {
 	for name, cfg := range map[string]nic.PipeConfig{"offloads": {}, "plain": {NoTxChecksum: true}} {
 		a, b := twoHosts(t, cfg)
 		u := openUDP(t, a, "0.0.0.0:1")

@@ -27,7 +27,7 @@ func readUDP(t *testing.T, u *UDP) (string, netip.AddrPort) {
 	return string(b[:n]), from
 }
 
-func TestDatagramsGoToAndFroWithWhatTheySay(t *testing.T) {
+func TestDatagramsCarryPayloadAndMetadata(t *testing.T) {
 	for _, cfg := range []nic.PipeConfig{{}, {NoTxChecksum: true}, {Medium: nic.IP}} {
 		a, b := twoHosts(t, cfg)
 		u, v := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "192.0.2.2:2222")
@@ -53,7 +53,7 @@ func TestDatagramsGoToAndFroWithWhatTheySay(t *testing.T) {
 	}
 }
 
-func TestADatagramThatIsTooLongForTheReaderIsCut(t *testing.T) {
+func TestALongDatagramIsTruncated(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	u := openUDP(t, s, "127.0.0.1:1")
 	_, err := u.WriteTo([]byte("hello"), addrPort("127.0.0.1:1"), SendOptions{})
@@ -102,7 +102,7 @@ func TestTheSocketThatFitsBestGetsTheDatagram(t *testing.T) {
 	require.Equal(t, 2, dropped(b, dropUDPNoSocket))
 }
 
-func TestAConnectedSocketHearsOnceThatNobodyListens(t *testing.T) {
+func TestAConnectedSocketGetsAnICMPErrorOnce(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	u := openUDP(t, a, "0.0.0.0:0")
 	_, err := u.Write([]byte("x"))
@@ -130,7 +130,7 @@ func TestAConnectedSocketHearsOnceThatNobodyListens(t *testing.T) {
 	require.NoError(t, err, "an unconnected socket gets no error")
 }
 
-func TestWritesThatCannotBeSayWhy(t *testing.T) {
+func TestInvalidWritesReturnTheirErrno(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	u := openUDP(t, s, "0.0.0.0:9")
 	for _, test := range []struct {
@@ -165,7 +165,7 @@ func TestWritesThatCannotBeSayWhy(t *testing.T) {
 	require.ErrorIs(t, v4.Connect(addrPort("198.51.100.1:9")), syscall.ENETUNREACH)
 }
 
-func TestAReceiveQueueIsBoundedInBytesAndCountsWhatItDrops(t *testing.T) {
+func TestAReceiveQueueIsBoundedInBytes(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	u := openUDP(t, s, "127.0.0.1:1")
 	require.NoError(t, u.SetReadBuffer(1<<16))
@@ -250,7 +250,7 @@ func TestCloseWakesAReader(t *testing.T) {
 	})
 }
 
-func TestBroadcastsReachEverybodyButTheirSender(t *testing.T) {
+func TestBroadcastsReachAllHostsButTheSender(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	for _, dst := range []string{"255.255.255.255", "192.0.2.255"} {
 		u, v := openUDP(t, a, "0.0.0.0:67"), openUDP(t, b, "0.0.0.0:67")
@@ -272,7 +272,7 @@ func TestBroadcastsReachEverybodyButTheirSender(t *testing.T) {
 	}
 }
 
-func TestAMulticastGroupIsHeardByThoseWhoJoined(t *testing.T) {
+func TestMulticastReachesTheMembersOfTheGroup(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	for _, s := range []*Stack{a, b} {
 		require.NoError(t, s.AddRoute(Route{Dst: prefix("224.0.0.0/4"), NIC: "eth0"}))
@@ -344,7 +344,7 @@ func (g *gate) set(shut bool) {
 	g.mu.Unlock()
 }
 
-func TestAWriterWaitsWhileTheLinkTakesNothingMore(t *testing.T) {
+func TestAWriterWaitsWhileTheTransmitQueueIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{Null: nic.NewNull(nic.Link{Medium: nic.IP})}
 		g.cond.L = &g.mu

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestASegmentCostsNoAllocationOnAnEstablishedConnection(t *testing.T) {
+func TestSegmentsOfAConnectionAllocateNothing(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	c, d := connect(t, a, b)
 	buf := make([]byte, 100_000)
@@ -38,5 +38,5 @@ func TestASegmentCostsNoAllocationOnAnEstablishedConnection(t *testing.T) {
 }
 
 func TestSocketsOverIPv6AllocateNothing(t *testing.T) {
-	TestASegmentCostsNoAllocationOnAnEstablishedConnection(t)
+	TestSegmentsOfAConnectionAllocateNothing(t)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // As with bind(2), if several calls ask for the same port at the same time, one succeeds.
-func TestAPortIsGivenOnceToThoseWhoAskAtOnce(t *testing.T) {
+func TestConcurrentBindsOfAPortSucceedOnce(t *testing.T) {
 	const times = 2000
 	a, b := twoHosts(t, nic.PipeConfig{})
 	for _, at := range []string{"0.0.0.0:80", "0.0.0.0:81"} {

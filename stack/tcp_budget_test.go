@@ -24,7 +24,7 @@ func budgetHost(t *testing.T, dev nic.Device, addr netip.Addr, memory int64) *St
 }
 
 // All connections are open and have been offered a window before any data is sent.
-func TestWindowsThatWereOfferedDoNotBreakTheMemoryBudget(t *testing.T) {
+func TestOfferedWindowsStayInTheMemoryBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const memory, n = 4 << 20, 400
 		x, y := nic.Pipe(nic.PipeConfig{})
@@ -72,7 +72,7 @@ func TestWindowsThatWereOfferedDoNotBreakTheMemoryBudget(t *testing.T) {
 }
 
 // Pinned bytes are copied when the deadline of their Write passes.
-func TestWritesToADeadPeerDoNotBreakTheMemoryBudget(t *testing.T) {
+func TestWritesToADeadPeerStayInTheMemoryBudget(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 1 << 20} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestWritesToADeadPeerDoNotBreakTheMemoryBudget(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreRefusedWhileTheMemoryIsUsedUp(t *testing.T) {
+func TestConnectionsAreRefusedBeyondTheMemoryBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const memory, n = 256 << 10, 100
 		x, y := nic.Pipe(nic.PipeConfig{})

@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-func TestACookieForASynWithoutAnMSSOptionStandsForTheDefault(t *testing.T) {
+func TestACookieForASYNWithoutMSSHasTheDefault(t *testing.T) {
 	// RFC 9293 3.7.1: "If an MSS Option is not received at connection setup, TCP
 	// implementations MUST assume a default send MSS of 536".
 	for mss, want := range map[uint16]int{0: 536, 28: 28, 50: 28, 300: 256, 536: 536, 1460: 1460, 9000: 1460} {
@@ -82,7 +82,7 @@ func TestAnOldCookieOpensNothing(t *testing.T) {
 	}
 }
 
-func TestASynForAConnectionInTimeWaitIsChallengedWhereNobodyListens(t *testing.T) {
+func TestASYNInTimeWaitWithoutAListenerIsChallenged(t *testing.T) {
 	// RFC 5961 4.2: "If the SYN bit is set, irrespective of the sequence number, TCP endpoints MUST
 	// send a challenge ACK". Without an answer the peer would retransmit its SYN until 2 MSL have
 	// passed.

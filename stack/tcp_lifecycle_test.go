@@ -28,7 +28,7 @@ func dialed(t *testing.T, a, b *Stack) (*TCP, *TCPListener) {
 	return c, l
 }
 
-func TestTextOnASynCostsNoMemoryWhenTheConnectionDies(t *testing.T) {
+func TestTextOnASYNIsFreedWithTheConnection(t *testing.T) {
 	server, _, f := floodPair(t)
 	_, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
@@ -42,7 +42,7 @@ func TestTextOnASynCostsNoMemoryWhenTheConnectionDies(t *testing.T) {
 	require.Zero(t, server.Stats().TCP.Memory)
 }
 
-func TestWhatWasNotReadOfAResetConnectionGivesItsMemoryBack(t *testing.T) {
+func TestUnreadDataOfAResetConnectionIsFreed(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{})
 		c, l := dialed(t, a, b)
@@ -67,7 +67,7 @@ func TestWhatWasNotReadOfAResetConnectionGivesItsMemoryBack(t *testing.T) {
 }
 
 // With -race, the test fails if either call writes what the other reads.
-func TestListenAndCloseOfTheStackMayMeet(t *testing.T) {
+func TestListenAndCloseOfTheStackMayOverlap(t *testing.T) {
 	for range 200 {
 		s, err := New(Config{Rand: testRand()})
 		require.NoError(t, err)
@@ -142,7 +142,7 @@ func (d *heldDevice) Send(b []nic.Frame) (int, error) {
 
 // A connection that waits for room in a transmit queue may find that its route has changed when there
 // is room. Its segments must then go to the queue of the new interface.
-func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
+func TestAWaitingConnectionMovesToTheRemainingLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e0 := &heldDevice{name: "e0", sent: make(chan int, 1000)}
 		e1 := &heldDevice{name: "e1", in: make(chan struct{}), out: make(chan error)}
@@ -185,7 +185,7 @@ func TestAConnectionThatWaitedIsSentOnTheLinkThatIsLeft(t *testing.T) {
 }
 
 // A dial during Close leaves no goroutine or timer behind.
-func TestADialThatMeetsCloseOpensNothing(t *testing.T) {
+func TestADialDuringCloseOpensNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 50 {
 			a, _ := twoHosts(t, nic.PipeConfig{})
@@ -221,7 +221,7 @@ func (d *sticky) Send(b []nic.Frame) (int, error) {
 	return d.Device.Send(b)
 }
 
-func TestCloseSendsItsResetsThoughAnotherIsSending(t *testing.T) {
+func TestCloseSendsItsRSTsWhileAnotherGoroutineSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 		dev := &sticky{Device: x, in: make(chan struct{}), out: make(chan struct{})}
@@ -241,7 +241,7 @@ func TestCloseSendsItsResetsThoughAnotherIsSending(t *testing.T) {
 	})
 }
 
-func TestASegmentThatMeetsTheChangeToTimeWaitIsAnsweredByIt(t *testing.T) {
+func TestASegmentDuringTheChangeToTimeWaitIsAnswered(t *testing.T) {
 	// Two goroutines handle two copies of the peer's FIN. The second has looked up the connection when
 	// the first moves it to TIME-WAIT.
 	var sent recorder

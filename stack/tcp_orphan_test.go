@@ -145,7 +145,7 @@ func (d *crowdDevice) connects(t testing.TB, port uint16) {
 	d.send(port, wire.TCP{Seq: 1001, Flags: wire.FlagRST})
 }
 
-func TestZeroWindowClientsLockNobodyOut(t *testing.T) {
+func TestZeroWindowClientsDoNotBlockNewClients(t *testing.T) {
 	// RFC 6429 4: the operating system may close connections whose windows are closed.
 	n, memory := 50_000, int64(0)
 	if !full(t) {
@@ -253,7 +253,7 @@ func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
 	}
 }
 
-func TestScarceMemoryIsTakenFromOutOfOrderData(t *testing.T) {
+func TestMemoryPressureDiscardsOutOfOrderData(t *testing.T) {
 	// RFC 2018 8: the receiver may discard data that it has not acknowledged. Here each client has sent
 	// one byte at the far end of its window, which takes a ring of 64 KiB.
 	synctest.Test(t, func(t *testing.T) {

@@ -80,7 +80,7 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 }
 
 // The shards of the table are locked meanwhile, so a call that used the table would wait forever.
-func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
+func TestListenAndCloseVisitNoConnection(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	c, _ := connect(t, a, b)
 	tt := &a.tcp.table
@@ -122,7 +122,7 @@ func TestListenAndItsEndLookAtNoConnection(t *testing.T) {
 	}
 }
 
-func TestTheEndOfAListenerResetsWhatIsHalfOpenThereAndNothingElse(t *testing.T) {
+func TestCloseOfAListenerResetsItsHalfOpenConnections(t *testing.T) {
 	s, p := hostAndPeer(t)
 	ln, err := s.ListenTCP(Family4, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)

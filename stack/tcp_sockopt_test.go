@@ -13,7 +13,7 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-func TestTimesThatNeverComeDoNotCome(t *testing.T) {
+func TestInfiniteTimeoutsDoNotExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var wire *nic.Impaired
 		a, b := wiredPair(t, func(d nic.Device) nic.Device {

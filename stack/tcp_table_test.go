@@ -82,7 +82,7 @@ func TestALookupIsAsShortBesideManyConnections(t *testing.T) {
 	require.Less(t, longest, 16)
 }
 
-func TestTheWheelComesRoundShortlyBeforeEachDeadline(t *testing.T) {
+func TestTheWheelReachesConnectionsBeforeDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, err := New(Config{})
 		require.NoError(t, err)

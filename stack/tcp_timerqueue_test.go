@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-func TestTheDueComeInTheOrderOfTheirTimes(t *testing.T) {
+func TestTheTimerQueueIsOrderedByDeadline(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	var l timerQueue
 	var slow []tcp.Time
@@ -75,7 +75,7 @@ func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 	})
 }
 
-func TestWhatIsDueWaitsForRoomAsOne(t *testing.T) {
+func TestDueConnectionsWaitForRoomAsOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dev *sticky
 		a, b := wiredPair(t, func(d nic.Device) nic.Device {

@@ -11,7 +11,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-func TestASegmentThatMeetsTheEndOfTimeWaitReachesTheConnectionThatTookThePlace(t *testing.T) {
+func TestASegmentAfterTimeWaitReachesTheNewConnection(t *testing.T) {
 	// A goroutine has received a segment and has looked up the connection in TIME-WAIT. Before it has
 	// the lock, the TIME-WAIT ends, and a new connection takes the ports.
 	var sent recorder

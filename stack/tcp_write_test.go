@@ -99,7 +99,7 @@ func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
 
 // A peer may answer as soon as it has the last bytes. If Write waited for another goroutine that sends
 // them, the reader of the answer could return before Write does.
-func TestAWriteDoesNotWaitForWhoeverSendsItsBytes(t *testing.T) {
+func TestAWriteDoesNotWaitForTheDrainingGoroutine(t *testing.T) {
 	for name, size := range map[string]int{"small": 10_000, "large": 60_000, "more than fits": 65_000} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestAWriteDoesNotWaitForWhoeverSendsItsBytes(t *testing.T) {
 	}
 }
 
-func TestAWriteThatIsGivenUpLeavesNothingOfItsBytes(t *testing.T) {
+func TestAnAbortedWriteKeepsNoReferenceToItsBytes(t *testing.T) {
 	for name, end := range map[string]func(c *TCP){
 		"deadline": func(c *TCP) { c.SetWriteDeadline(time.Now()) },
 		"close":    func(c *TCP) { c.Close() },
@@ -295,7 +295,7 @@ func TestFramesBuiltWhileAWriterWaitsAreCopies(t *testing.T) {
 	})
 }
 
-func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
+func TestAFrameForARemovedLinkIsCompleted(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{Medium: nic.IP})
 	c, _ := connect(t, a, b)
 	ifc := c.path.ifc
@@ -309,7 +309,7 @@ func TestAFrameForALinkThatWasJustRemovedIsGivenBack(t *testing.T) {
 	require.Zero(t, l.frames.Load(), "Write would wait forever")
 }
 
-func TestWhatIsParkedAndLostIsGivenBack(t *testing.T) {
+func TestFramesThatANeighborDropsAreCompleted(t *testing.T) {
 	// In the stack, no frame with pinned bytes waits for a neighbour. Here one does, and is completed
 	// when it is dropped.
 	for name, lose := range map[string]func(t *testing.T, nt *neighborTable, n *neighbor){
@@ -429,7 +429,7 @@ func (d *deafened) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-func TestAWriterAmongOthersWaitsForAcknowledgementsInsteadOfCopying(t *testing.T) {
+func TestConcurrentLargeWritesWaitForACKs(t *testing.T) {
 	const (
 		way  = 100 * time.Microsecond // one way
 		size = 46 * 1448              // the last segment is acknowledged at once
@@ -489,7 +489,7 @@ func TestAWriterAmongOthersWaitsForAcknowledgementsInsteadOfCopying(t *testing.T
 	})
 }
 
-func TestAWriterFarFromItsPeerDoesNotWaitForAcknowledgements(t *testing.T) {
+func TestAWriterFarFromItsPeerDoesNotWaitForACKs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := wiredPair(t, func(wire nic.Device) nic.Device {
 			return nic.Impair(wire, nic.ImpairConfig{Out: nic.Impairment{Latency: time.Millisecond}})

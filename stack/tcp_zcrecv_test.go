@@ -143,7 +143,7 @@ func TestReadReturnsWhatADevicePutIntoItsBuffer(t *testing.T) {
 	})
 }
 
-func TestReadDoesNotReturnWhileADeviceMayWriteToItsBuffer(t *testing.T) {
+func TestReadWaitsWhileADeviceMayWriteToItsBuffer(t *testing.T) {
 	for name, x := range map[string]struct {
 		end func(dev *zeroCopyDevice, c, d *TCP)
 		n   int
@@ -179,7 +179,7 @@ func TestReadDoesNotReturnWhileADeviceMayWriteToItsBuffer(t *testing.T) {
 	}
 }
 
-func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
+func TestZeroCopyDataIsReadInOrder(t *testing.T) {
 	for name, give := range map[string]func(t *testing.T, dev *zeroCopyDevice, c, d *TCP){
 		"out of order": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			dev.receive(dev.held[1])
@@ -236,7 +236,7 @@ func TestWhateverIsPlacedIsReadInOrder(t *testing.T) {
 	}
 }
 
-func TestOnlyALargeBufferIsRoom(t *testing.T) {
+func TestOnlyALargeBufferIsOffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := zeroCopyPair(t)
 		_, d := connect(t, a, b)

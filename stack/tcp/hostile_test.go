@@ -176,7 +176,7 @@ func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 	require.NoError(t, checkConn(&r.c))
 }
 
-func TestATimeoutForNothingSendsLittleAgain(t *testing.T) {
+func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
 	// RFC 5682 2.1: without timestamps, when each segment is acknowledged late.
 	for name, sack := range map[string]bool{"with SACK": true, "without": false} {
 		t.Run(name, func(t *testing.T) {

@@ -96,7 +96,7 @@ func TestALostProbeIsNoCongestion(t *testing.T) {
 	require.True(t, lost, "a probe was lost")
 }
 
-func TestASearchLetsAnIdleConnRest(t *testing.T) {
+func TestASearchDoesNotKeepAConnActive(t *testing.T) {
 	p := smallWindows()
 	w := newPair(t, 1, p)
 	limit := func() int { return 65535 }

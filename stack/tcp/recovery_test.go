@@ -396,7 +396,7 @@ func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	require.Equal(t, 8, numbers(r.pull())[0])
 }
 
-func TestWhatIsTooLargeForThePathIsNoCongestion(t *testing.T) {
+func TestOversizedSegmentsAreNoCongestion(t *testing.T) {
 	// RFC 1191 6.4: "a retransmission caused by a Datagram Too Big message should not change the
 	// congestion window". Not everything is retransmitted at once. An acknowledgement that arrives
 	// meanwhile does not change that.

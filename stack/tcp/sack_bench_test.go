@@ -154,7 +154,7 @@ func measureWorst(b *testing.B, what string, set func() *rig, op func(r *rig, n 
 	return r
 }
 
-func TestTheBoardOfAHostilePeerStaysShallow(t *testing.T) {
+func TestTheTreeOfAHostilePeerStaysShallow(t *testing.T) {
 	r := hostileBoard(t)
 	b := &r.c.sb
 	require.NoError(t, checkBoard(&r.c))

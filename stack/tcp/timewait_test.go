@@ -105,7 +105,7 @@ func TestTheISSAfterReuseIsBeyondTheOldNumbers(t *testing.T) {
 	}
 }
 
-func TestTwoWaitersDoNotAnswerEachOtherForEver(t *testing.T) {
+func TestTwoWaitersDoNotAnswerEachOtherForever(t *testing.T) {
 	// A simultaneous close leaves TIME-WAIT on both sides.
 	a, b := timeWait(t, rigOptions{modern: true}), timeWait(t, rigOptions{modern: true})
 	wa, wb := a.c.Waiter(a.now), b.c.Waiter(b.now)

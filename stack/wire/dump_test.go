@@ -108,7 +108,7 @@ func TestFramesWithoutEthernetAreDescribedByTheirVersion(t *testing.T) {
 	require.Equal(t, "IPv4 [short IPv4 packet, 0 bytes]", string(AppendFrame(nil, nil, false)))
 }
 
-func TestAChecksumLeftToTheDeviceIsNotCalledBad(t *testing.T) {
+func TestAnOffloadedChecksumIsNotReportedAsBad(t *testing.T) {
 	seg := tcpSegment(TCP{Flags: FlagACK}, []byte("data"))
 	sum := Fold(PseudoSum(host1, host2, uint8(ProtoTCP), len(seg)))
 	seg[16], seg[17] = uint8(sum>>8), uint8(sum)

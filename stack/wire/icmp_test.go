@@ -77,7 +77,7 @@ func TestICMPErrorsAreReadByPackageICMP(t *testing.T) {
 	}
 }
 
-func TestICMPErrorTypesAreToldFromQueries(t *testing.T) {
+func TestICMPErrorTypesAreDistinguished(t *testing.T) {
 	var errors []ICMPType
 	for typ := range 256 {
 		if h := (ICMP{Type: ICMPType(typ)}); h.IsError() {
@@ -156,7 +156,7 @@ func TestQuotedDatagramsLoseTheExtensionsBehindThem(t *testing.T) {
 	require.Equal(t, "12345678", string(transport))
 }
 
-func TestQuotesThatTellNothingAreRefused(t *testing.T) {
+func TestShortAndMalformedQuotesAreRefused(t *testing.T) {
 	good := ipv4Packet(IPv4{TTL: 64, Proto: ProtoUDP, Options: []byte{1, 1, 1, 1}}, []byte("12345678"))
 	requireShort(t, good, ShortQuoted, func(b []byte) Reason {
 		_, _, r := ParseQuoted(b)

@@ -158,7 +158,7 @@ func TestIPv4NoticesEveryFlippedBitOfTheHeader(t *testing.T) {
 	}
 }
 
-func TestIPv4PutRefusesWhatNoHeaderCanSay(t *testing.T) {
+func TestIPv4PutRefusesImpossibleLengths(t *testing.T) {
 	h := IPv4{Src: host1, Dst: host2}
 	b := make([]byte, 100)
 	require.Panics(t, func() { h.Put(b, 65516) }, "a total length of 65536")

@@ -29,7 +29,7 @@ func TestNeighborMessagesHaveTheseBytes(t *testing.T) {
 	require.Equal(t, adv, again)
 }
 
-func TestNeighborMessagesThatCannotBe(t *testing.T) {
+func TestInvalidNeighborMessagesAreRefused(t *testing.T) {
 	good := (&NeighborSol{Target: link1, Source: MAC{2}, HasSource: true}).Append(nil)
 	parsers := map[string]func([]byte) Reason{
 		"solicitation":  func(b []byte) Reason { _, r := ParseNeighborSol(b); return r },

@@ -254,7 +254,7 @@ func TestTCPASecondSACKOptionReplacesTheFirst(t *testing.T) {
 	require.Equal(t, [4]SACKBlock{{9, 10}}, h.SACK)
 }
 
-func TestTCPRefusesOffsetsThatLie(t *testing.T) {
+func TestTCPRefusesWrongDataOffsets(t *testing.T) {
 	requireShort(t, tcpSegment(TCP{}, nil), ShortTCP, func(b []byte) Reason {
 		_, _, r := ParseTCP(b)
 		return r

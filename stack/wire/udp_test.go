@@ -37,7 +37,7 @@ func TestUDPChecksumIsTheReferences(t *testing.T) {
 	require.True(t, UDPChecksumOK(src, dst, b))
 }
 
-func TestUDPLengthsThatLieAreRefused(t *testing.T) {
+func TestWrongUDPLengthsAreRefused(t *testing.T) {
 	requireShort(t, udpDatagram(UDP{}, nil), ShortUDP, func(b []byte) Reason {
 		_, _, r := ParseUDP(b)
 		return r
@@ -92,7 +92,7 @@ func TestUDPChecksumEndsWithTheDatagram(t *testing.T) {
 	require.False(t, UDPChecksumOK(host1, host2, b[:7]))
 }
 
-func TestUDPPutRefusesWhatNoHeaderCanSay(t *testing.T) {
+func TestUDPPutRefusesImpossibleLengths(t *testing.T) {
 	h := UDP{}
 	b := make([]byte, UDPLen)
 	require.NotPanics(t, func() { h.Put(b, 65527) })
