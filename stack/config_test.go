@@ -70,7 +70,7 @@ func TestNewReportsAWrongConfiguration(t *testing.T) {
 		{"unspecified", one(NIC{Device: dev(), Addrs: addrs("0.0.0.0/8")}), "unspecified"},
 		{"gateway not on link", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("198.51.100.1")}), "not on the link"},
 		{"gateway is a group", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("224.0.0.5")}), "not a unicast"},
-		{"gateway is nobody", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("0.0.0.0")}), "not a unicast"},
+		{"gateway is unspecified", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/32"), Gateway: addr("0.0.0.0")}), "not a unicast"},
 		{"gateway not on link beside a network", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24", "192.0.2.77/32"), Gateway: addr("198.51.100.1")}), "not on the link"},
 		{"gateway without an address", one(NIC{Device: dev(), Gateway: addr("198.51.100.1")}), "not on the link"},
 		{"gateway is the host", one(NIC{Device: dev(), Addrs: addrs("192.0.2.1/24"), Gateway: addr("192.0.2.1")}), "own address"},
@@ -78,7 +78,7 @@ func TestNewReportsAWrongConfiguration(t *testing.T) {
 		{"route over no NIC", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8"), NIC: "x"}}}, `"x"`},
 		{"route over a router on no link", Config{Routes: []Route{{Dst: prefix("10.0.0.0/8"), Via: addr("192.0.2.9")}}}, "on no link"},
 		{"malformed route", Config{Routes: []Route{{}}}, "malformed"},
-		{"neighbor of nobody", Config{Neighbors: []Neighbor{{NIC: "x", Addr: addr("192.0.2.9")}}}, `"x"`},
+		{"neighbor on an unknown interface", Config{Neighbors: []Neighbor{{NIC: "x", Addr: addr("192.0.2.9")}}}, `"x"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, err := New(test.cfg)
@@ -228,7 +228,7 @@ func TestAFailedDeviceIsLoggedOnce(t *testing.T) {
 	})
 	u := openUDP(t, s, "0.0.0.0:0")
 	_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:7"), SendOptions{})
-	require.NoError(t, err, "nobody knows yet")
+	require.NoError(t, err, "the failure is not known yet")
 	for range 3 {
 		_, err = u.WriteTo([]byte("x"), addrPort("192.0.2.2:7"), SendOptions{})
 		require.ErrorIs(t, err, syscall.ENETDOWN)

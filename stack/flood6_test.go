@@ -85,7 +85,7 @@ var (
 		{name: "claims of the host's address", packet: func(i uint32) []byte {
 			h := wire.NeighborAdv{Target: floodHost, Link: floodMAC(i), HasLink: true}
 			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride, random6("2001:db8::", i), floodNodes, h.Append(nil))
-		}, count: drops("address of ours used by another station")},
+		}, count: drops("address of this host used by another station")},
 		{name: "advertisements of routers", packet: func(i uint32) []byte {
 			var b [16]byte
 			b[0], b[1] = 0x20, 1

@@ -27,12 +27,12 @@ type router struct {
 	s     *Stack
 	begin time.Time
 
-	mu   sync.Mutex
-	said []igmpSaid
+	mu       sync.Mutex
+	messages []groupMessage
 }
 
-// An igmpSaid is a message as text, with the time of its arrival.
-type igmpSaid struct {
+// An groupMessage is a message as text, with the time of its arrival.
+type groupMessage struct {
 	at   time.Duration
 	text string
 }
@@ -53,7 +53,7 @@ func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, cha
 		defer r.mu.Unlock()
 		for i := range batch {
 			if text := describe(t, batch[i].AppendTo(nil)); text != "" {
-				r.said = append(r.said, igmpSaid{time.Since(r.begin), text})
+				r.messages = append(r.messages, groupMessage{time.Since(r.begin), text})
 			}
 		}
 	})
@@ -103,12 +103,12 @@ func describeIGMP(t *testing.T, f []byte) string {
 }
 
 // heard returns the messages since the last call.
-func (r *router) heard() []igmpSaid {
+func (r *router) heard() []groupMessage {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	said := r.said
-	r.said = nil
-	return said
+	messages := r.messages
+	r.messages = nil
+	return messages
 }
 
 // texts returns the messages since the last call, without the times.
@@ -233,10 +233,10 @@ func TestAQueryIsAnsweredAtARandomTime(t *testing.T) {
 			r.ask("224.0.0.1", generalV3)
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
-			said := r.heard()
-			require.Len(t, said, 1)
-			require.Equal(t, "v3 IS_EX 224.1.2.3 IS_EX 239.0.0.1 > 224.0.0.22", said[0].text)
-			delay := said[0].at - asked
+			messages := r.heard()
+			require.Len(t, messages, 1)
+			require.Equal(t, "v3 IS_EX 224.1.2.3 IS_EX 239.0.0.1 > 224.0.0.22", messages[0].text)
+			delay := messages[0].at - asked
 			require.Positive(t, delay)
 			require.LessOrEqual(t, delay, 10*time.Second)
 			delays[delay.Round(time.Second)] = true
@@ -481,7 +481,7 @@ func TestEachLinkUsesItsQueriersVersion(t *testing.T) {
 			defer other.mu.Unlock()
 			for i := range batch {
 				if text := describeIGMP(t, batch[i].AppendTo(nil)); text != "" {
-					other.said = append(other.said, igmpSaid{time.Since(other.begin), text})
+					other.messages = append(other.messages, groupMessage{time.Since(other.begin), text})
 				}
 			}
 		})
@@ -497,7 +497,7 @@ func TestEachLinkUsesItsQueriersVersion(t *testing.T) {
 		require.Equal(t, []string{"v3 TO_EX 224.1.2.3 > 224.0.0.22", "v3 TO_EX 224.1.2.3 > 224.0.0.22"}, other.texts())
 		r.ask("224.0.0.1", generalV2)
 		require.Len(t, r.after(time.Minute), 1)
-		require.Empty(t, other.texts(), "nobody asked there")
+		require.Empty(t, other.texts(), "there was no query on that link")
 	})
 }
 
@@ -510,9 +510,9 @@ func TestManyGroupsNeedSeveralReports(t *testing.T) {
 		}
 		r.after(time.Minute)
 		r.ask("224.0.0.1", generalV3)
-		said := r.after(10 * time.Second)
+		messages := r.after(10 * time.Second)
 		var counts []int
-		for _, m := range said {
+		for _, m := range messages {
 			counts = append(counts, strings.Count(m, "IS_EX"))
 		}
 		require.Equal(t, []int{183, 183, 34}, counts, "(1500 - 24 - 8) / 8")
@@ -547,16 +547,16 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 			for _, group := range many(4000) {
 				require.NoError(t, u.Join(group, 2))
 			}
-			require.Equal(t, 4000, len(r.texts()), "each is told at once")
+			require.Equal(t, 4000, len(r.texts()), "each is reported at once")
 			require.Equal(t, 4000, records(r.after(time.Minute)), "and once more")
 			require.NoError(t, u.Close())
-			said := r.texts()
+			messages := r.texts()
 			if version == "v2" {
-				require.Equal(t, 4000, len(said))
-				require.Equal(t, "leave 239.1.0.0 > 224.0.0.2", said[0])
+				require.Equal(t, 4000, len(messages))
+				require.Equal(t, "leave 239.1.0.0 > 224.0.0.2", messages[0])
 			} else {
-				require.Equal(t, 22, len(said), "4000 records, (1500 - 24 - 8) / 8 in a report")
-				require.Equal(t, 4000, strings.Count(strings.Join(said, ""), "TO_IN"))
+				require.Equal(t, 22, len(messages), "4000 records, (1500 - 24 - 8) / 8 in a report")
+				require.Equal(t, 4000, strings.Count(strings.Join(messages, ""), "TO_IN"))
 				require.Equal(t, 4000, records(r.after(time.Minute)))
 			}
 			require.Empty(t, r.after(time.Hour))

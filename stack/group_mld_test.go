@@ -436,9 +436,9 @@ func TestReportsAreRepeatedFromTheNewAddress(t *testing.T) {
 		require.NoError(t, u.Join(group6, 2))
 		synctest.Wait()
 		require.Equal(t, []string{"v2 TO_EX ff35::1234 from ::" + toV2}, r.texts())
-		said := r.after(time.Minute)
-		require.Contains(t, said, "v2 TO_EX ff35::1234"+toV2)
-		require.GreaterOrEqual(t, len(said), 2)
+		messages := r.after(time.Minute)
+		require.Contains(t, messages, "v2 TO_EX ff35::1234"+toV2)
+		require.GreaterOrEqual(t, len(messages), 2)
 		require.Empty(t, r.after(time.Hour))
 	})
 }

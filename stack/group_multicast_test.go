@@ -154,7 +154,7 @@ func TestAGroupOnTheLoopbackStaysInTheHost(t *testing.T) {
 	u, v, far := openUDP(t, a, "0.0.0.0:5"), openUDP(t, a, "0.0.0.0:6"), openUDP(t, b, "0.0.0.0:6")
 	require.NoError(t, far.Join(addr("224.1.2.3"), 2))
 	require.NoError(t, u.SetMulticastInterface(1))
-	say(t, u, "224.1.2.3:6", "nobody joined", SendOptions{})
+	say(t, u, "224.1.2.3:6", "not joined", SendOptions{})
 	require.Empty(t, texts(v))
 	require.NoError(t, v.Join(addr("224.1.2.3"), 1))
 	require.NoError(t, u.SetMulticastLoopback(false)) // does not affect the loopback interface
@@ -247,7 +247,7 @@ func TestTheSenderChoosesTheLinkOfAHost(t *testing.T) {
 	say(t, u, "192.0.2.1:7", "ourselves", SendOptions{NIC: 3})
 	require.Equal(t, []string{"ourselves"}, texts(self))
 	_, err := u.WriteTo(nil, addrPort("203.0.113.1:5"), SendOptions{NIC: 1})
-	require.ErrorIs(t, err, syscall.ENETUNREACH, "there is nobody else on the loopback")
+	require.ErrorIs(t, err, syscall.ENETUNREACH, "the loopback has no other host")
 }
 
 func TestSettingsOfASocketAreKeptAndChecked(t *testing.T) {
@@ -405,7 +405,7 @@ func TestNoErrorIsSentAboutADatagramToAGroup(t *testing.T) {
 	u, v := openUDP(t, a, "0.0.0.0:5"), openUDP(t, b, "0.0.0.0:6")
 	require.NoError(t, v.Join(addr("224.1.2.3"), 2))
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
-	say(t, u, "224.1.2.3:7", "nobody has this port", SendOptions{NIC: 2})
+	say(t, u, "224.1.2.3:7", "no socket on this port", SendOptions{NIC: 2})
 	for _, s := range []*Stack{a, b} {
 		require.Equal(t, 1, dropped(s, dropUDPNoSocket))
 		require.Zero(t, s.Stats().ICMP.Sent)

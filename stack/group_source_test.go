@@ -252,7 +252,7 @@ func TestOnlyWantedSourcesAreReceived(t *testing.T) {
 	require.Equal(t, [3]int{0, 1, 1}, send(src2))
 	require.Equal(t, [3]int{0, 0, 1}, send(src3))
 	require.Equal(t, 1, dropped(s, dropSourceFilter))
-	require.Equal(t, 6, heard(), "a raw socket that has not joined the group hears it all")
+	require.Equal(t, 6, heard(), "a raw socket that has not joined the group receives all of it")
 	require.NoError(t, raw.JoinSource(group1, src3, 2))
 	send(src1)
 	require.Equal(t, 0, heard(), "raw sockets have filters as well")

@@ -248,7 +248,7 @@ func TestICMPErrorsReachTheSocketTheyAreAbout(t *testing.T) {
 			} else {
 				require.ErrorIs(t, err, test.datagram, "%s: %v %v", name, test.typ, test.code)
 				_, err = write([]byte("z"))
-				require.NoError(t, err, "told once")
+				require.NoError(t, err, "the error is reported once")
 			}
 			_, err = bystander.Write(nil)
 			require.NoError(t, err)

@@ -38,7 +38,7 @@ func requireChanged(t *testing.T, s *Stack, what string, change func()) {
 	select {
 	case <-changed:
 	default:
-		require.Fail(t, "nobody was told", what)
+		require.Fail(t, "the channel was not closed", what)
 	}
 }
 
@@ -372,7 +372,7 @@ func TestLifetimesEndWithTheHost(t *testing.T) {
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Valid: time.Hour}))
 		s.Close()
 		time.Sleep(2 * time.Hour)
-		require.True(t, s.Interfaces()[1].AddrInfo[0].ValidUntil.Before(time.Now()), "nobody has taken it away")
+		require.True(t, s.Interfaces()[1].AddrInfo[0].ValidUntil.Before(time.Now()), "the expired address is still there")
 	})
 }
 

@@ -243,7 +243,7 @@ func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 5, dropped(s, dropReassemblyTimeout))
 		frames := p.take()
-		require.Len(t, frames, 1, "without the first fragment nobody is told, nor of a group's, nor of an error's")
+		require.Len(t, frames, 1, "no error without the first fragment, nor about a group's or an error's")
 		m, body := icmp6(t, frames[0])
 		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6TimeExceeded, Code: 1}, m)
 		require.Equal(t, first, body)
@@ -387,11 +387,11 @@ func TestFragmentsOfIPv6HaveTheseHeaders(t *testing.T) {
 		ids = append(ids, id)
 	}
 	require.Equal(t, []uint32{ids[0], ids[0] + 1, ids[0] + 2}, ids)
-	require.Greater(t, ids[0], uint32(1000), "they begin where nobody knows")
+	require.Greater(t, ids[0], uint32(1000), "the first is unpredictable")
 	_, err := u.WriteTo(make([]byte, 3000), addrPort("[2001:db8::3]:9"), SendOptions{})
 	require.NoError(t, err)
 	c, _ := wire.WalkIPv6(wire.ProtoFragment, p.take()[0][wire.IPv6Len:])
-	require.NotEqual(t, ids[2]+1, c.Fragment.ID, "RFC 7739 3: what one sees does not tell what another gets")
+	require.NotEqual(t, ids[2]+1, c.Fragment.ID, "RFC 7739 3: identifications of one pair do not reveal those of another")
 }
 
 // RFC 8201 4 and 5.2: after a Packet Too Big, later datagrams are fragmented to fit, down to 1280

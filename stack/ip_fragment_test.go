@@ -225,7 +225,7 @@ func TestReassemblyGivesUpAfterThirtySeconds(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 2, dropped(s, dropReassemblyTimeout))
 		frames := p.take()
-		require.Len(t, frames, 1, "without the first fragment nobody is told")
+		require.Len(t, frames, 1, "no error without the first fragment")
 		_, b := parseFrame(t, frames[0])
 		h, body, r := wire.ParseICMP(b)
 		require.Equal(t, wire.OK, r)

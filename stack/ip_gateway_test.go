@@ -157,7 +157,7 @@ func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
 		require.EqualValues(t, 2, two.got.Load())
 		asked := one.asked.Load()
 		time.Sleep(10 * time.Minute)
-		require.Equal(t, asked, one.asked.Load(), "nobody sends: nobody asks")
+		require.Equal(t, asked, one.asked.Load(), "without packets there are no requests")
 	})
 }
 

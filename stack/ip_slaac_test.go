@@ -379,7 +379,7 @@ func TestStableAddressesAreStable(t *testing.T) {
 	require.Equal(t, first, ask(secret, "eth0", "2001:db8:1::/64"))
 	require.NotEqual(t, first, ask("another secret !", "eth0", "2001:db8:1::/64"))
 	require.NotEqual(t, first, ask(secret, "eth1", "2001:db8:1::/64"))
-	require.NotEqual(t, id(first), id(ask(secret, "eth0", "2001:db8:2::/64")), "it tells nothing in another network")
+	require.NotEqual(t, id(first), id(ask(secret, "eth0", "2001:db8:2::/64")), "another network gets an unrelated identifier")
 	require.NotEqual(t, id(addr(llA)), id(first))
 
 	for id, want := range map[uint64]bool{

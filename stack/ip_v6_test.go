@@ -284,10 +284,10 @@ func TestParameterProblemsPointToTheFault(t *testing.T) {
 		// RFC 8200 4.2: the action is in the two highest bits of the option's type.
 		{"option to skip", "", wire.ProtoDstOpts, cat(ext(wire.ProtoNone, 0x3e, 4)), -1, 0},
 		{"option to discard", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0x7e, 4), udp), -1, 0},
-		{"option to tell", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
-		{"option to tell unless to a group", "", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xfe, 4), udp), wire.ParamOption, 42},
+		{"option to report", "", wire.ProtoDstOpts, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
+		{"option to report unless to a group", "", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xfe, 4), udp), wire.ParamOption, 42},
 		{"the same, to a group", "ff02::1", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xfe, 4), udp), -1, 0},
-		{"option to tell, to a group", "ff02::1", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
+		{"option to report, to a group", "ff02::1", wire.ProtoHopByHop, cat(ext(wire.ProtoUDP, 0xbe, 4), udp), wire.ParamOption, 42},
 		// RFC 5095 3, RFC 8200 4.4: "pointing to the unrecognized Routing Type".
 		{"routing type 0", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoUDP), 0, 0, 1, 0, 0, 0, 0}, udp), wire.ParamHeader, 42},
 		{"routing at its end", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoNone), 0, 0, 0, 0, 0, 0, 0}), -1, 0},
@@ -378,7 +378,7 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 		}
 		if x.typ == wire.ICMPv6TooBig {
 			_, err = u.Write(nil)
-			require.NoError(t, err, "it is told once")
+			require.NoError(t, err, "it is reported once")
 			require.Equal(t, 1300, u.path.mtu)
 		}
 	}

@@ -93,7 +93,7 @@ func TestASilentNeighbourIsAskedThreeTimesASecondApart(t *testing.T) {
 		require.Equal(t, "failed", s.Neighbors()[0].State)
 
 		_, err = u.Write([]byte("again"))
-		require.NoError(t, err, "as on Linux, a datagram socket is not told: it is no hard error")
+		require.NoError(t, err, "as on Linux, a datagram socket does not report it: it is no hard error")
 		synctest.Wait()
 		require.Equal(t, []string{whoHas2}, p.sent(), "the next packet asks anew")
 		p.reply()
@@ -131,7 +131,7 @@ func TestAStaleNeighbourIsVerifiedByUse(t *testing.T) {
 		require.Zero(t, arpCount(p.take()), "fresh")
 
 		time.Sleep(time.Hour)
-		require.Empty(t, p.take(), "nobody sends: nobody asks")
+		require.Empty(t, p.take(), "without packets there are no requests")
 		require.Equal(t, "stale", s.Neighbors()[0].State)
 		// RFC 4861 7.3.3: "If the entry is still in the DELAY state when the timer
 		// expires, the entry's state changes to PROBE."

@@ -213,6 +213,6 @@ func TestALinkChangeFlushesNeighbours(t *testing.T) {
 		require.Empty(t, a.Neighbors())
 		connect(t, a, b)
 		dev.change(func(l *nic.Link) { l.MTU = 1400 })
-		require.Len(t, a.Neighbors(), 1, "another MTU moves nobody")
+		require.Len(t, a.Neighbors(), 1, "a change of the MTU keeps the neighbours")
 	})
 }

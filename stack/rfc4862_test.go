@@ -93,7 +93,7 @@ func TestAHostDiscardsRouterSolicitations(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			require.NotContains(t, strings.Join(p.sent(), "\n"), "router advertisement")
-			require.Equal(t, before, s.Neighbors(), "nobody is learnt")
+			require.Equal(t, before, s.Neighbors(), "no neighbour is learned")
 		})
 	}
 }

@@ -49,7 +49,7 @@ func TestOptionsAreProcessedInOrder(t *testing.T) {
 	two := []byte{byte(wire.ProtoNone), 0, 0x80, 0, 0xc0, 0, 0x40, 0}
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, two))
 	m, _ := icmp6(t, p.take()[0])
-	require.EqualValues(t, 42, m.Rest, "the first is told of")
+	require.EqualValues(t, 42, m.Rest, "the first is reported")
 	two[2] = 0x40
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, two))
 	require.Empty(t, p.take(), "the first has the packet discarded in silence")

@@ -74,7 +74,7 @@ func reasonText(r wire.Reason) string {
 		dropMulticastMAC - wire.NumReasons:        "frame from a group address",
 		dropEtherType - wire.NumReasons:           "unknown EtherType",
 		dropBadARPSender - wire.NumReasons:        "invalid ARP sender",
-		dropAddressConflict - wire.NumReasons:     "address of ours used by another station",
+		dropAddressConflict - wire.NumReasons:     "address of this host used by another station",
 		dropGroupSource - wire.NumReasons:         "source is a broadcast or multicast address",
 		dropNoSource - wire.NumReasons:            "source is the unspecified address",
 		dropLoopbackOutside - wire.NumReasons:     "loopback address on the wire",

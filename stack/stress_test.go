@@ -188,7 +188,7 @@ func requireIdle(t *testing.T, s *Stack) {
 		closed, writing, half := c.closed, c.writing, c.half
 		pinned := c.zc != nil && (c.zc.frames.Load() != 0 || c.zc.charged != 0)
 		c.mu.Unlock()
-		require.True(t, closed, "of nobody, and open")
+		require.True(t, closed, "an open connection without an owner")
 		require.False(t, writing || pinned)
 		require.Zero(t, half)
 	}
