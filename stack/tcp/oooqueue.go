@@ -10,19 +10,40 @@ import "sort"
 // and sometimes the list of runs (see BenchmarkHostileHoles). A single sorted slice would move all
 // blocks behind a new one. A tree like the scoreboard's is not necessary for so few blocks.
 type oooQueue struct {
-	runs  [][]block // none is empty; the elements beyond len keep memory for further runs
-	n     int32     // number of blocks
-	bytes int32     // of all blocks
+	runs  []oooRun // none is empty; the elements beyond len keep memory for further runs
+	n     int32    // number of blocks
+	bytes int32    // of all blocks
+}
+
+// An oooRun is some consecutive blocks. It counts their bytes, so that a segment that fills
+// thousands of holes need not look at each block.
+type oooRun struct {
+	blocks []block
+	bytes  int32
 }
 
 // runLen is the maximum number of blocks in a run. Two neighbours with at most half as many are
 // joined, so the number of runs stays proportional to that of the blocks.
 const runLen = 128
 
+func (r *oooRun) last() *block { return &r.blocks[len(r.blocks)-1] }
+
+// bytesOf returns the number of bytes of some blocks.
+func bytesOf(blocks []block) (n int32) {
+	for _, k := range blocks {
+		n += int32(k.end - k.start)
+	}
+	return n
+}
+
 // end returns the end of the last block. There must be one.
-func (q *oooQueue) end() Seq {
-	run := q.runs[len(q.runs)-1]
-	return run[len(run)-1].end
+func (q *oooQueue) end() Seq { return q.runs[len(q.runs)-1].last().end }
+
+// count adds n blocks and some bytes to the counts of run i and of the queue.
+func (q *oooQueue) count(i, n int, bytes int32) {
+	q.runs[i].bytes += bytes
+	q.n += int32(n)
+	q.bytes += bytes
 }
 
 // search returns the place of the first block that ends at or beyond seq: run i, block j. If
@@ -32,45 +53,41 @@ func (q *oooQueue) search(seq Seq) (i, j int) {
 	if last < 0 || q.end().Less(seq) {
 		return last + 1, 0
 	}
-	run := q.runs[last]
-	if j = len(run) - 1; run[j].start.LessEq(seq) {
+	blocks := q.runs[last].blocks
+	if j = len(blocks) - 1; blocks[j].start.LessEq(seq) {
 		return last, j
 	}
-	i = sort.Search(last, func(i int) bool {
-		run := q.runs[i]
-		return seq.LessEq(run[len(run)-1].end)
-	})
-	run = q.runs[i]
-	return i, sort.Search(len(run), func(j int) bool { return seq.LessEq(run[j].end) })
+	i = sort.Search(last, func(i int) bool { return seq.LessEq(q.runs[i].last().end) })
+	blocks = q.runs[i].blocks
+	return i, sort.Search(len(blocks), func(j int) bool { return seq.LessEq(blocks[j].end) })
 }
 
 // touches reports whether k overlaps or adjoins a block, so that adding it makes no new one.
 func (q *oooQueue) touches(k block) bool {
 	i, j := q.search(k.start)
-	return i < len(q.runs) && q.runs[i][j].start.LessEq(k.end)
+	return i < len(q.runs) && q.runs[i].blocks[j].start.LessEq(k.end)
 }
 
 // add adds k and merges it with the blocks that it overlaps or adjoins. It returns the merged
 // block, and the first overlap of k with a block that was there before, or an empty block.
 func (q *oooQueue) add(k block) (whole, overlap block) {
-	if last := len(q.runs) - 1; last >= 0 {
-		run := q.runs[last]
-		if o := &run[len(run)-1]; o.end == k.start {
+	if i := len(q.runs) - 1; i >= 0 {
+		if o := q.runs[i].last(); o.end == k.start {
 			// The common case: what follows a lost segment arrives in order.
-			q.bytes += int32(k.end - k.start)
 			o.end = k.end
+			q.count(i, 0, int32(k.end-k.start))
 			return *o, block{}
 		}
 	}
 	i, j := q.search(k.start)
 	whole, overlap, n := q.merge(k, i, j)
-	q.bytes += int32(whole.end - whole.start)
-	q.n++
 	if n == 0 {
 		q.insert(i, j, whole)
 		return whole, overlap
 	}
-	q.runs[i][j] = whole
+	o := &q.runs[i].blocks[j]
+	q.count(i, 0, int32(whole.end-whole.start)-int32(o.end-o.start))
+	*o = whole
 	q.remove(i, j+1, n-1)
 	return whole, overlap
 }
@@ -87,36 +104,31 @@ func (q *oooQueue) takeFirst(k block) (end Seq, overlap block) {
 }
 
 // merge returns the union of k and the n blocks from block j of run i on that it overlaps or
-// adjoins, and the first overlap. It subtracts these blocks from the counts, and leaves them
-// where they are.
+// adjoins, and the first overlap. It changes nothing.
 func (q *oooQueue) merge(k block, i, j int) (whole, overlap block, n int) {
 	whole = k
-	bytes := Seq(0)
 	for ; i < len(q.runs); i, j = i+1, 0 {
-		run := q.runs[i][j:]
-		if k.end.Less(run[0].start) {
+		blocks := q.runs[i].blocks[j:]
+		if k.end.Less(blocks[0].start) {
 			break
 		}
 		m := 1
-		if len(run) > 1 && run[1].start.LessEq(k.end) {
-			m = sort.Search(len(run), func(m int) bool { return k.end.Less(run[m].start) })
+		if blocks[len(blocks)-1].start.LessEq(k.end) {
+			m = len(blocks)
+		} else if blocks[1].start.LessEq(k.end) {
+			m = sort.Search(len(blocks), func(m int) bool { return k.end.Less(blocks[m].start) })
 		}
 		if n == 0 {
-			whole.start = minSeq(k.start, run[0].start)
+			whole.start = minSeq(k.start, blocks[0].start)
 		}
-		whole.end = maxSeq(k.end, run[m-1].end)
-		for _, o := range run[:min(m, max(2-n, 0))] {
+		whole.end = maxSeq(k.end, blocks[m-1].end)
+		for _, o := range blocks[:min(m, max(2-n, 0))] {
 			if overlap == (block{}) { // the first may only adjoin k, the second does not
 				overlap = k.and(o)
 			}
 		}
-		for _, o := range run[:m] {
-			bytes += o.end - o.start
-		}
 		n += m
 	}
-	q.bytes -= int32(bytes)
-	q.n -= int32(n)
 	return whole, overlap, n
 }
 
@@ -131,23 +143,28 @@ func (k block) and(o block) block {
 // insert inserts k as block j of run i, or as the last block if there is no run i.
 func (q *oooQueue) insert(i, j int, k block) {
 	if i == len(q.runs) {
-		if i == 0 || len(q.runs[i-1]) == runLen {
+		if i == 0 || len(q.runs[i-1].blocks) == runLen {
 			q.insertRun(i)
 		} else {
-			i, j = i-1, len(q.runs[i-1])
+			i, j = i-1, len(q.runs[i-1].blocks)
 		}
-	} else if run := q.runs[i]; len(run) == runLen {
+	} else if len(q.runs[i].blocks) == runLen {
+		const half = runLen / 2
 		q.insertRun(i + 1)
-		q.runs[i+1] = append(q.runs[i+1], run[runLen/2:]...)
-		q.runs[i] = run[:runLen/2]
-		if j > runLen/2 {
-			i, j = i+1, j-runLen/2
+		x, y := &q.runs[i], &q.runs[i+1]
+		y.blocks = append(y.blocks, x.blocks[half:]...)
+		y.bytes = bytesOf(y.blocks)
+		x.blocks = x.blocks[:half]
+		x.bytes -= y.bytes
+		if j > half {
+			i, j = i+1, j-half
 		}
 	}
-	run := append(q.runs[i], block{})
-	copy(run[j+1:], run[j:])
-	run[j] = k
-	q.runs[i] = run
+	blocks := append(q.runs[i].blocks, block{})
+	copy(blocks[j+1:], blocks[j:])
+	blocks[j] = k
+	q.runs[i].blocks = blocks
+	q.count(i, 1, int32(k.end-k.start))
 }
 
 // insertRun inserts an empty run as run i. The caller adds a block.
@@ -156,14 +173,14 @@ func (q *oooQueue) insertRun(i int) {
 	if n < cap(q.runs) {
 		q.runs = q.runs[:n+1]
 	} else {
-		q.runs = append(q.runs, nil)
+		q.runs = append(q.runs, oooRun{})
 	}
-	run := q.runs[n][:0]
-	if run == nil && n > 0 {
-		run = make([]block, 0, runLen) // the only run of a short queue grows as needed
+	blocks := q.runs[n].blocks[:0]
+	if blocks == nil && n > 0 {
+		blocks = make([]block, 0, runLen) // the only run of a short queue grows as needed
 	}
 	copy(q.runs[i+1:], q.runs[i:])
-	q.runs[i] = run
+	q.runs[i] = oooRun{blocks: blocks}
 }
 
 // remove removes n blocks from block j of run i on. j may be the end of the run.
@@ -171,25 +188,37 @@ func (q *oooQueue) remove(i, j, n int) {
 	if n == 0 {
 		return
 	}
+	if len(q.runs) == 1 && n < len(q.runs[0].blocks) { // the common case
+		q.removeBlocks(0, j, n)
+		return
+	}
 	first := i
 	if j > 0 {
-		m := min(n, len(q.runs[i])-j)
-		q.runs[i] = append(q.runs[i][:j], q.runs[i][j+m:]...)
-		n -= m
+		n -= q.removeBlocks(i, j, min(n, len(q.runs[i].blocks)-j))
 		i++
 	}
 	from := i
-	for n > 0 && n >= len(q.runs[i]) {
-		n -= len(q.runs[i])
+	for n > 0 && n >= len(q.runs[i].blocks) {
+		k := len(q.runs[i].blocks)
+		q.count(i, -k, -q.runs[i].bytes)
+		n -= k
 		i++
 	}
 	if n > 0 {
-		q.runs[i] = append(q.runs[i][:0], q.runs[i][n:]...)
+		q.removeBlocks(i, 0, n)
 	}
 	q.removeRuns(from, i)
 	for k := first + 1; k >= max(first-1, 0); k-- {
 		q.join(k)
 	}
+}
+
+// removeBlocks removes n blocks from block j of run i on, but not all of the run. It returns n.
+func (q *oooQueue) removeBlocks(i, j, n int) int {
+	blocks := q.runs[i].blocks
+	q.count(i, -n, -bytesOf(blocks[j:j+n]))
+	q.runs[i].blocks = append(blocks[:j], blocks[j+n:]...)
+	return n
 }
 
 // removeRuns removes the runs from i up to j, and keeps their memory.
@@ -205,8 +234,13 @@ func (q *oooQueue) removeRuns(i, j int) {
 
 // join joins run i with the next if both have few blocks.
 func (q *oooQueue) join(i int) {
-	if i+1 < len(q.runs) && len(q.runs[i])+len(q.runs[i+1]) <= runLen/2 {
-		q.runs[i] = append(q.runs[i], q.runs[i+1]...)
+	if i+1 >= len(q.runs) {
+		return
+	}
+	x, y := &q.runs[i], &q.runs[i+1]
+	if len(x.blocks)+len(y.blocks) <= runLen/2 {
+		x.blocks = append(x.blocks, y.blocks...)
+		x.bytes += y.bytes
 		q.removeRuns(i+1, i+2)
 	}
 }

@@ -13,7 +13,7 @@ import (
 // blocks returns all blocks of the queue.
 func (q *oooQueue) blocks() (all []block) {
 	for _, run := range q.runs {
-		all = append(all, run...)
+		all = append(all, run.blocks...)
 	}
 	return all
 }
@@ -22,16 +22,18 @@ func (q *oooQueue) blocks() (all []block) {
 func (q *oooQueue) check() error {
 	n, bytes := 0, 0
 	for i, run := range q.runs {
-		if len(run) == 0 || len(run) > runLen {
-			return fmt.Errorf("run %d of %d has %d blocks", i, len(q.runs), len(run))
+		k := len(run.blocks)
+		if k == 0 || k > runLen {
+			return fmt.Errorf("run %d of %d has %d blocks", i, len(q.runs), k)
 		}
-		if i > 0 && len(q.runs[i-1])+len(run) <= runLen/4 {
-			return fmt.Errorf("runs %d and %d have %d and %d blocks", i-1, i, len(q.runs[i-1]), len(run))
+		if i > 0 && len(q.runs[i-1].blocks)+k <= runLen/4 {
+			return fmt.Errorf("runs %d and %d have %d and %d blocks", i-1, i, len(q.runs[i-1].blocks), k)
 		}
-		n += len(run)
-		for _, k := range run {
-			bytes += int(k.end - k.start)
+		if sum := bytesOf(run.blocks); sum != run.bytes {
+			return fmt.Errorf("run %d has %d bytes, counted as %d", i, sum, run.bytes)
 		}
+		n += k
+		bytes += int(run.bytes)
 	}
 	if n != int(q.n) || bytes != int(q.bytes) {
 		return fmt.Errorf("%d blocks of %d bytes, counted as %d of %d", n, bytes, q.n, q.bytes)
@@ -104,7 +106,7 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 			case rnd.IntN(first) == 0:
 				at = 0
 			case rnd.IntN(beside) == 0 && q.n > 0:
-				run := q.runs[rnd.IntN(len(q.runs))]
+				run := q.runs[rnd.IntN(len(q.runs))].blocks
 				at = int(run[rnd.IntN(len(run))].end-nxt) + rnd.IntN(3) - 1
 			}
 			n := 1 + rnd.IntN(long)
