@@ -10,13 +10,13 @@ type changes struct {
 	s        *Stack
 	mu       mutex[levelLink]
 	ch       chan struct{} // nil: no call of Changed since the last change
-	watchers []*time.Timer // of OnChange
+	watchers []*time.Timer // the timers of OnChange
 }
 
 // Changed returns a channel that is closed at the next change of an address, a link or a route, and by
-// Close. To wait for the change after that, call Changed again before reading the new state, for
-// example with Interfaces and Routes: a change after the call then closes the new channel, and none is
-// missed. A caller that stops calling Changed leaves nothing behind.
+// Close. A caller that waits for several changes calls Changed again after each, before it reads the
+// new state, for example with Interfaces and Routes. It then misses no change. Channels that are no
+// longer used need no cleanup.
 func (s *Stack) Changed() <-chan struct{} {
 	c := &s.changes
 	c.mu.Lock()
@@ -27,9 +27,9 @@ func (s *Stack) Changed() <-chan struct{} {
 	return c.ch
 }
 
-// OnChange makes the stack call f, in a goroutine of its own, soon after each change that closes the
-// channel of Changed, until stop is called. One call may be for several changes, and calls may overlap.
-// Unlike a loop over Changed, it needs no goroutine that waits between the changes.
+// OnChange makes the stack call f after each change that closes the channel of Changed, until stop is
+// called. Each call has its own goroutine; calls may overlap, and one call may stand for several
+// changes. Unlike a loop over Changed, OnChange needs no goroutine between changes.
 func (s *Stack) OnChange(f func()) (stop func()) {
 	t := time.AfterFunc(time.Hour, f)
 	t.Stop()
@@ -45,11 +45,11 @@ func (s *Stack) OnChange(f func()) (stop func()) {
 	}
 }
 
-// NotifyChange reports a change of a setting that is kept outside of the stack, such as a lease: it
-// closes the channel of Changed and starts the calls of OnChange's functions.
+// NotifyChange reports a change of a setting outside of the stack, such as a lease. It closes the
+// channel of Changed and calls the functions of OnChange.
 func (s *Stack) NotifyChange() { s.changes.notify() }
 
-// notify closes the channel that Changed has returned, and starts the calls of OnChange's functions.
+// notify closes the channel that Changed has returned, and sets the timers of OnChange.
 func (c *changes) notify() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

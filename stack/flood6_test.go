@@ -15,34 +15,34 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A flood6 is a stream of packets to a host of 2001:db8::1.
+// A flood6 is a flood of packets to the host 2001:db8::1.
 type flood6 struct {
 	name string
-	// packet makes the ith of them, to the host's MAC or to that of a group. nil: the host itself sends a datagram to a random
-	// address of its /64.
+	// packet returns packet i, addressed to the host's MAC or to that of a group. If packet is nil, the
+	// host itself sends a datagram to a random address of its /64.
 	packet func(i uint32) []byte
-	// count is the counter that counts each packet, all but "less" of them.
+	// count returns a counter that counts all packets of the flood but less.
 	count func(s *Stats) uint64
 	less  uint64
-	// whole is for those of which a gate has as many as a flood has elsewhere, and not a tenth.
+	// whole makes a short run use as many packets as other floods, and not a tenth.
 	whole bool
 }
 
-// drops counts the packets that are dropped for a reason.
+// drops returns a count of the packets dropped for a reason.
 func drops(reason string) func(*Stats) uint64 {
 	return func(s *Stats) uint64 { return s.Drops[reason] }
 }
 
 func ndReceived(s *Stats) uint64 { return s.ND.Received }
 
-// random6 is an address in a prefix of 64 bits, another one for each i.
+// random6 returns a different address in a prefix of 64 bits for each i.
 func random6(p string, i uint32) netip.Addr {
 	b := addr(p).As16()
 	binary.BigEndian.PutUint64(b[8:], (uint64(i)+1)*0x9e3779b97f4a7c15)
 	return netip.AddrFrom16(b)
 }
 
-// nd6 is a packet of ICMPv6, with the hop limit of Neighbour Discovery.
+// nd6 returns an ICMPv6 packet with the hop limit of Neighbor Discovery.
 func nd6(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, body []byte) []byte {
 	b := make([]byte, wire.ICMPLen+len(body))
 	h := wire.ICMPv6{Type: typ, Rest: rest}
@@ -50,14 +50,14 @@ func nd6(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, body []byte) []b
 	return ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: wire.NDHopLimit, Src: src, Dst: dst}, b)
 }
 
-// floodMAC is a MAC of an attacker's choice.
+// floodMAC returns a different MAC for each i.
 func floodMAC(i uint32) (m wire.MAC) {
 	m[0] = 2
 	binary.BigEndian.PutUint32(m[2:], i)
 	return m
 }
 
-// floods6 are those of RFC 6583, RFC 7112 and others.
+// floods6 are the floods of RFC 6583, RFC 7112 and others.
 var (
 	floodHost  = addr("2001:db8::1")
 	floodNodes = addr("ff02::1")
@@ -116,12 +116,12 @@ var (
 			return ip6Packet(wire.IPv6{Next: wire.ProtoFragment, Src: random6("2001:db8::", i)}, part)
 		}, count: drops("reassembly evicted"), less: maxReassemblies},
 		{name: "hop-by-hop options that are unknown", packet: func(i uint32) []byte {
-			// Type 10: of each the source is to be told, within the limit on errors.
+			// The two highest bits of type 0x9e ask for an error to each source, within the rate limit.
 			b := []byte{byte(wire.ProtoNone), 0, 0x9e, 4, 0, 0, 0, 0}
 			return ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, Src: random6("2001:db8::", i)}, b)
 		}, count: drops("bad IPv6 option")},
 		{name: "hop-by-hop options that are long", packet: func(i uint32) []byte {
-			b := make([]byte, 1400) // of Pad1
+			b := make([]byte, 1400) // all Pad1
 			b[0], b[1] = byte(wire.ProtoNone), 1400/8-1
 			return ip6Packet(wire.IPv6{Next: wire.ProtoHopByHop, Src: random6("2001:db8::", i)}, b)
 		}, count: drops("bad IPv6 option")},
@@ -144,8 +144,8 @@ var (
 	}
 )
 
-// TestAConnectionIsMadeInAFloodOfIPv6 floods a host, has somebody who is not known to it connect in the middle of it, and looks at
-// what the flood has cost.
+// TestAConnectionIsMadeInAFloodOfIPv6 floods a host, connects from an unknown host during the flood,
+// and checks the cost of the flood.
 //
 // RFC 6583 5; RFC 4861 11.
 func TestAConnectionIsMadeInAFloodOfIPv6(t *testing.T) {
@@ -168,7 +168,7 @@ func (f *flood6) run(t *testing.T) {
 	l, err := server.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
 	require.NoError(t, err)
 	u := openUDP(t, server, "[::]:9")
-	time.Sleep(20 * time.Second) // addresses are known to be unique, and nobody has advertised himself as a router
+	time.Sleep(20 * time.Second) // duplicate detection has ended, and no router has been advertised
 	mac := server.Interfaces()[1].MAC
 	n := uint32(flood(t))
 	if n < 1_000_000 && !f.whole {
@@ -182,7 +182,7 @@ func (f *flood6) run(t *testing.T) {
 	var d *TCP
 	for i := range n {
 		if f.packet == nil {
-			// Where no address is found the error is the sender's, at once or with a later datagram.
+			// If the resolution fails, this or a later WriteTo returns the error.
 			u.WriteTo([]byte("x"), netip.AddrPortFrom(random6("2001:db8::", i), 9), SendOptions{})
 		} else {
 			packet := f.packet(i)

@@ -8,22 +8,22 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has the probes of IPv4 Address Conflict Detection (RFC 5227 2.1): whether another machine on the
-// link has an address that the host is to use. What follows when the address is in use is in ip_addr.go.
+// This file has the probes of IPv4 Address Conflict Detection (RFC 5227 2.1). They find out whether
+// another machine on the link uses an address of the host. ip_addr.go handles conflicts.
 
 // RFC 5227 1.1.
 const (
-	probeWait        = tcp.Second // before the first probe, at most
+	probeWait        = tcp.Second // longest delay before the first probe
 	probeNum         = 3
-	probeMin         = tcp.Second // between probes
+	probeMin         = tcp.Second // between probes, from probeMin to probeMax
 	probeMax         = 2 * tcp.Second
-	announceWait     = 2 * tcp.Second // after the last probe
+	announceWait     = 2 * tcp.Second // delay between the last probe and the first announcement
 	announceNum      = 2
 	announceInterval = 2 * tcp.Second
 )
 
-// probe starts the probes for an IPv4 address, which is tentative until they have ended. It does nothing on a
-// link without ARP.
+// probe starts the probes for an IPv4 address. The address is tentative until they have ended. probe
+// does nothing on a link without ARP.
 //
 // RFC 5227 2.1.1: the host should "wait for a random time interval selected uniformly in the range zero to PROBE_WAIT
 // seconds".
@@ -33,18 +33,19 @@ func (s *Stack) probe(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	}
 	a.dad = &dad{at: now + s.between(0, probeWait), left: probeNum}
 	if a.state == AddrDeprecated {
-		a.preferred = now // deprecated again when the probes have ended
+		a.preferred = now // endDAD makes it AddrDeprecated again
 	}
 	a.state = AddrTentative
 }
 
-// between returns a random time from least on, and before most.
+// between returns a random time that is at least least and below most.
 func (s *Stack) between(least, most tcp.Time) tcp.Time {
 	return least + tcp.Time(s.random.next(randACD)%uint64(most-least))
 }
 
-// stepProbe does what is due for an IPv4 address with probes or announcements to send. It reports whether the
-// address has changed. While the link is down it waits for detectAgain. s.mu is held; the caller drains.
+// stepProbe sends a probe or an announcement for an IPv4 address. It reports whether the address has
+// changed. While the link is down it sends nothing; detectAgain continues. s.mu is held; the caller
+// drains.
 //
 // RFC 5227 2.1.1: the host "should then send PROBE_NUM probe packets, each of these probe packets spaced randomly and
 // uniformly, PROBE_MIN to PROBE_MAX seconds apart"; 2.3: it "MUST then announce that it is commencing to use
@@ -61,7 +62,7 @@ func (s *Stack) stepProbe(ifc *iface, a *ifaceAddr, now tcp.Time) (changed bool)
 		if d.left > 0 {
 			d.at = now + s.between(probeMin, probeMax)
 		}
-		// "An ARP Request with an all-zero 'sender IP address'".
+		// RFC 5227 2.1.1: "The 'sender IP address' field MUST be set to all zeroes".
 		ifc.sendARP(wire.ARPRequest, wire.Broadcast(), netip.IPv4Unspecified(), wire.MAC{}, a.addr())
 		return false
 	}
@@ -77,14 +78,14 @@ func (s *Stack) stepProbe(ifc *iface, a *ifaceAddr, now tcp.Time) (changed bool)
 	return true
 }
 
-// probes reports whether the host is probing for an address on the interface.
+// probes reports whether the host sends probes for an address on the interface.
 func (ifc *iface) probes(addr netip.Addr) bool {
 	a, ok := ifc.addr(addr)
 	return ok && addr.Is4() && a.dad != nil && a.state == AddrTentative
 }
 
-// claimed returns the address that an ARP packet of another machine takes away from the host, which is probing
-// for it.
+// claimed returns the probed address that a received ARP packet shows to be in use by another machine.
+// ok is false if there is none.
 //
 // RFC 5227 2.1.1: "If during this period [...] the host receives any ARP packet (Request *or* Reply) on the interface where
 // the probe is being performed, where the packet's 'sender IP address' is the address being probed for, then the host MUST

@@ -14,12 +14,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// arpProbe is a probe of another machine for an address.
+// arpProbe returns a probe of another machine for an address.
 func arpProbe(a string) wire.ARP {
 	return wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: netip.IPv4Unspecified(), TargetIP: addr(a)}
 }
 
-// arpsOf tells of what ARP packets the frames are: of what sender and target.
+// arpsOf returns the sender and the target addresses of ARP packets.
 func arpsOf(t *testing.T, frames [][]byte) (senders, targets []netip.Addr) {
 	t.Helper()
 	for _, f := range frames {
@@ -74,7 +74,7 @@ func TestAnAddressIsProbedAndThenAnnounced(t *testing.T) {
 		require.InDelta(t, 2*time.Second, times[4]-times[3], float64(2*time.Millisecond))
 		require.Len(t, s.Routes(), 1)
 
-		// A lease that is renewed is not probed for again.
+		// The renewal of a lease does not start probes.
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Origin: AddrDHCP, Valid: time.Hour, Probe: true}))
 		require.Equal(t, AddrPreferred, state())
 		time.Sleep(10 * time.Second)
@@ -84,7 +84,7 @@ func TestAnAddressIsProbedAndThenAnnounced(t *testing.T) {
 	})
 }
 
-// RFC 5227 2.1.1: what is a conflict while the host probes.
+// RFC 5227 2.1.1: the packets that are conflicts while the host probes.
 func TestAProbedAddressIsGivenUp(t *testing.T) {
 	request := arpProbe("192.0.2.99")
 	request.SenderIP = addr("192.0.2.1")
@@ -115,13 +115,13 @@ func TestAProbedAddressIsGivenUp(t *testing.T) {
 			time.Sleep(time.Minute)
 			require.Empty(t, p.sent(), name)
 
-			// It is looked at again when it is added again.
+			// An address that is added again is probed again.
 			add()
 			require.Equal(t, AddrTentative, state(), name)
 			time.Sleep(10 * time.Second)
 			require.Equal(t, AddrPreferred, state(), name)
 			require.Len(t, p.sent(), probeNum+announceNum)
-			// And now a probe of another is answered, and a claim is a conflict of the usual kind.
+			// Afterwards the host answers probes, and a claim is a normal conflict.
 			p.arp(wire.Broadcast(), arpProbe("192.0.2.1"))
 			require.Len(t, p.sent(), 1)
 			require.Equal(t, AddrPreferred, state(), name)
@@ -129,7 +129,7 @@ func TestAProbedAddressIsGivenUp(t *testing.T) {
 	}
 }
 
-// What is removed while it is probed for sends nothing more.
+// No probe is sent for an address that was removed.
 func TestProbesEndWithTheirAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := bare(t)
@@ -144,7 +144,7 @@ func TestProbesEndWithTheirAddress(t *testing.T) {
 	})
 }
 
-// RFC 5227 2.1: a host has to probe when "a network link goes from inactive to active".
+// RFC 5227 2.1: a host probes again when "a network link goes from inactive to active".
 func TestProbesWaitForTheLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		da, db := nic.Pipe(nic.PipeConfig{})

@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A device may cut a frame into Head and Body anywhere, also within its headers.
+// A device may split a frame into Head and Body at any byte, even within its headers.
 func TestAFrameMayBeCutAnywhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
