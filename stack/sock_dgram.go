@@ -104,10 +104,10 @@ type dgram struct {
 	mc       multicast
 	pending  syscall.Errno // an error that the next call returns, once
 	closed   bool
-	sealed   bool   // nothing is queued: the socket is closed or has a handler
+	sealed   bool   // do not queue datagrams: the socket is closed or has a handler
 	enlisted *iface // interface that will call txReady, or nil
 	rd, wd   deadline
-	handler  func(b []byte, from netip.AddrPort, meta Meta) // gets what is received; nil: the queue does
+	handler  func(b []byte, from netip.AddrPort, meta Meta) // called for received datagrams; nil: they are queued
 
 	// Counts not yet added to the stack's counters: datagrams put into the queue, and sent UDP
 	// datagrams.
@@ -189,8 +189,9 @@ func (g *dgram) usable(d *deadline) error {
 	return nil
 }
 
-// enqueue appends a datagram with a copy of header and payload to the queue. It reports false if the
-// queue is full or the socket is closed. header is empty unless the application reads it.
+// enqueue appends a datagram with a copy of header and payload to the queue, or passes it to the handler.
+// It reports false if the queue is full or the socket is closed. header is empty unless the application
+// reads it.
 func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) bool {
 	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
 	buf = append(buf, payload...)
@@ -211,8 +212,8 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta)
 	return true
 }
 
-// handle calls the socket's handler with a datagram, and reports whether there is one. g.mu is held, and
-// released while the handler runs.
+// handle calls the handler with a datagram, and reports whether there is one. g.mu is held, but not while
+// the handler runs.
 func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
 	f := g.handler
 	if f == nil || g.closed {
@@ -225,9 +226,10 @@ func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
 	return true
 }
 
-// SetHandler has each datagram that is received from now on given to f, and not to those who read. f is called by
-// the goroutine that has received it from the link, possibly by several at once: f must not block, nor keep b,
-// nor send. No goroutine waits for datagrams. f must not be nil.
+// SetHandler makes the socket pass each datagram that it receives from now on to f, instead of queueing it
+// for a read. So the owner of the socket needs no goroutine that waits. f is called by the goroutine that
+// receives from the link, and possibly by several of them concurrently. f must not block, must not send,
+// and must not keep b. f must not be nil.
 func (g *dgram) SetHandler(f func(b []byte, from netip.AddrPort, meta Meta)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

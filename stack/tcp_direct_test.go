@@ -17,10 +17,10 @@ import (
 // sent before an older one.
 type orderly struct {
 	nic.Device
-	mu     sync.Mutex
-	last   map[uint16]uint32
-	turned int
-	frames int
+	mu        sync.Mutex
+	last      map[uint16]uint32
+	overtaken int
+	frames    int
 }
 
 func (d *orderly) Nonblocking() nic.Device { return d }
@@ -34,7 +34,7 @@ func (d *orderly) Send(batch []nic.Frame) (int, error) {
 		}
 		port, seq := binary.BigEndian.Uint16(b[34:]), binary.BigEndian.Uint32(b[38:])
 		if last, ok := d.last[port]; ok && int32(seq-last) < 0 {
-			d.turned++
+			d.overtaken++
 		}
 		d.last[port] = seq
 		d.frames++
@@ -95,7 +95,7 @@ func TestDirectSendersKeepTheOrderAndLeaveNothing(t *testing.T) {
 			for _, c := range conns {
 				again += int(c.Info().Retrans)
 			}
-			require.LessOrEqual(t, dev.turned, again)
+			require.LessOrEqual(t, dev.overtaken, again)
 			require.Greater(t, dev.frames, 7000)
 		})
 	}

@@ -309,8 +309,8 @@ func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 	})
 }
 
-// Where there are too many orphans, the longer list gives one: those that only wait for the peer's FIN do
-// not cost others their data, nor the other way round.
+// If there are too many orphans, one of the longer list is reset. So many orphans without data do not
+// cause the reset of orphans with data, and vice versa.
 func TestExcessOrphansAreThoseOfTheLongerList(t *testing.T) {
 	for _, tc := range []struct{ data, fin, want int }{{2, 4, orphanFIN}, {4, 2, orphanData}, {0, 6, orphanFIN}, {6, 0, orphanData}} {
 		o := orphans{limit: 5}

@@ -148,7 +148,7 @@ func (b *bbr) random(n uint32) uint32 {
 	return b.rng % n
 }
 
-// acked is 5.2.3: "On every ACK, the BBR algorithm executes the following [...]
+// acked implements 5.2.3: "On every ACK, the BBR algorithm executes the following [...]
 // steps in order to update its network path model, update its state machine,
 // and adjust its control parameters".
 func (b *bbr) acked(c *Conn, a *ackSample) {
@@ -176,7 +176,7 @@ func (b *bbr) enterStartup() {
 
 func (b *bbr) resetFull() { b.fullBw, b.fullCount, b.fullNow = 0, 0, false }
 
-// checkFull is 5.3.1.2: "if BBR counts several (three) non-application-limited
+// checkFull implements 5.3.1.2: "if BBR counts several (three) non-application-limited
 // rounds where attempts to significantly increase the delivery rate actually
 // result in little increase (less than 25 percent), then it estimates that it
 // has fully utilized the per-flow available bandwidth".
@@ -195,7 +195,7 @@ func (b *bbr) checkFull() {
 	}
 }
 
-// checkStartupDone is 5.3.1.1 with 5.3.1.3.
+// checkStartupDone implements 5.3.1.1 with 5.3.1.3.
 func (b *bbr) checkStartupDone(c *Conn) {
 	if b.state != bbrStartup {
 		return
@@ -235,7 +235,7 @@ func (b *bbr) fullAtLoss(c *Conn) {
 	b.inflightLong = max(b.bdp(1), b.inflightLatest, bbrMinPipe*c.snd.mss)
 }
 
-// checkDrainDone is 5.3.2: "if (BBR.state == Drain && (C.inflight <=
+// checkDrainDone implements 5.3.2: "if (BBR.state == Drain && (C.inflight <=
 // Inflight(1.0) || BBR.round_count > BBR.drain_start_round + 3)) EnterProbeBW()".
 func (b *bbr) checkDrainDone(c *Conn, now Time) {
 	if b.state == bbrDrain && (c.pipe() <= b.inflight(c, 1) || b.rounds > b.drainRound+bbrDrainRounds) {
@@ -249,7 +249,7 @@ func (b *bbr) probing() bool {
 
 func (b *bbr) inProbeBW() bool { return b.state >= bbrDown && b.state <= bbrUp }
 
-// startDown is StartProbeBW_DOWN of 5.3.3.9.
+// startDown implements StartProbeBW_DOWN of 5.3.3.9.
 func (b *bbr) startDown(c *Conn, now Time) {
 	b.lossInRound, b.bwLatest, b.inflightLatest = false, 0, 0
 	b.upAckedPer = unbounded
@@ -287,7 +287,7 @@ func (b *bbr) startUp(c *Conn) {
 
 const bbrUpGain = 1.25
 
-// cycle is UpdateProbeBWCyclePhase of 5.3.3.9: "on each ACK that acknowledges
+// cycle implements UpdateProbeBWCyclePhase of 5.3.3.9: "on each ACK that acknowledges
 // new data, to advance the ProbeBW state machine".
 func (b *bbr) cycle(c *Conn, now Time) {
 	if !b.fullReached || !b.rs.valid || b.adaptLongTerm(c) {
@@ -314,7 +314,7 @@ func (b *bbr) cycle(c *Conn, now Time) {
 	}
 }
 
-// timeToProbe is IsTimeToProbeBW of 5.3.3.8.3, with T_probe = min(T_bbr, T_reno).
+// timeToProbe implements IsTimeToProbeBW of 5.3.3.8.3, with T_probe = min(T_bbr, T_reno).
 func (b *bbr) timeToProbe(c *Conn, now Time) bool {
 	rounds := min(b.targetInflight(c)/c.snd.mss, bbrMostRenoRounds)
 	if now > b.cycleAt+b.probeWait || b.sinceProbeUp >= rounds {
@@ -330,7 +330,7 @@ func (b *bbr) timeToCruise(c *Conn) bool {
 	return c.pipe() <= b.withHeadroom(c) && c.pipe() <= b.quantize(c, b.bdpOf(b.bandwidth(), 1))
 }
 
-// timeToGoDown is IsTimeToGoDown of 5.3.3.9 (5.3.3.7: "Exit Conditions").
+// timeToGoDown implements IsTimeToGoDown of 5.3.3.9 (5.3.3.7: "Exit Conditions").
 func (b *bbr) timeToGoDown(c *Conn) bool {
 	if b.tooHigh && c.pipe() >= b.inflightLong {
 		// "Precautionary Bandwidth Probing: Deceleration".
@@ -345,10 +345,10 @@ func (b *bbr) timeToGoDown(c *Conn) bool {
 	return b.fullNow // we estimate we've fully used path bw
 }
 
-// cwndLimited is C.is_cwnd_limited, for this round or the last.
+// cwndLimited returns C.is_cwnd_limited, for this round or the last.
 func (b *bbr) cwndLimited(c *Conn) bool { return c.cc.limited || b.limitedBefore }
 
-// withHeadroom is InflightWithHeadroom: "Return a volume of data that tries to
+// withHeadroom implements InflightWithHeadroom: "Return a volume of data that tries to
 // leave free headroom in the bottleneck buffer or link for other flows".
 func (b *bbr) withHeadroom(c *Conn) int {
 	if b.inflightLong == unbounded {
@@ -366,7 +366,7 @@ func (b *bbr) raiseSlope(c *Conn) {
 	b.upAckedPer = max(c.cc.cwnd/growth, c.snd.mss)
 }
 
-// probeUpward is ProbeInflightLongtermUpward of 5.3.3.9.
+// probeUpward implements ProbeInflightLongtermUpward of 5.3.3.9.
 func (b *bbr) probeUpward(c *Conn) {
 	if !b.cwndLimited(c) || c.cc.cwnd < b.inflightLong {
 		return // "not fully using BBR.inflight_longterm, so don't grow it"
@@ -382,7 +382,7 @@ func (b *bbr) probeUpward(c *Conn) {
 	}
 }
 
-// adaptLongTerm is AdaptLongTermModel of 5.3.3.9. It reports whether it has changed the state.
+// adaptLongTerm implements AdaptLongTermModel of 5.3.3.9. It reports whether it has changed the state.
 func (b *bbr) adaptLongTerm(c *Conn) bool {
 	if b.ackPhase == acksProbeStarting && b.roundStart {
 		b.ackPhase = acksProbeFeedback // "starting to get bw probing samples"
@@ -411,7 +411,7 @@ func (b *bbr) adaptLongTerm(c *Conn) bool {
 	return false
 }
 
-// updateMinRTT is UpdateMinRTT of 5.3.4.3 with one change: the draft refreshes the estimate only
+// updateMinRTT implements UpdateMinRTT of 5.3.4.3 with one change: the draft refreshes the estimate only
 // with a lower sample, here a sample that matches it refreshes it too. A matching sample also
 // proves that the queue was empty, which is the purpose of ProbeRTT. 5.3.4.2 intends that: for a
 // flow with "low-rate periods [...] for long enough to drain its queue", "the
@@ -437,7 +437,7 @@ func (b *bbr) updateMinRTT(now Time) {
 	}
 }
 
-// checkProbeRTT is CheckProbeRTT of 5.3.4.3.
+// checkProbeRTT implements CheckProbeRTT of 5.3.4.3.
 func (b *bbr) checkProbeRTT(c *Conn, now Time) {
 	if b.state != bbrProbeRTT && b.probeExpired && !b.idleRestart {
 		b.saveCwnd(c)

@@ -1,6 +1,6 @@
 package tcp
 
-// bandwidth is BBR.max_bw.
+// bandwidth returns BBR.max_bw.
 func (b *bbr) bandwidth() int64 { return max(b.maxBw[0], b.maxBw[1]) }
 
 // advanceMaxBw starts a new slot of the maximum filter, 5.5.6. If the current cycle has no
@@ -11,7 +11,7 @@ func (b *bbr) advanceMaxBw() {
 	}
 }
 
-// latestSignals is UpdateLatestDeliverySignals of 5.5.10.3, "near start of ACK
+// latestSignals implements UpdateLatestDeliverySignals of 5.5.10.3, "near start of ACK
 // processing".
 func (b *bbr) latestSignals(c *Conn) {
 	b.lossRoundStart = false
@@ -26,7 +26,7 @@ func (b *bbr) latestSignals(c *Conn) {
 	}
 }
 
-// congestionSignals is UpdateCongestionSignals of 5.5.10.3, with UpdateMaxBw of
+// congestionSignals implements UpdateCongestionSignals of 5.5.10.3, with UpdateMaxBw of
 // 5.5.5 and UpdateRound of 5.5.1.
 func (b *bbr) congestionSignals(c *Conn) {
 	b.roundStart = false
@@ -72,7 +72,7 @@ func (b *bbr) inflightTooHigh(c *Conn, rs *rateSample) bool {
 	return float64(rs.lost) > float64(rs.inFlight)*bbrLossThresh || rs.lost > 0 && !c.sackOK
 }
 
-// handleTooHigh is HandleInflightTooHigh of 5.5.10.2.
+// handleTooHigh implements HandleInflightTooHigh of 5.5.10.2.
 func (b *bbr) handleTooHigh(c *Conn, now Time, inFlight int, appLimited bool) {
 	b.tooHigh = true
 	b.probeSample = false // only react once per bw probe
@@ -88,7 +88,7 @@ func (b *bbr) handleTooHigh(c *Conn, now Time, inFlight int, appLimited bool) {
 // targetInflight: "Our estimated BDP, unless congestion cut C.cwnd" (5.3.3.8.3).
 func (b *bbr) targetInflight(c *Conn) int { return min(b.bdp(1), c.cc.cwnd) }
 
-// noteLoss is NoteLoss of 5.5.10.2.
+// noteLoss implements NoteLoss of 5.5.10.2.
 func (b *bbr) noteLoss(c *Conn) {
 	if !b.lossInRound {
 		b.lossRound = c.delivered
@@ -140,7 +140,7 @@ func (b *bbr) congested(c *Conn, now Time) {
 	}
 }
 
-// timeout is OnEnterRTO of 5.6.4.4; the caller sets cwnd. All data in flight counts as lost.
+// timeout implements OnEnterRTO of 5.6.4.4; the caller sets cwnd. All data in flight counts as lost.
 func (b *bbr) timeout(c *Conn, now Time) {
 	b.saveCwnd(c)
 	for p := c.sb.firstOf(kindAny); p.c != nil; p = c.sb.nextOf(p, kindAny) {
@@ -148,7 +148,7 @@ func (b *bbr) timeout(c *Conn, now Time) {
 	}
 }
 
-// writing is CheckIfApplicationLimited of 4.1.1.4. Before this write the application limited the
+// writing implements CheckIfApplicationLimited of 4.1.1.4. Before this write the application limited the
 // connection if "There is no pending data to be sent", "The current
 // estimate of the amount of data outstanding in the network is less than
 // [cwnd]", "All packets considered lost have been retransmitted".
@@ -158,7 +158,7 @@ func (b *bbr) writing(c *Conn) {
 	}
 }
 
-// initRate is InitPacingRate of 5.6.2: "nominal_bandwidth = C.InitialCwnd /
+// initRate implements InitPacingRate of 5.6.2: "nominal_bandwidth = C.InitialCwnd /
 // (C.srtt ? C.srtt : 1ms); C.pacing_rate = BBR.StartupPacingGain *
 // nominal_bandwidth". The initial window is sent as one quantum, as on Linux.
 func (b *bbr) initRate(c *Conn) {
@@ -173,14 +173,14 @@ func (b *bbr) initRate(c *Conn) {
 	b.pace.left = c.cc.cwnd
 }
 
-// saveState is SaveStateUponLoss of 5.5.11.1.
+// saveState implements SaveStateUponLoss of 5.5.11.1.
 func (b *bbr) saveState(c *Conn) {
 	b.saveCwnd(c)
 	b.undoState = bbrNone
 	b.undoBwShort, b.undoShort, b.undoLong = b.bwShort, b.inflightShort, b.inflightLong
 }
 
-// saveCwnd is SaveCwnd of 5.6.4.4: "the latest C.cwnd unmodulated by loss
+// saveCwnd implements SaveCwnd of 5.6.4.4: "the latest C.cwnd unmodulated by loss
 // recovery or ProbeRTT".
 func (b *bbr) saveCwnd(c *Conn) {
 	if c.rec.phase == phaseOpen && b.state != bbrProbeRTT {
@@ -190,7 +190,7 @@ func (b *bbr) saveCwnd(c *Conn) {
 	}
 }
 
-// spurious is HandleSpuriousLossDetection of 5.5.11.2.
+// spurious implements HandleSpuriousLossDetection of 5.5.11.2.
 func (b *bbr) spurious(c *Conn) {
 	c.cc.cwnd = max(c.cc.cwnd, b.priorCwnd)
 	b.lossInRound = false
@@ -212,7 +212,7 @@ func (b *bbr) spurious(c *Conn) {
 	b.undoState = bbrNone
 }
 
-// restart is HandleRestartFromIdle of 5.4.1: "aiming to return as quickly as
+// restart implements HandleRestartFromIdle of 5.4.1: "aiming to return as quickly as
 // possible to its target operating point of rate balance and a full pipe".
 func (b *bbr) restart(c *Conn, now Time) {
 	if b.appLimited == 0 {
@@ -227,7 +227,7 @@ func (b *bbr) restart(c *Conn, now Time) {
 	}
 }
 
-// ackAggregation is UpdateACKAggregation of 5.5.9.
+// ackAggregation implements UpdateACKAggregation of 5.5.9.
 func (b *bbr) ackAggregation(c *Conn, now Time) {
 	expected := int(float64(b.bw) * float64(now-b.extraFrom) / float64(Second))
 	if b.extraDelivered <= expected {
@@ -251,7 +251,7 @@ func (b *bbr) ackAggregation(c *Conn, now Time) {
 	b.extraAcked[1] = max(b.extraAcked[1], extra)
 }
 
-// setRate is SetPacingRateWithGain of 5.6.2: "as long as it estimates that it
+// setRate implements SetPacingRateWithGain of 5.6.2: "as long as it estimates that it
 // has filled the pipe [...], or doing so increases the pacing rate". As cwnd has the lower bound
 // BBR.MinPipeCwnd, the rate has a lower bound of that much per second: after the peer's window
 // was closed, a sample may be of single bytes.
@@ -262,14 +262,14 @@ func (b *bbr) setRate(c *Conn, gain float64) {
 	}
 }
 
-// bdpOf is BDPMultiple of 5.6.4.2, in bytes.
+// bdpOf implements BDPMultiple of 5.6.4.2, in bytes.
 func (b *bbr) bdpOf(bw int64, gain float64) int {
 	return int(min(gain*float64(bw)*float64(b.minRTT)/float64(Second), maxWindow))
 }
 
 func (b *bbr) bdp(gain float64) int { return b.bdpOf(b.bw, gain) }
 
-// quantize is QuantizationBudget of 5.6.4.2.
+// quantize implements QuantizationBudget of 5.6.4.2.
 func (b *bbr) quantize(c *Conn, n int) int {
 	// 5.5.8.1: "BBR.offload_budget = 3 * C.send_quantum".
 	n = max(n, 3*b.pace.quantum(c.snd.mss), bbrMinPipe*c.snd.mss)
@@ -279,7 +279,7 @@ func (b *bbr) quantize(c *Conn, n int) int {
 	return n
 }
 
-// inflight is Inflight of 5.6.4.2.
+// inflight implements Inflight of 5.6.4.2.
 func (b *bbr) inflight(c *Conn, gain float64) int {
 	if b.minRTT == 0 {
 		return initialWindow(c.snd.mss)
@@ -291,7 +291,7 @@ func (b *bbr) probeRTTCwnd(c *Conn) int {
 	return max(b.bdp(bbrProbeCwndGain), bbrMinPipe*c.snd.mss)
 }
 
-// setCwnd is SetCwnd of 5.6.4.6, with the bounds of 5.6.4.5 and 5.6.4.7.
+// setCwnd implements SetCwnd of 5.6.4.6, with the bounds of 5.6.4.5 and 5.6.4.7.
 func (b *bbr) setCwnd(c *Conn) {
 	w := &c.cc
 	mss := c.snd.mss

@@ -162,7 +162,7 @@ func (c *Conn) AcceptCookie(now Time, cfg Config, syn *Segment) {
 	c.synUnsent = false
 }
 
-// WindowScale is Rcv.Wind.Shift: the smallest shift, at most 14 (RFC 7323 2.3), with which the
+// WindowScale returns Rcv.Wind.Shift: the smallest shift, at most 14 (RFC 7323 2.3), with which the
 // largest receive buffer can be advertised.
 func (p *Params) WindowScale() uint8 {
 	var shift uint8
@@ -317,10 +317,10 @@ func (c *Conn) Events() Events {
 	return e
 }
 
-// MSS is the payload of a full outgoing segment in bytes.
+// MSS returns the payload of a full outgoing segment in bytes.
 func (c *Conn) MSS() int { return c.snd.mss }
 
-// Readable is the number of bytes that Read would return.
+// Readable returns the number of bytes that Read would return.
 func (c *Conn) Readable() int { return c.rcv.buf.n }
 
 // AtEOF reports whether the peer's FIN has arrived and all data before it was read.
@@ -333,7 +333,7 @@ func (c *Conn) finReceived() bool {
 	return c.rcv.fin && c.rcv.nxt == c.rcv.finSeq+1
 }
 
-// Unacked is the number of bytes that were written and are not yet acknowledged.
+// Unacked returns the number of bytes that were written and are not yet acknowledged.
 func (c *Conn) Unacked() int { return c.snd.buf.len() }
 
 // Read copies received data to p and returns the number of bytes, 0 if there is none.

@@ -11,7 +11,7 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 	// Two connections get the same calls, and one of them becomes idle whenever it can. Their segments
 	// and deadlines must be the same. With SACK no segments are lost, because an idle connection
 	// forgets the degree of reordering.
-	rested := 0
+	idled := 0
 	for seed := range sampled(60) {
 		r := rand.New(rand.NewPCG(seed, 78))
 		p := DefaultParams()
@@ -86,7 +86,7 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 			}
 			if a.active != nil {
 				if a.Deactivate(now); a.active == nil {
-					rested++
+					idled++
 				}
 			}
 			b.probeOnly = b.probeOnly && b.active == nil // b must not count as activated for a probe only
@@ -98,5 +98,5 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 			require.Equal(t, ok2, ok)
 		}
 	}
-	require.Greater(t, uint64(rested), sampled(30), "the connection must become idle")
+	require.Greater(t, uint64(idled), sampled(30), "the connection must become idle")
 }

@@ -24,7 +24,7 @@ const (
 	maxQuantum = 64 << 10
 )
 
-// quantum is the maximum number of bytes sent at once. draft-ietf-ccwg-bbr-06 5.6.3:
+// quantum returns the maximum number of bytes sent at once. draft-ietf-ccwg-bbr-06 5.6.3:
 // "C.send_quantum = C.pacing_rate * 1ms [...] max(C.send_quantum, 2 * C.SMSS)".
 func (p *pacer) quantum(mss int) int {
 	return max(int(min(p.rate/int64(Second/pacedAtOnce), maxQuantum)), 2*mss)
@@ -53,10 +53,10 @@ func (p *pacer) sent(now Time, n, mss int) {
 	p.next += p.time(n)
 }
 
-// time is how long it takes to send n bytes at the rate.
+// time returns how long it takes to send n bytes at the rate.
 func (p *pacer) time(n int) Time { return Time(float64(n) / float64(p.rate) * float64(Second)) }
 
-// deadline is when the segment that Next held back may be sent, or 0.
+// deadline returns when the segment that Next held back may be sent, or 0.
 func (p *pacer) deadline() Time {
 	if p == nil {
 		return 0

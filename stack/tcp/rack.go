@@ -208,12 +208,12 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 	}
 }
 
-// sentAfter is RACK_sent_after of RFC 8985 6.2.
+// sentAfter implements RACK_sent_after of RFC 8985 6.2.
 func sentAfter(t1 Time, end1 Seq, t2 Time, end2 Seq) bool {
 	return t1 > t2 || t1 == t2 && end2.Less(end1)
 }
 
-// reorderWindow is RACK.reo_wnd (RFC 8985 6.2 step 4).
+// reorderWindow returns RACK.reo_wnd (RFC 8985 6.2 step 4).
 func (c *Conn) reorderWindow() Time {
 	r := &c.rec
 	if !r.reoSeen {
@@ -242,7 +242,7 @@ func (c *Conn) sackedPieces() int {
 	return n
 }
 
-// detectLoss is RACK_detect_loss of RFC 8985 6.2 step 5. It returns the reordering timeout: how
+// detectLoss implements RACK_detect_loss of RFC 8985 6.2 step 5. It returns the reordering timeout: how
 // long to wait until the next piece may be marked lost, or 0 if none is pending.
 func (c *Conn) detectLoss(now Time) (wait Time) {
 	b, r := &c.sb, &c.rec
@@ -297,7 +297,7 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 // and bounds the time that a peer with a large window can cost per segment.
 const maxLost = 128
 
-// detectReno is RFC 6582 for peers without SACK.
+// detectReno detects losses by RFC 6582, for peers without SACK.
 func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 	r, b := &c.rec, &c.sb
 	if b.n == 0 {
@@ -366,7 +366,7 @@ func (c *Conn) armProbe(now Time) {
 	}
 }
 
-// probeTimeout is TLP_calc_PTO of RFC 8985 7.2. It returns false if no probe may be sent: "the
+// probeTimeout implements TLP_calc_PTO of RFC 8985 7.2. It returns false if no probe may be sent: "the
 // sender SHOULD NOT [...] if there is any lost or SACKed data".
 func (c *Conn) probeTimeout() (Time, bool) {
 	r := &c.rec

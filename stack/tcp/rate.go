@@ -50,7 +50,7 @@ type rateSample struct {
 	priorTime   Time
 }
 
-// minRecords is the least size of the ring.
+// minRecords is the minimum size of the ring.
 const minRecords = 64
 
 // sent adds the record of a piece that is being sent and returns its number. fresh is whether
@@ -124,8 +124,8 @@ func (r *rateSampler) arrived(now Time, s *sent, early bool) {
 // found corrects the number of lost bytes: n bytes marked lost were delivered after all.
 func (r *rateSampler) found(n int) { r.lost -= min(r.lost, uint64(n)) }
 
-// lostSince is the number of bytes lost since lost was before. It is not negative although found
-// may have lowered lost since.
+// lostSince returns the number of bytes lost since r.lost had the value before. The result is not
+// negative, although found may have lowered r.lost.
 func (r *rateSampler) lostSince(before uint64) uint64 { return max(r.lost, before) - before }
 
 // finish completes the sample (4.1.2.3, GenerateRateSample).

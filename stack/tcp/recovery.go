@@ -307,7 +307,7 @@ func (c *Conn) congested(now Time) {
 	c.cc.cwnd = min(c.cc.cwnd, c.cc.ssthresh)
 }
 
-// pipe is the number of bytes in the network (RFC 6675 4).
+// pipe returns the number of bytes in the network (RFC 6675 4).
 func (c *Conn) pipe() int {
 	b := &c.sb
 	n := int(c.snd.nxt-c.snd.una) - b.sacked - b.lost + b.resent - b.reno

@@ -186,7 +186,7 @@ func (c *Conn) acceptable(s *Segment) bool {
 	return r.nxt.Less(seq+Seq(n)) && seq.LessEq(c.farEdge())
 }
 
-// farEdge is the farthest right edge that was ever advertised. It is never less than RCV.NXT: a
+// farEdge returns the farthest right edge that was ever advertised. It is never less than RCV.NXT: a
 // FIN may have been accepted at the edge.
 func (c *Conn) farEdge() Seq { return maxSeq(c.rcv.maxEdge, c.rcv.nxt) }
 
@@ -488,7 +488,7 @@ func (c *Conn) checkAck(now Time, s *Segment) verdict {
 	return keep
 }
 
-// peerWindow is the window of a segment in bytes. RFC 7323 2.2: "The window field in a
+// peerWindow returns the window of a segment in bytes. RFC 7323 2.2: "The window field in a
 // segment where the SYN bit is set (i.e., a <SYN> or <SYN,ACK>) MUST NOT be scaled": the
 // SYN,ACK of a simultaneous open comes here.
 func (c *Conn) peerWindow(s *Segment) uint32 {

@@ -1,6 +1,6 @@
 package tcp
 
-// rttEstimator is RFC 6298: SRTT, RTTVAR and the timeout computed from them.
+// An rttEstimator implements RFC 6298: it has SRTT, RTTVAR and the timeout computed from them.
 type rttEstimator struct {
 	srtt   Time // smoothed round-trip time; 0 before the first sample
 	rttvar Time
@@ -47,7 +47,7 @@ func (e *rttEstimator) sample(now, r Time, p *Params) {
 	e.rto = min(e.srtt+max(p.MinRTO, 4*e.rttvar), p.MaxRTO)
 }
 
-// timeout is the RTO after the given number of back-offs.
+// timeout returns the RTO after the given number of back-offs.
 // RFC 6298 5.5: "The host MUST set RTO <- RTO * 2 ("back off the timer")."
 func (e *rttEstimator) timeout(backoff uint8, p *Params) Time {
 	rto := e.rto
@@ -78,10 +78,10 @@ func (c *Conn) sampleRTT(a *ackSample) {
 	c.rtt.sample(a.now, a.rtt, c.p)
 }
 
-// tsClock is the timestamp clock: RFC 7323 5.4: "between 1 ms and 1 sec per tick".
+// tsClock returns the time of the timestamp clock. RFC 7323 5.4: "between 1 ms and 1 sec per tick".
 func tsClock(now Time) uint32 { return uint32(now / Millisecond) }
 
-// Timestamp is the TSval that a connection with a Config.TSOffset sends now.
+// Timestamp returns the TSval that a connection with a Config.TSOffset sends now.
 func Timestamp(now Time, offset uint32) uint32 { return tsClock(now) + offset }
 
 func (c *Conn) tsVal(now Time) uint32 { return Timestamp(now, c.snd.tsOffset) }

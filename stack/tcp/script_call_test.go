@@ -185,10 +185,10 @@ func (h *scriptHost) accept() (int, string, bool) {
 
 // takeErr returns the error of a connection the first time that it is called.
 func (s *scriptSock) takeErr() string {
-	if s.told || s.conn.Err() == ErrNone {
+	if s.errReported || s.conn.Err() == ErrNone {
 		return ""
 	}
-	s.told = true
+	s.errReported = true
 	return map[Err]string{
 		ErrRefused: "ECONNREFUSED", ErrReset: "ECONNRESET", ErrTimedOut: "ETIMEDOUT",
 		ErrHostUnreachable: "EHOSTUNREACH", ErrNetUnreachable: "ENETUNREACH", ErrProtocol: "ENOPROTOOPT",

@@ -77,16 +77,16 @@ type scriptFD struct {
 }
 
 type scriptSock struct {
-	conn      Conn
-	fd        *scriptFD
-	iss       Seq
-	linked    bool
-	told      bool
-	connected bool
-	rdShut    bool
-	wrShut    bool
-	readAt    uint32 // sequence number of the next byte to read
-	writeAt   uint32
+	conn        Conn
+	fd          *scriptFD
+	iss         Seq
+	linked      bool
+	errReported bool
+	connected   bool
+	rdShut      bool
+	wrShut      bool
+	readAt      uint32 // sequence number of the next byte to read
+	writeAt     uint32
 }
 
 type scriptOut struct {

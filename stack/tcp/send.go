@@ -72,7 +72,7 @@ func (c *Conn) ackSeq() Seq {
 	return edge
 }
 
-// sendEdge is the right edge of the peer's window for retransmissions: nothing beyond it is
+// sendEdge returns the right edge of the peer's window for retransmissions: nothing beyond it is
 // retransmitted. It is SND.UNA+SND.WND, or SND.NXT if that is less than a unit of the window
 // scale beyond. Windows are rounded down to that unit, so they seem to shrink by less than one
 // unit. RFC 7323 2.4: "if the sequence number is out of window by
@@ -194,7 +194,7 @@ func (c *Conn) sackOptions(out *Segment, room int) {
 	out.NSACK = uint8(n)
 }
 
-// sackRoom is how many SACK blocks fit in a segment with or without data. RFC 2018 3: "a
+// sackRoom returns how many SACK blocks fit in a segment with or without data. RFC 2018 3: "a
 // SACK option that specifies n blocks will have a length of 8*n+2 bytes, so the 40
 // bytes available for TCP options can specify a maximum of 4 blocks"; 3 with
 // timestamps, and fewer where segments are very small.
@@ -235,7 +235,7 @@ func (c *Conn) segSize() int {
 	return n
 }
 
-// burst is the maximum payload of one segment from Next: mss, or a multiple of it for a
+// burst returns the maximum payload of one segment from Next: mss, or a multiple of it for a
 // super-segment, limited by the pacer.
 func (c *Conn) burst(mss int) int {
 	if n := c.snd.gso; n > mss {
@@ -261,7 +261,7 @@ func (c *Conn) noteSent(now Time, s *sent, first bool) {
 	w.pace.sent(now, s.len(), c.snd.mss)
 }
 
-// dataStart is the sequence number of the first byte in the send queue: SND.UNA, or
+// dataStart returns the sequence number of the first byte in the send queue: SND.UNA, or
 // ISS+1 while the SYN is not acknowledged. The state decides, not a comparison with ISS: after
 // 2^32-1 bytes SND.UNA equals ISS again.
 func (c *Conn) dataStart() Seq {
@@ -271,7 +271,7 @@ func (c *Conn) dataStart() Seq {
 	return c.snd.una
 }
 
-// dataEnd is the sequence number after the last written byte, which is that of the FIN.
+// dataEnd returns the sequence number after the last written byte, which is that of the FIN.
 func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.len()) }
 
 // data writes the segment with the bytes from seq to end; end may include the FIN.

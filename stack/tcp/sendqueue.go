@@ -9,7 +9,7 @@ type sendQueue struct {
 	pinned []byte
 }
 
-// len is the number of bytes in the queue.
+// len returns the number of bytes in the queue.
 func (q *sendQueue) len() int { return q.ring.n + len(q.pinned) }
 
 // slices returns the n bytes that begin off bytes from the head, as up to two pieces of the
@@ -67,7 +67,7 @@ func (c *Conn) Pin(now Time, p []byte) int {
 	return n
 }
 
-// Pinned is the number of pinned bytes that are not yet acknowledged: Unpin would copy them.
+// Pinned returns the number of pinned bytes that are not yet acknowledged: Unpin would copy them.
 func (c *Conn) Pinned() int { return len(c.snd.buf.pinned) }
 
 // Unpin copies the pinned bytes that are not yet acknowledged to the ring. Segments that Next
@@ -91,7 +91,7 @@ const near = Millisecond / 2
 // machine.
 func (c *Conn) Near() bool { return c.rtt.min > 0 && c.rtt.min < near }
 
-// Una is SND.UNA. It advances when the peer acknowledges new data, which shows that the
+// Una returns SND.UNA. It advances when the peer acknowledges new data, which shows that the
 // connection makes progress.
 func (c *Conn) Una() Seq { return c.snd.una }
 
@@ -133,7 +133,7 @@ func (c *Conn) admit(now Time, p []byte) int {
 	return n
 }
 
-// WriteSpace is the number of bytes that Write would accept now.
+// WriteSpace returns the number of bytes that Write would accept now.
 func (c *Conn) WriteSpace() int { return max(c.bufferLimit(c.snd.limit)-c.snd.buf.len(), 0) }
 
 // tuneSend grows the send buffer to twice the congestion window plus the bytes that are

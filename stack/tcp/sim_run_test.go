@@ -110,7 +110,7 @@ var kept = []struct {
 	why string
 	o   simOptions
 }{
-	{"each side answered the other's SYN,ACK by a SYN,ACK, for ever", simOptions{
+	{"each side answered the other's SYN,ACK by a SYN,ACK, forever", simOptions{
 		Seed: 2, Delay: 10 * Millisecond, SimOpen: true,
 		Side: [2]simSide{
 			{MSS: 1000, Chunk: 100000, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NoDelay: true},

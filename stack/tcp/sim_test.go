@@ -179,7 +179,7 @@ type simHost struct {
 	cookie  *simCookie
 	waiter  *Waiter
 	waitEnd Time
-	stood   bool // it reached ESTABLISHED
+	wasOpen bool // it reached ESTABLISHED
 
 	written, read         int
 	fin, sawEOF           bool // a FIN was sent; the peer's FIN was read
@@ -286,7 +286,7 @@ func (w *sim) judge() {
 		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
 		// An orphan whose peer does not read is ended, and so is a half-open connection.
 		polite = polite && !(h.c.orphan && late && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
-		polite = polite && !(h.c.passive && late && !h.stood)
+		polite = polite && !(h.c.passive && late && !h.wasOpen)
 	}
 	for i := range w.host {
 		h, other := &w.host[i], &w.host[1-i]
@@ -300,7 +300,7 @@ func (w *sim) judge() {
 			w.fail("%s read %d bytes and EOF, %s wrote %d", h.name, h.read, other.name, other.written)
 		}
 		if polite && (h.failed || !h.sawEOF || h.written != h.side.Total) {
-			w.fail("%s ended with %v (EOF %v, %d of %d written) and nobody aborted", h.name, h.c.Err(), h.sawEOF, h.written, h.side.Total)
+			w.fail("%s ended with %v (EOF %v, %d of %d written) without an abort", h.name, h.c.Err(), h.sawEOF, h.written, h.side.Total)
 		}
 	}
 }
@@ -446,11 +446,11 @@ func mergeable(a, b *Segment) bool {
 // after must follow each call on a Conn.
 func (w *sim) after(i int) {
 	h := &w.host[i]
-	if first := !h.stood && h.c.State().synchronized(); first && w.o.Old {
+	if first := !h.wasOpen && h.c.State().synchronized(); first && w.o.Old {
 		few := func(n int) Seq { return Seq(w.rng.IntN(1 + min(n, 1<<w.rng.IntN(18)))) }
 		age(&h.c, few(h.side.Total), few(w.o.Side[1-i].Total))
 	}
-	h.stood = h.stood || h.c.State().synchronized()
+	h.wasOpen = h.wasOpen || h.c.State().synchronized()
 	if w.rng.Float64() < w.o.LatePull {
 		h.pullAt = w.now + 1 + Time(w.rng.Int64N(int64(5*Millisecond)))
 		w.check(i, false)

@@ -144,10 +144,10 @@ type Segment struct {
 	GSOSize int
 }
 
-// DataLen is the number of payload bytes.
+// DataLen returns the number of payload bytes.
 func (s *Segment) DataLen() int { return len(s.Payload) + len(s.Payload2) + len(s.Pinned) }
 
-// seqLen is SEG.LEN of RFC 9293 3.3.1: payload, SYN and FIN.
+// seqLen returns SEG.LEN of RFC 9293 3.3.1: payload, SYN and FIN.
 func (s *Segment) seqLen() int {
 	n := s.DataLen()
 	if s.Flags&wire.FlagSYN != 0 {

@@ -134,8 +134,8 @@ func (w *Waiter) answer(now Time, out *Segment, syn bool) bool {
 	return true
 }
 
-// TSOffset is the Config.TSOffset of the connection.
+// TSOffset returns the Config.TSOffset of the connection.
 func (w *Waiter) TSOffset() uint32 { return w.tsOffset }
 
-// RcvNxt is the connection's RCV.NXT.
+// RcvNxt returns the connection's RCV.NXT.
 func (w *Waiter) RcvNxt() Seq { return w.rcvNxt }

@@ -19,7 +19,7 @@ const (
 	GroupBlock     = 6 // change: these sources are no longer wanted
 )
 
-// GroupRecordLen is the length in bytes of a record of a group with n sources.
+// GroupRecordLen returns the length in bytes of a record of a group with n sources.
 func GroupRecordLen(group netip.Addr, n int) int { return 4 + group.BitLen()/8*(1+n) }
 
 // AppendGroupRecord appends a group record to a report, of IGMP if the group is IPv4 and of MLD
