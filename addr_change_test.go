@@ -25,7 +25,7 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 		wan, far := nic.Pipe(nic.PipeConfig{})
 		server := host(far, "192.0.2.1/24")
 		defer server.Close()
-		client, err := usernet.New(usernet.Config{NICs: []stack.NIC{
+		client, err := usernet.New(usernet.Config{NoIPv6: true, NICs: []stack.NIC{
 			{Name: "lan", Device: lan, Addrs: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}},
 			{Name: "wan", Device: wan},
 		}})

@@ -146,7 +146,9 @@ func TestABatchSaysWhatIsWrong(t *testing.T) {
 		require.IsType(t, &net.OpError{}, err)
 		require.Equal(t, "write", err.(*net.OpError).Op)
 	}
-	_, err = s.WriteBatch(message(&net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1}), 0)
+	four, err := b.ListenUDP("udp4", nil)
+	require.NoError(t, err)
+	_, err = four.WriteBatch(message(&net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1}), 0)
 	require.ErrorContains(t, err, "non-IPv4 address")
 	_, err = s.ReadBatch(message(nil), 2) // Linux's MSG_PEEK
 	require.ErrorIs(t, err, errors.ErrUnsupported)

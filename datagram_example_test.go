@@ -58,7 +58,7 @@ func ExampleUDPConn_SetControlMessage() {
 		panic(err)
 	}
 	defer b.Close()
-	server, err := b.ListenUDP("udp", &net.UDPAddr{Port: 7})
+	server, err := b.ListenUDP("udp4", &net.UDPAddr{Port: 7})
 	if err != nil {
 		panic(err)
 	}

@@ -51,7 +51,7 @@ func ExampleHost_AddAddr() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server := host(wireA, "192.0.2.1/24")
 	defer server.Close()
-	client, err := usernet.New(usernet.Config{NIC: wireB})
+	client, err := usernet.New(usernet.Config{NIC: wireB, NoIPv6: true})
 	if err != nil {
 		panic(err)
 	}

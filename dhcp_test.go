@@ -44,7 +44,7 @@ func startServer(t *testing.T, h *usernet.Host, a string, lease time.Duration) *
 	c, err := h.ListenPacket("udp4", ":67")
 	require.NoError(t, err)
 	s := &testServer{t: t, host: h, conn: c.(*usernet.UDPConn), addr: netip.MustParseAddr(a), lease: uint32(lease / time.Second)}
-	self := h.Addrs()[0].Addr()
+	self := addr4(h)
 	s.options = dhcp.Options4{
 		{Code: dhcp.OptSubnetMask, Data: []byte{255, 255, 255, 0}}, {Code: dhcp.OptRouter, Data: self.AsSlice()}, {Code: dhcp.OptDNS, Data: self.AsSlice()},
 	}
@@ -72,7 +72,7 @@ func (s *testServer) serve(m *dhcp.Message4, info usernet.PacketInfo) {
 	if s.silent {
 		return
 	}
-	self := s.host.Addrs()[0].Addr()
+	self := addr4(s.host)
 	kind := dhcp.Offer
 	switch m.Type() {
 	case dhcp.Discover:
@@ -126,13 +126,24 @@ func (s *testServer) types() (types []dhcp.MessageType4) {
 	return types
 }
 
-// newDHCPHost makes a host that asks for its address.
+// addr4 returns the first IPv4 address of a host.
+func addr4(h *usernet.Host) netip.Addr {
+	for _, p := range h.Addrs() {
+		if p.Addr().Is4() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// newDHCPHost makes a host that asks for its address. It has IPv6 only with Auto.
 func newDHCPHost(t *testing.T, dev nic.Device, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
 	cfg := usernet.Config{NIC: dev, DHCP: true}
 	for _, f := range change {
 		f(&cfg)
 	}
+	cfg.NoIPv6 = !cfg.Auto
 	h, err := usernet.New(cfg)
 	require.NoError(t, err)
 	return h
@@ -321,7 +332,7 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 		defer other.Close()
 		s := startServer(t, server, "192.0.2.7", time.Hour)
 		var events []string
-		client, err := usernet.New(usernet.Config{NIC: sw.Port()})
+		client, err := usernet.New(usernet.Config{NIC: sw.Port(), NoIPv6: true})
 		require.NoError(t, err)
 		defer client.Close()
 		require.NoError(t, client.StartDHCP("", usernet.DHCPConfig{OnEvent: func(e dhcp.Event4) {
@@ -437,7 +448,7 @@ func TestTwoLinksHaveLeasesOfTheirOwn(t *testing.T) {
 		servers := []*usernet.Host{host(lanFar, "192.0.2.1/24"), host(wanFar, "198.51.100.1/24")}
 		startServer(t, servers[0], "192.0.2.7", time.Hour)
 		s := startServer(t, servers[1], "198.51.100.7", time.Hour)
-		client, err := usernet.New(usernet.Config{NICs: []stack.NIC{{Name: "lan", Device: lan}, {Name: "wan", Device: wan}}})
+		client, err := usernet.New(usernet.Config{NoIPv6: true, NICs: []stack.NIC{{Name: "lan", Device: lan}, {Name: "wan", Device: wan}}})
 		require.NoError(t, err)
 		defer client.Close()
 		defer servers[0].Close()

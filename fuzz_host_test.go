@@ -203,8 +203,9 @@ func (f *fuzzRun) open(t *testing.T) {
 				Name: "eth0", Device: dev, Addrs: addrs,
 				Gateway: netip.MustParseAddr("192.0.2.254"),
 			}},
-			Hosts: names,
-			TCP:   tcp,
+			NoIPv6: !f.six,
+			Hosts:  names,
+			TCP:    tcp,
 			Rand: func(p []byte) {
 				mu.Lock()
 				defer mu.Unlock()

@@ -56,6 +56,10 @@ type Config struct {
 	Gateway netip.Addr
 	// Gateway6 is the default router for IPv6. It may be link-local.
 	Gateway6 netip.Addr
+	// NoIPv6 turns IPv6 off: the host has no ::1, no link-local addresses and no sockets of IPv6, and
+	// drops what arrives. Listen("tcp", ":80") then listens on 0.0.0.0:80 instead of [::]:80,
+	// as net does on a machine without IPv6.
+	NoIPv6 bool
 	// Auto configures the host from the advertisements of the link's IPv6 routers: addresses,
 	// routes and name servers. They add to the configured ones, and the host queries the servers in
 	// DNS first. The link must be an Ethernet.
@@ -77,7 +81,7 @@ type Config struct {
 	// options, see Host.StartDHCP.
 	DHCP bool
 
-	// NICs are further links. The loopback, "lo" with 127.0.0.1/8, is built in.
+	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in.
 	NICs []stack.NIC
 	// Routes are added to those of the addresses and gateways.
 	Routes []stack.Route
@@ -146,6 +150,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	s, err := stack.New(stack.Config{
 		NICs:      nics,
+		NoIPv6:    cfg.NoIPv6,
 		Routes:    cfg.Routes,
 		Neighbors: cfg.Neighbors,
 		Logger:    cfg.Logger,

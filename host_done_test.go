@@ -104,7 +104,7 @@ func TestADeadLinkEndsAHost(t *testing.T) {
 		require.ErrorIs(t, h.Interfaces()[1].Err, errDeleted)
 
 		err = <-served
-		require.EqualError(t, err, "accept tcp 0.0.0.0:80: accept4: network is down")
+		require.EqualError(t, err, "accept tcp [::]:80: accept4: network is down")
 		require.ErrorIs(t, err, syscall.ENETDOWN)
 		ne := err.(*net.OpError)
 		require.False(t, ne.Timeout() || ne.Temporary())

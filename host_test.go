@@ -120,7 +120,7 @@ func TestAHostThatIsConfiguredWronglySaysWhatIsWrong(t *testing.T) {
 }
 
 func TestAHostTellsWhatItIsMadeOf(t *testing.T) {
-	a, b := newPair(t)
+	a, b := newPair(t, withoutIPv6)
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix(addrA + "/24")}, a.Addrs())
 	var texts []string
 	for _, addr := range a.InterfaceAddrs() {
@@ -355,7 +355,7 @@ func TestTCPReadsAndWritesDoNotAllocate(t *testing.T) {
 
 func TestUDPPacketInfoTellsWhatTheHeadersSay(t *testing.T) {
 	a, b := newPair(t)
-	s, err := b.ListenUDP("udp", &net.UDPAddr{Port: 9000})
+	s, err := b.ListenUDP("udp4", &net.UDPAddr{Port: 9000})
 	require.NoError(t, err)
 	c, err := a.ListenUDP("udp", nil)
 	require.NoError(t, err)

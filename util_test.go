@@ -29,11 +29,11 @@ func newHost(t testing.TB, dev nic.Device, addr string, change ...func(*Config))
 	return h
 }
 
-// newPair makes two hosts on a wire.
-func newPair(t testing.TB) (a, b *Host) {
+// newPair makes two hosts on a wire. The functions change the configuration of both.
+func newPair(t testing.TB, change ...func(*Config)) (a, b *Host) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
-	return newHost(t, ea, addrA), newHost(t, eb, addrB)
+	return newHost(t, ea, addrA, change...), newHost(t, eb, addrB, change...)
 }
 
 // newImpairedPair makes two hosts on a wire with the same impairment in both directions.
@@ -42,6 +42,9 @@ func newImpairedPair(t testing.TB, imp nic.Impairment) (a, b *Host) {
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	return newHost(t, nic.Impair(ea, nic.ImpairConfig{Out: imp, In: imp}), addrA), newHost(t, eb, addrB)
 }
+
+// withoutIPv6 disables IPv6.
+func withoutIPv6(cfg *Config) { cfg.NoIPv6 = true }
 
 // newLoopback makes a host with only its loopback.
 func newLoopback(t testing.TB) *Host {

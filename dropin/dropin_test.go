@@ -221,7 +221,7 @@ func TestADialerKeepsItsSettings(t *testing.T) {
 }
 
 func TestInterfacesAreThoseOfTheHost(t *testing.T) {
-	dev, other := nic.Pipe(nic.PipeConfig{})
+	dev, other := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{{2, 0, 0, 0, 0, 0xa}, {2, 0, 0, 0, 0, 0xb}}})
 	defer other.Close()
 	useHost(t, usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}})
 	all, err := Interfaces()
@@ -237,10 +237,13 @@ func TestInterfacesAreThoseOfTheHost(t *testing.T) {
 
 	addrs, err := eth.Addrs()
 	require.NoError(t, err)
-	require.Equal(t, []Addr{&IPNet{IP: IPv4(192, 0, 2, 1), Mask: CIDRMask(24, 32)}}, addrs)
+	require.Equal(t, []Addr{
+		&IPNet{IP: IPv4(192, 0, 2, 1), Mask: CIDRMask(24, 32)},
+		&IPNet{IP: ParseIP("fe80::ff:fe00:a"), Mask: CIDRMask(64, 128)},
+	}, addrs)
 	addrs, err = InterfaceAddrs()
 	require.NoError(t, err)
-	require.Equal(t, "[127.0.0.1/8 192.0.2.1/24]", strings.ReplaceAll(formatAddrs(addrs), ",", " "))
+	require.Equal(t, "[127.0.0.1/8 ::1/128 192.0.2.1/24 fe80::ff:fe00:a/64]", strings.ReplaceAll(formatAddrs(addrs), ",", " "))
 
 	byIndex, err := InterfaceByIndex(eth.Index)
 	require.NoError(t, err)
@@ -255,8 +258,8 @@ func TestInterfacesAreThoseOfTheHost(t *testing.T) {
 		require.NoError(t, err)
 		return formatAddrs(addrs)
 	}
-	require.Equal(t, "[224.0.0.1,224.0.0.251]", groups(eth))
-	require.Equal(t, "[224.0.0.1]", groups(lo))
+	require.Equal(t, "[224.0.0.1,224.0.0.251,ff02::1,ff02::1:ff00:a]", groups(eth))
+	require.Equal(t, "[224.0.0.1,ff02::1]", groups(lo))
 	if runtime.GOOS == "linux" {
 		theirs, err := net.InterfaceByIndex(1)
 		require.NoError(t, err)
@@ -267,7 +270,7 @@ func TestInterfacesAreThoseOfTheHost(t *testing.T) {
 		require.Subset(t, kernel, ours, "the form is net's")
 	}
 	require.NoError(t, c.Close())
-	require.Equal(t, "[224.0.0.1]", groups(eth))
+	require.Equal(t, "[224.0.0.1,ff02::1,ff02::1:ff00:a]", groups(eth))
 }
 
 func TestALinkWithoutAddressesOfItsOwnIsPointToPoint(t *testing.T) {

@@ -29,5 +29,5 @@ func Example() {
 
 	// Output:
 	// dial tcp: no network: call dropin.Use with a Host first
-	// hello, 127.0.0.1 <nil>
+	// hello, ::1 <nil>
 }

@@ -150,7 +150,7 @@ func TestProbesWaitForTheLink(t *testing.T) {
 		da, db := nic.Pipe(nic.PipeConfig{})
 		db.Attach(func([]nic.Frame) {})
 		dev := newChangeable(da)
-		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: dev}}})
+		s, err := New(Config{NoIPv6: true, NICs: []NIC{{Name: "eth0", Device: dev}}})
 		require.NoError(t, err)
 		defer s.Close()
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Probe: true}))

@@ -312,8 +312,10 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	if err != nil {
 		return nil, err
 	}
-	if p.Addr().Is6() && !ifc.carries6() {
-		return nil, fmt.Errorf("the link's MTU of %d is below the %d that IPv6 needs (RFC 8200 5): %w", ifc.mtu(), wire.MinIPv6MTU, syscall.EINVAL)
+	if p.Addr().Is6() {
+		if err := ifc.check6(); err != nil {
+			return nil, err
+		}
 	}
 	list := slices.Clone(ifc.list())
 	for _, other := range ifaces {

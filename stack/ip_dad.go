@@ -48,26 +48,36 @@ func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
 // document". RFC 4862 5.4.2: the first probe of a node that has come up "SHOULD delay [...] by a random
 // delay between 0 and MAX_RTR_SOLICITATION_DELAY".
 func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
-	if ifc.neigh6 == nil || !a.addr().Is6() || ifc.dadTransmits < 0 {
+	if ifc.linkLen == 0 || !a.addr().Is6() || ifc.dadTransmits < 0 {
 		// RFC 4862 5.4: "An interface whose DupAddrDetectTransmits variable is set to zero does
 		// not perform Duplicate Address Detection."
 		return
 	}
-	a.dad = &dad{at: now, left: ifc.dadTransmits}
+	a.dad = &dad{left: int(ifc.dadTransmits)}
 	if a.state == AddrDeprecated {
 		a.preferred = now // endDAD makes it AddrDeprecated again
 	}
 	a.state = AddrOptimistic
 	if s.waitForDAD {
 		a.state = AddrTentative
-		a.dad.at += tcp.Time(s.random.next(randND) % uint64(dadFirstDelay))
 	}
+	if ifc.begun {
+		a.dad.at = s.dadBegins(now)
+	}
+}
+
+// dadBegins returns when the first probe for an address is sent.
+func (s *Stack) dadBegins(now tcp.Time) tcp.Time {
+	if s.waitForDAD {
+		now += tcp.Time(s.random.next(randND) % uint64(dadFirstDelay))
+	}
+	return now
 }
 
 // detectAgain restarts the detection for all addresses of a link that has come up, because the link may
 // have other nodes now. No lock is held; the caller drains.
 func (s *Stack) detectAgain(ifc *iface) {
-	if ifc.neigh6 == nil {
+	if ifc.linkLen == 0 {
 		return
 	}
 	s.mu.Lock()
@@ -107,11 +117,11 @@ func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	}
 	d.left--
 	d.sent++
-	d.at = now + ifc.neigh6.retransTime()
+	d.at = now + ifc.retransTime()
 	ns := wire.NeighborSol{Target: a.addr(), HasNonce: true}
 	binary.BigEndian.PutUint32(ns.Nonce[2:], uint32(s.random.next(randND)))
 	binary.BigEndian.PutUint16(ns.Nonce[:], uint16(s.random.next(randND)))
-	if len(d.nonces) > max(dadMore, ifc.dadTransmits) {
+	if len(d.nonces) > max(dadMore, int(ifc.dadTransmits)) {
 		d.nonces = d.nonces[1:]
 	}
 	d.nonces = append(d.nonces, ns.Nonce)
@@ -156,7 +166,7 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	a, _ := ifc.addr(ns.Target)
 	own := a.dad != nil && ns.HasNonce && slices.Contains(a.dad.nonces, ns.Nonce)
 	if own {
-		a.dad.looped = a.dad.sent <= ifc.dadTransmits // the probes sent because of a loop are not counted
+		a.dad.looped = a.dad.sent <= int(ifc.dadTransmits) // the probes sent because of a loop are not counted
 	}
 	s.mu.Unlock()
 	if own {
@@ -207,12 +217,24 @@ func linkLocalOf(mac wire.MAC) netip.Prefix {
 //
 // RFC 4291 2.1: "All interfaces are required to have at least one Link-Local unicast address".
 func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
-	if ifc.neigh6 == nil || slices.ContainsFunc(list, func(a ifaceAddr) bool { return isLinkLocal6(a.addr()) }) {
+	if !ifc.carries6() || ifc.linkLen == 0 || slices.ContainsFunc(list, func(a ifaceAddr) bool { return isLinkLocal6(a.addr()) }) {
 		return list
 	}
 	a := ifaceAddr{prefix: linkLocalOf(ifc.mac()), origin: AddrLinkLocal, defence: new(defence)}
 	s.detect(ifc, &a, s.now())
 	return append(slices.Clip(list), a)
+}
+
+// beginIPv6 gives the interface a link-local address after its MTU has become large enough for IPv6, as
+// Linux does. No lock is held.
+func (s *Stack) beginIPv6(ifc *iface) {
+	s.mu.Lock()
+	if list := s.withLinkLocal(ifc, ifc.list()); len(list) > len(ifc.list()) {
+		s.setAddrs(ifc, list)
+		s.ageAddrs()
+	}
+	s.mu.Unlock()
+	s.drain()
 }
 
 // joinSolicited joins the solicited-node groups of the interface's addresses and leaves those of
@@ -223,7 +245,7 @@ func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
 // corresponding to each of the IP addresses assigned to the interface." RFC 4862 5.4.2 requires it for
 // tentative addresses too.
 func (ifc *iface) joinSolicited() {
-	if ifc.neigh6 == nil {
+	if ifc.linkLen == 0 {
 		return
 	}
 	var want []netip.Addr

@@ -116,4 +116,4 @@ func (ifc *iface) drop(r wire.Reason) {
 }
 
 // takes6 reports whether the interface receives IPv6.
-func (ifc *iface) takes6() bool { return ifc.carries6() && ifc.s.table.Load().v6 }
+func (ifc *iface) takes6() bool { return ifc.carries6() }

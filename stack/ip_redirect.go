@@ -112,7 +112,7 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 		if m.Target != m.Dst {
 			how |= updateRouter
 		}
-		ifc.neigh6.learn(m.Target, m.Link, how)
+		ifc.nd().learn(m.Target, m.Link, how)
 	}
 	s.redirects.set(ifc, m.Dst, m.Target, p.src)
 	s.gen.Add(1)

@@ -156,7 +156,7 @@ func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
 		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.has(r.Src)
 	})
-	t := &routeTable{at: make(map[netip.Prefix][]route)}
+	t := &routeTable{at: make(map[netip.Prefix][]route), v6: s.v6}
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
@@ -204,7 +204,6 @@ func (s *Stack) rebuildRoutes() {
 			t.ownSet[a] = struct{}{}
 		}
 	}
-	s.turnOn6(t)
 	t.markRouters(s.table.Load())
 	// The table is stored before the generation changes: a path that was made from the old table then
 	// has an old generation, and is invalid.
@@ -560,8 +559,8 @@ func (s *Stack) IsBroadcast(a netip.Addr) bool {
 // HasIPv4 reports whether the host supports IPv4. It always does, at least on the loopback.
 func (s *Stack) HasIPv4() bool { return true }
 
-// HasIPv6 reports whether the host supports IPv6: an interface has an IPv6 address or has had one.
-func (s *Stack) HasIPv6() bool { return s.table.Load().v6 }
+// HasIPv6 reports whether the host supports IPv6: always, unless Config.NoIPv6 is set.
+func (s *Stack) HasIPv6() bool { return s.v6 }
 
 // Routes returns the routes in the order of lookup: the longest prefix first; among equal prefixes the
 // routes of Config and AddRoute, then those of addresses, gateways and Router Advertisements.

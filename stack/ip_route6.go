@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"syscall"
@@ -55,33 +56,26 @@ func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
 	return a, index
 }
 
-// turnOn6 enables IPv6 in a new table, and adds ::1 to the loopback, once another interface has an IPv6
-// address. IPv6 stays enabled. The caller is New or holds s.mu.
-func (s *Stack) turnOn6(t *routeTable) {
-	if old := s.table.Load(); old != nil && old.v6 {
-		t.v6 = true
-		return
-	}
-	for _, ifc := range *s.ifaces.Load() {
-		for _, a := range ifc.list() {
-			t.v6 = t.v6 || a.addr().Is6() // a tentative address counts: it has to be defended
-		}
-	}
-	if t.v6 {
-		list := append(s.lo.list()[:1:1], ifaceAddr{prefix: netip.PrefixFrom(netip.IPv6Loopback(), 128)})
-		s.lo.addrs.Store(&list)
-	}
-}
-
-// carries6 reports whether the link can carry IPv6.
+// carries6 reports whether the host has IPv6 and the link can carry it.
 //
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
-func (ifc *iface) carries6() bool { return ifc.mtu() >= wire.MinIPv6MTU }
+func (ifc *iface) carries6() bool { return ifc.s.v6 && ifc.mtu() >= wire.MinIPv6MTU }
+
+// check6 returns an error that says why the link cannot carry IPv6, if it cannot.
+func (ifc *iface) check6() error {
+	switch {
+	case !ifc.s.v6:
+		return fmt.Errorf("Config.NoIPv6 is set: %w", syscall.EAFNOSUPPORT)
+	case !ifc.carries6():
+		return fmt.Errorf("the link's MTU of %d is below the %d that IPv6 needs (RFC 8200 5): %w", ifc.mtu(), wire.MinIPv6MTU, syscall.EINVAL)
+	}
+	return nil
+}
 
 // routeOver6 is routeOver for IPv6. dst is an IPv6 address, and src an address of the host or invalid.
 func (s *Stack) routeOver6(t *routeTable, dst, src netip.Addr, index int, gen uint32) (path, error) {
 	switch {
-	case !t.v6:
+	case !s.v6:
 		return path{}, syscall.ENETUNREACH
 	case src.Is4():
 		return path{}, syscall.EAFNOSUPPORT // as on Linux for an IPv4-mapped source

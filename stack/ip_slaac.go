@@ -200,9 +200,9 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	case ok && !ifc.isStation(mac):
 		return dropBadNDSender
 	case ok:
-		ifc.neigh6.learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateRouter)
+		ifc.nd().learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateRouter)
 	default:
-		ifc.neigh6.learn(p.src, mac, updateRouter)
+		ifc.nd().learn(p.src, mac, updateRouter)
 	}
 	s := ifc.s
 	s.mu.Lock()
@@ -260,7 +260,7 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 // milliseconds", 0.5 and 1.5.
 func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
 	const most = 3600 * 1000 // RFC 4861 6.2.1: AdvReachableTime "MUST be no greater than 3,600,000 milliseconds"
-	t := ifc.neigh6
+	t := ifc.nd()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if ra.Reachable != 0 && ra.Reachable <= most && ra.Reachable != ifc.auto.reachable {

@@ -296,7 +296,7 @@ func TestRouterOptionsAreApplied(t *testing.T) {
 		require.Equal(t, []uint8{17, 3, 17}, hops)
 		require.EqualValues(t, 17, s.newTCP(addrPort("[2001:db8:1::5]:9"), addrPort("[2001:db8:9::1]:9"), &way).ttl)
 		require.Equal(t, 1340, way.advMSS())
-		nt := s.ifaceNamed("eth0").neigh6
+		nt := s.ifaceNamed("eth0").nd()
 		require.Equal(t, 300*time.Millisecond, time.Duration(nt.retrans))
 		require.GreaterOrEqual(t, time.Duration(nt.reachable), 5*time.Second)
 		require.Less(t, time.Duration(nt.reachable), 15*time.Second)

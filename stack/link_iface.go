@@ -20,36 +20,38 @@ const (
 
 // An iface is an interface: a device, with the host's addresses on its link.
 type iface struct {
-	s          *Stack
-	dev        nic.Device
-	name       string
-	index      int // from 1; never reused
-	loopback   bool
-	medium     nic.Medium
-	link       atomic.Pointer[linkState] // the linkState is immutable
-	txChecksum bool
-	zeroCopy   bool                        // the device asks for receive buffers
-	linkLen    int                         // length of the link header: 14 on Ethernet, 0 on IP
-	addrs      atomic.Pointer[[]ifaceAddr] // stored under Stack.mu; the slice is immutable
-	gateways   [2]nicGateway               // for IPv4 and IPv6; under Stack.mu
+	s            *Stack
+	dev          nic.Device
+	name         string
+	index        int // from 1; never reused
+	loopback     bool
+	begun        bool // the device is attached, so that addresses may be probed; under Stack.mu
+	medium       nic.Medium
+	dadTransmits int8                      // DAD probes of an address; negative: no DAD
+	link         atomic.Pointer[linkState] // the linkState is immutable
+	txChecksum   bool
+	zeroCopy     bool                        // the device asks for receive buffers
+	linkLen      int                         // length of the link header: 14 on Ethernet, 0 on IP
+	addrs        atomic.Pointer[[]ifaceAddr] // stored under Stack.mu; the slice is immutable
+	gateways     [2]nicGateway               // for IPv4 and IPv6; under Stack.mu
 
-	tx             txQueue
-	bulk           bulkWriters
-	neigh4, neigh6 *neighborTable // nil on a link without neighbours
-	solicited      []netip.Addr   // solicited-node groups that are joined; under Stack.mu
-	dadTransmits   int            // DAD probes of an address; negative: no DAD
-	auto           *autoconf      // nil unless NIC.Auto is set
-	router         *routerAdv     // the Router Advertisement to send, or nil; under Stack.mu
-	isRouter       atomic.Bool    // router is not nil
-	mtu4           atomic.Int32   // IPv4 MTU of SetIPv4MTU; 0: none
-	linkChanges    atomic.Uint32  // see InterfaceInfo
-	mtu6, hops6    atomic.Int32   // IPv6 MTU and hop limit from a Router Advertisement; 0: none
-	stats          ifaceStats
-	dead           atomic.Bool                // the device has failed or was closed
-	down           atomic.Bool                // dead, or the device says that its link is down
-	cause          atomic.Pointer[deathCause] // why the device failed; nil if it did not
-	group          groupTable                 // multicast groups joined
-	igmp, mld      groupLink                  // under the lock of Stack.groups
+	tx          txQueue
+	bulk        bulkWriters
+	neigh4      *neighborTable                // nil on a link without neighbours
+	neigh6      atomic.Pointer[neighborTable] // nil until first needed: see nd
+	solicited   []netip.Addr                  // solicited-node groups that are joined; under Stack.mu
+	auto        *autoconf                     // nil unless NIC.Auto is set
+	router      *routerAdv                    // the Router Advertisement to send, or nil; under Stack.mu
+	isRouter    atomic.Bool                   // router is not nil
+	mtu4        atomic.Int32                  // IPv4 MTU of SetIPv4MTU; 0: none
+	linkChanges atomic.Uint32                 // see InterfaceInfo
+	mtu6, hops6 atomic.Int32                  // IPv6 MTU and hop limit from a Router Advertisement; 0: none
+	stats       ifaceStats
+	dead        atomic.Bool                // the device has failed or was closed
+	down        atomic.Bool                // dead, or the device says that its link is down
+	cause       atomic.Pointer[deathCause] // why the device failed; nil if it did not
+	group       groupTable                 // multicast groups joined
+	igmp, mld   groupLink                  // under the lock of Stack.groups
 
 	reader atomic.Pointer[zeroCopyReceive] // reader that last began to wait with a large buffer; nil after it has returned
 }
@@ -160,7 +162,7 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	ifc.setLink(&link)
 	if link.Medium == nic.Ethernet {
 		ifc.linkLen = wire.EthernetLen
-		ifc.neigh4, ifc.neigh6 = newNeighborTable(ifc, false), newNeighborTable(ifc, true)
+		ifc.neigh4 = newNeighborTable(ifc, false)
 	}
 	ifc.igmp.init(ifc, false)
 	ifc.mld.init(ifc, true)
@@ -169,9 +171,33 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	return ifc
 }
 
-// up attaches the device and announces the interface's addresses on the link. The caller must drain,
+// up attaches the devices of new interfaces and announces their addresses on the links. The caller must drain,
 // because packets may have been queued before up.
-func (ifc *iface) up() {
+func (s *Stack) up(ifaces ...*iface) {
+	for _, ifc := range ifaces {
+		ifc.attach()
+	}
+	s.mu.Lock()
+	now := s.now()
+	for _, ifc := range ifaces {
+		ifc.begun = true
+		for _, a := range ifc.list() {
+			if a.dad != nil {
+				a.dad.at = s.dadBegins(now)
+			}
+		}
+		ifc.joinSolicited()
+		s.beginSoliciting(ifc, now)
+	}
+	s.ageAddrs() // also begins Duplicate Address Detection
+	s.mu.Unlock()
+	for _, ifc := range ifaces {
+		ifc.announceAll()
+	}
+}
+
+// attach begins to receive from the device, and reads the state of its link.
+func (ifc *iface) attach() {
 	// Learn when the device fails.
 	if d, ok := ifc.dev.(nic.DownNotifier); ok {
 		d.NotifyDown(ifc.failed)
@@ -192,12 +218,6 @@ func (ifc *iface) up() {
 	}
 	ifc.dev.Attach(ifc.recv)
 	ifc.tx.draining.Store(false)
-	ifc.s.mu.Lock()
-	ifc.joinSolicited()
-	ifc.s.beginSoliciting(ifc, ifc.s.now())
-	ifc.s.ageAddrs() // also begins Duplicate Address Detection
-	ifc.s.mu.Unlock()
-	ifc.announceAll()
 }
 
 // announceAll announces all usable addresses of the interface on the link.
@@ -248,6 +268,9 @@ func (ifc *iface) linkChanged() {
 	if wasDown != down || before != now {
 		ifc.s.log.Info("link changed", "nic", ifc.name, "up", !down, "mtu", now.mtu, "mac", now.mac)
 	}
+	if before.mtu < wire.MinIPv6MTU && ifc.carries6() {
+		ifc.s.beginIPv6(ifc)
+	}
 	if onlyMTU {
 		return // only the MTU has changed: the neighbour entries are still valid
 	}
@@ -284,6 +307,9 @@ func (ifc *iface) close() error {
 	ifc.dead.Store(true)
 	ifc.down.Store(true)
 	err := ifc.closeDevice()
+	if ifc.linkLen > 0 {
+		ifc.neigh6.CompareAndSwap(nil, &neighborTable{closed: true, ifc: ifc, v6: true})
+	}
 	for _, t := range ifc.neighborTables() {
 		t.close()
 	}

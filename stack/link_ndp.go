@@ -45,7 +45,7 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 // IPv6 Fragmentation Header".
 func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
 	switch {
-	case p.ifc.neigh6 == nil:
+	case p.ifc.linkLen == 0:
 		return dropICMPType // a link without link addresses
 	case p.ttl != wire.NDHopLimit:
 		return dropNDHopLimit
@@ -129,7 +129,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		return wire.OK
 	}
 	if ns.HasSource {
-		ifc.neigh6.learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
+		ifc.nd().learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
 	}
@@ -181,7 +181,7 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 	if h.Rest&wire.NAOverride != 0 {
 		how |= updateOverride
 	}
-	if ifc.neigh6.learn(na.Target, na.Link, how) {
+	if ifc.nd().learn(na.Target, na.Link, how) {
 		ifc.s.forgetRouter(ifc, na.Target)
 	}
 	return wire.OK
@@ -256,7 +256,7 @@ func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, 
 	case p.group:
 		p.mac = wordOf(wire.MulticastMAC(dst))
 	default:
-		p.neigh = ifc.neigh6.get(dst)
+		p.neigh = ifc.nd().get(dst)
 	}
 	p.makeHeader()
 	now := s.now()

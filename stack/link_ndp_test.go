@@ -569,7 +569,7 @@ func TestAFloodOfSolicitationsIsBounded(t *testing.T) {
 		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		table := s.ifaceNamed("eth0").neigh6
+		table := s.ifaceNamed("eth0").nd()
 		require.Zero(t, table.waiting)
 		require.Empty(t, table.asking)
 	})

@@ -189,8 +189,12 @@ func newNeighborTable(ifc *iface, v6 bool) *neighborTable {
 	return &neighborTable{ifc: ifc, v6: v6, reachable: reachableTime, retrans: requestInterval}
 }
 
-// retransTime returns the interval between requests (RetransTimer).
-func (t *neighborTable) retransTime() tcp.Time {
+// retransTime returns the interval between Neighbor Solicitations (RetransTimer).
+func (ifc *iface) retransTime() tcp.Time {
+	t := ifc.neigh6.Load()
+	if t == nil {
+		return requestInterval
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.retrans
@@ -198,18 +202,30 @@ func (t *neighborTable) retransTime() tcp.Time {
 
 // neighbors returns the table for a's family; nil if the link has no neighbours.
 func (ifc *iface) neighbors(a netip.Addr) *neighborTable {
-	if a.Is4() {
+	if a.Is4() || ifc.linkLen == 0 {
 		return ifc.neigh4
 	}
-	return ifc.neigh6
+	return ifc.nd()
+}
+
+// nd returns the neighbor cache of IPv6 of an Ethernet, and makes it first if there is none: many hosts have no
+// more of IPv6 than their link-local address.
+func (ifc *iface) nd() *neighborTable {
+	if t := ifc.neigh6.Load(); t != nil {
+		return t
+	}
+	ifc.neigh6.CompareAndSwap(nil, newNeighborTable(ifc, true))
+	return ifc.neigh6.Load()
 }
 
 // neighborTables returns the interface's tables; none if the link has no neighbours.
-func (ifc *iface) neighborTables() []*neighborTable {
-	if ifc.neigh4 == nil {
-		return nil
+func (ifc *iface) neighborTables() (ts []*neighborTable) {
+	for _, t := range []*neighborTable{ifc.neigh4, ifc.neigh6.Load()} {
+		if t != nil {
+			ts = append(ts, t)
+		}
 	}
-	return []*neighborTable{ifc.neigh4, ifc.neigh6}
+	return ts
 }
 
 // get returns the entry for an address, creating it if necessary.

@@ -138,7 +138,7 @@ func TestAScanLeavesNothingBehind(t *testing.T) {
 			sendUDP6(t, u, to.String(), "x")
 			to = to.Next()
 		}
-		require.LessOrEqual(t, len((*s.ifaces.Load())[1].neigh6.asking), 3*maxNeighbors)
+		require.LessOrEqual(t, len((*s.ifaces.Load())[1].nd().asking), 3*maxNeighbors)
 	})
 }
 

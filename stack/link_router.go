@@ -165,7 +165,7 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 		interval = defaultAdvInterval
 	}
 	switch {
-	case ifc.neigh6 == nil || !ifc.carries6():
+	case ifc.linkLen == 0 || !ifc.carries6():
 		return bad("%s is no Ethernet that carries IPv6", ifc.name)
 	case c.Lifetime < 0 || c.Lifetime > math.MaxUint16*time.Second:
 		return bad("a lifetime of %v is not from 0 to 65535 s", c.Lifetime)
@@ -304,7 +304,7 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 		return dropBadNDSender
 	case hasMAC:
 		// "the IsRouter flag MUST be set to FALSE" in the neighbour entry of the soliciting host.
-		ifc.neigh6.learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateHost)
+		ifc.nd().learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateHost)
 	}
 	s := ifc.s
 	s.mu.Lock()

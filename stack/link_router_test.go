@@ -122,7 +122,7 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 }
 
 func TestInvalidRouterConfigsAreRefused(t *testing.T) {
-	s, _ := hostAndPeer(t)
+	s, _ := hostAndPeer(t, func(cfg *Config) { cfg.NICs[0].Auto = true })
 	many := make([]RouterPrefix, 40)
 	for i := range many {
 		many[i] = RouterPrefix{Prefix: prefix("2001:db8::/64")}

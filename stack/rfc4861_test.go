@@ -120,7 +120,7 @@ func TestUnspecifiedFieldsOfRoutersChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := autoHost(t)
 		p.ra(ra{RouterAdv: wire.RouterAdv{HopLimit: 17, Reachable: 10_000, Retrans: 300}}, wire.AppendMTU(nil, 1400))
-		nt := s.ifaceNamed("eth0").neigh6
+		nt := s.ifaceNamed("eth0").nd()
 		reachable := nt.reachable
 		p.ra(ra{})
 		require.Equal(t, &AutoInfo{HopLimit: 17, MTU: 1400}, s.Interfaces()[1].Auto)

@@ -50,9 +50,11 @@ import (
 // Config is the configuration of a new stack. The zero value is for a host that has only the loopback
 // interface.
 type Config struct {
-	// NICs are the links. The loopback interface "lo" with 127.0.0.1/8 is built in. It also has ::1/128
-	// once another interface has had an IPv6 address.
+	// NICs are the links. The loopback interface "lo" with 127.0.0.1/8 and ::1/128 is built in.
 	NICs []NIC
+	// NoIPv6 disables IPv6: the host has no ::1, no link-local addresses and no IPv6 sockets, and drops
+	// received IPv6 packets, like Linux with the kernel parameter ipv6.disable=1.
+	NoIPv6 bool
 	// Routes are static routes, in addition to the routes that follow from the addresses and gateways of
 	// NICs. They come first among routes of the same prefix.
 	Routes []Route
@@ -90,7 +92,8 @@ type NIC struct {
 	// Device is the link. The stack closes it in Close or RemoveNIC.
 	Device nic.Device
 	// Addrs are the host's addresses with the lengths of their networks. IPv6 addresses need an MTU of
-	// at least 1280.
+	// at least 1280. Unless Addrs has an IPv6 link-local address, an Ethernet interface with such an MTU
+	// gets one that is made from its MAC address (RFC 2464).
 	Addrs []netip.Prefix
 	// Gateway is the default IPv4 router; an invalid address means none. It must be on the link: in the
 	// network of one of Addrs, or in that of a route without Via. If all IPv4 addresses in Addrs are
@@ -152,6 +155,7 @@ type Stack struct {
 	udpBuffer               int
 	lo                      *iface
 	waitForDAD, noRedirects bool
+	v6                      bool     // the host supports IPv6
 	secret                  []byte   // Config.StableSecret, or one chosen later; under mu
 	desync                  tcp.Time // RFC 8981's DESYNC_FACTOR; 0: not chosen yet
 
@@ -200,6 +204,7 @@ func New(cfg Config) (*Stack, error) {
 		udpBuffer:   cfg.UDPBuffer,
 		waitForDAD:  cfg.WaitForDAD,
 		noRedirects: cfg.NoRedirects,
+		v6:          !cfg.NoIPv6,
 		secret:      slices.Clone(cfg.StableSecret),
 	}
 	if n := len(cfg.StableSecret); n > 0 && n < 16 {
@@ -226,7 +231,11 @@ func New(cfg Config) (*Stack, error) {
 
 	loDev := nic.NewLoopback(nic.LoopbackConfig{})
 	s.lo = newIface(s, loDev, "lo", 1)
-	s.lo.addrs.Store(&[]ifaceAddr{{prefix: netip.MustParsePrefix("127.0.0.1/8")}})
+	own := []ifaceAddr{{prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 8)}}
+	if s.v6 {
+		own = append(own, ifaceAddr{prefix: netip.PrefixFrom(netip.IPv6Loopback(), 128)})
+	}
+	s.lo.addrs.Store(&own)
 	s.lo.loopback = true
 	s.lastIndex = 1
 	ifaces := []*iface{s.lo}
@@ -257,9 +266,7 @@ func New(cfg Config) (*Stack, error) {
 	}
 	s.rebuildRoutes()
 	s.initTCP(cfg.TCP)
-	for _, ifc := range ifaces {
-		ifc.up()
-	}
+	s.up(ifaces...)
 	s.drain()
 	return s, nil
 }
@@ -374,7 +381,7 @@ func (s *Stack) AddNIC(n NIC) error {
 	s.rebuildRoutes()
 	s.life.revive()
 	s.mu.Unlock()
-	ifc.up()
+	s.up(ifc)
 	s.changes.notify() // the link may have changed in between
 	s.drain()
 	return nil
@@ -440,7 +447,7 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		return nil, fmt.Errorf("%s: DADTransmits is %d, above %d", name, n.DADTransmits, maxDADTransmits)
 	}
 	ifc := newIface(s, n.Device, name, s.lastIndex+1)
-	ifc.dadTransmits = cmp.Or(n.DADTransmits, dadTransmits)
+	ifc.dadTransmits = int8(cmp.Or(max(n.DADTransmits, -1), dadTransmits))
 	for _, p := range n.Addrs {
 		if ifc.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("%s: address %v is there twice", name, p.Addr())
@@ -455,13 +462,16 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	case n.Temporary && !n.Auto:
 		return nil, fmt.Errorf("%s: Temporary needs Auto", name)
 	case n.Auto:
-		if ifc.neigh6 == nil || !ifc.carries6() {
+		if err := ifc.check6(); err != nil {
+			return nil, fmt.Errorf("%s: Auto: %w", name, err)
+		}
+		if ifc.linkLen == 0 {
 			return nil, fmt.Errorf("%s: Auto needs an Ethernet with an MTU of at least %d", name, wire.MinIPv6MTU)
 		}
 		ifc.auto = &autoconf{temporary: n.Temporary}
-		list := s.withLinkLocal(ifc, ifc.list())
-		ifc.addrs.Store(&list)
 	}
+	list := s.withLinkLocal(ifc, ifc.list())
+	ifc.addrs.Store(&list)
 	s.lastIndex++
 	for _, gw := range []netip.Addr{n.Gateway, n.Gateway6} {
 		gw = gw.WithZone("") // the zone can only be this link

@@ -182,7 +182,7 @@ func requireIdle(t *testing.T, s *Stack) {
 	for i := range udpBuckets {
 		require.Empty(t, s.udp.at(uint16(i)))
 	}
-	require.Len(t, s.Interfaces()[1].Groups, 1)
+	require.Len(t, s.Interfaces()[1].Groups, 3, "all nodes of both families, and the group of the link-local address")
 	for _, c := range s.tcp.table.sockets() {
 		c.mu.Lock()
 		closed, writing, half := c.closed, c.writing, c.half

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,7 +38,8 @@ func testRand() func(p []byte) {
 	}
 }
 
-// newHost makes a stack on a device. Both are closed at the end of the test.
+// newHost makes a stack on a device. Both are closed at the end of the test. Without an IPv6 address in the
+// configuration NoIPv6 is set, so that tests of IPv4 see no other frames.
 func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Config)) *Stack {
 	t.Helper()
 	if overIPv6(t) {
@@ -50,6 +52,9 @@ func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Confi
 	for _, f := range change {
 		f(&cfg)
 	}
+	cfg.NoIPv6 = !slices.ContainsFunc(cfg.NICs, func(n NIC) bool {
+		return n.Auto || slices.ContainsFunc(n.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	})
 	s, err := New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })

@@ -54,16 +54,25 @@ func Host(t testing.TB, dev nic.Device, addr string, change ...func(*usernet.Con
 }
 
 // Loopback makes a host with only its loopback.
-func Loopback(t testing.TB) *usernet.Host {
+func Loopback(t testing.TB, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
-	return New(t, usernet.Config{})
+	var cfg usernet.Config
+	for _, f := range change {
+		f(&cfg)
+	}
+	return New(t, cfg)
 }
 
-// Pair makes two hosts on a wire. Each knows both names.
-func Pair(t testing.TB) (a, b *usernet.Host) {
+// Pair makes two hosts on a wire. Each knows both names. The functions change the configuration of both.
+func Pair(t testing.TB, change ...func(*usernet.Config)) (a, b *usernet.Host) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{})
-	return named(t, near, far)
+	both := func(cfg *usernet.Config) {
+		for _, f := range change {
+			f(cfg)
+		}
+	}
+	return named(t, near, far, both, both)
 }
 
 // LoopbackSix makes a host of both families whose link leads nowhere.

@@ -25,6 +25,8 @@ type World struct {
 	Client string // address of the side that dials
 	Alone  string // an address of the server that no other process uses
 
+	four bool // the hosts have IPv4 only
+
 	// IPv6 addresses of the two sides, like Server and Client. In a World without such addresses
 	// they are ::1.
 	Server6, Client6 string
@@ -246,9 +248,20 @@ func Usernet(name string, client, server *usernet.Host, clientAddr, serverAddr s
 }
 
 // All returns the kernel's loopback, the loopback of a host, and two hosts on a wire.
-func All(t *testing.T) []*World {
-	lo := hosttest.Loopback(t)
-	a, b := hosttest.Pair(t)
+func All(t *testing.T) []*World { return all(t) }
+
+// AllFour is All with hosts that have IPv4 only.
+func AllFour(t *testing.T) []*World {
+	ws := all(t, func(cfg *usernet.Config) { cfg.NoIPv6 = true })
+	for _, w := range ws {
+		w.four = true
+	}
+	return ws
+}
+
+func all(t *testing.T, change ...func(*usernet.Config)) []*World {
+	lo := hosttest.Loopback(t, change...)
+	a, b := hosttest.Pair(t, change...)
 	return []*World{
 		Kernel(),
 		Usernet("loopback", lo, lo, "127.0.0.1", "127.0.0.1"),
@@ -271,7 +284,7 @@ func (w *World) Self(t *testing.T) *World {
 	if w.Name != "pipe" {
 		return w
 	}
-	lo := hosttest.Loopback(t)
+	lo := hosttest.Loopback(t, func(cfg *usernet.Config) { cfg.NoIPv6 = w.four })
 	if w.Server6 != "::1" {
 		lo = hosttest.LoopbackSix(t)
 	}

@@ -1,0 +1,41 @@
+package usernet
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A wildcard has both families, as net shows it on a machine with IPv6, and one where there is no IPv6.
+func TestAWildcardListensOnBothFamilies(t *testing.T) {
+	for _, c := range []struct {
+		change func(*Config)
+		want   string
+		bytes  int
+	}{
+		{func(*Config) {}, "[::]:80", net.IPv6len},
+		{withoutIPv6, "0.0.0.0:80", net.IPv4len},
+	} {
+		dev, _ := nic.Pipe(nic.PipeConfig{})
+		h := newHost(t, dev, addrA, c.change)
+		for _, address := range []string{":80", "0.0.0.0:80"} {
+			ln, err := h.Listen("tcp", address)
+			require.NoError(t, err)
+			require.Equal(t, c.want, ln.Addr().String())
+			require.Len(t, ln.Addr().(*net.TCPAddr).IP, c.bytes)
+			require.NoError(t, ln.Close())
+			pc, err := h.ListenPacket("udp", address)
+			require.NoError(t, err)
+			require.Equal(t, c.want, pc.LocalAddr().String())
+			require.NoError(t, pc.Close())
+		}
+	}
+	// Without any link too.
+	ln, err := newLoopback(t).Listen("tcp", ":80")
+	require.NoError(t, err)
+	require.Equal(t, "[::]:80", ln.Addr().String())
+	require.NoError(t, ln.Close())
+}
