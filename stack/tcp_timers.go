@@ -36,8 +36,8 @@ func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 const minWheelWait = 2 * wheelStep
 
 // arm sets the timer for the next deadline of the Conn, unless the timer fires earlier already. If the
-// deadline is at least minWheelWait away and no timer is set, arm deactivates the Conn and puts the
-// connection into the wheel. t.mu is held.
+// deadline is at least minWheelWait away and no timer is set, arm lets the Conn become idle and puts
+// the connection into the wheel. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
 	if t.detached || t.conn.State() == tcp.Closed {

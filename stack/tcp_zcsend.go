@@ -5,7 +5,7 @@ import "sync/atomic"
 // Zero-copy send: a large Write pins its bytes. Frames then refer to the bytes where the application
 // has them, instead of to copies in the send buffer. The transmit queue does not know about this; it
 // only reports that an entry is complete (frameMeta.done). Write returns when no frame refers to its
-// bytes any more. The bytes that are not acknowledged then are unpinned: copied into the send buffer.
+// bytes any more. Bytes that are not acknowledged by then are unpinned: copied into the send buffer.
 
 const (
 	// pinBytes is the minimum size in bytes of a Write that pins. Pinning costs a wait at the end of
@@ -24,7 +24,7 @@ type zeroCopySend struct {
 	t       *TCP
 	frames  atomic.Int32 // frames that are queued or in a call of a device's Send
 	waiting atomic.Bool  // the writer waits until frames is 0
-	copying bool         // copy pinned bytes into frames: another goroutine sends the last bytes of a prompt Write
+	copying bool         // copy pinned bytes into frames; see awaitFrames and runPrompt
 
 	acks ackWaits
 
