@@ -13,16 +13,16 @@ import (
 type State4 uint8
 
 const (
-	Stopped    State4 = iota // not begun, released, or the link is down
-	Init                     // waits before it looks for servers
+	Stopped    State4 = iota // not started, released, or the link is down
+	Init                     // waits before it searches for servers
 	Selecting                // has sent DHCPDISCOVER
-	Requesting               // has asked a server for the address that it offered
-	Rebooting                // has asked for the address that it had before
-	Probing                  // has a lease, and finds out whether the address is free (RFC 5227)
+	Requesting               // has requested the address that a server offered
+	Rebooting                // has requested the address of its previous lease
+	Probing                  // has a lease, and checks whether the address is free (RFC 5227)
 	Bound                    // has a lease
-	Renewing                 // asks its server for more time
-	Rebinding                // asks all servers for more time
-	IPv6Only                 // the network asks to do without IPv4 (RFC 8925)
+	Renewing                 // asks its server to extend the lease
+	Rebinding                // asks all servers to extend the lease
+	IPv6Only                 // the network asks hosts to do without IPv4 (RFC 8925)
 )
 
 func (s State4) String() string {
@@ -37,20 +37,22 @@ func (s State4) String() string {
 type ClientConfig4 struct {
 	// MAC is the link address.
 	MAC [6]byte
-	// ID is the client identifier, of at least 2 bytes; ClientID(MAC) if nil.
+	// ID is the client identifier, at least 2 bytes; if nil, ClientID(MAC).
 	ID []byte
-	// HostName is the name that the client tells; empty: none.
+	// HostName is the name that the client sends; if empty, it sends none.
 	HostName string
-	// VendorClass tells servers what kind of host this is; empty: nothing is told.
+	// VendorClass describes the kind of host to servers; if empty, the client does not send it.
 	VendorClass string
-	// Parameters are options that the client asks for beside those of Lease4.
+	// Parameters are options that the client requests in addition to those of Lease4.
 	Parameters []OptionCode4
-	// Lease is an address that the client had before and asks for first; an invalid address means none. It
-	// is not used before a server confirms it.
+	// Lease is an address that the client had before and requests first; an invalid address means
+	// none. The client does not use it before a server confirms it.
 	Lease netip.Addr
-	// IPv6Only says that the host can do without IPv4, so that servers may tell it to (RFC 8925).
+	// IPv6Only reports whether the host can do without IPv4, so that servers may ask it to
+	// (RFC 8925).
 	IPv6Only bool
-	// MTU is the size in bytes of the largest IP datagram that the host receives from the link; 1500 if zero.
+	// MTU is the length in bytes of the longest IP datagram that the host receives on the link;
+	// 1500 if zero.
 	MTU int
 	// Rand returns random bits, for transaction IDs and delays. It must be set.
 	Rand func() uint64
@@ -59,25 +61,27 @@ type ClientConfig4 struct {
 // A Send4 is a message to send from port 68 to port 67.
 type Send4 struct {
 	Message *Message4
-	// To is the server for a unicast message from the address of the lease. If it is invalid, the message
-	// goes to 255.255.255.255.
+	// To is the server, for a unicast message from the address of the lease. If it is invalid, the
+	// message is broadcast to 255.255.255.255.
 	To netip.Addr
 }
 
-// An EventKind4 says what has happened to a client.
+// An EventKind4 is the kind of an event.
 type EventKind4 uint8
 
 const (
-	// Probe asks the caller to find out whether another host uses the address of Lease, as by RFC 5227 2.1, and
-	// to call Probed.
+	// Probe asks the caller to check whether another host uses the address of Lease, as by
+	// RFC 5227 2.1, and to call Probed.
 	Probe EventKind4 = 1 + iota
-	// Acquired gives a new lease, whose address may be used from now on.
+	// Acquired reports a new lease, whose address may be used from now on.
 	Acquired
-	// Renewed gives a lease of the same address, of which the times and the rest may differ from before.
+	// Renewed reports an extended lease of the same address. Its times and other values may have
+	// changed.
 	Renewed
-	// Lost says that the address of Lease must not be used any more. Reason is why.
+	// Lost reports that the address of Lease must not be used any more, with the Reason.
 	Lost
-	// Refused says that something of a server was not taken, or that a server refuses. Reason tells more.
+	// Refused reports that the client rejected something that a server sent, or that a server
+	// refused a request, with the Reason.
 	Refused
 )
 
@@ -89,34 +93,35 @@ func (k EventKind4) String() string {
 	return fmt.Sprintf("event %d", uint8(k))
 }
 
-// An Event4 is something that has happened to a client.
+// An Event4 is a change in a client.
 type Event4 struct {
 	Kind   EventKind4
-	Lease  *Lease4 // not to be changed; nil with Refused
-	Reason string  // for people; with Lost and Refused
+	Lease  *Lease4 // must not be modified; nil with Refused
+	Reason string  // a text for people; set with Lost and Refused
 }
 
 // A Client4 is a client of DHCPv4 on one link (RFC 2131 4.4). It is not safe for concurrent use.
 //
-// After each call, the caller takes what there is from NextSend and NextEvent, and calls Tick when the time
-// of Deadline has come. A time that is earlier than that of the call before is taken for the same time.
+// After each call, the caller sends the messages from NextSend, processes the events from
+// NextEvent, and calls Tick at the time of Deadline. If a call has an earlier time than the
+// previous one, the previous time is used.
 type Client4 struct {
 	cfg   ClientConfig4
 	state State4
-	down  bool // Down was called, and Up was not
+	down  bool // whether Down was called after the last Up
 
 	xid       uint32
-	began     time.Time // of looking for a server
+	began     time.Time // when the search for a server began
 	secs      uint16    // from began to the last message that was not a DHCPREQUEST for an offer
 	asked     time.Time // when the first request of xid was sent
-	tries     int       // messages of this kind sent
-	next      time.Time // when to do the next thing; zero: never
-	held      *Lease4   // whose address is in use; nil: none
-	offer     *Lease4   // asked for, or probed
-	fallback  *Lease4   // an offer of a server of avoid
+	tries     int       // number of messages sent in this state
+	next      time.Time // when Tick has something to do; zero: never
+	held      *Lease4   // the lease whose address is in use; nil: none
+	offer     *Lease4   // the lease that is requested or probed
+	fallback  *Lease4   // an offer from a server in avoid
 	avoid     []netip.Addr
-	naks      int // in a row
-	conflicts int // in a row
+	naks      int // consecutive DHCPNAKs
+	conflicts int // consecutive conflicts
 
 	sends  []Send4
 	events []Event4
@@ -126,7 +131,7 @@ const (
 	firstRetry  = 4 * time.Second
 	lastRetry   = 64 * time.Second
 	maxRequests = 4                // RFC 2131 3.1.5: "might retransmit the DHCPREQUEST message four times"
-	maxReboots  = 2                // of DHCPREQUESTs for an address of before
+	maxReboots  = 2                // maximum number of DHCPREQUESTs for the previous address
 	declineWait = 10 * time.Second // RFC 2131 3.1.5: "The client SHOULD wait a minimum of ten seconds"
 	// RFC 5227 1.1.
 	maxConflicts      = 10
@@ -134,10 +139,10 @@ const (
 
 	renewInterval = 60 * time.Second // RFC 2131 4.4.5
 	maxAvoided    = 8
-	maxRefusals   = 4 // Refused events that wait
+	maxRefusals   = 4 // maximum number of queued Refused events
 )
 
-// NewClient4 returns a client that is stopped.
+// NewClient4 returns a stopped client.
 func NewClient4(cfg ClientConfig4) *Client4 {
 	if len(cfg.ID) < 2 { // RFC 2132 9.14: "minimum length is 2"
 		cfg.ID = ClientID(cfg.MAC)
@@ -151,7 +156,7 @@ func NewClient4(cfg ClientConfig4) *Client4 {
 // State returns the state of the client.
 func (c *Client4) State() State4 { return c.state }
 
-// Tries returns how many messages the client has sent in its state without a usable answer.
+// Tries returns how many messages the client has sent in its current state without a usable answer.
 func (c *Client4) Tries() int { return c.tries }
 
 // Lease returns the lease whose address is in use, or nil.
@@ -175,7 +180,7 @@ func (c *Client4) NextEvent() (e Event4, ok bool) {
 	return e, true
 }
 
-// Deadline returns when Tick is to be called; the zero time means never.
+// Deadline returns when to call Tick; the zero time means never.
 func (c *Client4) Deadline() time.Time {
 	at := c.next
 	if c.held != nil && !c.held.Expires.IsZero() && (at.IsZero() || c.held.Expires.Before(at)) {
@@ -184,12 +189,12 @@ func (c *Client4) Deadline() time.Time {
 	return at
 }
 
-// Up says that the link is up, also for the first time, or may be another network than before. A client that had
-// an address asks whether it may use it here (INIT-REBOOT), and until it has an answer keeps a lease that is not
-// over.
+// Up reports that the link is up: for the first time, or again, possibly on another network. A
+// client that had an address asks whether it may use it here (INIT-REBOOT). Until it gets an answer
+// it keeps a lease that has not expired.
 //
-// RFC 2131 3.7: "A client SHOULD use DHCP to reacquire or verify its IP address and network parameters whenever
-// the local network parameters may have changed".
+// RFC 2131 3.7: "A client SHOULD use DHCP to reacquire or verify its IP address and network
+// parameters whenever the local network parameters may have changed".
 func (c *Client4) Up(now time.Time) {
 	c.down = false
 	c.avoid, c.naks, c.conflicts = nil, 0, 0
@@ -197,9 +202,9 @@ func (c *Client4) Up(now time.Time) {
 		c.cfg.Lease = c.held.Addr.Addr()
 	}
 	if !isHost(c.cfg.Lease) {
-		// RFC 2131 4.4.1 would have a client wait for one to ten seconds first, lest many that are turned
-		// on together ask at the same time. As other clients of today, this one begins at once, so that
-		// people need not wait.
+		// By RFC 2131 4.4.1 a client waits for one to ten seconds first, so that many clients that
+		// are turned on together do not send at the same time. Like other current clients, this one
+		// starts at once, because users wait for it.
 		c.restart(now, 0)
 		return
 	}
@@ -208,13 +213,14 @@ func (c *Client4) Up(now time.Time) {
 	c.request(now)
 }
 
-// Down says that the link is down. Nothing is sent until Up; a lease ends at its time.
+// Down reports that the link is down. The client sends nothing until Up. A lease still expires at
+// its time.
 func (c *Client4) Down() {
 	c.down = true
 	c.enter(Stopped)
 }
 
-// Release gives the lease back and stops the client.
+// Release returns the lease to the server and stops the client.
 func (c *Client4) Release() {
 	if l := c.held; l != nil && !c.down {
 		// RFC 2131 4.4.6: "the client sends a DHCPRELEASE message to the server"; 4.4.4: "The client unicasts
@@ -229,13 +235,13 @@ func (c *Client4) Release() {
 	c.cfg.Lease = netip.Addr{}
 }
 
-// enter begins a state in which nothing has been sent.
+// enter changes to a state in which nothing has been sent yet.
 func (c *Client4) enter(s State4) {
 	c.state, c.tries, c.next, c.offer, c.fallback = s, 0, time.Time{}, nil, nil
 	c.xid = uint32(c.cfg.Rand())
 }
 
-// restart begins to look for servers after a while.
+// restart starts the search for servers after the duration after.
 func (c *Client4) restart(now time.Time, after time.Duration) {
 	c.enter(Init)
 	c.next = now.Add(after)
@@ -244,7 +250,7 @@ func (c *Client4) restart(now time.Time, after time.Duration) {
 	}
 }
 
-// lose tells that the lease is over, if there is one.
+// lose reports that the lease has ended, if there is one.
 func (c *Client4) lose(reason string) {
 	if c.held != nil {
 		c.events = append(c.events, Event4{Kind: Lost, Lease: c.held, Reason: reason})
@@ -252,7 +258,7 @@ func (c *Client4) lose(reason string) {
 	}
 }
 
-// refuse tells that something of a server was not taken. What nobody has fetched is bounded.
+// refuse reports a Refused event. The number of queued ones is bounded.
 func (c *Client4) refuse(format string, args ...any) {
 	n := 0
 	for _, e := range c.events {
@@ -303,10 +309,11 @@ func (c *Client4) Tick(now time.Time) {
 			c.request(now)
 			return
 		}
-		// RFC 2131 3.2.3: "If the client receives neither a DHCPACK or a DHCPNAK message after employing the
-		// retransmission algorithm, the client MAY choose to use the previously allocated network address and
-		// configuration parameters for the remainder of the unexpired lease." It does, and looks for servers
-		// meanwhile: those of another network may be silent about addresses that they do not know.
+		// RFC 2131 3.2.3: "If the client receives neither a DHCPACK or a DHCPNAK message after
+		// employing the retransmission algorithm, the client MAY choose to use the previously
+		// allocated network address and configuration parameters for the remainder of the unexpired
+		// lease." This client does so, and searches for servers meanwhile: servers of another
+		// network may not answer requests for unknown addresses.
 		c.restart(now, 0)
 	case Bound:
 		c.enter(Renewing)
@@ -322,19 +329,20 @@ func (c *Client4) Tick(now time.Time) {
 	}
 }
 
-// avoidServer has a server be taken only where no other one makes an offer.
+// avoidServer makes the client accept a server's offer only if no other server makes one.
 func (c *Client4) avoidServer(server netip.Addr) {
 	if !slices.Contains(c.avoid, server) && len(c.avoid) < maxAvoided {
 		c.avoid = append(c.avoid, server)
 	}
 }
 
-// backoff sets when to send again.
+// backoff sets the time of the next retransmission.
 //
-// RFC 2131 4.1: "The client MUST adopt a retransmission strategy that incorporates a randomized exponential backoff
-// algorithm"; "the delay before the first retransmission SHOULD be 4 seconds randomized by the value of a uniform
-// random number chosen from the range -1 to +1"; "The retransmission delay SHOULD be doubled with subsequent
-// retransmissions up to a maximum of 64 seconds."
+// RFC 2131 4.1: "The client MUST adopt a retransmission strategy that incorporates a randomized
+// exponential backoff algorithm"; "the delay before the first retransmission SHOULD be 4 seconds
+// randomized by the value of a uniform random number chosen from the range -1 to +1"; "The
+// retransmission delay SHOULD be doubled with subsequent retransmissions up to a maximum of 64
+// seconds."
 func (c *Client4) backoff(now time.Time) {
 	d := min(firstRetry<<min(c.tries, 8), lastRetry)
 	spread := time.Duration(c.cfg.Rand()%uint64(2*time.Second)) - time.Second
@@ -342,7 +350,7 @@ func (c *Client4) backoff(now time.Time) {
 	c.next = now.Add(d + spread)
 }
 
-// message makes a message of the client (RFC 2131 4.4.1, table 5).
+// message returns a message of the client with its common fields (RFC 2131 4.4.1, table 5).
 func (c *Client4) message(t MessageType4) *Message4 {
 	m := &Message4{Op: BootRequest, HType: 1, XID: c.xid, CHAddr: c.cfg.MAC[:]}
 	m.Options.Set(OptMessageType, []byte{byte(t)})
@@ -352,17 +360,17 @@ func (c *Client4) message(t MessageType4) *Message4 {
 	return m
 }
 
-// ask adds what DHCPDISCOVER and DHCPREQUEST have in common.
+// ask adds the fields and options that DHCPDISCOVER and DHCPREQUEST share.
 func (c *Client4) ask(m *Message4) {
-	// RFC 2131 4.1 has a DHCPREQUEST "use the same value in the DHCP message header's 'secs' field" as the
-	// DHCPDISCOVER before it.
+	// RFC 2131 4.1: a DHCPREQUEST must "use the same value in the DHCP message header's 'secs'
+	// field" as the preceding DHCPDISCOVER.
 	m.Secs = c.secs
 	if !m.CIAddr.IsValid() {
 		// RFC 2131 4.1: "A client that cannot receive unicast IP datagrams until its protocol software has
 		// been configured with an IP address SHOULD set the BROADCAST bit".
 		m.Flags = FlagBroadcast
 	}
-	size := max(c.cfg.MTU, 576) // RFC 2132 9.10 counts the headers of IP and UDP, its minimum being 576
+	size := max(c.cfg.MTU, 576) // RFC 2132 9.10: includes the headers of IP and UDP; the minimum is 576
 	m.Options.Set(OptMaxMessageSize, binary.BigEndian.AppendUint16(nil, uint16(min(size, 1<<16-1))))
 	// RFC 3442: the code of the classless routes "SHOULD appear prior to" that of the routers.
 	params := []byte{byte(OptSubnetMask), byte(OptClasslessRoutes), byte(OptRouter), byte(OptDNS), byte(OptHostName),
@@ -386,10 +394,10 @@ func (c *Client4) ask(m *Message4) {
 
 func (c *Client4) send(m *Message4, to netip.Addr) { c.sends = append(c.sends, Send4{m, to}) }
 
-// count sets the field secs of the messages that follow.
+// count sets the field secs of later messages.
 func (c *Client4) count(now time.Time) { c.secs = uint16(min(now.Sub(c.began)/time.Second, 1<<16-1)) }
 
-// discover sends a DHCPDISCOVER, with the address that the client would like to have.
+// discover sends a DHCPDISCOVER with the address that the client prefers.
 func (c *Client4) discover(now time.Time) {
 	c.count(now)
 	m := c.message(Discover)
@@ -420,13 +428,15 @@ func (c *Client4) request(now time.Time) {
 	c.backoff(now)
 }
 
-// renew sends the DHCPREQUEST of the states RENEWING and REBINDING (RFC 2131 4.3.2), and sets when the next one is
-// due. Each has an ID of its own, so that the time of the new lease counts from the request that is answered.
+// renew sends the DHCPREQUEST of the states RENEWING and REBINDING (RFC 2131 4.3.2), and sets the
+// time of the next one. Each has a new ID, so that the new lease starts at the time of the request
+// that was answered.
 //
-// RFC 2131 4.4.5: "In both RENEWING and REBINDING states, if the client receives no response to its DHCPREQUEST message,
-// the client SHOULD wait one-half of the remaining time until T2 (in RENEWING state) and one-half of the remaining
-// lease time (in REBINDING state), down to a minimum of 60 seconds, before retransmitting". In a lease of a few minutes
-// one lost message would then be its end, so that the minimum is shorter there.
+// RFC 2131 4.4.5: "In both RENEWING and REBINDING states, if the client receives no response to its
+// DHCPREQUEST message, the client SHOULD wait one-half of the remaining time until T2 (in RENEWING
+// state) and one-half of the remaining lease time (in REBINDING state), down to a minimum of 60
+// seconds, before retransmitting". A lease of a few minutes would then end after one lost message,
+// so the minimum is shorter for it.
 func (c *Client4) renew(now time.Time) {
 	l := c.held
 	c.xid = uint32(c.cfg.Rand())
@@ -448,8 +458,8 @@ func (c *Client4) renew(now time.Time) {
 	}
 }
 
-// Receive takes a message that has come to port 68. Those that are not for the client, or not expected, are
-// ignored.
+// Receive processes a message that arrived on port 68. It ignores messages that are not for the
+// client or not expected.
 func (c *Client4) Receive(now time.Time, m *Message4) {
 	if m.Op != BootReply || m.XID != c.xid || m.HType != 1 || !bytes.Equal(m.CHAddr, c.cfg.MAC[:]) {
 		return
@@ -469,8 +479,8 @@ func (c *Client4) Receive(now time.Time, m *Message4) {
 	}
 }
 
-// takeOffer takes the first offer that can be used. RFC 2131 4.4.1 leaves the choice to the client: "e.g., the first
-// DHCPOFFER message or the DHCPOFFER message from the previously used server".
+// takeOffer accepts the first usable offer. RFC 2131 4.4.1 leaves the choice to the client: "e.g.,
+// the first DHCPOFFER message or the DHCPOFFER message from the previously used server".
 func (c *Client4) takeOffer(now time.Time, m *Message4) {
 	l, err := leaseOf(m, now)
 	switch {
@@ -478,13 +488,13 @@ func (c *Client4) takeOffer(now time.Time, m *Message4) {
 		c.refuse("an offer of %v is not taken: %v", serverOf(m), err)
 	case c.doWithout(now, l):
 	case slices.Contains(c.avoid, l.Server):
-		c.fallback = l // until the next DHCPDISCOVER is due
+		c.fallback = l // keep it until the next DHCPDISCOVER is due
 	default:
 		c.accept(now, l)
 	}
 }
 
-// serverOf says for people which server a message is of.
+// serverOf names the server of a message in a text for people.
 func serverOf(m *Message4) string {
 	if a := m.Options.Addr(OptServerID); a.IsValid() {
 		return a.String()
@@ -492,10 +502,12 @@ func serverOf(m *Message4) string {
 	return "an unknown server"
 }
 
-// doWithout stops for a while if the network asks the host to do without IPv4, and reports whether it does.
+// doWithout stops the client for a while if the network asks hosts to do without IPv4, and reports
+// whether it does.
 //
-// RFC 8925 3.2: the client "SHOULD NOT request the IPv4 address provided in the DHCPOFFER", and stops for V6ONLY_WAIT. An
-// address that is in use is kept, with its connections, for as long as servers renew it.
+// RFC 8925 3.2: the client "SHOULD NOT request the IPv4 address provided in the DHCPOFFER", and
+// stops for V6ONLY_WAIT. An address in use is kept, with its connections, as long as servers extend
+// its lease.
 func (c *Client4) doWithout(now time.Time, l *Lease4) bool {
 	if !c.cfg.IPv6Only || l.IPv6Only == 0 || c.held != nil {
 		return false
@@ -505,13 +517,13 @@ func (c *Client4) doWithout(now time.Time, l *Lease4) bool {
 	return true
 }
 
-// accept asks for what a server has offered.
+// accept requests the address that a server has offered.
 func (c *Client4) accept(now time.Time, l *Lease4) {
 	c.state, c.tries, c.offer, c.fallback = Requesting, 0, l, nil
 	c.request(now)
 }
 
-// takeACK takes a lease.
+// takeACK processes a DHCPACK.
 func (c *Client4) takeACK(now time.Time, m *Message4) {
 	l, err := leaseOf(m, c.asked)
 	if err == nil {
@@ -536,7 +548,7 @@ func (c *Client4) takeACK(now time.Time, m *Message4) {
 	c.bind(l, Renewed)
 }
 
-// checkACK tells what is wrong with a lease, considering what was asked for.
+// checkACK returns an error if the lease is not one that the client has requested, or is invalid.
 func (c *Client4) checkACK(now time.Time, l *Lease4) error {
 	want, server := c.cfg.Lease, l.Server
 	switch c.state {
@@ -556,7 +568,7 @@ func (c *Client4) checkACK(now time.Time, l *Lease4) error {
 	return nil
 }
 
-// bind begins to use a lease.
+// bind starts the use of a lease.
 func (c *Client4) bind(l *Lease4, kind EventKind4) {
 	c.enter(Bound)
 	c.held, c.avoid = l, nil
@@ -569,13 +581,13 @@ func (c *Client4) bind(l *Lease4, kind EventKind4) {
 	c.events = append(c.events, Event4{Kind: kind, Lease: l})
 }
 
-// takeNAK begins anew: the server says that the address is not one for this client or this network.
+// takeNAK restarts the client after a DHCPNAK: the address is not for this client or this network.
 func (c *Client4) takeNAK(now time.Time, m *Message4) {
 	server := m.Options.Addr(OptServerID)
 	switch c.state {
 	case Requesting:
 		if server != c.offer.Server {
-			return // another one's opinion
+			return // another server's answer
 		}
 		c.avoidServer(server)
 	case Renewing:
@@ -592,8 +604,9 @@ func (c *Client4) takeNAK(now time.Time, m *Message4) {
 		c.lose(fmt.Sprintf("%v has taken it back%s", serverOf(m), why))
 	}
 	c.cfg.Lease = netip.Addr{}
-	// The first time at once: the host may be on another network. Two servers that disagree, or one that offers what it
-	// then refuses, would otherwise be asked without end.
+	// The first restart is immediate, because the host may be on another network. Later ones wait:
+	// two servers that disagree, or a server that refuses what it offers, would otherwise cause
+	// endless requests.
 	after := time.Duration(0)
 	if c.naks > 0 {
 		after = min(time.Second<<min(c.naks-1, 8), lastRetry)
@@ -602,8 +615,8 @@ func (c *Client4) takeNAK(now time.Time, m *Message4) {
 	c.restart(now, after)
 }
 
-// Probed tells the result of a Probe: whether the address is free. If it is not, the server is told, and the client
-// begins anew after a while.
+// Probed passes the result of a Probe to the client: whether the address is free. If it is not, the
+// client informs the server and restarts after a delay.
 func (c *Client4) Probed(now time.Time, free bool) {
 	if c.state != Probing {
 		return
@@ -621,7 +634,8 @@ func (c *Client4) Probed(now time.Time, free bool) {
 	}
 }
 
-// Conflict tells that another host uses the address of the lease, which this one has given up.
+// Conflict reports that another host uses the address of the lease and that the caller has stopped
+// using it.
 func (c *Client4) Conflict(now time.Time) {
 	l := c.held
 	if l == nil {
@@ -631,10 +645,11 @@ func (c *Client4) Conflict(now time.Time) {
 	c.decline(now, l)
 }
 
-// decline tells the server of a lease that another host uses the address.
+// decline informs the server of a lease that another host uses the address.
 //
-// RFC 2131 3.1.5: "If the client detects that the address is already in use (e.g., through the use of ARP), the client
-// MUST send a DHCPDECLINE message to the server and restarts the configuration process."
+// RFC 2131 3.1.5: "If the client detects that the address is already in use (e.g., through the use
+// of ARP), the client MUST send a DHCPDECLINE message to the server and restarts the configuration
+// process."
 func (c *Client4) decline(now time.Time, l *Lease4) {
 	c.enter(Init)
 	if !c.down {

@@ -7,57 +7,57 @@ import (
 	"time"
 )
 
-// How much of a list is taken from a server.
+// The maximum lengths of lists from a server.
 const (
 	maxServers = 8
 	maxSearch  = 16
 	maxRoutes  = 64
 )
 
-// fallbackLease is the time of a lease whose server says none.
+// fallbackLease is the duration of a lease if the server gives none.
 const fallbackLease = time.Hour
 
-// infinity is a time that does not end. RFC 2131 3.3: "The time value of 0xffffffff is reserved to represent
-// 'infinity'."
+// infinity is the value of a duration without an end. RFC 2131 3.3: "The time value of 0xffffffff
+// is reserved to represent 'infinity'."
 const infinity = 1<<32 - 1
 
-// A Lease4 is an address with what a server has told beside it.
+// A Lease4 is an address with the other settings from a server.
 type Lease4 struct {
-	// Addr is the address with the length of its network.
+	// Addr is the address with its prefix length.
 	Addr netip.Prefix
-	// Server is the identifier of the server, an address of it.
+	// Server is the server identifier, which is one of the server's addresses.
 	Server netip.Addr
-	// Routes are by the option of classless static routes, and without that option the default
-	// routes by the routers (RFC 3442).
+	// Routes are from the option of classless static routes. Without that option they are default
+	// routes through the routers (RFC 3442).
 	Routes []Route4
-	// DNS and NTP are servers.
+	// DNS and NTP are the addresses of servers.
 	DNS, NTP []netip.Addr
-	// Search are domains to search, and Domain is that of the host. HostName is the name that the
-	// server has given to it. Names that a host cannot have are left out.
+	// Search are the search domains, Domain is the host's domain, and HostName is the name that the
+	// server has given to the host. Names that a host cannot have are omitted.
 	Search           []string
 	Domain, HostName string
-	// MTU is that of the link in bytes; 0: not told, or out of range.
+	// MTU is the MTU of the link in bytes; 0 if absent or out of range.
 	MTU int
-	// IPv6Only is for how long to do without IPv4; 0: not told (RFC 8925).
+	// IPv6Only is how long the host should do without IPv4; 0 if absent (RFC 8925).
 	IPv6Only time.Duration
-	// Obtained is when the lease began. Renew (T1) and Rebind (T2) are when the client begins to ask for
-	// more time, the server first and then all of them, and Expires is when the lease ends. The zero time
+	// Obtained is when the lease began. At Renew (T1) the client starts to ask its server to extend
+	// the lease, and at Rebind (T2) all servers. Expires is when the lease ends. The zero time
 	// means never.
 	Obtained, Renew, Rebind, Expires time.Time
-	// Options are all options as they were received.
+	// Options are all received options.
 	Options Options4
 }
 
-// Why an offer or a lease is not taken.
+// The reasons to reject an offer or a lease.
 var (
 	errNoServer = errors.New("it names no server")
 	errZero     = errors.New("its lease time is 0")
 )
 
-// leaseOf makes a lease of a message. obtained is when the client asked for it.
+// leaseOf returns the lease in a message. obtained is when the client sent the request.
 //
-// RFC 2131 4.4.1: "The client records the lease expiration time as the sum of the time at which the original
-// request was sent and the duration of the lease from the DHCPACK message."
+// RFC 2131 4.4.1: "The client records the lease expiration time as the sum of the time at which the
+// original request was sent and the duration of the lease from the DHCPACK message."
 func leaseOf(m *Message4, obtained time.Time) (*Lease4, error) {
 	o := m.Options
 	l := &Lease4{Obtained: obtained, Options: o}
@@ -82,8 +82,9 @@ func leaseOf(m *Message4, obtained time.Time) (*Lease4, error) {
 	if b, ok := o.Get(OptDomainSearch); ok {
 		l.Search, _ = parseSearch(b, maxSearch)
 	}
-	// RFC 2132 5.1: "The minimum legal value for the MTU is 68." Below 576, of which RFC 791 has each host
-	// receive datagrams, a server would only do harm; Linux's clients ignore such values too.
+	// RFC 2132 5.1: "The minimum legal value for the MTU is 68." Values below 576, the length of a
+	// datagram that each host must receive (RFC 791), would only do harm. Linux's clients ignore
+	// them too.
 	if mtu, ok := o.Uint16(OptMTU); ok && mtu >= 576 {
 		l.MTU = int(mtu)
 	}
@@ -94,7 +95,7 @@ func leaseOf(m *Message4, obtained time.Time) (*Lease4, error) {
 	return l, nil
 }
 
-// setAddr takes the address and the length of its network.
+// setAddr sets the address with its prefix length.
 func (l *Lease4) setAddr(m *Message4) error {
 	a := m.YIAddr
 	if !a.IsValid() || a.IsUnspecified() {
@@ -110,7 +111,7 @@ func (l *Lease4) setAddr(m *Message4) error {
 		}
 	}
 	l.Addr = netip.PrefixFrom(a, bits)
-	// RFC 3021 2.1: a network of 31 bits has neither of the two.
+	// RFC 3021 2.1: a network with a 31-bit prefix has neither a network nor a broadcast address.
 	if network := l.Addr.Masked(); bits <= 30 && (a == network.Addr() || !network.Contains(a.Next())) {
 		return fmt.Errorf("%v is the network or the broadcast address of its network", l.Addr)
 	}
@@ -119,9 +120,9 @@ func (l *Lease4) setAddr(m *Message4) error {
 
 // setTimes sets the times of a lease that ends.
 //
-// RFC 2131 4.4.5: "T1 defaults to (0.5 * duration_of_lease). T2 defaults to (0.875 * duration_of_lease)." "T1 MUST be
-// earlier than T2, which, in turn, MUST be earlier than the time at which the client's lease will expire." What a
-// server says otherwise is ignored.
+// RFC 2131 4.4.5: "T1 defaults to (0.5 * duration_of_lease). T2 defaults to (0.875 *
+// duration_of_lease)." "T1 MUST be earlier than T2, which, in turn, MUST be earlier than the time
+// at which the client's lease will expire." If the server's values violate this, they are ignored.
 func (l *Lease4) setTimes(d time.Duration) {
 	t1, t2 := d/2, d*7/8
 	if s, ok := l.Options.Uint32(OptRebindingTime); ok && s > 0 && time.Duration(s)*time.Second < d {
@@ -134,10 +135,10 @@ func (l *Lease4) setTimes(d time.Duration) {
 	l.Renew, l.Rebind, l.Expires = l.Obtained.Add(t1), l.Obtained.Add(t2), l.Obtained.Add(d)
 }
 
-// setRoutes takes the routes.
+// setRoutes sets the routes.
 //
-// RFC 3442: "If the DHCP server returns both a Classless Static Routes option and a Router option, the DHCP client
-// MUST ignore the Router option."
+// RFC 3442: "If the DHCP server returns both a Classless Static Routes option and a Router option,
+// the DHCP client MUST ignore the Router option."
 func (l *Lease4) setRoutes() {
 	if b, ok := l.Options.Get(OptClasslessRoutes); ok {
 		if routes, ok := parseRoutes(b, maxRoutes); ok {

@@ -24,7 +24,7 @@ const (
 const FlagBroadcast = 0x8000
 
 const (
-	fixedLen4 = 236 // what is before the options
+	fixedLen4 = 236 // length of the part before the options
 	snameAt   = 44
 	fileAt    = 108
 	cookieLen = 4
@@ -32,45 +32,45 @@ const (
 	maxCHAddr = 16
 )
 
-// MinMessageSize4 is the size in bytes that each client has to accept: RFC 2131 2 says a message of up to 576
-// bytes with the headers of IP and UDP.
+// MinMessageSize4 is the length in bytes of a message that each client has to accept. RFC 2131 2
+// requires 576 bytes including the headers of IP and UDP.
 const MinMessageSize4 = 576 - 28
 
-// cookie begins the options (RFC 2131 3).
+// cookie precedes the options (RFC 2131 3).
 var cookie = [cookieLen]byte{99, 130, 83, 99}
 
-// ErrMalformed is matched by the errors of ParseMessage4.
+// The errors of ParseMessage4 match ErrMalformed.
 var ErrMalformed = errors.New("malformed message")
 
-// A Message4 is a message of DHCPv4 (RFC 2131 2). An address that is not valid stands for 0.0.0.0.
+// A Message4 is a DHCPv4 message (RFC 2131 2). An invalid address stands for 0.0.0.0.
 type Message4 struct {
 	Op     uint8 // BootRequest or BootReply
 	HType  uint8 // type of the link address; 1: Ethernet
 	Hops   uint8
 	XID    uint32
-	Secs   uint16 // since the client began
+	Secs   uint16 // seconds since the client began
 	Flags  uint16
-	CIAddr netip.Addr // of the client, if it has one that it can use
-	YIAddr netip.Addr // that the client is to have
-	SIAddr netip.Addr // of the next server to boot from
-	GIAddr netip.Addr // of the relay agent
+	CIAddr netip.Addr // address of the client, if it can use one
+	YIAddr netip.Addr // address for the client
+	SIAddr netip.Addr // address of the next server to boot from
+	GIAddr netip.Addr // address of the relay agent
 	CHAddr []byte     // the client's link address, at most 16 bytes
 	SName  string     // at most 63 bytes; empty if the field has options
 	File   string     // at most 127 bytes; empty if the field has options
-	// Options are in the order in which they came, each code once.
+	// Options are in the order in which they were received, with each code once.
 	Options Options4
 }
 
-// An Option4 is an option with its whole value.
+// An Option4 is an option with its complete value.
 type Option4 struct {
 	Code OptionCode4
 	Data []byte
 }
 
-// Options4 are options, each code at most once.
+// Options4 are options, with each code at most once.
 type Options4 []Option4
 
-// Get returns the value of an option. ok tells whether it is there.
+// Get returns the value of an option. ok reports whether the option is present.
 func (o Options4) Get(code OptionCode4) (data []byte, ok bool) {
 	for i := range o {
 		if o[i].Code == code {
@@ -80,7 +80,7 @@ func (o Options4) Get(code OptionCode4) (data []byte, ok bool) {
 	return nil, false
 }
 
-// Set sets the value of an option, which is not copied.
+// Set sets the value of an option. It does not copy data.
 func (o *Options4) Set(code OptionCode4, data []byte) {
 	for i := range *o {
 		if (*o)[i].Code == code {
@@ -93,8 +93,9 @@ func (o *Options4) Set(code OptionCode4, data []byte) {
 
 // add appends data to the value of an option.
 //
-// RFC 2131 4.1: "The client concatenates the values of multiple instances of the same option into a single
-// parameter list for configuration." RFC 3396 5 says so of all that receive long options.
+// RFC 2131 4.1: "The client concatenates the values of multiple instances of the same option into a
+// single parameter list for configuration." RFC 3396 5 requires the same of all receivers of long
+// options.
 func (o *Options4) add(code OptionCode4, data []byte) {
 	for i := range *o {
 		if (*o)[i].Code == code {
@@ -105,8 +106,8 @@ func (o *Options4) add(code OptionCode4, data []byte) {
 	*o = append(*o, Option4{code, slices.Clone(data)})
 }
 
-// ParseMessage4 parses a message. It keeps nothing of b. What it returns is not larger than b, but for a fixed
-// part for each option. The error matches ErrMalformed.
+// ParseMessage4 parses a message. It keeps no reference to b. The result is not larger than b,
+// except for a fixed part per option. The error matches ErrMalformed.
 func ParseMessage4(b []byte) (*Message4, error) {
 	if len(b) < fixedLen4+cookieLen {
 		return nil, malformed("it has %d bytes, and needs %d", len(b), fixedLen4+cookieLen)
@@ -152,8 +153,8 @@ const (
 	overloadSName = 2
 )
 
-// parseOptions adds the options of a field, and returns the value of the option overload. A field need not
-// have the option end.
+// parseOptions adds the options of a field, and returns the value of the option overload. The field
+// need not have the end option.
 func (m *Message4) parseOptions(b []byte) (overload byte, err error) {
 	for len(b) > 0 {
 		code := OptionCode4(b[0])
@@ -178,7 +179,7 @@ func (m *Message4) parseOptions(b []byte) (overload byte, err error) {
 	return overload, nil
 }
 
-// text returns what is before the first zero byte.
+// text returns the bytes before the first zero byte.
 func text(b []byte) string {
 	if i := slices.Index(b, 0); i >= 0 {
 		b = b[:i]
@@ -190,7 +191,7 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("dhcp: %w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 }
 
-// addrAt returns the address at the beginning of b, which is invalid for 0.0.0.0.
+// addrAt returns the address at the beginning of b. It is invalid for 0.0.0.0.
 func addrAt(b []byte) netip.Addr {
 	a := netip.AddrFrom4([4]byte(b))
 	if a.IsUnspecified() {
@@ -199,7 +200,7 @@ func addrAt(b []byte) netip.Addr {
 	return a
 }
 
-// putAddr writes an address, of which one that is not of IPv4 is 0.0.0.0.
+// putAddr writes an address. It writes 0.0.0.0 for an address that is not an IPv4 one.
 func putAddr(b []byte, a netip.Addr) {
 	if a = a.Unmap(); a.Is4() {
 		four := a.As4()
@@ -207,10 +208,11 @@ func putAddr(b []byte, a netip.Addr) {
 	}
 }
 
-// Append appends the message to b in at most size bytes, or without a limit if size is 0. Options that do not
-// fit otherwise go to the fields File and SName where these are empty (RFC 2131 4.1), and those of more than 255
-// bytes are split (RFC 3396). The message is padded to 300 bytes, as BOOTP needs it. The error says which
-// option has no room, or what cannot be written at all.
+// Append appends the message to b in at most size bytes, or without a limit if size is 0. Options
+// that do not fit otherwise are put into the fields File and SName if these are empty
+// (RFC 2131 4.1), and options of more than 255 bytes are split (RFC 3396). The message is padded to
+// 300 bytes, as BOOTP requires. The error names the option that does not fit or the field that
+// cannot be encoded.
 func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 	if len(m.CHAddr) > maxCHAddr || len(m.SName) > fileAt-snameAt-1 || len(m.File) > fixedLen4-fileAt-1 {
 		return b, fmt.Errorf("dhcp: CHAddr, SName or File is too long")
@@ -240,8 +242,8 @@ func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 			return b[:at], fmt.Errorf("dhcp: option %d of %d bytes has no room in a message of %d bytes", o.Code, len(o.Data), size)
 		}
 	}
-	// Ibid.: "The options in the 'sname' and 'file' fields [...] MUST be terminated by an 'end' option". There is
-	// room for it.
+	// Ibid.: "The options in the 'sname' and 'file' fields [...] MUST be terminated by an 'end'
+	// option". Space for it is reserved.
 	if n := copy(h[fileAt:], fields[1].b); n > 0 {
 		h[fileAt+n] = byte(optEnd)
 	}
@@ -258,16 +260,17 @@ func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 	return b, nil
 }
 
-// A field4 is a place for options in a message.
+// A field4 is a field of a message that can hold options.
 type field4 struct {
 	b    []byte
 	room int
 }
 
-// fields4 are the places for options in the order in which they are read: options, file, sname.
+// fields4 are the fields that can hold options, in the order in which they are read: options, file,
+// sname.
 type fields4 [3]field4
 
-// fields returns the places for options in a message of at most size bytes; 0: without a limit.
+// fields returns the fields for options in a message of at most size bytes; 0 means no limit.
 func (m *Message4) fields(size int) (f fields4) {
 	if size == 0 {
 		f[0].room = int(^uint(0) >> 1)
@@ -283,8 +286,8 @@ func (m *Message4) fields(size int) (f fields4) {
 	return f
 }
 
-// put puts an option into the first place that has room for it. One of more than 255 bytes may go over several
-// places. It reports whether there was room.
+// put puts an option into the first field in which it fits. An option of more than 255 bytes may
+// span several fields. put reports whether the option fits.
 func (f *fields4) put(o Option4) bool {
 	const most = 255
 	if len(o.Data) <= most {
@@ -312,7 +315,7 @@ func (f *field4) put(code OptionCode4, data []byte) {
 	f.room -= len(data) + 2
 }
 
-// overload is the value of the option overload; 0: the option is not needed.
+// overload returns the value of the option overload, or 0 if the option is not needed.
 func (f *fields4) overload() (o byte) {
 	if len(f[1].b) > 0 {
 		o |= overloadFile

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// An OptionCode4 is the code of an option of DHCPv4.
+// An OptionCode4 is the code of a DHCPv4 option.
 type OptionCode4 uint8
 
-// The options that this package knows (RFC 2132 and others, which are named).
+// The options that this package supports (RFC 2132, and other RFCs where named).
 const (
 	optPad OptionCode4 = 0
 	optEnd OptionCode4 = 255
@@ -43,7 +43,7 @@ const (
 	OptClasslessRoutes OptionCode4 = 121 // RFC 3442
 )
 
-// A MessageType4 is the value of the option message type (RFC 2132 9.6).
+// A MessageType4 is the value of the message type option (RFC 2132 9.6).
 type MessageType4 uint8
 
 const (
@@ -65,7 +65,7 @@ func (t MessageType4) String() string {
 	return fmt.Sprintf("message type %d", uint8(t))
 }
 
-// Type returns the message type; 0 if there is none.
+// Type returns the message type, or 0 if there is none.
 func (m *Message4) Type() MessageType4 {
 	if b, _ := m.Options.Get(OptMessageType); len(b) == 1 {
 		return MessageType4(b[0])
@@ -73,8 +73,8 @@ func (m *Message4) Type() MessageType4 {
 	return 0
 }
 
-// Addr returns the value of an option that is one address. It is invalid where the option is absent, of
-// another length, or 0.0.0.0.
+// Addr returns the value of an option that is one address. It is invalid if the option is absent,
+// has another length, or is 0.0.0.0.
 func (o Options4) Addr(code OptionCode4) netip.Addr {
 	if b, _ := o.Get(code); len(b) == 4 {
 		return addrAt(b)
@@ -82,7 +82,7 @@ func (o Options4) Addr(code OptionCode4) netip.Addr {
 	return netip.Addr{}
 }
 
-// Addrs returns the addresses of an option, without those that cannot be a host's, at most limit.
+// Addrs returns at most limit addresses of an option. It omits addresses that a host cannot have.
 func (o Options4) Addrs(code OptionCode4, limit int) (addrs []netip.Addr) {
 	b, _ := o.Get(code)
 	for ; len(b) >= 4 && len(addrs) < limit; b = b[4:] {
@@ -93,7 +93,7 @@ func (o Options4) Addrs(code OptionCode4, limit int) (addrs []netip.Addr) {
 	return addrs
 }
 
-// Uint32 returns the value of an option of four bytes. ok tells whether it is there.
+// Uint32 returns the value of a four-byte option. ok reports whether it is present.
 func (o Options4) Uint32(code OptionCode4) (v uint32, ok bool) {
 	if b, _ := o.Get(code); len(b) == 4 {
 		return binary.BigEndian.Uint32(b), true
@@ -101,7 +101,7 @@ func (o Options4) Uint32(code OptionCode4) (v uint32, ok bool) {
 	return 0, false
 }
 
-// Uint16 returns the value of an option of two bytes. ok tells whether it is there.
+// Uint16 returns the value of a two-byte option. ok reports whether it is present.
 func (o Options4) Uint16(code OptionCode4) (v uint16, ok bool) {
 	if b, _ := o.Get(code); len(b) == 2 {
 		return binary.BigEndian.Uint16(b), true
@@ -109,11 +109,11 @@ func (o Options4) Uint16(code OptionCode4) (v uint16, ok bool) {
 	return 0, false
 }
 
-// Text returns the value of an option of text. What is not printable ASCII becomes "?", so that it can
-// be shown.
+// Text returns the value of a text option. It replaces bytes that are not printable ASCII by "?",
+// so that the text can be displayed.
 //
-// RFC 2132 2: "Options containing NVT ASCII data SHOULD NOT include a trailing NULL; however, the receiver
-// of such options MUST be prepared to delete trailing nulls if they exist."
+// RFC 2132 2: "Options containing NVT ASCII data SHOULD NOT include a trailing NULL; however, the
+// receiver of such options MUST be prepared to delete trailing nulls if they exist."
 func (o Options4) Text(code OptionCode4) string {
 	b, _ := o.Get(code)
 	return strings.Map(func(r rune) rune {
@@ -124,8 +124,8 @@ func (o Options4) Text(code OptionCode4) string {
 	}, strings.TrimRight(string(b), "\x00"))
 }
 
-// Name returns the value of an option that is a domain name, or an empty string where it is not one that
-// a host can have.
+// Name returns the value of an option that is a domain name, or "" if it is not a name that a host
+// can have.
 func (o Options4) Name(code OptionCode4) string {
 	b, _ := o.Get(code)
 	name := strings.TrimSuffix(strings.TrimRight(string(b), "\x00"), ".")
@@ -135,8 +135,8 @@ func (o Options4) Name(code OptionCode4) string {
 	return name
 }
 
-// isName reports whether a name consists of labels of letters, digits, hyphens and underscores, as those of
-// hosts and services do. Others would reach resolvers, logs and terminals.
+// isName reports whether a name consists of labels of letters, digits, hyphens and underscores,
+// like the names of hosts and services. Other names must not reach resolvers, logs and terminals.
 func isName(name string) bool {
 	if len(name) > 253 {
 		return false
@@ -163,20 +163,20 @@ func isLabel(label string) bool {
 	return true
 }
 
-// isHost reports whether an address can be that of another host.
+// isHost reports whether an address may be another host's.
 func isHost(a netip.Addr) bool {
 	return a.Is4() && a.As4()[0] != 0 && a.As4()[0] < 224 && !a.IsLoopback()
 }
 
-// maskBits returns the length of the network that a mask says; ok is false where its bits are not contiguous.
+// maskBits returns the prefix length of a mask. ok is false if its bits are not contiguous.
 func maskBits(mask uint32) (bits int, ok bool) {
 	for bits = 0; bits < 32 && mask&(1<<(31-bits)) != 0; bits++ {
 	}
 	return bits, bits == 32 || mask<<bits == 0
 }
 
-// classBits is the length of a network by the class of its address, for servers that say no mask.
-// RFC 1122 3.2.1.3 has the classes.
+// classBits returns the prefix length by the class of an address, for servers that send no mask.
+// RFC 1122 3.2.1.3 defines the classes.
 func classBits(a netip.Addr) int {
 	switch b := a.As4()[0]; {
 	case b < 128:
@@ -187,17 +187,18 @@ func classBits(a netip.Addr) int {
 	return 24
 }
 
-// A Route4 is a route that a server has told.
+// A Route4 is a route from a server.
 type Route4 struct {
 	Dst netip.Prefix
-	Via netip.Addr // the router; invalid: the destinations are on the link
+	Via netip.Addr // the router; invalid if the destinations are on the link
 }
 
-// parseRoutes parses the option of classless static routes, at most limit, and drops those by impossible
-// routers. ok is false where the option is malformed.
+// parseRoutes parses at most limit routes of the option of classless static routes, and drops
+// routes through impossible routers. ok is false if the option is malformed.
 //
-// RFC 3442: a destination descriptor "consists of one octet describing the width of the subnet mask, followed
-// by all the significant octets of the subnet number". The address of the router follows it.
+// RFC 3442: a destination descriptor "consists of one octet describing the width of the subnet
+// mask, followed by all the significant octets of the subnet number". The address of the router
+// follows it.
 func parseRoutes(b []byte, limit int) (routes []Route4, ok bool) {
 	for len(b) > 0 {
 		bits := int(b[0])
@@ -236,7 +237,7 @@ func AppendRoutes(b []byte, routes []Route4) []byte {
 	return b
 }
 
-// AppendAddrs appends addresses as options have them.
+// AppendAddrs appends addresses in the form of an option's value.
 func AppendAddrs(b []byte, addrs ...netip.Addr) []byte {
 	for _, a := range addrs {
 		var four [4]byte
@@ -246,11 +247,12 @@ func AppendAddrs(b []byte, addrs ...netip.Addr) []byte {
 	return b
 }
 
-// parseSearch parses the option of the domain search list, at most limit names. Names that a host cannot have
-// are dropped. ok is false where the option is malformed; the names before that are returned.
+// parseSearch parses at most limit names of the domain search option, and drops names that a host
+// cannot have. ok is false if the option is malformed; the names before the error are then
+// returned.
 //
-// RFC 3397 2: the names are encoded by RFC 1035 4.1.4, with pointers that are offsets from the beginning of
-// the option's value.
+// RFC 3397 2: the names are encoded by RFC 1035 4.1.4, with pointers that are offsets from the
+// beginning of the option's value.
 func parseSearch(b []byte, limit int) (names []string, ok bool) {
 	for at := 0; at < len(b) && len(names) < limit; {
 		name, next, ok := searchName(b, at)
@@ -265,10 +267,10 @@ func parseSearch(b []byte, limit int) (names []string, ok bool) {
 	return names, true
 }
 
-// maxPointers is how many pointers a name may have: more than it can have labels.
+// maxPointers is the maximum number of pointers in a name, more than a name can have labels.
 const maxPointers = 128
 
-// searchName parses the name at an offset, and returns where the next one begins.
+// searchName parses the name at an offset, and returns the offset of the next one.
 func searchName(b []byte, at int) (name string, next int, ok bool) {
 	var labels []string
 	length, lowest := 0, at
@@ -287,7 +289,7 @@ func searchName(b []byte, at int) (name string, next int, ok bool) {
 			if at+1 >= len(b) {
 				return "", 0, false
 			}
-			// A pointer leads to what is before all that has been read of the name, and so ends.
+			// A pointer must lead to before the name's bytes read so far, so parsing ends.
 			to := n&0x3f<<8 | int(b[at+1])
 			if to >= lowest {
 				return "", 0, false
@@ -305,7 +307,7 @@ func searchName(b []byte, at int) (name string, next int, ok bool) {
 			}
 			label := string(b[at+1 : at+1+n])
 			if strings.Contains(label, ".") {
-				label = "*" // no name of a host, and not two labels
+				label = "*" // makes the name invalid for a host, without another dot
 			}
 			labels = append(labels, label)
 			at += 1 + n
@@ -313,8 +315,8 @@ func searchName(b []byte, at int) (name string, next int, ok bool) {
 	}
 }
 
-// AppendSearch appends domain names in the form of the option of the domain search list, with pointers to
-// endings that are there already (RFC 3397). The error says which name cannot be written.
+// AppendSearch appends domain names in the form of the domain search option, with pointers to
+// suffixes that are already there (RFC 3397). The error names the domain that cannot be encoded.
 func AppendSearch(b []byte, names []string) ([]byte, error) {
 	at := len(b)
 	seen := make(map[string]int)
@@ -343,8 +345,9 @@ func AppendSearch(b []byte, names []string) ([]byte, error) {
 	return b, nil
 }
 
-// ClientID returns a client identifier by RFC 4361 6.1 for an Ethernet interface: the type 255, an IAID
-// and a DUID, both made from the MAC (RFC 8415 11.4, DUID-LL), so that they stay the same without being stored.
+// ClientID returns a client identifier by RFC 4361 6.1 for an Ethernet interface: the type 255, an
+// IAID and a DUID. Both are made from the MAC (RFC 8415 11.4, DUID-LL), so that they stay the same
+// without being stored.
 func ClientID(mac [6]byte) []byte {
 	id := append([]byte{255}, mac[2:]...)
 	id = append(id, 0, 3, 0, 1)
