@@ -44,6 +44,7 @@ func echoCommand() command {
 			var l linkFlags
 			var tcp, udp ports
 			l.define(fs)
+			l.defineAuto(fs)
 			fs.Var(&tcp, "tcp-echo", "a further TCP echo `port`; may be given several times")
 			fs.Var(&udp, "udp-echo", "a further UDP echo `port`; may be given several times")
 			return func(ctx context.Context, t terminal, args []string) error {
@@ -51,6 +52,9 @@ func echoCommand() command {
 					return usageError(fmt.Sprintf("unexpected argument %q", args[0]))
 				}
 				if err := checkPorts(tcp, udp); err != nil {
+					return err
+				}
+				if err := l.checkAuto(); err != nil {
 					return err
 				}
 				return runEcho(ctx, t, &l, tcp, udp)
@@ -93,7 +97,11 @@ func runEcho(ctx context.Context, t terminal, l *linkFlags, tcp, udp ports) erro
 		return err
 	}
 	s := services{log: log}
-	if err := s.start(n.host, tcp, udp); err != nil {
+	err = n.awaitAddrs(ctx, l)
+	if err == nil {
+		err = s.start(n.host, tcp, udp)
+	}
+	if err != nil {
 		s.close()
 		n.Close()
 		return err

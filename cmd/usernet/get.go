@@ -23,6 +23,7 @@ func getCommand() command {
 			var l linkFlags
 			var out, dns string
 			l.define(fs)
+			l.defineAuto(fs)
 			fs.StringVar(&out, "o", "", "write to `file` instead of standard output")
 			fs.StringVar(&dns, "dns", "", "`address` of a name server, with or without its port")
 			return func(ctx context.Context, t terminal, args []string) error {
@@ -35,6 +36,9 @@ func getCommand() command {
 				}
 				url, err := parseURL(args[0])
 				if err != nil {
+					return err
+				}
+				if err := l.checkAuto(); err != nil {
 					return err
 				}
 				return runGet(ctx, t, &l, url, out, servers)
@@ -106,7 +110,11 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 		go srv.Serve(ln)
 		defer srv.Close()
 	}
-	err = fetch(ctx, t.out, n.host, url, file)
+	if err = n.awaitAddrs(ctx, l); err != nil {
+		file.discard()
+	} else {
+		err = fetch(ctx, t.out, n.host, url, file)
+	}
 	if cerr := n.Close(); err == nil {
 		err = cerr
 	}

@@ -32,6 +32,7 @@ func defaultTAP() string {
 type linkFlags struct {
 	tap      string
 	wire     bool
+	auto     bool
 	plain    bool
 	addr     prefixes
 	hostAddr prefixes
@@ -51,6 +52,22 @@ func (l *linkFlags) define(fs *flag.FlagSet) {
 	fs.Var(macFlag{&l.mac}, "mac", "our `MAC` address; by default a random one")
 	fs.StringVar(&l.pcap, "pcap", "", "write every frame to `file`, for Wireshark (pcapng)")
 	fs.BoolVar(&l.verbose, "v", false, "show every frame, decoded")
+}
+
+// defineAuto defines the flag -auto beside those of define.
+func (l *linkFlags) defineAuto(fs *flag.FlagSet) {
+	fs.BoolVar(&l.auto, "auto", false, "get our addresses, routes and name servers from the network on the TAP, by DHCP and from its IPv6 routers")
+}
+
+// checkAuto returns an error if other flags conflict with -auto.
+func (l *linkFlags) checkAuto() error {
+	switch {
+	case l.auto && l.wire:
+		return usageError("-auto and -wire: there is no DHCP server on a wire in memory")
+	case l.auto && (l.addr != prefixes{} || l.hostAddr != prefixes{}):
+		return usageError("-auto with -addr or -host-addr: the network gives the addresses")
+	}
+	return nil
 }
 
 // A network is a host and its link. The other end of the link is the kernel or, on a wire in
@@ -110,7 +127,10 @@ func advised(err error) error {
 }
 
 func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
-	if l.wire {
+	switch {
+	case l.auto:
+		return l.openAuto(t, log)
+	case l.wire:
 		return l.openWire(t, log)
 	}
 	return l.openTAP(t, log)

@@ -24,6 +24,7 @@ func pingCommand() command {
 			var l linkFlags
 			var p pingFlags
 			l.define(fs)
+			l.defineAuto(fs)
 			p.define(fs)
 			return func(ctx context.Context, t terminal, args []string) error {
 				if len(args) != 1 {
@@ -34,6 +35,9 @@ func pingCommand() command {
 					return err
 				}
 				if l.dns, err = nameServers(p.dns); err != nil {
+					return err
+				}
+				if err := l.checkAuto(); err != nil {
 					return err
 				}
 				return runPing(ctx, t, &l, args[0], cfg)
@@ -101,6 +105,10 @@ func (p *pingFlags) config() (usernet.PingConfig, error) {
 func runPing(ctx context.Context, t terminal, l *linkFlags, addr string, cfg usernet.PingConfig) error {
 	n, err := l.open(t, l.newLog(t, slog.LevelWarn))
 	if err != nil {
+		return err
+	}
+	if err := n.awaitAddrs(ctx, l); err != nil {
+		n.Close()
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -27,6 +27,7 @@ func serveCommand() command {
 			var l linkFlags
 			var listen string
 			l.define(fs)
+			l.defineAuto(fs)
 			fs.StringVar(&listen, "listen", ":80", "`address` to listen on")
 			return func(ctx context.Context, t terminal, args []string) error {
 				if len(args) > 1 {
@@ -37,6 +38,9 @@ func serveCommand() command {
 					dir = args[0]
 				}
 				at, err := parseListen(listen, isSet(fs, "listen"))
+				if err == nil {
+					err = l.checkAuto()
+				}
 				if err != nil {
 					return err
 				}
@@ -50,6 +54,7 @@ Examples:
   usernet serve                                the start page
   usernet serve ~/www                          files of your own
   usernet serve -listen :8080 -tap tap0        on a device of your own
+  usernet serve -auto -tap tap0                with the addresses that the network on tap0 gives
   usernet serve -wire                          without a TAP, and so without root
   usernet serve -pcap trace.pcapng -v          with a capture and a trace
 `,
@@ -66,11 +71,19 @@ func runServe(ctx context.Context, t terminal, l *linkFlags, listen listenFlag, 
 	}
 	l.check = func(p plans) error { return listen.check(p, l.wire) }
 	log := l.newLog(t, slog.LevelInfo)
-	n, err := l.openOrWire(t, log)
+	open := l.openOrWire
+	if l.auto {
+		open = l.open
+	}
+	n, err := open(t, log)
 	if err != nil {
 		return err
 	}
-	err = n.serve(ctx, t, listen, dir)
+	if err = n.awaitAddrs(ctx, l); err == nil {
+		err = n.serve(ctx, t, listen, dir)
+	} else if ctx.Err() != nil {
+		err = nil // Ctrl-C
+	}
 	if cerr := n.Close(); err == nil {
 		err = cerr
 	}

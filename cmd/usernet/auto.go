@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+const (
+	// offlineTime is the time between two log records while the host has no address.
+	offlineTime = 10 * time.Second
+	// secondTime is how long a host that has an IPv6 address waits for one of IPv4.
+	secondTime = 10 * time.Second
+)
+
+// openAuto makes a host on a TAP device that gets its addresses from the network there. The kernel's side gets no
+// address.
+func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
+	file, err := createOutput(l.pcap)
+	if err != nil {
+		return nil, err
+	}
+	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, MAC: l.mac, NoOffload: l.plain})
+	if err != nil {
+		file.discard()
+		return nil, &tapError{l.tap, err}
+	}
+	if !tap.Created() && isDown(tap.Name()) {
+		at := thisEnvironment()
+		fmt.Fprintln(t.err, at.notReady(tap.Name(), "", true, false))
+	}
+	n := newNetwork(plans{}, tap.Name(), log)
+	n.file = file
+	dev, err := n.wrap(l, t, tap)
+	if err == nil {
+		n.host, err = usernet.New(usernet.Config{NIC: dev, Auto: true, DHCP: true, DNS: l.dns, Logger: log})
+	}
+	if err != nil {
+		tap.Close()
+		n.Close()
+		return nil, err
+	}
+	n.follow()
+	return n, nil
+}
+
+// awaitAddrs waits until a host of -auto has an address, and then reports it. It does nothing for other hosts.
+func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
+	if !l.auto {
+		return nil
+	}
+	if err := n.awaitOnline(ctx); err != nil {
+		return err
+	}
+	// An IPv6 address is usable before the probes of DHCP have ended.
+	wait, cancel := context.WithTimeout(ctx, secondTime)
+	defer cancel()
+	for {
+		changed := n.host.Changed()
+		if n.chooseAddrs(); n.addr.Is4() {
+			break
+		}
+		select {
+		case <-changed:
+			continue
+		case <-wait.Done():
+		}
+		break
+	}
+	n.report()
+	return ctx.Err()
+}
+
+// chooseAddrs sets the addresses that are shown to the user.
+func (n *network) chooseAddrs() {
+	n.addr, n.six = netip.Addr{}, netip.Addr{}
+	for _, p := range n.host.Addrs() {
+		switch a := p.Addr(); {
+		case a.IsLinkLocalUnicast():
+		case a.Is4() && !n.addr.IsValid():
+			n.addr = a
+		case a.Is6() && !n.six.IsValid():
+			n.six = a
+		}
+	}
+	if !n.addr.IsValid() {
+		n.addr, n.six = n.six, netip.Addr{}
+	}
+}
+
+// awaitOnline waits until the host is online. While it waits, it logs what is missing.
+func (n *network) awaitOnline(ctx context.Context) error {
+	for {
+		wait, cancel := context.WithTimeout(ctx, offlineTime)
+		online := make(chan error, 1)
+		go func() { online <- n.host.WaitOnline(wait) }()
+		var err error
+		select {
+		case err = <-online:
+			cancel()
+		case err = <-n.down:
+			cancel()
+			<-online
+			return fmt.Errorf("the link has failed: %w", err)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case !errors.Is(err, context.DeadlineExceeded):
+			return err
+		}
+		n.log.Warn("no address yet", "reason", err)
+	}
+}
