@@ -82,7 +82,7 @@ func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dea
 // A groupState is a group on a link.
 type groupState struct {
 	addr   netip.Addr
-	filter sourceFilter // of the interface, which combines those of the sockets
+	filter sourceFilter // the interface's filter, a combination of the sockets' filters
 	due    groupDue     // the earlier of changeAt and answerAt
 	// Version 3: how many more reports include the filter mode, how many more include each changed
 	// source, and when the next report is due.

@@ -40,8 +40,8 @@ type multicast struct {
 	loop     bool                        // deliver datagrams to groups to this host too
 }
 
-// find returns the index in joins[group] of the membership on an interface. If index is 0, it returns
-// that of the first membership. It returns -1 if there is none.
+// find returns the position in joins[group] of the membership on the interface that has the index, or
+// of the first membership if index is 0. It returns -1 if there is none.
 func (m *multicast) find(group netip.Addr, index int) int {
 	return slices.IndexFunc(m.joins[group], func(j membership) bool { return index == 0 || j.ifc.index == index })
 }
@@ -90,8 +90,8 @@ func (g *dgram) wantsGroup(p *packet) bool {
 	return i < 0 || g.mc.joins[p.dst][i].filter.wants(p.src)
 }
 
-// Join makes the socket a member of a multicast group on the interface with an index. If index is 0, it
-// is the interface of the route to the group. The errors are those of Linux: EINVAL if the address is
+// Join makes the socket a member of a multicast group on the interface that has the index. If index is
+// 0, Join takes the interface of the route to the group. The errors are those of Linux: EINVAL if the address is
 // not a group of a family that the socket has, ENODEV if there is no such interface or route, and
 // EADDRINUSE if the socket is a member there already.
 func (g *dgram) Join(group netip.Addr, index int) error {
@@ -188,8 +188,9 @@ func (g *dgram) Leave(group netip.Addr, index int) error {
 	})
 }
 
-// membership calls do with the interface of an index, or, if index is 0, with that of the route to the
-// group. at is the index of the socket's membership there; -1 if there is none.
+// membership calls do with the interface that has the index. If index is 0, it takes the interface of
+// the route to the group. at is the index in joins[group] of the socket's membership on that interface;
+// -1 if there is none.
 func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr, at int, ifc *iface) error) error {
 	if err := g.open(); err != nil {
 		return err
@@ -217,8 +218,9 @@ func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr
 	return err
 }
 
-// present calls do with the socket's membership of a group on the interface of an index, or, if index
-// is 0, with the group's first membership. at is its index; -1 if there is none.
+// present calls do with the socket's membership of a group on the interface that has the index. If
+// index is 0, it takes the group's first membership. at is the membership's index in joins[group]; -1
+// if there is none.
 func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, at int, m membership) error) error {
 	group, index = g.s.groupOn(group, index)
 	g.mu.Lock()

@@ -87,9 +87,9 @@ type AddrOptions struct {
 	// Origin is where the address comes from.
 	Origin AddrOrigin
 	// Probe delays the use of an IPv4 address until it is known that no other machine on the link uses it,
-	// which takes four to seven seconds (RFC 5227 2.1). Until then it is AddrTentative, and then
-	// AddrPreferred or AddrDuplicate. Probe has no effect on an address that is there already, on a link
-	// without ARP, and for IPv6, which has Config.WaitForDAD.
+	// which takes four to seven seconds (RFC 5227 2.1). Until then the address is AddrTentative; afterwards
+	// it is AddrPreferred or AddrDuplicate. Probe has no effect on an address that the interface has
+	// already, on a link without ARP, and for IPv6, which has Config.WaitForDAD.
 	Probe bool
 }
 

@@ -396,8 +396,8 @@ func (t *neighborTable) await(n *neighbor, now tcp.Time) {
 	t.alarm.set(now, n.retryAt, t)
 }
 
-// queue adds an entry to t.asking. It first drops removed entries, of which a scan leaves many, if the
-// slice is twice as long as the table can be.
+// queue adds an entry to t.asking. If the slice is twice as long as the table can be, queue first drops
+// the entries that were removed from the table; a scan leaves many of them.
 func (t *neighborTable) queue(n *neighbor) {
 	if n.queued {
 		return
@@ -519,10 +519,10 @@ const (
 // address is not the stored one. take reports whether the packet's link address is to be stored; ok is
 // false if nothing changes.
 //
-// The table is that of RFC 4861 7.2.5 for advertisements. Other packets with the link address of their
-// sender (7.2.3, 6.3.4 and 8.3) count as advertisements with Override and without Solicited. ARP has no
-// such flags: a reply counts as one with both if the host has sent a request, and any other packet of
-// ARP as one with Override. "Given" is the packet's link address.
+// The table follows RFC 4861 7.2.5, which is about advertisements with the flags Solicited (S) and
+// Override (O). Other messages with the link address of their sender (7.2.3, 6.3.4 and 8.3) count as
+// advertisements with Override only. So do ARP packets, which have no flags. An ARP reply counts as one
+// with both flags if the host has sent a request. "Given" is the packet's link address.
 //
 //	state           link address  S O   link address, state
 //	unknown         given         - -   given, STALE, or REACHABLE if S; only with updateCreate

@@ -117,8 +117,8 @@ func (ifc *iface) sendDirect() {
 	}
 }
 
-// A txEntry is a frame and the pooled buffer that contains its Head. The Body, if any, belongs to
-// another part of the stack; done tells it that the entry no longer uses the Body.
+// A txEntry is a frame and the pooled buffer that contains its Head. The Body, if any, belongs to the
+// sender. done is called when the entry no longer uses the Body.
 type txEntry struct {
 	frame nic.Frame
 	buf   []byte
