@@ -35,7 +35,7 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 			for a.Next(now, &s) {
 				more = true
 				require.True(t, b.Next(now, &s2), "seed %d", seed)
-				require.Equal(t, flat(&s), flat(&s2), "seed %d", seed)
+				requireSame(t, &s, &s2, seed)
 				s.CE = p.ECN && r.IntN(20) == 0
 				if in := joined(&s); !lose() {
 					peer.Segment(now, &in)

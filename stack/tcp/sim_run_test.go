@@ -197,7 +197,7 @@ func TestSimulation(t *testing.T) {
 	if full(t) {
 		runs = 10_000
 	} else if !racing {
-		runs = 3_000
+		runs = 2_000
 	}
 	first := uint64(0)
 	if s := os.Getenv("USERNET_SIM"); s != "" {
