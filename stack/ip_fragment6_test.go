@@ -3,7 +3,6 @@ package stack
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -54,58 +53,6 @@ func icmp6(t *testing.T, packet []byte) (wire.ICMPv6, []byte) {
 	m, body, r := wire.ParseICMPv6(h.Src, h.Dst, payload)
 	require.Equal(t, wire.OK, r)
 	return m, body
-}
-
-// RFC 8200 MUST-21.
-func TestIPv6FragmentsAreReassembledInAnyOrder(t *testing.T) {
-	s, p, u, datagram, payload := fragmentHost6(t)
-	rnd := rand.New(rand.NewPCG(3, 4))
-	for id := range uint32(100) {
-		var pieces []piece
-		for off := 0; off < len(datagram); {
-			end := min(off+8*int(1+rnd.UintN(60)), len(datagram))
-			pieces = append(pieces, piece{off, end})
-			off = end
-		}
-		rnd.Shuffle(len(pieces), func(i, j int) { pieces[i], pieces[j] = pieces[j], pieces[i] })
-		for i, f := range pieces {
-			require.Nil(t, queued(t, u))
-			p.fragment6(id<<20, datagram, f)
-			if i+1 < len(pieces) && rnd.UintN(3) == 0 {
-				p.fragment6(id<<20, datagram, f) // a duplicate is harmless
-			}
-		}
-		require.True(t, bytes.Equal(payload, queued(t, u)), "packet %d", id)
-	}
-	require.Empty(t, s.frags6.m)
-	require.Zero(t, s.frags6.cost)
-	require.Empty(t, p.take())
-}
-
-// RFC 5722 4, RFC 8200 4.5: "If any of the fragments being reassembled overlap with any other fragments being
-// reassembled for the same packet, reassembly of that packet must be abandoned [...] and no ICMP
-// error messages should be sent." "An implementation may choose to detect this case and drop exact duplicate
-// fragments while keeping the other fragments".
-//
-// RFC 8200 MUST-27 SHLD-8 MAY-1.
-func TestOverlapsInIPv6DropThePacketSilently(t *testing.T) {
-	for _, overlap := range []piece{{0, 800}, {496, 1008}, {480, 1000}, {496, 512}, {0, 1000}, {1000, 2400}, {1488, 1504}, {496, 1504}} {
-		s, p, u, datagram, _ := fragmentHost6(t)
-		p.fragment6(1, datagram, piece{0, 504})
-		p.fragment6(1, datagram, piece{1000, 1496})
-		p.fragment6(1, datagram, overlap)
-		require.Equal(t, 1, dropped(s, dropOverlap), "%v", overlap)
-		require.Empty(t, s.frags6.m)
-		require.Zero(t, s.frags6.cost)
-		require.Nil(t, queued(t, u))
-		require.Empty(t, p.take())
-	}
-	s, p, u, datagram, payload := fragmentHost6(t)
-	for _, f := range []piece{{0, 1000}, {0, 1000}, {1000, 2000}, {2000, len(datagram)}} {
-		p.fragment6(1, datagram, f)
-	}
-	require.Equal(t, 1, dropped(s, dropDuplicateFragment))
-	require.True(t, bytes.Equal(payload, queued(t, u)))
 }
 
 // RFC 6946 4: "An IPv6 host receiving an IPv6 packet that contains a Fragment Header with the 'Fragment Offset' equal
@@ -255,45 +202,6 @@ func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
 		require.Empty(t, s.frags6.m)
 		require.True(t, s.frags6.alarm.at == 0, "no timer without a fragment")
 	})
-}
-
-func TestReassemblyOfIPv6IsBounded(t *testing.T) {
-	s, p, u, datagram, payload := fragmentHost6(t)
-	for id := range uint32(3 * maxReassemblies) {
-		p.fragment6(id, datagram, piece{0, 8})
-	}
-	require.Len(t, s.frags6.m, maxReassemblies)
-	big := make([]byte, 60000)
-	for id := range uint32(100) {
-		for off := 0; off < len(big)-1440; off += 1440 {
-			p.fragment6(id, big, piece{off, off + 1440})
-		}
-		require.LessOrEqual(t, s.frags6.cost, maxReassemblyBytes)
-	}
-	p.fragment6(1<<30, datagram, piece{0, 1440})
-	p.fragment6(1<<30, datagram, piece{1440, 2880})
-	p.fragment6(1<<30, datagram, piece{2880, len(datagram)})
-	require.True(t, bytes.Equal(payload, queued(t, u)), "and it still works")
-	require.Zero(t, len(s.frags.m), "IPv4 has a table of its own")
-}
-
-// RFC 3168 5.3, as for IPv4.
-func TestCEOfAFragmentOfIPv6IsKept(t *testing.T) {
-	s, p, u, datagram, _ := fragmentHost6(t)
-	for i, classes := range [][2]uint8{{0x22, 0x23}, {0x21, 0x22}, {0x20, 0x23}, {0x20, 0x20}} {
-		for j, f := range []piece{{0, 1440}, {1440, 2880}, {2880, len(datagram)}} {
-			p.send(fragment6(wire.IPv6{TrafficClass: classes[j%2]}, nil, wire.ProtoUDP, uint32(i), datagram, f))
-		}
-		_, metas := take(u)
-		if i == 2 {
-			require.Empty(t, metas)
-			continue
-		}
-		require.Len(t, metas, 1)
-		require.Equal(t, []uint8{0x23, 0x21, 0, 0x20}[i], metas[0].TOS)
-	}
-	require.Equal(t, 1, dropped(s, dropFragmentECN))
-	require.Zero(t, s.frags6.cost)
 }
 
 // A link-local address belongs to a link: fragments with the same addresses on two links are of
