@@ -50,9 +50,9 @@ func nd6(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, body []byte) []b
 	return ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: wire.NDHopLimit, Src: src, Dst: dst}, b)
 }
 
-// floodMAC returns a different MAC for each i.
+// floodMAC returns a different MAC for each i, which is not that of a port of the switch.
 func floodMAC(i uint32) (m wire.MAC) {
-	m[0] = 2
+	m[0], m[1] = 2, 0xff
 	binary.BigEndian.PutUint32(m[2:], i)
 	return m
 }
@@ -84,7 +84,7 @@ var (
 		}, count: ndReceived},
 		{name: "claims of the host's address", packet: func(i uint32) []byte {
 			h := wire.NeighborAdv{Target: floodHost, Link: floodMAC(i), HasLink: true}
-			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride, random6("2001:db8::", i), floodNodes, h.Append(nil))
+			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride, random6("2001:db8::", i), floodHost, h.Append(nil)) // else the client believes one
 		}, count: drops("address of this host used by another station")},
 		{name: "advertisements of routers", packet: func(i uint32) []byte {
 			var b [16]byte

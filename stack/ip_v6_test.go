@@ -413,6 +413,11 @@ func TestPacketTooBigCountsDownTo1280(t *testing.T) {
 	require.Equal(t, 1400, tooBig(1400))
 	require.Equal(t, 1280, tooBig(1280))
 	require.False(t, u.path.mayFrag)
+	// Whoever else lowers a path MTU finds the same limit.
+	other := openUDP(t, s, "[::]:1001")
+	s.lowerDatagramMTU(addr("2001:db8::3"), 1000)
+	require.NoError(t, other.Connect(addrPort("[2001:db8::3]:53")))
+	require.Equal(t, 1280, other.path.mtu)
 }
 
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
