@@ -7,6 +7,7 @@ import "os"
 // The scale of the long tests. With USERNET_LONG, as in .ci/long, it is the full one. Otherwise it
 // is smaller, and shows the same in a fraction of the time.
 var (
+	long            = os.Getenv("USERNET_LONG") != ""
 	bulk      int64 = 32 << 20 // bytes of a large transfer, in super-frames: without loss and with it
 	someBulk  int64 = 8 << 20  // bytes of the other large transfers: 6,000 frames
 	pingStep        = 16       // step between the sizes of pings
@@ -15,7 +16,7 @@ var (
 )
 
 func init() {
-	if os.Getenv("USERNET_LONG") != "" {
+	if long {
 		bulk, someBulk, pingStep, pings, wrkPeriod = 1<<30, 96<<20, 1, 100, "10s"
 	}
 }
