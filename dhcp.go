@@ -18,29 +18,32 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// DHCPConfig configures the DHCP client of an interface. The zero value is what most need.
+// DHCPConfig configures the DHCP client of an interface. The zero value suits most hosts.
 type DHCPConfig struct {
-	// HostName is the name that the host tells servers, which may put it into the DNS; empty: none.
+	// HostName is the name that the client sends to servers, which may put it into the DNS; if
+	// empty, it sends none.
 	HostName string
-	// ClientID is the client identifier (RFC 2132 9.14). If it has less than two bytes, one is made from the MAC
-	// (RFC 4361).
+	// ClientID is the client identifier (RFC 2132 9.14). If it has fewer than two bytes, the client
+	// makes one from the MAC (RFC 4361).
 	ClientID []byte
-	// VendorClass tells servers what kind of host this is (RFC 2132 9.13); empty: nothing is told.
+	// VendorClass describes the kind of host to servers (RFC 2132 9.13); if empty, the client does
+	// not send it.
 	VendorClass string
-	// Addr is the address that the host had before, if any. It is asked for first, and used only if a server
-	// agrees.
+	// Addr is the address that the host had before, if any. The client requests it first, and uses
+	// it only if a server confirms it.
 	Addr netip.Addr
-	// Parameters are options to ask for beside those that the host uses itself. Their values are in
-	// Lease4.Options.
+	// Parameters are options to request in addition to those that the host uses itself.
+	// Lease4.Options has their values.
 	Parameters []dhcp.OptionCode4
-	// IPv6Only says that the host can do without IPv4. Then a network that offers IPv6 with NAT64 may
-	// leave it without an IPv4 address (RFC 8925).
+	// IPv6Only reports whether the host can do without IPv4. A network that offers IPv6 with NAT64
+	// may then leave it without an IPv4 address (RFC 8925).
 	IPv6Only bool
-	// NoProbe has an address be used as soon as a server gives it. Otherwise the host first makes sure that no
-	// other machine on the link uses it, which takes four to seven seconds (RFC 5227).
+	// NoProbe makes the host use an address as soon as a server assigns it. Otherwise the host
+	// first checks that no other machine on the link uses the address, which takes four to seven
+	// seconds (RFC 5227).
 	NoProbe bool
-	// OnEvent, if not nil, is called with what happens to the client, one event after the other. The host
-	// has then changed accordingly. It must not call StopDHCP.
+	// OnEvent, if not nil, is called for each event of the client, one after the other, after the
+	// host has applied the event. It must not call StopDHCP.
 	OnEvent func(dhcp.Event4)
 }
 
@@ -48,17 +51,17 @@ type DHCPConfig struct {
 type DHCPInfo struct {
 	NIC   string
 	State dhcp.State4
-	// Lease is what the host uses; nil if it has no lease. It must not be changed.
+	// Lease is the lease in use; nil if there is none. It must not be modified.
 	Lease *dhcp.Lease4
-	// Tries is how many messages were sent in this state without an answer.
+	// Tries is how many messages the client has sent in this state without an answer.
 	Tries int
-	// Refusal says why the last answer of a server was not taken, or what a server has refused. It is empty
-	// if there is no such answer since the last lease.
+	// Refusal says why the client rejected the last answer of a server, or what a server refused.
+	// It is empty if there has been no such answer since the last lease.
 	Refusal string
 }
 
-// dhcpClients are the DHCP clients of a host. They have one socket, and no goroutine that waits: what arrives and
-// what is due start timers.
+// dhcpClients are the DHCP clients of a host. They share one socket and have no waiting goroutine:
+// received messages and due times start timers.
 type dhcpClients struct {
 	mu        sync.Mutex
 	closed    bool
@@ -67,7 +70,7 @@ type dhcpClients struct {
 	stopWatch func()
 }
 
-// A dhcpClient runs the client of one interface.
+// A dhcpClient runs the DHCP client of one interface.
 type dhcpClient struct {
 	h     *Host
 	all   *dhcpClients
@@ -76,41 +79,43 @@ type dhcpClient struct {
 	index int
 	cfg   DHCPConfig
 
-	// Of the goroutine that has the turn.
+	// The following fields belong to the goroutine that has set turn.
 	machine *dhcp.Client4
 	mac     [6]byte
 	up      bool
 	links   uint32        // LinkChanges of the interface
-	probing *dhcp.Lease4  // whose address is being probed; else nil
-	routes  []stack.Route // that were added
-	refused time.Time     // when a refusal was last logged
-	until   time.Time     // when release has to end
+	probing *dhcp.Lease4  // the lease whose address is being probed; nil if there is none
+	routes  []stack.Route // routes added for the lease
+	refused time.Time     // time of the last log record about a refusal
+	until   time.Time     // when release must return
 
 	mu      sync.Mutex
 	changed sync.Cond
-	turn    bool              // some goroutine has the turn
-	todo    []func(time.Time) // steps that wait for it
-	inbox   []*dhcp.Message4  // messages that wait for it
+	turn    bool              // set while a goroutine runs steps
+	todo    []func(time.Time) // queued steps
+	inbox   []*dhcp.Message4  // queued messages
 	timer   *time.Timer       // for the next step
-	info    DHCPInfo          // of the machine after the last step
-	ended   bool              // no step begins any more
+	info    DHCPInfo          // state of machine after the last step
+	ended   bool              // set when no further step may start
 }
 
 const (
 	maxDHCPInbox = 16
-	// dhcpReleaseTime is how long Close and StopDHCP wait until the server's link address is known.
+	// dhcpReleaseTime is how long Close and StopDHCP wait for the server's link address.
 	dhcpReleaseTime = 200 * time.Millisecond
-	// dhcpRefusalTime is at least between two log records about refusals.
+	// dhcpRefusalTime is the minimum time between log records about refusals.
 	dhcpRefusalTime = 10 * time.Second
 )
 
-// StartDHCP starts a DHCP client on an interface, as Config.DHCP does. An empty nic stands for the only link. The
-// client gets an IPv4 address, routes, the MTU, name servers and search domains, renews them in time, and takes
-// them away when the lease ends. It follows the link: when that comes up again, the client asks whether the address
-// is still good there. An address that another machine uses is declined.
+// StartDHCP starts a DHCP client on an interface, as Config.DHCP does. An empty nic means the only
+// link. The client gets an IPv4 address, routes, the MTU, name servers and search domains, renews
+// the lease in time, and removes them when it ends. When the link goes down and comes up again, the
+// client asks whether the address is still valid there. It declines an address that another machine
+// uses.
 //
-// The errors are ENODEV if there is no such interface, EINVAL for one that is no Ethernet, EEXIST if the interface has
-// a client already, EADDRINUSE if a socket of the host has UDP port 68, and net.ErrClosed.
+// The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet,
+// EEXIST if it already has a client, EADDRINUSE if a socket of the host uses UDP port 68, and
+// net.ErrClosed.
 func (h *Host) StartDHCP(nicName string, cfg DHCPConfig) error {
 	if err := h.startDHCP(nicName, cfg); err != nil {
 		if err == net.ErrClosed {
@@ -142,7 +147,7 @@ func (h *Host) startDHCP(nicName string, cfg DHCPConfig) error {
 	return nil
 }
 
-// add adds a client, the first one with the socket.
+// add adds a client. With the first client it also opens the socket.
 func (ds *dhcpClients) add(d *dhcpClient) error {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
@@ -169,9 +174,9 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 	return nil
 }
 
-// StopDHCP ends the DHCP client of an interface. The address and what came with it are given back, of which the
-// server is told. An empty nic stands for the only link. The errors are ENODEV if there is no such interface, ESRCH
-// if it has no client, and net.ErrClosed.
+// StopDHCP ends the DHCP client of an interface. It removes the address and the other settings from
+// the host, and returns the lease to the server. An empty nic means the only link. The errors are
+// ENODEV if there is no such interface, ESRCH if it has no client, and net.ErrClosed.
 func (h *Host) StopDHCP(nicName string) error {
 	info, err := h.linkNamed(nicName)
 	if err != nil {
@@ -211,7 +216,7 @@ func (h *Host) DHCP() []DHCPInfo {
 	return infos
 }
 
-// linkNamed describes the interface of a name, or of an empty one the only link.
+// linkNamed returns the interface with a name, or the only link if the name is empty.
 func (h *Host) linkNamed(name string) (stack.InterfaceInfo, error) {
 	infos := h.stack.Interfaces()
 	if errors.Is(h.Err(), net.ErrClosed) {
@@ -230,7 +235,7 @@ func (h *Host) linkNamed(name string) (stack.InterfaceInfo, error) {
 	return infos[i], nil
 }
 
-// list returns the clients. ds may be nil, of a host that has never had one.
+// list returns the clients. ds is nil if the host has never had one.
 func (ds *dhcpClients) list() []*dhcpClient {
 	if ds == nil {
 		return nil
@@ -240,7 +245,7 @@ func (ds *dhcpClients) list() []*dhcpClient {
 	return slices.Clone(ds.clients)
 }
 
-// remove takes a client that has ended out of the list. The last one closes the socket.
+// remove removes a client that has ended. With the last client it closes the socket.
 func (ds *dhcpClients) remove(d *dhcpClient) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
@@ -252,7 +257,8 @@ func (ds *dhcpClients) remove(d *dhcpClient) {
 	}
 }
 
-// close ends all clients, within a bounded time, before the stack is closed. ds may be nil.
+// close ends all clients within a bounded time. It is called before the stack is closed. ds may be
+// nil.
 func (ds *dhcpClients) close() {
 	if ds == nil {
 		return
@@ -267,13 +273,14 @@ func (ds *dhcpClients) close() {
 	ds.mu.Unlock()
 	end := time.Now().Add(dhcpReleaseTime)
 	for _, d := range clients {
-		d.conn.SetWriteDeadline(end) // of the socket that all have
+		d.conn.SetWriteDeadline(end) // all clients share the socket
 		d.release(end)
 		ds.remove(d)
 	}
 }
 
-// receive takes a message from the socket. It is called by whoever has received it, and does not wait.
+// receive queues a message from the socket. The goroutine that has received the message calls it,
+// and it does not block.
 func (ds *dhcpClients) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	if from.Port() != dhcp.ServerPort4 {
 		return
@@ -301,7 +308,7 @@ func (ds *dhcpClients) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	}
 }
 
-// look has all clients look at their interfaces.
+// look makes all clients compare their interfaces with their state.
 func (ds *dhcpClients) look() {
 	for _, d := range ds.list() {
 		d.step(d.look)
@@ -331,17 +338,19 @@ func (ds *dhcpClients) servers() (servers []netip.AddrPort, search []string) {
 	return servers, search
 }
 
-// arm sets the timer; the zero time is at once. d.mu is held.
+// arm sets the timer; the zero time means now. d.mu is held.
 func (d *dhcpClient) arm(at time.Time) {
 	now := time.Now()
 	if at.Before(now) {
 		at = now
 	}
-	// In a slot of their own, as the timers of the stack (see timerSlots there).
+	// DHCP timers have a slot of their own, like the timers of the stack (see timerSlots in package
+	// stack).
 	d.timer.Reset(at.Sub(now) + time.Duration(-at.UnixNano()&63))
 }
 
-// step runs f and then whatever is due, unless another goroutine has the turn, which then does.
+// step runs f and everything that is due. If another goroutine is running steps, step only queues
+// f, and that goroutine runs it.
 func (d *dhcpClient) step(f func(now time.Time)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -383,7 +392,7 @@ func (d *dhcpClient) step(f func(now time.Time)) {
 	}
 }
 
-// deadline is when there is something to do. d.mu is held.
+// deadline returns when there is something to do. d.mu is held.
 func (d *dhcpClient) deadline() time.Time {
 	if d.machine == nil {
 		return time.Time{}
@@ -391,18 +400,18 @@ func (d *dhcpClient) deadline() time.Time {
 	return d.machine.Deadline()
 }
 
-// note writes down what others may ask for. d.mu is held, by the goroutine that has the turn.
+// note updates d.info. The goroutine that runs steps calls it with d.mu held.
 func (d *dhcpClient) note() {
 	if d.machine != nil {
 		d.info.State, d.info.Tries, d.info.Lease = d.machine.State(), d.machine.Tries(), d.machine.Lease()
 	}
 }
 
-// look compares the interface with what the machine knows of it.
+// look compares the interface with the state of the client and passes changes to the machine.
 func (d *dhcpClient) look(now time.Time) {
 	info := d.link()
 	if info == nil {
-		// RemoveNIC has taken the addresses and routes with it.
+		// RemoveNIC has already removed the addresses and routes.
 		d.mu.Lock()
 		d.ended = true
 		d.mu.Unlock()
@@ -425,7 +434,7 @@ func (d *dhcpClient) look(now time.Time) {
 	d.lookAtAddr(info, now)
 }
 
-// link describes the interface; nil if it has gone.
+// link returns the interface, or nil if it was removed.
 func (d *dhcpClient) link() *stack.InterfaceInfo {
 	infos := d.h.stack.Interfaces()
 	i := slices.IndexFunc(infos, func(info stack.InterfaceInfo) bool { return info.Index == d.index })
@@ -435,7 +444,7 @@ func (d *dhcpClient) link() *stack.InterfaceInfo {
 	return &infos[i]
 }
 
-// begin makes a machine for an interface, which is new or has another MAC.
+// begin makes a machine for an interface that is new or has a new MAC.
 func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
 	if d.machine != nil {
 		d.stopProbing()
@@ -458,7 +467,7 @@ func (d *dhcpClient) stopProbing() {
 	}
 }
 
-// lookAtAddr tells the machine what has become of its address.
+// lookAtAddr passes the state of the lease's address to the machine.
 func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	l := d.machine.Lease()
 	if d.probing != nil {
@@ -467,7 +476,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	if l == nil {
 		return
 	}
-	state := stack.AddrPreferred // where the program has removed the address meanwhile
+	state := stack.AddrPreferred // also if the program has removed the address
 	for _, a := range info.AddrInfo {
 		if a.Prefix.Addr() == l.Addr.Addr() {
 			state = a.State
@@ -487,8 +496,9 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	}
 }
 
-// flush does what the machine wants done. A message to the server is sent from the address of the lease, before that is
-// taken away; those to all come after it.
+// flush sends the machine's messages and applies its events. A unicast message is sent before the
+// events, because it needs the address of the lease, which an event may remove. Broadcasts are sent
+// after the events.
 func (d *dhcpClient) flush() {
 	if d.machine == nil {
 		return
@@ -508,7 +518,7 @@ func (d *dhcpClient) flush() {
 		}
 		for e, ok := d.machine.NextEvent(); ok; e, ok = d.machine.NextEvent() {
 			d.apply(e)
-			again = true // some events are answered
+			again = true // applying an event may make the machine send a message
 			d.mu.Lock()
 			d.note()
 			d.mu.Unlock()
@@ -525,7 +535,7 @@ func (d *dhcpClient) flush() {
 	}
 }
 
-// send sends a message. One that cannot be sent is as one that is lost: the machine sends it again.
+// send sends a message. If that fails, the machine retransmits, as for a lost message.
 func (d *dhcpClient) send(s dhcp.Send4) {
 	b, err := s.Message.Append(nil, dhcp.MinMessageSize4)
 	to := netip.AddrFrom4([4]byte{255, 255, 255, 255})
@@ -546,7 +556,7 @@ func (d *dhcpClient) log(level slog.Level, text string, args ...any) {
 	}
 }
 
-// apply makes the host follow an event.
+// apply applies an event to the host.
 func (d *dhcpClient) apply(e dhcp.Event4) {
 	switch e.Kind {
 	case dhcp.Probe:
@@ -568,7 +578,7 @@ func (d *dhcpClient) apply(e dhcp.Event4) {
 		d.mu.Lock()
 		d.info.Refusal = e.Reason
 		d.mu.Unlock()
-		// Whoever sends nonsense does not fill the log.
+		// Limit the log records, because any machine on the link can cause refusals.
 		if now := time.Now(); d.refused.IsZero() || now.Sub(d.refused) >= dhcpRefusalTime {
 			d.refused = now
 			d.log(slog.LevelWarn, "DHCP", "reason", e.Reason)
@@ -576,7 +586,7 @@ func (d *dhcpClient) apply(e dhcp.Event4) {
 	}
 }
 
-// options are those of the address of a lease.
+// options returns the options of a lease's address.
 func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
 	o := stack.AddrOptions{Origin: stack.AddrDHCP}
 	if !l.Expires.IsZero() {
@@ -585,7 +595,7 @@ func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
 	return o
 }
 
-// probe finds out whether the address of a lease is free.
+// probe starts to check whether the address of a lease is free.
 func (d *dhcpClient) probe(l *dhcp.Lease4) {
 	if d.cfg.NoProbe {
 		d.machine.Probed(time.Now(), true)
@@ -594,22 +604,22 @@ func (d *dhcpClient) probe(l *dhcp.Lease4) {
 	o := d.options(l)
 	o.Probe = true
 	if err := d.h.stack.AddAddr(d.nic, l.Addr, o); err != nil {
-		// The host has it already, as its own or on another link: it is in use.
+		// The host already has the address, as its own or on another link.
 		d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
 		d.machine.Probed(time.Now(), false)
 		return
 	}
 	d.probing = l
 	if info := d.link(); info != nil {
-		d.lookAtAddr(info, time.Now()) // it may have been there before
+		d.lookAtAddr(info, time.Now()) // the address may have existed before
 	}
 }
 
-// use gives the host the address of a lease, and what came with it.
+// use adds the address of a lease to the host, and the other settings.
 func (d *dhcpClient) use(l *dhcp.Lease4) {
 	err := d.h.stack.AddAddr(d.nic, l.Addr, d.options(l))
 	if errors.Is(err, syscall.EEXIST) {
-		d.withdraw(l) // the length of the network is another one than before
+		d.withdraw(l) // the prefix length has changed
 		err = d.h.stack.AddAddr(d.nic, l.Addr, d.options(l))
 	}
 	if err != nil {
@@ -622,7 +632,7 @@ func (d *dhcpClient) use(l *dhcp.Lease4) {
 	}
 }
 
-// setRoutes makes the routes of a lease the only ones of the client.
+// setRoutes replaces the client's routes by those of the lease.
 func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 	want := leaseRoutes(l, d.nic)
 	var kept []stack.Route
@@ -641,14 +651,14 @@ func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 		switch err := d.h.stack.AddRoute(r); {
 		case err == nil:
 			d.routes = append(d.routes, r)
-		case !errors.Is(err, syscall.EEXIST): // else it is the program's own
+		case !errors.Is(err, syscall.EEXIST): // EEXIST: the program has added the route itself
 			d.log(slog.LevelWarn, "DHCP route cannot be used", "to", r.Dst, "via", r.Via, "err", err)
 		}
 	}
 }
 
-// leaseRoutes returns the routes of a lease, those on the link first. A router that is in no network of the link is
-// reached by a route of its own, as clouds need it that give addresses with a length of 32.
+// leaseRoutes returns the routes of a lease, on-link routes first. For a router in no network of
+// the link it adds a host route, because some clouds assign addresses with a 32-bit prefix.
 func leaseRoutes(l *dhcp.Lease4, nic string) (routes []stack.Route) {
 	var later []stack.Route
 	for _, r := range l.Routes {
@@ -669,17 +679,18 @@ func leaseRoutes(l *dhcp.Lease4, nic string) (routes []stack.Route) {
 	return routes
 }
 
-// withdraw takes the address of a lease away, and what came with it.
+// withdraw removes the address of a lease and the other settings.
 func (d *dhcpClient) withdraw(l *dhcp.Lease4) {
 	for _, r := range d.routes {
 		d.h.stack.DelRoute(r)
 	}
 	d.routes = nil
 	d.h.stack.SetIPv4MTU(d.nic, 0)
-	d.h.stack.RemoveAddr(d.nic, l.Addr.Addr()) // unless it has expired there
+	d.h.stack.RemoveAddr(d.nic, l.Addr.Addr()) // fails if the address has expired
 }
 
-// release gives the lease back and ends the client. It returns at the time end at the latest.
+// release returns the lease to the server and ends the client. It returns at the time end at the
+// latest.
 func (d *dhcpClient) release(end time.Time) {
 	late := time.AfterFunc(time.Until(end), func() {
 		d.mu.Lock()
@@ -706,8 +717,8 @@ func (d *dhcpClient) release(end time.Time) {
 	d.mu.Unlock()
 }
 
-// awaitNeighbor waits, until d.until at most, for the link address by which a server is reached: a message that waits
-// for it would be lost when the host is closed.
+// awaitNeighbor waits until the link address of the next hop to a server is known, or until
+// d.until. Without the wait, the message would be lost when the host is closed.
 func (d *dhcpClient) awaitNeighbor(server netip.Addr) {
 	hop := server
 	if l := d.machine.Lease(); l != nil && !l.Addr.Contains(server) {
@@ -728,7 +739,7 @@ func (d *dhcpClient) awaitNeighbor(server netip.Addr) {
 	}
 }
 
-// random returns random bits of the host's source.
+// random returns random bits from the host's source.
 func (h *Host) random() uint64 {
 	var b [8]byte
 	h.fill(b[:])

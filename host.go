@@ -74,11 +74,11 @@ type Config struct {
 	// one, so its addresses differ in each run.
 	StableSecret []byte
 
-	// DHCP configures NIC by DHCP: an IPv4 address, routes, the MTU, name servers and search domains, for as
-	// long as the DHCP server lets the host have them (RFC 2131). The resolver queries these name servers
-	// after those of DNS and before those of Auto. With both DHCP and Auto, the host configures itself as
-	// a laptop does. New does not wait for a server: see Host.WaitOnline. For other links and for
-	// options, see Host.StartDHCP.
+	// DHCP configures NIC by DHCP: an IPv4 address, routes, the MTU, name servers and search
+	// domains, as long as the lease lasts (RFC 2131). The resolver queries the lease's name servers
+	// after those in DNS and before those of Auto. With both DHCP and Auto, the host configures
+	// itself as a laptop does. New does not wait for a server: see Host.WaitOnline. For other links
+	// and for options, see Host.StartDHCP.
 	DHCP bool
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in.
@@ -181,8 +181,8 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// learnedDNS returns the name servers and search domains that the network advertises, those of DHCP before those of
-// routers, as RFC 8106 5.3.1 prefers it.
+// learnedDNS returns the name servers and search domains that the network advertises. DHCP's come
+// before the routers', as RFC 8106 5.3.1 prefers.
 func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
 	servers, search = h.dhcp.Load().servers()
 	more, domains := h.stack.LearnedDNS()

@@ -548,7 +548,7 @@ func (c *Client4) takeACK(now time.Time, m *Message4) {
 	c.bind(l, Renewed)
 }
 
-// checkACK returns an error if the lease is not one that the client has requested, or is invalid.
+// checkACK returns an error if the lease is not the requested one, or has already ended.
 func (c *Client4) checkACK(now time.Time, l *Lease4) error {
 	want, server := c.cfg.Lease, l.Server
 	switch c.state {
@@ -634,8 +634,8 @@ func (c *Client4) Probed(now time.Time, free bool) {
 	}
 }
 
-// Conflict reports that another host uses the address of the lease and that the caller has stopped
-// using it.
+// Conflict tells the client that another host uses the address of the lease. The client ends the
+// lease and informs the server.
 func (c *Client4) Conflict(now time.Time) {
 	l := c.held
 	if l == nil {
