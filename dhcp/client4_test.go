@@ -15,10 +15,9 @@ var mac = [6]byte{2, 0, 0, 0, 0, 7}
 
 // A bench is a client with the time that a test gives it.
 type bench struct {
-	t      *testing.T
-	c      *Client4
-	now    time.Time
-	events []Event4 // not asked for yet
+	t   *testing.T
+	c   *Client4
+	now time.Time
 }
 
 // newBench makes a client whose random numbers are all in the middle, so that nothing is spread.
