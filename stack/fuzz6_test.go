@@ -75,7 +75,7 @@ func FuzzInput6(f *testing.F) {
 		icmp(wire.ICMPv6ParamProblem, 1, 6, "2001:db8::2", "2001:db8::1", sent)), true)
 	f.Add(list(six(wire.IPv6{Next: wire.ProtoUDP, Src: addr("::ffff:192.0.2.2"), Dst: addr("::ffff:192.0.2.1")}, udp),
 		ethernet(macA, ipPacket(wire.IPv4{Proto: wire.ProtoICMPv6}, ns))), true)
-	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
+	f.Fuzz(fuzzInBubble(func(t *testing.T, b []byte, fix bool) {
 		dev, peer := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 		peer.Attach(func([]nic.Frame) {})
 		s, err := New(Config{NICs: []NIC{{Name: "eth0", Device: dev, Addrs: both[0], Auto: true, Temporary: true}}, Rand: testRand()})
@@ -108,7 +108,7 @@ func FuzzInput6(f *testing.F) {
 		for _, x := range []interface{ Close() error }{r, u, c, l, s} {
 			require.NoError(t, x.Close())
 		}
-	})
+	}))
 }
 
 // checkNoZones returns an address in the stack's tables that has a zone; "" if there is none.

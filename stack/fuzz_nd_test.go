@@ -22,7 +22,7 @@ func FuzzRouters(f *testing.F) {
 		}
 		f.Add(b, true)
 	}
-	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
+	f.Fuzz(fuzzInBubble(func(t *testing.T, b []byte, fix bool) {
 		dev, other := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 		other.Attach(func([]nic.Frame) {})
 		s, err := New(Config{
@@ -53,7 +53,7 @@ func FuzzRouters(f *testing.F) {
 		}
 		s.LearnedDNS()
 		require.NoError(t, s.Close())
-	})
+	}))
 }
 
 // routerFrames returns lists of frames with each kind of Neighbor Discovery message.

@@ -3,12 +3,21 @@ package stack
 import (
 	"net/netip"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
+
+// fuzzInBubble returns fuzz for f.Fuzz to be run in a bubble, where Close does not run out of
+// time because the machine is busy.
+func fuzzInBubble(fuzz func(t *testing.T, b []byte, fix bool)) func(*testing.T, []byte, bool) {
+	return func(t *testing.T, b []byte, fix bool) {
+		synctest.Test(t, func(t *testing.T) { fuzz(t, b, fix) })
+	}
+}
 
 // FuzzInput sends frames to a host. The input is a list of frames, each preceded by its length in two
 // bytes. If fix is set, the test corrects the checksums, so that the fuzzer gets past them.
@@ -51,7 +60,7 @@ func FuzzInput(f *testing.F) {
 		igmp("224.1.2.3", 0x16, 0, 0, 0, 224, 1, 2, 3),
 		igmp("224.0.0.1", 0x11, 0, 0, 0, 0, 0, 0, 0),
 	), true)
-	f.Fuzz(func(t *testing.T, b []byte, fix bool) {
+	f.Fuzz(fuzzInBubble(func(t *testing.T, b []byte, fix bool) {
 		dev, other := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
 		other.Attach(func([]nic.Frame) {})
 		s, err := New(Config{
@@ -83,7 +92,7 @@ func FuzzInput(f *testing.F) {
 		require.NoError(t, u.Close())
 		require.NoError(t, l.Close())
 		require.NoError(t, s.Close())
-	})
+	}))
 }
 
 // fixChecksums corrects the checksums of a frame, as far as it has any.
