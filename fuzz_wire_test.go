@@ -2,6 +2,7 @@ package usernet
 
 import (
 	"bytes"
+	stdheap "container/heap"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -55,15 +56,40 @@ type fuzzEnd struct {
 
 	mu      sync.Mutex
 	rng     *rand.Rand // decides what happens to this end's frames
-	queue   []heldFrame
+	queue   heldFrames
+	held    int // number of frames that were put into queue
 	timer   *time.Timer
 	running bool
 }
 
 type heldFrame struct {
 	due   time.Time
+	n     int // number of the frame at its end of the wire
 	frame nic.Frame
 	to    int
+}
+
+// heldFrames is a heap of the frames on their way, those that are due first in front. A flood may
+// hold 100,000.
+type heldFrames []heldFrame
+
+func (h heldFrames) Len() int      { return len(h) }
+func (h heldFrames) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *heldFrames) Push(x any)   { *h = append(*h, x.(heldFrame)) }
+
+func (h heldFrames) Less(i, j int) bool {
+	if !h[i].due.Equal(h[j].due) {
+		return h[i].due.Before(h[j].due)
+	}
+	return h[i].n < h[j].n
+}
+
+func (h *heldFrames) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	(*h)[last] = heldFrame{}
+	*h = (*h)[:last]
+	return x
 }
 
 var _ nic.Device = (*fuzzEnd)(nil)
@@ -213,14 +239,8 @@ func (e *fuzzEnd) hold(f nic.Frame, to int) {
 	if e.rng.Float64() < e.w.reorder {
 		d += time.Duration(e.rng.Int64N(int64(2*d + time.Millisecond)))
 	}
-	due := time.Now().Add(d)
-	i := len(e.queue)
-	for i > 0 && e.queue[i-1].due.After(due) {
-		i--
-	}
-	e.queue = append(e.queue, heldFrame{})
-	copy(e.queue[i+1:], e.queue[i:])
-	e.queue[i] = heldFrame{due, f, to}
+	e.held++
+	stdheap.Push(&e.queue, heldFrame{time.Now().Add(d), e.held, f, to})
 }
 
 // start delivers what is due, now or by the timer.
@@ -263,7 +283,7 @@ func (e *fuzzEnd) deliver() {
 			}
 			to = h.to
 			batch = append(batch, h.frame)
-			e.queue = e.queue[1:]
+			stdheap.Pop(&e.queue)
 		}
 		e.mu.Unlock()
 		if len(batch) == 0 {
