@@ -24,7 +24,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A testServer is a DHCP server on a host. It gives one address, or what its fields say.
+// A testServer is a DHCP server on a host. It assigns one address; its fields change its behaviour.
 type testServer struct {
 	t    *testing.T
 	host *usernet.Host
@@ -34,7 +34,7 @@ type testServer struct {
 	addr    netip.Addr
 	lease   uint32 // seconds
 	silent  bool
-	nak     bool // refuses what it has not offered
+	nak     bool // refuses requests for addresses that it has not offered
 	options dhcp.Options4
 	got     []*dhcp.Message4
 	from    []netip.Addr
@@ -108,14 +108,14 @@ func (s *testServer) serve(m *dhcp.Message4, info usernet.PacketInfo) {
 	s.conn.WritePacket(b, to)
 }
 
-// set changes the server.
+// set changes the server's fields.
 func (s *testServer) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
 }
 
-// types tells of what types the messages are that came since the last call.
+// types returns the types of the messages that arrived since the last call.
 func (s *testServer) types() (types []dhcp.MessageType4) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +136,7 @@ func addr4(h *usernet.Host) netip.Addr {
 	return netip.Addr{}
 }
 
-// newDHCPHost makes a host that asks for its address. It has IPv6 only with Auto.
+// newDHCPHost makes a host that gets its address by DHCP. It has IPv6 only with Auto.
 func newDHCPHost(t *testing.T, dev nic.Device, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
 	cfg := usernet.Config{NIC: dev, DHCP: true}
@@ -163,7 +163,8 @@ func prefixes(list ...string) (ps []netip.Prefix) {
 	return ps
 }
 
-// A host gets its address, router, MTU, name servers and search domains, renews the lease for a month, and gives it back.
+// A host gets its address, router, MTU, name servers and search domains, renews the lease for a
+// month, and returns it.
 func TestAHostConfiguresItselfByDHCP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -209,7 +210,7 @@ func TestAHostConfiguresItselfByDHCP(t *testing.T) {
 		accepted, err := ln.Accept()
 		require.NoError(t, err)
 		for _, c := range []net.Conn{c, accepted} {
-			require.NoError(t, c.(*usernet.TCPConn).SetKeepAlive(false)) // a month has many probes
+			require.NoError(t, c.(*usernet.TCPConn).SetKeepAlive(false)) // it would send many probes in a month
 		}
 		time.Sleep(30 * 24 * time.Hour)
 		_, err = c.Write([]byte("x"))
@@ -225,7 +226,7 @@ func TestAHostConfiguresItselfByDHCP(t *testing.T) {
 		s.mu.Unlock()
 		s.types()
 
-		// RFC 2131 4.4.6: a host that is shut down in order gives its address back.
+		// RFC 2131 4.4.6: a host that is shut down gracefully returns its address.
 		client.Close()
 		synctest.Wait()
 		require.Equal(t, []dhcp.MessageType4{dhcp.Release}, s.types())
@@ -262,7 +263,8 @@ func answerDNS(pc net.PacketConn, names map[string]string) {
 	}
 }
 
-// A lease of a week whose server dies: what came with it is there to its end, and then gone.
+// The server of a week's lease fails. The lease's settings stay until it ends, and are then
+// removed.
 func TestEverythingLeavesWithTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -315,7 +317,7 @@ func TestEverythingLeavesWithTheLease(t *testing.T) {
 		require.True(t, slices.Contains(s.from, netip.IPv4Unspecified()), "RFC 2131 4.1: from 0.0.0.0 without an address")
 		s.mu.Unlock()
 
-		// It comes back.
+		// The server works again.
 		s.set(func() { s.silent = false })
 		waitOnline(t, client)
 		require.Len(t, client.Routes(), 4)
@@ -351,7 +353,7 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 		require.Greater(t, time.Since(began), 8*time.Second, `"a minimum of ten seconds"`)
 		require.Equal(t, []string{"probe", "refused 192.0.2.7 is in use by another host", "probe", "acquired"}, events)
 
-		// A conflict that appears later: the second within ten seconds ends it (RFC 5227 2.4).
+		// A later conflict: the second one within ten seconds ends the lease (RFC 5227 2.4).
 		s.types()
 		s.set(func() { s.addr = netip.MustParseAddr("192.0.2.9") })
 		thief := host(sw.Port(), "192.0.2.8/24")
@@ -367,7 +369,7 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 	})
 }
 
-// A pluggable device is one whose cable can be pulled.
+// A pluggable device is a device whose cable can be unplugged.
 type pluggable struct {
 	nic.Device
 	mu       sync.Mutex
@@ -397,7 +399,7 @@ func (d *pluggable) plug(in bool) {
 	d.onChange()
 }
 
-// A laptop is carried to another network, whose server knows nothing of its address.
+// A laptop moves to another network, whose server does not know its address.
 func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -409,7 +411,7 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 		defer client.Close()
 		waitOnline(t, client)
 
-		// The cable is out for a moment: nothing changes.
+		// The cable is unplugged for a moment: nothing changes.
 		dev.plug(false)
 		time.Sleep(time.Minute)
 		require.Equal(t, dhcp.Stopped, client.DHCP()[0].State)
@@ -440,7 +442,8 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	})
 }
 
-// Two links with a client each: what comes on one is not for the other.
+// Two links with one client each: a message that arrives on one link is not processed by the
+// other's client.
 func TestTwoLinksHaveLeasesOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan, lanFar := nic.Pipe(nic.PipeConfig{})
@@ -483,7 +486,7 @@ func TestTwoLinksHaveLeasesOfTheirOwn(t *testing.T) {
 	})
 }
 
-// Clouds give an address with a length of 32 and a router that is in no network.
+// Some clouds assign an address with a 32-bit prefix, and a router in no network of the host.
 func TestALeaseWithARouterOffItsNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -505,7 +508,7 @@ func TestALeaseWithARouterOffItsNetwork(t *testing.T) {
 	})
 }
 
-// A fifth of all frames is lost, both ways.
+// A fifth of the frames is lost in each direction.
 func TestDHCPUnderLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for seed := range uint64(5) {
@@ -531,7 +534,8 @@ func TestDHCPUnderLoss(t *testing.T) {
 	})
 }
 
-// Whoever floods the client with nonsense neither fills memory nor the log, nor keeps it from a good server.
+// A flood of malformed messages fills neither memory nor the log, and does not keep the client from
+// a good server.
 func TestAFloodOfNonsenseFromAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -569,7 +573,7 @@ func TestAFloodOfNonsenseFromAServer(t *testing.T) {
 	})
 }
 
-// A forgotten Close does not fail a bubble, in whatever state the client is.
+// A host that is never closed does not fail a bubble, whatever the state of its client.
 func TestAForgottenDHCPClientLeavesNothingBehind(t *testing.T) {
 	for _, wait := range []time.Duration{0, time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// forge6 is forge for an IPv6 frame, whose bytes are b. If back is set, it goes back to its sender.
+// forge6 is like forge, for an IPv6 frame with the bytes b. If back is set, the forged frame goes
+// back to the sender.
 func forge6(r *rand.Rand, like nic.Frame, b []byte, back bool, to int, link *nic.Link) []nic.Frame {
 	if back {
 		turnRound6(b)
@@ -225,7 +226,7 @@ func forgeTCP6(r *rand.Rand, b []byte) []byte {
 	return fixFrame6(e)
 }
 
-// fixFrame6 is fixFrame for IPv6.
+// fixFrame6 is like fixFrame, for IPv6.
 func fixFrame6(b []byte) []byte {
 	if len(b) < wire.EthernetLen+wire.IPv6Len || !isType(b, wire.EtherTypeIPv6) {
 		return b
@@ -234,7 +235,8 @@ func fixFrame6(b []byte) []byte {
 	switch {
 	case err != nil || !whole:
 	case src.Is4In6() || dst.Is4In6():
-		// wire does not compute such a checksum, and the stack drops such a packet before it verifies one.
+		// Package wire does not compute such a checksum, and the stack drops such a packet before
+		// it verifies one.
 	case proto == wire.ProtoTCP && len(p) >= wire.TCPLen:
 		wire.SetTCPChecksum(src, dst, p)
 	case proto == wire.ProtoUDP && len(p) >= wire.UDPLen:

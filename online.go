@@ -12,12 +12,13 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// WaitOnline waits until the host has an address with which it can be reached from beyond its link: one that is neither
-// of the loopback nor link-local, whose duplicate detection or probes are over, or need not be waited for, and
-// whose link is up. With DHCP and Auto, that is the first address of either. It returns at once where there is one.
+// WaitOnline waits until the host has an address that is reachable from beyond its link. The
+// address is neither a loopback nor a link-local one, its link is up, and its Duplicate Address
+// Detection or probing has finished or is optimistic. With DHCP and Auto, the first address of
+// either suffices. If there is such an address, WaitOnline returns at once.
 //
-// If ctx ends first, the error says for each link what it lacks, and wraps that of ctx. If the host is closed, the
-// error is net.ErrClosed.
+// If ctx ends first, the error says what each link lacks, and wraps ctx's error. If the host is
+// closed, the error is net.ErrClosed.
 func (h *Host) WaitOnline(ctx context.Context) error {
 	for {
 		changed := h.Changed()
@@ -38,7 +39,7 @@ func (h *Host) WaitOnline(ctx context.Context) error {
 	}
 }
 
-// leases returns the addresses that DHCP has given to the host with all that belongs to them.
+// leases returns the addresses of the host's DHCP leases.
 func (h *Host) leases() map[netip.Addr]bool {
 	leases := make(map[netip.Addr]bool)
 	for _, d := range h.DHCP() {
@@ -49,7 +50,7 @@ func (h *Host) leases() map[netip.Addr]bool {
 	return leases
 }
 
-// isOnline reports whether an interface has an address that is good beyond its link.
+// isOnline reports whether an interface has an address that is reachable from beyond the link.
 func isOnline(info *stack.InterfaceInfo, leases map[netip.Addr]bool) bool {
 	if !info.Up {
 		return false
@@ -59,7 +60,7 @@ func isOnline(info *stack.InterfaceInfo, leases map[netip.Addr]bool) bool {
 		switch {
 		case p.IsLinkLocalUnicast(), a.State == stack.AddrTentative, a.State == stack.AddrDuplicate:
 		case a.Origin == stack.AddrDHCP && !leases[p] && p.Is4():
-			// Its routes and name servers are on their way.
+			// Not yet: the lease's routes and name servers are still to be applied.
 		default:
 			return true
 		}
@@ -67,7 +68,7 @@ func isOnline(info *stack.InterfaceInfo, leases map[netip.Addr]bool) bool {
 	return false
 }
 
-// whyOffline says for people what the links lack.
+// whyOffline formats what the links lack, for people.
 func (h *Host) whyOffline(infos []stack.InterfaceInfo) string {
 	if len(infos) == 0 {
 		return "there is no link"
@@ -85,7 +86,7 @@ func (h *Host) whyOffline(infos []stack.InterfaceInfo) string {
 	return strings.Join(all, "; ")
 }
 
-// lack says what a link lacks, whose DHCP client is d if ok.
+// lack says what a link lacks. d is its DHCP client if ok is set.
 func lack(info *stack.InterfaceInfo, d DHCPInfo, ok bool) string {
 	if !info.Up {
 		return "the link is down"

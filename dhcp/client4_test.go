@@ -13,14 +13,15 @@ var start = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 var mac = [6]byte{2, 0, 0, 0, 0, 7}
 
-// A bench is a client with the time that a test gives it.
+// A bench is a client with a clock that the test sets.
 type bench struct {
 	t   *testing.T
 	c   *Client4
 	now time.Time
 }
 
-// newBench makes a client whose random numbers are all in the middle, so that nothing is spread.
+// newBench makes a client whose random numbers all have the mean value, so that times are not
+// spread.
 func newBench(t *testing.T, change func(*ClientConfig4)) *bench {
 	cfg := ClientConfig4{MAC: mac, HostName: "host", Rand: func() uint64 { return uint64(time.Second) }}
 	if change != nil {
@@ -38,13 +39,13 @@ func (b *bench) sent() *Send4 {
 	return &s
 }
 
-// want takes the next message that is sent.
+// want returns the next sent message, which must be of the given type.
 func (b *bench) want(kind MessageType4) *Message4 {
 	b.t.Helper()
 	s := b.sent()
 	require.NotNil(b.t, s, "%v is to be sent in %v", kind, b.c.State())
 	require.Equal(b.t, kind, s.Message.Type())
-	// It can be sent and is understood.
+	// The message can be encoded and parsed.
 	m := mustParse(b.t, mustAppend(b.t, s.Message, MinMessageSize4))
 	require.Equal(b.t, s.Message.Options, m.Options)
 	return s.Message
@@ -56,7 +57,7 @@ func (b *bench) quiet() {
 	require.Nil(b.t, b.sent())
 }
 
-// event takes the next event.
+// event returns the next event, which must be of the given kind.
 func (b *bench) event(kind EventKind4) Event4 {
 	b.t.Helper()
 	e, ok := b.c.NextEvent()
@@ -71,7 +72,7 @@ func (b *bench) noEvent() {
 	require.False(b.t, ok, "%+v", e)
 }
 
-// next goes to the deadline, and tells how long that took.
+// next advances the clock to the deadline, and returns by how much.
 func (b *bench) next() time.Duration {
 	b.t.Helper()
 	at := b.c.Deadline()
@@ -85,7 +86,7 @@ func (b *bench) next() time.Duration {
 	return b.now.Sub(before)
 }
 
-// reply makes a reply of a server.
+// reply makes a server's reply.
 func (b *bench) reply(kind MessageType4, server, yi string, seconds uint32, options ...Option4) *Message4 {
 	m := &Message4{Op: BootReply, HType: 1, XID: b.c.xid, CHAddr: mac[:]}
 	m.Options.Set(OptMessageType, []byte{byte(kind)})
@@ -114,7 +115,7 @@ func (b *bench) bound(seconds uint32) *Lease4 {
 	return b.selected("192.0.2.1", "192.0.2.7", seconds)
 }
 
-// selected has a client in SELECTING get a lease.
+// selected gives a lease to a client in SELECTING.
 func (b *bench) selected(server, a string, seconds uint32) *Lease4 {
 	b.t.Helper()
 	b.receive(b.reply(Offer, server, a, seconds))
@@ -228,12 +229,12 @@ func TestDiscoverIsRepeatedMoreAndMoreSeldom(t *testing.T) {
 	}
 }
 
-// A lease of a week with a server that dies: RFC 2131 4.4.5.
+// The server of a week's lease fails: RFC 2131 4.4.5.
 func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 	const week = 7 * 24 * time.Hour
 	b := newBench(t, nil)
 	b.bound(uint32(week / time.Second))
-	// Renewed once, at half of it but for the fuzz.
+	// The lease is renewed once, at half of its time plus the fuzz.
 	d := b.next()
 	require.InDelta(t, week/2, d, float64(week/64))
 	require.Equal(t, Renewing, b.c.State())
@@ -253,7 +254,8 @@ func TestAWeeksLeaseWithADeadServer(t *testing.T) {
 	require.Equal(t, renewed.Add(week), l.Expires, "from when it was asked for")
 	require.Equal(t, Bound, b.c.State())
 
-	// And then not: half of the rest each time, until T2.
+	// Then the server does not answer. The client waits half of the remaining time before each
+	// request, until T2.
 	b.next()
 	var waits []time.Duration
 	for b.c.State() == Renewing {
@@ -302,7 +304,8 @@ func TestAnotherServerRebinds(t *testing.T) {
 	require.Equal(t, addr("192.0.2.99"), b.sent().To)
 }
 
-// In a lease of two minutes several requests are sent before it ends, though RFC 2131 4.4.5 has 60 seconds between them.
+// With a lease of two minutes the client sends several requests before it ends, although
+// RFC 2131 4.4.5 requires 60 seconds between them.
 func TestAShortLeaseSurvivesLostRequests(t *testing.T) {
 	b := newBench(t, nil)
 	l := b.bound(120)
@@ -376,7 +379,7 @@ func TestNonsenseOfServersIsNotTaken(t *testing.T) {
 		f(m)
 		return m
 	}
-	// Not for us: nothing is said of it.
+	// Messages for other clients are ignored without an event.
 	for name, m := range map[string]*Message4{
 		"a request":       offer(func(m *Message4) { m.Op = BootRequest }),
 		"another's ID":    offer(func(m *Message4) { m.XID++ }),
@@ -416,7 +419,7 @@ func TestNonsenseOfServersIsNotTaken(t *testing.T) {
 	for range maxRefusals {
 		b.event(Refused)
 	}
-	b.noEvent() // a flood is not kept
+	b.noEvent() // a flood is not queued
 
 	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
 	b.want(Request)
@@ -432,7 +435,7 @@ func TestNonsenseOfServersIsNotTaken(t *testing.T) {
 	require.Equal(t, Requesting, b.c.State())
 }
 
-// Of two servers one offers what it does not keep to. The client comes to the other one.
+// One of two servers does not keep its offers. The client then uses the other one.
 func TestOfTwoServersTheOneIsTakenThatKeepsItsOffer(t *testing.T) {
 	b := newBench(t, nil)
 	b.c.Up(b.now)
@@ -452,7 +455,8 @@ func TestOfTwoServersTheOneIsTakenThatKeepsItsOffer(t *testing.T) {
 	b.receive(b.reply(NAK, "192.0.2.2", "", 0, Option4{OptMessage, []byte("taken")}))
 	require.Equal(t, "192.0.2.2 refuses: taken", b.event(Refused).Reason)
 
-	// Now both are avoided: an offer of theirs is taken when there is no other in time.
+	// Now both are avoided. The client accepts an avoided server's offer if no other one arrives in
+	// time.
 	b.want(Discover)
 	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60))
 	b.quiet()
@@ -462,7 +466,7 @@ func TestOfTwoServersTheOneIsTakenThatKeepsItsOffer(t *testing.T) {
 	b.event(Probe)
 }
 
-// A server that refuses what it offers, again and again, is asked less and less often.
+// A server that always refuses what it offers gets fewer and fewer requests.
 func TestALoopOfRefusalsSlowsDown(t *testing.T) {
 	b := newBench(t, nil)
 	b.c.Up(b.now)
@@ -526,7 +530,7 @@ func TestAConflictThatAppearsLater(t *testing.T) {
 	b.selected("192.0.2.1", "192.0.2.9", 60)
 }
 
-// RFC 2131 3.2: a client that remembers its address asks for it first.
+// RFC 2131 3.2: a client that remembers its address requests it first.
 func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
 	b := newBench(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
 	b.c.Up(b.now)
@@ -541,7 +545,7 @@ func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
 	b.c.Probed(b.now, true)
 	b.event(Acquired)
 
-	// Nobody answers: it is looked for servers.
+	// No server answers, so the client searches for servers.
 	b = newBench(t, func(cfg *ClientConfig4) { cfg.Lease = addr("192.0.2.7") })
 	b.c.Up(b.now)
 	b.want(Request)
@@ -552,7 +556,7 @@ func TestAnAddressOfBeforeIsAskedForFirst(t *testing.T) {
 	require.Equal(t, addr("192.0.2.7"), b.want(Discover).Options.Addr(OptRequestedAddr))
 }
 
-// A laptop is carried to another network.
+// A laptop moves to another network.
 func TestAMoveToAnotherNetwork(t *testing.T) {
 	b := newBench(t, nil)
 	b.bound(3600)
@@ -567,7 +571,7 @@ func TestAMoveToAnotherNetwork(t *testing.T) {
 	b.want(Discover)
 	b.selected("198.51.100.1", "198.51.100.7", 60)
 
-	// The servers of the next one are silent about what they do not know.
+	// The servers of the next network do not answer requests for unknown addresses.
 	b.c.Down()
 	b.c.Up(b.now)
 	b.want(Request)
@@ -584,7 +588,7 @@ func TestAMoveToAnotherNetwork(t *testing.T) {
 	require.Equal(t, "203.0.113.7 takes its place", b.event(Lost).Reason)
 	b.event(Acquired)
 
-	// And back in the same one nothing changes.
+	// In the same network again, nothing changes.
 	b.c.Down()
 	b.c.Up(b.now)
 	b.want(Request)
@@ -609,7 +613,7 @@ func TestALeaseEndsWhileTheLinkIsDown(t *testing.T) {
 	require.Equal(t, addr("192.0.2.7"), b.want(Request).Options.Addr(OptRequestedAddr))
 }
 
-// Servers that are silent, and a lease that ends meanwhile.
+// The servers do not answer, and the lease ends during the search.
 func TestALeaseEndsWhileServersAreLookedFor(t *testing.T) {
 	b := newBench(t, nil)
 	l := b.bound(60)
@@ -656,7 +660,7 @@ func TestANetworkThatPrefersIPv6(t *testing.T) {
 	b.receive(b.reply(Offer, "192.0.2.1", "192.0.2.7", 60, Option4{OptIPv6Only, []byte{0, 0, 0}}))
 	b.want(Request) // "The client MUST ignore the IPv6-Only Preferred option if the length field value is not 4."
 
-	// A host that needs IPv4 does not ask and does not listen.
+	// A host that needs IPv4 does not request the option and ignores it.
 	b = newBench(t, nil)
 	b.c.Up(b.now)
 	b.want(Discover)
@@ -664,7 +668,7 @@ func TestANetworkThatPrefersIPv6(t *testing.T) {
 	b.want(Request)
 }
 
-// FuzzClient4 gives the client calls and messages in any order.
+// FuzzClient4 makes calls and passes messages to the client in any order.
 func FuzzClient4(f *testing.F) {
 	f.Add([]byte{0, 1, 16, 2, 17, 3, 4, 5, 5, 5})
 	f.Add([]byte{0, 1, 16, 2, 17, 3, 5, 19, 6, 7, 0, 18, 5, 5, 5, 8})
@@ -708,7 +712,7 @@ func FuzzClient4(f *testing.F) {
 	})
 }
 
-// check checks what holds after each call.
+// check verifies the invariants after each call.
 func (b *bench) check() {
 	t := b.t
 	require.LessOrEqual(t, len(b.c.sends), 3)

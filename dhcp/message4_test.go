@@ -48,7 +48,7 @@ func TestAMessageHasTheFormOfTheRFC(t *testing.T) {
 	require.Equal(t, ACK, m.Type())
 }
 
-// RFC 3396: an option of more than 255 bytes is several, whose values are put together.
+// RFC 3396: an option of more than 255 bytes is split, and its parts are concatenated.
 func TestALongOptionIsSplitAndJoined(t *testing.T) {
 	long := bytes.Repeat([]byte("0123456789"), 60)
 	m := &Message4{Op: BootReply, CHAddr: []byte{}, Options: Options4{{OptMessageType, []byte{2}}, {OptVendorInfo, long}, {OptMTU, []byte{5, 220}}}}
@@ -152,7 +152,7 @@ func TestASearchListWithPointers(t *testing.T) {
 		_, ok := parseSearch([]byte(bad), 9)
 		require.False(t, ok, "%q", bad)
 	}
-	// Names that are none of hosts are left out: they would reach logs and terminals.
+	// Names that a host cannot have are omitted, because they would reach logs and terminals.
 	names, ok = parseSearch([]byte("\x03a\x1b[\x00\x03a.b\x00\x00\x01a\x00"), 9)
 	require.True(t, ok)
 	require.Equal(t, []string{"a"}, names)
@@ -163,7 +163,7 @@ func TestASearchListWithPointers(t *testing.T) {
 	require.Error(t, err)
 }
 
-// A list of names that each point to the one before would take quadratic time.
+// A list of names that each point to the previous one could take quadratic time.
 func TestASearchListOfPointersIsBounded(t *testing.T) {
 	b := []byte("\x01a\x00")
 	last := 0
@@ -240,7 +240,7 @@ func FuzzMessage4(f *testing.F) {
 		}
 		require.LessOrEqual(t, size, len(b))
 		require.LessOrEqual(t, len(m.Options), 254)
-		// Emit, and parse again: the same.
+		// An encoded message parses to the same message.
 		again := mustParse(t, mustAppend(t, m, 0))
 		require.Equal(t, m, again)
 		if b, err := m.Append(nil, MinMessageSize4); err == nil {

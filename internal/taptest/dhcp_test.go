@@ -24,9 +24,9 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A dhcpServer is a DHCP server in a namespace, whose TAP has 192.0.2.1/24. It gives 192.0.2.100 to
-// 192.0.2.150 for some seconds, of which dnsmasq takes at least 120, with itself as router and name server, the domain dhcp.test, an MTU of 1400, and a route
-// to 198.51.100.0/24 by 192.0.2.9.
+// A dhcpServer is a DHCP server in a namespace whose TAP has 192.0.2.1/24. It assigns 192.0.2.100
+// to 192.0.2.150 for some seconds, with dnsmasq for at least 120, and itself as router and name
+// server, the domain dhcp.test, an MTU of 1400, and a route to 198.51.100.0/24 through 192.0.2.9.
 type dhcpServer struct {
 	tool  string
 	start func(t *testing.T, ns *namespace, dir string, lease int)
@@ -116,7 +116,8 @@ func onlineSoon(t *testing.T, h *usernet.Host) *dhcp.Lease4 {
 	return l
 }
 
-// Each server gives the same, the host has all of it, and gives it back; and what tshark says of the messages.
+// Each server sends the same settings. The host applies all of them and returns the lease, and
+// tshark checks the messages.
 func TestServersConfigureAHost(t *testing.T) {
 	t.Parallel()
 	need(t, "dnsmasq", "kea-dhcp4", "udhcpd", "curl", "tshark")
@@ -158,7 +159,7 @@ func TestServersConfigureAHost(t *testing.T) {
 				require.Equal(t, []string{kernelAddr}, addrs)
 			}
 
-			// A client that asks for the address of before. Kea does not give one again at once.
+			// A client that requests its previous address. Kea does not assign it again at once.
 			require.NoError(t, h.StopDHCP(""))
 			require.Empty(t, h.Addrs())
 			require.NoError(t, h.StartDHCP("", usernet.DHCPConfig{Addr: a, HostName: "guest", NoProbe: true}))
@@ -166,7 +167,7 @@ func TestServersConfigureAHost(t *testing.T) {
 				require.Equal(t, a, again)
 			}
 
-			require.NoError(t, h.Close()) // which deletes the TAP, so that the server may not read the last message
+			require.NoError(t, h.Close()) // deletes the TAP, so the server may not read the last message
 			if name == "dnsmasq" {
 				log := server.log(t, dir)
 				require.Contains(t, log, "DHCPRELEASE("+tapName+") "+a.String())
@@ -192,13 +193,13 @@ func checkDHCPCapture(t *testing.T, capture string) {
 		return strings.Join(lines, "")
 	}
 	require.Empty(t, show("-Y", "(dhcp || arp) && (_ws.malformed || _ws.expert.severity >= warning)"))
-	// The server may not have listened yet to the first DHCPDISCOVER.
+	// The server may not have received the first DHCPDISCOVER.
 	types := slices.Compact(strings.Fields(show("-Y", "dhcp", "-T", "fields", "-e", "dhcp.option.dhcp")))
 	require.Equal(t, []string{"1", "2", "3", "5", "7", "3"}, types[:6], "DISCOVER, OFFER, REQUEST, ACK, RELEASE, REQUEST: %v", types)
 	require.Equal(t, []string{"5", "7"}, types[len(types)-2:], "ACK, RELEASE: %v", types)
 }
 
-// Frames are lost both ways: the host comes online all the same, and its short lease is renewed.
+// Frames are lost in both directions. The host still comes online, and renews its short lease.
 func TestServersRenewUnderLoss(t *testing.T) {
 	t.Parallel()
 	need(t, "dnsmasq", "kea-dhcp4", "udhcpd")
@@ -223,7 +224,7 @@ func TestServersRenewUnderLoss(t *testing.T) {
 	}
 }
 
-// An address that the kernel has on the link already is declined.
+// The host declines an address that the kernel already has on the link.
 func TestDnsmasqIsToldOfAConflict(t *testing.T) {
 	t.Parallel()
 	need(t, "dnsmasq")
@@ -233,7 +234,7 @@ func TestDnsmasqIsToldOfAConflict(t *testing.T) {
 		tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), MAC: [6]byte{2, 0, 0, 0, 0, 0x77}})
 		return err
 	}))
-	ns.run(t, "ip", "addr", "add", "192.0.2.123/32", "dev", "lo") // for which the kernel answers ARP
+	ns.run(t, "ip", "addr", "add", "192.0.2.123/32", "dev", "lo") // the kernel answers ARP for it
 	dir := t.TempDir()
 	ns.daemon(t, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface="+tapName, "--no-ping",
 		"--dhcp-range=192.0.2.100,192.0.2.150,2m", "--dhcp-leasefile="+filepath.Join(dir, "leases"), "--dhcp-host=02:00:00:00:00:77,192.0.2.123",
@@ -248,7 +249,7 @@ func TestDnsmasqIsToldOfAConflict(t *testing.T) {
 	require.Regexp(t, `DHCPDECLINE\(`+tapName+`\) 192\.0\.2\.123`, string(log))
 }
 
-// usernet serve -auto gets its addresses of dnsmasq, and serves curl over both families.
+// usernet serve -auto gets its addresses from dnsmasq, and serves curl over both families.
 func TestServeAutoGetsItsAddresses(t *testing.T) {
 	t.Parallel()
 	need(t, "dnsmasq", "curl")
