@@ -176,7 +176,7 @@ func TestASlowServerIsWaitedForInBothCases(t *testing.T) {
 			require.Zero(t, n.open)
 		}
 		require.False(t, r.servers[0].losesCase.holds(time.Now()), "it is slow, not silent")
-		time.Sleep(4 * time.Second) // until the server has answered what nobody waits for
+		time.Sleep(4 * time.Second) // until the server has answered the abandoned query
 	})
 }
 
@@ -287,7 +287,7 @@ func TestAnAddressInMixedCaseVouchesForOtherTypes(t *testing.T) {
 					}
 				}
 				require.Equal(t, c.asked, asked)
-				time.Sleep(4 * time.Second) // until the server has answered what nobody waits for
+				time.Sleep(4 * time.Second) // until the server has answered the abandoned query
 			})
 		})
 	}
