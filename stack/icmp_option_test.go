@@ -2,6 +2,7 @@ package stack
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,7 +107,7 @@ func TestAnEchoReplyReturnsRecordedRouteAndTime(t *testing.T) {
 		require.Len(t, replies, 1)
 		require.Len(t, data, wire.ICMPLen+len(body))
 		require.Equal(t, []byte{7, 39, 8, 192, 0, 2, 1}, replies[0].Options[:7])
-		s.lowerPathMTU(addr("192.0.2.2"), 600)
+		s.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 600)
 		replies, data = ask(full, body)
 		require.Len(t, replies, 3)
 		require.Len(t, data, wire.ICMPLen+len(body))

@@ -578,6 +578,9 @@ const defendInterval = tcp.Time(10 * time.Second)
 // the host MUST immediately cease using this address". (c): "If a host has been configured such
 // that it should not give up its address under any circumstances", as is one with AddrStatic, "it MAY
 // elect to defend its address indefinitely".
+//
+// An IPv6 address is never given up after its detection: RFC 4862 5.4 has tentative addresses only be lost,
+// and as anybody on the link can forge advertisements, Linux keeps the address too (ndisc_recv_na).
 func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	s := ifc.s
 	s.drop(dropAddressConflict)
@@ -592,7 +595,7 @@ func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	again := d.last != 0 && now-d.last < defendInterval
 	quiet := d.defendedAt != 0 && now-d.defendedAt < defendInterval
 	d.last = now
-	giveUp := again && a.origin != AddrStatic
+	giveUp := again && a.origin != AddrStatic && addr.Is4()
 	if !giveUp && !quiet {
 		d.defendedAt = now
 	}

@@ -55,16 +55,18 @@ func (c *pmtuCache) apply(s *Stack, p *path) {
 // lowerPathMTU lowers the path MTU because a TCP segment to dst was too large. The caller has checked
 // that the segment is in flight. mtu is the MTU of the next hop. lowerPathMTU never raises the path
 // MTU.
-func (s *Stack) lowerPathMTU(dst netip.Addr, mtu int) { s.pmtu.lower(s, dst, mtu) }
+func (s *Stack) lowerPathMTU(dst, src netip.Addr, mtu int) { s.pmtu.lower(s, dst, src, mtu) }
 
 // lowerDatagramMTU is lowerPathMTU for a datagram that is not a TCP segment.
-func (s *Stack) lowerDatagramMTU(dst netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, mtu) }
+func (s *Stack) lowerDatagramMTU(dst, src netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, src, mtu) }
 
-func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
+// lower lowers the MTU to dst if it is below that of the path, which depends on the source: see
+// routeTable.lookup.
+func (c *pmtuCache) lower(s *Stack, dst, src netip.Addr, mtu int) {
 	if isLinkLocal6(dst) {
 		return // there is no router on the way
 	}
-	p, err := s.route(dst, netip.Addr{})
+	p, err := s.route(dst, src)
 	if err != nil || p.group || p.ifc.loopback {
 		return
 	}
@@ -81,10 +83,15 @@ func (c *pmtuCache) lower(s *Stack, dst netip.Addr, mtu int) {
 		c.m = make(map[netip.Addr]pathMTU)
 	}
 	if _, ok := c.m[dst]; !ok && len(c.m) >= maxPathMTUs {
-		for victim := range c.m { // any entry: the next ICMP message restores it
-			delete(c.m, victim)
-			break
+		// Any entry will do, because the next ICMP message restores it. The one with the lowest address of
+		// those that expire first makes a run with a seed repeatable.
+		victim := netip.Addr{}
+		for a, e := range c.m {
+			if x := c.m[victim]; !victim.IsValid() || e.until < x.until || e.until == x.until && a.Less(victim) {
+				victim = a
+			}
 		}
+		delete(c.m, victim)
 	}
 	least := minPathMTU
 	if p.v6 {

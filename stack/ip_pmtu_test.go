@@ -111,7 +111,7 @@ func TestTheMSSOptionIgnoresThePathMTU(t *testing.T) {
 	// equal to: MMS_R - 20". The path MTU to the peer does not lower it.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t, func(c *Config) { c.TCP.SynBacklog = 1 })
-		s.lowerPathMTU(addr("192.0.2.2"), 800)
+		s.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 800)
 		syn, _, _, wait := dialing(t, s, p, netip.AddrPort{})
 		require.EqualValues(t, 1460, syn.MSS)
 		wait()
@@ -173,7 +173,7 @@ func TestAnICMPErrorAboutUDPDoesNotAffectTCP(t *testing.T) {
 		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
 		require.Equal(t, 1500, u.path.mtu)
 		// A path MTU that TCP has verified also applies to datagrams.
-		a.lowerPathMTU(addr("192.0.2.2"), 1400)
+		a.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 1400)
 		require.Equal(t, 1400, mtu())
 	})
 }

@@ -168,12 +168,12 @@ func TestALoweredPathMTUIsKeptForTenMinutes(t *testing.T) {
 		}
 		p, err := s.route(addr("192.0.2.2"), netip.Addr{})
 		require.NoError(t, err)
-		s.lowerPathMTU(addr("192.0.2.2"), 1400)
+		s.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 1400)
 		require.False(t, p.valid(s))
 		require.Equal(t, 1400, mtu())
-		s.lowerPathMTU(addr("192.0.2.2"), 1450)
+		s.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 1450)
 		require.Equal(t, 1400, mtu(), "never raised")
-		s.lowerPathMTU(addr("192.0.2.2"), 100)
+		s.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 100)
 		require.Equal(t, minPathMTU, mtu())
 		p, _ = s.route(addr("192.0.2.2"), netip.Addr{})
 		require.True(t, p.mayFrag)
@@ -186,7 +186,7 @@ func TestALoweredPathMTUIsKeptForTenMinutes(t *testing.T) {
 		a := addr("192.0.2.2")
 		for range 3 * maxPathMTUs {
 			s.pmtu.n.Load()
-			s.lowerPathMTU(a, 1000)
+			s.lowerPathMTU(a, netip.Addr{}, 1000)
 			if a = a.Next(); a == addr("192.0.2.254") {
 				a = addr("192.0.2.2")
 			}

@@ -415,7 +415,7 @@ func TestPacketTooBigCountsDownTo1280(t *testing.T) {
 	require.False(t, u.path.mayFrag)
 	// Whoever else lowers a path MTU finds the same limit.
 	other := openUDP(t, s, "[::]:1001")
-	s.lowerDatagramMTU(addr("2001:db8::3"), 1000)
+	s.lowerDatagramMTU(addr("2001:db8::3"), netip.Addr{}, 1000)
 	require.NoError(t, other.Connect(addrPort("[2001:db8::3]:53")))
 	require.Equal(t, 1280, other.path.mtu)
 }

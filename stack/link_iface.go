@@ -16,6 +16,9 @@ import (
 
 const (
 	minMTU = 68 // RFC 791 3.2
+	// maxIfaceIndex is the highest index of an interface. The index of a link-local address is kept in 16
+	// bits: see path and makeTuple.
+	maxIfaceIndex = 65535
 )
 
 // An iface is an interface: a device, with the host's addresses on its link.

@@ -129,7 +129,13 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		return wire.OK
 	}
 	if ns.HasSource {
-		ifc.nd().learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
+		// A node whose address is not on the link is answered, but gets no entry: whoever forges such a
+		// solicitation would fill the table, or take over an address of another network (VU#472363).
+		if isLinkLocal6(p.src) || ifc.s.table.Load().onLink(ifc, p.src) {
+			ifc.nd().learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
+		} else {
+			ifc.s.drop(dropOffLinkND)
+		}
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
 	}
@@ -200,6 +206,23 @@ func (ifc *iface) solicit(target, src netip.Addr, mac wire.MAC, unicast bool) {
 	}
 	ns := wire.NeighborSol{Target: target, Source: ifc.mac(), HasSource: ifc.includesLinkAddr(src)}
 	ifc.sendND(wire.ICMPv6NeighborSol, 0, src, dst, &mac, ns.Append(nil))
+}
+
+// isOptimistic reports whether a is an optimistic address of the interface.
+func (ifc *iface) isOptimistic(a netip.Addr) bool {
+	x, ok := ifc.addr(a)
+	return ok && x.state == AddrOptimistic
+}
+
+// settled6 returns an IPv6 address of the interface whose duplicate detection is done, a link-local one if
+// there is one; invalid if there is none.
+func (ifc *iface) settled6() (found netip.Addr) {
+	for _, a := range ifc.list() {
+		if a.addr().Is6() && (a.state == AddrPreferred || a.state == AddrDeprecated) && (!found.IsValid() || isLinkLocal6(a.addr())) {
+			found = a.addr()
+		}
+	}
+	return found
 }
 
 // includesLinkAddr reports whether a message from src includes the interface's link address.

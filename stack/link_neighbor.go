@@ -372,7 +372,14 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 	// interface's. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
 	// the same as one of the addresses assigned to the outgoing interface, that address SHOULD be
 	// placed in the IP Source Address of the outgoing solicitation."
+	//
+	// RFC 4429 3.2 forbids the link address in a solicitation from an optimistic address, and Linux does not
+	// answer one without it. So another address is used if there is one that is not optimistic.
 	switch {
+	case t.v6 && t.ifc.isOptimistic(src):
+		if a := t.ifc.settled6(); a.IsValid() {
+			src = a
+		}
 	case t.ifc.owns(src):
 	case t.v6:
 		src = t.ifc.s.sourceFor6(n.addr, t.ifc)

@@ -318,7 +318,7 @@ func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 			continue
 		}
 		if e.errno == syscall.EMSGSIZE {
-			s.lowerDatagramMTU(e.remote, e.mtu)
+			s.lowerDatagramMTU(e.remote, e.local, e.mtu)
 		}
 		if e.hard {
 			r.fail(e.errno)

@@ -272,8 +272,8 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 		u.src = u.s.sourceOf(p.src)
 	}
 	u.remote = remote
-	if p.zone != 0 {
-		u.zone = int(p.zone)
+	if local := u.local.Addr(); p.zone != 0 || !isLinkLocal6(local) && !local.IsMulticast() {
+		u.zone = int(p.zone) // 0 after a link-local remote, if the new one is not
 	}
 	if !t.closed {
 		t.rebind(u.binding())
@@ -511,7 +511,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 	}
 	report := e.hard
 	if e.errno == syscall.EMSGSIZE {
-		s.lowerDatagramMTU(e.remote, e.mtu)
+		s.lowerDatagramMTU(e.remote, e.local, e.mtu)
 		report = true // over both families, as on Linux (udp_err, udpv6_err)
 	}
 	if report && u.isConnectedTo(remote) {

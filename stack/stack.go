@@ -446,6 +446,9 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	if n.DADTransmits > maxDADTransmits {
 		return nil, fmt.Errorf("%s: DADTransmits is %d, above %d", name, n.DADTransmits, maxDADTransmits)
 	}
+	if s.lastIndex >= maxIfaceIndex {
+		return nil, fmt.Errorf("%s: all %d interface indices have been used", name, maxIfaceIndex)
+	}
 	ifc := newIface(s, n.Device, name, s.lastIndex+1)
 	ifc.dadTransmits = int8(cmp.Or(max(n.DADTransmits, -1), dadTransmits))
 	for _, p := range n.Addrs {

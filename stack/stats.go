@@ -58,6 +58,7 @@ const (
 	dropNDFragment
 	dropNDTarget
 	dropBadNDSender
+	dropOffLinkND
 	dropTentative
 	dropRedirect
 	dropRA
@@ -118,6 +119,7 @@ func reasonText(r wire.Reason) string {
 		dropNDFragment - wire.NumReasons:          "neighbor discovery in fragments",
 		dropNDTarget - wire.NumReasons:            "neighbor solicitation for another host",
 		dropBadNDSender - wire.NumReasons:         "invalid link address in neighbor discovery",
+		dropOffLinkND - wire.NumReasons:           "neighbor solicitation of an off-link sender",
 		dropTentative - wire.NumReasons:           "solicitation of a tentative address",
 		dropRedirect - wire.NumReasons:            "invalid or unwanted redirect",
 		dropRA - wire.NumReasons:                  "invalid or unwanted router advertisement",

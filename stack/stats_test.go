@@ -69,7 +69,7 @@ func TestConcurrentUseOfAHost(t *testing.T) {
 		if a.AddRoute(r) == nil {
 			a.DelRoute(r)
 		}
-		a.lowerPathMTU(addr("192.0.2.2"), 1000+i)
+		a.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 1000+i)
 	})
 	repeat(func(int) {
 		c, err := a.OpenUDP(FamilyAny, netip.AddrPort{})

@@ -461,7 +461,7 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	case e.errno == syscall.EMSGSIZE:
 		// seq is valid, so believe the reported MTU, for all traffic to this destination. pull then
 		// finds the path invalid and calls reroute.
-		t.s.lowerPathMTU(t.path.dst, e.mtu)
+		t.s.lowerPathMTU(t.path.dst, t.path.src, e.mtu)
 	case (st == tcp.SynSent || st == tcp.SynReceived) && !e.reassembly:
 		// As on Linux, an ICMP error ends a handshake at once.
 		t.conn.HardError(now, tcpErrOf(e.errno))
