@@ -62,7 +62,7 @@ type Config struct {
 	NoIPv6 bool
 	// Auto configures the host from the advertisements of the link's IPv6 routers: addresses,
 	// routes and name servers. They add to the configured ones, and the host queries the servers in
-	// DNS first. The link must be an Ethernet.
+	// DNS first. It works on links with and without MAC addresses.
 	Auto bool
 	// Temporary adds IPv6 addresses with a random interface identifier that changes each day. The
 	// host prefers them as the source of connections and datagrams that it initiates (RFC 8981). It

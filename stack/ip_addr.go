@@ -333,7 +333,7 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	}
 	switch {
 	case i < 0:
-		if a.addr().Is6() {
+		if a.addr().Is6() && ifc.needsLinkLocal() {
 			list = s.withLinkLocal(ifc, list)
 		}
 		return append(list, a), nil

@@ -217,19 +217,29 @@ func linkLocalOf(mac wire.MAC) netip.Prefix {
 //
 // RFC 4291 2.1: "All interfaces are required to have at least one Link-Local unicast address".
 func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
-	if !ifc.carries6() || ifc.linkLen == 0 || slices.ContainsFunc(list, func(a ifaceAddr) bool { return isLinkLocal6(a.addr()) }) {
+	if !ifc.carries6() || slices.ContainsFunc(list, func(a ifaceAddr) bool { return isLinkLocal6(a.addr()) }) {
 		return list
 	}
-	a := ifaceAddr{prefix: linkLocalOf(ifc.mac()), origin: AddrLinkLocal, defence: new(defence)}
+	p := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80}), 64)
+	if ifc.linkLen > 0 {
+		p = linkLocalOf(ifc.mac())
+	} else {
+		p = netip.PrefixFrom(s.stableAddr(ifc, p, 0), p.Bits()) // there is no MAC to make it of
+	}
+	a := ifaceAddr{prefix: p, origin: AddrLinkLocal, defence: new(defence)}
 	s.detect(ifc, &a, s.now())
 	return append(slices.Clip(list), a)
 }
+
+// needsLinkLocal reports whether the interface has a link-local address whatever its configuration: an
+// Ethernet always, and an IP medium if it listens to routers.
+func (ifc *iface) needsLinkLocal() bool { return ifc.linkLen > 0 || ifc.auto != nil }
 
 // beginIPv6 gives the interface a link-local address after its MTU has become large enough for IPv6, as
 // Linux does. No lock is held.
 func (s *Stack) beginIPv6(ifc *iface) {
 	s.mu.Lock()
-	if list := s.withLinkLocal(ifc, ifc.list()); len(list) > len(ifc.list()) {
+	if list := s.withLinkLocal(ifc, ifc.list()); ifc.needsLinkLocal() && len(list) > len(ifc.list()) {
 		s.setAddrs(ifc, list)
 		s.ageAddrs()
 	}

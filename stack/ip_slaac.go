@@ -197,6 +197,7 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	}
 	mac, ok := ra.SourceLink()
 	switch {
+	case ifc.linkLen == 0: // there are no neighbour entries
 	case ok && !ifc.isStation(mac):
 		return dropBadNDSender
 	case ok:
@@ -260,6 +261,9 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 // milliseconds", 0.5 and 1.5.
 func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
 	const most = 3600 * 1000 // RFC 4861 6.2.1: AdvReachableTime "MUST be no greater than 3,600,000 milliseconds"
+	if ifc.linkLen == 0 {
+		return // nobody is probed
+	}
 	t := ifc.nd()
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -475,10 +475,6 @@ func TestAFloodOfAdvertisementsIsBounded(t *testing.T) {
 
 func TestAutoNeedsASuitableLink(t *testing.T) {
 	for want, f := range map[string]func() NIC{
-		"needs an Ethernet": func() NIC {
-			a, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
-			return NIC{Device: a, Auto: true}
-		},
 		"1280": func() NIC {
 			a, _ := nic.Pipe(nic.PipeConfig{MTU: 1279})
 			return NIC{Device: a, Auto: true}

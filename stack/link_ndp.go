@@ -45,8 +45,8 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 // IPv6 Fragmentation Header".
 func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
 	switch {
-	case p.ifc.linkLen == 0:
-		return dropICMPType // a link without link addresses
+	case p.ifc.linkLen == 0 && h.Type != wire.ICMPv6RouterSol && h.Type != wire.ICMPv6RouterAdv:
+		return dropICMPType // a link without link addresses: only routers are discovered
 	case p.ttl != wire.NDHopLimit:
 		return dropNDHopLimit
 	case h.Code != 0:
@@ -233,7 +233,7 @@ func (ifc *iface) settled6() (found netip.Addr) {
 // use an Optimistic Address as the source address of a Neighbor Solicitation" that has it.
 func (ifc *iface) includesLinkAddr(src netip.Addr) bool {
 	a, ok := ifc.addr(src)
-	return ok && a.state != AddrOptimistic
+	return ok && a.state != AddrOptimistic && ifc.linkLen > 0
 }
 
 // advertise sends a Neighbor Advertisement for an address of the interface. mac is the link address of

@@ -77,7 +77,7 @@ type routerAdv struct {
 // Advertise makes an interface send Router Advertisements and answer Router Solicitations. Another call
 // replaces the configuration. If cfg is nil, the interface stops advertising, and hosts learn that this
 // host is no longer a router. If nic is empty, the stack must have exactly one interface beside the
-// loopback. The link must be an Ethernet. The interface gets a link-local address if it has none.
+// loopback. The link's MTU must be at least 1280. The interface gets a link-local address if it has none.
 //
 // The errors are ENODEV, EINVAL for a configuration that cannot be advertised, and net.ErrClosed.
 func (s *Stack) Advertise(nic string, cfg *RouterConfig) error {
@@ -165,8 +165,8 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 		interval = defaultAdvInterval
 	}
 	switch {
-	case ifc.linkLen == 0 || !ifc.carries6():
-		return bad("%s is no Ethernet that carries IPv6", ifc.name)
+	case !ifc.carries6():
+		return bad("%s carries no IPv6", ifc.name)
 	case c.Lifetime < 0 || c.Lifetime > math.MaxUint16*time.Second:
 		return bad("a lifetime of %v is not from 0 to 65535 s", c.Lifetime)
 	case c.Preference < -1 || c.Preference > 1:
@@ -300,6 +300,7 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 		// "If the IP source address is the unspecified address, there is no source link-layer address
 		// option in the message."
 		return wire.BadND
+	case ifc.linkLen == 0: // there are no neighbour entries
 	case hasMAC && !ifc.isStation(mac):
 		return dropBadNDSender
 	case hasMAC:

@@ -146,6 +146,6 @@ func TestInvalidRouterConfigsAreRefused(t *testing.T) {
 		require.ErrorContains(t, s.Advertise("", &c), want)
 	}
 	require.ErrorContains(t, s.Advertise("eth7", nil), `no interface "eth7"`)
-	a, _ := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
-	require.ErrorContains(t, newHost(t, a, "192.0.2.1/24").Advertise("", &RouterConfig{}), "no Ethernet")
+	a, _ := nic.Pipe(nic.PipeConfig{MTU: 1279})
+	require.ErrorContains(t, newHost(t, a, "192.0.2.1/24").Advertise("", &RouterConfig{}), "no IPv6")
 }

@@ -44,7 +44,6 @@ import (
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
-	"github.com/usernet/usernet/stack/wire"
 )
 
 // Config is the configuration of a new stack. The zero value is for a host that has only the loopback
@@ -103,8 +102,8 @@ type NIC struct {
 	// Gateway6 is the default IPv6 router. It may be link-local.
 	Gateway6 netip.Addr
 	// Auto configures IPv6 from the Router Advertisements on the link: addresses in the advertised
-	// prefixes, routes and name servers. Addrs and Gateway6 stay valid beside them. The link must be an
-	// Ethernet.
+	// prefixes, routes and name servers. Addrs and Gateway6 stay valid beside them. The link must have an
+	// MTU of at least 1280. One without MAC addresses gets a link-local address of RFC 7217.
 	Auto bool
 	// Temporary adds temporary addresses (RFC 8981), with a random identifier that changes each day.
 	// The host uses them for the communication that it starts. Temporary needs Auto.
@@ -468,13 +467,12 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		if err := ifc.check6(); err != nil {
 			return nil, fmt.Errorf("%s: Auto: %w", name, err)
 		}
-		if ifc.linkLen == 0 {
-			return nil, fmt.Errorf("%s: Auto needs an Ethernet with an MTU of at least %d", name, wire.MinIPv6MTU)
-		}
 		ifc.auto = &autoconf{temporary: n.Temporary}
 	}
-	list := s.withLinkLocal(ifc, ifc.list())
-	ifc.addrs.Store(&list)
+	if ifc.needsLinkLocal() {
+		list := s.withLinkLocal(ifc, ifc.list())
+		ifc.addrs.Store(&list)
+	}
 	s.lastIndex++
 	for _, gw := range []netip.Addr{n.Gateway, n.Gateway6} {
 		gw = gw.WithZone("") // the zone can only be this link
