@@ -82,11 +82,11 @@ type Config struct {
 	DHCP bool
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in.
-	NICs []stack.NIC
+	NICs []NIC
 	// Routes are added to those of the addresses and gateways.
-	Routes []stack.Route
+	Routes []Route
 	// Neighbors are permanent neighbour entries, for which the host sends no requests.
-	Neighbors []stack.Neighbor
+	Neighbors []Neighbor
 	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has found that
 	// no other node on the link has it, which takes one to two seconds. If it is false, the host
 	// uses the address at once and removes it if a duplicate is found (RFC 4429).
@@ -142,11 +142,11 @@ func New(cfg Config) (*Host, error) {
 	}
 	nics := cfg.NICs
 	if cfg.NIC != nil || len(cfg.Addrs) > 0 || cfg.Gateway.IsValid() || cfg.Gateway6.IsValid() || cfg.Auto || cfg.DHCP {
-		first := stack.NIC{
+		first := NIC{
 			Device: cfg.NIC, Addrs: cfg.Addrs, Gateway: cfg.Gateway, Gateway6: cfg.Gateway6,
 			Auto: cfg.Auto, Temporary: cfg.Temporary,
 		}
-		nics = append([]stack.NIC{first}, nics...)
+		nics = append([]NIC{first}, nics...)
 	}
 	s, err := stack.New(stack.Config{
 		NICs:      nics,
@@ -255,16 +255,16 @@ func (h *Host) Stats() stack.Stats { return h.stack.Stats() }
 func (h *Host) Interfaces() []stack.InterfaceInfo { return h.stack.Interfaces() }
 
 // Routes returns the routes in the order in which they are looked up.
-func (h *Host) Routes() []stack.Route { return h.stack.Routes() }
+func (h *Host) Routes() []Route { return h.stack.Routes() }
 
 // Neighbors returns the neighbour entries, both resolved and pending.
-func (h *Host) Neighbors() []stack.Neighbor { return h.stack.Neighbors() }
+func (h *Host) Neighbors() []Neighbor { return h.stack.Neighbors() }
 
 // AddAddr adds an address to an interface, and the route to its network. An empty nic means the
 // only link. If the interface already has the address with the same prefix length, AddAddr replaces
 // its options, as when a lease is renewed. To add a default route, call AddRoute. For details and
 // errors see stack.Stack.AddAddr.
-func (h *Host) AddAddr(nic string, p netip.Prefix, o stack.AddrOptions) error {
+func (h *Host) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	return h.stack.AddAddr(nic, p, o)
 }
 
@@ -277,12 +277,12 @@ func (h *Host) RemoveAddr(nic string, a netip.Addr) error { return h.stack.Remov
 
 // AddRoute adds a route. The default route has the prefix 0.0.0.0/0 or ::/0. The errors are those of
 // stack.Stack.AddRoute.
-func (h *Host) AddRoute(r stack.Route) error { return h.stack.AddRoute(r) }
+func (h *Host) AddRoute(r Route) error { return h.stack.AddRoute(r) }
 
 // DelRoute removes a route. It removes the first route from Config.Routes or AddRoute that has the
 // prefix of r and, if they are set, the Via and NIC of r. If there is none, it removes the matching
 // default route that New added for a Gateway. The errors are those of stack.Stack.DelRoute.
-func (h *Host) DelRoute(r stack.Route) error { return h.stack.DelRoute(r) }
+func (h *Host) DelRoute(r Route) error { return h.stack.DelRoute(r) }
 
 // Changed returns a channel that is closed at the next change of an address, a link or a route, and
 // by Close. Call Changed before reading the state with Interfaces or Routes, and again after each

@@ -1,0 +1,17 @@
+package usernet
+
+import "github.com/usernet/usernet/stack"
+
+// These are the types of package stack in a Config and in the methods of a Host, so that programs need not
+// import that package.
+type (
+	// NIC is a link with the host's configuration on it: addresses and gateways of both families, Auto,
+	// and the number of probes of Duplicate Address Detection.
+	NIC = stack.NIC
+	// Route is a route of a host.
+	Route = stack.Route
+	// Neighbor is an entry of the ARP cache or of IPv6's neighbor cache.
+	Neighbor = stack.Neighbor
+	// AddrOptions are lifetimes and the origin of an address.
+	AddrOptions = stack.AddrOptions
+)

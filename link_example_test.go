@@ -1,0 +1,44 @@
+package usernet_test
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/nic"
+)
+
+// A host with two links of both families. The addresses of the second are used without duplicate detection.
+func ExampleNIC() {
+	wireA, _ := nic.Pipe(nic.PipeConfig{})
+	wireB, _ := nic.Pipe(nic.PipeConfig{})
+	host, err := usernet.New(usernet.Config{
+		NICs: []usernet.NIC{{
+			Name: "wan", Device: wireA,
+			Addrs:    []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")},
+			Gateway:  netip.MustParseAddr("192.0.2.254"),
+			Gateway6: netip.MustParseAddr("fe80::1"),
+		}, {
+			Name: "lan", Device: wireB,
+			Addrs:        []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("2001:db8:1::1/64")},
+			DADTransmits: -1,
+		}},
+		Routes: []usernet.Route{{Dst: netip.MustParsePrefix("2001:db8:9::/48"), Via: netip.MustParseAddr("2001:db8:1::9")}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer host.Close()
+	for _, link := range host.Interfaces()[1:] {
+		for _, a := range link.AddrInfo {
+			if !a.Prefix.Addr().IsLinkLocalUnicast() {
+				fmt.Println(link.Name, a.Prefix, a.State)
+			}
+		}
+	}
+	// Output:
+	// wan 192.0.2.1/24 preferred
+	// wan 2001:db8::1/64 optimistic
+	// lan 198.51.100.1/24 preferred
+	// lan 2001:db8:1::1/64 preferred
+}
