@@ -3,6 +3,7 @@ package stack
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -181,7 +182,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 		}
 	}
 	if !p.src.IsValid() {
-		p.src = s.sourceFor6(p.dst, p.ifc)
+		p.src = s.sourceFor6(p.dst, p.hop, p.ifc)
 	}
 	if !p.src.IsValid() {
 		return syscall.EADDRNOTAVAIL
@@ -199,10 +200,10 @@ func (s *Stack) groupLink6() *iface {
 	return nil
 }
 
-// sourceFor6 chooses the source of packets to dst that leave over an interface (RFC 6724 5). For an
+// sourceFor6 chooses the source of packets to dst that leave over an interface to the neighbour hop (RFC 6724 5). For an
 // on-link dst it is an address of that interface; otherwise it may be an address of another interface,
 // as on Linux. It is invalid if there is none.
-func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
+func (s *Stack) sourceFor6(dst, hop netip.Addr, out *iface) netip.Addr {
 	var best addrsel.Source
 	onLink := isLinkLocal6(dst) || dst.IsLinkLocalMulticast() || dst.IsInterfaceLocalMulticast()
 	for _, ifc := range *s.ifaces.Load() {
@@ -215,7 +216,10 @@ func (s *Stack) sourceFor6(dst netip.Addr, out *iface) netip.Addr {
 			if !a.addr().Is6() || !a.usable() || ifc != out && isLinkLocal6(a.addr()) {
 				continue
 			}
-			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state != AddrPreferred, Temporary: a.auto != nil && a.auto.temporary, Outgoing: ifc == out}
+			c := addrsel.Source{Prefix: a.prefix, Deprecated: a.state != AddrPreferred, Outgoing: ifc == out}
+			if a.auto != nil {
+				c.Temporary, c.NextHop = a.auto.temporary, ifc == out && slices.Contains(a.auto.routers, hop)
+			}
 			if !best.Prefix.IsValid() || addrsel.Better(dst, c, best) {
 				best = c
 			}

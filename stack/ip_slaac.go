@@ -287,7 +287,7 @@ func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, no
 		if p, ok := wire.ParsePrefixInfo(o.Body); ok && isRoutable6(p.Prefix) {
 			changed = p.OnLink && a.setPrefix(p.Prefix, p.Valid, now)
 			if p.Auto {
-				changed = s.takeAutoPrefix(ifc, &p, now) || changed
+				changed = s.takeAutoPrefix(ifc, router, &p, now) || changed
 			}
 		}
 	case wire.NDMTU:

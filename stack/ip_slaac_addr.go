@@ -12,14 +12,29 @@ import (
 // address (RFC 7217) and, if NIC.Temporary is set, temporary ones (RFC 8981).
 type autoAddr struct {
 	temporary bool
-	tries     uint8    // identifiers that were duplicates before this one; RFC 7217's DAD_Counter for a stable address
-	created   tcp.Time // of a temporary address only
-	renewAt   tcp.Time // when the next temporary address is made; 0: it has been made
+	tries     uint8        // identifiers that were duplicates before this one; RFC 7217's DAD_Counter for a stable address
+	created   tcp.Time     // of a temporary address only
+	renewAt   tcp.Time     // when the next temporary address is made; 0: it has been made
+	routers   []netip.Addr // that advertise the prefix, for rule 5.5 of RFC 6724; the slice is immutable
+}
+
+// maxPrefixRouters is the number of routers that are kept for the prefix of an address.
+const maxPrefixRouters = 4
+
+// setRouter takes note that a router advertises the address's prefix. It reports whether that is new.
+func (a *ifaceAddr) setRouter(router netip.Addr) bool {
+	if len(a.auto.routers) >= maxPrefixRouters || slices.Contains(a.auto.routers, router) {
+		return false
+	}
+	auto := *a.auto
+	auto.routers = append(slices.Clip(auto.routers), router)
+	a.auto = &auto
+	return true
 }
 
 // takeAutoPrefix makes or renews the addresses in a prefix with the Autonomous flag (RFC 4862 5.5.3).
 // It reports whether the set or the state of the addresses has changed. s.mu is held.
-func (s *Stack) takeAutoPrefix(ifc *iface, p *wire.PrefixInfo, now tcp.Time) bool {
+func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo, now tcp.Time) bool {
 	// "c) If the preferred lifetime is greater than the valid lifetime, silently ignore the Prefix
 	// Information option."; "If the sum of the prefix length and interface identifier length does not
 	// equal 128 bits, the Prefix Information option MUST be ignored."
@@ -44,6 +59,11 @@ func (s *Stack) takeAutoPrefix(ifc *iface, p *wire.PrefixInfo, now tcp.Time) boo
 		list = s.appendStable(ifc, list, p.Prefix, 0, lifetimeEnd(now, p.Preferred), lifetimeEnd(now, p.Valid), now)
 		list = s.appendTemporary(ifc, list, p.Prefix, 0, now)
 		changed = true
+	}
+	for i := range list {
+		if a := &list[i]; a.auto != nil && a.prefix.Masked() == p.Prefix && a.setRouter(router) {
+			changed = true
+		}
 	}
 	if changed {
 		s.setAddrs(ifc, list)
@@ -134,7 +154,7 @@ func (s *Stack) appendTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefi
 	if preferred-now <= ifc.temporaryAdvance() {
 		return list
 	}
-	auto := &autoAddr{temporary: true, tries: tries, created: now, renewAt: preferred - ifc.temporaryAdvance()}
+	auto := &autoAddr{temporary: true, tries: tries, created: now, renewAt: preferred - ifc.temporaryAdvance(), routers: stable.auto.routers}
 	p := netip.PrefixFrom(s.temporaryAddr(prefix), 64)
 	return s.appendAuto(ifc, list, p, auto, preferred, earlier(stable.valid, now+temporaryValid), now)
 }

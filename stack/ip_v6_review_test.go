@@ -109,6 +109,31 @@ func TestAnIPLinkIsConfiguredByItsRouter(t *testing.T) {
 	})
 }
 
+// RFC 6724 5, rule 5.5: "Prefer addresses in a prefix advertised by the next-hop." So the router does not get packets
+// with sources of the other one's network, which its provider would drop (RFC 8028).
+//
+// RFC 8504 SHLD-10 SHLD-18.
+func TestTheSourceIsOfTheNextHopsPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const one, two = "fe80::98", "fe80::99"
+		s, p := autoHost(t)
+		p.ra(ra{src: one}, prefixOption("2001:db8:1::/64", time.Hour, time.Hour))
+		p.ra(ra{src: two}, prefixOption("2001:db8:2::/64", time.Hour, time.Hour))
+		time.Sleep(3 * time.Second)
+		for _, c := range []struct{ router, prefix string }{{one, "2001:db8:1::/64"}, {two, "2001:db8:2::/64"}, {one, "2001:db8:1::/64"}} {
+			for _, other := range []string{one, two} {
+				// Rule 8 would prefer the address of 2001:db8:2::/64.
+				s.DelRoute(Route{Dst: prefix("2001:db8:2:8000::/49"), Via: addr(other)})
+			}
+			require.NoError(t, s.AddRoute(Route{Dst: prefix("2001:db8:2:8000::/49"), Via: addr(c.router), NIC: "eth0"}))
+			way, err := s.route(addr("2001:db8:2:8000::9"), netip.Addr{})
+			require.NoError(t, err)
+			require.Equal(t, addr(c.router), way.hop)
+			require.True(t, prefix(c.prefix).Contains(way.src), "%v by %v", way.src, c.router)
+		}
+	})
+}
+
 func TestAConnectToAnotherAddressDropsTheZone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := twoHosts6(t, nic.PipeConfig{})

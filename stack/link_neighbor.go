@@ -382,7 +382,7 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 		}
 	case t.ifc.owns(src):
 	case t.v6:
-		src = t.ifc.s.sourceFor6(n.addr, t.ifc)
+		src = t.ifc.s.sourceFor6(n.addr, n.addr, t.ifc)
 	default:
 		src = t.ifc.sourceFor(n.addr)
 	}
