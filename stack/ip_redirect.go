@@ -1,8 +1,10 @@
 package stack
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/usernet/usernet/stack/wire"
@@ -27,6 +29,11 @@ type redirect struct{ hop, via netip.Addr }
 type redirectKey struct {
 	ifc *iface
 	dst netip.Addr
+}
+
+// compare orders keys by interface and address.
+func (k redirectKey) compare(o redirectKey) int {
+	return cmp.Or(cmp.Compare(k.ifc.index, o.ifc.index), k.dst.Compare(o.dst))
 }
 
 // hop returns the next hop for a destination on an interface. via is the next hop by the routes. The
@@ -54,10 +61,8 @@ func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 		from = old.via
 	}
 	if !ok && len(r.m) >= maxRedirects {
-		for victim := range r.m {
-			delete(r.m, victim)
-			break
-		}
+		// The lowest address, so that runs with a seed are alike.
+		delete(r.m, slices.MinFunc(slices.Collect(maps.Keys(r.m)), redirectKey.compare))
 	}
 	if r.m == nil {
 		r.m = make(map[redirectKey]redirect)

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,5 +174,40 @@ func TestAPathMTUIsOfTheSocketsOwnLink(t *testing.T) {
 		p, err = s.route(addr(dst), addr(src))
 		require.NoError(t, err)
 		require.Equal(t, 5000, p.mtu)
+	}
+}
+
+// Runs with a seed are alike, so what a full table forgets must not depend on the order of a map.
+func TestAFullTableForgetsTheSameInEachRun(t *testing.T) {
+	run := func(t *testing.T) (redirects, mtus []netip.Addr) {
+		s, _ := hostAndPeer6(t)
+		ifc := s.ifaceNamed("eth0")
+		for i := range maxRedirects + 20 {
+			dst := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i >> 8), 15: byte(i)})
+			s.redirects.set(ifc, dst, addr("fe80::2"), addr("fe80::3"))
+			s.lowerPathMTU(dst, netip.Addr{}, 1300)
+		}
+		for k := range s.redirects.m {
+			redirects = append(redirects, k.dst)
+		}
+		for a := range s.pmtu.m {
+			mtus = append(mtus, a)
+		}
+		require.Len(t, redirects, maxRedirects)
+		require.Len(t, mtus, maxPathMTUs)
+		slices.SortFunc(redirects, netip.Addr.Compare)
+		slices.SortFunc(mtus, netip.Addr.Compare)
+		return redirects, mtus
+	}
+	var redirects, mtus []netip.Addr
+	for i := range 4 {
+		synctest.Test(t, func(t *testing.T) {
+			r, m := run(t)
+			if i == 0 {
+				redirects, mtus = r, m
+			}
+			require.Equal(t, redirects, r)
+			require.Equal(t, mtus, m)
+		})
 	}
 }

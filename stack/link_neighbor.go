@@ -5,6 +5,7 @@ import (
 	"container/list"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -627,7 +628,8 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 func (t *neighborTable) flush(fail bool) {
 	var lost []waitingDatagram
 	t.mu.Lock()
-	for _, n := range t.m {
+	// In the order of addresses, so that the senders are told in the same order in each run with a seed.
+	for _, n := range slices.SortedFunc(maps.Values(t.m), func(a, b *neighbor) int { return a.addr.Compare(b.addr) }) {
 		if n.elem == nil {
 			continue
 		}
