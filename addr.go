@@ -166,7 +166,7 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 		addrs = append(addrs, resolvedAddr(network, ip, port))
 	}
 	if len(addrs) == 0 {
-		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: host}
+		return nil, &net.AddrError{Err: noSuitableAddress, Addr: host}
 	}
 	return addrs, nil
 }
@@ -222,7 +222,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 		}
 	}
 	if len(suitable) == 0 {
-		return nil, &net.AddrError{Err: errNoSuitableAddress, Addr: local.String()}
+		return nil, &net.AddrError{Err: noSuitableAddress, Addr: local.String()}
 	}
 	return suitable, nil
 }

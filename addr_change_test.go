@@ -19,7 +19,7 @@ import (
 
 // RFC 2131 4.1: "DHCP messages broadcast by a client prior to that client obtaining its IP
 // address must have the source address field in the IP header set to 0."
-func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
+func TestDHCPConfiguresOneOfTwoLinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan, _ := nic.Pipe(nic.PipeConfig{})
 		wan, far := nic.Pipe(nic.PipeConfig{})
@@ -40,21 +40,23 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 		defer watched.Close()
 		link := client.Interfaces()[2]
 		require.Equal(t, "wan", link.Name)
-		sent := func() uint64 { return client.Stats().NICs[1].TxFrames }
-		before := sent()
+		sentOnLAN := func() uint64 { return client.Stats().NICs[1].TxFrames } // NICs[0] is the loopback
+		before := sentOnLAN()
 
 		offer := askDHCP(conn, link, dhcpMessage{kind: dhcpDiscover})
 		require.EqualValues(t, dhcpOffer, offer.kind)
 		lease := askDHCP(conn, link, dhcpMessage{kind: dhcpRequest, addr: offer.addr})
 		require.EqualValues(t, dhcpAck, lease.kind)
-		for range 2 { // the server also receives its own broadcasts
+		// The server's raw socket receives the two requests, and also the server's own two answers,
+		// because these are broadcasts.
+		for range 2 {
 			for _, want := range []string{"0.0.0.0", "192.0.2.1"} {
 				_, from, err := watched.ReadFrom(make([]byte, 1500))
 				require.NoError(t, err)
 				require.Equal(t, want, from.String())
 			}
 		}
-		require.Equal(t, before, sent(), "the other link has heard nothing")
+		require.Equal(t, before, sentOnLAN(), "nothing is sent on the other link")
 
 		all := netip.MustParsePrefix("0.0.0.0/0")
 		mine := netip.PrefixFrom(lease.addr, lease.bits)
@@ -81,11 +83,12 @@ func TestALeaseIsTakenOnOneLinkOfTwo(t *testing.T) {
 		_, err = d.Read(make([]byte, 1))
 		require.NoError(t, err)
 
-		// Then the client does not renew it.
+		// The client does not renew the lease again. It expires lease.time after the renewal, of which
+		// three quarters have passed.
 		changed := client.Changed()
-		renewed := time.Now()
+		start := time.Now()
 		<-changed
-		require.Equal(t, lease.time/4, time.Since(renewed))
+		require.Equal(t, lease.time/4, time.Since(start))
 		require.Equal(t, []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}, client.Addrs())
 		require.Len(t, client.Routes(), 1, "the default route has gone with the address")
 		_, err = client.Dial("tcp", "192.0.2.1:80")
@@ -124,6 +127,7 @@ func TestErrorsOfAnAddressThatHasGone(t *testing.T) {
 			require.EqualError(t, err, text)
 			require.ErrorIs(t, err, errno)
 		}
+		// Write queues the data. It is never acknowledged, so the connection times out.
 		_, err = c.Write([]byte("x"))
 		require.NoError(t, err)
 		_, err = c.Read(make([]byte, 1))

@@ -16,9 +16,9 @@ func (c *TCPConn) TOS() (int, error) {
 	return int(c.tcp.TOS()), nil
 }
 
-// SetTOS sets the type of service of the packets sent from now on, 0 to 255. The upper six bits are
-// the Differentiated Services field (RFC 2474 3). The lower two are ECN's (RFC 3168 5); TCP sets
-// them itself and ignores those of tos. Other values give EINVAL.
+// SetTOS sets the type of service of the packets sent from now on. It returns EINVAL if tos is not in
+// the range 0 to 255. The upper six bits are the Differentiated Services field (RFC 2474 3). The lower
+// two are the ECN field (RFC 3168 5): TCP sets it itself and ignores these two bits of tos.
 func (c *TCPConn) SetTOS(tos int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -37,8 +37,8 @@ func (c *TCPConn) TTL() (int, error) {
 	return int(c.tcp.TTL()), nil
 }
 
-// SetTTL sets the time to live of the packets sent from now on, 1 to 255. The initial value is 64.
-// Other values give EINVAL.
+// SetTTL sets the time to live of the packets sent from now on. It returns EINVAL if ttl is not in the
+// range 1 to 255. The initial value is 64.
 func (c *TCPConn) SetTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL

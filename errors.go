@@ -8,12 +8,13 @@ import (
 	"syscall"
 )
 
-// The texts are those of package net, because programs compare them.
-var (
-	errMissingAddress    = errors.New("missing address")
-	errNoSuitableAddress = "no suitable address found"
-	errNoHost            = errors.New("usernet: no Host to dial or listen from")
-)
+// These texts are those of package net, because programs compare them.
+var errMissingAddress = errors.New("missing address")
+
+const noSuitableAddress = "no suitable address found" // for net.AddrError.Err
+
+// errNoHost is the error of a Dialer or ListenConfig without a Host.
+var errNoHost = errors.New("usernet: no Host to dial or listen from")
 
 // timeoutError is the error of a dial that timed out. It matches context.DeadlineExceeded and not
 // os.ErrDeadlineExceeded, because the deadline belonged to the call, not to a connection.
@@ -42,11 +43,13 @@ func contextError(err error) error {
 }
 
 // syscallError wraps an errno in an *os.SyscallError with the name of the system call that returns
-// it on Linux. It returns other errors unchanged.
+// it on Linux: call, or socket, which Linux calls first. It returns other errors unchanged.
 func syscallError(call string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
-		if errno == syscall.EAFNOSUPPORT && call == "bind" || errno == syscall.EPROTONOSUPPORT {
-			call = "socket" // the system call that fails on Linux
+		switch {
+		case errno == syscall.EPROTONOSUPPORT,
+			errno == syscall.EAFNOSUPPORT && call == "bind": // connect itself can return it
+			call = "socket"
 		}
 		return os.NewSyscallError(call, errno)
 	}

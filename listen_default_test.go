@@ -9,7 +9,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A wildcard has both families, as net shows it on a machine with IPv6, and one where there is no IPv6.
+// Listening on a wildcard address accepts both families, and only IPv4 if the host has no IPv6. Addr
+// returns the same text as package net does.
 func TestAWildcardListensOnBothFamilies(t *testing.T) {
 	for _, c := range []struct {
 		change func(*Config)
@@ -33,7 +34,7 @@ func TestAWildcardListensOnBothFamilies(t *testing.T) {
 			require.NoError(t, pc.Close())
 		}
 	}
-	// Without any link too.
+	// A host with only a loopback also listens on both families.
 	ln, err := newLoopback(t).Listen("tcp", ":80")
 	require.NoError(t, err)
 	require.Equal(t, "[::]:80", ln.Addr().String())

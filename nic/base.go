@@ -42,7 +42,7 @@ func (c *counters) Stats() Stats {
 
 func (c *counters) countSent(frames, bytes int) { c.sent.Add(frames, bytes) }
 
-// base is the part that the devices share: the user's recv, the closed flag, and the counters.
+// base is the part that the devices share: the function set by Attach, the closed flag, and the counters.
 type base struct {
 	counters
 	recv   atomic.Pointer[func([]Frame)]
@@ -56,7 +56,7 @@ func (p *base) Attach(recv func(batch []Frame)) {
 		panic("nic: Attach of a nil function")
 	}
 	if !p.recv.CompareAndSwap(nil, &recv) {
-		panic("nic: a device has one user: Attach was called twice")
+		panic("nic: Attach was called twice on one device")
 	}
 }
 
@@ -131,8 +131,8 @@ func (l *Link) carries(f *Frame) bool {
 		int(f.HeaderLen)+int(f.GSOSize) <= l.MTU+head
 }
 
-// each splits a batch. It calls pass for each run of consecutive frames that the link carries, with
-// the run's length in bytes, and drop for each frame that the link does not carry.
+// each calls drop for each frame of a batch that the link does not carry, and pass for each run of
+// consecutive frames that it carries. bytes is the total length of the run's frames.
 func (l *Link) each(batch []Frame, pass func(run []Frame, bytes int), drop func()) {
 	start, bytes := 0, 0
 	for i := range batch {
@@ -172,8 +172,8 @@ func seededMAC(seed, n uint64) (mac [6]byte) {
 	return mac
 }
 
-// gsoSize returns the largest super-frame for the GSO field of a configuration. In the field, 0
-// stands for the largest possible size and a negative value for no super-frames.
+// gsoSize returns the Link.GSO of a device whose configuration has the given GSO field. 0 in the field
+// means the largest possible size, and a negative value means no super-frames, which is 0 in a Link.
 func gsoSize(configured int) int {
 	switch {
 	case configured < 0:

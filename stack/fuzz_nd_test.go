@@ -13,7 +13,7 @@ import (
 )
 
 // FuzzRouters sends frames to a host that listens to routers and is a router itself. The input has the
-// format of FuzzInput's.
+// format that FuzzInput describes.
 func FuzzRouters(f *testing.F) {
 	for _, frames := range routerFrames() {
 		var b []byte
@@ -44,14 +44,16 @@ func FuzzRouters(f *testing.F) {
 		}
 		a := s.ifaceNamed("eth0").auto
 		s.mu.Lock()
+		// maxAutoDNS limits the DNS servers, the search domains and the NAT64 prefixes alike.
 		require.LessOrEqual(t, a.size(), maxAutoRoutes+maxAutoPrefixes+3*maxAutoDNS)
 		s.mu.Unlock()
+		// Two addresses are not learned: the configured one and the link-local one.
 		require.LessOrEqual(t, len(s.Interfaces()[1].AddrInfo), 2+maxAutoAddrs)
 		for _, r := range s.Routes() {
 			require.Equal(t, r.Dst, r.Dst.Masked())
-			require.NotEqual(t, addr(llA), r.Via)
+			require.NotEqual(t, addr(llA), r.Via, "the host is not its own router")
 		}
-		s.LearnedDNS()
+		s.LearnedDNS() // must not panic
 		require.NoError(t, s.Close())
 	}))
 }
@@ -62,10 +64,11 @@ func routerFrames() [][][]byte {
 	ns := wire.NeighborSol{Target: us, Source: macB, HasSource: true}
 	probe := wire.NeighborSol{Target: us, Nonce: [6]byte{1}, HasNonce: true}
 	na := wire.NeighborAdv{Target: them, Link: macB, HasLink: true}
-	thief := wire.NeighborAdv{Target: us, Link: macB, HasLink: true}
+	conflict := wire.NeighborAdv{Target: us, Link: macB, HasLink: true}
 	adv := wire.RouterAdv{Lifetime: 1800, HopLimit: 64, Reachable: 1000, Retrans: 1000, Preference: wire.PreferHigh}
 	route := wire.RouteInfo{Prefix: prefix("2001:db8:7::/48"), Lifetime: 60}
-	adv.Options = wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])
+	sourceLink := wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])
+	adv.Options = slices.Clone(sourceLink)
 	for _, o := range [][]byte{
 		prefixOption("2001:db8:1::/64", time.Hour, time.Hour), wire.AppendMTU(nil, 1400), route.Append(nil),
 		wire.AppendRDNSS(nil, 60, them), wire.AppendDNSSL(nil, 60, "a.test", "b.test"), wire.AppendPREF64(nil, prefix("64:ff9b::/96"), 60),
@@ -79,9 +82,9 @@ func routerFrames() [][][]byte {
 	return [][][]byte{
 		{router, ndFrame(ndMessage{typ: wire.ICMPv6Redirect, src: llB, dst: "2001:db8::1", body: redirect.Append(nil)})},
 		{router, router, ndFrame(ndMessage{typ: wire.ICMPv6NeighborAdv, src: llB, dst: "ff02::1", body: na.Append(nil)})},
-		{ndFrame(ndMessage{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", body: adv.Options[:8]})},
+		{ndFrame(ndMessage{typ: wire.ICMPv6RouterSol, src: llB, dst: "ff02::2", body: sourceLink})},
 		{ndFrame(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: group, body: ns.Append(nil)})},
 		{ndFrame(ndMessage{typ: wire.ICMPv6NeighborSol, src: "::", dst: group, body: probe.Append(nil)})},
-		{ndFrame(ndMessage{typ: wire.ICMPv6NeighborAdv, src: "2001:db8::1", dst: "ff02::1", body: thief.Append(nil)})},
+		{ndFrame(ndMessage{typ: wire.ICMPv6NeighborAdv, src: "2001:db8::1", dst: "ff02::1", body: conflict.Append(nil)})},
 	}
 }

@@ -15,15 +15,18 @@ const (
 	maxRouterPoll = tcp.Time(80 * time.Second)
 )
 
-// A gateway is the next hop of a route whose prefix has other routes too. Its state decides which of
-// the routes is used.
+// A gateway is a router that is the next hop of a route. Only routes to a prefix with several routes
+// have one: its state decides which of them is used.
 //
 // RFC 1122 3.3.1.4: "The IP layer MUST be able to detect the failure of a 'next-hop' gateway
 // that is listed in its route cache and to choose an alternate gateway"; 3.3.1.5: "If it is
 // the current default that failed, the IP layer MUST select a different default gateway
 // (assuming more than one default is known) for the failed route and for establishing new
-// routes." The neighbour table detects the failure: a router is dead once it has answered no request
-// and no acknowledgment has confirmed it. It is dead until it answers.
+// routes."
+//
+// The neighbour table detects the failure. A router is dead after maxRequests requests without an
+// answer, unless a TCP acknowledgment confirms in the meantime that it is reachable. It is dead until
+// it answers.
 type gateway struct {
 	dead atomic.Bool
 }
@@ -34,15 +37,15 @@ type gatewayKey struct {
 	addr netip.Addr
 }
 
-// markRouters sets the gateways of a new table's routes. A gateway keeps its state from the old table.
-func (t *routeTable) markRouters(old *routeTable) {
-	for _, rs := range t.at {
+// setGateways sets the gateways of a new table's routes. A gateway keeps its state from the old table.
+func (t *routeTable) setGateways(old *routeTable) {
+	for _, rs := range t.byPrefix {
 		if len(rs) < 2 {
 			continue
 		}
 		for i := range rs {
 			if rs[i].ifc.linkLen == 0 || !rs[i].via.IsValid() {
-				continue
+				continue // no neighbour table, or no next hop
 			}
 			if t.gateways == nil {
 				t.gateways = make(map[gatewayKey]*gateway)
@@ -54,38 +57,41 @@ func (t *routeTable) markRouters(old *routeTable) {
 			if t.gateways[k] == nil {
 				t.gateways[k] = new(gateway)
 			}
-			rs[i].router = t.gateways[k]
+			rs[i].gateway = t.gateways[k]
 		}
 	}
 }
 
-// isDead reports whether the route's router does not answer and another route can replace this one.
-func (r *route) isDead() bool { return r.router != nil && r.router.dead.Load() }
+// isDead reports whether the route's gateway is dead. It is false if no other route has the prefix,
+// because r.gateway is then nil.
+func (r *route) isDead() bool { return r.gateway != nil && r.gateway.dead.Load() }
 
-// routerFails records that a neighbour does not answer. It reports whether the neighbour is the gateway
-// of routes that others can replace; if so, it invalidates the cached paths.
+// routerFails marks a neighbour that does not answer as dead, if it is a gateway, and reports whether it
+// is one. If the gateway was not dead before, the cached paths become invalid.
 func (ifc *iface) routerFails(addr netip.Addr) bool {
 	t := ifc.s.table.Load()
 	if t == nil {
 		return false
 	}
-	r := t.gateways[gatewayKey{ifc, addr}]
-	if r == nil {
+	g := t.gateways[gatewayKey{ifc, addr}]
+	if g == nil {
 		return false
 	}
-	if !r.dead.Swap(true) {
+	if !g.dead.Swap(true) {
 		ifc.s.gen.Add(1)
 	}
 	return true
 }
 
-// routerAnswers records that a neighbour answers, or that its failure is no longer known.
+// routerAnswers marks a neighbour as not dead, if it is a gateway. The neighbour table calls it when the
+// neighbour's address becomes known, and when the entry is removed, because the table then stops
+// polling the neighbour.
 func (ifc *iface) routerAnswers(addr netip.Addr) {
 	t := ifc.s.table.Load()
 	if t == nil || len(t.gateways) == 0 {
 		return
 	}
-	if r := t.gateways[gatewayKey{ifc, addr}]; r != nil && r.dead.Swap(false) {
+	if g := t.gateways[gatewayKey{ifc, addr}]; g != nil && g.dead.Swap(false) {
 		ifc.s.gen.Add(1)
 	}
 }
@@ -97,10 +103,10 @@ func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 	t.queue(n)
 }
 
-// sendAnotherWay sends a datagram that waited for a router by another router on the same link, after
-// the first has failed. It reports false if there is none. A router on another link is not used; the
-// datagram is then lost, and its sender has to retransmit it.
-func (s *Stack) sendAnotherWay(ifc *iface, d *waitingDatagram) bool {
+// sendByOtherRouter sends a datagram through another router on the same link, after the router that it
+// waited for has failed. It reports false if the link has no other router. It does not use a router on
+// another link: the caller drops the datagram, and the sender has to retransmit it.
+func (s *Stack) sendByOtherRouter(ifc *iface, d *waitingDatagram) bool {
 	src, dst := wire.Ends(d.frames[0].frame.Head[ifc.linkLen:])
 	p, err := s.route(dst, src)
 	if err != nil || p.ifc != ifc || p.neigh == nil {

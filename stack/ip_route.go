@@ -33,19 +33,19 @@ type route struct {
 	src netip.Addr
 	ifc *iface
 
-	router *gateway // of via; nil unless another route can replace this one
+	gateway *gateway // of via; nil if no other route has the prefix
 }
 
 // A routeTable is the routing table of a stack. It is immutable: a change of the configuration makes a
 // new one.
 type routeTable struct {
-	routes []route                  // in order of preference
-	at     map[netip.Prefix][]route // the routes of a prefix, in order of preference
-	lens4  []int                    // the lengths of the IPv4 prefixes, longest first
-	lens6  []int                    // likewise for IPv6
-	own    []netip.Addr             // the host's addresses other than 127/8
-	ownSet map[netip.Addr]struct{}  // the same as a set, if there are more than ownScan
-	bcasts []broadcast              // directed broadcast addresses, longest prefix first
+	routes   []route                  // in order of preference
+	byPrefix map[netip.Prefix][]route // the routes of a prefix, in order of preference
+	lens4    []int                    // the lengths of the IPv4 prefixes, longest first
+	lens6    []int                    // likewise for IPv6
+	own      []netip.Addr             // the host's addresses other than 127/8
+	ownSet   map[netip.Addr]struct{}  // the same as a set, if there are more than ownScan
+	bcasts   []broadcast              // directed broadcast addresses, longest prefix first
 
 	gateways map[gatewayKey]*gateway // of the routes that another route can replace
 
@@ -104,7 +104,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
 	for _, bits := range t.lens(dst) {
 		p, _ := dst.Prefix(bits)
-		rs := t.at[p]
+		rs := t.byPrefix[p]
 		best := -1
 		var found *route
 		for i := range rs {
@@ -141,8 +141,8 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	for _, bits := range t.lens(a) {
 		p, _ := a.Prefix(bits)
-		for i := range t.at[p] {
-			if r := &t.at[p][i]; r.ifc == ifc && !r.via.IsValid() {
+		for i := range t.byPrefix[p] {
+			if r := &t.byPrefix[p][i]; r.ifc == ifc && !r.via.IsValid() {
 				return true
 			}
 		}
@@ -156,7 +156,7 @@ func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
 		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.has(r.Src)
 	})
-	t := &routeTable{at: make(map[netip.Prefix][]route), v6: s.v6}
+	t := &routeTable{byPrefix: make(map[netip.Prefix][]route), v6: s.v6}
 	ifaces := *s.ifaces.Load()
 	var all []route
 	for _, r := range s.static {
@@ -188,7 +188,7 @@ func (s *Stack) rebuildRoutes() {
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
 	for _, r := range all {
-		t.at[r.dst] = append(t.at[r.dst], r)
+		t.byPrefix[r.dst] = append(t.byPrefix[r.dst], r)
 		lens := &t.lens4
 		if r.dst.Addr().Is6() {
 			lens = &t.lens6
@@ -204,7 +204,7 @@ func (s *Stack) rebuildRoutes() {
 			t.ownSet[a] = struct{}{}
 		}
 	}
-	t.markRouters(s.table.Load())
+	t.setGateways(s.table.Load())
 	// The table is stored before the generation changes: a path that was made from the old table then
 	// has an old generation, and is invalid.
 	s.table.Store(t)

@@ -462,7 +462,7 @@ func TestDeadNeighboursDisplaceNoLivePacket(t *testing.T) {
 		}
 		nt := s.ifaceNamed("eth0").neigh4
 		nt.mu.Lock()
-		require.LessOrEqual(t, nt.waiting, maxWaitingMore+200*(2048+waitingOverhead))
+		require.LessOrEqual(t, nt.waiting, keepLatestAbove+200*(2048+waitingOverhead))
 		for _, n := range nt.m {
 			require.NotEmpty(t, n.waiting.list, "each keeps one")
 		}

@@ -456,7 +456,7 @@ func (t *neighborTable) fired() {
 	t.alarm.set(now, next, t)
 	t.mu.Unlock()
 	for i := range lost {
-		t.lose(&lost[i], dropUnreachableNeighbor)
+		t.resendOrDrop(&lost[i], dropUnreachableNeighbor)
 	}
 	s.drain()
 }
@@ -640,7 +640,7 @@ func (t *neighborTable) flush(fail bool) {
 	}
 	t.mu.Unlock()
 	for i := range lost {
-		t.lose(&lost[i], dropLinkDown)
+		t.resendOrDrop(&lost[i], dropLinkDown)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Limits of the bytes of buffers that wait for the addresses of neighbours.
+// Limits on the memory of the frames that wait for the addresses of neighbours, in bytes.
 //
 // RFC 1122 2.3.2.2: "The link layer SHOULD save (rather than discard) at
 // least one (the latest) packet of each set of packets destined to the same
@@ -17,13 +17,14 @@ const (
 	// maxWaiting is the limit per neighbour, Linux's unres_qlen_bytes. The latest datagram may exceed
 	// it.
 	maxWaiting = 212992
-	// Above maxWaitingMore bytes per table, a neighbour that gets another datagram keeps only that one.
-	maxWaitingMore = 4 << 20
+	// While the frames of a table exceed keepLatestAbove, a datagram that is added to a queue replaces
+	// all the others of that queue.
+	keepLatestAbove = 4 << 20
 	// maxWaitingTotal is the limit per table. The latest datagrams of 1024 neighbours fit if none is
 	// larger than 16 KiB.
 	maxWaitingTotal = 16 << 20
 
-	// waitingOverhead is the memory of a waiting frame beside its buffer.
+	// waitingOverhead is the memory of a waiting frame in addition to its buffer.
 	waitingOverhead = 128
 )
 
@@ -66,8 +67,8 @@ func (ifc *iface) fragmentOf(e *txEntry) (key datagramKey, later bool) {
 	return key, field&0x1fff != 0
 }
 
-// fragmentOf6 is fragmentOf for IPv6. In the packets that the host sends, the fragment header comes
-// first.
+// fragmentOf6 is fragmentOf for IPv6. In the packets that the host sends, the fragment header follows
+// the IPv6 header directly.
 func fragmentOf6(h []byte) (key datagramKey, later bool) {
 	if len(h) < wire.IPv6Len+wire.FragmentLen || wire.Proto(h[wire.IPv6NextOffset]) != wire.ProtoFragment {
 		return key, false
@@ -87,16 +88,23 @@ func (q *neighborQueue) source() netip.Addr {
 	return q.list[0].src
 }
 
-// park queues a frame until the neighbour's address is known. t.mu is held.
+// last returns the index of the latest datagram with a key, or -1 if there is none.
+func (q *neighborQueue) last(key datagramKey) int {
+	i := len(q.list) - 1
+	for i >= 0 && q.list[i].key != key {
+		i--
+	}
+	return i
+}
+
+// park queues a frame with source address src until the neighbour's address is known. t.mu is held.
 func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	s, q := t.ifc.s, &n.waiting
 	key, later := t.ifc.fragmentOf(&e)
 	i := len(q.list)
 	if later {
-		for i--; i >= 0 && q.list[i].key != key; i-- {
-		}
-		if i < 0 {
-			// The first fragment was dropped, so that this one would be useless.
+		if i = q.last(key); i < 0 {
+			// The first fragment was dropped, so this one is useless.
 			s.release(e)
 			s.drop(dropNeighborQueue)
 			return
@@ -104,28 +112,28 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	} else {
 		q.list = append(q.list, waitingDatagram{src: src, key: key})
 	}
-	e = s.own(e) // a zero-copy writer must not wait for the resolution
+	e = s.own(e) // a copy, so that a zero-copy writer does not wait for the resolution
 	d := &q.list[i]
 	d.frames = append(d.frames, e)
 	n.charge(t, d, cap(e.buf)+waitingOverhead)
-	for len(q.list) > 1 && (q.bytes > maxWaiting || t.waiting > maxWaitingMore) {
+	for len(q.list) > 1 && (q.bytes > maxWaiting || t.waiting > keepLatestAbove) {
 		t.dropOldest(n)
 	}
 	for t.waiting > maxWaitingTotal {
-		t.dropOldest(t.longestWaiting())
+		t.dropOldest(t.firstWaiting())
 	}
 }
 
-// charge adds bytes to the memory that is counted for a datagram.
+// charge adds bytes, which may be negative, to the counts of a datagram, its neighbour and the table.
 func (n *neighbor) charge(t *neighborTable, d *waitingDatagram, bytes int) {
 	d.bytes += bytes
 	n.waiting.bytes += bytes
 	t.waiting += bytes
 }
 
-// longestWaiting returns the first neighbour in t.unresolved that has a waiting datagram. There must be
-// one.
-func (t *neighborTable) longestWaiting() *neighbor {
+// firstWaiting returns the least recently used neighbour with a waiting datagram. All neighbours with
+// waiting datagrams are in t.unresolved. The caller must ensure that t.waiting is not 0.
+func (t *neighborTable) firstWaiting() *neighbor {
 	for e := t.unresolved.Front(); ; e = e.Next() {
 		if n := e.Value.(*neighbor); len(n.waiting.list) > 0 {
 			return n
@@ -160,9 +168,9 @@ func (t *neighborTable) takeWaiting(n *neighbor) []waitingDatagram {
 	return list
 }
 
-// sendWaiting queues the waiting datagrams of a neighbour for transmission. Its callers store the
-// address in n.word afterwards, so that these datagrams precede those of senders that find the address
-// there.
+// sendWaiting queues the waiting datagrams of a neighbour for transmission. The caller must call it
+// before it stores the address in n.word. Once the address is there, senders transmit at once, and
+// their datagrams would overtake the waiting ones.
 func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	for _, d := range t.takeWaiting(n) {
 		for _, e := range d.frames {
@@ -172,11 +180,12 @@ func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	}
 }
 
-// lose sends a datagram by another router if there is one. Otherwise it drops the datagram and reports
-// an error to its sender. No lock is held.
-func (t *neighborTable) lose(d *waitingDatagram, why wire.Reason) {
+// resendOrDrop handles a datagram whose neighbour has failed. It sends the datagram through another
+// router if there is one. Otherwise it drops the datagram and reports an error to its sender. No lock is
+// held.
+func (t *neighborTable) resendOrDrop(d *waitingDatagram, why wire.Reason) {
 	s := t.ifc.s
-	if s.sendAnotherWay(t.ifc, d) {
+	if s.sendByOtherRouter(t.ifc, d) {
 		return
 	}
 	s.drop(why)

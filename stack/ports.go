@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// The range of ephemeral ports is Linux's. RFC 6335 6 reserves 49152-65535, and RFC 6056 3.2 says:
-// "ephemeral port selection algorithms should use the whole range 1024-65535". Firewalls expect Linux's
-// range.
+// The range of ephemeral ports is Linux's, because firewalls expect it. The RFCs differ from it: RFC
+// 6335 6 reserves 49152-65535, and RFC 6056 3.2 says: "ephemeral port selection algorithms should use
+// the whole range 1024-65535".
 const (
 	minEphemeral = 32768
 	maxEphemeral = 60999
@@ -17,7 +17,8 @@ const (
 )
 
 // A portSource has the state of RFC 6056 3.3.4, "Algorithm 4: Double-Hash Port Selection": a counter
-// for each class of destinations, so that the ports to one destination do not reveal those to another.
+// for each class of destinations. A destination that sees the ports of its own connections therefore
+// cannot tell which ports connections to other destinations have.
 type portSource struct {
 	secret   uint64
 	counters atomic.Pointer[[256]atomic.Uint32] // allocated for the first port
@@ -25,8 +26,8 @@ type portSource struct {
 
 func (p *portSource) init(secret uint64) { p.secret = secret }
 
-// next returns the counter of a class of destinations. The counters start at unpredictable values.
-func (p *portSource) next(class uint8) *atomic.Uint32 {
+// counter returns the counter of a class of destinations. The counters start at unpredictable values.
+func (p *portSource) counter(class uint8) *atomic.Uint32 {
 	all := p.counters.Load()
 	if all == nil {
 		all = new([256]atomic.Uint32)
@@ -40,18 +41,18 @@ func (p *portSource) next(class uint8) *atomic.Uint32 {
 	return &all[class]
 }
 
-// ephemeralPort searches for a free port. It calls try for one port after the other, for each at most
-// once, until try returns true. hash is s.hashAddrs of the connection's addresses, without the port
-// that is sought; or a random number if there is no remote address.
+// ephemeralPort searches for a free port. It calls try once for each port of the range, until try
+// returns true, and returns that port. It reports false if try refused all ports. hash is s.hashAddrs
+// of the connection's addresses, with local port 0. If there is no remote address, hash is random.
 func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {
-	next := s.ports.next(uint8(hash >> 56))
+	counter := s.ports.counter(uint8(hash >> 56))
 	// Callers may search at the same time. Each tries all ports, starting at its own value of the
 	// counter.
-	first := next.Add(1) + uint32(hash)
+	first := counter.Add(1) + uint32(hash)
 	for i := range uint32(numEphemeral) {
 		port := uint16(minEphemeral + (first+i)%numEphemeral)
 		if try(port) {
-			next.Add(i)
+			counter.Add(i) // the next search starts after this port
 			return port, true
 		}
 	}

@@ -25,8 +25,8 @@ func (e *tapError) Error() string { return strings.TrimPrefix(e.err.Error(), "ni
 func (e *tapError) Unwrap() error { return e.err }
 
 // cannotTAP reports whether err means that this user or this system cannot have a TAP device.
-// Outside Linux, TAP devices need a driver that is rarely installed, so every failure to open one
-// means that.
+// Outside Linux, it is true for every failure to open a TAP device, because the driver is rarely
+// installed there.
 func cannotTAP(err error) bool {
 	if !errors.As(err, new(*tapError)) {
 		return false
@@ -65,7 +65,7 @@ func userName() string {
 	return uid
 }
 
-// asRoot returns a command line that runs the commands as root for this user.
+// asRoot returns a command line that runs the commands as root. It uses sudo unless the user is root.
 func (e *environment) asRoot(commands ...string) string {
 	switch {
 	case e.root:
@@ -78,34 +78,35 @@ func (e *environment) asRoot(commands ...string) string {
 
 // noTAP returns a line that says why there is no TAP, followed by lines that say how to get one.
 func (e *environment) noTAP(err *tapError) []string {
-	const container = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
+	const containerAdvice = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
 	why := "no TAP device: " + err.Error()
 	var perm *nic.TAPPermissionError
 	switch {
 	case e.system != "linux":
 		return []string{why, "to get one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
+		// The text of perm contains the commands, but here they belong in the second line.
 		why = fmt.Sprintf("no TAP device: %v", perm.Err)
-		// Root lacks the permission only if its capabilities were removed.
+		// Root lacks the permission only if its capabilities were removed, as in a container.
 		if e.root {
-			return []string{why, container}
+			return []string{why, containerAdvice}
 		}
 		lines := []string{why, "to get one: " + e.asRoot(perm.Commands(e.user)...)}
 		if e.container {
-			lines = append(lines, container)
+			lines = append(lines, containerAdvice)
 		}
 		return lines
 	case errors.Is(err, syscall.EBUSY):
 		return []string{why, fmt.Sprintf("another program uses %s: -tap %s makes another device", err.name, e.nextTAP(err.name))}
 	case e.container:
-		return []string{why, container}
+		return []string{why, containerAdvice}
 	case errors.Is(err, fs.ErrNotExist):
 		return []string{why, "to get one: " + e.asRoot("modprobe tun")}
 	}
 	return []string{why}
 }
 
-// nextTAP returns the next name without an interface: usernet1 after usernet0.
+// nextTAP returns the first name after name that no interface has: usernet1 after usernet0.
 func (e *environment) nextTAP(name string) string {
 	stem := strings.TrimRight(name, "0123456789")
 	n, _ := strconv.Atoi(name[len(stem):])
@@ -117,8 +118,9 @@ func (e *environment) nextTAP(name string) string {
 	}
 }
 
-// notReady returns a message with the commands to run if the user's TAP has no address or is not
-// up, and "" if it is ready. host is the address for the kernel's side.
+// notReady returns "" if the user's TAP has an address and is up. Otherwise it returns a message that
+// says what is missing and which commands to run. host is the address for the kernel's side, with its
+// prefix length.
 func (e *environment) notReady(tap, host string, hasAddr, up bool) string {
 	var lacks, commands []string
 	if !hasAddr {
