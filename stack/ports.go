@@ -48,7 +48,7 @@ func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, 
 	counter := s.ports.counter(uint8(hash >> 56))
 	// Callers may search at the same time. Each tries all ports, starting at its own value of the
 	// counter.
-	first := counter.Add(1) + uint32(hash)
+	first := (counter.Add(1) + uint32(hash)) % numEphemeral // so that first+i does not overflow
 	for i := range uint32(numEphemeral) {
 		port := uint16(minEphemeral + (first+i)%numEphemeral)
 		if try(port) {

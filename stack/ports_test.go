@@ -2,6 +2,7 @@ package stack
 
 import (
 	"encoding/binary"
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,16 +24,22 @@ func TestSipHashGivesTheValuesOfItsAuthors(t *testing.T) {
 func TestEphemeralPortsAreInRangeAndAllOfThemAreTried(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	seen := make(map[uint16]int)
-	_, ok := s.ephemeralPort(s.random.next(randPort), func(port uint16) bool {
-		seen[port]++
-		return false
-	})
-	require.False(t, ok)
-	require.Len(t, seen, numEphemeral)
-	for port, n := range seen {
-		require.Equal(t, 1, n)
-		require.True(t, port >= minEphemeral && port <= maxEphemeral)
+	search := func(hash uint64) {
+		clear(seen)
+		_, ok := s.ephemeralPort(hash, func(port uint16) bool {
+			seen[port]++
+			return false
+		})
+		require.False(t, ok)
+		require.Equal(t, numEphemeral, len(seen)) // require.Len prints the whole map
+		for port, n := range seen {
+			require.Equal(t, 1, n)
+			require.True(t, port >= minEphemeral && port <= maxEphemeral)
+		}
 	}
+	search(s.random.next(randPort))
+	s.ports.counter(0).Store(math.MaxUint32 - numEphemeral/2)
+	search(0) // the counter would overflow during this search
 }
 
 func TestEphemeralPortsAreUnrelatedByDestination(t *testing.T) {
