@@ -48,10 +48,10 @@ type Message4 struct {
 	HType  uint8 // type of the link address; 1: Ethernet
 	Hops   uint8
 	XID    uint32
-	Secs   uint16 // seconds since the client began
+	Secs   uint16 // seconds since the client began to acquire or renew its address
 	Flags  uint16
-	CIAddr netip.Addr // address of the client, if it can use one
-	YIAddr netip.Addr // address for the client
+	CIAddr netip.Addr // the client's current address; set only if it can answer ARP requests for it
+	YIAddr netip.Addr // the address that the server offers or assigns to the client
 	SIAddr netip.Addr // address of the next server to boot from
 	GIAddr netip.Addr // address of the relay agent
 	CHAddr []byte     // the client's link address, at most 16 bytes
@@ -106,14 +106,14 @@ func (o *Options4) add(code OptionCode4, data []byte) {
 	*o = append(*o, Option4{code, slices.Clone(data)})
 }
 
-// ParseMessage4 parses a message. It keeps no reference to b. The result is not larger than b,
-// except for a fixed part per option. The error matches ErrMalformed.
+// ParseMessage4 parses a message. It keeps no reference to b. The result takes at most len(b) bytes
+// plus a fixed size for each option. The error matches ErrMalformed.
 func ParseMessage4(b []byte) (*Message4, error) {
 	if len(b) < fixedLen4+cookieLen {
-		return nil, malformed("it has %d bytes, and needs %d", len(b), fixedLen4+cookieLen)
+		return nil, malformed("%d bytes, shorter than the minimum of %d", len(b), fixedLen4+cookieLen)
 	}
 	if [cookieLen]byte(b[fixedLen4:]) != cookie {
-		return nil, malformed("it has no options of DHCP")
+		return nil, malformed("no DHCP magic cookie")
 	}
 	chaddr := int(b[2])
 	if chaddr > maxCHAddr {
@@ -147,14 +147,14 @@ func ParseMessage4(b []byte) (*Message4, error) {
 	return m, nil
 }
 
-// The bits of the option overload (RFC 2132 9.3).
+// The bits of the Option Overload option (RFC 2132 9.3).
 const (
 	overloadFile  = 1
 	overloadSName = 2
 )
 
-// parseOptions adds the options of a field, and returns the value of the option overload. The field
-// need not have the end option.
+// parseOptions adds the options in b, a field of the message, to m. It returns the value of the Option
+// Overload option, or 0 if there is none. The field need not have the End option.
 func (m *Message4) parseOptions(b []byte) (overload byte, err error) {
 	for len(b) > 0 {
 		code := OptionCode4(b[0])
@@ -208,18 +208,19 @@ func putAddr(b []byte, a netip.Addr) {
 	}
 }
 
-// Append appends the message to b in at most size bytes, or without a limit if size is 0. Options
-// that do not fit otherwise are put into the fields File and SName if these are empty
-// (RFC 2131 4.1), and options of more than 255 bytes are split (RFC 3396). The message is padded to
-// 300 bytes, as BOOTP requires. The error names the option that does not fit or the field that
-// cannot be encoded.
+// Append appends the message to b. The message takes at most size bytes; 0 means no limit. If an
+// option does not fit in the options field, Append puts it into the file or sname field, provided
+// that File or SName is empty (RFC 2131 4.1). It splits options of more than 255 bytes (RFC 3396). It
+// pads the message to 300 bytes, as BOOTP requires. The error names the option that does not fit or
+// the field that cannot be encoded.
 func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 	if len(m.CHAddr) > maxCHAddr || len(m.SName) > fileAt-snameAt-1 || len(m.File) > fixedLen4-fileAt-1 {
 		return b, fmt.Errorf("dhcp: CHAddr, SName or File is too long")
 	}
 	at := len(b)
 	b = append(b, make([]byte, fixedLen4)...)
-	h := b[at:]
+	b = append(b, cookie[:]...)
+	h := b[at : at+fixedLen4] // valid until the next append to b, which may move it
 	h[0], h[1], h[2], h[3] = m.Op, m.HType, byte(len(m.CHAddr)), m.Hops
 	binary.BigEndian.PutUint32(h[4:], m.XID)
 	binary.BigEndian.PutUint16(h[8:], m.Secs)
@@ -231,7 +232,6 @@ func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 	copy(h[28:], m.CHAddr)
 	copy(h[snameAt:], m.SName)
 	copy(h[fileAt:], m.File)
-	b = append(b, cookie[:]...)
 
 	fields := m.fields(size)
 	for _, o := range m.Options {
@@ -239,11 +239,11 @@ func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 			return b[:at], fmt.Errorf("dhcp: option %d cannot be set", o.Code)
 		}
 		if !fields.put(o) {
-			return b[:at], fmt.Errorf("dhcp: option %d of %d bytes has no room in a message of %d bytes", o.Code, len(o.Data), size)
+			return b[:at], fmt.Errorf("dhcp: option %d of %d bytes does not fit in a message of %d bytes", o.Code, len(o.Data), size)
 		}
 	}
-	// Ibid.: "The options in the 'sname' and 'file' fields [...] MUST be terminated by an 'end'
-	// option". Space for it is reserved.
+	// RFC 2131 4.1: "The options in the 'sname' and 'file' fields [...] MUST be terminated by an 'end'
+	// option". m.fields has reserved a byte for it in each field.
 	if n := copy(h[fileAt:], fields[1].b); n > 0 {
 		h[fileAt+n] = byte(optEnd)
 	}
@@ -254,6 +254,9 @@ func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 		b = append(b, byte(optOverload), 1, o)
 	}
 	b = append(append(b, fields[0].b...), byte(optEnd))
+	if size != 0 && len(b)-at > size {
+		return b[:at], fmt.Errorf("dhcp: the message needs %d bytes, more than %d", len(b)-at, size)
+	}
 	for len(b)-at < minLen4 && (size == 0 || len(b)-at < size) {
 		b = append(b, 0)
 	}
@@ -276,7 +279,7 @@ func (m *Message4) fields(size int) (f fields4) {
 		f[0].room = int(^uint(0) >> 1)
 		return f
 	}
-	f[0].room = max(0, size-fixedLen4-cookieLen-3-1) // without the options overload and end
+	f[0].room = max(0, size-fixedLen4-cookieLen-3-1) // reserve 3 bytes for Option Overload and 1 for End
 	if m.File == "" {
 		f[1].room = fixedLen4 - fileAt - 1
 	}
@@ -289,8 +292,8 @@ func (m *Message4) fields(size int) (f fields4) {
 // put puts an option into the first field in which it fits. An option of more than 255 bytes may
 // span several fields. put reports whether the option fits.
 func (f *fields4) put(o Option4) bool {
-	const most = 255
-	if len(o.Data) <= most {
+	const maxData = 255
+	if len(o.Data) <= maxData {
 		for i := range f {
 			if len(o.Data)+2 <= f[i].room {
 				f[i].put(o.Code, o.Data)
@@ -302,7 +305,7 @@ func (f *fields4) put(o Option4) bool {
 	data := o.Data
 	for i := range f {
 		for len(data) > 0 && f[i].room > 2 {
-			n := min(len(data), most, f[i].room-2)
+			n := min(len(data), maxData, f[i].room-2)
 			f[i].put(o.Code, data[:n])
 			data = data[n:]
 		}
@@ -315,7 +318,7 @@ func (f *field4) put(code OptionCode4, data []byte) {
 	f.room -= len(data) + 2
 }
 
-// overload returns the value of the option overload, or 0 if the option is not needed.
+// overload returns the value of the Option Overload option, or 0 if the option is not needed.
 func (f *fields4) overload() (o byte) {
 	if len(f[1].b) > 0 {
 		o |= overloadFile

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,10 +75,30 @@ func TestOptionsGoOnInFileAndSName(t *testing.T) {
 
 	m.SName = "in use"
 	_, err := m.Append(nil, MinMessageSize4)
-	require.EqualError(t, err, "dhcp: option 12 of 60 bytes has no room in a message of 548 bytes")
+	require.EqualError(t, err, "dhcp: option 12 of 60 bytes does not fit in a message of 548 bytes")
 	m.SName, m.Options = "", Options4{{OptVendorInfo, make([]byte, 600)}}
 	_, err = m.Append(nil, MinMessageSize4)
 	require.Error(t, err)
+}
+
+// b has no spare capacity, so that append moves it.
+func TestAMessageFollowsOtherBytes(t *testing.T) {
+	m := &Message4{Op: BootReply, CHAddr: []byte{}, File: "kernel", Options: Options4{
+		{OptMessageType, []byte{2}}, {OptVendorInfo, bytes.Repeat([]byte{7}, 250)}, {OptHostName, bytes.Repeat([]byte{'h'}, 60)},
+	}}
+	for n := range 8 {
+		prefix := bytes.Repeat([]byte{9}, n)
+		b, err := m.Append(slices.Clip(prefix), 520)
+		require.NoError(t, err)
+		require.Equal(t, prefix, b[:n])
+		require.Equal(t, m, mustParse(t, b[n:]))
+	}
+}
+
+func TestAppendRefusesASizeBelowTheFixedPart(t *testing.T) {
+	b, err := (&Message4{Op: BootReply}).Append([]byte{9}, 240)
+	require.EqualError(t, err, "dhcp: the message needs 241 bytes, more than 240")
+	require.Equal(t, []byte{9}, b)
 }
 
 func TestAMalformedMessageIsRefused(t *testing.T) {
