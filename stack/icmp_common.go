@@ -18,19 +18,19 @@ const (
 	icmpErrorBurst = 50
 )
 
-// An icmpKind is the reason for an ICMP error, independent of the family. v4 and v6 return the type and
-// code for it.
+// An icmpKind is the reason for an ICMP error, independent of the family. Its methods v4 and v6 return
+// the header of the error.
 type icmpKind uint8
 
 const (
 	icmpPort       icmpKind = iota // no socket on the port
-	icmpProto                      // unknown protocol; in IPv6 the pointer is the offset of its number
+	icmpProto                      // unknown protocol; in IPv6 the pointer is the offset of the Next Header field
 	icmpReassembly                 // reassembly timeout
 	icmpBadHeader                  // invalid header field; the pointer is its offset
 
 	// IPv6 only.
 	icmpOption        // unknown option that asks for an error
-	icmpOptionToGroup // unknown option that asks for an error even for a packet to a group
+	icmpOptionToGroup // unknown option that asks for an error even if the destination is multicast
 	icmpFirstChain    // the first fragment does not contain all headers (RFC 7112 5)
 )
 
@@ -57,6 +57,7 @@ type icmpError struct {
 // [...] that reports an unrecognized IPv6 option [...] that has the Option Type highest-order two bits
 // set to 10".
 func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
+	// p.broadcast covers multicast too. The callers have excluded non-initial fragments of IPv4.
 	if p.broadcast && k != icmpOptionToGroup || !isUnicast(p.src) || p.isICMPError() {
 		return
 	}
@@ -68,12 +69,11 @@ func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
 		s.sendICMPError6(p, k, pointer)
 		return
 	}
-	s.counts.icmpSent.Add(1)
 	s.sendICMPError4(p, k, pointer)
 }
 
-// isICMPError reports whether a datagram is an ICMP error. An ICMP message of unknown type or without a
-// type counts as one.
+// isICMPError reports whether p is an ICMP error or may be one: an empty ICMP message and a message of
+// unknown type count as errors. isICMPQuery and isICMPError6 have the types.
 func (p *packet) isICMPError() bool {
 	if p.src.Is6() {
 		return p.proto == wire.ProtoICMPv6 && isICMPError6(p.payload)
@@ -81,12 +81,12 @@ func (p *packet) isICMPError() bool {
 	return p.proto == wire.ProtoICMP && (len(p.payload) == 0 || !isICMPQuery(wire.ICMPType(p.payload[0])))
 }
 
-// quote copies as much of a datagram as fits to b, and returns the number of bytes.
+// quote copies the beginning of a datagram to b, as much as fits. It returns the number of bytes.
 func (p *packet) quote(b []byte) int {
 	n := copy(b, p.header)
 	n += copy(b[n:], p.payload)
 	if at := len(p.header) + p.csumOffset; p.csumOffset > 0 && at+2 <= n {
-		// The checksum is complete in the quote, as in the datagram that its sender sent.
+		// The checksum in p is partial. Complete it, so that the quote matches what was sent.
 		binary.BigEndian.PutUint16(b[at:], wire.FinishChecksum(p.payload, p.csumOffset))
 	}
 	return n
@@ -118,7 +118,8 @@ func (b *icmpBudget) take(now tcp.Time) bool {
 	return true
 }
 
-// deliverError passes an error to the sockets that may have sent the datagram. No lock is held.
+// deliverError passes an error to the sockets that may have sent the datagram. The caller must
+// not hold a lock.
 func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	switch proto {
 	case wire.ProtoTCP:
@@ -129,11 +130,12 @@ func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	s.rawICMP(proto, e)
 }
 
-// unreachable reports EHOSTUNREACH to the sender of a frame whose neighbour does not answer, as for a
-// host unreachable message from a router.
+// unreachable reports EHOSTUNREACH to the socket that sent f, because the next hop does not answer ARP
+// or neighbour solicitations. The effect is that of a Host Unreachable message from a router.
 //
 // RFC 1122 2.4: "The link layer MUST NOT report a Destination Unreachable error to IP solely because
-// there is no ARP cache entry for a destination". Here the requests have gone unanswered.
+// there is no ARP cache entry for a destination". That is not the only cause here: requests have been
+// sent and none was answered.
 func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
 	b := f.Head[ifc.linkLen:]
 	if wire.Version(b) == 6 {

@@ -109,6 +109,7 @@ func (s *Stack) sendICMPError4(p *packet, k icmpKind, pointer int) {
 	n := p.quote(b[wire.ICMPLen:min(len(b), wire.ICMPLen+most)])
 	h := k.v4(pointer)
 	h.Put(b, b[wire.ICMPLen:wire.ICMPLen+n])
+	s.counts.icmpSent.Add(1)
 	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP}, buf, wire.ICMPLen+n)
 }
 
