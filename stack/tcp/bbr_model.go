@@ -96,8 +96,8 @@ func (b *bbr) noteLoss(c *Conn) {
 	b.lossInRound = true
 }
 
-// losing is called when a piece is marked lost: HandleLostPacket of 5.5.10.2.
-func (b *bbr) losing(c *Conn, now Time, s *sent) {
+// handleLost is called when a piece is marked lost: HandleLostPacket of 5.5.10.2.
+func (b *bbr) handleLost(c *Conn, now Time, s *sent) {
 	if c.rec.phase == phaseOpen && !b.lossInRound {
 		b.saveState(c)
 	}

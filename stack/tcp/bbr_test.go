@@ -162,7 +162,7 @@ func TestALateOriginalGivesNoRateSample(t *testing.T) {
 	s := sent{seq: 0, end: 1000, at: 1}
 	s.tx = r.sent(s.at, 0, true, 1000, 1)
 	r.lost += 1000
-	s.flags, s.at = segLost|segResent|segEver, 50*Millisecond
+	s.flags, s.at = segLost|segResent|segEverResent, 50*Millisecond
 	s.tx = r.sent(s.at, 40_000, false, 1000, 2)
 	r.begin(40_000)
 	r.arrived(51*Millisecond, &s, true)

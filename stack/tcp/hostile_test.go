@@ -153,6 +153,23 @@ func TestTheUserTimeoutIsPunctual(t *testing.T) {
 	}
 }
 
+func TestUserTimeoutEndsAStalledConnection(t *testing.T) {
+	p := DefaultParams()
+	p.UserTimeout = 5 * Second
+	w := newPair(t, 1, p)
+	for w.b.p == nil || w.b.State() != Established { // w.b.p is nil until the SYN arrives
+		require.True(t, w.step(&p))
+	}
+	w.loss = 1
+	start := w.now
+	w.a.Write(w.now, []byte("x"))
+	for w.a.Err() == ErrNone {
+		require.True(t, w.step(&p))
+	}
+	require.Equal(t, ErrTimedOut, w.a.Err())
+	require.Equal(t, 5*Second, w.now-start, "RFC 5482 2")
+}
+
 func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, change: func(p *Params) { p.SendBuffer, p.SendBufferMax = 1<<20, 1<<20 }})
 	at := Seq(0)

@@ -107,7 +107,7 @@ func checkBoard(c *Conn) error {
 		}
 		if s.flags&segResent != 0 {
 			resent += n
-			if s.flags&segEver == 0 {
+			if s.flags&segEverResent == 0 {
 				return fmt.Errorf("piece %d was sent again and its time is not ambiguous", i)
 			}
 			if !queued(b, s) {

@@ -7,11 +7,11 @@ const dupThresh = 3
 // An ackSample is what one acknowledgement reported.
 type ackSample struct {
 	now       Time
-	prior     Seq    // SND.UNA before
-	fack      Seq    // the highest number that had arrived before
+	prior     Seq    // SND.UNA before this acknowledgement
+	fack      Seq    // the highest sequence number acknowledged before it, cumulatively or by SACK
 	delivered int    // bytes newly known to have arrived
-	marked    uint64 // recovery.marked before
-	rtt       Time   // of the piece sent last among those that arrived; 0 if it was sent more than once
+	marked    uint64 // recovery.marked before it
+	rtt       Time   // round-trip time of the newly arrived piece that was sent last; 0 if it was retransmitted
 	rttAt     Time   // when that piece was sent
 	origAcked bool   // a piece that was marked lost but not retransmitted has arrived
 	dsack     bool
@@ -54,8 +54,8 @@ func (c *Conn) takeSACK(a *ackSample, s *Segment) {
 	}
 }
 
-// sackBlock marks the pieces in k as SACKed. It skips the parts that the last acknowledgement
-// reported too.
+// sackBlock marks the pieces in k as SACKed. It skips the parts that the previous acknowledgement
+// has already reported: they are in c.sb.cache.
 func (c *Conn) sackBlock(a *ackSample, k block) {
 	b := &c.sb
 	for _, old := range b.cache {
@@ -78,7 +78,7 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 			continue
 		}
 		if (s.seq.Less(k.start) || k.end.Less(s.end)) && b.n >= c.maxPieces() {
-			continue // do not split it: count it as SACKed only when all of it is
+			continue // do not split s; it becomes SACKed when a block covers all of it
 		}
 		if s.seq.Less(k.start) {
 			_, p = b.split(p, k.start)
@@ -93,8 +93,8 @@ func (c *Conn) sackBlock(a *ackSample, k block) {
 }
 
 // maxPieces limits the number of pieces into which SACK blocks may split the scoreboard, to
-// about twice the number of segments in flight. Otherwise a peer that SACKs every second byte
-// would cost a piece of memory for each of them, and time to move the pieces.
+// about twice the number of segments in flight. Otherwise a peer could SACK every second byte. Each
+// of these bytes would become a piece, which takes memory, and each split moves other pieces.
 func (c *Conn) maxPieces() int { return keepPieces + 2*int(c.snd.nxt-c.snd.una)/c.snd.mss }
 
 // takeDSACK processes a DSACK block: k has arrived twice (RFC 2883).
@@ -122,8 +122,8 @@ func (c *Conn) takeDSACK(a *ackSample, k block) {
 func (c *Conn) takeAck(a *ackSample, ack Seq) {
 	b := &c.sb
 	if c.rec.phase == phaseRecovery {
-		// Every newly acknowledged segment except the retransmitted one has caused a
-		// duplicate acknowledgement, and was counted in reno.
+		// Without SACK, each newly acknowledged segment except the retransmitted one has caused
+		// a duplicate acknowledgement, which added one MSS to reno. Subtract these bytes.
 		rest := max(b.reno-max(int(ack-c.snd.una)-c.snd.mss, 0), 0)
 		b.reno = min(rest, int(c.snd.nxt-ack))
 	} else {
@@ -141,7 +141,7 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 		} else {
 			b.removeFirst(&s)
 		}
-		ambiguous = ambiguous || s.flags&segEver != 0
+		ambiguous = ambiguous || s.flags&segEverResent != 0
 		if s.flags&segSacked == 0 {
 			c.arrived(a, &s)
 		}
@@ -150,8 +150,9 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 		}
 	}
 	if ambiguous {
-		// Karn's algorithm for the whole acknowledgement: the other pieces that it covers
-		// may have arrived long ago, and were acknowledged only with the retransmission.
+		// Karn's algorithm: take no sample from an acknowledgement that covers a
+		// retransmission. The other pieces that it covers may have arrived long ago: they
+		// could not be acknowledged before the retransmission filled the hole.
 		a.rtt = 0
 		if c.cc.bbr != nil {
 			c.cc.bbr.rs.rtt = 0
@@ -167,29 +168,31 @@ func (c *Conn) takeAck(a *ackSample, ack Seq) {
 func (c *Conn) arrived(a *ackSample, s *sent) {
 	a.delivered += s.len()
 	c.delivered += uint64(s.len())
-	if c.pl != nil && c.pl.small > 0 {
-		c.sizeArrived(a.now, s.len(), s.flags&segEver != 0)
+	if c.pl != nil && c.pl.small > 0 { // a black hole is suspected
+		c.sizeArrived(a.now, s.len(), s.flags&segEverResent != 0)
 	}
 	r := &c.rec
 	rtt := a.now - s.at
-	early := s.flags&segEver != 0 && (rtt < c.rtt.min || a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0)
+	// early: s was retransmitted, but the acknowledgement is probably that of the original. It came
+	// sooner than the minimum RTT, or it echoes an older timestamp (RFC 8985 6.2 step 2).
+	early := s.flags&segEverResent != 0 && (rtt < c.rtt.min || a.timestamp && int32(a.tsEcr-c.tsVal(s.at)) < 0)
 	if c.cc.bbr != nil {
 		c.cc.bbr.arrived(a.now, s, early)
-		if early || s.flags&(segLost|segEver) == segLost {
+		if early || s.flags&(segLost|segEverResent) == segLost { // the original was marked lost, but has arrived
 			c.cc.bbr.found(s.len())
 		}
 	}
 	if s.at >= a.rttAt {
 		// RFC 6298 3: "RTT samples MUST NOT be made using segments that were
-		// retransmitted". Also take none from a segment that was sent before a
-		// retransmission that the same acknowledgement reports: its acknowledgement may
-		// have been delayed until the retransmission arrived.
+		// retransmitted". If the same acknowledgement also reports a later retransmission,
+		// take no sample from s either: s may have arrived before, and been acknowledged
+		// only when the retransmission arrived.
 		a.rttAt, a.rtt = s.at, 0
-		if s.flags&segEver == 0 {
+		if s.flags&segEverResent == 0 {
 			a.rtt = max(a.now-s.at, 1)
 		}
 	}
-	if s.flags&segEver == 0 {
+	if s.flags&segEverResent == 0 {
 		if s.flags&segLost != 0 {
 			a.origAcked = true
 		}
@@ -201,8 +204,7 @@ func (c *Conn) arrived(a *ackSample, s *sent) {
 	}
 	c.sb.fack = maxSeq(c.sb.fack, s.end)
 
-	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq, unless the acknowledgement
-	// came so early that it is probably that of the original, not of the retransmission.
+	// RFC 8985 6.2 step 2: update RACK.xmit_ts and RACK.end_seq.
 	if !early && sentAfter(s.at, s.end, r.xmit, r.end) {
 		r.xmit, r.end, r.rtt = s.at, s.end, max(rtt, 1)
 	}
@@ -227,7 +229,7 @@ func (c *Conn) reorderWindow() Time {
 }
 
 // sackedPieces counts the SACKed segments at the end of the scoreboard, up to about dupThresh.
-// DupThresh is a number of segments, however small.
+// It counts small segments in full, unlike sb.sacked, which is in bytes.
 func (c *Conn) sackedPieces() int {
 	b := &c.sb
 	if b.sacked == 0 {
@@ -252,7 +254,7 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	limit := r.rtt + c.reorderWindow()
 	var next Time // when the next piece may be marked lost
 	left := maxLost
-	judge := func(p piece) bool { // reports whether piece p is lost
+	judge := func(p piece) bool { // marks piece p lost if it is, and reports whether it did
 		s := p.sent()
 		if !sentAfter(r.xmit, r.end, s.at, s.end) {
 			return false
@@ -273,7 +275,7 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	// lost yet: the others were sent later.
 	for p := b.firstOf(kindOpen); p.c != nil && judge(p); p = b.nextOf(p, kindOpen) {
 	}
-	// Retransmitted pieces are in the order of sending in a queue of their own.
+	// b.again holds the retransmitted pieces in the order of sending.
 	for b.againHead < len(b.again) {
 		e := b.again[b.againHead]
 		if p := b.find(e.seq); p.c != nil {
@@ -292,9 +294,10 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	return max(next-now, 1)
 }
 
-// maxLost limits how many pieces one acknowledgement may mark lost. The others wait for the next
-// acknowledgement, or for a millisecond. It is more than one acknowledgement allows to be sent,
-// and bounds the time that a peer with a large window can cost per segment.
+// maxLost is the number of pieces that one call of detectLoss may mark lost. The next acknowledgement
+// or a timer after a millisecond marks the others. The limit bounds the CPU time per received segment
+// when the window is large. It does not slow recovery, because one acknowledgement allows fewer
+// pieces than that to be sent.
 const maxLost = 128
 
 // detectReno detects losses by RFC 6582, for peers without SACK.
@@ -332,14 +335,16 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 // markLost marks piece p lost and informs PRR and BBR.
 func (c *Conn) markLost(now Time, p piece) {
 	s := p.sent()
-	if r := &c.rec; s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
-		c.rec.lost = true
+	r := &c.rec
+	if s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
+		r.lost = true
 	}
-	if c.cc.bbr != nil && s.flags&segSacked == 0 && s.flags&(segLost|segResent) != segLost {
-		c.cc.bbr.losing(c, now, s)
+	counted := s.flags&(segLost|segResent) == segLost // was marked lost before, and not sent again
+	if c.cc.bbr != nil && s.flags&segSacked == 0 && !counted {
+		c.cc.bbr.handleLost(c, now, s)
 	}
-	c.rec.noCongestion = false
-	c.rec.marked += uint64(c.sb.markLost(p))
+	r.noCongestion = false
+	r.marked += uint64(c.sb.markLost(p))
 }
 
 // markHeadLost marks the first segment in flight lost.
@@ -356,9 +361,9 @@ func (c *Conn) markHeadLost(now Time) {
 // "the sender SHOULD start or restart a loss probe PTO timer after transmitting
 // new data [...] or upon receiving an ACK that cumulatively acknowledges new
 // data"; "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() -
-// Now()". If the timeout would come first, the probe is sent at that time instead, and the timeout
-// starts again. So a single segment on a short path is probed too. Its PTO exceeds the RTO, because the
-// PTO includes the peer's delayed acknowledgement.
+// Now()". If the RTO would expire before the PTO, the probe is sent when the RTO would expire, and the
+// RTO timer restarts. This matters for a single segment on a short path: its PTO includes the peer's
+// delayed acknowledgement and so exceeds the RTO, but it is probed too.
 func (c *Conn) armProbe(now Time) {
 	t := &c.timers
 	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {
@@ -386,8 +391,8 @@ func (c *Conn) probeTimeout() (Time, bool) {
 }
 
 // checkTLP decides from an acknowledgement whether a tail loss probe repaired a loss (RFC 8985
-// 7.4.2). A probe that was a retransmission may also have been unnecessary, because the
-// acknowledgement of the original was only late.
+// 7.4.2). If the probe was a retransmission, the original may have arrived too, with a late
+// acknowledgement. Then nothing was lost.
 func (c *Conn) checkTLP(a *ackSample) {
 	r := &c.rec
 	if !r.tlpOut || c.snd.una.Less(r.tlpEnd) {
@@ -397,7 +402,7 @@ func (c *Conn) checkTLP(a *ackSample) {
 	case !r.tlpRetrans, a.dsack, a.origAcked, r.phase != phaseOpen:
 		r.tlpOut = false
 	case a.timestamp && r.undoTS != 0:
-		// The timestamp shows which of the two was acknowledged (RFC 3522).
+		// The timestamp shows whether the original or the probe was acknowledged (RFC 3522).
 		r.tlpOut = false
 		if int32(a.tsEcr-r.undoTS) >= 0 {
 			c.congested(a.now)

@@ -116,7 +116,7 @@ func (r *rateSampler) arrived(now Time, s *sent, early bool) {
 	x.sendElapsed = s.at - p.firstSent
 	x.inFlight, x.appLimited = p.inFlight, p.appLimited
 	x.rtt = 0
-	if s.flags&segEver == 0 {
+	if s.flags&segEverResent == 0 {
 		x.rtt = max(now-s.at, 1)
 	}
 }

@@ -13,10 +13,10 @@ type sent struct {
 type sentFlags uint8
 
 const (
-	segSacked sentFlags = 1 << iota // selectively acknowledged
-	segLost                         // marked lost
-	segResent                       // retransmitted, and that copy is in flight
-	segEver                         // was retransmitted at some time: its round-trip time is ambiguous
+	segSacked     sentFlags = 1 << iota // selectively acknowledged
+	segLost                             // marked lost
+	segResent                           // retransmitted, and that copy is in flight
+	segEverResent                       // was retransmitted at least once: its round-trip time is ambiguous
 )
 
 func (s *sent) len() int { return int(s.end - s.seq) }
@@ -175,7 +175,7 @@ func (b *scoreboard) noteAgain(seq Seq, at Time) {
 func (b *scoreboard) markSacked(p piece) piece {
 	s := p.sent()
 	b.forget(s)
-	b.flag(p, s.flags&segEver|segSacked)
+	b.flag(p, s.flags&segEverResent|segSacked)
 	b.sacked += s.len()
 	if next := b.next(p); next.c != nil && next.sent().flags&segSacked != 0 {
 		b.join(s, next.sent())
@@ -246,7 +246,7 @@ func (b *scoreboard) markLargerLost(n int) {
 func (b *scoreboard) markResent(p piece, now Time) {
 	s := p.sent()
 	b.forget(s)
-	b.flag(p, s.flags|segResent|segEver)
+	b.flag(p, s.flags|segResent|segEverResent)
 	s.at = now
 	b.resent += s.len()
 	if s.flags&segLost != 0 {
