@@ -26,8 +26,8 @@ type datagramSocket interface {
 	Settings() (stack.DatagramSettings, error)
 }
 
-// A datagramConn is the part that UDPConn and IPConn share: multicast groups, and the options that
-// x/net/ipv4 sets through a file descriptor, which a socket of a Host does not have.
+// A datagramConn is the part that UDPConn and IPConn share: multicast groups and socket options.
+// x/net/ipv4 cannot set these, because it needs a file descriptor and a Host's sockets have none.
 type datagramConn struct {
 	conn
 	dg      datagramSocket
@@ -40,13 +40,14 @@ type datagramConn struct {
 // a destination.
 func (c *datagramConn) connected() bool { return c.ends().remote != nil }
 
-// sendError is like opError, for a datagram with the destination to.
+// sendError returns the error of a failed send. Its Addr is to.
 func (c *datagramConn) sendError(call string, to net.Addr, err error) error {
 	return &net.OpError{Op: "write", Net: c.net, Source: c.ends().local, Addr: opAddr(to), Err: syscallError(call, err)}
 }
 
-// destination returns the address for the error of a datagram: to if addr is valid, and otherwise
-// the address of the other end, which is nil if the socket is not connected.
+// destination returns the Addr for a send error. If the caller named a destination, addr is valid and
+// the result is to, the same address as a net.Addr. Otherwise the result is the remote address of the
+// socket, or nil if the socket is not connected.
 func (c *datagramConn) destination(to net.Addr, addr netip.Addr) net.Addr {
 	if addr.IsValid() {
 		return to
@@ -75,17 +76,17 @@ func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 
 // JoinGroup joins a multicast group on an interface of the host and reports the membership to the
 // routers. ifi selects the interface by its Index, or by its Name if Index is 0; if ifi is nil, the
-// routes select it. A UDP socket receives the datagrams for the group if it is bound to their port
-// and either to no address or to the group's. An IP socket receives them if they have its protocol.
-// Other sockets of the host that meet these conditions receive them too. The error is a
-// *net.OpError: EINVAL if group is not a multicast address, or is an IPv6 one on an IPv4 socket;
-// ENODEV if the interface or a route does not exist; and EADDRINUSE if the socket has already
-// joined the group there.
+// routes select it. A UDP socket receives the datagrams that are sent to the group and to the
+// socket's port, if the socket is bound to the group's address or to no address. An IP socket
+// receives the datagrams of its protocol. Other sockets of the host that meet these conditions
+// receive them too. The error is a *net.OpError: EINVAL if group is not a multicast address, or is
+// an IPv6 one on an IPv4 socket; ENODEV if the interface or a route does not exist; and EADDRINUSE
+// if the socket has already joined the group there.
 func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.member(ifi, group, c.dg.Join)
+	return c.changeGroup(ifi, group, c.dg.Join)
 }
 
 // LeaveGroup undoes a JoinGroup. If ifi is nil, the socket leaves the group on the first interface
@@ -95,26 +96,26 @@ func (c *datagramConn) LeaveGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.member(ifi, group, c.dg.Leave)
+	return c.changeGroup(ifi, group, c.dg.Leave)
 }
 
 // JoinSourceGroup joins a group for the datagrams of one source, as Linux's
 // IP_ADD_SOURCE_MEMBERSHIP and the JoinSourceSpecificGroup of x/net/ipv4 do. The host asks the
 // routers for that source only (RFC 3376), and the socket receives nothing that other sources send
-// to the group. A socket may join several sources of a group. After a JoinGroup, the first
-// JoinSourceGroup limits the socket to its source. The errors are those of JoinGroup, with two
-// differences: EADDRNOTAVAIL if the source is already joined or is not of the group's family, and
-// EINVAL also if the socket has blocked sources of the group with BlockSource.
+// to the group. A socket may join several sources of a group. If the socket has joined the group
+// with JoinGroup, the first JoinSourceGroup limits it to that source. The errors are those of
+// JoinGroup, with two differences: EADDRNOTAVAIL if the source is already joined or is not of the
+// group's family, and EINVAL also if the socket has blocked sources of the group with BlockSource.
 func (c *datagramConn) JoinSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
-	return c.memberOf(ifi, group, source, datagramSocket.JoinSource)
+	return c.changeSource(ifi, group, source, datagramSocket.JoinSource)
 }
 
-// LeaveSourceGroup undoes a JoinSourceGroup. With its last source, the socket leaves the group. If
+// LeaveSourceGroup undoes a JoinSourceGroup. After the last source, the socket leaves the group. If
 // ifi is nil, the interface is the first one on which the socket joined the group. The error is
 // EADDRNOTAVAIL if the source is not joined, and EINVAL if the group is not joined or sources of it
 // are blocked. LeaveGroup leaves a group with all its sources.
 func (c *datagramConn) LeaveSourceGroup(ifi *net.Interface, group, source netip.Addr) error {
-	return c.memberOf(ifi, group, source, datagramSocket.LeaveSource)
+	return c.changeSource(ifi, group, source, datagramSocket.LeaveSource)
 }
 
 // BlockSource makes the socket ignore what a source sends to a group that was joined with
@@ -124,23 +125,25 @@ func (c *datagramConn) LeaveSourceGroup(ifi *net.Interface, group, source netip.
 // the source is already blocked or is not of the group's family, and EINVAL if the group is not
 // joined or was joined with JoinSourceGroup.
 func (c *datagramConn) BlockSource(ifi *net.Interface, group, source netip.Addr) error {
-	return c.memberOf(ifi, group, source, datagramSocket.BlockSource)
+	return c.changeSource(ifi, group, source, datagramSocket.BlockSource)
 }
 
 // UnblockSource undoes a BlockSource. The error is EADDRNOTAVAIL if the source is not blocked, and
 // EINVAL if the group is not joined or was joined with JoinSourceGroup.
 func (c *datagramConn) UnblockSource(ifi *net.Interface, group, source netip.Addr) error {
-	return c.memberOf(ifi, group, source, datagramSocket.UnblockSource)
+	return c.changeSource(ifi, group, source, datagramSocket.UnblockSource)
 }
 
-func (c *datagramConn) memberOf(ifi *net.Interface, group, source netip.Addr, do func(s datagramSocket, group, source netip.Addr, index int) error) error {
+// changeSource calls do, a method that joins, leaves, blocks or unblocks a source of a group.
+func (c *datagramConn) changeSource(ifi *net.Interface, group, source netip.Addr, do func(s datagramSocket, group, source netip.Addr, index int) error) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.member(ifi, group, func(group netip.Addr, index int) error { return do(c.dg, group, source, index) })
+	return c.changeGroup(ifi, group, func(group netip.Addr, index int) error { return do(c.dg, group, source, index) })
 }
 
-func (c *datagramConn) member(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {
+// changeGroup calls do with the group and the index of ifi, 0 if ifi is nil.
+func (c *datagramConn) changeGroup(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {
 	index, err := c.host.interfaceIndex(ifi)
 	if err == nil {
 		err = do(group, index)

@@ -44,10 +44,10 @@ type PingConfig struct {
 type PingReply struct {
 	// Seq is the number of the request, from 0, modulo 65536.
 	Seq int
-	// From is the source address of the answer, which for an ICMP error may be a router's. It is
-	// invalid if the request timed out.
+	// From is the source address of the answer. For an ICMP error, it may be the address of a
+	// router. It is invalid if the request timed out.
 	From netip.Addr
-	// RTT is the time from the request to the answer.
+	// RTT is the time from the request to the answer or to the timeout.
 	RTT time.Duration
 	// TTL is the time to live of the answer.
 	TTL uint8
@@ -89,8 +89,8 @@ const (
 // Ping sends ICMP echo requests (RFC 792, RFC 4443 4.1) to a host and returns statistics of the
 // answers. If a name has several addresses, Ping uses the first one that Dial would try. Unanswered
 // requests are not an error: PingStats counts them. PingStats is also valid if there is an error.
-// The error is a *net.OpError. Its Op is "dial" if the address is not found or ctx ends early, and
-// "write" if a request cannot be sent.
+// The error is a *net.OpError. Its Op is "dial" if Ping cannot start or ctx ends early, "write" if a
+// request cannot be sent, and "read" if answers cannot be received, as when the host is closed.
 func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats, error) {
 	network, proto := "ip:icmp", wire.ProtoICMP
 	fail := func(to net.Addr, err error) (PingStats, error) {
@@ -101,11 +101,11 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 		return fail(nil, err)
 	}
 	ip, _, zone := addrIP(addrs[0])
-	most := maxPingData
-	if network = "ip4:icmp"; ip.To4() == nil {
-		network, proto, most = "ip6:ipv6-icmp", wire.ProtoICMPv6, maxPingData6
+	network, maxSize := "ip4:icmp", maxPingData
+	if ip.To4() == nil {
+		network, proto, maxSize = "ip6:ipv6-icmp", wire.ProtoICMPv6, maxPingData6
 	}
-	if cfg.Size < 0 || cfg.Size > most {
+	if cfg.Size < 0 || cfg.Size > maxSize {
 		return fail(nil, syscall.EMSGSIZE)
 	}
 	f := h.family(network[:len("ip4")], nil, nil, false)
@@ -166,9 +166,9 @@ func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig)
 		cfg.Timeout = time.Second
 	}
 	p := &pinger{cfg: cfg, fam: f, raw: raw, to: to, stats: PingStats{Addr: to}}
-	// The answers to these have other source addresses: a group, a broadcast address, and the
-	// unspecified address, which stands for the host itself. An IPv4 address that ends in 255 may
-	// be the broadcast address of a distant network.
+	// A request to a multicast, broadcast or unspecified address is answered from another address.
+	// The unspecified address stands for the host itself. An IPv4 address that ends in 255 may be
+	// the broadcast address of a distant network.
 	p.loose = to.IsMulticast() || h.stack.IsBroadcast(to) || to.Is4() && to.As4()[3] == 255 || to.IsUnspecified()
 	p.laddr = f.ipAddr(raw.LocalAddr())
 	var id [2]byte
@@ -241,17 +241,17 @@ func (p *pinger) send(ctx context.Context) error {
 		binary.BigEndian.PutUint16(p.msg[2:], wire.Checksum(p.msg))
 	}
 	r := request{seq, time.Now()}
-	// The request is recorded before it is sent: over a link in memory, the answer arrives during
-	// WriteTo.
+	// Record the request before it is sent: an in-memory link delivers the answer during WriteTo.
 	p.out = append(p.out, r)
 	p.stats.Sent++
 	o := stack.SendOptions{TTL: p.cfg.TTL, TOS: p.cfg.TOS, DontFragment: p.cfg.DontFragment}
 	p.raw.SetWriteDeadline(r.sent.Add(p.cfg.Timeout))
-	if ctx.Err() != nil {
-		return nil // the line above may have replaced the deadline set when ctx ended
+	if ctx.Err() != nil { // SetWriteDeadline may have replaced the deadline set when ctx ended
+		return nil
 	}
 	_, err := p.raw.WriteTo(p.msg, p.to, o)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // after a timeout, the link accepted nothing: the request is lost
+	// If the link accepts nothing until the deadline, the request counts as lost: see expire.
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return &net.OpError{Op: "write", Net: p.network(), Source: p.laddr, Addr: p.fam.ipAddr(p.to), Err: syscallError("sendto", err)}
 	}
 	return nil
@@ -268,8 +268,7 @@ func (p *pinger) network() string {
 // receive reads one message and processes it. It returns at the given time if none arrives.
 func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	p.raw.SetReadDeadline(until)
-	// The end of the context also sets a deadline, which the line above may have replaced.
-	if ctx.Err() != nil {
+	if ctx.Err() != nil { // SetReadDeadline may have replaced the deadline set when ctx ended
 		return nil
 	}
 	n, _, from, meta, err := p.raw.ReadFrom(p.buf)
@@ -282,7 +281,7 @@ func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	return nil
 }
 
-// expire reports the requests that have timed out.
+// expire removes the requests that have timed out from p.out, and calls OnReply for them.
 func (p *pinger) expire(now time.Time) {
 	for len(p.out) > 0 && now.Sub(p.out[0].sent) >= p.cfg.Timeout {
 		r := p.out[0]

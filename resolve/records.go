@@ -11,10 +11,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// LookupSRV returns the SRV records of a service, and the name that has them. The records are those
-// of _service._proto.name or, if service and proto are both empty, of name itself. They are in the
-// order in which to try them, which is random among equals (RFC 2782). Records whose targets are
-// not valid names are omitted; the rest is then returned with an error.
+// LookupSRV returns the canonical name and the SRV records of a service. It looks up
+// _service._proto.name or, if service and proto are both empty, name itself. It sorts the records by
+// priority and puts those of equal priority in a random order that follows their weights (RFC 2782).
+// Records whose targets are not valid names are omitted; the rest is then returned with an error.
 func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
 	target := name
 	if service != "" || proto != "" {
@@ -39,8 +39,8 @@ func (r *Resolver) LookupSRV(ctx context.Context, service, proto, name string) (
 	return cname, srvs, malformed(name, len(ans.records), len(srvs))
 }
 
-// sortSRV puts records in the order of RFC 2782: "lowest-numbered priority" first, and records of
-// one priority at random by their weights.
+// sortSRV sorts records by priority, lowest first. It puts records of equal priority in random order:
+// the larger the weight, the more likely a record is to come early (RFC 2782).
 func (r *Resolver) sortSRV(srvs []*net.SRV) {
 	// "arrange all SRV RRs (that have not been ordered yet) in any order, except that
 	// all those with weight 0 are placed at the beginning of the list."
@@ -72,9 +72,10 @@ func (r *Resolver) sortSRV(srvs []*net.SRV) {
 	}
 }
 
-// LookupMX returns the MX records of a name, the most preferred first, and in random order among
-// equals (RFC 5321 section 5.1). Their hosts are names or, against the rules, addresses. Records
-// with other hosts are omitted; the rest is then returned with an error.
+// LookupMX returns the MX records of a name, the most preferred first. Records of equal preference are
+// in random order (RFC 5321 section 5.1). Records whose host is neither a valid name nor an IP address
+// are omitted; the rest is then returned with an error. RFC 5321 does not allow addresses, but they
+// occur.
 func (r *Resolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	ans, err := r.lookup(ctx, name, dnsmessage.TypeMX)
 	if err != nil {
@@ -131,7 +132,7 @@ func (r *Resolver) LookupTXT(ctx context.Context, name string) ([]string, error)
 	return txts, nil
 }
 
-// LookupAddr returns the names of an address, which is a literal. They come from the hosts file, or
+// LookupAddr returns the names of addr, an IP address in text form. They come from the hosts file, or
 // else from the DNS. Names that are not valid are omitted; the rest is then returned with an error.
 func (r *Resolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
 	a, err := netip.ParseAddr(addr)

@@ -12,11 +12,13 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
+// closedBehaviours returns the behaviours of closed listeners, connections and sockets. The string after
+// each function is its behaviour.want.
 func closedBehaviours() []behaviour {
 	return []behaviour{
 		{"every method of a closed connection", func(t *testing.T, w *world.World) []any {
 			c, _ := w.Pair(t)
-			require.NoError(t, c.SetDeadline(time.Unix(1, 0)), "being expired as well does not matter")
+			require.NoError(t, c.SetDeadline(time.Unix(1, 0)), "an expired deadline does not change the errors")
 			require.NoError(t, c.Close())
 			_, read := c.Read(make([]byte, 1))
 			_, write := c.Write(make([]byte, 1))
@@ -49,7 +51,7 @@ func closedBehaviours() []behaviour {
 				_, err := c.Write(data)
 				got <- err
 			}()
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond) // longer than Settle: Write must have filled the buffers
 			require.NoError(t, c.Close())
 			return []any{<-got}
 		}, "use of closed network connection"},
@@ -124,12 +126,12 @@ func closedBehaviours() []behaviour {
 			require.NoError(t, c.Close())
 			return append(udpMethods(c, to), c.RemoteAddr())
 		}, "udp HOST:P"},
-		{"every method of a closed UDP socket that is given no address", func(t *testing.T, w *world.World) []any {
+		{"every method of a closed UDP socket, with nil addresses", func(t *testing.T, w *world.World) []any {
 			c := w.Packets(t)
 			require.NoError(t, c.Close())
 			return append(udpMethods(c, nil), c.LocalAddr())
 		}, "udp HOST:P"},
-		{"the address of a closed socket is the one that it had", func(t *testing.T, w *world.World) []any {
+		{"a closed UDP socket keeps its addresses", func(t *testing.T, w *world.World) []any {
 			c, s := w.UdpPair(t)
 			local, remote, bound := c.LocalAddr(), c.RemoteAddr(), s.LocalAddr()
 			require.NoError(t, c.Close())
@@ -139,7 +141,8 @@ func closedBehaviours() []behaviour {
 	}
 }
 
-// zeroBehaviours returns the behaviours of zero connections. A nil one panics in net.
+// zeroBehaviours returns the behaviours of zero connections and listeners. It has a nil listener but no
+// nil connection, because a nil connection of package net panics.
 func zeroBehaviours() []behaviour {
 	return []behaviour{
 		{"every method of a zero TCPConn", func(t *testing.T, w *world.World) []any { return tcpMethods(w.ZeroTCP) }, "invalid argument"},
@@ -152,14 +155,14 @@ func zeroBehaviours() []behaviour {
 	}
 }
 
-// listenerMethods calls every method of a listener that returns an error.
+// listenerMethods calls the methods of l that return an error. It returns their results.
 func listenerMethods(l world.TCPListener) []any {
 	c, accept := l.Accept()
 	_, tcp := world.AcceptTCP(l)
 	return []any{c, accept, tcp, l.SetDeadline(time.Time{}), l.Close()}
 }
 
-// tcpMethods calls every method of a connection.
+// tcpMethods calls every method of c and returns the results.
 func tcpMethods(c world.TCPConn) []any {
 	_, multipath := c.MultipathTCP()
 	n, readFrom := c.ReadFrom(strings.NewReader("x"))
@@ -173,7 +176,8 @@ func tcpMethods(c world.TCPConn) []any {
 	}
 }
 
-// udpMethods calls every method of a UDP socket, with addresses that may be nil.
+// udpMethods calls every method of c and returns the results. It passes to, which may be nil, to the
+// methods that take an address.
 func udpMethods(c world.UDPConn, to *net.UDPAddr) []any {
 	var addrPort netip.AddrPort
 	var addr net.Addr
@@ -199,7 +203,8 @@ func udpMethods(c world.UDPConn, to *net.UDPAddr) []any {
 	}
 }
 
-// ipMethods calls every method of an IP socket, with addresses that may be nil.
+// ipMethods calls every method of c and returns the results. It passes to, which may be nil, to the
+// methods that take an address.
 func ipMethods(c world.IPConn, to *net.IPAddr) []any {
 	var addr net.Addr
 	if to != nil {

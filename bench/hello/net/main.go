@@ -1,5 +1,5 @@
-// Net is the smallest program that dials with package net. The others of its kind
-// are compared with it.
+// Net is the smallest program that dials with package net. It is the baseline for the
+// programs in the directories beside it, which also dial with a user-space stack.
 package main
 
 import (
