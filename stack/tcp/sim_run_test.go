@@ -180,6 +180,13 @@ var kept = []struct {
 			{MSS: 1000, Total: 1, Chunk: 100000, Bite: 2001, Recv: 4096, RecvMax: 131072, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 3, AbortAt: 2035878570, Fiddle: true},
 		},
 	}},
+	{"an application gave up while the other still read, for more than 900 s", simOptions{
+		Seed: 0x29c874b4, Delay: 10 * Millisecond, Jitter: Millisecond, Reorder: 0.06933505311833606,
+		Side: [2]simSide{
+			{MSS: 1000, Chunk: 100000, Bite: 2001, Pause: 5 * Second, Recv: 131072, RecvMax: 262144, Send: 65536, SendMax: 65536, NoTS: true, NoWS: true, NewReno: true, NoDelay: true, End: 3, AbortAt: 42591713, Fiddle: true},
+			{MSS: 1000, Total: 369447, Chunk: 100000, Bite: 100000, Recv: 65536, RecvMax: 65536, Send: 188723, SendMax: 377447, NoTS: true, NoWS: true, NewReno: true, NoDelay: true},
+		},
+	}},
 }
 
 func TestSimulationsThatOnceFailed(t *testing.T) {

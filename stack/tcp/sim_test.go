@@ -255,7 +255,7 @@ func simulate(o simOptions, trace *strings.Builder) error {
 	for i := range w.host {
 		h := &w.host[i]
 		h.side, h.p, h.name = &w.o.Side[i], o.Side[i].params(), string(rune('a'+i))
-		h.giveUp = 900 * Second
+		h.giveUp = simPatience
 		if h.side.Pressure {
 			h.p.Pressure = func() bool { return w.now/(700*Millisecond)%3 == 1 }
 		}
@@ -577,6 +577,9 @@ func (w *sim) pause(h *simHost) Time {
 	return Time(w.rng.Int64N(int64(h.side.Pause)))
 }
 
+// simPatience is how long an application waits until something happens before it closes.
+const simPatience = 900 * Second
+
 // act performs one round of calls of the application on host i.
 func (w *sim) act(i int) {
 	h := &w.host[i]
@@ -588,7 +591,7 @@ func (w *sim) act(i int) {
 		c.Close(w.now)
 		return
 	}
-	h.giveUp = w.now + 900*Second
+	h.giveUp = w.now + simPatience
 	if c.Err() != ErrNone {
 		w.drain(i)
 		return
@@ -670,6 +673,10 @@ func (w *sim) readSome(i int, buf []byte) int {
 func (w *sim) taken(i int, buf []byte) {
 	h := &w.host[i]
 	n := len(buf)
+	if n > 0 {
+		// The other does not give up while its data is read, however slowly.
+		w.host[1-i].giveUp = w.now + simPatience
+	}
 	off := h.read % simPeriod
 	for rest := buf; len(rest) > 0; {
 		k := min(len(rest), 1<<16)
