@@ -278,10 +278,12 @@ func TestASilentIPv6NeighbourIsGivenUp(t *testing.T) {
 		require.InDelta(t, 3, time.Since(began).Seconds(), 0.1)
 		time.Sleep(10 * time.Second)
 		p.take()
+		failed := s.Stats().ND.Failed
+		require.NotZero(t, failed) // 2 if the SYN that is due at 3 s leaves after the failure
 		sendUDP6(t, openUDP(t, s, "[::]:9"), "2001:db8::8", "x")
 		time.Sleep(10 * time.Second)
 		require.Len(t, p.sent(), 3, "RFC 4861 10: MAX_MULTICAST_SOLICIT")
-		require.EqualValues(t, 2, s.Stats().ND.Failed)
+		require.Equal(t, failed+1, s.Stats().ND.Failed)
 	})
 }
 
