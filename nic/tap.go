@@ -25,8 +25,8 @@ type TAPConfig struct {
 	// Addr is the address for the kernel's side, with its prefix length. OpenTAP uses it only for a
 	// device that it creates. It may be zero.
 	Addr netip.Prefix
-	// Addr6 is an IPv6 address for the kernel's side, in addition to Addr. The kernel uses it once
-	// Duplicate Address Detection has finished, after a second.
+	// Addr6 is an IPv6 address for the kernel's side, in addition to Addr. The kernel uses it at
+	// once, without Duplicate Address Detection.
 	Addr6 netip.Prefix
 	// MTU is the MTU of a device that OpenTAP creates; 1500 if zero. An existing device keeps its
 	// own.

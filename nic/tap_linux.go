@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"unsafe"
 
 	"github.com/songgao/water"
 	"golang.org/x/sys/unix"
@@ -316,22 +315,44 @@ func setUpTAP(name string, index int, cfg TAPConfig) error {
 	return err
 }
 
-// setAddr6 adds an IPv6 address to an interface that is up.
+// setAddr6 adds an IPv6 address to an interface. The kernel uses it at once, without Duplicate Address
+// Detection: for the second that this takes, a connection to the other side of the link would have the
+// source ::1, and hang. The stack at the other side detects a duplicate.
 func setAddr6(index int, addr netip.Prefix) error {
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	// struct in6_ifreq of linux/ipv6.h
-	req := struct {
-		addr   [16]byte
-		prefix uint32
-		index  int32
-	}{addr.Addr().As16(), uint32(addr.Bits()), int32(index)}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFADDR, uintptr(unsafe.Pointer(&req)))
-	if errno != 0 {
-		return errno
+	le := binary.NativeEndian
+	attr := func(b []byte, kind uint16, value []byte) []byte {
+		b = le.AppendUint16(b, uint16(4+len(value)))
+		return append(le.AppendUint16(b, kind), value...)
+	}
+	// struct nlmsghdr and struct ifaddrmsg, then attributes: rtnetlink(7).
+	b := make([]byte, unix.SizeofNlMsghdr, 128)
+	b = append(b, unix.AF_INET6, uint8(addr.Bits()), 0, unix.RT_SCOPE_UNIVERSE)
+	b = le.AppendUint32(b, uint32(index))
+	b = attr(b, unix.IFA_ADDRESS, addr.Addr().AsSlice())
+	b = attr(b, unix.IFA_LOCAL, addr.Addr().AsSlice())
+	b = attr(b, unix.IFA_FLAGS, le.AppendUint32(nil, unix.IFA_F_NODAD))
+	le.PutUint32(b[0:], uint32(len(b)))
+	le.PutUint16(b[4:], unix.RTM_NEWADDR)
+	le.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	answer := make([]byte, 512)
+	n, _, err := unix.Recvfrom(fd, answer, 0)
+	if err != nil {
+		return err
+	}
+	// struct nlmsgerr: a negative errno, or 0.
+	if n < unix.SizeofNlMsghdr+4 || le.Uint16(answer[4:]) != unix.NLMSG_ERROR {
+		return unix.EPROTO
+	}
+	if errno := -int32(le.Uint32(answer[unix.SizeofNlMsghdr:])); errno != 0 {
+		return unix.Errno(errno)
 	}
 	return nil
 }
