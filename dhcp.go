@@ -167,6 +167,7 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 		}
 		ds.conn = conn
 		conn.SetHandler(ds.receive)
+		conn.SetBroadcastWithoutSource()
 		ds.stopWatch = d.h.stack.OnChange(ds.look)
 	}
 	d.conn = ds.conn

@@ -105,6 +105,7 @@ type dgram struct {
 	pending  syscall.Errno // an error that the next call returns, once
 	closed   bool
 	sealed   bool   // do not queue datagrams: the socket is closed or has a handler
+	noSource bool   // see SetBroadcastWithoutSource
 	enlisted *iface // interface that will call txReady, or nil
 	rd, wd   deadline
 	handler  func(b []byte, from netip.AddrPort, meta Meta) // called for received datagrams; nil: they are queued
@@ -273,7 +274,22 @@ func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 	if err == nil && !p.group {
 		g.s.datagramMTU.apply(g.s, &p)
 	}
+	if err == nil && g.noSource && !src.IsValid() && p.dst == limitedBroadcast() {
+		p.src = netip.IPv4Unspecified()
+		p.makeHeader()
+	}
 	return p, err
+}
+
+// SetBroadcastWithoutSource makes the datagrams that the socket sends to 255.255.255.255 have the source 0.0.0.0, even if
+// the host has addresses, unless SendOptions.Src is set.
+//
+// RFC 2131 4.1: "DHCP messages broadcast by a client prior to that client obtaining its IP address must have the source
+// address field in the IP header set to 0." Addresses of another lease, or that are static, are not that address.
+func (g *dgram) SetBroadcastWithoutSource() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.noSource, g.path = true, path{}
 }
 
 // source returns the source address of a datagram: that of the options, or else the socket's.
