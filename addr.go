@@ -103,8 +103,8 @@ func resolvedAddr(network string, ip netip.Addr, port int) net.Addr {
 	return makeAddr(network, ip.AsSlice(), ip.Zone(), port)
 }
 
-// addrIP returns the IP address, the port and the zone of one of net's address types. They are zero
-// for a nil pointer and for other types.
+// addrIP returns the IP address, the port and the zone of one of net's address types. For a nil
+// pointer and for other types, the results are zero.
 func addrIP(addr net.Addr) (ip net.IP, port int, zone string) {
 	switch a := addr.(type) {
 	case *net.TCPAddr:
@@ -135,7 +135,7 @@ func isIPv4(addr net.Addr) bool {
 // the host's resolver resolves service names.
 func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, addr string) ([]net.Addr, error) {
 	host, port := addr, 0
-	if network[0] != 'i' && addr != "" {
+	if network[0] != 'i' && addr != "" { // an "ip" address has no port
 		var service string
 		var err error
 		if host, service, err = net.SplitHostPort(addr); err != nil {
@@ -171,8 +171,8 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 	return addrs, nil
 }
 
-// lookupIPs returns the addresses of a host: of the family that network names, or of both. It
-// appends a literal to ips.
+// lookupIPs returns the addresses of a host: of the family that network names, or of both families.
+// If host is an IP address, lookupIPs appends it to ips, in which the caller can provide space.
 func lookupIPs(ctx context.Context, lookup lookupFunc, network, host string, ips []netip.Addr) ([]netip.Addr, error) {
 	// Literals are not passed to lookup: they may have zones, which LookupNetIP does not return.
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -195,8 +195,8 @@ func in16(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// dialAddrs returns the addresses that a dial has to try. If local is not nil, it leaves out the
-// addresses of another family than local's.
+// dialAddrs returns the addresses that a dial has to try. If local is not nil, dialAddrs leaves out
+// the addresses whose family differs from that of local.
 func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, address string, local net.Addr) ([]net.Addr, error) {
 	name, _, err := parseNetwork(network, true)
 	if err != nil {
@@ -227,7 +227,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	return suitable, nil
 }
 
-// sameType reports whether a and b have the same one of net's address types.
+// sameType reports whether a and b are both *net.TCPAddr, both *net.UDPAddr or both *net.IPAddr.
 func sameType(a, b net.Addr) (same bool) {
 	switch a.(type) {
 	case *net.TCPAddr:
@@ -240,7 +240,8 @@ func sameType(a, b net.Addr) (same bool) {
 	return same
 }
 
-// listenAddr returns the address to listen on: an IPv4 one if there is any.
+// listenAddr returns the address to listen on. If address stands for several addresses, listenAddr
+// returns the first IPv4 one.
 func (h *Host) listenAddr(ctx context.Context, network, address string) (net.Addr, error) {
 	name, _, err := parseNetwork(network, true)
 	if err != nil {
@@ -358,6 +359,7 @@ func (h *Host) family(network string, local, remote net.IP, listen bool) family 
 		}
 		return family{stack: stack.Family4}
 	}
+	// A missing address counts as IPv4, as in net.
 	is4 := func(ip net.IP) bool { return len(ip) <= net.IPv4len || ip.To4() != nil }
 	if is4(local) && is4(remote) {
 		return family{stack: stack.Family4}
@@ -417,8 +419,9 @@ func (f family) shown(ip netip.Addr) netip.Addr {
 	return ip
 }
 
-// addrPort is like addr, for an address with a port. It returns the zero AddrPort for nil. If the
-// port is out of range, the error is EINVAL, to which the caller adds the name of a system call.
+// addrPort is like addr, for an address with a port. It returns the zero AddrPort for a nil address.
+// If the port is out of range, the error is a bare EINVAL. The caller adds the name of a system
+// call.
 func (f family) addrPort(addr net.Addr) (netip.AddrPort, error) {
 	if opAddr(addr) == nil {
 		return netip.AddrPort{}, nil

@@ -12,7 +12,7 @@ import (
 type Message struct {
 	Buffers [][]byte // the parts of the payload
 	OOB     []byte   // control messages, or a buffer for them
-	Addr    net.Addr // a *net.UDPAddr: the source, or the destination, which is nil on a connected socket
+	Addr    net.Addr // a *net.UDPAddr: the source, or the destination (nil on a connected socket)
 	N       int      // bytes of the payload that were read or sent
 	NN      int      // bytes of OOB that were read or sent
 	Flags   int      // of a received datagram: MSG_TRUNC (0x20) and MSG_CTRUNC (8)
@@ -21,10 +21,10 @@ type Message struct {
 // waitForOne is Linux's MSG_WAITFORONE. ReadBatch always behaves as if it were set.
 const waitForOne = 0x10000
 
-// ReadBatch waits for a datagram, and reads it and the queued ones behind it, up to len(ms), as the
-// ReadBatch of x/net/ipv4 does on Linux. It returns the number of datagrams. On an error it returns
-// 0, where x/net/ipv4 returns -1. ReadBatch locks the socket once. Flags other than 0 and
-// MSG_WAITFORONE give ENOTSUP.
+// ReadBatch waits for a datagram. It reads this datagram and those queued behind it, up to len(ms)
+// in all, as the ReadBatch of x/net/ipv4 does on Linux. It returns the number of datagrams. On an
+// error it returns 0, where x/net/ipv4 returns -1. ReadBatch locks the socket once. If flags is
+// neither 0 nor MSG_WAITFORONE (0x10000), the error is ENOTSUP.
 func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -55,8 +55,9 @@ func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 }
 
 // WriteBatch sends datagrams, as the WriteBatch of x/net/ipv4 does on Linux. It returns the number
-// of datagrams sent, and an error only if it could not send the first one. It locks the socket
-// once, and blocks only while the link's queue is full. Flags other than 0 give ENOTSUP.
+// of datagrams sent, and an error only if it could not send the first one. WriteBatch locks the
+// socket once. It blocks only while the link's queue is full. If flags is not 0, the error is
+// ENOTSUP.
 func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 	if !c.ok() {
 		return 0, syscall.EINVAL
@@ -69,8 +70,8 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 	}
 	ds := c.host.getBatch(len(ms))
 	defer c.host.putBatch(ds)
-	k := 0
-	var bad error
+	k := 0        // number of valid datagrams before the first invalid one
+	var bad error // error of the first invalid datagram, dropped if another is sent
 	for ; k < len(ms); k++ {
 		d := &(*ds)[k]
 		if d.Addr, bad = c.batchAddr(ms[k].Addr); bad != nil {

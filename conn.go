@@ -17,8 +17,8 @@ const (
 	defaultKeepAliveCount    = 9
 )
 
-// The largest values that Linux accepts: MAX_TCP_KEEPIDLE, which equals MAX_TCP_KEEPINTVL, and
-// MAX_TCP_KEEPCNT.
+// The largest values that Linux accepts. maxKeepAliveTime is MAX_TCP_KEEPIDLE and also
+// MAX_TCP_KEEPINTVL; maxKeepAliveCount is MAX_TCP_KEEPCNT.
 const (
 	maxKeepAliveTime  = 32767 * time.Second
 	maxKeepAliveCount = 127
@@ -40,7 +40,7 @@ type conn struct {
 	net  string // the network, for errors
 	six  bool   // LocalAddr and RemoteAddr of a TCP connection have IPv6's form
 	// The addresses, which do not change on Close. A TCP connection makes them on first use,
-	// because most are never used.
+	// because most programs never use them.
 	made atomic.Pointer[ends]
 }
 
@@ -66,7 +66,8 @@ func (c *conn) opError(op, call string, err error) error {
 	return &net.OpError{Op: op, Net: c.net, Source: e.local, Addr: e.remote, Err: syscallError(call, err)}
 }
 
-// setError is like opError, for a setting. As in net, its error has only the local address.
+// setError is like opError, for a socket option. As in net, the error has only the local address. If
+// err is nil, setError returns nil.
 func (c *conn) setError(err error) error {
 	if err == nil {
 		return nil
@@ -85,8 +86,8 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// LocalAddr returns the local address. All calls return the same one, so the caller must not modify
-// it.
+// LocalAddr returns the local address. All calls return the same value, which the caller must not
+// modify.
 func (c *conn) LocalAddr() net.Addr {
 	if !c.ok() {
 		return nil
@@ -94,8 +95,8 @@ func (c *conn) LocalAddr() net.Addr {
 	return c.ends().local
 }
 
-// RemoteAddr returns the address of the other end, or nil if there is none. All calls return the
-// same one, so the caller must not modify it.
+// RemoteAddr returns the address of the other end, or nil if the socket is not connected. All calls
+// return the same value, which the caller must not modify.
 func (c *conn) RemoteAddr() net.Addr {
 	if !c.ok() {
 		return nil
@@ -168,8 +169,9 @@ func (h *Host) newTCPConn(t *stack.TCP, network string, f family) *TCPConn {
 	}
 }
 
-// tcpOptions returns the options that net sets on its connections. As in net, a value that Linux
-// would refuse is not an error.
+// tcpOptions returns the options that net sets on its connections. period is KeepAlive of a Dialer
+// or ListenConfig, and applies unless cfg.Enable is set. A negative period turns keep-alive off. As
+// in net, a value that Linux would refuse is not an error.
 func tcpOptions(period time.Duration, cfg net.KeepAliveConfig) stack.TCPOptions {
 	if !cfg.Enable && period >= 0 {
 		cfg = net.KeepAliveConfig{Enable: true, Idle: period}
@@ -227,7 +229,7 @@ func (c *TCPConn) CloseWrite() error {
 	return nil
 }
 
-// option is like setError, with both addresses, as net does for TCP options.
+// option is like setError, but the error has both addresses, as in net for TCP's socket options.
 func (c *TCPConn) option(err error) error {
 	if err == nil {
 		return nil
@@ -245,8 +247,8 @@ func (c *TCPConn) SetLinger(sec int) error {
 	return c.option(c.tcp.SetLinger(sec))
 }
 
-// SetNoDelay sets whether TCP sends small segments at once. That is the default. Otherwise TCP
-// delays them while other data is unacknowledged (Nagle's algorithm, RFC 9293 section 3.7.4).
+// SetNoDelay sets whether TCP sends small segments at once. The default is true. If it is false, TCP
+// delays small segments while other data is unacknowledged (Nagle's algorithm, RFC 9293 3.7.4).
 func (c *TCPConn) SetNoDelay(noDelay bool) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -263,8 +265,8 @@ func (c *TCPConn) SetKeepAlive(keepalive bool) error {
 }
 
 // SetKeepAlivePeriod sets how long the connection is idle before the first probe. The value is d
-// rounded up to whole seconds, or 15 s if d is zero. A negative d changes nothing; more than 32767
-// s gives EINVAL. The interval between probes does not change.
+// rounded up to whole seconds, or 15 s if d is zero. A negative d changes nothing. If d is more than
+// 32767 s, the error is EINVAL. The interval between probes does not change.
 func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -275,9 +277,9 @@ func (c *TCPConn) SetKeepAlivePeriod(d time.Duration) error {
 	return c.option(c.setKeepAlive(d, -1, -1))
 }
 
-// SetKeepAliveConfig sets all keep-alive options. For a field that is zero it uses the default:
-// 15 s, 15 s and 9. A negative field changes nothing. Times are rounded up to whole seconds. Times
-// above 32767 s and counts above 127 give EINVAL.
+// SetKeepAliveConfig sets all keep-alive options. A zero field means the default: an Idle of 15 s, an
+// Interval of 15 s, a Count of 9. A negative field changes nothing. Times are rounded up to whole
+// seconds. If a time is more than 32767 s or Count is more than 127, the error is EINVAL.
 func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -288,7 +290,8 @@ func (c *TCPConn) SetKeepAliveConfig(config net.KeepAliveConfig) error {
 	return c.option(c.setKeepAlive(config.Idle, config.Interval, config.Count))
 }
 
-// setKeepAlive sets the values that are not negative, and uses the default for a zero.
+// setKeepAlive sets the values that are not negative. A zero stands for the default. If one value is
+// too large, setKeepAlive sets the values before it and returns EINVAL.
 func (c *TCPConn) setKeepAlive(idle, interval time.Duration, count int) error {
 	idle, interval, count, tooMuch := keepAlive(idle, interval, count)
 	if err := c.tcp.SetKeepAliveConfig(idle, interval, count); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// ControlFlags select the control messages that a socket returns with received datagrams. The flags
-// that x/net/ipv4 also has have the same values there.
+// ControlFlags select the control messages that a socket returns with received datagrams. FlagTTL to
+// FlagInterface have the values of the flags of the same name in x/net/ipv4.
 type ControlFlags uint
 
 const (
@@ -24,7 +24,7 @@ const (
 // packetInfoFlags are the flags whose values Linux puts into one message, IP_PKTINFO.
 const packetInfoFlags = FlagSrc | FlagDst | FlagInterface
 
-// Linux's numbers, which usernet uses on every operating system.
+// Linux's numbers of levels, options and flags. usernet uses them on every operating system.
 const (
 	levelIP     = 0
 	levelSocket = 1
@@ -37,12 +37,12 @@ const (
 	packetInfoLen = 12 // int ipi_ifindex; struct in_addr ipi_spec_dst, ipi_addr
 
 	msgTrunc  = 0x20 // MSG_TRUNC: the datagram did not fit into the buffer
-	msgCTrunc = 0x08 // MSG_CTRUNC: the control messages did not fit into theirs
+	msgCTrunc = 0x08 // MSG_CTRUNC: the control messages did not fit into their buffer
 )
 
-// Out-of-band data is a sequence of messages in the form of Linux's struct cmsghdr. Each has a
-// length, which includes the header and has the size of a word; a level and a type of 4 bytes each;
-// and data, padded to whole words. All numbers have the machine's byte order.
+// Out-of-band data is a sequence of control messages in the form of Linux's struct cmsghdr. A message
+// is a header and data, padded to whole words. The header is the length of header and data (one
+// word), the level (4 bytes) and the type (4 bytes). All numbers have the machine's byte order.
 const (
 	wordLen          = bits.UintSize / 8
 	controlHeaderLen = wordLen + 8
@@ -108,8 +108,8 @@ func (w *controlWriter) putInt(level, typ int, n uint8) {
 	w.put(level, typ, b[:])
 }
 
-// nextControl parses the first message of oob. ok is false at the end of oob. The error is EINVAL
-// if the message is longer than oob.
+// nextControl parses the first message of oob. ok is false at the end of oob and on an error. The
+// error is EINVAL if the length in the message is less than that of the header or more than len(oob).
 func nextControl(oob []byte) (level, typ int, data, rest []byte, ok bool, err error) {
 	if len(oob) < controlHeaderLen {
 		return 0, 0, nil, nil, false, nil
@@ -123,9 +123,9 @@ func nextControl(oob []byte) (level, typ int, data, rest []byte, ok bool, err er
 	return level, typ, oob[controlHeaderLen:n], oob[min(alignControl(int(n)), len(oob)):], true, nil
 }
 
-// sendControl sets the options in o from the control messages in oob. As on Linux, unknown or
-// out-of-range messages of the destination's family or of the socket's own levels give EINVAL, and
-// messages of other levels are ignored.
+// sendControl sets the options in o from the control messages in oob. As on Linux, the error is
+// EINVAL if a message of the destination's family is unknown or its value is out of range, and for
+// every message of level SOL_SOCKET or SOL_UDP. Messages of other levels are ignored.
 func sendControl(oob []byte, kind controlKind, o *stack.SendOptions) error {
 	for {
 		level, typ, data, rest, ok, err := nextControl(oob)
@@ -148,7 +148,7 @@ func sendControl(oob []byte, kind controlKind, o *stack.SendOptions) error {
 }
 
 func sendOption(typ int, data []byte, o *stack.SendOptions) error {
-	value := -1
+	value := -1 // valid for no option
 	switch {
 	case len(data) == 4:
 		value = int(int32(binary.NativeEndian.Uint32(data)))
@@ -175,9 +175,9 @@ func sendOption(typ int, data []byte, o *stack.SendOptions) error {
 	return nil
 }
 
-// controlError adapts the error of a datagram that was sent with control messages. If they name a
-// source address that the host does not have, it returns ENETUNREACH, as Linux does since 6.12, or
-// EINVAL for IPv6.
+// controlError adapts the error of a datagram that was sent with control messages. If the messages
+// name a source address that the host does not have, the error is EINVAL to an IPv6 destination, and
+// otherwise ENETUNREACH, as on Linux since 6.12.
 func controlError(oob []byte, kind controlKind, err error) error {
 	switch {
 	case err != syscall.EADDRNOTAVAIL || len(oob) == 0:
@@ -189,10 +189,10 @@ func controlError(oob []byte, kind controlKind, err error) error {
 }
 
 // AppendControl appends the control messages that represent i, for WriteMsgUDP and WriteMsgIP: the
-// interface, the source, TTL and TOS. It omits fields that are zero, and a Local that is a group or
-// 255.255.255.255. It does not know the broadcast address of a network; as on Linux, sending from
-// it fails. The messages are IPv6's if Local is an IPv6 address, or if Local is not set and Remote
-// is one.
+// interface, the source, TTL and TOS. It omits fields that are zero, and a Local that is a multicast
+// address or 255.255.255.255. It does not omit the broadcast address of a network, which it cannot
+// recognize; as on Linux, sending from such an address fails. The messages are those of IPv6 if
+// Local, or Remote if Local is omitted, is an IPv6 address.
 func (i *PacketInfo) AppendControl(oob []byte) []byte {
 	var b [128]byte
 	w := controlWriter{rest: b[:]}
@@ -225,7 +225,7 @@ func (i *PacketInfo) ParseControl(oob []byte) error {
 		switch {
 		case level == levelIPv6:
 			i.parse6(typ, data)
-		case level != levelIP:
+		case level != levelIP: // ignored
 		case typ == optPacketInfo && len(data) >= packetInfoLen:
 			i.Interface = int(int32(binary.NativeEndian.Uint32(data)))
 			i.Local = netip.AddrFrom4([4]byte(data[8:12]))
@@ -237,8 +237,9 @@ func (i *PacketInfo) ParseControl(oob []byte) error {
 	}
 }
 
-// receivedControl writes the control messages of a received datagram to oob. It returns their
-// length, and the flags that report truncation of the datagram or of the messages.
+// receivedControl writes the control messages of a received datagram to oob. n is the number of bytes
+// that were read of a datagram of full bytes. receivedControl returns the length of the messages, and
+// the flags that report truncation of the datagram or of the messages.
 func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr, meta *stack.Meta) (oobn, flags int) {
 	if full > n {
 		flags = msgTrunc
@@ -256,7 +257,7 @@ func (c *datagramConn) receivedControl(oob []byte, n, full int, from netip.Addr,
 		return w.n, flags
 	}
 	if cf&packetInfoFlags != 0 {
-		// The first address is the source to use for an answer.
+		// The first address of IP_PKTINFO, ipi_spec_dst, is the source to use for an answer.
 		src := meta.Dst
 		if !c.host.stack.IsLocal(src) {
 			src = c.host.stack.SourceFor(from)

@@ -28,8 +28,8 @@ const (
 	controlMapped                    // an IPv6 socket, to an IPv4-mapped address
 )
 
-// controlKind returns the kind of a datagram to an address or, if it is invalid, to the other end
-// of the connected socket.
+// controlKind returns the kind of a datagram to the address to. If to is invalid, the destination is
+// the other end of the connected socket.
 func (c *datagramConn) controlKind(to netip.Addr) controlKind {
 	if !c.family.six {
 		return control4
@@ -62,7 +62,7 @@ func sendOption6(kind controlKind, typ int, data []byte, o *stack.SendOptions) e
 	if kind == controlMapped {
 		return nil // IPv6's other messages do not apply to an IPv4 datagram
 	}
-	value := -2
+	value := -2 // valid for no option
 	if len(data) == 4 {
 		value = int(int32(binary.NativeEndian.Uint32(data)))
 	}
@@ -98,8 +98,8 @@ func sendInfo6(kind controlKind, data []byte, o *stack.SendOptions) error {
 	return nil
 }
 
-// receivedControl6 is like receivedControl, for an IPv6 socket. For an IPv4 datagram the address is
-// IPv4-mapped, and the other values have IPv4's control messages.
+// receivedControl6 writes the control messages of a datagram that an IPv6 socket has received. For an
+// IPv4 datagram, the address in IPV6_PKTINFO is IPv4-mapped, and TTL and TOS have IPv4's messages.
 func (c *datagramConn) receivedControl6(w *controlWriter, cf ControlFlags, meta *stack.Meta) {
 	if cf&packetInfoFlags != 0 {
 		w.putInfo6(meta.NIC, meta.Dst)
@@ -121,7 +121,8 @@ func (c *datagramConn) receivedControl6(w *controlWriter, cf ControlFlags, meta 
 	}
 }
 
-// isSix reports whether the datagram to be sent is an IPv6 one.
+// isSix reports whether AppendControl writes the messages of IPv6: the source or, without a source,
+// Remote is an IPv6 address.
 func (i *PacketInfo) isSix() bool {
 	if src := i.source(); src.IsValid() {
 		return src.Is6()
@@ -130,7 +131,7 @@ func (i *PacketInfo) isSix() bool {
 	return remote.Is6()
 }
 
-// append6 is like AppendControl, for IPv6.
+// append6 writes the control messages that represent i, in IPv6's form.
 func (i *PacketInfo) append6(w *controlWriter) {
 	if src := i.source(); src.IsValid() || i.Interface != 0 {
 		w.putInfo6(i.Interface, src)
@@ -143,7 +144,7 @@ func (i *PacketInfo) append6(w *controlWriter) {
 	}
 }
 
-// parse6 parses one message of level IPPROTO_IPV6.
+// parse6 sets fields of i from one message of level IPPROTO_IPV6. It ignores unknown messages.
 func (i *PacketInfo) parse6(typ int, data []byte) {
 	switch {
 	case typ == optPacketInfo6 && len(data) >= packetInfo6Len:

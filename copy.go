@@ -57,7 +57,7 @@ func (w copyTarget) Write(p []byte) (int, error)               { return w.c.Writ
 func (w copyTarget) ReadFrom(r io.Reader) (n int64, err error) { return w.c.copyFrom(r) }
 
 // copyFrom is io.Copy with a buffer that adapts to the size of the reads, starting at 4 KiB. While
-// it waits for a source that is a connection of a Host or of package net, it holds no buffer.
+// copyFrom waits for a source that is a connection of a Host or of package net, it holds no buffer.
 func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 	class, full := 0, false
 	for {
@@ -89,8 +89,8 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 
 // awaitReadable waits until a Read of r would not block, if r is a connection of a Host or of package
 // net, or an io.LimitedReader of one. For other readers it returns at once. For a connection of package
-// net, the wait costs a system call. more saves it: the last Read filled its buffer, so there
-// is probably more data.
+// net, the wait costs a system call. If more is set, awaitReadable saves this call: the last Read
+// filled its buffer, so there is probably more data.
 func awaitReadable(r io.Reader, more bool) {
 	for {
 		switch src := r.(type) {
@@ -115,8 +115,9 @@ func awaitReadable(r io.Reader, more bool) {
 	}
 }
 
-// ofNet reports whether c is of a type of package net. Other types that have the same descriptor may
-// hold data that was read from it before.
+// ofNet reports whether c is of a type of package net. Other types, such as a struct that embeds a
+// *net.TCPConn, may hold data that they have already read from the descriptor. A Read of them need not
+// wait for the descriptor.
 func ofNet(c syscall.Conn) bool {
 	t := reflect.TypeOf(c)
 	if t.Kind() == reflect.Pointer {
@@ -137,15 +138,15 @@ func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
 	return n, err
 }
 
-// writeTo is io.Copy without a copy: it passes w the received data itself. While the connection is
-// active, it waits with a buffer into which the link's frames are copied directly. While the
-// connection is idle, it waits without a buffer.
+// writeTo is io.Copy without a copy: it passes the received data itself to w. When there is no data
+// and the connection is active, writeTo waits with a buffer, into which the stack copies the data
+// directly from the link's frames. While the connection is idle, writeTo waits without a buffer.
 func (c *TCPConn) writeTo(w io.Writer) (n int64, err error) {
 	const class = len(copyBuffers{}) - 1
 	active := false
 	for {
 		var buf []byte
-		x, y, storage := c.tcp.Take()
+		x, y, storage := c.tcp.Take() // the data is x followed by y
 		if storage == nil {
 			if !active {
 				c.tcp.AwaitReadable()

@@ -5,7 +5,7 @@ package usernet
 import "syscall"
 
 // awaitDescriptor waits until a Read of c, a connection of package net, would not block. It returns
-// early on an error, which that Read reports.
+// early on an error; the Read then reports the error.
 func awaitDescriptor(c syscall.Conn) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -79,9 +79,11 @@ func (c *datagramConn) SetControlMessage(cf ControlFlags, on bool) error {
 // routes select it. A UDP socket receives the datagrams that are sent to the group and to the
 // socket's port, if the socket is bound to the group's address or to no address. An IP socket
 // receives the datagrams of its protocol. Other sockets of the host that meet these conditions
-// receive them too. The error is a *net.OpError: EINVAL if group is not a multicast address, or is
-// an IPv6 one on an IPv4 socket; ENODEV if the interface or a route does not exist; and EADDRINUSE
-// if the socket has already joined the group there.
+// receive the datagrams too.
+//
+// The error is a *net.OpError. It is EINVAL if group is not a multicast address, or is an IPv6
+// address and the socket is an IPv4 one; ENODEV if the interface or a route does not exist; and
+// EADDRINUSE if the socket has already joined the group on the interface.
 func (c *datagramConn) JoinGroup(ifi *net.Interface, group netip.Addr) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -134,7 +136,8 @@ func (c *datagramConn) UnblockSource(ifi *net.Interface, group, source netip.Add
 	return c.changeSource(ifi, group, source, datagramSocket.UnblockSource)
 }
 
-// changeSource calls do, a method that joins, leaves, blocks or unblocks a source of a group.
+// changeSource calls do, which is a method of the socket that joins, leaves, blocks or unblocks a
+// source of a group. It passes the index of ifi to do, or 0 if ifi is nil.
 func (c *datagramConn) changeSource(ifi *net.Interface, group, source netip.Addr, do func(s datagramSocket, group, source netip.Addr, index int) error) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -142,7 +145,7 @@ func (c *datagramConn) changeSource(ifi *net.Interface, group, source netip.Addr
 	return c.changeGroup(ifi, group, func(group netip.Addr, index int) error { return do(c.dg, group, source, index) })
 }
 
-// changeGroup calls do with the group and the index of ifi, 0 if ifi is nil.
+// changeGroup calls do with the group and the index of ifi, or with index 0 if ifi is nil.
 func (c *datagramConn) changeGroup(ifi *net.Interface, group netip.Addr, do func(netip.Addr, int) error) error {
 	index, err := c.host.interfaceIndex(ifi)
 	if err == nil {
@@ -151,8 +154,8 @@ func (c *datagramConn) changeGroup(ifi *net.Interface, group netip.Addr, do func
 	return c.setError(err)
 }
 
-// SetMulticastInterface sets the interface over which the socket sends to groups. If ifi is nil,
-// the routes select it. The error is EADDRNOTAVAIL if the interface does not exist.
+// SetMulticastInterface sets the interface over which the socket sends to multicast addresses. If ifi
+// is nil, the routes select the interface. The error is EADDRNOTAVAIL if the interface does not exist.
 func (c *datagramConn) SetMulticastInterface(ifi *net.Interface) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -179,8 +182,9 @@ func (c *datagramConn) MulticastInterface() (*net.Interface, error) {
 	return nil, c.setError(syscall.ENODEV)
 }
 
-// SetMulticastTTL sets the time to live of datagrams to groups, from 0 to 255; -1 stands for the
-// default, which is 1. Datagrams with 0 do not leave the host. Other values give EINVAL.
+// SetMulticastTTL sets the time to live of datagrams to multicast addresses. ttl is 0 to 255, or -1
+// for the default, which is 1. For any other ttl the error is EINVAL. A datagram whose time to live
+// is 0 does not leave the host.
 func (c *datagramConn) SetMulticastTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL
@@ -188,7 +192,7 @@ func (c *datagramConn) SetMulticastTTL(ttl int) error {
 	return c.setError(c.dg.SetMulticastTTL(ttl))
 }
 
-// MulticastTTL returns the time to live of datagrams to groups.
+// MulticastTTL returns the time to live of datagrams to multicast addresses.
 func (c *datagramConn) MulticastTTL() (int, error) {
 	s, err := c.settings()
 	return int(s.MulticastTTL), err
@@ -209,9 +213,9 @@ func (c *datagramConn) MulticastLoopback() (bool, error) {
 	return s.MulticastLoopback, err
 }
 
-// SetTTL sets the time to live of datagrams to unicast and broadcast addresses, from 1 to 255; -1
-// stands for the default, which is 64 or, over IPv6, the hop limit that the routers advertise.
-// Other values give EINVAL.
+// SetTTL sets the time to live of datagrams to unicast and broadcast addresses. ttl is 1 to 255, or
+// -1 for the default. The default is 64 or, over IPv6, the hop limit that the routers advertise. For
+// any other ttl the error is EINVAL.
 func (c *datagramConn) SetTTL(ttl int) error {
 	if !c.ok() {
 		return syscall.EINVAL

@@ -20,23 +20,23 @@ import (
 
 // DHCPConfig configures the DHCP client of an interface. The zero value suits most hosts.
 type DHCPConfig struct {
-	// HostName is the name that the client sends to servers, which may put it into the DNS; if
-	// empty, it sends none.
+	// HostName is the host name that the client sends to servers. A server may put the name into
+	// the DNS. If HostName is empty, the client sends no name.
 	HostName string
 	// ClientID is the client identifier (RFC 2132 9.14). If it has fewer than two bytes, the client
 	// makes one from the MAC (RFC 4361).
 	ClientID []byte
-	// VendorClass describes the kind of host to servers (RFC 2132 9.13); if empty, the client does
-	// not send it.
+	// VendorClass describes the kind of host to servers (RFC 2132 9.13). If it is empty, the client
+	// does not send the option.
 	VendorClass string
-	// Addr is the address that the host had before, if any. The client requests it first, and uses
-	// it only if a server confirms it.
+	// Addr is the address that the host had before, if any. The client requests this address first,
+	// and uses it only if a server confirms it.
 	Addr netip.Addr
 	// Parameters are options to request in addition to those that the host uses itself.
 	// Lease4.Options has their values.
 	Parameters []dhcp.OptionCode4
 	// IPv6Only reports whether the host can do without IPv4. A network that offers IPv6 with NAT64
-	// may then leave it without an IPv4 address (RFC 8925).
+	// may then give the host no IPv4 address (RFC 8925).
 	IPv6Only bool
 	// NoProbe makes the host use an address as soon as a server assigns it. Otherwise the host
 	// first checks that no other machine on the link uses the address, which takes four to seven
@@ -55,13 +55,14 @@ type DHCPInfo struct {
 	Lease *dhcp.Lease4
 	// Tries is how many messages the client has sent in this state without an answer.
 	Tries int
-	// Refusal says why the client rejected the last answer of a server, or what a server refused.
-	// It is empty if there has been no such answer since the last lease.
+	// Refusal is a text for people. It says why the client last rejected a server's message, or why
+	// a server refused a request. It is empty if neither has happened since the client last got or
+	// renewed a lease.
 	Refusal string
 }
 
-// dhcpClients are the DHCP clients of a host. They share one socket and have no waiting goroutine:
-// received messages and due times start timers.
+// dhcpClients are the DHCP clients of a host. They share one socket. No goroutine waits for messages
+// or deadlines: the timer of a client runs its steps.
 type dhcpClients struct {
 	mu        sync.Mutex
 	closed    bool
@@ -83,11 +84,11 @@ type dhcpClient struct {
 	machine *dhcp.Client4
 	mac     [6]byte
 	up      bool
-	links   uint32        // LinkChanges of the interface
+	links   uint32        // LinkChanges of the interface in the last look
 	probing *dhcp.Lease4  // the lease whose address is being probed; nil if there is none
 	routes  []stack.Route // routes added for the lease
 	refused time.Time     // time of the last log record about a refusal
-	until   time.Time     // when release must return
+	until   time.Time     // time at which release returns at the latest
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -101,21 +102,22 @@ type dhcpClient struct {
 
 const (
 	maxDHCPInbox = 16
-	// dhcpReleaseTime is how long Close and StopDHCP wait for the server's link address.
+	// dhcpReleaseTime limits the time for which Close and StopDHCP wait, for a running step and for
+	// the link address of the next hop to the server.
 	dhcpReleaseTime = 200 * time.Millisecond
 	// dhcpRefusalTime is the minimum time between log records about refusals.
 	dhcpRefusalTime = 10 * time.Second
 )
 
-// StartDHCP starts a DHCP client on an interface, as Config.DHCP does. An empty nic means the only
-// link. The client gets an IPv4 address, routes, the MTU, name servers and search domains, renews
-// the lease in time, and removes them when it ends. When the link goes down and comes up again, the
-// client asks whether the address is still valid there. It declines an address that another machine
-// uses.
+// StartDHCP starts a DHCP client on an interface, as Config.DHCP does. An empty nicName means the
+// only link. The client gets an IPv4 address, routes, the MTU, name servers and search domains, and
+// renews the lease in time. When the lease ends, the client removes these settings. When the link
+// goes down and comes up again, the client asks whether the address is still valid on the link. It
+// declines an address that another machine uses.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet,
-// EEXIST if it already has a client, EADDRINUSE if a socket of the host uses UDP port 68, and
-// net.ErrClosed.
+// EEXIST if the interface already has a client, EADDRINUSE if a socket of the host uses UDP port 68,
+// and net.ErrClosed.
 func (h *Host) StartDHCP(nicName string, cfg DHCPConfig) error {
 	if err := h.startDHCP(nicName, cfg); err != nil {
 		if err == net.ErrClosed {
@@ -176,8 +178,8 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 }
 
 // StopDHCP ends the DHCP client of an interface. It removes the address and the other settings from
-// the host, and returns the lease to the server. An empty nic means the only link. The errors are
-// ENODEV if there is no such interface, ESRCH if it has no client, and net.ErrClosed.
+// the host, and returns the lease to the server. An empty nicName means the only link. The errors
+// are ENODEV if there is no such interface, ESRCH if the interface has no client, and net.ErrClosed.
 func (h *Host) StopDHCP(nicName string) error {
 	info, err := h.linkNamed(nicName)
 	if err != nil {
@@ -217,7 +219,8 @@ func (h *Host) DHCP() []DHCPInfo {
 	return infos
 }
 
-// linkNamed returns the interface with a name, or the only link if the name is empty.
+// linkNamed returns the interface with a name, or the only link if the name is empty. The only link
+// is infos[1], because infos[0] is the loopback.
 func (h *Host) linkNamed(name string) (stack.InterfaceInfo, error) {
 	infos := h.stack.Interfaces()
 	if errors.Is(h.Err(), net.ErrClosed) {
@@ -258,7 +261,7 @@ func (ds *dhcpClients) remove(d *dhcpClient) {
 	}
 }
 
-// close ends all clients within a bounded time. It is called before the stack is closed. ds may be
+// close ends all clients, within dhcpReleaseTime. The caller closes the stack afterwards. ds may be
 // nil.
 func (ds *dhcpClients) close() {
 	if ds == nil {
@@ -280,8 +283,9 @@ func (ds *dhcpClients) close() {
 	}
 }
 
-// receive queues a message from the socket. The goroutine that has received the message calls it,
-// and it does not block.
+// receive queues a message for the client of the interface on which the message arrived. It is the
+// handler of the socket. It does not block, because it runs on the goroutine that received the
+// packet.
 func (ds *dhcpClients) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 	if from.Port() != dhcp.ServerPort4 {
 		return
@@ -345,8 +349,8 @@ func (d *dhcpClient) arm(at time.Time) {
 	if at.Before(now) {
 		at = now
 	}
-	// DHCP timers have a slot of their own, like the timers of the stack (see timerSlots in package
-	// stack).
+	// Round the time up to a multiple of 64 ns, as the timers of the stack do (see timerSlots in
+	// package stack).
 	d.timer.Reset(at.Sub(now) + time.Duration(-at.UnixNano()&63))
 }
 
@@ -393,7 +397,8 @@ func (d *dhcpClient) step(f func(now time.Time)) {
 	}
 }
 
-// deadline returns when there is something to do. d.mu is held.
+// deadline returns the time of the machine's next Tick, or the zero time if there is none. d.mu is
+// held.
 func (d *dhcpClient) deadline() time.Time {
 	if d.machine == nil {
 		return time.Time{}
@@ -477,7 +482,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	if l == nil {
 		return
 	}
-	state := stack.AddrPreferred // also if the program has removed the address
+	state := stack.AddrPreferred // stays so if the program has removed the address
 	for _, a := range info.AddrInfo {
 		if a.Prefix.Addr() == l.Addr.Addr() {
 			state = a.State
@@ -485,9 +490,11 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	}
 	switch {
 	case state == stack.AddrTentative:
+		// Still probing.
 	case d.probing == nil && state == stack.AddrDuplicate:
 		d.machine.Conflict(now)
 	case d.probing == nil:
+		// The address of the lease in use has no conflict.
 	case state == stack.AddrDuplicate:
 		d.stopProbing()
 		d.machine.Probed(now, false)
@@ -536,7 +543,7 @@ func (d *dhcpClient) flush() {
 	}
 }
 
-// send sends a message. If that fails, the machine retransmits, as for a lost message.
+// send sends a message, and logs an error. The machine retransmits the message as if it were lost.
 func (d *dhcpClient) send(s dhcp.Send4) {
 	b, err := s.Message.Append(nil, dhcp.MinMessageSize4)
 	to := netip.AddrFrom4([4]byte{255, 255, 255, 255})
@@ -612,7 +619,7 @@ func (d *dhcpClient) probe(l *dhcp.Lease4) {
 	}
 	d.probing = l
 	if info := d.link(); info != nil {
-		d.lookAtAddr(info, time.Now()) // the address may have existed before
+		d.lookAtAddr(info, time.Now()) // if the address existed before, AddAddr did not start a probe
 	}
 }
 
@@ -658,8 +665,9 @@ func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
 	}
 }
 
-// leaseRoutes returns the routes of a lease, on-link routes first. For a router in no network of
-// the link it adds a host route, because some clouds assign addresses with a 32-bit prefix.
+// leaseRoutes returns the routes of a lease, on-link routes first. If no network of the link
+// contains a router, leaseRoutes adds a host route to the router: some clouds assign addresses with
+// a 32-bit prefix.
 func leaseRoutes(l *dhcp.Lease4, nic string) (routes []stack.Route) {
 	var later []stack.Route
 	for _, r := range l.Routes {
@@ -690,7 +698,7 @@ func (d *dhcpClient) withdraw(l *dhcp.Lease4) {
 	d.h.stack.RemoveAddr(d.nic, l.Addr.Addr()) // fails if the address has expired
 }
 
-// release returns the lease to the server and ends the client. It returns at the time end at the
+// release returns the lease to the server and ends the client. It waits until time end at the
 // latest.
 func (d *dhcpClient) release(end time.Time) {
 	late := time.AfterFunc(time.Until(end), func() {
@@ -719,7 +727,7 @@ func (d *dhcpClient) release(end time.Time) {
 }
 
 // awaitNeighbor waits until the link address of the next hop to a server is known, or until
-// d.until. Without the wait, the message would be lost when the host is closed.
+// d.until. Without the wait, the Release message would be lost when the host is closed.
 func (d *dhcpClient) awaitNeighbor(server netip.Addr) {
 	hop := server
 	if l := d.machine.Lease(); l != nil && !l.Addr.Contains(server) {

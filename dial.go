@@ -22,7 +22,7 @@ type Dialer struct {
 	// addresses of a name share the remaining time.
 	Timeout time.Duration
 
-	// Deadline is when a dial fails. Zero means never.
+	// Deadline is the time at which a dial fails. The zero time means no deadline.
 	Deadline time.Time
 
 	// LocalAddr is the address to dial from, of the type that belongs to the network. If it is nil,
@@ -46,8 +46,7 @@ type Dialer struct {
 	KeepAlive time.Duration
 
 	// KeepAliveConfig has all the keep-alive settings; see TCPConn.SetKeepAliveConfig. If
-	// SetKeepAliveConfig would refuse a value, that setting and the following ones have their
-	// defaults.
+	// SetKeepAliveConfig would refuse a value, its setting and those after it have their defaults.
 	KeepAliveConfig net.KeepAliveConfig
 
 	// Resolver looks up names instead of the host's own resolver. It sends its queries through the
@@ -145,7 +144,8 @@ func (d *Dialer) DialIP(ctx context.Context, network string, laddr, raddr netip.
 	return d.dialIPAddr(ctx, network, ipAddr(laddr), ipAddr(raddr))
 }
 
-// context returns the context of one dial. It ends at the earliest of the dial's limits.
+// context returns the context of one dial, which ends at the earliest of the dial's limits: the end
+// of ctx, Deadline, Timeout and Cancel. The returned function frees the context's resources.
 func (d *Dialer) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	if ctx == nil {
 		panic("nil context")
@@ -324,7 +324,7 @@ func (d *Dialer) dialUDP(ctx context.Context, network string, laddr, raddr *net.
 	}
 	c := d.Host.newUDPConn(u, network, f)
 	if raddr.Port == 0 {
-		c.ends().remote = raddr // net keeps it if the kernel reports no peer
+		c.ends().remote = raddr // as in net: for port 0 the kernel reports no peer
 	}
 	return c, nil
 }
@@ -372,15 +372,15 @@ func (d *Dialer) dialIP(ctx context.Context, network string, laddr, raddr *net.I
 		return nil, contextError(err)
 	}
 	c := d.Host.newIPConn(r, name, f)
-	c.ends().remote = raddr // net keeps it, because the kernel reports no peer
+	c.ends().remote = raddr // as in net: for an IP socket the kernel reports no peer
 	return c, nil
 }
 
-// maxProtocol is the largest protocol number for which Linux opens a socket, IPPROTO_MPTCP,
-// although the field in the IP header ends at 255.
+// maxProtocol is the largest protocol number for which Linux opens a socket: IPPROTO_MPTCP. It is
+// larger than 255, the largest value of the field in the IP header.
 const maxProtocol = 262
 
-// openRaw opens a raw socket.
+// openRaw opens a raw socket for a protocol and binds it to local.
 func (h *Host) openRaw(f family, proto int, local netip.Addr) (*stack.Raw, error) {
 	if proto > maxProtocol {
 		return nil, os.NewSyscallError("socket", syscall.EINVAL)

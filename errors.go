@@ -43,7 +43,8 @@ func contextError(err error) error {
 }
 
 // syscallError wraps an errno in an *os.SyscallError with the name of the system call that returns
-// it on Linux: call, or socket, which Linux calls first. It returns other errors unchanged.
+// the errno on Linux. This is call, or "socket" if opening the socket already fails. syscallError
+// returns other errors unchanged.
 func syscallError(call string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
 		switch {

@@ -25,7 +25,7 @@ type race struct {
 	dial    func(ctx context.Context, addr net.Addr) (net.Conn, error)
 }
 
-// run connects to one of the addresses, in their order. There is at least one.
+// run tries the addresses and returns the first connection. addrs has at least one address.
 func (r *race) run(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	if r.network == "tcp" && r.delay >= 0 && len(addrs) > 1 {
 		if primaries, fallbacks := partition(addrs); len(fallbacks) > 0 {
@@ -35,7 +35,8 @@ func (r *race) run(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	return r.serial(ctx, addrs)
 }
 
-// partition splits a list into the addresses of the first one's family and the others.
+// partition splits a list of addresses in two: the primaries have the family of the first address,
+// and the fallbacks have the other family.
 func partition(addrs []net.Addr) (primaries, fallbacks []net.Addr) {
 	for _, addr := range addrs {
 		if isIPv4(addr) == isIPv4(addrs[0]) {
@@ -108,8 +109,8 @@ func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (n
 	}
 }
 
-// serial tries addresses one after the other. It returns the error of the first one. If the context
-// is cancelled, the error is that of the address whose turn it is, as in net.
+// serial tries addresses one after the other. If all fail, it returns the error of the first one. If
+// the context is cancelled, it returns an error for the next address to try, as in net.
 func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	var first error
 	for i, addr := range addrs {
@@ -130,8 +131,8 @@ func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	return nil, first
 }
 
-// attempt tries one address. It divides the remaining time by remaining, the number of addresses
-// that are left.
+// attempt tries one address. remaining is the number of addresses not yet tried, including addr.
+// They share the time until the deadline of ctx: each gets an equal part, but at least minAddrTime.
 func (r *race) attempt(ctx context.Context, addr net.Addr, remaining int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)

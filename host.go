@@ -56,17 +56,17 @@ type Config struct {
 	Gateway netip.Addr
 	// Gateway6 is the default router for IPv6. It may be link-local.
 	Gateway6 netip.Addr
-	// NoIPv6 turns IPv6 off: the host has no ::1, no link-local addresses and no sockets of IPv6, and
-	// drops what arrives. Listen("tcp", ":80") then listens on 0.0.0.0:80 instead of [::]:80,
-	// as net does on a machine without IPv6.
+	// NoIPv6 turns IPv6 off: the host has no ::1, no link-local addresses and no IPv6 sockets, and
+	// drops received IPv6 packets. Listen("tcp", ":80") then listens on 0.0.0.0:80 instead of
+	// [::]:80, as net does on a machine without IPv6.
 	NoIPv6 bool
 	// Auto configures the host from the advertisements of the link's IPv6 routers: addresses,
-	// routes and name servers. They add to the configured ones, and the host queries the servers in
-	// DNS first. It works on links with and without MAC addresses.
+	// routes and name servers. The host uses them in addition to the configured ones, and queries
+	// the name servers in DNS first. Auto works on links with and without MAC addresses.
 	Auto bool
-	// Temporary adds IPv6 addresses with a random interface identifier that changes each day. The
-	// host prefers them as the source of connections and datagrams that it initiates (RFC 8981). It
-	// needs Auto.
+	// Temporary adds IPv6 addresses with a random interface identifier that changes each day
+	// (RFC 8981). The host prefers them as the source of connections and datagrams that it
+	// initiates. Temporary needs Auto.
 	Temporary bool
 	// StableSecret is the secret key from which Auto makes interface identifiers (RFC 7217). A host
 	// with the same secret and interface names has the same addresses each time it joins a network.
@@ -77,8 +77,8 @@ type Config struct {
 	// DHCP configures NIC by DHCP: an IPv4 address, routes, the MTU, name servers and search
 	// domains, as long as the lease lasts (RFC 2131). The resolver queries the lease's name servers
 	// after those in DNS and before those of Auto. With both DHCP and Auto, the host configures
-	// itself as a laptop does. New does not wait for a server: see Host.WaitOnline. For other links
-	// and for options, see Host.StartDHCP.
+	// both IPv4 and IPv6 from the network. New does not wait for a server: see Host.WaitOnline. For
+	// other links and for options, see Host.StartDHCP.
 	DHCP bool
 
 	// NICs are further links. The loopback, "lo" with 127.0.0.1/8 and ::1/128, is built in.
@@ -88,23 +88,23 @@ type Config struct {
 	// Neighbors are permanent neighbour entries, for which the host sends no requests.
 	Neighbors []Neighbor
 	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has found that
-	// no other node on the link has it, which takes one to two seconds. If it is false, the host
-	// uses the address at once and removes it if a duplicate is found (RFC 4429).
+	// no other node on the link has the address. This takes one to two seconds. If WaitForDAD is
+	// false, the host uses the address at once and removes it if a duplicate is found (RFC 4429).
 	WaitForDAD bool
 	// NoRedirects makes the host ignore the redirects of IPv6 routers.
 	NoRedirects bool
 
-	// DNS are the name servers, in the order in which the host queries them. Without any, the host
-	// resolves only localhost and the names in Hosts.
+	// DNS are the name servers, in the order in which the host queries them. Without a name server
+	// here or from the network, the host resolves only localhost and the names in Hosts.
 	DNS []netip.AddrPort
 	// Search are the domains that the resolver appends to names without a final dot.
 	Search []string
-	// Hosts are names with their addresses, which the resolver returns without a query. To use a
-	// hosts file, see resolve.ParseHosts and the Hosts of Resolver.
+	// Hosts maps names to addresses, which the resolver returns without a query. To use a hosts
+	// file, see resolve.ParseHosts and the field Hosts of Resolver.
 	Hosts map[string][]netip.Addr
 	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
-	// file. Its Servers, Search and Hosts apply if the fields above are empty. New replaces its nil
-	// functions by the host's own.
+	// file. Resolver.Servers, Search and Hosts apply if DNS, Search and Hosts above are empty. New
+	// replaces nil functions in Resolver by the host's own.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.
@@ -181,8 +181,8 @@ func New(cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// learnedDNS returns the name servers and search domains that the network advertises. DHCP's come
-// before the routers', as RFC 8106 5.3.1 prefers.
+// learnedDNS returns the name servers and search domains that the network advertises. Those of DHCP
+// come before those of the routers, as RFC 8106 5.3.1 prefers.
 func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
 	servers, search = h.dhcp.Load().servers()
 	more, domains := h.stack.LearnedDNS()
@@ -244,8 +244,8 @@ func (h *Host) Done() <-chan struct{} { return h.stack.Done() }
 // error of each link.
 func (h *Host) Err() error { return h.stack.Err() }
 
-// Stack returns the host's TCP/IP stack. Its methods do what has no counterpart in package net,
-// such as adding and removing interfaces and neighbours.
+// Stack returns the host's TCP/IP stack. Its methods have no counterpart in package net: for
+// example, they add and remove interfaces and neighbours.
 func (h *Host) Stack() *stack.Stack { return h.stack }
 
 // Stats returns a snapshot of the host's counters.

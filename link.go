@@ -2,8 +2,8 @@ package usernet
 
 import "github.com/usernet/usernet/stack"
 
-// These are the types of package stack in a Config and in the methods of a Host, so that programs need not
-// import that package.
+// These types of package stack occur in Config and in the methods of Host. With the aliases, programs
+// need not import package stack.
 type (
 	// NIC is a link with the host's configuration on it: addresses and gateways of both families, Auto,
 	// and the number of probes of Duplicate Address Detection.

@@ -170,7 +170,7 @@ type TCPListener struct {
 	lc     ListenConfig
 	net    string
 	family family
-	laddr  *net.TCPAddr
+	laddr  *net.TCPAddr // the bound address
 }
 
 var _ net.Listener = (*TCPListener)(nil)
@@ -208,12 +208,12 @@ func (l *TCPListener) Close() error {
 	return nil
 }
 
-// Addr returns the listener's address, a *net.TCPAddr. All calls return the same one, so the caller
-// must not modify it.
+// Addr returns the listener's address, a *net.TCPAddr. All calls return the same value, which the
+// caller must not modify.
 func (l *TCPListener) Addr() net.Addr { return opAddr(l.laddr) }
 
-// SetDeadline sets the deadline of Accept. The zero time means no deadline. After Close it returns
-// net.ErrClosed itself, not a *net.OpError, as in net.
+// SetDeadline sets the deadline of Accept. The zero time means no deadline. After Close, SetDeadline
+// returns net.ErrClosed itself, not a *net.OpError, as in net.
 func (l *TCPListener) SetDeadline(t time.Time) error {
 	if !l.ok() {
 		return syscall.EINVAL
@@ -234,8 +234,8 @@ func (h *Host) ListenPacket(network, address string) (net.PacketConn, error) {
 	return lc.ListenPacket(context.Background(), network, address)
 }
 
-// ListenTCP listens on laddr, as net.ListenTCP does. Without an IP address it listens on all of the
-// host's addresses, and without a port it uses a free one.
+// ListenTCP listens on laddr, as net.ListenTCP does. If laddr has no IP address, the listener accepts
+// connections to all of the host's addresses. If laddr has no port, the host chooses a free one.
 func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":
@@ -253,8 +253,8 @@ func (h *Host) ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, erro
 	return l, nil
 }
 
-// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does. Without an IP address it binds to
-// all of the host's addresses, and without a port it uses a free one.
+// ListenUDP binds a UDP socket to laddr, as net.ListenUDP does. If laddr has no IP address, the
+// socket is bound to all of the host's addresses. If laddr has no port, the host chooses a free one.
 func (h *Host) ListenUDP(network string, laddr *net.UDPAddr) (*UDPConn, error) {
 	switch network {
 	case "udp", "udp4", "udp6":
@@ -286,7 +286,7 @@ func (h *Host) ListenIP(network string, laddr *net.IPAddr) (*IPConn, error) {
 	return c, nil
 }
 
-// ListenMulticastUDP binds a UDP socket to the port of a multicast group and joins the group on an
+// ListenMulticastUDP binds a UDP socket to the port of gaddr and joins gaddr's multicast group on an
 // interface of the host, as net.ListenMulticastUDP does on an interface of the kernel. ifi selects
 // the interface by its Index, or by its Name if Index is 0; if ifi is nil, the routes select it.
 // Several such sockets may share a port, and each receives the datagrams for every group that any
@@ -313,7 +313,7 @@ func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UD
 		return nil, err
 	}
 	if network == "udp4" && gaddr.IP.To4() == nil && gaddr.IP.IsMulticast() {
-		// The errno is that of the join, as in net.
+		// As in net, the error is that of joining the IPv6 group on an IPv4 socket.
 		return nil, syscallError("setsockopt", syscall.ENOPROTOOPT)
 	}
 	lc := ListenConfig{Host: h}
@@ -328,8 +328,8 @@ func (h *Host) listenMulticast(network string, ifi *net.Interface, gaddr *net.UD
 	return c, nil
 }
 
-// joinFirst sets the multicast options of a socket from ListenMulticastUDP, as net does, and joins
-// the group.
+// joinFirst joins the group of a socket from ListenMulticastUDP. Before that it sets the socket's
+// multicast interface and turns the loopback off, as net does.
 func (c *UDPConn) joinFirst(gaddr *net.UDPAddr, index int) error {
 	group, err := c.family.addr(gaddr.IP, gaddr.Zone)
 	if err != nil {
@@ -343,8 +343,9 @@ func (c *UDPConn) joinFirst(gaddr *net.UDPAddr, index int) error {
 	return syscallError("setsockopt", err)
 }
 
-// interfaceIndex returns the index of an interface, which ifi gives by Index or by Name; 0 means
-// any interface. The stack checks whether the index exists.
+// interfaceIndex returns the index of the interface that ifi names by its Index or, if Index is 0, by
+// its Name. If ifi is nil, the result is 0, which means any interface. The stack checks whether an
+// interface with the index exists.
 func (h *Host) interfaceIndex(ifi *net.Interface) (int, error) {
 	if ifi == nil {
 		return 0, nil

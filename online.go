@@ -50,7 +50,8 @@ func (h *Host) leases() map[netip.Addr]bool {
 	return leases
 }
 
-// isOnline reports whether an interface has an address that is reachable from beyond the link.
+// isOnline reports whether an interface has an address that is reachable from beyond the link. leases
+// are the addresses whose DHCP lease the host has applied completely.
 func isOnline(info *stack.InterfaceInfo, leases map[netip.Addr]bool) bool {
 	if !info.Up {
 		return false
@@ -59,8 +60,9 @@ func isOnline(info *stack.InterfaceInfo, leases map[netip.Addr]bool) bool {
 		p := a.Prefix.Addr()
 		switch {
 		case p.IsLinkLocalUnicast(), a.State == stack.AddrTentative, a.State == stack.AddrDuplicate:
+			// Not reachable from beyond the link, or not in use.
 		case a.Origin == stack.AddrDHCP && !leases[p] && p.Is4():
-			// Not yet: the lease's routes and name servers are still to be applied.
+			// The host has not yet applied the lease's routes and name servers.
 		default:
 			return true
 		}
@@ -86,7 +88,7 @@ func (h *Host) whyOffline(infos []stack.InterfaceInfo) string {
 	return strings.Join(all, "; ")
 }
 
-// lack says what a link lacks. d is its DHCP client if ok is set.
+// lack says what a link lacks. d describes the link's DHCP client if ok is set.
 func lack(info *stack.InterfaceInfo, d DHCPInfo, ok bool) string {
 	if !info.Up {
 		return "the link is down"

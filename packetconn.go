@@ -12,13 +12,13 @@ import (
 type PacketInfo struct {
 	// Remote is the other end's address. On an IP socket it has no port.
 	Remote netip.AddrPort
-	// Local is the destination of a received datagram: an address of the host, a group, or a
-	// broadcast address. For WritePacket it is the source. WritePacket ignores a group or a
-	// broadcast address here, so that a program can answer a datagram with the datagram's own
-	// PacketInfo.
+	// Local is the destination of a received datagram: an address of the host, a multicast address,
+	// or a broadcast address. For WritePacket it is the source address. WritePacket ignores a
+	// multicast or broadcast address in Local, so a program can answer a datagram with the
+	// datagram's own PacketInfo.
 	Local netip.Addr
-	// TTL is the time to live, or hop limit: 1 to 255. On a received datagram it is the value in
-	// the IP header, so a program that answers with the same PacketInfo should set it to 0.
+	// TTL is the time to live, or hop limit: 1 to 255. For a received datagram it is the value in
+	// the IP header, so a program that answers with the same PacketInfo should first set TTL to 0.
 	TTL uint8
 	// TOS is the type of service: DSCP and ECN.
 	TOS uint8
@@ -29,12 +29,12 @@ type PacketInfo struct {
 	// ignored when sending.
 	Size int
 	// DontFragment makes WritePacket fail with EMSGSIZE if the datagram is larger than the path's
-	// MTU, instead of fragmenting it. It is not set on received datagrams.
+	// MTU, instead of fragmenting the datagram. It is not set for received datagrams.
 	DontFragment bool
 }
 
-// options returns the send options that i asks for. It leaves out a source that is a broadcast
-// address.
+// options returns the send options that i asks for. If i.Local is a broadcast address of a network,
+// the options have no source address.
 func (c *datagramConn) options(i *PacketInfo) stack.SendOptions {
 	o := stack.SendOptions{TTL: i.TTL, TOS: i.TOS, Src: i.source(), NIC: i.Interface, DontFragment: i.DontFragment}
 	if o.Src.IsValid() && c.host.stack.IsBroadcast(o.Src) {
@@ -43,7 +43,8 @@ func (c *datagramConn) options(i *PacketInfo) stack.SendOptions {
 	return o
 }
 
-// source returns the address to send from. It is invalid if the host chooses it.
+// source returns the address to send from. The result is invalid if the host is to choose the
+// address: if i.Local is not set, is a multicast address, or is 255.255.255.255.
 func (i *PacketInfo) source() netip.Addr {
 	if local := i.Local.Unmap().WithZone(""); !local.IsMulticast() && local != netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return local
@@ -256,7 +257,8 @@ func (c *UDPConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 
 // WriteMsgUDP sends a datagram to addr. On a connected socket addr must be nil, and the datagram
 // goes to the other end. The control messages in oob may set the source, the interface, TTL and
-// TOS, in Linux's form; see PacketInfo.AppendControl. Malformed or unknown messages give EINVAL.
+// TOS. They have Linux's form; see PacketInfo.AppendControl. If a message in oob is malformed or
+// unknown, the error is EINVAL.
 func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
@@ -272,8 +274,8 @@ func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, er
 	return n, len(oob), nil
 }
 
-// WriteMsgUDPAddrPort is like WriteMsgUDP but takes a netip.AddrPort. On a connected socket it must
-// be the zero AddrPort.
+// WriteMsgUDPAddrPort is like WriteMsgUDP but takes a netip.AddrPort. On a connected socket addr
+// must be the zero AddrPort.
 func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
 	if !c.ok() {
 		return 0, 0, syscall.EINVAL
@@ -309,11 +311,14 @@ func (c *UDPConn) WritePacket(b []byte, info PacketInfo) (int, error) {
 }
 
 // An IPConn is a socket for an IP protocol. It is a net.Conn and a net.PacketConn, and has the
-// methods of net.IPConn except File and SyscallConn. A program writes the data that follows the IP
-// header. A socket of protocol 255 is the exception, as on Linux: the program writes the IPv4
-// header too, in which the host sets the length and the checksum, and the source and the
-// identification if they are 0. As in net, Read and ReadMsgIP return an IPv4 datagram with its IP
-// header, and the other methods return it without.
+// methods of net.IPConn except File and SyscallConn.
+//
+// A program writes the data that follows the IP header. Protocol 255 is the exception, as on Linux:
+// the program writes the IPv4 header too. In this header the host sets the length and the checksum,
+// and also the source and the identification if they are 0.
+//
+// As in net, Read and ReadMsgIP return an IPv4 datagram with its IP header. The other methods return
+// only the data that follows the header.
 type IPConn struct {
 	datagramConn
 	raw *stack.Raw

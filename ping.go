@@ -27,25 +27,26 @@ type PingConfig struct {
 	Interval time.Duration
 	// Timeout is how long Ping waits for the answer to a request; 1 s if zero.
 	Timeout time.Duration
-	// Size is the number of bytes of data in a request, 0 to 65507, or to 65527 over IPv6.
+	// Size is the number of bytes of data in a request: 0 to 65507 over IPv4, 0 to 65527 over IPv6.
 	Size int
-	// TTL is the time to live of the requests, or their hop limit; 64 if zero.
+	// TTL is the time to live of the requests, or their hop limit. Zero means a socket's default: 1
+	// to a multicast address, otherwise 64 or the hop limit that IPv6 routers advertise.
 	TTL uint8
 	// TOS is the type of service of the requests, or their traffic class.
 	TOS uint8
 	// DontFragment forbids the fragmentation of large requests.
 	DontFragment bool
-	// OnReply, if not nil, is called for each answer, and for each request that times out. The
-	// goroutine that called Ping calls it.
+	// OnReply, if not nil, is called for each answer, and for each request that times out. It runs
+	// on the goroutine that called Ping.
 	OnReply func(PingReply)
 }
 
 // A PingReply is an answer to a request, or reports that the request timed out.
 type PingReply struct {
-	// Seq is the number of the request, from 0, modulo 65536.
+	// Seq is the number of the request: 0 to 65535, and then 0 again.
 	Seq int
-	// From is the source address of the answer. For an ICMP error, it may be the address of a
-	// router. It is invalid if the request timed out.
+	// From is the source address of the answer. For an ICMP error, From may be the address of a
+	// router. If the request timed out, From is invalid.
 	From netip.Addr
 	// RTT is the time from the request to the answer or to the timeout.
 	RTT time.Duration
@@ -53,7 +54,7 @@ type PingReply struct {
 	TTL uint8
 	// Size is the number of bytes of data in the answer.
 	Size int
-	// Duplicate reports whether the request had been answered before.
+	// Duplicate reports whether this is a further answer to a request already answered.
 	Duplicate bool
 	// Err is nil for an echo reply, and os.ErrDeadlineExceeded if the request timed out. For an
 	// ICMP error it is a syscall.Errno, as on Linux: EHOSTUNREACH for time exceeded and most kinds
@@ -89,8 +90,10 @@ const (
 // Ping sends ICMP echo requests (RFC 792, RFC 4443 4.1) to a host and returns statistics of the
 // answers. If a name has several addresses, Ping uses the first one that Dial would try. Unanswered
 // requests are not an error: PingStats counts them. PingStats is also valid if there is an error.
-// The error is a *net.OpError. Its Op is "dial" if Ping cannot start or ctx ends early, "write" if a
-// request cannot be sent, and "read" if answers cannot be received, as when the host is closed.
+//
+// The error is a *net.OpError. Its Op is "dial" if Ping cannot start, or if ctx ends before a Ping
+// with a limited Count; "write" if a request cannot be sent; and "read" if answers cannot be
+// received, for example because the host was closed.
 func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats, error) {
 	network, proto := "ip:icmp", wire.ProtoICMP
 	fail := func(to net.Addr, err error) (PingStats, error) {
@@ -136,7 +139,7 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 type pinger struct {
 	cfg    PingConfig
 	fam    family
-	loose  bool // accept answers from addresses other than to
+	loose  bool // accept echo replies from addresses other than to
 	raw    *stack.Raw
 	laddr  net.Addr
 	to     netip.Addr // with its zone
@@ -144,10 +147,10 @@ type pinger struct {
 	msg    []byte // the request
 	buf    []byte // receive buffer
 	stats  PingStats
-	out    []request // unanswered, oldest first
-	done   []request // answered recently, to detect duplicates
-	sum    time.Duration
-	square float64 // sum of the squared round-trip times, in ns^2
+	out    []request     // unanswered, oldest first
+	done   []request     // answered recently, to detect duplicates
+	sum    time.Duration // of the round-trip times
+	square float64       // sum of the squared round-trip times, in ns^2
 }
 
 type request struct {
@@ -167,8 +170,8 @@ func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig)
 	}
 	p := &pinger{cfg: cfg, fam: f, raw: raw, to: to, stats: PingStats{Addr: to}}
 	// A request to a multicast, broadcast or unspecified address is answered from another address.
-	// The unspecified address stands for the host itself. An IPv4 address that ends in 255 may be
-	// the broadcast address of a distant network.
+	// An IPv4 address that ends in 255 may be the broadcast address of a distant network. The
+	// unspecified address stands for the host itself.
 	p.loose = to.IsMulticast() || h.stack.IsBroadcast(to) || to.Is4() && to.As4()[3] == 255 || to.IsUnspecified()
 	p.laddr = f.ipAddr(raw.LocalAddr())
 	var id [2]byte
@@ -187,8 +190,8 @@ func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig)
 	return p
 }
 
-// run sends the requests and waits until all are answered or have timed out. If ctx ends, it
-// returns nil.
+// run sends the requests and waits until all are answered or have timed out. It returns nil if ctx
+// ends earlier.
 func (p *pinger) run(ctx context.Context) error {
 	var next time.Time // when the next request is due
 	for ctx.Err() == nil {
@@ -220,7 +223,8 @@ func (p *pinger) due(now, next time.Time) bool {
 	return !now.Before(next)
 }
 
-// wake returns the time of the next request or timeout.
+// wake returns the time until which run waits for an answer: that of the next request or timeout,
+// whichever comes first. more reports whether there is a next request, and next is its time.
 func (p *pinger) wake(more bool, next time.Time) time.Time {
 	if len(p.out) == 0 {
 		return next
@@ -250,7 +254,8 @@ func (p *pinger) send(ctx context.Context) error {
 		return nil
 	}
 	_, err := p.raw.WriteTo(p.msg, p.to, o)
-	// If the link accepts nothing until the deadline, the request counts as lost: see expire.
+	// If the link accepts nothing until the deadline, the request counts as lost. It stays in p.out
+	// until expire removes it.
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return &net.OpError{Op: "write", Net: p.network(), Source: p.laddr, Addr: p.fam.ipAddr(p.to), Err: syscallError("sendto", err)}
 	}
@@ -265,7 +270,7 @@ func (p *pinger) network() string {
 	return "ip4"
 }
 
-// receive reads one message and processes it. It returns at the given time if none arrives.
+// receive reads one message and processes it. It returns at time until if no message arrives.
 func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	p.raw.SetReadDeadline(until)
 	if ctx.Err() != nil { // SetReadDeadline may have replaced the deadline set when ctx ended
@@ -297,7 +302,7 @@ func (p *pinger) report(r PingReply) {
 	}
 }
 
-// input processes an ICMP message, which may belong to another program or request.
+// input processes an ICMP message. It ignores messages that do not answer a request of p.
 func (p *pinger) input(msg []byte, from netip.Addr, meta stack.Meta) {
 	if len(msg) < echoLen || !p.fam.six && wire.Checksum(msg) != 0 {
 		return
@@ -341,8 +346,9 @@ func (p *pinger) errno(msg []byte) (errno syscall.Errno) {
 	return errno
 }
 
-// quoted returns the ICMP message in a quoted datagram if it is a request to p.to and at least its
-// header is quoted. Otherwise it returns nil.
+// quoted returns the ICMP message in ip, the datagram that an ICMP error quotes. It returns nil if
+// the message is not an echo request to p.to, or if the quote does not have the message's whole
+// header.
 func (p *pinger) quoted(ip []byte) []byte {
 	if p.fam.six {
 		q, r := wire.ParseQuoted6(ip)
@@ -370,7 +376,7 @@ func (p *pinger) answer(seq uint16, reply PingReply) {
 		return
 	}
 	i := slices.IndexFunc(p.out, same)
-	if i < 0 {
+	if i < 0 { // timed out, or an error for an answered request
 		return
 	}
 	r := p.out[i]
