@@ -7,15 +7,15 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A groupDue schedules the reports of a group, or the answer to a general query.
+// A groupDue schedules the next report of a group, or the answer to a General Query on a link.
 type groupDue struct {
-	at    tcp.Time // 0: not in the heap
+	at    tcp.Time // when it is due; 0: not in the heap
 	pos   int      // index in the heap
 	link  *groupLink
-	group *groupState // nil: the answer to a general query
+	group *groupState // nil: the answer to a General Query
 }
 
-// compare orders by link, then by group. The answer to a general query comes first.
+// compare orders by interface, then by group. Answers to General Queries come before the groups.
 func (d *groupDue) compare(o *groupDue) int {
 	if c := cmp.Compare(d.link.ifc.index, o.link.ifc.index); c != 0 {
 		return c
@@ -29,10 +29,10 @@ func (d *groupDue) compare(o *groupDue) int {
 	return d.group.addr.Compare(o.group.addr)
 }
 
-// A groupHeap orders by time, for container/heap.
+// A groupHeap is a heap of the scheduled reports, the earliest first (see container/heap).
 type groupHeap []*groupDue
 
-// set puts d into the heap at a time, moves it there if it is in the heap, or removes it if at is 0.
+// set schedules d for time at: it adds d to the heap, or moves it. If at is 0, set removes d.
 func (h *groupHeap) set(d *groupDue, at tcp.Time) {
 	was := d.at
 	switch {
@@ -49,7 +49,7 @@ func (h *groupHeap) set(d *groupDue, at tcp.Time) {
 	}
 }
 
-// take removes and returns the entries that are due.
+// take removes the entries that are due from the heap, and returns them, earliest first.
 func (h *groupHeap) take(now tcp.Time) (due []*groupDue) {
 	for len(*h) > 0 && (*h)[0].at <= now {
 		d := heap.Pop(h).(*groupDue)

@@ -15,7 +15,7 @@ const (
 	groupInterval   = tcp.Time(125 * time.Second) // the Query Interval; RFC 3376 8.2's default
 	groupV3Repeat   = tcp.Time(time.Second)       // the Unsolicited Report Interval; RFC 3376 8.11
 	groupV2Repeat   = tcp.Time(10 * time.Second)  // the same in version 2; RFC 2236 8.10
-	groupMaxSources = 64                          // kept from one query; a longer list counts as the whole group
+	groupMaxSources = 64                          // a query with more sources is for the whole group
 )
 
 // A groupEngine reports the groups that the host listens to. It is the host's side of IGMP version 3
@@ -23,16 +23,16 @@ const (
 // version 1 (RFC 1112).
 //
 // The engine also runs MLD, which is the same protocol: MLD version 2 (RFC 9777) is the engine's
-// version 3, and MLD version 1 (RFC 2710) its version 2. The times and the rules are the same; the
-// comments quote those of IGMP. The message formats are in group_igmp.go and group_mld.go.
+// version 3, and MLD version 1 (RFC 2710) is the engine's version 2. The times and the rules are the
+// same; the comments quote the IGMP RFCs. The message formats are in group_igmp.go and group_mld.go.
 //
-// One alarm serves all links. It is set while a report is scheduled. The cost of a change does not
-// depend on the number of other groups.
+// One alarm serves all links. It is set while a report is scheduled. The cost of a change of one group
+// does not depend on the number of other groups.
 type groupEngine struct {
 	s      *Stack
 	mu     mutex[levelShared]
 	due    groupHeap // scheduled reports
-	alarm  alarm     // for the first of due
+	alarm  alarm     // fires when the first report in due is due
 	closed bool
 }
 
@@ -40,12 +40,12 @@ type groupEngine struct {
 type groupLink struct {
 	ifc        *iface
 	v6         bool                       // the protocol is MLD
-	groups     map[netip.Addr]*groupState // joined, or left with reports still to send
+	groups     map[netip.Addr]*groupState // groups joined, or left with reports still to be sent
 	robustness int                        // the querier's Robustness Variable; 0: the default
 	interval   tcp.Time                   // the querier's Query Interval; 0: the default
-	general    groupDue                   // the scheduled answer to a general query (version 3)
-	v1, v2     tcp.Time                   // end of the Older Version Querier Present timers
-	version    int                        // version in use; 0: nothing was sent yet
+	general    groupDue                   // the scheduled answer to a General Query (version 3)
+	v1, v2     tcp.Time                   // when the Older Version Querier Present timers end
+	version    int                        // version in use; 0: none has been chosen yet
 	gone       bool                       // the interface was detached: no more reports are sent
 	unsourced  bool                       // MLD reports were sent from the unspecified address
 }
@@ -76,25 +76,25 @@ func (ifc *iface) groupLink(group netip.Addr) *groupLink {
 // groupLinks returns the state of both protocols.
 func (ifc *iface) groupLinks() [2]*groupLink { return [2]*groupLink{&ifc.igmp, &ifc.mld} }
 
-// silent reports whether nothing may be sent on the link.
+// silent reports whether the host sends no reports on the link.
 func (l *groupLink) silent() bool { return l.gone || l.ifc.loopback || l.ifc.dead.Load() }
 
 // A groupState is a group on a link.
 type groupState struct {
 	addr   netip.Addr
 	filter sourceFilter // the interface's filter, a combination of the sockets' filters
-	due    groupDue     // the earlier of changeAt and answerAt
-	// Version 3: how many more reports include the filter mode, how many more include each changed
-	// source, and when the next report is due.
+	due    groupDue     // scheduled for next()
+	// Version 3: modes is the number of state-change reports that still have to include the filter mode.
+	// changed has this number for each changed source. The next of these reports is sent at changeAt.
 	modes    int
 	changed  map[netip.Addr]int
 	changeAt tcp.Time
-	// answerAt is when a query for the group is answered; 0: no query is pending. sources are the
-	// sources that the query listed; nil means all of them.
+	// answerAt is when the host answers a query for the group, or, in version 2, when it repeats its
+	// report; 0: neither is scheduled. sources are the sources that the query listed; nil means all.
 	answerAt tcp.Time
 	sources  []netip.Addr
-	// last is set if the host was the last to report the group. In version 2 only this host then sends
-	// a Leave Group message.
+	// last is set if this host was the last to report the group. In version 2 only the last host to
+	// report a group sends a Leave Group message for it.
 	last bool
 }
 
@@ -111,7 +111,7 @@ type groupQuery struct {
 // changing reports whether more state-change reports are to be sent.
 func (m *groupState) changing() bool { return m.modes > 0 || len(m.changed) > 0 }
 
-// next returns the time of the next report of the group; 0: none is scheduled.
+// next returns the time of the next report of the group, or 0 if no report is scheduled.
 func (m *groupState) next() tcp.Time {
 	if m.changing() && (m.answerAt == 0 || m.changeAt < m.answerAt) {
 		return m.changeAt
@@ -119,8 +119,8 @@ func (m *groupState) next() tcp.Time {
 	return m.answerAt
 }
 
-// change applies changes of sockets' filters, and reports each change of an interface's filter. The
-// caller drains afterwards.
+// change applies changes of sockets' filters, and starts the reports of the interfaces' filters that
+// change with them. The caller drains afterwards.
 func (g *groupEngine) change(cs ...groupChange) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -141,7 +141,7 @@ func (g *groupEngine) changeOne(c *groupChange, now tcp.Time) {
 	version := g.updateVersion(l, now)
 	m := l.groups[c.group]
 	if m == nil && !after.isMember() {
-		return
+		return // the group was not reported and is not joined
 	}
 	if m == nil {
 		if l.groups == nil {
@@ -198,8 +198,8 @@ func (g *groupEngine) addressed(ifc *iface) {
 	}
 }
 
-// reportChange starts the reports of a change of a group's filter from before to m.filter. g.mu is
-// held.
+// reportChange starts the reports of a change of a group's filter from before to m.filter. version is
+// the version in use on the link. g.mu is held.
 func (g *groupEngine) reportChange(l *groupLink, m *groupState, version int, before *sourceFilter, now tcp.Time) {
 	if version == 3 {
 		g.reportChangeV3(l, m, before, now)
@@ -223,14 +223,14 @@ func (g *groupEngine) reportChange(l *groupLink, m *groupState, version int, bef
 	}
 }
 
-// reportChangeV3 is reportChange for version 3.
+// reportChangeV3 is reportChange for version 3. It schedules the first report for now.
 //
 // RFC 3376 5.1: "To cover the possibility of the State-Change Report being missed by one or more
 // multicast routers, it is retransmitted [Robustness Variable] - 1 more times, at intervals chosen at
-// random from the range (0, [Unsolicited Report Interval])." A change in between is reported at once,
-// together with the changes that are still to be repeated: "Each time a source is included in the
-// difference report calculated above, retransmission state for that source needs to be maintained until
-// [Robustness Variable] State-Change reports have been sent by the host."
+// random from the range (0, [Unsolicited Report Interval])." A change during these retransmissions is
+// reported at once, together with the earlier changes that still have to be retransmitted: "Each time a
+// source is included in the difference report calculated above, retransmission state for that source
+// needs to be maintained until [Robustness Variable] State-Change reports have been sent by the host."
 func (g *groupEngine) reportChangeV3(l *groupLink, m *groupState, before *sourceFilter, now tcp.Time) {
 	changed := false
 	if m.filter.exclude != before.exclude {
@@ -248,13 +248,13 @@ func (g *groupEngine) reportChangeV3(l *groupLink, m *groupState, before *source
 		return
 	}
 	if m.modes > 0 || !m.filter.isMember() {
-		m.answerAt, m.sources = 0, nil // the state-change report includes all that the answer would
+		m.answerAt, m.sources = 0, nil // the state-change report says all that the answer would say
 	}
 	m.changeAt = now
 	g.due.set(&m.due, m.next())
 }
 
-// leave sends a Leave Group message if this host is the one to send it.
+// leave sends a Leave Group message, in version 2, if this host was the last to report the group.
 // RFC 2236 3: "If it was the last host to reply to a Query with a Membership Report
 // for that group, it SHOULD send a Leave Group message". Version 1 has no such message.
 func (g *groupEngine) leave(l *groupLink, version int, m *groupState) {
@@ -269,7 +269,7 @@ func (g *groupEngine) forget(l *groupLink, m *groupState) {
 	delete(l.groups, m.addr)
 }
 
-// count returns the Robustness Variable: the number of reports of each change.
+// count returns the Robustness Variable, which is the number of times that each change is reported.
 func (l *groupLink) count() int {
 	if l.robustness == 0 {
 		return groupRobustness
@@ -277,8 +277,8 @@ func (l *groupLink) count() int {
 	return l.robustness
 }
 
-// updateVersion returns the version to use with the link's queriers. If the version has changed, it
-// cancels all scheduled reports.
+// updateVersion sets l.version to the version of the oldest querier that is present, and returns it. If
+// the version has changed, updateVersion cancels all scheduled reports of the link.
 //
 // RFC 3376 7.2.1: "In order to switch gracefully between versions of IGMP, hosts keep
 // both an IGMPv1 Querier Present timer and an IGMPv2 Querier Present timer per
@@ -307,10 +307,10 @@ func (g *groupEngine) updateVersion(l *groupLink, now tcp.Time) int {
 	return version
 }
 
-// general schedules the answer to a general query; 0 cancels it.
+// general schedules the answer to a General Query for time at. If at is 0, it cancels the answer.
 func (g *groupEngine) general(l *groupLink, at tcp.Time) { g.due.set(&l.general, at) }
 
-// delay returns a random time from the range (0, limit].
+// delay returns a random duration in the range (0, limit], or 0 if limit is 0.
 func (g *groupEngine) delay(limit tcp.Time) tcp.Time {
 	if limit <= 0 {
 		return 0
@@ -318,8 +318,9 @@ func (g *groupEngine) delay(limit tcp.Time) tcp.Time {
 	return tcp.Time(g.s.random.next(randGroup)%uint64(limit)) + 1
 }
 
-// input runs take, which handles one received message, under the engine's lock. It returns what take
-// returns: whether the message is one for hosts. The caller drains afterwards.
+// input calls take to handle a received message, and then sends the reports that are due. take is called
+// with the engine's lock held, and reports whether the message was used. input returns its result, or
+// false if the link is silent. The caller drains afterwards.
 func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -333,7 +334,8 @@ func (g *groupEngine) input(l *groupLink, take func(now tcp.Time) bool) bool {
 	return ok
 }
 
-// overheard handles the report of another host, of version 1 or 2.
+// overheard handles the report of another host, of version 1 or 2: it cancels this host's own report of
+// the group. It reports false if the host has not joined the group or uses version 3.
 //
 // RFC 2236 3: "If the host receives another host's Report (version 1 or 2)
 // while it has a timer running, it stops its timer for the specified
@@ -348,7 +350,7 @@ func (g *groupEngine) overheard(l *groupLink, group netip.Addr, now tcp.Time) bo
 	return true
 }
 
-// query handles a query and schedules the answer.
+// query handles a query: it restarts the timer of the querier's version, and schedules the answer.
 func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 	interval := l.interval
 	if interval == 0 {
@@ -370,7 +372,7 @@ func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 		g.query3(l, q, now+g.delay(q.limit))
 		return
 	}
-	asked := l.sorted()
+	asked := l.sorted() // the groups to answer for
 	if !q.group.IsUnspecified() {
 		asked = nil
 		if m := l.groups[q.group]; m != nil {
@@ -388,7 +390,8 @@ func (g *groupEngine) query(l *groupLink, q *groupQuery, now tcp.Time) {
 	}
 }
 
-// query3 applies the rules of RFC 3376 5.2 in their order. at is the selected time of the answer.
+// query3 schedules the answer to a query in version 3, by the rules of RFC 3376 5.2. at is the time that
+// was selected at random for the answer.
 func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
 	// "1. If there is a pending response to a previous General Query scheduled
 	// sooner than the selected delay, no additional response needs to be
@@ -432,8 +435,8 @@ func (g *groupEngine) query3(l *groupLink, q *groupQuery, at tcp.Time) {
 	m.answerAt = min(m.answerAt, at)
 }
 
-// querySources returns the sources of a query, each size bytes long; nil if there are more than
-// groupMaxSources.
+// querySources parses the source list of a query. Each address is size bytes long. The result is nil,
+// which stands for the whole group, if the list is empty or has more than groupMaxSources addresses.
 func querySources(b []byte, size int) []netip.Addr {
 	n := len(b) / size
 	if n == 0 || n > groupMaxSources {
@@ -446,7 +449,8 @@ func querySources(b []byte, size int) []netip.Addr {
 	return sources
 }
 
-// mergeSources returns the union of two lists; nil if it has more than groupMaxSources addresses.
+// mergeSources returns the union of two lists of sources, or nil if the union has more than
+// groupMaxSources addresses.
 func mergeSources(have, more []netip.Addr) []netip.Addr {
 	for _, a := range more {
 		if !slices.Contains(have, a) {
@@ -462,7 +466,7 @@ func mergeSources(have, more []netip.Addr) []netip.Addr {
 // run sends the reports that are due on all links.
 func (g *groupEngine) run(now tcp.Time) {
 	due := g.due.take(now)
-	// Sorted by link and by group, so that the output does not depend on the order of the heap.
+	// Sort by interface and group, because the order of the reports must not depend on that of the heap.
 	slices.SortFunc(due, (*groupDue).compare)
 	for len(due) > 0 {
 		l := due[0].link
@@ -475,10 +479,11 @@ func (g *groupEngine) run(now tcp.Time) {
 	}
 }
 
-// runLink sends the reports that are due on a link.
+// runLink sends the reports that are due on a link, schedules the next ones, and forgets groups that were
+// left and need no more reports. due is sorted.
 func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 	version := g.updateVersion(l, now)
-	all := due[0].group == nil
+	all := due[0].group == nil // a General Query is to be answered
 	ms := make([]*groupState, 0, len(due))
 	for _, d := range due {
 		if d.group != nil {
@@ -508,7 +513,7 @@ func (g *groupEngine) runLink(l *groupLink, due []*groupDue, now tcp.Time) {
 	}
 }
 
-// runChanges sends the state changes that are due in one report of version 3.
+// runChanges sends one report of version 3 with all state changes that are due.
 func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
 	r := groupReport{l: l}
 	for _, m := range ms {
@@ -520,7 +525,8 @@ func (g *groupEngine) runChanges(l *groupLink, ms []*groupState, now tcp.Time) {
 	r.send()
 }
 
-// addChanges adds the records of a group's state-change report.
+// addChanges adds the records of a group's state-change report to r, and counts down m.modes and
+// m.changed.
 //
 // RFC 3376 5.1: "If the report should contain a Filter-Mode-Change record, then if the current
 // filter-mode of the interface is INCLUDE, a TO_IN record is included in the report, otherwise a
@@ -544,7 +550,7 @@ func (m *groupState) addChanges(r *groupReport) {
 				block = append(block, source)
 			}
 		}
-		// Ibid.: "If the computed source list for either an ALLOW or a BLOCK record is empty,
+		// RFC 3376 5.1: "If the computed source list for either an ALLOW or a BLOCK record is empty,
 		// that record is omitted".
 		if len(allow) > 0 {
 			r.add(wire.GroupAllow, m.addr, allow)
@@ -563,8 +569,8 @@ func (m *groupState) addChanges(r *groupReport) {
 	}
 }
 
-// runAnswers sends one report of version 3 with the answers for the groups whose time has come, or, if
-// all is set, for every group.
+// runAnswers sends one report of version 3. It answers the queries for the groups in ms whose answers are
+// due, or, if all is set, a General Query for all groups in ms.
 func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now tcp.Time) {
 	r := groupReport{l: l}
 	for _, m := range ms {
@@ -576,8 +582,8 @@ func (g *groupEngine) runAnswers(l *groupLink, ms []*groupState, all bool, now t
 	r.send()
 }
 
-// addAnswer adds the record that answers a query. general says that it was a general query; otherwise
-// m.sources are the sources that the query listed.
+// addAnswer adds the record that answers a query to r. If general is set, the query was a General Query;
+// otherwise m.sources are the sources that the query listed.
 //
 // RFC 3376 5.2: "If the interface has reception state for the specified address", the record contains
 // the filter mode and the sources. For a list B of queried sources the record is IS_IN with A*B in mode
@@ -588,6 +594,7 @@ func (m *groupState) addAnswer(r *groupReport, general bool) {
 	m.last = f.isMember()
 	switch {
 	case !f.isMember():
+		// The group was left: there is no reception state to report.
 	case !general && len(m.sources) > 0:
 		wanted := slices.DeleteFunc(m.sources, func(source netip.Addr) bool { return !f.wants(source) })
 		if len(wanted) > 0 {
@@ -605,14 +612,15 @@ func (l *groupLink) sorted() []*groupState {
 	return slices.SortedFunc(maps.Values(l.groups), func(a, b *groupState) int { return a.addr.Compare(b.addr) })
 }
 
-// A groupReport collects records for a report of version 3. It starts another report when one is full.
+// A groupReport collects records for a report of version 3. When the report is full, it sends the report
+// and starts another one.
 type groupReport struct {
 	l   *groupLink
 	buf []byte
-	n   int // records
+	n   int // number of records in buf
 }
 
-// add adds a record.
+// add adds a record, or several if the sources do not fit one report.
 //
 // RFC 3376 4.2.16: a record that "contains so many source addresses that it does not fit within
 // the size limit of a single Report message, if its Type is not MODE_IS_EXCLUDE or
@@ -622,6 +630,7 @@ type groupReport struct {
 // remaining source addresses are not reported".
 func (r *groupReport) add(kind uint8, group netip.Addr, sources []netip.Addr) {
 	room := r.l.reportRoom()
+	// most is the number of sources that fit a report with a single record.
 	most := max(1, (room-wire.GroupReportLen-wire.GroupRecordLen(group, 0))/(group.BitLen()/8))
 	if len(sources) > most && (kind == wire.GroupIsExclude || kind == wire.GroupToExclude) {
 		sources = sources[:most]
@@ -659,7 +668,7 @@ func (g *groupEngine) arm(now tcp.Time) {
 	g.alarm.move(now, next, g)
 }
 
-// fired is called by the alarm. It sends what is due.
+// fired is called by the alarm. It sends the reports that are due.
 func (g *groupEngine) fired() {
 	g.mu.Lock()
 	if g.closed {
@@ -674,7 +683,7 @@ func (g *groupEngine) fired() {
 	g.s.drain()
 }
 
-// reportRoom returns the largest size of a report with its header and its records, in bytes.
+// reportRoom returns the largest size in bytes of a report on the link, without the IP headers.
 func (l *groupLink) reportRoom() int {
 	if l.v6 {
 		return l.ifc.ipMTU(true) - mldHeader
@@ -682,7 +691,7 @@ func (l *groupLink) reportRoom() int {
 	return l.ifc.mtu() - igmpHeader
 }
 
-// sendReport sends a report of version 3. b has space for the header, followed by n records.
+// sendReport sends a report of version 3. b has space for the report's header, followed by n records.
 func (l *groupLink) sendReport(b []byte, n int) {
 	if l.v6 {
 		l.sendMLDv2Report(b, n)
@@ -691,7 +700,7 @@ func (l *groupLink) sendReport(b []byte, n int) {
 	}
 }
 
-// sendV2Report sends a report of version 1 or 2. Its destination is the group itself.
+// sendV2Report sends a report of version 1 or 2. The destination is the multicast address of the group.
 func (l *groupLink) sendV2Report(version int, group netip.Addr) {
 	switch {
 	case l.v6:
@@ -703,8 +712,9 @@ func (l *groupLink) sendV2Report(version int, group netip.Addr) {
 	}
 }
 
-// sendLeave sends a leave of version 2. RFC 2236 3: it goes "to the all-routers multicast group
-// (224.0.0.2)"; RFC 2710 4: a Done message goes to "the link-scope all-routers multicast address (FF02::2)".
+// sendLeave sends a Leave Group message of IGMP version 2, or a Done message of MLD version 1. RFC 2236
+// 3: a Leave goes "to the all-routers multicast group (224.0.0.2)". RFC 2710 4: a Done goes to "the
+// link-scope all-routers multicast address (FF02::2)".
 func (l *groupLink) sendLeave(group netip.Addr) {
 	if l.v6 {
 		l.sendMLDv1(netip.IPv6LinkLocalAllRouters(), wire.ICMPv6MLDDone, group)
@@ -713,7 +723,7 @@ func (l *groupLink) sendLeave(group netip.Addr) {
 	}
 }
 
-// detach leaves all groups of a link, and reports that. The caller drains afterwards.
+// detach leaves all groups of an interface and reports this once. The caller drains afterwards.
 func (g *groupEngine) detach(ifc *iface) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -722,6 +732,8 @@ func (g *groupEngine) detach(ifc *iface) {
 	}
 }
 
+// leaveLink reports once that the host has left all groups of a link, and stops all reports on the link.
+// g.mu is held.
 func (g *groupEngine) leaveLink(l *groupLink) {
 	if l.silent() {
 		return
@@ -745,7 +757,7 @@ func (g *groupEngine) leaveLink(l *groupLink) {
 	l.gone, l.groups = true, nil
 }
 
-// close leaves all groups of all links and closes the alarm.
+// close leaves all groups of all links, reports this once, and closes the alarm.
 func (g *groupEngine) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -8,37 +8,39 @@ import (
 )
 
 // A sourceFilter is the filter of a socket, or of an interface, for the sources of a group (RFC 3376
-// 3). The zero value accepts no source: the group is not joined. A sourceFilter is immutable.
+// 3). The zero value accepts no source, which means that the group is not joined. A sourceFilter is
+// immutable.
 type sourceFilter struct {
-	exclude bool         // mode EXCLUDE: accept all sources but these; else INCLUDE: accept only these
-	sources []netip.Addr // in ascending order
+	exclude bool         // mode EXCLUDE: all sources but the listed ones; else INCLUDE: only the listed ones
+	sources []netip.Addr // the listed sources, in ascending order
 }
 
-// isMember reports whether the filter accepts any source. RFC 3376 2: "a filter mode of INCLUDE and an
-// empty source list" is "to leave the group".
+// isMember reports whether the filter accepts any source, which means that the group is joined. RFC 3376
+// 2: "a filter mode of INCLUDE and an empty source list" is "to leave the group".
 func (f *sourceFilter) isMember() bool { return f.exclude || len(f.sources) > 0 }
 
 // wants reports whether the filter accepts a source.
 func (f *sourceFilter) wants(source netip.Addr) bool { return f.lists(source) != f.exclude }
 
+// lists reports whether a source is in the filter's list.
 func (f *sourceFilter) lists(source netip.Addr) bool {
 	_, found := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
 	return found
 }
 
-// with returns a filter with one more source in its list.
+// with returns a copy of f with source added to its list.
 func (f *sourceFilter) with(source netip.Addr) sourceFilter {
 	i, _ := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
 	return sourceFilter{f.exclude, slices.Insert(slices.Clone(f.sources), i, source)}
 }
 
-// without returns a filter without a source of its list.
+// without returns a copy of f with source removed from its list.
 func (f *sourceFilter) without(source netip.Addr) sourceFilter {
 	return sourceFilter{f.exclude, slices.DeleteFunc(slices.Clone(f.sources), func(a netip.Addr) bool { return a == source })}
 }
 
-// difference calls yield for each source that is in the list of only one of two filters. The filters
-// have the same mode.
+// difference calls yield for each source that is listed by only one of f and g. The two filters have the
+// same mode.
 func (f *sourceFilter) difference(g *sourceFilter, yield func(netip.Addr)) {
 	for _, a := range f.sources {
 		if !g.lists(a) {
@@ -55,8 +57,8 @@ func (f *sourceFilter) difference(g *sourceFilter, yield func(netip.Addr)) {
 // A reception combines the filters of all sockets for a group on an interface.
 type reception struct {
 	exclude int                       // number of filters in mode EXCLUDE
-	include int                       // number of filters in mode INCLUDE
-	sources map[netip.Addr]sourceUses // for each listed source; nil if there is none
+	include int                       // number of filters in mode INCLUDE that list sources
+	sources map[netip.Addr]sourceUses // an entry for each listed source; nil until first needed
 }
 
 // sourceUses counts the filters of each mode that list a source.
@@ -68,7 +70,7 @@ func (r *reception) wants(source netip.Addr) bool {
 	return u.include > 0 || u.exclude < r.exclude
 }
 
-// count adds f n times; n may be negative.
+// count adds f to the counts n times. It removes f if n is negative.
 func (r *reception) count(f *sourceFilter, n int) {
 	switch {
 	case f.exclude:
@@ -94,7 +96,8 @@ func (r *reception) count(f *sourceFilter, n int) {
 	}
 }
 
-// filter returns the filter of the interface. It accepts each source that a socket's filter accepts.
+// filter returns the filter of the interface, which accepts each source that any socket's filter
+// accepts.
 //
 // RFC 3376 3.2: if any record "has a filter mode of EXCLUDE, then the filter mode of the
 // interface record is EXCLUDE, and the source list of the interface record is the intersection
@@ -112,13 +115,13 @@ func (r *reception) filter() sourceFilter {
 	return f
 }
 
-// A groupTable has the receptions of an interface by group. Changes need the lock of the stack's
-// groupEngine too. mu is the last lock in the lock order.
+// A groupTable has the receptions of an interface by group. To change it, a caller holds the lock of the
+// stack's groupEngine too. mu is the last lock in the lock order.
 type groupTable struct {
 	n  atomic.Int32 // len(joined); read without mu
 	mu rwMutex[levelLink]
-	// A reception has counts instead of a list of filters, so that the cost of a change does not grow
-	// with the number of sockets.
+	// A reception has counts instead of a list of filters: the cost of a change then does not depend on
+	// the number of sockets.
 	joined map[netip.Addr]reception
 }
 
@@ -129,13 +132,14 @@ func allHosts() netip.Addr { return netip.AddrFrom4([4]byte{224, 0, 0, 1}) }
 // allNodes6 is the group to which every node of IPv6 belongs (RFC 4291 2.7.1).
 func allNodes6() netip.Addr { return netip.IPv6LinkLocalAllNodes() }
 
-// has reports whether a group is joined.
+// has reports whether the interface has joined a group.
 func (g *groupTable) has(group netip.Addr) bool {
 	joined, _ := g.wants(group, netip.Addr{})
 	return joined
 }
 
-// wants reports whether a group is joined, and whether a socket accepts the source.
+// wants reports whether the interface has joined a group, and whether any socket accepts the source. The
+// groups of all nodes are always joined.
 func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
 	if group == allHosts() || group == allNodes6() {
 		return true, true
@@ -149,7 +153,8 @@ func (g *groupTable) wants(group, source netip.Addr) (joined, ok bool) {
 	return joined, joined && r.wants(source)
 }
 
-// list returns the groups in order. v6 says that the interface receives IPv6.
+// list returns the joined groups in ascending order. v6 says whether the interface receives IPv6, and so
+// is in the group of all IPv6 nodes.
 func (g *groupTable) list(v6 bool) []netip.Addr {
 	groups := []netip.Addr{allHosts()}
 	if v6 {
@@ -162,7 +167,8 @@ func (g *groupTable) list(v6 bool) []netip.Addr {
 	return slices.Compact(groups)
 }
 
-// change replaces a socket's filter. It returns the interface's filter before and after.
+// change replaces a socket's filter from by to. It returns the interface's filters before and after the
+// change. The zero filter stands for a socket that has not joined.
 func (g *groupTable) change(group netip.Addr, from, to *sourceFilter) (before, after sourceFilter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

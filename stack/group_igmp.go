@@ -29,7 +29,8 @@ func (s *Stack) inputIGMP(p *packet) {
 	}
 }
 
-// takeIGMP handles a message, and reports whether it is one for hosts. The engine's lock is held.
+// takeIGMP handles a message. It reports false if the host ignores the message. The engine's lock is
+// held.
 func (s *Stack) takeIGMP(l *groupLink, p *packet, h *wire.IGMP, now tcp.Time) bool {
 	switch h.Type {
 	case wire.IGMPQuery:
@@ -52,12 +53,14 @@ func (s *Stack) takeIGMP(l *groupLink, p *packet, h *wire.IGMP, now tcp.Time) bo
 		}, now)
 		return true
 	case wire.IGMPv1Report, wire.IGMPv2Report:
+		// A report whose destination is not its group is malformed, and is ignored.
 		return h.Group == p.dst && s.groups.overheard(l, h.Group, now)
 	}
 	return false
 }
 
-// sendIGMPv3Report is sendReport for IGMP.
+// sendIGMPv3Report sends a report of version 3. b has space for the report's header, followed by n
+// records.
 //
 // RFC 3376 4.2.14: "Version 3 Reports are sent with an IP destination address of
 // 224.0.0.22, to which all IGMPv3-capable multicast routers listen."
@@ -73,8 +76,8 @@ func (l *groupLink) sendIGMPv2(dst netip.Addr, typ wire.IGMPType, group netip.Ad
 	l.sendIGMP(dst, b[:])
 }
 
-// sendIGMP queues a message. If the queue is full, the message is dropped; like one lost on the link,
-// it is repeated later.
+// sendIGMP puts a message into the transmit queue. If the queue is full, sendIGMP drops the message. The
+// repetitions that make up for a message lost on the link make up for this one too.
 //
 // RFC 3376 4: "Every IGMP message described in this document is sent with an IP
 // Time-to-Live of 1, IP Precedence of Internetwork Control (e.g., Type of Service

@@ -7,12 +7,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A loopQueue holds copies of datagrams that the host sends to groups and also receives itself. They
-// wait until the sender has released its locks. One goroutine at a time delivers them, so that they are
-// received in the order in which they were sent.
+// A loopQueue holds copies of multicast and broadcast datagrams that the host sends and also receives
+// itself. A copy waits until the sender has released its locks. One goroutine at a time delivers the
+// copies, so they are received in the order in which they were sent.
 type loopQueue struct {
 	n     atomic.Int32 // datagrams in waiting; read without mu
-	bytes atomic.Int64 // capacity of their buffers; read without mu
+	bytes atomic.Int64 // capacity of the buffers of waiting; read without mu
 
 	mu         mutex[levelTable]
 	waiting    []looped
@@ -23,14 +23,14 @@ type loopQueue struct {
 type looped struct {
 	ifc        *iface
 	buf        []byte
-	csumOffset int // offset of an incomplete checksum; 0: it is complete
+	csumOffset int // offset of an incomplete checksum in the payload; 0: the checksum is complete
 }
 
-// maxLooped is the maximum number of bytes of buffers that wait. A sender delivers its own datagrams
-// at once, so datagrams wait only while another goroutine delivers, or during a batch.
+// maxLooped limits the bytes of buffers that wait; the last datagram may exceed it. A sender delivers
+// its own datagrams at once, so datagrams wait only while another goroutine delivers, or during a batch.
 const maxLooped = 4 << 20
 
-// put queues a copy of a datagram, or drops it if too many bytes wait.
+// put queues a copy of a datagram that was sent on ifc, or drops the copy if too many bytes wait.
 func (q *loopQueue) put(s *Stack, ifc *iface, datagram []byte, meta *frameMeta) {
 	if q.bytes.Load() >= maxLooped {
 		s.drop(dropLoopQueue)
@@ -84,7 +84,7 @@ func (q *loopQueue) drainOn(s *Stack) {
 	q.delivering = false
 }
 
-// inputLooped handles a datagram that the host has sent to a group itself.
+// inputLooped handles a multicast or broadcast datagram that the host itself has sent.
 func (s *Stack) inputLooped(l *looped) {
 	if s.closed.Load() {
 		return

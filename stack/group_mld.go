@@ -54,17 +54,18 @@ func (p *packet) isMLD() bool {
 	return c.RouterAlert
 }
 
-// takeMLD handles a message, and reports whether it is one for hosts. The engine's lock is held.
+// takeMLD handles a message. It reports false if the host ignores the message. The engine's lock is
+// held. q is the parsed query if h.Type is MLDQuery.
 func (s *Stack) takeMLD(l *groupLink, p *packet, h *wire.ICMPv6, q *wire.MLDQuery, body []byte, now tcp.Time) bool {
 	switch h.Type {
 	case wire.ICMPv6MLDQuery:
 		// RFC 9777 5.1.15: "General Queries are sent to the link-scope all-nodes multicast address".
-		// As in IGMP, one sent elsewhere may be forged and is ignored.
+		// As in IGMP, a General Query to another address may be forged and is ignored.
 		if q.Group.IsUnspecified() && p.dst != allNodes6() {
 			return false
 		}
 		s.groups.query(l, &groupQuery{
-			version:    q.Version + 1,
+			version:    q.Version + 1, // the engine's
 			group:      q.Group,
 			limit:      tcp.Time(q.Millis) * tcp.Millisecond,
 			robustness: q.Robustness,
@@ -73,13 +74,15 @@ func (s *Stack) takeMLD(l *groupLink, p *packet, h *wire.ICMPv6, q *wire.MLDQuer
 		}, now)
 		return true
 	case wire.ICMPv6MLDReport:
+		// A report whose destination is not its group is malformed, and is ignored.
 		group := netip.AddrFrom16([16]byte(body[:16]))
 		return group == p.dst && s.groups.overheard(l, group, now)
 	}
 	return false
 }
 
-// sendMLDv2Report is sendReport for MLD.
+// sendMLDv2Report sends a report of MLD version 2. b has space for the report's header, followed by n
+// records.
 func (l *groupLink) sendMLDv2Report(b []byte, n int) {
 	l.sendMLD(allReporters6(), wire.ICMPv6{Type: wire.ICMPv6MLDv2Report, Rest: uint32(n)}, b[wire.GroupReportLen:])
 }
@@ -89,8 +92,8 @@ func (l *groupLink) sendMLDv1(dst netip.Addr, typ wire.ICMPv6Type, group netip.A
 	l.sendMLD(dst, wire.ICMPv6{Type: typ}, group.AsSlice())
 }
 
-// sendMLD queues a message. If the queue is full, the message is dropped; like one lost on the link, it
-// is repeated later.
+// sendMLD puts a message into the transmit queue. If the queue is full, sendMLD drops the message. The
+// repetitions that make up for a message lost on the link make up for this one too.
 //
 // RFC 9777 5: "All MLDv2 messages described in this document MUST be sent with a link-local IPv6 Source
 // Address, an IPv6 Hop Limit of 1, and an IPv6 Router Alert option [RFC2711] in a Hop-by-Hop
@@ -103,7 +106,7 @@ func (l *groupLink) sendMLD(dst netip.Addr, h wire.ICMPv6, body []byte) {
 		return
 	}
 	src := ifc.linkLocal6()
-	l.unsourced = l.unsourced || src.IsUnspecified()
+	l.unsourced = l.unsourced || src.IsUnspecified() // addressed then repeats the reports
 	p := path{ifc: ifc, src: src, dst: dst, hop: dst, group: true, mac: wordOf(wire.MulticastMAC(dst)), mtu: ifc.mtu()}
 	p.makeHeader()
 	now := s.now()

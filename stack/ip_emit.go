@@ -18,8 +18,8 @@ import (
 //	… release all locks …
 //	s.flush(ifc)                             // the device
 //
-// If the caller holds one lock from slot to emit, the packets of a path leave in the order of their
-// slots.
+// If a sender holds the same lock from slot to emit for all packets of a path, the packets leave in the
+// order of their slots.
 
 const (
 	maxIPv4    = 65535 // largest datagram in bytes
@@ -27,9 +27,9 @@ const (
 	defaultTTL = 64    // RFC 1122 3.2.1.7, and the value of the Assigned Numbers
 
 	// transportAt is the offset of the transport header in a buffer. The IP header ends there, and the
-	// link header ends where the IP header begins. The space before it holds an Ethernet header, a VLAN
-	// tag, and an IPv4 header with 40 bytes of options or an IPv6 header with 16 bytes of extension
-	// headers. The IP header is aligned to 4 bytes.
+	// link header ends where the IP header begins. The transportAt bytes are enough for an Ethernet
+	// header, a VLAN tag, and an IPv4 header with 40 bytes of options or an IPv6 header with 16 bytes of
+	// extension headers. The IP header is aligned to 4 bytes.
 	transportAt = 80
 
 	// directRoom is the size in bytes of the buffer for direct transmit: enough for an Ethernet
@@ -41,20 +41,20 @@ const (
 )
 
 // A slot is a buffer for a packet whose transport header begins at buf[transportAt]. The buffer comes
-// from the pool, or, if direct is set, it is the interface's own. The caller is then the drainer of
+// from the pool. If direct is set, it is the interface's own buffer, and the caller is the drainer of
 // the transmit queue until it calls flush.
 type slot struct {
 	buf    []byte
-	mac    macWord // the next hop, if direct
+	mac    macWord // MAC of the next hop, if direct is set
 	direct bool
 }
 
 // slot returns a slot for n bytes of transport header and payload.
 //
-// If the caller sets direct, it must call flush next, and slot returns a direct slot if it can:
-// the packet is one small frame, its next hop is known, the queue is empty, no goroutine is
-// sending, and the device does not block. The packet then needs neither a buffer nor an entry in
-// the queue.
+// If direct is set, slot returns a direct slot if the packet is one small unicast frame, the MAC of the
+// next hop is known, the queue is empty, no goroutine is sending, and the device does not block. The
+// packet then needs neither a pooled buffer nor an entry in the queue. A caller that sets direct must
+// call flush after emit.
 func (p *path) slot(now tcp.Time, n int, direct bool) slot {
 	ifc := p.ifc
 	if direct && n <= directBytes && int(p.ipLen)+n <= p.mtu && !p.group && !ifc.down.Load() {
@@ -74,9 +74,9 @@ type ipHeader struct {
 	proto wire.Proto
 	ttl   uint8
 	tos   uint8
-	df    bool    // set Don't Fragment, except on a path with mayFrag; IPv6 packets always have it
+	df    bool    // do not fragment; a path with mayFrag overrides it in IPv4
 	loop  bool    // deliver a copy of a multicast or broadcast packet to this host
-	id    uint16  // the identification of a packet with Don't Fragment; the path chooses it otherwise
+	id    uint16  // identification of an IPv4 packet with df; without df the path chooses one
 	count uint16  // packets in a super-frame, with consecutive identifications; 0 for one packet
 	more  *ipMore // rarely needed parts; usually nil
 }
@@ -87,12 +87,12 @@ type ipMore struct {
 	header  []byte // a complete IP header from the application, or nil
 
 	// ext are IPv6 extension headers: a multiple of 8 bytes, at most 16. first is the type of the first
-	// of them. The last one names the transport protocol.
+	// extension header. The Next Header field of the last one names the transport protocol.
 	ext   []byte
 	first wire.Proto
 
-	// frag is the flags and the offset of a fragment, as in an IPv4 header, and id is the
-	// identification of its datagram. frag is 0 if the packet is not a fragment.
+	// frag is the flags and the offset of an IPv4 fragment, as in the IP header; 0 if the packet is not
+	// a fragment. id is the identification of the fragment's datagram.
 	frag, id uint16
 }
 
@@ -117,10 +117,10 @@ func (h *ipHeader) appHeader() []byte {
 
 // A frameMeta has the offloads and the zero-copy payload of a packet.
 type frameMeta struct {
-	checksum   bool // the transport's checksum field holds the folded sum of the pseudo-header
-	csumOffset int  // offset of that field in the transport header
+	checksum   bool // the checksum field holds only the folded sum of the pseudo-header
+	csumOffset int  // offset of the checksum field in the transport header
 	gso        nic.GSOKind
-	gsoSize    int // payload bytes of each segment
+	gsoSize    int // payload bytes of each segment, if gso is set
 	headerLen  int // length of the transport header, if gso is set
 
 	body []byte // payload that follows the bytes in the slot and is not copied
@@ -132,14 +132,14 @@ type frameMeta struct {
 type pathHeader struct {
 	link   [wire.EthernetLen]byte // Ethernet header with a zero destination
 	addrs  [8]byte                // IPv4 source and destination
-	sum    uint64                 // checksum of addrs and ipVersionIHL
-	pseudo uint64                 // checksum of the addresses, for the pseudo-header
+	sum    uint64                 // sum of addrs and ipVersionIHL, not folded
+	pseudo uint64                 // sum of the addresses, for the pseudo-header; not folded
 	addrs6 [32]byte               // IPv6 source and destination
-	label  uint32                 // IPv6 version and flow label
+	label  uint32                 // IPv6 version and the part of the flow label that all packets share
 }
 
-// makeHeader sets p.header and the fields that depend on the family. p's addresses and interface are
-// set.
+// makeHeader sets p.header and the fields that depend on the family. The caller has set p's addresses
+// and interface.
 func (p *path) makeHeader() {
 	if p.dst.Is6() {
 		p.makeHeader6()
@@ -157,20 +157,20 @@ func (p *path) makeHeader() {
 	h.sum = h.pseudo + ipVersionIHL<<8
 }
 
-// pseudoSum returns the folded sum of the pseudo-header for a segment of n bytes. The segment's
-// checksum field holds it until the checksum is complete.
+// pseudoSum returns the folded sum of the pseudo-header for a segment of n bytes. The caller stores the
+// sum in the segment's checksum field until the checksum is completed.
 func (p *path) pseudoSum(proto wire.Proto, n int) uint16 {
 	return wire.Fold(p.header.pseudo + uint64(proto) + uint64(n))
 }
 
-// putLink writes an Ethernet header to b.
+// putLink writes an Ethernet header with the interface's MAC as its source to b.
 func (ifc *iface) putLink(b []byte, dst wire.MAC, typ wire.EtherType) {
 	h := wire.Ethernet{Dst: dst, Src: ifc.mac(), Type: typ}
 	h.Put(b)
 }
 
-// putHeaders writes the link header and the IP header of a packet before buf[transportAt]. It returns
-// the offset of the IP header. n is the length of the transport header and the payload in bytes.
+// putHeaders writes the link header and the IP header of a packet before buf[transportAt], and returns
+// the offset of the IP header. n is the number of bytes of transport header and payload.
 func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 	if p.v6 {
 		if own := h.appHeader(); own != nil {
@@ -213,7 +213,7 @@ func (s *Stack) putHeaders(p *path, h *ipHeader, buf []byte, n int) int {
 }
 
 // putAppHeader is putHeaders for a packet whose IP header comes from the application. As on Linux
-// (raw(7)), it always sets the total length and the checksum of an IPv4 header, and sets the
+// (raw(7)), putAppHeader sets the total length and the checksum of an IPv4 header in any case, and the
 // identification and the source if they are zero. It does not change an IPv6 header.
 func (s *Stack) putAppHeader(p *path, header, buf []byte, n int) int {
 	at := transportAt - len(header)
@@ -245,12 +245,15 @@ const (
 	ipMoreFragments = 0x2000
 )
 
-// emit writes the headers of a packet with n bytes in the slot, and takes ownership of the slot. It
-// puts the frame into the interface's queue, or, if the neighbour's link address is unknown, into the
-// neighbour's queue. The frame of a direct slot is left for flush. The caller passes the result to
-// flush. The packet must fit the path's MTU; send accepts larger ones.
+// emit writes the headers of a packet and queues its frame. n is the number of bytes of transport header
+// and payload in the slot. emit takes ownership of the slot. The packet must fit the path's MTU; send
+// also takes larger packets.
 //
-// emit always accepts the packet. A caller that can wait calls p.ifc.tx.room first.
+// The frame goes into the interface's queue, or, if the neighbour's link address is unknown, into the
+// neighbour's queue. If the slot is direct, emit only makes the frame, and flush sends it. The caller
+// passes the result to flush.
+//
+// emit does not check whether the queue is full. A caller that can wait calls p.ifc.tx.room first.
 func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface) {
 	ifc := p.ifc
 	at := s.putHeaders(p, h, sl.buf, n+len(meta.body))
@@ -258,7 +261,8 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		s.loop.put(s, ifc, sl.buf[at:transportAt+n], meta)
 	}
 	if ifc.down.Load() && !sl.direct || h.ttl == 0 && !ifc.loopback {
-		// The link is down, or the packet has a TTL of 0 and must not leave this host.
+		// The link is down, or the packet has a TTL of 0 and must not leave this host. A direct slot
+		// never has a TTL of 0.
 		if h.ttl != 0 {
 			ifc.stats.TxDropped.Add(1)
 		}
@@ -292,8 +296,8 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	return nil
 }
 
-// flush sends the frame of a direct slot. If direct is nil, it sends the queued frames of all
-// interfaces. The caller must not hold a lock.
+// flush sends the frame of a direct slot on the interface direct. If direct is nil, flush sends the
+// queued frames of all interfaces. The caller must not hold a lock.
 func (s *Stack) flush(direct *iface) {
 	if direct == nil {
 		s.drain()
@@ -302,8 +306,9 @@ func (s *Stack) flush(direct *iface) {
 	direct.sendDirect()
 }
 
-// makeFrame fills in f, which is zero, for a packet whose IP header begins at buf[at]. n bytes of
-// transport header and payload are at buf[transportAt]. On Ethernet the caller sets the destination.
+// makeFrame fills in f for a packet whose IP header begins at buf[at]. f must be zero. n is the number
+// of bytes of transport header and payload at buf[transportAt]. On Ethernet, the caller then sets the
+// destination MAC.
 func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta) {
 	start := at - ifc.linkLen
 	head := buf[start : transportAt+n]
@@ -313,6 +318,7 @@ func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta
 	f.Head, f.Body = head, meta.body
 	switch {
 	case !meta.checksum:
+		// The checksum is complete, or there is none.
 	case ifc.txChecksum:
 		f.NeedsChecksum = true
 		f.ChecksumStart = uint16(transportAt - start)
@@ -327,7 +333,7 @@ func (ifc *iface) makeFrame(f *nic.Frame, buf []byte, at, n int, meta *frameMeta
 	}
 }
 
-// pad extends a short frame with zeros to the minimum size of an Ethernet frame.
+// pad extends a short frame with zeros to the minimum size of an Ethernet frame, if its capacity allows.
 // RFC 894: "the data field should be padded (with octets of zero) to meet the
 // Ethernet minimum frame size."
 func pad(frame []byte) []byte {
@@ -340,14 +346,15 @@ func pad(frame []byte) []byte {
 	return frame
 }
 
-// completeChecksum computes the checksum of a segment. The field at offset must hold the sum of the
-// pseudo-header.
+// completeChecksum completes the checksum of a segment. The checksum field, at offset, must hold the
+// folded sum of the pseudo-header.
 func completeChecksum(segment []byte, offset int) {
 	binary.BigEndian.PutUint16(segment[offset:], wire.FinishChecksum(segment, offset))
 }
 
-// send is emit for a datagram that may be larger than the path's MTU. It sends a larger datagram in
-// fragments, or returns EMSGSIZE if h.df forbids that. It takes ownership of the slot, even on error.
+// send is emit for a datagram that may be larger than the path's MTU. It sends such a datagram in
+// fragments, or returns EMSGSIZE if h.df forbids fragments. It takes ownership of the slot, even on
+// error.
 func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) (direct *iface, err error) {
 	if int(p.ipLen)+n <= p.mtu && h.more == nil || meta.gso != nic.GSONone {
 		return s.emit(now, p, h, sl, n, meta), nil
@@ -355,8 +362,8 @@ func (s *Stack) send(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 	return nil, s.sendLarge(now, p, h, sl, n, meta)
 }
 
-// sendLarge is send for a datagram that is larger than the path's MTU or that has options, extension
-// headers or a header from the application. The slot is not direct.
+// sendLarge is send for a datagram that is larger than the path's MTU, or that has options, extension
+// headers or a header from the application. The slot must not be direct.
 func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
 	if h.appHeader() != nil || int(p.ipLen)+len(h.options())+n <= p.mtu {
 		s.emit(now, p, h, sl, n, meta)
@@ -370,6 +377,7 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 		return syscall.EMSGSIZE
 	}
 	if h.loop && (!h.df || p.mayFrag) {
+		// The host itself receives the datagram whole. sendFragments clears h.loop.
 		at := s.putHeaders(p, h, sl.buf, n)
 		s.loop.put(s, p.ifc, sl.buf[at:transportAt+n], meta)
 	}
@@ -387,7 +395,7 @@ func (s *Stack) sendLarge(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, m
 	return nil
 }
 
-// sendFragments sends a datagram in fragments. payload is its transport header and payload.
+// sendFragments sends a datagram in fragments. payload is the datagram without its IP header.
 //
 // RFC 791 3.2: "the data ... is divided into two portions on a 8 octet (64 bit)
 // boundary"; all fragments have the identification of the datagram.
@@ -399,7 +407,7 @@ func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte)
 		n := len(payload) - off
 		more.frag = uint16(off / 8)
 		if n > room {
-			n = room &^ 7
+			n = room &^ 7 // a multiple of 8
 			more.frag |= ipMoreFragments
 		}
 		sl := p.slot(now, n, false)
@@ -413,10 +421,12 @@ func (s *Stack) sendFragments(now tcp.Time, p *path, h ipHeader, payload []byte)
 	}
 }
 
-// reply sends a datagram that does not come from a socket: the n bytes at buf[transportAt:]. It uses
-// the path's default TTL. buf must come from s.bufs; reply takes ownership of it. If an address is
-// link-local, zone is the interface's index. reply drops the datagram if the queue is full or there is
-// no route.
+// reply sends a datagram that does not come from a socket. Its transport header and payload are the n
+// bytes at buf[transportAt:]. buf must come from s.bufs; reply takes ownership of it. h.ttl is not used:
+// the TTL is the path's default. If an address is link-local, zone is the interface's index.
+//
+// reply drops the datagram if the queue is full, if there is no route, or if dst is a broadcast or
+// multicast address.
 func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n int) {
 	p, err := s.routeOver(dst, src, zone)
 	if err != nil || p.group || !p.ifc.tx.room() {

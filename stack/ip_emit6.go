@@ -26,11 +26,11 @@ func (p *path) makeHeader6() {
 // ipVersion6 is the version in an IPv6 header.
 const ipVersion6 = 6
 
-// flowLabel returns the part of the flow label that depends on the addresses only.
+// flowLabel returns the part of the flow label that depends on the addresses only. putHeaders6 adds the
+// ports of each packet.
 //
-// RFC 6437 3: a label is chosen "as a function of the 5-tuple", so that its bits "exhibit a high
-// degree of variability"; and "third parties should be unlikely to be able to guess the next
-// value". putHeaders6 adds the ports for each packet.
+// RFC 6437 3: a label is chosen "as a function of the 5-tuple"; its bits "exhibit a high degree of
+// variability"; "third parties should be unlikely to be able to guess the next value".
 func (s *Stack) flowLabel(src, dst netip.Addr) uint32 {
 	return uint32(s.hashAddrs(netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0))) & maxFlowLabel
 }
@@ -42,14 +42,14 @@ func (p *path) putHeaders6(h *ipHeader, buf []byte, n int) int {
 	at, next := transportAt-wire.IPv6Len, h.proto
 	label := p.header.label
 	if (next == wire.ProtoTCP || next == wire.ProtoUDP) && len(buf) >= transportAt+4 {
-		// The ports are written already, unless the packet of a raw socket is shorter. The
-		// multiplication spreads them over all bits of the label.
+		// The caller has written the ports; only a raw socket's packet may be too short for them. The
+		// multiplication spreads the ports over all bits of the label.
 		label ^= binary.BigEndian.Uint32(buf[transportAt:]) * 0x9e3779b1 >> 12
 	}
 	if m := h.more; m != nil && len(m.ext) > 0 {
 		at -= len(m.ext)
 		copy(buf[transportAt-len(m.ext):], m.ext)
-		next, label = m.first, p.header.label
+		next, label = m.first, p.header.label // the label of fragments must not depend on their payload
 	}
 	b := buf[at-wire.EthernetLen : transportAt]
 	*(*[wire.EthernetLen]byte)(b) = p.header.link

@@ -16,10 +16,11 @@ import (
 type Route struct {
 	// Dst is the route's destination prefix.
 	Dst netip.Prefix
-	// Via is the router; it must be on the link. An invalid address means that the destinations
+	// Via is the router, which must be on the link. An invalid Via means that the destinations
 	// themselves are on the link.
 	Via netip.Addr
-	// NIC names the interface. It may be empty if Via is set: the router's link is then found by Via.
+	// NIC names the interface. It may be empty if Via is set: the route then uses the first interface
+	// whose link Via is on.
 	NIC string
 	// Src is the source address for sockets that have not chosen one. If it is invalid, the source is
 	// the interface's address on the network of the next hop.
@@ -33,7 +34,7 @@ type route struct {
 	src netip.Addr
 	ifc *iface
 
-	gateway *gateway // of via; nil if no other route has the prefix
+	gateway *gateway // whether via is dead; nil if no other route has the prefix
 }
 
 // A routeTable is the routing table of a stack. It is immutable: a change of the configuration makes a
@@ -42,17 +43,17 @@ type routeTable struct {
 	routes   []route                  // in order of preference
 	byPrefix map[netip.Prefix][]route // the routes of a prefix, in order of preference
 	lens4    []int                    // the lengths of the IPv4 prefixes, longest first
-	lens6    []int                    // likewise for IPv6
-	own      []netip.Addr             // the host's addresses other than 127/8
-	ownSet   map[netip.Addr]struct{}  // the same as a set, if there are more than ownScan
+	lens6    []int                    // the lengths of the IPv6 prefixes, longest first
+	own      []netip.Addr             // the usable addresses of all interfaces but the loopback
+	ownSet   map[netip.Addr]struct{}  // own as a set; nil if own has at most ownScan addresses
 	bcasts   []broadcast              // directed broadcast addresses, longest prefix first
 
-	gateways map[gatewayKey]*gateway // of the routes that another route can replace
+	gateways map[gatewayKey]*gateway // the routers of prefixes that have several routes
 
-	v6 bool // an interface has had an IPv6 address
+	v6 bool // the host supports IPv6
 }
 
-// lens returns the lengths of the prefixes of a's family.
+// lens returns the lengths of the prefixes of a's family, longest first.
 func (t *routeTable) lens(a netip.Addr) []int {
 	if a.Is4() {
 		return t.lens4
@@ -60,8 +61,8 @@ func (t *routeTable) lens(a netip.Addr) []int {
 	return t.lens6
 }
 
-// A broadcast is the broadcast address of an interface's network. Two entries may have the same
-// address, if networks overlap or are on two links.
+// A broadcast is the broadcast address of an interface's network. Two broadcasts may have the same
+// address, because networks may overlap or be on two links.
 type broadcast struct {
 	addr netip.Addr
 	bits int // of the network's prefix
@@ -78,10 +79,10 @@ func (t *routeTable) isBroadcastOn(a netip.Addr, ifc *iface) bool {
 	return slices.ContainsFunc(t.bcasts, func(b broadcast) bool { return b.addr == a && b.ifc == ifc })
 }
 
-// ownScan is the number of addresses up to which a linear scan is quicker than a map.
+// ownScan is the largest number of addresses for which a linear scan is faster than a map lookup.
 const ownScan = 8
 
-// isOwn reports whether a is an address of the host other than 127/8.
+// isOwn reports whether a is a usable address of an interface other than the loopback.
 func (t *routeTable) isOwn(a netip.Addr) bool {
 	if len(t.own) > ownScan {
 		_, ok := t.ownSet[a]
@@ -90,16 +91,21 @@ func (t *routeTable) isOwn(a netip.Addr) bool {
 	return slices.Contains(t.own, a)
 }
 
-// isLocal reports whether packets to a stay on the host.
+// isLocal reports whether a is an address of the host, in 127/8, or, with IPv6, ::1. Packets to it stay
+// on the host.
 func (t *routeTable) isLocal(a netip.Addr) bool {
 	return t.isOwn(a) || a.IsLoopback() && (t.v6 || a.Is4())
 }
 
-// lookup returns the route to dst with the longest prefix whose link is up. Among routes of the same
-// prefix it prefers one whose router answers, then one whose interface owns src, then the first. If on
-// is set, only routes over that interface count, and an IPv4 destination without a route is on its
-// link, as on Linux. The error is ENETDOWN if there are only routes over links that are down, and
-// ENETUNREACH if there is no route.
+// lookup returns the route to dst with the longest prefix, among the routes whose link is up. Among
+// routes of the same prefix it prefers a route whose router is not dead, then a route whose interface
+// owns src, then the first route.
+//
+// If on is set, lookup considers only routes over that interface. As on Linux, an IPv4 destination
+// without such a route is taken to be on the link of the interface.
+//
+// The error is ENETUNREACH if no route leads to dst, and ENETDOWN if all such routes are over links that
+// are down or cannot carry IPv6.
 func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
 	for _, bits := range t.lens(dst) {
@@ -116,7 +122,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 				err = syscall.ENETDOWN
 				continue
 			}
-			rank := 0
+			rank := 0 // a live router counts more than the source
 			if !r.isDead() {
 				rank = 2
 			}
@@ -137,7 +143,7 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	return nil, err
 }
 
-// onLink reports whether a route says that a is on the link of the interface.
+// onLink reports whether a route without a router leads to a over the interface.
 func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	for _, bits := range t.lens(a) {
 		p, _ := a.Prefix(bits)
@@ -150,8 +156,9 @@ func (t *routeTable) onLink(ifc *iface, a netip.Addr) bool {
 	return false
 }
 
-// rebuildRoutes makes a new routing table from the configuration. It first deletes the static routes
-// whose interface or source address has gone, as Linux does. The caller is New or holds s.mu.
+// rebuildRoutes makes a new routing table from the configuration and makes all cached paths invalid. It
+// first deletes the static routes whose interface or source address has been removed, as Linux does.
+// The caller is New or holds s.mu.
 func (s *Stack) rebuildRoutes() {
 	s.static = slices.DeleteFunc(s.static, func(r Route) bool {
 		return s.ifaceNamed(r.NIC) == nil || r.Src.IsValid() && !s.has(r.Src)
@@ -167,7 +174,7 @@ func (s *Stack) rebuildRoutes() {
 	}
 	for _, ifc := range ifaces {
 		if ifc.loopback {
-			continue // packets to local addresses use no route
+			continue // packets to the host's own addresses use no route
 		}
 		all = t.addAddrs(all, ifc)
 	}
@@ -205,15 +212,16 @@ func (s *Stack) rebuildRoutes() {
 		}
 	}
 	t.setGateways(s.table.Load())
-	// The table is stored before the generation changes: a path that was made from the old table then
-	// has an old generation, and is invalid.
+	// Store the table before changing the generation. A path that is made from the old table then has
+	// the old generation, so it is invalid.
 	s.table.Store(t)
 	s.gen.Add(1)
 	s.changes.notify()
 }
 
-// addAddrs adds the addresses of an interface to the table, and appends the routes to their networks to
-// all. If two addresses have the same network, the route of the one that is not deprecated comes first.
+// addAddrs adds the usable addresses of an interface to the table. It appends the routes to the
+// networks of the addresses to all, and returns the result. If two addresses have the same network, the
+// route of a deprecated address comes second.
 func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 	for _, st := range []AddrState{AddrPreferred, AddrOptimistic, AddrDeprecated} {
 		for _, a := range ifc.list() {
@@ -227,10 +235,10 @@ func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 			}
 			r := route{dst: p.Masked(), ifc: ifc}
 			if p.Addr().Is4() {
-				r.src = p.Addr() // for IPv6, RFC 6724 chooses
+				r.src = p.Addr() // for IPv6, sourceFor6 chooses the source (RFC 6724)
 			}
 			all = append(all, r)
-			if p.Addr().Is4() && p.Bits() <= 30 {
+			if p.Addr().Is4() && p.Bits() <= 30 { // longer prefixes have no broadcast address (RFC 3021 2.1)
 				t.bcasts = append(t.bcasts, broadcast{broadcastOf(p), p.Bits(), ifc})
 			}
 		}
@@ -261,35 +269,34 @@ func broadcastOf(p netip.Prefix) netip.Addr {
 // limitedBroadcast is 255.255.255.255.
 func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
 
-// loopbackBroadcast is 127.255.255.255. It is a local address for datagrams, and a group address for
-// TCP.
+// loopbackBroadcast is 127.255.255.255. For datagrams it is a local address. TCP refuses it as a
+// broadcast address.
 func loopbackBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{127, 255, 255, 255}) }
 
-// isReserved reports whether a is in 240.0.0.0/4, to which the limited
-// broadcast belongs.
+// isReserved reports whether a is in 240.0.0.0/4, which includes the limited broadcast address.
 func isReserved(a netip.Addr) bool { return a.Is4() && a.As4()[0] >= 240 }
 
-// A path says how to send datagrams to a destination. A socket caches it. It is valid while its
-// generation is the stack's.
+// A path says how to send datagrams to a destination. A socket caches the path, and uses it while it is
+// valid: see the method valid.
 type path struct {
 	ifc      *iface
 	src, dst netip.Addr
-	hop      netip.Addr // the neighbour's address: dst itself if that is on the link
-	gen      uint32
+	hop      netip.Addr  // the neighbour's address: dst itself if that is on the link
+	gen      uint32      // generation of the stack for which the path was made
 	group    bool        // dst is a broadcast or multicast address
-	noRoute  bool        // the route has gone: nothing may be sent
+	noRoute  bool        // the route has been removed: nothing may be sent
 	mayFrag  bool        // the path MTU is so small that DF must not be set
-	neigh    *neighbor   // nil if the link or the destination needs none
-	mac      macWord     // the destination MAC of a group
+	neigh    *neighbor   // of hop; nil if the link has no link addresses or group is set
+	mac      macWord     // the destination MAC if group is set
 	mtu      int         // path MTU
 	tsOffset uint32      // offset of TCP timestamps; only in a shared path
 	mtuGen   uint32      // generation of datagramMTU; only in a datagram socket's path
 	ipLen    uint8       // length of the IP header, without options
-	v6       bool        // the addresses are of IPv6
+	v6       bool        // the addresses are IPv6 addresses
 	gsoKind  nic.GSOKind // kind of TCP super-frames
 	hops     uint8       // default TTL or hop limit
 	zone     uint16      // index of the interface if an address is link-local; else 0
-	idOffset uint16      // see idSource
+	idOffset uint16      // added to ids: see idSource
 	ids      *atomic.Uint32
 	header   pathHeader
 }
@@ -309,11 +316,12 @@ func (p *path) defaultMSS() int {
 }
 
 // advMSS returns the value of the MSS option: the largest TCP payload that the interface can receive.
-// RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20". MMS_R depends on the interface and
-// not on the path.
+// RFC 9293 3.7.1: it "MUST be less than or equal to: MMS_R - 20". MMS_R, the largest transport message
+// that can be received, depends on the interface and not on the path.
 func (p *path) advMSS() int { return p.ifc.ipMTU(p.v6) - int(p.ipLen) - wire.TCPLen }
 
-// gso returns the largest TCP payload of one super-frame on the path; 0: no super-frames.
+// gso returns the largest TCP payload of one super-frame on the path, or 0 if the interface takes no
+// super-frames.
 func (p *path) gso() int {
 	most := p.ifc.gso()
 	if most == 0 {
@@ -328,13 +336,18 @@ func (p *path) valid(s *Stack) bool {
 }
 
 // route returns the path to dst. If src is invalid or unspecified, route chooses the source. The errors
-// are EINVAL for an address that cannot be a destination, EINVAL for a source in 127/8 if dst is not on
-// the host, EADDRNOTAVAIL for a source that is not an address of the host, ENETUNREACH and ENETDOWN.
+// are
+//
+//   - EINVAL if dst is invalid, or if src is a loopback address and dst is not an address of the host,
+//   - EADDRNOTAVAIL if src is not an address of the host, or if no source can be chosen,
+//   - EAFNOSUPPORT if src is an IPv4 and dst an IPv6 address,
+//   - ENETUNREACH if there is no route,
+//   - ENETDOWN if the link is down.
 func (s *Stack) route(dst, src netip.Addr) (path, error) { return s.routeOver(dst, src, 0) }
 
-// routeOver is route over the interface with an index, if that is not 0. The interface then needs no
-// route to an IPv4 dst, and the error is ENODEV if it does not exist. Packets to the host itself stay
-// on the host in any case.
+// routeOver is route over the interface with the given index; index 0 means any interface. With an
+// index, an IPv4 dst needs no route over the interface, and the error is ENODEV if there is no such
+// interface. The path to an address of the host always uses the loopback.
 func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	gen := s.gen.Load()
 	t := s.table.Load()
@@ -355,7 +368,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	if src.Is6() {
 		return path{}, syscall.ENETUNREACH // as on Linux for an IPv4-mapped destination
 	}
-	// An unspecified destination is this host.
+	// An unspecified destination means this host.
 	if dst.IsUnspecified() {
 		if dst = src; !dst.IsValid() {
 			dst = s.lo.list()[0].addr()
@@ -383,7 +396,7 @@ func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	return p, nil
 }
 
-// finishPath fills in the fields that follow from the addresses and the interface.
+// finishPath fills in the fields of a path that depend on its addresses and its interface.
 func (s *Stack) finishPath(p *path) {
 	p.mtu = p.ifc.ipMTU(p.dst.Is6())
 	if !p.group {
@@ -395,8 +408,9 @@ func (s *Stack) finishPath(p *path) {
 	p.makeHeader()
 }
 
-// leave fills in the interface and the next hop of a path, and its source if the route has one and the
-// caller has chosen none. on is the interface that the caller has chosen, or nil.
+// leave fills in the interface and the next hop of a path; for a broadcast or multicast destination also
+// group and mac. If the path has no source yet, leave sets it to the source of the route, if the route
+// has one. on is the interface that the caller has chosen, or nil.
 func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 	r, err := s.broadcastRoute(t, p.dst, p.src, on)
 	switch {
@@ -414,7 +428,7 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 			return err
 		}
 		if p.dst.IsMulticast() {
-			// RFC 1112 6.1: a group is always on the link.
+			// RFC 1112 6.1: multicast datagrams go to the local link, not to a router.
 			p.group, p.mac = true, wordOf(wire.MulticastMAC(p.dst))
 		} else if r.via.IsValid() {
 			p.hop = r.via
@@ -427,10 +441,12 @@ func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 	return nil
 }
 
-// chooseSource fills in the source of a path that has none yet.
+// chooseSource fills in the source of a path that has no source yet. The error is EADDRNOTAVAIL if the
+// host has no suitable address.
 func (s *Stack) chooseSource(t *routeTable, p *path) error {
 	if i := slices.IndexFunc(t.own, netip.Addr.Is4); !p.src.IsValid() && p.ifc.loopback && i >= 0 {
-		// As on Linux, a datagram to a group on the loopback also has a source other than 127.0.0.1.
+		// As on Linux, the source of a datagram to a group on the loopback is not 127.0.0.1 if the host
+		// has another address.
 		p.src = t.own[i]
 	}
 	if !p.src.IsValid() {
@@ -448,9 +464,9 @@ func (s *Stack) chooseSource(t *routeTable, p *path) error {
 	return nil
 }
 
-// chosenLink returns the interface that the caller has chosen by its index, or nil if the routes
-// decide. As on Linux, the source of a datagram to a group or to the limited broadcast address also
-// chooses the interface.
+// chosenLink returns the interface that the caller has chosen, or nil if the routes decide. The caller
+// chooses it by its index. As on Linux, the source also chooses it if dst is a multicast address or the
+// limited broadcast address. The errors are ENODEV and ENETDOWN.
 func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -467,7 +483,7 @@ func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	return on, nil
 }
 
-// localPath returns the path to an address of the host.
+// localPath returns the path to dst, which is an address of the host.
 func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	if !src.IsValid() {
 		src = dst
@@ -480,10 +496,10 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	return p
 }
 
-// broadcastRoute returns the interface for a broadcast, and the source if the route has one. It returns
-// nil if dst is not a broadcast address, or not one of the interface on. A directed broadcast uses the
-// interface that owns src, or else the one with the longest prefix. The error is ENETDOWN if all these
-// links are down.
+// broadcastRoute returns a route for a broadcast. It returns nil if dst is not a broadcast address; if
+// on is set, dst must be a broadcast address of that interface. A directed broadcast uses the interface
+// that owns src, or else the interface whose network has the longest prefix. The error is ENETDOWN if
+// the links of all these networks are down.
 func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*route, error) {
 	if dst == limitedBroadcast() {
 		return s.limitedRoute(t, src, on)
@@ -509,9 +525,14 @@ func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*
 	return &route{ifc: best}, nil
 }
 
-// limitedRoute is broadcastRoute for 255.255.255.255. It uses the chosen interface, or the route to
-// 255.255.255.255, which usually is the default route. Otherwise it uses the first link that has an
-// address, or else the first link; Linux returns ENETUNREACH then.
+// limitedRoute is broadcastRoute for 255.255.255.255. It uses the first of these that there is:
+//
+//   - the interface on,
+//   - the route to 255.255.255.255, which usually is the default route,
+//   - the first link that is up and has an IPv4 address,
+//   - the first link that is up.
+//
+// Linux has only the first two, and otherwise returns ENETUNREACH.
 func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, error) {
 	if on != nil {
 		return &route{ifc: on}, nil
@@ -534,8 +555,8 @@ func (s *Stack) limitedRoute(t *routeTable, src netip.Addr, on *iface) (*route, 
 	return &route{ifc: first}, nil
 }
 
-// SourceFor returns the source address that the host would use for packets to dst. It is invalid if
-// there is no route.
+// SourceFor returns the source address that the host would use for packets to dst. The result is invalid
+// if there is no route.
 func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 	dst, zone := s.unzone(dst)
 	p, err := s.routeOver(dst, netip.Addr{}, zone)
@@ -545,8 +566,8 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 	return s.zoned(p.src, int(p.zone))
 }
 
-// IsLocal reports whether a is an address of the host: an address of any interface, or one of
-// 127.0.0.0/8, or ::1.
+// IsLocal reports whether a is an address of the host: a usable address of any interface, or an address
+// in 127.0.0.0/8, or ::1.
 func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap().WithZone("")) }
 
 // IsBroadcast reports whether a is the limited broadcast address or the broadcast address of one of the
@@ -597,10 +618,12 @@ func (s *Stack) AddRoute(r Route) error {
 }
 
 // DelRoute removes the first route with prefix r.Dst that was added by Config or AddRoute. If r.Via or
-// r.NIC is set, the route must match it too. If there is no such route and r.Dst is the default route,
-// DelRoute removes the gateway of the first matching interface. Routes that come from addresses are not
-// removed. Connections without another route can no longer send; they end as described at RemoveAddr.
-// The error is ESRCH if no route matches, or net.ErrClosed.
+// r.NIC is set, the route must match it too. If there is no such route and r.Dst is 0.0.0.0/0 or ::/0,
+// DelRoute removes the gateway of the first matching interface. It does not remove routes that come from
+// addresses or Router Advertisements.
+//
+// Connections without another route can no longer send; they end as described at RemoveAddr. The error
+// is ESRCH if no route matches, or net.ErrClosed.
 func (s *Stack) DelRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -621,7 +644,7 @@ func (s *Stack) DelRoute(r Route) error {
 }
 
 // delGateway removes the gateway of the first interface whose default route matches r. It reports
-// whether there was one. s.mu is held.
+// whether it removed a gateway. s.mu is held.
 func (s *Stack) delGateway(r Route) bool {
 	if r.Dst.Bits() != 0 {
 		return false
@@ -636,7 +659,8 @@ func (s *Stack) delGateway(r Route) bool {
 	return false
 }
 
-// checkRoute returns r with its interface filled in, or an error if r cannot be a route.
+// checkRoute returns r with its prefix masked and its interface filled in, or an error if r cannot be a
+// route. s.mu is held, or the caller is New.
 func (s *Stack) checkRoute(r Route) (Route, error) {
 	if !r.Dst.IsValid() {
 		return r, fmt.Errorf("the prefix is malformed: %w", syscall.EINVAL)
@@ -687,7 +711,8 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	return r, nil
 }
 
-// onLink reports whether a is reachable on the interface without a router.
+// onLink reports whether the configuration or a router says that a is on the link of the interface.
+// Unlike routeTable.onLink, it does not need the routing table.
 func (s *Stack) onLink(ifc *iface, a netip.Addr) bool {
 	if isLinkLocal6(a) {
 		return ifc.carries6()
