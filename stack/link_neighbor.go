@@ -19,7 +19,7 @@ import (
 
 const (
 	maxNeighbors = 1024 // per interface and family, not counting permanent entries
-	maxRequests  = 3    // requests before resolution fails; RFC 4861 10, MAX_MULTICAST_SOLICIT
+	maxRequests  = 3    // unanswered requests after which a neighbour fails; RFC 4861 10, MAX_MULTICAST_SOLICIT
 
 	// RFC 1122 2.3.2.1: "The recommended maximum rate is 1 per second per
 	// destination."
@@ -34,10 +34,10 @@ const (
 type neighborState uint8
 
 const (
-	neighUnknown    neighborState = iota // no request was sent, or none was answered
+	neighUnknown    neighborState = iota // no request was sent yet, or the last requests got no answer
 	neighIncomplete                      // requested by broadcast or multicast; packets wait
 	neighReachable
-	neighStale     // the address is known, its reachability is not
+	neighStale     // the link address is known; whether the neighbour is reachable is not
 	neighDelay     // stale and in use: waits for a confirmation by an upper layer
 	neighProbe     // unicast requests are sent; packets still use the address
 	neighPermanent // configured
@@ -73,11 +73,11 @@ type neighbor struct {
 	// Under the table's lock.
 	tries   int      // requests sent in state incomplete or probe
 	retryAt tcp.Time // when to send the next request, or give up
-	queued  bool     // it is in the table's asking
-	polls   int      // polls scheduled since a router failed that another can replace; 0: not polled
+	queued  bool     // the entry is in the table's asking
+	polls   int      // polls scheduled since the entry failed; 0: not polled; see pollLater
 	waiting neighborQueue
 	elem    *list.Element // in one of the table's lists; nil after removal, and if permanent
-	solved  bool          // elem is in t.resolved
+	solved  bool          // elem is in the table's list resolved, else in unresolved
 }
 
 // neighRouter is the flag in the word of a neighbour that is a router: RFC 4861 5.1's IsRouter.
@@ -101,8 +101,9 @@ func unpackNeighbor(w uint64) (mac wire.MAC, st neighborState) {
 	return mac, st
 }
 
-// A macWord is a link-layer address in its upper 48 bits. It is an unmodified neighbor.word: to unpack
-// it byte by byte would cost each packet more than the rest of lookup.
+// A macWord has a link-layer address in its upper 48 bits. It is a copy of neighbor.word, whose lower
+// bits put ignores. Unpacking the address byte by byte would cost each packet more than the rest of
+// lookup.
 type macWord uint64
 
 // wordOf returns the macWord of an address.
@@ -115,7 +116,8 @@ func (h macWord) put(b []byte) {
 	be.PutUint16(b[4:6], uint16(h>>16))
 }
 
-// lookup returns the neighbour's address. ok is false unless packets may be sent to it at once.
+// lookup returns the neighbour's link address. It reports whether packets may be sent to that address at
+// once; if not, the caller must call neighborTable.send.
 func (n *neighbor) lookup(now tcp.Time) (macWord, bool) {
 	w := n.word.Load()
 	switch neighborState(w) {
@@ -144,6 +146,7 @@ func (n *neighbor) confirm(now tcp.Time) {
 	w := n.word.Load()
 	switch neighborState(w) {
 	case neighReachable:
+		// Storing once per second is exact enough, and avoids a write for each ACK.
 		if now-tcp.Time(n.confirmed.Load()) >= tcp.Time(time.Second) {
 			n.confirmed.Store(int64(now))
 		}
@@ -174,13 +177,14 @@ type neighborTable struct {
 	// The link's parameters, RFC 4861 6.3.2. A Router Advertisement may set them.
 	reachable tcp.Time // for how long a confirmation is valid
 	retrans   tcp.Time // between requests
-	// unresolved and resolved have the entries that may be evicted, the least recently used or changed
-	// first. resolved has the entries whose address the host has resolved itself. A scan of unused
-	// addresses, or requests from many addresses, therefore evict at most half of the table (RFC 6583
-	// 7.1). Entries that were only created by received packets come first in unresolved, so that they
-	// are evicted before entries that are being resolved.
+	// unresolved and resolved are the lists of entries that may be evicted, the least recently used or
+	// changed first. resolved has the entries whose link address the host has resolved itself, and
+	// unresolved has all others. With two lists, a scan of unused addresses, or requests from many
+	// addresses, evict at most half of the table (RFC 6583 7.1). In unresolved, the entries that were
+	// only created by received packets come first, so that they are evicted before entries that are
+	// being resolved.
 	unresolved, resolved list.List
-	asking               []*neighbor // in state incomplete, delay or probe, or polled; fired removes others
+	asking               []*neighbor // in state incomplete, delay or probe, or polled; fired removes all others
 	waiting              int         // total bytes of the packets that wait for neighbours
 	alarm                alarm       // for the earliest retryAt of asking
 	closed               bool
@@ -201,16 +205,16 @@ func (ifc *iface) retransTime() tcp.Time {
 	return t.retrans
 }
 
-// neighbors returns the table for a's family; nil if the link has no neighbours.
+// neighbors returns the table for the family of a. It returns nil if the link has no neighbours.
 func (ifc *iface) neighbors(a netip.Addr) *neighborTable {
 	if a.Is4() || ifc.linkLen == 0 {
-		return ifc.neigh4
+		return ifc.neigh4 // nil if linkLen is 0
 	}
 	return ifc.nd()
 }
 
-// nd returns the neighbor cache of IPv6 of an Ethernet, and makes it first if there is none: many hosts have no
-// more of IPv6 than their link-local address.
+// nd returns the IPv6 neighbor cache of an Ethernet interface, allocating it on first use: many hosts do
+// not use IPv6, except for having a link-local address.
 func (ifc *iface) nd() *neighborTable {
 	if t := ifc.neigh6.Load(); t != nil {
 		return t
@@ -259,9 +263,9 @@ func (t *neighborTable) add(addr netip.Addr) *neighbor {
 	return n
 }
 
-// evict removes the entry at the front of a list: of unresolved if that has more than half of the
-// table, else of resolved. It skips polled routers, because the table would forget that they do not
-// answer. Each of them has a route, which bounds their number.
+// evict removes the first entry of a list: of unresolved if that list has more than half of the table's
+// entries, else of resolved. It skips polled routers, because without their entries the table would
+// forget that these routers do not answer. Each polled router has a route, which bounds their number.
 func (t *neighborTable) evict() {
 	from := &t.resolved
 	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
@@ -282,7 +286,7 @@ func (t *neighborTable) remove(n *neighbor) {
 		t.listOf(n).Remove(n.elem)
 		n.elem = nil
 	} else {
-		t.static--
+		t.static-- // a permanent entry is in no list
 	}
 	n.word.Store(packNeighbor(wire.MAC{}, neighGone))
 	n.polls = 0
@@ -307,9 +311,10 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 	n.elem = t.listOf(n).PushBack(n)
 }
 
-// send sends a frame to a neighbour after lookup has returned false. If the table has an address, even
-// a stale one, send queues the frame for transmission; otherwise the frame waits until the neighbour
-// answers. send fills in the frame's destination address.
+// send sends a frame to a neighbour for which lookup has returned false. If the neighbour's link address
+// is known, even if it is stale, send queues the frame for transmission. Otherwise the frame waits until
+// the neighbour answers. The frame's destination address is filled in when it is queued. src is the
+// source address of the packet.
 func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	s := t.ifc.s
 	now := s.now()
@@ -321,7 +326,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		return
 	}
 	if t.m[n.addr] != n {
-		// The path was made before the entry was removed.
+		// The entry was removed after the path was made.
 		n = t.getLocked(n.addr)
 	}
 	if mac, ok := n.lookup(now); ok {
@@ -347,12 +352,12 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
 		t.touch(n, false)
 		switch {
-		case n.polls > 0: // retryAt is that of the next poll, which may be far off
+		case n.polls > 0: // retryAt is the time of the next poll, which may be far off: ask now
 			n.polls = 0
 			fallthrough
 		case now >= n.retryAt:
 			t.ask(n, src, now)
-		default:
+		default: // it is too early for the next request: fired sends it at retryAt
 			t.await(n, now)
 		}
 	}
@@ -366,22 +371,24 @@ func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
 	t.await(n, now)
 }
 
-// request sends a request for a neighbour: to the known link address in state probe, else by broadcast
-// or multicast.
+// request sends an ARP request or a Neighbor Solicitation for a neighbour: to its known link address in
+// state probe, else by broadcast or multicast. src is the source address of the packet that prompted the
+// request; it may be invalid.
 func (t *neighborTable) request(n *neighbor, src netip.Addr) {
-	// RFC 5227 2.1.1 wants a sender address of this link; the packet's source may be another
-	// interface's. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
+	// RFC 5227 2.1.1 requires a sender address of this link, but the packet's source may be an address of
+	// another interface. RFC 4861 7.2.2: "If the source address of the packet prompting the solicitation is
 	// the same as one of the addresses assigned to the outgoing interface, that address SHOULD be
 	// placed in the IP Source Address of the outgoing solicitation."
 	//
-	// RFC 4429 3.2 forbids the link address in a solicitation from an optimistic address, and Linux does not
-	// answer one without it. So another address is used if there is one that is not optimistic.
+	// RFC 4429 3.2 forbids the link address in a solicitation from an optimistic address, and Linux does
+	// not answer a solicitation without a link address. So src is replaced by an address that is not
+	// optimistic, if there is one.
 	switch {
 	case t.v6 && t.ifc.isOptimistic(src):
 		if a := t.ifc.settled6(); a.IsValid() {
 			src = a
 		}
-	case t.ifc.owns(src):
+	case t.ifc.owns(src): // keep src
 	case t.v6:
 		src = t.ifc.s.sourceFor6(n.addr, n.addr, t.ifc)
 	default:
@@ -398,14 +405,15 @@ func (t *neighborTable) request(n *neighbor, src netip.Addr) {
 	}
 }
 
-// await sets the alarm for an entry's retryAt.
+// await adds an entry to t.asking and sets the alarm for its retryAt.
 func (t *neighborTable) await(n *neighbor, now tcp.Time) {
 	t.queue(n)
 	t.alarm.set(now, n.retryAt, t)
 }
 
-// queue adds an entry to t.asking. If the slice is twice as long as the table can be, queue first drops
-// the entries that were removed from the table; a scan leaves many of them.
+// queue adds an entry to t.asking, unless the entry is in it already. If the slice is twice as long as
+// the table can be, queue first drops the entries that were removed from the table. A scan leaves many
+// such entries.
 func (t *neighborTable) queue(n *neighbor) {
 	if n.queued {
 		return
@@ -417,8 +425,7 @@ func (t *neighborTable) queue(n *neighbor) {
 	t.asking = append(t.asking, n)
 }
 
-// fired is called by the alarm. It repeats unanswered requests. After maxRequests of them an entry
-// fails.
+// fired repeats the unanswered requests. An entry fails after maxRequests of them. The alarm calls fired.
 func (t *neighborTable) fired() {
 	s := t.ifc.s
 	now := s.now()
@@ -470,7 +477,7 @@ const (
 	askFailed                  // the neighbour has not answered
 )
 
-// askAgain handles an entry whose retryAt has come.
+// askAgain handles an entry whose retryAt has come: it sends the next request or poll, or gives up.
 func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 	w := n.word.Load()
 	mac, st := unpackNeighbor(w)
@@ -479,7 +486,7 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		// RFC 1122 2.3.2.1 (2): "Unicast Poll -- Actively poll the remote host
 		// by periodically sending a point-to-point ARP Request to it".
 		if !n.word.CompareAndSwap(w, packNeighbor(mac, neighProbe)|w&neighRouter) {
-			return askNoMore // confirmed in between
+			return askNoMore // confirm has changed the state in between
 		}
 		n.tries = 0
 	case st == neighUnknown && n.polls > 0:
@@ -494,7 +501,7 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		return askNoMore
 	case n.tries >= maxRequests:
 		if !n.word.CompareAndSwap(w, packNeighbor(wire.MAC{}, neighUnknown)) {
-			return askNoMore
+			return askNoMore // as above
 		}
 		t.touch(n, false)
 		n.tries = 0
@@ -515,27 +522,28 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 type neighborUpdate uint8
 
 const (
-	updateMAC       neighborUpdate = 1 << iota // its link address
-	updateSolicited                            // an answer to a request of this host: the neighbour is reachable
-	updateOverride                             // the link address may replace a different one
-	updateRouter                               // it is a router
-	updateHost                                 // it is a host, not a router
-	updateCreate                               // an entry may be created for it
+	updateMAC       neighborUpdate = 1 << iota // the packet contains the neighbour's link address
+	updateSolicited                            // it answers a request: the neighbour is reachable
+	updateOverride                             // its link address may replace a different one
+	updateRouter                               // the neighbour is a router
+	updateHost                                 // the neighbour is a host, not a router
+	updateCreate                               // an entry may be created for the neighbour
 )
 
 // update returns the state of a neighbour after a packet about it. differs says that the packet's link
-// address is not the stored one. take reports whether the packet's link address is to be stored; ok is
-// false if nothing changes.
+// address is not the stored one. take reports whether the packet's link address replaces the stored one.
+// If ok is false, nothing changes.
 //
 // The table follows RFC 4861 7.2.5, which is about advertisements with the flags Solicited (S) and
 // Override (O). Other messages with the link address of their sender (7.2.3, 6.3.4 and 8.3) count as
-// advertisements with Override only. So do ARP packets, which have no flags. An ARP reply counts as one
-// with both flags if the host has sent a request. "Given" is the packet's link address.
+// advertisements with Override only. ARP packets have no flags. They count as advertisements with
+// Override only, too, except that a reply after a request of this host counts as an advertisement with
+// both flags. "Given" is the packet's link address.
 //
 //	state           link address  S O   link address, state
 //	unknown         given         - -   given, STALE, or REACHABLE if S; only with updateCreate
 //	INCOMPLETE      given         - -   given, STALE, or REACHABLE if S
-//	these           none          - -   nothing
+//	the above       none          - -   nothing
 //	REACHABLE       differs       - 0   kept, STALE
 //	other           differs       - 0   nothing
 //	REACHABLE, ...  differs       - 1   given, STALE, or REACHABLE if S
@@ -564,8 +572,9 @@ func (st neighborState) update(how neighborUpdate, differs bool) (next neighborS
 	return st, false, false
 }
 
-// learn updates the entry of a neighbour from a received packet. mac is used only with updateMAC. learn
-// reports whether the neighbour was a router and no longer is one.
+// learn updates the entry of a neighbour from a received packet. how says what the packet contains; mac is
+// the link address in it, and is valid only with updateMAC. learn reports whether the neighbour was a
+// router and no longer is one.
 func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate) (routerGone bool) {
 	now := t.ifc.s.now()
 	t.mu.Lock()
@@ -615,7 +624,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	if ok {
 		t.touch(n, how&updateCreate == 0 || n.solved || st == neighIncomplete)
 		if !n.solved && n.elem != nil {
-			// An entry that the host never requested: the latest such entry is evicted first.
+			// The host has never sent a request for this entry. The latest such entry is evicted first.
 			t.unresolved.MoveToFront(n.elem)
 		}
 		t.ifc.routerAnswers(addr)
@@ -628,7 +637,7 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 func (t *neighborTable) flush(fail bool) {
 	var lost []waitingDatagram
 	t.mu.Lock()
-	// In the order of addresses, so that the senders are told in the same order in each run with a seed.
+	// Sort by address, so that with the same seed the senders get their errors in the same order.
 	for _, n := range slices.SortedFunc(maps.Values(t.m), func(a, b *neighbor) int { return a.addr.Compare(b.addr) }) {
 		if n.elem == nil {
 			continue
@@ -661,8 +670,8 @@ type Neighbor struct {
 	// State is "incomplete", "reachable", "stale", "delay", "probe", "failed" or "permanent".
 	// SetNeighbor ignores it: its entries are permanent.
 	State string
-	// Age is the time since the last proof that the neighbour is reachable. It is 0 for an entry in
-	// state incomplete, failed or permanent.
+	// Age is the time since the last proof that the neighbour is reachable. It is 0 in the states
+	// incomplete, failed and permanent.
 	Age time.Duration
 	// Router reports whether an IPv6 neighbour advertises itself as a router. SetNeighbor ignores it.
 	Router bool
@@ -710,7 +719,7 @@ func (s *Stack) FlushNeighbors() {
 	}
 }
 
-// flushNeighbors flushes both tables and removes the redirects to neighbours. If fail is set, the
+// flushNeighbors flushes both tables of the interface, and removes its redirects. If fail is set, the
 // senders of waiting packets get an error.
 func (ifc *iface) flushNeighbors(fail bool) {
 	for _, t := range ifc.neighborTables() {
@@ -719,8 +728,8 @@ func (ifc *iface) flushNeighbors(fail bool) {
 	ifc.s.redirects.forget(ifc, netip.Addr{})
 }
 
-// SetNeighbor sets a permanent entry. A zero MAC removes the entry instead. NIC must name an interface
-// of Ethernet. The errors are ENODEV, EINVAL and net.ErrClosed.
+// SetNeighbor sets a permanent entry. If n.MAC is zero, it removes the entry instead. n.NIC must name an
+// Ethernet interface. The errors are ENODEV, EINVAL and net.ErrClosed.
 func (s *Stack) SetNeighbor(n Neighbor) error {
 	if s.closed.Load() {
 		return net.ErrClosed

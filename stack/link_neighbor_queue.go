@@ -14,11 +14,10 @@ import (
 // least one (the latest) packet of each set of packets destined to the same
 // unresolved IP address".
 const (
-	// maxWaiting is the limit per neighbour, Linux's unres_qlen_bytes. The latest datagram may exceed
-	// it.
+	// maxWaiting is the limit per neighbour, Linux's unres_qlen_bytes. A single datagram may exceed it.
 	maxWaiting = 212992
-	// While the frames of a table exceed keepLatestAbove, a datagram that is added to a queue replaces
-	// all the others of that queue.
+	// If the waiting frames of a table exceed keepLatestAbove, a datagram that is added to a neighbour's
+	// queue replaces all other datagrams of that queue.
 	keepLatestAbove = 4 << 20
 	// maxWaitingTotal is the limit per table. The latest datagrams of 1024 neighbours fit if none is
 	// larger than 16 KiB.
@@ -31,7 +30,7 @@ const (
 // A neighborQueue holds the datagrams that wait for the address of a neighbour, oldest first.
 type neighborQueue struct {
 	list  []waitingDatagram
-	bytes int
+	bytes int // sum over list
 }
 
 // A waitingDatagram holds the frames of a datagram, several if it is fragmented. Either all of them are
@@ -39,8 +38,8 @@ type neighborQueue struct {
 type waitingDatagram struct {
 	frames []txEntry
 	src    netip.Addr
-	key    datagramKey // zero if it is not fragmented
-	bytes  int
+	key    datagramKey // zero if the datagram is not fragmented
+	bytes  int         // memory of the frames, with waitingOverhead
 }
 
 // A datagramKey identifies the fragments of a datagram: addresses, identification and protocol. It is
@@ -57,13 +56,13 @@ func (ifc *iface) fragmentOf(e *txEntry) (key datagramKey, later bool) {
 	if len(h) < wire.IPv4Len {
 		return key, false
 	}
-	field := binary.BigEndian.Uint16(h[6:]) & 0x3fff // more fragments, and the offset
+	field := binary.BigEndian.Uint16(h[6:]) & 0x3fff // the More Fragments flag and the Fragment Offset
 	if field == 0 {
 		return key, false
 	}
-	copy(key[:], h[12:20])
-	copy(key[8:], h[4:6])
-	key[10] = h[9]
+	copy(key[:], h[12:20]) // source and destination
+	copy(key[8:], h[4:6])  // Identification
+	key[10] = h[9]         // Protocol
 	return key, field&0x1fff != 0
 }
 
@@ -88,7 +87,7 @@ func (q *neighborQueue) source() netip.Addr {
 	return q.list[0].src
 }
 
-// last returns the index of the latest datagram with a key, or -1 if there is none.
+// last returns the index of the latest datagram with the given key, or -1 if there is none.
 func (q *neighborQueue) last(key datagramKey) int {
 	i := len(q.list) - 1
 	for i >= 0 && q.list[i].key != key {
@@ -104,7 +103,7 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	i := len(q.list)
 	if later {
 		if i = q.last(key); i < 0 {
-			// The first fragment was dropped, so this one is useless.
+			// The datagram's first fragment was dropped, so this fragment is useless.
 			s.release(e)
 			s.drop(dropNeighborQueue)
 			return
@@ -112,7 +111,7 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	} else {
 		q.list = append(q.list, waitingDatagram{src: src, key: key})
 	}
-	e = s.own(e) // a copy, so that a zero-copy writer does not wait for the resolution
+	e = s.own(e) // copy pinned bytes, so that a zero-copy writer does not wait for the resolution
 	d := &q.list[i]
 	d.frames = append(d.frames, e)
 	n.charge(t, d, cap(e.buf)+waitingOverhead)
@@ -168,9 +167,9 @@ func (t *neighborTable) takeWaiting(n *neighbor) []waitingDatagram {
 	return list
 }
 
-// sendWaiting queues the waiting datagrams of a neighbour for transmission. The caller must call it
-// before it stores the address in n.word. Once the address is there, senders transmit at once, and
-// their datagrams would overtake the waiting ones.
+// sendWaiting queues the waiting datagrams of a neighbour for transmission to mac. It must be called
+// before mac is stored in n.word. Once mac is there, senders transmit at once, and their datagrams would
+// overtake the waiting ones.
 func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	for _, d := range t.takeWaiting(n) {
 		for _, e := range d.frames {

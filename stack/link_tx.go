@@ -21,29 +21,30 @@ const (
 
 // A txQueue holds the frames that wait for one device. Frames leave in FIFO order.
 //
-// No goroutine owns the queue. A caller puts frames and then calls drain, after it has released its
-// locks; drain either becomes the drainer or returns, because another goroutine is draining. The
-// drainer re-checks n after it has cleared draining, so that a frame that is put in between is never
-// left behind (see TestDrainerSeesLateFrame).
+// No goroutine owns the queue. A caller puts frames, releases its locks, and then calls drain. If no
+// goroutine is draining, the caller becomes the drainer; otherwise drain returns at once. The drainer
+// re-checks n after it has cleared draining, so that a frame that is put in between is never left behind
+// (see TestDrainerSeesLateFrame).
 //
-// A device's Send may block (see nic.Nonblocking). The drainer may be a timer, the receiver of another
-// link or the caller of Close, none of which may block. For such a device, a new goroutine drains and
-// ends when the queue is empty; if the device is stuck, only its queue fills.
+// A device's Send may block (see nic.Nonblocking), but the goroutine that calls drain may be a timer, the
+// receiver of another link or the caller of Close, none of which may block. For a device that may block,
+// drain therefore starts a goroutine, which ends when the queue is empty. If the device is stuck, only its
+// own queue fills.
 type txQueue struct {
 	n        atomic.Int32                  // frames queued; read without mu
 	draining atomic.Bool                   // a goroutine is sending
-	async    atomic.Bool                   // drain starts a goroutine: Send may block, or the interface is being closed
-	idle     atomic.Pointer[chan struct{}] // gets a value when a drainer is done; set while the interface is being closed
+	async    atomic.Bool                   // drain starts a goroutine: Send may block, or the interface closes
+	idle     atomic.Pointer[chan struct{}] // gets a value when a drainer is done; nil until the interface closes
 
 	mu      mutex[levelLink]
 	ring    []txEntry  // allocated on first use; its length is a power of two
 	head    int        // index of the oldest entry
 	closed  bool       // put fails from now on
-	waiters []txWaiter // senders that found the queue full, oldest first; if n is 0, they are being called
+	waiters []txWaiter // senders that found the queue full, oldest first; the drainer calls them
 
-	// Detection of a stall of a full queue for which connections wait; see await.
+	// If connections wait for a full queue, watch detects that the queue is stalled; see await.
 	takes   uint64 // batches taken so far
-	seen    uint64 // takes when watch was set
+	seen    uint64 // the value of takes when watch was set
 	watch   alarm
 	stalled atomic.Bool // the queue is full, and nothing was taken for txStall; changed under mu
 
@@ -53,11 +54,11 @@ type txQueue struct {
 // A txScratch holds the arrays of the drainer. They are allocated on first use.
 type txScratch struct {
 	batch []nic.Frame
-	taken []txEntry         // as many as batch has frames
-	bytes *[directRoom]byte // of a direct frame
+	taken []txEntry         // the entries of the frames in batch; of the same length
+	bytes *[directRoom]byte // the frame of a direct transmit
 }
 
-// reserve makes batch and taken large enough for n frames, at most txBatch.
+// reserve makes batch and taken large enough for min(n, txBatch) frames.
 func (o *txScratch) reserve(n int) {
 	if n = min(n, txBatch); n <= len(o.batch) {
 		return
@@ -72,8 +73,8 @@ func (o *txScratch) reserve(n int) {
 
 // claim makes the caller the drainer, for a direct transmit of one frame. It reports false if a frame
 // is queued, another goroutine is draining, or the device may block. The caller may hold the lock of a
-// socket. It writes the frame to scratch.bytes and scratch.batch[0], releases its locks, and calls
-// sendDirect.
+// socket. After claim it writes the frame to scratch.bytes and scratch.batch[0], releases its locks, and
+// calls sendDirect.
 func (q *txQueue) claim() bool {
 	if q.n.Load() != 0 || q.async.Load() || !q.draining.CompareAndSwap(false, true) {
 		return false
@@ -96,7 +97,8 @@ func (q *txQueue) endDrain() {
 	}
 }
 
-// sendDirect sends the frame in scratch.batch[0], and then the frames that were queued in between.
+// sendDirect sends the frame in scratch.batch[0], and then the frames that were queued since claim. The
+// caller is the drainer; sendDirect ends that role.
 func (ifc *iface) sendDirect() {
 	q := &ifc.tx
 	f := &q.scratch.batch[0]
@@ -107,7 +109,7 @@ func (ifc *iface) sendDirect() {
 		ifc.stats.TxDirect.Add(1, bytes)
 	} else {
 		ifc.stats.TxDropped.Add(1)
-		ifc.s.counts.ipSent.Add(1)
+		ifc.s.counts.ipSent.Add(1) // a dropped packet counts too, but it is not in TxDirect
 	}
 	if err != nil {
 		ifc.failed(err)
@@ -117,15 +119,14 @@ func (ifc *iface) sendDirect() {
 	}
 }
 
-// A txEntry is a frame and the pooled buffer that contains its Head. The Body, if any, belongs to the
-// sender. done is called when the entry no longer uses the Body.
+// A txEntry is a queued frame. The frame's Body, if any, belongs to the sender.
 type txEntry struct {
 	frame nic.Frame
-	buf   []byte
-	done  func() // called when the frame is sent or dropped; may be nil
+	buf   []byte // the pooled buffer that contains the frame's Head
+	done  func() // called when the frame is sent or dropped, and the Body is no longer used; may be nil
 }
 
-// release frees an entry that was sent or will not be sent.
+// release frees the buffer of an entry that was sent or dropped, and calls done.
 func (s *Stack) release(e txEntry) {
 	s.bufs.put(e.buf)
 	if e.done != nil {
@@ -133,7 +134,8 @@ func (s *Stack) release(e txEntry) {
 	}
 }
 
-// own copies an entry with a Body to a pooled buffer, so that it may be kept for long.
+// own returns an entry that may be kept for long. It copies an entry whose Body belongs to a writer to a
+// pooled buffer, and releases the original.
 func (s *Stack) own(e txEntry) txEntry {
 	if e.done == nil {
 		return e
@@ -145,15 +147,15 @@ func (s *Stack) own(e txEntry) txEntry {
 	return txEntry{frame: f, buf: buf}
 }
 
-// A txWaiter is a sender that found a queue full. txReady is called once, without any lock held, when
-// the queue has space or the sender should try again.
+// A txWaiter is a sender that found a queue full. txReady is called once, with no lock held, when the
+// queue has room again, or is stalled or closed. The sender then tries again.
 type txWaiter interface{ txReady() }
 
-// room reports whether the queue accepts more frames. The limit is soft: put accepts frames beyond it,
-// and a sender that saw room may put all that it has.
+// room reports whether the queue has fewer frames than its limit. The limit is soft: put accepts frames
+// beyond it, so a sender that has found room may put several.
 func (q *txQueue) room() bool { return q.n.Load() < txQueueLen }
 
-// wait adds w to the waiters, unless the queue has room or is closed. It reports whether it did.
+// wait adds w to the waiters, and reports true. If the queue has room or is closed, it reports false.
 func (q *txQueue) wait(w txWaiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -164,9 +166,9 @@ func (q *txQueue) wait(w txWaiter) bool {
 	return true
 }
 
-// await is wait for connections. It returns false if the queue is stalled: the connection then sends,
-// the queue drops its segments, and its retransmissions time out. A full queue that makes progress
-// drops nothing.
+// await is wait for connections. It also returns false if the queue is stalled. The connection then
+// sends, the queue drops its segments, and its retransmissions time out. A full queue that makes
+// progress drops nothing. await also sets the watch that detects the stall.
 func (ifc *iface) await(w txWaiter) bool {
 	q := &ifc.tx
 	if q.stalled.Load() || !q.wait(w) {
@@ -211,7 +213,7 @@ func (ifc *iface) watchQueue() {
 	var woken, rest []txWaiter
 	for _, w := range q.waiters {
 		if _, ok := w.(*dgram); ok {
-			rest = append(rest, w) // a datagram socket waits until its deadline
+			rest = append(rest, w) // the writer of a datagram waits until its deadline
 		} else {
 			woken = append(woken, w)
 		}
@@ -244,8 +246,8 @@ func (q *txQueue) put(e txEntry) bool {
 	return true
 }
 
-// closeQueue drops all queued frames and makes put fail. The waiters are called: they find another
-// interface or none.
+// closeQueue drops all queued frames and makes put fail. It calls the waiters, which look up another
+// route or fail.
 func (ifc *iface) closeQueue() {
 	q := &ifc.tx
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
@@ -270,8 +272,8 @@ func (ifc *iface) closeQueue() {
 	}
 }
 
-// enqueue queues a frame, or drops it if put fails. A removed interface has no drainer: a frame left in
-// its queue would keep a zero-copy writer waiting forever.
+// enqueue queues a frame, or drops it if put fails. put fails on a removed interface, whose queue has no
+// drainer: a zero-copy writer would wait forever for a frame in that queue.
 func (ifc *iface) enqueue(e txEntry) {
 	if !ifc.tx.put(e) {
 		ifc.stats.TxDropped.Add(1)
@@ -286,7 +288,8 @@ func (q *txQueue) grow(n int) {
 	q.ring, q.head = ring, 0
 }
 
-// take moves up to len(batch) entries to the caller's arrays. q.mu is held.
+// take moves up to len(batch) of the oldest entries to taken, and their frames to batch. It returns their
+// number. q.mu is held.
 func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	n := int(q.n.Load())
 	k := min(n, len(batch))
@@ -302,14 +305,15 @@ func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 		q.head = (q.head + 1) & (len(q.ring) - 1)
 	}
 	if k == n && len(q.ring) > txQueueLen {
-		q.ring, q.head = nil, 0 // the queue exceeded its soft limit; that is rare
+		q.ring, q.head = nil, 0 // free a ring that has grown beyond the soft limit, which is rare
 	}
 	q.n.Store(int32(n - k))
 	return k
 }
 
-// ready removes and returns the waiters to be called now: at most as many as the queue has space for,
-// because thousands may wait and the others would only wait again. q.mu is held.
+// ready removes and returns the waiters to be called now. It returns none while the queue is at least half
+// full, and otherwise at most as many as the queue has room for: thousands may wait, and the others would
+// only wait again. q.mu is held.
 func (q *txQueue) ready() []txWaiter {
 	n := int(q.n.Load())
 	if len(q.waiters) == 0 || n >= txQueueLen/2 {
@@ -328,7 +332,7 @@ func (q *txQueue) ready() []txWaiter {
 // the device may call back into the stack.
 func (ifc *iface) drain() {
 	switch {
-	case !ifc.tx.draining.CompareAndSwap(false, true):
+	case !ifc.tx.draining.CompareAndSwap(false, true): // another goroutine is draining
 	case ifc.tx.async.Load():
 		go ifc.drainOn(maxDrain)
 	default:
@@ -336,15 +340,15 @@ func (ifc *iface) drain() {
 	}
 }
 
-// drainQueued is drainOn for the frames that are queued now. The caller is the drainer. Frames that
-// other goroutines put later are sent by another goroutine.
+// drainQueued is drainOn for the frames that are queued now. The caller is the drainer. A new goroutine
+// sends the frames that are put later.
 func (ifc *iface) drainQueued() {
 	ifc.drainOn((int(ifc.tx.n.Load()) + txBatch - 1) / txBatch)
 }
 
-// drainOn sends until the queue is empty. The caller is the drainer; drainOn ends that role. After the
-// given number of batches a new goroutine continues, so that the caller, which came to send its own
-// frames or to receive, is not kept by other senders.
+// drainOn sends queued frames until the queue is empty. The caller is the drainer; drainOn ends that role.
+// After the given number of batches a new goroutine continues, so that other senders do not keep the
+// caller, which has only its own frames to send, or is a receiver.
 func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
 	for sent := 0; ; sent++ {
@@ -366,13 +370,13 @@ func (ifc *iface) drainOn(batches int) {
 		}
 		if len(ready) > 0 {
 			clear(ready)
-			ifc.s.drain() // the routes may have changed, and their frames may be in another queue
+			ifc.s.drain() // if the routes have changed, the waiters have put their frames in another queue
 		}
 		if more || q.n.Load() > 0 {
 			continue
 		}
-		// A sender that puts a frame from here on either sees that draining is false and becomes the
-		// drainer, or put it before the check of n below.
+		// A sender that has put a frame since the check of n above either put it before the check of n
+		// below, or finds that draining is false and becomes the drainer.
 		q.endDrain()
 		if q.n.Load() == 0 || !q.draining.CompareAndSwap(false, true) {
 			return
@@ -380,8 +384,8 @@ func (ifc *iface) drainOn(batches int) {
 	}
 }
 
-// flush sends the queued frames even if another goroutine is draining. The device is about to be
-// closed, and a reset that arrives out of order is better than none.
+// flush sends the queued frames even if another goroutine is draining. It is called when the device is
+// about to be closed, and a RST that arrives out of order is better than none.
 func (ifc *iface) flush() {
 	q := &ifc.tx
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
@@ -400,16 +404,16 @@ func (ifc *iface) flush() {
 	}
 }
 
-// Close waits closeStall for a device that accepts no frames or does not close, and at most closeLimit
-// for one that accepts some.
+// Close and RemoveNIC wait closeStall for a device that accepts no frames or does not close, and at most
+// closeLimit for a device that accepts frames slowly.
 const (
 	closeStall = 500 * time.Millisecond
 	closeLimit = 5 * time.Second
 )
 
-// sendLast waits until the devices have accepted the queued frames. It gives up on a device that
-// accepts none: it may be stuck, or the caller may run below its Send. From now on no sender blocks on
-// these devices.
+// sendLast waits until the devices have accepted the queued frames. It gives up on a device that accepts
+// none: the device may be stuck, or its Send may have called Close. From now on no sender blocks on these
+// devices, because drain starts goroutines.
 func (s *Stack) sendLast(ifaces ...*iface) {
 	idle := make(chan struct{}, 1)
 	for _, ifc := range ifaces {
@@ -438,9 +442,10 @@ func (s *Stack) sendLast(ifaces ...*iface) {
 	}
 }
 
-// awaitSent waits while the interfaces' queues make progress, and reports whether all of them are
-// empty. idle gets a value when a drainer is done.
+// awaitSent waits while the interfaces' queues make progress, for at most closeLimit, and reports whether
+// all of them are empty. idle gets a value when a drainer is done.
 func awaitSent(ifaces []*iface, idle <-chan struct{}) bool {
+	// state returns the number of frames that have left the queues, and whether a queue still waits.
 	state := func() (taken uint64, waiting bool) {
 		for _, ifc := range ifaces {
 			taken += ifc.stats.sent() + ifc.stats.TxDropped.Load()
@@ -496,8 +501,8 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 	}
 }
 
-// drain sends the queued frames of all interfaces. Every entry point of the stack ends with it: a
-// goroutine that waited while its own frames are queued would deadlock.
+// drain sends the queued frames of all interfaces. Every entry point of the stack ends with drain: a
+// goroutine that waited while its own frames are still queued would deadlock.
 func (s *Stack) drain() {
 	if s.loop.n.Load() > 0 {
 		s.loop.drain(s)

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Meta is what is known about a received datagram besides its payload and its source.
+// Meta describes a received datagram, apart from its payload and its source.
 type Meta struct {
-	Dst      netip.Addr // destination address of the packet: an address of the host, a broadcast or a group address
+	Dst      netip.Addr // destination of the packet: the host's, a broadcast or a multicast address
 	TTL, TOS uint8      // of the received packet
 	NIC      int        // index of the interface that received it
 }
 
 // SendOptions are options of one datagram. The zero value selects the socket's options.
 type SendOptions struct {
-	TTL          uint8      // 0: the socket's TTL, whose default is 64, or 1 to a multicast group
+	TTL          uint8      // 0: the socket's TTL, which is initially 64, or 1 for multicast destinations
 	TOS          uint8      // used if it is not 0 or SetTOS is set; otherwise the socket's TOS applies
 	SetTOS       bool       // use TOS even if it is 0
 	NIC          int        // index of the interface to send on; 0: the routes choose
@@ -26,8 +26,8 @@ type SendOptions struct {
 	Src          netip.Addr // source address; invalid: the socket's, or one that the stack chooses
 }
 
-// datagramOverhead is what a queued datagram costs beyond its buffer. It bounds the number of small
-// datagrams in a queue.
+// datagramOverhead is the number of bytes that a queued datagram counts in addition to its buffer. It
+// bounds the number of small datagrams in a queue.
 const datagramOverhead = 128
 
 // A datagram is an entry of a socket's receive queue. Its buffer belongs to the pool.
@@ -38,17 +38,17 @@ type datagram struct {
 	meta Meta
 }
 
-// A datagramQueue is a queue in a ring that grows as needed.
+// A datagramQueue is the receive queue of a socket, in a ring that grows as needed.
 type datagramQueue struct {
 	ring  []datagram // its length is a power of two
 	head  int
 	n     int
 	bytes int // buffers and overhead of the queued datagrams
-	limit int
+	limit int // maximum of bytes, except for a single datagram
 }
 
-// push appends an entry for a datagram whose buffer has n bytes, and returns it for the caller to fill
-// in. It returns nil if the queue is full. An empty queue accepts a datagram of any size.
+// push appends an entry for a datagram whose buffer has n bytes, and returns the entry for the caller to
+// fill in. It returns nil if the queue is full. An empty queue accepts a datagram of any size.
 func (q *datagramQueue) push(n int) *datagram {
 	cost := n + datagramOverhead
 	if q.n > 0 && q.bytes+cost > q.limit {
@@ -98,20 +98,20 @@ type dgram struct {
 	src      netip.Addr     // source address of the socket; invalid: chosen for each destination
 	zone     int            // interface index if the socket's or the remote address is link-local; else 0
 	path     path           // path of the last datagram sent
-	pathSrc  netip.Addr     // source that path was looked up with
-	pathOver int            // interface that path was looked up with
-	ttl, tos uint8          // of sent datagrams; ttl 0: that of the path; mc has the TTL for groups
+	pathSrc  netip.Addr     // the argument src of the lookup of path
+	pathOver int            // the argument over of the lookup of path
+	ttl, tos uint8          // of sent datagrams; ttl 0: the path's; mc has the TTL for multicast
 	mc       multicast
-	pending  syscall.Errno // an error that the next call returns, once
+	pending  syscall.Errno // an error that one call returns: the next, or one that waits now; 0: none
 	closed   bool
 	sealed   bool   // do not queue datagrams: the socket is closed or has a handler
 	noSource bool   // see SetBroadcastWithoutSource
-	enlisted *iface // interface that will call txReady, or nil
+	enlisted *iface // interface whose transmit queue will call txReady, or nil
 	rd, wd   deadline
 	handler  func(b []byte, from netip.AddrPort, meta Meta) // called for received datagrams; nil: they are queued
 
-	// Counts not yet added to the stack's counters: datagrams put into the queue, and sent UDP
-	// datagrams.
+	// received counts the datagrams passed to the queue or the handler, and sent the UDP datagrams sent.
+	// Neither count is in the stack's counters yet; see UDP.fold.
 	received, sent uint64
 }
 
@@ -122,9 +122,9 @@ func (g *dgram) init(s *Stack, fam Family) {
 	g.queue.limit = s.udpBuffer
 }
 
-// receive waits for a datagram and copies it to b. It returns the number of bytes copied and the full
-// length of the datagram; *d has its other properties. The IP header of a raw socket's datagram is
-// copied only if header is set.
+// receive waits for a datagram and copies it to b, as much as fits. It returns the number of bytes copied
+// and the length of the whole datagram, and sets the other fields of *d. The IP header of a raw socket's
+// datagram is copied, and counts, only if header is set.
 func (g *dgram) receive(b []byte, header bool, d *datagram) (n, full int, err error) {
 	g.mu.Lock()
 	err = g.await(d)
@@ -175,7 +175,8 @@ func (g *dgram) mayRead() error {
 	return err
 }
 
-// usable returns the error with which a call with deadline d has to fail, or nil. g.mu is held.
+// usable returns the error with which a call with deadline d has to fail, or nil. It consumes a pending
+// error. g.mu is held.
 func (g *dgram) usable(d *deadline) error {
 	switch {
 	case g.closed:
@@ -190,9 +191,9 @@ func (g *dgram) usable(d *deadline) error {
 	return nil
 }
 
-// enqueue appends a datagram with a copy of header and payload to the queue, or passes it to the handler.
-// It reports false if the queue is full or the socket is closed. header is empty unless the application
-// reads it.
+// enqueue appends a datagram with a copy of header and payload to the queue, or passes a copy of payload
+// to the handler. It reports false if the queue is full or the socket is closed. header is the IP header
+// for a raw socket, and otherwise empty.
 func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta) bool {
 	buf := append(g.s.bufs.get(len(header) + len(payload))[:0], header...)
 	buf = append(buf, payload...)
@@ -213,8 +214,8 @@ func (g *dgram) enqueue(header, payload []byte, from netip.AddrPort, meta *Meta)
 	return true
 }
 
-// handle calls the handler with a datagram, and reports whether there is one. g.mu is held, but not while
-// the handler runs.
+// handle calls the handler with a datagram. It reports false if the socket has no handler or is closed.
+// g.mu is held, but not while the handler runs.
 func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
 	f := g.handler
 	if f == nil || g.closed {
@@ -227,10 +228,10 @@ func (g *dgram) handle(b []byte, from netip.AddrPort, meta *Meta) bool {
 	return true
 }
 
-// SetHandler makes the socket pass each datagram that it receives from now on to f, instead of queueing it
-// for a read. So the owner of the socket needs no goroutine that waits. f is called by the goroutine that
-// receives from the link, and possibly by several of them concurrently. f must not block, must not send,
-// and must not keep b. f must not be nil.
+// SetHandler makes the socket pass each datagram that it receives from now on to f, instead of queueing
+// the datagram for a read. The owner of the socket then needs no goroutine that waits for datagrams. The
+// goroutines that receive from the links call f, possibly several of them at the same time. f must not
+// block, must not send, and must not keep b. f must not be nil.
 func (g *dgram) SetHandler(f func(b []byte, from netip.AddrPort, meta Meta)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -248,8 +249,8 @@ func (g *dgram) fail(errno syscall.Errno) {
 	g.mu.Unlock()
 }
 
-// route makes g.path a valid path to dst. src and over are the source and the interface that the path
-// must have, if they are set. g.mu is held.
+// route makes g.path a valid path to dst. If src is valid, it is the source address that the path must
+// have. If over is not 0, it is the index of the interface that the path must use. g.mu is held.
 func (g *dgram) route(dst, src netip.Addr, over int) error {
 	if g.path.valid(g.s) && g.path.mtuGen == g.s.datagramMTU.gen.Load() && g.path.dst == dst && g.pathSrc == src && g.pathOver == over {
 		return nil
@@ -262,8 +263,8 @@ func (g *dgram) route(dst, src netip.Addr, over int) error {
 	return nil
 }
 
-// lookup finds a path to dst. If the host has lost the address that the socket is bound to, the error
-// is ENETUNREACH, as on Linux. g.mu is held.
+// lookup finds a path to dst; src and over are as for route. If the host has lost the address that the
+// socket is bound to, the error is ENETUNREACH, as on Linux. g.mu is held.
 func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 	mtuGen := g.s.datagramMTU.gen.Load()
 	p, err := g.s.routeOver(dst, src, over)
@@ -281,18 +282,20 @@ func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 	return p, err
 }
 
-// SetBroadcastWithoutSource makes the datagrams that the socket sends to 255.255.255.255 have the source 0.0.0.0, even if
-// the host has addresses, unless SendOptions.Src is set.
+// SetBroadcastWithoutSource makes the datagrams that the socket sends to 255.255.255.255 have the source
+// 0.0.0.0, even if the host has addresses. A valid SendOptions.Src still selects another source.
 //
 // RFC 2131 4.1: "DHCP messages broadcast by a client prior to that client obtaining its IP address must have the source
-// address field in the IP header set to 0." Addresses of another lease, or that are static, are not that address.
+// address field in the IP header set to 0." A static address, or the address of another lease, does not count as
+// "its IP address".
 func (g *dgram) SetBroadcastWithoutSource() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.noSource, g.path = true, path{}
 }
 
-// source returns the source address of a datagram: that of the options, or else the socket's.
+// source returns the source address for a datagram: o.Src, or else the socket's. If it is invalid, the
+// stack chooses the source. g.mu is held.
 func (g *dgram) source(o *SendOptions) netip.Addr {
 	if o.Src.IsValid() {
 		return o.Src
@@ -300,6 +303,7 @@ func (g *dgram) source(o *SendOptions) netip.Addr {
 	return g.src
 }
 
+// setPath caches p as the path of the socket. src and over are the arguments of the lookup. g.mu is held.
 func (g *dgram) setPath(p path, src netip.Addr, over int) {
 	if g.ttl != 0 {
 		p.hops = g.ttl
@@ -307,9 +311,9 @@ func (g *dgram) setPath(p path, src netip.Addr, over int) {
 	g.path, g.pathSrc, g.pathOver = p, src, over
 }
 
-// awaitRoom waits until the transmit queue of the path to dst has room, and leaves that path in g.path.
-// g.mu is held, but not during the wait: other writers may change g.path, and the socket may be closed
-// meanwhile.
+// awaitRoom waits until the transmit queue of the path to dst has room, and sets g.path to that path.
+// g.mu is held, but not during the wait. Meanwhile other writers may change g.path, and the socket may be
+// closed.
 func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 	for {
 		if err := g.usable(&g.wd); err != nil {
@@ -322,14 +326,14 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 		if ifc.tx.room() {
 			return nil
 		}
-		// The queue may be full because no goroutine is draining it: this one must.
+		// The queue may be full because no goroutine has drained it yet, so drain it.
 		g.mu.Unlock()
 		ifc.drain()
 		g.mu.Lock()
 		if g.closed || g.wd.expired() || g.pending != 0 {
-			continue
+			continue // usable returns the error
 		}
-		// g is still enlisted if an earlier writer failed while it waited.
+		// If an earlier writer failed during its wait, g is still enlisted.
 		if g.enlisted == ifc || ifc.tx.wait(g) {
 			g.enlisted = ifc
 			g.writable.Wait()
@@ -337,7 +341,7 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 	}
 }
 
-// txReady is called when the transmit queue of an interface has room again.
+// txReady wakes the writers. The transmit queue of an interface calls txReady when it has room again.
 func (g *dgram) txReady() {
 	g.mu.Lock()
 	g.enlisted = nil
@@ -365,21 +369,21 @@ func (g *dgram) shut() bool {
 	return true
 }
 
-// RemoteAddr returns the address that the socket is connected to, or an invalid address. That of a raw
-// socket has port 0.
+// RemoteAddr returns the address that the socket is connected to, or an invalid address if it is not
+// connected. The port is 0 for a raw socket.
 func (g *dgram) RemoteAddr() netip.AddrPort {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.zoned(g.remote)
 }
 
-// zoned returns a with its zone if the address is link-local. g.mu is held.
+// zoned returns a, with the socket's zone if the address is link-local. g.mu is held.
 func (g *dgram) zoned(a netip.AddrPort) netip.AddrPort {
 	return g.s.zonedPort(a, g.zone)
 }
 
-// destination returns a destination address without its zone. The zone selects the interface, unless o
-// does.
+// destination returns the destination address a without its zone. If o.NIC is 0, destination sets it to
+// the interface that the zone of a, or else of o.Src, names. It removes the zone from o.Src.
 func (g *dgram) destination(a netip.Addr, o *SendOptions) netip.Addr {
 	if a.Is4() {
 		return a
@@ -423,8 +427,8 @@ func (g *dgram) setDeadlines(t time.Time, read, write bool) error {
 
 const minSocketBuffer = 2048
 
-// SetReadBuffer sets the size of the receive queue in bytes, including its overhead. The minimum is
-// 2048. Datagrams that are already in the queue stay there.
+// SetReadBuffer sets the limit of the receive queue in bytes, including the overhead of the queue. A
+// smaller n than 2048 counts as 2048. Datagrams that are already in the queue stay there.
 func (g *dgram) SetReadBuffer(n int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -435,8 +439,8 @@ func (g *dgram) SetReadBuffer(n int) error {
 	return nil
 }
 
-// SetWriteBuffer has no effect: the sockets share the transmit queue of the interface. It fails only if
-// the socket is closed.
+// SetWriteBuffer has no effect, because the sockets share the transmit queue of the interface. It returns
+// net.ErrClosed if the socket is closed.
 func (g *dgram) SetWriteBuffer(int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -446,8 +450,9 @@ func (g *dgram) SetWriteBuffer(int) error {
 	return nil
 }
 
-// sourceOf returns the address that a socket bound to a sends from. It is invalid, and the stack
-// chooses for each destination, if a is not a unicast address of the host.
+// sourceOf returns the source address of a socket that is bound to a: a itself if a is a unicast address
+// of the host, and otherwise an invalid address, with which the stack chooses a source for each
+// destination.
 func (s *Stack) sourceOf(a netip.Addr) netip.Addr {
 	if isUnicast(a) && s.IsLocal(a) {
 		return a
@@ -455,9 +460,9 @@ func (s *Stack) sourceOf(a netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// checkLocal checks the local address of a new socket, and returns it without its zone. An address that
-// is unspecified or invalid becomes the unspecified address of the family. zone is the index of the
-// interface for an address of link scope, and otherwise 0.
+// checkLocal checks the local address of a new socket, and returns the address without its zone. If local
+// is unspecified or invalid, checkLocal returns the unspecified address of the family. zone is the index
+// of the interface if the address has link or interface scope, and otherwise 0.
 func (s *Stack) checkLocal(fam Family, local netip.Addr) (a netip.Addr, zone int, err error) {
 	a, zone = s.unzone(local)
 	switch v6 := s.HasIPv6(); {
@@ -480,8 +485,8 @@ func (s *Stack) checkLocal(fam Family, local netip.Addr) (a netip.Addr, zone int
 	return a, 0, nil
 }
 
-// checkZone checks the zone of a link-scope address that a socket is to be bound to. As on Linux, the
-// zone is required.
+// checkZone returns an error if a socket cannot be bound to the link-scope address a in the given zone. As
+// on Linux, the zone is required.
 func (s *Stack) checkZone(a netip.Addr, zone int) error {
 	ifc := s.ifaceAt(zone)
 	switch {

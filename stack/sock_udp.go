@@ -32,8 +32,8 @@ const udpBuckets = 512
 // A udpTable maps ports to sockets. Sockets with the same port differ in their local addresses, or are
 // shared.
 type udpTable struct {
-	// Allocated for the first socket. A bucket is immutable, replaced with mu held, and read without
-	// it.
+	// buckets is allocated for the first socket. A bucket is read without mu. To change a bucket, replace
+	// it with mu held.
 	buckets atomic.Pointer[[udpBuckets]atomic.Pointer[[]udpBinding]]
 
 	mu     mutex[levelTable]
@@ -49,12 +49,12 @@ type udpBinding struct {
 	peer netip.AddrPort // invalid unless the socket is connected
 }
 
-// binding returns the entry of the socket. u.mu is held, unless the socket is new.
+// binding returns the entry for the socket's current addresses. u.mu is held, unless the socket is new.
 func (u *UDP) binding() udpBinding {
 	return udpBinding{u: u, at: bind(u.fam, u.local.Addr(), u.zone), port: u.local.Port(), peer: u.remote}
 }
 
-// at returns the bucket of a port. It may also contain sockets with other ports.
+// at returns the bucket of a port. The bucket may also contain sockets with other ports.
 func (t *udpTable) at(port uint16) []udpBinding {
 	if all := t.buckets.Load(); all != nil {
 		if bs := all[port%udpBuckets].Load(); bs != nil {
@@ -74,9 +74,9 @@ func (t *udpTable) set(port uint16, bs []udpBinding) {
 	all[port%udpBuckets].Store(&bs)
 }
 
-// find returns the socket that a unicast datagram is for, or nil. A socket that is bound to the address
-// precedes one that is bound to all addresses. A socket that is connected to another peer is not
-// considered.
+// find returns the socket for a unicast datagram from remote to local, or nil. A socket that is bound to
+// the address precedes a socket that is bound to all addresses. Sockets that are connected to another
+// peer are not considered. zone is the index of the interface if an address is link-local, else 0.
 func (t *udpTable) find(local, remote netip.AddrPort, zone int) *UDP {
 	var best *UDP
 	score := 0
@@ -90,8 +90,8 @@ func (t *udpTable) find(local, remote netip.AddrPort, zone int) *UDP {
 	return best
 }
 
-// fit returns how well a datagram to local, an address of the host or a group, fits the socket; 0 means
-// that it is not for the socket. As on Linux, a wildcard of one family fits better than one of both.
+// fit returns a score for how well the socket fits a datagram from remote to local, or 0 if the datagram
+// is not for the socket. As on Linux, a wildcard of one family fits better than a wildcard of both.
 func (b *udpBinding) fit(local, remote netip.AddrPort, zone int) int {
 	if b.port != local.Port() || !b.at.takes(local.Addr(), zone) {
 		return 0
@@ -112,8 +112,8 @@ func (b *udpBinding) fit(local, remote netip.AddrPort, zone int) int {
 	return n
 }
 
-// findAll appends all sockets that a multicast or broadcast datagram to local is for. As on Linux, each
-// gets a copy, whether or not it has joined the group.
+// findAll appends to us all sockets for a multicast or broadcast datagram to local. As on Linux, these
+// include sockets that have not joined the group.
 func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort, zone int) []*UDP {
 	bs := t.at(local.Port())
 	for i := range bs {
@@ -124,7 +124,8 @@ func (t *udpTable) findAll(us []*UDP, local, remote netip.AddrPort, zone int) []
 	return us
 }
 
-// free reports whether a socket can be bound as b is. Two shared sockets do not conflict. t.mu is held.
+// free reports whether no socket in the table conflicts with the binding b. shared says that the new
+// socket is shared; two shared sockets never conflict. t.mu is held.
 func (t *udpTable) free(b *udpBinding, shared bool) bool {
 	for _, have := range t.at(b.port) {
 		if have.port == b.port && !(shared && have.u.shared) && have.at.conflicts(&b.at) {
@@ -134,8 +135,8 @@ func (t *udpTable) free(b *udpBinding, shared bool) bool {
 	return true
 }
 
-// add adds a socket. t.mu is held. append may write behind the end of the current bucket, which its
-// readers do not see.
+// add adds a socket. t.mu is held. append may write into the array of the current bucket, but only behind
+// its end, where readers do not look.
 func (t *udpTable) add(b udpBinding) { t.set(b.port, append(t.at(b.port), b)) }
 
 // remove removes a socket. t.mu is held.
@@ -160,8 +161,9 @@ func (t *udpTable) rebind(b udpBinding) {
 	t.set(b.port, bs)
 }
 
-// counted returns the sum of the stack's counters of received and sent datagrams and the open sockets'
-// own counts.
+// counted returns the numbers of received and sent datagrams. Each is the sum of the stack's counter and
+// the counts of the open sockets. If a socket folds its counts into the counters meanwhile, counted starts
+// again.
 func (t *udpTable) counted(received, sent *atomic.Uint64) (uint64, uint64) {
 	for {
 		folded := t.folded.Load()
@@ -225,6 +227,8 @@ func (s *Stack) openUDP(fam Family, local netip.AddrPort, shared bool) (*UDP, er
 	if t.closed {
 		return nil, net.ErrClosed
 	}
+	// take binds the socket to a port, if the port is free. Only a port that the caller has chosen can be
+	// shared.
 	take := func(port uint16) bool {
 		u.local = netip.AddrPortFrom(addr, port)
 		b := u.binding()
@@ -273,7 +277,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	}
 	u.remote = remote
 	if local := u.local.Addr(); p.zone != 0 || !isLinkLocal6(local) && !local.IsMulticast() {
-		u.zone = int(p.zone) // 0 after a link-local remote, if the new one is not
+		u.zone = int(p.zone) // a zone that an earlier Connect has set is removed
 	}
 	if !t.closed {
 		t.rebind(u.binding())
@@ -297,7 +301,8 @@ func (u *UDP) ReadFrom(b []byte) (n, full int, from netip.AddrPort, meta Meta, e
 	return n, full, d.from, d.meta, err
 }
 
-// Read is ReadFrom, like read(2). If b is empty, it returns at once and reads nothing.
+// Read is ReadFrom without the source address. As with read(2), Read with an empty b returns at once and
+// reads nothing.
 func (u *UDP) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, u.open()
@@ -321,8 +326,9 @@ func (u *UDP) Write(b []byte) (int, error) {
 }
 
 // WriteTo sends a datagram. It waits only while the transmit queue is full. The errors are those of the
-// route lookup; EMSGSIZE if b is larger than 65507 bytes (65527 over IPv6) or DontFragment forbids the
-// size; EINVAL for port 0; EAFNOSUPPORT; and on a connected socket those that ICMP reports.
+// route lookup; EMSGSIZE if b is larger than 65507 bytes (65527 over IPv6), or would be fragmented and
+// DontFragment is set; EINVAL for port 0; EAFNOSUPPORT; and on a connected socket the errors that ICMP
+// reports.
 func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	u.mu.Lock()
 	now, err := u.write(b, netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port()), &o)
@@ -342,7 +348,8 @@ func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface,
 	return u.send(now, &sl, len(b), 1, to, o, &frameMeta{})
 }
 
-// coarse returns the time for a datagram. A socket that sends many starts the coarse clock.
+// coarse returns the time for a datagram. It starts the coarse clock at every 64th datagram, so that a
+// socket that sends many need not read the exact time for each.
 func (u *UDP) coarse() tcp.Time { return u.s.coarse(u.sent%64 == 63) }
 
 // written transmits the datagram that write has built, and returns the results of WriteTo.
@@ -354,15 +361,15 @@ func (u *UDP) written(b []byte, direct *iface, err error) (int, error) {
 	return len(b), nil
 }
 
-// ready prepares to send a datagram of n bytes: it sets u.path and waits for room in the transmit
-// queue. It returns nil if the datagram can be sent. u.mu is held, but not during the wait.
+// ready prepares to send a datagram with n bytes of payload: it sets u.path and waits for room in the
+// transmit queue. It returns nil if the datagram can be sent. u.mu is held, but not during the wait.
 func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	if err := u.usable(&u.wd); err != nil {
 		return err
 	}
 	switch {
 	case !to.Addr().IsValid(), to.Port() == 0 && to != u.remote:
-		return syscall.EINVAL // as on Linux, a socket can be connected to port 0
+		return syscall.EINVAL // except that, as on Linux, a socket can be connected to port 0
 	case !u.fam.holds(to.Addr()):
 		return u.fam.refusal(to.Addr())
 	case n > maxUDPPayload && (n > maxUDPPayload6 || to.Addr().Is4()):
@@ -378,9 +385,10 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 	return nil
 }
 
-// send sends a datagram that ready has accepted. Its payload of size bytes is in the slot, behind the
-// UDP header. If count > 1, the payload is that of a super-frame of count datagrams, which meta
-// describes. send takes ownership of the slot. u.mu is held.
+// send sends a datagram that ready has accepted. The slot sl has size bytes of payload behind the room for
+// the UDP header. If count > 1, the payload is that of a super-frame of count datagrams, which meta
+// describes. send takes ownership of the slot. If it has left the frame in a direct slot, it returns the
+// interface, and the caller must pass that to flush. u.mu is held.
 func (u *UDP) send(now tcp.Time, sl *slot, size, count int, to netip.AddrPort, o *SendOptions, meta *frameMeta) (direct *iface, err error) {
 	p, n := &u.path, wire.UDPLen+size
 	b := sl.buf[transportAt:]
@@ -435,6 +443,7 @@ func (s *Stack) inputUDP(p *packet) {
 	// RFC 1122 4.1.3.4: "If a UDP datagram is received with a checksum that is
 	// non-zero and invalid, UDP MUST silently discard the datagram."
 	// RFC 8200 8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
+	// An incomplete checksum (p.csumOffset is not 0) may be zero.
 	if !p.checksumOK && !wire.UDPChecksumOK(p.src, p.dst, p.payload[:h.Length]) ||
 		h.Checksum == 0 && p.csumOffset == 0 && p.src.Is6() {
 		s.drop(wire.BadUDPChecksum)
@@ -472,9 +481,9 @@ func (s *Stack) inputUDP(p *packet) {
 	u.input(p, payload, from, &meta)
 }
 
-// input queues a datagram, or each datagram of a super-frame.
+// input queues a datagram, or each datagram of a super-frame, for the application to read.
 func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) {
-	size := max(len(payload), 1)
+	size := max(len(payload), 1) // payload bytes of one datagram
 	if p.gso == nic.GSOUDP && p.gsoSize > 0 {
 		size = p.gsoSize
 	}
@@ -489,7 +498,7 @@ func (u *UDP) input(p *packet, payload []byte, from netip.AddrPort, meta *Meta) 
 	}
 }
 
-// isConnectedTo reports whether the socket is connected to remote, which has no zone.
+// isConnectedTo reports whether the socket is connected to remote. The address of remote has no zone.
 func (u *UDP) isConnectedTo(remote netip.AddrPort) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -512,7 +521,7 @@ func (s *Stack) udpICMP(e *icmpError) {
 	report := e.hard
 	if e.errno == syscall.EMSGSIZE {
 		s.lowerDatagramMTU(e.remote, e.local, e.mtu)
-		report = true // over both families, as on Linux (udp_err, udpv6_err)
+		report = true // for IPv4 and IPv6, as on Linux (udp_err, udpv6_err)
 	}
 	if report && u.isConnectedTo(remote) {
 		u.fail(e.errno)

@@ -2,13 +2,14 @@
 // over any number of links. It has no global state: a process can have any number of stacks, which
 // share nothing.
 //
-// A stack owns no goroutine. The goroutine of a device processes the packets that it receives. A sender
-// sends on its own goroutine. All else runs on timers, which are set only while something is scheduled.
+// A stack owns no goroutine. The goroutine of a device processes the packets that the device receives.
+// The goroutine that calls a method sends the packets that the call produces. All else runs on timers,
+// which are set only while something is scheduled.
 //
 // # Locks
 //
-// A goroutine locks mutexes in the order of the levels below, and holds at most one of a level. It
-// holds none when it calls a device or a callback, or waits.
+// A goroutine locks mutexes in the order of the levels below, and holds at most one mutex of each level.
+// It holds none when it calls a device or a callback, or waits.
 //
 //  1. the configuration (Stack.mu)
 //  2. the bindings of TCP ports (listenMu)
@@ -20,7 +21,7 @@
 //  7. the ports of TCP sockets
 //  8. the timer queue of connections
 //  9. a neighbour table
-//  10. of an interface: the transmit queue, the groups, the defence of an address; the callers of
+//  10. an interface's transmit queue, multicast groups and defence of an address; the callers of
 //     Changed; the coarse clock; redirects
 //
 // The level is part of a mutex's type. With the build tag lockorder the order is checked: see
@@ -62,24 +63,24 @@ type Config struct {
 	// Logger logs events such as the failure of a link or an address that another machine uses. Nothing
 	// is logged per packet. If Logger is nil, nothing is logged.
 	Logger *slog.Logger
-	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has ended, one to
-	// two seconds later. If it is not set, the host uses the address at once, and gives it up if it
-	// detects a duplicate (RFC 4429, which recommends this for addresses that are not configured
-	// manually).
+	// WaitForDAD delays the use of an IPv6 address until Duplicate Address Detection has ended, after
+	// one to two seconds. If WaitForDAD is not set, the host uses the address at once, as an optimistic
+	// address, and gives it up if another node has it. RFC 4429 recommends this for addresses that are
+	// not configured manually.
 	WaitForDAD bool
 	// NoRedirects makes the host ignore redirects of IPv6 routers.
 	NoRedirects bool
 	// StableSecret is the secret key for generating stable IPv6 addresses in prefixes that routers
 	// advertise (RFC 7217). A host with the same secret and the same interface names has the same
-	// addresses each time it joins a network. The secret has at least 16 unpredictable bytes. If it is
-	// empty, the stack chooses a random one, so that each new stack has other addresses.
+	// addresses each time it joins a network. The secret has at least 16 unpredictable bytes. If
+	// StableSecret is empty, the stack chooses a random secret, so each new stack has other addresses.
 	StableSecret []byte
 	// Rand fills p with unpredictable bytes. All random values of the stack are derived from them. Only
 	// New calls Rand. If Rand is nil, New uses crypto/rand.
 	Rand func(p []byte)
 	// TCP are the settings of TCP.
 	TCP TCPConfig
-	// UDPBuffer is the limit in bytes of the receive queue of a new UDP or raw socket. It includes the
+	// UDPBuffer is the limit of the receive queue of a new UDP or raw socket in bytes, including the
 	// overhead of the queue. 0 means 212992.
 	UDPBuffer int
 }
@@ -94,19 +95,19 @@ type NIC struct {
 	// at least 1280. Unless Addrs has an IPv6 link-local address, an Ethernet interface with such an MTU
 	// gets one that is made from its MAC address (RFC 2464).
 	Addrs []netip.Prefix
-	// Gateway is the default IPv4 router; an invalid address means none. It must be on the link: in the
-	// network of one of Addrs, or in that of a route without Via. If all IPv4 addresses in Addrs are
-	// single addresses (/32), as on some clouds, the gateway counts as on-link, and the host reaches
-	// all other addresses through it.
+	// Gateway is the default IPv4 router; an invalid address means none. The gateway must be on the
+	// link: in the network of one of Addrs, or in the destination of a route without Via. If all IPv4
+	// addresses in Addrs are single addresses (/32), as on some clouds, the gateway counts as on-link,
+	// and the host reaches all other addresses through it.
 	Gateway netip.Addr
-	// Gateway6 is the default IPv6 router. It may be link-local.
+	// Gateway6 is the default IPv6 router, by the same rules. It may be link-local.
 	Gateway6 netip.Addr
 	// Auto configures IPv6 from the Router Advertisements on the link: addresses in the advertised
-	// prefixes, routes and name servers. Addrs and Gateway6 stay valid beside them. The link must have an
-	// MTU of at least 1280. One without MAC addresses gets a link-local address of RFC 7217.
+	// prefixes, routes and name servers. Addrs and Gateway6 remain in use. The link must have an MTU of
+	// at least 1280. On a link without MAC addresses, the host makes its link-local address by RFC 7217.
 	Auto bool
 	// Temporary adds temporary addresses (RFC 8981), with a random identifier that changes each day.
-	// The host uses them for the communication that it starts. Temporary needs Auto.
+	// They are the source addresses of the communication that the host starts. Temporary needs Auto.
 	Temporary bool
 	// DADTransmits is the number of probes that Duplicate Address Detection sends for an IPv6 address,
 	// at most 10 (DupAddrDetectTransmits of RFC 4862 5.1). 0 means 1. A negative number disables the
@@ -123,7 +124,7 @@ const (
 	Family6
 )
 
-// holds reports whether an address can be used with sockets of the family.
+// holds reports whether sockets of the family can use an address.
 func (f Family) holds(a netip.Addr) bool {
 	switch f {
 	case Family4:
@@ -155,7 +156,7 @@ type Stack struct {
 	lo                      *iface
 	waitForDAD, noRedirects bool
 	v6                      bool     // the host supports IPv6
-	secret                  []byte   // Config.StableSecret, or one chosen later; under mu
+	secret                  []byte   // Config.StableSecret, or a random secret chosen on first use; under mu
 	desync                  tcp.Time // RFC 8981's DESYNC_FACTOR; 0: not chosen yet
 
 	ifaces atomic.Pointer[[]*iface]   // loopback first; replaced, never modified
@@ -193,8 +194,8 @@ type Stack struct {
 	counts counters
 }
 
-// New makes a stack and brings up its links. The error names the invalid part of the configuration. On
-// an error no device has been attached or closed.
+// New makes a stack and brings up its links. The error names the invalid part of the configuration. If
+// New fails, it has not attached or closed any device.
 func New(cfg Config) (*Stack, error) {
 	s := &Stack{
 		start:       startOfTime(),
@@ -270,9 +271,9 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// Close closes the host. It resets all connections, makes blocked callers return net.ErrClosed, and
-// closes the devices. When Close returns, nothing of the stack runs any more, except calls that other
-// goroutines had started before. A second Close returns net.ErrClosed.
+// Close closes the stack. It resets all connections, makes blocked callers return net.ErrClosed, and
+// closes the devices. When Close returns, no code of the stack runs any more, except in calls that other
+// goroutines started before. A second Close returns net.ErrClosed.
 func (s *Stack) Close() error {
 	s.mu.Lock()
 	if s.closed.Swap(true) {
@@ -386,9 +387,9 @@ func (s *Stack) AddNIC(n NIC) error {
 	return nil
 }
 
-// RemoveNIC removes a link from a running stack and closes its device. The stack deletes the routes
-// over the link, and the routes whose source is an address of the link. Sockets stay open. Those that
-// have no other route, or are bound to an address of the link, fail to send.
+// RemoveNIC removes a link from a running stack and closes its device. It also deletes the routes over
+// the link, and the routes whose source is an address of the link. Sockets stay open. Sockets that have
+// no other route, or are bound to an address of the link, fail to send.
 func (s *Stack) RemoveNIC(name string) error {
 	s.mu.Lock()
 	old := *s.ifaces.Load()
@@ -413,13 +414,14 @@ func (s *Stack) RemoveNIC(name string) error {
 	s.groups.detach(ifc)
 	s.sendLast(ifc)
 	err := ifc.close()
-	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // stats of this interface are no longer read
+	s.counts.ipSent.Add(ifc.stats.TxDirect.Frames()) // Stack.ipSent no longer reads this interface's stats
 	s.linkGone()
 	s.drain()
 	return err
 }
 
-// checkNIC makes an interface from n. ifaces are the interfaces that exist already.
+// checkNIC makes an interface from n, or returns an error if n is invalid. ifaces are the interfaces that
+// exist already.
 func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	if err := nic.CheckFree(n.Device); err != nil {
 		return nil, err
@@ -488,7 +490,8 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 	return ifc, nil
 }
 
-// onlySingle reports whether addrs has addresses of gw's family and all of them are single addresses.
+// onlySingle reports whether addrs has addresses of gw's family and all of these are single addresses
+// (/32 or /128).
 func onlySingle(addrs []netip.Prefix, gw netip.Addr) bool {
 	some := false
 	for _, p := range addrs {
@@ -502,7 +505,8 @@ func onlySingle(addrs []netip.Prefix, gw netip.Addr) bool {
 	return some
 }
 
-// nicName chooses the name of a new interface.
+// nicName chooses the name of a new interface. asked is NIC.Name, and device is the name of the device;
+// both may be empty.
 func nicName(ifaces []*iface, asked, device string) (string, error) {
 	taken := func(name string) bool {
 		return slices.ContainsFunc(ifaces, func(ifc *iface) bool { return ifc.name == name })

@@ -19,15 +19,15 @@ import (
 // TCPInfo is the state of a connection, named as Linux's tcp_info.
 type TCPInfo = tcp.Info
 
-// A TCP is a TCP socket. It adds to the state machine, a tcp.Conn, what the host provides: a lock, an
-// entry in the connection table, a timer, and goroutines that wait. Its methods may be called
-// concurrently.
+// A TCP is a TCP socket. The protocol's state machine is a tcp.Conn. The TCP adds the parts that depend
+// on the host: a lock, an entry in the connection table, a timer, and the goroutines that wait. The
+// methods of a TCP may be called concurrently.
 //
 // Every event is handled in the same steps: lock t.mu, call a method of the Conn, queue the segments
 // that the Conn returns, wake goroutines, set the timer, unlock, transmit the queued segments.
 //
-// Most connections are idle most of the time. What only active connections need is allocated on first
-// use.
+// Memory that only an active connection needs is allocated on first use, because most connections are
+// idle most of the time.
 type TCP struct {
 	tcpEntry // entry in the table; first, so that a lookup touches one cache line
 	s        *Stack
@@ -46,22 +46,22 @@ type TCP struct {
 
 	half    int32 // 1 + index in listener.half; 0: not half open; guarded by listener.mu
 	linger  int32 // argument of SetLinger in seconds; negative: Close does not wait
-	orphan  int32 // slot in the orphans, at least 2; negative in the list of those without data; 0: not an orphan
+	orphan  int32 // slot in orphans.slots, at least 2; negated while in the list orphanFIN; 0: not an orphan
 	slot    uint8 // slot in the wheel; guarded by the wheel's lock
 	direct  directState
-	wheeled bool // in the wheel, which has not reached it yet
+	wheeled bool // the connection is in the wheel, and the wheel has not reached its slot yet
 
-	linked      bool   // it is in the table
+	linked      bool   // the connection is in the table
 	detached    bool   // a timeWait has replaced it in the table
 	connected   bool   // the handshake was completed
 	closed      bool   // the application or the stack closed it
 	canceled    bool   // the context of DialTCP ended during the handshake
 	writing     bool   // a Write is in progress; further Writes wait
-	yield       bool   // the next Write first yields to other goroutines: see yieldBytes
+	yield       bool   // the next Write yields to other goroutines before it sends: see yieldBytes
 	rdShut      bool   // CloseRead was called
 	wrShut      bool   // CloseWrite was called
 	errReported bool   // a call has returned the error that ended the connection
-	queueFull   bool   // enlisted at a transmit queue, which calls txReady
+	queueFull   bool   // the connection waits for room in a transmit queue, which then calls txReady
 	rdPast      bool   // the read deadline was set to a time in the past
 	wrPast      bool   // the write deadline was set to a time in the past
 	tos, ttl    uint8  // of sent packets; tos has zero ECN bits
@@ -79,7 +79,7 @@ type waiters struct {
 	zcReceive *zeroCopyReceive // allocated for the first reader whose buffer is large enough
 }
 
-// read and write wait on rd and wr. The caller holds t.mu, which is released during the wait.
+// read waits on rd, and write waits on wr. The caller holds t.mu, which is released during the wait.
 func (w *waiters) read()  { w.wait(&w.rd) }
 func (w *waiters) write() { w.wait(&w.wr) }
 
@@ -118,10 +118,11 @@ func (s *Stack) newTCP(local, remote netip.AddrPort, p *path) *TCP {
 	return t
 }
 
-// config returns the initial configuration of the Conn for the socket's path.
+// config returns the initial configuration of the Conn for the socket's path. It also sets the first IP
+// identification.
 func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	iss := t.s.isn(now, &t.key)
-	t.ipID = uint16(iss >> 16)
+	t.ipID = uint16(iss >> 16) // unpredictable, as iss is
 	cfg := tcp.Config{
 		Params: &t.s.tcp.params,
 		ISS:    iss, TSOffset: t.path.tsOffset,
@@ -135,9 +136,9 @@ func (t *TCP) config(now tcp.Time, o *TCPOptions) tcp.Config {
 	return cfg
 }
 
-// DialTCP opens a connection to remote and waits until it is established. It chooses the address and
-// the port of local if they are zero. Errors are *os.SyscallError with "bind" or "connect" and an
-// errno, ctx.Err() if ctx ends first, or net.ErrClosed.
+// DialTCP opens a connection to remote and waits until it is established. If the address or the port of
+// local is zero, DialTCP chooses it. Errors are *os.SyscallError with "bind" or "connect" and an errno,
+// ctx.Err() if ctx ends first, or net.ErrClosed.
 func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.AddrPort, o TCPOptions) (*TCP, error) {
 	growStack(false)
 	if s.closed.Load() {
@@ -158,6 +159,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	if zone == 0 {
 		zone = localZone // a socket that is bound to a link uses that link
 	}
+	// A multicast destination fails below, with ENETUNREACH.
 	if err := connectable(fam, remote.Addr(), zone); err != nil && !remote.Addr().IsMulticast() {
 		return nil, os.NewSyscallError("connect", err)
 	}
@@ -180,7 +182,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 	now := s.now()
 	cfg := t.config(now, &o)
 	if old != nil {
-		cfg.ISS = old.NextISS(cfg.ISS)
+		cfg.ISS = old.NextISS(cfg.ISS) // beyond the sequence numbers of the old connection
 	}
 	t.conn.Open(now, cfg)
 	t.runDirect(now)
@@ -201,7 +203,7 @@ type TCPOptions struct {
 	Count          int
 }
 
-// keepAlive returns the setting of package tcp, where a negative Idle turns keep-alive off.
+// keepAlive returns the setting for the Conn, in which a negative Idle turns keep-alive off.
 func (o *TCPOptions) keepAlive() tcp.KeepAlive {
 	k := tcp.KeepAlive{Idle: 15 * tcp.Second, Interval: 15 * tcp.Second, Count: 9}
 	if o.Idle > 0 {
@@ -243,7 +245,8 @@ func (s *Stack) bindDial(ctx context.Context, p *path, localPort, remotePort uin
 	return t, old, nil
 }
 
-// awaitConnect waits until the handshake has succeeded or failed, or ctx has ended.
+// awaitConnect waits until the handshake has succeeded or failed, or ctx has ended. If ctx has ended, it
+// aborts the connection; the caller must then drain.
 func (t *TCP) awaitConnect(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -300,12 +303,12 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		t.mu.Unlock()
 		return false
 	}
-	// now is the time at which the batch of the segment arrived. run may have been called since, with a
-	// later time.
+	// now is when the batch that contains the segment arrived. run may have been called since then, with
+	// a later time.
 	now = max(now, t.lastRun)
 	una := t.conn.Una()
 	t.conn.Segment(now, seg)
-	if t.conn.Una() != una {
+	if t.conn.Una() != una { // the peer has acknowledged new data
 		t.path.neigh.confirm(now)
 	}
 	ev := t.run(now)
@@ -322,8 +325,8 @@ func (t *TCP) report(ev tcp.Events) {
 	}
 }
 
-// runDirect calls run and transmits the segments that run has queued. If the first segment is small, it
-// leaves by direct transmit. The caller holds t.mu; runDirect unlocks it.
+// runDirect calls run and transmits the segments that run has queued. A small first segment leaves by
+// direct transmit if path.slot allows that. The caller holds t.mu; runDirect unlocks it.
 func (t *TCP) runDirect(now tcp.Time) {
 	ifc := t.path.ifc
 	t.direct = directAllowed
@@ -336,7 +339,7 @@ func (t *TCP) runDirect(now tcp.Time) {
 	if ifc != nil {
 		ifc.sendDirect()
 	}
-	t.s.drain() // the other segments, which may be in the queue of another interface if the routes have changed
+	t.s.drain() // all interfaces: if the routes have changed, the other segments are in another queue
 }
 
 // A directState says whether run may use direct transmit, and whether it did.
@@ -368,7 +371,8 @@ func (t *TCP) run(now tcp.Time) tcp.Events {
 	return ev
 }
 
-// wake wakes the goroutines that wait for the events ev. t.mu is held.
+// wake handles the events ev: it wakes the goroutines that wait for them, and removes a dead connection
+// from the table. t.mu is held.
 func (t *TCP) wake(ev tcp.Events) {
 	if ev&tcp.Connected != 0 {
 		t.connected = true
@@ -384,14 +388,16 @@ func (t *TCP) wake(ev tcp.Events) {
 	}
 }
 
-// unlink removes the connection from the table. t.mu is held.
+// unlink removes the connection from the table. A dial that waits for its port may then take the port.
+// t.mu is held.
 func (t *TCP) unlink() {
 	t.linked = false
 	t.s.tcp.table.remove(&t.tcpEntry)
 	t.s.tcp.waits.freed(&t.key)
 }
 
-// txReady is called when the transmit queue has room again.
+// txReady queues the segments that had to wait for the transmit queue. The queue calls txReady when it
+// has room again.
 func (t *TCP) txReady() {
 	t.mu.Lock()
 	t.queueFull = false
@@ -400,8 +406,8 @@ func (t *TCP) txReady() {
 	t.report(ev)
 }
 
-// pull queues segments of the Conn until the Conn has no more or the transmit queue is full. Because
-// t.mu is held, the segments leave in the Conn's order.
+// pull queues segments of the Conn until the Conn has no more or the transmit queue is full. t.mu is
+// held, so that the segments leave in the Conn's order.
 func (t *TCP) pull(now tcp.Time) {
 	var seg tcp.Segment
 	for !t.queueFull {
@@ -423,7 +429,7 @@ func (t *TCP) pull(now tcp.Time) {
 // segments are dropped until there is one, or until the connection times out.
 func (t *TCP) reroute(now tcp.Time) {
 	if t.direct == directAllowed {
-		t.direct = directNo // the caller would call sendDirect of the old interface
+		t.direct = directNo // runDirect would call sendDirect of the old interface
 	}
 	gen := t.s.gen.Load()
 	p, err := t.s.sharedRoute(t.path.dst, t.path.src, int(t.path.zone))
@@ -459,11 +465,12 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	}
 	switch st := t.conn.State(); {
 	case e.errno == syscall.EMSGSIZE:
-		// seq is valid, so believe the reported MTU, for all traffic to this destination. pull then
-		// finds the path invalid and calls reroute.
+		// seq is in flight, so the reported MTU is credible. It applies to all TCP connections to this
+		// destination. pull finds their paths invalid and calls reroute.
 		t.s.lowerPathMTU(t.path.dst, t.path.src, e.mtu)
 	case (st == tcp.SynSent || st == tcp.SynReceived) && !e.reassembly:
-		// As on Linux, an ICMP error ends a handshake at once.
+		// As on Linux, an ICMP error ends a handshake at once. A reassembly timeout does not: a
+		// fragment was lost, and a retransmission may arrive.
 		t.conn.HardError(now, tcpErrOf(e.errno))
 	default:
 		// RFC 9293 3.9.2.2 MUST-56: "Since these Unreachable messages indicate soft error conditions, a
@@ -477,18 +484,18 @@ func (t *TCP) icmp(e *icmpError, seq tcp.Seq) {
 	t.s.drain()
 }
 
-// Read reads received data into p. It waits until there is some. It returns io.EOF after the peer's
-// FIN.
+// Read waits for received data and copies it to p. After the peer's FIN it returns io.EOF.
 func (t *TCP) Read(p []byte) (int, error) { return t.read(p, false) }
 
 // ErrIdle is returned by ReadActive when the connection has become idle.
 var ErrIdle = errors.New("stack: the connection is idle")
 
-// ReadActive is like Read, but it returns ErrIdle when the connection becomes idle, which takes half a
-// second to two seconds without traffic. The caller can then free its buffer and call AwaitReadable.
+// ReadActive is like Read, but it returns ErrIdle when the connection becomes idle. A connection becomes
+// idle after half a second to two seconds without traffic. After ErrIdle the caller can free its buffer
+// and call AwaitReadable.
 func (t *TCP) ReadActive(p []byte) (int, error) { return t.read(p, true) }
 
-// AwaitReadable waits until Read would return without waiting.
+// AwaitReadable waits until Read would return at once.
 func (t *TCP) AwaitReadable() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -538,7 +545,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 			return 0, ErrIdle
 		}
 		w := t.waiting()
-		mine := t.conn.Await(p)
+		mine := t.conn.Await(p) // new data goes to p directly, unless another reader has offered its buffer
 		if mine {
 			t.offerBuffer(p)
 		}
@@ -550,7 +557,7 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 			w.untilIdle--
 		}
 		if !mine {
-			continue
+			continue // look for data in the receive buffer
 		}
 		t.withdrawBuffer()
 		// The data arrived at t.lastRun, just now. Using that time saves a reading of the clock.
@@ -561,8 +568,8 @@ func (t *TCP) read(p []byte, untilIdle bool) (int, error) {
 	}
 }
 
-// wasRead completes a Read. It calls run only if an ACK is due or no timer is set. The caller holds
-// t.mu; wasRead unlocks it.
+// wasRead completes a Read. It calls run only if an ACK has to be sent, or if no timer is set, because
+// the connection may then need one. The caller holds t.mu; wasRead unlocks it.
 func (t *TCP) wasRead(now tcp.Time) {
 	if !t.conn.AckDue() && t.timerAt != 0 {
 		t.mu.Unlock()
@@ -573,9 +580,9 @@ func (t *TCP) wasRead(now tcp.Time) {
 	t.s.drain()
 }
 
-// Take returns all received data without copying it: x, followed by y. The caller may use the data
-// until it passes storage to Release. If storage is nil, there is no data or an error, and the caller
-// has to call Read.
+// Take removes all received data from the receive buffer and returns it without a copy: x, followed by
+// y. The caller may use the data until it passes storage to Release. If storage is nil, Take has removed
+// nothing, and the caller has to call Read.
 func (t *TCP) Take() (x, y, storage []byte) {
 	t.mu.Lock()
 	if t.closed || t.rdPast || t.dl != nil && t.dl.rd.expired() {
@@ -596,13 +603,14 @@ func (t *TCP) Take() (x, y, storage []byte) {
 // Release frees the storage that Take returned.
 func (t *TCP) Release(storage []byte) { t.s.tcp.params.Free(storage) }
 
-// readEnd returns io.EOF or the error that ends reading, or nil if more data may come. t.mu is held.
+// readEnd returns io.EOF or the error that ends reading, or nil if more data may come. It returns the
+// error of a failed connection only if no other call has returned it. t.mu is held.
 func (t *TCP) readEnd() error {
 	if t.conn.AtEOF() {
 		return io.EOF // even if the connection failed after it received the FIN
 	}
 	if e := t.conn.Err(); e != tcp.ErrNone && !t.errReported {
-		t.errReported = true // as on Linux, only one call returns it
+		t.errReported = true // as on Linux, only one call returns the error
 		return errnoOf(e)
 	}
 	if t.rdShut || t.conn.State() == tcp.Closed {
@@ -611,7 +619,7 @@ func (t *TCP) readEnd() error {
 	return nil
 }
 
-// CloseRead makes Read return io.EOF once the data that was received before is read.
+// CloseRead makes Read return io.EOF instead of waiting, once all received data is read.
 func (t *TCP) CloseRead() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -644,6 +652,7 @@ func (t *TCP) CloseWrite() error {
 	return nil
 }
 
+// shutdownErr returns the error with which CloseRead and CloseWrite have to fail, or nil. t.mu is held.
 func (t *TCP) shutdownErr() error {
 	switch {
 	case t.closed:
@@ -654,8 +663,8 @@ func (t *TCP) shutdownErr() error {
 	return nil
 }
 
-// Close closes the socket. The stack still delivers written data in the background, unless SetLinger
-// has changed that. A second Close returns net.ErrClosed.
+// Close closes the socket. By default it returns at once, and the stack delivers the written data in the
+// background; SetLinger can change that. A second Close returns net.ErrClosed.
 func (t *TCP) Close() error {
 	growStack(false)
 	t.mu.Lock()
@@ -696,7 +705,8 @@ func (t *TCP) lingerFor(d time.Duration) {
 	dl.stop()
 }
 
-// kill resets the connection when the stack or the listener closes.
+// kill closes the socket and resets the connection. The stack and the listener call it when they close,
+// and for a connection that Accept will not return.
 func (t *TCP) kill() {
 	t.mu.Lock()
 	t.closed = true
@@ -720,7 +730,7 @@ func (t *TCP) LocalAddr() netip.AddrPort { return t.zoned(t.key.local()) }
 // RemoteAddr returns the peer's address.
 func (t *TCP) RemoteAddr() netip.AddrPort { return t.zoned(t.key.remote()) }
 
-// zoned returns a with its zone if the address is link-local.
+// zoned returns a, with the connection's zone if the address is link-local.
 func (t *TCP) zoned(a netip.AddrPort) netip.AddrPort {
 	if !isLinkLocal6(a.Addr()) {
 		return a
@@ -790,7 +800,7 @@ func (d *deadlines) stop() {
 	d.wr.stop()
 }
 
-// change sets a socket option: it calls f with t.mu held, and then run.
+// change calls f to change the connection's state, and then run. t.mu is held during both calls.
 func (t *TCP) change(f func(now tcp.Time)) error {
 	t.mu.Lock()
 	if t.closed {
