@@ -20,8 +20,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A router is the peer on a host's link. It records the IGMP messages of the host with the time at
-// which they arrived.
+// A router is the peer on the link of the host s. It records the messages of the host, by default those
+// of IGMP, and when they arrived.
 type router struct {
 	*peer
 	s     *Stack
@@ -31,7 +31,7 @@ type router struct {
 	messages []groupMessage
 }
 
-// An groupMessage is a message as text, with the time of its arrival.
+// A groupMessage is a message as text. at is the time of its arrival since the router's begin.
 type groupMessage struct {
 	at   time.Duration
 	text string
@@ -42,8 +42,8 @@ func newRouter(t *testing.T) *router {
 	return newRouterOf(t, describeIGMP)
 }
 
-// newRouterOf makes a router that records what describe returns for each received frame, unless that is
-// empty.
+// newRouterOf makes a router that calls describe for each received frame and records the text that it
+// returns, unless the text is empty.
 func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, change ...func(*Config)) *router {
 	t.Helper()
 	da, db := nic.Pipe(nic.PipeConfig{NoTxChecksum: true, MACs: [2][6]byte{macA, macB}})
@@ -61,7 +61,7 @@ func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, cha
 	return r
 }
 
-// describeIGMP parses a frame without package wire.
+// describeIGMP returns an IGMP message as text, and "" for any other frame. It does not use package wire.
 func describeIGMP(t *testing.T, f []byte) string {
 	if f[12] != 8 || f[13] != 0 || f[23] != 2 {
 		return ""
@@ -102,7 +102,7 @@ func describeIGMP(t *testing.T, f []byte) string {
 	return strings.Join(words, " ") + to
 }
 
-// heard returns the messages since the last call.
+// heard returns the messages that arrived since the last call of heard or texts.
 func (r *router) heard() []groupMessage {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -111,7 +111,7 @@ func (r *router) heard() []groupMessage {
 	return messages
 }
 
-// texts returns the messages since the last call, without the times.
+// texts is heard without the times.
 func (r *router) texts() []string {
 	var texts []string
 	for _, m := range r.heard() {
@@ -151,8 +151,8 @@ const (
 	generalV1 = "11 00 0000 00000000"
 	generalV2 = "11 64 0000 00000000"                     // answer within 10 s
 	generalV3 = "11 64 0000 00000000 02 7d 0000"          // the same, robustness 2, every 125 s
-	groupV3   = "11 0a 0000 e0010203 02 7d 0000"          // for 224.1.2.3; answer within 1 s
-	groupV2   = "11 0a 0000 e0010203"                     //
+	groupV3   = "11 0a 0000 e0010203 02 7d 0000"          // for 224.1.2.3, answer within 1 s
+	groupV2   = "11 0a 0000 e0010203"                     // the same in version 2
 	sourcesV3 = "11 0a 0000 e0010203 02 7d 0001 c6336401" // for the source 198.51.100.1 of 224.1.2.3
 )
 
@@ -260,8 +260,8 @@ func TestQueriesThatOverlapAreAnsweredTogether(t *testing.T) {
 		want    []string
 	}{
 		{[]string{generalV3, generalV3}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
-		// The group's answer is due before or after the answer to the general query. The general answer
-		// replaces it only if it is due first.
+		// The answer to a general query is due within 0.1 s, and the answer to this group query within 3174 s.
+		// Whichever of the two is due first, the host sends one report.
 		{[]string{"11 01 0000 00000000 02 7d 0000", "11 ff 0000 e0010203 02 7d 0000"}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
 		{[]string{groupV3, groupV3}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
 		{[]string{groupV3, sourcesV3}, []string{"v3 IS_EX 224.1.2.3 > 224.0.0.22"}},
@@ -371,7 +371,7 @@ func TestVersion2SuppressesDuplicateReports(t *testing.T) {
 	})
 }
 
-// RFC 2236 3: a query only shortens a running timer.
+// RFC 2236 3: a query shortens a running timer, but never extends it.
 func TestAVersion2QueryShortensATimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -527,8 +527,8 @@ func many(n int) (groups []netip.Addr) {
 	return groups
 }
 
-// records counts the records of reports. In IGMPv3, records that are due at the same time share a
-// report.
+// records counts the records of reports. An IGMPv3 report has a record for each group that is due at
+// the same time. An IGMPv2 report has one.
 func records(reports []string) (n int) {
 	for _, m := range reports {
 		n += max(strings.Count(m, "TO_"), 1)
@@ -568,8 +568,8 @@ func TestASocketLeavesManyGroupsAtOnce(t *testing.T) {
 	}
 }
 
-// The cost of a change is measured in allocated bytes, which do not depend on the load of the machine.
-// A copy of all groups would show in them.
+// A change does not copy all groups. The test measures allocated bytes, which would show such a copy
+// and, unlike time, do not depend on the load of the machine.
 func TestOtherGroupsDoNotMakeAChangeDearer(t *testing.T) {
 	s := newHost(t, nic.NewNull(nic.Link{MTU: 1500, Medium: nic.Ethernet}), "192.0.2.1/24")
 	u := openUDP(t, s, "0.0.0.0:5")
@@ -614,8 +614,8 @@ func TestRemoveNICLeavesItsGroups(t *testing.T) {
 	})
 }
 
-// Join and leave groups at random. A router that believes every report and ignores sources (RFC 3376
-// 6.4) always knows the groups of the host, although it loses the first copy of each report.
+// Join and leave groups at random. A router that accepts every report and ignores sources (RFC 3376
+// 6.4) always knows the groups of the host, although the first copy of each report is lost.
 func TestARouterKnowsTheGroupsOfAHost(t *testing.T) {
 	for _, version := range []int{3, 2} {
 		for seed := range uint64(5) {

@@ -22,8 +22,8 @@ func newRouter6(t *testing.T) *router {
 	return newRouterOf(t, describeMLD, with(both[0]))
 }
 
-// describeMLD parses a frame without package wire. It ignores reports about the stack's own
-// solicited-node groups.
+// describeMLD returns an MLD message as text, and "" for any other frame and for a report about the
+// host's solicited-node groups. It does not use package wire.
 func describeMLD(t *testing.T, f []byte) string {
 	if f[12] != 0x86 || f[13] != 0xdd || f[20] != 0 || f[54] != 58 {
 		return ""
@@ -105,8 +105,8 @@ const (
 	hexGroup  = "ff350000000000000000000000001234" // ff35::1234
 	general1  = "82 00 0000 2710 0000" + noGroup   // MLDv1, answer within 10 s
 	general2  = general1 + "02 7d 0000"            // MLDv2, robustness 2, every 125 s
-	ofGroup1  = "82 00 0000 03e8 0000" + hexGroup  // answer within 1 s
-	ofGroup2  = ofGroup1 + "02 7d 0000"            //
+	ofGroup1  = "82 00 0000 03e8 0000" + hexGroup  // MLDv1, answer within 1 s
+	ofGroup2  = ofGroup1 + "02 7d 0000"            // MLDv2
 	hexSource = "20010db8000000000000000000000007" // 2001:db8::7
 	ofSource2 = "82 00 0000 03e8 0000" + hexGroup + "02 7d 0001" + hexSource
 )
@@ -221,7 +221,8 @@ func TestAnMLDv1QuerierGetsVersion1Reports(t *testing.T) {
 		require.NoError(t, u.Leave(group6, 2))
 		require.Equal(t, done, r.after(time.Minute))
 
-		// RFC 2710 4: a report of another node suppresses the host's, and the host then sends no Done.
+		// RFC 2710 4: a report of another node suppresses the report of the host. The host then sends no
+		// Done.
 		require.NoError(t, u.Join(group6, 2))
 		r.after(time.Minute)
 		r.ask6("ff02::1", general1)
@@ -246,8 +247,8 @@ func TestAnMLDv1QuerierGetsVersion1Reports(t *testing.T) {
 	})
 }
 
-// RFC 9777 6.2: a query has a link-local source, hop limit 1 and the Router Alert option; 10.1: a
-// general query is sent to all nodes.
+// RFC 9777 6.2: a query has a link-local source, hop limit 1 and the Router Alert option. RFC 9777 10.1:
+// a general query is sent to all nodes.
 func TestInvalidMLDMessagesAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter6(t)
@@ -378,7 +379,7 @@ func TestManyGroupsOfIPv6FitTheirDatagrams(t *testing.T) {
 	})
 }
 
-// Which groups sockets may join, and which datagrams they receive.
+// Sockets may join groups on an interface, and receive the datagrams to these groups.
 func TestSocketsOfIPv6JoinGroups(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	u := openUDP6(t, a, 9)

@@ -15,9 +15,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// fragment6 makes a fragment with the bytes f of part, the fragmentable part of a packet; next is the
-// type of part's first header. before are the headers that precede the Fragment header in each
-// fragment.
+// fragment6 makes a fragment with the bytes f of part, the fragmentable part of a packet. next is the
+// type of part's first header. before holds the headers in front of the Fragment header: none, or a
+// Hop-by-Hop Options header.
 func fragment6(h wire.IPv6, before []byte, next wire.Proto, id uint32, part []byte, f piece) []byte {
 	if h.Next = wire.ProtoFragment; len(before) > 0 {
 		h.Next = wire.ProtoHopByHop
@@ -165,8 +165,8 @@ func TestThePacketHasTheFirstFragmentsHeaders(t *testing.T) {
 	require.NotEmpty(t, payload)
 }
 
-// RFC 8200 4.5: after 60 seconds, the host sends a Time Exceeded of code 1 if it has the first
-// fragment, but not for a packet to a group (RFC 4443 2.4).
+// RFC 8200 4.5: after 60 seconds, the host sends a Time Exceeded of code 1 if it has the first fragment.
+// It sends none for a packet to a multicast address (RFC 4443 2.4).
 //
 // RFC 8200 MUST-24 SHLD-4.
 func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
@@ -204,8 +204,8 @@ func TestReassemblyOfIPv6GivesUpAfterAMinute(t *testing.T) {
 	})
 }
 
-// A link-local address belongs to a link: fragments with the same addresses on two links are of
-// different packets.
+// A link-local address belongs to one link. Fragments with the same addresses on two links therefore
+// belong to different packets.
 //
 // RFC 8200 MUST-21.
 func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
@@ -220,7 +220,7 @@ func TestFragmentsOfTwoLinksAreKeptApart(t *testing.T) {
 	for index := 2; index <= 3; index++ {
 		require.NoError(t, u.Join(addr("ff02::5"), index))
 	}
-	// A link-local group belongs to a link too, whatever the source.
+	// So does a link-local multicast address, whatever the source.
 	for _, h := range []wire.IPv6{{Src: addr("fe80::2"), Dst: addr("fe80::1")}, {Src: addr("2001:db8::2"), Dst: addr("ff02::5")}} {
 		datagram := udpDatagram(netip.AddrPortFrom(h.Src, 9), netip.AddrPortFrom(h.Dst, 9), make([]byte, 2000))
 		send := func(e *nic.PipeEnd, f piece) {

@@ -15,7 +15,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A piece is the range of bytes of a fragment: from off to before end of the datagram.
+// A piece is a fragment's range of bytes in the datagram: from off up to, but without, end.
 type piece struct{ off, end int }
 
 func (p *peer) fragment(id uint16, datagram []byte, f piece) {
@@ -37,12 +37,13 @@ func fragmentHost(t *testing.T) (*Stack, *peer, *UDP, []byte, []byte) {
 	return s, p, u, udpDatagram(addrPort("192.0.2.2:9"), addrPort("192.0.2.1:9"), payload), payload
 }
 
-// A fragmentTest is a host of one family that gets fragments of a UDP datagram of 3000 bytes.
+// A fragmentTest is a host that receives fragments of datagram, a UDP datagram with a payload of 3000
+// bytes, over IPv4 or IPv6.
 type fragmentTest struct {
 	s                 *Stack
 	p                 *peer
 	u                 *UDP
-	frags             *reassembly // the family's
+	frags             *reassembly // s.frags or s.frags6
 	datagram, payload []byte
 	v6                bool
 }
@@ -51,7 +52,7 @@ type fragmentTest struct {
 func (f *fragmentTest) fragment(id uint16, datagram []byte, at piece) {
 	f.p.t.Helper()
 	if f.v6 {
-		f.p.fragment6(uint32(id)<<14, datagram, at) // identifications have 32 bits
+		f.p.fragment6(uint32(id)<<14, datagram, at) // use high bits: an IPv6 identification has 32 bits
 		return
 	}
 	f.p.fragment(id, datagram, at)
@@ -73,7 +74,7 @@ func inPieces(t *testing.T, test func(t *testing.T, f *fragmentTest)) {
 	})
 }
 
-// queued returns the payload of the datagram in the socket's queue, if any.
+// queued takes a datagram from the socket's queue and returns its payload, or nil if there is none.
 func queued(t *testing.T, u *UDP) []byte {
 	t.Helper()
 	require.NoError(t, u.SetReadDeadline(time.Now().Add(-1)))
@@ -140,9 +141,9 @@ func TestAnOverlapDropsTheWholeDatagram(t *testing.T) {
 }
 
 // RFC 5722 4 with erratum 3089: "duplicates ... should be ignored". A duplicate is a fragment whose
-// bytes have all arrived: on Linux 6.18 in one fragment or in several that arrived in order, here in
-// any order. RFC 8200 4.5: "An implementation may choose to detect this case and drop exact duplicate
-// fragments while keeping the other fragments".
+// bytes have all arrived. Linux 6.18 requires that they arrived in one fragment, or in several fragments
+// in order; this stack allows any order. RFC 8200 4.5: "An implementation may choose to detect this case
+// and drop exact duplicate fragments while keeping the other fragments".
 //
 // RFC 8200 MAY-1.
 func TestAFragmentOfOldBytesIsADuplicate(t *testing.T) {
@@ -161,8 +162,8 @@ func TestAFragmentOfOldBytesIsADuplicate(t *testing.T) {
 	}
 }
 
-// A map of bytes is the simplest reassembly. Fragments come at random; some are repeated, cut
-// differently or overlapping.
+// The reference records for each byte of a datagram whether it has arrived. Fragments arrive in random
+// order. Some are repeated, cut differently or overlapping.
 func TestReassemblyAgreesWithASlowReference(t *testing.T) {
 	inPieces(t, reassembleAtRandom)
 }
@@ -210,9 +211,9 @@ func reassembleAtRandom(t *testing.T, f *fragmentTest) {
 }
 
 // RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set", the host
-// sets it on the reassembled packet, or drops the packet, which is a MUST if "any of the other
-// fragments ... carries the Not-ECT codepoint"; it "MUST NOT change the ECN codepoint when all of the
-// fragments carry the same codepoint". The other cases are as on Linux 6.18.
+// sets CE on the reassembled packet, or drops the packet. It must drop the packet if "any of the other
+// fragments ... carries the Not-ECT codepoint". The host "MUST NOT change the ECN codepoint when all of
+// the fragments carry the same codepoint". The other cases are as on Linux 6.18.
 func TestCEOfAFragmentIsKept(t *testing.T) {
 	inPieces(t, func(t *testing.T, f *fragmentTest) {
 		raw, err := f.s.OpenRaw(Family4, uint16(wire.ProtoUDP), netip.Addr{})
@@ -243,7 +244,7 @@ func TestCEOfAFragmentIsKept(t *testing.T) {
 			require.Len(t, metas, 1, "%x", tos)
 			require.Equal(t, want, metas[0].TOS, "%x", tos)
 			if f.v6 {
-				continue // whose raw sockets get no header
+				continue // a raw socket of IPv6 does not receive the IP header
 			}
 			header := make([]byte, 20)
 			_, _, _, _, err := raw.ReadHeader(header)
@@ -266,7 +267,7 @@ func TestImpossibleFragmentsAreDropped(t *testing.T) {
 	p.ip(macA, last, datagram[:100]) // the ping of death
 	require.Equal(t, 3, dropped(s, dropBadFragment))
 	require.Empty(t, s.frags.m)
-	// Two fragments with different ends.
+	// A datagram cannot have two ends, nor bytes after its end.
 	p.fragment(2, datagram, piece{2000, len(datagram)})
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP, ID: 2, FragOffset: 1000}, datagram[1000:1400])
 	p.fragment(3, datagram, piece{2000, len(datagram)})
@@ -310,7 +311,8 @@ func TestReassemblyGivesUpAfterThirtySeconds(t *testing.T) {
 }
 
 // RFC 792: a Time Exceeded quotes "the internet header plus the first 64 bits of the original datagram's
-// data", and that is the first fragment, whatever fragments arrived after it.
+// data". These bytes are in the first fragment, so the host quotes the first fragment even if others
+// arrived after it.
 func TestATimeoutQuotesTheFirstFragment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p, _, datagram, _ := fragmentHost(t)
@@ -338,7 +340,7 @@ func TestReassemblyIsBoundedInDatagramsAndBytes(t *testing.T) {
 			}
 			require.LessOrEqual(t, f.frags.cost, maxReassemblyBytes)
 		}
-		for id := range uint16(4) { // with gaps, so that each needs a buffer of its own
+		for id := range uint16(4) { // fragments with gaps in between: each needs its own buffer
 			for off := 16; off < len(big)-8; off += 16 {
 				f.fragment(1000+id, big, piece{off, off + 8})
 			}
@@ -359,7 +361,7 @@ func TestALargeDatagramCrossesASmallLink(t *testing.T) {
 		a, b := twoHosts(t, nic.PipeConfig{MTU: mtu})
 		u, v := openUDP(t, a, "0.0.0.0:9"), openUDP(t, b, "0.0.0.0:9")
 		require.NoError(t, v.SetReadBuffer(1<<20))
-		// The neighbour's queue would drop packets during resolution.
+		// Resolve the neighbour first. Its queue would drop packets during resolution.
 		_, err := u.WriteTo([]byte("hello"), addrPort("192.0.2.2:9"), SendOptions{})
 		require.NoError(t, err)
 		big := bytes.Repeat([]byte("0123456789abcdef"), maxUDPPayload/16)

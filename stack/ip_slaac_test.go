@@ -17,8 +17,8 @@ import (
 
 const router6 = llB // the peer as a router
 
-// autoHost makes a host with NIC.Auto on a plain Ethernet, with a router at the other end that has not
-// sent anything yet. It runs in a bubble.
+// autoHost makes a host with NIC.Auto on a plain Ethernet. The peer at the other end is a router that
+// has not sent anything yet. The caller is in a synctest bubble.
 func autoHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	change = append([]func(*Config){func(c *Config) {
@@ -28,7 +28,8 @@ func autoHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	return hostAndPeer(t, change...)
 }
 
-// An ra describes a Router Advertisement. Its default lifetime is 30 minutes.
+// An ra describes a Router Advertisement. The default source is router6, and the default lifetime is 30
+// minutes.
 type ra struct {
 	wire.RouterAdv
 	src string
@@ -65,7 +66,7 @@ func autoAddrs(s *Stack, p string) (list []AddrInfo) {
 	return list
 }
 
-// left returns the time until at.
+// left returns the time until at, in whole seconds.
 func left(at time.Time) time.Duration { return time.Until(at).Round(time.Second) }
 
 // RFC 4861 6.3 and RFC 4862 5.5.3.
@@ -113,7 +114,7 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 		p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: router6, dst: "ff02::1", body: b})
 		require.Equal(t, macC, neighbor6(s, router6).MAC)
 		require.Equal(t, "stale", state6(s, router6))
-		// A lifetime of 0 ends the router, but not the address.
+		// A router lifetime of 0 removes the default router, but not the address.
 		p.ra(ra{no: true})
 		require.False(t, s.Interfaces()[1].Gateway6.IsValid())
 		require.Len(t, autoAddrs(s, "2001:db8:1::/64"), 1)
@@ -162,13 +163,13 @@ func TestTheValidLifetimeIsNotCutBelowTwoHours(t *testing.T) {
 	for _, c := range []struct{ have, advertised, want time.Duration }{
 		{10 * time.Hour, 20 * time.Hour, 20 * time.Hour}, // greater than two hours
 		{10 * time.Hour, 3 * time.Hour, 3 * time.Hour},   // greater than two hours
-		{10 * time.Hour, time.Hour, 2 * time.Hour},       // 3.
-		{10 * time.Hour, 0, 2 * time.Hour},               // 3.
+		{10 * time.Hour, time.Hour, 2 * time.Hour},       // rule 3 of (e)
+		{10 * time.Hour, 0, 2 * time.Hour},               // rule 3
 		{time.Hour, 90 * time.Minute, 90 * time.Minute},  // greater than the remaining lifetime
-		{time.Hour, 30 * time.Minute, time.Hour},         // 2.
-		{time.Hour, 0, time.Hour},                        // 2.
-		{2 * time.Hour, time.Hour, 2 * time.Hour},        // 2.
-		{forEver, time.Hour, 2 * time.Hour},              // 3.
+		{time.Hour, 30 * time.Minute, time.Hour},         // rule 2
+		{time.Hour, 0, time.Hour},                        // rule 2
+		{2 * time.Hour, time.Hour, 2 * time.Hour},        // rule 2
+		{forEver, time.Hour, 2 * time.Hour},              // rule 3
 		{forEver, 3 * time.Hour, 3 * time.Hour},
 		{time.Hour, forEver, 0},
 	} {

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// echoOnce accepts one connection and echoes what it receives.
+// echoOnce accepts one connection of l and echoes the bytes that it receives.
 func echoOnce(t *testing.T, l *TCPListener) {
 	t.Helper()
 	t.Cleanup(func() { l.Close() })
@@ -37,8 +37,8 @@ func echoOnce(t *testing.T, l *TCPListener) {
 	}()
 }
 
-// Send a megabyte back and forth over TCP, in each form that IPv6 packets can have. The addresses that
-// the sockets report are those that were requested.
+// Send a megabyte back and forth over TCP, in each form that IPv6 packets can have. The sockets report
+// the addresses that were requested.
 func TestTCPRunsOverIPv6(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	plainA, plainB := twoHosts6(t, nic.PipeConfig{NoTxChecksum: true})
@@ -136,7 +136,7 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 		{"::ffff:192.0.2.2", "", wire.ProtoUDP, dropMapped},
 		{"", "::ffff:192.0.2.1", wire.ProtoUDP, dropMapped},
 		{"::ffff:192.0.2.2", "::ffff:192.0.2.1", wire.ProtoTCP, dropMapped},
-		// RFC 4291 2.5.6: the bits in which the tuple stores the interface are zero.
+		// RFC 4291 2.5.6: the 54 bits after fe80::/10 are zero. The tuple stores the interface in them.
 		{"fe80:1::2", "fe80::1", wire.ProtoUDP, dropMapped},
 		{"fe80::2", "fe80:0001::1", wire.ProtoUDP, dropMapped},
 		{"2001:db8::1", "", wire.ProtoUDP, dropOwnSource},
@@ -219,7 +219,7 @@ func TestUDPOfIPv6NeedsItsChecksum(t *testing.T) {
 }
 
 // RFC 4443 4.2: "The data received in the ICMPv6 Echo Request message MUST be returned entirely and
-// unmodified". The reply to a request to a group comes from an address of the host.
+// unmodified". The reply to a request to a multicast address comes from an address of the host.
 func TestEchoOfIPv6IsAnswered(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	for _, x := range []struct{ src, dst, from string }{
@@ -258,8 +258,8 @@ func ext(next wire.Proto, b ...byte) []byte {
 	return h
 }
 
-// The answer to an invalid chain of headers has the code and the pointer that RFC 8200 and RFC 4443
-// require. If the chain ends in an ICMPv6 error, there is no answer.
+// The answer to an invalid chain of headers is a Parameter Problem with the code and the pointer that
+// RFC 8200 and RFC 4443 require. If the chain ends in an ICMPv6 error, there is no answer.
 //
 // RFC 8200 SHLD-1 SHLD-2 MUST-4 MUST-7 MUST-8 MUST-9 MUST-10 MUST-13 MUST-14 MUST-29.
 func TestParameterProblemsPointToTheFault(t *testing.T) {
@@ -293,7 +293,7 @@ func TestParameterProblemsPointToTheFault(t *testing.T) {
 		{"routing at its end", "", wire.ProtoRouting, cat([]byte{byte(wire.ProtoNone), 0, 0, 0, 0, 0, 0, 0}), -1, 0},
 		// RFC 8200 4.7.
 		{"no next header", "", wire.ProtoNone, []byte("whatever"), -1, 0},
-		// RFC 4443 2.4 (e.1): not about an error message.
+		// RFC 4443 2.4 (e.1): there is no error about an ICMPv6 error message.
 		{"option before an error", "", wire.ProtoDstOpts, cat(ext(wire.ProtoICMPv6, 0xbe, 4), unreachable), -1, 0},
 	} {
 		s, p := hostAndPeer6(t)
@@ -320,8 +320,8 @@ func TestParameterProblemsPointToTheFault(t *testing.T) {
 	}
 }
 
-// RFC 4443 3.1: the answer for a closed port has code 4; 2.4 (c): the quote does not make the message
-// longer than 1280 bytes.
+// RFC 4443 3.1: the answer for a closed port has code 4. RFC 4443 2.4 (c): the quote does not make the
+// message longer than 1280 bytes.
 func TestAClosedPortOfIPv6IsUnreachable(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	packet := ip6Packet(wire.IPv6{Next: wire.ProtoUDP}, udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[2001:db8::1]:6"), make([]byte, 1400)))
@@ -336,7 +336,7 @@ func TestAClosedPortOfIPv6IsUnreachable(t *testing.T) {
 	require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6Unreachable, Code: wire.Unreach6Port}, m)
 	require.Equal(t, packet[:len(body)], body)
 	require.EqualValues(t, 1, s.Stats().ICMP6.Sent)
-	// There is no answer to a datagram that was sent to a group.
+	// There is no answer to a datagram that was sent to a multicast address.
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoUDP, Dst: addr("ff02::1")}, udpDatagram(addrPort("[2001:db8::2]:5"), addrPort("[ff02::1]:6"), nil)))
 	require.Empty(t, p.take())
 }
@@ -413,7 +413,7 @@ func TestPacketTooBigCountsDownTo1280(t *testing.T) {
 	require.Equal(t, 1400, tooBig(1400))
 	require.Equal(t, 1280, tooBig(1280))
 	require.False(t, u.path.mayFrag)
-	// Whoever else lowers a path MTU finds the same limit.
+	// The limit also holds when the stack lowers the MTU without a Packet Too Big.
 	other := openUDP(t, s, "[::]:1001")
 	s.lowerDatagramMTU(addr("2001:db8::3"), netip.Addr{}, 1000)
 	require.NoError(t, other.Connect(addrPort("[2001:db8::3]:53")))
@@ -458,7 +458,7 @@ func TestLinkLocalAddressesNeedAZone(t *testing.T) {
 		{"[fe80::b%a]:80", syscall.EADDRNOTAVAIL},
 		{"[fe80::b%b]:80", nil},
 		{"[fe80::1%a]:80", nil},
-		{"[fe80::1%3]:80", nil}, // b: a link with the same address
+		{"[fe80::1%3]:80", nil}, // interface b, which has the same address
 		{"[fe80::1%b]:80", syscall.EADDRINUSE},
 	} {
 		l, err := s.ListenTCP(FamilyAny, addrPort(x.local), ListenOptions{})
@@ -502,7 +502,7 @@ func TestTuplesDependOnTheLink(t *testing.T) {
 	require.Less(t, unsafe.Sizeof(packet{}), uintptr(256))
 }
 
-// RFC 6437 3: all packets of a flow have the same label. Labels of other flows differ, and are
+// RFC 6437 3: all packets of a flow have the same label. The labels of two flows differ, and labels are
 // unpredictable.
 func TestEachFlowHasItsFlowLabel(t *testing.T) {
 	s, p := hostAndPeer6(t)
@@ -519,7 +519,7 @@ func TestEachFlowHasItsFlowLabel(t *testing.T) {
 	require.NotEqual(t, first, label(w))
 }
 
-// The floor: an IPv6 segment or datagram is sent and received without an allocation.
+// An IPv6 segment or datagram is sent and received without an allocation.
 func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	u, w := openUDP(t, a, "[::]:1000"), openUDP(t, b, "[::]:53")
@@ -593,7 +593,7 @@ func TestIPv6LeavesInSuperFrames(t *testing.T) {
 	require.Equal(t, 1500-40-20, c.path.mss())
 }
 
-// Between a change of the addresses and of the routes, the routes have a source that is already gone.
+// An address is removed before the routes change. In between, the routes have a source that is gone.
 func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
 	s, _ := hostAndPeer6(t)
 	ifc := (*s.ifaces.Load())[1]

@@ -15,11 +15,11 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// macA's link-local address.
+// The link-local addresses that are made from macA and macB.
 const llA, llB = "fe80::ff:fe00:a", "fe80::ff:fe00:b"
 
-// ndHost makes the host 2001:db8::1 on a plain Ethernet, with a peer at the other end. Its duplicate
-// address detection has ended. It runs in a bubble.
+// ndHost makes the host 2001:db8::1 on a plain Ethernet, with a peer at the other end, and waits until
+// duplicate address detection has ended. The caller is in a synctest bubble.
 func ndHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	change = append([]func(*Config){with([]netip.Prefix{prefix("2001:db8::1/64")})}, change...)
@@ -30,8 +30,8 @@ func ndHost(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
-// An ndMessage describes a message of nd. The default destination is the host's address, and the
-// default hop limit is that of Neighbor Discovery.
+// An ndMessage describes a message that peer.nd sends. The default destination is the host's address,
+// and the default hop limit is 255, that of Neighbor Discovery.
 type ndMessage struct {
 	typ      wire.ICMPv6Type
 	code     uint8
@@ -42,7 +42,7 @@ type ndMessage struct {
 	body     []byte
 }
 
-// nd sends a message of Neighbor Discovery to the host.
+// nd sends the Neighbor Discovery message m to the host.
 func (p *peer) nd(m ndMessage) {
 	p.t.Helper()
 	p.send(ndFrame(m))
@@ -72,14 +72,15 @@ func ethernet6(to wire.MAC, packet []byte) []byte {
 	return b
 }
 
-// ns sends a solicitation for an address of the host, from 2001:db8::2.
+// ns sends a Neighbor Solicitation for target, an address of the host, from 2001:db8::2.
 func (p *peer) ns(target string) {
 	p.t.Helper()
 	h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: true}
 	p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: wire.SolicitedNode(addr(target)).String(), body: h.Append(nil)})
 }
 
-// na sends an advertisement of an address to 2001:db8::1.
+// na sends a Neighbor Advertisement of target with the link address mac. It goes to 2001:db8::1 if flags
+// has NASolicited, and to all nodes otherwise.
 func (p *peer) na(target string, mac wire.MAC, flags uint32) {
 	p.t.Helper()
 	h := wire.NeighborAdv{Target: addr(target), Link: mac, HasLink: mac != wire.MAC{}}
@@ -90,7 +91,7 @@ func (p *peer) na(target string, mac wire.MAC, flags uint32) {
 	p.nd(ndMessage{typ: wire.ICMPv6NeighborAdv, rest: flags, src: target, dst: dst, body: h.Append(nil)})
 }
 
-// neighbor6 returns the host's entry of a neighbour.
+// neighbor6 returns the host's entry of the neighbour a, or the zero Neighbor if there is none.
 func neighbor6(s *Stack, a string) (n Neighbor) {
 	for _, n := range s.Neighbors() {
 		if n.Addr == addr(a) {
@@ -100,7 +101,7 @@ func neighbor6(s *Stack, a string) (n Neighbor) {
 	return n
 }
 
-// state6 returns the state of a neighbour; "" if it is not in the table.
+// state6 returns the state of the neighbour a, or "" if the table has no entry of a.
 func state6(s *Stack, a string) string { return neighbor6(s, a).State }
 
 // sendUDP6 sends a datagram to an address.
@@ -148,7 +149,7 @@ func TestASolicitationIsAnswered(t *testing.T) {
 		require.Equal(t, []string{macA.String() + " > 33:33:00:00:00:01 IPv6 " + llA + " > ff02::1 ICMPv6 neighbor advertisement " +
 			llA + " is-at " + macA.String() + " override"}, p.sent())
 		require.Len(t, s.Neighbors(), 1)
-		// The sender's link address has changed. IsRouter stays.
+		// A solicitation from a changed link address updates the entry, which keeps its IsRouter flag.
 		p.na("2001:db8::2", macB, wire.NASolicited|wire.NARouter)
 		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
 		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
@@ -260,7 +261,7 @@ func TestAnIPv6NeighbourIsResolvedAndVerified(t *testing.T) {
 		require.Equal(t, "probe", state6(s, "2001:db8::2"))
 		require.Equal(t, []string{macA.String() + " > " + macB.String() +
 			" IPv6 2001:db8::1 > 2001:db8::2 ICMPv6 neighbor solicitation who-has 2001:db8::2 from " + macA.String()}, p.sent())
-		// A router that stops being one.
+		// An advertisement without the Router flag clears the entry's IsRouter flag.
 		p.na("2001:db8::2", macB, wire.NASolicited|wire.NARouter)
 		require.True(t, neighbor6(s, "2001:db8::2").Router)
 		p.na("2001:db8::2", macB, wire.NASolicited)
@@ -331,7 +332,7 @@ func TestANewAddressIsProbed(t *testing.T) {
 	})
 }
 
-// stateOf returns the state of an address.
+// stateOf returns the state of the host's address a.
 func stateOf(s *Stack, a string) string {
 	for _, ifc := range s.Interfaces() {
 		for _, i := range ifc.AddrInfo {
@@ -560,7 +561,7 @@ func TestAFloodOfSolicitationsIsBounded(t *testing.T) {
 		require.Len(t, p.take(), 3*maxNeighbors, "each is answered")
 		require.Len(t, s.Neighbors(), maxNeighbors)
 		require.Equal(t, "reachable", state6(s, "2001:db8::2"))
-		// The same for a scan by the host.
+		// A scan by the host is bounded in the same way.
 		to := addr("2001:db8::2:0:0:0")
 		for range 3 * maxNeighbors {
 			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(to, 9), SendOptions{})
@@ -644,8 +645,8 @@ func TestALinkThatComesUpIsProbedAgain(t *testing.T) {
 }
 
 // RFC 4861 6.3.6: "Routers that are reachable or probably reachable [...] SHOULD be preferred over
-// routers whose reachability is unknown or suspect". Packets that waited for a router that does not
-// answer go by the other one.
+// routers whose reachability is unknown or suspect". Packets that wait for a router that does not
+// answer are sent to another router.
 //
 // RFC 4861 SHLD-5.
 func TestAnotherIPv6RouterReplacesADeadOne(t *testing.T) {
