@@ -27,10 +27,10 @@ func (f *freeList) free(b []byte) { f.list = append(f.list, b) }
 type loop struct {
 	now    Time
 	c      [2]Conn
-	wire   [2][]Segment // sent by 0, sent by 1
+	wire   [2][]Segment // wire[i] holds the segments that c[i] sent
 	text   [2][]byte
-	lose   int // one of so many data segments from 0 is lost; 0: none
-	sent   int
+	lose   int // every lose-th data segment from c[0] is lost; 0: none
+	sent   int // data segments from c[0]
 	buf    []byte
 	pooled freeList
 	p      Params
@@ -40,7 +40,7 @@ func newLoop(t *testing.T, gso int, cc Congestion) *loop {
 	l := &loop{now: 1, p: DefaultParams(), buf: make([]byte, 256<<10)}
 	l.p.Congestion = cc
 	l.p.Alloc, l.p.Free = l.pooled.alloc, l.pooled.free
-	// Without auto-tuning, because growing a buffer allocates.
+	// Fix the buffer sizes, because growing a buffer allocates.
 	l.p.RecvBuffer, l.p.SendBuffer = 256<<10, 256<<10
 	l.p.RecvBufferMax, l.p.SendBufferMax = 256<<10, 256<<10
 	for i := range l.wire {
@@ -60,7 +60,8 @@ func newLoop(t *testing.T, gso int, cc Congestion) *loop {
 	return l
 }
 
-// round delivers what each side has to send to the other side, a millisecond later.
+// round takes the segments that each side can send, delivers them a millisecond later, and runs the
+// timers.
 func (l *loop) round() {
 	for i := range l.c {
 		l.wire[i] = l.wire[i][:0]
@@ -99,8 +100,9 @@ func (l *loop) round() {
 	}
 }
 
-// bulk runs some rounds, in which one side sends as much as it can and the other reads. A test that
-// counts its allocations runs it twice, because on a busy machine the runtime may allocate once itself.
+// bulk runs some rounds, in which c[0] sends as much as it can and c[1] reads. It returns the number of
+// bytes read. A test that counts allocations runs bulk twice, because the runtime itself may allocate
+// once on a busy machine.
 func (l *loop) bulk(rounds int) (read int) {
 	for range rounds {
 		l.c[0].Write(l.now, l.buf)

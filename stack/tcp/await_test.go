@@ -56,7 +56,8 @@ func TestAWaitingReaderGetsEveryByteInOrderOverABadWire(t *testing.T) {
 				rest = rest[w.a.Write(w.now, rest):]
 			}
 			if w.b.p != nil {
-				// First the data that came during the wait, then the data in the ring, then it waits.
+				// The reader takes the data that arrived in its buffer, then the data in the ring. Then it
+				// waits again.
 				got = append(got, buf[:w.b.Awaited(w.now)]...)
 				for w.b.Readable() > 0 {
 					got = append(got, buf[:w.b.Read(w.now, buf)]...)
@@ -71,7 +72,8 @@ func TestAWaitingReaderGetsEveryByteInOrderOverABadWire(t *testing.T) {
 	}
 }
 
-// awaiting returns an established connection with a registered reader's buffer.
+// awaiting returns an established connection, and a reader's buffer of n bytes that is registered with
+// Await.
 func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
 	r = established(t, rigOptions{modern: true})
 	buf = make([]byte, n)
@@ -79,7 +81,8 @@ func awaiting(t *testing.T, n int) (r *rig, buf []byte) {
 	return r, buf
 }
 
-// place copies data to the buffer that the Conn offers, as a device does, and returns that part of it.
+// place copies text to the buffer that the Conn offers, as a device does, and returns the part of the
+// buffer that has the text.
 func (r *rig) place(text []byte) []byte {
 	r.t.Helper()
 	room, header := r.c.TakeBuffer(len(text))

@@ -6,6 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// Section numbers in this file are those of draft-ietf-ccwg-bbr-06.
+
 // bbrFlow runs one flow with BBR, and calls see after each millisecond.
 func bbrFlow(l bottleneck, until Time, see func(s *netsim, c *Conn, b *bbr)) *netsim {
 	s := newNetsim(l, BBR, 1, 1)
@@ -89,13 +91,13 @@ func TestBBRBearsRandomLoss(t *testing.T) {
 }
 
 func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
-	// 5.3.4: for 200 ms, inflight is half the product, and the queue drains.
+	// 5.3.4: for 200 ms, the data in flight is half the bandwidth-delay product, and the queue drains.
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
 	l.queue = 4 * l.bdp()
 	low := false
 	bbrFlow(l, 12*Second, func(s *netsim, c *Conn, b *bbr) {
 		if s.now > 2*Second {
-			s.link.rtt = 44 * Millisecond // otherwise it would not probe
+			s.link.rtt = 44 * Millisecond // without samples of the minimum, BBR has to probe
 		}
 		if b.state == bbrProbeRTT && b.probeDone != 0 {
 			require.LessOrEqual(t, c.pipe(), int(0.55*float64(l.bdp())))
@@ -106,7 +108,7 @@ func TestBBRLeavesNoQueueToProbeRTT(t *testing.T) {
 }
 
 func TestBBRAloneOnAPathNeedsNoProbeRTT(t *testing.T) {
-	// Each time that it has drained the queue, it sees the minimum round-trip time again.
+	// Whenever BBR has drained the queue, it measures the minimum round-trip time again.
 	for _, rtt := range []Time{20 * Millisecond, 100 * Millisecond} {
 		l := bottleneck{rate: 50e6, rtt: rtt}
 		l.queue = 4 * l.bdp()
@@ -117,8 +119,8 @@ func TestBBRAloneOnAPathNeedsNoProbeRTT(t *testing.T) {
 }
 
 func TestBBRProbesTheRTTOfAPathThatHasBecomeLonger(t *testing.T) {
-	// No sample matches the estimate any more. 5.3.4.1: ProbeRTT renews the estimate, and it is
-	// replaced after 10 s.
+	// No sample matches the old minimum any more. 5.3.4.1: BBR enters ProbeRTT, and replaces the minimum
+	// after 10 s.
 	l := bottleneck{rate: 20e6, rtt: 20 * Millisecond}
 	l.queue = 4 * l.bdp()
 	probed := false
@@ -177,7 +179,7 @@ func TestALateOriginalGivesNoRateSample(t *testing.T) {
 
 func TestBBRBearsReorderingAndLossInStartup(t *testing.T) {
 	// An overtaken and retransmitted segment must not end a round in which nothing was delivered.
-	// Otherwise Startup takes the pipe for full at a twentieth of the rate.
+	// Otherwise Startup would end at a twentieth of the rate, because the pipe seems to be full.
 	l := bottleneck{rate: 100e6, rtt: 100 * Millisecond, loss: 0.01, reorder: 0.05}
 	l.queue = l.bdp()
 	s := newNetsim(l, BBR, 1, 1)
@@ -186,8 +188,8 @@ func TestBBRBearsReorderingAndLossInStartup(t *testing.T) {
 }
 
 func TestBBRBacksOffAtTwoPercentLossWhileProbing(t *testing.T) {
-	// 5.5.10.2: the queue is a tenth of the product, so probing with a gain of 1.25 overflows it. BBR
-	// then bounds the data in flight, and with it the loss.
+	// The queue is a tenth of the bandwidth-delay product, so probing with a gain of 1.25 overflows the
+	// queue. 5.5.10.2: BBR then bounds the data in flight, which also bounds the loss.
 	l := bottleneck{rate: 50e6, rtt: 40 * Millisecond}
 	l.queue = l.bdp() / 10
 	s := bbrFlow(l, 30*Second, func(*netsim, *Conn, *bbr) {})

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// line returns the goodput of a link that is never idle, in bits per second.
+// line returns the goodput, in bits per second, when the link is never idle.
 func (l *bottleneck) line() float64 {
 	payload := wireSize - wireOverhead
 	if l.reorder == 0 || l.stamps {
@@ -18,14 +18,16 @@ func (l *bottleneck) line() float64 {
 
 // bound returns the theoretical goodput of a flow with a congestion control, in bits per second.
 //
-// Without loss, a control reduces its window after the queue has overflowed, to a half or to 0.7. The
-// link is then idle until the window is back at the bandwidth-delay product: see sawtooth. With random
-// loss, the response function of the control gives its window: the square-root law for RFC 5681,
-// equation 6 of section 5.2 for RFC 9438.
+// NewReno and CUBIC without loss: when the queue overflows, the window falls to 0.5 or 0.7 of its size.
+// If it is then below the bandwidth-delay product, the link idles until the window has grown again (see
+// sawtooth).
 //
-// BBR reaches the rate, less one percent because draft-ietf-ccwg-bbr-06 5.6.2 paces it "at 1% below the
-// bw", and less the lost data, which it does not make up for. The cost of ProbeRTT is not subtracted,
-// because a single flow does not need to probe.
+// NewReno and CUBIC with random loss: the response function gives the window. It is the square-root law
+// for NewReno, and equation 6 of RFC 9438 5.2 for CUBIC.
+//
+// BBR reaches the rate of the link, less one percent and less the lost data. draft-ietf-ccwg-bbr-06
+// 5.6.2 paces it "at 1% below the bw", and it does not make up for lost data. The cost of ProbeRTT is not
+// subtracted, because a single flow does not need to probe.
 func (l *bottleneck) bound(cc Congestion, while Time) float64 {
 	if cc == BBR {
 		return l.line() * bbrPacingMargin * (1 - l.loss)
@@ -42,14 +44,14 @@ func (l *bottleneck) bound(cc Congestion, while Time) float64 {
 	return l.line() * min(1, w*wireSize*8/rtt/l.rate)
 }
 
-// sawtooth returns the minimum goodput of a window-based control over a time, which begins when the
-// window is reduced because the queue has overflowed. It computes the window for each round trip. The
-// maximum window is the bandwidth-delay product plus the queue. With a window below the product the
-// link idles; with one above it the round trip takes longer. Each reduction is followed by a round trip
-// of recovery, in which the window does not grow (RFC 6582 3.2).
+// sawtooth returns the minimum goodput of NewReno or CUBIC over the time while, in bits per second. The
+// time begins when the queue has overflowed and the window is reduced. sawtooth computes the window for
+// each round trip. The maximum window is the bandwidth-delay product plus the queue. With a window below
+// the product, the link idles; with a window above the product, the round trip takes longer. After each
+// reduction comes a round trip of recovery, in which the window does not grow (RFC 6582 3.2).
 func (l *bottleneck) sawtooth(cc Congestion, while Time) float64 {
 	bdp := float64(l.bdp()) / wireSize
-	most := bdp + float64(l.queue)/wireSize + 1 // and the packet that is being sent
+	most := bdp + float64(l.queue)/wireSize + 1 // the last summand is the packet that is being sent
 	beta := 0.5
 	if cc == CUBIC {
 		beta = cubicBeta
@@ -95,8 +97,9 @@ func (l *bottleneck) sawtooth(cc Congestion, while Time) float64 {
 func TestSawtoothOfRenoIsTheTextbook(t *testing.T) {
 	for _, tc := range []struct{ buffer, want float64 }{
 		{0, 0.75}, // the mean of 0.5 and 1
-		// 0.375 rounds of 0.8125 on average, then 0.25 rounds at the full rate that
-		// last 1.125 as long: (0.375*0.8125 + 0.25*1.125) / (0.375 + 0.25*1.125).
+		// For a time of 0.375 the window grows from 0.625 to 1, so the rate is 0.8125 on average. Then the
+		// window grows by 0.25 at the full rate, in round trips that last 1.125 as long:
+		// (0.375*0.8125 + 0.25*1.125) / (0.375 + 0.25*1.125).
 		{0.25, 0.893},
 		{1, 1},
 	} {
@@ -107,10 +110,10 @@ func TestSawtoothOfRenoIsTheTextbook(t *testing.T) {
 }
 
 // TestGoldenTableHoldsItsPromises checks the committed table. Without loss, every control reaches at
-// least 95 % of the line after slow start, and reordering costs at most a tenth of that. NewReno with a
-// queue of a quarter of the product cannot reach 95 % of the line (see
+// least 95 % of the line after slow start, and reordering costs at most a tenth of the goodput. NewReno
+// with a queue of a quarter of the bandwidth-delay product cannot reach 95 % of the line (see
 // TestSawtoothOfRenoIsTheTextbook), but reaches 95 % of its bound. BBR keeps a high rate under random
-// loss, and keeps a queue of four bandwidth-delay products short.
+// loss, and does not fill a queue of four bandwidth-delay products.
 func TestGoldenTableHoldsItsPromises(t *testing.T) {
 	cells, lines := goldenCells(), readGolden(t)
 	require.Len(t, lines, len(cells))
@@ -119,8 +122,8 @@ func TestGoldenTableHoldsItsPromises(t *testing.T) {
 	for i, c := range cells {
 		g := parseGolden(t, lines[i])
 		if c.link.loss > 0 {
-			// draft-ietf-ccwg-bbr-06 5.5.10.3: each round of cruising that has a loss
-			// may lower the rate a little until the next probe: 5.3.3.2.
+			// draft-ietf-ccwg-bbr-06 5.5.10.3: each round with a loss in ProbeBW_CRUISE may lower the rate
+			// a little, until the next probe (5.3.3.2).
 			switch {
 			case c.cc == BBR && c.link.loss <= 0.001:
 				require.GreaterOrEqual(t, g.ratio, 0.85, "random loss is not congestion: %s", lines[i])
@@ -142,8 +145,9 @@ func TestGoldenTableHoldsItsPromises(t *testing.T) {
 		}
 		least := 0.9
 		if c.cc == NewReno && c.bdps == 0.25 {
-			// Without reordering, a flow may reach 1.5 times its bound here, because losses are few.
-			// One such cell has 85.58 of 95.14 Mbit/s, and a bound of 63.60.
+			// Without reordering, such a flow may reach 1.5 times its bound, because losses are few. With
+			// reordering it may therefore lose a little more than a tenth: one such cell has 85.58 Mbit/s
+			// instead of 95.14 Mbit/s, and a bound of 63.60 Mbit/s.
 			least = 0.89
 		}
 		require.GreaterOrEqual(t, g.goodput, least*plain[key].goodput, "reordering costs too much: %s", lines[i])

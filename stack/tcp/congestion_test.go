@@ -7,15 +7,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowCubic is a reference for congestion avoidance of RFC 9438 section 4. It uses floating point and
-// segments, and handles one acknowledged segment at a time.
+// slowCubic is a reference for the congestion avoidance of RFC 9438 section 4. It counts in segments, in
+// floating point, and handles one acknowledged segment at a time.
 type slowCubic struct {
 	cwnd, wMax, prior, wEst, k, epoch float64 // times in seconds
 	began                             bool
 }
 
 func (q *slowCubic) loss() {
-	// 4.6 and 4.7
+	// RFC 9438 4.6 and 4.7.
 	q.prior = q.cwnd
 	if q.cwnd < q.wMax {
 		q.wMax = q.cwnd * (1 + 0.7) / 2
@@ -55,8 +55,8 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 		rtt  Time
 		wMax int
 		time Time
-		// The credit of whole segments makes the two differ by these amounts: a number of segments, and
-		// a fraction of the window.
+		// The Conn grows its window by whole segments, so it differs from the reference by up to within
+		// segments plus the fraction share of the window.
 		within, share float64
 	}{
 		{"a long path", 100 * Millisecond, 100, 12 * Second, 2, 0.01},
@@ -68,8 +68,8 @@ func TestCubicFollowsTheCurveOfRFC9438(t *testing.T) {
 			w.control = &w.cubic
 			ref := &slowCubic{cwnd: float64(tc.wMax)}
 			now := Time(1)
-			// The second loss comes long before the third. The third therefore comes below the last
-			// maximum, which leads to fast convergence.
+			// The second phase is short, so its loss comes while the window is below the last maximum. That
+			// leads to fast convergence.
 			for _, phase := range []Time{tc.time, tc.time / 3, tc.time} {
 				ref.cwnd = float64(w.cwnd) / mss // the reference starts from the rounded window
 				w.ssthresh = w.control.threshold(now, w, mss)

@@ -88,7 +88,7 @@ func TestARetransmissionIsNotECNCapable(t *testing.T) {
 	require.True(t, s.ECT)
 	d, ok := a.Deadline()
 	require.True(t, ok)
-	a.Tick(d) // the loss probe
+	a.Tick(d) // sends a tail loss probe
 	require.True(t, a.Next(d, &s))
 	require.False(t, s.ECT, "RFC 3168 6.1.5")
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A fuzzRun runs an op string on a Conn. Ops are segments with any fields, calls of the application,
-// and the passing of time.
+// A fuzzRun runs an op string on a Conn. An op is a segment with any fields, a call of the application,
+// or the passing of time.
 type fuzzRun struct {
 	ops           []byte
 	c             Conn
@@ -42,7 +42,7 @@ func (f *fuzzRun) byte() int {
 	return int(b)
 }
 
-// size decodes a number of bytes: any small number, or a larger one that is a special case.
+// size decodes a number of bytes: any number below 128, or a larger number near a limit of the code.
 func (f *fuzzRun) size() int {
 	b := f.byte()
 	if b < 128 {
@@ -57,7 +57,7 @@ func (f *fuzzRun) note(format string, args ...any) {
 	}
 }
 
-// place returns a sequence number near one of those given.
+// place returns a sequence number at or near a number of the list near. One in sixteen is far away.
 func (f *fuzzRun) place(near ...Seq) Seq {
 	b := f.byte()
 	x := near[b%len(near)]
@@ -114,7 +114,7 @@ func (f *fuzzRun) open() {
 	f.watch()
 }
 
-// segment returns a segment of the peer. Its n bytes of text are those of the peer's stream at seq.
+// segment returns a segment of the peer, with n bytes of text from the peer's stream at seq.
 func (f *fuzzRun) segment(flags wire.TCPFlags, seq, ack Seq, n int) *Segment {
 	s := &Segment{}
 	s.Flags, s.Seq, s.Ack, s.Window = flags, uint32(seq), uint32(ack), 20000
@@ -140,8 +140,8 @@ func fuzzText(off Seq, n int) []byte {
 	return fuzzPattern[i : i+n]
 }
 
-// fuzzPattern has a period that divides 2^32, so that there is also text for numbers below the first
-// one.
+// fuzzPattern repeats after 65536 bytes. This period divides 2^32, so offsets below 0, which wrap, have
+// text too.
 var fuzzPattern = func() []byte {
 	b := make([]byte, 3*65536)
 	for i := range b {
@@ -158,9 +158,9 @@ func (f *fuzzRun) step() error {
 	switch op & 0x7f % 18 {
 	case 0, 1, 2, 3:
 		f.segmentIn(f.anySegment())
-	case 4, 5: // the next data in the peer's stream
+	case 4, 5: // the next data in the peer's stream arrives
 		f.segmentIn(f.segment(wire.FlagACK|wire.FlagPSH, c.rcv.nxt, c.snd.una, f.size()))
-	case 6, 7: // everything sent is acknowledged
+	case 6, 7: // the peer acknowledges all sent data
 		f.segmentIn(f.segment(wire.FlagACK, c.rcv.nxt, c.snd.nxt, 0))
 	case 8:
 		n := f.size()
@@ -276,7 +276,7 @@ func (f *fuzzRun) segmentIn(s *Segment) {
 	c.ReturnBuffer()
 }
 
-// readSome reads, and checks that the data is what the peer has written at that offset.
+// readSome reads up to n bytes, and compares them with the peer's stream at that offset.
 func (f *fuzzRun) readSome(n int) error {
 	if f.await != nil {
 		buf := f.await
@@ -300,7 +300,8 @@ func (f *fuzzRun) taken(buf []byte) error {
 	return nil
 }
 
-// pull calls Next until it returns false, and checks the segments if f is not nil.
+// pull calls Next until it returns false, and checks each segment. If check is not nil, pull then checks
+// the invariants of the Conn too.
 func (f *fuzzRun) pull(check *fuzzRun) error {
 	var s Segment
 	for n := 0; f.c.Next(f.now, &s); n++ {
@@ -352,7 +353,7 @@ func (f *fuzzRun) check(pulled bool) error {
 		if err := checkConn(c); err != nil {
 			return err
 		}
-		c.Deactivate(f.now) // whenever possible
+		c.Deactivate(f.now) // has no effect unless the connection is idle
 	} else if err := checkBoard(c); err != nil {
 		return err
 	}
@@ -382,7 +383,7 @@ func (f *fuzzRun) end() error {
 			break
 		}
 		if d < f.now {
-			d = f.now // an op has moved the time beyond it
+			d = f.now // an op has moved the time beyond the deadline
 		}
 		f.now = d
 		f.c.Tick(f.now)
@@ -399,7 +400,7 @@ func (f *fuzzRun) end() error {
 	return nil
 }
 
-// fuzzConn runs an op string, and returns the first error.
+// fuzzConn runs an op string, and returns the first error. The log is empty if quiet is true.
 func fuzzConn(ops []byte, quiet bool) (log []string, err error) {
 	f := &fuzzRun{ops: ops, quiet: quiet}
 	f.open()
@@ -433,8 +434,8 @@ func FuzzConn(f *testing.F) {
 	})
 }
 
-// opStrings returns an op string that makes more sense than most of the fuzzer's: it opens the
-// connection, and most of its segments are plausible.
+// opStrings returns a random op string that opens the connection, and most of whose segments are
+// plausible. Most strings of the fuzzer do neither.
 func opStrings(seed uint64) []byte {
 	r := rand.New(rand.NewPCG(seed, 4))
 	any := func(n int) byte { return byte(r.IntN(n)) }
@@ -458,7 +459,7 @@ func opStrings(seed uint64) []byte {
 			if r.IntN(12) == 0 {
 				flags = any(256)
 			}
-			place := func() byte { // mostly an exact number
+			place := func() byte { // mostly a number without an offset: see fuzzRun.place
 				if r.IntN(8) == 0 {
 					return any(256)
 				}
@@ -472,7 +473,7 @@ func opStrings(seed uint64) []byte {
 			ops = append(ops, 128|any(128))
 		case 10, 11, 17:
 			if r.IntN(6) > 0 {
-				ops[len(ops)-1] = 6 // rarely end the connection
+				ops[len(ops)-1] = 6 // mostly an acknowledgement instead: most of these ops end or change a connection
 				break
 			}
 			ops = append(ops, any(256))

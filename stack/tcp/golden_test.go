@@ -27,9 +27,9 @@ type bottleneck struct {
 	rtt     Time
 	loss    float64 // fraction of the packets that arrive at the queue
 	reorder float64 // fraction of the packets that leave the queue and are delayed further: see displace
-	stamps  bool    // with reordering, whether the connection uses timestamps: see newNetsim
+	stamps  bool    // with reordering: the connection uses timestamps (see newNetsim)
 	queue   int     // bytes
-	burst   float64 // mean number of consecutive lost packets; up to 1: losses are independent
+	burst   float64 // mean number of consecutive lost packets; if at most 1, losses are independent
 
 	back      float64 // bits per second of the way back; 0: no limit
 	backQueue int     // bytes
@@ -57,8 +57,8 @@ type flow struct {
 	begun     int64 // delivered at the start of the measurement
 }
 
-// arrived returns the number of received bytes, including those beyond a hole. They count when they
-// arrive, and not when a retransmission that started before the measurement fills the hole.
+// arrived returns the number of received bytes, including bytes beyond a hole. These bytes count when
+// they arrive, and not when a retransmission that started before the measurement fills the hole.
 func (f *flow) arrived() int64 {
 	return f.delivered + int64(f.rcv.rcv.ooo.bytes)
 }
@@ -83,7 +83,7 @@ type netsim struct {
 	params Params
 	now    Time
 	heap   []event
-	whats  []passage // the segments of the events; outside of the heap, which moves its elements often
+	whats  []passage // the segments of the events; not in the heap, which moves its elements often
 	spare  []int32   // unused indexes in whats
 	n      uint32
 	rng    *rand.Rand
@@ -104,9 +104,10 @@ func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	s := &netsim{link: link, now: 1, rng: rand.New(rand.NewPCG(seed, 7)), data: make([]byte, 64<<10)}
 	s.params = DefaultParams()
 	s.params.Congestion = cc
-	// Timestamps matter with reordering. A retransmission that fills a hole advances TS.Recent, and
-	// RFC 7323 5.3 would discard delayed segments that were sent before it (see Conn.overtaken). And
-	// timestamps reveal spurious retransmissions. The table has cells with and without them.
+	// With reordering, the table has cells with and without timestamps, because they matter there. A
+	// retransmission that fills a hole advances TS.Recent, and RFC 7323 5.3 would discard delayed segments
+	// that were sent before the retransmission (see Conn.overtaken). Timestamps also reveal spurious
+	// retransmissions.
 	s.params.NoTimestamps = link.reorder > 0 && !link.stamps
 	// The table is about congestion control, so the buffers must not be the limit.
 	s.params.RecvBufferMax, s.params.SendBufferMax = 512<<20, 512<<20
@@ -176,7 +177,7 @@ func (s *netsim) pop() event {
 	return e
 }
 
-// send calls Next of a Conn, and puts its segments on the path.
+// send calls Next of a Conn of flow i, the sender or the receiver, and puts its segments on the path.
 func (s *netsim) send(i int, fromSender bool) {
 	f := s.flows[i]
 	c := &f.snd
@@ -230,7 +231,7 @@ func (s *netsim) sendBack(i int, seg *Segment, size int) {
 	s.push(at+s.link.rtt/2, i, true, seg)
 }
 
-// loses decides whether the next packet is lost, as nic.Impairment does.
+// loses decides whether the next packet is lost, with the model of nic.Impairment.
 func (s *netsim) loses() bool {
 	loss, burst := s.link.loss, s.link.burst
 	u := s.rng.Float64()
@@ -316,8 +317,8 @@ func (c *Conn) discard(now Time, n int) {
 	c.updateWindow()
 }
 
-// measure runs a warm-up, and then a measurement. It returns the goodput of each flow in bits per
-// second, and the mean delay in the queue.
+// measure runs the simulation for the time warm, and then measures for the time while. It returns the
+// goodput of each flow in bits per second, and the mean delay in the queue.
 func (s *netsim) measure(warm, while Time) (goodput []float64, delay Time) {
 	s.run(warm)
 	for _, f := range s.flows {
@@ -346,8 +347,8 @@ func (c *cell) String() string {
 		c.link.loss*100, c.link.reorder*100, c.bdps)
 }
 
-// goldenCells returns the cells of the table: first those of the plot, in its order; then those without
-// loss again, with reordering and timestamps.
+// goldenCells returns the cells of the table. First come the cells of the plot, in the order that
+// plotGolden expects. The cells with reordering but without loss follow again, with timestamps.
 func goldenCells() []cell {
 	var cells []cell
 	for _, cc := range []Congestion{CUBIC, NewReno, BBR} {
@@ -374,10 +375,10 @@ func goldenCells() []cell {
 	return cells
 }
 
-// times returns the lengths of the warm-up and of the measurement. The measurement begins after slow
-// start, when its losses are repaired; with a long queue that takes round trips of five times the
-// path's. It includes several epochs of congestion avoidance. At high rates, where packets are many, it
-// is short.
+// times returns the lengths of the warm-up and of the measurement. The warm-up lasts until the losses of
+// slow start are repaired. With a long queue, a round trip takes up to five times the path's. The
+// measurement includes several epochs of congestion avoidance. At high rates it is short, because there
+// are many packets.
 func (c *cell) times() (warm, while Time) {
 	if c.link.rate > 500e6 {
 		return max(40*c.link.rtt, 500*Millisecond), max(30*c.link.rtt, Second)
@@ -419,9 +420,9 @@ const goldenHead = `# Goodput of one flow in virtual time, made by: go test ./st
 # after 30 and at least 2 s; at 1000 Mbit/s for 30 and at least 1 s, after 40 and at least 0.5 s.
 `
 
-// TestGoldenTable computes a sample of the table again and compares. A change of congestion control or
-// of loss recovery shows as a diff. USERNET_GOLDEN=all selects the whole table. USERNET_GOLDEN='bbr*
-// 1000 * 0.00 0' selects cells by globs for the first columns.
+// TestGoldenTable computes a sample of the committed table again and compares the lines. A change of
+// congestion control or of loss recovery shows as a diff. USERNET_GOLDEN=all selects the whole table.
+// USERNET_GOLDEN='bbr* 1000 * 0.00 0' selects cells by globs for the first columns.
 func TestGoldenTable(t *testing.T) {
 	cells := goldenCells()
 	if *updateGolden {
@@ -457,8 +458,8 @@ func TestGoldenTable(t *testing.T) {
 	}
 }
 
-// compareCells runs the cells that a pattern selects, and reports where they differ from the table. The
-// pattern has a glob for each of the first columns of a line.
+// compareCells runs the cells that pattern selects, and compares them with want, the lines of the table.
+// The pattern has a glob for each of the first columns of a line.
 func compareCells(t *testing.T, cells []cell, want, pattern []string) {
 	var chosen []cell
 	var old []string

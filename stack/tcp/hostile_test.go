@@ -20,8 +20,8 @@ func TestTheDefaultsFillAGigabitOver100Milliseconds(t *testing.T) {
 
 func TestUnacceptableSegmentsDoNotChangeTSRecent(t *testing.T) {
 	// RFC 5961 5.2: a segment that acknowledges a number out of range "MUST be discarded". Otherwise a
-	// blind attacker who hits the window could set TS.Recent, and PAWS would then discard the peer's
-	// segments.
+	// blind attacker that guesses a sequence number in the window could set TS.Recent, and PAWS would then
+	// discard the peer's segments.
 	for name, forge := range map[string]func(s *Segment){
 		"ack too new": func(s *Segment) { s.Ack += 1 << 30 },
 		"ack too old": func(s *Segment) { s.Ack -= 1 << 30 },
@@ -106,7 +106,7 @@ func TestALossSetsCWR(t *testing.T) {
 
 func TestASynThatDidNotAskForECNLeavesItOff(t *testing.T) {
 	// RFC 3168 6.1.1: a host that has sent a SYN without ECN "MUST NOT set ECT on data packets", even
-	// if the answer is to its other SYN, which had ECN. CE marks from the peer are echoed nevertheless.
+	// if the answer is to another SYN of it, which had ECN. The host still echoes CE marks of the peer.
 	p := DefaultParams()
 	p.ECN = true
 	var a, b Conn
@@ -194,7 +194,8 @@ func TestSACKsOfSingleBytesAreBounded(t *testing.T) {
 }
 
 func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
-	// RFC 5682 2.1: without timestamps, when each segment is acknowledged late.
+	// RFC 5682 2.1: F-RTO finds without timestamps that a timeout was spurious, if the ACK of each segment
+	// is late.
 	for name, sack := range map[string]bool{"with SACK": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			r := flightWithoutTimestamps(t, 10)
@@ -204,7 +205,7 @@ func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
 			r.untilTimeout()
 			tlp := 0
 			if sack {
-				tlp = 1 // new data
+				tlp = 1 // the tail loss probe, which sends new data
 			}
 			for i := range Seq(10) {
 				r.now += Millisecond
@@ -220,7 +221,7 @@ func TestASpuriousTimeoutRetransmitsLittle(t *testing.T) {
 }
 
 func TestAGenuineTimeoutContinuesAfterFRTO(t *testing.T) {
-	// RFC 5682 2.1 step 3a: a duplicate acknowledgement: "the TCP sender MUST [...]
+	// RFC 5682 2.1 step 3a: after a duplicate acknowledgement, "the TCP sender MUST [...]
 	// continue with the conventional retransmission timeout recovery".
 	r := flightWithoutTimestamps(t, 10)
 	r.c.Write(r.now, make([]byte, 2000))

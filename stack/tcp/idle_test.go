@@ -8,8 +8,8 @@ import (
 )
 
 func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
-	// Two connections get the same calls, and one of them becomes idle whenever it can. Their segments
-	// and deadlines must be the same. With SACK no segments are lost, because an idle connection
+	// Connections a and b get the same calls, and a becomes idle whenever it can. Their segments and
+	// deadlines must be the same. If SACK is on, the test loses no segments, because an idle connection
 	// forgets the degree of reordering.
 	idled := 0
 	for seed := range sampled(60) {
@@ -89,7 +89,7 @@ func TestAnIdleConnectionSendsTheSameSegments(t *testing.T) {
 					idled++
 				}
 			}
-			b.probeOnly = b.probeOnly && b.active == nil // b must not count as activated for a probe only
+			b.probeOnly = b.probeOnly && b.active == nil // b stays active, so no probe activates it
 			require.Equal(t, a.Events(), b.Events())
 			require.Equal(t, a.State(), b.State())
 			d, ok := a.Deadline()

@@ -5,8 +5,8 @@ import (
 	"sort"
 )
 
-// checkConn returns the first invariant that a Conn violates, or nil. Next must have been called until
-// it returned false.
+// checkConn returns an error for the first invariant that a Conn violates, or nil. The caller must have
+// called Next until it returned false.
 func checkConn(c *Conn) error {
 	defer activated(c)()
 	for _, f := range []func(*Conn) error{checkSend, checkBoard, checkRecv, checkLiveness} {
@@ -54,7 +54,7 @@ func activated(c *Conn) func() {
 	return c.deactivate
 }
 
-// largest returns the maximum payload of a segment, path MTU probes included.
+// largest returns the maximum payload of a segment, including path MTU probes.
 func largest(c *Conn) int {
 	if c.active == nil {
 		return c.snd.mss
@@ -65,7 +65,7 @@ func largest(c *Conn) int {
 	return c.snd.mss
 }
 
-// checkBoard counts the scoreboard again.
+// checkBoard compares the counters of the scoreboard with its pieces.
 func checkBoard(c *Conn) error {
 	defer activated(c)()
 	b := &c.sb
@@ -128,7 +128,7 @@ func checkBoard(c *Conn) error {
 	return nil
 }
 
-// checkTree checks the tree of the scoreboard.
+// checkTree checks the balance and the links of the scoreboard's tree, and the counts in its nodes.
 func checkTree(c *Conn) error {
 	b := &c.sb
 	count, pieces := 0, 0
@@ -271,8 +271,8 @@ func checkLiveness(c *Conn) error {
 	return nil
 }
 
-// legal has the transitions of RFC 9293 figure 5 that a Conn can make, and those that pass through
-// another state within one segment. Every state may become CLOSED.
+// legal has the transitions of RFC 9293 figure 5 that a Conn can make, and those in which one segment
+// makes two transitions. Every state may also become CLOSED.
 var legal = map[State][]State{
 	SynSent:     {SynReceived, Established, CloseWait},
 	SynReceived: {Established, FinWait1, FinWait2, CloseWait, Closing},

@@ -15,8 +15,8 @@ func openPair(t *testing.T) *wirePair {
 	return w
 }
 
-// RFC 9293 3.9.2.2: a soft error may be transient. An acknowledgement of new data shows that it was. A
-// timeout long after that is reported as a timeout.
+// RFC 9293 3.9.2.2: a soft error may be transient. An acknowledgement of new data shows that the error
+// was transient. A later timeout is then reported as ErrTimedOut, and not as that error.
 func TestASoftErrorIsForgottenWhenDataArrives(t *testing.T) {
 	w := openPair(t)
 	w.a.Write(w.now, make([]byte, 100))
@@ -45,7 +45,7 @@ func TestKeepAliveGivesUpWithAnyProbeCount(t *testing.T) {
 	require.Equal(t, ErrTimedOut, w.a.Err())
 }
 
-// This also holds where an int has 32 bits: GOARCH=386 go test.
+// cacheable does not fall when the RTT grows, and does not overflow an int of 32 bits (GOARCH=386 go test).
 func TestBuffersMayGrowOnEveryPath(t *testing.T) {
 	last := 0
 	for _, rtt := range []Time{0, Millisecond, 171 * Millisecond, 172 * Millisecond, 250 * Millisecond, Second, 10 * Second} {
@@ -76,7 +76,7 @@ func TestReceiveBufferGrowsForThePathOnly(t *testing.T) {
 				n += w.b.Read(w.now, buf)
 			}
 			if steps%100 == 99 {
-				w.now += test.pause // for both sides: another process has the processor
+				w.now += test.pause // neither side runs, as if another process had the processor
 			}
 			require.True(t, w.step(&p))
 		}

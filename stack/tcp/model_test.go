@@ -26,14 +26,14 @@ type tcb struct {
 	finSent       bool // nxt-1 is our FIN
 	scale         uint8
 	err           Err
-	answer        string // "", "ACK", "SYN,ACK", "RST <seq>"
+	answer        string // what the segment makes the Conn send: "", "ACK", "SYN,ACK" or "RST <seq>"
 	delivered     int    // bytes of text delivered to the user
 	restart       bool   // the 2 MSL timer restarts
 	heldAfter     bool   // the segment reached text processing after the peer's FIN
 
-	// For deviations.
-	lastAck, farEdge Seq  // our last acknowledgement, and the right edge of the widest window
-	admit, finBeyond bool // skip the first step; allow a FIN with the first number after the window
+	// Only deviations use these fields.
+	lastAck, farEdge Seq  // our last acknowledgement, and the right edge of the widest window ever advertised
+	admit, finBeyond bool // first accepts the segment; a FIN may have the first number after the window
 }
 
 // tcbOf returns the model's state for a Conn.
@@ -46,7 +46,8 @@ func tcbOf(c *Conn) tcb {
 	}
 }
 
-// A deviation is a rule in which Conn deliberately differs from the letter of RFC 9293.
+// A deviation is a rule in which Conn deliberately differs from the letter of RFC 9293. If applies
+// reports true for the state before the segment, change corrects the result m of the model.
 type deviation struct {
 	reason  string
 	applies func(m *tcb, s *Segment) bool
@@ -91,7 +92,7 @@ var deviations = []deviation{
 			x.Seq++
 			// RFC 7323 2.2: the window of a <SYN,ACK> "MUST NOT be scaled".
 			m.scale = 0
-			m.finBeyond = true // see below
+			m.finBeyond = true // see the deviation for a FIN after the window
 			m.arrives(&x)
 			m.scale = before.scale
 		},
@@ -184,8 +185,8 @@ var deviations = []deviation{
 	},
 }
 
-// again sets m to the result of processing the segment in state before, after set has changed that
-// state.
+// again restores m to before, calls set to change m, and processes the segment s again. m keeps admit
+// and finBeyond, which an earlier deviation may have set.
 func (m *tcb) again(before *tcb, s *Segment, set func()) {
 	admit, beyond := m.admit, m.finBeyond
 	*m = *before
@@ -194,7 +195,7 @@ func (m *tcb) again(before *tcb, s *Segment, set func()) {
 	m.arrives(s)
 }
 
-// arrives is SEGMENT ARRIVES of RFC 9293 3.10.7, for the states that a Conn has.
+// arrives processes the segment s as SEGMENT ARRIVES of RFC 9293 3.10.7 does, for the states of a Conn.
 func (m *tcb) arrives(s *Segment) {
 	if m.state == SynSent {
 		m.arrivesSynSent(s)
@@ -208,7 +209,7 @@ func (m *tcb) arrives(s *Segment) {
 	m.eighth(s)
 }
 
-// arrivesSynSent is 3.10.7.3.
+// arrivesSynSent processes a segment in SYN-SENT: RFC 9293 3.10.7.3.
 func (m *tcb) arrivesSynSent(s *Segment) {
 	seq, ack := Seq(s.Seq), Seq(s.Ack)
 	acceptable := false
@@ -262,8 +263,8 @@ func (m *tcb) arrivesSynSent(s *Segment) {
 		}
 		// "Otherwise, enter SYN-RECEIVED, form a SYN,ACK segment and send it. [...]
 		// If there are other controls or text in the segment, queue them for
-		// processing after the ESTABLISHED state has been reached": it is in the
-		// queue when it is acknowledged, which the SYN,ACK does.
+		// processing after the ESTABLISHED state has been reached". The SYN,ACK
+		// acknowledges the queued text, so the model processes it at once.
 		m.state = Established
 		m.seventh(&text)
 		m.eighth(&text)
@@ -321,12 +322,12 @@ func (m *tcb) second(s *Segment) bool {
 		switch m.state {
 		case SynReceived:
 			// "return this connection to the LISTEN state" or "the connection was
-			// refused; signal the user"; for a Conn both are CLOSED.
+			// refused; signal the user". A Conn enters CLOSED in both cases.
 			m.err = ErrRefused
 		case Established, FinWait1, FinWait2:
 			m.err = ErrReset
 		case CloseWait:
-			m.err = ErrPipe // the user had read to the end: the same signal by its other name
+			m.err = ErrPipe // the peer's FIN was received before: Linux signals EPIPE instead of ECONNRESET
 		}
 		m.state = Closed
 	// "3) If the RST bit is set and the sequence number does not exactly match
@@ -421,8 +422,8 @@ func (m *tcb) fifth(s *Segment) bool {
 	return true
 }
 
-// seventh: "Seventh, process the segment text". The sixth step, the URG bit, only requires to inform
-// the user.
+// seventh: "Seventh, process the segment text". The model omits the sixth step, because the URG bit
+// changes no state.
 func (m *tcb) seventh(s *Segment) bool {
 	switch m.state {
 	case Established, FinWait1, FinWait2:
@@ -465,7 +466,8 @@ func (m *tcb) eighth(s *Segment) {
 		return
 	}
 	m.answer = "ACK"
-	// Data that is out of order or beyond the window was trimmed or is held.
+	// A FIN that does not follow the received text is ignored: text before it is missing, or was trimmed
+	// because it lies beyond the window. Nor is a FIN accepted with a closed window.
 	if fin := Seq(s.Seq) + Seq(s.DataLen()); fin != m.rcvNxt || m.rcvWnd == 0 && !m.finBeyond {
 		return
 	}
@@ -478,7 +480,7 @@ func (m *tcb) eighth(s *Segment) {
 		m.state = CloseWait
 	case FinWait1:
 		// "If our FIN has been ACKed (perhaps in this segment), then enter TIME-WAIT [...]; otherwise,
-		// enter the CLOSING state." Our FIN is not acknowledged: the state would be FIN-WAIT-2.
+		// enter the CLOSING state." Our FIN is not acknowledged here: fifth would have entered FIN-WAIT-2.
 		m.state = Closing
 	case FinWait2:
 		m.state, m.restart = TimeWait, true
@@ -500,7 +502,8 @@ var modelText = func() []byte {
 	return b
 }()
 
-// modelCases calls run for the segments to test in a state. brief omits similar ones.
+// modelCases calls run for each segment to test in the state m. If brief is true, it omits segments that
+// are similar to others.
 func modelCases(m tcb, brief bool, run func(modelCase)) {
 	w := Seq(m.rcvWnd)
 	seqs := []Seq{
@@ -563,14 +566,14 @@ func try(t *testing.T, r *rig, k modelCase) {
 		got.answer += describe(c, &out)
 	}
 	if at := c.timers.ack; at != 0 && at <= r.now+answerTime {
-		// The RFC allows delaying an acknowledgement. One that waits for the application's answer is
-		// sent by the timer.
+		// RFC 9293 allows delaying an acknowledgement. If the Conn waits for an answer of the application
+		// to carry it, the timer sends it.
 		c.Tick(at)
 		for _, out := range r.pull() {
 			got.answer += describe(c, &out)
 		}
 	}
-	// Ignore what only the model has, what has no effect any more, and what other tests check.
+	// Ignore the fields that only the model has, that have no effect any more, or that other tests check.
 	want.heldAfter, want.admit, want.finBeyond = false, false, false
 	want.lastAck, want.farEdge, got.lastAck, got.farEdge = 0, 0, 0, 0
 	got.maxWnd, got.rcvWnd, want.maxWnd, want.rcvWnd = 0, 0, 0, 0
@@ -600,7 +603,7 @@ func try(t *testing.T, r *rig, k modelCase) {
 	}
 }
 
-// describe returns the kind of a segment that the Conn has sent, after checking its fields.
+// describe returns the kind of a sent segment, as in tcb.answer. A pure ACK must have SND.NXT and RCV.NXT.
 func describe(c *Conn, s *Segment) string {
 	switch {
 	case s.DataLen() > 0:

@@ -4,5 +4,5 @@ package tcp
 
 const racing = false
 
-// sampled is how many of n equal things a long test does.
+// sampled returns how many of n equal cases a long test runs.
 func sampled(n uint64) uint64 { return n }

@@ -18,7 +18,7 @@ func (q *oooQueue) blocks() (all []block) {
 	return all
 }
 
-// check checks the counts of the queue and the sizes of its runs.
+// check checks the counters of the queue, and the sizes of its runs.
 func (q *oooQueue) check() error {
 	n, bytes := 0, 0
 	for i, run := range q.runs {
@@ -41,7 +41,8 @@ func (q *oooQueue) check() error {
 	return nil
 }
 
-// A slowQueue is a reference: it records for each number from base on whether its byte has arrived.
+// A slowQueue is a reference. It records for each sequence number from base on whether the byte has
+// arrived.
 type slowQueue struct {
 	base Seq
 	have []bool
@@ -60,7 +61,7 @@ func (q *slowQueue) around(k block) block {
 	return k
 }
 
-// blocks returns all bytes that have arrived.
+// blocks returns the blocks of adjacent bytes that have arrived.
 func (q *slowQueue) blocks() (all []block) {
 	for i := 0; i < len(q.have); i++ {
 		if q.have[i] {
@@ -72,7 +73,8 @@ func (q *slowQueue) blocks() (all []block) {
 	return all
 }
 
-// set sets all bytes of k, and returns the first run of them that were set before.
+// set marks all bytes of k as arrived, or as not arrived if have is false. It returns the first run of
+// bytes in k that had arrived before.
 func (q *slowQueue) set(k block, have bool) (overlap block) {
 	for s := k.start; s != k.end; s++ {
 		switch was := q.at(s); {
@@ -90,7 +92,7 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 	most := int32(0)
 	for seed := range sampled(12) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		size := 1 << (5 + rnd.IntN(11)) // size of the range of numbers, which wraps around
+		size := 1 << (5 + rnd.IntN(11)) // size of the range of sequence numbers, which contains 0
 		slow := slowQueue{-Seq(rnd.IntN(2 * size)), make([]bool, size)}
 		nxt := slow.base // RCV.NXT
 		long, first, beside := 1<<rnd.IntN(6), 1<<rnd.IntN(16), 1<<rnd.IntN(8)
@@ -111,7 +113,7 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 			}
 			n := 1 + rnd.IntN(long)
 			if rnd.IntN(1000) == 0 {
-				n = room // across many blocks
+				n = room // overlap many blocks
 			}
 			at = min(at, room-1)
 			k := block{nxt + Seq(at), nxt + Seq(min(at+n, room))}
@@ -139,8 +141,8 @@ func TestOutOfOrderQueueIsAsASlowOne(t *testing.T) {
 	require.Greater(t, most, int32(20*runLen))
 }
 
-// hostileHoles returns a connection whose peer has made the maximum number of holes: it has sent every
-// fourth byte.
+// hostileHoles returns a connection whose peer has sent only every fourth byte, up to the maximum number
+// of holes.
 func hostileHoles(t testing.TB) *rig {
 	r := bare(t, rigOptions{modern: true, mss: hostileMSS, change: func(p *Params) { p.RecvBuffer, p.RecvBufferMax = 1<<20, 1<<20 }})
 	for k := range Seq(maxHoles) {
@@ -150,8 +152,8 @@ func hostileHoles(t testing.TB) *rig {
 	return r
 }
 
-// hostileData passes a segment of n bytes to the Conn, which begins at bytes beyond the first hole. It
-// returns how long that took.
+// hostileData passes a segment of n bytes with the relative sequence number at to the Conn. It returns
+// how long that took.
 func (r *rig) hostileData(at Seq, n int) time.Duration {
 	s := r.segment(wire.FlagACK, at, 0, make([]byte, n))
 	begin := time.Now()
@@ -162,8 +164,8 @@ func (r *rig) hostileData(at Seq, n int) time.Duration {
 	return d
 }
 
-// BenchmarkHostileHoles measures the cost of segments from a peer that has made the maximum number of
-// holes and then sends the most expensive ones (see measureWorst).
+// BenchmarkHostileHoles measures the cost of the most expensive segments (see measureWorst). Before them,
+// the peer has made the maximum number of holes.
 func BenchmarkHostileHoles(b *testing.B) {
 	for _, tc := range []struct {
 		name string
@@ -181,7 +183,7 @@ func BenchmarkHostileHoles(b *testing.B) {
 			return r.hostileData(4*Seq(n%maxHoles), 4)
 		}},
 		{"many", func(r *rig, n int, _ *rand.Rand) time.Duration {
-			// A merged segment of 64 KiB fills all holes. They are then made again, one by one.
+			// A merged segment of 64 KiB fills all holes. Later segments make new holes, one by one.
 			k := Seq(n / maxHoles * 64 << 10)
 			if n%maxHoles == 0 {
 				defer r.c.Read(r.now, make([]byte, 64<<10))

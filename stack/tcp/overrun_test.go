@@ -9,20 +9,20 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Two peers have each written more than the other's window, and neither has read: both windows are
-// closed, and there is more data to send. From there, the test tries every sequence of actions up to a
-// length: one side reads, or runs short of memory; a segment arrives, or is lost; time passes until the
-// next timer. After each sequence, the network becomes perfect, both sides read, and all data must
-// arrive.
+// Two peers have each written more than the other's window, and neither has read. Both windows are
+// closed, and both peers have more data to send. From this state, the test tries every sequence of
+// actions up to a length. An action is a read, a change of memory pressure, the arrival or the loss of a
+// segment, or the next timer. After each sequence, the network becomes perfect, both sides read, and all
+// data must arrive.
 
-// An overrun is such a pair of connections.
+// An overrun is a pair of connections that have overrun each other's windows.
 type overrun struct {
 	o     overrunOptions
 	now   Time
 	p     [2]Params
-	full  [2]bool // there is memory pressure
+	full  [2]bool // the host is under memory pressure
 	c     [2]Conn
-	queue [2][]Segment // segments to 0, segments to 1
+	queue [2][]Segment // queue[i] holds the segments to host i
 	wrote [2]int
 	read  [2]int
 }
@@ -90,7 +90,7 @@ func (w *overrun) pull(i int) {
 // do performs one action, and reports whether it was possible.
 func (w *overrun) do(a byte) bool {
 	switch a {
-	case '0', '1': // a segment arrives at 0, at 1
+	case '0', '1': // a segment arrives at host 0 or 1
 		i := int(a - '0')
 		if len(w.queue[i]) == 0 {
 			return false
@@ -100,13 +100,13 @@ func (w *overrun) do(a byte) bool {
 		w.now += overrunDelay
 		w.c[i].Segment(w.now, &s)
 		w.pull(i)
-	case 'x', 'y': // a segment to 0, to 1 is lost
+	case 'x', 'y': // a segment to host 0 or 1 is lost
 		i := int(a - 'x')
 		if len(w.queue[i]) == 0 {
 			return false
 		}
 		w.queue[i] = w.queue[i][1:]
-	case 'a', 'b', 'A', 'B': // 0, or 1, reads a part, or all
+	case 'a', 'b', 'A', 'B': // host 0 or 1 reads a third of a buffer (a, b) or a whole buffer (A, B)
 		i := int(a|0x20) - 'a'
 		n := w.o.buffer
 		if a >= 'a' {
@@ -122,9 +122,9 @@ func (w *overrun) do(a byte) bool {
 		w.now += overrunDelay
 		w.read[i] += n
 		w.pull(i)
-	case 'm', 'n': // memory pressure on 0, or on 1, begins or ends
+	case 'm', 'n': // memory pressure on host 0 or 1 begins or ends
 		w.full[a-'m'] = !w.full[a-'m']
-	case 't': // time passes
+	case 't': // time passes until the next timer
 		var next Time
 		for i := range w.c {
 			if d, ok := w.c[i].Deadline(); ok {
@@ -145,7 +145,8 @@ func (w *overrun) do(a byte) bool {
 	return true
 }
 
-// finish lets everything succeed from now on, and returns an error if not all data arrives.
+// finish ends memory pressure, delivers all segments, reads on both sides, and returns an error if not
+// all data arrives.
 func (w *overrun) finish() error {
 	w.full = [2]bool{}
 	for end := w.now + 600*Second; w.now < end; {
@@ -207,7 +208,7 @@ func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 			try = func(done string) {
 				w := newOverrun(o)
 				if !w.run(done) || t.Failed() {
-					return // the result would be that of the string without its last action
+					return // the last action was impossible, so the shorter sequence has the same result
 				}
 				count++
 				if err := w.finish(); err != nil {
@@ -228,14 +229,14 @@ func TestPeersThatOverrunEachOtherGoOn(t *testing.T) {
 }
 
 // RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking" (MUST-34). Both peers
-// shrink their windows, and the other learns of it. Later both accept text beyond the windows, because
-// a delayed copy arrives; the other does not learn of that. Each then sends from a sequence number that
-// the other has already received.
+// shrink their windows, and each learns that the other did. Later a delayed copy arrives at each peer,
+// which accepts text beyond the shrunk window. The acknowledgements of that text are lost. Each peer
+// then sends from a sequence number that the other peer has already received.
 func TestPeersThatBothShrinkHearEachOther(t *testing.T) {
 	w := newOverrun(overrunOptions{buffer: 30_000, mss: 8000, more: 20_000, early: true, change: func(p *Params) { p.NoWindowScale = true }})
 	w.full = [2]bool{true, true}
 	var late, shrunk [2]Segment
-	for range 2 { // two segments, of which the second does not fit
+	for range 2 { // the second segment does not fit in the shrunk window
 		for i := range w.c {
 			late[i] = w.queue[i][0]
 			require.True(t, w.do("01"[i]))

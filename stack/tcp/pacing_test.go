@@ -8,8 +8,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// paced100 returns an established connection on a path of 100 ms, whose window of 100 segments may be
-// used at once.
+// paced100 returns an established connection on a path with a round-trip time of 100 ms. cwnd is 100
+// segments, and nothing is in flight.
 func paced100(t testing.TB, gso int) *rig {
 	r := bare(t, rigOptions{modern: true, window: 500_000, mss: 1000, gso: gso})
 	r.c.SetSendLimit(128 << 10)
@@ -20,7 +20,7 @@ func paced100(t testing.TB, gso int) *rig {
 	r.c.rtt.min, r.c.rtt.srtt = 100*Millisecond, 100*Millisecond
 	r.c.cc.cwnd, r.c.cc.ssthresh = 100_000, 100_000
 	r.c.cc.setRate(&r.c)
-	r.now += Second // so that the pacer has no lost time to make up
+	r.now += Second // long enough that the pacer does not catch up on lost time
 	r.c.rcv.last, r.c.snd.lastData = r.now, r.now
 	return r
 }
@@ -54,7 +54,7 @@ func TestALateTimerMakesUpForItsLateness(t *testing.T) {
 	began, sent := r.now, 0
 	for sent < 90 {
 		sent += len(r.pull())
-		r.now += 1500 * Microsecond // later than the exact half millisecond
+		r.now += 1500 * Microsecond // the timer is late, as on a busy machine
 		r.c.Tick(r.now)
 	}
 	require.InDelta(t, 90_000/1e7*float64(Second), float64(r.now-began), float64(5*Millisecond))
@@ -120,8 +120,8 @@ func TestALostRetransmissionReducesTheWindowTwice(t *testing.T) {
 		r.ack(100, block{200, 1100})
 		r.pull()
 		require.Equal(t, 700, r.c.Info().SndSsthresh)
-		// The data in flight is now within ssthresh. A second hole is repaired. If its retransmission
-		// is lost too, the capacity of the path has fallen further.
+		// The data in flight is now within ssthresh. Lose the retransmission, which is sent again. If
+		// that copy is lost too, the capacity of the path has fallen further.
 		r.now += 20 * Millisecond
 		nxt := r.c.snd.nxt - rigISS - 1
 		r.ack(100, block{200, 1200}, block{1300, nxt})
@@ -143,7 +143,7 @@ func TestASpuriousLossIsUndoneBeforeRetransmission(t *testing.T) {
 	r := flight(t, 10)
 	before := r.c.Info()
 	r.now += 20 * Millisecond
-	r.ack(100, block{200, 500}) // without calling Next, as if pacing held segments back
+	r.ack(100, block{200, 500}) // Next is not called, as if pacing held segments back
 	require.True(t, r.c.Info().Recovery)
 	r.ack(500)
 	require.False(t, r.c.Info().Recovery)
@@ -152,8 +152,8 @@ func TestASpuriousLossIsUndoneBeforeRetransmission(t *testing.T) {
 }
 
 func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
-	// Data beyond a hole uses space in both buffers. Twice the window is not enough if a reordering
-	// window delays the detection of the loss.
+	// Data beyond a hole uses space in both buffers. Buffers of twice the congestion window are too small
+	// if the reordering window delays the detection of the loss.
 	l := bottleneck{rate: 100e6, rtt: 20 * Millisecond, reorder: 0.01}
 	l.queue = l.bdp() / 4
 	s := newNetsim(l, CUBIC, 1, 1)
@@ -165,7 +165,7 @@ func TestARecoveryIsNotStoppedByTheBuffers(t *testing.T) {
 }
 
 func TestPacingEndsOnAShortPath(t *testing.T) {
-	// The handshake waited for ARP, so its round-trip time was long.
+	// The handshake waits for ARP, so the first sample of the round-trip time is long.
 	p := DefaultParams()
 	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}
 	var a, b Conn

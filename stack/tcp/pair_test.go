@@ -14,7 +14,7 @@ type wirePair struct {
 	now    Time
 	a, b   Conn
 	delay  Time
-	queue  [2][]inFlight // segments to a, segments to b
+	queue  [2][]inFlight // the segments to a and to b, by time of arrival
 	rng    *rand.Rand
 	loss   float64
 	dup    float64
@@ -34,7 +34,7 @@ func newPair(t testing.TB, seed uint64, p Params) *wirePair {
 	return w
 }
 
-// listen opens the passive side when the first SYN arrives.
+// deliver passes a segment to a (to is 0) or to b (to is 1). The first segment to b opens b.
 func (w *wirePair) deliver(to int, s *Segment, p *Params) {
 	c := &w.a
 	if to == 1 {
@@ -47,7 +47,7 @@ func (w *wirePair) deliver(to int, s *Segment, p *Params) {
 	c.Segment(w.now, s)
 }
 
-// flush puts the segments of both sides on the wire.
+// flush takes the segments that both sides can send, and puts them on the wire.
 func (w *wirePair) flush() {
 	for i, c := range []*Conn{&w.a, &w.b} {
 		if c.p == nil {
@@ -120,7 +120,7 @@ func (w *wirePair) step(p *Params) bool {
 	return true
 }
 
-// transfer sends data from a to b, and closes both sides.
+// transfer sends data from a to b, closes both sides, and returns the data that b has read.
 func (w *wirePair) transfer(p *Params, data []byte, steps int) []byte {
 	var got []byte
 	buf := make([]byte, 16<<10)

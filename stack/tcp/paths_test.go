@@ -9,8 +9,8 @@ import (
 
 func TestSlowStartHardlyOverflowsTheQueue(t *testing.T) {
 	// RFC 9406 4.2: slow start ends when the round-trip time grows, "before overshoot and packet loss".
-	// A paced round begins with an empty queue, so the minimum over all samples of a round would reveal
-	// the growth a round too late.
+	// A paced round begins with an empty queue. The minimum over all samples of a round would therefore
+	// show the growth one round too late.
 	for _, tc := range []struct {
 		rate   float64
 		rtt    Time
@@ -30,8 +30,8 @@ func TestSlowStartHardlyOverflowsTheQueue(t *testing.T) {
 }
 
 func TestLossesInBurstsCostLessThanSingleOnes(t *testing.T) {
-	// A burst of losses is one sign of congestion, and PRR repairs it in a few round trips. With the
-	// same mean loss there are a quarter as many such signs.
+	// A burst of losses is one sign of congestion, and PRR repairs it in a few round trips. With the same
+	// mean loss, bursts of four cause a quarter as many reductions of the window.
 	for _, cc := range []Congestion{CUBIC, NewReno} {
 		for _, rtt := range []Time{20, 100} {
 			goodput := func(burst float64) float64 {
@@ -47,9 +47,10 @@ func TestLossesInBurstsCostLessThanSingleOnes(t *testing.T) {
 }
 
 func TestTheWayBackMayBeNarrow(t *testing.T) {
-	// Over 50 Mbit/s with 0.5 Mbit/s on the way back, acknowledgements of every second segment are too
-	// many. CUBIC continues until the queue drops some of them. BBR takes their rate for the rate of
-	// the path, as the kernel's does (docs/differential.md), and reaches what that allows.
+	// The path has 50 Mbit/s, and 0.5 Mbit/s on the way back, which is too little for an acknowledgement of
+	// every second segment. CUBIC grows its window until the queue of the way back drops acknowledgements.
+	// BBR takes the rate of the acknowledgements for the rate of the path, as the kernel's BBR does
+	// (docs/differential.md), and reaches only that rate.
 	for _, tc := range []struct {
 		cc   Congestion
 		want float64

@@ -9,7 +9,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// stamped returns a segment of n bytes from the peer with a timestamp.
+// stamped returns a segment of the peer with n bytes from the absolute sequence number seq, and with the
+// timestamp ts.
 func (r *rig) stamped(seq Seq, n int, ts uint32) *Segment {
 	s := r.segment(wire.FlagACK, seq-rigIRS-1, 0, make([]byte, n))
 	s.TSVal = ts
@@ -20,7 +21,8 @@ func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	nxt := r.c.rcv.nxt
 	ts := r.c.rcv.tsRecent
-	// The first segment is lost, the second is delayed, the third arrives, then the first again.
+	// The first segment is lost and the second is delayed. The third arrives, then the retransmission of
+	// the first, then the second.
 	r.c.Segment(r.now, r.stamped(nxt+200, 100, ts+12))
 	r.c.Segment(r.now, r.stamped(nxt, 100, ts+40))
 	require.Equal(t, ts+40, r.c.rcv.tsRecent)
@@ -31,7 +33,7 @@ func TestDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
 }
 
 func TestNewDataOvertakenByARetransmissionIsAccepted(t *testing.T) {
-	// The same, but the delayed segment is the last: nothing beyond it has arrived.
+	// The delayed segment is the last one: no data beyond it has arrived.
 	for _, at := range []Seq{300, 250} {
 		r := bare(t, rigOptions{modern: true, window: 60000})
 		nxt := r.c.rcv.nxt
@@ -48,7 +50,7 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 	// RFC 7323 5.3 R1.
 	for name, tc := range map[string]struct {
 		at    Seq
-		older uint32 // than the timestamp after the mark
+		older uint32 // how much older the timestamp is than TS.Recent
 		flags wire.TCPFlags
 	}{
 		"as old as the mark":  {at: 100, older: 40},
@@ -69,7 +71,7 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 		require.Len(t, r.c.rcv.ooo.blocks(), 1, name)
 		require.Equal(t, block{nxt + 200, nxt + 300}, r.c.rcv.ooo.blocks()[0], name)
 	}
-	// The same without a hole.
+	// Without a hole, an old segment is discarded too.
 	r := bare(t, rigOptions{modern: true, window: 60000})
 	r.c.Segment(r.now, r.stamped(r.c.rcv.nxt, 100, r.c.rcv.tsRecent+40))
 	nxt := r.c.rcv.nxt
@@ -78,8 +80,8 @@ func TestPAWSDiscardsPossibleOldDuplicates(t *testing.T) {
 }
 
 // TestNoOldDuplicatePassesPAWS sends through the sequence space many times and keeps all sent segments.
-// It checks that none would be accepted as other text: text whose number, modulo 2^32, is in the
-// current window.
+// It checks that no kept segment would be accepted as other text, because its sequence number, modulo
+// 2^32, is in the current window.
 func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 	const window = 1 << 30 // RFC 7323 2.3: less than this
 	type copyOf struct {
@@ -112,8 +114,8 @@ func TestNoOldDuplicatePassesPAWS(t *testing.T) {
 				sent = append(sent, copyOf{seq, int(n), ts})
 			}
 			ts += rng.Uint64N(1 << rng.IntN(29))
-			// Some of it arrives, in order. TS.Recent is the timestamp of the newest copy of the next
-			// text. Acknowledgements are in flight for a while.
+			// Some of the sent text arrives, in order. Each arrival sets TS.Recent to the timestamp of the
+			// arrived copy. The sender learns of an arrival later, because acknowledgements take time.
 			for _, p := range sent[max(0, len(sent)-20):] {
 				if p.seq <= arrived && arrived < p.seq+uint64(p.n) && rng.IntN(3) > 0 && int32(uint32(p.ts)-r.tsRecent) >= 0 {
 					c.takeStamp(now, Seq(p.seq), uint32(p.ts))

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// requireSame compares two segments, whose payloads may be in other pieces.
+// requireSame compares two segments. Their payloads may be divided into different pieces.
 func requireSame(t *testing.T, want, got *Segment, seed uint64) {
 	t.Helper()
 	w, g := joined(want), joined(got)
@@ -18,7 +18,7 @@ func requireSame(t *testing.T, want, got *Segment, seed uint64) {
 	}
 }
 
-// joined returns a copy of a segment as it would arrive.
+// joined returns a copy of a segment whose payload is in one piece, as the segment would arrive.
 func joined(s *Segment) Segment {
 	in := *s
 	in.Payload = bytes.Join([][]byte{s.Payload, s.Payload2, s.Pinned}, nil)
@@ -27,8 +27,8 @@ func joined(s *Segment) Segment {
 }
 
 func TestPinnedBytesAreSentLikeWrittenOnes(t *testing.T) {
-	// Two senders get the same calls, except that one pins what the other copies, and unpins it at any
-	// time. Their segments must be equal to the byte.
+	// Senders a and b get the same calls, except that b pins the data that a copies, and unpins it at any
+	// time. All bytes of their segments must be equal.
 	carried := 0
 	for seed := range sampled(60) {
 		r := rand.New(rand.NewPCG(seed, 77))
@@ -148,7 +148,8 @@ func TestAQueueOfPinnedBytesHasNoRing(t *testing.T) {
 	require.Equal(t, left, a.snd.buf.ring.n)
 }
 
-// pairFor returns two established connections without a wire.
+// pairFor returns the two ends of an established connection. There is no wire: the caller passes the
+// segments of each end to the other.
 func pairFor(t *testing.T) (a, b *Conn) {
 	p := DefaultParams()
 	cfg := Config{Params: &p, ISS: 1, MSS: 1460, NoDelay: true}

@@ -6,14 +6,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// smallWindows keeps the real time of long virtual times short.
+// smallWindows returns Params with small buffers, so that tests of long virtual times run fast.
 func smallWindows() Params {
 	p := DefaultParams()
 	p.RecvBuffer, p.RecvBufferMax = 32<<10, 32<<10
 	return p
 }
 
-// blackHoleRun sends over a path that silently drops segments with more than limit bytes of payload.
+// blackHoleRun sends over a path that silently drops segments with more than limit bytes of payload,
+// until the time until. It returns the number of delivered bytes.
 func blackHoleRun(t *testing.T, p *Params, w *wirePair, limit func() int, until Time) (delivered int) {
 	buf := make([]byte, 64<<10)
 	for w.now < until {
@@ -51,7 +52,7 @@ func TestABlackHoleCostsSecondsAndNotTheConnection(t *testing.T) {
 	require.Greater(t, n, 2_000_000)
 	require.Greater(t, w.a.MSS(), limit-2*plStep, "RFC 4821 7.3: the search approaches the path's maximum")
 	require.LessOrEqual(t, w.a.MSS(), limit)
-	w.delay = Second // the rest of the time is idle
+	w.delay = Second // a long delay: few segments are needed for the remaining virtual time
 	blackHoleRun(t, &p, w, func() int { return limit }, 90*Second)
 	probes := w.a.Info().Retrans
 	blackHoleRun(t, &p, w, func() int { return limit }, 300*Second)
@@ -105,7 +106,7 @@ func TestASearchDoesNotKeepAConnActive(t *testing.T) {
 	blackHoleRun(t, &p, w, limit, 2*Second)
 	require.Equal(t, 988, w.a.MSS())
 	buf := make([]byte, 64<<10)
-	for w.now < 5*Second { // the remaining data is read and acknowledged
+	for w.now < 5*Second { // read the remaining data until all of it is acknowledged
 		for w.b.Read(w.now, buf) > 0 {
 		}
 		w.flush()

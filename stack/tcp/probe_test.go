@@ -6,9 +6,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// RFC 8985 7.2: a flight also has a tail loss probe if it begins when nothing is in flight. The probe
-// timeout for one segment includes a delayed acknowledgement; with the second segment, it no longer
-// does.
+// RFC 8985 7.2: a flight that begins when nothing is in flight has a tail loss probe too. The probe
+// timeout includes the delay of a delayed acknowledgement only while a single segment is in flight. The
+// second segment of the flight therefore shortens it.
 func TestAFlightFromIdleIsProbedBeforeTheTimeout(t *testing.T) {
 	p := DefaultParams()
 	w := newPair(t, 1, p)

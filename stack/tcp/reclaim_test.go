@@ -16,9 +16,9 @@ func TestReclaimDiscardsOutOfOrderData(t *testing.T) {
 	text := bytes.Repeat([]byte("0123456789"), 1000)
 	for name, tc := range map[string]struct {
 		ranges [][2]int // received data, in this order
-		wait   Time     // time after the last of them
-		all    bool
-		held   bool // out-of-order data remains
+		wait   Time     // time between the last data and Reclaim
+		all    bool     // argument of Reclaim
+		held   bool     // out-of-order data remains
 	}{
 		"much data":           {[][2]int{{0, 1000}, {2000, 10_000}}, 0, false, true},
 		"much data, old":      {[][2]int{{0, 1000}, {2000, 10_000}}, 2 * Second, false, false},
@@ -51,7 +51,7 @@ func TestReclaimDiscardsOutOfOrderData(t *testing.T) {
 				require.LessOrEqual(t, len(r.c.rcv.buf.b), max(4*r.c.Readable(), 4*minRing))
 			}
 			require.NoError(t, checkConn(&r.c))
-			// Everything arrives in the end.
+			// Retransmissions then deliver all data.
 			for lo := 0; lo < len(text); lo += 500 {
 				send(lo, lo+500)
 			}

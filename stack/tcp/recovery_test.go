@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// ack passes an acknowledgement with SACK blocks to the Conn, in relative numbers.
+// ack passes an acknowledgement with SACK blocks to the Conn. All numbers are relative.
 func (r *rig) ack(ack Seq, blocks ...block) {
 	s := r.segment(wire.FlagACK, r.theirs(), ack, nil)
 	r.sack(s, blocks...)
@@ -63,8 +63,8 @@ func TestATailLossProbeDoesNotUndoAnEarlierRecovery(t *testing.T) {
 }
 
 func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
-	// RFC 8985 4 (3): the reordering window adapts, so that constant reordering on a path does not
-	// count as loss.
+	// RFC 8985 4 (3): the reordering window adapts, so constant reordering on a path does not count as
+	// loss.
 	r := flight(t, 10)
 	una := Seq(100)
 	for range 50 {
@@ -76,12 +76,12 @@ func TestReorderingWithoutLossCostsNoWindow(t *testing.T) {
 		again := numbers(r.pull())
 		again = append(again, numbers(r.wait(4*Millisecond))...)
 		s := r.segment(wire.FlagACK, r.theirs(), nxt, nil)
-		s.TSEcr = stamp // of the original, which came first
+		s.TSEcr = stamp // the original arrived before its retransmission
 		r.c.Segment(r.now, s)
 		if len(again) > 0 {
 			require.Equal(t, []int{int(una)}, again)
 			r.now += 16 * Millisecond
-			r.ack(nxt, block{una, una + 100}) // the second copy arrived
+			r.ack(nxt, block{una, una + 100}) // a DSACK: the second copy arrived
 		}
 		una = nxt
 		r.c.Write(r.now, make([]byte, 1000))
@@ -193,8 +193,8 @@ func TestScoreboardAgreesWithOneByteByByte(t *testing.T) {
 }
 
 func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
-	// RFC 9937 5: in a recovery from few losses, PRR sends beta segments for each delivered one, and
-	// ends with cwnd at ssthresh.
+	// RFC 9937 5: in a recovery from few losses, PRR sends 0.7 segments for each delivered segment, and
+	// cwnd is ssthresh at the end.
 	for lost := 1; lost <= 3; lost++ {
 		r := flight(t, 10)
 		r.c.Write(r.now, make([]byte, 5000))
@@ -223,8 +223,8 @@ func TestRecoverySendsNoFasterThanTheReducedWindow(t *testing.T) {
 
 func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 	// RFC 9937 6.2: "safeACK = (SND.UNA advances and no further loss indicated)". Such an
-	// acknowledgement allows one segment more than it reports as delivered. Without that rule, if one
-	// segment is left in the pipe, recovery sends one segment per round trip.
+	// acknowledgement allows one segment more than it reports as delivered. Without this rule, recovery
+	// would send one segment per round trip when one segment is left in the pipe.
 	r := flight(t, 10)
 	una := Seq(1100)
 	for range 4 { // slow start grows the window to 160 segments
@@ -283,8 +283,8 @@ func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
 
 func TestWaitingBehindAHoleGivesNoRTTSample(t *testing.T) {
 	// RFC 6298 3: "RTT samples MUST NOT be made using segments that were retransmitted", unless
-	// timestamps distinguish the copies. Segments that waited for a retransmission were acknowledged
-	// with it. The path has a round-trip time of 50 ms.
+	// timestamps distinguish the copies. Segments behind a hole are acknowledged only when a
+	// retransmission fills the hole, so they give no sample either. The round-trip time is 50 ms.
 	for _, cc := range []Congestion{CUBIC, BBR} {
 		for _, sack := range []bool{false, true} {
 			for _, stamps := range []bool{false, true} {
@@ -367,8 +367,7 @@ func TestAFINBelowBufferedDataIsIgnored(t *testing.T) {
 func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 	// RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send acknowledgments in
 	// response to the probe segments, the sending TCP peer MUST allow the connection to stay open"
-	// (MUST-37). The answers come at once, so at a timeout the last answer is as old as the timeout is
-	// long.
+	// (MUST-37). The answers come at once, so at each timeout the last answer is as old as the timeout.
 	r := bare(t, rigOptions{modern: true, window: 8})
 	r.c.Write(r.now, make([]byte, 1000))
 	r.pull()
@@ -398,8 +397,8 @@ func TestAClosedWindowIsProbedWhileThePeerAnswers(t *testing.T) {
 
 func TestOversizedSegmentsAreNoCongestion(t *testing.T) {
 	// RFC 1191 6.4: "a retransmission caused by a Datagram Too Big message should not change the
-	// congestion window". Not everything is retransmitted at once. An acknowledgement that arrives
-	// meanwhile does not change that.
+	// congestion window". The pacer holds some of these retransmissions back. An acknowledgement that
+	// arrives in the meantime must not reduce the window either.
 	r := flight(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(1100)

@@ -33,7 +33,7 @@ func TestRTTEstimatorAgreesWithRFC6298InFloatingPoint(t *testing.T) {
 			x := Time(base + r.Int64N(base))
 			fast.sample(Time(i)*Second, x, &p)
 			slow.sample(float64(x), &p)
-			// Integers lose less than a nanosecond in each step.
+			// Each step rounds to nanoseconds. The tolerances allow for the rounding of earlier steps.
 			require.InDelta(t, slow.srtt, float64(fast.srtt), 16)
 			require.InDelta(t, slow.rttvar, float64(fast.rttvar), 32)
 			require.InDelta(t, slow.rto, float64(fast.rto), 150)

@@ -16,8 +16,8 @@ const (
 	hostileMSS    = 1300
 )
 
-// hostileFlight returns a connection with 64 MiB in flight, in full segments that were sent one after
-// the other.
+// hostileFlight returns a connection with 64 MiB in flight, in full segments that were sent at different
+// times.
 func hostileFlight(t testing.TB) *rig {
 	p := DefaultParams()
 	p.SendBuffer, p.SendBufferMax = hostileWindow, hostileWindow
@@ -43,8 +43,8 @@ func hostileFlight(t testing.TB) *rig {
 	return r
 }
 
-// hostileBoard is hostileFlight with a part of every segment SACKed, which makes nearly as many pieces
-// as a peer can make.
+// hostileBoard is hostileFlight with a part of every segment SACKed. Its scoreboard has nearly the
+// maximum number of pieces.
 func hostileBoard(t testing.TB) *rig {
 	r := hostileFlight(t)
 	end := r.c.snd.nxt - rigISS - 1
@@ -68,8 +68,8 @@ func (r *rig) hostileAck(echo uint32, ack Seq, blocks ...block) time.Duration {
 	return time.Since(begin)
 }
 
-// BenchmarkHostileSACK measures the cost of acknowledgements from a peer that has made 100,000 pieces
-// and then sends the most expensive ones (see measureWorst).
+// BenchmarkHostileSACK measures the cost of the most expensive acknowledgements (see measureWorst). Before
+// them, the peer has cut the scoreboard into 100,000 pieces.
 func BenchmarkHostileSACK(b *testing.B) {
 	una := func(r *rig) Seq { return r.c.snd.una - rigISS - 1 }
 	for _, tc := range []struct {
@@ -77,7 +77,7 @@ func BenchmarkHostileSACK(b *testing.B) {
 		ack  func(r *rig, n int, rnd *rand.Rand) time.Duration
 	}{
 		{"cut", func(r *rig, _ int, rnd *rand.Rand) time.Duration {
-			// A little more of any of three segments.
+			// SACK one more byte of each of three random segments.
 			any := func() block {
 				k := hostileMSS * Seq(rnd.IntN(hostileWindow/hostileMSS))
 				from := Seq(rnd.IntN(300))
@@ -86,9 +86,9 @@ func BenchmarkHostileSACK(b *testing.B) {
 			return r.hostileAck(r.echo, una(r), any(), any(), any())
 		}},
 		{"overlap", func(r *rig, n int, rnd *rand.Rand) time.Duration {
-			// Blocks that were reported before, from anywhere to anywhere. The first such
-			// acknowledgement is not counted. It reports 20,000 pieces for the first time, which takes
-			// 0.33 ms, or 16 ns for each piece, once; and each piece was sent by us.
+			// SACK a random range that was reported before. The first acknowledgement is not counted. It
+			// reports 20,000 pieces for the first time, which takes 0.33 ms, or 16 ns for each piece. That
+			// happens only once for each piece, and we have sent each piece.
 			if n == 0 {
 				return r.hostileAck(r.echo, una(r), block{hostileMSS, 30_000 * hostileMSS}) - time.Hour
 			}
@@ -106,8 +106,8 @@ func BenchmarkHostileSACK(b *testing.B) {
 			for range 3 {
 				r.c.Next(r.now, &s)
 			}
-			// Alternately nothing was lost, and everything was. The first acknowledgement is not
-			// counted, because it handles 17,000 pieces that earlier ones have marked.
+			// Alternately show that no loss was real, and that all data is lost. The first acknowledgement
+			// is not counted, because it handles 17,000 pieces that earlier acknowledgements have marked.
 			if n == 0 {
 				return r.hostileAck(r.echo-1000, una(r)+1) - time.Hour
 			}
@@ -128,9 +128,9 @@ func BenchmarkHostileSACK(b *testing.B) {
 	}
 }
 
-// measureWorst reports the mean and the maximum time of op, which op returns itself. It calls op for
-// b.N numbers, on each of five rigs from set. For each number the minimum of the five times counts,
-// because a measurement may be interrupted. A negative time is not counted.
+// measureWorst reports the mean and the maximum of the times that op returns. It calls op for each number
+// below b.N, on each of five rigs from set, and returns the last rig. For each number the minimum of the
+// five times counts, because a measurement may be interrupted. A negative time is not counted.
 func measureWorst(b *testing.B, what string, set func() *rig, op func(r *rig, n int) time.Duration) *rig {
 	least := make([]time.Duration, b.N)
 	var r *rig
@@ -159,7 +159,7 @@ func TestTheTreeOfAHostilePeerStaysShallow(t *testing.T) {
 	b := &r.c.sb
 	require.NoError(t, checkBoard(&r.c))
 	require.LessOrEqual(t, float64(b.root.height), 1.45*math.Log2(float64(b.chunks+2)))
-	// The parts between are SACKed too, and adjacent pieces are joined.
+	// SACK the parts in between too: adjacent pieces are joined.
 	end := r.c.snd.nxt - rigISS - 1
 	for k := Seq(hostileMSS); k+3*hostileMSS < end; k += 3 * hostileMSS {
 		r.now += 10 * Microsecond
@@ -173,8 +173,8 @@ func TestTheTreeOfAHostilePeerStaysShallow(t *testing.T) {
 }
 
 func TestAnACKMarksABoundedNumberLost(t *testing.T) {
-	// RFC 9937 6.2 allows sending about as much as was delivered, so the other losses are found in
-	// time.
+	// RFC 9937 6.2 allows sending only about as much as was delivered. Later acknowledgements therefore
+	// find the other losses in time.
 	r := hostileFlight(t)
 	end := r.c.snd.nxt - rigISS - 1
 	r.now += 100 * Millisecond

@@ -78,7 +78,7 @@ func (h *scriptHost) begin(b *scriptCall, nonblock bool) error {
 	ret, errno, done := b.try()
 	h.run()
 	for !done && (b.ev.call.name == "write" || b.ev.call.name == "send") {
-		// Sending has made room.
+		// Sent segments may have freed space in the send buffer, so try again.
 		before := ret
 		if ret, errno, done = b.try(); ret == before {
 			break
@@ -112,7 +112,7 @@ func (h *scriptHost) returned(ev *pktEvent, from, to Time, ret int, errno string
 	return nil
 }
 
-// start makes the call of ev.
+// start returns the call of ev on fd, for begin to make.
 func (h *scriptHost) start(ev *pktEvent, fd *scriptFD, to Time) (*scriptCall, error) {
 	c := &ev.call
 	b := &scriptCall{ev: ev, from: h.now, to: to}
@@ -183,7 +183,8 @@ func (h *scriptHost) accept() (int, string, bool) {
 	return 0, "", false
 }
 
-// takeErr returns the error of a connection the first time that it is called.
+// takeErr returns the errno of the connection's error the first time, and "" after that or without an
+// error.
 func (s *scriptSock) takeErr() string {
 	if s.errReported || s.conn.Err() == ErrNone {
 		return ""

@@ -12,15 +12,15 @@ import (
 const (
 	scriptStart    = 1000 * Second // time at which a script begins
 	scriptPatience = 3600 * Second // how long "*" waits
-	scriptTSOffset = 0xfffffc18    // the timestamp clock wraps early
+	scriptTSOffset = 0xfffffc18    // 2^32 - 1000, so that the timestamp clock wraps early
 )
 
 // scriptNumbers are the sequence numbers of a run of a script.
 type scriptNumbers struct {
 	name string
-	iss  Seq    // ours
-	peer uint32 // added to the peer's numbers
-	old  bool   // 2^32-1 bytes were transferred in each direction before: SND.UNA is ISS again
+	iss  Seq    // our initial sequence number
+	peer uint32 // offset from the peer's numbers in the script to those on the wire
+	old  bool   // 2^32-1 bytes were transferred in each direction before, so SND.UNA is ISS again
 }
 
 var scriptRuns = []scriptNumbers{
@@ -30,14 +30,14 @@ var scriptRuns = []scriptNumbers{
 	{name: "the connection is old", iss: 5000, peer: 1 << 31, old: true},
 }
 
-// age makes it look as if the connection had transferred 2^32-1 bytes in each direction before, less
-// sent and received.
+// age changes ISS and IRS as if the connection had already sent 2^32-1-sent bytes and received
+// 2^32-1-received bytes.
 func age(c *Conn, sent, received Seq) {
 	c.snd.iss, c.rcv.irs = c.snd.una+sent, c.rcv.nxt+received
 }
 
-// scriptByte returns the data byte of both directions at a sequence number. All received data is
-// compared with it.
+// scriptByte returns the data byte at the relative sequence number rel, in both directions. All received
+// data is compared with these bytes.
 func scriptByte(rel uint32) byte { return byte(rel*7 + rel>>8) }
 
 // A scriptHost is the part of a host that a script needs: one Conn at a time, a listener, TIME-WAIT,
@@ -46,7 +46,7 @@ type scriptHost struct {
 	scriptNumbers
 	params    Params
 	cfg       Config
-	pathMSS   int // known MSS of the path, without options
+	pathMSS   int // known MSS of the path, not reduced by the TCP options
 	tolerance Time
 
 	now  Time
@@ -86,7 +86,7 @@ type scriptSock struct {
 	rdShut      bool
 	wrShut      bool
 	readAt      uint32 // sequence number of the next byte to read
-	writeAt     uint32
+	writeAt     uint32 // sequence number of the next byte to write
 }
 
 type scriptOut struct {
@@ -100,7 +100,7 @@ type scriptOut struct {
 type scriptCall struct {
 	ev       *pktEvent
 	from, to Time
-	deadline Time // 0: none
+	deadline Time // 0: the call has no timeout
 	try      func() (ret int, errno string, done bool)
 }
 
@@ -176,7 +176,7 @@ func (h *scriptHost) state() string {
 	return Closed.String()
 }
 
-// deadline returns the time of the next timer.
+// deadline returns the time of the next timer, and whether there is one.
 func (h *scriptHost) deadline() (Time, bool) {
 	var d Time
 	if h.sock != nil && h.sock.linked {
@@ -195,7 +195,7 @@ func (h *scriptHost) advance(to Time) error {
 	return h.advanceUntil(to, func() bool { return false })
 }
 
-// advanceUntil lets time pass until the time to, or until stop returns true.
+// advanceUntil runs the timers and lets time pass until the time to, or until stop returns true.
 func (h *scriptHost) advanceUntil(to Time, stop func() bool) error {
 	for steps := 0; h.err == nil && !stop(); steps++ {
 		d, ok := h.deadline()
@@ -221,7 +221,8 @@ func (h *scriptHost) advanceUntil(to Time, stop func() bool) error {
 	return h.err
 }
 
-// run must follow every call on the Conn.
+// run must follow every call on the Conn. It takes the segments that the Conn sends, and continues the
+// blocked call as long as that makes progress.
 func (h *scriptHost) run() {
 	for h.err == nil {
 		h.pull()
@@ -258,7 +259,7 @@ func (h *scriptHost) pull() {
 	if err := checkConn(&s.conn); err != nil && h.err == nil {
 		h.err = err
 	}
-	s.conn.Deactivate(h.now) // whenever possible
+	s.conn.Deactivate(h.now) // has no effect unless the connection is idle
 	ev := s.conn.Events()
 	if ev&Connected != 0 {
 		s.connected = true
@@ -280,15 +281,15 @@ func (h *scriptHost) pull() {
 	}
 }
 
-// sent takes the segments that the Conn sends. It writes and parses each, so that fields which have no
-// form on the wire are found.
+// sent appends a segment of the Conn to h.out. It first writes the segment to bytes and parses them, to
+// find fields that are not on the wire.
 func (h *scriptHost) sent(seg *Segment) {
 	o := scriptOut{at: h.now, seg: *seg, iss: h.iss, peer: h.peer}
 	if h.sock != nil {
 		o.iss = h.sock.iss
 	}
 	if seg.Seq == 0 && seg.has(wire.FlagRST) {
-		o.iss = 0 // a RST that answers no acknowledgement has none of our sequence numbers
+		o.iss = 0 // a RST in answer to a segment without ACK has the number 0, and none of ours
 	}
 	o.seg.Payload = append(append([]byte(nil), seg.Payload...), seg.Payload2...)
 	o.seg.Payload2 = nil
@@ -307,7 +308,7 @@ func (h *scriptHost) sent(seg *Segment) {
 	h.out = append(h.out, o)
 }
 
-// receive passes a segment of the script to the connection or the listener that it is for.
+// receive passes a segment of the script to its connection, to the Waiter, or to the listener.
 func (h *scriptHost) receive(g *pktSegment) error {
 	iss := h.iss
 	if h.sock != nil {
@@ -455,8 +456,8 @@ func holds(got any, op, want string) bool {
 	return false
 }
 
-// value returns the value of a name in %{ }%: those of tcp_info in its units (segments, microseconds),
-// and some in bytes.
+// value returns the value of a name in %{ }%. Names of tcp_info have its units (segments and
+// microseconds). Some other names are in bytes.
 func (h *scriptHost) value(name string) (any, error) {
 	if name == "state" {
 		return h.state(), nil
@@ -490,7 +491,7 @@ func (h *scriptHost) value(name string) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%q is not known", name)
 	}
-	if name == "deadline" { // milliseconds from now; -1: none
+	if name == "deadline" { // milliseconds from now, or -1 if there is no timer
 		v = -1
 		if d, ok := h.deadline(); ok {
 			v = int((d - h.now) / Millisecond)

@@ -17,18 +17,17 @@ import (
 //	+.1  < S 0:0(0) win 65535 <mss 1460,sackOK>    a segment that comes in
 //	+0   > S. 0:0(0) ack 1 <...>                   a segment that must go out at this very time
 //	+0...0.2 read(4, ..., 100) = 10                a call that blocks for 0.2 s
-//	+.2~+.3 > . 1:1(0) ack 1                       at any time in between
-//	*    > R. 1:1(0) ack 1                         at any time
-//	+0   < [ce] . 1:11(10) ack 1                   with a mark of the IP header: ce, ect0 or noecn
+//	+.2~+.3 > . 1:1(0) ack 1                       a segment that must go out in this range of time
+//	*    > R. 1:1(0) ack 1                         a segment that must go out, at any time
+//	+0   < [ce] . 1:11(10) ack 1                   the ECN field of the IP header: ce, ect0 or noecn
 //	+0   < [1:1461(1460)] icmp unreachable frag_needed mtu 1200
 //	+0   %{ state == "ESTABLISHED", tcpi_snd_cwnd == 10 }%
 //
-// A time with a + is relative to the previous event, one without is relative to the start. Sequence
-// numbers of sent segments are relative to our ISS; those of received segments are the peer's. The same
-// holds for the acknowledgement numbers and SACK blocks that refer to them. All fields of a sent
-// segment are compared, except the window if there is no "win", and the options if there is <...>. NOPs
-// are ignored. There are two extensions: --name=value lines set what a kernel has sysctls for, and *
-// stands for any timestamp.
+// A time with a + is relative to the previous event. A time without a + is relative to the start of the
+// script. Our sequence numbers are relative to our ISS, and the peer's are absolute, also in
+// acknowledgement numbers and SACK blocks. All fields of a sent segment are compared, except the window
+// if there is no "win", and the options if there is <...>. NOPs are ignored. There are two extensions:
+// --name=value lines set what sysctls set in a kernel, and * stands for any timestamp.
 
 // A pktScript is a parsed script.
 type pktScript struct {
@@ -72,9 +71,9 @@ type pktSegment struct {
 	ack        uint32
 	win        int // -1: any window
 	urg        uint16
-	mark       string // of the IP header: "ce", "ect0", "noecn" or "": any
+	mark       string // ECN field of the IP header: "ce", "ect0" or "noecn"; "": any
 	anyOpt     bool
-	opt        wire.TCP // only its options
+	opt        wire.TCP // the options; the other fields are not used
 	anyVal     bool
 	anyEcr     bool
 }
@@ -207,7 +206,7 @@ func parseFlags(s string) (f wire.TCPFlags, err error) {
 	return f, nil
 }
 
-// parseRange parses start:end(length).
+// parseRange parses start:end(length), and checks the length.
 func parseRange(s string) (start, end uint32, n int, err error) {
 	if _, err = fmt.Sscanf(s, "%d:%d(%d)", &start, &end, &n); err == nil && end-start != uint32(n) {
 		err = fmt.Errorf("%s: %d to %d are not %d bytes", s, start, end, n)

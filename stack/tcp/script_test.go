@@ -30,7 +30,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// TestEveryScriptNamesItsRule checks the head lines of the scripts, from which docs/rfc9293.md is made.
+// TestEveryScriptNamesItsRule checks the first comment lines of the scripts. docs/rfc9293.md is made from
+// these lines.
 func TestEveryScriptNamesItsRule(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.pkt")
 	require.NoError(t, err)
@@ -83,7 +84,7 @@ func TestAScriptThatIsWrongFails(t *testing.T) {
 	}
 }
 
-// runScript runs a script. If it fails, the error has the line, the expected event, and the actual one.
+// runScript runs a script. Its error has the line, the expected event and the actual event.
 func runScript(src string, n scriptNumbers) (err error) {
 	s, err := parseScript(src)
 	if err != nil {
@@ -138,7 +139,7 @@ func (h *scriptHost) event(ev *pktEvent) error {
 	return h.syscall(ev, to)
 }
 
-// expect takes the next sent segment, or waits for it, and compares it.
+// expect waits until a segment is sent, if none was, and compares it and its time with ev.
 func (h *scriptHost) expect(ev *pktEvent, from, to Time) error {
 	if !ev.ranged {
 		to = from
@@ -215,8 +216,8 @@ func (h *scriptHost) compare(want *pktSegment, o *scriptOut) string {
 	return ""
 }
 
-// tsOut translates a sent timestamp to the script's numbers: the first one that the script gives
-// defines the offset.
+// tsOut translates the sent timestamp live to the numbers of the script. The first timestamp that the
+// script names defines the offset.
 func (h *scriptHost) tsOut(live, named uint32) uint32 {
 	if !h.tsKnown {
 		h.tsKnown, h.tsBase = true, live-named

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// failure returns the kind of an error: its text without the numbers.
+// failure returns the kind of an error, which is its text without the numbers.
 func failure(err error) string {
 	if err == nil {
 		return ""
@@ -25,7 +25,7 @@ func failure(err error) string {
 	}, err.Error())
 }
 
-// simplify removes as much as possible from o, as long as the run still fails in the same way.
+// simplify returns the simplest options it finds with which the run fails in the same way as with o.
 func simplify(o simOptions) simOptions {
 	class := failure(simulate(o, nil))
 	steps := []func(*simOptions){
@@ -92,7 +92,7 @@ func simplify(o simOptions) simOptions {
 	return o
 }
 
-// report fails the test, with the simplest run that fails as o does.
+// report simplifies the failing options o, and fails the test with the simplified options and a trace.
 func report(t *testing.T, o simOptions, err error) {
 	t.Helper()
 	small := simplify(o)
@@ -105,7 +105,7 @@ func report(t *testing.T, o simOptions, err error) {
 	require.NoError(t, err, "seed %d; the simplest run that fails (%v):\n%#v\n%s", o.Seed, last, small, strings.Join(lines, "\n"))
 }
 
-// kept are runs that have failed before.
+// kept has runs that failed before, each with the reason.
 var kept = []struct {
 	why string
 	o   simOptions

@@ -10,8 +10,8 @@ import (
 )
 
 // The pair simulation has two Conns, a wire with the faults of real wires, and two applications that
-// act at random. All of it follows from simOptions, so a failing run is described by its options.
-// TestSimulation simplifies the options of a failing run before it prints them.
+// act at random. simOptions determine a run completely, so the options of a failing run reproduce the
+// failure. TestSimulation simplifies the options of a failing run before it prints them.
 
 // simOptions are the options of a run.
 type simOptions struct {
@@ -43,9 +43,9 @@ type simSide struct {
 	NoDelay, ECN, Await         bool // Await: a reader without data registers its buffer
 	Pressure                    bool // memory pressure occurs from time to time
 	End                         simEnd
-	AbortAt                     Time
+	AbortAt                     Time // time of the Abort, for endAbort
 	Keep                        KeepAlive
-	Fiddle                      bool // changes buffer limits, Nagle and the path MTU at random
+	Fiddle                      bool // change buffer limits, Nagle and the path MTU at random
 }
 
 // simEnd is the way in which an application ends.
@@ -58,13 +58,14 @@ const (
 	endFirst                  // CloseWrite only after the peer's EOF, then Close
 )
 
-// simNumbers says where half of the initial sequence numbers are; the others are random.
+// simNumbers selects the initial sequence numbers. Half of them are random; simNumbers applies to the
+// other half.
 type simNumbers uint8
 
 const (
-	simWrap   simNumbers = iota // they wrap soon
+	simWrap   simNumbers = iota // the numbers wrap within 100,000 bytes
 	simAtOnce                   // the number of the SYN, or of the first text, wraps
-	simSign                     // they change sign soon
+	simSign                     // the numbers pass 2^31 within 100,000 bytes
 )
 
 // randomOptions returns the options for a seed.
@@ -118,7 +119,7 @@ func randomOptions(seed uint64) simOptions {
 		s.BBR = !s.NewReno && chance(0.5)
 	}
 	if o.Side[0].End == endFirst {
-		o.Side[1].End = endPolitely // otherwise they would wait for each other
+		o.Side[1].End = endPolitely // two sides with endFirst would wait for each other
 	}
 	o.Old, o.Numbers = chance(0.3), simNumbers(r.IntN(3))
 	if chance(0.1) { // the minimum MSS
@@ -129,7 +130,7 @@ func randomOptions(seed uint64) simOptions {
 			s.Chunk = min(s.Chunk, s.Total+1)
 		}
 	}
-	if chance(0.25) { // both write more than the other's window before they read
+	if chance(0.25) { // each side writes more than the other side's window before it reads
 		for i := range o.Side {
 			s, other := &o.Side[i], &o.Side[1-i]
 			s.Late = Time(r.Int64N(int64(20 * Second)))
@@ -168,7 +169,7 @@ var simPattern = func() []byte {
 
 const simPeriod = 65521
 
-// A simHost is a host of a run.
+// A simHost is a host of a run: a Conn and its application.
 type simHost struct {
 	side    *simSide
 	p       Params
@@ -179,16 +180,16 @@ type simHost struct {
 	cookie  *simCookie
 	waiter  *Waiter
 	waitEnd Time
-	wasOpen bool // it reached ESTABLISHED
+	wasOpen bool // the connection has been synchronized
 
 	written, read         int
-	fin, sawEOF           bool // a FIN was sent; the peer's FIN was read
+	fin, sawEOF           bool // the application has closed its direction; it has read EOF
 	closed                bool
 	failed                bool
 	appAt, giveUp, pullAt Time
 	state                 State
 	una, nxt, rnxt, edge  Seq
-	losses                int // consecutive losses
+	losses                int // consecutive losses of segments from this host
 	await                 []byte
 }
 
@@ -203,7 +204,7 @@ type simSegment struct {
 	seg Segment
 }
 
-// A sim is a run.
+// A sim is a run of the simulation.
 type sim struct {
 	o     simOptions
 	now   Time
@@ -274,17 +275,18 @@ func simulate(o simOptions, trace *strings.Builder) error {
 	return w.err
 }
 
-// judge checks the end of a run.
+// judge checks the end of a run. A polite run must transfer all data: no side aborts, closes early, or
+// has an allowed reason to fail.
 func (w *sim) judge() {
 	polite := true
 	for i := range w.host {
 		h := &w.host[i]
 		polite = polite && (h.side.End == endPolitely || h.side.End == endFirst)
-		// A SYN,ACK is retransmitted only a few times.
 		late := h.c.Err() == ErrTimedOut || h.c.Err() == ErrHostUnreachable
 		// The ACK that carries a cookie is not retransmitted.
 		polite = polite && !(w.o.Cookie && w.o.Loss > 0)
-		// An orphan whose peer does not read is ended, and so is a half-open connection.
+		// An orphan whose peer does not read is ended. So is a half-open connection, because a SYN,ACK is
+		// retransmitted only a few times.
 		polite = polite && !(h.c.orphan && late && (w.o.Loss > 0.1 || h.c.snd.wnd == 0))
 		polite = polite && !(h.c.passive && late && !h.wasOpen)
 	}
@@ -305,7 +307,8 @@ func (w *sim) judge() {
 	}
 }
 
-// step advances to the next time at which something happens, and does all of it.
+// step advances to the time of the next event and handles all events of that time. It reports false at
+// the end of the run.
 func (w *sim) step() bool {
 	var next Time
 	for i := range w.host {
@@ -360,7 +363,8 @@ func (w *sim) step() bool {
 	return w.err == nil
 }
 
-// arrive takes the first segment for host i from the wire.
+// arrive takes the first segment for host i from the wire, merges those that follow if o.Merge is set,
+// and passes the result to the host.
 func (w *sim) arrive(i int) {
 	q := w.queue[i]
 	s := q[0].seg
@@ -387,7 +391,7 @@ func (w *sim) arrive(i int) {
 		h.c.Segment(w.now, &s)
 		w.after(i)
 	case h.cookie != nil && !h.made:
-		// A segment without the cookie is dropped; it is retransmitted after one that has the cookie.
+		// Drop a segment without the cookie. The peer retransmits it after a segment with the cookie.
 	case !h.made && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN:
 		h.c.Accept(w.now, w.config(h), &s)
 		h.made = true
@@ -443,7 +447,8 @@ func mergeable(a, b *Segment) bool {
 		len(a.Payload)+len(b.Payload) < 65536
 }
 
-// after must follow each call on a Conn.
+// after must follow each call on the Conn of host i. It calls Next and checks the Conn, or schedules
+// this for later.
 func (w *sim) after(i int) {
 	h := &w.host[i]
 	if first := !h.wasOpen && h.c.State().synchronized(); first && w.o.Old {
@@ -541,8 +546,8 @@ func (w *sim) transmit(from int, s *Segment) {
 	}
 }
 
-// put puts a segment on the wire, which may lose, duplicate or delay it. The network is perfect after
-// two minutes, and never loses more than four consecutive segments in one direction. Therefore a
+// put puts a segment on the wire, which may lose, duplicate or delay it. The network loses no segment
+// after two minutes, and never loses more than four consecutive segments in one direction. Therefore a
 // connection must never time out.
 func (w *sim) put(from int, s *Segment) {
 	h := &w.host[from]
@@ -577,7 +582,7 @@ func (w *sim) pause(h *simHost) Time {
 	return Time(w.rng.Int64N(int64(h.side.Pause)))
 }
 
-// simPatience is how long an application waits until something happens before it closes.
+// simPatience is how long an application waits for progress before it closes.
 const simPatience = 900 * Second
 
 // act performs one round of calls of the application on host i.
@@ -653,7 +658,7 @@ func (w *sim) reads(i int) (busy bool) {
 	return false
 }
 
-// takeAwaited takes back the buffer of a waiting reader.
+// takeAwaited takes back the buffer of a waiting reader on host i, and checks the data in it.
 func (w *sim) takeAwaited(i int) {
 	h := &w.host[i]
 	if h.await != nil {
@@ -669,12 +674,12 @@ func (w *sim) readSome(i int, buf []byte) int {
 	return n
 }
 
-// taken checks the data that an application has read.
+// taken checks and counts the data that the application on host i has read.
 func (w *sim) taken(i int, buf []byte) {
 	h := &w.host[i]
 	n := len(buf)
 	if n > 0 {
-		// The other does not give up while its data is read, however slowly.
+		// The peer's application does not give up while its data is read, however slowly.
 		w.host[1-i].giveUp = w.now + simPatience
 	}
 	off := h.read % simPeriod
@@ -744,21 +749,21 @@ func (w *sim) fiddle(h *simHost) {
 		h.c.SoftError(ErrHostUnreachable)
 	case 5:
 		h.c.SetGSO([...]int{0, 9000, 65535}[w.rng.IntN(3)])
-		h.side.GSO = max(h.side.GSO, 65535) // or a check of the sent segments fails
+		h.side.GSO = max(h.side.GSO, 65535) // transmit checks super-segments against the largest limit
 	case 6:
 		w.log("%s reclaims memory", h.name)
 		h.c.Reclaim(w.now, w.rng.IntN(2) == 0)
 	}
 }
 
-// watch starts to watch a new Conn.
+// watch records the state of the Conn with which check compares the next one.
 func (w *sim) watch(h *simHost) {
 	c := &h.c
 	h.state, h.una, h.nxt, h.rnxt, h.edge = c.state, c.snd.una, c.snd.nxt, c.rcv.nxt, c.rcv.edge
 }
 
-// check checks every invariant of host i. Some hold only after Next has returned false, which pulled
-// says.
+// check checks the invariants of host i. pulled reports that Next has returned false: some invariants
+// hold only then.
 func (w *sim) check(i int, pulled bool) {
 	h := &w.host[i]
 	c := &h.c
@@ -769,7 +774,7 @@ func (w *sim) check(i int, pulled bool) {
 		if err := checkConn(c); err != nil {
 			w.fail("%s: %v", h.name, err)
 		}
-		c.Deactivate(w.now) // whenever possible
+		c.Deactivate(w.now) // has no effect unless the connection is idle
 	} else if err := checkBoard(c); err != nil {
 		w.fail("%s: %v", h.name, err)
 	}
@@ -787,7 +792,7 @@ func (w *sim) check(i int, pulled bool) {
 	w.checkPair(i)
 }
 
-// checkPair checks that all acknowledged data was read or can be read.
+// checkPair checks that the peer of host i has read, or can read, all data that it has acknowledged.
 func (w *sim) checkPair(i int) {
 	h, other := &w.host[i], &w.host[1-i]
 	if !h.made || !other.made || h.gone || other.gone || other.closed || h.failed || !h.c.state.synchronized() || other.c.state == Closed {

@@ -8,8 +8,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A rig is a Conn, and a peer that the test plays. The sequence numbers that its methods take are
-// relative: ours to ISS+1, the peer's to IRS+1. So the first byte of text is number 0 on both sides.
+// A rig is a Conn with a peer that the test simulates. The methods take relative sequence numbers: ours
+// are relative to ISS+1, and the peer's to IRS+1. The first byte of text therefore has the number 0 on
+// both sides.
 type rig struct {
 	t    testing.TB
 	c    Conn
@@ -23,10 +24,10 @@ type rig struct {
 // rigOptions describe a connection.
 type rigOptions struct {
 	modern     bool // timestamps, SACK and window scaling
-	passive    bool // for synReceived: the peer opened
+	passive    bool // synReceived starts from a SYN of the peer
 	zeroWindow bool // the receive buffer is full and the application does not read
-	window     int  // window that the peer advertises, in bytes; 0: 2000
-	mss        int  // 0: 100
+	window     int  // window that the peer advertises, in bytes; default 2000
+	mss        int  // default 100
 	gso        int
 	nagle      bool
 	change     func(*Params)
@@ -69,7 +70,7 @@ func (r *rig) config() Config {
 	return Config{Params: &r.p, ISS: rigISS, TSOffset: 0xfffffff0, MSS: r.o.mss + opt, GSO: r.o.gso, NoDelay: !r.o.nagle}
 }
 
-// segment returns a segment of the peer.
+// segment returns a segment of the peer. It has the window and the timestamps that the peer would send.
 func (r *rig) segment(flags wire.TCPFlags, seq, ack Seq, payload []byte) *Segment {
 	s := &Segment{Payload: payload}
 	s.Flags = flags
@@ -127,7 +128,7 @@ func (r *rig) wait(d Time) []Segment {
 	return list
 }
 
-// numbers returns the relative sequence numbers of segments that have text.
+// numbers returns the relative sequence numbers of the segments in list that have text.
 func numbers(list []Segment) []int {
 	var n []int
 	for _, s := range list {
@@ -203,8 +204,7 @@ func finWait2(t testing.TB, o rigOptions) *rig {
 	return r.in(FinWait2)
 }
 
-// peerFin passes the peer's FIN to the Conn. A closed window does not accept a FIN, so in that case the
-// FIN comes before the buffer is full.
+// peerFin passes the peer's FIN to the Conn.
 func (r *rig) peerFin(ack Seq) {
 	r.send(wire.FlagACK|wire.FlagFIN, r.theirs(), ack, nil)
 	r.pull()

@@ -23,7 +23,7 @@ func TestWaiterAgreesWithTheConnThatItStandsFor(t *testing.T) {
 		n := 0
 		modelCases(tcbOf(&first.c), true, func(k modelCase) {
 			if k.flags&(wire.FlagRST|wire.FlagSYN) != 0 {
-				return // deliberate differences have their own tests
+				return // a Waiter treats RST and SYN differently on purpose: see the tests below
 			}
 			r := timeWait(t, rigOptions{modern: modern})
 			w := r.c.Waiter(r.now)
@@ -109,7 +109,7 @@ func TestTwoWaitersDoNotAnswerEachOtherForever(t *testing.T) {
 	// A simultaneous close leaves TIME-WAIT on both sides.
 	a, b := timeWait(t, rigOptions{modern: true}), timeWait(t, rigOptions{modern: true})
 	wa, wb := a.c.Waiter(a.now), b.c.Waiter(b.now)
-	// b takes the part of a's peer.
+	// Give b the sequence numbers and the timestamps of a's peer.
 	wb.sndNxt, wb.rcvNxt = wa.rcvNxt, wa.sndNxt
 	wb.tsOffset, wb.tsRecent = 5000, tsClock(a.now)+wa.tsOffset
 	wa.tsRecent = tsClock(a.now) + wb.tsOffset

@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// flightWithoutTimestamps is flight with a peer that has only SACK.
+// flightWithoutTimestamps is flight for a connection with SACK but without timestamps.
 func flightWithoutTimestamps(t testing.TB, n int) *rig {
 	r := bare(t, rigOptions{modern: true, window: 60000, mss: 88, change: func(p *Params) { p.NoTimestamps = true }})
 	require.Equal(t, 100, r.c.MSS())
@@ -21,8 +21,8 @@ func flightWithoutTimestamps(t testing.TB, n int) *rig {
 	return r
 }
 
-// untilTimeout lets time pass until the retransmission timeout. The tail loss probe before it is not
-// answered.
+// untilTimeout lets time pass until the retransmission timeout. The peer does not answer the tail loss
+// probe that comes first.
 func (r *rig) untilTimeout() {
 	r.t.Helper()
 	for r.c.Info().Backoff == 0 {
@@ -37,7 +37,7 @@ func (r *rig) untilTimeout() {
 func TestEifelUndoesASpuriousTimeout(t *testing.T) {
 	// RFC 3522 3.2: "If the value of the Timestamp Echo Reply field of the
 	// acceptable ACK's Timestamps option is smaller than the value of
-	// RetransmitTS, then [...] SpuriousRecovery"; RFC 4015 3: the window is as before.
+	// RetransmitTS, then [...] SpuriousRecovery". RFC 4015 3: the window is restored.
 	r := flight(t, 10)
 	before, stamp := r.c.Info(), r.echo
 	r.untilTimeout()
@@ -82,8 +82,8 @@ func TestFRTOUndoesASpuriousTimeout(t *testing.T) {
 }
 
 func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
-	// RFC 3708 3 (A): all retransmitted segments were unnecessary when a DSACK has
-	// come for each of them.
+	// RFC 3708 3 (A): if a DSACK has come for each retransmitted segment, all these retransmissions were
+	// unnecessary.
 	r := flightWithoutTimestamps(t, 10)
 	before := r.c.Info()
 	r.now += 20 * Millisecond
@@ -105,7 +105,7 @@ func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
 
 func TestALaterDuplicateUndoesNoReduction(t *testing.T) {
 	// RFC 3708 3 (A) is about the retransmissions of the episode. A DSACK for a duplicate that the
-	// network makes later proves nothing about them.
+	// network makes later proves nothing about these retransmissions.
 	r := flightWithoutTimestamps(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 1100})
@@ -218,8 +218,8 @@ func TestDSACKOfUnsentDataIsIgnored(t *testing.T) {
 }
 
 func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
-	// RFC 8985 6.2 step 2: a retransmitted segment counts as well, if it is certain that the second
-	// copy has arrived.
+	// RFC 8985 6.2 step 2: RACK.xmit_ts also follows a retransmitted segment, if it is certain that the
+	// second copy has arrived.
 	r := flight(t, 5)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 300}, block{400, 500})
@@ -236,7 +236,7 @@ func TestADeliveredRetransmissionShowsEarlierLosses(t *testing.T) {
 
 func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	// RFC 3522 3.2: RetransmitTS is of "the retransmit sent when loss recovery is initiated". An
-	// acknowledgement of a retransmission that was sent before proves nothing.
+	// acknowledgement of a retransmission from an earlier episode proves nothing.
 	r := flight(t, 10)
 	r.c.Write(r.now, make([]byte, 3000))
 	r.now += 20 * Millisecond
@@ -262,7 +262,7 @@ func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	s := r.segment(wire.FlagACK, r.theirs(), 1300, nil)
 	r.sack(s, block{1400, end})
-	s.TSEcr = stamp // a retransmission of the first episode fills its hole
+	s.TSEcr = stamp // echoes a retransmission of the first episode, which filled the hole of that episode
 	r.c.Segment(r.now, s)
 	after := r.c.Info()
 	require.True(t, after.Recovery)
