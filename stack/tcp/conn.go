@@ -35,7 +35,7 @@ type Conn struct {
 	wsOK   bool // windows are scaled (RFC 7323 2.2)
 	ecn    ecnState
 
-	defaultMSS uint16 // of Config
+	defaultMSS uint16 // Config.DefaultMSS, or defaultMSS
 
 	retrans uint32 // segments retransmitted since the Conn was opened
 
@@ -56,13 +56,13 @@ type Conn struct {
 
 type sendState struct {
 	iss      Seq
-	una      Seq    // oldest unacknowledged number; buf begins here, or at iss+1 before the SYN is acknowledged
+	una      Seq    // oldest unacknowledged number. buf begins at una, or at iss+1 before the SYN is acknowledged
 	nxt      Seq    // next new number to be sent; it never decreases
 	wnd      uint32 // window last advertised by the peer, in bytes from una
-	maxWnd   uint32 // the largest window it ever advertised (MAX.SND.WND of RFC 5961 5.2)
+	maxWnd   uint32 // the largest window that the peer ever advertised (MAX.SND.WND of RFC 5961 5.2)
 	wl1      Seq    // SEG.SEQ of the last window update
 	wl2      Seq    // SEG.ACK of the last window update
-	tsOffset uint32
+	tsOffset uint32 // Config.TSOffset
 
 	mss  int // payload bytes of a full segment, without the options on every segment
 	gso  int // maximum payload of a super-segment in bytes; 0: no super-segments
@@ -79,7 +79,7 @@ type sendState struct {
 	fixed    bool  // the application has set limit; no auto-tuning
 	fin      bool  // a FIN follows the last byte of buf
 	finSent  bool
-	full     bool // Write or Pin could not take all bytes: Writable is due when there is room
+	full     bool // Write or Pin could not take all bytes: report Writable when there is room
 	synAgain bool // the SYN was retransmitted: its round-trip time is ambiguous
 }
 
@@ -92,7 +92,7 @@ type recvState struct {
 	quick  uint8  // number of further segments to acknowledge immediately
 
 	mss      int    // estimated payload bytes of a full segment from the peer
-	announce uint32 // our MSS option
+	announce uint32 // the value of our MSS option
 	unacked  uint32 // bytes received and not yet acknowledged
 
 	buf   ring
@@ -100,11 +100,11 @@ type recvState struct {
 	got   int    // bytes in await
 	limit int    // bytes that buf may hold
 
-	*arrivals // in Conn.active; nil while the Conn is idle
+	*arrivals // points into Conn.active; nil while the Conn is idle
 
 	last        Time // when a segment that proves the peer alive last arrived
 	lastData    Time // when data in the window last arrived
-	tsRecentAt  Time
+	tsRecentAt  Time // when tsRecent was set
 	challengeAt Time // start of the second in which challenges is counted: see replyAllowed
 
 	lastAck  Seq    // Last.ACK.sent
@@ -118,7 +118,7 @@ type recvState struct {
 	fixed       bool // the application has set limit; no auto-tuning
 	fin         bool // a FIN with number finSeq has arrived, perhaps out of order
 	edgeMoved   bool // edge is no longer the one that the SYN advertised
-	rstNow      bool // Next must send a RST with rstSeq; the Conn stays
+	rstNow      bool // Next must send a RST with rstSeq; unlike rstUnsent, this does not end the Conn
 	ackNow      bool // Next must send an acknowledgement
 	pingpong    bool // the application replies quickly, so its data can carry acknowledgements (as on Linux)
 	bufferTaken bool // TakeBuffer has handed out the part of await after got
@@ -148,7 +148,7 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	c.snd.wnd = uint32(syn.Window)
 	c.snd.maxWnd = c.snd.wnd
 	// RFC 9293 3.10.7.2: "If there are other controls or text in the segment, then queue it for
-	// processing later". Here text is stored and acknowledged at once.
+	// processing later". This implementation stores and acknowledges text at once.
 	if syn.DataLen() > 0 || syn.has(wire.FlagFIN) {
 		c.takeData(now, Seq(syn.Seq)+1, syn)
 	}
@@ -236,7 +236,7 @@ func (c *Conn) takeOptions(s *Segment) {
 	if c.tsOK {
 		c.rcv.tsRecent, c.rcv.tsRecentAt = s.TSVal, c.rcv.last
 		c.rcv.markTS, c.rcv.markSeq = s.TSVal, Seq(s.Seq)
-		c.snd.opt = 12
+		c.snd.opt = 12 // the Timestamps option, padded
 	}
 	c.ecnSetup(s)
 	if s.MSS != 0 {
@@ -277,8 +277,8 @@ func (c *Conn) withdrawOptions(s *Segment) {
 	c.startSendLimit()
 }
 
-// startSendLimit sets the initial size of the send buffer. An auto-tuned one starts with twice
-// the initial congestion window, the ratio that tuneSend keeps, so a peer that never opens its
+// startSendLimit sets the initial size of the send buffer. A buffer with auto-tuning starts with at
+// most twice the initial congestion window, the ratio that tuneSend keeps. A peer that never opens its
 // window costs no more memory than that.
 func (c *Conn) startSendLimit() {
 	s := &c.snd
@@ -301,7 +301,7 @@ const leastMSS = 68 - wire.IPv4Len - wire.TCPLen
 const minMSS = 48
 
 // minData is the minimum payload of a full segment: SACK blocks that leave less room are not sent.
-// leastMSS less the size of the timestamps is larger.
+// Even leastMSS leaves more than that after the Timestamps option.
 const minData = 8
 
 // State returns the state of the connection.
@@ -371,7 +371,7 @@ func (c *Conn) Take(now Time) (x, y, storage []byte) {
 }
 
 // Await registers p as the buffer of a waiting reader: the next data in order is copied to it
-// directly. The reader must call Awaited before it uses p, while BufferTaken is false.
+// directly. Before the reader uses p, it must call Awaited, and only while BufferTaken returns false.
 // Await returns false if another reader is registered.
 func (c *Conn) Await(p []byte) bool {
 	if c.rcv.await != nil {
@@ -381,8 +381,8 @@ func (c *Conn) Await(p []byte) bool {
 	return true
 }
 
-// Awaited ends Await and returns the number of bytes in its buffer. They count as read; a
-// Readable event has announced them.
+// Awaited ends Await and returns the number of bytes that were copied to the reader's buffer. These
+// bytes count as read. A Readable event has announced them.
 func (c *Conn) Awaited(now Time) int {
 	r := &c.rcv
 	n := r.got
@@ -396,9 +396,9 @@ func (c *Conn) Awaited(now Time) int {
 
 // TakeBuffer returns the free part of a waiting reader's buffer (zero-copy receive). The caller may
 // write the payload of the next segment in order there, and then pass the segment to Segment
-// with that memory as its Payload, which is not copied. TakeBuffer returns nil if the buffer has
-// less than least bytes free, or if older data is still to be read or missing. header is the
-// expected length of the segment's TCP header.
+// with that memory as its Payload, which is not copied. TakeBuffer returns nil if the buffer is
+// already taken or has less than least bytes free, or if earlier data is unread or missing. header is
+// the expected length of the segment's TCP header.
 //
 // Until that segment or a call of ReturnBuffer, only the caller writes to the buffer, and the reader
 // must wait while BufferTaken reports true.
@@ -457,7 +457,8 @@ func (c *Conn) Close(now Time) {
 	case c.state == Closed || c.state == SynSent:
 		c.die(ErrNone)
 	case c.rcv.buf.n > 0:
-		// As on Linux, also if the data was followed by the peer's FIN.
+		// As on Linux, unread data resets the connection even after the peer's FIN. In TIME-WAIT
+		// no RST is sent.
 		c.abort(c.state != TimeWait)
 	default:
 		c.dropOutOfOrder() // the application will not read it
@@ -471,8 +472,8 @@ func (c *Conn) Close(now Time) {
 	}
 }
 
-// CloseRead records that the application will not read any more. The application keeps the Conn. As on
-// Linux, CloseRead has no effect while our side is open. If data arrives after CloseWrite, the
+// CloseRead records that the application will not read any more but keeps the Conn. As on Linux,
+// arriving data is still accepted while our side is open. If data arrives after CloseWrite too, the
 // connection is reset.
 func (c *Conn) CloseRead() { c.shutRead = true }
 
@@ -481,15 +482,14 @@ func (c *Conn) CloseRead() { c.shutRead = true }
 func (c *Conn) Abort(now Time) {
 	switch c.state {
 	case Closed:
-		// It failed before: discard data that was received but not read.
+		// The connection has ended already: discard data that was received but not read.
 		c.rcv.buf.n = 0
 		c.rcv.buf.free(c.p)
 	case SynSent, TimeWait:
 		c.abort(false) // "respond with an ok and delete the TCB"
 	case Closing, LastAck:
-		// Delete the TCB without a RST only if all data and our FIN were sent. What still waits for the
-		// peer's window will never be sent, and without a RST the peer would wait for it. Linux sends a
-		// RST too.
+		// Delete the TCB without a RST only if all data and our FIN were sent. Unsent data is lost, and
+		// without a RST the peer would wait for that data. Linux sends a RST too.
 		c.abort(c.hasUnsent())
 	default:
 		c.abort(true)
@@ -506,7 +506,7 @@ func (c *Conn) abort(reset bool) {
 }
 
 // HardError ends the connection with an error from outside, such as an ICMP message that
-// answers its SYN.
+// answers the SYN.
 func (c *Conn) HardError(now Time, e Err) {
 	if c.state != Closed {
 		c.fail(e)
@@ -517,7 +517,8 @@ func (c *Conn) HardError(now Time, e Err) {
 // connection"). If the connection times out later, that error is reported.
 func (c *Conn) SoftError(e Err) { c.soft = e }
 
-// failReset is fail with a RST to the peer, with a sequence number that the peer accepts.
+// failReset ends the connection with an error, as fail does, and makes Next send a RST with a sequence
+// number that the peer accepts.
 func (c *Conn) failReset(e Err) {
 	seq := c.snd.nxt
 	if c.state.synchronized() {
@@ -539,7 +540,7 @@ func (c *Conn) fail(e Err) {
 
 // die enters CLOSED, stops all timers and frees all memory except that of received data.
 func (c *Conn) die(e Err) {
-	// If half, no application can read data that came with the SYN.
+	// half: the handshake is not complete, so no application can read data that came with the SYN.
 	half := c.state == SynSent || c.state == SynReceived
 	c.state = Closed
 	c.timers = timers{}
@@ -590,9 +591,8 @@ func (c *Conn) SetSendLimit(n int) {
 	}
 }
 
-// SetRecvLimit sets the receive buffer's size in bytes and turns auto-tuning off. A window that
-// was advertised is not taken back: RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the
-// window".
+// SetRecvLimit sets the receive buffer's size in bytes and turns auto-tuning off. It does not take
+// back a window that was advertised. RFC 9293 3.8.6: "A TCP receiver SHOULD NOT shrink the window".
 func (c *Conn) SetRecvLimit(n int) {
 	c.rcv.limit, c.rcv.fixed = n, true
 	c.updateWindow()
@@ -601,7 +601,7 @@ func (c *Conn) SetRecvLimit(n int) {
 // timers holds the deadlines of the timers; 0 means that a timer is off.
 type timers struct {
 	rtx     Time // retransmission timeout, tail loss probe or reordering timer, see rtxKind
-	rto     Time // deadline of the retransmission timeout, also while rtx is that of a probe
+	rto     Time // deadline of the retransmission timeout, even while rtx is the deadline of a tail loss probe
 	ack     Time // delayed acknowledgement
 	persist Time // zero window, or a window too small to use
 	wait    Time // end of an orphan's FIN-WAIT-2, or of TIME-WAIT
@@ -609,8 +609,8 @@ type timers struct {
 	keepAt Time // when the last keep-alive probe was sent
 
 	rtxKind    timerKind
-	backoff    uint8 // doublings of rtx
-	persists   uint8 // doublings of persist: probes since the window shut
+	backoff    uint8 // doublings of the retransmission timeout
+	persists   uint8 // doublings of the persist timeout: probes since the window shut
 	probes     uint8 // zero-window probes without an answer
 	keepProbes uint8 // keep-alive probes without an answer
 	keepNow    bool  // Next must send a keep-alive probe
@@ -637,6 +637,7 @@ func (c *Conn) Deadline() (Time, bool) {
 	return d, d != 0
 }
 
+// earliest returns the earlier of two deadlines. A deadline of 0 is never.
 func earliest(a, b Time) Time {
 	if a == 0 || b != 0 && b < a {
 		return b
@@ -646,8 +647,8 @@ func earliest(a, b Time) Time {
 
 // keepDeadline returns the time of the next keep-alive probe, or 0. RFC 9293 3.8.4: "Keep-alive packets
 // MUST only be sent when no sent data is outstanding, and no data or acknowledgment packets have been
-// received for the connection within an interval". As on Linux, there are also none while data waits
-// for the peer's window: zero-window probes are sent instead.
+// received for the connection within an interval". As on Linux, no keep-alive probes are sent while
+// data waits for the peer's window either: zero-window probes are sent instead.
 func (c *Conn) keepDeadline() Time {
 	if c.keep.Idle <= 0 || c.snd.una != c.snd.nxt || c.hasUnsent() || !c.state.synchronized() || c.state == TimeWait {
 		return 0
@@ -659,11 +660,12 @@ func (c *Conn) keepDeadline() Time {
 }
 
 // giveUpDeadline returns the time at which the user timeout ends the connection, or 0. The user timeout
-// is not checked only at retransmissions, because these may be two minutes apart.
+// has a deadline of its own, because retransmissions may be two minutes apart.
 func (c *Conn) giveUpDeadline() Time {
 	if c.userTimeout <= 0 || !c.state.synchronized() || c.state == TimeWait {
 		return 0
 	}
+	// The user timeout runs only while data is in flight or a zero window is probed.
 	if t := &c.timers; c.snd.una == c.snd.nxt && !(c.snd.wnd == 0 && (t.persist != 0 || t.probeNow)) {
 		return 0
 	}
@@ -688,7 +690,7 @@ func (c *Conn) Tick(now Time) {
 	if t.ack != 0 && now >= t.ack {
 		t.ack = 0
 		c.rcv.ackNow = true
-		c.rcv.pingpong = false
+		c.rcv.pingpong = false // the application did not reply in time
 	}
 	if t.rtx != 0 && now >= t.rtx {
 		t.rtx = 0
@@ -720,6 +722,8 @@ func (c *Conn) TickHalfOpen(now Time, retries uint8) {
 	c.Tick(now)
 }
 
+// keepExpired schedules a keep-alive probe, or ends the connection if too many probes were not
+// answered.
 func (c *Conn) keepExpired(now Time) {
 	t := &c.timers
 	if int(t.keepProbes) >= min(max(c.keep.Count, 1), 255) {

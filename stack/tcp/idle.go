@@ -39,8 +39,8 @@ type arrivals struct {
 // idleAfter is how long a Conn has sent and received nothing before it becomes idle.
 const idleAfter = 500 * Millisecond
 
-// activate allocates the active part if there is none. A new one knows nothing of earlier
-// ones: the degree of reordering on the path, for example, is learnt again.
+// activate allocates the active part if there is none. A new part inherits nothing from an earlier
+// part: the degree of reordering on the path, for example, must be learnt again.
 func (c *Conn) activate(now Time) {
 	if c.active != nil {
 		return
@@ -89,8 +89,8 @@ func (c *Conn) Deactivate(now Time) (again Time) {
 // Idle reports whether the Conn is idle: nothing has happened for idleAfter, or it has ended.
 func (c *Conn) Idle() bool { return c.active == nil }
 
-// deactivateAfterProbe makes a Conn idle again that was activated only for a keep-alive probe
-// or its answer, without waiting for idleAfter: nothing was learnt that is worth keeping.
+// deactivateAfterProbe makes a Conn idle if it was activated only for a keep-alive probe or its
+// answer. It does not wait for idleAfter, because such a Conn has learnt nothing worth keeping.
 func (c *Conn) deactivateAfterProbe() {
 	if c.active != nil && c.probeOnly && c.quiescent() {
 		c.deactivate()
@@ -111,8 +111,8 @@ func (c *Conn) deactivate() {
 	}
 }
 
-// quiescent reports whether nothing is in flight or buffered, no timer of data is set, and
-// the active part holds nothing that would be missed.
+// quiescent reports whether nothing is in flight or buffered, no timer for data or acknowledgements is
+// set, and the active part holds nothing that is still needed.
 func (c *Conn) quiescent() bool {
 	r, s, t := &c.rcv, &c.snd, &c.timers
 	if r.buf.n > 0 || r.got > 0 || c.Unacked() > 0 || c.rstUnsent || r.rstNow {

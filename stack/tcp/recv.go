@@ -12,11 +12,11 @@ const (
 	dropChallenge                // drop it and send a challenge ACK (RFC 5961)
 )
 
-// Segment processes an arrived segment in the order of RFC 9293 3.10.7. The caller has verified
-// its checksum. The payload is not kept.
+// Segment processes an arrived segment in the order of RFC 9293 3.10.7. The caller has verified the
+// checksum. Segment does not keep s or its payload after it returns.
 func (c *Conn) Segment(now Time, s *Segment) {
 	if c.state == Closed {
-		return // the caller does 3.10.7.1, with Reset
+		return // the caller answers with Reset (3.10.7.1)
 	}
 	c.activate(now)
 	if c.state == SynSent {
@@ -26,7 +26,7 @@ func (c *Conn) Segment(now Time, s *Segment) {
 	const synAckRst = wire.FlagSYN | wire.FlagACK | wire.FlagRST
 	if c.state == SynReceived && !c.passive && s.Flags&synAckRst == wire.FlagSYN|wire.FlagACK && Seq(s.Seq) == c.rcv.irs {
 		// RFC 9293 3.5, figure 7: in a simultaneous open each side answers the other's
-		// SYN by a SYN,ACK. Its SYN was received before; treat it as a pure ACK.
+		// SYN by a SYN,ACK. The SYN was received before, so treat the SYN,ACK as a pure ACK.
 		ack := *s
 		ack.Flags &^= wire.FlagSYN
 		ack.hadSYN = true
@@ -66,8 +66,8 @@ func (c *Conn) synSent(now Time, s *Segment) {
 		if ack.LessEq(c.snd.iss) || c.snd.nxt.Less(ack) {
 			if !s.has(wire.FlagRST) {
 				c.rstFor(s)
-				// The RST ends an old connection of the peer. As on Linux, send
-				// the SYN again after it, once.
+				// The RST ends an old connection of the peer. As on Linux, send the
+				// SYN again after the RST, unless it was retransmitted already.
 				c.synUnsent = c.synUnsent || !c.snd.synAgain
 			}
 			return
@@ -115,7 +115,7 @@ func (c *Conn) synSent(now Time, s *Segment) {
 func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.snd.una = ack
 	// If the SYN was retransmitted, only timestamps give a valid sample. After a SYN cookie
-	// (lastData is 0) there is none, because the cookie uses the timestamp's low bits.
+	// (lastData is 0) there is no sample, because the cookie uses the timestamp's low bits.
 	if !c.snd.synAgain && c.snd.lastData != 0 {
 		c.rtt.sample(now, now-c.snd.lastData, c.p)
 		c.rcv.drs.rtt = c.rtt.srtt
@@ -126,8 +126,8 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	}
 	if c.timers.backoff > 0 {
 		// RFC 6298 5.7: after a lost SYN "the RTO MUST be re-initialized to 3
-		// seconds when data transmission begins". As on Linux, only if no timestamp
-		// has given a sample.
+		// seconds when data transmission begins". As on Linux, this is done only if no
+		// timestamp has given a sample.
 		if c.rtt.srtt == 0 {
 			c.rtt.rto = min(fallbackRTO, c.p.MaxRTO)
 		}
@@ -140,12 +140,12 @@ func (c *Conn) synAcked(now Time, s *Segment, ack Seq) {
 	c.cc.round = ack
 }
 
-// established enters ESTABLISHED, and processes what was queued before: our FIN, or the peer's.
+// established enters ESTABLISHED, or a later state if our FIN is queued or the peer's FIN has arrived.
 func (c *Conn) established() {
 	c.state = Established
 	c.synUnsent = false
 	c.events |= Connected | Writable
-	c.snd.lastData = 0
+	c.snd.lastData = 0 // no data was sent yet: lastData was the time of the SYN
 	if c.snd.fin {
 		c.state = FinWait1
 	}
@@ -156,20 +156,20 @@ func (c *Conn) established() {
 	}
 }
 
-// acceptable is the test of RFC 9293 3.4, table 6, widened so that segments of a peer that has filled
-// or overrun the window are still processed. The ACK and the window of an acceptable segment are used;
-// of its data only the part in the window is stored (see takeData).
+// acceptable reports whether s passes the test of RFC 9293 3.4, table 6. The test is widened, so that
+// segments of a peer that has filled or overrun the window are still processed. The ACK and the window
+// of an acceptable segment are used. Of its data, only the part in the window is stored (see takeData).
 //
 // The window extends to the farthest right edge ever advertised. RFC 7323 2.4: "The receiver MUST
 // honor, as in window, any segment that would have been in window for any <ACK> sent by the receiver."
 // A segment may begin at that edge: RFC 9293 3.10.7.4: "If the RCV.WND is zero, no segments will be
 // acceptable, but special allowance should be made to accept valid ACKs, URGs, and RSTs." A segment
-// without data may begin as early as the last acknowledgement that we sent, as on Linux (rcv_wup): a
-// peer whose window shrank sends from the right edge that it knows (see ackSeq), and may not have
-// received that acknowledgement yet.
+// without data may begin as early as the last acknowledgement that we sent, as on Linux (rcv_wup). A
+// peer that has overrun our window sends from the right edge that it knows (see ackSeq), and that edge
+// may be older than our last acknowledgement.
 //
-// All of these numbers but one were in a window that we advertised, so a blind attacker cannot guess
-// one more easily than a number in the current window.
+// All accepted numbers except the right edge were in a window that we advertised. A blind attacker
+// therefore guesses an accepted number no more easily than one in the current window.
 func (c *Conn) acceptable(s *Segment) bool {
 	r := &c.rcv
 	seq, n := Seq(s.Seq), s.seqLen()
@@ -193,7 +193,7 @@ func (c *Conn) farEdge() Seq { return maxSeq(c.rcv.maxEdge, c.rcv.nxt) }
 // window returns RCV.WND: the part of the advertised window that is not yet used.
 func (c *Conn) window() int { return max(int(int32(c.rcv.edge-c.rcv.nxt)), 0) }
 
-// checkSequence is the first step, preceded by PAWS (RFC 7323 5.3).
+// checkSequence is the first step: it checks the sequence number, after PAWS (RFC 7323 5.3).
 func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	seq := Seq(s.Seq)
 	// RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD
@@ -207,7 +207,7 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	if c.state == SynReceived && seq == c.rcv.irs && s.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
 		// The peer has not received our SYN,ACK. Send it again and echo the timestamp of this SYN. An
 		// echo of the first SYN's timestamp would make the peer's round-trip time include the time
-		// between the two.
+		// between the two SYNs.
 		c.noteTimestamp(now, s)
 		c.withdrawOptions(s)
 		c.synUnsent = c.synUnsent || c.replyAllowed(now)
@@ -253,7 +253,7 @@ func (c *Conn) paws(now Time, s *Segment) bool {
 const pawsValid = 24 * 24 * 3600 * Second
 
 // takeStamp updates TS.Recent with the timestamp of a new segment that begins at seq. It also replaces
-// the mark (see overtaken) if that is too old.
+// the mark (see overtaken) if the mark is too old.
 func (c *Conn) takeStamp(now Time, seq Seq, ts uint32) {
 	r := &c.rcv
 	// RFC 7323 5.5: if TS.Recent is no longer valid, "replace TS.Recent".
@@ -280,12 +280,12 @@ func (c *Conn) besideHole(s *Segment) bool {
 }
 
 // overtaken reports whether data in the window that ends at end, with timestamp ts, was sent
-// after the mark (markTS, markSeq). If so, it is not from an earlier wrap of the sequence
+// after the mark (markTS, markSeq). Such data is not from an earlier wrap of the sequence
 // space, and PAWS need not discard it.
 //
-// This matters after a retransmission has filled a hole: TS.Recent is then newer than all
-// segments sent before the retransmission, and those that were delayed on the way would be
-// discarded and sent again. RFC 7323 5.3: "In certain unlikely circumstances, the algorithm of
+// This matters after a retransmission has filled a hole. TS.Recent is then newer than all
+// segments sent before the retransmission. PAWS would discard those that arrive late, and the
+// peer would send them again. RFC 7323 5.3: "In certain unlikely circumstances, the algorithm of
 // rules R1-R5 could lead to discarding some segments unnecessarily". On parallel links such
 // circumstances are likely.
 //
@@ -293,8 +293,8 @@ func (c *Conn) besideHole(s *Segment) bool {
 // window of at most 2^30). The same number in the previous wrap is more than 2^31 below
 // markSeq. When the mark's segment was sent, everything more than a window (2^30) below it had
 // been acknowledged, and acknowledged data is never sent again. So no segment of the previous
-// wrap has a timestamp newer than markTS; RFC 7323 5.4: the clock is "at least approximately
-// proportional to real time", and does not go back.
+// wrap has a timestamp newer than markTS: the timestamp clock does not go back, because it is
+// "at least approximately proportional to real time" (RFC 7323 5.4).
 func (c *Conn) overtaken(end Seq, ts uint32) bool {
 	r := &c.rcv
 	age := ts - r.markTS
@@ -314,8 +314,9 @@ func (c *Conn) unacceptable(now Time, s *Segment) verdict {
 	}
 	if n == 0 || s.has(wire.FlagSYN) {
 		if s.has(wire.FlagSYN) && s.has(wire.FlagACK) && !c.passive && seq+1 == c.rcv.nxt && Seq(s.Ack) == c.snd.una {
-			// A retransmitted SYN,ACK: our ACK was lost. Both of its numbers are
-			// right, so trust its timestamp; the peer measures with our echo.
+			// This is a retransmitted SYN,ACK: our ACK was lost. Its sequence and
+			// acknowledgement numbers are right, so take its timestamp. The peer measures the
+			// round-trip time with our echo of it.
 			c.noteTimestamp(now, s)
 		}
 		return dropChallenge
@@ -344,21 +345,22 @@ func (c *Conn) provesLife(s *Segment) bool {
 	return r.nxt-end <= Seq(max(c.window(), r.limit))
 }
 
-// challenge sends a challenge ACK (RFC 5961), unless too many were sent.
+// challenge schedules a challenge ACK (RFC 5961), if replyAllowed permits it.
 func (c *Conn) challenge(now Time) {
 	if c.replyAllowed(now) {
 		c.rcv.ackNow = true
 	}
 }
 
-// replyAllowed reports whether one more reply may be sent to segments that an attacker can
-// forge in any number. It limits challenge ACKs and repeated SYN,ACKs.
+// replyAllowed counts one more reply to segments that an attacker can forge in any number, and reports
+// whether that reply may be sent. It limits challenge ACKs and repeated SYN,ACKs.
 func (c *Conn) replyAllowed(now Time) bool {
 	return replyAllowed(now, &c.rcv.challengeAt, &c.rcv.challenges)
 }
 
-// replyAllowed counts a reply against a limit of ten in the second that began at since.
-// RFC 5961 7: "An implementation SHOULD include an ACK throttling mechanism".
+// replyAllowed counts a reply and reports whether it is within the limit of ten per second. The
+// current second began at since, and n replies were counted in it. RFC 5961 7: "An implementation
+// SHOULD include an ACK throttling mechanism".
 func replyAllowed(now Time, since *Time, n *uint8) bool {
 	if now-*since >= Second || *since == 0 {
 		*since, *n = now, 0
@@ -379,20 +381,20 @@ func (c *Conn) resets(seq Seq) bool {
 	}
 	if r.ooo.n > 0 && c.sackOK && seq == r.ooo.end() {
 		// Data before the RST was lost. By RFC 5961 3.2 the peer must answer a
-		// challenge ACK, but a middlebox may drop either of the two. As on Linux,
-		// accept the end of the highest SACKed block: it is as hard to guess.
+		// challenge ACK, but a middlebox may drop the challenge ACK or its answer. As on
+		// Linux, accept the end of the highest SACKed block: it is as hard to guess as RCV.NXT.
 		return true
 	}
 	switch c.state {
 	case CloseWait, Closing, LastAck:
-		// macOS sends a RST right after its FIN with the FIN's sequence number, and
-		// does not answer challenge ACKs. Linux accepts it too.
+		// Right after its FIN, macOS sends a RST with the FIN's sequence number, and
+		// does not answer challenge ACKs. Linux accepts such a RST too.
 		return seq+1 == r.nxt
 	}
 	return false
 }
 
-// checkReset is the second step. RFC 9293 3.4: "A TCP receiver MUST process the RST
+// checkReset is the second step: it checks the RST bit. RFC 9293 3.4: "A TCP receiver MUST process the RST
 // and URG fields of all incoming segments, even when the receive window is zero
 // (MUST-66)"; and 3.5.3: "TCP implementations SHOULD allow a received RST segment to
 // include data (SHLD-2)".
@@ -415,7 +417,7 @@ func (c *Conn) checkReset(s *Segment) verdict {
 	switch c.state {
 	case SynReceived:
 		// "If this connection was initiated with a passive OPEN [...], then
-		// return this connection to LISTEN state": the listener forgets it.
+		// return this connection to LISTEN state": the Conn ends, and the listener forgets it.
 		c.fail(ErrRefused)
 	case Closing, LastAck, TimeWait:
 		c.die(ErrNone)
@@ -429,7 +431,7 @@ func (c *Conn) checkReset(s *Segment) verdict {
 	return drop
 }
 
-// checkSyn is the fourth step.
+// checkSyn is the fourth step: it checks the SYN bit. The third, security, does not exist here.
 func (c *Conn) checkSyn(s *Segment) verdict {
 	if !s.has(wire.FlagSYN) {
 		return keep
@@ -438,7 +440,7 @@ func (c *Conn) checkSyn(s *Segment) verdict {
 		// "If the connection was initiated with a passive OPEN, then return
 		// this connection to the LISTEN state and return." As on Linux, also send the
 		// RST that a host without the connection would send.
-		c.tsOK = false
+		c.tsOK = false // such a host knows no timestamps
 		if s.has(wire.FlagACK) {
 			c.rstFor(s)
 			c.die(ErrNone)
@@ -455,7 +457,7 @@ func (c *Conn) checkSyn(s *Segment) verdict {
 	return dropChallenge
 }
 
-// checkAck is the fifth step.
+// checkAck is the fifth step: it checks and processes the acknowledgement number and the window.
 func (c *Conn) checkAck(now Time, s *Segment) verdict {
 	if !s.has(wire.FlagACK) {
 		return drop // "if the ACK bit is off, drop the segment and return"
@@ -489,8 +491,8 @@ func (c *Conn) checkAck(now Time, s *Segment) verdict {
 }
 
 // peerWindow returns the window of a segment in bytes. RFC 7323 2.2: "The window field in a
-// segment where the SYN bit is set (i.e., a <SYN> or <SYN,ACK>) MUST NOT be scaled": the
-// SYN,ACK of a simultaneous open comes here.
+// segment where the SYN bit is set (i.e., a <SYN> or <SYN,ACK>) MUST NOT be scaled". The
+// SYN,ACK of a simultaneous open is such a segment.
 func (c *Conn) peerWindow(s *Segment) uint32 {
 	if s.hadSYN || s.has(wire.FlagSYN) {
 		return uint32(s.Window)
@@ -510,11 +512,11 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	// ACK has outstanding data, the incoming acknowledgment carries no data,
 	// the SYN and FIN bits are both off, the acknowledgment number is equal to
 	// the greatest acknowledgment received [...] and the advertised window
-	// equals" the last one. The answer to a zero-window probe is not counted.
+	// equals" the last one. While the window is shut, acknowledgements answer probes and do not count.
 	repeated := !shut && s.seqLen() == 0 && ack == c.snd.una && wnd == c.snd.wnd
 	duplicate := inFlight && repeated
 	if repeated && s.NSACK == 0 && ack == c.rec.tlpEnd {
-		// RFC 8985 7.4.2, of a peer that sends no DSACK: "Else If ACK is a DUPACK without
+		// RFC 8985 7.4.2, for a peer that sends no DSACK: "Else If ACK is a DUPACK without
 		// any SACK option": the original and the probe have arrived.
 		c.rec.tlpOut = false
 	}
@@ -528,8 +530,8 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	c.ecnAck(now, s)
 	c.takeWindow(s, ack, wnd, a.advanced)
 	c.windowMoved(now, shut)
-	// An acknowledgement that advances SND.UNA may deliver nothing: if the peer has SACKed the
-	// first piece too, as after it dropped data that it had SACKed.
+	// a.advanced does not imply a.delivered > 0: everything up to the new SND.UNA may have been SACKed
+	// before. That happens to a peer that drops data after it has SACKed it.
 	if a.advanced || a.delivered > 0 || a.dsack || duplicate {
 		c.sampleRTT(&a)
 		if a.advanced {
@@ -551,7 +553,7 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	}
 }
 
-// advance moves SND.UNA to ack.
+// advance moves SND.UNA to ack and frees the acknowledged data.
 func (c *Conn) advance(a *ackSample, ack Seq) {
 	b := &c.snd
 	a.advanced = true
@@ -594,8 +596,8 @@ func (c *Conn) takeWindow(s *Segment, ack Seq, wnd uint32, advanced bool) {
 	c.unacceptableAck = b.una // clear: an acceptable segment has come
 }
 
-// windowMoved handles the closing or opening of the peer's window by an acknowledgement. was is
-// whether the window was shut before it.
+// windowMoved handles an acknowledgement that closes or opens the peer's window. was tells whether the
+// window was shut before that acknowledgement.
 func (c *Conn) windowMoved(now Time, was bool) {
 	t := &c.timers
 	switch is := c.shut(); {
@@ -611,7 +613,7 @@ func (c *Conn) windowMoved(now Time, was bool) {
 		t.persist, t.persists, t.probes, t.backoff = 0, 0, 0, 0
 		if c.snd.una != c.snd.nxt {
 			// The peer shrank its window and dropped the data beyond it. Retransmit at
-			// once; this is no sign of congestion.
+			// once. This is no sign of congestion, unless data was due for retransmission before.
 			c.rec.noCongestion = c.sb.due == 0
 			c.sb.markAllLost()
 			c.armRtx(now, 0, true)
@@ -637,6 +639,7 @@ func (c *Conn) finAcked(now Time) {
 	}
 }
 
+// enterTimeWait enters TIME-WAIT and stops all other timers.
 func (c *Conn) enterTimeWait(now Time) {
 	c.state = TimeWait
 	c.timers = timers{wait: now + c.p.TimeWait}
@@ -644,7 +647,7 @@ func (c *Conn) enterTimeWait(now Time) {
 	c.cc.release()
 }
 
-// segmentData is the seventh and the eighth step. Urgent data is delivered in line with other
+// segmentData is the seventh and the eighth step: it takes the data and the FIN. Urgent data is delivered in line with other
 // data (RFC 6093 4), so the sixth step has nothing to do.
 func (c *Conn) segmentData(now Time, s *Segment) verdict {
 	n := s.DataLen()
@@ -665,8 +668,8 @@ func (c *Conn) segmentData(now Time, s *Segment) verdict {
 		return drop
 	}
 	if n > 0 && c.shutRead && c.state != Established {
-		// The same if the application closed both directions but keeps the Conn: the
-		// error is reported to it.
+		// The application closed both directions but keeps the Conn. Reset the connection
+		// too, and report the error.
 		c.failReset(ErrReset)
 		return drop
 	}
@@ -681,7 +684,8 @@ func (c *Conn) peerFinished() {
 		c.state = CloseWait
 	case FinWait1:
 		// "If our FIN has been ACKed (perhaps in this segment), then enter
-		// TIME-WAIT [...]; otherwise, enter the CLOSING state."
+		// TIME-WAIT [...]; otherwise, enter the CLOSING state." If our FIN has been ACKed, finAcked
+		// has entered FIN-WAIT-2 before.
 		c.state = Closing
 	case FinWait2:
 		c.enterTimeWait(c.rcv.last)

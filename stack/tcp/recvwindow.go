@@ -8,7 +8,7 @@ func (c *Conn) advertise() int {
 	limit := c.bufferLimit(r.limit)
 	edge := r.nxt + Seq(max(limit-r.buf.n, 0))
 	if c.finReceived() {
-		return c.window()
+		return c.window() // nothing more can arrive
 	}
 	// Never move the edge further than the 16-bit field can express.
 	max16 := Seq(65535) << r.scale
@@ -28,7 +28,7 @@ func (c *Conn) advertise() int {
 }
 
 // updateWindow schedules a window update if the application has read enough data: if at most
-// half of the window is left, and it can at least double and grow by min(half the buffer, one
+// half of the window is left, and the window can at least double and grow by min(half the buffer, one
 // segment).
 func (c *Conn) updateWindow() {
 	r := &c.rcv
@@ -50,10 +50,10 @@ func (c *Conn) updateWindow() {
 	}
 }
 
-// affordable limits data to the available memory: it returns the end of the part of the data from lo to
-// hi that may be stored. The first byte belongs at offset at from the ring's head. The windows of all
-// connections may add up to more than the memory. Under memory pressure no ring grows beyond minBuffer,
-// and data that does not fit is dropped.
+// affordable returns the end of the part of the data from lo to hi that may be stored. The byte lo
+// belongs at offset at from the ring's head. Without memory pressure, all of the data may be stored.
+// Under memory pressure no ring grows beyond minBuffer, and data that does not fit is dropped even if
+// it is in the window: the windows of all connections may add up to more than the memory.
 func (c *Conn) affordable(lo, hi Seq, at int) Seq {
 	r := &c.rcv
 	room := max(minBuffer, len(r.buf.b)) - at
@@ -139,8 +139,8 @@ func (c *Conn) receiverRTT(now Time, s *Segment) {
 	q := &c.rcv.drs
 	if d <= Millisecond {
 		// The timestamp clock ticks in milliseconds, so d is only an upper bound. On a
-		// path of microseconds the handshake's sample is better: a buffer for the
-		// bandwidth of a whole millisecond would not fit the cache.
+		// path of microseconds the handshake's sample is better: a buffer for the data of
+		// a whole millisecond would not fit the processor's cache.
 		if q.rtt == 0 || q.rtt > Millisecond {
 			q.rtt = Millisecond
 		}

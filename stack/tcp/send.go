@@ -52,7 +52,7 @@ func (c *Conn) Next(now Time, out *Segment) bool {
 
 // ackSeq returns the sequence number of a segment without data: SND.NXT, unless the peer has shrunk its
 // window. A peer that still honours the window it advertised (RFC 7323 2.4) accepts SND.NXT even then.
-// Others accept only numbers up to the new right edge, so as on Linux the segment uses that edge.
+// Other peers accept only numbers up to the new right edge, so as on Linux the segment uses that edge.
 // RFC 9293 3.8.6: "a sending TCP peer MUST be robust against window shrinking, which may cause the 'usable
 // window' to become negative" (MUST-34).
 //
@@ -73,8 +73,8 @@ func (c *Conn) ackSeq() Seq {
 }
 
 // sendEdge returns the right edge of the peer's window for retransmissions: nothing beyond it is
-// retransmitted. It is SND.UNA+SND.WND, or SND.NXT if that is less than a unit of the window
-// scale beyond. Windows are rounded down to that unit, so they seem to shrink by less than one
+// retransmitted. The edge is SND.UNA+SND.WND, or SND.NXT if SND.NXT is less than one unit of the window
+// scale beyond that. Windows are rounded down to this unit, so they may seem to shrink by less than one
 // unit. RFC 7323 2.4: "if the sequence number is out of window by
 // less than 2^Rcv.Wind.Shift, then do normal retransmission(s) without regard to the
 // receiver window as long as the original segment was in window when it was sent".
@@ -93,7 +93,8 @@ func (c *Conn) hasUnsent() bool {
 }
 
 // shut reports whether the peer's window is zero while there is something to send or to
-// retransmit. Then only the persist timer runs, and the window is probed.
+// retransmit. While the window is shut, the persist timer replaces the retransmission timer, and the
+// window is probed.
 func (c *Conn) shut() bool {
 	s := &c.snd
 	return s.wnd == 0 && c.state.synchronized() && c.sendEdge() == s.una && (s.una != s.nxt || c.hasUnsent())
@@ -154,7 +155,7 @@ func (c *Conn) syn(now Time, out *Segment) {
 	}
 }
 
-// header fills in the header of a segment of a synchronized connection. data is whether the
+// header fills in the header of a segment of a synchronized connection. data tells whether the
 // segment has a payload.
 func (c *Conn) header(now Time, out *Segment, seq Seq, flags wire.TCPFlags, data bool) {
 	r := &c.rcv
@@ -199,7 +200,7 @@ func (c *Conn) sackOptions(out *Segment, room int) {
 // bytes available for TCP options can specify a maximum of 4 blocks"; 3 with
 // timestamps, and fewer where segments are very small.
 func (c *Conn) sackRoom(data bool) int {
-	n, room := 4, c.snd.mss-4
+	n, room := 4, c.snd.mss-4 // less kind and length of the option, and two bytes of padding
 	if c.tsOK {
 		n = 3
 	}
@@ -247,8 +248,8 @@ func (c *Conn) burst(mss int) int {
 	return mss
 }
 
-// noteSent informs the pacer and BBR that s is sent now. first is whether nothing was in flight
-// before it.
+// noteSent informs the pacer and BBR that s is sent now. first tells whether nothing was in flight
+// before s.
 func (c *Conn) noteSent(now Time, s *sent, first bool) {
 	w := &c.cc
 	if w.pace == nil {
@@ -271,10 +272,11 @@ func (c *Conn) dataStart() Seq {
 	return c.snd.una
 }
 
-// dataEnd returns the sequence number after the last written byte, which is that of the FIN.
+// dataEnd returns the sequence number after the last written byte. A FIN has this number.
 func (c *Conn) dataEnd() Seq { return c.dataStart() + Seq(c.snd.buf.len()) }
 
-// data writes the segment with the bytes from seq to end; end may include the FIN.
+// data writes the segment with the bytes from seq to end. end may include the FIN. If there are more
+// than mss bytes, the segment is a super-segment.
 func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	last := c.dataEnd()
 	flags := wire.FlagACK
@@ -288,7 +290,7 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 		flags |= wire.FlagPSH
 	}
 	if c.rcv.unacked > 0 {
-		c.rcv.pingpong = true
+		c.rcv.pingpong = true // this segment carries an acknowledgement
 	}
 	n := int(stop - seq)
 	c.header(now, out, seq, flags, n > 0)
@@ -301,12 +303,13 @@ func (c *Conn) data(now Time, out *Segment, seq, end Seq, mss int) {
 	}
 }
 
-// resend writes the first piece that is marked lost, as the windows allow.
+// resend retransmits the first piece that is marked lost and not yet retransmitted, or a part of it. It
+// returns false if there is no such piece, or if a window or the pacer does not allow it.
 func (c *Conn) resend(now Time, out *Segment) bool {
 	b := &c.sb
 	p := b.firstOf(kindDue)
 	if p.c == nil || c.rec.frto == frtoNew {
-		return false
+		return false // there is no such piece, or F-RTO sends new data first
 	}
 	// RFC 9293 3.8.6: if the peer has taken its window back, the sender "SHOULD
 	// retransmit normally the old unacknowledged data between SND.UNA and
@@ -340,7 +343,7 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	return true
 }
 
-// retransmit writes the first n bytes of piece p.
+// retransmit writes a segment with the first n bytes of piece p, and marks them retransmitted.
 func (c *Conn) retransmit(now Time, out *Segment, p piece, n, mss int) {
 	b, r := &c.sb, &c.rec
 	if n < p.sent().len() {
@@ -400,7 +403,7 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 			return true
 		}
 		if n := min(room, unsent, mss); n > 0 && s.una == s.nxt {
-			c.transmitNew(now, out, n, mss) // the override of the sender's silly window avoidance
+			c.transmitNew(now, out, n, mss) // RFC 9293 3.8.6.2.1: "the override timeout occurs"
 			return true
 		}
 	}
@@ -451,7 +454,8 @@ func (c *Conn) unsent() int {
 	return int(c.dataEnd() - c.snd.nxt)
 }
 
-// sendNew writes a segment of new data, or the FIN, or both.
+// sendNew writes a segment with new data, the FIN, or both. It returns false if there is nothing to
+// send, or if a window, Nagle's algorithm, or the pacer does not allow it.
 func (c *Conn) sendNew(now Time, out *Segment) bool {
 	s := &c.snd
 	if s.finSent {
@@ -462,6 +466,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 		return false
 	}
 	if s.una == s.nxt && s.lastData != 0 {
+		// After an idle RTO the congestion window shrinks (RFC 5681 4.1).
 		if rto := c.rtt.timeout(0, c.p); now-s.lastData > rto && now-c.rcv.last > rto {
 			c.cc.idle(c, now-s.lastData, rto)
 		}
@@ -479,7 +484,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 		n = room / mss * mss
 	}
 	room := int(int32(s.una + Seq(s.wnd) - s.nxt))
-	if room < n || room < 1 {
+	if room < n || room < 1 { // a FIN alone needs one byte
 		n = max(room, 0)
 		if c.cc.bbr != nil && s.una == s.nxt {
 			c.cc.bbr.limited(c.delivered, 0) // the peer's window limits the rate, not the path
@@ -511,8 +516,9 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 	return true
 }
 
-// mayBeSmall is the sender's silly window avoidance and Nagle's algorithm for a
-// segment of n bytes that is not full (RFC 9293 3.8.6.2.1 and 3.7.4).
+// mayBeSmall reports whether the sender's silly window avoidance and Nagle's algorithm (RFC 9293
+// 3.8.6.2.1 and 3.7.4) allow a segment of n bytes that is not full. If not, and n is limited by the
+// window, it starts the persist timer.
 func (c *Conn) mayBeSmall(now Time, n, unsent int) bool {
 	s := &c.snd
 	if n == unsent {
@@ -551,7 +557,8 @@ func (c *Conn) armPersist(now Time) {
 	t.persist = now + wait
 }
 
-// transmitNew writes n bytes of new data, and the FIN if it follows them.
+// transmitNew writes a segment with n bytes of new data, and the FIN if it comes next and the window
+// allows.
 func (c *Conn) transmitNew(now Time, out *Segment, n, mss int) {
 	s := &c.snd
 	seq := s.nxt

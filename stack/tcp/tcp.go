@@ -203,9 +203,10 @@ type Params struct {
 	// before the connection fails (R2 of RFC 9293 3.8.3). For a SYN, R2 "MUST be set large enough to
 	// provide retransmission of the segment for at least 3 minutes": 7 retries take 247 s.
 	SynRetries, Retries uint8
-	// SynAckRetries is the number of times that the SYN,ACK of a passive open is retransmitted. It is
-	// smaller, because no application waits for the connection and many half-open ones may be an attack
-	// (RFC 4987 3.3). It is 5 as on Linux, which takes 63 s.
+	// SynAckRetries is the number of times that the SYN,ACK of a passive open is retransmitted. Its
+	// default is lower than that of SynRetries, because no application waits for the connection, and
+	// many half-open connections may be an attack (RFC 4987 3.3). The default is 5, as on Linux: the
+	// connection fails after 63 s.
 	SynAckRetries uint8
 
 	// FinTimeout bounds FIN-WAIT-2 of a connection that the application closed.
@@ -216,24 +217,24 @@ type Params struct {
 	// be less than 0.5 seconds".
 	DelayedAck Time
 
-	// These turn off options that are on by default, for tests and for peers that do not
-	// handle them.
+	// NoSACK, NoTimestamps and NoWindowScale turn off options that are on by default, for tests
+	// and for peers that do not handle the options.
 	NoSACK, NoTimestamps, NoWindowScale bool
 
 	// Alloc and Free manage the memory of the rings. Alloc returns a slice of at least
-	// n bytes whose capacity is a power of two. If nil, make is used, and the garbage
-	// collector frees.
+	// n bytes whose capacity is a power of two. If they are nil, make allocates, and the
+	// garbage collector frees.
 	Alloc func(n int) []byte
 	Free  func([]byte)
-	// Spare is a pool for the part of a Conn that an idle one does without, such as a
-	// sync.Pool. If nil, the garbage collector frees it.
+	// Spare is a pool, such as a sync.Pool, for the part of a Conn that exists only while the
+	// Conn is active. If Spare is nil, the garbage collector frees that part.
 	Spare interface {
 		Get() any
 		Put(any)
 	}
 	// Pressure reports memory pressure. While it returns true, no buffer grows beyond
-	// minBuffer bytes, even to honour a window already advertised. Nil: there is never
-	// memory pressure.
+	// minBuffer bytes, even to honour a window already advertised. If Pressure is nil, there
+	// is never memory pressure.
 	Pressure func() bool
 
 	// UserTimeout is how long data may stay unacknowledged before the connection fails
@@ -271,15 +272,15 @@ type Config struct {
 	TSOffset uint32 // added to the timestamp clock (RFC 7323 5.4)
 	MSS      int    // the largest segment that the path can carry, in bytes of payload without options
 	AdvMSS   int    // the MSS option to send, in bytes: the largest segment that can be received; 0: MSS
-	// DefaultMSS is what a peer can receive that sends no MSS option, in bytes: 1220 over IPv6
-	// (RFC 9293 3.7.1). 0 means 536, which is IPv4's.
+	// DefaultMSS is the MSS, in bytes, of a peer that sends no MSS option: 1220 over IPv6
+	// (RFC 9293 3.7.1). 0 means 536, the value over IPv4.
 	DefaultMSS int
 	GSO        int  // the maximum payload of a super-segment from Next, in bytes; 0: no super-segments
 	NoDelay    bool // turn Nagle's algorithm off (RFC 9293 3.7.4)
 	Keep       KeepAlive
 }
 
-// KeepAlive configures keep-alive probes (RFC 9293 3.8.4). They are off while Idle is 0.
+// KeepAlive configures keep-alive probes (RFC 9293 3.8.4). If Idle <= 0, no probes are sent.
 type KeepAlive struct {
 	Idle     Time // idle time before the first probe
 	Interval Time // time between probes
