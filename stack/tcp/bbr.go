@@ -4,8 +4,8 @@ import "math"
 
 // bbr is BBRv3 (draft-ietf-ccwg-bbr-06); numbers in comments are sections of the draft. It
 // keeps a model of the path (its bandwidth, its round-trip time without queues, and the volume
-// that may be in flight without much loss) and derives the pacing rate and cwnd from it. Only
-// connections with BBR have one.
+// that may be in flight without much loss) and derives the pacing rate and cwnd from this model.
+// Only connections with BBR have a bbr.
 //
 // This file is the state machine of 5.3; bbr_model.go has the model of 5.5 and the control
 // parameters of 5.6.
@@ -32,9 +32,9 @@ type bbr struct {
 
 	// Round-trip times, 5.5.7 and 5.3.4.
 	minRTT, minRTTAt     Time // 0: none yet
-	probeMin, probeMinAt Time
+	probeMin, probeMinAt Time // BBR.probe_rtt_min_delay and when it was set or confirmed
 	probeExpired         bool
-	probeDone            Time // when ProbeRTT may end; 0: too much is still in flight
+	probeDone            Time // ProbeRTT ends no earlier; 0: too much is still in flight
 	probeRoundDone       bool
 	idleRestart          bool
 
@@ -42,9 +42,9 @@ type bbr struct {
 	inflightLong, inflightShort int
 	inflightLatest              int
 	priorCwnd                   int
-	extraAcked                  [2]int
-	extraRounds                 int
-	extraFrom                   Time
+	extraAcked                  [2]int // maximum excess of acknowledged data in the last slot of rounds and in this one
+	extraRounds                 int    // rounds in the current slot of extraAcked
+	extraFrom                   Time   // start of the interval in which extraDelivered is counted
 	extraDelivered              int
 
 	// Full pipe, 5.3.1.2.
@@ -55,12 +55,12 @@ type bbr struct {
 	drainRound  int
 
 	// Probing, 5.3.3.
-	cycleAt        Time
-	probeWait      Time
-	sinceProbeUp   int // rounds
-	upRounds       int
-	upAcked        int
-	upAckedPer     int
+	cycleAt        Time // start of the current cycle
+	probeWait      Time // the next probe for bandwidth begins at most this long after cycleAt
+	sinceProbeUp   int  // rounds since the last probe for bandwidth
+	upRounds       int  // doublings of the growth of inflightLong
+	upAcked        int  // bytes acknowledged since inflightLong last grew
+	upAckedPer     int  // upAcked at which inflightLong grows by one segment
 	probeSample    bool // BBR.bw_probe_samples: the samples are of data sent while probing
 	tooHigh        bool // BBR.prev_probe_too_high
 	precautionary  bool // BBR.prev_probe_precautionary
@@ -71,10 +71,12 @@ type bbr struct {
 	lossEvents     int    // number of discontiguous ranges lost in this round
 	lossEnd        Seq
 	recoveryRounds int // whole rounds of fast recovery
-	undoState      bbrState
-	undoBwShort    int64
-	undoShort      int
-	undoLong       int
+
+	// Undo, 5.5.11: what to restore if a loss was spurious.
+	undoState   bbrState
+	undoBwShort int64
+	undoShort   int
+	undoLong    int
 }
 
 type bbrState uint8
@@ -314,7 +316,8 @@ func (b *bbr) cycle(c *Conn, now Time) {
 	}
 }
 
-// timeToProbe implements IsTimeToProbeBW of 5.3.3.8.3, with T_probe = min(T_bbr, T_reno).
+// timeToProbe implements IsTimeToProbeBW of 5.3.3.8.3, with T_probe = min(T_bbr, T_reno). If it is
+// time to probe, timeToProbe starts ProbeBW_REFILL and returns true.
 func (b *bbr) timeToProbe(c *Conn, now Time) bool {
 	rounds := min(b.targetInflight(c)/c.snd.mss, bbrMostRenoRounds)
 	if now > b.cycleAt+b.probeWait || b.sinceProbeUp >= rounds {
@@ -324,13 +327,14 @@ func (b *bbr) timeToProbe(c *Conn, now Time) bool {
 	return false
 }
 
-// timeToCruise: 5.3.3.1: "There is free headroom", and "C.inflight is less than
-// or equal to BBR.bdp".
+// timeToCruise reports whether ProbeBW_DOWN may end. 5.3.3.1: "There is free headroom", and
+// "C.inflight is less than or equal to BBR.bdp".
 func (b *bbr) timeToCruise(c *Conn) bool {
 	return c.pipe() <= b.withHeadroom(c) && c.pipe() <= b.quantize(c, b.bdpOf(b.bandwidth(), 1))
 }
 
-// timeToGoDown implements IsTimeToGoDown of 5.3.3.9 (5.3.3.7: "Exit Conditions").
+// timeToGoDown implements IsTimeToGoDown of 5.3.3.9: it reports whether ProbeBW_UP must end (5.3.3.7:
+// "Exit Conditions").
 func (b *bbr) timeToGoDown(c *Conn) bool {
 	if b.tooHigh && c.pipe() >= b.inflightLong {
 		// "Precautionary Bandwidth Probing: Deceleration".
@@ -345,7 +349,7 @@ func (b *bbr) timeToGoDown(c *Conn) bool {
 	return b.fullNow // we estimate we've fully used path bw
 }
 
-// cwndLimited returns C.is_cwnd_limited, for this round or the last.
+// cwndLimited reports whether cwnd limited sending in this round or the last (C.is_cwnd_limited).
 func (b *bbr) cwndLimited(c *Conn) bool { return c.cc.limited || b.limitedBefore }
 
 // withHeadroom implements InflightWithHeadroom: "Return a volume of data that tries to
@@ -358,8 +362,8 @@ func (b *bbr) withHeadroom(c *Conn) int {
 	return max(b.inflightLong-room, bbrMinPipe*c.snd.mss)
 }
 
-// raiseSlope: 5.3.3.5: "The additive increase to BBR.inflight_longterm doubles
-// each round trip".
+// raiseSlope doubles the growth of inflightLong. 5.3.3.5: "The additive increase to
+// BBR.inflight_longterm doubles each round trip".
 func (b *bbr) raiseSlope(c *Conn) {
 	growth := 1 << b.upRounds
 	b.upRounds = min(b.upRounds+1, bbrMaxProbeUpShift)
@@ -411,13 +415,13 @@ func (b *bbr) adaptLongTerm(c *Conn) bool {
 	return false
 }
 
-// updateMinRTT implements UpdateMinRTT of 5.3.4.3 with one change: the draft refreshes the estimate only
-// with a lower sample, here a sample that matches it refreshes it too. A matching sample also
-// proves that the queue was empty, which is the purpose of ProbeRTT. 5.3.4.2 intends that: for a
-// flow with "low-rate periods [...] for long enough to drain its queue", "the
-// BBR.probe_rtt_min_delay estimate refreshes without requiring ProbeRTT. This way, flows
-// typically need only pay the 2 percent throughput penalty if there are multiple bulk flows
-// busy". Linux too probes only if no sample "matches or decreases" the estimate.
+// updateMinRTT implements UpdateMinRTT of 5.3.4.3 with one change. In the draft, only a lower sample
+// refreshes the estimate. Here a sample that matches the estimate (see bbrSameRTT) refreshes it too,
+// because a matching sample also proves that the queue was empty. To prove this is the purpose of
+// ProbeRTT. The change follows the intention of 5.3.4.2: for a flow with "low-rate periods [...] for
+// long enough to drain its queue", "the BBR.probe_rtt_min_delay estimate refreshes without requiring
+// ProbeRTT. This way, flows typically need only pay the 2 percent throughput penalty if there are
+// multiple bulk flows busy". Linux too probes only if no sample "matches or decreases" the estimate.
 //
 // A flow alone drains the queue in each cycle of ProbeBW and need not probe. Flows that share a
 // queue never empty it, see no matching sample, and do probe. So does a flow whose path has
@@ -454,8 +458,8 @@ func (b *bbr) checkProbeRTT(c *Conn, now Time) {
 	}
 }
 
-// handleProbeRTT: "Wait for at least BBR.ProbeRTTDuration to elapse", "Wait for
-// at least one round to elapse".
+// handleProbeRTT implements HandleProbeRTT of 5.3.4.3, which ends ProbeRTT: "Wait for at least
+// BBR.ProbeRTTDuration to elapse", "Wait for at least one round to elapse".
 func (b *bbr) handleProbeRTT(c *Conn, now Time) {
 	b.limited(c.delivered, c.pipe()) // "Ignore low rate samples during ProbeRTT"
 	if b.probeDone == 0 {
@@ -474,6 +478,7 @@ func (b *bbr) handleProbeRTT(c *Conn, now Time) {
 	}
 }
 
+// checkProbeRTTDone ends ProbeRTT if probeDone has passed.
 func (b *bbr) checkProbeRTTDone(c *Conn, now Time) {
 	if b.probeDone == 0 || now <= b.probeDone {
 		return

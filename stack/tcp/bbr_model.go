@@ -3,8 +3,8 @@ package tcp
 // bandwidth returns BBR.max_bw.
 func (b *bbr) bandwidth() int64 { return max(b.maxBw[0], b.maxBw[1]) }
 
-// advanceMaxBw starts a new slot of the maximum filter, 5.5.6. If the current cycle has no
-// sample, it keeps the previous one.
+// advanceMaxBw starts a new slot of the maximum filter, 5.5.6. If the current slot has no
+// sample, the filter stays as it is.
 func (b *bbr) advanceMaxBw() {
 	if b.maxBw[1] != 0 {
 		b.maxBw[0], b.maxBw[1] = b.maxBw[1], 0
@@ -52,7 +52,7 @@ func (b *bbr) congestionSignals(c *Conn) {
 	b.lossInRound = false
 }
 
-// lowerBounds: 5.5.10.3: "Upon the ACK at the end of each round that encountered
+// lowerBounds lowers the short-term bounds. 5.5.10.3: "Upon the ACK at the end of each round that encountered
 // a newly-marked loss, the flow updates its model: bw_shortterm = max(bw_latest,
 // BBR.Beta * BBR.bw_shortterm), inflight_shortterm = max(inflight_latest,
 // BBR.Beta * BBR.inflight_shortterm)".
@@ -67,7 +67,8 @@ func (b *bbr) lowerBounds(c *Conn) {
 	b.inflightShort = max(b.inflightLatest, int(bbrBeta*float64(b.inflightShort)))
 }
 
-// inflightTooHigh: "Do loss signals suggest C.inflight was too high?" (5.5.10.2).
+// inflightTooHigh answers "Do loss signals suggest C.inflight was too high?" (5.5.10.2). Without SACK,
+// any loss suggests that.
 func (b *bbr) inflightTooHigh(c *Conn, rs *rateSample) bool {
 	return float64(rs.lost) > float64(rs.inFlight)*bbrLossThresh || rs.lost > 0 && !c.sackOK
 }
@@ -85,7 +86,7 @@ func (b *bbr) handleTooHigh(c *Conn, now Time, inFlight int, appLimited bool) {
 	}
 }
 
-// targetInflight: "Our estimated BDP, unless congestion cut C.cwnd" (5.3.3.8.3).
+// targetInflight returns "Our estimated BDP, unless congestion cut C.cwnd" (5.3.3.8.3).
 func (b *bbr) targetInflight(c *Conn) int { return min(b.bdp(1), c.cc.cwnd) }
 
 // noteLoss implements NoteLoss of 5.5.10.2.
@@ -96,7 +97,7 @@ func (b *bbr) noteLoss(c *Conn) {
 	b.lossInRound = true
 }
 
-// handleLost is called when a piece is marked lost: HandleLostPacket of 5.5.10.2.
+// handleLost implements HandleLostPacket of 5.5.10.2. It is called when piece s is marked lost.
 func (b *bbr) handleLost(c *Conn, now Time, s *sent) {
 	if c.rec.phase == phaseOpen && !b.lossInRound {
 		b.saveState(c)
@@ -124,9 +125,9 @@ func (b *bbr) handleLost(c *Conn, now Time, s *sent) {
 	b.handleTooHigh(c, now, int(before+prefix), p.appLimited)
 }
 
-// congested reacts to an ECN signal. The draft does not define that; RFC 3168 6.1.2: "the
-// indication of congestion should be treated just as a congestion loss". While probing, it
-// counts as loss above the threshold.
+// congested reacts to an ECN signal. The draft defines no reaction; RFC 3168 6.1.2: "the
+// indication of congestion should be treated just as a congestion loss". While BBR probes, an ECN
+// signal counts as loss above the threshold.
 func (b *bbr) congested(c *Conn, now Time) {
 	if c.rec.phase == phaseOpen && !b.lossInRound {
 		b.saveState(c)
@@ -140,7 +141,7 @@ func (b *bbr) congested(c *Conn, now Time) {
 	}
 }
 
-// timeout implements OnEnterRTO of 5.6.4.4; the caller sets cwnd. All data in flight counts as lost.
+// timeout implements OnEnterRTO of 5.6.4.4: all data in flight counts as lost. The caller sets cwnd.
 func (b *bbr) timeout(c *Conn, now Time) {
 	b.saveCwnd(c)
 	for p := c.sb.firstOf(kindAny); p.c != nil; p = c.sb.nextOf(p, kindAny) {
@@ -251,10 +252,10 @@ func (b *bbr) ackAggregation(c *Conn, now Time) {
 	b.extraAcked[1] = max(b.extraAcked[1], extra)
 }
 
-// setRate implements SetPacingRateWithGain of 5.6.2: "as long as it estimates that it
-// has filled the pipe [...], or doing so increases the pacing rate". As cwnd has the lower bound
-// BBR.MinPipeCwnd, the rate has a lower bound of that much per second: after the peer's window
-// was closed, a sample may be of single bytes.
+// setRate implements SetPacingRateWithGain of 5.6.2. BBR sets the rate "as long as it estimates that it
+// has filled the pipe [...], or doing so increases the pacing rate". The rate is at least
+// BBR.MinPipeCwnd per second, because that is the lower bound of cwnd. Without this bound the rate
+// could fall to almost nothing: after the peer's window was closed, a sample may be of single bytes.
 func (b *bbr) setRate(c *Conn, gain float64) {
 	rate := int64(gain * float64(b.bw) * bbrPacingMargin)
 	if rate > 0 && (b.fullReached || rate > b.pace.rate) {
@@ -267,6 +268,7 @@ func (b *bbr) bdpOf(bw int64, gain float64) int {
 	return int(min(gain*float64(bw)*float64(b.minRTT)/float64(Second), maxWindow))
 }
 
+// bdp returns gain times the bandwidth-delay product in bytes.
 func (b *bbr) bdp(gain float64) int { return b.bdpOf(b.bw, gain) }
 
 // quantize implements QuantizationBudget of 5.6.4.2.

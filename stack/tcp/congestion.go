@@ -35,7 +35,7 @@ type control interface {
 
 // congestionState is the congestion window and the state of its growth.
 type congestionState struct {
-	cwnd     int // congestion window in bytes
+	cwnd     int // congestion window in bytes, at most maxWindow
 	ssthresh int // slow-start threshold in bytes
 	credit   int // acknowledged bytes that have not yet made cwnd grow
 
@@ -105,7 +105,7 @@ func (w *congestionState) grow(c *Conn, a *ackSample) {
 			w.cwnd += n
 			acked -= n
 			if w.hystart.css {
-				acked = 0
+				acked = 0 // CSS uses up all acknowledged bytes
 			}
 		}
 		if acked > 0 && w.cwnd >= w.ssthresh {
@@ -130,10 +130,10 @@ func (w *congestionState) grow(c *Conn, a *ackSample) {
 const paced = 2 * Millisecond
 
 // setRate sets the pacing rate of a window-based control. Acknowledgements may arrive in bunches, and
-// recovery may permit many segments at once. A burst of them overflows a queue into which the window
-// itself would fit. As on Linux, the rate is twice the window per round trip in slow start, so that it
-// does not slow the window's growth, and 1.2 times the window in avoidance and recovery. An initial
-// window (RFC 6928) may be sent at once, so that small windows are not delayed.
+// recovery may permit many segments at once. A burst of segments can overflow a queue into which the
+// window itself would fit. As on Linux, the rate is twice the window per round trip while the window is
+// below half of ssthresh, so that pacing does not slow its growth, and otherwise 1.2 times the window.
+// An initial window (RFC 6928) may be sent at once, so that small windows are not delayed.
 func (w *congestionState) setRate(c *Conn) {
 	if w.bbr != nil {
 		return
@@ -244,7 +244,7 @@ type cubic struct {
 	wMax   float64 // window in segments at the last loss, less after fast convergence
 	prior  float64 // window in segments at the last loss
 	k      float64 // seconds until the curve is back at wMax
-	origin float64
+	origin float64 // window in segments at the plateau of the curve
 	wEst   float64 // the window that Reno would have, in segments
 }
 
@@ -324,7 +324,7 @@ type hystart struct {
 	css           bool  // Conservative Slow Start
 	rounds        uint8 // rounds of CSS so far
 	credit        uint8 // acknowledged bytes in CSS that have not made cwnd grow, less than cssGrowthDivisor
-	baseline      Time
+	baseline      Time  // cssBaselineMinRtt
 }
 
 // RFC 9406 4.3.
@@ -336,6 +336,7 @@ const (
 	cssRounds        = 5
 )
 
+// sample takes a round-trip time sample, and begins or ends CSS.
 func (h *hystart) sample(rtt Time) {
 	if h.current == 0 || rtt < h.current {
 		h.current = rtt
@@ -364,7 +365,7 @@ func (h *hystart) sample(rtt Time) {
 	}
 }
 
-// limit returns the growth for acked bytes in slow start.
+// limit returns by how many bytes cwnd grows in slow start after acked bytes were acknowledged.
 func (h *hystart) limit(acked int) int {
 	if !h.css {
 		return acked
@@ -374,7 +375,7 @@ func (h *hystart) limit(acked int) int {
 	return acked / cssGrowthDivisor
 }
 
-// endRound begins a new round. It reports whether slow start ends, because CSS has lasted long enough.
+// endRound begins a new round. It returns true if slow start ends, because CSS has lasted long enough.
 func (h *hystart) endRound() bool {
 	h.last, h.current, h.samples = h.current, 0, 0
 	if h.css {

@@ -1,9 +1,9 @@
 package tcp
 
 // A pacer spreads transmissions over time. Only connections whose congestion control sets a
-// rate have one; the others are clocked by acknowledgements alone.
+// rate have a pacer; the others are clocked by acknowledgements alone.
 //
-// It sends in quanta of about a millisecond of the rate, so that one timer serves many
+// A paced connection sends in quanta of about a millisecond of the rate, so one timer serves many
 // segments, or one super-segment on a link with GSO.
 type pacer struct {
 	rate int64 // bytes/s; 0: no rate is set yet, no pacing
@@ -30,7 +30,7 @@ func (p *pacer) quantum(mss int) int {
 	return max(int(min(p.rate/int64(Second/pacedAtOnce), maxQuantum)), 2*mss)
 }
 
-// hold reports whether the next segment must wait for the pacer. If so, it sets the deadline.
+// hold reports whether the next segment must wait for the pacer, and if so sets the deadline.
 func (p *pacer) hold(now Time) bool {
 	if p == nil || p.rate == 0 || p.left > 0 || now >= p.next {
 		return false

@@ -1,16 +1,16 @@
 package tcp
 
-// dupThresh: RFC 5681 3.2: "The fast retransmit algorithm uses the arrival of 3
-// duplicate ACKs [...] as an indication that a segment has been lost."
+// dupThresh is the number of duplicate ACKs that indicate a loss. RFC 5681 3.2: "The fast retransmit
+// algorithm uses the arrival of 3 duplicate ACKs [...] as an indication that a segment has been lost."
 const dupThresh = 3
 
 // An ackSample is what one acknowledgement reported.
 type ackSample struct {
 	now       Time
 	prior     Seq    // SND.UNA before this acknowledgement
-	fack      Seq    // the highest sequence number acknowledged before it, cumulatively or by SACK
+	fack      Seq    // the highest sequence number known to have arrived before this acknowledgement
 	delivered int    // bytes newly known to have arrived
-	marked    uint64 // recovery.marked before it
+	marked    uint64 // recovery.marked before this acknowledgement
 	rtt       Time   // round-trip time of the newly arrived piece that was sent last; 0 if it was retransmitted
 	rttAt     Time   // when that piece was sent
 	origAcked bool   // a piece that was marked lost but not retransmitted has arrived
@@ -43,6 +43,7 @@ func (c *Conn) takeSACK(a *ackSample, s *Segment) {
 		}
 		c.sackBlock(a, blk)
 	}
+	// Keep the valid blocks, because the next acknowledgement repeats most of them.
 	for i := range b.cache {
 		b.cache[i] = block{}
 		if i < int(s.NSACK) {
@@ -228,8 +229,8 @@ func (c *Conn) reorderWindow() Time {
 	return min(Time(max(r.reoMult, 1))*c.rtt.min/4, c.rtt.srtt)
 }
 
-// sackedPieces counts the SACKed segments at the end of the scoreboard, up to about dupThresh.
-// It counts small segments in full, unlike sb.sacked, which is in bytes.
+// sackedPieces counts the SACKed segments among the last 16 pieces of the scoreboard, up to about
+// dupThresh. It counts small segments in full, unlike sb.sacked, which is in bytes.
 func (c *Conn) sackedPieces() int {
 	b := &c.sb
 	if b.sacked == 0 {
@@ -275,7 +276,8 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	// lost yet: the others were sent later.
 	for p := b.firstOf(kindOpen); p.c != nil && judge(p); p = b.nextOf(p, kindOpen) {
 	}
-	// b.again holds the retransmitted pieces in the order of sending.
+	// b.again holds the retransmitted pieces in the order of sending. Skip entries whose piece has been
+	// acknowledged, split or retransmitted again.
 	for b.againHead < len(b.again) {
 		e := b.again[b.againHead]
 		if p := b.find(e.seq); p.c != nil {
@@ -336,10 +338,11 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 func (c *Conn) markLost(now Time, p piece) {
 	s := p.sent()
 	r := &c.rec
+	// See reduceAgain. A retransmission that was sent earlier belongs to the congestion that PRR answers.
 	if s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
 		r.lost = true
 	}
-	counted := s.flags&(segLost|segResent) == segLost // was marked lost before, and not sent again
+	counted := s.flags&(segLost|segResent) == segLost // p was marked lost before, and not sent again
 	if c.cc.bbr != nil && s.flags&segSacked == 0 && !counted {
 		c.cc.bbr.handleLost(c, now, s)
 	}
@@ -362,8 +365,8 @@ func (c *Conn) markHeadLost(now Time) {
 // new data [...] or upon receiving an ACK that cumulatively acknowledges new
 // data"; "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() -
 // Now()". If the RTO would expire before the PTO, the probe is sent when the RTO would expire, and the
-// RTO timer restarts. This matters for a single segment on a short path: its PTO includes the peer's
-// delayed acknowledgement and so exceeds the RTO, but it is probed too.
+// RTO timer restarts. So a probe is also sent for a single segment on a short path, whose PTO exceeds
+// the RTO because it includes the peer's delayed acknowledgement.
 func (c *Conn) armProbe(now Time) {
 	t := &c.timers
 	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {
@@ -400,6 +403,7 @@ func (c *Conn) checkTLP(a *ackSample) {
 	}
 	switch {
 	case !r.tlpRetrans, a.dsack, a.origAcked, r.phase != phaseOpen:
+		// The probe was new data, the original arrived too, or recovery has answered the loss.
 		r.tlpOut = false
 	case a.timestamp && r.undoTS != 0:
 		// The timestamp shows whether the original or the probe was acknowledged (RFC 3522).

@@ -25,8 +25,8 @@ type rateSampler struct {
 	deliveredAt Time   // C.delivered_time
 	firstSent   Time   // C.first_send_time
 	lastSent    Time   // when the newest delivered piece was sent
-	lastEnd     Seq    // its end, to break ties
-	appLimited  uint64 // C.app_limited: samples are application-limited until so many bytes are delivered; 0: they are not
+	lastEnd     Seq    // the end of that piece, to break ties
+	appLimited  uint64 // C.app_limited: samples are application-limited until C.delivered exceeds this; 0: they are not
 
 	latest int64 // the latest measured rate, in bytes/s
 	rs     rateSample
@@ -39,8 +39,8 @@ type rateSample struct {
 	priorDelivered uint64 // P.delivered of the newest piece
 	priorLost      uint64
 	inFlight       int    // RS.tx_in_flight
-	delivered      uint64 // over the interval
-	lost           uint64
+	delivered      uint64 // bytes delivered over the interval of the sample
+	lost           uint64 // bytes lost over that interval
 	newlyAcked     int
 	rate           int64 // bytes/s; 0: none
 	rtt            Time  // 0: none
@@ -53,9 +53,9 @@ type rateSample struct {
 // minRecords is the minimum size of the ring.
 const minRecords = 64
 
-// sent adds the record of a piece that is being sent and returns its number. fresh is whether
-// nothing was in flight before; pieces and inFlight are the number of pieces and of bytes in
-// flight, including this one.
+// sent adds the record of a piece that is being sent and returns the record's number. fresh tells
+// whether nothing was in flight before. inFlight and pieces are the numbers of bytes and of pieces in
+// flight, including this piece.
 func (r *rateSampler) sent(now Time, delivered uint64, fresh bool, inFlight, pieces int) uint32 {
 	if fresh {
 		// 4.1.2.2: "If there are no packets in flight yet, then we can start the

@@ -4,7 +4,7 @@ type phase uint8
 
 const (
 	phaseOpen     phase = iota // nothing is known to be lost
-	phaseRecovery              // fast recovery: paced by PRR
+	phaseRecovery              // fast recovery: PRR sets cwnd
 	phaseLoss                  // after a retransmission timeout: slow start
 )
 
@@ -27,8 +27,8 @@ type recovery struct {
 	lost    bool // a retransmission sent after reduced was lost
 	twice   bool // the window was reduced a second time: see reduceAgain
 
-	// noCongestion: all the data to retransmit was lost because of its size or because the peer's
-	// window was closed, not because of congestion.
+	// noCongestion means that all the data to retransmit was lost because of its size or because the
+	// peer's window was closed, not because of congestion.
 	noCongestion bool
 
 	// RACK, RFC 8985 5.2.
@@ -245,7 +245,7 @@ func (c *Conn) saveUndo() {
 	r.undoCwnd, r.undoSsthresh = c.cc.cwnd, c.cc.ssthresh
 	// A retransmission of the previous episode may still be in flight. It carries an older
 	// timestamp than those of this episode, and may cause a DSACK. Neither means that this
-	// episode is spurious, so count it in undoCount, and keep undoTS.
+	// episode is spurious. So count that retransmission in undoCount, and keep undoTS.
 	r.undoCount = (c.sb.resent + c.snd.mss - 1) / c.snd.mss
 	if c.sb.resent == 0 {
 		r.undoTS = 0
@@ -253,11 +253,13 @@ func (c *Conn) saveUndo() {
 	r.undoFrom = c.snd.una
 }
 
-// undo restores the window if the recovery was spurious, and reports whether it did. That is
-// detected by Eifel (RFC 3522: the first acknowledgement echoes a timestamp older than the
-// retransmission), by DSACK (RFC 3708: every retransmission arrived twice), by F-RTO (RFC 5682:
-// after a timeout, data arrives that was not retransmitted), or because all data that was
-// marked lost arrives before anything was retransmitted.
+// undo restores the congestion window if the recovery was spurious, and reports whether it did. One of
+// four signs shows that a recovery was spurious:
+//
+//   - Eifel (RFC 3522): the first acknowledgement echoes a timestamp older than the retransmission.
+//   - DSACK (RFC 3708): every retransmission arrived twice.
+//   - F-RTO (RFC 5682): after a timeout, data arrives that was not retransmitted.
+//   - All data that was marked lost arrives before anything is retransmitted.
 func (c *Conn) undo(a *ackSample) bool {
 	r := &c.rec
 	if !r.canUndo {
@@ -266,7 +268,6 @@ func (c *Conn) undo(a *ackSample) bool {
 	eifel := a.advanced && a.timestamp && r.undoTS != 0 && int32(a.tsEcr-r.undoTS) < 0
 	dsack := a.dsack && r.undoCount == 0 && r.undoTS != 0
 	frto := r.phase == phaseLoss && a.origAcked && (c.sackOK || r.frto == frtoNew)
-	// The data marked lost arrived before it was retransmitted.
 	unsent := r.phase == phaseRecovery && r.undoTS == 0 && a.origAcked && c.sb.lost == 0
 	if !eifel && !dsack && !frto && !unsent {
 		return false
@@ -315,7 +316,7 @@ func (c *Conn) pipe() int {
 }
 
 // armRtx sets the retransmission timer: as reordering timer if reorder > 0, else for a tail loss
-// probe or the RTO. progress is whether data was newly acknowledged or SACKed.
+// probe or the RTO. progress tells whether data was newly acknowledged or SACKed.
 func (c *Conn) armRtx(now, reorder Time, progress bool) {
 	t := &c.timers
 	if c.snd.una == c.snd.nxt {
@@ -391,7 +392,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	if c.snd.una == c.snd.nxt {
 		return
 	}
-	// A peer with a closed window that still answers is alive. RFC 9293 3.8.6.1: "the
+	// closed: the peer's window is closed, but the peer still answers, so it is alive. RFC 9293 3.8.6.1: "the
 	// sending TCP peer MUST allow the connection to stay open" (MUST-37). An orphan is
 	// limited nevertheless: see persistExpired.
 	closed := c.snd.wnd == 0 && now-c.rcv.last < 4*c.p.MaxRTO
@@ -407,7 +408,7 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		return
 	}
 	r := &c.rec
-	// RFC 5682 2.1 step 1: not if the sender is already in recovery after a timeout.
+	// RFC 5682 2.1 step 1: F-RTO is not used if the sender is already in recovery after a timeout.
 	r.frto = frtoOff
 	if r.phase != phaseLoss && !closed {
 		if r.phase == phaseOpen {
