@@ -17,7 +17,7 @@ const answerTime = Millisecond
 func (c *Conn) scheduleAck(now Time, s *Segment) {
 	r := &c.rcv
 	n := s.DataLen()
-	if seg := s.GSOSize; seg == 0 && n > r.mss {
+	if seg := s.GSOSize; seg == 0 && n > r.mss { // a super-segment does not show the peer's segment size
 		r.mss = n
 	}
 	r.unacked += uint32(n)
@@ -40,9 +40,9 @@ func (c *Conn) scheduleAck(now Time, s *Segment) {
 			r.ackNow = true
 			return
 		}
-		// A small segment with PSH, and we have sent no data yet, or it is the first
-		// answer to our data: this is a whole request or a whole answer. Our reply or
-		// our FIN can carry the acknowledgement if it follows soon, which saves a short
+		// This is a small segment with PSH. We have sent no data yet, or the segment is the
+		// first answer to our data. So it is a whole request or a whole answer. If our reply
+		// or our FIN follows soon, it can carry the acknowledgement, which saves a short
 		// connection a segment or two.
 		c.ackSoon(now)
 		return

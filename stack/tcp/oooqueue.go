@@ -6,24 +6,24 @@ import "sort"
 // gaps between them. The bytes are in the receive ring.
 //
 // The peer determines the number of blocks, up to maxHoles. They are stored in runs of at most runLen.
-// Finding a block takes two binary searches. Adding or removing one moves at most one run of blocks,
-// and sometimes the list of runs (see BenchmarkHostileHoles). A single sorted slice would move all
-// blocks behind a new one. A tree like the scoreboard's is not necessary for so few blocks.
+// Finding a block takes two binary searches. Adding or removing a block moves at most one run of blocks,
+// and sometimes the list of runs (see BenchmarkHostileHoles). In a single sorted slice, an insertion
+// would move all blocks after the new block. A tree like the scoreboard's is not necessary for so few blocks.
 type oooQueue struct {
 	runs  []oooRun // none is empty; the elements beyond len keep memory for further runs
 	n     int32    // number of blocks
 	bytes int32    // of all blocks
 }
 
-// An oooRun is some consecutive blocks. It counts their bytes, so that a segment that fills
-// thousands of holes need not look at each block.
+// An oooRun is some consecutive blocks. It counts their bytes, so a segment that fills thousands of
+// holes is processed without a look at each block.
 type oooRun struct {
 	blocks []block
 	bytes  int32
 }
 
-// runLen is the maximum number of blocks in a run. Two neighbours with at most half as many are
-// joined, so the number of runs stays proportional to that of the blocks.
+// runLen is the maximum number of blocks in a run. Two neighbouring runs that together have at most half
+// as many blocks are joined, so the number of runs stays proportional to that of the blocks.
 const runLen = 128
 
 func (r *oooRun) last() *block { return &r.blocks[len(r.blocks)-1] }
@@ -46,8 +46,8 @@ func (q *oooQueue) count(i, n int, bytes int32) {
 	q.bytes += bytes
 }
 
-// search returns the place of the first block that ends at or beyond seq: run i, block j. If
-// there is none, i is len(q.runs).
+// search returns the position of the first block that ends at or beyond seq: run i, block j. If
+// there is no such block, i is len(q.runs).
 func (q *oooQueue) search(seq Seq) (i, j int) {
 	last := len(q.runs) - 1
 	if last < 0 || q.end().Less(seq) {
@@ -62,7 +62,7 @@ func (q *oooQueue) search(seq Seq) (i, j int) {
 	return i, sort.Search(len(blocks), func(j int) bool { return seq.LessEq(blocks[j].end) })
 }
 
-// touches reports whether k overlaps or adjoins a block, so that adding it makes no new one.
+// touches reports whether k overlaps or adjoins a block, so that adding k makes no new block.
 func (q *oooQueue) touches(k block) bool {
 	i, j := q.search(k.start)
 	return i < len(q.runs) && q.runs[i].blocks[j].start.LessEq(k.end)
@@ -92,8 +92,8 @@ func (q *oooQueue) add(k block) (whole, overlap block) {
 	return whole, overlap
 }
 
-// takeFirst removes the blocks that k overlaps or adjoins, where k begins before all blocks. It
-// returns the end of the data that is contiguous from k.start on, and the overlap as add does.
+// takeFirst removes the blocks that k overlaps or adjoins. k must begin before all blocks. takeFirst
+// returns the end of the data that is contiguous from k.start on, and the first overlap, as add does.
 func (q *oooQueue) takeFirst(k block) (end Seq, overlap block) {
 	whole, overlap, n := q.merge(k, 0, 0)
 	q.remove(0, 0, n)
@@ -103,8 +103,8 @@ func (q *oooQueue) takeFirst(k block) (end Seq, overlap block) {
 	return whole.end, overlap
 }
 
-// merge returns the union of k and the n blocks from block j of run i on that it overlaps or
-// adjoins, and the first overlap. It changes nothing.
+// merge looks for the n blocks, from block j of run i on, that k overlaps or adjoins. It returns the
+// union of k and these blocks, the first overlap of k with one of them, and n. It changes nothing.
 func (q *oooQueue) merge(k block, i, j int) (whole, overlap block, n int) {
 	whole = k
 	for ; i < len(q.runs); i, j = i+1, 0 {
@@ -122,8 +122,9 @@ func (q *oooQueue) merge(k block, i, j int) (whole, overlap block, n int) {
 			whole.start = minSeq(k.start, blocks[0].start)
 		}
 		whole.end = maxSeq(k.end, blocks[m-1].end)
+		// Two blocks suffice: if the first only adjoins k, the second has the first overlap, if any.
 		for _, o := range blocks[:min(m, max(2-n, 0))] {
-			if overlap == (block{}) { // the first may only adjoin k, the second does not
+			if overlap == (block{}) {
 				overlap = k.and(o)
 			}
 		}

@@ -28,10 +28,10 @@ const (
 	// plBase is eff_pmtu of RFC 4821 7.2: "an initial value for search_low [...]
 	// 1024 bytes is probably safe enough". It includes headers.
 	plBase = 1024 - 40
-	// plStep is the precision of the search: it ends when less can be gained.
+	// plStep is the precision of the search, which ends when less can be gained.
 	plStep = 32
-	// plProbes is MAX_PROBES of RFC 8899 5.1.2: after so many lost probes of a size the
-	// path does not carry it.
+	// plProbes is MAX_PROBES of RFC 8899 5.1.2: after so many lost probes, the path is taken
+	// not to carry their size.
 	plProbes = 3
 	// plRaise is PMTU_RAISE_TIMER of RFC 8899 5.1.1.
 	plRaise = 600 * Second
@@ -39,9 +39,9 @@ const (
 
 // PathMTU tells the Conn that the path MTU has changed: because of an ICMP message, because the effect
 // of such a message has expired (RFC 1191 6.3), or because the route has changed. mss is the new
-// maximum of payload and options, in bytes (the MTU less the IP and TCP headers). If it is lower, the
-// data in flight is retransmitted in smaller segments. If it is higher, larger segments are probed
-// first.
+// maximum of payload and options, in bytes (the MTU less the IP and TCP headers). If mss is lower than
+// before, the data in flight is retransmitted in smaller segments. If mss is higher, probes must show
+// first that the path carries larger segments.
 func (c *Conn) PathMTU(now Time, mss int) {
 	if c.state == SynSent {
 		c.snd.mss = max(mss, minMSS) // takeOptions applies the peer's MSS
@@ -90,9 +90,9 @@ func (c *Conn) search(n int, at Time) {
 // RFC 4821 7.7: "If a full stop timeout occurs, [...] the sender should assume [...] that the
 // MTU is too large". But an outage causes full stop timeouts too, and must not reduce the
 // segment size; Linux keeps it. So after the second timeout a small piece is retransmitted
-// first. It gets through a black hole, and it gets through when an outage is over. If the full
-// segment after it times out again, the path is a black hole (RFC 8899 4.3: "loss of packets of
-// the PLPMTU size", while others arrive).
+// first. This piece gets through a black hole, and it gets through when an outage is over. If the
+// full segment that follows times out again, the path is a black hole (RFC 8899 4.3: "loss of packets
+// of the PLPMTU size", while others arrive).
 func (c *Conn) suspect(now Time) {
 	q, head := c.pl, c.sb.firstPiece().sent().len()
 	if q != nil && q.small > 0 && q.passed != 0 {
@@ -107,7 +107,8 @@ func (c *Conn) suspect(now Time) {
 		}
 		q.small, q.passed = 0, 0
 	}
-	// A path of IPv6 carries at least 1280 bytes.
+	// A path of IPv6 carries at least 1280 bytes. Over IPv4, even plBase may be too large: after more
+	// timeouts, use the default MSS.
 	base := max(plBase, int(c.defaultMSS))
 	if c.timers.backoff > 2*blackHole {
 		base = int(c.defaultMSS)
@@ -128,7 +129,7 @@ func (c *Conn) smallResend() int {
 }
 
 // sizeArrived is called when a piece of n bytes was delivered while a black hole is suspected.
-// again is whether it was retransmitted.
+// again tells whether that piece was retransmitted.
 func (c *Conn) sizeArrived(now Time, n int, again bool) {
 	q := c.pl
 	switch {
@@ -147,7 +148,7 @@ func (c *Conn) sizeArrived(now Time, n int, again bool) {
 // and at most the unsent data. If wait is true, the probe will fit the windows when more data is
 // acknowledged, and nothing may be sent until then.
 //
-// A probe has no room for SACK blocks, so none is sent while there are some to report.
+// A probe has no room for SACK blocks, so no probe is sent while there are SACK blocks to report.
 //
 // RFC 4821 7.4 asks for more data behind the probe, so that its loss is detected sooner. That is
 // not required here: a connection that seldom has so much data would never probe.
@@ -195,6 +196,7 @@ func (c *Conn) judgeProbe(now Time) {
 	}
 }
 
+// probeArrived raises the segment size to that of the delivered probe.
 func (c *Conn) probeArrived(now Time) {
 	q := c.pl
 	n := int(q.probe.end - q.probe.start)
@@ -250,7 +252,7 @@ func (c *Conn) dropProbe(now Time, n int) {
 
 // probeTimedOut handles a retransmission timeout while a probe is in flight. If nothing else is
 // in flight, it schedules the retransmission in smaller segments and returns true: RFC 4821 7.3:
-// the congestion window is not reduced. closed is whether the peer's window is closed.
+// the congestion window is not reduced. closed tells whether the peer's window is closed.
 func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	q := c.pl
 	if q == nil || q.probe.start == q.probe.end {
@@ -270,7 +272,7 @@ func (c *Conn) probeTimedOut(now Time, closed bool) bool {
 	return true
 }
 
-// searchEnds ends the search if less than plStep can be gained. The next one starts after plRaise.
+// searchEnds ends the search if less than plStep can be gained. The next search starts after plRaise.
 func (c *Conn) searchEnds(now Time) {
 	q := c.pl
 	if q.hi-c.snd.mss < plStep {

@@ -2,12 +2,12 @@ package tcp
 
 import "github.com/usernet/usernet/stack/wire"
 
-// maxHoles is the maximum number of blocks in the out-of-order queue. It is large because when
-// slow start overflows a queue on the path, every second segment of a window may be missing.
+// maxHoles is the maximum number of blocks in the out-of-order queue. It is large, because every
+// second segment of a window may be missing after slow start has overflowed a queue on the path.
 const maxHoles = 16384
 
-// takeData processes the payload and the FIN of a segment whose payload begins at seq:
-// RFC 9293 3.10.7.4, seventh and eighth.
+// takeData processes the payload and the FIN of a segment whose payload begins at seq: the seventh and
+// the eighth step of RFC 9293 3.10.7.4.
 func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	r := &c.rcv
 	n := s.DataLen()
@@ -15,16 +15,16 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 	c.ecnReceived(s)
 	end := seq + Seq(n)
 	if s.has(wire.FlagFIN) && !r.fin && end.LessEq(r.edge) && (r.ooo.n == 0 || r.ooo.end().LessEq(end)) {
-		// Note the FIN; it takes effect when all data before it has arrived. A FIN below
-		// data that has already arrived is bogus. A FIN takes no room in the buffer, so
-		// as on Linux it may be the one number beyond the window.
+		// Note the FIN, which takes effect when all data before it has arrived. A FIN below
+		// data that has already arrived is bogus. A FIN takes no space in the buffer. So, as on
+		// Linux, it may be just beyond the window.
 		r.fin, r.finSeq = true, end
 	}
 	lo, hi := maxSeq(seq, r.nxt), minSeq(end, r.edge)
 	if r.fin {
 		hi = minSeq(hi, r.finSeq) // nothing follows a FIN
 	}
-	if seq.Less(lo) && n > 0 && c.sackOK {
+	if seq.Less(lo) && n > 0 && c.sackOK { // a part was received before: report it by DSACK
 		r.dsack = block{seq, minSeq(lo, end)}
 		r.ackNow = true
 	}
@@ -54,7 +54,7 @@ func (c *Conn) takeData(now Time, seq Seq, s *Segment) {
 func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 	r := &c.rcv
 	if lo != r.nxt && r.ooo.n >= maxHoles && !r.ooo.touches(block{lo, hi}) {
-		r.ackNow = true
+		r.ackNow = true // drop the data: there are too many blocks
 		return
 	}
 	if lo == r.nxt && r.buf.n == 0 && r.ooo.n == 0 && r.got < len(r.await) && (!r.bufferTaken || s.liesAt(r.await[r.got:])) {
@@ -70,7 +70,7 @@ func (c *Conn) store(lo, hi Seq, off int, s *Segment) {
 		}
 	}
 	at := r.buf.n + int(lo-r.nxt)
-	used := r.buf.n
+	used := r.buf.n // bytes from the ring's head to the last stored byte
 	if r.ooo.n > 0 {
 		used += int(r.ooo.end() - r.nxt)
 	}

@@ -49,7 +49,7 @@ func (r *ring) resize(p *Params, size, used int) {
 	r.b, r.head = b, 0
 }
 
-// slices returns the n bytes that begin off bytes from the head.
+// slices returns the n bytes that begin off bytes from the head, in two parts if they wrap around.
 func (r *ring) slices(off, n int) (a, b []byte) {
 	if n == 0 {
 		return nil, nil
@@ -61,7 +61,7 @@ func (r *ring) slices(off, n int) (a, b []byte) {
 	return r.b[i:], r.b[:i+n-len(r.b)]
 }
 
-// put copies p to the place off bytes from the head, which may lie beyond the queue.
+// put copies p to the position off bytes from the head. This position may be beyond the queue.
 func (r *ring) put(off int, p []byte) {
 	a, b := r.slices(off, len(p))
 	copy(b, p[copy(a, p):])

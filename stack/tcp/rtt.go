@@ -13,12 +13,12 @@ type rttEstimator struct {
 // windowed minimum; Linux uses five minutes.
 const minRTTWindow = 300 * Second
 
-// initialRTO: RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been
+// initialRTO is the RTO before the first sample. RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been
 // made for a segment sent between the sender and receiver, the sender SHOULD
 // set RTO <- 1 second".
 const initialRTO = 1 * Second
 
-// fallbackRTO is what RFC 6298 5.7 asks for after a SYN was lost.
+// fallbackRTO is the RTO after a SYN was lost (RFC 6298 5.7).
 const fallbackRTO = 3 * Second
 
 // sample updates the estimate with a measured round-trip time r.

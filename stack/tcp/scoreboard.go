@@ -1,12 +1,12 @@
 package tcp
 
-// A sent is an unacknowledged piece of the sequence space that was sent in one segment or
-// super-segment, or several adjacent SACKed ones joined.
+// A sent is an unacknowledged piece of the sequence space. It was sent in one segment or
+// super-segment, or it is several adjacent SACKed pieces joined.
 type sent struct {
 	seq, end Seq
 	at       Time // when it was last sent
 	flags    sentFlags
-	pieces   uint8  // number of pieces joined in this one, at most 255
+	pieces   uint8  // number of pieces joined in this piece, counted up to 255
 	tx       uint32 // with BBR, the number of its txRecord
 }
 
@@ -21,8 +21,8 @@ const (
 
 func (s *sent) len() int { return int(s.end - s.seq) }
 
-// A sentKind classifies pieces for searches. A SACKed piece has kind 0, any other piece has one
-// of these.
+// A sentKind classifies pieces for searches. A SACKed piece has kind 0. Any other piece is of exactly
+// one of the kinds kindDue, kindOpen and kindResent.
 type sentKind uint8
 
 const (
@@ -46,14 +46,14 @@ func (s *sent) kind() sentKind {
 
 // A scoreboard holds the pieces between SND.UNA and SND.NXT, in sequence order and without gaps.
 //
-// Of these bytes, sacked have been received, lost have left the network, and resent have entered
-// it a second time. So the number of bytes in the network (the pipe of RFC 6675) is
+// The fields sacked, lost and resent count bytes: those that have been received, have left the network,
+// and have entered it a second time. So the number of bytes in the network (the pipe of RFC 6675) is
 // SND.NXT - SND.UNA - sacked - lost + resent.
 //
-// The peer determines the number of pieces: a window of 64 MiB that it SACKs segment by segment
-// has 100,000. They are stored in chunks, the nodes of a balanced tree (see scoreboard_tree.go).
-// It takes logarithmic time to find, split or join a piece, or to find the next of a kind. In
-// the common case pieces are appended to the last chunk and removed from the first.
+// By its SACK blocks the peer determines the number of pieces, up to maxPieces: about 100,000 in a
+// window of 64 MiB. The pieces are stored in chunks, the nodes of a balanced tree (see
+// scoreboard_tree.go). It takes logarithmic time to find, split or join a piece, or to find the next
+// piece of a kind. In the common case pieces are appended to the last chunk and removed from the first.
 type scoreboard struct {
 	root        *chunk
 	first, last *chunk
@@ -104,8 +104,9 @@ func (b *scoreboard) reset(una Seq) {
 	b.cache = [4]block{}
 }
 
-// keepPieces is for how many pieces an empty scoreboard keeps its memory, so that it need not be
-// allocated again if each acknowledgement empties it. An idle connection frees that memory too.
+// keepPieces is the number of pieces for which an empty scoreboard keeps memory. A connection in which
+// each acknowledgement empties the scoreboard need not allocate this memory again. An idle connection
+// frees it too.
 const keepPieces = 1024
 
 // shrink frees the memory of an empty scoreboard if it has room for more than n pieces.
@@ -160,8 +161,8 @@ func (b *scoreboard) trim(una Seq) {
 	}
 }
 
-// noteAgain appends an entry to again. The second half of a split piece gets an entry that is
-// older than those before it; loss detection reaches it late, which does no harm.
+// noteAgain appends an entry to again. The entry for the second half of a split piece is older than the
+// entries before it. Loss detection therefore reaches that entry late, which does no harm.
 func (b *scoreboard) noteAgain(seq Seq, at Time) {
 	if b.againHead > 32 && b.againHead > len(b.again)/2 {
 		n := copy(b.again, b.again[b.againHead:])
@@ -216,8 +217,8 @@ func (b *scoreboard) forget(s *sent) {
 	}
 }
 
-// markLost marks piece p lost, or the retransmitted copy if there is one. It returns the number
-// of bytes, 0 if p was already lost or is SACKed.
+// markLost marks piece p lost, or its retransmitted copy if there is one. It returns the number of bytes
+// marked: 0 if p is SACKed, or was marked lost before and not retransmitted.
 func (b *scoreboard) markLost(p piece) int {
 	s := p.sent()
 	if s.kind()&(kindOpen|kindResent) == 0 {
@@ -230,10 +231,10 @@ func (b *scoreboard) markLost(p piece) int {
 	return s.len()
 }
 
-// markAllLost marks all pieces lost that are not SACKed.
+// markAllLost marks all pieces that are not SACKed as lost.
 func (b *scoreboard) markAllLost() { b.markLargerLost(0) }
 
-// markLargerLost marks the pieces of more than n bytes lost that are not SACKed.
+// markLargerLost marks the pieces of more than n bytes that are not SACKed as lost.
 func (b *scoreboard) markLargerLost(n int) {
 	for p := b.firstOf(kindOpen | kindResent); p.c != nil; p = b.nextOf(p, kindOpen|kindResent) {
 		if p.sent().len() > n {

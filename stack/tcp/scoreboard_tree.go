@@ -13,7 +13,7 @@ const chunkLen = 64
 type chunk struct {
 	list            []sent // the pieces, from head on
 	head            int
-	count           [kindAny + 1]uint8 // number of pieces of each kind
+	count           [kindAny + 1]uint8 // number of pieces of each kind; count[0] is that of SACKed pieces
 	height          int8
 	below           sentKind // kinds of the pieces in the subtree of the chunk
 	up, left, right *chunk
@@ -28,6 +28,7 @@ type piece struct {
 
 func (p piece) sent() *sent { return &p.c.list[p.i] }
 
+// live returns the number of pieces in c.
 func (c *chunk) live() int { return len(c.list) - c.head }
 
 // room makes room for one more piece in a chunk that is not full.
@@ -48,7 +49,7 @@ func (c *chunk) kinds() (k sentKind) {
 	return k
 }
 
-// flag sets the flags of piece p.
+// flag sets the flags of piece p and updates the kinds in the tree.
 func (b *scoreboard) flag(p piece, flags sentFlags) {
 	s := p.sent()
 	was := s.kind()
@@ -113,7 +114,7 @@ func (b *scoreboard) remove(p piece) {
 	}
 }
 
-// removeFirst removes the first piece. s is a copy of it.
+// removeFirst removes the first piece, of which s is a copy.
 func (b *scoreboard) removeFirst(s *sent) {
 	c := b.first
 	x := s.kind()
@@ -169,7 +170,7 @@ func (b *scoreboard) pack(p piece) piece {
 	return piece{c, c.head + at}
 }
 
-// pour moves the pieces of chunk k to the end of c, which is before it.
+// pour moves the pieces of chunk k to the end of c, the chunk before k, and removes k.
 func (b *scoreboard) pour(c, k *chunk) {
 	c.list = c.list[:copy(c.list, c.list[c.head:])]
 	c.head = 0
@@ -198,7 +199,7 @@ func (b *scoreboard) lastPiece() piece {
 	return piece{b.last, len(b.last.list) - 1}
 }
 
-// next returns the piece behind p, or none.
+// next returns the piece after p, or none.
 func (b *scoreboard) next(p piece) piece {
 	if p.i++; p.i < len(p.c.list) {
 		return p
@@ -241,7 +242,7 @@ func (b *scoreboard) find(seq Seq) piece {
 // firstOf returns the first piece that is of one of the kinds, or none.
 func (b *scoreboard) firstOf(kinds sentKind) piece { return b.root.firstOf(kinds) }
 
-// nextOf returns the first piece behind p that is of one of the kinds, or none.
+// nextOf returns the first piece after p that is of one of the kinds, or none.
 func (b *scoreboard) nextOf(p piece, kinds sentKind) piece {
 	if p.c.kinds()&kinds != 0 {
 		for p.i++; p.i < len(p.c.list); p.i++ {
@@ -274,8 +275,7 @@ func (c *chunk) firstOf(kinds sentKind) piece {
 	}
 }
 
-// nextOf returns the first piece in the chunks behind c that is of one of the kinds,
-// or none.
+// nextOf returns the first piece in the chunks after c that is of one of the kinds, or none.
 func (c *chunk) nextOf(kinds sentKind) piece {
 	if p := c.right.firstOf(kinds); p.c != nil {
 		return p
@@ -340,7 +340,7 @@ func (b *scoreboard) removeChunk(c *chunk) {
 	case c.right == nil:
 		b.replace(c, c.left)
 	default:
-		// The chunk that follows has nothing on its left: it takes c's place.
+		// k, the chunk after c, has no left child. It takes c's place.
 		k := c.right.leftmost()
 		from, moved = k, k
 		if k.up != c {
@@ -351,7 +351,7 @@ func (b *scoreboard) removeChunk(c *chunk) {
 		}
 		k.left = c.left
 		k.left.up = k
-		k.height, k.below = c.height, c.below // fix compares with these
+		k.height, k.below = c.height, c.below // fix compares with the old values
 		b.replace(c, k)
 	}
 	*c = chunk{list: c.list[:0], up: b.free}
@@ -423,7 +423,7 @@ func (b *scoreboard) fix(c *chunk) {
 	}
 }
 
-// rotateLeft rotates c to the left: its right child takes its place. It returns that child.
+// rotateLeft rotates c to the left: the right child of c takes c's place. rotateLeft returns that child.
 func (b *scoreboard) rotateLeft(c *chunk) *chunk {
 	k := c.right
 	b.replace(c, k)
@@ -436,7 +436,7 @@ func (b *scoreboard) rotateLeft(c *chunk) *chunk {
 	return k
 }
 
-// rotateRight rotates c to the right: its left child takes its place. It returns that child.
+// rotateRight rotates c to the right: the left child of c takes c's place. rotateRight returns that child.
 func (b *scoreboard) rotateRight(c *chunk) *chunk {
 	k := c.left
 	b.replace(c, k)
@@ -456,7 +456,7 @@ func (c *chunk) leftmost() *chunk {
 	return c
 }
 
-// next returns the chunk behind c, or nil.
+// next returns the chunk after c, or nil.
 func (c *chunk) next() *chunk {
 	if c.right != nil {
 		return c.right.leftmost()

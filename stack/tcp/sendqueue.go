@@ -50,10 +50,10 @@ func (c *Conn) Write(now Time, p []byte) int {
 	return n
 }
 
-// Pin is Write without the copy (zero-copy send): the bytes it takes are sent from p itself,
-// which must not change until the caller has called Unpin. A further Pin before Unpin must be
-// given the part of p that the last one did not take. Write must not be called between Pin
-// and Unpin.
+// Pin is Write without the copy (zero-copy send): the bytes that it accepts are sent from p itself. p
+// must not change until the caller has called Unpin. If Pin is called again before Unpin, its argument
+// must be the part of p that the previous call did not accept. Write must not be called between Pin and
+// Unpin.
 func (c *Conn) Pin(now Time, p []byte) int {
 	n := c.admit(now, p)
 	if n == 0 {
@@ -115,7 +115,8 @@ func (c *Conn) endAwaitAcks() {
 	c.events |= Writable
 }
 
-// admit returns how many bytes of p may be queued now.
+// admit returns how many bytes of p may be queued now. If not all of them, a Writable event follows
+// when there is space again.
 func (c *Conn) admit(now Time, p []byte) int {
 	s := &c.snd
 	if s.fin || c.err != ErrNone {
@@ -137,9 +138,9 @@ func (c *Conn) admit(now Time, p []byte) int {
 func (c *Conn) WriteSpace() int { return max(c.bufferLimit(c.snd.limit)-c.snd.buf.len(), 0) }
 
 // tuneSend grows the send buffer to twice the congestion window plus the bytes that are
-// SACKed, and reports Writable when there is room for a waiting writer. Twice, so that new
-// data is ready when an acknowledgement arrives; SACKed bytes are no longer in flight but
-// stay in the buffer until the hole before them is filled.
+// SACKed, and reports Writable when a third of the buffer is free for a waiting writer. The factor
+// of two keeps new data ready when an acknowledgement arrives. SACKed bytes are no longer in flight
+// but stay in the buffer until the hole before them is filled.
 func (c *Conn) tuneSend() {
 	s := &c.snd
 	if want := min(2*c.cc.cwnd+c.sb.sacked, c.p.SendBufferMax, cacheable(c.rtt.min)); !s.fixed && want > s.limit && c.bufferLimit(want) == want {

@@ -35,7 +35,7 @@ const (
 	WaitDrop    Verdict = iota // ignore the segment
 	WaitAck                    // send out
 	WaitRestart                // send out and restart the 2 MSL timer
-	WaitReuse                  // a new connection may reuse the addresses: pass the segment to the listener; without one, send out, unless it is empty
+	WaitReuse                  // a new connection may reuse the addresses: pass the segment to the listener or, without one, send out if not empty
 	WaitEnd                    // end TIME-WAIT: the peer has forgotten the connection
 )
 
@@ -78,7 +78,7 @@ func (w *Waiter) Segment(now Time, s, out *Segment) Verdict {
 	return WaitAck
 }
 
-// acceptable is the first step, RFC 9293 3.4, table 6.
+// acceptable reports whether a segment passes the test of RFC 9293 3.4, table 6. n is SEG.LEN.
 func (w *Waiter) acceptable(seq Seq, n int) bool {
 	wnd := int(w.wnd) << w.scale
 	return wnd > 0 && (seq.In(w.rcvNxt, wnd) || n > 0 && (seq+Seq(n-1)).In(w.rcvNxt, wnd))
@@ -110,7 +110,8 @@ func (w *Waiter) ReopenAt(now Time, tsOffset uint32) Time {
 }
 
 // NextISS returns an initial sequence number for the connection that reuses the addresses: iss if that
-// is beyond all numbers of the old connection, and otherwise another one that is.
+// is beyond all numbers of the old connection, and otherwise a number that is. The margin of 65535 is
+// that of Linux.
 func (w *Waiter) NextISS(iss Seq) Seq {
 	if iss.LessEq(w.sndNxt + 65535) {
 		return w.sndNxt + 65535 + 2
@@ -118,7 +119,8 @@ func (w *Waiter) NextISS(iss Seq) Seq {
 	return iss
 }
 
-// answer writes an acknowledgement to out. It returns false if the rate limit forbids it.
+// answer writes an acknowledgement to out. It returns false if the rate limit forbids it. syn tells
+// whether the acknowledgement answers a SYN.
 func (w *Waiter) answer(now Time, out *Segment, syn bool) bool {
 	if !replyAllowed(now, &w.repliesAt, &w.replies) {
 		return false
