@@ -92,7 +92,7 @@ func Fold(acc uint64) uint16 {
 // Checksum returns the Internet checksum of b: the complement of the folded sum.
 func Checksum(b []byte) uint16 { return ^Fold(Sum(b, 0)) }
 
-// PseudoSum returns the sum of the pseudo-header of TCP and UDP (RFC 9293 3.1, RFC 8200 8.1), to be
+// PseudoSum returns the sum of the pseudo-header of TCP, UDP or ICMPv6 (RFC 9293 3.1, RFC 8200 8.1), to be
 // passed to Sum as acc. length is the length of the transport header and its data in bytes. Both
 // addresses must have the same family; an IPv4-mapped IPv6 address counts as IPv4.
 func PseudoSum(src, dst netip.Addr, proto uint8, length int) uint64 {

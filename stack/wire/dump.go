@@ -48,6 +48,7 @@ func appendBad(dst []byte, r Reason, b []byte) []byte {
 	return append(dst, " bytes]"...)
 }
 
+// appendNum appends a name and a decimal number.
 func appendNum[T ~int | ~uint8 | ~uint16 | ~uint32](dst []byte, name string, n T) []byte {
 	dst = append(dst, name...)
 	return strconv.AppendUint(dst, uint64(n), 10)
@@ -111,7 +112,7 @@ func appendFragment(dst []byte, offset uint16, more bool, id uint32) []byte {
 	return appendNum(dst, " id=", id)
 }
 
-// ends has the properties of a packet that describe its transport.
+// ends is what appendTransport needs to know from the IP header of a packet.
 type ends struct {
 	src, dst netip.Addr
 	proto    Proto
@@ -231,7 +232,7 @@ func appendGroupRecords(dst []byte, b []byte, size int) []byte {
 		dst = group.AppendTo(dst)
 		n := int(binary.BigEndian.Uint16(b[2:4]))
 		dst = appendNum(dst, " sources=", n)
-		b = b[min(4+size+size*n+4*int(b[1]), len(b)):]
+		b = b[min(4+size+size*n+4*int(b[1]), len(b)):] // b[1] is the length of the auxiliary data in words
 	}
 	return dst
 }
@@ -248,8 +249,8 @@ func appendRecordKind(dst []byte, kind uint8) []byte {
 	return append(appendNum(dst, " type=", kind), ' ')
 }
 
-// appendSumNote appends that a checksum is wrong, or that it is offloaded: its field then holds only
-// the sum of the pseudo-header, for a device to complete.
+// appendSumNote appends a note that a checksum is wrong or offloaded. The field of an offloaded checksum
+// holds only the sum of the pseudo-header, for a device to complete.
 func appendSumNote(dst []byte, h ends, b []byte, field uint16, bad Reason) []byte {
 	if field == Fold(PseudoSum(h.src, h.dst, uint8(h.proto), len(b))) {
 		return append(dst, " [checksum offloaded]"...)

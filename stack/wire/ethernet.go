@@ -35,7 +35,7 @@ func MulticastMAC(ip netip.Addr) MAC {
 // IsBroadcast reports whether m is the broadcast address.
 func (m MAC) IsBroadcast() bool { return m == Broadcast() }
 
-// IsMulticast reports whether m is a group address. The broadcast address is one.
+// IsMulticast reports whether m is a group address. The broadcast address is a group address too.
 func (m MAC) IsMulticast() bool { return m[0]&1 != 0 }
 
 // String returns m as "02:00:5e:10:00:01".

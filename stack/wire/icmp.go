@@ -68,7 +68,7 @@ func (h *ICMP) NextHopMTU() uint16 { return uint16(h.Rest) }
 func (h *ICMP) Pointer() uint8 { return uint8(h.Rest >> 24) }
 
 // IsError reports whether the message is an error message, whose body quotes the datagram that caused
-// it. RFC 1122 3.2.2 forbids answering such a message with another one.
+// it. RFC 1122 3.2.2 forbids answering an error message with another one.
 func (h *ICMP) IsError() bool {
 	switch h.Type {
 	case ICMPUnreachable, ICMPSourceQuench, ICMPRedirect, ICMPTimeExceeded, ICMPParamProblem:

@@ -105,7 +105,8 @@ type Quoted6 struct {
 // ParseQuoted6 parses the packet that an ICMPv6 error quotes: "as much of invoking packet as possible
 // without the ICMPv6 packet exceeding the minimum IPv6 MTU" (RFC 4443 3). Routers may have changed the
 // packet, so its length is not verified. It fails with ShortQuoted6 if there are fewer bytes than a
-// header and 8 bytes, and with BadQuoted6 if the quote is not an IPv6 packet.
+// header and 8 bytes or an extension header is incomplete, and with BadQuoted6 if the quote is not an
+// IPv6 packet or has too many extension headers.
 func ParseQuoted6(b []byte) (q Quoted6, r Reason) {
 	const quoted = 8
 	if len(b) < IPv6Len+quoted {

@@ -84,7 +84,7 @@ func (o *IPv4Options) add(opt []byte) int {
 	}
 	switch {
 	case *known != nil:
-		// RFC 791 3.1, for each of them: "Appears at most once in a datagram."
+		// RFC 791 3.1, for each of these options: "Appears at most once in a datagram."
 		return 0
 	case len(opt) < head:
 		return 1
@@ -103,8 +103,8 @@ func (o *IPv4Options) add(opt []byte) int {
 	return -1
 }
 
-// checkRoom checks that an option has room for a next entry of n octets, or is full. It returns what
-// add returns.
+// checkRoom checks that an option has room for a next entry of n octets, or is full. It returns the
+// index of the octet at fault, or -1.
 //
 // RFC 791 3.1: "If there is some room but not enough room for a full address to be inserted,
 // the original datagram is considered to be in error".
@@ -115,7 +115,7 @@ func checkRoom(opt []byte, n int) int {
 	return -1
 }
 
-// checkTimestamp checks a Timestamp option. It returns what add returns.
+// checkTimestamp checks a Timestamp option. It returns the index of the octet at fault, or -1.
 func checkTimestamp(opt []byte) int {
 	flag, overflow := opt[3]&15, opt[3]>>4
 	full := int(opt[2]) > len(opt)

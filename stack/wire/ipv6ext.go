@@ -75,8 +75,8 @@ type Chain struct {
 	NextAt int
 
 	// Fragmented is set if the walk ended after a Fragment header, which is in Fragment. Proto and
-	// Offset are then those of the fragmentable part. A Fragment header with the whole packet behind it
-	// (an atomic fragment, RFC 6946) does not end the walk.
+	// Offset are then those of the fragmentable part. A Fragment header that is followed by the whole
+	// packet (an atomic fragment, RFC 6946) does not end the walk.
 	Fragmented bool
 	Fragment   Fragment
 
@@ -186,7 +186,7 @@ func (c *Chain) checkFragment(n int) Reason {
 		return BadIPv6Fragment
 	}
 	if int(c.Fragment.Offset)+n > 0xffff {
-		// The same: "If the length and offset of a fragment are such that the Payload
+		// RFC 8200 4.5 asks for the same answer in this case: "If the length and offset of a fragment are such that the Payload
 		// Length of the packet reassembled from that fragment would exceed 65,535 octets",
 		// the pointer is "to the Fragment Offset field of the fragment packet". NextAt is
 		// the Fragment header's first byte.
@@ -196,7 +196,7 @@ func (c *Chain) checkFragment(n int) Reason {
 	return OK
 }
 
-// isIPv6Ext reports whether p is an extension header, which another header follows.
+// isIPv6Ext reports whether p is an extension header that another header follows.
 func isIPv6Ext(p Proto) bool {
 	switch p {
 	case ProtoHopByHop, ProtoRouting, ProtoFragment, ProtoDstOpts:
@@ -237,7 +237,7 @@ func (c *Chain) options(kind Proto, h []byte, at int) Reason {
 		case t == ipv6OptRouterAlert && kind == ProtoHopByHop && n == 2:
 			c.RouterAlert = true
 		case t>>6 != 0:
-			// RFC 8200 4.2, of an option that is not recognized: "00 - skip over this
+			// RFC 8200 4.2, for an option that is not recognized: "00 - skip over this
 			// option and continue processing the header. 01 - discard the packet. 10 -
 			// discard the packet and, regardless of whether or not the packet's Destination
 			// Address was a multicast address, send an ICMP Parameter Problem, Code 2,

@@ -39,7 +39,7 @@ type NDOption struct {
 	Body []byte
 }
 
-// NextNDOption returns the first option in b, and the options after it. It reports false at the end.
+// NextNDOption returns the first option in b, and the options after it. It returns false at the end.
 // The options must have passed CheckNDOptions.
 func NextNDOption(b []byte) (o NDOption, rest []byte, ok bool) {
 	if len(b) < 8 {
@@ -83,8 +83,8 @@ func AppendNDOption(b []byte, t NDOptionType, body []byte) []byte {
 	return b
 }
 
-// linkOption returns the Ethernet address in the last option of type t. It reports false if there is
-// none.
+// linkOption returns the Ethernet address in the last option of type t. It returns false if there is no
+// such option.
 func linkOption(b []byte, t NDOptionType) (mac MAC, ok bool) {
 	for {
 		o, rest, more := NextNDOption(b)
@@ -191,7 +191,7 @@ func ndTarget(b []byte) (target netip.Addr, r Reason) {
 }
 
 // ParseRouterSol parses the body of a Router Solicitation (RFC 4861 4.1). It returns the Ethernet
-// address of the sender if the message contains that. It fails with BadNDOption.
+// address of the sender if the message contains it. It fails with BadNDOption.
 func ParseRouterSol(b []byte) (source MAC, hasSource bool, r Reason) {
 	if r := CheckNDOptions(b); r != OK {
 		return source, false, r
@@ -205,7 +205,7 @@ const (
 	RAManaged = 1 << 23 // addresses are available by DHCPv6
 	RAOther   = 1 << 22 // other configuration is available by DHCPv6
 
-	raPreferenceAt = 19
+	raPreferenceAt = 19 // bits 19 and 20 are the preference
 )
 
 // A Preference is the preference of a default router or a route (RFC 4191 2.1).
@@ -249,8 +249,8 @@ func ParseRouterAdv(rest uint32, b []byte) (h RouterAdv, r Reason) {
 	return h, CheckNDOptions(h.Options)
 }
 
-// SourceLink returns the Ethernet address of the router. It reports false if the message does not
-// contain one.
+// SourceLink returns the Ethernet address of the router. It returns false if the message does not
+// contain it.
 func (h *RouterAdv) SourceLink() (MAC, bool) { return linkOption(h.Options, NDSourceLink) }
 
 // Append appends the body, and returns the result and ICMPv6.Rest.
@@ -271,7 +271,7 @@ func (h *RouterAdv) Append(b []byte) (body []byte, rest uint32) {
 // means infinity.
 type PrefixInfo struct {
 	Prefix           netip.Prefix // masked
-	OnLink, Auto     bool
+	OnLink, Auto     bool         // the flags L and A
 	Valid, Preferred uint32
 }
 
@@ -322,8 +322,8 @@ type RouteInfo struct {
 	Lifetime   uint32
 }
 
-// ParseRouteInfo parses the body of an option of type NDRoute. It reports false if the preference is
-// the reserved value: RFC 4191 2.3: "the Route Information Option MUST be ignored."
+// ParseRouteInfo parses the body of an option of type NDRoute. It returns false also if the preference
+// has the reserved value. RFC 4191 2.3: "the Route Information Option MUST be ignored."
 func ParseRouteInfo(b []byte) (o RouteInfo, ok bool) {
 	if len(b) < 6 || len(b) > 22 || b[0] > 128 || b[1]>>3&3 == 2 {
 		return o, false
@@ -451,8 +451,8 @@ func (h *RedirectMsg) Append(b []byte) []byte {
 }
 
 // NextDomain returns the first domain name in b, with a final dot, and the names after it. b is a
-// result of ParseDNSSL or NextDomain. It reports false at the end, and if b does not begin with a name
-// of letters, digits, hyphens and underscores.
+// result of ParseDNSSL or NextDomain. NextDomain returns false at the end, and if b does not begin with
+// a name of letters, digits, hyphens and underscores.
 func NextDomain(b []byte) (name string, rest []byte, ok bool) {
 	for {
 		if len(b) == 0 {

@@ -47,10 +47,10 @@ const (
 	BadND       // an invalid target or destination
 
 	ShortMLD     // fewer than 24 bytes
-	BadMLDLength // a query whose length fits no version, or that is shorter than its number of sources
+	BadMLDLength // a query whose length fits no version, or that is too short for its number of sources
 
 	ShortIGMP     // fewer than 8 bytes
-	BadIGMPLength // a query whose length fits no version, or that is shorter than its number of sources
+	BadIGMPLength // a query whose length fits no version, or that is too short for its number of sources
 	BadIGMPChecksum
 
 	ShortUDP     // fewer than 8 bytes

@@ -180,7 +180,7 @@ func (h *TCP) parseOption(kind uint8, b []byte) {
 }
 
 // Len returns the length of the header with its options in bytes: a multiple of 4 from 20 to 60. SACK
-// blocks that do not fit are omitted. Three fit beside timestamps, four without.
+// blocks that do not fit are omitted. Three blocks fit with the Timestamps option, four without.
 func (h *TCP) Len() int {
 	n := h.fixedLen()
 	if k := h.sackFit(n); k > 0 {
