@@ -97,8 +97,8 @@ type Nonblocking interface {
 	Nonblocking() Device
 }
 
-// An AttachReporter is a Device that can report whether it has a user. Passing it to a second user
-// is then an error instead of a panic.
+// An AttachReporter is a Device that can report whether it has a user. Passing such a device to a
+// second user is an error instead of a panic.
 type AttachReporter interface {
 	Device
 	// Attached reports whether Attach was called.

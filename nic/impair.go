@@ -80,9 +80,9 @@ type ImpairStats struct {
 
 // Impaired is a Device that impairs the link of another one.
 //
-// Its frames are those of a real wire. It has no offloads: it segments super-frames and completes
-// checksums of the other end before it impairs them. Frames without a delay are delivered in the
-// goroutine of the sender, and others by one timer for each direction. One goroutine at a time
+// An Impaired has no offloads, so its frames are those of a real wire: before it impairs received
+// frames, it segments super-frames and completes checksums. Frames without a delay are delivered in
+// the goroutine of the sender, and others by one timer for each direction. One goroutine at a time
 // delivers in each direction. An unused device has no goroutine.
 type Impaired struct {
 	dev     Device
@@ -125,7 +125,7 @@ func (d *Impaired) linkChanged() {
 	}
 }
 
-// NotifyLink registers f with the wrapped device. It returns false if that is not a LinkNotifier.
+// NotifyLink registers f. It returns false if the wrapped device does not report changes of its link.
 func (d *Impaired) NotifyLink(f func()) bool {
 	d.onLink = f
 	return d.follows
@@ -186,7 +186,8 @@ func (d *Impaired) pass(batch []Frame) int {
 	return n
 }
 
-// NotifyDown registers f with the wrapped device. If that is not a DownNotifier, f is never called.
+// NotifyDown registers f with the wrapped device. If that device is not a DownNotifier, f is never
+// called.
 func (d *Impaired) NotifyDown(f func(err error)) { notifyDown(d.dev, f) }
 
 // Unwrap returns the wrapped device.

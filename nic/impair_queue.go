@@ -33,18 +33,18 @@ type impairQueue struct {
 	rng      *rand.PCG
 	start    time.Time // the zero of the int64 times; set by the first call of now
 	origin   int64     // start in nanoseconds since 1970
-	busy     int64     // when the wire has sent everything that is queued
+	busy     int64     // when the wire will have sent everything that is queued
 	rem      uint64    // the fraction of a nanosecond missing from busy, in units of 1/Rate
 	lastDue  int64     // when the last frame that was not reordered is due
 	lastHeld int64     // when the last frame that was delayed by ReorderGap is due
 	slot     int64     // the direction's slot, from 1 to 14; 0 without a seed
-	seq      uint64
+	seq      uint64    // number of the next packet
 	queue    packetHeap
 	queued   int // bytes in queue
 	timer    *time.Timer
-	armed    bool
-	armedAt  int64
-	draining bool
+	armed    bool  // timer is set
+	armedAt  int64 // the time to which timer is set
+	draining bool  // a goroutine is the drainer
 	closed   bool
 	stats    ImpairStats
 

@@ -205,7 +205,7 @@ func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 	}
 	return append(filter,
 		unix.SockFilter{Code: loadByte, K: 0},
-		unix.SockFilter{Code: jumpAny, K: 1, Jt: 5}, // to a group
+		unix.SockFilter{Code: jumpAny, K: 1, Jt: 5}, // pass frames to a group address
 		unix.SockFilter{Code: loadWord, K: 0},
 		unix.SockFilter{Code: jumpEqual, K: binary.BigEndian.Uint32(mac[:]), Jf: 2},
 		unix.SockFilter{Code: loadHalf, K: 4},

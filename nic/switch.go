@@ -261,7 +261,7 @@ func reserved(head []byte) bool {
 }
 
 // route learns the source of the first frame of a run. It returns the port of the destination, or
-// nil if the destination is unknown or a group, and how many of the first frames have the same
+// nil if the destination is unknown or a group address. n is how many of the first frames have the same
 // addresses.
 func (sw *Switch) route(from *SwitchPort, run []Frame) (to *SwitchPort, n int) {
 	addrs := [12]byte(run[0].Head)

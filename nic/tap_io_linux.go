@@ -129,7 +129,7 @@ func (r *tapReader) readBatch(fd uintptr) bool {
 			r.err = io.ErrUnexpectedEOF
 			return true
 		default:
-			if r.end == nil {
+			if r.end == nil { // otherwise takeZeroCopy has taken the frame
 				r.take(b[:n])
 			}
 			if r.expectsLarge() {
@@ -215,7 +215,7 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 		}
 		return int(n), errno
 	}
-	// The headers, the payload that fits into the buffer, and the rest.
+	// Read the headers into b, the payload that fits into the ReceiveBuffer, and the rest into b.
 	head := r.header + into.Headers
 	body := into.Buf[:min(len(into.Buf), len(b)-head)]
 	n, errno = r.readParts(fd, b[:head], body, b[head:len(b)-len(body)])
@@ -225,10 +225,10 @@ func (r *tapReader) readFrame(fd uintptr, b []byte) (n int, errno unix.Errno) {
 	}
 	if errno == 0 {
 		if r.small++; n > yieldBytes {
-			r.small = fewFrames // more frames of this kind may follow
+			r.small = fewFrames // a large frame that is no use: more of this kind may follow, so do not try again
 		}
 		if in := min(n-head, len(body)); in > 0 {
-			// Any other frame must be contiguous in b.
+			// A frame that does not stay in the ReceiveBuffer must be contiguous in b.
 			copy(b[head+in:], b[head:n-in])
 			copy(b[head:], body[:in])
 		}
@@ -280,7 +280,7 @@ type tapWrite struct {
 	vnet  [vnetHeaderLen]byte
 	iov   [3]unix.Iovec
 	one   [vnetHeaderLen + oneBytes]byte // a short frame behind its virtio header
-	piece []byte                         // a segment of a super-frame that frame segments itself
+	piece []byte                         // the segment that cut writes
 	run   func(fd uintptr)
 }
 

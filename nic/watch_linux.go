@@ -32,7 +32,7 @@ const maxLinkMessage = 16 << 10
 
 // watchLink watches the interface with the given index, in the network namespace of the calling
 // thread. It calls change with the current state before it returns. If the kernel does not permit
-// it, watchLink returns nil and no change is reported.
+// watching, watchLink returns nil and no change is reported.
 func watchLink(index int, change func(linkState)) watcher {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
