@@ -6,8 +6,9 @@ import (
 	"net/netip"
 )
 
-// documentation returns prefixes reserved for documentation: those of RFC 5737, or some of
-// RFC 3849. No network uses them, so the link of a demonstration may.
+// documentation returns prefixes reserved for documentation: the IPv4 prefixes of RFC 5737 or, if six
+// is set, parts of the IPv6 prefix of RFC 3849. No real network uses them, so the link of a
+// demonstration can.
 func documentation(six bool) []netip.Prefix {
 	if six {
 		return []netip.Prefix{
@@ -57,15 +58,15 @@ func isDown(name string) bool {
 	return err == nil && ifc.Flags&net.FlagUp == 0
 }
 
-// plans are the addresses of both families. The one for IPv6 is optional.
+// plans are the plans of both families. The addresses of six are invalid if there is no IPv6.
 type plans struct{ four, six plan }
 
-// ours returns the addresses of our end, and hosts those of the other end.
+// ours returns the addresses of our end of the link, and hosts returns those of the other end.
 func (p *plans) ours() prefixes  { return prefixes{p.four.addr, p.six.addr} }
 func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
 
-// planBoth calls planAddrs for both families. It plans IPv6 if wanted is set, the user gave an IPv6
-// address, or the TAP has one.
+// planBoth calls planAddrs for IPv4, and also for IPv6 if wanted is set, the user gave an IPv6
+// address, or the TAP has an IPv6 address.
 func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans, err error) {
 	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
 		for _, a := range list {
@@ -87,14 +88,14 @@ func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans
 // A plan holds the addresses of one family for both ends of the link.
 type plan struct {
 	addr netip.Prefix // ours
-	host netip.Prefix // the kernel's, or that of the second host on a wire
-	note string       // says why other than the default addresses were chosen; may be empty
+	host netip.Prefix // the kernel's or, on a wire, the second host's
+	note string       // says why the addresses are not the default ones; may be empty
 }
 
-// planAddrs chooses the addresses of a link. addr and host are the addresses that the user asked
-// for; they may be invalid. own are the addresses of the TAP, and taken are those of all other
-// interfaces. planAddrs refuses a network that overlaps with a taken one, because the kernel would
-// send that interface's packets to our link.
+// planAddrs chooses the addresses of a link for one family. addr and host are the addresses that the
+// user asked for; they may be invalid. own are the kernel's addresses on the TAP, and taken are those
+// on all other interfaces. planAddrs refuses a network that overlaps with that of a taken address: the
+// kernel would send packets for that network to our link.
 func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan, error) {
 	var p plan
 	var err error
@@ -122,7 +123,7 @@ func planAddrs(addr, host netip.Prefix, own, taken []ifaceAddr, six bool) (plan,
 	return p, p.check(taken)
 }
 
-// freePlan uses the first documentation prefix that the kernel does not use.
+// freePlan returns a plan in the first documentation prefix that overlaps with no taken address.
 func freePlan(taken []ifaceAddr, six bool) (plan, error) {
 	var first *ifaceAddr
 	for _, doc := range documentation(six) {
@@ -164,7 +165,7 @@ func (p *plan) check(taken []ifaceAddr) error {
 	return nil
 }
 
-// overlap returns an address whose network overlaps with p, or nil.
+// overlap returns the first taken address whose network overlaps with p, or nil.
 func overlap(p netip.Prefix, taken []ifaceAddr) *ifaceAddr {
 	for i := range taken {
 		if taken[i].prefix.Overlaps(p) {

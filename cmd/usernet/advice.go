@@ -24,9 +24,9 @@ type tapError struct {
 func (e *tapError) Error() string { return strings.TrimPrefix(e.err.Error(), "nic: ") }
 func (e *tapError) Unwrap() error { return e.err }
 
-// cannotTAP reports whether err means that this user or this system cannot have a TAP device.
-// Outside Linux, it is true for every failure to open a TAP device, because the driver is rarely
-// installed there.
+// cannotTAP reports whether err means that this user or this system cannot have a TAP device. On
+// systems other than Linux, every failure to open a TAP device means this, because the driver is
+// rarely installed.
 func cannotTAP(err error) bool {
 	if !errors.As(err, new(*tapError)) {
 		return false
@@ -85,7 +85,7 @@ func (e *environment) noTAP(err *tapError) []string {
 	case e.system != "linux":
 		return []string{why, "to get one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
-		// The text of perm contains the commands, but here they belong in the second line.
+		// Use perm.Err instead of perm, whose text contains the commands: they are the second line.
 		why = fmt.Sprintf("no TAP device: %v", perm.Err)
 		// Root lacks the permission only if its capabilities were removed, as in a container.
 		if e.root {
@@ -118,9 +118,9 @@ func (e *environment) nextTAP(name string) string {
 	}
 }
 
-// notReady returns "" if the user's TAP has an address and is up. Otherwise it returns a message that
-// says what is missing and which commands to run. host is the address for the kernel's side, with its
-// prefix length.
+// notReady returns a message that says what the user's TAP lacks and which commands to run. It returns
+// "" if hasAddr and up are set: the kernel's side has an address and is up. host is the address to add
+// to the kernel's side, with its prefix length.
 func (e *environment) notReady(tap, host string, hasAddr, up bool) string {
 	var lacks, commands []string
 	if !hasAddr {

@@ -15,12 +15,13 @@ import (
 const (
 	// offlineTime is the time between two log records while the host has no address.
 	offlineTime = 10 * time.Second
-	// secondTime is how long a host that has an IPv6 address waits for one of IPv4.
+	// secondTime is how long awaitAddrs waits for an IPv4 address when the host already has an IPv6
+	// address.
 	secondTime = 10 * time.Second
 )
 
-// openAuto makes a host on a TAP device that gets its addresses from the network there. The kernel's side gets no
-// address.
+// openAuto makes a host on a TAP device. The host gets its addresses from the network on the TAP. The
+// kernel's side of the TAP gets no address.
 func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	file, err := createOutput(l.pcap)
 	if err != nil {
@@ -50,7 +51,8 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// awaitAddrs waits until a host of -auto has an address, and then reports it. It does nothing for other hosts.
+// awaitAddrs waits until the host of -auto has an address, and then logs the configuration. Without
+// -auto it does nothing.
 func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	if !l.auto {
 		return nil
@@ -58,7 +60,7 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	if err := n.awaitOnline(ctx); err != nil {
 		return err
 	}
-	// An IPv6 address is usable before the probes of DHCP have ended.
+	// An IPv6 address is usable before the probes for an IPv4 address of DHCP have ended.
 	wait, cancel := context.WithTimeout(ctx, secondTime)
 	defer cancel()
 	for {
@@ -77,12 +79,14 @@ func (n *network) awaitAddrs(ctx context.Context, l *linkFlags) error {
 	return ctx.Err()
 }
 
-// chooseAddrs sets the addresses that are shown to the user.
+// chooseAddrs sets n.addr and n.six, the addresses that are shown to the user. If the host has no IPv4
+// address, n.addr is the IPv6 address.
 func (n *network) chooseAddrs() {
 	n.addr, n.six = netip.Addr{}, netip.Addr{}
 	for _, p := range n.host.Addrs() {
 		switch a := p.Addr(); {
 		case a.IsLinkLocalUnicast():
+			// Not shown.
 		case a.Is4() && !n.addr.IsValid():
 			n.addr = a
 		case a.Is6() && !n.six.IsValid():
@@ -94,7 +98,7 @@ func (n *network) chooseAddrs() {
 	}
 }
 
-// awaitOnline waits until the host is online. While it waits, it logs what is missing.
+// awaitOnline waits until the host is online. Every offlineTime it logs what is missing.
 func (n *network) awaitOnline(ctx context.Context) error {
 	for {
 		wait, cancel := context.WithTimeout(ctx, offlineTime)

@@ -11,11 +11,11 @@ import (
 	"syscall"
 )
 
-// A bridge lets a browser reach a server on the wire in memory. It listens on a port of the
-// kernel's 127.0.0.1 and forwards each connection over a new one on the wire.
+// A bridge lets a browser reach a server on the wire in memory. It listens on a loopback address of
+// the kernel and forwards each connection over a new connection on the wire.
 type bridge struct {
 	ln   net.Listener
-	dial func(context.Context) (net.Conn, error)
+	dial func(context.Context) (net.Conn, error) // makes a connection on the wire
 	log  *slog.Logger
 	stop context.CancelFunc // cancels the dials
 
@@ -28,7 +28,7 @@ type bridge struct {
 // bridgePorts is how many successive ports listenLoopback tries.
 const bridgePorts = 100
 
-// listenLoopback listens on a loopback address, on port or the first free one after it.
+// listenLoopback listens on a loopback address, on port or the first free port after it.
 func listenLoopback(host string, port int) (net.Listener, error) {
 	var first error
 	for p := port; p < port+bridgePorts; p++ {
@@ -67,7 +67,8 @@ func (b *bridge) accept(ctx context.Context) {
 }
 
 // serve forwards data between outer and a new connection on the wire, until both directions have
-// ended. When one direction ends, serve forwards the end, and the other direction continues.
+// ended. When one direction ends, serve forwards the end of the stream, and the other direction
+// continues.
 func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	if !b.add(outer) {
 		return
@@ -89,11 +90,12 @@ func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	out.Wait()
 }
 
-// forward copies from src to dst. Then it forwards the end of the stream or the error.
+// forward copies from src to dst. At the end of the stream it ends that of dst. On an error it resets
+// both connections.
 func forward(dst, src net.Conn) {
 	_, err := io.Copy(dst, src)
 	if err != nil {
-		// One connection has failed. Reset both, so that neither peer takes its data for complete.
+		// One connection has failed. With a reset, no peer takes the data that it received for complete.
 		reset(dst)
 		reset(src)
 		return

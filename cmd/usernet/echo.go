@@ -167,7 +167,7 @@ func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			// The error is temporary.
+			// Other errors of Accept are temporary.
 			log.Warn("accept", "err", err)
 			time.Sleep(10 * time.Millisecond)
 			continue

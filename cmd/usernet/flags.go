@@ -27,8 +27,8 @@ func parseArgs(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	}
 }
 
-// ended reports whether "--" ended the flags in args, which fs has parsed. A "--" may instead be
-// the value of a flag.
+// ended reports whether "--" ended the flags in args, which fs has parsed. A "--" that is the value of
+// a flag does not end the flags.
 func ended(fs *flag.FlagSet, args []string) bool {
 	for i := 0; i < len(args); i++ {
 		name, _, hasValue := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
@@ -40,7 +40,7 @@ func ended(fs *flag.FlagSet, args []string) bool {
 			return false // -h, which package flag defines itself
 		}
 		if b, ok := f.Value.(interface{ IsBoolFlag() bool }); !hasValue && !(ok && b.IsBoolFlag()) {
-			i++
+			i++ // skip the flag's value
 		}
 	}
 	return false
@@ -52,7 +52,8 @@ func isSet(fs *flag.FlagSet, name string) (set bool) {
 	return set
 }
 
-// prefixes holds an address with its prefix length for each family. An absent one is invalid.
+// prefixes holds an address with its prefix length for each family. If a family has none, its Prefix
+// is invalid.
 type prefixes struct{ four, six netip.Prefix }
 
 func (p prefixes) String() string {
@@ -80,7 +81,7 @@ func (f prefixFlag) String() string {
 
 func (f prefixFlag) Set(s string) error {
 	p, err := netip.ParsePrefix(s)
-	if a, bad := netip.ParseAddr(s); bad == nil {
+	if a, bad := netip.ParseAddr(s); bad == nil { // an address without a prefix length
 		bits := 24
 		if a.Is6() {
 			bits = 64
@@ -128,10 +129,10 @@ func checkHostAddr(p netip.Prefix) error {
 	return nil
 }
 
-// isEdge reports whether p is the first or the last address of its network. A host cannot have
-// these, except in a network with a prefix of 31 bits (RFC 3021 2.1) or 32 bits. In IPv6 only the
-// first one is special: it is the Subnet-Router anycast address (RFC 4291 2.6.1), except in a
-// network with a prefix of 127 bits (RFC 6164 5.1).
+// isEdge reports whether a host cannot have the address p because of its position in its network. In
+// IPv4 these are the first and the last address, except in a network with a prefix of 31 bits
+// (RFC 3021 2.1) or 32 bits. In IPv6 it is the first address, the Subnet-Router anycast address
+// (RFC 4291 2.6.1), except in a network with a prefix of 127 bits (RFC 6164 5.1) or 128 bits.
 func isEdge(p netip.Prefix) bool {
 	network := p.Masked()
 	if p.Addr().Is6() {

@@ -53,7 +53,8 @@ Examples:
 	}
 }
 
-// nameServers parses the value of -dns.
+// nameServers parses the value of -dns: nothing, or an address with or without a port. The default
+// port is 53.
 func nameServers(s string) ([]netip.AddrPort, error) {
 	if s == "" {
 		return nil, nil
@@ -121,7 +122,7 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 	return err
 }
 
-// fetch gets the URL and writes the body to file or, if that is nil, to w.
+// fetch gets the URL and writes the body to file or, if file is nil, to w. It closes file.
 func fetch(ctx context.Context, w io.Writer, h *usernet.Host, url string, file *output) (err error) {
 	begun := false
 	defer func() {

@@ -57,9 +57,8 @@ func parseListen(s string, given bool) (listenFlag, error) {
 	return l, nil
 }
 
-// check returns an error if the host cannot listen there. It is called before the host is made.
-// With a wire in memory, a loopback address is valid: it is the kernel's, and serve forwards it to
-// the host.
+// check returns an error if a host with the addresses of p cannot listen on l. With a wire in memory, a
+// loopback address is valid: serve listens on the kernel's loopback and forwards to the host.
 func (l *listenFlag) check(p plans, wire bool) error {
 	switch {
 	case l.addr.IsLoopback() && !wire:
@@ -84,8 +83,8 @@ func (l *listenFlag) inner() string {
 	return net.JoinHostPort(host, strconv.Itoa(l.port))
 }
 
-// outer listens on the kernel's loopback, from where the bridge forwards to the host. The port is
-// the one that the user gave, or the first free one from 8080 on.
+// outer returns the listener of the bridge, on the kernel's loopback. The port is the one that the user
+// gave. If the user gave none, or only root may use it, the port is the first free one from 8080 on.
 func (l *listenFlag) outer(log *slog.Logger) (net.Listener, error) {
 	host := "127.0.0.1"
 	if l.addr.IsLoopback() {

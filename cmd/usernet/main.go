@@ -39,7 +39,7 @@ type command struct {
 	args string // for the usage line
 	what string // one line
 	// define adds the command's flags to fs and returns the function that runs the command. args
-	// are the other arguments.
+	// are the arguments that are not flags.
 	define func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 	more   string // printed after the flags, with examples
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// defaultTAP returns the default name of the TAP device: one that OpenTAP can create, or one of the
-// system's driver.
+// defaultTAP returns the default name of the TAP device. On Linux, OpenTAP creates the device. On
+// other systems the name is that of the driver's first device.
 func defaultTAP() string {
 	switch runtime.GOOS {
 	case "windows":
@@ -39,7 +39,7 @@ type linkFlags struct {
 	pcap     string
 	verbose  bool
 	mac      [6]byte
-	check    func(p plans) error // the command's check of the addresses, before the device is opened; may be nil
+	check    func(p plans) error // checks the addresses for the command before the device is opened; may be nil
 	dns      []netip.AddrPort    // name servers; nil for commands that resolve no names
 }
 
@@ -75,7 +75,7 @@ func (l *linkFlags) checkAuto() error {
 type network struct {
 	host *usernet.Host
 	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
-	addr netip.Addr    // our IPv4 address
+	addr netip.Addr    // our IPv4 address; with -auto, the IPv6 address if there is no IPv4 one
 	six  netip.Addr    // our IPv6 address; may be invalid
 	gate netip.Addr    // the IPv4 address of the other end
 	link string        // the name of the link
@@ -85,16 +85,16 @@ type network struct {
 	capt *nic.Captured
 }
 
-// closeTime is how long Close waits for the hosts, whose link may be stuck. The sum of closeTime
-// and shutdownTime is below one second.
+// closeTime is the longest time that Close waits for the hosts to close: their link may be stuck. The
+// sum of closeTime and shutdownTime is below one second, so that the program ends within a second.
 const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {
 	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.four.host.Addr(), link: link, log: log, down: make(chan error, 1)}
 }
 
-// newLog returns the logger of a command, which drops records below level. With -v it keeps all
-// records. The times in it have no date.
+// newLog returns the logger of a command. It drops records below level or, with -v, below
+// slog.LevelDebug. It writes times without a date.
 func (l *linkFlags) newLog(t terminal, level slog.Level) *slog.Logger {
 	if l.verbose {
 		level = slog.LevelDebug
@@ -116,7 +116,7 @@ func (l *linkFlags) open(t terminal, log *slog.Logger) (*network, error) {
 	return n, advised(err)
 }
 
-// advised adds advice to a *tapError. It returns other errors unchanged.
+// advised returns a *tapError with advice how to get a TAP added. It returns other errors unchanged.
 func advised(err error) error {
 	var failed *tapError
 	if !errors.As(err, &failed) {
@@ -136,7 +136,7 @@ func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	return l.openTAP(t, log)
 }
 
-// openTAP opens the TAP device and makes a host on it.
+// openTAP opens the TAP device and makes a host on it. The caller closes the network.
 func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	file, err := createOutput(l.pcap)
 	if err != nil {
@@ -177,7 +177,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, er
 			taken = append(taken, a)
 		}
 	}
-	// An existing TAP keeps the kernel's addresses that its owner gave it.
+	// The kernel's side of an existing TAP keeps the addresses that its owner gave it.
 	_, missing := net.InterfaceByName(l.tap)
 	p, err := l.plan(own, taken, missing != nil && kernelHasIPv6())
 	if err != nil {
@@ -205,7 +205,8 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, er
 	return tap, p, nil
 }
 
-// plan chooses the addresses and lets the command check them.
+// plan chooses the addresses of both ends and calls l.check. own are the kernel's addresses on the
+// TAP, and taken those on other interfaces. If six is set, it always plans IPv6 (see planBoth).
 func (l *linkFlags) plan(own, taken []ifaceAddr, six bool) (plans, error) {
 	p, err := planBoth(l.addr, l.hostAddr, own, taken, six)
 	if err == nil && l.check != nil {
@@ -266,8 +267,8 @@ func (n *network) follow() {
 	}()
 }
 
-// newHost makes a host with the addresses ours. Its default routers are the addresses other. With
-// auto, it also configures itself from the link's IPv6 routers.
+// newHost makes a host with the addresses ours, whose default routers are the addresses other. If auto
+// is set, the host also configures itself from the link's IPv6 routers.
 func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
 	cfg := usernet.Config{
 		NIC:     dev,
@@ -320,7 +321,8 @@ func (n *network) report() {
 	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP,IPv6,ICMPv6,ND,MLD", "transport", "TCP,UDP")
 }
 
-// Close closes the hosts and the capture. It returns an error if the capture is incomplete.
+// Close closes the hosts and the capture. It waits for the hosts for closeTime at most. It returns an
+// error if the capture is incomplete.
 func (n *network) Close() error {
 	closed := make(chan struct{})
 	go func() {
@@ -353,8 +355,8 @@ func (n *network) Close() error {
 	return nil
 }
 
-// openOrWire is like open, but if there can be no TAP it prints the advice and uses a wire in
-// memory.
+// openOrWire is like open, but if this user or system cannot have a TAP, openOrWire prints the advice
+// and uses a wire in memory.
 func (l *linkFlags) openOrWire(t terminal, log *slog.Logger) (*network, error) {
 	n, err := l.openLink(t, log)
 	var failed *tapError

@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// An output is a file for a command's result. The command opens it before all other work, so that a
-// name that cannot be written fails at once. begin empties it.
+// An output is a file for a command's result. The command opens it before all other work, so the
+// command fails at once if the file cannot be written. begin empties the file.
 type output struct {
 	*os.File
 	made bool // createOutput created the file

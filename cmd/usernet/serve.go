@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// shutdownTime is how long requests in progress may take to finish after Ctrl-C. It is short so
-// that the program ends within a second.
+// shutdownTime is how long requests in progress may take to finish after Ctrl-C. It is short, so that
+// the program ends within a second.
 const shutdownTime = 300 * time.Millisecond
 
 func serveCommand() command {
@@ -155,7 +155,7 @@ func shutdown(srv *http.Server, log *slog.Logger) error {
 	return err
 }
 
-// listenAddr returns the address at which a listener of our host can be reached.
+// listenAddr returns the address at which a listener of our host, bound to a, can be reached.
 func (n *network) listenAddr(a *net.TCPAddr) netip.Addr {
 	if ip := a.AddrPort().Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
 		return ip
@@ -175,5 +175,5 @@ func (n *network) url(addr netip.Addr, port int) string {
 	return "http://" + host + "/"
 }
 
-// bridgePort is the first port of 127.0.0.1 that serve tries.
+// bridgePort is the first port of the kernel's loopback that serve tries if the user gave no port.
 const bridgePort = 8080

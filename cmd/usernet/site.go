@@ -78,7 +78,7 @@ func (s *site) serveFacts(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(s.facts(r))
 }
 
-// facts are what the page shows.
+// facts are the values that the page shows.
 type facts struct {
 	Addr    string
 	Link    string

@@ -73,8 +73,7 @@ func (d *traced) NotifyLink(f func()) bool {
 // Unwrap returns the traced device.
 func (d *traced) Unwrap() nic.Device { return d.Device }
 
-// Nonblocking returns the device if the Send of the traced device does not block, and nil
-// otherwise.
+// Nonblocking returns d if the Send of the traced device does not block, and nil otherwise.
 func (d *traced) Nonblocking() nic.Device {
 	if !nic.IsNonblocking(d.Device) {
 		return nil
@@ -82,9 +81,9 @@ func (d *traced) Nonblocking() nic.Device {
 	return d
 }
 
-// Send traces the frames before it sends them, because on a wire in memory the answer may arrive
-// before Send returns. If the device does not accept all frames, the rest are traced again when
-// they are sent again.
+// Send traces the frames and then sends them. It traces them first, because on a wire in memory the
+// answer may arrive before the device's Send returns. If the device does not accept all frames, the
+// rest are traced again when the caller sends them again.
 func (d *traced) Send(batch []nic.Frame) (int, error) {
 	for i := range batch {
 		d.t.frame(d.link.Name, d.link.Medium, "out", &batch[i])
