@@ -48,7 +48,7 @@ func (d *Dialer) MultipathTCP() bool { return d.multipath }
 // SetMultipathTCP only sets the value that MultipathTCP returns: connections are plain TCP.
 func (d *Dialer) SetMultipathTCP(use bool) { d.multipath = use }
 
-// on converts the Dialer to one of a Host.
+// on converts the Dialer to a usernet.Dialer for the Host h.
 func (d *Dialer) on(h *usernet.Host) *usernet.Dialer {
 	r := d.Resolver
 	if r == nil {

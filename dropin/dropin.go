@@ -38,15 +38,16 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// current is the default Host. The purpose of this package needs a global variable.
+// current is the default Host. It is a global variable because net's functions have no argument for a
+// Host.
 var current atomic.Pointer[usernet.Host]
 
 // errNoHost is the cause of all errors if there is no default Host.
 var errNoHost = errors.New("no network: call dropin.Use with a Host first")
 
-// Use makes h the default Host for all calls that begin from now on. It returns the previous one,
-// which may be nil. Existing connections and listeners stay on their Host. If h is nil, there is no
-// default Host. A test that replaces the default Host for its duration writes
+// Use makes h the default Host for all calls that begin from now on. If h is nil, there is no default
+// Host. Use returns the previous default Host, which may be nil. Existing connections and listeners
+// stay on their Host. A test that replaces the default Host for its duration writes
 //
 //	defer dropin.Use(dropin.Use(h))
 func Use(h *usernet.Host) (before *usernet.Host) { return current.Swap(h) }

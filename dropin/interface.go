@@ -8,11 +8,11 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// An Interface is an interface of the default Host. It has the fields of net.Interface and converts
-// to one. It is a type of its own because its methods use the Host.
+// An Interface is an interface of the default Host. It has the fields of net.Interface and can be
+// converted to that type. It is a type of its own because its methods use the Host.
 type Interface net.Interface
 
-// The texts are net's.
+// The texts of these errors are net's.
 var (
 	errInvalidInterface      = errors.New("invalid network interface")
 	errInvalidInterfaceIndex = errors.New("invalid network interface index")

@@ -27,8 +27,8 @@ func (lc *ListenConfig) MultipathTCP() bool { return !lc.noMultipath }
 // SetMultipathTCP only sets the value that MultipathTCP returns: connections are plain TCP.
 func (lc *ListenConfig) SetMultipathTCP(use bool) { lc.noMultipath = !use }
 
-// on converts the ListenConfig to one of the default Host. It also returns the address, in which it
-// has replaced a name that DefaultResolver has to look up.
+// on converts the ListenConfig to a usernet.ListenConfig for the default Host. It also returns the
+// address, with a host name replaced by its IP address if DefaultResolver has to look it up.
 func (lc *ListenConfig) on(ctx context.Context, network, address string) (*usernet.ListenConfig, string, error) {
 	h, err := hostFor("listen", network)
 	if err != nil {

@@ -16,13 +16,13 @@ type Resolver struct {
 	// PreferGo has no effect: the only resolver is in Go.
 	PreferGo bool
 
-	// StrictErrors ends a lookup at the first temporary error, instead of returning the results
-	// that it has. The results are not cached.
+	// StrictErrors ends a lookup at the first temporary error. Otherwise the lookup returns the
+	// results that it has. With StrictErrors, results are not cached.
 	StrictErrors bool
 
-	// Dial, if not nil, connects to a name server instead of the Host. Its address is that of one
-	// of the Host's servers or, as in net, 127.0.0.1:53 if there are none; Dial may connect to
-	// another one. The results are not cached.
+	// Dial, if not nil, connects to a name server instead of the Host. address is that of one of the
+	// Host's servers or, as in net, 127.0.0.1:53 if the Host has none. Dial may connect to another
+	// server. With Dial, results are not cached.
 	Dial func(ctx context.Context, network, address string) (Conn, error)
 }
 
@@ -30,10 +30,11 @@ type Resolver struct {
 // Dialer without a Resolver.
 var DefaultResolver = &Resolver{}
 
-// isHosts reports whether the Resolver is equivalent to the Host's own.
+// isHosts reports whether the Resolver is equivalent to the Host's own resolver.
 func (r *Resolver) isHosts() bool { return r == nil || r.Dial == nil && !r.StrictErrors }
 
-// by returns the resolver that looks up a name. name is only for the error.
+// by returns the resolver of package resolve that does the lookups of r. If there is no default Host,
+// it returns an error for name.
 func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 	h := current.Load()
 	if h == nil {
@@ -42,13 +43,14 @@ func (r *Resolver) by(name string) (*resolve.Resolver, error) {
 	return r.byHost(h), nil
 }
 
+// byHost is like by, for the Host h.
 func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
 	if r.isHosts() {
 		return h.Resolver()
 	}
 	cfg := h.Resolver().Config()
 	cfg.StrictErrors = r.StrictErrors
-	cfg.CacheSize = -1
+	cfg.CacheSize = -1 // no cache
 	if r.Dial == nil {
 		return resolve.New(cfg)
 	}
@@ -59,8 +61,9 @@ func (r *Resolver) byHost(h *usernet.Host) *resolve.Resolver {
 	return resolve.New(cfg)
 }
 
-// literals replaces the name in an address by the addresses that the Resolver finds for it. If the
-// address has no name or is malformed, literals returns it unchanged, and the Host handles it.
+// literals looks up the host name in an address and returns the address once for each IP address of
+// the name, with the name replaced. If the address has no name or is malformed, literals returns the
+// address unchanged, and the Host handles it.
 func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, address string) ([]string, error) {
 	family, host, port := "ip", address, ""
 	switch network[:min(len(network), 3)] {
@@ -72,7 +75,7 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 		if _, err = h.LookupPort(network, port); err != nil {
 			return []string{address}, nil
 		}
-		family += network[3:] // "4", "6" or nothing: LookupPort knows the network
+		family += network[3:] // "4", "6" or nothing: LookupPort has checked the network
 	case "ip4", "ip6":
 		family = network[:3]
 	default:
@@ -98,7 +101,8 @@ func (r *Resolver) literals(ctx context.Context, h *usernet.Host, network, addre
 	return addrs, nil
 }
 
-// literal is like literals, for calls that use only one address. As in net, it prefers IPv4.
+// literal is like literals, for calls that use only one address. It returns the first IPv4 address or,
+// if there is none, the first address, as net does.
 func (r *Resolver) literal(ctx context.Context, h *usernet.Host, network, address string) (string, error) {
 	if r.isHosts() {
 		return address, nil
@@ -250,8 +254,8 @@ func ResolveIPAddr(network, address string) (*IPAddr, error) {
 	return h.ResolveIPAddr(network, address)
 }
 
-// resolving returns the default Host and the address, in which it has replaced a name that
-// DefaultResolver has to look up.
+// resolving returns the default Host and the address, with a host name replaced by its IP address if
+// DefaultResolver has to look it up.
 func resolving(network, address string) (*usernet.Host, string, error) {
 	h, err := hostFor("lookup", network)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package addrsel implements the address selection of RFC 6724: which destination to try first, and
-// which source to send from.
+// Package addrsel implements the address selection of RFC 6724: in which order to try the addresses of
+// a destination, and from which address to send.
 package addrsel
 
 import (
@@ -55,7 +55,8 @@ func scopeOf(a netip.Addr) uint8 {
 	case a.Is6() && a.IsMulticast():
 		return b[1] & 0xf
 	case a.IsLinkLocalUnicast(), a.IsLoopback():
-		// RFC 6724 3.2: 169.254/16 and 127/8 "are assigned link-local scope"; 3.4 says so of ::1.
+		// RFC 6724 3.2: 169.254/16 and 127/8 "are assigned link-local scope". RFC 6724 3.4 assigns
+		// the same scope to ::1.
 		return scopeLinkLocal
 	case a.Is6() && b[0] == 0xfe && b[1]&0xc0 == 0xc0:
 		return scopeSiteLocal // fec0::/10, deprecated by RFC 3879
@@ -64,14 +65,14 @@ func scopeOf(a netip.Addr) uint8 {
 	}
 }
 
-// A destination is an address with its properties in the rules.
+// A destination is an address with the properties that the rules compare.
 type destination struct {
-	addr, src  netip.Addr // src is invalid if addr cannot be reached
+	addr, src  netip.Addr // src is the source for addr; invalid if addr cannot be reached
 	policy     policy
 	scope      uint8
-	sameScope  bool // whether its source has the same scope
-	sameLabel  bool // whether its source has the same label
-	commonBits int  // length of the common prefix with its source; 0 for IPv4
+	sameScope  bool // whether addr and src have the same scope
+	sameLabel  bool // whether addr and src have the same label
+	commonBits int  // length of the common prefix of addr and src; 0 for IPv4
 }
 
 func newDestination(addr, src netip.Addr) destination {
@@ -84,9 +85,10 @@ func newDestination(addr, src netip.Addr) destination {
 	return d
 }
 
-// compare returns a negative number if a comes before b, a positive one if it comes after, and zero
-// if the rules of RFC 6724 section 6 do not decide. Rules 3, 4 and 7 do not apply, because this
-// host has no deprecated source addresses that are chosen anyway, mobile homes or tunnels.
+// compare returns a negative number if a comes before b, a positive number if a comes after b, and
+// zero if the rules of RFC 6724 section 6 do not decide. It leaves out three rules. Rule 3 avoids
+// deprecated source addresses, but a destination does not say whether src is deprecated. Rule 4
+// concerns mobile homes, and rule 7 tunnels, which this host does not have.
 func compare(a, b destination) int {
 	// Rule 1: "Avoid unusable destinations."
 	if !a.src.IsValid() || !b.src.IsValid() {
@@ -108,12 +110,13 @@ func compare(a, b destination) int {
 	if c := int(a.scope) - int(b.scope); c != 0 {
 		return c
 	}
-	// Rule 9: "Use longest matching prefix", for IPv6 only. With IPv4 it would defeat the round
-	// robin of servers, and the topology does not follow prefixes. Rule 10: "Otherwise, leave the
+	// Rule 9: "Use longest matching prefix", for IPv6 only. For IPv4 this rule would defeat the round
+	// robin of servers, and IPv4 prefixes do not follow the topology. Rule 10: "Otherwise, leave the
 	// order unchanged."
 	return b.commonBits - a.commonBits
 }
 
+// prefer returns -1 if only a is true, 1 if only b is true, and 0 otherwise.
 func prefer(a, b bool) int {
 	switch {
 	case a == b:
@@ -128,8 +131,8 @@ func prefer(a, b bool) int {
 func is6(a netip.Addr) bool { return a.Unmap().Is6() }
 
 // commonPrefixLen returns CommonPrefixLen(S, D) of RFC 6724 section 2.2: "up to the length of S's
-// prefix (i.e., the portion of the address not including the interface ID)", which is 64 bits. It
-// returns zero for IPv4, to which rule 9 is not applied.
+// prefix (i.e., the portion of the address not including the interface ID)", which is 64 bits. For
+// IPv4 it returns zero, so that rule 9 does not apply.
 func commonPrefixLen(s, d netip.Addr) int {
 	if !is6(s) || !is6(d) {
 		return 0
@@ -137,7 +140,8 @@ func commonPrefixLen(s, d netip.Addr) int {
 	return common(s, d, 64)
 }
 
-// common returns how many of the first bits of two IPv6 addresses are equal, and at most most.
+// common returns the number of leading bits that two IPv6 addresses have in common, or most if the
+// number is larger.
 func common(s, d netip.Addr, most int) int {
 	a, b := s.As16(), d.As16()
 	for i := range a {
@@ -149,7 +153,8 @@ func common(s, d netip.Addr, most int) int {
 }
 
 // SortDestinations sorts addresses in the order in which to try them (RFC 6724 6). source returns
-// the address from which the host would send to dst, or an invalid address if it cannot.
+// the address from which the host would send to dst, or an invalid address if the host cannot send to
+// dst.
 func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr) {
 	if len(addrs) < 2 {
 		return
@@ -164,7 +169,7 @@ func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr
 	}
 }
 
-// A Source is an address that a host may send from, with its properties in the rules.
+// A Source is an address that a host may send from, with the properties that the rules compare.
 type Source struct {
 	Prefix     netip.Prefix // the address with the length of its prefix, unmasked
 	Deprecated bool         // RFC 4862 5.5.4
@@ -173,12 +178,11 @@ type Source struct {
 	NextHop    bool         // whether the next-hop router advertised its prefix
 }
 
-// Better reports whether a is preferred to b as the source for dst (RFC 6724 5). If the rules do
-// not decide it returns false, so that the first of several sources wins. The addresses have dst's
-// family.
+// Better reports whether a is preferred to b as the source for dst (RFC 6724 5). If the rules do not
+// decide, it returns false, so that the first of several sources wins. The addresses of a and b have
+// the family of dst.
 //
-// Rule 4 concerns mobile homes, which this host does not have. Rule 7 prefers temporary addresses,
-// which a host has only if it was configured to.
+// Better leaves out rule 4, because this host has no mobile homes.
 func Better(dst netip.Addr, a, b Source) bool {
 	s, r := a.Prefix.Addr(), b.Prefix.Addr()
 	// Rule 1: "Prefer same address."
@@ -223,6 +227,6 @@ func Better(dst netip.Addr, a, b Source) bool {
 
 // common4 is like common, for IPv4.
 func common4(s, d netip.Addr, most int) int {
-	const mapped = 96
+	const mapped = 96 // length of the prefix of IPv4-mapped addresses
 	return common(s, d, mapped+most) - mapped
 }

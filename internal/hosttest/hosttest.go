@@ -43,7 +43,7 @@ func New(t testing.TB, cfg usernet.Config) *usernet.Host {
 }
 
 // Host makes a host on a device, which may be nil, with an address and a prefix of 24 bits. The
-// functions change its configuration first.
+// functions of change modify the configuration before the host is made.
 func Host(t testing.TB, dev nic.Device, addr string, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
 	cfg := usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr(addr), 24)}}
@@ -63,7 +63,8 @@ func Loopback(t testing.TB, change ...func(*usernet.Config)) *usernet.Host {
 	return New(t, cfg)
 }
 
-// Pair makes two hosts on a wire. Each knows both names. The functions change the configuration of both.
+// Pair makes two hosts on a wire. Each resolves both names. The functions of change modify the
+// configurations of both hosts.
 func Pair(t testing.TB, change ...func(*usernet.Config)) (a, b *usernet.Host) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{})
@@ -75,14 +76,16 @@ func Pair(t testing.TB, change ...func(*usernet.Config)) (a, b *usernet.Host) {
 	return named(t, near, far, both, both)
 }
 
-// LoopbackSix makes a host of both families whose link leads nowhere.
+// LoopbackSix is like Loopback, but the host also has a link with an IPv6 address. The link discards
+// all packets.
 func LoopbackSix(t testing.TB) *usernet.Host {
 	t.Helper()
 	dev := nic.NewNull(nic.Link{MTU: 1500, Medium: nic.IP})
 	return New(t, usernet.Config{NIC: dev, Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8:ffff::1/128")}})
 }
 
-// PairSix is like Pair, with both families and a wire that carries IP.
+// PairSix is like Pair, but the hosts also have IPv6 addresses, and the wire carries IP packets instead
+// of Ethernet frames.
 func PairSix(t testing.TB) (a, b *usernet.Host) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
@@ -94,7 +97,7 @@ func PairSix(t testing.TB) (a, b *usernet.Host) {
 	return named(t, near, far, with(Addr6A), with(Addr6B))
 }
 
-// ImpairedPair is like Pair, with a wire that impair can impair in both directions.
+// ImpairedPair is like Pair. impair sets the impairment of the wire in both directions.
 func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(nic.Impairment)) {
 	t.Helper()
 	near, far := nic.Pipe(nic.PipeConfig{})
@@ -106,8 +109,8 @@ func ImpairedPair(t testing.TB, seed uint64) (a, b *usernet.Host, impair func(ni
 	}
 }
 
-// named makes two hosts that know both names. The functions change the configuration of the first
-// and the second host.
+// named makes two hosts that resolve both names. change[0] modifies the configuration of the first
+// host, and change[1] that of the second host; either may be absent.
 func named(t testing.TB, near, far nic.Device, change ...func(*usernet.Config)) (a, b *usernet.Host) {
 	t.Helper()
 	change = append(change, func(*usernet.Config) {}, func(*usernet.Config) {})
@@ -120,8 +123,8 @@ func named(t testing.TB, near, far nic.Device, change ...func(*usernet.Config)) 
 	return Host(t, near, AddrA, names, change[0]), Host(t, far, AddrB, names, change[1])
 }
 
-// Named makes hosts with these names on a switch. Each knows all names. Their addresses are
-// 192.0.2.1 and the following ones, in order.
+// Named makes a host for each name, on a switch. Each host resolves all names. The addresses are
+// 192.0.2.1 and the following ones, in the order of the names.
 func Named(t testing.TB, names ...string) []*usernet.Host {
 	t.Helper()
 	known := map[string][]netip.Addr{}
@@ -166,7 +169,8 @@ func Echo(c net.Conn) {
 	io.Copy(c, c)
 }
 
-// Connect makes a connection from one host to another, which may be the same.
+// Connect makes a connection from one host to another, which may be the same host. addr is the address
+// at which to listens.
 func Connect(t testing.TB, from, to *usernet.Host, addr string) (client, server *usernet.TCPConn) {
 	t.Helper()
 	ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))
@@ -230,7 +234,8 @@ func Certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 }
 
-// TLS makes the configurations of a server with the name NameB and of a client that trusts it.
+// TLS makes the configurations of a server with the name NameB and of a client that trusts the server.
+// Both use protocol in ALPN.
 func TLS(t testing.TB, protocol string) (client, server *tls.Config) {
 	t.Helper()
 	cert, pool := Certificate(t, NameB)

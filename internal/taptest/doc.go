@@ -4,11 +4,11 @@
 //
 // The tests need root and the tools that they name: curl, ping, nc, socat, wrk, ssh, dropbear,
 // nmap, traceroute, tracepath, tshark, nft, radvd, dnsmasq and unbound. Without root they are
-// skipped. As root a test is also skipped if a tool is missing, unless CI=true is in the
-// environment: then it fails.
+// skipped. As root, a test is skipped if a tool is missing; if CI=true is in the environment, the test
+// fails instead.
 //
 // With USERNET_LONG in the environment, as in .ci/long, large transfers are 1 GiB. Otherwise they
-// are only as large as they must be.
+// are as small as the tests permit.
 //
 // USERNET_NETNS, if set, is the prefix of the namespaces' names, so that a script can find and
 // remove the namespaces of a killed test.

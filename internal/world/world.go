@@ -23,11 +23,11 @@ type World struct {
 	Name   string
 	Server string // address of the side that listens
 	Client string // address of the side that dials
-	Alone  string // an address of the server that no other process uses
+	Alone  string // an address of the listening side that no other process uses
 
 	four bool // the hosts have IPv4 only
 
-	// IPv6 addresses of the two sides, like Server and Client. In a World without such addresses
+	// Server6 and Client6 are the IPv6 addresses of the two sides. In a World without such addresses
 	// they are ::1.
 	Server6, Client6 string
 
@@ -126,7 +126,8 @@ func As[I any, T any](c *T, err error) (I, error) {
 }
 
 func Kernel() *World {
-	// The C library's resolver has its own error texts and services.
+	// Use Go's resolver, because the C library's has its own error texts and services. The test only
+	// avoids a write when another goroutine may be reading.
 	if !net.DefaultResolver.PreferGo {
 		net.DefaultResolver.PreferGo = true
 	}
@@ -250,7 +251,7 @@ func Usernet(name string, client, server *usernet.Host, clientAddr, serverAddr s
 // All returns the kernel's loopback, the loopback of a host, and two hosts on a wire.
 func All(t *testing.T) []*World { return all(t) }
 
-// AllFour is All with hosts that have IPv4 only.
+// AllFour is like All, but the usernet hosts have IPv4 only.
 func AllFour(t *testing.T) []*World {
 	ws := all(t, func(cfg *usernet.Config) { cfg.NoIPv6 = true })
 	for _, w := range ws {
@@ -269,7 +270,8 @@ func all(t *testing.T, change ...func(*usernet.Config)) []*World {
 	}
 }
 
-// AllSix is like All, with hosts that have both families.
+// AllSix is like All, but each usernet host also has an IPv6 address on a link, and the wire carries IP
+// packets instead of Ethernet frames.
 func AllSix(t *testing.T) []*World {
 	lo := hosttest.LoopbackSix(t)
 	a, b := hosttest.PairSix(t)
@@ -278,8 +280,8 @@ func AllSix(t *testing.T) []*World {
 	return []*World{Kernel(), Usernet("loopback", lo, lo, "127.0.0.1", "127.0.0.1"), pipe}
 }
 
-// Self returns a World in which client and server are the same host, so that wildcards lead from
-// one to the other. For two hosts on a wire it returns the loopback of a third host.
+// Self returns a World in which client and server are the same host, so the client can dial a wildcard
+// address. For two hosts on a wire it returns the loopback of a third host.
 func (w *World) Self(t *testing.T) *World {
 	if w.Name != "pipe" {
 		return w
@@ -331,7 +333,7 @@ func (w *World) Packets(t *testing.T) UDPConn {
 	return c.(UDPConn)
 }
 
-// UdpPair opens a UDP socket on the server, and one on the client that is connected to it.
+// UdpPair opens a UDP socket on the server, and a UDP socket on the client that is connected to it.
 func (w *World) UdpPair(t *testing.T) (client, server UDPConn) {
 	t.Helper()
 	server = w.Packets(t)
@@ -422,7 +424,7 @@ func AcceptTCP(l TCPListener) (TCPConn, error) {
 	return As[TCPConn](l.(*usernet.TCPListener).AcceptTCP())
 }
 
-// IPPair opens an IP socket on the server, and one on the client that is connected to it.
+// IPPair opens an IP socket on the server, and an IP socket on the client that is connected to it.
 func (w *World) IPPair(t *testing.T) (client, server IPConn) {
 	t.Helper()
 	pc, err := w.ListenPacket(Experimental, w.Server)
@@ -443,7 +445,8 @@ func (w *World) ListenTCP(t *testing.T) net.Listener {
 	return ln
 }
 
-// ListenUDP opens a UDP socket on a free port of the server or the client until the test ends.
+// ListenUDP opens a UDP socket on a free port of the address host, which is w.Client or w.Server. The
+// socket is closed when the test ends.
 func (w *World) ListenUDP(t *testing.T, host string) net.PacketConn {
 	t.Helper()
 	open := w.ListenPacket

@@ -26,8 +26,8 @@ type export struct {
 	fn   *ast.FuncType // of a function
 }
 
-// exports returns the names that the package in a directory exports. Of the files that depend on
-// the system it reads those for linux/amd64 without cgo: net exports the same names on all systems.
+// exports returns the names that the package in a directory exports. It reads the files for linux/amd64
+// without cgo, because net exports the same names on all systems.
 func exports(dir string) (map[string]export, error) {
 	ctx := build.Default
 	ctx.GOOS, ctx.GOARCH, ctx.CgoEnabled = "linux", "amd64", false

@@ -25,7 +25,8 @@ func generate(net map[string]export, how map[string]choice) (map[string][]byte, 
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(how)) {
-		// The package's tests check whether the method exists, because it may be promoted.
+		// For a method, check only the type. The method may be promoted from an embedded type, so the
+		// tests of package dropin check that it exists.
 		of, _, _ := strings.Cut(name, ".")
 		if _, ok := net[of]; !ok {
 			errs = append(errs, fmt.Errorf("net has no %s: remove it from policy.go", name))
@@ -57,7 +58,7 @@ func generate(net map[string]export, how map[string]choice) (map[string][]byte, 
 	return files, nil
 }
 
-// named returns the sorted names for which ok is true.
+// named returns the names in how for which ok returns true, sorted.
 func named(net map[string]export, how map[string]choice, ok func(export, choice) bool) []string {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(how)) {
@@ -112,6 +113,7 @@ func netText(net map[string]export, how map[string]choice) (string, error) {
 	return head.String() + b.String(), nil
 }
 
+// standardFirst compares two import paths. Those of the standard library, which have no dot, come first.
 func standardFirst(a, b string) int {
 	if x, y := strings.Contains(a, "."), strings.Contains(b, "."); x != y {
 		if x {

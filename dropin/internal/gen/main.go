@@ -1,6 +1,6 @@
-// Gen writes the files of package dropin that follow from what net exports: net.go, refused.go and
-// api_test.go. Its argument is the directory of the package. It reads net from the Go installation
-// that runs it.
+// Gen writes the files of package dropin that follow from the names that net exports: net.go,
+// refused.go and api_test.go. Its argument is the directory of package dropin. It reads net's source
+// from the Go installation that runs it.
 package main
 
 import (

@@ -4,10 +4,10 @@ package main
 type way int
 
 const (
-	same    way = iota // net's own: an alias, a copy of the constant or variable, or a function that calls net's
+	same    way = iota // an alias of net's type, a copy of net's constant or variable, or a function that calls net's
 	ours               // the type of the same name in package usernet
-	onHost             // a function that calls the method of the default Host of the same name
-	lookup             // a function that calls the method of DefaultResolver of the same name
+	onHost             // a function that calls the default Host's method of the same name
+	lookup             // a function that calls DefaultResolver's method of the same name
 	written            // written by hand, in the other files of the package
 	refused            // absent on purpose
 )
