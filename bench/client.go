@@ -22,8 +22,8 @@ type client struct {
 	stop atomic.Bool // set when the time is over
 	// dialing has a value for each connection that is being made. It limits their number.
 	dialing chan struct{}
-	// connected receives a value from each goroutine whose connection is established. begin is
-	// closed when all are.
+	// connected receives a value from each goroutine when its connection is established. begin is
+	// closed when all connections are established.
 	connected, begin chan struct{}
 
 	mu     sync.Mutex
@@ -34,7 +34,8 @@ type client struct {
 	note   string
 }
 
-// A counter belongs to one goroutine and fills a cache line.
+// A counter counts the operations or bytes of one goroutine. It fills a cache line, so that goroutines
+// on different cores do not share one.
 type counter struct {
 	atomic.Int64
 	_ [56]byte
@@ -66,8 +67,8 @@ func runClient(n *network, t *task) (report, error) {
 	return c.run(loops, work)
 }
 
-// run runs work in as many goroutines as loops says. It reads their counters after the warm-up and
-// at the end.
+// run runs work in loops goroutines. The report's Count is the difference of their counters between the
+// end of the warm-up and the end of the run.
 func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	var wg sync.WaitGroup
 	errs := make(chan error, loops)
@@ -108,7 +109,7 @@ func (c *client) run(loops int, work func(*counter) error) (report, error) {
 	c.stop.Store(true)
 	c.mu.Lock()
 	for _, conn := range c.conns {
-		// Calls that wait for an answer that never comes must end too.
+		// Without a deadline, a call that waits for a lost answer would never end.
 		conn.SetDeadline(time.Now().Add(time.Second))
 		if c.t.Kind == recv || c.t.Kind == flow {
 			conn.Close()
@@ -134,7 +135,7 @@ func (c *client) count() (n int64) {
 
 func (c *client) addr() string { return net.JoinHostPort(c.t.Addr, strconv.Itoa(c.t.Port)) }
 
-// dialers is the maximum number of concurrent dials in a workload whose connections stay.
+// dialers is the maximum number of concurrent dials in a workload whose connections stay open.
 const dialers = 64
 
 func (c *client) dial(network string) (net.Conn, error) {
@@ -161,7 +162,8 @@ func (c *client) fail(err error) {
 	}
 }
 
-// send writes on all connections. The servers report how many bytes arrived.
+// send writes on all connections for the time of the run. On each connection, the server reports at the
+// end how many bytes arrived.
 func (c *client) send() (report, error) {
 	var wg sync.WaitGroup
 	var total atomic.Uint64
@@ -222,7 +224,7 @@ func (c *client) sendOne() (uint64, error) {
 	return got, nil
 }
 
-// flow writes. The server, in the same process, counts.
+// flow writes on one connection until the run ends. The server, in the same process, counts the bytes.
 func (c *client) flow(*counter) error {
 	conn, err := c.dial(c.t.network("tcp"))
 	if err != nil {
@@ -333,15 +335,16 @@ func (c *client) datagrams(count *counter) error {
 	return nil
 }
 
-// echoes answers each datagram with another one, until none arrives.
+// echoes sends a new datagram for each echo that arrives. It returns nil when no echo arrives for 100
+// ms: then all datagrams in flight may be lost.
 func (c *client) echoes(conn net.Conn, out, in []byte, count *counter) error {
 	for i := 0; !c.stop.Load(); i++ {
-		if i%256 == 0 {
+		if i%256 == 0 { // setting a deadline for each datagram would cost time
 			conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		}
 		n, err := conn.Read(in)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.lost += c.t.N // at most
+			c.lost += c.t.N // an upper bound
 			return nil
 		}
 		if err != nil {
@@ -377,7 +380,7 @@ func (c *client) http() func(*counter) error {
 		}
 		defer resp.Body.Close()
 		n, err := io.Copy(io.Discard, resp.Body)
-		if err == nil && n != 13 {
+		if err == nil && n != 13 { // len("Hello, World!")
 			err = fmt.Errorf("a body of %d bytes", n)
 		}
 		return err

@@ -41,10 +41,10 @@ func find(commit string) (*build, error) {
 	return c, err
 }
 
-// checkout checks out the commit and builds the harness with it, until ctx ends. It builds this
-// tree's harness, so that both sides run the same programs. If that does not compile, because the
-// commit's usernet has another API, it builds the commit's own harness. Its files stay until
-// remove.
+// checkout checks out the commit and builds a harness with the commit's usernet. It stops if ctx ends.
+// It builds this tree's harness, so that both sides run the same programs. If this does not compile,
+// because the commit's usernet has another API, checkout builds the commit's own harness. The files
+// stay until remove is called.
 func (c *build) checkout(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,7 +67,7 @@ func (c *build) checkout(ctx context.Context) error {
 	return errors.Join(first, second)
 }
 
-// remove removes the checkout and the program. It waits for checkout, whose context may have ended.
+// remove removes the checkout and the program. If checkout is running, remove waits until it returns.
 func (c *build) remove() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,7 @@ func command(ctx context.Context, dir, name string, args ...string) (string, err
 	return first, nil
 }
 
-// compare measures this tree and the commit of -compare alternately, and prints both.
+// compare measures this tree and the commit of -compare alternately, and prints the figures of both.
 func (b *bench) compare(ctx context.Context) error {
 	if err := b.before.checkout(ctx); err != nil {
 		return err
@@ -122,8 +122,8 @@ func (b *bench) compare(ctx context.Context) error {
 	return nil
 }
 
-// enough is the ratio of medians from which a workload counts as not slower. Runs of the same tree
-// differ by as much.
+// enough is the smallest ratio of medians at which a workload counts as not slower. Runs of the same
+// tree differ by 2 % too.
 const enough = 0.98
 
 // compared returns the row's line for -compare.

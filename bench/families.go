@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// The proportion of IPv4's median that IPv6 has to reach. Its frames are 20 bytes longer, and over
-// TAP the kernel's side counts too.
+// The proportion of IPv4's median that IPv6 has to reach on a pipe and on TAP. IPv6 frames are 20 bytes
+// longer. On TAP the proportion is smaller, because the kernel's side counts too.
 const (
 	enoughPipe6 = 0.97
 	enoughTAP6  = 0.95

@@ -20,13 +20,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A grown is the performance of one busy connection beside a number of idle ones, and how fast the
-// idle ones were made or closed. The process prints one grown for each step up, and one for each
-// step down, in which only Idle and Close are set.
+// A grown has the figures of one step: the performance of one busy connection beside Idle idle ones,
+// and how fast the idle connections were made or closed. The process prints a grown for each step up,
+// and a grown for each step down. On the way down only Idle and Close are set.
 type grown struct {
 	Idle int
-	// Open and Close are how many connections were made and closed per second, from the previous
-	// step to this one.
+	// Open is how many connections per second were made to reach this step. Close is how many
+	// connections per second were closed to go from this step to the next lower one.
 	Open, Close float64
 	// Trips is the number of one-byte round trips per second on one connection. Late is the 99th
 	// percentile of their time, and TripCPU the CPU time of each.
@@ -45,10 +45,11 @@ type grown struct {
 	Note string
 }
 
-// growIdle makes idle connections up to each of t.Steps, and then closes them down through the
-// steps. It starts closing when t.Limit has passed or no more connections are possible.
+// growIdle makes idle connections up to each of t.Steps, measures at each step, and then closes the
+// connections in the same steps. It skips the remaining steps up when t.Limit has passed or no more
+// connections are possible.
 func growIdle(t *task) error {
-	// With the 400 of the other workloads, the heap would take 10 GB for a million connections.
+	// With the GC percentage of the other workloads, 400, a million connections would need 10 GB of heap.
 	debug.SetGCPercent(100)
 	files := raiseFiles()
 	near, far, err := openIdlePair(t)
@@ -61,9 +62,9 @@ func growIdle(t *task) error {
 	for _, n := range t.Steps {
 		room := n
 		if t.Stack == kernel {
-			room = min(n, (files-400)/2)
+			room = min(n, (files-400)/2) // both ends are files; the measurements need the other 400
 		}
-		if room < n*9/10 {
+		if room < n*9/10 { // too few connections to count as this step
 			up = append(up, grown{Idle: n, Note: fmt.Sprintf("a process may have %d files, and both ends of %d connections", files, room)})
 			break
 		}
@@ -120,8 +121,8 @@ func raiseFiles() int {
 	return int(l.Cur)
 }
 
-// openIdlePair opens two sides whose connections have no keep-alive, because the probes of a
-// million connections would distort the figures.
+// openIdlePair opens a stack for both sides. The connections have no keep-alive, because the probes of
+// a million connections would distort the figures.
 func openIdlePair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case usern:
@@ -143,13 +144,13 @@ func openIdlePair(t *task) (near, far *network, err error) {
 	return openPair(t)
 }
 
-// A growth is the state of a process that measures beside idle connections.
+// A growth is the state of a process that measures one busy connection beside idle connections.
 type growth struct {
 	near, far *network
 	t         *task
-	port      int // port of the next measurement
-	end       time.Time
-	empty     uint64 // memory in use without connections
+	port      int       // port of the next measurement
+	end       time.Time // no more idle connections are made afterwards
+	empty     uint64    // memory in use without connections
 
 	keep []net.Conn // both ends of each idle connection
 	ln   net.Listener
@@ -172,7 +173,7 @@ func (g *growth) step(n int) (grown, error) {
 		// In every stack, handshakes leave state behind for half a second.
 		time.Sleep(time.Second)
 	}
-	if n > 0 {
+	if n > 0 { // 16 bytes are the size of a net.Conn in g.keep
 		one.Bytes = (float64(memory()) - float64(g.empty) - 16*float64(cap(g.keep))) / float64(2*n)
 	}
 	for _, f := range []func(*grown) error{g.trips, g.bits, g.short} {
@@ -186,7 +187,8 @@ func (g *growth) step(n int) (grown, error) {
 	return one, nil
 }
 
-// median calls f three times and stores the median result in one.
+// median calls f three times and stores the median result in one. f sets one of Trips, Bits and Short,
+// so the sum of the three orders the results.
 func median(f func(*grown) error, one *grown) error {
 	var all [3]grown
 	for i := range all {
@@ -256,12 +258,14 @@ func (g *growth) task(k kind, n int) *task {
 	return &t
 }
 
+// bits measures the throughput of one connection.
 func (g *growth) bits(one *grown) error {
 	r, err := g.measure(g.task(flow, 1))
 	one.Bits = 8 * r.Count / r.Time.Seconds()
 	return err
 }
 
+// short measures connections that are made, used and closed, 16 at a time.
 func (g *growth) short(one *grown) error {
 	before := ownCPU()
 	r, err := g.measure(g.task(short, 16))
@@ -270,6 +274,7 @@ func (g *growth) short(one *grown) error {
 	return err
 }
 
+// measure runs the server and the client of a task.
 func (g *growth) measure(t *task) (report, error) {
 	if err := startServer(g.far, t); err != nil {
 		return report{}, err
@@ -281,6 +286,7 @@ func (g *growth) measure(t *task) (report, error) {
 	return r, err
 }
 
+// trips measures one-byte round trips on one connection.
 func (g *growth) trips(one *grown) error {
 	t := g.task(pingpong, 1)
 	if err := startServer(g.far, t); err != nil {
@@ -314,7 +320,8 @@ func (g *growth) trips(one *grown) error {
 	return nil
 }
 
-// beside runs growIdle in a process and returns the lines that it printed, even if it failed later.
+// beside runs growIdle in a process and returns the figures that the process printed, even if it failed
+// later.
 func (r *runner) beside(s stackName, t *task) (list []grown, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*t.Limit+10*time.Second)
 	defer cancel()

@@ -35,7 +35,7 @@ func (c *curve) add(label string, w workload, chunk int) {
 	c.points = append(c.points, point{w, chunk})
 }
 
-// curves returns the curves of BENCHMARKS.md's C4 that need no idle connections.
+// curves returns those curves of C4 in BENCHMARKS.md that need no idle connections.
 func curves() []*curve {
 	all := []stackName{kernel, gvisor, usern}
 	bulk := workload{Place: onPipe, Kind: flow, N: 1, Pin: free}
@@ -76,8 +76,9 @@ const (
 	inBytes = "bytes"
 )
 
-// idleSteps returns the numbers of idle connections to measure with. The kernel has a file for each
-// end, and files are limited. gVisor would need 12 GB and several minutes for the last step.
+// idleSteps returns the numbers of idle connections to measure with. Only usernet has the last step:
+// the kernel needs a file for each end, and files are limited; gVisor would need 12 GB and several
+// minutes.
 func idleSteps(s stackName) []int {
 	steps := []int{0, 1000, 10_000, 100_000, 1_000_000}
 	if s != usern {
@@ -86,7 +87,8 @@ func idleSteps(s stackName) []int {
 	return steps
 }
 
-// idleCurves measures the performance of one connection while others are idle.
+// idleCurves measures the performance of one connection beside idle ones, and returns a curve for each
+// figure.
 func (b *bench) idleCurves() []*curve {
 	about := []struct {
 		title, unit string
@@ -148,8 +150,9 @@ func (b *bench) idleCurves() []*curve {
 // growLimit is the maximum time for a stack to make the idle connections.
 const growLimit = 4 * time.Minute
 
-// most returns the value of the last entry with n idle connections that has one, and NaN if there
-// is none.
+// most returns the value that of returns for the entry with n idle connections. It returns the last
+// value above 0, because an entry of a step down has only some values. If there is none, it returns
+// NaN.
 func most(list []grown, n int, of func(*grown) float64) float64 {
 	v := math.NaN()
 	for i := range list {
@@ -160,6 +163,7 @@ func most(list []grown, n int, of func(*grown) float64) float64 {
 	return v
 }
 
+// reached reports whether a stack has reached n idle connections.
 func reached(list []grown, n int) bool {
 	for i := range list {
 		if list[i].Idle == n && list[i].Note == "" {
@@ -226,8 +230,8 @@ func (b *bench) grow() error {
 	return nil
 }
 
-// curve measures one curve, point by point, the stacks in turn. A stack that fails or exceeds the
-// time at a point is not run there again.
+// curve measures one curve, point by point. At a point it runs the stacks in turn. If a stack fails or
+// exceeds the time at a point, curve does not run it again at this point.
 func (b *bench) curve(c *curve) {
 	c.values = map[stackName][]float64{}
 	long := b.time
@@ -239,7 +243,7 @@ func (b *bench) curve(c *curve) {
 			b.time = 4 * long // long enough for slow start and the first losses
 		}
 		if p.N >= 10_000 {
-			b.time = 3 * long // a round trip of all takes a tenth of that
+			b.time = 3 * long // one round trip on every connection takes a tenth of this time
 		}
 		figures := map[stackName]*figure{}
 		for range b.o.runs {
@@ -407,7 +411,7 @@ func (c *curve) draw(s *strings.Builder) {
 	}
 }
 
-// axis formats a power of ten.
+// axis formats a power of ten for the y axis.
 func (c *curve) axis(v float64) string {
 	if c.Unit == rate && v >= 1000 {
 		return fmt.Sprintf("%gk", v/1000)

@@ -12,19 +12,19 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A gvisorLink is the part that gVisor's link endpoints on Ethernet share.
+// A gvisorLink is the part that the harness's link endpoints for gVisor share. The links are Ethernet.
 type gvisorLink struct {
 	offload bool // frames have virtio headers, and the other side does checksums and segmentation
 	mac     tcpip.LinkAddress
 	send    func(*stack.PacketBuffer) tcpip.Error
-	begin   func() // called when a dispatcher is attached
-	end     func()
+	begin   func() // starts reading; called when a dispatcher is attached
+	end     func() // closes the device
 
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 }
 
-// gvisorWire makes two stacks on usernet's wire with a latency, because gVisor has no such wire.
+// gvisorWire makes two stacks on usernet's wire, because gVisor has no wire with latency and loss.
 func gvisorWire(latency time.Duration, loss float64) (near, far *network, err error) {
 	a, b := wire(latency, loss)
 	s1, err := gvisorStack(gvisorOn(a), nearAddr)
@@ -70,10 +70,10 @@ func (e *gvisorLink) deliver(b buffer.Buffer) {
 		return
 	}
 	dst := header.Ethernet(pkt.LinkHeader().Slice()).DestinationAddress()
-	if dst != e.mac && dst[0]&1 == 0 {
+	if dst != e.mac && dst[0]&1 == 0 { // a unicast frame to another host
 		return
 	}
-	// Frames from the device have never been on a wire.
+	// With offloads, the frames come from the kernel and have never been on a wire.
 	pkt.RXChecksumValidated = e.offload
 	d.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
 }
@@ -88,7 +88,7 @@ func (e *gvisorLink) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error
 	return pkts.Len(), nil
 }
 
-// Attach sets the dispatcher. It starts reading with the first one.
+// Attach sets the dispatcher. With the first dispatcher it starts reading.
 func (e *gvisorLink) Attach(d stack.NetworkDispatcher) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -115,7 +115,7 @@ func (e *gvisorLink) AddHeader(pkt *stack.PacketBuffer) {
 	})
 }
 
-// ParseHeader removes the Ethernet header from the packet.
+// ParseHeader removes the Ethernet header from the packet. It reports false if the packet is too short.
 func (e *gvisorLink) ParseHeader(pkt *stack.PacketBuffer) bool {
 	b, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
 	if ok {
@@ -124,8 +124,8 @@ func (e *gvisorLink) ParseHeader(pkt *stack.PacketBuffer) bool {
 	return ok
 }
 
-// Capabilities returns that link addresses must be resolved and, with offloads, that received
-// checksums need no verification.
+// Capabilities returns CapabilityResolutionRequired: link addresses must be resolved. With offloads, it
+// adds CapabilityRXChecksumOffload: received checksums need no verification.
 func (e *gvisorLink) Capabilities() stack.LinkEndpointCapabilities {
 	caps := stack.LinkEndpointCapabilities(stack.CapabilityResolutionRequired)
 	if e.offload {
@@ -134,7 +134,7 @@ func (e *gvisorLink) Capabilities() stack.LinkEndpointCapabilities {
 	return caps
 }
 
-// SupportedGSO returns that the kernel segments super-frames, if offloads are on.
+// SupportedGSO returns HostGSOSupported with offloads: the kernel segments super-frames.
 func (e *gvisorLink) SupportedGSO() stack.SupportedGSO {
 	if e.offload {
 		return stack.HostGSOSupported

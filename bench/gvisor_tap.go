@@ -16,9 +16,9 @@ import (
 )
 
 // A gvisorTAP is a link endpoint for gVisor on a TAP device. With offloads it uses IFF_VNET_HDR and
-// super-frames in both directions. gVisor's own endpoint, fdbased, does neither on a TAP. Like
-// usernet, gvisorTAP reads through the runtime's poller, and passes frames to the stack in the
-// goroutine that read them. Like fdbased, it reads into several buffers, so that nothing is copied.
+// super-frames in both directions, which gVisor's own endpoint, fdbased, does not do on a TAP. Like
+// usernet, gvisorTAP reads through the runtime's poller, and passes frames to the stack on the
+// goroutine that reads them. Like fdbased, it reads a frame into several buffers and copies nothing.
 type gvisorTAP struct {
 	gvisorLink
 	file *os.File
@@ -49,7 +49,8 @@ func newGVisorTAP(offload bool) (*gvisorTAP, error) {
 	return e, nil
 }
 
-// openTAP makes a TAP device with the near address, whose file works with the runtime's poller.
+// openTAP makes a TAP device whose kernel side has nearAddr. The returned file works with the runtime's
+// poller.
 func openTAP(offload bool) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -94,8 +95,8 @@ func attachTAP(fd int, offload bool) error {
 	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6)
 }
 
-// bufferSizes are the sizes of the buffers into which a frame is read. A short frame uses few of
-// them, and all together hold the longest frame.
+// bufferSizes are the sizes of the buffers into which read reads a frame. A short frame uses few
+// buffers. All buffers together hold the longest frame.
 var bufferSizes = [...]int{128, 256, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 1024}
 
 // read reads frames until the file is closed.
@@ -169,7 +170,7 @@ func (e *gvisorTAP) write(pkt *stack.PacketBuffer) tcpip.Error {
 			iovecs = append(iovecs, unix.Iovec{Base: &s[0], Len: uint64(len(s))})
 		}
 	}
-	// A TAP accepts or drops a frame at once.
+	// Control suffices instead of Write: a TAP accepts or drops a frame without blocking.
 	var errno unix.Errno
 	err := e.raw.Control(func(fd uintptr) {
 		_, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&iovecs[0])), uintptr(len(iovecs)))
@@ -183,6 +184,7 @@ func (e *gvisorTAP) write(pkt *stack.PacketBuffer) tcpip.Error {
 	return nil
 }
 
+// putVnet writes the struct virtio_net_hdr for a packet. b is zero.
 func putVnet(b []byte, pkt *stack.PacketBuffer) {
 	gso := &pkt.GSOOptions
 	if gso.Type == stack.GSONone {

@@ -11,7 +11,7 @@ import (
 	"github.com/soypat/lneto/tcp"
 )
 
-// A waker wakes one goroutine. If the goroutine does not wait yet, its next wait returns at once.
+// A waker wakes one goroutine. If the goroutine is not waiting, its next wait returns at once.
 type waker chan struct{}
 
 func (w waker) wake() {
@@ -35,7 +35,7 @@ func (w waker) wait(most time.Duration) {
 	}
 }
 
-// An lnetoDeadline wakes the waiting goroutine when it passes.
+// An lnetoDeadline is a deadline of reads or writes. It wakes the waiting goroutine at the time at.
 type lnetoDeadline struct {
 	at    time.Time
 	timer *time.Timer
@@ -59,13 +59,14 @@ func (d *lnetoDeadline) passed() bool { return !d.at.IsZero() && !time.Now().Bef
 type lnetoConn struct {
 	h   *lnetoHost
 	tcp *tcp.Conn
-	// id is the connection's ID. It detects that lneto has reused tcp for another connection.
+	// id is the connection's ID. It differs from that of tcp if lneto has reused tcp for another
+	// connection.
 	id                 uint64
 	key                uint32
 	readable, writable waker
 	rdead, wdead       lnetoDeadline
 	dialed, closed     bool
-	// held is set by hold, and let by release.
+	// hold sets held, and release sets let. While held is set and let is not, the host does not send.
 	held, let bool
 }
 
@@ -113,9 +114,10 @@ func (c *lnetoConn) arrived() {
 }
 
 // hold stops the host from sending until the application has answered the peer's FIN, or until
-// lnetoHold has passed. It works around two faults of this version of lneto. When lneto is asked
-// for a frame after the peer's FIN, it closes its own side too if nothing has been written yet.
-// When it has acknowledged a FIN that ends the connection, it discards unread data. h.mu is held.
+// lnetoHold has passed. h.mu is held. It works around two faults of this version of lneto. First, when
+// lneto is asked for a frame after the peer's FIN and nothing has been written yet, it closes its own
+// side too. Second, when lneto has acknowledged a FIN that ends the connection, it discards unread
+// data.
 func (c *lnetoConn) hold() {
 	c.held = true
 	c.h.holding++
@@ -127,6 +129,7 @@ func (c *lnetoConn) hold() {
 	})
 }
 
+// release ends hold. Further calls have no effect. c.h.mu is held.
 func (c *lnetoConn) release() {
 	if c.held && !c.let {
 		c.let = true
@@ -143,7 +146,7 @@ func (c *lnetoConn) Read(b []byte) (int, error) {
 	}
 }
 
-// tryRead reads if it need not wait.
+// tryRead reads if it need not wait. Otherwise ok is false.
 func (c *lnetoConn) tryRead(b []byte) (n int, ok bool, err error) {
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
@@ -151,12 +154,13 @@ func (c *lnetoConn) tryRead(b []byte) (n int, ok bool, err error) {
 	case c.over():
 		return 0, true, net.ErrClosed
 	case c.tcp.BufferedInput() > 0 || !c.tcp.State().RxDataOpen():
+		// There is data, or the end of the stream.
 	case c.rdead.passed():
 		return 0, true, os.ErrDeadlineExceeded
 	default:
 		return 0, false, nil
 	}
-	low := c.tcp.FreeInput() < lnetoBuffer/2
+	low := c.tcp.FreeInput() < lnetoBuffer/2 // the receive window is small
 	n, err = c.tcp.Read(b)
 	if c.tcp.State() == tcp.StateTimeWait && c.tcp.BufferedInput() == 0 && c.held {
 		c.release()
@@ -180,7 +184,7 @@ func (c *lnetoConn) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// tryWrite writes and sends as much as fits into the buffer.
+// tryWrite writes as much as fits into the buffer, and sends. ok is false if the buffer is full.
 func (c *lnetoConn) tryWrite(b []byte) (n int, ok bool, err error) {
 	c.h.mu.Lock()
 	defer c.h.mu.Unlock()
@@ -251,8 +255,8 @@ func (c *lnetoConn) SetWriteDeadline(t time.Time) error {
 func (c *lnetoConn) LocalAddr() net.Addr  { return &net.TCPAddr{Port: int(c.key >> 16)} }
 func (c *lnetoConn) RemoteAddr() net.Addr { return &net.TCPAddr{Port: int(c.key & 0xffff)} }
 
-// An lnetoSocket is a UDP socket. lneto's own has only one peer, which must be known in advance. An
-// lnetoSocket is a node of the stack, like lneto's DHCP server.
+// An lnetoSocket is a UDP socket for any number of peers. lneto's own UDP socket has only one peer,
+// which must be known in advance. An lnetoSocket is a node of the stack, like lneto's DHCP server.
 type lnetoSocket struct {
 	h        *lnetoHost
 	id       uint64
@@ -292,7 +296,7 @@ func (s *lnetoSocket) LocalPort() uint16     { return s.port }
 func (s *lnetoSocket) Protocol() uint64      { return uint64(lneto.IPProtoUDP) }
 func (s *lnetoSocket) ConnectionID() *uint64 { return &s.id }
 
-// datagram copies a datagram into a reused buffer.
+// datagram returns a datagram with a copy of data, in a reused buffer if there is one.
 func (s *lnetoSocket) datagram(addr netip.AddrPort, data []byte) lnetoDatagram {
 	var b []byte
 	if n := len(s.spare); n > 0 {
@@ -301,7 +305,7 @@ func (s *lnetoSocket) datagram(addr netip.AddrPort, data []byte) lnetoDatagram {
 	return lnetoDatagram{addr, append(b[:0], data...)}
 }
 
-// take removes and returns the first datagram of a queue.
+// take removes and returns the first datagram of a queue. Its data is valid while s.h.mu is held.
 func (s *lnetoSocket) take(q *[]lnetoDatagram) lnetoDatagram {
 	d := (*q)[0]
 	*q = append((*q)[:0], (*q)[1:]...)

@@ -2,13 +2,13 @@ package main
 
 import "time"
 
-// Few and short runs are enough for lneto, because no target refers to it. It has no retransmission
-// timer, so a run may stall forever and must not delay the others much.
+// lneto gets few and short runs, because no target refers to it. lneto has no retransmission timer, so a
+// run may stall forever. The limits keep such a run from delaying the other runs much.
 const (
-	lnetoTimes    = 2
-	lnetoTime     = 200 * time.Millisecond
-	lnetoLimit    = 4 * time.Second // a longer run has failed
-	lnetoPatience = 2               // number of failed workloads after which no more are tried
+	lnetoTimes    = 2                      // number of runs of a workload
+	lnetoTime     = 200 * time.Millisecond // time of a run
+	lnetoLimit    = 4 * time.Second        // a longer run has failed
+	lnetoPatience = 2                      // number of failed workloads after which no more are tried
 )
 
 // sampleLneto adds a sample to lneto's figure. It does not repeat a disturbed run. It repeats a

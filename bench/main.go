@@ -153,7 +153,7 @@ func run(args []string) error {
 	return b.write()
 }
 
-// close removes the namespaces and the other build.
+// close removes the namespaces and the build of -compare.
 func (b *bench) close() {
 	b.lab.close()
 	if b.before != nil {
@@ -171,7 +171,7 @@ type bench struct {
 	costs  []cost
 	failed int    // number of workloads that a stack could not run
 	before *build // the build for -compare, or nil
-	files  int    // maximum number of files of a process; for -growth
+	files  int    // for -growth: the maximum number of open files of a process
 	// lnetoFailed is the number of workloads that lneto could not run.
 	lnetoFailed int
 }
@@ -186,15 +186,15 @@ type row struct {
 type figure struct {
 	setup     setup
 	samples   []sample
-	disturbed int   // samples that other processes disturbed, even after repetition
-	failed    int   // failed runs; each was repeated once
+	disturbed int   // number of samples that other processes disturbed even when repeated
+	failed    int   // number of failed runs; each was repeated once
 	err       error // the error of the last failed run
 }
 
 // disturbance is the maximum proportion of the machine that other processes may use during a run.
 const disturbance = 0.08
 
-// repeats is how often a disturbed run is repeated.
+// repeats is how many times at most a disturbed run is repeated.
 const repeats = 3
 
 func newBench(o options) (*bench, error) {
@@ -254,7 +254,7 @@ func (b *bench) all() {
 	b.measureCosts()
 }
 
-// measure runs a workload on each stack in turn, several times.
+// measure runs a workload on each stack in turn, o.runs times, unless the budget ends earlier.
 func (b *bench) measure(w *workload) *row {
 	r := &row{workload: w, figures: map[stackName]*figure{}}
 	for _, s := range b.stacks {
@@ -262,7 +262,7 @@ func (b *bench) measure(w *workload) *row {
 			continue
 		}
 		f := &figure{setup: b.defaults(w, s)}
-		if b.o.probe && s != before && s != usern6 {
+		if b.o.probe && s != before && s != usern6 { // these two get the settings of usernet below
 			f.setup = b.probe(w, s, f.setup)
 		}
 		r.figures[s] = f
@@ -284,6 +284,7 @@ func (b *bench) measure(w *workload) *row {
 			f := r.figures[s]
 			switch {
 			case f == nil || f.failed >= 3:
+				// The stack does not run the workload, or fails too often.
 			case s != lnetoS:
 				b.sample(r, s, f)
 			case n < lnetoTimes && f.failed < 2:
@@ -299,7 +300,8 @@ func (b *bench) measure(w *workload) *row {
 	return r
 }
 
-// sample adds a sample to a figure.
+// sample runs a workload on a stack and adds a sample to the figure. It repeats a failed run once, and
+// a disturbed run up to repeats times; the sample is the least disturbed run.
 func (b *bench) sample(r *row, s stackName, f *figure) {
 	var best sample
 	for i := range repeats + 1 {
@@ -348,8 +350,8 @@ func (b *bench) defaults(w *workload, s stackName) setup {
 	return c
 }
 
-// probe finds the best settings of a stack in a workload. It tries each setting with a short run
-// and keeps the better one. It does so for every stack.
+// probe returns the best settings of a stack in a workload. It starts with c, tries each change of
+// choices with a short run, and keeps the changes that make the stack faster.
 func (b *bench) probe(w *workload, s stackName, c setup) setup {
 	long, profiles := b.time, b.profiles
 	b.time, b.profiles = min(300*time.Millisecond, b.time), ""
@@ -396,7 +398,7 @@ func (b *bench) choices(w *workload, s stackName) (list []func(*setup)) {
 		list = append(list, func(c *setup) { c.CC = "bbr" })
 	}
 	if w.Kind.bulk() {
-		list = append(list, func(c *setup) { c.Chunk = smallChunk + largeChunk - c.Chunk })
+		list = append(list, func(c *setup) { c.Chunk = smallChunk + largeChunk - c.Chunk }) // the other size
 	}
 	if p == free {
 		list = append(list, func(c *setup) { c.Procs = 1 })

@@ -15,19 +15,19 @@ import (
 )
 
 // A lab holds the network namespaces in which everything runs. The harness touches nothing outside
-// them. The namespace tap has only a loopback until a stack makes its device. A veth pair joins the
-// two namespaces in veth, and another one, without offloads, those in noGSO.
+// these namespaces. The namespace tap has only a loopback until a stack makes its device. A veth pair
+// joins the two namespaces in veth. Another veth pair, without offloads, joins the two in noGSO.
 type lab struct {
 	tap         namespace
 	veth, noGSO [2]namespace // near and far
 	made        []namespace
-	// ccs are the congestion controls that the kernel's sockets may have. The namespaces' default
-	// is the first.
+	// ccs are the congestion controls that the kernel's sockets may have. The first one is the
+	// default of the namespaces.
 	ccs []string
 }
 
-// cc returns the congestion control to start with: cubic if sockets may have it. Without loss,
-// cubic costs half as much as bbr, which paces.
+// cc returns the congestion control to start with: cubic if sockets may have it, and otherwise the
+// default. Without loss, cubic costs half as much as bbr, which paces.
 func (l *lab) cc() string {
 	if len(l.ccs) == 0 || slices.Contains(l.ccs, "cubic") {
 		return "cubic"
@@ -74,8 +74,8 @@ func (l *lab) build() (err error) {
 	})
 }
 
-// sysctls stop background traffic in a namespace and give it enough ports for a connection per
-// operation. The buffer limits are the kernel's defaults.
+// sysctls stop background traffic in a namespace, and provide enough ports for workloads that make a
+// connection for each operation. They leave the buffer limits at the kernel's defaults.
 var sysctls = map[string]string{
 	"net/ipv6/conf/all/disable_ipv6":     "1",
 	"net/ipv6/conf/default/disable_ipv6": "1",
@@ -98,7 +98,7 @@ func (l *lab) namespace(name string) (namespace, error) {
 		for key, value := range sysctls {
 			path := "/proc/sys/" + key
 			if _, err := os.Stat(path); err != nil {
-				continue // this kernel lacks it, or namespaces do not have it
+				continue // the kernel has no such setting, or not for each namespace
 			}
 			if err := os.WriteFile(path, []byte(value), 0); err != nil {
 				return err
@@ -108,7 +108,7 @@ func (l *lab) namespace(name string) (namespace, error) {
 	})
 }
 
-// join connects two namespaces with a veth pair.
+// join connects two namespaces with a veth pair, with offloads if gso is set.
 func join(ns [2]namespace, gso bool) error {
 	near, far := string(ns[0]), string(ns[1])
 	steps := [][]string{
@@ -142,7 +142,7 @@ func offloadsOff(ifc string) error {
 	}
 	defer unix.Close(fd)
 	for _, cmd := range []uint32{unix.ETHTOOL_STSO, unix.ETHTOOL_SGSO, unix.ETHTOOL_SGRO} {
-		value := struct{ cmd, data uint32 }{cmd: cmd}
+		value := struct{ cmd, data uint32 }{cmd: cmd} // data 0 turns the offload off
 		var req struct {
 			name [unix.IFNAMSIZ]byte
 			data unsafe.Pointer
@@ -187,7 +187,7 @@ func ip(args ...string) error {
 	return nil
 }
 
-// inside calls f in a thread that is in the namespace during the call. A process that f starts
+// inside calls f in a thread that is in the namespace ns during the call. A process that f starts
 // stays in the namespace.
 func (ns namespace) inside(f func() error) error {
 	runtime.LockOSThread()
@@ -213,8 +213,8 @@ func (ns namespace) inside(f func() error) error {
 	return err
 }
 
-// start starts the command in the namespace, on one core. If core is negative, the command may use
-// all cores of this process.
+// start starts the command in the namespace, on the given core. If core is negative, the command may
+// use all cores of this process.
 func (ns namespace) start(cmd *exec.Cmd, core int) error {
 	return ns.inside(func() error {
 		if core < 0 {

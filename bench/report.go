@@ -79,7 +79,7 @@ func digits(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// verdict formats a ratio with its target, and marks it if it is below.
+// verdict formats a ratio with its target, and marks a ratio below the target with "!".
 func verdict(ratio, target float64) string {
 	if math.IsNaN(ratio) {
 		return "-"
@@ -91,7 +91,7 @@ func verdict(ratio, target float64) string {
 	return fmt.Sprintf("%.2f (%.2f)%s", ratio, target, sign)
 }
 
-// note lists the chosen settings and the problems.
+// note lists the chosen settings of a stack and the problems of its runs.
 func (r *row) note(s stackName) string {
 	f := r.figures[s]
 	if f == nil {
@@ -229,6 +229,7 @@ func (b *bench) markdown() string {
 	return s.String()
 }
 
+// bold formats a ratio with its target in Markdown. A ratio below the target is bold.
 func bold(ratio, target float64) string {
 	if math.IsNaN(ratio) {
 		return "-"

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// runTask is the main function of a process that the harness starts: one side of a workload, or
-// both. The harness asks for the CPU time used so far with a line on standard input, and the
-// process answers with a line. A server ends at the end of the input.
+// runTask is the main function of a process that the harness starts. The process runs one side of a
+// workload, or both. For each line that a server reads from standard input, it prints the CPU time that
+// it has used so far, in nanoseconds. A server ends at the end of the input.
 func runTask(arg string) error {
 	var t task
 	if err := json.Unmarshal([]byte(arg), &t); err != nil {
@@ -26,7 +26,7 @@ func runTask(arg string) error {
 	if t.Setup.Procs > 0 {
 		runtime.GOMAXPROCS(t.Setup.Procs)
 	}
-	// The same value for every stack; it makes gVisor faster.
+	// All stacks have the same value. It makes gVisor faster.
 	debug.SetGCPercent(400)
 	if t.Profile != "" {
 		f, err := os.Create(t.Profile)
@@ -74,7 +74,7 @@ func openNetwork(t *task) (*network, error) {
 	return nil, fmt.Errorf("no stack %q", t.Stack)
 }
 
-// openPair opens a stack for both sides of a workload, in one process.
+// openPair opens a stack for both sides of a workload that runs in one process.
 func openPair(t *task) (near, far *network, err error) {
 	switch t.Stack {
 	case kernel:
@@ -160,14 +160,15 @@ type idlePair struct {
 	settle time.Duration
 }
 
-// perListener is the number of connections to one port. The client has about 28,000 ports for each.
+// perListener is the number of connections to one port of the server. For each of these ports, the
+// client has about 28,000 ports of its own.
 const (
 	perListener = 20000
-	firstIdle   = 1000 // the first of those ports
+	firstIdle   = 1000 // the first port of the server
 )
 
-// idle measures the memory of N established connections, both ends of them, without goroutines of
-// an application. Count is the number of bytes for one end of one connection.
+// idle measures the memory of N established connections, without goroutines of an application. In the
+// report, Count is the number of bytes for one end of one connection.
 func idle(t *task) error {
 	var p *idlePair
 	var err error
@@ -184,7 +185,7 @@ func idle(t *task) error {
 	}
 	before := memory()
 	keep := make([]net.Conn, 0, 2*t.N)
-	own := uint64(cap(keep)) * 16
+	own := uint64(cap(keep)) * 16 // a net.Conn has 16 bytes
 	for base := 0; base < t.N; base += perListener {
 		keep, err = fill(p.near, p.far, farAddr, firstIdle+base/perListener, min(perListener, t.N-base), keep)
 		if err != nil {
@@ -198,7 +199,7 @@ func idle(t *task) error {
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// fill makes n connections to a new listener on port.
+// fill makes n connections to a new listener on port, and appends both ends of each to keep.
 func fill(near, far *network, addr string, port, n int, keep []net.Conn) ([]net.Conn, error) {
 	ln, err := far.listen("tcp4", fmt.Sprintf(":%d", port))
 	if err != nil {
@@ -219,7 +220,7 @@ func fill(near, far *network, addr string, port, n int, keep []net.Conn) ([]net.
 	return keep, nil
 }
 
-// memory returns the size of the heap and the goroutines' stacks.
+// memory collects the garbage and returns the size of the heap and the goroutines' stacks.
 func memory() uint64 {
 	runtime.GC()
 	runtime.GC()

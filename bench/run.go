@@ -19,7 +19,7 @@ import (
 
 // A sample is the result of one run of a workload on a stack.
 type sample struct {
-	// Rate is in bits or operations a second.
+	// Rate is in bits per second for a bulk workload, and otherwise in operations per second.
 	Rate float64
 	// CPU is the CPU time of both sides, in seconds per GB or per million operations.
 	CPU float64
@@ -34,15 +34,15 @@ type sample struct {
 type runner struct {
 	lab  *lab
 	self string // the path of this program
-	// other is the program that runs the tasks of the stack "before". It is built with that
-	// commit's usernet.
+	// other is the program that runs the tasks of the stack "before". It is built with the usernet
+	// of the commit of -compare.
 	other string
 	time  time.Duration
-	pin   pin // if not empty, replaces the workloads' own
+	pin   pin // if not empty, replaces the placement of each workload
 	// profiles is the directory for usernet's profiles; if empty, no profiles are written.
 	profiles string
 	runs     int // number of runs so far
-	// patience, if not 0, is how long a run may take in addition to its time.
+	// patience, if not 0, is how long a run may take in addition to three times time.
 	patience time.Duration
 	// softirqs are the process numbers of the kernel's packet threads.
 	softirqs []string
@@ -110,7 +110,7 @@ func (r *runner) profile(w *workload, s stackName) string {
 	return filepath.Join(r.profiles, w.ID+".pprof")
 }
 
-// cores returns the cores of the two sides, -1 if the scheduler decides.
+// cores returns the core of each side of a workload, or -1 if the scheduler decides.
 func (r *runner) cores(w *workload) (client, server int) {
 	p := w.Pin
 	if r.pin != "" {
@@ -125,7 +125,8 @@ func (r *runner) cores(w *workload) (client, server int) {
 	return -1, -1
 }
 
-// inOne runs a workload whose two sides are in one process.
+// inOne runs a workload whose two sides are in one process. It returns the report of the process and
+// all its CPU time.
 func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	t := r.task(w, s, c)
 	_, far, _ := addrs(t.V6)
@@ -137,7 +138,8 @@ func (r *runner) inOne(ctx context.Context, w *workload, s stackName, c setup) (
 	return r.client(ctx, r.lab.tap, &t, core)
 }
 
-// inTwo runs a workload whose sides are in two processes. The report's CPU is the sum of both.
+// inTwo runs a workload whose sides are in two processes. The CPU of the report is the sum of both
+// sides during the workload. The second result is all the CPU time of both processes.
 func (r *runner) inTwo(ctx context.Context, w *workload, s stackName, c setup) (report, time.Duration, error) {
 	near, far := r.lab.tap, r.lab.tap // the kernel's side, the stack's side
 	if s == kernel {
@@ -299,7 +301,8 @@ func tail(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// wrk runs wrk. Its shortest time is a second.
+// wrk runs the load generator wrk as the client. Its time is in whole seconds, so a run takes at least
+// one second.
 func (r *runner) wrk(ctx context.Context, ns namespace, w *workload, t *task, core int) (report, time.Duration, error) {
 	secs := max(1, int(r.time.Seconds()+0.5))
 	args := []string{
@@ -364,9 +367,9 @@ func (r *runner) beginLoad() load {
 	return load{time.Now(), machineBusy(), softirqd(r.softirqs), ownCPU()}
 }
 
-// others returns the proportion of the machine that other processes have used since l. It leaves
-// out the processes of the run, whose CPU time is used, the kernel's packet threads, and this
-// process.
+// others returns the proportion of the machine that other processes have used since l. used is the CPU
+// time of the processes of the run. The proportion does not include these processes, the kernel's
+// packet threads and this process.
 func (r *runner) others(l load, used time.Duration) float64 {
 	took := time.Since(l.when)
 	other := machineBusy() - l.busy - used - (softirqd(r.softirqs) - l.soft) - (ownCPU() - l.own)
@@ -401,7 +404,8 @@ func machineCPUs() (n int) {
 	return max(n, 1)
 }
 
-// softirqd returns the CPU time that the kernel's packet threads have used.
+// softirqd returns the CPU time that the kernel's packet threads, whose process numbers are pids, have
+// used.
 func softirqd(pids []string) (used time.Duration) {
 	for _, pid := range pids {
 		b, err := os.ReadFile("/proc/" + pid + "/stat")

@@ -11,8 +11,7 @@ import (
 	"sync/atomic"
 )
 
-// A network has the functions that a workload uses of a stack. All stacks run the same workload
-// code.
+// A network has the functions of a stack that a workload uses. All stacks run the same workload code.
 type network struct {
 	dial         func(network, address string) (net.Conn, error)
 	listen       func(network, address string) (net.Listener, error)
@@ -66,7 +65,7 @@ func accept(ln net.Listener, serve func(net.Conn)) {
 	}
 }
 
-// sink reads until the end and sends back the number of bytes.
+// sink reads until the end of the stream and sends back the number of bytes.
 func sink(c net.Conn, chunk int) {
 	defer c.Close()
 	buf := make([]byte, chunk)
@@ -84,7 +83,7 @@ func sink(c net.Conn, chunk int) {
 	c.Write(binary.BigEndian.AppendUint64(nil, total))
 }
 
-// count reads until the end and counts the bytes as they arrive.
+// count reads until the end of the stream, and adds the bytes to arrived as they arrive.
 func count(c net.Conn, chunk int, arrived *atomic.Int64) {
 	defer c.Close()
 	buf := make([]byte, chunk)
@@ -129,7 +128,7 @@ func echoOnce(c net.Conn) {
 	}
 }
 
-// addrPortConn is a socket whose calls do not allocate addresses.
+// addrPortConn is a UDP socket whose calls do not allocate addresses.
 type addrPortConn interface {
 	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
 	WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error)

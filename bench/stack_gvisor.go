@@ -95,8 +95,7 @@ func ofGVisor(s *stack.Stack, close func()) *network {
 	}
 }
 
-// gvisorListen is like gonet.ListenTCP but has a backlog as long as Linux's. gonet's is 10
-// connections.
+// gvisorListen is like gonet.ListenTCP, but with Linux's backlog of 4096 connections instead of 10.
 func gvisorListen(s *stack.Stack, at tcpip.FullAddress) (net.Listener, error) {
 	var wq waiter.Queue
 	ep, err := s.NewEndpoint(tcp.ProtocolNumber, header.IPv4ProtocolNumber, &wq)

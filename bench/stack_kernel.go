@@ -14,8 +14,8 @@ import (
 
 // kernelNetwork returns the kernel's network in the namespace of the process. Its TCP sockets use
 // the congestion control cc, or the namespace's default if cc is "". Accepted connections have the
-// listener's. The namespace's default is not changed: a namespace may refuse what root may set on a
-// socket.
+// congestion control of their listener. kernelNetwork does not change the namespace's default: a
+// namespace may refuse a congestion control that root may set on a socket.
 func kernelNetwork(cc string) *network {
 	d, lc := kernelDialer(cc)
 	return &network{
@@ -63,8 +63,8 @@ func socketCC(fd int) (string, error) {
 	return strings.TrimRight(s, "\x00"), err
 }
 
-// settableCCs returns the congestion controls that a TCP socket of the current namespace may have.
-// The namespace's default is the first.
+// settableCCs returns the congestion controls that a TCP socket of the current namespace may have. The
+// first one is the namespace's default.
 func settableCCs() ([]string, error) {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
 	if err != nil {

@@ -21,18 +21,18 @@ import (
 // lneto's limits and the harness's choices for it.
 const (
 	lnetoMTU    = 1500
-	lnetoBuffer = 65535 // the maximum: lneto has no window scaling
-	lnetoQueue  = 256   // segments in flight, datagrams queued
-	lnetoPool   = 256   // connections of a listener, including those being closed
-	lnetoBatch  = 16    // frames read before the host may send
-	lnetoHold   = 20 * time.Millisecond
-	lnetoDial   = 3 * time.Second
+	lnetoBuffer = 65535                 // the maximum: lneto has no window scaling
+	lnetoQueue  = 256                   // segments in flight, datagrams queued
+	lnetoPool   = 256                   // connections of a listener, including those being closed
+	lnetoBatch  = 16                    // frames read before the host may send
+	lnetoHold   = 20 * time.Millisecond // see lnetoConn.hold
+	lnetoDial   = 3 * time.Second       // time limit of a dial
 )
 
 // An lnetoHost is an lneto stack with the parts that lneto leaves to its user: it moves frames and
-// wakes waiting goroutines. lneto's own blocking calls poll and sleep up to 5 ms. Here a goroutine
-// waits on a channel, and calls lneto only if the call need not wait. A goroutine that writes also
-// sends. All calls of lneto hold mu.
+// wakes waiting goroutines. lneto's own blocking calls poll, and sleep up to 5 ms. In an lnetoHost, a
+// goroutine waits on a channel, and calls lneto only if the call need not wait. A goroutine that writes
+// also sends the frames. All calls of lneto are made with mu held.
 type lnetoHost struct {
 	mu        sync.Mutex
 	stack     xnet.StackAsync
@@ -104,8 +104,8 @@ func lnetoOnTAP() (*network, error) {
 	return h.network(file), nil
 }
 
-// readTAP reads all waiting frames, up to lnetoBatch, and then lets the host send. One
-// acknowledgment then covers many segments.
+// readTAP reads frames until the file is closed. It lets the host send when no frame is waiting or
+// after lnetoBatch frames, so that one acknowledgment covers many segments.
 func (h *lnetoHost) readTAP(raw syscall.RawConn) {
 	buf := make([]byte, lnetoMTU+14)
 	got := 0
@@ -150,12 +150,13 @@ func lnetoPipe() (near, far *network, err error) {
 	return h1.network(back), h2.network(there), nil
 }
 
-// An lnetoWire is one direction of a pipe. The windows of the connections bound its contents.
+// An lnetoWire is one direction of a pipe. The windows of the connections bound the number of frames in
+// it.
 type lnetoWire struct {
 	mu     sync.Mutex
 	cond   sync.Cond
-	frames [][]byte
-	spare  [][]byte
+	frames [][]byte // waiting for take
+	spare  [][]byte // buffers for put
 	closed bool
 }
 
@@ -178,8 +179,8 @@ func (w *lnetoWire) put(frame []byte) {
 	w.cond.Signal()
 }
 
-// take waits for frames and returns them. The caller passes the frames of the previous call, whose
-// buffers take reuses.
+// take waits for frames and returns them, or nil after Close. last are the frames that the previous
+// call returned. take reuses their buffers.
 func (w *lnetoWire) take(last [][]byte) [][]byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -218,8 +219,8 @@ func (h *lnetoHost) readWire(w *lnetoWire) {
 	}
 }
 
-// answer sends what is due after frames have arrived. It first yields to the goroutines that the
-// frames woke, so that what they write carries the acknowledgment.
+// answer sends the frames that are due after frames have arrived. It first yields to the goroutines
+// that the arrived frames woke, so that the data that they write carries the acknowledgment.
 func (h *lnetoHost) answer() {
 	runtime.Gosched()
 	h.mu.Lock()
@@ -238,7 +239,8 @@ func (h *lnetoHost) pump() {
 	}
 }
 
-// arrive passes a frame to lneto and wakes the connection or listener that it is for. h.mu is held.
+// arrive passes a frame to lneto and wakes the connection or listener that the frame is for. h.mu is
+// held.
 func (h *lnetoHost) arrive(frame []byte) {
 	h.stack.IngressEthernet(frame) // an error means that the frame was dropped
 	const ethernet, ipv4, minTCP = 14, 0x0800, 20
@@ -259,7 +261,7 @@ func (h *lnetoHost) arrive(frame []byte) {
 
 func lnetoKey(local, remote uint16) uint32 { return uint32(local)<<16 | uint32(remote) }
 
-// network returns the host's network for a workload. Closing it also closes link.
+// network returns the host's network for a workload. Closing the network also closes link.
 func (h *lnetoHost) network(link interface{ Close() error }) *network {
 	go h.housekeep()
 	return &network{
@@ -358,7 +360,8 @@ func (h *lnetoHost) listen(port uint16) (net.Listener, error) {
 	return l, nil
 }
 
-// poll accepts the connections that have been established. h.mu is held.
+// poll passes newly established connections to Accept. If too many wait for Accept, it aborts a
+// connection. h.mu is held.
 func (l *lnetoListener) poll() {
 	for l.tcp.NumberOfReadyToAccept() > 0 {
 		t, _, err := l.tcp.TryAccept()
@@ -395,7 +398,8 @@ func (l *lnetoListener) Close() error {
 
 func (l *lnetoListener) Addr() net.Addr { return &net.TCPAddr{Port: int(l.port)} }
 
-// dial connects. lneto sends the SYN only once.
+// dial connects to an address. lneto sends the SYN only once, so a lost SYN makes dial fail after
+// lnetoDial.
 func (h *lnetoHost) dial(to netip.AddrPort) (net.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

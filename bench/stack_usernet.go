@@ -43,9 +43,9 @@ func usernetOnTAP(s setup, v6 bool) (*network, error) {
 	return ofHost(h), nil
 }
 
-// awaitKernelIPv6 waits until the kernel answers for its address on the TAP. This takes some
-// milliseconds even without Duplicate Address Detection. An earlier solicitation would be repeated
-// only after a second.
+// awaitKernelIPv6 waits until the kernel answers for its address on the TAP, up to one second. This
+// takes some milliseconds even without Duplicate Address Detection. A solicitation that usernet sends
+// earlier would be repeated only after a second.
 func awaitKernelIPv6() {
 	for range 200 {
 		b, _ := os.ReadFile("/proc/net/if_inet6")
@@ -81,8 +81,8 @@ func usernetPipe(v6 bool, latency time.Duration, loss float64) (near, far *netwo
 	return ofHost(h1), ofHost(h2), nil
 }
 
-// wire makes a wire with a latency in each direction. It loses the proportion loss of the frames
-// sent from its first end.
+// wire makes a wire with a latency in each direction. The wire loses the proportion loss of the frames
+// that a sends. A loss needs a latency.
 func wire(latency time.Duration, loss float64) (a, b nic.Device) {
 	a, b = nic.Pipe(nic.PipeConfig{})
 	if latency > 0 {
@@ -95,8 +95,9 @@ func wire(latency time.Duration, loss float64) (a, b nic.Device) {
 	return a, b
 }
 
-// kernelIPv6 sets whether new devices in this process's namespace have IPv6 on the kernel's side.
-// It turns off Duplicate Address Detection there, which takes a second.
+// kernelIPv6 sets whether the kernel uses IPv6 on new devices in this process's namespace. It also
+// turns off the kernel's Duplicate Address Detection, which takes a second, and its processing of
+// router advertisements.
 func kernelIPv6(on bool) error {
 	disable := "1"
 	if on {
@@ -112,9 +113,9 @@ func kernelIPv6(on bool) error {
 }
 
 func usernetHost(dev nic.Device, prefix string) (*usernet.Host, error) {
-	// As on the kernel's side, an IPv6 address is used without Duplicate Address Detection. A
-	// tentative address would send solicitations without a link-layer address (RFC 4429 3.2), which
-	// Linux does not answer.
+	// As on the kernel's side, there is no Duplicate Address Detection. With it, the host would send
+	// solicitations without a link-layer address during the detection (RFC 4429 3.2), and Linux does
+	// not answer these.
 	return usernet.New(usernet.Config{NICs: []stack.NIC{{
 		Device:       dev,
 		Addrs:        []netip.Prefix{netip.MustParsePrefix(prefix)},
@@ -131,9 +132,9 @@ func ofHost(h *usernet.Host) *network {
 	}
 }
 
-// usernetIdle makes two hosts for idle connections. They have no keep-alive, like gVisor's: a
-// million probes every 15 s would distort the figures. The hosts free the memory of the handshakes
-// in the following second.
+// usernetIdle makes two hosts for idle connections. The connections have no keep-alive, like gVisor's:
+// a million probes every 15 s would distort the figures. The hosts free the memory of the handshakes
+// within a second, so settle is longer.
 func usernetIdle() (*idlePair, error) {
 	a, b := wire(0, 0)
 	near, err := usernetHost(a, nearAddr+prefixed)
@@ -153,7 +154,8 @@ func usernetIdle() (*idlePair, error) {
 	return p, nil
 }
 
-// pipeNetwork is a network of net.Pipe, without the costs of the wire, the stack and TCP.
+// pipeNetwork returns a network whose connections are those of net.Pipe, without the costs of a wire, a
+// stack and TCP.
 func pipeNetwork() *network {
 	ln := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	return &network{

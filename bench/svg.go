@@ -62,7 +62,7 @@ func legend(s *strings.Builder, x int, color, text string) {
 	fmt.Fprintf(s, `<rect x="%d" y="13" width="12" height="10" fill="%s"/><text x="%d" y="22">%s</text>`+"\n", x, color, x+17, text)
 }
 
-// bar draws a bar from the line at 1 to a ratio.
+// bar draws a bar from the line at ratio 1 to the ratio v. x converts a ratio to a position.
 func bar(s *strings.Builder, x func(float64) float64, y int, color string, v float64) {
 	if math.IsNaN(v) || v <= 0 {
 		return

@@ -14,7 +14,7 @@ const (
 	flow     kind = "flow"     // the client writes for the whole time, and the server counts continuously; both in one process
 	recv     kind = "recv"     // the server writes for the whole time, and the client counts
 	pingpong kind = "pingpong" // the client sends a byte and the server returns it
-	short    kind = "short"    // connect, a byte each way, close: the server closes first
+	short    kind = "short"    // connect, send a byte each way, and close; the server closes first
 	udpEcho  kind = "udp"      // datagrams are echoed, a fixed number of them in flight
 	wrkHTTP  kind = "wrk"      // wrk sends requests to net/http
 	goHTTP   kind = "http"     // net/http sends requests to net/http
@@ -37,7 +37,7 @@ type pin string
 const (
 	free  pin = "free"  // the scheduler decides
 	same  pin = "same"  // both sides on one core: the total cost
-	cross pin = "cross" // a core each
+	cross pin = "cross" // each side on a core of its own
 )
 
 // A workload is a row of BENCHMARKS.md.
@@ -59,10 +59,12 @@ type workload struct {
 	// Close makes each HTTP request use a new connection.
 	Close bool
 	// Latency is the latency of a pipe in each direction. Loss is the proportion of the client's
-	// frames that the pipe loses, 0 to 1; it needs a Latency. The kernel has no such pipe.
+	// frames that the pipe loses, 0 to 1. A Loss needs a Latency. The kernel has no pipe with
+	// latency.
 	Latency time.Duration
 	Loss    float64
-	// OverKernel and OverGVisor are the target ratios.
+	// OverKernel and OverGVisor are the targets for usernet's rate divided by that of the kernel and
+	// of gVisor.
 	OverKernel, OverGVisor float64
 }
 
@@ -121,7 +123,8 @@ const (
 
 // A setup has the settings of a stack. The harness chooses them to the stack's advantage.
 type setup struct {
-	// Procs is GOMAXPROCS of the stack's process; 0 for Go's default on the cores it may use.
+	// Procs is GOMAXPROCS of the stack's process. Zero means Go's default for the cores that the
+	// process may use.
 	Procs int
 	// CC is the congestion control of every kernel that takes part.
 	CC string
@@ -145,8 +148,9 @@ const (
 	tapName  = "tap0"
 )
 
-// The servers' ports. Each run has its own port. Connections of an earlier run in TIME-WAIT must
-// not meet those of another stack with the same address, because their timestamps may be older.
+// The servers' ports. Each run has its own port. With a port of an earlier run, the new connections of
+// one stack could meet connections in TIME-WAIT that another stack left at the same address, and have
+// older timestamps.
 const firstPort, lastPort = 2000, 9999
 
 // The lengths in bytes of a bulk workload's Reads and Writes. The kernel is fastest with small
@@ -205,7 +209,7 @@ type report struct {
 	// Count is the number of bytes or operations in Time.
 	Count float64
 	Time  time.Duration
-	// Total is the number in the whole run, to which CPU belongs.
+	// Total is the number of bytes or operations in the whole run. CPU is the CPU time for Total.
 	Total float64
 	// CPU is the CPU time that the process used for the workload.
 	CPU time.Duration
