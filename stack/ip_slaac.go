@@ -14,7 +14,7 @@ import (
 // addresses (RFC 4862) are in ip_slaac_addr.go.
 
 const (
-	// Limits of the entries per interface.
+	// Maximum numbers of entries per interface. maxAutoDNS also limits search domains and NAT64 prefixes.
 	maxAutoRoutes   = 32
 	maxAutoPrefixes = 32
 	maxAutoAddrs    = 16 // Linux's max_addresses
@@ -22,12 +22,11 @@ const (
 
 	twoHours = 2 * 3600 * tcp.Second // RFC 4862 5.5.3 (e)
 
-	// RFC 4861 10 and RFC 7559 2.
-	solicitDelay       = tcp.Second
-	solicitInterval    = 4 * tcp.Second
-	maxSolicitInterval = 3600 * tcp.Second
+	solicitDelay       = tcp.Second        // RFC 4861 10, MAX_RTR_SOLICITATION_DELAY
+	solicitInterval    = 4 * tcp.Second    // RFC 7559 2, IRT
+	maxSolicitInterval = 3600 * tcp.Second // RFC 7559 2, MRT
 
-	// RFC 8981 3.8.
+	// RFC 8981 3.8, TEMP_VALID_LIFETIME and TEMP_PREFERRED_LIFETIME.
 	temporaryValid     = 2 * 24 * 3600 * tcp.Second
 	temporaryPreferred = 24 * 3600 * tcp.Second
 )
@@ -43,16 +42,17 @@ type autoconf struct {
 	search   []autoSearch
 	nat64    []autoPrefix // prefixes of RFC 8781
 
-	hopLimit       uint8 // 0: none received
-	managed, other bool
+	hopLimit       uint8  // 0: none received
+	managed, other bool   // the flags M and O of the last Router Advertisement
 	mtu            int    // MTU for IPv6; 0: none received
 	reachable      uint32 // last Reachable Time received, in milliseconds; 0: none
 
 	solicitAt tcp.Time // time of the next Router Solicitation; 0: none is scheduled
-	interval  tcp.Time // before solicitAt; 0: none was sent yet
+	interval  tcp.Time // from the last Router Solicitation to solicitAt; 0: none was sent yet
 }
 
-// An autoRoute is a route that a router has advertised. until is when its lifetime ends; 0: never.
+// An autoRoute is a route that a router has advertised. until is when the lifetime of the route ends; 0:
+// never. The same holds for until in the types below.
 type autoRoute struct {
 	dst        netip.Prefix
 	via        netip.Addr
@@ -75,7 +75,7 @@ type autoSearch struct {
 	until  tcp.Time
 }
 
-// lifetimeEnd returns when a lifetime of the given seconds ends; 0: never.
+// lifetimeEnd returns when a lifetime that begins now ends; 0: never.
 // RFC 4861 4.6.2: "A value of all one bits (0xffffffff) represents infinity."
 func lifetimeEnd(now tcp.Time, seconds uint32) tcp.Time {
 	if seconds == 1<<32-1 {
@@ -127,8 +127,8 @@ func (a *autoconf) size() int {
 	return len(a.routes) + len(a.prefixes) + len(a.dns) + len(a.search) + len(a.nat64)
 }
 
-// ageAuto sends a due solicitation and removes expired entries of an interface. It reports whether
-// entries were removed. s.mu is held; the caller drains.
+// ageAuto sends a Router Solicitation on an interface if one is due, and removes the expired entries. It
+// reports whether entries were removed. s.mu is held. The caller must drain.
 func (s *Stack) ageAuto(ifc *iface, now tcp.Time) bool {
 	a := ifc.auto
 	if a == nil {
@@ -140,7 +140,7 @@ func (s *Stack) ageAuto(ifc *iface, now tcp.Time) bool {
 	return a.age(now)
 }
 
-// beginSoliciting schedules the first Router Solicitation, because the link has come up. s.mu is held.
+// beginSoliciting schedules the first Router Solicitation after the link has come up. s.mu is held.
 //
 // RFC 4861 6.3.7: "Before a host sends an initial solicitation, it SHOULD delay the transmission for a
 // random amount of time between 0 and MAX_RTR_SOLICITATION_DELAY."
@@ -151,23 +151,23 @@ func (s *Stack) beginSoliciting(ifc *iface, now tcp.Time) {
 	}
 }
 
-// solicitRouters sends a Router Solicitation and schedules the next one. It never stops while no router
-// answers, but the interval doubles up to an hour.
+// solicitRouters sends a Router Solicitation and schedules the next one. While no router answers, the
+// solicitations go on, at intervals that double up to an hour.
 //
 // RFC 7559 2: "RT for the first message transmission is based on IRT: RT = IRT + RAND*IRT. RT for each
 // subsequent message transmission is based on the previous value of RT: RT = 2*RTprev + RAND*RTprev",
-// RAND being between -0.1 and 0.1, up to MRT.
+// where RAND is between -0.1 and 0.1, and RT is at most MRT.
 func (s *Stack) solicitRouters(ifc *iface, now tcp.Time) {
 	a := ifc.auto
 	if ifc.down.Load() {
-		a.solicitAt = 0
+		a.solicitAt = 0 // until beginSoliciting
 		return
 	}
 	prev, rt := a.interval, 2*a.interval
 	if prev == 0 {
 		prev, rt = solicitInterval, solicitInterval
 	}
-	spread := uint64(prev/5) + 1
+	spread := uint64(prev/5) + 1 // from -prev/10 to prev/10
 	rt += tcp.Time(s.random.next(randND)%spread) - prev/10
 	a.interval = min(rt, maxSolicitInterval)
 	a.solicitAt = now + a.interval
@@ -191,7 +191,7 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 	if r != wire.OK {
 		return r
 	}
-	// "IP Source Address is a link-local address."
+	// RFC 4861 6.1.2: "IP Source Address is a link-local address."
 	if ifc.auto == nil || !isLinkLocal6(p.src) {
 		return dropRA
 	}
@@ -229,15 +229,14 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 		// solicitations on that interface".
 		a.solicitAt = 0
 	}
-	// "If the received Cur Hop Limit value is non-zero, the host SHOULD set its CurHopLimit variable to
-	// the received value."
+	// RFC 4861 6.3.4: "If the received Cur Hop Limit value is non-zero, the host SHOULD set its
+	// CurHopLimit variable to the received value."
 	if ra.HopLimit != 0 && a.hopLimit != ra.HopLimit {
 		a.hopLimit, changed = ra.HopLimit, true
 		ifc.hops6.Store(int32(ra.HopLimit))
 	}
 	a.managed, a.other = ra.Managed, ra.Other
 	s.setReachable(ifc, ra)
-	// The lifetime in the header has 16 bits and cannot be infinite.
 	preference := ra.Preference
 	if ra.Lifetime == 0 {
 		// RFC 4191 2.2: "If the Router Lifetime is zero, the preference value MUST be [...] ignored by
@@ -245,6 +244,7 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 		preference = wire.PreferMedium
 	}
 	all := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	// Router Lifetime has 16 bits, so lifetimeEnd never takes it for infinity.
 	changed = a.setRoute(autoRoute{all, router, preference, lifetimeEnd(now, uint32(ra.Lifetime))}, now) || changed
 	for o, rest, ok := wire.NextNDOption(ra.Options); ok; o, rest, ok = wire.NextNDOption(rest) {
 		changed = s.takeRAOption(ifc, router, &o, now) || changed
@@ -262,7 +262,7 @@ func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv,
 func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
 	const most = 3600 * 1000 // RFC 4861 6.2.1: AdvReachableTime "MUST be no greater than 3,600,000 milliseconds"
 	if ifc.linkLen == 0 {
-		return // nobody is probed
+		return // there are no neighbour entries
 	}
 	t := ifc.nd()
 	t.mu.Lock()
@@ -272,14 +272,16 @@ func (s *Stack) setReachable(ifc *iface, ra *wire.RouterAdv) {
 		base := tcp.Time(ra.Reachable) * tcp.Millisecond
 		t.reachable = base/2 + tcp.Time(s.random.next(randND)%uint64(base))
 	}
-	// "The RetransTimer variable SHOULD be copied from the Retrans Timer field, if it is non-zero." The
-	// bounds are ours: too long a time would prevent resolution, too short a time would flood the link.
+	// RFC 4861 6.3.4: "The RetransTimer variable SHOULD be copied from the Retrans Timer field, if it is
+	// non-zero." The bounds are not of the RFC: too long a time would prevent resolution, and too short a
+	// time would flood the link.
 	if ra.Retrans >= 100 && ra.Retrans <= 60_000 {
 		t.retrans = tcp.Time(ra.Retrans) * tcp.Millisecond
 	}
 }
 
-// takeRAOption applies an option of a Router Advertisement, and reports whether anything has changed.
+// takeRAOption applies an option of a Router Advertisement, and reports whether routes, addresses, name
+// servers or the MTU have changed. s.mu is held.
 func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, now tcp.Time) (changed bool) {
 	a := ifc.auto
 	switch o.Type {
@@ -323,16 +325,18 @@ func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, no
 	return changed
 }
 
-// isRoutable6 reports whether a prefix can be an on-link prefix or a route. RFC 4861 6.3.4 and RFC 4862
-// 5.5.3: "If the prefix is the link-local prefix, silently ignore the Prefix Information option."
+// isRoutable6 reports whether a prefix can be an on-link prefix or the destination of a route.
+//
+// RFC 4861 6.3.4 and RFC 4862 5.5.3: "If the prefix is the link-local prefix, silently ignore the Prefix
+// Information option."
 func isRoutable6(p netip.Prefix) bool {
 	a := p.Addr()
 	return p.Bits() > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && !a.IsUnspecified()
 }
 
-// setEntry adds e to a list of at most limit entries, or replaces the entry for which same is true. If
-// e's lifetime has ended, setEntry removes the entry instead. If the list is full, it ignores e. It
-// reports whether an entry was added or removed.
+// setEntry replaces the list's entry x for which same(x, &e) is true. If there is none, it adds e, unless
+// the list has limit entries already. If the lifetime of e, which until returns, has ended, setEntry
+// removes the entry x instead. It reports whether an entry was added or removed.
 func setEntry[T any](list *[]T, e T, now tcp.Time, limit int, same func(x, y *T) bool, until func(x *T) tcp.Time) (changed bool) {
 	i := slices.IndexFunc(*list, func(x T) bool { return same(&x, &e) })
 	switch over := ended(until(&e), now); {
@@ -366,9 +370,9 @@ func (a *autoconf) setSearch(domain string, until, now tcp.Time) bool {
 		func(x, y *autoSearch) bool { return x.domain == y.domain }, func(x *autoSearch) tcp.Time { return x.until })
 }
 
-// setRoute adds, updates or removes a route. The routes are ordered by preference (RFC 4191 3.1), so
-// that lookup prefers the first one whose router answers. setRoute reports whether the order or the set
-// of routes has changed.
+// setRoute adds, updates or removes a route. It keeps the routes ordered by preference (RFC 4191 3.1),
+// because a lookup selects the first matching route whose router answers. setRoute reports whether the
+// set or the order of routes has changed.
 func (a *autoconf) setRoute(r autoRoute, now tcp.Time) bool {
 	same := func(x, y *autoRoute) bool { return x.dst == y.dst && x.via == y.via }
 	i := slices.IndexFunc(a.routes, func(x autoRoute) bool { return same(&x, &r) })
@@ -380,7 +384,7 @@ func (a *autoconf) setRoute(r autoRoute, now tcp.Time) bool {
 	return changed || moved
 }
 
-// addAuto appends the routes that an interface has learned from routers to all.
+// addAuto appends to all the routes that an interface has learned from Router Advertisements.
 func (t *routeTable) addAuto(all []route, ifc *iface) []route {
 	if ifc.auto == nil {
 		return all
@@ -394,7 +398,8 @@ func (t *routeTable) addAuto(all []route, ifc *iface) []route {
 	return all
 }
 
-// forgetRouter removes the routes by a neighbour that no longer is a router. No lock is held.
+// forgetRouter removes the routes and redirects through a neighbour that is no longer a router. No lock
+// is held.
 //
 // RFC 4861 7.2.5: "In those cases where the IsRouter flag changes from TRUE to FALSE as a result of this
 // update, the node MUST remove that router from the Default Router List and update the
@@ -420,12 +425,12 @@ type AutoInfo struct {
 	Search []string
 	// NAT64 are the prefixes of NAT64 translators (RFC 8781).
 	NAT64 []netip.Prefix
-	// HopLimit is the hop limit for packets, and MTU the MTU for IPv6 in bytes. They are 0 if no router
-	// has advertised them.
+	// HopLimit is the hop limit for sent packets, and MTU is the MTU for IPv6 in bytes. A value that no
+	// router has advertised is 0.
 	HopLimit uint8
 	MTU      int
-	// Managed reports whether DHCPv6 provides addresses, and Other whether it provides other
-	// configuration: the flags of RFC 4861 4.2.
+	// Managed and Other are the flags M and O of RFC 4861 4.2. Managed reports whether DHCPv6 provides
+	// addresses, and Other whether it provides other configuration.
 	Managed, Other bool
 }
 
@@ -439,7 +444,7 @@ func (s *Stack) describeAuto(ifc *iface) *AutoInfo {
 	return ifc.auto.describe(ifc)
 }
 
-// describe returns a's AutoInfo. s.mu is held.
+// describe returns the AutoInfo of ifc, whose autoconf is a. s.mu is held.
 func (a *autoconf) describe(ifc *iface) *AutoInfo {
 	info := &AutoInfo{HopLimit: a.hopLimit, MTU: a.mtu, Managed: a.managed, Other: a.other}
 	for _, d := range a.dns {

@@ -23,7 +23,7 @@ func (ifc *iface) inputARP(b []byte) {
 		return
 	}
 	if h.SenderMAC == ifc.mac() {
-		s.drop(dropBadARPSender) // a copy of an own packet
+		s.drop(dropBadARPSender) // a copy of a packet that this host has sent
 		return
 	}
 	if addr, ok := ifc.claimed(&h); ok {
@@ -33,8 +33,8 @@ func (ifc *iface) inputARP(b []byte) {
 	forUs := ifc.owns(h.TargetIP) && !ifc.loopback
 	switch {
 	case h.SenderIP.IsUnspecified():
-		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". It is answered, but not
-		// learned.
+		// RFC 5227 2.1.1: a probe has "an all-zeroes 'sender IP address'". The host answers a probe, but
+		// learns nothing from it.
 	case ifc.owns(h.SenderIP):
 		ifc.conflict(h.SenderIP, h.SenderMAC)
 		return
@@ -43,11 +43,11 @@ func (ifc *iface) inputARP(b []byte) {
 		// table, update the sender hardware address field of the entry"; a new entry is made only after
 		// "?Am I the target protocol address?". An unsolicited reply makes no entry.
 		//
-		// A sender that is not on the link is answered, but not learned: no route leads to it on this
+		// A sender that is not on the link gets an answer, but no entry: no route leads to it on this
 		// link.
 		how := updateMAC | updateOverride
 		switch {
-		case !forUs:
+		case !forUs: // only update an existing entry
 		case h.Op == wire.ARPReply:
 			how |= updateSolicited
 		case s.table.Load().onLink(ifc, h.SenderIP):
@@ -64,8 +64,9 @@ func (ifc *iface) inputARP(b []byte) {
 	}
 }
 
-// sendARP queues an ARP packet from an address of the interface. If the queue is full, the packet is
-// dropped. Otherwise the queue of a stuck device would grow with each neighbour.
+// sendARP queues an ARP packet to the link address to. sender is an address of the interface. target and
+// addr are the target's link address and IP address. If the queue is full, sendARP drops the packet;
+// otherwise the queue of a stuck device would grow with each neighbour.
 func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target wire.MAC, addr netip.Addr) {
 	if ifc.down.Load() || !sender.Is4() {
 		return
@@ -82,8 +83,8 @@ func (ifc *iface) sendARP(op wire.ARPOp, to wire.MAC, sender netip.Addr, target 
 	ifc.enqueue(txEntry{frame: nic.Frame{Head: pad(frame)}, buf: frame})
 }
 
-// announce announces an address on the link. RFC 5227 3: an announcement is an ARP request whose sender
-// and target addresses are both the host's own.
+// announce announces an address of the host on the link. RFC 5227 3: an announcement is an ARP request
+// whose sender and target IP addresses are both the announced address.
 func (ifc *iface) announce(a netip.Addr) {
 	if a.Is6() {
 		ifc.announce6(a)

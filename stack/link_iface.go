@@ -16,19 +16,19 @@ import (
 
 const (
 	minMTU = 68 // RFC 791 3.2
-	// maxIfaceIndex is the highest index of an interface. The index of a link-local address is kept in 16
-	// bits: see path and makeTuple.
+	// maxIfaceIndex is the highest index of an interface. path and makeTuple store the interface index of
+	// a link-local address in 16 bits.
 	maxIfaceIndex = 65535
 )
 
-// An iface is an interface: a device, with the host's addresses on its link.
+// An iface is an interface: a device, with the host's addresses on the link of the device.
 type iface struct {
 	s            *Stack
 	dev          nic.Device
 	name         string
 	index        int // from 1; never reused
 	loopback     bool
-	begun        bool // the device is attached, so that addresses may be probed; under Stack.mu
+	begun        bool // the device is attached, and addresses may be probed; under Stack.mu
 	medium       nic.Medium
 	dadTransmits int8                      // DAD probes of an address; negative: no DAD
 	link         atomic.Pointer[linkState] // the linkState is immutable
@@ -56,13 +56,14 @@ type iface struct {
 	group       groupTable                 // multicast groups joined
 	igmp, mld   groupLink                  // under the lock of Stack.groups
 
-	reader atomic.Pointer[zeroCopyReceive] // reader that last began to wait with a large buffer; nil after it has returned
+	// reader is the last reader that began to wait with a large buffer. It is nil if that reader has returned.
+	reader atomic.Pointer[zeroCopyReceive]
 }
 
 // A nicGateway is the gateway in the configuration of a NIC.
 type nicGateway struct {
 	addr   netip.Addr // invalid if there is none
-	onLink bool       // it is on the link although it is in no network of an address
+	onLink bool       // the gateway counts as on-link although no network of an address contains it
 }
 
 // gatewayFor returns the gateway of the family of a.
@@ -83,7 +84,7 @@ type linkState struct {
 func (ifc *iface) mac() wire.MAC { return ifc.link.Load().mac }
 func (ifc *iface) mtu() int      { return ifc.link.Load().mtu }
 
-// ipMTU returns the MTU for IPv6 or IPv4.
+// ipMTU returns the interface's MTU for IPv6 if v6 is set, else for IPv4.
 func (ifc *iface) ipMTU(v6 bool) int {
 	mtu, told := ifc.mtu(), &ifc.mtu4
 	if v6 {
@@ -95,10 +96,11 @@ func (ifc *iface) ipMTU(v6 bool) int {
 	return mtu
 }
 
-// SetIPv4MTU limits the MTU of IPv4 on an interface, as the Interface MTU option of DHCP requests (RFC
-// 2132 5.1). 0 removes the limit. A limit above the MTU of the device has no effect. If nic is empty, the
-// stack must have exactly one interface beside the loopback. The errors are EINVAL for a limit below 68,
-// ENODEV if there is no such interface, and net.ErrClosed.
+// SetIPv4MTU limits the MTU of IPv4 on the interface with the name nic, as the Interface MTU option of
+// DHCP requires (RFC 2132 5.1). If mtu is 0, it removes the limit. A limit above the MTU of the device has
+// no effect. If nic is empty, the stack must have exactly one interface besides the loopback. The errors
+// are EINVAL for a limit that is neither 0 nor from 68 to 65535, ENODEV if there is no such interface, and
+// net.ErrClosed.
 func (s *Stack) SetIPv4MTU(nic string, mtu int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +115,7 @@ func (s *Stack) SetIPv4MTU(nic string, mtu int) error {
 		return fmt.Errorf("stack: SetIPv4MTU: %w", err)
 	}
 	if int(ifc.mtu4.Swap(int32(mtu))) != mtu {
-		s.gen.Add(1) // paths have a copy
+		s.gen.Add(1) // paths have a copy of the MTU
 		s.changes.notify()
 	}
 	return nil
@@ -124,8 +126,8 @@ func (ifc *iface) gso() int { return ifc.link.Load().gso }
 // setLink stores the properties of the device's link.
 func (ifc *iface) setLink(link *nic.Link) {
 	st := &linkState{mac: link.MAC, mtu: min(link.MTU, maxIPv4)}
-	// A super-frame must be larger than a plain frame to be of use. IPv4's total
-	// length limits it.
+	// Super-frames are useful only if they can be larger than a plain frame. The Total Length field of
+	// IPv4 limits them.
 	if link.TxChecksum && link.GSO > link.MTU {
 		st.gso = min(link.GSO, maxIPv4)
 	}
@@ -140,7 +142,7 @@ type ifaceStats struct {
 	RxDropped atomic.Uint64
 	_         cacheLine
 	Tx        tally.Tally // through the queue
-	TxDirect  tally.Tally // directly; each is an IP packet
+	TxDirect  tally.Tally // by direct transmit; each is one IP packet
 	TxDropped atomic.Uint64
 	_         cacheLine
 }
@@ -174,8 +176,8 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	return ifc
 }
 
-// up attaches the devices of new interfaces and announces their addresses on the links. The caller must drain,
-// because packets may have been queued before up.
+// up attaches the devices of new interfaces and announces the interfaces' addresses on the links. The
+// caller must then drain, because packets may have been queued before up.
 func (s *Stack) up(ifaces ...*iface) {
 	for _, ifc := range ifaces {
 		ifc.attach()
@@ -199,7 +201,8 @@ func (s *Stack) up(ifaces ...*iface) {
 	}
 }
 
-// attach begins to receive from the device, and reads the state of its link.
+// attach registers for the notifications of the device, reads the state of its link if that can change,
+// and begins to receive and to send.
 func (ifc *iface) attach() {
 	// Learn when the device fails.
 	if d, ok := ifc.dev.(nic.DownNotifier); ok {
@@ -233,7 +236,8 @@ func (ifc *iface) announceAll() {
 	}
 }
 
-// readLink reads the state of the device's link. It reports whether the interface was down before.
+// readLink stores the current properties of the device's link, and marks the interface as up or down. It
+// reports whether the interface was down before.
 func (ifc *iface) readLink() (wasDown bool) {
 	s := ifc.s
 	s.mu.Lock()
@@ -251,8 +255,8 @@ func (ifc *iface) readLink() (wasDown bool) {
 	return wasDown
 }
 
-// linkChanged handles a change of the link's MTU, MAC or state, or of the network behind
-// it. The caller must not hold a lock.
+// linkChanged handles a change of the link's MTU, MAC or state, or of the network behind the link. The
+// caller must not hold a lock.
 func (ifc *iface) linkChanged() {
 	if ifc.dead.Load() || ifc.s.closed.Load() {
 		return
@@ -275,7 +279,7 @@ func (ifc *iface) linkChanged() {
 		ifc.s.beginIPv6(ifc)
 	}
 	if onlyMTU {
-		return // only the MTU has changed: the neighbour entries are still valid
+		return // the neighbour entries are still valid
 	}
 	ifc.flushNeighbors(down)
 	if !down && (wasDown || before.mac != now.mac) {
@@ -288,8 +292,8 @@ func (ifc *iface) linkChanged() {
 	ifc.s.drain()
 }
 
-// failed takes the interface down because its device has failed with err. It may be called from
-// within drain and from the device's own goroutine. The caller must not hold a lock.
+// failed takes the interface down because its device has failed with err. drain and the device's own
+// goroutine may call it. The caller must not hold a lock.
 func (ifc *iface) failed(err error) {
 	if ifc.dead.Swap(true) {
 		return
@@ -305,12 +309,14 @@ func (ifc *iface) failed(err error) {
 	ifc.s.changes.notify()
 }
 
-// close closes the device and drops the frames that are still queued. The caller has called sendLast.
+// close closes the device and the neighbour tables, and drops the frames that are still queued. The caller
+// must have called sendLast.
 func (ifc *iface) close() error {
 	ifc.dead.Store(true)
 	ifc.down.Store(true)
 	err := ifc.closeDevice()
 	if ifc.linkLen > 0 {
+		// From now on nd must not make a table that is open.
 		ifc.neigh6.CompareAndSwap(nil, &neighborTable{closed: true, ifc: ifc, v6: true})
 	}
 	for _, t := range ifc.neighborTables() {
@@ -324,8 +330,8 @@ func (ifc *iface) close() error {
 	return err
 }
 
-// closeDevice closes the device. If that takes longer than closeStall, as with a wrapped tunnel that
-// waits for its own Write, it returns an error, and Close goes on in the background.
+// closeDevice closes the device. If the device's Close takes longer than closeStall, closeDevice returns an
+// error, and Close goes on in the background. A wrapped tunnel that waits for its own Write takes so long.
 func (ifc *iface) closeDevice() error {
 	done := make(chan error, 1)
 	go func() { done <- ifc.dev.Close() }()
@@ -352,18 +358,18 @@ type InterfaceInfo struct {
 	// has given up.
 	Addrs    []netip.Prefix
 	AddrInfo []AddrInfo
-	// Gateway is the router of the first IPv4 default route over the interface, and Gateway6 that of
-	// the first IPv6 default route. They are invalid if there is none.
+	// Gateway is the router of the first IPv4 default route over the interface, and Gateway6 is that of
+	// the first IPv6 default route. If there is no such route, the address is invalid.
 	Gateway, Gateway6 netip.Addr
 	// Auto is the information from Router Advertisements; nil unless NIC.Auto is set.
 	Auto *AutoInfo
-	// Groups are the multicast groups that the host receives on the interface, in ascending order. They
-	// are 224.0.0.1, with IPv6 also ff02::1, and the groups that sockets have joined.
+	// Groups are the multicast groups that the host receives on the interface, in ascending order:
+	// 224.0.0.1, with IPv6 also ff02::1, and the groups that sockets have joined.
 	Groups   []netip.Addr
 	Loopback bool
-	Up       bool // the device is open and usable
-	// LinkChanges counts the times that the link has gone down, has come up, has got another MAC, or may
-	// have been connected to another network.
+	Up       bool // the device is open, has not failed, and says that its link is up
+	// LinkChanges counts how often the link has gone down, has come up, has got another MAC, or may have
+	// been connected to another network.
 	LinkChanges uint32
 	// Err is the error with which the device failed; nil if it has not failed.
 	Err error

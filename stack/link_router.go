@@ -17,48 +17,49 @@ import (
 // and answers Router Solicitations. It does not forward packets.
 
 const (
-	defaultAdvInterval = 600 * time.Second // RFC 4861 6.2.1: MaxRtrAdvInterval
+	defaultAdvInterval = 600 * time.Second // RFC 4861 6.2.1, MaxRtrAdvInterval
 	// RFC 4861 10.
-	initialAdvInterval = 16 * tcp.Second
-	initialAdvs        = 3
-	minAdvGap          = 3 * tcp.Second
-	maxAdvDelay        = tcp.Second / 2
+	initialAdvInterval = 16 * tcp.Second // MAX_INITIAL_RTR_ADVERT_INTERVAL
+	initialAdvs        = 3               // MAX_INITIAL_RTR_ADVERTISEMENTS
+	minAdvGap          = 3 * tcp.Second  // MIN_DELAY_BETWEEN_RAS
+	maxAdvDelay        = tcp.Second / 2  // MAX_RA_DELAY_TIME
 
 	maxDomain = 254 // RFC 1035 2.3.4, with a final dot
 )
 
-// A RouterConfig is what the host advertises as an IPv6 router. The lifetimes have a resolution of
-// seconds, and start when a host receives an advertisement. A negative lifetime means infinity, except
-// for Lifetime.
+// A RouterConfig is what this host advertises as an IPv6 router. The lifetimes have a resolution of
+// seconds, and start when another host receives an advertisement. A negative lifetime means infinity,
+// except that Lifetime must not be negative.
 type RouterConfig struct {
-	// Lifetime is how long hosts may use this host as a default router, from 0 to 65535 s. With 0 they
-	// do not use it. Preference is -1, 0 or 1 (RFC 4191).
+	// Lifetime, from 0 to 65535 s, is how long other hosts may use this host as a default router. 0 means
+	// that they must not. Preference is this router's preference over others: -1, 0 or 1 (RFC 4191).
 	Lifetime   time.Duration
 	Preference int
-	// Interval is the longest time between two advertisements, from 4 to 1800 s; 600 s if zero.
+	// Interval, from 4 to 1800 s, is the longest time between two advertisements. 0 means 600 s.
 	Interval time.Duration
 	// Prefixes are the link's prefixes.
 	Prefixes []RouterPrefix
-	// DNS are the name servers, and Search is the search list (RFC 8106). Both are valid for
-	// DNSLifetime; if it is zero, for three times Interval.
+	// DNS are at most 8 name servers, and Search is the search list (RFC 8106). Both are valid for
+	// DNSLifetime. A DNSLifetime of 0 means three times Interval.
 	DNS         []netip.Addr
 	Search      []string
 	DNSLifetime time.Duration
 	// NAT64 is the prefix of a NAT64 translator (RFC 8781), valid for DNSLifetime. An invalid prefix is
 	// not advertised.
 	NAT64 netip.Prefix
-	// HopLimit is the hop limit that hosts should use, and MTU is the link's MTU in bytes. A value of
-	// 0 is unspecified.
+	// HopLimit is the hop limit that other hosts should use, and MTU is the link's MTU in bytes. A value
+	// of 0 means that this router does not specify it.
 	HopLimit uint8
 	MTU      int
-	// Managed means that DHCPv6 provides addresses, Other that it provides other configuration.
+	// Managed means that DHCPv6 provides addresses. Other means that it provides other configuration.
 	Managed, Other bool
 }
 
 // A RouterPrefix is a prefix of a link.
 type RouterPrefix struct {
 	Prefix netip.Prefix
-	// Valid and Preferred are the lifetimes of the prefix; 30 and 7 days if zero (RFC 4861 6.2.1).
+	// Valid and Preferred are the lifetimes of the prefix. 0 means 30 days for Valid, and 7 days for
+	// Preferred (RFC 4861 6.2.1).
 	Valid, Preferred time.Duration
 	// OffLink means that hosts reach addresses of the prefix through the router. NoAuto means that
 	// hosts do not form addresses from the prefix.
@@ -70,16 +71,19 @@ type routerAdv struct {
 	adv      wire.RouterAdv // without the source link-layer address option
 	interval tcp.Time       // the longest time between two advertisements
 	sent     int            // advertisements sent since the last call of Advertise
-	last     tcp.Time       // when an advertisement was last sent; 0: never
+	last     tcp.Time       // when the last advertisement was sent; 0: none was sent
 	at       tcp.Time       // when the next advertisement is due
 }
 
-// Advertise makes an interface send Router Advertisements and answer Router Solicitations. Another call
-// replaces the configuration. If cfg is nil, the interface stops advertising, and hosts learn that this
-// host is no longer a router. If nic is empty, the stack must have exactly one interface beside the
-// loopback. The link's MTU must be at least 1280. The interface gets a link-local address if it has none.
+// Advertise makes the interface with the name nic send Router Advertisements and answer Router
+// Solicitations. Another call replaces the configuration. If cfg is nil, the interface stops advertising,
+// and a last advertisement tells other hosts that this host is no longer a router.
 //
-// The errors are ENODEV, EINVAL for a configuration that cannot be advertised, and net.ErrClosed.
+// If nic is empty, the stack must have exactly one interface besides the loopback. The link's MTU must be
+// at least 1280. The interface gets a link-local address if it has none.
+//
+// The errors are ENODEV if there is no such interface, EINVAL for a configuration that cannot be
+// advertised, and net.ErrClosed.
 func (s *Stack) Advertise(nic string, cfg *RouterConfig) error {
 	err := s.advertiseRouter(nic, cfg)
 	if err != nil && err != net.ErrClosed {
@@ -114,7 +118,7 @@ func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
 		s.setAddrs(ifc, list)
 	}
 	// RFC 4861 6.2.4: after a change, a router may send "up to MAX_INITIAL_RTR_ADVERTISEMENTS" at short
-	// intervals. next.sent is 0 for them.
+	// intervals. stepRouter does so because next.sent starts at 0.
 	next := &routerAdv{adv: adv, interval: tcpTime(cfg.Interval), at: now}
 	if next.interval == 0 {
 		next.interval = tcp.Time(defaultAdvInterval)
@@ -140,12 +144,14 @@ func (s *Stack) endRouter(ifc *iface) {
 	}
 }
 
-// setRouter replaces the state of a router, or ends that role if r is nil. A router is a member of the
-// all-routers group (RFC 4861 6.2.2). s.mu is held.
+// setRouter replaces the router state of an interface. If r is nil, the interface is no longer a router.
+// setRouter also joins or leaves the all-routers group, of which a router is a member (RFC 4861 6.2.2).
+// s.mu is held.
 func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
 	had := ifc.router != nil
 	ifc.router = r
 	ifc.isRouter.Store(r != nil)
+	// all excludes no source, so it accepts all; the zero sourceFilter stands for no membership.
 	if all := (sourceFilter{exclude: true}); had != (r != nil) {
 		c := groupChange{ifc: ifc, group: allRouters6(), to: all}
 		if had {
@@ -155,7 +161,7 @@ func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
 	}
 }
 
-// message makes the advertisement for a configuration.
+// message returns the Router Advertisement for a configuration, or EINVAL with a reason.
 func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 	bad := func(format string, args ...any) (wire.RouterAdv, error) {
 		return adv, fmt.Errorf(format+": %w", append(args, syscall.EINVAL)...)
@@ -224,20 +230,22 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 		}
 		adv.Options = wire.AppendPREF64(adv.Options, c.NAT64, life)
 	}
+	// The message header has 16 bytes, and the source link-layer address option has 8.
 	if n := wire.IPv6Len + 16 + len(adv.Options) + 8; n > wire.MinIPv6MTU || wire.CheckNDOptions(adv.Options) != wire.OK {
 		return bad("an advertisement of %d bytes is too long", n)
 	}
 	return adv, nil
 }
 
-// isDomain reports whether names, in the format of the DNSSL option, begins with a valid domain name.
+// isDomain reports whether names begins with a valid domain name. names has the format of the DNSSL
+// option.
 func isDomain(names []byte) bool {
 	_, _, ok := wire.NextDomain(names)
 	return ok
 }
 
-// seconds returns the lifetime d for an option, in seconds. The argument zero replaces a d of 0. A
-// negative d is infinite.
+// seconds returns the lifetime d in seconds, as an option contains it. If d is 0, it returns the lifetime
+// zero instead. A negative d means infinity.
 func seconds(d, zero time.Duration) uint32 {
 	switch {
 	case d == 0:
@@ -245,10 +253,10 @@ func seconds(d, zero time.Duration) uint32 {
 	case d < 0:
 		return math.MaxUint32
 	}
-	return uint32(min(d/time.Second, math.MaxUint32-1))
+	return uint32(min(d/time.Second, math.MaxUint32-1)) // MaxUint32 would be infinity
 }
 
-// stepRouter sends an advertisement if one is due. s.mu is held.
+// stepRouter sends an advertisement if one is due, and schedules the next. s.mu is held.
 //
 // RFC 4861 6.2.4: "the interval timer is reset to a uniformly distributed random value between the
 // interface's configured MinRtrAdvInterval and MaxRtrAdvInterval". Here MinRtrAdvInterval is always a
@@ -269,7 +277,8 @@ func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r.at = now + wait
 }
 
-// sendRouterAdv sends the advertisement r to all nodes, from the interface's link-local address.
+// sendRouterAdv sends the advertisement of r to all nodes, from a link-local address of the interface. If
+// no such address is usable, it sends nothing.
 func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
 	for _, a := range ifc.list() {
 		if !isLinkLocal6(a.addr()) || !a.usable() {
@@ -297,23 +306,23 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	case r != wire.OK:
 		return r
 	case hasMAC && p.src.IsUnspecified():
-		// "If the IP source address is the unspecified address, there is no source link-layer address
-		// option in the message."
+		// RFC 4861 6.1.1: "If the IP source address is the unspecified address, there is no source
+		// link-layer address option in the message."
 		return wire.BadND
 	case ifc.linkLen == 0: // there are no neighbour entries
 	case hasMAC && !ifc.isStation(mac):
 		return dropBadNDSender
 	case hasMAC:
-		// "the IsRouter flag MUST be set to FALSE" in the neighbour entry of the soliciting host.
+		// RFC 4861 6.2.6: "the IsRouter flag MUST be set to FALSE" in the entry of the soliciting host.
 		ifc.nd().learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateHost)
 	}
 	s := ifc.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a := ifc.router; a != nil && !s.closed.Load() {
-		// "a router MUST delay the response by a random value between 0 and MAX_RA_DELAY_TIME seconds";
-		// consecutive advertisements to all nodes "MUST be rate limited to no more than one advertisement every
-		// MIN_DELAY_BETWEEN_RAS seconds."
+		// RFC 4861 6.2.6: "a router MUST delay the response by a random value between 0 and
+		// MAX_RA_DELAY_TIME seconds"; consecutive advertisements to all nodes "MUST be rate limited to no
+		// more than one advertisement every MIN_DELAY_BETWEEN_RAS seconds."
 		now := s.now()
 		at := now + tcp.Time(s.random.next(randND)%uint64(maxAdvDelay))
 		if a.last != 0 {

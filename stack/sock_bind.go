@@ -2,9 +2,9 @@ package stack
 
 import "net/netip"
 
-// A bound is the local address of a socket as the rules of binding need it: for which packets the
-// socket is, and with which other sockets of its port it conflicts. UDP, TCP and raw sockets share
-// these rules.
+// A bound is the local address that a socket is bound to. It determines which packets the socket takes,
+// and with which other sockets of the same port it conflicts. The rules are the same for UDP, TCP and raw
+// sockets.
 type bound struct {
 	addr netip.Addr // without its zone; unspecified for a wildcard
 	all  families   // families of a wildcard; 0 for any other address
@@ -27,7 +27,7 @@ func familyOf(a netip.Addr) families {
 	return ipv6
 }
 
-// bind returns the bound of a socket of family fam. checkLocal has completed the address a. The IPv6
+// bind returns the bound of a socket of family fam. a and zone are results of checkLocal. The IPv6
 // wildcard has both families unless fam is Family6.
 func bind(fam Family, a netip.Addr, zone int) bound {
 	b := bound{addr: a, zone: zone}
@@ -43,8 +43,8 @@ func bind(fam Family, a netip.Addr, zone int) bound {
 // wildcard reports whether the socket is bound to all addresses of one or both families.
 func (b *bound) wildcard() bool { return b.all != 0 }
 
-// takes reports whether packets to the address a are for the socket. zone is the index of their
-// interface if one of their addresses is link-local.
+// takes reports whether the socket takes packets with the destination a. zone is the index of the
+// interface of the packets if one of their addresses is link-local.
 func (b *bound) takes(a netip.Addr, zone int) bool {
 	if b.all != 0 {
 		return b.all&familyOf(a) != 0
@@ -52,9 +52,9 @@ func (b *bound) takes(a netip.Addr, zone int) bool {
 	return b.addr == a && (b.zone == 0 || b.zone == zone)
 }
 
-// conflicts reports whether two sockets cannot share a port, because some packet would be for both and
-// neither is more specific. As on Linux, a wildcard conflicts with every address of its families, and
-// sockets of different families never conflict.
+// conflicts reports whether two sockets cannot share a port. As on Linux, a wildcard conflicts with every
+// address of its families. Other addresses conflict if they are the same. Sockets of different families
+// never conflict.
 func (b *bound) conflicts(c *bound) bool {
 	switch {
 	case b.all != 0 && c.all != 0:

@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// A deadline is the time at which a socket's reads or writes fail. The socket's lock guards it and is
-// held for every call.
+// A deadline is the time from which a socket's reads or writes fail. The socket's lock guards it, and is
+// held during each method call.
 //
-// When the deadline is moved later or removed, the timer keeps running. It checks the deadline when it
-// fires. Many servers move a deadline with each request, and this saves the cost of resetting the
-// timer.
+// If the deadline is moved to a later time or removed, the timer keeps running. When the timer fires, it
+// checks the deadline, and is set again if necessary. Many servers move a deadline with each request; not
+// resetting the timer saves time.
 type deadline struct { // zero: no deadline
-	when  time.Time   // zero: none
-	past  bool        // when has passed
+	when  time.Time   // the deadline; zero: none
+	past  bool        // the deadline has passed
 	timer *time.Timer // nil until first needed
 	fires time.Time   // when timer fires; zero: it is not running
 }
 
-// set sets the deadline; the zero time means none. When the deadline passes, wake is called with mu
-// held; if it has already passed, at once. The timer keeps the mu and wake of the first call that
-// needed it, so every call must pass the same.
+// set sets the deadline to t; the zero time means no deadline. When the deadline passes, or at once if it
+// has already passed, wake is called with the socket's lock mu held. Every call must pass the same mu and
+// wake, because the timer keeps those of the call that made it.
 func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 	d.past = false
 	if t.IsZero() {
@@ -34,11 +34,11 @@ func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 		wake()
 		return
 	}
-	// A time derived from now has a monotonic clock reading, so setting the wall clock does not move
-	// it.
+	// t may lack a monotonic clock reading. now has one, so if the wall clock is set, when stays the
+	// same time from now.
 	d.when = now.Add(left)
 	if !d.fires.IsZero() && !d.fires.After(d.when) {
-		return
+		return // the timer fires early enough
 	}
 	d.fires = d.when
 	if d.timer == nil {
@@ -52,8 +52,8 @@ func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 	d.timer.Reset(left)
 }
 
-// fired is called when the timer fires. The deadline may have been moved or removed since the timer was
-// set.
+// fired calls wake if the deadline has passed. If the deadline was moved since the timer was set, fired
+// sets the timer again. The timer calls fired.
 func (d *deadline) fired(wake func()) {
 	if d.when.IsZero() || d.past {
 		d.fires = time.Time{}
@@ -75,7 +75,7 @@ func (d *deadline) expired() bool {
 	return d.past || !d.when.IsZero() && time.Until(d.when) <= 0
 }
 
-// stop removes the deadline and stops the timer, when the socket is closed.
+// stop removes the deadline and stops the timer. It is called when the socket is closed.
 func (d *deadline) stop() {
 	d.when = time.Time{}
 	if d.timer != nil {

@@ -10,13 +10,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A Raw is a raw socket. It receives a copy of every datagram of one IP protocol, with or without the
-// IP header, and sends datagrams of that protocol. The stack handles the protocol as it would without
-// the socket.
+// A Raw is a raw socket. It receives a copy of every datagram of one IP protocol, and sends datagrams of
+// that protocol. The stack itself handles received datagrams as it would without the socket.
 type Raw struct {
 	dgram
 	proto uint16
-	ends  atomic.Pointer[rawEnds] // immutable, replaced with mu held, read without it
+	ends  atomic.Pointer[rawEnds] // replaced with mu held, never modified; read without mu
 }
 
 // rawEnds are the addresses that select the datagrams for a raw socket.
@@ -25,14 +24,15 @@ type rawEnds struct {
 	peer  netip.Addr // invalid unless the socket is connected
 }
 
-// fit reports whether a datagram from remote to local is for the socket.
+// fit reports whether a datagram from remote to local is for the socket. zone is the index of the
+// interface if an address is link-local, else 0.
 func (e *rawEnds) fit(local, remote netip.Addr, zone int) bool {
 	return e.local.takes(local, zone) && (!e.peer.IsValid() || e.peer == remote)
 }
 
 // A rawTable holds all raw sockets.
 type rawTable struct {
-	all    atomic.Pointer[[]*Raw] // immutable, replaced with mu held, read without it
+	all    atomic.Pointer[[]*Raw] // replaced with mu held, never modified; read without mu
 	mu     mutex[levelTable]
 	closed bool
 }
@@ -64,10 +64,10 @@ const protoRaw = 255
 // the host if local is invalid or unspecified.
 //
 // As on Linux, a socket with a protocol above 255 receives nothing, and sends with the lower 8 bits of
-// the protocol. Data written to a socket with protocol 255 begins with an IP header (see raw(7)). The
-// stack fills in its length and checksum, and its source and identification if they are 0. The datagram
-// goes to the address that WriteTo or Connect names, whatever the header's destination is, and is never
-// fragmented.
+// the protocol. Data written to a socket with protocol 255 begins with an IP header (see raw(7)). In that
+// header, the stack fills in the length and the checksum, and the source and the identification if they
+// are 0. The datagram is sent to the address that WriteTo or Connect names, even if the header has another
+// destination, and is never fragmented.
 //
 // Errors are EADDRNOTAVAIL, EAFNOSUPPORT, EPROTONOSUPPORT for protocol 0, and net.ErrClosed.
 func (s *Stack) OpenRaw(fam Family, proto uint16, local netip.Addr) (*Raw, error) {
@@ -143,14 +143,16 @@ func (r *Raw) ReadFrom(b []byte) (n, full int, from netip.Addr, meta Meta, err e
 	return n, full, d.from.Addr(), d.meta, err
 }
 
-// ReadHeader is ReadFrom for the payload with the IPv4 header before it, like recvmsg(2).
+// ReadHeader is ReadFrom, but for an IPv4 datagram the payload that it returns begins with the IP header,
+// as with recvmsg(2).
 func (r *Raw) ReadHeader(b []byte) (n, full int, from netip.Addr, meta Meta, err error) {
 	var d datagram
 	n, full, err = r.receive(b, true, &d)
 	return n, full, d.from.Addr(), d.meta, err
 }
 
-// Read is ReadHeader, like read(2). If b is empty, it returns at once and reads nothing.
+// Read is ReadHeader without the source address. As with read(2), Read with an empty b returns at once and
+// reads nothing.
 func (r *Raw) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, r.open()
@@ -184,7 +186,7 @@ func (r *Raw) WriteTo(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	return n, err
 }
 
-// write queues a datagram. r.mu is held.
+// write queues a datagram. r.mu is held, but not while write waits for room in the transmit queue.
 func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 	if err := r.usable(&r.wd); err != nil {
 		return 0, err
@@ -194,6 +196,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, syscall.EINVAL
 	case !r.fam.holds(to):
 		return 0, r.fam.refusal(to)
+	// ownHeader checks the length of a datagram that has its own header.
 	case len(b) > maxIPv4-wire.IPv4Len && r.proto != protoRaw && (len(b) > maxIPv6 || to.Is4()):
 		return 0, syscall.EMSGSIZE
 	}
@@ -236,8 +239,8 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 }
 
 // ownHeader makes h use the IP header at the start of b. The errors are those of Linux: EMSGSIZE if b
-// is larger than the link's MTU, EINVAL if b does not begin with a whole header. r.path is the path;
-// r.mu is held.
+// is larger than the link's MTU, EINVAL if b does not begin with a whole header. r.path must be valid, and
+// r.mu held.
 func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
 	if len(b) > r.path.ifc.mtu() {
 		return syscall.EMSGSIZE
@@ -247,7 +250,7 @@ func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
 			return syscall.EINVAL
 		}
 		h.more = &ipMore{header: b[:wire.IPv6Len]}
-		h.loop = h.loop && netip.AddrFrom16([16]byte(b[24:])) == r.path.dst
+		h.loop = h.loop && netip.AddrFrom16([16]byte(b[24:])) == r.path.dst // the header's destination
 		return nil
 	}
 	if len(b) < wire.IPv4Len {
@@ -258,7 +261,7 @@ func (r *Raw) ownHeader(b []byte, h *ipHeader) error {
 		return syscall.EINVAL
 	}
 	h.more = &ipMore{header: b[:n]}
-	h.loop = h.loop && netip.AddrFrom4([4]byte(b[16:])) == r.path.dst
+	h.loop = h.loop && netip.AddrFrom4([4]byte(b[16:])) == r.path.dst // the header's destination
 	return nil
 }
 
@@ -277,16 +280,17 @@ func (r *Raw) Close() error {
 	return nil
 }
 
-// inputRaw passes copies of a datagram to the raw sockets of its protocol. It reports whether there is
-// one.
+// inputRaw passes a copy of a datagram to each raw socket that the datagram is for. It reports whether
+// there is such a socket.
 func (s *Stack) inputRaw(p *packet) bool {
 	if len(p.tail) > 0 {
-		return false // takesParts has found no raw socket for the frame; ignore one that was opened since
+		return false // takesParts has found no raw socket for the frame; ignore a socket opened since then
 	}
 	header := p.header
 	if p.src.Is6() {
 		header = nil // RFC 3542 3: "raw sockets [...] the IPv6 header is not passed"
 	}
+	// summed says that the checksum is valid, or is not checked: only that of ICMPv6 is.
 	found, summed := false, p.checksumOK || p.src.Is4() || p.proto != wire.ProtoICMPv6
 	for _, r := range s.raw.sockets() {
 		if r.proto != uint16(p.proto) || !r.ends.Load().fit(p.dst, p.src, p.zone()) || !r.wantsGroup(p) {
@@ -296,7 +300,7 @@ func (s *Stack) inputRaw(p *packet) bool {
 		// RFC 3542 3.1: "the kernel will verify the ICMPv6 checksum on input".
 		if !summed {
 			if _, _, reason := wire.ParseICMPv6(p.src, p.dst, p.payload); reason != wire.OK {
-				return true // the protocol's own handler counts it
+				return true // inputICMPv6 counts the dropped message
 			}
 			summed = true
 		}

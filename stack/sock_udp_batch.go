@@ -10,12 +10,12 @@ import (
 
 // A Datagram is an element of a batch of WriteBatch or ReadBatch.
 type Datagram struct {
-	Buffers [][]byte       // the payload in pieces, to be sent or to be filled in order
-	Addr    netip.AddrPort // the other end; invalid to send on a connected socket
+	Buffers [][]byte       // the pieces of the payload, to be sent in order or filled in order
+	Addr    netip.AddrPort // the other end; invalid means, for WriteBatch, the address of Connect
 	N       int            // number of bytes sent, or copied to Buffers
-	Full    int            // length of the received payload, which may exceed N
-	Meta    Meta           // of a received datagram
-	Options SendOptions    // of a datagram to be sent
+	Full    int            // length of the whole received payload, which may exceed N
+	Meta    Meta           // set by ReadBatch
+	Options SendOptions    // used by WriteBatch
 }
 
 // len returns the length of the payload to be sent.
@@ -36,7 +36,7 @@ func (d *Datagram) copyTo(b []byte) int {
 	return n
 }
 
-// receive fills d from a datagram of the receive queue.
+// receive copies the datagram q, which was in the receive queue, to d.
 func (d *Datagram) receive(q *datagram) {
 	d.Addr, d.Meta = q.from, q.meta
 	d.N, d.Full = 0, len(q.buf)
@@ -50,12 +50,12 @@ func (d *Datagram) receive(q *datagram) {
 const maxUDPRun = 64
 
 // WriteBatch sends datagrams in order, sets N of each, and returns the number of datagrams that it has
-// sent. If it cannot send one, it stops. It returns an error only if that was the first datagram, as
-// sendmmsg(2) does; to learn the error of a later one, call WriteBatch again with the rest. Errors are
+// sent. It stops at the first datagram that it cannot send. Like sendmmsg(2), it returns an error only if
+// it has sent none. To get the error of a later datagram, call WriteBatch again with the rest. Errors are
 // those of WriteTo, and EDESTADDRREQ.
 //
-// Consecutive datagrams of the same length, address and options leave as one super-frame if the device
-// segments it. The last of them may be shorter.
+// Consecutive datagrams with the same length, address and options leave as one super-frame if the device
+// segments super-frames. The last of these datagrams may be shorter.
 func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	u.mu.Lock()
 	var direct *iface
@@ -75,9 +75,9 @@ func (u *UDP) WriteBatch(ms []Datagram) (n int, err error) {
 	return n, err
 }
 
-// writeRun sends the first datagram of ms, together with those after it that fit into the same
-// super-frame, and returns their number. As with write, they may be left in a direct slot. u.mu is
-// held.
+// writeRun sends the first datagram of ms, together with the following datagrams that fit into the same
+// super-frame, and returns their number. If it has left the datagram in a direct slot, it also returns the
+// interface, for flush. u.mu is held.
 func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	first := &ms[0]
 	o := first.Options
@@ -95,7 +95,7 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	total := size
 	p := &u.path
 	if int(p.ipLen)+wire.UDPLen+size <= p.mtu && !p.group {
-		most := p.ifc.gso() - int(p.ipLen) - wire.UDPLen
+		most := p.ifc.gso() - int(p.ipLen) - wire.UDPLen // negative if the device does not segment
 		for last := size; n < min(len(ms), maxUDPRun) && last == size; n++ {
 			m := &ms[n]
 			last = m.len()
@@ -122,8 +122,8 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 	return n, direct, nil
 }
 
-// ReadBatch waits for a datagram, then moves queued datagrams to ms, at most one to each element, and
-// returns their number. The errors are those of ReadFrom.
+// ReadBatch waits for a datagram, then moves the queued datagrams to the elements of ms, as many as there
+// are elements, and returns their number. The errors are those of ReadFrom.
 func (u *UDP) ReadBatch(ms []Datagram) (n int, err error) {
 	if len(ms) == 0 {
 		return 0, nil
@@ -139,6 +139,7 @@ func (u *UDP) ReadBatch(ms []Datagram) (n int, err error) {
 		}
 		u.readable.Wait()
 	}
+	// Pop up to 16 datagrams under the lock, and copy them without it.
 	var few [16]datagram
 	for n < len(ms) {
 		ds := few[:0]

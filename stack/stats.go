@@ -6,8 +6,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Reasons for which the stack drops a packet. They continue the reasons of package wire, which are
-// about packets that it cannot parse.
+// Reasons for which the stack drops a packet; reasonText explains each. Their numbers follow those of the
+// reasons of package wire, which are about packets that wire cannot parse.
 const (
 	dropOtherMAC = wire.NumReasons + iota
 	dropMulticastMAC
@@ -127,13 +127,13 @@ func reasonText(r wire.Reason) string {
 	}[r-wire.NumReasons]
 }
 
-// counters are the counters of a stack. Each interface has its own in ifaceStats.
+// counters are the counters of a stack. Each interface also has its own counters, in ifaceStats.
 type counters struct {
 	drops [numReasons]atomic.Uint64
 
 	arpReceived, arpSent, arpFailed            atomic.Uint64
-	ipReceived, ipSent                         atomic.Uint64 // received: IPv4 only
-	ipStopped                                  atomic.Uint64 // received but not delivered as they were: dropped, or stored for reassembly
+	ipReceived, ipSent                         atomic.Uint64 // ipReceived has only IPv4, ipSent both versions
+	ipStopped                                  atomic.Uint64 // received packets that were dropped, or are fragments
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64
@@ -173,10 +173,10 @@ type NICStats struct {
 	Name      string
 	RxFrames  uint64
 	RxBytes   uint64 // with the link header
-	RxDropped uint64 // for another station, malformed, or forbidden by a rule
+	RxDropped uint64 // frames for another station, malformed, or forbidden by a rule
 	TxFrames  uint64
 	TxBytes   uint64 // with the link header
-	TxDropped uint64 // not accepted by the device
+	TxDropped uint64 // frames that the device has not accepted, or that found the transmit queue full or closed
 }
 
 // ARPStats counts the packets of ARP or of IPv6 Neighbour Discovery.
@@ -188,7 +188,7 @@ type ARPStats struct {
 
 // IPStats counts the packets of IPv4 and IPv6 together.
 type IPStats struct {
-	Received          uint64 // datagrams and fragments, valid or not
+	Received          uint64 // datagrams and fragments, including invalid ones
 	V6                uint64 // the IPv6 packets among Received
 	Delivered         uint64 // complete datagrams that were passed to a protocol
 	Sent              uint64 // datagrams and fragments
@@ -201,8 +201,8 @@ type IPStats struct {
 // ICMPStats counts ICMP messages.
 type ICMPStats struct {
 	Received uint64 // messages with a good checksum
-	Errors   uint64 // those that report an error about a packet of this host
-	Sent     uint64 // by the stack, not by a socket
+	Errors   uint64 // received messages that report an error about a packet of this host
+	Sent     uint64 // messages sent by the stack, without those of sockets
 }
 
 // IGMPStats counts the messages of IGMP or MLD.
@@ -213,25 +213,25 @@ type IGMPStats struct {
 
 // DatagramStats counts the datagrams of UDP or of raw sockets.
 type DatagramStats struct {
-	Received uint64 // put into a socket's queue
+	Received uint64 // datagrams passed to a socket
 	Sent     uint64
 }
 
 // TCPStats counts TCP segments. A super-frame counts as one segment.
 type TCPStats struct {
-	Received         uint64 // with a good checksum
+	Received         uint64 // segments with a good checksum
 	Sent             uint64
-	TimeWaitOverflow uint64 // connections whose TIME-WAIT ended early
+	TimeWaitOverflow uint64 // connections whose TIME-WAIT ended early because of TCPConfig.TimeWaits
 	CookiesSent      uint64 // SYNs answered with a cookie because the SYN queue was full
-	CookiesTaken     uint64 // connections from valid cookies
-	Memory           int64  // bytes now in send and receive buffers, and pinned bytes that may be copied to them
-	CookiesBad       uint64 // ACKs that could have been cookies but were not valid
-	Orphans          int    // connections now that the application has closed but that have not ended
+	CookiesTaken     uint64 // connections opened by a valid cookie
+	Memory           int64  // current bytes of buffers, and of pinned data that may be copied to buffers
+	CookiesBad       uint64 // ACKs without a connection that could have had a cookie, but had no valid one
+	Orphans          int    // current number of orphans: see TCPConfig.Orphans
 	OrphansReset     uint64 // orphans that were reset because of their number or memory pressure
 }
 
-// ipSent returns the number of packets sent. Directly transmitted packets are counted by their
-// interface, which avoids a shared counter.
+// ipSent returns the number of IP packets sent. The counter ipSent lacks the packets that left by direct
+// transmit: the interfaces count these, which avoids a shared counter.
 func (s *Stack) ipSent() uint64 {
 	n := s.counts.ipSent.Load()
 	for _, ifc := range *s.ifaces.Load() {
@@ -244,7 +244,8 @@ func (s *Stack) ipSent() uint64 {
 func (s *Stack) Stats() Stats {
 	c := &s.counts
 	udpReceived, udpSent := s.udp.counted(&c.udpReceived, &c.udpSent)
-	// Delivered is what was received or reassembled, without what was stopped.
+	// Delivered counts the packets that were received or reassembled, without those that were stopped.
+	// ipStopped is read before the counters of received packets, so the result is not negative.
 	delivered := c.reassembled.Load() - c.ipStopped.Load()
 	received6 := c.ip6Received.Load()
 	received := c.ipReceived.Load() + received6
@@ -282,6 +283,7 @@ func (s *Stack) Stats() Stats {
 		Drops: make(map[string]uint64),
 	}
 	for _, ifc := range *s.ifaces.Load() {
+		// The frames of direct transmit and of the transmit queue are counted apart.
 		is := &ifc.stats
 		ns := NICStats{Name: ifc.name, RxDropped: is.RxDropped.Load(), TxDropped: is.TxDropped.Load()}
 		ns.RxFrames, ns.RxBytes = is.Rx.Load()

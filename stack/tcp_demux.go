@@ -17,20 +17,21 @@ type TCPConfig struct {
 	// Params are the parameters of the protocol. If it is nil, they are tcp.DefaultParams. The stack
 	// sets Alloc, Free, Spare and Pressure itself.
 	Params *tcp.Params
-	// SynBacklog is the maximum number of half-open connections of one listener. If it is 0, the
-	// maximum is 1024.
+	// SynBacklog is the maximum number of half-open connections of one listener. Beyond that number, the
+	// listener answers with SYN cookies. If SynBacklog is 0, the maximum is 1024.
 	SynBacklog int
-	// Memory is the budget of all send and receive buffers together, in bytes. If it is 0, the budget
-	// is 1 GiB. From three quarters of the budget on, buffers do not grow, windows shrink to the
-	// minimum of each connection, and stalled orphans are reset. While the whole budget is in use, new
-	// connections are refused.
+	// Memory is the budget of all send and receive buffers together, in bytes. If Memory is 0, the budget
+	// is 1 GiB. While at least three quarters of the budget are in use, buffers do not grow, the receive
+	// window of each connection shrinks to its minimum, and stalled orphans are reset. While the whole
+	// budget is in use, the stack drops the SYNs of new connections.
 	Memory int64
-	// TimeWaits is the maximum number of connections in TIME-WAIT; beyond it the oldest is removed. If
-	// it is 0, the maximum is 32768.
+	// TimeWaits is the maximum number of connections in TIME-WAIT. If there are more, the oldest is
+	// removed. If TimeWaits is 0, the maximum is 32768.
 	TimeWaits int
 	// Orphans is the maximum number of orphans: connections that the application has closed, but whose
-	// peer has not acknowledged all data or not sent its FIN. Beyond it the oldest are reset. If it is
-	// 0, the maximum is 32768. Under memory pressure, orphans that make no progress are reset as well.
+	// peer has not acknowledged all data or has not sent its FIN. If there are more, old orphans are
+	// reset. If Orphans is 0, the maximum is 32768. Under memory pressure, orphans that make no progress
+	// are reset as well.
 	Orphans int
 }
 
@@ -46,7 +47,7 @@ type tcpState struct {
 	params     tcp.Params
 	synBacklog int
 	memory     int64        // budget of the buffers in bytes
-	used       atomic.Int64 // bytes of memory that are in use
+	used       atomic.Int64 // bytes of the budget that are in use
 
 	table     tcpTable
 	listenMu  mutex[levelBind] // held while a local port is chosen and taken
@@ -65,8 +66,8 @@ type tcpState struct {
 // local and the remote port. It contains no pointers, so it is hashed as one array of bytes.
 type tuple [36]byte
 
-// makeTuple returns the tuple of a connection. If one of the addresses is link-local, zone is the index
-// of its interface, and otherwise 0.
+// makeTuple returns the tuple of a connection. zone is the index of the interface if one of the addresses
+// is link-local, and otherwise 0.
 func makeTuple(local, remote netip.AddrPort, zone int) (k tuple) {
 	l, r := local.Addr().As16(), remote.Addr().As16()
 	copy(k[:16], l[:])
@@ -81,8 +82,8 @@ func makeTuple(local, remote netip.AddrPort, zone int) (k tuple) {
 }
 
 // setZone stores an interface index in the address that begins at k[at], if that address is link-local.
-// It uses bits that are zero in link-local addresses (RFC 4291 2.5.6). filter6 drops packets in whose
-// addresses they are not zero.
+// The index takes bits 16 to 31, which are zero in link-local addresses (RFC 4291 2.5.6). filter6 drops a
+// packet with a link-local address in which these bits are not zero.
 func (k *tuple) setZone(at, zone int) {
 	if k[at] == 0xfe && k[at+1]&0xc0 == 0x80 {
 		binary.BigEndian.PutUint16(k[at+2:], uint16(zone))
@@ -104,6 +105,7 @@ func (k *tuple) local() netip.AddrPort {
 	return netip.AddrPortFrom(k.addr(0), binary.BigEndian.Uint16(k[32:]))
 }
 
+// remote returns the remote address, without its zone, and the remote port.
 func (k *tuple) remote() netip.AddrPort {
 	return netip.AddrPortFrom(k.addr(16), binary.BigEndian.Uint16(k[34:]))
 }
@@ -121,6 +123,7 @@ func (k *tuple) ports() (local, remote uint16) {
 	return binary.BigEndian.Uint16(k[32:]), binary.BigEndian.Uint16(k[34:])
 }
 
+// initTCP initializes s.tcp.
 func (s *Stack) initTCP(cfg TCPConfig) {
 	ts := &s.tcp
 	ts.params = tcp.DefaultParams()
@@ -188,13 +191,13 @@ func (s *Stack) inputTCP(p *packet) {
 	}
 	s.counts.tcpIn.Add(1)
 	seg.GSOSize = p.gsoSize
-	seg.CE, seg.ECT = p.tos&3 == 3, p.tos&3 != 0 // RFC 3168 5
+	seg.CE, seg.ECT = p.tos&3 == 3, p.tos&3 != 0 // the ECN field: RFC 3168 5
 	local := netip.AddrPortFrom(p.dst, seg.DstPort)
 	remote := netip.AddrPortFrom(p.src, seg.SrcPort)
 	zone := p.zone()
 	k := makeTuple(local, remote, zone)
 	sock, wait := s.tcp.table.lookup(&k)
-	var old *timeWait // the connection in TIME-WAIT that a SYN replaces
+	var old *timeWait // the connection in TIME-WAIT that a new connection may replace, or nil
 	for sock != nil || wait != nil {
 		if sock != nil {
 			if sock.segment(p.time(), &seg) {
@@ -203,8 +206,8 @@ func (s *Stack) inputTCP(p *packet) {
 		} else if old = wait; s.tcp.waits.segment(p.time(), wait, &seg) {
 			return
 		}
-		// The entry has left the table since the lookup: the connection has ended, a timeWait has
-		// replaced it, or the timeWait has been replaced by a new connection. Look again.
+		// The entry has left the table: the connection or the timeWait has ended, or another entry has
+		// replaced it. Look again.
 		sock, wait = s.tcp.table.lookup(&k)
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagSYN {
@@ -213,6 +216,7 @@ func (s *Stack) inputTCP(p *packet) {
 		}
 	}
 	if seg.Flags&(wire.FlagSYN|wire.FlagACK|wire.FlagRST) == wire.FlagACK {
+		// The ACK may answer a SYN cookie.
 		if l := s.tcp.listeners.find(local, zone); l != nil && l.takeCookie(local, remote, zone, &seg) {
 			return
 		}
@@ -226,7 +230,7 @@ func (s *Stack) inputTCP(p *packet) {
 	s.resetTCP(local, remote, zone, &seg)
 }
 
-// resetTCP answers a segment that belongs to no connection with a RST, unless it is one itself.
+// resetTCP answers a segment that belongs to no connection with a RST, unless the segment is a RST.
 func (s *Stack) resetTCP(local, remote netip.AddrPort, zone int, in *tcp.Segment) {
 	var out tcp.Segment
 	if !tcp.Reset(in, &out) {
@@ -235,7 +239,8 @@ func (s *Stack) resetTCP(local, remote netip.AddrPort, zone int, in *tcp.Segment
 	s.sendLone(local, remote, zone, &out)
 }
 
-// sendLone sends a segment without payload that belongs to no socket.
+// sendLone sends a segment that has no payload and belongs to no socket. It fills in the ports and the
+// checksum.
 func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segment) {
 	out.SrcPort, out.DstPort = local.Port(), remote.Port()
 	n := out.Len()
@@ -247,10 +252,10 @@ func (s *Stack) sendLone(local, remote netip.AddrPort, zone int, out *tcp.Segmen
 	s.reply(remote.Addr(), local.Addr(), zone, ipHeader{proto: wire.ProtoTCP, df: true}, buf, n)
 }
 
-// tcpICMP handles an ICMP error about a segment of this host. Failed neighbour resolution is reported
-// in the same form.
+// tcpICMP handles an ICMP error about a segment of this host. The neighbour table reports a failed
+// resolution in the same form.
 func (s *Stack) tcpICMP(e *icmpError) {
-	if len(e.transport) < 8 {
+	if len(e.transport) < 8 { // the ports and the sequence number
 		return
 	}
 	local := netip.AddrPortFrom(e.local, binary.BigEndian.Uint16(e.transport))
@@ -261,7 +266,7 @@ func (s *Stack) tcpICMP(e *icmpError) {
 	}
 }
 
-// closeTCP resets every connection and closes every listener.
+// closeTCP closes every listener, resets every connection, and stops the timers of TCP.
 func (s *Stack) closeTCP() {
 	for _, l := range s.tcp.listeners.all() {
 		l.Close()
@@ -274,20 +279,21 @@ func (s *Stack) closeTCP() {
 	s.tcp.reclaimer.close()
 }
 
-// isn returns the initial sequence number of RFC 6528 3: "ISN = M + F(localip, localport, remoteip,
-// remoteport, secretkey)", where M is a timer with a resolution of 4 microseconds.
+// isn returns the initial sequence number of a connection. RFC 6528 3: "ISN = M + F(localip, localport,
+// remoteip, remoteport, secretkey)", where M is a timer with a resolution of 4 microseconds.
 func (s *Stack) isn(now tcp.Time, k *tuple) tcp.Seq {
 	m := uint32(now / (4 * tcp.Microsecond))
 	return tcp.Seq(m + uint32(s.key.sum(k[:])))
 }
 
-// tsOffset returns the timestamp offset of RFC 7323 5.4. All connections between two addresses have the
-// same offset, so that PAWS works across successive connections.
+// tsOffset returns the offset of the timestamps that local sends to remote (RFC 7323 5.4). All connections
+// between two addresses have the same offset, so that PAWS works across successive connections.
 func (s *Stack) tsOffset(local, remote netip.Addr) uint32 {
 	return uint32(s.hashAddrs(netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, 0)) >> 32)
 }
 
-// errnoOf returns the errno with which a system call reports that a connection ended because of e.
+// errnoOf returns the errno with which the methods of a TCP report the error e of a connection, or nil if
+// e is tcp.ErrNone.
 func errnoOf(e tcp.Err) error {
 	switch e {
 	case tcp.ErrRefused:
@@ -322,7 +328,8 @@ func errnoOf(e tcp.Err) error {
 	return nil
 }
 
-// tcpErrOf is the inverse of errnoOf for the errors that ICMP reports.
+// tcpErrOf is the inverse of errnoOf for the errors that ICMP reports. It returns tcp.ErrHostUnreachable
+// for any other errno.
 func tcpErrOf(errno syscall.Errno) tcp.Err {
 	switch errno {
 	case syscall.ECONNREFUSED:

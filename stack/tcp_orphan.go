@@ -10,8 +10,8 @@ import (
 const (
 	// defaultOrphans is the default maximum number of orphans.
 	defaultOrphans = 32768
-	// An orphan counts as stalled if it was closed at least stallAfter ago, and if the rest of its data
-	// would take longer than stallTime at its rate so far.
+	// An orphan counts as stalled if it was closed at least stallAfter ago, and its unacknowledged data
+	// would take longer than stallTime at the rate since then.
 	stallAfter = 2 * tcp.Second
 	stallTime  = 60 * tcp.Second
 	// reclaimEvery is the time between two runs of the reclaimer under memory pressure.
@@ -20,12 +20,14 @@ const (
 	reclaimBatch = 64
 )
 
-// orphans lists the connections that the application has closed, except those in CLOSED or in
-// TIME-WAIT. If the peer does not accept the data of an orphan, only the stack can end it.
+// orphans holds the orphans: the connections that the application has closed, except those in CLOSED or
+// in TIME-WAIT. If the peer does not accept the data of an orphan, only the stack can end the connection.
 //
-// There are two lists, each in the order in which the connections were closed: orphans with
-// unacknowledged data, which hold memory; and orphans that only wait for the peer's FIN or for the ACK
-// of their own. TCP.orphan is a connection's slot, negated if it is in the second list.
+// There are two lists. The list orphanData has the orphans with unacknowledged data, which hold memory.
+// The list orphanFIN has the orphans that only wait for the peer's FIN or for the ACK of their own FIN.
+// track appends to the lists, so the oldest orphans come first.
+//
+// TCP.orphan is a connection's slot, negated if it is in the list orphanFIN.
 type orphans struct {
 	limit int
 
@@ -47,11 +49,11 @@ type orphanSlot struct {
 	prev, next int32
 	list       uint8
 	at         tcp.Time // when the connection was closed
-	bytes      int      // bytes that were unacknowledged at that time
+	bytes      int      // bytes that were unacknowledged at the time at
 }
 
-// track puts a closed connection into its list, moves it to the other list, or removes it if it is an
-// orphan no more. t.mu is held.
+// track puts a closed connection into the list for its state, moves it there from the other list, or
+// removes it if it is no longer an orphan. t.mu is held.
 func (o *orphans) track(now tcp.Time, t *TCP) {
 	unacked := t.conn.Unacked()
 	list := uint8(orphanFIN)
@@ -94,6 +96,7 @@ func (t *TCP) orphanSlot() (slot int32, list uint8) {
 // take returns a free slot. o.mu is held.
 func (o *orphans) take() int32 {
 	if o.slots == nil {
+		// Both lists are empty: each head points to itself. Head 0 does so already.
 		o.slots = make([]orphanSlot, 2, 16)
 		o.slots[orphanFIN].prev, o.slots[orphanFIN].next = orphanFIN, orphanFIN
 	}
@@ -111,7 +114,7 @@ func (o *orphans) release(i int32) {
 	o.slots[i] = orphanSlot{next: o.free}
 	o.free = i
 	if o.count() == 0 && len(o.slots) > 1024 {
-		o.slots, o.free = nil, 0
+		o.slots, o.free = nil, 0 // free the memory of a burst
 	}
 }
 
@@ -134,14 +137,14 @@ func (o *orphans) unlink(i int32) {
 // count returns the number of orphans. o.mu is held.
 func (o *orphans) count() int { return o.n[orphanData] + o.n[orphanFIN] }
 
-// stats returns the number of orphans.
+// stats is count for a caller that does not hold o.mu.
 func (o *orphans) stats() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.count()
 }
 
-// oldest returns the first slot of a list, or a zero slot if the list is empty.
+// oldest returns a copy of the first slot of a list, or a zero slot if the list is empty.
 func (o *orphans) oldest(list int) orphanSlot {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -151,8 +154,8 @@ func (o *orphans) oldest(list int) orphanSlot {
 	return o.slots[o.slots[list].next]
 }
 
-// excess returns the first slot of the longer list if there are more than limit orphans, and otherwise
-// a zero slot.
+// excess returns a copy of the first slot of the longer list if there are more than limit orphans, and
+// otherwise a zero slot.
 func (o *orphans) excess() orphanSlot {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -166,7 +169,7 @@ func (o *orphans) excess() orphanSlot {
 	return o.slots[o.slots[list].next]
 }
 
-// spare moves an orphan to the end of its list, so that it is examined after all others. t.mu is held.
+// spare moves an orphan to the end of its list, so that reclaim examines all others first. t.mu is held.
 func (o *orphans) spare(t *TCP) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -175,21 +178,21 @@ func (o *orphans) spare(t *TCP) {
 	o.link(i, list)
 }
 
-// stalled reports whether an orphan is stalled. It was closed age ago, with bytes unacknowledged, of
-// which left still are. It is stalled if at that rate the rest takes longer than stallTime.
+// stalled reports whether an orphan is stalled: see stallAfter. The orphan was closed age ago. At that
+// time, bytes were unacknowledged; left is how many of them still are.
 func stalled(age tcp.Time, bytes, left int) bool {
 	done := bytes - left
 	return age >= stallAfter && (done <= 0 || float64(left)*float64(age) > float64(stallTime)*float64(done))
 }
 
 // resetOrphan resets the connection of o if it still is an orphan. If onlyStalled is set and the orphan
-// is not stalled, resetOrphan moves it to the end of its list instead.
+// is not stalled, resetOrphan moves the orphan to the end of its list instead.
 func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	t := o.t
 	t.mu.Lock()
 	now = max(now, t.lastRun)
 	switch {
-	case t.orphan == 0:
+	case t.orphan == 0: // the connection has ended since o was copied
 		t.mu.Unlock()
 		return
 	case onlyStalled && !stalled(now-o.at, o.bytes, t.conn.Unacked()):
@@ -204,8 +207,8 @@ func (s *Stack) resetOrphan(now tcp.Time, o orphanSlot, onlyStalled bool) {
 	s.counts.orphansReset.Add(1)
 }
 
-// limitOrphans resets the oldest orphans while there are more than the limit. It also transmits the
-// RSTs, because the caller may wait next. The caller must not hold a lock.
+// limitOrphans resets orphans while there are more than the limit: the oldest of the longer list first. It
+// also transmits the RSTs, because the caller may wait next. The caller must not hold a lock.
 func (s *Stack) limitOrphans() {
 	o := s.tcp.orphans.excess()
 	if o.t == nil {
@@ -217,13 +220,13 @@ func (s *Stack) limitOrphans() {
 	s.drain()
 }
 
-// pressure reports memory pressure. While it is true, buffers do not grow, and the stack frees memory
-// that is not needed. It becomes true at three quarters of the budget: the last quarter is for the
-// minimum that each connection may use at any time.
+// pressure reports memory pressure: whether at least three quarters of the budget are in use. Under memory
+// pressure, buffers do not grow, and the stack frees memory that is not needed. The last quarter is for
+// the minimum that each connection may use at any time.
 func (ts *tcpState) pressure() bool { return ts.used.Load() >= ts.memory/4*3 }
 
-// admits reports whether there is memory for one more connection. Under memory pressure it first calls
-// reclaim. The caller must not hold a lock.
+// admits reports whether there is memory for one more connection. Under memory pressure it first frees
+// memory. The caller must not hold a lock.
 func (s *Stack) admits(now tcp.Time) bool {
 	ts := &s.tcp
 	if !ts.pressure() {
@@ -236,9 +239,9 @@ func (s *Stack) admits(now tcp.Time) bool {
 	return ts.used.Load() < ts.memory
 }
 
-// reclaim frees memory under memory pressure. It resets stalled orphans, oldest first. If that is not
-// enough, it calls reclaimBuffers. If hard is set, it resets any orphans, until the memory in use is
-// below the budget. The caller must not hold a lock.
+// reclaim frees memory. It resets stalled orphans, oldest first, until there is no memory pressure. If
+// hard is set, it resets orphans whether or not they are stalled, until less than the whole budget is in
+// use. If that is not enough, it calls reclaimBuffers. The caller must not hold a lock.
 func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	ts := &s.tcp
 	short := func() bool { return hard && ts.used.Load() >= ts.memory || !hard && ts.pressure() }
@@ -254,8 +257,8 @@ func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	}
 }
 
-// reclaimBuffers calls Conn.Reclaim of all connections. Because it visits all of them, it runs at most
-// once per second.
+// reclaimBuffers calls Conn.Reclaim, with the argument all, for all connections. Because that takes long,
+// it does nothing if it was called less than a second ago.
 func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	ts := &s.tcp
 	last := ts.reclaimed.Load()
@@ -276,7 +279,7 @@ func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 // A reclaimer calls reclaim at intervals of reclaimEvery while there is memory pressure.
 type reclaimer struct {
 	s     *Stack
-	armed atomic.Bool
+	armed atomic.Bool // the alarm is set, or fired is running
 
 	mu    mutex[levelTable]
 	alarm alarm
@@ -293,6 +296,7 @@ func (r *reclaimer) kick() {
 	r.alarm.set(now, now+reclaimEvery, r)
 }
 
+// fired calls reclaim, and sets the alarm again if there still is memory pressure. The alarm calls fired.
 func (r *reclaimer) fired() {
 	r.mu.Lock()
 	r.alarm.over()
@@ -305,6 +309,7 @@ func (r *reclaimer) fired() {
 	}
 }
 
+// close stops the alarm.
 func (r *reclaimer) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
