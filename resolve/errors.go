@@ -35,7 +35,7 @@ var (
 	errNotEnded       = &failure{text: "lookup ended without a result", temporary: true}
 
 	// These two are internal. errNotOurs: the message is not a response to our query. errCaseLost:
-	// it is, but the case of the name differs.
+	// the message is a response to our query, but the case of the name differs.
 	errNotOurs  = &failure{text: "not a response to the query"}
 	errCaseLost = &failure{text: "case of the question not echoed"}
 )
@@ -85,8 +85,8 @@ func isTemporary(err error) bool {
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// named sets the name in err, a new *net.DNSError, to the name that the caller gave, instead of one
-// that the search list made of it.
+// named sets the name in err, a new *net.DNSError, to the name that the caller gave. Before, err had a
+// name that the search list made of it.
 func named(err error, name string) error {
 	var e *net.DNSError
 	if errors.As(err, &e) {

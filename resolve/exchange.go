@@ -16,8 +16,8 @@ const (
 	// ednsSize is the UDP payload size in queries: 1280 octets, which every IPv6 link carries
 	// unfragmented (RFC 8200 section 5), less the headers. Fragments may be lost or forged.
 	ednsSize = 1232
-	// readSize is the maximum length of a UDP response that is read. A server that ignores ednsSize
-	// may send more than that.
+	// readSize is the maximum length in bytes of a UDP response that is read. It is larger than
+	// ednsSize, because a server may ignore ednsSize.
 	readSize = 4096
 
 	headerLen = 12
@@ -51,8 +51,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 			return ans, nil
 		}
 		if ctx.Err() == context.Canceled && i == tries-1 && !errors.Is(err, context.Canceled) {
-			// The caller's context has ended, not the time for this server. If it ends before the
-			// last try, Dial reports it, as in net.
+			// The caller's context has ended, not the time for this server. If the context ends before
+			// the last try, Dial of the next try reports that, as in net.
 			err = context.Canceled
 		}
 		last = dnsError(err, name.String(), s.addr)
@@ -60,8 +60,8 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	return nil, last
 }
 
-// done is like ctx.Err, but reports a deadline as soon as it is reached: a connection with the same
-// deadline may fail before the context ends.
+// done returns ctx.Err, or context.DeadlineExceeded as soon as the deadline is reached. A connection
+// with the same deadline may fail before the context ends.
 func done(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -76,10 +76,10 @@ func done(ctx context.Context) error {
 //
 // Over UDP, try mixes the case of the name at random. Some servers know names only in lower case.
 // If the query brings no records (no such name, no such record, a refusal, a failure or no
-// response), try therefore sends it once more with the name as the caller wrote it. It does so at
-// once after a response, and at half of the timeout if there is none; an answer to the first query
-// is then still accepted. For types other than A, try accepts a negative answer at once if the
-// server has returned an IPv4 address for the same name in mixed case.
+// response), try therefore sends a second query with the name as the caller wrote it. After a
+// response, try does so at once. Without a response, try does so at half of the timeout, and still
+// accepts an answer to the first query. For types other than A, try accepts a negative answer
+// without a second query if the server has returned an IPv4 address for the same name in mixed case.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
 	mixed := q.Name
@@ -133,7 +133,7 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 		}
 		return nil, err
 	default:
-		s.silent()
+		s.silent() // no response to the query in mixed case until the timeout
 	}
 	if !early {
 		<-ended
@@ -151,10 +151,11 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 }
 
 // vouched reports whether the server has returned an IPv4 address of the same name in mixed case,
-// so that it supports mixed case. Callers query A and AAAA together, and many names have only one
-// of them, so vouched waits for the answer to the A query until half of the timeout.
+// which shows that the server supports mixed case. Callers query A and AAAA together, and many names
+// have records of only one type. So vouched waits for the answer to the A query, until half of the
+// timeout.
 func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessage.Question, start time.Time) bool {
-	if f == nil || f.address == nil {
+	if f == nil || f.address == nil { // no A query is in flight, but its answer may be cached
 		ans := r.cache.get(cacheKey{lower(q.Name.String()), dnsmessage.TypeA}, time.Now())
 		return q.Type != dnsmessage.TypeA && ans != nil && !ans.notFound && ans.mixed && ans.server == s.addr
 	}
@@ -169,8 +170,8 @@ func (r *Resolver) vouched(ctx context.Context, f *flight, s *server, q dnsmessa
 	return false
 }
 
-// heard reports whether a result comes from a message of the server. It returns false if the server
-// did not respond or the query could not be sent.
+// heard reports whether the error err of a query comes from a message of the server. It returns false
+// if the server did not respond or the query could not be sent.
 func heard(err error) bool {
 	_, ok := err.(*failure)
 	return ok || err == nil
@@ -206,8 +207,9 @@ func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Questio
 	return rep.judge(q)
 }
 
-// converse queries a server over one network until the time end. It omits what the server does not
-// support, and remembers for a while which form of query worked.
+// converse queries a server over one network until the time end. If the server does not support the
+// form d of the query, converse changes d and queries again. It remembers for a while what the server
+// does not support.
 func (r *Resolver) converse(ctx context.Context, network string, s *server, q dnsmessage.Question, d *dialect, end time.Time) (*reply, error) {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
@@ -224,7 +226,7 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 		case d.edns && (rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented):
 			// RFC 6891 7: "Responders that choose not to implement the protocol
 			// extensions [...] MUST respond with a return code (RCODE) of FORMERR to
-			// messages containing an OPT record"; some older ones say NOTIMP.
+			// messages containing an OPT record". Some older servers respond with NOTIMP.
 			d.edns = false
 			continue
 		case rep.rcode == dnsmessage.RCodeFormatError || rep.rcode == dnsmessage.RCodeNotImplemented:
@@ -276,7 +278,7 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 		switch {
 		case err == errNotOurs:
 			// RFC 5452 9.1: responses MUST match the ID, name, class and type of the query. This
-			// one is forged or late. The real response may still arrive.
+			// message is forged or late. The real response may still arrive.
 			continue
 		case err == errCaseLost && d.name == q.Name:
 			// The query has the caller's case, which a forger may know, so the case proves nothing.
@@ -375,8 +377,8 @@ func (r *Resolver) mixCase(name dnsmessage.Name) dnsmessage.Name {
 
 // readResponse parses msg as the response to query. query asks q, possibly with the name in another
 // case. The error is errNotOurs if msg is not a response to query, errCaseLost if only the case
-// differs, and another one if msg is malformed. readResponse changes the question in msg back to
-// the case of q, because compressed names refer to it.
+// differs, and another error if msg is malformed. readResponse changes the name in the question of msg
+// back to the case of q, because compressed names refer to that name.
 func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -399,8 +401,8 @@ func readResponse(msg, query []byte, q dnsmessage.Question) (*reply, error) {
 		return nil, errCaseLost
 	}
 	for i, c := range q.Name.Data[:q.Name.Length] {
-		// On the wire each letter is one byte further: lengths replace the dots, and the first
-		// length precedes the name.
+		// On the wire each letter is one byte further: the length of the first label precedes the
+		// name, and the lengths of the others replace the dots.
 		if c != '.' {
 			msg[headerLen+1+i] = c
 		}

@@ -74,6 +74,7 @@ func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if q.f = r.flights[q.key]; q.f == nil {
+		// A flight may have ended since the cache was read.
 		if q.ans = r.cache.get(q.key, time.Now()); q.ans != nil {
 			return q
 		}
@@ -106,7 +107,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 	f.ctx = &flightContext{values: ctx, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(f.ctx)
 	go func() {
-		// Even if Dial ends the goroutine (runtime.Goexit), the callers must get a result.
+		// Even if Dial ends the goroutine by runtime.Goexit, the callers must get a result.
 		defer func() {
 			r.forget(f, key)
 			cancel()

@@ -40,7 +40,7 @@ func ParseHosts(r io.Reader) (Hosts, error) {
 	return h, err
 }
 
-// Add adds names for addr, as a line of the file would. The first one is the canonical name of the
+// Add adds names for addr, as a line of the file would. The first name is the canonical name of the
 // others. The names may have any case, and a final dot.
 func (h *Hosts) Add(addr netip.Addr, names ...string) {
 	if !addr.IsValid() || len(names) == 0 {

@@ -70,9 +70,9 @@ func (r *Resolver) LookupIP(ctx context.Context, network, host string) ([]net.IP
 	return ips, nil
 }
 
-// LookupNetIP is like LookupIP but returns netip.Addrs. As in net, zones are lost. IPv4 addresses
+// LookupNetIP is like LookupIP but returns netip.Addrs. As in net, zones are lost, and IPv4 addresses
 // have their IPv4-mapped IPv6 form if they are literals or from the hosts file, but not if they are
-// from a server: use netip.Addr.Unmap.
+// from a server. netip.Addr.Unmap converts the IPv4-mapped form.
 func (r *Resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	ips, err := r.LookupIP(ctx, network, host)
 	if err != nil {
@@ -112,8 +112,8 @@ func (r *Resolver) lookupIPAddr(ctx context.Context, network, host string) ([]ne
 }
 
 // lookupAddrs returns the addresses of a name and its canonical name. network is "ip", "ip4" or
-// "ip6". It does not restrict the addresses of names that are known locally; among those, IPv4
-// addresses have the IPv4-mapped form.
+// "ip6". If the name is known locally, the addresses may be of any family, and IPv4 addresses have the
+// IPv4-mapped form.
 func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]netip.Addr, string, error) {
 	if addrs, canonical := r.local(host); len(addrs) > 0 {
 		return addrs, canonical, nil

@@ -49,7 +49,7 @@ func rooted(s string) string {
 	return s + "."
 }
 
-// absName returns s in the form in which names of the hosts file are reported. A name with dots
+// absName returns s in the form in which names of the hosts file are returned. A name with dots
 // gets a final dot. A name without dots may be local and stays as it is.
 func absName(s string) string {
 	if strings.Contains(s, ".") {
@@ -139,10 +139,10 @@ func canBeAsked(name string) bool {
 	return true
 }
 
-// candidates returns the rooted names to query, in order: resolv.conf(5), "search".
+// candidates returns the rooted names to query, in the order of resolv.conf(5), "search".
 func (r *Resolver) candidates(name string) []string {
 	if neverAsked(name) {
-		return nil // nor may "localhost" become localhost.example.com
+		return nil // not even with a domain: "localhost" must not become localhost.example.com
 	}
 	if strings.HasSuffix(name, ".") {
 		return []string{name}

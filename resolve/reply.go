@@ -12,15 +12,15 @@ const maxChain = 16
 
 // A reply is the part of a response message that the resolver uses.
 type reply struct {
-	truncated bool             // whether the TC bit is set
-	cut       error            // the error that ended the parsing of the answer section
-	rcode     dnsmessage.RCode // including the extended part
-	aa, ra    bool
+	truncated bool                  // whether the TC bit is set
+	cut       error                 // the error that ended the parsing of the answer section
+	rcode     dnsmessage.RCode      // including the extended part
+	aa, ra    bool                  // the bits AA and RA
 	records   []dnsmessage.Resource // records of the queried type, and CNAMEs
 	answers   int                   // number of records in the answer section, of any type
-	hasNS     bool                  // in the authority section
-	hasSOA    bool                  // in the authority section
-	negTTL    time.Duration         // from the SOA
+	hasNS     bool                  // whether the authority section has an NS record
+	hasSOA    bool                  // whether the authority section has an SOA record
+	negTTL    time.Duration         // TTL of a negative answer, from the SOA record
 	hasExtra  bool                  // whether the additional section has a record
 }
 
@@ -40,8 +40,8 @@ type answer struct {
 }
 
 // parseReply parses a message from its answer section on. If the answer section is truncated or has
-// a malformed record, parseReply keeps the addresses before that, as net does. For other types it
-// returns an error, because callers need all records.
+// a malformed record, parseReply keeps the addresses before that, as net does. For types other than A
+// and AAAA a malformed record is an error, because callers need all records.
 func parseReply(p *dnsmessage.Parser, h dnsmessage.Header, q dnsmessage.Question) (*reply, error) {
 	rep := &reply{truncated: h.Truncated, rcode: h.RCode, aa: h.Authoritative, ra: h.RecursionAvailable}
 	err := rep.parseAnswers(p, q)
@@ -80,8 +80,8 @@ func (rep *reply) parseAnswers(p *dnsmessage.Parser, q dnsmessage.Question) erro
 	}
 }
 
-// parseRest parses the authority and additional sections. They only help to judge the answer, so a
-// malformed record ends the parsing without an error.
+// parseRest parses the authority and additional sections. These sections only help to judge the answer,
+// so a malformed record ends the parsing without an error.
 func (rep *reply) parseRest(p *dnsmessage.Parser, h dnsmessage.Header) {
 	for {
 		rh, err := p.AuthorityHeader()
@@ -132,8 +132,8 @@ func ttlOf(seconds uint32) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// judge returns the answer that the reply gives to q. If it gives none, judge returns an error, so
-// that another server is queried.
+// judge returns the answer that the reply gives to q. If the reply gives no answer, judge returns an
+// error, so that another server is queried.
 func (rep *reply) judge(q dnsmessage.Question) (*answer, error) {
 	switch rep.rcode {
 	case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
@@ -207,7 +207,7 @@ func (rep *reply) follow(q dnsmessage.Question) *answer {
 		if len(ans.records) > 0 || alias == nil {
 			break
 		}
-		byName[name] = nil // end a loop
+		byName[name] = nil // if an alias leads back to name, the loop ends there
 		// RFC 1034 3.6.2: the query is restarted "at the domain name specified in the
 		// data field of the CNAME record".
 		ans.canonical = alias.Body.(*dnsmessage.CNAMEResource).CNAME

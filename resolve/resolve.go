@@ -35,8 +35,8 @@ const (
 // Config configures a Resolver. With the zero value, a Resolver resolves only literals, localhost
 // and the services.
 type Config struct {
-	// Servers are the recursive name servers, in the order in which they are queried. Without any,
-	// names that are not known locally do not exist.
+	// Servers are the recursive name servers, in the order in which they are queried. Without
+	// servers, names that are not known locally do not exist.
 	Servers []netip.AddrPort
 	// Search are the domains that are appended to names without a final dot.
 	Search []string
@@ -79,9 +79,9 @@ type Config struct {
 	// section 9.2). Dial must return soon after ctx ends. If Dial is nil, the Resolver queries no
 	// server.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Families reports which address families to query if the caller accepts both. If it is nil or
-	// returns false twice, both are queried, as in net: a name exists even if the host cannot reach
-	// any of its addresses.
+	// Families reports which address families to query if the caller accepts both. If Families is
+	// nil or returns false for both, both are queried, as in net: a name exists even if the host
+	// cannot reach any of its addresses.
 	Families func() (v4, v6 bool)
 	// Source returns the address from which the host would send to dst, or the zero Addr if it
 	// cannot. The Resolver uses it to sort addresses by RFC 6724. If it is nil, addresses keep the
@@ -119,8 +119,8 @@ type server struct {
 	silences atomic.Int32
 }
 
-// silent records that a query in mixed case got no response. The first one may have been lost.
-// After the second one, the Resolver does not mix case for a while.
+// silent records that a query in mixed case got no response. One such query may have been lost. After
+// a second one in a row, the Resolver does not mix case for a while.
 func (s *server) silent() {
 	if s.silences.Add(1) >= 2 {
 		s.silences.Store(0)
@@ -133,11 +133,13 @@ const (
 	// the address, and because a packet may have been lost or forged. Unbound uses the same time
 	// (infra-host-ttl).
 	lessonTime = 15 * time.Minute
-	// silence is the minimum time after which a query counts as unanswered if the caller gives up.
+	// silence is how long a query must have waited for a response to count as unanswered if the
+	// caller gives up.
 	silence = time.Second
 )
 
-// A lesson is a property of a server that applies for lessonTime. The zero value does not apply.
+// A lesson is a property of a server that applies for lessonTime after set. The zero value does not
+// apply.
 type lesson struct{ until atomic.Int64 } // a time in nanoseconds since 1970
 
 func (l *lesson) set() { l.until.Store(time.Now().Add(lessonTime).UnixNano()) }

@@ -8,13 +8,13 @@ import (
 )
 
 // search queries records of each of the types, under each name that the search list makes of name,
-// until a name has any. It returns the answer for each type under that name, nil where there is
-// none.
+// until one of these names has records. It returns an answer for each type under that name, or nil for
+// a type that has none.
 //
-// Its errors are of type *net.DNSError and contain name. It reports that the name does not exist
-// only if all names of the list could be queried, because a name that could not be may exist. As in
-// net, another error is that of the name as given if addresses are queried, and that of the last
-// name tried for other types.
+// The errors are of type *net.DNSError and contain name. search reports that the name does not exist
+// only if all names of the list could be queried, because a name that could not be queried may exist.
+// Otherwise the error is, as in net, the error for the name as given if addresses are queried, and the
+// error for the last name tried if other types are queried.
 func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.Type) ([]*answer, error) {
 	if !isDomainName(name) {
 		return nil, dnsError(errNoSuchHost, name, "")
@@ -54,8 +54,9 @@ func (r *Resolver) search(ctx context.Context, name string, types ...dnsmessage.
 	return nil, named(err, name)
 }
 
-// askAll queries all types at the same time. It fails if no type has an answer. If CNAME is one of
-// the types, it must be the last. An alias is then an answer even if its target has no records.
+// askAll queries all types, at the same time unless SingleRequest is set. It fails if no type has an
+// answer. If CNAME is one of the types, CNAME must be the last. An alias is then an answer even if the
+// target of the alias has no records.
 func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.Type) ([]*answer, error) {
 	answers := make([]*answer, len(types))
 	errs := make([]error, len(types))
@@ -103,12 +104,13 @@ func (r *Resolver) askAll(ctx context.Context, fqdn string, types []dnsmessage.T
 }
 
 // ask queries records of one type of one rooted name, or takes them from the cache. The answer is
-// shared. Without an error it has at least one record. With an error that there is none, it may
-// have the aliases of the name.
+// shared. Without an error, the answer has at least one record. If the error is that there is no such
+// record, the answer may still have the aliases of the name.
 func (r *Resolver) ask(ctx context.Context, fqdn string, typ dnsmessage.Type) (*answer, error) {
 	return r.answerTo(ctx, r.begin(ctx, fqdn, typ, nil))
 }
 
+// answerTo waits for the answer to a question and returns the same as ask.
 func (r *Resolver) answerTo(ctx context.Context, q *question) (*answer, error) {
 	ans, err := r.wait(ctx, q)
 	if err != nil {
@@ -128,7 +130,7 @@ func (r *Resolver) answerTo(ctx context.Context, q *question) (*answer, error) {
 }
 
 // chase queries name for the flight f, which may be nil. If the servers do not follow an alias
-// themselves, chase queries its target too.
+// themselves, chase queries the target of the alias too.
 func (r *Resolver) chase(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	ans, err := r.query(ctx, name, typ, f)
 	seen := []string{lower(name.String())}
