@@ -48,7 +48,7 @@ type ClientConfig4 struct {
 	// Lease is an address that the client had before and requests first; an invalid address means
 	// none. The client does not use it before a server confirms it.
 	Lease netip.Addr
-	// IPv6Only reports whether the host can do without IPv4, so that servers may ask it to
+	// IPv6Only tells servers that the host can do without IPv4. Servers may then ask it to do so
 	// (RFC 8925).
 	IPv6Only bool
 	// MTU is the length in bytes of the longest IP datagram that the host receives on the link;
@@ -189,9 +189,9 @@ func (c *Client4) Deadline() time.Time {
 	return at
 }
 
-// Up reports that the link is up: for the first time, or again, possibly on another network. A
-// client that had an address asks whether it may use it here (INIT-REBOOT). Until it gets an answer
-// it keeps a lease that has not expired.
+// Up tells the client that the link is up: for the first time, or again, possibly on another network.
+// A client that had an address asks servers whether it may still use that address (INIT-REBOOT). Until
+// the client gets an answer, it keeps a lease that has not expired.
 //
 // RFC 2131 3.7: "A client SHOULD use DHCP to reacquire or verify its IP address and network
 // parameters whenever the local network parameters may have changed".
@@ -213,8 +213,8 @@ func (c *Client4) Up(now time.Time) {
 	c.request(now)
 }
 
-// Down reports that the link is down. The client sends nothing until Up. A lease still expires at
-// its time.
+// Down tells the client that the link is down. The client sends nothing until Up. A lease still
+// expires at its time.
 func (c *Client4) Down() {
 	c.down = true
 	c.enter(Stopped)
@@ -235,7 +235,7 @@ func (c *Client4) Release() {
 	c.cfg.Lease = netip.Addr{}
 }
 
-// enter changes to a state in which nothing has been sent yet.
+// enter changes to a state in which nothing has been sent yet, and chooses a new transaction ID.
 func (c *Client4) enter(s State4) {
 	c.state, c.tries, c.next, c.offer, c.fallback = s, 0, time.Time{}, nil, nil
 	c.xid = uint32(c.cfg.Rand())
@@ -250,7 +250,7 @@ func (c *Client4) restart(now time.Time, after time.Duration) {
 	}
 }
 
-// lose reports that the lease has ended, if there is one.
+// lose ends the use of the lease, if there is one, and queues a Lost event.
 func (c *Client4) lose(reason string) {
 	if c.held != nil {
 		c.events = append(c.events, Event4{Kind: Lost, Lease: c.held, Reason: reason})
@@ -258,7 +258,7 @@ func (c *Client4) lose(reason string) {
 	}
 }
 
-// refuse reports a Refused event. The number of queued ones is bounded.
+// refuse queues a Refused event, unless maxRefusals of them are queued already.
 func (c *Client4) refuse(format string, args ...any) {
 	n := 0
 	for _, e := range c.events {
@@ -271,7 +271,8 @@ func (c *Client4) refuse(format string, args ...any) {
 	}
 }
 
-// Tick does what is due.
+// Tick handles the times that have come: it ends an expired lease, retransmits, or enters the next
+// state.
 func (c *Client4) Tick(now time.Time) {
 	if l := c.held; l != nil && !l.Expires.IsZero() && !now.Before(l.Expires) {
 		// RFC 2131 4.4.5: "If the lease expires before the client receives a DHCPACK, the client moves to INIT
@@ -435,8 +436,8 @@ func (c *Client4) request(now time.Time) {
 // RFC 2131 4.4.5: "In both RENEWING and REBINDING states, if the client receives no response to its
 // DHCPREQUEST message, the client SHOULD wait one-half of the remaining time until T2 (in RENEWING
 // state) and one-half of the remaining lease time (in REBINDING state), down to a minimum of 60
-// seconds, before retransmitting". A lease of a few minutes would then end after one lost message,
-// so the minimum is shorter for it.
+// seconds, before retransmitting". With that minimum, a lease of a few minutes would end after one lost
+// message. So the minimum is a sixteenth of the lease if that is shorter, but at least firstRetry.
 func (c *Client4) renew(now time.Time) {
 	l := c.held
 	c.xid = uint32(c.cfg.Rand())
@@ -600,6 +601,7 @@ func (c *Client4) takeNAK(now time.Time, m *Message4) {
 		why = ": " + text[:min(len(text), 100)]
 	}
 	c.refuse("%v refuses%s", serverOf(m), why)
+	// While the client requests another address, the lease in use is not concerned.
 	if c.state != Requesting || c.held != nil && c.held.Addr.Addr() == c.offer.Addr.Addr() {
 		c.lose(fmt.Sprintf("%v has taken it back%s", serverOf(m), why))
 	}
@@ -615,8 +617,8 @@ func (c *Client4) takeNAK(now time.Time, m *Message4) {
 	c.restart(now, after)
 }
 
-// Probed passes the result of a Probe to the client: whether the address is free. If it is not, the
-// client informs the server and restarts after a delay.
+// Probed tells the client whether the address of the last Probe event is free. If the address is not
+// free, the client informs the server and restarts after a delay.
 func (c *Client4) Probed(now time.Time, free bool) {
 	if c.state != Probing {
 		return
@@ -645,7 +647,8 @@ func (c *Client4) Conflict(now time.Time) {
 	c.decline(now, l)
 }
 
-// decline informs the server of a lease that another host uses the address.
+// decline informs the server of a lease that another host uses the address, and restarts the client
+// after a delay.
 //
 // RFC 2131 3.1.5: "If the client detects that the address is already in use (e.g., through the use
 // of ARP), the client MUST send a DHCPDECLINE message to the server and restarts the configuration

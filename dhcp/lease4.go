@@ -40,9 +40,9 @@ type Lease4 struct {
 	MTU int
 	// IPv6Only is how long the host should do without IPv4; 0 if absent (RFC 8925).
 	IPv6Only time.Duration
-	// Obtained is when the lease began. At Renew (T1) the client starts to ask its server to extend
-	// the lease, and at Rebind (T2) all servers. Expires is when the lease ends. The zero time
-	// means never.
+	// Obtained is when the lease began. From Renew (T1) on, the client asks its server to extend the
+	// lease, and from Rebind (T2) on, it asks all servers. Expires is when the lease ends. The zero
+	// time means never.
 	Obtained, Renew, Rebind, Expires time.Time
 	// Options are all received options.
 	Options Options4

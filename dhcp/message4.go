@@ -48,8 +48,8 @@ type Message4 struct {
 	HType  uint8 // type of the link address; 1: Ethernet
 	Hops   uint8
 	XID    uint32
-	Secs   uint16 // seconds since the client began to acquire or renew its address
-	Flags  uint16
+	Secs   uint16     // seconds since the client began to acquire or renew its address
+	Flags  uint16     // see FlagBroadcast
 	CIAddr netip.Addr // the client's current address; set only if it can answer ARP requests for it
 	YIAddr netip.Addr // the address that the server offers or assigns to the client
 	SIAddr netip.Addr // address of the next server to boot from
@@ -200,7 +200,7 @@ func addrAt(b []byte) netip.Addr {
 	return a
 }
 
-// putAddr writes an address. It writes 0.0.0.0 for an address that is not an IPv4 one.
+// putAddr writes an IPv4 address to b. It leaves b unchanged if the address is invalid or not IPv4.
 func putAddr(b []byte, a netip.Addr) {
 	if a = a.Unmap(); a.Is4() {
 		four := a.As4()
@@ -265,8 +265,8 @@ func (m *Message4) Append(b []byte, size int) ([]byte, error) {
 
 // A field4 is a field of a message that can hold options.
 type field4 struct {
-	b    []byte
-	room int
+	b    []byte // the options in the field
+	room int    // bytes left for further options
 }
 
 // fields4 are the fields that can hold options, in the order in which they are read: options, file,

@@ -82,7 +82,8 @@ func (o Options4) Addr(code OptionCode4) netip.Addr {
 	return netip.Addr{}
 }
 
-// Addrs returns at most limit addresses of an option. It omits addresses that a host cannot have.
+// Addrs returns at most limit addresses of an option. It omits duplicates, and addresses that a host
+// cannot have.
 func (o Options4) Addrs(code OptionCode4, limit int) (addrs []netip.Addr) {
 	b, _ := o.Get(code)
 	for ; len(b) >= 4 && len(addrs) < limit; b = b[4:] {
@@ -93,7 +94,8 @@ func (o Options4) Addrs(code OptionCode4, limit int) (addrs []netip.Addr) {
 	return addrs
 }
 
-// Uint32 returns the value of a four-byte option. ok reports whether it is present.
+// Uint32 returns the value of a four-byte option. ok is false if the option is absent or has another
+// length.
 func (o Options4) Uint32(code OptionCode4) (v uint32, ok bool) {
 	if b, _ := o.Get(code); len(b) == 4 {
 		return binary.BigEndian.Uint32(b), true
@@ -101,7 +103,8 @@ func (o Options4) Uint32(code OptionCode4) (v uint32, ok bool) {
 	return 0, false
 }
 
-// Uint16 returns the value of a two-byte option. ok reports whether it is present.
+// Uint16 returns the value of a two-byte option. ok is false if the option is absent or has another
+// length.
 func (o Options4) Uint16(code OptionCode4) (v uint16, ok bool) {
 	if b, _ := o.Get(code); len(b) == 2 {
 		return binary.BigEndian.Uint16(b), true
@@ -168,7 +171,7 @@ func isHost(a netip.Addr) bool {
 	return a.Is4() && a.As4()[0] != 0 && a.As4()[0] < 224 && !a.IsLoopback()
 }
 
-// maskBits returns the prefix length of a mask. ok is false if its bits are not contiguous.
+// maskBits returns the prefix length of a mask. ok is false if the bits of the mask are not contiguous.
 func maskBits(mask uint32) (bits int, ok bool) {
 	for bits = 0; bits < 32 && mask&(1<<(31-bits)) != 0; bits++ {
 	}
@@ -193,8 +196,9 @@ type Route4 struct {
 	Via netip.Addr // the router; invalid if the destinations are on the link
 }
 
-// parseRoutes parses at most limit routes of the option of classless static routes, and drops
-// routes through impossible routers. ok is false if the option is malformed.
+// parseRoutes parses the option of classless static routes and returns at most limit routes. It omits
+// duplicates, and routes with an impossible router or destination. ok is false if the option is
+// malformed.
 //
 // RFC 3442: a destination descriptor "consists of one octet describing the width of the subnet
 // mask, followed by all the significant octets of the subnet number". The address of the router
@@ -247,9 +251,9 @@ func AppendAddrs(b []byte, addrs ...netip.Addr) []byte {
 	return b
 }
 
-// parseSearch parses at most limit names of the domain search option, and drops names that a host
-// cannot have. ok is false if the option is malformed; the names before the error are then
-// returned.
+// parseSearch parses the domain search option and returns at most limit names. It omits duplicates, and
+// names that a host cannot have. If the option is malformed, ok is false, and parseSearch returns the
+// names before the error.
 //
 // RFC 3397 2: the names are encoded by RFC 1035 4.1.4, with pointers that are offsets from the
 // beginning of the option's value.
@@ -270,7 +274,7 @@ func parseSearch(b []byte, limit int) (names []string, ok bool) {
 // maxPointers is the maximum number of pointers in a name, more than a name can have labels.
 const maxPointers = 128
 
-// searchName parses the name at an offset, and returns the offset of the next one.
+// searchName parses the name at an offset, and returns the offset of the next name.
 func searchName(b []byte, at int) (name string, next int, ok bool) {
 	var labels []string
 	length, lowest := 0, at
@@ -289,7 +293,8 @@ func searchName(b []byte, at int) (name string, next int, ok bool) {
 			if at+1 >= len(b) {
 				return "", 0, false
 			}
-			// A pointer must lead to before the name's bytes read so far, so parsing ends.
+			// A pointer must point before all bytes of the name that were read so far. Otherwise
+			// parsing might not end.
 			to := n&0x3f<<8 | int(b[at+1])
 			if to >= lowest {
 				return "", 0, false
