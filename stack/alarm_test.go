@@ -38,7 +38,7 @@ func (o *testOwner) times() []time.Duration {
 	return slices.Clone(o.at)
 }
 
-// move calls the alarm's move.
+// move calls the move method of the alarm, with o.mu held.
 func (o *testOwner) move(at tcp.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -90,7 +90,7 @@ func TestAlarmMovesLaterAndStops(t *testing.T) {
 	})
 }
 
-// A table sets its alarm for packets: that must not allocate.
+// A table may set its alarm for each packet, so setting an alarm must not allocate.
 func TestAnAlarmThatIsSetAllocatesNothing(t *testing.T) {
 	o := &testOwner{start: time.Now()}
 	o.alarm.set(0, tcp.Time(time.Hour), o)

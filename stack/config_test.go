@@ -89,7 +89,7 @@ func TestNewReportsAWrongConfiguration(t *testing.T) {
 	}
 }
 
-// An uncomparable device makes == panic.
+// An uncomparable is a device whose type is not comparable, so == panics.
 type uncomparable struct {
 	nic.Device
 	f []int
@@ -101,8 +101,8 @@ func portOfADevice(t *testing.T) nic.Device {
 	return p
 }
 
-// A host with a single address reaches all others through a gateway that is in none of its networks, as
-// on some clouds.
+// A host with a single address (/32) reaches all others through a gateway outside its network, as on some
+// clouds.
 func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
 		a, b := nic.Pipe(nic.PipeConfig{Medium: medium})
@@ -113,7 +113,7 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 			return s
 		}
 		one := cloud(a, "203.0.113.7/32", "169.254.0.1")
-		router := cloud(b, "169.254.0.1/32", "203.0.113.7") // any gateway address works
+		router := cloud(b, "169.254.0.1/32", "203.0.113.7") // its gateway is the host
 		u, v := openUDP(t, one, "0.0.0.0:9"), openUDP(t, router, "0.0.0.0:9")
 		_, err := u.WriteTo([]byte("x"), addrPort("169.254.0.1:9"), SendOptions{})
 		require.NoError(t, err)
@@ -129,7 +129,7 @@ func TestASingleAddressHasAGatewayOffItsNetwork(t *testing.T) {
 			{Dst: prefix("169.254.0.1/32"), NIC: "pipe-a"},
 			{Dst: prefix("0.0.0.0/0"), Via: addr("169.254.0.1"), NIC: "pipe-a"},
 		}, slices.DeleteFunc(one.Routes(), func(r Route) bool { return r.Dst.Addr().Is6() }))
-		// A route may use the gateway too.
+		// Another route may use the gateway too, but no other address outside the network.
 		require.NoError(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.1")}))
 		require.Error(t, one.AddRoute(Route{Dst: prefix("10.0.0.0/8"), Via: addr("169.254.0.2")}))
 	}
@@ -145,7 +145,7 @@ func TestASingleAddressOfIPv6HasAGatewayOffItsNetwork(t *testing.T) {
 				t.Cleanup(func() { s.Close() })
 				return s
 			}
-			// A network of IPv4 makes no difference.
+			// An IPv4 network on the same link makes no difference.
 			one := cloud(a, "2001:db8:2::1", prefix("192.0.2.1/24"), prefix("2001:db8:1::7/128"))
 			router := cloud(b, "2001:db8:1::7", prefix("2001:db8:2::1/128"))
 			u, v := openUDP(t, one, "[::]:9"), openUDP(t, router, "[::]:9")
@@ -313,7 +313,7 @@ func TestLinksWithoutNamesGetOne(t *testing.T) {
 	require.Equal(t, []string{"lo", "nic", "nic.1", "tap", "tap.1"}, names)
 }
 
-// An attachedDevice calls during while it is being attached.
+// An attachedDevice calls the function during in Attach.
 type attachedDevice struct {
 	*nic.Null
 	during   func(recv func([]nic.Frame))

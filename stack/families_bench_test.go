@@ -10,8 +10,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// BenchmarkFamilies runs the same workloads over IPv4 and IPv6, one after the other. Compare the
-// results of the two.
+// BenchmarkFamilies runs the same workloads over IPv4 and over IPv6, to compare the two families.
 func BenchmarkFamilies(b *testing.B) {
 	for _, fam := range []struct{ name, addr string }{{"IPv4", "192.0.2.2"}, {"IPv6", "2001:db8::2"}} {
 		b.Run("ping-pong/"+fam.name, func(b *testing.B) {
@@ -90,7 +89,8 @@ func BenchmarkFamilies(b *testing.B) {
 	}
 }
 
-// connectFamily connects two hosts with both families. to is the address of the second host.
+// connectFamily makes two hosts with both families and connects them. to, the address of the second host,
+// selects the family.
 func connectFamily(b *testing.B, to string) (client, server *TCP) {
 	b.Helper()
 	x, y := twoHosts6(b, nic.PipeConfig{})

@@ -18,24 +18,24 @@ import (
 // A flood6 is a flood of packets to the host 2001:db8::1.
 type flood6 struct {
 	name string
-	// packet returns packet i, addressed to the host's MAC or to that of a group. If packet is nil, the
-	// host itself sends a datagram to a random address of its /64.
+	// packet returns packet i of the flood. If packet is nil, the host itself sends datagrams to random
+	// addresses of its /64.
 	packet func(i uint32) []byte
-	// count returns a counter that counts all packets of the flood but less.
+	// count returns the value of a counter, which must count all packets of the flood except less packets.
 	count func(s *Stats) uint64
 	less  uint64
-	// whole makes a short run use as many packets as other floods, and not a tenth.
+	// whole is true if even a short run needs all packets. Other floods use a tenth in a short run.
 	whole bool
 }
 
-// drops returns a count of the packets dropped for a reason.
+// drops returns a function for flood6.count, which returns the number of packets dropped for a reason.
 func drops(reason string) func(*Stats) uint64 {
 	return func(s *Stats) uint64 { return s.Drops[reason] }
 }
 
 func ndReceived(s *Stats) uint64 { return s.ND.Received }
 
-// random6 returns a different address in a prefix of 64 bits for each i.
+// random6 returns a random-looking address in the /64 prefix p, different for each i.
 func random6(p string, i uint32) netip.Addr {
 	b := addr(p).As16()
 	binary.BigEndian.PutUint64(b[8:], (uint64(i)+1)*0x9e3779b97f4a7c15)
@@ -50,7 +50,7 @@ func nd6(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, body []byte) []b
 	return ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, HopLimit: wire.NDHopLimit, Src: src, Dst: dst}, b)
 }
 
-// floodMAC returns a different MAC for each i, which is not that of a port of the switch.
+// floodMAC returns a MAC that is different for each i, and that no port of the switch has.
 func floodMAC(i uint32) (m wire.MAC) {
 	m[0], m[1] = 2, 0xff
 	binary.BigEndian.PutUint32(m[2:], i)
@@ -84,7 +84,7 @@ var (
 		}, count: ndReceived},
 		{name: "claims of the host's address", packet: func(i uint32) []byte {
 			h := wire.NeighborAdv{Target: floodHost, Link: floodMAC(i), HasLink: true}
-			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride, random6("2001:db8::", i), floodHost, h.Append(nil)) // else the client believes one
+			return nd6(wire.ICMPv6NeighborAdv, wire.NAOverride, random6("2001:db8::", i), floodHost, h.Append(nil)) // sent to the host only, because the client would believe it
 		}, count: drops("address of this host used by another station")},
 		{name: "advertisements of routers", packet: func(i uint32) []byte {
 			var b [16]byte
@@ -182,7 +182,7 @@ func (f *flood6) run(t *testing.T) {
 	var d *TCP
 	for i := range n {
 		if f.packet == nil {
-			// If the resolution fails, this or a later WriteTo returns the error.
+			// The error is ignored: a failed resolution is reported by this or by a later WriteTo.
 			u.WriteTo([]byte("x"), netip.AddrPortFrom(random6("2001:db8::", i), 9), SendOptions{})
 		} else {
 			packet := f.packet(i)

@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// FuzzInput6 sends arbitrary frames to a host with both families. Bit 0 of the input's first byte makes
-// the test correct the checksums of the frames.
+// FuzzInput6 sends arbitrary frames to a host with both families. If bit 0 of the input's first byte is
+// set, the test corrects the checksums of the frames.
 func FuzzInput6(f *testing.F) {
 	list := func(frames ...[]byte) (b []byte) {
 		for _, fr := range frames {
@@ -111,7 +111,7 @@ func FuzzInput6(f *testing.F) {
 	}))
 }
 
-// checkNoZones returns an address in the stack's tables that has a zone; "" if there is none.
+// checkNoZones returns an address in the stack's tables that has a zone, or "" if no address has one.
 func (s *Stack) checkNoZones() string {
 	var all []netip.Addr
 	for _, ifc := range *s.ifaces.Load() {
@@ -150,13 +150,13 @@ func (s *Stack) checkNoZones() string {
 	return ""
 }
 
-// fixChecksums6 is fixChecksums for IPv6.
+// fixChecksums6 corrects the checksums of an IPv6 frame.
 func fixChecksums6(frame []byte) {
 	if len(frame) < wire.EthernetLen+wire.IPv6Len || frame[12] != 0x86 || frame[13] != 0xdd {
 		return
 	}
 	h, b, r := wire.ParseIPv6(frame[wire.EthernetLen:])
-	if r != wire.OK || h.Src.Is4In6() || h.Dst.Is4In6() { // no checksum makes the packet valid
+	if r != wire.OK || h.Src.Is4In6() || h.Dst.Is4In6() { // such a packet is invalid whatever its checksum is
 		return
 	}
 	c, r := wire.WalkIPv6(h.Next, b)

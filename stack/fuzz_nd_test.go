@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// FuzzRouters sends frames to a host that listens to routers and is a router itself. The input has the
-// format that FuzzInput describes.
+// FuzzRouters sends frames to a host that accepts Router Advertisements and is a router itself. The input
+// has the format that FuzzInput describes.
 func FuzzRouters(f *testing.F) {
 	for _, frames := range routerFrames() {
 		var b []byte
@@ -44,10 +44,10 @@ func FuzzRouters(f *testing.F) {
 		}
 		a := s.ifaceNamed("eth0").auto
 		s.mu.Lock()
-		// maxAutoDNS limits the DNS servers, the search domains and the NAT64 prefixes alike.
+		// maxAutoDNS is the limit of three lists: DNS servers, search domains and NAT64 prefixes.
 		require.LessOrEqual(t, a.size(), maxAutoRoutes+maxAutoPrefixes+3*maxAutoDNS)
 		s.mu.Unlock()
-		// Two addresses are not learned: the configured one and the link-local one.
+		// Two addresses are not learned: the configured address and the link-local address.
 		require.LessOrEqual(t, len(s.Interfaces()[1].AddrInfo), 2+maxAutoAddrs)
 		for _, r := range s.Routes() {
 			require.Equal(t, r.Dst, r.Dst.Masked())

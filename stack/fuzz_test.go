@@ -11,8 +11,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// fuzzInBubble returns fuzz for f.Fuzz to be run in a bubble, where Close does not run out of
-// time because the machine is busy.
+// fuzzInBubble returns a function for f.Fuzz that runs fuzz in a synctest bubble. In a bubble, Close does
+// not time out because the machine is busy.
 func fuzzInBubble(fuzz func(t *testing.T, b []byte, fix bool)) func(*testing.T, []byte, bool) {
 	return func(t *testing.T, b []byte, fix bool) {
 		synctest.Test(t, func(t *testing.T) { fuzz(t, b, fix) })
@@ -20,7 +20,7 @@ func fuzzInBubble(fuzz func(t *testing.T, b []byte, fix bool)) func(*testing.T, 
 }
 
 // FuzzInput sends frames to a host. The input is a list of frames, each preceded by its length in two
-// bytes. If fix is set, the test corrects the checksums, so that the fuzzer gets past them.
+// bytes. If fix is true, the test corrects the checksums, so that mutated frames reach more of the code.
 func FuzzInput(f *testing.F) {
 	list := func(frames ...[]byte) (b []byte) {
 		for _, fr := range frames {
@@ -95,7 +95,7 @@ func FuzzInput(f *testing.F) {
 	}))
 }
 
-// fixChecksums corrects the checksums of a frame, as far as it has any.
+// fixChecksums corrects the checksums of an IPv4 frame, and leaves other frames unchanged.
 func fixChecksums(frame []byte) {
 	if len(frame) < wire.EthernetLen+wire.IPv4Len || frame[12] != 8 || frame[13] != 0 {
 		return

@@ -14,8 +14,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// twoLinks makes a host with 192.0.2.1 on eth0 (index 2) and 198.51.100.1 on eth1 (index 3), and a host
-// at the other end of each link.
+// twoLinks makes the host s with 192.0.2.1 on eth0 (index 2) and 198.51.100.1 on eth1 (index 3). The hosts
+// on0 and on1 are at the other ends of these links.
 func twoLinks(t *testing.T) (s, on0, on1 *Stack) {
 	t.Helper()
 	d0, e0 := nic.Pipe(nic.PipeConfig{})
@@ -35,7 +35,7 @@ func openShared(t *testing.T, s *Stack, local string) *UDP {
 	return u
 }
 
-// take returns the payloads in a socket's queue, with their metadata.
+// take removes all datagrams from a socket's queue, and returns their payloads and metadata.
 func take(u *UDP) (texts []string, metas []Meta) {
 	b := make([]byte, 100)
 	for {
@@ -344,21 +344,21 @@ func TestLoopedDatagramsAreBounded(t *testing.T) {
 	u := openUDP(t, a, "0.0.0.0:5")
 	require.NoError(t, u.Join(addr("224.1.2.3"), 2))
 	require.NoError(t, u.SetReadBuffer(1<<30))
-	require.NoError(t, u.SetMulticastTTL(0)) // nothing waits for the link
+	require.NoError(t, u.SetMulticastTTL(0)) // the datagrams stay in the host, so none waits for the link
 	ds := make([]Datagram, 200)
-	payload := make([]byte, 40000) // in a buffer of 64 KiB
+	payload := make([]byte, 40000) // uses a buffer of 64 KiB
 	for i := range ds {
 		ds[i] = Datagram{Buffers: [][]byte{payload}, Addr: addrPort("224.1.2.3:5"), Options: SendOptions{NIC: 2}}
 	}
-	// Datagrams that are delivered during the batch make space for others. On a loaded machine all may
-	// be delivered in time, so try until there is a loss.
+	// The batch is larger than the queue, so some datagrams should be lost. On a loaded machine the host
+	// may deliver datagrams during the batch and lose none, so try until there is a loss.
 	for range 50 {
 		n, err := u.WriteBatch(ds)
 		require.NoError(t, err)
 		require.Equal(t, len(ds), n)
 		lost := dropped(a, dropLoopQueue)
 		heard := 0
-		for heard < len(ds)-lost { // another goroutine may still deliver
+		for heard < len(ds)-lost { // another goroutine may still be delivering
 			runtime.Gosched()
 			heard += len(texts(u))
 		}

@@ -61,7 +61,7 @@ func TestSourceChangesAreReported(t *testing.T) {
 	})
 }
 
-// RFC 3376 5.1, for changes while an earlier one is still being repeated.
+// RFC 3376 5.1, for a change while the report of an earlier change is still being repeated.
 func TestSourceChangesThatOverlapAreMerged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -70,7 +70,7 @@ func TestSourceChangesThatOverlapAreMerged(t *testing.T) {
 		require.NoError(t, u.JoinSource(group1, src2, 2))
 		require.Equal(t, []string{
 			"v3 ALLOW 232.1.2.3,192.0.2.2" + toV3,
-			"v3 ALLOW 232.1.2.3,192.0.2.2,192.0.2.3" + toV3, // repeats the first
+			"v3 ALLOW 232.1.2.3,192.0.2.2,192.0.2.3" + toV3, // the new change, and the first again
 			"v3 ALLOW 232.1.2.3,192.0.2.3" + toV3,
 		}, r.after(time.Minute))
 		require.NoError(t, u.JoinSource(group1, src3, 2))
@@ -140,7 +140,7 @@ func TestQueriesAreAnsweredWithTheSources(t *testing.T) {
 
 		// A pending answer survives a change of another source.
 		r.ask(group1.String(), "11 64 0000 e8010203 02 7d 0001 c0000204")
-		require.NoError(t, v.BlockSource(group1, src2, 2)) // u wants it: no change
+		require.NoError(t, v.BlockSource(group1, src2, 2)) // u wants src2, so the interface does not change
 		require.NoError(t, u.LeaveSource(group1, src2, 2))
 		require.Contains(t, r.after(time.Minute), "v3 IS_IN 232.1.2.3,192.0.2.4"+toV3)
 		// A pending answer for a group is canceled when the group is left.
@@ -148,7 +148,7 @@ func TestQueriesAreAnsweredWithTheSources(t *testing.T) {
 		require.NoError(t, v.Leave(group1, 2))
 		require.Equal(t, []string{"v3 TO_IN 232.1.2.3" + toV3, "v3 TO_IN 232.1.2.3" + toV3}, r.after(time.Minute))
 		require.Empty(t, r.s.groups.due)
-		// A report of a change of mode contains all that the pending answer would.
+		// A report of a change of mode replaces the pending answer, because it contains the same sources.
 		require.NoError(t, v.JoinSource(group1, src1, 2))
 		r.after(time.Minute)
 		r.ask(group1.String(), "11 ff 0000 e8010203 02 7d 0000")
@@ -174,8 +174,8 @@ func TestVersion2ReportsNoSources(t *testing.T) {
 	})
 }
 
-// RFC 3376 4.2.16: a record that does not fit in a report is split, but a record with excluded sources
-// is truncated.
+// RFC 3376 4.2.16: a record that does not fit in a report is split, unless its sources are excluded
+// sources. Such a record is truncated.
 func TestManySourcesTakeManyReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -284,8 +284,9 @@ func TestSocketFiltersMakeTheInterfacesFilter(t *testing.T) {
 	require.Equal(t, sourceFilter{true, []netip.Addr{b, c}}, got)
 }
 
-// A slow reference for RFC 3376 3.2, and a router that follows the tables of 6.4 without timers. Joins,
-// leaves and blocks come at random, and the router loses the first copy of each report.
+// A slow reference computes the interface's filters (RFC 3376 3.2), and a router follows the tables of
+// RFC 3376 6.4, but without timers. Joins, leaves and blocks come at random, and the router loses the
+// first copy of each report. The router must still know the filters of the reference.
 func TestARouterKnowsTheSourcesOfAHost(t *testing.T) {
 	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) {
@@ -302,14 +303,14 @@ func TestARouterKnowsTheSourcesOfAHost(t *testing.T) {
 			for i := range socks {
 				socks[i] = openUDP(t, r.s, "0.0.0.0:0")
 			}
-			filters := map[string]*sourceSet{} // by socket and group
+			filters := map[string]*sourceSet{} // the key is a socket and a group
 			for range 150 {
 				i := rnd.IntN(len(socks))
 				group := netip.AddrFrom4([4]byte{232, 1, 1, byte(rnd.IntN(2) + 1)})
 				source := netip.AddrFrom4([4]byte{198, 51, 100, byte(rnd.IntN(4) + 1)})
 				randomFilter(t, rnd, socks[i], filters, fmt.Sprint(i, group.String()), group, source)
 				synctest.Wait()
-				r.heard() // lost
+				r.heard() // the first copy is lost
 				time.Sleep(10 * time.Second)
 				listen()
 				require.Equal(t, wantedSources(filters, len(socks)), known, "seed %d", seed)
@@ -318,13 +319,14 @@ func TestARouterKnowsTheSourcesOfAHost(t *testing.T) {
 	}
 }
 
-// A sourceSet is a filter in another form than the stack's.
+// A sourceSet is a source filter in a form that is independent of the stack's sourceFilter.
 type sourceSet struct {
 	exclude bool
-	sources string // the last digits, ascending
+	sources string // the last digit of each source, in ascending order
 }
 
-// randomFilter makes a random change that a socket's filter allows.
+// randomFilter makes a random join, leave or block that is valid for the filter of u in the group, and
+// updates filters[key].
 func randomFilter(t *testing.T, rnd *rand.Rand, u *UDP, filters map[string]*sourceSet, key string, group, source netip.Addr) {
 	f, digit := filters[key], source.String()[len("198.51.100."):]
 	has := f != nil && strings.Contains(f.sources, digit)
@@ -364,7 +366,8 @@ func randomFilter(t *testing.T, rnd *rand.Rand, u *UDP, filters map[string]*sour
 	}
 }
 
-// wantedSources returns the filter of the interface for each group. It checks each source by itself.
+// wantedSources returns the filter of the interface for each group. It decides for each source separately
+// whether a socket wants it.
 func wantedSources(filters map[string]*sourceSet, socks int) map[string]sourceSet {
 	want := map[string]sourceSet{}
 	for _, group := range []string{"232.1.1.1", "232.1.1.2"} {
@@ -389,7 +392,7 @@ func wantedSources(filters map[string]*sourceSet, socks int) map[string]sourceSe
 	return want
 }
 
-// takeReport returns what a router knows after a report.
+// takeReport returns the filters that a router knows after the report text, if it knew known before.
 func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 	known = maps.Clone(known)
 	words := strings.Fields(strings.TrimSuffix(text, toV3))[1:]
@@ -430,7 +433,8 @@ func takeReport(known map[string]sourceSet, text string) map[string]sourceSet {
 	return known
 }
 
-// An IGMP query for a group comes from a router, whose address no socket has joined as a source.
+// An IGMP query to a group is accepted, although no socket has joined the router as a source of the
+// group.
 func TestAQueryForAFilteredGroupIsAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouter(t)
@@ -442,7 +446,7 @@ func TestAQueryForAFilteredGroupIsAccepted(t *testing.T) {
 	})
 }
 
-// A filtered group does not add to the cost of other joins.
+// A group with a source filter does not add to the cost of other joins.
 func TestABlockedSourceCostsOthersNothing(t *testing.T) {
 	d, _ := nic.Pipe(nic.PipeConfig{})
 	s := newHost(t, d, "192.0.2.1/24")

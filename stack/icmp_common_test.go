@@ -26,7 +26,7 @@ func hostAndKnownPeer(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
-// parseFrame parses a frame.
+// parseFrame returns the IPv4 header and the payload of a frame.
 func parseFrame(t *testing.T, f []byte) (wire.IPv4, []byte) {
 	t.Helper()
 	_, b, r := wire.ParseEthernet(f)
@@ -193,8 +193,8 @@ func quote(typ wire.ICMPType, code uint8, rest uint32, packet []byte) []byte {
 	return b
 }
 
-// icmpErrors are the ICMP errors and their errnos on Linux 6.18: the one that connected UDP and raw
-// sockets report, once, and the one with which a TCP dial fails.
+// icmpErrors has the ICMP errors and their errnos on Linux 6.18. datagram is the errno that connected UDP
+// and raw sockets report, once. dial is the errno with which a TCP dial fails.
 var icmpErrors = []struct {
 	typ      wire.ICMPType
 	code     uint8
@@ -265,7 +265,7 @@ func TestADialFailsWithTheErrnoOfTheICMPError(t *testing.T) {
 			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(test.typ, test.code, 1000, packet[:28]))
 			want := test.dial
 			if want == nil {
-				want = context.Canceled // the dial continues, and wait cancels it
+				want = context.Canceled // the error does not end the dial: wait cancels it
 			}
 			require.ErrorIs(t, wait(), want, "%v %v", test.typ, test.code)
 		})
@@ -310,7 +310,7 @@ func TestFragmentationNeededLowersThePathMTU(t *testing.T) {
 	_, err = u.WriteTo(big, to, SendOptions{})
 	require.NoError(t, err)
 	require.Len(t, p.take(), 2, "in fragments")
-	// A router that reports no MTU: the next plateau below 1428.
+	// If a router reports no MTU, the host uses the next plateau below 1428.
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, wire.UnreachFragNeeded, 0, packet[:28]))
 	path, err := s.route(addr("192.0.2.2"), netip.Addr{})
 	require.NoError(t, err)

@@ -73,7 +73,7 @@ func TestAnEchoReplyReturnsRecordedRouteAndTime(t *testing.T) {
 			}
 		})
 		p.reply()
-		time.Sleep(3*time.Hour + 25*time.Millisecond) // since midnight UT
+		time.Sleep(3*time.Hour + 25*time.Millisecond) // a bubble's time begins at midnight UT
 		ms := binary.BigEndian.AppendUint32(nil, 3*3600_000+25)
 		ask := func(options, body []byte) (replies []wire.IPv4, data []byte) {
 			p.arp(macA, wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})

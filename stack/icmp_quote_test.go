@@ -10,7 +10,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A tapped device shows received frames to a test.
+// A tapped is a device that passes each received frame to see, a function of the test.
 type tapped struct {
 	nic.Device
 	see func(f *nic.Frame)
@@ -27,8 +27,8 @@ func (d *tapped) Attach(recv func([]nic.Frame)) {
 	})
 }
 
-// A datagram that came through memory has no complete checksum. The quote in an ICMP error has the
-// complete one, as on a wire.
+// A datagram that came through memory may have an incomplete checksum. The quote in an ICMP error has the
+// complete checksum, as on a wire.
 func TestAnICMPErrorQuotesACompleteChecksum(t *testing.T) {
 	x, y := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 	var quotes atomic.Int32

@@ -14,12 +14,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// arpProbe returns a probe of another machine for an address.
+// arpProbe returns an ARP Probe of another host for the address a.
 func arpProbe(a string) wire.ARP {
 	return wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: netip.IPv4Unspecified(), TargetIP: addr(a)}
 }
 
-// arpsOf returns the sender and the target addresses of ARP packets.
+// arpsOf returns the sender and target IP addresses of ARP packets, which must be broadcasts.
 func arpsOf(t *testing.T, frames [][]byte) (senders, targets []netip.Addr) {
 	t.Helper()
 	for _, f := range frames {
@@ -84,7 +84,7 @@ func TestAnAddressIsProbedAndThenAnnounced(t *testing.T) {
 	})
 }
 
-// RFC 5227 2.1.1: the packets that are conflicts while the host probes.
+// RFC 5227 2.1.1 says which packets are conflicts while the host probes an address.
 func TestAProbedAddressIsGivenUp(t *testing.T) {
 	request := arpProbe("192.0.2.99")
 	request.SenderIP = addr("192.0.2.1")
@@ -121,7 +121,7 @@ func TestAProbedAddressIsGivenUp(t *testing.T) {
 			time.Sleep(10 * time.Second)
 			require.Equal(t, AddrPreferred, state(), name)
 			require.Len(t, p.sent(), probeNum+announceNum)
-			// Afterwards the host answers probes, and a claim is a normal conflict.
+			// From then on, the host answers a probe for the address, which is no conflict.
 			p.arp(wire.Broadcast(), arpProbe("192.0.2.1"))
 			require.Len(t, p.sent(), 1)
 			require.Equal(t, AddrPreferred, state(), name)

@@ -25,7 +25,7 @@ func bare(t *testing.T, change ...func(*Config)) (*Stack, *peer) {
 	return s, p
 }
 
-// requireChanged fails unless change closes the channel of Changed, and not before.
+// requireChanged calls change, and fails unless that closes the channel of Changed.
 func requireChanged(t *testing.T, s *Stack, what string, change func()) {
 	t.Helper()
 	changed := s.Changed()
@@ -65,7 +65,7 @@ func TestAddressesOfARunningHostChange(t *testing.T) {
 		{Dst: prefix("0.0.0.0/0"), NIC: "eth0", Via: addr("192.0.2.9")},
 	}, s.Routes())
 
-	// A second address in the network of the first.
+	// Add a second address in the network of the first address.
 	require.NoError(t, s.AddAddr("eth0", prefix("192.0.2.7/24"), AddrOptions{}))
 	require.Equal(t, addr("192.0.2.1"), s.SourceFor(addr("203.0.113.1")))
 	require.NoError(t, s.RemoveAddr("eth0", addr("192.0.2.1")))
@@ -79,7 +79,7 @@ func TestAddressesOfARunningHostChange(t *testing.T) {
 	require.False(t, s.IsBroadcast(addr("192.0.2.255")))
 }
 
-// As on Linux 6.18 (fib_disable_ip).
+// As on Linux 6.18 (fib_disable_ip), the routes of a link go with its last address.
 func TestRoutesGoWithTheLastAddress(t *testing.T) {
 	s, _ := hostAndPeer(t, func(c *Config) {
 		c.NICs[0].Gateway = addr("192.0.2.254")
@@ -162,8 +162,8 @@ func TestAddAddrReturnsErrors(t *testing.T) {
 	require.Equal(t, net.ErrClosed, s.RemoveAddr("eth0", addr("192.0.2.8")))
 }
 
-// As on Linux 6.18: the error depends on whether data was in flight when the route went. Nothing is
-// sent from the removed address.
+// As on Linux 6.18, the error depends on whether data was in flight when the address was removed. Nothing
+// is sent from the removed address.
 func TestAConnectionEndsWithoutItsAddress(t *testing.T) {
 	for _, inFlight := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestAConnectionEndsWithoutItsAddress(t *testing.T) {
 				_, err := c.Write([]byte("lost"))
 				require.NoError(t, err)
 			}
-			// With this address there is another way out.
+			// This address keeps the route to the peer, so only the removed source ends the connection.
 			require.NoError(t, a.AddAddr("", prefix("192.0.2.77/24"), AddrOptions{}))
 			require.NoError(t, a.RemoveAddr("", addr("192.0.2.1")))
 			before := framesAt(b)
@@ -223,7 +223,7 @@ func TestAConnectionGoesOnWhenItsAddressIsBack(t *testing.T) {
 	})
 }
 
-// As on Linux, a connection within the host fails on both ends.
+// As on Linux, if the address of a connection within the host is removed, both ends fail.
 func TestAConnectionWithinTheHostEndsToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := twoHosts(t, nic.PipeConfig{})
@@ -352,7 +352,7 @@ func TestALeaseIsRenewed(t *testing.T) {
 		}
 		require.Len(t, p.sent(), 1, "it is announced once")
 		require.Len(t, s.Routes(), 1)
-		// A shorter lifetime than before, and then an infinite one.
+		// Set a shorter lifetime, and then an infinite one.
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Valid: time.Minute}))
 		time.Sleep(time.Minute - 1)
 		require.NoError(t, s.AddAddr("", prefix("192.0.2.1/24"), AddrOptions{Valid: 1<<63 - 1}))
@@ -429,7 +429,7 @@ func TestASecondConflictTakesALease(t *testing.T) {
 	})
 }
 
-// A conflict of one address does not count for another.
+// A conflict of one address is not counted for other addresses.
 func TestEachAddressIsDefendedForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// soon sets read deadlines, so that a missing datagram fails the test.
+// soon sets read deadlines in five seconds, so that a missing datagram fails the test.
 func soon(t *testing.T, socks ...interface{ SetReadDeadline(time.Time) error }) {
 	for _, s := range socks {
 		require.NoError(t, s.SetReadDeadline(time.Now().Add(5*time.Second)))
@@ -63,7 +63,7 @@ func TestPacketsFromAHostWithoutAnAddress(t *testing.T) {
 	}
 }
 
-// A DHCP client and a server, without the messages of DHCP.
+// The hosts exchange datagrams as a DHCP client and a DHCP server do, without the messages of DHCP.
 func TestAHostCanAskForItsAddress(t *testing.T) {
 	da, db := nic.Pipe(nic.PipeConfig{})
 	a, err := New(Config{NICs: []NIC{{Name: "eth0", Device: da}}, Rand: testRand()})
@@ -135,7 +135,7 @@ func TestTwoLinksHaveOneBroadcastAddress(t *testing.T) {
 		o            SendOptions
 		narrow, wide []string
 	}{
-		{SendOptions{}, []string{"10.255.255.1"}, nil}, // the network with the longest prefix
+		{SendOptions{}, []string{"10.255.255.1"}, nil}, // the longer prefix determines the link
 		{SendOptions{NIC: 3}, []string{"10.255.255.1"}, nil},
 		{SendOptions{NIC: 2}, nil, []string{"10.0.0.1"}},
 		{SendOptions{Src: addr("10.0.0.1")}, nil, []string{"10.0.0.1"}},

@@ -14,7 +14,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A testRouter is a station that can be silent. It counts the IPv4 packets that it receives.
+// A testRouter is a router on a switch. It answers ARP requests unless silent is set, and counts the IPv4
+// packets that it receives.
 type testRouter struct {
 	addr   netip.Addr
 	mac    wire.MAC
@@ -91,7 +92,8 @@ func TestAnotherRouterReplacesADeadOne(t *testing.T) {
 		require.LessOrEqual(t, lost, 40, "RFC 4861 10: 30 s reachable, 5 s of delay, 3 probes")
 		require.EqualValues(t, 60-lost, two.got.Load())
 
-		// The dead router is polled at growing intervals. It is the first choice again when it answers.
+		// The host polls the dead router at growing intervals. When the router answers, it is the first
+		// choice again.
 		asked := one.asked.Load()
 		send(600)
 		require.InDelta(t, 10, one.asked.Load()-asked, 3)
@@ -100,7 +102,7 @@ func TestAnotherRouterReplacesADeadOne(t *testing.T) {
 		send(2 * int(maxRouterPoll/1e9))
 		require.Greater(t, one.got.Load(), before)
 
-		// Without another router, packets start new resolutions of the dead one.
+		// If all routers are dead, packets start new resolutions.
 		one.silent.Store(true)
 		two.silent.Store(true)
 		send(120)
@@ -133,7 +135,8 @@ func TestADialOutlivesADeadRouter(t *testing.T) {
 	})
 }
 
-// The state of a router survives changes of other routes, and is dropped with its own routes.
+// The host remembers that a router is dead while other routes change, and forgets it with the routes over
+// that router.
 func TestADeadRouterIsRememberedWhileRoutesChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, one, two := withRouters(t)

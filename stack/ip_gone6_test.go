@@ -12,7 +12,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// sixOn makes a host with one IPv6 address on a device, and waits until duplicate detection is over.
+// sixOn makes a host with one IPv6 address on a device, and waits until duplicate address detection has
+// ended.
 func sixOn(t *testing.T, dev nic.Device, a string, routes ...Route) *Stack {
 	t.Helper()
 	s, err := New(Config{Rand: testRand(), Routes: routes, NICs: []NIC{{Name: "eth0", Device: dev, Addrs: []netip.Prefix{prefix(a)}}}})
@@ -52,7 +53,7 @@ func TestAnIPv6AddressGoesWithItsLink(t *testing.T) {
 	})
 }
 
-// As with IPv4 (TestAConnectionEndsWithoutItsAddress).
+// As with IPv4 (TestAConnectionEndsWithoutItsAddress), the error depends on whether data was in flight.
 func TestAnIPv6ConnectionEndsWithoutItsAddress(t *testing.T) {
 	for _, inFlight := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -81,7 +82,7 @@ func TestAnIPv6ConnectionEndsWithoutItsAddress(t *testing.T) {
 	}
 }
 
-// As with IPv4 (TestAnotherRouterStandsInForADeadOne). RFC 4861 6.3.6: "Routers that are reachable or
+// The same as for IPv4 (TestAnotherRouterReplacesADeadOne). RFC 4861 6.3.6: "Routers that are reachable or
 // probably reachable [...] SHOULD be preferred over routers whose reachability is unknown or suspect".
 func TestAnotherIPv6RouterStandsInForADeadOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -21,7 +21,7 @@ func TestAnAddressGoesWithItsLink(t *testing.T) {
 
 	connected, bound, wild := openUDP(t, s, "0.0.0.0:0"), openUDP(t, s, "192.0.2.1:99"), openUDP(t, s, "0.0.0.0:98")
 	require.NoError(t, connected.Connect(to))
-	toAll := openUDP(t, s, "192.0.2.255:97") // the route chooses its source
+	toAll := openUDP(t, s, "192.0.2.255:97") // bound to a broadcast address: the route determines the source
 	rawConnected, rawBound := openRaw(t, s), func() *Raw {
 		r, err := s.OpenRaw(Family4, 1, addr("192.0.2.1"))
 		require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 )
 
 // sentIDs returns the identifications of the IPv4 packets that the host has sent since the last call. A
-// super-frame counts once; the device numbers its packets consecutively.
+// super-frame counts once: the device numbers the other packets of a super-frame.
 func (p *peer) sentIDs() (ids []uint16) {
 	for _, f := range p.take() {
 		if binary.BigEndian.Uint16(f[12:]) == uint16(wire.EtherTypeIPv4) {
@@ -55,8 +55,8 @@ func TestIdentificationsRepeatAsLateAsPossible(t *testing.T) {
 	require.Len(t, seen, 1<<16)
 }
 
-// Datagrams to another host do not change the identifications. Runs with a seed therefore stay
-// comparable, and a host cannot count the datagrams that are sent to others.
+// Datagrams to other hosts do not change the identifications of the datagrams to a host. Therefore a host
+// cannot count the datagrams to others, and runs with the same seed stay comparable.
 func TestIdentificationsOfFlowsAreIndependent(t *testing.T) {
 	ids := func(others int) []uint16 {
 		s, p := hostAndPeer(t, twoNeighbors)
@@ -91,8 +91,8 @@ func TestFlowsThatShareACounterHaveTheirOwnOffset(t *testing.T) {
 	t.Fatal("none of 65,536 flows shares a counter")
 }
 
-// The device numbers the datagrams of a super-frame consecutively. The next packet has the
-// identification that follows them.
+// The device numbers the datagrams of a super-frame consecutively. The next packet has the identification
+// after the last of these datagrams.
 func TestASuperFrameUsesAnIdentificationForEachDatagram(t *testing.T) {
 	s, p := hostAndPeerOn(t, nic.PipeConfig{}, twoNeighbors)
 	u := openUDP(t, s, "0.0.0.0:1")
@@ -106,7 +106,7 @@ func TestASuperFrameUsesAnIdentificationForEachDatagram(t *testing.T) {
 }
 
 // RFC 6864 4.1: "Originating sources MAY set the IPv4 ID field of atomic datagrams to any value."
-// UDP datagrams with DF set have 0, as on Linux, and use no identification of other datagrams.
+// As on Linux, UDP datagrams with DF set have the identification 0, and use up no identification.
 func TestAnAtomicDatagramUsesNoIdentification(t *testing.T) {
 	s, p := hostAndPeer(t, twoNeighbors)
 	u := openUDP(t, s, "0.0.0.0:1")
@@ -121,7 +121,7 @@ func TestAnAtomicDatagramUsesNoIdentification(t *testing.T) {
 }
 
 func TestAConnectionCountsItsOwnIdentifications(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // on a loaded machine a timer would send another packet
+	synctest.Test(t, func(t *testing.T) { // in real time, a timer could send another packet on a loaded machine
 		a, b := wiredPair(t, nil)
 		c, d := connect(t, a, b)
 		before := c.ipID

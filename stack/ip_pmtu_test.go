@@ -15,12 +15,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A narrowLink drops packets that are larger than its limit, and sends back the ICMP errors of a
-// router.
+// A narrowLink is a device on a path with a narrow link. It drops sent packets that are larger than limit,
+// and delivers an ICMP error to the sender, as a router does.
 type narrowLink struct {
 	nic.Device
-	limit   atomic.Int32 // largest IP packet that passes
-	largest atomic.Int32 // largest IP packet that has passed
+	limit   atomic.Int32 // maximum size of an IP packet that passes
+	largest atomic.Int32 // size of the largest IP packet that has passed
 	reports atomic.Int32
 	receive func([]nic.Frame)
 }
@@ -51,7 +51,7 @@ func (n *narrowLink) Send(batch []nic.Frame) (int, error) {
 	return len(batch), nil
 }
 
-// overNarrowLink connects two hosts over a narrowLink.
+// overNarrowLink connects two hosts over a narrowLink. set changes the TCP parameters of both.
 func overNarrowLink(t *testing.T, set func(*tcp.Params)) (n *narrowLink, c, d *TCP) {
 	p := tcp.DefaultParams()
 	set(&p)
@@ -65,8 +65,8 @@ func overNarrowLink(t *testing.T, set func(*tcp.Params)) (n *narrowLink, c, d *T
 }
 
 func TestAPathMTURisesAgainForALiveConnection(t *testing.T) {
-	// RFC 1191 6.3: "the PMTU estimate is set to the MTU of the associated first hop", and
-	// those that use it "are notified of the increase".
+	// RFC 1191 6.3: "the PMTU estimate is set to the MTU of the associated first hop", and connections
+	// that use the estimate "are notified of the increase".
 	for name, set := range map[string]func(*tcp.Params){
 		"with SACK":    func(*tcp.Params) {},
 		"without SACK": func(p *tcp.Params) { p.NoSACK = true },
@@ -86,7 +86,7 @@ func TestAPathMTURisesAgainForALiveConnection(t *testing.T) {
 				send(time.Minute, 4000)
 				require.LessOrEqual(t, c.Info().SndMSS, 760)
 				require.GreaterOrEqual(t, c.Info().SndMSS, 740)
-				// The path stays narrow: after ten minutes, one probe detects that.
+				// While the path stays narrow, one probe after ten minutes detects that.
 				before := n.reports.Load()
 				send(11*time.Minute, 4000)
 				require.LessOrEqual(t, n.reports.Load()-before, int32(2))
@@ -108,7 +108,7 @@ func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestTheMSSOptionIgnoresThePathMTU(t *testing.T) {
 	// RFC 9293 MUST-67: "The MSS value to be sent in an MSS Option MUST be less than or
-	// equal to: MMS_R - 20". The path MTU to the peer does not lower it.
+	// equal to: MMS_R - 20". The path MTU to the peer does not lower the value.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t, func(c *Config) { c.TCP.SynBacklog = 1 })
 		s.lowerPathMTU(addr("192.0.2.2"), netip.Addr{}, 800)
@@ -169,7 +169,7 @@ func TestAnICMPErrorAboutUDPDoesNotAffectTCP(t *testing.T) {
 		require.Equal(t, minPathMTU, mtu())
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, 1500, mtu())
-		synctest.Wait() // the timer fires at the same time
+		synctest.Wait() // let the timer that is due at this time run
 		require.NoError(t, u.route(addr("192.0.2.2"), u.src, 0))
 		require.Equal(t, 1500, u.path.mtu)
 		// A path MTU that TCP has verified also applies to datagrams.

@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// slowLookup is a simple implementation of the lookup rule.
+// slowLookup is a reference for the lookup of a route: the first route with the longest prefix.
 func slowLookup(rs []Route, dst netip.Addr) (Route, bool) {
 	best := -1
 	for i, r := range rs {
@@ -32,7 +32,7 @@ func TestTheRouteTableAgreesWithASlowReference(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	s := newHost(t, nic.NewNull(nic.Link{}), "192.0.2.1/24")
 	some := func() netip.Addr {
-		// Few values, so that prefixes nest and contain the destinations.
+		// There are few addresses, so prefixes nest and contain the destinations.
 		return netip.AddrFrom4([4]byte{10, byte(rnd.UintN(3)), byte(rnd.UintN(3)), byte(rnd.UintN(4))})
 	}
 	for range 300 {

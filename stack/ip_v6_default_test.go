@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file tests what a host has of IPv6 without an address of it in its configuration.
+// This file tests the IPv6 of a host that has no IPv6 address in its configuration.
 
 // onlyFour is the configuration of a host with an IPv4 address.
 func onlyFour(dev nic.Device, address string) Config {
@@ -116,7 +116,7 @@ func TestALinkGetsIPv6WithItsMTU(t *testing.T) {
 	})
 }
 
-// A link that begins down is probed when it comes up, and not before.
+// If a link is down at first, its addresses are probed when it comes up, and not before.
 func TestALinkThatIsDownIsNotProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, _ := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})

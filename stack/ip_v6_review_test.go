@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// RFC 4862 5.4 has duplicate detection decide before an address is assigned. Afterwards anybody on the link could
-// forge advertisements; as on Linux (ndisc_recv_na) they take no address away.
+// RFC 4862 5.4: duplicate address detection decides before an address is assigned. Later any node on the
+// link could forge advertisements. As on Linux (ndisc_recv_na), such advertisements take no address away.
 func TestForgedAdvertisementsTakeNoAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -50,7 +50,8 @@ func TestASettledAddressAsksForANewOne(t *testing.T) {
 	})
 }
 
-// A solicitation is answered wherever its sender says it is, but only one on the link is a neighbour.
+// A solicitation is answered whatever its source address is, but only an on-link source becomes a
+// neighbour.
 func TestOffLinkSendersAreNoNeighbours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
@@ -70,9 +71,9 @@ func TestOffLinkSendersAreNoNeighbours(t *testing.T) {
 	})
 }
 
-// A link without MAC addresses, as a tunnel is, has routers too. RFC 4861 4.2: "link layers that do not have
-// addresses" have no link-layer address options; 6.1.2: an advertisement is from a link-local address with hop
-// limit 255.
+// A link without MAC addresses, such as a tunnel, has routers too. RFC 4861 4.2: "link layers that do not
+// have addresses" have no link-layer address options. RFC 4861 6.1.2: an advertisement has a link-local
+// source and the hop limit 255.
 func TestAnIPLinkIsConfiguredByItsRouter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		da, db := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
@@ -105,13 +106,14 @@ func TestAnIPLinkIsConfiguredByItsRouter(t *testing.T) {
 		require.Equal(t, info.Addrs[1].Addr(), d.RemoteAddr().Addr())
 		c.Close()
 		d.Close()
-		// Nothing else of neighbour discovery is taken from such a link.
+		// The host uses no other part of Neighbor Discovery on such a link: no resolution has failed.
 		require.Zero(t, host.Stats().ND.Failed)
 	})
 }
 
-// RFC 6724 5, rule 5.5: "Prefer addresses in a prefix advertised by the next-hop." So the router does not get packets
-// with sources of the other one's network, which its provider would drop (RFC 8028).
+// RFC 6724 5, rule 5.5: "Prefer addresses in a prefix advertised by the next-hop." Otherwise a router
+// would get packets with a source from another router's network, which its provider would drop (RFC
+// 8028).
 //
 // RFC 8504 SHLD-10 SHLD-18.
 func TestTheSourceIsOfTheNextHopsPrefix(t *testing.T) {
@@ -123,7 +125,8 @@ func TestTheSourceIsOfTheNextHopsPrefix(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		for _, c := range []struct{ router, prefix string }{{one, "2001:db8:1::/64"}, {two, "2001:db8:2::/64"}, {one, "2001:db8:1::/64"}} {
 			for _, other := range []string{one, two} {
-				// Rule 8 would prefer the address of 2001:db8:2::/64.
+				// Rule 8 would prefer the address in 2001:db8:2::/64, which has more bits in common with the
+				// destination.
 				s.DelRoute(Route{Dst: prefix("2001:db8:2:8000::/49"), Via: addr(other)})
 			}
 			require.NoError(t, s.AddRoute(Route{Dst: prefix("2001:db8:2:8000::/49"), Via: addr(c.router), NIC: "eth0"}))
@@ -152,8 +155,8 @@ func TestAConnectToAnotherAddressDropsTheZone(t *testing.T) {
 	})
 }
 
-// The MTU that a message names is compared with that of the path which the socket uses, and not with another
-// link's.
+// The MTU in an ICMP message is compared with the MTU of the path that the socket uses, and not with that
+// of another link.
 func TestAPathMTUIsOfTheSocketsOwnLink(t *testing.T) {
 	one, _ := nic.Pipe(nic.PipeConfig{MTU: 1500, Medium: nic.IP})
 	two, _ := nic.Pipe(nic.PipeConfig{MTU: 9000, Medium: nic.IP})
@@ -177,7 +180,8 @@ func TestAPathMTUIsOfTheSocketsOwnLink(t *testing.T) {
 	}
 }
 
-// Runs with a seed are alike, so what a full table forgets must not depend on the order of a map.
+// Runs with the same seed are equal, so the order of a map must not decide which entry a full table
+// evicts.
 func TestAFullTableForgetsTheSameInEachRun(t *testing.T) {
 	run := func(t *testing.T) (redirects, mtus []netip.Addr) {
 		s, _ := hostAndPeer6(t)

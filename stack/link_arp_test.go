@@ -18,7 +18,7 @@ import (
 
 const whoHas2 = "02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP who-has 192.0.2.2 tell 192.0.2.1"
 
-// sendTo2 makes the host send a datagram with a payload to 192.0.2.2.
+// sendTo2 sends a datagram with the payload text from u to 192.0.2.2.
 func sendTo2(t *testing.T, u *UDP, text string) {
 	t.Helper()
 	_, err := u.WriteTo([]byte(text), addrPort("192.0.2.2:9"), SendOptions{})
@@ -151,7 +151,7 @@ func TestAStaleNeighbourIsVerifiedByUse(t *testing.T) {
 		require.Zero(t, arpCount(p.take()))
 		require.Equal(t, "reachable", s.Neighbors()[0].State)
 
-		// If the neighbour moves without an announcement, three probes detect it.
+		// If the neighbour moves without an announcement, three unanswered probes show that.
 		time.Sleep(time.Minute)
 		sendTo2(t, u, "5")
 		time.Sleep(10 * time.Second)
@@ -186,13 +186,13 @@ func TestOnlyRequestersAreLearned(t *testing.T) {
 	s, p := hostAndPeer(t)
 	p.sent()
 	macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
-	// An unsolicited reply, and a reply to another host.
+	// An unsolicited reply makes no entry.
 	p.reply()
 	require.Empty(t, s.Neighbors())
-	// A gratuitous request from an unknown host.
+	// A gratuitous request from an unknown host makes no entry.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.2")})
 	require.Empty(t, s.Neighbors())
-	// A request for the host's address.
+	// A request for the host's address is answered, and makes an entry.
 	p.arp(wire.Broadcast(), wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr("192.0.2.1")})
 	require.Equal(t, []string{"02:00:00:00:00:0a > 02:00:00:00:00:0b ARP reply 192.0.2.1 is-at 02:00:00:00:00:0a"}, p.sent())
 	require.Len(t, s.Neighbors(), 1)
@@ -211,8 +211,8 @@ func TestOnlyRequestersAreLearned(t *testing.T) {
 
 func TestAFailedNeighborLearnsOnlyFromAnAnswer(t *testing.T) {
 	// RFC 4861 7.2.5, of an unsolicited advertisement: "If no entry exists, the advertisement
-	// SHOULD be silently discarded". A failed entry counts as none: no packet waits for an answer, and
-	// an attacker could otherwise fill it to get the next packets.
+	// SHOULD be silently discarded". A failed entry counts as no entry, because no packet waits for an
+	// answer. If an advertisement could complete the entry, an attacker would get the next packets.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t)
 		u := openUDP(t, s, "0.0.0.0:9")
@@ -331,7 +331,7 @@ func TestTheNeighbourTableIsBoundedAndKeepsWhatIsResolved(t *testing.T) {
 		u := openUDP(t, s, "0.0.0.0:9")
 		sendTo2(t, u, "1")
 		p.reply()
-		// A scan of unused addresses.
+		// A scan of unused addresses does not evict the neighbour.
 		a := addr("10.0.0.2")
 		for range 3 * maxNeighbors {
 			_, err := u.WriteTo([]byte("x"), netip.AddrPortFrom(a, 9), SendOptions{})
@@ -455,7 +455,7 @@ func TestDeadNeighboursDisplaceNoLivePacket(t *testing.T) {
 			}
 		}
 		sendTo2(t, u, "live")
-		for i := range 50 { // more packets for other neighbours come after it
+		for i := range 50 { // later packets, for other neighbours
 			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(50 + i)}), 9)
 			_, err := u.WriteTo(large, to, SendOptions{})
 			require.NoError(t, err)
@@ -477,8 +477,8 @@ func TestDeadNeighboursDisplaceNoLivePacket(t *testing.T) {
 	})
 }
 
-// The bytes that wait for all neighbours of an interface together are bounded, too. The datagrams of
-// the neighbours whose resolution began first are dropped.
+// The total number of bytes that wait for the neighbours of an interface is bounded too. Above the bound,
+// the datagrams for the neighbours whose resolution began first are dropped.
 func TestLargeDatagramsForManyNeighboursAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, func(c *Config) {

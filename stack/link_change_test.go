@@ -67,7 +67,7 @@ func (d *changeable) change(f func(l *nic.Link)) {
 	d.onChange()
 }
 
-// changeablePair makes two hosts on a wire. The first has a link that can change.
+// changeablePair makes two hosts on a wire. dev, the device of a, has a link that can change.
 func changeablePair(t *testing.T, mtu int) (a, b *Stack, dev *changeable) {
 	x, y := nic.Pipe(nic.PipeConfig{MTU: mtu, MACs: [2][6]byte{macA, macB}})
 	dev = newChangeable(x)
@@ -172,7 +172,7 @@ func TestAHostFollowsTheStateOfItsLink(t *testing.T) {
 	})
 }
 
-// A host may start on a link that is down, and uses another link that is up.
+// A host may start with a link that is down. It then uses another link that is up.
 func TestALinkThatIsDownIsAvoided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})

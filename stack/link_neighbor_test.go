@@ -25,7 +25,7 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		link int
 		s, o bool
 		next neighborState
-		take bool // the link address is stored
+		take bool // the link address of the advertisement is stored
 	}
 	var rows []row
 	// "If the target's neighbor cache entry is in the INCOMPLETE state [...] If the link layer
@@ -128,7 +128,7 @@ func hostAndPeerOn8(t *testing.T) (*Stack, *peer) {
 	})
 }
 
-// Entries removed by a fast scan are dropped at once, and not only when their next request is due.
+// An entry that a fast scan evicts is freed at once, and not only when its next request would be due.
 func TestAScanLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := ndHost(t)

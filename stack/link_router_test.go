@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// RFC 4861 6.2, between two hosts of this stack.
+// RFC 4861 6.2: a host of this stack is the router of another one.
 //
 // RFC 4861 SHLD-1.
 func TestAHostAdvertisesItselfAsARouter(t *testing.T) {
@@ -42,7 +42,7 @@ func TestAHostAdvertisesItselfAsARouter(t *testing.T) {
 			NAT64: []netip.Prefix{prefix("64:ff9b::/96")}, HopLimit: 77, MTU: 1400, Other: true,
 		}, info.Auto)
 		require.True(t, neighbor6(h, llA).Router)
-		// The router's entry lasts, and ends when the router stops.
+		// The host keeps the router while it advertises, and removes it when it stops.
 		time.Sleep(100 * time.Hour)
 		require.True(t, h.Interfaces()[1].Gateway6.IsValid())
 		require.NotEmpty(t, h.Interfaces()[1].Auto.DNS)
@@ -88,7 +88,7 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 			count()
 			time.Sleep(2 * time.Second)
 			if count() > 0 {
-				continue // an advertisement was due anyway
+				continue // a periodic advertisement was due, so no answer can be counted
 			}
 			p.nd(ask)
 			require.Zero(t, count(), "MAX_RA_DELAY_TIME")
@@ -104,7 +104,7 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 		require.LessOrEqual(t, count(), 11, "MIN_DELAY_BETWEEN_RAS")
 		require.Equal(t, "stale", state6(s, llB))
 		require.False(t, neighbor6(s, llB).Router)
-		// An answer to a neighbour solicitation says that the host is a router.
+		// An answer to a Neighbor Solicitation has the Router flag.
 		p.ns("2001:db8::1")
 		require.Contains(t, strings.Join(p.sent(), "\n"), "router solicited override")
 		for _, m := range []ndMessage{

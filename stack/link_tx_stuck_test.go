@@ -24,7 +24,7 @@ type stuckTunnel struct {
 	mu     sync.Mutex
 	cond   sync.Cond
 	in     [][]byte
-	out    *stuckTunnel // receives what is written
+	out    *stuckTunnel // the other end, which receives the written frames
 	stuck  bool
 	closed bool
 }
@@ -80,7 +80,7 @@ func (w *stuckTunnel) Close() error {
 	return nil
 }
 
-// A shell is a user's own device with only the four methods of nic.Device.
+// A shell is a device with only the four methods of nic.Device, as a user may write one.
 type shell struct{ nic.Device }
 
 // stuckDevices are devices that wrap a stuck tunnel in different ways.
@@ -103,7 +103,7 @@ var stuckDevices = map[string]func(w *stuckTunnel) nic.Device{
 	"embedded": func(w *stuckTunnel) nic.Device { return &blockedNull{nic.NewNull(nic.Link{}), w} },
 }
 
-// A funcsOver also closes its tunnel.
+// A funcsOver is a FuncDevice whose Close also closes the tunnel w.
 type funcsOver struct {
 	*nic.FuncDevice
 	w *stuckTunnel
@@ -114,7 +114,7 @@ func (d *funcsOver) Close() error {
 	return d.FuncDevice.Close()
 }
 
-// A blockedNull inherits the method Nonblocking although its Send may block.
+// A blockedNull has the method Nonblocking of the embedded Null, although its own Send may block.
 type blockedNull struct {
 	*nic.Null
 	w *stuckTunnel
@@ -130,7 +130,7 @@ func (d *blockedNull) Close() error {
 	return d.Null.Close()
 }
 
-// New, RemoveNIC, Close and the calls of an application return although a device accepts no frames.
+// New, RemoveNIC, Close and the calls of an application return even if a device accepts no frames.
 func TestNoCallBlocksOnAStuckDevice(t *testing.T) {
 	for name, make := range stuckDevices {
 		t.Run(name, func(t *testing.T) {
@@ -212,8 +212,8 @@ func TestAStuckLinkDoesNotDelayOthers(t *testing.T) {
 		}})
 		require.NoError(t, err)
 		defer s.Close()
-		// Connections over both links, whose keep-alive probes are due at the same time. Those of the
-		// stuck link fill its queue.
+		// Open connections over both links. All keep-alive probes are due at the same time, and the probes
+		// on the stuck link fill its queue.
 		const n = 3 * txQueueLen
 		dial := func(to *Stack, remote string) *TCPListener {
 			l, err := to.ListenTCP(FamilyAny, addrPort(remote), ListenOptions{})
@@ -268,7 +268,7 @@ func TestCloseWaitsForASlowDevice(t *testing.T) {
 			require.NoError(t, err)
 		}
 		synctest.Wait()
-		dev.wait.Store(int64(300 * time.Millisecond)) // for each batch
+		dev.wait.Store(int64(300 * time.Millisecond)) // each Send takes 300 ms
 		require.NoError(t, a.Close())
 		dev.wait.Store(0)
 		for range n {
@@ -281,7 +281,7 @@ func TestCloseWaitsForASlowDevice(t *testing.T) {
 	})
 }
 
-// A slowDevice waits in each Send.
+// A slowDevice waits for the time wait in each Send.
 type slowDevice struct {
 	nic.Device
 	wait atomic.Int64 // time.Duration
@@ -292,8 +292,8 @@ func (d *slowDevice) Send(batch []nic.Frame) (int, error) {
 	return d.Device.Send(batch)
 }
 
-// The timers of connections continue although the interface's queue is full and makes no progress. A
-// dial without an answer and data without an ACK time out as on any dead link.
+// The timers of connections continue even if the interface's queue is full and makes no progress. A dial
+// without an answer and data without an ACK time out, as on any dead link.
 func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP}) // on Ethernet, ARP would fail first
@@ -340,10 +340,10 @@ func TestConnectionsOverAStuckLinkTimeOut(t *testing.T) {
 	})
 }
 
-// A stubbornDevice waits in Close, as a tunnel does that waits for its own Write.
+// A stubbornDevice waits in Close, like a tunnel whose Close waits for a Write in progress.
 type stubbornDevice struct {
 	nic.Device
-	closing chan struct{} // Close returns once it is closed
+	closing chan struct{} // when this channel is closed, Close returns
 }
 
 func (d *stubbornDevice) Close() error {

@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A herdMember waits for room, and then puts frames.
+// A herdMember is a waiter of a transmit queue. It waits for room and then puts its frames.
 type herdMember struct {
 	ifc   *iface
 	left  int // frames to put
@@ -33,8 +33,8 @@ func (m *herdMember) put() {
 	}
 }
 
-// drain calls only as many waiters as there is space for. Calling all of them for each half of the
-// queue would take a hundred thousand calls for ten thousand waiters.
+// drain calls only as many waiters as the queue has space for. If drain called all waiters each time that
+// half of the queue is free, ten thousand waiters would take a hundred thousand calls.
 func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 	for _, frames := range []int{0, 1, 3} {
 		a, _ := twoHosts(t, nic.PipeConfig{})
@@ -51,7 +51,7 @@ func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 			*m = herdMember{ifc, frames, &calls}
 			require.True(t, ifc.tx.wait(m))
 		}
-		ifc.drain() // may continue on another goroutine
+		ifc.drain() // another goroutine may continue to drain
 		require.Eventually(t, func() bool {
 			return !ifc.tx.draining.Load() && ifc.tx.n.Load() == 0
 		}, time.Minute, time.Millisecond)
@@ -66,8 +66,8 @@ func TestOnlyAsManyWaitersAreCalledAsFit(t *testing.T) {
 	}
 }
 
-// The drainer checks the queue again after it has cleared draining. Another goroutine may put a frame
-// between the drainer's last check and that, see draining set, and return.
+// The drainer checks the queue again after it has cleared draining. Between the drainer's last check and
+// the clearing, another goroutine may put a frame, see that draining is set, and return.
 func TestDrainerSeesLateFrame(t *testing.T) {
 	a, _ := twoHosts(t, nic.PipeConfig{})
 	ifc := a.ifaceNamed("eth0")
@@ -86,7 +86,7 @@ func TestDrainerSeesLateFrame(t *testing.T) {
 				ready[i].Add(1)
 				for spin := 0; ready[1-i].Load() <= r; spin++ { // both start at the same time
 					if spin > 1000 {
-						runtime.Gosched() // there may be only one processor
+						runtime.Gosched() // with only one processor, spinning would never end
 					}
 				}
 				ifc.enqueue(txEntry{frame: nic.Frame{Head: frame}})

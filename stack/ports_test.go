@@ -39,7 +39,7 @@ func TestEphemeralPortsAreInRangeAndAllOfThemAreTried(t *testing.T) {
 	}
 	search(s.random.next(randPort))
 	s.ports.counter(0).Store(math.MaxUint32 - numEphemeral/2)
-	search(0) // the counter would overflow during this search
+	search(0) // the counter overflows during this search
 }
 
 func TestEphemeralPortsAreUnrelatedByDestination(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 
 var updateTables = flag.Bool("update", false, "write the tables of requirements in docs anew")
 
-// provedAtLeast is the percentage of an RFC's MUSTs that must be proved, if it is not 95.
+// provedAtLeast has the percentage of an RFC's MUSTs that must be proved, for RFCs where it is not 95.
 var provedAtLeast = map[string]int{"RFC 9293": 89}
 
 // TestTablesOfRequirementsAreUpToDate generates a file of docs from each list testdata/rfc*.txt. The
@@ -33,8 +33,8 @@ var provedAtLeast = map[string]int{"RFC 9293": 89}
 //	identifier|section|summary or quotation|remark
 //	= package.Test package.Test
 //
-// The last form names tests that prove the requirement above it without naming it. A requirement that
-// does not concern a host has "-" for its identifier, and a remark with the reason.
+// The third form names tests that prove the preceding requirement although their comments do not name it.
+// A requirement that does not concern a host has "-" for its identifier, and a remark with the reason.
 func TestTablesOfRequirementsAreUpToDate(t *testing.T) {
 	lists, err := filepath.Glob("testdata/rfc*.txt")
 	require.NoError(t, err)
@@ -59,7 +59,7 @@ var (
 	requirementName = regexp.MustCompile(`\b(?:MUST|SHLD|MAY|REC)-\d+\b`)
 )
 
-// readRequirements returns the names of all tests, and by RFC and requirement the tests and scripts
+// readRequirements returns the names of all tests, and for each "RFC requirement" the tests and scripts
 // that name it.
 func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]string) {
 	tests, named = map[string]bool{}, map[string][]string{}
@@ -75,7 +75,7 @@ func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]s
 		src, err := os.ReadFile(f)
 		require.NoError(t, err)
 		head, _, _ := strings.Cut(string(src), "\n")
-		for _, id := range requirementName.FindAllString(head, -1) { // the identifiers are of RFC 9293, even if the line names another RFC
+		for _, id := range requirementName.FindAllString(head, -1) { // in scripts, all identifiers are of RFC 9293
 			prove("RFC 9293 "+id, fmt.Sprintf("[%s](../stack/tcp/testdata/%[1]s.pkt)", strings.TrimSuffix(filepath.Base(f), ".pkt")))
 		}
 	}
@@ -99,8 +99,8 @@ func readRequirements(t *testing.T) (tests map[string]bool, named map[string][]s
 	return tests, named
 }
 
-// requirementDirs are the directories with most of these tests. They come first in the tables, in this
-// order.
+// requirementDirs are the directories that come first in the tables, in this order. They have most of the
+// tests that prove requirements.
 var requirementDirs = []string{"../stack", "../stack/wire", "..", "../internal/taptest", "../stack/tcp"}
 
 // testFiles returns the test files of the module.
@@ -126,7 +126,7 @@ func testFiles(t *testing.T) (files []string) {
 	return files
 }
 
-// commentsOf returns the lines of the comments of a function.
+// commentsOf returns the lines of the comments above and inside a function.
 func commentsOf(file *ast.File, fn *ast.FuncDecl) (lines []string) {
 	from := fn.Pos()
 	if fn.Doc != nil {

@@ -18,8 +18,8 @@ import (
 // Tests of the requirements of RFC 4861 and RFC 4862 that no other file covers. docs/rfc4861.md and
 // docs/rfc4862.md are generated from comments of tests.
 
-// ndKinds returns a valid message of each kind. Each changes the host's state or makes the host send a
-// message.
+// ndKinds returns a valid message of each kind. Each message changes the host's state or makes the host
+// send a message.
 func ndKinds() map[string]ndMessage {
 	const dst = "2001:db8:5::5"
 	sol := wire.NeighborSol{Target: addr("2001:db8::1"), Source: macB, HasSource: true}
@@ -36,7 +36,8 @@ func ndKinds() map[string]ndMessage {
 	}
 }
 
-// afterND returns a description of the host's state and messages after it has received a frame.
+// afterND makes a host, sends it a frame, and returns a description of the host's state and of the
+// messages that it has sent.
 func afterND(t *testing.T, frame []byte) (seen string) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t, func(c *Config) {
@@ -179,7 +180,7 @@ func TestALinkLocalAddressLasts(t *testing.T) {
 	})
 }
 
-// RFC 4862 MUST-19 MUST-20 SHLD-2: a deprecated address still works, and one whose valid lifetime has
+// RFC 4862 MUST-19 MUST-20 SHLD-2: a deprecated address still works. An address whose valid lifetime has
 // ended does not.
 func TestADeprecatedAddressStillWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

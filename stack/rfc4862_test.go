@@ -128,7 +128,7 @@ func TestAnAdvertisementKeepsOtherInformation(t *testing.T) {
 func TestASolicitedNodeGroupOutlivesOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := ndHost(t)
-		require.NoError(t, s.AddAddr("", prefix("2001:db8:9::1/64"), AddrOptions{})) // in the same group
+		require.NoError(t, s.AddAddr("", prefix("2001:db8:9::1/64"), AddrOptions{})) // the same solicited-node group
 		time.Sleep(5 * time.Second)
 		p.take()
 		require.NoError(t, s.RemoveAddr("", addr("2001:db8::1")))
@@ -187,8 +187,8 @@ func TestEachAddressOfAnIdentifierIsProbed(t *testing.T) {
 }
 
 // RFC 4862 5.1: "A node MUST allow" DupAddrDetectTransmits "to be configured by system management for each multicast-capable
-// interface"; the probes are RetransTimer apart, and the detection ends RetransTimer after the last
-// one. RFC 4862 5.4: with zero (here: a negative number) there is no detection.
+// interface". The probes are RetransTimer apart, and the detection ends RetransTimer after the last
+// probe. RFC 4862 5.4: with zero transmits there is no detection (NIC.DADTransmits: a negative number).
 func TestTheNumberOfProbesCanBeSet(t *testing.T) {
 	for transmits, want := range map[int]int{0: 1, 1: 1, 3: 3, 10: 10, -1: 0} {
 		synctest.Test(t, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestTheNumberOfProbesCanBeSet(t *testing.T) {
 					if strings.Contains(wire.Describe(f), ":: > ff02::1:ff00:1 ICMPv6 neighbor solicitation") {
 						at = append(at, time.Since(began).Round(time.Second))
 						f = slices.Clone(f)
-						copy(f[6:], macB[:]) // as if it had looped back: RFC 7527
+						copy(f[6:], macB[:]) // a looped-back probe (RFC 7527); nic.Pipe passes no frame with the host's MAC
 						if transmits == 10 {
 							p.send(f)
 						}

@@ -32,7 +32,7 @@ func TestHeadersAreAcceptedInAnyOrder(t *testing.T) {
 		p.send(ip6Packet(wire.IPv6{Next: wire.Proto(parts[0][0])}, append(bytes.Join(parts[1:], nil), udp...)))
 		require.Equal(t, []string{"hi"}, texts(u), "%x", parts)
 	}
-	// The first fault is the one that is reported.
+	// Of several faults, the host reports the first.
 	bad := append(ext(wire.ProtoRouting, 0xbe, 4), 99, 0, 0, 1, 0, 0, 0, 0)
 	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoDstOpts}, bad))
 	m, _ := icmp6(t, p.take()[0])
@@ -101,8 +101,8 @@ func TestPacketsOfAllSizesAreAccepted(t *testing.T) {
 	require.Equal(t, 1440, out.mss())
 }
 
-// asked sends an echo request behind the given extension headers, of which the last names ICMPv6. It
-// returns the packets that the host sends in reply.
+// asked sends an echo request behind the given extension headers, and returns the packets that the host
+// sends in reply. The last header must have ICMPv6 as its Next Header.
 func (p *peer) asked(first wire.Proto, headers ...[]byte) [][]byte {
 	p.t.Helper()
 	echo := echoRequest6(addr("2001:db8::2"), addr("2001:db8::1"), 7, 8, []byte("data"))
@@ -225,7 +225,7 @@ func TestDatagramsOfIPv6HaveAChecksum(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	u := openUDP(t, s, "[2001:db8::1]:9")
 	ones := 0
-	for v := range 1 << 16 { // for one of them the sum is zero
+	for v := range 1 << 16 { // for one value of v the checksum is zero
 		_, err := u.WriteTo([]byte{byte(v >> 8), byte(v)}, addrPort("[2001:db8::2]:9"), SendOptions{})
 		require.NoError(t, err)
 		if v%1024 != 1023 {

@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Tests of requirements of RFC 8504 for IPv6 nodes that no other test is about. testdata/rfc8504.txt
-// names the other tests.
+// This file has the tests of the requirements of RFC 8504 (IPv6 nodes) that no other test covers.
+// testdata/rfc8504.txt names the other tests.
 
 // RFC 8504 MUST-17: "all nodes MUST respond to unicast Neighbor Solicitation (NS) messages".
 func TestUnicastSolicitationsAreAnswered(t *testing.T) {
@@ -19,8 +19,8 @@ func TestUnicastSolicitationsAreAnswered(t *testing.T) {
 		_, p := ndHost(t)
 		for _, target := range []string{"2001:db8::1", llA} {
 			for _, with := range []bool{true, false} {
-				// RFC 4861 4.3: a unicast solicitation need not include the sender's MAC, which is
-				// known already.
+				// RFC 4861 4.3: a unicast solicitation need not include the sender's MAC, because the
+				// host already knows it.
 				h := wire.NeighborSol{Target: addr(target), Source: macB, HasSource: with}
 				p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: "2001:db8::2", dst: target, body: h.Append(nil)})
 				require.Equal(t, []string{macA.String() + " > " + macB.String() + " IPv6 " + target + " > 2001:db8::2 ICMPv6 neighbor advertisement " +
@@ -50,8 +50,8 @@ func TestAllUnknownHeadersAreAnswered(t *testing.T) {
 	}
 }
 
-// RFC 8504 MUST-29: the flags are separate bits (RFC 7371): a group with any of them can be joined,
-// received and sent to.
+// RFC 8504 MUST-29: the flags are separate bits (RFC 7371). A socket can join a group with any
+// combination of flags, receive its datagrams and send to it.
 func TestGroupsOfIPv6MayHaveAnyFlags(t *testing.T) {
 	for flags := range 16 {
 		for _, scope := range []int{2, 5, 8, 14} {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// full reports whether tests run at full scale, as in .ci/long with USERNET_LONG set. Otherwise they
-// run fewer cases of the same kind, and say so with -v.
+// full reports whether tests run at full scale: USERNET_LONG is set, as in .ci/long, and the race
+// detector is off. Otherwise tests run fewer cases, and full logs that.
 func full(t testing.TB) bool {
 	if os.Getenv("USERNET_LONG") != "" && !racing {
 		return true

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// kernelBind binds a socket of the kernel. It returns the socket and its port. If port is 0, the kernel
-// chooses one.
+// kernelBind binds a socket of the kernel, and returns the socket and its port. If port is 0, the kernel
+// chooses the port.
 func kernelBind(t *testing.T, kind int, fam Family, a netip.Addr, port int) (fd, bound int, err error) {
 	t.Helper()
 	var sa syscall.Sockaddr = &syscall.SockaddrInet4{Port: port}
@@ -49,7 +49,7 @@ func kernelBind(t *testing.T, kind int, fam Family, a netip.Addr, port int) (fd,
 	return fd, 0, fmt.Errorf("unexpected address %v", got)
 }
 
-// The conflicts between sockets of one port are those of this kernel.
+// Two sockets of one port conflict if and only if they conflict in the kernel that runs the test.
 func TestBoundConflictsAsTheKernelHasIt(t *testing.T) {
 	type socket struct {
 		fam  Family
@@ -65,7 +65,7 @@ func TestBoundConflictsAsTheKernelHasIt(t *testing.T) {
 			for _, y := range all {
 				b, c := bind(x.fam, addr(x.addr), 0), bind(y.fam, addr(y.addr), 0)
 				var err error
-				// The port may by chance be in use by another process at the second address.
+				// Try several ports: by chance, another process may use the port at the second address.
 				for range 5 {
 					var first, second, port int
 					first, port, err = kernelBind(t, kind, x.fam, addr(x.addr), 0)

@@ -31,8 +31,9 @@ func TestBoundTakesItsFamily(t *testing.T) {
 	}
 }
 
-// A listener that is bound to an address is found before one that is bound to a wildcard of its family.
-// A wildcard of both families is found for either family, and one of IPv6 only is not found for IPv4.
+// A listener that is bound to an address is found before a listener that is bound to the wildcard of its
+// family. A wildcard listener of both families is found for either family. A wildcard listener of IPv6
+// only is not found for IPv4.
 func TestListenersAreFoundByFamily(t *testing.T) {
 	var tl tcpListeners
 	listen := func(fam Family, local string) *TCPListener {

@@ -30,7 +30,7 @@ func TestADeadlineMovesBothWays(t *testing.T) {
 			require.Equal(t, want, woken)
 		}
 		set(10 * time.Second)
-		set(20 * time.Second) // later: the timer may fire early, which must not expire the deadline
+		set(20 * time.Second) // later: the old timer may still fire, which must not expire the deadline
 		check(15*time.Second, false)
 		check(20*time.Second, true, 20*time.Second)
 		set(time.Hour)
@@ -63,8 +63,7 @@ func TestADeadlineThatIsSetWhileItsTimerFiresHolds(t *testing.T) {
 			mu.Lock()
 			d.set(begin.Add(time.Duration(i+1)*time.Second), &mu, func() { wakes++ })
 			mu.Unlock()
-			// The timer of this deadline and the test wake at the same time, so either may get the lock
-			// first.
+			// The timer of the deadline and the test wake at the same time, so either may lock mu first.
 			time.Sleep(time.Second)
 			mu.Lock()
 			d.set(begin.Add(time.Hour), &mu, nil)

@@ -21,8 +21,8 @@ func openRawOf(t *testing.T, s *Stack, proto uint16) *Raw {
 }
 
 // raw(7): the protocol IPPROTO_RAW, which is 255, "implies enabled IP_HDRINCL"; then "the packet must
-// contain an IP header". The host fills in its checksum and total length always, and its source and
-// identification if they are zero.
+// contain an IP header". The host always fills in the checksum and the total length of that header, and
+// the source and the identification if they are zero.
 func TestProtocol255SendsTheCallersHeader(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	r := openRawOf(t, s, 255)

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// datagramsOf returns a batch of datagrams to 192.0.2.2:2222, whose payloads have the given lengths and
-// are all different.
+// datagramsOf returns a batch of datagrams to 192.0.2.2:2222. Their payloads have the given lengths and
+// different bytes.
 func datagramsOf(lengths ...int) (ms []Datagram) {
 	for i, n := range lengths {
 		b := bytes.Repeat([]byte{byte(i)}, n)
@@ -83,7 +83,7 @@ func TestDatagramsOfOneLengthLeaveInOneFrame(t *testing.T) {
 				u, v, w := openUDP(t, a, "0.0.0.0:1111"), openUDP(t, b, "0.0.0.0:2222"), openUDP(t, b, "0.0.0.0:2223")
 				_, err := u.WriteTo(nil, addrPort("192.0.2.2:2222"), SendOptions{})
 				require.NoError(t, err)
-				readUDP(t, v) // now both hosts have resolved each other
+				readUDP(t, v) // from now on each host knows the other's MAC
 
 				ms := datagramsOf(tc.lengths...)
 				tc.change(ms)
@@ -179,7 +179,7 @@ func TestABatchToAGroupOrTheHostItselfArrives(t *testing.T) {
 		for i := range ms {
 			ms[i].Addr = addrPort(tc.to)
 			if ms[i].Addr.Addr().IsMulticast() {
-				ms[i].Options.NIC = 2 // because there is no route
+				ms[i].Options.NIC = 2 // there is no route for multicast addresses
 			}
 		}
 		n, err := u.WriteBatch(ms)

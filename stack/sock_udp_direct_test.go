@@ -11,7 +11,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// Datagrams of 3000 bytes are fragmented. Fragments are queued while another goroutine sends.
+// Datagrams of 3000 bytes are fragmented. Their fragments go to the transmit queue while another
+// goroutine sends, and all must leave the queue.
 func TestConcurrentSendersLeaveNothingInTheQueue(t *testing.T) {
 	a, b := twoHosts(t, nic.PipeConfig{})
 	var wg sync.WaitGroup

@@ -312,7 +312,7 @@ func TestACorruptedDatagramIsDropped(t *testing.T) {
 	bad[10]++
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, bad)
 	require.Equal(t, 1, dropped(s, wire.BadUDPChecksum))
-	bad[6], bad[7] = 0, 0 // no checksum
+	bad[6], bad[7] = 0, 0 // a checksum of zero means that the datagram has none
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, bad)
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoUDP}, good)
 	require.Equal(t, []int{5, 5}, queuedAll(u))
@@ -400,7 +400,7 @@ func TestDatagramsCrossAnImpairedLinkInVirtualTime(t *testing.T) {
 		})
 		a, b := newHost(t, slow, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
 		u, v := openUDP(t, a, "0.0.0.0:1"), openUDP(t, b, "0.0.0.0:1")
-		time.Sleep(time.Second) // wait for the ARP announcements
+		time.Sleep(time.Second) // let the ARP announcements pass
 		begin := time.Now()
 		_, err := u.WriteTo([]byte("ping"), addrPort("192.0.2.2:1"), SendOptions{})
 		require.NoError(t, err)

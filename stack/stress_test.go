@@ -16,13 +16,13 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A stressed has three hosts on a switch. Goroutines use them at random.
+// A stressed has three hosts on a switch. Several goroutines use the hosts at random.
 type stressed struct {
 	t     *testing.T
 	hosts []*Stack
 	addrs []netip.Addr
-	other *nic.Switch  // the first host has a link to it that comes and goes
-	used  atomic.Int32 // connections used
+	other *nic.Switch  // a second switch, to which the first host has a link from time to time
+	used  atomic.Int32 // number of connections that use has handled
 }
 
 func newStressed(t *testing.T, imp nic.Impairment) *stressed {
@@ -48,7 +48,7 @@ func newStressed(t *testing.T, imp nic.Impairment) *stressed {
 	return x
 }
 
-// port returns one of a few ports, so that uses collide.
+// port returns one of four ports, so that goroutines often use the same port.
 func (x *stressed) port(r *rand.Rand) uint16 { return uint16(1000 + r.IntN(4)) }
 
 // soon returns a deadline that may have passed already.
@@ -89,7 +89,7 @@ func (x *stressed) use(c *TCP, r *rand.Rand) {
 			left -= n
 		}
 	})
-	if r.IntN(2) == 0 { // end it while it is in use
+	if r.IntN(2) == 0 { // end the connection while it is in use
 		runtime.Gosched()
 		x.end(c, r)
 		wg.Wait()
@@ -164,7 +164,7 @@ func (x *stressed) step(r *rand.Rand) {
 			s.RemoveNIC("eth9")
 		}
 	case 9:
-		// An address with a lifetime comes and goes, and the address in use is removed and added.
+		// Add and remove an address with a lifetime, and remove and add the address in use.
 		link := s.Interfaces()[1].Name
 		s.AddAddr(link, prefix("192.0.2.9/24"), AddrOptions{Valid: time.Duration(1+r.IntN(4)) * time.Millisecond, Origin: AddrDHCP})
 		if r.IntN(2) == 0 {

@@ -1,6 +1,6 @@
 //go:build !race && !lockorder
 
-// Not with the race detector, with which sync.Pool drops items at random.
+// These tests do not run with the race detector, because it makes sync.Pool drop items at random.
 
 package stack
 

@@ -16,7 +16,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A forger sends TCP segments with any source address on a wire.
+// A forger is an attacker on a wire. It sends TCP segments with any source address.
 type forger struct {
 	dev   nic.Device
 	frame [wire.EthernetLen + 1500]byte
@@ -72,7 +72,7 @@ func TestASynFloodLeavesRoomForARealClient(t *testing.T) {
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
-		// The queue of half-open connections is 1024 long; each is a Conn of about 2 KiB.
+		// The queue has at most 1024 half-open connections. Each is a Conn of about 2 KiB.
 		require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(16<<20))
 		st := server.Stats().TCP
 		require.Greater(t, st.CookiesSent, uint64(n-5000))
@@ -172,7 +172,7 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 		guess(i, uint32(i)*8588+12345) // in the whole sequence space
 	}
 	for i := range n / 2 {
-		guess(i, nxt-2000+uint32(13*i)%70_001) // near the window, as if the attacker knew that
+		guess(i, nxt-2000+uint32(13*i)%70_001) // near the window, as if the attacker knew it roughly
 	}
 	talk(d, c)
 	talk(c, d)
@@ -180,8 +180,8 @@ func testBlindAttack(t *testing.T, timestamps bool) {
 	exchange(t, c, d, 100_000)
 }
 
-// Connections whose reader does not read hold at most their window, and no more than the budget
-// together. The others make progress.
+// Each connection whose application does not read holds at most its window, and all of them together hold
+// no more than the memory budget. Other connections make progress.
 func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 	x, y := nic.Pipe(nic.PipeConfig{})
 	mk := func(dev nic.Device, a netip.Addr) *Stack {
@@ -197,7 +197,7 @@ func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 	var readers []*TCP
 	for range 60 {
 		c, d := connect(t, a, b)
-		_, err := c.Write(make([]byte, 1000)) // the budget must also hold for a write that comes late
+		_, err := c.Write(make([]byte, 1000)) // the budget must also hold when the connection writes again
 		require.NoError(t, err)
 		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
 		for {
@@ -207,7 +207,7 @@ func TestBuffersStayInTheMemoryBudget(t *testing.T) {
 		}
 		require.NoError(t, c.SetWriteDeadline(time.Time{}))
 		readers = append(readers, d)
-		// A ring may double once more after the last check of the budget.
+		// The limit is above the budget, because a ring may double once more after the last check.
 		require.LessOrEqual(t, a.Stats().TCP.Memory, int64(6<<20))
 		require.LessOrEqual(t, b.Stats().TCP.Memory, int64(6<<20))
 	}

@@ -50,9 +50,9 @@ func TestOfferedWindowsStayInTheMemoryBudget(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			most = max(most, b.Stats().TCP.Memory)
 		}
-		// The minimum of each connection comes on top of the three quarters.
+		// Each connection may use its minimum in addition to the budget.
 		require.LessOrEqual(t, most, int64(memory+n*16<<10))
-		// Everything arrives when it is read.
+		// All data arrives when it is read.
 		for _, d := range readers {
 			got := make([]byte, 0, len(sent))
 			for len(got) < len(sent) {
@@ -71,7 +71,8 @@ func TestOfferedWindowsStayInTheMemoryBudget(t *testing.T) {
 	})
 }
 
-// Pinned bytes are copied when the deadline of their Write passes.
+// A dead peer acknowledges nothing. When the deadline of a Write passes, its pinned bytes are copied, and
+// the copies must stay in the budget.
 func TestWritesToADeadPeerStayInTheMemoryBudget(t *testing.T) {
 	for name, size := range map[string]int{"small": 1000, "large": 1 << 20} {
 		t.Run(name, func(t *testing.T) {

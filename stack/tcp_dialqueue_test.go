@@ -28,7 +28,8 @@ func noTimestamps(c *Config) {
 	c.TCP.Params = &p
 }
 
-// closing accepts connections. It closes each when its peer does, or keeps them open if hold is set.
+// closing accepts connections. It closes each connection when the peer does, or keeps it open if hold is
+// true.
 func closing(t *testing.T, s *Stack, on string, hold bool) {
 	l, err := s.ListenTCP(FamilyAny, addrPort(on), ListenOptions{})
 	require.NoError(t, err)
@@ -58,7 +59,7 @@ func TestConnectsMoreThanThereArePorts(t *testing.T) {
 	for _, tc := range []struct {
 		name, to string
 		set      []func(*Config)
-		virtual  time.Duration // maximum
+		virtual  time.Duration // maximum virtual time
 	}{
 		{"wire", "192.0.2.2:80", nil, time.Second},
 		{"loopback", "127.0.0.1:80", nil, time.Second},
@@ -86,7 +87,8 @@ func TestConnectsMoreThanThereArePorts(t *testing.T) {
 }
 
 func TestManyDialsWaitForPorts(t *testing.T) {
-	// All ports are taken within one millisecond, so none can be reused within it.
+	// All ports are used within one millisecond. The timestamp clock does not advance in this time, so no
+	// port can be reused yet.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
 		closing(t, b, "0.0.0.0:80", false)
@@ -122,7 +124,7 @@ func TestManyDialsWaitForPorts(t *testing.T) {
 }
 
 func TestAQueuedDialEnds(t *testing.T) {
-	// Every port is held by a connection in TIME-WAIT that did not use timestamps.
+	// full makes two hosts without timestamps, and fills all ports with connections in TIME-WAIT.
 	full := func(t *testing.T) (a, b *Stack) {
 		a, b = pipedHosts(t, noTimestamps)
 		closing(t, b, "0.0.0.0:80", false)
@@ -179,7 +181,8 @@ func TestADialFailsWhereOpenConnectionsHoldThePorts(t *testing.T) {
 			return err
 		}
 		require.ErrorIs(t, dial(), syscall.EADDRNOTAVAIL)
-		// A connection that the application has closed will end, if only because its peer resets it.
+		// The application closes a connection, which therefore ends at some time. The dial waits for its
+		// port.
 		require.NoError(t, last.Close())
 		began := time.Now()
 		require.NoError(t, dial(), "after FIN-WAIT-2")
@@ -189,8 +192,8 @@ func TestADialFailsWhereOpenConnectionsHoldThePorts(t *testing.T) {
 
 func TestANewConnectionIsBeyondTheOneInTimeWait(t *testing.T) {
 	// RFC 1122 4.2.2.13: "its initial sequence number [...] larger than the largest
-	// sequence number it used on the previous connection incarnation", and RFC 6191:
-	// with a later timestamp.
+	// sequence number it used on the previous connection incarnation". RFC 6191: its
+	// timestamp is later, too.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pipedHosts(t)
 		closing(t, b, "0.0.0.0:80", false)

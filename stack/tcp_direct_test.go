@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// An orderly device records the last sequence number from each source port, and how many segments were
-// sent before an older one.
+// An orderly is a device that records the last sequence number from each source port. It counts segments
+// that were sent after a segment with a higher number.
 type orderly struct {
 	nic.Device
 	mu        sync.Mutex
@@ -43,7 +43,7 @@ func (d *orderly) Send(batch []nic.Frame) (int, error) {
 	return d.Device.Send(batch)
 }
 
-// Some writes use direct transmit, others are queued behind them, and the routes change meanwhile.
+// Some writes use direct transmit, and others are queued behind these. The routes change at the same time.
 func TestDirectSendersKeepTheOrderAndLeaveNothing(t *testing.T) {
 	for name, plain := range map[string]bool{"offloads": false, "plain frames": true} {
 		t.Run(name, func(t *testing.T) {

@@ -41,7 +41,7 @@ func TestHalfOpenConnectionsEndSoonerInAFullQueue(t *testing.T) {
 
 func TestAResetIsTakenWhileTheAcceptQueueIsFull(t *testing.T) {
 	// RFC 9293 3.10.7.4, second: in SYN-RECEIVED after a passive open, a RST returns the connection to
-	// LISTEN. That holds even if the accept queue is full, and for a RST with or without an ACK.
+	// LISTEN. This rule also applies if the accept queue is full, and to a RST with or without an ACK.
 	for _, flags := range []wire.TCPFlags{wire.FlagRST, wire.FlagRST | wire.FlagACK} {
 		synctest.Test(t, func(t *testing.T) {
 			server, client, f := floodPair(t)

@@ -106,7 +106,7 @@ func TestASYNInTimeWaitWithoutAListenerIsChallenged(t *testing.T) {
 
 func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 	// RFC 5927 4.1: an attacker that does not see the traffic has to guess a sequence number that is in
-	// flight. RFC 5927 5.2: even with a correct guess it cannot end the connection.
+	// flight. RFC 5927 5.2: even with a correct guess, the attacker cannot end the connection.
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)
 		done := make(chan *TCP, 1)
@@ -140,7 +140,7 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 			p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, quote(wire.ICMPUnreachable, code, rest, packet))
 		}
 		n := flood(t)
-		step := uint32(1 << 32 / uint64(n)) // covers all sequence numbers
+		step := uint32(1 << 32 / uint64(n)) // n guesses are spread over all sequence numbers
 		for i := range n {
 			if seq := uint32(i) * step; seq-first >= uint32(len(sent)) {
 				attack(i, seq)
@@ -162,7 +162,8 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 }
 
 func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
-	// The ACK counts as lost, as without cookies: the peer's next segment has the cookie again.
+	// As without cookies, the host ignores the ACK as if it were lost. The peer's next segment has the
+	// cookie again.
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
 	require.NoError(t, err)

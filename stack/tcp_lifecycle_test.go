@@ -19,7 +19,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// dialed returns a connection from a to a listener on b that was not accepted.
+// dialed returns a connection from a to b, and the listener, which has not accepted it.
 func dialed(t *testing.T, a, b *Stack) (*TCP, *TCPListener) {
 	l, err := b.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)
@@ -66,7 +66,7 @@ func TestUnreadDataOfAResetConnectionIsFreed(t *testing.T) {
 	})
 }
 
-// With -race, the test fails if either call writes what the other reads.
+// With -race, the test fails if Listen and Close access the same data without a lock.
 func TestListenAndCloseOfTheStackMayOverlap(t *testing.T) {
 	for range 200 {
 		s, err := New(Config{Rand: testRand()})
@@ -120,7 +120,7 @@ type heldDevice struct {
 	name string
 	in   chan struct{}
 	out  chan error
-	sent chan int // nil: held
+	sent chan int // if not nil, Send reports its frames here and does not block
 }
 
 func (d *heldDevice) Link() nic.Link {
@@ -140,8 +140,8 @@ func (d *heldDevice) Send(b []nic.Frame) (int, error) {
 	return len(b), nil
 }
 
-// A connection that waits for room in a transmit queue may find that its route has changed when there
-// is room. Its segments must then go to the queue of the new interface.
+// While a connection waits for room in a transmit queue, its route may change. When there is room, the
+// segments must go to the queue of the new interface.
 func TestAWaitingConnectionMovesToTheRemainingLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e0 := &heldDevice{name: "e0", sent: make(chan int, 1000)}
@@ -196,7 +196,7 @@ func TestADialDuringCloseOpensNothing(t *testing.T) {
 			}()
 			a.Close()
 			if err := <-done; !errors.Is(err, net.ErrClosed) {
-				require.ErrorContains(t, err, "connect") // the dial was earlier and was refused
+				require.ErrorContains(t, err, "connect") // the dial ended before Close: it was refused
 			}
 			require.Empty(t, a.tcp.table.sockets())
 		}
@@ -242,8 +242,8 @@ func TestCloseSendsItsRSTsWhileAnotherGoroutineSends(t *testing.T) {
 }
 
 func TestASegmentDuringTheChangeToTimeWaitIsAnswered(t *testing.T) {
-	// Two goroutines handle two copies of the peer's FIN. The second has looked up the connection when
-	// the first moves it to TIME-WAIT.
+	// Two goroutines handle two copies of the peer's FIN. After the second goroutine has looked up the
+	// connection, the first goroutine moves the connection to TIME-WAIT.
 	var sent recorder
 	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
 		sent.Device = dev
@@ -269,7 +269,7 @@ func TestASegmentDuringTheChangeToTimeWaitIsAnswered(t *testing.T) {
 		a.inputTCP(&p)
 		close(done)
 	}()
-	time.Sleep(20 * time.Millisecond) // by then it has almost certainly looked up the connection
+	time.Sleep(20 * time.Millisecond) // long enough for the goroutine to look up the connection
 	now = a.now()
 	c.conn.Segment(now, &fin)
 	c.run(now)
@@ -298,9 +298,9 @@ func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	return r.Device.Send(batch)
 }
 
-// A segment has the time at which its batch was received. While the batch is processed, another
-// goroutine may write at a later time. The connection must not see time go back: a negative round-trip
-// time would spoil the estimate, and with it every timer.
+// A segment has the time at which its batch was received. While the batch is processed, another goroutine
+// may write at a later time. The segment must not move the connection's time back, because a negative
+// round-trip time would spoil the estimate and all timers that depend on it.
 func TestTimeDoesNotGoBackWithinABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndKnownPeer(t)

@@ -83,7 +83,7 @@ func TestAListenerIsFoundByItsAddressFirst(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EADDRINUSE)
 }
 
-// BenchmarkListen shows that Listen and Close take the same time beside other listeners.
+// BenchmarkListen shows that the time of Listen and Close does not depend on the number of listeners.
 func BenchmarkListen(b *testing.B) {
 	for _, n := range []int{0, 1000, 30_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A crowdDevice is the device of a server at 192.0.2.1. It plays many TCP clients at 192.0.2.2.
-// Segments from the server wait in segs until answer is called.
+// A crowdDevice is the device of a server at 192.0.2.1. It simulates many TCP clients at 192.0.2.2, each
+// with its own port. Segments from the server wait in segs until answer is called.
 type crowdDevice struct {
 	t    testing.TB
 	recv func([]nic.Frame)
@@ -26,7 +26,7 @@ type crowdDevice struct {
 	out  [wire.EthernetLen + wire.IPv4Len + wire.TCPLen + 8]byte
 }
 
-// A crowdSegment has the fields of a received segment that a client needs.
+// A crowdSegment has the fields of a segment from the server that a client needs.
 type crowdSegment struct {
 	port     uint16 // port of the client
 	seq, ack uint32
@@ -80,8 +80,8 @@ func (d *crowdDevice) sendText(port uint16, h wire.TCP, text []byte) {
 	d.recv([]nic.Frame{{Head: b}})
 }
 
-// answer acknowledges the received segments, but not their data if the window is 0. It returns the
-// number of data bytes.
+// answer acknowledges the segments from the server with the given window, but not their data if the
+// window is 0. It returns the number of data bytes.
 func (d *crowdDevice) answer(window uint16) (text int) {
 	for _, s := range d.take() {
 		if s.flags&wire.FlagRST != 0 {
@@ -104,8 +104,8 @@ func (d *crowdDevice) syn(port uint16) {
 	d.send(port, wire.TCP{Seq: 1000, Flags: wire.FlagSYN, Window: 1000, MSS: 1460})
 }
 
-// crowdHost returns a server that writes a mebibyte to each client of port 80 and closes the
-// connection. It resets a client that does not receive all of that within three seconds.
+// crowdHost returns a server that writes one MiB to each client of port 80 and closes the connection. It
+// resets the connection if the client does not receive all data within three seconds.
 func crowdHost(t testing.TB, cfg TCPConfig) (*Stack, *crowdDevice) {
 	d := &crowdDevice{t: t}
 	s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
@@ -131,7 +131,8 @@ func crowdHost(t testing.TB, cfg TCPConfig) (*Stack, *crowdDevice) {
 	return s, d
 }
 
-// connects requires that a client that reads all data is served at once.
+// connects opens a connection whose client reads all data, and requires that the server sends data at
+// once.
 func (d *crowdDevice) connects(t testing.TB, port uint16) {
 	t.Helper()
 	d.answer(0)
@@ -149,7 +150,7 @@ func TestZeroWindowClientsDoNotBlockNewClients(t *testing.T) {
 	// RFC 6429 4: the operating system may close connections whose windows are closed.
 	n, memory := 50_000, int64(0)
 	if !full(t) {
-		n, memory = 2000, 40<<20 // n connections would need all of the memory
+		n, memory = 2000, 40<<20 // without a limit, n connections would use all of this memory
 	}
 	synctest.Test(t, func(t *testing.T) {
 		s, d := crowdHost(t, TCPConfig{Memory: memory})
@@ -158,7 +159,7 @@ func TestZeroWindowClientsDoNotBlockNewClients(t *testing.T) {
 			d.syn(port)
 			d.answer(0)
 			port++
-			if i%(n/100) == 0 { // over ten seconds
+			if i%(n/100) == 0 { // the clients come over ten seconds
 				time.Sleep(100 * time.Millisecond)
 				d.answer(0)
 				d.connects(t, uint16(1000+i/(n/100)))
@@ -214,7 +215,7 @@ func TestAnExcessOrphanIsResetAtOnce(t *testing.T) {
 		s, d := crowdHost(t, TCPConfig{Orphans: 1})
 		d.syn(2000)
 		d.answer(0)
-		time.Sleep(137 * time.Millisecond) // no timer is due when the second is closed
+		time.Sleep(137 * time.Millisecond) // so that no timer is due when the second connection is closed
 		d.syn(2001)
 		d.answer(0)
 		time.Sleep(2900 * time.Millisecond)
@@ -254,8 +255,8 @@ func TestOnlyAStalledOrphanIsResetForItsMemory(t *testing.T) {
 }
 
 func TestMemoryPressureDiscardsOutOfOrderData(t *testing.T) {
-	// RFC 2018 8: the receiver may discard data that it has not acknowledged. Here each client has sent
-	// one byte at the far end of its window, which takes a ring of 64 KiB.
+	// RFC 2018 8: the receiver may discard data that it has not acknowledged. In this test each client
+	// sends one byte at the far end of its window, which makes the server allocate a ring of 64 KiB.
 	synctest.Test(t, func(t *testing.T) {
 		d := &crowdDevice{t: t}
 		s := newHost(t, d, "192.0.2.1/24", func(c *Config) {
@@ -279,7 +280,7 @@ func TestMemoryPressureDiscardsOutOfOrderData(t *testing.T) {
 	})
 }
 
-// A slow reader of the data of an orphan costs no lock that all connections share.
+// The segments of an orphan whose peer reads slowly take no lock that all connections share.
 func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := wiredPair(t, nil)
@@ -293,7 +294,7 @@ func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 		a.tcp.orphans.mu.Lock()
 		elsewhere(func() {
 			buf := make([]byte, 50_000)
-			for range 3 { // not to the end: some data is always left
+			for range 3 { // leave some data, so that the orphan stays
 				if _, err := io.ReadFull(d, buf); err != nil {
 					t.Error(err)
 				}
@@ -309,8 +310,8 @@ func TestAnOrphansSegmentsTakeNoSharedLock(t *testing.T) {
 	})
 }
 
-// If there are too many orphans, one of the longer list is reset. So many orphans without data do not
-// cause the reset of orphans with data, and vice versa.
+// If there are too many orphans, an orphan of the longer list is reset. Therefore many orphans without
+// data do not cause the reset of orphans with data, and vice versa.
 func TestExcessOrphansAreThoseOfTheLongerList(t *testing.T) {
 	for _, tc := range []struct{ data, fin, want int }{{2, 4, orphanFIN}, {4, 2, orphanData}, {0, 6, orphanFIN}, {6, 0, orphanData}} {
 		o := orphans{limit: 5}

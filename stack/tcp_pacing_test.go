@@ -11,8 +11,8 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// TestPacedConnectionsKeepTheirRateInVirtualTime transfers data over 10 Mbit/s, 100 ms and a loss of 1
-// %. BBR reaches the rate of the link, CUBIC a fraction of it.
+// TestPacedConnectionsKeepTheirRateInVirtualTime transfers data over a link with 10 Mbit/s, 100 ms and a
+// loss of 1 %. BBR reaches the rate of the link, and CUBIC a fraction of that rate.
 func TestPacedConnectionsKeepTheirRateInVirtualTime(t *testing.T) {
 	took := make(map[tcp.Congestion]time.Duration)
 	for _, cc := range []tcp.Congestion{tcp.CUBIC, tcp.BBR} {

@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// slowBusy is a reference for tcpPorts.busy, which checks all entries.
+// slowBusy is a reference for tcpPorts.busy. It checks all entries.
 func slowBusy(all map[tuple]*tcpEntry, local netip.AddrPort, forListener bool) bool {
 	for k, e := range all {
 		if forListener && (e.sock == nil || e.sock.listener != nil) {
@@ -79,7 +79,8 @@ func TestAPortIsBusyIfOneOfItsConnectionsIs(t *testing.T) {
 	require.Greater(t, busy, 100_000)
 }
 
-// The shards of the table are locked meanwhile, so a call that used the table would wait forever.
+// The test holds the locks of all shards of the table, so a call that visited connections would wait
+// forever.
 func TestListenAndCloseVisitNoConnection(t *testing.T) {
 	a, b := wiredPair(t, nil)
 	c, _ := connect(t, a, b)
@@ -88,7 +89,7 @@ func TestListenAndCloseVisitNoConnection(t *testing.T) {
 	release := make(chan bool)
 	for i := range tcpShards {
 		held.Add(1)
-		released.Go(func() { // in a goroutine for each, because a goroutine may hold only one lock of a level
+		released.Go(func() { // a goroutine may hold only one lock of each level, so each shard needs a goroutine
 			mu := &tt.parts()[i].mu
 			mu.Lock()
 			held.Done()

@@ -15,7 +15,7 @@ import (
 // framesAt returns the number of frames that a host has received on its link.
 func framesAt(s *Stack) uint64 { return s.ifaceNamed("eth0").stats.Rx.Frames() }
 
-// pass sends a byte from c to d.
+// pass sends a byte from c to d and reads it.
 func pass(t *testing.T, c, d *TCP) {
 	t.Helper()
 	_, err := c.Write([]byte("x"))

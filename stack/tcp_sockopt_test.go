@@ -32,7 +32,7 @@ func TestInfiniteTimeoutsDoNotExpire(t *testing.T) {
 		sent := a.Stats().TCP.Sent
 		time.Sleep(1000 * time.Hour)
 		require.Equal(t, sent, a.Stats().TCP.Sent)
-		// The peer does not acknowledge, and the user timeout is infinite: retransmission continues.
+		// With an infinite user timeout, retransmission continues although the peer does not answer.
 		require.NoError(t, c.SetUserTimeout(math.MaxInt64))
 		wire.SetOut(nic.Impairment{Loss: 1})
 		_, err = c.Write([]byte("x"))

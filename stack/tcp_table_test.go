@@ -33,7 +33,7 @@ func TestTheTableFindsWhatIsInItAndNothingElse(t *testing.T) {
 				have[i] = e
 			}
 		case 1:
-			tt.remove(&e.tcpEntry) // another entry with the same tuple is not removed
+			tt.remove(&e.tcpEntry) // must not remove the entry old, which has the same tuple
 			if old != nil {
 				tt.remove(&old.tcpEntry)
 				delete(have, i)
@@ -62,7 +62,7 @@ func TestALookupIsAsShortBesideManyConnections(t *testing.T) {
 	tt := &s.tcp.table
 	const n = 100_000
 	for i := range n {
-		// The clients differ only in their ports or only in their addresses.
+		// Many clients differ from others only in the port, or only in the address.
 		a := netip.AddrFrom4([4]byte{10, 0, byte(i % 4), 1})
 		e := s.newTCP(netip.AddrPortFrom(addrA, 80), netip.AddrPortFrom(a, uint16(i/4)), &path{ifc: s.lo})
 		require.True(t, tt.insert(&e.tcpEntry))

@@ -58,7 +58,7 @@ func connect(t testing.TB, a, b *Stack) (c, d *TCP) {
 	return c, d
 }
 
-// exchange sends n bytes from c to d and compares the checksums.
+// exchange sends n bytes from c to d, and compares hashes of the sent and the received bytes.
 func exchange(t testing.TB, c, d *TCP, n int) {
 	want, got := sha256.New(), sha256.New()
 	var wg sync.WaitGroup
@@ -148,7 +148,7 @@ func TestDialGivesUpAfterItsRetries(t *testing.T) {
 		a, b := wiredPair(t, func(d nic.Device) nic.Device {
 			return nic.Impair(d, nic.ImpairConfig{Out: nic.Impairment{Loss: 1}})
 		})
-		// With a static neighbour, because otherwise address resolution fails first.
+		// Set a static neighbour. Otherwise address resolution would fail before the dial times out.
 		peer := b.Interfaces()[1].MAC
 		require.NoError(t, a.SetNeighbor(Neighbor{NIC: a.Interfaces()[1].Name, Addr: addrB, MAC: peer}))
 		start := time.Now()
@@ -188,7 +188,7 @@ func TestCloseOfTheStackWakesEveryone(t *testing.T) {
 		for range 3 {
 			require.ErrorIs(t, <-errs, net.ErrClosed)
 		}
-		// The peer has received a RST. Data that it had received before stays readable.
+		// The peer has received a RST. Data that the peer had received before stays readable.
 		_, err = io.Copy(io.Discard, d)
 		require.ErrorIs(t, err, syscall.ECONNRESET)
 		_, err = d.Write([]byte("x"))

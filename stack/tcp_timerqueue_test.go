@@ -47,8 +47,8 @@ func (m *crowdMeter) Send(batch []nic.Frame) (int, error) {
 	return m.Device.Send(batch)
 }
 
-// With a timer for each connection, the expired timers would start a goroutine each, and every other
-// goroutine would have to wait for all of them.
+// With a time.Timer for each connection, each expired timer would start a goroutine, and any other
+// goroutine would have to wait until all of them have run.
 func TestTheProbesOfManyConnectionsTakeOneGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m *crowdMeter

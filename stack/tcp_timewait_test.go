@@ -41,7 +41,7 @@ func TestASegmentAfterTimeWaitReachesTheNewConnection(t *testing.T) {
 		a.inputTCP(&p)
 		close(done)
 	}()
-	time.Sleep(20 * time.Millisecond) // by then it has almost certainly looked up the timeWait
+	time.Sleep(20 * time.Millisecond) // long enough for the goroutine to look up the timeWait
 	w.drop(tw)
 	var next *TCP
 	elsewhere(func() {

@@ -97,8 +97,8 @@ func TestAWriteDoesNotReturnWhileItsBytesAreInADevice(t *testing.T) {
 	})
 }
 
-// A peer may answer as soon as it has the last bytes. If Write waited for another goroutine that sends
-// them, the reader of the answer could return before Write does.
+// A peer may answer as soon as it has the last bytes. If Write waited for another goroutine that drains
+// the queue, the Read of the answer could return before the Write.
 func TestAWriteDoesNotWaitForTheDrainingGoroutine(t *testing.T) {
 	for name, size := range map[string]int{"small": 10_000, "large": 60_000, "more than fits": 65_000} {
 		t.Run(name, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestAnAbortedWriteKeepsNoReferenceToItsBytes(t *testing.T) {
 				synctest.Wait()
 				require.Positive(t, n)
 				require.Less(t, n, len(want))
-				c.Close() // the bytes that Write has accepted are still delivered
+				c.Close() // ends the Write; the bytes that Write has accepted are still delivered
 				got, err := io.ReadAll(d)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(want[:n], got))
@@ -202,8 +202,8 @@ func TestAWriteDoesNotWaitForTheNeighborsAddress(t *testing.T) {
 }
 
 func TestWritersReuseTheirBuffersOnAnyLink(t *testing.T) {
-	// The buffer is overwritten as soon as Write has returned, and the peer must receive the bytes that
-	// were in it before. The race detector reports a later read of the buffer.
+	// The test overwrites the buffer as soon as Write has returned. The peer must receive the bytes that
+	// were in the buffer before. The race detector reports a read of the buffer after Write.
 	plain := func(cfg nic.PipeConfig) func(t *testing.T) (a, b *Stack) {
 		return func(t *testing.T) (a, b *Stack) { return twoHosts(t, cfg) }
 	}
@@ -254,8 +254,9 @@ func TestWritersReuseTheirBuffersOnAnyLink(t *testing.T) {
 }
 
 func TestFramesBuiltWhileAWriterWaitsAreCopies(t *testing.T) {
-	// The interface drops a frame with t.mu held. Its completion locks t.mu if a writer waits, so the
-	// frame must not need one.
+	// The interface may drop a frame while t.mu is held. The completion of a frame with pinned bytes locks
+	// t.mu if a writer waits. A frame that is built while a writer waits must therefore be a copy, which
+	// needs no completion.
 	synctest.Test(t, func(t *testing.T) {
 		a, b := wiredPair(t, nil)
 		c, _ := connect(t, a, b)
@@ -263,7 +264,7 @@ func TestFramesBuiltWhileAWriterWaitsAreCopies(t *testing.T) {
 		c.startPinning()
 		completed := false
 		c.zc.done = func() { completed = true; c.zc.frames.Add(-1) }
-		c.queueFull = true // no frame is built yet
+		c.queueFull = true // so that no frame is built before the link is down
 		require.Positive(t, c.conn.Pin(a.now(), noise(60_000)))
 		c.zc.frames.Add(1) // an earlier frame is in the device
 		c.mu.Unlock()
@@ -300,7 +301,7 @@ func TestAFrameForARemovedLinkIsCompleted(t *testing.T) {
 	c, _ := connect(t, a, b)
 	ifc := c.path.ifc
 	require.NoError(t, a.RemoveNIC(ifc.name))
-	ifc.down.Store(false) // the writer has read it before the removal
+	ifc.down.Store(false) // as the writer has seen it, before the removal
 	l := &zeroCopySend{t: c}
 	l.frames.Add(1)
 	sl := c.path.slot(a.now(), 0, false)
@@ -310,8 +311,8 @@ func TestAFrameForARemovedLinkIsCompleted(t *testing.T) {
 }
 
 func TestFramesThatANeighborDropsAreCompleted(t *testing.T) {
-	// In the stack, no frame with pinned bytes waits for a neighbour. Here one does, and is completed
-	// when it is dropped.
+	// In the stack, no frame with pinned bytes waits for a neighbour. The test makes one wait: it must be
+	// completed when it is dropped.
 	for name, lose := range map[string]func(t *testing.T, nt *neighborTable, n *neighbor){
 		"the neighbor does not answer": func(t *testing.T, nt *neighborTable, n *neighbor) {
 			n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
@@ -344,7 +345,7 @@ func TestFramesThatANeighborDropsAreCompleted(t *testing.T) {
 	}
 }
 
-// A watcher is a device whose Send is slow, and counts the batches that change during a Send.
+// A watcher is a device with a slow Send. It counts the batches whose bytes change during Send.
 type watcher struct {
 	nic.Device
 	seen, changed atomic.Int64
@@ -371,7 +372,7 @@ func (w *watcher) Send(batch []nic.Frame) (int, error) {
 }
 
 func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
-	// Writes end normally, by a deadline, or because either end is closed.
+	// Writes end normally, at a deadline, or because either end of the connection is closed.
 	var w *watcher
 	a, b := wiredPair(t, func(dev nic.Device) nic.Device {
 		w = &watcher{Device: dev}
@@ -393,7 +394,7 @@ func TestNoWriteEndsWhileADeviceReadsItsBytes(t *testing.T) {
 						p[j] = byte(k)
 					}
 					if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-						return // closed by the other goroutine, or reset
+						return // the connection was closed by the other goroutine, or reset
 					}
 				}
 				c.Close()
@@ -431,8 +432,8 @@ func (d *deafened) Attach(recv func(batch []nic.Frame)) {
 
 func TestConcurrentLargeWritesWaitForACKs(t *testing.T) {
 	const (
-		way  = 100 * time.Microsecond // one way
-		size = 46 * 1448              // the last segment is acknowledged at once
+		way  = 100 * time.Microsecond // delay of the wire in each direction
+		size = 46 * 1448              // 46 segments: the peer acknowledges the last one at once
 	)
 	synctest.Test(t, func(t *testing.T) {
 		dev := new(deafened)

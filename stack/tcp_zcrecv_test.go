@@ -24,9 +24,9 @@ type zeroCopyDevice struct {
 	nic.Device
 	ask      func() nic.ReceiveBuffer
 	recv     func([]nic.Frame)
-	mu       sync.Mutex // held while a buffer is requested
+	mu       sync.Mutex // held from the request of a buffer until its frame is passed on
 	inBuffer atomic.Int64
-	hold     atomic.Bool // keep received super-frames in held
+	hold     atomic.Bool // keep received super-frames in held, instead of passing them on
 	held     []nic.Frame
 }
 
@@ -69,7 +69,7 @@ func (d *zeroCopyDevice) receive(f nic.Frame) {
 	d.fill(f, room)
 }
 
-// fill passes a frame on with its payload in the buffer room, if it fits.
+// fill passes a frame on. Its payload is in the buffer room if it fits there.
 func (d *zeroCopyDevice) fill(f nic.Frame, room nic.ReceiveBuffer) {
 	if b := f.AppendTo(nil); room.Headers == int(f.HeaderLen) {
 		f.Head = b[:room.Headers]
@@ -80,7 +80,7 @@ func (d *zeroCopyDevice) fill(f nic.Frame, room nic.ReceiveBuffer) {
 	room.End()
 }
 
-// zeroCopyPair returns two hosts; the device of b is a zeroCopyDevice.
+// zeroCopyPair returns two hosts. The device of b is the zeroCopyDevice d.
 func zeroCopyPair(t *testing.T) (a, b *Stack, d *zeroCopyDevice) {
 	da, db := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 	d = &zeroCopyDevice{Device: db}
@@ -105,8 +105,8 @@ func startReading(c *TCP) *reading {
 	return r
 }
 
-// inBubble runs a test in a bubble. The device holds text, which was written to c, until the test
-// releases it to d.
+// inBubble runs a test in a synctest bubble, with a connection from c to d. text was written to c, and the
+// device holds its frames until the test passes them to d.
 func inBubble(t *testing.T, f func(t *testing.T, dev *zeroCopyDevice, c, d *TCP, text []byte)) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, dev := zeroCopyPair(t)
@@ -206,7 +206,7 @@ func TestZeroCopyDataIsReadInOrder(t *testing.T) {
 		},
 		"in another's room": func(t *testing.T, dev *zeroCopyDevice, c, d *TCP) {
 			e, f := connect(t, c.s, d.s)
-			r := startReading(f) // the reader that began to wait last
+			r := startReading(f) // the device gets the buffer of the reader that began to wait last
 			room := dev.ask()
 			require.Same(t, &r.buf[0], &room.Buf[0])
 			dev.fill(dev.held[0], room)
@@ -246,8 +246,8 @@ func TestOnlyALargeBufferIsOffered(t *testing.T) {
 	})
 }
 
-// spoiled reads to the end in Reads that deadlines interrupt, and overwrites its whole buffer after
-// each.
+// spoiled reads to the end, in Reads that deadlines interrupt. After each Read it overwrites its whole
+// buffer.
 func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 	buf := make([]byte, 70_000)
 	for {

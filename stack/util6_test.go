@@ -9,13 +9,13 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The addresses of both families at the two ends of a link.
+// both has the addresses of both families at each end of a link.
 var both = [2][]netip.Prefix{
 	{prefix("192.0.2.1/24"), prefix("2001:db8::1/64"), prefix("fe80::1/64")},
 	{prefix("192.0.2.2/24"), prefix("2001:db8::2/64"), prefix("fe80::2/64")},
 }
 
-// with sets the addresses of a host's only link.
+// with returns a change of a Config that sets the addresses of the first link.
 func with(addrs []netip.Prefix) func(*Config) {
 	return func(cfg *Config) { cfg.NICs[0].Addrs = addrs }
 }
@@ -61,8 +61,8 @@ func echoRequest6(src, dst netip.Addr, id, seq uint16, body []byte) []byte {
 	return b
 }
 
-// overIPv6 reports whether TestSocketsOverIPv6 runs the test. Hosts then get IPv6 addresses instead of
-// IPv4 addresses.
+// overIPv6 reports whether t is a subtest of TestSocketsOverIPv6. Hosts then get IPv6 addresses instead
+// of IPv4 addresses.
 func overIPv6(t testing.TB) bool { return strings.HasPrefix(t.Name(), "TestSocketsOverIPv6") }
 
 // TestSocketsOverIPv6 repeats tests of sockets over IPv6. These tests do not depend on the family.
@@ -89,7 +89,7 @@ func TestSocketsOverIPv6(t *testing.T) {
 	}
 }
 
-// hostAddr returns the first configured address of the host's first link.
+// hostAddr returns the first configured address of the host's first link that is not link-local.
 func hostAddr(s *Stack) netip.Addr {
 	for _, p := range s.Interfaces()[1].Addrs {
 		if !isLinkLocal6(p.Addr()) {

@@ -38,8 +38,8 @@ func testRand() func(p []byte) {
 	}
 }
 
-// newHost makes a stack on a device. Both are closed at the end of the test. Without an IPv6 address in the
-// configuration NoIPv6 is set, so that tests of IPv4 see no other frames.
+// newHost makes a stack with an address on a device. Both are closed at the end of the test. If the
+// configuration has no IPv6 address, newHost sets NoIPv6, so that tests of IPv4 see no other frames.
 func newHost(t testing.TB, dev nic.Device, address string, change ...func(*Config)) *Stack {
 	t.Helper()
 	if overIPv6(t) {
@@ -69,8 +69,8 @@ func twoHosts(t testing.TB, cfg nic.PipeConfig) (a, b *Stack) {
 	return newHost(t, da, "192.0.2.1/24"), newHost(t, db, "192.0.2.2/24")
 }
 
-// A peer is a test's end of a pipe. It records the frames that the host sends, and sends the frames of
-// the test.
+// A peer is the test's end of a pipe to a host. It records the frames that the host sends, and sends
+// frames of the test to the host.
 type peer struct {
 	t   testing.TB
 	dev *nic.PipeEnd
@@ -101,7 +101,7 @@ func hostAndPeerOn(t testing.TB, cfg nic.PipeConfig, change ...func(*Config)) (*
 	return s, p
 }
 
-// sent describes the frames that the host has sent since the last call.
+// sent describes the frames that the host has sent since the last call of sent or take.
 func (p *peer) sent() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,7 +113,7 @@ func (p *peer) sent() []string {
 	return lines
 }
 
-// take returns the frames that the host has sent since the last call.
+// take returns the frames that the host has sent since the last call of sent or take.
 func (p *peer) take() [][]byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,7 +130,7 @@ func (p *peer) send(frame []byte) {
 	require.Equal(p.t, 1, n)
 }
 
-// arp sends an ARP packet to a link address.
+// arp sends an ARP packet to the MAC address to, from h.SenderMAC.
 func (p *peer) arp(to wire.MAC, h wire.ARP) {
 	p.t.Helper()
 	b := make([]byte, wire.EthernetLen+wire.ARPLen)
@@ -145,7 +145,7 @@ func (p *peer) reply() {
 	p.arp(macA, wire.ARP{Op: wire.ARPReply, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetMAC: macA, TargetIP: addr("192.0.2.1")})
 }
 
-// ip sends a datagram from macB to a link address.
+// ip sends an IPv4 packet from macB to the MAC address to.
 func (p *peer) ip(to wire.MAC, h wire.IPv4, payload []byte) {
 	p.t.Helper()
 	p.send(ethernet(to, ipPacket(h, payload)))
@@ -191,7 +191,7 @@ func echoRequest(id, seq uint16, body []byte) []byte {
 	return b
 }
 
-// openUDP opens a socket. It is closed at the end of the test.
+// openUDP opens a UDP socket. The socket is closed at the end of the test.
 func openUDP(t testing.TB, s *Stack, local string) *UDP {
 	t.Helper()
 	u, err := s.OpenUDP(FamilyAny, addrPort(local))
@@ -203,8 +203,8 @@ func openUDP(t testing.TB, s *Stack, local string) *UDP {
 // dropped returns the number of packets dropped for a reason.
 func dropped(s *Stack, r wire.Reason) int { return int(s.counts.drops[r].Load()) }
 
-// elsewhere runs f in another goroutine, because f takes locks that come before those that the test
-// holds.
+// elsewhere runs f in another goroutine and waits for it. The lock order forbids the goroutine of the test
+// to run f, because f takes locks that come before the locks that the test holds.
 func elsewhere(f func()) {
 	done := make(chan struct{})
 	go func() {

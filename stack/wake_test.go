@@ -14,15 +14,16 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// pass moves a deadline into the past before its timer has fired.
+// pass moves the time of a deadline into the past, but its timer does not fire.
 func (d *deadline) pass(mu sync.Locker) {
 	mu.Lock()
 	d.when = time.Now().Add(-time.Nanosecond)
 	mu.Unlock()
 }
 
-// Two goroutines wait. One is woken, sees that its deadline has passed, and leaves the item to the
-// other. The deadline is removed before its timer has woken the other one.
+// Two goroutines wait for an item. The first goroutine is woken, sees that its deadline has passed, and
+// leaves the item to the second. It must wake the second goroutine itself, because the deadline is
+// removed before its timer fires.
 func TestAWaiterThatGivesUpLeavesItsItem(t *testing.T) {
 	t.Run("accept", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -92,7 +93,7 @@ func TestInterruptedWritersLeaveNoWaiter(t *testing.T) {
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		}
 		require.Equal(t, 1, len(q.waiters))
-		// The waiter is called each time that the queue has room again.
+		// The queue calls the waiter each time that there is room again.
 		for range 3 {
 			for q.room() {
 				u.SetWriteDeadline(time.Now().Add(time.Second))
