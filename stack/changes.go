@@ -14,9 +14,9 @@ type changes struct {
 }
 
 // Changed returns a channel that is closed at the next change of an address, a link or a route, and by
-// Close. A caller that waits for several changes calls Changed again after each, before it reads the
-// new state, for example with Interfaces and Routes. It then misses no change. Channels that are no
-// longer used need no cleanup.
+// Close. To wait for several changes without missing one, a caller calls Changed again after each change,
+// and only then reads the new state, for example with Interfaces and Routes. Channels that are no longer
+// used need no cleanup.
 func (s *Stack) Changed() <-chan struct{} {
 	c := &s.changes
 	c.mu.Lock()
@@ -28,10 +28,10 @@ func (s *Stack) Changed() <-chan struct{} {
 }
 
 // OnChange makes the stack call f after each change that closes the channel of Changed, until stop is
-// called. Each call has its own goroutine; calls may overlap, and one call may stand for several
+// called. The stack calls f in a goroutine of its own. Calls may overlap. One call may stand for several
 // changes. Unlike a loop over Changed, OnChange needs no goroutine between changes.
 func (s *Stack) OnChange(f func()) (stop func()) {
-	t := time.AfterFunc(time.Hour, f)
+	t := time.AfterFunc(time.Hour, f) // notify sets the timer
 	t.Stop()
 	c := &s.changes
 	c.mu.Lock()
@@ -45,11 +45,11 @@ func (s *Stack) OnChange(f func()) (stop func()) {
 	}
 }
 
-// NotifyChange reports a change of a setting outside of the stack, such as a lease. It closes the
-// channel of Changed and calls the functions of OnChange.
+// NotifyChange closes the channel of Changed and calls the functions of OnChange. A caller reports with
+// it a change outside of the stack, for example of a lease.
 func (s *Stack) NotifyChange() { s.changes.notify() }
 
-// notify closes the channel that Changed has returned, and sets the timers of OnChange.
+// notify closes the channel that Changed has returned, and makes the timers of OnChange fire at once.
 func (c *changes) notify() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,21 +7,22 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// coarseTime is the maximum error of the coarse clock, which is slow by it at most.
+// coarseTime is the longest time by which the coarse clock is behind the exact time.
 const coarseTime = 100 * time.Millisecond
 
-// A coarseClock gives datagram sockets a time that is up to coarseTime old. They need the time only for
-// the neighbour cache. Reading the exact time costs about a tenth of the CPU time of a datagram in
-// memory (P8). The coarse clock runs only while a socket sends many datagrams. It has one alarm.
+// A coarseClock gives datagram sockets a time that is up to coarseTime old. Datagram sockets need the
+// time only for the neighbour cache. Reading the exact time costs about a tenth of the CPU time of a
+// datagram on an in-memory link (benchmark P8). The coarse clock runs only while a socket sends many
+// datagrams.
 type coarseClock struct {
-	read atomic.Int64 // the time, as tcp.Time; 0: the clock does not run
+	read atomic.Int64 // the coarse time, a tcp.Time; 0: the clock does not run
 
 	mu    mutex[levelLink]
-	alarm alarm
+	alarm alarm // stops the clock
 }
 
-// coarse returns the coarse time if the coarse clock runs, and otherwise the exact time. If much is
-// set, it starts the coarse clock.
+// coarse returns the coarse time if the coarse clock runs, and otherwise the exact time. In the second
+// case, if much is set, it also starts the coarse clock. much says that the socket sends many datagrams.
 func (s *Stack) coarse(much bool) tcp.Time {
 	if t := s.clock.read.Load(); t != 0 {
 		return tcp.Time(t)
@@ -33,7 +34,7 @@ func (s *Stack) coarse(much bool) tcp.Time {
 	return now
 }
 
-// keep starts the clock: it stores now for coarseTime.
+// keep starts the clock: for the next coarseTime, the coarse time is now.
 func (c *coarseClock) keep(now tcp.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,7 +45,7 @@ func (c *coarseClock) keep(now tcp.Time) {
 	c.alarm.set(now, now+tcp.Time(coarseTime), c)
 }
 
-// fired stops the clock. The next call of coarse reads the exact time.
+// fired is called by the alarm. It stops the clock, so the next call of coarse reads the exact time.
 func (c *coarseClock) fired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +53,7 @@ func (c *coarseClock) fired() {
 	c.read.Store(0)
 }
 
-// stop stops the clock when the stack closes.
+// stop stops the clock for good. It is called when the stack closes.
 func (c *coarseClock) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

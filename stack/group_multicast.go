@@ -11,15 +11,15 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A groupChange replaces a socket's filter for a group on an interface.
+// A groupChange replaces a socket's filter for a group on an interface from from by to. The zero filter
+// stands for a socket that has not joined.
 type groupChange struct {
 	ifc      *iface
 	group    netip.Addr
 	from, to sourceFilter
 }
 
-// compare orders by interface and group. Reports are sent in this order, so that it does not depend on
-// map order.
+// compare orders by interface and group. The order of reports then does not depend on map order.
 func (c groupChange) compare(o groupChange) int {
 	return cmp.Or(cmp.Compare(c.ifc.index, o.ifc.index), c.group.Compare(o.group))
 }
@@ -35,19 +35,20 @@ type membership struct {
 type multicast struct {
 	joins    map[netip.Addr][]membership // by group, in the order of joining
 	filtered atomic.Int32                // memberships whose filter lists sources; read without the lock
-	index    int                         // of the interface for datagrams to groups; 0: the routes choose it
-	ttl      uint8                       // of datagrams to groups
+	index    int                         // interface for datagrams to groups; 0: the routes choose it
+	ttl      uint8                       // TTL of datagrams to groups
 	loop     bool                        // deliver datagrams to groups to this host too
 }
 
-// find returns the position in joins[group] of the membership on the interface that has the index, or
-// of the first membership if index is 0. It returns -1 if there is none.
+// find returns the position in joins[group] of the membership on the interface with the given index. If
+// index is 0, it returns the position of the first membership. It returns -1 if there is no such
+// membership.
 func (m *multicast) find(group netip.Addr, index int) int {
 	return slices.IndexFunc(m.joins[group], func(j membership) bool { return index == 0 || j.ifc.index == index })
 }
 
-// set sets the filter of the membership at joins[group][at], or of a new one if at is -1. A filter that
-// wants nothing ends the membership.
+// set sets the filter of the membership at joins[group][at] to f. If at is -1, it adds a membership on
+// ifc. An f that accepts no source ends the membership. The socket's lock is held; the caller drains.
 func (m *multicast) set(s *Stack, group netip.Addr, at int, ifc *iface, f sourceFilter) {
 	c := groupChange{ifc: ifc, group: group, to: f}
 	js := m.joins[group]
@@ -70,13 +71,14 @@ func (m *multicast) set(s *Stack, group netip.Addr, at int, ifc *iface, f source
 	default:
 		m.joins[group] = js
 	}
+	// A filter counts 1 if it lists sources, and 0 otherwise.
 	m.filtered.Add(int32(min(len(f.sources), 1) - min(len(c.from.sources), 1)))
 	s.groups.change(c)
 }
 
-// wantsGroup reports whether the socket accepts a datagram from its source. As on Linux, a socket that
-// has not joined the group accepts it: another socket has joined, or the datagram would not have come
-// this far. No lock is held.
+// wantsGroup reports whether the socket's filters accept a datagram. As on Linux, a socket that has not
+// joined the group accepts the datagram: IP has accepted it already, because another socket has joined
+// the group. No lock is held.
 //
 // RFC 3376 3.1: "filtering of packets based upon a socket's multicast reception state is
 // a new feature of this service interface."
@@ -90,10 +92,11 @@ func (g *dgram) wantsGroup(p *packet) bool {
 	return i < 0 || g.mc.joins[p.dst][i].filter.wants(p.src)
 }
 
-// Join makes the socket a member of a multicast group on the interface that has the index. If index is
-// 0, Join takes the interface of the route to the group. The errors are those of Linux: EINVAL if the address is
-// not a group of a family that the socket has, ENODEV if there is no such interface or route, and
-// EADDRINUSE if the socket is a member there already.
+// Join makes the socket a member of a multicast group on the interface with the given index. If index is
+// 0, Join uses the interface that the group's zone names, or else that of the route to the group. The
+// errors are those of Linux: EINVAL if group is not a multicast address of a family that the socket has,
+// ENODEV if there is no such interface or route, and EADDRINUSE if the socket has joined the group on
+// that interface already.
 func (g *dgram) Join(group netip.Addr, index int) error {
 	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
 		if at >= 0 {
@@ -104,10 +107,10 @@ func (g *dgram) Join(group netip.Addr, index int) error {
 	})
 }
 
-// JoinSource joins a group for datagrams from one source only. It can be called for several sources. It
-// also replaces an earlier Join, unless sources are blocked. The errors are those of Join except
-// EADDRINUSE; EADDRNOTAVAIL if the source was joined before or is of another family; and EINVAL if
-// sources of the group are blocked.
+// JoinSource joins a group for datagrams from source only. It can be called for several sources. It
+// replaces an earlier Join, unless sources of the group are blocked. The errors are EINVAL and ENODEV as
+// for Join, EADDRNOTAVAIL if the source was joined before or is of another family than the group, and
+// EINVAL if sources of the group are blocked.
 func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
 	source = source.Unmap().WithZone("")
 	return g.membership(group, index, func(group netip.Addr, at int, ifc *iface) error {
@@ -131,8 +134,8 @@ func (g *dgram) JoinSource(group, source netip.Addr, index int) error {
 }
 
 // BlockSource blocks datagrams from a source to a group that was joined with Join. The errors are
-// EADDRNOTAVAIL if the source is blocked already or is of another family, and EINVAL if the group was
-// not joined, or was joined with JoinSource.
+// EADDRNOTAVAIL if the source is blocked already or is of another family than the group, and EINVAL if
+// the group was not joined, or was joined with JoinSource.
 func (g *dgram) BlockSource(group, source netip.Addr, index int) error {
 	source = source.Unmap().WithZone("")
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
@@ -150,8 +153,8 @@ func (g *dgram) BlockSource(group, source netip.Addr, index int) error {
 }
 
 // LeaveSource undoes JoinSource for a source. Leaving the last source leaves the group. The errors are
-// EADDRNOTAVAIL if the source was not joined, and EINVAL if the group was not joined, or if sources of
-// it are blocked.
+// EADDRNOTAVAIL if the source was not joined, and EINVAL if the group was not joined or if sources of
+// the group are blocked.
 func (g *dgram) LeaveSource(group, source netip.Addr, index int) error {
 	return g.removeSource(group, source, index, false)
 }
@@ -162,6 +165,8 @@ func (g *dgram) UnblockSource(group, source netip.Addr, index int) error {
 	return g.removeSource(group, source, index, true)
 }
 
+// removeSource removes a source from the list of the filter for a group. exclude is the mode that the
+// filter must have.
 func (g *dgram) removeSource(group, source netip.Addr, index int, exclude bool) error {
 	source = source.Unmap().WithZone("")
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
@@ -176,8 +181,9 @@ func (g *dgram) removeSource(group, source netip.Addr, index int, exclude bool) 
 	})
 }
 
-// Leave ends the membership of a group, by Join or JoinSource, on the interface with an index. If index
-// is 0, it ends the group's first membership. The error is EADDRNOTAVAIL if there is none.
+// Leave ends the membership of a group that began with Join or JoinSource, on the interface with the
+// given index. If index is 0, Leave ends the socket's first membership of the group. The error is
+// EADDRNOTAVAIL if there is no such membership.
 func (g *dgram) Leave(group netip.Addr, index int) error {
 	return g.present(group, index, func(group netip.Addr, at int, m membership) error {
 		if at < 0 {
@@ -188,9 +194,10 @@ func (g *dgram) Leave(group netip.Addr, index int) error {
 	})
 }
 
-// membership calls do with the interface that has the index. If index is 0, it takes the interface of
-// the route to the group. at is the index in joins[group] of the socket's membership on that interface;
-// -1 if there is none.
+// membership calls do, with the socket's lock held, for a group on the interface with the given index. If
+// index is 0, it uses the interface that the group's zone names, or else that of the route to the group.
+// at is the index in joins[group] of the socket's membership on the interface; -1 if there is none. do
+// gets the group without its zone.
 func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr, at int, ifc *iface) error) error {
 	if err := g.open(); err != nil {
 		return err
@@ -218,9 +225,9 @@ func (g *dgram) membership(group netip.Addr, index int, do func(group netip.Addr
 	return err
 }
 
-// present calls do with the socket's membership of a group on the interface that has the index. If
-// index is 0, it takes the group's first membership. at is the membership's index in joins[group]; -1
-// if there is none.
+// present calls do, with the socket's lock held, for the socket's membership m of a group on the
+// interface with the given index. If index is 0, m is the first membership of the group. at is the index
+// of m in joins[group]; -1 if there is no such membership. do gets the group without its zone.
 func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, at int, m membership) error) error {
 	group, index = g.s.groupOn(group, index)
 	g.mu.Lock()
@@ -242,14 +249,14 @@ func (g *dgram) present(group netip.Addr, index int, do func(group netip.Addr, a
 	return err
 }
 
-// canJoin reports whether the socket can join a group. As on Linux, an IPv6-only socket can join an
-// IPv4 group.
+// canJoin reports whether a is a multicast address that the socket can join. As on Linux, an IPv6-only
+// socket can join an IPv4 group.
 func (g *dgram) canJoin(a netip.Addr) bool {
 	return a.IsMulticast() && (a.Is4() || g.fam.holds(a) && g.s.HasIPv6())
 }
 
-// groupOn returns a group without its zone, and the index of the interface. If index is 0, the zone
-// names the interface.
+// groupOn returns a group without its zone, and the index of the interface: index, or, if index is 0,
+// that of the interface that the zone names. The result is 0 if neither names one.
 func (s *Stack) groupOn(group netip.Addr, index int) (netip.Addr, int) {
 	group, zone := s.unzone(group)
 	if index == 0 {
@@ -258,8 +265,8 @@ func (s *Stack) groupOn(group netip.Addr, index int) (netip.Addr, int) {
 	return group, index
 }
 
-// leaveBatch is the number of groups that are left at once. They fill two reports of version 3 on an
-// Ethernet. Version 2 sends a message for each, and so many fit a transmit queue.
+// leaveBatch is the number of groups that leaveAll leaves at once. In version 3 this many records fill
+// two reports on an Ethernet. In version 2 each group needs a message; this many fit a transmit queue.
 const leaveBatch = 366
 
 // leaveAll leaves the groups of a closed socket, with as few messages as possible. No lock is held.
@@ -280,15 +287,15 @@ func (g *dgram) leaveAll() {
 	}
 }
 
-// SetMulticastInterface chooses the interface for datagrams to groups. With 0, the routes choose it.
-// The error is EADDRNOTAVAIL if there is no interface with that index.
+// SetMulticastInterface sets the interface for datagrams to groups. If index is 0, the routes choose the
+// interface. The error is EADDRNOTAVAIL if there is no interface with that index.
 func (g *dgram) SetMulticastInterface(index int) error {
 	known := index == 0 || g.s.ifaceAt(index) != nil
 	return g.configure(known, syscall.EADDRNOTAVAIL, func() { g.mc.index = index })
 }
 
-// SetMulticastTTL sets the TTL of datagrams to groups. With 0 they do not leave the host; -1 is the
-// default, which is 1, as on Linux. The error is EINVAL if ttl is not from -1 to 255.
+// SetMulticastTTL sets the TTL of datagrams to groups. With a TTL of 0, datagrams do not leave the host.
+// As on Linux, -1 sets the default, which is 1. The error is EINVAL if ttl is not from -1 to 255.
 func (g *dgram) SetMulticastTTL(ttl int) error {
 	if ttl == -1 {
 		ttl = 1
@@ -302,9 +309,9 @@ func (g *dgram) SetMulticastLoopback(on bool) error {
 	return g.configure(true, 0, func() { g.mc.loop = on })
 }
 
-// SetTTL sets the TTL of datagrams to unicast addresses. As on Linux, -1 is the default: 64, or the hop
-// limit that IPv6 routers advertise (RFC 4861 6.3.4). The error is EINVAL if ttl is neither -1 nor from
-// 1 to 255.
+// SetTTL sets the TTL of datagrams to unicast addresses. As on Linux, -1 sets the default, which is 64,
+// or the hop limit that IPv6 routers advertise (RFC 4861 6.3.4). The error is EINVAL if ttl is neither
+// -1 nor from 1 to 255.
 func (g *dgram) SetTTL(ttl int) error {
 	return g.configure(ttl == -1 || ttl >= 1 && ttl <= 255, syscall.EINVAL, func() {
 		g.ttl = uint8(max(ttl, 0))
@@ -353,8 +360,9 @@ func (g *dgram) configure(good bool, bad syscall.Errno, set func()) error {
 	return nil
 }
 
-// header fills in h for a datagram on g.path. It takes a pointer because a copy of the result, right
-// after its bytes were stored, would stall on them. The lock is held.
+// header fills in h for a datagram on g.path, from the socket's settings and the options o. The socket's
+// lock is held. h is a pointer and not a result: copying the result right after its bytes were stored
+// would stall the CPU.
 //
 // RFC 1112 6.1: "If the upper-layer protocol chooses not to specify a
 // time-to-live, it should default to 1 for all multicast IP datagrams".
@@ -379,7 +387,8 @@ func (g *dgram) header(h *ipHeader, proto wire.Proto, o *SendOptions) {
 	}
 }
 
-// over returns the index of the interface for a datagram; 0: the routes choose it.
+// over returns the index of the interface for a datagram to dst, or 0 if the routes choose the
+// interface.
 func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 	switch {
 	case o.NIC != 0:
@@ -390,8 +399,8 @@ func (g *dgram) over(dst netip.Addr, o *SendOptions) int {
 	return g.zone
 }
 
-// loops reports whether the host is a member of the path's group and wants datagrams from the path's
-// source.
+// loops reports whether the host itself receives datagrams on a path to a group: it has joined the group
+// on the path's interface, and accepts the path's source.
 func (p *path) loops() bool {
 	_, ok := p.ifc.group.wants(p.dst, p.src)
 	return ok

@@ -42,13 +42,13 @@ type icmpError struct {
 	mtu           int           // with EMSGSIZE: MTU of the next hop, or an estimate (RFC 1191)
 	reassembly    bool          // reassembly timeout: a fragment was lost
 	local, remote netip.Addr    // source and destination of the datagram
-	transport     []byte        // the beginning of its payload, at least 8 bytes
+	transport     []byte        // the beginning of the datagram's payload, at least 8 bytes
 	from          netip.Addr    // sender of the error; invalid: this host
 	zone          int           // index of the interface if local or remote is link-local; else 0
 }
 
-// sendICMPError sends an ICMP error about a received datagram, if the rules allow it. pointer is the
-// offset of the error in the datagram, for the kinds that have one.
+// sendICMPError sends an ICMP error about a received datagram, if the rules of the RFCs and the rate
+// limit allow it. pointer is the offset of the error in the datagram, for the kinds that have a pointer.
 //
 // RFC 1122 3.2.2: "An ICMP error message MUST NOT be sent as the result of receiving: an ICMP error
 // message, or a datagram destined to an IP broadcast or IP multicast address, or a datagram sent as a
@@ -57,7 +57,7 @@ type icmpError struct {
 // [...] that reports an unrecognized IPv6 option [...] that has the Option Type highest-order two bits
 // set to 10".
 func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
-	// p.broadcast covers multicast too. The callers have excluded non-initial fragments of IPv4.
+	// p.broadcast is also true for multicast. The callers pass no non-initial fragments of IPv4.
 	if p.broadcast && k != icmpOptionToGroup || !isUnicast(p.src) || p.isICMPError() {
 		return
 	}
@@ -72,8 +72,8 @@ func (s *Stack) sendICMPError(p *packet, k icmpKind, pointer int) {
 	s.sendICMPError4(p, k, pointer)
 }
 
-// isICMPError reports whether p is an ICMP error or may be one: an empty ICMP message and a message of
-// unknown type count as errors. isICMPQuery and isICMPError6 have the types.
+// isICMPError reports whether p is or may be an ICMP error. An empty ICMP message and an ICMPv4 message
+// of unknown type count as errors. isICMPQuery and isICMPError6 have the types.
 func (p *packet) isICMPError() bool {
 	if p.src.Is6() {
 		return p.proto == wire.ProtoICMPv6 && isICMPError6(p.payload)
@@ -81,12 +81,13 @@ func (p *packet) isICMPError() bool {
 	return p.proto == wire.ProtoICMP && (len(p.payload) == 0 || !isICMPQuery(wire.ICMPType(p.payload[0])))
 }
 
-// quote copies the beginning of a datagram to b, as much as fits. It returns the number of bytes.
+// quote copies the headers and the payload of a datagram to b, as much as fits. It returns the number of
+// bytes copied.
 func (p *packet) quote(b []byte) int {
 	n := copy(b, p.header)
 	n += copy(b[n:], p.payload)
 	if at := len(p.header) + p.csumOffset; p.csumOffset > 0 && at+2 <= n {
-		// The checksum in p is partial. Complete it, so that the quote matches what was sent.
+		// The checksum in p is incomplete. Complete it in the quote.
 		binary.BigEndian.PutUint16(b[at:], wire.FinishChecksum(p.payload, p.csumOffset))
 	}
 	return n
@@ -103,7 +104,7 @@ func (b *icmpBudget) init(now tcp.Time) {
 	b.tokens, b.at = icmpErrorBurst, now
 }
 
-// take reports whether one more error may be sent now.
+// take reports whether one more error may be sent now, and if so takes a token for it.
 func (b *icmpBudget) take(now tcp.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,8 +119,8 @@ func (b *icmpBudget) take(now tcp.Time) bool {
 	return true
 }
 
-// deliverError passes an error to the sockets that may have sent the datagram. The caller must
-// not hold a lock.
+// deliverError passes an error to the TCP or UDP socket that may have sent the datagram, and to the raw
+// sockets. proto is the transport protocol of the datagram. The caller must not hold a lock.
 func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	switch proto {
 	case wire.ProtoTCP:
@@ -130,12 +131,12 @@ func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 	s.rawICMP(proto, e)
 }
 
-// unreachable reports EHOSTUNREACH to the socket that sent f, because the next hop does not answer ARP
-// or neighbour solicitations. The effect is that of a Host Unreachable message from a router.
+// unreachable delivers EHOSTUNREACH to the socket that sent f, because the next hop does not answer ARP
+// requests or neighbour solicitations. The effect is that of a Host Unreachable message from a router.
 //
 // RFC 1122 2.4: "The link layer MUST NOT report a Destination Unreachable error to IP solely because
-// there is no ARP cache entry for a destination". That is not the only cause here: requests have been
-// sent and none was answered.
+// there is no ARP cache entry for a destination". unreachable does not violate this, because requests
+// have been sent and none was answered.
 func (s *Stack) unreachable(ifc *iface, f *nic.Frame) {
 	b := f.Head[ifc.linkLen:]
 	if wire.Version(b) == 6 {

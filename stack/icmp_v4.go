@@ -7,13 +7,13 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// RFC 1812 4.3.2.3: an ICMP error "SHOULD contain as much of the original
-// datagram as possible without the length of the ICMP datagram exceeding
-// 576 bytes."
+// maxICMPError is the largest size of an ICMPv4 error, with its IP header. RFC 1812 4.3.2.3: an ICMP
+// error "SHOULD contain as much of the original datagram as possible without the length of the ICMP
+// datagram exceeding 576 bytes."
 const maxICMPError = 576
 
-// Codes of destination unreachable for packets that a router drops because of the precedence in their
-// TOS (RFC 1812 5.2.7.1).
+// Codes of Destination Unreachable. A router sends them for packets that it drops because of the
+// precedence in their TOS (RFC 1812 5.2.7.1).
 const (
 	precedenceViolation = 14
 	precedenceCutoff    = 15
@@ -33,20 +33,21 @@ func (s *Stack) inputICMP(p *packet) {
 	case wire.ICMPUnreachable, wire.ICMPTimeExceeded, wire.ICMPParamProblem:
 		s.inputICMPError(p, &h, body)
 	case wire.ICMPEchoReply:
-		// Only raw sockets use it, and they have received it already.
+		// Only raw sockets use echo replies, and they have received this reply already.
 	default:
 		// RFC 1122 3.2.2: "If an ICMP message of unknown type is received, it
-		// MUST be silently discarded." So is a source quench (RFC 6633 3). IPv4 redirects are
-		// ignored too.
+		// MUST be silently discarded." Source Quench messages are discarded too (RFC 6633 3), and IPv4
+		// Redirects.
 		s.drop(dropICMPType)
 	}
 }
 
-// echo answers an echo request.
+// echo answers an Echo Request, unless its source is not unicast or it was sent to a broadcast or
+// multicast address.
 //
 // RFC 1122 3.2.2.6: "Every host MUST implement an ICMP Echo server function";
 // "Data received in an ICMP Echo Request MUST be entirely included in the
-// resulting Echo Reply"; one to a broadcast address "MAY be silently discarded".
+// resulting Echo Reply"; a request to a broadcast address "MAY be silently discarded".
 func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 	if p.broadcast || !isUnicast(p.src) {
 		s.drop(dropEchoBroadcast)
@@ -61,12 +62,12 @@ func (s *Stack) echo(p *packet, h *wire.ICMP, body []byte) {
 	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP, tos: p.tos, more: s.echoOptions(p)}, buf, n)
 }
 
-// echoOptions returns the options of the answer to an echo request.
+// echoOptions returns the IP options of the answer to an Echo Request, or nil for no options.
 //
 // RFC 1122 3.2.2.6: "If a Record Route and/or Time Stamp option is received in an ICMP Echo
 // Request, this option (these options) SHOULD be updated to include the current host and
-// included in the IP header of the Echo Reply message, without 'truncation'." The host is
-// entered once, as in BSD; Linux enters itself twice, as destination and as source.
+// included in the IP header of the Echo Reply message, without 'truncation'." As in BSD, the host adds
+// its address once; Linux adds it twice, as the destination and as the source.
 func (s *Stack) echoOptions(p *packet) *ipMore {
 	if len(p.header) <= wire.IPv4Len {
 		return nil
@@ -101,7 +102,7 @@ func (k icmpKind) v4(pointer int) wire.ICMP {
 	return wire.ICMP{Type: wire.ICMPParamProblem, Rest: uint32(pointer) << 24}
 }
 
-// sendICMPError4 sends an ICMP error about p. sendICMPError has checked that one may be sent.
+// sendICMPError4 sends an ICMPv4 error about p. sendICMPError has checked that the error may be sent.
 func (s *Stack) sendICMPError4(p *packet, k icmpKind, pointer int) {
 	const most = maxICMPError - wire.IPv4Len - wire.ICMPLen
 	buf := s.bufs.get(transportAt + wire.ICMPLen + min(len(p.header)+len(p.payload), most))
@@ -113,7 +114,7 @@ func (s *Stack) sendICMPError4(p *packet, k icmpKind, pointer int) {
 	s.reply(p.src, p.dst, 0, ipHeader{proto: wire.ProtoICMP}, buf, wire.ICMPLen+n)
 }
 
-// isICMPQuery reports whether t is the type of a query or a reply, and so not an error.
+// isICMPQuery reports whether t is the type of a query or a reply. All other types count as errors.
 func isICMPQuery(t wire.ICMPType) bool {
 	switch t {
 	case wire.ICMPEcho, wire.ICMPEchoReply, wire.ICMPTimestamp, wire.ICMPTimestampReply:
@@ -122,7 +123,8 @@ func isICMPQuery(t wire.ICMPType) bool {
 	return false
 }
 
-// inputICMPError handles an ICMP error, and passes it to the socket that sent the quoted datagram.
+// inputICMPError handles a received ICMP error. It passes the error to the socket that sent the quoted
+// datagram.
 func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 	quoted, transport, r := wire.ParseQuoted(body)
 	if r != wire.OK {
@@ -149,9 +151,9 @@ func (s *Stack) inputICMPError(p *packet, h *wire.ICMP, body []byte) {
 	s.deliverError(quoted.Proto, &e)
 }
 
-// nextMTU returns the MTU of the next hop from a fragmentation needed message. RFC 1191 4: routers
-// that only follow RFC 792 send 0. The MTU is then estimated from the total length of the
-// quoted datagram.
+// nextMTU returns the MTU of the next hop that a Fragmentation Needed message reports. If the message
+// reports no MTU, nextMTU estimates it from total, the length of the quoted datagram. RFC 1191 4: routers
+// that only follow RFC 792 send 0.
 func nextMTU(mtu, total int) int {
 	if mtu < minMTU {
 		return plateau(total)
@@ -159,12 +161,13 @@ func nextMTU(mtu, total int) int {
 	return mtu
 }
 
-// ICMPErrno returns the errno that Linux has for an ICMP error message (icmp_err_convert), and
-// whether the error is hard. Connected UDP and raw sockets report hard errors. The errno is 0 if the
-// message is not an error or its code is not defined.
+// ICMPErrno returns the errno that Linux has for an ICMP error message (icmp_err_convert), and whether
+// the error is hard. Connected UDP and raw sockets return only hard errors to the application; UDP
+// sockets also return EMSGSIZE. The errno is 0 if the message is not an error or its code is not
+// defined.
 //
-// RFC 1122 4.2.3.9: codes 0, 1 and 5 of destination unreachable are soft errors, "2-4 ... are
-// hard error conditions". Codes that say that communication is prohibited are hard too.
+// RFC 1122 4.2.3.9: codes 0, 1 and 5 of Destination Unreachable are soft errors, "2-4 ... are hard error
+// conditions". The codes for prohibited communication are hard too.
 func ICMPErrno(typ wire.ICMPType, code uint8) (errno syscall.Errno, hard bool) {
 	switch {
 	case typ == wire.ICMPTimeExceeded:
@@ -178,7 +181,7 @@ func ICMPErrno(typ wire.ICMPType, code uint8) (errno syscall.Errno, hard bool) {
 	return 0, false
 }
 
-// unreachableErrnos has the errnos of the codes of destination unreachable.
+// unreachableErrnos has the errnos of the codes of Destination Unreachable.
 var unreachableErrnos = [...]struct {
 	errno syscall.Errno
 	hard  bool

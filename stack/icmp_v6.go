@@ -6,9 +6,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// maxICMPError6 is the largest size of an ICMPv6 error. RFC 4443 2.4 (c): it "MUST include as much of
-// the IPv6 offending (invoking) packet [...] as possible without making the error message packet exceed
-// the minimum IPv6 MTU".
+// maxICMPError6 is the largest size of an ICMPv6 error, with its IP header. RFC 4443 2.4 (c): an error
+// "MUST include as much of the IPv6 offending (invoking) packet [...] as possible without making the
+// error message packet exceed the minimum IPv6 MTU".
 const maxICMPError6 = wire.MinIPv6MTU
 
 // exceededReassembly6 is the code of Time Exceeded for a reassembly timeout (RFC 4443 3.3).
@@ -28,7 +28,7 @@ func (s *Stack) inputICMPv6(p *packet) {
 	case wire.ICMPv6MLDQuery, wire.ICMPv6MLDReport, wire.ICMPv6MLDDone, wire.ICMPv6MLDv2Report:
 		s.inputMLD(p, &h, body)
 	case wire.ICMPv6EchoReply:
-		// Only raw sockets use it, and they have received it already.
+		// Only raw sockets use echo replies, and they have received this reply already.
 	case wire.ICMPv6RouterSol, wire.ICMPv6RouterAdv, wire.ICMPv6NeighborSol, wire.ICMPv6NeighborAdv, wire.ICMPv6Redirect:
 		s.inputND(p, &h, body)
 	default:
@@ -42,13 +42,13 @@ func (s *Stack) inputICMPv6(p *packet) {
 	}
 }
 
-// echo6 answers an echo request.
+// echo6 answers an Echo Request whose source is unicast.
 //
 // RFC 4443 4.2: "Every node MUST implement an ICMPv6 Echo responder function"; "The data
 // received in the ICMPv6 Echo Request message MUST be returned entirely and unmodified in the ICMPv6
-// Echo Reply message". The reply to a request to a group has an address of the host as its source, as
-// on Linux: "An Echo Reply SHOULD be sent in response to an Echo Request message sent to an IPv6
-// multicast or anycast address."
+// Echo Reply message"; "An Echo Reply SHOULD be sent in response to an Echo Request message sent to an
+// IPv6 multicast or anycast address." As on Linux, the source of the reply is then an address of the
+// host.
 func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	if !isUnicast(p.src) {
 		s.drop(dropEchoBroadcast)
@@ -60,12 +60,12 @@ func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	s.sendICMPv6(p, wire.ICMPv6{Type: wire.ICMPv6EchoReply, Rest: h.Rest}, p.tos, buf, n)
 }
 
-// sendICMPv6 sends a message in reply to a packet. The body is in buf, and n is the length of the
-// message, which begins at buf[transportAt]. sendICMPv6 takes ownership of buf.
+// sendICMPv6 sends an ICMPv6 message to the source of p. The message is the n bytes at buf[transportAt:].
+// The caller has written the body, and sendICMPv6 writes the header h. It takes ownership of buf.
 //
 // RFC 4443 2.2: "If the message is a response to a message sent to one of the node's unicast
-// addresses, the Source Address of the reply MUST be that same address". Otherwise routeOver chooses
-// the source.
+// addresses, the Source Address of the reply MUST be that same address". If p was sent to a multicast
+// address, routeOver chooses the source.
 func (s *Stack) sendICMPv6(p *packet, h wire.ICMPv6, tos uint8, buf []byte, n int) {
 	src, zone := p.dst, p.zone()
 	if src.IsMulticast() {
@@ -102,7 +102,7 @@ func (k icmpKind) v6(pointer int) wire.ICMPv6 {
 	return param(wire.ParamHeader)
 }
 
-// sendICMPError6 sends an ICMPv6 error about p. sendICMPError has checked that one may be sent.
+// sendICMPError6 sends an ICMPv6 error about p. sendICMPError has checked that the error may be sent.
 func (s *Stack) sendICMPError6(p *packet, k icmpKind, pointer int) {
 	const most = maxICMPError6 - wire.IPv6Len - wire.ICMPLen
 	buf := s.bufs.get(transportAt + wire.ICMPLen + min(len(p.header)+len(p.payload), most))
@@ -110,7 +110,7 @@ func (s *Stack) sendICMPError6(p *packet, k icmpKind, pointer int) {
 	s.sendICMPv6(p, k.v6(pointer), 0, buf, wire.ICMPLen+n)
 }
 
-// isICMPError6 is isICMPError for ICMPv6.
+// isICMPError6 is isICMPError for ICMPv6. A Redirect also counts as an error.
 //
 // RFC 4443 2.4 (e): "An ICMPv6 error message MUST NOT be originated as a result of receiving": "An
 // ICMPv6 error message", and "An ICMPv6 redirect message".
@@ -118,7 +118,8 @@ func isICMPError6(message []byte) bool {
 	return len(message) == 0 || message[0] < 128 || wire.ICMPv6Type(message[0]) == wire.ICMPv6Redirect
 }
 
-// inputICMPError6 handles an ICMPv6 error, and passes it to the socket that sent the quoted packet.
+// inputICMPError6 handles a received ICMPv6 error. It passes the error to the socket that sent the quoted
+// packet.
 func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
 	q, r := wire.ParseQuoted6(body)
 	if r != wire.OK {
@@ -150,7 +151,8 @@ func (s *Stack) inputICMPError6(p *packet, h *wire.ICMPv6, body []byte) {
 }
 
 // ICMPv6Errno is ICMPErrno for ICMPv6, with the errnos of Linux (icmpv6_err_convert). The errno of an
-// unknown type is EPROTO: RFC 4443 2.4 (a) requires that errors of unknown types are passed on.
+// error of unknown type is EPROTO, because RFC 4443 2.4 (a) requires that such errors are passed to the
+// transport protocol.
 func ICMPv6Errno(typ wire.ICMPv6Type, code uint8) (errno syscall.Errno, hard bool) {
 	switch typ {
 	case wire.ICMPv6TooBig:

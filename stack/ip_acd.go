@@ -9,47 +9,49 @@ import (
 )
 
 // This file has the probes of IPv4 Address Conflict Detection (RFC 5227 2.1). They find out whether
-// another machine on the link uses an address of the host. ip_addr.go handles conflicts.
+// another machine on the link uses an address before the host uses it. ip_addr.go handles conflicts of
+// addresses that the host uses.
 
-// RFC 5227 1.1.
+// The constants of RFC 5227 1.1.
 const (
 	probeWait        = tcp.Second // longest delay before the first probe
-	probeNum         = 3
-	probeMin         = tcp.Second // between probes, from probeMin to probeMax
+	probeNum         = 3          // number of probes
+	probeMin         = tcp.Second // shortest time between two probes
 	probeMax         = 2 * tcp.Second
-	announceWait     = 2 * tcp.Second // delay between the last probe and the first announcement
-	announceNum      = 2
-	announceInterval = 2 * tcp.Second
+	announceWait     = 2 * tcp.Second // time between the last probe and the first announcement
+	announceNum      = 2              // number of announcements
+	announceInterval = 2 * tcp.Second // time between two announcements
 )
 
-// probe starts the probes for an IPv4 address. The address is tentative until they have ended. probe
-// does nothing on a link without ARP.
+// probe starts the probes for an IPv4 address, and makes the address tentative until the probes have
+// ended. probe does nothing on a link without ARP. s.mu is held, or the caller is New.
 //
-// RFC 5227 2.1.1: the host should "wait for a random time interval selected uniformly in the range zero to PROBE_WAIT
-// seconds".
+// RFC 5227 2.1.1: the host should "wait for a random time interval selected uniformly in the range zero
+// to PROBE_WAIT seconds".
 func (s *Stack) probe(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	if ifc.neigh4 == nil || !a.addr().Is4() {
 		return
 	}
 	a.dad = &dad{at: now + s.between(0, probeWait), left: probeNum}
 	if a.state == AddrDeprecated {
-		a.preferred = now // endDAD makes it AddrDeprecated again
+		a.preferred = now // endDAD makes the address AddrDeprecated again
 	}
 	a.state = AddrTentative
 }
 
-// between returns a random time that is at least least and below most.
+// between returns a random duration in the range [least, most).
 func (s *Stack) between(least, most tcp.Time) tcp.Time {
 	return least + tcp.Time(s.random.next(randACD)%uint64(most-least))
 }
 
-// stepProbe sends a probe or an announcement for an IPv4 address. It reports whether the address has
-// changed. While the link is down it sends nothing; detectAgain continues. s.mu is held; the caller
-// drains.
+// stepProbe sends the next probe or announcement for an IPv4 address. With the first announcement, the
+// host begins to use the address. stepProbe reports whether it has changed *a. While the link is down,
+// stepProbe only stops the probes, and detectAgain continues. s.mu is held; the caller drains.
 //
-// RFC 5227 2.1.1: the host "should then send PROBE_NUM probe packets, each of these probe packets spaced randomly and
-// uniformly, PROBE_MIN to PROBE_MAX seconds apart"; 2.3: it "MUST then announce that it is commencing to use
-// the address by broadcasting ANNOUNCE_NUM ARP Announcements, spaced ANNOUNCE_INTERVAL seconds apart."
+// RFC 5227 2.1.1: the host "should then send PROBE_NUM probe packets, each of these probe packets spaced
+// randomly and uniformly, PROBE_MIN to PROBE_MAX seconds apart". RFC 5227 2.3: it "MUST then announce
+// that it is commencing to use the address by broadcasting ANNOUNCE_NUM ARP Announcements, spaced
+// ANNOUNCE_INTERVAL seconds apart."
 func (s *Stack) stepProbe(ifc *iface, a *ifaceAddr, now tcp.Time) (changed bool) {
 	d := a.dad
 	if ifc.down.Load() {
@@ -70,7 +72,7 @@ func (s *Stack) stepProbe(ifc *iface, a *ifaceAddr, now tcp.Time) (changed bool)
 	d.announced++
 	if d.announced < announceNum {
 		*a = endDAD(*a, now)
-		a.dad = d
+		a.dad = d // for the other announcements
 		d.at = now + announceInterval
 		return true
 	}
@@ -78,21 +80,22 @@ func (s *Stack) stepProbe(ifc *iface, a *ifaceAddr, now tcp.Time) (changed bool)
 	return true
 }
 
-// probes reports whether the host sends probes for an address on the interface.
+// probes reports whether the host is sending probes for an IPv4 address on the interface.
 func (ifc *iface) probes(addr netip.Addr) bool {
 	a, ok := ifc.addr(addr)
 	return ok && addr.Is4() && a.dad != nil && a.state == AddrTentative
 }
 
-// claimed returns the probed address that a received ARP packet shows to be in use by another machine.
-// ok is false if there is none.
+// claimed returns the address that the host is probing for and that, as the received ARP packet h shows,
+// another machine uses or is also probing for. ok is false if there is no such address.
 //
-// RFC 5227 2.1.1: "If during this period [...] the host receives any ARP packet (Request *or* Reply) on the interface where
-// the probe is being performed, where the packet's 'sender IP address' is the address being probed for, then the host MUST
-// treat this address as being in use by some other host"; "In addition, if during this period the host receives any ARP
-// Probe where the packet's 'target IP address' is the address being probed for, and the packet's 'sender hardware address'
-// is not the hardware address of any of the host's interfaces, then the host SHOULD similarly treat this as an address
-// conflict".
+// RFC 5227 2.1.1: "If during this period [...] the host receives any ARP packet (Request *or* Reply) on
+// the interface where the probe is being performed, where the packet's 'sender IP address' is the
+// address being probed for, then the host MUST treat this address as being in use by some other host";
+// "In addition, if during this period the host receives any ARP Probe where the packet's 'target IP
+// address' is the address being probed for, and the packet's 'sender hardware address' is not the
+// hardware address of any of the host's interfaces, then the host SHOULD similarly treat this as an
+// address conflict".
 func (ifc *iface) claimed(h *wire.ARP) (addr netip.Addr, ok bool) {
 	if ifc.probes(h.SenderIP) {
 		return h.SenderIP, true

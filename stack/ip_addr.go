@@ -21,21 +21,22 @@ type AddrState uint8
 const (
 	// AddrPreferred is an address that may be used without restriction.
 	AddrPreferred AddrState = iota
-	// AddrDeprecated is an address whose preferred lifetime has ended. The host receives with it, and
-	// sends with it from sockets that are bound to it. New communication uses another address if there
-	// is one.
+	// AddrDeprecated is an address whose preferred lifetime has ended. The host receives packets to the
+	// address, and sends packets from sockets that are bound to it. New communication uses another
+	// address if the host has one.
 	AddrDeprecated
 	// AddrDuplicate is an address that the host has given up because another machine on the link uses
-	// it. The host neither receives nor sends with it. The address stays in the list until it is
-	// removed or added again.
+	// it. The host neither receives nor sends packets with the address. The address stays in the list
+	// until it is removed or added again.
 	AddrDuplicate
 	// AddrOptimistic is an IPv6 address that is used during its duplicate address detection (RFC 4429).
 	AddrOptimistic
-	// AddrTentative is an address that is not used until it is known that no other machine on the link has
-	// it: see Config.WaitForDAD for IPv6, and AddrOptions.Probe for IPv4.
+	// AddrTentative is an address that is not used yet, because another machine on the link may have it.
+	// See Config.WaitForDAD for IPv6, and AddrOptions.Probe for IPv4.
 	AddrTentative
 )
 
+// String returns the name of the state.
 func (st AddrState) String() string {
 	switch st {
 	case AddrPreferred:
@@ -52,8 +53,8 @@ func (st AddrState) String() string {
 	return fmt.Sprintf("state %d", uint8(st))
 }
 
-// An AddrOrigin says where an address comes from. It decides what the host does if another machine uses
-// the address too: see Stack.AddAddr.
+// An AddrOrigin says where an address comes from. The origin decides what the host does if another
+// machine uses the address too: see Stack.AddAddr.
 type AddrOrigin uint8
 
 const (
@@ -63,6 +64,7 @@ const (
 	AddrRA                          // in a prefix that a router advertises (RFC 4862)
 )
 
+// String returns the name of the origin.
 func (o AddrOrigin) String() string {
 	switch o {
 	case AddrStatic:
@@ -77,19 +79,22 @@ func (o AddrOrigin) String() string {
 	return fmt.Sprintf("origin %d", uint8(o))
 }
 
-// AddrOptions are the options of AddAddr. The zero value is for a static address without lifetimes.
+// AddrOptions are the options of AddAddr. The zero value stands for a static address that never expires.
 type AddrOptions struct {
-	// Valid is the time until the address is removed; 0: it is never removed.
+	// Valid is the time until the address is removed. 0 means that it is never removed.
 	Valid time.Duration
-	// Preferred is the time until the address is deprecated, at most Valid. 0: it stays preferred for
-	// its valid lifetime; negative: it is deprecated at once.
+	// Preferred is the time until the address is deprecated. It must not exceed a Valid other than 0. 0
+	// means that the address is not deprecated before it is removed. If Preferred is negative, the
+	// address is deprecated at once.
 	Preferred time.Duration
 	// Origin is where the address comes from.
 	Origin AddrOrigin
-	// Probe delays the use of an IPv4 address until it is known that no other machine on the link uses it,
-	// which takes four to seven seconds (RFC 5227 2.1). Until then the address is AddrTentative; afterwards
-	// it is AddrPreferred or AddrDuplicate. Probe has no effect on an address that the interface has
-	// already, on a link without ARP, and for IPv6, which has Config.WaitForDAD.
+	// Probe makes the host probe for an IPv4 address before it uses the address. The probes take four to
+	// seven seconds (RFC 5227 2.1). During this time the address is AddrTentative. If another machine on
+	// the link uses the address, it then becomes AddrDuplicate; otherwise AddrPreferred.
+	//
+	// Probe has no effect on an address that the interface has already, on a link without ARP, and on
+	// IPv6 addresses, for which there is Config.WaitForDAD.
 	Probe bool
 }
 
@@ -101,32 +106,33 @@ type AddrInfo struct {
 	// ValidUntil is when the address will be removed, PreferredUntil when it will be deprecated. The
 	// zero time means never.
 	ValidUntil, PreferredUntil time.Time
-	// ConflictMAC is the link address of the machine that last used the address too; zero if there was
-	// none.
+	// ConflictMAC is the link address of the other machine that was last seen to use the address. It is
+	// zero if there was no such machine.
 	ConflictMAC wire.MAC
 	// Temporary reports whether the address is a temporary address of RFC 8981.
 	Temporary bool
 }
 
-// An ifaceAddr is an address of an interface. It is immutable: a change of state makes a new list.
+// An ifaceAddr is an address of an interface. The entries of an interface's list are not changed: a
+// change makes a new list.
 type ifaceAddr struct {
 	prefix      netip.Prefix
 	state       AddrState
 	origin      AddrOrigin
 	preferred   tcp.Time  // when the address is deprecated; 0: never
-	valid       tcp.Time  // when it is removed; 0: never
-	conflictMAC wire.MAC  // the other machine that last used the address; zero: none
-	defence     *defence  // shared by all versions of the address
-	dad         *dad      // duplicate address detection; nil when it has ended
+	valid       tcp.Time  // when the address is removed; 0: never
+	conflictMAC wire.MAC  // the other machine that was last seen to use the address; zero: none
+	defence     *defence  // shared by the entries for this address in old and new lists
+	dad         *dad      // duplicate address detection, or IPv4 probes; nil when ended
 	auto        *autoAddr // nil unless a router advertises the prefix
 }
 
 func (a *ifaceAddr) addr() netip.Addr { return a.prefix.Addr() }
 
-// usable reports whether the host receives and sends with the address.
+// usable reports whether the host receives and sends packets with the address.
 func (a *ifaceAddr) usable() bool { return a.state != AddrDuplicate && a.state != AddrTentative }
 
-// until returns the time of the next scheduled change of the address; 0: none is scheduled.
+// until returns the time of the next scheduled change of the address, or 0 if there is none.
 func (a *ifaceAddr) until() tcp.Time {
 	at := a.valid
 	if a.state == AddrPreferred {
@@ -164,15 +170,15 @@ func (ifc *iface) prefixes() []netip.Prefix {
 }
 
 // present reports whether the address belongs to the interface, even if it is not usable yet. Static
-// routes with this source stay.
+// routes whose source is a present address are kept.
 func (a *ifaceAddr) present() bool { return a.state != AddrDuplicate }
 
-// hasPresent reports whether a list has a present address of a family.
+// hasPresent reports whether a list has a present address of the family for which of is true.
 func hasPresent(list []ifaceAddr, of func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.present() && of(a.addr()) })
 }
 
-// has reports whether an interface has the address a and it is present.
+// has reports whether a is a present address of an interface.
 func (s *Stack) has(a netip.Addr) bool {
 	return slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool {
 		x, ok := ifc.addr(a)
@@ -180,12 +186,12 @@ func (s *Stack) has(a netip.Addr) bool {
 	})
 }
 
-// hasUsable reports whether a list has a usable address of a family.
+// hasUsable reports whether a list has a usable address of the family for which of is true.
 func hasUsable(list []ifaceAddr, of func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.usable() && of(a.addr()) })
 }
 
-// owns reports whether a is a usable address of the interface.
+// owns reports whether a is a usable address of the interface. The loopback owns all loopback addresses.
 func (ifc *iface) owns(a netip.Addr) bool {
 	list := ifc.list()
 	for i := range list {
@@ -196,8 +202,9 @@ func (ifc *iface) owns(a netip.Addr) bool {
 	return ifc.loopback && a.IsLoopback()
 }
 
-// sourceFor chooses the interface's source address for packets to a neighbour, of the neighbour's
-// family. It prefers an address on whose network the neighbour is, then one that is not deprecated.
+// sourceFor returns the interface's source address for packets to the neighbour hop. It chooses among the
+// addresses of hop's family. It prefers an address whose network contains hop, then an address that is
+// not deprecated, then the longest prefix. The result is invalid if there is no usable address.
 //
 // RFC 1122 3.3.4.3 leaves the choice to the host, and prefers an address on the
 // network of the destination or else of the router. RFC 4862 5.5.4: a deprecated address "SHOULD
@@ -210,7 +217,7 @@ func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
 		if !a.usable() || a.addr().Is4() != hop.Is4() {
 			continue
 		}
-		rank := 0
+		rank := 0 // 2 for the network, 1 for the state
 		if a.state == AddrPreferred {
 			rank = 1
 		}
@@ -242,7 +249,7 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 	return infos
 }
 
-// checkAddr returns an error if a prefix cannot be an address of an interface.
+// checkAddr returns an error if p cannot be an address of an interface with the length of its network.
 func checkAddr(p netip.Prefix) error {
 	a := p.Addr()
 	bad := func(text string) error { return fmt.Errorf("%s: %w", text, syscall.EINVAL) }
@@ -277,7 +284,7 @@ func checkAddr(p netip.Prefix) error {
 	return nil
 }
 
-// newAddr makes an address whose lifetimes begin now.
+// newAddr returns an address whose lifetimes begin now, or an error if p or o is invalid.
 func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 	a := ifaceAddr{prefix: p, origin: o.Origin, defence: new(defence)}
 	if err := checkAddr(p); err != nil {
@@ -305,8 +312,10 @@ func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 	return a, nil
 }
 
-// withAddr returns the interface's addresses with p added, or with p's lifetimes restarted. No other
-// interface among ifaces may have the address.
+// withAddr returns the interface's addresses with p added. If the interface has p already, withAddr
+// replaces its lifetimes and origin. The error is EEXIST if the interface has the address with another
+// prefix length, or if another interface of ifaces has it and it is not link-local. s.mu is held, or the
+// caller is New.
 func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOptions) ([]ifaceAddr, error) {
 	a, err := s.newAddr(p, o)
 	if err != nil {
@@ -319,7 +328,7 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	}
 	list := slices.Clone(ifc.list())
 	for _, other := range ifaces {
-		// Several links may have the same link-local address.
+		// Several interfaces may have the same link-local address.
 		if !isLinkLocal6(p.Addr()) && other != ifc && other.find(p.Addr()) >= 0 {
 			return nil, fmt.Errorf("the address is there twice: %s has it: %w", other.name, syscall.EEXIST)
 		}
@@ -340,7 +349,7 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	case list[i].prefix != p:
 		return nil, fmt.Errorf("the address is there twice, as %v: %w", list[i].prefix, syscall.EEXIST)
 	}
-	if list[i].state != AddrDuplicate {
+	if list[i].state != AddrDuplicate { // a duplicate begins as a new address
 		a.conflictMAC, a.defence, a.dad = list[i].conflictMAC, list[i].defence, list[i].dad
 		if a.dad != nil {
 			a.state = list[i].state
@@ -350,24 +359,27 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	return list, nil
 }
 
-// find returns the index of an address in the list, or -1.
+// find returns the index of a in ifc.list, or -1. A caller that does not hold s.mu calls addr instead,
+// because the list may change.
 func (ifc *iface) find(a netip.Addr) int {
 	return slices.IndexFunc(ifc.list(), func(b ifaceAddr) bool { return b.addr() == a })
 }
 
 // AddAddr adds an address to an interface of a running stack, with the route to its network, and
 // announces it on the link (RFC 5227 3). If nic is empty, the stack must have exactly one interface
-// beside the loopback. If the interface has the address already with the same prefix, AddAddr replaces
-// its lifetimes and origin, as the renewal of a lease does.
+// besides the loopback. If the interface already has the address with the same prefix, AddAddr replaces
+// the address's lifetimes and origin. The renewal of a lease does this.
 //
-// If another machine on the link uses the address too, the host defends it by an announcement, at most
-// once in ten seconds (RFC 5227 2.4). A static address is never given up. An address of another origin
-// is given up, and becomes AddrDuplicate, at a second conflict within ten seconds.
+// If another machine on the link uses the address too, the host defends the address by an announcement,
+// at most once in ten seconds (RFC 5227 2.4). At a second conflict within ten seconds the host gives up
+// an IPv4 address that is not static; the address becomes AddrDuplicate. The host never gives up a
+// static address, or an IPv6 address after its duplicate address detection.
 //
 // A link-local IPv6 address may be on several interfaces.
 //
 // The errors are ENODEV if there is no such interface, EINVAL for an invalid address or lifetime,
-// EEXIST if the address is there with another prefix or on another interface, and net.ErrClosed.
+// EAFNOSUPPORT for an IPv6 address if Config.NoIPv6 is set, EEXIST if the interface has the address with
+// another prefix or if another interface has it, and net.ErrClosed.
 func (s *Stack) AddAddr(nic string, p netip.Prefix, o AddrOptions) error {
 	ifc, added, err := s.addAddr(nic, p, o)
 	if err != nil {
@@ -404,22 +416,22 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 }
 
 // RemoveAddr removes an address from an interface of a running stack. If nic is empty, the stack must
-// have exactly one interface beside the loopback. As on Linux:
+// have exactly one interface besides the loopback. As on Linux:
 //
 //   - The stack deletes the route to the address's network, and the routes whose source is the address.
 //     If it is the interface's last address of its family, the stack also deletes the interface's
 //     gateway and all other routes of the family over the interface.
 //   - TCP connections from the address can no longer send. If they have data to send or to retransmit,
-//     they fail with ENETUNREACH or ETIMEDOUT after as long a time as with a silent peer. If the
-//     address is added again before that, they continue.
+//     they fail with ENETUNREACH or ETIMEDOUT, after the same time as if the peer were silent. If the
+//     address is added again during that time, they continue.
 //   - UDP and IP sockets that are bound to the address stay open. Their sends fail with ENETUNREACH.
 //   - Listeners stay open. They accept connections again once the address is added again.
 //
-// The errors are ENODEV if there is no such interface, EADDRNOTAVAIL if it does not have the address,
-// EINVAL for the loopback, and net.ErrClosed.
+// The errors are ENODEV if there is no such interface, EADDRNOTAVAIL if the interface does not have the
+// address, EINVAL for the loopback, and net.ErrClosed.
 func (s *Stack) RemoveAddr(nic string, a netip.Addr) error {
 	err := s.removeAddr(nic, a)
-	s.drain() // sends the reports about the groups that were left
+	s.drain() // sends the reports about solicited-node groups that were left
 	return err
 }
 
@@ -441,12 +453,12 @@ func (s *Stack) removeAddr(nic string, a netip.Addr) error {
 	return nil
 }
 
-// linkNamed returns the interface with a name. If the name is empty, it returns the only interface
-// beside the loopback. s.mu is held.
+// linkNamed returns the interface with the given name. If the name is empty, it returns the only
+// interface besides the loopback. The errors are ENODEV, and EINVAL for the loopback. s.mu is held.
 func (s *Stack) linkNamed(name string) (*iface, error) {
 	ifaces := *s.ifaces.Load()
 	if name == "" {
-		if len(ifaces) != 2 {
+		if len(ifaces) != 2 { // ifaces[0] is the loopback
 			return nil, fmt.Errorf("no interface is named, and there are %d: %w", len(ifaces)-1, syscall.ENODEV)
 		}
 		return ifaces[1], nil
@@ -461,7 +473,9 @@ func (s *Stack) linkNamed(name string) (*iface, error) {
 	return ifc, nil
 }
 
-// setAddrs replaces the addresses of an interface and rebuilds the routes. s.mu is held.
+// setAddrs replaces the addresses of an interface, and updates the solicited-node groups and the routes.
+// If the interface has lost its last address of a family, setAddrs removes the family's gateway and
+// static routes. s.mu is held; the caller drains.
 func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	old := ifc.list()
 	ifc.addrs.Store(&list)
@@ -469,7 +483,7 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	s.groups.addressed(ifc)
 	for i, of := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
 		if hasPresent(old, of) && !hasPresent(list, of) {
-			// As Linux's fib_disable_ip.
+			// Linux does the same in fib_disable_ip.
 			ifc.gateways[i] = nicGateway{}
 			s.static = slices.DeleteFunc(s.static, func(r Route) bool { return r.NIC == ifc.name && of(r.Dst.Addr()) })
 		}
@@ -477,8 +491,8 @@ func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	s.rebuildRoutes()
 }
 
-// armAddrs sets the alarm for the next scheduled change of an address. The alarm may fire early without
-// harm. s.mu is held.
+// armAddrs sets the alarm for the next scheduled change of an address, an advertised prefix or a router.
+// The alarm does no harm if it fires early. s.mu is held.
 func (s *Stack) armAddrs() {
 	var next tcp.Time
 	for _, ifc := range *s.ifaces.Load() {
@@ -493,7 +507,7 @@ func (s *Stack) armAddrs() {
 	s.lifetimes.alarm.set(s.now(), next, &s.lifetimes)
 }
 
-// lifetimes is the alarm for the lifetimes of a stack's addresses.
+// lifetimes is the owner of the alarm that armAddrs sets.
 type lifetimes struct {
 	s     *Stack
 	alarm alarm // under s.mu
@@ -514,8 +528,10 @@ func (l *lifetimes) fired() {
 	s.drain()
 }
 
-// ageAddrs deprecates and removes the addresses whose lifetimes have ended, and continues duplicate
-// address detection. It returns the removed addresses. s.mu is held; the caller drains.
+// ageAddrs makes all changes of addresses that are due, and sets the alarm for the next one. It
+// deprecates and removes addresses whose lifetimes have ended, and continues duplicate address
+// detection, router solicitation and autoconfiguration. It returns the removed addresses. s.mu is held;
+// the caller drains.
 func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 	now := s.now()
 	for _, ifc := range *s.ifaces.Load() {
@@ -529,6 +545,7 @@ func (s *Stack) ageAddrs() (expired []ifaceAddr) {
 			}
 			switch d := a.dad; {
 			case d == nil || d.at == 0 || d.at > now:
+				// No step of the detection is due.
 			case a.addr().Is4():
 				changed = s.stepProbe(ifc, &a, now) || changed
 			case s.stepDAD(ifc, &a, now):
@@ -569,18 +586,19 @@ type defence struct {
 // defendInterval is RFC 5227 1.1's DEFEND_INTERVAL.
 const defendInterval = tcp.Time(10 * time.Second)
 
-// conflict handles a packet of another machine on the link that uses an address of the interface. mac
-// is the machine's link address. conflict defends the address or gives it up. No lock is held.
+// conflict defends or gives up an address of the interface, because another machine on the link has sent
+// a packet that uses the address. mac is the other machine's link address. No lock is held.
 //
 // RFC 5227 2.4 (b): the host may defend its address by "broadcasting one single ARP
 // Announcement"; "if this is not the first conflicting ARP packet the host has seen, and the time
 // recorded for the previous conflicting ARP packet is recent, within DEFEND_INTERVAL seconds, then
-// the host MUST immediately cease using this address". (c): "If a host has been configured such
-// that it should not give up its address under any circumstances", as is one with AddrStatic, "it MAY
-// elect to defend its address indefinitely".
+// the host MUST immediately cease using this address". This is done unless the origin is AddrStatic. For
+// a static address (c) applies: "If a host has been configured such that it should not give up its
+// address under any circumstances", "it MAY elect to defend its address indefinitely".
 //
-// An IPv6 address is never given up after its detection: RFC 4862 5.4 has tentative addresses only be lost,
-// and as anybody on the link can forge advertisements, Linux keeps the address too (ndisc_recv_na).
+// An IPv6 address is not given up after its detection has ended: RFC 4862 5.4 requires this only of
+// tentative addresses, and any machine on the link can forge advertisements. Linux does the same
+// (ndisc_recv_na).
 func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	s := ifc.s
 	s.drop(dropAddressConflict)
@@ -593,7 +611,7 @@ func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	d := a.defence
 	d.mu.Lock()
 	again := d.last != 0 && now-d.last < defendInterval
-	quiet := d.defendedAt != 0 && now-d.defendedAt < defendInterval
+	quiet := d.defendedAt != 0 && now-d.defendedAt < defendInterval // no defence yet again
 	d.last = now
 	giveUp := again && a.origin != AddrStatic && addr.Is4()
 	if !giveUp && !quiet {
@@ -614,8 +632,9 @@ func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	ifc.announce(addr)
 }
 
-// markConflict records which machine uses an address too. If giveUp is set, the address becomes
-// AddrDuplicate. markConflict reports false if the address was removed or given up in between.
+// markConflict records the link address of another machine that uses an address of the interface. If
+// giveUp is set, the address becomes AddrDuplicate. markConflict reports false if the address is no
+// longer usable, because it was removed or given up at the same time.
 func (s *Stack) markConflict(ifc *iface, addr netip.Addr, mac wire.MAC, giveUp bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,19 +15,20 @@ import (
 const (
 	dadTransmits    = 1 // RFC 4862 5.1: the default of DupAddrDetectTransmits
 	maxDADTransmits = 10
-	dadMore         = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more probes if one has looped back
+	dadMore         = 3          // RFC 7527 4.1: MAX_MULTICAST_SOLICIT more probes after one has looped back
 	dadFirstDelay   = tcp.Second // RFC 4861 10: MAX_RTR_SOLICITATION_DELAY
 )
 
-// A dad is the state of the detection for one address. Stack.mu protects it.
+// A dad is the state of the detection for one address, IPv6 or IPv4 (see ip_acd.go). Stack.mu protects
+// it.
 type dad struct {
-	at     tcp.Time  // time of the next step; 0: waits until the link is up
-	sent   int       // probes sent
+	at     tcp.Time  // time of the next step; 0: the detection waits until the link is up
+	sent   int       // IPv6: probes sent
 	left   int       // probes still to be sent
-	looped bool      // a probe of this host has come back
-	nonces [][6]byte // of the probes
+	looped bool      // IPv6: one of the probes of this host has come back
+	nonces [][6]byte // IPv6: the nonces of the latest probes
 
-	announced int // announcements sent, of an IPv4 address
+	announced int // IPv4: announcements sent
 }
 
 // addr returns the interface's entry for an address, in any state.
@@ -41,8 +42,8 @@ func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
 	return ifaceAddr{}, false
 }
 
-// detect starts the detection for an address. The address becomes tentative if Config.WaitForDAD is
-// set, and optimistic otherwise.
+// detect starts the detection for an IPv6 address. The address becomes tentative if Config.WaitForDAD is
+// set, and optimistic otherwise. detect does nothing if the interface performs no detection.
 //
 // RFC 4429 2.1: an optimistic address "is available for use, subject to the restrictions given in this
 // document". RFC 4862 5.4.2: the first probe of a node that has come up "SHOULD delay [...] by a random
@@ -50,12 +51,12 @@ func (ifc *iface) addr(a netip.Addr) (ifaceAddr, bool) {
 func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	if ifc.linkLen == 0 || !a.addr().Is6() || ifc.dadTransmits < 0 {
 		// RFC 4862 5.4: "An interface whose DupAddrDetectTransmits variable is set to zero does
-		// not perform Duplicate Address Detection."
+		// not perform Duplicate Address Detection." A negative dadTransmits stands for that zero.
 		return
 	}
 	a.dad = &dad{left: int(ifc.dadTransmits)}
 	if a.state == AddrDeprecated {
-		a.preferred = now // endDAD makes it AddrDeprecated again
+		a.preferred = now // endDAD makes the address AddrDeprecated again
 	}
 	a.state = AddrOptimistic
 	if s.waitForDAD {
@@ -66,7 +67,7 @@ func (s *Stack) detect(ifc *iface, a *ifaceAddr, now tcp.Time) {
 	}
 }
 
-// dadBegins returns when the first probe for an address is sent.
+// dadBegins returns the time at which the first probe for an address is sent.
 func (s *Stack) dadBegins(now tcp.Time) tcp.Time {
 	if s.waitForDAD {
 		now += tcp.Time(s.random.next(randND) % uint64(dadFirstDelay))
@@ -74,8 +75,9 @@ func (s *Stack) dadBegins(now tcp.Time) tcp.Time {
 	return now
 }
 
-// detectAgain restarts the detection for all addresses of a link that has come up, because the link may
-// have other nodes now. No lock is held; the caller drains.
+// detectAgain restarts the detection for all IPv6 addresses of a link that has come up, because the link
+// may have other nodes now. It also restarts the probes for tentative IPv4 addresses. No lock is held;
+// the caller drains.
 func (s *Stack) detectAgain(ifc *iface) {
 	if ifc.linkLen == 0 {
 		return
@@ -90,7 +92,7 @@ func (s *Stack) detectAgain(ifc *iface) {
 		case a.addr().Is4() && a.state == AddrTentative:
 			s.probe(ifc, a, now)
 		case a.addr().Is4():
-			a.dad = nil // the caller announces the address
+			a.dad = nil // no more announcements: the caller announces the address
 		case a.usable() || a.state == AddrTentative:
 			s.detect(ifc, a, now)
 		}
@@ -100,8 +102,9 @@ func (s *Stack) detectAgain(ifc *iface) {
 	s.ageAddrs()
 }
 
-// stepDAD sends a probe for an address, or reports that its detection is done. While the link is down
-// it does neither; detectAgain continues. s.mu is held.
+// stepDAD sends the next probe for an address. It reports true if all probes have been sent and the
+// detection is done. While the link is down, stepDAD only stops the detection, and detectAgain restarts
+// it. s.mu is held.
 func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	d := a.dad
 	if ifc.down.Load() {
@@ -112,7 +115,8 @@ func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 		if !d.looped {
 			return true
 		}
-		// RFC 7527 4.1: a probe has looped back, so that the loop may have hidden another node's probe.
+		// RFC 7527 4.1: a probe has looped back. The link is probed again, because another node's probe
+		// may have been lost in the loop.
 		d.looped, d.left = false, dadMore
 	}
 	d.left--
@@ -147,9 +151,9 @@ func endDAD(a ifaceAddr, now tcp.Time) ifaceAddr {
 // resolution for the first packets that come back.
 //
 // RFC 9131 6.1.2: "a node SHOULD send up to MAX_NEIGHBOR_ADVERTISEMENT Neighbor Advertisement
-// messages" when it configures a global address; "the Override flag MUST NOT be set" if that is
-// optimistic, and "SHOULD NOT" otherwise; "The destination address SHOULD be set to the all-routers
-// multicast address."
+// messages" when it configures a global address. "the Override flag MUST NOT be set" if the address is
+// optimistic, and "SHOULD NOT" be set otherwise. "The destination address SHOULD be set to the
+// all-routers multicast address."
 func (ifc *iface) advertiseToRouters(a netip.Addr, flags uint32) {
 	if !isLinkLocal6(a) {
 		ifc.advertise(a, allRouters6(), nil, flags)
@@ -157,7 +161,8 @@ func (ifc *iface) advertiseToRouters(a netip.Addr, flags uint32) {
 }
 
 // contest handles a received probe for an address that is in detection. The probe is either the host's
-// own, looped back, or that of another node that begins to use the address.
+// own probe, looped back, or the probe of another node that begins to use the address. In the second
+// case contest gives up the address.
 //
 // RFC 7527 4.2: a node that receives its own nonce "SHOULD log a system management message and
 // MUST NOT consider the received NS(DAD) message as an indication" of a duplicate.
@@ -166,7 +171,8 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	a, _ := ifc.addr(ns.Target)
 	own := a.dad != nil && ns.HasNonce && slices.Contains(a.dad.nonces, ns.Nonce)
 	if own {
-		a.dad.looped = a.dad.sent <= int(ifc.dadTransmits) // the probes sent because of a loop are not counted
+		// If the additional probes loop back too, they do not cause further probes.
+		a.dad.looped = a.dad.sent <= int(ifc.dadTransmits)
 	}
 	s.mu.Unlock()
 	if own {
@@ -176,8 +182,9 @@ func (s *Stack) contest(ifc *iface, ns *wire.NeighborSol) wire.Reason {
 	return wire.OK
 }
 
-// giveUpDuplicate gives up an address because the detection has found a duplicate. mac is the link
-// address of the other node; zero if it is not known. No lock is held.
+// giveUpDuplicate gives up an address because the detection has found that another node uses it. mac is
+// the link address of the other node; zero if not known. giveUpDuplicate does nothing if the detection
+// has ended. No lock is held.
 //
 // RFC 4862 5.4.5: "A tentative address that is determined to be a duplicate as described above MUST
 // NOT be assigned to an interface, and the node SHOULD log a system management error."
@@ -190,6 +197,8 @@ func (s *Stack) giveUpDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) {
 	s.drain()
 }
 
+// markDuplicate makes an address that is in detection AddrDuplicate. It reports false if the address is
+// not in detection.
 func (s *Stack) markDuplicate(ifc *iface, addr netip.Addr, mac wire.MAC) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +222,9 @@ func linkLocalOf(mac wire.MAC) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
 }
 
-// withLinkLocal returns list with an IPv6 link-local address, if the interface needs one and has none.
+// withLinkLocal returns list with an IPv6 link-local address added, or list itself if it has a link-local
+// address or the link cannot carry IPv6. On Ethernet the address is made from the MAC. s.mu is held, or
+// the caller is New.
 //
 // RFC 4291 2.1: "All interfaces are required to have at least one Link-Local unicast address".
 func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
@@ -224,15 +235,16 @@ func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
 	if ifc.linkLen > 0 {
 		p = linkLocalOf(ifc.mac())
 	} else {
-		p = netip.PrefixFrom(s.stableAddr(ifc, p, 0), p.Bits()) // there is no MAC to make it of
+		p = netip.PrefixFrom(s.stableAddr(ifc, p, 0), p.Bits()) // there is no MAC
 	}
 	a := ifaceAddr{prefix: p, origin: AddrLinkLocal, defence: new(defence)}
 	s.detect(ifc, &a, s.now())
 	return append(slices.Clip(list), a)
 }
 
-// needsLinkLocal reports whether the interface has a link-local address whatever its configuration: an
-// Ethernet always, and an IP medium if it listens to routers.
+// needsLinkLocal reports whether the interface has an IPv6 link-local address even if none is
+// configured. This is so on Ethernet, and on a link without MAC addresses if the interface is
+// configured by routers.
 func (ifc *iface) needsLinkLocal() bool { return ifc.linkLen > 0 || ifc.auto != nil }
 
 // beginIPv6 gives the interface a link-local address after its MTU has become large enough for IPv6, as

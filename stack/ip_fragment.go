@@ -12,28 +12,28 @@ import (
 
 const (
 	maxReassemblyBytes = 4 << 20 // per family: the buffers of all datagrams, and overhead
-	maxReassemblies    = 1024    // per family
+	maxReassemblies    = 1024    // per family: the number of incomplete datagrams
 )
 
 // A fragmentKey identifies the datagram of a fragment.
 type fragmentKey struct {
 	src, dst netip.Addr
 	id       uint32
-	proto    wire.Proto // IPv4 only: the fragments of an IPv6 datagram may differ in it
-	zone     int32      // index of the interface, if an address is link-local; else 0
+	proto    wire.Proto // IPv4 only: the fragments of an IPv6 datagram may have different Next Headers
+	zone     int32      // IPv6 only: index of the interface if an address is link-local or dst is multicast
 }
 
-// A fragment is a piece of a datagram's payload in a pooled buffer. Later fragments that continue it
-// are appended to the buffer if they fit.
+// A fragment is a piece of a datagram's payload in a pooled buffer. If the next fragment to arrive
+// continues the piece and fits the buffer, it is appended.
 type fragment struct {
-	off int
+	off int // in the datagram's payload
 	buf []byte
 }
 
-// A run is the range from off to before end of a datagram's payload that has arrived without gaps.
+// A run is the range [off, end) of a datagram's payload, all of which has arrived.
 type run struct{ off, end int }
 
-// fragmentOverhead is the memory that is counted for a fragment beside its buffer.
+// fragmentOverhead is the memory that is counted for a fragment besides its buffer.
 const fragmentOverhead = int(unsafe.Sizeof(fragment{}) + unsafe.Sizeof(run{}))
 
 // A datagramParts is an incomplete datagram. The number of its fragments is limited only by
@@ -44,23 +44,23 @@ type datagramParts struct {
 	born   tcp.Time
 	parts  []fragment // in the order of arrival
 	runs   []run      // ascending, with a gap between any two
-	few    [4]run     // initial array of runs
+	few    [4]run     // the first array of runs, to save an allocation
 	have   int        // bytes in parts
 	total  int        // length of the payload; -1 until the last fragment has arrived
 	cost   int        // capacity of the parts' buffers, and overhead
 	elem   *list.Element
-	group  bool
+	group  bool   // a fragment was a broadcast or multicast packet
 	header []byte // headers of the fragment at offset 0, in a pooled buffer; nil until it has arrived
 	first  int    // index of the part that begins at offset 0
 	length int    // payload length of the fragment at offset 0
 	ecns   uint8  // the ECN codepoints of the fragments: a bit 1<<codepoint for each
-	tos    uint8
-	ttl    uint8
+	tos    uint8  // of the fragment at offset 0
+	ttl    uint8  // of the fragment at offset 0
 }
 
-// A reassembly reassembles the datagrams of one address family. The family's code parses and checks the
-// fragments, and makes a packet of a complete datagram. Fragments are kept for a fixed time. If they
-// exceed a limit, the oldest datagram is dropped.
+// A reassembly reassembles the datagrams of one address family. The code of the family parses and checks
+// the fragments. It calls input for each fragment, and join for a complete datagram. The fragments of a
+// datagram are kept for a fixed time. If the datagrams exceed a limit, the oldest datagram is dropped.
 type reassembly struct {
 	s       *Stack
 	timeout tcp.Time
@@ -70,13 +70,13 @@ type reassembly struct {
 	m      map[fragmentKey]*datagramParts // nil until first needed
 	byAge  list.List                      // of *datagramParts, oldest first
 	cost   int
-	alarm  alarm // for the oldest
+	alarm  alarm // for the timeout of the oldest datagram
 	closed bool
 }
 
-// input adds a fragment. Its payload, at least one byte, begins at off in the datagram's payload; more
-// says that it is not the last fragment. If the datagram is complete, input returns it, and the caller
-// owns it until it calls join or fail.
+// input adds the fragment p. Its payload is not empty, and begins at off in the datagram's payload. more
+// is the fragment's More Fragments flag. If p completes the datagram, input returns the datagram; the
+// caller owns it until it calls join or fail. Otherwise input returns nil.
 func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *datagramParts {
 	a.mu.Lock()
 	d, r := a.add(p, key, off, off+len(p.payload), more)
@@ -99,15 +99,15 @@ func (a *reassembly) input(p *packet, key fragmentKey, off int, more bool) *data
 	return d
 }
 
-// fail drops a complete datagram.
+// fail drops a complete datagram that input has returned.
 func (a *reassembly) fail(d *datagramParts) {
 	a.release(d)
 	a.s.counts.reassemblyFailed.Add(1)
 }
 
-// join makes a packet of a complete datagram and releases the datagram. p is the fragment that
-// completed it, and header are the headers of the packet. whole is the pooled buffer with the packet's
-// headers and payload. The caller puts it back.
+// join makes the packet q of a complete datagram, and releases the datagram. p is the fragment that
+// completed the datagram; header has the headers of q. whole is the pooled buffer with the headers and
+// the payload of q. The caller returns whole to the pool.
 func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet, whole []byte) {
 	whole = a.s.bufs.get(len(header) + d.total)
 	n := copy(whole, header)
@@ -124,7 +124,8 @@ func (a *reassembly) join(p *packet, d *datagramParts, header []byte) (q packet,
 	return q, whole
 }
 
-// add stores a fragment. If the datagram is complete, add removes it from the table and returns it.
+// add stores a fragment whose payload is the range [off, end) of the datagram's payload. If the datagram
+// is complete, add removes it from the table and returns it. a.mu is held.
 func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*datagramParts, wire.Reason) {
 	if a.closed {
 		return nil, dropBadFragment
@@ -143,7 +144,8 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 		d.elem = a.byAge.PushBack(d)
 		a.alarm.set(d.born, d.born+a.timeout, a)
 	}
-	// Two fragments disagree about the end of the datagram.
+	// Drop the datagram if two fragments disagree about its end: the fragment is beyond the end, is
+	// another last fragment, or is a last fragment before bytes that have arrived.
 	if d.total >= 0 && (end > d.total || !more && end != d.total) ||
 		!more && len(d.runs) > 0 && d.runs[len(d.runs)-1].end > end {
 		a.forget(d)
@@ -156,12 +158,13 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 	i, _ := slices.BinarySearchFunc(d.runs, off, func(r run, off int) int { return r.end - off - 1 })
 	if i < len(d.runs) && d.runs[i].off < end {
 		// RFC 5722 4 with erratum 3089: a fragment whose bytes have all arrived is a duplicate and is
-		// ignored. As on Linux, they may have arrived in other fragments.
+		// ignored. As on Linux, the bytes may have arrived in several fragments.
 		if d.runs[i].off <= off && d.runs[i].end >= end {
 			return nil, dropDuplicateFragment
 		}
-		// Ibid.: if a fragment of an IPv6 datagram overlaps another, "the entire datagram ... MUST be
-		// silently discarded". IPv4 is open to the same attack (RFC 1858 3).
+		// RFC 5722 4: if a fragment of an IPv6 datagram overlaps another fragment, "the entire datagram
+		// ... MUST be silently discarded". The same is done for IPv4, which is open to the same attack
+		// (RFC 1858 3).
 		a.forget(d)
 		return nil, dropOverlap
 	}
@@ -179,8 +182,8 @@ func (a *reassembly) add(p *packet, key fragmentKey, off, end int, more bool) (*
 	return nil, wire.OK
 }
 
-// insert adds the range from off to end to the runs, before run i. The range overlaps neither run i-1
-// nor run i.
+// insert adds the range [off, end) to the runs, before run i, and merges it with the runs that it
+// touches. The range must not overlap run i-1 or run i.
 func (d *datagramParts) insert(i, off, end int) {
 	left := i > 0 && d.runs[i-1].end == off
 	right := i < len(d.runs) && d.runs[i].off == end
@@ -198,7 +201,7 @@ func (d *datagramParts) insert(i, off, end int) {
 	d.have += end - off
 }
 
-// store copies a fragment into its datagram.
+// store copies the fragment p into its datagram. a.mu is held.
 func (a *reassembly) store(d *datagramParts, p *packet, off int) {
 	before := d.cost
 	if n := len(d.parts) - 1; n >= 0 && d.parts[n].off+len(d.parts[n].buf) == off && len(p.payload) <= cap(d.parts[n].buf)-len(d.parts[n].buf) {
@@ -217,28 +220,28 @@ func (a *reassembly) store(d *datagramParts, p *packet, off int) {
 	a.cost += d.cost - before
 }
 
-// ecn combines the ECN fields of the fragments. ce says that the datagram's field must be set to CE; if
-// it is not, the field is that of the first fragment. ok is false if the datagram must be dropped.
+// ecn combines the ECN fields of the fragments. If ce is true, the datagram's ECN field must be set to
+// CE; otherwise it is that of the fragment at offset 0. ok is false if the datagram must be dropped.
 //
 // RFC 3168 5.3: "if any fragment of an IP packet to be reassembled has the CE codepoint set,
 // then one of two actions MUST be taken": "Set the CE codepoint on the reassembled packet.
 // However, this MUST NOT occur if any of the other fragments contributing to this reassembly
-// carries the Not-ECT codepoint", or "The packet is dropped". If some fragments are ECN-capable, some
-// are not and none has CE, the RFC requires nothing. Such fragments do not come from one datagram, and
-// are dropped as on Linux.
+// carries the Not-ECT codepoint", or "The packet is dropped". The RFC requires nothing if some fragments
+// are ECN-capable, some are not, and none has CE. Such fragments do not come from one datagram. As on
+// Linux, they are dropped.
 func (d *datagramParts) ecn() (ce, ok bool) {
 	const notECT = 1 << wire.NotECT
 	return d.ecns&(1<<wire.CE) != 0, d.ecns&notECT == 0 || d.ecns == notECT
 }
 
-// detach removes a datagram from the table.
+// detach removes a datagram from the table. a.mu is held.
 func (a *reassembly) detach(d *datagramParts) {
 	delete(a.m, d.key)
 	a.byAge.Remove(d.elem)
 	a.cost -= d.cost
 }
 
-// forget drops an incomplete datagram.
+// forget drops an incomplete datagram. a.mu is held.
 func (a *reassembly) forget(d *datagramParts) {
 	a.detach(d)
 	a.release(d)
@@ -256,13 +259,14 @@ func (a *reassembly) release(d *datagramParts) {
 	d.parts, d.header = nil, nil
 }
 
-// evict drops the oldest datagram.
+// evict drops the oldest datagram. a.mu is held.
 func (a *reassembly) evict() {
 	a.s.drop(dropReassemblyFull)
 	a.forget(a.byAge.Front().Value.(*datagramParts))
 }
 
-// fired is called by the alarm. It drops the datagrams that have timed out.
+// fired is called by the alarm. It drops the datagrams that have timed out, and calls a.late for those
+// whose first fragment has arrived.
 func (a *reassembly) fired() {
 	var late []*datagramParts
 	a.mu.Lock()
@@ -289,7 +293,7 @@ func (a *reassembly) fired() {
 	a.s.drain()
 }
 
-// close drops everything and stops the alarm.
+// close drops all datagrams and stops the alarm. add then accepts no more fragments.
 func (a *reassembly) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,12 +8,12 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// reassemblyTimeout is Linux's value. RFC 1122 3.3.2 recommends 60 to 120 seconds. On fast links, IDs
-// are reused within that time (RFC 4963 2).
+// reassemblyTimeout is the IPv4 reassembly timeout, with the value of Linux. RFC 1122 3.3.2 recommends 60
+// to 120 seconds, but on fast links identifications are reused within that time (RFC 4963 2).
 const reassemblyTimeout = tcp.Time(30 * time.Second)
 
-// inputFragment4 handles a fragment. If the fragment completes its datagram, inputFragment4 delivers
-// the datagram.
+// inputFragment4 handles a received fragment. If the fragment completes its datagram, inputFragment4
+// delivers the datagram.
 func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	s.counts.fragsReceived.Add(1)
 	off := int(h.FragOffset)
@@ -33,7 +33,8 @@ func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	if d == nil {
 		return
 	}
-	// An ICMP quote of the datagram shows its total length, and no fragment fields.
+	// Turn the first fragment's header into the datagram's: set TOS and total length, and clear the
+	// fragment fields. ICMP errors about the datagram quote this header.
 	be, header := binary.BigEndian, d.header
 	header[1] = d.tos
 	be.PutUint16(header[2:], uint16(min(len(header)+d.total, maxIPv4)))
@@ -45,8 +46,8 @@ func (s *Stack) inputFragment4(p *packet, h *wire.IPv4) {
 	s.bufs.put(whole)
 }
 
-// fragmentsLate4 sends an ICMP error about a datagram whose first fragment has arrived but whose others
-// have not. RFC 792: "If fragment zero is not available then no time exceeded need be sent at all."
+// fragmentsLate4 sends an ICMP error about an incomplete datagram that has timed out. Its first fragment
+// has arrived. RFC 792: "If fragment zero is not available then no time exceeded need be sent at all."
 func (s *Stack) fragmentsLate4(d *datagramParts) {
 	p := packet{
 		ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: d.key.proto,

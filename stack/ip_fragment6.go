@@ -10,14 +10,15 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// reassemblyTimeout6 is the reassembly timeout. RFC 8200 4.5: "If insufficient fragments
+// reassemblyTimeout6 is the IPv6 reassembly timeout. RFC 8200 4.5: "If insufficient fragments
 // are received to complete reassembly of a packet within 60 seconds of the reception of the
 // first-arriving fragment of that packet, reassembly of that packet must be abandoned and all the
 // fragments that have been received for that packet must be discarded."
 const reassemblyTimeout6 = tcp.Time(60 * time.Second)
 
-// inputFragment6 handles a fragment. p.header ends with the Fragment header, and the payload follows
-// it. If the fragment completes its packet, inputFragment6 delivers the packet.
+// inputFragment6 handles a received fragment. p.header ends with the Fragment header; p.payload is what
+// follows. c describes the headers. If the fragment completes its packet, inputFragment6 delivers the
+// packet.
 func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	s.counts.fragsReceived.Add(1)
 	f := &c.Fragment
@@ -54,8 +55,9 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	if d == nil {
 		return
 	}
-	// Ibid.: "Only those headers in the Offset zero fragment packet are retained in the reassembled
-	// packet"; "Only the value from the Offset zero fragment packet is used" of Next Header.
+	// RFC 8200 4.5: "Only those headers in the Offset zero fragment packet are retained in the
+	// reassembled packet". Of the Next Header fields, "Only the value from the Offset zero fragment
+	// packet is used".
 	header, next := withoutFragment(d.header)
 	length := len(header) - wire.IPv6Len + d.total
 	if length > maxIPv6 {
@@ -64,7 +66,7 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 		return
 	}
 	be := binary.BigEndian
-	be.PutUint16(header, be.Uint16(header)&^0xff0|uint16(d.tos)<<4)
+	be.PutUint16(header, be.Uint16(header)&^0xff0|uint16(d.tos)<<4) // Traffic Class
 	be.PutUint16(header[wire.IPv6PayloadLenOffset:], uint16(length))
 	q, whole := s.frags6.join(p, d, header)
 	q.proto = next
@@ -80,7 +82,7 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 func withoutFragment(header []byte) ([]byte, wire.Proto) {
 	n := len(header) - wire.FragmentLen
 	next := header[n]
-	at := wire.IPv6NextOffset
+	at := wire.IPv6NextOffset // offset of the Next Header field that names the Fragment header
 	for off := wire.IPv6Len; off < n; off += (int(header[off+1]) + 1) * 8 {
 		at = off
 	}
@@ -88,8 +90,8 @@ func withoutFragment(header []byte) ([]byte, wire.Proto) {
 	return header[:n], wire.Proto(next)
 }
 
-// inputReassembled6 handles a reassembled packet. p.payload begins with the first header that was
-// fragmented. whole is the entire packet.
+// inputReassembled6 handles a reassembled packet. p.payload begins with the first header after the
+// per-fragment headers. whole is the entire packet.
 func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 	c, r := wire.WalkReassembled(p.proto, p.payload, len(p.header))
 	if r != wire.OK {
@@ -109,7 +111,7 @@ func (s *Stack) inputReassembled6(p *packet, whole []byte) {
 	s.deliver(p)
 }
 
-// fragmentsLate6 is fragmentsLate4 for IPv6.
+// fragmentsLate6 is fragmentsLate4 for IPv6. It sends no error about an ICMPv6 error.
 //
 // RFC 8200 4.5: "If the first fragment (i.e., the one with a Fragment Offset of zero) has been
 // received, an ICMP Time Exceeded -- Fragment Reassembly Time Exceeded message should be sent to
@@ -127,7 +129,8 @@ func (s *Stack) fragmentsLate6(d *datagramParts) {
 	s.sendICMPError(&p, icmpReassembly, 0)
 }
 
-// sendLarge6 is sendLarge for IPv6. Routers do not fragment IPv6 packets.
+// sendLarge6 is sendLarge for IPv6. p.mayFrag has no meaning, because routers do not fragment IPv6
+// packets.
 func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *frameMeta) error {
 	ext := len(h.options())
 	if h.appHeader() != nil || int(p.ipLen)+ext+n <= p.mtu {
@@ -156,8 +159,8 @@ func (s *Stack) sendLarge6(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, 
 	return nil
 }
 
-// sendFragments6 sends a packet in fragments. Each fragment has the packet's extension headers; payload
-// is what follows them.
+// sendFragments6 sends a packet in fragments. Each fragment has the packet's extension headers. payload
+// is the part of the packet after the extension headers.
 //
 // RFC 8200 4.5: "The lengths of the fragments must be chosen such that the resulting fragment
 // packets fit within the MTU of the path to the packet's destination(s)"; each but the last
@@ -168,7 +171,7 @@ func (s *Stack) sendFragments6(now tcp.Time, p *path, h ipHeader, payload []byte
 		more.ext, more.first = append(more.ext, ext...), h.more.first
 		*lastNext(more.ext) = byte(wire.ProtoFragment)
 	}
-	at := len(more.ext)
+	at := len(more.ext) // offset of the Fragment header
 	more.ext = append(more.ext, make([]byte, wire.FragmentLen)...)
 	f := wire.Fragment{Next: h.proto, ID: p.nextFragmentID()}
 	h.loop, h.more = false, &more
@@ -200,8 +203,8 @@ func lastNext(ext []byte) *byte {
 // nextFragmentID returns the identification for a packet that is fragmented.
 //
 // RFC 8200 4.5: "The Identification must be different than that of any other fragmented packet sent
-// recently with the same Source Address and Destination Address." RFC 7739 3: others must not be able to
-// predict it.
+// recently with the same Source Address and Destination Address." RFC 7739 3: other hosts must not be
+// able to predict the identification.
 func (p *path) nextFragmentID() uint32 {
 	s := p.ifc.s
 	hash := s.hashAddrs(netip.AddrPortFrom(p.src, 0), netip.AddrPortFrom(p.dst, 0))

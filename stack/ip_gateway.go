@@ -9,14 +9,14 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// The time between two polls of a dead router. It doubles from the minimum to the maximum.
+// The time between two polls of a dead router doubles from minRouterPoll to maxRouterPoll.
 const (
 	minRouterPoll = tcp.Time(10 * time.Second)
 	maxRouterPoll = tcp.Time(80 * time.Second)
 )
 
-// A gateway is a router that is the next hop of a route. Only routes to a prefix with several routes
-// have one: its state decides which of them is used.
+// A gateway is the state of a router that is the next hop of a route. A route has a gateway only if there
+// are other routes to the same prefix. The states of their gateways decide which of the routes is used.
 //
 // RFC 1122 3.3.1.4: "The IP layer MUST be able to detect the failure of a 'next-hop' gateway
 // that is listed in its route cache and to choose an alternate gateway"; 3.3.1.5: "If it is
@@ -24,9 +24,9 @@ const (
 // (assuming more than one default is known) for the failed route and for establishing new
 // routes."
 //
-// The neighbour table detects the failure. A router is dead after maxRequests requests without an
-// answer, unless a TCP acknowledgment confirms in the meantime that it is reachable. It is dead until
-// it answers.
+// The neighbour table detects the failure. A router becomes dead after maxRequests requests without an
+// answer, unless a TCP acknowledgment confirms before then that the router is reachable. A dead router
+// stays dead until it answers.
 type gateway struct {
 	dead atomic.Bool
 }
@@ -37,7 +37,8 @@ type gatewayKey struct {
 	addr netip.Addr
 }
 
-// setGateways sets the gateways of a new table's routes. A gateway keeps its state from the old table.
+// setGateways sets the gateways of the routes of t, which is a new table. It reuses the gateways of old,
+// the table before t, so a dead router stays dead. old may be nil.
 func (t *routeTable) setGateways(old *routeTable) {
 	for _, rs := range t.byPrefix {
 		if len(rs) < 2 {
@@ -62,12 +63,12 @@ func (t *routeTable) setGateways(old *routeTable) {
 	}
 }
 
-// isDead reports whether the route's gateway is dead. It is false if no other route has the prefix,
-// because r.gateway is then nil.
+// isDead reports whether the route's router is dead. A route without a gateway is never dead.
 func (r *route) isDead() bool { return r.gateway != nil && r.gateway.dead.Load() }
 
-// routerFails marks a neighbour that does not answer as dead, if it is a gateway, and reports whether it
-// is one. If the gateway was not dead before, the cached paths become invalid.
+// routerFails marks a neighbour that does not answer as dead, if a gateway exists for it. It reports
+// whether a gateway exists. If the router was not dead before, routerFails makes all cached paths
+// invalid.
 func (ifc *iface) routerFails(addr netip.Addr) bool {
 	t := ifc.s.table.Load()
 	if t == nil {
@@ -83,9 +84,10 @@ func (ifc *iface) routerFails(addr netip.Addr) bool {
 	return true
 }
 
-// routerAnswers marks a neighbour as not dead, if it is a gateway. The neighbour table calls it when the
-// neighbour's address becomes known, and when the entry is removed, because the table then stops
-// polling the neighbour.
+// routerAnswers marks a neighbour as not dead, if a gateway exists for it. If the router was dead,
+// routerAnswers makes all cached paths invalid. The neighbour table calls routerAnswers when the
+// neighbour's link address becomes known. It also does so when it removes the neighbour's entry, because
+// it then stops polling the neighbour.
 func (ifc *iface) routerAnswers(addr netip.Addr) {
 	t := ifc.s.table.Load()
 	if t == nil || len(t.gateways) == 0 {
@@ -96,16 +98,17 @@ func (ifc *iface) routerAnswers(addr netip.Addr) {
 	}
 }
 
-// pollLater schedules the next poll of a dead router. t.mu is held.
+// pollLater schedules the next poll of the dead router n. t.mu is held.
 func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 	n.retryAt = now + min(minRouterPoll<<min(n.polls, 8), maxRouterPoll)
 	n.polls++
 	t.queue(n)
 }
 
-// sendByOtherRouter sends a datagram through another router on the same link, after the router that it
-// waited for has failed. It reports false if the link has no other router. It does not use a router on
-// another link: the caller drops the datagram, and the sender has to retransmit it.
+// sendByOtherRouter sends a datagram through another router on the same link, because the router for
+// which the datagram waited has failed. It reports false if the routes lead to no other live router on
+// this link. The caller then drops the datagram, even if there is a router on another link, and the
+// sender has to retransmit it.
 func (s *Stack) sendByOtherRouter(ifc *iface, d *waitingDatagram) bool {
 	src, dst := wire.Ends(d.frames[0].frame.Head[ifc.linkLen:])
 	p, err := s.route(dst, src)

@@ -8,16 +8,17 @@ import (
 
 // This file makes interface identifiers: the last 64 bits of addresses in advertised prefixes.
 
-// maxIDTries is the number of further identifiers that are tried after a duplicate.
+// maxIDTries is the number of other identifiers that the host tries after a duplicate.
 // RFC 7217 7: IDGEN_RETRIES; RFC 8981 3.8: TEMP_IDGEN_RETRIES.
 const maxIDTries = 3
 
-// stableAddr returns an address in a prefix of 64 bits. Its identifier is the same each time for the
-// same prefix, and unrelated to that in another prefix.
+// stableAddr returns an address in a prefix of 64 bits. Its identifier depends on the interface, the
+// prefix and counter only, and is unrelated to the identifiers in other prefixes. counter is the number
+// of duplicates that were found before. s.mu is held.
 //
-// RFC 7217 5: "RID = F(Prefix, Net_Iface, Network_ID, DAD_Counter, secret_key)", F being "a
+// RFC 7217 5: "RID = F(Prefix, Net_Iface, Network_ID, DAD_Counter, secret_key)", where F is "a
 // pseudorandom function (PRF) that MUST NOT be computable from the outside (without knowledge of the
-// secret key)". Net_Iface is the interface's name, and there is no Network_ID.
+// secret key)". Net_Iface is the interface's name. Network_ID is optional, and is not used.
 func (s *Stack) stableAddr(ifc *iface, prefix netip.Prefix, counter uint8) netip.Addr {
 	p := prefix.Addr().As16()
 	for ; ; counter++ {
@@ -34,8 +35,8 @@ func (s *Stack) stableAddr(ifc *iface, prefix netip.Prefix, counter uint8) netip
 	}
 }
 
-// stableKey returns RFC 7217's secret_key: Config.StableSecret, or a random key that is used until the
-// host is closed. s.mu is held.
+// stableKey returns the secret_key of RFC 7217: Config.StableSecret, or a random key that the stack makes
+// once and uses until it is closed. s.mu is held.
 func (s *Stack) stableKey() []byte {
 	if len(s.secret) == 0 {
 		for range 2 {
@@ -54,14 +55,16 @@ func (s *Stack) temporaryAddr(prefix netip.Prefix) netip.Addr {
 	}
 }
 
+// withID returns the address in a prefix of 64 bits with the given interface identifier.
 func withID(prefix netip.Prefix, id uint64) netip.Addr {
 	a := prefix.Addr().As16()
 	binary.BigEndian.PutUint64(a[8:], id)
 	return netip.AddrFrom16(a)
 }
 
-// isReservedID reports whether an identifier is reserved for anycast or for Ethernet
-// (RFC 5453, RFC 4291 2.6.1, RFC 2526).
+// isReservedID reports whether an identifier is reserved. The values are those of RFC 5453: 0 for the
+// Subnet-Router anycast address (RFC 4291 2.6.1), a range for other anycast addresses (RFC 2526), and a
+// range for IANA's Ethernet block.
 func isReservedID(id uint64) bool {
 	return id == 0 || id >= 0xfdffffffffffff80 && id <= 0xfdffffffffffffff || id>>24 == 0x02005efffe
 }

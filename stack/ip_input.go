@@ -15,19 +15,19 @@ type packet struct {
 	src, dst   netip.Addr
 	proto      wire.Proto
 	ttl, tos   uint8
-	header     []byte   // the IP header as received, for ICMP quotes
-	payload    []byte   // the transport header and all that follows; borrowed
-	tail       []byte   // TCP only: the bytes that follow payload; borrowed
-	plain      bool     // IPv6 only: see plain6; false if not known
-	checksumOK bool     // the checksum needs no verification: the packet comes from memory, or the device verified it
+	header     []byte   // the IP header as received, for ICMP quotes; borrowed
+	payload    []byte   // the transport header and its payload; borrowed
+	tail       []byte   // TCP only: bytes of the TCP payload that follow payload; borrowed
+	plain      bool     // IPv6 only: the result of plain6; false if plain6 was not called
+	checksumOK bool     // do not verify the checksum: the device did, or the packet comes from memory
 	csumOffset int      // offset in payload of an incomplete checksum; 0: it is complete
 	link       wire.MAC // IPv6 on Ethernet only: the source MAC of the frame
 	gso        nic.GSOKind
 	gsoSize    int  // payload bytes of each segment of a super-frame; else 0
-	broadcast  bool // dst, or the frame's destination, is a broadcast or multicast address: RFC 1122 forbids many answers
+	broadcast  bool // dst or the frame's destination MAC is a broadcast or multicast address
 }
 
-// time returns the time at which the packet was received.
+// time returns the time at which the packet was received. It reads the clock if necessary.
 func (p *packet) time() tcp.Time {
 	if p.now == 0 {
 		p.now = p.ifc.s.now()
@@ -35,12 +35,13 @@ func (p *packet) time() tcp.Time {
 	return p.now
 }
 
-// recv handles the frames that the device has received. They are borrowed.
+// recv handles a batch of frames that the device has received. The frames are valid only until recv
+// returns.
 func (ifc *iface) recv(batch []nic.Frame) {
 	if ifc.dead.Load() || ifc.s.closed.Load() {
 		return // the device may deliver a last batch while it closes
 	}
-	var now tcp.Time // read only when needed: reading the clock may cost as much as all else
+	var now tcp.Time // read when first needed: reading the clock may cost as much as all other work
 	bytes := 0
 	for i := range batch {
 		f := &batch[i]
@@ -58,8 +59,8 @@ func (ifc *iface) recv(batch []nic.Frame) {
 	ifc.s.drain()
 }
 
-// takesParts reports whether the Head and the Body of a frame can stay separate: it is a super-frame of
-// TCP, whose headers are all in Head, and there is no raw socket.
+// takesParts reports whether the Head and the Body of a frame can stay separate. They can if the frame is
+// a TCP super-frame, whose headers are all in Head, and if there is no raw socket.
 func (ifc *iface) takesParts(f *nic.Frame) bool {
 	if !f.NeedsChecksum || len(f.Head) < ifc.linkLen+wire.IPv4Len || len(ifc.s.raw.sockets()) > 0 {
 		return false
@@ -69,11 +70,11 @@ func (ifc *iface) takesParts(f *nic.Frame) bool {
 		f.GSO == nic.GSOTCP6 && wire.Proto(ip[wire.IPv6NextOffset]) == wire.ProtoTCP
 }
 
-// inputFrame handles a frame whose bytes are b and tail. It returns the time of the batch, or 0 if the
-// clock was not read yet.
+// inputFrame handles the frame f, whose bytes are b followed by tail. now is the time of the batch, or 0
+// if the clock was not read yet. inputFrame returns now, or the time if it has read the clock.
 func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Time {
 	if ifc.linkLen == 0 {
-		// An IP packet without a link header names its own version.
+		// Without a link header, the version field of the IP header tells IPv4 from IPv6.
 		if wire.Version(b) == 6 && ifc.takes6() {
 			return ifc.inputIPv6(now, f, b, tail, false)
 		}
@@ -109,7 +110,7 @@ func (ifc *iface) inputFrame(now tcp.Time, f *nic.Frame, b, tail []byte) tcp.Tim
 	return now
 }
 
-// drop counts a frame that the interface drops.
+// drop counts a received frame that the interface drops, under the reason r.
 func (ifc *iface) drop(r wire.Reason) {
 	ifc.stats.RxDropped.Add(1)
 	ifc.s.drop(r)

@@ -14,16 +14,18 @@ const (
 	// pathMTUAge is the lifetime of an entry, as RFC 1191 6.3 suggests.
 	pathMTUAge = tcp.Time(10 * time.Minute)
 	// minPathMTU is the smallest IPv4 path MTU that an ICMP message can set. Smaller MTUs are rare, but
-	// forged messages report them. If a message reports a smaller one, DF is not set on the path.
+	// forged messages report them. If a message reports a smaller MTU, the path MTU becomes minPathMTU,
+	// and packets on the path do not have DF set.
 	minPathMTU = 552
 )
 
-// A pmtuCache has the path MTUs that ICMP messages have lowered. A stack has two. Messages about TCP
-// segments in flight are hard to forge: their MTUs apply to all packets. To forge a message about
-// another datagram it suffices to guess a port: its MTU applies to datagrams only.
+// A pmtuCache has the path MTUs that ICMP messages have lowered. A stack has two caches. Stack.pmtu has
+// the MTUs from messages about TCP segments in flight, which are hard to forge. They apply to all
+// packets. Stack.datagramMTU has the MTUs from messages about other datagrams. To forge these, it
+// suffices to guess a port, so they apply only to datagrams that are not TCP segments.
 type pmtuCache struct {
 	n   atomic.Int32  // entries; read without mu
-	gen atomic.Uint32 // of datagramMTU: datagram paths of older generations are invalid
+	gen atomic.Uint32 // datagramMTU only: the generation; datagram paths of an older one are invalid
 
 	s *Stack
 
@@ -33,10 +35,11 @@ type pmtuCache struct {
 	closed bool
 }
 
+// A pathMTU is the path MTU to a destination.
 type pathMTU struct {
 	mtu   int
-	frag  bool // fragment rather than set DF
-	until tcp.Time
+	frag  bool     // packets are fragmented and do not have DF set
+	until tcp.Time // when the entry expires
 }
 
 // apply lowers the MTU of a path to the known path MTU of its destination.
@@ -52,16 +55,17 @@ func (c *pmtuCache) apply(s *Stack, p *path) {
 	}
 }
 
-// lowerPathMTU lowers the path MTU because a TCP segment to dst was too large. The caller has checked
-// that the segment is in flight. mtu is the MTU of the next hop. lowerPathMTU never raises the path
-// MTU.
+// lowerPathMTU lowers the path MTU to dst, because a TCP segment from src to dst was too large for a next
+// hop with the MTU mtu. The caller has checked that the segment is in flight. lowerPathMTU never raises
+// the path MTU.
 func (s *Stack) lowerPathMTU(dst, src netip.Addr, mtu int) { s.pmtu.lower(s, dst, src, mtu) }
 
-// lowerDatagramMTU is lowerPathMTU for a datagram that is not a TCP segment.
+// lowerDatagramMTU is lowerPathMTU for a datagram that is not a TCP segment. The caller has found a
+// socket that may have sent the datagram.
 func (s *Stack) lowerDatagramMTU(dst, src netip.Addr, mtu int) { s.datagramMTU.lower(s, dst, src, mtu) }
 
-// lower lowers the MTU to dst if it is below that of the path, which depends on the source: see
-// routeTable.lookup.
+// lower sets the path MTU to dst to mtu, or to the smallest allowed value, if mtu is below the MTU of the
+// path from src to dst. The path depends on src: see routeTable.lookup.
 func (c *pmtuCache) lower(s *Stack, dst, src netip.Addr, mtu int) {
 	if isLinkLocal6(dst) {
 		return // there is no router on the way
@@ -83,8 +87,9 @@ func (c *pmtuCache) lower(s *Stack, dst, src netip.Addr, mtu int) {
 		c.m = make(map[netip.Addr]pathMTU)
 	}
 	if _, ok := c.m[dst]; !ok && len(c.m) >= maxPathMTUs {
-		// Any entry will do, because the next ICMP message restores it. The one with the lowest address of
-		// those that expire first makes a run with a seed repeatable.
+		// Remove the entry that expires first. If several expire at the same time, remove the one with
+		// the lowest address: a run with a seed is then repeatable. If the entry is still needed, the
+		// next ICMP message restores it.
 		victim := netip.Addr{}
 		for a, e := range c.m {
 			if x := c.m[victim]; !victim.IsValid() || e.until < x.until || e.until == x.until && a.Less(victim) {
@@ -105,8 +110,8 @@ func (c *pmtuCache) lower(s *Stack, dst, src netip.Addr, mtu int) {
 	c.changed(s)
 }
 
-// changed invalidates the paths that the cache applies to. Changes of datagramMTU do not invalidate the
-// paths of TCP.
+// changed makes the paths invalid that the cache applies to. A change of datagramMTU does not make the
+// paths of TCP invalid.
 func (c *pmtuCache) changed(s *Stack) {
 	if c == &s.datagramMTU {
 		c.gen.Add(1)
@@ -115,10 +120,10 @@ func (c *pmtuCache) changed(s *Stack) {
 	}
 }
 
-// arm sets the alarm for the entry that expires first. c.mu is held.
+// arm sets the alarm for the entry that expires first, at least one second from now. c.mu is held.
 func (c *pmtuCache) arm(now tcp.Time) {
 	if c.alarm.at != 0 || len(c.m) == 0 {
-		return // a new entry expires later
+		return // the alarm is set already, and a new entry expires later
 	}
 	var first tcp.Time
 	for _, e := range c.m {
@@ -129,9 +134,9 @@ func (c *pmtuCache) arm(now tcp.Time) {
 	c.alarm.set(now, max(first, now+tcp.Second), c)
 }
 
-// fired is called by the alarm. It removes expired entries. RFC 1191 6.3: "The PMTU estimate is set to
-// the MTU of the associated first hop", and "Packetization layers using this route are notified of the
-// increase": their paths become invalid, and the next packet gets a new one.
+// fired is called by the alarm. It removes expired entries and makes the paths invalid; the next packet
+// of each socket then gets a new path. RFC 1191 6.3: "The PMTU estimate is set to the MTU of the
+// associated first hop", and "Packetization layers using this route are notified of the increase".
 func (c *pmtuCache) fired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,7 +155,7 @@ func (c *pmtuCache) fired() {
 	c.arm(now)
 }
 
-// close stops the alarm.
+// close stops the alarm. lower then adds no more entries.
 func (c *pmtuCache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,8 +163,8 @@ func (c *pmtuCache) close() {
 	c.alarm.close()
 }
 
-// plateau estimates the next MTU to try if a router reports none. total is the length of the packet
-// that was too large. RFC 1191 7.1 lists the MTUs of common links; plateau returns the largest below
+// plateau estimates the path MTU if a router reports none. total is the length of the packet that was too
+// large. RFC 1191 7.1 lists the MTUs of common links; plateau returns the largest of them that is below
 // total.
 func plateau(total int) int {
 	for _, mtu := range [...]int{32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296} {

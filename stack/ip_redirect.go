@@ -13,8 +13,8 @@ import (
 // maxRedirects is the maximum number of redirects that a host keeps.
 const maxRedirects = 1024
 
-// redirects has the next hops that Redirects have set for destinations. Together with the routes it is
-// what RFC 4861 5.1 calls the destination cache.
+// redirects has the next hops that Redirects have set for destinations. Together with the routing table
+// it serves as the Destination Cache of RFC 4861 5.1.
 type redirects struct {
 	n atomic.Int32 // entries, read without mu
 
@@ -22,8 +22,8 @@ type redirects struct {
 	m  map[redirectKey]redirect
 }
 
-// A redirect is the next hop for a destination: a router, or the destination itself. It is used while
-// the routes lead to via.
+// A redirect is the next hop for a destination: hop is a router, or the destination itself. The redirect
+// is used only while via is the next hop by the routing table.
 type redirect struct{ hop, via netip.Addr }
 
 type redirectKey struct {
@@ -31,13 +31,13 @@ type redirectKey struct {
 	dst netip.Addr
 }
 
-// compare orders keys by interface and address.
+// compare orders keys by interface and destination.
 func (k redirectKey) compare(o redirectKey) int {
 	return cmp.Or(cmp.Compare(k.ifc.index, o.ifc.index), k.dst.Compare(o.dst))
 }
 
-// hop returns the next hop for a destination on an interface. via is the next hop by the routes. The
-// result is invalid if there is no redirect.
+// hop returns the next hop that a Redirect has set for a destination on an interface. via is the next hop
+// by the routing table. The result is invalid if there is no redirect for dst and via.
 func (r *redirects) hop(ifc *iface, dst, via netip.Addr) netip.Addr {
 	if r.n.Load() == 0 {
 		return netip.Addr{}
@@ -50,8 +50,8 @@ func (r *redirects) hop(ifc *iface, dst, via netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// set stores a redirect that was sent by from, the next hop by the routes or by an earlier redirect. If
-// there are too many, it removes another one.
+// set stores a redirect to hop. from is the router that sent it, which is the next hop by the routing
+// table or by an earlier redirect. If there are maxRedirects already, set removes one.
 func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,7 +61,7 @@ func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 		from = old.via
 	}
 	if !ok && len(r.m) >= maxRedirects {
-		// The lowest address, so that runs with a seed are alike.
+		// Remove the lowest key: a run with a seed is then repeatable.
 		delete(r.m, slices.MinFunc(slices.Collect(maps.Keys(r.m)), redirectKey.compare))
 	}
 	if r.m == nil {
@@ -71,8 +71,9 @@ func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 	r.n.Store(int32(len(r.m)))
 }
 
-// forget removes the redirects to a next hop that does not answer or is no longer a router. If hop is
-// invalid, it removes all redirects on the interface. Cached paths become invalid.
+// forget removes the redirects to the next hop hop, which does not answer or is no longer a router. If
+// hop is invalid, forget removes all redirects on the interface. If it has removed any, it makes all
+// cached paths invalid.
 func (r *redirects) forget(ifc *iface, hop netip.Addr) {
 	if r.n.Load() == 0 {
 		return
@@ -90,7 +91,8 @@ func (r *redirects) forget(ifc *iface, hop netip.Addr) {
 	}
 }
 
-// inputRedirect handles a Redirect (RFC 4861 8.1 and 8.3).
+// inputRedirect handles a received Redirect: it checks the message (RFC 4861 8.1), and then stores the
+// new next hop (RFC 4861 8.3).
 func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 	s := ifc.s
 	m, r := wire.ParseRedirect(body)
@@ -100,8 +102,8 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 	if s.noRedirects || m.HasLink && !ifc.isStation(m.Link) || s.table.Load().isLocal(m.Target) || ifc.owns(m.Target) {
 		return dropRedirect
 	}
-	// "IP Source Address is a link-local address"; "The IP source address of the Redirect is the
-	// same as the current first-hop router for the specified ICMP Destination Address."
+	// RFC 4861 8.1: "IP Source Address is a link-local address"; "The IP source address of the Redirect
+	// is the same as the current first-hop router for the specified ICMP Destination Address."
 	if !isLinkLocal6(p.src) || isLinkLocal6(m.Dst) {
 		return dropRedirect
 	}
@@ -110,9 +112,9 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 		return dropRedirect
 	}
 	if m.HasLink {
-		// "If the redirect contains a Target Link-Layer Address option, the host either creates or
-		// updates the Neighbor Cache entry for the target. [...] If the Target Address is not the same as the
-		// Destination Address, the host MUST set IsRouter to TRUE for the target."
+		// RFC 4861 8.3: "If the redirect contains a Target Link-Layer Address option, the host either
+		// creates or updates the Neighbor Cache entry for the target. [...] If the Target Address is not
+		// the same as the Destination Address, the host MUST set IsRouter to TRUE for the target."
 		how := updateMAC | updateOverride | updateCreate
 		if m.Target != m.Dst {
 			how |= updateRouter

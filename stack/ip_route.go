@@ -22,8 +22,9 @@ type Route struct {
 	// NIC names the interface. It may be empty if Via is set: the route then uses the first interface
 	// whose link Via is on.
 	NIC string
-	// Src is the source address for sockets that have not chosen one. If it is invalid, the source is
-	// the interface's address on the network of the next hop.
+	// Src is the source address for sockets that have not chosen one. If Src is invalid, the source is
+	// preferably the interface's address on the network of the next hop; for IPv6, the rules of RFC 6724
+	// choose it.
 	Src netip.Addr
 }
 
@@ -281,7 +282,7 @@ func isReserved(a netip.Addr) bool { return a.Is4() && a.As4()[0] >= 240 }
 type path struct {
 	ifc      *iface
 	src, dst netip.Addr
-	hop      netip.Addr  // the neighbour's address: dst itself if that is on the link
+	hop      netip.Addr  // the next hop: the router, or dst if dst is on the link
 	gen      uint32      // generation of the stack for which the path was made
 	group    bool        // dst is a broadcast or multicast address
 	noRoute  bool        // the route has been removed: nothing may be sent

@@ -11,14 +11,16 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Inside the stack no address has a zone. The index of the interface is passed along with a link-local
-// address; for other addresses it is 0. The exported functions take and return addresses with zones.
+// Inside the stack no address has a zone. Instead, functions pass the index of the interface along with
+// an address. The index is 0 if the address is not link-local. The exported functions take and return
+// addresses with zones.
 
 // isLinkLocal6 reports whether a is in fe80::/10 (RFC 4291 2.5.6). IPv4's link-local addresses have no
 // zone.
 func isLinkLocal6(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
-// zoned returns an address for the API: a link-local address gets its interface's name as the zone.
+// zoned returns an address for the API. A link-local address gets the name of its interface as the zone,
+// or the index if the interface has been removed.
 func (s *Stack) zoned(a netip.Addr, index int) netip.Addr {
 	if index == 0 || !isLinkLocal6(a) && !a.IsLinkLocalMulticast() || a.Is4() {
 		return a
@@ -35,8 +37,8 @@ func (s *Stack) zonedPort(a netip.AddrPort, index int) netip.AddrPort {
 }
 
 // unzone returns an address from the API without its zone, and the index of the interface that the zone
-// names by its name or number. The index is 0 if the zone is empty or unknown. As in package net, a
-// zone is ignored for an address that needs none.
+// names. The zone is the name of an interface or its index as a number. The result is 0 if the zone is
+// empty or unknown. As in package net, the zone of an address that needs no zone is ignored.
 func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
 	zone := a.Zone()
 	a = a.Unmap()
@@ -57,12 +59,12 @@ func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
 	return a, index
 }
 
-// carries6 reports whether the host has IPv6 and the link can carry it.
+// carries6 reports whether the host supports IPv6 and the link can carry IPv6.
 //
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
 func (ifc *iface) carries6() bool { return ifc.s.v6 && ifc.mtu() >= wire.MinIPv6MTU }
 
-// check6 returns an error that says why the link cannot carry IPv6, if it cannot.
+// check6 returns nil if the link can carry IPv6, and otherwise an error that says why it cannot.
 func (ifc *iface) check6() error {
 	switch {
 	case !ifc.s.v6:
@@ -112,8 +114,8 @@ func (s *Stack) routeOver6(t *routeTable, dst, src netip.Addr, index int, gen ui
 	return p, nil
 }
 
-// chosenLink6 is chosenLink for IPv6. The link of a link-local dst without an index is the first link
-// with IPv6 addresses, as on Linux.
+// chosenLink6 is chosenLink for IPv6. As on Linux, if neither the index nor the source chooses the link
+// of a link-local dst, the link is the first one that has an IPv6 address.
 func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -140,7 +142,7 @@ func (s *Stack) chosenLink6(dst, src netip.Addr, index int) (*iface, error) {
 	return on, nil
 }
 
-// localPath6 completes a path to an address of the host.
+// localPath6 completes a path whose dst is an address of the host.
 func (s *Stack) localPath6(p path) path {
 	if !p.src.IsValid() {
 		p.src = p.dst
@@ -150,7 +152,7 @@ func (s *Stack) localPath6(p path) path {
 	return p
 }
 
-// leave6 is leave for IPv6. It also chooses the source.
+// leave6 is leave for IPv6. It also considers Redirects, and chooses the source if the path has none.
 func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 	if on != nil && !hasUsable(on.list(), netip.Addr.Is6) || on == s.lo {
 		return syscall.ENETUNREACH // no route, as on Linux
@@ -158,7 +160,7 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 	switch {
 	case p.dst.IsMulticast():
 		if on == nil {
-			// As on Linux, each link has a route to all groups; the first link is used.
+			// As on Linux, each link has a route to all groups, and the route of the first link is used.
 			if on = s.groupLink6(); on == nil {
 				return syscall.ENETUNREACH
 			}
@@ -190,7 +192,8 @@ func (s *Stack) leave6(t *routeTable, p *path, on *iface) error {
 	return nil
 }
 
-// groupLink6 returns the link for a group or a link-local address without an index.
+// groupLink6 returns the link for a multicast or link-local destination for which no link was chosen. It
+// is the first link that is up and has a usable IPv6 address; nil if there is none.
 func (s *Stack) groupLink6() *iface {
 	for _, ifc := range *s.ifaces.Load() {
 		if !ifc.loopback && !ifc.down.Load() && hasUsable(ifc.list(), netip.Addr.Is6) {
@@ -200,9 +203,9 @@ func (s *Stack) groupLink6() *iface {
 	return nil
 }
 
-// sourceFor6 chooses the source of packets to dst that leave over an interface to the neighbour hop (RFC 6724 5). For an
-// on-link dst it is an address of that interface; otherwise it may be an address of another interface,
-// as on Linux. It is invalid if there is none.
+// sourceFor6 returns the source of packets to dst that leave over the interface out to the neighbour hop
+// (RFC 6724 5). If dst is link-local, the source is an address of out. Otherwise it may be an address of
+// another interface, as on Linux. The result is invalid if there is no usable address.
 func (s *Stack) sourceFor6(dst, hop netip.Addr, out *iface) netip.Addr {
 	var best addrsel.Source
 	onLink := isLinkLocal6(dst) || dst.IsLinkLocalMulticast() || dst.IsInterfaceLocalMulticast()
@@ -212,7 +215,7 @@ func (s *Stack) sourceFor6(dst, hop netip.Addr, out *iface) netip.Addr {
 		}
 		for _, a := range ifc.list() {
 			// RFC 6724 4: "multicast addresses and the unspecified address MUST NOT be included
-			// in a candidate set". A link-local address of another link means nothing on this one.
+			// in a candidate set". A link-local address of another interface is not valid on out.
 			if !a.addr().Is6() || !a.usable() || ifc != out && isLinkLocal6(a.addr()) {
 				continue
 			}
@@ -236,9 +239,9 @@ func unspecifiedOf(a netip.Addr) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// connectable returns an error if a socket cannot connect to an address. As on Linux, the error for a
-// link-local address is EINVAL if neither the address nor the socket names an interface. zone is the
-// index of that interface; 0: none.
+// connectable returns an error if a socket of family fam cannot connect to a. zone is the index of the
+// interface that the address or the socket names; 0 means that neither does. As on Linux, the error for a
+// link-local address without an interface is EINVAL.
 func connectable(fam Family, a netip.Addr, zone int) error {
 	switch {
 	case !fam.holds(a):
