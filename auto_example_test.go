@@ -10,7 +10,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// The IPv6 router of its link configures a host. Here the router is another host of this process.
+// The IPv6 router of a link configures a host. In this example the router is another host of the
+// process.
 func ExampleConfig_auto() {
 	a, b := nic.Pipe(nic.PipeConfig{})
 	host, err := usernet.New(usernet.Config{NIC: a, Auto: true})

@@ -18,7 +18,7 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// newCuttablePair makes two hosts on a wire that cut cuts.
+// newCuttablePair makes two hosts on a wire. After a call of cut, the wire loses all frames.
 func newCuttablePair(t testing.TB) (a, b *Host, cut func()) {
 	t.Helper()
 	// The medium is IP: on Ethernet, ARP would notice the cut first.
@@ -131,7 +131,7 @@ func TestDeadlinesAreMovedInVirtualTime(t *testing.T) {
 		require.True(t, err.(*net.OpError).Timeout())
 		require.Equal(t, 3*time.Second, time.Since(began))
 
-		// net/http does this to take a reader back from a blocked Read.
+		// net/http sets a deadline in the past to end a blocked Read, and then removes the deadline.
 		require.NoError(t, c.SetReadDeadline(time.Time{}))
 		time.AfterFunc(time.Second, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 		_, err = c.Read(make([]byte, 1))

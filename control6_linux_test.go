@@ -15,7 +15,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// kernelHas6 skips the test where the kernel's loopback has no IPv6.
+// kernelHas6 skips the test if the kernel's loopback has no IPv6. If CI=true is in the environment, the
+// test fails instead.
 func kernelHas6(t *testing.T) {
 	t.Helper()
 	c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
@@ -28,7 +29,7 @@ func kernelHas6(t *testing.T) {
 	c.Close()
 }
 
-// control6Socket has the methods that a socket of net and one of usernet share.
+// control6Socket has the methods that net.UDPConn and usernet.UDPConn share.
 type control6Socket interface {
 	net.PacketConn
 	ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error)

@@ -21,14 +21,15 @@ import (
 // soak, and the tests of options that change during a transfer consist of conversations.
 //
 // The client's stream starts with the number of the conversation, by which the server identifies
-// it. All bytes follow a pattern that depends on their offset, so each read is verified at once.
+// the conversation. All bytes follow a pattern that depends on their offset, so each read is verified
+// at once.
 type conversation struct {
 	id   uint64
 	side [2]speaker // the client, the server
 
 	mu    sync.Mutex
 	began time.Time
-	met   bool    // the server has identified it
+	met   bool    // the server has identified the conversation
 	done  [2]bool // the side has ended
 	errs  []error
 }
@@ -117,7 +118,8 @@ func (c *conversation) fail(me int, format string, args ...any) {
 func (c *conversation) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rude := c.side[0].end == endRudely || c.side[1].end == endRudely // possibly before the number was sent
+	// A rude side may end before the client has sent the number.
+	rude := c.side[0].end == endRudely || c.side[1].end == endRudely
 	if !rude && (!c.done[0] || !c.done[1]) {
 		c.errs = append(c.errs, fmt.Errorf("conversation %d: client ended %v, server ended %v", c.id, c.done[0], c.done[1]))
 	}
@@ -208,7 +210,7 @@ func (c *conversation) run(conn *TCPConn, me int, seed uint64) {
 		}
 		if s.end == endClose {
 			calm()
-			conn.SetLinger(-1)
+			conn.SetLinger(-1) // a fiddler may have changed it
 			conn.Close()
 			return
 		}
@@ -348,8 +350,8 @@ func (c *conversation) read(conn *TCPConn, me int, r *rand.Rand) {
 			time.Sleep(time.Duration(1+r.IntN(5000)) * time.Microsecond)
 			conn.SetReadDeadline(time.Time{})
 			continue
-		case s.end == endRudely || other.end == endRudely:
-		case s.end == endClose && errors.Is(err, net.ErrClosed):
+		case s.end == endRudely || other.end == endRudely: // any error is possible
+		case s.end == endClose && errors.Is(err, net.ErrClosed): // this side has closed
 		case err != io.EOF:
 			c.fail(me, "Read at %d of %d: %w", v.off, other.total, err)
 		case v.off != other.total:
@@ -472,9 +474,8 @@ func (f *forum) converse(dial func() (net.Conn, error), c *conversation) {
 	c.run(conn.(*TCPConn), 0, f.seed)
 }
 
-// accepted waits until the server has identified every client. Some clients may have closed their
-// connection long before. The wait is limited, because the connections of some clients never
-// arrive.
+// accepted waits until the server has identified every conversation, but ten minutes at most: the
+// connections of some clients never arrive. Some clients may have closed their connection long before.
 func (f *forum) accepted() {
 	missing := func() bool {
 		f.mu.Lock()

@@ -46,7 +46,7 @@ func ExampleUDPConn_WriteBatch() {
 }
 
 // A server with several addresses answers from the address to which the request was sent. The
-// control messages have Linux's form; ReadPacket and WritePacket do the same without them.
+// control messages have Linux's form. ReadPacket and WritePacket do the same without control messages.
 func ExampleUDPConn_SetControlMessage() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	a := host(wireA, "192.0.2.1/24")
@@ -94,7 +94,7 @@ func ExampleUDPConn_SetControlMessage() {
 	// here <nil>
 }
 
-// The settings of TCP apply to the whole host. Here the host uses BBR, which paces its segments.
+// The settings of TCP apply to the whole host. In this example the host uses BBR, which paces segments.
 func ExampleConfig() {
 	params := tcp.DefaultParams()
 	params.Congestion = tcp.BBR

@@ -41,12 +41,12 @@ var floors = map[string][]string{
 	"internal/scenario": {},
 	"internal/taptest":  {},
 	"interop/std":       {},
-	// It wraps one host in net's API, and is generated.
+	// dropin gives the default host the API of package net. Parts of it are generated.
 	"dropin":              {"", "stack", "nic", "resolve", "dhcp"},
 	"dropin/internal/gen": {},
 }
 
-// testOnly are the prefixes that tests of all packages may import.
+// testOnly are prefixes of the import paths that the tests of all packages may import.
 var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "golang.org/x/sys/"}
 
 // pure are the packages that use no clock, lock, goroutine or randomness.
@@ -177,8 +177,8 @@ func TestNoPackageHasAnInit(t *testing.T) {
 	}
 }
 
-// kernelNames are the prefixes of package net's names that use the kernel's network or the
-// process's resolver. Channels of that resolver do not work in synctest bubbles.
+// kernelNames are prefixes of those names of package net that use the kernel's network or the resolver
+// of the process. Channels of that resolver do not work in synctest bubbles.
 var kernelNames = []string{"Lookup", "Resolve", "DefaultResolver", "Dial", "Listen", "File", "InterfaceAddrs", "InterfaceBy", "Interfaces"}
 
 func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {

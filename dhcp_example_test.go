@@ -13,8 +13,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A host that is configured by the DHCP server of its link, with a client that does not first probe whether another
-// machine has its address. Config.DHCP starts a client with the usual settings.
+// The DHCP server of a link configures a host. The host's client does not probe whether another machine
+// has the address. Config.DHCP starts a client with the default settings.
 func ExampleHost_StartDHCP() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server := host(wireA, "192.0.2.1/24")
@@ -45,8 +45,8 @@ func ExampleHost_StartDHCP() {
 	// dial tcp 192.0.2.1:80: connect: connection refused
 }
 
-// A program that speaks DHCP (RFC 2131) by itself broadcasts its messages from 0.0.0.0 over the link that needs the
-// address, and adds what it is given.
+// A program implements DHCP (RFC 2131) itself. It broadcasts its messages from 0.0.0.0 over the link that
+// needs the address, and adds the address and the route that the server assigns.
 func ExampleHost_AddAddr() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server := host(wireA, "192.0.2.1/24")
@@ -124,7 +124,7 @@ type dhcpMessage struct {
 	time   time.Duration // of the lease
 }
 
-// bytes encodes the message by RFC 2131 2, with options by RFC 2132.
+// bytes encodes the message as in RFC 2131 2, with the options of RFC 2132.
 func (m dhcpMessage) bytes() []byte {
 	b := make([]byte, 240)
 	b[0], b[1], b[2] = 1, 1, 6

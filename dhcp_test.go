@@ -136,7 +136,7 @@ func addr4(h *usernet.Host) netip.Addr {
 	return netip.Addr{}
 }
 
-// newDHCPHost makes a host that gets its address by DHCP. It has IPv6 only with Auto.
+// newDHCPHost makes a host that gets its address by DHCP. The host has IPv6 only if Auto is set.
 func newDHCPHost(t *testing.T, dev nic.Device, change ...func(*usernet.Config)) *usernet.Host {
 	t.Helper()
 	cfg := usernet.Config{NIC: dev, DHCP: true}
@@ -263,8 +263,8 @@ func answerDNS(pc net.PacketConn, names map[string]string) {
 	}
 }
 
-// The server of a week's lease fails. The lease's settings stay until it ends, and are then
-// removed.
+// The server fails after it has granted a lease for a week. The lease's settings stay until the lease
+// ends, and are then removed.
 func TestEverythingLeavesWithTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -324,7 +324,8 @@ func TestEverythingLeavesWithTheLease(t *testing.T) {
 	})
 }
 
-// RFC 2131 3.1.5: "the client MUST send a DHCPDECLINE message to the server and restarts the configuration process."
+// RFC 2131 3.1.5: "the client MUST send a DHCPDECLINE message to the server and restarts the
+// configuration process."
 func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := nic.NewSwitch(nic.SwitchConfig{})
@@ -399,7 +400,7 @@ func (d *pluggable) plug(in bool) {
 	d.onChange()
 }
 
-// A laptop moves to another network, whose server does not know its address.
+// A laptop moves to another network. The DHCP server there does not know the laptop's address.
 func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wireA, wireB := nic.Pipe(nic.PipeConfig{})
@@ -447,8 +448,8 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	})
 }
 
-// Two links with one client each: a message that arrives on one link is not processed by the
-// other's client.
+// Two links have one client each. A message that arrives on one link is not processed by the client of
+// the other link.
 func TestTwoLinksHaveLeasesOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan, lanFar := nic.Pipe(nic.PipeConfig{})

@@ -22,8 +22,9 @@ import (
 
 const nobody = "192.0.2.99" // an address on the link of newPair that no host has
 
-// newPatientHost makes a host on a link without other hosts. The host has a neighbour entry for the
-// address nobody, so that packets to it are neither answered nor refused.
+// newPatientHost makes a host on a link without other hosts. The link carries IP packets, so the host
+// needs no neighbour entry: it sends packets to the address nobody, and gets neither an answer nor an
+// error.
 func newPatientHost(t testing.TB, change ...func(*Config)) *Host {
 	t.Helper()
 	change = append(change, func(cfg *Config) { cfg.Addrs = []netip.Prefix{netip.MustParsePrefix(addrA + "/24")} })
@@ -442,7 +443,7 @@ func TestAResolverOfNetIsHonoured(t *testing.T) {
 		require.Empty(t, dialed())
 		require.Empty(t, own, "the host's resolver was not asked for anything")
 
-		// Its errors contain the errors of the Dial that it was given.
+		// The resolver's errors contain the errors of its Dial function.
 		require.NoError(t, pc.Close())
 		_, err = d.Dial("tcp4", "www.usernet.test.:http")
 		require.ErrorContains(t, err, "dial tcp4: lookup www.usernet.test. on ")
@@ -451,7 +452,8 @@ func TestAResolverOfNetIsHonoured(t *testing.T) {
 		require.ErrorAs(t, err, &de)
 		require.True(t, de.IsTemporary)
 	}
-	// The first lookup is outside the bubble, because net makes a channel for the process in it.
+	// The first lookup is outside the bubble, because net's first lookup makes a channel that all later
+	// lookups of the process use.
 	honoured(t)
 	synctest.Test(t, honoured)
 	honoured(t)
@@ -459,7 +461,8 @@ func TestAResolverOfNetIsHonoured(t *testing.T) {
 
 func TestAResolverOfNetWaitsInVirtualTime(t *testing.T) {
 	r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ENETUNREACH }}
-	_, err := r.LookupHost(t.Context(), "www.usernet.test.") // first outside the bubble, as above
+	// The first lookup is outside the bubble, as in TestAResolverOfNetIsHonoured.
+	_, err := r.LookupHost(t.Context(), "www.usernet.test.")
 	require.ErrorContains(t, err, "network is unreachable")
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := newFarPair(t)
@@ -495,8 +498,8 @@ func TestALocalAddrOfAForeignTypeIsAnError(t *testing.T) {
 	}
 }
 
-// nameServer serves one name with an IPv4 address on a host, and returns a net.Resolver that
-// queries it.
+// nameServer runs a name server on a host, which knows one name with an IPv4 address. It returns a
+// net.Resolver that queries the server.
 func nameServer(t *testing.T, h *Host, name, addr string) *net.Resolver {
 	t.Helper()
 	pc, err := h.ListenPacket("udp", "127.0.0.1:53")
@@ -534,8 +537,8 @@ func nameServer(t *testing.T, h *Host, name, addr string) *net.Resolver {
 	}}
 }
 
-// In all results of net, an IPv4 address has 4 bytes if a name server returned it, and 16 if it is
-// a literal or from the hosts file.
+// As in net's results, an IPv4 address has 4 bytes if it is from a name server, and 16 bytes if it is a
+// literal or from the hosts file.
 func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 	var hosts resolve.Hosts
 	hosts.Add(netip.MustParseAddr("127.0.0.1"), "listed.test")
@@ -573,7 +576,7 @@ func TestAddressesHaveAsManyBytesAsNets(t *testing.T) {
 				require.Equal(t, c.want, length(op.Addr), "%s, %s, %s: %v", c.host, network, what, err)
 			}
 		}
-		// The kernel's loopback, with names from the same server.
+		// net on the kernel's loopback does the same, with names from the same server.
 		if c.host != "listed.test" {
 			_, err = (&net.Dialer{Resolver: resolver}).Dial("tcp", c.host+":"+closedPort(t))
 			var op *net.OpError

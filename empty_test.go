@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestNoFileIsEmpty checks the files that git tracks. If this is not a checkout, as in the module's
-// zip, or git is missing, it checks every file below this directory.
+// TestNoFileIsEmpty checks the files that git tracks. If the directory is not a checkout, as in the
+// module's zip, or if git is missing, it checks every file below the directory.
 func TestNoFileIsEmpty(t *testing.T) {
 	files := trackedFiles(t)
 	if files == nil {
@@ -32,7 +32,8 @@ func TestNoFileIsEmpty(t *testing.T) {
 	}
 }
 
-// trackedFiles returns the files that git tracks here, or nil if it tracks none of this module.
+// trackedFiles returns the files that git tracks in this directory, or nil if git tracks no file of the
+// module.
 func trackedFiles(t *testing.T) []string {
 	t.Helper()
 	// The checkout may belong to another user.

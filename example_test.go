@@ -30,7 +30,7 @@ func host(dev nic.Device, addr string) *usernet.Host {
 	return h
 }
 
-// A web server and a client, neither of which is written for usernet, on a network in memory.
+// A web server and a client run on a network in memory. Neither of them is written for usernet.
 func Example() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	server, err := usernet.New(usernet.Config{
@@ -182,8 +182,8 @@ func ExampleDialer() {
 	// dial tcp 192.0.2.1:5555->192.0.2.99:80: i/o timeout
 }
 
-// A link can have impairments. This one loses a twentieth of the frames, reorders some and
-// duplicates others.
+// A link can have impairments. The link of this example loses a twentieth of the frames, reorders some
+// and duplicates others.
 func Example_lossyLink() {
 	wireA, wireB := nic.Pipe(nic.PipeConfig{})
 	bad := nic.Impairment{Latency: time.Millisecond, Loss: 0.05, Duplicate: 0.02, Reorder: 0.05, ReorderGap: time.Millisecond}

@@ -59,7 +59,8 @@ func (c *runner) Close() error {
 	return nil
 }
 
-// note records an event of an address, with the time.
+// note records an event of an address, with the time, and adds opened to the number of open
+// connections.
 func (tr *track) note(what string, addr net.Addr, opened int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -161,14 +162,14 @@ func TestHappyEyeballs(t *testing.T) {
 	}
 }
 
-// raceCases returns the rules of RFC 8305 or, where net differs, net's.
+// raceCases returns cases for the rules of RFC 8305 or, where net differs, for those of net.
 func raceCases() []raceCase {
 	return slices.Concat(attemptCases(), orderCases(), failureCases(), limitCases())
 }
 
 // RFC 8305 5: "one connection attempt to a single address is started first, followed by the
 // others in the list, one at a time. Starting a new connection attempt does not affect
-// previous attempts". The "Connection Attempt Delay" is 250 ms there, and 300 ms in net.
+// previous attempts". The "Connection Attempt Delay" is 250 ms in the RFC, and 300 ms in net.
 func attemptCases() []raceCase {
 	both := []string{six1, four1}
 	return []raceCase{
@@ -203,7 +204,8 @@ func attemptCases() []raceCase {
 			},
 			winner: four1, took: 400 * ms,
 		}, {
-			// In net: "Zero means 300 ms, and a negative value" none. The addresses keep their order.
+			// As in net, a negative FallbackDelay turns the second family's parallel attempts off. The
+			// addresses keep their order.
 			name: "without the delay the addresses are tried one after the other", addrs: []string{six1, four1, six2},
 			delay: -1, timeout: 9 * time.Second,
 			plans: map[string]plan{six1: silent, four1: silent, six2: connects(ms)},

@@ -31,7 +31,7 @@ func forge6(r *rand.Rand, like nic.Frame, b []byte, back bool, to int, link *nic
 	case 7, 8:
 		return []nic.Frame{lie(r, b)}
 	case 9:
-		f := cloneFrame(like) // repeated later
+		f := cloneFrame(like) // send it again
 		setMACs(f.Head, to)
 		return []nic.Frame{f}
 	case 10:
@@ -40,7 +40,8 @@ func forge6(r *rand.Rand, like nic.Frame, b []byte, back bool, to int, link *nic
 	return one(forgeTCP6(r, cut6(b, link.MTU)))
 }
 
-// turnRound6 swaps the addresses and the ports of an IPv6 packet.
+// turnRound6 swaps the addresses, the ports, and TCP's sequence and acknowledgment numbers of an IPv6
+// packet.
 func turnRound6(b []byte) {
 	ip := b[wire.EthernetLen:]
 	var a [16]byte
@@ -59,7 +60,7 @@ func turnRound6(b []byte) {
 	fixFrame6(b)
 }
 
-// cut6 shortens a packet that was a super-frame to the MTU.
+// cut6 shortens a packet that is larger than the MTU, because it was a super-frame.
 func cut6(b []byte, mtu int) []byte {
 	if len(b) > wire.EthernetLen+mtu {
 		b = b[:wire.EthernetLen+mtu]

@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// forge makes forged frames, for one end of a wire, from a frame that an end has sent.
+// forge makes forged frames for the end to of a wire, from the frame like, which the end from has sent.
 func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Frame {
 	b := like.AppendTo(nil)
 	ip := len(b) >= wire.EthernetLen+wire.IPv4Len && isType(b, wire.EtherTypeIPv4)
@@ -17,7 +17,7 @@ func forge(r *rand.Rand, like nic.Frame, from, to int, link *nic.Link) []nic.Fra
 		return forge6(r, like, b, from == to, to, link)
 	}
 	if from == to && ip {
-		reversed(b) // return it to its sender
+		reversed(b) // the frame goes back to its sender
 	}
 	setMACs(b, to)
 	one := func(b []byte) []nic.Frame { return []nic.Frame{{Head: b}} }
@@ -60,7 +60,8 @@ func setMACs(b []byte, to int) {
 	}
 }
 
-// reversed swaps the addresses and the ports of an IPv4 packet.
+// reversed swaps the addresses, the ports, and TCP's sequence and acknowledgment numbers of an IPv4
+// packet.
 func reversed(b []byte) {
 	ip := b[wire.EthernetLen:]
 	var a [4]byte
@@ -80,7 +81,7 @@ func reversed(b []byte) {
 	fixFrame(b)
 }
 
-// cut shortens a packet that was a super-frame to the MTU.
+// cut shortens a packet that is larger than the MTU, because it was a super-frame.
 func cut(b []byte, mtu int) []byte {
 	if len(b) > wire.EthernetLen+mtu {
 		b = b[:wire.EthernetLen+mtu]
@@ -150,7 +151,8 @@ func ethernetIP(to int, h wire.IPv4, payload []byte) []byte {
 	return b
 }
 
-// forgeICMP makes an ICMP error that quotes a real packet, for the packet's sender, or a query.
+// forgeICMP makes an ICMP error to the sender of a real packet, which quotes the packet, or an ICMP
+// query.
 func forgeICMP(r *rand.Rand, b []byte, from, to int) []byte {
 	me, other := netip.MustParseAddr([...]string{addrA, addrB}[to]), netip.MustParseAddr([...]string{addrB, addrA}[to])
 	if r.IntN(3) == 0 {
@@ -349,7 +351,7 @@ func lie(r *rand.Rand, b []byte) nic.Frame {
 	return f
 }
 
-// fixFrame corrects the checksums that a frame has.
+// fixFrame corrects the checksums in an IPv4 frame. It removes the checksum of UDP.
 func fixFrame(b []byte) []byte {
 	if len(b) < wire.EthernetLen+wire.IPv4Len || b[12] != 8 || b[13] != 0 {
 		return b

@@ -29,11 +29,11 @@ import (
 //
 //   - honest: the wire only loses, repeats, reorders, delays and damages frames. Every conversation
 //     arrives whole, whatever the other callers do.
-//   - rough: also, links come and go, devices fail, and a host is closed at any time.
-//   - hostile: also, the wire forges frames, made from earlier ones.
+//   - rough: in addition, links come and go, devices fail, and a host may be closed at any time.
+//   - hostile: in addition to the honest kind, the wire sends forged frames, made from earlier ones.
 //
-// In all of them nothing panics, no call hangs, every frame that a host sends is well formed,
-// memory is bounded, Close returns, and nothing is left after it: no goroutine, timer or socket.
+// In all kinds of runs nothing panics, no call hangs, every frame that a host sends is well formed,
+// memory is bounded, and Close returns. After Close nothing is left: no goroutine, timer or socket.
 //
 // The seed determines a run as far as the scheduler permits: each caller and each end of the wire
 // has its own random numbers, and time is virtual. USERNET_SEED=n USERNET_FUZZ_RUNS=1 go test -run
@@ -50,7 +50,8 @@ const (
 
 func (k fuzzKind) String() string { return [...]string{"honest", "rough", "hostile"}[k] }
 
-// choices are the source of a caller's decisions: first the bytes of a script, then random numbers.
+// choices are the source of a caller's decisions. pick uses the bytes of the script first, and random
+// numbers afterwards.
 type choices struct {
 	script []byte
 	*rand.Rand
@@ -85,15 +86,15 @@ type fuzzRun struct {
 	wire  *fuzzWire
 	hosts [2]*Host
 	forum *forum
-	six   bool // the hosts have addresses of IPv6
+	six   bool // the hosts have IPv6 addresses
 	mu    sync.Mutex
 	ids   uint64
 	errs  []error
 	socks []func() bool // each reports whether a socket is still in memory
 }
 
-// memory returns the memory budget of a host's TCP in a run. When memory is short, TCP aborts
-// connections that the application has closed.
+// memory returns the memory budget of a host's TCP in a run. It is large in honest runs: under memory
+// pressure, TCP aborts connections that the application has closed.
 func (k fuzzKind) memory() int64 {
 	if k == fuzzHonest {
 		return 256 << 20
@@ -259,7 +260,8 @@ func (f *fuzzRun) calls(t *testing.T, script []byte, steps int) {
 	}
 }
 
-// close closes the hosts. It checks that this is fast and leaves nothing to be sent.
+// close closes the hosts. It checks that Close returns soon, and that the hosts send nothing
+// afterwards.
 func (f *fuzzRun) close(t *testing.T) {
 	var sends [2]int64
 	for i, h := range f.hosts {
@@ -287,7 +289,7 @@ func (f *fuzzRun) fail(format string, args ...any) {
 	f.errs = append(f.errs, fmt.Errorf(format, args...))
 }
 
-// target returns an address with one of a few ports, so that many calls meet.
+// target returns an address with one of a few ports, so that many calls use the same address.
 func (c *choices) target() string {
 	a := [...]string{addrA, addrB, addrA, addrB, "127.0.0.1", "192.0.2.9", "198.51.100.1", "a", "b", "192.0.2.255", "224.1.2.3",
 		addr6A, addr6B, addr6A, addr6B, "::1", "2001:db8::9", "ff02::1"}[c.pick(18)]
@@ -357,13 +359,13 @@ func (f *fuzzRun) converse(c *choices) {
 	if f.six && c.chance(0.5) {
 		to = net.JoinHostPort(addr6B, "80")
 	}
-	if c.chance(0.2) {
-		from, to = f.hosts[1], [...]string{"127.0.0.1:80", "b:80"}[c.pick(2)] // to its own address
+	if c.chance(0.2) { // from host 1 to itself
+		from, to = f.hosts[1], [...]string{"127.0.0.1:80", "b:80"}[c.pick(2)]
 	}
 	f.forum.converse(func() (net.Conn, error) { return from.Dial("tcp", to) }, conv)
 }
 
-// remember registers a socket. The run checks at its end that the socket is not in memory any more.
+// remember registers a socket. At its end, the run checks that the socket is no longer in memory.
 func remember[T any](f *fuzzRun, p *T) {
 	w := weak.Make(p)
 	f.mu.Lock()
@@ -474,10 +476,11 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// datagramText returns the contents of a datagram of n bytes. They depend only on n.
+// datagramText returns the contents of a datagram of n bytes. The contents depend only on n.
 func datagramText(n int) []byte { return pattern[n*31%patternPeriod:][:n] }
 
-// datagram verifies a datagram that was read into a buffer of the given size.
+// datagram verifies a datagram that was read into a buffer of the given size. It does not verify a
+// datagram that fills the buffer, because the rest may have been cut off.
 func (f *fuzzRun) datagram(b []byte, size int) {
 	if f.kind != fuzzHostile && len(b) < size && !bytes.Equal(b, datagramText(len(b))) {
 		f.fail("a datagram of %d bytes is not what was sent", len(b))
@@ -639,7 +642,7 @@ func (f *fuzzRun) rawIP(h *Host, c *choices) {
 	r.Close()
 }
 
-// configure changes the configuration of a host, but nothing that a conversation needs.
+// configure changes the configuration of a host. It does not change what a conversation needs.
 func (f *fuzzRun) configure(k int, c *choices) {
 	h := f.hosts[k]
 	s := h.Stack()

@@ -29,17 +29,17 @@ type fuzzWire struct {
 	slow    float64 // probability that Send takes up to 20 ms
 	forge   float64 // number of forged frames per frame
 	latency time.Duration
-	reorder float64     // probability that a frame is delayed by up to twice its latency
+	reorder float64     // probability that a frame is delayed by up to twice the latency more
 	inline  bool        // no latency: the frame is received before Send returns
-	raw     bool        // a raw socket may have sent arbitrary packets
+	raw     bool        // raw sockets may send arbitrary packets, so only TCP is checked
 	cut     atomic.Bool // while set, all frames are lost
 
 	mu     sync.Mutex
 	errs   []error
 	recent [64]nic.Frame // the most recent frames, complete
-	from   [64]int       // the end that sent each
-	passed int           // frames
-	forged int
+	from   [64]int       // the ends that sent the recent frames
+	passed int           // number of frames that the hosts have sent
+	forged int           // number of forged frames
 }
 
 // A fuzzEnd is one end of a fuzzWire.
@@ -64,13 +64,13 @@ type fuzzEnd struct {
 
 type heldFrame struct {
 	due   time.Time
-	n     int // number of the frame at its end of the wire
+	n     int // sequence number of the frame at its end of the wire
 	frame nic.Frame
 	to    int
 }
 
-// heldFrames is a heap of the frames on their way, those that are due first in front. A flood may
-// hold 100,000.
+// heldFrames is a heap of the frames on their way. The frame that is due first is at index 0. In a
+// flood there may be 100,000 frames.
 type heldFrames []heldFrame
 
 func (h heldFrames) Len() int      { return len(h) }
@@ -243,7 +243,8 @@ func (e *fuzzEnd) hold(f nic.Frame, to int) {
 	stdheap.Push(&e.queue, heldFrame{time.Now().Add(d), e.held, f, to})
 }
 
-// start delivers what is due, now or by the timer.
+// start delivers the queued frames: at once on an inline wire, and otherwise by a timer when they are
+// due.
 func (e *fuzzEnd) start() {
 	if e.w.inline {
 		e.deliver()
@@ -269,7 +270,7 @@ func (e *fuzzEnd) start() {
 	}
 }
 
-// deliver passes the frames that are due to the ends, in batches.
+// deliver takes the frames that are due and passes them to the ends, in batches.
 func (e *fuzzEnd) deliver() {
 	for {
 		e.mu.Lock()
@@ -293,8 +294,8 @@ func (e *fuzzEnd) deliver() {
 	}
 }
 
-// receive passes a batch to the host. It checks that the host has not changed the frames, and
-// overwrites them, so that the host must have copied what it keeps.
+// receive passes a batch to the host. Afterwards it checks that the host has not changed the frames,
+// and overwrites them: the host must have copied the data that it keeps.
 func (e *fuzzEnd) receive(batch []nic.Frame) {
 	recv := e.recv.Load()
 	if recv == nil || e.closed.Load() {
@@ -369,7 +370,8 @@ func isType(b []byte, typ wire.EtherType) bool {
 	return len(b) >= wire.EthernetLen && wire.EtherType(binary.BigEndian.Uint16(b[12:])) == typ
 }
 
-// damaged inverts a bit of an IP packet that checksums protect.
+// damaged inverts a bit of a frame with probability p. It leaves out frames whose checksums do not
+// protect them.
 func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
 	if r.Float64() >= p || f.NeedsChecksum || len(f.Head) < wire.EthernetLen+wire.IPv4Len || !isIP(f.Head) {
 		return f
@@ -383,8 +385,8 @@ func damaged(f nic.Frame, r *rand.Rand, p float64) nic.Frame {
 	return f
 }
 
-// check returns an error unless a host's frame is one that its link carries, and is correct in
-// everything that the next host examines.
+// check returns an error if the link cannot carry the frame that its host sends, or if a receiver would
+// reject the frame.
 func (e *fuzzEnd) check(f *nic.Frame) error {
 	limit := e.link.MTU
 	if f.GSO != nic.GSONone {
@@ -444,8 +446,8 @@ func (e *fuzzEnd) check(f *nic.Frame) error {
 	return nil
 }
 
-// parseIP reads the headers of an IP packet up to the transport, whose bytes are p. whole is whether it
-// is no fragment.
+// parseIP reads the headers of an IP packet up to the transport header. p are the bytes from there on.
+// whole reports whether the packet is not a fragment.
 func parseIP(b []byte) (src, dst netip.Addr, proto wire.Proto, p []byte, whole bool, err error) {
 	if wire.Version(b) == 6 {
 		ip, p, reason := wire.ParseIPv6(b)

@@ -123,7 +123,7 @@ func TestADeadLinkEndsAHost(t *testing.T) {
 		require.NoError(t, <-accepted)
 		require.NoError(t, c.Close())
 
-		// A new link makes it usable again.
+		// With a new link, connections from the network arrive again.
 		ln, err = h.Listen("tcp", ":82")
 		require.NoError(t, err, "as on the kernel")
 		_, err = ln.Accept()

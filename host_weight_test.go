@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A test of a network has thousands of hosts. Most of them are idle at any time. IPv6 needs memory for the
-// link-local address, its group and its duplicate detection.
+// A test of a network may have thousands of hosts, most of which are idle at any time. IPv6 needs memory
+// for the link-local address, its solicited-node group and its Duplicate Address Detection.
 func TestAnIdleHostWeighsLittle(t *testing.T) {
 	heap := func() uint64 {
 		runtime.GC()

@@ -60,8 +60,8 @@ type site struct {
 	served chan error // what Serve returned
 }
 
-// newSite serves a handler at addr on one host and makes a client on the other. With TLS, both use
-// HTTP/2.
+// newSite serves a handler at addr on the host server, and makes a client on the host client. With TLS,
+// both use HTTP/2.
 func newSite(t testing.TB, client, server *Host, addr string, withTLS bool, handler http.Handler, configure ...func(*http.Server)) *site {
 	t.Helper()
 	ln, err := server.Listen("tcp", net.JoinHostPort(addr, "0"))

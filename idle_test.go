@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector makes everything larger.
+// The race detector makes all objects larger, so these tests do not run under it.
 
 package usernet
 
@@ -79,7 +79,7 @@ func TestAnIdleConnectionHoldsLittleMemory(t *testing.T) {
 				if use.link != (nic.Impairment{}) {
 					a, b = newImpairedPair(t, use.link)
 				}
-				// Memory that the hosts use for all connections together.
+				// First let the hosts allocate the memory that all connections share.
 				for _, c := range dialMany(t, a, b, 1) {
 					c.Close()
 				}
@@ -122,8 +122,8 @@ func TestADeadlineOfEachRequestCostsNoMemory(t *testing.T) {
 	}))
 }
 
-// Both ends of a connection, their addresses in net's form, and the state of the dial: ten
-// allocations, where package net over the kernel makes twenty.
+// A short connection takes ten allocations: for both ends, their addresses in net's form, and the state
+// of the dial. Package net over the kernel makes twenty.
 func TestAShortConnectionAllocatesLittle(t *testing.T) {
 	a, b := newPair(t)
 	ln, err := b.Listen("tcp", ":80")
@@ -149,8 +149,8 @@ func TestAShortConnectionAllocatesLittle(t *testing.T) {
 	require.LessOrEqual(t, testing.AllocsPerRun(500, exchange), 11.0)
 }
 
-// BenchmarkSetUpBesideIdleConnections shows that a new connection costs the same whether there are
-// others or not.
+// BenchmarkSetUpBesideIdleConnections shows that a new connection costs the same with and without idle
+// connections.
 func BenchmarkSetUpBesideIdleConnections(b *testing.B) {
 	for _, idle := range []int{0, 10_000} {
 		b.Run(strconv.Itoa(idle), func(b *testing.B) {
@@ -192,7 +192,7 @@ func TestAnIdleCopyHoldsNoBuffer(t *testing.T) {
 					}
 					var buf [3000]byte
 					for i := 0; i < len(conns); i += 2 {
-						for range 2 { // each of them has been in use
+						for range 2 { // each connection has been in use
 							_, err := conns[i].Write(buf[:])
 							require.NoError(t, err)
 							_, err = io.ReadFull(conns[i], buf[:])
@@ -224,7 +224,8 @@ type sniffedConn struct {
 
 func (c *sniffedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// ReadFrom also waits without a buffer for a connection of package net: a gateway has many of them.
+// ReadFrom also holds no buffer while it waits for a connection of package net. A proxy may have many
+// such connections.
 func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	switch runtime.GOOS {
 	case "windows", "js", "wasip1", "plan9":
@@ -298,8 +299,8 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 	require.NoError(t, err, "what was read before is not waited for")
 }
 
-// A slowReader returns a few bytes at a time, and records the largest buffer and the last buffer
-// that it was called with.
+// A slowReader returns the numbers of bytes in gives, one after the other. It records the size of the
+// largest and of the last buffer that Read got.
 type slowReader struct {
 	gives      []int
 	most, last int
@@ -350,7 +351,7 @@ func TestReadFromTakesABufferThatSuitsItsSource(t *testing.T) {
 	}
 }
 
-// Under the race detector sync.Pool drops items at random.
+// This test needs sync.Pool to keep items. Under the race detector a Pool drops items at random.
 func TestReadFromAndWriteToDoNotAllocateBuffers(t *testing.T) {
 	a, b := newPair(t)
 	c, s := connect(t, a, b, addrB)

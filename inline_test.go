@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// inlined are functions that run for each packet, most of them several times. They are so small
-// that a call would cost more than their work.
+// inlined maps each package to functions that run for each packet, most of them several times. The
+// functions are so small that a call would cost more than their work.
 var inlined = map[string][]string{
 	"stack/wire": {"Fold", "(*IPv4).HeaderLen"},
 	"stack/tcp":  {"Seq.Less", "Seq.LessEq", "Seq.In"},

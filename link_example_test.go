@@ -8,7 +8,8 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A host with two links of both families. The addresses of the second are used without duplicate detection.
+// A host has two links, with IPv4 and IPv6 on both. On the second link it uses its addresses without
+// Duplicate Address Detection.
 func ExampleNIC() {
 	wireA, _ := nic.Pipe(nic.PipeConfig{})
 	wireB, _ := nic.Pipe(nic.PipeConfig{})

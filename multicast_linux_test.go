@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernelSocket is net's UDPConn with the methods of usernet's, made with x/net/ipv4.
+// A kernelSocket is a net.UDPConn that also has the methods of a usernet.UDPConn, implemented with
+// x/net/ipv4.
 type kernelSocket struct {
 	*net.UDPConn
 	p *ipv4.PacketConn
@@ -105,7 +106,7 @@ func (k kernelSocket) SetControlMessage(cf ControlFlags, on bool) error {
 	return k.p.SetControlMessage(ipv4.ControlFlags(cf), on)
 }
 
-// xnetMessages converts usernet's Messages to x/net's. They share their buffers.
+// xnetMessages converts usernet's Messages to x/net's. The results share the buffers of ms.
 func xnetMessages(ms []Message) []ipv4.Message {
 	out := make([]ipv4.Message, len(ms))
 	for i, m := range ms {

@@ -68,7 +68,7 @@ func TestSourceFiltersAreHeardAsOnTheKernel(t *testing.T) {
 	inBothWorlds(t, func(l *log) {
 		g := netip.MustParseAddr(group)
 		one, two := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")
-		c := l.join("239.255.255.254", 0) // so that it shares its port
+		c := l.join("239.255.255.254", 0) // a socket of ListenMulticastUDP shares its port
 		port := c.LocalAddr().(*net.UDPAddr).Port
 		other := l.join("239.255.255.254", port)
 		from := map[netip.Addr]groupSocket{}

@@ -20,8 +20,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A datagramWorld is the kernel or a host of usernet. All traffic is on its loopback interface,
-// which has index 1 and the name lo in both.
+// A datagramWorld is the kernel or a host of usernet. All traffic is on its loopback interface. In both
+// worlds, this interface has index 1 and the name lo.
 type datagramWorld struct {
 	lo              *net.Interface
 	listen          func(network, address string) (groupSocket, error)
@@ -29,7 +29,7 @@ type datagramWorld struct {
 	dial            func(network string, laddr, raddr *net.UDPAddr) (groupSocket, error)
 }
 
-// A groupSocket is a UDPConn with the calls that net lacks.
+// A groupSocket has the methods of a UDPConn, with those that net's lacks.
 type groupSocket interface {
 	net.PacketConn
 	Write(b []byte) (int, error)
@@ -85,7 +85,7 @@ func ourGroups(t *testing.T) *datagramWorld {
 	}
 }
 
-// A log is what a program observed in a world, line by line.
+// A log holds the observations of a program in a world, line by line.
 type log struct {
 	t     *testing.T
 	w     *datagramWorld
@@ -251,7 +251,7 @@ func TestMembershipFailsAsOnTheKernel(t *testing.T) {
 	})
 }
 
-// The addresses that may be bound one after the other.
+// For each pair of addresses, two sockets are bound to them one after the other, on the same port.
 func TestListenersShareAPortAsOnTheKernel(t *testing.T) {
 	addresses := []string{"", "0.0.0.0", "127.0.0.1", "127.0.0.2", "224.0.0.254", "224.0.0.253"}
 	inBothWorlds(t, func(l *log) {
@@ -311,7 +311,7 @@ func TestControlMessagesHaveTheBytesOfTheKernel(t *testing.T) {
 	})
 }
 
-// control makes a control message.
+// control makes a control message, in the form of a 64-bit Linux.
 func control(level, typ int, data ...byte) []byte {
 	b := make([]byte, 8, 64)
 	binary.NativeEndian.PutUint64(b, uint64(16+len(data)))

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// On a connected socket, the errors of sending calls contain the other end's address, as Write's
-// do.
+// On a connected socket, the errors of all calls that send contain the other end's address, as those of
+// Write do.
 func TestErrorsOfWritePacketNameThePeer(t *testing.T) {
 	a, _ := newPair(t)
 	c, err := a.Dial("udp", addrB+":9")

@@ -58,7 +58,7 @@ func TestPingOfZonesAndGroups(t *testing.T) {
 	require.EqualError(t, err, "write ip6 ::->2001:db8:9::1: sendto: network is unreachable")
 }
 
-// The router here is a function that answers every request with a time exceeded.
+// The router is a function that answers every request with a Time Exceeded message.
 func TestPingSeesTheEndOfAHopLimit(t *testing.T) {
 	near, far := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	a := newHost(t, near, addrA, func(cfg *Config) {

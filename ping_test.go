@@ -151,7 +151,7 @@ func TestPingOverAStuckLinkEnds(t *testing.T) {
 	})
 }
 
-// A network of simple stations that answer requests to the broadcast address.
+// The other end of the link stands for two hosts that answer requests to the broadcast address.
 func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
 	for _, c := range []struct{ network, to string }{
 		{"192.0.2.1/24", "192.0.2.255"}, {"192.0.2.1/26", "192.0.2.63"}, {"192.0.2.1/29", "192.0.2.7"}, {"192.0.2.1/26", "255.255.255.255"},
@@ -163,6 +163,7 @@ func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
 		eb.Attach(func(batch []nic.Frame) {
 			for i := range batch {
 				for _, last := range []byte{2, 3} {
+					// Turn the request into an echo reply (type 0) from 192.0.2.last.
 					out := batch[i].AppendTo(nil)
 					copy(out[16:20], out[12:16])
 					copy(out[12:16], []byte{192, 0, 2, last})
@@ -188,7 +189,7 @@ func TestPingOfABroadcastCountsItsAnswers(t *testing.T) {
 }
 
 func TestPingTellsOfICMPErrors(t *testing.T) {
-	// The router here is a function that answers every echo request with a "time exceeded".
+	// The router is a function that answers every echo request with a Time Exceeded message (type 11).
 	ea, eb := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
 	a := newHost(t, ea, addrA, func(cfg *Config) {
 		cfg.Routes = []stack.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), NIC: "pipe-a"}}

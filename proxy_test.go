@@ -19,9 +19,9 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// httputil.ReverseProxy aborts an answer that it reads before its transport has noticed that the
-// request was written. Write must therefore not let the peer run between the last byte that it
-// sends and its return, nor wait for other goroutines that post at the same time.
+// httputil.ReverseProxy aborts an answer if it reads the answer before its transport has noticed that
+// the request was written. Write must therefore return soon after it has sent the last byte: it must not
+// let the peer run before, nor wait for other goroutines that post at the same time.
 func TestReverseProxyPostsLargeBodies(t *testing.T) {
 	for name, hosts := range map[string]func(t *testing.T) (front, back *Host, addr string){
 		"pipe": func(t *testing.T) (*Host, *Host, string) {
@@ -99,8 +99,8 @@ func postThroughProxy(t *testing.T, front, back *Host, addr string) {
 				})
 			}
 			wg.Wait()
-			// With two processors this race also occurs on the kernel's loopback: of posts of 1 MB,
-			// 8 at once, 9 of 32,000 fail there, and 16 of 64,000 here.
+			// With two processors this race also occurs on the kernel's loopback. Of posts of 1 MB, 8
+			// at once, 9 of 32,000 fail on the kernel, and 16 of 64,000 on usernet.
 			require.LessOrEqual(t, int(failed.Load()), n/10, "%d bytes, of %d, %d at once", size, n, at)
 		}
 	}

@@ -47,8 +47,8 @@ func Example_virtualTime() {
 	// a day later, after 24h0m0s
 }
 
-// test runs f as go test runs a test, but without output even with -v. An example has no testing.T,
-// and synctest needs one.
+// test runs f as go test runs a test, but without output even with -v. Examples need it because they
+// have no testing.T, which synctest needs.
 func test(f func(t *testing.T)) {
 	for name, value := range map[string]string{"test.v": "false", "test.skip": "", "test.count": "1"} {
 		v := flag.Lookup(name).Value
@@ -76,14 +76,14 @@ func TestTheCodeOfTheREADMEIsThatOfTheTests(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
 	require.NotEmpty(t, blocks)
 	for _, block := range blocks {
-		// Each part of a block, between empty lines, stands in some test.
+		// A block consists of parts between empty lines. Each part is in some test file.
 		for _, part := range strings.Split(block[1], "\n\n") {
 			require.Contains(t, code.String(), flat(part))
 		}
 	}
 }
 
-// flat removes the indentation.
+// flat removes the indentation, and the space at both ends.
 func flat(code string) string {
 	var b strings.Builder
 	for line := range strings.Lines(code) {

@@ -80,9 +80,9 @@ func TestOptionsChangeWhileBothEndsWrite(t *testing.T) {
 // soakRound is the number of conversations between one pair of hosts in one bubble.
 const soakRound = 2000
 
-// The soak runs conversations over wires that lose, repeat, reorder and damage frames, with both
-// sides writing more than the windows hold. No byte is lost, and nothing is left of any
-// conversation. USERNET_SOAK is their number, USERNET_SEED the first seed.
+// The soak runs conversations over wires that lose, repeat, reorder and damage frames. In some of them
+// both sides write more than the windows hold. No byte is lost, and nothing is left of any conversation.
+// USERNET_SOAK is the number of conversations, and USERNET_SEED the first seed.
 func TestSoakOfRandomConversations(t *testing.T) {
 	n := envInt(t, "USERNET_SOAK", 400)
 	seed := envInt(t, "USERNET_SEED", 1)
@@ -105,7 +105,7 @@ func TestSoakOfRandomConversations(t *testing.T) {
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(4<<20), "memory of the heap")
 }
 
-// collect runs the garbage collector twice, because pools keep their items through the first
+// collect runs the garbage collector three times, because pools keep their items through the first
 // collection.
 func collect() {
 	for range 3 {

@@ -23,7 +23,7 @@ func TestTraceHooksFireAsNets(t *testing.T) {
 	require.NoError(t, err)
 	defer kernels.Close()
 
-	// The events, without the ports, which differ.
+	// run returns the events of a dial. It leaves out the ports, which differ.
 	run := func(dial func(context.Context, string, string) (net.Conn, error), addr string) (events []string) {
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 			DNSStart: func(i httptrace.DNSStartInfo) { events = append(events, "lookup "+i.Host) },

@@ -29,7 +29,7 @@ func newHost(t testing.TB, dev nic.Device, addr string, change ...func(*Config))
 	return h
 }
 
-// newPair makes two hosts on a wire. The functions change the configuration of both.
+// newPair makes two hosts on a wire. The functions of change modify the configurations of both hosts.
 func newPair(t testing.TB, change ...func(*Config)) (a, b *Host) {
 	t.Helper()
 	ea, eb := nic.Pipe(nic.PipeConfig{})
@@ -55,7 +55,7 @@ func newLoopback(t testing.TB) *Host {
 	return h
 }
 
-// connect makes a connection from one host to another, which may be the same.
+// connect makes a connection from one host to another, which may be the same host.
 func connect(t testing.TB, from, to *Host, addr string) (client, server *TCPConn) {
 	t.Helper()
 	ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))
