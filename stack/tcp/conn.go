@@ -23,10 +23,10 @@ type Conn struct {
 
 	events Events
 
-	passive   bool // came from Accept
+	passive   bool // opened by Accept or AcceptCookie
 	orphan    bool // the application has called Close
 	shutRead  bool // the application has called CloseRead
-	noDelay   bool
+	noDelay   bool // Nagle's algorithm is off
 	synUnsent bool // Next must send a SYN or SYN,ACK
 	rstUnsent bool // Next must send a RST; then the Conn is dead
 
@@ -64,7 +64,7 @@ type sendState struct {
 	wl2      Seq    // SEG.ACK of the last window update
 	tsOffset uint32 // Config.TSOffset
 
-	mss  int // payload bytes of a full segment, without the options on every segment
+	mss  int // payload bytes of a full segment: the MSS less opt
 	gso  int // maximum payload of a super-segment in bytes; 0: no super-segments
 	peer int // the peer's MSS option
 
@@ -97,7 +97,7 @@ type recvState struct {
 
 	buf   ring
 	await []byte // a waiting reader's buffer, to which in-order data is copied directly
-	got   int    // bytes in await
+	got   int    // bytes that were copied to await
 	limit int    // bytes that buf may hold
 
 	*arrivals // points into Conn.active; nil while the Conn is idle

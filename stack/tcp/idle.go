@@ -9,7 +9,7 @@ type active struct {
 	arrivals
 	unacceptableAck Seq  // SEG.ACK of the latest segment if that was unacceptable, else at most SND.UNA: see ackSeq
 	awaitAcksBy     Time // deadline of AwaitAcks; 0: no writer waits
-	probeOnly       bool // activated for a probe or its answer; no data was sent or received since
+	probeOnly       bool // activated for a keep-alive probe or its answer; no data was sent or received since
 }
 
 // arrivals is what a Conn knows about data beyond RCV.NXT and about the rate at which data
@@ -70,7 +70,7 @@ func (c *Conn) activateForData(now Time) {
 }
 
 // Deactivate frees the active part if the Conn has been quiescent for idleAfter. The next
-// segment or call allocates it anew. It returns the time at which to call Deactivate again,
+// segment or call allocates a new one. Deactivate returns the time at which to call it again,
 // or 0 if the Conn is idle or cannot become idle before another call or segment.
 func (c *Conn) Deactivate(now Time) (again Time) {
 	if c.active == nil || !c.quiescent() {
@@ -86,7 +86,8 @@ func (c *Conn) Deactivate(now Time) (again Time) {
 	return 0
 }
 
-// Idle reports whether the Conn is idle: nothing has happened for idleAfter, or it has ended.
+// Idle reports whether the Conn is idle: nothing has happened for idleAfter, or the connection has
+// ended.
 func (c *Conn) Idle() bool { return c.active == nil }
 
 // deactivateAfterProbe makes a Conn idle if it was activated only for a keep-alive probe or its

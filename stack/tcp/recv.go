@@ -165,8 +165,8 @@ func (c *Conn) established() {
 // A segment may begin at that edge: RFC 9293 3.10.7.4: "If the RCV.WND is zero, no segments will be
 // acceptable, but special allowance should be made to accept valid ACKs, URGs, and RSTs." A segment
 // without data may begin as early as the last acknowledgement that we sent, as on Linux (rcv_wup). A
-// peer that has overrun our window sends from the right edge that it knows (see ackSeq), and that edge
-// may be older than our last acknowledgement.
+// peer that has seen our window shrink sends from the right edge that it knows (see ackSeq). That edge is
+// below RCV.NXT if data beyond it has arrived since our last acknowledgement.
 //
 // All accepted numbers except the right edge were in a window that we advertised. A blind attacker
 // therefore guesses an accepted number no more easily than one in the current window.

@@ -84,7 +84,7 @@ func (c *Conn) tuneReceive(now Time) {
 	}
 	// Scale to one round trip: a reader that paused reads more at once.
 	taken := int(int64(read-q.seq) * int64(rtt) / int64(now-q.at))
-	want := 2*taken + 16*r.mss
+	want := 2*taken + 16*r.mss // with slack for small windows, as on Linux
 	if taken > q.taken && q.taken > 0 {
 		// The sender may be in slow start and double its rate in the next round.
 		want += int(2 * int64(want) * int64(min(taken-q.taken, q.taken)) / int64(q.taken))

@@ -101,7 +101,7 @@ func (c *Conn) shut() bool {
 }
 
 // reset writes the last segment of an aborted connection: <SEQ=SND.NXT><CTL=RST> (see
-// failReset). It also has an ACK, so that a peer that has not received our SYN,ACK accepts it.
+// failReset). The segment also has an ACK, so that a peer that has not received our SYN,ACK accepts it.
 func (c *Conn) reset(now Time, out *Segment) {
 	c.rstUnsent = false
 	c.events |= Dead
@@ -195,10 +195,10 @@ func (c *Conn) sackOptions(out *Segment, room int) {
 	out.NSACK = uint8(n)
 }
 
-// sackRoom returns how many SACK blocks fit in a segment with or without data. RFC 2018 3: "a
+// sackRoom returns how many SACK blocks fit in a segment. data tells whether it has a payload. RFC 2018 3: "a
 // SACK option that specifies n blocks will have a length of 8*n+2 bytes, so the 40
-// bytes available for TCP options can specify a maximum of 4 blocks"; 3 with
-// timestamps, and fewer where segments are very small.
+// bytes available for TCP options can specify a maximum of 4 blocks". With
+// timestamps it is 3, and fewer if segments are very small.
 func (c *Conn) sackRoom(data bool) int {
 	n, room := 4, c.snd.mss-4 // less kind and length of the option, and two bytes of padding
 	if c.tsOK {
@@ -219,8 +219,8 @@ func (c *Conn) ackSent() {
 	c.timers.ack = 0
 }
 
-// segSize returns the payload of a full segment sent now. RFC 9293 3.7.1: the segment's options are
-// subtracted.
+// segSize returns the payload in bytes of a full segment sent now, which is smaller if the segment
+// reports SACK blocks (RFC 9293 3.7.1).
 func (c *Conn) segSize() int {
 	n := c.snd.mss
 	r := &c.rcv
@@ -323,7 +323,7 @@ func (c *Conn) resend(now Time, out *Segment) bool {
 	mss := c.segSize()
 	if small := c.smallResend(); small > 0 {
 		if b.resent > 0 {
-			return false
+			return false // the small piece is in flight
 		}
 		mss = min(mss, small)
 	}
@@ -386,8 +386,8 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 			return true
 		}
 		c.rec.tlpRetrans = true
-		// undoTS becomes the timestamp of the probe, to tell it from the original. An
-		// earlier reduction can no longer be undone.
+		// retransmit sets undoTS to the timestamp of the probe, which tells the probe from the
+		// original. An earlier reduction can no longer be undone.
 		c.rec.undoTS, c.rec.canUndo = 0, false
 		p := c.sb.lastPiece()
 		if s := p.sent(); s.len() > mss {
@@ -412,8 +412,8 @@ func (c *Conn) probe(now Time, out *Segment) bool {
 
 // zeroWindowProbe writes a segment that the peer must answer. RFC 9293 3.8.6.1: "Probing of zero
 // (offered) windows MUST be supported (MUST-36)". As on Linux, the probe has an old sequence number,
-// SND.UNA-1, and no data. New data would be accepted by a peer that has just opened its window and
-// refused by any other, and the sender would not know which sequence number the peer expects next.
+// SND.UNA-1, and no data. If the probe had new data, a peer that has just opened its window would accept
+// the data, and any other peer would refuse it. The sender would not know which of the two has happened.
 func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 	t := &c.timers
 	t.persists = min(t.persists+1, 30)
@@ -425,12 +425,12 @@ func (c *Conn) zeroWindowProbe(now Time, out *Segment) {
 // persistExpired schedules a window probe, or ends the connection if too many probes were not answered.
 // RFC 9293 3.8.6.1: "As long as the receiving TCP peer continues to send acknowledgments in response to
 // the probe segments, the sending TCP peer MUST allow the connection to stay open" (MUST-37). An
-// application may still close it. RFC 6429 4: the application or the operating system may close
-// connections in this state without violating TCP.
+// application may still close the connection. RFC 6429 4: the application or the operating system may
+// close connections in this state without violating TCP.
 //
 // An orphan has no application, so the stack ends it as Linux does, in either of two cases:
-// orphanRetries consecutive probes were not answered; or the time between two probes, answered or not,
-// has grown to MaxRTO. That is about five minutes after the window closed.
+// orphanRetries consecutive probes were not answered, or the time between two probes, answered or not,
+// has grown to MaxRTO. The latter happens about five minutes after the window closed.
 func (c *Conn) persistExpired() {
 	t := &c.timers
 	retries := c.p.Retries
@@ -494,7 +494,7 @@ func (c *Conn) sendNew(now Time, out *Segment) bool {
 			return false
 		}
 	}
-	if c.pl != nil {
+	if c.pl != nil { // send a probe for the path MTU, if one is due
 		p, wait := c.probeSize(now, unsent, room)
 		if wait {
 			return false
