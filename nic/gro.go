@@ -25,9 +25,9 @@ type gro struct {
 	transport int // offset of the TCP header
 	header    int // offset of the payload
 	v6        bool
-	next      uint32 // the sequence number after its payload
-	size      int    // payload length of each segment
-	merged    bool   // whether it has more than one segment
+	next      uint32 // the sequence number after the frame's payload
+	size      int    // payload length of the frame's first segment
+	merged    bool   // whether the frame has more than one segment
 }
 
 const (
@@ -41,8 +41,8 @@ const (
 )
 
 // add tries to merge b, the frame after batch, into the last frame of batch. If it can, it appends
-// the payload of b to that frame's Head and returns true. The Head must have enough capacity, which
-// may overlap b. Otherwise add returns false, and the caller appends b to the batch.
+// the payload of b to that frame's Head and returns true. The Head must have enough capacity; b may lie
+// in its unused part. Otherwise add returns false, and the caller appends b to the batch.
 func (m *gro) add(batch []Frame, b []byte) bool {
 	if !m.open || len(batch) == 0 {
 		m.open = m.begin(b)

@@ -82,7 +82,9 @@ const (
 	slotHeld      = 32
 )
 
-// inSlot returns the first slot of this direction that is not before due and is after last.
+// inSlot returns the first slot of this direction that is not before due and is after last. kind is 0
+// for a slot of frames in order, and slotHeld for one of delayed frames. Without a seed, inSlot returns
+// due.
 func (d *impairQueue) inSlot(due, last, kind int64) int64 {
 	if d.slot == 0 {
 		return due

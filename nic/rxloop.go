@@ -17,7 +17,7 @@ type rxLoop struct {
 	base
 	state    atomic.Pointer[Link] // replaced, never modified; its Up is the state of the system's interface
 	src      source
-	more     []source              // the other queues
+	more     []source              // the sources of the other queues
 	dead     atomic.Pointer[error] // the error that ended the device; nil while it works
 	onDown   func(error)
 	reported atomic.Bool    // whether onDown has been called

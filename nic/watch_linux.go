@@ -87,7 +87,7 @@ func (w *linkWatch) receive(fd uintptr) bool {
 		n, _, flags, _, err := unix.Recvmsg(int(fd), buf, nil, 0)
 		switch {
 		case err == unix.EINTR:
-		case err == unix.EAGAIN && lost && !asked:
+		case err == unix.EAGAIN && lost && !asked: // request the state, and read the answer
 			asked = true
 			w.ask()
 		case err == unix.EAGAIN:
