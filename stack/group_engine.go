@@ -85,11 +85,12 @@ type groupState struct {
 	filter sourceFilter // the interface's filter, a combination of the sockets' filters
 	due    groupDue     // scheduled for next()
 	// Version 3: modes is the number of state-change reports that still have to include the filter mode.
-	// changed has this number for each changed source. The next of these reports is sent at changeAt.
+	// For each changed source, changed has the number of reports that still have to include the source.
+	// The next state-change report is sent at changeAt.
 	modes    int
 	changed  map[netip.Addr]int
 	changeAt tcp.Time
-	// answerAt is when the host answers a query for the group, or, in version 2, when it repeats its
+	// answerAt is when the host answers a query for the group, or, in versions 1 and 2, repeats its
 	// report; 0: neither is scheduled. sources are the sources that the query listed; nil means all.
 	answerAt tcp.Time
 	sources  []netip.Addr
@@ -181,8 +182,8 @@ func (g *groupEngine) reportAll(l *groupLink, now tcp.Time) {
 	}
 }
 
-// addressed repeats the MLD reports that were sent from the unspecified address, once the interface has
-// a link-local address. The caller drains afterwards.
+// addressed reports all MLD groups again, if the interface has got a link-local address since it sent
+// reports from the unspecified address. The caller drains afterwards.
 //
 // RFC 3590 4: "Once a valid link-local address is available, a node SHOULD generate new MLD Report
 // messages for all multicast addresses joined on the interface."

@@ -167,8 +167,8 @@ func (g *groupTable) list(v6 bool) []netip.Addr {
 	return slices.Compact(groups)
 }
 
-// change replaces a socket's filter from by to. It returns the interface's filters before and after the
-// change. The zero filter stands for a socket that has not joined.
+// change replaces a socket's filter, which was from, by the filter to. It returns the interface's filters
+// before and after the change. The zero filter stands for a socket that has not joined.
 func (g *groupTable) change(group netip.Addr, from, to *sourceFilter) (before, after sourceFilter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

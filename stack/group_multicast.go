@@ -11,8 +11,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A groupChange replaces a socket's filter for a group on an interface from from by to. The zero filter
-// stands for a socket that has not joined.
+// A groupChange replaces the filter from by the filter to. They are a socket's filters for a group on an
+// interface. The zero filter stands for a socket that has not joined.
 type groupChange struct {
 	ifc      *iface
 	group    netip.Addr

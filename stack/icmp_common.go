@@ -14,7 +14,7 @@ import (
 // The limits of the ICMP errors that are sent. They are those of Linux's icmp_msgs_per_sec and
 // icmp_msgs_burst.
 const (
-	icmpErrorRate  = 1000 // per second
+	icmpErrorRate  = 1000 // errors per second, on average
 	icmpErrorBurst = 50
 )
 
@@ -44,7 +44,7 @@ type icmpError struct {
 	local, remote netip.Addr    // source and destination of the datagram
 	transport     []byte        // the beginning of the datagram's payload, at least 8 bytes
 	from          netip.Addr    // sender of the error; invalid: this host
-	zone          int           // index of the interface if local or remote is link-local; else 0
+	zone          int           // index of the interface if local or remote is link-local, otherwise 0
 }
 
 // sendICMPError sends an ICMP error about a received datagram, if the rules of the RFCs and the rate

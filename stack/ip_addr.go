@@ -83,9 +83,9 @@ func (o AddrOrigin) String() string {
 type AddrOptions struct {
 	// Valid is the time until the address is removed. 0 means that it is never removed.
 	Valid time.Duration
-	// Preferred is the time until the address is deprecated. It must not exceed a Valid other than 0. 0
-	// means that the address is not deprecated before it is removed. If Preferred is negative, the
-	// address is deprecated at once.
+	// Preferred is the time until the address is deprecated. 0 means that the address is not deprecated
+	// before it is removed. If Preferred is negative, the address is deprecated at once. If Valid is not
+	// 0, Preferred must not be longer than Valid.
 	Preferred time.Duration
 	// Origin is where the address comes from.
 	Origin AddrOrigin
@@ -359,8 +359,9 @@ func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOpti
 	return list, nil
 }
 
-// find returns the index of a in ifc.list, or -1. A caller that does not hold s.mu calls addr instead,
-// because the list may change.
+// find returns the index of a in ifc.list, or -1. While s.mu is not held, another goroutine may replace
+// the list, so the index may not be valid for the next call of ifc.list. The method addr has no such
+// limit.
 func (ifc *iface) find(a netip.Addr) int {
 	return slices.IndexFunc(ifc.list(), func(b ifaceAddr) bool { return b.addr() == a })
 }
@@ -592,9 +593,9 @@ const defendInterval = tcp.Time(10 * time.Second)
 // RFC 5227 2.4 (b): the host may defend its address by "broadcasting one single ARP
 // Announcement"; "if this is not the first conflicting ARP packet the host has seen, and the time
 // recorded for the previous conflicting ARP packet is recent, within DEFEND_INTERVAL seconds, then
-// the host MUST immediately cease using this address". This is done unless the origin is AddrStatic. For
-// a static address (c) applies: "If a host has been configured such that it should not give up its
-// address under any circumstances", "it MAY elect to defend its address indefinitely".
+// the host MUST immediately cease using this address". The host does so unless the origin is AddrStatic.
+// RFC 5227 2.4 (c), for static addresses: "If a host has been configured such that it should not give up
+// its address under any circumstances", "it MAY elect to defend its address indefinitely".
 //
 // An IPv6 address is not given up after its detection has ended: RFC 4862 5.4 requires this only of
 // tentative addresses, and any machine on the link can forge advertisements. Linux does the same
@@ -611,7 +612,7 @@ func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	d := a.defence
 	d.mu.Lock()
 	again := d.last != 0 && now-d.last < defendInterval
-	quiet := d.defendedAt != 0 && now-d.defendedAt < defendInterval // no defence yet again
+	quiet := d.defendedAt != 0 && now-d.defendedAt < defendInterval // too early for another defence
 	d.last = now
 	giveUp := again && a.origin != AddrStatic && addr.Is4()
 	if !giveUp && !quiet {

@@ -12,11 +12,11 @@ import (
 
 // This file sends IP packets. A sender does the following:
 //
-//	sl := p.slot(now, n, direct)            // a buffer
-//	… the transport header and the payload at sl.buf[transportAt:] …
-//	ifc := s.emit(now, p, &h, &sl, n, &meta) // the headers before it, and the queue
+//	sl := p.slot(now, n, direct)             // get a buffer
+//	… write the transport header and the payload to sl.buf[transportAt:] …
+//	ifc := s.emit(now, p, &h, &sl, n, &meta) // write the link and IP headers, and queue the frame
 //	… release all locks …
-//	s.flush(ifc)                             // the device
+//	s.flush(ifc)                             // pass the queued frames to the device
 //
 // If a sender holds the same lock from slot to emit for all packets of a path, the packets leave in the
 // order of their slots.

@@ -36,8 +36,8 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 	case f.Offset == 0 && !wire.CompleteChain(f.Next, p.payload):
 		// RFC 7112 5: "A host that receives a First Fragment that does not satisfy the
 		// above-stated requirement SHOULD discard the packet and SHOULD send an ICMPv6 error
-		// message to the source address of the offending packet"; of code 3, whose "Pointer
-		// field MUST be set to zero".
+		// message to the source address of the offending packet". RFC 7112 5, about this error, whose
+		// code is 3: the "Pointer field MUST be set to zero".
 		p.ifc.drop(dropFirstChain)
 		s.sendICMPError(p, icmpFirstChain, 0)
 		return

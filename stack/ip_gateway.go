@@ -16,7 +16,7 @@ const (
 )
 
 // A gateway is the state of a router that is the next hop of a route. A route has a gateway only if there
-// are other routes to the same prefix. The states of their gateways decide which of the routes is used.
+// are other routes to the same prefix. The states of the gateways decide which of these routes is used.
 //
 // RFC 1122 3.3.1.4: "The IP layer MUST be able to detect the failure of a 'next-hop' gateway
 // that is listed in its route cache and to choose an alternate gateway"; 3.3.1.5: "If it is

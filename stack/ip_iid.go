@@ -6,7 +6,8 @@ import (
 	"net/netip"
 )
 
-// This file makes interface identifiers: the last 64 bits of addresses in advertised prefixes.
+// This file makes interface identifiers: the last 64 bits of addresses in advertised prefixes, and of
+// link-local addresses on links without MAC addresses.
 
 // maxIDTries is the number of other identifiers that the host tries after a duplicate.
 // RFC 7217 7: IDGEN_RETRIES; RFC 8981 3.8: TEMP_IDGEN_RETRIES.

@@ -134,9 +134,10 @@ func (c *pmtuCache) arm(now tcp.Time) {
 	c.alarm.set(now, max(first, now+tcp.Second), c)
 }
 
-// fired is called by the alarm. It removes expired entries and makes the paths invalid; the next packet
-// of each socket then gets a new path. RFC 1191 6.3: "The PMTU estimate is set to the MTU of the
-// associated first hop", and "Packetization layers using this route are notified of the increase".
+// fired is called by the alarm. It removes expired entries. If it removes any, it makes the cached paths
+// invalid, and the next packet of a socket gets a new path. RFC 1191 6.3: "The PMTU estimate is set to
+// the MTU of the associated first hop", and "Packetization layers using this route are notified of the
+// increase".
 func (c *pmtuCache) fired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

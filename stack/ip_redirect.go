@@ -16,7 +16,7 @@ const maxRedirects = 1024
 // redirects has the next hops that Redirects have set for destinations. Together with the routing table
 // it serves as the Destination Cache of RFC 4861 5.1.
 type redirects struct {
-	n atomic.Int32 // entries, read without mu
+	n atomic.Int32 // number of entries; read without mu
 
 	mu mutex[levelLink]
 	m  map[redirectKey]redirect
@@ -71,9 +71,9 @@ func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
 	r.n.Store(int32(len(r.m)))
 }
 
-// forget removes the redirects to the next hop hop, which does not answer or is no longer a router. If
-// hop is invalid, forget removes all redirects on the interface. If it has removed any, it makes all
-// cached paths invalid.
+// forget removes the redirects on an interface whose next hop is hop, because hop does not answer or is
+// no longer a router. If hop is invalid, forget removes all redirects on the interface. If it removes
+// any, it makes all cached paths invalid.
 func (r *redirects) forget(ifc *iface, hop netip.Addr) {
 	if r.n.Load() == 0 {
 		return

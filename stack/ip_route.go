@@ -49,7 +49,7 @@ type routeTable struct {
 	ownSet   map[netip.Addr]struct{}  // own as a set; nil if own has at most ownScan addresses
 	bcasts   []broadcast              // directed broadcast addresses, longest prefix first
 
-	gateways map[gatewayKey]*gateway // the routers of prefixes that have several routes
+	gateways map[gatewayKey]*gateway // the states of routers of prefixes that have several routes
 
 	v6 bool // the host supports IPv6
 }
@@ -92,8 +92,8 @@ func (t *routeTable) isOwn(a netip.Addr) bool {
 	return slices.Contains(t.own, a)
 }
 
-// isLocal reports whether a is an address of the host, in 127/8, or, with IPv6, ::1. Packets to it stay
-// on the host.
+// isLocal reports whether packets to a stay on the host. This is so for the host's own addresses and for
+// loopback addresses; for ::1 only if the host supports IPv6.
 func (t *routeTable) isLocal(a netip.Addr) bool {
 	return t.isOwn(a) || a.IsLoopback() && (t.v6 || a.Is4())
 }
@@ -409,9 +409,9 @@ func (s *Stack) finishPath(p *path) {
 	p.makeHeader()
 }
 
-// leave fills in the interface and the next hop of a path; for a broadcast or multicast destination also
-// group and mac. If the path has no source yet, leave sets it to the source of the route, if the route
-// has one. on is the interface that the caller has chosen, or nil.
+// leave fills in the interface and the next hop of a path. If the destination is a broadcast or
+// multicast address, leave also sets group and mac. If the path has no source yet and the route has a
+// source, leave sets that source. on is the interface that the caller has chosen, or nil.
 func (s *Stack) leave(t *routeTable, p *path, on *iface) error {
 	r, err := s.broadcastRoute(t, p.dst, p.src, on)
 	switch {
@@ -455,8 +455,8 @@ func (s *Stack) chooseSource(t *routeTable, p *path) error {
 	}
 	if !p.src.IsValid() {
 		// RFC 1122 3.2.1.3 (a): 0.0.0.0 may be sent "as a source address as part of an
-		// initialization procedure by which the host learns its own IP address", as
-		// DHCP's (RFC 2131 4.1).
+		// initialization procedure by which the host learns its own IP address". DHCP
+		// does this (RFC 2131 4.1).
 		if p.dst != limitedBroadcast() {
 			return syscall.EADDRNOTAVAIL
 		}
@@ -466,8 +466,9 @@ func (s *Stack) chooseSource(t *routeTable, p *path) error {
 }
 
 // chosenLink returns the interface that the caller has chosen, or nil if the routes decide. The caller
-// chooses it by its index. As on Linux, the source also chooses it if dst is a multicast address or the
-// limited broadcast address. The errors are ENODEV and ENETDOWN.
+// chooses an interface by its index. As on Linux, the caller also chooses an interface by a source
+// address, if dst is a multicast address or the limited broadcast address. The errors are ENODEV and
+// ENETDOWN.
 func (s *Stack) chosenLink(dst, src netip.Addr, index int) (*iface, error) {
 	var on *iface
 	switch {
@@ -526,7 +527,7 @@ func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*
 	return &route{ifc: best}, nil
 }
 
-// limitedRoute is broadcastRoute for 255.255.255.255. It uses the first of these that there is:
+// limitedRoute is broadcastRoute for 255.255.255.255. It uses the first of the following that exists:
 //
 //   - the interface on,
 //   - the route to 255.255.255.255, which usually is the default route,
@@ -598,8 +599,9 @@ func (s *Stack) Routes() []Route {
 // earlier routes of the same prefix. As on Linux, the stack deletes the route when its interface is
 // removed, when its Src is removed, or when the interface loses its last address of the family.
 //
-// The errors are EINVAL, EAFNOSUPPORT, EEXIST, ENODEV if there is no such interface, ENETUNREACH if the
-// router is not on the link, and net.ErrClosed.
+// The errors are EINVAL if r is not a valid route, EAFNOSUPPORT if its addresses are of different
+// families, EEXIST if the same route was added before, ENODEV if there is no such interface, ENETUNREACH
+// if the router is not on the link, and net.ErrClosed.
 func (s *Stack) AddRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
