@@ -158,7 +158,7 @@ func (h *Host) internetAddrs(ctx context.Context, lookup lookupFunc, network, ad
 		ips = append(ips, in16(netip.IPv4Unspecified()))
 	}
 	addrs := make([]net.Addr, 0, len(ips))
-	for _, ip := range ips {
+	for _, ip := range ips { // the last byte of network is '4' or '6' if only one family is wanted
 		is4 := ip.Is4() || ip.Is4In6()
 		if network[len(network)-1] == '4' && !is4 || network[len(network)-1] == '6' && is4 {
 			continue

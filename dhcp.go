@@ -139,7 +139,7 @@ func (h *Host) startDHCP(nicName string, cfg DHCPConfig) error {
 	d := &dhcpClient{h: h, nic: info.Name, index: info.Index, cfg: cfg, info: DHCPInfo{NIC: info.Name}}
 	d.changed.L = &d.mu
 	d.timer = time.AfterFunc(time.Hour, func() { d.step(nil) })
-	d.timer.Stop()
+	d.timer.Stop() // until step or receive arms it
 	h.dhcp.CompareAndSwap(nil, new(dhcpClients))
 	d.all = h.dhcp.Load()
 	if err := d.all.add(d); err != nil {
@@ -298,7 +298,7 @@ func (ds *dhcpClients) receive(b []byte, from netip.AddrPort, meta stack.Meta) {
 		room := len(d.inbox) < maxDHCPInbox && !d.ended
 		d.mu.Unlock()
 		if !room {
-			return
+			return // do not parse a message that would be dropped
 		}
 		m, err := dhcp.ParseMessage4(b)
 		if err != nil || m.Op != dhcp.BootReply {
@@ -369,6 +369,7 @@ func (d *dhcpClient) step(f func(now time.Time)) {
 		return
 	}
 	d.turn = true
+	// Repeat while other goroutines have queued steps or messages meanwhile.
 	for due := true; due; due = len(d.todo) > 0 || len(d.inbox) > 0 && !d.ended {
 		todo, inbox := d.todo, d.inbox
 		d.todo, d.inbox = nil, nil
@@ -427,6 +428,7 @@ func (d *dhcpClient) look(now time.Time) {
 	if d.machine == nil || d.mac != info.MAC {
 		d.begin(info)
 	}
+	// moved is true if the link went down or came up since the last look, or may be another network.
 	if moved := info.LinkChanges != d.links; moved || info.Up != d.up {
 		d.stopProbing()
 		if d.up && (moved || !info.Up) {
@@ -598,7 +600,7 @@ func (d *dhcpClient) apply(e dhcp.Event4) {
 func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
 	o := stack.AddrOptions{Origin: stack.AddrDHCP}
 	if !l.Expires.IsZero() {
-		o.Valid = max(time.Until(l.Expires), 1)
+		o.Valid = max(time.Until(l.Expires), 1) // 0 would mean no end
 	}
 	return o
 }

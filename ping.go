@@ -125,6 +125,7 @@ func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats
 	}
 	defer raw.Close()
 	p := newPinger(h, f, raw, to, cfg)
+	// When ctx ends, a deadline in the past ends blocked calls.
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	err = p.run(ctx)
@@ -177,6 +178,7 @@ func newPinger(h *Host, f family, raw *stack.Raw, to netip.Addr, cfg PingConfig)
 	var id [2]byte
 	h.fill(id[:])
 	p.id = binary.BigEndian.Uint16(id[:])
+	// The message: type, code, checksum (at 2), identifier (at 4), sequence number (at 6), data.
 	p.msg = make([]byte, echoLen+cfg.Size)
 	p.msg[0] = byte(wire.ICMPEcho)
 	if f.six {

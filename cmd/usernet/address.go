@@ -68,6 +68,7 @@ func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
 // planBoth calls planAddrs for IPv4, and also for IPv6 if wanted is set, the user gave an IPv6
 // address, or the TAP has an IPv6 address.
 func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans, err error) {
+	// of returns the addresses in list of one family.
 	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
 		for _, a := range list {
 			if a.prefix.Addr().Is6() == six {

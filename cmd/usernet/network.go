@@ -178,6 +178,7 @@ func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, er
 		}
 	}
 	// The kernel's side of an existing TAP keeps the addresses that its owner gave it.
+	// A new TAP gets IPv6 addresses if the kernel enables IPv6.
 	_, missing := net.InterfaceByName(l.tap)
 	p, err := l.plan(own, taken, missing != nil && kernelHasIPv6())
 	if err != nil {

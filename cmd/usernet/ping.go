@@ -142,7 +142,7 @@ func ping(ctx context.Context, t terminal, h *usernet.Host, addr string, cfg use
 	if a, err := netip.ParseAddr(addr); err == nil && a.Is6() && !a.Is4In6() {
 		fmt.Fprintf(t.out, "PING %s: %d data bytes\n", shown, cfg.Size)
 	} else {
-		fmt.Fprintf(t.out, "PING %s: %d(%d) bytes of data.\n", shown, cfg.Size, cfg.Size+28)
+		fmt.Fprintf(t.out, "PING %s: %d(%d) bytes of data.\n", shown, cfg.Size, cfg.Size+28) // with the IPv4 and ICMP headers
 	}
 	cfg.OnReply = func(r usernet.PingReply) { fmt.Fprintln(t.out, replyLine(&r)) }
 	start := time.Now()

@@ -69,6 +69,7 @@ type World struct {
 	NilListener, ZeroListener TCPListener
 }
 
+// DialOptions are the options of net.Dialer and usernet.Dialer.
 type DialOptions struct {
 	Timeout    time.Duration
 	Deadline   time.Time
@@ -82,6 +83,7 @@ type DialOptions struct {
 	ControlCtx func(ctx context.Context, network, address string, c syscall.RawConn) error
 }
 
+// ListenOptions are the options of net.ListenConfig and usernet.ListenConfig.
 type ListenOptions struct {
 	KeepAlive time.Duration
 	Config    net.KeepAliveConfig
@@ -89,6 +91,7 @@ type ListenOptions struct {
 	Control   func(network, address string, c syscall.RawConn) error
 }
 
+// KernelDialer returns a net.Dialer with the options.
 func KernelDialer(o DialOptions) *net.Dialer {
 	d := &net.Dialer{
 		Timeout: o.Timeout, Deadline: o.Deadline, LocalAddr: o.Local, FallbackDelay: o.Fallback, KeepAlive: o.KeepAlive,
@@ -102,6 +105,7 @@ func KernelDialer(o DialOptions) *net.Dialer {
 	return d
 }
 
+// UsernetDialer returns a usernet.Dialer for the host h with the options.
 func UsernetDialer(h *usernet.Host, o DialOptions) *usernet.Dialer {
 	d := &usernet.Dialer{
 		Host: h, Timeout: o.Timeout, Deadline: o.Deadline, LocalAddr: o.Local, FallbackDelay: o.Fallback, KeepAlive: o.KeepAlive,
@@ -125,13 +129,14 @@ func As[I any, T any](c *T, err error) (I, error) {
 	return any(c).(I), err
 }
 
+// Kernel returns the World of the kernel's loopback.
 func Kernel() *World {
 	// Use Go's resolver, because the C library's has its own error texts and services. The test only
 	// avoids a write when another goroutine may be reading.
 	if !net.DefaultResolver.PreferGo {
 		net.DefaultResolver.PreferGo = true
 	}
-	pid := os.Getpid()
+	pid := os.Getpid() // for Alone: each process has an address of its own
 	return &World{
 		Name: "kernel", Server: "127.0.0.1", Client: "127.0.0.1", Server6: "::1", Client6: "::1",
 		Alone: fmt.Sprintf("127.%d.%d.%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff),
@@ -190,6 +195,7 @@ func Kernel() *World {
 	}
 }
 
+// Usernet returns a World in which client dials and server listens. They may be the same host.
 func Usernet(name string, client, server *usernet.Host, clientAddr, serverAddr string) *World {
 	return &World{
 		Name: name, Server: serverAddr, Client: clientAddr, Alone: serverAddr, Server6: "::1", Client6: "::1",
