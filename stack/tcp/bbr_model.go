@@ -217,7 +217,7 @@ func (b *bbr) spurious(c *Conn) {
 // possible to its target operating point of rate balance and a full pipe".
 func (b *bbr) restart(c *Conn, now Time) {
 	if b.appLimited == 0 {
-		return
+		return // the application has not paused
 	}
 	b.idleRestart = true
 	b.extraFrom, b.extraDelivered = now, 0

@@ -86,6 +86,7 @@ func (w *congestionState) note(flight int, limited bool) {
 // been tested on the path, and must not grow (RFC 7661).
 func (w *congestionState) used() bool {
 	if w.cwnd < w.ssthresh {
+		// As on Linux, cwnd may grow to twice the flight size in slow start.
 		return w.limited || w.cwnd < 2*w.maxFlight
 	}
 	return w.limited
@@ -203,7 +204,7 @@ func (w *congestionState) idle(c *Conn, pause, rto Time) {
 		return // BBR restarts at the rate that it has measured
 	}
 	restart := min(initialWindow(c.snd.mss), w.cwnd)
-	w.ssthresh = max(w.ssthresh, w.cwnd*3/4)
+	w.ssthresh = max(w.ssthresh, w.cwnd*3/4) // slow start may restore most of the window, as on Linux
 	for ; pause > rto && w.cwnd > restart; pause -= rto {
 		w.cwnd /= 2
 	}
@@ -283,7 +284,7 @@ func (q *cubic) avoid(now Time, w *congestionState, acked, mss int, srtt Time) i
 	q.wEst += alpha * segs / cwnd
 	var grow float64
 	if target < q.wEst {
-		grow = q.wEst - cwnd
+		grow = q.wEst - cwnd // the Reno-friendly region
 	} else {
 		// "cwnd MUST be incremented by (target - cwnd) / cwnd for each
 		// received new ACK"

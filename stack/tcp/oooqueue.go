@@ -53,6 +53,7 @@ func (q *oooQueue) search(seq Seq) (i, j int) {
 	if last < 0 || q.end().Less(seq) {
 		return last + 1, 0
 	}
+	// The common case: seq is at the last block.
 	blocks := q.runs[last].blocks
 	if j = len(blocks) - 1; blocks[j].start.LessEq(seq) {
 		return last, j
@@ -209,6 +210,7 @@ func (q *oooQueue) remove(i, j, n int) {
 		q.removeBlocks(i, 0, n)
 	}
 	q.removeRuns(from, i)
+	// Join the runs next to the removed blocks, if they have become small.
 	for k := first + 1; k >= max(first-1, 0); k-- {
 		q.join(k)
 	}

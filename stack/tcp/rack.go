@@ -255,7 +255,7 @@ func (c *Conn) detectLoss(now Time) (wait Time) {
 	limit := r.rtt + c.reorderWindow()
 	var next Time // when the next piece may be marked lost
 	left := maxLost
-	judge := func(p piece) bool { // marks piece p lost if it is, and reports whether it did
+	judge := func(p piece) bool { // marks p lost if its time has passed, and reports whether it is marked
 		s := p.sent()
 		if !sentAfter(r.xmit, r.end, s.at, s.end) {
 			return false

@@ -21,7 +21,7 @@ const (
 // RFC 9937).
 type recovery struct {
 	phase   phase
-	point   Seq  // the episode ends when this is acknowledged (RecoveryPoint of RFC 6675)
+	point   Seq  // the recovery episode ends when point is acknowledged (RecoveryPoint of RFC 6675)
 	pending bool // point is not yet acknowledged
 	reduced Time // when the pipe first fell to ssthresh in this episode; 0: not yet
 	lost    bool // a retransmission sent after reduced was lost
@@ -83,8 +83,8 @@ func (c *Conn) recover(a *ackSample, duplicate bool) {
 		}
 	}
 	if r.phase == phaseOpen && r.undoEnd.Less(c.snd.una) {
-		// A round trip has passed since the episode ended: a DSACK from now on does not
-		// report one of its retransmissions.
+		// A round trip has passed since the recovery episode ended. From now on, a DSACK does
+		// not report a retransmission of that episode.
 		r.canUndo = false
 	}
 	if r.dsackPending && r.dsackEnd.LessEq(c.snd.una) {

@@ -647,8 +647,8 @@ func (c *Conn) enterTimeWait(now Time) {
 	c.cc.release()
 }
 
-// segmentData is the seventh and the eighth step: it takes the data and the FIN. Urgent data is delivered in line with other
-// data (RFC 6093 4), so the sixth step has nothing to do.
+// segmentData is the seventh and the eighth step: it takes the data and the FIN. The sixth step has
+// nothing to do, because urgent data is delivered in line with other data (RFC 6093 4).
 func (c *Conn) segmentData(now Time, s *Segment) verdict {
 	n := s.DataLen()
 	if n == 0 && !s.has(wire.FlagFIN) {

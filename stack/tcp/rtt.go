@@ -13,9 +13,9 @@ type rttEstimator struct {
 // windowed minimum; Linux uses five minutes.
 const minRTTWindow = 300 * Second
 
-// initialRTO is the RTO before the first sample. RFC 6298 2.1: "Until a round-trip time (RTT) measurement has been
-// made for a segment sent between the sender and receiver, the sender SHOULD
-// set RTO <- 1 second".
+// initialRTO is the RTO before the first sample. RFC 6298 2.1: "Until a round-trip time (RTT)
+// measurement has been made for a segment sent between the sender and receiver, the sender SHOULD set
+// RTO <- 1 second".
 const initialRTO = 1 * Second
 
 // fallbackRTO is the RTO after a SYN was lost (RFC 6298 5.7).

@@ -195,10 +195,10 @@ func (c *Conn) sackOptions(out *Segment, room int) {
 	out.NSACK = uint8(n)
 }
 
-// sackRoom returns how many SACK blocks fit in a segment. data tells whether it has a payload. RFC 2018 3: "a
-// SACK option that specifies n blocks will have a length of 8*n+2 bytes, so the 40
-// bytes available for TCP options can specify a maximum of 4 blocks". With
-// timestamps it is 3, and fewer if segments are very small.
+// sackRoom returns how many SACK blocks fit in a segment. data tells whether the segment has a payload.
+// RFC 2018 3: "a SACK option that specifies n blocks will have a length of 8*n+2 bytes, so the 40 bytes
+// available for TCP options can specify a maximum of 4 blocks". With the Timestamps option the maximum
+// is 3, and less if segments are very small.
 func (c *Conn) sackRoom(data bool) int {
 	n, room := 4, c.snd.mss-4 // less kind and length of the option, and two bytes of padding
 	if c.tsOK {

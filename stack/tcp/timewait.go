@@ -35,12 +35,15 @@ const (
 	WaitDrop    Verdict = iota // ignore the segment
 	WaitAck                    // send out
 	WaitRestart                // send out and restart the 2 MSL timer
-	WaitReuse                  // a new connection may reuse the addresses: pass the segment to the listener or, without one, send out if not empty
+	WaitReuse                  // a new connection may reuse the addresses: see Waiter.Segment
 	WaitEnd                    // end TIME-WAIT: the peer has forgotten the connection
 )
 
 // Segment processes a segment in TIME-WAIT (RFC 9293 3.10.7.4) and writes the answer, if any, to
 // out. The rate of answers is limited: see replyAllowed.
+//
+// If the verdict is WaitReuse, the caller passes the segment to the listener. Without a listener, the
+// caller sends out, unless out is empty because of the rate limit.
 func (w *Waiter) Segment(now Time, s, out *Segment) Verdict {
 	seq := Seq(s.Seq)
 	if s.has(wire.FlagRST) {
@@ -54,14 +57,14 @@ func (w *Waiter) Segment(now Time, s, out *Segment) Verdict {
 		}
 		return WaitDrop
 	}
-	old := w.ts && s.HasTS && int32(s.TSVal-w.tsRecent) < 0
+	old := w.ts && s.HasTS && int32(s.TSVal-w.tsRecent) < 0 // PAWS: s is an old duplicate
 	syn, ack := s.has(wire.FlagSYN), s.has(wire.FlagACK)
 	switch {
 	case syn && !ack && w.reusable(s, old):
 		*out = Segment{}
 		w.answer(now, out, true)
 		return WaitReuse
-	case syn:
+	case syn: // answer it: RFC 5961 4.2 requires a challenge ACK
 	case seq == w.rcvNxt && s.seqLen() == 0:
 		return WaitDrop // an acknowledgement in order needs no answer
 	case !ack && !old && w.acceptable(seq, s.seqLen()):

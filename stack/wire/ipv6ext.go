@@ -75,8 +75,8 @@ type Chain struct {
 	NextAt int
 
 	// Fragmented is set if the walk ended after a Fragment header, which is in Fragment. Proto and
-	// Offset are then those of the fragmentable part. A Fragment header that is followed by the whole
-	// packet (an atomic fragment, RFC 6946) does not end the walk.
+	// Offset are then those of the first header of the fragmentable part. A Fragment header that is
+	// followed by the whole packet (an atomic fragment, RFC 6946) does not end the walk.
 	Fragmented bool
 	Fragment   Fragment
 
@@ -186,10 +186,10 @@ func (c *Chain) checkFragment(n int) Reason {
 		return BadIPv6Fragment
 	}
 	if int(c.Fragment.Offset)+n > 0xffff {
-		// RFC 8200 4.5 asks for the same answer in this case: "If the length and offset of a fragment are such that the Payload
-		// Length of the packet reassembled from that fragment would exceed 65,535 octets",
-		// the pointer is "to the Fragment Offset field of the fragment packet". NextAt is
-		// the Fragment header's first byte.
+		// RFC 8200 4.5: "If the length and offset of a fragment are such that the Payload Length of
+		// the packet reassembled from that fragment would exceed 65,535 octets", the answer is the
+		// same, with a pointer "to the Fragment Offset field of the fragment packet". NextAt is the
+		// Fragment header's first byte.
 		*c = c.problem(AnswerUnicast, ParamHeader, c.NextAt+2)
 		return BadIPv6Fragment
 	}
