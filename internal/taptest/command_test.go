@@ -29,14 +29,14 @@ func sumOf(t *testing.T, r io.Reader) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// built has the path of the command, for all tests. TestMain removes it.
+// built has the path of the command, which all tests share. TestMain removes its directory.
 var built struct {
 	sync.Once
 	dir, exe string
 	err      error
 }
 
-// build builds the command. Every user may run it.
+// build builds the command on its first call, and returns its path. Every user may run the command.
 func build(t *testing.T) string {
 	t.Helper()
 	built.Do(func() {
@@ -82,7 +82,7 @@ func (ns *namespace) start(t *testing.T, args ...string) (p *program, line strin
 	return p, strings.TrimSpace(line)
 }
 
-// interrupt does what Ctrl-C does, and waits until the program ends.
+// interrupt sends SIGINT, as Ctrl-C does, waits until the program ends, and returns its standard error.
 func (p *program) interrupt() (errs string) {
 	p.t.Helper()
 	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGINT))
@@ -103,7 +103,8 @@ func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
 	p, line := ns.start(t, exe, "serve", "-v", "-pcap", trace, dir)
 	require.Equal(t, "serving on http://192.0.2.2/ and http://[2001:db8::2]/ (Ctrl-C ends)", line)
 	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/file"))
-	// At once: the kernel does not connect from ::1 while it detects duplicates of its own address.
+	// This works at once. If the kernel still detected duplicates of its own address, it would connect
+	// from ::1.
 	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "--connect-timeout", "5", "-g", "http://[2001:db8::2]/file"))
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/"), "Hello from <span>192.0.2.2</span>")
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/facts"), `"This connection"`)
@@ -127,8 +128,8 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 		ip tuntap add dev tap7 mode tap user nobody
 		ip addr add 198.51.100.1/24 dev tap7
 		ip link set tap7 up`)
-	// In the mount namespace of "ip netns exec" only, every user may open the TAP driver's file, as
-	// on most systems.
+	// As on most systems, every user may open the TAP driver's file, but only in the mount namespace of
+	// "ip netns exec".
 	dir, err := os.MkdirTemp("", "usernet")
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
@@ -146,7 +147,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 
 	require.NotContains(t, p.errs.String(), "WARN")
 
-	// A device that is not up is used too, with a message about it.
+	// The command also uses a device that is not up, and says so.
 	ns.run(t, "ip", "link", "set", "tap7", "down")
 	p, _ = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	ns.run(t, "ip", "link", "set", "tap7", "up")
@@ -164,7 +165,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	_, errs, err = ns.try(t, append(nobody, exe, "ping", "-tap", "tap7", "-c", "5", "-W", "5", "192.0.2.1")...)
 	require.NoError(t, err, "what is typed is enough: %s", errs)
 
-	// A user without a device gets the wire in memory, and two lines of advice.
+	// If the user may not open the device, serve uses a wire in memory, and prints two lines of advice.
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "other0")...)
 	require.Equal(t, "serving on http://127.0.0.1:8080/ (Ctrl-C ends)", line)
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://127.0.0.1:8080/"), "Hello from")

@@ -24,9 +24,10 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A dhcpServer is a DHCP server in a namespace whose TAP has 192.0.2.1/24. It assigns 192.0.2.100
-// to 192.0.2.150 for some seconds, with dnsmasq for at least 120, and itself as router and name
-// server, the domain dhcp.test, an MTU of 1400, and a route to 198.51.100.0/24 through 192.0.2.9.
+// A dhcpServer is a DHCP server in a namespace whose TAP has 192.0.2.1/24. It assigns an address from
+// 192.0.2.100 to 192.0.2.150 for lease seconds (dnsmasq: for at least 120). It also sends itself as the
+// router and the name server, the domain dhcp.test, an MTU of 1400, and a route to 198.51.100.0/24
+// through 192.0.2.9.
 type dhcpServer struct {
 	tool  string
 	start func(t *testing.T, ns *namespace, dir string, lease int)
@@ -159,7 +160,7 @@ func TestServersConfigureAHost(t *testing.T) {
 				require.Equal(t, []string{kernelAddr}, addrs)
 			}
 
-			// A client that requests its previous address. Kea does not assign it again at once.
+			// The client requests its previous address. Kea does not assign that address again at once.
 			require.NoError(t, h.StopDHCP(""))
 			require.Empty(t, addrs4(h))
 			require.NoError(t, h.StartDHCP("", usernet.DHCPConfig{Addr: a, HostName: "guest", NoProbe: true}))
@@ -178,7 +179,7 @@ func TestServersConfigureAHost(t *testing.T) {
 	}
 }
 
-// checkDHCPCapture checks that tshark finds nothing wrong with the messages of a capture.
+// checkDHCPCapture checks that tshark finds no fault in the messages of a capture, and checks their order.
 func checkDHCPCapture(t *testing.T, capture string) {
 	t.Helper()
 	show := func(args ...string) string {
@@ -234,7 +235,7 @@ func TestDnsmasqIsToldOfAConflict(t *testing.T) {
 		tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), MAC: [6]byte{2, 0, 0, 0, 0, 0x77}})
 		return err
 	}))
-	ns.run(t, "ip", "addr", "add", "192.0.2.123/32", "dev", "lo") // the kernel answers ARP for it
+	ns.run(t, "ip", "addr", "add", "192.0.2.123/32", "dev", "lo") // the kernel answers ARP for this address
 	dir := t.TempDir()
 	ns.daemon(t, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface="+tapName, "--no-ping",
 		"--dhcp-range=192.0.2.100,192.0.2.150,2m", "--dhcp-leasefile="+filepath.Join(dir, "leases"), "--dhcp-host=02:00:00:00:00:77,192.0.2.123",
@@ -282,7 +283,7 @@ func TestServeAutoGetsItsAddresses(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(read(), "DHCPRELEASE") }, patience, 50*time.Millisecond)
 }
 
-// addrs4 returns the IPv4 addresses of a host, which also has a link-local address of IPv6.
+// addrs4 returns the IPv4 addresses of a host, without its IPv6 link-local address.
 func addrs4(h *usernet.Host) []netip.Prefix {
 	return slices.DeleteFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() })
 }

@@ -25,38 +25,38 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// The differential test sends for a while over the same impaired wire: from our
-// TCP to the kernel's, from the kernel's to ours, and between two kernels. The
-// wire has a rate, a delay and a loss in each direction, and carries frames of
-// at most 1514 bytes one by one.
+// The differential test compares the goodput of three transfers over the same impaired wire: from
+// usernet's TCP to the kernel's, from the kernel's TCP to usernet's, and between two kernels. The wire
+// has a rate, a delay and a loss in each direction, and carries frames of at most 1514 bytes one by one.
 //
-// What a single flow gets on a wire that loses depends on when the losses fall.
-// So the three are compared seed by seed: with the same seed the wire loses the
-// same frames, the nth that goes the way of the data and the nth that goes back.
+// The goodput of a single flow on a lossy wire depends on when the losses occur. Therefore the three
+// transfers are compared seed by seed. With the same seed, the wire loses the same frames of each
+// transfer, counted in each direction.
 const (
 	diffRate = 50e6 // bits per second
 	sinkPort = "5001"
 )
 
 type diffCell struct {
-	delay time.Duration  // round trip
-	loss  float64        // of the frames, in each direction
-	nft   bool           // it is the kernel's nftables that loses, and knows no seed
-	burst float64        // mean number of frames that are lost in a row; 0: each by itself
-	back  float64        // bits per second of the way back; 0: as there
-	cc    tcp.Congestion // of all senders
-	seeds int            // how many
-	while time.Duration  // how long to send, from the first byte on
+	delay time.Duration  // round-trip time of the wire
+	loss  float64        // fraction of the frames that is lost in each direction
+	nft   bool           // the kernel's nftables drops the frames, without a seed, instead of nic.Impair
+	burst float64        // mean number of consecutive lost frames; 0: losses are independent
+	back  float64        // bits per second of the way back; 0: diffRate
+	cc    tcp.Congestion // congestion control of all senders
+	seeds int            // number of seeds
+	while time.Duration  // duration of the measurement, from the first received byte
 }
 
-// A diffRun is what is measured in one cell with one seed: goodput in Mbit/s, and
-// the frames that found the queue full, of our sender and of the kernel's.
+// A diffRun has the results of one cell with one seed. out, in and kernel are the goodputs in Mbit/s from
+// usernet to the kernel, from the kernel to usernet, and between two kernels. outDropped and
+// kernelDropped count the frames of the first and the third transfer that found the queue full.
 type diffRun struct {
 	out, in, kernel           float64
 	outDropped, kernelDropped uint64
 }
 
-// diffHead is what is above the table.
+// diffHead is the text above the table.
 const diffHead = `# Goodput beside the kernel's
 
 The same bulk transfer over the same impaired wire, in each direction and between two kernels, made by
@@ -79,9 +79,9 @@ machine run it with nice -n -19: the wire is a process, and one that has to wait
 
 `
 
-// TestGoodputIsThatOfTheKernel compares two cells, or with USERNET_DIFFERENTIAL=FILE
-// all of them, and writes them as a table to FILE. With USERNET_DIFFERENTIAL_CELLS=REGEXP it
-// compares those whose first columns match, as "bbr 40ms 0.0 % Impair, 0.5 back" do "^bbr".
+// TestGoodputIsThatOfTheKernel measures two cells. With USERNET_DIFFERENTIAL=FILE it measures all cells,
+// and writes the table to FILE. With USERNET_DIFFERENTIAL_CELLS=REGEXP it measures the cells whose first
+// columns match: "^bbr" matches "bbr 40ms 0.0 % Impair, 0.5 back".
 func TestGoodputIsThatOfTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t, "nft")
@@ -141,12 +141,12 @@ func allDiffCells() (cells []diffCell) {
 	for _, cc := range []tcp.Congestion{tcp.CUBIC, tcp.BBR} {
 		cells = append(cells, diffCell{delay: 40 * time.Millisecond, cc: cc, back: 0.5e6, seeds: 5, while: 8 * time.Second})
 	}
-	// Slow start, and what it overflows the queue by.
+	// This cell measures slow start, and the frames with which it overflows the queue.
 	return append(cells, diffCell{delay: 40 * time.Millisecond, seeds: 9, while: time.Second})
 }
 
-// run measures the three, one after the other. Where loss and delay leave the
-// processors idle, as many at the same time as -parallel allows.
+// run measures the three transfers of a cell with one seed, one after the other. If the cell has both loss
+// and delay, the processors are mostly idle, so as many transfers as -parallel allows run at the same time.
 func (c diffCell) run(t *testing.T, seed uint64) (r diffRun) {
 	ok := t.Run(fmt.Sprintf("delay %v, loss %g, seed %d", c.delay, c.loss, seed), func(t *testing.T) {
 		t.Run("ours to kernel", func(t *testing.T) { r.out, r.outDropped = c.oursToKernel(t, seed) })
@@ -166,7 +166,7 @@ func (c diffCell) parallel(t *testing.T) {
 	}
 }
 
-// String is the first columns of the cell's line.
+// String returns the first columns of the cell's line.
 func (c diffCell) String() string {
 	return fmt.Sprintf("%v %v %.1f %% %s", c.cc, c.delay, c.loss*100, c.path())
 }
@@ -188,7 +188,8 @@ func (c diffCell) path() string {
 	return path
 }
 
-// row is the cell's line of the table, of medians, and the lesser of its ratios.
+// row returns the cell's line of the table, with medians over the runs, and the smaller of its two ratios
+// to the kernel's goodput.
 func (c diffCell) row(runs []diffRun) (row string, worst float64) {
 	column := func(f func(diffRun) float64) (median, least, most float64) {
 		var all []float64
@@ -226,13 +227,13 @@ func (c diffCell) row(runs []diffRun) (row string, worst float64) {
 	return row + "\n", worst
 }
 
-// bridge lets what one device receives be sent by the other.
+// bridge sends the frames that a receives on b, and the frames that b receives on a.
 func bridge(a, b nic.Device) {
 	a.Attach(func(batch []nic.Frame) { b.Send(batch) })
 	b.Attach(func(batch []nic.Frame) { a.Send(batch) })
 }
 
-// join puts the wire between the device of the sender and that of the receiver.
+// join connects the device of the sender and the device of the receiver by the wire, and returns the wire.
 func (c diffCell) join(t *testing.T, sender, receiver nic.Device, seed uint64) *nic.Impaired {
 	bdp := int(diffRate / 8 * c.delay.Seconds())
 	im := nic.Impairment{Latency: c.delay / 2, Rate: diffRate, Loss: c.loss, LossBurst: c.burst, Queue: max(bdp, 150_000)}
@@ -252,15 +253,15 @@ func (c diffCell) join(t *testing.T, sender, receiver nic.Device, seed uint64) *
 	return wire
 }
 
-// host is a host of ours with the cell's congestion control.
+// host makes a usernet host with the cell's congestion control.
 func (c diffCell) host(t *testing.T, dev nic.Device) *usernet.Host {
 	p := tcp.DefaultParams()
 	p.Congestion = c.cc
 	return newHostWith(t, dev, stack.TCPConfig{Params: &p})
 }
 
-// lossyBridge returns two TAPs that are joined by a bridge of the kernel's, whose
-// nftables drop what goes over it, in each direction.
+// lossyBridge returns two TAPs that are connected by a bridge of the kernel. nftables drops the fraction
+// loss of the frames on the bridge, in each direction.
 func lossyBridge(t *testing.T, loss float64) (a, b *nic.TAP) {
 	ns := newNamespace(t)
 	open := func(name string) (tap *nic.TAP) {
@@ -281,7 +282,7 @@ func lossyBridge(t *testing.T, loss float64) (a, b *nic.TAP) {
 	return open("tap1"), open("tap2")
 }
 
-// kernelRelease is the kernel's version: Linux 6.18, say.
+// kernelRelease returns the kernel's version, such as "Linux 6.18".
 func kernelRelease(t *testing.T) string {
 	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	require.NoError(t, err)
@@ -289,7 +290,7 @@ func kernelRelease(t *testing.T) string {
 	return "Linux " + release
 }
 
-// plainNamespace has a TAP without offload.
+// plainNamespace makes a namespace with a TAP without offloads.
 func plainNamespace(t *testing.T, addr string) (*namespace, *nic.TAP) {
 	ns := newNamespace(t)
 	var tap *nic.TAP
@@ -301,7 +302,7 @@ func plainNamespace(t *testing.T, addr string) (*namespace, *nic.TAP) {
 	return ns, tap
 }
 
-// megabits is the goodput in Mbit/s.
+// megabits returns the goodput of n bytes in the time d, in Mbit/s.
 func megabits(n int64, d time.Duration) float64 { return float64(n) * 8 / d.Seconds() / 1e6 }
 
 func (c diffCell) oursToKernel(t *testing.T, seed uint64) (goodput float64, dropped uint64) {
@@ -352,7 +353,7 @@ func (c diffCell) kernelToKernel(t *testing.T, seed uint64) (goodput float64, dr
 	return megabits(sink.number(), c.while), wire.OutStats().QueueDropped
 }
 
-// count reads for a while from the first byte on.
+// count reads for the time while, which begins with the first byte, and returns the number of bytes.
 func count(conn net.Conn, while time.Duration) (n int64, err error) {
 	buf := make([]byte, 256<<10)
 	k, err := conn.Read(buf)
@@ -375,7 +376,7 @@ func count(conn net.Conn, while time.Duration) (n int64, err error) {
 	}
 }
 
-// sink takes a connection, counts for a while, and prints the number of bytes.
+// sink is a helper that accepts a connection, reads for the time while, and prints the number of bytes.
 func sink(addr, while string) error {
 	d, err := time.ParseDuration(while)
 	if err != nil {
@@ -395,9 +396,9 @@ func sink(addr, while string) error {
 	return err
 }
 
-// source connects and sends, by the congestion control cc, until the peer has enough.
-// A namespace's sysctl takes only what the machine allows everybody; the option of a
-// socket takes whatever there is from root.
+// source is a helper that connects, and sends with the congestion control cc until the peer closes the
+// connection. It sets a socket option, because root may set any available congestion control with it.
+// The sysctl of a namespace accepts only those that the machine allows every user.
 func source(addr, cc string) error {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		ctlErr := c.Control(func(fd uintptr) {
@@ -425,7 +426,7 @@ func source(addr, cc string) error {
 	}
 }
 
-// startDiff starts one of the helpers above, and returns when it is ready.
+// startDiff starts sink or source in the namespace, and returns when the helper is ready.
 func (ns *namespace) startDiff(t *testing.T, name string, args ...string) *program {
 	t.Helper()
 	exe, err := os.Executable()

@@ -19,9 +19,9 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// The tests of this file query real name servers over a TAP: dnsmasq and unbound, in the test's
-// namespace. They compare usernet's resolver with net's, which queries the same servers over the
-// kernel.
+// The tests of this file query real name servers, dnsmasq and unbound, in the test's namespace. They
+// compare usernet's resolver, which reaches the servers over a TAP, with net's resolver, which reaches
+// the same servers over the kernel.
 
 var nameServers = map[string]string{"dnsmasq": dnsmasqAddr, "unbound": unboundAddr}
 
@@ -44,7 +44,7 @@ func addressQuestions() []question {
 	return qs
 }
 
-// recordQuestions returns questions about the other records.
+// recordQuestions returns questions about records other than addresses.
 func recordQuestions() []question {
 	var qs []question
 	for _, name := range []string{
@@ -54,7 +54,8 @@ func recordQuestions() []question {
 			qs = append(qs, question{Method: method, Name: name})
 		}
 	}
-	// For a chain of aliases, net returns one of two names, at random.
+	// There is no chain of aliases among these names, because net returns one of two names for a chain, at
+	// random.
 	for _, name := range []string{"host", "alias1.dns.test.", "alias1", "four.dns.test.", "six", "txt.dns.test.", "nowhere.dns.test.", "broken.test.", "refused.test."} {
 		qs = append(qs, question{Method: "LookupCNAME", Name: name})
 	}
@@ -77,7 +78,7 @@ func TestLookupsAtRealServersAreThoseOfNet(t *testing.T) {
 	for name, addr := range nameServers {
 		for options, qs := range map[string][]question{
 			"ndots:2 timeout:5 attempts:2":          all,
-			"use-vc":                                all, // by TCP
+			"use-vc":                                all, // queries over TCP
 			"single-request edns0 trust-ad":         some,
 			"ndots:0 timeout:1 attempts:1 inet6":    some, // the last option is unknown
 			"ndots:15 rotate single-request-reopen": some,
@@ -93,7 +94,7 @@ func TestLookupsAtRealServersAreThoseOfNet(t *testing.T) {
 	}
 }
 
-// TestRecordsOfRealServers checks the answers themselves, which a comparison does not.
+// TestRecordsOfRealServers checks the answers themselves. The other tests only compare two resolvers.
 func TestRecordsOfRealServers(t *testing.T) {
 	t.Parallel()
 	needNameServers(t)
@@ -135,7 +136,7 @@ func TestRecordsOfRealServers(t *testing.T) {
 // A counter counts the dials of a host's resolver.
 type counter struct {
 	mu    sync.Mutex
-	dials map[string]int // by network
+	dials map[string]int // number of dials by network
 }
 
 func (c *counter) count(cfg *usernet.Config, h **usernet.Host) {
@@ -148,7 +149,7 @@ func (c *counter) count(cfg *usernet.Config, h **usernet.Host) {
 	}
 }
 
-// since returns the number of dials, by network, since its last call.
+// since returns the number of dials by network since the last call of since.
 func (c *counter) since() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +158,7 @@ func (c *counter) since() map[string]int {
 	return dials
 }
 
-// counted makes a host whose resolver's dials are counted.
+// counted makes a host, and returns the counter of its resolver's dials.
 func (s system) counted(t *testing.T, ns *namespace) (*usernet.Host, *counter) {
 	t.Helper()
 	c := new(counter)
@@ -211,7 +212,7 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 	soon := question{Method: "LookupHost", Name: "host.dns.test.", Timeout: 300 * time.Millisecond}
 	over := question{Method: "LookupHost", Name: "host.dns.test.", Timeout: 1}
 	given := question{Method: "LookupIPAddr", Name: "host.dns.test.", Cancel: 300 * time.Millisecond}
-	// Well before a server's 30 s have passed.
+	// The caller gives up long before the server's timeout of 30 s.
 	quick := question{Method: "LookupHost", Name: "host.dns.test.", Timeout: 20 * time.Second}
 	for _, c := range []struct {
 		name    string
@@ -231,7 +232,8 @@ func TestServersThatAreDeadOrWrongArePassedOverAsByNet(t *testing.T) {
 		{"absent by TCP", []string{absentAddr}, "timeout:30 use-vc", []question{quick}, false},
 		{"out of reach", []string{"198.51.100.1"}, "timeout:30", []question{quick}, false},
 		{"out of reach first", []string{"198.51.100.1", dnsmasqAddr}, "timeout:30", []question{quick}, true},
-		// Over UDP the kernel reports nothing, and a usernet socket reports that ARP has failed.
+		// Only TCP can be compared. Over UDP the kernel reports nothing, but a usernet socket reports that
+		// ARP has failed.
 		{"nobody there, by TCP", []string{"192.0.2.200"}, "timeout:30 attempts:1 use-vc", []question{quick}, false},
 		{"refuses first", []string{dnsmasqAddr, unboundAddr}, "", []question{{Method: "LookupHost", Name: "no.where."}}, false},
 		{"refuses last", []string{unboundAddr, dnsmasqAddr}, "", []question{{Method: "LookupHost", Name: "refused.test."}}, false},
@@ -260,7 +262,7 @@ func TestDialsByNameAreThoseOfNet(t *testing.T) {
 		// No host has the addresses of "dead", and only one address of "second" has a listener.
 		hosts: "192.0.2.52 server\n192.0.2.98 dead1 dead\n192.0.2.99 dead\n192.0.2.56 second\n192.0.2.52 second\n",
 	}
-	// The kernel has IPv6 without a route, and so has the host.
+	// Both the kernel and the host have IPv6, but no IPv6 route.
 	h := s.host(t, ns, func(cfg *usernet.Config) {
 		cfg.Addrs = append(cfg.Addrs, netip.MustParsePrefix("2001:db8:ffff::1/128"))
 	})
@@ -269,7 +271,7 @@ func TestDialsByNameAreThoseOfNet(t *testing.T) {
 		{Method: "Dial", Network: "tcp", Name: "second:domain"},
 		{Method: "Dial", Network: "tcp", Name: "server:81"},
 		{Method: "Dial", Network: "tcp", Name: "ns1.dns.test:53"},
-		{Method: "Dial", Network: "tcp", Name: "six.dns.test:80"}, // has no address in the host's families
+		{Method: "Dial", Network: "tcp", Name: "six.dns.test:80"}, // has no address that the host can reach
 		{Method: "Dial", Network: "tcp4", Name: "six.dns.test:80"},
 		{Method: "Dial", Network: "tcp6", Name: "four.dns.test:80"},
 		{Method: "Dial", Network: "tcp6", Name: "six.dns.test:80"},
@@ -333,8 +335,8 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 				return c.since()
 			}
 			asked, kept := map[string]int{"udp": 2}, map[string]int{}
-			// A name that does not exist is queried in mixed case, and once more in the caller's
-			// case.
+			// The resolver queries a name that does not exist twice: in mixed case, and then in the
+			// caller's case.
 			refused := map[string]int{"udp": 4}
 			again := kept
 			if addr == dnsmasqAddr {
@@ -351,7 +353,7 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 					began := time.Now()
 					require.Equal(t, asked, lookup())
 					got := lookup()
-					if time.Since(began) < time.Second { // unless the machine is too busy
+					if time.Since(began) < time.Second { // otherwise the machine is too busy: try again
 						require.Equal(t, again, got)
 						return
 					}
@@ -360,14 +362,14 @@ func TestAnswersOfRealServersAreKeptForTheirTimeToLive(t *testing.T) {
 			}
 			twice(nowhere, refused, again)
 			twice(short, asked, shortAgain)
-			time.Sleep(2100 * time.Millisecond) // both have a TTL of 2 s
+			time.Sleep(2100 * time.Millisecond) // the answers of both lookups have a TTL of 2 s
 			require.Equal(t, refused, nowhere())
 			require.Equal(t, asked, short())
 		})
 	}
 }
 
-// A spoofer is a name server at spooferAddr that sends forged answers before the real one.
+// A spoofer is a name server at spooferAddr that sends forged answers before the right answer.
 type spoofer struct {
 	server, otherPort, otherAddr net.PacketConn
 }
@@ -389,9 +391,9 @@ func dnsAnswer(id uint16, q dnsmessage.Question, addr netip.Addr) *dnsmessage.Me
 	return m
 }
 
-// answer answers a query. First it sends forgeries with wrong IDs, as from an attacker who cannot
-// see the query. Then it sends forgeries with the right ID that are wrong in another way. Finally
-// it sends the right answer.
+// answer answers a query. First it sends forged answers with wrong IDs, as an attacker that cannot see the
+// query does. Then it sends forged answers that have the right ID but are wrong in another way. Finally it
+// sends the right answer.
 func (s *spoofer) answer(id uint16, q dnsmessage.Question, from *net.UDPAddr) error {
 	send := func(from net.PacketConn, to *net.UDPAddr, m *dnsmessage.Message) error {
 		b, err := m.Pack()
@@ -432,7 +434,8 @@ func (s *spoofer) answer(id uint16, q dnsmessage.Question, from *net.UDPAddr) er
 		return err
 	}
 	if name := q.Name.String(); name != strings.ToLower(name) {
-		// The case of the name is secret, too. This forgery makes the resolver repeat the query.
+		// The case of the name is secret too. A forged answer in lower case makes the resolver repeat the
+		// query.
 		m := forged(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName(strings.ToLower(name)) })
 		if err := send(s.server, from, m); err != nil {
 			return err

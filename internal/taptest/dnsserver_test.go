@@ -23,12 +23,12 @@ const (
 	spooferAddr = "192.0.2.57"
 )
 
-// Both servers have the zone dns.test, and give the same answers. dnsmasq forwards queries for the
-// zones other.test and broken.test to unbound, which cannot load the second one. dnsmasq refuses
-// names that it does not know, and unbound refuses the zone refused.test.
+// Both servers have the zone dns.test, and give the same answers. dnsmasq forwards queries for the zones
+// other.test and broken.test to unbound. unbound cannot load broken.test, and refuses refused.test.
+// dnsmasq refuses names that it does not know.
 const (
-	manyAddrs = 100 // addresses of many.dns.test: an answer of at least 1600 bytes
-	bigTXT    = 20  // records of big.dns.test, 200 bytes each
+	manyAddrs = 100 // number of addresses of many.dns.test, which make an answer of at least 1600 bytes
+	bigTXT    = 20  // number of records of big.dns.test, of 200 bytes each
 )
 
 func unboundZone() string {
@@ -88,7 +88,7 @@ there 300 IN AAAA 2001:db8::82
 @ 300 IN NS ns1.dns.test.
 6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0 300 IN PTR six.dns.test.
 `
-	// A root zone, so that unbound sends no query outside.
+	// unbound has its own root zone, so it sends no query to other servers.
 	unboundRoot = `. 300 IN SOA ns1.dns.test. admin.dns.test. 1 3600 600 86400 2
 . 300 IN NS ns1.dns.test.
 `
@@ -134,8 +134,8 @@ remote-control:
 	return b.String()
 }
 
-// dnsmasqConfig returns the zone as dnsmasq's configuration. The server announces and obeys
-// 512 bytes over UDP.
+// dnsmasqConfig returns dnsmasq's configuration, which contains the zone. The server announces a maximum of
+// 512 bytes over UDP, and obeys it.
 func dnsmasqConfig() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `no-resolv
@@ -174,7 +174,7 @@ ptr-record=80.2.0.192.in-addr.arpa,host.dns.test
 ptr-record=80.2.0.192.in-addr.arpa,second.dns.test
 ptr-record=6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa,six.dns.test
 `, dnsmasqAddr, unboundAddr)
-	for _, ns := range []string{"ns1", "ns2"} { // type 2, in wire format
+	for _, ns := range []string{"ns1", "ns2"} { // records of type 2 (NS), in wire format
 		fmt.Fprintf(&b, "dns-rr=dns.test,2,%x\n", "\x03"+ns+"\x03dns\x04test\x00")
 	}
 	for i := range manyAddrs {
@@ -190,7 +190,7 @@ ptr-record=6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.a
 func (ns *namespace) startNameServers(t *testing.T) {
 	t.Helper()
 	for _, addr := range []string{dnsmasqAddr, unboundAddr, silentAddr, absentAddr, spooferAddr} {
-		// The addresses are not on the TAP, which tests delete.
+		// The addresses are on the loopback and not on the TAP, because tests delete the TAP.
 		ns.run(t, "ip", "addr", "add", addr+"/32", "dev", "lo")
 	}
 	ns.run(t, "sysctl", "-q", "-w", "net.ipv4.icmp_ratelimit=0")

@@ -64,8 +64,8 @@ var (
 	peer6   = netip.MustParseAddr("2001:db8::b")
 )
 
-// A station is the kernel or a usernet host, at the other end of a wire on which the test sends
-// frames. It echoes UDP on port 7. Both kinds have the kernel's address, on different wires.
+// A station is the kernel or a usernet host, at the other end of a wire on which the test sends frames. It
+// echoes UDP on port 7. Both kinds of station have the kernel's address, each on its own wire.
 type station struct {
 	t    *testing.T
 	dev  nic.Device
@@ -87,7 +87,7 @@ func (st *station) attach() {
 	})
 }
 
-// hear records an answer.
+// hear records the frame f of the station, if it is an answer to the test.
 func (st *station) hear(f []byte) {
 	if len(f) < wire.EthernetLen || binary.BigEndian.Uint16(f[12:]) != uint16(wire.EtherTypeIPv6) {
 		return
@@ -146,7 +146,7 @@ func (st *station) answers(id uint16) []string {
 			if got != id {
 				continue
 			}
-			time.Sleep(5 * time.Millisecond) // a program echoes UDP
+			time.Sleep(5 * time.Millisecond) // let the program that echoes UDP run
 			st.mu.Lock()
 			defer st.mu.Unlock()
 			said := st.said
@@ -158,7 +158,7 @@ func (st *station) answers(id uint16) []string {
 	}
 }
 
-// echo7 echoes until c is closed.
+// echo7 echoes datagrams until c is closed.
 func echo7(c net.PacketConn) {
 	b := make([]byte, 70000)
 	for {
@@ -212,10 +212,11 @@ func ourStation(t *testing.T) *station {
 type sixPacket struct {
 	next wire.Proto
 	b    []byte
-	to   string // a group; "" for the station
+	to   string // destination group; "": the station
 }
 
-// frag makes the fragment [off,end) of part. If end is the length of part, it is the last fragment.
+// frag makes a fragment with the bytes [off,end) of part. If end is the length of part, the fragment is the
+// last.
 func frag(next wire.Proto, id uint32, part []byte, off, end int) sixPacket {
 	fh := make([]byte, wire.FragmentLen)
 	(&wire.Fragment{Next: next, Offset: uint16(off), More: end < len(part), ID: id}).Put(fh)
@@ -324,7 +325,8 @@ func TestFragmentsAreAnsweredAsByTheKernel(t *testing.T) {
 		var said [2][]string
 		for j, st := range stations {
 			for _, p := range c.what(udp(st, 200)) {
-				// Each case has its own identification, so that no case disturbs another.
+				// Each case has its own identification, so its fragments are not reassembled with those of
+				// another case.
 				if p.next == wire.ProtoFragment {
 					binary.BigEndian.PutUint16(p.b[4:], uint16(i))
 				} else {

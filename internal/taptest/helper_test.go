@@ -22,8 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test's binary is also the kernel-side program of some tests. They start it again, in the
-// namespace, with this variable in its environment.
+// helperVar is an environment variable with the name of a helper. The test's binary is also the program
+// on the kernel's side of some tests. These tests start the binary again, in the namespace, with this
+// variable set.
 const helperVar = "USERNET_TAPTEST_HELPER"
 
 func TestMain(m *testing.M) {
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	// On Debian, servers are not in a user's PATH.
+	// On Debian, a user's PATH does not have the directories of servers.
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 	code := m.Run()
 	if built.dir != "" {
@@ -51,10 +52,10 @@ func self(t *testing.T, name string) string {
 	return fmt.Sprintf("%s=%s %s", helperVar, name, exe)
 }
 
-// helper is the kernel's side. It uses only package net.
+// helper runs the program name on the kernel's side. The programs use only package net.
 func helper(name string, args []string) error {
 	switch name {
-	case "generate": // SIZE: writes the bytes of content
+	case "generate": // SIZE: writes SIZE bytes of content to standard output
 		n, err := strconv.ParseInt(args[0], 10, 64)
 		if err != nil {
 			return err
@@ -68,24 +69,24 @@ func helper(name string, args []string) error {
 		}
 		fmt.Println("ready")
 		return http.Serve(ln, site())
-	case "send": // ADDRESS SIZE: sends, reports when all is acknowledged, and waits
+	case "send": // ADDRESS SIZE: see sendAndWait
 		n, err := strconv.ParseInt(args[1], 10, 64)
 		if err != nil {
 			return err
 		}
 		return sendAndWait(args[0], n)
-	case "sink": // ADDRESS DURATION: counts the bytes received in that time
+	case "sink": // ADDRESS DURATION: prints the number of bytes received in that time
 		return sink(args[0], args[1])
 	case "oracle": // answers the questions on standard input with net's resolver
 		return oracle()
-	case "source": // ADDRESS CC: sends with that congestion control until the peer closes
+	case "source": // ADDRESS CC: sends with the congestion control CC until the peer closes
 		return source(args[0], args[1])
 	}
 	return fmt.Errorf("no such helper")
 }
 
-// sendAndWait sends n bytes of content, waits until the peer has acknowledged them, reports it, and
-// waits for the end of standard input.
+// sendAndWait sends n bytes of content and waits until the peer has acknowledged all of them. It then
+// writes a line to standard output, and waits for the end of standard input.
 func sendAndWait(addr string, n int64) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -115,7 +116,7 @@ func sendAndWait(addr string, n int64) error {
 	return err
 }
 
-// content returns n bytes without repetitions, the same each time.
+// content returns a reader of n bytes without repetitions. The bytes are the same in each call.
 func content(n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{'u', 's', 'e', 'r', 'n', 'e', 't'}), n)
 }
@@ -168,7 +169,7 @@ func site() http.Handler {
 	return mux
 }
 
-// startHelper starts a helper in the namespace and waits until it has written the line.
+// startHelper starts a helper in the namespace and waits until the helper has written line.
 func (ns *namespace) startHelper(t *testing.T, line, name string, args ...string) {
 	t.Helper()
 	exe, err := os.Executable()

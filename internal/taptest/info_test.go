@@ -45,7 +45,7 @@ func TestInfoAgreesWithWhatTheKernelTellsOfTheSameConnection(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.CopyN(io.Discard, conn, size)
 	require.NoError(t, err)
-	time.Sleep(300 * time.Millisecond) // for the last acknowledgements
+	time.Sleep(300 * time.Millisecond) // until the last acknowledgements have arrived
 	ours := conn.(*usernet.TCPConn).Info()
 	theirs := strings.Join(strings.Fields(ns.shell(t, "ss -tinH dst "+ourAddr)), " ")
 	t.Logf("ss: %s\nours: %+v", theirs, ours)

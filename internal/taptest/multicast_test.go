@@ -29,8 +29,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// A recorder records the IGMP and MLD messages about the test's groups that pass a device:
-// usernet's are sent, and the kernel's received.
+// A recorder is a TAP that records the IGMP and MLD messages about the test's groups. ours has the sent
+// messages, which are usernet's. kernel has the received messages, which are the kernel's.
 type recorder struct {
 	*nic.TAP
 	mu           sync.Mutex
@@ -51,7 +51,7 @@ func (r *recorder) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// The groups of the recorder's tests: usernet's, and the kernel's.
+// groups has the group that usernet joins and the group that the kernel joins. The key is true for IPv6.
 var groups = map[bool][2]netip.Addr{
 	false: {netip.MustParseAddr("239.1.2.4"), netip.MustParseAddr("239.1.2.5")},
 	true:  {netip.MustParseAddr("ff35::1204"), netip.MustParseAddr("ff35::1205")},
@@ -61,14 +61,14 @@ var groups = map[bool][2]netip.Addr{
 var sameGroup = strings.NewReplacer("ef010204", "ef0102..", "ef010205", "ef0102..", "01005e010204", "01005e0102..", "01005e010205", "01005e0102..",
 	"0000001204", "00000012..", "0000001205", "00000012..", "333300001204", "3333000012..", "333300001205", "3333000012..")
 
-// record appends the reports and leaves in a batch, as a router sees them.
+// record appends the reports and leaves of a batch to *to, as text with the fields that a router sees.
 func (r *recorder) record(to *[]string, batch []nic.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range batch {
 		f := batch[i].AppendTo(nil)
 		var text string
-		var b []byte // the message; its checksum depends on the group
+		var b []byte // the message, without its checksum, which depends on the group
 		switch {
 		case len(f) >= 46 && binary.BigEndian.Uint16(f[12:]) == 0x0800 && f[23] == 2 && f[14] == 0x46:
 			b = f[38 : 14+int(binary.BigEndian.Uint16(f[16:]))]
@@ -103,7 +103,7 @@ func (r *recorder) both(t *testing.T, n int) (ours, kernel []string) {
 	return ours, kernel
 }
 
-// query sends an IGMP query from the kernel's side.
+// query sends an IGMP query from the kernel's side. message is hexadecimal.
 func query(t *testing.T, rc *ipv4.RawConn, ifi *net.Interface, dst, message string) {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(message, " ", ""))
@@ -178,7 +178,7 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 		query(t, querier, ifi, ours.String(), strings.Replace(message, "GROUP", "ef010204", 1))
 		query(t, querier, ifi, theirs.String(), strings.Replace(message, "GROUP", "ef010205", 1))
 	}
-	settle := func() { // the repetition comes within a second
+	settle := func() { // each report is repeated within a second
 		time.Sleep(1100 * time.Millisecond)
 		rec.both(t, 0)
 	}
@@ -217,7 +217,7 @@ func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	}, slices.Compact(lines), "checksums are good, and tshark can read all of it")
 }
 
-// A change changes the source filter of a socket; some changes ignore the source.
+// A change is an operation that changes the source filter of a socket. Some operations ignore the source.
 type change func(ifi *net.Interface, group, source netip.Addr) error
 
 // A groupSocket has the operations on groups of a UDP socket, usernet's or the kernel's.
@@ -343,7 +343,7 @@ func TestSourceFiltersAreReportedAsByTheKernel(t *testing.T) {
 				require.Equal(t, k, o, "%s; expected is the kernel's", c.what)
 				require.Len(t, o, 1, c.what)
 				require.True(t, strings.HasSuffix(o[0], ": "+head+c.want), "%s: %s does not end in %s", c.what, o[0], c.want)
-				time.Sleep(1100 * time.Millisecond) // the repetition comes within a second
+				time.Sleep(1100 * time.Millisecond) // the report is repeated within a second
 			}
 		})
 	}
@@ -371,7 +371,7 @@ func TestGroupsFailAsOnTheKernel(t *testing.T) {
 	}
 }
 
-// useGroups uses a socket in many ways and returns the results.
+// useGroups makes many calls on a socket, also invalid ones, and returns their results as text.
 func useGroups(s *groupSocket, e end) (lines []string) {
 	step := func(what string, err error) { lines = append(lines, what+": "+errnoOf(err)) }
 	group, one, two := netip.MustParseAddr("239.1.2.77"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")
@@ -491,11 +491,11 @@ func TestGroupsReachTheKernelAndComeFromIt(t *testing.T) {
 			toKernel, from := read(theirs)
 			require.Equal(t, ourAddr, from.IP.String())
 			if broadcast {
-				_, from = read(ours) // its own datagram is looped back
+				_, from = read(ours) // the socket receives its own datagram too
 				require.Equal(t, ourAddr, from.IP.String())
 			}
 			if c.kernelTo == "255.255.255.255" {
-				continue // the kernel has no route for it in this namespace
+				continue // in this namespace, the kernel has no route for this address
 			}
 			_, err = theirs.WriteTo(payload, &net.UDPAddr{IP: net.ParseIP(c.kernelTo), Port: 5000})
 			require.NoError(t, err)
@@ -538,7 +538,7 @@ func TestGroupsOfIPv6ReachTheKernelAndComeFromIt(t *testing.T) {
 		ours, err := h.ListenMulticastUDP("udp6", &net.Interface{Index: 2}, gaddr)
 		require.NoError(t, err)
 		b := make([]byte, 10000)
-		for _, n := range []int{5, 3000} { // in one packet, and in fragments
+		for _, n := range []int{5, 3000} { // one packet, and several fragments
 			data := []byte(strings.Repeat("x", n))
 			_, err = ours.WriteTo(data, gaddr)
 			require.NoError(t, err)
@@ -560,7 +560,7 @@ func TestGroupsOfIPv6ReachTheKernelAndComeFromIt(t *testing.T) {
 }
 
 // TestASwitchThatSnoopsPassesTheGroupsThatWeJoin connects a host and a sender to a kernel bridge.
-// The bridge has no address, and passes a group only to ports that have reported it.
+// The bridge has no address. It forwards datagrams to a group only to ports that have reported the group.
 func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -595,8 +595,8 @@ func TestASwitchThatSnoopsPassesTheGroupsThatWeJoin(t *testing.T) {
 			gaddr := &net.UDPAddr{IP: net.ParseIP(groups[0]), Port: 5000}
 			ours, err := h.ListenMulticastUDP(c.e.network("udp"), nil, gaddr)
 			require.NoError(t, err)
-			// Once the bridge has seen a query, even its own, it passes only groups that were
-			// reported.
+			// After the bridge has seen a query, even one of its own, it forwards datagrams only to
+			// ports that have reported the group.
 			has := func(port, group string) bool {
 				return strings.Contains(ns.run(t, "bridge", "mdb", "show"), "port "+port+" grp "+group+" ")
 			}

@@ -13,20 +13,20 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// Each side detects that the other has an address that both were given.
+// Each side detects that the other side already has the address that it is given.
 func TestDuplicatesAreFoundByAndAtTheKernel(t *testing.T) {
 	t.Parallel()
 	ns, h := newLink(t, "sysctl")
 	ns.run(t, "sysctl", "-q", "-w", "net.ipv6.conf."+tapName+".accept_dad=1")
 	const addr = "2001:db8::dd"
-	// The host has it first.
+	// The host has the first address before the kernel.
 	require.NoError(t, h.AddAddr("", netip.MustParsePrefix(addr+"/64"), stack.AddrOptions{}))
 	time.Sleep(3 * time.Second)
 	ns.run(t, "ip", "-6", "addr", "add", addr+"/64", "dev", tapName)
 	require.Eventually(t, func() bool {
 		return strings.Contains(ns.run(t, "ip", "-6", "addr", "show", "dev", tapName), addr+"/64 scope global dadfailed")
 	}, patience, 100*time.Millisecond)
-	// The kernel has it first.
+	// The kernel has the second address before the host.
 	ns.run(t, "ip", "-6", "addr", "add", "2001:db8::de/64", "dev", tapName, "nodad")
 	changed := h.Changed()
 	require.NoError(t, h.AddAddr("", netip.MustParsePrefix("2001:db8::de/64"), stack.AddrOptions{}))

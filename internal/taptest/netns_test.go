@@ -27,7 +27,7 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// The two ends of every test's link.
+// The addresses of the two ends of each test's link.
 const (
 	ourAddr     = "192.0.2.2"
 	kernelAddr  = "192.0.2.1"
@@ -39,9 +39,9 @@ const (
 // An end is a pair of addresses by which the two sides of a link reach each other.
 type end struct {
 	name   string
-	flag   string // the option of programs: -4 or -6
-	ours   string // usernet's address, in the form of the kernel's programs
-	kernel string // the kernel's address, in usernet's form
+	flag   string // the option for programs: -4 or -6
+	ours   string // usernet's address, in the form for the kernel's programs
+	kernel string // the kernel's address, in the form for usernet
 }
 
 // families has an end for each family.
@@ -64,7 +64,7 @@ func (e end) url(path string) string {
 // at returns the address of the kernel's side with a port.
 func (e end) at(port string) string { return net.JoinHostPort(e.kernel, port) }
 
-// ends returns families and an end with the IPv6 link-local addresses and their zones.
+// ends returns the ends in families, and an end with the IPv6 link-local addresses and their zones.
 func (ns *namespace) ends(t *testing.T, h *usernet.Host) []end {
 	return append(families[:2:2], end{"link-local", "-6", linkLocal(t, h).WithZone(tapName).String(),
 		ns.kernelLinkLocal(t) + "%" + h.Interfaces()[1].Name})
@@ -95,12 +95,12 @@ func (ns *namespace) kernelLinkLocal(t *testing.T) string {
 	return ""
 }
 
-// patience limits the time of a command on the kernel's side. It ends a test that hangs, and says
-// nothing about speed.
+// patience limits the time of a command on the kernel's side. It is long, because it only has to end a
+// test that hangs.
 const patience = 3 * time.Minute
 
-// need skips the test without root, or if a tool is missing. With CI=true a missing tool is a
-// failure.
+// need skips the test if it does not run as root, or if a tool is missing. With CI=true a missing tool
+// fails the test.
 func need(t *testing.T, tools ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -131,8 +131,8 @@ type namespace struct {
 
 var lastNamespace atomic.Int64
 
-// newNamespace makes a namespace with only a loopback. It is deleted at the end of the test, with
-// all processes in it.
+// newNamespace makes a namespace with only a loopback. At the end of the test, the namespace is deleted
+// and all processes in it are killed.
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	name := os.Getenv("USERNET_NETNS")
@@ -177,19 +177,19 @@ func (ns *namespace) inside(f func() error) error {
 	}
 	err = f()
 	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
-		// The thread stays locked, because nothing else may run in it.
+		// The thread stays locked, because no other goroutine may run in it.
 		return fmt.Errorf("back to our own namespace: %w", err)
 	}
 	runtime.UnlockOSThread()
 	return err
 }
 
-// openTAP opens a TAP in the namespace, and creates it if it does not exist. A plain one has no
-// offloads. The kernel uses its addresses at once, without Duplicate Address Detection.
+// openTAP opens a TAP in the namespace, and creates it if it does not exist. A plain TAP has no offloads.
+// The kernel uses its addresses on the TAP at once, without duplicate address detection.
 func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 	t.Helper()
 	var tap *nic.TAP
-	// /proc/sys/net shows the namespace of the thread that opens it.
+	// /proc/sys/net belongs to the namespace of the thread that opens the file.
 	err := ns.inside(func() error {
 		return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
 	})
@@ -199,8 +199,8 @@ func (ns *namespace) openTAP(t *testing.T, plain bool) *nic.TAP {
 			tap, err = nic.OpenTAP(nic.TAPConfig{Name: tapName, Addr: netip.MustParsePrefix(kernelAddr + "/24"), NoOffload: plain})
 			return err
 		})
-		// A process that another test is starting has this process's descriptors, even those of a
-		// closed device, until its exec.
+		// A process that another test is starting has copies of this process's descriptors until its
+		// exec. They keep a closed device busy, so try again.
 		if !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
 			break
 		}
@@ -216,7 +216,7 @@ func newHost(t *testing.T, dev nic.Device) *usernet.Host {
 	return newHostWith(t, dev, stack.TCPConfig{})
 }
 
-// newHostWith is like newHost, with settings of TCP.
+// newHostWith is newHost with a configuration of TCP.
 func newHostWith(t *testing.T, dev nic.Device, cfg stack.TCPConfig) *usernet.Host {
 	t.Helper()
 	h, err := usernet.New(usernet.Config{
@@ -240,7 +240,7 @@ func newTAP(t *testing.T, plain bool) (*namespace, *nic.TAP) {
 	return ns, tap
 }
 
-// newLink makes a namespace and a host on a TAP in it, with super-frames.
+// newLink makes a namespace with a TAP that has offloads, and a host on the TAP.
 func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	t.Helper()
 	need(t, tools...)
@@ -251,7 +251,7 @@ func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 // links maps the kinds of TAPs to whether they are plain.
 var links = map[string]bool{"super-frames": false, "plain frames": true}
 
-// onBothLinks runs a test over a TAP with super-frames and over a plain one.
+// onBothLinks runs a test over a TAP with super-frames and over a plain TAP.
 func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *namespace, h *usernet.Host, plain bool)) {
 	t.Helper()
 	need(t, tools...)
@@ -263,7 +263,7 @@ func onBothLinks(t *testing.T, tools []string, test func(t *testing.T, ns *names
 	}
 }
 
-// command returns a command in the namespace, which is killed when ctx ends.
+// command returns a command that runs in the namespace, and that is killed when ctx ends.
 func (ns *namespace) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", ns.name}, args...)...)
 	cmd.WaitDelay = 5 * time.Second
@@ -285,7 +285,7 @@ func (ns *namespace) try(t *testing.T, args ...string) (stdout, stderr string, e
 	return out.String(), errs.String(), err
 }
 
-// run runs a command that must succeed.
+// run runs a command in the namespace, which must succeed, and returns its output.
 func (ns *namespace) run(t *testing.T, args ...string) string {
 	t.Helper()
 	out, errs, err := ns.try(t, args...)
@@ -293,7 +293,7 @@ func (ns *namespace) run(t *testing.T, args ...string) string {
 	return out
 }
 
-// shell runs a script, each command of which must succeed.
+// shell runs a script in the namespace, and returns its output. Each command of the script must succeed.
 func (ns *namespace) shell(t *testing.T, script string) string {
 	t.Helper()
 	return ns.run(t, "bash", "-euo", "pipefail", "-c", script)

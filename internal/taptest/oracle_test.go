@@ -30,8 +30,8 @@ type question struct {
 	Method  string // a Lookup method, or Dial
 	Network string // for LookupIP, LookupNetIP and Dial
 	Name    string
-	Cancel  time.Duration // when the caller cancels; never if zero
-	Timeout time.Duration // of the context; none if zero
+	Cancel  time.Duration // time until the caller cancels the context; 0: never
+	Timeout time.Duration // timeout of the context; 0: none
 }
 
 func (q question) String() string {
@@ -45,18 +45,18 @@ func (q question) String() string {
 	return s
 }
 
-// An outcome is everything that a program sees of an answer.
+// An outcome is everything that a program sees of the result of a lookup or dial.
 type outcome struct {
 	Value string // as fmt prints it
 	Error string
-	Type  string // of the error
+	Type  string // type of the error
 
-	// From the *net.DNSError in the error.
+	// The fields of the *net.DNSError in the error.
 	DNS                            bool
 	Err, Name, Server              string
 	Timeout, Temporary, IsNotFound bool
 
-	Canceled, Deadline bool // errors.Is
+	Canceled, Deadline bool // errors.Is reports context.Canceled, context.DeadlineExceeded
 }
 
 // A lookuper has the methods that both resolvers share.
@@ -75,8 +75,8 @@ type lookuper interface {
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// printed formats records as JSON. It keeps their order if they are few; unordered ignores it where
-// the server chooses it.
+// printed formats records as JSON. It keeps the order of one or two records, and sorts more than two. In
+// unordered, the server chooses the order, so that function always sorts.
 func printed[T any](records []T, err error) (string, error) {
 	texts := textsOf(records)
 	if len(texts) > 2 {
@@ -138,7 +138,7 @@ func ask(ctx context.Context, r lookuper, dial dialFunc, q question) (string, er
 	panic("no such method: " + q.Method)
 }
 
-// ports matches the local addresses in an error, which differ each time.
+// ports matches the local addresses in an error, because they are different each time.
 var ports = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+:\d+->`)
 
 func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
@@ -172,7 +172,8 @@ func outcomeOf(r lookuper, dial dialFunc, q question) outcome {
 	return o
 }
 
-// oracle is the helper that runs net's resolver. It reads questions and writes their outcomes.
+// oracle is the helper that runs net's resolver. It reads questions from standard input and writes their
+// outcomes to standard output.
 func oracle() error {
 	var qs []question
 	if err := json.NewDecoder(os.Stdin).Decode(&qs); err != nil {
@@ -197,7 +198,7 @@ type system struct {
 	hosts      string
 }
 
-// theirs returns the outcomes of net's resolver, in a process whose /etc has the system's files.
+// theirs returns the outcomes of net's resolver, which runs in a process whose /etc has the files of s.
 func (s system) theirs(t *testing.T, ns *namespace, qs []question) []outcome {
 	t.Helper()
 	dir := t.TempDir()
@@ -247,15 +248,15 @@ func (s system) host(t *testing.T, ns *namespace, change ...func(*usernet.Config
 	return h
 }
 
-// compare asks both resolvers and compares the outcomes.
+// compare asks usernet's resolver and net's resolver, and compares the outcomes.
 func (s system) compare(t *testing.T, ns *namespace, h *usernet.Host, qs []question) {
 	t.Helper()
 	theirs := s.theirs(t, ns, qs)
 	for i, q := range qs {
 		ours := outcomeOf(h.Resolver(), h.DialContext, q)
-		// If one name of the search list could not be queried, net reports the result of the last
-		// name for records other than addresses. Usernet reports the failure instead of the
-		// absence.
+		// A known difference: if a query for one name of the search list fails, usernet reports that
+		// failure. For records other than addresses, net reports the result of the last name, even if
+		// that is "no such host".
 		if searched := !strings.HasSuffix(q.Name, "."); searched && theirs[i].IsNotFound && ours.DNS && !ours.IsNotFound {
 			require.Contains(t, []string{"LookupMX", "LookupNS", "LookupTXT", "LookupSRV"}, q.Method, "%v", q)
 			require.Equal(t, theirs[i].Name, ours.Name, "%v", q)

@@ -17,8 +17,8 @@ import (
 	"github.com/usernet/usernet"
 )
 
-// newRoute makes a host on a TAP in a namespace that routes to another namespace. The link between
-// the two namespaces has an MTU of 1300 at its near end. The addresses of the far end are
+// newRoute makes a host on a TAP in a namespace, which routes to the namespace far. The link between the
+// two namespaces has an MTU of 1300 at the end of the first namespace. The addresses in far are
 // 198.51.100.1 and 2001:db8:2::1.
 func newRoute(t *testing.T, plain bool) (far *namespace, h *usernet.Host) {
 	t.Helper()
@@ -91,13 +91,13 @@ func TestPathMTUIsFoundOnTheWay(t *testing.T) {
 				n, _, err := sink.ReadFrom(b)
 				require.NoError(t, err)
 				if n == 1400 {
-					continue // the loop above may have left an error
+					continue // a datagram of the loop above
 				}
 				require.True(t, bytes.Equal(data, b[:n]))
 				break
 			}
 
-			// TCP retransmits what was too large, and continues.
+			// TCP retransmits the segments that were too large, and continues.
 			sum := make(chan [32]byte)
 			go func() {
 				c, err := ln.Accept()

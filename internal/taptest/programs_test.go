@@ -23,12 +23,12 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// programs are programs of the kernel's side with their uses. The host has a site on port 80, echo
-// on port 7, ssh on port 22, and nothing on port 81.
+// programs has programs of the kernel's side, and functions that use the host with them. The host has a
+// site on port 80, echo on port 7, ssh on port 22, and nothing on port 81.
 var programs = []struct {
 	name   string
 	tools  []string
-	noZone bool // it does not accept a link-local address with a zone
+	noZone bool // the program does not accept a link-local address with a zone
 	run    func(t *testing.T, ns *namespace, e end)
 }{
 	{name: "curl", tools: []string{"curl", "sha256sum"}, run: func(t *testing.T, ns *namespace, e end) {
@@ -107,22 +107,21 @@ func requireWrk(t *testing.T, out string) {
 	require.Regexp(t, `[1-9]\d* requests in`, out)
 }
 
-// echoes sends data to echo servers with several commands.
+// echoes sends data to the echo servers with the commands tcp and udp, and compares the answers.
 func echoes(t *testing.T, ns *namespace, tcp, udp string) {
 	t.Helper()
 	const size, large = 1 << 20, 8000
 	require.Equal(t, contentSum(t, size)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s | sha256sum", self(t, "generate"), size, tcp)))
 	require.Equal(t, "a datagram\n", ns.shell(t, "echo a datagram | "+udp))
-	// A datagram that is sent in several fragments, and comes back in fragments.
+	// This datagram is sent in several fragments, and comes back in fragments.
 	require.Equal(t, contentSum(t, large)+"  -\n", ns.shell(t, fmt.Sprintf("%s %d | %s | sha256sum", self(t, "generate"), large, udp)))
 }
 
-// sshPort is the port of the kernel's dropbear, on 127.0.0.1. Connections to the host's port 22 are
-// forwarded to it.
+// sshPort is the port of the dropbear on the kernel's side, on 127.0.0.1. The test forwards connections to
+// the host's port 22 to this dropbear.
 const sshPort = "2222"
 
-// sshTo starts a dropbear, unless one runs, and returns the prefix of a command line that runs a
-// command over ssh.
+// sshTo starts a dropbear, and returns the first part of a command line that runs a command over ssh.
 func sshTo(t *testing.T, ns *namespace, e end) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -130,7 +129,7 @@ func sshTo(t *testing.T, ns *namespace, e end) string {
 		ssh-keygen -q -t ed25519 -N '' -f key
 		cp key.pub .ssh/authorized_keys
 		dropbearkey -t ed25519 -f host 2>/dev/null | grep ^ssh-ed25519 | sed 's/^/ours /' > known`)
-	// In the mount namespace of "ip netns exec" only, that directory is root's home.
+	// The directory is root's home, but only in the mount namespace of "ip netns exec".
 	ns.daemon(t, "bash", "-euc", "chmod 700 "+dir+"; mount --bind "+dir+" /root; exec dropbear -F -E -s -r "+dir+"/host -p 127.0.0.1:"+sshPort)
 	require.Eventually(t, func() bool {
 		return ns.inside(func() error {
@@ -172,15 +171,15 @@ func serveSSH(t *testing.T, ns *namespace, h *usernet.Host) {
 	}()
 }
 
-// faulty is a tshark filter for incorrect frames. If the sum of a segment is 0, the kernel writes
-// 0xffff (CSUM_MANGLED_0), which tshark calls bad. A datagram that the kernel quotes in an ICMP
-// error has no checksum yet if usernet has left that to the device.
+// faulty is a tshark filter for incorrect frames. It allows two cases that tshark calls bad. If the
+// checksum of a segment is 0, the kernel writes 0xffff (CSUM_MANGLED_0). A datagram that the kernel quotes
+// in an ICMP error may have no complete checksum, because usernet has left the checksum to the device.
 const faulty = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 && tcp.checksum != 0xffff || " +
 	"udp.checksum.status == 0 && !(icmp || icmpv6) || icmp.checksum.status == 0 || icmpv6.checksum.status == 0 || " +
 	"tcp.checksum == 0xffff && (ip.src == " + ourAddr + " || ipv6.src == " + ourAddr6 + ")"
 
-// TestProgramsReachTheHost lets the kernel's programs use a host over IPv4, over IPv6 and by its
-// link-local address, and lets the host use the kernel. Then tshark checks all frames.
+// TestProgramsReachTheHost uses a host from the kernel's programs, over IPv4, over IPv6 and by the
+// link-local address. Then it uses the kernel's servers from the host, and tshark checks all frames.
 func TestProgramsReachTheHost(t *testing.T) {
 	t.Parallel()
 	need(t, "tshark", "curl", "ping", "nc", "nft")
@@ -231,14 +230,13 @@ func useAndCapture(t *testing.T, plain bool) {
 		"icmpv6.type == 135", "icmpv6.type == 136", "ipv6.fraghdr.more == 1", "ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow != 0",
 		"ip && tcp.flags.reset == 1", "ip && tcp.flags.fin == 1", "ip && tcp.checksum.status == 1 && tcp.srcport == 80",
 		"ipv6 && tcp.flags.reset == 1", "ipv6 && tcp.flags.fin == 1", "ipv6 && tcp.checksum.status == 1 && tcp.srcport == 80"}
-	// The second filter is for correct frames that would show a fault of the stack. The third
-	// checks that all segments of a connection have a flow label; resets without a connection have
-	// none.
+	// The second filter matches correct frames that would show a fault of the stack. The third filter
+	// matches segments without a flow label, which only a reset without a connection may be.
 	absent := []string{faulty, "tcp.analysis.ack_lost_segment || tcp.analysis.window_full && tcp.analysis.zero_window_probe && tcp.len > 1",
 		"ipv6.src == " + ourAddr6 + " && tcp && ipv6.flow == 0"}
 	if plain {
 		absent = append(absent, "frame.len > 1514")
-	} else { // the batch in one frame
+	} else { // the datagrams of sendBatch are in one frame
 		there = append(there, "ip && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1",
 			"ipv6 && udp.dstport == 9 && udp.length == 7208 && udp.checksum.status == 1", "ipv6 && frame.len > 20000")
 	}
@@ -251,7 +249,7 @@ func useAndCapture(t *testing.T, plain bool) {
 	}
 }
 
-// useTheKernel uses the host as the client.
+// useTheKernel uses the kernel's servers from the host.
 func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
 	for _, n := range []int64{0, 1, 100_000, 1_000_000} {
 		fetch(t, h, e, n)
@@ -259,7 +257,7 @@ func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
 	_, err := h.DialTimeout("tcp", e.at("81"), 30*time.Second)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.EqualError(t, err, "dial tcp "+e.at("81")+": connect: connection refused")
-	// UDP sockets learn it from ICMP, on both sides.
+	// On both sides, a UDP socket learns from an ICMP error that the port is closed.
 	ours, err := h.Dial("udp", e.at("81"))
 	require.NoError(t, err)
 	defer ours.Close()
@@ -269,7 +267,7 @@ func useTheKernel(t *testing.T, ns *namespace, h *usernet.Host, e end) {
 		if err != nil {
 			return err
 		}
-		// An unknown protocol.
+		// Send a packet of an unknown protocol. The filters check the answer of the host.
 		c, err := net.Dial("ip"+e.flag[1:]+":253", e.ours)
 		if err != nil {
 			return err
@@ -295,18 +293,18 @@ func TestWrkSeesNoError(t *testing.T) {
 	serveSite(t, h)
 	for i, how := range []string{"Connection: close", "Connection: keep-alive"} {
 		for j, e := range families {
-			if i == j || long { // wrk runs for a second at least
+			if i == j || long { // a short run has fewer combinations, because wrk runs for at least a second
 				requireWrk(t, ns.run(t, "wrk", "-t", "2", "-c", "64", "-d", wrkPeriod, "-H", how, e.url("/")))
 			}
 		}
 	}
 }
 
-// shark returns how many frames of a capture match each of the filters. It runs tshark once,
-// because starting it takes longer than reading the file.
+// shark returns how many frames of a capture match each of the filters. It runs tshark only once, because
+// the start of tshark takes longer than reading the file.
 func (ns *namespace) shark(t *testing.T, file string, filters []string) (frames []int) {
 	t.Helper()
-	// An ephemeral port may be that of a protocol that tshark knows.
+	// Otherwise tshark might take an ephemeral port for the port of a protocol that it knows.
 	const chosen = ".port==32768-60999,data"
 	out := ns.run(t, "tshark", "-q", "-r", file, "-d", "tcp"+chosen, "-d", "udp"+chosen, "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
 		"-o", "udp.check_checksum:TRUE", "-z", "io,stat,0,"+strings.Join(filters, ","))
@@ -314,7 +312,7 @@ func (ns *namespace) shark(t *testing.T, file string, filters []string) (frames 
 		if !strings.Contains(line, "<>") {
 			continue
 		}
-		// | interval | frames | bytes | frames | bytes | ... |
+		// A line has the form | interval | frames | bytes | frames | bytes | ... |
 		columns := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
 		for i := 1; i < len(columns); i += 2 {
 			n, err := strconv.Atoi(strings.TrimSpace(columns[i]))
@@ -326,7 +324,7 @@ func (ns *namespace) shark(t *testing.T, file string, filters []string) (frames 
 	return frames
 }
 
-// sendBatch sends datagrams that the device may carry in one frame.
+// sendBatch sends a batch of datagrams that the device may send as one super-frame.
 func sendBatch(t *testing.T, h *usernet.Host, e end) {
 	t.Helper()
 	pc, err := h.ListenPacket("udp", ":0")

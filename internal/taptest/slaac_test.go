@@ -21,8 +21,8 @@ import (
 	"github.com/usernet/usernet/stack"
 )
 
-// newRouter makes a namespace that is a router, with 2001:db8:1::1 on a TAP, and a host at the
-// other end that listens to routers.
+// newRouter makes a namespace that is a router, with 2001:db8:1::1 on a TAP. The host at the other end
+// configures itself from Router Advertisements.
 func newRouter(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	t.Helper()
 	need(t, tools...)
@@ -34,11 +34,12 @@ func newRouter(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	h, err := usernet.New(usernet.Config{NIC: tap, Auto: true, StableSecret: []byte("a secret of the tests")})
 	require.NoError(t, err)
 	t.Cleanup(func() { h.Close() })
-	ns.kernelLinkLocal(t) // the router sends from it
+	ns.kernelLinkLocal(t) // wait for the address from which the router sends
 	return ns, h
 }
 
-// daemon starts a daemon in the foreground in the namespace. It is killed at the end of the test.
+// daemon starts a daemon in the namespace, which runs in the foreground. The daemon is killed at the end of
+// the test.
 func (ns *namespace) daemon(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := ns.command(t.Context(), args...)
@@ -58,7 +59,7 @@ func (ns *namespace) daemon(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// await waits until holds returns true for a host.
+// await waits until holds returns true. It calls holds whenever the host changes, and each second.
 func await(t *testing.T, h *usernet.Host, what string, holds func() bool) {
 	t.Helper()
 	for end := time.After(patience); ; {
@@ -102,7 +103,8 @@ func radvdConfig(preferred, valid int) string {
 `, tapName, valid, preferred)
 }
 
-// RFC 4861 6, RFC 4862 5.5, RFC 4191, RFC 8106, with radvd as the router and dnsmasq as the name server.
+// This test covers RFC 4861 6, RFC 4862 5.5, RFC 4191 and RFC 8106, with radvd as the router and dnsmasq as
+// the name server.
 func TestRadvdConfiguresAHost(t *testing.T) {
 	t.Parallel()
 	ns, h := newRouter(t, "radvd", "rdisc6", "dnsmasq", "curl", "sha256sum")
@@ -152,7 +154,7 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	out := ns.shell(t, fmt.Sprintf("curl -6 -sS --fail 'http://[%s]/content?n=%d' | sha256sum", a.Prefix.Addr(), someBulk))
 	require.Equal(t, contentSum(t, someBulk), strings.Fields(out)[0])
 
-	// The address becomes deprecated, and is then removed together with its router.
+	// First radvd deprecates the prefix. When radvd stops, the router and the address are removed.
 	require.NoError(t, os.WriteFile(conf, []byte(radvdConfig(0, 3600)), 0o644))
 	require.NoError(t, radvd.Process.Signal(syscall.SIGHUP))
 	await(t, h, "the prefix is deprecated", func() bool { return autoAddr(h, "2001:db8:1::/64").State == stack.AddrDeprecated })
@@ -161,7 +163,7 @@ func TestRadvdConfiguresAHost(t *testing.T) {
 	require.Equal(t, stack.AddrDeprecated, autoAddr(h, "2001:db8:1::/64").State)
 }
 
-// dnsmasq as the router advertises the prefix of its interface.
+// dnsmasq is the router. It advertises the prefix of its interface.
 func TestDnsmasqConfiguresAHost(t *testing.T) {
 	t.Parallel()
 	ns, h := newRouter(t, "dnsmasq", "ping")
@@ -183,7 +185,7 @@ func TestDnsmasqConfiguresAHost(t *testing.T) {
 	require.Contains(t, out, "3 received")
 }
 
-// A usernet host is the router, and the kernel configures itself from it.
+// A usernet host is the router, and the kernel configures itself from its advertisements.
 func TestTheKernelIsConfiguredByUsernet(t *testing.T) {
 	t.Parallel()
 	need(t, "rdisc6", "ping")

@@ -78,7 +78,7 @@ func curlUpload(t *testing.T, ns *namespace, e end, n int64) {
 	require.Equal(t, fmt.Sprintf("%d %s\n", n, contentSum(t, n)), out, "the SHA-256 of what the server got")
 }
 
-// fetch downloads n bytes from the kernel's server on port 8000, uploads as many, and compares the
+// fetch downloads n bytes from the kernel's server on port 8000, uploads n bytes to it, and compares the
 // hashes.
 func fetch(t *testing.T, h *usernet.Host, e end, n int64) {
 	t.Helper()
@@ -123,7 +123,7 @@ func TestLargeTransfersAreIntactThroughLossInEachDirection(t *testing.T) {
 	onBothLinks(t, []string{"curl", "sha256sum", "nft"}, func(t *testing.T, ns *namespace, h *usernet.Host, plain bool) {
 		serveSite(t, h)
 		ns.drop(t)
-		// A super-frame is lost as a whole, so it takes more bytes for the same number of losses.
+		// A super-frame is lost as a whole, so more bytes are needed for the same number of losses.
 		size := bulk
 		if plain {
 			size = someBulk
@@ -160,7 +160,7 @@ func TestManyCurlsAtOnceAreServed(t *testing.T) {
 		}
 	}
 
-	// The same number of processes, so that they share nothing.
+	// Each curl is its own process, so that the clients share nothing.
 	out := ns.shell(t, fmt.Sprintf(
 		"for i in $(seq %d); do curl -sS --fail '%s?n=%d' | sha256sum & curl -sS --fail -g '%s?n=%[3]d' | sha256sum & done; wait",
 		curls/2, families[0].url("/content"), size, families[1].url("/content")))
@@ -178,8 +178,8 @@ func TestPingAnswersEverySizeWithoutLoss(t *testing.T) {
 			if e.v6() {
 				header, most = 40+8, 65527
 			}
-			// Each size that fits a frame once, and sizes at a limit or larger than a frame several
-			// times.
+			// Send one packet of each size that fits in a frame, and several packets of sizes that are at
+			// a limit or larger than a frame.
 			ping := fmt.Sprintf("ping %s -q -W 5", e.flag)
 			if !plain {
 				require.Empty(t, ns.shell(t, fmt.Sprintf(
@@ -190,10 +190,10 @@ func TestPingAnswersEverySizeWithoutLoss(t *testing.T) {
 			require.Empty(t, ns.shell(t, fmt.Sprintf(
 				"for s in 0 1 7 8 9 15; do for i in $(seq %d); do %s -c 1 -s $s %s >/dev/null || echo lost $s; done; done", pings/2, ping, e.ours)))
 			for _, size := range []int{16, 17, 18, 19, 56, 1499 - header, 1500 - header, 1501 - header, 1480, 4000, 30000, 65000, most} {
-				// One at a time (-A), because two dozen of the largest would fill the device's
-				// queue. After the last one, ping waits for answers no longer than two round trips,
-				// which a loaded machine exceeds. TestPingFloodIsAnsweredWithoutLoss sends many at
-				// a time.
+				// Send one packet at a time (-A), for two reasons. Two dozen of the largest packets would
+				// fill the device's queue. And after the last packet, ping waits for answers only two
+				// round trips, which is too short on a loaded machine.
+				// TestPingFloodIsAnsweredWithoutLoss sends many packets at a time.
 				out := ns.run(t, "ping", e.flag, "-q", "-A", "-c", fmt.Sprint(pings), "-W", "5", "-s", fmt.Sprint(size), e.ours)
 				require.Contains(t, out, fmt.Sprintf("%d packets transmitted, %[1]d received, 0%% packet loss", pings), "size %d", size)
 			}
@@ -252,7 +252,7 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	ns.run(t, "ip", "link", "del", tapName)
 	waitDown(t, h)
 
-	// The kernel got an acknowledgement for all of it.
+	// The kernel has an acknowledgement for all data, so the host must still deliver all of it.
 	got := make([]byte, sent)
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	_, err = io.ReadFull(c, got)
@@ -261,7 +261,7 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	// No more data will arrive. That is an error of net's kind, not the end of the stream.
+	// No more data will arrive. Read returns an error like those of package net, and not EOF.
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(50*time.Millisecond)))
 	_, err = c.Read(got)
 	requireOpError(t, err, "read")
@@ -306,8 +306,8 @@ func waitDown(t *testing.T, h *usernet.Host) {
 	}, patience, time.Millisecond, "the device is gone, and the host says that it is up")
 }
 
-// requireOpError checks that err is what package net's functions return: a *net.OpError of the
-// operation, not wrapped.
+// requireOpError checks that err is a *net.OpError of the operation, and not wrapped, as package net
+// returns errors.
 func requireOpError(t *testing.T, err error, op string) {
 	t.Helper()
 	require.Error(t, err)
@@ -316,7 +316,8 @@ func requireOpError(t *testing.T, err error, op string) {
 	require.Equal(t, op, operr.Op)
 }
 
-// Not in parallel, because a process that another test is starting keeps a closed device open.
+// This test does not run in parallel, because a process that another test is starting may keep a closed
+// device open.
 func TestMissingAndBusyDevicesAreClearErrors(t *testing.T) {
 	need(t)
 	ns := newNamespace(t)

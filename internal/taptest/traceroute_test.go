@@ -22,13 +22,13 @@ import (
 // A trace has the properties of a family that the tests of routes need.
 type trace struct {
 	end
-	hops   []string // from the host: the kernel behind the TAP, a router, and the destination
-	back   []string // the hops in the opposite direction
+	hops   []string // hops from the host: the kernel behind the TAP, a router, and the destination
+	back   []string // hops from the destination to the host
 	header int      // length of an IP header
-	proto  int      // of ICMP
+	proto  int      // protocol number of ICMP
 
 	echo, reply, exceeded, unreachable icmp.Type
-	port                               int // code of unreachable
+	port                               int // code of unreachable for a closed port
 }
 
 var traces = []trace{
@@ -38,8 +38,8 @@ var traces = []trace{
 		ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply, ipv6.ICMPTypeTimeExceeded, ipv6.ICMPTypeDestinationUnreachable, 4},
 }
 
-// newRouters makes a link whose kernel forwards to a router in another namespace. A third namespace
-// is behind the router.
+// newRouters makes a host on a link whose kernel forwards to a router in a second namespace. The namespace
+// third is behind that router.
 func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespace) {
 	first, h := newLink(t, append(tools, "sysctl")...)
 	second, third := newNamespace(t), newNamespace(t)
@@ -65,8 +65,8 @@ func newRouters(t *testing.T, tools ...string) (h *usernet.Host, third *namespac
 	return h, third
 }
 
-// readICMP reads the next ICMP message from a router or the destination, and skips neighbor
-// discovery.
+// readICMP reads the next ICMP message from a router or the destination. It skips messages of Neighbor
+// Discovery.
 func (tr trace) readICMP(t *testing.T, c net.PacketConn) (from string, m *icmp.Message) {
 	t.Helper()
 	b := make([]byte, 1500)
@@ -82,8 +82,8 @@ func (tr trace) readICMP(t *testing.T, c net.PacketConn) (from string, m *icmp.M
 	}
 }
 
-// quoted checks the addresses of the datagram quoted in an error, and returns what follows its IP
-// header.
+// quoted checks the addresses of the datagram that an error quotes, and returns the protocol and the
+// payload of that datagram.
 func (tr trace) quoted(t *testing.T, m *icmp.Message) (proto int, payload []byte) {
 	t.Helper()
 	var original []byte
@@ -121,7 +121,7 @@ func traceWithEchoes(t *testing.T, h *usernet.Host) {
 		defer pc.Close()
 		for i, hop := range tr.hops {
 			echo := &icmp.Echo{ID: 0x1234, Seq: i, Data: []byte("which way?")}
-			// If the checksum includes a pseudo-header, the stack sets it (RFC 3542 3.1).
+			// The checksum of ICMPv6 includes a pseudo-header, so the stack sets it (RFC 3542 3.1).
 			b, err := (&icmp.Message{Type: tr.echo, Body: echo}).Marshal(nil)
 			require.NoError(t, err)
 			_, err = pc.(*usernet.IPConn).WritePacket(b, usernet.PacketInfo{Remote: netip.AddrPortFrom(netip.MustParseAddr(tr.hops[len(tr.hops)-1]), 0), TTL: uint8(i + 1)})
@@ -161,7 +161,7 @@ func traceWithDatagrams(t *testing.T, h *usernet.Host) {
 			require.Equal(t, hop, from)
 			if i < len(tr.hops)-1 {
 				require.Equal(t, tr.exceeded, m.Type)
-			} else { // the port is closed, which shows that the destination is reached
+			} else { // the last error is from the destination, whose port is closed
 				require.Equal(t, tr.unreachable, m.Type)
 				require.Equal(t, tr.port, m.Code)
 			}

@@ -48,7 +48,7 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 				}
 				ms = append(ms, stack.Datagram{Buffers: [][]byte{bytes.Repeat([]byte{byte(i)}, n)}, Addr: kernelTo})
 			}
-			_, err = ours.WriteTo([]byte("hello"), kernelTo, stack.SendOptions{}) // resolves the link address
+			_, err = ours.WriteTo([]byte("hello"), kernelTo, stack.SendOptions{}) // resolves the kernel's MAC
 			require.NoError(t, err)
 			buf := make([]byte, 2000)
 			n, err := kernel.Read(buf)
@@ -87,7 +87,8 @@ func TestBatchesOfDatagramsCrossToTheKernelAndBack(t *testing.T) {
 	}
 }
 
-// requireFrames checks whether a batch crossed in the expected number of frames.
+// requireFrames checks that a batch was carried in the expected number of frames: one frame for each
+// datagram if plain is true, and otherwise fewer.
 func requireFrames(t *testing.T, plain bool, before, after uint64, datagrams int) {
 	t.Helper()
 	if plain {

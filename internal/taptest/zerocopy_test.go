@@ -39,8 +39,8 @@ func (d *zeroCopyCounter) Attach(recv func(batch []nic.Frame)) {
 	})
 }
 
-// spoiled reads to the end with a large buffer. Deadlines cut the Reads short, and after each Read
-// spoiled overwrites the whole buffer. It returns the SHA-256 of the data.
+// spoiled reads to the end with a large buffer, in Reads that deadlines interrupt, and returns the SHA-256
+// of the data. After each Read it overwrites the whole buffer.
 func spoiled(c net.Conn, r *rand.Rand) (string, error) {
 	sum := sha256.New()
 	buf := make([]byte, 128<<10)
