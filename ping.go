@@ -91,9 +91,9 @@ const (
 // answers. If a name has several addresses, Ping uses the first one that Dial would try. Unanswered
 // requests are not an error: PingStats counts them. PingStats is also valid if there is an error.
 //
-// The error is a *net.OpError. Its Op is "dial" if Ping cannot start, or if ctx ends before a Ping
-// with a limited Count; "write" if a request cannot be sent; and "read" if answers cannot be
-// received, for example because the host was closed.
+// The error is a *net.OpError. Its Op is "dial" if Ping cannot start, or if Count is not negative and
+// ctx ends early; "write" if a request cannot be sent; and "read" if answers cannot be received, for
+// example because the host was closed.
 func (h *Host) Ping(ctx context.Context, addr string, cfg PingConfig) (PingStats, error) {
 	network, proto := "ip:icmp", wire.ProtoICMP
 	fail := func(to net.Addr, err error) (PingStats, error) {

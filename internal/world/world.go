@@ -131,8 +131,7 @@ func As[I any, T any](c *T, err error) (I, error) {
 
 // Kernel returns the World of the kernel's loopback.
 func Kernel() *World {
-	// Use Go's resolver, because the C library's has its own error texts and services. The test only
-	// avoids a write when another goroutine may be reading.
+	// Use Go's resolver, because the C library's has its own error texts and services.
 	if !net.DefaultResolver.PreferGo {
 		net.DefaultResolver.PreferGo = true
 	}
