@@ -12,16 +12,17 @@ import (
 // address (RFC 7217) and, if NIC.Temporary is set, temporary ones (RFC 8981).
 type autoAddr struct {
 	temporary bool
-	tries     uint8        // identifiers that were duplicates before this one; RFC 7217's DAD_Counter for a stable address
-	created   tcp.Time     // of a temporary address only
-	renewAt   tcp.Time     // when the next temporary address is made; 0: it has been made
+	tries     uint8        // earlier identifiers that were duplicates; RFC 7217's DAD_Counter
+	created   tcp.Time     // when a temporary address was made
+	renewAt   tcp.Time     // when to make the next temporary address; 0: never, or it was made
 	routers   []netip.Addr // that advertise the prefix, for rule 5.5 of RFC 6724; the slice is immutable
 }
 
 // maxPrefixRouters is the number of routers that are kept for the prefix of an address.
 const maxPrefixRouters = 4
 
-// setRouter takes note that a router advertises the address's prefix. It reports whether that is new.
+// setRouter adds router to the routers that advertise the address's prefix. It reports false if the router
+// is there already, or there are too many.
 func (a *ifaceAddr) setRouter(router netip.Addr) bool {
 	if len(a.auto.routers) >= maxPrefixRouters || slices.Contains(a.auto.routers, router) {
 		return false
@@ -32,12 +33,12 @@ func (a *ifaceAddr) setRouter(router netip.Addr) bool {
 	return true
 }
 
-// takeAutoPrefix makes or renews the addresses in a prefix with the Autonomous flag (RFC 4862 5.5.3).
-// It reports whether the set or the state of the addresses has changed. s.mu is held.
+// takeAutoPrefix makes or renews the addresses in a prefix whose option has the Autonomous flag (RFC 4862
+// 5.5.3). It reports whether the set, the state or the routers of the addresses have changed. s.mu is held.
 func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo, now tcp.Time) bool {
-	// "c) If the preferred lifetime is greater than the valid lifetime, silently ignore the Prefix
-	// Information option."; "If the sum of the prefix length and interface identifier length does not
-	// equal 128 bits, the Prefix Information option MUST be ignored."
+	// RFC 4862 5.5.3: "c) If the preferred lifetime is greater than the valid lifetime, silently ignore
+	// the Prefix Information option."; "If the sum of the prefix length and interface identifier length
+	// does not equal 128 bits, the Prefix Information option MUST be ignored."
 	if p.Preferred > p.Valid || p.Prefix.Bits() != 64 {
 		return false
 	}
@@ -48,13 +49,13 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 		if a.auto == nil || a.prefix.Masked() != p.Prefix {
 			continue
 		}
-		found = found || !a.auto.temporary
+		found = found || !a.auto.temporary // the prefix has its stable address
 		before := a.state
 		s.renew(ifc, a, p, now)
 		changed = changed || a.state != before
 	}
-	// "d) If no prefix is configured with a matching address [...] and if the Valid Lifetime is not 0,
-	// form an address".
+	// RFC 4862 5.5.3: "d) If no prefix is configured with a matching address [...] and if the Valid
+	// Lifetime is not 0, form an address".
 	if !found && p.Valid != 0 && countAuto(list) < maxAutoAddrs {
 		list = s.appendStable(ifc, list, p.Prefix, 0, lifetimeEnd(now, p.Preferred), lifetimeEnd(now, p.Valid), now)
 		list = s.appendTemporary(ifc, list, p.Prefix, 0, now)
@@ -73,7 +74,7 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 	return changed
 }
 
-// countAuto returns the number of addresses in advertised prefixes.
+// countAuto returns the number of addresses in list that are in advertised prefixes.
 func countAuto(list []ifaceAddr) (n int) {
 	for i := range list {
 		if list[i].auto != nil {
@@ -83,22 +84,24 @@ func countAuto(list []ifaceAddr) (n int) {
 	return n
 }
 
-// renew sets the lifetimes of an address from a received Prefix Information option.
+// renew sets the lifetimes of an address from a received Prefix Information option, and its state from the
+// new lifetimes.
 //
 // RFC 4862 5.5.3 (e): "the preferred lifetime of the corresponding address is always reset to the
 // Preferred Lifetime in the received Prefix Information option, regardless of whether the valid lifetime
 // is also reset or ignored." RFC 8981 3.4 limits the lifetimes of a temporary address.
 func (s *Stack) renew(ifc *iface, a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time) {
 	valid, preferred := lifetimeEnd(now, p.Valid), lifetimeEnd(now, p.Preferred)
-	// "1. If the received Valid Lifetime is greater than 2 hours or greater than RemainingLifetime, set
-	// the valid lifetime of the corresponding address to the advertised Valid Lifetime. 2. If
-	// RemainingLifetime is less than or equal to 2 hours, ignore the Prefix Information option with regards to
-	// the valid lifetime, unless the Router Advertisement from which this option was obtained has been
-	// authenticated [...]. 3. Otherwise, reset the valid lifetime of the corresponding address to 2 hours."
+	// RFC 4862 5.5.3 (e): "1. If the received Valid Lifetime is greater than 2 hours or greater than
+	// RemainingLifetime, set the valid lifetime of the corresponding address to the advertised Valid
+	// Lifetime. 2. If RemainingLifetime is less than or equal to 2 hours, ignore the Prefix Information
+	// option with regards to the valid lifetime, unless the Router Advertisement from which this option was
+	// obtained has been authenticated [...]. 3. Otherwise, reset the valid lifetime of the corresponding
+	// address to 2 hours."
 	switch {
 	case valid == 0 || valid > now+twoHours || a.valid != 0 && valid > a.valid:
 		a.valid = valid
-	case a.valid != 0 && a.valid <= now+twoHours:
+	case a.valid != 0 && a.valid <= now+twoHours: // keep a.valid
 	default:
 		a.valid = now + twoHours
 	}
@@ -118,14 +121,14 @@ func (s *Stack) renew(ifc *iface, a *ifaceAddr, p *wire.PrefixInfo, now tcp.Time
 	}
 }
 
-// renewedAt returns a copy of a with another renewAt.
+// renewedAt returns a copy of a whose renewAt is at. An autoAddr is immutable, because list slices share it.
 func renewedAt(a *autoAddr, at tcp.Time) *autoAddr {
 	b := *a
 	b.renewAt = at
 	return &b
 }
 
-// appendStable appends a new stable address in a prefix to list. tries is the number of identifiers
+// appendStable appends a new stable address in a prefix to list. tries is the number of earlier identifiers
 // that were duplicates.
 func (s *Stack) appendStable(ifc *iface, list []ifaceAddr, prefix netip.Prefix, tries uint8, preferred, valid, now tcp.Time) []ifaceAddr {
 	addr := s.stableAddr(ifc, prefix, tries)
@@ -133,7 +136,7 @@ func (s *Stack) appendStable(ifc *iface, list []ifaceAddr, prefix netip.Prefix, 
 }
 
 // appendTemporary appends a new temporary address in a prefix to list, if the interface uses temporary
-// addresses and the preferred lifetime is long enough.
+// addresses and the address would be preferred for long enough. tries is as for appendStable.
 //
 // RFC 8981 3.4: "A temporary address is created only if this calculated preferred lifetime is greater
 // than REGEN_ADVANCE time units."
@@ -159,6 +162,8 @@ func (s *Stack) appendTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefi
 	return s.appendAuto(ifc, list, p, auto, preferred, earlier(stable.valid, now+temporaryValid), now)
 }
 
+// appendAuto appends the address p, unless the host has that address already, and begins Duplicate Address
+// Detection for it. A preferred or valid lifetime of 0 never ends.
 func (s *Stack) appendAuto(ifc *iface, list []ifaceAddr, p netip.Prefix, auto *autoAddr, preferred, valid, now tcp.Time) []ifaceAddr {
 	if s.isTaken(ifc, list, p.Addr()) {
 		return list
@@ -184,8 +189,8 @@ func (s *Stack) isTaken(ifc *iface, list []ifaceAddr, addr netip.Addr) bool {
 	return false
 }
 
-// replaceDuplicate appends an address with another identifier to list, as the replacement of the
-// duplicate a.
+// replaceDuplicate appends to list an address with another identifier, which replaces the duplicate a. After
+// maxIDTries duplicates it gives up.
 //
 // RFC 7217 6: "If the duplicate address detection procedure fails, [...] the DAD_Counter value should be
 // incremented, and the algorithm should be employed again", up to IDGEN_RETRIES times. RFC 8981 3.4 has
@@ -200,14 +205,14 @@ func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now
 	return s.appendStable(ifc, list, a.prefix.Masked(), a.auto.tries+1, a.preferred, a.valid, now)
 }
 
-// temporaryAdvance returns RFC 8981 3.8's REGEN_ADVANCE: the next temporary address is made that long
-// before the preferred lifetime ends.
+// temporaryAdvance returns RFC 8981 3.8's REGEN_ADVANCE: how long before the preferred lifetime of a
+// temporary address ends the next one is made.
 func (ifc *iface) temporaryAdvance() tcp.Time {
 	return 2*tcp.Second + maxIDTries*tcp.Time(max(0, ifc.dadTransmits))*requestInterval
 }
 
-// followTemporary appends the successors of temporary addresses whose preferred lifetime is about to
-// end. It reports whether there were any. s.mu is held.
+// followTemporary appends to list the successors of the temporary addresses whose renewAt has come. It
+// reports whether it has changed list. s.mu is held.
 //
 // RFC 8981 3.6: "When the preferred lifetime of a temporary address expires, a new temporary address
 // SHOULD be generated"; 3.4: "REGEN_ADVANCE units of time before" that.

@@ -8,9 +8,10 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputIPv4 handles a received datagram. b begins with its header; tail is the rest of a super-frame's
-// payload or empty. linkGroup says that the frame was sent to a broadcast or multicast address of the
-// link. inputIPv4 returns the time as inputFrame does.
+// inputIPv4 handles a received IPv4 datagram in the frame f. b begins with the IP header. tail is the rest
+// of the payload of a super-frame, and otherwise empty. linkGroup says that the frame was sent to a
+// broadcast or multicast address of the link. now is the time of the batch, or 0 if the clock was not read
+// yet. inputIPv4 returns the same, after it may have read the clock.
 func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
@@ -55,12 +56,14 @@ func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	return p.now
 }
 
-// checkOptions decides whether a datagram's IP options are acceptable.
+// checkOptions returns the reason to drop a datagram because of its IP options, or wire.OK. It answers
+// invalid options with a Parameter Problem.
 func (ifc *iface) checkOptions(p *packet, h *wire.IPv4) wire.Reason {
 	o, bad, r := wire.ParseIPv4Options(h.Options)
 	switch {
 	case r != wire.OK:
-		// RFC 1122 3.2.2.5: "A host SHOULD generate Parameter Problem messages."
+		// RFC 1122 3.2.2.5: "A host SHOULD generate Parameter Problem messages." RFC 1122 3.2.2 forbids
+		// them for a fragment other than the first.
 		if h.FragOffset == 0 {
 			ifc.s.sendICMPError(p, icmpBadHeader, int(bad))
 		}
@@ -80,7 +83,7 @@ func (ifc *iface) stop(r wire.Reason) {
 }
 
 // filter returns the reason to drop a datagram that is not for the host or has an invalid source, or
-// wire.OK. It sets p.broadcast for a datagram to a group.
+// wire.OK. It sets p.broadcast if the destination is a broadcast or multicast address.
 func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	if ifc.loopback {
@@ -103,7 +106,7 @@ func (ifc *iface) filter(p *packet, linkGroup bool) wire.Reason {
 	case p.src.IsUnspecified() && !mayLackSource(p):
 		return dropNoSource
 	case p.src.IsLoopback(), p.dst.IsLoopback():
-		// Ibid. (g): "Addresses of this form MUST NOT appear outside a host."
+		// RFC 1122 3.2.1.3 (g): "Addresses of this form MUST NOT appear outside a host."
 		return dropLoopbackOutside
 	case t.isOwn(p.src):
 		return dropOwnSource
@@ -138,14 +141,15 @@ func (ifc *iface) filterGroup(p *packet) wire.Reason {
 	case !joined:
 		return dropNotJoined
 	case !wanted && !p.asksForGroups():
-		// RFC 3376 3: "requests for packets from specific sources"; a router that queries the group is
-		// not a source of it.
+		// The members of the group do not accept this source (RFC 3376 3: "requests for packets from
+		// specific sources"). A router that queries the group is not a source of it.
 		return dropSourceFilter
 	}
 	return wire.OK
 }
 
-// asksForGroups reports whether a packet, as received, is a message of IGMP or MLD.
+// asksForGroups reports whether a packet is a message of IGMP or MLD, such as a query. p.proto and
+// p.payload must be as received: the chain of IPv6 extension headers must not have been removed.
 func (p *packet) asksForGroups() bool {
 	if p.dst.Is4() {
 		return p.proto == wire.ProtoIGMP
@@ -156,14 +160,14 @@ func (p *packet) asksForGroups() bool {
 
 // mayLackSource reports whether a datagram may have the source 0.0.0.0. The rules are those of Linux.
 //
-// RFC 1122 3.2.1.3 (a): it is sent "as a source address as part of an initialization procedure
+// RFC 1122 3.2.1.3 (a): 0.0.0.0 is sent "as a source address as part of an initialization procedure
 // by which the host learns its own IP address". RFC 2131 4.1: "DHCP messages broadcast by
 // a client prior to that client obtaining its IP address must have the source address field in
 // the IP header set to 0." Old hosts broadcast to 0.0.0.0 (RFC 1122 3.3.6).
 func mayLackSource(p *packet) bool {
 	if p.dst.IsMulticast() {
 		// RFC 4541 2.1.1: a switch with IGMP snooping may send queries with "an all-zeros IP Source
-		// Address"; RFC 3376 4.2.13: a host without an address yet may send reports with it.
+		// Address". RFC 3376 4.2.13: a host that has no address yet may send reports with that source.
 		return p.proto == wire.ProtoIGMP || p.dst.IsLinkLocalMulticast()
 	}
 	return p.dst == limitedBroadcast() || p.dst.IsUnspecified()
@@ -201,8 +205,8 @@ func (s *Stack) inputControl(p *packet) bool {
 	return true
 }
 
-// refuse drops a datagram of an unknown protocol and answers it with an ICMP error, unless a raw socket
-// has received it.
+// refuse drops a datagram of an unknown protocol and answers it with an ICMP error. If raw is set, a raw
+// socket has received the datagram, and refuse does nothing.
 func (s *Stack) refuse(p *packet, raw bool) {
 	if raw || p.proto == wire.ProtoNone && p.src.Is6() {
 		return // RFC 8200 4.7: No Next Header is not an error

@@ -8,7 +8,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// inputIPv6 is inputIPv4 for IPv6.
+// inputIPv6 handles a received IPv6 packet. The parameters and the result are those of inputIPv4.
 func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ip6Received.Add(1)
@@ -42,8 +42,8 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 	return p.now
 }
 
-// input6 handles a packet from its first extension header on. The payload is all that follows the IPv6
-// header. filter6 has accepted the addresses.
+// input6 handles a packet from its first extension header on. p.payload must be all that follows the IPv6
+// header, and filter6 must have accepted the addresses.
 func (s *Stack) input6(p *packet) {
 	// Most packets have no extension headers.
 	if p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP {
@@ -54,7 +54,7 @@ func (s *Stack) input6(p *packet) {
 		s.deliver(p)
 		return
 	}
-	whole := p.header[:len(p.header)+len(p.payload)]
+	whole := p.header[:len(p.header)+len(p.payload)] // the payload follows the header in memory
 	c, r := wire.WalkIPv6(p.proto, p.payload)
 	if r != wire.OK {
 		p.ifc.stop(r)
@@ -78,6 +78,7 @@ func (s *Stack) input6(p *packet) {
 }
 
 // answerChain sends the Parameter Problem that an invalid chain of extension headers requires, if any.
+// whole is the packet from its IPv6 header on.
 func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
 	if c.Answer == wire.AnswerNone {
 		return
@@ -100,7 +101,7 @@ func (s *Stack) answerChain(p *packet, c *wire.Chain, whole []byte) {
 	s.sendICMPError(p, k, int(c.Pointer))
 }
 
-// filter6 is filter for IPv6.
+// filter6 is filter for IPv6: it returns the reason to drop a packet because of its addresses, or wire.OK.
 func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
 	if !p.plain {
 		return ifc.filterSpecial6(p, linkGroup)
@@ -117,11 +118,11 @@ func (ifc *iface) filter6(p *packet, linkGroup bool) wire.Reason {
 	return wire.OK
 }
 
-// plain6 reports whether both addresses of an IPv6 header are global or unique local unicast, of 2000::/3
-// (RFC 4291 2.5.4) or fc00::/7 (RFC 4193). No rule of filterSpecial6 is about such addresses, and they
-// have no zone. Without this test the rules were 7 % of the CPU time of a datagram in memory.
+// plain6 reports whether each address of an IPv6 header is in 2000::/3 (global unicast, RFC 4291 2.5.4) or
+// fc00::/7 (unique local, RFC 4193). For such addresses filter6 needs no rule of filterSpecial6, and they
+// have no zone. Without this test, the rules took 7 % of the CPU time of a datagram in memory.
 func plain6(header []byte) bool {
-	src, dst := header[8], header[24]
+	src, dst := header[8], header[24] // the first bytes of the addresses
 	return (src>>5 == 1 || src>>1 == 0xfc>>1) && (dst>>5 == 1 || dst>>1 == 0xfc>>1)
 }
 
@@ -129,8 +130,8 @@ func plain6(header []byte) bool {
 func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	t := ifc.s.table.Load()
 	group := p.dst.IsMulticast()
-	// The stack's tables hold IPv4 addresses as IPv4-mapped addresses. A packet with such an address
-	// would reach IPv4 connections. RFC 4942 2.2: such packets should be dropped.
+	// The stack's tables store IPv4 addresses as IPv4-mapped addresses, so a packet with an IPv4-mapped
+	// address would reach IPv4 connections. RFC 4942 2.2: such packets should be dropped.
 	if p.src.Is4In6() || p.dst.Is4In6() {
 		return dropMapped
 	}
@@ -163,7 +164,7 @@ func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	if group {
 		p.broadcast = true
 		if p.dst.As16()[1]&0xf <= 1 {
-			// RFC 4291 2.7: scope 0 is reserved: such packets "must be silently dropped";
+			// RFC 4291 2.7: a packet with the reserved scope 0 "must be silently dropped". Scope 1:
 			// "Interface-Local scope spans only a single interface on a node".
 			return dropLoopbackOutside
 		}
@@ -178,7 +179,7 @@ func (ifc *iface) filterSpecial6(p *packet, linkGroup bool) wire.Reason {
 	return wire.OK
 }
 
-// isOwn6 reports whether a is an address of the host, and, if it is link-local, of this interface.
+// isOwn6 reports whether a is an address of the host. A link-local address must be one of this interface.
 func (ifc *iface) isOwn6(t *routeTable, a netip.Addr) bool {
 	if isLinkLocal6(a) {
 		return ifc.owns(a)
@@ -187,7 +188,7 @@ func (ifc *iface) isOwn6(t *routeTable, a netip.Addr) bool {
 }
 
 // hasSubnet reports whether a is a link-local address whose bits 16 to 31 are not zero. The table of
-// connections stores the interface's index in these bits.
+// connections needs these bits for the index of the interface: see tuple.setZone.
 //
 // RFC 4291 2.5.6: after the first ten bits of a link-local address come 54 that are zero.
 func hasSubnet(a netip.Addr) bool {
@@ -198,7 +199,7 @@ func hasSubnet(a netip.Addr) bool {
 	return b[2] != 0 || b[3] != 0
 }
 
-// zone returns the index of the packet's interface if an address is link-local; else 0.
+// zone returns the index of the packet's interface if the source or the destination is link-local, else 0.
 func (p *packet) zone() int {
 	if p.src.Is4() {
 		return 0
@@ -206,6 +207,7 @@ func (p *packet) zone() int {
 	return p.zone6()
 }
 
+// zone6 is zone for an IPv6 packet.
 func (p *packet) zone6() int {
 	if p.plain {
 		return 0
@@ -217,7 +219,7 @@ func (p *packet) zone6() int {
 	case !p.ifc.loopback:
 		return p.ifc.index
 	}
-	// A packet from the host to itself has the zone of its link-local address.
+	// The host has sent the packet to itself: the interface is the one that has the link-local address.
 	a := p.src
 	if local {
 		a = p.dst

@@ -6,10 +6,10 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// This file has Neighbor Discovery (RFC 4861). The neighbour entries are kept by neighborTable, and
-// what routers advertise by autoconf.
+// This file sends and receives the messages of Neighbor Discovery (RFC 4861). neighborTable keeps the
+// neighbour entries, and autoconf keeps the configuration that routers advertise.
 
-// allRouters6 is the group of all routers on a link (RFC 4291 2.7.1).
+// allRouters6 returns the multicast address of all routers on a link (RFC 4291 2.7.1).
 func allRouters6() netip.Addr { return netip.IPv6LinkLocalAllRouters() }
 
 // inputND handles a message of Neighbor Discovery.
@@ -37,7 +37,8 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 	}
 }
 
-// checkND applies the rules that hold for all messages.
+// checkND checks a packet by the rules for all messages of Neighbor Discovery. It returns the reason to
+// drop the packet, or wire.OK.
 //
 // RFC 4861 6.1, 7.1 and 8.1: "The IP Hop Limit field has a value of 255, i.e., the packet could not
 // possibly have been forwarded by a router"; "ICMP Code is 0". RFC 6980 5: "Nodes MUST silently
@@ -46,7 +47,7 @@ func (s *Stack) inputND(p *packet, h *wire.ICMPv6, body []byte) {
 func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
 	switch {
 	case p.ifc.linkLen == 0 && h.Type != wire.ICMPv6RouterSol && h.Type != wire.ICMPv6RouterAdv:
-		return dropICMPType // a link without link addresses: only routers are discovered
+		return dropICMPType // a link without link addresses has no neighbour entries
 	case p.ttl != wire.NDHopLimit:
 		return dropNDHopLimit
 	case h.Code != 0:
@@ -61,7 +62,7 @@ func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
 func (p *packet) fragmented() bool {
 	next, b := wire.Proto(p.header[wire.IPv6NextOffset]), p.header[wire.IPv6Len:]
 	for next != wire.ProtoFragment {
-		if len(b) < 8 {
+		if len(b) < 8 { // the shortest extension header: b has no more of them
 			return false
 		}
 		next, b = wire.Proto(b[0]), b[min((int(b[1])+1)*8, len(b)):]
@@ -75,8 +76,8 @@ func (p *packet) isND() bool {
 		wire.ICMPv6Type(p.payload[0]) >= wire.ICMPv6RouterSol && wire.ICMPv6Type(p.payload[0]) <= wire.ICMPv6Redirect
 }
 
-// isNAToAllNodes reports whether an IPv6 packet is a Neighbor Advertisement for all nodes. If its
-// source is an address of the host, another node uses that address too.
+// isNAToAllNodes reports whether an IPv6 packet is a Neighbor Advertisement to all nodes. filterSpecial6
+// accepts it even if its source is an address of the host, because another node may use that address too.
 func (p *packet) isNAToAllNodes() bool {
 	return p.dst == allNodes6() && p.proto == wire.ProtoICMPv6 && len(p.payload) > 0 &&
 		wire.ICMPv6Type(p.payload[0]) == wire.ICMPv6NeighborAdv
@@ -96,7 +97,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	// RFC 4861 7.1.1: "If the IP source address is the unspecified address, the IP destination address
 	// is a solicited-node multicast address", and "there is no source link-layer address option
 	// in the message."
-	detects := p.src.IsUnspecified()
+	detects := p.src.IsUnspecified() // the sender does Duplicate Address Detection for the target
 	if detects && (ns.HasSource || p.dst != wire.SolicitedNode(p.dst)) {
 		return wire.BadND
 	}
@@ -107,7 +108,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	switch {
 	case !ok || a.state == AddrDuplicate:
 		return dropNDTarget
-	case detects && a.dad != nil:
+	case detects && a.dad != nil: // both nodes do, for the same address
 		return ifc.s.contest(ifc, &ns)
 	case a.state == AddrTentative:
 		// RFC 4862 5.4.3: "If the source address of the Neighbor Solicitation is a unicast address,
@@ -117,7 +118,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	}
 	var flags uint32
 	if a.state != AddrOptimistic {
-		// RFC 4429 3.3, of an optimistic address: the node MUST "clear the 'Override' flag".
+		// RFC 4429 3.3: for an optimistic address, the node MUST "clear the 'Override' flag".
 		flags = wire.NAOverride
 	}
 	if detects {
@@ -129,8 +130,8 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		return wire.OK
 	}
 	if ns.HasSource {
-		// A node whose address is not on the link is answered, but gets no entry: whoever forges such a
-		// solicitation would fill the table, or take over an address of another network (VU#472363).
+		// A node whose address is not on the link gets an answer, but no entry. Otherwise forged
+		// solicitations could fill the table, or take over an address of another network (VU#472363).
 		if isLinkLocal6(p.src) || ifc.s.table.Load().onLink(ifc, p.src) {
 			ifc.nd().learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
 		} else {
@@ -139,9 +140,9 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		ifc.advertise(ns.Target, p.src, &ns.Source, flags|wire.NASolicited)
 		return wire.OK
 	}
-	// The sender's address is optimistic, so that the message does not include its link address. The
-	// host must not resolve it: if both nodes had optimistic addresses, each would wait for the other.
-	// The answer goes to the source MAC of the frame, and no neighbour entry is made.
+	// The sender has not included its link address, because its IP address is optimistic. The host must
+	// not resolve that IP address: if both nodes had optimistic addresses, each would wait for the other.
+	// So the answer goes to the source MAC of the frame, and no neighbour entry is made.
 	var mac *wire.MAC
 	if ifc.isStation(p.link) {
 		mac = &p.link
@@ -162,8 +163,9 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 		return wire.BadND
 	}
 	a, own := ifc.addr(na.Target)
+	// An advertisement for a tentative address proves a duplicate, whatever its link address is.
 	if na.HasLink && !ifc.isStation(na.Link) && !(own && a.state == AddrTentative) {
-		return dropBadNDSender // or a copy of an own message
+		return dropBadNDSender // or a copy of a message that this host has sent
 	}
 	if own {
 		switch {
@@ -193,8 +195,8 @@ func (ifc *iface) inputNeighborAdv(p *packet, h *wire.ICMPv6, body []byte) wire.
 	return wire.OK
 }
 
-// solicit sends a Neighbor Solicitation for target: to mac if unicast is set, else to the
-// solicited-node group.
+// solicit sends a Neighbor Solicitation for target from src. If unicast is set, it goes to target, whose
+// link address is mac, else to the solicited-node multicast address of target.
 func (ifc *iface) solicit(target, src netip.Addr, mac wire.MAC, unicast bool) {
 	if !src.Is6() {
 		return // there is no source address
@@ -214,8 +216,8 @@ func (ifc *iface) isOptimistic(a netip.Addr) bool {
 	return ok && x.state == AddrOptimistic
 }
 
-// settled6 returns an IPv6 address of the interface whose duplicate detection is done, a link-local one if
-// there is one; invalid if there is none.
+// settled6 returns an IPv6 address of the interface that is neither tentative nor optimistic, preferably a
+// link-local address. It returns an invalid address if there is none.
 func (ifc *iface) settled6() (found netip.Addr) {
 	for _, a := range ifc.list() {
 		if a.addr().Is6() && (a.state == AddrPreferred || a.state == AddrDeprecated) && (!found.IsValid() || isLinkLocal6(a.addr())) {
@@ -225,19 +227,19 @@ func (ifc *iface) settled6() (found netip.Addr) {
 	return found
 }
 
-// includesLinkAddr reports whether a message from src includes the interface's link address.
+// includesLinkAddr reports whether a message from src has to include the interface's link address.
 //
 // RFC 4861 4.3: the source link-layer address option "MUST NOT be included when the source IP
 // address is the unspecified address. Otherwise, [...] this option MUST be included in multicast
 // solicitations and SHOULD be included in unicast solicitations." RFC 4429 3.2: a node "MUST NOT
-// use an Optimistic Address as the source address of a Neighbor Solicitation" that has it.
+// use an Optimistic Address as the source address of a Neighbor Solicitation" with this option.
 func (ifc *iface) includesLinkAddr(src netip.Addr) bool {
 	a, ok := ifc.addr(src)
 	return ok && a.state != AddrOptimistic && ifc.linkLen > 0
 }
 
-// advertise sends a Neighbor Advertisement for an address of the interface. mac is the link address of
-// dst if it is known; else nil.
+// advertise sends a Neighbor Advertisement for target, an address of the interface, to dst. mac is the link
+// address of dst, or nil if it is not known. flags are the flags S and O; advertise adds the Router flag.
 //
 // RFC 4861 4.4: the target link-layer address option "MUST be included on link layers that have
 // addresses when responding to multicast solicitations. When responding to a unicast Neighbor
@@ -253,16 +255,17 @@ func (ifc *iface) advertise(target, dst netip.Addr, mac *wire.MAC, flags uint32)
 // announce6 sends an unsolicited Neighbor Advertisement for an address to all nodes of the link.
 //
 // RFC 4861 7.2.6: "a node MAY send up to MAX_NEIGHBOR_ADVERTISEMENT unsolicited Neighbor
-// Advertisement messages to the all-nodes multicast address". An address in duplicate address detection
-// is not announced: its probes do that.
+// Advertisement messages to the all-nodes multicast address". An address in Duplicate Address Detection is
+// not announced: its probes show that it is in use.
 func (ifc *iface) announce6(a netip.Addr) {
 	if x, ok := ifc.addr(a); ok && x.dad == nil && x.usable() {
 		ifc.advertise(a, allNodes6(), nil, wire.NAOverride)
 	}
 }
 
-// sendND queues a message of Neighbor Discovery. If mac is not nil, it is the link address of dst;
-// otherwise a unicast dst is resolved. If the queue is full, the message is dropped.
+// sendND queues a message of Neighbor Discovery. rest is the word after the checksum. mac is the link
+// address of dst; if it is nil, sendND resolves a unicast dst. If the queue is full, the message is
+// dropped.
 func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, mac *wire.MAC, body []byte) {
 	if ifc.down.Load() {
 		return

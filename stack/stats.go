@@ -133,7 +133,7 @@ type counters struct {
 
 	arpReceived, arpSent, arpFailed            atomic.Uint64
 	ipReceived, ipSent                         atomic.Uint64 // ipReceived has only IPv4, ipSent both versions
-	ipStopped                                  atomic.Uint64 // received packets that were dropped, or are fragments
+	ipStopped                                  atomic.Uint64 // received, but dropped or fragments
 	fragsReceived, reassembled                 atomic.Uint64
 	reassemblyFailed, fragsSent                atomic.Uint64
 	icmpReceived, icmpSent, icmpErrors         atomic.Uint64

@@ -8,9 +8,9 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// SYN cookies (RFC 4987 3.6): when a listener's queue of half-open connections is full, the listener
-// keeps no state for a further SYN. It encodes that state in the sequence number of the SYN,ACK, and
-// the peer's ACK returns it:
+// SYN cookies (RFC 4987 3.6): while a listener's queue of half-open connections is full, the listener
+// keeps no state for a further SYN. It encodes the state in the sequence number of the SYN,ACK, and the
+// peer's ACK returns that number:
 //
 //	5 bits   number of the period, modulo 32; a period is cookiePeriod long
 //	3 bits   index in cookieMSS of the MSS of the peer
@@ -18,23 +18,23 @@ import (
 //	         number, and the eight bits above; each period has its own key
 //
 // If the peer uses timestamps, the low six bits of the timestamp value in the SYN,ACK encode other
-// options of the SYN: four bits of window scale (15: none), and one bit for SACK. Thus a connection
-// that is opened during an attack has the same options as any other.
+// options of the SYN: four bits of window scale (15: none), and one bit for SACK. A connection that is
+// opened during an attack then has the same options as any other.
 const (
 	cookiePeriod  = 64 * tcp.Second
-	cookieTSBits  = 6
-	cookieNoScale = 15
-	cookieSACK    = 1 << 4
-	cookieLife    = 2 // number of periods in which a cookie is valid
+	cookieTSBits  = 6      // low bits of the timestamp value that encode options
+	cookieNoScale = 15     // window scale of a SYN without the Window Scale option
+	cookieSACK    = 1 << 4 // the SYN had the SACK-Permitted option
+	cookieLife    = 2      // number of periods in which a cookie is valid
 )
 
-// cookieMSS returns the values of MSS that a cookie can encode, in ascending order: common values, and
-// the smallest possible one (RFC 791 3.2, with RFC 9293 3.7.1). A cookie encodes the largest value that
-// does not exceed the peer's MSS.
+// cookieMSS returns the MSS values that a cookie can encode, in ascending order: the smallest possible MSS
+// (RFC 791 3.2, with RFC 9293 3.7.1), and common values. A cookie encodes the largest value that does not
+// exceed the peer's MSS.
 func cookieMSS() [8]uint16 { return [8]uint16{28, 256, 536, 1024, 1220, 1440, 1460, 8960} }
 
-// cookieKeys holds the keys of this period and of the one before. A key that an attacker finds out is
-// useless once both periods are over.
+// cookieKeys holds the keys of the current period and of the previous period. Each key is valid in two
+// periods; after that, an attacker who has found it out cannot use it.
 type cookieKeys struct {
 	mu        mutex[levelTable]
 	count     uint32 // number of the period of cur
@@ -43,8 +43,9 @@ type cookieKeys struct {
 	before    bool // prev is valid: it is the key of period count-1
 }
 
-// cookieKey returns the key of a period. It reports false if there is none. There is always a key of
-// this period. There is one of the period before if cookieKey was called in that period.
+// cookieKey returns the key of the period count. It reports false if there is none. The current period
+// always has a key, which cookieKey makes on first use. The previous period has a key only if cookieKey was
+// called in it. Earlier periods have none.
 func (s *Stack) cookieKey(count uint32) (hashKey, bool) {
 	k := &s.tcp.cookies
 	k.mu.Lock()
@@ -62,14 +63,14 @@ func (s *Stack) cookieKey(count uint32) (hashKey, bool) {
 	return hashKey{}, false
 }
 
-// cookie returns the initial sequence number of a SYN,ACK for a period. It reports false if the period
-// has no key.
+// cookie returns the initial sequence number of a SYN,ACK in the period count. irs is the initial sequence
+// number of the peer, and mss is an index in cookieMSS. cookie reports false if the period has no key.
 func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int) (tcp.Seq, bool) {
 	key, ok := s.cookieKey(count)
 	if !ok {
 		return 0, false
 	}
-	top := count<<3&0xff | uint32(mss)
+	top := count<<3&0xff | uint32(mss) // the upper eight bits of the cookie
 	var b [45]byte
 	l, r := local.Addr().As16(), remote.Addr().As16()
 	copy(b[:], l[:])
@@ -82,6 +83,7 @@ func (s *Stack) cookie(local, remote netip.AddrPort, irs, count uint32, mss int)
 	return tcp.Seq(top<<24 | uint32(key.sum(b[:]))&0xffffff), true
 }
 
+// cookieCount returns the number of the current period.
 func (s *Stack) cookieCount() uint32 { return uint32(s.now() / cookiePeriod) }
 
 // sendCookie answers a SYN with a cookie. The caller must not hold l.mu.
@@ -119,7 +121,8 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 			bits |= cookieSACK
 			out.SACKPermitted = true
 		}
-		// A value in the future would make later timestamps look old.
+		// Replace the low bits of the timestamp. The result must not be in the future, because later
+		// timestamps would then look old.
 		ts := tcp.Timestamp(now, p.tsOffset)
 		v := ts&^(1<<cookieTSBits-1) | bits
 		if int32(v-ts) > 0 {
@@ -131,7 +134,8 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 	s.sendLone(local, remote, zone, &out)
 }
 
-// takeCookie opens a connection if seg is an ACK with a valid cookie. It reports false if seg is not.
+// takeCookie opens a connection if the ACK seg has a valid cookie, or drops seg if there is no room or route
+// for the connection. It reports false if seg has no valid cookie, or the listener is closed.
 func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tcp.Segment) bool {
 	s := l.s
 	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod {
@@ -141,12 +145,13 @@ func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tc
 	mss := int(iss>>24) & 7
 	for age := range uint32(cookieLife) {
 		if want, ok := s.cookie(local, remote, irs, s.cookieCount()-age, mss); !ok || want != iss {
-			continue
+			continue // not a cookie of that period
 		}
 		if l.full() {
-			s.drop(dropAcceptQueue) // counts as lost: the peer's next segment has the cookie again
+			s.drop(dropAcceptQueue) // the peer's next segment has the cookie again
 			return true
 		}
+		// Rebuild the SYN from the cookie.
 		syn := tcp.Segment{TCP: wire.TCP{
 			Seq: irs, Flags: wire.FlagSYN, MSS: cookieMSS()[mss], Window: seg.Window,
 		}}

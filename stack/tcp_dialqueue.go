@@ -13,19 +13,20 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// dialEnds identifies the dials that compete for the same local ports.
+// dialEnds identifies the dials that compete for the same local ports: those with the same source address
+// and the same remote address and port.
 type dialEnds struct {
 	src    netip.Addr
 	remote netip.AddrPort
 	zone   int
 }
 
-// A dialQueue holds, in FIFO order, the dials with the same ends that found no free port. They wait for
-// the port of a connection that is in TIME-WAIT, or that the application has closed. Only the first
+// A dialQueue holds, in FIFO order, the dials with the same ends that found no free port. The dials wait
+// for the port of a connection that is in TIME-WAIT, or that the application has closed. Only the first
 // dial searches for a port, because searching all ports takes long.
 type dialQueue struct {
 	waiting []*queuedDial
-	at      tcp.Time // when the first dial has to search again; 0: when freeAt sets it
+	at      tcp.Time // when the first dial has to search again; 0: not before freeAt sets at
 }
 
 // A queuedDial is a dial in a dialQueue. timeWaits.mu is its lock.
@@ -41,8 +42,8 @@ func (q *dialQueue) wake(now tcp.Time) {
 	}
 }
 
-// freeAt records that a dial can take the tuple k at time at, which must be non-zero.
-// w.mu is held.
+// freeAt records that a dial can take the tuple k from time at on, and wakes the dial if that time has come.
+// at must be non-zero; 1 means now. w.mu is held.
 func (w *timeWaits) freeAt(k *tuple, at tcp.Time) {
 	if len(w.dials) == 0 {
 		return
@@ -54,7 +55,7 @@ func (w *timeWaits) freeAt(k *tuple, at tcp.Time) {
 	}
 }
 
-// freed records that the tuple k has left the table. w.mu is not held.
+// freed records that the tuple k has left the table, so that a dial can take it now. w.mu is not held.
 func (w *timeWaits) freed(k *tuple) {
 	if w.queued.Load() == 0 {
 		return
@@ -64,8 +65,8 @@ func (w *timeWaits) freed(k *tuple) {
 	w.mu.Unlock()
 }
 
-// queue adds a dial to the queue of ends. If there is no queue, it makes one if first is set, and
-// otherwise returns nil.
+// queue adds a dial to the queue of ends and returns it. If there is no queue, it makes a queue if first is
+// set, and otherwise returns nil.
 func (w *timeWaits) queue(ends dialEnds, first bool) *queuedDial {
 	if !first && w.queued.Load() == 0 {
 		return nil
@@ -90,7 +91,7 @@ func (w *timeWaits) queue(ends dialEnds, first bool) *queuedDial {
 	return d
 }
 
-// leave removes d from its queue. If d was the first, it wakes the next dial to search.
+// leave removes d from its queue. If d was the first, leave makes the next dial search at once.
 func (w *timeWaits) leave(ends dialEnds, d *queuedDial) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,8 +107,9 @@ func (w *timeWaits) leave(ends dialEnds, d *queuedDial) {
 	}
 }
 
-// await waits until d has to search for a port: when d is the first in its queue, and either the time
-// at has come or a port has become free.
+// await waits until d has to search for a port. That is when d is the first in its queue, and either the
+// time at has come or a port has become free. at is the result of the last search of d. await returns an
+// error if ctx ends or the stack is closed.
 func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at tcp.Time) error {
 	if ctx.Done() != nil {
 		defer context.AfterFunc(ctx, func() {
@@ -131,20 +133,21 @@ func (w *timeWaits) await(ctx context.Context, ends dialEnds, d *queuedDial, at 
 		case d.canceled:
 			return ctx.Err()
 		case q.waiting[0] == d && q.at != 0 && q.at <= w.s.now():
-			q.at = 0 // a port that becomes free during the search sets it again
+			q.at = 0 // if a port becomes free during the search, freeAt sets q.at again
 			return nil
 		}
 		d.cond.Wait()
 	}
 }
 
-// Special values of the time at which a port can be taken.
+// Special values of the earliest time at which a dial can take one of the ports.
 const (
-	whenFreed tcp.Time = math.MaxInt64 - 1 // unknown; freeAt will set it
+	whenFreed tcp.Time = math.MaxInt64 - 1 // not known yet; freeAt reports it
 	noPort    tcp.Time = math.MaxInt64     // never
 )
 
-// firstTries is the number of ports that a dial tries before it joins the queue and tries all ports.
+// firstTries is the number of ports that a dial tries before it joins the queue. In the queue it tries all
+// ports.
 const firstTries = 256
 
 // orphaned reports whether the application has closed the connection.
@@ -154,8 +157,8 @@ func (t *TCP) orphaned() bool {
 	return t.closed
 }
 
-// bindEphemeral chooses the local port of an active open (RFC 6056), and inserts the socket into the
-// table. old is the connection in TIME-WAIT that the socket replaces, or nil.
+// bindEphemeral chooses the local port of an active open (RFC 6056), sets t.key, and inserts the socket into
+// the table. old is the connection in TIME-WAIT that the socket replaces, or nil.
 //
 // If no port is free, bindEphemeral waits for a port of a connection that is in TIME-WAIT or that the
 // application has closed. If there is no such connection, it fails with EADDRNOTAVAIL.
@@ -163,7 +166,7 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 	w, ends := &s.tcp.waits, dialEnds{src, remote, int(t.path.zone)}
 	hash := s.hashAddrs(netip.AddrPortFrom(src, 0), remote)
 	d := w.queue(ends, false) // nil if no other dial waits
-	at := noPort
+	at := noPort              // when one of the ports that the last search found taken can be taken
 	for {
 		if d != nil {
 			if err := w.await(ctx, ends, d, at); err != nil {
@@ -175,7 +178,7 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 		at = noPort
 		_, ok := s.ephemeralPort(hash, func(port uint16) bool {
 			if tries++; tries > firstTries && d == nil {
-				at = 1
+				at = 1 // the other ports are not known to be taken: join the queue
 				return false
 			}
 			local := netip.AddrPortFrom(src, port)
@@ -213,7 +216,8 @@ func (s *Stack) bindEphemeral(ctx context.Context, t *TCP, src netip.Addr, remot
 			}
 			return old, nil
 		case d == nil:
-			d, at = w.queue(ends, true), 1 // search at once, because a port may have become free before d was in the queue
+			// Search at once, because a port may have become free before d was in the queue.
+			d, at = w.queue(ends, true), 1
 		}
 	}
 }

@@ -14,14 +14,14 @@ import (
 
 // ListenOptions are the options of a listener.
 type ListenOptions struct {
-	// Backlog is the maximum number of established connections that Accept has not yet returned. While
-	// there are so many, no further handshake is completed. If it is 0, the maximum is 4096.
+	// Backlog is the maximum number of established connections that wait for Accept. While that many
+	// wait, no further handshake is completed. If Backlog is 0, the maximum is 4096.
 	Backlog int
 	// TCP are the initial socket options of the connections.
 	TCP TCPOptions
 }
 
-// A TCPListener accepts connections to a local address.
+// A TCPListener accepts connections to a local address. Its methods may be called concurrently.
 type TCPListener struct {
 	s       *Stack
 	local   netip.AddrPort
@@ -31,20 +31,20 @@ type TCPListener struct {
 
 	n          atomic.Int32 // connections that wait in queue; read without mu
 	nhalf      atomic.Int32 // len(half); read without mu
-	overflowAt atomic.Int64 // tcp.Time at which half was last full; 0: never
+	overflowAt atomic.Int64 // tcp.Time of the last SYN that found half full; 0: never
 
 	mu     mutex[levelListener]
 	cond   sync.Cond
 	dl     deadline
 	half   []*TCP // connections in SYN-RECEIVED, unordered
-	queue  []*TCP // established connections; those from index head on wait for Accept
+	queue  []*TCP // established connections that wait for Accept, from index head on
 	head   int
 	closed bool
 }
 
-// ListenTCP listens on local. The zero address means all addresses of the family. If the port is 0,
-// ListenTCP chooses one. Connections in TIME-WAIT that use the port are no obstacle. Errors are
-// *os.SyscallError with "socket" or "bind" and an errno, or net.ErrClosed.
+// ListenTCP listens on the address and port of local. The zero address means all addresses of the family.
+// If the port is 0, ListenTCP chooses a free port. Connections in TIME-WAIT do not prevent it from using
+// their port. Errors are *os.SyscallError with "socket" or "bind" and an errno, or net.ErrClosed.
 func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*TCPListener, error) {
 	if s.closed.Load() {
 		return nil, net.ErrClosed
@@ -65,6 +65,7 @@ func (s *Stack) ListenTCP(fam Family, local netip.AddrPort, o ListenOptions) (*T
 	ts := &s.tcp
 	ts.listenMu.Lock()
 	defer ts.listenMu.Unlock()
+	// try sets l.local, and reports whether the listener can bind to the port.
 	try := func(port uint16) bool {
 		l.local = netip.AddrPortFrom(a, port)
 		return ts.bindable(&l.at, port)
@@ -89,7 +90,7 @@ func (ts *tcpState) bindable(b *bound, port uint16) bool {
 	return !ts.listeners.conflicts(b, port) && !ts.table.ports.busy(b, port, true)
 }
 
-// full reports whether the accept queue is full. Then no further handshake is completed.
+// full reports whether the accept queue is full. While it is, no further handshake is completed.
 func (l *TCPListener) full() bool { return int(l.n.Load()) >= l.backlog }
 
 // synAckRetries returns how many times a SYN,ACK is retransmitted. The number falls as the queue of
@@ -106,8 +107,9 @@ func (l *TCPListener) synAckRetries() uint8 {
 	return 2
 }
 
-// syn handles a received SYN (RFC 9293 3.10.7.2). It reports false if the listener is closed. old is
-// the connection in TIME-WAIT that the new connection replaces, or nil.
+// syn handles a received SYN (RFC 9293 3.10.7.2): it opens a connection, answers with a SYN cookie, or
+// drops the SYN. It reports false if the listener is closed. old is the connection in TIME-WAIT that the
+// new connection replaces, or nil.
 func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, zone int, seg *tcp.Segment, old *timeWait) bool {
 	s := l.s
 	p, err := s.sharedRoute(remote.Addr(), local.Addr(), zone)
@@ -130,14 +132,14 @@ func (l *TCPListener) syn(now tcp.Time, local, remote netip.AddrPort, zone int, 
 	}
 	return l.open(now, local, remote, p, func(t *TCP, cfg tcp.Config) {
 		if old != nil {
-			cfg.ISS = old.NextISS(cfg.ISS)
+			cfg.ISS = old.NextISS(cfg.ISS) // beyond the sequence numbers of the old connection
 		}
 		t.conn.Accept(now, cfg, seg)
 	})
 }
 
-// open adds a half-open connection and calls begin to start it. It reports false if the listener is
-// closed.
+// open adds a half-open connection, and calls begin to give the Conn its first segment. It reports false
+// if the listener is closed.
 func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, begin func(*TCP, tcp.Config)) bool {
 	s := l.s
 	l.mu.Lock()
@@ -148,8 +150,8 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 	t := s.newTCP(local, remote, p)
 	t.listener = l
 	t.linked = true
-	// Lock the socket before the table makes it visible: a second copy of the SYN then waits until
-	// begin has opened the connection.
+	// Lock the socket before insert makes it visible to other goroutines: a goroutine that handles a
+	// second copy of the SYN then waits until begin has opened the connection.
 	t.mu.Lock()
 	if !s.tcp.table.insert(&t.tcpEntry) {
 		t.mu.Unlock()
@@ -167,15 +169,16 @@ func (l *TCPListener) open(now tcp.Time, local, remote netip.AddrPort, p *path, 
 	return true
 }
 
-// handshakeEnded moves a connection from half to queue when its handshake is complete. It discards a
-// connection that ended during the handshake.
+// handshakeEnded moves a connection from half to queue if its handshake is complete. If the connection has
+// ended during the handshake, or the listener is closed, it discards the connection. ev are the events of
+// the connection.
 func (l *TCPListener) handshakeEnded(t *TCP, ev tcp.Events) {
 	l.mu.Lock()
 	half := l.forget(t)
 	switch {
 	case !half:
-		// The connection is in queue, or was accepted. Accept returns it even if it has been reset
-		// meanwhile, as on Linux.
+		// The connection is in queue already, or was accepted. As on Linux, Accept returns the connection
+		// even if it has been reset meanwhile.
 		l.mu.Unlock()
 	case l.closed:
 		l.mu.Unlock()
@@ -197,7 +200,7 @@ func (l *TCPListener) forget(t *TCP) bool {
 		return false
 	}
 	n := len(l.half) - 1
-	last := l.half[n]
+	last := l.half[n] // takes the place of t
 	l.half[t.half-1], last.half = last, t.half
 	l.half[n], t.half = nil, 0
 	if l.half = l.half[:n]; n == 0 && cap(l.half) > 64 {
@@ -224,7 +227,7 @@ func (l *TCPListener) Accept() (*TCP, error) {
 		case len(l.queue) > l.head:
 			return l.take(), nil
 		case l.s.life.cut.Load() && !l.local.Addr().IsLoopback():
-			// All links are down, so only the host itself could still connect. accept(2) lists ENETDOWN
+			// All links have failed, so only the host itself could still connect. accept(2) lists ENETDOWN
 			// among the "already-pending network errors".
 			return nil, syscall.ENETDOWN
 		}
@@ -242,6 +245,7 @@ func (l *TCPListener) take() *TCP {
 			l.queue = nil
 		}
 	} else if l.head >= 64 && l.head >= len(l.queue)/2 {
+		// At least half of queue is unused: move the rest to the front.
 		n := copy(l.queue, l.queue[l.head:])
 		clear(l.queue[n:])
 		l.queue, l.head = l.queue[:n], 0
@@ -266,8 +270,8 @@ func (l *TCPListener) SetDeadline(d time.Time) error {
 	return nil
 }
 
-// Close stops listening. It resets the connections that were not accepted, and leaves accepted ones
-// alone. A second Close returns net.ErrClosed.
+// Close stops listening. It resets the connections that Accept has not returned, and does not change the
+// others. A second Close returns net.ErrClosed.
 func (l *TCPListener) Close() error {
 	l.mu.Lock()
 	if l.closed {

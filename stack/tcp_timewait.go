@@ -6,14 +6,14 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A timeWait is a connection in TIME-WAIT. It occupies the tuple of the connection, whose other state
-// is freed.
+// A timeWait is a connection in TIME-WAIT. It takes the place of the TCP in the table, so that the memory of
+// the TCP can be freed.
 type timeWait struct {
-	tcpEntry // its entry in the table; first, as in TCP
-	tcp.Waiter
+	tcpEntry   // entry in the table; first, as in TCP
+	tcp.Waiter // the state machine; guarded by timeWaits.mu
 	expires    tcp.Time
 	prev, next *timeWait // in the list of timeWaits, ordered by expires
-	gone       bool      // not in the table any more
+	gone       bool      // no longer in the table
 }
 
 // timeWaits holds the connections in TIME-WAIT. One alarm serves all of them.
@@ -21,17 +21,18 @@ type timeWaits struct {
 	s     *Stack
 	limit int
 
-	queued atomic.Int32 // len(dials); read without mu
+	queued atomic.Int32 // len(dials); stored with mu held, read without it
 
 	mu     mutex[levelShared]
-	first  *timeWait // the first to expire
+	first  *timeWait // head of the list: the first to expire
 	last   *timeWait
-	n      int
+	n      int                     // length of the list
 	dials  map[dialEnds]*dialQueue // dials that wait for a port
 	alarm  alarm                   // for the expiry of first and for dials
 	closed bool
 }
 
+// init initializes w. limit is TCPConfig.TimeWaits.
 func (w *timeWaits) init(s *Stack, limit int) {
 	w.s = s
 	w.limit = limit
@@ -40,14 +41,15 @@ func (w *timeWaits) init(s *Stack, limit int) {
 	}
 }
 
-// add replaces t in the table with a timeWait.
+// add replaces t in the table with a timeWait. If there are too many timeWaits, it drops the oldest. t.mu is
+// held.
 func (w *timeWaits) add(now tcp.Time, t *TCP) {
 	tw := &timeWait{Waiter: t.conn.Waiter(now)}
 	tw.key, tw.wait = t.key, tw
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.s.tcp.table.replace(&t.tcpEntry, &tw.tcpEntry) {
-		return
+		return // t is no longer in the table
 	}
 	if w.n >= w.limit {
 		w.s.counts.timeWaitOverflow.Add(1)
@@ -87,7 +89,7 @@ func (w *timeWaits) unlink(tw *timeWait) {
 	w.n--
 }
 
-// drop removes tw from the list and from the table. w.mu is held.
+// drop removes tw from the list and from the table, so that a dial can take its tuple. w.mu is held.
 func (w *timeWaits) drop(tw *timeWait) {
 	w.unlink(tw)
 	tw.gone = true
@@ -104,13 +106,13 @@ func (w *timeWaits) takeAt(now tcp.Time, tw *timeWait, tsOffset uint32) tcp.Time
 	return tw.expires
 }
 
-// take replaces tw in the table with t, which has the same tuple. If that is not yet allowed, take
-// returns false and the time at which it is. w.mu is not held.
+// take replaces tw in the table with t, which has the same tuple. If it must not do so yet, take returns
+// false and the time from which it may. w.mu is not held.
 func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if tw.gone {
-		return false, now
+		return false, now // try to insert t again
 	}
 	if at := w.takeAt(now, tw, t.path.tsOffset); at > now {
 		return false, at
@@ -123,8 +125,7 @@ func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Ti
 	return true, now
 }
 
-// arm sets the alarm for the next expiry or the next search of a dial, whichever is first. w.mu is
-// held.
+// arm sets the alarm for the next expiry or for the next search of a dial, whichever is first. w.mu is held.
 func (w *timeWaits) arm(now tcp.Time) {
 	var at tcp.Time
 	if w.first != nil {
@@ -140,7 +141,7 @@ func (w *timeWaits) arm(now tcp.Time) {
 	}
 }
 
-// fired drops the expired entries, and wakes the dials that have to search for a port.
+// fired drops the expired entries, and wakes the dials that have to search for a port. The alarm calls it.
 func (w *timeWaits) fired() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -155,8 +156,8 @@ func (w *timeWaits) fired() {
 	w.arm(now)
 }
 
-// segment handles a segment for the tuple of tw. It reports false if the tuple is free: tw has just
-// ended, or seg is a SYN that may open a new connection.
+// segment handles a received segment for the tuple of tw. It reports false if tw is no longer in the table:
+// tw ended before, or seg is a SYN that may open a new connection.
 func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	var out tcp.Segment
 	w.mu.Lock()
@@ -170,8 +171,8 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 		w.unlink(tw)
 		w.append(now, tw)
 	case tcp.WaitReuse:
-		// RFC 6191 allows the SYN to open a new connection; that needs a listener. If there is none,
-		// RFC 5961 4.2 applies: "TCP endpoints MUST send a challenge ACK".
+		// RFC 6191 allows the SYN to open a new connection. If no listener can open it, RFC 5961 4.2
+		// applies: "TCP endpoints MUST send a challenge ACK".
 		if w.s.tcp.listeners.find(tw.key.local(), tw.key.zone()) == nil {
 			v = tcp.WaitAck
 		} else {
@@ -187,6 +188,7 @@ func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	return v != tcp.WaitReuse
 }
 
+// close drops all entries, and makes the dials that wait fail with net.ErrClosed.
 func (w *timeWaits) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -11,7 +11,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Write queues p to be sent. It waits while the send buffer is full. Concurrent Writes do not mix.
+// Write sends p. It returns when all bytes are in the send buffer, or, for a large p, when no frame refers
+// to p any more. It waits while the send buffer is full. The bytes of concurrent Writes do not mix.
 func (t *TCP) Write(p []byte) (int, error) {
 	growStack(false)
 	t.mu.Lock()
@@ -40,9 +41,9 @@ func (t *TCP) endWrite() {
 	t.wakeWriters()
 }
 
-// writeCopied is Write by copying p into the send buffer. It calls endWrite before it sends the last
-// bytes, so that it waits for nothing once the peer may have them, not even for t.mu. The caller holds
-// t.mu; writeCopied unlocks it.
+// writeCopied implements Write by copying p into the send buffer. It calls endWrite before it sends the last
+// bytes. Once the peer may have these bytes, it waits for nothing, not even for t.mu: see promptBytes. The
+// caller holds t.mu; writeCopied unlocks it.
 func (t *TCP) writeCopied(p []byte) (n int, err error) {
 	for {
 		if err = t.writeEnd(); err != nil || n == len(p) {
@@ -79,7 +80,8 @@ func (t *TCP) writeCopied(p []byte) (n int, err error) {
 	}
 }
 
-// writePinned is Write by pinning p (see zeroCopySend). The caller holds t.mu; writePinned unlocks it.
+// writePinned implements Write by pinning p (see zeroCopySend). The caller holds t.mu; writePinned unlocks
+// it.
 func (t *TCP) writePinned(p []byte) (n int, err error) {
 	t.startPinning()
 	writers := t.bulkWriters(len(p))
@@ -93,7 +95,9 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 	prompt := len(p) <= promptBytes
 	for n < len(p) {
 		if prompt && n > 0 && t.copies(len(p)-n) {
-			t.awaitFrames() // here, because a prompt Write must not wait after its last bytes have left
+			// The last bytes will be copied. Wait for the earlier frames before, because a prompt Write
+			// must not wait after its last bytes have left.
+			t.awaitFrames()
 		}
 		if err = t.writeEnd(); err != nil {
 			break
@@ -135,7 +139,8 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeEnd returns the error with which a Write has to end, or nil. t.mu is held.
+// writeEnd returns the error with which a Write has to end, or nil. It returns the error of a failed
+// connection only if no other call has returned it, and otherwise EPIPE. t.mu is held.
 func (t *TCP) writeEnd() error {
 	switch {
 	case t.closed:
@@ -144,7 +149,7 @@ func (t *TCP) writeEnd() error {
 		return os.ErrDeadlineExceeded
 	}
 	if e := t.conn.Err(); e != tcp.ErrNone && !t.errReported {
-		t.errReported = true
+		t.errReported = true // as on Linux, only one call returns the error
 		return errnoOf(e)
 	}
 	if t.wrShut || t.conn.State() == tcp.Closed || t.conn.State() == tcp.TimeWait {
@@ -153,7 +158,7 @@ func (t *TCP) writeEnd() error {
 	return nil
 }
 
-// send builds the frame of a segment and queues it. t.mu is held.
+// send builds the frame of a segment, and queues it or leaves it in a direct slot. t.mu is held.
 func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	s := t.s
 	if t.path.noRoute {
@@ -165,7 +170,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	total := hdr + seg.DataLen()
 	p := t.path
 	meta := frameMeta{checksum: true, csumOffset: wire.TCPChecksumOffset}
-	n := total // bytes to put into the slot; pinned bytes may stay where they are
+	n := total // bytes to put into the slot; the frame may refer to pinned bytes instead
 	if len(seg.Pinned) >= gatherBytes && p.ifc.txChecksum && !p.ifc.tx.async.Load() && !t.zc.copying {
 		meta.body, meta.done = seg.Pinned, t.zc.frame()
 		n -= len(seg.Pinned)
@@ -173,7 +178,7 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	h := ipHeader{proto: wire.ProtoTCP, ttl: t.ttl, tos: t.tos, df: true, id: t.ipID, count: 1}
 	if seg.GSOSize > 0 {
 		meta.gso, meta.gsoSize, meta.headerLen = p.gsoKind, seg.GSOSize, hdr
-		h.count = uint16((seg.DataLen()-1)/seg.GSOSize + 1)
+		h.count = uint16((seg.DataLen()-1)/seg.GSOSize + 1) // segments, rounded up
 	}
 	t.ipID += h.count
 	sl := p.slot(now, n, t.direct == directAllowed && meta.done == nil)
@@ -181,13 +186,13 @@ func (t *TCP) send(now tcp.Time, seg *tcp.Segment) {
 	seg.Put(b)
 	at := hdr + copy(b[hdr:], seg.Payload)
 	at += copy(b[at:], seg.Payload2)
-	copy(b[at:], seg.Pinned)
+	copy(b[at:], seg.Pinned) // nothing if the frame refers to the pinned bytes
 	binary.BigEndian.PutUint16(b[wire.TCPChecksumOffset:], p.pseudoSum(wire.ProtoTCP, total))
 	s.counts.tcpOut.Add(1)
 	if seg.ECT {
 		h.tos |= 2 // RFC 3168 5: ECT(0)
 	}
-	if s.emit(now, p, &h, &sl, n, &meta) != nil {
+	if s.emit(now, p, &h, &sl, n, &meta) != nil { // the frame is in a direct slot
 		t.direct = directMade
 	}
 }
