@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// An egress queues copies of the frames for a device whose Send may block, so that those who send
-// through the switch do not block. A goroutine sends the copies. It ends when the queue is empty.
+// An egress queues copies of the frames for a device whose Send may block, so that the senders on the
+// switch do not block. A goroutine sends the copies. It ends when the queue is empty.
 type egress struct {
 	dev     Device
 	dropped *atomic.Uint64 // frames that the device did not accept

@@ -7,8 +7,8 @@ type PacketConfig struct {
 	// Interface is the name of the interface, such as "eth0".
 	Interface string
 	// MAC is the stack's own address; zero stands for the interface's. Another address is added to
-	// the interface, which some networks do not permit: most wireless ones, and many of virtual
-	// machines.
+	// the interface. Most wireless networks, and many networks of virtual machines, do not permit
+	// this.
 	MAC [6]byte
 	// Promiscuous makes the interface receive all frames on its link, and the device pass all of
 	// them on. A bridge needs this.

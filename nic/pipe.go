@@ -18,7 +18,7 @@ type PipeConfig struct {
 	// administered one.
 	MACs [2][6]byte
 	// Seed, if it is not zero, determines the random addresses, so all pipes with this seed have
-	// the same ones. Pipes on one switch need different seeds.
+	// the same addresses. Pipes on one switch need different seeds.
 	Seed uint64
 }
 

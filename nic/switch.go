@@ -33,8 +33,8 @@ type SwitchConfig struct {
 }
 
 // A Switch is a learning Ethernet bridge in memory. It forwards a frame to the port on which the
-// destination was last seen as a source. If there is none, it forwards the frame to all other
-// ports. It forwards in the goroutine of the sender and without a copy.
+// destination was last seen as a source. If the destination was not seen, the Switch forwards the frame
+// to all other ports. It forwards in the goroutine of the sender and without a copy.
 //
 // A Switch has no timer. It starts goroutines only for attached devices whose Send may block, and
 // needs no Close. Switches must not form a ring: they have no spanning tree, and a broadcast would

@@ -29,8 +29,8 @@ type dialect struct {
 	name dnsmessage.Name // the name in the query, possibly in mixed case
 }
 
-// query queries the servers in turn, until one returns an answer, which may be that there is no
-// such name or record. Its errors are of type *net.DNSError.
+// query queries the servers in turn, until one of them returns an answer. That there is no such name or
+// record is an answer too. The errors are of type *net.DNSError.
 func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	servers := r.upstream()

@@ -36,7 +36,7 @@ func bytesOf(blocks []block) (n int32) {
 	return n
 }
 
-// end returns the end of the last block. There must be one.
+// end returns the end of the last block. The queue must not be empty.
 func (q *oooQueue) end() Seq { return q.runs[len(q.runs)-1].last().end }
 
 // count adds n blocks and some bytes to the counts of run i and of the queue.

@@ -1,6 +1,6 @@
 package tcp
 
-// plpmtud is packetization layer path MTU discovery (RFC 4821, RFC 8899). A Conn has one only
+// plpmtud is packetization layer path MTU discovery (RFC 4821, RFC 8899). A Conn has a plpmtud only
 // while its segments are smaller than the interface and the peer allow (after a black hole, or
 // since the path MTU has grown), or while a black hole is suspected. Sizes are payload bytes,
 // without options.
@@ -16,8 +16,8 @@ type plpmtud struct {
 	lowest int   // size of the smallest of these probes
 
 	// While a black hole is suspected, the first segment is retransmitted in pieces of
-	// small bytes until one is acknowledged, at time passed. small is 0 if no black hole
-	// is suspected, passed is 0 until a piece is acknowledged.
+	// small bytes. passed is the time at which a piece was acknowledged, and 0 before. small
+	// is 0 if no black hole is suspected.
 	small  int
 	passed Time
 }

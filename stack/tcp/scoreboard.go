@@ -46,8 +46,9 @@ func (s *sent) kind() sentKind {
 
 // A scoreboard holds the pieces between SND.UNA and SND.NXT, in sequence order and without gaps.
 //
-// The fields sacked, lost and resent count bytes: those that have been received, have left the network,
-// and have entered it a second time. So the number of bytes in the network (the pipe of RFC 6675) is
+// sacked counts the bytes that have been received, lost the bytes that have left the network, and resent
+// the bytes that have entered it a second time. So the number of bytes in the network (the pipe of
+// RFC 6675) is
 // SND.NXT - SND.UNA - sacked - lost + resent.
 //
 // By its SACK blocks the peer determines the number of pieces, up to maxPieces: about 100,000 in a
@@ -59,7 +60,7 @@ type scoreboard struct {
 	first, last *chunk
 	n           int    // number of pieces
 	free        *chunk // list of unused chunks, linked by up
-	chunks      int    // number of chunks, used and unused, not counting one
+	chunks      int    // number of chunks, used and unused, besides the field one
 
 	sacked int // bytes with segSacked
 	lost   int // bytes with segLost
@@ -75,7 +76,7 @@ type scoreboard struct {
 	reno  int      // without SACK: bytes that the duplicate acknowledgements stand for
 
 	one   chunk   // the first chunk
-	small [4]sent // the initial storage of one, enough for request and response
+	small [4]sent // the initial storage of the chunk one, enough for request and response
 }
 
 // A resend is the sequence number and time of a retransmission.

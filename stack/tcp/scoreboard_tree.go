@@ -6,7 +6,7 @@ import "sort"
 // Each chunk records which kinds of pieces are in it and in its subtree.
 
 // chunkLen is the maximum number of pieces in a chunk. Moving that many pieces costs about as much as
-// finding one in the tree.
+// finding a piece in the tree.
 const chunkLen = 64
 
 // A chunk holds consecutive pieces, at least one while it is in the tree.

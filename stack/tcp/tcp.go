@@ -250,7 +250,7 @@ type Params struct {
 // minBuffer is the maximum size of each of a connection's two buffers under memory pressure, in bytes.
 const minBuffer = 8 << 10
 
-// DefaultParams returns Linux's values, or the RFCs' where those demand more. The maximum
+// DefaultParams returns Linux's values, or those of the RFCs where an RFC demands more. The maximum
 // buffers fill a path of 1 Gbit/s and 100 ms and recover from a loss on it: two and a half
 // times its bandwidth-delay product of 12.5 MB.
 func DefaultParams() Params {

@@ -148,8 +148,8 @@ func walkIPv6(next Proto, b []byte, c Chain, at int) (Chain, Reason) {
 			// RFC 8200 4.4: "If Segments Left is zero, the node must ignore the Routing
 			// header [...]. If Segments Left is non-zero, the node must discard the packet
 			// and send an ICMP Parameter Problem, Code 0, message to the packet's Source
-			// Address, pointing to the unrecognized Routing Type." RFC 5095 3: type 0 is
-			// to be treated the same.
+			// Address, pointing to the unrecognized Routing Type." RFC 5095 3 requires the
+			// same for type 0.
 			if h[3] != 0 {
 				return c.problem(AnswerUnicast, ParamHeader, at+off+2), BadIPv6Routing
 			}
