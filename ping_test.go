@@ -40,6 +40,12 @@ func TestPingMeasuresRoundTrips(t *testing.T) {
 func TestPingCountsWhatIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := newImpairedPair(t, nic.Impairment{Latency: 20 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: 0.3, Duplicate: 0.1})
+		// Requests that wait for a lost answer of ARP have long round-trip times.
+		for found := false; !found; {
+			st, err := a.Ping(context.Background(), addrB, PingConfig{Timeout: 5 * time.Second})
+			require.NoError(t, err)
+			found = st.Received > 0
+		}
 		timeouts, duplicates, last := 0, 0, -1
 		st, err := a.Ping(context.Background(), addrB, PingConfig{
 			Count: 200, Interval: 10 * time.Millisecond, Timeout: 500 * time.Millisecond, Size: 1400,

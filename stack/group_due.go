@@ -15,12 +15,20 @@ type groupDue struct {
 	group *groupState // nil: the answer to a General Query
 }
 
-// compare orders by interface, then by group. Answers to General Queries come before the groups.
+// compare orders by interface, then by protocol, IGMP first, and then by group. Answers to General Queries
+// come before the groups.
 func (d *groupDue) compare(o *groupDue) int {
 	if c := cmp.Compare(d.link.ifc.index, o.link.ifc.index); c != 0 {
 		return c
 	}
 	switch {
+	case d.link.v6 != o.link.v6:
+		if o.link.v6 {
+			return -1
+		}
+		return 1
+	case d == o:
+		return 0
 	case d.group == nil:
 		return -1
 	case o.group == nil:

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -261,4 +262,30 @@ func TestTheMTUOfIPv4IsLimited(t *testing.T) {
 		require.ErrorIs(t, s.SetIPv4MTU("", 70000), syscall.EINVAL)
 		require.EqualError(t, s.SetIPv4MTU("eth9", 1400), `stack: SetIPv4MTU: no interface "eth9": no such device`)
 	})
+}
+
+// A conflict may be detected while its address is removed.
+func TestAConflictBearsTheRemovalOfItsAddress(t *testing.T) {
+	s, _ := hostAndPeer(t)
+	ifc := (*s.ifaces.Load())[1]
+	one := slices.Clone(ifc.list())
+	two := append(slices.Clone(one), ifaceAddr{prefix: prefix("192.0.2.9/24"), origin: AddrDHCP, defence: new(defence)})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 100_000 {
+			s.mu.Lock()
+			ifc.addrs.Store(&two)
+			ifc.addrs.Store(&one)
+			s.mu.Unlock()
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		default:
+			ifc.conflict(addr("192.0.2.9"), macB)
+		}
+	}
 }

@@ -603,11 +603,10 @@ const defendInterval = tcp.Time(10 * time.Second)
 func (ifc *iface) conflict(addr netip.Addr, mac wire.MAC) {
 	s := ifc.s
 	s.drop(dropAddressConflict)
-	i := ifc.find(addr)
-	if i < 0 {
+	a, ok := ifc.addr(addr) // the list may be replaced meanwhile
+	if !ok {
 		return
 	}
-	a := ifc.list()[i]
 	now := s.now()
 	d := a.defence
 	d.mu.Lock()
