@@ -8,19 +8,18 @@ import (
 	"syscall"
 )
 
-// A life is the state that Done and Err report. It ends when the host is closed, or when the last of
-// its links has failed.
+// A life is the state that Done and Err report. A life ends when the host is closed, or when the last of
+// the host's links has failed.
 type life struct {
 	mu   mutex[levelTable]
 	done chan struct{}
 	err  error
-	cut  atomic.Bool // ended because the last link has failed
+	cut  atomic.Bool // the life has ended because the last link has failed
 }
 
-// Done returns a channel that is closed when the host can no longer reach other hosts: the host was
-// closed, or it has links beside the loopback and all of them have failed. Err then returns the reason.
-// If AddNIC adds a link after all links have failed, the host is usable again, and Done returns a new
-// channel.
+// Done returns a channel that is closed when the host is closed, or when the host has links besides the
+// loopback and all of these have failed. Err then returns the reason. If AddNIC adds a link after all links
+// have failed, the host is usable again, and Done returns a new channel.
 func (s *Stack) Done() <-chan struct{} {
 	s.life.mu.Lock()
 	defer s.life.mu.Unlock()
@@ -35,7 +34,7 @@ func (s *Stack) Err() error {
 	return s.life.err
 }
 
-// end ends the life. It reports false if it had ended before.
+// end ends the life with the reason err. It reports false if the life had ended before.
 func (l *life) end(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +46,7 @@ func (l *life) end(err error) bool {
 	return true
 }
 
-// revive starts a new life if the last one ended because all links had failed.
+// revive starts a new life if the last life ended because all links had failed.
 func (l *life) revive() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,15 +55,16 @@ func (l *life) revive() {
 	}
 }
 
-// linkGone handles the failure or the removal of a link. If all remaining links have failed, it ends
-// the host's life and wakes the goroutines that wait for a connection or a datagram. No lock is held.
+// linkGone handles the failure or the removal of a link. If the host has links besides the loopback and all
+// of these have failed, it ends the host's life, and the goroutines that wait for a connection or a
+// datagram fail with ENETDOWN. No lock is held.
 func (s *Stack) linkGone() {
 	s.mu.Lock()
 	var last *iface
-	for _, ifc := range (*s.ifaces.Load())[1:] {
+	for _, ifc := range (*s.ifaces.Load())[1:] { // without the loopback
 		if ifc.cause.Load() == nil {
 			s.mu.Unlock()
-			return
+			return // this link works
 		}
 		if last == nil || ifc.cause.Load().seq > last.cause.Load().seq {
 			last = ifc
@@ -91,21 +91,21 @@ func (s *Stack) linkGone() {
 	}
 }
 
-// cutOff makes the socket's next call fail with ENETDOWN, because a reader would wait forever. Sockets
-// of the loopback are not affected.
+// cutOff makes one call of the socket fail with ENETDOWN, because a reader would wait forever. It does
+// nothing for a socket that is bound or connected to a loopback address. local is the socket's address.
 func (g *dgram) cutOff(local netip.Addr) {
 	if !local.IsLoopback() && !g.RemoteAddr().Addr().IsLoopback() {
 		g.fail(syscall.ENETDOWN)
 	}
 }
 
-// A deathCause is the error with which a link failed.
+// A deathCause says why a link has failed.
 type deathCause struct {
 	err error
-	seq int64 // order of the failures of a host's links
+	seq int64 // number of the failure, in the order in which the host's links failed
 }
 
-// deathError returns the error to report for a link whose device failed with err.
+// deathError returns the error that Err and InterfaceInfo report for a link whose device failed with err.
 func deathError(err error) error {
 	if err == net.ErrClosed {
 		return fmt.Errorf("the device was closed: %w", err)

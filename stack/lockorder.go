@@ -1,11 +1,11 @@
 package stack
 
-// A lockLevel is the type parameter of a mutex. It is the level of the mutex in the lock order, which
-// stack.go describes under Locks.
+// A lockLevel is the level of a mutex in the lock order, which stack.go describes under Locks. It is the type
+// parameter of the mutex.
 //
 // Without the build tag lockorder, the parameter costs nothing: mutex and rwMutex are sync.Mutex and
-// sync.RWMutex. With the tag, Lock panics if the goroutine holds a lock of the same or a later level;
-// .ci/run runs the tests of this package with it. The tag does not work with the race detector, which
+// sync.RWMutex. With the tag, Lock panics if the goroutine holds a lock of the same or a later level.
+// .ci/run runs the tests of this package with the tag. The tag has no effect with the race detector, which
 // would take the checker's own lock for synchronization between the goroutines.
 type lockLevel interface{ level() int }
 
@@ -14,12 +14,12 @@ type (
 	levelBind     struct{} // bindings of TCP ports
 	levelListener struct{}
 	levelSocket   struct{}
-	levelShared   struct{} // state that sockets share; its users lock tables
+	levelShared   struct{} // state that sockets share; while holding it, goroutines lock tables
 	levelTable    struct{} // a table or a list
 	levelPorts    struct{} // ports of TCP sockets
 	levelTimers   struct{} // the timer queue of connections
 	levelNeighbor struct{} // a neighbour table
-	levelLink     struct{} // of an interface: transmit queue, groups
+	levelLink     struct{} // an interface's transmit queue or multicast groups, and others
 )
 
 func (levelConfig) level() int   { return 1 }

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// A mutex is a sync.Mutex that checks the order of locks.
+// A mutex is a sync.Mutex whose Lock and TryLock check the order of locks.
 type mutex[L lockLevel] struct{ m sync.Mutex }
 
 func (m *mutex[L]) Lock() {
@@ -28,7 +28,7 @@ func (m *mutex[L]) Unlock() {
 	lockReleased[L]()
 }
 
-// A rwMutex is a sync.RWMutex that checks the order of locks.
+// A rwMutex is a sync.RWMutex whose Lock and RLock check the order of locks.
 type rwMutex[L lockLevel] struct{ m sync.RWMutex }
 
 func (m *rwMutex[L]) Lock() {
@@ -51,7 +51,8 @@ func (m *rwMutex[L]) RUnlock() {
 	lockReleased[L]()
 }
 
-// heldLocks has the levels of the locks that each goroutine holds, as bits, in shards by goroutine.
+// heldLocks has the levels of the locks that each goroutine holds: bit n stands for level n. Its elements are
+// shards; changeHeld selects one by the goroutine.
 var heldLocks [64]struct {
 	mu sync.Mutex
 	of map[uintptr]uint32
@@ -62,7 +63,7 @@ var heldLocks [64]struct {
 func lockTaken[L lockLevel]() {
 	var l L
 	if held := changeHeld(0, 1<<l.level()); held>>l.level() != 0 {
-		changeHeld(1<<l.level()&^held, 0)
+		changeHeld(1<<l.level()&^held, 0) // restore held
 		panic(fmt.Sprintf("stack: lock order: a lock of level %d is taken while those of levels %b are held", l.level(), held))
 	}
 }
@@ -73,7 +74,8 @@ func lockReleased[L lockLevel]() {
 	changeHeld(1<<l.level(), 0)
 }
 
-// changeHeld changes the levels that the calling goroutine holds, and returns the earlier ones.
+// changeHeld removes the levels less from those that the calling goroutine holds, adds the levels more, and
+// returns the levels that the goroutine held before.
 func changeHeld(less, more uint32) (held uint32) {
 	id := goroutine()
 	h := &heldLocks[id>>8%uintptr(len(heldLocks))]

@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// The range of ephemeral ports is Linux's, because firewalls expect it. The RFCs differ from it: RFC
-// 6335 6 reserves 49152-65535, and RFC 6056 3.2 says: "ephemeral port selection algorithms should use
+// The range of ephemeral ports is that of Linux, because firewalls expect it. The RFCs have other ranges:
+// RFC 6335 6 reserves 49152-65535, and RFC 6056 3.2 says: "ephemeral port selection algorithms should use
 // the whole range 1024-65535".
 const (
 	minEphemeral = 32768
@@ -17,8 +17,8 @@ const (
 )
 
 // A portSource has the state of RFC 6056 3.3.4, "Algorithm 4: Double-Hash Port Selection": a counter
-// for each class of destinations. A destination that sees the ports of its own connections therefore
-// cannot tell which ports connections to other destinations have.
+// for each class of destinations. A destination that knows the ports of its own connections cannot infer
+// from them the ports of connections to other destinations.
 type portSource struct {
 	secret   uint64
 	counters atomic.Pointer[[256]atomic.Uint32] // allocated for the first port
@@ -26,7 +26,8 @@ type portSource struct {
 
 func (p *portSource) init(secret uint64) { p.secret = secret }
 
-// counter returns the counter of a class of destinations. The counters start at unpredictable values.
+// counter returns the counter of a class of destinations. It allocates the counters on first use; they
+// start at unpredictable values.
 func (p *portSource) counter(class uint8) *atomic.Uint32 {
 	all := p.counters.Load()
 	if all == nil {
@@ -41,13 +42,13 @@ func (p *portSource) counter(class uint8) *atomic.Uint32 {
 	return &all[class]
 }
 
-// ephemeralPort searches for a free port. It calls try once for each port of the range, until try
-// returns true, and returns that port. It reports false if try refused all ports. hash is s.hashAddrs
-// of the connection's addresses, with local port 0. If there is no remote address, hash is random.
+// ephemeralPort searches for a free port. It calls try once for each port of the range, until try returns
+// true, and then returns that port. It reports false if try has returned false for all ports. hash selects
+// the class and the first port: it is s.hashAddrs of the connection's addresses, with local port 0. For a
+// socket without a remote address, hash is random.
 func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, bool) {
 	counter := s.ports.counter(uint8(hash >> 56))
-	// Callers may search at the same time. Each tries all ports, starting at its own value of the
-	// counter.
+	// Several goroutines may search at the same time. Each starts at its own value of the counter.
 	first := (counter.Add(1) + uint32(hash)) % numEphemeral // so that first+i does not overflow
 	for i := range uint32(numEphemeral) {
 		port := uint16(minEphemeral + (first+i)%numEphemeral)
@@ -59,11 +60,11 @@ func (s *Stack) ephemeralPort(hash uint64, try func(port uint16) bool) (uint16, 
 	return 0, false
 }
 
-// A hashKey is the secret key of SipHash-2-4 (Aumasson and Bernstein, 2012), a keyed hash that is
-// unpredictable without the key.
+// A hashKey is a secret key for SipHash-2-4 (Aumasson and Bernstein, 2012). Without the key, the hash is
+// unpredictable.
 type hashKey [2]uint64
 
-// sum returns the hash of b.
+// sum returns the SipHash-2-4 of b.
 func (k *hashKey) sum(b []byte) uint64 {
 	v0 := k[0] ^ 0x736f6d6570736575
 	v1 := k[1] ^ 0x646f72616e646f6d

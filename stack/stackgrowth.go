@@ -1,11 +1,11 @@
 package stack
 
-// stackGrowth is how many bytes of a goroutine's stack a send may need. On a wire in memory, the
-// sending goroutine also runs the receiver, and sends the receiver's answers.
+// stackGrowth is how many bytes of a goroutine's stack a call that sends may need. On a wire in memory, the
+// sending goroutine also runs the code of the receiver, and sends the receiver's answers.
 const stackGrowth = 4 << 10
 
-// growStack makes sure that the calling goroutine's stack has stackGrowth bytes free. Each call of an
-// application that sends calls growStack first, while the stack is shallow.
+// growStack makes sure that the calling goroutine's stack has stackGrowth bytes free. Methods that an
+// application calls to send call growStack first, while the stack is shallow. use must be false.
 //
 // A goroutine begins with a stack of 2 KiB. The runtime doubles a full stack by copying it frame by
 // frame. Without growStack, the goroutine of a short connection grows its stack twice, deep within its
@@ -14,11 +14,13 @@ const stackGrowth = 4 << 10
 //
 //go:noinline
 func growStack(use bool) {
-	if use { // never; entering the function makes the room
+	if use { // never: when the function is entered, the runtime makes room for all its variables
 		var room [stackGrowth]byte
 		touch(&room)
 	}
 }
 
+// touch makes the compiler keep room on the stack.
+//
 //go:noinline
 func touch(room *[stackGrowth]byte) { room[0] = 1 }

@@ -6,7 +6,7 @@ import (
 )
 
 // tcpListeners holds the listeners of a stack, indexed by port. Adding, removing and finding a listener
-// takes constant time, also with 65,535 listeners.
+// takes constant time, even with 65,535 listeners.
 type tcpListeners struct {
 	shards [listenerShards]listenerShard
 }
@@ -33,8 +33,9 @@ type portListeners struct{ v4, v6 int32 }
 
 func (tl *tcpListeners) shard(port uint16) *listenerShard { return &tl.shards[port%listenerShards] }
 
-// find returns the listener for a local address of a segment: the one that is bound to the address, or
-// else one that is bound to all addresses of its family, or else nil.
+// find returns the listener for segments to a local address: the listener that is bound to the address, or
+// else one that is bound to all addresses of the address's family, or else nil. zone is the index of the
+// interface if an address of the segment is link-local.
 func (tl *tcpListeners) find(local netip.AddrPort, zone int) *TCPListener {
 	sh := tl.shard(local.Port())
 	sh.mu.RLock()
@@ -50,7 +51,7 @@ func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 		return nil
 	}
 	if !isLinkLocal6(local.Addr()) {
-		zone = 0
+		zone = 0 // only the remote address is link-local
 	}
 	if l := sh.at[listenKey{local, zone}]; l != nil {
 		return l
@@ -60,6 +61,7 @@ func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 			return l
 		}
 	}
+	// The IPv6 wildcard may take IPv4 as well.
 	l := sh.at[listenKey{netip.AddrPortFrom(netip.IPv6Unspecified(), local.Port()), 0}]
 	if l == nil || !l.at.takes(local.Addr(), 0) {
 		return nil
@@ -67,7 +69,7 @@ func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 	return l
 }
 
-// conflicts reports whether a listener on the port prevents another from binding to b.
+// conflicts reports whether a listener on the port prevents another listener from binding to b.
 func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
 	sh := tl.shard(port)
 	sh.mu.RLock()
@@ -79,7 +81,7 @@ func (tl *tcpListeners) conflicts(b *bound, port uint16) bool {
 	return b.all&ipv4 != 0 && n.v4 > 0 || b.all&ipv6 != 0 && n.v6 > 0
 }
 
-// count adds n to the counts of the listener's port. sh.mu is held.
+// count adds n to the counts of l's port, for each family of l. sh.mu is held.
 func (sh *listenerShard) count(l *TCPListener, n int32) {
 	port := l.local.Port()
 	c := sh.ports[port]
@@ -127,7 +129,7 @@ func (tl *tcpListeners) remove(l *TCPListener) {
 	}
 }
 
-// all returns the listeners, ordered by address.
+// all returns the listeners, ordered by local address and port.
 func (tl *tcpListeners) all() []*TCPListener {
 	var all []*TCPListener
 	for i := range tl.shards {

@@ -6,11 +6,11 @@ import (
 	"sync/atomic"
 )
 
-// tcpPorts counts the entries of a tcpTable by local address and port. Looking up whether a port is
-// free takes constant time, also with a million connections.
+// tcpPorts counts the entries of a tcpTable by local address and port. With it, finding out whether a port
+// is free takes constant time, even with a million connections.
 type tcpPorts struct {
 	mu     mutex[levelPorts]
-	addrs  atomic.Pointer[[][16]byte] // the local addresses seen so far, which are few; written with mu held
+	addrs  atomic.Pointer[[][16]byte] // the local addresses seen so far, which are few; stored with mu held
 	shards [portShards]portShard
 }
 
@@ -22,7 +22,7 @@ type portShard struct {
 	use map[portKey]portUse
 }
 
-// A portKey is a port in the low 16 bits, and the index of an address in addrs above it.
+// A portKey has a port in the low 16 bits, and the index of a local address in addrs in the bits above.
 type portKey uint64
 
 func makePortKey(addr int, port uint16) portKey { return portKey(addr)<<16 | portKey(port) }
@@ -30,7 +30,7 @@ func makePortKey(addr int, port uint16) portKey { return portKey(addr)<<16 | por
 // A portUse counts the entries with one local address and port.
 type portUse struct {
 	all int32 // all entries
-	own int32 // connections that this host opened, without those in TIME-WAIT
+	own int32 // entries for which tcpEntry.own is 1
 }
 
 func (tp *tcpPorts) shard(port uint16) *portShard { return &tp.shards[port%portShards] }
@@ -59,8 +59,8 @@ func (tp *tcpPorts) addrIndex(addr [16]byte) int {
 	return len(list) - 1
 }
 
-// add adds to the counts of the tuple's local address and port. The lock of the tuple's tcpShard is
-// held.
+// add adds all and own to the counts of the tuple's local address and port. The lock of the tuple's tcpShard
+// is held.
 func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	port, _ := k.ports()
 	key, sh := makePortKey(tp.addrIndex([16]byte(k[:16])), port), tp.shard(port)
@@ -79,8 +79,9 @@ func (tp *tcpPorts) add(k *tuple, all, own int32) {
 	sh.use[key] = u
 }
 
-// busy reports whether connections prevent a socket from binding to b and port, by the rules of
-// bind(2). For a listener, only connections that this host opened count.
+// busy reports whether connections prevent a socket from binding to b and port, by the rules of bind(2):
+// all connections count, but for a listener only those that this host opened and that are not in
+// TIME-WAIT.
 func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 	sh := tp.shard(port)
 	sh.mu.Lock()
@@ -97,14 +98,15 @@ func (tp *tcpPorts) busy(b *bound, port uint16, forListener bool) bool {
 	return false
 }
 
-// zonedAddr returns an address of a tuple, without its zone, and the zone.
+// zonedAddr returns the address without its zone, and the zone, of an address in the form of a tuple.
 func zonedAddr(a [16]byte) (netip.Addr, int) {
 	var k tuple
 	copy(k[:], a[:])
 	return k.addr(0), k.zone()
 }
 
-// own returns 1 for a connection that this host opened and that is not in TIME-WAIT, and otherwise 0.
+// own returns 1 for a connection that this host opened with DialTCP and that is not in TIME-WAIT, and
+// otherwise 0.
 func (e *tcpEntry) own() int32 {
 	if e.sock != nil && e.sock.listener == nil {
 		return 1

@@ -2,40 +2,42 @@ package stack
 
 import "github.com/usernet/usernet/stack/tcp"
 
-// This file makes a prompt Write, one of up to promptBytes, return as soon as its last bytes are sent.
-// The peer may answer these at once. httputil.ReverseProxy aborts an answer that it reads before the
-// Write of the request has returned. So after the last bytes are sent, a prompt Write does not wait for
-// another goroutine that sends them, does not park for the socket's lock, and does not send frames that
-// other goroutines add to the queue meanwhile.
+// A prompt Write is a Write of at most promptBytes. This file makes a prompt Write return as soon as its last
+// bytes are sent, because the peer may answer these bytes at once: httputil.ReverseProxy aborts an answer
+// that it reads before the Write of the request has returned. For its last bytes, a prompt Write does not
+// wait for another goroutine to send them. After that, it does not park for the socket's lock, and does not
+// send frames that other goroutines add to the queue meanwhile.
 //
-// Of eight concurrent POSTs of 1 MB on two processors, 3 % fail without this code. With it 0.03 % fail
-// (16 of 64,000), as on the kernel's loopback (9 of 32,000): the scheduler may run the reader of the
-// answer before the writer returns.
+// With eight concurrent POSTs of 1 MB on two processors, 3 % of the POSTs fail without this code. With it,
+// 0.03 % fail (16 of 64,000), as on the kernel's loopback (9 of 32,000), because the scheduler may run the
+// reader of the answer before the writer returns.
 
 const (
 	// promptBytes is the maximum size of a prompt Write in bytes. io.Copy through ReadFrom writes that
-	// many bytes at a time, and most requests and answers are smaller. Larger Writes do not copy their
-	// bytes: copying took 50 % more CPU time for four streams (P2).
+	// many bytes at a time, and most requests and answers are smaller. Larger Writes never copy their
+	// bytes to be prompt: for four streams, copying took 50 % more CPU time (P2).
 	promptBytes = 64 << 10
 
-	// lockSpins is how many times a prompt writer tries to lock its socket before it parks. That takes
-	// a few microseconds; other goroutines hold the lock for less than one.
+	// lockSpins is how many times a prompt writer tries to lock its socket before it parks. The tries
+	// take a few microseconds. Other goroutines hold the lock for less than one microsecond.
 	lockSpins = 2000
 )
 
-// copies reports whether the last n bytes of a Write have to be copied, because another goroutine is
-// sending on the interface and would send them too. t.mu is held.
+// copies reports whether the last n bytes of a prompt Write have to be copied into the send buffer. They have
+// to if another goroutine is sending on the interface, because that goroutine will send them, and the Write
+// does not wait for it. If the send buffer has no room for n bytes, copies reports false. t.mu is held.
 func (t *TCP) copies(n int) bool { return t.path.ifc.tx.draining.Load() && t.conn.WriteSpace() >= n }
 
-// runPrompt is run for a prompt Write that has pinned some bytes, and then transmits the queued frames. last
-// means that the bytes are the last of the Write. If another goroutine is sending on the interface, runPrompt
-// leaves the frames to that goroutine. The caller holds t.mu; runPrompt unlocks it.
+// runPrompt calls run for a prompt Write that has pinned some bytes, and transmits the queued frames. last
+// means that these bytes are the last of the Write. If another goroutine is sending on the interface,
+// runPrompt leaves the frames to that goroutine; the frames then have copies of the last bytes. The caller
+// holds t.mu; runPrompt unlocks it.
 func (t *TCP) runPrompt(now tcp.Time, last bool) {
 	ifc := t.path.ifc
-	mine := !ifc.tx.async.Load() && ifc.tx.draining.CompareAndSwap(false, true)
+	mine := !ifc.tx.async.Load() && ifc.tx.draining.CompareAndSwap(false, true) // this goroutine drains
 	t.zc.copying = last && !mine
 	t.run(now)
-	moved := t.path.ifc != ifc
+	moved := t.path.ifc != ifc // run has found a path over another interface
 	t.mu.Unlock()
 	if mine {
 		ifc.drainQueued()
@@ -45,9 +47,9 @@ func (t *TCP) runPrompt(now tcp.Time, last bool) {
 	}
 }
 
-// lockSoon locks t.mu for a prompt writer that has sent. It spins before it parks, because the lock is
-// usually held by a receiver for less than a microsecond. A parked writer would run only after the
-// goroutines that the receiver wakes, and one of those may be the reader of the answer.
+// lockSoon locks t.mu for a prompt writer that has sent its bytes. It tries lockSpins times before it parks,
+// because a receiver usually holds the lock for less than a microsecond. A parked writer would run only after
+// the goroutines that the receiver wakes, and one of these may be the reader of the answer.
 func (t *TCP) lockSoon() {
 	for range lockSpins {
 		if t.mu.TryLock() {

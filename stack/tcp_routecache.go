@@ -7,8 +7,8 @@ import (
 // maxPaths is the maximum number of paths in a pathCache.
 const maxPaths = 4096
 
-// A pathCache holds paths that connections share. A path is immutable: after a change of routes,
-// connections look up a new one.
+// A pathCache holds paths that connections share. A path is immutable. After a change of routes, a
+// connection looks up a new path.
 type pathCache struct {
 	mu rwMutex[levelTable]
 	m  map[pathEnds]*path
@@ -21,8 +21,9 @@ type pathEnds struct {
 	zone     int
 }
 
-// sharedRoute returns the path of a connection. Connections with the same ends share one, because a
-// server looks up a path for each connection that it accepts.
+// sharedRoute returns the path for a connection. Connections with the same addresses share a path: a server
+// needs a path for each connection that it accepts, and a cached path is found faster. The caller must not
+// modify the path.
 func (s *Stack) sharedRoute(dst, src netip.Addr, zone int) (*path, error) {
 	c := &s.tcp.paths
 	ends := pathEnds{dst, src, zone}
@@ -35,7 +36,7 @@ func (s *Stack) sharedRoute(dst, src netip.Addr, zone int) (*path, error) {
 	return s.findRoute(ends)
 }
 
-// findRoute looks up a path and adds it to the cache.
+// findRoute looks up a path in the routing table and adds it to the cache.
 func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 	found, err := s.routeOver(ends.dst, ends.src, ends.zone)
 	if err != nil {
@@ -44,7 +45,7 @@ func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 	p := &found
 	p.tsOffset = s.tsOffset(p.src, p.dst)
 	if p.group {
-		return p, nil
+		return p, nil // no connection uses a path to a multicast or broadcast address
 	}
 	c := &s.tcp.paths
 	c.mu.Lock()
@@ -53,7 +54,7 @@ func (s *Stack) findRoute(ends pathEnds) (*path, error) {
 		c.m = make(map[pathEnds]*path)
 	}
 	if _, ok := c.m[ends]; !ok && len(c.m) >= maxPaths {
-		for victim := range c.m { // any; connections that use it keep it
+		for victim := range c.m { // any entry; connections that use the path keep it
 			delete(c.m, victim)
 			break
 		}

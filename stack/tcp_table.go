@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// A tcpTable maps tuples to connections. It is a hash table whose entries are embedded in the
-// connections. A connection costs one pointer of a bucket. A lookup reads only memory that the handling
-// of the segment needs anyway.
+// A tcpTable maps tuples to connections. It is a hash table whose entries are embedded in the connections,
+// so the table itself needs only the pointers of the buckets. Most of the memory that a lookup reads is
+// needed for handling the segment anyway.
 type tcpTable struct {
 	seed   maphash.Seed                        // random, so that peers cannot choose ports that share a bucket
 	shards atomic.Pointer[[tcpShards]tcpShard] // allocated for the first segment
@@ -21,18 +21,18 @@ const tcpShards = 64
 // A tcpShard is a part of the table.
 type tcpShard struct {
 	mu      rwMutex[levelTable]
-	buckets []*tcpEntry // a power of two, and at least n
+	buckets []*tcpEntry // heads of the linked lists; their number is a power of two, and at least n
 	n       int         // number of entries
 }
 
-// A tcpEntry is the entry of a connection, or of a timeWait. While it is in the table, only next
-// changes.
+// A tcpEntry is the entry of a TCP or of a timeWait, which embeds it. While the entry is in the table, only
+// next changes.
 type tcpEntry struct {
 	key  tuple
 	hash uint32
 	next *tcpEntry // next entry in the bucket; guarded by the shard's mu
-	sock *TCP      // the connection that embeds the entry, or nil
-	wait *timeWait // the timeWait that embeds it, or nil
+	sock *TCP      // the TCP that embeds the entry, or nil
+	wait *timeWait // the timeWait that embeds the entry, or nil
 }
 
 func (tt *tcpTable) hash(k *tuple) uint32 { return uint32(maphash.Bytes(tt.seed, k[:])) }
@@ -48,7 +48,7 @@ func (tt *tcpTable) parts() *[tcpShards]tcpShard {
 
 func (tt *tcpTable) shard(hash uint32) *tcpShard { return &tt.parts()[hash%tcpShards] }
 
-// bucket returns the head of the bucket of a hash. There must be buckets.
+// bucket returns the head of the bucket of a hash. The shard must have buckets. sh.mu is held.
 func (sh *tcpShard) bucket(hash uint32) **tcpEntry {
 	return &sh.buckets[int(hash/tcpShards)&(len(sh.buckets)-1)]
 }
@@ -67,7 +67,7 @@ func (sh *tcpShard) find(hash uint32, k *tuple) *tcpEntry {
 
 // link adds an entry whose tuple is not in the shard. sh.mu is held.
 func (sh *tcpShard) link(e *tcpEntry) {
-	if sh.n == len(sh.buckets) {
+	if sh.n == len(sh.buckets) { // double the buckets
 		old := sh.buckets
 		sh.buckets = make([]*tcpEntry, max(8, 2*len(old)))
 		for _, f := range old {
@@ -100,7 +100,7 @@ func (sh *tcpShard) unlink(e *tcpEntry) bool {
 	return true
 }
 
-// lookup returns the connection or the timeWait of a tuple. Both are nil if there is neither.
+// lookup returns the TCP or the timeWait of a tuple, or nil for both if the table has no such entry.
 func (tt *tcpTable) lookup(k *tuple) (*TCP, *timeWait) {
 	h := tt.hash(k)
 	sh := tt.shard(h)
@@ -116,7 +116,8 @@ func (tt *tcpTable) lookup(k *tuple) (*TCP, *timeWait) {
 // insert adds an entry. It reports false if the table has an entry with its tuple.
 func (tt *tcpTable) insert(e *tcpEntry) bool { return tt.put(e) == nil }
 
-// put adds an entry. If the table has an entry with the same tuple, put returns that instead.
+// put adds an entry and returns nil. If the table has an entry with the same tuple, put adds nothing and
+// returns that entry.
 func (tt *tcpTable) put(e *tcpEntry) (taken *tcpEntry) {
 	e.hash = tt.hash(&e.key)
 	sh := tt.shard(e.hash)

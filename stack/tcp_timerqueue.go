@@ -6,12 +6,13 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A timerQueue holds connections whose deadline is less than two steps of the timer wheel away. Their
-// ticks run one after the other, each at its deadline, or later if the transmit queue of its interface
-// is full. A connection waits here rather than in the transmit queue's list of waiters, where thousands
-// of connections would delay all other senders. A full transmit queue of one interface does not delay
-// the connections of other interfaces. If a connection has become active or has ended, its tick does
-// nothing.
+// A timerQueue holds the connections from the timer wheel whose deadline is less than two steps of the
+// wheel away. Their ticks run one after the other, each at its deadline, or later if the transmit queue of
+// its interface is full. If a connection has become active or has ended meanwhile, its tick does no harm.
+//
+// While a transmit queue is full, the connections of its interface wait in a timersBlocked. In the transmit
+// queue's list of waiters, thousands of connections would delay all other senders. The connections of other
+// interfaces are not delayed.
 type timerQueue struct {
 	s *Stack
 
@@ -24,13 +25,14 @@ type timerQueue struct {
 }
 
 // A timersBlocked holds the connections of a timerQueue whose deadline has passed, but whose interface
-// has a full transmit queue.
+// has a full transmit queue. It is the only waiter of that queue for all of them.
 type timersBlocked struct {
 	l    *timerQueue
 	ifc  *iface
 	list []*TCP
 }
 
+// A timerEntry is a connection whose tick has to run at the time at.
 type timerEntry struct {
 	at tcp.Time
 	t  *TCP
@@ -47,14 +49,15 @@ func (l *timerQueue) put(t *TCP, now, at tcp.Time) {
 	l.arm(now)
 }
 
-// arm sets the alarm for the earliest deadline. l.mu is held.
+// arm sets the alarm for the earliest deadline. While fired runs, it does nothing, because fired calls arm
+// at its end. l.mu is held.
 func (l *timerQueue) arm(now tcp.Time) {
 	if len(l.heap) > 0 && !l.firing {
 		l.alarm.set(now, l.heap[0].at, l)
 	}
 }
 
-// fired runs the ticks whose time has come.
+// fired runs the ticks whose time has come. The alarm calls fired.
 func (l *timerQueue) fired() {
 	now := l.s.now()
 	l.mu.Lock()
@@ -66,7 +69,7 @@ func (l *timerQueue) fired() {
 	l.firing = true
 	for len(l.heap) > 0 {
 		if l.heap[0].at > now {
-			if now = l.s.now(); l.heap[0].at > now { // the ticks have taken time
+			if now = l.s.now(); l.heap[0].at > now { // read the clock again, because ticks take time
 				break
 			}
 		}
@@ -79,7 +82,7 @@ func (l *timerQueue) fired() {
 		}
 		l.mu.Lock()
 	}
-	if cap(l.heap) > 1024 && len(l.heap) < cap(l.heap)/8 {
+	if cap(l.heap) > 1024 && len(l.heap) < cap(l.heap)/8 { // free the memory of a burst
 		l.heap = append([]timerEntry(nil), l.heap...)
 	}
 	l.firing = false
@@ -87,7 +90,8 @@ func (l *timerQueue) fired() {
 	l.mu.Unlock()
 }
 
-// block adds t to the connections that wait for ifc. It reports false if the transmit queue has room.
+// block adds t to the connections that wait for the transmit queue of ifc. It reports false if t need not
+// wait: the queue has room or is stalled, or l is closed.
 func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,7 +113,8 @@ func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 	return true
 }
 
-// txReady is called when the transmit queue has room again, or when the interface is closed.
+// txReady schedules the ticks of all connections of b for now. The transmit queue calls txReady when it has
+// room again, is stalled or is closed.
 func (b *timersBlocked) txReady() {
 	l := b.l
 	now := l.s.now()
@@ -135,7 +140,7 @@ func (t *TCP) link() *iface {
 	return t.path.ifc
 }
 
-// A timerHeap is a heap.Interface with the earliest deadline first.
+// A timerHeap implements heap.Interface. The entry with the earliest deadline comes first.
 type timerHeap []timerEntry
 
 func (h timerHeap) Len() int           { return len(h) }
@@ -151,6 +156,7 @@ func (h *timerHeap) Pop() any {
 	return e
 }
 
+// close drops all entries and stops the alarm.
 func (l *timerQueue) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

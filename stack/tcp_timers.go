@@ -7,15 +7,15 @@ import (
 	"github.com/usernet/usernet/stack/tcp"
 )
 
-// A sockTimer is the timer of an active connection. When the connection becomes idle or ends, another
-// connection takes over the timer, which is usually still running. It may then fire too early, which
-// does no harm.
+// A sockTimer is the timer of an active connection. When the connection becomes idle or ends, the sockTimer
+// goes to a pool, and another connection may take it over. If the timer then fires for its old time, tick
+// of the new connection runs too early, which does no harm.
 type sockTimer struct {
 	timer *time.Timer
-	of    atomic.Pointer[TCP]
+	of    atomic.Pointer[TCP] // the connection whose tick the timer calls; nil in the pool
 }
 
-// newTimer returns a timer that calls t.tick after wait.
+// newTimer returns a sockTimer that calls t.tick after wait.
 func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 	if st, _ := s.tcp.timers.Get().(*sockTimer); st != nil {
 		st.of.Store(t)
@@ -32,12 +32,13 @@ func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 	return st
 }
 
-// minWheelWait is the minimum time to a deadline with which arm puts a connection into the timer wheel.
+// minWheelWait is the minimum time between now and a deadline for which arm uses the timer wheel.
 const minWheelWait = 2 * wheelStep
 
-// arm sets the timer for the next deadline of the Conn, unless the timer fires earlier already. If the
-// deadline is at least minWheelWait away and no timer is set, arm lets the Conn become idle and puts
-// the connection into the wheel. t.mu is held.
+// arm makes sure that tick runs at the next deadline of the Conn or earlier. If a timer is set for an
+// earlier time, arm leaves it. If no timer is set and the deadline is at least minWheelWait away, arm lets
+// the Conn become idle if it can, and puts the connection into the wheel. Otherwise arm sets the timer. If
+// the connection has ended, arm calls disarm. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
 	if t.detached || t.conn.State() == tcp.Closed {
@@ -49,11 +50,12 @@ func (t *TCP) arm(now tcp.Time) {
 		if w := t.waiters; w != nil && w.n == 0 {
 			t.waiters = nil
 		}
+		// If the Conn cannot become idle yet, come back at the time again.
 		if again := t.conn.Deactivate(now); again != 0 && (!ok || again < d) {
 			d, ok = max(again, now+minWheelWait), true
 		}
 		if w := t.waiters; w != nil && w.untilIdle > 0 && t.conn.Idle() {
-			t.wakeReaders()
+			t.wakeReaders() // those in ReadActive return ErrIdle
 		}
 		if ok {
 			t.wheeled = true
@@ -62,7 +64,7 @@ func (t *TCP) arm(now tcp.Time) {
 		return
 	}
 	if !ok || t.timerAt != 0 && t.timerAt <= d {
-		return
+		return // no deadline, or tick or wheelTick comes early enough and calls arm again
 	}
 	t.timerAt = d
 	wait := timerWait(now, d)
@@ -73,7 +75,8 @@ func (t *TCP) arm(now tcp.Time) {
 	}
 }
 
-// freeTimer returns the timer to the pool. The timer may still be running. t.mu is held.
+// freeTimer returns the connection's sockTimer, if any, to the pool. The timer may still be running. t.mu is
+// held.
 func (t *TCP) freeTimer() {
 	if t.timer != nil {
 		t.timer.of.Store(nil)
@@ -96,13 +99,13 @@ func (t *TCP) disarm() {
 	t.conn.Deactivate(t.lastRun)
 }
 
-// tick runs the timers of the Conn. The connection's timer calls it, or the timer queue.
+// tick runs the timers of the Conn. The connection's sockTimer or the timer queue calls tick.
 func (t *TCP) tick() {
 	t.mu.Lock()
 	t.timerAt = 0
 	now := t.s.now()
 	switch {
-	case t.detached:
+	case t.detached: // a timeWait has replaced the connection
 	case t.listener != nil && !t.connected:
 		t.conn.TickHalfOpen(now, t.listener.synAckRetries())
 	default:
@@ -114,13 +117,14 @@ func (t *TCP) tick() {
 	t.s.drain()
 }
 
-// wheelTick is called when the wheel reaches the connection, which is no longer in the wheel.
+// wheelTick moves the connection to the timer queue if its deadline is near, and otherwise calls arm. The
+// wheel calls wheelTick when it has reached the connection and removed it from its slot.
 func (t *TCP) wheelTick() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wheeled = false
 	if t.timer != nil {
-		return // the connection has become active
+		return // the connection has become active, and uses the timer
 	}
 	t.timerAt = 0
 	now := t.s.now() // the connections before this one may have taken some time

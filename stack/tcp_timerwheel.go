@@ -7,29 +7,30 @@ import (
 )
 
 const (
-	// wheelStep is the time between two slots. A connection whose deadline is less than two steps away
-	// is in the timer queue instead, which meets deadlines exactly.
+	// wheelStep is the time between two slots. The wheel reaches a connection up to one step before its
+	// deadline. The connection then moves to the timer queue, which meets the deadline exactly.
 	wheelStep = tcp.Time(500 * time.Millisecond)
-	// wheelSlots is a power of two. A deadline may be beyond the last slot. The connection is then in
-	// the last slot, and is put into the wheel again when the wheel reaches it.
+	// wheelSlots is a power of two. If a deadline is beyond the last slot, the connection is in the last
+	// slot, and is put into the wheel again when the wheel reaches it.
 	wheelSlots = 64
 )
 
-// A timerWheel holds the connections whose next deadline is far off, such as that of a keep-alive
-// probe. One alarm serves all of them. Each connection takes two pointers; a timer for each would take
-// a fifth of a connection's memory. Slots are circular lists, and a connection is in at most one.
+// A timerWheel holds the connections whose next deadline is far off, for example the time of a keep-alive
+// probe. One alarm serves all of them. The wheel takes two pointers of memory for each connection; a timer
+// for each would take a fifth of a connection's memory. Each slot is a circular list, and a connection is in
+// at most one slot.
 //
-// Connections whose deadline is near move to queue. It has an alarm of its own, so one goroutine runs
-// all of their ticks. With a goroutine for each, the probes of a million connections would starve all
-// other goroutines.
+// When the deadline of a connection is near, the connection moves to the timerQueue. That has its own alarm,
+// so one goroutine runs the ticks of all its connections. With a goroutine for each, the keep-alive probes
+// of a million connections would starve all other goroutines.
 type timerWheel struct {
 	s *Stack
 
 	mu     mutex[levelTable]
-	slots  [wheelSlots]*TCP
-	n      int
-	alarm  alarm // for the first slot that is not empty
-	next   int64 // all slots of earlier steps are empty
+	slots  [wheelSlots]*TCP // the first connection of each slot, or nil; step i has slot i%wheelSlots
+	n      int              // connections in the wheel
+	alarm  alarm            // for the first slot that is not empty
+	next   int64            // number of a step; all slots of earlier steps are empty
 	queue  timerQueue
 	closed bool
 }
@@ -39,8 +40,8 @@ type wheelSlot struct {
 	prev, next *TCP // neighbours in the list; nil if the connection is in no slot
 }
 
-// put puts t into the last slot that is not after the deadline d, and returns the time of that slot. d
-// is at least one step ahead. If t is already in a slot, put moves it.
+// put puts t into the last slot that is not after the deadline d, and returns the time of that slot. d must
+// be at least one step after now. If t is already in a slot, put moves t.
 func (w *timerWheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -59,7 +60,7 @@ func (w *timerWheel) put(t *TCP, now, d tcp.Time) tcp.Time {
 	return tcp.Time(step) * wheelStep
 }
 
-// remove removes t from the wheel.
+// remove removes t from the wheel, if it is there.
 func (w *timerWheel) remove(t *TCP) {
 	w.mu.Lock()
 	w.unlink(t)
@@ -100,7 +101,7 @@ func (w *timerWheel) unlink(t *TCP) {
 // arm sets the alarm for the first slot that is not empty. w.mu is held.
 func (w *timerWheel) arm(now tcp.Time) {
 	if w.n == 0 || w.closed {
-		return // if the alarm is set, fired finds nothing to do
+		return // if the alarm is still set, fired finds nothing to do
 	}
 	for w.slots[w.next%wheelSlots] == nil {
 		w.next++
@@ -108,13 +109,14 @@ func (w *timerWheel) arm(now tcp.Time) {
 	w.alarm.set(now, tcp.Time(w.next)*wheelStep, w)
 }
 
-// fired calls wheelTick for the connections in the slots whose time has come. It releases w.mu for each
-// call, because the lock of a connection precedes w.mu in the lock order.
+// fired calls wheelTick for the connections in the slots whose time has come. It releases w.mu during each
+// call, because the lock of a connection precedes w.mu in the lock order. The alarm calls fired.
 func (w *timerWheel) fired() {
 	now := w.s.now()
 	this := int64(now / wheelStep)
 	w.mu.Lock()
 	w.alarm.over()
+	// n bounds the loop: wheelTick may put a connection into the wheel again.
 	for n := w.n; n > 0 && w.next <= this; {
 		t := w.slots[w.next%wheelSlots]
 		if t == nil {
@@ -131,6 +133,7 @@ func (w *timerWheel) fired() {
 	w.mu.Unlock()
 }
 
+// close stops the alarms of the wheel and of the timer queue.
 func (w *timerWheel) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

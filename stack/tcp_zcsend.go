@@ -2,40 +2,41 @@ package stack
 
 import "sync/atomic"
 
-// Zero-copy send: a large Write pins its bytes. Frames then refer to the bytes where the application
-// has them, instead of to copies in the send buffer. The transmit queue does not know about this; it
-// only reports that an entry is complete (frameMeta.done). Write returns when no frame refers to its
-// bytes any more. Bytes that are not acknowledged by then are unpinned: copied into the send buffer.
+// Zero-copy send: a large Write pins its bytes. Frames then refer to the bytes in the application's buffer
+// instead of to copies in the send buffer. When such a frame was sent or dropped, the transmit queue calls
+// the frame's function done (frameMeta.done); this is all that the queue does for zero-copy send. When the
+// last bytes are sent, the unacknowledged bytes are unpinned: copied into the send buffer. Write returns
+// when no frame refers to its bytes any more.
 
 const (
-	// pinBytes is the minimum size in bytes of a Write that pins. Pinning costs a wait at the end of
-	// the Write.
+	// pinBytes is the minimum size in bytes of a Write that pins. Smaller Writes copy their bytes, because
+	// a Write that pins has to wait at its end.
 	pinBytes = 16 << 10
-	// gatherBytes is the minimum number of pinned bytes that a frame refers to. Fewer are copied into
-	// the frame.
+	// gatherBytes is the minimum number of pinned bytes that a frame refers to. Fewer bytes are copied
+	// into the frame.
 	gatherBytes = 2 << 10
 )
 
-// A zeroCopySend counts the frames that refer to the pinned bytes of a connection's writer.
-//
-// Frames are built under the socket's lock but leave later, when the transmit queue is
-// drained. Write does not return while a frame refers to the caller's buffer.
+// A zeroCopySend counts the frames that refer to the pinned bytes of a connection's writer. Write must not
+// return before the count is 0: a frame is built under the socket's lock, but leaves later, when the
+// transmit queue is drained.
 type zeroCopySend struct {
 	t       *TCP
 	frames  atomic.Int32 // frames that are queued or in a call of a device's Send
 	waiting atomic.Bool  // the writer waits until frames is 0
-	copying bool         // copy pinned bytes into frames; see awaitFrames and runPrompt
+	copying bool         // new frames get copies of pinned bytes; see awaitFrames and runPrompt
 
 	acks ackWaits
 
-	// charged is the number of bytes that unpin may have to copy. It counts as memory in use, so that
+	// charged is the number of bytes that unpin may have to copy. They count as memory in use, so that
 	// many writers whose deadlines pass at once do not copy more than the budget allows.
 	charged int64
 
 	done func() // the method value complete, allocated once
 }
 
-// startPinning allocates t.zc for a Write that pins. The Write ends with unpin. t.mu is held.
+// startPinning allocates t.zc on first use, for a Write that pins. The Write must end with unpin. t.mu is
+// held.
 func (t *TCP) startPinning() {
 	if t.zc == nil {
 		t.zc = &zeroCopySend{t: t}
@@ -43,8 +44,8 @@ func (t *TCP) startPinning() {
 	}
 }
 
-// frame counts one more frame that refers to pinned bytes, and returns the function to call when the
-// frame has been sent or dropped.
+// frame counts one more frame that refers to pinned bytes. It returns the function that must be called when
+// the frame was sent or dropped.
 func (z *zeroCopySend) frame() (done func()) {
 	z.frames.Add(1)
 	return z.done
@@ -84,8 +85,9 @@ func (t *TCP) awaitFrames() {
 	z.waiting.Store(false)
 }
 
-// complete is called when a frame that refers to pinned bytes has been sent or dropped. It locks t.mu
-// if a writer waits in awaitFrames. The caller may hold t.mu only while no writer waits.
+// complete counts one frame less, and wakes the writer in awaitFrames if that was the last. It is called when
+// a frame that refers to pinned bytes was sent or dropped. Because complete locks t.mu if a writer waits, the
+// caller may hold t.mu only while no writer waits.
 func (z *zeroCopySend) complete() {
 	if z.frames.Add(-1) == 0 && z.waiting.Load() {
 		z.t.mu.Lock()
