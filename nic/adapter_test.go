@@ -30,7 +30,7 @@ func TestAnAdapterReadsAndWritesFrames(t *testing.T) {
 
 		far.Write(ether(macA, macB, 3, 1514))
 		far.Write(ether(macA, macB, 4, 1518))
-		far.Write(ether(macA, macB, 5, 1519)) // truncated by the reader's buffer
+		far.Write(ether(macA, macB, 5, 1519)) // too long for the reader's buffer, so truncated
 		far.Write(make([]byte, 13))
 		synctest.Wait()
 		require.Equal(t, []uint32{3, 4}, tags(r.all()))
@@ -77,7 +77,7 @@ func TestCloseIsNoFailureOfAnAdapter(t *testing.T) {
 	})
 }
 
-// script is a ReadWriteCloser with predefined results.
+// script is a ReadWriteCloser whose Read and Write call functions of the test.
 type script struct {
 	frameEnd
 	read  func([]byte) (int, error)
@@ -124,7 +124,7 @@ func TestAFailedWriteEndsAnAdapterButForATimeout(t *testing.T) {
 		n, err = a.Send(batch)
 		require.ErrorIs(t, err, broken)
 		require.Equal(t, 1, n)
-		synctest.Wait() // the reader has ended, or the bubble would hang
+		synctest.Wait() // wait until the reader has ended
 		require.ErrorIs(t, a.Err(), broken)
 		require.False(t, a.Link().Up)
 	})

@@ -40,8 +40,8 @@ type capturedPacket struct {
 	flags    uint32
 }
 
-// readCapture parses pcapng as draft-ietf-opsawg-pcapng sections 3 and 4 describe it, and fails for
-// everything that the draft does not allow.
+// readCapture parses pcapng as draft-ietf-opsawg-pcapng sections 3 and 4 describe it. It fails the test if
+// the draft does not allow something.
 func readCapture(t *testing.T, b []byte) (c captureFile) {
 	t.Helper()
 	le := binary.LittleEndian
@@ -169,7 +169,7 @@ func TestSnapLenCutsWhatIsKept(t *testing.T) {
 	require.Len(t, out.frames[0], 554)
 }
 
-// failing is a Writer that fails from its nth Write on.
+// failing is a Writer whose nth Write and all later Writes fail.
 type failing struct {
 	n     int
 	err   error
@@ -302,7 +302,7 @@ func TestWiresharkReadsACapture(t *testing.T) {
 	}
 }
 
-// A host on a capture of a TAP must be notified that the TAP was deleted.
+// A wrapper passes on NotifyDown: a host on a Captured TAP must be notified that the TAP was deleted.
 func TestWrappedDevicesPassOnThatTheDeviceIsDown(t *testing.T) {
 	for name, wrap := range map[string]func(Device) Device{
 		"capture": func(d Device) Device { return Capture(d, io.Discard, CaptureConfig{}) },

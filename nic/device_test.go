@@ -10,15 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// devicePair is a device and a function that makes it receive a frame. The frame has been received
-// when inject and then synctest.Wait have returned.
+// devicePair is a device and a function that makes the device receive a frame. After inject and then
+// synctest.Wait have returned, the device has received the frame.
 type devicePair struct {
 	dev    Device
 	inject func(frame []byte)
 }
 
-// memoryDevices returns all devices that need no system, by name, except Null, which receives
-// nothing.
+// memoryDevices returns the devices in memory by name. Null is not among them, because it receives nothing.
 func memoryDevices() map[string]func() devicePair {
 	sender := func(d Device) func([]byte) {
 		d.Attach(func([]Frame) {})
@@ -196,8 +195,8 @@ func TestADeviceBearsUseByManyGoroutines(t *testing.T) {
 	})
 }
 
-// framePipe returns a pair of ReadWriteClosers that keep the boundaries of Writes, as a TAP's file
-// does.
+// framePipe returns two connected ReadWriteClosers. As with a TAP's file, each Read returns the data of one
+// Write.
 func framePipe() (a, b *frameEnd) {
 	ab, ba := newFrameQueue(), newFrameQueue()
 	return &frameEnd{in: ba, out: ab}, &frameEnd{in: ab, out: ba}
@@ -258,8 +257,8 @@ func (q *frameQueue) close() {
 	q.cond.Broadcast()
 }
 
-// A wrapper is nonblocking if its device is. A type with its own Send does not become nonblocking
-// by embedding such a device.
+// A wrapper is nonblocking if its device is nonblocking. A type with its own Send does not become
+// nonblocking because it embeds a nonblocking device.
 func TestWhichDevicesAreNonblocking(t *testing.T) {
 	pipe := func() Device {
 		a, _ := Pipe(PipeConfig{})
@@ -294,7 +293,7 @@ func TestWhichDevicesAreNonblocking(t *testing.T) {
 	}
 }
 
-// An able device has all optional interfaces of devices.
+// An able is a device that implements all optional interfaces. asked counts the calls.
 type able struct {
 	Device
 	asked map[string]int
@@ -307,8 +306,8 @@ func (d *able) ReceiveInto(func() ReceiveBuffer) bool { d.asked["place"]++; retu
 func (d *able) Nonblocking() Device                   { return d }
 func (d *able) Attached() bool                        { return true }
 
-// The interfaces that a wrapper passes on. An Impaired and a Captured see the frames of a real
-// wire, so they do not pass on those for offloads.
+// A wrapper passes on some optional interfaces of its device. An Impaired and a Captured see the frames of
+// a real wire, so they do not pass on the interfaces for offloads.
 func TestWhatWrappersPassOn(t *testing.T) {
 	for name, wrap := range map[string]func(Device) Device{
 		"impaired": func(d Device) Device { return Impair(d, ImpairConfig{}) },

@@ -11,8 +11,8 @@ import (
 // timestamps is the usual option of a segment, NOP, NOP, TSopt.
 var timestamps = []byte{1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7}
 
-// merged returns the batch into which a gro merges frames that arrive together. It uses one buffer
-// with the frames one after the other, as a reader does.
+// merged returns the batch into which a gro merges frames that arrive together. As in a reader, the frames
+// are one after the other in one buffer.
 func merged(frames [][]byte) (batch []Frame) {
 	var m gro
 	total := 0
@@ -62,7 +62,8 @@ func TestThePiecesOfASuperFrameAreMergedToIt(t *testing.T) {
 	}
 }
 
-// TestWhatIsMergedIsWhatCame segments merged frames again and compares.
+// TestWhatIsMergedIsWhatCame segments merged frames again, and compares the segments with the original
+// frames.
 func TestWhatIsMergedIsWhatCame(t *testing.T) {
 	const size = 100
 	segment := func(i int, change func(*packetSpec)) []byte {
@@ -224,7 +225,7 @@ func FuzzWhatIsMergedIsWhatCame(f *testing.F) {
 		}
 		for i, b := range again {
 			if len(b) >= 54 && len(came[i]) == len(b) && b[12] == 8 {
-				copy(b[18:], came[i][18:20]) // the identification and the checksum differ
+				copy(b[18:], came[i][18:20]) // the identification and the header checksum may differ
 				copy(b[24:], came[i][24:26])
 			}
 			if !bytes.Equal(came[i], b) {

@@ -9,7 +9,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// finished returns the frames that complete makes of f.
+// finished returns the frames that Medium.complete makes of f.
 func finished(m Medium, f *Frame) (frames [][]byte, ok bool) {
 	ok = m.complete(f, func(n int) []byte { return make([]byte, n) },
 		func(b []byte) { frames = append(frames, b) })
@@ -47,7 +47,7 @@ func checkCut(t *testing.T, spec packetSpec, size int, split bool) {
 	if size == 1 {
 		whole = whole[:50]
 	}
-	spec.id, spec.seq = 0xfffe, 0xffffff00 // both wrap around
+	spec.id, spec.seq = 0xfffe, 0xffffff00 // both wrap around within the super-frame
 	spec.payload, spec.flags = whole, fin|psh|ack|cwr
 	super := spec.super(t, size, split)
 	before := super.AppendTo(nil)

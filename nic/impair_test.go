@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// impairedPipe is a pipe with an Impaired at one end. out records what the far end receives, and in
-// what the Impaired receives.
+// impairedPipe is a pipe with an Impaired at one end. out records the frames that the far end receives, and
+// in records the frames that the Impaired receives.
 type impairedPipe struct {
 	*Impaired
 	far     *PipeEnd
@@ -100,7 +100,7 @@ func TestTheSendersBytesAreItsOwnAfterSend(t *testing.T) {
 
 func TestRateSpacesFramesExactly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// 125 bytes at 1 Mbit/s: 1 ms each.
+		// A frame of 125 bytes takes 1 ms at 1 Mbit/s.
 		p := impaired(ImpairConfig{Out: Impairment{Rate: 1e6, Latency: time.Second}}, PipeConfig{})
 		p.send(t, 4, 125)
 		settle()
@@ -130,10 +130,10 @@ func TestRateDoesNotDriftByRounding(t *testing.T) {
 func TestTheQueueIsBoundedInBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := impaired(ImpairConfig{Out: Impairment{Rate: 8e6, Queue: 10000}}, PipeConfig{})
-		p.send(t, 25, 1000) // 1 ms each
+		p.send(t, 25, 1000) // each frame takes 1 ms
 		require.Equal(t, ImpairStats{Frames: 25, QueueDropped: 15, UnderWay: 10}, p.OutStats())
 		time.Sleep(3*time.Millisecond + 500*time.Microsecond)
-		p.send(t, 25, 1000) // three have left, half of the fourth
+		p.send(t, 25, 1000) // three frames and half of the fourth have left the queue
 		require.Equal(t, uint64(15+22), p.OutStats().QueueDropped)
 		settle()
 		require.Len(t, p.out.frames, 13)
@@ -158,7 +158,7 @@ func TestWhatIsUnderWayIsBounded(t *testing.T) {
 		const size = 1000
 		imp := Impairment{Latency: time.Second, Rate: 8e6, Queue: 1 << 30, Limit: 100 * size}
 		p := impaired(ImpairConfig{Out: imp}, PipeConfig{})
-		p.send(t, 3000, size) // 1 ms each
+		p.send(t, 3000, size) // each frame takes 1 ms
 		require.Equal(t, ImpairStats{Frames: 3000, LimitDropped: 2900, UnderWay: 100}, p.OutStats())
 		time.Sleep(1200 * time.Millisecond) // all accepted frames have arrived
 		p.send(t, 1, size)
@@ -175,7 +175,7 @@ func TestWhatIsUnderWayIsBounded(t *testing.T) {
 	})
 }
 
-// The default Limit suffices for Rate, Queue and the delays.
+// With the default Limit, no frame is lost on a link with a high Rate, a long Queue or long delays.
 func TestALongFatLinkLosesNothing(t *testing.T) {
 	for _, imp := range []Impairment{
 		{Latency: time.Second},
@@ -234,7 +234,7 @@ func TestJitterIsUniform(t *testing.T) {
 		const n = 4000
 		for i := range n {
 			p.Send(one(ether(macB, macA, uint32(i), 60)))
-			time.Sleep(time.Second) // far enough apart not to interfere
+			time.Sleep(time.Second) // long enough that the frames do not influence each other
 		}
 		settle()
 		var bins [8]int
@@ -359,7 +359,7 @@ func TestLossesComeInBursts(t *testing.T) {
 		}
 		mean := tc.burst
 		if mean <= 1 {
-			mean = 1 / (1 - tc.loss) // the mean run of independent losses
+			mean = 1 / (1 - tc.loss) // the mean length of a run of independent losses
 		}
 		require.InEpsilon(t, tc.loss, float64(lost)/n, 0.05, "%+v", tc)
 		require.InEpsilon(t, mean, float64(lost)/float64(bursts), 0.05, "%+v", tc)
@@ -455,7 +455,7 @@ func TestAChangeDoesNotReorder(t *testing.T) {
 
 func TestAFasterWireWorksOffTheQueueFaster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slow := Impairment{Rate: 8000, Queue: 10000} // 1 s for 1000 bytes
+		slow := Impairment{Rate: 8000, Queue: 10000} // 1000 bytes take 1 s
 		p := impaired(ImpairConfig{Out: slow}, PipeConfig{})
 		p.send(t, 10, 1000)
 		require.Zero(t, p.OutStats().QueueDropped)
@@ -584,8 +584,8 @@ func TestAnImpairedLinkDoesNotAllocatePerFrame(t *testing.T) {
 	}
 }
 
-// With a seed, frames that are due at the same time arrive one by one. Everything that a frame
-// wakes has run before the next one arrives.
+// With a seed, frames that are due at the same time arrive one by one. Before the next frame arrives, all
+// goroutines that the last frame has woken have run.
 func TestWithASeedFramesArriveOneByOne(t *testing.T) {
 	for seed, batches := range map[uint64][]int{0: {5}, 1: {1, 1, 1, 1, 1}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -606,7 +606,7 @@ func TestDirectionsAndSeedsUseSlotsOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slots := make(map[int64]string)
 		all := Impairment{Latency: time.Millisecond, Duplicate: 0.5, Reorder: 0.5, ReorderGap: time.Millisecond}
-		for _, seed := range []uint64{1, 2} { // these two have different slots; there are only seven, so not all seeds do
+		for _, seed := range []uint64{1, 2} { // two seeds with different slots (there are only seven slots)
 			p := impaired(ImpairConfig{Seed: seed, In: all, Out: all}, PipeConfig{})
 			for range 50 {
 				p.send(t, 1, 60)

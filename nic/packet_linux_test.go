@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newNamespace makes a network namespace, moves the test's thread into it, and returns its
-// descriptor.
+// newNamespace makes a network namespace, moves the test's thread into it, and returns a descriptor of the
+// namespace.
 func newNamespace(t *testing.T) int {
 	t.Helper()
 	inNamespace(t)
@@ -31,7 +31,8 @@ func enter(t *testing.T, namespace int) {
 	require.NoError(t, unix.Setns(namespace, unix.CLONE_NEWNET))
 }
 
-// veth makes a veth pair, one end here and one in another namespace, both up.
+// veth makes a veth pair and waits until both ends are up. The end named here is in the namespace of the
+// test's thread. The end named there is in the namespace with the descriptor other.
 func veth(t *testing.T, here string, other int, there string) {
 	t.Helper()
 	path := "/proc/" + strconv.Itoa(unix.Getpid()) + "/fd/" + strconv.Itoa(other)
@@ -53,8 +54,8 @@ func veth(t *testing.T, here string, other int, there string) {
 	working(here)
 }
 
-// packetPair opens a device on each end of a veth pair. The test's thread stays in the namespace of
-// v0, the interface of the first one; v1 is in another namespace.
+// packetPair makes the veth pair v0 and v1, and opens a device on each end. The test's thread stays in the
+// namespace of v0. v1 is in another namespace.
 func packetPair(t *testing.T, cfg0, cfg1 PacketConfig) (p0, p1 *Packet) {
 	t.Helper()
 	other := newNamespace(t)
@@ -113,7 +114,7 @@ func TestAPacketSocketReceivesWhatIsForItsAddress(t *testing.T) {
 			p1.Attach(rec.recv)
 			p0.Attach(func([]Frame) {})
 			group := [6]byte{0x33, 0x33, 0, 0, 0, 9}
-			host := [6]byte{2, 0, 0, 0, 0xa, 0xb} // shares some bytes with the device's address
+			host := [6]byte{2, 0, 0, 0, 0xa, 0xb} // has some bytes in common with the device's address
 			tagged := ether(macB, macA, 0, 100)
 			copy(tagged[12:], []byte{0x81, 0, 0, 5, 0x88, 0xb5, 0, 0, 0, 99})
 			priority := ether(macB, macA, 0, 100)
@@ -249,7 +250,7 @@ func TestAnInterfaceThatIsDownIsNotADeadDevice(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		require.Equal(t, uint64(round+1), p0.Stats().SendDropped)
-		time.Sleep(50 * time.Millisecond) // the reader detects the deletion
+		time.Sleep(50 * time.Millisecond) // let the reader notice that the interface is down
 		require.NoError(t, p0.Err())
 		run(t, "ip link set v0 up")
 		before := len(ours(rec.all()))
@@ -280,7 +281,7 @@ func TestAnInterfaceThatIsDeletedIsADeadDevice(t *testing.T) {
 	require.NoError(t, p0.Close())
 	require.ErrorIs(t, p0.Close(), net.ErrClosed)
 
-	// The other end was deleted too, and its device has no reader.
+	// The other end was deleted too. Its device has no reader, so Send detects that.
 	n, err = p1.Send(one(ether(bcst, macA, 1, 60)))
 	require.Zero(t, n)
 	require.ErrorIs(t, err, unix.ENXIO)
@@ -323,7 +324,7 @@ func TestCloseOfAPacketSocketWakesItsReader(t *testing.T) {
 	p0.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 	p0.Attach(func([]Frame) {})
 	require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
-	time.Sleep(10 * time.Millisecond) // until it waits in the poller
+	time.Sleep(10 * time.Millisecond) // let the reader wait in the poller
 	require.NoError(t, p0.Close())
 	eventually(t, "the reader's end", func() bool { return readers() == 0 })
 	require.ErrorIs(t, p0.Err(), net.ErrClosed)

@@ -73,7 +73,7 @@ func TestASwitchFollowsAStationThatMoves(t *testing.T) {
 func TestASwitchForgetsWhoIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stations(NewSwitch(SwitchConfig{MaxAge: time.Minute}), macA, macB, macC)
-		s[1].send(t, macA, 0) // floods: 1 1
+		s[1].send(t, macA, 0) // the switch floods it: one frame at each of the two other stations
 		time.Sleep(time.Minute - time.Nanosecond)
 		s[0].send(t, macB, 1)
 		require.Equal(t, []int{1, 1, 1}, counts(s))
@@ -189,7 +189,7 @@ func TestAPlainDeviceOnASwitchGetsFinishedFrames(t *testing.T) {
 	want, _, _ := spec.build(t)
 	require.Equal(t, want, frames[1])
 
-	// In the other direction.
+	// Send a frame in the other direction.
 	far.Send(one(ether(macA, macB, 10, 60)))
 	require.Equal(t, []uint32{10}, tags(s[0].all()))
 	require.Equal(t, uint64(1), p.Stats().Sent)
@@ -231,7 +231,7 @@ func TestADeviceThatFailsIsTakenOffTheSwitch(t *testing.T) {
 	})
 }
 
-// A stuck device on a switch only loses the frames for it. The other stations are not affected.
+// If a device on a switch is stuck, the frames for this device are lost. Other stations are not affected.
 func TestAStuckDeviceDoesNotStopASwitch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := NewSwitch(SwitchConfig{})
@@ -247,7 +247,7 @@ func TestAStuckDeviceDoesNotStopASwitch(t *testing.T) {
 		require.NoError(t, err)
 		const n = 2 * maxEgress / 1514
 		for i := range n {
-			s[0].Send(one(ether(bcst, macA, uint32(i), 1514))) // returns
+			s[0].Send(one(ether(bcst, macA, uint32(i), 1514))) // does not block
 		}
 		require.Equal(t, n, s[1].count())
 		dropped := p.Stats().RecvDropped
@@ -335,7 +335,7 @@ func TestAnEgressReusesItsBuffers(t *testing.T) {
 	a, b := Pipe(PipeConfig{})
 	b.Attach(func([]Frame) {})
 	var dropped atomic.Uint64
-	q := &egress{dev: a, dropped: &dropped, sending: true} // the test does the sending
+	q := &egress{dev: a, dropped: &dropped, sending: true} // with sending set, only the test sends
 	run := make([]Frame, 1000)
 	for i := range run {
 		run[i] = Frame{Head: ether(macB, macA, uint32(i), 60)}
@@ -346,7 +346,7 @@ func TestAnEgressReusesItsBuffers(t *testing.T) {
 		q.sending = true
 	})
 	require.Zero(t, dropped.Load())
-	if !raceEnabled { // with the race detector, a pool drops items
-		require.Less(t, allocs, 100.0, "of %d frames", len(run)) // the two lists grow
+	if !raceEnabled { // with the race detector, a sync.Pool drops items
+		require.Less(t, allocs, 100.0, "of %d frames", len(run)) // only the two lists of the queue grow
 	}
 }

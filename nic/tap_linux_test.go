@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNamespace moves the test's goroutine into its own network namespace, which the test may change.
-// Its thread is not used after the test: a locked thread ends with its goroutine.
+// inNamespace makes a network namespace for the test, and moves the thread of the test's goroutine into it.
+// The goroutine stays locked to the thread, so the thread ends with the test and no other goroutine uses it.
 func inNamespace(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -34,7 +34,7 @@ func inNamespace(t *testing.T) {
 		}
 		t.Skipf("cannot make a network namespace: %v", err)
 	}
-	// Check that this is not the machine's own network.
+	// Check that the namespace is new, and not that of the machine.
 	links, err := net.Interfaces()
 	require.NoError(t, err)
 	for _, l := range links {
@@ -197,8 +197,8 @@ func TestADeviceThatExistsIsLeftAsItIs(t *testing.T) {
 func kernelPeer(t *testing.T, tap *TAP) *net.UDPConn {
 	t.Helper()
 	mac := tap.Link().MAC
-	// An existing device gets its carrier back when the test attaches. The kernel drops frames
-	// until it has noticed the carrier, which takes some time.
+	// An existing device gets its carrier when the test attaches to it. The kernel drops frames until it
+	// has noticed the carrier, which takes some time.
 	for i := 0; ; i++ {
 		state := run(t, "ip -o link show dev "+tap.Name())
 		if !strings.Contains(state, "state DOWN") && !strings.Contains(state, "NO-CARRIER") {
@@ -214,7 +214,7 @@ func kernelPeer(t *testing.T, tap *TAP) *net.UDPConn {
 	return conn
 }
 
-// toKernel returns a frame from the stack's side for the kernel's socket.
+// toKernel returns a frame with payload from the stack's side to the kernel's socket.
 func toKernel(t testing.TB, tap *TAP, payload []byte) []byte {
 	b, _, _ := packetSpec{payload: payload}.build(t)
 	mac := tap.HostMAC()
@@ -224,8 +224,8 @@ func toKernel(t testing.TB, tap *TAP, payload []byte) []byte {
 	return b
 }
 
-// isUDP4 reports whether a frame may be the test's, as opposed to one that the kernel sends by
-// itself.
+// isUDP4 reports whether a frame is a UDP datagram of IPv4. The frames that the kernel sends by itself are
+// not.
 func isUDP4(b []byte) bool { return len(b) >= 42 && b[12] == 8 && b[13] == 0 && b[23] == 17 }
 
 func TestFramesPassATAPBothWays(t *testing.T) {
@@ -378,7 +378,7 @@ func TestADeviceThatIsDeletedIsDead(t *testing.T) {
 		tap.Attach(func([]Frame) {})
 		require.NoError(t, tap.Err())
 		run(t, "ip link del tap0")
-		err = <-errs // the reader reports it and then ends
+		err = <-errs // the reader reports the error and then ends
 		require.ErrorIs(t, err, unix.EBADFD)
 		require.ErrorContains(t, err, "nic: tap0: ")
 		require.Equal(t, err, tap.Err())
@@ -415,7 +415,7 @@ func TestCloseOfATAPWakesItsReader(t *testing.T) {
 		tap.NotifyDown(func(err error) { t.Errorf("reported down: %v", err) })
 		tap.Attach(func([]Frame) {})
 		require.Equal(t, 2, readers(), "of frames, and of what befalls the link")
-		time.Sleep(10 * time.Millisecond) // until it waits in the poller
+		time.Sleep(10 * time.Millisecond) // let the reader wait in the poller
 		require.NoError(t, tap.Close())
 		eventually(t, "the reader's end", func() bool { return readers() == 0 })
 		_, err = tap.Send(one(toKernel(t, tap, []byte("lost"))))
@@ -473,8 +473,8 @@ func TestAnInterfaceThatIsNoTAPIsRefused(t *testing.T) {
 	}
 }
 
-// tunFileOf mounts a /dev/net/tun with the given permissions for the test's thread, which gets its
-// own mount namespace.
+// tunFileOf moves the test's thread into its own mount namespace, and mounts a /dev/net/tun with the given
+// permissions in it.
 func tunFileOf(t *testing.T, mode uint32) {
 	t.Helper()
 	require.NoError(t, unix.Unshare(unix.CLONE_NEWNS))
@@ -484,7 +484,7 @@ func tunFileOf(t *testing.T, mode uint32) {
 	require.NoError(t, unix.Chmod(tunFile, mode))
 }
 
-// becomeNobody removes all privileges from the test's thread only.
+// becomeNobody removes all privileges of the test's thread. Other threads keep theirs.
 func becomeNobody(t *testing.T) {
 	t.Helper()
 	const nobody = 65534
@@ -498,7 +498,7 @@ func TestWithoutPermissionTheErrorTellsTheCommands(t *testing.T) {
 	tunFileOf(t, 0o666)
 	becomeNobody(t)
 	files := openFiles(t)
-	for _, name := range []string{"tap0", "tap1", ""} { // to be created; another user's
+	for _, name := range []string{"tap0", "tap1", ""} { // tap0 does not exist, tap1 belongs to another user
 		_, err := OpenTAP(TAPConfig{Name: name, Addr: testPrefix})
 		var denied *TAPPermissionError
 		require.ErrorAs(t, err, &denied, "%q", name)

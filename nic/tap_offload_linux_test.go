@@ -32,8 +32,8 @@ func eachTAPMode(t *testing.T, f func(t *testing.T, plain bool)) {
 // wired is two kernels, each in its own namespace with a TAP. This process connects the two TAPs.
 type wired struct {
 	a, b  *TAP
-	fromA watched // the frames that a received
-	fromB watched
+	fromA watched // the frames that a received, which the first kernel sent
+	fromB watched // the frames that b received
 	kernels
 }
 
@@ -93,8 +93,8 @@ func datagrams(t *testing.T, family, at, to string) *net.UDPConn {
 // watched records the frames of one direction.
 type watched struct {
 	kinds [GSOUDP + 1]atomic.Int64 // frames of each kind
-	large atomic.Int64             // bytes in the longest
-	plain atomic.Int64             // length of the longest frame that is not a super-frame
+	large atomic.Int64             // length of the longest frame in bytes
+	plain atomic.Int64             // length of the longest frame that is not a super-frame, in bytes
 }
 
 func (w *watched) see(batch []Frame) {
@@ -108,8 +108,8 @@ func (w *watched) see(batch []Frame) {
 	}
 }
 
-// joined makes the two namespaces and leaves the test's thread in the second one. wrap, if not nil,
-// returns the device to use in place of a, and may change more of w.
+// joined makes two namespaces with a TAP each, and connects the TAPs. The test's thread stays in the second
+// namespace. If wrap is not nil, it returns the device to use in place of w.a, and may change w.
 func joined(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
 	t.Helper()
 	w := new(wired)
@@ -138,8 +138,8 @@ func joined(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Dev
 	return w
 }
 
-// exchange sends n bytes in both directions over one connection of the two kernels, and checks that
-// they arrive.
+// exchange sends n bytes in each direction over one connection between the two kernels, and checks that all
+// bytes arrive.
 func (k *kernels) exchange(t *testing.T, n int) {
 	t.Helper()
 	dialed := k.dial()
@@ -212,7 +212,7 @@ func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
 		before := readers()
 		w := joined(t, TAPConfig{Spin: spin, NoOffload: plain}, TAPConfig{Spin: spin, NoOffload: plain}, false, nil)
 		w.exchange(t, 2<<20)
-		time.Sleep(2 * spin) // the reader sleeps and is woken again
+		time.Sleep(2 * spin) // let the reader stop spinning, so that the next frame has to wake it
 		w.exchange(t, 1<<10)
 		require.NoError(t, w.a.Close())
 		require.NoError(t, w.b.Close())
@@ -221,7 +221,7 @@ func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
 }
 
 func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
-	// An impaired link carries real frames even if it impairs nothing.
+	// An Impaired carries frames of a real wire even if it impairs nothing.
 	var cut *Impaired
 	impaired := func(w *wired) Device {
 		cut = Impair(w.a, ImpairConfig{})
@@ -234,7 +234,7 @@ func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	require.Zero(t, w.b.Stats().SendDropped)
 }
 
-// cutter segments what is sent to a device without offloads.
+// cutter is a TAP that segments super-frames before it sends them.
 type cutter struct{ *TAP }
 
 func (c cutter) Send(batch []Frame) (int, error) {
@@ -263,7 +263,7 @@ func TestAPlainTAPMergesWhatTheKernelCutUp(t *testing.T) {
 	}
 }
 
-// setSegmentSize makes the kernel send each payload as one UDP super-frame.
+// setSegmentSize makes the kernel send each payload as one UDP super-frame, with datagrams of size bytes.
 func setSegmentSize(t *testing.T, conn *net.UDPConn, size int) {
 	t.Helper()
 	raw, err := conn.SyscallConn()
@@ -306,8 +306,8 @@ func TestDatagramsOfEqualSizeCrossInOneSuperFrame(t *testing.T) {
 	}
 }
 
-// TestWiresharkReadsAnOffloadedRun makes tshark verify every checksum of the super-frames that two
-// kernels exchanged.
+// TestWiresharkReadsAnOffloadedRun captures the super-frames that two kernels exchange, and makes tshark
+// verify all checksums.
 func TestWiresharkReadsAnOffloadedRun(t *testing.T) {
 	tshark, err := exec.LookPath("tshark")
 	if err != nil {
@@ -380,8 +380,7 @@ func TestOffloadsEndWithTheDevicesUse(t *testing.T) {
 	require.Contains(t, run(t, "ip -d link show tap0"), "persist on")
 }
 
-// leaveOddState changes the settings of a device as a program does that is killed before it can
-// restore them.
+// leaveOddState changes the settings of a device and does not restore them, like a program that is killed.
 func leaveOddState(t *testing.T, name string) {
 	t.Helper()
 	fd, err := unix.Open(tunFile, unix.O_RDWR, 0)
@@ -389,7 +388,7 @@ func leaveOddState(t *testing.T, name string) {
 	defer unix.Close(fd)
 	req, err := unix.NewIfreq(name)
 	require.NoError(t, err)
-	req.SetUint16(unix.IFF_TAP | unix.IFF_VNET_HDR) // and with the header that IFF_NO_PI omits
+	req.SetUint16(unix.IFF_TAP | unix.IFF_VNET_HDR) // without IFF_NO_PI, frames have one more header
 	require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
 	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, 12))
 	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1))
@@ -416,7 +415,7 @@ func TestADeviceIsUsedWhateverItsLastUserLeft(t *testing.T) {
 			}
 		})
 		kernel := kernelPeer(t, tap)
-		// The kernel may still drop what it sends: see kernelPeer.
+		// Send again if there is no frame: the kernel may still drop frames (see kernelPeer).
 		var b []byte
 		for b == nil {
 			_, err = kernel.WriteToUDP(pattern(100), &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 7})

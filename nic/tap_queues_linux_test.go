@@ -43,7 +43,7 @@ func TestTheKernelAnswersOnTheQueueThatItWasAskedOn(t *testing.T) {
 			b := toKernel(t, tap, []byte("hello"))
 			port := 1000 + i
 			b[34], b[35] = byte(port>>8), byte(port)
-			b[40], b[41] = 0, 0 // no checksum
+			b[40], b[41] = 0, 0 // a UDP datagram without a checksum
 			want[port] = tap.queueOf(&Frame{Head: b})
 			used[want[port]]++
 			n, err := tap.Send(one(b))

@@ -16,8 +16,8 @@ type tapStandIn struct {
 	r     *tapReader
 	fd    int
 	room  ReceiveBuffer
-	taken bool // the buffer is in use: requested, End not called
-	asked int  // buffers
+	taken bool // the reader has requested the buffer and has not called End
+	asked int  // number of requested buffers
 }
 
 func newTAPStandIn(t *testing.T, header, room int) *tapStandIn {
@@ -74,7 +74,7 @@ func TestATAPReadsTheFrameThatIsExpectedToTheRoom(t *testing.T) {
 		require.True(t, s.taken, "until the frame was delivered")
 		s.r.release()
 		require.False(t, s.taken)
-		s.r.release() // there is nothing to release
+		s.r.release() // has no effect, because there is no buffer to release
 	}
 	s.room.Buf = nil
 	require.Empty(t, s.pass(f)[0].Body)

@@ -172,8 +172,8 @@ func (p packetSpec) build(t testing.TB) (b []byte, transport, payload int) {
 	return append(append(b, l3...), l4...), transport, transport + l4len
 }
 
-// super returns a super-frame of the packet, with size bytes of payload per segment. With split,
-// Body has everything but the headers; otherwise Head has everything.
+// super returns a super-frame of the packet, with size bytes of payload per segment. If split is true, the
+// headers are in Head and the payload is in Body. Otherwise all bytes are in Head.
 func (p packetSpec) super(t testing.TB, size int, split bool) Frame {
 	t.Helper()
 	p.unsummed = true
@@ -195,7 +195,7 @@ func (p packetSpec) super(t testing.TB, size int, split bool) Frame {
 	return f
 }
 
-// pattern returns n bytes, each different from its neighbours.
+// pattern returns n bytes. Adjacent bytes differ.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

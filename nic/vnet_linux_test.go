@@ -23,7 +23,7 @@ func TestAVnetHeaderTellsWhatTheFrameTold(t *testing.T) {
 	roundTrip := func(f Frame) {
 		t.Helper()
 		for i := range hdr {
-			hdr[i] = 0xff // old contents must not matter
+			hdr[i] = 0xff // putVnet must overwrite old contents
 		}
 		putVnet(hdr[:], &f)
 		got, ok := parseVnet(hdr[:], f.AppendTo(nil), nil)
@@ -105,7 +105,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 	for kind, spec := range vnetSpecs() {
 		want := pieces(t, spec.super(t, 1000, false))
 		require.Len(t, want, 5)
-		// A network card that merges segments may leave any value in the field.
+		// A network card that merges segments may leave any value in the checksum field.
 		f := spec.super(t, 1000, false)
 		var hdr [vnetHeaderLen]byte
 		putVnet(hdr[:], &f)
@@ -119,7 +119,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 	}
 }
 
-// pieces returns the frames that f stands for.
+// pieces returns the frames into which f is segmented.
 func pieces(t *testing.T, f Frame) (frames [][]byte) {
 	t.Helper()
 	alloc := func(n int) []byte { return make([]byte, n) }
