@@ -52,7 +52,7 @@ func refusals() map[string]handler {
 			m := respond(query)
 			m.Additionals = nil
 			b := pack(m)
-			b[7] = 1 // the count says one answer, but there is none
+			b[7] = 1 // the header announces one answer, but there is none
 			return [][]byte{b}
 		},
 		"an alias without an end": func(_ string, query []byte) [][]byte {
@@ -140,7 +140,7 @@ func TestSilenceIsLearntFromAbandonedLookups(t *testing.T) {
 
 func TestOneLostPacketDoesNotEndMixedCase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var lost atomic.Bool // whether the next query is lost
+		var lost atomic.Bool // the next query is lost
 		n := newNetwork(map[string]handler{server1: func(network string, query []byte) [][]byte {
 			if lost.Swap(false) {
 				return nil
@@ -247,7 +247,7 @@ func TestEDNSIsTriedAgainAfterAWhile(t *testing.T) {
 	})
 }
 
-// Most names have addresses of one family, and most hosts query both.
+// Most names have addresses of one family, and most hosts query the addresses of both families.
 func TestAnAddressInMixedCaseVouchesForOtherTypes(t *testing.T) {
 	four := zone{"host.test.": {a("192.0.2.80")}}
 	for name, c := range map[string]struct {

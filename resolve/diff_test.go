@@ -17,8 +17,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// The differential test puts the same questions to this package and to net. Both resolvers query
-// one server on 127.0.0.1, over UDP and TCP of the kernel.
+// The differential test makes the same lookups with this package and with package net. Both resolvers
+// query one server on 127.0.0.1, over UDP and TCP of the kernel.
 
 // systemConfig returns the configuration that net's resolver reads on this machine.
 func systemConfig(t *testing.T) Config {
@@ -122,7 +122,7 @@ func diffHandler() handler {
 			return failing(dnsmessage.RCodeFormatError)(network, query)
 		case "yxdomain.test.":
 			return failing(dnsmessage.RCode(6))(network, query)
-		case "badvers.test.": // an extended code: 16
+		case "badvers.test.": // the extended response code 16
 			m := respond(query)
 			for i := range m.Additionals {
 				m.Additionals[i].Header.TTL = 1 << 24
@@ -146,7 +146,7 @@ func diffHandler() handler {
 				m.Answers = nil
 			}
 			return [][]byte{pack(m)}
-		case "tcpcut.test.", "udpcut.test.": // within the last of many records
+		case "tcpcut.test.", "udpcut.test.": // the message ends within the last of many records
 			m := respond(query)
 			m.Additionals = nil
 			if q.Name.String()[0]|0x20 == 't' {
@@ -163,7 +163,7 @@ func diffHandler() handler {
 			}
 			b := pack(m)
 			return [][]byte{b[:len(b)-3]}
-		case "chain.test.": // more aliases than any real name has
+		case "chain.test.": // a chain of 60 aliases, more than any real name has
 			m := respond(query)
 			name := q.Name
 			for i := range 60 {
@@ -197,7 +197,7 @@ func diffHandler() handler {
 			m := respond(query)
 			m.Header.RCode, m.Additionals = dnsmessage.RCodeSuccess, nil
 			b := pack(m)
-			b[7] = 1 // the count says one answer, but there is none
+			b[7] = 1 // the header announces one answer, but there is none
 			return [][]byte{b}
 		}
 		m := respond(query)
@@ -226,7 +226,7 @@ func outcomeOf(value any, err error) outcome {
 		var e *net.DNSError
 		if errors.As(err, &e) {
 			o.dns = *e
-			o.dns.UnwrapErr = nil // compared by errors.Is
+			o.dns.UnwrapErr = nil // errors.Is below compares the wrapped error
 		}
 		for _, target := range []error{context.Canceled, context.DeadlineExceeded, os.ErrDeadlineExceeded} {
 			o.is = append(o.is, errors.Is(err, target))
@@ -235,8 +235,8 @@ func outcomeOf(value any, err error) outcome {
 	return o
 }
 
-// sorted sorts a result. net queries A and AAAA at the same time and processes the first answer
-// first, so the order of families varies if there are no source addresses.
+// sorted sorts a result before the comparison. net queries A and AAAA at the same time, and the order of
+// their answers determines the order of the families if there are no source addresses.
 func sorted[T any](s []T, err error) ([]T, error) {
 	slices.SortFunc(s, func(a, b T) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 	return s, err
@@ -276,14 +276,14 @@ func TestResultsAndErrorsAreThoseOfNet(t *testing.T) {
 			compareAll("LookupIP "+network+host, func(r lookuper) (any, error) { return sorted(r.LookupIP(ctx, network, host)) })
 			compareAll("LookupNetIP "+network+host, func(r lookuper) (any, error) { return sorted(r.LookupNetIP(ctx, network, host)) })
 		}
-		// If the records of a chain of aliases are queried, net returns either of two names.
+		// For a chain of aliases, net's LookupCNAME returns one of two names, at random.
 		if host != "alias2.test." && host != "chain.test." {
 			compareAll("LookupCNAME "+host, func(r lookuper) (any, error) { return r.LookupCNAME(ctx, host) })
 		}
 	}
 	for _, name := range append(hosts, "mail.test.", "badmail.test.", "txt.test.", "big.test.", "test.", "srv.test.") {
 		if isLocalhost(name) {
-			continue // net queries the server
+			continue // net queries the server for this name, and this package does not
 		}
 		compareAll("LookupMX "+name, func(r lookuper) (any, error) { return r.LookupMX(ctx, name) })
 		compareAll("LookupNS "+name, func(r lookuper) (any, error) { return r.LookupNS(ctx, name) })
@@ -359,8 +359,8 @@ func TestACanceledLookupOfAnAddressIsNoAnswer(t *testing.T) {
 	cancel()
 	expired, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
-	// Names whose result is known without a query. net starts a goroutine in any case, and does not
-	// wait for it after the context has ended; but it parses literals first.
+	// After its context has ended, a lookup fails even if its result is known without a query, because net
+	// does not wait for the goroutine of the lookup. Only literals, which net parses first, have a result.
 	for _, host := range []string{"localhost", "known.test", "no..name", "x.invalid", "host.test."} {
 		_, err := r.LookupIPAddr(canceled, host)
 		require.ErrorIs(t, err, context.Canceled, host)
@@ -420,8 +420,8 @@ func TestStrictErrorsEndTheSearch(t *testing.T) {
 	requireDNSError(t, err, "server misbehaving", "x", server1)
 }
 
-// TestAnyNameIsTreatedAsByNet combines the characters that matter in names. It leaves out the names
-// of RFC 6761 and RFC 7686, of which net knows only some.
+// TestAnyNameIsTreatedAsByNet looks up names with all combinations of the characters that matter. It leaves
+// out the special names of RFC 6761 and RFC 7686, because net knows only some of them.
 func TestAnyNameIsTreatedAsByNet(t *testing.T) {
 	address := listen(t, diffHandler())
 	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {

@@ -17,7 +17,7 @@ import (
 
 var hostZone = zone{"host.test.": {a("192.0.2.80"), aaaa("2001:db8::80")}}
 
-// In a bubble, each test ends only when every goroutine that a lookup started has ended.
+// A test in a synctest bubble ends only when all goroutines that lookups started have ended.
 
 func TestEveryAttemptAtEveryServerHasItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -183,8 +183,8 @@ func TestRotateStartsEachQueryAtTheNextServer(t *testing.T) {
 	}
 }
 
-// truncating returns a handler that answers with TC over UDP, with messages cut off if raw is set,
-// and as z over TCP.
+// truncating returns a handler that answers for z over TCP. Over UDP, it answers with TC set and without
+// records, or, if raw is true, with a message that is cut off.
 func truncating(z zone, raw bool) handler {
 	return func(network string, query []byte) [][]byte {
 		if network == "tcp" {
@@ -311,7 +311,7 @@ func TestNamesCompressedByTheQuestionGetTheCallersCase(t *testing.T) {
 	h := func(_ string, query []byte) [][]byte {
 		m := respond(query)
 		q := m.Questions[0]
-		// The packer compresses equal suffixes: the target ends in a pointer into the question.
+		// The packer compresses equal suffixes, so the target ends with a pointer into the question.
 		m.Answers = append(m.Answers, resource(q.Name, 60, &dnsmessage.PTRResource{PTR: mustName("x." + q.Name.String())}))
 		return [][]byte{pack(m)}
 	}
@@ -455,9 +455,9 @@ func TestCancelEndsALookupAtOnce(t *testing.T) {
 		"LookupTXT":    func(r *Resolver, ctx context.Context) error { _, err := r.LookupTXT(ctx, "host.test."); return err },
 	}
 	for name, lookup := range lookups {
-		server := server2 // as in net, which continues to the last server
+		server := server2 // the error names the last server, to which net continues
 		if name == "LookupIPAddr" {
-			server = "" // as in net, which abandons the lookup
+			server = "" // the error names no server, because net abandons the lookup
 		}
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -522,7 +522,7 @@ func TestTheLongestNameCanBeAsked(t *testing.T) {
 	addrs, err := r.LookupHost(t.Context(), name)
 	require.NoError(t, err)
 	require.Equal(t, []string{"192.0.2.1"}, addrs)
-	_, err = r.LookupHost(t.Context(), name[:253]) // without its dot
+	_, err = r.LookupHost(t.Context(), name[:253]) // without the final dot
 	require.NoError(t, err)
 	_, err = r.LookupHost(t.Context(), "a"+name)
 	requireDNSError(t, err, "no such host", "a"+name, "")
@@ -538,8 +538,8 @@ func (r *Resolver) mixCaseString(s string) string {
 	return name.String()
 }
 
-// FuzzResponse passes arbitrary messages to the parser of responses. It sets the ID and the
-// question of the query in them, so that they are parsed further.
+// FuzzResponse passes arbitrary messages to the parser of responses. It first copies the ID and the question
+// of the query into each message, because the parser rejects other messages early.
 func FuzzResponse(f *testing.F) {
 	q := dnsmessage.Question{Name: mustName("host.test."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}
 	query, err := New(Config{}).newQuery(q, dialect{edns: true, name: q.Name})
@@ -654,7 +654,7 @@ func TestWhatIsMalformedBesideTheAnswerDoesNotHurtIt(t *testing.T) {
 }
 
 func TestExtendedResponseCodesCount(t *testing.T) {
-	// RFC 6891 6.1.3: BADVERS is 16, whose low bits look like success.
+	// RFC 6891 6.1.3: BADVERS is 16. The low four bits alone would mean success.
 	n := newNetwork(map[string]handler{server1: func(_ string, query []byte) [][]byte {
 		m := respond(query)
 		hostZone.resolve(m)

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A saying is a possible answer of a server about one type of records of a name.
+// A saying is a possible answer of a server to a query for one type of records of a name.
 type saying struct {
 	rcode   dnsmessage.RCode
 	alias   bool // the name is an alias of target.test
-	records bool // there is a record
+	records bool // the answer has a record of the type
 	cut     bool // the message ends inside a record
-	soa     bool
+	soa     bool // the answer has an SOA record
 }
 
 func sayings() map[string]saying {
@@ -85,7 +85,8 @@ func someBody(typ dnsmessage.Type) dnsmessage.ResourceBody {
 	return cname("target.test.")
 }
 
-// sayingHandler reads from the first labels of the name what to answer for A, AAAA and CNAME.
+// sayingHandler is a handler for names whose first three labels are keys of sayings. These labels select the
+// answers for A, AAAA and CNAME.
 func sayingHandler(_ string, query []byte) [][]byte {
 	_, q := parseQuery(query)
 	labels := strings.Split(lower(q.Name.String()), ".")
@@ -133,7 +134,7 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 					require.NoError(t, gotErr, name)
 					require.Equal(t, theirs, canonical, name)
 				}
-				// net learns an alias only from the answer for CNAME, or together with addresses.
+				// net learns an alias only from the answer for CNAME, or from an answer with addresses.
 				if slices.ContainsFunc(all, func(s saying) bool { return s.alias && (s.records || !s.cut) }) {
 					require.NoError(t, gotErr, name)
 					require.Equal(t, "target.test.", canonical, name)
@@ -147,7 +148,8 @@ func TestWhatOneTypeSaysIsEnough(t *testing.T) {
 
 func failed(s saying) bool { return s.cut || s.rcode != dnsmessage.RCodeSuccess }
 
-// requireNotFound checks that an error says that the name does not exist only if that is known.
+// requireNotFound checks that err, if not nil, says that the name does not exist if and only if known is
+// true.
 func requireNotFound(t *testing.T, err error, known bool, name string) {
 	t.Helper()
 	if err != nil {
@@ -171,7 +173,7 @@ func TestAFailureOutweighsThatThereIsNothing(t *testing.T) {
 						}
 						return zone{}.serve(network, query)
 					}})
-					for _, ndots := range []int{1, 5} { // the name as it is is tried first, or last
+					for _, ndots := range []int{1, 5} { // the name without a domain is queried first, or last
 						r := resolverOn(n, Config{Attempts: 1, Ndots: ndots, Search: []string{"a.test", "b.test"}}, server1)
 						for what, lookup := range map[string]func() error{
 							"Host":  func() error { _, err := r.LookupHost(t.Context(), "www.test"); return err },

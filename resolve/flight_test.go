@@ -74,7 +74,7 @@ func TestALookupEndsWithItsLastWaiter(t *testing.T) {
 		require.Len(t, n.log(), 2)
 		require.Empty(t, r.flights)
 
-		// A flight without waiters ends, and an ending flight gets no new callers.
+		// A flight ends when its last caller has given up. A later caller does not join it.
 		r = resolverOn(n, Config{Attempts: 10}, server2)
 		start = time.Now()
 		limited(0, 500*ms, context.DeadlineExceeded, 500*ms)

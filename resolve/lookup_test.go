@@ -56,7 +56,7 @@ func TestLocalhostIsLoopbackAndNeverAsked(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"127.0.0.1"}, addrs)
 
-	// Only the loopback addresses that the host can reach, if it can reach any.
+	// The result has only the loopback addresses that the host can reach, or both if it can reach none.
 	for _, c := range []struct{ reachable, want []string }{
 		{[]string{"127.0.0.1"}, []string{"127.0.0.1"}},
 		{[]string{"::1"}, []string{"::1"}},
@@ -147,9 +147,9 @@ func TestSearchListAndNdots(t *testing.T) {
 		{"www.x.y", 2, []string{"www.x.y.", "www.x.y.sub.example.test.", "www.x.y.example.test."}},
 		{"www.x.", 5, []string{"www.x."}},
 		{"www", -1, []string{"www.", "www.sub.example.test.", "www.example.test."}},
-		{long(245)[:244], 0, []string{long(245)}}, // too long with any domain
+		{long(245)[:244], 0, []string{long(245)}}, // too long with each domain of the search list
 		{long(240)[:239], 0, []string{long(240), long(240) + "example.test."}},
-		{long(241)[:240], 0, []string{long(241), long(241) + "example.test."}}, // 254: just fits
+		{long(241)[:240], 0, []string{long(241), long(241) + "example.test."}}, // 254 bytes, the maximum
 		{long(242)[:241], 0, []string{long(242)}},
 	} {
 		n := newNetwork(map[string]handler{server1: zone{}.serve})
@@ -258,7 +258,7 @@ func TestAliasesAreFollowed(t *testing.T) {
 		"self.test.":   {cname("self.test.")},
 		"hidden.test.": {cname("x.onion.")},
 	}
-	// A server that returns only the first alias and no SOA, as authoritative servers and some
+	// lazy is a server that returns only the first alias and no SOA, as authoritative servers and some
 	// proxies do.
 	lazy := func(_ string, query []byte) [][]byte {
 		m := respond(query)
@@ -315,8 +315,8 @@ func TestAliasesAreFollowed(t *testing.T) {
 	}
 }
 
-// chain returns a handler for a.test., whose aliases n0.test. to n{n-1}.test. end in an address. It
-// returns at most atOnce of them in one answer.
+// chain returns a handler for a.test. A chain of n aliases leads over n0.test. to n{n-1}.test., which has an
+// address. The handler returns at most atOnce aliases in one answer.
 func chain(n, atOnce int) handler {
 	return func(_ string, query []byte) [][]byte {
 		m := respond(query)
@@ -371,7 +371,7 @@ func TestTooManyAliasesIsNotNoSuchHost(t *testing.T) {
 	requireDNSError(t, err, "too many aliases", "a.test.", server1)
 	require.LessOrEqual(t, len(n.log()), 8*(maxChain+1), "what it costs is bounded")
 
-	// If the servers do not follow all aliases, it is unknown whether the rest exists.
+	// If the servers do not follow all aliases, the resolver does not know whether the last name exists.
 	n = newNetwork(map[string]handler{server1: chain(1000, 1)})
 	_, err = resolverOn(n, Config{Search: []string{"b.test"}}, server1).LookupHost(t.Context(), "a.test")
 	requireDNSError(t, err, "too many aliases", "a.test", server1)

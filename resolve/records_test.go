@@ -62,8 +62,8 @@ func TestSRVRecordsOfAPriorityAreChosenByWeight(t *testing.T) {
 		}
 		require.Len(t, seen, 4, "none is lost")
 	}
-	// A random number from 0 to 4: 0 selects the record with weight 0, 1 the one with weight 1, 2
-	// to 4 the one with weight 3.
+	// The resolver draws a number from 0 to 4. 0 selects the record with weight 0, 1 selects the record
+	// with weight 1, and 2 to 4 select the record with weight 3.
 	require.InDelta(t, rounds/5, first["zero"], rounds/20)
 	require.InDelta(t, rounds/5, first["one"], rounds/20)
 	require.InDelta(t, 3*rounds/5, first["three"], rounds/20)

@@ -17,11 +17,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A handler is a DNS server: it returns the messages that answer a query, or none if it does not
-// answer.
+// A handler is a DNS server. It returns the messages that answer a query, or no message if the server does
+// not answer.
 type handler func(network string, query []byte) [][]byte
 
-// A network holds the servers of a test by address.
+// A network has the servers of a test by address, and records the queries that they receive.
 type network struct {
 	mu      sync.Mutex
 	servers map[string]handler
@@ -35,8 +35,8 @@ type asked struct {
 	at      time.Time
 	server  string
 	network string
-	name    string // in lower case
-	raw     string // in the case in which it was sent
+	name    string // the queried name in lower case
+	raw     string // the queried name in the case of the query
 	typ     dnsmessage.Type
 	id      uint16
 	edns    bool
@@ -45,7 +45,7 @@ type asked struct {
 
 func newNetwork(servers map[string]handler) *network { return &network{servers: servers} }
 
-// A testConn is one end of a net.Pipe that counts as open until it is closed.
+// A testConn is one end of a net.Pipe. The network counts it as open until it is closed.
 type testConn struct {
 	net.Conn
 	once   sync.Once
@@ -157,7 +157,7 @@ func (n *network) names() []string {
 	return names
 }
 
-// parseQuery parses a query. It panics if the query has something that a resolver must not send.
+// parseQuery parses a query. It panics if a resolver must not send such a query.
 func parseQuery(query []byte) (dnsmessage.Header, dnsmessage.Question) {
 	var p dnsmessage.Parser
 	h, err := p.Start(query)
@@ -186,7 +186,7 @@ func ednsOf(query []byte) (size int, rh dnsmessage.ResourceHeader, ok bool) {
 	return int(rh.Class), rh, true
 }
 
-// A zone is the data of a recursive server: records by name in lower case.
+// A zone is the data of a recursive server. It has the records of each name; names are in lower case.
 type zone map[string][]dnsmessage.ResourceBody
 
 const (
@@ -241,7 +241,7 @@ func soa(ttl uint32) dnsmessage.Resource {
 	}
 }
 
-// respond starts a response to a query: the same ID and question, from a recursive server.
+// respond returns an empty response of a recursive server, with the ID and the question of the query.
 func respond(query []byte) *dnsmessage.Message {
 	h, q := parseQuery(query)
 	m := &dnsmessage.Message{
@@ -266,7 +266,8 @@ func pack(m *dnsmessage.Message) []byte {
 	return b
 }
 
-// resolve adds the records that z has, as a server that follows aliases.
+// resolve adds the answer to m's question from the records in z. Like a recursive server, it follows
+// aliases.
 func (z zone) resolve(m *dnsmessage.Message) {
 	q := m.Questions[0]
 	name := q.Name
@@ -326,7 +327,7 @@ const (
 	server3 = "192.0.2.3:53"
 )
 
-// resolverOn returns a resolver that uses n, with the servers in order, and without a cache unless
+// resolverOn returns a resolver that queries the servers of n, in the given order. It has no cache unless
 // cfg has one.
 func resolverOn(n *network, cfg Config, servers ...string) *Resolver {
 	for _, s := range servers {
@@ -339,7 +340,7 @@ func resolverOn(n *network, cfg Config, servers ...string) *Resolver {
 	return New(cfg)
 }
 
-// requireDNSError returns err, which must be a *net.DNSError itself and contain name.
+// requireDNSError checks that err is a *net.DNSError, not wrapped, with the given fields, and returns it.
 func requireDNSError(t *testing.T, err error, text, name, server string) *net.DNSError {
 	t.Helper()
 	require.Error(t, err)
@@ -356,7 +357,7 @@ func listen(t *testing.T, h handler) string {
 	t.Helper()
 	var pc net.PacketConn
 	var ln net.Listener
-	for range 20 { // a port that is free for UDP may be taken for TCP
+	for range 20 { // a port that is free for UDP may be in use for TCP
 		var err error
 		pc, err = net.ListenPacket("udp4", "127.0.0.1:0")
 		require.NoError(t, err)
