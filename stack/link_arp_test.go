@@ -491,7 +491,7 @@ func TestLargeDatagramsForManyNeighboursAreBounded(t *testing.T) {
 			_, err := u.WriteTo(large, netip.AddrPortFrom(a, 9), SendOptions{})
 			require.NoError(t, err)
 			a = a.Next()
-			p.take() // the ARP request
+			p.take() // discard the ARP request
 		}
 		nt := s.ifaceNamed("eth0").neigh4
 		nt.mu.Lock()

@@ -15,8 +15,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// Tests of the requirements of RFC 9293 that the host meets outside of the state machine.
-// docs/rfc9293.md is generated from their comments.
+// This file has the tests of the requirements of RFC 9293 that the host meets outside of the state
+// machine. docs/rfc9293.md is generated from the comments of these tests.
 
 // tcpSegment makes a segment from 192.0.2.2 to dst with its checksum.
 func tcpSegment(dst netip.Addr, h wire.TCP) []byte {
@@ -26,8 +26,8 @@ func tcpSegment(dst netip.Addr, h wire.TCP) []byte {
 	return b
 }
 
-// segments returns the TCP segments that the host has sent since the last call. It checks their
-// checksums.
+// segments returns the TCP segments that the host has sent since the last call, with their sources and
+// their IP packets. It checks the checksums.
 func (p *peer) segments() (list []wire.TCP, sources []netip.Addr, packets [][]byte) {
 	p.t.Helper()
 	for _, f := range p.take() {
@@ -47,7 +47,7 @@ func (p *peer) segments() (list []wire.TCP, sources []netip.Addr, packets [][]by
 }
 
 // dialing dials in the background. It returns the SYN, its source and its packet, and a function that
-// waits for the outcome.
+// returns the result of the dial. If the dial is still in progress, this function cancels it.
 func dialing(t *testing.T, s *Stack, p *peer, local netip.AddrPort) (syn wire.TCP, src netip.Addr, packet []byte, wait func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -279,7 +279,7 @@ func TestAConnectionsTOSAndTTLCanBeSet(t *testing.T) {
 	})
 }
 
-// Segments as nmap -sN, -sF and -sX send them.
+// A listener drops segments without SYN, ACK and RST, which nmap -sN, -sF and -sX send.
 func TestAListenerDropsSegmentsWithoutFlags(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	_, err := s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
@@ -326,7 +326,7 @@ func TestListeningOnAPortLeavesItsConnectionsAlone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, addrPort(want), c.RemoteAddr())
 	}
-	// Once the listener is closed, another one can be opened while the connections are open.
+	// After the listener is closed, another listener can be opened while the connections are open.
 	require.NoError(t, l.Close())
 	l, err = s.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{})
 	require.NoError(t, err)

@@ -203,7 +203,7 @@ func TestADialDuringCloseOpensNothing(t *testing.T) {
 	})
 }
 
-// A sticky device blocks one Send on request, and passes all others on.
+// A sticky is a device that blocks one Send after keep is set. It passes all others on.
 type sticky struct {
 	nic.Device
 	keep atomic.Bool

@@ -17,11 +17,11 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// streamByte returns byte i of a stream.
+// streamByte returns byte i of the stream that seed selects.
 func streamByte(seed byte, i int) byte { return byte(i*7+i>>8*13+i>>16*29) ^ seed }
 
-// interrupted writes up to total bytes in Writes that deadlines interrupt, and overwrites its buffer
-// after each. It adds the results of Write to sent.
+// interrupted writes up to total bytes of a stream, in Writes that deadlines interrupt. After each Write it
+// overwrites its buffer. It adds the results of Write to sent.
 func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64) error {
 	buf := make([]byte, 300_000)
 	for at := 0; at < total; {
@@ -47,7 +47,7 @@ func interrupted(c *TCP, r *rand.Rand, seed byte, total int, sent *atomic.Int64)
 	return nil
 }
 
-// verified reads to the end, at times slowly, and returns the number of bytes.
+// verified reads a stream to its end, sometimes slowly, and checks its bytes. It returns their number.
 func verified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 	buf := make([]byte, 200_000)
 	for {
@@ -130,7 +130,7 @@ func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
 							}
 							if end == "host" {
 								c.SetLinger(0)
-								c.Close() // if its RSTs were lost, b sends nothing more
+								c.Close() // b is closed and sends nothing more, even if its RST was lost
 							}
 						})
 					}

@@ -10,7 +10,7 @@ import (
 )
 
 func TestPolicyTable(t *testing.T) {
-	// RFC 6724 2.1
+	// The values are those of the table in RFC 6724 2.1.
 	for addr, want := range map[string][2]uint8{
 		"::1": {50, 0}, "2001:db8::1": {40, 1}, "::": {1, 3}, "::192.0.2.1": {1, 3},
 		"192.0.2.1": {35, 4}, "127.0.0.1": {35, 4}, "::ffff:192.0.2.1": {35, 4},
@@ -54,12 +54,12 @@ func TestCommonPrefixLen(t *testing.T) {
 	}
 }
 
-// A pair is a destination and the source address for it, "" if there is none.
+// A pair is a destination and the source address for it. src is "" if there is no source address.
 type pair struct{ dst, src string }
 
 func TestTheRulesOfRFC6724(t *testing.T) {
 	for name, tt := range map[string]struct{ better, worse pair }{
-		// The examples of section 10.2, and one pair per rule.
+		// The examples of RFC 6724 10.2, and one pair for each rule.
 		"rule 1: unreachable": {
 			pair{"192.0.2.1", "192.0.2.9"}, pair{"2001:db8::1", ""}},
 		"rule 2: matching scope": {
@@ -129,7 +129,7 @@ func TestTheOrderDoesNotDependOnTheFormOfAddresses(t *testing.T) {
 }
 
 func TestCompareIsAnOrder(t *testing.T) {
-	// compare is a strict weak order in each family: sorting gives one result, whatever the order
+	// compare is a strict weak order in each family, so the result of sorting does not depend on the order
 	// of the input.
 	var all []destination
 	for _, dst := range []string{"2001:db8::1", "2001:db8:1::1", "fe80::1", "::1", "fc00::1", "2002::1", "2001::1", "fec0::1", "3ffe::1", "::5"} {
@@ -160,7 +160,7 @@ func TestSourcesAreChosenByTheRulesOfRFC6724(t *testing.T) {
 		dst           string
 		better, worse Source
 	}{
-		// The examples of section 10.1, and one for each rule.
+		// The examples of RFC 6724 10.1, and one for each rule.
 		"rule 1: same address":                {"2001:db8:1::1", src("2001:db8:1::1/64"), src("2001:db8:1::2/64")},
 		"rule 2: global for global":           {"2001:db8:1::1", src("2001:db8:3::1/64"), src("fe80::1/64")},
 		"rule 2: global for a site's group":   {"ff05::1", src("2001:db8:3::1/64"), src("fe80::1/64")},

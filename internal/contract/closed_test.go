@@ -51,7 +51,7 @@ func closedBehaviours() []behaviour {
 				_, err := c.Write(data)
 				got <- err
 			}()
-			time.Sleep(20 * time.Millisecond) // longer than Settle: Write must have filled the buffers
+			time.Sleep(20 * time.Millisecond) // longer than Settle, because Write must fill the buffers first
 			require.NoError(t, c.Close())
 			return []any{<-got}
 		}, "use of closed network connection"},
@@ -141,8 +141,8 @@ func closedBehaviours() []behaviour {
 	}
 }
 
-// zeroBehaviours returns the behaviours of zero connections and listeners. It has a nil listener but no
-// nil connection, because a nil connection of package net panics.
+// zeroBehaviours returns the behaviours of zero connections and listeners, and of a nil listener. It leaves
+// out nil connections, because those of package net panic.
 func zeroBehaviours() []behaviour {
 	return []behaviour{
 		{"every method of a zero TCPConn", func(t *testing.T, w *world.World) []any { return tcpMethods(w.ZeroTCP) }, "invalid argument"},

@@ -19,13 +19,13 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// A behaviour is a short program that gives the same transcript everywhere.
+// A behaviour is a short program that must give the same transcript in all Worlds.
 type behaviour struct {
 	name string
 	// run runs the program and returns what it observes: results, errors, addresses.
 	run func(t *testing.T, w *world.World) []any
-	// want is the end of the transcript's last line or, for an error, its text. It ensures that the
-	// behaviour tests what it means to test.
+	// want is the end of the transcript's last line. If that line is an error, want is the error's text. A
+	// check of want ensures that the behaviour tests what its name says.
 	want string
 }
 
@@ -34,7 +34,7 @@ type difference struct {
 	name, reason, want string
 }
 
-// leastBehaviours and mostDifferences are the project's promises.
+// The project promises at least leastBehaviours behaviours and at most mostDifferences differences.
 const (
 	leastBehaviours = 150
 	mostDifferences = 10
@@ -54,8 +54,8 @@ func behaviours() []behaviour {
 func TestUsernetBehavesAsTheKernel(t *testing.T) {
 	ws, all, allowed := world.All(t), behaviours(), allowedDifferences()
 	if families := os.Getenv(familiesEnv); families != "" {
-		// Here the kernel has the families of the hosts: see
-		// TestTheContractHoldsWithAndWithoutIPv6.
+		// In this process, the kernel has the same families as the hosts (see
+		// TestTheContractHoldsWithAndWithoutIPv6).
 		all = append(all, sixBehaviours()...)
 		if families == bothFamilies {
 			ws = world.AllSix(t)
@@ -184,7 +184,7 @@ func observe(w *world.World, err error) observation {
 			o.Source = show(w, oe.Source)
 		}
 		if oe.Addr != nil {
-			// net's methods return different types of addresses.
+			// The type is not compared, because net's methods return different types of addresses.
 			o.Addr = plain(w, oe.Addr.Network()+" "+oe.Addr.String())
 		}
 	}
@@ -219,8 +219,8 @@ func observe(w *world.World, err error) observation {
 	return o
 }
 
-// typeName returns the name of an error's type if a program can name it, and otherwise says that it
-// cannot. An errno has its own name.
+// typeName returns the name of an error's type, or "unexported" if a program cannot name the type. For an
+// errno it returns the number.
 func typeName(err error) string {
 	t := reflect.TypeOf(err)
 	name := t.String()
@@ -242,7 +242,7 @@ func after[T any](f func() T) <-chan T {
 	return got
 }
 
-// concurrently calls f in n goroutines and reports how many had no error. The others must have
+// concurrently calls f in n goroutines and reports how many calls had no error. The other calls must return
 // net.ErrClosed.
 func concurrently(n int, f func() error) string {
 	got := make(chan error)
@@ -299,7 +299,7 @@ func reset(t *testing.T, s world.TCPConn) {
 	world.Settle()
 }
 
-// addrIP returns the IP address of a net.Addr, as it is, or nil.
+// addrIP returns the IP address of a net.Addr unchanged, or nil if there is none.
 func addrIP(a net.Addr) net.IP {
 	switch a := a.(type) {
 	case *net.TCPAddr:

@@ -14,7 +14,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// dialing returns a behaviour of one dial. HOST in the address stands for the server's.
+// dialing returns a behaviour of one dial. HOST in address stands for the server's address.
 func dialing(network, address string, o world.DialOptions) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		return dialed(w.Dial(context.Background(), o, network, strings.ReplaceAll(address, "HOST", w.Server)))
@@ -73,8 +73,8 @@ func dialed(c net.Conn, err error) []any {
 	return []any{c.LocalAddr(), c.RemoteAddr()}
 }
 
-// reaching returns a behaviour of a dial to a listener or a UDP socket. PORT in the address stands
-// for its port.
+// reaching returns a behaviour of a dial to a listener or a UDP socket. PORT in address stands for the port
+// of that listener or socket.
 func reaching(network, address string, o world.DialOptions) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		var addr net.Addr
@@ -187,7 +187,7 @@ func dialAddrBehaviours() []behaviour {
 			quit := make(chan struct{})
 			close(quit)
 			var err error
-			// Either is in time: what is closed is seen by another goroutine.
+			// Try again if the dial ends before another goroutine has seen that quit is closed.
 			for range 1000 {
 				var c net.Conn
 				if c, err = w.Dial(context.Background(), world.DialOptions{Cancel: quit}, "tcp", w.Server+":1"); err == nil {
@@ -240,7 +240,7 @@ func dialAddrBehaviours() []behaviour {
 			for _, o := range []world.DialOptions{
 				{KeepAlive: -1}, {KeepAlive: time.Hour}, {Config: net.KeepAliveConfig{Enable: true}},
 				{Config: net.KeepAliveConfig{Enable: true, Idle: -1, Interval: -1, Count: -1}},
-				{Config: net.KeepAliveConfig{Enable: true, Count: 1000}}, // too large, which is ignored
+				{Config: net.KeepAliveConfig{Enable: true, Count: 1000}}, // too large, and therefore ignored
 				{Multipath: true}, {Fallback: -1}, {Fallback: time.Hour},
 			} {
 				seen = append(seen, dialed(w.Dial(context.Background(), o, "tcp", ln.Addr().String()))...)
@@ -254,7 +254,7 @@ func typedDialBehaviours() []behaviour {
 	ctx := context.Background()
 	v4 := func(w *world.World) net.IP { return net.ParseIP(w.Server).To4() }
 	v6 := net.ParseIP("2001:db8::1")
-	// conn hides which of the types a connection has, and nil ones.
+	// tcp, udp and ip return the observation of a typed dial.
 	tcp := func(c world.TCPConn, err error) []any { return dialed(c, err) }
 	udp := func(c world.UDPConn, err error) []any { return dialed(c, err) }
 	ip := func(c world.IPConn, err error) []any { return dialed(c, err) }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// privileged wraps a behaviour that on the kernel needs root.
+// privileged returns a behaviour that runs run, and skips the test without root, which the kernel requires.
 func privileged(run func(t *testing.T, w *world.World) []any) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		if os.Geteuid() != 0 {
@@ -208,7 +208,7 @@ func ipBehaviours() []behaviour {
 				}
 				m, err := icmp.ParseMessage(1, b[:n])
 				require.NoError(t, err)
-				// Over the loopback the socket also receives the request.
+				// Over the loopback, the socket also receives the request: skip it.
 				if echo, ok := m.Body.(*icmp.Echo); ok && m.Type == ipv4.ICMPTypeEchoReply && echo.ID == id {
 					return []any{from, echo.Seq, echo.Data}
 				}
@@ -221,8 +221,8 @@ func ipBehaviours() []behaviour {
 	return all
 }
 
-// headerOf returns the constant parts of an IPv4 header: version and length, the protocol, and
-// whether the addresses are set.
+// headerOf returns the parts of an IPv4 header that are the same in all Worlds: version and header length,
+// protocol, total length, TTL, and whether the addresses are unspecified.
 func headerOf(b []byte) []any {
 	return []any{b[0], b[9], binary.BigEndian.Uint16(b[2:]), b[8], net.IP(b[12:16]).IsUnspecified(), net.IP(b[16:20]).IsUnspecified()}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// listening returns a behaviour of one Listen. HOST in the address stands for the server's.
+// listening returns a behaviour of one Listen. HOST in address stands for the server's address.
 func listening(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(network, strings.ReplaceAll(address, "HOST", w.Server))
@@ -33,7 +33,7 @@ func bound(c net.PacketConn, err error) []any {
 	return []any{c.(net.Conn).RemoteAddr(), c.LocalAddr()}
 }
 
-// binding returns a behaviour of one ListenPacket.
+// binding returns a behaviour of one ListenPacket. HOST in address stands for the server's address.
 func binding(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		return bound(w.ListenPacket(network, strings.ReplaceAll(address, "HOST", w.Server)))

@@ -15,7 +15,7 @@ import (
 
 // optionBehaviours returns the behaviours of a connection's settings.
 func optionBehaviours() []behaviour {
-	// on returns a behaviour of settings of a new connection.
+	// on returns a behaviour that calls f, which changes settings, on a new connection.
 	on := func(f func(c world.TCPConn) []any) func(*testing.T, *world.World) []any {
 		return func(t *testing.T, w *world.World) []any {
 			c, s := w.Pair(t)

@@ -21,19 +21,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A silentWorld is a World in which the server can be made to receive nothing.
+// A silentWorld is a World in which a listener or connection of the server can be silenced.
 type silentWorld struct {
 	*world.World
-	// silence discards everything that is sent to a listener or connection of the server.
+	// silence discards all segments to a listener or connection of the server from now on.
 	silence func(t *testing.T, server any)
-	// giveUp makes a dial fail earlier than after the kernel's two minutes.
+	// giveUp has the options of a dial that fails sooner than after the kernel's two minutes.
 	giveUp world.DialOptions
-	// impatient makes a connection fail a short time after its data is not acknowledged.
+	// impatient makes a connection fail soon if its data is not acknowledged.
 	impatient func(t *testing.T, c world.TCPConn)
 }
 
-// A silentBehaviour is a behaviour with a peer that does not answer. On the kernel it takes real
-// time, with usernet virtual time.
+// A silentBehaviour is a behaviour with a peer that does not answer. It runs in real time on the kernel, and
+// in virtual time with usernet.
 type silentBehaviour struct {
 	name string
 	run  func(t *testing.T, w *silentWorld) []any
@@ -56,7 +56,7 @@ func silentKernel() *silentWorld {
 	w := world.Kernel()
 	w.Listen = func(network, address string) (net.Listener, error) {
 		var lc net.ListenConfig
-		lc.SetMultipathTCP(false) // filters do not work on sockets of Multipath TCP
+		lc.SetMultipathTCP(false) // a filter does not work on a Multipath TCP socket
 		return lc.Listen(context.Background(), network, address)
 	}
 	return &silentWorld{
@@ -134,7 +134,7 @@ func TestSilenceIsTheKernels(t *testing.T) {
 	for _, b := range silentBehaviours() {
 		t.Run(b.name, func(t *testing.T) {
 			k := silentKernel()
-			t.Parallel() // the tests mostly wait
+			t.Parallel() // the tests mostly wait, so many of them can run at the same time
 			var kernel []string
 			if lacking == "" {
 				kernel = transcript(t, k.World, behaviour{run: func(t *testing.T, _ *world.World) []any { return b.run(t, k) }}, b.want)
@@ -160,8 +160,8 @@ func silentBehaviours() []silentBehaviour {
 		w.silence(t, ln)
 		return dialed(w.Dial(ctx, o, "tcp", ln.Addr().String()))
 	}
-	// overtime replaces a timeout's text. Whether net reports the timeout of the context or of the
-	// socket, which has the same deadline, is random.
+	// overtime replaces the observation of a timeout error by its fields. net reports the timeout of the
+	// context or of the socket, at random, because both have the same deadline.
 	overtime := func(seen []any) []any {
 		err := seen[0].(*net.OpError)
 		late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
@@ -232,7 +232,7 @@ func silentBehaviours() []silentBehaviour {
 	}
 }
 
-// unrouted runs f in its own network namespace of the kernel, with only its loopback and what the
+// unrouted runs f in a new network namespace of the kernel. The namespace has only a loopback, and what the
 // ip(8) commands add.
 func unrouted(t *testing.T, f func(w *world.World) []any, commands ...[]string) []any {
 	t.Helper()
@@ -241,7 +241,7 @@ func unrouted(t *testing.T, f func(w *world.World) []any, commands ...[]string) 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // it is never unlocked, so the thread ends with the goroutine
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return
 		}

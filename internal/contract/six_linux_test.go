@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain prepares the kernel's network if the process is a child of
-// TestTheContractHoldsWithAndWithoutIPv6, which has its own namespace.
+// TestMain runs the tests. If the process is a child of TestTheContractHoldsWithAndWithoutIPv6, it has its
+// own network namespace, which TestMain prepares first.
 func TestMain(m *testing.M) {
 	families := os.Getenv(familiesEnv)
 	if families != "" {
@@ -47,7 +47,7 @@ func loopbackUp() error {
 // forbidIPv6 disables IPv6 for this process: socket(2) fails with EAFNOSUPPORT, as on a kernel
 // without IPv6.
 func forbidIPv6() error {
-	const nr, domain = 0, 16 // of struct seccomp_data: the system call and the low half of its first argument
+	const nr, domain = 0, 16 // offsets in struct seccomp_data: system call, low half of its first argument
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: nr},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SOCKET, Jf: 3},
@@ -69,8 +69,8 @@ func forbidIPv6() error {
 	return nil
 }
 
-// The contract holds with both families, in the kernel's namespace and on the hosts, and with IPv4
-// only.
+// The contract holds if both the kernel's namespace and the hosts have both families, and if both have only
+// IPv4.
 func TestTheContractHoldsWithAndWithoutIPv6(t *testing.T) {
 	if os.Getenv(familiesEnv) != "" {
 		return // this process is the child

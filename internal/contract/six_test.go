@@ -12,8 +12,8 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// familiesEnv is the environment variable that names the families of this process's kernel, if they
-// are known: bothFamilies or onlyIPv4.
+// familiesEnv is the environment variable that says which families the kernel's network of this process
+// has: bothFamilies or onlyIPv4. It is not set if that is unknown.
 const (
 	familiesEnv  = "USERNET_CONTRACT_FAMILIES"
 	bothFamilies = "both"
@@ -93,7 +93,8 @@ func reaching6(listen [2]string, dial [2]string) func(*testing.T, *world.World) 
 	}
 }
 
-// exchanging is like reaching6, for datagrams, with each of net's methods to read and write them.
+// exchanging returns a behaviour like that of reaching6, but with datagrams. It uses each of net's methods
+// that read and write datagrams.
 func exchanging(listen [2]string, dial [2]string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		pc, err := w.ListenPacket(listen[0], expand(w, listen[1]))
@@ -128,8 +129,8 @@ func exchanging(listen [2]string, dial [2]string) func(*testing.T, *world.World)
 	}
 }
 
-// pinging sends an echo request from a raw socket, whose checksum the kernel sets (RFC 3542 3.1),
-// and observes the answer.
+// pinging sends an echo request from a raw socket and observes the answer. The kernel sets the checksum of
+// the request (RFC 3542 3.1).
 func pinging(t *testing.T, w *world.World) []any {
 	c, err := w.Dial(context.Background(), world.DialOptions{}, "ip6:ipv6-icmp", w.Server6)
 	if err != nil {
@@ -147,7 +148,7 @@ func pinging(t *testing.T, w *world.World) []any {
 			return append(seen, err)
 		}
 		if b[0] != 129 {
-			continue // on a loopback the socket also receives the request and other programs' messages
+			continue // over a loopback, the socket also receives the request and messages of other programs
 		}
 		sum := b[2] != 0 || b[3] != 0
 		b[2], b[3] = 0, 0
@@ -155,7 +156,8 @@ func pinging(t *testing.T, w *world.World) []any {
 	}
 }
 
-// rawExchange sends from a raw socket. The receiver does not get the IPv6 header (RFC 3542 3).
+// rawExchange sends a packet between raw sockets and observes it. The receiver does not get the IPv6 header
+// (RFC 3542 3).
 func rawExchange(t *testing.T, w *world.World) []any {
 	pc, err := w.ListenPacket("ip6:253", w.Server6)
 	if err != nil {
@@ -189,7 +191,8 @@ func sending(listen [2]string, to string) func(*testing.T, *world.World) []any {
 	}
 }
 
-// typed returns the results of the typed dials of TCP, UDP and IP for a pair of addresses.
+// typed returns a behaviour of DialTCP, DialUDP and DialIP with the addresses laddr and raddr. suffix is the
+// family in the network's name.
 func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ip := func(s string) net.IP {
@@ -214,8 +217,8 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 		}
 		var all []any
 		if raddr != "HOST" {
-			// The kernel lets an IPv6 raw socket send to an IPv4 address, in an IPv6 packet with
-			// mapped addresses. RFC 4942 2.2 recommends dropping such packets.
+			// DialIP to an IPv4 address is left out. The kernel lets an IPv6 raw socket send to it, in an
+			// IPv6 packet with mapped addresses, which RFC 4942 2.2 recommends dropping.
 			i, err := w.DialIP("ip"+suffix+":253", il, &net.IPAddr{IP: ip(raddr)})
 			all = seen(i, err)
 		}
@@ -226,14 +229,14 @@ func typed(suffix, laddr, raddr string) func(*testing.T, *world.World) []any {
 	}
 }
 
-// sixBehaviours returns the behaviours that involve IPv6. Their wants are empty, because a kernel
-// without IPv6 ends differently.
+// sixBehaviours returns the behaviours that involve IPv6. Their wants are empty, because the transcripts on
+// a kernel without IPv6 end differently.
 func sixBehaviours() []behaviour {
 	tcp, tcp4, tcp6 := "tcp", "tcp4", "tcp6"
 	any, any4, any6 := [2]string{tcp, ":0"}, [2]string{tcp4, ":0"}, [2]string{tcp6, ":0"}
 	bs := []behaviour{
-		// Go's own examples of dual-stack behaviour: what a wildcard serves, and which Listen
-		// fails.
+		// The examples of dual-stack behaviour from Go's own tests: which family a wildcard serves, and
+		// which Listen fails.
 		{"a wildcard is reached over IPv4", reaching6(any, [2]string{tcp, "HOST:PORT"}), ""},
 		{"a wildcard is reached over IPv6", reaching6(any, [2]string{tcp, "[SIX]:PORT"}), ""},
 		{"a wildcard is reached by tcp6", reaching6(any, [2]string{tcp6, "[SIX]:PORT"}), ""},

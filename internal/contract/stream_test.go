@@ -147,7 +147,7 @@ func streamBehaviours() []behaviour {
 				require.ErrorIs(t, err, syscall.EADDRINUSE)
 				addr, bad := net.ResolveTCPAddr("tcp", world.FreePort(t, w))
 				require.NoError(t, bad)
-				// RFC 9293 3.5: a simultaneous open, in which both ends are the same.
+				// RFC 9293 3.5: a simultaneous open of a connection with itself.
 				c, err = w.DialTCP("tcp", addr, addr)
 			}
 			defer c.Close()
@@ -351,8 +351,8 @@ func shutdownBehaviours() []behaviour {
 	}
 }
 
-// concurrentErrors calls functions one after the other in other goroutines. This must make no
-// difference.
+// concurrentErrors calls each function in its own goroutine, one after the other, and returns the errors. A
+// caller in another goroutine must see the same errors.
 func concurrentErrors(fs ...func() error) []any {
 	var seen []any
 	for _, f := range fs {

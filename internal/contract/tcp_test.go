@@ -188,7 +188,7 @@ func tcpBehaviours() []behaviour {
 			}()
 			_, err = io.ReadFull(s, make([]byte, len("unread")+1))
 			require.NoError(t, err, "it has begun")
-			// If the call were not blocked yet, the kernel might return EPIPE instead.
+			// Wait until the call is blocked. Otherwise the kernel might return EPIPE instead.
 			time.Sleep(50 * time.Millisecond)
 			require.NoError(t, s.Close(), "with data unread")
 			err = <-got
@@ -254,7 +254,7 @@ func tcpBehaviours() []behaviour {
 		{"ReadFrom that cannot write", func(t *testing.T, w *world.World) []any {
 			c, _ := w.Pair(t)
 			require.NoError(t, c.CloseWrite())
-			// A reader for which the kernel has no system call.
+			// The kernel has no system call to copy from such a reader.
 			_, err := c.ReadFrom(strings.NewReader("x"))
 			return []any{err}
 		}, "write: broken pipe"},

@@ -13,7 +13,7 @@ import (
 )
 
 func udpBehaviours() []behaviour {
-	// dial connects to a port that is open or closed.
+	// dial connects to a port, which is closed if open is false.
 	dial := func(t *testing.T, w *world.World, open bool) world.UDPConn {
 		c, s := w.UdpPair(t)
 		if !open {
@@ -418,7 +418,7 @@ func udpErrorBehaviours() []behaviour {
 			to := c.LocalAddr().(*net.UDPAddr)
 			n, oobn, err := s.WriteMsgUDP([]byte("x"), make([]byte, 5), to)
 			seen := []any{n, oobn, err}
-			// A header whose length exceeds the data.
+			// This control message has a header whose length exceeds the data.
 			n, oobn, err = s.WriteMsgUDP([]byte("x"), bytes.Repeat([]byte{0x7f}, 16), to)
 			return append(seen, n, oobn, err)
 		}, "sendmsg: invalid argument"},

@@ -42,7 +42,7 @@ func TestAPortIsListenedOnAgain(t *testing.T) {
 		}
 		defer ln.Close()
 
-		// The connections of a closed listener do not keep its port either.
+		// The open connections of a closed listener do not keep the listener's port in use either.
 		c := w.To(t, ln.Addr())
 		s, err := ln.Accept()
 		require.NoError(t, err)
@@ -122,7 +122,7 @@ func TestADialIsMadeFromTheAddressItNames(t *testing.T) {
 		_, err = from(&net.TCPAddr{IP: net.IPv4(198, 51, 100, 77)})
 		require.ErrorIs(t, err, syscall.EADDRNOTAVAIL)
 
-		// The local port is in use, and free again after a close with a reset.
+		// The local port of a connection is in use. After a close with a reset, it is free again.
 		c, err := from(&net.TCPAddr{IP: client})
 		require.NoError(t, err)
 		local := c.LocalAddr()
@@ -145,7 +145,7 @@ func TestADialIsCancelledByItsContext(t *testing.T) {
 		_, err := w.Dial(ctx, world.DialOptions{}, "tcp", ln.Addr().String())
 		require.ErrorIs(t, err, context.Canceled)
 
-		// A context that ends after the dial leaves the connection alone.
+		// A context that ends after the dial does not affect the connection.
 		ctx, cancel = context.WithCancel(context.Background())
 		c, err := w.Dial(ctx, world.DialOptions{}, "tcp", ln.Addr().String())
 		require.NoError(t, err)
@@ -164,7 +164,7 @@ func TestADialHasNoTimeAtAll(t *testing.T) {
 			{Timeout: -time.Second}, {Deadline: time.Now().Add(-time.Second)}, {Deadline: time.Unix(1, 0)},
 			{Timeout: time.Hour, Deadline: time.Now().Add(-time.Second)},
 		}
-		if w.Name != "virtual time" { // where a handshake takes no time
+		if w.Name != "virtual time" { // in virtual time, a handshake takes no time
 			options = append(options, world.DialOptions{Timeout: time.Nanosecond})
 		}
 		for _, o := range options {

@@ -165,7 +165,7 @@ func TestDatagramsOfAllSizesArrive(t *testing.T) {
 		c := w.To(t, pc.LocalAddr())
 		require.NoError(t, pc.SetReadDeadline(time.Now().Add(10*time.Second)))
 		b := make([]byte, 1<<16)
-		for _, size := range []int{1, 1471, 1472, 1473, 2960, 9000, 32768, 65507} { // from 1473 on, with fragments
+		for _, size := range []int{1, 1471, 1472, 1473, 2960, 9000, 32768, 65507} { // 1473 bytes and more need fragments
 			want := hosttest.Text(size)
 			_, err := c.Write(want)
 			require.NoError(t, err)
@@ -229,7 +229,7 @@ func TestANobodyAnswersOnce(t *testing.T) {
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
 		_, err = c.Read(make([]byte, 1))
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "the error is reported once")
-		// When a socket listens there, the same client socket reaches it.
+		// When a new socket is bound to that address, the same client socket reaches it.
 		again, err := w.ListenPacket("udp", gone.LocalAddr().String())
 		require.NoError(t, err)
 		defer again.Close()
@@ -283,7 +283,7 @@ func TestASocketIsReadAndWrittenFromEverywhere(t *testing.T) {
 		pc.SetReadBuffer(1 << 20)
 		client := w.ListenUDP(t, w.Client).(world.UDPConn)
 		client.SetWriteBuffer(1 << 20)
-		// This resolves the link address: during the resolution only some packets are queued.
+		// Resolve the MAC address first, because only some packets are queued during the resolution.
 		_, err := client.WriteTo([]byte("first"), pc.LocalAddr())
 		require.NoError(t, err)
 		_, _, err = pc.ReadFrom(make([]byte, 10))

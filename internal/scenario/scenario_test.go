@@ -10,8 +10,8 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// everywhere runs a scenario with the kernel's loopback, a host's loopback, and two hosts, the last
-// also in virtual time.
+// everywhere runs a scenario in all Worlds: over the kernel's loopback, over a host's loopback, and between
+// two hosts, in real time and in virtual time.
 func everywhere(t *testing.T, f func(t *testing.T, w *world.World)) {
 	t.Helper()
 	for _, w := range world.All(t) {

@@ -234,8 +234,8 @@ func TestACopyEndsWithTheDeadline(t *testing.T) {
 		client, server := w.Pair(t)
 		client.SetWriteBuffer(64 << 10)
 		server.SetReadBuffer(64 << 10)
-		// The deadline is set after some data has been sent, because a loaded machine may not get
-		// that far in any given time.
+		// The deadline is set only after some data has been sent. On a loaded machine, an earlier deadline
+		// could pass before that.
 		n, err := io.Copy(client, &onceRead{r: io.LimitReader(hosttest.Zeros{}, 64<<20), then: func() {
 			if err := client.SetWriteDeadline(time.Now().Add(30 * time.Millisecond)); err != nil {
 				t.Error(err)
@@ -252,7 +252,7 @@ func TestAConnectionIsCopiedIntoAnother(t *testing.T) {
 		client, inbound := w.Pair(t)
 		outbound, server := w.Pair(t)
 		copied := make(chan error, 1)
-		go func() { // a proxy
+		go func() { // copies between two connections, as a proxy does
 			_, err := io.Copy(outbound, inbound)
 			outbound.CloseWrite()
 			copied <- err
@@ -293,8 +293,8 @@ func TestACopyIntoAClosedConnectionEnds(t *testing.T) {
 
 func TestARefusedPortIsNeverConnectedToItself(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
-		// A dial to an ephemeral port may use that same port as its own: a simultaneous open with
-		// itself, which this test does not want.
+		// A dial to an ephemeral port may choose the same port as its own. The connection would then open
+		// with itself (a simultaneous open), which is not what this test is for.
 		free := world.FreePort(t, w)
 		for range 300 {
 			c, err := w.Dial(context.Background(), world.DialOptions{Timeout: time.Second}, "tcp", free)
@@ -372,7 +372,7 @@ func TestManyAcceptAtOnce(t *testing.T) {
 		for range n {
 			remote := <-accepted
 			require.True(t, seen[remote], remote)
-			delete(seen, remote) // each is accepted only once
+			delete(seen, remote) // each connection is accepted only once
 		}
 		ln.Close()
 		accepters.Wait()
@@ -432,7 +432,7 @@ func TestConnectionsComeAndGo(t *testing.T) {
 	})
 }
 
-// onceRead calls then at its second Read.
+// onceRead is a Reader that calls then in its second Read, when r has been read once.
 type onceRead struct {
 	r     io.Reader
 	reads int
@@ -447,8 +447,8 @@ func (r *onceRead) Read(p []byte) (int, error) {
 }
 
 // RFC 791 3.2: "Every internet module must be able to forward a datagram of 68 octets without
-// further fragmentation." That leaves 28 octets for TCP, of which timestamps take 12 and SACK
-// blocks more.
+// further fragmentation." Without the headers, 28 octets remain for TCP options and data. Timestamps take
+// 12 of them, and SACK blocks take more.
 func TestTheSmallestLinksCarryTCP(t *testing.T) {
 	for _, mtu := range []int{68, 69, 75, 80, 88, 99, 100} {
 		t.Run(fmt.Sprint(mtu), func(t *testing.T) {

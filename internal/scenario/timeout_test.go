@@ -19,11 +19,11 @@ type deadliner interface {
 	SetWriteDeadline(t time.Time) error
 }
 
-// Deadlines that pass at once and after a while.
+// timeouts has deadlines, relative to now, that have passed or pass soon.
 var timeouts = []time.Duration{-5 * time.Second, -time.Nanosecond, time.Nanosecond, 20 * time.Millisecond}
 
-// timesOut checks that a call fails with os.ErrDeadlineExceeded and not before the deadline. Later
-// calls fail at once.
+// timesOut sets a deadline and checks that call fails with os.ErrDeadlineExceeded, not before the deadline,
+// and that later calls fail at once. It does so for each of timeouts.
 func timesOut(t *testing.T, set func(time.Time) error, call func() error) {
 	t.Helper()
 	for _, timeout := range timeouts {
@@ -214,7 +214,8 @@ func TestADeadlineThatMovesWithTheDataNeverPasses(t *testing.T) {
 			server.Close()
 		}()
 		for {
-			// Much longer than a tick; in virtual time without progress it would pass at once.
+			// The deadline is much later than the next tick. In virtual time, it would pass at once if
+			// nothing else happened.
 			require.NoError(t, client.SetReadDeadline(time.Now().Add(5*time.Second)))
 			_, err := client.Read(make([]byte, 4))
 			if err == io.EOF {
@@ -229,7 +230,7 @@ func TestADeadlineEndsAStream(t *testing.T) {
 	everywhere(t, func(t *testing.T, w *world.World) {
 		for _, timeout := range []time.Duration{time.Nanosecond, time.Microsecond, time.Millisecond, 30 * time.Millisecond} {
 			client, server := w.Pair(t)
-			server.SetWriteDeadline(time.Now().Add(10 * time.Second)) // bounds the test
+			server.SetWriteDeadline(time.Now().Add(10 * time.Second)) // limits the time of a failing test
 			var stream sync.WaitGroup
 			stream.Go(func() { // runs until the connection is closed
 				for {

@@ -8,7 +8,8 @@ import (
 )
 
 func TestNothingIsCountedTwiceOrLost(t *testing.T) {
-	// 64 KiB frames fill the half of the bytes many times, and empty frames the half of the frames.
+	// A Tally keeps both counts in one word until fold. Adds of 64 KiB fill the bytes' part of the word many
+	// times, and Adds without bytes fill the frames' part.
 	for _, size := range []int{0, 64 << 10, 1 << 30} {
 		var c Tally
 		const adders, each = 4, 20_000
