@@ -62,8 +62,8 @@ func (st neighborState) String() string {
 	return "failed"
 }
 
-// A neighbor is an entry for a host or router on a link. Paths point to it, so that sending to a
-// neighbour whose address is known takes no lock.
+// A neighbor is an entry for a host or router on a link. A path points to the neighbor of its next hop, so
+// that sending to a neighbour whose link address is known takes no lock.
 type neighbor struct {
 	addr      netip.Addr
 	word      atomic.Uint64 // MAC<<16 | neighRouter | state; changed under the table's lock, except by confirm
@@ -174,9 +174,9 @@ type neighborTable struct {
 	m  map[netip.Addr]*neighbor // nil until first needed
 	// static counts the permanent entries.
 	static int
-	// The link's parameters, RFC 4861 6.3.2. A Router Advertisement may set them.
+	// ReachableTime and RetransTimer of RFC 4861 6.3.2. A Router Advertisement may set them.
 	reachable tcp.Time // for how long a confirmation is valid
-	retrans   tcp.Time // between requests
+	retrans   tcp.Time // time between two requests
 	// unresolved and resolved are the lists of entries that may be evicted, the least recently used or
 	// changed first. resolved has the entries whose link address the host has resolved itself, and
 	// unresolved has all others. With two lists, a scan of unused addresses, or requests from many
@@ -240,6 +240,7 @@ func (t *neighborTable) get(addr netip.Addr) *neighbor {
 	return t.getLocked(addr)
 }
 
+// getLocked implements get. t.mu is held.
 func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
 	if n := t.m[addr]; n != nil {
 		return n
@@ -252,7 +253,7 @@ func (t *neighborTable) getLocked(addr netip.Addr) *neighbor {
 	return n
 }
 
-// add creates an entry that is in none of the lists.
+// add adds an entry to the table, but to neither list. t.mu is held.
 func (t *neighborTable) add(addr netip.Addr) *neighbor {
 	n := &neighbor{addr: addr}
 	n.reachable.Store(int64(t.reachable))
@@ -279,7 +280,7 @@ func (t *neighborTable) evict() {
 	t.remove(victim.Value.(*neighbor))
 }
 
-// remove removes an entry from the table and drops the packets that wait for it.
+// remove removes an entry from the table and drops the packets that wait for it. t.mu is held.
 func (t *neighborTable) remove(n *neighbor) {
 	delete(t.m, n.addr)
 	if n.elem != nil {
@@ -294,6 +295,7 @@ func (t *neighborTable) remove(n *neighbor) {
 	t.ifc.routerAnswers(n.addr)
 }
 
+// listOf returns the list that contains n, which must not be permanent.
 func (t *neighborTable) listOf(n *neighbor) *list.List {
 	if n.solved {
 		return &t.resolved
@@ -301,7 +303,8 @@ func (t *neighborTable) listOf(n *neighbor) *list.List {
 	return &t.unresolved
 }
 
-// touch moves an entry to the end of the list that solved selects. A permanent entry is in no list.
+// touch moves an entry to the end of resolved if solved is set, else to the end of unresolved. It does
+// nothing for a permanent entry, which is in neither list. t.mu is held.
 func (t *neighborTable) touch(n *neighbor, solved bool) {
 	if n.elem == nil {
 		return
@@ -363,7 +366,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	}
 }
 
-// ask sends the first request of a resolution or a probe.
+// ask sends the first request of a resolution. t.mu is held.
 func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
 	n.tries = 1
 	n.retryAt = now + t.retrans
@@ -472,9 +475,9 @@ func (t *neighborTable) fired() {
 type askResult uint8
 
 const (
-	askWaits  askResult = iota // the entry stays in t.asking until retryAt
-	askNoMore                  // there is no more to request
-	askFailed                  // the neighbour has not answered
+	askWaits  askResult = iota // sent a request; the entry stays in t.asking and has a new retryAt
+	askNoMore                  // nothing: the entry needs no more requests
+	askFailed                  // gave up, because the neighbour has not answered
 )
 
 // askAgain handles an entry whose retryAt has come: it sends the next request or poll, or gives up.
@@ -501,7 +504,7 @@ func (t *neighborTable) askAgain(n *neighbor, now tcp.Time) askResult {
 		return askNoMore
 	case n.tries >= maxRequests:
 		if !n.word.CompareAndSwap(w, packNeighbor(wire.MAC{}, neighUnknown)) {
-			return askNoMore // as above
+			return askNoMore // confirm has changed the state in between
 		}
 		t.touch(n, false)
 		n.tries = 0

@@ -75,8 +75,8 @@ type Config struct {
 	// addresses each time it joins a network. The secret has at least 16 unpredictable bytes. If
 	// StableSecret is empty, the stack chooses a random secret, so each new stack has other addresses.
 	StableSecret []byte
-	// Rand fills p with unpredictable bytes. All random values of the stack are derived from them. Only
-	// New calls Rand. If Rand is nil, New uses crypto/rand.
+	// Rand fills p with unpredictable bytes. The stack derives from these bytes all random values that
+	// other hosts can observe. Only New calls Rand. If Rand is nil, New uses crypto/rand.
 	Rand func(p []byte)
 	// TCP are the settings of TCP.
 	TCP TCPConfig

@@ -52,9 +52,9 @@ type TCP struct {
 	wheeled bool // the connection is in the wheel, and the wheel has not reached its slot yet
 
 	linked      bool   // the connection is in the table
-	detached    bool   // a timeWait has replaced it in the table
+	detached    bool   // a timeWait has replaced the connection in the table
 	connected   bool   // the handshake was completed
-	closed      bool   // the application or the stack closed it
+	closed      bool   // the application or the stack has closed the socket
 	canceled    bool   // the context of DialTCP ended during the handshake
 	writing     bool   // a Write is in progress; further Writes wait
 	yield       bool   // the next Write yields to other goroutines before it sends: see yieldBytes
@@ -157,7 +157,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
 	}
 	if zone == 0 {
-		zone = localZone // a socket that is bound to a link uses that link
+		zone = localZone // a link-local source address selects its link
 	}
 	// A multicast destination fails below, with ENETUNREACH.
 	if err := connectable(fam, remote.Addr(), zone); err != nil && !remote.Addr().IsMulticast() {
@@ -175,7 +175,7 @@ func (s *Stack) DialTCP(ctx context.Context, fam Family, local, remote netip.Add
 		return nil, err
 	}
 	t.mu.Lock()
-	if t.closed { // Stack.Close found it in the table
+	if t.closed { // Stack.Close has found t in the table
 		t.mu.Unlock()
 		return nil, net.ErrClosed
 	}
@@ -292,8 +292,7 @@ func (t *TCP) segment(now tcp.Time, seg *tcp.Segment) bool {
 		waiting := t.conn.State() == tcp.SynReceived
 		t.mu.Unlock()
 		if waiting {
-			// The segment counts as lost. The peer's retransmission, or that of our SYN,ACK, repeats
-			// the exchange.
+			// Treat the segment as lost. The peer retransmits it, or this host retransmits its SYN,ACK.
 			t.s.drop(dropAcceptQueue)
 			return true
 		}

@@ -53,7 +53,7 @@ func (t *TCP) writeCopied(p []byte) (n int, err error) {
 		}
 		now := t.s.now()
 		k := t.conn.Write(now, p[n:])
-		if k == 0 {
+		if k == 0 { // the send buffer is full
 			t.waiting().write()
 			continue
 		}
@@ -104,7 +104,7 @@ func (t *TCP) writePinned(p []byte) (n int, err error) {
 		}
 		now := t.s.now()
 		k := t.conn.Pin(now, p[n:])
-		if k == 0 {
+		if k == 0 { // the send buffer is full
 			t.waiting().write()
 			continue
 		}
