@@ -11,7 +11,7 @@ import (
 // inputIPv4 handles a received IPv4 datagram in the frame f. b begins with the IP header. tail is the rest
 // of the payload of a super-frame, and otherwise empty. linkGroup says that the frame was sent to a
 // broadcast or multicast address of the link. now is the time of the batch, or 0 if the clock was not read
-// yet. inputIPv4 returns the same, after it may have read the clock.
+// yet. inputIPv4 may read the clock, and returns now or the time that it has read.
 func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)

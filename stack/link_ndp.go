@@ -62,7 +62,7 @@ func (p *packet) checkND(h *wire.ICMPv6) wire.Reason {
 func (p *packet) fragmented() bool {
 	next, b := wire.Proto(p.header[wire.IPv6NextOffset]), p.header[wire.IPv6Len:]
 	for next != wire.ProtoFragment {
-		if len(b) < 8 { // the shortest extension header: b has no more of them
+		if len(b) < 8 { // no extension header is shorter, so b has none
 			return false
 		}
 		next, b = wire.Proto(b[0]), b[min((int(b[1])+1)*8, len(b)):]
@@ -98,6 +98,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	// is a solicited-node multicast address", and "there is no source link-layer address option
 	// in the message."
 	detects := p.src.IsUnspecified() // the sender does Duplicate Address Detection for the target
+	// SolicitedNode maps a solicited-node multicast address, and no other, to itself.
 	if detects && (ns.HasSource || p.dst != wire.SolicitedNode(p.dst)) {
 		return wire.BadND
 	}
@@ -108,7 +109,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	switch {
 	case !ok || a.state == AddrDuplicate:
 		return dropNDTarget
-	case detects && a.dad != nil: // both nodes do, for the same address
+	case detects && a.dad != nil: // this host does Duplicate Address Detection for the target, too
 		return ifc.s.contest(ifc, &ns)
 	case a.state == AddrTentative:
 		// RFC 4862 5.4.3: "If the source address of the Neighbor Solicitation is a unicast address,
@@ -239,7 +240,8 @@ func (ifc *iface) includesLinkAddr(src netip.Addr) bool {
 }
 
 // advertise sends a Neighbor Advertisement for target, an address of the interface, to dst. mac is the link
-// address of dst, or nil if it is not known. flags are the flags S and O; advertise adds the Router flag.
+// address of dst, or nil if it is not known. flags has the Solicited and the Override flag; advertise adds
+// the Router flag.
 //
 // RFC 4861 4.4: the target link-layer address option "MUST be included on link layers that have
 // addresses when responding to multicast solicitations. When responding to a unicast Neighbor

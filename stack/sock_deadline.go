@@ -20,7 +20,7 @@ type deadline struct { // zero: no deadline
 
 // set sets the deadline to t; the zero time means no deadline. When the deadline passes, or at once if it
 // has already passed, wake is called with the socket's lock mu held. Every call must pass the same mu and
-// wake, because the timer keeps those of the call that made it.
+// wake, because the timer keeps the values of the first call.
 func (d *deadline) set(t time.Time, mu sync.Locker, wake func()) {
 	d.past = false
 	if t.IsZero() {

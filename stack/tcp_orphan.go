@@ -96,7 +96,7 @@ func (t *TCP) orphanSlot() (slot int32, list uint8) {
 // take returns a free slot. o.mu is held.
 func (o *orphans) take() int32 {
 	if o.slots == nil {
-		// Both lists are empty: each head points to itself. Head 0 does so already.
+		// Both lists are empty, so each head points to itself. For head 0 that is the zero value.
 		o.slots = make([]orphanSlot, 2, 16)
 		o.slots[orphanFIN].prev, o.slots[orphanFIN].next = orphanFIN, orphanFIN
 	}
