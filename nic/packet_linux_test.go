@@ -26,6 +26,7 @@ func newNamespace(t *testing.T) int {
 	return fd
 }
 
+// enter moves the test's thread into the namespace with the given descriptor.
 func enter(t *testing.T, namespace int) {
 	t.Helper()
 	require.NoError(t, unix.Setns(namespace, unix.CLONE_NEWNET))

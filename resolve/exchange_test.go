@@ -533,6 +533,7 @@ func TestMixCaseTouchesLettersOnly(t *testing.T) {
 	require.Equal(t, "aBC-09_Z[@`{.tEST.", r.mixCaseString("Abc-09_z[@`{.Test."))
 }
 
+// mixCaseString is mixCase for a string.
 func (r *Resolver) mixCaseString(s string) string {
 	name := r.mixCase(mustName(s))
 	return name.String()

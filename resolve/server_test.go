@@ -131,6 +131,7 @@ func writeMessage(c net.Conn, network string, msg []byte) error {
 	return err
 }
 
+// note records a query.
 func (n *network) note(network, address string, query []byte) {
 	h, q := parseQuery(query)
 	a := asked{at: time.Now(), server: address, network: network, name: lower(q.Name.String()),
@@ -171,6 +172,7 @@ func parseQuery(query []byte) (dnsmessage.Header, dnsmessage.Question) {
 	return h, questions[0]
 }
 
+// ednsOf returns the UDP size and the header of the query's OPT record. ok is false if there is none.
 func ednsOf(query []byte) (size int, rh dnsmessage.ResourceHeader, ok bool) {
 	var p dnsmessage.Parser
 	if _, err := p.Start(query); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
+// newRouter6 makes a router that records the MLD messages of a host.
 func newRouter6(t *testing.T) *router {
 	t.Helper()
 	return newRouterOf(t, describeMLD, with(both[0]))
@@ -82,6 +83,8 @@ func (r *router) ask6(dst, message string) {
 	r.say6(wire.IPv6{HopLimit: 1, Src: addr("fe80::2"), Dst: addr(dst)}, message, true)
 }
 
+// say6 sends an MLD message, with the Router Alert option if alert is true. message is hexadecimal,
+// with the checksum as 0000.
 func (r *router) say6(h wire.IPv6, message string, alert bool) {
 	r.t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(message, " ", ""))

@@ -27,6 +27,7 @@ func twoLinks(t *testing.T) (s, on0, on1 *Stack) {
 	return s, newHost(t, e0, "192.0.2.2/24"), newHost(t, e1, "198.51.100.2/24")
 }
 
+// openShared opens a UDP socket that shares its port. The socket is closed at the end of the test.
 func openShared(t *testing.T, s *Stack, local string) *UDP {
 	t.Helper()
 	u, err := s.OpenSharedUDP(FamilyAny, addrPort(local))
@@ -59,6 +60,7 @@ func say(t *testing.T, u *UDP, to, text string, o SendOptions) {
 	require.NoError(t, err)
 }
 
+// texts removes all datagrams from a socket's queue, and returns their payloads.
 func texts(u *UDP) []string {
 	got, _ := take(u)
 	return got

@@ -36,6 +36,7 @@ func parseFrame(t *testing.T, f []byte) (wire.IPv4, []byte) {
 	return h, b
 }
 
+// openRaw opens a raw socket for ICMP.
 func openRaw(t *testing.T, s *Stack) *Raw {
 	t.Helper()
 	r, err := s.OpenRaw(FamilyAny, uint16(wire.ProtoICMP), netip.Addr{})

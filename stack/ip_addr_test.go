@@ -376,6 +376,7 @@ func TestLifetimesEndWithTheHost(t *testing.T) {
 	})
 }
 
+// claim returns an ARP reply in which another host uses the address a.
 func claim(a string) wire.ARP {
 	return wire.ARP{Op: wire.ARPReply, SenderMAC: macB, SenderIP: addr(a), TargetMAC: macA, TargetIP: addr("192.0.2.99")}
 }

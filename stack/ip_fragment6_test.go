@@ -27,11 +27,13 @@ func fragment6(h wire.IPv6, before []byte, next wire.Proto, id uint32, part []by
 	return ip6Packet(h, bytes.Join([][]byte{before, fh, part[f.off:min(f.end, len(part))]}, nil))
 }
 
+// fragment6 sends the fragment f of a UDP datagram over IPv6.
 func (p *peer) fragment6(id uint32, part []byte, f piece) {
 	p.t.Helper()
 	p.send(fragment6(wire.IPv6{}, nil, wire.ProtoUDP, id, part, f))
 }
 
+// fragmentHost6 is fragmentHost for IPv6.
 func fragmentHost6(t *testing.T) (*Stack, *peer, *UDP, []byte, []byte) {
 	t.Helper()
 	s, p := hostAndPeer6(t)

@@ -18,6 +18,7 @@ import (
 // A piece is a fragment's range of bytes in the datagram: from off up to, but without, end.
 type piece struct{ off, end int }
 
+// fragment sends the fragment f of a UDP datagram over IPv4.
 func (p *peer) fragment(id uint16, datagram []byte, f piece) {
 	p.t.Helper()
 	p.ip(macA, wire.IPv4{
@@ -25,6 +26,8 @@ func (p *peer) fragment(id uint16, datagram []byte, f piece) {
 	}, datagram[f.off:f.end])
 }
 
+// fragmentHost makes a host with a known peer. It returns them, a socket of the host, a UDP datagram to
+// that socket, and the datagram's payload of 3000 bytes.
 func fragmentHost(t *testing.T) (*Stack, *peer, *UDP, []byte, []byte) {
 	t.Helper()
 	s, p := hostAndKnownPeer(t)
@@ -168,6 +171,7 @@ func TestReassemblyAgreesWithASlowReference(t *testing.T) {
 	inPieces(t, reassembleAtRandom)
 }
 
+// reassembleAtRandom is the test of TestReassemblyAgreesWithASlowReference for one family.
 func reassembleAtRandom(t *testing.T, f *fragmentTest) {
 	s, u, datagram, payload := f.s, f.u, f.datagram, f.payload
 	rnd := rand.New(rand.NewPCG(5, 6))

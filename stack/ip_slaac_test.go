@@ -36,6 +36,7 @@ type ra struct {
 	no  bool // the lifetime is 0
 }
 
+// ra sends a Router Advertisement with a Source Link-Layer Address option and the given options.
 func (p *peer) ra(r ra, options ...[]byte) {
 	p.t.Helper()
 	if r.src == "" {
@@ -122,6 +123,7 @@ func TestARouterGivesAnAddressAndARoute(t *testing.T) {
 	})
 }
 
+// routeError returns the error of a route lookup, or nil if there is a route to dst.
 func routeError(s *Stack, dst string) error {
 	_, err := s.route(addr(dst), netip.Addr{})
 	return err

@@ -60,6 +60,7 @@ func (d *changeable) sent() (lines []string) {
 	return lines
 }
 
+// change changes the link with f, and notifies the host.
 func (d *changeable) change(f func(l *nic.Link)) {
 	d.mu.Lock()
 	f(&d.link)

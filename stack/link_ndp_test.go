@@ -48,6 +48,7 @@ func (p *peer) nd(m ndMessage) {
 	p.send(ndFrame(m))
 }
 
+// ndFrame returns the Ethernet frame of m, with its checksum.
 func ndFrame(m ndMessage) []byte {
 	src, dst := addr(m.src), addr(m.dst)
 	b := make([]byte, wire.ICMPLen+len(m.body))

@@ -68,6 +68,7 @@ func (w *stuckTunnel) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// set sets stuck and closed, and wakes the waiting calls.
 func (w *stuckTunnel) set(stuck, closed bool) {
 	w.mu.Lock()
 	w.stuck, w.closed = stuck, closed

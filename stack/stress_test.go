@@ -99,6 +99,7 @@ func (x *stressed) use(c *TCP, r *rand.Rand) {
 	x.end(c, r)
 }
 
+// end closes c in one of four ways.
 func (x *stressed) end(c *TCP, r *rand.Rand) {
 	switch r.IntN(4) {
 	case 0:

@@ -23,6 +23,7 @@ type forger struct {
 	dst   wire.MAC
 }
 
+// send sends a segment with a correct checksum from src to dst.
 func (f *forger) send(src, dst netip.Addr, h wire.TCP, payload []byte) {
 	n := h.Len()
 	b := f.frame[:]

@@ -95,6 +95,7 @@ type reading struct {
 	end atomic.Bool
 }
 
+// startReading starts a Read of c, and returns when it waits or has ended.
 func startReading(c *TCP) *reading {
 	r := &reading{buf: make([]byte, 128<<10)}
 	go func() {

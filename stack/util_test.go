@@ -85,6 +85,7 @@ func hostAndPeer(t testing.TB, change ...func(*Config)) (*Stack, *peer) {
 	return hostAndPeerOn(t, nic.PipeConfig{NoTxChecksum: true}, change...)
 }
 
+// hostAndPeerOn makes the host 192.0.2.1 on a pipe, with a peer at the other end.
 func hostAndPeerOn(t testing.TB, cfg nic.PipeConfig, change ...func(*Config)) (*Stack, *peer) {
 	t.Helper()
 	cfg.MACs = [2][6]byte{macA, macB}
@@ -151,6 +152,7 @@ func (p *peer) ip(to wire.MAC, h wire.IPv4, payload []byte) {
 	p.send(ethernet(to, ipPacket(h, payload)))
 }
 
+// ethernet returns a frame from macB with an IPv4 packet.
 func ethernet(to wire.MAC, packet []byte) []byte {
 	b := make([]byte, wire.EthernetLen, wire.EthernetLen+len(packet))
 	eth := wire.Ethernet{Dst: to, Src: macB, Type: wire.EtherTypeIPv4}
@@ -158,6 +160,7 @@ func ethernet(to wire.MAC, packet []byte) []byte {
 	return append(b, packet...)
 }
 
+// ipPacket returns a packet, by default from 192.0.2.2 to 192.0.2.1.
 func ipPacket(h wire.IPv4, payload []byte) []byte {
 	if h.TTL == 0 {
 		h.TTL = 64

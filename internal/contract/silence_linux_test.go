@@ -52,6 +52,7 @@ func option(t *testing.T, c syscall.Conn, set func(fd int) error) {
 	require.NoError(t, err)
 }
 
+// silentKernel returns a silentWorld of the kernel. A socket filter silences a socket.
 func silentKernel() *silentWorld {
 	w := world.Kernel()
 	w.Listen = func(network, address string) (net.Listener, error) {
@@ -91,6 +92,7 @@ func (s *scissors) Send(batch []nic.Frame) (int, error) {
 	return s.Device.Send(batch)
 }
 
+// silentPipe returns a silentWorld of two usernet hosts. Cutting the wire silences the server.
 func silentPipe(t *testing.T) *silentWorld {
 	ea, eb := nic.Pipe(nic.PipeConfig{})
 	wire := &scissors{Device: ea}

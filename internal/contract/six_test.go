@@ -25,12 +25,14 @@ func expand(w *world.World, s string) string {
 	return strings.NewReplacer("HOST", w.Server, "SIX", w.Server6).Replace(s)
 }
 
+// dialing6 returns a behaviour of one dial. HOST and SIX in address stand for the server's addresses.
 func dialing6(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		return dialed(w.Dial(context.Background(), world.DialOptions{}, network, expand(w, address)))
 	}
 }
 
+// listening6 returns a behaviour of one Listen. The address has the form of dialing6's.
 func listening6(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any {
 		ln, err := w.Listen(network, expand(w, address))
@@ -42,6 +44,7 @@ func listening6(network, address string) func(*testing.T, *world.World) []any {
 	}
 }
 
+// binding6 returns a behaviour of one ListenPacket. The address has the form of dialing6's.
 func binding6(network, address string) func(*testing.T, *world.World) []any {
 	return func(t *testing.T, w *world.World) []any { return bound(w.ListenPacket(network, expand(w, address))) }
 }

@@ -160,6 +160,7 @@ func (c diffCell) run(t *testing.T, seed uint64) (r diffRun) {
 	return r
 }
 
+// parallel makes the test parallel if the cell's loss and delay leave the processors mostly idle.
 func (c diffCell) parallel(t *testing.T) {
 	if c.loss > 0 && c.delay > 0 {
 		t.Parallel()
@@ -171,6 +172,7 @@ func (c diffCell) String() string {
 	return fmt.Sprintf("%v %v %.1f %% %s", c.cc, c.delay, c.loss*100, c.path())
 }
 
+// path describes the wire, for the path column of the table.
 func (c diffCell) path() string {
 	path := "Impair"
 	if c.nft {
@@ -305,6 +307,8 @@ func plainNamespace(t *testing.T, addr string) (*namespace, *nic.TAP) {
 // megabits returns the goodput of n bytes in the time d, in Mbit/s.
 func megabits(n int64, d time.Duration) float64 { return float64(n) * 8 / d.Seconds() / 1e6 }
 
+// oursToKernel measures the goodput from usernet to a kernel, and counts the frames that found the
+// queue full.
 func (c diffCell) oursToKernel(t *testing.T, seed uint64) (goodput float64, dropped uint64) {
 	c.parallel(t)
 	ns, tap := plainNamespace(t, kernelAddr)
@@ -327,6 +331,7 @@ func (c diffCell) oursToKernel(t *testing.T, seed uint64) (goodput float64, drop
 	return megabits(n, c.while), wire.OutStats().QueueDropped
 }
 
+// kernelToOurs measures the goodput from a kernel to usernet.
 func (c diffCell) kernelToOurs(t *testing.T, seed uint64) float64 {
 	c.parallel(t)
 	ns, tap := plainNamespace(t, kernelAddr)
@@ -343,6 +348,8 @@ func (c diffCell) kernelToOurs(t *testing.T, seed uint64) float64 {
 	return megabits(n, c.while)
 }
 
+// kernelToKernel measures the goodput between two kernels, and counts the frames that found the queue
+// full.
 func (c diffCell) kernelToKernel(t *testing.T, seed uint64) (goodput float64, dropped uint64) {
 	c.parallel(t)
 	ns1, tap1 := plainNamespace(t, kernelAddr)

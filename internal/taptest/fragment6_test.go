@@ -119,6 +119,7 @@ func (st *station) hear(f []byte) {
 	st.said = append(st.said, text)
 }
 
+// send sends a packet from peer6 to the station or to a group.
 func (st *station) send(dst netip.Addr, next wire.Proto, payload []byte) {
 	st.t.Helper()
 	h := wire.IPv6{Next: next, HopLimit: 64, Src: peer6, Dst: dst}

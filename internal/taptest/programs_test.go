@@ -99,6 +99,7 @@ var programs = []struct {
 	}},
 }
 
+// requireWrk checks that wrk made requests, and reports no error.
 func requireWrk(t *testing.T, out string) {
 	t.Helper()
 	t.Log(out)
@@ -188,6 +189,7 @@ func TestProgramsReachTheHost(t *testing.T) {
 	}
 }
 
+// useAndCapture is the test of TestProgramsReachTheHost for one kind of TAP.
 func useAndCapture(t *testing.T, plain bool) {
 	ns, tap := newTAP(t, plain)
 	file := filepath.Join(t.TempDir(), "run.pcapng")

@@ -26,6 +26,7 @@ func (q *slowCubic) loss() {
 	q.began = false
 }
 
+// ack handles one acknowledged segment at the time now. Times are in seconds.
 func (q *slowCubic) ack(now, rtt float64) {
 	const c, beta = 0.4, 0.7
 	if !q.began {

@@ -209,6 +209,7 @@ func (f *fuzzRun) step() error {
 	return f.pull(f)
 }
 
+// rareCall makes a call that an application makes rarely. Some of these calls end the connection.
 func (f *fuzzRun) rareCall(b int) {
 	c := &f.c
 	f.note("call %d", b%8)
@@ -266,6 +267,8 @@ func (f *fuzzRun) anySegment() *Segment {
 	return s
 }
 
+// segmentIn passes a segment to the Conn. The payload of segments with an odd number is in the Conn's
+// own buffer, if the Conn offers one.
 func (f *fuzzRun) segmentIn(s *Segment) {
 	c := &f.c
 	f.note("< %v %d+%d ack %d win %d sack %v", s.Flags, s.Seq-uint32(c.rcv.irs), s.DataLen(), s.Ack-uint32(fuzzISS), s.Window, s.SACK[:s.NSACK])
@@ -289,6 +292,7 @@ func (f *fuzzRun) readSome(n int) error {
 	return f.taken(buf[:f.c.Read(f.now, buf)])
 }
 
+// taken compares the data that the application has read with the peer's stream.
 func (f *fuzzRun) taken(buf []byte) error {
 	n := len(buf)
 	f.note("read %d", n)
@@ -347,6 +351,8 @@ func (f *fuzzRun) watch() {
 	f.una, f.nxt, f.rnxt, f.edge, f.state = c.snd.una, c.snd.nxt, c.rcv.nxt, c.rcv.edge, c.state
 }
 
+// check checks the invariants of the Conn. Some hold only if Next has returned false, which pulled
+// reports.
 func (f *fuzzRun) check(pulled bool) error {
 	c := &f.c
 	if pulled {

@@ -100,6 +100,7 @@ type netsim struct {
 	queueN   int64
 }
 
+// newNetsim makes a netsim and opens its flows.
 func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	s := &netsim{link: link, now: 1, rng: rand.New(rand.NewPCG(seed, 7)), data: make([]byte, 64<<10)}
 	s.params = DefaultParams()
@@ -133,6 +134,7 @@ func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	return s
 }
 
+// push adds the arrival of a segment at the time at. If back is true, the segment is for the sender.
 func (s *netsim) push(at Time, flow int, back bool, seg *Segment) {
 	s.n++
 	e := event{at: at, seq: s.n}
@@ -154,6 +156,7 @@ func (s *netsim) push(at Time, flow int, back bool, seg *Segment) {
 
 func less(a, b *event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
 
+// pop removes the first event.
 func (s *netsim) pop() event {
 	h := s.heap
 	e := h[0]
@@ -246,6 +249,7 @@ func (s *netsim) loses() bool {
 	return s.losing
 }
 
+// work fills the send buffer of flow i and sends its segments.
 func (s *netsim) work(i int) {
 	f := s.flows[i]
 	if f.snd.state.synchronized() {
@@ -501,6 +505,7 @@ func runCells(cells []cell) []string {
 	return lines
 }
 
+// readGolden returns the lines of the committed table.
 func readGolden(t *testing.T) []string {
 	f, err := os.Open(goldenFile)
 	require.NoError(t, err)

@@ -17,6 +17,7 @@ func checkConn(c *Conn) error {
 	return nil
 }
 
+// checkSend checks the send sequence space, the send buffer and the congestion window.
 func checkSend(c *Conn) error {
 	s := &c.snd
 	if s.nxt.Less(s.una) {
@@ -190,6 +191,7 @@ func queued(b *scoreboard, s sent) bool {
 	return false
 }
 
+// checkRecv checks the receive sequence space, the receive ring and the out-of-order queue.
 func checkRecv(c *Conn) error {
 	r := &c.rcv
 	if !c.state.synchronized() && c.state != SynReceived {

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// openPair makes a wirePair with an established connection.
 func openPair(t *testing.T) *wirePair {
 	p := DefaultParams()
 	w := newPair(t, 1, p)

@@ -39,6 +39,7 @@ type overrunOptions struct {
 
 const overrunDelay = 10 * Millisecond // time that a read or an arrival takes
 
+// newOverrun makes two connected peers, each of which writes o.more bytes beyond the other's window.
 func newOverrun(o overrunOptions) *overrun {
 	w := &overrun{o: o, now: 1}
 	for i := range w.c {
@@ -71,12 +72,13 @@ func newOverrun(o overrunOptions) *overrun {
 	return w
 }
 
-// settle delivers all segments in the order of sending.
+// settle delivers all segments, those to each host in the order of sending, until neither host sends more.
 func (w *overrun) settle() {
 	for n := 0; n < 10_000 && w.do('1') || w.do('0'); n++ {
 	}
 }
 
+// pull appends the segments that host i sends to the queue of the other host.
 func (w *overrun) pull(i int) {
 	var s Segment
 	for w.c[i].Next(w.now, &s) {

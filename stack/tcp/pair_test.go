@@ -28,6 +28,7 @@ type inFlight struct {
 	seg Segment
 }
 
+// newPair makes a wirePair, in which a has begun to connect. The delay is 10 ms in each direction.
 func newPair(t testing.TB, seed uint64, p Params) *wirePair {
 	w := &wirePair{t: t, now: 1, delay: 10 * Millisecond, rng: rand.New(rand.NewPCG(seed, 1))}
 	w.a.Open(w.now, Config{Params: &p, ISS: Seq(-w.rng.Int32N(400_000)), TSOffset: w.rng.Uint32(), MSS: 1460, NoDelay: true})

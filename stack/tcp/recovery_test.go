@@ -17,6 +17,7 @@ func (r *rig) ack(ack Seq, blocks ...block) {
 	r.c.Segment(r.now, s)
 }
 
+// sack appends SACK blocks to a segment of the peer.
 func (r *rig) sack(s *Segment, blocks ...block) {
 	for _, k := range blocks {
 		s.SACK[s.NSACK] = wire.SACKBlock{Start: uint32(rigISS + 1 + k.start), End: uint32(rigISS + 1 + k.end)}

@@ -56,6 +56,7 @@ func hostileBoard(t testing.TB) *rig {
 	return r
 }
 
+// part returns the block of the bytes from up to, but without, to of the segment at k.
 func part(k, from, to Seq) block { return block{k + from, k + to} }
 
 // hostileAck passes an acknowledgement to a Conn, and returns how long that took.

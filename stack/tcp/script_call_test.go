@@ -49,6 +49,7 @@ func (h *scriptHost) syscall(ev *pktEvent, to Time) error {
 	return h.returned(ev, h.now, h.now, ret, errno)
 }
 
+// fd returns the descriptor that is the call's first argument, or -1.
 func (c *pktSyscall) fd() int {
 	if len(c.args) == 0 {
 		return -1
@@ -60,6 +61,7 @@ func (c *pktSyscall) fd() int {
 	return n
 }
 
+// addFD gives fd the lowest free descriptor from 3, and returns it.
 func (h *scriptHost) addFD(fd *scriptFD) int {
 	n := 3
 	for h.fds[n] != nil {

@@ -104,6 +104,7 @@ type scriptCall struct {
 	try      func() (ret int, errno string, done bool)
 }
 
+// newScriptHost makes a host with the options of a script.
 func newScriptHost(options map[string]string, n scriptNumbers) (*scriptHost, error) {
 	h := &scriptHost{scriptNumbers: n, params: DefaultParams(), now: scriptStart, last: scriptStart, fds: map[int]*scriptFD{}}
 	p := &h.params
@@ -162,6 +163,7 @@ func newScriptHost(options map[string]string, n scriptNumbers) (*scriptHost, err
 	return h, nil
 }
 
+// state returns the name of the state, as %{ state }% compares it.
 func (h *scriptHost) state() string {
 	switch {
 	case h.wait != nil:
@@ -340,6 +342,8 @@ func (h *scriptHost) receive(g *pktSegment) error {
 	return h.err
 }
 
+// deliver passes a segment to its connection, to the Waiter or to the listener, or answers it with a
+// RST. start is the segment's number in the script.
 func (h *scriptHost) deliver(s *Segment, start uint32) {
 	if h.sock != nil && h.sock.linked {
 		h.sock.conn.Segment(h.now, s)
@@ -433,6 +437,7 @@ func (h *scriptHost) check(list []pktCheck) error {
 	return nil
 }
 
+// holds reports whether got op want holds. Values that are not numbers have only == and !=.
 func holds(got any, op, want string) bool {
 	g, ok := got.(int)
 	w, err := strconv.Atoi(want)

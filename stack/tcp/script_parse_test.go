@@ -125,6 +125,7 @@ func parseScript(src string) (*pktScript, error) {
 	return s, nil
 }
 
+// parseEvent parses one line of a script: a time and an event.
 func parseEvent(text string) (ev pktEvent, err error) {
 	when, rest, ok := strings.Cut(text, " ")
 	if !ok {
@@ -154,6 +155,7 @@ func parseEvent(text string) (ev pktEvent, err error) {
 	return ev, err
 }
 
+// parseWhen parses the time of an event: "*", "time", "time...time" or "time~time".
 func parseWhen(s string, ev *pktEvent) (err error) {
 	if s == "*" {
 		ev.anyTime = true

@@ -216,6 +216,7 @@ type sim struct {
 	err   error
 }
 
+// fail records the first error of the run, which ends the run.
 func (w *sim) fail(format string, args ...any) {
 	if w.err == nil {
 		w.err = fmt.Errorf("at %v: %s", float64(w.now)/float64(Second), fmt.Sprintf(format, args...))
@@ -229,6 +230,7 @@ func (w *sim) log(format string, args ...any) {
 	}
 }
 
+// iss returns an initial sequence number: see simNumbers.
 func (w *sim) iss() Seq {
 	if w.rng.IntN(2) > 0 {
 		return Seq(w.rng.Uint32())
@@ -464,6 +466,8 @@ func (w *sim) after(i int) {
 	w.pull(i)
 }
 
+// pull calls Next of host i until it returns false, puts the segments on the wire, and handles the
+// events. A Conn that is dead or in TIME-WAIT is taken out of use.
 func (w *sim) pull(i int) {
 	h := &w.host[i]
 	h.pullAt = 0
@@ -575,6 +579,7 @@ func (w *sim) put(from int, s *Segment) {
 	}
 }
 
+// pause returns the time until the next call of the application on h.
 func (w *sim) pause(h *simHost) Time {
 	if h.side.Pause == 0 {
 		return 0
@@ -638,6 +643,8 @@ func (w *sim) act(i int) {
 	}
 }
 
+// reads reads once, or registers a buffer if there is no data. It reports whether another read may
+// succeed at once.
 func (w *sim) reads(i int) (busy bool) {
 	h := &w.host[i]
 	if w.now < h.side.Late {
@@ -700,6 +707,8 @@ func (w *sim) taken(i int, buf []byte) {
 	}
 }
 
+// writes writes once, or ends the direction after the last byte, as Side.End says. It reports whether
+// the application should be called again soon.
 func (w *sim) writes(i int) (busy bool) {
 	h := &w.host[i]
 	c := &h.c
@@ -729,6 +738,7 @@ func (w *sim) writes(i int) (busy bool) {
 	return c.AtEOF()
 }
 
+// fiddle sometimes makes one random change or call on the Conn.
 func (w *sim) fiddle(h *simHost) {
 	switch w.rng.IntN(12) {
 	case 0:

@@ -42,6 +42,7 @@ const (
 	synNumber = ^Seq(0)         // the relative number of a SYN
 )
 
+// newRig makes a rig whose Conn is not open yet.
 func newRig(t testing.TB, o rigOptions) *rig {
 	if o.window == 0 {
 		o.window = 2000
@@ -139,6 +140,7 @@ func numbers(list []Segment) []int {
 	return n
 }
 
+// in fails the test unless the Conn is in the state want, and returns r.
 func (r *rig) in(want State) *rig {
 	r.t.Helper()
 	require.Equal(r.t, want, r.c.State())
@@ -183,6 +185,8 @@ func bare(t testing.TB, o rigOptions) *rig {
 // theirs returns the relative number of the peer's next byte.
 func (r *rig) theirs() Seq { return r.c.rcv.nxt - rigIRS - 1 }
 
+// established returns a connection in ESTABLISHED with rigFlight bytes in flight. The functions for the
+// following states start from it.
 func established(t testing.TB, o rigOptions) *rig {
 	r := bare(t, o)
 	require.Equal(t, rigFlight, r.c.Write(r.now, make([]byte, rigFlight)))
