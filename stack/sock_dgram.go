@@ -285,9 +285,9 @@ func (g *dgram) lookup(dst, src netip.Addr, over int) (path, error) {
 // SetBroadcastWithoutSource makes the datagrams that the socket sends to 255.255.255.255 have the source
 // 0.0.0.0, even if the host has addresses. A valid SendOptions.Src still selects another source.
 //
-// RFC 2131 4.1: "DHCP messages broadcast by a client prior to that client obtaining its IP address must have the source
-// address field in the IP header set to 0." A static address, or the address of another lease, does not count as
-// "its IP address".
+// RFC 2131 4.1: "DHCP messages broadcast by a client prior to that client obtaining its IP address must
+// have the source address field in the IP header set to 0." A static address, or the address of another
+// lease, is not the address that the client is obtaining.
 func (g *dgram) SetBroadcastWithoutSource() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

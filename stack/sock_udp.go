@@ -202,9 +202,9 @@ func (s *Stack) OpenUDP(fam Family, local netip.AddrPort) (*UDP, error) {
 	return s.openUDP(fam, local, false)
 }
 
-// OpenSharedUDP is OpenUDP for a socket that shares its address and port with others opened by
-// OpenSharedUDP, like Linux's SO_REUSEADDR. Each socket gets a copy of a datagram to a multicast group.
-// A unicast datagram goes to the newest socket.
+// OpenSharedUDP is OpenUDP for a socket that shares its address and port with other sockets opened by
+// OpenSharedUDP, as with Linux's SO_REUSEADDR. Each of these sockets gets a copy of a multicast or broadcast
+// datagram. A unicast datagram goes to the newest of them.
 func (s *Stack) OpenSharedUDP(fam Family, local netip.AddrPort) (*UDP, error) {
 	return s.openUDP(fam, local, true)
 }
@@ -277,7 +277,7 @@ func (u *UDP) Connect(remote netip.AddrPort) error {
 	}
 	u.remote = remote
 	if local := u.local.Addr(); p.zone != 0 || !isLinkLocal6(local) && !local.IsMulticast() {
-		u.zone = int(p.zone) // a zone that an earlier Connect has set is removed
+		u.zone = int(p.zone) // if p.zone is 0, this removes the zone of an earlier Connect
 	}
 	if !t.closed {
 		t.rebind(u.binding())
