@@ -380,7 +380,7 @@ func TestABurstEndsWithTheImpairment(t *testing.T) {
 	})
 }
 
-// TestTheSameSeedDecidesTheSame runs the same traffic twice with one seed and once with another.
+// TestTheSameSeedDecidesTheSame sends the same frames twice with one seed, and once with another seed.
 func TestTheSameSeedDecidesTheSame(t *testing.T) {
 	run := func(seed uint64) (frames [][]byte, at []time.Duration) {
 		synctest.Test(t, func(t *testing.T) {

@@ -216,7 +216,7 @@ func TestAReaderThatSpinsReceivesAndCloses(t *testing.T) {
 		w.exchange(t, 1<<10)
 		require.NoError(t, w.a.Close())
 		require.NoError(t, w.b.Close())
-		eventually(t, "the end of the readers", func() bool { return readers() <= before }) // those of other tests may end too
+		eventually(t, "the end of the readers", func() bool { return readers() <= before }) // readers of other tests may end too
 	}
 }
 

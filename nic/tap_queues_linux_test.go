@@ -94,7 +94,7 @@ func TestADeviceWithSeveralQueuesThatIsDeletedIsDeadOnce(t *testing.T) {
 		tap.Attach(func([]Frame) {})
 		run(t, "ip link del tap0")
 		require.ErrorContains(t, <-errs, "nic: tap0: ")
-		eventually(t, "the end of the readers", func() bool { return readers() <= before }) // those of other tests may end too
+		eventually(t, "the end of the readers", func() bool { return readers() <= before }) // readers of other tests may end too
 		require.Empty(t, errs)
 		require.False(t, tap.Link().Up)
 	})

@@ -159,7 +159,7 @@ func TestAnErrorIsEachOnesOwn(t *testing.T) {
 		n := newNetwork(map[string]handler{server1: late(failing(dnsmessage.RCodeServerFailure))})
 		r := resolverOn(n, Config{Attempts: 1, Search: []string{"a.test"}, Ndots: 5, Rand: unmixed}, server1)
 		var wg sync.WaitGroup
-		for _, name := range []string{"host", "host.a.test."} { // the same question at first
+		for _, name := range []string{"host", "host.a.test."} { // the first query of both is for host.a.test.
 			wg.Go(func() {
 				_, err := r.LookupTXT(t.Context(), name)
 				requireDNSError(t, err, "server misbehaving", name, server1)

@@ -20,8 +20,8 @@ import (
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A router is the peer on the link of the host s. It records the messages of the host, by default those
-// of IGMP, and when they arrived.
+// A router is the peer on the link of the host s. It records the IGMP or MLD messages of the host, and when
+// they arrived.
 type router struct {
 	*peer
 	s     *Stack
@@ -150,9 +150,9 @@ func (r *router) say(h wire.IPv4, message string) {
 const (
 	generalV1 = "11 00 0000 00000000"
 	generalV2 = "11 64 0000 00000000"                     // answer within 10 s
-	generalV3 = "11 64 0000 00000000 02 7d 0000"          // the same, robustness 2, every 125 s
+	generalV3 = "11 64 0000 00000000 02 7d 0000"          // answer within 10 s, robustness 2, query interval 125 s
 	groupV3   = "11 0a 0000 e0010203 02 7d 0000"          // for 224.1.2.3, answer within 1 s
-	groupV2   = "11 0a 0000 e0010203"                     // the same in version 2
+	groupV2   = "11 0a 0000 e0010203"                     // for 224.1.2.3, answer within 1 s
 	sourcesV3 = "11 0a 0000 e0010203 02 7d 0001 c6336401" // for the source 198.51.100.1 of 224.1.2.3
 )
 

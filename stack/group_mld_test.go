@@ -333,7 +333,7 @@ func TestAHostWithoutLinkLocalAddressReports(t *testing.T) {
 	require.Equal(t, wire.OK, r)
 }
 
-// The messages of one protocol do not affect the other.
+// The messages of one of the two protocols do not affect the other protocol.
 func TestIGMPAndMLDAreIndependent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRouterOf(t, func(t *testing.T, f []byte) string {

@@ -116,7 +116,7 @@ func TestAnotherRouterReplacesADeadOne(t *testing.T) {
 	})
 }
 
-// A packet that waits for a router that does not answer leaves by the other router.
+// If a router does not answer, the packets that wait for it are sent to the other router.
 func TestADialOutlivesADeadRouter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, one, two := withRouters(t)

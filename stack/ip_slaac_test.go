@@ -325,7 +325,7 @@ func TestAFormerRouterIsForgotten(t *testing.T) {
 	})
 }
 
-// RFC 7559: the interval between solicitations grows; they never stop.
+// RFC 7559: the interval between solicitations grows, but the solicitations never stop.
 func TestTheSolicitationIntervalGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, p := autoHost(t)

@@ -602,7 +602,7 @@ func TestALinkLocalSourceMayHaveJustGone(t *testing.T) {
 	require.Equal(t, syscall.EADDRNOTAVAIL, err)
 }
 
-// A raw socket may send a transport header that is too short for ports.
+// A raw socket may send a packet that ends before the ports of its transport header.
 func TestARawSocketSendsLessThanPorts(t *testing.T) {
 	s, p := hostAndPeer6(t)
 	for _, proto := range []wire.Proto{wire.ProtoTCP, wire.ProtoUDP, wire.ProtoICMPv6, 253} {

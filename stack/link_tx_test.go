@@ -84,7 +84,7 @@ func TestDrainerSeesLateFrame(t *testing.T) {
 		wg.Go(func() {
 			for r := range int64(rounds) {
 				ready[i].Add(1)
-				for spin := 0; ready[1-i].Load() <= r; spin++ { // both start at the same time
+				for spin := 0; ready[1-i].Load() <= r; spin++ { // wait until the other goroutine starts this round too
 					if spin > 1000 {
 						runtime.Gosched() // with only one processor, spinning would never end
 					}

@@ -24,8 +24,8 @@ var provedAtLeast = map[string]int{"RFC 9293": 89}
 
 // TestTablesOfRequirementsAreUpToDate generates a file of docs from each list testdata/rfc*.txt. The
 // file has every requirement of an RFC, and the tests and scripts that prove it. A test proves the
-// requirements that its comments name on the same line as the RFC. A script of tcp/testdata proves
-// those that its first line names. With -update the test writes the files.
+// requirements that its comments name on the same line as the RFC. A script of tcp/testdata proves the
+// requirements that its first line names. With -update the test writes the files.
 //
 // A list has lines of these forms:
 //

@@ -142,7 +142,7 @@ func TestCloseOfAListenerResetsItsHalfOpenConnections(t *testing.T) {
 		p.reply()
 	}
 	require.EqualValues(t, n, ln.nhalf.Load())
-	for i := uint16(0); i < n; i += 3 { // these connections end before the listener does
+	for i := uint16(0); i < n; i += 3 { // a third of the connections end before the listener is closed
 		send(wire.TCP{SrcPort: 1000 + i, DstPort: 80, Seq: 8, Flags: wire.FlagRST})
 	}
 	const left = n - (n+2)/3

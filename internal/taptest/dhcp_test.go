@@ -117,8 +117,8 @@ func onlineSoon(t *testing.T, h *usernet.Host) *dhcp.Lease4 {
 	return l
 }
 
-// Each server sends the same settings. The host applies all of them and returns the lease, and
-// tshark checks the messages.
+// Each server sends the same settings. The host applies all of them and later releases the lease. tshark
+// checks the messages.
 func TestServersConfigureAHost(t *testing.T) {
 	t.Parallel()
 	need(t, "dnsmasq", "kea-dhcp4", "udhcpd", "curl", "tshark")

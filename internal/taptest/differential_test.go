@@ -404,8 +404,8 @@ func sink(addr, while string) error {
 }
 
 // source is a helper that connects, and sends with the congestion control cc until the peer closes the
-// connection. It sets a socket option, because root may set any available congestion control with it.
-// The sysctl of a namespace accepts only those that the machine allows every user.
+// connection. It sets a socket option, because root may set any available congestion control with it. The
+// sysctl of a namespace accepts only the congestion controls that the machine allows every user.
 func source(addr, cc string) error {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		ctlErr := c.Control(func(fd uintptr) {

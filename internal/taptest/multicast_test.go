@@ -121,7 +121,7 @@ func query(t *testing.T, rc *ipv4.RawConn, ifi *net.Interface, dst, message stri
 }
 
 // TestIGMPIsSpokenAsByTheKernel makes a usernet socket and a kernel socket members of groups on one
-// link, sends both the same queries, and compares their messages.
+// link, sends the same queries to both hosts, and compares the messages of the hosts.
 func TestIGMPIsSpokenAsByTheKernel(t *testing.T) {
 	t.Parallel()
 	need(t, "tshark")

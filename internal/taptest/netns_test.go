@@ -248,7 +248,7 @@ func newLink(t *testing.T, tools ...string) (*namespace, *usernet.Host) {
 	return ns, newHost(t, tap)
 }
 
-// links maps the kinds of TAPs to whether they are plain.
+// links has the kinds of TAP by name. The value is true for a plain TAP, which has no offloads.
 var links = map[string]bool{"super-frames": false, "plain frames": true}
 
 // onBothLinks runs a test over a TAP with super-frames and over a plain TAP.

@@ -237,7 +237,7 @@ func TestDeliveryRateUsesTheLongerInterval(t *testing.T) {
 		board[i].tx = r.sent(at, delivered, i == 0, 1000*(i+1), i+1)
 	}
 	for i := range board {
-		// Acknowledgements arrive twice as fast, because the path has bunched them.
+		// The path has bunched the acknowledgements, so they arrive twice as fast as the data was sent.
 		at := now + 50*Millisecond + Time(i)*Millisecond/2
 		r.begin(delivered)
 		delivered += 1000

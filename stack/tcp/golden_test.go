@@ -105,7 +105,7 @@ func newNetsim(link bottleneck, cc Congestion, flows int, seed uint64) *netsim {
 	s := &netsim{link: link, now: 1, rng: rand.New(rand.NewPCG(seed, 7)), data: make([]byte, 64<<10)}
 	s.params = DefaultParams()
 	s.params.Congestion = cc
-	// With reordering, the table has cells with and without timestamps, because they matter there. A
+	// Timestamps matter with reordering, so the table then has cells with and without timestamps. A
 	// retransmission that fills a hole advances TS.Recent, and RFC 7323 5.3 would discard delayed segments
 	// that were sent before the retransmission (see Conn.overtaken). Timestamps also reveal spurious
 	// retransmissions.
@@ -189,7 +189,7 @@ func (s *netsim) send(i int, fromSender bool) {
 	}
 	var seg Segment
 	for c.Next(s.now, &seg) {
-		// The contents of the payload do not matter here, only its length.
+		// The receiver does not look at the payload. Only its length matters, so all segments share s.data.
 		n := seg.DataLen()
 		seg.Payload, seg.Payload2 = s.data[:n], nil
 		if !fromSender {

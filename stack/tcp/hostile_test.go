@@ -106,7 +106,7 @@ func TestALossSetsCWR(t *testing.T) {
 
 func TestASynThatDidNotAskForECNLeavesItOff(t *testing.T) {
 	// RFC 3168 6.1.1: a host that has sent a SYN without ECN "MUST NOT set ECT on data packets", even
-	// if the answer is to another SYN of it, which had ECN. The host still echoes CE marks of the peer.
+	// if the answer is to an earlier SYN, which had ECN. The host still echoes CE marks of the peer.
 	p := DefaultParams()
 	p.ECN = true
 	var a, b Conn

@@ -237,7 +237,7 @@ func checkRecv(c *Conn) error {
 	return nil
 }
 
-// checkLiveness reports whether a connection that has something to do has a deadline for it.
+// checkLiveness checks that a connection has a deadline if it has something left to do.
 func checkLiveness(c *Conn) error {
 	t := &c.timers
 	switch {

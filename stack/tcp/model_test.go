@@ -33,7 +33,7 @@ type tcb struct {
 
 	// Only deviations use these fields.
 	lastAck, farEdge Seq  // our last acknowledgement, and the right edge of the widest window ever advertised
-	admit, finBeyond bool // first accepts the segment; a FIN may have the first number after the window
+	admit, finBeyond bool // m.first accepts any segment; a FIN may have the first number after the window
 }
 
 // tcbOf returns the model's state for a Conn.

@@ -266,8 +266,8 @@ func TestABurstLossIsRepairedByDoubling(t *testing.T) {
 }
 
 func TestAnAckOfARetransmissionGivesNoRTTSample(t *testing.T) {
-	// RFC 6298 3: Karn's algorithm applies to the whole acknowledgement, because data sent after the
-	// retransmission may also have waited for it.
+	// RFC 6298 3: Karn's algorithm applies to all data that an ACK acknowledges, because the ACK of later
+	// data may have waited for the retransmission.
 	r := flightWithoutTimestamps(t, 10)
 	r.now += 20 * Millisecond
 	r.ack(100, block{200, 1100})

@@ -19,7 +19,7 @@ const (
 type scriptNumbers struct {
 	name string
 	iss  Seq    // our initial sequence number
-	peer uint32 // offset from the peer's numbers in the script to those on the wire
+	peer uint32 // added to the peer's numbers in the script
 	old  bool   // 2^32-1 bytes were transferred in each direction before, so SND.UNA is ISS again
 }
 
@@ -55,7 +55,7 @@ type scriptHost struct {
 	fds      map[int]*scriptFD
 	listener *scriptFD
 	queue    []*scriptSock // connections that wait for accept
-	sock     *scriptSock   // the connection that receives segments, or the last one that did
+	sock     *scriptSock   // the connection that receives segments, or else the last such connection
 	wait     *Waiter
 	waitEnd  Time
 

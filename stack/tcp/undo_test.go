@@ -93,7 +93,7 @@ func TestDSACKOfEachRetransmissionUndoesTheReduction(t *testing.T) {
 	require.True(t, during.Recovery)
 	require.Less(t, during.SndSsthresh, before.SndSsthresh)
 	r.now += 5 * Millisecond
-	r.ack(1100) // they were only late
+	r.ack(1100) // the two segments were only late
 	r.now += 15 * Millisecond
 	retrans := int(r.c.Info().Retrans)
 	for i := range retrans {
@@ -134,7 +134,7 @@ func TestALostRetransmissionIsDetectedWithoutATimeout(t *testing.T) {
 	require.Equal(t, 100, out[0])
 	require.Greater(t, len(out), 1, "and new data after it")
 	r.now += 20 * Millisecond
-	// Segments sent after the retransmission arrive; the retransmission does not.
+	// The retransmission is lost, but segments that were sent after it arrive.
 	end := Seq(out[len(out)-1] + 100)
 	r.ack(100, block{200, end})
 	out = numbers(r.wait(10 * Millisecond))
@@ -247,7 +247,7 @@ func TestAnOldRetransmissionDoesNotUndoTheNextEpisode(t *testing.T) {
 	end := Seq(out[len(out)-1] + 100)
 	require.Greater(t, end, Seq(1500))
 	r.now += 15 * Millisecond
-	r.ack(100, block{1200, 1300}, block{200, 1100}) // 1100 is lost too
+	r.ack(100, block{1200, 1300}, block{200, 1100}) // the segment at 1100 is lost too
 	require.Contains(t, numbers(r.pull()), 1100)
 	stamp := r.c.tsVal(r.now)
 	r.now += Millisecond
