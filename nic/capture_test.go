@@ -56,24 +56,24 @@ func readCapture(t *testing.T, b []byte) (c captureFile) {
 		body := b[8 : n-4]
 		b = b[n:]
 		switch kind {
-		case 0x0a0d0d0a:
+		case 0x0a0d0d0a: // section header
 			require.Equal(t, uint32(0x1a2b3c4d), le.Uint32(body))
 			require.Equal(t, []byte{1, 0, 0, 0}, body[4:8], "version 1.0")
 			require.Equal(t, ^uint64(0), le.Uint64(body[8:]))
-			c.appl = string(readOptions(t, body[16:])[4])
-		case 1:
+			c.appl = string(readOptions(t, body[16:])[4]) // shb_userappl
+		case 1: // interface description
 			require.Empty(t, c.options, "one interface")
 			c.linkType, c.snapLen = le.Uint16(body), le.Uint32(body[4:])
 			require.Zero(t, le.Uint16(body[2:]))
 			c.options = readOptions(t, body[8:])
-		case 6:
+		case 6: // enhanced packet
 			require.NotEmpty(t, c.options, "the interface comes before its packets")
 			require.Zero(t, le.Uint32(body), "the interface's number")
 			ns := uint64(le.Uint32(body[4:]))<<32 | uint64(le.Uint32(body[8:]))
 			size := int(le.Uint32(body[12:]))
 			p := capturedPacket{time: time.Unix(0, int64(ns)), original: int(le.Uint32(body[16:]))}
 			p.data = body[20 : 20+size]
-			p.flags = le.Uint32(readOptions(t, body[20+(size+3)/4*4:])[2])
+			p.flags = le.Uint32(readOptions(t, body[20+(size+3)/4*4:])[2]) // epb_flags
 			c.packets = append(c.packets, p)
 		default:
 			t.Fatalf("block of kind %d", kind)
@@ -82,6 +82,7 @@ func readCapture(t *testing.T, b []byte) (c captureFile) {
 	return c
 }
 
+// readOptions parses the options of a block, and returns them by code.
 func readOptions(t *testing.T, b []byte) map[uint16][]byte {
 	t.Helper()
 	options := map[uint16][]byte{}

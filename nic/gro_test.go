@@ -84,6 +84,7 @@ func TestWhatIsMergedIsWhatCame(t *testing.T) {
 		l4[16], l4[17] = byte(sum>>8), byte(sum)
 		return b
 	}
+	// at returns a function that returns segment i with the byte value at an offset in the frame.
 	at := func(i, offset int, value byte) func([]byte) []byte {
 		return func([]byte) []byte {
 			b := segment(i, nil)

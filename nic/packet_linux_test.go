@@ -79,7 +79,7 @@ func packetPair(t *testing.T, cfg0, cfg1 PacketConfig) (p0, p1 *Packet) {
 // ours returns the tags of the test's frames, and skips frames that kernels send by themselves.
 func ours(frames [][]byte) (tags []uint32) {
 	for _, f := range frames {
-		if binary.BigEndian.Uint16(f[12:]) == 0x88b5 {
+		if binary.BigEndian.Uint16(f[12:]) == 0x88b5 { // the type of the frames that ether makes
 			tags = append(tags, tagOf(f))
 		}
 	}

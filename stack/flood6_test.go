@@ -88,7 +88,7 @@ var (
 		}, count: drops("address of this host used by another station")},
 		{name: "advertisements of routers", packet: func(i uint32) []byte {
 			var b [16]byte
-			b[0], b[1] = 0x20, 1
+			b[0], b[1] = 0x20, 1 // a different prefix 2001:0:xxxx:xxxx::/64 for each i
 			binary.BigEndian.PutUint32(b[4:], i)
 			net := netip.AddrFrom16(b)
 			src := random6("fe80::", i)

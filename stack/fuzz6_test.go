@@ -152,7 +152,7 @@ func (s *Stack) checkNoZones() string {
 
 // fixChecksums6 corrects the checksums of an IPv6 frame.
 func fixChecksums6(frame []byte) {
-	if len(frame) < wire.EthernetLen+wire.IPv6Len || frame[12] != 0x86 || frame[13] != 0xdd {
+	if len(frame) < wire.EthernetLen+wire.IPv6Len || frame[12] != 0x86 || frame[13] != 0xdd { // not IPv6
 		return
 	}
 	h, b, r := wire.ParseIPv6(frame[wire.EthernetLen:])

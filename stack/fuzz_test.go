@@ -97,7 +97,7 @@ func FuzzInput(f *testing.F) {
 
 // fixChecksums corrects the checksums of an IPv4 frame, and leaves other frames unchanged.
 func fixChecksums(frame []byte) {
-	if len(frame) < wire.EthernetLen+wire.IPv4Len || frame[12] != 8 || frame[13] != 0 {
+	if len(frame) < wire.EthernetLen+wire.IPv4Len || frame[12] != 8 || frame[13] != 0 { // not IPv4
 		return
 	}
 	ip := frame[wire.EthernetLen:]
@@ -120,6 +120,6 @@ func fixChecksums(frame []byte) {
 	case h.Proto == wire.ProtoTCP && len(b) >= wire.TCPLen:
 		wire.SetTCPChecksum(h.Src, h.Dst, b)
 	case h.Proto == wire.ProtoUDP && len(b) >= wire.UDPLen:
-		b[6], b[7] = 0, 0
+		b[6], b[7] = 0, 0 // a datagram without a checksum is valid
 	}
 }

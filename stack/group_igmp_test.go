@@ -63,7 +63,7 @@ func newRouterOf(t *testing.T, describe func(t *testing.T, f []byte) string, cha
 
 // describeIGMP returns an IGMP message as text, and "" for any other frame. It does not use package wire.
 func describeIGMP(t *testing.T, f []byte) string {
-	if f[12] != 8 || f[13] != 0 || f[23] != 2 {
+	if f[12] != 8 || f[13] != 0 || f[23] != 2 { // not IPv4, or not IGMP
 		return ""
 	}
 	require.Equal(t, byte(0x46), f[14], "a header with one option")
@@ -71,7 +71,7 @@ func describeIGMP(t *testing.T, f []byte) string {
 	require.Equal(t, byte(1), f[22], "TTL")
 	require.Equal(t, []byte{0x94, 4, 0, 0}, f[34:38], "router alert")
 	total := int(binary.BigEndian.Uint16(f[16:]))
-	b := f[38 : 14+total]
+	b := f[38 : 14+total] // after the Ethernet header (14 bytes) and the IP header (24 bytes)
 	require.Zero(t, ^wire.Fold(wire.Sum(b, 0)), "checksum")
 	dst := netip.AddrFrom4([4]byte(f[30:34]))
 	require.Equal(t, wire.MulticastMAC(dst), wire.MAC(f[:6]))
@@ -85,7 +85,7 @@ func describeIGMP(t *testing.T, f []byte) string {
 	case 0x17:
 		return "leave " + group.String() + to
 	}
-	require.Equal(t, byte(0x22), b[0])
+	require.Equal(t, byte(0x22), b[0]) // a version 3 report
 	n := int(binary.BigEndian.Uint16(b[6:]))
 	words := []string{"v3"}
 	b = b[8:]

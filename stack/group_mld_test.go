@@ -26,12 +26,12 @@ func newRouter6(t *testing.T) *router {
 // describeMLD returns an MLD message as text, and "" for any other frame and for a report about the
 // host's solicited-node groups. It does not use package wire.
 func describeMLD(t *testing.T, f []byte) string {
-	if f[12] != 0x86 || f[13] != 0xdd || f[20] != 0 || f[54] != 58 {
+	if f[12] != 0x86 || f[13] != 0xdd || f[20] != 0 || f[54] != 58 { // not IPv6 with options before ICMPv6
 		return ""
 	}
 	require.Equal(t, byte(1), f[21], "hop limit")
 	require.Equal(t, []byte{58, 0, 5, 2, 0, 0, 1, 0}, f[54:62], "hop-by-hop options with a router alert")
-	b := f[62 : 54+int(binary.BigEndian.Uint16(f[18:]))]
+	b := f[62 : 54+int(binary.BigEndian.Uint16(f[18:]))] // after Ethernet (14 bytes), IPv6 (40) and options (8)
 	src, dst := netip.AddrFrom16([16]byte(f[22:38])), netip.AddrFrom16([16]byte(f[38:54]))
 	require.Zero(t, ^wire.Fold(wire.Sum(b, wire.PseudoSum(src, dst, 58, len(b)))), "checksum")
 	require.Equal(t, wire.MulticastMAC(dst), wire.MAC(f[:6]))
@@ -41,13 +41,13 @@ func describeMLD(t *testing.T, f []byte) string {
 	}
 	at := func(i int) string { return netip.AddrFrom16([16]byte(b[i : i+16])).String() }
 	switch b[0] {
-	case 131:
+	case 131: // a version 1 report
 		require.Len(t, b, 24)
 		return quiet("report " + at(8) + to)
 	case 132:
 		return quiet("done " + at(8) + to)
 	}
-	require.Equal(t, byte(143), b[0])
+	require.Equal(t, byte(143), b[0]) // a version 2 report
 	n := int(binary.BigEndian.Uint16(b[6:]))
 	words := []string{"v2"}
 	b = b[8:]

@@ -102,7 +102,7 @@ func TestEchoRequestsToGroupsAreNotAnswered(t *testing.T) {
 func TestCorruptedEchoRequestsAreNotAnswered(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	b := echoRequest(1, 1, []byte("x"))
-	b[8]++
+	b[8]++ // the data, which then does not match the checksum
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoICMP}, b)
 	require.Empty(t, p.sent())
 	require.Equal(t, 1, dropped(s, wire.BadICMPChecksum))

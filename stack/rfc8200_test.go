@@ -229,7 +229,7 @@ func TestDatagramsOfIPv6HaveAChecksum(t *testing.T) {
 		_, err := u.WriteTo([]byte{byte(v >> 8), byte(v)}, addrPort("[2001:db8::2]:9"), SendOptions{})
 		require.NoError(t, err)
 		if v%1024 != 1023 {
-			continue
+			continue // take the packets in groups of 1024
 		}
 		for _, f := range p.take() {
 			d := f[wire.IPv6Len:]

@@ -180,11 +180,11 @@ func TestASegmentToAGroupIsDiscardedSilently(t *testing.T) {
 func TestASegmentWithAWrongChecksumIsDropped(t *testing.T) {
 	s, p := hostAndKnownPeer(t)
 	b := tcpSegment(addr("192.0.2.1"), wire.TCP{SrcPort: 9, DstPort: 80, Flags: wire.FlagSYN})
-	b[16] ^= 1
+	b[16] ^= 1 // a byte of the checksum
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
 	require.Empty(t, p.sent())
 	require.Equal(t, 1, dropped(s, wire.BadTCPChecksum))
-	b[16] ^= 1
+	b[16] ^= 1 // restores the checksum
 	p.ip(macA, wire.IPv4{Proto: wire.ProtoTCP}, b)
 	list, _, _ := p.segments() // RFC 9293 MUST-2: the answer has a checksum.
 	require.Len(t, list, 1)

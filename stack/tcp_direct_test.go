@@ -29,7 +29,7 @@ func (d *orderly) Send(batch []nic.Frame) (int, error) {
 	d.mu.Lock()
 	for i := range batch {
 		b := batch[i].Head
-		if len(b) < 54 || b[12] != 8 || b[13] != 0 || b[23] != 6 {
+		if len(b) < 54 || b[12] != 8 || b[13] != 0 || b[23] != 6 { // not TCP over IPv4
 			continue
 		}
 		port, seq := binary.BigEndian.Uint16(b[34:]), binary.BigEndian.Uint32(b[38:])

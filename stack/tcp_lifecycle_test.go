@@ -291,7 +291,7 @@ func (r *recorder) Nonblocking() nic.Device { return r }
 func (r *recorder) Send(batch []nic.Frame) (int, error) {
 	for i := range batch {
 		b := batch[i].AppendTo(nil)
-		if len(b) > 47 && b[23] == byte(wire.ProtoTCP) && b[47]&4 != 0 {
+		if len(b) > 47 && b[23] == byte(wire.ProtoTCP) && b[47]&4 != 0 { // a segment with the RST flag
 			r.resets.Add(1)
 		}
 	}

@@ -85,7 +85,7 @@ func (d *crowdDevice) sendText(port uint16, h wire.TCP, text []byte) {
 func (d *crowdDevice) answer(window uint16) (text int) {
 	for _, s := range d.take() {
 		if s.flags&wire.FlagRST != 0 {
-			continue
+			continue // a RST is not acknowledged
 		}
 		next := s.seq
 		if s.flags&wire.FlagSYN != 0 {

@@ -16,7 +16,7 @@ import (
 func slowBusy(all map[tuple]*tcpEntry, local netip.AddrPort, forListener bool) bool {
 	for k, e := range all {
 		if forListener && (e.sock == nil || e.sock.listener != nil) {
-			continue
+			continue // TIME-WAIT and connections that others opened do not count for a listener
 		}
 		if have := k.local(); have.Port() == local.Port() && (local.Addr().IsUnspecified() || have.Addr() == local.Addr()) {
 			return true

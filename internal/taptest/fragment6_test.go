@@ -145,7 +145,7 @@ func (st *station) answers(id uint16) []string {
 		select {
 		case got := <-st.pong:
 			if got != id {
-				continue
+				continue // an echo reply of an earlier call
 			}
 			time.Sleep(5 * time.Millisecond) // let the program that echoes UDP run
 			st.mu.Lock()

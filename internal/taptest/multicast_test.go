@@ -70,11 +70,11 @@ func (r *recorder) record(to *[]string, batch []nic.Frame) {
 		var text string
 		var b []byte // the message, without its checksum, which depends on the group
 		switch {
-		case len(f) >= 46 && binary.BigEndian.Uint16(f[12:]) == 0x0800 && f[23] == 2 && f[14] == 0x46:
+		case len(f) >= 46 && binary.BigEndian.Uint16(f[12:]) == 0x0800 && f[23] == 2 && f[14] == 0x46: // IGMP, after one IP option
 			b = f[38 : 14+int(binary.BigEndian.Uint16(f[16:]))]
 			clear(b[2:4])
 			text = fmt.Sprintf("to %x %x, TOS %x, fragments %x, TTL %d, options %x: %x", f[:6], f[30:34], f[15], f[20:22], f[22], f[34:38], b)
-		case len(f) >= 62 && binary.BigEndian.Uint16(f[12:]) == 0x86dd && f[20] == 0 && f[54] == 58:
+		case len(f) >= 62 && binary.BigEndian.Uint16(f[12:]) == 0x86dd && f[20] == 0 && f[54] == 58: // ICMPv6, after hop-by-hop options
 			b = f[62 : 54+int(binary.BigEndian.Uint16(f[18:]))]
 			clear(b[2:4])
 			text = fmt.Sprintf("to %x %x, hop limit %d, source fe80 %v, options %x: %x", f[:6], f[38:54], f[21], f[22] == 0xfe && f[23] == 0x80, f[54:62], b)

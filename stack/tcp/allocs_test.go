@@ -86,7 +86,7 @@ func (l *loop) round() {
 			s := &l.wire[i][k]
 			if i == 0 && s.DataLen() > 0 && l.lose > 0 {
 				if l.sent++; l.sent%l.lose == 0 {
-					continue
+					continue // the segment is lost
 				}
 			}
 			l.c[1-i].Segment(l.now, s)

@@ -68,7 +68,7 @@ func (l *bottleneck) sawtooth(cc Congestion, while Time) float64 {
 		now += round
 		if recovery {
 			recovery, epoch = false, now
-			continue
+			continue // the window does not grow in the first round trip
 		}
 		switch {
 		case cc == CUBIC:
@@ -130,7 +130,7 @@ func TestGoldenTableHoldsItsPromises(t *testing.T) {
 			case c.cc == BBR && c.link.loss <= 0.01:
 				require.GreaterOrEqual(t, g.ratio, 0.75, "loss below the threshold of 2 %% is not congestion: %s", lines[i])
 			}
-			continue
+			continue // the other promises are for paths without loss
 		}
 		if c.cc == BBR && c.bdps == 4 && c.link.rtt >= 20*Millisecond {
 			require.Less(t, g.delay, float64(c.link.rtt)/float64(Millisecond), "a long queue stays short: %s", lines[i])

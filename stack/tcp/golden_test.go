@@ -202,7 +202,7 @@ func (s *netsim) send(i int, fromSender bool) {
 		}
 		s.sent++
 		if s.loses() {
-			continue
+			continue // the segment is lost
 		}
 		wait := max(s.free-s.now, 0)
 		if float64(wait)*s.link.rate/8/float64(Second) > float64(s.link.queue) {
@@ -456,7 +456,7 @@ func TestGoldenTable(t *testing.T) {
 	}
 	for i := range cells {
 		if len(pattern) == 0 && (cells[i].link.rate > 500e6 || i%every != 0) {
-			continue
+			continue // not in the sample; cells with a high rate take too long
 		}
 		require.Equal(t, want[i], cells[i].run())
 	}

@@ -52,7 +52,7 @@ func (w *wirePair) deliver(to int, s *Segment, p *Params) {
 func (w *wirePair) flush() {
 	for i, c := range []*Conn{&w.a, &w.b} {
 		if c.p == nil {
-			continue
+			continue // b is not open before the first SYN arrives
 		}
 		var s Segment
 		for n := 0; c.Next(w.now, &s); n++ {
@@ -60,7 +60,7 @@ func (w *wirePair) flush() {
 			s.Payload = append(append([]byte(nil), s.Payload...), s.Payload2...)
 			s.Payload2 = nil
 			if w.rng.Float64() < w.loss {
-				continue
+				continue // the segment is lost
 			}
 			copies := 1
 			if w.rng.Float64() < w.dup {

@@ -295,7 +295,7 @@ func (w *sim) judge() {
 	for i := range w.host {
 		h, other := &w.host[i], &w.host[1-i]
 		if !h.made {
-			continue
+			continue // the Conn was never opened
 		}
 		if !h.gone {
 			w.fail("%s is still %v", h.name, h.c.State())
