@@ -44,8 +44,8 @@ type kernels struct {
 	udp      [2]*net.UDPConn // connected to each other
 }
 
-// addresses returns the addresses of the two kernels, the prefix length, and the name of the family
-// in package net.
+// addresses returns the addresses of the two kernels, the prefix length with an option for "ip addr add",
+// and the suffix that the family has in the networks of package net.
 func addresses(v6 bool) (addrs [2]string, prefix, family string) {
 	if v6 {
 		return [2]string{"2001:db8::1", "2001:db8::2"}, "/64 nodad", "6"
@@ -53,7 +53,7 @@ func addresses(v6 bool) (addrs [2]string, prefix, family string) {
 	return [2]string{"198.51.100.1", "198.51.100.2"}, "/24", "4"
 }
 
-// listen opens the sockets of the first kernel. The test's thread must be in its namespace.
+// listen opens the sockets of the first kernel. The test's thread must be in the namespace of that kernel.
 func (k *kernels) listen(t *testing.T, v6 bool) {
 	t.Helper()
 	addrs, _, family := addresses(v6)
@@ -64,8 +64,8 @@ func (k *kernels) listen(t *testing.T, v6 bool) {
 	k.listener = l
 }
 
-// join opens the sockets of the second kernel. The test's thread must be in its namespace, also
-// when dial is called.
+// join opens the sockets of the second kernel. The test's thread must be in the namespace of that kernel,
+// now and when dial is called.
 func (k *kernels) join(t *testing.T, v6 bool) {
 	t.Helper()
 	addrs, _, family := addresses(v6)

@@ -69,7 +69,8 @@ func verified(t *testing.T, d *TCP, r *rand.Rand, seed byte) (n int, err error) 
 }
 
 func TestWritersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
-	// In real time, so that senders, receivers and timers run concurrently under the race detector.
+	// The test runs in real time, so that senders, receivers and timers run concurrently under the race
+	// detector.
 	impaired := func(t *testing.T) (a, b *Stack) {
 		return wiredPair(t, func(dev nic.Device) nic.Device {
 			i := nic.Impairment{Latency: 100 * time.Microsecond, Loss: 0.005, Reorder: 0.01, ReorderGap: 200 * time.Microsecond, Duplicate: 0.01}

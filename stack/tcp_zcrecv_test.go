@@ -268,7 +268,7 @@ func spoiled(d *TCP, r *rand.Rand, seed byte) (n int, err error) {
 }
 
 func TestReadersThatAreInterruptedReuseTheirBuffers(t *testing.T) {
-	// In real time, so that the race detector sees concurrent writes.
+	// The test runs in real time, so that the race detector sees concurrent writes.
 	a, b, dev := zeroCopyPair(t)
 	const total = 300_000
 	var all sync.WaitGroup

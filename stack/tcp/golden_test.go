@@ -485,7 +485,8 @@ next:
 	}
 }
 
-// runCells runs all cells, as many concurrently as there are processors. They are independent.
+// runCells runs all cells and returns their lines. The cells are independent, so as many run concurrently as
+// there are processors.
 func runCells(cells []cell) []string {
 	lines := make([]string, len(cells))
 	var wg sync.WaitGroup
