@@ -208,11 +208,11 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 			return bad("%v is no address of an IPv6 name server", a)
 		}
 	}
-	if len(c.DNS) > 0 {
-		adv.Options = wire.AppendRDNSS(adv.Options, life, c.DNS...)
-	}
 	if len(c.DNS) > maxAutoDNS {
 		return bad("%d name servers are more than %d", len(c.DNS), maxAutoDNS)
+	}
+	if len(c.DNS) > 0 {
+		adv.Options = wire.AppendRDNSS(adv.Options, life, c.DNS...)
 	}
 	for _, name := range c.Search {
 		if len(name) > maxDomain {

@@ -140,6 +140,7 @@ func TestInvalidRouterConfigsAreRefused(t *testing.T) {
 		"domain name":  {Search: []string{"a b"}},
 		"of 4000":      {Search: []string{strings.Repeat("a.", 2000)}},
 		"9 name":       {DNS: slices.Repeat([]netip.Addr{addr("2001:db8::9")}, 9)},
+		"128 name":     {DNS: slices.Repeat([]netip.Addr{addr("2001:db8::9")}, 128)}, // an option has at most 127
 		"NAT64":        {NAT64: prefix("64:ff9b::/95")},
 		"too long":     {Prefixes: many},
 	} {
