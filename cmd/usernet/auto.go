@@ -40,7 +40,7 @@ func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	n.file = file
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
-		n.host, err = usernet.New(usernet.Config{NIC: dev, Auto: true, DHCP: true, DNS: l.dns, Logger: log})
+		n.host, err = usernet.New(usernet.Config{NIC: dev, Auto: carriesIPv6(dev), DHCP: true, DNS: l.dns, Logger: log})
 	}
 	if err != nil {
 		tap.Close()

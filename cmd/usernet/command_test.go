@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -474,6 +475,21 @@ func TestTraceShowsFramesOfBothDirections(t *testing.T) {
 	const what = " 02:00:00:00:00:02 > 02:00:00:00:00:01 ARP who-has 192.0.2.2 tell 192.0.2.1"
 	require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{6} pipe-a out`+what+"$", lines[0])
 	require.Regexp(t, `^\d\d:\d\d:\d\d\.\d{6} pipe-a in `+what+"$", lines[1])
+}
+
+// TestASmallMTULeavesIPv4Only makes the hosts of the commands on a link whose MTU is too small for IPv6.
+func TestASmallMTULeavesIPv4Only(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	ours, other := prefixes{four: prefix("192.0.2.2/24")}, prefixes{four: prefix("192.0.2.1/24")}
+	for mtu, auto := range map[int]bool{1000: false, 1279: false, 1280: true} {
+		a, b := nic.Pipe(nic.PipeConfig{MTU: mtu})
+		defer b.Close()
+		h, err := newHost(a, ours, other, nil, true, log)
+		require.NoError(t, err, mtu)
+		defer h.Close()
+		require.Equal(t, auto, h.Interfaces()[1].Auto != nil, mtu)
+		require.Equal(t, []netip.Prefix{ours.four}, slices.DeleteFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() || p.Addr().IsLoopback() }))
+	}
 }
 
 func TestLineLimitEndsOnce(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
 )
 
 // defaultTAP returns the default name of the TAP device. On Linux, OpenTAP creates the device. On
@@ -269,13 +270,13 @@ func (n *network) follow() {
 }
 
 // newHost makes a host with the addresses ours, whose default routers are the addresses other. If auto
-// is set, the host also configures itself from the link's IPv6 routers.
+// is set and the link can carry IPv6, the host also configures itself from the link's IPv6 routers.
 func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bool, log *slog.Logger) (*usernet.Host, error) {
 	cfg := usernet.Config{
 		NIC:     dev,
 		Addrs:   []netip.Prefix{ours.four},
 		Gateway: other.four.Addr(),
-		Auto:    auto,
+		Auto:    auto && carriesIPv6(dev),
 		DNS:     dns,
 		Logger:  log,
 	}
@@ -285,6 +286,11 @@ func newHost(dev nic.Device, ours, other prefixes, dns []netip.AddrPort, auto bo
 	}
 	return usernet.New(cfg)
 }
+
+// carriesIPv6 reports whether the MTU of a device is large enough for IPv6.
+//
+// RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
+func carriesIPv6(dev nic.Device) bool { return dev.Link().MTU >= wire.MinIPv6MTU }
 
 // kernelHasIPv6 reports whether the kernel enables IPv6 on new interfaces.
 func kernelHasIPv6() bool {

@@ -283,6 +283,26 @@ func TestServeAutoGetsItsAddresses(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(read(), "DHCPRELEASE") }, patience, 50*time.Millisecond)
 }
 
+// TestCommandsUseATAPTooSmallForIPv6 runs commands, with -auto and without it, on a TAP whose MTU is too
+// small for IPv6.
+func TestCommandsUseATAPTooSmallForIPv6(t *testing.T) {
+	t.Parallel()
+	need(t, "dnsmasq", "curl")
+	exe := build(t)
+	ns := newNamespace(t)
+	ns.shell(t, "ip tuntap add dev "+tapName+" mode tap; ip link set "+tapName+" mtu 1000 up; ip addr add "+kernelAddr+"/24 dev "+tapName)
+	require.Contains(t, ns.run(t, exe, "ping", "-tap", tapName, "-c", "3", "-i", "0.01", "-W", "5", kernelAddr), " 3 received")
+	dir := t.TempDir()
+	ns.daemon(t, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--interface="+tapName,
+		"--dhcp-range=192.0.2.100,192.0.2.150,2m", "--dhcp-leasefile="+filepath.Join(dir, "leases"), "--no-ping",
+		"--pid-file="+filepath.Join(dir, "pid"), "--log-facility="+filepath.Join(dir, "log"))
+	p, line := ns.start(t, exe, "serve", "-auto", "-tap", tapName)
+	url := regexp.MustCompile(`http://192\.0\.2\.1\d\d/`).FindString(line)
+	require.NotEmpty(t, url, "%q", line)
+	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "--max-time", "60", url), "Hello from")
+	p.interrupt()
+}
+
 // addrs4 returns the IPv4 addresses of a host, without its IPv6 link-local address.
 func addrs4(h *usernet.Host) []netip.Prefix {
 	return slices.DeleteFunc(h.Addrs(), func(p netip.Prefix) bool { return p.Addr().Is6() })
