@@ -60,6 +60,10 @@ func (s *Stack) takeAutoPrefix(ifc *iface, router netip.Addr, p *wire.PrefixInfo
 		list = s.appendStable(ifc, list, p.Prefix, 0, lifetimeEnd(now, p.Preferred), lifetimeEnd(now, p.Valid), now)
 		list = s.appendTemporary(ifc, list, p.Prefix, 0, now)
 		changed = true
+	} else if found && ifc.auto.temporary {
+		n := len(list)
+		list = s.resumeTemporary(ifc, list, p.Prefix, now)
+		changed = changed || len(list) > n
 	}
 	for i := range list {
 		if a := &list[i]; a.auto != nil && a.prefix.Masked() == p.Prefix && a.setRouter(router) {
@@ -209,6 +213,32 @@ func (s *Stack) replaceDuplicate(ifc *iface, list []ifaceAddr, a *ifaceAddr, now
 // temporary address ends the next one is made.
 func (ifc *iface) temporaryAdvance() tcp.Time {
 	return 2*tcp.Second + maxIDTries*tcp.Time(max(0, ifc.dadTransmits))*requestInterval
+}
+
+// resumeTemporary makes sure that a prefix has a temporary address that will be followed by another, after
+// a time in which the prefix was not preferred for long enough to make one: see appendTemporary. It
+// modifies list, or appends an address to it.
+func (s *Stack) resumeTemporary(ifc *iface, list []ifaceAddr, prefix netip.Prefix, now tcp.Time) []ifaceAddr {
+	var newest *ifaceAddr
+	for i := range list {
+		a := &list[i]
+		if a.auto == nil || !a.auto.temporary || a.prefix.Masked() != prefix {
+			continue
+		}
+		if a.auto.renewAt != 0 {
+			return list
+		}
+		if a.usable() && (newest == nil || a.auto.created >= newest.auto.created) {
+			newest = a
+		}
+	}
+	if newest != nil {
+		if at := newest.preferred - ifc.temporaryAdvance(); at > now {
+			newest.auto = renewedAt(newest.auto, at)
+			return list
+		}
+	}
+	return s.appendTemporary(ifc, list, prefix, 0, now)
 }
 
 // followTemporary appends to list the successors of the temporary addresses whose renewAt has come. It

@@ -453,6 +453,61 @@ func TestTemporaryAddressesChangeEachDay(t *testing.T) {
 	})
 }
 
+// RFC 8981 3.4: a temporary address is made only if its preferred lifetime "is greater than REGEN_ADVANCE
+// time units". When the prefix is preferred again, the host makes temporary addresses again.
+func TestTemporaryAddressesComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const day = 24 * time.Hour
+		const net = "2001:db8:1::/64"
+		s, p := autoHost(t, func(c *Config) { c.NICs[0].Temporary = true })
+		temporary := func() (preferred, all []netip.Addr) {
+			for _, a := range autoAddrs(s, net) {
+				if a.Temporary {
+					all = append(all, a.Prefix.Addr())
+					if a.State == AddrPreferred || a.State == AddrOptimistic {
+						preferred = append(preferred, a.Prefix.Addr())
+					}
+				}
+			}
+			return preferred, all
+		}
+		advertise := func(preferred time.Duration) {
+			p.ra(ra{}, prefixOption(net, 30*day, preferred))
+			time.Sleep(3 * time.Second)
+		}
+		advertise(0)
+		_, all := temporary()
+		require.Empty(t, all, "the prefix is deprecated")
+		advertise(time.Minute)
+		first, _ := temporary()
+		require.Len(t, first, 1)
+		// No router answers until the preferred lifetime has ended.
+		time.Sleep(2 * time.Minute)
+		preferred, all := temporary()
+		require.Empty(t, preferred)
+		require.Equal(t, first, all)
+		// The address is preferred again, so there is no second one. Later another follows it.
+		advertise(7 * day)
+		preferred, all = temporary()
+		require.Equal(t, first, preferred)
+		require.Equal(t, first, all)
+		time.Sleep(day)
+		preferred, all = temporary()
+		require.Len(t, preferred, 1)
+		require.Len(t, all, 2)
+		require.NotEqual(t, first, preferred)
+		// The prefix is deprecated for longer than a temporary address is preferred.
+		advertise(0)
+		time.Sleep(day)
+		preferred, _ = temporary()
+		require.Empty(t, preferred)
+		advertise(7 * day)
+		preferred, _ = temporary()
+		require.Len(t, preferred, 1)
+		require.NotContains(t, all, preferred[0])
+	})
+}
+
 // A flood of advertisements uses bounded memory.
 func TestAFloodOfAdvertisementsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
