@@ -127,8 +127,22 @@ func (s *Stack) deliverError(proto wire.Proto, e *icmpError) {
 		s.tcpICMP(e)
 	case wire.ProtoUDP:
 		s.udpICMP(e)
+	case wire.ProtoICMPv6:
+		s.echoReplyTooBig(e)
 	}
 	s.rawICMP(proto, e)
+}
+
+// echoReplyTooBig lowers the path MTU if e says that an ICMPv6 echo reply was too large. The stack sends
+// these replies without a socket, and keeps no record of them. ICMPv4 echo replies do not have DF set,
+// so the routers fragment them.
+//
+// RFC 8201 4: "When a node receives a Packet Too Big message, it must reduce its estimate of the PMTU for
+// the relevant path, based on the value of the MTU field in the message."
+func (s *Stack) echoReplyTooBig(e *icmpError) {
+	if e.errno == syscall.EMSGSIZE && wire.ICMPv6Type(e.transport[0]) == wire.ICMPv6EchoReply {
+		s.lowerDatagramMTU(e.remote, e.local, e.mtu)
+	}
 }
 
 // unreachable delivers EHOSTUNREACH to the socket that sent f, because the next hop does not answer ARP

@@ -434,6 +434,9 @@ func (s *Stack) reply(dst, src netip.Addr, zone int, h ipHeader, buf []byte, n i
 		s.drop(dropNoReply)
 		return
 	}
+	if h.proto != wire.ProtoTCP {
+		s.datagramMTU.apply(s, &p)
+	}
 	h.ttl = p.hops
 	if _, err := s.send(s.now(), &p, &h, &slot{buf: buf}, n, &frameMeta{}); err != nil {
 		s.drop(dropNoReply)

@@ -420,6 +420,65 @@ func TestPacketTooBigCountsDownTo1280(t *testing.T) {
 	require.Equal(t, 1280, other.path.mtu)
 }
 
+// TestPacketTooBigAboutEchoIsBelieved sends Packet Too Big messages about an echo request of a raw socket
+// and about an echo reply of the stack. The next request and the next reply are sent in fragments.
+//
+// RFC 8201 4: "When a node receives a Packet Too Big message, it must reduce its estimate of the PMTU for
+// the relevant path, based on the value of the MTU field in the message."
+func TestPacketTooBigAboutEchoIsBelieved(t *testing.T) {
+	for _, typ := range []wire.ICMPv6Type{wire.ICMPv6Echo, wire.ICMPv6EchoReply} {
+		s, p := hostAndPeer6(t)
+		echo := make([]byte, wire.ICMPLen+1400)
+		(&wire.ICMPv6{Type: wire.ICMPv6Echo}).Put(addr("2001:db8::2"), addr("2001:db8::1"), echo, echo[wire.ICMPLen:])
+		send := func() { p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6}, echo)) }
+		if typ == wire.ICMPv6Echo {
+			r, err := s.OpenRaw(Family6, uint16(wire.ProtoICMPv6), netip.Addr{})
+			require.NoError(t, err)
+			defer r.Close()
+			send = func() {
+				_, err := r.WriteTo(echo, addr("2001:db8::2"), SendOptions{})
+				require.NoError(t, err)
+			}
+		}
+		tooBig := func(mtu uint32, quoted []byte) {
+			m := make([]byte, wire.ICMPLen+len(quoted))
+			(&wire.ICMPv6{Type: wire.ICMPv6TooBig, Rest: mtu}).Put(addr("2001:db8::9"), addr("2001:db8::1"), m, quoted)
+			p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::9")}, m))
+			p.take()
+		}
+		send()
+		sent := p.take()
+		require.Equal(t, 1, len(sent), typ)
+		require.Equal(t, byte(typ), sent[0][wire.IPv6Len])
+		whole := sent[0][:1200]
+		tooBig(1279, whole)
+		send()
+		require.Equal(t, 1, len(p.take()), typ)
+		tooBig(1300, whole)
+		send()
+		sent = p.take()
+		require.Equal(t, 2, len(sent), typ)
+		require.LessOrEqual(t, len(sent[0]), 1300)
+		tooBig(1280, whole)
+		send()
+		require.LessOrEqual(t, len(p.take()[0]), 1280)
+	}
+}
+
+// TestPacketTooBigNeedsASocketForARequest sends a Packet Too Big about an echo request when no raw socket
+// is open.
+func TestPacketTooBigNeedsASocketForARequest(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	echo := make([]byte, wire.ICMPLen+1200)
+	(&wire.ICMPv6{Type: wire.ICMPv6Echo}).Put(addr("2001:db8::1"), addr("2001:db8::2"), echo, echo[wire.ICMPLen:])
+	quoted := ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::1"), Dst: addr("2001:db8::2")}, echo)
+	m := make([]byte, wire.ICMPLen+1200)
+	(&wire.ICMPv6{Type: wire.ICMPv6TooBig, Rest: 1300}).Put(addr("2001:db8::9"), addr("2001:db8::1"), m, quoted[:1200])
+	p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::9")}, m))
+	require.EqualValues(t, 1, s.Stats().ICMP6.Errors)
+	require.Zero(t, s.datagramMTU.n.Load())
+}
+
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
 //
 // RFC 8200 MUST-30.

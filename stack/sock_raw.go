@@ -314,17 +314,18 @@ func (s *Stack) inputRaw(p *packet) bool {
 	return found
 }
 
-// rawICMP reports an ICMP error to the connected raw sockets whose datagrams caused it.
+// rawICMP reports an ICMP error to the connected raw sockets whose datagrams caused it. It lowers the
+// path MTU if the datagram may have come from a raw socket, connected or not, and was too large.
 func (s *Stack) rawICMP(proto wire.Proto, e *icmpError) {
 	for _, r := range s.raw.sockets() {
 		ends := r.ends.Load()
-		if r.proto != uint16(proto) || !ends.peer.IsValid() || !ends.fit(e.local, e.remote, e.zone) {
+		if r.proto != uint16(proto) || !ends.fit(e.local, e.remote, e.zone) {
 			continue
 		}
 		if e.errno == syscall.EMSGSIZE {
 			s.lowerDatagramMTU(e.remote, e.local, e.mtu)
 		}
-		if e.hard {
+		if e.hard && ends.peer.IsValid() {
 			r.fail(e.errno)
 		}
 	}

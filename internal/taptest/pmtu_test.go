@@ -123,3 +123,32 @@ func TestPathMTUIsFoundOnTheWay(t *testing.T) {
 		require.NotZero(t, st.ICMP6.Errors)
 	}
 }
+
+// TestPingFindsThePathMTU pings in both directions over a path with a small MTU. The host gets the error
+// about its first IPv6 echo request or reply, and sends later ones in fragments. It sends IPv4 requests
+// and replies without DF, so the router makes the fragments.
+func TestPingFindsThePathMTU(t *testing.T) {
+	t.Parallel()
+	need(t, "ping")
+	for _, addrs := range [][2]string{{"198.51.100.1", ourAddr}, {"2001:db8:2::1", ourAddr6}} {
+		far, h := newRoute(t, false)
+		far.run(t, "ip", "link", "set", "far", "mtu", "1300")
+		var failed []int
+		st, err := h.Ping(t.Context(), addrs[0], usernet.PingConfig{Count: 5, Interval: -1, Timeout: patience, Size: 1400, OnReply: func(r usernet.PingReply) {
+			if r.Err != nil {
+				require.ErrorIs(t, r.Err, syscall.EMSGSIZE)
+				failed = append(failed, r.Seq)
+			}
+		}})
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, st.Received, 4, addrs[0])
+		if len(failed) > 0 {
+			require.Equal(t, []int{0}, failed, addrs[0])
+		}
+
+		far, _ = newRoute(t, false)
+		far.run(t, "ip", "link", "set", "far", "mtu", "1300")
+		far.shell(t, "ping -c 1 -W 1 -s 1400 "+addrs[1]+" || true")
+		require.Contains(t, far.run(t, "ping", "-c", "3", "-i", "0.2", "-W", "5", "-s", "1400", addrs[1]), " 3 received", addrs[1])
+	}
+}
