@@ -84,9 +84,19 @@ func (ifc *iface) routerFails(addr netip.Addr) bool {
 	return true
 }
 
+// routerDead reports whether a neighbour is a dead router.
+func (ifc *iface) routerDead(addr netip.Addr) bool {
+	t := ifc.s.table.Load()
+	if t == nil {
+		return false
+	}
+	g := t.gateways[gatewayKey{ifc, addr}]
+	return g != nil && g.dead.Load()
+}
+
 // routerAnswers marks a neighbour as not dead, if a gateway exists for it. If the router was dead,
 // routerAnswers makes all cached paths invalid. The neighbour table calls routerAnswers when the
-// neighbour's link address becomes known. It also does so when it removes the neighbour's entry, because
+// neighbour is known to be reachable, or has a permanent entry. It also does so when it removes the neighbour's entry, because
 // it then stops polling the neighbour.
 func (ifc *iface) routerAnswers(addr netip.Addr) {
 	t := ifc.s.table.Load()

@@ -366,7 +366,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 	}
 }
 
-// ask sends the first request of a resolution. t.mu is held.
+// ask sends the first request of a resolution, or the first probe. t.mu is held.
 func (t *neighborTable) ask(n *neighbor, src netip.Addr, now tcp.Time) {
 	n.tries = 1
 	n.retryAt = now + t.retrans
@@ -445,6 +445,9 @@ func (t *neighborTable) fired() {
 				lost = append(lost, t.takeWaiting(n)...)
 				fallthrough
 			case askNoMore:
+				if _, ok := n.lookup(now); ok {
+					t.ifc.routerAnswers(n.addr) // confirm may have ended the probes
+				}
 				n.queued = false
 				return true
 			}
@@ -535,7 +538,7 @@ const (
 
 // update returns the state of a neighbour after a packet about it. differs says that the packet's link
 // address is not the stored one. take reports whether the packet's link address replaces the stored one.
-// If ok is false, nothing changes.
+// If ok is false, nothing changes: next is st, and take is false.
 //
 // The table follows RFC 4861 7.2.5, which is about advertisements with the flags Solicited (S) and
 // Override (O). Other messages with the link address of their sender (7.2.3, 6.3.4 and 8.3) count as
@@ -559,18 +562,23 @@ func (st neighborState) update(how neighborUpdate, differs bool) (next neighborS
 	}
 	switch st {
 	case neighUnknown:
-		return next, true, how&updateMAC != 0 && how&updateCreate != 0
+		if how&updateMAC != 0 && how&updateCreate != 0 {
+			return next, true, true
+		}
 	case neighIncomplete:
-		return next, true, how&updateMAC != 0
+		if how&updateMAC != 0 {
+			return next, true, true
+		}
 	case neighReachable, neighStale, neighDelay, neighProbe:
 		differs = differs && how&updateMAC != 0
 		switch {
 		case differs && how&updateOverride != 0:
 			return next, true, true
-		case differs:
-			return neighStale, false, st == neighReachable
+		case differs && st == neighReachable:
+			return neighStale, false, true
+		case !differs && next == neighReachable:
+			return neighReachable, false, true
 		}
-		return next, false, next == neighReachable
 	}
 	return st, false, false
 }
@@ -606,6 +614,9 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	}
 	router := w & neighRouter
 	switch {
+	case !take && how&updateMAC != 0 && old != mac:
+		// RFC 4861 7.2.5: with the Override flag clear and another link address, "do not update the entry in
+		// any other way".
 	case how&updateRouter != 0:
 		router = neighRouter
 	case how&updateHost != 0:
@@ -614,10 +625,16 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	if !take {
 		mac = old
 	}
-	if !ok {
-		next = st
-	}
-	if take || next == neighReachable {
+	// RFC 4861 7.3.1: "Receipt of other Neighbor Discovery messages, such as Router Advertisements and
+	// Neighbor Advertisement with the Solicited flag set to zero, MUST NOT be treated as a reachability
+	// confirmation."
+	probe := false
+	if take || ok && next == neighReachable {
+		// A router that has failed may send messages although it does not receive any. Such a message does
+		// not revive the router, but the host asks the router at once, and not at its next poll.
+		if probe = next == neighStale && t.ifc.routerDead(addr); probe {
+			next = neighProbe
+		}
 		n.tries, n.polls = 0, 0
 		n.reachable.Store(int64(t.reachable))
 		n.confirmed.Store(int64(now))
@@ -630,6 +647,11 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 			// The host has never sent a request for this entry. The latest such entry is evicted first.
 			t.unresolved.MoveToFront(n.elem)
 		}
+	}
+	switch {
+	case probe:
+		t.ask(n, netip.Addr{}, now)
+	case ok && next == neighReachable:
 		t.ifc.routerAnswers(addr)
 	}
 	return router == 0 && w&neighRouter != 0

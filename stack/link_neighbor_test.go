@@ -1,13 +1,17 @@
 package stack
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet/stack/tcp"
 	"github.com/usernet/usernet/stack/wire"
 )
 
@@ -93,14 +97,54 @@ func TestAdvertisementsChangeStatesByTheTable(t *testing.T) {
 		if r.o {
 			how |= updateOverride
 		}
-		next, take, ok := r.st.update(how, r.link != same)
-		if !ok {
-			next, take = r.st, false
-		}
 		text := fmt.Sprintf("%v link=%d solicited=%v override=%v", r.st, r.link, r.s, r.o)
+		if r.st != neighGone { // no entry of the table is in this state
+			learnsRow(t, r.st, how, r.link == same, r.next, r.take, text)
+		}
+		next, take, _ := r.st.update(how, r.link != same)
 		require.Equal(t, r.next, next, text)
 		require.Equal(t, r.take, take, text)
 	}
+}
+
+// learnsRow tests one row of the table with a real entry, 10 s after its last confirmation. RFC 4861
+// 7.3.1: only an answer confirms that the neighbour is reachable.
+func learnsRow(t *testing.T, st neighborState, how neighborUpdate, same bool, next neighborState, take bool, text string) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := ndHost(t)
+		old, mac := macB, wire.MAC{2, 0, 0, 0, 0, 0xc}
+		if st == neighUnknown || st == neighIncomplete {
+			old = wire.MAC{}
+		}
+		tab := (*s.ifaces.Load())[1].nd()
+		n := tab.get(addr("2001:db8::77"))
+		n.word.Store(packNeighbor(old, st))
+		n.confirmed.Store(int64(s.now()))
+		n.tries = 2
+		began := n.confirmed.Load()
+		time.Sleep(10 * time.Second)
+		switch {
+		case how&updateMAC == 0:
+			mac = wire.MAC{}
+		case same:
+			mac = old
+		}
+		tab.learn(n.addr, mac, how)
+		if !take {
+			mac = old
+		}
+		got, gotNext := unpackNeighbor(n.word.Load())
+		require.Equal(t, next, gotNext, text)
+		require.Equal(t, mac, got, text)
+		if next == neighReachable && how&updateSolicited != 0 {
+			require.Equal(t, int64(s.now()), n.confirmed.Load(), text)
+			return
+		}
+		if !take {
+			require.Equal(t, began, n.confirmed.Load(), text)
+			require.Equal(t, 2, n.tries, text)
+		}
+	})
 }
 
 // RFC 6583 7.1: entries that other hosts create do not evict entries that the host uses.
@@ -156,5 +200,143 @@ func TestSolicitationsEvictNoPendingEntry(t *testing.T) {
 		p.take()
 		p.na("2001:db8::2", macB, wire.NASolicited|wire.NAOverride)
 		require.Len(t, p.sent(), 1)
+	})
+}
+
+// answer sends the Neighbor Advertisement with which a router answers a solicitation from llA.
+func (p *peer) answer(router string, mac wire.MAC) {
+	p.t.Helper()
+	p.nd(ndMessage{typ: wire.ICMPv6NeighborAdv, rest: wire.NARouter | wire.NASolicited | wire.NAOverride, src: router, dst: llA,
+		body: (&wire.NeighborAdv{Target: addr(router), Link: mac, HasLink: true}).Append(nil)})
+}
+
+// RFC 4861 7.3.1: a Router Advertisement "MUST NOT be treated as a reachability confirmation". So a
+// router that sends advertisements but does not answer is replaced (6.3.6).
+func TestARouterThatOnlyAdvertisesIsReplaced(t *testing.T) {
+	const router2 = "fe80::2222"
+	macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		p.ra(ra{}, prefixOption("2001:db8::/64", time.Hour, time.Hour))
+		p.ra(ra{src: router2})
+		time.Sleep(3 * time.Second)
+		u := openUDP(t, s, "[::]:9")
+		answers := true
+		// run sends one datagram and some unsolicited messages per second. It counts the datagrams that go to
+		// the first router.
+		run := func(seconds int) (first int) {
+			for range seconds {
+				sendUDP6(t, u, "2001:db8:9::9", "x")
+				p.ra(ra{})
+				p.na(router6, macB, wire.NARouter|wire.NAOverride)
+				body, rest := (&wire.RouterAdv{Lifetime: 1800}).Append(nil) // without a link address
+				p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: router6, dst: "ff02::1", body: body})
+				synctest.Wait()
+				for _, f := range p.take() {
+					line := wire.Describe(f)
+					switch {
+					case strings.Contains(line, "2001:db8:9::9") && wire.MAC(f[:6]) == macB:
+						first++
+					case answers && strings.Contains(line, "who-has "+router6):
+						p.answer(router6, macB)
+					case strings.Contains(line, "who-has "+router2):
+						p.answer(router2, macC)
+					}
+				}
+				time.Sleep(time.Second)
+			}
+			return first
+		}
+		require.Equal(t, 60, run(60))
+		answers = false
+		// REACHABLE_TIME varies up to 45 s; 5 s of DELAY and 3 s of PROBE follow.
+		require.LessOrEqual(t, run(60), 54)
+		require.Zero(t, run(120), "its advertisements do not make it the first choice again")
+		answers = true
+		run(1 + int(maxRouterPoll/tcp.Time(time.Second)))
+		require.Equal(t, 60, run(60), "it answers again")
+	})
+}
+
+// RFC 4861 7.2.5 about INCOMPLETE: without a link address "the receiving node SHOULD silently discard the
+// received advertisement"; 6.3.4: a Router Advertisement without a link address changes only IsRouter. The
+// packets that wait go on waiting.
+func TestWaitingPacketsNeedALinkAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		advertise := func() {
+			body, rest := (&wire.RouterAdv{Lifetime: 1800, Options: prefixOption("2001:db8::/64", time.Hour, time.Hour)}).Append(nil)
+			p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: router6, dst: "ff02::1", body: body})
+		}
+		advertise()
+		time.Sleep(3 * time.Second)
+		p.take()
+		ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+		defer cancel()
+		go s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("[2001:db8:9::9]:80"), TCPOptions{})
+		synctest.Wait()
+		require.Equal(t, "incomplete", state6(s, router6))
+		for range 2 {
+			advertise()
+			p.nd(ndMessage{typ: wire.ICMPv6NeighborAdv, rest: wire.NARouter | wire.NASolicited, src: router6, dst: llA,
+				body: (&wire.NeighborAdv{Target: addr(router6)}).Append(nil)})
+			time.Sleep(1100 * time.Millisecond)
+		}
+		require.Equal(t, "incomplete", state6(s, router6))
+		asked := 0
+		for _, line := range p.sent() {
+			require.NotContains(t, line, "TCP")
+			if strings.Contains(line, "who-has "+router6) {
+				asked++
+			}
+		}
+		require.Equal(t, 3, asked, "one per RetransTimer, and no restart")
+		p.answer(router6, macB)
+		synctest.Wait()
+		require.Contains(t, strings.Join(p.sent(), "\n"), "TCP")
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// RFC 1122 2.3.2.1: a repeated ARP packet that answers no request does not prolong the time for which a
+// neighbour is reachable. (RFC 4861 7.3.1 says the same of IPv6.)
+func TestRepeatedARPDoesNotProlongReachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "0.0.0.0:9")
+		sendTo2(t, u, "1")
+		p.reply()
+		state := func() string { return s.Neighbors()[0].State }
+		require.Equal(t, "reachable", state())
+		for range 6 {
+			time.Sleep(5 * time.Second)
+			p.reply() // unsolicited
+			for _, op := range []wire.ARPOp{wire.ARPRequest, wire.ARPReply} {
+				for _, to := range []string{"192.0.2.2", "192.0.2.1"} {
+					p.arp(wire.Broadcast(), wire.ARP{Op: op, SenderMAC: macB, SenderIP: addr("192.0.2.2"), TargetIP: addr(to)})
+				}
+			}
+		}
+		require.Equal(t, "stale", state())
+	})
+}
+
+// RFC 4861 7.2.5: with the Override flag clear and another link address than the stored one, the host must not
+// "update the entry in any other way", so IsRouter does not change.
+func TestAnIgnoredAdvertisementRemovesNoRouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		p.ra(ra{}, prefixOption("2001:db8::/64", time.Hour, time.Hour))
+		time.Sleep(3 * time.Second)
+		routed := func() bool {
+			_, err := s.route(addr("2001:db8:9::9"), netip.Addr{})
+			return err == nil
+		}
+		p.na(router6, wire.MAC{2, 0, 0, 0, 0, 0xc}, 0)
+		require.True(t, routed())
+		require.True(t, neighbor6(s, router6).Router)
+		p.na(router6, macB, 0)
+		require.False(t, routed(), "RFC 4861 7.3.3: it says that it is no router any longer")
 	})
 }
