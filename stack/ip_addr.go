@@ -429,7 +429,7 @@ func (s *Stack) addAddr(nic string, p netip.Prefix, o AddrOptions) (ifc *iface, 
 //   - Listeners stay open. They accept connections again once the address is added again.
 //
 // The errors are ENODEV if there is no such interface, EADDRNOTAVAIL if the interface does not have the
-// address, EINVAL for the loopback, and net.ErrClosed.
+// address, EINVAL for the loopback or if the zone of a names another interface, and net.ErrClosed.
 func (s *Stack) RemoveAddr(nic string, a netip.Addr) error {
 	err := s.removeAddr(nic, a)
 	s.drain() // sends the reports about solicited-node groups that were left
@@ -446,7 +446,11 @@ func (s *Stack) removeAddr(nic string, a netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("stack: RemoveAddr: %v: %w", a, err)
 	}
-	i := ifc.find(a.Unmap().WithZone(""))
+	own, err := ifc.inZone(a.Unmap())
+	if err != nil {
+		return fmt.Errorf("stack: RemoveAddr: %w", err)
+	}
+	i := ifc.find(own)
 	if i < 0 {
 		return fmt.Errorf("stack: RemoveAddr: %v is not an address of %s: %w", a, ifc.name, syscall.EADDRNOTAVAIL)
 	}

@@ -19,8 +19,8 @@ type Route struct {
 	// Via is the router, which must be on the link. An invalid Via means that the destinations
 	// themselves are on the link.
 	Via netip.Addr
-	// NIC names the interface. It may be empty if Via is set: the route then uses the first interface
-	// whose link Via is on.
+	// NIC names the interface. It may be empty if Via is set: the route then uses the interface that the
+	// zone of Via names or, if Via has no zone, the first interface whose link Via is on.
 	NIC string
 	// Src is the source address for sockets that have not chosen one. If Src is invalid, the source is
 	// preferably the interface's address on the network of the next hop; for IPv6, the rules of RFC 6724
@@ -599,7 +599,7 @@ func (s *Stack) Routes() []Route {
 // earlier routes of the same prefix. As on Linux, the stack deletes the route when its interface is
 // removed, when its Src is removed, or when the interface loses its last address of the family.
 //
-// The errors are EINVAL if r is not a valid route, EAFNOSUPPORT if its addresses are of different
+// The errors are EINVAL if r is not a valid route or the zone of r.Via is not r.NIC, EAFNOSUPPORT if its addresses are of different
 // families, EEXIST if the same route was added before, ENODEV if there is no such interface, ENETUNREACH
 // if the router is not on the link, and net.ErrClosed.
 func (s *Stack) AddRoute(r Route) error {
@@ -626,14 +626,17 @@ func (s *Stack) AddRoute(r Route) error {
 // addresses or Router Advertisements.
 //
 // Connections without another route can no longer send; they end as described at RemoveAddr. The error
-// is ESRCH if no route matches, or net.ErrClosed.
+// is ESRCH if no route matches, ENODEV or EINVAL for a zone of r.Via as at AddRoute, or net.ErrClosed.
 func (s *Stack) DelRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() {
 		return net.ErrClosed
 	}
-	r.Via = r.Via.WithZone("")
+	r, err := s.inZone(r)
+	if err != nil {
+		return fmt.Errorf("stack: DelRoute: %w", err)
+	}
 	i := slices.IndexFunc(s.static, func(have Route) bool {
 		return have.Dst == r.Dst.Masked() && (!r.Via.IsValid() || r.Via == have.Via) && (r.NIC == "" || r.NIC == have.NIC)
 	})
@@ -673,13 +676,9 @@ func (s *Stack) checkRoute(r Route) (Route, error) {
 	if r.Via.IsValid() && r.Via.Is4() != v4 || r.Src.IsValid() && r.Src.Is4() != v4 {
 		return r, fmt.Errorf("the addresses are of different families: %w", syscall.EAFNOSUPPORT)
 	}
-	if r.Via.Is6() {
-		var zone int
-		if r.Via, zone = s.unzone(r.Via); r.NIC == "" && zone != 0 {
-			if ifc := s.ifaceAt(zone); ifc != nil {
-				r.NIC = ifc.name
-			}
-		}
+	r, err := s.inZone(r)
+	if err != nil {
+		return r, err
 	}
 	if r.NIC == "" {
 		if !r.Via.IsValid() {

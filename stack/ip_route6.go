@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,37 @@ import (
 // isLinkLocal6 reports whether a is in fe80::/10 (RFC 4291 2.5.6). IPv4's link-local addresses have no
 // zone.
 func isLinkLocal6(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
+
+// inZone returns an address of the interface's configuration without its zone. The error is EINVAL if the
+// zone names another interface or none.
+func (ifc *iface) inZone(a netip.Addr) (netip.Addr, error) {
+	if zone := a.Zone(); zone != "" && zone != ifc.name && zone != strconv.Itoa(ifc.index) {
+		return a, fmt.Errorf("the zone of %v is not %s: write it as %v or without a zone: %w", a, ifc.name, a.WithZone(ifc.name), syscall.EINVAL)
+	}
+	return a.WithZone(""), nil
+}
+
+// inZone returns r without the zone of its router. If r has no NIC, the zone names it. The error is ENODEV
+// if there is no such interface, and EINVAL if the zone and NIC name different ones.
+func (s *Stack) inZone(r Route) (Route, error) {
+	zone := r.Via.Zone()
+	if zone == "" {
+		return r, nil
+	}
+	ifc := s.ifaceNamed(cmp.Or(r.NIC, zone))
+	if index, err := strconv.Atoi(zone); ifc == nil && r.NIC == "" && err == nil {
+		ifc = s.ifaceAt(index)
+	}
+	switch {
+	case ifc == nil && r.NIC == "":
+		return r, fmt.Errorf("the zone of the router %v names no interface: it has to be the name or the index of one: %w", r.Via, syscall.ENODEV)
+	case ifc == nil:
+		return r, fmt.Errorf("no interface %q: %w", r.NIC, syscall.ENODEV)
+	}
+	via, err := ifc.inZone(r.Via)
+	r.Via, r.NIC = via, ifc.name
+	return r, err
+}
 
 // zoned returns an address for the API. A link-local address gets the name of its interface as the zone,
 // or the index if the interface has been removed.

@@ -718,7 +718,12 @@ func TestNoAddressInsideHasAZone(t *testing.T) {
 	require.True(t, s.IsLocal(addr("fe80::1%eth0")))
 	require.True(t, s.SourceFor(addr("fe80::2%eth0")).IsLinkLocalUnicast())
 	require.Empty(t, s.checkNoZones())
+	require.ErrorIs(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("fe80::2%eth1")}), syscall.EINVAL)
 	require.NoError(t, s.SetNeighbor(Neighbor{NIC: "eth0", Addr: addr("fe80::2%eth0")}))
+	require.ErrorIs(t, s.RemoveAddr("eth0", addr("fe80::1%eth1")), syscall.EINVAL)
 	require.NoError(t, s.RemoveAddr("eth0", addr("fe80::1%eth0")))
+	require.ErrorIs(t, s.AddRoute(Route{Dst: prefix("2001:db8:4::/48"), Via: addr("fe80::fd%eth1")}), syscall.ENODEV)
+	require.ErrorIs(t, s.DelRoute(Route{Dst: prefix("2001:db8:3::/48"), Via: addr("fe80::fd%eth1")}), syscall.ENODEV)
+	require.ErrorIs(t, s.DelRoute(Route{Dst: prefix("2001:db8:3::/48"), Via: addr("fe80::fd%lo"), NIC: "eth0"}), syscall.EINVAL)
 	require.NoError(t, s.DelRoute(Route{Dst: prefix("2001:db8:3::/48"), Via: addr("fe80::fd%eth0")}))
 }

@@ -768,10 +768,14 @@ func (s *Stack) SetNeighbor(n Neighbor) error {
 
 func (s *Stack) setNeighbor(n Neighbor) error {
 	ifc := s.ifaceNamed(n.NIC)
-	n.Addr = n.Addr.WithZone("") // NIC names the interface already
-	switch {
-	case ifc == nil:
+	if ifc == nil {
 		return fmt.Errorf("no interface %q: %w", n.NIC, syscall.ENODEV)
+	}
+	var err error
+	if n.Addr, err = ifc.inZone(n.Addr); err != nil {
+		return err
+	}
+	switch {
 	case ifc.linkLen == 0:
 		return fmt.Errorf("%s has no neighbours: it carries no Ethernet: %w", n.NIC, syscall.EINVAL)
 	case !isUnicast(n.Addr) || n.Addr.Is4In6() || n.Addr.IsLoopback():

@@ -475,17 +475,20 @@ func (s *Stack) checkNIC(ifaces []*iface, n NIC) (*iface, error) {
 		list := s.withLinkLocal(ifc, ifc.list())
 		ifc.addrs.Store(&list)
 	}
+	if n.Gateway.Is6() {
+		return nil, fmt.Errorf("%s: Gateway %v is not an IPv4 address: use Gateway6 for IPv6", name, n.Gateway)
+	}
+	if n.Gateway6.Is4() {
+		return nil, fmt.Errorf("%s: Gateway6 %v is not an IPv6 address: use Gateway for IPv4", name, n.Gateway6)
+	}
+	if n.Gateway6, err = ifc.inZone(n.Gateway6); err != nil {
+		return nil, fmt.Errorf("%s: Gateway6: %w", name, err)
+	}
 	s.lastIndex++
 	for _, gw := range []netip.Addr{n.Gateway, n.Gateway6} {
-		gw = gw.WithZone("") // the zone can only be this link
-		if !gw.IsValid() {
-			continue
+		if gw.IsValid() {
+			*ifc.gatewayFor(gw) = nicGateway{gw, onlySingle(n.Addrs, gw)}
 		}
-		g := ifc.gatewayFor(gw)
-		if g.addr.IsValid() || gw == n.Gateway6 && !gw.Is6() {
-			return nil, fmt.Errorf("%s: Gateway6 %v: it has to be of IPv6, and Gateway of IPv4", name, n.Gateway6)
-		}
-		*g = nicGateway{gw, onlySingle(n.Addrs, gw)}
 	}
 	return ifc, nil
 }
