@@ -74,7 +74,7 @@ func newOverrun(o overrunOptions) *overrun {
 
 // settle delivers all segments, those to each host in the order of sending, until neither host sends more.
 func (w *overrun) settle() {
-	for n := 0; n < 10_000 && w.do('1') || w.do('0'); n++ {
+	for n := 0; n < 10_000 && (w.do('1') || w.do('0')); n++ {
 	}
 }
 
