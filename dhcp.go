@@ -552,8 +552,12 @@ func (d *dhcpClient) send(s dhcp.Send4) {
 	if s.To.IsValid() {
 		to = s.To
 	}
+	src := s.Message.CIAddr
+	if s.Message.Type() == dhcp.Release && !s.To.IsValid() {
+		src = netip.Addr{} // the host does not have the address yet
+	}
 	if err == nil {
-		_, err = d.conn.WriteTo(b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: s.Message.CIAddr})
+		_, err = d.conn.WriteTo(b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: src})
 	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		d.log(slog.LevelWarn, "DHCP message not sent", "type", s.Message.Type(), "to", to, "err", err)

@@ -448,6 +448,27 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	})
 }
 
+// A host that is closed while it probes its address returns the address.
+func TestAnAddressBeingProbedIsReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		s := startServer(t, server, "192.0.2.7", time.Hour)
+		client := newDHCPHost(t, wireB)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, dhcp.Probing, client.DHCP()[0].State)
+		require.NoError(t, client.Close())
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		require.Len(t, s.got, 3)
+		require.Equal(t, dhcp.Release, s.got[2].Type())
+		require.Equal(t, "192.0.2.7", s.got[2].CIAddr.String())
+		require.Equal(t, "0.0.0.0", s.from[2].String(), "the host does not use the address yet")
+	})
+}
+
 // Two links have one client each. A message that arrives on one link is not processed by the client of
 // the other link.
 func TestTwoLinksHaveLeasesOfTheirOwn(t *testing.T) {

@@ -220,19 +220,30 @@ func (c *Client4) Down() {
 	c.enter(Stopped)
 }
 
-// Release returns the lease to the server and stops the client.
+// Release returns the lease to the server and stops the client. It also returns an address that is still
+// being probed.
 func (c *Client4) Release() {
 	if l := c.held; l != nil && !c.down {
 		// RFC 2131 4.4.6: "the client sends a DHCPRELEASE message to the server"; 4.4.4: "The client unicasts
 		// DHCPRELEASE messages to the server."
-		m := c.message(Release)
-		m.CIAddr = l.Addr.Addr()
-		m.Options.Set(OptServerID, AppendAddrs(nil, l.Server))
-		c.send(m, l.Server)
+		c.sendRelease(l, l.Server)
+	}
+	if c.state == Probing && !c.down {
+		// The server has assigned the address, but the client does not use it yet, so it has no source
+		// address for a unicast message.
+		c.sendRelease(c.offer, netip.Addr{})
 	}
 	c.lose("it was released")
 	c.enter(Stopped)
 	c.cfg.Lease = netip.Addr{}
+}
+
+// sendRelease sends a DHCPRELEASE for a lease.
+func (c *Client4) sendRelease(l *Lease4, to netip.Addr) {
+	m := c.message(Release)
+	m.CIAddr = l.Addr.Addr()
+	m.Options.Set(OptServerID, AppendAddrs(nil, l.Server))
+	c.send(m, to)
 }
 
 // enter changes to a state in which nothing has been sent yet, and chooses a new transaction ID.

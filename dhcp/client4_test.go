@@ -517,6 +517,63 @@ func TestAnAddressInUseIsDeclined(t *testing.T) {
 	require.False(t, ok)
 }
 
+// A client that is stopped while it probes an address returns the address. It broadcasts the message,
+// because it must not use the address yet.
+func TestAnAddressBeingProbedIsReleased(t *testing.T) {
+	released := func(b *bench, to, a, server string) {
+		s := b.sent()
+		require.NotNil(t, s)
+		require.Equal(t, Release, s.Message.Type())
+		require.Equal(t, to, s.To.String())
+		require.Equal(t, addr(a), s.Message.CIAddr)
+		require.Equal(t, addr(server), s.Message.Options.Addr(OptServerID))
+		_, ok := s.Message.Options.Get(OptRequestedAddr)
+		require.False(t, ok, "RFC 2131 table 5: MUST NOT")
+	}
+	probing := func(b *bench, server, a string) {
+		b.want(Discover)
+		b.receive(b.reply(Offer, server, a, 60))
+		b.want(Request)
+		b.receive(b.reply(ACK, server, a, 60))
+		b.event(Probe)
+	}
+	b := newBench(t, nil)
+	b.c.Up(b.now)
+	probing(b, "192.0.2.1", "192.0.2.7")
+	b.c.Release()
+	released(b, "invalid IP", "192.0.2.7", "192.0.2.1")
+	b.quiet()
+	b.noEvent()
+	require.Equal(t, Stopped, b.c.State())
+	b.c.Release()
+	b.quiet()
+
+	// The client returns a lease in use too, by unicast.
+	b = newBench(t, nil)
+	b.bound(3600)
+	b.c.Down()
+	b.c.Up(b.now)
+	for range maxReboots {
+		b.want(Request)
+		b.next()
+	}
+	probing(b, "192.0.2.2", "192.0.2.8")
+	b.c.Release()
+	released(b, "192.0.2.1", "192.0.2.7", "192.0.2.1")
+	released(b, "invalid IP", "192.0.2.8", "192.0.2.2")
+	b.quiet()
+	require.Equal(t, "it was released", b.event(Lost).Reason)
+	b.noEvent()
+
+	// A client whose link is down sends nothing.
+	b = newBench(t, nil)
+	b.c.Up(b.now)
+	probing(b, "192.0.2.1", "192.0.2.7")
+	b.c.Down()
+	b.c.Release()
+	b.quiet()
+}
+
 func TestAConflictThatAppearsLater(t *testing.T) {
 	b := newBench(t, nil)
 	b.bound(3600)
