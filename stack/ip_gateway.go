@@ -115,17 +115,15 @@ func (t *neighborTable) pollLater(n *neighbor, now tcp.Time) {
 	t.queue(n)
 }
 
-// sendByOtherRouter sends a datagram through another router on the same link, because the router for
-// which the datagram waited has failed. It reports false if the routes lead to no other live router on
-// this link. The caller then drops the datagram, even if there is a router on another link, and the
+// sendByOtherHop sends a datagram by another next hop on the same link, because the neighbour for which the
+// datagram waited has failed. That neighbour may be one of several routers, or the target of a redirect
+// that has been removed. sendByOtherHop reports false if the routes lead to the same neighbour, to a dead
+// router, or to another link. The caller then drops the datagram, even if there is a router on another link, and the
 // sender has to retransmit it.
-func (s *Stack) sendByOtherRouter(ifc *iface, d *waitingDatagram) bool {
+func (s *Stack) sendByOtherHop(ifc *iface, d *waitingDatagram, failed netip.Addr) bool {
 	src, dst := wire.Ends(d.frames[0].frame.Head[ifc.linkLen:])
 	p, err := s.route(dst, src)
-	if err != nil || p.ifc != ifc || p.neigh == nil {
-		return false
-	}
-	if other := s.table.Load().gateways[gatewayKey{ifc, p.hop}]; other == nil || other.dead.Load() {
+	if err != nil || p.ifc != ifc || p.neigh == nil || p.hop == failed || ifc.routerDead(p.hop) {
 		return false
 	}
 	for _, e := range d.frames {

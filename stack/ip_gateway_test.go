@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -194,4 +195,35 @@ func TestAScanDoesNotReviveADeadRouter(t *testing.T) {
 		time.Sleep(time.Duration(maxRouterPoll))
 		require.Equal(t, one.addr, over(), "it is still asked")
 	})
+}
+
+// RFC 4861 8.3 and 7.3.3: if the target of a redirect does not answer, the host performs next-hop
+// determination again. The packets that wait for the target go to the router.
+func TestADialOutlivesADeadRedirectTarget(t *testing.T) {
+	const router, dst = "fe80::99", "2001:db8:5::5"
+	for _, target := range []string{"fe80::98", dst} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := ndHost(t, func(c *Config) { c.NICs[0].Gateway6 = addr(router) })
+			m := wire.RedirectMsg{Target: addr(target), Dst: addr(dst)}
+			p.nd(ndMessage{typ: wire.ICMPv6Redirect, src: router, dst: "2001:db8::1", body: m.Append(nil)})
+			ctx, cancel := context.WithTimeout(t.Context(), 3500*time.Millisecond)
+			defer cancel()
+			var err error
+			go func() {
+				_, err = s.DialTCP(ctx, FamilyAny, netip.AddrPort{}, addrPort("["+dst+"]:80"), TCPOptions{})
+			}()
+			time.Sleep(3100 * time.Millisecond)
+			require.NoError(t, err)
+			p.take()
+			p.na(router, macB, wire.NARouter|wire.NASolicited|wire.NAOverride)
+			synctest.Wait()
+			require.Contains(t, strings.Join(p.sent(), "\n"), "TCP [SYN]")
+			time.Sleep(time.Second)
+			require.ErrorIs(t, err, context.DeadlineExceeded, "not that the host is unreachable")
+			// If the router does not answer either, the sender gets an error.
+			s.FlushNeighbors()
+			_, err = s.DialTCP(t.Context(), FamilyAny, netip.AddrPort{}, addrPort("["+dst+"]:80"), TCPOptions{})
+			require.ErrorContains(t, err, "no route to host")
+		})
+	}
 }

@@ -433,7 +433,7 @@ func (t *neighborTable) fired() {
 	s := t.ifc.s
 	now := s.now()
 	var failed []*neighbor
-	var lost []waitingDatagram
+	var lost [][]waitingDatagram // of the neighbours in failed
 	t.mu.Lock()
 	t.alarm.over()
 	next := tcp.Time(0)
@@ -442,7 +442,7 @@ func (t *neighborTable) fired() {
 			switch asked := t.askAgain(n, now); asked {
 			case askFailed:
 				failed = append(failed, n)
-				lost = append(lost, t.takeWaiting(n)...)
+				lost = append(lost, t.takeWaiting(n))
 				fallthrough
 			case askNoMore:
 				if _, ok := n.lookup(now); ok {
@@ -468,8 +468,10 @@ func (t *neighborTable) fired() {
 	}
 	t.alarm.set(now, next, t)
 	t.mu.Unlock()
-	for i := range lost {
-		t.resendOrDrop(&lost[i], dropUnreachableNeighbor)
+	for i, list := range lost {
+		for j := range list {
+			t.resendOrDrop(&list[j], failed[i].addr, dropUnreachableNeighbor)
+		}
 	}
 	s.drain()
 }
@@ -660,7 +662,11 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 // flush removes all entries that are not permanent, and drops the packets that wait for them. If fail
 // is set, their senders get an error.
 func (t *neighborTable) flush(fail bool) {
-	var lost []waitingDatagram
+	type lostDatagram struct {
+		waitingDatagram
+		hop netip.Addr
+	}
+	var lost []lostDatagram
 	t.mu.Lock()
 	// Sort by address, so that with the same seed the senders get their errors in the same order.
 	for _, n := range slices.SortedFunc(maps.Values(t.m), func(a, b *neighbor) int { return a.addr.Compare(b.addr) }) {
@@ -668,13 +674,15 @@ func (t *neighborTable) flush(fail bool) {
 			continue
 		}
 		if fail {
-			lost = append(lost, t.takeWaiting(n)...)
+			for _, d := range t.takeWaiting(n) {
+				lost = append(lost, lostDatagram{d, n.addr})
+			}
 		}
 		t.remove(n)
 	}
 	t.mu.Unlock()
 	for i := range lost {
-		t.resendOrDrop(&lost[i], dropLinkDown)
+		t.resendOrDrop(&lost[i].waitingDatagram, lost[i].hop, dropLinkDown)
 	}
 }
 

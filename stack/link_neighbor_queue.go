@@ -179,12 +179,12 @@ func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	}
 }
 
-// resendOrDrop handles a datagram whose neighbour has failed. It sends the datagram through another
-// router if there is one. Otherwise it drops the datagram and reports an error to its sender. No lock is
+// resendOrDrop handles a datagram whose neighbour, with the address failed, has failed. It sends the
+// datagram by another next hop if there is one. Otherwise it drops the datagram and reports an error to its sender. No lock is
 // held.
-func (t *neighborTable) resendOrDrop(d *waitingDatagram, why wire.Reason) {
+func (t *neighborTable) resendOrDrop(d *waitingDatagram, failed netip.Addr, why wire.Reason) {
 	s := t.ifc.s
-	if s.sendByOtherRouter(t.ifc, d) {
+	if s.sendByOtherHop(t.ifc, d, failed) {
 		return
 	}
 	s.drop(why)
