@@ -82,18 +82,14 @@ func (s *Stack) inputFragment6(p *packet, c *wire.Chain) {
 func withoutFragment(header []byte) ([]byte, wire.Proto) {
 	n := len(header) - wire.FragmentLen
 	next := header[n]
-	at := wire.IPv6NextOffset // offset of the Next Header field that names the Fragment header
-	for off := wire.IPv6Len; off < n; off += (int(header[off+1]) + 1) * 8 {
-		at = off
-	}
-	header[at] = next
+	header[wire.LastNextAt(header[:n])] = next
 	return header[:n], wire.Proto(next)
 }
 
 // inputReassembled6 handles a reassembled packet. p.payload begins with the first header after the
 // per-fragment headers. whole is the entire packet.
 func (s *Stack) inputReassembled6(p *packet, whole []byte) {
-	c, r := wire.WalkReassembled(p.proto, p.payload, len(p.header))
+	c, r := wire.WalkReassembled(p.proto, p.header, p.payload)
 	if r != wire.OK {
 		p.ifc.drop(r)
 		s.answerChain(p, &c, whole)
@@ -123,7 +119,7 @@ func (s *Stack) fragmentsLate6(d *datagramParts) {
 		ifc: d.ifc, src: d.key.src, dst: d.key.dst, proto: wire.Proto(d.header[before]),
 		header: d.header, payload: first, broadcast: d.group,
 	}
-	if c, r := wire.WalkReassembled(p.proto, first, before); r == wire.OK && c.Proto == wire.ProtoICMPv6 && isICMPError6(first[c.Offset:]) {
+	if c, r := wire.WalkReassembled(p.proto, d.header[:before], first); r == wire.OK && c.Proto == wire.ProtoICMPv6 && isICMPError6(first[c.Offset:]) {
 		return
 	}
 	s.sendICMPError(&p, icmpReassembly, 0)

@@ -121,6 +121,24 @@ func TestInvalidIPv6FragmentsAreAnswered(t *testing.T) {
 	}
 }
 
+// RFC 8200 4: "The same action should be taken if a node encounters a Next Header value of zero in any header
+// other than an IPv6 header": an ICMP Parameter Problem with code 1, which points to that value.
+func TestHopByHopOptionsInFragmentsAreRefused(t *testing.T) {
+	part := append(ext(wire.ProtoUDP, 1, 1, 4), udpDatagram(addrPort("[2001:db8::2]:9"), addrPort("[2001:db8::1]:9"), make([]byte, 100))...)
+	for pointer, before := range map[uint32][]byte{wire.IPv6NextOffset: nil, 40: ext(wire.ProtoFragment, 1, 1, 4)} {
+		s, p := hostAndPeer6(t)
+		for _, x := range []piece{{0, 48}, {48, len(part)}} {
+			p.send(fragment6(wire.IPv6{}, before, wire.ProtoHopByHop, 5, part, x))
+		}
+		require.Equal(t, 1, dropped(s, wire.BadIPv6Ext), "%v", s.Stats().Drops)
+		frames := p.take()
+		require.Len(t, frames, 1)
+		m, body := icmp6(t, frames[0])
+		require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: wire.ParamNextHeader, Rest: pointer}, m)
+		require.Zero(t, body[pointer])
+	}
+}
+
 // RFC 8200 4.5: the reassembled packet has the headers of the first fragment. Headers within the
 // fragmented part are processed after reassembly.
 //

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -167,14 +168,46 @@ func TestExtensionHeadersAreWalked(t *testing.T) {
 func TestReassembledPartHasNoFragments(t *testing.T) {
 	piece := make([]byte, FragmentLen)
 	(&Fragment{Next: ProtoUDP, More: true}).Put(piece)
-	_, r := WalkReassembled(ProtoFragment, append(piece, make([]byte, 8)...), IPv6Len)
+	base := make([]byte, IPv6Len)
+	base[IPv6NextOffset] = byte(ProtoDstOpts)
+	_, r := WalkReassembled(ProtoFragment, base, append(piece, make([]byte, 8)...))
 	require.Equal(t, BadIPv6Fragment, r)
-	c, r := WalkReassembled(ProtoDstOpts, ext(ProtoUDP, 1), IPv6Len+8)
+	c, r := WalkReassembled(ProtoDstOpts, slices.Concat(base, ext(ProtoDstOpts, 1)), ext(ProtoUDP, 1))
 	require.Equal(t, OK, r)
 	require.Equal(t, Chain{Proto: ProtoUDP, Offset: 8, NextAt: 48}, c)
-	// Hop-by-Hop Options precede the Fragment header, and never follow it.
-	_, r = WalkReassembled(ProtoHopByHop, ext(ProtoUDP, 1), IPv6Len+8)
-	require.Equal(t, BadIPv6Ext, r)
+}
+
+// RFC 8200 4: "If, as a result of processing a header, the destination node is required to proceed to the
+// next header but the Next Header value in the current header is unrecognized by the node, it should [...]
+// send an ICMP Parameter Problem message to the source of the packet, with an ICMP Code value of 1". "The
+// same action should be taken if a node encounters a Next Header value of zero in any header other than an
+// IPv6 header."
+func TestNoHopByHopOptionsFollowAFragmentHeader(t *testing.T) {
+	base := make([]byte, IPv6Len)
+	base[IPv6NextOffset] = byte(ProtoDstOpts)
+	after := func(f Proto, headers ...[]byte) []byte {
+		h := slices.Concat(append([][]byte{base}, headers...)...)
+		h[LastNextAt(h)] = byte(f)
+		return h
+	}
+	atomic := make([]byte, FragmentLen)
+	(&Fragment{Next: ProtoDstOpts}).Put(atomic)
+	atomic[1] = 0xff // reserved
+	ofAtomic := slices.Concat(base, atomic, ext(ProtoHopByHop, 2))
+	ofAtomic[IPv6NextOffset] = byte(ProtoFragment)
+	for pointer, header := range map[int][]byte{
+		IPv6NextOffset: after(ProtoHopByHop),
+		40:             after(ProtoHopByHop, ext(ProtoUDP, 3)),
+		64:             after(ProtoHopByHop, ext(ProtoDstOpts, 3), ext(ProtoUDP, 1)),
+		48:             ofAtomic,
+	} {
+		c, r := WalkReassembled(ProtoHopByHop, header, ext(ProtoUDP, 1))
+		require.Equal(t, BadIPv6Ext, r)
+		require.Equal(t, Chain{NextAt: pointer, Answer: AnswerUnicast, Code: ParamNextHeader, Pointer: uint32(pointer)}, c)
+		c, r = WalkReassembled(ProtoUDP, header, nil)
+		require.Equal(t, OK, r)
+		require.Equal(t, Chain{Proto: ProtoUDP, NextAt: pointer}, c)
+	}
 }
 
 // RFC 7112 5: "a host that receives a First Fragment that does not satisfy the above-stated
@@ -388,7 +421,7 @@ func FuzzIPv6(f *testing.F) {
 			require.Equal(t, at, c.Offset)
 		}
 		CompleteChain(c.Proto, payload[c.Offset:])
-		WalkReassembled(c.Proto, payload[c.Offset:], IPv6Len+c.Offset)
+		WalkReassembled(c.Proto, b[:IPv6Len+c.Offset], payload[c.Offset:])
 	})
 }
 

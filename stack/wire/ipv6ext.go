@@ -95,14 +95,14 @@ type Chain struct {
 // It fails with ShortIPv6Ext, BadIPv6Ext, BadIPv6Option, BadIPv6Routing, BadIPv6Fragment or
 // LongIPv6Chain. c then describes the answer.
 func WalkIPv6(next Proto, b []byte) (c Chain, r Reason) {
-	return walkIPv6(next, b, Chain{NextAt: IPv6NextOffset}, IPv6Len)
+	return walkIPv6(next, b, Chain{NextAt: IPv6NextOffset}, IPv6Len, true)
 }
 
 // WalkReassembled is WalkIPv6 for the fragmentable part of a packet after reassembly. next is the Next
-// Header field of the Fragment header. at is the length in bytes of the headers before that part, IPv6
-// header included and Fragment header excluded.
-func WalkReassembled(next Proto, b []byte, at int) (c Chain, r Reason) {
-	c, r = walkIPv6(next, b, Chain{NextAt: IPv6NextOffset}, at)
+// Header field of the Fragment header. header has the headers before the part b, IPv6 header included and
+// Fragment header excluded.
+func WalkReassembled(next Proto, header, b []byte) (c Chain, r Reason) {
+	c, r = walkIPv6(next, b, Chain{NextAt: LastNextAt(header)}, len(header), false)
 	if r == OK && c.Fragmented {
 		// The fragmentable part must not contain fragments itself.
 		return c, BadIPv6Fragment
@@ -110,15 +110,31 @@ func WalkReassembled(next Proto, b []byte, at int) (c Chain, r Reason) {
 	return c, r
 }
 
-// walkIPv6 walks b, which begins at offset at of the packet.
-func walkIPv6(next Proto, b []byte, c Chain, at int) (Chain, Reason) {
+// LastNextAt returns the offset of the Next Header field of the last of a packet's headers. header begins
+// with the IPv6 header, and the others are whole extension headers.
+func LastNextAt(header []byte) int {
+	at := IPv6NextOffset
+	for off := IPv6Len; off+8 <= len(header); {
+		size := (int(header[off+1]) + 1) * 8
+		if Proto(header[at]) == ProtoFragment {
+			size = FragmentLen
+		}
+		at = off
+		off += size
+	}
+	return at
+}
+
+// walkIPv6 walks b, which begins at offset at of the packet. first reports whether b follows the IPv6
+// header, so that it may begin with a Hop-by-Hop Options header.
+func walkIPv6(next Proto, b []byte, c Chain, at int, first bool) (Chain, Reason) {
 	off := 0
 	for n := 0; ; n++ {
 		c.Proto, c.Offset = next, off
 		if !isIPv6Ext(next) {
 			return c, OK
 		}
-		if next == ProtoHopByHop && (n > 0 || at > IPv6Len) {
+		if next == ProtoHopByHop && (n > 0 || !first) {
 			// RFC 8200 4: "The same action should be taken if a node encounters a Next
 			// Header value of zero in any header other than an IPv6 header": a Parameter
 			// Problem of code 1.
