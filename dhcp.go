@@ -102,6 +102,8 @@ type dhcpClient struct {
 
 const (
 	maxDHCPInbox = 16
+	// dhcpSendTime limits the time for which a client waits for room in the transmit queue of its link.
+	dhcpSendTime = time.Second
 	// dhcpReleaseTime limits the time for which Close and StopDHCP wait, for a running step and for
 	// the link address of the next hop to the server.
 	dhcpReleaseTime = 200 * time.Millisecond
@@ -200,10 +202,7 @@ func (h *Host) StopDHCP(nicName string) error {
 	}
 	d := ds.clients[i]
 	ds.mu.Unlock()
-	end := time.Now().Add(dhcpReleaseTime)
-	d.conn.SetWriteDeadline(end)
-	d.release(end)
-	d.conn.SetWriteDeadline(time.Time{})
+	d.release(time.Now().Add(dhcpReleaseTime))
 	ds.remove(d)
 	return nil
 }
@@ -277,7 +276,6 @@ func (ds *dhcpClients) close() {
 	ds.mu.Unlock()
 	end := time.Now().Add(dhcpReleaseTime)
 	for _, d := range clients {
-		d.conn.SetWriteDeadline(end) // all clients share the socket
 		d.release(end)
 		ds.remove(d)
 	}
@@ -545,8 +543,14 @@ func (d *dhcpClient) flush() {
 	}
 }
 
-// send sends a message, and logs an error. The machine retransmits the message as if it were lost.
+// send sends a message, and logs an error. The machine retransmits the message as if it were lost. If the
+// transmit queue of the link is full, send waits until d.until or, before release has set it, for
+// dhcpSendTime.
 func (d *dhcpClient) send(s dhcp.Send4) {
+	end := d.until
+	if end.IsZero() {
+		end = time.Now().Add(dhcpSendTime)
+	}
 	b, err := s.Message.Append(nil, dhcp.MinMessageSize4)
 	to := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	if s.To.IsValid() {
@@ -557,7 +561,7 @@ func (d *dhcpClient) send(s dhcp.Send4) {
 		src = netip.Addr{} // the host does not have the address yet
 	}
 	if err == nil {
-		_, err = d.conn.WriteTo(b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: src})
+		_, err = d.conn.WriteToBefore(end, b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: src})
 	}
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		d.log(slog.LevelWarn, "DHCP message not sent", "type", s.Message.Type(), "to", to, "err", err)

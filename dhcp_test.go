@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -467,6 +468,86 @@ func TestAnAddressBeingProbedIsReturned(t *testing.T) {
 		require.Equal(t, "192.0.2.7", s.got[2].CIAddr.String())
 		require.Equal(t, "0.0.0.0", s.from[2].String(), "the host does not use the address yet")
 	})
+}
+
+// A stoppable device is a device whose Send blocks while the channel of its last stop is open.
+type stoppable struct {
+	nic.Device
+	mu   sync.Mutex
+	gate chan struct{} // nil: Send does not block
+}
+
+func (d *stoppable) stop(gate chan struct{}) {
+	d.mu.Lock()
+	d.gate = gate
+	d.mu.Unlock()
+}
+
+func (d *stoppable) Send(batch []nic.Frame) (int, error) {
+	d.mu.Lock()
+	gate := d.gate
+	d.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	return d.Device.Send(batch)
+}
+
+// StopDHCP on a link that accepts no frames ends in time, even if StopDHCP on another link begins and ends
+// meanwhile. Each of the two also ends if the client is sending when it is called.
+func TestStopDHCPDoesNotWaitForAStuckLink(t *testing.T) {
+	for _, sending := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			lan, lanFar := nic.Pipe(nic.PipeConfig{})
+			inner, wanFar := nic.Pipe(nic.PipeConfig{})
+			wan := &stoppable{Device: inner}
+			servers := []*usernet.Host{host(lanFar, "192.0.2.1/24"), host(wanFar, "198.51.100.1/24")}
+			defer servers[0].Close()
+			defer servers[1].Close()
+			s := startServer(t, servers[0], "192.0.2.7", time.Hour)
+			startServer(t, servers[1], "198.51.100.7", 30*time.Second) // the spread of the renewal is below dhcpSendTime
+			client, err := usernet.New(usernet.Config{NoIPv6: true, NICs: []stack.NIC{{Name: "lan", Device: lan}, {Name: "wan", Device: wan}}})
+			require.NoError(t, err)
+			defer client.Close()
+			for _, name := range []string{"lan", "wan"} {
+				require.NoError(t, client.StartDHCP(name, usernet.DHCPConfig{NoProbe: true}))
+			}
+			time.Sleep(time.Second)
+			require.Equal(t, prefixes("192.0.2.7/24", "198.51.100.7/24"), client.Addrs())
+
+			gate := make(chan struct{})
+			wan.stop(gate)
+			defer func() { wan.stop(nil); close(gate) }()
+			pc, err := client.ListenPacket("udp4", ":9")
+			require.NoError(t, err)
+			require.NoError(t, pc.SetWriteDeadline(time.Now().Add(time.Second)))
+			to := &net.UDPAddr{IP: net.IPv4(198, 51, 100, 255), Port: 9}
+			for err == nil {
+				_, err = pc.WriteTo([]byte("x"), to)
+			}
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			if sending {
+				renew := client.DHCP()[1].Lease.Renew
+				time.Sleep(time.Until(renew.Add(100 * time.Millisecond)))
+			}
+			began := time.Now()
+			stopped := make(chan error, 1)
+			go func() { stopped <- client.StopDHCP("wan") }()
+			time.Sleep(50 * time.Millisecond)
+			require.NoError(t, client.StopDHCP("lan"))
+			synctest.Wait()
+			types := s.types()
+			require.Equal(t, dhcp.Release, types[len(types)-1])
+			select {
+			case err := <-stopped:
+				require.NoError(t, err)
+				require.Equal(t, 200*time.Millisecond, time.Since(began))
+			case <-time.After(time.Hour):
+				t.Error("StopDHCP does not return")
+			}
+			require.Empty(t, client.DHCP())
+		})
+	}
 }
 
 // Two links have one client each. A message that arrives on one link is not processed by the client of

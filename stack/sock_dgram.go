@@ -312,11 +312,11 @@ func (g *dgram) setPath(p path, src netip.Addr, over int) {
 }
 
 // awaitRoom waits until the transmit queue of the path to dst has room, and sets g.path to that path.
-// g.mu is held, but not during the wait. Meanwhile other writers may change g.path, and the socket may be
-// closed.
-func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
+// It waits until the deadline d at the latest. g.mu is held, but not during the wait. Meanwhile other
+// writers may change g.path, and the socket may be closed.
+func (g *dgram) awaitRoom(dst, src netip.Addr, over int, d *deadline) error {
 	for {
-		if err := g.usable(&g.wd); err != nil {
+		if err := g.usable(d); err != nil {
 			return err
 		}
 		if err := g.route(dst, src, over); err != nil {
@@ -330,7 +330,7 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int) error {
 		g.mu.Unlock()
 		ifc.drain()
 		g.mu.Lock()
-		if g.closed || g.wd.expired() || g.pending != 0 {
+		if g.closed || d.expired() || g.pending != 0 {
 			continue // usable returns the error
 		}
 		// If an earlier writer failed during its wait, g is still enlisted.

@@ -205,7 +205,7 @@ func (r *Raw) write(b []byte, to netip.Addr, o SendOptions) (int, error) {
 		return 0, err
 	}
 	if !r.path.ifc.tx.room() {
-		if err := r.awaitRoom(to, src, over); err != nil {
+		if err := r.awaitRoom(to, src, over, &r.wd); err != nil {
 			return 0, err
 		}
 	}

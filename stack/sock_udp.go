@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/tcp"
@@ -336,10 +337,30 @@ func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	return u.written(b, now, err)
 }
 
+// WriteToBefore is WriteTo, but uses the deadline end, which must not be zero, instead of the socket's
+// write deadline. Callers that share the socket can thus have a deadline each.
+func (u *UDP) WriteToBefore(end time.Time, b []byte, to netip.AddrPort, o SendOptions) (int, error) {
+	var d deadline
+	u.mu.Lock()
+	d.set(end, &u.mu, u.writable.Broadcast)
+	to = netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port())
+	err := u.ready(len(b), to, &o, &d)
+	d.stop()
+	var direct *iface
+	if err == nil {
+		now := u.coarse()
+		sl := u.path.slot(now, wire.UDPLen+len(b), true)
+		copy(sl.buf[transportAt+wire.UDPLen:], b)
+		direct, err = u.send(now, &sl, len(b), 1, to, &o, &frameMeta{})
+	}
+	u.mu.Unlock()
+	return u.written(b, direct, err)
+}
+
 // write builds a datagram and queues it, or leaves it in a direct slot. u.mu is held. The caller must
 // call written after it has unlocked u.mu.
 func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface, err error) {
-	if err := u.ready(len(b), to, o); err != nil {
+	if err := u.ready(len(b), to, o, &u.wd); err != nil {
 		return nil, err
 	}
 	now := u.coarse()
@@ -362,9 +383,10 @@ func (u *UDP) written(b []byte, direct *iface, err error) (int, error) {
 }
 
 // ready prepares to send a datagram with n bytes of payload: it sets u.path and waits for room in the
-// transmit queue. It returns nil if the datagram can be sent. u.mu is held, but not during the wait.
-func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
-	if err := u.usable(&u.wd); err != nil {
+// transmit queue, until the deadline d at the latest. It returns nil if the datagram can be sent. u.mu is
+// held, but not during the wait.
+func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions, d *deadline) error {
+	if err := u.usable(d); err != nil {
 		return err
 	}
 	switch {
@@ -380,7 +402,7 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions) error {
 		return err
 	}
 	if !u.path.ifc.tx.room() {
-		return u.awaitRoom(to.Addr(), src, over)
+		return u.awaitRoom(to.Addr(), src, over, d)
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (u *UDP) writeRun(ms []Datagram) (n int, direct *iface, err error) {
 		}
 	}
 	size := first.len()
-	if err := u.ready(size, to, &o); err != nil {
+	if err := u.ready(size, to, &o, &u.wd); err != nil {
 		return 0, nil, err
 	}
 	n = 1
