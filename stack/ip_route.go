@@ -190,9 +190,7 @@ func (s *Stack) rebuildRoutes() {
 			all = append(all, route{dst: netip.PrefixFrom(unspecifiedOf(gw.addr), 0), via: gw.addr, ifc: ifc})
 		}
 	}
-	for _, ifc := range ifaces {
-		all = t.addAuto(all, ifc)
-	}
+	all = t.addAuto(all, ifaces)
 	slices.SortStableFunc(all, func(a, b route) int { return b.dst.Bits() - a.dst.Bits() })
 	slices.SortStableFunc(t.bcasts, func(a, b broadcast) int { return b.bits - a.bits })
 	for _, r := range all {

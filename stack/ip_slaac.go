@@ -384,16 +384,31 @@ func (a *autoconf) setRoute(r autoRoute, now tcp.Time) bool {
 	return changed || moved
 }
 
-// addAuto appends to all the routes that an interface has learned from Router Advertisements.
-func (t *routeTable) addAuto(all []route, ifc *iface) []route {
-	if ifc.auto == nil {
-		return all
+// addAuto appends to all the routes that the interfaces have learned from Router Advertisements: first the
+// on-link prefixes, then the routes over routers.
+//
+// RFC 4191 3.1: among matching routes of the same length, the host prefers the routes with the higher
+// preference. This holds for routers on different links, too.
+func (t *routeTable) addAuto(all []route, ifaces []*iface) []route {
+	for _, ifc := range ifaces {
+		if ifc.auto == nil {
+			continue
+		}
+		for _, p := range ifc.auto.prefixes {
+			all = append(all, route{dst: p.prefix, ifc: ifc})
+		}
 	}
-	for _, p := range ifc.auto.prefixes {
-		all = append(all, route{dst: p.prefix, ifc: ifc})
-	}
-	for _, r := range ifc.auto.routes {
-		all = append(all, route{dst: r.dst, via: r.via, ifc: ifc})
+	for _, pref := range []wire.Preference{wire.PreferHigh, wire.PreferMedium, wire.PreferLow} {
+		for _, ifc := range ifaces {
+			if ifc.auto == nil {
+				continue
+			}
+			for _, r := range ifc.auto.routes {
+				if r.preference == pref {
+					all = append(all, route{dst: r.dst, via: r.via, ifc: ifc})
+				}
+			}
+		}
 	}
 	return all
 }

@@ -546,3 +546,38 @@ func TestAutoNeedsASuitableLink(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 }
+
+// RFC 4191 3.1: the host prefers the routers with the higher preference, on whichever link they are.
+func TestThePreferenceHoldsAcrossLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		da, db := nic.Pipe(nic.PipeConfig{NoTxChecksum: true})
+		second := &peer{t: t, dev: db}
+		db.Attach(func([]nic.Frame) {})
+		s, p := autoHost(t, func(c *Config) { c.NICs = append(c.NICs, NIC{Name: "eth1", Device: da, Auto: true}) })
+		advertise := func(p *peer, src string, pref wire.Preference, life uint16) {
+			r := wire.RouterAdv{Lifetime: life, Preference: pref, Options: wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])}
+			more := wire.RouteInfo{Prefix: prefix("2001:db8:7::/48"), Preference: pref, Lifetime: uint32(life)}
+			r.Options = append(r.Options, more.Append(nil)...)
+			body, rest := r.Append(nil)
+			p.nd(ndMessage{typ: wire.ICMPv6RouterAdv, rest: rest, src: src, dst: "ff02::1", body: body})
+		}
+		over := func(dst string) string {
+			way, err := s.route(addr(dst), netip.Addr{})
+			require.NoError(t, err)
+			return way.ifc.name
+		}
+		for _, dst := range []string{"2001:db8:9::1", "2001:db8:7::1"} {
+			advertise(p, "fe80::a", wire.PreferLow, 1800)
+			advertise(second, "fe80::b", wire.PreferHigh, 1800)
+			require.Equal(t, "eth1", over(dst))
+			advertise(p, "fe80::a", wire.PreferHigh, 1800)
+			require.Equal(t, "eth0", over(dst), "of equal ones the first")
+			advertise(p, "fe80::a", wire.PreferMedium, 1800)
+			require.Equal(t, "eth1", over(dst))
+			advertise(second, "fe80::b", wire.PreferLow, 1800)
+			require.Equal(t, "eth0", over(dst))
+			advertise(p, "fe80::a", wire.PreferLow, 0)
+			require.Equal(t, "eth1", over(dst))
+		}
+	})
+}
