@@ -58,7 +58,8 @@ func isDown(name string) bool {
 	return err == nil && ifc.Flags&net.FlagUp == 0
 }
 
-// plans are the plans of both families. The addresses of six are invalid if there is no IPv6.
+// plans are the plans of both families. The addresses of six are invalid if there is no IPv6; its note may
+// say why.
 type plans struct{ four, six plan }
 
 // ours returns the addresses of our end of the link, and hosts returns those of the other end.
@@ -66,7 +67,8 @@ func (p *plans) ours() prefixes  { return prefixes{p.four.addr, p.six.addr} }
 func (p *plans) hosts() prefixes { return prefixes{p.four.host, p.six.host} }
 
 // planBoth calls planAddrs for IPv4, and also for IPv6 if wanted is set, the user gave an IPv6
-// address, or the TAP has an IPv6 address.
+// address, or the TAP has an IPv6 address. If only wanted is set and there is no free IPv6 network, it plans
+// IPv4 only.
 func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans, err error) {
 	// of returns the addresses in list of one family.
 	of := func(six bool, list []ifaceAddr) (some []ifaceAddr) {
@@ -80,8 +82,13 @@ func planBoth(addr, host prefixes, own, taken []ifaceAddr, wanted bool) (p plans
 	if p.four, err = planAddrs(addr.four, host.four, of(false, own), of(false, taken), false); err != nil {
 		return p, err
 	}
-	if own := of(true, own); wanted || addr.six.IsValid() || host.six.IsValid() || len(own) > 0 {
-		p.six, err = planAddrs(addr.six, host.six, own, of(true, taken), true)
+	own, taken = of(true, own), of(true, taken)
+	asked := addr.six.IsValid() || host.six.IsValid() || len(own) > 0
+	if !asked && !wanted {
+		return p, nil
+	}
+	if p.six, err = planAddrs(addr.six, host.six, own, taken, true); err != nil && !asked {
+		p.six, err = plan{note: "the link has no IPv6 addresses: " + err.Error()}, nil
 	}
 	return p, err
 }

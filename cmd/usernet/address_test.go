@@ -118,6 +118,16 @@ func TestBothFamiliesArePlannedWhereTheKernelHasThem(t *testing.T) {
 	require.Equal(t, "192.0.2.2/24 and 2001:db8::2/64", p.ours().String())
 	require.Equal(t, "192.0.2.1/24 and 2001:db8::1/64", p.hosts().String())
 
+	// If all documentation prefixes of IPv6 are in use, a link has IPv4 only, unless the user asks for IPv6.
+	inUse := kernel("eth0", "2001:db8::7/32")
+	p, err = planBoth(none, none, nil, inUse, true)
+	require.NoError(t, err)
+	require.Equal(t, "192.0.2.2/24", p.ours().String())
+	require.Equal(t, "192.0.2.1/24", p.hosts().String())
+	require.Contains(t, p.six.note, "the link has no IPv6 addresses: every network kept for documentation is in use (2001:db8::7/32 on eth0)")
+	_, err = planBoth(prefixes{six: prefix("2001:db8::2/64")}, none, nil, inUse, true)
+	require.ErrorContains(t, err, "clashes with 2001:db8::7/32 of eth0")
+
 	p, err = planBoth(none, none, kernel("tap0", "192.0.2.1/24"), nil, false)
 	require.NoError(t, err)
 	require.False(t, p.six.addr.IsValid(), "the TAP is the user's, and has no IPv6")
