@@ -181,7 +181,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 
 func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 	t.Parallel()
-	need(t, "nc", "sha256sum")
+	need(t, "nc", "sha256sum", "ping")
 	exe := build(t)
 	ns := newNamespace(t)
 	p, line := ns.start(t, exe, "echo", "-tcp-echo", "7777", "-udp-echo", "6969")
@@ -194,6 +194,13 @@ func TestEchoCommandAnswersAndRefusesATakenDevice(t *testing.T) {
 		require.Equal(t, "x\n", ns.shell(t, "echo x | nc -u -W 1 -w 30 192.0.2.2 "+port))
 	}
 	require.Empty(t, ns.shell(t, fmt.Sprintf("%s 100000 | nc -N 192.0.2.2 9", self(t, "generate"))), "discard answers nothing")
+
+	// The services are reachable over IPv6 too.
+	require.Equal(t, contentSum(t, 100_000)+"  -\n",
+		ns.shell(t, fmt.Sprintf("%s 100000 | nc -6 -N 2001:db8::2 7777 | sha256sum", self(t, "generate"))))
+	require.Equal(t, "x\n", ns.shell(t, "echo x | nc -6 -u -W 1 -w 30 2001:db8::2 6969"))
+	require.Empty(t, ns.shell(t, fmt.Sprintf("%s 100000 | nc -6 -N 2001:db8::2 9", self(t, "generate"))), "discard answers nothing")
+	require.Contains(t, ns.run(t, "ping", "-6", "-c", "3", "-i", "0.01", "-W", "5", "2001:db8::2"), " 3 received")
 
 	_, errs, err := ns.try(t, exe, "echo")
 	require.Error(t, err)
