@@ -259,7 +259,8 @@ func TestServeOnAWireIsReachableForABrowser(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace.pcapng")
 	url, errs, end := serve(t, "-pcap", trace, "-v")
 	page := get(t, url)
-	require.Contains(t, page, "Hello from <span>192.0.2.2</span>")
+	require.Contains(t, page, "Hello from <span>192.0.2.2</span> and <span>2001:db8::2</span>")
+	require.Contains(t, page, "<li>IPv4<small>")
 	require.Contains(t, page, "This connection")
 	require.NotContains(t, page, "http://", "the page needs nothing from elsewhere")
 
@@ -269,6 +270,16 @@ func TestServeOnAWireIsReachableForABrowser(t *testing.T) {
 	require.Positive(t, f.RTT)
 	require.Equal(t, "This connection", f.Groups[0].Name)
 	require.Contains(t, f.Groups[0].Facts, fact{"to", "192.0.2.2:80"})
+	require.Equal(t, "2001:db8::2", f.Addr6)
+	require.Contains(t, f.Groups[1].Facts, fact{"IPv6 address", "2001:db8::2"})
+	// The host has probed its IPv6 addresses with Neighbor Solicitations.
+	for _, name := range []string{"ICMP received, sent", "Neighbor Discovery received, sent", "ICMPv6 received, sent"} {
+		i := slices.IndexFunc(f.Groups[2].Facts, func(f fact) bool { return f.Name == name })
+		require.NotEqual(t, -1, i, name)
+		if strings.HasPrefix(name, "Neighbor") {
+			require.NotContains(t, f.Groups[2].Facts[i].Value, ", 0", name)
+		}
+	}
 
 	require.Equal(t, exitOK, end())
 	_, err := http.Get(url)
@@ -280,6 +291,16 @@ func TestServeOnAWireIsReachableForABrowser(t *testing.T) {
 	b, err := os.ReadFile(trace)
 	require.NoError(t, err)
 	require.True(t, bytes.HasPrefix(b, []byte{0x0a, 0x0d, 0x0d, 0x0a}), "a pcapng file")
+}
+
+// TestThePageNamesTheFamilyOfItsConnection gets the start page over IPv6 and over IPv4.
+func TestThePageNamesTheFamilyOfItsConnection(t *testing.T) {
+	for addr, want := range map[string]string{"192.0.2.1": "<li>IPv4<small>", "[2001:db8::1]": "<li>IPv6<small>"} {
+		code, out, errs := runLine(t, "get", "-wire", "http://"+addr+"/")
+		require.Equal(t, exitOK, code, errs)
+		require.Contains(t, out, "Hello from <span>192.0.2.1</span> and <span>2001:db8::1</span>")
+		require.Contains(t, out, want)
+	}
 }
 
 func TestServeServesTheFilesOfADirectory(t *testing.T) {

@@ -106,7 +106,7 @@ func runGet(ctx context.Context, t terminal, l *linkFlags, url, out string, dns 
 			n.Close()
 			return err
 		}
-		content := site{host: n.peer, addr: n.gate, link: "a wire in memory"}
+		content := site{host: n.peer, addr: n.gate.four.Addr(), six: n.gate.six.Addr(), link: "a wire in memory"}
 		srv := &http.Server{Handler: content.handler(), ConnContext: withConn}
 		go srv.Serve(ln)
 		defer srv.Close()

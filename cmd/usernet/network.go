@@ -78,7 +78,7 @@ type network struct {
 	peer *usernet.Host // the second host on a wire in memory; nil on a TAP
 	addr netip.Addr    // our IPv4 address; with -auto, the IPv6 address if there is no IPv4 one
 	six  netip.Addr    // our IPv6 address; may be invalid
-	gate netip.Addr    // the IPv4 address of the other end
+	gate prefixes      // the addresses of the other end
 	link string        // the name of the link
 	down chan error    // receives the error when the TAP fails
 	log  *slog.Logger
@@ -91,7 +91,7 @@ type network struct {
 const closeTime = 500 * time.Millisecond
 
 func newNetwork(p plans, link string, log *slog.Logger) *network {
-	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.four.host.Addr(), link: link, log: log, down: make(chan error, 1)}
+	return &network{addr: p.four.addr.Addr(), six: p.six.addr.Addr(), gate: p.hosts(), link: link, log: log, down: make(chan error, 1)}
 }
 
 // newLog returns the logger of a command. It drops records below level or, with -v, below

@@ -81,6 +81,8 @@ func (s *site) serveFacts(w http.ResponseWriter, r *http.Request) {
 // facts are the values that the page shows.
 type facts struct {
 	Addr    string
+	Addr6   string // empty if the host has no IPv6 address
+	Over6   bool   // the connection of this request is over IPv6
 	Link    string
 	Bridged bool
 	Groups  []group
@@ -99,7 +101,11 @@ type fact struct {
 
 func (s *site) facts(r *http.Request) facts {
 	f := facts{Addr: s.addr.String(), Link: s.link, Bridged: s.bridged}
+	if s.six.IsValid() {
+		f.Addr6 = s.six.String()
+	}
 	if c, ok := r.Context().Value(connKey{}).(*usernet.TCPConn); ok {
+		f.Over6 = c.LocalAddr().(*net.TCPAddr).IP.To4() == nil
 		f.RTT = milliseconds(time.Duration(c.Info().RTT))
 		f.Groups = append(f.Groups, connGroup(c))
 	}
@@ -116,6 +122,8 @@ func (s *site) facts(r *http.Request) facts {
 			{"bytes sent", count(n.TxBytes)},
 			{"ARP received, sent", count(st.ARP.Received) + ", " + count(st.ARP.Sent)},
 			{"ICMP received, sent", count(st.ICMP.Received) + ", " + count(st.ICMP.Sent)},
+			{"Neighbor Discovery received, sent", count(st.ND.Received) + ", " + count(st.ND.Sent)},
+			{"ICMPv6 received, sent", count(st.ICMP6.Received) + ", " + count(st.ICMP6.Sent)},
 		}})
 	}
 	if len(st.Drops) > 0 {
