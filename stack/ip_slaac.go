@@ -296,7 +296,7 @@ func (s *Stack) takeRAOption(ifc *iface, router netip.Addr, o *wire.NDOption, no
 		// RFC 4861 6.3.4: "hosts SHOULD copy the option's value into LinkMTU so long as the value is
 		// greater than or equal to the minimum link MTU [IPv6] and does not exceed the maximum LinkMTU
 		// value specified in the link-type-specific document".
-		if mtu, ok := wire.ParseMTU(o.Body); ok && mtu >= wire.MinIPv6MTU && int(mtu) <= ifc.mtu() && a.mtu != int(mtu) {
+		if mtu, ok := wire.ParseMTU(o.Body); ok && mtu >= wire.MinIPv6MTU && uint64(mtu) <= uint64(ifc.mtu()) && a.mtu != int(mtu) {
 			a.mtu, changed = int(mtu), true
 			ifc.mtu6.Store(int32(mtu))
 		}

@@ -283,6 +283,8 @@ func TestRouterOptionsAreApplied(t *testing.T) {
 		way, err := s.route(addr("2001:db8:9::1"), netip.Addr{})
 		require.NoError(t, err)
 		require.Equal(t, 1400, way.mtu)
+		p.ra(ra{}, wire.AppendMTU(nil, 1<<31|1300))
+		require.Equal(t, 1400, s.Interfaces()[1].Auto.MTU, "an MTU above that of the link is ignored")
 		// The hop limit applies to all sockets that have not set one.
 		u := openUDP(t, s, "[::]:9")
 		sendUDP6(t, u, router6+"%eth0", "x")
