@@ -31,8 +31,8 @@ const (
 // seconds, and start when another host receives an advertisement. A negative lifetime means infinity,
 // except that Lifetime must not be negative.
 type RouterConfig struct {
-	// Lifetime, from 0 to 65535 s, is how long other hosts may use this host as a default router. 0 means
-	// that they must not. Preference is this router's preference over others: -1, 0 or 1 (RFC 4191).
+	// Lifetime, from Interval to 65535 s, is how long other hosts may use this host as a default router. 0
+	// means that they must not. Preference is this router's preference over others: -1, 0 or 1 (RFC 4191).
 	Lifetime   time.Duration
 	Preference int
 	// Interval, from 4 to 1800 s, is the longest time between two advertisements. 0 means 600 s.
@@ -72,7 +72,7 @@ type routerAdv struct {
 	interval tcp.Time       // the longest time between two advertisements
 	sent     int            // advertisements sent since the last call of Advertise
 	last     tcp.Time       // when the last advertisement was sent; 0: none was sent
-	at       tcp.Time       // when the next advertisement is due
+	at       tcp.Time       // when the next advertisement is due; 0: when a link-local address is usable
 }
 
 // Advertise makes the interface with the name nic send Router Advertisements and answer Router
@@ -179,6 +179,10 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 		return bad("a preference of %d is none of -1, 0 and 1", c.Preference)
 	case interval < 4*time.Second || interval > 1800*time.Second:
 		return bad("an interval of %v is not from 4 to 1800 s", c.Interval)
+	case c.Lifetime != 0 && c.Lifetime < interval:
+		// RFC 4861 6.2.1, AdvDefaultLifetime: "MUST be either zero or between MaxRtrAdvInterval and 9000
+		// seconds". RFC 8319 4 raises the upper limit to 65535 seconds.
+		return bad("a lifetime of %v is shorter than the interval of %v", c.Lifetime, interval)
 	case c.MTU != 0 && (c.MTU < wire.MinIPv6MTU || c.MTU > ifc.mtu()):
 		return bad("an MTU of %d is not from %d to that of the link, %d", c.MTU, wire.MinIPv6MTU, ifc.mtu())
 	}
@@ -260,13 +264,17 @@ func seconds(d, zero time.Duration) uint32 {
 //
 // RFC 4861 6.2.4: "the interval timer is reset to a uniformly distributed random value between the
 // interface's configured MinRtrAdvInterval and MaxRtrAdvInterval". Here MinRtrAdvInterval is always a
-// third of MaxRtrAdvInterval.
+// third of MaxRtrAdvInterval. If no link-local address is usable yet, the advertisement stays due until
+// ageAddrs makes one usable.
 func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r := ifc.router
 	if r == nil || r.at > now {
 		return
 	}
-	s.sendRouterAdv(ifc, r)
+	if !s.sendRouterAdv(ifc, r) {
+		r.at = 0
+		return
+	}
 	r.last = now
 	r.sent++
 	least := r.interval / 3
@@ -278,8 +286,8 @@ func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 }
 
 // sendRouterAdv sends the advertisement of r to all nodes, from a link-local address of the interface. If
-// no such address is usable, it sends nothing.
-func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
+// no such address is usable, it sends nothing and returns false.
+func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) bool {
 	for _, a := range ifc.list() {
 		if !isLinkLocal6(a.addr()) || !a.usable() {
 			continue
@@ -291,8 +299,9 @@ func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) {
 		}
 		body, rest := adv.Append(nil)
 		ifc.sendND(wire.ICMPv6RouterAdv, rest, a.addr(), allNodes6(), nil, body)
-		return
+		return true
 	}
+	return false
 }
 
 // inputRouterSol schedules the answer to a Router Solicitation, if the host is a router on the

@@ -121,6 +121,26 @@ func TestAdvertisementsAreLimited(t *testing.T) {
 	})
 }
 
+// RFC 4861 6.2.4: a router may send "up to MAX_INITIAL_RTR_ADVERTISEMENTS" at short intervals; 6.1.2: their
+// "IP Source Address is a link-local address". They wait until the host may use that address.
+func TestAdvertisementsWaitForAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t, func(c *Config) { c.WaitForDAD, c.NICs[0].DADTransmits = true, 10 })
+		count := func() int { return strings.Count(strings.Join(p.sent(), "\n"), "ICMPv6 router advertisement") }
+		require.NoError(t, s.AddAddr("", prefix("fe80::77/64"), AddrOptions{}))
+		require.NoError(t, s.RemoveAddr("", addr(llA)))
+		require.NoError(t, s.Advertise("", &RouterConfig{Lifetime: time.Hour}))
+		time.Sleep(9 * time.Second)
+		require.Equal(t, "tentative", stateOf(s, "fe80::77"))
+		require.Zero(t, count())
+		time.Sleep(2 * time.Second)
+		require.Equal(t, "preferred", stateOf(s, "fe80::77"))
+		require.Equal(t, 1, count())
+		time.Sleep(33 * time.Second)
+		require.Equal(t, 2, count(), "three in all at short intervals")
+	})
+}
+
 func TestInvalidRouterConfigsAreRefused(t *testing.T) {
 	s, _ := hostAndPeer(t, func(cfg *Config) { cfg.NICs[0].Auto = true })
 	many := make([]RouterPrefix, 40)
@@ -130,6 +150,8 @@ func TestInvalidRouterConfigsAreRefused(t *testing.T) {
 	for want, c := range map[string]RouterConfig{
 		"lifetime":     {Lifetime: 20 * time.Hour},
 		"preference":   {Preference: 2},
+		"shorter than": {Lifetime: 599 * time.Second},
+		"of 5s is":     {Lifetime: 5 * time.Second, Interval: 6 * time.Second},
 		"interval":     {Interval: time.Second},
 		"MTU of 1279":  {MTU: 1279},
 		"MTU of 1501":  {MTU: 1501},
