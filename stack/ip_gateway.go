@@ -16,7 +16,8 @@ const (
 )
 
 // A gateway is the state of a router that is the next hop of a route. A route has a gateway only if there
-// are other routes to the same prefix. The states of the gateways decide which of these routes is used.
+// are other routes to the same prefix, or if it is an IPv6 route and another router has a route to a shorter
+// prefix that contains it. The states of the gateways decide which of these routes is used.
 //
 // RFC 1122 3.3.1.4: "The IP layer MUST be able to detect the failure of a 'next-hop' gateway
 // that is listed in its route cache and to choose an alternate gateway"; 3.3.1.5: "If it is
@@ -40,8 +41,8 @@ type gatewayKey struct {
 // setGateways sets the gateways of the routes of t, which is a new table. It reuses the gateways of old,
 // the table before t, so a dead router stays dead. old may be nil.
 func (t *routeTable) setGateways(old *routeTable) {
-	for _, rs := range t.byPrefix {
-		if len(rs) < 2 {
+	for p, rs := range t.byPrefix {
+		if len(rs) < 2 && !t.hasNextBest(p, &rs[0]) {
 			continue
 		}
 		for i := range rs {
@@ -61,6 +62,29 @@ func (t *routeTable) setGateways(old *routeTable) {
 			rs[i].gateway = t.gateways[k]
 		}
 	}
+}
+
+// hasNextBest reports whether another router than r's has a route to a shorter prefix that contains p, the
+// prefix of r.
+//
+// RFC 4191 3.2: if the router of the best route is not reachable, the host uses the next best matching
+// route whose router is reachable. RFC 1122 3.3.1 has no such rule, so for IPv4 only the longest prefix counts.
+func (t *routeTable) hasNextBest(p netip.Prefix, r *route) bool {
+	if !r.via.Is6() {
+		return false
+	}
+	for _, bits := range t.lens6 {
+		if bits >= p.Bits() {
+			continue
+		}
+		shorter, _ := p.Addr().Prefix(bits)
+		for i := range t.byPrefix[shorter] {
+			if o := &t.byPrefix[shorter][i]; o.via.IsValid() && (o.via != r.via || o.ifc != r.ifc) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // isDead reports whether the route's router is dead. A route without a gateway is never dead.

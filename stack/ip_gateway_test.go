@@ -227,3 +227,57 @@ func TestADialOutlivesADeadRedirectTarget(t *testing.T) {
 		})
 	}
 }
+
+// RFC 4191 3.2: if the router of the longest prefix does not answer, the host uses the next best route. It
+// returns to the longest prefix when its router answers again.
+func TestTheNextBestRouteReplacesADeadOne(t *testing.T) {
+	const dst, more, all = "2001:db8:7::1", "fe80::7", "fe80::1"
+	synctest.Test(t, func(t *testing.T) {
+		s, p := autoHost(t)
+		r := wire.RouteInfo{Prefix: prefix("2001:db8:7::/48"), Lifetime: 1800}
+		p.ra(ra{src: more, no: true}, r.Append(nil), prefixOption("2001:db8::/64", time.Hour, time.Hour))
+		time.Sleep(3 * time.Second)
+		u := openUDP(t, s, "[::]:9")
+		hop := func() string {
+			way, err := s.route(addr(dst), netip.Addr{})
+			require.NoError(t, err)
+			return way.hop.String()
+		}
+		silent := map[string]bool{}
+		run := func(seconds int) {
+			for range seconds {
+				_, err := u.WriteTo([]byte("x"), addrPort("["+dst+"]:9"), SendOptions{})
+				require.NoError(t, err)
+				synctest.Wait()
+				for _, line := range p.sent() {
+					for _, router := range []string{more, all} {
+						if strings.Contains(line+" ", "who-has "+router+" ") && !silent[router] {
+							p.answer(router, macB)
+						}
+					}
+				}
+				time.Sleep(time.Second)
+			}
+		}
+		silent[more] = true
+		run(20)
+		require.Equal(t, more, hop(), "there is no other route")
+		silent[more] = false
+		run(20)
+		p.ra(ra{src: all})
+		run(60)
+		require.Equal(t, more, hop())
+		silent[more] = true
+		run(60)
+		require.Equal(t, all, hop())
+		way, err := s.route(addr("2001:db8:8::1"), netip.Addr{})
+		require.NoError(t, err)
+		require.Equal(t, all, way.hop.String())
+		// The dead router is polled, also while the other one does not answer either.
+		silent[all] = true
+		run(60)
+		silent[more], silent[all] = false, false
+		run(100)
+		require.Equal(t, more, hop())
+	})
+}

@@ -35,7 +35,7 @@ type route struct {
 	src netip.Addr
 	ifc *iface
 
-	gateway *gateway // whether via is dead; nil if no other route has the prefix
+	gateway *gateway // whether via is dead; nil if no other router can replace via
 }
 
 // A routeTable is the routing table of a stack. It is immutable: a change of the configuration makes a
@@ -49,7 +49,7 @@ type routeTable struct {
 	ownSet   map[netip.Addr]struct{}  // own as a set; nil if own has at most ownScan addresses
 	bcasts   []broadcast              // directed broadcast addresses, longest prefix first
 
-	gateways map[gatewayKey]*gateway // the states of routers of prefixes that have several routes
+	gateways map[gatewayKey]*gateway // the states of routers that another router can replace
 
 	v6 bool // the host supports IPv6
 }
@@ -100,7 +100,8 @@ func (t *routeTable) isLocal(a netip.Addr) bool {
 
 // lookup returns the route to dst with the longest prefix, among the routes whose link is up. Among
 // routes of the same prefix it prefers a route whose router is not dead, then a route whose interface
-// owns src, then the first route.
+// owns src, then the first route. If the router of the longest IPv6 prefix is dead, lookup uses the
+// longest prefix whose router is not (RFC 4191 3.2).
 //
 // If on is set, lookup considers only routes over that interface. As on Linux, an IPv4 destination
 // without such a route is taken to be on the link of the interface.
@@ -109,6 +110,7 @@ func (t *routeTable) isLocal(a netip.Addr) bool {
 // are down or cannot carry IPv6.
 func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 	err := syscall.ENETUNREACH
+	var dead *route // the first match, if its router is dead
 	for _, bits := range t.lens(dst) {
 		p, _ := dst.Prefix(bits)
 		rs := t.byPrefix[p]
@@ -134,9 +136,18 @@ func (t *routeTable) lookup(dst, src netip.Addr, on *iface) (*route, error) {
 				best, found = rank, r
 			}
 		}
-		if found != nil {
-			return found, nil
+		switch {
+		case found == nil:
+		case !dst.Is6() || !found.isDead():
+			if dead == nil || found.via.IsValid() {
+				return found, nil
+			}
+		case dead == nil:
+			dead = found
 		}
+	}
+	if dead != nil {
+		return dead, nil
 	}
 	if on != nil && !on.loopback && dst.Is4() {
 		return &route{dst: netip.PrefixFrom(dst, dst.BitLen()), ifc: on}, nil
