@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack/wire"
 	"golang.org/x/net/dns/dnsmessage"
 )
 
@@ -633,4 +634,106 @@ func TestADialGoesOnToTheNextAddressAndLeavesNothingBehind(t *testing.T) {
 		_, err = ln.Accept()
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded, "one connection for each dial")
 	})
+}
+
+// A synRecorder is a device that records when it sends SYNs, in a string for each family.
+type synRecorder struct {
+	nic.Device
+	began time.Time
+	mu    sync.Mutex
+	sent  map[string][]string // by "IPv4" and "IPv6"
+}
+
+func (r *synRecorder) Nonblocking() nic.Device { return r }
+
+func (r *synRecorder) Send(batch []nic.Frame) (int, error) {
+	r.mu.Lock()
+	for _, f := range batch {
+		ip := slices.Concat(f.Head, f.Body)
+		if r.Link().Medium == nic.Ethernet {
+			ip = ip[wire.EthernetLen:]
+		}
+		const syn, ack = 0x02, 0x10
+		family, proto, at := "IPv4", 9, wire.IPv4Len
+		if ip[0]>>4 == 6 {
+			family, proto, at = "IPv6", 6, wire.IPv6Len
+		}
+		if len(ip) >= at+wire.TCPLen && wire.Proto(ip[proto]) == wire.ProtoTCP && ip[at+13]&(syn|ack) == syn {
+			r.sent[family] = append(r.sent[family], time.Since(r.began).String())
+		}
+	}
+	r.mu.Unlock()
+	return r.Device.Send(batch)
+}
+
+// TestHappyEyeballsBetweenHosts dials a name that has an IPv6 and an IPv4 address, from one host to
+// another. It checks which family connects, when, and when SYNs are sent.
+//
+// RFC 8305 5: "one connection attempt to a single address is started first, followed by the others in the
+// list, one at a time"; 8: "Connection Attempt Delay [...] Recommended to be 250 milliseconds"; "Minimum
+// Connection Attempt Delay [...] MUST NOT be less than 10 milliseconds".
+func TestHappyEyeballsBetweenHosts(t *testing.T) {
+	const nobody = "2001:db8::99" // no host has this address
+	for _, c := range []struct {
+		name   string
+		six    string // the name's IPv6 address
+		listen string // the network of the server's listener
+		medium nic.Medium
+		delay  time.Duration // FallbackDelay
+
+		winner string // the family that connects
+		took   time.Duration
+		sent4  []string // when SYNs are sent
+		sent6  []string
+	}{
+		{name: "both families answer", six: addr6B, listen: "tcp", medium: nic.IP, winner: "IPv6", sent6: []string{"0s"}},
+		{name: "IPv6 is silent", six: nobody, listen: "tcp", medium: nic.IP,
+			winner: "IPv4", took: 300 * ms, sent6: []string{"0s"}, sent4: []string{"300ms"}},
+		{name: "IPv6 is silent, and the delay is that of RFC 8305", six: nobody, listen: "tcp", medium: nic.IP, delay: 250 * ms,
+			winner: "IPv4", took: 250 * ms, sent6: []string{"0s"}, sent4: []string{"250ms"}},
+		// The SYN over IPv6 waits for a Neighbor Advertisement.
+		{name: "IPv6 has no neighbor", six: nobody, listen: "tcp", medium: nic.Ethernet,
+			winner: "IPv4", took: 300 * ms, sent4: []string{"300ms"}},
+		{name: "IPv6 is refused", six: addr6B, listen: "tcp4", medium: nic.IP,
+			winner: "IPv4", sent6: []string{"0s"}, sent4: []string{"0s"}},
+		// Without parallel attempts, a silent address has its share of the timeout. The times of the
+		// retransmissions are 1 s and 3 s.
+		{name: "IPv6 is silent, and there are no parallel attempts", six: nobody, listen: "tcp", medium: nic.IP, delay: -1,
+			winner: "IPv4", took: 5 * time.Second, sent6: []string{"0s", "1s", "3s"}, sent4: []string{"5s"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := nic.Pipe(nic.PipeConfig{Medium: c.medium})
+				rec := &synRecorder{Device: near, sent: make(map[string][]string)}
+				with := func(addr string) func(*Config) {
+					return func(cfg *Config) {
+						cfg.Addrs = append(cfg.Addrs, netip.PrefixFrom(netip.MustParseAddr(addr), 64))
+						// The host sorts the addresses by RFC 6724: IPv6 first.
+						cfg.Hosts = map[string][]netip.Addr{"dual.example": {netip.MustParseAddr(addrB), netip.MustParseAddr(c.six)}}
+					}
+				}
+				a, b := newHost(t, rec, addrA, with(addr6A)), newHost(t, far, addrB, with(addr6B))
+				time.Sleep(time.Minute) // Duplicate Address Detection
+				ln, err := b.Listen(c.listen, ":80")
+				require.NoError(t, err)
+				go serve(ln, echo)
+				rec.began = time.Now()
+				d := &Dialer{Host: a, Timeout: 10 * time.Second, FallbackDelay: c.delay}
+				conn, err := d.Dial("tcp", "dual.example:80")
+				require.NoError(t, err)
+				require.Equal(t, c.took, time.Since(rec.began))
+				remote := map[string]string{"IPv4": addrB + ":80", "IPv6": net.JoinHostPort(addr6B, "80")}
+				require.Equal(t, remote[c.winner], conn.RemoteAddr().String())
+				_, err = conn.Write([]byte("x"))
+				require.NoError(t, err)
+				_, err = conn.Read(make([]byte, 1))
+				require.NoError(t, err, "the connection works")
+				require.NoError(t, conn.Close())
+				time.Sleep(time.Hour) // for SYNs of attempts that were not cancelled
+				require.Equal(t, c.sent6, rec.sent["IPv6"])
+				require.Equal(t, c.sent4, rec.sent["IPv4"])
+				require.NoError(t, ln.Close())
+			})
+		})
+	}
 }
