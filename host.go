@@ -214,6 +214,9 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor
+		if rc.Deprecated == nil {
+			rc.Deprecated = h.stack.IsDeprecated
+		}
 	}
 	if rc.Rand == nil {
 		rc.Rand = func() uint64 {

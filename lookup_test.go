@@ -10,7 +10,31 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/usernet/usernet/nic"
+	"github.com/usernet/usernet/stack"
 )
+
+// RFC 6724 6, rule 3: "If Source(DA) is deprecated and Source(DB) is not, then prefer DB."
+func TestNamesAvoidDeprecatedSources(t *testing.T) {
+	six := netip.MustParsePrefix("2001:db8::1/64")
+	h, err := New(Config{
+		NIC:   nic.NewNull(nic.Link{MTU: 1500, Medium: nic.IP}), // its addresses are not probed
+		Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), six},
+		Hosts: map[string][]netip.Addr{"both.test": {netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}},
+	})
+	require.NoError(t, err)
+	defer h.Close()
+	addrs, err := h.LookupNetIP(t.Context(), "ip", "both.test")
+	require.NoError(t, err)
+	require.Equal(t, "[2001:db8::9 ::ffff:192.0.2.9]", fmt.Sprint(addrs))
+	require.False(t, h.Stack().IsDeprecated(six.Addr()))
+	require.NoError(t, h.Stack().AddAddr("", six, stack.AddrOptions{Preferred: -1}))
+	require.True(t, h.Stack().IsDeprecated(six.Addr()))
+	addrs, err = h.LookupNetIP(t.Context(), "ip", "both.test")
+	require.NoError(t, err)
+	require.Equal(t, "[::ffff:192.0.2.9 2001:db8::9]", fmt.Sprint(addrs))
+}
 
 // RFC 5452 9.2: a resolver must "use an unpredictable source port for outgoing queries from the
 // range of available ports", and "an unpredictable query ID for outgoing queries, utilizing the full

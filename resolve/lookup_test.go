@@ -420,6 +420,10 @@ func TestAddressesAreOrderedBySource(t *testing.T) {
 	addrs, err := r.LookupHost(t.Context(), "host.test.")
 	require.NoError(t, err)
 	require.Equal(t, []string{"2001:db8:1::80", "2001:db8::80", "192.0.2.80"}, addrs)
+	r.cfg.Deprecated = netip.Addr.Is6
+	addrs, err = r.LookupHost(t.Context(), "host.test.")
+	require.NoError(t, err)
+	require.Equal(t, []string{"192.0.2.80", "2001:db8:1::80", "2001:db8::80"}, addrs, "RFC 6724 6, rule 3")
 }
 
 func TestAnswersAreKeptForTheirTimeToLive(t *testing.T) {

@@ -9,6 +9,6 @@ import (
 // order sorts addresses in the order in which to try them (RFC 6724 section 6).
 func (r *Resolver) order(addrs []netip.Addr) {
 	if r.cfg.Source != nil {
-		addrsel.SortDestinations(addrs, r.cfg.Source)
+		addrsel.SortDestinations(addrs, r.cfg.Source, r.cfg.Deprecated)
 	}
 }

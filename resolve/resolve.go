@@ -87,6 +87,9 @@ type Config struct {
 	// cannot. The Resolver uses it to sort addresses by RFC 6724. If it is nil, addresses keep the
 	// order of the answers, IPv4 first.
 	Source func(dst netip.Addr) netip.Addr
+	// Deprecated reports whether src, which Source has returned, is deprecated (RFC 4862 5.5.4). If
+	// Deprecated is nil, no source is.
+	Deprecated func(src netip.Addr) bool
 	// Rand returns 64 random bits, for IDs, the case of names, and the order of equal records.
 	// Several goroutines call it at the same time. If it is nil, the bits come from crypto/rand.
 	// Outside tests, a replacement must be as hard to predict.

@@ -581,6 +581,16 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 // in 127.0.0.0/8, or ::1.
 func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap().WithZone("")) }
 
+// IsDeprecated reports whether a is a deprecated address of the host (RFC 4862 5.5.4): it is valid, but new
+// communication should use another one. A link-local address has a zone.
+func (s *Stack) IsDeprecated(a netip.Addr) bool {
+	a, zone := s.unzone(a)
+	return slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool {
+		x, ok := ifc.addr(a)
+		return ok && x.state == AddrDeprecated && (zone == 0 || zone == ifc.index)
+	})
+}
+
 // IsBroadcast reports whether a is the limited broadcast address or the broadcast address of one of the
 // host's networks.
 func (s *Stack) IsBroadcast(a netip.Addr) bool {

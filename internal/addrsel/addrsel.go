@@ -70,13 +70,14 @@ type destination struct {
 	addr, src  netip.Addr // src is the source for addr; invalid if addr cannot be reached
 	policy     policy
 	scope      uint8
+	deprecated bool // whether src is deprecated
 	sameScope  bool // whether addr and src have the same scope
 	sameLabel  bool // whether addr and src have the same label
 	commonBits int  // length of the common prefix of addr and src; 0 for IPv4
 }
 
-func newDestination(addr, src netip.Addr) destination {
-	d := destination{addr: addr, src: src, policy: policyOf(addr), scope: scopeOf(addr)}
+func newDestination(addr, src netip.Addr, deprecated bool) destination {
+	d := destination{addr: addr, src: src, policy: policyOf(addr), scope: scopeOf(addr), deprecated: deprecated}
 	if src.IsValid() {
 		d.sameScope = scopeOf(src) == d.scope
 		d.sameLabel = policyOf(src).label == d.policy.label
@@ -86,9 +87,8 @@ func newDestination(addr, src netip.Addr) destination {
 }
 
 // compare returns a negative number if a comes before b, a positive number if a comes after b, and
-// zero if the rules of RFC 6724 section 6 do not decide. It leaves out three rules. Rule 3 avoids
-// deprecated source addresses, but a destination does not say whether src is deprecated. Rule 4
-// concerns mobile homes, and rule 7 tunnels, which this host does not have.
+// zero if the rules of RFC 6724 section 6 do not decide. It leaves out two rules. Rule 4 concerns
+// mobile homes, and rule 7 tunnels, which this host does not have.
 func compare(a, b destination) int {
 	// Rule 1: "Avoid unusable destinations."
 	if !a.src.IsValid() || !b.src.IsValid() {
@@ -96,6 +96,11 @@ func compare(a, b destination) int {
 	}
 	// Rule 2: "Prefer matching scope."
 	if c := prefer(a.sameScope, b.sameScope); c != 0 {
+		return c
+	}
+	// Rule 3: "Avoid deprecated addresses. If Source(DA) is deprecated and Source(DB) is not, then prefer
+	// DB."
+	if c := prefer(!a.deprecated, !b.deprecated); c != 0 {
 		return c
 	}
 	// Rule 5: "Prefer matching label."
@@ -154,14 +159,15 @@ func common(s, d netip.Addr, most int) int {
 
 // SortDestinations sorts addresses in the order in which to try them (RFC 6724 6). source returns
 // the address from which the host would send to dst, or an invalid address if the host cannot send to
-// dst.
-func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr) {
+// dst. deprecated reports whether such a source is deprecated (RFC 4862 5.5.4). If it is nil, none is.
+func SortDestinations(addrs []netip.Addr, source func(dst netip.Addr) netip.Addr, deprecated func(src netip.Addr) bool) {
 	if len(addrs) < 2 {
 		return
 	}
 	dests := make([]destination, len(addrs))
 	for i, a := range addrs {
-		dests[i] = newDestination(a, source(a.Unmap()))
+		src := source(a.Unmap())
+		dests[i] = newDestination(a, src, src.IsValid() && deprecated != nil && deprecated(src))
 	}
 	slices.SortStableFunc(dests, compare)
 	for i := range dests {

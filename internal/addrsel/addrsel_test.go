@@ -103,7 +103,7 @@ func (p pair) destination() destination {
 	if p.src != "" {
 		src = netip.MustParseAddr(p.src)
 	}
-	return newDestination(netip.MustParseAddr(p.dst), src)
+	return newDestination(netip.MustParseAddr(p.dst), src, false)
 }
 
 func TestTheOrderDoesNotDependOnTheFormOfAddresses(t *testing.T) {
@@ -124,8 +124,39 @@ func TestTheOrderDoesNotDependOnTheFormOfAddresses(t *testing.T) {
 		netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::1%eth0"),
 	}
 	want := []netip.Addr{addrs[4], addrs[3], addrs[1], addrs[2], addrs[0]}
-	SortDestinations(addrs, source)
+	SortDestinations(addrs, source, nil)
 	require.Equal(t, want, addrs)
+}
+
+// RFC 6724 6, rule 3: "If Source(DA) is deprecated and Source(DB) is not, then prefer DB."
+func TestDeprecatedSourcesAreAvoided(t *testing.T) {
+	srcs := map[string]string{
+		"2001:db8:1::1": "2001:db8:1::2", // rule 9 alone prefers this one
+		"2001:db8:2::1": "2001:db8:3::2",
+		"198.51.100.1":  "198.51.100.2",
+		"fe80::1":       "2001:db8:3::2", // not of the same scope: rule 2 comes first
+		"2001:db8:4::1": "",
+	}
+	addrs := func(as ...string) (list []netip.Addr) {
+		for _, a := range as {
+			list = append(list, netip.MustParseAddr(a))
+		}
+		return list
+	}
+	source := func(dst netip.Addr) (src netip.Addr) {
+		if a := srcs[dst.String()]; a != "" {
+			src = netip.MustParseAddr(a)
+		}
+		return src
+	}
+	list := addrs("2001:db8:4::1", "fe80::1", "2001:db8:1::1", "2001:db8:2::1", "198.51.100.1")
+	SortDestinations(list, source, nil)
+	require.Equal(t, addrs("2001:db8:1::1", "2001:db8:2::1", "198.51.100.1", "fe80::1", "2001:db8:4::1"), list)
+	SortDestinations(list, source, func(src netip.Addr) bool {
+		require.True(t, src.IsValid())
+		return src == netip.MustParseAddr("2001:db8:1::2")
+	})
+	require.Equal(t, addrs("2001:db8:2::1", "198.51.100.1", "2001:db8:1::1", "fe80::1", "2001:db8:4::1"), list)
 }
 
 func TestCompareIsAnOrder(t *testing.T) {
@@ -134,7 +165,10 @@ func TestCompareIsAnOrder(t *testing.T) {
 	var all []destination
 	for _, dst := range []string{"2001:db8::1", "2001:db8:1::1", "fe80::1", "::1", "fc00::1", "2002::1", "2001::1", "fec0::1", "3ffe::1", "::5"} {
 		for _, src := range []string{"", "2001:db8::2", "fe80::2", "fc00::2", "2002::2", "::1"} {
-			all = append(all, pair{dst, src}.destination())
+			d := pair{dst, src}.destination()
+			all = append(all, d)
+			d.deprecated = src != ""
+			all = append(all, d)
 		}
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
