@@ -295,12 +295,17 @@ func TestASilentIPv6NeighbourIsGivenUp(t *testing.T) {
 func TestANewAddressIsProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p := hostAndPeer(t, with([]netip.Prefix{prefix("2001:db8::1/64")}))
-		var probes []string
+		var probes, adverts []string
 		for _, f := range p.take() {
-			if text := wire.Describe(f); strings.Contains(text, "solicitation") {
+			switch text := wire.Describe(f); {
+			case strings.Contains(text, "neighbor solicitation"):
 				probes = append(probes, text)
+			case strings.Contains(text, "advertisement"):
+				adverts = append(adverts, text)
 			}
 		}
+		// RFC 9131 6.1.2: an optimistic address is advertised too, and "the Override flag MUST NOT be set".
+		require.Equal(t, []string{macA.String() + " > 33:33:00:00:00:02 IPv6 2001:db8::1 > ff02::2 ICMPv6 neighbor advertisement 2001:db8::1 is-at " + macA.String()}, adverts)
 		require.Equal(t, []string{
 			macA.String() + " > 33:33:ff:00:00:0a IPv6 :: > ff02::1:ff00:a ICMPv6 neighbor solicitation who-has " + llA,
 			macA.String() + " > 33:33:ff:00:00:01 IPv6 :: > ff02::1:ff00:1 ICMPv6 neighbor solicitation who-has 2001:db8::1",
@@ -328,7 +333,7 @@ func TestANewAddressIsProbed(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		<-changed
 		require.Equal(t, []string{llA + " preferred", "2001:db8::1 preferred"}, states())
-		// RFC 9131 6.1.2: the host advertises the address to the routers.
+		// RFC 9131 6.1.2: the host advertises the preferred address again.
 		require.Contains(t, strings.Join(p.sent(), "\n"), "2001:db8::1 > ff02::2 ICMPv6 neighbor advertisement 2001:db8::1 is-at "+macA.String())
 	})
 }
