@@ -528,7 +528,17 @@ func (d *dhcpClient) flush() {
 			d.apply(e)
 			again = true // applying an event may make the machine send a message
 			d.mu.Lock()
+			// The machine may be ahead of the events. WaitOnline needs the lease whose settings the host
+			// has applied.
+			lease := d.info.Lease
+			switch e.Kind {
+			case dhcp.Acquired, dhcp.Renewed:
+				lease = e.Lease
+			case dhcp.Lost:
+				lease = nil
+			}
 			d.note()
+			d.info.Lease = lease
 			d.mu.Unlock()
 			if e.Kind != dhcp.Probe {
 				d.h.stack.NotifyChange()

@@ -449,6 +449,30 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	})
 }
 
+// DHCP reports a lease only when the host has applied its settings, so that WaitOnline does not return
+// before the routes exist. Without probes, the client has the lease already at the event of the probe.
+func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wireA, wireB := nic.Pipe(nic.PipeConfig{})
+		server := host(wireA, "192.0.2.1/24")
+		defer server.Close()
+		s := startServer(t, server, "192.0.2.7", time.Minute)
+		client, err := usernet.New(usernet.Config{NIC: wireB, NoIPv6: true})
+		require.NoError(t, err)
+		defer client.Close()
+		var seen []string
+		require.NoError(t, client.StartDHCP("", usernet.DHCPConfig{NoProbe: true, OnEvent: func(e dhcp.Event4) {
+			seen = append(seen, fmt.Sprint(e.Kind, " ", client.DHCP()[0].Lease != nil, " ", client.Interfaces()[1].Gateway.IsValid()))
+		}}))
+		waitOnline(t, client)
+		require.True(t, client.Interfaces()[1].Gateway.IsValid())
+		time.Sleep(40 * time.Second) // a renewal
+		s.set(func() { s.silent = true })
+		time.Sleep(time.Hour)
+		require.Equal(t, []string{"probe false false", "acquired true true", "renewed true true", "lost false false"}, seen[:4], "the lease, and a router")
+	})
+}
+
 // A host that is closed while it probes its address returns the address.
 func TestAnAddressBeingProbedIsReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
