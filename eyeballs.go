@@ -110,7 +110,8 @@ func (r *race) parallel(ctx context.Context, primaries, fallbacks []net.Addr) (n
 }
 
 // serial tries addresses one after the other. If all fail, it returns the error of the first one. If
-// the context is cancelled, it returns an error for the next address to try, as in net.
+// the context is cancelled between two attempts, it returns the cancellation instead, as an error of
+// dialling the next address, as net does. If the deadline has passed, the first error stays.
 func (r *race) serial(ctx context.Context, addrs []net.Addr) (net.Conn, error) {
 	var first error
 	for i, addr := range addrs {

@@ -11,8 +11,8 @@ import (
 )
 
 // An rxLoop is the receiving part of the devices that are read: TAP, Packet and Adapter. The
-// rxLoops' readers are the only permanent goroutines of package nic: one for each device, or one
-// for each queue of a TAP.
+// readers and watchers of rxLoops are the only permanent goroutines of package nic: a reader for
+// each device, or for each queue of a TAP, and at most one watcher for each device.
 type rxLoop struct {
 	base
 	state    atomic.Pointer[Link] // replaced, never modified; its Up is the state of the system's interface
@@ -34,7 +34,8 @@ type watcher interface {
 	Close() error
 }
 
-// current returns the current state of the link, except Up: see Link.
+// current returns the current state of the link. Its Up is only that of the system's interface; Link
+// also considers Close and failures.
 func (l *rxLoop) current() *Link { return l.state.Load() }
 
 // setLink changes the link and calls onLink. It must not be called concurrently.
@@ -78,8 +79,8 @@ func (l *rxLoop) Link() Link {
 func (l *rxLoop) NotifyDown(f func(err error)) { l.onDown = f }
 
 // MergeReceived turns on GRO if the device supports it and the kernel does not do it: TCP segments
-// that arrive together are merged into super-frames, even if the link has no GSO. It must be called
-// before Attach.
+// that arrive together are merged into super-frames. This does not depend on Link.GSO, which is
+// about sending. MergeReceived must be called before Attach.
 func (l *rxLoop) MergeReceived() {
 	for _, src := range l.sources() {
 		if src, ok := src.(interface{ mergeReceived() }); ok {
@@ -97,8 +98,8 @@ type zeroCopySource interface {
 	release()
 }
 
-// ReceiveInto sets the function that returns a ReceiveBuffer, which the device calls before it
-// reads a frame. It reports whether the device will call the function: only a TAP with offloads and
+// ReceiveInto sets the function that the device calls before it reads a frame, to get a
+// ReceiveBuffer. It reports whether the device will call the function: only a TAP with offloads and
 // one queue does. It must be called before Attach.
 func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
 	src, ok := l.src.(zeroCopySource)
@@ -112,7 +113,7 @@ func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
 // sources returns the sources of all queues.
 func (l *rxLoop) sources() []source { return append([]source{l.src}, l.more...) }
 
-// closeSources closes all sources, and returns the error of the first one.
+// closeSources closes the watcher and all sources, and returns the error of closing l.src.
 func (l *rxLoop) closeSources() error {
 	for _, src := range l.more {
 		src.Close()
@@ -123,8 +124,8 @@ func (l *rxLoop) closeSources() error {
 	return l.src.Close()
 }
 
-// yieldBytes is the number of bytes that must arrive at once for the reader to yield. The goroutine
-// that the reader woke can then process them while they are in this core's cache.
+// The reader yields if more than yieldBytes arrive at once. The goroutine that the reader woke can then
+// process them while they are in this core's cache.
 const yieldBytes = 16 << 10
 
 // notifyDown calls NotifyDown of a wrapped device, if it has one.
@@ -202,9 +203,9 @@ func (l *rxLoop) read(src source) {
 				l.zeroCopy.release()
 			}
 			if bytes > yieldBytes {
-				// Yield, so that the application that was woken processes the data while it is in
-				// this core's cache, and waits with its buffer for the next data. Bulk transfers
-				// from the kernel went from 26 to 38 Gbit/s.
+				// Yield, so that the woken application processes the data while it is in this
+				// core's cache. It is then blocked in Read again, with its buffer ready, when
+				// the next data arrives. Bulk transfers from the kernel went from 26 to 38 Gbit/s.
 				runtime.Gosched()
 			}
 		}
@@ -231,7 +232,8 @@ type frameReader struct {
 }
 
 func newFrameReader(r io.ReadCloser, m Medium, max int) *frameReader {
-	// A read that fills one byte more than the longest frame shows that the frame was truncated.
+	// buf has one byte more than the longest frame. If a read fills that byte too, the frame was too
+	// long, and may be truncated.
 	return &frameReader{ReadCloser: r, min: m.headerLen(), max: max, buf: make([]byte, max+1)}
 }
 
@@ -277,7 +279,7 @@ type condMutex struct {
 
 func (t *condMutex) lock() {
 	t.mu.Lock()
-	if t.cond.L == nil { // it is set once, because Wait reads it without the lock
+	if t.cond.L == nil { // set it only once: a woken Wait reads L before it has locked mu again
 		t.cond.L = &t.mu
 	}
 	for t.taken {

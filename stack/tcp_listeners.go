@@ -51,7 +51,7 @@ func (sh *listenerShard) find(local netip.AddrPort, zone int) *TCPListener {
 		return nil
 	}
 	if !isLinkLocal6(local.Addr()) {
-		zone = 0 // only the remote address is link-local
+		zone = 0 // the zone, if any, is that of the remote address
 	}
 	if l := sh.at[listenKey{local, zone}]; l != nil {
 		return l

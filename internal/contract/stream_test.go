@@ -15,7 +15,7 @@ import (
 	"github.com/usernet/usernet/internal/world"
 )
 
-// streamBehaviours returns the behaviours of reads and writes while both sides are open.
+// streamBehaviours returns the behaviours of reads and writes of a connection.
 func streamBehaviours() []behaviour {
 	return []behaviour{
 		{"a write and reads of parts of it", func(t *testing.T, w *world.World) []any {
@@ -143,7 +143,8 @@ func streamBehaviours() []behaviour {
 			w = w.Self(t)
 			var c world.TCPConn
 			for err := error(syscall.EADDRINUSE); err != nil; {
-				// A connection in TIME-WAIT keeps its port from dials, but not from listeners.
+				// FreePort finds a port by listening. A dial from that port can still fail, because a
+				// connection in TIME-WAIT blocks dials, but not listeners.
 				require.ErrorIs(t, err, syscall.EADDRINUSE)
 				addr, bad := net.ResolveTCPAddr("tcp", world.FreePort(t, w))
 				require.NoError(t, bad)
@@ -351,8 +352,8 @@ func shutdownBehaviours() []behaviour {
 	}
 }
 
-// concurrentErrors calls each function in its own goroutine, one after the other, and returns the errors. A
-// caller in another goroutine must see the same errors.
+// concurrentErrors calls the functions one after the other, each in a new goroutine, and returns the errors.
+// They must be the same as if one goroutine made all calls.
 func concurrentErrors(fs ...func() error) []any {
 	var seen []any
 	for _, f := range fs {

@@ -15,8 +15,8 @@ const (
 	ipv4OptSSRR        = 137 // Strict Source and Record Route
 )
 
-// Flags of the Timestamp option (RFC 791 3.1). They are the lower half of its fourth octet. The upper
-// half counts the hosts that found no room for a timestamp.
+// Values of the Timestamp option's fourth octet (RFC 791 3.1). The lower half is the flag. The upper half
+// is the overflow: the number of hosts that found no room for a timestamp.
 const (
 	ipv4TimeOnly         = 0
 	ipv4TimeAndAddr      = 1
@@ -33,8 +33,8 @@ type IPv4Options struct {
 }
 
 // ParseIPv4Options parses the options that ParseIPv4 has returned. It skips unknown options. It fails
-// with BadIPv4Options; bad is then the offset in the header of the octet at fault, for the Pointer of
-// an ICMP Parameter Problem. Where RFC 792 does not say which octet that is, it is the one that Linux
+// with BadIPv4Options. Then bad is the offset of the faulty octet from the start of the IP header, for
+// the Pointer of an ICMP Parameter Problem. Where RFC 792 does not say which octet that is, it is the one that Linux
 // reports.
 func ParseIPv4Options(options []byte) (o IPv4Options, bad int, r Reason) {
 	fault := func(i int) (IPv4Options, int, Reason) { return o, IPv4Len + i, BadIPv4Options }
@@ -137,7 +137,7 @@ func checkTimestamp(opt []byte) int {
 // UT.
 //
 // RFC 791 3.1: "If the route data area is already full (the pointer exceeds the length) the
-// datagram is forwarded without inserting the address"; "The Overflow ... field is the number
+// datagram is forwarded without inserting the address"; "The Overflow ... is the number
 // of IP modules that cannot register timestamps due to lack of space."
 func (o *IPv4Options) Record(addr netip.Addr, ms uint32) {
 	a := addr.As4()
