@@ -36,7 +36,7 @@ func refused(after time.Duration) plan {
 
 var silent = plan{after: -1}
 
-// A track runs a race by plans and records its events.
+// A track dials for a race. Each dial ends as the plan of its address says. The track records the events.
 type track struct {
 	plans map[string]plan
 	began time.Time
@@ -406,7 +406,7 @@ func TestTheTimeLeftIsSharedByTheAddresses(t *testing.T) {
 		}{
 			{9 * time.Second, []time.Duration{0, 3 * time.Second, 6 * time.Second}},
 			{5 * time.Second, []time.Duration{0, 2 * time.Second, 4 * time.Second}}, // at least 2 s for each address
-			{time.Second, []time.Duration{0}},                                       // all the remaining time
+			{time.Second, []time.Duration{0}},                                       // the first address has all the time: it is less than 2 s
 		} {
 			link := &recorder{Null: nic.NewNull(nic.Link{Medium: nic.IP}), first: make(map[netip.Addr]time.Time)}
 			h := newHost(t, link, addrA, func(cfg *Config) { cfg.Hosts = map[string][]netip.Addr{"all.example": addrs} })
@@ -636,7 +636,7 @@ func TestADialGoesOnToTheNextAddressAndLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-// A synRecorder is a device that records when it sends SYNs, in a string for each family.
+// A synRecorder is a device that records the times at which it sends SYNs, in one list for each family.
 type synRecorder struct {
 	nic.Device
 	began time.Time

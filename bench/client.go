@@ -335,8 +335,8 @@ func (c *client) datagrams(count *counter) error {
 	return nil
 }
 
-// echoes sends a new datagram for each echo that arrives. It returns nil when no echo arrives for 100
-// ms: then all datagrams in flight may be lost.
+// echoes sends a new datagram for each echo that arrives. Before each series of 256 echoes it sets a
+// deadline of 100 ms. It returns nil when the deadline passes: then all datagrams in flight may be lost.
 func (c *client) echoes(conn net.Conn, out, in []byte, count *counter) error {
 	for i := 0; !c.stop.Load(); i++ {
 		if i%256 == 0 { // setting a deadline for each datagram would cost time

@@ -12,8 +12,8 @@
 // Addr, IP, OpError, Conn, Listener and the other data types are aliases of net's. Values therefore
 // pass freely between files that import net and files that import dropin. TCPConn, TCPListener,
 // UDPConn and IPConn are usernet's. The functions, and the methods of Dialer, ListenConfig,
-// Resolver and Interface, use the default Host. None of them uses the kernel's network: before Use
-// they return an error that says so.
+// Resolver and Interface, use the default Host. None of them uses the kernel's network. Before Use they
+// return an error that says that there is no Host yet.
 //
 // Only files whose import is changed use the Host. The packages that they call do not: http.Get and
 // tls.Dial still dial through the kernel. Pass these packages a connection, a listener or a dial

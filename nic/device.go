@@ -15,9 +15,9 @@ import (
 // from several goroutines.
 //
 // A device may also implement DownNotifier, LinkNotifier, ReceiveMerger, ZeroCopyReceiver,
-// Nonblocking and AttachReporter. A stack checks for them before it calls Attach. A device that
-// wraps another one is a Wrapper, and also implements those of the wrapped device's interfaces
-// whose promises it can keep.
+// Nonblocking and AttachReporter. A stack checks for these interfaces before it calls Attach. A device
+// that wraps another device is a Wrapper. A Wrapper also implements each of these interfaces that the
+// wrapped device implements, if the Wrapper can keep the promises of that interface.
 type Device interface {
 	// Link describes the link. While the device is open, only Up may change. If the device is a
 	// LinkNotifier, MTU and MAC may change too.
@@ -25,8 +25,8 @@ type Device interface {
 
 	// Attach sets the function to which the device passes received frames. It is called once,
 	// before the first Send; a second call panics. The device calls recv with one or more frames in
-	// the order of the wire. recv never blocks for long, it may call Send, and several goroutines
-	// may call it at once. The frames and their bytes are valid until recv returns. recv must not
+	// the order of the wire. Several goroutines may call recv at once. recv never blocks for long,
+	// and recv may call Send. The frames and their bytes are valid until recv returns. recv must not
 	// change them: they may belong to the sender, and other receivers may read them too.
 	Attach(recv func(batch []Frame))
 
@@ -81,8 +81,8 @@ type ReceiveMerger interface {
 // the stack provides.
 type ZeroCopyReceiver interface {
 	Device
-	// ReceiveInto sets a function that returns a ReceiveBuffer. The device calls it before it reads
-	// a frame. ReceiveInto reports whether the device will call it. It must be called before
+	// ReceiveInto sets the function buffer. The device calls buffer before the device reads a frame.
+	// ReceiveInto reports whether the device will call buffer. ReceiveInto must be called before
 	// Attach.
 	ReceiveInto(buffer func() ReceiveBuffer) bool
 }
@@ -91,9 +91,9 @@ type ZeroCopyReceiver interface {
 // write.
 type Nonblocking interface {
 	Device
-	// Nonblocking returns the device itself if its Send never waits, and nil otherwise. If a type
-	// embeds such a device and has a Send of its own, it inherits this method. IsNonblocking
-	// reports false for it, because the method returns the embedded device.
+	// Nonblocking returns the device itself if its Send never waits, and nil otherwise. A type that
+	// embeds such a device inherits this method, even if the type has a Send of its own. The
+	// inherited method returns the embedded device, so IsNonblocking reports false for the type.
 	Nonblocking() Device
 }
 
@@ -124,9 +124,9 @@ func same(a, b Device) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// CheckFree returns an error if a device cannot be attached. That is the case if the device is nil
-// or a nil pointer, if it or a device that it wraps has been attached, or if it shares a device
-// with one of others, which are about to be attached.
+// CheckFree returns an error if the device dev cannot be attached. That is the case if dev is nil or a
+// nil pointer, or if dev or a device that dev wraps has been attached. The devices in the list others
+// are about to be attached too. dev and any of them must not be or wrap the same device.
 func CheckFree(dev Device, others ...Device) error {
 	if isNil(dev) {
 		return errors.New("the device is nil")
@@ -238,17 +238,17 @@ type Frame struct {
 	ChecksumValid bool
 
 	// A frame whose GSO is not GSONone is a super-frame. Its payload is to be cut into segments of
-	// GSOSize bytes. HeaderLen is the length of all headers, which each segment gets. NeedsChecksum
-	// is always set too. The lengths and checksums in the headers are those of the whole
-	// super-frame.
+	// GSOSize bytes. Each segment gets a copy of all headers; HeaderLen is their total length.
+	// NeedsChecksum is always set too. The lengths and checksums in the headers are those of the
+	// whole super-frame.
 	GSO       GSOKind
 	GSOSize   uint16
 	HeaderLen uint16
 }
 
 // A ReceiveBuffer is the buffer for the payload of the next frame in zero-copy receive. The device
-// owns it until it calls End. It must call End exactly once, and before it asks for the next
-// buffer.
+// owns the buffer until the device calls End. The device must call End exactly once, before it asks
+// for the next buffer.
 //
 // If the device receives a TCP super-frame with Headers bytes of headers, it may write the payload
 // to the beginning of Buf and pass the headers and the payload to recv as Head and Body. It calls
@@ -257,7 +257,7 @@ type Frame struct {
 //
 // Only one goroutine asks for buffers and calls End.
 type ReceiveBuffer struct {
-	Headers int    // length of all headers, including the link layer's, which do not go into Buf
+	Headers int    // length of all headers, including the link layer's; headers do not go into Buf
 	Buf     []byte // nil if there is no buffer; End is then nil too
 	End     func()
 }

@@ -29,8 +29,8 @@ type dialect struct {
 	name dnsmessage.Name // the name in the query, possibly in mixed case
 }
 
-// query queries the servers in turn, until one of them returns an answer. That there is no such name or
-// record is an answer too. The errors are of type *net.DNSError.
+// query queries the servers in turn, until one of them returns an answer. The answer may also be that
+// there is no such name or record. The errors are of type *net.DNSError.
 func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessage.Type, f *flight) (*answer, error) {
 	q := dnsmessage.Question{Name: name, Type: typ, Class: dnsmessage.ClassINET}
 	servers := r.upstream()
@@ -51,8 +51,9 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 			return ans, nil
 		}
 		if ctx.Err() == context.Canceled && i == tries-1 && !errors.Is(err, context.Canceled) {
-			// The caller's context has ended, not the time for this server. If the context ends before
-			// the last try, Dial of the next try reports that, as in net.
+			// The last try failed because the caller cancelled the context, not because the time for this
+			// server was over. If the caller cancels the context during an earlier try, Dial returns the
+			// error of the context in the next try, as in net.
 			err = context.Canceled
 		}
 		last = dnsError(err, name.String(), s.addr)
@@ -78,8 +79,8 @@ func done(ctx context.Context) error {
 // If the query brings no records (no such name, no such record, a refusal, a failure or no
 // response), try therefore sends a second query with the name as the caller wrote it. After a
 // response, try does so at once. Without a response, try does so at half of the timeout, and still
-// accepts an answer to the first query. For types other than A, try accepts a negative answer
-// without a second query if the server has returned an IPv4 address for the same name in mixed case.
+// accepts an answer to the first query. For types other than A, try accepts a response without records
+// and sends no second query if the server has returned an IPv4 address for the same name in mixed case.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
 	mixed := q.Name

@@ -47,8 +47,8 @@ func (s *Stack) inputICMPv6(p *packet) {
 // RFC 4443 4.2: "Every node MUST implement an ICMPv6 Echo responder function"; "The data
 // received in the ICMPv6 Echo Request message MUST be returned entirely and unmodified in the ICMPv6
 // Echo Reply message"; "An Echo Reply SHOULD be sent in response to an Echo Request message sent to an
-// IPv6 multicast or anycast address." As on Linux, the source of the reply is then an address of the
-// host.
+// IPv6 multicast or anycast address." As on Linux, the reply to a multicast request has an address of
+// the host as its source.
 func (s *Stack) echo6(p *packet, h *wire.ICMPv6, body []byte) {
 	if !isUnicast(p.src) {
 		s.drop(dropEchoBroadcast)

@@ -37,8 +37,9 @@ func echoOnce(t *testing.T, l *TCPListener) {
 	}()
 }
 
-// Send a megabyte back and forth over TCP, in each form that IPv6 packets can have. The sockets report
-// the addresses that were requested.
+// Send a megabyte back and forth over TCP, with global and with link-local addresses: to another host, to
+// the host itself, and over a link without checksum offload. The sockets report the remote address that was
+// requested, and the expected local address.
 func TestTCPRunsOverIPv6(t *testing.T) {
 	a, b := twoHosts6(t, nic.PipeConfig{})
 	plainA, plainB := twoHosts6(t, nic.PipeConfig{NoTxChecksum: true})
@@ -136,7 +137,8 @@ func TestMartiansOfIPv6AreDroppedByReason(t *testing.T) {
 		{"::ffff:192.0.2.2", "", wire.ProtoUDP, dropMapped},
 		{"", "::ffff:192.0.2.1", wire.ProtoUDP, dropMapped},
 		{"::ffff:192.0.2.2", "::ffff:192.0.2.1", wire.ProtoTCP, dropMapped},
-		// RFC 4291 2.5.6: the 54 bits after fe80::/10 are zero. The tuple stores the interface in them.
+		// RFC 4291 2.5.6: the 54 bits after fe80::/10 are zero. The tuple stores the interface's index in 16
+		// of these bits.
 		{"fe80:1::2", "fe80::1", wire.ProtoUDP, dropMapped},
 		{"fe80::2", "fe80:0001::1", wire.ProtoUDP, dropMapped},
 		{"2001:db8::1", "", wire.ProtoUDP, dropOwnSource},
@@ -385,7 +387,7 @@ func TestErrorsOfICMPv6ReachTheirSocket(t *testing.T) {
 }
 
 // RFC 8201 4: a Packet Too Big below 1280 "must [be] discard[ed]", so the path MTU never falls below
-// 1280. The quoted segment must be in flight.
+// 1280. Each Packet Too Big quotes the datagram that the socket has just sent.
 //
 // RFC 8200 REC-1.
 func TestPacketTooBigCountsDownTo1280(t *testing.T) {

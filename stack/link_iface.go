@@ -316,7 +316,7 @@ func (ifc *iface) close() error {
 	ifc.down.Store(true)
 	err := ifc.closeDevice()
 	if ifc.linkLen > 0 {
-		// From now on nd must not make a table that is open.
+		// Store a closed table if there is no table, so that nd cannot make an open table later.
 		ifc.neigh6.CompareAndSwap(nil, &neighborTable{closed: true, ifc: ifc, v6: true})
 	}
 	for _, t := range ifc.neighborTables() {
@@ -331,7 +331,8 @@ func (ifc *iface) close() error {
 }
 
 // closeDevice closes the device. If the device's Close takes longer than closeStall, closeDevice returns an
-// error, and Close goes on in the background. A wrapped tunnel that waits for its own Write takes so long.
+// error, and Close goes on in the background. For example, the Close of a wrapped tunnel may take so long,
+// because it waits until a Write to the tunnel returns.
 func (ifc *iface) closeDevice() error {
 	done := make(chan error, 1)
 	go func() { done <- ifc.dev.Close() }()

@@ -151,7 +151,8 @@ func (s *Stack) setRouter(ifc *iface, r *routerAdv) {
 	had := ifc.router != nil
 	ifc.router = r
 	ifc.isRouter.Store(r != nil)
-	// all excludes no source, so it accepts all; the zero sourceFilter stands for no membership.
+	// all excludes no source, so this filter accepts every source. The zero sourceFilter accepts no source,
+	// which means that the group is not joined.
 	if all := (sourceFilter{exclude: true}); had != (r != nil) {
 		c := groupChange{ifc: ifc, group: allRouters6(), to: all}
 		if had {
@@ -248,8 +249,8 @@ func isDomain(names []byte) bool {
 	return ok
 }
 
-// seconds returns the lifetime d in seconds, as an option contains it. If d is 0, it returns the lifetime
-// zero instead. A negative d means infinity.
+// seconds returns the lifetime d in seconds, as an option contains it. The parameter zero is the default:
+// the lifetime that a d of 0 stands for. A negative d means infinity.
 func seconds(d, zero time.Duration) uint32 {
 	switch {
 	case d == 0:
@@ -265,7 +266,7 @@ func seconds(d, zero time.Duration) uint32 {
 // RFC 4861 6.2.4: "the interval timer is reset to a uniformly distributed random value between the
 // interface's configured MinRtrAdvInterval and MaxRtrAdvInterval". Here MinRtrAdvInterval is always a
 // third of MaxRtrAdvInterval. If no link-local address is usable yet, the advertisement stays due until
-// ageAddrs makes one usable.
+// ageAddrs makes such an address usable.
 func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r := ifc.router
 	if r == nil || r.at > now {

@@ -42,7 +42,7 @@ type txQueue struct {
 	closed  bool       // put fails from now on
 	waiters []txWaiter // senders that found the queue full, oldest first; the drainer calls them
 
-	// If connections wait for a full queue, watch detects that the queue is stalled; see await.
+	// While connections wait because the queue is full, watch detects a stall of the queue; see await.
 	takes   uint64 // batches taken so far
 	seen    uint64 // the value of takes when watch was set
 	watch   alarm
@@ -109,7 +109,7 @@ func (ifc *iface) sendDirect() {
 		ifc.stats.TxDirect.Add(1, bytes)
 	} else {
 		ifc.stats.TxDropped.Add(1)
-		ifc.s.counts.ipSent.Add(1) // a dropped packet counts too, but it is not in TxDirect
+		ifc.s.counts.ipSent.Add(1) // a dropped packet counts as sent, and TxDirect does not count it
 	}
 	if err != nil {
 		ifc.failed(err)
@@ -166,9 +166,9 @@ func (q *txQueue) wait(w txWaiter) bool {
 	return true
 }
 
-// await is wait for connections. It also returns false if the queue is stalled. The connection then
-// sends, the queue drops its segments, and its retransmissions time out. A full queue that makes
-// progress drops nothing. await also sets the watch that detects the stall.
+// await does what wait does, for a connection w, and also sets the watch that detects a stall. If the
+// queue is stalled, await returns false. The connection then sends, the queue drops the connection's
+// segments, and the connection's retransmissions time out. A full queue that makes progress drops nothing.
 func (ifc *iface) await(w txWaiter) bool {
 	q := &ifc.tx
 	if q.stalled.Load() || !q.wait(w) {
@@ -190,7 +190,7 @@ func (ifc *iface) setWatch() {
 	q.watch.set(now, now+tcp.Time(txStall), (*txWatch)(ifc))
 }
 
-// A txWatch is an interface as the owner of its queue's alarm.
+// A txWatch is an iface with the method fired, which the alarm of the interface's queue calls.
 type txWatch iface
 
 func (w *txWatch) fired() { (*iface)(w).watchQueue() }
@@ -272,8 +272,9 @@ func (ifc *iface) closeQueue() {
 	}
 }
 
-// enqueue queues a frame, or drops it if put fails. put fails on a removed interface, whose queue has no
-// drainer: a zero-copy writer would wait forever for a frame in that queue.
+// enqueue queues a frame, or drops it if put fails. put fails on a removed interface, because the queue of
+// that interface has no drainer. A frame in that queue would never be released, and a zero-copy writer
+// would wait for the frame forever.
 func (ifc *iface) enqueue(e txEntry) {
 	if !ifc.tx.put(e) {
 		ifc.stats.TxDropped.Add(1)
@@ -311,9 +312,9 @@ func (q *txQueue) take(batch []nic.Frame, taken []txEntry) int {
 	return k
 }
 
-// ready removes and returns the waiters to be called now. It returns none while the queue is at least half
-// full, and otherwise at most as many as the queue has room for: thousands may wait, and the others would
-// only wait again. q.mu is held.
+// ready removes and returns the waiters to be called now. While the queue is at least half full, ready
+// returns none. Otherwise it returns at most as many waiters as the queue has room for. Thousands may wait,
+// and those that find no room would only wait again. q.mu is held.
 func (q *txQueue) ready() []txWaiter {
 	n := int(q.n.Load())
 	if len(q.waiters) == 0 || n >= txQueueLen/2 {
@@ -347,8 +348,8 @@ func (ifc *iface) drainQueued() {
 }
 
 // drainOn sends queued frames until the queue is empty. The caller is the drainer; drainOn ends that role.
-// After the given number of batches a new goroutine continues, so that other senders do not keep the
-// caller, which has only its own frames to send, or is a receiver.
+// After the given number of batches a new goroutine continues. Otherwise the caller could be kept busy with
+// the frames of other senders, although it has only its own frames to send, or has frames to receive.
 func (ifc *iface) drainOn(batches int) {
 	q := &ifc.tx
 	for sent := 0; ; sent++ {
@@ -384,8 +385,9 @@ func (ifc *iface) drainOn(batches int) {
 	}
 }
 
-// flush sends the queued frames even if another goroutine is draining. It is called when the device is
-// about to be closed, and a RST that arrives out of order is better than none.
+// flush sends the queued frames even if another goroutine is draining. Frames may then leave out of order.
+// flush is called when the device is about to be closed: a RST that arrives out of order is better than
+// none.
 func (ifc *iface) flush() {
 	q := &ifc.tx
 	batch, taken := make([]nic.Frame, txBatch), make([]txEntry, txBatch)
@@ -412,8 +414,8 @@ const (
 )
 
 // sendLast waits until the devices have accepted the queued frames. It gives up on a device that accepts
-// none: the device may be stuck, or its Send may have called Close. From now on no sender blocks on these
-// devices, because drain starts goroutines.
+// none. Such a device may be stuck, or Close may have been called from inside the device's Send. From now
+// on no sender blocks on these devices, because drain starts goroutines.
 func (s *Stack) sendLast(ifaces ...*iface) {
 	idle := make(chan struct{}, 1)
 	for _, ifc := range ifaces {

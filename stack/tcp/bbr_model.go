@@ -3,7 +3,7 @@ package tcp
 // bandwidth returns BBR.max_bw.
 func (b *bbr) bandwidth() int64 { return max(b.maxBw[0], b.maxBw[1]) }
 
-// advanceMaxBw starts a new slot of the maximum filter, 5.5.6. If the current slot has no
+// advanceMaxBw starts a new slot of the maximum filter (5.5.6). If the current slot has no
 // sample, the filter stays as it is.
 func (b *bbr) advanceMaxBw() {
 	if b.maxBw[1] != 0 {
@@ -11,7 +11,7 @@ func (b *bbr) advanceMaxBw() {
 	}
 }
 
-// latestSignals implements UpdateLatestDeliverySignals of 5.5.10.3, "near start of ACK
+// latestSignals implements UpdateLatestDeliverySignals of 5.5.10.3, which is called "near start of ACK
 // processing".
 func (b *bbr) latestSignals(c *Conn) {
 	b.lossRoundStart = false
@@ -149,8 +149,8 @@ func (b *bbr) timeout(c *Conn, now Time) {
 	}
 }
 
-// writing implements CheckIfApplicationLimited of 4.1.1.4. Before this write the application limited the
-// connection if "There is no pending data to be sent", "The current
+// writing implements CheckIfApplicationLimited of 4.1.1.4. The connection was application-limited before
+// this write if "There is no pending data to be sent", "The current
 // estimate of the amount of data outstanding in the network is less than
 // [cwnd]", "All packets considered lost have been retransmitted".
 func (b *bbr) writing(c *Conn) {
@@ -255,7 +255,8 @@ func (b *bbr) ackAggregation(c *Conn, now Time) {
 // setRate implements SetPacingRateWithGain of 5.6.2. BBR sets the rate "as long as it estimates that it
 // has filled the pipe [...], or doing so increases the pacing rate". The rate is at least
 // BBR.MinPipeCwnd per second, because that is the lower bound of cwnd. Without this bound the rate
-// could fall to almost nothing: after the peer's window was closed, a sample may be of single bytes.
+// could fall to almost nothing: after the peer's window was closed, a rate sample may measure the delivery
+// of a single byte.
 func (b *bbr) setRate(c *Conn, gain float64) {
 	rate := int64(gain * float64(b.bw) * bbrPacingMargin)
 	if rate > 0 && (b.fullReached || rate > b.pace.rate) {

@@ -14,13 +14,13 @@ type ring struct {
 	was  int32 // length of b when it was last freed
 }
 
-// bulk is the size in bytes from which reserve allocates a ring with its previous length at once. A
-// ring that the reader empties each time would otherwise grow by doubling each time, which was half of
-// the cost of copying.
+// bulk is the minimum number of bytes for which reserve allocates the length that the ring had before
+// it was freed, if that length is larger. Otherwise a ring that is emptied by each read would grow by
+// doubling after each read. This growth was half of the cost of copying.
 const bulk = 16 << 10
 
-// reserve grows the ring to at least n bytes from the head. It preserves the first used bytes,
-// some of which may lie beyond the queue (out-of-order data).
+// reserve grows the ring to at least n bytes from the head. used is the number of bytes from the head
+// that reserve preserves. Some of these bytes may lie beyond the queue (out-of-order data).
 func (r *ring) reserve(p *Params, n, used int) {
 	if n <= len(r.b) {
 		return
@@ -32,7 +32,8 @@ func (r *ring) reserve(p *Params, n, used int) {
 	r.resize(p, size, used)
 }
 
-// resize moves the first used bytes to new storage of size bytes, a power of two.
+// resize allocates new storage of size bytes, a power of two. used is the number of bytes from the head
+// that resize moves to the new storage.
 func (r *ring) resize(p *Params, size, used int) {
 	var b []byte
 	if p.Alloc != nil {
@@ -86,7 +87,8 @@ func (r *ring) free(p *Params) {
 	r.b, r.head = nil, 0
 }
 
-// shrink frees unused storage if at least three quarters of it are unused.
+// shrink frees the storage if the queue is empty. If a quarter of the storage is at least minRing bytes and
+// holds the queue, shrink moves the queue to the smallest storage that holds it.
 func (r *ring) shrink(p *Params) {
 	if size := 1 << bits.Len(uint(max(r.n, minRing)-1)); r.n == 0 {
 		r.free(p)

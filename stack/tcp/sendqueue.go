@@ -95,9 +95,9 @@ func (c *Conn) Near() bool { return c.rtt.min > 0 && c.rtt.min < near }
 // connection makes progress.
 func (c *Conn) Una() Seq { return c.snd.una }
 
-// AwaitAcks requests a Writable event at the time until, or earlier when all pinned bytes are
-// acknowledged, so that Unpin has nothing to copy. It returns false and requests nothing if either is
-// already the case.
+// AwaitAcks requests a Writable event. The event comes when all pinned bytes are acknowledged, so that
+// Unpin has nothing to copy, but at the latest at the time that until gives. If no pinned byte is
+// unacknowledged now, or that time has come, AwaitAcks requests nothing and returns false.
 func (c *Conn) AwaitAcks(now, until Time) bool {
 	if c.active == nil {
 		return false
