@@ -103,8 +103,8 @@ type Event4 struct {
 // A Client4 is a client of DHCPv4 on one link (RFC 2131 4.4). It is not safe for concurrent use.
 //
 // After each call, the caller sends the messages from NextSend, processes the events from
-// NextEvent, and calls Tick at the time of Deadline. If a call has an earlier time than the
-// previous one, the previous time is used.
+// NextEvent, and calls Tick at the time of Deadline. The time of a call must not be before the time
+// of the previous call.
 type Client4 struct {
 	cfg   ClientConfig4
 	state State4
@@ -112,7 +112,7 @@ type Client4 struct {
 
 	xid       uint32
 	began     time.Time // when the search for a server began
-	secs      uint16    // from began to the last message that was not a DHCPREQUEST for an offer
+	secs      uint16    // seconds from began to the last message; a DHCPREQUEST for an offer does not change it
 	asked     time.Time // when the first request of xid was sent
 	tries     int       // number of messages sent in this state
 	next      time.Time // when Tick has something to do; zero: never
@@ -282,8 +282,7 @@ func (c *Client4) refuse(format string, args ...any) {
 	}
 }
 
-// Tick handles the times that have come: it ends an expired lease, retransmits, or enters the next
-// state.
+// Tick does what is due at now: it ends an expired lease, retransmits, or enters the next state.
 func (c *Client4) Tick(now time.Time) {
 	if l := c.held; l != nil && !l.Expires.IsZero() && !now.Before(l.Expires) {
 		// RFC 2131 4.4.5: "If the lease expires before the client receives a DHCPACK, the client moves to INIT
@@ -441,8 +440,8 @@ func (c *Client4) request(now time.Time) {
 }
 
 // renew sends the DHCPREQUEST of the states RENEWING and REBINDING (RFC 2131 4.3.2), and sets the
-// time of the next one. Each has a new ID, so that the new lease starts at the time of the request
-// that was answered.
+// time of the next one. A new lease starts at the time when its request was sent. Each request has a
+// new transaction ID, so that an answer to an earlier request is ignored.
 //
 // RFC 2131 4.4.5: "In both RENEWING and REBINDING states, if the client receives no response to its
 // DHCPREQUEST message, the client SHOULD wait one-half of the remaining time until T2 (in RENEWING
@@ -612,7 +611,8 @@ func (c *Client4) takeNAK(now time.Time, m *Message4) {
 		why = ": " + text[:min(len(text), 100)]
 	}
 	c.refuse("%v refuses%s", serverOf(m), why)
-	// While the client requests another address, the lease in use is not concerned.
+	// In REQUESTING, the DHCPNAK concerns only the offered address. If the lease in use has another
+	// address, the client keeps that lease.
 	if c.state != Requesting || c.held != nil && c.held.Addr.Addr() == c.offer.Addr.Addr() {
 		c.lose(fmt.Sprintf("%v has taken it back%s", serverOf(m), why))
 	}
@@ -658,7 +658,7 @@ func (c *Client4) Conflict(now time.Time) {
 	c.decline(now, l)
 }
 
-// decline informs the server of a lease that another host uses the address, and restarts the client
+// decline informs the server of l that another host uses l's address. It then restarts the client
 // after a delay.
 //
 // RFC 2131 3.1.5: "If the client detects that the address is already in use (e.g., through the use

@@ -43,15 +43,16 @@ type TAPConfig struct {
 	// the frames of a connection on the queue from which it last received a frame of the
 	// connection, so they stay in order after the first packets. Measured with two cores: a second
 	// queue took a tenth more CPU time for ping-pong on 16 connections and for UDP, and a fifth
-	// less for four simultaneous bulk transfers. An existing device must have several queues, as
-	// after ip tuntap add dev tap0 mode tap multi_queue. Only Linux has them.
+	// less for four simultaneous bulk transfers. If Queues is above 1, an existing device must have
+	// been created for several queues, as by ip tuntap add dev tap0 mode tap multi_queue. Only Linux
+	// supports several queues.
 	Queues int
 	// Spin is how long the reader polls for the next frame before it sleeps, 0 to 10 ms; 0 means no
 	// polling. Other goroutines run between polls, but the reader keeps a core that the kernel or
 	// another process may need. Measured with two cores, one of which ran the peer's program in the
 	// kernel: 5 us made no difference, 20 us cost a little, and 200 us halved the rates of 16
 	// connections and of UDP. Polling can reduce the latency of single requests on a machine with
-	// idle cores. Only Linux supports it. Close may take that long.
+	// idle cores. Only Linux supports polling. Close may take as long as Spin.
 	Spin time.Duration
 }
 
@@ -184,8 +185,9 @@ func badName(name string) string {
 	return ""
 }
 
-// TAPPermissionError is the error of OpenTAP if the user may not open the device. On Linux its text
-// contains the commands that permit it. errors.Is(err, fs.ErrPermission) is true.
+// TAPPermissionError is the error of OpenTAP if the user may not open the device. On Linux the text of
+// the error contains the commands that give the user the permission. errors.Is(err, fs.ErrPermission)
+// is true.
 type TAPPermissionError struct {
 	Name   string       // name of the device; may be empty
 	Addr   netip.Prefix // the address for the kernel's side; may be invalid
@@ -212,7 +214,7 @@ func (e *TAPPermissionError) Error() string {
 }
 
 // currentUser returns the name of the user who runs this program, or the numeric ID if the user has
-// no name. The commands contain it, because root runs them.
+// no name. The commands must name the user, because root runs them.
 func currentUser() string {
 	uid := strconv.Itoa(os.Geteuid())
 	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
@@ -232,7 +234,8 @@ func (e *TAPPermissionError) name() string {
 // Linux.
 func (e *TAPPermissionError) Commands(user string) (commands []string) {
 	if errors.Is(e.Err, syscall.EACCES) {
-		// EPERM concerns the device, EACCES /dev/net/tun, which udev normally opens to everybody.
+		// EACCES means that the user may not open /dev/net/tun, although udev normally lets every
+		// user open it. EPERM means that the user may not use the device.
 		commands = append(commands, "chmod 666 /dev/net/tun")
 		if e.Exists {
 			return commands // the device may belong to the user; otherwise the next error is EPERM

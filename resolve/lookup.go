@@ -215,8 +215,8 @@ func mapped(a netip.Addr) netip.Addr {
 	return a
 }
 
-// LookupCNAME returns the canonical name of host, which is the name at the end of its aliases. If
-// host has addresses and no alias, its canonical name is its own.
+// LookupCNAME returns the canonical name of host. That is the target of the last alias in the chain of
+// aliases that begins at host, or, if host has addresses and no alias, the name that has the addresses.
 func (r *Resolver) LookupCNAME(ctx context.Context, host string) (string, error) {
 	cname, err := r.canonicalName(ctx, host)
 	if err != nil {
@@ -254,8 +254,8 @@ func (r *Resolver) canonicalName(ctx context.Context, host string) (string, erro
 	return r.walk(ctx, host, alias)
 }
 
-// walk queries the aliases of host one after the other and returns the last name. alias is the
-// first one.
+// walk queries the aliases of host one after the other and returns the last name. alias is the answer
+// with the first alias.
 func (r *Resolver) walk(ctx context.Context, host string, alias *answer) (string, error) {
 	seen := []string{lower(absName(host))}
 	for {

@@ -319,8 +319,8 @@ func failing(rcode dnsmessage.RCode) handler {
 
 func silent(string, []byte) [][]byte { return nil }
 
-// unmixed is a Config.Rand that leaves the case of names unchanged, so that no query is repeated in
-// another case.
+// unmixed is a Config.Rand with which the resolver does not change the case of names. A server that
+// does not preserve the case of a name then causes no second query.
 func unmixed() uint64 { return 0 }
 
 const (

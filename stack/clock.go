@@ -34,7 +34,8 @@ func (s *Stack) coarse(much bool) tcp.Time {
 	return now
 }
 
-// keep starts the clock: for the next coarseTime, the coarse time is now.
+// keep starts the clock. The coarse time then keeps the value of the argument until the alarm stops the
+// clock after coarseTime.
 func (c *coarseClock) keep(now tcp.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -125,7 +125,8 @@ func (w *timeWaits) take(now tcp.Time, tw *timeWait, t *TCP) (ok bool, at tcp.Ti
 	return true, now
 }
 
-// arm sets the alarm for the next expiry or for the next search of a dial, whichever is first. w.mu is held.
+// arm sets the alarm for the next expiry, or for the time when a dial has to search for a port again, whichever
+// is first. w.mu is held.
 func (w *timeWaits) arm(now tcp.Time) {
 	var at tcp.Time
 	if w.first != nil {
@@ -156,8 +157,8 @@ func (w *timeWaits) fired() {
 	w.arm(now)
 }
 
-// segment handles a received segment for the tuple of tw. It reports false if tw is no longer in the table:
-// tw ended before, or seg is a SYN that may open a new connection.
+// segment handles a received segment for the tuple of tw, and reports whether it did. It returns false if tw
+// ended before, or if seg is a SYN that may open a new connection. The caller then looks up the tuple again.
 func (w *timeWaits) segment(now tcp.Time, tw *timeWait, seg *tcp.Segment) bool {
 	var out tcp.Segment
 	w.mu.Lock()

@@ -193,7 +193,8 @@ func printSummary(t terminal, addr string, st *usernet.PingStats, took time.Dura
 	}
 }
 
-// shortTime formats a time in milliseconds with at least three significant digits.
+// shortTime formats a time in milliseconds as Linux's ping does: with three decimals below 1 ms, with
+// three significant digits below 1 s, and without decimals from there on.
 func shortTime(d time.Duration) string {
 	ms := milliseconds(d)
 	switch {

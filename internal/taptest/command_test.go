@@ -103,8 +103,8 @@ func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
 	p, line := ns.start(t, exe, "serve", "-v", "-pcap", trace, dir)
 	require.Equal(t, "serving on http://192.0.2.2/ and http://[2001:db8::2]/ (Ctrl-C ends)", line)
 	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/file"))
-	// This works at once. If the kernel still detected duplicates of its own address, it would connect
-	// from ::1.
+	// The connection works at once, because the kernel's own address is not tentative. From a tentative
+	// address the kernel would not connect; it would use ::1.
 	require.Equal(t, "a file\n", ns.run(t, "curl", "-sS", "--fail", "--connect-timeout", "5", "-g", "http://[2001:db8::2]/file"))
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/"), "Hello from <span>192.0.2.2</span>")
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://192.0.2.2/.usernet/facts"), `"This connection"`)
@@ -128,8 +128,9 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 		ip tuntap add dev tap7 mode tap user nobody
 		ip addr add 198.51.100.1/24 dev tap7
 		ip link set tap7 up`)
-	// As on most systems, every user may open the TAP driver's file, but only in the mount namespace of
-	// "ip netns exec".
+	// The script makes a TAP driver's file that every user may open, as on most systems. It mounts the
+	// file at /dev/net/tun in the mount namespace of "ip netns exec", so the host does not see the file
+	// there.
 	dir, err := os.MkdirTemp("", "usernet")
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
@@ -154,7 +155,7 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")
 	require.Contains(t, p.interrupt(), "tap7 is down, so no packets pass; run: sudo ip link set tap7 up\n")
 
-	// A new device has no address either.
+	// A new device has no address and is not up.
 	ns.shell(t, "ip addr flush dev tap7; ip link set tap7 down")
 	p, line = ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	require.Equal(t, "serving on http://192.0.2.2/ (Ctrl-C ends)", line)

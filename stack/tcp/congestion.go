@@ -132,15 +132,16 @@ const paced = 2 * Millisecond
 
 // setRate sets the pacing rate of a window-based control. Acknowledgements may arrive in bunches, and
 // recovery may permit many segments at once. A burst of segments can overflow a queue into which the
-// window itself would fit. As on Linux, the rate is twice the window per round trip while the window is
-// below half of ssthresh, so that pacing does not slow its growth, and otherwise 1.2 times the window.
+// window itself would fit. As on Linux, the rate is 1.2 windows per round trip. While the window is below
+// half of ssthresh, the rate is 2 windows per round trip, so that pacing does not slow the window's growth.
 // An initial window (RFC 6928) may be sent at once, so that small windows are not delayed.
 func (w *congestionState) setRate(c *Conn) {
 	if w.bbr != nil {
 		return
 	}
 	if c.rtt.min < paced {
-		// A longer first sample, for example with address resolution in it, may have started pacing.
+		// Stop pacing. It may have started because the first round-trip time sample was longer, for
+		// example because it included address resolution.
 		w.pace = nil
 		return
 	}

@@ -23,7 +23,7 @@ func (c *Conn) ecnFlags() wire.TCPFlags {
 	}
 	// "A host that receives no reply to an ECN-setup SYN within the normal SYN
 	// retransmission timeout interval MAY resend the SYN with CWR and ECE
-	// cleared" (6.1.1.1). So on a path that drops such SYNs only the first is lost.
+	// cleared" (6.1.1.1). A path that drops ECN-setup SYNs then drops only the first SYN.
 	return 0
 }
 
@@ -37,8 +37,8 @@ func (c *Conn) ecnSetup(s *Segment) {
 		c.ecn.on = c.p.ECN && both == wire.FlagECE
 	} else {
 		// "A host MUST NOT set ECT on SYN or SYN-ACK packets". If a SYN has ECT or CE, a
-		// router on the path rewrites the field, as Linux assumes too, and CE marks
-		// mean nothing.
+		// router on the path probably rewrites the field, so later CE marks would mean
+		// nothing. Linux assumes the same.
 		c.ecn.on = both == wire.FlagECE|wire.FlagCWR && !s.ECT && !s.CE
 	}
 }

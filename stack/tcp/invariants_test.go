@@ -273,8 +273,8 @@ func checkLiveness(c *Conn) error {
 	return nil
 }
 
-// legal has the transitions of RFC 9293 figure 5 that a Conn can make, and those in which one segment
-// makes two transitions. Every state may also become CLOSED.
+// legal has the transitions of RFC 9293 figure 5 that a Conn can make. It also has the pairs of
+// transitions that one segment can cause, as one transition. Every state may also become CLOSED.
 var legal = map[State][]State{
 	SynSent:     {SynReceived, Established, CloseWait},
 	SynReceived: {Established, FinWait1, FinWait2, CloseWait, Closing},

@@ -1,13 +1,12 @@
 package tcp
 
-// stale is how long a connection has received no data before its out-of-order data counts as
-// abandoned.
+// stale is the time without received data after which out-of-order data counts as abandoned.
 const stale = Second
 
-// Reclaim frees memory under memory pressure: unused parts of the buffers, and out-of-order data
-// if it occupies far more memory than it has bytes, or is stale, or if all is set. RFC 2018 8
-// allows the receiver to discard data that it has SACKed but not acknowledged; the sender
-// retransmits it after a timeout.
+// Reclaim frees memory under memory pressure. It frees unused parts of the buffers. It discards
+// out-of-order data if the receive ring is far larger than the data in it, if the out-of-order data
+// is stale, or if all is set. RFC 2018 8 allows the receiver to discard data that it has SACKed but
+// not acknowledged; the sender retransmits that data after a timeout.
 func (c *Conn) Reclaim(now Time, all bool) {
 	r := &c.rcv
 	if c.active != nil && r.ooo.n > 0 {

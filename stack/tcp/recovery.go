@@ -32,7 +32,7 @@ type recovery struct {
 	noCongestion bool
 
 	// RACK, RFC 8985 5.2.
-	xmit         Time  // RACK.xmit_ts: when the latest-sent piece among the delivered ones was sent
+	xmit         Time  // RACK.xmit_ts: send time of the delivered piece that was sent last
 	end          Seq   // RACK.end_seq: the end of that piece
 	rtt          Time  // RACK.rtt: its round-trip time
 	reoSeen      bool  // RACK.reordering_seen
@@ -47,7 +47,7 @@ type recovery struct {
 	tlpRetrans bool // TLP.is_retrans: the probe was a retransmission
 	tlpNow     bool // Next must send a probe
 
-	dups int // duplicate acknowledgements, counted without SACK
+	dups int // duplicate acknowledgements since SND.UNA last advanced; counted only if SACK is not in use
 
 	frto frtoStep // progress of F-RTO after the last timeout
 
@@ -66,7 +66,7 @@ type recovery struct {
 	undoCount    int    // retransmissions that no DSACK has reported as duplicates
 	undoTS       uint32 // timestamp of the first retransmission; 0: none yet
 	undoFrom     Seq    // SND.UNA when the episode began
-	undoEnd      Seq    // SND.NXT when the episode ended; when more is acknowledged, it is too late for undo
+	undoEnd      Seq    // SND.NXT when the episode ended; undo is impossible once SND.UNA is beyond it
 }
 
 // recover runs loss detection and congestion control after an acknowledgement: it detects
@@ -153,7 +153,7 @@ func (c *Conn) enterRecovery(a *ackSample) {
 	c.beginPRR(a.now)
 }
 
-// beginPRR reduces ssthresh and starts PRR, which moves cwnd there (RFC 9937 5).
+// beginPRR reduces ssthresh and starts PRR. PRR then moves cwnd to ssthresh (RFC 9937 5).
 func (c *Conn) beginPRR(now Time) {
 	r := &c.rec
 	r.delivered, r.out = 0, 0
@@ -172,8 +172,9 @@ func (c *Conn) reducePRR(a *ackSample) {
 	if r.reduced == 0 && pipe <= w.ssthresh {
 		r.reduced = a.now
 		if r.twice {
-			// Losses that occurred while PRR reduced the pipe belong to the
-			// congestion that was already answered twice: do not reduce a third time.
+			// More segments may have been lost while PRR reduced the pipe. The two
+			// reductions already answer these losses. Move the end of the episode to
+			// SND.NXT, so that these losses do not begin another episode.
 			r.point = c.snd.nxt
 		}
 	}
@@ -186,7 +187,8 @@ func (c *Conn) reducePRR(a *ackSample) {
 		// "sndcnt = MAX(prr_delivered - prr_out, DeliveredData);
 		// if safeACK: sndcnt += MSS; sndcnt = MIN(ssthresh - pipe, sndcnt)".
 		// RFC 9937 6.2: safeACK means that "SND.UNA advances and no further loss is
-		// indicated", so compare the bytes marked lost with those before.
+		// indicated". No further loss is indicated if this acknowledgement has not
+		// increased the number of bytes marked lost.
 		n = max(r.delivered-r.out, a.delivered)
 		if a.advanced && r.marked == a.marked {
 			n += c.snd.mss
@@ -243,9 +245,10 @@ func (c *Conn) saveUndo() {
 	r := &c.rec
 	r.canUndo = true
 	r.undoCwnd, r.undoSsthresh = c.cc.cwnd, c.cc.ssthresh
-	// A retransmission of the previous episode may still be in flight. It carries an older
-	// timestamp than those of this episode, and may cause a DSACK. Neither means that this
-	// episode is spurious. So count that retransmission in undoCount, and keep undoTS.
+	// A retransmission of the previous episode may still be in flight. Its timestamp is older
+	// than the timestamps of this episode's retransmissions, and it may cause a DSACK. Neither
+	// the old timestamp nor the DSACK means that this episode is spurious. So count the
+	// retransmission in undoCount, and keep undoTS.
 	r.undoCount = (c.sb.resent + c.snd.mss - 1) / c.snd.mss
 	if c.sb.resent == 0 {
 		r.undoTS = 0
@@ -257,7 +260,7 @@ func (c *Conn) saveUndo() {
 // four signs shows that a recovery was spurious:
 //
 //   - Eifel (RFC 3522): the first acknowledgement echoes a timestamp older than the retransmission.
-//   - DSACK (RFC 3708): every retransmission arrived twice.
+//   - DSACK (RFC 3708): the peer reports the data of every retransmission as a duplicate.
 //   - F-RTO (RFC 5682): after a timeout, data arrives that was not retransmitted.
 //   - All data that was marked lost arrives before anything is retransmitted.
 func (c *Conn) undo(a *ackSample) bool {
@@ -355,7 +358,7 @@ func (c *Conn) rtxExpired(now Time) {
 		if pipe := c.pipe(); pipe < before && c.rec.phase == phaseRecovery && c.cc.bbr == nil {
 			// The bytes that left the pipe were lost, not delivered, so PRR allows
 			// only the fast retransmit of RFC 9937 6.2: "If prr_out is 0 AND sndcnt is
-			// 0: sndcnt = SMSS". Acknowledgements allow the others.
+			// 0: sndcnt = SMSS". Later acknowledgements allow the other retransmissions.
 			left := 0
 			if c.rec.out > 0 {
 				left = max(c.cc.cwnd-before, 0) // allowed by the last acknowledgement, not yet sent
@@ -408,7 +411,8 @@ func (c *Conn) retransmissionTimeout(now Time) {
 		return
 	}
 	r := &c.rec
-	// RFC 5682 2.1 step 1: F-RTO is not used if the sender is already in recovery after a timeout.
+	// F-RTO is used only if no recovery is in progress. RFC 5682 2.1 step 1 excludes recovery after a
+	// timeout; this code excludes fast recovery too.
 	r.frto = frtoOff
 	if r.phase != phaseLoss && !closed {
 		if r.phase == phaseOpen {
@@ -444,6 +448,6 @@ func (c *Conn) retransmissionTimeout(now Time) {
 	t.rtx, t.rtxKind = t.rto, rtxRTO
 }
 
-// orphanRetries limits Params.Retries for a connection that the application has closed, also
-// while the peer's window is closed: Linux's tcp_orphan_retries. See also persistExpired.
+// orphanRetries limits Params.Retries for a connection that the application has closed, even while
+// the peer's window is closed. It corresponds to Linux's tcp_orphan_retries. See also persistExpired.
 const orphanRetries = 8

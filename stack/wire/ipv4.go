@@ -47,7 +47,7 @@ type IPv4 struct {
 	TTL           uint8
 	Proto         Proto
 	Src, Dst      netip.Addr // IPv4
-	Options       []byte     // at most 40 bytes; ParseIPv4 returns a part of the packet
+	Options       []byte     // at most 40 bytes; set by ParseIPv4 to a slice of the packet, not a copy
 	TotalLen      uint16     // header and payload in bytes; set by ParseIPv4, ignored by Put
 }
 
@@ -62,8 +62,8 @@ func ParseIPv4(b []byte) (h IPv4, payload []byte, r Reason) {
 }
 
 // ParseIPv4Head is ParseIPv4 for a datagram in two parts: b is the first part and contains the whole
-// header, tail is the length of the second in bytes. It fails with BadIPv4TotalLen unless the two
-// lengths add up to the total length.
+// header, tail is the length of the second part in bytes. If tail is positive, the two lengths must add
+// up to the total length; if not, ParseIPv4Head fails with BadIPv4TotalLen.
 func ParseIPv4Head(b []byte, tail int) (h IPv4, payload []byte, r Reason) {
 	n, r := checkIPv4(b)
 	if r != OK {
@@ -102,7 +102,7 @@ func checkIPv4(b []byte) (headerLen int, r Reason) {
 	return n, OK
 }
 
-// read sets h from the header at the start of b, which has n bytes.
+// read sets h from the header of n bytes at the start of b.
 func (h *IPv4) read(b []byte, n int) {
 	be := binary.BigEndian
 	h.TOS = b[1]
@@ -129,7 +129,7 @@ func (h *IPv4) HeaderLen() int { return IPv4Len + (len(h.Options)+3)&^3 }
 func (h *IPv4) IsFragment() bool { return h.MoreFragments || h.FragOffset != 0 }
 
 // Put writes the header, checksum included, to the first HeaderLen bytes of b. payloadLen is the length
-// of the payload, which Put does not read. Options are padded with zeros, which mean End of Option
+// of the payload. Put does not read the payload. Options are padded with zeros, which mean End of Option
 // List. Both addresses must be IPv4.
 func (h *IPv4) Put(b []byte, payloadLen int) {
 	n := h.HeaderLen()

@@ -41,8 +41,8 @@ func ParseIPv6(b []byte) (h IPv6, payload []byte, r Reason) {
 }
 
 // ParseIPv6Head is ParseIPv6 for a packet in two parts: b is the first part and contains all headers,
-// tail is the length of the second in bytes. It fails with BadIPv6PayloadLen unless the two lengths add
-// up to the length of the packet.
+// tail is the length of the second part in bytes. If tail is positive, the two lengths must add up to the
+// length of the packet; if not, ParseIPv6Head fails with BadIPv6PayloadLen.
 func ParseIPv6Head(b []byte, tail int) (h IPv6, payload []byte, r Reason) {
 	if len(b) < IPv6Len {
 		return h, nil, ShortIPv6
@@ -71,8 +71,8 @@ func (h *IPv6) read(b []byte) {
 }
 
 // Put writes the header to the first IPv6Len bytes of b. payloadLen is the length of the payload,
-// extension headers included, which Put does not read. IPv4 addresses are written in their IPv4-mapped
-// form.
+// extension headers included. Put does not read the payload. Put writes IPv4 addresses in their
+// IPv4-mapped form.
 func (h *IPv6) Put(b []byte, payloadLen int) {
 	if payloadLen < 0 || payloadLen > 0xffff {
 		panic("wire: the payload does not fit an IPv6 packet")
