@@ -212,7 +212,7 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 	localIP, _, _ := addrIP(local)
 	suitable := addrs[:0]
 	for _, addr := range addrs {
-		// A local address whose type is not one of net's cannot be bound.
+		// local must have the type for the network. A type that is not from net never matches.
 		if !sameType(addr, local) {
 			return nil, &net.AddrError{Err: "mismatched local address type", Addr: local.String()}
 		}
@@ -266,8 +266,8 @@ func pickAddr(addrs []net.Addr, want6 bool) net.Addr {
 }
 
 // resolveAddr implements ResolveTCPAddr, ResolveUDPAddr and ResolveIPAddr. name is network without
-// its protocol. It prefers an IPv6 address if address has brackets, or is an IPv6 literal on "ip";
-// otherwise it prefers an IPv4 address.
+// its protocol. resolveAddr prefers an IPv6 address if network is "tcp" or "udp" and address contains
+// brackets, or if network is "ip" and address contains a colon. Otherwise it prefers an IPv4 address.
 func (h *Host) resolveAddr(network, name, address string) (net.Addr, error) {
 	addrs, err := h.internetAddrs(context.Background(), h.lookup, name, address)
 	if err != nil {
@@ -489,7 +489,7 @@ func (f family) ipAddr(ip netip.Addr) *net.IPAddr {
 	return &net.IPAddr{IP: f.shown(ip).AsSlice(), Zone: ip.Zone()}
 }
 
-// A udpAddrPort is a netip.AddrPort that is a net.Addr, for errors.
+// A udpAddrPort is a netip.AddrPort with the methods of net.Addr. Errors contain it as an address.
 type udpAddrPort struct{ netip.AddrPort }
 
 func (udpAddrPort) Network() string { return "udp" }

@@ -62,7 +62,8 @@ type DHCPInfo struct {
 }
 
 // dhcpClients are the DHCP clients of a host. They share one socket. No goroutine waits for messages
-// or deadlines: the timer of a client runs its steps.
+// or deadlines. The timer of a client runs its steps: at the next deadline, or at once when a message
+// arrives.
 type dhcpClients struct {
 	mu        sync.Mutex
 	closed    bool
@@ -104,8 +105,8 @@ const (
 	maxDHCPInbox = 16
 	// dhcpSendTime limits the time for which a client waits for room in the transmit queue of its link.
 	dhcpSendTime = time.Second
-	// dhcpReleaseTime limits the time for which Close and StopDHCP wait, for a running step and for
-	// the link address of the next hop to the server.
+	// dhcpReleaseTime limits how long Close and StopDHCP wait. They wait for a running step, for room
+	// in the transmit queue, and for the link address of the next hop to the server.
 	dhcpReleaseTime = 200 * time.Millisecond
 	// dhcpRefusalTime is the minimum time between log records about refusals.
 	dhcpRefusalTime = 10 * time.Second
@@ -367,7 +368,7 @@ func (d *dhcpClient) step(f func(now time.Time)) {
 		return
 	}
 	d.turn = true
-	// Repeat while other goroutines have queued steps or messages meanwhile.
+	// During each round, other goroutines may queue steps and messages. Repeat until there are none.
 	for due := true; due; due = len(d.todo) > 0 || len(d.inbox) > 0 && !d.ended {
 		todo, inbox := d.todo, d.inbox
 		d.todo, d.inbox = nil, nil
@@ -426,7 +427,8 @@ func (d *dhcpClient) look(now time.Time) {
 	if d.machine == nil || d.mac != info.MAC {
 		d.begin(info)
 	}
-	// moved is true if the link went down or came up since the last look, or may be another network.
+	// moved is true if, since the last look, the link went down or came up, or the interface may have
+	// been connected to another network.
 	if moved := info.LinkChanges != d.links; moved || info.Up != d.up {
 		d.stopProbing()
 		if d.up && (moved || !info.Up) {
@@ -482,7 +484,7 @@ func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
 	if l == nil {
 		return
 	}
-	state := stack.AddrPreferred // stays so if the program has removed the address
+	state := stack.AddrPreferred // if the program has removed the address, the loop does not change state
 	for _, a := range info.AddrInfo {
 		if a.Prefix.Addr() == l.Addr.Addr() {
 			state = a.State
@@ -553,9 +555,9 @@ func (d *dhcpClient) flush() {
 	}
 }
 
-// send sends a message, and logs an error. The machine retransmits the message as if it were lost. If the
-// transmit queue of the link is full, send waits until d.until or, before release has set it, for
-// dhcpSendTime.
+// send sends a message. If that fails, send only logs the error: the machine treats the message as lost
+// and retransmits it. If the transmit queue of the link is full, send waits for room until d.until. If
+// release has not set d.until, send waits for at most dhcpSendTime.
 func (d *dhcpClient) send(s dhcp.Send4) {
 	end := d.until
 	if end.IsZero() {
@@ -568,7 +570,7 @@ func (d *dhcpClient) send(s dhcp.Send4) {
 	}
 	src := s.Message.CIAddr
 	if s.Message.Type() == dhcp.Release && !s.To.IsValid() {
-		src = netip.Addr{} // the host does not have the address yet
+		src = netip.Addr{} // the lease was still being probed: its address is not a source address of the host
 	}
 	if err == nil {
 		_, err = d.conn.WriteToBefore(end, b, netip.AddrPortFrom(to, dhcp.ServerPort4), stack.SendOptions{NIC: d.index, Src: src})

@@ -12,6 +12,7 @@ type (
 	Route = stack.Route
 	// Neighbor is an entry of the ARP cache or of IPv6's neighbor cache.
 	Neighbor = stack.Neighbor
-	// AddrOptions are lifetimes and the origin of an address.
+	// AddrOptions are the options of an address: its lifetimes, its origin, and whether the host probes
+	// for the address first.
 	AddrOptions = stack.AddrOptions
 )

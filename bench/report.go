@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// median returns the median of the value that of returns for each sample.
+// median calls of for each sample and returns the median of the results.
 func (f *figure) median(of func(sample) float64) float64 {
 	if f == nil || len(f.samples) == 0 {
 		return math.NaN()

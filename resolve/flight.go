@@ -21,16 +21,16 @@ type flight struct {
 	ans     *answer       // shared by the callers; never modified
 	err     *net.DNSError // nil if there is an answer; each caller gets a copy
 
-	// address is the flight for the A records of the same name, if the same caller began that
-	// flight earlier.
+	// address is the flight for the A records of the same name. It is nil unless the caller that
+	// launched this flight waits for that flight, too.
 	address *flight
 	once    sync.Once
 	first   chan struct{} // closed when the first query has ended
 	vouches string        // the server that returned records for the name in mixed case; "" if none
 }
 
-// judged records that the first query, which has the name in mixed case, has ended, and whether s
-// returned records. f may be nil.
+// judged records the end of the first query, which has the name in mixed case. records reports
+// whether s answered that query with records for the name. Later calls do nothing. f may be nil.
 func (f *flight) judged(s *server, records bool) {
 	if f == nil {
 		return
@@ -67,7 +67,7 @@ func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, 
 		return q
 	}
 	if done(ctx) != nil {
-		// Dial reports the error, as in net.
+		// As in net, call Dial with the ended context, so that Dial returns the error.
 		q.ans, q.err = r.chase(ctx, name, typ, nil)
 		return q
 	}
@@ -167,9 +167,10 @@ func (f *flight) result() (*answer, error) {
 	return f.ans, nil
 }
 
-// A flightContext is the context of a flight. It ends when the context of the last waiter ends,
-// with that context's error. Until the first waiter's context ends, it has that context's values,
-// as in net, for a Dial that uses them.
+// A flightContext is the context of a flight. When the last waiter leaves because its context has
+// ended, the flightContext ends with the error of that context. A Dial can use its values, as in
+// net: they are the values of the context of the caller that launched the flight, until that
+// context ends.
 type flightContext struct {
 	values context.Context
 	done   chan struct{}

@@ -37,7 +37,7 @@ const (
 	neighUnknown    neighborState = iota // no request was sent yet, or the last requests got no answer
 	neighIncomplete                      // requested by broadcast or multicast; packets wait
 	neighReachable
-	neighStale     // the link address is known; whether the neighbour is reachable is not
+	neighStale     // the link address is known, but the neighbour may no longer be reachable
 	neighDelay     // stale and in use: waits for a confirmation by an upper layer
 	neighProbe     // unicast requests are sent; packets still use the address
 	neighPermanent // configured
@@ -68,7 +68,7 @@ type neighbor struct {
 	addr      netip.Addr
 	word      atomic.Uint64 // MAC<<16 | neighRouter | state; changed under the table's lock, except by confirm
 	confirmed atomic.Int64  // tcp.Time of the last proof of reachability
-	reachable atomic.Int64  // tcp.Time for which confirmed is valid
+	reachable atomic.Int64  // how long after confirmed the proof is valid, a tcp.Time
 
 	// Under the table's lock.
 	tries   int      // requests sent in state incomplete or probe
@@ -179,10 +179,10 @@ type neighborTable struct {
 	retrans   tcp.Time // time between two requests
 	// unresolved and resolved are the lists of entries that may be evicted, the least recently used or
 	// changed first. resolved has the entries whose link address the host has resolved itself, and
-	// unresolved has all others. With two lists, a scan of unused addresses, or requests from many
-	// addresses, evict at most half of the table (RFC 6583 7.1). In unresolved, the entries that were
-	// only created by received packets come first, so that they are evicted before entries that are
-	// being resolved.
+	// unresolved has all others. A scan of unused addresses fills only unresolved, and so do requests from
+	// many addresses. They evict entries of resolved only until half of the table is unresolved
+	// (RFC 6583 7.1). Entries that only received packets have created are at the front of unresolved. They
+	// are evicted before the entries that the host is resolving.
 	unresolved, resolved list.List
 	asking               []*neighbor // in state incomplete, delay or probe, or polled; fired removes all others
 	waiting              int         // total bytes of the packets that wait for neighbours
@@ -264,9 +264,10 @@ func (t *neighborTable) add(addr netip.Addr) *neighbor {
 	return n
 }
 
-// evict removes the first entry of a list: of unresolved if that list has more than half of the table's
-// entries, else of resolved. It skips polled routers, because without their entries the table would
-// forget that these routers do not answer. Each polled router has a route, which bounds their number.
+// evict removes the first entry of a list. The list is unresolved if it has more than maxNeighbors/2
+// entries or if resolved is empty, else resolved. evict skips polled routers, because without their
+// entries the table would forget that these routers do not answer. Polled routers are few: each is the
+// next hop of a route. If the list contains only polled routers, evict removes the last one.
 func (t *neighborTable) evict() {
 	from := &t.resolved
 	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
@@ -544,19 +545,20 @@ const (
 //
 // The table follows RFC 4861 7.2.5, which is about advertisements with the flags Solicited (S) and
 // Override (O). Other messages with the link address of their sender (7.2.3, 6.3.4 and 8.3) count as
-// advertisements with Override only. ARP packets have no flags. They count as advertisements with
-// Override only, too, except that a reply after a request of this host counts as an advertisement with
-// both flags. "Given" is the packet's link address.
+// advertisements with Override only. ARP packets have no flags. An ARP reply counts as an advertisement
+// with both flags if this host has sent a request. All other ARP packets count as advertisements with
+// Override only. "Given" is the packet's link address. "Known" stands for the states REACHABLE, STALE,
+// DELAY and PROBE.
 //
 //	state           link address  S O   link address, state
 //	unknown         given         - -   given, STALE, or REACHABLE if S; only with updateCreate
 //	INCOMPLETE      given         - -   given, STALE, or REACHABLE if S
 //	the above       none          - -   nothing
 //	REACHABLE       differs       - 0   kept, STALE
-//	other           differs       - 0   nothing
-//	REACHABLE, ...  differs       - 1   given, STALE, or REACHABLE if S
-//	REACHABLE, ...  same or none  1 -   kept, REACHABLE
-//	REACHABLE, ...  same or none  0 -   nothing
+//	other known     differs       - 0   nothing
+//	known           differs       - 1   given, STALE, or REACHABLE if S
+//	known           same or none  1 -   kept, REACHABLE
+//	known           same or none  0 -   nothing
 func (st neighborState) update(how neighborUpdate, differs bool) (next neighborState, take, ok bool) {
 	next = neighStale
 	if how&updateSolicited != 0 {
@@ -646,7 +648,8 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	if ok {
 		t.touch(n, how&updateCreate == 0 || n.solved || st == neighIncomplete)
 		if !n.solved && n.elem != nil {
-			// The host has never sent a request for this entry. The latest such entry is evicted first.
+			// A received packet has set the link address of this entry while the host was not resolving
+			// it. The latest such entry is evicted first.
 			t.unresolved.MoveToFront(n.elem)
 		}
 	}
@@ -701,7 +704,7 @@ type Neighbor struct {
 	Addr netip.Addr
 	MAC  wire.MAC // zero if it is not known
 	// State is "incomplete", "reachable", "stale", "delay", "probe", "failed" or "permanent".
-	// SetNeighbor ignores it: its entries are permanent.
+	// SetNeighbor ignores State and makes every entry permanent.
 	State string
 	// Age is the time since the last proof that the neighbour is reachable. It is 0 in the states
 	// incomplete, failed and permanent.

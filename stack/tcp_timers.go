@@ -36,9 +36,9 @@ func (s *Stack) newTimer(t *TCP, wait time.Duration) *sockTimer {
 const minWheelWait = 2 * wheelStep
 
 // arm makes sure that tick runs at the next deadline of the Conn or earlier. If a timer is set for an
-// earlier time, arm leaves it. If no timer is set and the deadline is at least minWheelWait away, arm lets
-// the Conn become idle if it can, and puts the connection into the wheel. Otherwise arm sets the timer. If
-// the connection has ended, arm calls disarm. t.mu is held.
+// earlier time, arm leaves it. If no timer is set, and the deadline is at least minWheelWait away or does
+// not exist, arm calls Deactivate, and puts the connection into the wheel if there is a time to wait for.
+// Otherwise arm sets the timer. If the connection has ended, arm calls disarm. t.mu is held.
 func (t *TCP) arm(now tcp.Time) {
 	d, ok := t.conn.Deadline()
 	if t.detached || t.conn.State() == tcp.Closed {
@@ -50,7 +50,8 @@ func (t *TCP) arm(now tcp.Time) {
 		if w := t.waiters; w != nil && w.n == 0 {
 			t.waiters = nil
 		}
-		// If the Conn cannot become idle yet, come back at the time again.
+		// again is the time at which to call Deactivate again, or 0. If that time is before the deadline,
+		// wait for it instead.
 		if again := t.conn.Deactivate(now); again != 0 && (!ok || again < d) {
 			d, ok = max(again, now+minWheelWait), true
 		}

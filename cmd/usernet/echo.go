@@ -84,7 +84,8 @@ func checkPorts(tcp, udp ports) error {
 	return nil
 }
 
-// services are the servers of the echo command. close closes everything in closed.
+// services are the servers of the echo command. The field closed lists their listeners and sockets. The
+// method close closes them.
 type services struct {
 	log    *slog.Logger
 	closed []io.Closer

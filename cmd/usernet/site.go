@@ -26,8 +26,8 @@ const (
 	factsPath = "/.usernet/facts"
 )
 
-// A site is the content of serve: the user's files, the start page, and the facts that the page
-// shows. It uses only net/http.
+// A site is the content that the serve command serves: the user's files, the start page, and the facts
+// that the page shows. Its handlers are plain handlers of net/http.
 type site struct {
 	host    *usernet.Host
 	addr    netip.Addr

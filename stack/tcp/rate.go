@@ -34,7 +34,7 @@ type rateSampler struct {
 
 // A rateSample is RS of the draft: the sample of one acknowledgement.
 type rateSample struct {
-	valid          bool // a piece was delivered that still has its record
+	valid          bool // a piece was delivered, and its record has not been overwritten
 	appLimited     bool
 	priorDelivered uint64 // P.delivered of the newest piece
 	priorLost      uint64
@@ -96,9 +96,10 @@ func (r *rateSampler) record(n uint32) *txRecord {
 func (r *rateSampler) begin(delivered uint64) { r.rs = rateSample{before: delivered} }
 
 // arrived updates the sample with a delivered piece. 4.1.2.3: "Update RS using the newest
-// packet". early is whether the original of a retransmitted piece was delivered. The piece's
-// record is then that of the retransmission, which is still in flight, and must not be used: it
-// would end a round trip that has just begun, with nothing delivered in it.
+// packet". early reports whether the piece was retransmitted, but the acknowledgement is probably
+// that of its original. The record then belongs to the retransmission, which is still in flight.
+// arrived does not use such a record: the sample would end a round trip that has just begun and
+// in which nothing was delivered.
 func (r *rateSampler) arrived(now Time, s *sent, early bool) {
 	r.deliveredAt = now
 	p := r.record(s.tx)
@@ -124,8 +125,8 @@ func (r *rateSampler) arrived(now Time, s *sent, early bool) {
 // found corrects the number of lost bytes: n bytes marked lost were delivered after all.
 func (r *rateSampler) found(n int) { r.lost -= min(r.lost, uint64(n)) }
 
-// lostSince returns the number of bytes lost since r.lost had the value before. The result is not
-// negative, although found may have lowered r.lost.
+// lostSince returns the number of bytes lost since an earlier time. before is the value of r.lost at
+// that time. The result is 0 if found has lowered r.lost below before.
 func (r *rateSampler) lostSince(before uint64) uint64 { return max(r.lost, before) - before }
 
 // finish completes the sample (4.1.2.3, GenerateRateSample).

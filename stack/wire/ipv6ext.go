@@ -18,8 +18,8 @@ const FragmentLen = 8
 // the number of [...] extension headers". No useful packet has more.
 const maxIPv6Ext = 8
 
-// maxIPv6Opts is the maximum number of options of one header, padding included. RFC 8504 5.3 allows a
-// host to limit "the number of non-padding options" to 8.
+// maxIPv6Opts is the maximum number of options of one header. RFC 8504 5.3 allows a host to limit "the
+// number of non-padding options" to 8. maxIPv6Opts is larger because it also counts padding options.
 const maxIPv6Opts = 16
 
 // A Fragment is a Fragment header (RFC 8200 4.5).
@@ -99,8 +99,8 @@ func WalkIPv6(next Proto, b []byte) (c Chain, r Reason) {
 }
 
 // WalkReassembled is WalkIPv6 for the fragmentable part of a packet after reassembly. next is the Next
-// Header field of the Fragment header. header has the headers before the part b, IPv6 header included and
-// Fragment header excluded.
+// Header field of the Fragment header, and b is the fragmentable part. header contains the headers before
+// the Fragment header, beginning with the IPv6 header.
 func WalkReassembled(next Proto, header, b []byte) (c Chain, r Reason) {
 	c, r = walkIPv6(next, b, Chain{NextAt: LastNextAt(header)}, len(header), false)
 	if r == OK && c.Fragmented {
@@ -110,8 +110,8 @@ func WalkReassembled(next Proto, header, b []byte) (c Chain, r Reason) {
 	return c, r
 }
 
-// LastNextAt returns the offset of the Next Header field of the last of a packet's headers. header begins
-// with the IPv6 header, and the others are whole extension headers.
+// LastNextAt returns the offset of the Next Header field of the last header in header. header contains an
+// IPv6 header and after it zero or more complete extension headers.
 func LastNextAt(header []byte) int {
 	at := IPv6NextOffset
 	for off := IPv6Len; off+8 <= len(header); {
@@ -125,8 +125,8 @@ func LastNextAt(header []byte) int {
 	return at
 }
 
-// walkIPv6 walks b, which begins at offset at of the packet. first reports whether b follows the IPv6
-// header, so that it may begin with a Hop-by-Hop Options header.
+// walkIPv6 walks the extension headers in b. at is the offset of b in the packet. first reports whether b
+// follows the IPv6 header directly: only then may b begin with a Hop-by-Hop Options header.
 func walkIPv6(next Proto, b []byte, c Chain, at int, first bool) (Chain, Reason) {
 	off := 0
 	for n := 0; ; n++ {
@@ -228,8 +228,8 @@ const (
 	ipv6OptRouterAlert = 5
 )
 
-// options walks the options of a Hop-by-Hop or Destination Options header. The header is h, and begins
-// at offset at of the packet.
+// options walks the options of h, a Hop-by-Hop or Destination Options header. at is the offset of h in the
+// packet.
 func (c *Chain) options(kind Proto, h []byte, at int) Reason {
 	count := 0
 	for i := 2; i < len(h); count++ {
@@ -270,10 +270,12 @@ func (c *Chain) options(kind Proto, h []byte, at int) Reason {
 }
 
 // CompleteChain reports whether the first fragment of a packet contains all headers, including the
-// transport's. b is its piece of the fragmentable part, and next is the type of the first header in b.
+// transport's. b is the data of that fragment, without the Fragment header. next is the type of the first
+// header in b.
 //
 // RFC 7112 5: "When a host fragments an IPv6 datagram, it MUST include the entire IPv6
-// Header Chain in the First Fragment." A first fragment without it is dropped: see ParamFirstChain.
+// Header Chain in the First Fragment." A first fragment with an incomplete chain is dropped: see
+// ParamFirstChain.
 func CompleteChain(next Proto, b []byte) bool {
 	for range maxIPv6Ext + 1 {
 		if !isIPv6Ext(next) {
