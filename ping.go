@@ -225,8 +225,8 @@ func (p *pinger) due(now, next time.Time) bool {
 	return !now.Before(next)
 }
 
-// wake returns the time until which run waits for an answer: that of the next request or timeout,
-// whichever comes first. more reports whether there is a next request, and next is its time.
+// wake returns the time until which run waits for an answer: the time of the next request or the time of
+// the next timeout, whichever is earlier. more says whether there is a next request, and next is its time.
 func (p *pinger) wake(more bool, next time.Time) time.Time {
 	if len(p.out) == 0 {
 		return next
@@ -288,7 +288,7 @@ func (p *pinger) receive(ctx context.Context, until time.Time) error {
 	return nil
 }
 
-// expire removes the requests that have timed out from p.out, and calls OnReply for them.
+// expire removes from p.out the requests that have timed out, and calls OnReply for each of them.
 func (p *pinger) expire(now time.Time) {
 	for len(p.out) > 0 && now.Sub(p.out[0].sent) >= p.cfg.Timeout {
 		r := p.out[0]

@@ -34,15 +34,15 @@ type sample struct {
 type runner struct {
 	lab  *lab
 	self string // the path of this program
-	// other is the program that runs the tasks of the stack "before". It is built with the usernet
-	// of the commit of -compare.
+	// other is the program that runs the tasks of the stack named "before". The program is built from
+	// the commit that the flag -compare names.
 	other string
 	time  time.Duration
 	pin   pin // if not empty, replaces the placement of each workload
 	// profiles is the directory for usernet's profiles; if empty, no profiles are written.
 	profiles string
 	runs     int // number of runs so far
-	// patience, if not 0, is how long a run may take in addition to three times time.
+	// patience, if not 0, replaces the 40 s in the limit of a run, which is 3*time + 40 s.
 	patience time.Duration
 	// softirqs are the process numbers of the kernel's packet threads.
 	softirqs []string
@@ -367,16 +367,16 @@ func (r *runner) beginLoad() load {
 	return load{time.Now(), machineBusy(), softirqd(r.softirqs), ownCPU()}
 }
 
-// others returns the proportion of the machine that other processes have used since l. used is the CPU
-// time of the processes of the run. The proportion does not include these processes, the kernel's
-// packet threads and this process.
+// others returns the proportion of the machine's CPU time since l that other processes have used. These
+// are all processes except those of the run, the kernel's packet threads and this process. used is the CPU
+// time of the processes of the run.
 func (r *runner) others(l load, used time.Duration) float64 {
 	took := time.Since(l.when)
 	other := machineBusy() - l.busy - used - (softirqd(r.softirqs) - l.soft) - (ownCPU() - l.own)
 	return max(0, float64(other)/float64(took)/float64(machineCPUs()))
 }
 
-// tick is the unit of times in /proc, USER_HZ.
+// tick is the unit of times in /proc: 1/USER_HZ seconds.
 const tick = 10 * time.Millisecond
 
 // machineBusy returns the time that all cores together have not been idle.

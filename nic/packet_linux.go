@@ -115,7 +115,8 @@ func (l *Link) ask(fd int) (index int, err error) {
 		return 0, os.NewSyscallError("get MTU", err)
 	}
 	l.MTU = int(req.Uint32())
-	// Package x/sys cannot read the address, so this is struct ifreq of netdevice(7).
+	// Package x/sys has no function that reads the MAC address from an Ifreq. hw has the layout of struct
+	// ifreq of netdevice(7).
 	var hw struct {
 		name   [unix.IFNAMSIZ]byte
 		family uint16
@@ -152,7 +153,8 @@ func setUpPacket(fd, index int, mac [6]byte, promiscuous bool) error {
 			}
 		}
 	}
-	// The stack does not report its groups to the device, so the socket receives all of them.
+	// The stack does not tell the device which multicast groups it has joined, so the socket receives the
+	// frames to all multicast addresses.
 	join := []unix.PacketMreq{{Type: unix.PACKET_MR_ALLMULTI}, {Type: unix.PACKET_MR_UNICAST, Alen: 6}}
 	copy(join[1].Address[:], mac[:])
 	if promiscuous {
@@ -191,8 +193,9 @@ func packetFilter(mac [6]byte, promiscuous bool) []unix.SockFilter {
 		end       = unix.BPF_RET | unix.BPF_K
 	)
 	all := unix.SockFilter{Code: end, K: 1 << 18} // bytes
-	// Drop tagged frames. The kernel has removed the tag, so such a frame looks untagged. In IEEE
-	// 802.1Q, VLAN 0 means no VLAN.
+	// Drop the frames of a VLAN. The kernel has removed the tag from the bytes of these frames, so the
+	// filter reads the tag from the packet's properties. A tag with VLAN 0 means no VLAN (IEEE 802.1Q), so
+	// such a frame passes.
 	filter := []unix.SockFilter{
 		{Code: loadByte, K: vlanTagPresent},
 		{Code: jumpEqual, K: 0, Jt: 3},

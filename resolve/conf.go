@@ -20,12 +20,13 @@ const (
 
 // ParseResolvConf parses the form of /etc/resolv.conf, see resolv.conf(5). It supports the keywords
 // nameserver, domain, search and options, and the options ndots, timeout, attempts, rotate,
-// single-request, use-vc and trust-ad. EDNS0 is always on. As the system's resolvers do, it ignores
+// single-request, single-request-reopen, use-vc and trust-ad. single-request-reopen is the same as
+// single-request. EDNS0 is always on. As the system's resolvers do, ParseResolvConf ignores
 // other keywords and options, such as sortlist, debug, no-check-names, no-reload, no-tld-query and
 // inet6. The error, if any, is the reader's.
 //
-// By the man page, a file without servers means the host itself as the server. ParseResolvConf
-// returns a Config without servers then, and the caller has to add the host.
+// If the file names no server, ParseResolvConf returns a Config without servers. resolv.conf(5) says that
+// the server is then the host itself: the caller has to add it.
 func ParseResolvConf(r io.Reader) (Config, error) {
 	var cfg Config
 	err := eachLine(r, func(line string) {

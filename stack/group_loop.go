@@ -11,8 +11,8 @@ import (
 // itself. A copy waits until the sender has released its locks. One goroutine at a time delivers the
 // copies, so they are received in the order in which they were sent.
 type loopQueue struct {
-	n     atomic.Int32 // datagrams in waiting; read without mu
-	bytes atomic.Int64 // capacity of the buffers of waiting; read without mu
+	n     atomic.Int32 // datagrams that are waiting or being delivered; read without mu
+	bytes atomic.Int64 // capacity of the buffers of these datagrams; read without mu
 
 	mu         mutex[levelTable]
 	waiting    []looped
@@ -26,8 +26,9 @@ type looped struct {
 	csumOffset int // offset of an incomplete checksum in the payload; 0: the checksum is complete
 }
 
-// maxLooped limits the bytes of buffers that wait; the last datagram may exceed it. A sender delivers
-// its own datagrams at once, so datagrams wait only while another goroutine delivers, or during a batch.
+// maxLooped is the number of bytes of buffers at which put drops further datagrams. The last datagram that
+// put accepts may exceed maxLooped. A sender delivers its own datagrams before its call returns, so
+// datagrams wait only during that call or while another goroutine delivers.
 const maxLooped = 4 << 20
 
 // put queues a copy of a datagram that was sent on ifc, or drops the copy if too many bytes wait.

@@ -91,10 +91,11 @@ type AddrOptions struct {
 	Origin AddrOrigin
 	// Probe makes the host probe for an IPv4 address before it uses the address. The probes take four to
 	// seven seconds (RFC 5227 2.1). During this time the address is AddrTentative. If another machine on
-	// the link uses the address, it then becomes AddrDuplicate; otherwise AddrPreferred.
+	// the link uses the address, the address becomes AddrDuplicate. Otherwise the address becomes
+	// AddrPreferred, or AddrDeprecated if its preferred lifetime has ended.
 	//
-	// Probe has no effect on an address that the interface has already, on a link without ARP, and on
-	// IPv6 addresses, for which there is Config.WaitForDAD.
+	// Probe has no effect on a link without ARP, on an IPv6 address (see Config.WaitForDAD), or on an address
+	// that the interface already has, unless the address is AddrDuplicate.
 	Probe bool
 }
 
@@ -173,7 +174,8 @@ func (ifc *iface) prefixes() []netip.Prefix {
 // routes whose source is a present address are kept.
 func (a *ifaceAddr) present() bool { return a.state != AddrDuplicate }
 
-// hasPresent reports whether a list has a present address of the family for which of is true.
+// hasPresent reports whether a list has a present address for which the function of returns true. of is
+// netip.Addr.Is4 or netip.Addr.Is6.
 func hasPresent(list []ifaceAddr, of func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.present() && of(a.addr()) })
 }
@@ -186,7 +188,8 @@ func (s *Stack) has(a netip.Addr) bool {
 	})
 }
 
-// hasUsable reports whether a list has a usable address of the family for which of is true.
+// hasUsable reports whether a list has a usable address for which the function of returns true. of is
+// netip.Addr.Is4 or netip.Addr.Is6.
 func hasUsable(list []ifaceAddr, of func(netip.Addr) bool) bool {
 	return slices.ContainsFunc(list, func(a ifaceAddr) bool { return a.usable() && of(a.addr()) })
 }
@@ -204,10 +207,11 @@ func (ifc *iface) owns(a netip.Addr) bool {
 
 // sourceFor returns the interface's source address for packets to the neighbour hop. It chooses among the
 // addresses of hop's family. It prefers an address whose network contains hop, then an address that is
-// not deprecated, then the longest prefix. The result is invalid if there is no usable address.
+// AddrPreferred. Among addresses whose networks contain hop it then prefers the longest prefix. The result
+// is invalid if there is no usable address.
 //
-// RFC 1122 3.3.4.3 leaves the choice to the host, and prefers an address on the
-// network of the destination or else of the router. RFC 4862 5.5.4: a deprecated address "SHOULD
+// RFC 1122 3.3.4.3 recommends a source address on the network of the destination, and otherwise a source
+// address on the network of the router. RFC 4862 5.5.4: a deprecated address "SHOULD
 // NOT be used to initiate new communications if an alternate (non-deprecated) address of
 // sufficient scope can easily be used instead".
 func (ifc *iface) sourceFor(hop netip.Addr) netip.Addr {
@@ -249,7 +253,7 @@ func (ifc *iface) describeAddrs() []AddrInfo {
 	return infos
 }
 
-// checkAddr returns an error if p cannot be an address of an interface with the length of its network.
+// checkAddr returns an error if an interface cannot have the address and the prefix length of p.
 func checkAddr(p netip.Prefix) error {
 	a := p.Addr()
 	bad := func(text string) error { return fmt.Errorf("%s: %w", text, syscall.EINVAL) }
@@ -314,8 +318,8 @@ func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 
 // withAddr returns the interface's addresses with p added. If the interface has p already, withAddr
 // replaces its lifetimes and origin. The error is EEXIST if the interface has the address with another
-// prefix length, or if another interface of ifaces has it and it is not link-local. s.mu is held, or the
-// caller is New.
+// prefix length. The error is also EEXIST if another interface of ifaces has the address, unless the address
+// is a link-local IPv6 address. s.mu is held, or the caller is New.
 func (s *Stack) withAddr(ifaces []*iface, ifc *iface, p netip.Prefix, o AddrOptions) ([]ifaceAddr, error) {
 	a, err := s.newAddr(p, o)
 	if err != nil {
@@ -480,7 +484,7 @@ func (s *Stack) linkNamed(name string) (*iface, error) {
 
 // setAddrs replaces the addresses of an interface, and updates the solicited-node groups and the routes.
 // If the interface has lost its last address of a family, setAddrs removes the family's gateway and
-// static routes. s.mu is held; the caller drains.
+// static routes. s.mu is held. The caller calls s.drain after it has released s.mu.
 func (s *Stack) setAddrs(ifc *iface, list []ifaceAddr) {
 	old := ifc.list()
 	ifc.addrs.Store(&list)

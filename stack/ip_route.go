@@ -19,12 +19,12 @@ type Route struct {
 	// Via is the router, which must be on the link. An invalid Via means that the destinations
 	// themselves are on the link.
 	Via netip.Addr
-	// NIC names the interface. It may be empty if Via is set: the route then uses the interface that the
-	// zone of Via names or, if Via has no zone, the first interface whose link Via is on.
+	// NIC names the interface. NIC may be empty if Via is set. The route then uses the interface that the
+	// zone of Via names. If Via has no zone, the route uses the first interface that has Via on its link.
 	NIC string
-	// Src is the source address for sockets that have not chosen one. If Src is invalid, the source is
-	// preferably the interface's address on the network of the next hop; for IPv6, the rules of RFC 6724
-	// choose it.
+	// Src is the source address for sockets that have not chosen one. If Src is invalid, the stack chooses
+	// the source: for IPv4 it prefers an address of the interface whose network contains the next hop, and
+	// for IPv6 it follows the rules of RFC 6724.
 	Src netip.Addr
 }
 
@@ -92,16 +92,16 @@ func (t *routeTable) isOwn(a netip.Addr) bool {
 	return slices.Contains(t.own, a)
 }
 
-// isLocal reports whether packets to a stay on the host. This is so for the host's own addresses and for
-// loopback addresses; for ::1 only if the host supports IPv6.
+// isLocal reports whether packets to a stay on the host: whether a is an address of the host, is in
+// 127.0.0.0/8, or is ::1 and the host supports IPv6.
 func (t *routeTable) isLocal(a netip.Addr) bool {
 	return t.isOwn(a) || a.IsLoopback() && (t.v6 || a.Is4())
 }
 
 // lookup returns the route to dst with the longest prefix, among the routes whose link is up. Among
 // routes of the same prefix it prefers a route whose router is not dead, then a route whose interface
-// owns src, then the first route. If the router of the longest IPv6 prefix is dead, lookup uses the
-// longest prefix whose router is not (RFC 4191 3.2).
+// owns src, then the first route. If the routers of the longest IPv6 prefix are dead, lookup returns the
+// route of the next shorter prefix that has a live router, if there is one (RFC 4191 3.2).
 //
 // If on is set, lookup considers only routes over that interface. As on Linux, an IPv4 destination
 // without such a route is taken to be on the link of the interface.
@@ -229,9 +229,9 @@ func (s *Stack) rebuildRoutes() {
 	s.changes.notify()
 }
 
-// addAddrs adds the usable addresses of an interface to the table. It appends the routes to the
-// networks of the addresses to all, and returns the result. If two addresses have the same network, the
-// route of a deprecated address comes second.
+// addAddrs adds the usable addresses of an interface to the table. It returns all with the routes of these
+// addresses appended: each route leads to the network of an address. If two addresses have the same
+// network, the route of a deprecated address comes second.
 func (t *routeTable) addAddrs(all []route, ifc *iface) []route {
 	for _, st := range []AddrState{AddrPreferred, AddrOptimistic, AddrDeprecated} {
 		for _, a := range ifc.list() {
@@ -279,8 +279,8 @@ func broadcastOf(p netip.Prefix) netip.Addr {
 // limitedBroadcast is 255.255.255.255.
 func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
 
-// loopbackBroadcast is 127.255.255.255. For datagrams it is a local address. TCP refuses it as a
-// broadcast address.
+// loopbackBroadcast is 127.255.255.255. UDP and IP sockets treat it like any other loopback address. TCP
+// treats it as a broadcast address, to which no connection is possible.
 func loopbackBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{127, 255, 255, 255}) }
 
 // isReserved reports whether a is in 240.0.0.0/4, which includes the limited broadcast address.
@@ -355,9 +355,10 @@ func (p *path) valid(s *Stack) bool {
 //   - ENETDOWN if the link is down.
 func (s *Stack) route(dst, src netip.Addr) (path, error) { return s.routeOver(dst, src, 0) }
 
-// routeOver is route over the interface with the given index; index 0 means any interface. With an
-// index, an IPv4 dst needs no route over the interface, and the error is ENODEV if there is no such
-// interface. The path to an address of the host always uses the loopback.
+// routeOver returns the path to dst over the interface with the given index. If index is 0, routeOver does
+// the same as route. If index is not 0, an IPv4 dst without a route counts as on the interface's link, and
+// the error is ENODEV if there is no such interface. The path to an address of the host always uses the
+// loopback.
 func (s *Stack) routeOver(dst, src netip.Addr, index int) (path, error) {
 	gen := s.gen.Load()
 	t := s.table.Load()
@@ -507,10 +508,10 @@ func (s *Stack) localPath(dst, src netip.Addr, gen uint32) path {
 	return p
 }
 
-// broadcastRoute returns a route for a broadcast. It returns nil if dst is not a broadcast address; if
-// on is set, dst must be a broadcast address of that interface. A directed broadcast uses the interface
-// that owns src, or else the interface whose network has the longest prefix. The error is ENETDOWN if
-// the links of all these networks are down.
+// broadcastRoute returns the route for a broadcast to dst. It returns nil if dst is not a broadcast address.
+// If on is set, only the networks of that interface count. A directed broadcast uses the interface that owns
+// src, or else the interface whose network has the longest prefix. The error is ENETDOWN if dst is the
+// broadcast address of networks whose links are all down.
 func (s *Stack) broadcastRoute(t *routeTable, dst, src netip.Addr, on *iface) (*route, error) {
 	if dst == limitedBroadcast() {
 		return s.limitedRoute(t, src, on)
@@ -581,8 +582,9 @@ func (s *Stack) SourceFor(dst netip.Addr) netip.Addr {
 // in 127.0.0.0/8, or ::1.
 func (s *Stack) IsLocal(a netip.Addr) bool { return s.table.Load().isLocal(a.Unmap().WithZone("")) }
 
-// IsDeprecated reports whether a is a deprecated address of the host (RFC 4862 5.5.4): it is valid, but new
-// communication should use another one. A link-local address has a zone.
+// IsDeprecated reports whether a is a deprecated address of the host (RFC 4862 5.5.4): a valid address that
+// new communication should not use. If a is link-local and has a zone, only the interface that the zone
+// names counts.
 func (s *Stack) IsDeprecated(a netip.Addr) bool {
 	a, zone := s.unzone(a)
 	return slices.ContainsFunc(*s.ifaces.Load(), func(ifc *iface) bool {
@@ -618,9 +620,9 @@ func (s *Stack) Routes() []Route {
 // earlier routes of the same prefix. As on Linux, the stack deletes the route when its interface is
 // removed, when its Src is removed, or when the interface loses its last address of the family.
 //
-// The errors are EINVAL if r is not a valid route or the zone of r.Via is not r.NIC, EAFNOSUPPORT if its addresses are of different
-// families, EEXIST if the same route was added before, ENODEV if there is no such interface, ENETUNREACH
-// if the router is not on the link, and net.ErrClosed.
+// The errors are EINVAL if r is not a valid route or the zone of r.Via names another interface than r.NIC,
+// EAFNOSUPPORT if the addresses of r are of different families, EEXIST if the same route was added before,
+// ENODEV if there is no such interface, ENETUNREACH if the router is not on the link, and net.ErrClosed.
 func (s *Stack) AddRoute(r Route) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -18,8 +18,8 @@ import (
 //	         number, and the eight bits above; each period has its own key
 //
 // If the peer uses timestamps, the low six bits of the timestamp value in the SYN,ACK encode other
-// options of the SYN: four bits of window scale (15: none), and one bit for SACK. A connection that is
-// opened during an attack then has the same options as any other.
+// options of the SYN: bits 0 to 3 are the window scale (15: none), bit 4 is SACK, and bit 5 is unused. A
+// connection that is opened during an attack then has the same options as any other.
 const (
 	cookiePeriod  = 64 * tcp.Second
 	cookieTSBits  = 6      // low bits of the timestamp value that encode options
@@ -134,8 +134,9 @@ func (l *TCPListener) sendCookie(local, remote netip.AddrPort, zone int, p *path
 	s.sendLone(local, remote, zone, &out)
 }
 
-// takeCookie opens a connection if the ACK seg has a valid cookie, or drops seg if there is no room or route
-// for the connection. It reports false if seg has no valid cookie, or the listener is closed.
+// takeCookie opens a connection if the ACK seg has a valid cookie. If the listener's queue is full, memory is
+// short, or there is no route to the peer, takeCookie drops seg instead. The result is true in both cases. It
+// is false if seg has no valid cookie, or the listener is closed.
 func (l *TCPListener) takeCookie(local, remote netip.AddrPort, zone int, seg *tcp.Segment) bool {
 	s := l.s
 	if at := l.overflowAt.Load(); at == 0 || s.now()-tcp.Time(at) > (cookieLife+1)*cookiePeriod {

@@ -44,8 +44,8 @@ func TestACookieForASYNWithoutMSSHasTheDefault(t *testing.T) {
 }
 
 func TestAnOldCookieOpensNothing(t *testing.T) {
-	// An attacker can collect cookies that never expire, and replay them to open connections without a
-	// SYN. Therefore a cookie contains a counter (RFC 4987 3.6).
+	// If cookies never expired, an attacker could collect cookies and replay them later, to open connections
+	// without a SYN. Therefore a cookie contains a counter (RFC 4987 3.6).
 	for age, taken := range map[time.Duration]bool{
 		time.Second: true, 30 * time.Second: true, 5 * time.Minute: false, 30 * time.Minute: false,
 	} {
@@ -162,8 +162,8 @@ func TestBlindICMPErrorsDoNotBreakAConnection(t *testing.T) {
 }
 
 func TestACookieThatComesBackToAFullQueueIsNotReset(t *testing.T) {
-	// As without cookies, the host ignores the ACK as if it were lost. The peer's next segment has the
-	// cookie again.
+	// The host ignores an ACK for which the accept queue has no room, with a cookie as without a cookie. The
+	// peer's next segment has the cookie again.
 	server, client, f := floodPair(t)
 	l, err := server.ListenTCP(FamilyAny, addrPort("0.0.0.0:80"), ListenOptions{Backlog: 1})
 	require.NoError(t, err)

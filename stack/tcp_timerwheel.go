@@ -20,9 +20,9 @@ const (
 // for each would take a fifth of a connection's memory. Each slot is a circular list, and a connection is in
 // at most one slot.
 //
-// When the deadline of a connection is near, the connection moves to the timerQueue. That has its own alarm,
-// so one goroutine runs the ticks of all its connections. With a goroutine for each, the keep-alive probes
-// of a million connections would starve all other goroutines.
+// When the deadline of a connection is near, the connection moves to the timerQueue. The queue has an alarm
+// of its own, and one goroutine runs the ticks of all connections in the queue. With one goroutine for each
+// connection, the keep-alive probes of a million connections would starve all other goroutines.
 type timerWheel struct {
 	s *Stack
 
@@ -30,7 +30,7 @@ type timerWheel struct {
 	slots  [wheelSlots]*TCP // the first connection of each slot, or nil; step i has slot i%wheelSlots
 	n      int              // connections in the wheel
 	alarm  alarm            // for the first slot that is not empty
-	next   int64            // number of a step; all slots of earlier steps are empty
+	next   int64            // the first step whose slot may hold a connection
 	queue  timerQueue
 	closed bool
 }

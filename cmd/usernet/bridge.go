@@ -90,12 +90,12 @@ func (b *bridge) serve(ctx context.Context, outer net.Conn) {
 	out.Wait()
 }
 
-// forward copies from src to dst. At the end of the stream it ends that of dst. On an error it resets
-// both connections.
+// forward copies the data of src to dst. When src ends, forward closes the write side of dst. On an error
+// it resets both connections.
 func forward(dst, src net.Conn) {
 	_, err := io.Copy(dst, src)
 	if err != nil {
-		// One connection has failed. With a reset, no peer takes the data that it received for complete.
+		// One connection has failed. A reset shows both peers that the data they received is incomplete.
 		reset(dst)
 		reset(src)
 		return

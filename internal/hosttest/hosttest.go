@@ -169,8 +169,8 @@ func Echo(c net.Conn) {
 	io.Copy(c, c)
 }
 
-// Connect makes a connection from one host to another, which may be the same host. addr is the address
-// at which to listens.
+// Connect makes a connection between two hosts, which may be the same host. The host named to listens at
+// addr, and the host named from dials that address.
 func Connect(t testing.TB, from, to *usernet.Host, addr string) (client, server *usernet.TCPConn) {
 	t.Helper()
 	ln, err := to.Listen("tcp", net.JoinHostPort(addr, "0"))

@@ -71,8 +71,11 @@ type sendState struct {
 	buf   sendQueue
 	limit int // bytes that buf may hold
 
-	lastData Time // when new data was last sent, or in the handshake the first SYN
-	progress Time // start of the user timeout: when SND.UNA moved, data was sent with none in flight, or the window shut
+	lastData Time // when new data was last sent; during the handshake, when the first SYN was sent; 0: never
+
+	// progress is the start of the user timeout. It is the last time at which SND.UNA advanced, new data was
+	// sent while nothing was in flight, or the persist timer began while nothing was in flight.
+	progress Time
 
 	scale    uint8 // Snd.Wind.Shift
 	opt      uint8 // bytes of options on every segment
@@ -154,8 +157,8 @@ func (c *Conn) Accept(now Time, cfg Config, syn *Segment) {
 	}
 }
 
-// AcceptCookie is Accept for a connection whose SYN was answered by a SYN cookie, without a
-// Conn. syn is the SYN as reconstructed from the cookie, and cfg.ISS is the cookie. The caller
+// AcceptCookie is Accept for a connection whose SYN was answered with a SYN cookie, so no Conn existed
+// until now. syn is the SYN as reconstructed from the cookie, and cfg.ISS is the cookie. The caller
 // then passes the segment that carried the cookie to Segment.
 func (c *Conn) AcceptCookie(now Time, cfg Config, syn *Segment) {
 	c.Accept(now, cfg, syn)
@@ -190,8 +193,9 @@ func (c *Conn) init(now Time, cfg Config) {
 	c.rcv.synWnd = uint16(min(c.bufferLimit(c.rcv.limit), 65535))
 	c.rcv.mss, c.rcv.announce = cfg.MSS, uint32(cfg.MSS)
 	if cfg.AdvMSS > 0 {
-		// RFC 9293 3.7.1: the option is "MMS_R - 20", what this host can receive. It does not depend on
-		// the path to the peer, because the path back may be another one.
+		// RFC 9293 3.7.1: the value of the MSS option is "MMS_R - 20". MMS_R is what this host can receive.
+		// The value does not depend on the MTU of the path to the peer, because the peer's segments may
+		// come over another path.
 		c.rcv.announce = uint32(cfg.AdvMSS)
 	}
 	c.rcv.quick = quickSegments
@@ -301,7 +305,7 @@ const leastMSS = 68 - wire.IPv4Len - wire.TCPLen
 const minMSS = 48
 
 // minData is the minimum payload of a full segment: SACK blocks that leave less room are not sent.
-// Even leastMSS leaves more than that after the Timestamps option.
+// A segment of leastMSS with only the Timestamps option has 16 bytes of payload.
 const minData = 8
 
 // State returns the state of the connection.
@@ -371,8 +375,8 @@ func (c *Conn) Take(now Time) (x, y, storage []byte) {
 }
 
 // Await registers p as the buffer of a waiting reader: the next data in order is copied to it
-// directly. Before the reader uses p, it must call Awaited, and only while BufferTaken returns false.
-// Await returns false if another reader is registered.
+// directly. The reader must call Awaited before it uses p, and must not call Awaited while BufferTaken
+// returns true. Await returns false if another reader is registered.
 func (c *Conn) Await(p []byte) bool {
 	if c.rcv.await != nil {
 		return false
@@ -395,13 +399,13 @@ func (c *Conn) Awaited(now Time) int {
 }
 
 // TakeBuffer returns the free part of a waiting reader's buffer (zero-copy receive). The caller may
-// write the payload of the next segment in order there, and then pass the segment to Segment
-// with that memory as its Payload, which is not copied. TakeBuffer returns nil if the buffer is
+// write the payload of the next segment in order to free, and then call Segment with a segment whose
+// Payload is in free. Segment does not copy that payload. TakeBuffer returns nil if the buffer is
 // already taken or has less than least bytes free, or if earlier data is unread or missing. header is
 // the expected length of the segment's TCP header.
 //
-// Until that segment or a call of ReturnBuffer, only the caller writes to the buffer, and the reader
-// must wait while BufferTaken reports true.
+// The caller owns the buffer until it passes that segment to Segment or calls ReturnBuffer. Until then
+// BufferTaken returns true, nobody else writes to the buffer, and the reader must wait.
 func (c *Conn) TakeBuffer(least int) (free []byte, header int) {
 	r := &c.rcv
 	if r.bufferTaken || len(r.await)-r.got < least || r.buf.n > 0 || c.active != nil && r.ooo.n > 0 {
@@ -473,8 +477,8 @@ func (c *Conn) Close(now Time) {
 }
 
 // CloseRead records that the application will not read any more but keeps the Conn. As on Linux,
-// arriving data is still accepted while our side is open. If data arrives after CloseWrite too, the
-// connection is reset.
+// arriving data is still accepted while our side is open. If the application has also called CloseWrite,
+// arriving data resets the connection.
 func (c *Conn) CloseRead() { c.shutRead = true }
 
 // Abort ends the connection at once, with a RST to the peer in the states in which RFC 9293
