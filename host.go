@@ -17,8 +17,8 @@
 //	http.Serve(ln, handler)
 //
 // Code that is written for net runs unchanged: it gets a net.Conn, net.Listener
-// or net.PacketConn with the addresses and the errors of net, to the text. A Dialer and
-// a ListenConfig have the fields of net's and a Host. Sockets have no
+// or net.PacketConn. Its addresses and errors are those of net, with the same texts. The types
+// Dialer and ListenConfig have the fields of net's types, and a field Host. Sockets have no
 // file descriptors: File and SyscallConn are absent, a Control function makes a call fail with
 // ENOTSUP, and there are no Unix sockets.
 //
@@ -103,8 +103,10 @@ type Config struct {
 	// file, see resolve.ParseHosts and the field Hosts of Resolver.
 	Hosts map[string][]netip.Addr
 	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
-	// file. Resolver.Servers, Search and Hosts apply if DNS, Search and Hosts above are empty. New
-	// replaces nil functions in Resolver by the host's own.
+	// file. Resolver.Servers applies only if DNS above is empty. In the same way, Resolver.Search and
+	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Source or Rand
+	// of Resolver is nil, New sets it to the host's own function. With Source, New also sets
+	// Deprecated if that is nil.
 	Resolver resolve.Config
 
 	// TCP has the settings of TCP.

@@ -19,7 +19,7 @@ import (
 func TestNamesAvoidDeprecatedSources(t *testing.T) {
 	six := netip.MustParsePrefix("2001:db8::1/64")
 	h, err := New(Config{
-		NIC:   nic.NewNull(nic.Link{MTU: 1500, Medium: nic.IP}), // its addresses are not probed
+		NIC:   nic.NewNull(nic.Link{MTU: 1500, Medium: nic.IP}), // the host probes no addresses on a nic.IP link
 		Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), six},
 		Hosts: map[string][]netip.Addr{"both.test": {netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}},
 	})

@@ -160,8 +160,9 @@ type idlePair struct {
 	settle time.Duration
 }
 
-// perListener is the number of connections to one port of the server. For each of these ports, the
-// client has about 28,000 ports of its own.
+// perListener is the number of connections to one port of the server. It is less than the number of
+// ephemeral ports of the client, about 28,000: each connection to the same port of the server needs an
+// ephemeral port of its own.
 const (
 	perListener = 20000
 	firstIdle   = 1000 // the first port of the server

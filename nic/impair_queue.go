@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// defaultLimit is the minimum bound on the bytes that one direction of an Impaired holds if Limit
-// is 0.
+// defaultLimit is the default of Limit in bytes, unless the delays and the queue of a direction need
+// more (see Impairment.limit).
 const defaultLimit = 256 << 20
 
 // drainBatch is the maximum number of frames in one call of deliver.
@@ -68,14 +68,15 @@ func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]
 	return d
 }
 
-// With a seed, delayed frames arrive in slots: one frame at a time, at instants that no other link
-// with a seed and no timer of a host uses. In a testing/synctest bubble all goroutines that a frame
-// wakes then run until they block before the next frame arrives or the next timer fires. The
-// scheduler therefore has no influence on what is sent.
+// With a seed, delayed frames arrive in slots, one frame at a time. A slot is an instant that no timer
+// of a host uses. In a testing/synctest bubble, the goroutines that a frame wakes run until all of
+// them block. Only then does the next frame arrive or the next timer fire. The scheduler therefore
+// has no influence on what is sent.
 //
 // Time is divided into rounds of slotRound nanoseconds. The seed gives a direction four slots in
 // each round: for a frame in order, for its duplicate, for a frame delayed by ReorderGap, and for
-// that frame's duplicate. Slot 0 belongs to the hosts (see timerWait in package stack).
+// that frame's duplicate. There are seven choices of slots, so two links with different seeds may
+// have the same slots. Slot 0 belongs to the hosts (see timerWait in package stack).
 const (
 	slotRound     = 64
 	slotDuplicate = 16
@@ -100,8 +101,8 @@ func (imp *Impairment) limit(full int) int64 {
 	if imp.Limit > 0 {
 		return imp.Limit
 	}
-	// The bytes that are transmitted while a frame is delayed, doubled because each frame may be
-	// duplicated, and the queue.
+	// The direction must hold the queue and twice the bytes that are transmitted while a frame is
+	// delayed: each of those frames may be duplicated.
 	delay := float64(max(imp.Latency, 0)) + float64(imp.Jitter.Abs()) + float64(max(imp.ReorderGap, 0))
 	onWire := delay * float64(max(imp.Rate, 0)) / 8 / float64(time.Second)
 	asked := 2*(onWire+float64(full)) + float64(imp.queueLimit(full))
@@ -125,7 +126,8 @@ func (d *impairQueue) now() int64 {
 	return int64(time.Since(d.start))
 }
 
-// take enqueues copies of the frames that f stands for. It returns false if f is invalid.
+// take enqueues a copy of f. If f is a super-frame, take enqueues its segments instead. It returns false
+// if f is invalid.
 func (d *impairQueue) take(m Medium, f *Frame) bool {
 	var p *packet
 	return m.complete(f, func(n int) []byte {

@@ -133,8 +133,8 @@ func attachQueue(name string, vnet bool) (*os.File, error) {
 }
 
 // setOffload turns on the virtio header, super-frames of TCP and, if the kernel supports them,
-// super-frames of UDP, which uso reports. It sets all offloads, because an existing device keeps
-// the settings of its last user.
+// super-frames of UDP. uso reports whether super-frames of UDP are on. setOffload sets all
+// offloads, because an existing device keeps the settings of its last user.
 func setOffload(fd int) (uso bool, err error) {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeaderLen); err != nil {
 		return false, err
@@ -158,8 +158,8 @@ func attachPlain(name string, exists, several bool) (*os.File, string, error) {
 	}
 	wcfg := water.Config{DeviceType: water.TAP}
 	wcfg.Name, wcfg.MultiQueue = name, several
-	// Otherwise water would clear the persistence of the device. An existing device that nobody
-	// uses is persistent.
+	// An existing device that no process has open is persistent and must stay so. If Persist were
+	// false, water would make the device non-persistent.
 	wcfg.Persist = exists
 	ifce, err := water.New(wcfg)
 	if err != nil {
@@ -247,7 +247,7 @@ func probeTAP(name string, exists, several bool) error {
 	return nil
 }
 
-// tapError wraps an error of the system in one that explains the reason for a TAP.
+// tapError wraps a system error from opening a TAP in an error that adds the likely reason.
 func tapError(cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {
@@ -315,9 +315,9 @@ func setUpTAP(name string, index int, cfg TAPConfig) error {
 	return err
 }
 
-// setAddr6 adds an IPv6 address to an interface. The kernel uses it at once, without Duplicate Address
-// Detection: for the second that this takes, a connection to the other side of the link would have the
-// source ::1, and hang. The stack at the other side detects a duplicate.
+// setAddr6 adds an IPv6 address to an interface. The kernel uses the address at once, without Duplicate
+// Address Detection. The detection would take about a second. In that time, a connection to the other side
+// of the link would have the source ::1, and hang. The stack at the other side detects a duplicate.
 func setAddr6(index int, addr netip.Prefix) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -44,12 +44,13 @@ type Config struct {
 	// uses them after the configured ones. It calls Learned for each lookup, from several
 	// goroutines at the same time, and the result may change. Learned may be nil.
 	Learned func() (servers []netip.AddrPort, search []string)
-	// Ndots is the number of dots from which on a name is tried as it is before the search list is
-	// applied. 0 stands for 1, and a negative value for no dots.
+	// Ndots is a minimum number of dots. A name with at least that many dots is tried as it is
+	// before the search list is applied. 0 stands for 1, and a negative value for no dots.
 	Ndots int
-	// Timeout limits each try at each server, and additionally the query over TCP if the UDP answer
-	// is truncated; 5 s if not positive. If a server has not responded at half of the Timeout, it
-	// is queried once more, in another way.
+	// Timeout limits each try at each server; 5 s if not positive. If the UDP answer is truncated,
+	// the query over TCP has a Timeout of its own. If a query with the name in mixed case is still
+	// outstanding after half of the Timeout, the Resolver sends a second query with the name as the
+	// caller wrote it.
 	Timeout time.Duration
 	// Attempts is how often each server in the list is tried; 2 if not positive.
 	Attempts int
@@ -136,8 +137,8 @@ const (
 	// the address, and because a packet may have been lost or forged. Unbound uses the same time
 	// (infra-host-ttl).
 	lessonTime = 15 * time.Minute
-	// silence is how long a query must have waited for a response to count as unanswered if the
-	// caller gives up.
+	// silence applies to a query whose caller gives up. The query counts as unanswered if it has
+	// waited at least this long for a response.
 	silence = time.Second
 )
 
@@ -254,7 +255,8 @@ func random() uint64 {
 	return binary.NativeEndian.Uint64(b[:])
 }
 
-// intn returns a random number in [0,n), n > 0. Its bias is below 2^-32 for sums of 16-bit weights.
+// intn returns a random number in [0,n), n > 0. Its bias is less than n/2^64. That is below 2^-32,
+// because all callers pass an n below 2^32.
 func (r *Resolver) intn(n int) int {
 	return int(r.cfg.Rand() % uint64(n))
 }

@@ -21,8 +21,8 @@ type alarm struct {
 const alarmClosed = tcp.Time(-1)
 
 // An alarmOwner is the owner of an alarm. The alarm calls fired without locks held. fired takes the
-// owner's lock and calls alarm.over. It then compares the clock with the times of its entries: the call
-// may be late, or it may be for an earlier setting of the alarm.
+// owner's lock and calls alarm.over. fired then compares the clock with the times of the owner's entries,
+// because the call may be late, or may be for an earlier setting of the alarm.
 type alarmOwner interface{ fired() }
 
 // set makes the alarm fire at time at, unless it is already set for an earlier time. If at has passed,
@@ -74,8 +74,9 @@ func (a *alarm) close() {
 const timerSlots = 64
 
 // timerWait returns the duration for a timer that is set now and has to fire at time at. It rounds at up
-// to a multiple of timerSlots. No link with a seed delivers frames at these times (see slots in package
-// nic), so in a testing/synctest bubble the order of timers and frames is the same in each run.
+// to a multiple of timerSlots. No link with a seed delivers frames in slots at these times (see slotRound
+// in package nic), so in a testing/synctest bubble the order of timers and such frames is the same in each
+// run.
 func timerWait(now, at tcp.Time) time.Duration {
 	at = max(at, now)
 	return time.Duration(at - now + -at&(timerSlots-1))

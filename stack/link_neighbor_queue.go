@@ -16,8 +16,8 @@ import (
 const (
 	// maxWaiting is the limit per neighbour, Linux's unres_qlen_bytes. A single datagram may exceed it.
 	maxWaiting = 212992
-	// If the waiting frames of a table exceed keepLatestAbove, a datagram that is added to a neighbour's
-	// queue replaces all other datagrams of that queue.
+	// While the waiting frames of a table exceed keepLatestAbove, a datagram that is added to a neighbour's
+	// queue replaces older datagrams of that queue.
 	keepLatestAbove = 4 << 20
 	// maxWaitingTotal is the limit per table. The latest datagrams of 1024 neighbours fit if none is
 	// larger than 16 KiB.
@@ -179,9 +179,9 @@ func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	}
 }
 
-// resendOrDrop handles a datagram whose neighbour, with the address failed, has failed. It sends the
-// datagram by another next hop if there is one. Otherwise it drops the datagram and reports an error to its sender. No lock is
-// held.
+// resendOrDrop handles a datagram that waited for a neighbour whose resolution has failed. failed is the
+// address of this neighbour. resendOrDrop sends the datagram by another next hop if there is one.
+// Otherwise it drops the datagram and reports an error to the datagram's sender. No lock is held.
 func (t *neighborTable) resendOrDrop(d *waitingDatagram, failed netip.Addr, why wire.Reason) {
 	s := t.ifc.s
 	if s.sendByOtherHop(t.ifc, d, failed) {

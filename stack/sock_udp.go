@@ -337,8 +337,8 @@ func (u *UDP) WriteTo(b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	return u.written(b, now, err)
 }
 
-// WriteToBefore is WriteTo, but uses the deadline end, which must not be zero, instead of the socket's
-// write deadline. Callers that share the socket can thus have a deadline each.
+// WriteToBefore is WriteTo with end as the deadline, instead of the socket's write deadline. end must not
+// be zero. With WriteToBefore, each of several callers that share the socket can have its own deadline.
 func (u *UDP) WriteToBefore(end time.Time, b []byte, to netip.AddrPort, o SendOptions) (int, error) {
 	var d deadline
 	u.mu.Lock()
@@ -391,7 +391,7 @@ func (u *UDP) ready(n int, to netip.AddrPort, o *SendOptions, d *deadline) error
 	}
 	switch {
 	case !to.Addr().IsValid(), to.Port() == 0 && to != u.remote:
-		return syscall.EINVAL // except that, as on Linux, a socket can be connected to port 0
+		return syscall.EINVAL // as on Linux, port 0 is valid only if the socket is connected to it
 	case !u.fam.holds(to.Addr()):
 		return u.fam.refusal(to.Addr())
 	case n > maxUDPPayload && (n > maxUDPPayload6 || to.Addr().Is4()):

@@ -10,8 +10,8 @@ import (
 const (
 	// defaultOrphans is the default maximum number of orphans.
 	defaultOrphans = 32768
-	// An orphan counts as stalled if it was closed at least stallAfter ago, and its unacknowledged data
-	// would take longer than stallTime at the rate since then.
+	// An orphan counts as stalled if it was closed at least stallAfter ago, and the peer needs more than
+	// stallTime to acknowledge the remaining data at the average rate since the close.
 	stallAfter = 2 * tcp.Second
 	stallTime  = 60 * tcp.Second
 	// reclaimEvery is the time between two runs of the reclaimer under memory pressure.
@@ -178,8 +178,8 @@ func (o *orphans) spare(t *TCP) {
 	o.link(i, list)
 }
 
-// stalled reports whether an orphan is stalled: see stallAfter. The orphan was closed age ago. At that
-// time, bytes were unacknowledged; left is how many of them still are.
+// stalled reports whether an orphan is stalled: see stallAfter. age is the time since the orphan was
+// closed. bytes is the number of unacknowledged bytes at the close, and left is that number now.
 func stalled(age tcp.Time, bytes, left int) bool {
 	done := bytes - left
 	return age >= stallAfter && (done <= 0 || float64(left)*float64(age) > float64(stallTime)*float64(done))
@@ -257,8 +257,8 @@ func (s *Stack) reclaim(now tcp.Time, hard bool) {
 	}
 }
 
-// reclaimBuffers calls Conn.Reclaim, with the argument all, for all connections. Because that takes long,
-// it does nothing if it was called less than a second ago.
+// reclaimBuffers calls Reclaim(now, all) on every tcp.Conn. It does nothing if less than a second has
+// passed since it last did this, because a pass over all connections takes long.
 func (s *Stack) reclaimBuffers(now tcp.Time, all bool) {
 	ts := &s.tcp
 	last := ts.reclaimed.Load()

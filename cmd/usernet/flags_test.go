@@ -206,7 +206,8 @@ func TestFilesThatCannotBeWrittenFailFirst(t *testing.T) {
 	require.Equal(t, exitOK, code, errs)
 }
 
-// A stuckDevice is a link whose Send and Close block, once stuck is set, until closed is closed.
+// A stuckDevice is a link that can get stuck. While stuck is set, Send and Close block until the test
+// closes the channel closed.
 type stuckDevice struct {
 	nic.Device
 	stuck  atomic.Bool

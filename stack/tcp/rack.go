@@ -338,7 +338,8 @@ func (c *Conn) detectReno(a *ackSample, duplicate bool) {
 func (c *Conn) markLost(now Time, p piece) {
 	s := p.sent()
 	r := &c.rec
-	// See reduceAgain. A retransmission that was sent earlier belongs to the congestion that PRR answers.
+	// If a retransmission that was sent after r.reduced is lost, reduceAgain reduces the window again. The
+	// loss of an earlier retransmission is part of the congestion to which PRR already responds.
 	if s.flags&segResent != 0 && r.reduced != 0 && s.at > r.reduced {
 		r.lost = true
 	}
@@ -365,8 +366,8 @@ func (c *Conn) markHeadLost(now Time) {
 // new data [...] or upon receiving an ACK that cumulatively acknowledges new
 // data"; "If Now() + PTO > TCP_RTO_expiration(): PTO = TCP_RTO_expiration() -
 // Now()". If the RTO would expire before the PTO, the probe is sent when the RTO would expire, and the
-// RTO timer restarts. So a probe is also sent for a single segment on a short path, whose PTO exceeds
-// the RTO because it includes the peer's delayed acknowledgement.
+// RTO timer restarts. This is the case for a single segment on a short path: the PTO exceeds the RTO,
+// because the PTO includes the peer's delayed acknowledgement.
 func (c *Conn) armProbe(now Time) {
 	t := &c.timers
 	if d, ok := c.probeTimeout(); ok && t.rtxKind != rtxReorder {

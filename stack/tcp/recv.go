@@ -164,12 +164,13 @@ func (c *Conn) established() {
 // honor, as in window, any segment that would have been in window for any <ACK> sent by the receiver."
 // A segment may begin at that edge: RFC 9293 3.10.7.4: "If the RCV.WND is zero, no segments will be
 // acceptable, but special allowance should be made to accept valid ACKs, URGs, and RSTs." A segment
-// without data may begin as early as the last acknowledgement that we sent, as on Linux (rcv_wup). A
-// peer that has seen our window shrink sends from the right edge that it knows (see ackSeq). That edge is
-// below RCV.NXT if data beyond it has arrived since our last acknowledgement.
+// without data may begin as early as the last acknowledgement that we sent, as on Linux (rcv_wup). The
+// reason is a peer that has seen our window shrink. Such a peer uses the new right edge as the sequence
+// number of its acknowledgements (see ackSeq). If we have accepted data beyond the new edge since our last
+// acknowledgement, RCV.NXT is above the peer's sequence number.
 //
-// All accepted numbers except the right edge were in a window that we advertised. A blind attacker
-// therefore guesses an accepted number no more easily than one in the current window.
+// Each accepted number, except the right edge itself, was in a window that we advertised. The test
+// therefore accepts only one number more than that window, and a blind attacker gains nothing.
 func (c *Conn) acceptable(s *Segment) bool {
 	r := &c.rcv
 	seq, n := Seq(s.Seq), s.seqLen()
@@ -186,8 +187,8 @@ func (c *Conn) acceptable(s *Segment) bool {
 	return r.nxt.Less(seq+Seq(n)) && seq.LessEq(c.farEdge())
 }
 
-// farEdge returns the farthest right edge that was ever advertised. It is never less than RCV.NXT: a
-// FIN may have been accepted at the edge.
+// farEdge returns the farthest right edge that was ever advertised, or RCV.NXT if that is greater. RCV.NXT
+// is greater after a FIN that began at the edge.
 func (c *Conn) farEdge() Seq { return maxSeq(c.rcv.maxEdge, c.rcv.nxt) }
 
 // window returns RCV.WND: the part of the advertised window that is not yet used.
@@ -198,8 +199,8 @@ func (c *Conn) checkSequence(now Time, s *Segment) verdict {
 	seq := Seq(s.Seq)
 	// RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD
 	// silently drop the segment." Like Linux we accept it, without PAWS: Windows and some
-	// middleboxes negotiate timestamps and then omit them, and such a connection would
-	// carry no data.
+	// middleboxes negotiate timestamps and then omit them. If we dropped their segments, such a
+	// connection would carry no data.
 	if c.tsOK && s.HasTS && !s.has(wire.FlagRST) && c.paws(now, s) && !c.besideHole(s) {
 		// RFC 7323 5.3 R1: "Send an acknowledgment in reply [...] and drop the segment".
 		return c.unacceptable(now, s)
@@ -279,9 +280,10 @@ func (c *Conn) besideHole(s *Segment) bool {
 	return c.rcv.ooo.n > 0 && s.DataLen() > 0 && !s.has(wire.FlagSYN) && c.overtaken(end, s.TSVal)
 }
 
-// overtaken reports whether data in the window that ends at end, with timestamp ts, was sent
-// after the mark (markTS, markSeq). Such data is not from an earlier wrap of the sequence
-// space, and PAWS need not discard it.
+// overtaken reports whether the data of a segment was sent after the mark (markTS, markSeq) and before
+// the segment that gave TS.Recent. The data ends at sequence number end, and the segment has timestamp
+// ts. If such data is in the window, it is not from an earlier wrap of the sequence space, and PAWS need
+// not discard it.
 //
 // This matters after a retransmission has filled a hole. TS.Recent is then newer than all
 // segments sent before the retransmission. PAWS would discard those that arrive late, and the
@@ -289,12 +291,12 @@ func (c *Conn) besideHole(s *Segment) bool {
 // rules R1-R5 could lead to discarding some segments unnecessarily". On parallel links such
 // circumstances are likely.
 //
-// Proof: end is less than 2^31 above markSeq (markRange before the mark is replaced, plus a
-// window of at most 2^30). The same number in the previous wrap is more than 2^31 below
-// markSeq. When the mark's segment was sent, everything more than a window (2^30) below it had
-// been acknowledged, and acknowledged data is never sent again. So no segment of the previous
-// wrap has a timestamp newer than markTS: the timestamp clock does not go back, because it is
-// "at least approximately proportional to real time" (RFC 7323 5.4).
+// Proof: end is less than 2^31 above markSeq, because the mark is replaced after 2^30 bytes
+// (markRange) and the window is at most 2^30. The same number in the previous wrap is more than
+// 2^31 below markSeq. When the mark's segment was sent, all data more than a window (2^30) below
+// markSeq had been acknowledged, and acknowledged data is never sent again. The timestamp clock
+// does not go back, because it is "at least approximately proportional to real time" (RFC 7323
+// 5.4). So no segment of the previous wrap has a timestamp newer than markTS.
 func (c *Conn) overtaken(end Seq, ts uint32) bool {
 	r := &c.rcv
 	age := ts - r.markTS
@@ -531,7 +533,7 @@ func (c *Conn) ack(now Time, s *Segment, ack Seq) {
 	c.takeWindow(s, ack, wnd, a.advanced)
 	c.windowMoved(now, shut)
 	// a.advanced does not imply a.delivered > 0: everything up to the new SND.UNA may have been SACKed
-	// before. That happens to a peer that drops data after it has SACKed it.
+	// before. A peer that drops data after it has SACKed the data causes this.
 	if a.advanced || a.delivered > 0 || a.dsack || duplicate {
 		c.sampleRTT(&a)
 		if a.advanced {
@@ -668,8 +670,8 @@ func (c *Conn) segmentData(now Time, s *Segment) verdict {
 		return drop
 	}
 	if n > 0 && c.shutRead && c.state != Established {
-		// The application closed both directions but keeps the Conn. Reset the connection
-		// too, and report the error.
+		// The application closed both directions but keeps the Conn. Reset the connection,
+		// as for an orphan, and report the error to the application.
 		c.failReset(ErrReset)
 		return drop
 	}

@@ -310,7 +310,7 @@ func FuzzND(f *testing.F) {
 		}
 		ParseRedirect(b)
 		ParseMLDQuery(rest, b)
-		// Describe must return one line for any message.
+		// AppendFrame must append one line for any message.
 		m := make([]byte, ICMPLen+len(b)%60000)
 		(&ICMPv6{Type: ICMPv6Type(typ), Rest: rest}).Put(link1, six2, m, b[:len(b)%60000])
 		line := AppendFrame(nil, ipv6Packet(IPv6{Next: ProtoICMPv6, Src: link1}, m), false)
