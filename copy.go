@@ -2,6 +2,8 @@ package usernet
 
 import (
 	"io"
+	"net"
+	"os"
 	"reflect"
 	"sync"
 	"syscall"
@@ -61,7 +63,9 @@ func (w copyTarget) ReadFrom(r io.Reader) (n int64, err error) { return w.c.copy
 func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 	class, full := 0, false
 	for {
-		awaitReadable(r, full)
+		if err := awaitReadable(r, full); err != nil {
+			return n, err
+		}
 		buf := c.pool.get(class)
 		k, rerr := r.Read(buf)
 		var werr error
@@ -90,29 +94,41 @@ func (c *TCPConn) copyFrom(r io.Reader) (n int64, err error) {
 // awaitReadable waits until a Read of r would not block, if r is a connection of a Host or of package
 // net, or an io.LimitedReader of one. For other readers it returns at once. For a connection of package
 // net, the wait costs a system call. If more is set, awaitReadable saves this call: the last Read
-// filled its buffer, so there is probably more data.
-func awaitReadable(r io.Reader, more bool) {
+// filled its buffer, so there is probably more data. If the connection of package net has failed,
+// awaitReadable returns the error that Read would have returned.
+func awaitReadable(r io.Reader, more bool) error {
 	for {
 		switch src := r.(type) {
 		case *io.LimitedReader:
 			if src.N <= 0 {
-				return
+				return nil
 			}
 			r = src.R
 		case *TCPConn:
 			if src.ok() {
 				src.tcp.AwaitReadable()
 			}
-			return
+			return nil
 		case syscall.Conn:
 			if !more && ofNet(src) {
-				awaitDescriptor(src)
+				if err := awaitDescriptor(src); err != nil {
+					return readError(src, err)
+				}
 			}
-			return
+			return nil
 		default:
-			return
+			return nil
 		}
 	}
+}
+
+// readError returns the error of a Read of c, a connection of package net, for an errno.
+func readError(c syscall.Conn, errno error) error {
+	err := &net.OpError{Op: "read", Err: os.NewSyscallError("read", errno)}
+	if conn, ok := c.(net.Conn); ok && conn.LocalAddr() != nil {
+		err.Net, err.Source, err.Addr = conn.LocalAddr().Network(), conn.LocalAddr(), conn.RemoteAddr()
+	}
+	return err
 }
 
 // ofNet reports whether c is of a type of package net. Other types, such as a struct that embeds a

@@ -5,4 +5,4 @@ package usernet
 import "syscall"
 
 // awaitDescriptor returns at once, because there is no way to wait for data without reading it.
-func awaitDescriptor(syscall.Conn) {}
+func awaitDescriptor(syscall.Conn) error { return nil }

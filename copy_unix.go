@@ -4,20 +4,27 @@ package usernet
 
 import "syscall"
 
-// awaitDescriptor waits until a Read of c, a connection of package net, would not block. It returns
-// early on an error; the Read then reports the error.
-func awaitDescriptor(c syscall.Conn) {
+// awaitDescriptor waits until a Read of c, a connection of package net, would not block. If the connection
+// has failed, awaitDescriptor returns the errno: the system reports it only once, so a Read would return
+// io.EOF. awaitDescriptor returns nil if c is closed or its deadline passes; the Read then reports this.
+func awaitDescriptor(c syscall.Conn) (failed error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return
+		return nil
 	}
 	raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		for {
 			_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
-			if err != syscall.EINTR {
-				return err != syscall.EAGAIN
+			switch err {
+			case syscall.EINTR:
+			case syscall.EAGAIN:
+				return false
+			default:
+				failed = err
+				return true
 			}
 		}
 	})
+	return failed
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -291,6 +292,21 @@ func TestReadFromAnIdleSystemConnHoldsNoBuffer(t *testing.T) {
 			require.NoError(t, <-done)
 		})
 	}
+	t.Run("a reset", func(t *testing.T) {
+		near, far := systemPair("tcp4", "127.0.0.1:0")
+		c, _ := connect(t, a, b, addrB)
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.ReadFrom(near)
+			done <- err
+		}()
+		require.Eventually(t, waits, time.Minute, time.Millisecond)
+		require.NoError(t, far.(*net.TCPConn).SetLinger(0))
+		require.NoError(t, far.Close())
+		err := <-done
+		require.ErrorIs(t, err, syscall.ECONNRESET, "a reset is not the end of the stream")
+		require.ErrorContains(t, err, "read tcp "+near.LocalAddr().String()+"->"+near.RemoteAddr().String()+": read: connection reset by peer")
+	})
 	near, _ := systemPair("unix", dir+"/3")
 	c, d := connect(t, a, b, addrB)
 	go c.ReadFrom(&sniffedConn{near.(*net.UnixConn), io.MultiReader(strings.NewReader("first"), near)})
