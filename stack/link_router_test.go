@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
@@ -54,6 +55,32 @@ func TestAHostAdvertisesItselfAsARouter(t *testing.T) {
 		require.True(t, h.Interfaces()[1].Gateway6.IsValid())
 		r.Close()
 		require.False(t, h.Interfaces()[1].Gateway6.IsValid())
+	})
+}
+
+// RFC 4191 2.2: "If the Router Lifetime value is zero, the preference value MUST be set to (00) by the sender".
+func TestNoDefaultRouterHasNoPreference(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		preferences := func() (list []wire.Preference) {
+			for _, f := range p.take() {
+				b := f[wire.EthernetLen+wire.IPv6Len:]
+				if wire.ICMPv6Type(b[0]) != wire.ICMPv6RouterAdv {
+					continue
+				}
+				ra, r := wire.ParseRouterAdv(binary.BigEndian.Uint32(b[4:]), b[wire.ICMPLen:])
+				require.Equal(t, wire.OK, r)
+				list = append(list, ra.Preference)
+			}
+			return list
+		}
+		require.NoError(t, s.Advertise("", &RouterConfig{Preference: 1}))
+		require.Equal(t, []wire.Preference{wire.PreferMedium}, preferences())
+		require.NoError(t, s.Advertise("", &RouterConfig{Preference: -1, Lifetime: time.Hour}))
+		time.Sleep(time.Minute)
+		require.Contains(t, preferences(), wire.PreferLow)
+		require.NoError(t, s.Advertise("", nil))
+		require.Equal(t, []wire.Preference{wire.PreferMedium}, preferences())
 	})
 }
 
