@@ -469,6 +469,7 @@ func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
 		time.Sleep(40 * time.Second) // a renewal
 		s.set(func() { s.silent = true })
 		time.Sleep(time.Hour)
+		synctest.Wait() // the race detector does not know that the sleep waited for OnEvent
 		require.Equal(t, []string{"probe false false", "acquired true true", "renewed true true", "lost false false"}, seen[:4], "the lease, and a router")
 	})
 }
