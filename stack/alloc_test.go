@@ -5,7 +5,9 @@
 package stack
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,4 +55,30 @@ func TestABatchAllocatesNothing(t *testing.T) {
 		round()
 		require.Zero(t, testing.AllocsPerRun(200, round), k)
 	}
+}
+
+// An IPv6 segment or datagram is sent and received without an allocation.
+func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
+	a, b := twoHosts6(t, nic.PipeConfig{})
+	u, w := openUDP(t, a, "[::]:1000"), openUDP(t, b, "[::]:53")
+	buf := make([]byte, 100)
+	to := addrPort("[2001:db8::2]:53")
+	n := testing.AllocsPerRun(200, func() {
+		u.WriteTo(buf, to, SendOptions{})
+		w.ReadFrom(buf)
+	})
+	require.Zero(t, n)
+	l, err := b.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
+	require.NoError(t, err)
+	c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::2]:80"), TCPOptions{})
+	require.NoError(t, err)
+	d, err := l.Accept()
+	require.NoError(t, err)
+	n = testing.AllocsPerRun(200, func() {
+		c.Write(buf)
+		d.Read(buf)
+		d.Write(buf)
+		c.Read(buf)
+	})
+	require.Zero(t, n)
 }

@@ -580,32 +580,6 @@ func TestEachFlowHasItsFlowLabel(t *testing.T) {
 	require.NotEqual(t, first, label(w))
 }
 
-// An IPv6 segment or datagram is sent and received without an allocation.
-func TestIPv6AllocatesNothingPerPacket(t *testing.T) {
-	a, b := twoHosts6(t, nic.PipeConfig{})
-	u, w := openUDP(t, a, "[::]:1000"), openUDP(t, b, "[::]:53")
-	buf := make([]byte, 100)
-	to := addrPort("[2001:db8::2]:53")
-	n := testing.AllocsPerRun(200, func() {
-		u.WriteTo(buf, to, SendOptions{})
-		w.ReadFrom(buf)
-	})
-	require.Zero(t, n)
-	l, err := b.ListenTCP(FamilyAny, addrPort("[::]:80"), ListenOptions{})
-	require.NoError(t, err)
-	c, err := a.DialTCP(context.Background(), FamilyAny, netip.AddrPort{}, addrPort("[2001:db8::2]:80"), TCPOptions{})
-	require.NoError(t, err)
-	d, err := l.Accept()
-	require.NoError(t, err)
-	n = testing.AllocsPerRun(200, func() {
-		c.Write(buf)
-		d.Read(buf)
-		d.Write(buf)
-		c.Read(buf)
-	})
-	require.Zero(t, n)
-}
-
 // The source address is of the destination's family, whatever the order of the addresses.
 func TestTheSourceHasTheDestinationsFamily(t *testing.T) {
 	for _, addrs := range []string{"2001:db8::1/64", "2001:db8::1/64 192.0.2.1/24", "192.0.2.1/24 2001:db8::1/64"} {
