@@ -138,7 +138,7 @@ func (s *Stack) advertiseRouter(nic string, cfg *RouterConfig) error {
 // Advertisements on the interface with a Router Lifetime field of zero."
 func (s *Stack) endRouter(ifc *iface) {
 	if r := ifc.router; r != nil {
-		r.adv.Lifetime, r.adv.Preference = 0, wire.PreferMedium // see message
+		r.adv.Lifetime = 0
 		s.sendRouterAdv(ifc, r)
 		s.setRouter(ifc, nil)
 	}
@@ -190,11 +190,6 @@ func (c *RouterConfig) message(ifc *iface) (adv wire.RouterAdv, err error) {
 	adv = wire.RouterAdv{
 		HopLimit: c.HopLimit, Managed: c.Managed, Other: c.Other,
 		Preference: wire.Preference(c.Preference), Lifetime: uint16(c.Lifetime / time.Second),
-	}
-	if adv.Lifetime == 0 {
-		// RFC 4191 2.2: "If the Router Lifetime value is zero, the preference value MUST be set to (00) by the
-		// sender".
-		adv.Preference = wire.PreferMedium
 	}
 	for _, p := range c.Prefixes {
 		i := wire.PrefixInfo{
@@ -299,6 +294,11 @@ func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) bool {
 			continue
 		}
 		adv := r.adv
+		if adv.Lifetime == 0 {
+			// RFC 4191 2.2: "If the Router Lifetime value is zero, the preference value MUST be set to
+			// (00) by the sender".
+			adv.Preference = wire.PreferMedium
+		}
 		if ifc.includesLinkAddr(a.addr()) {
 			mac := ifc.mac()
 			adv.Options = wire.AppendNDOption(slices.Clip(adv.Options), wire.NDSourceLink, mac[:])
