@@ -175,17 +175,31 @@ func mayLackSource(p *packet) bool {
 
 // deliver passes a complete datagram to its protocol and to raw sockets.
 func (s *Stack) deliver(p *packet) {
-	raw := s.inputRaw(p)
 	switch p.proto {
 	case wire.ProtoTCP:
+		s.inputRaw(p)
 		s.inputTCP(p)
 	case wire.ProtoUDP:
+		s.inputRaw(p)
 		s.inputUDP(p)
 	case wire.ProtoICMP, wire.ProtoIGMP, wire.ProtoICMPv6:
-		if !s.inputControl(p) {
-			s.refuse(p, raw)
-		}
+		s.deliverControl(p)
 	default:
+		s.refuse(p, s.inputRaw(p))
+	}
+}
+
+// deliverControl is deliver for ICMP, IGMP and ICMPv6.
+func (s *Stack) deliverControl(p *packet) {
+	if p.isICMPError() {
+		// The error takes effect before a raw socket has it. A program that reads a Packet Too Big
+		// message can then send its next datagram in fragments that fit.
+		s.inputControl(p)
+		s.inputRaw(p)
+		return
+	}
+	raw := s.inputRaw(p)
+	if !s.inputControl(p) {
 		s.refuse(p, raw)
 	}
 }

@@ -3,11 +3,14 @@ package stack
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -465,6 +468,48 @@ func TestPacketTooBigAboutEchoIsBelieved(t *testing.T) {
 		send()
 		require.LessOrEqual(t, len(p.take()[0]), 1280)
 	}
+}
+
+// TestAPacketTooBigTakesEffectBeforeItIsRead holds the lock that a Packet Too Big message needs to lower the
+// path MTU. A raw socket does not get the message before the lock is free.
+func TestAPacketTooBigTakesEffectBeforeItIsRead(t *testing.T) {
+	s, p := hostAndPeer6(t)
+	r, err := s.OpenRaw(Family6, uint16(wire.ProtoICMPv6), netip.Addr{})
+	require.NoError(t, err)
+	defer r.Close()
+	dst := addr("2001:db8::2")
+	echo := make([]byte, wire.ICMPLen+1400)
+	(&wire.ICMPv6{Type: wire.ICMPv6Echo}).Put(dst, addr("2001:db8::1"), echo, echo[wire.ICMPLen:])
+	_, err = r.WriteTo(echo, dst, SendOptions{})
+	require.NoError(t, err)
+	quoted := p.take()[0][:1200]
+	tooBig := func(mtu uint32) {
+		m := make([]byte, wire.ICMPLen+len(quoted))
+		(&wire.ICMPv6{Type: wire.ICMPv6TooBig, Rest: mtu}).Put(addr("2001:db8::9"), addr("2001:db8::1"), m, quoted)
+		p.send(ip6Packet(wire.IPv6{Next: wire.ProtoICMPv6, Src: addr("2001:db8::9")}, m))
+	}
+	tooBig(1400) // makes the entry
+	b := make([]byte, 1500)
+	_, _, _, _, err = r.ReadFrom(b)
+	require.NoError(t, err)
+
+	s.datagramMTU.mu.Lock()
+	done := make(chan struct{})
+	go func() {
+		tooBig(1300)
+		close(done)
+	}()
+	elsewhere(func() {
+		r.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // long enough for the goroutine to get to the lock
+		_, _, _, _, err = r.ReadFrom(b)
+	})
+	s.datagramMTU.mu.Unlock()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	<-done
+	r.SetReadDeadline(time.Time{})
+	_, _, _, _, err = r.ReadFrom(b)
+	require.NoError(t, err)
+	require.EqualValues(t, 1300, binary.BigEndian.Uint32(b[4:]))
 }
 
 // TestPacketTooBigNeedsASocketForARequest sends a Packet Too Big about an echo request when no raw socket
