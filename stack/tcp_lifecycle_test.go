@@ -280,10 +280,11 @@ func TestASegmentDuringTheChangeToTimeWaitIsAnswered(t *testing.T) {
 	require.Zero(t, sent.resets.Load())
 }
 
-// A recorder counts the RSTs that a device sends.
+// A recorder counts the RSTs that a device sends. While discard is set, it counts and discards the frames.
 type recorder struct {
 	nic.Device
-	resets atomic.Int32
+	resets  atomic.Int32
+	discard atomic.Bool
 }
 
 func (r *recorder) Nonblocking() nic.Device { return r }
@@ -294,6 +295,9 @@ func (r *recorder) Send(batch []nic.Frame) (int, error) {
 		if len(b) > 47 && b[23] == byte(wire.ProtoTCP) && b[47]&4 != 0 { // a segment with the RST flag
 			r.resets.Add(1)
 		}
+	}
+	if r.discard.Load() {
+		return len(batch), nil
 	}
 	return r.Device.Send(batch)
 }
