@@ -25,8 +25,9 @@ const (
 
 // A dialect describes the form of queries to a server: what the server supports.
 type dialect struct {
-	edns bool            // whether queries have an OPT record
-	name dnsmessage.Name // the name in the query, possibly in mixed case
+	edns   bool            // whether queries have an OPT record
+	cookie bool            // whether the OPT record has a COOKIE option
+	name   dnsmessage.Name // the name in the query, possibly in mixed case
 }
 
 // query queries the servers in turn, until one of them returns an answer. The answer may also be that
@@ -182,12 +183,15 @@ func heard(err error) bool {
 // start is when the try began.
 func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, name dnsmessage.Name, start time.Time) (*answer, error) {
 	d := dialect{edns: !s.noEDNS.holds(start), name: name}
+	// Some firewalls drop queries with a COOKIE option. The second query of try, which has the name in
+	// the caller's case, therefore has none, unless the server is known to support cookies.
+	d.cookie = !r.cfg.NoCookies && (name != q.Name || s.cookies.known() || r.cfg.UseTCP)
 	if !r.cfg.UseTCP {
 		rep, err := r.converse(ctx, "udp", s, q, &d, start.Add(r.cfg.Timeout))
 		if err != nil {
 			return nil, err
 		}
-		if !rep.truncated {
+		if !rep.truncated && !rep.unproven {
 			ans, err := rep.judge(q)
 			if err == nil {
 				ans.mixed = d.name != q.Name
@@ -215,9 +219,21 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	asked := *d
+	retried := false
 	for {
 		rep, err := r.roundTrip(ctx, network, s, q, *d)
 		switch {
+		case err == nil && rep.unproven:
+			return rep, nil
+		case err == nil && rep.rcode == rcodeBadCookie && rep.hasCookie && d.cookie && network == "udp":
+			// RFC 7873 section 5.3: "The client SHOULD retry the request using the new Server Cookie
+			// from the response." If that is refused too, "the client SHOULD retry using TCP".
+			if retried {
+				rep.unproven = true
+				return rep, nil
+			}
+			retried = true
+			continue
 		case err == errCaseLost:
 			// The next query has a new ID and a new port, which a forger has to guess too.
 			d.name = q.Name
@@ -246,10 +262,6 @@ func (r *Resolver) converse(ctx context.Context, network string, s *server, q dn
 // roundTrip sends one query over a new connection, which has a new port, and waits for the
 // response.
 func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q dnsmessage.Question, d dialect) (*reply, error) {
-	msg, err := r.newQuery(q, d)
-	if err != nil {
-		return nil, errCannotMarshal
-	}
 	c, err := r.cfg.Dial(ctx, network, s.addr)
 	if err != nil {
 		return nil, err
@@ -262,10 +274,38 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	_, isPacket := c.(net.PacketConn)
-	if !isPacket {
-		return streamRoundTrip(c, msg, q)
+	var options []dnsmessage.Option
+	var cookie []byte // nil if the query has none
+	if d.edns && d.cookie {
+		cookie = s.cookies.cookie(localAddr(c), r.cfg.Rand)
+		options = []dnsmessage.Option{{Code: optionCookie, Data: cookie}}
 	}
+	msg, err := r.newQuery(q, d, options)
+	if err != nil {
+		return nil, errCannotMarshal
+	}
+	if _, isPacket := c.(net.PacketConn); !isPacket {
+		rep, err := streamRoundTrip(c, msg, q)
+		if err != nil {
+			return nil, err
+		}
+		server, ok := rep.checkCookie(cookie)
+		switch {
+		case !ok:
+			return nil, errInvalidResponse
+		case cookie != nil && !rep.hasCookie:
+			s.cookies.forget() // the handshake of TCP shows that the response is the server's
+		default:
+			s.cookies.learn(cookie, server)
+		}
+		return rep, nil
+	}
+	return packetRoundTrip(c, s, msg, q, d, cookie)
+}
+
+// packetRoundTrip sends the query and reads its response over UDP. cookie is the value of the query's
+// COOKIE option, or nil.
+func packetRoundTrip(c net.Conn, s *server, msg []byte, q dnsmessage.Question, d dialect, cookie []byte) (*reply, error) {
 	if _, err := c.Write(msg[2:]); err != nil {
 		return nil, err
 	}
@@ -283,9 +323,21 @@ func (r *Resolver) roundTrip(ctx context.Context, network string, s *server, q d
 			continue
 		case err == errCaseLost && d.name == q.Name:
 			// The query has the caller's case, which a forger may know, so the case proves nothing.
-			return readBody(buf[:n], q)
+			rep, err = readBody(buf[:n], q)
 		}
-		return rep, err
+		if err != nil {
+			return nil, err
+		}
+		server, ok := rep.checkCookie(cookie)
+		if !ok {
+			continue
+		}
+		// RFC 7873 section 5.3: "If the client is expecting the response to contain a COOKIE option and it
+		// is missing, the response MUST be discarded." The query is then repeated over TCP, because the
+		// server may have stopped to send cookies.
+		rep.unproven = len(cookie) > clientCookieLen && !rep.hasCookie
+		s.cookies.learn(cookie, server)
+		return rep, nil
 	}
 }
 
@@ -323,8 +375,8 @@ func streamRoundTrip(c net.Conn, msg []byte, q dnsmessage.Question) (*reply, err
 	return rep, err
 }
 
-// newQuery returns the query for q, preceded by two bytes for its length.
-func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
+// newQuery returns the query for q, preceded by two bytes for its length. options are the EDNS options.
+func (r *Resolver) newQuery(q dnsmessage.Question, d dialect, options []dnsmessage.Option) ([]byte, error) {
 	q.Name = d.name
 	b := dnsmessage.NewBuilder(make([]byte, 2, 2+512), dnsmessage.Header{
 		ID: uint16(r.cfg.Rand()), RecursionDesired: true, AuthenticData: r.cfg.TrustAD,
@@ -343,7 +395,7 @@ func (r *Resolver) newQuery(q dnsmessage.Question, d dialect) ([]byte, error) {
 		if err := b.StartAdditionals(); err != nil {
 			return nil, err
 		}
-		if err := b.OPTResource(rh, dnsmessage.OPTResource{}); err != nil {
+		if err := b.OPTResource(rh, dnsmessage.OPTResource{Options: options}); err != nil {
 			return nil, err
 		}
 	}

@@ -543,7 +543,7 @@ func (r *Resolver) mixCaseString(s string) string {
 // of the query into each message, because the parser rejects other messages early.
 func FuzzResponse(f *testing.F) {
 	q := dnsmessage.Question{Name: mustName("host.test."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}
-	query, err := New(Config{}).newQuery(q, dialect{edns: true, name: q.Name})
+	query, err := New(Config{}).newQuery(q, dialect{edns: true, name: q.Name}, nil)
 	require.NoError(f, err)
 	query = query[2:]
 	for _, z := range []zone{

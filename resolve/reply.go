@@ -22,6 +22,10 @@ type reply struct {
 	hasSOA    bool                  // whether the authority section has an SOA record
 	negTTL    time.Duration         // TTL of a negative answer, from the SOA record
 	hasExtra  bool                  // whether the additional section has a record
+	hasCookie bool                  // whether the OPT record has a COOKIE option
+	cookie    []byte                // the value of the COOKIE option
+	// unproven is set if a cookie was expected and the response proves nothing without one.
+	unproven bool
 }
 
 // An answer is the result of a question.
@@ -116,9 +120,25 @@ func (rep *reply) parseRest(p *dnsmessage.Parser, h dnsmessage.Header) {
 		rep.hasExtra = true
 		if rh.Type == dnsmessage.TypeOPT {
 			rep.rcode = rh.ExtendedRCode(h.RCode)
+			opt, err := p.OPTResource()
+			if err != nil {
+				return
+			}
+			rep.parseOptions(opt.Options)
+			continue
 		}
 		if err := p.SkipAdditional(); err != nil {
 			return
+		}
+	}
+}
+
+// parseOptions reads the options of the OPT record. RFC 7873 section 5.3: "In a DNS reply with multiple
+// COOKIE options, all but the first (the one closest to the DNS header) are ignored."
+func (rep *reply) parseOptions(options []dnsmessage.Option) {
+	for _, o := range options {
+		if o.Code == optionCookie && !rep.hasCookie {
+			rep.hasCookie, rep.cookie = true, o.Data
 		}
 	}
 }

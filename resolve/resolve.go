@@ -67,6 +67,10 @@ type Config struct {
 	// TrustAD sets the AD bit in queries. RFC 6840 section 5.7: the bit tells the server that the
 	// client understands the AD bit in answers.
 	TrustAD bool
+	// NoCookies turns DNS cookies off. With cookies, a response to a server that supports them must
+	// contain a value that only the server and the host know, so forged responses are recognized
+	// (RFC 7873).
+	NoCookies bool
 	// Hosts are names with their addresses. The Resolver does not query servers for them.
 	Hosts Hosts
 	// CacheSize is the maximum number of cached answers, which are kept for their time to live. 0
@@ -119,6 +123,7 @@ type server struct {
 	// losesCase is set if the server does not echo the case of the question, or answers only if the
 	// name has the case that the caller wrote.
 	losesCase lesson
+	cookies   cookieJar
 	// silences counts consecutive queries in mixed case without a response.
 	silences atomic.Int32
 }
