@@ -663,17 +663,19 @@ func (c *Conn) segmentData(now Time, s *Segment) verdict {
 		// side. Ignore the segment text."
 		return dropAck
 	}
-	if n > 0 && c.orphan {
-		// RFC 1122 4.2.2.13: "if new data is received after CLOSE is called,
-		// its TCP SHOULD send a RST to show that data was lost."
-		c.Abort(now)
-		return drop
-	}
-	if n > 0 && c.shutRead && c.state != Established {
-		// The application closed both directions but keeps the Conn. Reset the connection,
-		// as for an orphan, and report the error to the application.
-		c.failReset(ErrReset)
-		return drop
+	// RFC 1122 4.2.2.13: "if new data is received after CLOSE is called,
+	// its TCP SHOULD send a RST to show that data was lost." The data is not new if only the FIN is.
+	if n > 0 && (c.orphan || c.shutRead) && c.rcv.nxt.Less(Seq(s.Seq)+Seq(n)) {
+		if c.orphan {
+			c.Abort(now)
+			return drop
+		}
+		if c.state != Established {
+			// The application closed both directions but keeps the Conn. Reset the connection,
+			// as for an orphan, and report the error to the application.
+			c.failReset(ErrReset)
+			return drop
+		}
 	}
 	c.takeData(now, Seq(s.Seq), s)
 	return keep

@@ -241,6 +241,7 @@ func (h *scriptHost) shutdown(s *scriptSock, how string) (int, string, bool) {
 	}
 	if how != "SHUT_WR" {
 		s.rdShut = true
+		s.conn.CloseRead()
 	}
 	if how != "SHUT_RD" && !s.wrShut {
 		s.wrShut = true
