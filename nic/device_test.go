@@ -53,6 +53,10 @@ func memoryDevices() map[string]func() devicePair {
 			near, far := framePipe()
 			return devicePair{FromReadWriter(near, Link{}), func(b []byte) { far.Write(b) }}
 		},
+		"stream": func() devicePair {
+			near, far := framePipe()
+			return devicePair{FromStream(near, Link{}), func(b []byte) { far.Write(prefixed(b)) }}
+		},
 		"funcs": func() devicePair {
 			d := FromFuncs(Link{}, func([]byte) error { return nil })
 			return devicePair{d, func(b []byte) { d.Receive(b) }}
