@@ -37,6 +37,7 @@ const (
 	OptRebindingTime   OptionCode4 = 59 // T2
 	OptVendorClass     OptionCode4 = 60
 	OptClientID        OptionCode4 = 61
+	OptRapidCommit     OptionCode4 = 80  // RFC 4039
 	OptRelayAgent      OptionCode4 = 82  // RFC 3046
 	OptIPv6Only        OptionCode4 = 108 // RFC 8925
 	OptDomainSearch    OptionCode4 = 119 // RFC 3397
