@@ -7,6 +7,9 @@
 // skipped. As root, a test is skipped if a tool is missing; if CI=true is in the environment, the test
 // fails instead.
 //
+// Some tests boot user-mode Linux, whose kernel has what the kernel of the machine may lack: PPP, PPPoE and
+// VLANs. See bootUML.
+//
 // With USERNET_LONG in the environment, as in .ci/long, large transfers are 1 GiB. Otherwise they
 // are as small as the tests permit.
 //

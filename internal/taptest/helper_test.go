@@ -79,6 +79,8 @@ func helper(name string, args []string) error {
 		return sink(args[0], args[1])
 	case "oracle": // answers the questions on standard input with net's resolver
 		return oracle()
+	case "uml-exec": // ARGUMENTS: becomes user-mode Linux; see bootUML
+		return umlExec(args)
 	case "source": // ADDRESS CC: sends with the congestion control CC until the peer closes
 		return source(args[0], args[1])
 	}
