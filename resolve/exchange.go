@@ -84,12 +84,15 @@ func done(ctx context.Context) error {
 // and sends no second query if the server has returned an IPv4 address for the same name in mixed case.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
-	mixed := q.Name
-	if !r.cfg.UseTCP && !s.losesCase.holds(start) {
-		mixed = r.mixCase(q.Name)
+	first := dialect{name: q.Name, cookie: true}
+	if !r.cfg.UseTCP {
+		first.cookie = !s.losesCase.holds(start)
+		if first.cookie {
+			first.name = r.mixCase(q.Name)
+		}
 	}
-	if mixed == q.Name {
-		return r.exchange(ctx, s, q, mixed, start)
+	if first.name == q.Name {
+		return r.exchange(ctx, s, q, first, start)
 	}
 	type outcome struct {
 		ans *answer
@@ -103,13 +106,13 @@ func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f 
 	defer endPlain()
 	askPlain := func() {
 		defer close(ended)
-		plain.ans, plain.err = r.exchange(plainCtx, s, q, q.Name, start)
+		plain.ans, plain.err = r.exchange(plainCtx, s, q, dialect{name: q.Name}, start)
 		if heard(plain.err) {
 			endMixed()
 		}
 	}
 	halfTime := time.AfterFunc(r.cfg.Timeout/2, askPlain)
-	ans, err := r.exchange(mixedCtx, s, q, mixed, start)
+	ans, err := r.exchange(mixedCtx, s, q, first, start)
 	early := halfTime.Stop()
 	f.judged(s, err == nil && ans.mixed && !ans.notFound)
 	switch {
@@ -179,13 +182,13 @@ func heard(err error) bool {
 	return ok || err == nil
 }
 
-// exchange queries a name in the given case over UDP, and over TCP if the answer is truncated.
-// start is when the try began.
-func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, name dnsmessage.Name, start time.Time) (*answer, error) {
-	d := dialect{edns: !s.noEDNS.holds(start), name: name}
-	// Some firewalls drop queries with a COOKIE option. The second query of try, which has the name in
-	// the caller's case, therefore has none, unless the server is known to support cookies.
-	d.cookie = !r.cfg.NoCookies && (name != q.Name || s.cookies.known() || r.cfg.UseTCP)
+// exchange queries over UDP, and over TCP if the answer is truncated. d has the name in the given case, and
+// says whether to send a cookie even if the server has not sent one. start is when the try began.
+func (r *Resolver) exchange(ctx context.Context, s *server, q dnsmessage.Question, d dialect, start time.Time) (*answer, error) {
+	d.edns = !s.noEDNS.holds(start)
+	// Some firewalls drop queries with a COOKIE option. The second query of try therefore has none,
+	// unless the server is known to support cookies.
+	d.cookie = !r.cfg.NoCookies && (d.cookie || s.cookies.known())
 	if !r.cfg.UseTCP {
 		rep, err := r.converse(ctx, "udp", s, q, &d, start.Add(r.cfg.Timeout))
 		if err != nil {
