@@ -93,7 +93,11 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	ctx, cancel := d.context(ctx)
 	defer cancel()
+	records := d.lookupHTTPS(ctx, network, address)
 	addrs, err := d.Host.dialAddrs(ctx, d.lookup(), network, address, opAddr(d.LocalAddr))
+	if records != nil {
+		addrs, err = records.endpoints(ctx, addrs, err)
+	}
 	if err != nil {
 		return nil, dialError(network, nil, nil, err)
 	}

@@ -129,6 +129,7 @@ type Host struct {
 	stack       *stack.Stack
 	resolver    *resolve.Resolver
 	lookup      lookupFunc                  // LookupNetIP of resolver, for Dial
+	https       bool                        // Config.Resolver.HTTPS
 	fill        func(p []byte)              // fills p with unpredictable bytes
 	copyBuffers copyBuffers                 // of ReadFrom and WriteTo
 	batches     sync.Pool                   // of *[]stack.Datagram
@@ -168,7 +169,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{stack: s, fill: cfg.Rand, logger: cfg.Logger}
+	h := &Host{stack: s, fill: cfg.Rand, logger: cfg.Logger, https: cfg.Resolver.HTTPS}
 	if h.fill == nil {
 		h.fill = func(p []byte) { rand.Read(p) } // rand.Read never fails
 	}

@@ -71,6 +71,10 @@ type Config struct {
 	// contain a value that only the server and the host know, so forged responses are recognized
 	// (RFC 7873).
 	NoCookies bool
+	// HTTPS makes the dials of a usernet.Host to port 443 use HTTPS records: a dial over TCP then also
+	// tries the endpoints of the name with their ports, before the addresses of the name itself
+	// (RFC 9460 section 3). The Resolver itself does not use this field.
+	HTTPS bool
 	// Hosts are names with their addresses. The Resolver does not query servers for them.
 	Hosts Hosts
 	// CacheSize is the maximum number of cached answers, which are kept for their time to live. 0

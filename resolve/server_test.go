@@ -224,6 +224,10 @@ func typeOf(body dnsmessage.ResourceBody) dnsmessage.Type {
 		return dnsmessage.TypeSRV
 	case *dnsmessage.TXTResource:
 		return dnsmessage.TypeTXT
+	case *dnsmessage.SVCBResource:
+		return dnsmessage.TypeSVCB
+	case *dnsmessage.HTTPSResource:
+		return dnsmessage.TypeHTTPS
 	}
 	panic("record of unknown type")
 }
