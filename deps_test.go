@@ -36,6 +36,7 @@ var floors = map[string][]string{
 	// The command uses all packages.
 	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "dhcp", "golang.org/x/sys/unix"},
 	"internal/hosttest": {"", "nic"},
+	"internal/nictest":  {"nic"},
 	"internal/world":    {"", "internal/hosttest"},
 	"internal/contract": {},
 	"internal/scenario": {},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/usernet/usernet"
 	"github.com/usernet/usernet/dhcp"
+	"github.com/usernet/usernet/internal/nictest"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
 )
@@ -371,36 +372,6 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 	})
 }
 
-// A pluggable device is a device whose cable can be unplugged.
-type pluggable struct {
-	nic.Device
-	mu       sync.Mutex
-	down     bool
-	onChange func()
-}
-
-func (d *pluggable) Nonblocking() nic.Device { return d }
-
-func (d *pluggable) NotifyLink(f func()) bool {
-	d.onChange = f
-	return true
-}
-
-func (d *pluggable) Link() nic.Link {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.Device.Link()
-	l.Up = !d.down
-	return l
-}
-
-func (d *pluggable) plug(in bool) {
-	d.mu.Lock()
-	d.down = !in
-	d.mu.Unlock()
-	d.onChange()
-}
-
 // A laptop moves to another network. The DHCP server there does not know the laptop's address.
 func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -408,13 +379,13 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 		server := host(wireA, "192.0.2.1/24")
 		defer server.Close()
 		s := startServer(t, server, "192.0.2.7", time.Hour)
-		dev := &pluggable{Device: wireB}
+		dev := nictest.NewChangeable(wireB)
 		client := newDHCPHost(t, dev)
 		defer client.Close()
 		waitOnline(t, client)
 
 		// The cable is unplugged for a moment: nothing changes.
-		dev.plug(false)
+		dev.Plug(false)
 		time.Sleep(time.Minute)
 		require.Equal(t, dhcp.Stopped, client.DHCP()[0].State)
 		require.Len(t, client.Addrs(), 1)
@@ -422,20 +393,20 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 		defer cancel()
 		require.ErrorContains(t, client.WaitOnline(ctx), "the link is down")
 		s.types()
-		dev.plug(true)
+		dev.Plug(true)
 		time.Sleep(time.Second)
 		require.Equal(t, []dhcp.MessageType4{dhcp.Request}, s.types(), "RFC 2131 3.7: INIT-REBOOT")
 		require.Equal(t, dhcp.Bound, client.DHCP()[0].State)
 		require.Equal(t, prefixes("192.0.2.7/24"), client.Addrs())
 
-		dev.plug(false)
+		dev.Plug(false)
 		require.NoError(t, server.AddAddr("", netip.MustParsePrefix("198.51.100.1/24"), stack.AddrOptions{}))
 		require.NoError(t, server.RemoveAddr("", netip.MustParseAddr("192.0.2.1")))
 		s.set(func() {
 			s.addr, s.nak = netip.MustParseAddr("198.51.100.7"), true
 			s.options.Set(dhcp.OptRouter, []byte{198, 51, 100, 1})
 		})
-		dev.plug(true)
+		dev.Plug(true)
 		time.Sleep(10 * time.Second)
 		s.mu.Lock()
 		from := slices.Clone(s.from)

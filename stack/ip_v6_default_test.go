@@ -111,7 +111,7 @@ func TestALinkGetsIPv6WithItsMTU(t *testing.T) {
 		require.NoError(t, err)
 		defer s.Close()
 		require.Len(t, s.Interfaces()[1].Addrs, 1)
-		dev.change(func(l *nic.Link) { l.MTU = 1280 })
+		dev.Change(func(l *nic.Link) { l.MTU = 1280 })
 		require.Equal(t, []netip.Prefix{prefix("192.0.2.1/24"), prefix("fe80::ff:fe00:a/64")}, s.Interfaces()[1].Addrs)
 	})
 }
@@ -121,13 +121,13 @@ func TestALinkThatIsDownIsNotProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, _ := nic.Pipe(nic.PipeConfig{MACs: [2][6]byte{macA, macB}})
 		dev := newChangeable(x)
-		dev.link.Up = false
+		dev.Plug(false)
 		s, err := New(onlyFour(dev, "192.0.2.1/24"))
 		require.NoError(t, err)
 		defer s.Close()
 		time.Sleep(time.Minute)
 		require.Empty(t, dev.sent())
-		dev.change(func(l *nic.Link) { l.Up = true })
+		dev.Plug(true)
 		require.Contains(t, strings.Join(dev.sent(), " "), "neighbor solicitation who-has fe80::ff:fe00:a")
 		time.Sleep(time.Minute)
 		require.Equal(t, AddrPreferred, s.Interfaces()[1].AddrInfo[1].State)

@@ -12,33 +12,23 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/usernet/usernet/internal/nictest"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack/wire"
 )
 
-// A changeable device has a link that can change while it is in use.
+// A changeable device has a link that can change while it is in use, and records the frames that it sends.
 type changeable struct {
-	nic.Device
-	mu       sync.Mutex
-	link     nic.Link
-	onChange func()
-	frames   [][]byte
+	*nictest.Changeable
+	mu     sync.Mutex
+	frames [][]byte
 }
 
-func newChangeable(dev nic.Device) *changeable { return &changeable{Device: dev, link: dev.Link()} }
+func newChangeable(dev nic.Device) *changeable {
+	return &changeable{Changeable: nictest.NewChangeable(dev)}
+}
 
 func (d *changeable) Nonblocking() nic.Device { return d }
-
-func (d *changeable) NotifyLink(f func()) bool {
-	d.onChange = f
-	return true
-}
-
-func (d *changeable) Link() nic.Link {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.link
-}
 
 func (d *changeable) Send(batch []nic.Frame) (int, error) {
 	d.mu.Lock()
@@ -46,7 +36,7 @@ func (d *changeable) Send(batch []nic.Frame) (int, error) {
 		d.frames = append(d.frames, batch[i].AppendTo(nil))
 	}
 	d.mu.Unlock()
-	return d.Device.Send(batch)
+	return d.Changeable.Send(batch)
 }
 
 // sent describes the frames that were sent since the last call.
@@ -58,14 +48,6 @@ func (d *changeable) sent() (lines []string) {
 	}
 	d.frames = nil
 	return lines
-}
-
-// change changes the link with f, and notifies the host.
-func (d *changeable) change(f func(l *nic.Link)) {
-	d.mu.Lock()
-	f(&d.link)
-	d.mu.Unlock()
-	d.onChange()
 }
 
 // changeablePair makes two hosts on a wire. dev, the device of a, has a link that can change.
@@ -99,7 +81,7 @@ func TestAHostFollowsTheMTUOfItsLink(t *testing.T) {
 		datagram()
 		require.Equal(t, 8028, longest())
 
-		dev.change(func(l *nic.Link) { l.MTU, l.GSO = 1000, 0 })
+		dev.Change(func(l *nic.Link) { l.MTU, l.GSO = 1000, 0 })
 		require.Equal(t, 1000, a.Interfaces()[1].MTU)
 		datagram()
 		require.LessOrEqual(t, longest(), 1000, "in fragments")
@@ -111,11 +93,11 @@ func TestAHostFollowsTheMTUOfItsLink(t *testing.T) {
 		}
 		require.LessOrEqual(t, longest(), 1000)
 
-		dev.change(func(l *nic.Link) { l.MTU = 9000 })
+		dev.Change(func(l *nic.Link) { l.MTU = 9000 })
 		datagram()
 		require.Equal(t, 8028, longest())
 
-		dev.change(func(l *nic.Link) { l.MTU = 60 })
+		dev.Change(func(l *nic.Link) { l.MTU = 60 })
 		require.False(t, a.Interfaces()[1].Up, "RFC 791 3.2: 68 octets at least")
 	})
 }
@@ -126,7 +108,7 @@ func TestAHostFollowsTheMACOfItsLink(t *testing.T) {
 		c, d := connect(t, a, b)
 		dev.sent()
 		macC := wire.MAC{2, 0, 0, 0, 0, 0xc}
-		dev.change(func(l *nic.Link) { l.MAC = macC })
+		dev.Change(func(l *nic.Link) { l.MAC = macC })
 		require.Equal(t, []string{"02:00:00:00:00:0c > ff:ff:ff:ff:ff:ff ARP announce 192.0.2.1 is-at 02:00:00:00:00:0c"}, dev.sent()[:1])
 		require.Equal(t, macC, a.Interfaces()[1].MAC)
 		require.Equal(t, macC, b.Neighbors()[0].MAC)
@@ -150,7 +132,7 @@ func TestAHostFollowsTheStateOfItsLink(t *testing.T) {
 		require.NoError(t, u.Join(addr("239.1.2.3"), 2))
 		time.Sleep(time.Minute)
 		dev.sent()
-		dev.change(func(l *nic.Link) { l.Up = false })
+		dev.Plug(false)
 		require.False(t, a.Interfaces()[1].Up)
 		require.Empty(t, a.Neighbors())
 		_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.2:9"), SendOptions{})
@@ -162,7 +144,7 @@ func TestAHostFollowsTheStateOfItsLink(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		require.Empty(t, dev.sent())
 
-		dev.change(func(l *nic.Link) { l.Up = true })
+		dev.Plug(true)
 		lines := dev.sent()
 		require.Equal(t, "02:00:00:00:00:0a > ff:ff:ff:ff:ff:ff ARP announce 192.0.2.1 is-at 02:00:00:00:00:0a", lines[0])
 		require.Contains(t, strings.Join(lines, "\n"), "IGMP", "its groups are reported anew")
@@ -178,8 +160,8 @@ func TestALinkThatIsDownIsAvoided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x, y := nic.Pipe(nic.PipeConfig{})
 		one, two := newChangeable(x), newChangeable(nic.NewNull(nic.Link{}))
-		two.link.Up = true
-		one.link.Up = false
+		two.Plug(true)
+		one.Plug(false)
 		a, err := New(Config{Rand: testRand(), NICs: []NIC{
 			{Name: "one", Device: one, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}, Gateway: addr("192.0.2.2")},
 			{Name: "two", Device: two, Addrs: []netip.Prefix{prefix("198.51.100.1/24")}, Gateway: addr("198.51.100.2")},
@@ -194,12 +176,12 @@ func TestALinkThatIsDownIsAvoided(t *testing.T) {
 			return p.ifc.name
 		}
 		require.Equal(t, "two", over())
-		one.change(func(l *nic.Link) { l.Up = true })
+		one.Plug(true)
 		require.Equal(t, "one", over())
 		// A failed device stays failed.
-		two.onChange()
+		two.Change(func(*nic.Link) {})
 		(*a.ifaces.Load())[1].failed(syscall.ENODEV)
-		one.change(func(l *nic.Link) { l.Up = true })
+		one.Plug(true)
 		require.Equal(t, "two", over())
 	})
 }
@@ -210,10 +192,10 @@ func TestALinkChangeFlushesNeighbours(t *testing.T) {
 		a, b, dev := changeablePair(t, 0)
 		connect(t, a, b)
 		require.Len(t, a.Neighbors(), 1)
-		dev.onChange()
+		dev.Change(func(*nic.Link) {})
 		require.Empty(t, a.Neighbors())
 		connect(t, a, b)
-		dev.change(func(l *nic.Link) { l.MTU = 1400 })
+		dev.Change(func(l *nic.Link) { l.MTU = 1400 })
 		require.Len(t, a.Neighbors(), 1, "a change of the MTU keeps the neighbours")
 	})
 }
