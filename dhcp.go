@@ -66,8 +66,8 @@ type DHCPInfo struct {
 // arrives.
 type dhcpClients struct {
 	mu        sync.Mutex
-	closed    bool
-	conn      *stack.UDP // nil while there is no client
+	closed    chan struct{} // closed when close has ended the clients; nil: close has not been called
+	conn      *stack.UDP    // nil while there is no client
 	clients   []*dhcpClient
 	stopWatch func()
 }
@@ -85,20 +85,22 @@ type dhcpClient struct {
 	machine *dhcp.Client4
 	mac     [6]byte
 	up      bool
-	links   uint32        // LinkChanges of the interface in the last look
-	probing *dhcp.Lease4  // the lease whose address is being probed; nil if there is none
-	routes  []stack.Route // routes added for the lease
-	refused time.Time     // time of the last log record about a refusal
-	until   time.Time     // time at which release returns at the latest
+	links   uint32         // LinkChanges of the interface in the last look
+	probing *dhcp.Lease4   // the lease whose address is being probed; nil if there is none
+	until   time.Time      // until when giveBack may wait; zero: it was not called
+	seen    stack.AddrInfo // the address of the lease in the last look; zero if the host did not have it
+	refused time.Time      // time of the last log record about a refusal
 
-	mu      sync.Mutex
-	changed sync.Cond
-	turn    bool              // set while a goroutine runs steps
-	todo    []func(time.Time) // queued steps
-	inbox   []*dhcp.Message4  // queued messages
-	timer   *time.Timer       // for the next step
-	info    DHCPInfo          // state of machine after the last step
-	ended   bool              // set when no further step may start
+	mu        sync.Mutex
+	changed   sync.Cond
+	turn      bool              // set while a goroutine runs steps
+	todo      []func(time.Time) // queued steps
+	inbox     []*dhcp.Message4  // queued messages
+	releasing time.Time         // until when the queued call of giveBack may wait; zero: none is queued
+	timer     *time.Timer       // for the next step
+	info      DHCPInfo          // state of machine after the last step
+	applied   dhcpSettings      // what the client has added to the host
+	ended     bool              // set when no further step may start, and nothing more may be added to the host
 }
 
 const (
@@ -117,6 +119,10 @@ const (
 // renews the lease in time. When the lease ends, the client removes these settings. When the link
 // goes down and comes up again, the client asks whether the address is still valid on the link. It
 // declines an address that another machine uses.
+//
+// The client changes and removes only what it has added itself. If a lease has an address that the
+// program has given the interface, the address stays as it is, also when the lease ends. If the program
+// removes the address of a lease and adds it again, the client adds the routes of the lease again.
 //
 // The errors are ENODEV if there is no such interface, EINVAL if the interface is not an Ethernet,
 // EEXIST if the interface already has a client, EADDRINUSE if a socket of the host uses UDP port 68,
@@ -156,7 +162,7 @@ func (h *Host) startDHCP(nicName string, cfg DHCPConfig) error {
 func (ds *dhcpClients) add(d *dhcpClient) error {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if ds.closed {
+	if ds.closed != nil {
 		return net.ErrClosed
 	}
 	if slices.ContainsFunc(ds.clients, func(x *dhcpClient) bool { return x.index == d.index }) {
@@ -181,8 +187,12 @@ func (ds *dhcpClients) add(d *dhcpClient) error {
 }
 
 // StopDHCP ends the DHCP client of an interface. It removes the address and the other settings from
-// the host, and returns the lease to the server. An empty nicName means the only link. The errors
-// are ENODEV if there is no such interface, ESRCH if the interface has no client, and net.ErrClosed.
+// the host, and returns the lease to the server. An empty nicName means the only link. StopDHCP waits for
+// at most 200 ms. If OnEvent or the link blocks for longer, the client does not return the lease to the
+// server, and reports its end to OnEvent after StopDHCP has returned.
+//
+// The errors are ENODEV if there is no such interface, ESRCH if the interface has no client, and
+// net.ErrClosed.
 func (h *Host) StopDHCP(nicName string) error {
 	info, err := h.linkNamed(nicName)
 	if err != nil {
@@ -261,18 +271,16 @@ func (ds *dhcpClients) remove(d *dhcpClient) {
 	}
 }
 
-// close ends all clients, within dhcpReleaseTime. The caller closes the stack afterwards. ds may be
-// nil.
+// close ends all clients, within dhcpReleaseTime, and prevents further ones. If several goroutines call
+// close, each call returns when the clients have ended. The caller closes the stack afterwards.
 func (ds *dhcpClients) close() {
-	if ds == nil {
-		return
-	}
 	ds.mu.Lock()
-	if ds.closed {
+	if closed := ds.closed; closed != nil {
 		ds.mu.Unlock()
+		<-closed
 		return
 	}
-	ds.closed = true
+	ds.closed = make(chan struct{})
 	clients := slices.Clone(ds.clients)
 	ds.mu.Unlock()
 	end := time.Now().Add(dhcpReleaseTime)
@@ -280,6 +288,7 @@ func (ds *dhcpClients) close() {
 		d.release(end)
 		ds.remove(d)
 	}
+	close(ds.closed)
 }
 
 // receive queues a message for the client of the interface on which the message arrived. It is the
@@ -342,6 +351,21 @@ func (ds *dhcpClients) servers() (servers []netip.AddrPort, search []string) {
 	return servers, search
 }
 
+// unready returns the addresses that clients have added and whose leases are not in use yet: the addresses
+// that are being probed, and those whose other settings are not applied yet. ds may be nil.
+func (ds *dhcpClients) unready() (addrs []netip.Addr) {
+	for _, d := range ds.list() {
+		d.mu.Lock()
+		for _, a := range d.applied.addrs {
+			if l := d.info.Lease; l == nil || l.Addr.Addr() != a {
+				addrs = append(addrs, a)
+			}
+		}
+		d.mu.Unlock()
+	}
+	return addrs
+}
+
 // arm sets the timer; the zero time means now. d.mu is held.
 func (d *dhcpClient) arm(at time.Time) {
 	now := time.Now()
@@ -364,26 +388,24 @@ func (d *dhcpClient) step(f func(now time.Time)) {
 	if f != nil {
 		d.todo = append(d.todo, f)
 	}
+	d.run()
+}
+
+// run runs everything that is due, unless another goroutine does. d.mu is held; run releases it
+// meanwhile.
+func (d *dhcpClient) run() {
 	if d.turn {
 		return
 	}
 	d.turn = true
 	// During each round, other goroutines may queue steps and messages. Repeat until there are none.
-	for due := true; due; due = len(d.todo) > 0 || len(d.inbox) > 0 && !d.ended {
-		todo, inbox := d.todo, d.inbox
-		d.todo, d.inbox = nil, nil
+	for due := true; due; due = !d.releasing.IsZero() || !d.ended && len(d.todo)+len(d.inbox) > 0 {
+		todo, inbox, releasing := d.todo, d.inbox, d.releasing
+		d.todo, d.inbox, d.releasing = nil, nil, time.Time{}
 		d.mu.Unlock()
-		for _, f := range todo {
-			f(time.Now())
-			d.flush()
-		}
-		if d.machine != nil {
-			for _, m := range inbox {
-				d.machine.Receive(time.Now(), m)
-				d.flush()
-			}
-			d.machine.Tick(time.Now())
-			d.flush()
+		d.round(todo, inbox)
+		if !releasing.IsZero() {
+			d.giveBack(releasing)
 		}
 		d.mu.Lock()
 		d.note()
@@ -395,6 +417,38 @@ func (d *dhcpClient) step(f func(now time.Time)) {
 	} else {
 		d.arm(at)
 	}
+}
+
+// round runs steps, passes messages to the machine, and runs what is due. It stops if the client ends.
+func (d *dhcpClient) round(todo []func(time.Time), inbox []*dhcp.Message4) {
+	for _, f := range todo {
+		if d.hasEnded() {
+			return
+		}
+		f(time.Now())
+		d.flush()
+	}
+	if d.machine == nil {
+		return
+	}
+	for _, m := range inbox {
+		if d.hasEnded() {
+			return
+		}
+		d.machine.Receive(time.Now(), m)
+		d.flush()
+	}
+	if d.hasEnded() {
+		return
+	}
+	d.machine.Tick(time.Now())
+	d.flush()
+}
+
+func (d *dhcpClient) hasEnded() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ended
 }
 
 // deadline returns the time of the machine's next Tick, or the zero time if there is none. d.mu is
@@ -417,10 +471,11 @@ func (d *dhcpClient) note() {
 func (d *dhcpClient) look(now time.Time) {
 	info := d.link()
 	if info == nil {
-		// RemoveNIC has already removed the addresses and routes.
+		// RemoveNIC has already removed the addresses and routes. A new interface may have the name.
 		d.mu.Lock()
-		d.ended = true
+		d.ended, d.applied = true, dhcpSettings{}
 		d.mu.Unlock()
+		d.abandon("its interface was removed")
 		d.all.remove(d)
 		return
 	}
@@ -456,54 +511,13 @@ func (d *dhcpClient) link() *stack.InterfaceInfo {
 func (d *dhcpClient) begin(info *stack.InterfaceInfo) {
 	if d.machine != nil {
 		d.stopProbing()
-		if l := d.machine.Lease(); l != nil {
-			d.withdraw(l)
-		}
+		d.abandon("the interface has a new MAC")
 	}
 	d.mac, d.up, d.links = info.MAC, false, info.LinkChanges
 	d.machine = dhcp.NewClient4(dhcp.ClientConfig4{
 		MAC: d.mac, ID: d.cfg.ClientID, HostName: d.cfg.HostName, VendorClass: d.cfg.VendorClass, Parameters: d.cfg.Parameters,
 		Lease: d.cfg.Addr, IPv6Only: d.cfg.IPv6Only, MTU: info.MTU, Rand: d.h.random,
 	})
-}
-
-// stopProbing removes the address that is being probed.
-func (d *dhcpClient) stopProbing() {
-	if l := d.probing; l != nil {
-		d.probing = nil
-		d.h.stack.RemoveAddr(d.nic, l.Addr.Addr())
-	}
-}
-
-// lookAtAddr passes the state of the lease's address to the machine.
-func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
-	l := d.machine.Lease()
-	if d.probing != nil {
-		l = d.probing
-	}
-	if l == nil {
-		return
-	}
-	state := stack.AddrPreferred // if the program has removed the address, the loop does not change state
-	for _, a := range info.AddrInfo {
-		if a.Prefix.Addr() == l.Addr.Addr() {
-			state = a.State
-		}
-	}
-	switch {
-	case state == stack.AddrTentative:
-		// Still probing.
-	case d.probing == nil && state == stack.AddrDuplicate:
-		d.machine.Conflict(now)
-	case d.probing == nil:
-		// The address of the lease in use has no conflict.
-	case state == stack.AddrDuplicate:
-		d.stopProbing()
-		d.machine.Probed(now, false)
-	default:
-		d.probing = nil
-		d.machine.Probed(now, true)
-	}
 }
 
 // flush sends the machine's messages and applies its events. A unicast message is sent before the
@@ -527,27 +541,8 @@ func (d *dhcpClient) flush() {
 			}
 		}
 		for e, ok := d.machine.NextEvent(); ok; e, ok = d.machine.NextEvent() {
-			d.apply(e)
+			d.handle(e)
 			again = true // applying an event may make the machine send a message
-			d.mu.Lock()
-			// The machine may be ahead of the events. WaitOnline needs the lease whose settings the host
-			// has applied.
-			lease := d.info.Lease
-			switch e.Kind {
-			case dhcp.Acquired, dhcp.Renewed:
-				lease = e.Lease
-			case dhcp.Lost:
-				lease = nil
-			}
-			d.note()
-			d.info.Lease = lease
-			d.mu.Unlock()
-			if e.Kind != dhcp.Probe {
-				d.h.stack.NotifyChange()
-			}
-			if d.cfg.OnEvent != nil {
-				d.cfg.OnEvent(e)
-			}
 		}
 		for _, s := range broadcasts {
 			d.send(s)
@@ -555,10 +550,49 @@ func (d *dhcpClient) flush() {
 	}
 }
 
-// send sends a message. If that fails, send only logs the error: the machine treats the message as lost
-// and retransmits it. If the transmit queue of the link is full, send waits for room until d.until. If
-// release has not set d.until, send waits for at most dhcpSendTime.
+// handle applies an event to the host and reports it.
+func (d *dhcpClient) handle(e dhcp.Event4) {
+	d.apply(e)
+	d.mu.Lock()
+	// The machine may be ahead of the events. WaitOnline needs the lease whose settings the host
+	// has applied.
+	lease := d.info.Lease
+	switch e.Kind {
+	case dhcp.Acquired, dhcp.Renewed:
+		lease = e.Lease
+	case dhcp.Lost:
+		lease = nil
+	}
+	d.note()
+	d.info.Lease = lease
+	d.mu.Unlock()
+	if e.Kind != dhcp.Probe {
+		d.h.stack.NotifyChange()
+	}
+	if d.cfg.OnEvent != nil {
+		d.cfg.OnEvent(e)
+	}
+}
+
+// abandon ends the use of the machine's lease, if there is one. The machine is not used any more.
+func (d *dhcpClient) abandon(reason string) {
+	if d.machine == nil {
+		return
+	}
+	l := d.machine.Lease()
+	d.machine = nil
+	if l != nil {
+		d.handle(dhcp.Event4{Kind: dhcp.Lost, Lease: l, Reason: reason})
+	}
+}
+
+// send sends a message, unless the client has ended. If that fails, send only logs the error: the machine
+// treats the message as lost and retransmits it. If the transmit queue of the link is full, send waits
+// for room until d.until. If giveBack has not set d.until, send waits for at most dhcpSendTime.
 func (d *dhcpClient) send(s dhcp.Send4) {
+	if d.hasEnded() {
+		return
+	}
 	end := d.until
 	if end.IsZero() {
 		end = time.Now().Add(dhcpSendTime)
@@ -586,142 +620,9 @@ func (d *dhcpClient) log(level slog.Level, text string, args ...any) {
 	}
 }
 
-// apply applies an event to the host.
-func (d *dhcpClient) apply(e dhcp.Event4) {
-	switch e.Kind {
-	case dhcp.Probe:
-		d.probe(e.Lease)
-	case dhcp.Acquired, dhcp.Renewed:
-		d.mu.Lock()
-		d.info.Refusal = ""
-		d.mu.Unlock()
-		d.use(e.Lease)
-		level, text := slog.LevelInfo, "DHCP lease acquired"
-		if e.Kind == dhcp.Renewed {
-			level, text = slog.LevelDebug, "DHCP lease renewed"
-		}
-		d.log(level, text, "addr", e.Lease.Addr, "server", e.Lease.Server, "routes", len(e.Lease.Routes), "dns", e.Lease.DNS, "expires", e.Lease.Expires)
-	case dhcp.Lost:
-		d.withdraw(e.Lease)
-		d.log(slog.LevelInfo, "DHCP lease ended", "addr", e.Lease.Addr, "reason", e.Reason)
-	case dhcp.Refused:
-		d.mu.Lock()
-		d.info.Refusal = e.Reason
-		d.mu.Unlock()
-		// Limit the log records, because any machine on the link can cause refusals.
-		if now := time.Now(); d.refused.IsZero() || now.Sub(d.refused) >= dhcpRefusalTime {
-			d.refused = now
-			d.log(slog.LevelWarn, "DHCP", "reason", e.Reason)
-		}
-	}
-}
-
-// options returns the options of a lease's address.
-func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
-	o := stack.AddrOptions{Origin: stack.AddrDHCP}
-	if !l.Expires.IsZero() {
-		o.Valid = max(time.Until(l.Expires), 1) // 0 would mean no end
-	}
-	return o
-}
-
-// probe starts to check whether the address of a lease is free.
-func (d *dhcpClient) probe(l *dhcp.Lease4) {
-	if d.cfg.NoProbe {
-		d.machine.Probed(time.Now(), true)
-		return
-	}
-	o := d.options(l)
-	o.Probe = true
-	if err := d.h.stack.AddAddr(d.nic, l.Addr, o); err != nil {
-		// The host already has the address, as its own or on another link.
-		d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
-		d.machine.Probed(time.Now(), false)
-		return
-	}
-	d.probing = l
-	if info := d.link(); info != nil {
-		d.lookAtAddr(info, time.Now()) // if the address existed before, AddAddr did not start a probe
-	}
-}
-
-// use adds the address of a lease to the host, and the other settings.
-func (d *dhcpClient) use(l *dhcp.Lease4) {
-	err := d.h.stack.AddAddr(d.nic, l.Addr, d.options(l))
-	if errors.Is(err, syscall.EEXIST) {
-		d.withdraw(l) // the prefix length has changed
-		err = d.h.stack.AddAddr(d.nic, l.Addr, d.options(l))
-	}
-	if err != nil {
-		d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
-		return
-	}
-	d.setRoutes(l)
-	if err := d.h.stack.SetIPv4MTU(d.nic, l.MTU); err != nil {
-		d.log(slog.LevelWarn, "DHCP MTU cannot be used", "mtu", l.MTU, "err", err)
-	}
-}
-
-// setRoutes replaces the client's routes by those of the lease.
-func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
-	want := leaseRoutes(l, d.nic)
-	var kept []stack.Route
-	for _, r := range d.routes {
-		if slices.Contains(want, r) {
-			kept = append(kept, r)
-		} else {
-			d.h.stack.DelRoute(r)
-		}
-	}
-	d.routes = kept
-	for _, r := range want {
-		if slices.Contains(d.routes, r) {
-			continue
-		}
-		switch err := d.h.stack.AddRoute(r); {
-		case err == nil:
-			d.routes = append(d.routes, r)
-		case !errors.Is(err, syscall.EEXIST): // EEXIST: the program has added the route itself
-			d.log(slog.LevelWarn, "DHCP route cannot be used", "to", r.Dst, "via", r.Via, "err", err)
-		}
-	}
-}
-
-// leaseRoutes returns the routes of a lease, on-link routes first. If no network of the link
-// contains a router, leaseRoutes adds a host route to the router: some clouds assign addresses with
-// a 32-bit prefix.
-func leaseRoutes(l *dhcp.Lease4, nic string) (routes []stack.Route) {
-	var later []stack.Route
-	for _, r := range l.Routes {
-		route := stack.Route{Dst: r.Dst, Via: r.Via, NIC: nic}
-		if r.Via.IsValid() {
-			later = append(later, route)
-		} else {
-			routes = append(routes, route)
-		}
-	}
-	for _, r := range later {
-		onLink := l.Addr.Contains(r.Via) || slices.ContainsFunc(routes, func(x stack.Route) bool { return !x.Via.IsValid() && x.Dst.Contains(r.Via) })
-		if !onLink {
-			routes = append(routes, stack.Route{Dst: netip.PrefixFrom(r.Via, 32), NIC: nic})
-		}
-		routes = append(routes, r)
-	}
-	return routes
-}
-
-// withdraw removes the address of a lease and the other settings.
-func (d *dhcpClient) withdraw(l *dhcp.Lease4) {
-	for _, r := range d.routes {
-		d.h.stack.DelRoute(r)
-	}
-	d.routes = nil
-	d.h.stack.SetIPv4MTU(d.nic, 0)
-	d.h.stack.RemoveAddr(d.nic, l.Addr.Addr()) // fails if the address has expired
-}
-
-// release returns the lease to the server and ends the client. It waits until time end at the
-// latest.
+// release returns the lease to the server, removes the client's settings from the host, and ends the
+// client. It waits until time end at the latest. A step that is still running then, for example because
+// the link accepts no frames, changes nothing on the host any more.
 func (d *dhcpClient) release(end time.Time) {
 	late := time.AfterFunc(time.Until(end), func() {
 		d.mu.Lock()
@@ -730,21 +631,30 @@ func (d *dhcpClient) release(end time.Time) {
 		d.mu.Unlock()
 	})
 	defer late.Stop()
-	d.step(func(time.Time) {
-		if d.machine != nil {
-			d.stopProbing()
-			d.until = end
-			d.machine.Release()
-			d.flush()
-		}
-		d.mu.Lock()
-		d.ended = true
-		d.mu.Unlock()
-	})
 	d.mu.Lock()
+	if !d.ended {
+		d.releasing = end
+		d.run()
+	}
 	for !d.ended || d.turn && time.Now().Before(end) {
 		d.changed.Wait()
 	}
+	d.mu.Unlock()
+	d.withdrawAll()
+}
+
+// giveBack returns the lease to the server and ends the client. It waits until time end at the latest.
+// If the client has ended already, because release did not wait longer, giveBack sends nothing and only
+// reports the end of the lease.
+func (d *dhcpClient) giveBack(end time.Time) {
+	d.until = end
+	if d.machine != nil {
+		d.stopProbing()
+		d.machine.Release()
+		d.flush()
+	}
+	d.mu.Lock()
+	d.ended = true
 	d.mu.Unlock()
 }
 

@@ -542,6 +542,8 @@ func TestStopDHCPDoesNotWaitForAStuckLink(t *testing.T) {
 				t.Error("StopDHCP does not return")
 			}
 			require.Empty(t, client.DHCP())
+			require.Empty(t, client.Addrs())
+			require.Empty(t, client.Routes())
 		})
 	}
 }

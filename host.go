@@ -137,8 +137,10 @@ type Host struct {
 	dhcp        atomic.Pointer[dhcpClients] // nil until first needed
 }
 
-// New makes a host and brings up its links. An error says which part of the configuration is wrong.
-// After an error, no device is attached or closed.
+// New makes a host, attaches its devices, and starts what cfg asks for: the detection of duplicate
+// addresses, the configuration from IPv6 routers (Auto), and a DHCP client (DHCP). New waits for none of
+// these: see WaitOnline. An error says which part of the configuration is wrong. After an error, no
+// device is attached or closed.
 func New(cfg Config) (*Host, error) {
 	if cfg.DHCP && cfg.NIC != nil && cfg.NIC.Link().Medium != nic.Ethernet {
 		return nil, fmt.Errorf("usernet: DHCP needs an Ethernet, and NIC is none: %w", syscall.EINVAL)
@@ -234,6 +236,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 // Close ends the host. It resets the connections, makes every blocked call return net.ErrClosed,
 // and closes the devices. A second Close returns net.ErrClosed.
 func (h *Host) Close() error {
+	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a StartDHCP at the same time fails
 	h.dhcp.Load().close()
 	return h.stack.Close()
 }

@@ -1,0 +1,368 @@
+package usernet
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/usernet/usernet/dhcp"
+	"github.com/usernet/usernet/stack"
+)
+
+// apply applies an event to the host.
+func (d *dhcpClient) apply(e dhcp.Event4) {
+	switch e.Kind {
+	case dhcp.Probe:
+		d.probe(e.Lease)
+	case dhcp.Acquired, dhcp.Renewed:
+		d.mu.Lock()
+		d.info.Refusal = ""
+		d.mu.Unlock()
+		d.use(e.Lease)
+		level, text := slog.LevelInfo, "DHCP lease acquired"
+		if e.Kind == dhcp.Renewed {
+			level, text = slog.LevelDebug, "DHCP lease renewed"
+		}
+		d.log(level, text, "addr", e.Lease.Addr, "server", e.Lease.Server, "routes", len(e.Lease.Routes), "dns", e.Lease.DNS, "expires", e.Lease.Expires)
+	case dhcp.Lost:
+		d.withdraw(e.Lease)
+		d.log(slog.LevelInfo, "DHCP lease ended", "addr", e.Lease.Addr, "reason", e.Reason)
+	case dhcp.Refused:
+		d.mu.Lock()
+		d.info.Refusal = e.Reason
+		d.mu.Unlock()
+		// Limit the log records, because any machine on the link can cause refusals.
+		if now := time.Now(); d.refused.IsZero() || now.Sub(d.refused) >= dhcpRefusalTime {
+			d.refused = now
+			d.log(slog.LevelWarn, "DHCP", "reason", e.Reason)
+		}
+	}
+}
+
+// options returns the options of a lease's address.
+func (d *dhcpClient) options(l *dhcp.Lease4) stack.AddrOptions {
+	o := stack.AddrOptions{Origin: stack.AddrDHCP}
+	if !l.Expires.IsZero() {
+		o.Valid = max(time.Until(l.Expires), 1) // 0 would mean no end
+	}
+	return o
+}
+
+// dhcpSettings are the settings that a client has added to its host. The client removes these and no
+// others. dhcpClient.mu guards the settings of a client.
+type dhcpSettings struct {
+	addrs  []netip.Addr // added, or about to be added
+	routes []stack.Route
+	mtu    bool // the interface has the MTU of the lease
+}
+
+// probe starts to check whether the address of a lease is free.
+func (d *dhcpClient) probe(l *dhcp.Lease4) {
+	info := d.link()
+	if info == nil {
+		return // look will end the client
+	}
+	if a, ok := d.foreign(info, l.Addr.Addr()); ok {
+		d.machine.Probed(time.Now(), a.State != stack.AddrDuplicate)
+		return
+	}
+	if d.cfg.NoProbe {
+		d.machine.Probed(time.Now(), true)
+		return
+	}
+	o := d.options(l)
+	o.Probe = true
+	if err := d.addAddr(l.Addr, o); err != nil {
+		// The host has the address on another link, or with another prefix length.
+		d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
+		d.machine.Probed(time.Now(), false)
+		return
+	}
+	d.probing = l
+	if info := d.link(); info != nil {
+		d.lookAtAddr(info, time.Now()) // if the address existed before, AddAddr did not start a probe
+	}
+}
+
+// stopProbing removes the address that is being probed.
+func (d *dhcpClient) stopProbing() {
+	if l := d.probing; l != nil {
+		d.probing = nil
+		d.removeAddr(l.Addr.Addr())
+	}
+}
+
+// lookAtAddr passes the state of the lease's address to the machine. If the address has come back, after
+// the program had removed it, lookAtAddr restores its routes.
+func (d *dhcpClient) lookAtAddr(info *stack.InterfaceInfo, now time.Time) {
+	l := d.machine.Lease()
+	if d.probing != nil {
+		l = d.probing
+	}
+	if l == nil {
+		return
+	}
+	a, ok := addrOf(info, l.Addr.Addr())
+	if !ok {
+		a.State = stack.AddrPreferred // the program has removed the address: the client does not change its state
+	}
+	switch {
+	case a.State == stack.AddrTentative:
+		// Still probing.
+	case d.probing == nil && a.State == stack.AddrDuplicate:
+		d.machine.Conflict(now)
+	case d.probing == nil:
+		// The address of the lease in use has no conflict.
+		if d.compare(info, l) && ok {
+			d.setRoutes(l)
+		}
+	case a.State == stack.AddrDuplicate:
+		d.stopProbing()
+		d.machine.Probed(now, false)
+	default:
+		d.probing = nil
+		d.machine.Probed(now, true)
+	}
+}
+
+// addrOf returns an address of an interface.
+func addrOf(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
+	i := slices.IndexFunc(info.AddrInfo, func(x stack.AddrInfo) bool { return x.Prefix.Addr() == a })
+	if i < 0 {
+		return stack.AddrInfo{}, false
+	}
+	return info.AddrInfo[i], true
+}
+
+// foreign returns the address a of an interface if the program, and not the client, has added it. The
+// client neither changes nor removes such an address, even if a lease has it.
+func (d *dhcpClient) foreign(info *stack.InterfaceInfo, a netip.Addr) (stack.AddrInfo, bool) {
+	d.mu.Lock()
+	own := slices.Contains(d.applied.addrs, a)
+	d.mu.Unlock()
+	x, ok := addrOf(info, a)
+	return x, ok && !(own && x.Origin == stack.AddrDHCP)
+}
+
+// leaseAddr returns the address of a lease on an interface, with the fields that change when the program
+// removes, adds or replaces the address. The result is zero if the interface does not have the address.
+func leaseAddr(info *stack.InterfaceInfo, l *dhcp.Lease4) stack.AddrInfo {
+	a, _ := addrOf(info, l.Addr.Addr())
+	return stack.AddrInfo{Prefix: a.Prefix, Origin: a.Origin, ValidUntil: a.ValidUntil}
+}
+
+// compare reports whether the program has changed the address of the lease since the last look. The stack
+// may then have deleted the routes of the client, and compare forgets those.
+func (d *dhcpClient) compare(info *stack.InterfaceInfo, l *dhcp.Lease4) bool {
+	now := leaseAddr(info, l)
+	if now == d.seen {
+		return false
+	}
+	d.seen = now
+	routes := d.h.stack.Routes()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.applied.routes = slices.DeleteFunc(d.applied.routes, func(r stack.Route) bool { return !slices.Contains(routes, r) })
+	return true
+}
+
+// use adds the address of a lease to the host, and the other settings.
+func (d *dhcpClient) use(l *dhcp.Lease4) {
+	info := d.link()
+	if info == nil {
+		return // look will end the client
+	}
+	d.compare(info, l)
+	if _, ok := d.foreign(info, l.Addr.Addr()); !ok {
+		err := d.addAddr(l.Addr, d.options(l))
+		if errors.Is(err, syscall.EEXIST) {
+			d.withdraw(l) // the prefix length has changed
+			err = d.addAddr(l.Addr, d.options(l))
+		}
+		if err != nil {
+			d.log(slog.LevelWarn, "DHCP address cannot be used", "addr", l.Addr, "err", err)
+			return
+		}
+	}
+	if info := d.link(); info != nil {
+		d.seen = leaseAddr(info, l)
+	}
+	d.setRoutes(l)
+	d.setMTU(l.MTU)
+}
+
+// addAddr adds an address to the host. If release ends the client at the same time, addAddr removes the
+// address again.
+func (d *dhcpClient) addAddr(p netip.Prefix, o stack.AddrOptions) error {
+	a := p.Addr()
+	d.mu.Lock()
+	if d.ended {
+		d.mu.Unlock()
+		return net.ErrClosed
+	}
+	had := slices.Contains(d.applied.addrs, a)
+	if !had {
+		d.applied.addrs = append(d.applied.addrs, a) // first, so that WaitOnline does not return before use has
+	}
+	d.mu.Unlock()
+	err := d.h.stack.AddAddr(d.nic, p, o)
+	d.mu.Lock()
+	ended := d.ended
+	if err != nil && !had {
+		d.applied.addrs = slices.DeleteFunc(d.applied.addrs, func(x netip.Addr) bool { return x == a })
+	}
+	d.mu.Unlock()
+	if err == nil && ended {
+		d.h.stack.RemoveAddr(d.nic, a)
+	}
+	return err
+}
+
+// removeAddr removes an address that the client has added.
+func (d *dhcpClient) removeAddr(a netip.Addr) {
+	d.mu.Lock()
+	n := len(d.applied.addrs)
+	d.applied.addrs = slices.DeleteFunc(d.applied.addrs, func(x netip.Addr) bool { return x == a })
+	own := len(d.applied.addrs) < n
+	d.mu.Unlock()
+	if own {
+		d.dropAddr(a)
+	}
+}
+
+// dropAddr removes an address from the host, unless the program has replaced it meanwhile.
+func (d *dhcpClient) dropAddr(a netip.Addr) {
+	info := d.link()
+	if info == nil {
+		return
+	}
+	if x, ok := addrOf(info, a); ok && x.Origin == stack.AddrDHCP {
+		d.h.stack.RemoveAddr(d.nic, a)
+	}
+}
+
+// setRoutes replaces the client's routes by those of the lease.
+func (d *dhcpClient) setRoutes(l *dhcp.Lease4) {
+	want := leaseRoutes(l, d.nic)
+	d.mu.Lock()
+	var have, gone []stack.Route
+	for _, r := range d.applied.routes {
+		if slices.Contains(want, r) {
+			have = append(have, r)
+		} else {
+			gone = append(gone, r)
+		}
+	}
+	d.applied.routes = slices.Clone(have)
+	d.mu.Unlock()
+	for _, r := range gone {
+		d.h.stack.DelRoute(r)
+	}
+	for _, r := range want {
+		if slices.Contains(have, r) {
+			continue
+		}
+		// EEXIST: the program has added the route itself.
+		if err := d.addRoute(r); err != nil && !errors.Is(err, syscall.EEXIST) && !errors.Is(err, net.ErrClosed) {
+			d.log(slog.LevelWarn, "DHCP route cannot be used", "to", r.Dst, "via", r.Via, "err", err)
+		}
+	}
+}
+
+// addRoute adds a route to the host. If release ends the client at the same time, addRoute removes the
+// route again.
+func (d *dhcpClient) addRoute(r stack.Route) error {
+	if d.hasEnded() {
+		return net.ErrClosed
+	}
+	if err := d.h.stack.AddRoute(r); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	ended := d.ended
+	if !ended {
+		d.applied.routes = append(d.applied.routes, r)
+	}
+	d.mu.Unlock()
+	if ended {
+		d.h.stack.DelRoute(r)
+	}
+	return nil
+}
+
+// setMTU sets the MTU of IPv4. 0 means that the lease has none; the MTU is then again that of the link,
+// if the client has changed it.
+func (d *dhcpClient) setMTU(mtu int) {
+	d.mu.Lock()
+	ignore := d.ended || mtu == 0 && !d.applied.mtu
+	if !ignore {
+		d.applied.mtu = mtu != 0
+	}
+	d.mu.Unlock()
+	if ignore {
+		return
+	}
+	if err := d.h.stack.SetIPv4MTU(d.nic, mtu); err != nil {
+		d.log(slog.LevelWarn, "DHCP MTU cannot be used", "mtu", mtu, "err", err)
+	}
+	if mtu != 0 && d.hasEnded() { // release may have reset the MTU before this call set it
+		d.h.stack.SetIPv4MTU(d.nic, 0)
+	}
+}
+
+// leaseRoutes returns the routes of a lease, on-link routes first. If no network of the link
+// contains a router, leaseRoutes adds a host route to the router: some clouds assign addresses with
+// a 32-bit prefix.
+func leaseRoutes(l *dhcp.Lease4, nic string) (routes []stack.Route) {
+	var later []stack.Route
+	for _, r := range l.Routes {
+		route := stack.Route{Dst: r.Dst, Via: r.Via, NIC: nic}
+		if r.Via.IsValid() {
+			later = append(later, route)
+		} else {
+			routes = append(routes, route)
+		}
+	}
+	for _, r := range later {
+		onLink := l.Addr.Contains(r.Via) || slices.ContainsFunc(routes, func(x stack.Route) bool { return !x.Via.IsValid() && x.Dst.Contains(r.Via) })
+		if !onLink {
+			routes = append(routes, stack.Route{Dst: netip.PrefixFrom(r.Via, 32), NIC: nic})
+		}
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// withdraw removes the address of a lease and the other settings.
+func (d *dhcpClient) withdraw(l *dhcp.Lease4) {
+	d.mu.Lock()
+	routes := d.applied.routes
+	d.applied.routes = nil
+	d.mu.Unlock()
+	for _, r := range routes {
+		d.h.stack.DelRoute(r)
+	}
+	d.setMTU(0)
+	d.removeAddr(l.Addr.Addr())
+}
+
+// withdrawAll removes all settings of a client that has ended.
+func (d *dhcpClient) withdrawAll() {
+	d.mu.Lock()
+	all := d.applied
+	d.applied = dhcpSettings{}
+	d.mu.Unlock()
+	for _, r := range all.routes {
+		d.h.stack.DelRoute(r)
+	}
+	if all.mtu {
+		d.h.stack.SetIPv4MTU(d.nic, 0)
+	}
+	for _, a := range all.addrs {
+		d.dropAddr(a)
+	}
+}
