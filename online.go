@@ -6,28 +6,37 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/usernet/usernet/dhcp"
 	"github.com/usernet/usernet/stack"
 )
 
-// WaitOnline waits until the host has an address that is reachable from beyond its link. The
-// address is neither a loopback nor a link-local one, its link is up, and its Duplicate Address
-// Detection or probing has finished or is optimistic. With DHCP and Auto, the first address of
-// either suffices. If there is such an address, WaitOnline returns at once.
+// WaitOnline waits until the host can communicate beyond itself: until a link is up, and has both an
+// address and a route for the family of the address.
 //
-// If ctx ends first, the error says what each link lacks, and wraps ctx's error. If the host is
-// closed, the error is net.ErrClosed.
+// The address is neither a loopback nor a link-local one. Its Duplicate Address Detection or probing has
+// finished, or is optimistic. It may come from Config, AddAddr, DHCP or an IPv6 router; the first such
+// address suffices. The route is any over the link, other than one to link-local addresses or to the
+// address itself: the default route, or the route to the network of the address. If the host's own DHCP
+// client has added the address, WaitOnline also waits for the other settings of the lease, among them the
+// default route and the name servers. A program that adds an address with AddAddr and then routes with
+// AddRoute has to wait for its own routes itself.
+//
+// If the host is online, WaitOnline returns at once. If ctx ends first, the error says what each link
+// lacks, and wraps ctx's error. If the host is closed, the error is net.ErrClosed.
 func (h *Host) WaitOnline(ctx context.Context) error {
 	for {
 		changed := h.Changed()
 		if errors.Is(h.Err(), net.ErrClosed) {
 			return net.ErrClosed
 		}
-		infos, leases := h.stack.Interfaces()[1:], h.leases()
+		// Read the interfaces before the DHCP clients: a client notes an address before it adds it.
+		infos, routes := h.stack.Interfaces()[1:], h.stack.Routes()
+		unready := h.dhcp.Load().unready()
 		for i := range infos {
-			if isOnline(&infos[i], leases) {
+			if isOnline(&infos[i], routes, unready) {
 				return nil
 			}
 		}
@@ -39,35 +48,26 @@ func (h *Host) WaitOnline(ctx context.Context) error {
 	}
 }
 
-// leases returns the addresses of the host's DHCP leases.
-func (h *Host) leases() map[netip.Addr]bool {
-	leases := make(map[netip.Addr]bool)
-	for _, d := range h.DHCP() {
-		if d.Lease != nil {
-			leases[d.Lease.Addr.Addr()] = true
-		}
-	}
-	return leases
+// isOnline reports whether an interface has an address and a route, as WaitOnline describes them. unready
+// are the addresses of leases whose other settings the host has not applied yet.
+func isOnline(info *stack.InterfaceInfo, routes []stack.Route, unready []netip.Addr) bool {
+	return info.Up && slices.ContainsFunc(info.AddrInfo, func(a stack.AddrInfo) bool {
+		return isGlobal(a) && !slices.Contains(unready, a.Prefix.Addr()) && hasRoute(info.Name, a.Prefix.Addr(), routes)
+	})
 }
 
-// isOnline reports whether an interface has an address that is reachable from beyond the link. leases
-// are the addresses whose DHCP lease the host has applied completely.
-func isOnline(info *stack.InterfaceInfo, leases map[netip.Addr]bool) bool {
-	if !info.Up {
-		return false
-	}
-	for _, a := range info.AddrInfo {
-		p := a.Prefix.Addr()
-		switch {
-		case p.IsLinkLocalUnicast(), a.State == stack.AddrTentative, a.State == stack.AddrDuplicate:
-			// Not reachable from beyond the link, or not in use.
-		case a.Origin == stack.AddrDHCP && !leases[p] && p.Is4():
-			// The host has not yet applied the lease's routes and name servers.
-		default:
-			return true
-		}
-	}
-	return false
+// isGlobal reports whether an address is in use and valid beyond its link.
+func isGlobal(a stack.AddrInfo) bool {
+	return !a.Prefix.Addr().IsLinkLocalUnicast() && a.State != stack.AddrTentative && a.State != stack.AddrDuplicate
+}
+
+// hasRoute reports whether a route over an interface leads to other addresses of a's family than a and
+// link-local ones.
+func hasRoute(name string, a netip.Addr, routes []stack.Route) bool {
+	return slices.ContainsFunc(routes, func(r stack.Route) bool {
+		self := r.Dst.IsSingleIP() && r.Dst.Addr() == a
+		return r.NIC == name && r.Dst.Addr().Is4() == a.Is4() && !self && !r.Dst.Addr().IsLinkLocalUnicast()
+	})
 }
 
 // whyOffline formats what the links lack, for people.
@@ -100,6 +100,9 @@ func lack(info *stack.InterfaceInfo, d DHCPInfo, ok bool) string {
 		case a.State == stack.AddrDuplicate:
 			return fmt.Sprintf("%v is in use by %v", a.Prefix.Addr(), a.ConflictMAC)
 		}
+	}
+	if i := slices.IndexFunc(info.AddrInfo, isGlobal); i >= 0 {
+		return fmt.Sprintf("it has the address %v, and no route", info.AddrInfo[i].Prefix.Addr())
 	}
 	switch {
 	case ok && d.Refusal != "":
