@@ -187,7 +187,7 @@ func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {
 		"": {"Resolver", "Listener"}, // the type of a Dialer's field, and an interface
 		// The kernel's side of a link, and the sockets of virtual machines. Their addresses are IP
 		// addresses and paths, so no name is looked up.
-		"nic": {"InterfaceByName", "InterfaceByIndex", "Dialer", "Listener", "ListenConfig"},
+		"nic": {"InterfaceByName", "InterfaceByIndex", "Dialer", "Listener", "ListenConfig", "ListenUDP", "ListenUnixgram", "DialUnix"},
 	}
 	for _, name := range []string{"", "resolve", "dhcp", "stack", "stack/tcp", "stack/wire", "nic"} {
 		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(name), "*.go"))

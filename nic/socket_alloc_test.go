@@ -22,3 +22,18 @@ func TestAStreamDoesNotAllocatePerFrame(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { s.Send(batch) }))
 	require.Zero(t, testing.AllocsPerRun(100, func() { s.peer.read() }))
 }
+
+func TestDatagramsDoNotAllocatePerFrame(t *testing.T) {
+	cfg, other := unixPair(t)
+	a, err := OpenDatagram(cfg)
+	require.NoError(t, err)
+	defer a.Close()
+	b, err := OpenDatagram(other)
+	require.NoError(t, err)
+	defer b.Close()
+	batch := []Frame{{Head: ether(macB, macA, 1, 54), Body: pattern(1460)}, {Head: ether(macB, macA, 1, 60)}}
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		a.Send(batch)
+		b.sock.read()
+	}))
+}

@@ -1,0 +1,77 @@
+//go:build !linux
+
+package nic
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+)
+
+// datagramBuffer is the state of a datagramSocket that receives and sends one frame with each system
+// call.
+type datagramBuffer struct {
+	connected bool
+	buf       []byte
+	batch     [1]Frame
+	peer      atomic.Pointer[net.Addr] // the last sender
+	sendMu    condMutex
+	join      []byte // under sendMu
+}
+
+// setUp prepares the socket.
+func (s *datagramSocket) setUp() error { return nil }
+
+// read returns the next frame.
+func (s *datagramSocket) read() (frames []Frame, dropped int, err error) {
+	if s.io.buf == nil {
+		s.io.buf = make([]byte, s.max+1)
+	}
+	n, from, err := s.conn.ReadFrom(s.io.buf)
+	if err != nil {
+		if errors.Is(err, net.ErrClosed) {
+			return nil, 0, err
+		}
+		return nil, 1, nil // such as a peer that does not exist
+	}
+	if s.learns() && from != nil && from.String() != "" {
+		s.io.peer.Store(&from)
+	}
+	if u, ok := from.(*net.UDPAddr); ok && unmapped(u.AddrPort()) != s.remote.udp {
+		return nil, 1, nil
+	}
+	if string(s.io.buf[:n]) == handshake {
+		return nil, 0, nil
+	}
+	if n < s.min || n > s.max {
+		return nil, 1, nil
+	}
+	s.io.batch[0] = Frame{Head: s.io.buf[:n]}
+	return s.io.batch[:], 0, nil
+}
+
+// write sends the frames of a batch.
+func (s *datagramSocket) write(batch []Frame) error {
+	s.io.sendMu.lock()
+	defer s.io.sendMu.unlock()
+	to := s.remote.addr
+	if p := s.io.peer.Load(); to == nil && p != nil {
+		to = *p
+	}
+	for i := range batch {
+		f := &batch[i]
+		if to == nil || !s.loop.current().carries(f) {
+			s.loop.sendDropped.Add(1)
+			continue
+		}
+		s.io.join = f.AppendTo(s.io.join[:0])
+		if _, err := s.conn.WriteTo(s.io.join, to); errors.Is(err, net.ErrClosed) {
+			return err
+		} else if err != nil {
+			s.loop.sendDropped.Add(1)
+		} else {
+			s.loop.countSent(1, f.Len())
+		}
+	}
+	return nil
+}
