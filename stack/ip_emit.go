@@ -266,7 +266,7 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		if h.ttl != 0 {
 			ifc.stats.TxDropped.Add(1)
 		}
-		s.release(txEntry{buf: sl.buf, done: meta.done})
+		s.release(&txEntry{buf: sl.buf, done: meta.done})
 		return nil
 	}
 	if sl.direct {
@@ -286,13 +286,13 @@ func (s *Stack) emit(now tcp.Time, p *path, h *ipHeader, sl *slot, n int, meta *
 		if p.neigh != nil {
 			var ok bool
 			if mac, ok = p.neigh.lookup(now); !ok {
-				ifc.neighbors(p.hop).send(p.neigh, p.src, e)
+				ifc.neighbors(p.hop).send(p.neigh, p.src, &e)
 				return nil
 			}
 		}
 		mac.put(e.frame.Head)
 	}
-	ifc.enqueue(e)
+	ifc.enqueue(&e)
 	return nil
 }
 

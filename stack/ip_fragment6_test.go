@@ -164,7 +164,7 @@ func TestThePacketHasTheFirstFragmentsHeaders(t *testing.T) {
 	require.Len(t, frames, 1)
 	m, body := icmp6(t, frames[0])
 	require.Equal(t, wire.ICMPv6{Type: wire.ICMPv6ParamProblem, Code: wire.ParamOption, Rest: 40 + 8 + 2}, m)
-	q, quoted, r := wire.ParseIPv6Head(body, 0)
+	q, quoted, r := wire.ParseIPv6(body)
 	require.Equal(t, wire.BadIPv6PayloadLen, r, "a quote is cut")
 	require.Equal(t, wire.IPv6{}, q)
 	require.Nil(t, quoted)

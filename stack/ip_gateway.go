@@ -150,8 +150,8 @@ func (s *Stack) sendByOtherHop(ifc *iface, d *waitingDatagram, failed netip.Addr
 	if err != nil || p.ifc != ifc || p.neigh == nil || p.hop == failed || ifc.routerDead(p.hop) {
 		return false
 	}
-	for _, e := range d.frames {
-		ifc.neighbors(p.hop).send(p.neigh, d.src, e)
+	for i := range d.frames {
+		ifc.neighbors(p.hop).send(p.neigh, d.src, &d.frames[i])
 	}
 	return true
 }

@@ -50,13 +50,19 @@ func (ifc *iface) recv(batch []nic.Frame) {
 			now = ifc.inputFrame(now, f, f.Head, f.Body)
 			continue
 		}
-		joined := *f
-		joined.Head, joined.Body = f.AppendTo(ifc.s.bufs.get(f.Len())[:0]), nil
-		now = ifc.inputFrame(now, &joined, joined.Head, nil)
-		ifc.s.bufs.put(joined.Head)
+		now = ifc.inputJoined(now, f)
 	}
 	ifc.stats.Rx.Add(len(batch), bytes)
 	ifc.s.drain()
+}
+
+// inputJoined is inputFrame for a frame whose Head and Body have to be joined first.
+func (ifc *iface) inputJoined(now tcp.Time, f *nic.Frame) tcp.Time {
+	joined := *f
+	joined.Head, joined.Body = f.AppendTo(ifc.s.bufs.get(f.Len())[:0]), nil
+	now = ifc.inputFrame(now, &joined, joined.Head, nil)
+	ifc.s.bufs.put(joined.Head)
+	return now
 }
 
 // takesParts reports whether the Head and the Body of a frame can stay separate. They can if the frame is

@@ -15,7 +15,8 @@ import (
 func (ifc *iface) inputIPv4(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ipReceived.Add(1)
-	h, payload, r := wire.ParseIPv4Head(b, len(tail))
+	var h wire.IPv4
+	payload, r := h.ParseHead(b, len(tail))
 	if r != wire.OK {
 		ifc.stop(r)
 		return now

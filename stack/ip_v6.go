@@ -12,7 +12,8 @@ import (
 func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGroup bool) tcp.Time {
 	s := ifc.s
 	s.counts.ip6Received.Add(1)
-	h, payload, r := wire.ParseIPv6Head(b, len(tail))
+	var h wire.IPv6
+	payload, r := h.ParseHead(b, len(tail))
 	if r != wire.OK {
 		ifc.stop(r)
 		return now
@@ -38,22 +39,17 @@ func (ifc *iface) inputIPv6(now tcp.Time, f *nic.Frame, b, tail []byte, linkGrou
 		ifc.stop(r)
 		return now
 	}
-	s.input6(&p)
+	if (p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP) && (p.plain || !p.src.IsUnspecified()) {
+		s.deliver(&p) // most packets have no extension headers, and need no stack for input6
+	} else {
+		s.input6(&p)
+	}
 	return p.now
 }
 
 // input6 handles a packet from its first extension header on. p.payload must be all that follows the IPv6
 // header, and filter6 must have accepted the addresses.
 func (s *Stack) input6(p *packet) {
-	// Most packets have no extension headers.
-	if p.proto == wire.ProtoTCP || p.proto == wire.ProtoUDP {
-		if !p.plain && p.src.IsUnspecified() {
-			p.ifc.stop(dropNoSource)
-			return
-		}
-		s.deliver(p)
-		return
-	}
 	whole := p.header[:len(p.header)+len(p.payload)] // the payload follows the header in memory
 	c, r := wire.WalkIPv6(p.proto, p.payload)
 	if r != wire.OK {

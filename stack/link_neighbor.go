@@ -319,7 +319,7 @@ func (t *neighborTable) touch(n *neighbor, solved bool) {
 // is known, even if it is stale, send queues the frame for transmission. Otherwise the frame waits until
 // the neighbour answers. The frame's destination address is filled in when it is queued. src is the
 // source address of the packet.
-func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
+func (t *neighborTable) send(n *neighbor, src netip.Addr, e *txEntry) {
 	s := t.ifc.s
 	now := s.now()
 	t.mu.Lock()
@@ -351,7 +351,7 @@ func (t *neighborTable) send(n *neighbor, src netip.Addr, e txEntry) {
 		t.ifc.enqueue(e)
 		return
 	}
-	t.park(n, src, e)
+	t.park(n, src, *e)
 	if st == neighUnknown {
 		n.word.Store(packNeighbor(wire.MAC{}, neighIncomplete))
 		t.touch(n, false)

@@ -104,7 +104,7 @@ func (t *neighborTable) park(n *neighbor, src netip.Addr, e txEntry) {
 	if later {
 		if i = q.last(key); i < 0 {
 			// The datagram's first fragment was dropped, so this fragment is useless.
-			s.release(e)
+			s.release(&e)
 			s.drop(dropNeighborQueue)
 			return
 		}
@@ -146,8 +146,8 @@ func (t *neighborTable) dropOldest(n *neighbor) {
 	d := q.list[0]
 	q.list = slices.Delete(q.list, 0, 1)
 	n.charge(t, &d, -d.bytes)
-	for _, e := range d.frames {
-		t.ifc.s.release(e)
+	for i := range d.frames {
+		t.ifc.s.release(&d.frames[i])
 	}
 	t.ifc.s.drop(dropNeighborQueue)
 }
@@ -172,9 +172,9 @@ func (t *neighborTable) takeWaiting(n *neighbor) []waitingDatagram {
 // overtake the waiting ones.
 func (t *neighborTable) sendWaiting(n *neighbor, mac wire.MAC) {
 	for _, d := range t.takeWaiting(n) {
-		for _, e := range d.frames {
-			copy(e.frame.Head, mac[:])
-			t.ifc.enqueue(e)
+		for i := range d.frames {
+			copy(d.frames[i].frame.Head, mac[:])
+			t.ifc.enqueue(&d.frames[i])
 		}
 	}
 }
@@ -190,6 +190,6 @@ func (t *neighborTable) resendOrDrop(d *waitingDatagram, failed netip.Addr, why 
 	s.drop(why)
 	for i := range d.frames {
 		s.unreachable(t.ifc, &d.frames[i].frame)
-		s.release(d.frames[i])
+		s.release(&d.frames[i])
 	}
 }

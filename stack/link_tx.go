@@ -127,7 +127,7 @@ type txEntry struct {
 }
 
 // release frees the buffer of an entry that was sent or dropped, and calls done.
-func (s *Stack) release(e txEntry) {
+func (s *Stack) release(e *txEntry) {
 	s.bufs.put(e.buf)
 	if e.done != nil {
 		e.done()
@@ -143,7 +143,7 @@ func (s *Stack) own(e txEntry) txEntry {
 	f := e.frame
 	buf := f.AppendTo(s.bufs.get(f.Len())[:0])
 	f.Head, f.Body = buf, nil
-	s.release(e)
+	s.release(&e)
 	return txEntry{frame: f, buf: buf}
 }
 
@@ -228,7 +228,7 @@ func (ifc *iface) watchQueue() {
 
 // put appends a frame and takes ownership of its buffer. It reports false if the queue is closed, or is
 // full and stalled; the caller then still owns the buffer.
-func (q *txQueue) put(e txEntry) bool {
+func (q *txQueue) put(e *txEntry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -241,7 +241,7 @@ func (q *txQueue) put(e txEntry) bool {
 	if n == len(q.ring) {
 		q.grow(n)
 	}
-	q.ring[(q.head+n)&(len(q.ring)-1)] = e
+	q.ring[(q.head+n)&(len(q.ring)-1)] = *e
 	q.n.Store(int32(n + 1))
 	return true
 }
@@ -259,8 +259,8 @@ func (ifc *iface) closeQueue() {
 		waiters := q.waiters
 		q.waiters = nil
 		q.mu.Unlock()
-		for _, e := range taken[:k] {
-			ifc.s.release(e)
+		for i := range taken[:k] {
+			ifc.s.release(&taken[i])
 		}
 		ifc.stats.TxDropped.Add(uint64(k))
 		for _, w := range waiters {
@@ -275,7 +275,7 @@ func (ifc *iface) closeQueue() {
 // enqueue queues a frame, or drops it if put fails. put fails on a removed interface, because the queue of
 // that interface has no drainer. A frame in that queue would never be released, and a zero-copy writer
 // would wait for the frame forever.
-func (ifc *iface) enqueue(e txEntry) {
+func (ifc *iface) enqueue(e *txEntry) {
 	if !ifc.tx.put(e) {
 		ifc.stats.TxDropped.Add(1)
 		ifc.s.release(e)
@@ -488,7 +488,7 @@ func (ifc *iface) transmit(batch []nic.Frame, taken []txEntry) {
 		if i < n {
 			bytes += f.Len()
 		}
-		ifc.s.release(taken[i])
+		ifc.s.release(&taken[i])
 		taken[i] = txEntry{}
 		*f = nic.Frame{}
 	}

@@ -29,7 +29,7 @@ func (m *herdMember) put() {
 		if !q.room() && q.wait(m) {
 			return
 		}
-		m.ifc.enqueue(txEntry{frame: nic.Frame{Head: make([]byte, 60)}})
+		m.ifc.enqueue(&txEntry{frame: nic.Frame{Head: make([]byte, 60)}})
 	}
 }
 
@@ -89,7 +89,7 @@ func TestDrainerSeesLateFrame(t *testing.T) {
 						runtime.Gosched() // with only one processor, spinning would never end
 					}
 				}
-				ifc.enqueue(txEntry{frame: nic.Frame{Head: frame}})
+				ifc.enqueue(&txEntry{frame: nic.Frame{Head: frame}})
 				ifc.drain()
 				done[i].Add(1)
 				await(&done[1-i], r)

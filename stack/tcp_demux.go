@@ -168,14 +168,13 @@ func (ts *tcpState) charge(n int64) {
 // inputTCP handles a TCP segment that is addressed to this host.
 func (s *Stack) inputTCP(p *packet) {
 	var seg tcp.Segment
-	var r wire.Reason
-	seg.TCP, seg.Payload, r = wire.ParseTCP(p.payload)
+	payload, r := seg.TCP.Parse(p.payload)
 	if r != wire.OK {
 		p.ifc.drop(r)
 		return
 	}
-	// The payload is seg.Payload followed by p.tail. Either may be empty.
-	if seg.Payload2 = p.tail; len(seg.Payload) == 0 {
+	// The payload is that of p.payload followed by p.tail. Either may be empty.
+	if seg.Payload, seg.Payload2 = payload, p.tail; len(payload) == 0 {
 		seg.Payload, seg.Payload2 = p.tail, nil
 	}
 	if !p.checksumOK && !wire.TCPChecksumOK(p.src, p.dst, p.payload) {

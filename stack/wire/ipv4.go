@@ -58,29 +58,33 @@ type IPv4 struct {
 // It fails with ShortIPv4, BadIPv4Version, BadIPv4HeaderLen, BadIPv4TotalLen or
 // BadIPv4Checksum.
 func ParseIPv4(b []byte) (h IPv4, payload []byte, r Reason) {
-	return ParseIPv4Head(b, 0)
+	payload, r = h.ParseHead(b, 0)
+	return h, payload, r
 }
 
-// ParseIPv4Head is ParseIPv4 for a datagram in two parts: b is the first part and contains the whole
-// header, tail is the length of the second part in bytes. If tail is positive, the two lengths must add
-// up to the total length; if not, ParseIPv4Head fails with BadIPv4TotalLen.
-func ParseIPv4Head(b []byte, tail int) (h IPv4, payload []byte, r Reason) {
+// ParseHead is ParseIPv4 for a datagram in two parts. It stores the header in h, which must be zero. b is
+// the first part and contains the whole header, tail is the length of the second part in bytes. If tail is
+// positive, the two lengths must add up to the total length; if not, ParseHead fails with BadIPv4TotalLen.
+//
+// The stack receives packets with ParseHead, because a header that is returned takes more room on the
+// goroutine's stack.
+func (h *IPv4) ParseHead(b []byte, tail int) (payload []byte, r Reason) {
 	n, r := checkIPv4(b)
 	if r != OK {
-		return h, nil, r
+		return nil, r
 	}
 	total := int(binary.BigEndian.Uint16(b[2:4])) - tail
 	if total < n || total > len(b) || tail > 0 && total < len(b) {
-		return h, nil, BadIPv4TotalLen
+		return nil, BadIPv4TotalLen
 	}
 	// RFC 1122 3.2.1.2: "A host MUST verify the IP header checksum on every
 	// received datagram and silently discard every datagram that has a bad
 	// checksum."
 	if Fold(Sum(b[:n], 0)) != 0xffff {
-		return h, nil, BadIPv4Checksum
+		return nil, BadIPv4Checksum
 	}
 	h.read(b, n)
-	return h, b[n:total:total], OK
+	return b[n:total:total], OK
 }
 
 // checkIPv4 returns the length of the IPv4 header at the start of b. It fails if there is no whole

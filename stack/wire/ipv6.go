@@ -37,25 +37,26 @@ type IPv6 struct {
 //
 // It fails with ShortIPv6, BadIPv6Version or BadIPv6PayloadLen.
 func ParseIPv6(b []byte) (h IPv6, payload []byte, r Reason) {
-	return ParseIPv6Head(b, 0)
+	payload, r = h.ParseHead(b, 0)
+	return h, payload, r
 }
 
-// ParseIPv6Head is ParseIPv6 for a packet in two parts: b is the first part and contains all headers,
-// tail is the length of the second part in bytes. If tail is positive, the two lengths must add up to the
-// length of the packet; if not, ParseIPv6Head fails with BadIPv6PayloadLen.
-func ParseIPv6Head(b []byte, tail int) (h IPv6, payload []byte, r Reason) {
+// ParseHead is ParseIPv6 for a packet in two parts. It stores the header in h, which must be zero. b is the
+// first part and contains all headers, tail is the length of the second part in bytes. If tail is positive,
+// the two lengths must add up to the length of the packet; if not, ParseHead fails with BadIPv6PayloadLen.
+func (h *IPv6) ParseHead(b []byte, tail int) (payload []byte, r Reason) {
 	if len(b) < IPv6Len {
-		return h, nil, ShortIPv6
+		return nil, ShortIPv6
 	}
 	if b[0]>>4 != 6 {
-		return h, nil, BadIPv6Version
+		return nil, BadIPv6Version
 	}
 	end := IPv6Len + int(binary.BigEndian.Uint16(b[4:6])) - tail
 	if end < IPv6Len || end > len(b) || tail > 0 && end < len(b) {
-		return h, nil, BadIPv6PayloadLen
+		return nil, BadIPv6PayloadLen
 	}
 	h.read(b)
-	return h, b[IPv6Len:end:end], OK
+	return b[IPv6Len:end:end], OK
 }
 
 // read sets h from the header at the start of b, which has at least IPv6Len bytes.

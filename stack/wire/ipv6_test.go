@@ -89,12 +89,12 @@ func TestIPv6RefusesWhatANodeMust(t *testing.T) {
 
 func TestIPv6HeadMayGoOnElsewhere(t *testing.T) {
 	b := ipv6Packet(IPv6{Next: ProtoTCP}, make([]byte, 100))
-	_, payload, r := ParseIPv6Head(b[:60], 80)
+	payload, r := new(IPv6).ParseHead(b[:60], 80)
 	require.Equal(t, OK, r)
 	require.Len(t, payload, 20)
-	_, _, r = ParseIPv6Head(b[:60], 79)
+	_, r = new(IPv6).ParseHead(b[:60], 79)
 	require.Equal(t, BadIPv6PayloadLen, r)
-	_, _, r = ParseIPv6Head(b[:60], 81)
+	_, r = new(IPv6).ParseHead(b[:60], 81)
 	require.Equal(t, BadIPv6PayloadLen, r)
 }
 

@@ -100,12 +100,18 @@ const (
 // the checksum. It skips malformed and unknown options, and stops at an option
 // whose length is impossible. It fails with ShortTCP or BadTCPOffset.
 func ParseTCP(b []byte) (h TCP, payload []byte, r Reason) {
+	payload, r = h.Parse(b)
+	return h, payload, r
+}
+
+// Parse is ParseTCP, but stores the header in h, which must be zero.
+func (h *TCP) Parse(b []byte) (payload []byte, r Reason) {
 	if len(b) < TCPLen {
-		return h, nil, ShortTCP
+		return nil, ShortTCP
 	}
 	n := int(b[12]>>4) * 4
 	if n < TCPLen || n > len(b) {
-		return h, nil, BadTCPOffset
+		return nil, BadTCPOffset
 	}
 	be := binary.BigEndian
 	h.SrcPort = be.Uint16(b[0:2])
@@ -124,7 +130,7 @@ func ParseTCP(b []byte) (h TCP, payload []byte, r Reason) {
 	default:
 		h.parseOptions(b[TCPLen:n])
 	}
-	return h, b[n:], OK
+	return b[n:], OK
 }
 
 // parseOptions sets the fields of h that are options. If an option appears twice, the last one counts.
