@@ -24,12 +24,15 @@ const module = "github.com/usernet/usernet"
 // floors maps each package to the packages outside the standard library that it may import. A
 // package that is not listed must not exist.
 var floors = map[string][]string{
-	"":                 {"stack", "stack/wire", "nic", "resolve", "dhcp"},
-	"stack":            {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
-	"stack/tcp":        {"stack/wire"},
-	"stack/wire":       {},
-	"nic":              {"stack/wire", "internal/tally", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
-	"resolve":          {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
+	"":           {"stack", "stack/wire", "nic", "resolve", "dhcp"},
+	"stack":      {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
+	"stack/tcp":  {"stack/wire"},
+	"stack/wire": {},
+	"nic":        {"stack/wire", "internal/tally", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
+	"resolve":    {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
+	// These two contain a TLS and an HTTP client, which an importer of the root does not get.
+	"resolve/dot":      {},
+	"resolve/doh":      {},
 	"dhcp":             {},
 	"internal/addrsel": {},
 	"internal/tally":   {},
@@ -189,7 +192,7 @@ func TestNothingAsksTheResolverOrTheNetworkOfNet(t *testing.T) {
 		// addresses and paths, so no name is looked up.
 		"nic": {"InterfaceByName", "InterfaceByIndex", "Dialer", "Listener", "ListenConfig", "ListenUDP", "ListenUnixgram", "DialUnix"},
 	}
-	for _, name := range []string{"", "resolve", "dhcp", "stack", "stack/tcp", "stack/wire", "nic"} {
+	for _, name := range []string{"", "resolve", "resolve/dot", "resolve/doh", "dhcp", "stack", "stack/tcp", "stack/wire", "nic"} {
 		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(name), "*.go"))
 		require.NoError(t, err)
 		require.NotEmpty(t, files)

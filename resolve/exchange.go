@@ -84,6 +84,14 @@ func done(ctx context.Context) error {
 // and sends no second query if the server has returned an IPv4 address for the same name in mixed case.
 func (r *Resolver) try(ctx context.Context, s *server, q dnsmessage.Question, f *flight) (*answer, error) {
 	start := time.Now()
+	if r.cfg.Exchange != nil && !(r.cfg.Opportunistic && s.inClear.holds(start)) {
+		ans, err := r.secure(ctx, s, q)
+		if heard(err) || !r.cfg.Opportunistic || ctx.Err() != nil {
+			return ans, err
+		}
+		s.inClear.set()
+		start = time.Now()
+	}
 	first := dialect{name: q.Name, cookie: true}
 	if !r.cfg.UseTCP {
 		first.cookie = !s.losesCase.holds(start)

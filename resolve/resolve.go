@@ -87,7 +87,17 @@ type Config struct {
 	// length (section 4.2.2). Each UDP connection should have an unpredictable port (RFC 5452
 	// section 9.2). Dial must return soon after ctx ends. If Dial is nil, the Resolver queries no
 	// server.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	Dial DialFunc
+	// Exchange, if not nil, sends a query to a server and returns the response, over a connection of its
+	// own choice. The Resolver then uses neither UDP nor TCP, unless Opportunistic is set. query and the
+	// response are whole DNS messages; the response must have the ID of the query. dial is the field
+	// Dial. The function must return soon after ctx ends. The methods Exchange of dot.Client and
+	// doh.Client are such functions, for DNS over TLS and over HTTPS.
+	Exchange func(ctx context.Context, dial DialFunc, server netip.AddrPort, query []byte) (response []byte, err error)
+	// Opportunistic makes the Resolver query a server over UDP and TCP if Exchange brings no response
+	// within half of the Timeout, and then for 15 minutes (RFC 7858 section 4.1). A network can prevent
+	// the encryption by blocking it. If Opportunistic is false, the query fails instead.
+	Opportunistic bool
 	// Families reports which address families to query if the caller accepts both. If Families is
 	// nil or returns false for both, both are queried, as in net: a name exists even if the host
 	// cannot reach any of its addresses.
@@ -105,6 +115,9 @@ type Config struct {
 	Rand func() uint64
 }
 
+// A DialFunc connects to an address on a network, as net.Dialer.DialContext does.
+type DialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
 // A Resolver looks up names, addresses and ports. New makes it. Its methods may be called by
 // several goroutines at the same time.
 type Resolver struct {
@@ -121,6 +134,10 @@ type Resolver struct {
 // A server is a recursive name server, with what its responses have shown about it.
 type server struct {
 	addr string
+	// addrPort is the same as addr, for Config.Exchange.
+	addrPort netip.AddrPort
+	// inClear is set if Config.Exchange has failed, and the server may be queried without it.
+	inClear lesson
 	// noEDNS is set if the server refused a query with an OPT record and accepted the same query
 	// without one.
 	noEDNS lesson
@@ -200,9 +217,9 @@ func New(cfg Config) *Resolver {
 	if cfg.CacheSize > 0 {
 		r.cache = newCache(cfg.CacheSize)
 	}
-	if cfg.Dial != nil {
+	if cfg.Dial != nil || cfg.Exchange != nil {
 		for _, addr := range cfg.Servers {
-			r.servers = append(r.servers, &server{addr: addr.String()})
+			r.servers = append(r.servers, newServer(addr))
 		}
 	}
 	return r
@@ -220,7 +237,7 @@ func appendDomains(search, domains []string) []string {
 
 // upstream returns the servers to query.
 func (r *Resolver) upstream() []*server {
-	if r.cfg.Learned == nil || r.cfg.Dial == nil {
+	if r.cfg.Learned == nil || r.cfg.Dial == nil && r.cfg.Exchange == nil {
 		return r.servers
 	}
 	addrs, _ := r.cfg.Learned()
@@ -229,7 +246,7 @@ func (r *Resolver) upstream() []*server {
 	defer r.mu.Unlock()
 	for _, addr := range addrs {
 		if !containsServer(servers, addr.String()) {
-			servers = append(servers, r.learnedServer(addr.String()))
+			servers = append(servers, r.learnedServer(addr))
 		}
 	}
 	r.learned = servers[len(r.servers):]
@@ -238,12 +255,14 @@ func (r *Resolver) upstream() []*server {
 
 // learnedServer returns the server at an address. If the address was also in the last result of
 // cfg.Learned, the server keeps its lessons. r.mu is held.
-func (r *Resolver) learnedServer(addr string) *server {
-	if i := slices.IndexFunc(r.learned, func(s *server) bool { return s.addr == addr }); i >= 0 {
+func (r *Resolver) learnedServer(addr netip.AddrPort) *server {
+	if i := slices.IndexFunc(r.learned, func(s *server) bool { return s.addrPort == addr }); i >= 0 {
 		return r.learned[i]
 	}
-	return &server{addr: addr}
+	return newServer(addr)
 }
+
+func newServer(addr netip.AddrPort) *server { return &server{addr: addr.String(), addrPort: addr} }
 
 func containsServer(servers []*server, addr string) bool {
 	return slices.ContainsFunc(servers, func(s *server) bool { return s.addr == addr })

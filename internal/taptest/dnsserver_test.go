@@ -186,8 +186,9 @@ ptr-record=6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.a
 	return b.String()
 }
 
-// startNameServers starts dnsmasq and unbound in the namespace, and waits until they listen.
-func (ns *namespace) startNameServers(t *testing.T) {
+// startNameServers starts dnsmasq and unbound in the namespace, and waits until they listen. unbound is
+// text that is added to unbound's configuration.
+func (ns *namespace) startNameServers(t *testing.T, unbound ...string) {
 	t.Helper()
 	for _, addr := range []string{dnsmasqAddr, unboundAddr, silentAddr, absentAddr, spooferAddr} {
 		// The addresses are on the loopback and not on the TAP, because tests delete the TAP.
@@ -198,7 +199,7 @@ func (ns *namespace) startNameServers(t *testing.T) {
 	for name, content := range map[string]string{
 		"dns.test": unboundZone(), "other.test": unboundOther, "root": unboundRoot,
 		"2.0.192.in-addr.arpa": unboundReverse, "8.b.d.0.1.0.0.2.ip6.arpa": unboundReverse6,
-		"unbound.conf": unboundConfig(dir), "dnsmasq.conf": dnsmasqConfig(),
+		"unbound.conf": unboundConfig(dir) + strings.Join(unbound, ""), "dnsmasq.conf": dnsmasqConfig(),
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
 	}
