@@ -98,6 +98,30 @@ func (m Medium) headerLen() int {
 	return wire.EthernetLen
 }
 
+// network returns the offset of the IP header of a frame, and the EtherType of that header. It
+// returns ok = false if the frame is too short to have an IP header.
+func (m Medium) network(b []byte) (offset int, typ wire.EtherType, ok bool) {
+	offset = m.headerLen()
+	if m == Ethernet && vlanTagged(b) {
+		offset += vlanTagLen
+	}
+	if len(b) <= offset {
+		return offset, 0, false
+	}
+	switch {
+	case m == Ethernet:
+		typ = wire.EtherType(b[offset-2])<<8 | wire.EtherType(b[offset-1])
+	case b[0]>>4 == 4:
+		typ = wire.EtherTypeIPv4
+	case b[0]>>4 == 6:
+		typ = wire.EtherTypeIPv6
+	}
+	return offset, typ, true
+}
+
+// minFrame is the length in bytes of the shortest frame that a device of this medium accepts.
+func (m Medium) minFrame() int { return max(m.headerLen(), 1) }
+
 // vlanTagged reports whether a VLAN tag follows the Ethernet header. The tag does not count towards
 // the MTU.
 func vlanTagged(head []byte) bool {

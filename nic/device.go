@@ -1,4 +1,4 @@
-// Package nic provides the links that a usernet host can use: TAP devices, wires and switches in
+// Package nic provides the links that a usernet host can use: TAP and TUN devices, wires and switches in
 // memory, and devices that wrap another one to impair or capture its traffic. The package reads the
 // contents of frames only for GSO and GRO.
 package nic

@@ -18,7 +18,8 @@ import (
 // difference. The checksum takes 60 of the 1400 ns that a frame costs, too little to justify
 // assembly code.
 type gro struct {
-	open bool // whether segments may be added to the last frame of the batch
+	medium Medium // what the frames begin with
+	open   bool   // whether segments may be added to the last frame of the batch
 
 	// The fields below describe the last frame while open is true.
 	network   int // offset of the IP header
@@ -70,25 +71,26 @@ func (m *gro) add(batch []Frame, b []byte) bool {
 
 // begin stores the offsets of b's headers and reports whether later segments may be merged into b.
 func (m *gro) begin(b []byte) bool {
-	if len(b) < wire.EthernetLen+wire.IPv4Len+wire.TCPLen {
+	network, typ, _ := m.medium.network(b)
+	if len(b) < network+wire.IPv4Len+wire.TCPLen {
 		return false
 	}
-	m.network, m.merged = wire.EthernetLen, false
-	ip := b[wire.EthernetLen:]
-	switch wire.EtherType(binary.BigEndian.Uint16(b[12:])) {
+	m.network, m.merged = network, false
+	ip := b[network:]
+	switch typ {
 	case wire.EtherTypeIPv4:
 		// No options, and not a fragment.
 		if ip[0] != 0x45 || ip[9] != byte(wire.ProtoTCP) || binary.BigEndian.Uint16(ip[6:])&^ip4DontFragment != 0 ||
 			int(binary.BigEndian.Uint16(ip[2:])) != len(ip) {
 			return false
 		}
-		m.v6, m.transport = false, wire.EthernetLen+wire.IPv4Len
+		m.v6, m.transport = false, network+wire.IPv4Len
 	case wire.EtherTypeIPv6:
 		if len(ip) < wire.IPv6Len+wire.TCPLen || ip[0]>>4 != 6 || ip[6] != byte(wire.ProtoTCP) ||
 			int(binary.BigEndian.Uint16(ip[4:])) != len(ip)-wire.IPv6Len {
 			return false
 		}
-		m.v6, m.transport = true, wire.EthernetLen+wire.IPv6Len
+		m.v6, m.transport = true, network+wire.IPv6Len
 	default:
 		return false
 	}

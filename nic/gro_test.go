@@ -13,8 +13,11 @@ var timestamps = []byte{1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7}
 
 // merged returns the batch into which a gro merges frames that arrive together. As in a reader, the frames
 // are one after the other in one buffer.
-func merged(frames [][]byte) (batch []Frame) {
-	var m gro
+func merged(frames [][]byte) (batch []Frame) { return mergedOn(Ethernet, frames) }
+
+// mergedOn is merged for frames of a medium.
+func mergedOn(medium Medium, frames [][]byte) (batch []Frame) {
+	m := gro{medium: medium}
 	total := 0
 	for _, b := range frames {
 		total += len(b) + 1
@@ -42,6 +45,10 @@ func TestThePiecesOfASuperFrameAreMergedToIt(t *testing.T) {
 		{"tcp4 with timestamps", packetSpec{tcp: true, options: timestamps}},
 		{"tcp6", packetSpec{tcp: true, v6: true}},
 		{"tcp6 with timestamps", packetSpec{tcp: true, v6: true, options: timestamps}},
+		{"tcp4 without Ethernet", packetSpec{medium: IP, tcp: true, options: timestamps}},
+		{"tcp6 without Ethernet", packetSpec{medium: IP, tcp: true, v6: true}},
+		{"tcp4 in a VLAN", packetSpec{vlan: true, tcp: true}},
+		{"tcp6 in a VLAN", packetSpec{vlan: true, tcp: true, v6: true, options: timestamps}},
 	} {
 		for _, flags := range []byte{tcpACK, tcpACK | tcpPSH, tcpACK | tcpPSH | tcpFIN} {
 			for _, size := range []int{1, 2, 536, 1447, 1448, 4000} {
@@ -51,10 +58,10 @@ func TestThePiecesOfASuperFrameAreMergedToIt(t *testing.T) {
 						spec.seq, spec.flags = 0xffffff00, flags
 						spec.payload = pattern(size*n - size/2)
 						want := spec.super(t, size, false)
-						pieces, ok := finished(Ethernet, &want)
+						pieces, ok := finished(spec.medium, &want)
 						require.True(t, ok)
 						require.Len(t, pieces, n)
-						require.Equal(t, []Frame{want}, merged(pieces))
+						require.Equal(t, []Frame{want}, mergedOn(spec.medium, pieces))
 					})
 				}
 			}

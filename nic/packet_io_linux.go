@@ -101,7 +101,7 @@ func (r *packetReader) read() (frames []Frame, dropped int, err error) {
 			dropped++
 			continue
 		}
-		f, ok := parseVnet(b, b[vnetHeaderLen:], nil)
+		f, ok := Ethernet.parseVnet(b, b[vnetHeaderLen:], nil)
 		if !ok {
 			dropped++
 			continue

@@ -99,7 +99,7 @@ type zeroCopySource interface {
 }
 
 // ReceiveInto sets the function that the device calls before it reads a frame, to get a
-// ReceiveBuffer. It reports whether the device will call the function: only a TAP with offloads and
+// ReceiveBuffer. It reports whether the device will call the function: only a TAP or a TUN with offloads and
 // one queue does. It must be called before Attach.
 func (l *rxLoop) ReceiveInto(buffer func() ReceiveBuffer) bool {
 	src, ok := l.src.(zeroCopySource)

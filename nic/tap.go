@@ -1,19 +1,8 @@
 package nic
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"os/user"
-	"runtime"
-	"strconv"
-	"strings"
-	"sync/atomic"
-	"syscall"
 	"time"
-
-	"github.com/usernet/usernet/stack/wire"
 )
 
 // TAPConfig configures OpenTAP.
@@ -63,12 +52,7 @@ type TAPConfig struct {
 // false, Link().MTU follows the interface, and the function of NotifyLink is called when either
 // changes. If the interface is deleted, the device fails: Send and Err return an error, Link().Up
 // is false, and the function of NotifyDown is called.
-type TAP struct {
-	rxLoop
-	tapWriter
-	created bool
-	hostMAC atomic.Pointer[[6]byte]
-}
+type TAP struct{ tunTap }
 
 var _ Device = (*TAP)(nil)
 
@@ -85,174 +69,20 @@ var _ Device = (*TAP)(nil)
 //
 // If the user lacks the permission, the error is a *TAPPermissionError.
 func OpenTAP(cfg TAPConfig) (*TAP, error) {
-	if err := checkTAP(&cfg); err != nil {
+	t := new(TAP)
+	if err := t.openAny(Ethernet, cfg); err != nil {
 		return nil, err
 	}
-	return openTAP(cfg)
+	return t, nil
 }
-
-// Name returns the interface's name.
-func (t *TAP) Name() string { return t.current().Name }
-
-// Created reports whether OpenTAP created the interface. If so, Close deletes it.
-func (t *TAP) Created() bool { return t.created }
 
 // HostMAC returns the MAC address of the kernel's interface.
 func (t *TAP) HostMAC() [6]byte { return *t.hostMAC.Load() }
 
-// setHostMAC stores the MAC address of the kernel's interface.
-func (t *TAP) setHostMAC(mac []byte) {
-	var m [6]byte
-	copy(m[:], mac)
-	t.hostMAC.Store(&m)
+// Nonblocking returns the device if its Send does not block, as on Linux, and nil otherwise.
+func (t *TAP) Nonblocking() Device {
+	if !t.nonblocking() {
+		return nil
+	}
+	return t
 }
-
-// Send writes the frames to the device. If the kernel's queue is full, it returns how many frames
-// it accepted. It drops and counts frames that the link cannot carry or that the kernel refuses;
-// the kernel refuses all frames while the interface is down. After Close the error is
-// net.ErrClosed, and after a failure the error that Err returns.
-func (t *TAP) Send(batch []Frame) (n int, err error) {
-	if err := t.sendError(); err != nil {
-		return 0, err
-	}
-	n, err = t.write(&t.rxLoop, batch)
-	if err != nil {
-		t.fail(err)
-		return n, t.sendError()
-	}
-	return n, nil
-}
-
-// The bounds of a TAP's MTU. The lower one is from RFC 791 section 3.2, "every internet module must
-// be able to forward a datagram of 68 octets without further fragmentation". The upper one is the
-// kernel's: 65535 less the Ethernet header.
-const (
-	minTAPMTU = 68
-	maxTAPMTU = maxPacket - wire.EthernetLen
-)
-
-const (
-	// maxSpin bounds how long a reader may poll before it sleeps.
-	maxSpin = 10 * time.Millisecond
-	// maxQueues is Linux's MAX_TAP_QUEUES.
-	maxQueues = 256
-)
-
-// checkTAP checks a configuration and sets its defaults.
-func checkTAP(cfg *TAPConfig) error {
-	if why := badName(cfg.Name); why != "" && runtime.GOOS != "windows" {
-		return fmt.Errorf("nic: bad TAP name %q: %s", cfg.Name, why)
-	}
-	if cfg.MTU != 0 && (cfg.MTU < minTAPMTU || cfg.MTU > maxTAPMTU) {
-		return fmt.Errorf("nic: bad TAP MTU %d: not from %d to %d", cfg.MTU, minTAPMTU, maxTAPMTU)
-	}
-	if cfg.Queues < 0 || cfg.Queues > maxQueues {
-		return fmt.Errorf("nic: bad number of TAP queues %d: not from 1 to %d", cfg.Queues, maxQueues)
-	}
-	if cfg.Spin < 0 || cfg.Spin > maxSpin {
-		return fmt.Errorf("nic: bad TAP spin %v: not from 0 to %v", cfg.Spin, maxSpin)
-	}
-	if cfg.MAC[0]&1 != 0 {
-		return fmt.Errorf("nic: bad TAP MAC %x: a group address", cfg.MAC)
-	}
-	for _, addr := range []netip.Prefix{cfg.Addr, cfg.Addr6} {
-		if addr.IsValid() && (addr.Addr().IsUnspecified() || addr.Addr().IsMulticast()) {
-			return fmt.Errorf("nic: bad TAP address %s: not that of a host", addr)
-		}
-	}
-	if cfg.Addr6.IsValid() && !cfg.Addr6.Addr().Is6() {
-		return fmt.Errorf("nic: bad TAP address %s: not of IPv6", cfg.Addr6)
-	}
-	if cfg.MTU == 0 {
-		cfg.MTU = 1500
-	}
-	if cfg.MAC == ([6]byte{}) {
-		cfg.MAC = randomMAC()
-	}
-	return nil
-}
-
-// badName returns the reason why an interface cannot have the name, or "" if it can.
-func badName(name string) string {
-	switch {
-	case len(name) > 15:
-		return "longer than 15 bytes"
-	case name == "." || name == "..":
-		return "not a name"
-	case strings.ContainsAny(name, "/:% \t\n\v\f\r\x00"):
-		return "has a slash, a colon, a percent sign or a space"
-	}
-	return ""
-}
-
-// TAPPermissionError is the error of OpenTAP if the user may not open the device. On Linux the text of
-// the error contains the commands that give the user the permission. errors.Is(err, fs.ErrPermission)
-// is true.
-type TAPPermissionError struct {
-	Name   string       // name of the device; may be empty
-	Addr   netip.Prefix // the address for the kernel's side; may be invalid
-	Exists bool         // whether the interface exists
-	Err    error        // the system's error
-
-	user string // the user without permission; if empty, the user who runs the program
-}
-
-func (e *TAPPermissionError) Error() string {
-	if runtime.GOOS != "linux" {
-		return fmt.Sprintf("nic: open TAP %s: %v", e.Name, e.Err)
-	}
-	who := e.user
-	if who == "" {
-		who = currentUser()
-	}
-	what := "make a device of your own"
-	if e.Exists {
-		what = "it exists: make it your own"
-	}
-	return fmt.Sprintf("nic: open TAP %s: %v; %s, once, as root:\n\t%s",
-		e.name(), e.Err, what, strings.Join(e.Commands(who), "\n\t"))
-}
-
-// currentUser returns the name of the user who runs this program, or the numeric ID if the user has
-// no name. The commands must name the user, because root runs them.
-func currentUser() string {
-	uid := strconv.Itoa(os.Geteuid())
-	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
-		return u.Username
-	}
-	return uid
-}
-
-func (e *TAPPermissionError) name() string {
-	if e.Name == "" {
-		return "tap0"
-	}
-	return e.Name
-}
-
-// Commands returns the commands that allow the user to open the device, when root runs them on
-// Linux.
-func (e *TAPPermissionError) Commands(user string) (commands []string) {
-	if errors.Is(e.Err, syscall.EACCES) {
-		// EACCES means that the user may not open /dev/net/tun, although udev normally lets every
-		// user open it. EPERM means that the user may not use the device.
-		commands = append(commands, "chmod 666 /dev/net/tun")
-		if e.Exists {
-			return commands // the device may belong to the user; otherwise the next error is EPERM
-		}
-	}
-	if e.Exists {
-		commands = append(commands, fmt.Sprintf("ip tuntap del dev %s mode tap", e.name()))
-	}
-	addr := "192.0.2.1/24"
-	if e.Addr.IsValid() {
-		addr = e.Addr.String()
-	}
-	return append(commands,
-		fmt.Sprintf("ip tuntap add dev %s mode tap user %s", e.name(), user),
-		fmt.Sprintf("ip addr add %s dev %s", addr, e.name()),
-		fmt.Sprintf("ip link set %s up", e.name()))
-}
-
-// Unwrap returns the system's error.
-func (e *TAPPermissionError) Unwrap() error { return e.Err }

@@ -30,6 +30,7 @@ const (
 type tapReader struct {
 	file   *os.File
 	raw    syscall.RawConn
+	medium Medium
 	header int // bytes before each frame
 	buf    []byte
 	fill   func(fd uintptr) bool
@@ -56,8 +57,8 @@ type tapReader struct {
 }
 
 // newTAPReader returns a source that reads an attached file.
-func newTAPReader(file *os.File, raw syscall.RawConn, header int, spin time.Duration) *tapReader {
-	r := &tapReader{file: file, raw: raw, header: header, spin: spin, limit: 1}
+func newTAPReader(m Medium, file *os.File, raw syscall.RawConn, header int, spin time.Duration) *tapReader {
+	r := &tapReader{medium: m, file: file, raw: raw, header: header, spin: spin, limit: 1}
 	r.frames = make([]Frame, 0, readBatch)
 	r.fill = r.readBatch
 	return r
@@ -98,7 +99,7 @@ func (r *tapReader) read() (frames []Frame, dropped int, err error) {
 // merges.
 func (r *tapReader) mergeReceived() {
 	if r.header == 0 {
-		r.merge = new(gro)
+		r.merge = &gro{medium: r.medium}
 	}
 }
 
@@ -159,9 +160,9 @@ func (r *tapReader) take(b []byte) {
 		r.dropped++
 		return
 	}
-	f, ok := Frame{Head: b}, len(b) >= wire.EthernetLen
+	f, ok := Frame{Head: b}, len(b) >= r.medium.minFrame()
 	if r.header > 0 {
-		f, ok = parseVnet(b, b[r.header:], nil)
+		f, ok = r.medium.parseVnet(b, b[r.header:], nil)
 	}
 	if !ok {
 		r.dropped++
@@ -251,7 +252,7 @@ func (r *tapReader) readParts(fd uintptr, parts ...[]byte) (int, unix.Errno) {
 // takeZeroCopy makes a Frame of headers and a payload in a ReceiveBuffer. It returns false if the
 // frame may not be in a ReceiveBuffer.
 func (r *tapReader) takeZeroCopy(head, body []byte) bool {
-	f, ok := parseVnet(head, head[r.header:], body)
+	f, ok := r.medium.parseVnet(head, head[r.header:], body)
 	if !ok || f.GSO != GSOTCP4 && f.GSO != GSOTCP6 || int(f.HeaderLen) != len(f.Head) {
 		return false
 	}
@@ -262,6 +263,7 @@ func (r *tapReader) takeZeroCopy(head, body []byte) bool {
 
 // tapWriter writes frames to the device's files, one for each queue.
 type tapWriter struct {
+	medium Medium
 	queues []syscall.RawConn
 	off    tapOffload
 	ops    sync.Pool // of *tapWrite
@@ -270,18 +272,19 @@ type tapWriter struct {
 // tapWrite is the state of one call of Send. It is pooled, so that a call allocates neither the
 // closure nor the vector.
 type tapWrite struct {
-	loop  *rxLoop
-	batch []Frame
-	n     int   // frames accepted
-	err   error // the error that ended the device
-	bytes int
-	sent  int
-	off   tapOffload
-	vnet  [vnetHeaderLen]byte
-	iov   [3]unix.Iovec
-	one   [vnetHeaderLen + oneBytes]byte // a short frame behind its virtio header
-	piece []byte                         // the segment that cut writes
-	run   func(fd uintptr)
+	loop   *rxLoop
+	batch  []Frame
+	n      int   // frames accepted
+	err    error // the error that ended the device
+	bytes  int
+	sent   int
+	medium Medium
+	off    tapOffload
+	vnet   [vnetHeaderLen]byte
+	iov    [3]unix.Iovec
+	one    [vnetHeaderLen + oneBytes]byte // a short frame behind its virtio header
+	piece  []byte                         // the segment that cut writes
+	run    func(fd uintptr)
 }
 
 // oneBytes is the maximum length in bytes of a frame that is copied behind its virtio header. Up to
@@ -309,25 +312,25 @@ func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 // queueOf chooses the queue of a frame by its addresses and ports. Both directions of a connection
 // have the same queue.
 func (w *tapWriter) queueOf(f *Frame) int {
-	b := f.Head
-	const ports4, ports6 = wire.EthernetLen + wire.IPv4Len, wire.EthernetLen + wire.IPv6Len
-	if len(b) < ports4+4 {
+	network, typ, _ := w.medium.network(f.Head)
+	const ports4, ports6 = wire.IPv4Len, wire.IPv6Len
+	if len(f.Head) < network+ports4+4 {
 		return 0
 	}
 	be := binary.BigEndian
 	var h uint32
-	switch ip := b[wire.EthernetLen:]; {
-	case wire.EtherType(be.Uint16(b[12:])) == wire.EtherTypeIPv4:
+	switch ip := f.Head[network:]; {
+	case typ == wire.EtherTypeIPv4:
 		h = be.Uint32(ip[12:]) ^ be.Uint32(ip[16:])
 		if hasPorts(ip[9]) && ip[0] == 0x45 && be.Uint16(ip[6:])&^ip4DontFragment == 0 {
-			h ^= uint32(be.Uint16(b[ports4:]) ^ be.Uint16(b[ports4+2:]))
+			h ^= uint32(be.Uint16(ip[ports4:]) ^ be.Uint16(ip[ports4+2:]))
 		}
-	case wire.EtherType(be.Uint16(b[12:])) == wire.EtherTypeIPv6 && len(b) >= ports6+4:
+	case typ == wire.EtherTypeIPv6 && len(ip) >= ports6+4:
 		for i := 8; i < wire.IPv6Len; i += 4 {
 			h ^= be.Uint32(ip[i:])
 		}
 		if hasPorts(ip[6]) {
-			h ^= uint32(be.Uint16(b[ports6:]) ^ be.Uint16(b[ports6+2:]))
+			h ^= uint32(be.Uint16(ip[ports6:]) ^ be.Uint16(ip[ports6+2:]))
 		}
 	}
 	h *= 0x9e3779b1 // 2^32 divided by the golden ratio: the upper bits depend on all bits
@@ -340,7 +343,7 @@ func hasPorts(proto byte) bool { return proto == byte(wire.ProtoTCP) || proto ==
 func (w *tapWriter) writeTo(queue syscall.RawConn, l *rxLoop, batch []Frame) (int, error) {
 	op, _ := w.ops.Get().(*tapWrite)
 	if op == nil {
-		op = &tapWrite{off: w.off}
+		op = &tapWrite{medium: w.medium, off: w.off}
 		op.run = op.frames
 	}
 	op.loop, op.batch, op.n, op.err, op.bytes, op.sent = l, batch, 0, nil, 0, 0
@@ -427,7 +430,7 @@ func (op *tapWrite) cut(fd uintptr, f *Frame) (errno unix.Errno) {
 		}
 		return op.piece[:n] // the previous segment has been written
 	}
-	ok := Ethernet.complete(f, alloc, func(piece []byte) {
+	ok := op.medium.complete(f, alloc, func(piece []byte) {
 		if errno == 0 {
 			errno = op.frame(fd, &Frame{Head: piece})
 		}

@@ -14,9 +14,9 @@ import (
 
 const tunFile = "/dev/net/tun"
 
-// openTAP opens a TAP. If offloads are wanted and the kernel has them, it attaches to the device
+// open opens the device. If offloads are wanted and the kernel has them, it attaches to the device
 // itself, because package water does not support them. Otherwise it opens the device through water.
-func openTAP(cfg TAPConfig) (*TAP, error) {
+func (t *tunTap) open(m Medium, cfg TAPConfig) error {
 	before, err := net.InterfaceByName(cfg.Name)
 	exists := cfg.Name != "" && err == nil
 	several := cfg.Queues > 1
@@ -24,37 +24,37 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 	var name string
 	var off tapOffload
 	if !cfg.NoOffload {
-		if file, name, off, err = attachOffload(cfg.Name, several); err != nil {
-			return nil, tapError(cfg, exists, err)
+		if file, name, off, err = attachOffload(m, cfg.Name, several); err != nil {
+			return tapError(m, cfg, exists, err)
 		}
 	}
 	if file == nil {
-		if file, name, err = attachPlain(cfg.Name, exists, several); err != nil {
-			return nil, tapError(cfg, exists, err)
+		if file, name, err = attachPlain(m, cfg.Name, exists, several); err != nil {
+			return tapError(m, cfg, exists, err)
 		}
 	}
 	files := []*os.File{file}
 	for err == nil && len(files) < cfg.Queues {
-		if file, err = attachQueue(name, off.header > 0); err == nil {
+		if file, err = attachQueue(m, name, off.header > 0); err == nil {
 			files = append(files, file)
 		}
 	}
-	var t *TAP
 	if err == nil {
-		t, err = newTAP(cfg, name, files, off, before, exists)
+		t.tapWriter.medium, t.off = m, off
+		err = t.begin(cfg, name, files, before, exists)
 	}
 	if err != nil {
 		for _, file := range files {
 			file.Close()
 		}
-		return nil, fmt.Errorf("nic: open TAP %s: %w", name, err)
+		return fmt.Errorf("nic: open %s %s: %w", m.tunTap(), name, err)
 	}
-	return t, nil
+	return nil
 }
 
 // follow applies a new state of the kernel's interface to the link.
-func (t *TAP) follow(st linkState) {
-	link, was := *t.current(), t.HostMAC()
+func (t *tunTap) follow(st linkState) {
+	link, was := *t.current(), *t.hostMAC.Load()
 	t.setHostMAC(st.mac[:])
 	if link.MTU == st.mtu && link.Up == st.up && was == st.mac {
 		return
@@ -63,8 +63,8 @@ func (t *TAP) follow(st linkState) {
 	t.setLink(link)
 }
 
-// Nonblocking returns the device: its Send does not block.
-func (t *TAP) Nonblocking() Device { return t }
+// nonblocking reports whether Send does not block.
+func (t *tunTap) nonblocking() bool { return true }
 
 // tapOffload describes the offloads of an attached file.
 type tapOffload struct {
@@ -74,7 +74,7 @@ type tapOffload struct {
 
 // attachOffload attaches to a device with offloads. If the kernel refuses for a reason that may not
 // apply without offloads, it returns neither a file nor an error.
-func attachOffload(name string, several bool) (*os.File, string, tapOffload, error) {
+func attachOffload(m Medium, name string, several bool) (*os.File, string, tapOffload, error) {
 	off := tapOffload{header: vnetHeaderLen}
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -82,7 +82,7 @@ func attachOffload(name string, several bool) (*os.File, string, tapOffload, err
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(tapFlags(true, several))
+		req.SetUint16(tapFlags(m, true, several))
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	switch err {
@@ -102,9 +102,13 @@ func attachOffload(name string, several bool) (*os.File, string, tapOffload, err
 	return os.NewFile(uintptr(fd), tunFile), req.Name(), off, nil
 }
 
-// tapFlags returns the flags for attaching a file.
-func tapFlags(vnet, several bool) uint16 {
+// tapFlags returns the flags for attaching a file. They replace those of the last user of an existing
+// device. Without IFF_NO_PI, four bytes with flags and an EtherType would precede each frame.
+func tapFlags(m Medium, vnet, several bool) uint16 {
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if m == IP {
+		flags = unix.IFF_TUN | unix.IFF_NO_PI
+	}
 	if vnet {
 		flags |= unix.IFF_VNET_HDR
 	}
@@ -115,14 +119,14 @@ func tapFlags(vnet, several bool) uint16 {
 }
 
 // attachQueue attaches one more queue to a device that this process has open.
-func attachQueue(name string, vnet bool) (*os.File, error) {
+func attachQueue(m Medium, name string, vnet bool) (*os.File, error) {
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(tapFlags(vnet, true))
+		req.SetUint16(tapFlags(m, vnet, true))
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err != nil {
@@ -152,11 +156,11 @@ func setOffload(fd int) (uso bool, err error) {
 }
 
 // attachPlain attaches to a device without offloads.
-func attachPlain(name string, exists, several bool) (*os.File, string, error) {
-	if err := probeTAP(name, exists, several); err != nil {
+func attachPlain(m Medium, name string, exists, several bool) (*os.File, string, error) {
+	if err := probeTAP(m, name, exists, several); err != nil {
 		return nil, "", err
 	}
-	wcfg := water.Config{DeviceType: water.TAP}
+	wcfg := water.Config{DeviceType: waterType(m)}
 	wcfg.Name, wcfg.MultiQueue = name, several
 	// An existing device that no process has open is persistent and must stay so. If Persist were
 	// false, water would make the device non-persistent.
@@ -173,21 +177,21 @@ func attachPlain(name string, exists, several bool) (*os.File, string, error) {
 	return file, ifce.Name(), nil
 }
 
-// newTAP makes a TAP from attached files, one for each queue.
-func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before *net.Interface, exists bool) (*TAP, error) {
+// begin makes the device of attached files, one for each queue.
+func (t *tunTap) begin(cfg TAPConfig, name string, files []*os.File, before *net.Interface, exists bool) error {
+	m, off := t.tapWriter.medium, t.off
 	now, err := net.InterfaceByName(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t := &TAP{created: !exists || now.Index != before.Index}
-	t.off = off
+	t.created = !exists || now.Index != before.Index
 	for _, file := range files {
 		raw, err := file.SyscallConn()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		t.queues = append(t.queues, raw)
-		t.rxLoop.more = append(t.rxLoop.more, newTAPReader(file, raw, off.header, cfg.Spin))
+		t.rxLoop.more = append(t.rxLoop.more, newTAPReader(m, file, raw, off.header, cfg.Spin))
 	}
 	t.rxLoop.src, t.rxLoop.more = t.rxLoop.more[0], t.rxLoop.more[1:]
 	var ctl error
@@ -204,27 +208,27 @@ func newTAP(cfg TAPConfig, name string, files []*os.File, off tapOffload, before
 		}
 	})
 	if err = errors.Join(err, ctl); err != nil {
-		return nil, err
+		return err
 	}
 	if t.created {
 		if err := setUpTAP(name, now.Index, cfg); err != nil {
-			return nil, fmt.Errorf("set it up: %w", err)
+			return fmt.Errorf("set it up: %w", err)
 		}
 		now.MTU = cfg.MTU
 	}
 	t.setHostMAC(now.HardwareAddr)
-	link := Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: Ethernet, Up: true}
+	link := Link{Name: name, MAC: cfg.MAC, MTU: now.MTU, Medium: m, Up: true}
 	if off.header > 0 {
 		link.GSO, link.TxChecksum = maxPacket, true
 	}
 	t.setLink(link)
 	t.rxLoop.watch = watchLink(now.Index, t.follow)
-	return t, nil
+	return nil
 }
 
 // probeTAP checks that water will be able to open the device. If water fails, it leaks a
 // descriptor, so a caller who polls for a free device would run out of descriptors.
-func probeTAP(name string, exists, several bool) error {
+func probeTAP(m Medium, name string, exists, several bool) error {
 	fd, err := unix.Open(tunFile, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -235,7 +239,7 @@ func probeTAP(name string, exists, several bool) error {
 		return err
 	}
 	if exists {
-		req.SetUint16(tapFlags(false, several))
+		req.SetUint16(tapFlags(m, false, several))
 		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	// If the request names neither a TAP nor a TUN device, Linux checks the permission to create
@@ -247,23 +251,32 @@ func probeTAP(name string, exists, several bool) error {
 	return nil
 }
 
-// tapError wraps a system error from opening a TAP in an error that adds the likely reason.
-func tapError(cfg TAPConfig, exists bool, err error) error {
+// tapError wraps a system error from opening a TAP or a TUN in an error that adds the likely reason.
+func tapError(m Medium, cfg TAPConfig, exists bool, err error) error {
 	var hint string
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Exists: exists, Err: err, user: currentUser()}
+		return &TAPPermissionError{Medium: m, Name: cfg.Name, Addr: cfg.Addr, Exists: exists, Err: err, user: currentUser()}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		hint = " (" + tunFile + " is missing: modprobe tun)"
 	case errors.Is(err, unix.EBUSY):
 		hint = " (another process, or this one, has it open)"
 	case errors.Is(err, unix.EINVAL):
-		hint = " (the interface exists and is not a TAP device, or is one with several queues)"
+		hint = " (the interface exists and is not a %s device, or is one with several queues)"
 		if cfg.Queues > 1 {
-			hint = " (the interface exists and is not a TAP device with several queues)"
+			hint = " (the interface exists and is not a %s device with several queues)"
 		}
+		hint = fmt.Sprintf(hint, m.tunTap())
 	}
-	return fmt.Errorf("nic: open TAP %s: %w%s", cfg.Name, err, hint)
+	return fmt.Errorf("nic: open %s %s: %w%s", m.tunTap(), cfg.Name, err, hint)
+}
+
+// waterType returns the type of a device in package water.
+func waterType(m Medium) water.DeviceType {
+	if m == IP {
+		return water.TUN
+	}
+	return water.TAP
 }
 
 // setUpTAP sets the MTU and the address of a new interface and brings it up.
@@ -304,8 +317,11 @@ func setUpTAP(name string, index int, cfg TAPConfig) error {
 		}
 	}
 	err = set("set up", unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error {
-		r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_BROADCAST | unix.IFF_MULTICAST)
-		return nil
+		// Keep the other flags: without IFF_NOARP the kernel would run Duplicate Address Detection on
+		// a TUN.
+		err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r)
+		r.SetUint16(r.Uint16() | unix.IFF_UP)
+		return err
 	})
 	for _, addr := range []netip.Prefix{cfg.Addr, cfg.Addr6} {
 		if err == nil && addr.Addr().Is6() {

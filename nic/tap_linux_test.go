@@ -606,7 +606,7 @@ func TestErrorsOfTheSystemAreExplained(t *testing.T) {
 		unix.EACCES: "ip tuntap add dev tap0",
 		unix.EIO:    "input/output error",
 	} {
-		err := tapError(cfg, false, &fs.PathError{Op: "open", Path: tunFile, Err: errno})
+		err := tapError(Ethernet, cfg, false, &fs.PathError{Op: "open", Path: tunFile, Err: errno})
 		require.ErrorContains(t, err, hint)
 		require.True(t, errors.Is(err, errno))
 	}

@@ -29,9 +29,10 @@ func eachTAPMode(t *testing.T, f func(t *testing.T, plain bool)) {
 	}
 }
 
-// wired is two kernels, each in its own namespace with a TAP. This process connects the two TAPs.
+// wired is two kernels, each in its own namespace with a TAP or a TUN. This process connects the two
+// devices.
 type wired struct {
-	a, b  *TAP
+	a, b  *tunTap
 	fromA watched // the frames that a received, which the first kernel sent
 	fromB watched // the frames that b received
 	kernels
@@ -112,11 +113,17 @@ func (w *watched) see(batch []Frame) {
 // namespace. If wrap is not nil, it returns the device to use in place of w.a, and may change w.
 func joined(t *testing.T, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
 	t.Helper()
+	return joinedOn(t, Ethernet, cfgA, cfgB, v6, wrap)
+}
+
+// joinedOn is joined for TAPs if m is Ethernet, and for TUNs if m is IP.
+func joinedOn(t *testing.T, m Medium, cfgA, cfgB TAPConfig, v6 bool, wrap func(w *wired) Device) *wired {
+	t.Helper()
 	w := new(wired)
 	addrs, prefix, _ := addresses(v6)
-	open := func(cfg TAPConfig, addr string) *TAP {
-		tap, err := OpenTAP(cfg)
-		require.NoError(t, err)
+	open := func(cfg TAPConfig, addr string) *tunTap {
+		tap := new(tunTap)
+		require.NoError(t, tap.openAny(m, cfg))
 		t.Cleanup(func() { tap.Close() })
 		run(t, "ip addr add "+addr+prefix+" dev "+tap.Name())
 		return tap
@@ -177,7 +184,7 @@ func TestKernelsTalkOverTwoTAPsInSuperFrames(t *testing.T) {
 				require.Greater(t, dir.large.Load(), int64(20000), "bytes in the longest frame")
 				require.LessOrEqual(t, dir.plain.Load(), int64(1514))
 			}
-			for _, tap := range []*TAP{w.a, w.b} {
+			for _, tap := range []*tunTap{w.a, w.b} {
 				require.Zero(t, tap.Stats().SendDropped)
 				require.Zero(t, tap.Stats().RecvDropped)
 			}
@@ -234,13 +241,13 @@ func TestSuperFramesAreCutForAWireWithoutOffloads(t *testing.T) {
 	require.Zero(t, w.b.Stats().SendDropped)
 }
 
-// cutter is a TAP that segments super-frames before it sends them.
-type cutter struct{ *TAP }
+// cutter is a device that segments super-frames before it sends them.
+type cutter struct{ *tunTap }
 
 func (c cutter) Send(batch []Frame) (int, error) {
 	for i := range batch {
 		alloc := func(n int) []byte { return make([]byte, n) }
-		Ethernet.complete(&batch[i], alloc, func(b []byte) { c.TAP.Send(one(b)) })
+		c.Link().Medium.complete(&batch[i], alloc, func(b []byte) { c.tunTap.Send(one(b)) })
 	}
 	return len(batch), nil
 }

@@ -8,11 +8,13 @@ import (
 	"runtime"
 )
 
-// tapWriter is empty: openTAP returns no TAP on this system.
+// tapWriter is empty: there are no devices on this system.
 type tapWriter struct{}
 
-func openTAP(cfg TAPConfig) (*TAP, error) {
-	return nil, fmt.Errorf("nic: open TAP %s: no TAP devices on %s: %w", cfg.Name, runtime.GOOS, errors.ErrUnsupported)
+func (t *tunTap) open(m Medium, cfg TAPConfig) error {
+	return fmt.Errorf("nic: open %s %s: no %[1]s devices on %[3]s: %[4]w", m.tunTap(), cfg.Name, runtime.GOOS, errors.ErrUnsupported)
 }
+
+func (t *tunTap) nonblocking() bool { return false }
 
 func (*tapWriter) write(*rxLoop, []Frame) (int, error) { return 0, errors.ErrUnsupported }

@@ -135,6 +135,7 @@ func TestFramesOfEveryKindHaveAQueue(t *testing.T) {
 	w := &tapWriter{queues: make([]syscall.RawConn, 7)}
 	flow := func(p packetSpec, change func(b []byte)) int {
 		b, _, _ := p.build(t)
+		w.medium = p.medium
 		if change != nil {
 			change(b)
 		}
@@ -143,13 +144,22 @@ func TestFramesOfEveryKindHaveAQueue(t *testing.T) {
 	fragment := func(b []byte) { b[20] = 0x20 }
 	first, next := packetSpec{payload: pattern(64)}, packetSpec{payload: pattern(100)[50:]}
 	require.Equal(t, flow(first, fragment), flow(next, func(b []byte) { fragment(b); b[35] ^= 1 }), "all fragments go one way")
-	for _, p := range []packetSpec{{}, {tcp: true}, {v6: true}, {v6: true, tcp: true}, {vlan: true}, {ipOpts: []byte{1, 1, 1, 0}}} {
+	for _, p := range []packetSpec{{}, {tcp: true}, {v6: true}, {v6: true, tcp: true}, {vlan: true}, {ipOpts: []byte{1, 1, 1, 0}}, {medium: IP}, {medium: IP, v6: true}} {
 		b, _, _ := p.build(t)
+		w.medium = p.medium
 		for n := range b {
 			q := w.queueOf(&Frame{Head: b[:n]})
 			require.Less(t, q, 7)
 			require.GreaterOrEqual(t, q, 0)
 		}
 	}
+	w.medium = Ethernet
 	require.Zero(t, w.queueOf(&Frame{Head: ether(macA, bcst, 1, 60)}), "what is not IP")
+
+	// The queue depends on the packet, and not on the header before it.
+	for _, v6 := range []bool{false, true} {
+		plain := flow(packetSpec{v6: v6}, nil)
+		require.Equal(t, plain, flow(packetSpec{v6: v6, vlan: true}, nil))
+		require.Equal(t, plain, flow(packetSpec{v6: v6, medium: IP}, nil))
+	}
 }

@@ -67,3 +67,22 @@ func TestAPermissionErrorTellsTheWayOut(t *testing.T) {
 	require.EqualError(t, err, `nic: open TAP tap1: permission denied; it exists: make it your own, once, as root:
 	chmod 666 /dev/net/tun`)
 }
+
+func TestABadTUNConfigurationIsRefused(t *testing.T) {
+	for text, cfg := range map[string]TUNConfig{
+		`nic: bad TUN name "sixteen-bytes-xx": longer than 15 bytes`: {Name: "sixteen-bytes-xx"},
+		`nic: bad TUN spin 11ms: not from 0 to 10ms`:                 {Spin: 11 * time.Millisecond},
+		`nic: bad number of TUN queues 257: not from 1 to 256`:       {Queues: 257},
+		`nic: bad TUN MTU 67: not from 68 to 65535`:                  {MTU: 67},
+		`nic: bad TUN MTU 65536: not from 68 to 65535`:               {MTU: 65536},
+		`nic: bad TUN address 224.0.0.1/4: not that of a host`:       {Addr: netip.MustParsePrefix("224.0.0.1/4")},
+		`nic: bad TUN address 192.0.2.1/24: not of IPv6`:             {Addr6: netip.MustParsePrefix("192.0.2.1/24")},
+	} {
+		if runtime.GOOS == "windows" && cfg.Name != "" {
+			continue
+		}
+		tun, err := OpenTUN(cfg)
+		require.Nil(t, tun)
+		require.EqualError(t, err, text)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"runtime"
 
 	"github.com/songgao/water"
 )
@@ -18,30 +19,32 @@ type tapWriter struct {
 	join   []byte // under sendMu
 }
 
-func openTAP(cfg TAPConfig) (*TAP, error) {
-	wcfg, err := waterConfig(cfg.Name)
+func (t *tunTap) open(m Medium, cfg TAPConfig) error {
+	wcfg, err := waterConfig(m, cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ifce, err := water.New(wcfg)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, &TAPPermissionError{Name: cfg.Name, Addr: cfg.Addr, Err: err}
+		return &TAPPermissionError{Medium: m, Name: cfg.Name, Addr: cfg.Addr, Err: err}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("nic: open TAP %s: %w", cfg.Name, err)
+		return fmt.Errorf("nic: open %s %s: %w", m.tunTap(), cfg.Name, err)
 	}
 	kernel, err := net.InterfaceByName(ifce.Name())
 	if err != nil {
 		ifce.Close()
-		return nil, fmt.Errorf("nic: open TAP %s: %w", ifce.Name(), err)
+		return fmt.Errorf("nic: open %s %s: %w", m.tunTap(), ifce.Name(), err)
 	}
-	t := new(TAP)
-	t.ifce = ifce
+	t.ifce, t.created = ifce, m == IP && runtime.GOOS == "darwin" // a utun exists while it is open
 	t.setHostMAC(kernel.HardwareAddr)
-	t.rxLoop.src = newFrameReader(ifce, Ethernet, maxFrame)
-	t.setLink(Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: Ethernet, Up: true})
-	return t, nil
+	t.rxLoop.src = newFrameReader(ifce, m, maxFrame)
+	t.setLink(Link{Name: ifce.Name(), MAC: cfg.MAC, MTU: kernel.MTU, Medium: m, Up: true})
+	return nil
 }
+
+// nonblocking reports whether Send does not block. It may block in package water.
+func (t *tunTap) nonblocking() bool { return false }
 
 func (w *tapWriter) write(l *rxLoop, batch []Frame) (n int, err error) {
 	w.sendMu.lock()

@@ -27,7 +27,7 @@ func newTAPStandIn(t *testing.T, header, room int) *tapStandIn {
 	file := os.NewFile(uintptr(fds[1]), "tap")
 	raw, err := file.SyscallConn()
 	require.NoError(t, err)
-	s := &tapStandIn{t: t, fd: fds[0], r: newTAPReader(file, raw, header, 0)}
+	s := &tapStandIn{t: t, fd: fds[0], r: newTAPReader(Ethernet, file, raw, header, 0)}
 	t.Cleanup(func() {
 		unix.Close(fds[0])
 		file.Close()

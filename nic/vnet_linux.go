@@ -8,7 +8,7 @@ import (
 )
 
 // vnetHeaderLen is the length of struct virtio_net_hdr of linux/virtio_net.h. It precedes each
-// frame of a TAP with offloads and of a packet socket. Its numbers are in the machine's byte order.
+// frame of a TAP or a TUN with offloads, and of a packet socket. Its numbers are in the machine's byte order.
 //
 // Virtual I/O Device (VIRTIO) 1.2 section 5.1.6 describes the fields.
 const vnetHeaderLen = 10
@@ -47,14 +47,14 @@ func putVnet(b []byte, f *Frame) {
 	ne.PutUint16(b[vnetGSOSize:], f.GSOSize)
 }
 
-// parseVnet makes a Frame of an Ethernet frame, in one or two parts, and its virtio header. It may
+// parseVnet makes a Frame of the bytes of a frame, in one or two parts, and its virtio header. It may
 // change the frame's checksum field. It returns false if frame and header contradict each other, so
 // that each accepted frame can be segmented and its checksum completed. It ignores the header's
 // hdr_len, which is only a hint (VIRTIO 1.2 section 5.1.6).
-func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
+func (m Medium) parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	ne := binary.NativeEndian
 	f.Head, f.Body = head, body
-	if len(head) < wire.EthernetLen {
+	if len(head) < m.minFrame() {
 		return f, false
 	}
 	switch flags := hdr[vnetFlags]; {
@@ -62,7 +62,7 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 		f.NeedsChecksum = true
 		f.ChecksumStart = ne.Uint16(hdr[vnetCsumStart:])
 		f.ChecksumOffset = ne.Uint16(hdr[vnetCsumOffset:])
-		if f.ChecksumStart < wire.EthernetLen ||
+		if int(f.ChecksumStart) < m.headerLen() ||
 			int(f.ChecksumStart)+int(f.ChecksumOffset)+2 > len(head) {
 			return f, false
 		}
@@ -75,14 +75,14 @@ func parseVnet(hdr, head, body []byte) (f Frame, ok bool) {
 	if kind == unix.VIRTIO_NET_HDR_GSO_NONE {
 		return f, true
 	}
-	if f.ChecksumValid && !f.reopenChecksum() {
+	if f.ChecksumValid && !m.reopenChecksum(&f) {
 		return f, false
 	}
-	return f, f.parseVnetGSO(kind, ne.Uint16(hdr[vnetGSOSize:]))
+	return f, m.parseVnetGSO(&f, kind, ne.Uint16(hdr[vnetGSOSize:]))
 }
 
 // parseVnetGSO makes f a super-frame. The checksum of f is incomplete.
-func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
+func (m Medium) parseVnetGSO(f *Frame, kind byte, size uint16) bool {
 	b, start := f.Head, int(f.ChecksumStart)
 	var header, sumOffset int
 	switch kind {
@@ -107,18 +107,16 @@ func (f *Frame) parseVnetGSO(kind byte, size uint16) bool {
 		return false
 	}
 	f.GSOSize, f.HeaderLen = size, uint16(start+header)
-	_, ok := Ethernet.parse(f)
+	_, ok := m.parse(f)
 	return ok
 }
 
 // reopenChecksum replaces the checksum of a super-frame by the sum of the pseudo-header, because
 // all super-frames in this package have incomplete checksums. The device has verified the checksums
 // of the segments. A network card that merges received segments may leave any value in the field.
-func (f *Frame) reopenChecksum() bool {
-	b, network := f.Head, wire.EthernetLen
-	if vlanTagged(b) {
-		network += vlanTagLen
-	}
+func (m Medium) reopenChecksum(f *Frame) bool {
+	b := f.Head
+	network, _, _ := m.network(b)
 	if len(b) < network+wire.IPv6Len {
 		return false // too short for a transport header after either IP header
 	}

@@ -26,7 +26,7 @@ func TestAVnetHeaderTellsWhatTheFrameTold(t *testing.T) {
 			hdr[i] = 0xff // putVnet must overwrite old contents
 		}
 		putVnet(hdr[:], &f)
-		got, ok := parseVnet(hdr[:], f.AppendTo(nil), nil)
+		got, ok := Ethernet.parseVnet(hdr[:], f.AppendTo(nil), nil)
 		require.True(t, ok)
 		f.Head, f.Body = f.AppendTo(nil), nil
 		require.Equal(t, f, got)
@@ -57,7 +57,7 @@ func TestAVnetHeaderIsLaidOutAsLinuxHasIt(t *testing.T) {
 
 func TestAVnetHeaderMaySayThatTheChecksumIsGood(t *testing.T) {
 	b, _, _ := packetSpec{payload: pattern(10)}.build(t)
-	f, ok := parseVnet([]byte{unix.VIRTIO_NET_HDR_F_DATA_VALID, 0, 9: 0}, b, nil)
+	f, ok := Ethernet.parseVnet([]byte{unix.VIRTIO_NET_HDR_F_DATA_VALID, 0, 9: 0}, b, nil)
 	require.True(t, ok)
 	require.Equal(t, Frame{Head: b, ChecksumValid: true}, f)
 }
@@ -68,7 +68,7 @@ func TestTheHeaderLengthInAVnetHeaderIsNotBelieved(t *testing.T) {
 		var hdr [vnetHeaderLen]byte
 		putVnet(hdr[:], &f)
 		binary.NativeEndian.PutUint16(hdr[vnetHdrLen:], n)
-		got, ok := parseVnet(hdr[:], f.Head, nil)
+		got, ok := Ethernet.parseVnet(hdr[:], f.Head, nil)
 		require.True(t, ok)
 		require.Equal(t, uint16(54), got.HeaderLen)
 	}
@@ -96,7 +96,7 @@ func TestAVnetHeaderThatContradictsItsFrameIsRefused(t *testing.T) {
 		f := packetSpec{tcp: true, payload: pattern(5000)}.super(t, 1000, false)
 		var hdr [vnetHeaderLen]byte
 		putVnet(hdr[:], &f)
-		_, ok := parseVnet(hdr[:], change(hdr[:], f.Head), nil)
+		_, ok := Ethernet.parseVnet(hdr[:], change(hdr[:], f.Head), nil)
 		require.False(t, ok, name)
 	}
 }
@@ -111,7 +111,7 @@ func TestASuperFrameWithGoodChecksumsIsCutIntoSuch(t *testing.T) {
 		putVnet(hdr[:], &f)
 		hdr[vnetFlags] = unix.VIRTIO_NET_HDR_F_DATA_VALID
 		copy(f.Head[f.ChecksumStart+f.ChecksumOffset:], []byte{0xde, 0xad})
-		got, ok := parseVnet(hdr[:], f.Head, nil)
+		got, ok := Ethernet.parseVnet(hdr[:], f.Head, nil)
 		require.True(t, ok)
 		require.Equal(t, kind, got.GSO)
 		require.False(t, got.ChecksumValid)
@@ -136,42 +136,53 @@ func FuzzVnetHeader(f *testing.F) {
 		hdr[vnetFlags] = unix.VIRTIO_NET_HDR_F_DATA_VALID
 		f.Add(hdr[:], frame.Head)
 	}
+	ip := packetSpec{medium: IP, tcp: true, payload: pattern(5000)}.super(f, 1000, false)
+	var hdr [vnetHeaderLen]byte
+	putVnet(hdr[:], &ip)
+	f.Add(hdr[:], ip.Head)
 	f.Fuzz(func(t *testing.T, hdr, b []byte) {
 		if len(hdr) != vnetHeaderLen || len(b) > maxFrame {
 			return
 		}
-		before := bytes.Clone(b)
-		frame, ok := parseVnet(hdr, b, nil)
-		if !ok {
-			return
-		}
-		if frame.GSO != GSONone && !frame.NeedsChecksum {
-			t.Fatalf("a super-frame needs a checksum: %+v", frame)
-		}
-		pieces, total := 0, 0
-		finished := Ethernet.complete(&frame, func(n int) []byte { return make([]byte, n) }, func(p []byte) {
-			pieces++
-			total += len(p) - int(frame.HeaderLen)
-			if frame.GSO != GSONone && len(p) > int(frame.HeaderLen)+int(frame.GSOSize) {
-				t.Fatalf("a piece of %d bytes: %+v", len(p), frame)
-			}
-		})
-		if !finished || pieces == 0 || total != len(b)-int(frame.HeaderLen) {
-			t.Fatalf("what was taken cannot be finished: %+v", frame)
-		}
-		reopened := frame.NeedsChecksum && hdr[vnetFlags]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM == 0
-		if !reopened && !bytes.Equal(before, b) {
-			t.Fatal("the frame was changed")
-		}
-		// Writing the header again and parsing it gives the same frame.
-		var again [vnetHeaderLen]byte
-		putVnet(again[:], &frame)
-		second, ok := parseVnet(again[:], b, nil)
-		second.ChecksumValid = frame.ChecksumValid // set only on received frames
-		second.Head, frame.Head = nil, nil
-		if !ok || second.NeedsChecksum != frame.NeedsChecksum || second.GSO != frame.GSO ||
-			second.HeaderLen != frame.HeaderLen || second.GSOSize != frame.GSOSize {
-			t.Fatalf("%+v became %+v", frame, second)
+		for _, m := range []Medium{Ethernet, IP} {
+			checkVnet(t, m, hdr, bytes.Clone(b))
 		}
 	})
+}
+
+// checkVnet parses a frame of a medium and checks what is accepted.
+func checkVnet(t *testing.T, m Medium, hdr, b []byte) {
+	before := bytes.Clone(b)
+	frame, ok := m.parseVnet(hdr, b, nil)
+	if !ok {
+		return
+	}
+	if frame.GSO != GSONone && !frame.NeedsChecksum {
+		t.Fatalf("a super-frame needs a checksum: %+v", frame)
+	}
+	pieces, total := 0, 0
+	finished := m.complete(&frame, func(n int) []byte { return make([]byte, n) }, func(p []byte) {
+		pieces++
+		total += len(p) - int(frame.HeaderLen)
+		if frame.GSO != GSONone && len(p) > int(frame.HeaderLen)+int(frame.GSOSize) {
+			t.Fatalf("a piece of %d bytes: %+v", len(p), frame)
+		}
+	})
+	if !finished || pieces == 0 || total != len(b)-int(frame.HeaderLen) {
+		t.Fatalf("what was taken cannot be finished: %+v", frame)
+	}
+	reopened := frame.NeedsChecksum && hdr[vnetFlags]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM == 0
+	if !reopened && !bytes.Equal(before, b) {
+		t.Fatal("the frame was changed")
+	}
+	// Writing the header again and parsing it gives the same frame.
+	var again [vnetHeaderLen]byte
+	putVnet(again[:], &frame)
+	second, ok := m.parseVnet(again[:], b, nil)
+	second.ChecksumValid = frame.ChecksumValid // set only on received frames
+	second.Head, frame.Head = nil, nil
+	if !ok || second.NeedsChecksum != frame.NeedsChecksum || second.GSO != frame.GSO ||
+		second.HeaderLen != frame.HeaderLen || second.GSOSize != frame.GSOSize {
+		t.Fatalf("%+v became %+v", frame, second)
+	}
 }
