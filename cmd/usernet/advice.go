@@ -15,10 +15,19 @@ import (
 	"github.com/usernet/usernet/nic"
 )
 
-// A tapError is a failure to open the TAP device.
+// A tapError is a failure to open the TAP or the TUN.
 type tapError struct {
 	name string
 	err  error
+	tun  bool // the device is a TUN
+}
+
+// kind returns the kind of the device.
+func (e *tapError) kind() string {
+	if e.tun {
+		return "TUN"
+	}
+	return "TAP"
 }
 
 func (e *tapError) Error() string { return strings.TrimPrefix(e.err.Error(), "nic: ") }
@@ -76,17 +85,17 @@ func (e *environment) asRoot(commands ...string) string {
 	return "sudo sh -c '" + strings.Join(commands, " && ") + "'"
 }
 
-// noTAP returns a line that says why there is no TAP, followed by lines that say how to get one.
+// noTAP returns a line that says why there is no TAP or TUN, followed by lines that say how to get one.
 func (e *environment) noTAP(err *tapError) []string {
 	const containerAdvice = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
-	why := "no TAP device: " + err.Error()
+	why := fmt.Sprintf("no %s device: %v", err.kind(), err)
 	var perm *nic.TAPPermissionError
 	switch {
 	case e.system != "linux":
 		return []string{why, "to get one: run usernet on Linux, or install tap-windows6 (Windows) or tuntaposx (macOS)"}
 	case errors.As(err, &perm):
 		// Use perm.Err instead of perm, whose text contains the commands: they are the second line.
-		why = fmt.Sprintf("no TAP device: %v", perm.Err)
+		why = fmt.Sprintf("no %s device: %v", err.kind(), perm.Err)
 		// Root lacks the permission only if its capabilities were removed, as in a container.
 		if e.root {
 			return []string{why, containerAdvice}
@@ -97,7 +106,7 @@ func (e *environment) noTAP(err *tapError) []string {
 		}
 		return lines
 	case errors.Is(err, syscall.EBUSY):
-		return []string{why, fmt.Sprintf("another program uses %s: -tap %s makes another device", err.name, e.nextTAP(err.name))}
+		return []string{why, fmt.Sprintf("another program uses %s: -%s %s makes another device", err.name, strings.ToLower(err.kind()), e.nextTAP(err.name))}
 	case e.container:
 		return []string{why, containerAdvice}
 	case errors.Is(err, fs.ErrNotExist):

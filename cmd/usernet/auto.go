@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
-	"github.com/usernet/usernet/nic"
 )
 
 const (
@@ -20,27 +19,27 @@ const (
 	secondTime = 10 * time.Second
 )
 
-// openAuto makes a host on a TAP device. The host gets its addresses from the network on the TAP. The
-// kernel's side of the TAP gets no address.
+// openAuto makes a host on a TAP or a TUN. The host gets its addresses from the network on the device. The
+// kernel's side of the device gets no address. On a TUN there is no DHCP.
 func (l *linkFlags) openAuto(t terminal, log *slog.Logger) (*network, error) {
 	file, err := createOutput(l.pcap)
 	if err != nil {
 		return nil, err
 	}
-	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, MAC: l.mac, NoOffload: l.plain})
+	tap, err := l.openTunTap(prefixes{})
 	if err != nil {
 		file.discard()
-		return nil, &tapError{l.tap, err}
+		return nil, err
 	}
 	if !tap.Created() && isDown(tap.Name()) {
 		at := thisEnvironment()
 		fmt.Fprintln(t.err, at.notReady(tap.Name(), "", true, false))
 	}
 	n := newNetwork(plans{}, tap.Name(), log)
-	n.file = file
+	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
-		n.host, err = usernet.New(usernet.Config{NIC: dev, Auto: carriesIPv6(dev), DHCP: true, DNS: l.dns, Logger: log})
+		n.host, err = usernet.New(usernet.Config{NIC: dev, Auto: carriesIPv6(dev), DHCP: l.tun == "", DNS: l.dns, Logger: log})
 	}
 	if err != nil {
 		tap.Close()

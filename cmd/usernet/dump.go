@@ -13,7 +13,7 @@ import (
 func dumpCommand() command {
 	return command{
 		name: "dump",
-		what: "prints the frames that arrive on a TAP device, decoded",
+		what: "prints the frames that arrive on a TAP or a TUN device, decoded",
 		define: func(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 			var l linkFlags
 			var count int
@@ -29,6 +29,9 @@ func dumpCommand() command {
 					return usageError("nobody sends on a wire in memory: ping -wire -v shows frames there")
 				case count < 0:
 					return usageError("-c is negative")
+				}
+				if err := l.checkFlags(); err != nil {
+					return err
 				}
 				return runDump(ctx, t, &l, count, answer)
 			}
@@ -54,7 +57,7 @@ func runDump(ctx context.Context, t terminal, l *linkFlags, count int, answer bo
 	}
 	l.verbose = false // dump has its own trace
 	n := newNetwork(p, tap.Name(), log)
-	n.file = file
+	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err != nil {
 		tap.Close()

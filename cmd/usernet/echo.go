@@ -54,7 +54,7 @@ func echoCommand() command {
 				if err := checkPorts(tcp, udp); err != nil {
 					return err
 				}
-				if err := l.checkAuto(); err != nil {
+				if err := l.checkFlags(); err != nil {
 					return err
 				}
 				return runEcho(ctx, t, &l, tcp, udp)

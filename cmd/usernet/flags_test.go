@@ -100,9 +100,9 @@ func TestVersionTellsWhatItWasBuiltOf(t *testing.T) {
 }
 
 func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
-	denied := &tapError{"usernet0", &nic.TAPPermissionError{Name: "usernet0", Err: syscall.EPERM}}
-	busy := &tapError{"usernet0", syscall.EBUSY}
-	missing := &tapError{"usernet0", os.ErrNotExist}
+	denied := &tapError{name: "usernet0", err: &nic.TAPPermissionError{Name: "usernet0", Err: syscall.EPERM}}
+	busy := &tapError{name: "usernet0", err: syscall.EBUSY}
+	missing := &tapError{name: "usernet0", err: os.ErrNotExist}
 	const container = "to get one in a container: start it with --cap-add NET_ADMIN --device /dev/net/tun"
 	none := func(string) bool { return false }
 	for _, c := range []struct {
@@ -122,17 +122,20 @@ func TestAdviceIsWhatThisUserHasToType(t *testing.T) {
 		{"a second window", busy, environment{exists: none}, "another program uses usernet0: -tap usernet1 makes another device"},
 		{"a third window", busy, environment{exists: func(name string) bool { return name == "usernet1" }},
 			"another program uses usernet0: -tap usernet2 makes another device"},
-		{"a device without a number", &tapError{"tap", syscall.EBUSY}, environment{exists: none}, "another program uses tap: -tap tap1 makes another device"},
+		{"a device without a number", &tapError{name: "tap", err: syscall.EBUSY}, environment{exists: none}, "another program uses tap: -tap tap1 makes another device"},
+		{"a user who wants a TUN", &tapError{name: "tun0", err: &nic.TAPPermissionError{Medium: nic.IP, Name: "tun0", Err: syscall.EPERM}, tun: true}, environment{user: "ann"},
+			"to get one: sudo sh -c 'ip tuntap add dev tun0 mode tun user ann && ip addr add 192.0.2.1/24 dev tun0 && ip link set tun0 up'"},
+		{"a TUN in use", &tapError{name: "tun0", err: syscall.EBUSY, tun: true}, environment{exists: none}, "another program uses tun0: -tun tun1 makes another device"},
 	} {
 		c.at.system = "linux"
 		lines := c.at.noTAP(c.err)
-		require.True(t, strings.HasPrefix(lines[0], "no TAP device: "), "%s: %s", c.name, lines[0])
+		require.True(t, strings.HasPrefix(lines[0], "no "+c.err.kind()+" device: "), "%s: %s", c.name, lines[0])
 		require.Equal(t, c.want, strings.Join(lines[1:], "\n"), c.name)
 		require.NotContains(t, strings.Join(lines, ""), "$", c.name)
 	}
 	mac := environment{system: "darwin"}
 	require.Contains(t, mac.noTAP(denied)[1], "install")
-	require.Len(t, (&environment{system: "linux"}).noTAP(&tapError{"usernet0", errors.New("nic: odd")}), 1)
+	require.Len(t, (&environment{system: "linux"}).noTAP(&tapError{name: "usernet0", err: errors.New("nic: odd")}), 1)
 
 	user, root := environment{}, environment{root: true}
 	require.Empty(t, user.notReady("tap0", "192.0.2.1/24", true, true))

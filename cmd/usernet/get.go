@@ -38,7 +38,7 @@ func getCommand() command {
 				if err != nil {
 					return err
 				}
-				if err := l.checkAuto(); err != nil {
+				if err := l.checkFlags(); err != nil {
 					return err
 				}
 				return runGet(ctx, t, &l, url, out, servers)

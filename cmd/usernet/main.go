@@ -1,5 +1,5 @@
 // The command usernet shows the TCP/IP stack at work. It has a web server, an echo server, ping, a
-// web client and a frame dumper, which run on a TAP device or on a wire in memory.
+// web client and a frame dumper, which run on a TAP or a TUN device or on a wire in memory.
 package main
 
 import (
@@ -130,7 +130,7 @@ func (c *command) usage(w io.Writer, fs *flag.FlagSet) {
 }
 
 func usage(w io.Writer) {
-	fmt.Fprint(w, "usernet is a TCP/IP stack for Go programs, here on a TAP device or on a wire in memory.\n\nCommands:\n")
+	fmt.Fprint(w, "usernet is a TCP/IP stack for Go programs, here on a TAP or a TUN device or on a wire in memory.\n\nCommands:\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.what)
 	}

@@ -31,7 +31,9 @@ func defaultTAP() string {
 
 // linkFlags are the flags that configure the host and its link.
 type linkFlags struct {
+	fs       *flag.FlagSet
 	tap      string
+	tun      string // if it is not empty, the TUN that is used instead of a TAP
 	wire     bool
 	auto     bool
 	plain    bool
@@ -45,7 +47,9 @@ type linkFlags struct {
 }
 
 func (l *linkFlags) define(fs *flag.FlagSet) {
+	l.fs = fs
 	fs.StringVar(&l.tap, "tap", defaultTAP(), "`name` of the TAP device; if it does not exist, it is created, and deleted at the end")
+	fs.StringVar(&l.tun, "tun", "", "`name` of a TUN device to use instead of the TAP device: a link without Ethernet; if it does not exist, it is created, and deleted at the end")
 	fs.BoolVar(&l.wire, "wire", false, "use a wire in memory to a second host in this program, instead of a TAP device")
 	fs.BoolVar(&l.plain, "plain", false, "no offloads: every frame fits the MTU and has complete checksums")
 	fs.Var(prefixFlag{&l.addr}, "addr", "our `address/bits`, once for each family; by default 192.0.2.2/24 and 2001:db8::2/64, or an address on the network of -host-addr")
@@ -60,9 +64,23 @@ func (l *linkFlags) defineAuto(fs *flag.FlagSet) {
 	fs.BoolVar(&l.auto, "auto", false, "get our addresses, routes and name servers from the network on the TAP, by DHCP and from its IPv6 routers")
 }
 
-// checkAuto returns an error if other flags conflict with -auto.
-func (l *linkFlags) checkAuto() error {
+// name returns the name of the TAP or the TUN.
+func (l *linkFlags) name() string {
+	if l.tun != "" {
+		return l.tun
+	}
+	return l.tap
+}
+
+// checkFlags returns an error if flags conflict.
+func (l *linkFlags) checkFlags() error {
 	switch {
+	case l.tun != "" && isSet(l.fs, "tap"):
+		return usageError("-tun and -tap: there is only one link")
+	case l.tun != "" && l.wire:
+		return usageError("-tun and -wire: there is only one link")
+	case l.tun != "" && isSet(l.fs, "mac"):
+		return usageError("-tun and -mac: a TUN device has no MAC addresses")
 	case l.auto && l.wire:
 		return usageError("-auto and -wire: there is no DHCP server on a wire in memory")
 	case l.auto && (l.addr != prefixes{} || l.hostAddr != prefixes{}):
@@ -80,7 +98,8 @@ type network struct {
 	six  netip.Addr    // our IPv6 address; may be invalid
 	gate prefixes      // the addresses of the other end
 	link string        // the name of the link
-	down chan error    // receives the error when the TAP fails
+	kind string        // "TAP device" or "TUN device"; empty on a wire
+	down chan error    // receives the error when the TAP or the TUN fails
 	log  *slog.Logger
 	file *output // the capture
 	capt *nic.Captured
@@ -137,7 +156,7 @@ func (l *linkFlags) openLink(t terminal, log *slog.Logger) (*network, error) {
 	return l.openTAP(t, log)
 }
 
-// openTAP opens the TAP device and makes a host on it. The caller closes the network.
+// openTAP opens the TAP or the TUN and makes a host on it. The caller closes the network.
 func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	file, err := createOutput(l.pcap)
 	if err != nil {
@@ -149,7 +168,7 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 		return nil, err
 	}
 	n := newNetwork(p, tap.Name(), log)
-	n.file = file
+	n.file, n.kind = file, l.kind()
 	dev, err := n.wrap(l, t, tap)
 	if err == nil {
 		n.host, err = newHost(dev, p.ours(), p.hosts(), l.dns, true, log)
@@ -164,32 +183,61 @@ func (l *linkFlags) openTAP(t terminal, log *slog.Logger) (*network, error) {
 	return n, nil
 }
 
-// attachTAP opens the TAP device and chooses the addresses of both ends.
-func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (*nic.TAP, plans, error) {
+// A tunTap is a TAP or a TUN.
+type tunTap interface {
+	nic.DownNotifier
+	Name() string
+	Created() bool
+}
+
+// openTunTap opens the TUN if there is the flag -tun, and otherwise the TAP. The prefixes are for the
+// kernel's side of a new device.
+func (l *linkFlags) openTunTap(host prefixes) (dev tunTap, err error) {
+	if l.tun != "" {
+		dev, err = nic.OpenTUN(nic.TUNConfig{Name: l.tun, Addr: host.four, Addr6: host.six, NoOffload: l.plain})
+	} else {
+		dev, err = nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: host.four, Addr6: host.six, MAC: l.mac, NoOffload: l.plain})
+	}
+	if err != nil {
+		return nil, &tapError{name: l.name(), err: err, tun: l.tun != ""}
+	}
+	return dev, nil
+}
+
+// kind returns "TUN device" or "TAP device".
+func (l *linkFlags) kind() string {
+	if l.tun != "" {
+		return "TUN device"
+	}
+	return "TAP device"
+}
+
+// attachTAP opens the TAP or the TUN and chooses the addresses of both ends.
+func (l *linkFlags) attachTAP(t terminal, log *slog.Logger) (tunTap, plans, error) {
 	all, err := kernelAddrs()
 	if err != nil {
 		return nil, plans{}, err
 	}
 	var own, taken []ifaceAddr
 	for _, a := range all {
-		if a.iface == l.tap {
+		if a.iface == l.name() {
 			own = append(own, a)
 		} else {
 			taken = append(taken, a)
 		}
 	}
-	// The kernel's side of an existing TAP keeps the addresses that its owner gave it.
-	// A new TAP gets IPv6 addresses if the kernel enables IPv6.
-	_, missing := net.InterfaceByName(l.tap)
+	// The kernel's side of an existing device keeps the addresses that its owner gave it.
+	// A new device gets IPv6 addresses if the kernel enables IPv6.
+	_, missing := net.InterfaceByName(l.name())
 	p, err := l.plan(own, taken, missing != nil && kernelHasIPv6())
 	if err != nil {
 		return nil, plans{}, err
 	}
-	tap, err := nic.OpenTAP(nic.TAPConfig{Name: l.tap, Addr: p.four.host, Addr6: p.six.host, MAC: l.mac, NoOffload: l.plain})
+	tap, err := l.openTunTap(p.hosts())
 	if err != nil {
-		return nil, plans{}, &tapError{l.tap, err}
+		return nil, plans{}, err
 	}
-	if tap.HostMAC() == l.mac {
+	if eth, ok := tap.(*nic.TAP); ok && eth.HostMAC() == l.mac {
 		tap.Close()
 		return nil, plans{}, fmt.Errorf("-mac %v is the address of the kernel's side of %s", macFlag{&l.mac}, l.tap)
 	}
@@ -260,7 +308,7 @@ func (n *network) wrap(l *linkFlags, t terminal, dev nic.Device) (nic.Device, er
 	return dev, nil
 }
 
-// follow sends the TAP's error to n.down when the TAP fails.
+// follow sends the error of the TAP or the TUN to n.down when the device fails.
 func (n *network) follow() {
 	done := n.host.Done()
 	go func() {
@@ -325,7 +373,11 @@ func (n *network) report() {
 			n.log.Info("route", "to", r.Dst, "dev", r.NIC)
 		}
 	}
-	n.log.Info("protocols", "link", "Ethernet,ARP", "network", "IPv4,ICMP,IGMP,IPv6,ICMPv6,ND,MLD", "transport", "TCP,UDP")
+	link := "Ethernet,ARP"
+	if n.kind == "TUN device" {
+		link = "none"
+	}
+	n.log.Info("protocols", "link", link, "network", "IPv4,ICMP,IGMP,IPv6,ICMPv6,ND,MLD", "transport", "TCP,UDP")
 }
 
 // Close closes the hosts and the capture. It waits for the hosts for closeTime at most. It returns an

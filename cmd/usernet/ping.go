@@ -37,7 +37,7 @@ func pingCommand() command {
 				if l.dns, err = nameServers(p.dns); err != nil {
 					return err
 				}
-				if err := l.checkAuto(); err != nil {
+				if err := l.checkFlags(); err != nil {
 					return err
 				}
 				return runPing(ctx, t, &l, args[0], cfg)

@@ -39,7 +39,7 @@ func serveCommand() command {
 				}
 				at, err := parseListen(listen, isSet(fs, "listen"))
 				if err == nil {
-					err = l.checkAuto()
+					err = l.checkFlags()
 				}
 				if err != nil {
 					return err
@@ -55,6 +55,7 @@ Examples:
   usernet serve ~/www                          files of your own
   usernet serve -listen :8080 -tap tap0        on a device of your own
   usernet serve -auto -tap tap0                with the addresses that the network on tap0 gives
+  usernet serve -tun tun0                      on a TUN device, without Ethernet
   usernet serve -wire                          without a TAP, and so without root
   usernet serve -pcap trace.pcapng -v          with a capture and a trace
 `,
@@ -98,7 +99,7 @@ func (n *network) serve(ctx context.Context, t terminal, listen listenFlag, dir 
 	}
 	at := ln.Addr().(*net.TCPAddr)
 	url := n.url(n.listenAddr(at), at.Port)
-	content := site{host: n.host, addr: n.addr, six: n.six, link: "the TAP device " + n.link, dir: dir}
+	content := site{host: n.host, addr: n.addr, six: n.six, link: "the " + n.kind + " " + n.link, dir: dir}
 	if n.peer != nil {
 		content.link, content.bridged = "a wire in memory", true
 		outer, err := listen.outer(n.log)

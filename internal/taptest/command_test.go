@@ -119,6 +119,17 @@ func TestServeCommandServesOverATAPThatItMakes(t *testing.T) {
 	require.Positive(t, st.Size())
 }
 
+// asNobody returns the beginning of a command that runs as an ordinary user who may open /dev/net/tun, as
+// on most systems. The script makes such a file in dir. It mounts the file at /dev/net/tun in the mount
+// namespace of "ip netns exec", so the host does not see the file there.
+func (ns *namespace) asNobody(dir string) []string {
+	return []string{"bash", "-euc", fmt.Sprintf(`
+		mknod %[1]s/tun.$$ c 10 200
+		chmod 666 %[1]s/tun.$$
+		mount --bind %[1]s/tun.$$ /dev/net/tun
+		exec setpriv --reuid=nobody --regid=nogroup --clear-groups --bounding-set=-all "$@"`, dir), "nobody"}
+}
+
 func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "setpriv", "mount")
@@ -128,17 +139,10 @@ func TestServeCommandUsesADeviceOfTheUsersWithoutRoot(t *testing.T) {
 		ip tuntap add dev tap7 mode tap user nobody
 		ip addr add 198.51.100.1/24 dev tap7
 		ip link set tap7 up`)
-	// The script makes a TAP driver's file that every user may open, as on most systems. It mounts the
-	// file at /dev/net/tun in the mount namespace of "ip netns exec", so the host does not see the file
-	// there.
 	dir, err := os.MkdirTemp("", "usernet")
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
-	nobody := []string{"bash", "-euc", fmt.Sprintf(`
-		mknod %[1]s/tun.$$ c 10 200
-		chmod 666 %[1]s/tun.$$
-		mount --bind %[1]s/tun.$$ /dev/net/tun
-		exec setpriv --reuid=nobody --regid=nogroup --clear-groups --bounding-set=-all "$@"`, dir), "nobody"}
+	nobody := ns.asNobody(dir)
 	p, line := ns.start(t, append(nobody, exe, "serve", "-tap", "tap7")...)
 	require.Equal(t, "serving on http://198.51.100.2/ (Ctrl-C ends)", line)
 	require.Contains(t, ns.run(t, "curl", "-sS", "--fail", "http://198.51.100.2/"), "Hello from")

@@ -254,7 +254,21 @@ func TestUsernetPingsTheKernel(t *testing.T) {
 
 func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 	t.Parallel()
-	ns, h := newLink(t)
+	need(t)
+	for name, open := range map[string]func(*testing.T, bool) (*namespace, nic.Device){
+		tapName: func(t *testing.T, plain bool) (*namespace, nic.Device) { return newTAP(t, plain) },
+		tunName: func(t *testing.T, plain bool) (*namespace, nic.Device) { return newTUN(t, plain) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns, dev := open(t, false)
+			vanish(t, ns, newHost(t, dev), name)
+		})
+	}
+}
+
+// vanish deletes the host's device, whose interface has the given name, while the host has data that it has
+// acknowledged.
+func vanish(t *testing.T, ns *namespace, h *usernet.Host, name string) {
 	ln, err := h.Listen("tcp", ":5000")
 	require.NoError(t, err)
 	accepted := make(chan net.Conn, 1)
@@ -273,8 +287,8 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 		t.Fatal("the connection was not accepted")
 	}
 	defer c.Close()
-	ns.run(t, "ip", "link", "del", tapName)
-	waitDown(t, h)
+	ns.run(t, "ip", "link", "del", name)
+	waitDown(t, h, name)
 
 	// The kernel has an acknowledgement for all data, so the host must still deliver all of it.
 	got := make([]byte, sent)
@@ -318,11 +332,11 @@ func TestDeviceThatVanishesLosesNothingThatWasAcknowledged(t *testing.T) {
 }
 
 // waitDown waits until the host has noticed that its device is gone.
-func waitDown(t *testing.T, h *usernet.Host) {
+func waitDown(t *testing.T, h *usernet.Host, name string) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		for _, ifc := range h.Interfaces() {
-			if ifc.Name == tapName {
+			if ifc.Name == name {
 				return !ifc.Up
 			}
 		}
