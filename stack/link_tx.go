@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -147,9 +148,9 @@ func (s *Stack) own(e txEntry) txEntry {
 	return txEntry{frame: f, buf: buf}
 }
 
-// A txWaiter is a sender that found a queue full. txReady is called once, with no lock held, when the
-// queue has room again, or is stalled or closed. The sender then tries again.
-type txWaiter interface{ txReady() }
+// A txWaiter is a sender that found the queue of an interface full. txReady is called once, with no lock
+// held, when the queue has room again, or is stalled or closed. The sender then tries again.
+type txWaiter interface{ txReady(ifc *iface) }
 
 // room reports whether the queue has fewer frames than its limit. The limit is soft: put accepts frames
 // beyond it, so a sender that has found room may put several.
@@ -164,6 +165,15 @@ func (q *txQueue) wait(w txWaiter) bool {
 	}
 	q.waiters = append(q.waiters, w)
 	return true
+}
+
+// unwait removes w from the waiters.
+func (q *txQueue) unwait(w txWaiter) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.waiters, w); i >= 0 {
+		q.waiters = slices.Delete(q.waiters, i, i+1)
+	}
 }
 
 // await does what wait does, for a connection w, and also sets the watch that detects a stall. If the
@@ -221,7 +231,7 @@ func (ifc *iface) watchQueue() {
 	q.waiters = rest
 	q.mu.Unlock()
 	for _, w := range woken {
-		w.txReady()
+		w.txReady(ifc)
 	}
 	ifc.s.drain()
 }
@@ -264,7 +274,7 @@ func (ifc *iface) closeQueue() {
 		}
 		ifc.stats.TxDropped.Add(uint64(k))
 		for _, w := range waiters {
-			w.txReady()
+			w.txReady(ifc)
 		}
 		if k == 0 {
 			return
@@ -367,7 +377,7 @@ func (ifc *iface) drainOn(batches int) {
 			ifc.transmit(q.scratch.batch[:k], q.scratch.taken[:k])
 		}
 		for _, w := range ready {
-			w.txReady()
+			w.txReady(ifc)
 		}
 		if len(ready) > 0 {
 			clear(ready)
@@ -401,7 +411,7 @@ func (ifc *iface) flush() {
 			ifc.transmit(batch[:k], taken[:k])
 		}
 		for _, w := range ready {
-			w.txReady()
+			w.txReady(ifc)
 		}
 	}
 }

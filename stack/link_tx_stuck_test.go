@@ -369,3 +369,89 @@ func TestCloseDoesNotWaitForADeviceThatWaits(t *testing.T) {
 		close(closing)
 	})
 }
+
+// stuckAndOther makes a host with a stuck link to 198.51.100.0/24 and a link to 192.0.2.0/24 that can be stopped.
+func stuckAndOther(t *testing.T) (s *Stack, stuck *stuckTunnel, ok *stoppable) {
+	stuck = newTunnel()
+	x, y := nic.Pipe(nic.PipeConfig{Medium: nic.IP})
+	y.Attach(func([]nic.Frame) {})
+	ok = &stoppable{Device: x, stop: make(chan struct{})}
+	s, err := New(Config{Rand: testRand(), NoIPv6: true, NICs: []NIC{
+		{Name: "stuck", Device: nic.FromReadWriter(stuck, nic.Link{Medium: nic.IP}), Addrs: []netip.Prefix{prefix("198.51.100.1/24")}},
+		{Name: "ok", Device: ok, Addrs: []netip.Prefix{prefix("192.0.2.1/24")}},
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s, stuck, ok
+}
+
+// fill writes datagrams to an address over an interface whose device is stuck, until the queue is full.
+func fill(t *testing.T, ifc *iface, to string) {
+	for first := true; first || ifc.tx.room(); first = false {
+		u := openUDP(t, ifc.s, "0.0.0.0:0")
+		require.NoError(t, u.SetWriteDeadline(time.Now().Add(time.Millisecond)))
+		var err error
+		for err == nil {
+			_, err = u.WriteTo([]byte("x"), addrPort(to), SendOptions{})
+		}
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		require.NoError(t, u.Close())
+	}
+}
+
+// waitersOf returns the number of waiters of an interface's transmit queue.
+func waitersOf(ifc *iface) int {
+	ifc.tx.mu.Lock()
+	defer ifc.tx.mu.Unlock()
+	return len(ifc.tx.waiters)
+}
+
+// A socket waits at most once in each transmit queue, although its writers wait for several queues.
+func TestASocketIsEnlistedOnceInAQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stuck, ok := stuckAndOther(t)
+		stuck.set(true, false)
+		fill(t, s.ifaceNamed("stuck"), "198.51.100.2:9")
+		u := openUDP(t, s, "0.0.0.0:0")
+		write := func(to string) {
+			go u.WriteTo([]byte("x"), addrPort(to), SendOptions{})
+			synctest.Wait()
+		}
+		for range 2 {
+			write("198.51.100.2:9")
+		}
+		for range 3 {
+			stop := make(chan struct{})
+			ok.stop = stop
+			ok.stopped.Store(true)
+			fill(t, s.ifaceNamed("ok"), "192.0.2.2:9")
+			write("192.0.2.2:9")
+			ok.stopped.Store(false)
+			close(stop)
+			synctest.Wait()
+		}
+		require.Equal(t, 1, waitersOf(s.ifaceNamed("stuck")))
+		// All writers are woken when the stuck device accepts frames again.
+		before := s.ifaceNamed("stuck").stats.sent()
+		stuck.set(false, false)
+		synctest.Wait()
+		require.GreaterOrEqual(t, s.ifaceNamed("stuck").stats.sent()-before, uint64(txQueueLen))
+		require.Zero(t, waitersOf(s.ifaceNamed("stuck")))
+		u.mu.Lock()
+		enlisted := u.enlisted
+		u.mu.Unlock()
+		require.Empty(t, enlisted)
+	})
+}
+
+// The queue of a stuck device keeps no socket that is closed.
+func TestAStuckQueueKeepsNoClosedSocket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stuck, _ := stuckAndOther(t)
+		stuck.set(true, false)
+		for range 10 {
+			fill(t, s.ifaceNamed("stuck"), "198.51.100.2:9")
+		}
+		require.Zero(t, waitersOf(s.ifaceNamed("stuck")))
+	})
+}

@@ -19,7 +19,7 @@ type herdMember struct {
 	calls *int
 }
 
-func (m *herdMember) txReady() {
+func (m *herdMember) txReady(*iface) {
 	*m.calls++
 	m.put()
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -104,9 +105,9 @@ type dgram struct {
 	mc       multicast
 	pending  syscall.Errno // an error that one call returns: the next, or one that waits now; 0: none
 	closed   bool
-	sealed   bool   // do not queue datagrams: the socket is closed or has a handler
-	noSource bool   // see SetBroadcastWithoutSource
-	enlisted *iface // interface whose transmit queue will call txReady, or nil
+	sealed   bool     // do not queue datagrams: the socket is closed or has a handler
+	noSource bool     // see SetBroadcastWithoutSource
+	enlisted []*iface // the interfaces whose transmit queues will call txReady
 	rd, wd   deadline
 	handler  func(b []byte, from netip.AddrPort, meta Meta) // called for received datagrams; nil: they are queued
 
@@ -333,18 +334,22 @@ func (g *dgram) awaitRoom(dst, src netip.Addr, over int, d *deadline) error {
 		if g.closed || d.expired() || g.pending != 0 {
 			continue // usable returns the error
 		}
-		// If an earlier writer failed during its wait, g is still enlisted.
-		if g.enlisted == ifc || ifc.tx.wait(g) {
-			g.enlisted = ifc
+		// If an earlier writer failed during its wait, or another one waits too, g is enlisted already.
+		enlisted := slices.Contains(g.enlisted, ifc)
+		if !enlisted && ifc.tx.wait(g) {
+			g.enlisted = append(g.enlisted, ifc)
+			enlisted = true
+		}
+		if enlisted {
 			g.writable.Wait()
 		}
 	}
 }
 
-// txReady wakes the writers. The transmit queue of an interface calls txReady when it has room again.
-func (g *dgram) txReady() {
+// txReady wakes the writers. The transmit queue of ifc calls txReady when it has room again.
+func (g *dgram) txReady(ifc *iface) {
 	g.mu.Lock()
-	g.enlisted = nil
+	g.enlisted = slices.DeleteFunc(g.enlisted, func(x *iface) bool { return x == ifc })
 	g.writable.Broadcast()
 	g.mu.Unlock()
 }
@@ -362,6 +367,10 @@ func (g *dgram) shut() bool {
 	for d := (datagram{}); g.queue.pop(&d); {
 		g.s.bufs.put(d.buf)
 	}
+	for _, ifc := range g.enlisted {
+		ifc.tx.unwait(g) // a queue that is stuck must not keep closed sockets
+	}
+	g.enlisted = nil
 	g.queue.ring = nil
 	g.path = path{}
 	g.readable.Broadcast()

@@ -397,7 +397,7 @@ func (t *TCP) unlink() {
 
 // txReady queues the segments that had to wait for the transmit queue. The queue calls txReady when it
 // has room again.
-func (t *TCP) txReady() {
+func (t *TCP) txReady(*iface) {
 	t.mu.Lock()
 	t.queueFull = false
 	ev := t.run(t.s.now())

@@ -115,7 +115,7 @@ func (l *timerQueue) block(ifc *iface, t *TCP) bool {
 
 // txReady schedules the ticks of all connections of b for now. The transmit queue calls txReady when it has
 // room again, is stalled or is closed.
-func (b *timersBlocked) txReady() {
+func (b *timersBlocked) txReady(*iface) {
 	l := b.l
 	now := l.s.now()
 	l.mu.Lock()
