@@ -265,16 +265,16 @@ func (t *neighborTable) add(addr netip.Addr) *neighbor {
 }
 
 // evict removes the first entry of a list. The list is unresolved if it has more than maxNeighbors/2
-// entries or if resolved is empty, else resolved. evict skips polled routers, because without their
-// entries the table would forget that these routers do not answer. Polled routers are few: each is the
-// next hop of a route. If the list contains only polled routers, evict removes the last one.
+// entries or if resolved is empty, else resolved. evict skips dead routers, because without their
+// entries the table would forget that these routers do not answer. Dead routers are few: each is the
+// next hop of a route. If the list contains only dead routers, evict removes the last one.
 func (t *neighborTable) evict() {
 	from := &t.resolved
 	if from.Len() == 0 || t.unresolved.Len() > maxNeighbors/2 {
 		from = &t.unresolved
 	}
 	victim := from.Front()
-	for victim.Value.(*neighbor).polls > 0 && victim.Next() != nil {
+	for t.ifc.routerDead(victim.Value.(*neighbor).addr) && victim.Next() != nil {
 		victim = victim.Next()
 	}
 	t.ifc.s.drop(dropNeighborTable)
@@ -446,8 +446,9 @@ func (t *neighborTable) fired() {
 				lost = append(lost, t.takeWaiting(n))
 				fallthrough
 			case askNoMore:
-				if _, ok := n.lookup(now); ok {
-					t.ifc.routerAnswers(n.addr) // confirm may have ended the probes
+				switch neighborState(n.word.Load()) {
+				case neighReachable, neighStale, neighPermanent:
+					t.ifc.routerAnswers(n.addr) // confirm or learn may have ended the probes
 				}
 				n.queued = false
 				return true
@@ -603,8 +604,9 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	}
 	w := n.word.Load()
 	old, st := unpackNeighbor(w)
+	asked := st == neighIncomplete || st == neighProbe || n.polls > 0
+	solved := n.solved || st == neighIncomplete || asked && how&updateSolicited != 0
 	if how&updateSolicited != 0 {
-		asked := st == neighIncomplete || st == neighProbe || n.polls > 0
 		switch {
 		case !asked && !t.v6:
 			how &^= updateSolicited // an ARP reply does not say whether it answers a request
@@ -646,8 +648,8 @@ func (t *neighborTable) learn(addr netip.Addr, mac wire.MAC, how neighborUpdate)
 	}
 	n.word.Store(packNeighbor(mac, next) | router)
 	if ok {
-		t.touch(n, how&updateCreate == 0 || n.solved || st == neighIncomplete)
-		if !n.solved && n.elem != nil {
+		t.touch(n, solved)
+		if !n.solved && n.elem != nil && !probe {
 			// A received packet has set the link address of this entry while the host was not resolving
 			// it. The latest such entry is evicted first.
 			t.unresolved.MoveToFront(n.elem)

@@ -340,3 +340,103 @@ func TestAnIgnoredAdvertisementRemovesNoRouter(t *testing.T) {
 		require.False(t, routed(), "RFC 4861 7.3.3: it says that it is no router any longer")
 	})
 }
+
+// deadRouter makes a host whose first router is dead and whose second router is fe80::2222. It returns the
+// entry of the dead router.
+func deadRouter(t *testing.T, reachable uint32) (*Stack, *peer, *neighbor) {
+	const router2 = "fe80::2222"
+	s, p := autoHost(t)
+	p.ra(ra{RouterAdv: wire.RouterAdv{Reachable: reachable}}, prefixOption("2001:db8::/64", time.Hour, time.Hour))
+	p.ra(ra{src: router2})
+	time.Sleep(3 * time.Second)
+	u := openUDP(t, s, "[::]:9")
+	for range 60 {
+		sendUDP6(t, u, "2001:db8:9::9", "x")
+		p.answer(router2, wire.MAC{2, 0, 0, 0, 0, 0xc})
+		time.Sleep(time.Second)
+	}
+	n := s.ifaceNamed("eth0").nd().get(addr(router6))
+	require.True(t, s.ifaceNamed("eth0").routerDead(n.addr))
+	return s, p, n
+}
+
+// RFC 4861 7.3.1: "receipt of a (new) acknowledgment indicates that previously sent data reached the peer".
+// A dead router is alive after that, even if ReachableTime is short.
+func TestAConfirmationRevivesADeadRouter(t *testing.T) {
+	for _, reachable := range []uint32{0, 10, 30_000} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p, n := deadRouter(t, reachable)
+			p.ra(ra{RouterAdv: wire.RouterAdv{Reachable: reachable}})
+			require.Equal(t, "probe", state6(s, router6))
+			n.confirm(s.now())
+			time.Sleep(2 * time.Second)
+			way, err := s.route(addr("2001:db8:9::9"), netip.Addr{})
+			require.NoError(t, err)
+			require.Equal(t, router6, way.hop.String(), "ReachableTime %d ms", reachable)
+		})
+	}
+}
+
+// RFC 6583 7.1: a router that has answered a poll is an entry that the host has resolved. Requesters do not
+// evict it.
+func TestRequestersDoNotEvictARevivedRouter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p, _ := deadRouter(t, 0)
+		from := addr("2001:db8::1:0:0")
+		ask := func(times int) {
+			for range times {
+				h := wire.NeighborSol{Target: addr(llA), Source: macB, HasSource: true}
+				p.nd(ndMessage{typ: wire.ICMPv6NeighborSol, src: from.String(), dst: wire.SolicitedNode(addr(llA)).String(), body: h.Append(nil)})
+				from = from.Next()
+			}
+		}
+		ask(2 * maxNeighbors)
+		p.answer(router6, macB)
+		require.Equal(t, "reachable", state6(s, router6))
+		ask(1)
+		require.Equal(t, "reachable", state6(s, router6))
+		ask(2 * maxNeighbors)
+		require.Equal(t, "reachable", state6(s, router6))
+	})
+}
+
+// A dead router to which packets are sent again, because there is no other router, is still dead after a
+// scan of unused addresses.
+func TestAScanDoesNotReviveTheOnlyRouters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p, n := deadRouter(t, 0)
+		ifc := s.ifaceNamed("eth0")
+		u := openUDP(t, s, "[::]:99")
+		for range 60 { // the other router does not answer either
+			sendUDP6(t, u, "2001:db8:9::9", "x")
+			time.Sleep(time.Second)
+		}
+		p.take()
+		sendUDP6(t, u, "2001:db8:9::9", "x")
+		require.Equal(t, "incomplete", state6(s, router6))
+		to := addr("2001:db8::1:0:0")
+		for range 2 * maxNeighbors {
+			sendUDP6(t, u, to.String(), "x")
+			to = to.Next()
+		}
+		require.True(t, ifc.routerDead(n.addr))
+	})
+}
+
+// RFC 6583 7.1: a node that asks for this host and then changes its link address has an entry that the host
+// has not resolved. Such entries evict no entry that the host has resolved.
+func TestForgedChangesEvictNoUsedEntry(t *testing.T) {
+	s, p := hostAndPeerOn8(t)
+	u := openUDP(t, s, "0.0.0.0:9")
+	sendTo2(t, u, "1")
+	p.reply()
+	from, other := addr("10.9.0.1"), wire.MAC{2, 0, 0, 0, 0, 0xc}
+	for range 3 * maxNeighbors {
+		p.arp(macA, wire.ARP{Op: wire.ARPRequest, SenderMAC: macB, SenderIP: from, TargetIP: addr("192.0.2.1")})
+		p.arp(macA, wire.ARP{Op: wire.ARPRequest, SenderMAC: other, SenderIP: from, TargetIP: addr("10.8.0.1")})
+		from = from.Next()
+	}
+	p.take()
+	sendTo2(t, u, "2")
+	require.Equal(t, []string{"2"}, payloads(p.take()), "the one that answers is still known")
+}
