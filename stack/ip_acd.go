@@ -46,7 +46,7 @@ func (s *Stack) between(least, most tcp.Time) tcp.Time {
 
 // stepProbe sends the next probe or announcement for an IPv4 address. With the first announcement, the
 // host begins to use the address. stepProbe reports whether it has changed *a. While the link is down,
-// stepProbe only stops the probes, and detectAgain restarts them. s.mu is held; the caller drains.
+// stepProbe only stops the probes, and reattach restarts them. s.mu is held; the caller drains.
 //
 // RFC 5227 2.1.1: the host "should then send PROBE_NUM probe packets, each of these probe packets spaced
 // randomly and uniformly, PROBE_MIN to PROBE_MAX seconds apart". RFC 5227 2.3: it "MUST then announce

@@ -75,13 +75,10 @@ func (s *Stack) dadBegins(now tcp.Time) tcp.Time {
 	return now
 }
 
-// detectAgain restarts the detection for all IPv6 addresses of a link that has come up, because the link
-// may have other nodes now. It also restarts the probes for tentative IPv4 addresses. No lock is held;
-// the caller drains.
-func (s *Stack) detectAgain(ifc *iface) {
-	if ifc.linkLen == 0 {
-		return
-	}
+// reattach begins anew on a link that has come up, because the link may have other nodes now. It restarts
+// the detection for all IPv6 addresses, the probes for tentative IPv4 addresses, the solicitation of
+// routers, and the advertisements of this host as a router. No lock is held; the caller drains.
+func (s *Stack) reattach(ifc *iface) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -99,15 +96,16 @@ func (s *Stack) detectAgain(ifc *iface) {
 	}
 	s.setAddrs(ifc, list)
 	s.beginSoliciting(ifc, now)
+	s.beginAdvertising(ifc, now)
 	s.ageAddrs()
 }
 
 // stepDAD sends the next probe for an address. It reports true if all probes have been sent and the
-// detection is done. While the link is down, stepDAD only stops the detection, and detectAgain restarts
+// detection is done. While the link is down, stepDAD only stops the detection, and reattach restarts
 // it. s.mu is held.
 func (s *Stack) stepDAD(ifc *iface, a *ifaceAddr, now tcp.Time) (done bool) {
 	d := a.dad
-	if ifc.down.Load() {
+	if ifc.down6() {
 		d.at = 0
 		return false
 	}
@@ -247,14 +245,24 @@ func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
 // configured by routers.
 func (ifc *iface) needsLinkLocal() bool { return ifc.linkLen > 0 || ifc.auto != nil }
 
-// beginIPv6 gives the interface a link-local address after its MTU has become large enough for IPv6, as
-// Linux does. No lock is held.
+// beginIPv6 begins to use IPv6 after the MTU of a link has become large enough, as Linux does: it gives the
+// interface a link-local address, and then does for IPv6 what reattach does. No lock is held.
 func (s *Stack) beginIPv6(ifc *iface) {
 	s.mu.Lock()
-	if list := s.withLinkLocal(ifc, ifc.list()); ifc.needsLinkLocal() && len(list) > len(ifc.list()) {
-		s.setAddrs(ifc, list)
-		s.ageAddrs()
+	now := s.now()
+	list := slices.Clone(ifc.list())
+	for i := range list {
+		if a := &list[i]; a.usable() || a.state == AddrTentative {
+			s.detect(ifc, a, now)
+		}
 	}
+	if ifc.needsLinkLocal() {
+		list = s.withLinkLocal(ifc, list)
+	}
+	s.setAddrs(ifc, list)
+	s.beginSoliciting(ifc, now)
+	s.beginAdvertising(ifc, now)
+	s.ageAddrs()
 	s.mu.Unlock()
 	s.drain()
 }

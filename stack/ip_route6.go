@@ -96,6 +96,10 @@ func (s *Stack) unzone(a netip.Addr) (netip.Addr, int) {
 // RFC 8200 5: "IPv6 requires that every link in the Internet have an MTU of 1280 octets or greater."
 func (ifc *iface) carries6() bool { return ifc.s.v6 && ifc.mtu() >= wire.MinIPv6MTU }
 
+// down6 reports whether the interface sends no IPv6 packets now: because the link is down, or because it
+// does not carry IPv6.
+func (ifc *iface) down6() bool { return ifc.down.Load() || !ifc.carries6() }
+
 // check6 returns nil if the link can carry IPv6, and otherwise an error that says why it cannot.
 func (ifc *iface) check6() error {
 	switch {

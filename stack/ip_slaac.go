@@ -159,7 +159,7 @@ func (s *Stack) beginSoliciting(ifc *iface, now tcp.Time) {
 // where RAND is between -0.1 and 0.1, and RT is at most MRT.
 func (s *Stack) solicitRouters(ifc *iface, now tcp.Time) {
 	a := ifc.auto
-	if ifc.down.Load() {
+	if ifc.down6() {
 		a.solicitAt = 0 // until beginSoliciting
 		return
 	}

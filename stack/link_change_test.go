@@ -44,7 +44,7 @@ func (d *changeable) sent() (lines []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, f := range d.frames {
-		lines = append(lines, wire.Describe(f))
+		lines = append(lines, string(wire.AppendFrame(nil, f, d.Link().Medium == nic.Ethernet)))
 	}
 	d.frames = nil
 	return lines
@@ -198,4 +198,85 @@ func TestALinkChangeFlushesNeighbours(t *testing.T) {
 		dev.Change(func(l *nic.Link) { l.MTU = 1400 })
 		require.Len(t, a.Neighbors(), 1, "a change of the MTU keeps the neighbours")
 	})
+}
+
+// autoOn makes a host with NIC.Auto on a link that can change.
+func autoOn(t *testing.T, medium nic.Medium) (*Stack, *changeable) {
+	x, y := nic.Pipe(nic.PipeConfig{Medium: medium, MACs: [2][6]byte{macA, macB}, NoTxChecksum: true})
+	y.Attach(func([]nic.Frame) {})
+	dev := newChangeable(x)
+	s := newHost(t, dev, "192.0.2.1/24", func(c *Config) { c.NICs[0].Auto = true })
+	return s, dev
+}
+
+// count returns how many of the frames that were sent since the last call contain a text.
+func (d *changeable) count(text string) (n int) {
+	for _, line := range d.sent() {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// RFC 4861 6.3.7: a host sends Router Solicitations when "the interface is initialized at system startup
+// time" or "is reinitialized after a temporary interface failure". This holds for each medium.
+func TestALinkThatComesUpIsSolicited(t *testing.T) {
+	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
+		synctest.Test(t, func(t *testing.T) {
+			_, dev := autoOn(t, medium)
+			time.Sleep(2 * time.Second)
+			require.Equal(t, 1, dev.count("router solicitation"), medium)
+			dev.Change(func(l *nic.Link) { l.Up = false })
+			time.Sleep(time.Hour)
+			require.Zero(t, dev.count("router solicitation"), medium)
+			dev.Change(func(l *nic.Link) { l.Up = true })
+			time.Sleep(2 * time.Second)
+			require.Equal(t, 1, dev.count("router solicitation"), medium)
+		})
+	}
+}
+
+// RFC 8200 5: a link below 1280 bytes carries no IPv6. When the MTU is large enough again, the host begins
+// anew, as on a link that comes up.
+func TestIPv6BeginsAnewWithTheMTU(t *testing.T) {
+	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
+		synctest.Test(t, func(t *testing.T) {
+			s, dev := autoOn(t, medium)
+			require.NoError(t, s.Advertise("", &RouterConfig{Interval: 4 * time.Second}))
+			dev.Change(func(l *nic.Link) { l.MTU = 1279 })
+			dev.sent()
+			time.Sleep(time.Hour)
+			require.Zero(t, dev.count("ICMPv6"), medium)
+			dev.Change(func(l *nic.Link) { l.MTU = 1500 })
+			time.Sleep(2 * time.Second)
+			lines := strings.Join(dev.sent(), "\n")
+			require.Contains(t, lines, "router solicitation", medium)
+			require.Contains(t, lines, "router advertisement", medium)
+			if medium == nic.Ethernet {
+				require.Contains(t, lines, ":: > ff02::1:ff00:a ICMPv6 neighbor solicitation", "the detection of duplicates")
+			}
+		})
+	}
+}
+
+// RFC 4861 6.2.4: "For the first few advertisements (up to MAX_INITIAL_RTR_ADVERTISEMENTS) sent from an
+// interface when it becomes an advertising interface", the interval is at most 16 seconds.
+func TestARouterAdvertisesOnALinkThatComesUp(t *testing.T) {
+	for _, medium := range []nic.Medium{nic.Ethernet, nic.IP} {
+		synctest.Test(t, func(t *testing.T) {
+			s, dev := autoOn(t, medium)
+			time.Sleep(3 * time.Second)
+			require.NoError(t, s.Advertise("", &RouterConfig{Interval: 1800 * time.Second, Lifetime: time.Hour}))
+			time.Sleep(10 * time.Hour)
+			dev.Change(func(l *nic.Link) { l.Up = false })
+			dev.sent()
+			time.Sleep(10 * time.Hour)
+			require.Zero(t, dev.count("router advertisement"), medium)
+			dev.Change(func(l *nic.Link) { l.Up = true })
+			require.Equal(t, 1, dev.count("router advertisement"), medium)
+			time.Sleep(33 * time.Second)
+			require.Equal(t, 2, dev.count("router advertisement"), medium)
+		})
+	}
 }

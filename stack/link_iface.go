@@ -284,7 +284,7 @@ func (ifc *iface) linkChanged() {
 	ifc.flushNeighbors(down)
 	if !down && (wasDown || before.mac != now.mac) {
 		if wasDown {
-			ifc.s.detectAgain(ifc)
+			ifc.s.reattach(ifc)
 		}
 		ifc.announceAll()
 		ifc.s.groups.comeUp(ifc)

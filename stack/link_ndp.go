@@ -131,9 +131,7 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 		return wire.OK
 	}
 	if ns.HasSource {
-		// A node whose address is not on the link gets an answer, but no entry. Otherwise forged
-		// solicitations could fill the table, or take over an address of another network (VU#472363).
-		if isLinkLocal6(p.src) || ifc.s.table.Load().onLink(ifc, p.src) {
+		if ifc.mayLearn(p.src) {
 			ifc.nd().learn(p.src, ns.Source, updateMAC|updateOverride|updateCreate)
 		} else {
 			ifc.s.drop(dropOffLinkND)
@@ -150,6 +148,13 @@ func (ifc *iface) inputNeighborSol(p *packet, body []byte) wire.Reason {
 	}
 	ifc.advertise(ns.Target, p.src, mac, flags|wire.NASolicited)
 	return wire.OK
+}
+
+// mayLearn reports whether a solicitation from src may create or change the entry of src. It may not if src
+// is not on the link: the sender gets an answer, but no entry. Otherwise forged solicitations could fill
+// the table, or take over an address of another network (VU#472363).
+func (ifc *iface) mayLearn(src netip.Addr) bool {
+	return isLinkLocal6(src) || ifc.s.table.Load().onLink(ifc, src)
 }
 
 // inputNeighborAdv handles a Neighbor Advertisement (RFC 4861 7.2.5).
@@ -269,7 +274,7 @@ func (ifc *iface) announce6(a netip.Addr) {
 // address of dst; if it is nil, sendND resolves a unicast dst. If the queue is full, the message is
 // dropped.
 func (ifc *iface) sendND(typ wire.ICMPv6Type, rest uint32, src, dst netip.Addr, mac *wire.MAC, body []byte) {
-	if ifc.down.Load() {
+	if ifc.down6() {
 		return
 	}
 	if !ifc.tx.room() {

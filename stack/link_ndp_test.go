@@ -437,7 +437,7 @@ func TestRoutesOutlastTentativeAddresses(t *testing.T) {
 			require.NoError(t, routeError(s, "2001:db8:5::1"))
 			require.NoError(t, routeError(s, "2001:db8:9::1"))
 			require.Equal(t, addr("2001:db8::2"), s.Interfaces()[1].Gateway6)
-			s.detectAgain((*s.ifaces.Load())[1]) // as if the link had come up
+			s.reattach((*s.ifaces.Load())[1]) // as if the link had come up
 		}
 	})
 }

@@ -72,7 +72,7 @@ type routerAdv struct {
 	interval tcp.Time       // the longest time between two advertisements
 	sent     int            // advertisements sent since the last call of Advertise
 	last     tcp.Time       // when the last advertisement was sent; 0: none was sent
-	at       tcp.Time       // when the next advertisement is due; 0: when a link-local address is usable
+	at       tcp.Time       // when the next advertisement is due; 0: when sendRouterAdv can send it
 }
 
 // Advertise makes the interface with the name nic send Router Advertisements and answer Router
@@ -265,8 +265,8 @@ func seconds(d, zero time.Duration) uint32 {
 //
 // RFC 4861 6.2.4: "the interval timer is reset to a uniformly distributed random value between the
 // interface's configured MinRtrAdvInterval and MaxRtrAdvInterval". Here MinRtrAdvInterval is always a
-// third of MaxRtrAdvInterval. If no link-local address is usable yet, the advertisement stays due until
-// ageAddrs makes such an address usable.
+// third of MaxRtrAdvInterval. If the advertisement cannot be sent yet, it stays due: ageAddrs calls
+// stepRouter again when a link-local address becomes usable, and when the link comes up.
 func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r := ifc.router
 	if r == nil || r.at > now {
@@ -286,9 +286,26 @@ func (s *Stack) stepRouter(ifc *iface, now tcp.Time) {
 	r.at = now + wait
 }
 
+// beginAdvertising schedules the first advertisement of a router after its link has come up. s.mu is held.
+//
+// RFC 4861 6.2.4: "For the first few advertisements (up to MAX_INITIAL_RTR_ADVERTISEMENTS) sent from an
+// interface when it becomes an advertising interface", the interval is at most
+// MAX_INITIAL_RTR_ADVERT_INTERVAL.
+func (s *Stack) beginAdvertising(ifc *iface, now tcp.Time) {
+	if r := ifc.router; r != nil {
+		r.sent, r.at = 0, now
+		if r.last != 0 {
+			r.at = max(now, r.last+minAdvGap)
+		}
+	}
+}
+
 // sendRouterAdv sends the advertisement of r to all nodes, from a link-local address of the interface. If
-// no such address is usable, it sends nothing and returns false.
+// no such address is usable or the link is down, it sends nothing and returns false.
 func (s *Stack) sendRouterAdv(ifc *iface, r *routerAdv) bool {
+	if ifc.down6() {
+		return false
+	}
 	for _, a := range ifc.list() {
 		if !isLinkLocal6(a.addr()) || !a.usable() {
 			continue
@@ -316,22 +333,34 @@ func (ifc *iface) inputRouterSol(p *packet, body []byte) wire.Reason {
 	if !ifc.isRouter.Load() {
 		return dropICMPType
 	}
+	s := ifc.s
 	mac, hasMAC, r := wire.ParseRouterSol(body)
 	switch {
 	case r != wire.OK:
 		return r
-	case hasMAC && p.src.IsUnspecified():
+	case p.src.IsUnspecified():
 		// RFC 4861 6.1.1: "If the IP source address is the unspecified address, there is no source
 		// link-layer address option in the message."
-		return wire.BadND
+		if hasMAC {
+			return wire.BadND
+		}
 	case ifc.linkLen == 0: // there are no neighbour entries
 	case hasMAC && !ifc.isStation(mac):
 		return dropBadNDSender
-	case hasMAC:
-		// RFC 4861 6.2.6: "the IsRouter flag MUST be set to FALSE" in the entry of the soliciting host.
-		ifc.nd().learn(p.src, mac, updateMAC|updateOverride|updateCreate|updateHost)
+	case !ifc.mayLearn(p.src):
+		s.drop(dropOffLinkND)
+	default:
+		// RFC 4861 6.2.6: "Whether or not a Source Link-Layer Address option is provided, if a Neighbor
+		// Cache entry for the solicitation's sender exists (or is created) the entry's IsRouter flag MUST
+		// be set to FALSE."
+		how := updateHost
+		if hasMAC {
+			how |= updateMAC | updateOverride | updateCreate
+		}
+		if ifc.nd().learn(p.src, mac, how) {
+			s.forgetRouter(ifc, p.src)
+		}
 	}
-	s := ifc.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a := ifc.router; a != nil && !s.closed.Load() {

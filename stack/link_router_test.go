@@ -199,3 +199,38 @@ func TestInvalidRouterConfigsAreRefused(t *testing.T) {
 	a, _ := nic.Pipe(nic.PipeConfig{MTU: 1279})
 	require.ErrorContains(t, newHost(t, a, "192.0.2.1/24").Advertise("", &RouterConfig{}), "no IPv6")
 }
+
+// RFC 4861 6.2.6: "Whether or not a Source Link-Layer Address option is provided, if a Neighbor Cache entry
+// for the solicitation's sender exists (or is created) the entry's IsRouter flag MUST be set to FALSE." The
+// Default Router List follows the flag (7.2.5).
+//
+// RFC 4861 MUST-10.
+func TestASolicitingNodeIsNoRouter(t *testing.T) {
+	for _, option := range [][]byte{nil, wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])} {
+		synctest.Test(t, func(t *testing.T) {
+			s, p := autoHost(t)
+			require.NoError(t, s.Advertise("", &RouterConfig{Lifetime: time.Hour}))
+			p.ra(ra{})
+			require.True(t, neighbor6(s, router6).Router)
+			require.Equal(t, addr(router6), s.Interfaces()[1].Gateway6)
+			p.nd(ndMessage{typ: wire.ICMPv6RouterSol, src: router6, dst: "ff02::2", body: option})
+			require.False(t, neighbor6(s, router6).Router)
+			require.False(t, s.Interfaces()[1].Gateway6.IsValid())
+		})
+	}
+}
+
+// A solicitation from an address that is not on the link makes no entry, as with Neighbor Solicitations
+// (VU#472363).
+func TestAnOffLinkSoliciterIsNotLearned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := ndHost(t)
+		require.NoError(t, s.Advertise("", &RouterConfig{Lifetime: time.Hour}))
+		option := wire.AppendNDOption(nil, wire.NDSourceLink, macB[:])
+		p.nd(ndMessage{typ: wire.ICMPv6RouterSol, src: "2001:db8:9::9", dst: "ff02::2", body: option})
+		require.Empty(t, s.Neighbors())
+		require.Equal(t, 1, dropped(s, dropOffLinkND))
+		p.nd(ndMessage{typ: wire.ICMPv6RouterSol, src: "2001:db8::9", dst: "ff02::2", body: option})
+		require.Len(t, s.Neighbors(), 1)
+	})
+}

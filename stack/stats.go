@@ -45,7 +45,6 @@ const (
 	dropUDPQueue
 	dropRawQueue
 	dropTCPBroadcast
-	dropSynQueue
 	dropAcceptQueue
 	dropICMPSequence
 	dropTCPMemory
@@ -107,7 +106,6 @@ func reasonText(r wire.Reason) string {
 		dropUDPQueue - wire.NumReasons:            "UDP receive queue full",
 		dropRawQueue - wire.NumReasons:            "raw receive queue full",
 		dropTCPBroadcast - wire.NumReasons:        "TCP segment to a group",
-		dropSynQueue - wire.NumReasons:            "SYN queue full",
 		dropAcceptQueue - wire.NumReasons:         "accept queue full",
 		dropTCPMemory - wire.NumReasons:           "SYN over the memory budget",
 		dropTCPListen - wire.NumReasons:           "TCP segment for a listener without SYN, ACK or RST",
@@ -119,7 +117,7 @@ func reasonText(r wire.Reason) string {
 		dropNDFragment - wire.NumReasons:          "neighbor discovery in fragments",
 		dropNDTarget - wire.NumReasons:            "neighbor solicitation for another host",
 		dropBadNDSender - wire.NumReasons:         "invalid link address in neighbor discovery",
-		dropOffLinkND - wire.NumReasons:           "neighbor solicitation of an off-link sender",
+		dropOffLinkND - wire.NumReasons:           "solicitation of an off-link sender",
 		dropTentative - wire.NumReasons:           "solicitation of a tentative address",
 		dropRedirect - wire.NumReasons:            "invalid or unwanted redirect",
 		dropRA - wire.NumReasons:                  "invalid or unwanted router advertisement",
