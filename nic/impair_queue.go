@@ -25,28 +25,29 @@ type impairQueue struct {
 	bufSize int                         // minimum capacity of a packet's buffer
 	pool    sync.Pool                   // of *packet
 
-	mu       sync.Mutex
-	imp      Impairment
-	full     int   // length of the largest frame in bytes
-	limit    int64 // imp's limit, or the default
-	losing   bool  // whether the last frame was lost
-	rng      *rand.PCG
-	start    time.Time // the zero of the int64 times; set by the first call of now
-	origin   int64     // start in nanoseconds since 1970
-	busy     int64     // when the wire will have sent everything that is queued
-	rem      uint64    // the fraction of a nanosecond missing from busy, in units of 1/Rate
-	lastDue  int64     // when the last frame that was not reordered is due
-	lastHeld int64     // when the last frame that was delayed by ReorderGap is due
-	slot     int64     // the direction's slot, from 1 to 14; 0 without a seed
-	seq      uint64    // number of the next packet
-	queue    packetHeap
-	queued   int // bytes in queue
-	timer    *time.Timer
-	armed    bool  // timer is set
-	armedAt  int64 // the time to which timer is set
-	draining bool  // a goroutine is the drainer
-	closed   bool
-	stats    ImpairStats
+	mu        sync.Mutex
+	imp       Impairment
+	full      int   // length of the largest frame in bytes
+	limit     int64 // imp's limit, or the default
+	losing    bool  // whether the last frame was lost
+	rng       *rand.PCG
+	start     time.Time // the zero of the int64 times; set by the first call of now
+	origin    int64     // start in nanoseconds since 1970
+	busy      int64     // when the wire will have sent everything that is queued
+	rem       uint64    // the fraction of a nanosecond missing from busy, in units of 1/Rate
+	lastDue   int64     // when the last frame that was not reordered is due
+	lastHeld  int64     // when the last frame that was delayed by ReorderGap is due
+	lastEarly int64     // when the last frame that was reordered without a ReorderGap is due
+	slot      int64     // the direction's slot, from 1 to 14; 0 without a seed
+	seq       uint64    // number of the next packet
+	queue     packetHeap
+	queued    int // bytes in queue
+	timer     *time.Timer
+	armed     bool  // timer is set
+	armedAt   int64 // the time to which timer is set
+	draining  bool  // a goroutine is the drainer
+	closed    bool
+	stats     ImpairStats
 
 	batch   []Frame   // used only by the drainer
 	packets []*packet // used only by the drainer
@@ -74,8 +75,8 @@ func newDirection(imp Impairment, seed, stream uint64, full int, deliver func([]
 // has no influence on what is sent.
 //
 // Time is divided into rounds of slotRound nanoseconds. The seed gives a direction four slots in
-// each round: for a frame in order, for its duplicate, for a frame delayed by ReorderGap, and for
-// that frame's duplicate. There are seven choices of slots, so two links with different seeds may
+// each round: for a frame in order, for its duplicate, for a reordered frame, and for that frame's
+// duplicate. There are seven choices of slots, so two links with different seeds may
 // have the same slots. Slot 0 belongs to the hosts (see timerWait in package stack).
 const (
 	slotRound     = 64
@@ -84,7 +85,7 @@ const (
 )
 
 // inSlot returns the first slot of this direction that is not before due and is after last. kind is 0
-// for a slot of frames in order, and slotHeld for one of delayed frames. Without a seed, inSlot returns
+// for a slot of frames in order, and slotHeld for one of reordered frames. Without a seed, inSlot returns
 // due.
 func (d *impairQueue) inSlot(due, last, kind int64) int64 {
 	if d.slot == 0 {
@@ -211,7 +212,10 @@ func (d *impairQueue) enqueue(p *packet) (kept bool) {
 		d.lastHeld = p.due
 	default:
 		d.stats.Reordered++
-		p.due = sent
+		if p.due = sent; p.due > now { // the wire is not idle
+			p.due = d.inSlot(p.due, d.lastEarly, slotHeld)
+			d.lastEarly = p.due
+		}
 	}
 	d.push(p)
 	if duplicate {

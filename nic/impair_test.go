@@ -603,9 +603,22 @@ func TestWithASeedFramesArriveOneByOne(t *testing.T) {
 }
 
 func TestDirectionsAndSeedsUseSlotsOfTheirOwn(t *testing.T) {
+	both := Impairment{Latency: time.Millisecond, Duplicate: 0.5, Reorder: 0.5, ReorderGap: time.Millisecond}
+	for _, all := range []Impairment{
+		both,
+		{Latency: both.Latency, Duplicate: both.Duplicate, Reorder: both.Reorder, Rate: 12_345_678},
+		{Latency: both.Latency, Duplicate: both.Duplicate, Reorder: both.Reorder, Rate: 12_345_678, ReorderGap: time.Millisecond},
+	} {
+		requireOwnSlots(t, all)
+	}
+}
+
+// requireOwnSlots fails if two directions, or two links with the seeds 1 and 2, have a slot in common, or use
+// the slot of the hosts.
+func requireOwnSlots(t *testing.T, all Impairment) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		slots := make(map[int64]string)
-		all := Impairment{Latency: time.Millisecond, Duplicate: 0.5, Reorder: 0.5, ReorderGap: time.Millisecond}
 		for _, seed := range []uint64{1, 2} { // two seeds with different slots (there are only seven slots)
 			p := impaired(ImpairConfig{Seed: seed, In: all, Out: all}, PipeConfig{})
 			for range 50 {
