@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"math"
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -228,4 +230,36 @@ func TestCurvesAreWellFormedThoughPointsAreMissing(t *testing.T) {
 	if got := list[1].text(); !strings.Contains(got, "why") {
 		t.Fatal(got)
 	}
+}
+
+// The client takes the datagrams in flight for lost if no echo arrives for a while, and not if many slow
+// echoes take as long together.
+func TestSlowEchoesAreNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		defer far.Close()
+		c := &client{t: &task{N: 1}}
+		go func() {
+			buf := make([]byte, 1)
+			for range 300 {
+				far.Read(buf)
+				time.Sleep(10 * time.Millisecond)
+				far.Write(buf)
+			}
+			far.Read(buf) // the datagram that is lost
+		}()
+		near.Write([]byte("x"))
+		began := time.Now()
+		var count counter
+		if err := c.echoes(near, []byte("x"), make([]byte, 1), &count); err != nil {
+			t.Fatal(err)
+		}
+		if n := count.Load(); n != 300 || c.lost != 1 {
+			t.Errorf("%d echoes, %d lost", n, c.lost)
+		}
+		if waited := time.Since(began) - 3*time.Second; waited < 100*time.Millisecond || waited > 200*time.Millisecond {
+			t.Errorf("a lost datagram was noticed after %v", waited)
+		}
+	})
 }
