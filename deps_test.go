@@ -37,8 +37,9 @@ var floors = map[string][]string{
 	"internal/addrsel": {},
 	"internal/tally":   {},
 	// The command uses all packages.
-	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "dhcp", "golang.org/x/sys/unix"},
-	"internal/hosttest": {"", "nic"},
+	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
+	"internal/accept":   {},
+	"internal/hosttest": {"", "nic", "internal/accept"},
 	"internal/nictest":  {"nic"},
 	"internal/world":    {"", "internal/hosttest"},
 	"internal/contract": {},

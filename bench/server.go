@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync/atomic"
+	"time"
 )
 
 // A network has the functions of a stack that a workload uses. All stacks run the same workload code.
@@ -55,13 +57,21 @@ func startServer(n *network, t *task) error {
 	return nil
 }
 
+// accept accepts connections and runs serve for each, until the listener is closed or fails. As in
+// net/http, a temporary error does not end it: for example, the process may have too many open files.
+// The harness also runs with older versions of usernet, so it does not import a package for this.
 func accept(ln net.Listener, serve func(net.Conn)) {
 	for {
 		c, err := ln.Accept()
-		if err != nil {
+		if err == nil {
+			go serve(c)
+			continue
+		}
+		if e, ok := err.(interface{ Temporary() bool }); !ok || !e.Temporary() {
 			return
 		}
-		go serve(c)
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

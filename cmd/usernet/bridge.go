@@ -54,16 +54,9 @@ func newBridge(ln net.Listener, log *slog.Logger, dial func(context.Context) (ne
 }
 
 func (b *bridge) accept(ctx context.Context) {
-	for {
-		c, err := b.ln.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				b.log.Error("bridge", "err", err)
-			}
-			return
-		}
+	acceptAll(ctx, b.ln, b.log, func(c net.Conn) {
 		b.done.Go(func() { b.serve(ctx, c) })
-	}
+	})
 }
 
 // serve forwards data between outer and a new connection on the wire, until both directions have

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -428,6 +429,41 @@ func TestBridgeKeepsHalfClose(t *testing.T) {
 	got, err = io.ReadAll(near)
 	require.NoError(t, err)
 	require.Equal(t, "answer", string(got))
+}
+
+// A crowded is a listener whose first Accept fails, as in a process that has too many open files.
+type crowded struct {
+	net.Listener
+	failed atomic.Bool
+}
+
+func (l *crowded) Accept() (net.Conn, error) {
+	if !l.failed.Swap(true) {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+func TestTooManyOpenFilesEndNoService(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	log := slog.New(slog.DiscardHandler)
+	go acceptLoop(&crowded{Listener: ln}, log, echo)
+	outer, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	b := newBridge(&crowded{Listener: outer}, log, func(context.Context) (net.Conn, error) { return net.Dial("tcp4", ln.Addr().String()) })
+	defer b.Close()
+	c, err := net.Dial("tcp4", outer.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
+	_, err = io.WriteString(c, "hello")
+	require.NoError(t, err)
+	got := make([]byte, 5)
+	_, err = io.ReadFull(c, got)
+	require.NoError(t, err)
+	require.Equal(t, "hello", string(got))
 }
 
 func TestBridgePassesAResetOn(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/accept"
 )
 
 // The ports of the two services, RFC 862 and RFC 863.
@@ -161,18 +162,7 @@ func (s *services) close() {
 
 // acceptLoop accepts and serves connections until the listener is closed.
 func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
-	for {
-		c, err := ln.Accept()
-		switch {
-		case err == nil:
-		case errors.Is(err, net.ErrClosed):
-			return
-		default:
-			// Other errors of Accept are temporary.
-			log.Warn("accept", "err", err)
-			time.Sleep(10 * time.Millisecond)
-			continue
-		}
+	acceptAll(context.Background(), ln, log, func(c net.Conn) {
 		go func() {
 			defer c.Close()
 			log.Debug("accepted", "local", c.LocalAddr(), "remote", c.RemoteAddr())
@@ -180,6 +170,17 @@ func acceptLoop(ln net.Listener, log *slog.Logger, serve func(net.Conn) error) {
 				log.Debug("ended", "remote", c.RemoteAddr(), "err", err)
 			}
 		}()
+	})
+}
+
+// acceptAll accepts connections and calls serve for each, until the listener is closed or ctx ends. It logs
+// the errors of Accept, waits after temporary ones, and returns after any other.
+func acceptAll(ctx context.Context, ln net.Listener, log *slog.Logger, serve func(net.Conn)) {
+	err := accept.Serve(ctx, ln, func(err error, wait time.Duration) {
+		log.Warn("accept", "err", err, "wait", wait)
+	}, serve)
+	if err != nil {
+		log.Error("accept", "err", err)
 	}
 }
 

@@ -3,6 +3,7 @@
 package hosttest
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/internal/accept"
 	"github.com/usernet/usernet/nic"
 )
 
@@ -152,15 +154,10 @@ func Listen(t testing.TB, h *usernet.Host, address string) net.Listener {
 	return ln
 }
 
-// Serve accepts connections and runs f for each, until the listener is closed.
+// Serve accepts connections and runs f for each, until the listener is closed or fails. Temporary errors do
+// not end it.
 func Serve(ln net.Listener, f func(net.Conn)) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		go f(c)
-	}
+	accept.Serve(context.Background(), ln, nil, func(c net.Conn) { go f(c) })
 }
 
 // Echo sends back the data that it receives, and closes the connection when the other end does.

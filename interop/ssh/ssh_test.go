@@ -75,13 +75,7 @@ func connect(t *testing.T, client, host *usernet.Host) *ssh.Client {
 }
 
 func (s *server) serve(ln net.Listener) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		go s.connection(c)
-	}
+	hosttest.Serve(ln, s.connection)
 }
 
 func (s *server) connection(c net.Conn) {
@@ -174,23 +168,17 @@ func (s *server) requests(conn *ssh.ServerConn, requests <-chan *ssh.Request) {
 			conn.Wait()
 			ln.Close()
 		}()
-		go func() {
-			for {
-				c, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				origin := c.RemoteAddr().(*net.TCPAddr)
-				go relay(c, func() (ssh.Channel, <-chan *ssh.Request, error) {
-					return conn.OpenChannel("forwarded-tcpip", ssh.Marshal(struct {
-						Host       string
-						Port       uint32
-						OriginHost string
-						OriginPort uint32
-					}{at.Host, port, origin.IP.String(), uint32(origin.Port)}))
-				})
-			}
-		}()
+		go hosttest.Serve(ln, func(c net.Conn) {
+			origin := c.RemoteAddr().(*net.TCPAddr)
+			relay(c, func() (ssh.Channel, <-chan *ssh.Request, error) {
+				return conn.OpenChannel("forwarded-tcpip", ssh.Marshal(struct {
+					Host       string
+					Port       uint32
+					OriginHost string
+					OriginPort uint32
+				}{at.Host, port, origin.IP.String(), uint32(origin.Port)}))
+			})
+		})
 	}
 }
 

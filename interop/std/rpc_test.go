@@ -117,15 +117,7 @@ func TestJSONRPC(t *testing.T) {
 	server := rpc.NewServer()
 	require.NoError(t, server.Register(&Arith{}))
 	ln := hosttest.Listen(t, h[1], ":1234")
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go server.ServeCodec(jsonrpc.NewServerCodec(c))
-		}
-	}()
+	go hosttest.Serve(ln, func(c net.Conn) { server.ServeCodec(jsonrpc.NewServerCodec(c)) })
 	c, err := h[0].Dial("tcp", "server.test:1234")
 	require.NoError(t, err)
 	client := jsonrpc.NewClient(c)

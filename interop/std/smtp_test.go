@@ -31,16 +31,10 @@ type smtpServer struct {
 }
 
 func (s *smtpServer) serve(ln net.Listener) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			s.session(c)
-		}()
-	}
+	hosttest.Serve(ln, func(c net.Conn) {
+		defer c.Close()
+		s.session(c)
+	})
 }
 
 // session serves a client until QUIT.

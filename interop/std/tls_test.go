@@ -16,21 +16,15 @@ import (
 // serveTLS tells each client whether its session was resumed, and then sends back the data that it
 // receives.
 func serveTLS(ln net.Listener, cfg *tls.Config) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
+	hosttest.Serve(ln, func(c net.Conn) {
+		s := tls.Server(c, cfg)
+		defer s.Close()
+		if err := s.Handshake(); err != nil {
 			return
 		}
-		go func() {
-			s := tls.Server(c, cfg)
-			defer s.Close()
-			if err := s.Handshake(); err != nil {
-				return
-			}
-			fmt.Fprintf(s, "%-5t", s.ConnectionState().DidResume)
-			io.Copy(s, s)
-		}()
-	}
+		fmt.Fprintf(s, "%-5t", s.ConnectionState().DidResume)
+		io.Copy(s, s)
+	})
 }
 
 // talk has a short conversation and returns whether each side resumed a session.
