@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/usernet/usernet"
+	"github.com/usernet/usernet/dhcp"
 	"github.com/usernet/usernet/nic"
 	"github.com/usernet/usernet/stack"
 )
@@ -43,6 +44,44 @@ func ExampleHost_StartDHCP() {
 	// BOUND 192.0.2.7/24 from 192.0.2.1
 	// by 192.0.2.1
 	// dial tcp 192.0.2.1:80: connect: connection refused
+}
+
+// A host serves the other hosts of its link by DHCP. One client has a reserved address.
+func ExampleHost_ServeDHCP() {
+	wireA, wireB := nic.Pipe(nic.PipeConfig{})
+	server := host(wireA, "192.0.2.1/24")
+	defer server.Close()
+	client, err := usernet.New(usernet.Config{NIC: wireB, NoIPv6: true})
+	if err != nil {
+		panic(err)
+	}
+	defer client.Close()
+	d, err := server.ServeDHCP("", usernet.DHCPServerConfig{
+		Server: dhcp.ServerConfig4{Link: dhcp.Network4{
+			Pools:        []dhcp.Range4{{First: netip.MustParseAddr("192.0.2.100"), Last: netip.MustParseAddr("192.0.2.199")}},
+			Reservations: []dhcp.Reservation4{{MAC: client.Interfaces()[1].MAC, Addr: netip.MustParseAddr("192.0.2.7"), HostName: "seven"}},
+			Routers:      []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+			Lease:        24 * time.Hour,
+		}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	if err := client.StartDHCP("", usernet.DHCPConfig{NoProbe: true}); err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := client.WaitOnline(ctx); err != nil {
+		panic(err)
+	}
+	fmt.Println(client.Addrs())
+	for b := range d.Bindings() {
+		fmt.Println(b.Addr, "is", b.State, "to", b.HostName)
+	}
+	// Output:
+	// [192.0.2.7/24]
+	// 192.0.2.7 is leased to seven
 }
 
 // A program implements DHCP (RFC 2131) itself. It broadcasts its messages from 0.0.0.0 over the link that

@@ -135,6 +135,7 @@ type Host struct {
 	batches     sync.Pool                   // of *[]stack.Datagram
 	logger      *slog.Logger                // nil: no log
 	dhcp        atomic.Pointer[dhcpClients] // nil until first needed
+	dhcpServers atomic.Pointer[dhcpServers] // nil until first needed
 }
 
 // New makes a host, attaches its devices, and starts what cfg asks for: the detection of duplicate
@@ -238,6 +239,7 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 func (h *Host) Close() error {
 	h.dhcp.CompareAndSwap(nil, new(dhcpClients)) // so that a StartDHCP at the same time fails
 	h.dhcp.Load().close()
+	h.dhcpServers.Load().close()
 	return h.stack.Close()
 }
 

@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -228,6 +230,36 @@ func TestAHandlerGetsDatagrams(t *testing.T) {
 		sender.WriteTo([]byte("late"), addrPort("192.0.2.1:68"), SendOptions{})
 		synctest.Wait()
 		require.Len(t, all, 3)
+	})
+}
+
+// A datagram to a known link address needs no ARP, and leaves no trace: a later one resolves the address.
+func TestADatagramGoesToAGivenMAC(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := hostAndPeer(t)
+		u := openUDP(t, s, "192.0.2.1:67")
+		p.take()
+		mac := wire.MAC{2, 0, 0, 0, 0, 9}
+		for _, size := range []int{1, 300, 3000} { // in the interface's own buffer, in a pooled one, and in fragments
+			_, err := u.WriteToMAC(time.Now().Add(time.Second), make([]byte, size), addrPort("192.0.2.9:68"), mac, SendOptions{NIC: 2})
+			require.NoError(t, err)
+			frames := p.take()
+			require.Len(t, frames, (size+1479)/1480)
+			for _, f := range frames {
+				require.Equal(t, mac, wire.MAC(f[:6]))
+				require.Equal(t, []byte{192, 0, 2, 9}, f[wire.EthernetLen+16:wire.EthernetLen+20])
+			}
+		}
+		_, err := u.WriteTo([]byte("x"), addrPort("192.0.2.9:68"), SendOptions{})
+		require.NoError(t, err)
+		frames := p.take()
+		require.Len(t, frames, 1)
+		require.EqualValues(t, wire.EtherTypeARP, binary.BigEndian.Uint16(frames[0][12:]))
+		_, err = u.WriteToMAC(time.Now().Add(time.Second), nil, addrPort("203.0.113.9:68"), mac, SendOptions{})
+		require.ErrorIs(t, err, syscall.ENETUNREACH)
+		require.NoError(t, u.Close())
+		_, err = u.WriteToMAC(time.Now().Add(time.Second), nil, addrPort("192.0.2.9:68"), mac, SendOptions{})
+		require.ErrorIs(t, err, net.ErrClosed)
 	})
 }
 

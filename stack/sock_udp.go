@@ -357,6 +357,31 @@ func (u *UDP) WriteToBefore(end time.Time, b []byte, to netip.AddrPort, o SendOp
 	return u.written(b, direct, err)
 }
 
+// WriteToMAC is WriteToBefore for a receiver on the link whose link address is mac. The host does not resolve
+// the destination. A DHCP server sends its messages in this way to clients that do not answer ARP requests
+// for their new address yet. On a link without link addresses, mac is ignored.
+func (u *UDP) WriteToMAC(end time.Time, b []byte, to netip.AddrPort, mac wire.MAC, o SendOptions) (int, error) {
+	var d deadline
+	u.mu.Lock()
+	d.set(end, &u.mu, u.writable.Broadcast)
+	to = netip.AddrPortFrom(u.destination(to.Addr(), &o), to.Port())
+	err := u.ready(len(b), to, &o, &d)
+	d.stop()
+	var direct *iface
+	if err == nil {
+		now := u.coarse()
+		if u.path.neigh != nil {
+			u.path.neigh, u.path.mac = nil, wordOf(mac)
+		}
+		sl := u.path.slot(now, wire.UDPLen+len(b), true)
+		copy(sl.buf[transportAt+wire.UDPLen:], b)
+		direct, err = u.send(now, &sl, len(b), 1, to, &o, &frameMeta{})
+		u.path = path{} // its MAC is for this datagram only
+	}
+	u.mu.Unlock()
+	return u.written(b, direct, err)
+}
+
 // write builds a datagram and queues it, or leaves it in a direct slot. u.mu is held. The caller must
 // call written after it has unlocked u.mu.
 func (u *UDP) write(b []byte, to netip.AddrPort, o *SendOptions) (direct *iface, err error) {

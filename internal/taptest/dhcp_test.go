@@ -179,10 +179,10 @@ func TestServersConfigureAHost(t *testing.T) {
 	}
 }
 
-// checkDHCPCapture checks that tshark finds no fault in the messages of a capture, and checks their order.
-func checkDHCPCapture(t *testing.T, capture string) {
+// captureOf returns a function that runs tshark on a capture and returns what tshark prints.
+func captureOf(t *testing.T, capture string) func(args ...string) string {
 	t.Helper()
-	show := func(args ...string) string {
+	return func(args ...string) string {
 		out, err := exec.Command("tshark", append([]string{"-n", "-r", capture, "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:FALSE"}, args...)...).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		var lines []string
@@ -193,6 +193,12 @@ func checkDHCPCapture(t *testing.T, capture string) {
 		}
 		return strings.Join(lines, "")
 	}
+}
+
+// checkDHCPCapture checks that tshark finds no fault in the messages of a capture, and checks their order.
+func checkDHCPCapture(t *testing.T, capture string) {
+	t.Helper()
+	show := captureOf(t, capture)
 	require.Empty(t, show("-Y", "(dhcp || arp) && (_ws.malformed || _ws.expert.severity >= warning)"))
 	// The server may not have received the first DHCPDISCOVER.
 	types := slices.Compact(strings.Fields(show("-Y", "dhcp", "-T", "fields", "-e", "dhcp.option.dhcp")))
