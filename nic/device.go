@@ -6,6 +6,7 @@ package nic
 import (
 	"errors"
 	"iter"
+	"net/netip"
 	"reflect"
 )
 
@@ -15,9 +16,10 @@ import (
 // from several goroutines.
 //
 // A device may also implement DownNotifier, LinkNotifier, ReceiveMerger, ZeroCopyReceiver,
-// Nonblocking and AttachReporter. A stack checks for these interfaces before it calls Attach. A device
-// that wraps another device is a Wrapper. A Wrapper also implements each of these interfaces that the
-// wrapped device implements, if the Wrapper can keep the promises of that interface.
+// Nonblocking, AttachReporter and Configurer. A stack checks for these interfaces before it calls
+// Attach. A device that wraps another device is a Wrapper. A Wrapper also implements each of these
+// interfaces that the wrapped device implements, if the Wrapper can keep the promises of that
+// interface. A Wrapper need not implement Configurer.
 type Device interface {
 	// Link describes the link. While the device is open, only Up may change. If the device is a
 	// LinkNotifier, MTU and MAC may change too.
@@ -67,6 +69,33 @@ type LinkNotifier interface {
 	// goroutine, possibly from several at once, and holds no lock; f may call Link. NotifyLink
 	// reports whether the device will call f. It must be called before Attach.
 	NotifyLink(f func()) bool
+}
+
+// A NetConfig is a configuration of the network layer that the two ends of a link have negotiated.
+type NetConfig struct {
+	Addrs  []netip.Prefix // addresses of this end
+	Routes []netip.Prefix // destinations behind the link
+	DNS    []netip.Addr   // name servers
+}
+
+// A Configurer is a Device that negotiates the addresses of its end with the other end, as PPP does. A
+// device that wraps a Configurer need not be one: a stack looks for it by Unwrap.
+type Configurer interface {
+	Device
+	// NotifyConfig registers f. The device calls f after each negotiation, with the whole configuration,
+	// which replaces the one before. It calls f from one goroutine at a time and holds no lock. Before
+	// the first call the end has no configuration. NotifyConfig must be called before Attach.
+	NotifyConfig(f func(NetConfig))
+}
+
+// ConfigurerOf returns dev, or a device that dev wraps, as a Configurer; nil if there is none.
+func ConfigurerOf(dev Device) Configurer {
+	for d := range chain(dev) {
+		if c, ok := d.(Configurer); ok {
+			return c
+		}
+	}
+	return nil
 }
 
 // A ReceiveMerger is a Device that can merge TCP segments that arrive together into

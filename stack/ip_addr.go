@@ -62,6 +62,10 @@ const (
 	AddrDHCP                        // from a DHCP lease
 	AddrLinkLocal                   // chosen by the host (RFC 3927), or made from the MAC (RFC 4862 5.3)
 	AddrRA                          // in a prefix that a router advertises (RFC 4862)
+
+	// AddrNegotiated is the origin of an address that the device has negotiated with the other end of the
+	// link, as PPP does.
+	AddrNegotiated
 )
 
 // String returns the name of the origin.
@@ -75,6 +79,8 @@ func (o AddrOrigin) String() string {
 		return "link-local"
 	case AddrRA:
 		return "RA"
+	case AddrNegotiated:
+		return "negotiated"
 	}
 	return fmt.Sprintf("origin %d", uint8(o))
 }
@@ -295,7 +301,7 @@ func (s *Stack) newAddr(p netip.Prefix, o AddrOptions) (ifaceAddr, error) {
 		return a, err
 	}
 	switch {
-	case o.Origin > AddrRA:
+	case o.Origin > AddrNegotiated:
 		return a, fmt.Errorf("unknown %v: %w", o.Origin, syscall.EINVAL)
 	case o.Valid < 0:
 		return a, fmt.Errorf("the lifetime of %v is negative: %w", o.Valid, syscall.EINVAL)

@@ -242,8 +242,10 @@ func (s *Stack) withLinkLocal(ifc *iface, list []ifaceAddr) []ifaceAddr {
 
 // needsLinkLocal reports whether the interface has an IPv6 link-local address even if none is
 // configured. This is so on Ethernet, and on a link without MAC addresses if the interface is
-// configured by routers.
-func (ifc *iface) needsLinkLocal() bool { return ifc.linkLen > 0 || ifc.auto != nil }
+// configured by routers and the device does not negotiate the address.
+func (ifc *iface) needsLinkLocal() bool {
+	return ifc.linkLen > 0 || ifc.auto != nil && ifc.negotiated == nil
+}
 
 // beginIPv6 begins to use IPv6 after the MTU of a link has become large enough, as Linux does: it gives the
 // interface a link-local address, and then does for IPv6 what reattach does. No lock is held.

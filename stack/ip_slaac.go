@@ -474,13 +474,21 @@ func (a *autoconf) describe(ifc *iface) *AutoInfo {
 	return info
 }
 
-// LearnedDNS returns the name servers and search domains that routers have advertised on the interfaces
-// that are up.
+// LearnedDNS returns the name servers and search domains of the interfaces that are up: those that routers
+// have advertised, and those that devices have negotiated.
 func (s *Stack) LearnedDNS() (servers []netip.AddrPort, search []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, ifc := range *s.ifaces.Load() {
-		if ifc.auto == nil || ifc.down.Load() {
+		if ifc.down.Load() {
+			continue
+		}
+		if ifc.negotiated != nil {
+			for _, a := range ifc.negotiated.dns {
+				servers = append(servers, netip.AddrPortFrom(a, 53))
+			}
+		}
+		if ifc.auto == nil {
 			continue
 		}
 		info := ifc.auto.describe(ifc)

@@ -44,6 +44,7 @@ type iface struct {
 	neigh6      atomic.Pointer[neighborTable] // nil until first needed: see nd
 	solicited   []netip.Addr                  // solicited-node groups that are joined; under Stack.mu
 	auto        *autoconf                     // nil unless NIC.Auto is set
+	negotiated  *negotiated                   // nil unless the device is a nic.Configurer
 	router      *routerAdv                    // the Router Advertisement to send, or nil; under Stack.mu
 	isRouter    atomic.Bool                   // router is not nil
 	mtu4        atomic.Int32                  // IPv4 MTU of SetIPv4MTU; 0: none
@@ -171,6 +172,9 @@ func newIface(s *Stack, dev nic.Device, name string, index int) *iface {
 	}
 	ifc.igmp.init(ifc, false)
 	ifc.mld.init(ifc, true)
+	if nic.ConfigurerOf(dev) != nil {
+		ifc.negotiated = new(negotiated)
+	}
 	ifc.tx.async.Store(!nic.IsNonblocking(dev))
 	ifc.tx.draining.Store(true) // nothing is sent before up attaches the device and clears draining
 	return ifc
@@ -213,6 +217,10 @@ func (ifc *iface) attach() {
 		if d.NotifyLink(ifc.linkChanged) {
 			ifc.readLink()
 		}
+	}
+	// Learn the addresses that the device negotiates.
+	if d := nic.ConfigurerOf(ifc.dev); d != nil {
+		d.NotifyConfig(ifc.configure)
 	}
 	// Turn on GRO if the device can merge received segments.
 	if d, ok := ifc.dev.(nic.ReceiveMerger); ok {

@@ -1,0 +1,71 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/usernet/usernet/nic"
+)
+
+// A negotiated is the configuration of an interface whose device has negotiated it with the other end of
+// the link. It is under Stack.mu, except that only one goroutine at a time changes it.
+type negotiated struct {
+	addrs  []netip.Prefix // added to the interface
+	routes []Route        // added to the stack
+	dns    []netip.Addr
+}
+
+// configure replaces the configuration that the device has negotiated. It first adds the new addresses and
+// then removes the old ones, so that an interface that keeps a family keeps the family's other routes too.
+func (ifc *iface) configure(c nic.NetConfig) {
+	s, n := ifc.s, ifc.negotiated
+	var addrs []netip.Prefix
+	for _, p := range c.Addrs {
+		if slices.Contains(n.addrs, p) && ifc.find(p.Addr()) >= 0 {
+			addrs = append(addrs, p)
+			continue
+		}
+		if err := s.AddAddr(ifc.name, p, AddrOptions{Origin: AddrNegotiated}); err != nil {
+			ifc.warn("negotiated address cannot be used", "addr", p, err)
+			continue
+		}
+		addrs = append(addrs, p)
+	}
+	for _, p := range n.addrs {
+		if !slices.Contains(addrs, p) {
+			s.RemoveAddr(ifc.name, p.Addr()) // fails if the program has removed it
+		}
+	}
+	var routes []Route
+	for _, p := range c.Routes {
+		r := Route{Dst: p, NIC: ifc.name}
+		err := s.AddRoute(r)
+		switch {
+		case err == nil, errors.Is(err, syscall.EEXIST) && slices.Contains(n.routes, r):
+			routes = append(routes, r)
+		case !errors.Is(err, syscall.EEXIST): // EEXIST: the program has added the route itself
+			ifc.warn("negotiated route cannot be used", "to", p, err)
+		}
+	}
+	for _, r := range n.routes {
+		if !slices.Contains(routes, r) {
+			s.DelRoute(r) // fails if the route went with the last address of its family
+		}
+	}
+	s.mu.Lock()
+	n.addrs, n.routes, n.dns = addrs, routes, slices.Clone(c.DNS)
+	s.mu.Unlock()
+	s.changes.notify()
+}
+
+// warn logs that a part of the configuration cannot be used. A stack that is closed, or an interface that
+// was removed, needs none.
+func (ifc *iface) warn(text, key string, value fmt.Stringer, err error) {
+	if !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ENODEV) {
+		ifc.s.log.Warn(text, "nic", ifc.name, key, value, "err", err)
+	}
+}
