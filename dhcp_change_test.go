@@ -20,11 +20,8 @@ import (
 
 // withClient starts a server with an address for an hour, and a host with a client without probes.
 func withClient(t *testing.T, dev func(nic.Device) nic.Device, cfg usernet.DHCPConfig) (s *testServer, client *usernet.Host) {
-	wireA, wireB := nic.Pipe(nic.PipeConfig{})
-	server := host(wireA, "192.0.2.1/24")
-	t.Cleanup(func() { server.Close() })
-	s = startServer(t, server, "192.0.2.7", time.Hour)
-	client, err := usernet.New(usernet.Config{NIC: dev(wireB), NoIPv6: true})
+	s, wire := linkWithServer(t, time.Hour)
+	client, err := usernet.New(usernet.Config{NIC: dev(wire), NoIPv6: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { client.Close() })
 	cfg.NoProbe = true
@@ -135,11 +132,8 @@ func TestADeletedRouteStaysDeleted(t *testing.T) {
 func TestALeaseOfAStaticAddress(t *testing.T) {
 	for _, noProbe := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			wireA, wireB := nic.Pipe(nic.PipeConfig{})
-			server := host(wireA, "192.0.2.1/24")
-			defer server.Close()
-			s := startServer(t, server, "192.0.2.7", time.Minute)
-			client, err := usernet.New(usernet.Config{NIC: wireB, NoIPv6: true, Addrs: prefixes("192.0.2.7/24")})
+			s, wire := linkWithServer(t, time.Minute)
+			client, err := usernet.New(usernet.Config{NIC: wire, NoIPv6: true, Addrs: prefixes("192.0.2.7/24")})
 			require.NoError(t, err)
 			defer client.Close()
 			require.NoError(t, client.Stack().SetIPv4MTU("", 1400))

@@ -67,6 +67,15 @@ func startServer(t *testing.T, h *usernet.Host, a string, lease time.Duration) *
 	return s
 }
 
+// linkWithServer makes a link with a server on a host with the address 192.0.2.1. The server assigns the address
+// 192.0.2.7. dev is the other end of the link.
+func linkWithServer(t *testing.T, lease time.Duration) (s *testServer, dev nic.Device) {
+	near, far := nic.Pipe(nic.PipeConfig{})
+	h := host(near, "192.0.2.1/24")
+	t.Cleanup(func() { h.Close() })
+	return startServer(t, h, "192.0.2.7", lease), far
+}
+
 func (s *testServer) serve(m *dhcp.Message4, info usernet.PacketInfo) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,10 +178,8 @@ func prefixes(list ...string) (ps []netip.Prefix) {
 // month, and returns it.
 func TestAHostConfiguresItselfByDHCP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		server := host(wireA, "192.0.2.1/24")
-		defer server.Close()
-		s := startServer(t, server, "192.0.2.7", 7*24*time.Hour)
+		s, wire := linkWithServer(t, 7*24*time.Hour)
+		server := s.host
 		search, err := dhcp.AppendSearch(nil, []string{"a.test", "b.test"})
 		require.NoError(t, err)
 		s.options.Set(dhcp.OptDomainSearch, search)
@@ -182,7 +189,7 @@ func TestAHostConfiguresItselfByDHCP(t *testing.T) {
 		go answerDNS(pc, map[string]string{"www.b.test.": "192.0.2.1"})
 
 		var log bytes.Buffer
-		client := newDHCPHost(t, wireB, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		client := newDHCPHost(t, wire, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		defer client.Close()
 		require.Empty(t, client.Addrs())
 		began := time.Now()
@@ -269,18 +276,15 @@ func answerDNS(pc net.PacketConn, names map[string]string) {
 // ends, and are then removed.
 func TestEverythingLeavesWithTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		server := host(wireA, "192.0.2.1/24")
-		defer server.Close()
 		const week = 7 * 24 * time.Hour
-		s := startServer(t, server, "192.0.2.7", week)
+		s, wire := linkWithServer(t, week)
 		s.options.Set(dhcp.OptClasslessRoutes, dhcp.AppendRoutes(nil, []dhcp.Route4{
 			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.0.2.1")},
 			{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("192.0.2.3")},
 			{Dst: netip.MustParsePrefix("172.16.0.0/12")},
 		}))
 		s.options.Set(dhcp.OptMTU, []byte{1400 >> 8, 1400 & 255})
-		client := newDHCPHost(t, wireB)
+		client := newDHCPHost(t, wire)
 		defer client.Close()
 		began := time.Now()
 		waitOnline(t, client)
@@ -375,11 +379,9 @@ func TestAnAddressOfAnotherMachineIsDeclined(t *testing.T) {
 // A laptop moves to another network. The DHCP server there does not know the laptop's address.
 func TestAHostMovesToAnotherNetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		server := host(wireA, "192.0.2.1/24")
-		defer server.Close()
-		s := startServer(t, server, "192.0.2.7", time.Hour)
-		dev := nictest.NewChangeable(wireB)
+		s, wire := linkWithServer(t, time.Hour)
+		server := s.host
+		dev := nictest.NewChangeable(wire)
 		client := newDHCPHost(t, dev)
 		defer client.Close()
 		waitOnline(t, client)
@@ -424,11 +426,8 @@ func TestAHostMovesToAnotherNetwork(t *testing.T) {
 // before the routes exist. Without probes, the client has the lease already at the event of the probe.
 func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		server := host(wireA, "192.0.2.1/24")
-		defer server.Close()
-		s := startServer(t, server, "192.0.2.7", time.Minute)
-		client, err := usernet.New(usernet.Config{NIC: wireB, NoIPv6: true})
+		s, wire := linkWithServer(t, time.Minute)
+		client, err := usernet.New(usernet.Config{NIC: wire, NoIPv6: true})
 		require.NoError(t, err)
 		defer client.Close()
 		var seen []string
@@ -448,11 +447,8 @@ func TestALeaseIsReportedWhenItsRoutesExist(t *testing.T) {
 // A host that is closed while it probes its address returns the address.
 func TestAnAddressBeingProbedIsReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		server := host(wireA, "192.0.2.1/24")
-		defer server.Close()
-		s := startServer(t, server, "192.0.2.7", time.Hour)
-		client := newDHCPHost(t, wireB)
+		s, wire := linkWithServer(t, time.Hour)
+		client := newDHCPHost(t, wire)
 		time.Sleep(2 * time.Second)
 		require.Equal(t, dhcp.Probing, client.DHCP()[0].State)
 		require.NoError(t, client.Close())
@@ -644,12 +640,9 @@ func TestDHCPUnderLoss(t *testing.T) {
 // a good server.
 func TestAFloodOfNonsenseFromAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		wireA, wireB := nic.Pipe(nic.PipeConfig{})
-		server := host(wireA, "192.0.2.1/24")
-		defer server.Close()
-		s := startServer(t, server, "192.0.2.7", 0)
+		s, wire := linkWithServer(t, 0)
 		var log bytes.Buffer
-		client := newDHCPHost(t, wireB, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		client := newDHCPHost(t, wire, func(c *usernet.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 		defer client.Close()
 		time.Sleep(time.Second)
 		require.Equal(t, "an offer of 192.0.2.1 is not taken: its lease time is 0", client.DHCP()[0].Refusal)
@@ -683,11 +676,8 @@ func TestAFloodOfNonsenseFromAServer(t *testing.T) {
 func TestAForgottenDHCPClientLeavesNothingBehind(t *testing.T) {
 	for _, wait := range []time.Duration{0, time.Second, time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
-			wireA, wireB := nic.Pipe(nic.PipeConfig{})
-			server := host(wireA, "192.0.2.1/24")
-			defer server.Close()
-			startServer(t, server, "192.0.2.7", time.Hour)
-			newDHCPHost(t, wireB)
+			_, wire := linkWithServer(t, time.Hour)
+			newDHCPHost(t, wire)
 			alone, _ := nic.Pipe(nic.PipeConfig{})
 			newDHCPHost(t, alone)
 			time.Sleep(wait)

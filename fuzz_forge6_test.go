@@ -21,13 +21,13 @@ func forge6(r *rand.Rand, like nic.Frame, b []byte, back bool, to int, link *nic
 	case 0:
 		return one(flip(r, b))
 	case 1, 2:
-		return one(fixFrame6(flip(r, cut6(b, link.MTU))))
+		return one(fixFrame6(flip(r, cut(b, link.MTU))))
 	case 3, 4:
 		return one(forgeICMP6(r, like.AppendTo(nil), to))
 	case 5:
 		return one(forgeND(r, to))
 	case 6:
-		return one(forgeIP6(r, cut6(b, link.MTU)))
+		return one(forgeIP6(r, cut(b, link.MTU)))
 	case 7, 8:
 		return []nic.Frame{lie(r, b)}
 	case 9:
@@ -35,9 +35,9 @@ func forge6(r *rand.Rand, like nic.Frame, b []byte, back bool, to int, link *nic
 		setMACs(f.Head, to)
 		return []nic.Frame{f}
 	case 10:
-		return forgeFragments6(r, cut6(b, link.MTU))
+		return forgeFragments6(r, cut(b, link.MTU))
 	}
-	return one(forgeTCP6(r, cut6(b, link.MTU)))
+	return one(forgeTCP6(r, cut(b, link.MTU)))
 }
 
 // turnRound6 swaps the addresses, the ports, and TCP's sequence and acknowledgment numbers of an IPv6
@@ -48,25 +48,8 @@ func turnRound6(b []byte) {
 	copy(a[:], ip[8:])
 	copy(ip[8:24], ip[24:40])
 	copy(ip[24:40], a[:])
-	t := ip[wire.IPv6Len:]
-	if next := wire.Proto(ip[wire.IPv6NextOffset]); len(t) >= wire.TCPLen && (next == wire.ProtoTCP || next == wire.ProtoUDP) {
-		t[0], t[1], t[2], t[3] = t[2], t[3], t[0], t[1]
-		if next == wire.ProtoTCP {
-			for i := range 4 { // sequence and acknowledgement numbers
-				t[4+i], t[8+i] = t[8+i], t[4+i]
-			}
-		}
-	}
+	reversePorts(wire.Proto(ip[wire.IPv6NextOffset]), ip[wire.IPv6Len:])
 	fixFrame6(b)
-}
-
-// cut6 shortens a packet that is larger than the MTU, because it was a super-frame.
-func cut6(b []byte, mtu int) []byte {
-	if len(b) > wire.EthernetLen+mtu {
-		b = b[:wire.EthernetLen+mtu]
-		binary.BigEndian.PutUint16(b[wire.EthernetLen+wire.IPv6PayloadLenOffset:], uint16(mtu-wire.IPv6Len))
-	}
-	return b
 }
 
 func fuzzAddr6(r *rand.Rand) netip.Addr {
@@ -96,11 +79,7 @@ func forgeICMP6(r *rand.Rand, b []byte, to int) []byte {
 	if h.Type == wire.ICMPv6TooBig {
 		h.Code, h.Rest = 0, uint32([...]int{0, 1, 68, 1279, 1280, 1281, 1400, 1499, 1500, 65535}[r.IntN(10)])
 	}
-	quoted := b[wire.EthernetLen:]
-	quoted = quoted[:min(len(quoted), [...]int{48, 48, 60, 80, 1200, r.IntN(100)}[r.IntN(6)])]
-	if r.IntN(4) == 0 {
-		quoted = flip(r, append([]byte{}, append(quoted, 0)...))
-	}
+	quoted := forgeQuote(r, b[wire.EthernetLen:], 48, 48, 60, 80, 1200)
 	msg := make([]byte, wire.ICMPLen+len(quoted))
 	copy(msg[wire.ICMPLen:], quoted)
 	msg[0], msg[1] = byte(h.Type), h.Code
@@ -167,49 +146,29 @@ func forgeIP6(r *rand.Rand, b []byte) []byte {
 	return fixFrame6(e)
 }
 
-// forgeFragments6 cuts a real packet into fragments, some of which are lost, repeated or overlap.
-func forgeFragments6(r *rand.Rand, b []byte) (frames []nic.Frame) {
+// forgeFragments6 splits a real packet into fragments.
+func forgeFragments6(r *rand.Rand, b []byte) []nic.Frame {
 	h, p, reason := wire.ParseIPv6(b[wire.EthernetLen:])
 	if reason != wire.OK || len(p) == 0 {
 		return nil
 	}
 	id := r.Uint32()
 	size := max(8, r.IntN(max(len(p), 9))&^7)
-	for off := 0; off < len(p) && len(frames) < 100; off += size {
-		n := min(size, len(p)-off)
-		at, more := off, off+n < len(p)
-		switch r.IntN(12) {
-		case 0:
-			continue
-		case 1:
-			at = max(0, off-8)
-		case 2:
-			more = !more
-		case 3:
-			at = 8 * r.IntN(8192)
-		}
-		piece := make([]byte, wire.FragmentLen+n)
-		piece[0] = byte(h.Next)
+	return forgePieces(r, p, size, func(at int, more bool, piece []byte) []byte {
+		payload := make([]byte, wire.FragmentLen, wire.FragmentLen+len(piece))
+		payload[0] = byte(h.Next)
 		field := uint16(at)
 		if more {
 			field |= 1
 		}
-		binary.BigEndian.PutUint16(piece[2:], field)
-		binary.BigEndian.PutUint32(piece[4:], id)
-		copy(piece[wire.FragmentLen:], p[off:off+n])
+		binary.BigEndian.PutUint16(payload[2:], field)
+		binary.BigEndian.PutUint32(payload[4:], id)
 		f := h
 		f.Next = wire.ProtoFragment
-		e := ethernetIP6(0, f, piece)
+		e := ethernetIP6(0, f, append(payload, piece...))
 		copy(e, b[:12])
-		frames = append(frames, nic.Frame{Head: e})
-		if r.IntN(10) == 0 {
-			frames = append(frames, cloneFrame(frames[len(frames)-1]))
-		}
-	}
-	if r.IntN(2) == 0 {
-		r.Shuffle(len(frames), func(i, j int) { frames[i], frames[j] = frames[j], frames[i] })
-	}
-	return frames
+		return e
+	})
 }
 
 // forgeTCP6 changes a real segment and sets its checksum.

@@ -68,23 +68,34 @@ func reversed(b []byte) {
 	copy(a[:], ip[12:])
 	copy(ip[12:16], ip[16:20])
 	copy(ip[16:20], a[:])
-	at := int(ip[0]&15) * 4
-	if at+20 <= len(ip) && (ip[9] == byte(wire.ProtoTCP) || ip[9] == byte(wire.ProtoUDP)) {
-		t := ip[at:]
-		t[0], t[1], t[2], t[3] = t[2], t[3], t[0], t[1]
-		if ip[9] == byte(wire.ProtoTCP) {
-			for i := range 4 { // sequence and acknowledgement numbers
-				t[4+i], t[8+i] = t[8+i], t[4+i]
-			}
-		}
+	if at := int(ip[0]&15) * 4; at <= len(ip) {
+		reversePorts(wire.Proto(ip[9]), ip[at:])
 	}
 	fixFrame(b)
 }
 
+// reversePorts swaps the ports of TCP and UDP, and TCP's sequence and acknowledgment numbers.
+func reversePorts(proto wire.Proto, t []byte) {
+	if len(t) < wire.TCPLen || proto != wire.ProtoTCP && proto != wire.ProtoUDP {
+		return
+	}
+	t[0], t[1], t[2], t[3] = t[2], t[3], t[0], t[1]
+	if proto == wire.ProtoTCP {
+		for i := range 4 { // sequence and acknowledgement numbers
+			t[4+i], t[8+i] = t[8+i], t[4+i]
+		}
+	}
+}
+
 // cut shortens a packet that is larger than the MTU, because it was a super-frame.
 func cut(b []byte, mtu int) []byte {
-	if len(b) > wire.EthernetLen+mtu {
-		b = b[:wire.EthernetLen+mtu]
+	if len(b) <= wire.EthernetLen+mtu {
+		return b
+	}
+	b = b[:wire.EthernetLen+mtu]
+	if isType(b, wire.EtherTypeIPv6) {
+		binary.BigEndian.PutUint16(b[wire.EthernetLen+wire.IPv6PayloadLenOffset:], uint16(mtu-wire.IPv6Len))
+	} else {
 		binary.BigEndian.PutUint16(b[wire.EthernetLen+2:], uint16(mtu))
 	}
 	return b
@@ -162,14 +173,21 @@ func forgeICMP(r *rand.Rand, b []byte, from, to int) []byte {
 	if h.Type == wire.ICMPUnreachable && r.IntN(2) == 0 {
 		h.Code, h.Rest = wire.UnreachFragNeeded, uint32([...]int{0, 1, 67, 68, 100, 296, 552, 576, 1280, 1499, 1500, 65535}[r.IntN(12)])
 	}
-	quoted := b[wire.EthernetLen:]
-	quoted = quoted[:min(len(quoted), [...]int{28, 28, 40, 60, 548, r.IntN(100)}[r.IntN(6)])]
-	if r.IntN(4) == 0 {
-		quoted = flip(r, append([]byte{}, append(quoted, 0)...))
-	}
+	quoted := forgeQuote(r, b[wire.EthernetLen:], 28, 28, 40, 60, 548)
 	msg := make([]byte, wire.ICMPLen+len(quoted))
 	h.Put(msg, quoted)
 	return ethernetIP(to, wire.IPv4{Proto: wire.ProtoICMP, Src: other, Dst: me}, msg)
+}
+
+// forgeQuote returns the start of a packet for an ICMP error, sometimes damaged. Its length is one of sizes,
+// or below 100.
+func forgeQuote(r *rand.Rand, ip []byte, sizes ...int) []byte {
+	sizes = append(sizes, r.IntN(100))
+	quoted := ip[:min(len(ip), sizes[r.IntN(len(sizes))])]
+	if r.IntN(4) == 0 {
+		quoted = flip(r, append([]byte{}, append(quoted, 0)...))
+	}
+	return quoted
 }
 
 func forgeIGMP(r *rand.Rand, to int) []byte {
@@ -191,31 +209,40 @@ func forgeIGMP(r *rand.Rand, to int) []byte {
 	return fixFrame(ethernetIP(to, h, msg))
 }
 
-// forgeFragments splits a real packet into fragments. Some of them are lost, repeated or overlap.
-func forgeFragments(r *rand.Rand, b []byte, mtu int) (frames []nic.Frame) {
+// forgeFragments splits a real packet into fragments.
+func forgeFragments(r *rand.Rand, b []byte, mtu int) []nic.Frame {
 	h, p, reason := wire.ParseIPv4(b[wire.EthernetLen:])
 	if reason != wire.OK || h.IsFragment() {
 		return nil
 	}
 	id := uint16(r.Uint32())
 	size := max(8, r.IntN(min(max(len(p), 9), mtu-20))&^7)
+	return forgePieces(r, p, size, func(at int, more bool, piece []byte) []byte {
+		f := h
+		f.ID, f.FragOffset, f.MoreFragments = id, uint16(at), more
+		e := ethernetIP(0, f, piece)
+		copy(e, b[:12])
+		return e
+	})
+}
+
+// forgePieces splits a payload into pieces of size bytes, and makes a fragment of each with the function
+// fragment. Some fragments are lost, repeated, in a wrong place or in a wrong order.
+func forgePieces(r *rand.Rand, p []byte, size int, fragment func(at int, more bool, piece []byte) []byte) (frames []nic.Frame) {
 	for off := 0; off < len(p) && len(frames) < 100; off += size {
 		n := min(size, len(p)-off)
-		f := h
-		f.ID, f.FragOffset, f.MoreFragments = id, uint16(off), off+n < len(p)
+		at, more := off, off+n < len(p)
 		switch r.IntN(12) {
 		case 0:
 			continue
 		case 1:
-			f.FragOffset = uint16(max(0, off-8))
+			at = max(0, off-8)
 		case 2:
-			f.MoreFragments = !f.MoreFragments
+			more = !more
 		case 3:
-			f.FragOffset = uint16(8 * r.IntN(8192))
+			at = 8 * r.IntN(8192)
 		}
-		e := ethernetIP(0, f, p[off:off+n])
-		copy(e, b[:12])
-		frames = append(frames, nic.Frame{Head: e})
+		frames = append(frames, nic.Frame{Head: fragment(at, more, p[off:off+n])})
 		if r.IntN(10) == 0 {
 			frames = append(frames, cloneFrame(frames[len(frames)-1]))
 		}
