@@ -29,8 +29,9 @@ var floors = map[string][]string{
 	"stack":      {"stack/wire", "stack/tcp", "nic", "internal/addrsel", "internal/tally"},
 	"stack/tcp":  {"stack/wire"},
 	"stack/wire": {},
-	"nic":        {"stack/wire", "internal/tally", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
+	"nic":        {"stack/wire", "internal/tally", "nic/pcap", "github.com/songgao/water", "golang.org/x/sys/unix", "golang.org/x/sys/windows"},
 	"nic/ppp":    {"nic"},
+	"nic/pcap":   {},
 	"resolve":    {"golang.org/x/net/dns/dnsmessage", "internal/addrsel"},
 	// These two contain a TLS and an HTTP client, which an importer of the root does not get.
 	"resolve/dot":      {},

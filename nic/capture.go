@@ -1,11 +1,12 @@
 package nic
 
 import (
-	"encoding/binary"
 	"io"
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/usernet/usernet/nic/pcap"
 )
 
 // CaptureConfig configures a Capture.
@@ -59,7 +60,7 @@ func (c *Captured) Attach(recv func(batch []Frame)) {
 		if c.closed.Load() {
 			return
 		}
-		c.capture(batch, inbound)
+		c.capture(batch, pcap.Inbound)
 		recv(batch)
 	})
 }
@@ -69,7 +70,7 @@ func (c *Captured) Send(batch []Frame) (n int, err error) {
 	if c.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	c.capture(batch, outbound)
+	c.capture(batch, pcap.Outbound)
 	return c.dev.Send(batch)
 }
 
@@ -110,27 +111,7 @@ func (c *Captured) Err() error {
 	return nil
 }
 
-// Numbers from draft-ietf-opsawg-pcapng section 4 and from the registry of link types.
-const (
-	blockSection   = 0x0a0d0d0a
-	blockInterface = 1
-	blockPacket    = 6 // Enhanced Packet Block
-
-	byteOrderMagic = 0x1a2b3c4d
-	linkEthernet   = 1
-	linkRaw        = 101 // LINKTYPE_RAW: each packet begins with an IPv4 or IPv6 header
-
-	optEnd       = 0
-	optUserAppl  = 4 // of the section
-	optIfName    = 2
-	optIfMAC     = 6
-	optIfTSResol = 9
-	optFlags     = 2 // of a packet
-
-	inbound, outbound = 1, 2 // bits 0-1 of a packet's flags
-)
-
-func (c *Captured) capture(batch []Frame, direction uint32) {
+func (c *Captured) capture(batch []Frame, direction pcap.Direction) {
 	if c.err.Load() != nil {
 		return
 	}
@@ -160,49 +141,18 @@ func (c *Captured) write(block []byte) bool {
 	return err == nil
 }
 
-// appendHeader appends the section header and the description of the link.
+// appendHeader appends the beginning of the capture.
 func (c *Captured) appendHeader(b []byte) []byte {
-	le := binary.LittleEndian
-	start := len(b)
-	b = le.AppendUint32(b, blockSection)
-	b = le.AppendUint32(b, 0) // length, set by endBlock
-	b = le.AppendUint32(b, byteOrderMagic)
-	b = le.AppendUint16(b, 1) // version 1.0
-	b = le.AppendUint16(b, 0)
-	b = le.AppendUint64(b, 1<<64-1) // length of the section: unknown
-	b = appendOption(b, optUserAppl, []byte("usernet"))
-	b = endBlock(b, start)
-
-	linkType := uint16(linkEthernet)
-	if c.link.Medium == IP {
-		linkType = linkRaw
-	}
-	start = len(b)
-	b = le.AppendUint32(b, blockInterface)
-	b = le.AppendUint32(b, 0)
-	b = le.AppendUint16(b, linkType)
-	b = le.AppendUint16(b, 0)
-	b = le.AppendUint32(b, uint32(c.snap)) // "0 means no limit"
-	b = appendOption(b, optIfName, []byte(c.link.Name))
+	ifc := pcap.Interface{Name: c.link.Name, Link: pcap.LinkRaw, SnapLen: c.snap}
 	if c.link.Medium == Ethernet {
-		b = appendOption(b, optIfMAC, c.link.MAC[:])
+		ifc.Link, ifc.MAC = pcap.LinkEthernet, c.link.MAC
 	}
-	b = appendOption(b, optIfTSResol, []byte{9}) // nanoseconds
-	return endBlock(b, start)
+	return pcap.AppendInterface(pcap.AppendSection(b), ifc)
 }
 
-// appendPacket appends an Enhanced Packet Block.
-func (c *Captured) appendPacket(b []byte, f *Frame, direction uint32) []byte {
-	le := binary.LittleEndian
-	start := len(b)
-	now := uint64(time.Now().UnixNano())
-	b = le.AppendUint32(b, blockPacket)
-	b = le.AppendUint32(b, 0)
-	b = le.AppendUint32(b, 0) // interface
-	b = le.AppendUint32(b, uint32(now>>32))
-	b = le.AppendUint32(b, uint32(now))
-	b = le.AppendUint32(b, 0) // captured length, set below
-	b = le.AppendUint32(b, uint32(f.Len()))
+// appendPacket appends the record of a frame.
+func (c *Captured) appendPacket(b []byte, f *Frame, direction pcap.Direction) []byte {
+	b = pcap.BeginPacket(b, 0, time.Now(), f.Len())
 	data := len(b)
 	b = f.AppendTo(b)
 	if f.NeedsChecksum {
@@ -211,33 +161,5 @@ func (c *Captured) appendPacket(b []byte, f *Frame, direction uint32) []byte {
 	if c.snap > 0 && len(b)-data > c.snap {
 		b = b[:data+c.snap]
 	}
-	le.PutUint32(b[data-8:], uint32(len(b)-data))
-	b = pad(b, data)
-	b = appendOption(b, optFlags, le.AppendUint32(make([]byte, 0, 4), direction))
-	return endBlock(b, start)
-}
-
-// appendOption appends one option with its padding.
-func appendOption(b []byte, code uint16, value []byte) []byte {
-	b = binary.LittleEndian.AppendUint16(b, code)
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(value)))
-	start := len(b)
-	return pad(append(b, value...), start)
-}
-
-// pad appends zeros until the bytes from start on are a multiple of 4.
-func pad(b []byte, start int) []byte {
-	for (len(b)-start)%4 != 0 {
-		b = append(b, 0)
-	}
-	return b
-}
-
-// endBlock appends the end of the options and of the block that begins at start. It writes the
-// block's length at the block's beginning and end.
-func endBlock(b []byte, start int) []byte {
-	b = appendOption(b, optEnd, nil)
-	n := uint32(len(b) - start + 4)
-	binary.LittleEndian.PutUint32(b[start+4:], n)
-	return binary.LittleEndian.AppendUint32(b, n)
+	return pcap.EndPacket(b, data, direction)
 }

@@ -1,0 +1,156 @@
+package pcap
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+)
+
+// An Interface describes where packets were captured.
+type Interface struct {
+	Name    string
+	MAC     [6]byte // not written if it is zero
+	Link    LinkType
+	SnapLen int // maximum number of bytes that are captured of a packet; 0 means no limit
+}
+
+// AppendSection appends the beginning of a pcapng file to b.
+func AppendSection(b []byte) []byte {
+	le := binary.LittleEndian
+	start := len(b)
+	b = le.AppendUint32(b, blockSection)
+	b = le.AppendUint32(b, 0) // length, set by endBlock
+	b = le.AppendUint32(b, byteOrderMagic)
+	b = le.AppendUint16(b, 1) // version 1.0
+	b = le.AppendUint16(b, 0)
+	b = le.AppendUint64(b, 1<<64-1) // length of the section: unknown
+	b = appendOption(b, optUserAppl, []byte("usernet"))
+	return endBlock(b, start)
+}
+
+// AppendInterface appends the description of an interface, whose timestamps are nanoseconds.
+func AppendInterface(b []byte, ifc Interface) []byte {
+	le := binary.LittleEndian
+	start := len(b)
+	b = le.AppendUint32(b, blockInterface)
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint16(b, uint16(ifc.Link))
+	b = le.AppendUint16(b, 0)
+	b = le.AppendUint32(b, uint32(ifc.SnapLen)) // "0 means no limit"
+	if ifc.Name != "" {
+		b = appendOption(b, optIfName, []byte(ifc.Name))
+	}
+	if ifc.MAC != ([6]byte{}) {
+		b = appendOption(b, optIfMAC, ifc.MAC[:])
+	}
+	b = appendOption(b, optIfTSResol, []byte{9}) // nanoseconds
+	return endBlock(b, start)
+}
+
+// packetHeader is the length in bytes of the part of a packet block before the packet.
+const packetHeader = 28
+
+// BeginPacket appends the beginning of a packet block. The caller then appends the bytes of the packet
+// and calls EndPacket. index is the number of the interface in the section, and length the packet's length
+// on the link.
+func BeginPacket(b []byte, index int, t time.Time, length int) []byte {
+	le := binary.LittleEndian
+	var ns uint64
+	if !t.IsZero() {
+		ns = uint64(t.UnixNano())
+	}
+	b = le.AppendUint32(b, blockPacket)
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint32(b, uint32(index))
+	b = le.AppendUint32(b, uint32(ns>>32))
+	b = le.AppendUint32(b, uint32(ns))
+	b = le.AppendUint32(b, 0) // captured length, set by EndPacket
+	return le.AppendUint32(b, uint32(length))
+}
+
+// EndPacket ends the packet block whose packet begins at b[data].
+func EndPacket(b []byte, data int, dir Direction) []byte {
+	le := binary.LittleEndian
+	le.PutUint32(b[data-8:], uint32(len(b)-data))
+	b = pad(b, data)
+	if dir != Unknown {
+		b = le.AppendUint16(b, optFlags)
+		b = le.AppendUint16(b, 4)
+		b = le.AppendUint32(b, uint32(dir))
+	}
+	return endBlock(b, data-packetHeader)
+}
+
+// appendOption appends one option with its padding.
+func appendOption(b []byte, code uint16, value []byte) []byte {
+	b = binary.LittleEndian.AppendUint16(b, code)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(value)))
+	start := len(b)
+	return pad(append(b, value...), start)
+}
+
+// pad appends zeros until the bytes from start on are a multiple of 4.
+func pad(b []byte, start int) []byte {
+	for (len(b)-start)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// endBlock appends the end of the options and of the block that begins at start. It writes the
+// block's length at the block's beginning and end.
+func endBlock(b []byte, start int) []byte {
+	b = appendOption(b, optEnd, nil)
+	n := uint32(len(b) - start + 4)
+	binary.LittleEndian.PutUint32(b[start+4:], n)
+	return binary.LittleEndian.AppendUint32(b, n)
+}
+
+// A Writer writes packets in the pcapng format, each with one Write.
+type Writer struct {
+	w     io.Writer
+	name  string
+	snap  int
+	links []LinkType // of the interfaces that have been written
+	block []byte
+}
+
+// NewWriter writes the beginning of a capture. Packets of each link type belong to an interface of their
+// own, with the name and the SnapLen of ifc.
+func NewWriter(w io.Writer, ifc Interface) (*Writer, error) {
+	p := &Writer{w: w, name: ifc.Name, snap: max(ifc.SnapLen, 0), links: []LinkType{ifc.Link}}
+	ifc.SnapLen = p.snap
+	return p, p.write(AppendInterface(AppendSection(nil), ifc))
+}
+
+// Write writes a packet, or as many of its bytes as SnapLen allows.
+func (p *Writer) Write(pkt Packet) error {
+	index := 0
+	for index < len(p.links) && p.links[index] != pkt.Link {
+		index++
+	}
+	b := p.block[:0]
+	if index == len(p.links) {
+		b = AppendInterface(b, Interface{Name: p.name, Link: pkt.Link, SnapLen: p.snap})
+		p.links = append(p.links, pkt.Link)
+	}
+	b = BeginPacket(b, index, pkt.Time, max(pkt.Len, len(pkt.Data)))
+	data := len(b)
+	if p.snap > 0 && len(pkt.Data) > p.snap {
+		pkt.Data = pkt.Data[:p.snap]
+	}
+	p.block = EndPacket(append(b, pkt.Data...), data, pkt.Direction)
+	return p.write(p.block)
+}
+
+func (p *Writer) write(b []byte) error {
+	n, err := p.w.Write(b)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("pcap: write: %w", err)
+	}
+	return nil
+}
