@@ -89,3 +89,14 @@ func (c *cache) put(key cacheKey, ans *answer, now time.Time) {
 		c.recent.Remove(oldest)
 	}
 }
+
+// clear removes all answers.
+func (c *cache) clear() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.entries)
+	c.recent.Init()
+}

@@ -45,6 +45,12 @@ func (r *Resolver) query(ctx context.Context, name dnsmessage.Name, typ dnsmessa
 	tries := r.cfg.Attempts * len(servers)
 	var last error
 	for i := range tries {
+		if i > 0 {
+			// The network may have advertised other servers during the last try.
+			if now := r.upstream(); len(now) > 0 {
+				servers = now
+			}
+		}
 		s := servers[(first+i)%len(servers)]
 		ans, err := r.try(ctx, s, q, f)
 		if err == nil {

@@ -63,6 +63,7 @@ func (r *Resolver) begin(ctx context.Context, fqdn string, typ dnsmessage.Type, 
 		return q
 	}
 	q.name = name
+	r.upstream() // forgets the answers of another network
 	if q.ans = r.cache.get(q.key, time.Now()); q.ans != nil {
 		return q
 	}
@@ -104,6 +105,7 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 		address: address, first: make(chan struct{}),
 	}
 	r.flights[key] = f
+	network := r.network
 	f.ctx = &flightContext{values: ctx, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(f.ctx)
 	go func() {
@@ -118,12 +120,21 @@ func (r *Resolver) launch(ctx context.Context, key cacheKey, name dnsmessage.Nam
 		switch e := err.(type) {
 		case nil:
 			f.ans, f.err = ans, nil
-			r.cache.put(key, ans, time.Now())
+			r.keep(key, ans, network)
 		case *net.DNSError:
 			f.err = e
 		}
 	}()
 	return f
+}
+
+// keep caches an answer, unless the network has changed since the question was asked.
+func (r *Resolver) keep(key cacheKey, ans *answer, network uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.network == network {
+		r.cache.put(key, ans, time.Now())
+	}
 }
 
 // forget removes a flight, so that the next caller with the same question starts a new one.

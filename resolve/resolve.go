@@ -41,8 +41,9 @@ type Config struct {
 	// Search are the domains that are appended to names without a final dot.
 	Search []string
 	// Learned returns the servers and search domains that the network has advertised. The Resolver
-	// uses them after the configured ones. It calls Learned for each lookup, from several
-	// goroutines at the same time, and the result may change. Learned may be nil.
+	// uses them after the configured ones. It calls Learned for each lookup and each try, from
+	// several goroutines at the same time, and the result may change: lookups in progress continue
+	// at the new servers, and cached answers are forgotten. Learned may be nil.
 	Learned func() (servers []netip.AddrPort, search []string)
 	// Ndots is a minimum number of dots. A name with at least that many dots is tried as it is
 	// before the search list is applied. 0 stands for 1, and a negative value for no dots.
@@ -129,6 +130,7 @@ type Resolver struct {
 	mu      sync.Mutex
 	flights map[cacheKey]*flight // outstanding questions
 	learned []*server            // the servers in the last result of cfg.Learned
+	network uint64               // changes with the set of those servers
 }
 
 // A server is a recursive name server, with what its responses have shown about it.
@@ -235,7 +237,9 @@ func appendDomains(search, domains []string) []string {
 	return search
 }
 
-// upstream returns the servers to query.
+// upstream returns the servers to query. If the network has advertised other servers since the last call,
+// upstream empties the cache: the host may be in another network, where names have other addresses, and
+// where names exist that did not exist before.
 func (r *Resolver) upstream() []*server {
 	if r.cfg.Learned == nil || r.cfg.Dial == nil && r.cfg.Exchange == nil {
 		return r.servers
@@ -249,7 +253,14 @@ func (r *Resolver) upstream() []*server {
 			servers = append(servers, r.learnedServer(addr))
 		}
 	}
-	r.learned = servers[len(r.servers):]
+	learned := servers[len(r.servers):]
+	if len(learned) != len(r.learned) || slices.ContainsFunc(learned, func(s *server) bool { return !slices.Contains(r.learned, s) }) {
+		r.network++
+		r.cache.clear()
+		// Callers that ask from now on do not join a query in the former network.
+		clear(r.flights)
+	}
+	r.learned = learned
 	return servers
 }
 
