@@ -206,6 +206,9 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 		return nil, errMissingAddress
 	}
 	addrs, err := h.internetAddrs(ctx, lookup, name, address)
+	if h.nat64 && err == nil && len(addrs) == 1 && name[len(name)-1] != '4' {
+		addrs = h.translated(ctx, name, addrs)
+	}
 	if err != nil || local == nil {
 		return addrs, err
 	}
@@ -225,6 +228,21 @@ func (h *Host) dialAddrs(ctx context.Context, lookup lookupFunc, network, addres
 		return nil, &net.AddrError{Err: noSuitableAddress, Addr: local.String()}
 	}
 	return suitable, nil
+}
+
+// translated puts the addresses at which a NAT64 translator represents an IPv4 literal before it. RFC 7050
+// section 1: applications with literals need this on a network without IPv4.
+func (h *Host) translated(ctx context.Context, network string, addrs []net.Addr) []net.Addr {
+	ip, port, _ := addrIP(addrs[0])
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok || !a.Unmap().Is4() {
+		return addrs
+	}
+	var all []net.Addr
+	for _, six := range h.resolver.Synthesize(ctx, a) {
+		all = append(all, resolvedAddr(network, six, port))
+	}
+	return append(all, addrs...)
 }
 
 // sameType reports whether a and b are both *net.TCPAddr, both *net.UDPAddr or both *net.IPAddr.

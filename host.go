@@ -104,7 +104,7 @@ type Config struct {
 	Hosts map[string][]netip.Addr
 	// Resolver has the other settings of the resolver; resolve.ParseResolvConf reads them from a
 	// file. Resolver.Servers applies only if DNS above is empty. In the same way, Resolver.Search and
-	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Source or Rand
+	// Resolver.Hosts apply only if Search and Hosts above are empty. If Dial, Learned, Prefixes64, Source or Rand
 	// of Resolver is nil, New sets it to the host's own function. With Source, New also sets
 	// Deprecated if that is nil.
 	Resolver resolve.Config
@@ -130,6 +130,7 @@ type Host struct {
 	resolver    *resolve.Resolver
 	lookup      lookupFunc                  // LookupNetIP of resolver, for Dial
 	https       bool                        // Config.Resolver.HTTPS
+	nat64       bool                        // Config.Resolver.NAT64
 	fill        func(p []byte)              // fills p with unpredictable bytes
 	copyBuffers copyBuffers                 // of ReadFrom and WriteTo
 	batches     sync.Pool                   // of *[]stack.Datagram
@@ -172,7 +173,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{stack: s, fill: cfg.Rand, logger: cfg.Logger, https: cfg.Resolver.HTTPS}
+	h := &Host{stack: s, fill: cfg.Rand, logger: cfg.Logger, https: cfg.Resolver.HTTPS, nat64: cfg.Resolver.NAT64}
 	if h.fill == nil {
 		h.fill = func(p []byte) { rand.Read(p) } // rand.Read never fails
 	}
@@ -193,6 +194,17 @@ func (h *Host) learnedDNS() (servers []netip.AddrPort, search []string) {
 	servers, search = h.dhcp.Load().servers()
 	more, domains := h.stack.LearnedDNS()
 	return append(servers, more...), append(search, domains...)
+}
+
+// prefixes64 returns the NAT64 prefixes that routers advertise.
+func (h *Host) prefixes64() []netip.Prefix {
+	var all []netip.Prefix
+	for _, info := range h.stack.Interfaces() {
+		if info.Auto != nil && info.Up {
+			all = append(all, info.Auto.NAT64...)
+		}
+	}
+	return all
 }
 
 // newResolver returns the resolver of the host. The resolver sends its queries from the host.
@@ -217,6 +229,9 @@ func (h *Host) newResolver(cfg *Config) *resolve.Resolver {
 	}
 	if rc.Learned == nil {
 		rc.Learned = h.learnedDNS
+	}
+	if rc.Prefixes64 == nil {
+		rc.Prefixes64 = h.prefixes64
 	}
 	if rc.Source == nil {
 		rc.Source = h.stack.SourceFor

@@ -119,10 +119,13 @@ func (r *Resolver) lookupAddrs(ctx context.Context, network, host string) ([]net
 		return addrs, canonical, nil
 	}
 	answers, err := r.search(ctx, host, r.addrTypes(network)...)
+	addrs, canonical := addrsOf(answers)
+	if network != "ip4" && r.needs64() {
+		addrs, canonical, err = r.add64(ctx, network, host, addrs, canonical, err)
+	}
 	if err != nil {
 		return nil, "", err
 	}
-	addrs, canonical := addrsOf(answers)
 	r.order(addrs)
 	return addrs, canonical, nil
 }
@@ -174,6 +177,7 @@ func (r *Resolver) addrTypes(network string) []dnsmessage.Type {
 	v4, v6 := network == "ip4", network == "ip6"
 	if !v4 && !v6 {
 		v4, v6 = r.families()
+		v4 = v4 || r.needs64()
 	}
 	types := make([]dnsmessage.Type, 0, 3)
 	if v4 {

@@ -103,6 +103,13 @@ type Config struct {
 	// nil or returns false for both, both are queried, as in net: a name exists even if the host
 	// cannot reach any of its addresses.
 	Families func() (v4, v6 bool)
+	// NAT64 makes lookups on a host without a route to IPv4 addresses also return the IPv6 addresses at
+	// which a NAT64 translator represents the IPv4 addresses of a name without AAAA records. The
+	// Resolver finds the translator's prefix by a query for ipv4only.arpa (RFC 7050).
+	NAT64 bool
+	// Prefixes64 returns the NAT64 prefixes that routers have advertised (RFC 8781), which take
+	// precedence over those of ipv4only.arpa. It may be nil.
+	Prefixes64 func() []netip.Prefix
 	// Source returns the address from which the host would send to dst, or the zero Addr if it
 	// cannot. The Resolver uses it to sort addresses by RFC 6724. If it is nil, addresses keep the
 	// order of the answers, IPv4 first.
