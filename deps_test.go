@@ -39,6 +39,7 @@ var floors = map[string][]string{
 	"dhcp":             {},
 	"internal/addrsel": {},
 	"internal/tally":   {},
+	"internal/filter":  {"stack/wire"},
 	// The command uses all packages.
 	"cmd/usernet":       {"", "stack", "stack/wire", "nic", "nic/ppp", "resolve", "dhcp", "internal/accept", "golang.org/x/sys/unix"},
 	"internal/accept":   {},
@@ -58,7 +59,7 @@ var floors = map[string][]string{
 var testOnly = []string{"github.com/stretchr/testify/", "golang.org/x/net/", "golang.org/x/sys/"}
 
 // pure are the packages that use no clock, lock, goroutine or randomness.
-var pure = []string{"stack/wire", "stack/tcp", "dhcp"}
+var pure = []string{"stack/wire", "stack/tcp", "dhcp", "internal/filter"}
 
 // impure are packages of which only the named files may use a clock, locks, goroutines and randomness.
 var impure = map[string][]string{"nic/ppp": {"config.go", "device.go", "serial.go"}}
