@@ -50,24 +50,20 @@ func (r *redirects) hop(ifc *iface, dst, via netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// set stores a redirect to hop. from is the router that sent it, which is the next hop by the routing
-// table or by an earlier redirect. If there are maxRedirects already, set removes one.
-func (r *redirects) set(ifc *iface, dst, hop, from netip.Addr) {
+// set stores a redirect to hop. via is the next hop by the routing table. If there are maxRedirects
+// already, set removes one.
+func (r *redirects) set(ifc *iface, dst, hop, via netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := redirectKey{ifc, dst}
-	old, ok := r.m[k]
-	if ok && old.hop == from {
-		from = old.via
-	}
-	if !ok && len(r.m) >= maxRedirects {
+	if _, ok := r.m[k]; !ok && len(r.m) >= maxRedirects {
 		// Remove the lowest key: a run with a seed is then repeatable.
 		delete(r.m, slices.MinFunc(slices.Collect(maps.Keys(r.m)), redirectKey.compare))
 	}
 	if r.m == nil {
 		r.m = make(map[redirectKey]redirect)
 	}
-	r.m[k] = redirect{hop, from}
+	r.m[k] = redirect{hop, via}
 	r.n.Store(int32(len(r.m)))
 }
 
@@ -104,11 +100,8 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 	}
 	// RFC 4861 8.1: "IP Source Address is a link-local address"; "The IP source address of the Redirect
 	// is the same as the current first-hop router for the specified ICMP Destination Address."
-	if !isLinkLocal6(p.src) || isLinkLocal6(m.Dst) {
-		return dropRedirect
-	}
-	way, err := s.route(m.Dst, netip.Addr{})
-	if err != nil || way.ifc != ifc || way.hop != p.src {
+	via, hop := ifc.firstHop(m.Dst)
+	if !isLinkLocal6(p.src) || hop != p.src {
 		return dropRedirect
 	}
 	if m.HasLink {
@@ -121,7 +114,30 @@ func (ifc *iface) inputRedirect(p *packet, body []byte) wire.Reason {
 		}
 		ifc.nd().learn(m.Target, m.Link, how)
 	}
-	s.redirects.set(ifc, m.Dst, m.Target, p.src)
+	s.redirects.set(ifc, m.Dst, m.Target, via)
 	s.gen.Add(1)
 	return wire.OK
+}
+
+// firstHop returns the first-hop router of an interface for dst. via is the router by the routing table. hop
+// is the router that the host uses, which differs from via if there is a redirect. Both are invalid if no
+// router of the interface leads to dst.
+//
+// Only the routes over the interface count. The redirected packet has left over the interface, but its
+// source or its socket may have chosen the interface, so another interface may have the best route to dst.
+// Among the routes over one interface the source does not matter (see lookup): rule 5.5 of RFC 6724 chooses
+// the source by the next hop, and not the next hop by the source.
+func (ifc *iface) firstHop(dst netip.Addr) (via, hop netip.Addr) {
+	t := ifc.s.table.Load()
+	if isLinkLocal6(dst) || t.isLocal(dst) {
+		return via, hop
+	}
+	r, err := t.lookup(dst, netip.Addr{}, ifc)
+	if err != nil || !r.via.IsValid() {
+		return via, hop
+	}
+	if hop = ifc.s.redirects.hop(ifc, dst, r.via); !hop.IsValid() {
+		hop = r.via
+	}
+	return r.via, hop
 }

@@ -137,7 +137,35 @@ func (s *Stack) ageAuto(ifc *iface, now tcp.Time) bool {
 	if a.solicitAt != 0 && a.solicitAt <= now {
 		s.solicitRouters(ifc, now)
 	}
+	defer s.forgetRedirects(ifc, a.defaultRouters())
 	return a.age(now)
+}
+
+// defaultRouters returns the routers of the default routes: the Default Router List of RFC 4861 5.1.
+func (a *autoconf) defaultRouters() (list []netip.Addr) {
+	for i := range a.routes {
+		if r := &a.routes[i]; r.dst.Bits() == 0 {
+			list = append(list, r.via)
+		}
+	}
+	return list
+}
+
+// forgetRedirects removes the redirects to those routers of had that are no longer default routers.
+//
+// RFC 4861 6.3.5: "When removing a router from the Default Router list, the node MUST update the Destination
+// Cache in such a way that all entries using the router perform next-hop determination again rather than
+// continue sending traffic to the (deleted) router."
+func (s *Stack) forgetRedirects(ifc *iface, had []netip.Addr) {
+	if s.redirects.n.Load() == 0 {
+		return
+	}
+	have := ifc.auto.defaultRouters()
+	for _, router := range had {
+		if !slices.Contains(have, router) {
+			s.redirects.forget(ifc, router)
+		}
+	}
 }
 
 // beginSoliciting schedules the first Router Solicitation after the link has come up. s.mu is held.
@@ -223,6 +251,7 @@ func (ifc *iface) inputRouterAdv(p *packet, h *wire.ICMPv6, body []byte) wire.Re
 // have changed. s.mu is held.
 func (s *Stack) takeRouterAdv(ifc *iface, router netip.Addr, ra *wire.RouterAdv, now tcp.Time) (changed bool) {
 	a := ifc.auto
+	defer s.forgetRedirects(ifc, a.defaultRouters())
 	if ra.Lifetime != 0 {
 		// RFC 4861 6.3.7: "Once the host sends a Router Solicitation, and receives a valid Router
 		// Advertisement with a non-zero Router Lifetime, the host MUST desist from sending additional
